@@ -1,0 +1,21 @@
+//! Compiles the wire messages in `proto/` without protoc.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let files = [
+        "record.proto",
+        "audit.proto",
+        "policy.proto",
+        "ca.proto",
+        "workload.proto",
+    ];
+    for file in files {
+        println!("cargo:rerun-if-changed=proto/{file}");
+    }
+    let descriptors = protox::compile(files, ["proto"])?;
+    tonic_prost_build::configure()
+        .bytes(".palisade.audit.v1.Batch.records")
+        .bytes(".palisade.audit.v1.Envelope.record")
+        .bytes(".palisade.policy.v1.Revision.bundle")
+        .compile_fds(descriptors)?;
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The catalogue: which services exist, who they are, what can be asked of them.
+//!
+//! Compiled from `services/*.yaml` of the policy repository. Proxy, `can` and
+//! `policy test` read the same one.
+
+use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+
+use rustc_hash::FxHashMap;
+use smol_str::{SmolStr, format_smolstr};
+
+use crate::{
+    operation::OperationTable,
+    spiffe_id::{SpiffeId, TrustDomain},
+    wire::record::AuditMode,
+};
+
+/// A service's entity id, `TRUST_DOMAIN/NAMESPACE/NAME`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(SmolStr);
+
+impl ServiceId {
+    /// The id of `namespace/name` in `domain`.
+    pub fn new(domain: &TrustDomain, namespace: &str, name: &str) -> Self {
+        Self(format_smolstr!("{domain}/{namespace}/{name}"))
+    }
+
+    /// The whole id.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// `NAMESPACE/NAME`, as people write it.
+    pub fn short(&self) -> &str {
+        self.0.split_once('/').map_or(&self.0, |(_, rest)| rest)
+    }
+}
+
+impl fmt::Display for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ServiceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a service speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// gRPC: every request is `grpc:call` on `/PACKAGE.SERVICE/METHOD`.
+    Grpc,
+    /// HTTP/1.1 or HTTP/2.
+    Http,
+}
+
+/// What becomes of an allowed request that is no declared operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unmatched {
+    /// Forwarded.
+    Forward,
+    /// Answered with 404.
+    NotFound,
+}
+
+/// How a header that policies may read is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeaderShape {
+    /// A set of strings.
+    List,
+    /// One string; a repeat is refused with 400.
+    Single,
+}
+
+/// A header that policies may read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeclaredHeader {
+    /// Lower-case name.
+    pub name: SmolStr,
+    /// Its shape.
+    pub shape: HeaderShape,
+}
+
+/// One service of the mesh.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// Entity id.
+    pub id: ServiceId,
+    /// Namespace.
+    pub namespace: SmolStr,
+    /// Name within the namespace.
+    pub name: SmolStr,
+    /// SPIFFE IDs of the workloads that are this service.
+    pub identities: Vec<SpiffeId>,
+    /// Hosts callers use for it, lower case.
+    pub hosts: Vec<SmolStr>,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What can be asked of it.
+    pub operations: OperationTable,
+    /// What becomes of an allowed request that is no operation.
+    pub unmatched: Unmatched,
+    /// How durable its records must be.
+    pub audit: AuditMode,
+    /// Endpoints known without announcement.
+    pub endpoints: Vec<SocketAddr>,
+    /// Longest time from the first byte of a request to the last of its answer.
+    pub request_timeout: Duration,
+}
+
+/// Every service, found by id, host or identity.
+#[derive(Debug, Clone)]
+pub struct Catalogue {
+    trust_domain: TrustDomain,
+    services: Vec<Arc<Service>>,
+    headers: Vec<DeclaredHeader>,
+    by_id: FxHashMap<ServiceId, usize>,
+    by_host: FxHashMap<SmolStr, usize>,
+    by_identity: FxHashMap<SpiffeId, usize>,
+}
+
+impl Catalogue {
+    /// Builds the lookup tables. Where two services claim one host or identity the
+    /// first keeps it: the compiler has refused such a repository before.
+    pub fn new(
+        trust_domain: TrustDomain,
+        services: Vec<Service>,
+        headers: Vec<DeclaredHeader>,
+    ) -> Self {
+        let services: Vec<_> = services.into_iter().map(Arc::new).collect();
+        let mut catalogue = Self {
+            trust_domain,
+            headers,
+            by_id: FxHashMap::default(),
+            by_host: FxHashMap::default(),
+            by_identity: FxHashMap::default(),
+            services: Vec::new(),
+        };
+        for (i, service) in services.iter().enumerate() {
+            catalogue.by_id.entry(service.id.clone()).or_insert(i);
+            for host in &service.hosts {
+                catalogue.by_host.entry(host.clone()).or_insert(i);
+            }
+            for identity in &service.identities {
+                catalogue.by_identity.entry(identity.clone()).or_insert(i);
+            }
+        }
+        catalogue.services = services;
+        catalogue
+    }
+
+    /// The trust domain of the repository.
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// Every service, in the order of the repository.
+    pub fn services(&self) -> &[Arc<Service>] {
+        &self.services
+    }
+
+    /// Headers that policies may read.
+    pub fn headers(&self) -> &[DeclaredHeader] {
+        &self.headers
+    }
+
+    /// The service with this entity id.
+    pub fn by_id(&self, id: &ServiceId) -> Option<&Arc<Service>> {
+        self.by_id.get(id).and_then(|i| self.services.get(*i))
+    }
+
+    /// The service that callers reach under this canonical host.
+    pub fn by_host(&self, host: &str) -> Option<&Arc<Service>> {
+        self.by_host.get(host).and_then(|i| self.services.get(*i))
+    }
+
+    /// The service that this workload is.
+    pub fn by_identity(&self, identity: &SpiffeId) -> Option<&Arc<Service>> {
+        self.by_identity
+            .get(identity)
+            .and_then(|i| self.services.get(*i))
+    }
+
+    /// The service named `NAMESPACE/NAME`, or by its name alone where that is unique.
+    pub fn by_name(&self, name: &str) -> Option<&Arc<Service>> {
+        let mut found = self
+            .services
+            .iter()
+            .filter(|s| s.id.short() == name || s.id.as_str() == name || s.name == name);
+        let first = found.next()?;
+        found.next().is_none().then_some(first)
+    }
+}

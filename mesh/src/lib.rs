@@ -1,0 +1,22 @@
+//! The words every part of Palisade speaks.
+//!
+//! Pure: this crate opens no socket and no file. An item enters it only when two
+//! parts need it to mean the same thing. In reading order:
+//!
+//! - [`spiffe_id`], [`svid`]: who somebody is, and how TLS proves it
+//! - [`canonical`], [`operation`], [`catalogue`]: what a request is
+//! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
+//! - [`sink`], [`wire`]: what is recorded, and how messages travel
+//! - [`diagnostic`], [`clock`]: how mistakes are told, and what time it is
+
+pub mod canonical;
+pub mod catalogue;
+pub mod clock;
+pub mod decision;
+pub mod diagnostic;
+pub mod operation;
+pub mod sink;
+pub mod snapshot;
+pub mod spiffe_id;
+pub mod svid;
+pub mod wire;

@@ -1,0 +1,36 @@
+//! Wire messages, generated from `mesh/proto` at build time.
+//!
+//! Nothing is written here by hand: the `.proto` files are the documentation.
+
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated code"
+)]
+
+/// `palisade.record.v1`: the record schema.
+pub mod record {
+    tonic::include_proto!("palisade.record.v1");
+}
+
+/// `palisade.audit.v1`: ingest and the envelope of a log leaf.
+pub mod audit {
+    tonic::include_proto!("palisade.audit.v1");
+}
+
+/// `palisade.policy.v1`: bundles and their distribution.
+pub mod policy {
+    tonic::include_proto!("palisade.policy.v1");
+}
+
+/// `palisade.ca.v1`: issuance for attested workloads.
+pub mod ca {
+    tonic::include_proto!("palisade.ca.v1");
+}
+
+/// The SPIFFE Workload API; the standard gives it no package.
+pub mod workload {
+    tonic::include_proto!("_");
+}
