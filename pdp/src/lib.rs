@@ -1,1 +1,11 @@
-//! Placeholder.
+//! The policy decision point: from a policy repository to a decision.
+//!
+//! In reading order:
+//!
+//! - [`author`]: a repository becomes one validated, reproducible bundle; its tests run
+//! - [`compiled`]: what comes out of that, and what an engine is built from
+//!
+//! `cedar-policy` is used nowhere else in the workspace.
+
+pub mod author;
+pub mod compiled;

@@ -1,0 +1,330 @@
+//! Policy authoring: from a repository to one validated, reproducible bundle.
+//!
+//! Reading a folder only gathers its texts into a [`Bundle`]; what they mean is
+//! decided by [`compile`] alone, which is also what a proxy runs on the bytes it
+//! receives. So there is one compiler, and preview equals enforcement. Every
+//! mistake of every file is reported at once, as a [`Diagnostic`] with a code of
+//! [`codes`].
+//!
+//! ```text
+//! files ─► Bundle ─► settings ─► services, entities ─► schema ─► policies ─► Compiled
+//! ```
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
+
+use bytes::Bytes;
+use palisade_mesh::{
+    catalogue::Catalogue,
+    diagnostic::Diagnostic,
+    snapshot::Digest,
+    wire::policy::{Bundle, PolicySource},
+};
+use prost::Message;
+use smol_str::SmolStr;
+
+use crate::compiled::{Compiled, PolicyInfo};
+
+mod cedar;
+mod check;
+pub mod codes;
+mod entities;
+mod files;
+pub mod fmt;
+mod nesting;
+mod policies;
+mod question;
+#[cfg(test)]
+pub(crate) mod sample;
+mod schema;
+mod services;
+mod settings;
+mod source;
+mod store;
+pub mod tests;
+mod yaml;
+
+pub use nesting::{BRACKETS_MAX, OPERATORS_MAX};
+pub use policies::{ID_LEN_MAX, MESSAGE_LEN_MAX};
+pub use question::{Ask, OwnedQuestion, question};
+pub use schema::generated as generated_schema;
+pub use services::{NAME_LEN_MAX, OPERATIONS_MAX};
+pub use settings::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
+
+use policies::Policies;
+use services::Declared;
+use source::Source;
+
+/// Longest file of a repository, in bytes.
+pub const FILE_LEN_MAX: usize = 1 << 20;
+/// Most files of a repository.
+pub const FILES_MAX: usize = 20_000;
+/// Most bytes of all files together.
+pub const REPOSITORY_LEN_MAX: usize = 32 << 20;
+/// Most policies of a repository.
+pub const POLICIES_MAX: usize = 20_000;
+
+/// Features of the bundle format that this compiler understands.
+pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1"];
+
+/// Stack of the thread that compiles: Cedar's parser and validator recurse, and
+/// this is ample for what [`nesting`] lets through, also in a debug build.
+const STACK_LEN: usize = 256 << 20;
+
+/// What loading gave.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// The compiled repository; `None` if any diagnostic is an error.
+    pub compiled: Option<Compiled>,
+    /// Everything there is to say, by file and line.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+/// Loads the repository in `dir`: reads its files and compiles them.
+///
+/// Blocks on disk and CPU; call it outside an async worker.
+pub fn load(dir: &Path) -> Loaded {
+    let mut found = Vec::new();
+    let mut bundle = files::read(dir, &mut found);
+    if bundle.files.is_empty() {
+        return finish(None, found);
+    }
+    bundle.features = FEATURES.iter().map(|f| (*f).to_owned()).collect();
+    on_own_stack(move || {
+        let draft = draft(&bundle, &mut found);
+        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
+            bundle.trust_domain = draft.trust_domain.as_str().to_owned();
+            bundle.sources = sources(&draft.info);
+            draft.sealed(Bytes::from(bundle.encode_to_vec()))
+        });
+        finish(compiled, found)
+    })
+}
+
+/// Compiles an encoded [`Bundle`] as it was received, without touching a disk.
+///
+/// Blocks on CPU; call it outside an async worker.
+pub fn compile(bytes: Bytes) -> Loaded {
+    let bundle = match Bundle::decode(bytes.clone()) {
+        Ok(bundle) => bundle,
+        Err(error) => {
+            let diagnostic = Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
+                .cause(error.to_string())
+                .help("fetch it again; if it stays so, rebuild it from its repository");
+            return finish(None, vec![diagnostic]);
+        }
+    };
+    let mut found = unknown_features(&bundle);
+    if !found.is_empty() {
+        return finish(None, found);
+    }
+    on_own_stack(move || {
+        let draft = draft(&bundle, &mut found);
+        if let Some(draft) = &draft
+            && draft.trust_domain.as_str() != bundle.trust_domain
+        {
+            found.push(
+                Diagnostic::error(codes::BUNDLE_BROKEN, "bundle contradicts itself").cause(
+                    format!(
+                        "it is labelled `{}`, its settings say `{}`",
+                        bundle.trust_domain, draft.trust_domain
+                    ),
+                ),
+            );
+        }
+        let compiled = draft.filter(|_| !any_error(&found)).map(|mut draft| {
+            for source in &bundle.sources {
+                if let Some(info) = draft.info.get_mut(source.policy_id.as_str()) {
+                    info.commit = not_empty(&source.commit);
+                    info.author = not_empty(&source.author);
+                }
+            }
+            draft.sealed(bytes)
+        });
+        finish(compiled, found)
+    })
+}
+
+fn unknown_features(bundle: &Bundle) -> Vec<Diagnostic> {
+    let known = |f: &&String| !FEATURES.contains(&f.as_str());
+    bundle
+        .features
+        .iter()
+        .filter(known)
+        .map(|feature| {
+            Diagnostic::error(
+                codes::FEATURE_UNKNOWN,
+                format!("bundle needs the feature `{feature}`, which this build lacks"),
+            )
+            .cause("a feature that is not understood could be one that forbids")
+            .help("upgrade this part before the policy repository uses the feature")
+        })
+        .collect()
+}
+
+/// Everything of [`Compiled`] but the bundle.
+struct Draft {
+    trust_domain: palisade_mesh::spiffe_id::TrustDomain,
+    schema: cedar_policy::Schema,
+    policies: cedar_policy::PolicySet,
+    entities: cedar_policy::Entities,
+    catalogue: Arc<Catalogue>,
+    info: BTreeMap<SmolStr, PolicyInfo>,
+}
+
+impl Draft {
+    fn sealed(self, bundle: Bytes) -> Compiled {
+        Compiled {
+            trust_domain: self.trust_domain,
+            schema: self.schema,
+            policies: self.policies,
+            entities: self.entities,
+            catalogue: self.catalogue,
+            info: self.info,
+            digest: Digest::of(&bundle),
+            bundle,
+        }
+    }
+}
+
+/// Compiles the texts; goes on after a mistake as far as it makes sense.
+fn draft(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Option<Draft> {
+    let files = sources_of(bundle, found);
+    let mut policies = Policies::default();
+    for source in files.iter().filter(|s| files::is_policy(&s.path)) {
+        policies.read(source, found);
+    }
+    let settings = files.iter().find(|s| &*s.path == files::SETTINGS);
+    let settings = match settings {
+        Some(source) => settings::read(source, found),
+        None => None,
+    }?;
+    let before = error_count(found);
+    let mut declared: Vec<Declared> = files
+        .iter()
+        .filter(|s| files::is_service(&s.path))
+        .filter_map(|s| services::read(s, &settings, found))
+        .collect();
+    let mut people = entities::People::default();
+    for source in files.iter().filter(|s| files::is_entities(&s.path)) {
+        entities::read(source, &settings, &mut declared, &mut people, found);
+    }
+    services::check_together(&declared, found);
+    let services_broken = error_count(found) > before;
+    if !services_broken {
+        // Else the members of what is missing would be reported again.
+        entities::check_together(&people, &declared, found);
+    }
+    let catalogue_broken = error_count(found) > before;
+    let domain = settings.trust_domain.clone();
+    let services = declared.iter().map(|d| d.service.clone()).collect();
+    let catalogue = Catalogue::new(domain.clone(), services, settings.headers.clone());
+    let team = files.iter().find(|s| &*s.path == files::SCHEMA);
+    let schema = schema::compile(&catalogue, team, found)?;
+    check::validate(&policies, &schema, catalogue_broken, found);
+    if catalogue_broken {
+        return None;
+    }
+    let entities = match store::build(&domain, &declared, &people, &schema) {
+        Ok(entities) => entities,
+        Err(diagnostic) => {
+            found.push(diagnostic);
+            return None;
+        }
+    };
+    check::lint(&policies, &entities, &domain, found);
+    Some(Draft {
+        trust_domain: domain,
+        schema,
+        policies: policies.set,
+        entities,
+        catalogue: Arc::new(catalogue),
+        info: policies
+            .read
+            .into_iter()
+            .map(|(k, r)| (k, r.info))
+            .collect(),
+    })
+}
+
+/// The texts of a bundle; what exceeds a limit is refused here too, because a
+/// bundle may come from elsewhere than [`load`].
+fn sources_of(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Vec<Source> {
+    let total: usize = bundle.files.iter().map(|f| f.text.len()).sum();
+    if bundle.files.len() > FILES_MAX || total > REPOSITORY_LEN_MAX {
+        found.push(files::too_large(format!(
+            "it has {} files of {total} bytes; the limits are {FILES_MAX} and {REPOSITORY_LEN_MAX}",
+            bundle.files.len()
+        )));
+        return Vec::new();
+    }
+    let mut sources = Vec::with_capacity(bundle.files.len());
+    for file in &bundle.files {
+        match files::check_len(&file.path, file.text.len()) {
+            Ok(()) => sources.push(Source::new(file.path.as_str(), file.text.as_str())),
+            Err(diagnostic) => found.push(diagnostic),
+        }
+    }
+    sources
+}
+
+fn sources(info: &BTreeMap<SmolStr, PolicyInfo>) -> Vec<PolicySource> {
+    let line = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    info.values()
+        .map(|info| PolicySource {
+            policy_id: info.id.to_string(),
+            file: info.file.to_string(),
+            first_line: line(info.first_line),
+            last_line: line(info.last_line),
+            commit: String::new(),
+            author: String::new(),
+        })
+        .collect()
+}
+
+fn not_empty(text: &str) -> Option<SmolStr> {
+    (!text.is_empty()).then(|| text.into())
+}
+
+fn any_error(found: &[Diagnostic]) -> bool {
+    found.iter().any(Diagnostic::is_error)
+}
+
+fn error_count(found: &[Diagnostic]) -> usize {
+    found.iter().filter(|d| d.is_error()).count()
+}
+
+fn finish(compiled: Option<Compiled>, mut found: Vec<Diagnostic>) -> Loaded {
+    found.sort_by(|a, b| place(a).cmp(&place(b)));
+    Loaded {
+        compiled,
+        diagnostics: found,
+    }
+}
+
+fn place(d: &Diagnostic) -> (&str, usize, u16) {
+    match &d.location {
+        Some(at) => (&at.file, at.offset, d.code.0),
+        None => ("", 0, d.code.0),
+    }
+}
+
+/// Runs `work` on a thread with a stack of [`STACK_LEN`].
+fn on_own_stack(work: impl FnOnce() -> Loaded + Send + 'static) -> Loaded {
+    let running = thread::Builder::new()
+        .name("policy-compiler".to_owned())
+        .stack_size(STACK_LEN)
+        .spawn(work);
+    match running.map(thread::JoinHandle::join) {
+        Ok(Ok(loaded)) => loaded,
+        failed => {
+            let cause = match failed {
+                Err(error) => error.to_string(),
+                Ok(_) => "bug: the compiler panicked".to_owned(),
+            };
+            let diagnostic = Diagnostic::error(codes::UNREADABLE, "policy compiler did not finish")
+                .cause(cause)
+                .help("try again; if it stays so, bisect the last change of the repository");
+            finish(None, vec![diagnostic])
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Strict validation at level 1, told one message per cause, and lints about
+//! what validation cannot see.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::{
+    ActionConstraint, Entities, EntityUid, PolicyId, PrincipalConstraint, ResourceConstraint,
+    Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
+};
+use cedar_policy_core::ast::{ExprKind, Literal};
+use miette::Diagnostic as Report;
+use palisade_mesh::{
+    diagnostic::{Diagnostic, Severity, did_you_mean},
+    spiffe_id::TrustDomain,
+};
+use smol_str::SmolStr;
+
+use super::{
+    cedar, codes,
+    policies::{Policies, Read},
+};
+
+/// How deep a policy may look into entities.
+const LEVEL: u32 = 1;
+
+/// Types whose entities are all known from the repository.
+const COMPLETE: &[&str] = &["Group", "Namespace", "Operation", "Service", "Workload"];
+
+/// Validates all policies. `catalogue_broken` says that services are missing from
+/// the schema, so that actions which may be theirs are not reported again.
+pub(crate) fn validate(
+    policies: &Policies,
+    schema: &Schema,
+    catalogue_broken: bool,
+    found: &mut Vec<Diagnostic>,
+) {
+    let validator = Validator::new(schema.clone());
+    let result = validator.validate_with_level(&policies.set, ValidationMode::Strict, LEVEL);
+    let mut warnings: BTreeMap<&str, Vec<&ValidationWarning>> = BTreeMap::new();
+    for warning in result.validation_warnings() {
+        let id = name(warning.policy_id());
+        warnings.entry(id).or_default().push(warning);
+    }
+    let mut seen = BTreeSet::new();
+    let mut broken = BTreeSet::new();
+    for error in result.validation_errors() {
+        let Some(read) = policies.read.get(name(error.policy_id())) else {
+            continue;
+        };
+        let first = broken.insert(read.info.id.clone());
+        let hidden = if first {
+            warnings.get(read.info.id.as_str()).map_or(0, Vec::len)
+        } else {
+            0
+        };
+        if catalogue_broken && matches!(error, ValidationError::UnrecognizedActionId(_)) {
+            continue;
+        }
+        let diagnostic = of_error(error, read, schema, hidden);
+        let place = diagnostic.location.as_ref().map(|l| (l.offset, l.len));
+        // One mistake is an error for each action that the policy applies to.
+        if seen.insert((read.info.id.clone(), diagnostic.code, place)) {
+            found.push(diagnostic);
+        }
+    }
+    for (id, warnings) in warnings {
+        let Some(read) = policies.read.get(id) else {
+            continue;
+        };
+        if !broken.contains(id) {
+            found.extend(of_warnings(&warnings, read));
+        }
+    }
+}
+
+fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize) -> Diagnostic {
+    let id = &read.info.id;
+    let text = error.to_string();
+    let message = cedar::without_policy(&text);
+    let base = |code: u16| {
+        let mut diagnostic = cedar::of_report(code, error, &read.source);
+        diagnostic.message = format!("policy `{id}`: {message}");
+        if error.labels().is_none() {
+            diagnostic.location = Some(read.source.line(read.info.first_line));
+        }
+        diagnostic
+    };
+    match error {
+        ValidationError::UnrecognizedActionId(_) => unknown_action(message, read, schema, hidden),
+        ValidationError::UnrecognizedEntityType(_) => unknown_type(message, read, schema),
+        ValidationError::UnsafeAttributeAccess(_)
+        | ValidationError::UnsafeTagAccess(_)
+        | ValidationError::NoTagsAllowed(_) => unknown_attribute(base(codes::UNKNOWN_ATTRIBUTE)),
+        ValidationError::UnsafeOptionalAttributeAccess(_) => optional(base, message, read),
+        ValidationError::UnexpectedType(_) | ValidationError::IncompatibleTypes(_) => {
+            base(codes::TYPES)
+        }
+        ValidationError::InvalidActionApplication(_) => base(codes::ACTION_NEVER_APPLIES),
+        ValidationError::EntityDerefLevelViolation(_) => base(codes::LEVEL)
+            .cause("a decision sees `principal`, `resource` and the entities they point at, no further")
+            .help("put the attribute on the entity itself, or use a group"),
+        _ => base(codes::FUNCTION),
+    }
+}
+
+fn unknown_action(message: &str, read: &Read, schema: &Schema, hidden: usize) -> Diagnostic {
+    let uid = quoted(message);
+    let name = uid
+        .strip_prefix("Action::\"")
+        .and_then(|n| n.strip_suffix('"'))
+        .unwrap_or(uid);
+    let mut diagnostic = Diagnostic::error(
+        codes::UNKNOWN_ACTION,
+        format!("action `{name}` is not in the schema"),
+    )
+    .help(
+        "replace it, give an operation in services/ this `action`, or add it to schema.cedarschema",
+    )
+    .at(read.find(&format!("Action::\"{name}\"")));
+    if hidden > 0 {
+        diagnostic = diagnostic.cause(format!(
+            "this also makes policy `{}` impossible to match ({hidden} follow-up {} hidden)",
+            read.info.id,
+            if hidden == 1 { "warning" } else { "warnings" }
+        ));
+    }
+    let known: Vec<_> = schema.actions().map(|a| a.id().unescaped()).collect();
+    match did_you_mean(name, known.iter().copied()) {
+        Some(near) => diagnostic.label(format!("did you mean `Action::\"{near}\"`?")),
+        None => diagnostic,
+    }
+}
+
+fn unknown_type(message: &str, read: &Read, schema: &Schema) -> Diagnostic {
+    let name = quoted(message);
+    let diagnostic = Diagnostic::error(
+        codes::UNKNOWN_TYPE,
+        format!("entity type `{name}` is not in the schema"),
+    )
+    .help("replace it, or declare it in schema.cedarschema")
+    .at(read.find(name));
+    let known: Vec<_> = schema.entity_types().map(ToString::to_string).collect();
+    match did_you_mean(name, known.iter().map(String::as_str)) {
+        Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
+        None => diagnostic,
+    }
+}
+
+fn unknown_attribute(mut diagnostic: Diagnostic) -> Diagnostic {
+    if let Some(help) = diagnostic.help.take_if(|h| h.starts_with("did you mean")) {
+        diagnostic = diagnostic.label(help);
+    }
+    if diagnostic.message.contains("headers") {
+        return diagnostic.help("declare the header in palisade.yaml, under `headers`");
+    }
+    if diagnostic.message.contains("Unregistered") {
+        return diagnostic
+            .cause("a caller that no service claims has its trust domain only")
+            .help("begin with `principal is Workload && …`");
+    }
+    let help = "`palisade policy schema` prints what there is";
+    match diagnostic.help {
+        Some(_) => diagnostic,
+        None => diagnostic.help(help),
+    }
+}
+
+fn optional(base: impl Fn(u16) -> Diagnostic, message: &str, read: &Read) -> Diagnostic {
+    let (code, message, cause) = if read.info.permit {
+        (
+            codes::PERMIT_OPTIONAL,
+            format!("policy `{}`: {message}", read.info.id),
+            "if the attribute is missing the policy fails to evaluate and permits nothing",
+        )
+    } else {
+        (
+            codes::FORBID_OPTIONAL,
+            format!("forbid `{}` may be skipped", read.info.id),
+            "if the attribute is missing Cedar ignores this forbid, so the request could be ALLOWED",
+        )
+    };
+    let mut diagnostic = base(code)
+        .label("optional attribute read without `has`")
+        .cause(cause);
+    diagnostic.message = message;
+    let guard = diagnostic
+        .help
+        .as_deref()
+        .map(quoted)
+        .and_then(|g| g.strip_suffix(" && .."));
+    let read_text = diagnostic.location.as_ref().and_then(|l| {
+        let text = l.text.get(l.offset..l.offset + l.len)?;
+        (!text.contains('\n')).then(|| text.to_owned())
+    });
+    if let Some(guard) = guard {
+        let rest = read_text.unwrap_or_else(|| "…".to_owned());
+        let help = format!("ask first: `{guard} && {rest}`");
+        diagnostic = diagnostic.help(help);
+    }
+    diagnostic
+}
+
+fn name(id: &PolicyId) -> &str {
+    id.as_ref()
+}
+
+/// The first text between backticks.
+fn quoted(text: &str) -> &str {
+    text.split('`').nth(1).unwrap_or(text)
+}
+
+fn of_warnings(warnings: &[&ValidationWarning], read: &Read) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    let id = &read.info.id;
+    let never = |w: &&&ValidationWarning| {
+        matches!(
+            w,
+            ValidationWarning::InvalidActionApplication(_) | ValidationWarning::ImpossiblePolicy(_)
+        )
+    };
+    if let Some(first) = warnings.iter().find(never) {
+        let scope = matches!(first, ValidationWarning::InvalidActionApplication(_));
+        let mut diagnostic =
+            Diagnostic::warning(codes::IMPOSSIBLE, format!("policy `{id}` can never match"))
+                .cause(if scope {
+                    "no action of its scope applies to such a principal and such a resource"
+                } else {
+                    "its scope and conditions contradict each other, whatever the request is"
+                })
+                .help("remove it, or correct the type that is tested");
+        diagnostic.location = Some(read.find(read.effect()));
+        found.push(diagnostic);
+    }
+    for warning in warnings.iter().filter(|w| !never(w)) {
+        let mut diagnostic = cedar::of_report(codes::CONFUSABLE, *warning, &read.source);
+        let text = warning.to_string();
+        diagnostic.message = format!("policy `{id}`: {}", cedar::without_policy(&text));
+        diagnostic.severity = Severity::Error;
+        found.push(
+            diagnostic
+                .cause("it looks like another text than it is, to those who review it")
+                .help("type it anew with plain letters, or write it as `\\u{…}`"),
+        );
+    }
+    found
+}
+
+/// Looks for entities that do not exist and permits that permit everything.
+pub(crate) fn lint(
+    policies: &Policies,
+    entities: &Entities,
+    domain: &TrustDomain,
+    found: &mut Vec<Diagnostic>,
+) {
+    let known = Known::new(entities);
+    for policy in policies.set.policies() {
+        let Some(read) = policies.read.get(name(policy.id())) else {
+            continue;
+        };
+        if read.info.permit
+            && !policy.has_non_scope_constraint()
+            && policy.principal_constraint() == PrincipalConstraint::Any
+            && policy.action_constraint() == ActionConstraint::Any
+            && policy.resource_constraint() == ResourceConstraint::Any
+        {
+            found.push(
+                Diagnostic::warning(
+                    codes::PERMIT_ALL,
+                    format!("permit `{}` permits everything to everyone", read.info.id),
+                )
+                .cause("its scope is open and it has no condition")
+                .help("name who may do what, for example `principal in Service::\"…\"`")
+                .at(read.find("permit")),
+            );
+        }
+        let mut literals = BTreeSet::new();
+        for expr in policy.as_ref().condition().subexpressions() {
+            if let ExprKind::Lit(Literal::EntityUID(uid)) = expr.expr_kind() {
+                literals.insert(EntityUid::from((**uid).clone()));
+            }
+        }
+        for uid in literals {
+            if let Some(diagnostic) = known.unknown(&uid, read, domain) {
+                found.push(diagnostic);
+            }
+        }
+    }
+}
+
+/// The ids of the store, by type.
+struct Known(BTreeMap<String, BTreeSet<SmolStr>>);
+
+impl Known {
+    fn new(entities: &Entities) -> Self {
+        let mut known: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for entity in entities.iter() {
+            let uid = entity.uid();
+            let id = SmolStr::new(uid.id().unescaped());
+            known
+                .entry(uid.type_name().to_string())
+                .or_default()
+                .insert(id);
+        }
+        Self(known)
+    }
+
+    fn unknown(&self, uid: &EntityUid, read: &Read, domain: &TrustDomain) -> Option<Diagnostic> {
+        let kind = uid.type_name().to_string();
+        let id = uid.id().unescaped();
+        let empty = BTreeSet::new();
+        let ids = self.0.get(&kind).unwrap_or(&empty);
+        if !COMPLETE.contains(&kind.as_str()) || ids.contains(id) {
+            return None;
+        }
+        let message = format!("{} `{id}` does not exist", kind.to_lowercase());
+        let policy = &read.info.id;
+        let (mut diagnostic, consequence) = if read.info.permit {
+            (
+                Diagnostic::warning(codes::UNKNOWN_ENTITY, message),
+                format!("permit `{policy}` permits nothing through it"),
+            )
+        } else {
+            (
+                Diagnostic::error(codes::UNKNOWN_ENTITY, message),
+                format!("forbid `{policy}` would silently forbid nothing through it"),
+            )
+        };
+        let near = near(id, ids, domain);
+        let lacks_domain = near.is_some_and(|n| n.len() > id.len() && n.ends_with(id));
+        diagnostic = diagnostic.cause(if lacks_domain {
+            format!("ids carry the trust domain `{domain}`; {consequence}")
+        } else {
+            consequence
+        });
+        if let Some(near) = near {
+            diagnostic = diagnostic.label(format!("did you mean `{kind}::\"{near}\"`?"));
+        }
+        let place = match kind.as_str() {
+            "Group" => "entities/",
+            _ => "services/",
+        };
+        Some(
+            diagnostic
+                .help(format!("correct the id, or declare it in {place}"))
+                .at(read.find(&uid.to_string())),
+        )
+    }
+}
+
+/// The id that was meant: the same in this trust domain, or one typed nearly so.
+fn near<'k>(id: &str, ids: &'k BTreeSet<SmolStr>, domain: &TrustDomain) -> Option<&'k str> {
+    let spelled = [
+        format!("{domain}/{id}"),
+        format!("spiffe://{domain}/{id}"),
+        format!("spiffe://{id}"),
+        id.to_owned(),
+    ];
+    spelled
+        .iter()
+        .find_map(|s| ids.get(s.as_str()).map(SmolStr::as_str))
+        .or_else(|| {
+            spelled
+                .iter()
+                .find_map(|s| did_you_mean(s, ids.iter().map(SmolStr::as_str)))
+        })
+}

@@ -1,0 +1,175 @@
+//! `policy fmt`: one layout for all Cedar files of a repository.
+
+use std::{fs, io, path::Path};
+
+use cedar_policy::PolicySet;
+use cedar_policy_formatter::{Config, policies_str_to_pretty};
+use palisade_mesh::diagnostic::Diagnostic;
+use serde::Serialize;
+
+use super::{cedar, codes, files, nesting, source::Source};
+
+/// Widest line.
+pub const LINE_WIDTH: usize = 100;
+/// Lines shown around a change.
+const CONTEXT: usize = 3;
+
+/// What formatting makes of one file.
+#[derive(Debug, Clone, Serialize)]
+pub struct Formatted {
+    /// Path in the repository.
+    pub file: String,
+    /// Whether the layout differs.
+    pub changed: bool,
+    /// The difference as a unified diff; empty when there is none.
+    pub diff: String,
+    /// The text in the one layout.
+    #[serde(skip)]
+    pub text: String,
+}
+
+/// Lays out every Cedar policy file of the repository in `dir`; writes nothing.
+/// A file that does not parse is reported and left out.
+pub fn check(dir: &Path) -> (Vec<Formatted>, Vec<Diagnostic>) {
+    let mut found = Vec::new();
+    let bundle = files::read(dir, &mut found);
+    let mut all = Vec::new();
+    for file in bundle.files.iter().filter(|f| files::is_policy(&f.path)) {
+        let source = Source::new(file.path.as_str(), file.text.as_str());
+        match format(&source) {
+            Ok(text) => all.push(Formatted {
+                file: file.path.clone(),
+                changed: text != file.text,
+                diff: diff(&file.path, &file.text, &text),
+                text,
+            }),
+            Err(mut diagnostics) => found.append(&mut diagnostics),
+        }
+    }
+    (all, found)
+}
+
+/// Writes the files that [`check`] found to differ, each by replacing it whole.
+///
+/// # Errors
+/// The first file that cannot be written; those before it are.
+pub fn write(dir: &Path, formatted: &[Formatted]) -> Result<(), Diagnostic> {
+    for one in formatted.iter().filter(|f| f.changed) {
+        replace(&dir.join(&one.file), &one.text).map_err(|error| {
+            Diagnostic::error(
+                codes::UNREADABLE,
+                format!("`{}` cannot be written", one.file),
+            )
+            .cause(error.to_string())
+            .help("check that this user may write it")
+        })?;
+    }
+    Ok(())
+}
+
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("cedar.tmp");
+    fs::write(&draft, text)?;
+    fs::set_permissions(&draft, fs::metadata(path)?.permissions())?;
+    fs::rename(&draft, path)
+}
+
+/// Lays out each policy; comments and blank lines between policies stay, the
+/// latter one at most.
+fn format(source: &Source) -> Result<String, Vec<Diagnostic>> {
+    nesting::check(source).map_err(|d| vec![*d])?;
+    let parsed: PolicySet = source
+        .text
+        .parse()
+        .map_err(|errors| cedar::of_parse(&errors, source))?;
+    let policies = parsed.policies().map(|p| p.as_ref().loc());
+    let templates = parsed.templates().map(|t| t.as_ref().loc());
+    let mut bounds: Vec<_> = policies
+        .chain(templates)
+        .flatten()
+        .map(|l| (l.start(), l.end()))
+        .collect();
+    bounds.sort_unstable();
+    let mut out = String::with_capacity(source.text.len());
+    let mut at = 0;
+    for (start, end) in bounds {
+        gap(source.text.get(at..start).unwrap_or_default(), &mut out);
+        let policy = source.text.get(start..end).unwrap_or_default();
+        out.push_str(pretty(policy, source)?.trim());
+        at = end;
+    }
+    gap(source.text.get(at..).unwrap_or_default(), &mut out);
+    let trimmed = out.trim();
+    Ok(if trimmed.is_empty() {
+        String::new()
+    } else {
+        format!("{trimmed}\n")
+    })
+}
+
+fn pretty(policy: &str, source: &Source) -> Result<String, Vec<Diagnostic>> {
+    let config = Config {
+        line_width: LINE_WIDTH,
+        indent_width: 2,
+    };
+    policies_str_to_pretty(policy, &config).map_err(|error| {
+        let report: &dyn miette::Diagnostic = error.as_ref();
+        vec![cedar::of_report(codes::CEDAR_SYNTAX, report, source)]
+    })
+}
+
+/// What stands between two policies: comments as they are, at most one blank line
+/// in a row, and the next policy on a line of its own.
+fn gap(text: &str, out: &mut String) {
+    let lines: Vec<_> = text.split('\n').map(str::trim).collect();
+    let mut joined = lines.join("\n");
+    while joined.contains("\n\n\n") {
+        joined = joined.replace("\n\n\n", "\n\n");
+    }
+    if !out.is_empty() && joined.starts_with("//") {
+        out.push(' ');
+    }
+    out.push_str(&joined);
+    if !out.is_empty() && !out.ends_with('\n') {
+        out.push('\n');
+    }
+}
+
+/// One hunk from the first to the last difference.
+fn diff(file: &str, old: &str, new: &str) -> String {
+    if old == new {
+        return String::new();
+    }
+    let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
+    let same = |(a, b): &(&&str, &&str)| a == b;
+    let head = old.iter().zip(&new).take_while(same).count();
+    let room = old.len().min(new.len()) - head;
+    let tail = old
+        .iter()
+        .rev()
+        .zip(new.iter().rev())
+        .take_while(same)
+        .count()
+        .min(room);
+    let start = head.saturating_sub(CONTEXT);
+    let after = CONTEXT.min(tail);
+    let mut out = format!(
+        "--- {file}\n+++ {file}\n@@ -{},{} +{},{} @@\n",
+        start + 1,
+        old.len() - tail + after - start,
+        start + 1,
+        new.len() - tail + after - start,
+    );
+    let mut lines = |mark: char, lines: &[&str], from: usize, to: usize| {
+        for line in lines.get(from..to).unwrap_or_default() {
+            out.push(mark);
+            out.push_str(line);
+            out.push('\n');
+        }
+    };
+    lines(' ', &old, start, head);
+    lines('-', &old, head, old.len() - tail);
+    lines('+', &new, head, new.len() - tail);
+    lines(' ', &old, old.len() - tail, old.len() - tail + after);
+    out
+}

@@ -1,0 +1,355 @@
+//! `policies/**/*.cedar`: from text to policies with ids and annotations.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+use palisade_mesh::diagnostic::{Diagnostic, Location, did_you_mean};
+use smol_str::SmolStr;
+
+use super::{
+    POLICIES_MAX, cedar, codes, nesting,
+    source::{Source, Span},
+};
+use crate::compiled::PolicyInfo;
+
+/// Longest `@id`.
+pub const ID_LEN_MAX: usize = 128;
+/// Longest `@deny_message` and `@help_url`; both travel in answers.
+pub const MESSAGE_LEN_MAX: usize = 1_000;
+
+const ANNOTATIONS: &[&str] = &[
+    "deny_message",
+    "description",
+    "expires",
+    "help_url",
+    "id",
+    "mode",
+    "owner",
+];
+
+/// All policies that could be read.
+#[derive(Debug, Default)]
+pub(crate) struct Policies {
+    pub(crate) set: PolicySet,
+    pub(crate) read: BTreeMap<SmolStr, Read>,
+    count: usize,
+}
+
+/// A policy with its place.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) info: PolicyInfo,
+    pub(crate) source: Source,
+    pub(crate) span: Span,
+}
+
+impl Read {
+    /// Marks `needle` in the policy, or else its first line.
+    pub(crate) fn find(&self, needle: &str) -> Location {
+        match self.source.slice(self.span).find(needle) {
+            Some(at) => self
+                .source
+                .span(Span::new(self.span.start + at, needle.len())),
+            None => self.source.line(self.info.first_line),
+        }
+    }
+
+    /// `permit` or `forbid`.
+    pub(crate) fn effect(&self) -> &'static str {
+        if self.info.permit { "permit" } else { "forbid" }
+    }
+}
+
+impl Policies {
+    /// Reads one file. One that does not parse adds nothing but diagnostics.
+    pub(crate) fn read(&mut self, source: &Source, found: &mut Vec<Diagnostic>) {
+        if let Err(diagnostic) = nesting::check(source) {
+            found.push(*diagnostic);
+            return;
+        }
+        let parsed: PolicySet = match source.text.parse() {
+            Ok(parsed) => parsed,
+            Err(errors) => {
+                found.extend(cedar::of_parse(&errors, source));
+                return;
+            }
+        };
+        for template in parsed.templates() {
+            let span = template.as_ref().loc().map(|l| (l.start(), l.end()));
+            found.push(
+                Diagnostic::error(codes::TEMPLATE, "a template cannot be used here")
+                    .cause("nothing in a repository fills `?principal` or `?resource`")
+                    .help("name the principal and resource, or use a group")
+                    .at(source.span(to_span(span))),
+            );
+        }
+        let mut policies: Vec<_> = parsed
+            .policies()
+            .map(|p| {
+                let span = p.as_ref().loc().map(|l| (l.start(), l.end()));
+                (to_span(span), p)
+            })
+            .collect();
+        policies.sort_by_key(|(span, _)| span.start);
+        for (span, policy) in policies {
+            self.add(policy, span, source, found);
+        }
+    }
+
+    fn add(&mut self, policy: &Policy, span: Span, source: &Source, found: &mut Vec<Diagnostic>) {
+        self.count += 1;
+        if self.count > POLICIES_MAX {
+            if self.count == POLICIES_MAX + 1 {
+                found.push(
+                    Diagnostic::error(codes::TOO_MANY_POLICIES, "too many policies")
+                        .cause(format!("a repository has at most {POLICIES_MAX}"))
+                        .help("use groups instead of one policy for each caller")
+                        .at(source.span(span)),
+                );
+            }
+            return;
+        }
+        let before = found.len();
+        let mut annotations = Annotations {
+            policy,
+            source,
+            span,
+            found,
+        };
+        let Some(info) = annotations.info() else {
+            return;
+        };
+        let found = annotations.found;
+        if let Some(first) = self.read.get(&info.id) {
+            let at = Annotations::place(source, span, "id");
+            found.insert(
+                before,
+                Diagnostic::error(
+                    codes::ID_TWICE,
+                    format!("two policies have the id `{}`", info.id),
+                )
+                .label("second time")
+                .cause(format!(
+                    "`{}:{}` has it too; records and reports name policies by id",
+                    first.info.file, first.info.first_line
+                ))
+                .help("give each policy its own `@id`")
+                .at(at),
+            );
+            return;
+        }
+        let renamed = policy.new_id(PolicyId::new(info.id.as_str()));
+        if self.set.add(renamed).is_ok() {
+            let read = Read {
+                source: source.clone(),
+                span,
+                info,
+            };
+            self.read.insert(read.info.id.clone(), read);
+        }
+    }
+}
+
+fn to_span(bounds: Option<(usize, usize)>) -> Span {
+    bounds.map_or_else(Span::default, |(start, end)| {
+        Span::new(start, end.saturating_sub(start))
+    })
+}
+
+/// Reads the annotations of one policy.
+struct Annotations<'a> {
+    policy: &'a Policy,
+    source: &'a Source,
+    span: Span,
+    found: &'a mut Vec<Diagnostic>,
+}
+
+impl Annotations<'_> {
+    /// Everything but commit and author; `None` without a usable id.
+    fn info(&mut self) -> Option<PolicyInfo> {
+        self.unknown();
+        let id = self.id();
+        let permit = self.policy.effect() == Effect::Permit;
+        if !permit {
+            self.weakened();
+        }
+        let text = self.source.slice(self.span);
+        let before = self.source.text.get(..self.span.start).unwrap_or_default();
+        let first_line = before.matches('\n').count() + 1;
+        let (text, lines): (Arc<str>, _) = (text.into(), text.matches('\n').count());
+        let shadow = self.mode();
+        let expires = self.expires();
+        Some(PolicyInfo {
+            permit,
+            file: self.source.path.clone(),
+            first_line,
+            last_line: first_line + lines,
+            text,
+            owner: self.value("owner").map(SmolStr::new),
+            deny_message: self.message("deny_message"),
+            help_url: self.url(),
+            expires_us: expires.filter(|_| permit),
+            shadow: shadow && permit,
+            commit: None,
+            author: None,
+            id: id?,
+        })
+    }
+
+    fn value(&self, key: &str) -> Option<&str> {
+        self.policy.annotation(key).filter(|v| !v.is_empty())
+    }
+
+    fn place(source: &Source, span: Span, key: &str) -> Location {
+        let text = source.slice(span);
+        let at = text.match_indices('@').find_map(|(at, _)| {
+            let rest = text.get(at + 1..)?.trim_start();
+            let name = rest.strip_prefix(key)?;
+            (!name.starts_with(|c: char| c.is_alphanumeric() || c == '_')).then_some(at)
+        });
+        match at {
+            Some(at) => source.span(Span::new(span.start + at, key.len() + 1)),
+            None => source.span(Span::new(
+                span.start,
+                text.lines().next().unwrap_or_default().len(),
+            )),
+        }
+    }
+
+    fn report(&mut self, diagnostic: Diagnostic, key: &str) {
+        let at = Self::place(self.source, self.span, key);
+        self.found.push(diagnostic.at(at));
+    }
+
+    fn unknown(&mut self) {
+        let mut unknown: Vec<_> = self
+            .policy
+            .annotations()
+            .map(|(key, _)| key.to_owned())
+            .filter(|key| !ANNOTATIONS.contains(&key.as_str()))
+            .collect();
+        unknown.sort_unstable();
+        for key in unknown {
+            let mut diagnostic = Diagnostic::warning(
+                codes::ANNOTATION_UNKNOWN,
+                format!("annotation `@{key}` has no meaning here"),
+            )
+            .help(format!("known annotations: @{}", ANNOTATIONS.join(", @")));
+            if let Some(near) = did_you_mean(&key, ANNOTATIONS.iter().copied()) {
+                diagnostic = diagnostic.label(format!("did you mean `@{near}`?"));
+            }
+            self.report(diagnostic, &key);
+        }
+    }
+
+    fn id(&mut self) -> Option<SmolStr> {
+        let Some(id) = self.value("id").map(str::to_owned) else {
+            let diagnostic = Diagnostic::error(codes::ID_MISSING, "policy has no `@id`")
+                .cause("records and reports name policies by id; a position in a file is none")
+                .help("write for example `@id(\"orders-read\")` above it");
+            self.report(diagnostic, "id");
+            return None;
+        };
+        let valid = id.len() <= ID_LEN_MAX
+            && id.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && id
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b));
+        if valid {
+            return Some(id.into());
+        }
+        let diagnostic = Diagnostic::error(codes::ID_INVALID, format!("`{id}` cannot be an id"))
+            .cause(format!(
+                "it has letters, digits and `-_.:/`, at most {ID_LEN_MAX} of them"
+            ))
+            .help("write for example `@id(\"orders-read\")`");
+        self.report(diagnostic, "id");
+        None
+    }
+
+    /// Attack T106: what would widen access without a visible change.
+    fn weakened(&mut self) {
+        for key in ["expires", "mode"] {
+            if self.policy.annotation(key).is_none() {
+                continue;
+            }
+            let diagnostic = Diagnostic::error(
+                codes::FORBID_WEAKENED,
+                format!("a `forbid` cannot carry `@{key}`"),
+            )
+            .cause("it would stop forbidding, and access would widen without a change that anybody reviews")
+            .help(match key {
+                "mode" => "try a new `forbid` in a branch with `palisade policy test`; enforce it or leave it out",
+                _ => "remove the annotation, and remove the policy when its time has come",
+            });
+            self.report(diagnostic, key);
+        }
+    }
+
+    fn mode(&mut self) -> bool {
+        match self.policy.annotation("mode") {
+            None | Some("enforce") => false,
+            Some("shadow") => true,
+            Some(other) => {
+                let diagnostic = Diagnostic::error(
+                    codes::ANNOTATION_VALUE,
+                    format!("`@mode` cannot be `{other}`"),
+                )
+                .help("`@mode(\"shadow\")` evaluates and records without permitting; leave it out to enforce");
+                self.report(diagnostic, "mode");
+                true
+            }
+        }
+    }
+
+    fn expires(&mut self) -> Option<i64> {
+        let text = self.policy.annotation("expires")?.to_owned();
+        let midnight = |date: Date| date.to_zoned(TimeZone::UTC).ok().map(|z| z.timestamp());
+        let parsed = text
+            .parse::<Timestamp>()
+            .ok()
+            .or_else(|| text.parse::<Date>().ok().and_then(midnight));
+        if parsed.is_none() {
+            let diagnostic = Diagnostic::error(
+                codes::ANNOTATION_VALUE,
+                format!("`@expires` cannot be `{text}`"),
+            )
+            .cause("it is a UTC time such as 2026-12-31T00:00:00Z, or a date, which means its first moment")
+            .help("write for example `@expires(\"2026-12-31\")`");
+            self.report(diagnostic, "expires");
+        }
+        parsed.map(Timestamp::as_microsecond)
+    }
+
+    fn message(&mut self, key: &str) -> Option<SmolStr> {
+        let text = self.value(key)?.to_owned();
+        if text.len() <= MESSAGE_LEN_MAX && !text.contains(char::is_control) {
+            return Some(text.into());
+        }
+        let diagnostic = Diagnostic::error(
+            codes::ANNOTATION_VALUE,
+            format!("`@{key}` cannot be sent to a caller"),
+        )
+        .cause(format!(
+            "it has at most {MESSAGE_LEN_MAX} bytes, without line breaks"
+        ))
+        .help("shorten it, and link to the rest with `@help_url`");
+        self.report(diagnostic, key);
+        None
+    }
+
+    fn url(&mut self) -> Option<SmolStr> {
+        let url = self.message("help_url")?;
+        if url.starts_with("https://") || url.starts_with("http://") {
+            return Some(url);
+        }
+        let diagnostic = Diagnostic::error(
+            codes::ANNOTATION_VALUE,
+            format!("`@help_url` cannot be `{url}`"),
+        )
+        .help("write a whole address, such as `https://wiki.acme.test/access`");
+        self.report(diagnostic, "help_url");
+        None
+    }
+}

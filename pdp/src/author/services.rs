@@ -1,0 +1,615 @@
+//! `services/*.yaml`: the catalogue.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use palisade_mesh::{
+    canonical::{Method, canonical_host},
+    catalogue::{Protocol, Service, ServiceId},
+    diagnostic::{Diagnostic, Location},
+    operation::{Operation, OperationTable, Template},
+    spiffe_id::SpiffeId,
+};
+use smol_str::{SmolStr, format_smolstr};
+
+use super::{
+    codes,
+    settings::{AUDIT, Settings, UNMATCHED, timeout},
+    source::{Source, Span},
+    yaml::{Fields, Node, Reader, parse},
+};
+
+/// Most operations of one service; they are compared pairwise.
+pub const OPERATIONS_MAX: usize = 1_000;
+/// Longest name of a service, namespace, operation or action.
+pub const NAME_LEN_MAX: usize = 63;
+
+const PROTOCOLS: &[(&str, Protocol)] = &[("http", Protocol::Http), ("grpc", Protocol::Grpc)];
+/// Prefixes of actions that the generated schema keeps for itself.
+const PREFIXES_RESERVED: &[&str] = &["grpc", "http", "palisade", "tcp"];
+
+const KEYS: &[&str] = &[
+    "service",
+    "description",
+    "identities",
+    "hosts",
+    "protocol",
+    "tier",
+    "labels",
+    "operations",
+    "unmatched",
+    "audit",
+    "endpoints",
+    "timeout",
+];
+
+/// A service with what only Cedar sees of it, and where it was declared.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    pub(crate) service: Service,
+    pub(crate) tier: Option<SmolStr>,
+    pub(crate) labels: BTreeMap<SmolStr, SmolStr>,
+    pub(crate) at: Location,
+    identity_at: Vec<Location>,
+    host_at: Vec<Location>,
+    operation_at: Vec<Location>,
+}
+
+/// Reads one file; `None` when it declares no usable service.
+pub(crate) fn read(
+    source: &Source,
+    settings: &Settings,
+    found: &mut Vec<Diagnostic>,
+) -> Option<Declared> {
+    let root = parse(source, found)?;
+    let mut reader = Reader::new(source, found);
+    let fields = reader.fields(&root, "a service file", KEYS)?;
+    let Some(node) = fields.get("service") else {
+        reader.missing(
+            fields.span,
+            "a service file",
+            "service",
+            "service: shop/orders",
+        );
+        return None;
+    };
+    let written = reader.text(node, "`service`")?;
+    let (namespace, name) = service_name(written, node.span, &mut reader)?;
+    let id = ServiceId::new(&settings.trust_domain, namespace, name);
+    let protocol = fields
+        .get("protocol")
+        .and_then(|n| reader.choice(n, "`protocol`", PROTOCOLS))
+        .unwrap_or(Protocol::Http);
+    let (identities, identity_at) =
+        identities(fields, namespace, name, settings, node.span, &mut reader);
+    let (hosts, host_at) = hosts(fields, name, node.span, &mut reader);
+    let (operations, operation_at) = operations(fields, &id, protocol, &hosts, &mut reader);
+    let service = Service {
+        namespace: namespace.into(),
+        name: name.into(),
+        identities,
+        hosts,
+        protocol,
+        operations,
+        unmatched: fields
+            .get("unmatched")
+            .and_then(|n| reader.choice(n, "`unmatched`", UNMATCHED))
+            .unwrap_or(settings.unmatched),
+        audit: fields
+            .get("audit")
+            .and_then(|n| reader.choice(n, "`audit`", AUDIT))
+            .unwrap_or(settings.audit),
+        endpoints: endpoints(fields, &mut reader),
+        request_timeout: fields
+            .get("timeout")
+            .and_then(|n| timeout(n, &mut reader))
+            .unwrap_or(settings.timeout),
+        id,
+    };
+    let tier = fields
+        .get("tier")
+        .and_then(|n| reader.text(n, "`tier`"))
+        .map(SmolStr::new);
+    let labels = fields
+        .get("labels")
+        .map(|n| labels(n, &mut reader))
+        .unwrap_or_default();
+    Some(Declared {
+        service,
+        tier,
+        labels,
+        at: source.span(node.span),
+        identity_at,
+        host_at,
+        operation_at,
+    })
+}
+
+/// Reads a map of texts.
+pub(crate) fn labels(node: &Node, reader: &mut Reader<'_>) -> BTreeMap<SmolStr, SmolStr> {
+    let mut labels = BTreeMap::new();
+    for entry in reader.map(node, "`labels`").unwrap_or_default() {
+        if let Some(value) = reader.text(&entry.value, "a label") {
+            labels.insert(entry.key.as_str().into(), value.into());
+        }
+    }
+    labels
+}
+
+fn service_name<'t>(
+    written: &'t str,
+    span: Span,
+    reader: &mut Reader<'_>,
+) -> Option<(&'t str, &'t str)> {
+    if let Some((namespace, name)) = written.split_once('/')
+        && is_name(namespace)
+        && is_name(name)
+    {
+        return Some((namespace, name));
+    }
+    let diagnostic = Diagnostic::error(codes::NAME, format!("`{written}` is not a service name"))
+        .cause("it is NAMESPACE/NAME, each of lower-case letters, digits and `-`, at most 63 long")
+        .help("write for example `service: shop/orders`");
+    reader.report(diagnostic, span);
+    None
+}
+
+/// A DNS label (RFC 1123), lower case.
+pub(crate) fn is_name(text: &str) -> bool {
+    (1..=NAME_LEN_MAX).contains(&text.len())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+}
+
+fn identities(
+    fields: Fields<'_>,
+    namespace: &str,
+    name: &str,
+    settings: &Settings,
+    span: Span,
+    reader: &mut Reader<'_>,
+) -> (Vec<SpiffeId>, Vec<Location>) {
+    let default = format!("ns/{namespace}/sa/{name}");
+    let written = match fields.get("identities") {
+        Some(node) => reader.texts(node, "`identities`"),
+        None => vec![(default.as_str(), span)],
+    };
+    let mut ids = Vec::new();
+    let mut places = Vec::new();
+    for (text, span) in written {
+        match identity(text, settings) {
+            Ok(id) => {
+                ids.push(id);
+                places.push(reader.source.span(span));
+            }
+            Err(diagnostic) => reader.report(diagnostic, span),
+        }
+    }
+    (ids, places)
+}
+
+/// Reads `ns/shop/sa/web` or a whole SPIFFE ID of the trust domain.
+pub(crate) fn identity(text: &str, settings: &Settings) -> Result<SpiffeId, Diagnostic> {
+    let domain = &settings.trust_domain;
+    let parsed = if text.contains("://") {
+        SpiffeId::parse(text)
+    } else {
+        domain.id(text.trim_start_matches('/'))
+    };
+    let wrong = |cause: String| {
+        Diagnostic::error(codes::IDENTITY, format!("`{text}` cannot be an identity here"))
+            .cause(cause)
+            .help(format!(
+                "write the path, such as `ns/shop/sa/web`, or the whole ID, `spiffe://{domain}/ns/shop/sa/web`"
+            ))
+    };
+    let id = parsed.map_err(|e| wrong(e.to_string()))?;
+    if !id.is_member_of(domain) {
+        return Err(wrong(format!(
+            "it belongs to `{}`; a workload of another trust domain cannot be a service of `{domain}`",
+            id.trust_domain()
+        )));
+    }
+    if id.is_reserved() {
+        return Err(Diagnostic::error(
+            codes::IDENTITY_RESERVED,
+            format!("identity `{text}` is reserved"),
+        )
+        .cause("paths under `/palisade/` belong to the mesh's own parts")
+        .help("choose another path, such as `ns/shop/sa/web`"));
+    }
+    Ok(id)
+}
+
+fn hosts(
+    fields: Fields<'_>,
+    name: &str,
+    span: Span,
+    reader: &mut Reader<'_>,
+) -> (Vec<SmolStr>, Vec<Location>) {
+    let written = match fields.get("hosts") {
+        Some(node) => reader.texts(node, "`hosts`"),
+        None => vec![(name, span)],
+    };
+    let mut hosts = Vec::new();
+    let mut places = Vec::new();
+    for (text, span) in written {
+        if let Some(host) = host(text, span, reader) {
+            hosts.push(host);
+            places.push(reader.source.span(span));
+        }
+    }
+    (hosts, places)
+}
+
+fn host(text: &str, span: Span, reader: &mut Reader<'_>) -> Option<SmolStr> {
+    let cause = match canonical_host(text) {
+        Ok(host) if host == text => return Some(host),
+        Ok(host) => format!("callers reach it as `{host}`: lower case, without a port"),
+        Err(refusal) => refusal.to_string(),
+    };
+    let diagnostic = Diagnostic::error(codes::HOST, format!("`{text}` is not a host"))
+        .cause(cause)
+        .help("write the bare name, such as `orders` or `orders.shop.internal`");
+    reader.report(diagnostic, span);
+    None
+}
+
+fn endpoints(fields: Fields<'_>, reader: &mut Reader<'_>) -> Vec<SocketAddr> {
+    let Some(node) = fields.get("endpoints") else {
+        return Vec::new();
+    };
+    let mut endpoints = Vec::new();
+    for (text, span) in reader.texts(node, "`endpoints`") {
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.port() != 0 => endpoints.push(address),
+            _ => {
+                let diagnostic =
+                    Diagnostic::error(codes::ENDPOINT, format!("`{text}` is not an endpoint"))
+                        .cause("it is an IP address and a port; names are not looked up here")
+                        .help("write for example `127.0.0.1:9000` or `[::1]:9000`");
+                reader.report(diagnostic, span);
+            }
+        }
+    }
+    endpoints
+}
+
+fn operations(
+    fields: Fields<'_>,
+    id: &ServiceId,
+    protocol: Protocol,
+    hosts: &[SmolStr],
+    reader: &mut Reader<'_>,
+) -> (OperationTable, Vec<Location>) {
+    let Some(node) = fields.get("operations") else {
+        return Default::default();
+    };
+    let items = reader.list(node, "`operations`").unwrap_or_default();
+    if items.len() > OPERATIONS_MAX {
+        let diagnostic = Diagnostic::error(
+            codes::REPOSITORY_TOO_LARGE,
+            format!("a service may have {OPERATIONS_MAX} operations"),
+        )
+        .cause(format!("this one has {}", items.len()))
+        .help("use templates such as `/orders/{id}`, or split the service");
+        reader.report(diagnostic, node.span);
+        return Default::default();
+    }
+    let mut operations: Vec<Operation> = Vec::new();
+    let mut places: Vec<Location> = Vec::new();
+    for item in items {
+        let Some((operation, span)) = operation(item, id, protocol, hosts, reader) else {
+            continue;
+        };
+        if let Some(first) = operations.iter().position(|o| o.name == operation.name) {
+            let line = places.get(first).map_or(0, |l| l.line);
+            let diagnostic = Diagnostic::error(
+                codes::OPERATION_TWICE,
+                format!("operation `{}` is there twice", operation.name),
+            )
+            .label("second time")
+            .cause(format!("the first is on line {line}"))
+            .help("give each operation its own name; policies refer to it");
+            reader.report(diagnostic, span);
+            continue;
+        }
+        operations.push(operation);
+        places.push(reader.source.span(span));
+    }
+    match OperationTable::new(operations.clone()) {
+        Ok(table) => (table, places),
+        Err(pairs) => {
+            for (first, second) in pairs {
+                overlap(&operations, &places, first, second, reader);
+            }
+            Default::default()
+        }
+    }
+}
+
+fn overlap(
+    operations: &[Operation],
+    places: &[Location],
+    first: usize,
+    second: usize,
+    reader: &mut Reader<'_>,
+) {
+    let (Some(a), Some(b)) = (operations.get(first), operations.get(second)) else {
+        return;
+    };
+    let (Some(at), Some(there)) = (places.get(second), places.get(first)) else {
+        return;
+    };
+    let diagnostic = Diagnostic::error(
+        codes::OPERATIONS_OVERLAP,
+        format!("operations `{}` and `{}` overlap", a.name, b.name),
+    )
+    .label(format!(
+        "also matched by `{}` on line {}",
+        a.name, there.line
+    ))
+    .cause(format!(
+        "some request is both `{}` and `{}`, so it would be unclear which one is decided on",
+        a.template.as_str(),
+        b.template.as_str()
+    ))
+    .help("change a path or method, or make them one operation");
+    reader.found.push(diagnostic.at(at.clone()));
+}
+
+fn operation(
+    item: &Node,
+    service: &ServiceId,
+    protocol: Protocol,
+    hosts: &[SmolStr],
+    reader: &mut Reader<'_>,
+) -> Option<(Operation, Span)> {
+    let fields = reader.fields(item, "an operation", &["name", "match", "action", "host"])?;
+    let name = match fields.get("name") {
+        Some(node) => operation_name(node, reader),
+        None => {
+            reader.missing(fields.span, "an operation", "name", "name: read");
+            None
+        }
+    };
+    let example = match protocol {
+        Protocol::Http => "match: \"GET /orders/{id}\"",
+        Protocol::Grpc => "match: \"shop.v1.Orders/Get\"",
+    };
+    let matched = match fields.get("match") {
+        Some(node) => matched(node, protocol, example, reader),
+        None => {
+            reader.missing(fields.span, "an operation", "match", example);
+            None
+        }
+    };
+    let action = fields.get("action").and_then(|n| action(n, reader));
+    let limited = operation_hosts(fields, hosts, reader);
+    let (name, span) = name?;
+    let (methods, template) = matched?;
+    let operation = Operation {
+        id: format_smolstr!("{service}/{name}"),
+        name: name.into(),
+        methods,
+        hosts: limited,
+        template,
+        action,
+    };
+    Some((operation, span))
+}
+
+fn operation_name<'n>(node: &'n Node, reader: &mut Reader<'_>) -> Option<(&'n str, Span)> {
+    let text = reader.text(node, "`name`")?;
+    if is_word(text) {
+        return Some((text, node.span));
+    }
+    let diagnostic = Diagnostic::error(codes::NAME, format!("`{text}` is not an operation name"))
+        .cause("it has letters, digits, `-`, `_` and `.`, at most 63 of them")
+        .help("write for example `name: read`");
+    reader.report(diagnostic, node.span);
+    None
+}
+
+/// Letters, digits, `-`, `_`, `.`; begins with a letter or digit.
+pub(crate) fn is_word(text: &str) -> bool {
+    (1..=NAME_LEN_MAX).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+}
+
+fn operation_hosts(fields: Fields<'_>, hosts: &[SmolStr], reader: &mut Reader<'_>) -> Vec<SmolStr> {
+    let Some(node) = fields.get("host") else {
+        return Vec::new();
+    };
+    let mut limited = Vec::new();
+    for (text, span) in reader.texts(node, "`host`") {
+        if hosts.iter().any(|h| h == text) {
+            limited.push(SmolStr::new(text));
+            continue;
+        }
+        let diagnostic = Diagnostic::error(
+            codes::HOST,
+            format!("operation is limited to host `{text}`, which the service does not have"),
+        )
+        .help(format!("one of: {}", hosts.join(", ")));
+        reader.report(diagnostic, span);
+    }
+    limited
+}
+
+fn matched(
+    node: &Node,
+    protocol: Protocol,
+    example: &str,
+    reader: &mut Reader<'_>,
+) -> Option<(Vec<Method>, Template)> {
+    let text = reader.text(node, "`match`")?;
+    let parsed = match protocol {
+        Protocol::Http => http_match(text),
+        Protocol::Grpc => grpc_match(text),
+    };
+    match parsed {
+        Ok(matched) => Some(matched),
+        Err(cause) => {
+            let diagnostic = Diagnostic::error(
+                codes::OPERATION_MATCH,
+                format!("`{text}` does not say what the operation matches"),
+            )
+            .cause(cause)
+            .help(format!("write for example `{example}`"));
+            reader.report(diagnostic, node.span);
+            None
+        }
+    }
+}
+
+/// `GET /orders/{id}`, `GET,HEAD /orders` or `* /files/{*path}`.
+fn http_match(text: &str) -> Result<(Vec<Method>, Template), String> {
+    let (methods, path) = text
+        .split_once(' ')
+        .ok_or("it is one or more methods, a space and a path template")?;
+    let template = Template::parse(path.trim()).map_err(|e| e.to_string())?;
+    if methods == "*" {
+        let mut all = Method::ALL.to_vec();
+        all.sort_unstable();
+        return Ok((all, template));
+    }
+    let mut parsed = Vec::new();
+    for name in methods.split(',') {
+        let method = Method::parse(name).ok_or_else(|| {
+            let names = Method::ALL.map(Method::as_str);
+            match palisade_mesh::diagnostic::did_you_mean(name, names) {
+                Some(near) => format!("`{name}` is not a method, did you mean `{near}`?"),
+                None => format!("`{name}` is not one of {}", names.join(", ")),
+            }
+        })?;
+        parsed.push(method);
+    }
+    parsed.sort_unstable();
+    parsed.dedup();
+    Ok((parsed, template))
+}
+
+/// `package.Service/Method`.
+fn grpc_match(text: &str) -> Result<(Vec<Method>, Template), String> {
+    let valid = |part: &str, dots: bool| {
+        !part.is_empty()
+            && part
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'_' || (dots && b == b'.'))
+    };
+    match text.split_once('/') {
+        Some((service, method)) if valid(service, true) && valid(method, false) => {
+            let template = Template::parse(&format!("/{text}")).map_err(|e| e.to_string())?;
+            Ok((vec![Method::Post], template))
+        }
+        _ => Err("a gRPC operation is `package.Service/Method`".to_owned()),
+    }
+}
+
+fn action(node: &Node, reader: &mut Reader<'_>) -> Option<SmolStr> {
+    let text = reader.text(node, "`action`")?;
+    let cause = match text.split_once(':') {
+        Some((prefix, _)) if PREFIXES_RESERVED.contains(&prefix) => {
+            format!("actions that begin with `{prefix}:` are the mesh's own")
+        }
+        Some((prefix, verb)) if is_word(prefix) && is_word(verb) => return Some(text.into()),
+        _ => "it is NOUN:VERB, of letters, digits, `-`, `_` and `.`".to_owned(),
+    };
+    let diagnostic = Diagnostic::error(codes::ACTION_NAME, format!("`{text}` cannot be an action"))
+        .cause(cause)
+        .help("write for example `action: orders:refund`");
+    reader.report(diagnostic, node.span);
+    None
+}
+
+/// Checks what only all services together show; keeps the first of any two.
+pub(crate) fn check_together(services: &[Declared], found: &mut Vec<Diagnostic>) {
+    let mut ids: BTreeMap<&str, &Declared> = BTreeMap::new();
+    let mut identities: BTreeMap<&str, (&Declared, &Location)> = BTreeMap::new();
+    let mut hosts: BTreeMap<&str, (&Declared, &Location)> = BTreeMap::new();
+    let mut actions: BTreeMap<&str, &Declared> = BTreeMap::new();
+    for declared in services {
+        let service = &declared.service;
+        if let Some(first) = ids.insert(service.id.as_str(), declared) {
+            found.push(
+                Diagnostic::error(
+                    codes::SERVICE_TWICE,
+                    format!("service `{}` is declared twice", service.id.short()),
+                )
+                .label("second time")
+                .cause(format!(
+                    "`{}:{}` declares it too",
+                    first.at.file, first.at.line
+                ))
+                .help("keep one file, or give one of them another name")
+                .at(declared.at.clone()),
+            );
+            continue;
+        }
+        for (id, at) in service.identities.iter().zip(&declared.identity_at) {
+            if let Some((first, there)) = identities.insert(id.as_str(), (declared, at)) {
+                found.push(twice(
+                    codes::IDENTITY_TWICE,
+                    "identity",
+                    id.as_str(),
+                    first,
+                    there,
+                    at,
+                ));
+            }
+        }
+        for (host, at) in service.hosts.iter().zip(&declared.host_at) {
+            if let Some((first, there)) = hosts.insert(host, (declared, at)) {
+                found.push(twice(codes::HOST_TWICE, "host", host, first, there, at));
+            }
+        }
+        for (operation, at) in service.operations.iter().zip(&declared.operation_at) {
+            let Some(action) = &operation.action else {
+                continue;
+            };
+            let first = *actions.entry(action).or_insert(declared);
+            if first.service.protocol != service.protocol {
+                found.push(
+                    Diagnostic::error(
+                        codes::ACTION_NAME,
+                        format!("action `{action}` is used for HTTP and for gRPC"),
+                    )
+                    .cause(format!(
+                        "`{}` speaks the other protocol, and policies read different contexts for the two",
+                        first.service.id.short()
+                    ))
+                    .help("give the operation of one protocol another action")
+                    .at(at.clone()),
+                );
+            }
+        }
+    }
+}
+
+fn twice(
+    code: u16,
+    what: &str,
+    value: &str,
+    first: &Declared,
+    there: &Location,
+    at: &Location,
+) -> Diagnostic {
+    Diagnostic::error(code, format!("two services claim {what} `{value}`"))
+        .label("second claim")
+        .cause(format!(
+            "`{}` has it too ({}:{})",
+            first.service.id.short(),
+            there.file,
+            there.line
+        ))
+        .help(format!(
+            "one {what} belongs to one service; remove it from the other"
+        ))
+        .at(at.clone())
+}

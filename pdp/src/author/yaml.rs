@@ -1,0 +1,477 @@
+//! YAML read twice: first into a tolerant tree that knows where everything
+//! stands, then by [`Reader`]s that report every mistake instead of the first.
+//!
+//! Keys are told apart by their text; a scalar keeps the text it was written
+//! with, so `1.10` stays `1.10`. Aliases are expanded within the library's
+//! limits.
+
+use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::{Spanned, options::DuplicateKeyPolicy};
+
+use super::{
+    codes,
+    source::{Source, Span},
+};
+
+/// Deepest nesting of maps and lists.
+pub(crate) const DEPTH_MAX: usize = 32;
+
+/// A value and where it stands.
+#[derive(Debug, Clone)]
+pub(crate) struct Node {
+    pub(crate) span: Span,
+    pub(crate) value: Value,
+}
+
+/// What a value is.
+#[derive(Debug, Clone)]
+pub(crate) enum Value {
+    Null,
+    Scalar(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+}
+
+/// One line of a map.
+#[derive(Debug, Clone)]
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_span: Span,
+    pub(crate) value: Node,
+}
+
+impl Node {
+    fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Scalar(_) => "a text",
+            Value::List(_) => "a list",
+            Value::Map(_) => "a map",
+        }
+    }
+}
+
+/// Parses a file. A syntax error is reported and gives `None`; doubled keys are
+/// reported and the first one is kept.
+pub(crate) fn parse(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Node> {
+    let raw = match read(source, DuplicateKeyPolicy::Error) {
+        Err(error) if is_duplicate(&error) => {
+            found.push(syntax(source, &error));
+            read(source, DuplicateKeyPolicy::FirstWins)
+        }
+        other => other,
+    };
+    match raw {
+        Ok(raw) => Some(node(raw, source)),
+        Err(error) => {
+            found.push(syntax(source, &error));
+            None
+        }
+    }
+}
+
+fn read(source: &Source, keys: DuplicateKeyPolicy) -> Result<Spanned<Raw>, serde_saphyr::Error> {
+    let options = serde_saphyr::options! {
+        duplicate_keys: keys,
+        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
+    };
+    serde_saphyr::from_str_with_options(&source.text, options)
+}
+
+fn is_duplicate(error: &serde_saphyr::Error) -> bool {
+    matches!(
+        error.without_snippet(),
+        serde_saphyr::Error::DuplicateMappingKey { .. }
+    )
+}
+
+fn syntax(source: &Source, error: &serde_saphyr::Error) -> Diagnostic {
+    let bare = error.without_snippet();
+    let location = error.location().map_or_else(
+        || source.line(1),
+        |l| {
+            let at = l.span();
+            match at.byte_offset() {
+                Some(offset) => source.span(Span::new(
+                    usize_of(offset),
+                    usize_of(at.byte_len().unwrap_or(1)).max(1),
+                )),
+                None => source.line(usize_of(l.line())),
+            }
+        },
+    );
+    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = bare {
+        let key = key.as_deref().unwrap_or_default();
+        return Diagnostic::error(codes::DUPLICATE_KEY, format!("key `{key}` is there twice"))
+            .label("second time")
+            .cause("only one of the two could be meant")
+            .help("keep one of them")
+            .at(location);
+    }
+    if matches!(bare, serde_saphyr::Error::Budget { .. }) {
+        return Diagnostic::error(codes::TOO_DEEP, "YAML exceeds a limit of the reader")
+            .cause(format!(
+                "{bare}; maps and lists nest at most {DEPTH_MAX} deep"
+            ))
+            .help("split the file or flatten it")
+            .at(location);
+    }
+    let text = bare.to_string();
+    let first = text.lines().next().unwrap_or_default();
+    Diagnostic::error(codes::YAML_SYNTAX, "this is not YAML")
+        .label("here")
+        .cause(first.to_owned())
+        .help("check indentation, colons and quotes around this place")
+        .at(location)
+}
+
+fn usize_of(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}
+
+fn node(raw: Spanned<Raw>, source: &Source) -> Node {
+    let span = span_of(&raw.referenced);
+    let value = match raw.value {
+        Raw::Null => Value::Null,
+        Raw::Text(text) => Value::Scalar(text),
+        Raw::Plain => Value::Scalar(source.slice(span_of(&raw.defined)).trim().to_owned()),
+        Raw::List(items) => Value::List(items.into_iter().map(|i| node(i, source)).collect()),
+        Raw::Map(entries) => Value::Map(
+            entries
+                .into_iter()
+                .map(|(key, value)| Entry {
+                    key_span: span_of(&key.referenced),
+                    key: key.value,
+                    value: node(value, source),
+                })
+                .collect(),
+        ),
+    };
+    Node { span, value }
+}
+
+fn span_of(location: &serde_saphyr::Location) -> Span {
+    let span = location.span();
+    Span::new(
+        usize_of(span.byte_offset().unwrap_or_default()),
+        usize_of(span.byte_len().unwrap_or_default()),
+    )
+}
+
+/// What the library sees; numbers and booleans keep only their place.
+enum Raw {
+    Null,
+    Plain,
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("any YAML value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Raw, E> {
+        Ok(Raw::Plain)
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Raw, E> {
+        Ok(Raw::Plain)
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Raw, E> {
+        Ok(Raw::Plain)
+    }
+
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Raw, E> {
+        Ok(Raw::Plain)
+    }
+
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Raw, E> {
+        Ok(Raw::Plain)
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Raw, E> {
+        Ok(Raw::Plain)
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(text.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element()? {
+            items.push(item);
+        }
+        Ok(Raw::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Raw::Map(entries))
+    }
+}
+
+/// Reads nodes of one file and gathers what is wrong with them.
+pub(crate) struct Reader<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) found: &'a mut Vec<Diagnostic>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(source: &'a Source, found: &'a mut Vec<Diagnostic>) -> Self {
+        Self { source, found }
+    }
+
+    /// Reports `diagnostic` at `span`.
+    pub(crate) fn report(&mut self, diagnostic: Diagnostic, span: Span) {
+        self.found.push(diagnostic.at(self.source.span(span)));
+    }
+
+    /// The entries of a map whose keys are all in `known`; others are reported.
+    pub(crate) fn fields<'n>(
+        &mut self,
+        node: &'n Node,
+        what: &str,
+        known: &'static [&'static str],
+    ) -> Option<Fields<'n>> {
+        let entries = self.map(node, what)?;
+        for entry in entries.iter().filter(|e| !known.contains(&e.key.as_str())) {
+            let mut diagnostic = Diagnostic::error(
+                codes::UNKNOWN_KEY,
+                format!("unknown key `{}` in {what}", entry.key),
+            )
+            .help(format!("known keys: {}", known.join(", ")));
+            if let Some(near) = did_you_mean(&entry.key, known.iter().copied()) {
+                diagnostic = diagnostic.label(format!("did you mean `{near}`?"));
+            }
+            self.report(diagnostic, entry.key_span);
+        }
+        Some(Fields {
+            entries,
+            span: entries.first().map_or(node.span, |e| e.key_span),
+        })
+    }
+
+    /// The entries of a map with free keys.
+    pub(crate) fn map<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n [Entry]> {
+        match &node.value {
+            Value::Map(entries) => Some(entries),
+            _ => {
+                self.wrong_kind(node, what, "a map");
+                None
+            }
+        }
+    }
+
+    /// A text that is not empty.
+    pub(crate) fn text<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n str> {
+        match &node.value {
+            Value::Scalar(text) if !text.trim().is_empty() => Some(text),
+            _ => {
+                self.wrong_kind(node, what, "a text");
+                None
+            }
+        }
+    }
+
+    /// The items of a list.
+    pub(crate) fn list<'n>(&mut self, node: &'n Node, what: &str) -> Option<&'n [Node]> {
+        match &node.value {
+            Value::List(items) => Some(items),
+            _ => {
+                self.wrong_kind(node, what, "a list");
+                None
+            }
+        }
+    }
+
+    /// The texts of a list, with their places; a single text is a list of one.
+    pub(crate) fn texts<'n>(&mut self, node: &'n Node, what: &str) -> Vec<(&'n str, Span)> {
+        if let Value::Scalar(text) = &node.value {
+            return vec![(text, node.span)];
+        }
+        let items = self.list(node, what).unwrap_or_default();
+        items
+            .iter()
+            .filter_map(|item| Some((self.text(item, what)?, item.span)))
+            .collect()
+    }
+
+    /// The entry of `choices` that the text names.
+    pub(crate) fn choice<T: Copy>(
+        &mut self,
+        node: &Node,
+        what: &str,
+        choices: &[(&'static str, T)],
+    ) -> Option<T> {
+        let text = self.text(node, what)?;
+        if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
+            return Some(*value);
+        }
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        let mut diagnostic =
+            Diagnostic::error(codes::INVALID_VALUE, format!("{what} cannot be `{text}`"))
+                .help(format!("one of: {}", names.join(", ")));
+        if let Some(near) = did_you_mean(text, names) {
+            diagnostic = diagnostic.label(format!("did you mean `{near}`?"));
+        }
+        self.report(diagnostic, node.span);
+        None
+    }
+
+    /// Reports that `key` must be there.
+    pub(crate) fn missing(&mut self, span: Span, what: &str, key: &str, example: &str) {
+        self.report(
+            Diagnostic::error(codes::MISSING_KEY, format!("{what} lacks `{key}`"))
+                .help(format!("add `{example}`")),
+            span,
+        );
+    }
+
+    fn wrong_kind(&mut self, node: &Node, what: &str, wanted: &str) {
+        self.report(
+            Diagnostic::error(codes::WRONG_KIND, format!("{what} must be {wanted}"))
+                .label(format!("this is {}", node.kind())),
+            node.span,
+        );
+    }
+}
+
+/// The known keys of a map.
+#[derive(Clone, Copy)]
+pub(crate) struct Fields<'n> {
+    entries: &'n [Entry],
+    /// Where the map begins.
+    pub(crate) span: Span,
+}
+
+impl<'n> Fields<'n> {
+    /// The value under `key`, unless it is empty.
+    pub(crate) fn get(&self, key: &str) -> Option<&'n Node> {
+        self.entries
+            .iter()
+            .find(|e| e.key == key && !matches!(e.value.value, Value::Null))
+            .map(|e| &e.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tree(text: &str) -> (Option<Node>, Vec<Diagnostic>) {
+        let mut found = Vec::new();
+        let node = parse(&Source::new("a.yaml", text), &mut found);
+        (node, found)
+    }
+
+    /// Numbers and booleans keep the text they were written with.
+    #[test]
+    fn a_scalar_keeps_its_text_and_its_place() {
+        let text = "version: 1.10\nflag: yes\nname: \"a b\"\nn: 007\n";
+        let (node, found) = tree(text);
+        assert!(found.is_empty());
+        let Value::Map(entries) = node.expect("parses").value else {
+            panic!("a map");
+        };
+        let seen: Vec<_> = entries
+            .iter()
+            .map(|e| match &e.value.value {
+                Value::Scalar(s) => (e.key.as_str(), s.as_str(), e.value.span.start),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            seen,
+            [
+                ("version", "1.10", 9),
+                ("flag", "yes", 20),
+                ("name", "a b", 30),
+                ("n", "007", 39),
+            ]
+        );
+        assert_eq!(entries[1].key_span, Span::new(14, 4));
+    }
+
+    #[test]
+    fn a_doubled_key_is_reported_and_the_rest_is_still_read() {
+        let (node, found) = tree("a: 1\nb: 2\na: 3\n");
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].code.0, codes::DUPLICATE_KEY);
+        assert_eq!(found[0].location.as_ref().map(|l| l.line), Some(3));
+        assert!(node.is_some());
+    }
+
+    #[test]
+    fn a_syntax_error_has_a_place_and_a_cause() {
+        let (node, found) = tree("a: [1, 2\nb: }\n");
+        assert!(node.is_none());
+        assert_eq!(found[0].code.0, codes::YAML_SYNTAX);
+        assert!(found[0].location.is_some() && found[0].cause.is_some());
+    }
+
+    #[test]
+    fn nesting_is_bounded_on_both_sides() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        let (node, found) = tree(&nested(DEPTH_MAX));
+        assert!(node.is_some() && found.is_empty(), "{found:?}");
+        let (node, found) = tree(&nested(DEPTH_MAX + 1));
+        assert!(node.is_none());
+        assert_eq!(found[0].code.0, codes::TOO_DEEP);
+        // Attack T94: a hostile depth ends quickly, without a crash.
+        assert!(tree(&"[".repeat(500_000)).0.is_none());
+    }
+
+    #[test]
+    fn an_unknown_key_is_met_with_a_suggestion() {
+        let source = Source::new("a.yaml", "servce: shop/orders\n");
+        let mut found = Vec::new();
+        let node = parse(&source, &mut found).expect("parses");
+        Reader::new(&source, &mut found).fields(&node, "a service", &["service", "hosts"]);
+        assert_eq!(found[0].code.0, codes::UNKNOWN_KEY);
+        assert_eq!(found[0].label.as_deref(), Some("did you mean `service`?"));
+        assert_eq!(
+            found[0].location.as_ref().map(|l| (l.column, l.len)),
+            Some((1, 6))
+        );
+    }
+
+    proptest! {
+        /// No text panics, and every place lies within it.
+        #[test]
+        fn any_text_is_read_or_refused(text in "[-a: \\[\\]{}\"'&*!|>#\n\t\u{e9}0-9]{0,80}") {
+            let (_, found) = tree(&text);
+            for d in found {
+                let at = d.location.expect("located");
+                prop_assert!(at.offset + at.len <= text.len());
+            }
+        }
+    }
+}
