@@ -1,59 +1,64 @@
-//! What an engine is built from: a policy repository that has been parsed,
-//! strictly validated and given its digest.
+//! A policy repository after parsing and strict validation.
+//!
+//! The compiler makes it, the engine is built from it. Nothing in it refers to
+//! the folder it came from, except to say where a policy stands.
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use bytes::Bytes;
 use palisade_mesh::{catalogue::Catalogue, snapshot::Digest, spiffe_id::TrustDomain};
 use smol_str::SmolStr;
 
-/// A policy repository after parsing and strict validation.
+/// A policy repository after parsing and strict validation; what an engine is built from.
 #[derive(Debug, Clone)]
 pub struct Compiled {
-    /// The trust domain that the repository is written for.
+    /// The trust domain whose workloads are governed.
     pub trust_domain: TrustDomain,
-    /// The generated vocabulary with the team's additions.
+    /// The whole schema.
     pub schema: cedar_policy::Schema,
     /// Every policy; its `PolicyId` is its `@id`.
     pub policies: cedar_policy::PolicySet,
-    /// The whole entity store of the revision, and the action entities of the schema.
+    /// The whole entity store of the revision: `TrustDomain`, `Namespace`, `Service`,
+    /// `Operation`, `Workload`, `Group` and `User` entities, and the action entities
+    /// of the schema.
     pub entities: cedar_policy::Entities,
-    /// Services, their identities, hosts and operations.
+    /// Services, identities, operations and declared headers.
     pub catalogue: Arc<Catalogue>,
-    /// What is known of each policy, by its id.
+    /// What is known of each policy beside its meaning, by policy id.
     pub info: BTreeMap<SmolStr, PolicyInfo>,
-    /// The encoded `palisade_mesh::wire::policy::Bundle`.
-    pub bundle: bytes::Bytes,
-    /// Digest of `bundle`.
+    /// Encoded `palisade_mesh::wire::policy::Bundle`.
+    pub bundle: Bytes,
+    /// SHA-256 of `bundle`.
     pub digest: Digest,
 }
 
-/// What is known of one policy beside its meaning.
+/// What is known of a policy beside its meaning.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyInfo {
-    /// Its `@id`.
+    /// The policy's `@id`.
     pub id: SmolStr,
-    /// Whether it is a `permit`; else it is a `forbid`.
+    /// Whether it is a `permit`; otherwise a `forbid`.
     pub permit: bool,
     /// File in the repository, `/` as separator.
     pub file: Arc<str>,
-    /// First line, from 1.
+    /// First line in the file, annotations included; lines start at 1.
     pub first_line: usize,
-    /// Last line.
+    /// Last line in the file.
     pub last_line: usize,
-    /// Its text, as written.
+    /// The policy as it was written.
     pub text: Arc<str>,
     /// `@owner`.
     pub owner: Option<SmolStr>,
-    /// `@deny_message`: the author's words for a caller who is denied.
+    /// `@deny_message`: words for a caller who is denied by it.
     pub deny_message: Option<SmolStr>,
-    /// `@help_url`: the author's link for a caller who is denied.
+    /// `@help_url`: link for a caller who is denied by it.
     pub help_url: Option<SmolStr>,
-    /// `@expires` in microseconds since the Unix epoch; on permits only.
+    /// `@expires`, microseconds since the Unix epoch; permits only.
     pub expires_us: Option<i64>,
-    /// `@mode("shadow")`: evaluated and recorded, not enforced; on permits only.
+    /// `@mode("shadow")`: evaluated and reported, never enforced; permits only.
     pub shadow: bool,
-    /// Commit that last changed it, where known.
+    /// Git commit that last changed it.
     pub commit: Option<SmolStr>,
-    /// Who wrote that commit, where known.
+    /// Author of that commit.
     pub author: Option<SmolStr>,
 }

@@ -4,8 +4,10 @@
 //!
 //! - [`author`]: a repository becomes one validated, reproducible bundle; its tests run
 //! - [`compiled`]: what comes out of that, and what an engine is built from
+//! - [`decide`]: the engine that answers questions under one immutable snapshot
 //!
 //! `cedar-policy` is used nowhere else in the workspace.
 
 pub mod author;
 pub mod compiled;
+pub mod decide;

@@ -1,0 +1,103 @@
+//! The engine: questions in, decisions out, under one immutable snapshot.
+//!
+//! Cedar's own authorizer visits every policy for every request. Here a
+//! [`Snapshot`] files policies by scope when it is built, and each worker's
+//! [`Engine`] keeps what it looked up and decided, keyed by exactly what the
+//! policies concerned can read. [`Snapshot::reference`] is the same decision the
+//! slow way; tests, and a sample of live requests, compare the two.
+//!
+//! ```ignore
+//! let snapshot = Snapshot::new(compiled, 7)?;
+//! let mut engine = snapshot.engine();          // one for each worker
+//! let answer = engine.decide(&question);
+//! if !answer.decision.verdict.is_allow() {
+//!     println!("{}", serde_json::to_string(&snapshot.explain(&question))?);
+//! }
+//! ```
+//!
+//! Rules that Cedar does not have, and that engine and reference share:
+//!
+//! - A `forbid` that errs may have been skipped wrongly, so without a satisfied
+//!   `forbid` the decision is undecided.
+//! - So is one for which a `forbid` asks for the members of an entity that the
+//!   snapshot lacks. Membership in a `TrustDomain` follows from the SPIFFE ID and
+//!   an `Unregistered` has no members, so these two are never missing.
+//! - A permit past its `@expires` does not exist; one in shadow mode is
+//!   evaluated and counted only.
+//! - A value that cannot be put to Cedar without guessing (a repeated or non-UTF-8
+//!   header) makes the decision undecided if a policy in scope reads it.
+//! - The determining policies of an undecided decision are the forbids to blame.
+
+mod cache;
+mod core;
+mod engine;
+mod explain;
+mod fact;
+mod field;
+mod index;
+mod oracle;
+mod outcome;
+mod record;
+mod rule;
+mod slice;
+mod snapshot;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod world;
+
+use smol_str::SmolStr;
+
+pub use engine::{
+    DECISION_BYTES_MAX, DECISIONS_MAX, Engine, KEY_LEN_MAX, SELF_CHECK_EVERY,
+    SELF_CHECK_EVERY_PER_POLICY, SLICE_BYTES_MAX, SLICES_MAX,
+};
+pub use explain::{
+    Clause, ClauseKind, ClauseState, EntityName, ExplainError, Explanation, Outcome, PolicyView,
+    Seen,
+};
+pub use snapshot::Snapshot;
+
+/// Why no snapshot can be made of a compiled repository; the compiler is to blame.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The schema's context of an action is not the one that the mesh makes.
+    #[error("context of action `{action}` does not fit the mesh vocabulary: {cause}")]
+    Context {
+        /// Id of the action.
+        action: SmolStr,
+        /// What the schema says about the mesh's context.
+        cause: String,
+    },
+    /// The entities contradict each other.
+    #[error("invalid entities: {0}")]
+    Entities(#[from] Box<cedar_policy::entities_errors::EntitiesError>),
+    /// A policy without its `PolicyInfo`.
+    #[error("policy `{id}` has no source information")]
+    NoInfo {
+        /// Id of the policy.
+        id: SmolStr,
+    },
+    /// `@expires` or `@mode("shadow")` on a `forbid`, which would widen access.
+    #[error("forbid `{id}` must not expire or be in shadow mode")]
+    WeakenedForbid {
+        /// Id of the policy.
+        id: SmolStr,
+    },
+}
+
+impl From<cedar_policy::entities_errors::EntitiesError> for SnapshotError {
+    fn from(error: cedar_policy::entities_errors::EntitiesError) -> Self {
+        Self::Entities(Box::new(error))
+    }
+}
+
+/// What the sampled comparison of engine and reference found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SelfCheck {
+    /// Decisions compared.
+    pub checked: u64,
+    /// Of these, how many differed: anything but 0 is an alarm.
+    pub mismatched: u64,
+}

@@ -1,0 +1,152 @@
+//! The one door to `cedar-policy-core`.
+//!
+//! Its interface is internal to Cedar and may change with any release, so the
+//! version is pinned, only this module and those below it name its types, and
+//! the reference path (public interface alone) checks what comes out.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use cedar_policy::{EntityUid, Policy};
+use cedar_policy_core::{
+    ast::{self, Context, EntityUIDEntry, Literal, SlotEnv, ValueKind},
+    entities::{Entities, NoEntitiesSchema, TCComputation},
+    evaluator::Evaluator,
+    extensions::Extensions,
+};
+
+mod clause;
+mod values;
+mod walk;
+
+pub(crate) use clause::{Conjunct, Kind, start_of};
+pub(crate) use values::{ValueCache, context};
+pub(crate) use walk::{Uses, uses};
+
+/// An entity in the shape a request wants it: cloning it copies a pointer.
+#[derive(Debug, Clone)]
+pub(crate) struct Named(EntityUIDEntry);
+
+impl Named {
+    pub(crate) fn new(uid: &EntityUid) -> Self {
+        Self(EntityUIDEntry::known(uid.as_ref().clone(), None))
+    }
+}
+
+/// What is left of a policy when its scope is known to hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Body {
+    expr: Arc<ast::Expr>,
+    slots: SlotEnv,
+}
+
+impl Body {
+    /// The body of `policy`; `None` when it has neither `when` nor `unless`.
+    pub(crate) fn of(policy: &Policy) -> Option<Self> {
+        let policy: &ast::Policy = policy.as_ref();
+        Some(Self {
+            expr: policy.non_scope_constraints_arc()?.clone(),
+            slots: policy.env().clone(),
+        })
+    }
+}
+
+/// A context, ready to be evaluated against.
+pub(crate) type Values = Context;
+
+/// How a body came out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Truth {
+    Error,
+    False,
+    True,
+}
+
+/// An entity that the store lacks and that has one parent, named by an attribute.
+#[derive(Debug, Clone)]
+pub(crate) struct Extra {
+    pub(crate) uid: EntityUid,
+    pub(crate) parent: EntityUid,
+    pub(crate) attribute: &'static str,
+}
+
+/// The entities a body is evaluated against.
+#[derive(Debug)]
+pub(crate) struct Store(Entities);
+
+impl Store {
+    /// `entities` and `extras` together; shares what it can.
+    pub(crate) fn new(
+        entities: &cedar_policy::Entities,
+        extras: &[Extra],
+    ) -> Result<Self, cedar_policy::entities_errors::EntitiesError> {
+        let made = extras.iter().map(entity).map(Arc::new);
+        let core: &Entities = entities.as_ref();
+        core.clone()
+            .add_entities(
+                made,
+                None::<&NoEntitiesSchema>,
+                // Nothing is above a parent that its own entry does not say, and
+                // nothing is below an extra.
+                TCComputation::AssumeAlreadyComputed,
+                Extensions::all_available(),
+            )
+            .map(Self)
+    }
+
+    /// Begins to evaluate bodies for one request.
+    pub(crate) fn ask(
+        &self,
+        principal: &Named,
+        action: &Named,
+        resource: &Named,
+        context: Context,
+    ) -> Evaluation<'_> {
+        let request = ast::Request::new_unchecked(
+            principal.0.clone(),
+            action.0.clone(),
+            resource.0.clone(),
+            Some(context),
+        );
+        Evaluation(Evaluator::new(
+            request,
+            &self.0,
+            Extensions::all_available(),
+        ))
+    }
+}
+
+/// One request against one store.
+pub(crate) struct Evaluation<'s>(Evaluator<'s>);
+
+impl Evaluation<'_> {
+    /// How `body` comes out; a value that is no boolean is an error, as in Cedar.
+    pub(crate) fn test(&self, body: &Body) -> Truth {
+        match self.0.interpret(&body.expr, &body.slots) {
+            Ok(value) => truth(&value),
+            Err(_) => Truth::Error,
+        }
+    }
+}
+
+fn truth(value: &ast::Value) -> Truth {
+    match value.value_kind() {
+        ValueKind::Lit(Literal::Bool(true)) => Truth::True,
+        ValueKind::Lit(Literal::Bool(false)) => Truth::False,
+        _ => Truth::Error,
+    }
+}
+
+fn entity(extra: &Extra) -> ast::Entity {
+    let parent: &ast::EntityUID = extra.parent.as_ref();
+    let value = ast::PartialValue::Value(ast::Value::new(Literal::from(parent.clone()), None));
+    ast::Entity::new_with_attr_partial_value(
+        extra.uid.as_ref().clone(),
+        HashMap::from([(extra.attribute.into(), value)]),
+        HashSet::new(),
+        HashSet::from([parent.clone()]),
+        [],
+    )
+}

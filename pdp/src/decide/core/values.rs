@@ -1,0 +1,142 @@
+//! Facts as values of Cedar, without going through text or expressions.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+use cedar_policy_core::{
+    ast::{Context, Name, PartialValue, Value},
+    extensions::Extensions,
+};
+use smol_str::SmolStr;
+
+use crate::decide::{
+    fact::{Fact, Facts, moment_text},
+    field::{Field, Form, Layout},
+};
+
+type Record = BTreeMap<SmolStr, Value>;
+
+/// The last address and moment made into values: parsing them is most of the
+/// cost of a context, and both stay the same for many requests.
+#[derive(Debug, Default)]
+pub(crate) struct ValueCache {
+    ip: Option<(IpAddr, Value)>,
+    moment: Option<(i64, Value)>,
+}
+
+/// A context with these fields and nothing else. Its records are always there,
+/// so presence of a record never depends on what was asked for. A fact that is
+/// absent, unfit or unknown is left out.
+pub(crate) fn context(
+    facts: &dyn Facts,
+    fields: &[Field],
+    form: Form,
+    layout: &Layout,
+    cache: &mut ValueCache,
+) -> Context {
+    let mut source = Record::new();
+    let mut tls = Record::new();
+    let mut time = Record::new();
+    let mut protocol = Record::new();
+    let mut headers = Record::new();
+    for field in fields {
+        let Some(value) = cache.value(facts.fact(*field)) else {
+            continue;
+        };
+        let (record, name) = match field {
+            Field::GrpcMethod if form == Form::Grpc => (&mut protocol, "method"),
+            Field::GrpcService if form == Form::Grpc => (&mut protocol, "service"),
+            Field::Header(i) => {
+                if let Some(header) = layout.header(*i) {
+                    headers.insert(header.text.clone(), value);
+                }
+                continue;
+            }
+            Field::HttpHost => (&mut protocol, "host"),
+            Field::HttpMethod => (&mut protocol, "method"),
+            Field::HttpPath => (&mut protocol, "path"),
+            Field::HttpQuery => (&mut protocol, "query"),
+            Field::SourceIp => (&mut source, "ip"),
+            Field::SourcePort => (&mut source, "port"),
+            Field::TimeHour => (&mut time, "hour"),
+            Field::TimeNow => (&mut time, "now"),
+            Field::TimeWeekday => (&mut time, "weekday"),
+            Field::TlsAlpn => (&mut tls, "alpn"),
+            Field::TlsMtls => (&mut tls, "mtls"),
+            Field::TlsSni => (&mut tls, "sni"),
+            Field::TlsVersion => (&mut tls, "version"),
+            Field::GrpcMethod | Field::GrpcService | Field::Jwt | Field::User => continue,
+        };
+        record.insert(SmolStr::new_static(name), value);
+    }
+    let name = match form {
+        Form::Grpc => "grpc",
+        Form::Http => {
+            protocol.insert(SmolStr::new_static("headers"), record_of(headers));
+            "http"
+        }
+    };
+    let groups = [
+        ("source", source),
+        ("tls", tls),
+        ("time", time),
+        (name, protocol),
+    ];
+    let whole: Record = groups
+        .into_iter()
+        .map(|(name, record)| (SmolStr::new_static(name), record_of(record)))
+        .collect();
+    Context::Value(Arc::new(whole))
+}
+
+impl ValueCache {
+    fn value(&mut self, fact: Fact<'_>) -> Option<Value> {
+        match fact {
+            Fact::Absent | Fact::Unfit | Fact::Unknown => None,
+            Fact::Bool(b) => Some(Value::from(b)),
+            Fact::Ip(ip) => self.ip(ip),
+            Fact::Long(n) => Some(Value::from(n)),
+            Fact::Moment(second) => self.moment(second),
+            Fact::Text(text) => Some(text_value(&text)),
+            Fact::Texts(texts) => Some(Value::set(texts.iter().map(|t| text_value(t)), None)),
+        }
+    }
+
+    fn ip(&mut self, ip: IpAddr) -> Option<Value> {
+        if let Some((known, value)) = &self.ip
+            && *known == ip
+        {
+            return Some(value.clone());
+        }
+        let value = call("ip", &ip.to_string())?;
+        self.ip = Some((ip, value.clone()));
+        Some(value)
+    }
+
+    fn moment(&mut self, second: i64) -> Option<Value> {
+        if let Some((known, value)) = &self.moment
+            && *known == second
+        {
+            return Some(value.clone());
+        }
+        let value = call("datetime", &moment_text(second)?)?;
+        self.moment = Some((second, value.clone()));
+        Some(value)
+    }
+}
+
+fn text_value(text: &str) -> Value {
+    Value::from(SmolStr::new(text))
+}
+
+fn record_of(record: Record) -> Value {
+    Value::record_arc(Arc::new(record), None)
+}
+
+fn call(constructor: &str, argument: &str) -> Option<Value> {
+    let name = Name::parse_unqualified_name(constructor).ok()?;
+    let function = Extensions::all_available().func(&name).ok()?;
+    match function.call(&[text_value(argument)]).ok()? {
+        PartialValue::Value(value) => Some(value),
+        PartialValue::Residual(_) => None,
+    }
+}

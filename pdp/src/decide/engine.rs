@@ -1,0 +1,218 @@
+//! A worker's own decider: the snapshot's rules behind caches that nobody shares.
+//!
+//! | layer | key | holds |
+//! |---|---|---|
+//! | decisions | slice, and the values of exactly the fields it reads | the answer |
+//! | slices | principal, action, resource | candidates, fields read, the answer where none is read |
+//! | evaluation | | bodies of the candidates, against the snapshot's entities |
+//! | index | | candidates by resource and principal |
+
+use std::{
+    hash::{BuildHasherDefault, RandomState},
+    sync::Arc,
+};
+
+use palisade_mesh::decision::{Answer, Decision, Question};
+use rustc_hash::FxHasher;
+
+use super::{
+    Snapshot,
+    cache::{Generations, Limits},
+    core::ValueCache,
+    fact::Live,
+    index::rule_at,
+    slice::{Cached, Slice},
+    snapshot::Asked,
+    world::Ent,
+};
+
+/// Most slices an engine keeps, and about how many bytes they may take. Beyond
+/// either, what was not used lately is forgotten.
+pub const SLICES_MAX: usize = 4096;
+/// See [`SLICES_MAX`].
+pub const SLICE_BYTES_MAX: usize = 2 << 20;
+/// Most decisions an engine keeps, and about how many bytes they may take. Beyond
+/// either, what was not used lately is forgotten.
+pub const DECISIONS_MAX: usize = 8192;
+/// See [`DECISIONS_MAX`].
+pub const DECISION_BYTES_MAX: usize = 4 << 20;
+/// Longest cache key of a decision, in bytes. A request with longer values of the
+/// fields read is evaluated each time.
+pub const KEY_LEN_MAX: usize = 1024;
+/// One evaluation in this many is checked against the reference, unless
+/// [`Engine::with_self_check`] says otherwise.
+pub const SELF_CHECK_EVERY: u32 = 4096;
+/// In large sets the reference is slow (about 1 µs a policy), so the interval is
+/// at least this many evaluations for each policy: the check then costs about a
+/// quarter of a microsecond per evaluation, whatever the size.
+pub const SELF_CHECK_EVERY_PER_POLICY: u32 = 4;
+
+/// A worker's own decider.
+///
+/// It belongs to one snapshot; when another becomes live, the worker takes a new
+/// engine from that. Nothing in it is shared or locked.
+#[derive(Debug)]
+pub struct Engine {
+    snapshot: Arc<Snapshot>,
+    /// Keyed by numbers of the snapshot, so nobody outside chooses them.
+    slices: Generations<(Ent, Ent, Ent), (u64, Arc<Slice>), BuildHasherDefault<FxHasher>>,
+    /// Keyed by bytes that callers choose, hence the keyed hash.
+    decisions: Generations<Box<[u8]>, Cached, RandomState>,
+    values: ValueCache,
+    /// Number of the next slice; part of the keys of its decisions.
+    serial: u64,
+    key: Vec<u8>,
+    /// Evaluations until the next self-check; `None` for never.
+    check_in: Option<u32>,
+    check_every: u32,
+}
+
+impl Engine {
+    pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
+        let policies = u32::try_from(snapshot.rules().len()).unwrap_or(u32::MAX);
+        let every = policies
+            .saturating_mul(SELF_CHECK_EVERY_PER_POLICY)
+            .max(SELF_CHECK_EVERY);
+        Self {
+            snapshot,
+            slices: Generations::new(Limits {
+                entries: SLICES_MAX,
+                bytes: SLICE_BYTES_MAX,
+            }),
+            decisions: Generations::new(Limits {
+                entries: DECISIONS_MAX,
+                bytes: DECISION_BYTES_MAX,
+            }),
+            values: ValueCache::default(),
+            serial: 0,
+            key: Vec::new(),
+            check_in: Some(every),
+            check_every: every,
+        }
+    }
+
+    /// Checks one evaluation in `every` against the reference; 0 means none.
+    #[must_use]
+    pub fn with_self_check(mut self, every: u32) -> Self {
+        self.check_in = (every > 0).then_some(every);
+        self.check_every = every;
+        self
+    }
+
+    /// The snapshot it decides under.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Decides.
+    pub fn decide(&mut self, question: &Question<'_>) -> Answer {
+        let snapshot = Arc::clone(&self.snapshot);
+        let asked = match snapshot.ask(question) {
+            Ok(asked) => asked,
+            Err(fault) => {
+                return Answer {
+                    decision: Arc::new(fault),
+                    cached: false,
+                };
+            }
+        };
+        let (serial, slice) = self.slice(&asked, question.now_us);
+        if let Some(cached) = slice.constant.get() {
+            return self.hit(cached);
+        }
+        let facts = Live::new(question, snapshot.layout());
+        self.key.clear();
+        self.key.extend(serial.to_le_bytes());
+        let keyed = slice.write_key(&facts, question.now_us, &mut self.key)
+            && self.key.len() <= KEY_LEN_MAX;
+        if keyed && let Some(cached) = self.decisions.get(self.key.as_slice()) {
+            return self.hit(&cached);
+        }
+        let cached = self.evaluate(question, &asked, &slice, &facts);
+        if slice.fields.is_empty() {
+            // Only this engine has the slice, and it has just found it empty.
+            let _ = slice.constant.set(cached.clone());
+        } else if keyed {
+            let bytes = self.key.len() + bytes_of(&cached.decision);
+            self.decisions
+                .insert(self.key.as_slice().into(), cached.clone(), bytes);
+        }
+        self.count(&cached);
+        Answer {
+            decision: cached.decision,
+            cached: false,
+        }
+    }
+
+    fn hit(&self, cached: &Cached) -> Answer {
+        self.count(cached);
+        Answer {
+            decision: Arc::clone(&cached.decision),
+            cached: true,
+        }
+    }
+
+    fn count(&self, cached: &Cached) {
+        for i in cached.shadows.iter().flat_map(|s| s.iter()) {
+            if let Some(rule) = rule_at(self.snapshot.rules(), *i) {
+                rule.count();
+            }
+        }
+    }
+
+    fn slice(&mut self, asked: &Asked<'_>, now_us: i64) -> (u64, Arc<Slice>) {
+        let key = asked.entities();
+        if let Some((serial, slice)) = self.slices.get(&key)
+            && slice.covers(now_us)
+        {
+            return (serial, slice);
+        }
+        let slice = Arc::new(self.snapshot.slice(key, now_us));
+        let serial = self.serial;
+        self.serial += 1;
+        self.slices
+            .insert(key, (serial, Arc::clone(&slice)), slice.bytes());
+        (serial, slice)
+    }
+
+    fn evaluate(
+        &mut self,
+        question: &Question<'_>,
+        asked: &Asked<'_>,
+        slice: &Slice,
+        facts: &Live<'_>,
+    ) -> Cached {
+        let cached =
+            self.snapshot
+                .evaluate(asked, slice, facts, question.now_us, &mut self.values);
+        if !self.check_is_due() {
+            return cached;
+        }
+        match self.snapshot.check(question, &cached.decision) {
+            Some(corrected) => Cached {
+                decision: Arc::new(corrected),
+                ..cached
+            },
+            None => cached,
+        }
+    }
+
+    fn check_is_due(&mut self) -> bool {
+        let Some(left) = &mut self.check_in else {
+            return false;
+        };
+        *left = left.saturating_sub(1);
+        if *left > 0 {
+            return false;
+        }
+        *left = self.check_every;
+        true
+    }
+}
+
+fn bytes_of(decision: &Decision) -> usize {
+    let ids = decision.determining.iter().chain(&decision.errors);
+    size_of::<Decision>()
+        + decision.context_json.len()
+        + ids.map(|id| size_of_val(id) + id.len()).sum::<usize>()
+}
