@@ -182,9 +182,9 @@ impl Engine {
         slice: &Slice,
         facts: &Live<'_>,
     ) -> Cached {
-        let cached =
-            self.snapshot
-                .evaluate(asked, slice, facts, question.now_us, &mut self.values);
+        let cached = self
+            .snapshot
+            .evaluate(asked, slice, facts, question.now_us, &mut self.values);
         if !self.check_is_due() {
             return cached;
         }

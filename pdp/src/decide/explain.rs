@@ -309,7 +309,9 @@ impl Snapshot {
     }
 
     fn rule(&self, id: &str) -> Option<&Rule> {
-        let position = self.rules().binary_search_by(|rule| rule.id.as_str().cmp(id));
+        let position = self
+            .rules()
+            .binary_search_by(|rule| rule.id.as_str().cmp(id));
         self.rules().get(position.ok()?)
     }
 }

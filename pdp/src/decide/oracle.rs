@@ -90,11 +90,8 @@ fn findings(
     let schema = (!fields.iter().any(unfit)).then_some(&snapshot.compiled().schema);
     let request = asking.request(context, schema);
     let request = request.ok_or(Undecided::NotEncodable)?;
-    let answer = Authorizer::new().is_authorized(
-        &request,
-        &snapshot.compiled().policies,
-        &asking.entities,
-    );
+    let answer =
+        Authorizer::new().is_authorized(&request, &snapshot.compiled().policies, &asking.entities);
     let mut findings = Findings {
         forbids_missing: missing,
         ..Findings::default()

@@ -306,9 +306,7 @@ impl Snapshot {
     }
 
     fn at<'s>(&'s self, positions: &'s [u32]) -> impl Iterator<Item = &'s Rule> {
-        positions
-            .iter()
-            .filter_map(|i| rule_at(&self.rules, *i))
+        positions.iter().filter_map(|i| rule_at(&self.rules, *i))
     }
 
     /// The decision that follows from what the policies said.
@@ -437,9 +435,9 @@ fn form_of(compiled: &Compiled, layout: &Layout, action: &EntityUid) -> Result<F
     let fits = |form| oracle::check_samples(&compiled.schema, layout, action, form);
     match fits(Form::Http) {
         Ok(()) => Ok(Form::Http),
-        Err(http) if action.id().unescaped() != GRPC_CALL => fits(Form::Grpc)
-            .map(|()| Form::Grpc)
-            .map_err(|_| http),
+        Err(http) if action.id().unescaped() != GRPC_CALL => {
+            fits(Form::Grpc).map(|()| Form::Grpc).map_err(|_| http)
+        }
         Err(_) => fits(Form::Grpc).map(|()| Form::Grpc),
     }
 }

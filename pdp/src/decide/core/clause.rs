@@ -159,7 +159,9 @@ fn rebuilt(access: &Access) -> Expr {
     access
         .segments
         .iter()
-        .fold(Expr::var(access.root), |at, s| Expr::get_attr(at, s.clone()))
+        .fold(Expr::var(access.root), |at, s| {
+            Expr::get_attr(at, s.clone())
+        })
 }
 
 fn name_of(access: &Access) -> String {
@@ -175,7 +177,10 @@ fn name_of(access: &Access) -> String {
 
 fn is_identifier(segment: &SmolStr) -> bool {
     let starts = segment.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    starts && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    starts
+        && segment
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
 /// The operand of the negation that `unless { … }` was turned into.

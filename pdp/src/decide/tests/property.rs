@@ -1,0 +1,218 @@
+//! Random policies, callers and requests: the engine, cold and cached, says what
+//! Cedar's own authorizer says about the whole set.
+
+use proptest::{prelude::*, sample::select};
+
+use super::super::{
+    oracle,
+    testing::{Ask, BATCH, FOREIGNER, ORDERS, STRANGER, WEB, snapshot},
+};
+
+const PRINCIPALS: [&str; 12] = [
+    "principal",
+    "principal",
+    r#"principal == Workload::"spiffe://acme.test/ns/shop/sa/web""#,
+    r#"principal == Workload::"spiffe://acme.test/ns/shop/sa/nobody""#,
+    r#"principal == Unregistered::"spiffe://acme.test/ns/shop/sa/stranger""#,
+    r#"principal in Service::"acme.test/shop/orders""#,
+    r#"principal in Namespace::"acme.test/shop""#,
+    r#"principal in TrustDomain::"acme.test""#,
+    r#"principal in TrustDomain::"evil.test""#,
+    r#"principal in Group::"missing""#,
+    "principal is Unregistered",
+    r#"principal is Workload in Group::"staff""#,
+];
+const ACTIONS: [&str; 8] = [
+    "action",
+    "action",
+    r#"action == Action::"GET""#,
+    r#"action == Action::"orders:refund""#,
+    r#"action in Action::"http:write""#,
+    r#"action in Action::"call""#,
+    r#"action in [Action::"http:read", Action::"grpc:call"]"#,
+    "action in []",
+];
+const RESOURCES: [&str; 9] = [
+    "resource",
+    "resource",
+    r#"resource == Operation::"acme.test/shop/orders/refund""#,
+    r#"resource == Service::"acme.test/shop/orders""#,
+    r#"resource in Service::"acme.test/shop/orders""#,
+    r#"resource in Service::"acme.test/shop/missing""#,
+    r#"resource in TrustDomain::"acme.test""#,
+    "resource is Operation",
+    r#"resource is Service in Namespace::"acme.test/shop""#,
+];
+/// Some of them err for some requests; that is the point.
+const ATOMS: [&str; 30] = [
+    "true",
+    "false",
+    "context.tls.mtls",
+    r#"context.tls.version == "1.3""#,
+    "context.tls has sni",
+    r#"context.tls.sni == "orders""#,
+    "context.time.hour >= 16",
+    "context.time.weekday == 5",
+    r#"context.time.now > datetime("2026-11-20T15:45:00Z")"#,
+    r#"context.source.ip.isInRange(ip("10.0.0.0/8"))"#,
+    "context.source.port + 9223372036854735807 > 0",
+    r#"context.http.path like "/orders/*""#,
+    "context has http.query",
+    r#"context.http.query == "q""#,
+    r#"context.http.headers has "x-change-id""#,
+    r#"context.http.headers["x-change-id"] like "CHG-*""#,
+    r#"context.http.headers["x-roles"].contains("agent")"#,
+    r#"context.http.headers == {"x-change-id": "CHG-1"}"#,
+    "context has grpc",
+    r#"context.grpc.method == "Reserve""#,
+    "context has user",
+    "context == {}",
+    r#"principal.trustDomain == TrustDomain::"acme.test""#,
+    r#"principal has service && principal.service == Service::"acme.test/shop/web""#,
+    r#"principal.hasTag("env") && principal.getTag("env") == "prod""#,
+    r#"principal in [Group::"ops", Namespace::"acme.test/shop"]"#,
+    r#"principal in Group::"missing""#,
+    r#"resource in principal.service"#,
+    r#"[principal].contains(Unregistered::"spiffe://acme.test/ns/shop/sa/stranger")"#,
+    r#"User::"nobody".issuer == "x""#,
+];
+
+fn condition() -> impl Strategy<Value = String> {
+    let atom = select(&ATOMS[..]).prop_map(str::to_owned);
+    atom.prop_recursive(3, 8, 3, |inner| {
+        prop_oneof![
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} && {b})")),
+            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} || {b})")),
+            inner.clone().prop_map(|a| format!("!({a})")),
+            (inner.clone(), inner.clone(), inner)
+                .prop_map(|(a, b, c)| format!("(if {a} then {b} else {c})")),
+        ]
+    })
+}
+
+fn policy() -> impl Strategy<Value = String> {
+    (
+        select(vec![
+            "forbid",
+            "permit",
+            "permit",
+            r#"@mode("shadow") permit"#,
+            r#"@expires("2026-11-20T15:40:00Z") permit"#,
+        ]),
+        select(&PRINCIPALS[..]),
+        select(&ACTIONS[..]),
+        select(&RESOURCES[..]),
+        proptest::collection::vec((select(vec!["when", "unless"]), condition()), 0..3),
+    )
+        .prop_map(|(effect, principal, action, resource, conditions)| {
+            let conditions: String = conditions
+                .iter()
+                .map(|(kind, condition)| format!(" {kind} {{ {condition} }}"))
+                .collect();
+            format!("{effect} ({principal}, {action}, {resource}){conditions};")
+        })
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let target = select(vec![
+        ("GET", "orders", "/orders"),
+        ("GET", "orders", "/orders/42?q"),
+        ("POST", "orders", "/orders/42/refund"),
+        ("DELETE", "orders", "/elsewhere"),
+        ("GET", "web", "/?q"),
+        ("POST", "inventory", "/shop.v1.Stock/Reserve"),
+        ("POST", "inventory", "/shop.v1.Stock/Other"),
+    ]);
+    let caller = select(vec![WEB, ORDERS, BATCH, STRANGER, FOREIGNER]);
+    let change: Vec<&[u8]> = vec![b"", b"CHG-1", b"other", b"\xff"];
+    let roles: Vec<&[u8]> = vec![b"", b"viewer, agent", b"\xff"];
+    let time = select(vec!["15:30:00.2", "15:30:00.7", "15:50:00", "16:10:00"]);
+    let source = select(vec!["10.1.2.3:40000", "10.1.2.3:40001", "192.0.2.1:50000"]);
+    (
+        target,
+        caller,
+        select(change),
+        select(roles),
+        time,
+        source,
+        any::<bool>(),
+    )
+        .prop_map(
+            |((method, host, target), caller, change, roles, time, source, sni)| {
+                let mut ask =
+                    Ask::new(caller, method, host, target).at(&format!("2026-11-20T{time}Z"));
+                if !change.is_empty() {
+                    ask = ask.header("x-change-id", change);
+                }
+                if !roles.is_empty() {
+                    ask = ask.header("x-roles", roles);
+                }
+                ask.connection.source = source.parse().expect("constant");
+                ask.connection.tls.sni = sni.then(|| "orders".into());
+                ask
+            },
+        )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn engine_says_what_the_reference_says(
+        policies in proptest::collection::vec(policy(), 0..12),
+        asks in proptest::collection::vec(ask(), 1..24),
+    ) {
+        let text: String = policies
+            .iter()
+            .enumerate()
+            .map(|(i, p)| format!("@id(\"p{i:02}\") {p}\n"))
+            .collect();
+        let snapshot = snapshot(&text);
+        let mut engine = snapshot.engine().with_self_check(0);
+        for round in ["cold", "cached"] {
+            for ask in &asks {
+                let answer = ask.ask(&snapshot, |q| engine.decide(q));
+                let reference = ask.ask(&snapshot, |q| snapshot.reference(q));
+                prop_assert!(
+                    oracle::agree(&answer.decision, &reference),
+                    "{round}: {ask:?}\nengine {:?}\nreference {reference:?}\n{text}",
+                    answer.decision,
+                );
+                let until = answer.decision.valid_until_us;
+                prop_assert!(until.is_none_or(|until| until > ask.now_us));
+            }
+        }
+    }
+
+    /// What a decision records is enough to come to it again.
+    #[test]
+    fn a_recorded_decision_is_explained_as_it_was_made(
+        policies in proptest::collection::vec(policy(), 0..8),
+        ask in ask(),
+    ) {
+        let text: String = policies
+            .iter()
+            .enumerate()
+            .map(|(i, p)| format!("@id(\"p{i:02}\") {p}\n"))
+            .collect();
+        let snapshot = snapshot(&text);
+        let decision = ask.ask(&snapshot, |q| snapshot.engine().decide(q)).decision;
+        let live = ask.ask(&snapshot, |q| snapshot.explain(q));
+        let recorded = snapshot
+            .explain_recorded(
+                ask.connection.peer.id.as_str(),
+                &decision.action,
+                decision.resource_type,
+                &decision.resource_id,
+                &decision.context_json,
+            )
+            .expect("a record of ours");
+        prop_assert_eq!(&live.reason, decision.verdict.reason());
+        let ids: Vec<&str> = live.determining.iter().map(|p| p.id.as_str()).collect();
+        prop_assert_eq!(ids, decision.determining.iter().map(|id| id.as_str()).collect::<Vec<_>>());
+        if decision.verdict.reason() != "not_encodable" {
+            prop_assert_eq!(recorded.verdict, live.verdict, "{}", text);
+            prop_assert_eq!(recorded.determining.len(), live.determining.len());
+        }
+    }
+}
