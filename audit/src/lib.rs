@@ -1,1 +1,36 @@
-//! Placeholder.
+//! Every decision kept, provable and searchable.
+//!
+//! The log is the truth: append-only segment files whose records are the leaves
+//! of a Merkle tree with signed checkpoints. Everything else is derived from it
+//! and can be built again. In reading order:
+//!
+//! - [`spool`], [`local`]: where a part of the mesh leaves its records
+//! - [`ingest`], [`stream`]: how they arrive, numbered, each once
+//! - [`log`], [`segment`], [`envelope`]: how they are kept
+//! - [`merkle`], [`note`], [`checkpoint`]: how anybody can check it
+//! - [`verify`]: the check itself
+
+#[cfg(feature = "log")]
+pub mod checkpoint;
+#[cfg(feature = "log")]
+pub mod envelope;
+#[cfg(feature = "log")]
+mod files;
+#[cfg(feature = "log")]
+pub mod ingest;
+#[cfg(feature = "log")]
+pub mod local;
+#[cfg(feature = "log")]
+pub mod log;
+#[cfg(feature = "log")]
+pub mod merkle;
+#[cfg(feature = "log")]
+pub mod note;
+#[cfg(feature = "log")]
+pub mod segment;
+#[cfg(feature = "log")]
+pub mod spool;
+#[cfg(feature = "log")]
+pub mod stream;
+#[cfg(feature = "log")]
+pub mod verify;

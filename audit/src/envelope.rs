@@ -1,0 +1,269 @@
+//! The bytes of a leaf, written and read without copying.
+//!
+//! A leaf is a `palisade.audit.v1.Envelope`. The generated type owns its parts;
+//! appending and verifying handle millions a second, so here the same encoding is
+//! written from borrowed parts and read back as borrowed parts.
+
+use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+
+/// Version of the envelope.
+pub const VERSION: u32 = 1;
+
+/// Random bytes in every leaf.
+pub const SALT_LEN: usize = 16;
+
+/// Longest leaf, in bytes: entry bundles of C2SP tlog-tiles carry 16-bit lengths.
+pub const LEAF_LEN_MAX: usize = u16::MAX as usize;
+
+/// Longest record, in bytes. With the longest SPIFFE ID and every other field
+/// it still fits [`LEAF_LEN_MAX`].
+pub const RECORD_LEN_MAX: usize = 61 * 1024;
+
+/// The parts of an `Envelope`, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EnvelopeRef<'a> {
+    /// [`VERSION`].
+    pub version: u32,
+    /// Encoded `StreamId`.
+    pub stream: &'a [u8],
+    /// Number in the stream.
+    pub sequence: u64,
+    /// Time of receipt, microseconds since the Unix epoch.
+    pub received_us: i64,
+    /// [`SALT_LEN`] random bytes.
+    pub salt: &'a [u8],
+    /// Encoded `Record`.
+    pub record: &'a [u8],
+}
+
+impl<'a> EnvelopeRef<'a> {
+    /// Appends the encoding to `buf`, byte for byte as the generated type has it.
+    pub fn encode(&self, buf: &mut Vec<u8>) {
+        varint(1, self.version.into(), buf);
+        encode_key(2, WireType::LengthDelimited, buf);
+        encode_varint(self.stream.len() as u64, buf);
+        buf.extend_from_slice(self.stream);
+        varint(3, self.sequence, buf);
+        varint(4, self.received_us as u64, buf);
+        bytes(5, self.salt, buf);
+        bytes(6, self.record, buf);
+    }
+
+    /// Reads an encoded envelope; `None` when it is none or has another version.
+    pub fn decode(mut buf: &'a [u8]) -> Option<Self> {
+        let mut envelope = Self {
+            version: 0,
+            stream: &[],
+            sequence: 0,
+            received_us: 0,
+            salt: &[],
+            record: &[],
+        };
+        while let Some((tag, value)) = field(&mut buf)? {
+            match (tag, value) {
+                (1, Value::Varint(v)) => envelope.version = u32::try_from(v).ok()?,
+                (2, Value::Bytes(b)) => envelope.stream = b,
+                (3, Value::Varint(v)) => envelope.sequence = v,
+                (4, Value::Varint(v)) => envelope.received_us = v as i64,
+                (5, Value::Bytes(b)) => envelope.salt = b,
+                (6, Value::Bytes(b)) => envelope.record = b,
+                _ => return None,
+            }
+        }
+        (envelope.version == VERSION).then_some(envelope)
+    }
+}
+
+/// What can be told of a record without decoding it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RecordPeek<'a> {
+    /// ULID bytes, as they are.
+    pub id: &'a [u8],
+    /// Field number of the body in `record.proto`; 0 for none.
+    pub class: u32,
+    /// Encoded body.
+    pub body: &'a [u8],
+}
+
+/// Field number of a stream head in `record.proto`.
+const STREAM_HEAD: u32 = 25;
+
+impl<'a> RecordPeek<'a> {
+    /// Looks at an encoded record; `None` when it is not protobuf.
+    pub fn new(mut record: &'a [u8]) -> Option<Self> {
+        let mut peek = Self::default();
+        while let Some((tag, value)) = field(&mut record)? {
+            match (tag, value) {
+                (1, Value::Bytes(id)) => peek.id = id,
+                (16.., Value::Bytes(body)) => (peek.class, peek.body) = (tag, body),
+                _ => {}
+            }
+        }
+        Some(peek)
+    }
+
+    /// Whether it ends its stream.
+    pub fn closes_stream(&self) -> bool {
+        let mut body = self.body;
+        let mut closes = false;
+        while let Some(Some((tag, value))) = field(&mut body) {
+            if let (2, Value::Varint(v)) = (tag, value) {
+                closes = v != 0;
+            }
+        }
+        self.class == STREAM_HEAD && closes
+    }
+
+    /// The body's name in `record.proto`.
+    pub fn class_name(&self) -> &'static str {
+        match self.class {
+            16 => "decision",
+            17 => "outcome",
+            18 => "rejudgement",
+            19 => "authn_failure",
+            20 => "admin",
+            21 => "credential",
+            22 => "policy_change",
+            23 => "audit_read",
+            24 => "log_lifecycle",
+            STREAM_HEAD => "stream_head",
+            26 => "erasure",
+            _ => "unknown",
+        }
+    }
+}
+
+enum Value<'a> {
+    Varint(u64),
+    Bytes(&'a [u8]),
+    Fixed,
+}
+
+/// Takes one field off `buf`: `Some(None)` at its end, `None` when malformed.
+fn field<'a>(buf: &mut &'a [u8]) -> Option<Option<(u32, Value<'a>)>> {
+    if buf.is_empty() {
+        return Some(None);
+    }
+    let (tag, kind) = decode_key(buf).ok()?;
+    let fixed = match kind {
+        WireType::Varint => return Some(Some((tag, Value::Varint(decode_varint(buf).ok()?)))),
+        WireType::LengthDelimited => {
+            let len = usize::try_from(decode_varint(buf).ok()?).ok()?;
+            let (value, rest) = buf.split_at_checked(len)?;
+            *buf = rest;
+            return Some(Some((tag, Value::Bytes(value))));
+        }
+        WireType::ThirtyTwoBit => 4,
+        WireType::SixtyFourBit => 8,
+        WireType::StartGroup | WireType::EndGroup => return None,
+    };
+    *buf = buf.get(fixed..)?;
+    Some(Some((tag, Value::Fixed)))
+}
+
+// Proto3 leaves fields out that hold their default.
+fn varint(tag: u32, value: u64, buf: &mut Vec<u8>) {
+    if value != 0 {
+        encode_key(tag, WireType::Varint, buf);
+        encode_varint(value, buf);
+    }
+}
+
+fn bytes(tag: u32, value: &[u8], buf: &mut Vec<u8>) {
+    if !value.is_empty() {
+        encode_key(tag, WireType::LengthDelimited, buf);
+        encode_varint(value.len() as u64, buf);
+        buf.extend_from_slice(value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_mesh::{
+        spiffe_id::ID_LEN_MAX,
+        wire::{
+            audit::{Envelope, StreamId},
+            record::{Decision, Record, StreamHead, record::Body},
+        },
+    };
+    use proptest::prelude::*;
+    use prost::Message as _;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_encoding_is_the_generated_one(
+            reporter in "[a-z/:]{0,40}", worker in any::<u32>(), sequence in any::<u64>(),
+            received_us in any::<i64>(), salt in any::<[u8; 16]>(),
+            record in prop::collection::vec(any::<u8>(), 0..300),
+        ) {
+            let stream = StreamId { reporter, boot: vec![7; 16], worker };
+            let encoded = stream.encode_to_vec();
+            let ours = EnvelopeRef {
+                version: VERSION, stream: &encoded, sequence, received_us,
+                salt: &salt, record: &record,
+            };
+            let mut buf = Vec::new();
+            ours.encode(&mut buf);
+            let theirs = Envelope {
+                version: VERSION, stream: Some(stream), sequence, received_us,
+                salt: salt.to_vec(), record: record.clone().into(),
+            };
+            prop_assert_eq!(&buf, &theirs.encode_to_vec());
+            prop_assert_eq!(EnvelopeRef::decode(&buf), Some(ours));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = EnvelopeRef::decode(&bytes);
+            let _ = RecordPeek::new(&bytes).map(|peek| peek.closes_stream());
+        }
+    }
+
+    #[test]
+    fn the_longest_record_fits_a_leaf_with_the_longest_stream_id() {
+        let stream = StreamId {
+            reporter: "x".repeat(ID_LEN_MAX),
+            boot: vec![255; 16],
+            worker: u32::MAX,
+        };
+        let leaf = Envelope {
+            version: VERSION,
+            stream: Some(stream),
+            sequence: u64::MAX,
+            received_us: -1,
+            salt: vec![1; SALT_LEN],
+            record: vec![1; RECORD_LEN_MAX].into(),
+        };
+        assert!(leaf.encoded_len() <= LEAF_LEN_MAX);
+    }
+
+    #[test]
+    fn peeking_names_class_and_closing_head() {
+        let record = |body| {
+            Record {
+                id: vec![3; 16],
+                time_us: 5,
+                body: Some(body),
+                ..Record::default()
+            }
+            .encode_to_vec()
+        };
+        let decision = record(Body::Decision(Decision::default()));
+        let peek = RecordPeek::new(&decision).unwrap();
+        assert_eq!(
+            (peek.id, peek.class_name()),
+            ([3; 16].as_slice(), "decision")
+        );
+        assert!(!peek.closes_stream());
+        for closed in [false, true] {
+            let head = StreamHead {
+                last_sequence: 9,
+                closed,
+            };
+            let head = record(Body::StreamHead(head));
+            assert_eq!(RecordPeek::new(&head).unwrap().closes_stream(), closed);
+        }
+    }
+}

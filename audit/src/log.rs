@@ -1,0 +1,408 @@
+//! The log: every record once, in one order, provable.
+//!
+//! One writer thread owns the files. A batch is handed to it, and what waits is
+//! written together: one `write`, one `fdatasync`, for up to [`GROUP_RECORDS`]
+//! records or [`GROUP_WAIT`]. Readers share an immutable view of everything that is
+//! durable. On disk, below the log's directory:
+//!
+//! ```text
+//! segments/FIRST_LEAF.seg    leaves; the truth           .idx  where each starts
+//! checkpoint                 the latest signed tree head
+//! checkpoints                earlier ones, a sample by the minute
+//! checkpoint.key  .pub       the signing key, and what others verify with
+//! tile/                      C2SP tlog-tiles             (derived)
+//! streams                    how far each stream is      (derived)
+//! evidence/                  what recovery cut off or moved aside
+//! lock                       held by the process that writes
+//! ```
+
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use palisade_mesh::{
+    clock::Clock,
+    spiffe_id::TrustDomain,
+    wire::{audit::Envelope, record::Record},
+};
+use tokio::sync::{Semaphore, watch};
+
+pub use crate::checkpoint::Checkpoint;
+use crate::{merkle::Hash, note::Verifier, stream::StreamKey};
+
+mod lock;
+mod reader;
+mod receipt;
+mod recover;
+mod writer;
+
+pub use reader::Scan;
+use reader::Shared;
+pub use receipt::{AppendError, Appended, Receipt};
+use writer::{Command, Job, Writer};
+
+/// Most records that share one fsync, unless a single batch is larger.
+pub const GROUP_RECORDS: usize = 1024;
+
+/// Longest time a record waits for others to share its fsync.
+pub const GROUP_WAIT: Duration = Duration::from_millis(5);
+
+/// Size at which a segment is sealed and the next begun, in bytes.
+pub const SEGMENT_BYTES: u64 = 64 << 20;
+
+/// Largest such size that can be asked for, in bytes.
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+/// Age at which a segment is sealed.
+pub const SEGMENT_AGE: Duration = Duration::from_secs(3600);
+
+/// Time between checkpoints while records arrive.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+
+/// Batches waiting for the writer; one more is [`AppendError::Busy`].
+pub const QUEUE_BATCHES: usize = 256;
+
+/// How a log is kept.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Whose log it is; gives origin and reporter of its own records.
+    pub trust_domain: TrustDomain,
+    /// See [`SEGMENT_BYTES`].
+    pub segment_bytes: u64,
+    /// See [`SEGMENT_AGE`].
+    pub segment_age: Duration,
+    /// See [`GROUP_RECORDS`].
+    pub group_records: usize,
+    /// See [`GROUP_WAIT`].
+    pub group_wait: Duration,
+    /// See [`CHECKPOINT_EVERY`].
+    pub checkpoint_every: Duration,
+    /// Open a damaged log, or one that another process writes, to read from it.
+    pub read_only: bool,
+}
+
+impl LogOptions {
+    /// The defaults for the log of `trust_domain`.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            segment_bytes: SEGMENT_BYTES,
+            segment_age: SEGMENT_AGE,
+            group_records: GROUP_RECORDS,
+            group_wait: GROUP_WAIT,
+            checkpoint_every: CHECKPOINT_EVERY,
+            read_only: false,
+        }
+    }
+}
+
+/// A record on its way into the log.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// Its stream.
+    pub stream: Arc<StreamKey>,
+    /// Its number there, from 1.
+    pub sequence: u64,
+    /// Encoded `Record`, at most [`crate::envelope::RECORD_LEN_MAX`].
+    pub record: Bytes,
+}
+
+/// A record in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// Index of its leaf, from 0.
+    pub index: u64,
+    /// The leaf.
+    pub envelope: Envelope,
+    /// The record in it.
+    pub record: Record,
+}
+
+/// Why a log cannot be opened or read.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum LogError {
+    /// Something below a signed checkpoint is not what was signed.
+    #[error("log was tampered with: {0}")]
+    Tampered(Box<Damage>),
+    /// Another process writes this log.
+    #[error("log `{0}` is in use by another process")]
+    Locked(PathBuf),
+    /// The signing key is missing or is not the one of this log.
+    #[error("checkpoint key of the log: {0}")]
+    Key(String),
+    /// There is no such record.
+    #[error("log has no record {index}: it holds {len}")]
+    NotFound {
+        /// What was asked for.
+        index: u64,
+        /// How many there are.
+        len: u64,
+    },
+    /// The leaf is as it was written, but holds no record that this version reads.
+    #[error("record {index} cannot be decoded: {cause}")]
+    Undecodable {
+        /// Index of its leaf.
+        index: u64,
+        /// What the decoder says.
+        cause: String,
+    },
+    /// The file system refused.
+    #[error("log file `{path}`: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: Arc<io::Error>,
+    },
+}
+
+/// Where something differs from what was signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// File, relative to the log's directory.
+    pub file: PathBuf,
+    /// Index of the first leaf concerned.
+    pub leaf: u64,
+    /// Offset in the file, in bytes.
+    pub offset: u64,
+    /// What differs.
+    pub what: String,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            file,
+            leaf,
+            offset,
+            what,
+        } = self;
+        let file = file.display();
+        write!(f, "record {leaf} in `{file}` at byte {offset}: {what}")
+    }
+}
+
+impl LogError {
+    fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            path,
+            source: Arc::new(source),
+        }
+    }
+
+    fn tampered(file: PathBuf, leaf: u64, offset: u64, what: impl Into<String>) -> Self {
+        Self::Tampered(Box::new(Damage {
+            file,
+            leaf,
+            offset,
+            what: what.into(),
+        }))
+    }
+}
+
+/// A handle to the log; clones share it. The last one to go closes the log.
+#[derive(Clone)]
+pub struct Log {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    // Absent in a log that is open for reading only.
+    commands: Option<mpsc::Sender<Command>>,
+    thread: std::sync::Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Log {
+    /// Opens the log in `dir`, or begins one, and recovers what a crash left.
+    ///
+    /// Recovery cuts an incomplete record off the end, but only above the last
+    /// checkpoint: nothing that a spool was told to forget. Blocks while it reads
+    /// the newest segment; the whole log when tiles or stream positions are lost.
+    ///
+    /// # Errors
+    /// [`LogError::Tampered`] for damage below a checkpoint, unless opened for
+    /// reading only; [`LogError::Locked`], [`LogError::Key`], [`LogError::Io`].
+    pub fn open(dir: &Path, options: LogOptions, clock: Clock) -> Result<Self, LogError> {
+        let permits = Arc::new(Semaphore::new(QUEUE_BATCHES));
+        if options.read_only {
+            let inner = Inner {
+                shared: Arc::new(recover::open_read_only(dir, &options)?),
+                permits,
+                commands: None,
+                thread: std::sync::Mutex::new(None),
+            };
+            return Ok(Self {
+                inner: Arc::new(inner),
+            });
+        }
+        let recovered = recover::recover(dir, &options, &clock)?;
+        let (sender, commands) = mpsc::channel();
+        let writer = Writer::new(recovered, options, clock, commands)?;
+        let shared = writer.shared();
+        let thread = std::thread::Builder::new()
+            .name("audit-log".into())
+            .spawn(move || writer.run())
+            .map_err(LogError::io(dir))?;
+        let inner = Inner {
+            shared,
+            permits,
+            commands: Some(sender),
+            thread: std::sync::Mutex::new(Some(thread)),
+        };
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
+    }
+
+    /// Hands a batch to the writer and returns at once; the receipt tells the rest.
+    pub fn append(&self, batch: Vec<Pending>) -> Receipt {
+        match self.inner.permits.clone().try_acquire_owned() {
+            Ok(permit) => self.send(batch, Some(permit)),
+            Err(_) => self.receipt(Some(AppendError::Busy)).1,
+        }
+    }
+
+    /// As [`Log::append`], after waiting for a place in the queue.
+    pub async fn append_when_ready(&self, batch: Vec<Pending>) -> Receipt {
+        // The semaphore is never closed.
+        let permit = self.inner.permits.clone().acquire_owned().await.ok();
+        self.send(batch, permit)
+    }
+
+    /// As [`Log::append`], past the queue's limit: for what a stream holds when it
+    /// ends, which is bounded by its own buffer.
+    pub(crate) fn append_last(&self, batch: Vec<Pending>) -> Receipt {
+        self.send(batch, None)
+    }
+
+    fn send(
+        &self,
+        batch: Vec<Pending>,
+        permit: Option<tokio::sync::OwnedSemaphorePermit>,
+    ) -> Receipt {
+        let Some(commands) = &self.inner.commands else {
+            return self.receipt(Some(AppendError::ReadOnly)).1;
+        };
+        let (done, receipt) = self.receipt(None);
+        let job = Job {
+            batch,
+            done: done.clone(),
+            _permit: permit,
+        };
+        if commands.send(Command::Append(job)).is_err() {
+            done.send_replace(Some(Err(AppendError::Closed)));
+        }
+        receipt
+    }
+
+    fn receipt(&self, failed: Option<AppendError>) -> (receipt::Done, Receipt) {
+        receipt::receipt(failed.map(Err), self.inner.shared.checkpoint.subscribe())
+    }
+
+    /// Number of durable records.
+    #[expect(
+        clippy::len_without_is_empty,
+        reason = "a log that was opened is never empty"
+    )]
+    pub fn len(&self) -> u64 {
+        *self.inner.shared.len.borrow()
+    }
+
+    /// The latest signed checkpoint.
+    pub fn checkpoint(&self) -> Checkpoint {
+        self.inner.shared.checkpoint.borrow().as_ref().clone()
+    }
+
+    /// The key that checkpoints are verified with.
+    pub fn verifier(&self) -> &Verifier {
+        &self.inner.shared.verifier
+    }
+
+    /// Reads the record at `index`.
+    ///
+    /// # Errors
+    /// [`LogError`] when there is none, or it is not as it was written.
+    pub fn read(&self, index: u64) -> Result<Entry, LogError> {
+        self.inner.shared.read(index)
+    }
+
+    /// Reads from leaf `from` to what is durable at this call.
+    pub fn scan(&self, from: u64) -> Scan {
+        Scan::new(self.inner.shared.clone(), from)
+    }
+
+    /// Follows the number of durable records.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.shared.len.subscribe()
+    }
+
+    /// Follows the checkpoints.
+    pub fn subscribe_checkpoints(&self) -> watch::Receiver<Arc<Checkpoint>> {
+        self.inner.shared.checkpoint.subscribe()
+    }
+
+    /// Proves that record `index` is under the latest checkpoint.
+    ///
+    /// # Errors
+    /// [`LogError`] when it is not under it yet, or the tiles cannot be read.
+    pub fn prove(&self, index: u64) -> Result<(Checkpoint, Vec<Hash>), LogError> {
+        self.inner.shared.prove(index)
+    }
+
+    /// Proves that the log of `size` records is a prefix of the latest checkpoint's.
+    ///
+    /// # Errors
+    /// [`LogError`] when it is not under it yet, or the tiles cannot be read.
+    pub fn prove_prefix(&self, size: u64) -> Result<(Checkpoint, Vec<Hash>), LogError> {
+        self.inner.shared.prove_prefix(size)
+    }
+
+    /// Writes what waits, signs a last checkpoint and lets the directory go.
+    /// Later appends are [`AppendError::Closed`]; reading goes on. Blocks for
+    /// about as long as one group commit.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.inner.shared.dir)
+            .field("len", &self.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        if let Some(commands) = &self.commands {
+            // An error means that the writer has closed already.
+            let _ = commands.send(Command::Close);
+        }
+        let thread = match self.thread.lock() {
+            Ok(mut thread) => thread.take(),
+            Err(poisoned) => poisoned.into_inner().take(),
+        };
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("audit log writer panicked");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+#[cfg(test)]
+mod tests;

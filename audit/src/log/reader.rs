@@ -1,0 +1,270 @@
+//! Reading: everything durable, from any thread, beside the writer.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use bytes::Bytes;
+use palisade_mesh::wire::{audit::Envelope, record::Record};
+use prost::Message as _;
+use tokio::sync::watch;
+
+use super::{Checkpoint, Entry, LogError};
+use crate::{
+    merkle::{Hash, Tiles, consistency_proof, inclusion_proof},
+    note::Verifier,
+    segment::{self, FrameReader, Offsets},
+};
+
+/// Sealed segments kept open with their offsets.
+const OPEN_SEGMENTS_MAX: usize = 32;
+
+/// Times a proof is tried: a partial tile may be replaced while it is made.
+const PROOF_TRIES: usize = 5;
+
+/// What writer and readers share.
+pub(super) struct Shared {
+    pub(super) dir: PathBuf,
+    pub(super) tiles: Tiles,
+    pub(super) verifier: Verifier,
+    // Set by the writer, after what they tell of is on disk.
+    pub(super) len: watch::Sender<u64>,
+    pub(super) checkpoint: watch::Sender<Arc<Checkpoint>>,
+    pub(super) segments: RwLock<Segments>,
+    // Used by readers alone.
+    pub(super) sealed: Mutex<VecDeque<Arc<Sealed>>>,
+}
+
+/// Which segments there are.
+pub(super) struct Segments {
+    /// First leaf of each, ascending; the last is the one that grows.
+    pub(super) firsts: Vec<u64>,
+    /// The one that grows; absent in an empty log that is only read.
+    pub(super) active: Option<Arc<File>>,
+    /// Of the one that grows.
+    pub(super) offsets: Offsets,
+}
+
+/// A sealed segment, open.
+pub(super) struct Sealed {
+    first: u64,
+    file: Arc<File>,
+    offsets: Offsets,
+}
+
+/// Where a frame lies, and how many follow it in its segment.
+struct Place {
+    file: Arc<File>,
+    path: PathBuf,
+    offset: u64,
+    len: usize,
+    segment_end: u64,
+    left: u64,
+}
+
+impl Shared {
+    pub(super) fn read(&self, index: u64) -> Result<Entry, LogError> {
+        let place = self.place(index)?;
+        let mut frame = vec![0; place.len];
+        let len = segment::read_at_most(&place.file, &mut frame, place.offset)
+            .map_err(LogError::io(self.dir.join(&place.path)))?;
+        frame.truncate(len);
+        let damaged =
+            |what: String| LogError::tampered(place.path.clone(), index, place.offset, what);
+        match segment::check_frame(&frame) {
+            Ok(leaf) => entry(index, Bytes::copy_from_slice(leaf)),
+            Err(what) => Err(damaged(what)),
+        }
+    }
+
+    fn place(&self, index: u64) -> Result<Place, LogError> {
+        let len = *self.len.borrow();
+        let not_found = || LogError::NotFound { index, len };
+        if index >= len {
+            return Err(not_found());
+        }
+        let (first, next) = {
+            let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+            let at = segments.firsts.partition_point(|first| *first <= index);
+            let first = at
+                .checked_sub(1)
+                .and_then(|at| segments.firsts.get(at).copied())
+                .ok_or_else(not_found)?;
+            match (segments.firsts.get(at), &segments.active) {
+                (Some(next), _) => (first, *next),
+                (None, Some(active)) => {
+                    return Place::new(active, first, &segments.offsets, index)
+                        .ok_or_else(not_found);
+                }
+                (None, None) => return Err(not_found()),
+            }
+        };
+        let sealed = self.sealed(first, next - first)?;
+        Place::new(&sealed.file, first, &sealed.offsets, index).ok_or_else(not_found)
+    }
+
+    fn sealed(&self, first: u64, count: u64) -> Result<Arc<Sealed>, LogError> {
+        let mut open = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = open.iter().position(|sealed| sealed.first == first)
+            && let Some(sealed) = open.remove(at)
+        {
+            open.push_back(sealed.clone());
+            return Ok(sealed);
+        }
+        let relative = segment::relative(first);
+        let path = self.dir.join(&relative);
+        let file = Arc::new(File::open(&path).map_err(LogError::io(&path))?);
+        let offsets = Offsets::load(&path, &file, count).map_err(|e| {
+            if e.kind() == io::ErrorKind::InvalidData {
+                let what = "the segment cannot be read through; `audit verify` names the place";
+                LogError::tampered(relative, first, segment::HEADER_LEN, what)
+            } else {
+                LogError::io(&path)(e)
+            }
+        })?;
+        let sealed = Arc::new(Sealed {
+            first,
+            file,
+            offsets,
+        });
+        open.push_back(sealed.clone());
+        if open.len() > OPEN_SEGMENTS_MAX {
+            open.pop_front();
+        }
+        Ok(sealed)
+    }
+
+    pub(super) fn prove(&self, index: u64) -> Result<(Checkpoint, Vec<Hash>), LogError> {
+        self.proof(index, |size, read| inclusion_proof(index, size, read))
+    }
+
+    pub(super) fn prove_prefix(&self, first: u64) -> Result<(Checkpoint, Vec<Hash>), LogError> {
+        self.proof(first, |size, read| consistency_proof(first, size, read))
+    }
+
+    fn proof(
+        &self,
+        index: u64,
+        make: impl Fn(
+            u64,
+            &mut dyn FnMut(u32, u64) -> io::Result<Hash>,
+        ) -> io::Result<Option<Vec<Hash>>>,
+    ) -> Result<(Checkpoint, Vec<Hash>), LogError> {
+        let mut tries = 1;
+        loop {
+            let checkpoint = self.checkpoint.borrow().clone();
+            let size = checkpoint.size;
+            let mut read = |height, i| self.tiles.node(height, i, size);
+            match make(size, &mut read) {
+                Ok(Some(proof)) => return Ok((checkpoint.as_ref().clone(), proof)),
+                Ok(None) => return Err(LogError::NotFound { index, len: size }),
+                Err(_) if tries < PROOF_TRIES => tries += 1,
+                Err(e) => return Err(LogError::io(self.dir.join("tile"))(e)),
+            }
+        }
+    }
+}
+
+impl Place {
+    fn new(file: &Arc<File>, first: u64, offsets: &Offsets, index: u64) -> Option<Self> {
+        let (start, end) = offsets.get(index - first)?;
+        Some(Self {
+            file: file.clone(),
+            path: segment::relative(first),
+            offset: start,
+            len: usize::try_from(end - start).ok()?,
+            segment_end: offsets.end(),
+            left: offsets.len() - (index - first),
+        })
+    }
+}
+
+/// Decodes a leaf.
+fn entry(index: u64, leaf: Bytes) -> Result<Entry, LogError> {
+    let undecodable = |e: prost::DecodeError| LogError::Undecodable {
+        index,
+        cause: e.to_string(),
+    };
+    let envelope = Envelope::decode(leaf).map_err(undecodable)?;
+    let record = Record::decode(envelope.record.clone()).map_err(undecodable)?;
+    Ok(Entry {
+        index,
+        envelope,
+        record,
+    })
+}
+
+/// Reads records in order, up to what was durable when it was made.
+///
+/// A record that cannot be decoded is an `Err` and reading goes on after it; after
+/// any other error it ends.
+pub struct Scan {
+    shared: Arc<Shared>,
+    next: u64,
+    end: u64,
+    run: Option<(PathBuf, FrameReader, u64)>,
+}
+
+impl Scan {
+    pub(super) fn new(shared: Arc<Shared>, from: u64) -> Self {
+        let end = *shared.len.borrow();
+        Self {
+            shared,
+            next: from,
+            end,
+            run: None,
+        }
+    }
+
+    /// The index at which it ends.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    fn read(&mut self) -> Result<Entry, LogError> {
+        let index = self.next;
+        if self.run.as_ref().is_none_or(|(_, _, left)| *left == 0) {
+            let place = self.shared.place(index)?;
+            let reader = FrameReader::new(place.file, place.offset, place.segment_end);
+            self.run = Some((place.path, reader, place.left));
+        }
+        let not_found = LogError::NotFound {
+            index,
+            len: self.end,
+        };
+        let Some((path, reader, left)) = &mut self.run else {
+            return Err(not_found);
+        };
+        *left -= 1;
+        let offset = reader.offset();
+        match reader.next() {
+            Ok(Some(Ok(frame))) => entry(index, Bytes::copy_from_slice(frame.leaf())),
+            Ok(Some(Err(fault))) => {
+                let (path, what) = (path.clone(), fault.to_string());
+                Err(LogError::tampered(path, index, offset, what))
+            }
+            Ok(None) => Err(not_found),
+            Err(e) => Err(LogError::io(self.shared.dir.join(path))(e)),
+        }
+    }
+}
+
+impl Iterator for Scan {
+    type Item = Result<Entry, LogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.next >= self.end {
+            return None;
+        }
+        let entry = self.read();
+        match &entry {
+            Ok(_) | Err(LogError::Undecodable { .. }) => self.next += 1,
+            Err(_) => self.next = self.end,
+        }
+        Some(entry)
+    }
+}

@@ -1,0 +1,276 @@
+//! What a start finds on disk, and what it makes of it.
+//!
+//! Below the last checkpoint every byte is vouched for by a signature: a
+//! difference there is tampering, and the log stays shut. Above it a crash may
+//! have left half a group: the log is cut back to its last whole record, and what
+//! is cut off is kept aside. Spools resend it, for it was never acknowledged as
+//! checkpointed.
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File, OpenOptions},
+    io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, RwLock},
+};
+
+use palisade_mesh::clock::Clock;
+use tokio::sync::watch;
+
+use super::{
+    Checkpoint, LogError, LogOptions, lock,
+    reader::{Segments, Shared},
+};
+use crate::{
+    checkpoint, files,
+    merkle::{Tiles, Tree},
+    note::{Signer, Verifier},
+    segment::{self, FrameReader, HEADER_LEN, Header, Offsets},
+    stream::Streams,
+};
+
+mod cut;
+mod replay;
+
+pub(crate) use cut::EVIDENCE;
+use replay::{Cut, Replay};
+
+/// File of the latest checkpoint.
+pub(crate) const CHECKPOINT: &str = "checkpoint";
+/// File of earlier checkpoints.
+pub(crate) const HISTORY: &str = "checkpoints";
+/// File of the public key.
+pub(crate) const PUBLIC_KEY: &str = "checkpoint.pub";
+/// File of the stream positions.
+pub(crate) const STREAMS: &str = "streams";
+const KEY: &str = "checkpoint.key";
+
+/// A log that is ready to be written.
+pub(super) struct Recovered {
+    pub(super) shared: Arc<Shared>,
+    pub(super) signer: Signer,
+    pub(super) lock: File,
+    pub(super) active: ActiveFile,
+    pub(super) tree: Tree,
+    pub(super) streams: Streams,
+    /// What was cut off, in words, when something was.
+    pub(super) cut: Option<String>,
+}
+
+/// The segment that grows.
+pub(super) struct ActiveFile {
+    pub(super) file: Arc<File>,
+    pub(super) first: u64,
+    /// End of the last durable frame.
+    pub(super) end: u64,
+}
+
+/// First 16 bytes of the SHA-256 of the verifier key.
+pub(crate) fn log_id(verifier: &Verifier) -> [u8; 16] {
+    let mut id = [0; 16];
+    id.copy_from_slice(
+        verifier
+            .fingerprint()
+            .first_chunk::<16>()
+            .unwrap_or(&[0; 16]),
+    );
+    id
+}
+
+/// Begins or continues the log in `dir`.
+pub(super) fn recover(
+    dir: &Path,
+    options: &LogOptions,
+    clock: &Clock,
+) -> Result<Recovered, LogError> {
+    files::create_dir(&dir.join(segment::DIR)).map_err(LogError::io(dir))?;
+    let lock = lock::lock(dir)?;
+    let mut firsts = segment::list(dir).map_err(LogError::io(dir))?;
+    let fresh = firsts.is_empty() && !dir.join(CHECKPOINT).exists();
+    let signer = load_key(dir, options, fresh)?;
+    let verifier = signer.verifier().clone();
+    if fresh {
+        let empty = Checkpoint::sign(&signer, 0, Tree::new().root(), clock.now());
+        write_checkpoint(dir, &empty).map_err(LogError::io(dir.join(CHECKPOINT)))?;
+    }
+    let checkpoint = read_checkpoint(dir, &verifier)?;
+    let replayed = replay::replay(dir, &verifier, &checkpoint, &firsts)?;
+    let Replay {
+        tree,
+        streams,
+        offsets,
+        cut,
+    } = replayed;
+    let cut = cut
+        .map(|cut| cut::cut(dir, &mut firsts, &cut, clock))
+        .transpose()
+        .map_err(LogError::io(dir))?;
+    let active = match firsts.last() {
+        Some(&first) => reopen(dir, first, offsets.end())?,
+        None => {
+            firsts.push(0);
+            create_segment(dir, &verifier, 0).map_err(LogError::io(dir))?
+        }
+    };
+    let segments = Segments {
+        firsts,
+        active: Some(active.file.clone()),
+        offsets,
+    };
+    Ok(Recovered {
+        shared: Arc::new(shared(dir, verifier, tree.size(), checkpoint, segments)),
+        signer,
+        lock,
+        active,
+        tree,
+        streams,
+        cut,
+    })
+}
+
+/// Opens what can be read, without changing or judging anything.
+pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared, LogError> {
+    let verifier = load_public_key(dir)?;
+    let origin = checkpoint::origin(options.trust_domain.as_str());
+    if verifier.name() != origin {
+        let name = verifier.name();
+        return Err(LogError::Key(format!("it is of `{name}`, not `{origin}`")));
+    }
+    let checkpoint = read_checkpoint(dir, &verifier)?;
+    let firsts = segment::list(dir).map_err(LogError::io(dir))?;
+    let mut offsets = Offsets::empty();
+    let mut active = None;
+    if let Some(&last) = firsts.last() {
+        let path = dir.join(segment::relative(last));
+        let file = Arc::new(File::open(&path).map_err(LogError::io(&path))?);
+        let len = file.metadata().map_err(LogError::io(&path))?.len();
+        let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
+        while let Some(Ok(_) | Err(segment::Fault::Crc { .. })) =
+            reader.next().map_err(LogError::io(&path))?
+        {
+            offsets.push(reader.offset());
+        }
+        active = Some(file);
+    }
+    let len = firsts.last().copied().unwrap_or(0) + offsets.len();
+    let segments = Segments {
+        firsts,
+        active,
+        offsets,
+    };
+    Ok(shared(dir, verifier, len, checkpoint, segments))
+}
+
+fn shared(
+    dir: &Path,
+    verifier: Verifier,
+    len: u64,
+    checkpoint: Checkpoint,
+    segments: Segments,
+) -> Shared {
+    Shared {
+        dir: dir.into(),
+        tiles: Tiles::new(dir),
+        verifier,
+        len: watch::Sender::new(len),
+        checkpoint: watch::Sender::new(Arc::new(checkpoint)),
+        segments: RwLock::new(segments),
+        sealed: Mutex::new(VecDeque::new()),
+    }
+}
+
+/// Loads the signing key, or makes it for a log that begins. A new key in an old
+/// log would leave nothing to check the old checkpoints against.
+fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, LogError> {
+    let origin = checkpoint::origin(options.trust_domain.as_str());
+    let path = dir.join(KEY);
+    let signer = Signer::load(&path, &origin, fresh)
+        .map_err(|e| LogError::Key(format!("`{}`: {e}", path.display())))?;
+    let public = dir.join(PUBLIC_KEY);
+    if fresh {
+        let text = format!("{}\n", signer.verifier());
+        files::replace(&public, text.as_bytes(), files::Sync::Yes)
+            .map_err(LogError::io(&public))?;
+    }
+    if load_public_key(dir)? != *signer.verifier() {
+        let public = public.display();
+        return Err(LogError::Key(format!(
+            "it is not the one in `{public}`, or the log is not `{origin}`"
+        )));
+    }
+    Ok(signer)
+}
+
+fn load_public_key(dir: &Path) -> Result<Verifier, LogError> {
+    let path = dir.join(PUBLIC_KEY);
+    let text = fs::read_to_string(&path).map_err(LogError::io(&path))?;
+    Verifier::parse(&text).map_err(|e| LogError::Key(format!("`{}`: {e}", path.display())))
+}
+
+/// Reads the latest checkpoint; the history must not know a later one.
+fn read_checkpoint(dir: &Path, verifier: &Verifier) -> Result<Checkpoint, LogError> {
+    let bad = |what: String| LogError::tampered(CHECKPOINT.into(), 0, 0, what);
+    let note = match fs::read_to_string(dir.join(CHECKPOINT)) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(bad("the latest checkpoint is gone".into()));
+        }
+        other => other.map_err(LogError::io(dir.join(CHECKPOINT)))?,
+    };
+    let latest = Checkpoint::open(verifier, &note).map_err(|e| bad(e.to_string()))?;
+    let history = fs::read_to_string(dir.join(HISTORY)).unwrap_or_default();
+    let known = checkpoint::notes(&history)
+        .filter_map(|note| Checkpoint::open(verifier, note).ok())
+        .map(|checkpoint| checkpoint.size)
+        .max();
+    match known {
+        Some(size) if size > latest.size => Err(bad(format!(
+            "it is of {} records, but one of {size} was signed before",
+            latest.size
+        ))),
+        _ => Ok(latest),
+    }
+}
+
+/// Replaces the latest checkpoint; durable when it returns.
+pub(super) fn write_checkpoint(dir: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
+    files::replace(
+        &dir.join(CHECKPOINT),
+        checkpoint.note.as_bytes(),
+        files::Sync::Yes,
+    )
+}
+
+/// Makes the segment that starts at `first`; durable when it returns.
+pub(super) fn create_segment(
+    dir: &Path,
+    verifier: &Verifier,
+    first: u64,
+) -> io::Result<ActiveFile> {
+    let path = dir.join(segment::relative(first));
+    let header = Header {
+        first_leaf: first,
+        log_id: log_id(verifier),
+    };
+    // Whole or not at all: a segment with a torn header never has a name.
+    files::replace(&path, &header.encode(), files::Sync::Yes)?;
+    let file = OpenOptions::new().read(true).write(true).open(&path)?;
+    Ok(ActiveFile {
+        file: Arc::new(file),
+        first,
+        end: HEADER_LEN,
+    })
+}
+
+fn reopen(dir: &Path, first: u64, end: u64) -> Result<ActiveFile, LogError> {
+    let path: PathBuf = dir.join(segment::relative(first));
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(LogError::io(&path))?;
+    Ok(ActiveFile {
+        file: Arc::new(file),
+        first,
+        end,
+    })
+}

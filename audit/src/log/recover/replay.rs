@@ -1,0 +1,311 @@
+//! Reads what a start must know again: tree, stream positions, the last offsets.
+//!
+//! Normally that is the newest segment alone, with its leaves compared to the
+//! tiles. When the tiles or the stream positions cannot be used, or a tile and a
+//! leaf contradict each other, everything is read from the first record on.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{super::LogError, CHECKPOINT, STREAMS, log_id};
+use crate::{
+    checkpoint::Checkpoint,
+    envelope::{EnvelopeRef, RecordPeek},
+    merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
+    note::Verifier,
+    segment::{self, FrameReader, HEADER_LEN, Header, Offsets},
+    stream::{KeyCache, SEQUENCE_MAX, Streams},
+};
+
+/// Full tiles held before they are written.
+const TILES_HELD_MAX: usize = 4096;
+
+/// What the log is.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) tree: Tree,
+    pub(super) streams: Streams,
+    /// Of the newest segment, up to the cut.
+    pub(super) offsets: Offsets,
+    pub(super) cut: Option<Cut>,
+}
+
+/// Where the log must end, because nothing readable follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// First leaf of the segment.
+    pub(super) segment: u64,
+    /// Where to cut it; 0 when nothing of it can be kept.
+    pub(super) offset: u64,
+    /// Index of the first leaf that is lost.
+    pub(super) leaf: u64,
+    pub(super) what: String,
+}
+
+/// Why a replay stopped.
+pub(super) enum Stopped {
+    Error(LogError),
+    /// A tile and a leaf contradict each other; either may be at fault.
+    Contradiction(LogError),
+}
+
+impl From<LogError> for Stopped {
+    fn from(error: LogError) -> Self {
+        Self::Error(error)
+    }
+}
+
+pub(super) fn replay(
+    dir: &Path,
+    verifier: &Verifier,
+    checkpoint: &Checkpoint,
+    firsts: &[u64],
+) -> Result<Replay, LogError> {
+    let tiles = Tiles::new(dir);
+    let known = Streams::load(&dir.join(STREAMS)).filter(|(size, _)| *size <= checkpoint.size);
+    let tree = tiles
+        .tree(checkpoint.size)
+        .ok()
+        .filter(|tree| tree.root() == checkpoint.root);
+    let run = |tree: Option<Tree>, known: Option<(u64, Streams)>| {
+        let (streams_from, streams) = known.unwrap_or_default();
+        Run {
+            dir,
+            tiles: &tiles,
+            log_id: log_id(verifier),
+            checkpoint,
+            firsts,
+            whole: tree.is_none(),
+            tree: tree.unwrap_or_default(),
+            streams_from,
+            streams,
+            keys: KeyCache::default(),
+            tile: None,
+            offsets: Offsets::empty(),
+        }
+        .run()
+    };
+    let contradiction = match run(tree, known) {
+        Ok(replay) => return Ok(replay),
+        Err(Stopped::Error(e)) => return Err(e),
+        Err(Stopped::Contradiction(e)) => e,
+    };
+    // The whole log decides: if it leads to the signed root, the tile was at fault.
+    match run(None, None) {
+        Ok(replay) => Ok(replay),
+        Err(Stopped::Error(LogError::Tampered(damage))) if damage.file == Path::new(CHECKPOINT) => {
+            Err(contradiction)
+        }
+        Err(Stopped::Error(e) | Stopped::Contradiction(e)) => Err(e),
+    }
+}
+
+struct Run<'a> {
+    dir: &'a Path,
+    tiles: &'a Tiles,
+    log_id: [u8; 16],
+    checkpoint: &'a Checkpoint,
+    firsts: &'a [u64],
+    /// Whether the tree is built again from the first leaf.
+    whole: bool,
+    tree: Tree,
+    /// Leaves from here on are not in `streams` yet.
+    streams_from: u64,
+    streams: Streams,
+    keys: KeyCache,
+    tile: Option<(u64, Vec<Hash>)>,
+    offsets: Offsets,
+}
+
+impl Run<'_> {
+    fn run(mut self) -> Result<Replay, Stopped> {
+        let signed = self.checkpoint.size;
+        let from = match self.firsts.last() {
+            _ if self.whole => 0,
+            Some(&last) => last.min(self.streams_from).min(signed),
+            None => 0,
+        };
+        let start = self.firsts.partition_point(|first| *first <= from);
+        let firsts = self
+            .firsts
+            .get(start.saturating_sub(1)..)
+            .unwrap_or_default();
+        let mut index = firsts.first().copied().unwrap_or(0);
+        if start == 0 && !firsts.is_empty() {
+            let file = segment::relative(0);
+            return Err(LogError::tampered(file, 0, 0, "the first segment is gone").into());
+        }
+        let mut cut = None;
+        for (at, &first) in firsts.iter().enumerate() {
+            let next = firsts.get(at + 1).copied();
+            cut = self.segment(first, &mut index, next)?;
+            if let Some(cut) = &cut {
+                if cut.offset == 0 && at == 0 && start > 1 {
+                    // The segment before becomes the newest: it must be read too.
+                    let what = cut.what.clone();
+                    let error = LogError::tampered(segment::relative(first), first, 0, what);
+                    return Err(Stopped::Contradiction(error));
+                }
+                break;
+            }
+        }
+        if index < signed {
+            let file = segment::relative(index);
+            let what = format!("the log ends here, but {signed} records were signed");
+            return Err(LogError::tampered(file, index, 0, what).into());
+        }
+        self.write_tiles()?;
+        Ok(Replay {
+            tree: self.tree,
+            streams: self.streams,
+            offsets: self.offsets,
+            cut,
+        })
+    }
+
+    /// Replays one segment; gives where to cut when it does not go on.
+    fn segment(
+        &mut self,
+        first: u64,
+        index: &mut u64,
+        next: Option<u64>,
+    ) -> Result<Option<Cut>, Stopped> {
+        let relative = segment::relative(first);
+        let path = self.dir.join(&relative);
+        let io = || LogError::io(path.clone());
+        let file = Arc::new(File::open(&path).map_err(io())?);
+        let header = Header {
+            first_leaf: first,
+            log_id: self.log_id,
+        };
+        if first != *index {
+            let what = format!("expected the segment of leaf {index}");
+            return self.stop(first, 0, *index, what).map(Some);
+        }
+        if let Err(fault) = header.check(&file).map_err(io())? {
+            let (field, stored) = (fault.field, fault.stored);
+            let what = format!("header {field} is `{stored}`, not `{}`", fault.expected);
+            return self.stop(first, 0, first, what).map(Some);
+        }
+        let len = file.metadata().map_err(io())?.len();
+        let mut reader = FrameReader::new(file, HEADER_LEN, len);
+        let mut offsets = Offsets::empty();
+        loop {
+            let offset = reader.offset();
+            let what = match reader.next().map_err(io())? {
+                None => break,
+                Some(_) if next == Some(*index) => Some("the segment goes on too long".into()),
+                Some(Ok(frame)) => {
+                    let hash = merkle::leaf_in_place(frame.payload);
+                    match self.leaf(*index, hash, frame.leaf(), &relative, offset)? {
+                        true => None,
+                        false => Some("it is no envelope".into()),
+                    }
+                }
+                Some(Err(fault)) => Some(fault.to_string()),
+            };
+            if let Some(what) = what {
+                self.offsets = offsets;
+                return self.stop(first, offset, *index, what).map(Some);
+            }
+            *index += 1;
+            offsets.push(reader.offset());
+            if self.tree.full_tiles().len() > TILES_HELD_MAX {
+                self.write_tiles()?;
+            }
+        }
+        let end = offsets.end();
+        self.offsets = offsets;
+        match next {
+            Some(next) if next != *index => {
+                let what = format!("the segment ends before leaf {next}");
+                self.stop(first, end, *index, what).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Takes in one leaf; false when it cannot be one of ours.
+    fn leaf(
+        &mut self,
+        index: u64,
+        hash: Hash,
+        leaf: &[u8],
+        file: &Path,
+        offset: u64,
+    ) -> Result<bool, Stopped> {
+        let signed = self.checkpoint.size;
+        let Some(envelope) = EnvelopeRef::decode(leaf) else {
+            return Ok(false);
+        };
+        let Some(key) = self.keys.key(envelope.stream) else {
+            return Ok(false);
+        };
+        if self.whole || index >= signed {
+            self.tree.push(hash);
+            if self.tree.size() == signed && self.tree.root() != self.checkpoint.root {
+                let what = format!("the tree of {signed} records has another root than the signed");
+                let error = LogError::tampered(PathBuf::from(CHECKPOINT), index, 0, what);
+                return Err(error.into());
+            }
+        } else if let Some(stored) = self.tile_hash(index)
+            && stored != hash
+        {
+            let (stored, computed) = (merkle::hex(&stored), merkle::hex(&hash));
+            let what = format!("leaf hash stored {stored}, computed {computed}");
+            let error = LogError::tampered(file.into(), index, offset, what);
+            return Err(Stopped::Contradiction(error));
+        }
+        let sane = (1..=SEQUENCE_MAX).contains(&envelope.sequence);
+        if index >= self.streams_from && sane {
+            // A stream beyond the limits was refused when it was new.
+            if let Ok(id) = self.streams.enter(&key) {
+                self.streams.observe(id, envelope.sequence, None);
+                if RecordPeek::new(envelope.record).is_some_and(|r| r.closes_stream()) {
+                    self.streams.close(id);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// The hash that the tiles have for a leaf; `None` when its tile is lost.
+    fn tile_hash(&mut self, index: u64) -> Option<Hash> {
+        let number = index / TILE_WIDTH as u64;
+        if self.tile.as_ref().is_none_or(|(held, _)| *held != number) {
+            let hashes = TilePath::at(0, number, self.checkpoint.size)
+                .and_then(|path| self.tiles.read(path).ok())
+                .unwrap_or_default();
+            self.tile = Some((number, hashes));
+        }
+        let (_, hashes) = self.tile.as_ref()?;
+        hashes.get((index % TILE_WIDTH as u64) as usize).copied()
+    }
+
+    /// Below the checkpoint a fault is tampering; above it the log ends there.
+    fn stop(&self, segment: u64, offset: u64, leaf: u64, what: String) -> Result<Cut, Stopped> {
+        if leaf < self.checkpoint.size {
+            let file = segment::relative(segment);
+            return Err(LogError::tampered(file, leaf, offset, what).into());
+        }
+        Ok(Cut {
+            segment,
+            offset,
+            leaf,
+            what,
+        })
+    }
+
+    fn write_tiles(&mut self) -> Result<(), LogError> {
+        for tile in self.tree.full_tiles() {
+            self.tiles
+                .write(tile)
+                .map_err(LogError::io(self.dir.join("tile")))?;
+        }
+        self.tree.forget_full_tiles();
+        Ok(())
+    }
+}

@@ -1,0 +1,444 @@
+//! The one thread that writes.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    sync::{Arc, PoisonError, mpsc},
+    time::{Duration, Instant},
+};
+
+use jiff::Timestamp;
+use palisade_mesh::{
+    clock::Clock,
+    spiffe_id::SpiffeId,
+    wire::record::{AuditMode, LogLifecycle, Record, record::Body},
+};
+use prost::Message as _;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    AppendError, Checkpoint, LogError, LogOptions, Pending, SEGMENT_BYTES_MAX,
+    reader::Shared,
+    receipt::Done,
+    recover::{self, ActiveFile, HISTORY, Recovered, STREAMS},
+};
+use crate::{
+    files,
+    merkle::Tree,
+    note::Signer,
+    segment::{self, HEADER_LEN, Offsets},
+    stream::{StreamKey, Streams, new_ulid},
+};
+
+mod group;
+
+use group::Group;
+
+/// Worker number of the log's own stream.
+pub const OWN_WORKER: u32 = u32::MAX;
+
+/// Time between checkpoints that are kept in the history.
+const HISTORY_EVERY: Duration = Duration::from_secs(60);
+
+/// Time between snapshots of the stream positions.
+const STREAMS_EVERY: Duration = Duration::from_secs(10);
+
+pub(super) enum Command {
+    Append(Job),
+    Close,
+}
+
+/// A batch with whom to tell.
+pub(super) struct Job {
+    pub(super) batch: Vec<Pending>,
+    pub(super) done: Done,
+    pub(super) _permit: Option<OwnedSemaphorePermit>,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    options: LogOptions,
+    clock: Clock,
+    commands: mpsc::Receiver<Command>,
+    signer: Signer,
+    // Held until the writer ends.
+    _lock: File,
+    active: ActiveFile,
+    active_since: Instant,
+    /// A write failed: the file may be longer than what is durable.
+    torn: bool,
+    tree: Tree,
+    streams: Streams,
+    own: Arc<StreamKey>,
+    /// What the log has to say about itself, until it is written.
+    notes: Vec<(&'static str, String)>,
+    /// Sizes of the last two checkpoints, whose partial tiles are on disk.
+    signed: [u64; 2],
+    checkpoint_due: Option<Instant>,
+    history_at: Option<Instant>,
+    streams_at: Instant,
+}
+
+impl Writer {
+    pub(super) fn new(
+        recovered: Recovered,
+        options: LogOptions,
+        clock: Clock,
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<Self, LogError> {
+        let reporter: SpiffeId = options.trust_domain.role("audit");
+        let own = StreamKey {
+            reporter,
+            boot: new_ulid(&clock),
+            worker: OWN_WORKER,
+        };
+        let size = recovered.shared.checkpoint.borrow().size;
+        let mut notes = Vec::new();
+        if let Some(cut) = recovered.cut {
+            tracing::warn!(what = %cut, "audit log recovered");
+            notes.push(("recovered", cut));
+        }
+        notes.push(("opened", format!("{} records", recovered.tree.size())));
+        let mut writer = Self {
+            shared: recovered.shared,
+            options,
+            clock,
+            commands,
+            signer: recovered.signer,
+            _lock: recovered.lock,
+            active: recovered.active,
+            active_since: Instant::now(),
+            torn: false,
+            tree: recovered.tree,
+            streams: recovered.streams,
+            own: Arc::new(own),
+            notes,
+            signed: [size, size],
+            checkpoint_due: None,
+            history_at: None,
+            streams_at: Instant::now(),
+        };
+        // A full disk must not keep anybody from reading: the notes then wait.
+        writer.commit(Vec::new());
+        writer.checkpoint();
+        Ok(writer)
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let first = match self.checkpoint_due {
+                None => self.commands.recv().ok(),
+                Some(due) => {
+                    let wait = due.saturating_duration_since(Instant::now());
+                    match self.commands.recv_timeout(wait) {
+                        Ok(command) => Some(command),
+                        Err(mpsc::RecvTimeoutError::Timeout) => {
+                            self.checkpoint();
+                            continue;
+                        }
+                        Err(mpsc::RecvTimeoutError::Disconnected) => None,
+                    }
+                }
+            };
+            let Some(Command::Append(first)) = first else {
+                break;
+            };
+            let (jobs, close) = self.gather(first);
+            self.commit(jobs);
+            if self.checkpoint_due.is_some_and(|due| due <= Instant::now()) {
+                self.checkpoint();
+            }
+            if close {
+                break;
+            }
+        }
+        self.close();
+    }
+
+    /// Collects what is written together; true when the log is to be closed then.
+    fn gather(&self, first: Job) -> (Vec<Job>, bool) {
+        let deadline = Instant::now() + self.options.group_wait;
+        let mut records = first.batch.len();
+        let mut jobs = vec![first];
+        while records < self.options.group_records {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            match self.commands.recv_timeout(wait) {
+                Ok(Command::Append(job)) => {
+                    records += job.batch.len();
+                    jobs.push(job);
+                }
+                Ok(Command::Close) | Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return (jobs, true);
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => break,
+            }
+        }
+        (jobs, false)
+    }
+
+    /// Writes a group, fsyncs it, and tells whoever waits.
+    fn commit(&mut self, jobs: Vec<Job>) {
+        let mut group = Group::new(self.clock.now_us());
+        let noted = self.notes.len();
+        for (verb, detail) in &self.notes {
+            group.note(&mut self.streams, &self.own, verb, detail);
+        }
+        let outcomes: Vec<_> = jobs
+            .iter()
+            .map(|job| group.stage(&mut self.streams, &self.own, &job.batch))
+            .collect();
+        let written = self.write(&group);
+        match written {
+            Ok(()) => {
+                // Writing may have added to them.
+                self.notes.drain(..noted);
+                self.publish(&group);
+                let size = self.tree.size();
+                for (job, outcome) in jobs.iter().zip(outcomes) {
+                    let outcome = outcome.map(|o| o.at(size));
+                    job.done.send_replace(Some(outcome));
+                }
+            }
+            Err(e) => {
+                tracing::error!(error = %e, records = group.leaves.len(), "audit log cannot be written");
+                self.streams.roll_back(group.undo);
+                let failed = AppendError::Io(e.to_string().into());
+                for job in &jobs {
+                    job.done.send_replace(Some(Err(failed.clone())));
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, group: &Group) -> io::Result<()> {
+        if group.leaves.is_empty() {
+            return Ok(());
+        }
+        self.mend()?;
+        let full = self.active.end + group.buf.len() as u64
+            > self.options.segment_bytes.min(SEGMENT_BYTES_MAX);
+        let old = self.active_since.elapsed() >= self.options.segment_age;
+        if self.active.end > HEADER_LEN && (full || old) {
+            // A last look: nobody watches a sealed segment.
+            self.keep_name()?;
+            self.roll()?;
+        }
+        self.torn = true;
+        self.active.file.write_all_at(&group.buf, self.active.end)?;
+        // The point of no return: from here on the group survives a power cut.
+        self.active.file.sync_data()?;
+        self.active.end += group.buf.len() as u64;
+        if let Err(e) = self.keep_name() {
+            self.active.end -= group.buf.len() as u64;
+            return Err(e);
+        }
+        self.torn = false;
+        Ok(())
+    }
+
+    /// Takes back what a failed write left behind the last durable frame.
+    fn mend(&mut self) -> io::Result<()> {
+        if self.torn {
+            self.active.file.set_len(self.active.end)?;
+            self.active.file.sync_all()?;
+            self.torn = false;
+        }
+        Ok(())
+    }
+
+    /// Makes the group visible to readers.
+    fn publish(&mut self, group: &Group) {
+        if group.leaves.is_empty() {
+            return;
+        }
+        let base = self.active.end - group.buf.len() as u64;
+        {
+            let mut segments = self
+                .shared
+                .segments
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            for end in &group.ends {
+                segments.offsets.push(base + end);
+            }
+        }
+        for leaf in &group.leaves {
+            self.tree.push(*leaf);
+        }
+        self.shared.len.send_replace(self.tree.size());
+        if self.checkpoint_due.is_none() {
+            self.checkpoint_due = Some(Instant::now() + self.options.checkpoint_every);
+        }
+    }
+
+    /// Seals the active segment and begins the next.
+    fn roll(&mut self) -> io::Result<()> {
+        let dir = &self.shared.dir;
+        let next = recover::create_segment(dir, self.signer.verifier(), self.tree.size())?;
+        let mut segments = self
+            .shared
+            .segments
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let sealed = dir.join(segment::relative(self.active.first));
+        if let Err(e) = segments.offsets.save(&sealed) {
+            tracing::warn!(error = %e, "offsets of a sealed segment not written; they will be made again");
+        }
+        segments.firsts.push(next.first);
+        segments.active = Some(next.file.clone());
+        segments.offsets = Offsets::empty();
+        self.active = next;
+        self.active_since = Instant::now();
+        // The next checkpoint goes into the history.
+        self.history_at = None;
+        Ok(())
+    }
+
+    /// Notices that the segment was deleted or replaced under us, which the open
+    /// file alone would hide until the next start, and puts it back.
+    fn keep_name(&mut self) -> io::Result<()> {
+        let path = self.shared.dir.join(segment::relative(self.active.first));
+        let ours = self.active.file.metadata()?;
+        match fs::metadata(&path) {
+            Ok(named) if (named.ino(), named.dev()) == (ours.ino(), ours.dev()) => return Ok(()),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            found => {
+                tracing::error!(segment = %path.display(), "audit log segment was removed or replaced while in use");
+                if found.is_ok() {
+                    let stranger =
+                        format!("{}-{:020}.seg", new_ulid(&self.clock), self.active.first);
+                    let evidence = self.shared.dir.join(recover::EVIDENCE);
+                    files::create_dir(&evidence)?;
+                    fs::rename(&path, evidence.join(stranger))?;
+                }
+            }
+        }
+        let len = usize::try_from(self.active.end).unwrap_or(usize::MAX);
+        let mut contents = vec![0; len];
+        self.active.file.read_exact_at(&mut contents, 0)?;
+        files::create_dir(path.parent().unwrap_or(&self.shared.dir))?;
+        files::replace(&path, &contents, files::Sync::Yes)?;
+        let file = Arc::new(OpenOptions::new().read(true).write(true).open(&path)?);
+        self.active.file = file.clone();
+        self.shared
+            .segments
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .active = Some(file);
+        // The restored one is sealed at the next write.
+        self.active_since = Instant::now()
+            .checked_sub(self.options.segment_age)
+            .unwrap_or(self.active_since);
+        let name = segment::relative(self.active.first);
+        let detail = format!("`{}` was removed or replaced while in use", name.display());
+        self.notes.push(("restored", detail));
+        Ok(())
+    }
+
+    /// Signs what is durable. When that fails it is tried again a little later,
+    /// and nobody is told that anything is checkpointed.
+    fn checkpoint(&mut self) {
+        self.checkpoint_due = None;
+        if let Err(e) = self.try_checkpoint() {
+            tracing::error!(error = %e, "audit log checkpoint cannot be written");
+            self.checkpoint_due = Some(Instant::now() + self.options.checkpoint_every);
+        }
+    }
+
+    fn try_checkpoint(&mut self) -> io::Result<()> {
+        let size = self.tree.size();
+        let [before, last] = self.signed;
+        if size == last {
+            return Ok(());
+        }
+        // Tiles first: whoever sees a checkpoint can ask for its proofs.
+        for tile in self.tree.full_tiles() {
+            self.shared.tiles.write(tile)?;
+        }
+        self.tree.forget_full_tiles();
+        for tile in self.tree.partial_tiles() {
+            self.shared.tiles.write(&tile)?;
+        }
+        let time: Timestamp = self.clock.now();
+        let checkpoint = Checkpoint::sign(&self.signer, size, self.tree.root(), time);
+        recover::write_checkpoint(&self.shared.dir, &checkpoint)?;
+        let note = checkpoint.note.clone();
+        self.shared.checkpoint.send_replace(Arc::new(checkpoint));
+        // Partial tiles of the last checkpoint stay for readers that just saw it.
+        if before != last {
+            self.shared.tiles.remove_partial(before, last);
+        }
+        self.signed = [last, size];
+        if self
+            .history_at
+            .is_none_or(|at| at.elapsed() >= HISTORY_EVERY)
+        {
+            self.remember(&note)?;
+            self.history_at = Some(Instant::now());
+        }
+        if self.streams_at.elapsed() >= STREAMS_EVERY {
+            self.save_streams();
+        }
+        Ok(())
+    }
+
+    /// Adds a checkpoint to the history.
+    fn remember(&self, note: &str) -> io::Result<()> {
+        let mut history = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(files::FILE_MODE)
+            .open(self.shared.dir.join(HISTORY))?;
+        history.write_all(note.as_bytes())?;
+        history.sync_data()
+    }
+
+    fn save_streams(&mut self) {
+        self.streams_at = Instant::now();
+        let path = self.shared.dir.join(STREAMS);
+        if let Err(e) = self.streams.save(&path, self.tree.size()) {
+            tracing::warn!(error = %e, "stream positions not written; the next start reads more of the log");
+        }
+    }
+
+    fn close(mut self) {
+        self.notes
+            .push(("closed", format!("{} records", self.tree.size())));
+        self.commit(Vec::new());
+        // Into the history as well, so that the end of this run stays vouched for.
+        self.history_at = None;
+        self.checkpoint();
+        self.save_streams();
+        // Whoever still waits for the queue hears that the log is closed.
+        while let Ok(Command::Append(job)) = self.commands.try_recv() {
+            job.done.send_replace(Some(Err(AppendError::Closed)));
+        }
+    }
+}
+
+/// A record of the log about itself.
+fn lifecycle(
+    reporter: &SpiffeId,
+    time_us: i64,
+    id: ulid::Ulid,
+    verb: &str,
+    detail: &str,
+) -> Vec<u8> {
+    let record = Record {
+        id: id.to_bytes().to_vec(),
+        time_us,
+        reporter: reporter.as_str().into(),
+        mode: AuditMode::Strict.into(),
+        demo: false,
+        body: Some(Body::LogLifecycle(LogLifecycle {
+            verb: verb.into(),
+            detail: detail.into(),
+        })),
+    };
+    record.encode_to_vec()
+}

@@ -1,0 +1,209 @@
+//! A group on its way to disk: frames in one buffer, and how to take it back.
+
+use std::sync::Arc;
+
+use aws_lc_rs::rand;
+use palisade_mesh::clock::Clock;
+
+use super::{
+    super::{AppendError, Appended, Pending},
+    lifecycle,
+};
+use crate::{
+    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, VERSION},
+    merkle::{self, Hash},
+    segment::{self, FRAME_HEADER_LEN},
+    stream::{Range, SEQUENCE_MAX, Seen, StreamKey, Streams, Undo, new_ulid},
+};
+
+/// Salts drawn at once.
+const SALTS: usize = 256;
+
+/// Longest lifecycle detail, in bytes.
+const DETAIL_LEN_MAX: usize = 4096;
+
+pub(super) struct Group {
+    pub(super) buf: Vec<u8>,
+    /// End of each frame in `buf`.
+    pub(super) ends: Vec<u64>,
+    pub(super) leaves: Vec<Hash>,
+    pub(super) undo: Undo,
+    now_us: i64,
+    salts: Salts,
+}
+
+/// What a batch came to.
+pub(super) struct Staged {
+    accepted: usize,
+    duplicates: usize,
+}
+
+impl Staged {
+    pub(super) fn at(self, size: u64) -> Appended {
+        Appended {
+            accepted: self.accepted,
+            duplicates: self.duplicates,
+            size,
+        }
+    }
+}
+
+impl Group {
+    pub(super) fn new(now_us: i64) -> Self {
+        Self {
+            buf: Vec::new(),
+            ends: Vec::new(),
+            leaves: Vec::new(),
+            undo: Undo::default(),
+            now_us,
+            salts: Salts::default(),
+        }
+    }
+
+    /// Takes in a batch, whole or not at all.
+    pub(super) fn stage(
+        &mut self,
+        streams: &mut Streams,
+        own: &Arc<StreamKey>,
+        batch: &[Pending],
+    ) -> Result<Staged, AppendError> {
+        admit(streams, batch).map_err(|e| AppendError::Refused(e.into()))?;
+        let mut staged = Staged {
+            accepted: 0,
+            duplicates: 0,
+        };
+        let mut current: Option<(&Arc<StreamKey>, usize)> = None;
+        for pending in batch {
+            let id = match current {
+                Some((key, id)) if Arc::ptr_eq(key, &pending.stream) => id,
+                _ => streams
+                    .enter(&pending.stream)
+                    .map_err(|e| AppendError::Refused(e.to_string().into()))?,
+            };
+            current = Some((&pending.stream, id));
+            let seen = streams.observe(id, pending.sequence, Some(&mut self.undo));
+            if seen == Seen::Duplicate {
+                staged.duplicates += 1;
+                continue;
+            }
+            if let Seen::Ahead(range) = seen {
+                self.gap(streams, own, "gap", &pending.stream, range);
+            }
+            self.push(streams, id, pending.sequence, &pending.record);
+            staged.accepted += 1;
+            if let Seen::Filled(Some(range)) = seen {
+                self.gap(streams, own, "gap_closed", &pending.stream, range);
+            }
+        }
+        Ok(staged)
+    }
+
+    /// Adds a record of the log about itself.
+    pub(super) fn note(
+        &mut self,
+        streams: &mut Streams,
+        own: &Arc<StreamKey>,
+        verb: &str,
+        detail: &str,
+    ) {
+        // The log's own reporter has one stream per start: far from any limit.
+        let Ok(id) = streams.enter(own) else {
+            tracing::error!(verb, detail, "audit log cannot record about itself");
+            return;
+        };
+        let detail = detail
+            .get(..detail.floor_char_boundary(DETAIL_LEN_MAX))
+            .unwrap_or(detail);
+        let sequence = streams.next(id);
+        streams.observe(id, sequence, Some(&mut self.undo));
+        let ulid = new_ulid(&Clock::system());
+        let record = lifecycle(&own.reporter, self.now_us, ulid, verb, detail);
+        self.push(streams, id, sequence, &record);
+    }
+
+    fn gap(
+        &mut self,
+        streams: &mut Streams,
+        own: &Arc<StreamKey>,
+        verb: &str,
+        stream: &StreamKey,
+        range: Range,
+    ) {
+        tracing::warn!(verb, %stream, %range, "records of a stream");
+        self.note(streams, own, verb, &format!("{stream} sequence {range}"));
+    }
+
+    fn push(&mut self, streams: &mut Streams, id: usize, sequence: u64, record: &[u8]) {
+        let start = self.buf.len();
+        let envelope = EnvelopeRef {
+            version: VERSION,
+            stream: streams.encoded(id),
+            sequence,
+            received_us: self.now_us,
+            salt: &self.salts.draw(),
+            record,
+        };
+        segment::frame(&mut self.buf, |buf| envelope.encode(buf));
+        let payload = self.buf.get(start + FRAME_HEADER_LEN..).unwrap_or_default();
+        self.leaves.push(merkle::leaf_in_place(payload));
+        self.ends.push(self.buf.len() as u64);
+        if RecordPeek::new(record).is_some_and(|record| record.closes_stream()) {
+            streams.close(id);
+        }
+    }
+}
+
+/// Checks every limit before anything of a batch is taken.
+fn admit(streams: &mut Streams, batch: &[Pending]) -> Result<(), String> {
+    let mut run: Option<(&Arc<StreamKey>, usize, u64)> = None;
+    let mut breaks = 0;
+    for pending in batch {
+        let Pending {
+            stream,
+            sequence,
+            record,
+        } = pending;
+        if !(1..=SEQUENCE_MAX).contains(sequence) {
+            return Err(format!("sequence {sequence} is out of range"));
+        }
+        if record.is_empty() || record.len() > RECORD_LEN_MAX {
+            let len = record.len();
+            return Err(format!(
+                "record of {len} bytes; a record has 1 to {RECORD_LEN_MAX}"
+            ));
+        }
+        let (id, expected) = match run {
+            Some((key, id, next)) if Arc::ptr_eq(key, stream) => (id, next),
+            _ => {
+                let id = streams.enter(stream).map_err(|e| e.to_string())?;
+                breaks = 0;
+                (id, streams.next(id))
+            }
+        };
+        if *sequence != expected {
+            breaks += 1;
+            streams.admit_gaps(id, breaks).map_err(|e| e.to_string())?;
+        }
+        run = Some((stream, id, sequence + 1));
+    }
+    Ok(())
+}
+
+/// Random bytes, drawn in bulk.
+#[derive(Default)]
+struct Salts {
+    pool: Vec<[u8; SALT_LEN]>,
+}
+
+impl Salts {
+    fn draw(&mut self) -> [u8; SALT_LEN] {
+        if self.pool.is_empty() {
+            self.pool.resize(SALTS, [0; SALT_LEN]);
+            // Salts hide the contents of leaves, nothing else rests on them.
+            if rand::fill(self.pool.as_flattened_mut()).is_err() {
+                tracing::error!("no randomness for leaf salts");
+            }
+        }
+        self.pool.pop().unwrap_or_default()
+    }
+}

@@ -1,0 +1,430 @@
+//! Segment files: where leaves are kept.
+//!
+//! ```text
+//! header  magic 8 · version u32 · first leaf u64 · log id 16 · crc32 u32
+//! frame   length u32 · crc32 u32 · 0x00 · envelope
+//! ```
+//! Numbers are little-endian. A CRC covers what precedes it in its header, or the
+//! length and everything after the CRC in its frame. Every byte is determined by
+//! the leaves and the name of the log, so none can change unnoticed. The zero
+//! byte is the prefix of RFC 6962, stored so that leaves are hashed in place.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::{envelope::LEAF_LEN_MAX, merkle::LEAF_PREFIX};
+
+mod offsets;
+
+pub(crate) use offsets::Offsets;
+
+/// First bytes of a segment.
+const MAGIC: [u8; 8] = *b"palislog";
+
+/// Version of the format.
+const VERSION: u32 = 1;
+
+/// Bytes of the header.
+pub const HEADER_LEN: u64 = 40;
+
+/// Bytes before a frame's payload.
+pub const FRAME_HEADER_LEN: usize = 8;
+
+/// Longest payload: the prefix byte and the longest leaf.
+pub const PAYLOAD_LEN_MAX: usize = LEAF_LEN_MAX + 1;
+
+/// Directory of the segments below the log's.
+pub(crate) const DIR: &str = "segments";
+
+/// How much is read from a segment at once.
+const READ_LEN: usize = 1 << 20;
+
+/// Path of a segment below the log's directory.
+pub(crate) fn relative(first_leaf: u64) -> PathBuf {
+    format!("{DIR}/{first_leaf:020}.seg").into()
+}
+
+/// The first leaf that a segment's file name announces.
+pub(crate) fn first_leaf(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    digits.parse().ok()
+}
+
+/// First leaves of the segments in a log's directory, ascending.
+pub(crate) fn list(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut firsts = Vec::new();
+    for entry in fs::read_dir(dir.join(DIR))? {
+        firsts.extend(entry?.file_name().to_str().and_then(first_leaf));
+    }
+    firsts.sort_unstable();
+    Ok(firsts)
+}
+
+/// What a segment says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Header {
+    pub(crate) first_leaf: u64,
+    pub(crate) log_id: [u8; 16],
+}
+
+/// What is wrong with a header: which field, as stored, as computed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HeaderFault {
+    pub(crate) field: &'static str,
+    pub(crate) stored: String,
+    pub(crate) expected: String,
+}
+
+impl Header {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_LEN as usize);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&VERSION.to_le_bytes());
+        bytes.extend_from_slice(&self.first_leaf.to_le_bytes());
+        bytes.extend_from_slice(&self.log_id);
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        bytes
+    }
+
+    /// Checks that `file` starts with this header.
+    pub(crate) fn check(&self, file: &File) -> io::Result<Result<(), HeaderFault>> {
+        let mut stored = vec![0; HEADER_LEN as usize];
+        let len = read_at_most(file, &mut stored, 0)?;
+        stored.truncate(len);
+        let expected = self.encode();
+        let fields = [
+            ("magic", 0..8),
+            ("version", 8..12),
+            ("first leaf", 12..20),
+            ("log id", 20..36),
+            ("crc", 36..40),
+        ];
+        for (field, at) in fields {
+            let (stored, expected) = (stored.get(at.clone()), expected.get(at));
+            if stored != expected {
+                let hex = |bytes: Option<&[u8]>| match bytes {
+                    Some(bytes) => crate::merkle::hex(bytes),
+                    None => "end of file".into(),
+                };
+                return Ok(Err(HeaderFault {
+                    field,
+                    stored: hex(stored),
+                    expected: hex(expected),
+                }));
+            }
+        }
+        Ok(Ok(()))
+    }
+}
+
+/// Appends a frame whose payload, after the prefix byte, is what `write` appends.
+pub(crate) fn frame(buf: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    let start = buf.len();
+    buf.extend_from_slice(&[0; FRAME_HEADER_LEN]);
+    buf.push(LEAF_PREFIX);
+    write(buf);
+    let Some(frame) = buf.get_mut(start..) else {
+        return;
+    };
+    let Some((header, payload)) = frame.split_first_chunk_mut::<FRAME_HEADER_LEN>() else {
+        return;
+    };
+    let len = (payload.len() as u32).to_le_bytes();
+    let crc = crc(len, payload).to_le_bytes();
+    let (a, b) = header.split_at_mut(4);
+    a.copy_from_slice(&len);
+    b.copy_from_slice(&crc);
+}
+
+fn crc(len: [u8; 4], payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&len);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// Splits a frame's header into length and CRC.
+pub(crate) fn frame_header(bytes: [u8; FRAME_HEADER_LEN]) -> (u32, u32) {
+    let all = u64::from_le_bytes(bytes);
+    (all as u32, (all >> 32) as u32)
+}
+
+/// A whole frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Frame<'a> {
+    /// Where it starts in the file.
+    pub(crate) offset: u64,
+    /// [`LEAF_PREFIX`] and the envelope.
+    pub(crate) payload: &'a [u8],
+}
+
+impl<'a> Frame<'a> {
+    /// The envelope.
+    pub(crate) fn leaf(&self) -> &'a [u8] {
+        self.payload.get(1..).unwrap_or_default()
+    }
+}
+
+/// The leaf in a whole frame, or what is wrong with it.
+pub(crate) fn check_frame(frame: &[u8]) -> Result<&[u8], String> {
+    let short = || "the file ends inside a record".to_owned();
+    let (header, payload) = frame
+        .split_first_chunk::<FRAME_HEADER_LEN>()
+        .ok_or_else(short)?;
+    let (len, stored) = frame_header(*header);
+    if len as usize != payload.len() {
+        return Err(format!("length stored {len}, found {}", payload.len()));
+    }
+    let computed = crc(len.to_le_bytes(), payload);
+    match payload.split_first() {
+        Some((&LEAF_PREFIX, leaf)) if computed == stored => Ok(leaf),
+        _ => Err(format!("crc stored {stored:08x}, computed {computed:08x}")),
+    }
+}
+
+/// What is wrong at a place where a frame should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The file ends inside the frame.
+    Short { offset: u64 },
+    /// The length is none that a frame has.
+    Length { offset: u64, stored: u32 },
+    /// The CRC does not fit; the frame is skipped and reading can go on.
+    Crc {
+        offset: u64,
+        stored: u32,
+        computed: u32,
+        payload: Vec<u8>,
+    },
+}
+
+impl Fault {
+    pub(crate) fn offset(&self) -> u64 {
+        match *self {
+            Self::Short { offset } | Self::Length { offset, .. } | Self::Crc { offset, .. } => {
+                offset
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Short { .. } => f.write_str("the file ends inside a record"),
+            Self::Length { stored, .. } => write!(f, "impossible record length {stored}"),
+            Self::Crc {
+                stored, computed, ..
+            } => write!(f, "crc stored {stored:08x}, computed {computed:08x}"),
+        }
+    }
+}
+
+/// Reads frames one after another.
+#[derive(Debug)]
+pub(crate) struct FrameReader {
+    file: Arc<File>,
+    // File offset of the first byte in `buf` that is not consumed.
+    offset: u64,
+    end: u64,
+    buf: Vec<u8>,
+    start: usize,
+    filled: usize,
+}
+
+impl FrameReader {
+    /// Reads from `offset` to `end`, both file offsets.
+    pub(crate) fn new(file: Arc<File>, offset: u64, end: u64) -> Self {
+        Self {
+            file,
+            offset,
+            end,
+            buf: Vec::new(),
+            start: 0,
+            filled: 0,
+        }
+    }
+
+    /// File offset of the next frame.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The next frame; `None` at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Result<Frame<'_>, Fault>>> {
+        let offset = self.offset;
+        if offset >= self.end {
+            return Ok(None);
+        }
+        self.fill(FRAME_HEADER_LEN)?;
+        let Some(header) = self.ahead().first_chunk::<FRAME_HEADER_LEN>() else {
+            return Ok(Some(Err(Fault::Short { offset })));
+        };
+        let (len, stored) = frame_header(*header);
+        // Two bytes at least: the prefix and something to say.
+        if len < 2 || len as usize > PAYLOAD_LEN_MAX {
+            let stored = len;
+            return Ok(Some(Err(Fault::Length { offset, stored })));
+        }
+        let total = FRAME_HEADER_LEN + len as usize;
+        self.fill(total)?;
+        if self.ahead().len() < total {
+            return Ok(Some(Err(Fault::Short { offset })));
+        }
+        let from = self.start + FRAME_HEADER_LEN;
+        self.start += total;
+        self.offset += total as u64;
+        let payload = self.buf.get(from..self.start).unwrap_or_default();
+        let computed = crc(len.to_le_bytes(), payload);
+        if computed != stored || payload.first() != Some(&LEAF_PREFIX) {
+            return Ok(Some(Err(Fault::Crc {
+                offset,
+                stored,
+                computed,
+                payload: payload.to_vec(),
+            })));
+        }
+        Ok(Some(Ok(Frame { offset, payload })))
+    }
+
+    fn ahead(&self) -> &[u8] {
+        self.buf.get(self.start..self.filled).unwrap_or_default()
+    }
+
+    /// Has `want` bytes ahead, or all that are left.
+    fn fill(&mut self, want: usize) -> io::Result<()> {
+        if self.ahead().len() >= want {
+            return Ok(());
+        }
+        self.buf.resize(READ_LEN, 0);
+        self.buf.copy_within(self.start..self.filled, 0);
+        self.filled -= self.start;
+        self.start = 0;
+        let from = self.offset + self.filled as u64;
+        let left = usize::try_from(self.end.saturating_sub(from)).unwrap_or(READ_LEN);
+        let upto = READ_LEN.min(self.filled + left);
+        let room = self.buf.get_mut(self.filled..upto).unwrap_or_default();
+        self.filled += read_at_most(&self.file, room, from)?;
+        Ok(())
+    }
+}
+
+/// Reads until `buf` is full or the file ends.
+pub(crate) fn read_at_most(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(room) = buf.get_mut(done..).filter(|room| !room.is_empty()) {
+        match file.read_at(room, offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> (tempfile::NamedTempFile, Arc<File>) {
+        let temporary = tempfile::NamedTempFile::new().unwrap();
+        fs::write(temporary.path(), bytes).unwrap();
+        let file = Arc::new(File::open(temporary.path()).unwrap());
+        (temporary, file)
+    }
+
+    fn frames(bytes: &[u8]) -> Vec<Result<Vec<u8>, Fault>> {
+        let (_keep, file) = file(bytes);
+        let mut reader = FrameReader::new(file, 0, bytes.len() as u64);
+        let mut all = Vec::new();
+        while let Some(next) = reader.next().unwrap() {
+            let go_on = !matches!(next, Err(Fault::Short { .. } | Fault::Length { .. }));
+            all.push(next.map(|frame| frame.leaf().to_vec()));
+            if !go_on {
+                break;
+            }
+        }
+        all
+    }
+
+    proptest! {
+        #[test]
+        fn frames_read_back_and_one_changed_bit_is_always_noticed(
+            leaves in prop::collection::vec(
+                prop::collection::vec(any::<u8>(), 1..200), 1..20),
+            at in any::<prop::sample::Index>(), bit in 0..8u8,
+        ) {
+            let mut bytes = Vec::new();
+            for leaf in &leaves {
+                frame(&mut bytes, |buf| buf.extend_from_slice(leaf));
+            }
+            let read: Vec<_> = frames(&bytes).into_iter().collect::<Result<_, _>>().unwrap();
+            prop_assert_eq!(&read, &leaves);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            prop_assert!(frames(&bytes).iter().any(Result::is_err));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..500)) {
+            let _ = frames(&bytes);
+        }
+    }
+
+    #[test]
+    fn payload_lengths_are_limited_on_both_sides() {
+        let mut longest = Vec::new();
+        frame(&mut longest, |buf| {
+            buf.extend_from_slice(&[1; LEAF_LEN_MAX])
+        });
+        assert!(frames(&longest)[0].is_ok());
+        let mut longer = Vec::new();
+        frame(&mut longer, |buf| {
+            buf.extend_from_slice(&[1; LEAF_LEN_MAX + 1])
+        });
+        assert!(matches!(frames(&longer)[0], Err(Fault::Length { .. })));
+        // A file grown by zeros, as a power cut leaves it, holds no frame.
+        assert!(matches!(
+            frames(&[0; 64])[0],
+            Err(Fault::Length {
+                offset: 0,
+                stored: 0
+            })
+        ));
+    }
+
+    #[test]
+    fn a_header_names_the_field_that_differs() {
+        let header = Header {
+            first_leaf: 9,
+            log_id: [4; 16],
+        };
+        let bytes = header.encode();
+        assert_eq!(bytes.len() as u64, HEADER_LEN);
+        let fault = |bytes: &[u8]| header.check(&file(bytes).1).unwrap().err().map(|f| f.field);
+        assert_eq!(fault(&bytes), None);
+        for (at, field) in [
+            (0, "magic"),
+            (8, "version"),
+            (13, "first leaf"),
+            (30, "log id"),
+            (39, "crc"),
+        ] {
+            let mut bytes = bytes.clone();
+            bytes[at] ^= 64;
+            assert_eq!(fault(&bytes), Some(field));
+        }
+        assert_eq!(fault(&bytes[..38]), Some("crc"));
+    }
+}

@@ -1,0 +1,126 @@
+//! Where each leaf of a segment starts, so that reading one is one `pread`.
+//!
+//! A sealed segment has its offsets beside it in a file that can be made again
+//! from the segment at any time.
+
+use std::{fs, fs::File, io, path::Path, sync::Arc};
+
+use super::{FrameReader, HEADER_LEN};
+use crate::files;
+
+/// First bytes of an offsets file.
+const MAGIC: &[u8; 8] = b"palisidx";
+
+/// Start of each frame of a segment, and the end of the last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Offsets(Vec<u32>);
+
+impl Offsets {
+    /// Of a segment without frames.
+    pub(crate) fn empty() -> Self {
+        Self(vec![HEADER_LEN as u32])
+    }
+
+    /// Number of frames.
+    pub(crate) fn len(&self) -> u64 {
+        self.0.len() as u64 - 1
+    }
+
+    /// End of the last frame.
+    pub(crate) fn end(&self) -> u64 {
+        self.0.last().copied().map_or(HEADER_LEN, u64::from)
+    }
+
+    /// Adds a frame that ends at `end`.
+    pub(crate) fn push(&mut self, end: u64) {
+        // Segments are kept far below 4 GiB (`SEGMENT_BYTES_MAX`).
+        self.0.push(u32::try_from(end).unwrap_or(u32::MAX));
+    }
+
+    /// Start and end of a frame.
+    pub(crate) fn get(&self, frame: u64) -> Option<(u64, u64)> {
+        let at = usize::try_from(frame).ok()?;
+        let (start, end) = (self.0.get(at)?, self.0.get(at + 1)?);
+        Some(((*start).into(), (*end).into()))
+    }
+
+    /// Writes the offsets file.
+    pub(crate) fn save(&self, segment: &Path) -> io::Result<()> {
+        let mut bytes = MAGIC.to_vec();
+        for offset in &self.0 {
+            bytes.extend_from_slice(&offset.to_le_bytes());
+        }
+        bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+        files::replace(&segment.with_extension("idx"), &bytes, files::Sync::No)
+    }
+
+    /// Reads the offsets of a sealed segment of `count` frames, or makes them
+    /// again; `InvalidData` when the segment itself is damaged.
+    pub(crate) fn load(segment: &Path, file: &Arc<File>, count: u64) -> io::Result<Self> {
+        let len = file.metadata()?.len();
+        let read = fs::read(segment.with_extension("idx"))
+            .ok()
+            .and_then(|bytes| Self::decode(&bytes))
+            .filter(|offsets| offsets.len() == count && offsets.end() == len);
+        match read {
+            Some(offsets) => Ok(offsets),
+            None => Self::scan(file, len, count),
+        }
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (bytes, crc) = bytes.split_last_chunk::<4>()?;
+        if crc32fast::hash(bytes) != u32::from_le_bytes(*crc) {
+            return None;
+        }
+        let (offsets, []) = bytes.strip_prefix(MAGIC)?.as_chunks::<4>() else {
+            return None;
+        };
+        let offsets: Vec<u32> = offsets.iter().map(|o| u32::from_le_bytes(*o)).collect();
+        (!offsets.is_empty() && offsets.is_sorted()).then_some(Self(offsets))
+    }
+
+    fn scan(file: &Arc<File>, len: u64, count: u64) -> io::Result<Self> {
+        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+        let mut offsets = Self::empty();
+        let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
+        while offsets.len() < count {
+            // A frame whose CRC is wrong still has its place; reading it tells.
+            match reader.next()? {
+                Some(Ok(_) | Err(super::Fault::Crc { .. })) => {}
+                _ => return Err(invalid()),
+            }
+            offsets.push(reader.offset());
+        }
+        Ok(offsets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_are_made_again_when_their_file_is_lost_or_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let segment = dir.path().join("0.seg");
+        let mut bytes = vec![0; HEADER_LEN as usize];
+        let mut offsets = Offsets::empty();
+        for n in 1..50 {
+            super::super::frame(&mut bytes, |buf| buf.resize(buf.len() + n, 1));
+            offsets.push(bytes.len() as u64);
+        }
+        fs::write(&segment, &bytes).unwrap();
+        let file = Arc::new(File::open(&segment).unwrap());
+        let load = || Offsets::load(&segment, &file, 49).unwrap();
+        assert_eq!(load(), offsets);
+        offsets.save(&segment).unwrap();
+        assert_eq!(load(), offsets);
+        let sidecar = segment.with_extension("idx");
+        let mut damaged = fs::read(&sidecar).unwrap();
+        damaged[20] ^= 1;
+        fs::write(&sidecar, damaged).unwrap();
+        assert_eq!(load(), offsets);
+        assert!(Offsets::load(&segment, &file, 50).is_err());
+    }
+}

@@ -1,0 +1,260 @@
+//! All streams a log knows, with a snapshot file.
+//!
+//! The snapshot is derived: it spares reading the whole log again on start. It
+//! carries a digest, for a wrong position would drop a record as a duplicate.
+
+use std::{fs, io, path::Path, sync::Arc};
+
+use prost::Message as _;
+use rustc_hash::FxHashMap;
+use serde::{Deserialize, Serialize};
+
+use super::{GAPS_MAX, Position, Range, STREAMS_MAX, STREAMS_PER_REPORTER_MAX, Seen, StreamKey};
+use crate::{
+    files,
+    merkle::{hex, sha256},
+};
+
+/// Positions of all streams.
+#[derive(Debug, Default)]
+pub(crate) struct Streams {
+    ids: FxHashMap<Arc<StreamKey>, usize>,
+    list: Vec<Stream>,
+    per_reporter: FxHashMap<Arc<str>, usize>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    key: Arc<StreamKey>,
+    position: Position,
+    encoded: Box<[u8]>,
+}
+
+/// What the streams were before a group, to go back when it cannot be written.
+#[derive(Debug, Default)]
+pub(crate) struct Undo {
+    before: FxHashMap<usize, Position>,
+}
+
+/// Why a stream or a batch is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("reporter has more than {STREAMS_PER_REPORTER_MAX} streams")]
+    Reporter,
+    #[error("log has more than {STREAMS_MAX} streams")]
+    Streams,
+    #[error("stream has more than {GAPS_MAX} gaps")]
+    Gaps,
+}
+
+impl Streams {
+    /// Number of the stream, which is made when it is new.
+    pub(crate) fn enter(&mut self, key: &Arc<StreamKey>) -> Result<usize, Refused> {
+        if let Some(id) = self.ids.get(key) {
+            return Ok(*id);
+        }
+        if self.list.len() >= STREAMS_MAX {
+            return Err(Refused::Streams);
+        }
+        let count = self
+            .per_reporter
+            .entry(key.reporter.as_str().into())
+            .or_default();
+        if *count >= STREAMS_PER_REPORTER_MAX {
+            return Err(Refused::Reporter);
+        }
+        *count += 1;
+        self.list.push(Stream {
+            key: key.clone(),
+            position: Position::default(),
+            encoded: key.to_wire().encode_to_vec().into(),
+        });
+        self.ids.insert(key.clone(), self.list.len() - 1);
+        Ok(self.list.len() - 1)
+    }
+
+    /// Whether `new_ranges` more gaps may be remembered for a stream.
+    pub(crate) fn admit_gaps(&self, id: usize, new_ranges: usize) -> Result<(), Refused> {
+        let gaps = self.list.get(id).map_or(0, |s| s.position.missing.len());
+        if new_ranges > 0 && gaps + new_ranges > GAPS_MAX {
+            return Err(Refused::Gaps);
+        }
+        Ok(())
+    }
+
+    /// Notes a sequence number; `undo` remembers what was before.
+    pub(crate) fn observe(&mut self, id: usize, sequence: u64, undo: Option<&mut Undo>) -> Seen {
+        let Some(stream) = self.list.get_mut(id) else {
+            return Seen::Duplicate;
+        };
+        if let Some(undo) = undo {
+            undo.before
+                .entry(id)
+                .or_insert_with(|| stream.position.clone());
+        }
+        stream.position.observe(sequence)
+    }
+
+    /// Lowest sequence number never seen in a stream.
+    pub(crate) fn next(&self, id: usize) -> u64 {
+        self.list.get(id).map_or(1, |stream| stream.position.next)
+    }
+
+    /// Marks a stream as closed by its head.
+    pub(crate) fn close(&mut self, id: usize) {
+        if let Some(stream) = self.list.get_mut(id) {
+            stream.position.closed = true;
+        }
+    }
+
+    /// Encoded `StreamId`.
+    pub(crate) fn encoded(&self, id: usize) -> &[u8] {
+        self.list.get(id).map_or(&[], |stream| &stream.encoded)
+    }
+
+    /// Takes back everything noted with `undo`.
+    pub(crate) fn roll_back(&mut self, undo: Undo) {
+        for (id, position) in undo.before {
+            if let Some(stream) = self.list.get_mut(id) {
+                stream.position = position;
+            }
+        }
+    }
+
+    /// Streams and their positions.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Arc<StreamKey>, &Position)> {
+        self.list.iter().map(|s| (&s.key, &s.position))
+    }
+
+    /// Writes the positions as they are after `size` leaves.
+    pub(crate) fn save(&self, path: &Path, size: u64) -> io::Result<()> {
+        let streams = self
+            .iter()
+            .map(|(key, position)| Line {
+                reporter: key.reporter.as_str().into(),
+                boot: key.boot.to_string(),
+                worker: key.worker,
+                next: position.next,
+                missing: position.missing.clone(),
+                closed: position.closed,
+            })
+            .collect();
+        let body = serde_json::to_vec(&Snapshot { size, streams })?;
+        let mut text = hex(&sha256(&body)).into_bytes();
+        text.push(b'\n');
+        text.extend_from_slice(&body);
+        files::replace(path, &text, files::Sync::Yes)
+    }
+
+    /// Reads a snapshot and the size it was taken at; `None` when it is of no use.
+    pub(crate) fn load(path: &Path) -> Option<(u64, Self)> {
+        let text = fs::read(path).ok()?;
+        let (digest, body) = text.split_at_checked(65)?;
+        if digest.strip_suffix(b"\n")? != hex(&sha256(body)).as_bytes() {
+            return None;
+        }
+        let snapshot: Snapshot = serde_json::from_slice(body).ok()?;
+        let mut streams = Self::default();
+        for line in snapshot.streams {
+            let key = StreamKey {
+                reporter: line.reporter.parse().ok()?,
+                boot: line.boot.parse().ok()?,
+                worker: line.worker,
+            };
+            let id = streams.enter(&Arc::new(key)).ok()?;
+            if let Some(stream) = streams.list.get_mut(id) {
+                stream.position = Position {
+                    next: line.next,
+                    missing: line.missing,
+                    closed: line.closed,
+                };
+            }
+        }
+        Some((snapshot.size, streams))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Snapshot {
+    size: u64,
+    streams: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Line {
+    reporter: String,
+    boot: String,
+    worker: u32,
+    next: u64,
+    missing: Vec<Range>,
+    closed: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_mesh::spiffe_id::SpiffeId;
+
+    use super::*;
+
+    fn key(worker: u32) -> Arc<StreamKey> {
+        Arc::new(StreamKey {
+            reporter: SpiffeId::parse("spiffe://acme.test/web").unwrap(),
+            boot: ulid::Ulid::from_parts(1, 2),
+            worker,
+        })
+    }
+
+    #[test]
+    fn a_snapshot_gives_back_the_positions_and_a_changed_one_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("streams");
+        let mut streams = Streams::default();
+        for worker in 0..3 {
+            let id = streams.enter(&key(worker)).unwrap();
+            streams.observe(id, u64::from(worker) + 1, None);
+        }
+        streams.close(1);
+        streams.save(&path, 3).unwrap();
+        let (size, loaded) = Streams::load(&path).unwrap();
+        assert_eq!(size, 3);
+        assert!(loaded.iter().eq(streams.iter()));
+
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace("\"next\":2", "\"next\":9")).unwrap();
+        assert!(Streams::load(&path).is_none());
+    }
+
+    #[test]
+    fn rolling_back_forgets_the_group_alone() {
+        let mut streams = Streams::default();
+        let id = streams.enter(&key(0)).unwrap();
+        streams.observe(id, 1, None);
+        let mut undo = Undo::default();
+        streams.observe(id, 2, Some(&mut undo));
+        streams.observe(id, 7, Some(&mut undo));
+        streams.roll_back(undo);
+        assert_eq!(streams.observe(id, 2, None), Seen::Next);
+    }
+
+    #[test]
+    fn a_reporter_cannot_open_streams_without_end() {
+        let mut streams = Streams::default();
+        for worker in 0..STREAMS_PER_REPORTER_MAX as u32 {
+            streams.enter(&key(worker)).unwrap();
+        }
+        let more = key(STREAMS_PER_REPORTER_MAX as u32);
+        assert_eq!(streams.enter(&more), Err(Refused::Reporter));
+    }
+
+    #[test]
+    fn gaps_per_stream_are_bounded() {
+        let mut streams = Streams::default();
+        let id = streams.enter(&key(0)).unwrap();
+        for n in 1..=GAPS_MAX as u64 {
+            assert_eq!(streams.admit_gaps(id, 1), Ok(()));
+            streams.observe(id, 2 * n, None);
+        }
+        assert_eq!(streams.admit_gaps(id, 1), Err(Refused::Gaps));
+        assert_eq!(streams.admit_gaps(id, 0), Ok(()));
+    }
+}
