@@ -1,0 +1,270 @@
+//! The query language of the log: qualifiers, ranges, wildcards and time
+//! bounds, as in `decision:deny principal:spiffe://acme.test/ns/shop/** last:24h`.
+//!
+//! A query is read once, into a tree that the index, the tail and the linear
+//! scan all evaluate. Printing it gives its canonical spelling, which reads back
+//! as the same query. The reference page is `docs/reference/audit-query.md`.
+
+use std::{fmt, sync::Arc};
+
+use palisade_mesh::diagnostic::{Diagnostic, Location};
+
+use crate::item::Item;
+
+pub mod field;
+mod parse;
+mod pattern;
+mod stage;
+pub(crate) mod time;
+mod value;
+
+pub use field::{FIELDS, Field, Kind};
+pub use pattern::Pattern;
+pub use stage::{BY_MAX, Stage, TOP_DEFAULT, TOP_MAX};
+pub use time::{Bound, Limits, Window};
+pub use value::{DIGEST_PREFIX_MIN, Demand, ID_PREFIX_MIN, IdPrefix, Network};
+
+pub(crate) use value::mapped;
+
+/// Longest query, bytes.
+pub const QUERY_LEN_MAX: usize = 4096;
+/// Deepest nesting of parentheses and negations.
+pub const QUERY_DEPTH_MAX: usize = 32;
+/// Most `field:value` tests in a query.
+pub const QUERY_TESTS_MAX: usize = 128;
+
+/// A query, understood.
+#[derive(Debug, Clone)]
+pub struct Query {
+    filter: Expr,
+    since: Option<Bound>,
+    until: Option<Bound>,
+    stage: Option<Stage>,
+    text: Arc<str>,
+    /// Where the time bounds stand in the text.
+    bounds_span: (usize, usize),
+}
+
+/// What an item must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expr {
+    /// All of these; empty means everything.
+    All(Vec<Expr>),
+    /// One of these.
+    Any(Vec<Expr>),
+    /// Not this.
+    Not(Box<Expr>),
+    /// A field has a value that meets a demand.
+    Test(&'static Field, Demand),
+}
+
+impl Query {
+    /// Reads a query.
+    ///
+    /// # Errors
+    /// A diagnostic of the range `PLS7101` to `PLS7109` that marks the place in
+    /// the text.
+    pub fn parse(text: &str) -> Result<Self, Diagnostic> {
+        parse::query(text)
+    }
+
+    /// The query as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What is to be done with the matching records, when not to list them.
+    pub fn stage(&self) -> Option<&Stage> {
+        self.stage.as_ref()
+    }
+
+    /// The time it asks about, at the moment `now_us`.
+    ///
+    /// # Errors
+    /// `PLS7105` when it ends before it begins, `PLS7106` when it is longer than
+    /// `limits` allow.
+    pub fn window(&self, now_us: i64, limits: &Limits) -> Result<Window, Diagnostic> {
+        time::window(self.since, self.until, now_us, limits)
+            .map_err(|bad| bad.tell(self.location(self.bounds_span)))
+    }
+
+    /// What an item must be, including the class that is meant when none is
+    /// named: decisions, unless a field is named that decisions lack.
+    pub fn filter(&self) -> Expr {
+        let mut about_decisions = true;
+        self.filter.visit(&mut |field, _| {
+            about_decisions &= field.name != "class" && field.of_decisions();
+        });
+        match Field::find("class") {
+            Some(class) if about_decisions => Expr::all(vec![
+                Expr::Test(class, Demand::Word("decision")),
+                self.filter.clone(),
+            ]),
+            _ => self.filter.clone(),
+        }
+    }
+
+    /// Whether `item` is what is asked for, apart from its time.
+    pub fn matches(&self, item: &Item) -> bool {
+        self.filter().matches(item)
+    }
+
+    /// The same query, kept to what also passes `also`: how a reader's rights
+    /// are put into a query.
+    #[must_use]
+    pub fn restricted_to(&self, also: &Self) -> Self {
+        Self {
+            filter: Expr::all(vec![self.filter(), also.filter()]),
+            ..self.clone()
+        }
+    }
+
+    /// A place in the text.
+    fn location(&self, (from, to): (usize, usize)) -> Location {
+        Location::span("query", Arc::clone(&self.text), from, to - from)
+    }
+}
+
+impl PartialEq for Query {
+    /// Queries are equal when they mean the same, however they were written.
+    fn eq(&self, other: &Self) -> bool {
+        self.filter == other.filter
+            && self.since == other.since
+            && self.until == other.until
+            && self.stage == other.stage
+    }
+}
+
+impl Expr {
+    /// All of `parts`, without needless nesting.
+    pub fn all(parts: Vec<Self>) -> Self {
+        let mut flat = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Self::All(inner) => flat.extend(inner),
+                other => flat.push(other),
+            }
+        }
+        match flat.len() {
+            1 => flat.swap_remove(0),
+            _ => Self::All(flat),
+        }
+    }
+
+    /// One of `parts`, without needless nesting.
+    pub fn any(parts: Vec<Self>) -> Self {
+        let mut flat = Vec::with_capacity(parts.len());
+        for part in parts {
+            match part {
+                Self::Any(inner) => flat.extend(inner),
+                other => flat.push(other),
+            }
+        }
+        match flat.len() {
+            1 => flat.swap_remove(0),
+            _ => Self::Any(flat),
+        }
+    }
+
+    /// Not `inner`.
+    #[expect(clippy::should_implement_trait, reason = "not an operator on values")]
+    pub fn not(inner: Self) -> Self {
+        match inner {
+            Self::Not(inner) => *inner,
+            other => Self::Not(Box::new(other)),
+        }
+    }
+
+    /// Whether `item` is so.
+    pub fn matches(&self, item: &Item) -> bool {
+        match self {
+            Self::All(parts) => parts.iter().all(|part| part.matches(item)),
+            Self::Any(parts) => parts.iter().any(|part| part.matches(item)),
+            Self::Not(inner) => !inner.matches(item),
+            Self::Test(field, demand) => {
+                let mut hit = false;
+                field.values(item, &mut |value| {
+                    hit = hit || demand.accepts(field.kind, value);
+                });
+                hit
+            }
+        }
+    }
+
+    /// Looks at every test.
+    pub(crate) fn visit(&self, look: &mut impl FnMut(&'static Field, &Demand)) {
+        match self {
+            Self::All(parts) | Self::Any(parts) => parts.iter().for_each(|part| part.visit(look)),
+            Self::Not(inner) => inner.visit(look),
+            Self::Test(field, demand) => look(field, demand),
+        }
+    }
+}
+
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        let mut part = |f: &mut fmt::Formatter<'_>, text: &dyn fmt::Display| {
+            if !std::mem::take(&mut first) {
+                f.write_str(" ")?;
+            }
+            text.fmt(f)
+        };
+        match &self.filter {
+            Expr::All(parts) if parts.is_empty() => {}
+            // Bounds stand beside it, so an alternative needs its parentheses.
+            filter @ Expr::Any(_) if self.since.or(self.until).is_some() => {
+                part(f, &format_args!("({filter})"))?;
+            }
+            filter => part(f, filter)?,
+        }
+        if let Some(since) = &self.since {
+            part(f, &format_args!("since:{since}"))?;
+        }
+        if let Some(until) = &self.until {
+            part(f, &format_args!("until:{until}"))?;
+        }
+        if let Some(stage) = &self.stage {
+            part(f, &format_args!("| {stage}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Expr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nested = |part: &Self| matches!(part, Self::All(_) | Self::Any(_));
+        match self {
+            Self::All(parts) => join(f, parts, " ", |part| matches!(part, Self::Any(_))),
+            Self::Any(parts) => join(f, parts, " OR ", |part| matches!(part, Self::All(_))),
+            Self::Not(inner) if nested(inner) => write!(f, "-({inner})"),
+            Self::Not(inner) => write!(f, "-{inner}"),
+            Self::Test(field, demand) => {
+                write!(f, "{}:", field.name)?;
+                demand.write(field.kind, f)
+            }
+        }
+    }
+}
+
+fn join(
+    f: &mut fmt::Formatter<'_>,
+    parts: &[Expr],
+    between: &str,
+    parenthesised: impl Fn(&Expr) -> bool,
+) -> fmt::Result {
+    for (i, part) in parts.iter().enumerate() {
+        if i > 0 {
+            f.write_str(between)?;
+        }
+        if parenthesised(part) {
+            write!(f, "({part})")?;
+        } else {
+            write!(f, "{part}")?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

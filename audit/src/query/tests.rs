@@ -1,0 +1,230 @@
+//! The language: what reads, what is refused and where it is marked.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::query::field::{CLASSES, DECISIONS};
+
+fn printed(text: &str) -> String {
+    Query::parse(text)
+        .unwrap_or_else(|e| panic!("{text}: {e}"))
+        .to_string()
+}
+
+fn refused(text: &str) -> (u16, String, Option<String>) {
+    let told = Query::parse(text).expect_err(text);
+    let at = told.location.clone().expect("every mistake has a place");
+    let marked = at.text[at.offset..at.offset + at.len].to_owned();
+    (told.code.0, marked, told.help)
+}
+
+#[test]
+fn queries_read_and_print_canonically() {
+    let check = |text: &str, expected: &str| assert_eq!(printed(text), expected);
+    check("", "");
+    check("decision:deny last:24h", "decision:deny since:-1d");
+    check("decision:deny AND method:get", "decision:deny method:GET");
+    check("not decision:allow", "-decision:allow");
+    check("--decision:allow", "decision:allow");
+    check("(a:b)".replace("a:b", "host:b").as_str(), "host:b");
+    check(
+        "decision:deny (method:POST OR method:DELETE)",
+        "decision:deny (method:POST OR method:DELETE)",
+    );
+    check("(host:a OR host:b) last:1h", "(host:a OR host:b) since:-1h");
+    check("-(host:a host:b)", "-(host:a host:b)");
+    check("path:\"a b*\"", "path:\"a b*\"");
+    check(r"path:/a\ b/*", r"path:/a\ b/*");
+    check("action:\"orders:refund\"", "action:orders:refund");
+    check("latency:>10ms", "latency:>=10001us");
+    check("latency:>=1500ms", "latency:>=1500ms");
+    check("status:4xx", "status:[400 TO 499]");
+    check("revision:12", "sequence:12");
+    check("revision:9F2C1A3B", "revision:9f2c1a3b**");
+    check("serial:3F:A1", "serial:3fa1");
+    check("id:01jd8k2xq4", "id:01JD8K2XQ4");
+    check("reason:**", "reason:*");
+    check(
+        "host:a|count by service,action|top 5",
+        "host:a | count by service, action | top 5",
+    );
+    check("| timeline 5m", "| timeline 300s");
+    check(
+        "source:10.0.0.0/8 until:2026-10-01",
+        "source:10.0.0.0/8 until:2026-10-01",
+    );
+}
+
+#[test]
+fn mistakes_are_marked_where_they_are() {
+    let check = |text: &str, code: u16, marked: &str| {
+        let (got, place, _) = refused(text);
+        assert_eq!((got, place.as_str()), (code, marked), "{text}");
+    };
+    check("decision:", 7101, "decision");
+    check("(host:a", 7101, "(");
+    check("host:a)", 7101, ")");
+    check("path:\"a", 7101, "\"");
+    check("status:[200 TO", 7101, "[");
+    check("host:a OR", 7101, "");
+    check("-", 7101, "");
+    check("decison:deny", 7102, "decison");
+    check("host:a deny", 7103, "deny");
+    check("host:a or host:b", 7103, "or");
+    check("status:x", 7104, "x");
+    check("last:soon", 7104, "last:soon");
+    check("host:a OR last:1h", 7105, "last:1h");
+    check("-since:today", 7105, "since:today");
+    check("last:1h since:today", 7105, "since:today");
+    check("host:a | count by path", 7108, "path");
+    check("host:a | top 5", 7109, "top");
+    check("host:a | sort", 7109, "sort");
+    check("host:a | count by a, b", 7102, "a");
+}
+
+#[test]
+fn mistakes_suggest_what_was_meant() {
+    let check = |text: &str, part: &str| {
+        let help = refused(text).2.unwrap_or_default();
+        assert!(help.contains(part), "{text}: {help}");
+    };
+    check("decison:deny", "`decision:`");
+    check("spiffe://acme.test/x", "principal:spiffe://");
+    check("decision:alow", "decision:allow");
+    check("deny", "decision:deny");
+    check("web", "principal:web");
+    check("/orders", "path:/orders");
+    check("403", "status:403");
+    check("host:a or host:b", "`OR`");
+    check("time:today", "since:");
+}
+
+#[test]
+fn a_query_is_bounded_in_length_depth_and_tests() {
+    let long = |n: usize| format!("host:{}", "x".repeat(n - 5));
+    assert!(Query::parse(&long(QUERY_LEN_MAX)).is_ok());
+    assert_eq!(refused(&long(QUERY_LEN_MAX + 1)).0, 7107);
+    let deep = |n: usize| format!("{}host:a{}", "(".repeat(n), ")".repeat(n));
+    assert!(Query::parse(&deep(QUERY_DEPTH_MAX)).is_ok());
+    assert_eq!(refused(&deep(QUERY_DEPTH_MAX + 1)).0, 7107);
+    let many = |n: usize| "host:a ".repeat(n);
+    assert!(Query::parse(&many(QUERY_TESTS_MAX)).is_ok());
+    assert_eq!(refused(&many(QUERY_TESTS_MAX + 1)).0, 7107);
+}
+
+#[test]
+fn a_query_is_about_decisions_unless_it_says_or_asks_otherwise() {
+    let about = |text: &str| Query::parse(text).unwrap().filter().to_string();
+    assert_eq!(about("host:a"), "class:decision host:a");
+    assert_eq!(about("status:5xx"), "class:decision status:[500 TO 599]");
+    assert_eq!(
+        about("class:outcome status:5xx"),
+        "class:outcome status:[500 TO 599]"
+    );
+    assert_eq!(about("-class:decision"), "-class:decision");
+    assert_eq!(about("actor:ana"), "actor:ana");
+    assert_eq!(about(""), "class:decision");
+}
+
+/// Random queries over a small vocabulary, so that they hit something.
+pub(crate) fn any_expr() -> impl Strategy<Value = Expr> {
+    let test = |name: &'static str, words: Vec<&'static str>| {
+        prop::sample::select(words).prop_map(move |word| {
+            let (field, demand) =
+                Demand::read(Field::find(name).unwrap(), word, false).expect(word);
+            Expr::Test(field, demand)
+        })
+    };
+    let leaf = prop_oneof![
+        test("class", CLASSES.to_vec()),
+        test("decision", DECISIONS.to_vec()),
+        test(
+            "principal",
+            vec![
+                "web",
+                "spiffe://acme.test/**",
+                "*",
+                "sa/*",
+                "**/cron",
+                "nobody"
+            ]
+        ),
+        test(
+            "service",
+            vec!["orders", "shop/*", "acme.test/shop/orders", "*"]
+        ),
+        test(
+            "path",
+            vec!["/orders/*", "/orders/**", "**7", "/", r"/a\ b", "*"]
+        ),
+        test("method", vec!["get", "P*", "*"]),
+        test("status", vec!["200", "4xx", ">=500", "*", "[0 TO 403]"]),
+        test("latency", vec![">1ms", "<=500us", "*"]),
+        test("bytes", vec![">1KiB", "0", "*"]),
+        test("policy", vec!["p1", "p*", "*"]),
+        test("ended", vec!["true", "false"]),
+        test("end", vec!["completed", "timed_out", "*"]),
+        test("source", vec!["10.0.0.0/8", "10.0.0.1", "::1", "*"]),
+        test("trace", vec!["000102030405060708090a0b0c0d0e0f", "*"]),
+        test("revision", vec!["1", "01010101", "*"]),
+        test("sequence", vec![">1", "2"]),
+        test("reporter", vec!["palisade/proxy/a", "*"]),
+        test("serial", vec!["0A:0b", "*"]),
+        test("id", vec!["01KA5A", "*", "7ZZZZZ"]),
+        test("verb", vec!["issued", "*"]),
+        test("reason", vec!["no_permit", "*_*"]),
+        test("entry", vec!["<20", "[5 TO 40]"]),
+        test("cached", vec!["true", "false"]),
+        test("error", vec!["*", "reset**"]),
+    ];
+    leaf.prop_recursive(4, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 1..4).prop_map(Expr::all),
+            prop::collection::vec(inner.clone(), 1..4).prop_map(Expr::any),
+            inner.prop_map(Expr::not),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_the_parser_panic(text in ".{0,80}") {
+        if let Err(told) = Query::parse(&text) {
+            let at = told.location.unwrap();
+            prop_assert!(at.text.get(at.offset..at.offset + at.len).is_some());
+        }
+    }
+
+    #[test]
+    fn no_soup_of_the_language_makes_the_parser_panic(
+        words in prop::collection::vec(
+            prop::sample::select(vec![
+                "decision:", "deny", "(", ")", "-", "OR", "AND", "not", " ", "\"", "*", "status:",
+                "[1 TO", "]", ">=", "\\", "|", "count", "by", "service", ",", "top", "3",
+                "timeline", "5m", "last:", "since:", "until:", "-2h", "id:", "01JD8K2X", "ä", "x",
+            ]),
+            0..24,
+        ),
+    ) {
+        let text = words.concat();
+        if let Ok(query) = Query::parse(&text) {
+            let again = Query::parse(&query.to_string());
+            prop_assert_eq!(again.ok(), Some(query));
+        }
+    }
+
+    #[test]
+    fn what_is_printed_reads_back_as_the_same(expr in any_expr()) {
+        let query = Query::parse(&expr.to_string()).unwrap();
+        prop_assert_eq!(&query.filter, &expr);
+        prop_assert_eq!(query.to_string(), expr.to_string());
+    }
+
+    #[test]
+    fn any_text_can_be_quoted(value in "[^\\x00]{1,40}") {
+        let field = Field::find("path").unwrap();
+        let expr = Expr::Test(field, Demand::Text(Pattern::literal(value)));
+        let query = Query::parse(&expr.to_string()).unwrap();
+        prop_assert_eq!(query.filter, expr);
+    }
+}
