@@ -7,7 +7,7 @@
 //! - [`canonical`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
 //! - [`sink`], [`wire`]: what is recorded, and how messages travel
-//! - [`diagnostic`], [`clock`]: how mistakes are told, and what time it is
+//! - [`diagnostic`], [`yaml`], [`clock`]: how mistakes are told and found, and what time it is
 
 pub mod canonical;
 pub mod catalogue;
@@ -20,3 +20,4 @@ pub mod snapshot;
 pub mod spiffe_id;
 pub mod svid;
 pub mod wire;
+pub mod yaml;

@@ -8,14 +8,14 @@ use palisade_mesh::{
     diagnostic::{Diagnostic, Location},
     operation::{Operation, OperationTable, Template},
     spiffe_id::SpiffeId,
+    yaml::{Node, Source, Span},
 };
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{
     codes,
     settings::{AUDIT, Settings, UNMATCHED, timeout},
-    source::{Source, Span},
-    yaml::{Fields, Node, Reader, parse},
+    yaml::{Fields, Reader, parse},
 };
 
 /// Most operations of one service; they are compared pairwise.

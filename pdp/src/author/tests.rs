@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use palisade_mesh::{
     decision::{Answer, Question, Verdict},
     diagnostic::{Diagnostic, Location, did_you_mean},
+    yaml::{Node, Source, Span},
 };
 use serde::Serialize;
 use smol_str::SmolStr;
@@ -27,8 +28,7 @@ use smol_str::SmolStr;
 use super::{
     codes, files,
     question::{Ask, OwnedQuestion, question},
-    source::{Source, Span},
-    yaml::{Fields, Node, Reader, parse},
+    yaml::{Fields, Reader, parse},
 };
 use crate::compiled::Compiled;
 

@@ -1,239 +1,23 @@
-//! YAML read twice: first into a tolerant tree that knows where everything
-//! stands, then by [`Reader`]s that report every mistake instead of the first.
-//!
-//! Keys are told apart by their text; a scalar keeps the text it was written
-//! with, so `1.10` stays `1.10`. Aliases are expanded within the library's
-//! limits.
+//! Readers of YAML trees that report every mistake instead of the first.
 
-use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
-use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Spanned, options::DuplicateKeyPolicy};
-
-use super::{
-    codes,
-    source::{Source, Span},
+use palisade_mesh::{
+    diagnostic::{Diagnostic, did_you_mean},
+    yaml::{self, Codes, Entry, Node, Source, Span, Value},
 };
 
-/// Deepest nesting of maps and lists.
-pub(crate) const DEPTH_MAX: usize = 32;
+use super::codes;
 
-/// A value and where it stands.
-#[derive(Debug, Clone)]
-pub(crate) struct Node {
-    pub(crate) span: Span,
-    pub(crate) value: Value,
-}
-
-/// What a value is.
-#[derive(Debug, Clone)]
-pub(crate) enum Value {
-    Null,
-    Scalar(String),
-    List(Vec<Node>),
-    Map(Vec<Entry>),
-}
-
-/// One line of a map.
-#[derive(Debug, Clone)]
-pub(crate) struct Entry {
-    pub(crate) key: String,
-    pub(crate) key_span: Span,
-    pub(crate) value: Node,
-}
-
-impl Node {
-    fn kind(&self) -> &'static str {
-        match self.value {
-            Value::Null => "nothing",
-            Value::Scalar(_) => "a text",
-            Value::List(_) => "a list",
-            Value::Map(_) => "a map",
-        }
-    }
-}
+/// The codes of a repository's files.
+const CODES: Codes = Codes {
+    duplicate_key: codes::DUPLICATE_KEY,
+    syntax: codes::YAML_SYNTAX,
+    too_deep: codes::TOO_DEEP,
+};
 
 /// Parses a file. A syntax error is reported and gives `None`; doubled keys are
 /// reported and the first one is kept.
 pub(crate) fn parse(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Node> {
-    let raw = match read(source, DuplicateKeyPolicy::Error) {
-        Err(error) if is_duplicate(&error) => {
-            found.push(syntax(source, &error));
-            read(source, DuplicateKeyPolicy::FirstWins)
-        }
-        other => other,
-    };
-    match raw {
-        Ok(raw) => Some(node(raw, source)),
-        Err(error) => {
-            found.push(syntax(source, &error));
-            None
-        }
-    }
-}
-
-fn read(source: &Source, keys: DuplicateKeyPolicy) -> Result<Spanned<Raw>, serde_saphyr::Error> {
-    let options = serde_saphyr::options! {
-        duplicate_keys: keys,
-        budget: serde_saphyr::budget! { max_depth: DEPTH_MAX },
-    };
-    serde_saphyr::from_str_with_options(&source.text, options)
-}
-
-fn is_duplicate(error: &serde_saphyr::Error) -> bool {
-    matches!(
-        error.without_snippet(),
-        serde_saphyr::Error::DuplicateMappingKey { .. }
-    )
-}
-
-fn syntax(source: &Source, error: &serde_saphyr::Error) -> Diagnostic {
-    let bare = error.without_snippet();
-    let location = error.location().map_or_else(
-        || source.line(1),
-        |l| {
-            let at = l.span();
-            match at.byte_offset() {
-                Some(offset) => source.span(Span::new(
-                    usize_of(offset),
-                    usize_of(at.byte_len().unwrap_or(1)).max(1),
-                )),
-                None => source.line(usize_of(l.line())),
-            }
-        },
-    );
-    if let serde_saphyr::Error::DuplicateMappingKey { key, .. } = bare {
-        let key = key.as_deref().unwrap_or_default();
-        return Diagnostic::error(codes::DUPLICATE_KEY, format!("key `{key}` is there twice"))
-            .label("second time")
-            .cause("only one of the two could be meant")
-            .help("keep one of them")
-            .at(location);
-    }
-    if matches!(bare, serde_saphyr::Error::Budget { .. }) {
-        return Diagnostic::error(codes::TOO_DEEP, "YAML exceeds a limit of the reader")
-            .cause(format!(
-                "{bare}; maps and lists nest at most {DEPTH_MAX} deep"
-            ))
-            .help("split the file or flatten it")
-            .at(location);
-    }
-    let text = bare.to_string();
-    let first = text.lines().next().unwrap_or_default();
-    Diagnostic::error(codes::YAML_SYNTAX, "this is not YAML")
-        .label("here")
-        .cause(first.to_owned())
-        .help("check indentation, colons and quotes around this place")
-        .at(location)
-}
-
-fn usize_of(n: u64) -> usize {
-    usize::try_from(n).unwrap_or(usize::MAX)
-}
-
-fn node(raw: Spanned<Raw>, source: &Source) -> Node {
-    let span = span_of(&raw.referenced);
-    let value = match raw.value {
-        Raw::Null => Value::Null,
-        Raw::Text(text) => Value::Scalar(text),
-        Raw::Plain => Value::Scalar(source.slice(span_of(&raw.defined)).trim().to_owned()),
-        Raw::List(items) => Value::List(items.into_iter().map(|i| node(i, source)).collect()),
-        Raw::Map(entries) => Value::Map(
-            entries
-                .into_iter()
-                .map(|(key, value)| Entry {
-                    key_span: span_of(&key.referenced),
-                    key: key.value,
-                    value: node(value, source),
-                })
-                .collect(),
-        ),
-    };
-    Node { span, value }
-}
-
-fn span_of(location: &serde_saphyr::Location) -> Span {
-    let span = location.span();
-    Span::new(
-        usize_of(span.byte_offset().unwrap_or_default()),
-        usize_of(span.byte_len().unwrap_or_default()),
-    )
-}
-
-/// What the library sees; numbers and booleans keep only their place.
-enum Raw {
-    Null,
-    Plain,
-    Text(String),
-    List(Vec<Spanned<Raw>>),
-    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
-}
-
-impl<'de> Deserialize<'de> for Raw {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(RawVisitor)
-    }
-}
-
-struct RawVisitor;
-
-impl<'de> Visitor<'de> for RawVisitor {
-    type Value = Raw;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("any YAML value")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
-    }
-
-    fn visit_none<E: de::Error>(self) -> Result<Raw, E> {
-        Ok(Raw::Null)
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<Raw, E> {
-        Ok(Raw::Plain)
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<Raw, E> {
-        Ok(Raw::Plain)
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<Raw, E> {
-        Ok(Raw::Plain)
-    }
-
-    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Raw, E> {
-        Ok(Raw::Plain)
-    }
-
-    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Raw, E> {
-        Ok(Raw::Plain)
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<Raw, E> {
-        Ok(Raw::Plain)
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<Raw, E> {
-        Ok(Raw::Text(text.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
-        }
-        Ok(Raw::List(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(Raw::Map(entries))
-    }
+    yaml::parse(source, CODES, found)
 }
 
 /// Reads nodes of one file and gathers what is wrong with them.
@@ -383,6 +167,8 @@ impl<'n> Fields<'n> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use palisade_mesh::yaml::DEPTH_MAX;
 
     use super::*;
 
