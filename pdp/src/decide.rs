@@ -87,12 +87,6 @@ pub enum SnapshotError {
     },
 }
 
-impl From<cedar_policy::entities_errors::EntitiesError> for SnapshotError {
-    fn from(error: cedar_policy::entities_errors::EntitiesError) -> Self {
-        Self::Entities(Box::new(error))
-    }
-}
-
 /// What the sampled comparison of engine and reference found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct SelfCheck {

@@ -17,6 +17,7 @@ use cedar_policy_core::{
     extensions::Extensions,
 };
 
+mod bare;
 mod clause;
 mod values;
 mod walk;
@@ -35,7 +36,7 @@ impl Named {
     }
 }
 
-/// What is left of a policy when its scope is known to hold.
+/// What is left of a policy when its scope is known to hold, in whole or in part.
 #[derive(Debug, Clone)]
 pub(crate) struct Body {
     expr: Arc<ast::Expr>,
@@ -50,6 +51,15 @@ impl Body {
             expr: policy.non_scope_constraints_arc()?.clone(),
             slots: policy.env().clone(),
         })
+    }
+
+    /// The same without places in the source, which the evaluator would copy at
+    /// every step.
+    pub(crate) fn bare(&self) -> Self {
+        Self {
+            expr: Arc::new(bare::bare(&self.expr, bare::DEPTH_MAX)),
+            slots: self.slots.clone(),
+        }
     }
 }
 
@@ -72,6 +82,9 @@ pub(crate) struct Extra {
     pub(crate) attribute: &'static str,
 }
 
+/// What Cedar has against a set of entities.
+pub(crate) type EntitiesFault = Box<cedar_policy::entities_errors::EntitiesError>;
+
 /// The entities a body is evaluated against.
 #[derive(Debug)]
 pub(crate) struct Store(Entities);
@@ -81,7 +94,7 @@ impl Store {
     pub(crate) fn new(
         entities: &cedar_policy::Entities,
         extras: &[Extra],
-    ) -> Result<Self, cedar_policy::entities_errors::EntitiesError> {
+    ) -> Result<Self, EntitiesFault> {
         let made = extras.iter().map(entity).map(Arc::new);
         let core: &Entities = entities.as_ref();
         core.clone()
@@ -94,6 +107,7 @@ impl Store {
                 Extensions::all_available(),
             )
             .map(Self)
+            .map_err(Box::new)
     }
 
     /// Begins to evaluate bodies for one request.

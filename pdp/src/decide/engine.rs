@@ -22,8 +22,8 @@ use super::{
     fact::Live,
     index::rule_at,
     slice::{Cached, Slice},
-    snapshot::Asked,
-    world::Ent,
+    snapshot::Names,
+    world::Triple,
 };
 
 /// Most slices an engine keeps, and about how many bytes they may take. Beyond
@@ -54,17 +54,13 @@ pub const SELF_CHECK_EVERY_PER_POLICY: u32 = 4;
 #[derive(Debug)]
 pub struct Engine {
     snapshot: Arc<Snapshot>,
-    /// Keyed by numbers of the snapshot, so nobody outside chooses them.
-    slices: Generations<(Ent, Ent, Ent), (u64, Arc<Slice>), BuildHasherDefault<FxHasher>>,
+    slices: Slices,
     /// Keyed by bytes that callers choose, hence the keyed hash.
     decisions: Generations<Box<[u8]>, Cached, RandomState>,
     values: ValueCache,
-    /// Number of the next slice; part of the keys of its decisions.
-    serial: u64,
+    /// The key of the present question.
     key: Vec<u8>,
-    /// Evaluations until the next self-check; `None` for never.
-    check_in: Option<u32>,
-    check_every: u32,
+    sampler: Sampler,
 }
 
 impl Engine {
@@ -75,27 +71,21 @@ impl Engine {
             .max(SELF_CHECK_EVERY);
         Self {
             snapshot,
-            slices: Generations::new(Limits {
-                entries: SLICES_MAX,
-                bytes: SLICE_BYTES_MAX,
-            }),
+            slices: Slices::new(),
             decisions: Generations::new(Limits {
                 entries: DECISIONS_MAX,
                 bytes: DECISION_BYTES_MAX,
             }),
             values: ValueCache::default(),
-            serial: 0,
             key: Vec::new(),
-            check_in: Some(every),
-            check_every: every,
+            sampler: Sampler::new(every),
         }
     }
 
     /// Checks one evaluation in `every` against the reference; 0 means none.
     #[must_use]
     pub fn with_self_check(mut self, every: u32) -> Self {
-        self.check_in = (every > 0).then_some(every);
-        self.check_every = every;
+        self.sampler = Sampler::new(every);
         self
     }
 
@@ -106,29 +96,35 @@ impl Engine {
 
     /// Decides.
     pub fn decide(&mut self, question: &Question<'_>) -> Answer {
-        let snapshot = Arc::clone(&self.snapshot);
+        // Not cloned: other workers count references to it, too.
+        let snapshot = &*self.snapshot;
+        let now_us = question.now_us;
         let asked = match snapshot.ask(question) {
             Ok(asked) => asked,
-            Err(fault) => {
+            Err(why) => {
                 return Answer {
-                    decision: Arc::new(fault),
+                    decision: Arc::new(snapshot.fault(Names::of(question), why)),
                     cached: false,
                 };
             }
         };
-        let (serial, slice) = self.slice(&asked, question.now_us);
+        let (serial, slice) = self.slices.get(snapshot, asked.entities(), now_us);
         if let Some(cached) = slice.constant.get() {
-            return self.hit(cached);
+            return answer(snapshot, cached, true);
         }
         let facts = Live::new(question, snapshot.layout());
         self.key.clear();
         self.key.extend(serial.to_le_bytes());
-        let keyed = slice.write_key(&facts, question.now_us, &mut self.key)
-            && self.key.len() <= KEY_LEN_MAX;
+        let keyed = slice.write_key(&facts, now_us, &mut self.key) && self.key.len() <= KEY_LEN_MAX;
         if keyed && let Some(cached) = self.decisions.get(self.key.as_slice()) {
-            return self.hit(&cached);
+            return answer(snapshot, &cached, true);
         }
-        let cached = self.evaluate(question, &asked, &slice, &facts);
+        let mut cached = snapshot.evaluate(&asked, &slice, &facts, now_us, &mut self.values);
+        if self.sampler.is_due()
+            && let Some(corrected) = snapshot.check(question, &cached.decision)
+        {
+            cached.decision = Arc::new(corrected);
+        }
         if slice.fields.is_empty() {
             // Only this engine has the slice, and it has just found it empty.
             let _ = slice.constant.set(cached.clone());
@@ -137,76 +133,81 @@ impl Engine {
             self.decisions
                 .insert(self.key.as_slice().into(), cached.clone(), bytes);
         }
-        self.count(&cached);
-        Answer {
-            decision: cached.decision,
-            cached: false,
+        answer(snapshot, &cached, false)
+    }
+}
+
+/// The slices an engine has looked up.
+#[derive(Debug)]
+struct Slices {
+    /// Keyed by numbers of the snapshot, so nobody outside chooses them.
+    known: Generations<Triple, (u64, Arc<Slice>), BuildHasherDefault<FxHasher>>,
+    /// Number of the next slice; part of the keys of its decisions.
+    serial: u64,
+}
+
+impl Slices {
+    fn new() -> Self {
+        let limits = Limits {
+            entries: SLICES_MAX,
+            bytes: SLICE_BYTES_MAX,
+        };
+        Self {
+            known: Generations::new(limits),
+            serial: 0,
         }
     }
 
-    fn hit(&self, cached: &Cached) -> Answer {
-        self.count(cached);
-        Answer {
-            decision: Arc::clone(&cached.decision),
-            cached: true,
-        }
-    }
-
-    fn count(&self, cached: &Cached) {
-        for i in cached.shadows.iter().flat_map(|s| s.iter()) {
-            if let Some(rule) = rule_at(self.snapshot.rules(), *i) {
-                rule.count();
-            }
-        }
-    }
-
-    fn slice(&mut self, asked: &Asked<'_>, now_us: i64) -> (u64, Arc<Slice>) {
-        let key = asked.entities();
-        if let Some((serial, slice)) = self.slices.get(&key)
+    fn get(&mut self, snapshot: &Snapshot, key: Triple, now_us: i64) -> (u64, Arc<Slice>) {
+        if let Some((serial, slice)) = self.known.get(&key)
             && slice.covers(now_us)
         {
             return (serial, slice);
         }
-        let slice = Arc::new(self.snapshot.slice(key, now_us));
+        let slice = Arc::new(snapshot.slice(key, now_us));
         let serial = self.serial;
         self.serial += 1;
-        self.slices
-            .insert(key, (serial, Arc::clone(&slice)), slice.bytes());
+        let entry = (serial, Arc::clone(&slice));
+        self.known.insert(key, entry, slice.bytes());
         (serial, slice)
     }
+}
 
-    fn evaluate(
-        &mut self,
-        question: &Question<'_>,
-        asked: &Asked<'_>,
-        slice: &Slice,
-        facts: &Live<'_>,
-    ) -> Cached {
-        let cached = self
-            .snapshot
-            .evaluate(asked, slice, facts, question.now_us, &mut self.values);
-        if !self.check_is_due() {
-            return cached;
-        }
-        match self.snapshot.check(question, &cached.decision) {
-            Some(corrected) => Cached {
-                decision: Arc::new(corrected),
-                ..cached
-            },
-            None => cached,
-        }
+/// Says which evaluations are checked.
+#[derive(Debug)]
+struct Sampler {
+    /// 0 for never.
+    every: u32,
+    left: u32,
+}
+
+impl Sampler {
+    fn new(every: u32) -> Self {
+        Self { every, left: every }
     }
 
-    fn check_is_due(&mut self) -> bool {
-        let Some(left) = &mut self.check_in else {
-            return false;
-        };
-        *left = left.saturating_sub(1);
-        if *left > 0 {
+    fn is_due(&mut self) -> bool {
+        if self.every == 0 {
             return false;
         }
-        *left = self.check_every;
+        self.left = self.left.saturating_sub(1);
+        if self.left > 0 {
+            return false;
+        }
+        self.left = self.every;
         true
+    }
+}
+
+fn answer(snapshot: &Snapshot, found: &Cached, cached: bool) -> Answer {
+    for i in found.shadows.iter().flat_map(|s| s.iter()) {
+        if let Some(rule) = rule_at(snapshot.rules(), *i) {
+            rule.count();
+        }
+    }
+    Answer {
+        decision: Arc::clone(&found.decision),
+        cached,
     }
 }
 

@@ -124,8 +124,9 @@ impl Snapshot {
         let principal = &question.connection.peer.id;
         let asked = match self.ask(question) {
             Ok(asked) => asked,
-            Err(fault) => {
-                return self.unexplained(principal, Names::of(question), fault.verdict);
+            Err(why) => {
+                let verdict = Verdict::Undecided(why);
+                return self.unexplained(principal, Names::of(question), verdict);
             }
         };
         let facts = Live::new(question, self.layout());
@@ -305,7 +306,7 @@ impl Snapshot {
     }
 
     fn path_of(&self, field: Field) -> String {
-        format!("context.{}", self.layout().path(field).join("."))
+        format!("context.{}", self.layout().whole_path(field).join("."))
     }
 
     fn rule(&self, id: &str) -> Option<&Rule> {

@@ -8,7 +8,8 @@ use http::HeaderName;
 use palisade_mesh::catalogue::{DeclaredHeader, HeaderShape};
 use smol_str::SmolStr;
 
-/// One leaf of the context.
+/// One leaf of the context. The order is that of the paths, record by record, which
+/// lets a writer go through sorted fields once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Field {
     GrpcMethod,
@@ -99,22 +100,30 @@ impl Layout {
         self.headers.get(usize::from(index))
     }
 
-    /// Every field that a context of `form` can have.
-    pub(crate) fn fields(&self, form: Form) -> impl Iterator<Item = Field> + '_ {
-        self.all().filter(move |f| f.is_in(form))
+    /// Every field that a context of `form` can have, sorted.
+    pub(crate) fn fields(&self, form: Form) -> Vec<Field> {
+        let mut fields: Vec<Field> = self.all().filter(|f| f.is_in(form)).collect();
+        fields.sort_unstable();
+        fields
     }
 
-    /// Where `field` stands.
-    pub(crate) fn path(&self, field: Field) -> Vec<&str> {
+    /// Where `field` stands: the records it is in, and its name there.
+    pub(crate) fn path(&self, field: Field) -> (&'static [&'static str], &str) {
         if let Field::Header(i) = field {
             let name = self.header(i).map_or("", |h| h.text.as_str());
-            return vec!["http", "headers", name];
+            return (&["http", "headers"], name);
         }
-        FIXED
-            .iter()
-            .find(|(f, _)| *f == field)
-            .map(|(_, path)| path.to_vec())
-            .unwrap_or_default()
+        let fixed = FIXED.iter().find(|(f, _)| *f == field);
+        match fixed.and_then(|(_, path)| path.split_last()) {
+            Some((name, records)) => (records, name),
+            None => (&[], ""),
+        }
+    }
+
+    /// Where `field` stands, in one piece.
+    pub(crate) fn whole_path(&self, field: Field) -> Vec<&str> {
+        let (records, name) = self.path(field);
+        records.iter().copied().chain([name]).collect()
     }
 
     /// What using the value at `path` reads: the leaf it lies in, or all below it.
@@ -139,7 +148,9 @@ impl Layout {
     }
 
     fn select(&self, matches: impl Fn(&[&str]) -> bool) -> Vec<Field> {
-        self.all().filter(|f| matches(&self.path(*f))).collect()
+        self.all()
+            .filter(|f| matches(&self.whole_path(*f)))
+            .collect()
     }
 }
 

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     rule::{Rule, Test},
-    world::{Ent, Kind, World, small},
+    world::{Ent, Kind, Triple, World, small},
 };
 
 /// The index; policies are named by their position.
@@ -45,7 +45,7 @@ impl Index {
         &self,
         rules: &[Rule],
         world: &World,
-        (principal, action, resource): (Ent, Ent, Ent),
+        (principal, action, resource): Triple,
     ) -> Vec<u32> {
         let mut found = Vec::new();
         self.by_resource.visit(resource, world, &mut |drawers| {

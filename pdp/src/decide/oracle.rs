@@ -24,7 +24,7 @@ use super::{
     outcome::Findings,
     record,
     rule::{Rule, Scope, Shape},
-    snapshot::Asked,
+    snapshot::{Asked, Names},
     world::{UNREGISTERED, uid, uid_of_domain},
 };
 
@@ -37,10 +37,10 @@ pub(crate) fn agree(a: &Decision, b: &Decision) -> bool {
 pub(crate) fn reference(snapshot: &Snapshot, question: &Question<'_>) -> Decision {
     let asked = match snapshot.ask(question) {
         Ok(asked) => asked,
-        Err(fault) => return fault,
+        Err(why) => return snapshot.fault(Names::of(question), why),
     };
     let facts = Live::new(question, snapshot.layout());
-    let fields: Vec<Field> = snapshot.layout().fields(asked.form).collect();
+    let fields = snapshot.layout().fields(asked.form);
     let found = findings(snapshot, question, &asked, &facts, &fields);
     let mut decision = match found {
         Ok(findings) => snapshot.decision(asked.names, findings),
@@ -207,14 +207,13 @@ fn context(
         let Some(value) = expression(facts.fact(*field)) else {
             continue;
         };
-        match layout.path(*field).as_slice() {
-            [group, name] => {
-                groups
-                    .entry(group)
-                    .or_default()
-                    .push(((*name).into(), value));
+        let (records, name) = layout.path(*field);
+        match records {
+            [group] => {
+                let group = groups.entry(group).or_default();
+                group.push((name.to_owned(), value));
             }
-            ["http", "headers", name] => headers.push(((*name).to_owned(), value)),
+            ["http", "headers"] => headers.push((name.to_owned(), value)),
             _ => {}
         }
     }
@@ -265,7 +264,7 @@ pub(crate) fn check_samples(
     action: &EntityUid,
     form: Form,
 ) -> Result<(), String> {
-    let fields: Vec<Field> = layout.fields(form).collect();
+    let fields = layout.fields(form);
     for full in [true, false] {
         let sample = Sample { layout, full };
         let context = context(&sample, &fields, form, layout).map_err(|e| e.to_string())?;

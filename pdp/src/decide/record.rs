@@ -6,11 +6,11 @@
 //! not recorded. Addresses and moments are text. `decided_us` is there when an
 //! `@expires` in scope made the time of the decision an input of its own.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use palisade_mesh::catalogue::HeaderShape;
 use rustc_hash::FxHashMap;
-use serde_json::{Map, Value};
+use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::{
@@ -24,7 +24,7 @@ pub(crate) const CONTEXT_JSON_LEN_MAX: usize = 4096;
 const VALUE_LEN_STEPS: [usize; 3] = [1024, 256, 64];
 const DECIDED_US: &str = "decided_us";
 
-/// Writes the values of `fields`; what does not fit is not recorded.
+/// Writes the values of `fields`, which are sorted; what does not fit is not recorded.
 pub(crate) fn write(
     facts: &dyn Facts,
     fields: &[Field],
@@ -32,74 +32,105 @@ pub(crate) fn write(
     decided_us: Option<i64>,
 ) -> SmolStr {
     for value_len_max in [usize::MAX].into_iter().chain(VALUE_LEN_STEPS) {
-        let text = object(facts, fields, layout, decided_us, value_len_max).to_string();
-        if text.len() <= CONTEXT_JSON_LEN_MAX {
-            return text.into();
+        let mut object = Object::new(decided_us);
+        for field in fields {
+            let fact = facts.fact(*field);
+            if length(&fact) <= value_len_max {
+                object.put(layout.path(*field), &fact);
+            }
+        }
+        match object.finish() {
+            Some(text) if text.len() <= CONTEXT_JSON_LEN_MAX => return text,
+            _ => {}
         }
     }
     SmolStr::new_static("{}")
 }
 
-fn object(
-    facts: &dyn Facts,
-    fields: &[Field],
-    layout: &Layout,
-    decided_us: Option<i64>,
-    value_len_max: usize,
-) -> Value {
-    let mut root = Map::new();
-    if let Some(at) = decided_us {
-        root.insert(DECIDED_US.to_owned(), at.into());
-    }
-    for field in fields {
-        let Some(value) = value_of(&facts.fact(*field)) else {
-            continue;
-        };
-        if length(&value) > value_len_max {
-            continue;
-        }
-        let path = layout.path(*field);
-        let Some((leaf, groups)) = path.split_last() else {
-            continue;
-        };
-        let mut at = &mut root;
-        for group in groups {
-            let entry = at
-                .entry(*group)
-                .or_insert_with(|| Value::Object(Map::new()));
-            let Value::Object(inner) = entry else {
-                return Value::Object(root);
-            };
-            at = inner;
-        }
-        at.insert((*leaf).to_owned(), value);
-    }
-    Value::Object(root)
-}
-
-fn value_of(fact: &Fact<'_>) -> Option<Value> {
-    Some(match fact {
-        Fact::Absent => Value::Null,
-        Fact::Bool(b) => (*b).into(),
-        Fact::Ip(ip) => ip.to_string().into(),
-        Fact::Long(n) => (*n).into(),
-        Fact::Moment(second) => moment_text(*second)?.into(),
-        Fact::Text(text) => text.as_ref().into(),
-        Fact::Texts(texts) => {
-            let mut texts: Vec<&str> = texts.iter().map(AsRef::as_ref).collect();
-            texts.sort_unstable();
-            texts.dedup();
-            texts.into()
-        }
-        Fact::Unfit | Fact::Unknown => return None,
-    })
-}
-
-fn length(value: &Value) -> usize {
-    match value {
-        Value::Array(items) => items.iter().map(length).sum(),
-        Value::String(text) => text.len(),
+fn length(fact: &Fact<'_>) -> usize {
+    match fact {
+        Fact::Text(text) => text.len(),
+        Fact::Texts(texts) => texts.iter().map(|t| t.len()).sum(),
         _ => 0,
+    }
+}
+
+/// A JSON object in the making: decisions are recorded on the request path, so no
+/// tree is built.
+struct Object {
+    text: Vec<u8>,
+    /// Records that are open.
+    open: &'static [&'static str],
+}
+
+impl Object {
+    fn new(decided_us: Option<i64>) -> Self {
+        let mut object = Self {
+            text: Vec::with_capacity(128),
+            open: &[],
+        };
+        object.text.push(b'{');
+        if let Some(at) = decided_us {
+            object.key(DECIDED_US);
+            object.json(&at);
+        }
+        object
+    }
+
+    fn put(&mut self, (records, name): (&'static [&'static str], &str), fact: &Fact<'_>) {
+        if matches!(fact, Fact::Unfit | Fact::Unknown) {
+            return;
+        }
+        self.enter(records);
+        self.key(name);
+        match fact {
+            Fact::Absent | Fact::Unfit | Fact::Unknown => self.text.extend(b"null"),
+            Fact::Bool(b) => self.json(b),
+            Fact::Ip(ip) => self.json(ip),
+            Fact::Long(n) => self.json(n),
+            Fact::Moment(second) => self.json(&moment_text(*second)),
+            Fact::Text(text) => self.json(text),
+            Fact::Texts(texts) => {
+                let texts: BTreeSet<&str> = texts.iter().map(AsRef::as_ref).collect();
+                self.json(&texts);
+            }
+        }
+    }
+
+    /// Closes and opens records until exactly `records` are open.
+    fn enter(&mut self, records: &'static [&'static str]) {
+        let shared = self.open.iter().zip(records).take_while(|(a, b)| a == b);
+        let shared = shared.count();
+        for _ in shared..self.open.len() {
+            self.text.push(b'}');
+        }
+        for record in records.iter().skip(shared) {
+            self.key(record);
+            self.text.push(b'{');
+        }
+        self.open = records;
+    }
+
+    fn key(&mut self, name: &str) {
+        if self.text.last() != Some(&b'{') {
+            self.text.push(b',');
+        }
+        self.json(name);
+        self.text.push(b':');
+    }
+
+    fn json<T: serde::Serialize + ?Sized>(&mut self, value: &T) {
+        // Writing text, numbers and lists of text to memory does not fail; if it
+        // did, the rest would be no JSON and nothing would be recorded.
+        if serde_json::to_writer(&mut self.text, value).is_err() {
+            self.text.push(0xff);
+        }
+    }
+
+    fn finish(mut self) -> Option<SmolStr> {
+        self.enter(&[]);
+        self.text.push(b'}');
+        std::str::from_utf8(&self.text).ok().map(SmolStr::new)
     }
 }
 
@@ -125,7 +156,7 @@ impl Recorded {
         }
         let mut facts = FxHashMap::default();
         for field in layout.fields(form) {
-            let path = layout.path(field);
+            let path = layout.whole_path(field);
             let found = path.iter().try_fold(&value, |at, name| at.get(name));
             if let Some(fact) = found.and_then(|v| fact_of(field, v, layout)) {
                 facts.insert(field, fact);

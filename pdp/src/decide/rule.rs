@@ -81,7 +81,7 @@ impl Rule {
             principal: principal_test(&scope.principal, world, &void),
             action: action_test(&scope.action, world),
             resource: resource_test(&scope.resource, world, &void),
-            body: Body::of(policy),
+            body: Body::of(policy).map(|body| body.bare()),
             reads: uses.fields.into_iter().collect(),
             missing: missing.into_iter().collect(),
             void: !void.is_empty(),

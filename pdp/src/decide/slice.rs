@@ -16,7 +16,7 @@ use super::{
     field::Field,
     index::{Index, rule_at},
     rule::Rule,
-    world::{Ent, World},
+    world::{Triple, World},
 };
 
 /// The candidates for one (principal, action, resource), by position.
@@ -57,7 +57,7 @@ impl Slice {
         index: &Index,
         rules: &[Rule],
         world: &World,
-        entities: (Ent, Ent, Ent),
+        entities: Triple,
         now_us: i64,
     ) -> Self {
         let mut slice = Self::empty();

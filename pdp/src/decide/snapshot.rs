@@ -29,7 +29,7 @@ use super::{
     record,
     rule::{Rule, Scope},
     slice::{Cached, Slice},
-    world::{Ent, OPERATION, Requested, SERVICE, World},
+    world::{Ent, OPERATION, Requested, SERVICE, Triple, World},
 };
 use crate::compiled::{Compiled, PolicyInfo};
 
@@ -176,13 +176,8 @@ impl Snapshot {
     }
 
     /// Puts a question in terms of the snapshot, or says why there is no answer.
-    pub(crate) fn ask<'q>(&self, question: &Question<'q>) -> Result<Asked<'q>, Decision> {
+    pub(crate) fn ask<'q>(&self, question: &Question<'q>) -> Result<Asked<'q>, Undecided> {
         let names = Names::of(question);
-        self.find(question, names)
-            .map_err(|why| self.fault(names, why))
-    }
-
-    fn find<'q>(&self, question: &Question<'q>, names: Names<'q>) -> Result<Asked<'q>, Undecided> {
         let action = self
             .world
             .requested(Requested::Action, names.action)
@@ -216,7 +211,7 @@ impl Snapshot {
         registered.or_else(|| self.world.stranger(id))
     }
 
-    pub(crate) fn slice(&self, entities: (Ent, Ent, Ent), now_us: i64) -> Slice {
+    pub(crate) fn slice(&self, entities: Triple, now_us: i64) -> Slice {
         Slice::new(&self.index, &self.rules, &self.world, entities, now_us)
     }
 
@@ -261,7 +256,7 @@ impl Snapshot {
     /// Begins to evaluate bodies for one request; `None` for numbers of another snapshot.
     pub(crate) fn begin(
         &self,
-        (principal, action, resource): (Ent, Ent, Ent),
+        (principal, action, resource): Triple,
         context: Values,
     ) -> Option<Evaluation<'_>> {
         let named = |entity| self.world.named(entity);
@@ -388,7 +383,7 @@ impl<'q> Names<'q> {
 }
 
 impl Asked<'_> {
-    pub(crate) fn entities(&self) -> (Ent, Ent, Ent) {
+    pub(crate) fn entities(&self) -> Triple {
         (self.principal, self.action, self.resource)
     }
 }

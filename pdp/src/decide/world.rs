@@ -13,10 +13,12 @@ use palisade_mesh::{catalogue::Catalogue, spiffe_id::SpiffeId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
-use super::core::{Extra, Named, Store};
+use super::core::{EntitiesFault, Extra, Named, Store};
 
 /// An entity of the snapshot.
 pub(crate) type Ent = u32;
+/// A principal, an action and a resource.
+pub(crate) type Triple = (Ent, Ent, Ent);
 /// An entity type of the snapshot.
 pub(crate) type Kind = u32;
 
@@ -73,7 +75,7 @@ impl World {
         entities: &Entities,
         named: &BTreeSet<EntityUid>,
         catalogue: &Catalogue,
-    ) -> Result<(Self, Store), cedar_policy::entities_errors::EntitiesError> {
+    ) -> Result<(Self, Store), EntitiesFault> {
         let mut world = Self {
             entities: Vec::new(),
             by_uid: FxHashMap::default(),

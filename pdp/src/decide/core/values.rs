@@ -15,12 +15,13 @@ use crate::decide::{
 
 type Record = BTreeMap<SmolStr, Value>;
 
-/// The last address and moment made into values: parsing them is most of the
-/// cost of a context, and both stay the same for many requests.
+/// Values that stay the same for many requests: the last address and moment, whose
+/// parsing is most of the cost of a context, and the record with nothing in it.
 #[derive(Debug, Default)]
 pub(crate) struct ValueCache {
     ip: Option<(IpAddr, Value)>,
     moment: Option<(i64, Value)>,
+    empty: Option<Value>,
 }
 
 /// A context with these fields and nothing else. Its records are always there,
@@ -71,7 +72,7 @@ pub(crate) fn context(
     let name = match form {
         Form::Grpc => "grpc",
         Form::Http => {
-            protocol.insert(SmolStr::new_static("headers"), record_of(headers));
+            protocol.insert(SmolStr::new_static("headers"), cache.record(headers));
             "http"
         }
     };
@@ -83,7 +84,7 @@ pub(crate) fn context(
     ];
     let whole: Record = groups
         .into_iter()
-        .map(|(name, record)| (SmolStr::new_static(name), record_of(record)))
+        .map(|(name, record)| (SmolStr::new_static(name), cache.record(record)))
         .collect();
     Context::Value(Arc::new(whole))
 }
@@ -99,6 +100,14 @@ impl ValueCache {
             Fact::Text(text) => Some(text_value(&text)),
             Fact::Texts(texts) => Some(Value::set(texts.iter().map(|t| text_value(t)), None)),
         }
+    }
+
+    fn record(&mut self, record: Record) -> Value {
+        let made = |record| Value::record_arc(Arc::new(record), None);
+        if record.is_empty() {
+            return self.empty.get_or_insert_with(|| made(record)).clone();
+        }
+        made(record)
     }
 
     fn ip(&mut self, ip: IpAddr) -> Option<Value> {
@@ -126,10 +135,6 @@ impl ValueCache {
 
 fn text_value(text: &str) -> Value {
     Value::from(SmolStr::new(text))
-}
-
-fn record_of(record: Record) -> Value {
-    Value::record_arc(Arc::new(record), None)
 }
 
 fn call(constructor: &str, argument: &str) -> Option<Value> {

@@ -5,12 +5,12 @@ use palisade_mesh::spiffe_id::SpiffeId;
 use super::{
     super::{
         Snapshot,
-        core::{Conjunct, Evaluation, Kind, Truth, ValueCache, context, start_of},
+        core::{Body, Conjunct, Evaluation, Kind, Truth, ValueCache, context, start_of},
         fact::{Fact, Facts, moment_text},
         field::{Field, Layout},
         rule::Rule,
         snapshot::Asked,
-        world::{Ent, UNREGISTERED, uid},
+        world::{Triple, UNREGISTERED, uid},
     },
     ABSENT, NOT_RECORDED,
     view::{Clause, ClauseKind, ClauseState, PolicyView, Seen},
@@ -22,7 +22,7 @@ const SHOWN_LEN_MAX: usize = 256;
 /// One request under explanation.
 pub(super) struct Case<'s> {
     pub(super) snapshot: &'s Snapshot,
-    pub(super) entities: (Ent, Ent, Ent),
+    pub(super) entities: Triple,
     facts: &'s dyn Facts,
     now_us: Option<i64>,
     /// `None` only for numbers of another snapshot.
@@ -40,7 +40,7 @@ impl<'s> Case<'s> {
         now_us: Option<i64>,
     ) -> Self {
         let layout = snapshot.layout();
-        let fields: Vec<Field> = layout.fields(asked.form).collect();
+        let fields = layout.fields(asked.form);
         let values = context(
             facts,
             &fields,
@@ -124,9 +124,10 @@ impl<'s> Case<'s> {
     fn clauses(&self, rule: &Rule, first_line: usize) -> Vec<Clause> {
         let policies = &self.snapshot.compiled().policies;
         let policy = policies.policy(&cedar_policy::PolicyId::new(rule.id.as_str()));
-        let (Some(body), Some(policy), Some(evaluation)) =
-            (rule.body.as_ref(), policy, self.evaluation.as_ref())
-        else {
+        let (Some(policy), Some(evaluation)) = (policy, self.evaluation.as_ref()) else {
+            return Vec::new();
+        };
+        let Some(body) = Body::of(policy) else {
             return Vec::new();
         };
         let mut walk = Walk::default();

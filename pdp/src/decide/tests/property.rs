@@ -198,21 +198,22 @@ proptest! {
         let snapshot = snapshot(&text);
         let decision = ask.ask(&snapshot, |q| snapshot.engine().decide(q)).decision;
         let live = ask.ask(&snapshot, |q| snapshot.explain(q));
-        let recorded = snapshot
-            .explain_recorded(
-                ask.connection.peer.id.as_str(),
-                &decision.action,
-                decision.resource_type,
-                &decision.resource_id,
-                &decision.context_json,
-            )
-            .expect("a record of ours");
+        let recall = |json: &str| {
+            let caller = ask.connection.peer.id.as_str();
+            let (kind, id) = (decision.resource_type, &decision.resource_id);
+            snapshot
+                .explain_recorded(caller, &decision.action, kind, id, json)
+                .expect("a record of ours")
+        };
+        let recorded = recall(&decision.context_json);
+        let whole = ask.ask(&snapshot, |q| snapshot.reference(q)).context_json;
         prop_assert_eq!(&live.reason, decision.verdict.reason());
         let ids: Vec<&str> = live.determining.iter().map(|p| p.id.as_str()).collect();
         prop_assert_eq!(ids, decision.determining.iter().map(|id| id.as_str()).collect::<Vec<_>>());
         if decision.verdict.reason() != "not_encodable" {
             prop_assert_eq!(recorded.verdict, live.verdict, "{}", text);
             prop_assert_eq!(recorded.determining.len(), live.determining.len());
+            prop_assert_eq!(recall(&whole).verdict, live.verdict, "{}", whole);
         }
     }
 }
