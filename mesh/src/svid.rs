@@ -27,7 +27,7 @@ use crate::{
 mod verify;
 
 use verify::{Expected, SpiffeVerifier};
-pub use verify::{PeerError, peer_of_chain};
+pub use verify::{PeerError, peer_of_chain, verify_chain};
 
 /// An X.509-SVID with its private key.
 #[derive(Clone)]

@@ -11,12 +11,14 @@ use rustls::{
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     server::danger::{ClientCertVerified, ClientCertVerifier},
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{
+    CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+};
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{Identity, Peer};
-use crate::spiffe_id::{SpiffeId, SpiffeIdError};
+use super::{Identity, Peer, TrustBundle};
+use crate::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 
 /// Most certificates a peer may send.
 const CHAIN_LEN_MAX: usize = 8;
@@ -24,15 +26,27 @@ const CHAIN_LEN_MAX: usize = 8;
 /// Why a peer's certificate is refused; each has a name for records.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PeerError {
-    /// The chain does not lead to the bundle, or is outside its validity.
+    /// The chain is malformed, or breaks a rule that has no variant of its own.
     #[error("certificate chain does not verify: {0}")]
-    Chain(String),
+    Chain(webpki::Error),
     /// More certificates than any chain of ours has.
     #[error("certificate chain of more than 8 certificates")]
     ChainTooLong,
+    /// A certificate of the chain has ended. Both times are told, because a
+    /// wrong clock looks the same.
+    #[error("certificate expired at {not_after_s}, it is {now_s} here")]
+    Expired {
+        /// Our time, seconds since the Unix epoch.
+        now_s: u64,
+        /// End of the certificate's validity, seconds since the Unix epoch.
+        not_after_s: u64,
+    },
     /// The leaf may sign certificates.
     #[error("leaf certificate is a CA")]
     LeafIsCa,
+    /// The leaf is not made for both sides of TLS.
+    #[error("certificate lacks the extended key usage of a TLS client and server")]
+    MissingUsage,
     /// The peer sent none.
     #[error("no certificate")]
     NoCertificate,
@@ -42,9 +56,20 @@ pub enum PeerError {
     /// The URI SAN is no SPIFFE ID.
     #[error("URI SAN is not a SPIFFE ID: {0}")]
     NotSpiffe(#[from] SpiffeIdError),
+    /// A certificate of the chain has not begun.
+    #[error("certificate begins at {not_before_s}, it is {now_s} here")]
+    NotValidYet {
+        /// Our time, seconds since the Unix epoch.
+        now_s: u64,
+        /// Start of the certificate's validity, seconds since the Unix epoch.
+        not_before_s: u64,
+    },
     /// More than one URI SAN.
     #[error("certificate holds {0} URI SANs instead of one")]
     SeveralUriSans(usize),
+    /// The chain does not lead to a root of the bundle.
+    #[error("certificate was not issued under the trust bundle")]
+    UnknownIssuer,
     /// Not an X.509 certificate.
     #[error("certificate cannot be read")]
     Unreadable,
@@ -60,16 +85,17 @@ impl PeerError {
     /// The constant word for records.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::Chain(e) if e.contains("Expired") => "expired",
-            Self::Chain(e) if e.contains("NotValidYet") => "not_valid_yet",
-            Self::Chain(e) if e.contains("UnknownIssuer") => "unknown_issuer",
             Self::Chain(_) => "chain_invalid",
             Self::ChainTooLong => "chain_too_long",
+            Self::Expired { .. } => "expired",
             Self::LeafIsCa => "leaf_is_ca",
+            Self::MissingUsage => "missing_usage",
             Self::NoCertificate => "no_certificate",
             Self::NoUriSan => "no_uri_san",
             Self::NotSpiffe(_) => "not_spiffe",
+            Self::NotValidYet { .. } => "not_valid_yet",
             Self::SeveralUriSans(_) => "several_uri_sans",
+            Self::UnknownIssuer => "unknown_issuer",
             Self::Unreadable => "unreadable",
             Self::UnexpectedId(_) => "unexpected_id",
             Self::WrongTrustDomain(_) => "wrong_trust_domain",
@@ -85,6 +111,27 @@ impl PeerError {
             }
             rustls::Error::NoCertificatesPresented => Some(Self::NoCertificate),
             _ => None,
+        }
+    }
+}
+
+impl From<webpki::Error> for PeerError {
+    fn from(error: webpki::Error) -> Self {
+        match error {
+            webpki::Error::CaUsedAsEndEntity => Self::LeafIsCa,
+            webpki::Error::CertExpired { time, not_after } => Self::Expired {
+                now_s: time.as_secs(),
+                not_after_s: not_after.as_secs(),
+            },
+            webpki::Error::CertNotValidYet { time, not_before } => Self::NotValidYet {
+                now_s: time.as_secs(),
+                not_before_s: not_before.as_secs(),
+            },
+            webpki::Error::EmptyEkuExtension | webpki::Error::RequiredEkuNotFoundContext(_) => {
+                Self::MissingUsage
+            }
+            webpki::Error::UnknownIssuer => Self::UnknownIssuer,
+            other => Self::Chain(other),
         }
     }
 }
@@ -113,7 +160,7 @@ pub(super) fn read_leaf(leaf: &CertificateDer<'_>) -> Result<Peer, PeerError> {
     if !rest.is_empty() {
         return Err(PeerError::Unreadable);
     }
-    if cert.is_ca() {
+    if may_sign(&cert)? {
         return Err(PeerError::LeafIsCa);
     }
     let names = cert
@@ -136,6 +183,91 @@ pub(super) fn read_leaf(leaf: &CertificateDer<'_>) -> Result<Peer, PeerError> {
         not_before_s: cert.validity().not_before.timestamp(),
         not_after_s: cert.validity().not_after.timestamp(),
     })
+}
+
+/// Whether a certificate claims the right to sign others: by its basic
+/// constraints or its key usage, which webpki does not look at
+/// (X509-SVID sections 4.1, 4.3 and 5.2).
+fn may_sign(cert: &X509Certificate<'_>) -> Result<bool, PeerError> {
+    let usage = cert.key_usage().map_err(|_| PeerError::Unreadable)?;
+    Ok(cert.is_ca() || usage.is_some_and(|u| u.value.key_cert_sign() || u.value.crl_sign()))
+}
+
+/// Demands both TLS usages of a leaf. webpki accepts a certificate without the
+/// extension; every SVID has it (X509-SVID section 4.4).
+fn check_usage(leaf: &CertificateDer<'_>) -> Result<(), PeerError> {
+    let (_, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::Unreadable)?;
+    let usage = cert
+        .extended_key_usage()
+        .map_err(|_| PeerError::Unreadable)?;
+    match usage {
+        Some(usage) if usage.value.client_auth && usage.value.server_auth => Ok(()),
+        _ => Err(PeerError::MissingUsage),
+    }
+}
+
+/// Verifies a chain, leaf first, as a handshake against `bundle` would: path,
+/// validity at `now`, usages, and one SPIFFE ID of the trust domain.
+///
+/// # Errors
+/// The first rule it breaks.
+pub fn verify_chain(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixTime,
+) -> Result<Peer, PeerError> {
+    let (leaf, intermediates) = chain.split_first().ok_or(PeerError::NoCertificate)?;
+    let anchors = bundle
+        .roots
+        .iter()
+        .map(webpki::anchor_from_trusted_cert)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(PeerError::Chain)?;
+    let algorithms =
+        rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms;
+    let path = Path {
+        leaf,
+        intermediates,
+        anchors: &anchors,
+        algorithms: algorithms.all,
+        now,
+    };
+    path.verify(&bundle.trust_domain, KeyUsage::client_auth())
+}
+
+/// What a chain is verified with.
+struct Path<'a> {
+    leaf: &'a CertificateDer<'a>,
+    intermediates: &'a [CertificateDer<'a>],
+    anchors: &'a [TrustAnchor<'a>],
+    algorithms: &'a [&'a dyn SignatureVerificationAlgorithm],
+    now: UnixTime,
+}
+
+impl Path<'_> {
+    fn verify(&self, domain: &TrustDomain, usage: KeyUsage) -> Result<Peer, PeerError> {
+        if self.intermediates.len() >= CHAIN_LEN_MAX {
+            return Err(PeerError::ChainTooLong);
+        }
+        EndEntityCert::try_from(self.leaf)
+            .map_err(|_| PeerError::Unreadable)?
+            .verify_for_usage(
+                self.algorithms,
+                self.anchors,
+                self.intermediates,
+                self.now,
+                usage,
+                None,
+                None,
+            )?;
+        check_usage(self.leaf)?;
+        let peer = read_leaf(self.leaf)?;
+        if peer.id.is_member_of(domain) {
+            Ok(peer)
+        } else {
+            Err(PeerError::WrongTrustDomain(peer.id.trust_domain().into()))
+        }
+    }
 }
 
 /// Which valid SVIDs are welcome.
@@ -166,26 +298,15 @@ impl SpiffeVerifier {
         now: UnixTime,
         usage: KeyUsage,
     ) -> Result<(), PeerError> {
-        if intermediates.len() >= CHAIN_LEN_MAX {
-            return Err(PeerError::ChainTooLong);
-        }
         let state = self.identity.state.load();
-        let cert = EndEntityCert::try_from(leaf).map_err(|_| PeerError::Unreadable)?;
-        let algorithms = self.identity.provider.signature_verification_algorithms.all;
-        cert.verify_for_usage(
-            algorithms,
-            &state.anchors,
+        let path = Path {
+            leaf,
             intermediates,
+            anchors: &state.anchors,
+            algorithms: self.identity.provider.signature_verification_algorithms.all,
             now,
-            usage,
-            None,
-            None,
-        )
-        .map_err(|e| PeerError::Chain(format!("{e:?}")))?;
-        let peer = read_leaf(leaf)?;
-        if !peer.id.is_member_of(&state.bundle.trust_domain) {
-            return Err(PeerError::WrongTrustDomain(peer.id.trust_domain().into()));
-        }
+        };
+        let peer = path.verify(&state.bundle.trust_domain, usage)?;
         match &self.expected {
             Expected::OneOf(ids) if !ids.contains(&peer.id) => {
                 Err(PeerError::UnexpectedId(peer.id))
@@ -219,7 +340,7 @@ fn refused(error: PeerError) -> rustls::Error {
 }
 
 fn no_tls12() -> rustls::Error {
-    rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls13RequiredForQuic)
+    rustls::Error::General("bug: TLS 1.2 signature, though only TLS 1.3 is offered".into())
 }
 
 impl ClientCertVerifier for SpiffeVerifier {

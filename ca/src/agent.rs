@@ -1,0 +1,278 @@
+//! The agent: attests workloads and keeps their identities fresh.
+//!
+//! It holds the last trust state and every certificate in use in memory, so that
+//! it goes on serving when the authority is away. Keys are made here and never
+//! leave but to the workload they are for. One task follows the authority, one
+//! keeps each identity; streams of the Workload API only look.
+
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use palisade_mesh::{
+    clock::Clock,
+    sink::RecordStream,
+    spiffe_id::{SpiffeId, TrustDomain},
+};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+pub use self::{
+    attest::AttestError,
+    upstream::{Remote, States, Upstream, UpstreamError},
+    workload_api::WorkloadApi,
+};
+use self::{attest::Digests, backoff::Backoff, keeper::Keeper};
+use crate::{
+    recorder::Recorder,
+    registration::Registration,
+    selector::Selector,
+    socket::{Socket, SocketError},
+    trust::TrustState,
+};
+
+mod attest;
+mod backoff;
+mod connection;
+mod grpcio;
+mod keeper;
+mod refusals;
+mod tally;
+mod upstream;
+mod workload_api;
+
+/// Most connections a user may hold to the Workload API, by default.
+pub const CONNECTIONS_PER_UID_MAX: usize = 256;
+/// Most streams and calls a user may hold open, by default.
+pub const STREAMS_PER_UID_MAX: usize = 512;
+
+/// Configuration of an [`Agent`].
+#[derive(Debug, Clone)]
+pub struct AgentConfig {
+    /// The trust domain it serves; an authority of another one is not believed.
+    pub trust_domain: TrustDomain,
+    /// Connections each user may hold. Default [`CONNECTIONS_PER_UID_MAX`].
+    pub connections_per_uid_max: usize,
+    /// Streams and calls each user may hold open. Default [`STREAMS_PER_UID_MAX`].
+    pub streams_per_uid_max: usize,
+    /// Permission bits of the Workload API's socket. Default 0666: who may connect
+    /// is not who gets an identity.
+    pub socket_mode: u32,
+    /// Marks every record as a demo's.
+    pub demo: bool,
+}
+
+impl AgentConfig {
+    /// The defaults for a trust domain.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            connections_per_uid_max: CONNECTIONS_PER_UID_MAX,
+            streams_per_uid_max: STREAMS_PER_UID_MAX,
+            socket_mode: 0o666,
+            demo: false,
+        }
+    }
+}
+
+/// Hands out identities on this host for as long as it is held.
+pub struct Agent {
+    desk: Arc<Desk>,
+    _running: DropGuard,
+}
+
+/// An identity the agent keeps, for people.
+#[derive(Debug, Clone)]
+pub struct KeptIdentity {
+    /// Whose.
+    pub spiffe_id: SpiffeId,
+    /// Its hint.
+    pub hint: String,
+    /// What a process must show for it.
+    pub selectors: Vec<Selector>,
+    /// Serial number of the certificate; empty while there is none.
+    pub serial: Vec<u8>,
+    /// End of the certificate, seconds since the Unix epoch; 0 while there is none.
+    pub not_after_s: i64,
+    /// When it will be renewed, seconds since the Unix epoch; 0 while there is none.
+    pub renew_at_s: i64,
+    /// Why the last attempt to get or renew it failed, if it did.
+    pub error: Option<String>,
+}
+
+impl Agent {
+    /// Starts following `upstream`. `records` is this part's own stream. Must be
+    /// called inside a tokio runtime.
+    pub fn start(
+        config: AgentConfig,
+        upstream: impl Upstream,
+        clock: Clock,
+        records: Box<dyn RecordStream>,
+    ) -> Arc<Self> {
+        let recorder = Recorder::new(
+            records,
+            config.trust_domain.role("agent"),
+            clock.clone(),
+            config.demo,
+        );
+        let stop = CancellationToken::new();
+        let desk = Arc::new(Desk {
+            config,
+            clock,
+            recorder,
+            upstream: Box::new(upstream),
+            trust: watch::Sender::new(None),
+            changed: watch::Sender::new(()),
+            keepers: Mutex::new(HashMap::new()),
+            digests: Digests::default(),
+            stop: stop.clone(),
+        });
+        tokio::spawn(stop.clone().run_until_cancelled_owned(follow(desk.clone())));
+        Arc::new(Self {
+            desk,
+            _running: stop.drop_guard(),
+        })
+    }
+
+    /// Bundle and registrations as last heard of, now and with every change.
+    pub fn trust(&self) -> watch::Receiver<Option<Arc<TrustState>>> {
+        self.desk.trust.subscribe()
+    }
+
+    /// The identities in use, by SPIFFE ID.
+    pub fn identities(&self) -> Vec<KeptIdentity> {
+        let mut list: Vec<_> = self.desk.keepers().values().map(|k| k.describe()).collect();
+        list.sort_by(|a, b| (&a.spiffe_id, &a.selectors).cmp(&(&b.spiffe_id, &b.selectors)));
+        list
+    }
+
+    /// Binds the Workload API's socket; clients can connect from then on.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub async fn bind(&self, path: &Path) -> Result<WorkloadApi, SocketError> {
+        let socket = Socket::bind(path, self.desk.config.socket_mode).await?;
+        Ok(WorkloadApi::new(self.desk.clone(), socket))
+    }
+
+    /// Serves the Workload API on a unix socket until `shutdown` resolves.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub async fn serve(
+        &self,
+        path: &Path,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), SocketError> {
+        self.bind(path).await?.serve(shutdown).await;
+        Ok(())
+    }
+}
+
+/// What the agent's tasks share.
+struct Desk {
+    config: AgentConfig,
+    clock: Clock,
+    recorder: Recorder,
+    upstream: Box<dyn Upstream>,
+    /// Written by the task that follows the authority.
+    trust: watch::Sender<Option<Arc<TrustState>>>,
+    /// Rings when a stream should look again.
+    changed: watch::Sender<()>,
+    /// Made by streams, removed by the follower and by the keepers themselves.
+    keepers: Mutex<HashMap<Registration, Arc<Keeper>>>,
+    digests: Digests,
+    stop: CancellationToken,
+}
+
+impl Desk {
+    fn now_us(&self) -> i64 {
+        self.clock.now_us()
+    }
+
+    fn keepers(&self) -> MutexGuard<'_, HashMap<Registration, Arc<Keeper>>> {
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keeper of a registration; starts one if there is none.
+    fn keeper(self: &Arc<Self>, registration: &Registration) -> Arc<Keeper> {
+        let mut keepers = self.keepers();
+        if let Some(keeper) = keepers.get(registration) {
+            return keeper.clone();
+        }
+        let keeper = Arc::new(Keeper::new(
+            registration.clone(),
+            self.now_us(),
+            self.stop.child_token(),
+        ));
+        keepers.insert(registration.clone(), keeper.clone());
+        tokio::spawn(keeper.clone().run(self.clone()));
+        keeper
+    }
+
+    /// Takes a new trust state, and lets go of identities that are gone from it.
+    fn take(&self, state: TrustState) -> Result<(), UpstreamError> {
+        if state.bundle.trust_domain != self.config.trust_domain {
+            let domain = state.bundle.trust_domain.to_string();
+            return Err(UpstreamError::TrustDomain(domain));
+        }
+        let held = self.trust.borrow().as_ref().map(|s| s.sequence);
+        match held {
+            // An older state could bring back a root that has been dropped.
+            Some(held) if state.sequence < held => {
+                return Err(UpstreamError::Backwards {
+                    held,
+                    offered: state.sequence,
+                });
+            }
+            Some(held) if state.sequence == held => return Ok(()),
+            _ => {}
+        }
+        tracing::info!(
+            sequence = state.sequence,
+            roots = state.bundle.roots.len(),
+            registrations = state.registrations.len(),
+            "trust state changed"
+        );
+        self.keepers().retain(|registration, keeper| {
+            let kept = state.registrations.contains(registration);
+            if !kept {
+                keeper.stop();
+            }
+            kept
+        });
+        self.trust.send_replace(Some(Arc::new(state)));
+        self.changed.send_replace(());
+        Ok(())
+    }
+}
+
+/// Follows the authority's trust state for ever; what was heard last stays in
+/// force while it is away.
+async fn follow(desk: Arc<Desk>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let error = match follow_once(&desk, &mut backoff).await {
+            Ok(()) => UpstreamError::Ended,
+            Err(error) => error,
+        };
+        let pause = backoff.next(backoff::FOLLOW_MAX);
+        tracing::warn!(%error, ?pause, "authority cannot be followed");
+        tokio::time::sleep(pause).await;
+    }
+}
+
+async fn follow_once(desk: &Desk, backoff: &mut Backoff) -> Result<(), UpstreamError> {
+    let held = desk.trust.borrow().as_ref().map_or(0, |s| s.sequence);
+    let mut states = desk.upstream.watch(held).await?;
+    while let Some(state) = futures_util::StreamExt::next(&mut states).await {
+        desk.take(state?)?;
+        backoff.reset();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

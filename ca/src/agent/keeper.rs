@@ -1,0 +1,280 @@
+//! Keeps one identity fresh: a new key and certificate at half of its life.
+//!
+//! A keeper belongs to a registration and is shared by every stream that serves
+//! it. While renewal fails it keeps the certificate it has. When no stream has
+//! asked since the last renewal it stops renewing, and goes when the certificate
+//! ends: nobody's certificates are not issued.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use palisade_mesh::svid::{PeerError, X509Svid, verify_chain};
+use rustls_pki_types::{CertificateDer, UnixTime};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::{
+    Desk, KeptIdentity, UpstreamError,
+    backoff::{self, Backoff},
+};
+use crate::{random, registration::Registration, request::SvidKey};
+
+/// Longest sleep at once: the wall clock may jump, and timers do not see it.
+const NAP_MAX: Duration = Duration::from_secs(1);
+/// How long an identity that could never be had is tried for after the last
+/// stream asked for it.
+const PATIENCE_US: i64 = 60_000_000;
+
+/// One identity.
+pub(super) struct Keeper {
+    registration: Registration,
+    state: Mutex<State>,
+    asked: Notify,
+    stop: CancellationToken,
+}
+
+struct State {
+    svid: Option<Arc<X509Svid>>,
+    obtained_us: i64,
+    due_us: i64,
+    asked_us: i64,
+    backoff: Backoff,
+    error: Option<String>,
+}
+
+/// What is to be done next.
+#[derive(Debug, PartialEq, Eq)]
+enum Next {
+    Obtain,
+    Nap(Duration),
+    Leave,
+}
+
+/// Why a certificate was not obtained.
+#[derive(Debug, thiserror::Error)]
+enum ObtainError {
+    #[error("key cannot be made")]
+    Key,
+    #[error("authority returned a certificate for another key or identity")]
+    NotOurs,
+    #[error("authority returned a certificate that does not verify: {0}")]
+    Peer(#[from] PeerError),
+    #[error("trust bundle is not known yet")]
+    NoTrust,
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+}
+
+impl Keeper {
+    pub(super) fn new(registration: Registration, now_us: i64, stop: CancellationToken) -> Self {
+        Self {
+            registration,
+            state: Mutex::new(State {
+                svid: None,
+                obtained_us: 0,
+                due_us: now_us,
+                asked_us: now_us,
+                backoff: Backoff::default(),
+                error: None,
+            }),
+            asked: Notify::new(),
+            stop,
+        }
+    }
+
+    /// The certificate, if there is one that is still valid; notes that somebody
+    /// wants it.
+    pub(super) fn ask(&self, now_us: i64) -> Option<Arc<X509Svid>> {
+        let mut state = self.state();
+        state.asked_us = now_us;
+        self.asked.notify_one();
+        state.svid.clone().filter(|svid| !has_ended(svid, now_us))
+    }
+
+    /// Why the last attempt failed.
+    pub(super) fn error(&self) -> Option<String> {
+        self.state().error.clone()
+    }
+
+    /// Ends the keeper; its registration is gone.
+    pub(super) fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(super) fn describe(&self) -> KeptIdentity {
+        let state = self.state();
+        let svid = state.svid.as_deref();
+        KeptIdentity {
+            spiffe_id: self.registration.spiffe_id.clone(),
+            hint: self.registration.hint.clone(),
+            selectors: self.registration.selectors.to_vec(),
+            serial: svid.map(|s| s.serial.clone()).unwrap_or_default(),
+            not_after_s: svid.map_or(0, |s| s.not_after_s),
+            renew_at_s: svid.map_or(0, |_| state.due_us / 1_000_000),
+            error: state.error.clone(),
+        }
+    }
+
+    /// Works until the registration goes, the agent stops, or nobody asks any more.
+    pub(super) async fn run(self: Arc<Self>, desk: Arc<Desk>) {
+        loop {
+            match self.next(desk.now_us()) {
+                Next::Obtain => {
+                    let outcome = tokio::select! {
+                        () = self.stop.cancelled() => return,
+                        outcome = self.obtain(&desk) => outcome,
+                    };
+                    self.take(outcome, desk.now_us());
+                    desk.changed.send_replace(());
+                }
+                Next::Nap(pause) => tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    () = self.asked.notified() => {}
+                    () = tokio::time::sleep(pause) => {}
+                },
+                Next::Leave => {
+                    let mut keepers = desk.keepers();
+                    // Under the lock that streams take to find us: none can ask now.
+                    if self.next(desk.now_us()) == Next::Leave {
+                        keepers.remove(&self.registration);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(&self, now_us: i64) -> Next {
+        let state = self.state();
+        let wanted = match &state.svid {
+            Some(_) => state.asked_us >= state.obtained_us,
+            None => now_us - state.asked_us < PATIENCE_US,
+        };
+        let ended = state.svid.as_ref().is_none_or(|s| has_ended(s, now_us));
+        match (wanted, ended) {
+            (true, _) if now_us >= state.due_us => Next::Obtain,
+            (true, _) => Next::Nap(micros(state.due_us - now_us).min(NAP_MAX)),
+            (false, true) => Next::Leave,
+            (false, false) => Next::Nap(NAP_MAX),
+        }
+    }
+
+    /// Makes a key, has it certified, and verifies what came back.
+    async fn obtain(&self, desk: &Desk) -> Result<X509Svid, ObtainError> {
+        let Registration {
+            spiffe_id,
+            selectors,
+            ..
+        } = &self.registration;
+        let key = SvidKey::generate().map_err(|_| ObtainError::Key)?;
+        let request = key
+            .request(&desk.config.trust_domain, spiffe_id, selectors)
+            .map_err(|_| ObtainError::Key)?;
+        let spki = key.spki();
+        let response = desk.upstream.issue(request).await?;
+        let chain: Vec<CertificateDer<'static>> =
+            response.chain.into_iter().map(Into::into).collect();
+        let trust = desk.trust.borrow().clone().ok_or(ObtainError::NoTrust)?;
+        let now = micros(desk.now_us());
+        let peer = verify_chain(&chain, &trust.bundle, UnixTime::since_unix_epoch(now))?;
+        if peer.id != *spiffe_id || !holds_key(&chain, &spki) {
+            return Err(ObtainError::NotOurs);
+        }
+        Ok(X509Svid::new(chain, key.into_pkcs8())?)
+    }
+
+    fn take(&self, outcome: Result<X509Svid, ObtainError>, now_us: i64) {
+        let id = &self.registration.spiffe_id;
+        let mut state = self.state();
+        match outcome {
+            Ok(svid) => {
+                let left_us = (svid.not_after_s * 1_000_000 - now_us).max(0);
+                state.due_us = now_us + renewal_after(left_us);
+                tracing::info!(dst.id = %id, not_after_s = svid.not_after_s, "certificate obtained");
+                // Streams are rung after this; those that still care ask again.
+                state.obtained_us = now_us;
+                state.svid = Some(Arc::new(svid));
+                state.error = None;
+                state.backoff.reset();
+            }
+            Err(error) => {
+                let pause = state.backoff.next(pause_max(self.registration.ttl));
+                tracing::warn!(dst.id = %id, %error, ?pause, "certificate not obtained");
+                state.due_us = now_us + as_micros(pause);
+                state.error = Some(error.to_string());
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// When to renew: at half of what is left, 20 % sooner or later, so that a fleet
+/// that started together does not renew together.
+fn renewal_after(left_us: i64) -> i64 {
+    let left = micros(left_us);
+    as_micros(left.mul_f64(0.4 + 0.2 * random::fraction()))
+}
+
+/// Longest pause between attempts: short lives need short pauses.
+fn pause_max(ttl: Duration) -> Duration {
+    backoff::RENEW_MAX.min(ttl / 8).max(backoff::FIRST)
+}
+
+fn holds_key(chain: &[CertificateDer<'_>], spki: &[u8]) -> bool {
+    chain.first().is_some_and(|leaf| {
+        X509Certificate::from_der(leaf).is_ok_and(|(_, cert)| cert.public_key().raw == spki)
+    })
+}
+
+fn has_ended(svid: &X509Svid, now_us: i64) -> bool {
+    svid.not_after_s * 1_000_000 <= now_us
+}
+
+fn micros(us: i64) -> Duration {
+    Duration::from_micros(u64::try_from(us).unwrap_or_default())
+}
+
+fn as_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renewal_is_at_half_of_the_life_give_or_take_a_fifth() {
+        let life = 3600 * 1_000_000;
+        let times: Vec<i64> = (0..1000).map(|_| renewal_after(life)).collect();
+        assert!(
+            times
+                .iter()
+                .all(|t| (life * 2 / 5..=life * 3 / 5).contains(t))
+        );
+        let spread = times.iter().max().unwrap() - times.iter().min().unwrap();
+        assert!(spread > life / 10, "jitter is missing");
+        assert_eq!(renewal_after(0), 0);
+    }
+
+    #[test]
+    fn pauses_fit_into_short_lives() {
+        assert_eq!(
+            pause_max(Duration::from_secs(3600)),
+            Duration::from_secs(150)
+        );
+        assert_eq!(
+            pause_max(Duration::from_secs(60)),
+            Duration::from_millis(7500)
+        );
+        assert_eq!(
+            pause_max(Duration::from_secs(10)),
+            Duration::from_millis(1250)
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! Where the agent gets trust and certificates from.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt};
+use palisade_mesh::wire::ca::{
+    IssueRequest, IssueResponse, WatchRequest, authority_client::AuthorityClient,
+};
+use tonic::{Status, transport::Channel};
+
+use crate::trust::{TrustState, TrustStateError};
+
+/// Largest message accepted from the authority, in bytes: a trust state with every
+/// registration there may be.
+const MESSAGE_LEN_MAX: usize = 64 * 1024 * 1024;
+
+/// Trust states, the present one first, each complete.
+pub type States = Pin<Box<dyn Stream<Item = Result<TrustState, UpstreamError>> + Send>>;
+
+/// An authority, near or far.
+#[tonic::async_trait]
+pub trait Upstream: Send + Sync + 'static {
+    /// Asks for a certificate.
+    ///
+    /// # Errors
+    /// When it is refused or the authority cannot be reached.
+    async fn issue(&self, request: IssueRequest) -> Result<IssueResponse, UpstreamError>;
+
+    /// Follows the trust state; `held` is the sequence the agent has.
+    ///
+    /// # Errors
+    /// When the authority cannot be reached.
+    async fn watch(&self, held: u64) -> Result<States, UpstreamError>;
+}
+
+/// Why the authority did not answer as hoped.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// It tells an older state than before.
+    #[error(
+        "authority went back from trust state {held} to {offered}; restart the agent if it was restored on purpose"
+    )]
+    Backwards {
+        /// What the agent has.
+        held: u64,
+        /// What was sent.
+        offered: u64,
+    },
+    /// The stream ended.
+    #[error("authority closed the stream")]
+    Ended,
+    /// It sent something that makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] TrustStateError),
+    /// It refused, in process.
+    #[error("authority refused: {0}")]
+    Refused(String),
+    /// It refused or could not be reached, over gRPC.
+    #[error("authority answered {}: {}", .0.code(), .0.message())]
+    Status(Box<Status>),
+    /// It speaks for somebody else.
+    #[error("authority speaks for trust domain `{0}`")]
+    TrustDomain(String),
+}
+
+impl From<Status> for UpstreamError {
+    fn from(status: Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+/// An authority in another process; the channel is the caller's to make, so it
+/// decides on socket, credentials and reconnecting.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    client: AuthorityClient<Channel>,
+}
+
+impl Remote {
+    /// Uses `channel`.
+    pub fn new(channel: Channel) -> Self {
+        let client = AuthorityClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
+        Self { client }
+    }
+}
+
+#[tonic::async_trait]
+impl Upstream for Remote {
+    async fn issue(&self, request: IssueRequest) -> Result<IssueResponse, UpstreamError> {
+        Ok(self.client.clone().issue(request).await?.into_inner())
+    }
+
+    async fn watch(&self, held: u64) -> Result<States, UpstreamError> {
+        let request = WatchRequest {
+            bundle_sequence: held,
+        };
+        let states = self.client.clone().watch(request).await?.into_inner();
+        Ok(Box::pin(states.map(|state| Ok(state?.try_into()?))))
+    }
+}
+
+#[cfg(feature = "server")]
+mod near {
+    use std::sync::Arc;
+
+    use tokio_stream::wrappers::WatchStream;
+
+    use super::{IssueRequest, IssueResponse, States, StreamExt, Upstream, UpstreamError};
+    use crate::server::Ca;
+
+    #[tonic::async_trait]
+    impl Upstream for Arc<Ca> {
+        async fn issue(&self, request: IssueRequest) -> Result<IssueResponse, UpstreamError> {
+            Ca::issue(self, &request)
+                .await
+                .map_err(|refusal| UpstreamError::Refused(refusal.to_string()))
+        }
+
+        async fn watch(&self, _: u64) -> Result<States, UpstreamError> {
+            let states = WatchStream::new(self.trust());
+            Ok(Box::pin(states.map(|state| Ok((*state).clone()))))
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! The authority of a trust domain, ready to issue.
+//!
+//! Everything that issuance reads is one immutable state in memory, swapped whole
+//! when authorities or registrations change; the database is written first. One
+//! task moves the authorities through their lives. It wakes every second at most,
+//! because wall clocks jump (suspend, NTP) and timers do not see it.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use palisade_mesh::{
+    clock::Clock,
+    sink::RecordStream,
+    snapshot::Digest,
+    svid::X509Svid,
+    wire::{
+        ca::{IssueRequest, IssueResponse, authority_server::AuthorityServer},
+        record::{Credential, record::Body},
+    },
+};
+use tokio::sync::{Mutex, watch};
+
+pub use self::{config::CaConfig, error::CaError, service::AuthorityService};
+pub use crate::store::{ISSUED_LIST_MAX, IssuedCertificate, IssuedFilter, StoreError};
+use crate::{
+    authority::Authority,
+    issue::{Desk, Leaf, Order, Press, Refusal},
+    recorder::Recorder,
+    registration::{Registration, Rules},
+    request::SvidKey,
+    store::{Issuance, Store},
+    trust::TrustState,
+};
+
+use self::books::Books;
+
+mod books;
+mod config;
+mod error;
+mod service;
+
+/// How often the authorities are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How often ended certificates are forgotten, in seconds.
+const PRUNE_EVERY_S: i64 = 60;
+
+/// The authority of one trust domain.
+pub struct Ca {
+    config: CaConfig,
+    clock: Clock,
+    store: Arc<Store>,
+    recorder: Arc<Recorder>,
+    /// Written by whoever holds `books`.
+    press: ArcSwapOption<Press>,
+    /// Written by whoever holds `books`.
+    authority_keys: ArcSwapOption<HashSet<[u8; 32]>>,
+    /// Written by whoever holds `books`.
+    trust: watch::Sender<Arc<TrustState>>,
+    books: Mutex<Books>,
+}
+
+impl Ca {
+    /// Opens the state directory, or makes it on the first start, and brings the
+    /// authorities up to date. `records` is this part's own stream.
+    ///
+    /// # Errors
+    /// When the configuration contradicts itself, the state cannot be opened or
+    /// unsealed, or does not verify. Nothing is repaired silently.
+    pub async fn start(
+        config: CaConfig,
+        clock: Clock,
+        records: Box<dyn RecordStream>,
+    ) -> Result<Arc<Self>, CaError> {
+        config.check()?;
+        let recorder = Arc::new(Recorder::new(
+            records,
+            config.trust_domain.role("ca"),
+            clock.clone(),
+            config.demo,
+        ));
+        let mut books = Books::open(&config, clock.clone(), recorder.clone()).await?;
+        books.settle().await?;
+        let (trust, _) = watch::channel(Arc::new(books.trust()));
+        let ca = Arc::new(Self {
+            config,
+            clock,
+            store: books.store(),
+            recorder,
+            press: ArcSwapOption::empty(),
+            authority_keys: ArcSwapOption::empty(),
+            trust,
+            books: Mutex::new(books),
+        });
+        ca.publish(&*ca.books.lock().await)?;
+        tokio::spawn(keep(Arc::downgrade(&ca)));
+        Ok(ca)
+    }
+
+    /// What a list of registrations has to keep to here.
+    pub fn rules(&self) -> Rules {
+        self.config.rules()
+    }
+
+    /// Replaces the whole list of registrations; agents hear of it at once.
+    ///
+    /// # Errors
+    /// When the list cannot be stored; then the old one stays.
+    pub async fn apply(&self, registrations: Vec<Registration>) -> Result<(), CaError> {
+        let mut books = self.books.lock().await;
+        if books.replace_registrations(registrations).await? {
+            self.publish(&books)?;
+        }
+        Ok(())
+    }
+
+    /// Bundle and registrations, now and with every change.
+    pub fn trust(&self) -> watch::Receiver<Arc<TrustState>> {
+        self.trust.subscribe()
+    }
+
+    /// Issues a certificate for an attested workload. Every answer, good or bad,
+    /// leaves a record; the certificate is on the list before it leaves.
+    ///
+    /// # Errors
+    /// A named refusal.
+    pub async fn issue(&self, request: &IssueRequest) -> Result<IssueResponse, Refusal> {
+        let order = match self.check(request) {
+            Ok(order) => order,
+            Err(refusal) => return Err(self.refused(request, refusal)),
+        };
+        match self.fulfil(&order).await {
+            Ok((press, leaf)) => Ok(IssueResponse {
+                chain: press.chain(&leaf).iter().map(|c| c.to_vec()).collect(),
+                not_after_s: leaf.not_after_s,
+            }),
+            Err(refusal) => Err(self.refused(request, refusal)),
+        }
+    }
+
+    /// Makes a key and certifies it for a part of the mesh itself,
+    /// `spiffe://TD/palisade/ROLE`. Only the process that holds the authority can.
+    ///
+    /// # Errors
+    /// As [`Ca::issue`].
+    pub async fn svid_for_role(&self, role: &str) -> Result<X509Svid, Refusal> {
+        let key = SvidKey::generate().map_err(|_| Refusal::KeyType)?;
+        let order = Order {
+            spiffe_id: self.config.trust_domain.role(role),
+            spki: key.spki(),
+            ttl: self.config.svid_ttl,
+            selectors: Vec::new(),
+        };
+        let (press, leaf) = self.fulfil(&order).await?;
+        Ok(X509Svid::new(press.chain(&leaf), key.into_pkcs8())?)
+    }
+
+    /// Lists certificates that were issued, newest first.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn issued(&self, filter: &IssuedFilter) -> Result<Vec<IssuedCertificate>, CaError> {
+        Ok(self.store.issued(filter, self.now_s()).await?)
+    }
+
+    /// Every authority that is not over, roots first.
+    pub async fn authorities(&self) -> Vec<Authority> {
+        self.books.lock().await.authorities()
+    }
+
+    /// The service for agents. It answers unix-socket peers of our own user or
+    /// root only: who may call it may obtain any registered identity.
+    pub fn service(self: &Arc<Self>) -> AuthorityServer<AuthorityService> {
+        service::server(self.clone())
+    }
+
+    /// Closes the database after what is under way; no more is issued.
+    pub async fn close(&self) {
+        let _books = self.books.lock().await;
+        self.press.store(None);
+        self.store.close().await;
+    }
+
+    fn check(&self, request: &IssueRequest) -> Result<Order, Refusal> {
+        let keys = self.authority_keys.load();
+        let trust = self.trust.borrow().clone();
+        let desk = Desk {
+            trust_domain: &self.config.trust_domain,
+            registrations: &trust.registrations,
+            authority_keys: keys.as_ref().ok_or(Refusal::NoAuthority)?,
+        };
+        desk.check(request)
+    }
+
+    /// Signs, stores, records, in this order: a certificate that is not on the
+    /// list or has no record does not leave.
+    async fn fulfil(&self, order: &Order) -> Result<(Arc<Press>, Leaf), Refusal> {
+        let press = self.press.load_full().ok_or(Refusal::NoAuthority)?;
+        let leaf = press.sign(order, self.now_s())?;
+        let authority = press.signer.authority.key_id;
+        self.store
+            .record(Issuance {
+                certificate: IssuedCertificate {
+                    spiffe_id: order.spiffe_id.clone(),
+                    serial: leaf.serial.clone(),
+                    not_before_s: leaf.not_before_s,
+                    not_after_s: leaf.not_after_s,
+                    selectors: order.selectors.clone(),
+                    authority,
+                },
+                key_digest: order.key_digest(),
+            })
+            .await?;
+        self.recorder.note(Body::Credential(Credential {
+            verb: "issued".into(),
+            spiffe_id: order.spiffe_id.to_string(),
+            serial: leaf.serial.clone(),
+            not_before_s: leaf.not_before_s,
+            not_after_s: leaf.not_after_s,
+            authority: authority.as_bytes().to_vec(),
+            selectors: order.selectors.clone(),
+            detail: String::new(),
+        }))?;
+        Ok((press, leaf))
+    }
+
+    /// Records a refusal; the caller is refused whether or not that succeeds.
+    fn refused(&self, request: &IssueRequest, refusal: Refusal) -> Refusal {
+        tracing::warn!(
+            reason = refusal.reason(),
+            error = %refusal,
+            src.id = excerpt(&request.spiffe_id),
+            "issuance refused"
+        );
+        let record = Credential {
+            verb: "refused".into(),
+            spiffe_id: excerpt(&request.spiffe_id),
+            selectors: request
+                .selectors
+                .iter()
+                .take(8)
+                .map(|s| excerpt(s))
+                .collect(),
+            detail: format!("{}: {refusal}", refusal.reason()),
+            ..Credential::default()
+        };
+        if let Err(error) = self.recorder.note(Body::Credential(record)) {
+            tracing::error!(%error, "refused issuance left no record");
+        }
+        refusal
+    }
+
+    /// Lets issuance and watchers see what the books say. The bundle is published
+    /// before a new authority signs, so nobody gets a chain it cannot know.
+    fn publish(&self, books: &Books) -> Result<(), CaError> {
+        let press = books.press()?;
+        let keys = books.authority_spkis().map(|spki| Digest::of(&spki).0);
+        self.authority_keys.store(Some(Arc::new(keys.collect())));
+        let next = Arc::new(books.trust());
+        self.trust.send_if_modified(|present| {
+            let changed = *present != next;
+            *present = next;
+            changed
+        });
+        self.press.store(Some(Arc::new(press)));
+        Ok(())
+    }
+
+    /// Does what is due with the authorities.
+    async fn maintain(&self) -> Result<(), CaError> {
+        let mut books = self.books.lock().await;
+        if books.settle().await? {
+            self.publish(&books)?;
+        }
+        Ok(())
+    }
+
+    fn now_s(&self) -> i64 {
+        self.clock.now_us() / 1_000_000
+    }
+}
+
+/// Keeps the authorities in order for as long as anybody holds the [`Ca`].
+async fn keep(ca: std::sync::Weak<Ca>) {
+    let mut pruned_s = i64::MIN;
+    loop {
+        tokio::time::sleep(TICK).await;
+        let Some(ca) = ca.upgrade() else { return };
+        if let Err(error) = ca.maintain().await {
+            tracing::error!(%error, "authorities cannot be brought up to date");
+        }
+        let now_s = ca.now_s();
+        if now_s >= pruned_s.saturating_add(PRUNE_EVERY_S) {
+            pruned_s = now_s;
+            if let Err(error) = ca.store.prune(now_s).await {
+                tracing::warn!(%error, "ended certificates cannot be forgotten");
+            }
+        }
+    }
+}
+
+/// What of an untrusted text goes into a log line or a record.
+fn excerpt(text: &str) -> String {
+    text.chars()
+        .take(256)
+        .flat_map(char::escape_debug)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+//! The authority over gRPC, for agents in other processes.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{Stream, StreamExt};
+use palisade_mesh::wire::ca::{
+    IssueRequest, IssueResponse, TrustState, WatchRequest,
+    authority_server::{Authority, AuthorityServer},
+};
+use tokio_stream::wrappers::WatchStream;
+use tonic::{Code, Request, Response, Status, transport::server::UdsConnectInfo};
+
+use super::Ca;
+use crate::issue::Refusal;
+
+/// Largest message accepted, in bytes: a key, a proof and its selectors.
+const MESSAGE_LEN_MAX: usize = 256 * 1024;
+
+/// Answers agents.
+pub struct AuthorityService {
+    ca: Arc<Ca>,
+}
+
+pub(super) fn server(ca: Arc<Ca>) -> AuthorityServer<AuthorityService> {
+    AuthorityServer::new(AuthorityService { ca }).max_decoding_message_size(MESSAGE_LEN_MAX)
+}
+
+#[tonic::async_trait]
+impl Authority for AuthorityService {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<TrustState, Status>> + Send>>;
+
+    async fn issue(
+        &self,
+        request: Request<IssueRequest>,
+    ) -> Result<Response<IssueResponse>, Status> {
+        admit(&request)?;
+        match self.ca.issue(request.get_ref()).await {
+            Ok(response) => Ok(Response::new(response)),
+            Err(refusal) => Err(Status::new(code_of(&refusal), refusal.to_string())),
+        }
+    }
+
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        admit(&request)?;
+        let states = WatchStream::new(self.ca.trust()).map(|state| Ok((&*state).into()));
+        Ok(Response::new(Box::pin(states)))
+    }
+}
+
+/// Lets in who reached the socket as our own user or root. A connection of any
+/// other kind proves nothing about its peer and is refused.
+fn admit<T>(request: &Request<T>) -> Result<(), Status> {
+    let uid = request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|info| info.peer_cred)
+        .map(|peer| peer.uid());
+    if uid.is_some_and(|uid| uid == 0 || uid == nix::unistd::geteuid().as_raw()) {
+        return Ok(());
+    }
+    tracing::warn!(src.uid = uid, "caller of the authority refused");
+    Err(Status::permission_denied(
+        "caller may not ask for identities",
+    ))
+}
+
+fn code_of(refusal: &Refusal) -> Code {
+    match refusal {
+        Refusal::Id(_)
+        | Refusal::KeyType
+        | Refusal::Proof
+        | Refusal::Selector(_)
+        | Refusal::TooLarge => Code::InvalidArgument,
+        Refusal::AuthorityKey
+        | Refusal::KeyBound
+        | Refusal::NotAttested(_)
+        | Refusal::Unregistered(_)
+        | Refusal::WrongTrustDomain(_) => Code::PermissionDenied,
+        Refusal::Faulty(_) | Refusal::FaultyChain(_) | Refusal::Mint(_) => Code::Internal,
+        Refusal::NoAuthority
+        | Refusal::Store(_)
+        | Refusal::TtlPastIssuer(_)
+        | Refusal::Unrecorded(_) => Code::Unavailable,
+    }
+}

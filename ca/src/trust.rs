@@ -1,0 +1,149 @@
+//! What an agent needs to know: the roots to trust and the identities to serve.
+
+use std::time::Duration;
+
+use palisade_mesh::{
+    spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain},
+    svid::TrustBundle,
+    wire::ca as wire,
+};
+
+use crate::{
+    registration::{REGISTRATIONS_MAX, Registration, TTL_MAX, TTL_MIN},
+    selector::{Selector, SelectorError},
+};
+
+/// Most roots a bundle may hold; a rotation needs three.
+pub const ROOTS_MAX: usize = 32;
+
+/// Bundle and registrations, always complete, under one number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrustState {
+    /// Grows with every change of either part.
+    pub sequence: u64,
+    /// Roots of the trust domain.
+    pub bundle: TrustBundle,
+    /// Who may be served, in the order of the list.
+    pub registrations: Vec<Registration>,
+}
+
+/// Why a trust state from the wire is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustStateError {
+    /// A trust domain or an identity is no SPIFFE name.
+    #[error("trust state names an invalid identity: {0}")]
+    Id(#[from] SpiffeIdError),
+    /// More roots or registrations than any authority of ours has.
+    #[error("trust state exceeds its limits")]
+    Limit,
+    /// A selector cannot be read.
+    #[error("trust state holds an unknown selector: {0}")]
+    Selector(#[from] SelectorError),
+    /// A lifetime is outside of what is issued.
+    #[error("trust state holds an impossible lifetime of {0} s")]
+    Ttl(u32),
+    /// It belongs to another trust domain.
+    #[error("trust state belongs to trust domain `{0}`")]
+    TrustDomain(String),
+}
+
+impl From<&TrustState> for wire::TrustState {
+    fn from(state: &TrustState) -> Self {
+        Self {
+            trust_domain: state.bundle.trust_domain.to_string(),
+            bundle_sequence: state.sequence,
+            roots: state.bundle.roots.iter().map(|r| r.to_vec()).collect(),
+            registrations: state.registrations.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<wire::TrustState> for TrustState {
+    type Error = TrustStateError;
+
+    fn try_from(state: wire::TrustState) -> Result<Self, TrustStateError> {
+        let trust_domain = TrustDomain::parse(&state.trust_domain)?;
+        if state.roots.len() > ROOTS_MAX || state.registrations.len() > REGISTRATIONS_MAX {
+            return Err(TrustStateError::Limit);
+        }
+        let registrations = state
+            .registrations
+            .into_iter()
+            .map(|r| registration(r, &trust_domain))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            sequence: state.bundle_sequence,
+            bundle: TrustBundle {
+                trust_domain,
+                roots: state.roots.into_iter().map(Into::into).collect(),
+            },
+            registrations,
+        })
+    }
+}
+
+fn registration(
+    r: wire::Registration,
+    domain: &TrustDomain,
+) -> Result<Registration, TrustStateError> {
+    let id = SpiffeId::parse(&r.spiffe_id)?;
+    if !id.is_member_of(domain) {
+        return Err(TrustStateError::TrustDomain(id.trust_domain().into()));
+    }
+    let ttl = Duration::from_secs(r.ttl_s.into());
+    if ttl < TTL_MIN || ttl > TTL_MAX {
+        return Err(TrustStateError::Ttl(r.ttl_s));
+    }
+    let selectors = r
+        .selectors
+        .iter()
+        .map(|s| Selector::parse(s))
+        .collect::<Result<_, _>>()?;
+    Ok(Registration::new(id, selectors, ttl, r.hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> wire::TrustState {
+        wire::TrustState {
+            trust_domain: "acme.test".into(),
+            bundle_sequence: 4,
+            roots: vec![vec![1, 2]],
+            registrations: vec![wire::Registration {
+                spiffe_id: "spiffe://acme.test/web".into(),
+                selectors: vec!["unix:uid:1".into()],
+                ttl_s: 60,
+                hint: "h".into(),
+            }],
+        }
+    }
+
+    #[test]
+    fn a_state_survives_the_wire() {
+        let there = TrustState::try_from(state()).unwrap();
+        assert_eq!(wire::TrustState::from(&there), state());
+    }
+
+    #[test]
+    fn a_state_that_no_authority_would_send_is_refused() {
+        let changes: [fn(&mut wire::TrustState); 7] = [
+            |s| s.trust_domain = "Acme.test".into(),
+            |s| s.roots = vec![vec![]; ROOTS_MAX + 1],
+            |s| s.registrations[0].spiffe_id = "spiffe://evil.test/web".into(),
+            |s| s.registrations[0].spiffe_id = "web".into(),
+            |s| s.registrations[0].selectors = vec!["any".into()],
+            |s| s.registrations[0].ttl_s = 9,
+            |s| s.registrations = vec![s.registrations[0].clone(); REGISTRATIONS_MAX + 1],
+        ];
+        for (index, change) in changes.into_iter().enumerate() {
+            let mut bad = state();
+            change(&mut bad);
+            assert!(
+                TrustState::try_from(bad).is_err(),
+                "change {index} was accepted"
+            );
+        }
+    }
+}
