@@ -42,9 +42,9 @@ pub const KEY_LEN_MAX: usize = 1024;
 /// One evaluation in this many is checked against the reference, unless
 /// [`Engine::with_self_check`] says otherwise.
 pub const SELF_CHECK_EVERY: u32 = 4096;
-/// In large sets the reference is slow (about 1 µs a policy), so the interval is
-/// at least this many evaluations for each policy: the check then costs about a
-/// quarter of a microsecond per evaluation, whatever the size.
+/// In large sets the reference is slow (1 to 2 µs a policy, and the worker waits),
+/// so the interval is at least this many evaluations for each policy: on average
+/// the check then costs less than half a microsecond per evaluation, whatever the size.
 pub const SELF_CHECK_EVERY_PER_POLICY: u32 = 4;
 
 /// A worker's own decider.

@@ -5,7 +5,7 @@ use palisade_mesh::decision::{Answer, Decision, Undecided, Verdict};
 
 use super::{
     Engine, Snapshot, SnapshotError, oracle,
-    testing::{Ask, BATCH, FOREIGNER, NOW_US, ORDERS, STRANGER, WEB, compiled, snapshot},
+    testing::{Ask, BATCH, FOREIGNER, NOW_US, STRANGER, WEB, compiled, snapshot},
 };
 
 mod explained;
@@ -477,5 +477,13 @@ fn a_snapshot_knows_its_versions() {
     let snapshot = snapshot(SHOP);
     assert_eq!(snapshot.versions().sequence, 7);
     assert_eq!(snapshot.versions().policy, snapshot.compiled().digest);
-    let _ = ORDERS;
+}
+
+/// Workers share a snapshot; each may build its engine wherever it runs.
+#[test]
+fn snapshots_are_shared_and_engines_move() {
+    fn shared<T: Send + Sync>() {}
+    fn moves<T: Send>() {}
+    shared::<Snapshot>();
+    moves::<Engine>();
 }

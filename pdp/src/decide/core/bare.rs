@@ -48,3 +48,37 @@ pub(super) fn bare(expr: &Expr, depth: usize) -> Expr {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(expr: &Expr) -> usize {
+        let with = |e: &&Expr| e.source_loc().is_some();
+        expr.subexpressions().filter(with).count()
+    }
+
+    #[test]
+    fn a_bare_expression_means_the_same() {
+        for text in [
+            "if context has a.b then [1, -2] else {x: principal.y}",
+            r#"principal is User in [Group::"g"] && context.p like "*x" || !(ip("::1").isLoopback())"#,
+            r#"resource.hasTag("t") && 1 + 2 * 3 < context["a b"]"#,
+        ] {
+            let expr: Expr = text.parse().unwrap();
+            assert!(places(&expr) > 0);
+            let bare = bare(&expr, DEPTH_MAX);
+            assert!(bare.eq_shape(&expr), "{bare}");
+            assert_eq!(places(&bare), 0, "{bare:?}");
+        }
+    }
+
+    #[test]
+    fn what_lies_too_deep_is_kept_as_it_is() {
+        let chain = |n: usize| -> Expr { vec!["principal"; n].join(" && ").parse().unwrap() };
+        assert_eq!(places(&bare(&chain(DEPTH_MAX), DEPTH_MAX)), 0);
+        let deeper = bare(&chain(DEPTH_MAX + 1), DEPTH_MAX);
+        assert_eq!(places(&deeper), 2);
+        assert!(deeper.eq_shape(&chain(DEPTH_MAX + 1)));
+    }
+}

@@ -194,6 +194,45 @@ fn expired_and_shadow_permits_are_near_and_say_why_they_do_not_count() {
 }
 
 #[test]
+fn at_most_three_permits_are_near_and_long_values_are_cut() {
+    let permit = |id: &str| {
+        format!(
+            "@id({id:?}) permit (principal, action, resource) when {{ context.http.path == \"\" }};"
+        )
+    };
+    let snapshot = snapshot(&["a", "b", "c", "d"].map(permit).join("\n"));
+    let seen = |len: usize| {
+        let ask = Ask::new(WEB, "GET", "orders", &format!("/{}", "p".repeat(len - 1)));
+        let why = ask.ask(&snapshot, |q| snapshot.explain(q));
+        let ids: Vec<&str> = why.nearest.iter().map(|p| p.id.as_str()).collect();
+        assert_eq!(ids, ["a", "b", "c"]);
+        why.nearest[0].clauses[0].saw[0].value.clone()
+    };
+    assert_eq!(seen(254).chars().count(), 256);
+    assert!(seen(254).ends_with('"'));
+    assert_eq!(seen(255).chars().count(), 257);
+    assert!(seen(255).ends_with('…'));
+}
+
+/// Conditions are taken apart without the call stack.
+#[test]
+fn a_very_long_condition_is_decided_and_explained() {
+    let long = vec!["context.tls.mtls"; 1_000].join("\n && ");
+    let text = format!(
+        "@id(\"long\") permit (principal, action, resource)\nwhen {{ {long}\n && false }};"
+    );
+    let snapshot = snapshot(&text);
+    let ask = Ask::new(WEB, "GET", "orders", "/x");
+    let why = ask.ask(&snapshot, |q| snapshot.explain(q));
+    let view = &why.nearest[0];
+    assert_eq!((view.passed, view.clauses.len()), (1_000, 1_001));
+    assert_eq!(
+        view.clauses.last().map(|c| (c.line, c.blocks)),
+        Some((1_002, true))
+    );
+}
+
+#[test]
 fn an_explanation_survives_json() {
     let why = explain(&refund(b"viewer"));
     let json = serde_json::to_string(&why).unwrap();

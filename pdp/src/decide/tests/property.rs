@@ -116,6 +116,7 @@ fn policy() -> impl Strategy<Value = String> {
 fn ask() -> impl Strategy<Value = Ask> {
     let target = select(vec![
         ("GET", "orders", "/orders"),
+        ("GET", "orders", "/orders/42"),
         ("GET", "orders", "/orders/42?q"),
         ("POST", "orders", "/orders/42/refund"),
         ("DELETE", "orders", "/elsewhere"),
@@ -154,13 +155,36 @@ fn ask() -> impl Strategy<Value = Ask> {
         )
 }
 
+/// `ask`, and it again with each single thing changed that a policy may read: an
+/// answer that is remembered for one must not be given to another.
+fn with_variants(ask: Ask) -> Vec<Ask> {
+    let changes: [fn(&mut Ask); 10] = [
+        |_| {},
+        |a| a.request.query = Some("r".into()),
+        |a| a.request.query = None,
+        |a| a.connection.tls.sni = Some("other".into()),
+        |a| a.connection.tls.alpn = None,
+        |a| a.connection.tls.mtls = false,
+        |a| a.connection.source.set_port(65_535),
+        |a| a.connection.source.set_ip([198, 51, 100, 7].into()),
+        |a| drop(a.headers.remove("x-change-id")),
+        |a| a.now_us += 30 * 60 * 1_000_000,
+    ];
+    let changed = changes.iter().map(|change| {
+        let mut ask = ask.clone();
+        change(&mut ask);
+        ask
+    });
+    changed.collect()
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn engine_says_what_the_reference_says(
         policies in proptest::collection::vec(policy(), 0..12),
-        asks in proptest::collection::vec(ask(), 1..24),
+        asks in proptest::collection::vec(ask().prop_map(with_variants), 1..4),
     ) {
         let text: String = policies
             .iter()
@@ -170,7 +194,7 @@ proptest! {
         let snapshot = snapshot(&text);
         let mut engine = snapshot.engine().with_self_check(0);
         for round in ["cold", "cached"] {
-            for ask in &asks {
+            for ask in asks.iter().flatten() {
                 let answer = ask.ask(&snapshot, |q| engine.decide(q));
                 let reference = ask.ask(&snapshot, |q| snapshot.reference(q));
                 prop_assert!(
