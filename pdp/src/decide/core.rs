@@ -5,7 +5,7 @@
 //! the reference path (public interface alone) checks what comes out.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -130,6 +130,19 @@ impl Store {
             Extensions::all_available(),
         ))
     }
+}
+
+/// Every entity that an attribute or tag of `entities` refers to.
+pub(crate) fn referred(entities: &cedar_policy::Entities) -> BTreeSet<EntityUid> {
+    let core: &Entities = entities.as_ref();
+    let values = core.iter().flat_map(|e| e.attrs().chain(e.tags()));
+    let mut referred = BTreeSet::new();
+    for (_, value) in values {
+        if let ast::PartialValue::Value(value) = value {
+            referred.extend(value.all_literal_uids().into_iter().map(EntityUid::from));
+        }
+    }
+    referred
 }
 
 /// One request against one store.

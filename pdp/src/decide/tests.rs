@@ -190,6 +190,49 @@ fn a_stranger_is_a_member_of_his_trust_domain_only() {
     assert_eq!(once(policies, &intruder).determining, ["one"]);
 }
 
+/// Strangers are alike only as far as nothing tells them apart, entities included.
+#[test]
+fn a_stranger_named_by_an_entity_is_himself() {
+    let mut shop = compiled(
+        r#"@id("guest") permit (principal, action, resource) when { resource.guest == principal };
+           @id("partner") permit (principal, action, resource)
+             when { resource.partner == principal.trustDomain };"#,
+    );
+    let schema = super::testing::SCHEMA.replace(
+        "{ tier?: String }",
+        "{ guest?: Unregistered, partner?: TrustDomain }",
+    );
+    shop.schema = cedar_policy::Schema::from_cedarschema_str(&schema)
+        .unwrap()
+        .0;
+    let uid = |kind: &str, id: &str| -> cedar_policy::EntityUid {
+        format!("{kind}::{id:?}").parse().unwrap()
+    };
+    let orders = uid("Service", "acme.test/shop/orders");
+    let refer = cedar_policy::RestrictedExpression::new_entity_uid;
+    let attributes = std::collections::HashMap::from([
+        ("guest".to_owned(), refer(uid("Unregistered", STRANGER))),
+        ("partner".to_owned(), refer(uid("TrustDomain", "evil.test"))),
+    ]);
+    let parents = [uid("Namespace", "acme.test/shop")].into();
+    let orders = cedar_policy::Entity::new(orders, attributes, parents).unwrap();
+    shop.entities = shop.entities.upsert_entities([orders], None).unwrap();
+    let snapshot = Snapshot::new(shop, 1).unwrap();
+    let mut engine = snapshot.engine();
+    let mut check = |caller: &str, determining: &[&str]| {
+        let ask = Ask::new(caller, "GET", "orders", "/elsewhere");
+        assert_eq!(
+            decide(&mut engine, &ask).decision.determining,
+            determining,
+            "{caller}"
+        );
+    };
+    check("spiffe://acme.test/ns/shop/sa/other", &[]);
+    check(STRANGER, &["guest"]);
+    check(FOREIGNER, &["partner"]);
+    check("spiffe://else.test/x", &[]);
+}
+
 #[test]
 fn a_service_that_policies_cannot_know_is_undecided() {
     let mut shop = compiled(SHOP);
@@ -270,6 +313,69 @@ fn only_what_is_read_separates_cached_decisions() {
     assert!(!decide(&mut engine, &path).cached, "the path is read");
     let caller = get(BATCH);
     assert!(!decide(&mut engine, &caller).cached);
+}
+
+/// One policy for each thing that can be read, and a request in which only that
+/// differs: what was remembered for the first must not answer the second.
+#[test]
+fn each_thing_that_is_read_separates_answers() {
+    let check = |condition: &str, change: fn(&mut Ask)| {
+        let text =
+            format!(r#"@id("p") permit (principal, action, resource) when {{ {condition} }};"#);
+        let snapshot = snapshot(&text);
+        let mut engine = snapshot.engine();
+        let first = get(WEB)
+            .header("x-change-id", b"CHG-1")
+            .header("x-roles", b"agent");
+        let mut second = first.clone();
+        change(&mut second);
+        let allowed = decide(&mut engine, &first).decision;
+        assert_eq!(allowed.verdict, Verdict::Allow, "{condition}");
+        let denied = decide(&mut engine, &second).decision;
+        assert_eq!(denied.verdict, Verdict::NotPermitted, "{condition}");
+        assert_eq!(decide(&mut engine, &first).decision, allowed, "{condition}");
+    };
+    let network = r#"context.source.ip.isInRange(ip("10.0.0.0/8"))"#;
+    check(network, |a| {
+        a.connection.source.set_ip([192, 0, 2, 1].into())
+    });
+    check("context.source.port == 40000", |a| {
+        a.connection.source.set_port(1)
+    });
+    check("context.tls.mtls", |a| a.connection.tls.mtls = false);
+    check(r#"context.tls.version == "1.3""#, |a| {
+        a.connection.tls.version = "1.2"
+    });
+    check("!(context.tls has sni)", |a| {
+        a.connection.tls.sni = Some("x".into())
+    });
+    check(r#"context.tls.alpn == "h2""#, |a| {
+        a.connection.tls.alpn = Some("x".into())
+    });
+    check("context.time.hour == 15", |a| a.now_us += 3_600_000_000);
+    check("context.time.weekday == 5", |a| a.now_us += 86_400_000_000);
+    let before = r#"context.time.now <= datetime("2026-11-20T15:30:00Z")"#;
+    check(before, |a| a.now_us += 1_000_000);
+    check(r#"context.http.host == "orders""#, |a| {
+        a.request.host = "web".into()
+    });
+    check(r#"context.http.path == "/orders/42""#, |a| {
+        a.request.path = "/orders/4".into()
+    });
+    check("!(context.http has query)", |a| {
+        a.request.query = Some("".into())
+    });
+    check(r#"context.http.headers["x-change-id"] == "CHG-1""#, |a| {
+        a.headers.insert("x-change-id", "CHG-2".parse().unwrap());
+    });
+    check(r#"context.http.headers has "x-roles""#, |a| {
+        drop(a.headers.remove("x-roles"))
+    });
+    let whole = r#"context.tls == {"version": "1.3", "mtls": true, "alpn": "h2"}"#;
+    check(whole, |a| a.connection.tls.sni = Some("x".into()));
+    let guarded =
+        r#"context has http.query && context.http.query == "" || true && context.tls.mtls"#;
+    check(guarded, |a| a.connection.tls.mtls = false);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! Scope tests then compare integers. A principal that no service claims is not
 //! in the entity store. A policy can tell such strangers apart by their trust
-//! domain, and one of them from the others only by naming it; so all strangers
-//! of a trust domain that no text of the revision names share one stand-in, and
+//! domain, and one of them from the others only by its name in a policy or an
+//! entity; so all strangers of a trust domain that are not named share one stand-in, and
 //! nobody can fill the caches with identities.
 
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ use palisade_mesh::{catalogue::Catalogue, spiffe_id::SpiffeId};
 use rustc_hash::{FxHashMap, FxHashSet};
 use smol_str::SmolStr;
 
-use super::core::{EntitiesFault, Extra, Named, Store};
+use super::core::{EntitiesFault, Extra, Named, Store, referred};
 
 /// An entity of the snapshot.
 pub(crate) type Ent = u32;
@@ -70,7 +70,8 @@ pub(crate) enum Requested {
 }
 
 impl World {
-    /// Numbers the entities of the store and those that policies name (`named`).
+    /// Numbers the entities of the store, those that they refer to, and those that
+    /// policies name (`named`).
     pub(crate) fn new(
         entities: &Entities,
         named: &BTreeSet<EntityUid>,
@@ -86,7 +87,7 @@ impl World {
         for entity in entities.iter() {
             world.number(&entity.uid(), true);
         }
-        for uid in named {
+        for uid in referred(entities).iter().chain(named) {
             world.number(uid, false);
         }
         for entity in entities.iter() {
