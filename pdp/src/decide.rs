@@ -28,6 +28,7 @@
 //!   header) makes the decision undecided if a policy in scope reads it.
 //! - The determining policies of an undecided decision are the forbids to blame.
 
+mod asked;
 mod cache;
 mod core;
 mod engine;
@@ -82,6 +83,12 @@ pub enum SnapshotError {
     /// `@expires` or `@mode("shadow")` on a `forbid`, which would widen access.
     #[error("forbid `{id}` must not expire or be in shadow mode")]
     WeakenedForbid {
+        /// Id of the policy.
+        id: SmolStr,
+    },
+    /// The `PolicyInfo` of a policy is not about it.
+    #[error("source information of policy `{id}` contradicts the policy")]
+    WrongInfo {
         /// Id of the policy.
         id: SmolStr,
     },

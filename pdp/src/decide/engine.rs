@@ -17,12 +17,12 @@ use rustc_hash::FxHasher;
 
 use super::{
     Snapshot,
+    asked::Names,
     cache::{Generations, Limits},
     core::ValueCache,
     fact::Live,
     index::rule_at,
     slice::{Cached, Slice},
-    snapshot::Names,
     world::Triple,
 };
 

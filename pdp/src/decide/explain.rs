@@ -16,13 +16,13 @@ use smol_str::SmolStr;
 
 use super::{
     Snapshot,
+    asked::{Asked, Names},
     core::ValueCache,
     fact::{Fact, Facts, Live},
     field::{Field, Form},
     record::Recorded,
     rule::Rule,
     slice::Slice,
-    snapshot::{Asked, Names},
     world::{OPERATION, Requested, SERVICE, UNREGISTERED, uid},
 };
 

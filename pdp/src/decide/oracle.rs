@@ -19,12 +19,12 @@ use smol_str::SmolStr;
 
 use super::{
     Snapshot,
+    asked::{Asked, Names},
     fact::{Fact, Facts, Live, moment_text},
     field::{Field, Form, Layout},
     outcome::Findings,
     record,
     rule::{Rule, Scope, Shape},
-    snapshot::{Asked, Names},
     world::{UNREGISTERED, uid, uid_of_domain},
 };
 

@@ -8,9 +8,9 @@ use std::{
     },
 };
 
-use cedar_policy::EntityUid;
+use cedar_policy::{Effect, EntityUid, Policy};
 use palisade_mesh::{
-    catalogue::{Catalogue, Protocol},
+    catalogue::Catalogue,
     decision::{Decision, Question, Undecided, Verdict},
     snapshot::Versions,
 };
@@ -19,6 +19,7 @@ use smol_str::SmolStr;
 
 use super::{
     SelfCheck, SnapshotError,
+    asked::{Asked, GRPC_CALL, Names},
     core::{Body, Evaluation, Store, Truth, Uses, ValueCache, Values, context, uses},
     engine::Engine,
     fact::{Fact, Facts, is_grpc_path},
@@ -29,12 +30,9 @@ use super::{
     record,
     rule::{Rule, Scope},
     slice::{Cached, Slice},
-    world::{Ent, OPERATION, Requested, SERVICE, Triple, World},
+    world::{Ent, Requested, Triple, World},
 };
 use crate::compiled::{Compiled, PolicyInfo};
-
-/// The action of a gRPC call that has no business action.
-const GRPC_CALL: &str = "grpc:call";
 
 /// A policy revision, ready to decide.
 #[derive(Debug)]
@@ -52,24 +50,6 @@ pub struct Snapshot {
     mismatched: AtomicU64,
 }
 
-/// A question in terms of the snapshot.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Asked<'q> {
-    pub(crate) principal: Ent,
-    pub(crate) action: Ent,
-    pub(crate) resource: Ent,
-    pub(crate) form: Form,
-    pub(crate) names: Names<'q>,
-}
-
-/// How a question's action and resource are called.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Names<'q> {
-    pub(crate) action: &'q str,
-    pub(crate) resource_type: &'static str,
-    pub(crate) resource_id: &'q str,
-}
-
 impl Snapshot {
     /// Builds everything a decision needs, so that deciding only looks up.
     ///
@@ -81,7 +61,7 @@ impl Snapshot {
         let mut parts = Vec::new();
         let mut named = BTreeSet::new();
         for policy in compiled.policies.policies() {
-            let info = info_of(&compiled, policy.id().as_ref())?;
+            let info = info_of(&compiled, policy)?;
             let uses = Body::of(policy).map_or_else(Uses::default, |body| uses(&body, &layout));
             named.extend(uses.entities.iter().cloned());
             named.extend(Scope::of(policy).entities());
@@ -360,39 +340,15 @@ impl Snapshot {
     }
 }
 
-impl<'q> Names<'q> {
-    pub(crate) fn of(question: &Question<'q>) -> Self {
-        let business = question.operation.and_then(|o| o.action.as_deref());
-        let action = business.unwrap_or(match question.service.protocol {
-            Protocol::Grpc => GRPC_CALL,
-            Protocol::Http => question.request.method.as_str(),
-        });
-        match question.operation {
-            Some(operation) => Self {
-                action,
-                resource_type: OPERATION,
-                resource_id: &operation.id,
-            },
-            None => Self {
-                action,
-                resource_type: SERVICE,
-                resource_id: question.service.id.as_str(),
-            },
-        }
-    }
-}
-
-impl Asked<'_> {
-    pub(crate) fn entities(&self) -> Triple {
-        (self.principal, self.action, self.resource)
-    }
-}
-
-fn info_of<'c>(compiled: &'c Compiled, id: &str) -> Result<&'c PolicyInfo, SnapshotError> {
+fn info_of<'c>(compiled: &'c Compiled, policy: &Policy) -> Result<&'c PolicyInfo, SnapshotError> {
+    let id: &str = policy.id().as_ref();
     let info = compiled
         .info
         .get(id)
         .ok_or_else(|| SnapshotError::NoInfo { id: id.into() })?;
+    if info.id != id || info.permit != (policy.effect() == Effect::Permit) {
+        return Err(SnapshotError::WrongInfo { id: id.into() });
+    }
     if !info.permit && (info.shadow || info.expires_us.is_some()) {
         return Err(SnapshotError::WeakenedForbid { id: id.into() });
     }

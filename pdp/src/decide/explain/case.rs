@@ -5,11 +5,11 @@ use palisade_mesh::spiffe_id::SpiffeId;
 use super::{
     super::{
         Snapshot,
+        asked::Asked,
         core::{Body, Conjunct, Evaluation, Kind, Truth, ValueCache, context, start_of},
         fact::{Fact, Facts, moment_text},
         field::{Field, Layout},
         rule::Rule,
-        snapshot::Asked,
         world::{Triple, UNREGISTERED, uid},
     },
     ABSENT, NOT_RECORDED,
