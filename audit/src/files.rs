@@ -1,10 +1,11 @@
 //! Files that are there whole or not at all, and readable by us alone.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::Path,
+    time::Duration,
 };
 
 /// Permission bits of files.
@@ -12,6 +13,13 @@ pub(crate) const FILE_MODE: u32 = 0o600;
 
 /// Permission bits of directories.
 const DIR_MODE: u32 = 0o700;
+
+/// Times a lock is asked for before giving up: a verifier holds it for an instant,
+/// and a process that was just killed may still be going away.
+const LOCK_TRIES: u32 = 20;
+
+/// Time between tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Whether a change must survive a power cut before the call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +38,22 @@ pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
         .create(dir)
 }
 
-/// Creates a file that must not exist yet, for reading and writing.
-pub(crate) fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
+/// Takes the lock at `path`; `None` when another process holds it.
+pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
         .write(true)
-        .create_new(true)
         .mode(FILE_MODE)
-        .open(path)
+        .open(path)?;
+    for _ in 0..LOCK_TRIES {
+        match file.try_lock() {
+            Ok(()) => return Ok(Some(file)),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(e)) => return Err(e),
+        }
+    }
+    Ok(None)
 }
 
 /// Replaces the file at `path`: readers see the old contents or the new ones.

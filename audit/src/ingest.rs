@@ -1,1 +1,256 @@
-//! x
+//! The door through which records arrive.
+//!
+//! One gRPC connection carries many streams of one reporter, the one its SVID
+//! names. Batches go to the log in the order they come; each is acknowledged when
+//! it is durable and again when it is under a checkpoint. When the log cannot be
+//! written the connection ends, so that the sender starts again at what was
+//! acknowledged and nothing is skipped.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palisade_mesh::{
+    clock::Clock,
+    svid::Peer,
+    wire::{
+        audit::{Ack, Batch, StreamId, ingest_server},
+        record::Record,
+    },
+};
+use prost::Message as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    envelope::RECORD_LEN_MAX,
+    log::{Log, Pending, Receipt},
+    stream::{SEQUENCE_MAX, StreamIdError, StreamKey},
+};
+
+mod acks;
+
+/// Most records in a batch.
+pub const BATCH_RECORDS_MAX: usize = 1024;
+
+/// Largest batch message, in bytes.
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
+
+/// Records a connection may have in flight, sent and not yet durable.
+pub const CREDIT: u32 = 8 * 1024;
+
+/// Batches of a connection that wait for their fsync; the next is not read.
+const IN_FLIGHT_BATCHES: usize = 32;
+
+/// Acknowledgements that wait for a slow peer; the next waits with them.
+const ACKS_WAITING: usize = 64;
+
+/// Why a batch is not taken; nothing of it is kept.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Refused {
+    /// It names no stream.
+    #[error(transparent)]
+    Stream(#[from] StreamIdError),
+    /// It is of somebody else.
+    #[error("stream is of `{stream}`, the peer is `{peer}`")]
+    Reporter {
+        /// Whom the stream names.
+        stream: String,
+        /// Who sends it.
+        peer: String,
+    },
+    /// It holds nothing or too much.
+    #[error("batch of {0} records; a batch has 1 to {BATCH_RECORDS_MAX}")]
+    Records(usize),
+    /// A number is out of range.
+    #[error("sequence {0} is out of range")]
+    Sequence(u64),
+    /// A record is too long.
+    #[error("record of {0} bytes exceeds the limit of {RECORD_LEN_MAX}")]
+    RecordLen(usize),
+    /// A record cannot be read, or says that somebody else reports it.
+    #[error("record {sequence} is malformed: {cause}")]
+    Record {
+        /// Its number.
+        sequence: u64,
+        /// What is wrong.
+        cause: String,
+    },
+}
+
+/// Takes records into a log.
+#[derive(Debug, Clone)]
+pub struct Ingest {
+    log: Log,
+    clock: Clock,
+}
+
+/// The gRPC service around an [`Ingest`].
+pub type IngestService = ingest_server::IngestServer<Ingest>;
+
+impl Ingest {
+    /// Takes records into `log`.
+    pub fn new(log: Log, clock: Clock) -> Self {
+        Self { log, clock }
+    }
+
+    /// The gRPC service. Requests must carry the [`Peer`] of their connection as
+    /// an extension.
+    pub fn service(self) -> IngestService {
+        ingest_server::IngestServer::new(self).max_decoding_message_size(BATCH_BYTES_MAX)
+    }
+
+    /// Takes a batch from this process.
+    ///
+    /// # Errors
+    /// [`Refused`] when it is beyond a limit or malformed; what becomes of it else
+    /// is told by the receipt.
+    pub fn push(
+        &self,
+        stream: &StreamId,
+        first_sequence: u64,
+        records: Vec<Bytes>,
+    ) -> Result<Receipt, Refused> {
+        let stream = Arc::new(StreamKey::from_wire(stream)?);
+        let batch = pending(&stream, first_sequence, records)?;
+        Ok(self.log.append(batch))
+    }
+
+    /// Reads batches until the peer ends, misbehaves or runs out of identity.
+    async fn read(
+        self,
+        peer: Peer,
+        mut batches: Streaming<Batch>,
+        in_flight: mpsc::Sender<acks::InFlight>,
+    ) -> Result<(), Status> {
+        let mut known: Option<(StreamId, Arc<StreamKey>)> = None;
+        while let Some(batch) = batches.message().await? {
+            if peer.not_after_s < self.clock.now_us() / 1_000_000 {
+                return Err(Status::unauthenticated(
+                    "the peer's certificate has expired",
+                ));
+            }
+            let id = batch
+                .stream
+                .ok_or_else(|| refused(&StreamIdError::Missing.into()))?;
+            let stream = match &known {
+                Some((same, stream)) if *same == id => stream.clone(),
+                _ => Arc::new(StreamKey::from_wire(&id).map_err(|e| refused(&e.into()))?),
+            };
+            if stream.reporter != peer.id {
+                let refusal = Refused::Reporter {
+                    stream: stream.reporter.to_string(),
+                    peer: peer.id.to_string(),
+                };
+                return Err(Status::permission_denied(refusal.to_string()));
+            }
+            match pending(&stream, batch.first_sequence, batch.records) {
+                Ok(batch) => {
+                    let item = acks::InFlight::Receipt {
+                        stream: stream.clone(),
+                        last: batch.last().map_or(0, |pending| pending.sequence),
+                        receipt: self.log.append_when_ready(batch).await,
+                    };
+                    if in_flight.send(item).await.is_err() {
+                        return Ok(());
+                    }
+                }
+                Err(refusal) => {
+                    tracing::warn!(peer = %peer.id, %stream, error = %refusal, "batch refused");
+                    let item = acks::InFlight::Refused {
+                        stream: stream.clone(),
+                        refusal: refusal.to_string(),
+                    };
+                    // Going on would leave a gap where the batch was.
+                    let _ = in_flight.send(item).await;
+                    return Ok(());
+                }
+            }
+            known = Some((id, stream));
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl ingest_server::Ingest for Ingest {
+    type PushStream = ReceiverStream<Result<Ack, Status>>;
+
+    async fn push(
+        &self,
+        request: Request<Streaming<Batch>>,
+    ) -> Result<Response<Self::PushStream>, Status> {
+        let peer = request
+            .extensions()
+            .get::<Peer>()
+            .cloned()
+            .ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
+        let (acks, answers) = mpsc::channel(ACKS_WAITING);
+        let (in_flight, receipts) = mpsc::channel(IN_FLIGHT_BATCHES);
+        let checkpoints = self.log.subscribe_checkpoints();
+        let read = self.clone().read(peer, request.into_inner(), in_flight);
+        tokio::spawn(async move {
+            let failed = acks.clone();
+            let read = async {
+                if let Err(status) = read.await {
+                    // The peer may be gone, then nobody needs to know.
+                    let _ = failed.send(Err(status)).await;
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = acks::acknowledge(receipts, checkpoints, acks) => {}
+                () = read => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+fn refused(refusal: &Refused) -> Status {
+    Status::invalid_argument(refusal.to_string())
+}
+
+/// Checks a batch and numbers its records.
+fn pending(
+    stream: &Arc<StreamKey>,
+    first_sequence: u64,
+    records: Vec<Bytes>,
+) -> Result<Vec<Pending>, Refused> {
+    if records.is_empty() || records.len() > BATCH_RECORDS_MAX {
+        return Err(Refused::Records(records.len()));
+    }
+    let last = first_sequence.saturating_add(records.len() as u64 - 1);
+    if first_sequence == 0 || last > SEQUENCE_MAX {
+        return Err(Refused::Sequence(first_sequence));
+    }
+    let number = |(sequence, record): (u64, Bytes)| {
+        check(stream, sequence, &record)?;
+        Ok(Pending {
+            stream: stream.clone(),
+            sequence,
+            record,
+        })
+    };
+    (first_sequence..).zip(records).map(number).collect()
+}
+
+/// What enters the log can be read again, and names who reported it.
+fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused> {
+    if bytes.len() > RECORD_LEN_MAX {
+        return Err(Refused::RecordLen(bytes.len()));
+    }
+    let malformed = |cause: String| Refused::Record { sequence, cause };
+    let record = Record::decode(bytes.clone()).map_err(|e| malformed(e.to_string()))?;
+    if record.reporter != stream.reporter.as_str() {
+        let reporter = record.reporter;
+        return Err(malformed(format!("its reporter is `{reporter}`")));
+    }
+    if record.id.len() != 16 {
+        return Err(malformed("its id is no ULID".into()));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! of a Merkle tree with signed checkpoints. Everything else is derived from it
 //! and can be built again at any time. In reading order:
 //!
-//! - [`spool`], [`local`]: where a part of the mesh leaves its records
+//! - [`buffer`], [`spool`], [`local`]: where a part of the mesh leaves its records
 //! - [`ingest`], [`stream`]: how they arrive, numbered, each once
 //! - [`log`], [`segment`], [`envelope`]: how they are kept
 //! - [`merkle`], [`note`], [`checkpoint`]: how anybody can check it
@@ -13,6 +13,8 @@
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
 
+#[cfg(feature = "log")]
+pub mod buffer;
 #[cfg(feature = "log")]
 pub mod checkpoint;
 #[cfg(feature = "log")]
@@ -47,3 +49,6 @@ pub mod spool;
 pub mod stream;
 #[cfg(feature = "log")]
 pub mod verify;
+
+#[cfg(all(test, feature = "log"))]
+mod testing;

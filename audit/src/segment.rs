@@ -206,16 +206,6 @@ pub(crate) enum Fault {
     },
 }
 
-impl Fault {
-    pub(crate) fn offset(&self) -> u64 {
-        match *self {
-            Self::Short { offset } | Self::Length { offset, .. } | Self::Crc { offset, .. } => {
-                offset
-            }
-        }
-    }
-}
-
 impl std::fmt::Display for Fault {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

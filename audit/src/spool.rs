@@ -1,1 +1,321 @@
-//! x
+//! Where a reporter keeps its records until the log has them for good.
+//!
+//! Workers append to buffers of their own; one thread writes what they hand over,
+//! with one fsync for many; a task sends it on. A record leaves the disk only when
+//! the log acknowledged it as checkpointed. Each start is a *boot* with a ULID;
+//! what an earlier boot left is sent first.
+//!
+//! A record is lost only when the process is killed between its append and the
+//! next flush; [`RecordStream::durable`] waits that out where it must not happen.
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use palisade_mesh::{
+    clock::Clock,
+    sink::{RecordSink, RecordStream},
+    spiffe_id::SpiffeId,
+};
+use serde::Serialize;
+use tokio::sync::watch;
+use ulid::Ulid;
+
+use crate::{
+    buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
+    files,
+    stream::{StreamKey, new_ulid},
+};
+
+mod file;
+mod queue;
+mod stream;
+mod uplink;
+mod writer;
+
+use queue::Queue;
+use stream::{ClosedStream, Kept, SpoolStream};
+use writer::{Command, Writer};
+
+/// Bytes a spool keeps on disk before it is full.
+pub const SPOOL_BYTES: u64 = 1 << 30;
+
+/// Longest time a chunk waits for others to share its fsync.
+pub const GROUP_WAIT: Duration = Duration::from_millis(1);
+
+/// Chunks that wait for the spool thread; the next stays in its worker's buffer.
+pub const QUEUE_CHUNKS: usize = 64;
+
+/// Size at which a spool file is followed by the next, in bytes.
+pub const FILE_BYTES: u64 = 8 << 20;
+
+/// Limits of a spool.
+#[derive(Debug, Clone)]
+pub struct SpoolOptions {
+    /// See [`SPOOL_BYTES`].
+    pub spool_bytes: u64,
+    /// See [`BUFFER_BYTES`].
+    pub buffer_bytes: usize,
+    /// See [`BUFFER_RECORDS`].
+    pub buffer_records: usize,
+    /// See [`GROUP_WAIT`].
+    pub group_wait: Duration,
+    /// See [`FILE_BYTES`].
+    pub file_bytes: u64,
+}
+
+impl Default for SpoolOptions {
+    fn default() -> Self {
+        Self {
+            spool_bytes: SPOOL_BYTES,
+            buffer_bytes: BUFFER_BYTES,
+            buffer_records: BUFFER_RECORDS,
+            group_wait: GROUP_WAIT,
+            file_bytes: FILE_BYTES,
+        }
+    }
+}
+
+/// Why a spool cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// Another process uses it.
+    #[error("spool `{0}` is in use by another process")]
+    Locked(PathBuf),
+    /// The file system refused.
+    #[error("spool `{path}`: {source}")]
+    Io {
+        /// Which directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// How a spool is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct SpoolStats {
+    /// Records on disk that the log has not acknowledged as checkpointed.
+    pub waiting: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Time of the last acknowledgement, microseconds since the Unix epoch.
+    pub last_ack_us: Option<i64>,
+    /// Whether the log is connected.
+    pub connected: bool,
+    /// Batches that the log refused.
+    pub refused: u64,
+    /// Whether the last write to the disk failed.
+    pub failing: bool,
+}
+
+/// The spool of one reporter.
+pub struct Spool {
+    shared: Arc<Shared>,
+    commands: mpsc::SyncSender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    workers: Mutex<BTreeSet<u32>>,
+    // Held until the spool is dropped.
+    _lock: File,
+}
+
+/// What workers, the writing thread and the uplink share.
+struct Shared {
+    dir: PathBuf,
+    reporter: SpiffeId,
+    boot: Ulid,
+    options: SpoolOptions,
+    clock: Clock,
+    // Written by the spool thread and the uplink, read by all.
+    bytes: AtomicU64,
+    closed: AtomicBool,
+    // Set by the spool thread, once nothing more will be written.
+    ended: AtomicBool,
+    failing: AtomicBool,
+    queue: Mutex<Queue>,
+    // Moves on whenever records became durable, were acknowledged, or all ended.
+    moved: watch::Sender<u64>,
+    // What ended streams had in their buffers.
+    parting: Mutex<Vec<(Chunk, watch::Sender<Kept>)>>,
+    // Written by the uplink.
+    connected: AtomicBool,
+    last_ack_us: AtomicI64,
+    refused: AtomicU64,
+}
+
+impl Spool {
+    /// Opens the spool in `dir` and begins a new boot.
+    ///
+    /// # Errors
+    /// [`SpoolError`] when the directory cannot be used.
+    pub fn open(
+        dir: &Path,
+        reporter: SpiffeId,
+        options: SpoolOptions,
+        clock: Clock,
+    ) -> Result<Arc<Self>, SpoolError> {
+        let failed = |source| SpoolError::Io {
+            path: dir.into(),
+            source,
+        };
+        files::create_dir(dir).map_err(failed)?;
+        let lock = files::lock(&dir.join("lock"))
+            .map_err(failed)?
+            .ok_or_else(|| SpoolError::Locked(dir.into()))?;
+        let (queue, bytes) = Queue::load(dir, &reporter).map_err(failed)?;
+        let shared = Arc::new(Shared {
+            dir: dir.into(),
+            reporter,
+            boot: new_ulid(&clock),
+            options,
+            clock,
+            bytes: AtomicU64::new(bytes),
+            closed: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            failing: AtomicBool::new(false),
+            queue: Mutex::new(queue),
+            moved: watch::Sender::new(0),
+            parting: Mutex::new(Vec::new()),
+            connected: AtomicBool::new(false),
+            last_ack_us: AtomicI64::new(0),
+            refused: AtomicU64::new(0),
+        });
+        let (commands, received) = mpsc::sync_channel(QUEUE_CHUNKS);
+        let writer = Writer::new(shared.clone(), received);
+        let thread = std::thread::Builder::new()
+            .name("spool".into())
+            .spawn(move || writer.run())
+            .map_err(failed)?;
+        Ok(Arc::new(Self {
+            shared,
+            commands,
+            thread: Mutex::new(Some(thread)),
+            workers: Mutex::new(BTreeSet::new()),
+            _lock: lock,
+        }))
+    }
+
+    /// The ULID of this start.
+    pub fn boot(&self) -> Ulid {
+        self.shared.boot
+    }
+
+    /// How it is doing.
+    pub fn stats(&self) -> SpoolStats {
+        let shared = &self.shared;
+        let last_ack_us = shared.last_ack_us.load(Ordering::Relaxed);
+        SpoolStats {
+            waiting: shared.queue().waiting(),
+            bytes: shared.bytes.load(Ordering::Relaxed),
+            last_ack_us: (last_ack_us != 0).then_some(last_ack_us),
+            connected: shared.connected.load(Ordering::Relaxed),
+            refused: shared.refused.load(Ordering::Relaxed),
+            failing: shared.failing.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits until everything on disk is acknowledged as checkpointed.
+    pub async fn delivered(&self) {
+        let mut moved = self.shared.moved.subscribe();
+        // The sender lives as long as the spool.
+        let _ = moved.wait_for(|_| self.shared.queue().waiting() == 0).await;
+    }
+
+    /// Writes what was handed over and what ended streams left, and ends the boot.
+    /// Streams are dropped before: each then hands over the rest with its closing
+    /// head. Blocks for about one fsync.
+    pub fn close(&self) {
+        if self.shared.closed.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        // An error means that the thread has ended already; when the queue is
+        // full it looks at `closed` by itself.
+        let _ = self.commands.try_send(Command::Close);
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("spool thread panicked");
+        }
+        self.shared.moved();
+    }
+}
+
+impl RecordSink for Spool {
+    fn open(&self, worker: u32) -> Box<dyn RecordStream> {
+        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
+        if !workers.insert(worker) {
+            tracing::error!(worker, "a second stream of a worker was asked for");
+            return Box::new(ClosedStream);
+        }
+        let stream = StreamKey {
+            reporter: self.shared.reporter.clone(),
+            boot: self.shared.boot,
+            worker,
+        };
+        let limits = Limits {
+            bytes: self.shared.options.buffer_bytes,
+            records: self.shared.options.buffer_records,
+        };
+        let buffer = Buffer::new(Arc::new(stream), limits, self.shared.clock.clone());
+        Box::new(SpoolStream::new(
+            buffer,
+            self.shared.clone(),
+            self.commands.clone(),
+        ))
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for Spool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Spool")
+            .field("dir", &self.shared.dir)
+            .field("boot", &self.shared.boot)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Relaxed)
+    }
+
+    /// Gives disk space back to whoever appends.
+    fn release(&self, bytes: u64) {
+        let less = |held: u64| Some(held.saturating_sub(bytes));
+        // Never fails: there is always a next value.
+        let _ = self
+            .bytes
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
+    /// Wakes whoever waits for a change.
+    fn moved(&self) {
+        self.moved.send_modify(|n| *n += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

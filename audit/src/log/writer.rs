@@ -36,7 +36,7 @@ mod group;
 use group::Group;
 
 /// Worker number of the log's own stream.
-pub const OWN_WORKER: u32 = u32::MAX;
+pub(super) const OWN_WORKER: u32 = u32::MAX;
 
 /// Time between checkpoints that are kept in the history.
 const HISTORY_EVERY: Duration = Duration::from_secs(60);

@@ -1,0 +1,197 @@
+//! Ingest over a real connection: acknowledgements, refusals, limits.
+
+use palisade_mesh::wire::audit::ingest_client::IngestClient;
+use tempfile::TempDir;
+use tonic::Code;
+use ulid::Ulid;
+
+use super::*;
+use crate::testing::{
+    REPORTER, TestServer, encoded, open_log, paths, peer, received, reporter, soon,
+};
+
+const FOREVER: i64 = i64::MAX;
+
+struct Session {
+    _dir: TempDir,
+    log: Log,
+    _server: TestServer,
+    batches: mpsc::Sender<Batch>,
+    acks: Streaming<Ack>,
+}
+
+async fn session(peer: Option<Peer>) -> Result<Session, Status> {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let server = TestServer::start(log.clone(), peer, Clock::system()).await;
+    let (batches, receiver) = mpsc::channel(8);
+    let mut client = IngestClient::new(server.channel().await);
+    let acks = client
+        .push(ReceiverStream::new(receiver))
+        .await?
+        .into_inner();
+    Ok(Session {
+        _dir: dir,
+        log,
+        _server: server,
+        batches,
+        acks,
+    })
+}
+
+impl Session {
+    async fn start() -> Self {
+        session(Some(peer(REPORTER, FOREVER))).await.unwrap()
+    }
+
+    async fn ack(&mut self) -> Ack {
+        soon(self.acks.message()).await.unwrap().expect("an answer")
+    }
+
+    /// The status or the refusal that a batch earns.
+    async fn refusal(&mut self, batch: Batch) -> Result<String, Status> {
+        self.batches.send(batch).await.unwrap();
+        loop {
+            match soon(self.acks.message()).await?.expect("an answer") {
+                ack if ack.refused.is_empty() => {}
+                ack => return Ok(ack.refused),
+            }
+        }
+    }
+}
+
+fn stream(worker: u32) -> StreamId {
+    StreamKey {
+        reporter: reporter(),
+        boot: Ulid::from_parts(1, 1),
+        worker,
+    }
+    .to_wire()
+}
+
+fn batch(worker: u32, sequences: std::ops::RangeInclusive<u64>) -> Batch {
+    Batch {
+        stream: Some(stream(worker)),
+        first_sequence: *sequences.start(),
+        records: sequences.map(encoded).collect(),
+    }
+}
+
+#[tokio::test]
+async fn batches_of_many_streams_are_acknowledged_as_durable_and_as_checkpointed() {
+    let mut session = Session::start().await;
+    let welcome = session.ack().await;
+    assert_eq!((welcome.stream, welcome.credit), (None, CREDIT));
+    for worker in 0..3 {
+        session.batches.send(batch(worker, 1..=5)).await.unwrap();
+        session.batches.send(batch(worker, 6..=7)).await.unwrap();
+    }
+    let mut checkpointed = std::collections::BTreeSet::new();
+    let mut durable = [0; 3];
+    while checkpointed.len() < 3 {
+        let ack = session.ack().await;
+        let worker = ack.stream.unwrap().worker;
+        assert!(ack.checkpointed <= ack.durable);
+        assert!(ack.durable >= durable[worker as usize]);
+        durable[worker as usize] = ack.durable;
+        if ack.checkpointed == 7 {
+            checkpointed.insert(worker);
+        }
+    }
+    assert_eq!(received(&session.log).len(), 21);
+    // The same again: acknowledged, not kept twice.
+    session.batches.send(batch(1, 1..=7)).await.unwrap();
+    while session.ack().await.durable < 7 {}
+    assert_eq!(received(&session.log).len(), 21);
+}
+
+#[tokio::test]
+async fn the_peer_must_be_the_reporter_and_prove_it() {
+    let none = session(None).await.map(|_| ()).unwrap_err();
+    assert_eq!(none.code(), Code::Unauthenticated);
+
+    let other = peer("spiffe://acme.test/ns/shop/sa/other", FOREVER);
+    let mut other = session(Some(other)).await.unwrap();
+    let status = other.refusal(batch(0, 1..=1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert_eq!(received(&other.log), []);
+
+    let mut expired = session(Some(peer(REPORTER, 1))).await.unwrap();
+    let status = expired.refusal(batch(0, 1..=1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(received(&expired.log), []);
+}
+
+#[tokio::test]
+async fn malformed_batches_are_refused_and_end_the_connection() {
+    let with = |change: fn(&mut Batch)| {
+        let mut batch = batch(0, 1..=2);
+        change(&mut batch);
+        batch
+    };
+    for (batch, part) in [
+        (with(|b| b.records.clear()), "batch of 0 records"),
+        (batch(0, 1..=BATCH_RECORDS_MAX as u64 + 1), "batch of 1025"),
+        (with(|b| b.first_sequence = 0), "sequence 0"),
+        (with(|b| b.first_sequence = u64::MAX), "out of range"),
+        (
+            with(|b| b.records[1] = vec![0xff; 9].into()),
+            "record 2 is malformed",
+        ),
+        (
+            with(|b| b.records[1] = Bytes::new()),
+            "record 2 is malformed",
+        ),
+        (
+            with(|b| b.records[0] = vec![1; RECORD_LEN_MAX + 1].into()),
+            "exceeds the limit",
+        ),
+    ] {
+        let mut session = Session::start().await;
+        let refusal = session.refusal(batch).await.unwrap();
+        assert!(refusal.contains(part), "{refusal}");
+        assert!(soon(session.acks.message()).await.unwrap().is_none());
+        assert_eq!(received(&session.log), []);
+    }
+    for change in [
+        (|b| b.stream = None) as fn(&mut Batch),
+        |b| b.stream.as_mut().unwrap().boot.clear(),
+        |b| b.stream.as_mut().unwrap().reporter = "x".into(),
+    ] {
+        let mut session = Session::start().await;
+        let status = session.refusal(with(change)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+    }
+}
+
+#[tokio::test]
+async fn the_largest_batch_is_taken() {
+    let mut session = Session::start().await;
+    let largest = batch(0, 1..=BATCH_RECORDS_MAX as u64);
+    session.batches.send(largest).await.unwrap();
+    while session.ack().await.durable < BATCH_RECORDS_MAX as u64 {}
+    assert_eq!(paths(&session.log).len(), BATCH_RECORDS_MAX);
+}
+
+#[tokio::test]
+async fn a_closed_log_ends_the_connection_instead_of_skipping() {
+    let mut session = Session::start().await;
+    session.log.close();
+    let status = session.refusal(batch(0, 1..=1)).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn the_door_inside_the_process_checks_and_dedupes_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let ingest = Ingest::new(log.clone(), Clock::system());
+    for _ in 0..2 {
+        let records = (1..=3).map(encoded).collect();
+        let mut receipt = ingest.push(&stream(0), 1, records).unwrap();
+        soon(receipt.checkpointed()).await.unwrap();
+    }
+    assert_eq!(received(&log).len(), 3);
+    let refused = ingest.push(&stream(0), 4, vec![Bytes::from_static(&[0xff])]);
+    assert!(matches!(refused, Err(Refused::Record { sequence: 4, .. })));
+}

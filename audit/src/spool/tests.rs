@@ -1,0 +1,278 @@
+//! The spool through its public doors, against a real log over loopback.
+
+use std::fs;
+
+use palisade_mesh::{
+    sink::SinkError,
+    wire::record::{StreamHead, record::Body},
+};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    log::Log,
+    testing::{
+        REPORTER, TestServer, connect, decision, expected_paths, open_log, paths, peer, received,
+        reporter, soon,
+    },
+};
+
+fn open(dir: &TempDir) -> Arc<Spool> {
+    open_with(dir, SpoolOptions::default())
+}
+
+fn open_with(dir: &TempDir, options: SpoolOptions) -> Arc<Spool> {
+    Spool::open(dir.path(), reporter(), options, Clock::system()).unwrap()
+}
+
+async fn append(stream: &mut Box<dyn RecordStream>, numbers: std::ops::RangeInclusive<u64>) {
+    for n in numbers {
+        stream.append(&decision(n)).unwrap();
+    }
+    soon(stream.durable()).await.unwrap();
+}
+
+async fn server(log: &Log) -> TestServer {
+    TestServer::start(log.clone(), Some(peer(REPORTER, i64::MAX)), Clock::system()).await
+}
+
+fn uplink(spool: &Arc<Spool>, server: &TestServer) -> tokio::task::JoinHandle<()> {
+    let address = server.address;
+    tokio::spawn(spool.clone().uplink(move || connect(address)))
+}
+
+fn spool_files(dir: &TempDir) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for boot in fs::read_dir(dir.path()).unwrap() {
+        let boot = boot.unwrap().path();
+        if boot.is_dir() {
+            files.extend(fs::read_dir(boot).unwrap().map(|f| f.unwrap().path()));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn records_of_all_workers_arrive_once_and_the_disk_is_freed() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let spool = open(&dir);
+    let mut first = spool.open(0);
+    let mut second = spool.open(1);
+    append(&mut first, 1..=500).await;
+    assert_eq!(spool.stats().waiting, 500);
+    let task = uplink(&spool, &server);
+    append(&mut second, 501..=900).await;
+    soon(spool.delivered()).await;
+    assert_eq!(paths(&log), expected_paths(1..=900));
+    let stats = spool.stats();
+    assert!(stats.connected && stats.last_ack_us.is_some() && stats.waiting == 0);
+
+    drop((first, second));
+    spool.close();
+    soon(task).await.unwrap();
+    assert_eq!(spool_files(&dir), Vec::<PathBuf>::new());
+    assert_eq!(spool.stats().bytes, 0);
+    // Both streams say that they ended.
+    let closing = received(&log).into_iter().filter(|(_, record)| {
+        matches!(
+            record.body,
+            Some(Body::StreamHead(StreamHead { closed: true, .. }))
+        )
+    });
+    assert_eq!(closing.count(), 2);
+}
+
+#[tokio::test]
+async fn without_an_uplink_records_wait_and_the_next_boot_sends_them_first() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = open(&dir);
+    let old_boot = spool.boot();
+    let mut stream = spool.open(0);
+    append(&mut stream, 1..=100).await;
+    drop(stream);
+    drop(spool);
+
+    let spool = open(&dir);
+    assert!(spool.boot() > old_boot);
+    assert_eq!(spool.stats().waiting, 101);
+    let mut stream = spool.open(0);
+    append(&mut stream, 101..=120).await;
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    uplink(&spool, &server);
+    soon(spool.delivered()).await;
+    assert_eq!(paths(&log), expected_paths(1..=120));
+    let boots: Vec<Vec<u8>> = received(&log)
+        .into_iter()
+        .map(|(envelope, _)| envelope.stream.unwrap().boot)
+        .collect();
+    assert!(boots.is_sorted(), "the older boot comes first");
+    assert!(!dir.path().join(old_boot.to_string()).exists());
+}
+
+/// The log is cut off and comes back, again and again, under load.
+#[tokio::test]
+async fn a_log_that_comes_and_goes_gets_every_record_once() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let small = SpoolOptions {
+        file_bytes: 20_000,
+        ..SpoolOptions::default()
+    };
+    let spool = open_with(&dir, small);
+    let mut stream = spool.open(0);
+    let mut log = open_log(&log_dir);
+    let address = Arc::new(Mutex::new(None));
+    let target = address.clone();
+    let connector = move || {
+        let address = *target.lock().unwrap();
+        async move {
+            match address {
+                Some(address) => connect(address).await.map_err(|e| e.to_string()),
+                None => Err("nobody listens".to_owned()),
+            }
+        }
+    };
+    tokio::spawn(spool.clone().uplink(connector));
+    for round in 0..5 {
+        let server = server(&log).await;
+        *address.lock().unwrap() = Some(server.address);
+        append(&mut stream, 200 * round + 1..=200 * round + 200).await;
+        // Somewhere in the middle of it.
+        let mut len = log.subscribe();
+        soon(len.wait_for(|len| *len > 200 * round + 50))
+            .await
+            .unwrap();
+        *address.lock().unwrap() = None;
+        server.stop().await;
+        if round % 2 == 1 {
+            log.close();
+            drop(log);
+            log = open_log(&log_dir);
+        }
+    }
+    let server = server(&log).await;
+    *address.lock().unwrap() = Some(server.address);
+    soon(spool.delivered()).await;
+    assert_eq!(paths(&log), expected_paths(1..=1000));
+    assert!(spool_files(&dir).len() <= 1, "delivered files are removed");
+}
+
+#[tokio::test]
+async fn a_full_spool_says_so_and_goes_on_once_there_is_room() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let small = SpoolOptions {
+        spool_bytes: 4000,
+        file_bytes: 1000,
+        ..SpoolOptions::default()
+    };
+    let spool = open_with(&dir, small);
+    let mut stream = spool.open(0);
+    let mut n = 0;
+    let full = loop {
+        match stream.append(&decision(n + 1)) {
+            Ok(()) => n += 1,
+            Err(e) => break e,
+        }
+        soon(stream.durable()).await.unwrap();
+    };
+    assert_eq!(full, SinkError::Full);
+    assert!(n > 10 && spool.stats().bytes >= 4000);
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    uplink(&spool, &server);
+    soon(spool.delivered()).await;
+    append(&mut stream, n + 1..=n + 5).await;
+    soon(spool.delivered()).await;
+    assert_eq!(paths(&log), expected_paths(1..=n + 5));
+}
+
+#[tokio::test]
+async fn a_disk_that_refuses_fails_loudly_and_loses_nothing_when_it_recovers() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir);
+    let mut stream = spool.open(0);
+    // Where the boot's folder should be made there is a file.
+    let folder = dir.path().join(spool.boot().to_string());
+    fs::write(&folder, "in the way").unwrap();
+    stream.append(&decision(1)).unwrap();
+    let failed = soon(stream.durable()).await;
+    assert!(matches!(failed, Err(SinkError::Io(_))), "{failed:?}");
+    assert!(spool.stats().failing);
+    fs::remove_file(&folder).unwrap();
+    stream.append(&decision(2)).unwrap();
+    let kept = async {
+        while stream.durable().await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon(kept).await;
+    assert_eq!(spool.stats().waiting, 2);
+}
+
+/// A killed process leaves half a write: what was durable is sent, the rest is not there.
+#[tokio::test]
+async fn half_a_write_at_the_end_of_a_file_is_left_out() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = open(&dir);
+    let mut stream = spool.open(0);
+    append(&mut stream, 1..=10).await;
+    drop(stream);
+    drop(spool);
+    let file = spool_files(&dir).pop().unwrap();
+    let bytes = fs::read(&file).unwrap();
+    // Into the chunk of the closing head.
+    fs::write(&file, &bytes[..bytes.len() - 20]).unwrap();
+    let spool = open(&dir);
+    assert_eq!(spool.stats().waiting, 10);
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    uplink(&spool, &server);
+    soon(spool.delivered()).await;
+    assert_eq!(paths(&log), expected_paths(1..=10));
+}
+
+#[test]
+fn one_process_and_one_stream_per_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir);
+    let second = Spool::open(
+        dir.path(),
+        reporter(),
+        SpoolOptions::default(),
+        Clock::system(),
+    );
+    assert!(matches!(second, Err(SpoolError::Locked(_))));
+    let mut stream = spool.open(3);
+    let mut again = spool.open(3);
+    assert_eq!(again.append(&decision(1)), Err(SinkError::Closed));
+    assert_eq!(stream.append(&decision(1)), Ok(()));
+    spool.close();
+    assert_eq!(stream.append(&decision(2)), Err(SinkError::Closed));
+}
+
+#[tokio::test]
+async fn what_cannot_be_kept_any_more_is_not_called_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir);
+    let mut stream = spool.open(0);
+    stream.append(&decision(1)).unwrap();
+    spool.close();
+    assert_eq!(soon(stream.durable()).await, Err(SinkError::Closed));
+}
+
+#[test]
+fn files_of_another_reporter_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir);
+    let mut stream = spool.open(0);
+    stream.append(&decision(1)).unwrap();
+    drop(stream);
+    drop(spool);
+    let other = SpiffeId::parse("spiffe://acme.test/other").unwrap();
+    let spool = Spool::open(dir.path(), other, SpoolOptions::default(), Clock::system()).unwrap();
+    assert_eq!(spool.stats().waiting, 0);
+    assert_eq!(spool_files(&dir).len(), 1);
+}

@@ -1,0 +1,312 @@
+//! Sends what is spooled to the log, and lets go what the log has for good.
+//!
+//! A connection starts again at what was acknowledged as *checkpointed*: what was
+//! only durable may be gone after a recovery. The log drops what it has already.
+
+use std::{collections::VecDeque, fs::File, io, sync::Arc, sync::atomic::Ordering, time::Duration};
+
+use palisade_mesh::wire::audit::{Ack, Batch, StreamId, ingest_client::IngestClient};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+use ulid::Ulid;
+
+use super::{
+    Shared, Spool, file,
+    queue::{Cursor, Place},
+};
+use crate::{buffer::Chunk, ingest::BATCH_RECORDS_MAX, stream::StreamKey};
+
+/// Bytes of records in a batch, unless a single record is larger.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Shortest and longest pause between connections; jitter halves it at most.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+
+/// Time without an answer, while one is due, after which a connection is given up.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Batches between us and the transport.
+const BATCHES_AHEAD: usize = 4;
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("cannot connect: {0}")]
+    Connect(String),
+    #[error("{0}")]
+    Status(#[from] tonic::Status),
+    #[error("log closed the stream")]
+    Closed,
+    #[error("log refused a batch: {0}")]
+    Refused(String),
+    #[error("log did not answer for {} s", ANSWER_TIMEOUT.as_secs())]
+    Silent,
+    #[error("spool file: {0}")]
+    Io(#[from] io::Error),
+}
+
+impl Spool {
+    /// Sends everything to the log that `connect` leads to, for as long as the
+    /// spool is open; returns when it is closed and all is delivered. Connects
+    /// again by itself. To be run once, as a task; may be dropped at any time.
+    pub async fn uplink<C, F, E>(self: Arc<Self>, connect: C)
+    where
+        C: Fn() -> F,
+        F: Future<Output = Result<Channel, E>>,
+        E: std::fmt::Display,
+    {
+        let shared = self.shared.clone();
+        // The task must not keep the spool from closing.
+        drop(self);
+        let mut pause = BACKOFF.0;
+        loop {
+            let ended = match connect().await {
+                Ok(channel) => Session::run(&shared, channel, &mut pause).await,
+                Err(e) => Err(Ended::Connect(e.to_string())),
+            };
+            shared.connected.store(false, Ordering::Relaxed);
+            match ended {
+                Ok(()) => return,
+                Err(e) => {
+                    tracing::warn!(error = %e, retry_in = ?pause, "records cannot be sent");
+                }
+            }
+            tokio::time::sleep(jittered(pause)).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+}
+
+/// One connection.
+struct Session<'a> {
+    shared: &'a Arc<Shared>,
+    cursor: Cursor,
+    /// The file at the cursor.
+    file: Option<(u64, Arc<File>)>,
+    /// Read and not sent.
+    ready: VecDeque<Batch>,
+    /// Sent and not durable: stream, last number, records.
+    sent: VecDeque<(StreamId, u64, u32)>,
+    in_flight: u32,
+    credit: u32,
+}
+
+impl<'a> Session<'a> {
+    /// Sends until the spool is closed and everything delivered.
+    async fn run(
+        shared: &'a Arc<Shared>,
+        channel: Channel,
+        pause: &mut Duration,
+    ) -> Result<(), Ended> {
+        let (batches, receiver) = mpsc::channel(BATCHES_AHEAD);
+        let mut client = IngestClient::new(channel);
+        let answer = client.push(ReceiverStream::new(receiver));
+        let mut acks = tokio::time::timeout(ANSWER_TIMEOUT, answer)
+            .await
+            .map_err(|_| Ended::Silent)??
+            .into_inner();
+        shared.connected.store(true, Ordering::Relaxed);
+        let mut session = Self {
+            shared,
+            cursor: Cursor::default(),
+            file: None,
+            ready: VecDeque::new(),
+            sent: VecDeque::new(),
+            in_flight: 0,
+            credit: 0,
+        };
+        let mut moved = shared.moved.subscribe();
+        loop {
+            moved.mark_unchanged();
+            if session.ready.is_empty() {
+                session.fetch().await?;
+            }
+            if shared.ended.load(Ordering::SeqCst) && shared.queue().waiting() == 0 {
+                return Ok(());
+            }
+            let answer_due = session.credit == 0 || shared.queue().waiting() > 0;
+            tokio::select! {
+                place = batches.reserve(), if session.may_send() => {
+                    let place = place.map_err(|_| Ended::Closed)?;
+                    if let Some(batch) = session.next() {
+                        place.send(batch);
+                    }
+                }
+                ack = acks.message() => {
+                    session.acknowledged(ack?.ok_or(Ended::Closed)?)?;
+                    *pause = BACKOFF.0;
+                }
+                _ = moved.changed(), if session.ready.is_empty() => {}
+                () = tokio::time::sleep(ANSWER_TIMEOUT), if answer_due => {
+                    return Err(Ended::Silent);
+                }
+            }
+        }
+    }
+
+    /// Whether the next batch fits what the log allows; one alone always does.
+    fn may_send(&self) -> bool {
+        self.ready.front().is_some_and(|batch| {
+            let more = self.in_flight + batch.records.len() as u32;
+            self.credit > 0 && (more <= self.credit || self.in_flight == 0)
+        })
+    }
+
+    fn next(&mut self) -> Option<Batch> {
+        let batch = self.ready.pop_front()?;
+        let count = batch.records.len() as u32;
+        let last = batch.first_sequence + u64::from(count) - 1;
+        self.sent
+            .push_back((batch.stream.clone().unwrap_or_default(), last, count));
+        self.in_flight += count;
+        Some(batch)
+    }
+
+    fn acknowledged(&mut self, ack: Ack) -> Result<(), Ended> {
+        if !ack.refused.is_empty() {
+            self.shared.refused.fetch_add(1, Ordering::Relaxed);
+            tracing::error!(refused = %ack.refused, "log refused records");
+            return Err(Ended::Refused(ack.refused));
+        }
+        self.credit = ack.credit;
+        let Some(stream) = ack.stream else {
+            return Ok(());
+        };
+        // Batches become durable in the order they were sent.
+        while let Some((sent, last, count)) = self.sent.front()
+            && *sent == stream
+            && *last <= ack.durable
+        {
+            self.in_flight -= count;
+            self.sent.pop_front();
+        }
+        let Ok(key) = StreamKey::from_wire(&stream) else {
+            return Ok(());
+        };
+        if key.reporter != self.shared.reporter {
+            return Ok(());
+        }
+        let now = self.shared.clock.now_us();
+        self.shared.last_ack_us.store(now, Ordering::Relaxed);
+        let mut queue = self.shared.queue();
+        if queue.checkpointed(key.boot, key.worker, ack.checkpointed) {
+            let freed = queue.free();
+            drop(queue);
+            self.shared.release(freed);
+            self.shared.moved();
+        }
+        Ok(())
+    }
+
+    /// Reads on until there is a batch to send or nothing is left to read.
+    async fn fetch(&mut self) -> Result<(), Ended> {
+        while self.ready.is_empty() {
+            let Some(place) = self.shared.queue().place(self.cursor) else {
+                return Ok(());
+            };
+            let Some((boot, chunk)) = self.read(place).await? else {
+                continue;
+            };
+            let last = chunk.last_sequence();
+            if self
+                .shared
+                .queue()
+                .is_checkpointed(boot, chunk.worker, last)
+            {
+                continue;
+            }
+            self.split(boot, &chunk);
+        }
+        Ok(())
+    }
+
+    /// Reads the chunk at `place` and moves on.
+    async fn read(&mut self, place: Place) -> Result<Option<(Ulid, Chunk)>, Ended> {
+        let Cursor { id, offset } = place.cursor;
+        let open = self.file.take().filter(|(open, _)| *open == id);
+        let read = tokio::task::spawn_blocking(move || {
+            let file = match open {
+                Some((_, file)) => file,
+                None => Arc::new(File::open(&place.path)?),
+            };
+            let chunk = file::read_chunk(&file, offset)?;
+            io::Result::Ok((file, chunk))
+        });
+        let (file, chunk) = match read.await {
+            Ok(Ok(read)) => read,
+            // Delivered and removed while we came here.
+            Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => {
+                self.cursor = Cursor {
+                    id: id + 1,
+                    offset: 0,
+                };
+                return Ok(None);
+            }
+            Ok(Err(e)) => return Err(e.into()),
+            Err(e) => return Err(io::Error::other(e).into()),
+        };
+        self.file = Some((id, file));
+        match chunk {
+            Some((chunk, next)) => {
+                self.cursor.id = id;
+                self.cursor.offset = next;
+                Ok(Some((place.boot, chunk)))
+            }
+            // It was written and fsynced; now it is damaged. What follows is sent,
+            // and the log records the gap.
+            None => {
+                tracing::error!(
+                    file = id,
+                    offset,
+                    "spool file is damaged; the rest of it cannot be sent"
+                );
+                self.cursor = Cursor {
+                    id: id + 1,
+                    offset: 0,
+                };
+                Ok(None)
+            }
+        }
+    }
+
+    /// Cuts a chunk into batches.
+    fn split(&mut self, boot: Ulid, chunk: &Chunk) {
+        let stream = StreamKey {
+            reporter: self.shared.reporter.clone(),
+            boot,
+            worker: chunk.worker,
+        }
+        .to_wire();
+        let mut bytes = 0;
+        let mut batch: Option<Batch> = None;
+        for (sequence, record) in (chunk.first_sequence..).zip(chunk.records()) {
+            let full = batch.as_ref().is_some_and(|batch| {
+                batch.records.len() >= BATCH_RECORDS_MAX || bytes + record.len() > BATCH_BYTES
+            });
+            if full {
+                self.ready.extend(batch.take());
+                bytes = 0;
+            }
+            bytes += record.len();
+            batch
+                .get_or_insert_with(|| Batch {
+                    stream: Some(stream.clone()),
+                    first_sequence: sequence,
+                    records: Vec::new(),
+                })
+                .records
+                .push(record);
+        }
+        self.ready.extend(batch);
+    }
+}
+
+/// Between half of `pause` and all of it.
+fn jittered(pause: Duration) -> Duration {
+    let mut byte = [0];
+    // Without randomness there is no jitter, which is no harm.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    let [byte] = byte;
+    pause / 2 + pause / 2 * u32::from(byte) / 255
+}
