@@ -74,6 +74,19 @@ impl<'a> EnvelopeRef<'a> {
     }
 }
 
+/// Reads the envelope that starts `buf`, whatever follows it, and its length: the
+/// record is its last field. For a frame whose length cannot be trusted.
+pub(crate) fn decode_prefix(buf: &[u8]) -> Option<(EnvelopeRef<'_>, usize)> {
+    let mut rest = buf;
+    loop {
+        let (tag, _) = field(&mut rest)??;
+        if tag == 6 {
+            let len = buf.len() - rest.len();
+            return Some((EnvelopeRef::decode(buf.get(..len)?)?, len));
+        }
+    }
+}
+
 /// What can be told of a record without decoding it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RecordPeek<'a> {

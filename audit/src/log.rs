@@ -404,5 +404,13 @@ impl Drop for Inner {
     }
 }
 
+/// What a verifier must know of the files.
+pub(crate) mod stored {
+    pub(crate) use super::{
+        lock::is_live,
+        recover::{CHECKPOINT, HISTORY, PUBLIC_KEY, log_id},
+    };
+}
+
 #[cfg(test)]
 mod tests;

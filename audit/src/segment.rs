@@ -202,7 +202,6 @@ pub(crate) enum Fault {
         offset: u64,
         stored: u32,
         computed: u32,
-        payload: Vec<u8>,
     },
 }
 
@@ -248,6 +247,12 @@ impl FrameReader {
         self.offset
     }
 
+    /// Goes on at `offset`.
+    pub(crate) fn go_to(&mut self, offset: u64) {
+        (self.offset, self.start, self.filled) = (offset, 0, 0);
+        self.buf.clear();
+    }
+
     /// The next frame; `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Result<Frame<'_>, Fault>>> {
         let offset = self.offset;
@@ -279,7 +284,6 @@ impl FrameReader {
                 offset,
                 stored,
                 computed,
-                payload: payload.to_vec(),
             })));
         }
         Ok(Some(Ok(Frame { offset, payload })))
@@ -294,13 +298,17 @@ impl FrameReader {
         if self.ahead().len() >= want {
             return Ok(());
         }
-        self.buf.resize(READ_LEN, 0);
+        if self.buf.is_empty() {
+            let left = usize::try_from(self.end - self.offset).unwrap_or(READ_LEN);
+            self.buf = vec![0; READ_LEN.min(left)];
+        }
         self.buf.copy_within(self.start..self.filled, 0);
         self.filled -= self.start;
         self.start = 0;
+        // The buffer holds all that is left, or much more than a frame.
         let from = self.offset + self.filled as u64;
         let left = usize::try_from(self.end.saturating_sub(from)).unwrap_or(READ_LEN);
-        let upto = READ_LEN.min(self.filled + left);
+        let upto = self.buf.len().min(self.filled + left);
         let room = self.buf.get_mut(self.filled..upto).unwrap_or_default();
         self.filled += read_at_most(&self.file, room, from)?;
         Ok(())

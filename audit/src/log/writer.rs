@@ -12,9 +12,8 @@ use jiff::Timestamp;
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::SpiffeId,
-    wire::record::{AuditMode, LogLifecycle, Record, record::Body},
+    wire::record::{LogLifecycle, StreamHead, record::Body},
 };
-use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -72,7 +71,7 @@ pub(super) struct Writer {
     streams: Streams,
     own: Arc<StreamKey>,
     /// What the log has to say about itself, until it is written.
-    notes: Vec<(&'static str, String)>,
+    notes: Vec<Body>,
     /// Sizes of the last two checkpoints, whose partial tiles are on disk.
     signed: [u64; 2],
     checkpoint_due: Option<Instant>,
@@ -97,9 +96,10 @@ impl Writer {
         let mut notes = Vec::new();
         if let Some(cut) = recovered.cut {
             tracing::warn!(what = %cut, "audit log recovered");
-            notes.push(("recovered", cut));
+            notes.push(lifecycle("recovered", cut));
         }
-        notes.push(("opened", format!("{} records", recovered.tree.size())));
+        let size_found = recovered.tree.size();
+        notes.push(lifecycle("opened", format!("{size_found} records")));
         let mut writer = Self {
             shared: recovered.shared,
             options,
@@ -185,8 +185,8 @@ impl Writer {
     fn commit(&mut self, jobs: Vec<Job>) {
         let mut group = Group::new(self.clock.now_us());
         let noted = self.notes.len();
-        for (verb, detail) in &self.notes {
-            group.note(&mut self.streams, &self.own, verb, detail);
+        for note in &self.notes {
+            group.note(&mut self.streams, &self.own, note.clone());
         }
         let outcomes: Vec<_> = jobs
             .iter()
@@ -336,7 +336,7 @@ impl Writer {
             .unwrap_or(self.active_since);
         let name = segment::relative(self.active.first);
         let detail = format!("`{}` was removed or replaced while in use", name.display());
-        self.notes.push(("restored", detail));
+        self.notes.push(lifecycle("restored", detail));
         Ok(())
     }
 
@@ -407,8 +407,12 @@ impl Writer {
     }
 
     fn close(mut self) {
-        self.notes
-            .push(("closed", format!("{} records", self.tree.size())));
+        let detail = format!("{} records", self.tree.size());
+        self.notes.push(lifecycle("closed", detail));
+        self.notes.push(Body::StreamHead(StreamHead {
+            last_sequence: 0,
+            closed: true,
+        }));
         self.commit(Vec::new());
         // Into the history as well, so that the end of this run stays vouched for.
         self.history_at = None;
@@ -421,24 +425,14 @@ impl Writer {
     }
 }
 
-/// A record of the log about itself.
-fn lifecycle(
-    reporter: &SpiffeId,
-    time_us: i64,
-    id: ulid::Ulid,
-    verb: &str,
-    detail: &str,
-) -> Vec<u8> {
-    let record = Record {
-        id: id.to_bytes().to_vec(),
-        time_us,
-        reporter: reporter.as_str().into(),
-        mode: AuditMode::Strict.into(),
-        demo: false,
-        body: Some(Body::LogLifecycle(LogLifecycle {
-            verb: verb.into(),
-            detail: detail.into(),
-        })),
-    };
-    record.encode_to_vec()
+/// Longest lifecycle detail, in bytes.
+const DETAIL_LEN_MAX: usize = 4096;
+
+/// What the log says about itself.
+fn lifecycle(verb: &str, mut detail: String) -> Body {
+    detail.truncate(detail.floor_char_boundary(DETAIL_LEN_MAX));
+    Body::LogLifecycle(LogLifecycle {
+        verb: verb.into(),
+        detail,
+    })
 }

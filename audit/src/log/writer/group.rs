@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use aws_lc_rs::rand;
-use palisade_mesh::clock::Clock;
+use palisade_mesh::{
+    clock::Clock,
+    wire::record::{AuditMode, Record, record::Body},
+};
+use prost::Message as _;
 
 use super::{
     super::{AppendError, Appended, Pending},
@@ -18,9 +22,6 @@ use crate::{
 
 /// Salts drawn at once.
 const SALTS: usize = 256;
-
-/// Longest lifecycle detail, in bytes.
-const DETAIL_LEN_MAX: usize = 4096;
 
 pub(super) struct Group {
     pub(super) buf: Vec<u8>,
@@ -99,26 +100,26 @@ impl Group {
     }
 
     /// Adds a record of the log about itself.
-    pub(super) fn note(
-        &mut self,
-        streams: &mut Streams,
-        own: &Arc<StreamKey>,
-        verb: &str,
-        detail: &str,
-    ) {
+    pub(super) fn note(&mut self, streams: &mut Streams, own: &Arc<StreamKey>, mut body: Body) {
         // The log's own reporter has one stream per start: far from any limit.
         let Ok(id) = streams.enter(own) else {
-            tracing::error!(verb, detail, "audit log cannot record about itself");
+            tracing::error!(?body, "audit log cannot record about itself");
             return;
         };
-        let detail = detail
-            .get(..detail.floor_char_boundary(DETAIL_LEN_MAX))
-            .unwrap_or(detail);
         let sequence = streams.next(id);
+        if let Body::StreamHead(head) = &mut body {
+            head.last_sequence = sequence - 1;
+        }
         streams.observe(id, sequence, Some(&mut self.undo));
-        let ulid = new_ulid(&Clock::system());
-        let record = lifecycle(&own.reporter, self.now_us, ulid, verb, detail);
-        self.push(streams, id, sequence, &record);
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us: self.now_us,
+            reporter: own.reporter.as_str().into(),
+            mode: AuditMode::Strict.into(),
+            demo: false,
+            body: Some(body),
+        };
+        self.push(streams, id, sequence, &record.encode_to_vec());
     }
 
     fn gap(
@@ -130,7 +131,8 @@ impl Group {
         range: Range,
     ) {
         tracing::warn!(verb, %stream, %range, "records of a stream");
-        self.note(streams, own, verb, &format!("{stream} sequence {range}"));
+        let detail = format!("{stream} sequence {range}");
+        self.note(streams, own, lifecycle(verb, detail));
     }
 
     fn push(&mut self, streams: &mut Streams, id: usize, sequence: u64, record: &[u8]) {

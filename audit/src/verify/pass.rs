@@ -1,0 +1,580 @@
+//! One pass over all segments.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use palisade_mesh::diagnostic::Severity;
+use rustc_hash::FxHashMap;
+use ulid::Ulid;
+
+use super::{
+    CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
+    StreamReport, VerifyOptions, VerifyReport,
+    stored::{self, about},
+};
+use crate::{
+    checkpoint::Checkpoint,
+    envelope::{EnvelopeRef, RecordPeek, decode_prefix},
+    log::stored::{is_live, log_id},
+    merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
+    note::Verifier,
+    segment::{
+        self, FRAME_HEADER_LEN, Fault, FrameReader, HEADER_LEN, Header, PAYLOAD_LEN_MAX,
+        read_at_most,
+    },
+    stream::{Position, Seen, StreamKey},
+};
+
+pub(super) struct Pass<'a> {
+    dir: PathBuf,
+    options: VerifyOptions<'a>,
+    report: VerifyReport,
+    tiles: Tiles,
+    /// Number of signed records.
+    signed: u64,
+    /// Stored checkpoints that were not reached yet, by size.
+    ahead: VecDeque<Checkpoint>,
+    tree: Tree,
+    /// Leaves below this are known to be as they were signed.
+    good: u64,
+    /// A root differed or a leaf is lost: later roots say nothing.
+    broken: bool,
+    /// Damage was named since the last good root.
+    damaged: bool,
+    /// The first leaf since the last good root that its tile contradicts.
+    suspect: Option<Finding>,
+    tile: Option<(u64, Vec<Hash>)>,
+    streams: Streams,
+    /// Whether the last signed record closes the log.
+    closed: bool,
+    bytes_total: u64,
+}
+
+/// Positions by encoded `StreamId`.
+#[derive(Default)]
+struct Streams {
+    ids: FxHashMap<Box<[u8]>, usize>,
+    list: Vec<(Option<StreamKey>, Position, u64)>,
+}
+
+/// Where a record lies.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    file: &'a str,
+    leaf: u64,
+    offset: u64,
+}
+
+impl<'a> Pass<'a> {
+    pub(super) fn new(dir: &Path, options: VerifyOptions<'a>) -> Self {
+        Self {
+            dir: dir.into(),
+            report: VerifyReport {
+                origin: String::new(),
+                key: String::new(),
+                key_given: options.key.is_some(),
+                live: false,
+                checkpoint: None,
+                checkpoints: 0,
+                segments: 0,
+                records: 0,
+                bytes: 0,
+                unsigned: 0,
+                findings: Vec::new(),
+                findings_more: 0,
+                streams: Vec::new(),
+            },
+            options,
+            tiles: Tiles::new(dir),
+            signed: 0,
+            ahead: VecDeque::new(),
+            tree: Tree::new(),
+            good: 0,
+            broken: false,
+            damaged: false,
+            suspect: None,
+            tile: None,
+            streams: Streams::default(),
+            closed: false,
+            bytes_total: 0,
+        }
+    }
+
+    pub(super) fn run(mut self) -> VerifyReport {
+        self.report.live = is_live(&self.dir);
+        let given = self.options.key.take();
+        let Some(key) = stored::key(&self.dir, given, &mut self.report.findings) else {
+            return self.report;
+        };
+        self.report.origin = key.name().into();
+        self.report.key = key.to_string();
+        let live = self.report.live;
+        let (latest, all) = stored::checkpoints(&self.dir, &key, live, &mut self.report.findings);
+        self.ahead = all.into();
+        if let Some(latest) = &latest {
+            self.signed = latest.size;
+            self.report.checkpoint = Some(CheckpointReport {
+                size: latest.size,
+                root: merkle::hex(&latest.root),
+                time: latest.time,
+            });
+        }
+        if let Err(e) = self.segments(&key) {
+            self.find(about(FindingKind::Segment, segment::DIR, e.to_string()));
+        }
+        self.progress();
+        self.report.streams = self.streams.report();
+        self.report
+    }
+
+    fn segments(&mut self, key: &Verifier) -> io::Result<()> {
+        let firsts = segment::list(&self.dir)?;
+        for first in &firsts {
+            let path = self.dir.join(segment::relative(*first));
+            self.bytes_total += path.metadata().map_or(0, |metadata| metadata.len());
+        }
+        self.roots();
+        let mut index = 0;
+        for (at, &first) in firsts.iter().enumerate() {
+            if self.report.live && first >= self.signed {
+                break;
+            }
+            let relative = segment::relative(first);
+            let file = relative.to_string_lossy();
+            if first != index {
+                let what = format!("the log goes on at record {first}, not {index}");
+                self.find(Finding {
+                    leaf: Some(index.min(first)),
+                    ..about(FindingKind::Segment, &file, what)
+                });
+                self.lose(index, first);
+                index = first;
+            }
+            let next = firsts.get(at + 1).copied();
+            match File::open(self.dir.join(&relative)) {
+                Ok(opened) => {
+                    let header = Header {
+                        first_leaf: first,
+                        log_id: log_id(key),
+                    };
+                    index = self.segment(&file, Arc::new(opened), header, next)?;
+                }
+                Err(e) => self.find(Finding {
+                    leaf: Some(first),
+                    ..about(FindingKind::Segment, &file, e.to_string())
+                }),
+            }
+            self.report.segments += 1;
+        }
+        if index < self.signed && !self.damaged {
+            let file = segment::relative(index);
+            let what = format!("the log ends here, but {} records were signed", self.signed);
+            self.find(Finding {
+                leaf: Some(index),
+                ..about(FindingKind::Segment, &file.to_string_lossy(), what)
+            });
+        }
+        Ok(())
+    }
+
+    /// Reads one segment; gives the index after its last record.
+    fn segment(
+        &mut self,
+        name: &str,
+        file: Arc<File>,
+        header: Header,
+        next: Option<u64>,
+    ) -> io::Result<u64> {
+        if let Err(fault) = header.check(&file)? {
+            self.find(Finding {
+                leaf: Some(header.first_leaf),
+                offset: Some(0),
+                stored: Some(fault.stored),
+                computed: Some(fault.expected),
+                ..about(
+                    FindingKind::Header,
+                    name,
+                    format!("header field {}", fault.field),
+                )
+            });
+        }
+        let mut index = header.first_leaf;
+        let len = file.metadata()?.len();
+        let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
+        loop {
+            if self.report.live && index >= self.signed {
+                return Ok(index);
+            }
+            let at = At {
+                file: name,
+                leaf: index,
+                offset: reader.offset(),
+            };
+            let Some(frame) = reader.next()? else {
+                break;
+            };
+            if next.is_some_and(|next| index >= next) {
+                let finding = at.finding(FindingKind::Segment, "more follows the last record");
+                self.find(finding);
+                break;
+            }
+            if index >= self.signed {
+                let whole = frame.is_ok();
+                self.beyond(at, whole, len);
+                if !whole {
+                    break;
+                }
+                index += 1;
+                continue;
+            }
+            index += 1;
+            match frame {
+                Ok(frame) => self.leaf(at, frame.payload, frame.leaf()),
+                Err(fault) => match self.fault(at, &fault, &file)? {
+                    Some(offset) => reader.go_to(offset),
+                    None => break,
+                },
+            }
+            self.count(reader.offset() - at.offset);
+        }
+        match next {
+            // What a damaged length hides is counted as lost.
+            Some(next) if index < next => {
+                if !self.damaged {
+                    let what = format!("the segment ends before record {next}");
+                    let offset = reader.offset();
+                    let at = At {
+                        file: name,
+                        leaf: index,
+                        offset,
+                    };
+                    self.find(at.finding(FindingKind::Segment, what));
+                }
+                self.lose(index, next);
+                Ok(next)
+            }
+            _ => Ok(index),
+        }
+    }
+
+    /// Takes in a whole record.
+    fn leaf(&mut self, at: At<'_>, payload: &[u8], leaf: &[u8]) {
+        let hash = merkle::leaf_in_place(payload);
+        if let Some(stored) = self.tile_hash(at.leaf)
+            && stored != hash
+            && self.suspect.is_none()
+        {
+            self.suspect = Some(Finding {
+                record: name(leaf),
+                stored: Some(merkle::hex(&stored)),
+                computed: Some(merkle::hex(&hash)),
+                ..at.finding(
+                    FindingKind::Leaf,
+                    "the record is not the one that was signed",
+                )
+            });
+        }
+        if let Some(envelope) = EnvelopeRef::decode(leaf) {
+            self.observe(at, &envelope);
+        }
+        self.push(hash);
+    }
+
+    /// Names a damaged frame; gives where the next one starts, if that can be told.
+    fn fault(&mut self, at: At<'_>, fault: &Fault, file: &Arc<File>) -> io::Result<Option<u64>> {
+        let finding = at.finding(FindingKind::Record, fault.to_string());
+        let mut finding = match *fault {
+            Fault::Crc {
+                stored, computed, ..
+            } => Finding {
+                stored: Some(format!("{stored:08x}")),
+                computed: Some(format!("{computed:08x}")),
+                ..finding
+            },
+            Fault::Length { stored, .. } => Finding {
+                stored: Some(stored.to_string()),
+                ..finding
+            },
+            Fault::Short { .. } => finding,
+        };
+        // Neither length nor contents can be trusted: the envelope tells its own
+        // length, the frame another; right is the one that a whole frame follows.
+        let (stored, payload) = ahead(file, at.offset)?;
+        let leaf = payload.get(1..).unwrap_or_default();
+        let envelope = decode_prefix(leaf);
+        let told = envelope.as_ref().map(|(_, len)| len + 1);
+        if let Some((envelope, _)) = &envelope {
+            finding.record = record_name(envelope);
+            // Its number may be what is damaged; then it is missing in its stream.
+            if self.streams.expects(envelope) {
+                self.observe(at, envelope);
+            }
+        }
+        let frame = |len: usize| at.offset + (FRAME_HEADER_LEN + len) as u64;
+        let end = file.metadata()?.len();
+        let mut next = None;
+        for len in told.into_iter().chain([stored]) {
+            if next.is_none() && is_frame(file, frame(len), end)? {
+                next = Some(frame(len));
+                if len != stored {
+                    finding.what = format!("record length stored {stored}, found {len}");
+                    finding.stored = Some(stored.to_string());
+                    finding.computed = Some(len.to_string());
+                }
+            }
+        }
+        self.find(finding);
+        self.damaged = true;
+        // The tile keeps the hash of what was signed; the next root tells if it is true.
+        match self.tile_hash(at.leaf) {
+            Some(hash) => self.push(hash),
+            None => self.broken = true,
+        }
+        Ok(next)
+    }
+
+    /// Looks at what follows the signed records.
+    fn beyond(&mut self, at: At<'_>, whole: bool, len: u64) {
+        let first = self.report.unsigned == 0;
+        self.report.unsigned += u64::from(whole);
+        let rest = len - at.offset;
+        if self.closed && first {
+            let what = format!("{rest} bytes follow the record that closed the log");
+            self.find(at.finding(FindingKind::Trailing, what));
+        } else if !whole {
+            let what = format!("{rest} bytes are no whole record: an interrupted write");
+            self.find(Finding {
+                severity: Severity::Warning,
+                ..at.finding(FindingKind::Tail, what)
+            });
+        }
+    }
+
+    /// Goes on over leaves that cannot be read, with the hashes their tiles keep.
+    fn lose(&mut self, from: u64, to: u64) {
+        self.damaged = true;
+        for leaf in from..to.min(self.signed) {
+            match self.tile_hash(leaf) {
+                Some(hash) if self.tree.size() == leaf => self.push(hash),
+                _ => {
+                    self.broken = true;
+                    return;
+                }
+            }
+        }
+        self.broken |= to < from;
+    }
+
+    fn push(&mut self, hash: Hash) {
+        self.tree.push(hash);
+        self.tree.forget_full_tiles();
+        self.roots();
+    }
+
+    /// Compares the tree with the checkpoints that are of its size.
+    fn roots(&mut self) {
+        while let Some(checkpoint) = self.ahead.front()
+            && checkpoint.size <= self.tree.size()
+        {
+            let (size, root) = (checkpoint.size, checkpoint.root);
+            self.ahead.pop_front();
+            if self.broken || size != self.tree.size() {
+                continue;
+            }
+            self.report.checkpoints += 1;
+            let computed = self.tree.root();
+            if root == computed {
+                self.good = size;
+                self.damaged = false;
+                if let Some(suspect) = self.suspect.take() {
+                    self.find(Finding {
+                        severity: Severity::Warning,
+                        kind: FindingKind::Tile,
+                        what: "its tile contradicts the log, which agrees with its signatures; a restart makes the tile again".into(),
+                        ..suspect
+                    });
+                }
+                continue;
+            }
+            self.broken = true;
+            if let Some(suspect) = self.suspect.take() {
+                self.find(suspect);
+            } else if !self.damaged {
+                let good = self.good;
+                let what =
+                    format!("a record between {good} and {size} is not the one that was signed");
+                self.find(Finding {
+                    leaf: Some(good),
+                    stored: Some(merkle::hex(&root)),
+                    computed: Some(merkle::hex(&computed)),
+                    ..about(FindingKind::Root, "checkpoint", what)
+                });
+            }
+        }
+    }
+
+    /// The hash that the tiles keep for a leaf.
+    fn tile_hash(&mut self, leaf: u64) -> Option<Hash> {
+        let number = leaf / TILE_WIDTH as u64;
+        if self.tile.as_ref().is_none_or(|(held, _)| *held != number) {
+            let hashes = TilePath::at(0, number, self.signed)
+                .and_then(|path| self.tiles.read(path).ok())
+                .unwrap_or_default();
+            self.tile = Some((number, hashes));
+        }
+        let (_, hashes) = self.tile.as_ref()?;
+        hashes.get((leaf % TILE_WIDTH as u64) as usize).copied()
+    }
+
+    fn observe(&mut self, at: At<'_>, envelope: &EnvelopeRef<'_>) {
+        let peek = RecordPeek::new(envelope.record).unwrap_or_default();
+        let closes = peek.closes_stream();
+        self.closed = closes && at.leaf + 1 == self.signed;
+        if !self.streams.observe(envelope, closes) {
+            self.find(Finding {
+                record: record_name(envelope),
+                ..at.finding(FindingKind::Duplicate, "the record is in the log before")
+            });
+        }
+    }
+
+    fn find(&mut self, finding: Finding) {
+        if self.report.findings.len() < FINDINGS_MAX {
+            self.report.findings.push(finding);
+        } else {
+            self.report.findings_more += 1;
+        }
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.report.records += 1;
+        self.report.bytes += bytes;
+        if self.report.records.is_multiple_of(PROGRESS_RECORDS) {
+            self.progress();
+        }
+    }
+
+    fn progress(&mut self) {
+        if let Some(progress) = &mut self.options.progress {
+            progress(Progress {
+                records: self.report.records,
+                bytes: self.report.bytes,
+                bytes_total: self.bytes_total,
+            });
+        }
+    }
+}
+
+impl At<'_> {
+    fn finding(&self, kind: FindingKind, what: impl Into<String>) -> Finding {
+        Finding {
+            leaf: Some(self.leaf),
+            offset: Some(self.offset),
+            ..about(kind, self.file, what)
+        }
+    }
+}
+
+impl Streams {
+    /// Whether the record is the next of a stream that is known.
+    fn expects(&self, envelope: &EnvelopeRef<'_>) -> bool {
+        self.ids
+            .get(envelope.stream)
+            .and_then(|id| self.list.get(*id))
+            .is_some_and(|(_, position, _)| position.next == envelope.sequence)
+    }
+
+    /// Notes a record; false when it was there before.
+    fn observe(&mut self, envelope: &EnvelopeRef<'_>, closes: bool) -> bool {
+        let id = match self.ids.get(envelope.stream) {
+            Some(id) => *id,
+            None => {
+                let key = StreamKey::decode(envelope.stream);
+                self.list.push((key, Position::default(), 0));
+                self.ids.insert(envelope.stream.into(), self.list.len() - 1);
+                self.list.len() - 1
+            }
+        };
+        let Some((_, position, records)) = self.list.get_mut(id) else {
+            return true;
+        };
+        if envelope.sequence == 0 || envelope.sequence > crate::stream::SEQUENCE_MAX {
+            return true;
+        }
+        *records += 1;
+        position.closed |= closes;
+        position.observe(envelope.sequence) != Seen::Duplicate
+    }
+
+    fn report(self) -> Vec<StreamReport> {
+        let mut newest: BTreeMap<String, Ulid> = BTreeMap::new();
+        for (key, ..) in &self.list {
+            if let Some(key) = key {
+                let newest = newest.entry(key.reporter.to_string()).or_insert(key.boot);
+                *newest = (*newest).max(key.boot);
+            }
+        }
+        let mut list = self.list;
+        list.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        list.into_iter()
+            .filter_map(|(key, position, records)| {
+                let key = key?;
+                let reporter = key.reporter.to_string();
+                Some(StreamReport {
+                    superseded: newest.get(&reporter).is_some_and(|boot| *boot > key.boot),
+                    reporter,
+                    boot: key.boot.to_string(),
+                    worker: key.worker,
+                    records,
+                    last_sequence: position.next - 1,
+                    missing: position.missing,
+                    closed: position.closed,
+                })
+            })
+            .collect()
+    }
+}
+
+/// The length that a frame claims, and the bytes that follow its header, as many
+/// as a payload may have.
+fn ahead(file: &File, offset: u64) -> io::Result<(usize, Vec<u8>)> {
+    let mut bytes = vec![0; FRAME_HEADER_LEN + PAYLOAD_LEN_MAX];
+    let len = read_at_most(file, &mut bytes, offset)?;
+    bytes.truncate(len);
+    Ok(match bytes.split_first_chunk::<FRAME_HEADER_LEN>() {
+        Some((header, payload)) => (segment::frame_header(*header).0 as usize, payload.to_vec()),
+        None => (0, Vec::new()),
+    })
+}
+
+/// Whether a whole frame, or the end of the file, is at `offset`.
+fn is_frame(file: &Arc<File>, offset: u64, end: u64) -> io::Result<bool> {
+    let next = FrameReader::new(file.clone(), offset, end)
+        .next()?
+        .is_none_or(|f| f.is_ok());
+    Ok(next && offset <= end)
+}
+
+/// Names the record in a leaf.
+fn name(leaf: &[u8]) -> Option<RecordName> {
+    record_name(&EnvelopeRef::decode(leaf)?)
+}
+
+fn record_name(envelope: &EnvelopeRef<'_>) -> Option<RecordName> {
+    let stream = StreamKey::decode(envelope.stream)?;
+    let peek = RecordPeek::new(envelope.record).unwrap_or_default();
+    let id = <[u8; 16]>::try_from(peek.id).map(|id| Ulid::from_bytes(id).to_string());
+    Some(RecordName {
+        id: id.unwrap_or_default(),
+        class: peek.class_name().into(),
+        reporter: stream.reporter.to_string(),
+        boot: stream.boot.to_string(),
+        worker: stream.worker,
+        sequence: envelope.sequence,
+    })
+}

@@ -1,0 +1,174 @@
+//! What a verification found.
+
+use palisade_mesh::diagnostic::Severity;
+use serde::{Serialize, Serializer};
+
+use crate::stream::Range;
+
+/// The result of verifying a log.
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifyReport {
+    /// Which log, by its key: `palisade/TRUST_DOMAIN`.
+    pub origin: String,
+    /// The key it was verified with, `NAME+HASH+KEY`.
+    pub key: String,
+    /// Whether the key was given rather than found with the log.
+    pub key_given: bool,
+    /// Whether the log was being written meanwhile.
+    pub live: bool,
+    /// The latest checkpoint.
+    pub checkpoint: Option<CheckpointReport>,
+    /// Stored checkpoints whose signature and root were checked.
+    pub checkpoints: u64,
+    /// Segments read.
+    pub segments: u64,
+    /// Records read that are under the checkpoint.
+    pub records: u64,
+    /// Bytes of segments read.
+    pub bytes: u64,
+    /// Records above the checkpoint: kept, not signed yet.
+    pub unsigned: u64,
+    /// What is wrong, in the order of the log.
+    pub findings: Vec<Finding>,
+    /// Findings beyond [`super::FINDINGS_MAX`].
+    pub findings_more: u64,
+    /// Every stream, by reporter, boot and worker.
+    pub streams: Vec<StreamReport>,
+}
+
+impl VerifyReport {
+    /// Whether every signed byte is as it was signed.
+    pub fn intact(&self) -> bool {
+        self.first_damage().is_none()
+    }
+
+    /// The first thing that is not as it was signed.
+    pub fn first_damage(&self) -> Option<&Finding> {
+        self.findings
+            .iter()
+            .find(|finding| finding.severity == Severity::Error)
+    }
+
+    /// Whether no stream misses a record and every ended boot was closed.
+    pub fn complete(&self) -> bool {
+        self.streams.iter().all(StreamReport::complete)
+    }
+}
+
+/// A checkpoint, in words.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CheckpointReport {
+    /// Number of records.
+    pub size: u64,
+    /// Root hash, hexadecimal.
+    pub root: String,
+    /// When it was signed.
+    #[serde(serialize_with = "text")]
+    pub time: jiff::Timestamp,
+}
+
+fn text<S: Serializer>(time: &jiff::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(time)
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// An error for what was signed, a warning for what is derived or unfinished.
+    pub severity: Severity,
+    /// What sort of thing.
+    pub kind: FindingKind,
+    /// File, relative to the log's directory.
+    pub file: String,
+    /// Index of the first leaf concerned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leaf: Option<u64>,
+    /// Offset in the file, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// The record, where it can be decoded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<RecordName>,
+    /// What is wrong, in words.
+    pub what: String,
+    /// The value that is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stored: Option<String>,
+    /// The value that it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub computed: Option<String>,
+}
+
+/// Sorts of findings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingKind {
+    /// A checkpoint cannot be read, is not signed, or contradicts another.
+    Checkpoint,
+    /// A record is in the log twice.
+    Duplicate,
+    /// The header of a segment is not what it was.
+    Header,
+    /// The public key cannot be read or is not the trusted one.
+    Key,
+    /// A record is whole but is not the one that was signed.
+    Leaf,
+    /// The frame of a record is damaged.
+    Record,
+    /// The tree has another root than was signed, and nothing tells which record.
+    Root,
+    /// A segment is missing, misplaced, too short or unreadable.
+    Segment,
+    /// An interrupted write above the checkpoint; the next start cuts it off.
+    Tail,
+    /// A tile contradicts the log; the log agrees with its signatures.
+    Tile,
+    /// Something follows the last record of a log that was closed.
+    Trailing,
+}
+
+/// Which record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct RecordName {
+    /// ULID; for a decision and what belongs to it, the decision id.
+    pub id: String,
+    /// Class, as in the record schema.
+    pub class: String,
+    /// Who reported it.
+    pub reporter: String,
+    /// Boot of the reporter.
+    pub boot: String,
+    /// Worker of the boot.
+    pub worker: u32,
+    /// Number in that stream.
+    pub sequence: u64,
+}
+
+/// How complete a stream is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StreamReport {
+    /// Who reports.
+    pub reporter: String,
+    /// One start of the reporter.
+    pub boot: String,
+    /// One worker of it.
+    pub worker: u32,
+    /// Records in the log.
+    pub records: u64,
+    /// Highest number.
+    pub last_sequence: u64,
+    /// Numbers below it that never arrived.
+    pub missing: Vec<Range>,
+    /// Whether its reporter ended it.
+    pub closed: bool,
+    /// Whether the reporter has started again since: an unclosed stream then
+    /// ended in a crash, and up to a flush interval of records may be lost.
+    pub superseded: bool,
+}
+
+impl StreamReport {
+    /// Whether nothing is missing, as far as the log can tell.
+    pub fn complete(&self) -> bool {
+        self.missing.is_empty() && (self.closed || !self.superseded)
+    }
+}

@@ -1,0 +1,103 @@
+//! What the log's directory says about itself: key, checkpoints, segments.
+
+use std::{fs, path::Path};
+
+use palisade_mesh::diagnostic::Severity;
+
+use super::{Finding, FindingKind};
+use crate::{
+    checkpoint::{self, Checkpoint},
+    log::stored::{CHECKPOINT, HISTORY, PUBLIC_KEY},
+    note::{NoteError, Verifier},
+};
+
+/// A finding about a whole file.
+pub(super) fn about(kind: FindingKind, file: &str, what: impl Into<String>) -> Finding {
+    Finding {
+        severity: Severity::Error,
+        kind,
+        file: file.into(),
+        leaf: None,
+        offset: None,
+        record: None,
+        what: what.into(),
+        stored: None,
+        computed: None,
+    }
+}
+
+/// The key to verify with.
+pub(super) fn key(
+    dir: &Path,
+    given: Option<Verifier>,
+    findings: &mut Vec<Finding>,
+) -> Option<Verifier> {
+    let stored = fs::read_to_string(dir.join(PUBLIC_KEY))
+        .map_err(|e| e.to_string())
+        .and_then(|text| Verifier::parse(&text).map_err(|e| e.to_string()));
+    match (given, stored) {
+        (Some(given), Ok(stored)) if given != stored => {
+            let mut finding = about(FindingKind::Key, PUBLIC_KEY, "it is not the trusted key");
+            finding.stored = Some(stored.to_string());
+            finding.computed = Some(given.to_string());
+            findings.push(finding);
+            Some(given)
+        }
+        (given, Err(e)) => {
+            findings.push(about(FindingKind::Key, PUBLIC_KEY, e));
+            given
+        }
+        (given, Ok(stored)) => Some(given.unwrap_or(stored)),
+    }
+}
+
+/// The latest checkpoint and all stored ones, by size.
+pub(super) fn checkpoints(
+    dir: &Path,
+    key: &Verifier,
+    live: bool,
+    findings: &mut Vec<Finding>,
+) -> (Option<Checkpoint>, Vec<Checkpoint>) {
+    let open = |note: &str| Checkpoint::open(key, note);
+    let mut bad = |file, what| findings.push(about(FindingKind::Checkpoint, file, what));
+    let latest = match fs::read_to_string(dir.join(CHECKPOINT)) {
+        Ok(note) => open(&note).map_err(|e| bad(CHECKPOINT, e.to_string())).ok(),
+        Err(e) => {
+            bad(CHECKPOINT, e.to_string());
+            None
+        }
+    };
+    let history = match fs::read(dir.join(HISTORY)) {
+        // Bytes that are no text make a note that does not verify.
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(_) => String::new(),
+    };
+    let mut all = Vec::new();
+    let mut notes = checkpoint::notes(&history).enumerate().peekable();
+    while let Some((n, note)) = notes.next() {
+        match open(note) {
+            Ok(checkpoint) => all.push(checkpoint),
+            // The last one may be half written, by a crash or right now.
+            Err(NoteError::Malformed(_)) if notes.peek().is_none() => {}
+            Err(e) => bad(HISTORY, format!("checkpoint {n}: {e}")),
+        }
+    }
+    if let Some(latest) = &latest {
+        let later = all
+            .iter()
+            .map(|c| c.size)
+            .filter(|size| *size > latest.size);
+        if let Some(later) = later.max().filter(|_| !live) {
+            let size = latest.size;
+            bad(
+                CHECKPOINT,
+                format!("it is of {size} records, but one of {later} was signed before"),
+            );
+        }
+        // In a live log the history may be ahead of what was just read.
+        all.retain(|checkpoint| checkpoint.size <= latest.size);
+        all.push(latest.clone());
+    }
+    all.sort_by_key(|checkpoint| checkpoint.size);
+    (latest, all)
+}
