@@ -1,1 +1,45 @@
-//! Placeholder.
+//! The policy enforcement point: mTLS, one decision and one record for every
+//! request.
+//!
+//! A proxy runs one single-threaded runtime per core. Each worker owns what a
+//! request needs (listener, decision engine, upstream connections, record
+//! buffer, counters), so that nothing on the request path takes a lock or wakes
+//! another thread. In reading order:
+//!
+//! - [`config`], [`policy`], [`endpoints`]: what a proxy is given
+//! - [`proxy`]: starting, draining and stopping one
+//! - `worker`, `listener`, `connection`: one core, its sockets and their deadlines
+//! - `inbound`: canonical request, enforcement, records, forwarding
+//! - `outbound`: the local application's calls to other services
+//! - `headers`, `hosts`, `body`, `exchange`, `respond`: the parts a request is made of
+//! - `upstream`: connections to applications and to other proxies
+//! - `telemetry`, `admin`: what can be seen from outside
+
+pub mod config;
+pub mod endpoints;
+pub mod policy;
+pub mod proxy;
+
+mod admin;
+mod body;
+mod connection;
+mod exchange;
+mod forward;
+mod headers;
+mod hosts;
+mod inbound;
+mod listener;
+mod outbound;
+mod recorder;
+mod respond;
+mod telemetry;
+mod upstream;
+mod worker;
+
+pub use config::ProxyConfig;
+pub use endpoints::{Endpoint, EndpointTable};
+pub use policy::{Decider, LivePolicy, PolicySlot, PolicySnapshot};
+pub use proxy::{Counters, DrainReport, Parts, Proxy, ProxyError, RunningProxy};
+
+#[cfg(test)]
+mod tests;

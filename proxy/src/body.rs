@@ -1,0 +1,227 @@
+//! Bodies on their way through: streamed, counted, bounded, never buffered.
+
+use std::{
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use palisade_mesh::wire::record::outcome::End;
+
+use crate::{exchange::Exchange, headers::clean_trailers, respond::Fault, upstream::Lease};
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    /// The exchange's time is over.
+    #[error("request took longer than its limit")]
+    Expired,
+    /// The sender failed.
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    /// More bytes than allowed.
+    #[error("request body exceeds its limit")]
+    TooLarge,
+}
+
+/// A request's body on its way upstream.
+pub(crate) struct RequestBody {
+    inner: Option<Incoming>,
+    exchange: Rc<Exchange>,
+    left: u64,
+}
+
+impl RequestBody {
+    /// Streams `inner`, at most `limit` bytes of it.
+    pub(crate) fn new(inner: Incoming, exchange: Rc<Exchange>, limit: Option<u64>) -> Self {
+        Self {
+            inner: Some(inner),
+            exchange,
+            left: limit.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// No body, for a request that is sent again.
+    pub(crate) fn empty(exchange: Rc<Exchange>) -> Self {
+        Self {
+            inner: None,
+            exchange,
+            left: 0,
+        }
+    }
+
+    fn pass(&mut self, mut frame: Frame<Bytes>) -> Result<Frame<Bytes>, BodyError> {
+        if let Some(data) = frame.data_ref() {
+            let len = data.len() as u64;
+            self.exchange.count_in(len);
+            match self.left.checked_sub(len) {
+                Some(left) => self.left = left,
+                None => {
+                    self.exchange.fail(Fault::BodyTooLarge, End::ClientAborted);
+                    return Err(BodyError::TooLarge);
+                }
+            }
+        } else if let Some(trailers) = frame.trailers_mut() {
+            clean_trailers(trailers);
+        }
+        Ok(frame)
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(inner) = self.inner.as_mut() else {
+            return Poll::Ready(None);
+        };
+        Poll::Ready(match ready!(Pin::new(inner).poll_frame(cx)) {
+            Some(Ok(frame)) => Some(self.pass(frame)),
+            Some(Err(e)) => {
+                self.exchange.blame(End::ClientAborted, "request_body");
+                Some(Err(e.into()))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+/// A response's body on its way to the caller: ours, or an upstream's.
+pub(crate) enum ResponseBody {
+    Own(Option<Bytes>),
+    Upstream(Upstream),
+}
+
+/// An upstream's body, with the connection it comes on.
+pub(crate) struct Upstream {
+    inner: Incoming,
+    exchange: Rc<Exchange>,
+    lease: Option<Lease>,
+}
+
+impl ResponseBody {
+    /// No body.
+    pub(crate) fn empty() -> Self {
+        Self::Own(None)
+    }
+
+    /// A body of ours.
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        Self::Own(Some(bytes))
+    }
+
+    /// Streams `inner`; gives the connection back when it has ended.
+    pub(crate) fn upstream(inner: Incoming, exchange: Rc<Exchange>, lease: Lease) -> Self {
+        let mut upstream = Upstream {
+            inner,
+            exchange,
+            lease: Some(lease),
+        };
+        if upstream.inner.is_end_stream() {
+            upstream.complete();
+        }
+        Self::Upstream(upstream)
+    }
+}
+
+impl Upstream {
+    fn complete(&mut self) {
+        if let Some(lease) = self.lease.take() {
+            lease.release();
+        }
+        self.exchange.finish(End::Completed);
+    }
+
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.exchange.has_expired() {
+            self.lease = None;
+            self.exchange.finish(End::TimedOut);
+            return Poll::Ready(Some(Err(BodyError::Expired)));
+        }
+        let Poll::Ready(polled) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            self.exchange.wake.register(cx);
+            return Poll::Pending;
+        };
+        Poll::Ready(match polled {
+            Some(Ok(mut frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.exchange.count_out(data.len() as u64);
+                } else if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                }
+                if self.inner.is_end_stream() {
+                    self.complete();
+                }
+                Some(Ok(frame))
+            }
+            Some(Err(e)) => {
+                self.lease = None;
+                self.exchange.blame(End::UpstreamFailed, "response_body");
+                self.exchange.finish(End::UpstreamFailed);
+                Some(Err(e.into()))
+            }
+            None => {
+                self.complete();
+                None
+            }
+        })
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        // A body that hyper need not read to its end is complete all the same.
+        if self.lease.is_some() && self.inner.is_end_stream() {
+            self.complete();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
+            Self::Upstream(upstream) => upstream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Upstream(upstream) => upstream.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Self::Upstream(upstream) => upstream.inner.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,477 @@
+//! What a worker keeps of each open connection: whether it is busy, what is
+//! asked of it, and when it must end.
+//!
+//! No connection has a timer of its own. A worker sweeps its connections twice
+//! a second, which is precise enough for limits of seconds and costs nothing
+//! per request.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    pin::Pin,
+    rc::{Rc, Weak},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{config::Limits, telemetry::Gauges, upstream::is_alert};
+
+/// What a connection is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Order {
+    /// Go on.
+    Serve,
+    /// Finish what is in flight, take nothing new.
+    Finish,
+    /// End now.
+    Cut,
+}
+
+/// One waiting task, woken when there is something to look at.
+#[derive(Default)]
+pub(crate) struct Wake(RefCell<Option<Waker>>);
+
+impl Wake {
+    pub(crate) fn register(&self, cx: &Context<'_>) {
+        let mut slot = self.0.borrow_mut();
+        if !slot.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *slot = Some(cx.waker().clone());
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.0.borrow().as_ref() {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+/// How a connection is steered and what it is doing.
+pub(crate) struct Control {
+    order: Cell<Order>,
+    wake: Wake,
+    in_flight: Cell<u32>,
+    idle_since: Cell<Instant>,
+    head_since: Cell<Option<Instant>>,
+    bytes: Arc<Bytes>,
+    kind: Kind,
+    opened: Instant,
+    begun: Cell<bool>,
+    /// When to close gracefully, seconds since the Unix epoch.
+    finish_at_s: i64,
+    /// When nothing may be decided any more, seconds since the Unix epoch.
+    end_at_s: i64,
+}
+
+/// What runs on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// HTTP/1.1, which reads heads one at a time, so a slow one can be told.
+    Http1,
+    /// HTTP/2.
+    Http2,
+    /// Bytes after an upgrade; there is no request to wait for.
+    Tunnel,
+}
+
+/// Time a connection without any request so far is left alone by a drain: its
+/// first request may be on its way.
+const FRESH: Duration = Duration::from_millis(250);
+
+/// Longest lead with which a connection is closed before its certificate ends.
+const FINISH_LEAD_MAX_S: i64 = 10;
+
+impl Control {
+    /// For a connection whose peer's certificate is valid between the two
+    /// times; it closes gracefully a tenth of that before the end, at most
+    /// ten seconds, so that a request on its way is not refused.
+    pub(crate) fn new(bytes: Arc<Bytes>, kind: Kind, not_before_s: i64, not_after_s: i64) -> Self {
+        let lead = ((not_after_s.saturating_sub(not_before_s)) / 10).clamp(0, FINISH_LEAD_MAX_S);
+        Self {
+            order: Cell::new(Order::Serve),
+            wake: Wake::default(),
+            in_flight: Cell::new(0),
+            idle_since: Cell::new(Instant::now()),
+            head_since: Cell::new(None),
+            bytes,
+            kind,
+            opened: Instant::now(),
+            begun: Cell::new(false),
+            finish_at_s: not_after_s.saturating_sub(lead),
+            end_at_s: not_after_s,
+        }
+    }
+
+    /// For a connection whose peer has no certificate.
+    pub(crate) fn endless(bytes: Arc<Bytes>, kind: Kind) -> Self {
+        Self::new(bytes, kind, 0, i64::MAX)
+    }
+
+    /// Whether the peer's certificate has ended.
+    pub(crate) fn has_ended(&self, now_us: i64) -> bool {
+        now_us / 1_000_000 >= self.end_at_s
+    }
+
+    /// The order in force; registers the task for the next one.
+    pub(crate) fn poll_order(&self, cx: &Context<'_>) -> Order {
+        self.wake.register(cx);
+        match self.order.get() {
+            Order::Finish if self.is_fresh(Instant::now()) => Order::Serve,
+            order => order,
+        }
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        !self.begun.get() && now.saturating_duration_since(self.opened) < FRESH
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        self.order.get()
+    }
+
+    /// Gives an order; a milder one than is in force is ignored.
+    pub(crate) fn give(&self, order: Order) {
+        if order > self.order.get() {
+            self.order.set(order);
+            self.wake.wake();
+        }
+    }
+
+    /// Notes that a request has begun.
+    pub(crate) fn begin(&self) {
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.head_since.set(None);
+        self.begun.set(true);
+    }
+
+    /// Notes that a request has ended.
+    pub(crate) fn end(&self, now: Instant) {
+        self.in_flight.set(self.in_flight.get().saturating_sub(1));
+        self.idle_since.set(now);
+        self.bytes.clear();
+    }
+
+    /// Applies time to the connection; says why it was closed, if it was.
+    pub(crate) fn sweep(&self, now: Instant, now_s: i64, limits: &Limits) -> Option<&'static str> {
+        if self.order.get() == Order::Serve && now_s >= self.finish_at_s {
+            self.give(Order::Finish);
+            return Some("certificate_end");
+        }
+        if self.kind == Kind::Tunnel {
+            if now_s >= self.end_at_s {
+                self.give(Order::Cut);
+            }
+            return None;
+        }
+        if self.in_flight.get() > 0 {
+            return None;
+        }
+        if self.order.get() == Order::Finish {
+            // A fresh connection was left alone when the order was given.
+            self.wake.wake();
+        }
+        if self.kind == Kind::Http1 && self.bytes.seen() {
+            let since = self.head_since.get().unwrap_or(now);
+            self.head_since.set(Some(since));
+            if now.saturating_duration_since(since) >= limits.header_read_timeout {
+                self.give(Order::Cut);
+                return Some("header_timeout");
+            }
+        }
+        let idle = now.saturating_duration_since(self.idle_since.get());
+        if idle >= limits.idle_timeout && self.order.get() == Order::Serve {
+            self.give(Order::Finish);
+            return Some("idle");
+        }
+        // A peer that ignores the farewell holds no more than this.
+        if idle >= limits.idle_timeout.saturating_add(FAREWELL) {
+            self.give(Order::Cut);
+        }
+        None
+    }
+}
+
+/// Time an idle connection has to close after it was asked to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+/// What an [`Observed`] stream has seen. Shared as atomics only because an
+/// upgraded connection must be `Send`; both ends live on one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Bytes {
+    read: AtomicBool,
+    first: AtomicU8,
+    waiter: AtomicWaker,
+}
+
+/// How the first read of a stream ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FirstRead {
+    Pending,
+    Data,
+    /// The stream ended or failed.
+    Failed,
+    /// The peer sent a TLS alert.
+    Refused,
+}
+
+impl Bytes {
+    fn seen(&self) -> bool {
+        self.read.load(Relaxed)
+    }
+
+    fn clear(&self) {
+        self.read.store(false, Relaxed);
+    }
+
+    fn first_read(&self) -> FirstRead {
+        match self.first.load(Relaxed) {
+            0 => FirstRead::Pending,
+            1 => FirstRead::Data,
+            2 => FirstRead::Failed,
+            _ => FirstRead::Refused,
+        }
+    }
+
+    /// Resolves with the end of the first read.
+    pub(crate) async fn wait_first_read(&self) -> FirstRead {
+        std::future::poll_fn(|cx| {
+            self.waiter.register(cx.waker());
+            match self.first_read() {
+                FirstRead::Pending => Poll::Pending,
+                read => Poll::Ready(read),
+            }
+        })
+        .await
+    }
+
+    fn note(&self, read: FirstRead) {
+        if read == FirstRead::Data {
+            self.read.store(true, Relaxed);
+        }
+        if self.first.load(Relaxed) == 0 {
+            self.first.store(read as u8, Relaxed);
+            self.waiter.wake();
+        }
+    }
+}
+
+/// A stream that notes when something was read.
+#[derive(Debug)]
+pub(crate) struct Observed<S> {
+    inner: S,
+    bytes: Arc<Bytes>,
+}
+
+impl<S> Observed<S> {
+    pub(crate) fn new(inner: S, bytes: Arc<Bytes>) -> Self {
+        Self { inner, bytes }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Ok(())) if buf.filled().len() > before => self.bytes.note(FirstRead::Data),
+            Poll::Ready(Err(e)) if is_alert(e) => self.bytes.note(FirstRead::Refused),
+            Poll::Ready(_) => self.bytes.note(FirstRead::Failed),
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+/// The open connections of one worker.
+pub(crate) struct Connections {
+    open: Cell<usize>,
+    gauges: Arc<Gauges>,
+    steered: RefCell<Vec<Weak<Control>>>,
+    changed: Wake,
+}
+
+/// One place among the open connections; given back on drop.
+pub(crate) struct Place(Rc<Connections>);
+
+impl Connections {
+    /// None yet; `gauges` shows how many there are.
+    pub(crate) fn new(gauges: Arc<Gauges>) -> Rc<Self> {
+        Rc::new(Self {
+            open: Cell::new(0),
+            gauges,
+            steered: RefCell::default(),
+            changed: Wake::default(),
+        })
+    }
+
+    fn set_open(&self, open: usize) {
+        self.open.set(open);
+        self.gauges.connections.set(open as u64);
+    }
+
+    /// Connections that hold a place, those in a handshake included.
+    pub(crate) fn open(&self) -> usize {
+        self.open.get()
+    }
+
+    /// Takes a place.
+    pub(crate) fn enter(self: &Rc<Self>) -> Place {
+        self.set_open(self.open.get() + 1);
+        Place(self.clone())
+    }
+
+    /// Puts a connection under the sweep.
+    pub(crate) fn steer(&self, control: &Rc<Control>) {
+        self.steered.borrow_mut().push(Rc::downgrade(control));
+    }
+
+    /// Gives every connection an order.
+    pub(crate) fn give_all(&self, order: Order) {
+        for control in self.steered.borrow().iter().filter_map(Weak::upgrade) {
+            control.give(order);
+        }
+    }
+
+    /// Applies time to every connection and forgets those that are gone;
+    /// `closed` is told why one was closed.
+    pub(crate) fn sweep(
+        &self,
+        now: Instant,
+        now_s: i64,
+        limits: &Limits,
+        mut closed: impl FnMut(&'static str),
+    ) {
+        self.steered
+            .borrow_mut()
+            .retain(|weak| match weak.upgrade() {
+                Some(control) => {
+                    if let Some(reason) = control.sweep(now, now_s, limits) {
+                        closed(reason);
+                    }
+                    true
+                }
+                None => false,
+            });
+    }
+
+    /// Resolves when no connection is left.
+    pub(crate) async fn gone(&self) {
+        std::future::poll_fn(|cx| {
+            self.changed.register(cx);
+            match self.open.get() {
+                0 => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.set_open(self.0.open.get().saturating_sub(1));
+        self.0.changed.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits {
+            header_read_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            ..Limits::default()
+        }
+    }
+
+    /// T85: a head that dribbles in is cut, one that has not begun is not.
+    #[test]
+    fn a_slow_head_is_cut_and_silence_is_not() {
+        let bytes = Arc::new(Bytes::default());
+        let control = Control::endless(bytes.clone(), Kind::Http1);
+        let start = Instant::now();
+        let at = |s| start + Duration::from_secs(s);
+        assert_eq!(control.sweep(at(9), 0, &limits()), None);
+        bytes.note(FirstRead::Data);
+        assert_eq!(control.sweep(at(10), 0, &limits()), None);
+        assert_eq!(control.sweep(at(19), 0, &limits()), None);
+        assert_eq!(control.sweep(at(20), 0, &limits()), Some("header_timeout"));
+        assert_eq!(control.order(), Order::Cut);
+    }
+
+    #[test]
+    fn a_busy_connection_is_not_idle() {
+        let control = Control::endless(Arc::default(), Kind::Http1);
+        let start = Instant::now();
+        control.begin();
+        assert_eq!(
+            control.sweep(start + Duration::from_secs(600), 0, &limits()),
+            None
+        );
+        control.end(start + Duration::from_secs(600));
+        assert_eq!(
+            control.sweep(start + Duration::from_secs(650), 0, &limits()),
+            None
+        );
+        assert_eq!(
+            control.sweep(start + Duration::from_secs(661), 0, &limits()),
+            Some("idle")
+        );
+    }
+
+    /// Invariant 8, the certificate's part: closed gracefully shortly before the
+    /// end, and nothing is decided from the end on.
+    #[test]
+    fn a_connection_ends_with_its_certificate() {
+        let control = Control::new(Arc::default(), Kind::Http2, 0, 60);
+        let now = Instant::now();
+        assert_eq!(control.sweep(now, 53, &limits()), None);
+        assert_eq!(control.sweep(now, 54, &limits()), Some("certificate_end"));
+        assert_eq!(control.order(), Order::Finish);
+        assert!(!control.has_ended(59_999_999));
+        assert!(control.has_ended(60_000_000));
+    }
+}

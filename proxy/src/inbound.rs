@@ -1,0 +1,321 @@
+//! The listener that protects the application.
+//!
+//! The handshake proves who calls, once per connection; each request on it is
+//! then put in canonical form, decided, recorded and only with a permit
+//! forwarded.
+
+use std::{
+    convert::Infallible, future::Future, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, task::Poll,
+};
+
+use http::{HeaderValue, Request, Response};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use palisade_mesh::{
+    decision::{Connection, TlsFacts},
+    snapshot::Digest,
+    svid::{Peer, PeerError, peer_of_chain},
+    wire::record::Verdict,
+};
+use rustls::ServerConfig;
+use smol_str::SmolStr;
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    body::ResponseBody,
+    connection::{Bytes, Control, Kind, Observed, Order, Place},
+    forward,
+    hosts::HostCache,
+    inbound::enforce::Judged,
+    listener::Serve,
+    recorder::{DecisionFacts, Target},
+    telemetry::Count,
+    worker::{LocalExec, Worker},
+};
+
+pub(crate) mod enforce;
+
+/// Name of this listener in records.
+const LISTENER: &str = "inbound";
+/// Protocols offered, best first.
+const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// Label of a caller that is no service of the catalogue.
+const UNREGISTERED: &str = "unregistered";
+
+/// Who is at the other end of a connection, and what follows from it for every
+/// request that comes on it.
+pub(crate) struct Caller {
+    pub(crate) connection: Connection,
+    pub(crate) control: Rc<Control>,
+    /// `x-forwarded-client-cert` for the application.
+    pub(crate) client_cert: HeaderValue,
+    /// The service that calls, as a metric label.
+    pub(crate) source: SmolStr,
+    pub(crate) allowed: Arc<Count>,
+    pub(crate) hosts: HostCache,
+}
+
+impl Caller {
+    /// The caller's SPIFFE ID.
+    pub(crate) fn id(&self) -> &str {
+        self.connection.peer.id.as_str()
+    }
+}
+
+/// What serves a connection to the inbound listener of `worker`.
+pub(crate) fn service(worker: &Rc<Worker>) -> Rc<Serve> {
+    let config = Arc::new(worker.shared.identity.server_config(ALPN));
+    Rc::new(move |worker, stream, source, place| {
+        Box::pin(serve(worker, stream, source, place, config.clone()))
+    })
+}
+
+async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    source: SocketAddr,
+    place: Place,
+    config: Arc<ServerConfig>,
+) {
+    let limit = worker.limits().handshake_timeout;
+    let accepting = TlsAcceptor::from(config).accept(stream);
+    let stream = match tokio::time::timeout(limit, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return refuse_handshake(&worker, source, &error),
+        Err(_) => return note_refusal(&worker, source, "handshake_timeout", ""),
+    };
+    let (_, session) = stream.get_ref();
+    let chain = session.peer_certificates().unwrap_or_default();
+    let peer = match peer_of_chain(chain) {
+        Ok(peer) => peer,
+        Err(error) => return note_refusal(&worker, source, error.reason(), &error.to_string()),
+    };
+    let leaf = chain.first().map(|c| Digest::of(c)).unwrap_or_default();
+    let tls = TlsFacts {
+        version: "1.3",
+        mtls: true,
+        sni: session.server_name().map(SmolStr::new),
+        alpn: session
+            .alpn_protocol()
+            .and_then(|p| std::str::from_utf8(p).ok())
+            .map(SmolStr::new),
+    };
+    let kind = match session.alpn_protocol() {
+        Some(b"h2") => Kind::Http2,
+        _ => Kind::Http1,
+    };
+    let connection = Connection { peer, source, tls };
+    let bytes = Arc::new(Bytes::default());
+    let caller = Rc::new(admit(&worker, connection, &leaf, kind, bytes.clone()));
+    worker.connections.steer(&caller.control);
+    drive(worker, caller, Observed::new(stream, bytes), kind).await;
+    drop(place);
+}
+
+/// What follows from the handshake, worked out once.
+fn admit(
+    worker: &Rc<Worker>,
+    connection: Connection,
+    leaf: &Digest,
+    kind: Kind,
+    bytes: Arc<Bytes>,
+) -> Caller {
+    let Peer {
+        id,
+        not_before_s,
+        not_after_s,
+        ..
+    } = &connection.peer;
+    let control = Rc::new(Control::new(bytes, kind, *not_before_s, *not_after_s));
+    let source = match worker.policy.borrow_mut().current() {
+        Some(live) => live
+            .catalogue
+            .by_identity(id)
+            .map(|s| SmolStr::new(s.id.short())),
+        None => None,
+    }
+    .unwrap_or(SmolStr::new_static(UNREGISTERED));
+    let own = worker.shared.identity.id();
+    let client_cert = format!("By={own};Hash={leaf};URI={id}");
+    Caller {
+        client_cert: HeaderValue::try_from(client_cert)
+            .unwrap_or_else(|_| HeaderValue::from_static("")),
+        allowed: worker.telemetry.allowed_from(&source),
+        source,
+        control,
+        hosts: HostCache::default(),
+        connection,
+    }
+}
+
+fn refuse_handshake(worker: &Worker, source: SocketAddr, error: &std::io::Error) {
+    match PeerError::of_handshake(error) {
+        Some(reason) => note_refusal(worker, source, reason.reason(), &reason.to_string()),
+        // A port scan or a health check of a load balancer: nobody claimed anything.
+        None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
+            worker
+                .telemetry
+                .event("palisade_handshakes_refused_total", "closed");
+        }
+        None => note_refusal(worker, source, "tls", &error.to_string()),
+    }
+}
+
+fn note_refusal(worker: &Worker, source: SocketAddr, reason: &'static str, detail: &str) {
+    worker
+        .telemetry
+        .event("palisade_handshakes_refused_total", reason);
+    let now_us = worker.clock.now_us();
+    let noted = worker
+        .recorder
+        .borrow_mut()
+        .authn_failure(now_us, reason, detail, source, LISTENER);
+    if let Err(error) = noted {
+        worker.lost_record(&error, palisade_mesh::wire::record::AuditMode::Spool);
+    }
+    worker.stir();
+}
+
+async fn drive(
+    worker: Rc<Worker>,
+    caller: Rc<Caller>,
+    stream: Observed<TlsStream<TcpStream>>,
+    kind: Kind,
+) {
+    let io = TokioIo::new(stream);
+    let control = caller.control.clone();
+    let serve = {
+        let (worker, caller) = (worker.clone(), caller.clone());
+        service_fn(move |request| handle(worker.clone(), caller.clone(), request))
+    };
+    let limits = worker.limits();
+    let ended = if kind == Kind::Http2 {
+        let connection = h2_server(limits).serve_connection(io, serve);
+        let mut connection = pin!(connection);
+        steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await
+    } else {
+        let connection = h1_server(limits)
+            .serve_connection(io, serve)
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await
+    };
+    if let Some(Err(error)) = ended
+        && error.is_parse()
+    {
+        note_unreadable(&worker, &caller, &error);
+    }
+}
+
+/// An HTTP/1.1 server with our limits; reading heads is timed by the sweep.
+pub(crate) fn h1_server(limits: &crate::config::Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    let bytes = limits.header_bytes as usize;
+    builder.max_header_size(bytes).header_read_timeout(None);
+    builder.max_buf_size(bytes.max(64 * 1024));
+    if limits.header_count > DEFAULT_HEADERS {
+        builder.max_headers(limits.header_count);
+    }
+    builder
+}
+
+/// Fields hyper accepts without allocating for them.
+const DEFAULT_HEADERS: usize = 100;
+
+/// An HTTP/2 server with our limits.
+pub(crate) fn h2_server(limits: &crate::config::Limits) -> http2::Builder<LocalExec> {
+    let mut builder = http2::Builder::new(LocalExec);
+    builder
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(limits.header_bytes);
+    builder
+}
+
+/// Drives a connection under its orders; `None` when it was cut.
+pub(crate) async fn steered<C: Future>(
+    control: &Control,
+    mut connection: std::pin::Pin<&mut C>,
+    finish: impl Fn(std::pin::Pin<&mut C>),
+) -> Option<C::Output> {
+    let mut finishing = false;
+    std::future::poll_fn(|cx| {
+        match control.poll_order(cx) {
+            Order::Serve => {}
+            Order::Finish => {
+                if !std::mem::replace(&mut finishing, true) {
+                    finish(connection.as_mut());
+                }
+            }
+            Order::Cut => return Poll::Ready(None),
+        }
+        connection.as_mut().poll(cx).map(Some)
+    })
+    .await
+}
+
+/// Records a request that was no HTTP; hyper has answered it already.
+fn note_unreadable(worker: &Worker, caller: &Caller, error: &hyper::Error) {
+    let (reason, status) = if error.is_parse_too_large() {
+        ("head_too_large", 431)
+    } else {
+        ("malformed", 400)
+    };
+    let now_us = worker.clock.now_us();
+    let mut policy = worker.policy.borrow_mut();
+    let live = policy.current();
+    let service = live.as_ref().and_then(|l| l.service.clone());
+    let mut recorder = worker.recorder.borrow_mut();
+    let id = recorder.next_id(now_us);
+    let noted = recorder.decision(&DecisionFacts {
+        id,
+        time_us: now_us,
+        mode: service
+            .as_ref()
+            .map_or(palisade_mesh::wire::record::AuditMode::Spool, |s| s.audit),
+        verdict: Verdict::Refused,
+        reason,
+        peer: &caller.connection.peer,
+        source: caller.connection.source,
+        service: service.as_ref().map_or("", |s| s.id.as_str()),
+        target: Target::Raw {
+            method: "",
+            path: "",
+        },
+        route: "",
+        answer: None,
+        versions: live.map(|l| l.versions),
+        took: std::time::Duration::ZERO,
+        trace: None,
+        status,
+    });
+    drop(recorder);
+    worker.telemetry.gauges.requests.add(1);
+    worker
+        .telemetry
+        .decided(Verdict::Refused, reason, &caller.source);
+    if let Err(error) = noted {
+        worker.lost_record(&error, palisade_mesh::wire::record::AuditMode::Spool);
+    }
+    worker.stir();
+}
+
+async fn handle(
+    worker: Rc<Worker>,
+    caller: Rc<Caller>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let permit = match enforce::judge(&worker, &caller, &mut request) {
+        Judged::Pass(permit) => permit,
+        Judged::Wait(unsettled) => match unsettled.settled().await {
+            Ok(permit) => permit,
+            Err(response) => return Ok(response),
+        },
+        Judged::Stop(response) => return Ok(response),
+    };
+    Ok(forward::forward(&worker, permit, request).await)
+}

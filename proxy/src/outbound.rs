@@ -1,0 +1,246 @@
+//! The listener through which the local application calls other services:
+//! plaintext on loopback in, mTLS and HTTP/2 out.
+//!
+//! The host names the service, the catalogue its identities, the endpoint table
+//! where it is. The destination decides and records; here only hygiene is kept
+//! and the request is brought there. It goes to another endpoint only when
+//! nothing of it was sent.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response, Version, header::HOST, uri::Scheme};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use palisade_mesh::{
+    canonical::{CanonicalRequest, RawRequest},
+    catalogue::Service,
+    wire::record::outcome::End,
+};
+use tokio::net::TcpStream;
+
+use crate::{
+    body::{RequestBody, ResponseBody},
+    connection::{Bytes, Control, Kind, Observed, Place},
+    exchange::{Exchange, InFlight, Side},
+    forward::absolute_form,
+    headers,
+    hosts::HostCache,
+    inbound::{h1_server, h2_server, steered},
+    respond::{Fault, Refusal},
+    upstream::{Lease, UpstreamError, cluster::Cluster},
+    worker::Worker,
+};
+
+/// Endpoints tried for one request.
+const ATTEMPTS_MAX: usize = 2;
+/// The first bytes of an HTTP/2 connection (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI ";
+
+/// A connection of the local application.
+struct Local {
+    control: Rc<Control>,
+    hosts: HostCache,
+}
+
+/// Serves one connection.
+pub(crate) fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    _: SocketAddr,
+    place: Place,
+) -> Pin<Box<dyn Future<Output = ()>>> {
+    Box::pin(async move {
+        let limit = worker.limits().header_read_timeout;
+        if let Ok(Some(kind)) = tokio::time::timeout(limit, kind_of(&stream)).await {
+            drive(worker, stream, kind).await;
+        }
+        drop(place);
+    })
+}
+
+/// What the caller speaks; `None` when it left without a word.
+async fn kind_of(stream: &TcpStream) -> Option<Kind> {
+    let mut first = [0; PREFACE.len()];
+    loop {
+        let count = stream.peek(&mut first).await.ok().filter(|n| *n > 0)?;
+        let seen = first.get(..count)?;
+        if seen == PREFACE {
+            return Some(Kind::Http2);
+        }
+        if !PREFACE.starts_with(seen) {
+            return Some(Kind::Http1);
+        }
+        // Part of a preface is readable already and gives no further notice.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn drive(worker: Rc<Worker>, stream: TcpStream, kind: Kind) {
+    let bytes = Arc::new(Bytes::default());
+    let local = Rc::new(Local {
+        control: Rc::new(Control::endless(bytes.clone(), kind)),
+        hosts: HostCache::default(),
+    });
+    worker.connections.steer(&local.control);
+    let control = local.control.clone();
+    let io = TokioIo::new(Observed::new(stream, bytes));
+    let serve = {
+        let worker = worker.clone();
+        service_fn(move |request| handle(worker.clone(), local.clone(), request))
+    };
+    if kind == Kind::Http2 {
+        let connection = h2_server(worker.limits()).serve_connection(io, serve);
+        let mut connection = pin!(connection);
+        steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await;
+    } else {
+        let connection = h1_server(worker.limits()).serve_connection(io, serve);
+        let mut connection = pin!(connection);
+        steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await;
+    }
+}
+
+async fn handle(
+    worker: Rc<Worker>,
+    local: Rc<Local>,
+    mut request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let started = Instant::now();
+    let in_flight = InFlight::begin(&local.control);
+    let grpc = headers::is_grpc(request.headers());
+    let routed = match route(&worker, &mut request) {
+        Ok(routed) => routed,
+        Err(refusal) => {
+            worker
+                .telemetry
+                .event("palisade_outbound_refused_total", refusal.reason);
+            return Ok(refusal.answer(grpc, None));
+        }
+    };
+    let method = routed.request.method;
+    let service = routed.service;
+    let exchange = Exchange::open(&worker, Side::Outbound, service, method, started, in_flight);
+    let response = match prepare(&local, &routed.request, request, &exchange) {
+        Some(request) => send(&routed.cluster, request, &exchange).await,
+        None => Err(UpstreamError::Failed.fault()),
+    };
+    Ok(match response {
+        Ok((response, lease)) => relay(exchange, response, lease),
+        Err(fault) => fail(&worker, &exchange, fault, grpc),
+    })
+}
+
+/// A request whose service is known.
+struct Routed {
+    request: CanonicalRequest,
+    service: Arc<Service>,
+    cluster: Rc<Cluster>,
+}
+
+fn route(worker: &Worker, request: &mut Request<Incoming>) -> Result<Routed, Refusal> {
+    if worker.exchanges.live() >= worker.requests_max {
+        return Err(Fault::Overloaded.into());
+    }
+    if request.headers().len() > worker.limits().header_count {
+        return Err(Fault::HeadTooLarge.into());
+    }
+    let uri = request.uri();
+    let canonical = CanonicalRequest::new(RawRequest {
+        method: request.method().as_str(),
+        authority: uri.authority().map(http::uri::Authority::as_str),
+        host: headers::single_host(request.headers())?,
+        path: uri.path(),
+        query: uri.query(),
+    })?;
+    let mut policy = worker.policy.borrow_mut();
+    let live = policy.current().ok_or(Fault::NoSnapshot)?;
+    let declared = live.catalogue.headers();
+    let hop = headers::clean_request(request.headers_mut(), declared).map_err(Fault::from)?;
+    if hop.is_websocket() {
+        return Err(Fault::UpgradeUnsupported.into());
+    }
+    let _ = headers::take_trace(request.headers_mut());
+    let service = live.catalogue.by_host(&canonical.host);
+    let service = service.ok_or(Fault::HostUnknown)?.clone();
+    let table = worker.endpoints();
+    let cluster = worker.clusters.of(&service, &live.catalogue, &table);
+    Ok(Routed {
+        request: canonical,
+        service,
+        cluster,
+    })
+}
+
+fn prepare(
+    local: &Local,
+    canonical: &CanonicalRequest,
+    mut request: Request<Incoming>,
+    exchange: &Rc<Exchange>,
+) -> Option<Request<RequestBody>> {
+    let forms = local.hosts.forms(&canonical.host)?;
+    request.headers_mut().remove(HOST);
+    *request.version_mut() = Version::HTTP_2;
+    let received = std::mem::take(request.uri_mut());
+    *request.uri_mut() = absolute_form(Scheme::HTTPS, received, canonical, &forms)?;
+    Some(request.map(|body| RequestBody::new(body, exchange.clone(), None)))
+}
+
+async fn send(
+    cluster: &Cluster,
+    mut request: Request<RequestBody>,
+    exchange: &Rc<Exchange>,
+) -> Result<(Response<Incoming>, Lease), Fault> {
+    let mut tried = None;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let Some(member) = cluster.choose(Instant::now(), tried) else {
+            return Err(Fault::NoEndpoint);
+        };
+        let address = member.pool.address();
+        exchange.sent_to(address);
+        let (error, unsent) = match member.pool.send(request, exchange).await {
+            Ok((response, lease)) => return Ok((response, Lease::H2(lease))),
+            Err(failed) => failed,
+        };
+        if unsent.is_some() && error != UpstreamError::TimedOut {
+            member.failed(Instant::now());
+        }
+        match unsent {
+            Some(again) if attempt < ATTEMPTS_MAX && error != UpstreamError::TimedOut => {
+                request = again;
+                tried = Some(address);
+            }
+            _ => return Err(error.fault()),
+        }
+    }
+}
+
+fn relay(
+    exchange: Rc<Exchange>,
+    response: Response<Incoming>,
+    lease: Lease,
+) -> Response<ResponseBody> {
+    exchange.answered(response.status().as_u16());
+    let (mut parts, body) = response.into_parts();
+    headers::clean_peer_response(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    Response::from_parts(parts, ResponseBody::upstream(body, exchange, lease))
+}
+
+fn fail(worker: &Worker, exchange: &Exchange, fault: Fault, grpc: bool) -> Response<ResponseBody> {
+    worker
+        .telemetry
+        .event("palisade_outbound_refused_total", fault.reason());
+    tracing::info!(service = %exchange.service().id, reason = fault.reason(), "outbound request failed");
+    exchange.answered(fault.status());
+    exchange.blame(End::UpstreamFailed, fault.reason());
+    exchange.finish(End::UpstreamFailed);
+    Refusal::from(fault).answer(grpc, None)
+}

@@ -1,0 +1,339 @@
+//! What a worker leaves behind of each request.
+//!
+//! The messages are kept and filled anew, so that a record costs copies of
+//! short strings and no allocation. Records of a worker form one numbered
+//! stream (decision 2 of the design notes); the stream's buffer is handed on by the worker's
+//! timer, never by a request.
+
+use std::{fmt::Write, net::SocketAddr, time::Duration};
+
+use palisade_mesh::{
+    canonical::CanonicalRequest,
+    decision::{Answer, DecisionId, DecisionIds},
+    sink::{Durable, RecordStream, SinkError},
+    snapshot::Versions,
+    svid::Peer,
+    wire::record::{
+        self, AuditMode, AuthnFailure, Decision, Outcome, Record, Verdict, outcome::End,
+        record::Body,
+    },
+};
+
+use crate::headers::Trace;
+
+/// Longest path kept in a record, in bytes.
+pub(crate) const PATH_LEN_MAX: usize = 1024;
+/// Longest replay context kept in a record, in bytes; a longer one is left out,
+/// for half a document is worse than none.
+pub(crate) const CONTEXT_LEN_MAX: usize = 4096;
+/// Longest free text kept in a record, in bytes.
+const DETAIL_LEN_MAX: usize = 512;
+
+/// One worker's record stream and the messages it fills.
+pub(crate) struct Recorder {
+    stream: Box<dyn RecordStream>,
+    ids: DecisionIds,
+    decision: Record,
+    outcome: Record,
+    failure: Record,
+    dirty: bool,
+}
+
+/// What is known of a decided or refused request.
+pub(crate) struct DecisionFacts<'a> {
+    pub(crate) id: DecisionId,
+    pub(crate) time_us: i64,
+    pub(crate) mode: AuditMode,
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: &'a str,
+    pub(crate) peer: &'a Peer,
+    pub(crate) source: SocketAddr,
+    pub(crate) service: &'a str,
+    pub(crate) target: Target<'a>,
+    pub(crate) route: &'a str,
+    pub(crate) answer: Option<&'a Answer>,
+    pub(crate) versions: Option<Versions>,
+    pub(crate) took: Duration,
+    pub(crate) trace: Option<Trace>,
+    /// Status of our own answer; 0 when the request goes on.
+    pub(crate) status: u16,
+}
+
+/// What was asked for: canonical, or as it came when it has no canonical form.
+#[derive(Clone, Copy)]
+pub(crate) enum Target<'a> {
+    Canonical(&'a CanonicalRequest),
+    Raw { method: &'a str, path: &'a str },
+}
+
+/// How a forwarded request ended.
+pub(crate) struct OutcomeFacts<'a> {
+    pub(crate) id: DecisionId,
+    pub(crate) mode: AuditMode,
+    pub(crate) end: End,
+    pub(crate) status: u16,
+    pub(crate) bytes_in: u64,
+    pub(crate) bytes_out: u64,
+    pub(crate) duration: Duration,
+    pub(crate) service: &'a str,
+    pub(crate) principal: &'a str,
+    pub(crate) upstream: Option<SocketAddr>,
+    pub(crate) error: &'a str,
+}
+
+impl Recorder {
+    /// Records through `stream`, as `reporter`.
+    pub(crate) fn new(stream: Box<dyn RecordStream>, reporter: &str, demo: bool) -> Self {
+        let template = |body| Record {
+            id: vec![0; 16],
+            reporter: reporter.to_owned(),
+            demo,
+            body: Some(body),
+            ..Record::default()
+        };
+        let decision = Decision {
+            principal: Some(record::Peer::default()),
+            versions: Some(record::Versions::default()),
+            enforced: true,
+            ..Decision::default()
+        };
+        Self {
+            stream,
+            ids: DecisionIds::new(),
+            decision: template(Body::Decision(decision)),
+            outcome: template(Body::Outcome(Outcome::default())),
+            failure: template(Body::AuthnFailure(AuthnFailure::default())),
+            dirty: false,
+        }
+    }
+
+    /// The id of a new decision.
+    pub(crate) fn next_id(&mut self, now_us: i64) -> DecisionId {
+        self.ids.next(now_us)
+    }
+
+    /// Records a decision or a refusal.
+    ///
+    /// # Errors
+    /// When the stream does not take it; the request must then not pass, unless
+    /// its mode is `best_effort`.
+    pub(crate) fn decision(&mut self, facts: &DecisionFacts<'_>) -> Result<(), SinkError> {
+        head(&mut self.decision, facts.id, facts.time_us, facts.mode);
+        if let Some(Body::Decision(body)) = &mut self.decision.body {
+            fill_decision(body, facts);
+        }
+        self.dirty = true;
+        self.stream.append(&self.decision)
+    }
+
+    /// Records how a request ended.
+    ///
+    /// # Errors
+    /// When the stream does not take it.
+    pub(crate) fn outcome(
+        &mut self,
+        facts: &OutcomeFacts<'_>,
+        time_us: i64,
+    ) -> Result<(), SinkError> {
+        head(&mut self.outcome, facts.id, time_us, facts.mode);
+        if let Some(Body::Outcome(body)) = &mut self.outcome.body {
+            fill_outcome(body, facts);
+        }
+        self.dirty = true;
+        self.stream.append(&self.outcome)
+    }
+
+    /// Records a handshake that did not prove an identity.
+    ///
+    /// # Errors
+    /// When the stream does not take it.
+    pub(crate) fn authn_failure(
+        &mut self,
+        time_us: i64,
+        reason: &str,
+        detail: &str,
+        source: SocketAddr,
+        listener: &str,
+    ) -> Result<(), SinkError> {
+        let id = self.ids.next(time_us);
+        head(&mut self.failure, id, time_us, AuditMode::Spool);
+        if let Some(Body::AuthnFailure(body)) = &mut self.failure.body {
+            set(&mut body.reason, reason);
+            set(&mut body.detail, head_of(detail, DETAIL_LEN_MAX));
+            set(&mut body.listener, listener);
+            set_address(&mut body.source_ip, &mut body.source_port, source);
+        }
+        self.dirty = true;
+        self.stream.append(&self.failure)
+    }
+
+    /// Hands on what was recorded since the last time.
+    pub(crate) fn flush(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.stream.flush();
+        }
+    }
+
+    /// Whether something waits to be handed on.
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty
+    }
+
+    /// Resolves when everything recorded so far is durable.
+    pub(crate) fn durable(&mut self) -> Durable {
+        self.dirty = false;
+        self.stream.durable()
+    }
+}
+
+fn head(record: &mut Record, id: DecisionId, time_us: i64, mode: AuditMode) {
+    record.id.clear();
+    record.id.extend_from_slice(&id.to_bytes());
+    record.time_us = time_us;
+    record.mode = mode.into();
+}
+
+fn fill_decision(body: &mut Decision, facts: &DecisionFacts<'_>) {
+    body.verdict = facts.verdict.into();
+    set(&mut body.reason, facts.reason);
+    if let Some(principal) = &mut body.principal {
+        set(&mut principal.spiffe_id, facts.peer.id.as_str());
+        set_bytes(&mut principal.serial, &facts.peer.serial);
+        principal.not_after_s = facts.peer.not_after_s;
+    }
+    set(&mut body.service, facts.service);
+    let (method, host, path) = match facts.target {
+        Target::Canonical(request) => (
+            request.method.as_str(),
+            request.host.as_str(),
+            request.path.as_str(),
+        ),
+        Target::Raw { method, path } => (method, "", path),
+    };
+    set(&mut body.method, head_of(method, 64));
+    set(&mut body.host, host);
+    set(&mut body.path, head_of(path, PATH_LEN_MAX));
+    set(&mut body.route, facts.route);
+    fill_answer(body, facts.answer);
+    fill_versions(&mut body.versions, facts.versions);
+    body.decision_ns = u64::try_from(facts.took.as_nanos()).unwrap_or(u64::MAX);
+    set_address(&mut body.source_ip, &mut body.source_port, facts.source);
+    body.trace_id.clear();
+    body.span_id.clear();
+    if let Some(trace) = &facts.trace {
+        body.trace_id.extend_from_slice(&trace.trace_id);
+        body.span_id.extend_from_slice(&trace.span_id);
+    }
+    body.status = facts.status.into();
+}
+
+fn fill_answer(body: &mut Decision, answer: Option<&Answer>) {
+    let Some(Answer { decision, cached }) = answer else {
+        body.action.clear();
+        body.resource_type.clear();
+        body.resource_id.clear();
+        body.policies.clear();
+        body.policy_errors.clear();
+        body.context_json.clear();
+        body.cached = false;
+        return;
+    };
+    set(&mut body.action, &decision.action);
+    set(&mut body.resource_type, decision.resource_type);
+    set(&mut body.resource_id, &decision.resource_id);
+    set_all(&mut body.policies, &decision.determining);
+    set_all(&mut body.policy_errors, &decision.errors);
+    let context = decision.context_json.as_str();
+    set(
+        &mut body.context_json,
+        if context.len() <= CONTEXT_LEN_MAX {
+            context
+        } else {
+            ""
+        },
+    );
+    body.cached = *cached;
+}
+
+fn fill_versions(field: &mut Option<record::Versions>, versions: Option<Versions>) {
+    let field = field.get_or_insert_default();
+    let known = versions.unwrap_or_default();
+    field.policy_digest.clear();
+    if versions.is_some() {
+        field.policy_digest.extend_from_slice(&known.policy.0);
+    }
+    field.policy_sequence = known.sequence;
+    field.discovery = known.discovery;
+    field.kill_list = known.kill_list;
+}
+
+fn fill_outcome(body: &mut Outcome, facts: &OutcomeFacts<'_>) {
+    body.status = facts.status.into();
+    body.end = facts.end.into();
+    body.bytes_in = facts.bytes_in;
+    body.bytes_out = facts.bytes_out;
+    body.duration_us = u64::try_from(facts.duration.as_micros()).unwrap_or(u64::MAX);
+    set(&mut body.service, facts.service);
+    set(&mut body.principal, facts.principal);
+    body.upstream.clear();
+    if let Some(address) = facts.upstream {
+        // Writing to a string does not fail.
+        let _ = write!(body.upstream, "{address}");
+    }
+    set(&mut body.error, facts.error);
+}
+
+fn set(field: &mut String, value: &str) {
+    field.clear();
+    field.push_str(value);
+}
+
+fn set_bytes(field: &mut Vec<u8>, value: &[u8]) {
+    field.clear();
+    field.extend_from_slice(value);
+}
+
+fn set_all(field: &mut Vec<String>, values: &[smol_str::SmolStr]) {
+    field.resize_with(values.len(), String::new);
+    for (field, value) in field.iter_mut().zip(values) {
+        set(field, value);
+    }
+}
+
+fn set_address(ip: &mut String, port: &mut u32, address: SocketAddr) {
+    ip.clear();
+    // Writing to a string does not fail.
+    let _ = write!(ip, "{}", address.ip());
+    *port = address.port().into();
+}
+
+/// The first `len` bytes of `text`, cut at a character.
+fn head_of(text: &str, len: usize) -> &str {
+    text.get(..text.floor_char_boundary(len)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_cut_at_a_character() {
+        assert_eq!(head_of("abc", 3), "abc");
+        assert_eq!(head_of("abc", 2), "ab");
+        assert_eq!(head_of("a\u{20ac}", 2), "a");
+        assert_eq!(head_of("", 2), "");
+    }
+
+    #[test]
+    fn a_filled_record_keeps_nothing_of_the_one_before() {
+        let mut names = vec!["a".to_owned(), "b".to_owned(), "c".to_owned()];
+        set_all(&mut names, &["x".into()]);
+        assert_eq!(names, ["x"]);
+        let mut versions = Some(record::Versions::from(Versions {
+            sequence: 7,
+            ..Versions::default()
+        }));
+        fill_versions(&mut versions, None);
+        assert_eq!(versions, Some(record::Versions::default()));
+    }
+}

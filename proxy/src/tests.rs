@@ -1,0 +1,11 @@
+//! Stories over real sockets: a whole proxy, an application, callers with and
+//! without an identity.
+
+mod chain;
+mod drain;
+mod enforcement;
+mod hygiene;
+mod paths;
+mod records;
+mod smuggling;
+mod support;

@@ -1,0 +1,166 @@
+//! A PDP that is a closure.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
+use palisade_mesh::{
+    canonical::Method,
+    catalogue::{Catalogue, DeclaredHeader, HeaderShape, Protocol, Service, ServiceId, Unmatched},
+    decision::{Answer, Decision, Question, Undecided, Verdict},
+    operation::{Operation, OperationTable, Template},
+    snapshot::{Digest, Versions},
+    spiffe_id::{SpiffeId, TrustDomain},
+    wire::record::AuditMode,
+};
+
+use super::{PATIENCE, authority::DOMAIN};
+use crate::policy::{Decider, LivePolicy, PolicySlot, PolicySnapshot};
+
+type Decide = Arc<dyn Fn(&Question<'_>) -> Verdict + Send + Sync>;
+
+/// What is allowed, by a closure.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    decide: Decide,
+    sequence: u64,
+}
+
+impl Rules {
+    pub(crate) fn new(decide: impl Fn(&Question<'_>) -> Verdict + Send + Sync + 'static) -> Self {
+        Self {
+            decide: Arc::new(decide),
+            sequence: 1,
+        }
+    }
+
+    /// A permit on `/public` and `/files`, a forbid on `/admin`, and an engine
+    /// that cannot decide on `/undecided`; everything else is not permitted.
+    pub(crate) fn shop() -> Self {
+        Self::new(|q| {
+            let path = q.request.path.as_str();
+            match path.split('/').nth(1) {
+                _ if q.headers.get_all("x-role").iter().any(|v| v == "banned") => {
+                    Verdict::Forbidden
+                }
+                Some("admin") => Verdict::Forbidden,
+                Some("panic") => panic!("a broken engine"),
+                Some("undecided") => Verdict::Undecided(Undecided::ForbidErrored),
+                Some("public" | "files" | "undeclared" | "pkg.Service") => Verdict::Allow,
+                _ if path == "*" => Verdict::Allow,
+                _ => Verdict::NotPermitted,
+            }
+        })
+    }
+
+    pub(crate) fn numbered(mut self, sequence: u64) -> Self {
+        self.sequence = sequence;
+        self
+    }
+
+    /// A snapshot with these services.
+    pub(crate) fn snapshot(&self, services: Vec<Service>) -> Arc<LivePolicy> {
+        let domain = TrustDomain::parse(DOMAIN).unwrap();
+        let headers = vec![
+            DeclaredHeader {
+                name: "x-tenant".into(),
+                shape: HeaderShape::Single,
+            },
+            DeclaredHeader {
+                name: "x-role".into(),
+                shape: HeaderShape::List,
+            },
+        ];
+        let mut services = services;
+        services.push(service("web", &[super::id("ns/shop/sa/web")]));
+        Arc::new(LivePolicy::new(Arc::new(Snapshot {
+            catalogue: Arc::new(Catalogue::new(domain, services, headers)),
+            rules: self.clone(),
+        })))
+    }
+
+    pub(crate) fn slot(&self, services: Vec<Service>) -> PolicySlot {
+        Arc::new(ArcSwapOption::new(Some(self.snapshot(services))))
+    }
+}
+
+/// A service of the shop, reached under its name.
+pub(crate) fn service(name: &str, identities: &[SpiffeId]) -> Service {
+    let domain = TrustDomain::parse(DOMAIN).unwrap();
+    let operation = |op: &str, methods: &[Method], template: &str| Operation {
+        id: format!("{DOMAIN}/shop/{name}/{op}").into(),
+        name: op.into(),
+        methods: methods.to_vec(),
+        hosts: vec![],
+        template: Template::parse(template).unwrap(),
+        action: None,
+    };
+    let all = Method::ALL;
+    Service {
+        id: ServiceId::new(&domain, "shop", name),
+        namespace: "shop".into(),
+        name: name.into(),
+        identities: identities.to_vec(),
+        hosts: vec![name.into(), format!("{name}.shop.test").into()],
+        protocol: Protocol::Http,
+        operations: OperationTable::new(vec![
+            operation("public", &all, "/public"),
+            operation("public-rest", &all, "/public/{*rest}"),
+            operation("file", &all, "/files/{name}"),
+            operation("admin", &all, "/admin/{*rest}"),
+            operation("rpc", &[Method::Post], "/pkg.Service/{method}"),
+        ])
+        .unwrap(),
+        unmatched: Unmatched::NotFound,
+        audit: AuditMode::Spool,
+        endpoints: vec![],
+        request_timeout: PATIENCE,
+    }
+}
+
+struct Snapshot {
+    catalogue: Arc<Catalogue>,
+    rules: Rules,
+}
+
+impl PolicySnapshot for Snapshot {
+    fn versions(&self) -> Versions {
+        Versions {
+            policy: Digest::of(&self.rules.sequence.to_be_bytes()),
+            sequence: self.rules.sequence,
+            discovery: 0,
+            kill_list: 3,
+        }
+    }
+
+    fn catalogue(&self) -> &Arc<Catalogue> {
+        &self.catalogue
+    }
+
+    fn decider(self: Arc<Self>) -> Box<dyn Decider> {
+        Box::new(Engine(self.rules.clone()))
+    }
+}
+
+struct Engine(Rules);
+
+impl Decider for Engine {
+    fn decide(&mut self, question: &Question<'_>) -> Answer {
+        let verdict = (self.0.decide)(question);
+        Answer {
+            decision: Arc::new(Decision {
+                verdict,
+                action: question.request.method.as_str().into(),
+                resource_type: "Operation",
+                resource_id: question.operation.map(|o| o.id.clone()).unwrap_or_default(),
+                determining: vec!["p1".into()],
+                errors: vec![],
+                deny_message: (verdict == Verdict::Forbidden)
+                    .then(|| "Admins only; ask the shop team.".into()),
+                help_url: None,
+                context_json: "{}".into(),
+                valid_until_us: None,
+            }),
+            cached: false,
+        }
+    }
+}

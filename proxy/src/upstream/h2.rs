@@ -1,0 +1,320 @@
+//! One endpoint over HTTP/2: few multiplexed connections, renewed in time.
+//!
+//! A connection is lent only after the other end has said something: in TLS 1.3
+//! a peer refuses our certificate after the handshake has succeeded, and no
+//! request may be lost to that. It is renewed in the background when our SVID
+//! has been replaced or a certificate nears its end; what is in flight on the
+//! old one finishes there.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming, client::conn::http2};
+use hyper_util::rt::TokioIo;
+use palisade_mesh::{clock::Clock, svid::Identity};
+use rustls::ClientConfig;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::oneshot,
+};
+
+use super::{Replay, UpstreamError, connect, in_time};
+use crate::{
+    body::RequestBody,
+    config::Limits,
+    connection::{Bytes, FirstRead, Observed},
+    exchange::Exchange,
+    worker::LocalExec,
+};
+
+type Sender = http2::SendRequest<RequestBody>;
+
+/// Streams on one connection before another is opened; below what peers allow.
+const STREAMS_MAX: u32 = 200;
+/// Connections to one endpoint.
+const CONNECTIONS_MAX: usize = 8;
+/// Longest lead with which a connection is renewed before a certificate ends.
+const RENEW_LEAD_MAX_S: i64 = 60;
+/// Times a request is put on a connection.
+const ATTEMPTS_MAX: usize = 3;
+
+/// How the endpoint is spoken to.
+pub(crate) enum Security {
+    /// An application on loopback, with prior knowledge.
+    Plain,
+    /// Another proxy.
+    Mutual {
+        config: Arc<ClientConfig>,
+        identity: Identity,
+    },
+}
+
+/// The connections of one worker to one endpoint.
+pub(crate) struct Pool {
+    address: SocketAddr,
+    security: Security,
+    clock: Clock,
+    header_bytes: u32,
+    connect_timeout: Duration,
+    idle_timeout: Duration,
+    open: RefCell<Vec<Rc<Connection>>>,
+    waiting: RefCell<Option<Vec<oneshot::Sender<Result<(), UpstreamError>>>>>,
+    last_used: Cell<Instant>,
+}
+
+struct Connection {
+    sender: RefCell<Sender>,
+    streams: Cell<u32>,
+    /// End of our SVID when it was opened, to notice its successor.
+    own_end_s: i64,
+    renew_at_s: i64,
+    end_s: i64,
+}
+
+/// A stream in use.
+pub(crate) struct Lease(Rc<Connection>);
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+    }
+}
+
+impl Pool {
+    /// A pool for `address`.
+    pub(crate) fn new(
+        address: SocketAddr,
+        security: Security,
+        clock: Clock,
+        limits: &Limits,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            address,
+            security,
+            clock,
+            header_bytes: limits.header_bytes,
+            connect_timeout: limits.connect_timeout,
+            idle_timeout: limits.upstream_idle_timeout,
+            open: RefCell::default(),
+            waiting: RefCell::new(None),
+            last_used: Cell::new(Instant::now()),
+        })
+    }
+
+    /// Where requests go.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Requests in flight, for balancing.
+    pub(crate) fn pending(&self) -> u32 {
+        self.open.borrow().iter().map(|c| c.streams.get()).sum()
+    }
+
+    /// Sends a request and waits for the head of its answer. On error the
+    /// request comes back if nothing of it was sent.
+    pub(crate) async fn send(
+        self: &Rc<Self>,
+        mut request: Request<RequestBody>,
+        exchange: &Rc<Exchange>,
+    ) -> Result<(Response<Incoming>, Lease), (UpstreamError, Option<Request<RequestBody>>)> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let lease = match in_time(exchange, self.lend()).await {
+                Ok(Ok(lease)) => lease,
+                Ok(Err(error)) | Err(error) => return Err((error, Some(request))),
+            };
+            let replay = Replay::of(&request);
+            let sending = lease.0.sender.borrow_mut().try_send_request(request);
+            let mut error = match in_time(exchange, sending).await {
+                Ok(Ok(response)) => return Ok((response, lease)),
+                Ok(Err(error)) => error,
+                Err(late) => return Err((late, None)),
+            };
+            let unsent = error.take_message();
+            let error = error.into_error();
+            let again = unsent.or_else(|| {
+                let replay = replay.filter(|r| r.is_idempotent() || was_not_processed(&error))?;
+                Some(replay.request(exchange))
+            });
+            match again {
+                Some(again) if attempt < ATTEMPTS_MAX => request = again,
+                again => {
+                    tracing::debug!(upstream = %self.address, %error, "upstream failed");
+                    return Err((UpstreamError::Failed, again));
+                }
+            }
+        }
+    }
+
+    /// Renews connections before their certificates end, and closes them when
+    /// nobody has used them for a while.
+    pub(crate) fn maintain(self: &Rc<Self>, now: Instant) {
+        self.open.borrow_mut().retain(|c| c.is_open());
+        if now.saturating_duration_since(self.last_used.get()) >= self.idle_timeout {
+            self.open.borrow_mut().retain(|c| c.streams.get() > 0);
+            return;
+        }
+        let now_s = self.clock.now_us() / 1_000_000;
+        let own_end_s = self.own_end_s();
+        let stale = |c: &Rc<Connection>| c.own_end_s != own_end_s || now_s >= c.renew_at_s;
+        if self.open.borrow().iter().any(stale) {
+            self.connect_in_background();
+        }
+    }
+
+    /// Whether the pool holds nothing and was not used for a while.
+    pub(crate) fn is_forgotten(&self, now: Instant) -> bool {
+        self.open.borrow().is_empty()
+            && self.waiting.borrow().is_none()
+            && now.saturating_duration_since(self.last_used.get()) >= self.idle_timeout
+    }
+
+    fn own_end_s(&self) -> i64 {
+        match &self.security {
+            Security::Plain => i64::MAX,
+            Security::Mutual { identity, .. } => identity.not_after_s(),
+        }
+    }
+
+    async fn lend(self: &Rc<Self>) -> Result<Lease, UpstreamError> {
+        self.last_used.set(Instant::now());
+        loop {
+            if let Some(connection) = self.pick() {
+                connection.streams.set(connection.streams.get() + 1);
+                return Ok(Lease(connection));
+            }
+            self.next_connection()
+                .await
+                .unwrap_or(Err(UpstreamError::Unreachable))?;
+        }
+    }
+
+    /// The least busy connection; opens another one when all are full.
+    fn pick(self: &Rc<Self>) -> Option<Rc<Connection>> {
+        let now_s = self.clock.now_us() / 1_000_000;
+        let open = self.open.borrow();
+        let usable = open.iter().filter(|c| c.is_open() && now_s < c.end_s);
+        let best = usable.min_by_key(|c| c.streams.get()).cloned()?;
+        let full = best.streams.get() >= STREAMS_MAX;
+        (!full || open.len() >= CONNECTIONS_MAX).then_some(best)
+    }
+
+    fn next_connection(self: &Rc<Self>) -> oneshot::Receiver<Result<(), UpstreamError>> {
+        let (tell, told) = oneshot::channel();
+        self.connect_in_background();
+        if let Some(waiting) = self.waiting.borrow_mut().as_mut() {
+            waiting.push(tell);
+        }
+        told
+    }
+
+    /// Opens a connection unless one is being opened.
+    fn connect_in_background(self: &Rc<Self>) {
+        if self.waiting.borrow().is_some() {
+            return;
+        }
+        *self.waiting.borrow_mut() = Some(Vec::new());
+        let pool = self.clone();
+        tokio::task::spawn_local(async move {
+            let opened = tokio::time::timeout(pool.connect_timeout, pool.connect()).await;
+            let outcome = opened
+                .unwrap_or(Err(UpstreamError::Unreachable))
+                .map(|connection| pool.adopt(connection));
+            if let Err(error) = outcome {
+                tracing::debug!(upstream = %pool.address, %error, "no connection");
+            }
+            let waiting = pool.waiting.borrow_mut().take();
+            for tell in waiting.into_iter().flatten() {
+                let _ = tell.send(outcome);
+            }
+        });
+    }
+
+    /// Takes a new connection into use; those that it replaces only finish what
+    /// they have.
+    fn adopt(&self, connection: Connection) {
+        let mut open = self.open.borrow_mut();
+        let now_s = self.clock.now_us() / 1_000_000;
+        open.retain(|c| c.is_open() && c.own_end_s == connection.own_end_s && now_s < c.renew_at_s);
+        open.push(Rc::new(connection));
+    }
+
+    async fn connect(&self) -> Result<Connection, UpstreamError> {
+        let now_s = self.clock.now_us() / 1_000_000;
+        match &self.security {
+            Security::Plain => {
+                let stream = connect::tcp(self.address).await?;
+                let sender = self.handshake(stream).await?;
+                Ok(Connection::new(sender, now_s, i64::MAX, i64::MAX))
+            }
+            Security::Mutual { config, identity } => {
+                let own_end_s = identity.not_after_s();
+                let (stream, peer) = connect::tls(self.address, config.clone()).await?;
+                let sender = self.handshake(stream).await?;
+                Ok(Connection::new(sender, now_s, own_end_s, peer.not_after_s))
+            }
+        }
+    }
+
+    async fn handshake<S>(&self, stream: S) -> Result<Sender, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let bytes = Arc::new(Bytes::default());
+        let io = TokioIo::new(Observed::new(stream, bytes.clone()));
+        let (sender, connection) = http2::Builder::new(LocalExec)
+            .max_header_list_size(self.header_bytes)
+            .handshake(io)
+            .await
+            .map_err(|_| UpstreamError::Unreachable)?;
+        tokio::task::spawn_local(connection);
+        match bytes.wait_first_read().await {
+            FirstRead::Data => Ok(sender),
+            FirstRead::Refused => {
+                tracing::warn!(upstream = %self.address, "peer refused our identity");
+                Err(UpstreamError::PeerRefusedUs)
+            }
+            FirstRead::Pending | FirstRead::Failed => Err(UpstreamError::Unreachable),
+        }
+    }
+}
+
+impl Connection {
+    fn new(sender: Sender, now_s: i64, own_end_s: i64, peer_end_s: i64) -> Self {
+        let end_s = own_end_s.min(peer_end_s);
+        let lead = (end_s.saturating_sub(now_s) / 3).clamp(0, RENEW_LEAD_MAX_S);
+        Self {
+            sender: RefCell::new(sender),
+            streams: Cell::new(0),
+            own_end_s,
+            renew_at_s: end_s.saturating_sub(lead),
+            end_s,
+        }
+    }
+
+    fn is_open(&self) -> bool {
+        !self.sender.borrow().is_closed()
+    }
+}
+
+/// Whether the peer said that it did not touch the request (RFC 9113 sections
+/// 6.8 and 8.7).
+fn was_not_processed(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref::<::h2::Error>() {
+            let refused = h2.reason() == Some(::h2::Reason::REFUSED_STREAM);
+            return h2.is_remote() && (h2.is_go_away() || refused);
+        }
+        source = cause.source();
+    }
+    false
+}
