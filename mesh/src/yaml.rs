@@ -279,13 +279,17 @@ impl Source {
         }
     }
 
-    /// Marks a span of bytes; one that does not fit is cut to what does.
+    /// Marks a span of bytes, widened to whole characters and cut to the text.
     pub fn span(&self, span: Span) -> Location {
         let mut start = span.start.min(self.text.len());
         while !self.text.is_char_boundary(start) {
             start -= 1;
         }
-        Location::span(self.path.clone(), self.text.clone(), start, span.len)
+        let mut end = (start + span.len).min(self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end += 1;
+        }
+        Location::span(self.path.clone(), self.text.clone(), start, end - start)
     }
 
     /// Marks one line, counted from 1.

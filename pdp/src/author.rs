@@ -18,7 +18,6 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     wire::policy::{Bundle, PolicySource},
-    yaml::Source,
 };
 use prost::Message;
 use smol_str::SmolStr;
@@ -31,6 +30,7 @@ pub mod codes;
 mod entities;
 mod files;
 pub mod fmt;
+mod lint;
 mod nesting;
 mod policies;
 mod question;
@@ -39,6 +39,7 @@ pub(crate) mod sample;
 mod schema;
 mod services;
 mod settings;
+mod source;
 mod store;
 pub mod tests;
 mod yaml;
@@ -52,6 +53,7 @@ pub use settings::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
 
 use policies::Policies;
 use services::Declared;
+use source::Source;
 
 /// Longest file of a repository, in bytes.
 pub const FILE_LEN_MAX: usize = 1 << 20;
@@ -61,6 +63,13 @@ pub const FILES_MAX: usize = 20_000;
 pub const REPOSITORY_LEN_MAX: usize = 32 << 20;
 /// Most policies of a repository.
 pub const POLICIES_MAX: usize = 20_000;
+
+/// Most diagnostics that are told; the rest follow from a hostile or wholly broken
+/// repository.
+pub const DIAGNOSTICS_MAX: usize = 1_000;
+/// Diagnostics after which nothing is suggested any more, because looking for what
+/// was meant costs more than everything else.
+const SUGGESTIONS_MAX: usize = 200;
 
 /// Features of the bundle format that this compiler understands.
 pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1"];
@@ -82,21 +91,50 @@ pub struct Loaded {
 ///
 /// Blocks on disk and CPU; call it outside an async worker.
 pub fn load(dir: &Path) -> Loaded {
-    let mut found = Vec::new();
-    let mut bundle = files::read(dir, &mut found);
-    if bundle.files.is_empty() {
-        return finish(None, found);
+    Texts::read(dir).compile()
+}
+
+/// The files of a repository as they were read, not yet compiled.
+pub(crate) struct Texts {
+    bundle: Bundle,
+    found: Vec<Diagnostic>,
+}
+
+impl Texts {
+    pub(crate) fn read(dir: &Path) -> Self {
+        let mut found = Vec::new();
+        let mut bundle = files::read(dir, &mut found);
+        bundle.features = FEATURES.iter().map(|f| (*f).to_owned()).collect();
+        Self { bundle, found }
     }
-    bundle.features = FEATURES.iter().map(|f| (*f).to_owned()).collect();
-    on_own_stack(move || {
-        let draft = draft(&bundle, &mut found);
-        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-            bundle.trust_domain = draft.trust_domain.as_str().to_owned();
-            bundle.sources = sources(&draft.info);
-            draft.sealed(Bytes::from(bundle.encode_to_vec()))
-        });
-        finish(compiled, found)
-    })
+
+    /// Tells two states of the folder apart, also broken ones.
+    pub(crate) fn fingerprint(&self) -> Digest {
+        let mut bytes = self.bundle.encode_to_vec();
+        for diagnostic in &self.found {
+            bytes.extend_from_slice(diagnostic.to_string().as_bytes());
+        }
+        Digest::of(&bytes)
+    }
+
+    pub(crate) fn compile(self) -> Loaded {
+        let Self {
+            mut bundle,
+            mut found,
+        } = self;
+        if bundle.files.is_empty() {
+            return finish(None, found);
+        }
+        on_own_stack(move || {
+            let draft = draft(&bundle, &mut found);
+            let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
+                bundle.trust_domain = draft.trust_domain.as_str().to_owned();
+                bundle.sources = sources(&draft.info);
+                draft.sealed(Bytes::from(bundle.encode_to_vec()))
+            });
+            finish(compiled, found)
+        })
+    }
 }
 
 /// Compiles an encoded [`Bundle`] as it was received, without touching a disk.
@@ -230,7 +268,7 @@ fn draft(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Option<Draft> {
             return None;
         }
     };
-    check::lint(&policies, &entities, &domain, found);
+    lint::check(&policies, &entities, &domain, found);
     Some(Draft {
         trust_domain: domain,
         schema,
@@ -294,6 +332,14 @@ fn error_count(found: &[Diagnostic]) -> usize {
 
 fn finish(compiled: Option<Compiled>, mut found: Vec<Diagnostic>) -> Loaded {
     found.sort_by(|a, b| place(a).cmp(&place(b)));
+    if found.len() > DIAGNOSTICS_MAX {
+        let more = found.len() - DIAGNOSTICS_MAX;
+        found.truncate(DIAGNOSTICS_MAX);
+        found.push(
+            Diagnostic::error(codes::MORE, format!("{more} more mistakes are not told"))
+                .help("mend those above first"),
+        );
+    }
     Loaded {
         compiled,
         diagnostics: found,

@@ -5,9 +5,11 @@
 //! - [`author`]: a repository becomes one validated, reproducible bundle; its tests run
 //! - [`compiled`]: what comes out of that, and what an engine is built from
 //! - [`decide`]: the engine that answers questions under one immutable snapshot
+//! - [`publish`]: watching a folder, numbering revisions, sending them to proxies
 //!
 //! `cedar-policy` is used nowhere else in the workspace.
 
 pub mod author;
 pub mod compiled;
 pub mod decide;
+pub mod publish;

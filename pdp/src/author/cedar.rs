@@ -3,12 +3,12 @@
 
 use cedar_policy::{CedarSchemaError, ParseErrors, SchemaWarning};
 use miette::Diagnostic as Report;
-use palisade_mesh::{
-    diagnostic::{Diagnostic, Location},
-    yaml::{Source, Span},
-};
+use palisade_mesh::diagnostic::{Diagnostic, Location};
 
-use super::codes;
+use super::{
+    codes,
+    source::{Source, Span},
+};
 
 /// Most expected tokens that are worth telling.
 const EXPECTED_MAX: usize = 3;

@@ -1,30 +1,20 @@
-//! Strict validation at level 1, told one message per cause, and lints about
-//! what validation cannot see.
+//! Strict validation at level 1, told one message per cause.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::{
-    ActionConstraint, Entities, EntityUid, PolicyId, PrincipalConstraint, ResourceConstraint,
-    Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
+    PolicyId, Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
 };
-use cedar_policy_core::ast::{ExprKind, Literal};
 use miette::Diagnostic as Report;
-use palisade_mesh::{
-    diagnostic::{Diagnostic, Severity, did_you_mean},
-    spiffe_id::TrustDomain,
-};
-use smol_str::SmolStr;
+use palisade_mesh::diagnostic::{Diagnostic, Severity, did_you_mean};
 
 use super::{
-    cedar, codes,
+    DIAGNOSTICS_MAX, cedar, codes,
     policies::{Policies, Read},
 };
 
 /// How deep a policy may look into entities.
 const LEVEL: u32 = 1;
-
-/// Types whose entities are all known from the repository.
-const COMPLETE: &[&str] = &["Group", "Namespace", "Operation", "Service", "Workload"];
 
 /// Validates all policies. `catalogue_broken` says that services are missing from
 /// the schema, so that actions which may be theirs are not reported again.
@@ -43,7 +33,11 @@ pub(crate) fn validate(
     }
     let mut seen = BTreeSet::new();
     let mut broken = BTreeSet::new();
-    for error in result.validation_errors() {
+    let mut errors: Vec<_> = result.validation_errors().collect();
+    // Of errors at one place the first is told; what a workload lacks too is worth
+    // more than what only an unregistered caller lacks.
+    errors.sort_by_cached_key(|e| e.to_string().contains("`Unregistered`"));
+    for error in errors {
         let Some(read) = policies.read.get(name(error.policy_id())) else {
             continue;
         };
@@ -58,6 +52,9 @@ pub(crate) fn validate(
         }
         let diagnostic = of_error(error, read, schema, hidden);
         let place = diagnostic.location.as_ref().map(|l| (l.offset, l.len));
+        if found.len() > DIAGNOSTICS_MAX {
+            return;
+        }
         // One mistake is an error for each action that the policy applies to.
         if seen.insert((read.info.id.clone(), diagnostic.code, place)) {
             found.push(diagnostic);
@@ -76,7 +73,8 @@ pub(crate) fn validate(
 fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize) -> Diagnostic {
     let id = &read.info.id;
     let text = error.to_string();
-    let message = cedar::without_policy(&text);
+    let message = cedar::without_policy(&text)
+        .trim_start_matches("error during extension function argument validation: ");
     let base = |code: u16| {
         let mut diagnostic = cedar::of_report(code, error, &read.source);
         diagnostic.message = format!("policy `{id}`: {message}");
@@ -147,21 +145,49 @@ fn unknown_type(message: &str, read: &Read, schema: &Schema) -> Diagnostic {
 }
 
 fn unknown_attribute(mut diagnostic: Diagnostic) -> Diagnostic {
-    if let Some(help) = diagnostic.help.take_if(|h| h.starts_with("did you mean")) {
+    let attribute = attribute_of(&diagnostic.message).to_owned();
+    if let Some(help) = diagnostic.help.take_if(|h| h.starts_with("did you mean"))
+        && did_you_mean(&attribute, [quoted(&help)]).is_some()
+    {
         diagnostic = diagnostic.label(help);
     }
     if diagnostic.message.contains("headers") {
         return diagnostic.help("declare the header in palisade.yaml, under `headers`");
+    }
+    if let Some(action) = matches!(attribute.as_str(), "grpc" | "http" | "tcp")
+        .then(|| format!("`action in Action::\"{}\"`", action_of(&attribute)))
+    {
+        diagnostic.label = None;
+        return diagnostic
+            .cause("its scope also takes actions whose context is another")
+            .help(format!("name the actions it is about, such as {action}"));
     }
     if diagnostic.message.contains("Unregistered") {
         return diagnostic
             .cause("a caller that no service claims has its trust domain only")
             .help("begin with `principal is Workload && …`");
     }
-    let help = "`palisade policy schema` prints what there is";
     match diagnostic.help {
         Some(_) => diagnostic,
-        None => diagnostic.help(help),
+        None => diagnostic.help("`palisade policy schema` prints what there is"),
+    }
+}
+
+/// The name that a message about an attribute is about.
+fn attribute_of(message: &str) -> &str {
+    let whole = message
+        .split_once("attribute `")
+        .and_then(|(_, rest)| rest.split_once('`'))
+        .map_or("", |(name, _)| name);
+    whole.rsplit('.').next().unwrap_or(whole)
+}
+
+/// The widest action whose context has this part.
+fn action_of(part: &str) -> &'static str {
+    match part {
+        "grpc" => "grpc:call",
+        "tcp" => "tcp:connect",
+        _ => "http",
     }
 }
 
@@ -188,13 +214,17 @@ fn optional(base: impl Fn(u16) -> Diagnostic, message: &str, read: &Read) -> Dia
         .as_deref()
         .map(quoted)
         .and_then(|g| g.strip_suffix(" && .."));
-    let read_text = diagnostic.location.as_ref().and_then(|l| {
+    let text = diagnostic.location.as_ref().and_then(|l| {
         let text = l.text.get(l.offset..l.offset + l.len)?;
-        (!text.contains('\n')).then(|| text.to_owned())
+        (!text.contains('\n')).then_some(text)
     });
-    if let Some(guard) = guard {
-        let rest = read_text.unwrap_or_else(|| "…".to_owned());
-        let help = format!("ask first: `{guard} && {rest}`");
+    if let (Some(guard), Some(text)) = (guard, text) {
+        // Cedar calls an entity `e`; the author called it something else.
+        let entity = text.rsplit_once('.').map_or(text, |(entity, _)| entity);
+        let help = match guard.strip_prefix("e has ") {
+            Some(attribute) => format!("ask first: `{entity} has {attribute} && {text}`"),
+            None => format!("ask first: `{guard} && {text}`"),
+        };
         diagnostic = diagnostic.help(help);
     }
     diagnostic
@@ -243,124 +273,4 @@ fn of_warnings(warnings: &[&ValidationWarning], read: &Read) -> Vec<Diagnostic> 
         );
     }
     found
-}
-
-/// Looks for entities that do not exist and permits that permit everything.
-pub(crate) fn lint(
-    policies: &Policies,
-    entities: &Entities,
-    domain: &TrustDomain,
-    found: &mut Vec<Diagnostic>,
-) {
-    let known = Known::new(entities);
-    for policy in policies.set.policies() {
-        let Some(read) = policies.read.get(name(policy.id())) else {
-            continue;
-        };
-        if read.info.permit
-            && !policy.has_non_scope_constraint()
-            && policy.principal_constraint() == PrincipalConstraint::Any
-            && policy.action_constraint() == ActionConstraint::Any
-            && policy.resource_constraint() == ResourceConstraint::Any
-        {
-            found.push(
-                Diagnostic::warning(
-                    codes::PERMIT_ALL,
-                    format!("permit `{}` permits everything to everyone", read.info.id),
-                )
-                .cause("its scope is open and it has no condition")
-                .help("name who may do what, for example `principal in Service::\"…\"`")
-                .at(read.find("permit")),
-            );
-        }
-        let mut literals = BTreeSet::new();
-        for expr in policy.as_ref().condition().subexpressions() {
-            if let ExprKind::Lit(Literal::EntityUID(uid)) = expr.expr_kind() {
-                literals.insert(EntityUid::from((**uid).clone()));
-            }
-        }
-        for uid in literals {
-            if let Some(diagnostic) = known.unknown(&uid, read, domain) {
-                found.push(diagnostic);
-            }
-        }
-    }
-}
-
-/// The ids of the store, by type.
-struct Known(BTreeMap<String, BTreeSet<SmolStr>>);
-
-impl Known {
-    fn new(entities: &Entities) -> Self {
-        let mut known: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for entity in entities.iter() {
-            let uid = entity.uid();
-            let id = SmolStr::new(uid.id().unescaped());
-            known
-                .entry(uid.type_name().to_string())
-                .or_default()
-                .insert(id);
-        }
-        Self(known)
-    }
-
-    fn unknown(&self, uid: &EntityUid, read: &Read, domain: &TrustDomain) -> Option<Diagnostic> {
-        let kind = uid.type_name().to_string();
-        let id = uid.id().unescaped();
-        let empty = BTreeSet::new();
-        let ids = self.0.get(&kind).unwrap_or(&empty);
-        if !COMPLETE.contains(&kind.as_str()) || ids.contains(id) {
-            return None;
-        }
-        let message = format!("{} `{id}` does not exist", kind.to_lowercase());
-        let policy = &read.info.id;
-        let (mut diagnostic, consequence) = if read.info.permit {
-            (
-                Diagnostic::warning(codes::UNKNOWN_ENTITY, message),
-                format!("permit `{policy}` permits nothing through it"),
-            )
-        } else {
-            (
-                Diagnostic::error(codes::UNKNOWN_ENTITY, message),
-                format!("forbid `{policy}` would silently forbid nothing through it"),
-            )
-        };
-        let near = near(id, ids, domain);
-        let lacks_domain = near.is_some_and(|n| n.len() > id.len() && n.ends_with(id));
-        diagnostic = diagnostic.cause(if lacks_domain {
-            format!("ids carry the trust domain `{domain}`; {consequence}")
-        } else {
-            consequence
-        });
-        if let Some(near) = near {
-            diagnostic = diagnostic.label(format!("did you mean `{kind}::\"{near}\"`?"));
-        }
-        let place = match kind.as_str() {
-            "Group" => "entities/",
-            _ => "services/",
-        };
-        Some(
-            diagnostic
-                .help(format!("correct the id, or declare it in {place}"))
-                .at(read.find(&uid.to_string())),
-        )
-    }
-}
-
-/// The id that was meant: the same in this trust domain, or one typed nearly so.
-fn near<'k>(id: &str, ids: &'k BTreeSet<SmolStr>, domain: &TrustDomain) -> Option<&'k str> {
-    let spelled = [
-        format!("{domain}/{id}"),
-        format!("spiffe://{domain}/{id}"),
-        format!("spiffe://{id}"),
-        id.to_owned(),
-    ];
-    spelled
-        .iter()
-        .find_map(|s| ids.get(s.as_str()).map(SmolStr::as_str))
-        .or_else(|| {
-            spelled
-                .iter()
-                .find_map(|s| did_you_mean(s, ids.iter().map(SmolStr::as_str)))
-        })
 }

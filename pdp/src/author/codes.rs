@@ -108,6 +108,8 @@ pub const UNKNOWN_ENTITY: u16 = 1130;
 pub const IMPOSSIBLE: u16 = 1140;
 /// Characters that look like others.
 pub const CONFUSABLE: u16 = 1141;
+/// More diagnostics than are told.
+pub const MORE: u16 = 1199;
 /// `permit` without any constraint.
 pub const PERMIT_ALL: u16 = 1150;
 

@@ -6,15 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use palisade_mesh::{
     diagnostic::{Diagnostic, Location, did_you_mean},
     spiffe_id::SpiffeId,
-    yaml::{Node, Source, Span},
 };
 use smol_str::{SmolStr, format_smolstr};
 
 use super::{
-    codes,
+    SUGGESTIONS_MAX, codes,
     services::{self, Declared, is_word},
     settings::Settings,
-    yaml::{Reader, parse},
+    source::{Source, Span},
+    yaml::{Node, Reader, parse},
 };
 
 /// Groups and users, as they are meant.
@@ -22,6 +22,7 @@ use super::{
 pub(crate) struct People {
     pub(crate) groups: BTreeMap<SmolStr, Group>,
     pub(crate) users: BTreeMap<SmolStr, User>,
+    user_ids: BTreeMap<SmolStr, Location>,
 }
 
 /// A group and who is in it, by what they are.
@@ -173,35 +174,35 @@ fn users(node: &Node, people: &mut People, reader: &mut Reader<'_>) {
             subject,
             email,
         };
-        let same = |(name, other): (&SmolStr, &User)| {
-            (*name == entry.key || other.id() == user.id()).then(|| other.at.clone())
-        };
-        if let Some(first) = people.users.iter().find_map(same) {
-            let diagnostic = declared_twice("user", &entry.key, &first, at);
+        let named = people.users.get(entry.key.as_str()).map(|u| &u.at);
+        if let Some(first) = named.or(people.user_ids.get(&user.id())) {
+            let diagnostic = declared_twice("user", &entry.key, first, at);
             reader.found.push(diagnostic);
             continue;
         }
+        people.user_ids.insert(user.id(), at);
         people.users.insert(entry.key.as_str().into(), user);
     }
 }
 
 fn attributes(node: &Node, declared: &mut [Declared], reader: &mut Reader<'_>) {
+    let index: BTreeMap<SmolStr, usize> = declared
+        .iter()
+        .enumerate()
+        .map(|(i, d)| (d.service.id.short().into(), i))
+        .collect();
     for entry in reader.map(node, "`services`").unwrap_or_default() {
         let Some(fields) =
             reader.fields(&entry.value, "attributes of a service", &["tier", "labels"])
         else {
             continue;
         };
-        let names: Vec<_> = declared
-            .iter()
-            .map(|d| d.service.id.short().to_owned())
-            .collect();
-        let found = declared
-            .iter_mut()
-            .find(|d| d.service.id.short() == entry.key);
+        let found = index
+            .get(entry.key.as_str())
+            .and_then(|i| declared.get_mut(*i));
         let Some(target) = found else {
             let at = reader.source.span(entry.key_span);
-            let names = names.iter().map(String::as_str);
+            let names = index.keys().map(SmolStr::as_str);
             let diagnostic = unknown("service", &entry.key, names, at);
             reader.found.push(diagnostic);
             continue;
@@ -272,61 +273,84 @@ fn unknown<'c>(
 
 /// Checks that all members exist and that groups do not contain each other.
 pub(crate) fn check_together(people: &People, declared: &[Declared], found: &mut Vec<Diagnostic>) {
-    let services = || declared.iter().map(|d| d.service.id.short());
-    let workloads = || {
-        let all = declared.iter().flat_map(|d| &d.service.identities);
-        all.map(SpiffeId::as_str)
-    };
+    let services = declared.iter().map(|d| d.service.id.short()).collect();
+    let identities = declared.iter().flat_map(|d| &d.service.identities);
+    let workloads = identities.map(SpiffeId::as_str).collect();
+    let groups = people.groups.keys().map(SmolStr::as_str).collect();
+    let users = people.users.keys().map(SmolStr::as_str).collect();
     for group in people.groups.values() {
-        let mut check = |what: &str, members: &[Member], candidates: &[&str]| {
-            for m in members
-                .iter()
-                .filter(|m| !candidates.contains(&m.name.as_str()))
-            {
-                let all = candidates.iter().copied();
-                found.push(unknown(what, &m.name, all, m.at.clone()));
-            }
+        for (what, members, known) in [
+            ("service", &group.services, &services),
+            ("workload", &group.workloads, &workloads),
+            ("group", &group.groups, &groups),
+            ("user", &group.users, &users),
+        ] {
+            check_members(what, members, known, found);
+        }
+    }
+    for name in in_cycles(people) {
+        let Some(group) = people.groups.get(name) else {
+            continue;
         };
-        check("service", &group.services, &services().collect::<Vec<_>>());
-        check(
-            "workload",
-            &group.workloads,
-            &workloads().collect::<Vec<_>>(),
+        found.push(
+            Diagnostic::error(
+                codes::GROUP_CYCLE,
+                format!("group `{name}` contains itself"),
+            )
+            .cause("its members lead back to it")
+            .help("remove one of the memberships on the way")
+            .at(group.at.clone()),
         );
-        check("group", &group.groups, &keys(&people.groups));
-        check("user", &group.users, &keys(&people.users));
     }
+}
+
+fn check_members(
+    what: &str,
+    members: &[Member],
+    known: &BTreeSet<&str>,
+    found: &mut Vec<Diagnostic>,
+) {
+    for member in members.iter().filter(|m| !known.contains(m.name.as_str())) {
+        // Suggestions compare with every candidate; they are for people, who read
+        // some dozens at most.
+        let candidates = (found.len() < SUGGESTIONS_MAX).then(|| known.iter().copied());
+        let candidates = candidates.into_iter().flatten();
+        found.push(unknown(what, &member.name, candidates, member.at.clone()));
+    }
+}
+
+/// Groups on a cycle, or between two. What contains no group of the rest, or is in
+/// none, is taken away until nothing changes.
+fn in_cycles(people: &People) -> BTreeSet<&str> {
+    let mut inside: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    let mut outside: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (name, group) in &people.groups {
-        if contains_itself(name, people) {
-            found.push(
-                Diagnostic::error(
-                    codes::GROUP_CYCLE,
-                    format!("group `{name}` contains itself"),
-                )
-                .cause("its members lead back to it")
-                .help("remove one of the memberships on the way")
-                .at(group.at.clone()),
-            );
+        for member in &group.groups {
+            inside.entry(name).or_default().insert(&member.name);
+            outside.entry(&member.name).or_default().insert(name);
         }
     }
-}
-
-fn keys<T>(map: &BTreeMap<SmolStr, T>) -> Vec<&str> {
-    map.keys().map(SmolStr::as_str).collect()
-}
-
-fn contains_itself(name: &str, people: &People) -> bool {
-    let mut seen = BTreeSet::new();
-    let mut open = vec![name];
-    while let Some(next) = open.pop() {
-        for member in people.groups.get(next).into_iter().flat_map(|g| &g.groups) {
-            if member.name == name {
-                return true;
+    let mut left: BTreeSet<&str> = people.groups.keys().map(SmolStr::as_str).collect();
+    let mut open: Vec<&str> = left.iter().copied().collect();
+    while let Some(name) = open.pop() {
+        let none =
+            |of: &BTreeMap<&str, BTreeSet<&str>>| of.get(name).is_none_or(BTreeSet::is_empty);
+        if !left.contains(name) || !(none(&inside) || none(&outside)) {
+            continue;
+        }
+        left.remove(name);
+        for member in inside.remove(name).unwrap_or_default() {
+            if let Some(others) = outside.get_mut(member) {
+                others.remove(name);
             }
-            if seen.insert(member.name.as_str()) {
-                open.push(&member.name);
+            open.push(member);
+        }
+        for holder in outside.remove(name).unwrap_or_default() {
+            if let Some(others) = inside.get_mut(holder) {
+                others.remove(name);
             }
+            open.push(holder);
         }
     }
-    false
+    left
 }

@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use palisade_mesh::{
-    diagnostic::{Diagnostic, Location, did_you_mean},
-    yaml::{Source, Span},
-};
+use palisade_mesh::diagnostic::{Diagnostic, Location, did_you_mean};
 use smol_str::SmolStr;
 
-use super::{POLICIES_MAX, cedar, codes, nesting};
+use super::{
+    POLICIES_MAX, cedar, codes, nesting,
+    source::{Source, Span},
+};
 use crate::compiled::PolicyInfo;
 
 /// Longest `@id`.
@@ -92,12 +92,23 @@ impl Policies {
             })
             .collect();
         policies.sort_by_key(|(span, _)| span.start);
+        let (mut line, mut at) = (1, 0);
         for (span, policy) in policies {
-            self.add(policy, span, source, found);
+            let between = source.text.get(at..span.start).unwrap_or_default();
+            line += between.matches('\n').count();
+            at = span.start;
+            self.add(policy, span, line, source, found);
         }
     }
 
-    fn add(&mut self, policy: &Policy, span: Span, source: &Source, found: &mut Vec<Diagnostic>) {
+    fn add(
+        &mut self,
+        policy: &Policy,
+        span: Span,
+        first_line: usize,
+        source: &Source,
+        found: &mut Vec<Diagnostic>,
+    ) {
         self.count += 1;
         if self.count > POLICIES_MAX {
             if self.count == POLICIES_MAX + 1 {
@@ -117,7 +128,7 @@ impl Policies {
             span,
             found,
         };
-        let Some(info) = annotations.info() else {
+        let Some(info) = annotations.info(first_line) else {
             return;
         };
         let found = annotations.found;
@@ -167,7 +178,7 @@ struct Annotations<'a> {
 
 impl Annotations<'_> {
     /// Everything but commit and author; `None` without a usable id.
-    fn info(&mut self) -> Option<PolicyInfo> {
+    fn info(&mut self, first_line: usize) -> Option<PolicyInfo> {
         self.unknown();
         let id = self.id();
         let permit = self.policy.effect() == Effect::Permit;
@@ -175,8 +186,6 @@ impl Annotations<'_> {
             self.weakened();
         }
         let text = self.source.slice(self.span);
-        let before = self.source.text.get(..self.span.start).unwrap_or_default();
-        let first_line = before.matches('\n').count() + 1;
         let (text, lines): (Arc<str>, _) = (text.into(), text.matches('\n').count());
         let shadow = self.mode();
         let expires = self.expires();
@@ -351,5 +360,30 @@ impl Annotations<'_> {
         .help("write a whole address, such as `https://wiki.acme.test/access`");
         self.report(diagnostic, "help_url");
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads two policies when all but `room` of the limit is used up.
+    fn with_room(room: usize) -> Vec<u16> {
+        let mut policies = Policies {
+            count: POLICIES_MAX - room,
+            ..Policies::default()
+        };
+        let text = "@id(\"a\") permit (principal, action, resource);\n\
+                    @id(\"b\") permit (principal, action, resource);";
+        let mut found = Vec::new();
+        policies.read(&Source::new("policies/a.cedar", text), &mut found);
+        found.iter().map(|d| d.code.0).collect()
+    }
+
+    #[test]
+    fn policies_are_bounded_on_both_sides_and_told_once() {
+        assert!(with_room(2).is_empty());
+        assert_eq!(with_room(1), [codes::TOO_MANY_POLICIES]);
+        assert_eq!(with_room(0), [codes::TOO_MANY_POLICIES]);
     }
 }

@@ -7,12 +7,12 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     spiffe_id::TrustDomain,
     wire::record::AuditMode,
-    yaml::{Node, Source, Span},
 };
 
 use super::{
     codes,
-    yaml::{Reader, parse},
+    source::{Source, Span},
+    yaml::{Node, Reader, parse},
 };
 
 /// Longest and default time a request may take where a service says nothing.

@@ -16,21 +16,17 @@
 
 use std::{collections::BTreeSet, path::Path};
 
-use jiff::Timestamp;
 use palisade_mesh::{
     decision::{Answer, Question, Verdict},
-    diagnostic::{Diagnostic, Location, did_you_mean},
-    yaml::{Node, Source, Span},
+    diagnostic::{Diagnostic, Location},
 };
 use serde::Serialize;
 use smol_str::SmolStr;
 
-use super::{
-    codes, files,
-    question::{Ask, OwnedQuestion, question},
-    yaml::{Fields, Reader, parse},
-};
+use super::{codes, files, question::OwnedQuestion, source::Source};
 use crate::compiled::Compiled;
+
+mod table;
 
 /// Most cases of all tables together.
 pub const CASES_MAX: usize = 100_000;
@@ -181,7 +177,7 @@ pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Dia
     let mut cases = Vec::new();
     for file in files::read_kind(dir, &files::TESTS, &mut found) {
         let source = Source::new(file.path, file.text);
-        read_table(&source, compiled, now_us, &mut cases, &mut found);
+        table::read(&source, compiled, now_us, &mut cases, &mut found);
     }
     (cases, found)
 }
@@ -280,192 +276,4 @@ fn judge(case: &Case, answer: &Answer, compiled: &Compiled) -> CaseResult {
         passed,
         failure,
     }
-}
-
-const KEYS: &[&str] = &[
-    "name",
-    "principal",
-    "principals",
-    "request",
-    "requests",
-    "on",
-    "context",
-    "expect",
-    "policies",
-];
-
-fn read_table(
-    source: &Source,
-    compiled: &Compiled,
-    now_us: i64,
-    cases: &mut Vec<Case>,
-    found: &mut Vec<Diagnostic>,
-) {
-    let Some(root) = parse(source, found) else {
-        return;
-    };
-    let mut reader = Reader::new(source, found);
-    let Some(fields) = reader.fields(&root, "a test file", &["tests"]) else {
-        return;
-    };
-    let Some(node) = fields.get("tests") else {
-        reader.missing(fields.span, "a test file", "tests", "tests: []");
-        return;
-    };
-    for row in reader.list(node, "`tests`").unwrap_or_default() {
-        read_row(row, compiled, now_us, cases, &mut reader);
-        if cases.len() > CASES_MAX {
-            cases.truncate(CASES_MAX);
-            let diagnostic = Diagnostic::error(codes::REPOSITORY_TOO_LARGE, "too many test cases")
-                .cause(format!("at most {CASES_MAX} are run"))
-                .help("name fewer principals and requests in one row");
-            reader.report(diagnostic, row.span);
-            return;
-        }
-    }
-}
-
-fn read_row(
-    row: &Node,
-    compiled: &Compiled,
-    now_us: i64,
-    cases: &mut Vec<Case>,
-    reader: &mut Reader<'_>,
-) {
-    let Some(fields) = reader.fields(row, "a test", KEYS) else {
-        return;
-    };
-    let name = match fields.get("name") {
-        Some(node) => reader.text(node, "`name`").map(str::to_owned),
-        None => None,
-    };
-    let principals = one_or_more(fields, "principal", "principals", "web", reader);
-    let requests = one_or_more(fields, "request", "requests", "GET /orders", reader);
-    let on = fields.get("on").and_then(|n| reader.text(n, "`on`"));
-    let expected = match fields.get("expect") {
-        Some(node) => reader.choice(node, "`expect`", EXPECTED),
-        None => {
-            reader.missing(fields.span, "a test", "expect", "expect: allow");
-            None
-        }
-    };
-    let policies = fields
-        .get("policies")
-        .map(|node| policies(node, compiled, reader));
-    let base = context(fields, now_us, reader);
-    let (Some(expected), Some(base)) = (expected, base) else {
-        return;
-    };
-    for (principal, principal_span) in &principals {
-        for (request, request_span) in &requests {
-            let (verb, target) = request.split_once(' ').unwrap_or((request, ""));
-            let ask = Ask {
-                principal: (*principal).to_owned(),
-                verb: verb.to_owned(),
-                target: target.trim().to_owned(),
-                on: on.map(str::to_owned),
-                ..base.clone()
-            };
-            match question(&compiled.catalogue, &ask) {
-                Ok(question) => cases.push(Case {
-                    name: name
-                        .clone()
-                        .unwrap_or_else(|| format!("{principal} {request}")),
-                    principal: (*principal).to_owned(),
-                    request: match on {
-                        Some(on) => format!("{request} on {on}"),
-                        None => (*request).to_owned(),
-                    },
-                    location: reader.source.span(fields.span),
-                    question,
-                    expected,
-                    policies: policies.clone(),
-                }),
-                Err(diagnostics) => {
-                    for diagnostic in diagnostics {
-                        let span = match diagnostic.code.0 {
-                            codes::TEST_PRINCIPAL => *principal_span,
-                            codes::TEST_CONTEXT => {
-                                fields.get("context").map_or(fields.span, |n| n.span)
-                            }
-                            _ => *request_span,
-                        };
-                        reader.report(diagnostic, span);
-                    }
-                }
-            }
-        }
-    }
-}
-
-fn one_or_more<'n>(
-    fields: Fields<'n>,
-    one: &'static str,
-    more: &'static str,
-    example: &str,
-    reader: &mut Reader<'_>,
-) -> Vec<(&'n str, Span)> {
-    let mut all = Vec::new();
-    for key in [one, more] {
-        if let Some(node) = fields.get(key) {
-            all.extend(reader.texts(node, &format!("`{key}`")));
-        }
-    }
-    if all.is_empty() && fields.get(one).is_none() {
-        reader.missing(fields.span, "a test", one, &format!("{one}: {example}"));
-    }
-    all
-}
-
-fn policies(node: &Node, compiled: &Compiled, reader: &mut Reader<'_>) -> BTreeSet<SmolStr> {
-    let mut ids = BTreeSet::new();
-    for (id, span) in reader.texts(node, "`policies`") {
-        if !compiled.info.contains_key(id) {
-            let known = compiled.info.keys().map(SmolStr::as_str);
-            let mut diagnostic =
-                Diagnostic::error(codes::TEST_POLICY, format!("there is no policy `{id}`"))
-                    .help("write the `@id` of a policy");
-            if let Some(near) = did_you_mean(id, known) {
-                diagnostic = diagnostic.label(format!("did you mean `{near}`?"));
-            }
-            reader.report(diagnostic, span);
-        }
-        ids.insert(id.into());
-    }
-    ids
-}
-
-fn context(fields: Fields<'_>, now_us: i64, reader: &mut Reader<'_>) -> Option<Ask> {
-    let mut ask = Ask {
-        now_us,
-        ..Ask::default()
-    };
-    let Some(node) = fields.get("context") else {
-        return Some(ask);
-    };
-    let fields = reader.fields(node, "`context`", &["headers", "source", "now"])?;
-    if let Some(node) = fields.get("source") {
-        ask.source = Some(reader.text(node, "`source`")?.to_owned());
-    }
-    if let Some(node) = fields.get("headers") {
-        for entry in reader.map(node, "`headers`")? {
-            for (value, _) in reader.texts(&entry.value, "a header") {
-                ask.headers.push((entry.key.clone(), value.to_owned()));
-            }
-        }
-    }
-    if let Some(node) = fields.get("now") {
-        let text = reader.text(node, "`now`")?;
-        match text.parse::<Timestamp>() {
-            Ok(now) => ask.now_us = now.as_microsecond(),
-            Err(_) => {
-                let diagnostic =
-                    Diagnostic::error(codes::TEST_CONTEXT, format!("`{text}` is not a time"))
-                        .help("write for example `now: 2026-11-20T12:00:00Z`");
-                reader.report(diagnostic, node.span);
-                return None;
-            }
-        }
-    }
-    Some(ask)
 }

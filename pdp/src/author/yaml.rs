@@ -1,8 +1,9 @@
 //! Readers of YAML trees that report every mistake instead of the first.
 
+pub(crate) use palisade_mesh::yaml::{Entry, Node, Value};
 use palisade_mesh::{
     diagnostic::{Diagnostic, did_you_mean},
-    yaml::{self, Codes, Entry, Node, Source, Span, Value},
+    yaml::{self, Codes, Source, Span},
 };
 
 use super::codes;

@@ -1,0 +1,154 @@
+//! What is said about Cedar text.
+
+use super::*;
+
+#[test]
+fn a_syntax_error_is_placed_and_its_expectations_condensed() {
+    let found =
+        policy("@id(\"a\")\npermit (principal, action, resource)\nwhen { context.tls.mtls \n");
+    let one = only(found, codes::CEDAR_SYNTAX, 3, 23);
+    assert!(one.label.clone().unwrap_or_default().len() < 60, "{one:#?}");
+    assert!(one.help.is_some());
+}
+
+#[test]
+fn several_files_tell_all_their_mistakes_at_once() {
+    let dir = copy();
+    write(
+        dir.path(),
+        "policies/a.cedar",
+        "permit (principal action, resource);",
+    );
+    write(
+        dir.path(),
+        "policies/b.cedar",
+        "permit (principal, action, resource) when { 1 };",
+    );
+    write(dir.path(), "services/web.yaml", "servce: shop/web\n");
+    write(dir.path(), "entities/groups.yaml", "groups: [a]\n");
+    let found = load(dir.path()).diagnostics;
+    let files: HashSet<_> = found
+        .iter()
+        .map(|d| d.location.as_ref().unwrap().file.to_string())
+        .collect();
+    for file in [
+        "policies/a.cedar",
+        "policies/b.cedar",
+        "services/web.yaml",
+        "entities/groups.yaml",
+    ] {
+        assert!(files.contains(file), "{file} in {found:#?}");
+    }
+}
+
+#[test]
+fn a_mistyped_action_is_one_message() {
+    let text = "@id(\"a\")\npermit (principal, action == Action::\"GTE\", resource in Service::\"demo.test/shop/orders\");";
+    let one = only(policy(text), codes::UNKNOWN_ACTION, 2, 30);
+    assert_eq!(one.message, "action `GTE` is not in the schema");
+    assert_eq!(
+        one.label.as_deref(),
+        Some("did you mean `Action::\"GET\"`?")
+    );
+    assert_eq!(marked(&one), "Action::\"GTE\"");
+    assert!(one.cause.unwrap().contains("impossible to match"));
+}
+
+#[test]
+fn a_mistyped_type_is_one_message() {
+    let text = "@id(\"a\")\npermit (principal is Worklod, action, resource in Service::\"demo.test/shop/orders\");";
+    let one = only(policy(text), codes::UNKNOWN_TYPE, 2, 22);
+    assert_eq!(one.label.as_deref(), Some("did you mean `Workload`?"));
+}
+
+#[test]
+fn an_unknown_attribute_or_header_is_placed() {
+    let text = "@id(\"a\")\npermit (principal, action, resource in Service::\"demo.test/shop/orders\")\nwhen { context.tls.mtl };";
+    let one = only(policy(text), codes::UNKNOWN_ATTRIBUTE, 3, 8);
+    assert!(one.message.starts_with("policy `a`: attribute"), "{one:#?}");
+    assert_eq!(one.label.as_deref(), Some("did you mean `mtls`?"));
+    let text = "@id(\"a\")\npermit (principal, action in Action::\"http\", resource)\nwhen { context.http.headers has \"x-none\" && context.http.headers[\"x-none\"] == \"1\" };";
+    let found = policy(text);
+    assert!(
+        found
+            .iter()
+            .all(|d| matches!(d.code.0, codes::UNKNOWN_ATTRIBUTE | codes::IMPOSSIBLE)),
+        "{found:#?}"
+    );
+}
+
+/// Attack T62, in the words of the message standard.
+#[test]
+fn a_forbid_that_reads_an_optional_attribute_says_what_would_happen() {
+    let text = "@id(\"a\")\nforbid (principal, action in Action::\"http:write\", resource)\nunless { context.http.headers[\"x-change-id\"] like \"CHG-*\" };";
+    let one = only(policy(text), codes::FORBID_OPTIONAL, 3, 10);
+    assert_eq!(one.message, "forbid `a` may be skipped");
+    assert_eq!(
+        one.label.as_deref(),
+        Some("optional attribute read without `has`")
+    );
+    assert!(one.cause.unwrap().contains("ALLOWED"));
+    let help = one.help.unwrap();
+    assert!(
+        help.contains("has") && help.contains("x-change-id"),
+        "{help}"
+    );
+    let permit = text.replace("forbid", "permit").replace("unless", "when");
+    only(policy(&permit), codes::PERMIT_OPTIONAL, 3, 8);
+}
+
+#[test]
+fn a_guard_is_suggested_in_the_author_s_words() {
+    let text = "@id(\"a\")\nforbid (principal is Workload, action, resource)\nwhen { principal.namespace == Namespace::\"demo.test/shop\" };";
+    let one = only(policy(text), codes::FORBID_OPTIONAL, 3, 8);
+    let help = "ask first: `principal has namespace && principal.namespace`";
+    assert_eq!(one.help.as_deref(), Some(help));
+}
+
+#[test]
+fn what_only_some_callers_or_actions_have_is_told_as_that() {
+    let text = "@id(\"a\")\npermit (principal, action, resource in Service::\"demo.test/shop/web\")\nwhen { principal has namespace && principal.namespace == Namespace::\"demo.test/shop\" };";
+    assert_eq!(policy(text), []);
+    let text = "@id(\"a\")\npermit (principal, action, resource in Service::\"demo.test/shop/web\")\nwhen { context.http.method == \"GET\" };";
+    let one = only(policy(text), codes::UNKNOWN_ATTRIBUTE, 3, 8);
+    assert_eq!(one.label, None);
+    assert!(one.help.unwrap().contains("action in Action::\"http\""));
+}
+
+#[test]
+fn types_functions_and_levels_are_told_apart() {
+    let body = |b: &str| {
+        format!(
+            "@id(\"a\")\npermit (principal is Workload, action in Action::\"http\", resource)\nwhen {{ {b} }};"
+        )
+    };
+    only(policy(&body("context.http.path == 1")), codes::TYPES, 3, 8);
+    let level =
+        "principal has service && principal.service has tier && principal.service.tier == \"x\"";
+    let found = policy(&body(level));
+    assert!(
+        found.iter().all(|d| d.code.0 == codes::LEVEL) && !found.is_empty(),
+        "{found:#?}"
+    );
+    only(
+        policy(&body("context.source.ip == ip(\"x\")")),
+        codes::FUNCTION,
+        3,
+        29,
+    );
+}
+
+#[test]
+fn an_impossible_policy_is_a_warning_with_a_reason() {
+    let text = "@id(\"a\")\npermit (principal is User, action, resource);";
+    let one = only(policy(text), codes::IMPOSSIBLE, 2, 1);
+    assert!(!one.is_error() && one.message == "policy `a` can never match");
+    assert!(one.cause.unwrap().contains("scope"));
+}
+
+#[test]
+fn confusable_characters_are_an_error() {
+    let text = "@id(\"a\")\npermit (principal, action in Action::\"http\", resource)\nwhen { context.http.path == \"/\u{430}dmin\" };";
+    let one = only(policy(text), codes::CONFUSABLE, 3, 29);
+    assert!(one.is_error());
+}

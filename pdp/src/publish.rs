@@ -1,0 +1,34 @@
+//! Distribution: how a good repository becomes a numbered revision and reaches
+//! every proxy.
+//!
+//! ```text
+//! folder ─► Source ─► State (watch) ─► Distribution ══ stream ══► Subscription ─► apply
+//!              │ keeps the last good one                   keeps the last good one │
+//!           state_dir                                                          state_dir
+//! ```
+//!
+//! Invariant: a bad revision never replaces a good one, and a sequence number
+//! never goes backwards, also over restarts of either side.
+
+mod backoff;
+mod changes;
+pub mod codes;
+mod distribution;
+mod endpoints;
+mod keep;
+mod recorder;
+mod registry;
+mod source;
+mod subscription;
+
+pub use distribution::{
+    ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
+};
+pub use keep::REVISION_LEN_MAX;
+pub use recorder::Recorder;
+pub use registry::{Nacked, PROXIES_MAX, ProxyStatus};
+pub use source::{Published, Rejected, Source, SourceConfig, SourceError, State};
+pub use subscription::{Connect, Subscribed, Subscription, SubscriptionConfig, SubscriptionState};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,388 @@
+//! The stream to the proxies, from the PDP's side.
+//!
+//! State-based: a proxy says what it has, and is sent what it should have, at
+//! once and on every change. Only the newest state is ever queued for a proxy,
+//! so a slow one costs no memory.
+
+use std::{
+    collections::BTreeSet,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::Stream;
+use palisade_mesh::{
+    clock::Clock,
+    snapshot::Digest,
+    spiffe_id::SpiffeId,
+    svid::Peer,
+    wire::policy::{
+        Endpoints, Hello, PdpMessage, ProxyMessage, distribution_server as server, pdp_message,
+        proxy_message::Kind,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{
+    codes,
+    endpoints::{self, Announced},
+    recorder::Recorder,
+    registry::{ProxyStatus, Registry},
+    source::{Published, State},
+};
+
+/// Most announcements of one proxy.
+pub const ANNOUNCEMENTS_MAX: usize = 64;
+/// How long a new stream may take to say hello.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a stream may be silent, or refuse to take a message.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Messages waiting for one proxy.
+const QUEUE_LEN: usize = 2;
+
+/// How the distribution behaves.
+#[derive(Debug, Clone)]
+pub struct DistributionConfig {
+    /// How long the endpoints of a proxy stay after its stream ended.
+    pub grace: Duration,
+}
+
+impl Default for DistributionConfig {
+    /// Five seconds of grace: a PDP or proxy that reconnects moves no traffic.
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Pushes revisions and endpoints; cheap to clone, all clones are one.
+#[derive(Debug, Clone)]
+pub struct Distribution {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: DistributionConfig,
+    clock: Clock,
+    recorder: Arc<Recorder>,
+    state: watch::Receiver<State>,
+    endpoints: watch::Sender<Arc<Endpoints>>,
+    streams: AtomicU64,
+    registry: Mutex<Registry>,
+    announced: Mutex<Announced>,
+}
+
+impl Distribution {
+    /// Distributes what `state` says. [`Distribution::run`] must run beside it.
+    pub fn new(
+        config: DistributionConfig,
+        state: watch::Receiver<State>,
+        clock: Clock,
+        recorder: Arc<Recorder>,
+    ) -> Self {
+        let shared = Shared {
+            config,
+            clock,
+            recorder,
+            state,
+            endpoints: watch::Sender::new(Arc::default()),
+            streams: AtomicU64::new(0),
+            registry: Mutex::default(),
+            announced: Mutex::default(),
+        };
+        shared.recompute();
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// The tonic service. Each request must carry the [`Peer`] of its connection as
+    /// an extension; one without is refused.
+    pub fn service(&self) -> server::DistributionServer<Self> {
+        server::DistributionServer::new(self.clone())
+    }
+
+    /// Every proxy that is or recently was there.
+    pub fn proxies(&self) -> Vec<ProxyStatus> {
+        lock(&self.shared.registry).snapshot()
+    }
+
+    /// Every endpoint, now and later.
+    pub fn endpoints(&self) -> watch::Receiver<Arc<Endpoints>> {
+        self.shared.endpoints.subscribe()
+    }
+
+    /// Follows revisions, whose catalogue decides who may announce what. Ends when
+    /// the source is gone.
+    pub async fn run(&self) {
+        let mut state = self.shared.state.clone();
+        loop {
+            self.shared.recompute();
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+type PdpStream = Pin<Box<dyn Stream<Item = Result<PdpMessage, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl server::Distribution for Distribution {
+    type SubscribeStream = PdpStream;
+
+    async fn subscribe(
+        &self,
+        request: Request<Streaming<ProxyMessage>>,
+    ) -> Result<Response<Self::SubscribeStream>, Status> {
+        let Some(peer) = request.extensions().get::<Peer>().cloned() else {
+            return Err(Status::unauthenticated("connection has no SPIFFE identity"));
+        };
+        let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+        let session = Session {
+            stream: self.shared.streams.fetch_add(1, Ordering::Relaxed),
+            shared: self.shared.clone(),
+            identity: peer.id,
+            sender: sender.clone(),
+        };
+        let inbound = request.into_inner();
+        tokio::spawn(async move {
+            if let Err(status) = session.run(inbound).await {
+                // The proxy may be gone; then nobody needs to be told.
+                let _ = sender.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+}
+
+impl Shared {
+    fn recompute(&self) {
+        let current = self.state.borrow().current.clone();
+        let catalogue = current.as_ref().map(|c| &*c.compiled.catalogue);
+        // The lock is held until the result is sent, so that two changes cannot
+        // overtake each other.
+        let announced = lock(&self.announced);
+        let all = announced.endpoints(catalogue);
+        let now_us = self.clock.now_us();
+        self.endpoints.send_if_modified(|current| {
+            let Some(next) = endpoints::next(current, all, now_us) else {
+                return false;
+            };
+            *current = Arc::new(next);
+            true
+        });
+        drop(announced);
+    }
+}
+
+/// One proxy's stream.
+struct Session {
+    shared: Arc<Shared>,
+    stream: u64,
+    identity: SpiffeId,
+    sender: mpsc::Sender<Result<PdpMessage, Status>>,
+}
+
+type Key = (SpiffeId, String);
+
+impl Session {
+    async fn run(&self, mut inbound: Streaming<ProxyMessage>) -> Result<(), Status> {
+        let hello = match timeout(HELLO_TIMEOUT, inbound.message()).await {
+            Ok(Ok(Some(ProxyMessage {
+                kind: Some(Kind::Hello(hello)),
+            }))) => hello,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(status)) => return Err(status),
+            Ok(Ok(Some(_))) | Err(_) => {
+                return Err(Status::failed_precondition("stream must begin with hello"));
+            }
+        };
+        let current = self.shared.state.borrow().current.clone();
+        if let Some(current) = current {
+            self.admit(&current)?;
+        }
+        let key = self.hello(&hello)?;
+        let have = (
+            Digest::from_slice(&hello.have_sha256).unwrap_or_default(),
+            hello.have_sequence,
+        );
+        let ended = self.serve(inbound, &key, have).await;
+        let now_us = self.shared.clock.now_us();
+        lock(&self.shared.registry).gone(&key, self.stream, now_us);
+        self.withdraw_later();
+        ended
+    }
+
+    fn hello(&self, hello: &Hello) -> Result<Key, Status> {
+        let now_us = self.shared.clock.now_us();
+        let key = lock(&self.shared.registry)
+            .hello(&self.identity, hello, self.stream, now_us)
+            .map_err(|_| Status::resource_exhausted("too many proxies"))?;
+        self.announce(hello, &key);
+        Ok(key)
+    }
+
+    /// Keeps all announcements, because the catalogue may come to entitle them;
+    /// those it does not entitle now are recorded and not told to anybody.
+    fn announce(&self, hello: &Hello, key: &Key) {
+        let current = self.shared.state.borrow().current.clone();
+        let announcements: Vec<_> = hello
+            .announcements
+            .iter()
+            .take(ANNOUNCEMENTS_MAX)
+            .cloned()
+            .collect();
+        let mut reasons = BTreeSet::new();
+        if hello.announcements.len() > ANNOUNCEMENTS_MAX {
+            reasons.insert(format!("more than {ANNOUNCEMENTS_MAX} announcements"));
+        }
+        if let Some(current) = current {
+            let catalogue = &current.compiled.catalogue;
+            for announcement in &announcements {
+                let checked = endpoints::entitled(announcement, &self.identity, catalogue);
+                reasons.extend(checked.err());
+            }
+        }
+        let reasons: Vec<_> = reasons.into_iter().collect();
+        if !reasons.is_empty() {
+            // One record for all, so that a peer cannot fill the log with them.
+            let detail = format!("PLS{}: {}", codes::ANNOUNCEMENT, reasons.join("; "));
+            tracing::warn!(src.id = %self.identity, detail, "announcements refused");
+            self.shared.recorder.admin(
+                self.identity.as_str(),
+                "announcement_refused",
+                &key.1,
+                &super::registry::cut(&detail),
+            );
+        }
+        let now_us = self.shared.clock.now_us();
+        lock(&self.shared.registry).refused(key, self.stream, reasons, now_us);
+        lock(&self.shared.announced).set(self.stream, &self.identity, announcements);
+        self.shared.recompute();
+    }
+
+    /// Policies tell who guards what; they are for the trust domain alone.
+    fn admit(&self, current: &Published) -> Result<(), Status> {
+        if self.identity.is_member_of(&current.compiled.trust_domain) {
+            return Ok(());
+        }
+        Err(Status::permission_denied(
+            "policy is for proxies of its own trust domain",
+        ))
+    }
+
+    async fn serve(
+        &self,
+        mut inbound: Streaming<ProxyMessage>,
+        key: &Key,
+        have: (Digest, u64),
+    ) -> Result<(), Status> {
+        let mut state = self.shared.state.clone();
+        let mut endpoints = self.shared.endpoints.subscribe();
+        let mut sent_policy = have;
+        let mut sent_endpoints = 0;
+        loop {
+            let current = state.borrow_and_update().current.clone();
+            if let Some(current) = current {
+                self.admit(&current)?;
+                let wanted = (current.digest(), current.sequence());
+                if wanted != sent_policy {
+                    self.send(pdp_message::Kind::Revision(current.revision.clone()))
+                        .await?;
+                    sent_policy = wanted;
+                }
+            }
+            let current = endpoints.borrow_and_update().clone();
+            if current.version != sent_endpoints {
+                sent_endpoints = current.version;
+                self.send(pdp_message::Kind::Endpoints((*current).clone()))
+                    .await?;
+            }
+            tokio::select! {
+                changed = state.changed() => {
+                    changed.map_err(|_| Status::unavailable("policy decision point stops"))?;
+                }
+                _ = endpoints.changed() => {}
+                message = timeout(IDLE_TIMEOUT, inbound.message()) => match message {
+                    Ok(Ok(Some(message))) => self.take(message, key)?,
+                    Ok(Ok(None)) => return Ok(()),
+                    Ok(Err(status)) => return Err(status),
+                    Err(_) => return Err(Status::deadline_exceeded("proxy is silent")),
+                },
+            }
+        }
+    }
+
+    async fn send(&self, kind: pdp_message::Kind) -> Result<(), Status> {
+        let message = PdpMessage { kind: Some(kind) };
+        match timeout(IDLE_TIMEOUT, self.sender.send(Ok(message))).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(Status::cancelled("proxy is gone")),
+            Err(_) => Err(Status::deadline_exceeded("proxy takes no messages")),
+        }
+    }
+
+    fn take(&self, message: ProxyMessage, key: &Key) -> Result<(), Status> {
+        let now_us = self.shared.clock.now_us();
+        match message.kind {
+            Some(Kind::Hello(_)) => {
+                return Err(Status::failed_precondition("a stream says hello once"));
+            }
+            Some(Kind::Ack(ack)) => {
+                lock(&self.shared.registry).ack(key, self.stream, &ack, now_us);
+            }
+            Some(Kind::Nack(nack)) => {
+                tracing::warn!(
+                    src.id = %self.identity,
+                    sequence = nack.sequence,
+                    code = nack.code,
+                    "policy revision refused by proxy"
+                );
+                lock(&self.shared.registry).nack(key, self.stream, &nack, now_us);
+                let detail = super::registry::cut(&format!("{}: {}", nack.code, nack.message));
+                self.shared.recorder.admin(
+                    self.identity.as_str(),
+                    "revision_refused",
+                    &format!("revision {}", nack.sequence),
+                    &detail,
+                );
+            }
+            Some(Kind::Status(status)) => {
+                let news = lock(&self.shared.announced).drain(self.stream, status.draining);
+                lock(&self.shared.registry).status(key, self.stream, status, now_us);
+                if news {
+                    self.shared.recompute();
+                }
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    /// Withdraws the endpoints after the grace; a proxy that is back by then has
+    /// announced them on its new stream.
+    fn withdraw_later(&self) {
+        let (shared, stream) = (self.shared.clone(), self.stream);
+        tokio::spawn(async move {
+            sleep(shared.config.grace).await;
+            lock(&shared.announced).remove(stream);
+            shared.recompute();
+        });
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

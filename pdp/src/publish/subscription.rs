@@ -1,0 +1,403 @@
+//! The stream to the PDP, from a proxy's side.
+//!
+//! Begins from the last good revision on disk, before any PDP is reached, and
+//! keeps trying for ever. The binary owns sockets and TLS: it hands in a function
+//! that makes a channel, and one that puts a revision in force.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    snapshot::Digest,
+    wire::policy::{
+        Ack, Announcement, Endpoints, Hello, Nack, PdpMessage, ProxyMessage, Revision, Status,
+        distribution_client::DistributionClient, pdp_message::Kind as FromPdp,
+        proxy_message::Kind as ToPdp,
+    },
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_blocking,
+    time::{MissedTickBehavior, interval, sleep, timeout},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Channel;
+
+use super::{
+    backoff::Backoff,
+    codes,
+    keep::{self, Keep, REVISION_LEN_MAX},
+};
+use crate::author::FEATURES;
+
+/// Messages waiting to be sent.
+const QUEUE_LEN: usize = 8;
+/// How long opening a stream may take.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Who subscribes, and how patiently.
+#[derive(Debug, Clone)]
+pub struct SubscriptionConfig {
+    /// Name of this proxy, for people.
+    pub instance: String,
+    /// ULID of this start, 16 bytes.
+    pub boot: Vec<u8>,
+    /// Build of this program.
+    pub build: String,
+    /// Services served here, and where.
+    pub announcements: Vec<Announcement>,
+    /// Where the last good revision is kept.
+    pub state_dir: PathBuf,
+    /// How often the status is sent.
+    pub status_every: Duration,
+    /// First wait after a failure.
+    pub backoff_min: Duration,
+    /// Longest wait after failures.
+    pub backoff_max: Duration,
+}
+
+impl SubscriptionConfig {
+    /// Status every 5 s, waits from 100 ms to 10 s.
+    pub fn new(instance: impl Into<String>, state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            instance: instance.into(),
+            boot: ulid::Ulid::generate().to_bytes().to_vec(),
+            build: env!("CARGO_PKG_VERSION").to_owned(),
+            announcements: Vec::new(),
+            state_dir: state_dir.into(),
+            status_every: Duration::from_secs(5),
+            backoff_min: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Makes a channel to a PDP.
+pub trait Connect: Send + Sync + 'static {
+    /// Opens one; the error is told to the operator.
+    fn connect(&self) -> impl Future<Output = Result<Channel, String>> + Send;
+}
+
+impl<F, R> Connect for F
+where
+    F: Fn() -> R + Send + Sync + 'static,
+    R: Future<Output = Result<Channel, String>> + Send,
+{
+    fn connect(&self) -> impl Future<Output = Result<Channel, String>> + Send {
+        self()
+    }
+}
+
+/// How the subscription is doing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubscriptionState {
+    /// Whether a stream is open.
+    pub connected: bool,
+    /// Whether the revision in force came from disk and no PDP has confirmed it yet.
+    pub from_disk: bool,
+    /// Number of the revision in force; 0 for none.
+    pub sequence: u64,
+    /// Its digest.
+    pub digest: Digest,
+    /// Why the last attempt or revision failed.
+    pub last_error: Option<Diagnostic>,
+}
+
+/// What a subscriber sees.
+#[derive(Debug, Clone)]
+pub struct Subscribed {
+    /// The revision in force.
+    pub revision: watch::Receiver<Option<Arc<Revision>>>,
+    /// Every endpoint; version 0 until a PDP has sent them.
+    pub endpoints: watch::Receiver<Arc<Endpoints>>,
+    /// How the subscription is doing.
+    pub state: watch::Receiver<SubscriptionState>,
+}
+
+/// Keeps a stream to a PDP open. One task owns it.
+#[derive(Debug)]
+pub struct Subscription {
+    config: SubscriptionConfig,
+    keep: Keep,
+    revision: watch::Sender<Option<Arc<Revision>>>,
+    endpoints: watch::Sender<Arc<Endpoints>>,
+    state: watch::Sender<SubscriptionState>,
+}
+
+type Apply<A> = Arc<Mutex<A>>;
+
+impl Subscription {
+    /// Prepares a subscription.
+    ///
+    /// # Errors
+    /// When the state folder cannot be created.
+    pub fn new(config: SubscriptionConfig) -> Result<(Self, Subscribed), Diagnostic> {
+        let keep = Keep::open(&config.state_dir)?;
+        let subscription = Self {
+            config,
+            keep,
+            revision: watch::Sender::new(None),
+            endpoints: watch::Sender::new(Arc::default()),
+            state: watch::Sender::new(SubscriptionState::default()),
+        };
+        let subscribed = Subscribed {
+            revision: subscription.revision.subscribe(),
+            endpoints: subscription.endpoints.subscribe(),
+            state: subscription.state.subscribe(),
+        };
+        Ok((subscription, subscribed))
+    }
+
+    /// Runs until dropped. `apply` puts a revision in force, on a thread that may
+    /// block; its error becomes the NACK. `status` is asked whenever one is due.
+    pub async fn run<C, A, S>(self, connect: C, apply: A, status: S)
+    where
+        C: Connect,
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+        S: Fn() -> Status + Send + Sync,
+    {
+        let apply = Arc::new(Mutex::new(apply));
+        self.restore(&apply).await;
+        let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
+        loop {
+            let ended = match timeout(OPEN_TIMEOUT, connect.connect()).await {
+                Ok(Ok(channel)) => self.session(channel, &apply, &status, &mut backoff).await,
+                Ok(Err(cause)) => cause,
+                Err(_) => "it does not answer".to_owned(),
+            };
+            tracing::debug!(cause = ended, "policy stream ended");
+            self.state.send_modify(|s| {
+                s.connected = false;
+                s.last_error = Some(
+                    Diagnostic::warning(codes::UNREACHABLE, "policy decision point is not reached")
+                        .cause(ended)
+                        .help("the last good revision stays in force; check address and `palisade status`"),
+                );
+            });
+            sleep(backoff.wait()).await;
+        }
+    }
+
+    /// Static stability: what was good before the restart is good now.
+    async fn restore<A>(&self, apply: &Apply<A>)
+    where
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+    {
+        let keep = self.keep.clone();
+        let kept = spawn_blocking(move || keep.load()).await;
+        let failed = match kept {
+            Ok(Ok(Some(kept))) => match applied(apply, kept.clone()).await {
+                Ok(()) => {
+                    self.in_force(kept, true);
+                    return;
+                }
+                Err(diagnostic) => diagnostic,
+            },
+            Ok(Err(diagnostic)) => diagnostic,
+            Ok(Ok(None)) | Err(_) => return,
+        };
+        tracing::warn!(error = %failed, "kept policy revision cannot be used");
+        self.state.send_modify(|s| s.last_error = Some(failed));
+    }
+
+    fn in_force(&self, revision: Revision, from_disk: bool) {
+        self.state.send_modify(|s| {
+            s.sequence = revision.sequence;
+            s.digest = Digest::from_slice(&revision.sha256).unwrap_or_default();
+            s.from_disk = from_disk;
+            s.last_error = None;
+        });
+        self.revision.send_replace(Some(Arc::new(revision)));
+    }
+
+    /// Serves one stream to its end; says why it ended.
+    async fn session<A, S>(
+        &self,
+        channel: Channel,
+        apply: &Apply<A>,
+        status: &S,
+        backoff: &mut Backoff,
+    ) -> String
+    where
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+        S: Fn() -> Status + Send + Sync,
+    {
+        let (sender, receiver) = mpsc::channel(QUEUE_LEN);
+        let outbound = Outbound(sender);
+        if outbound.send(ToPdp::Hello(self.hello())).await.is_err() {
+            return "stream closed at once".to_owned();
+        }
+        let mut client =
+            DistributionClient::new(channel).max_decoding_message_size(REVISION_LEN_MAX);
+        let opened = timeout(
+            OPEN_TIMEOUT,
+            client.subscribe(ReceiverStream::new(receiver)),
+        );
+        let mut inbound = match opened.await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return status.message().to_owned(),
+            Err(_) => return "it does not answer".to_owned(),
+        };
+        let mut due = interval(self.config.status_every);
+        due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let sent = tokio::select! {
+                message = inbound.message() => match message {
+                    Ok(Some(message)) => {
+                        backoff.reset();
+                        self.take(message, apply, &outbound).await
+                    }
+                    Ok(None) => return "it closed the stream".to_owned(),
+                    Err(status) => return status.message().to_owned(),
+                },
+                _ = due.tick() => outbound.send(ToPdp::Status(status())).await,
+            };
+            if sent.is_err() {
+                return "stream is closed".to_owned();
+            }
+        }
+    }
+
+    fn hello(&self) -> Hello {
+        let have = self.revision.borrow();
+        Hello {
+            instance: self.config.instance.clone(),
+            boot: self.config.boot.clone(),
+            build: self.config.build.clone(),
+            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            have_sha256: have.as_ref().map(|r| r.sha256.clone()).unwrap_or_default(),
+            have_sequence: have.as_ref().map_or(0, |r| r.sequence),
+            announcements: self.config.announcements.clone(),
+        }
+    }
+
+    async fn take<A>(
+        &self,
+        message: PdpMessage,
+        apply: &Apply<A>,
+        outbound: &Outbound,
+    ) -> Result<(), Closed>
+    where
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+    {
+        self.state.send_if_modified(|s| {
+            let news = !s.connected || s.from_disk;
+            (s.connected, s.from_disk) = (true, false);
+            news
+        });
+        match message.kind {
+            Some(FromPdp::Revision(revision)) => {
+                let (sha256, sequence) = (revision.sha256.clone(), revision.sequence);
+                let answer = match self.accept(revision, apply).await {
+                    Ok(()) => ToPdp::Ack(Ack { sha256, sequence }),
+                    Err(diagnostic) => {
+                        tracing::warn!(error = %diagnostic, sequence, "policy revision refused");
+                        let nack = Nack {
+                            sha256,
+                            sequence,
+                            code: diagnostic.code.to_string(),
+                            message: told(&diagnostic),
+                        };
+                        self.state.send_modify(|s| s.last_error = Some(diagnostic));
+                        ToPdp::Nack(nack)
+                    }
+                };
+                outbound.send(answer).await
+            }
+            Some(FromPdp::Endpoints(next)) => {
+                self.endpoints.send_if_modified(|current| {
+                    // A replica that lags behind must not take endpoints back.
+                    let news = next.version > current.version;
+                    if news {
+                        *current = Arc::new(next);
+                    }
+                    news
+                });
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn accept<A>(&self, revision: Revision, apply: &Apply<A>) -> Result<(), Diagnostic>
+    where
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+    {
+        let digest = keep::check_digest(&revision)?;
+        let (have_sequence, have_digest) = {
+            let state = self.state.borrow();
+            (state.sequence, state.digest)
+        };
+        if revision.sequence == have_sequence && digest == have_digest {
+            return Ok(());
+        }
+        if revision.sequence <= have_sequence {
+            return Err(older(revision.sequence, have_sequence));
+        }
+        applied(apply, revision.clone()).await?;
+        let keep = self.keep.clone();
+        let kept = revision.clone();
+        // In force whether or not it can be kept: the older one on disk would be
+        // worse, and is what a restart falls back to.
+        if let Ok(Err(diagnostic)) = spawn_blocking(move || keep.store(&kept)).await {
+            tracing::error!(error = %diagnostic, "policy revision is not kept");
+        }
+        self.in_force(revision, false);
+        Ok(())
+    }
+}
+
+/// Attack T104.
+fn older(got: u64, have: u64) -> Diagnostic {
+    Diagnostic::error(
+        codes::SEQUENCE,
+        format!("policy revision {got} is not newer than {have}, which is in force"),
+    )
+    .cause("numbers only grow; a lower one is a rollback by somebody else, or a PDP that lost its state")
+    .help("restore the PDP's state folder; to go back to old content, publish it under a new number")
+}
+
+async fn applied<A>(apply: &Apply<A>, revision: Revision) -> Result<(), Diagnostic>
+where
+    A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+{
+    let apply = apply.clone();
+    let done = spawn_blocking(move || {
+        let mut apply = apply.lock().unwrap_or_else(PoisonError::into_inner);
+        apply(revision)
+    });
+    done.await.unwrap_or_else(|error| {
+        Err(Diagnostic::error(
+            codes::APPLY_FAILED,
+            "policy revision could not be put in force",
+        )
+        .cause(format!("bug: {error}"))
+        .help("the revision before stays in force; report this with the log"))
+    })
+}
+
+/// Message, place and cause on one line.
+fn told(diagnostic: &Diagnostic) -> String {
+    let whole = diagnostic.to_string();
+    match whole.split_once(": ") {
+        Some((code, rest)) if code == diagnostic.code.to_string() => rest.to_owned(),
+        _ => whole,
+    }
+}
+
+/// The stream does not take messages any more.
+struct Closed;
+
+struct Outbound(mpsc::Sender<ProxyMessage>);
+
+impl Outbound {
+    async fn send(&self, kind: ToPdp) -> Result<(), Closed> {
+        let message = ProxyMessage { kind: Some(kind) };
+        self.0.send(message).await.map_err(|_| Closed)
+    }
+}
