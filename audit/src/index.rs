@@ -1,1 +1,709 @@
-//! The index.
+//! The index of the log: search, count, facets, lookup by id and tail.
+//!
+//! Derived and disposable. Every record of the log is one item; a decision's
+//! item also carries its outcome once that is known. An answer says whether it
+//! is complete, and is the same as a linear scan of the log would give.
+
+use std::{
+    path::Path,
+    sync::Arc,
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use serde::Serialize;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::Stream;
+
+use crate::{
+    item::Item,
+    query::{Field, IdPrefix, Limits, Query, Stage, Window, time::rfc3339},
+    row::Row,
+    source::{Entry, Source, SourceError},
+};
+
+mod bucket;
+mod compile;
+mod facets;
+mod follow;
+mod indexer;
+mod lookup;
+mod recent;
+mod schema;
+mod search;
+mod state;
+mod worker;
+
+pub use bucket::BucketSpan;
+pub use follow::{LAG_MAX, TailEvent};
+
+use facets::{Groups, Timeline};
+use indexer::Shared;
+use search::{Counter, Key, Newest, Snapshot};
+
+/// Most rows one search gives.
+pub const ROWS_MAX: usize = 10_000;
+/// Most fields of one facet request.
+pub const FACETS_MAX: usize = 16;
+
+/// How the index is kept. [`Options::default`] suits one machine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Time that one bucket covers. Changing it makes the index again.
+    pub bucket: BucketSpan,
+    /// Memory of one writer before it writes a segment, bytes; at least 15 MB.
+    pub writer_heap_bytes: usize,
+    /// Writers open at once; each bucket that is written needs one.
+    pub writers_max: usize,
+    /// After how long without work a writer is closed.
+    pub writer_idle: Duration,
+    /// Longest time until a record leaves memory for the index. It is searchable
+    /// before that.
+    pub commit_every: Duration,
+    /// How long a record stays in memory at least, so that its outcome can join it.
+    pub hold: Duration,
+    /// Most records in memory.
+    pub recent_max: usize,
+    /// How far a search counts beyond the rows it gives.
+    pub count_max: u64,
+    /// How much time a query may ask about.
+    pub limits: Limits,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            bucket: BucketSpan::Day,
+            writer_heap_bytes: 20_000_000,
+            writers_max: 4,
+            writer_idle: Duration::from_secs(60),
+            commit_every: Duration::from_secs(5),
+            hold: Duration::from_secs(1),
+            recent_max: 32_768,
+            count_max: 10_000,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What goes wrong with the index.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The asker's mistake.
+    #[error(transparent)]
+    Query(#[from] Box<Diagnostic>),
+    /// The log cannot be read.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// More entries of the log than this cannot be read; the index waits.
+    #[error("more than {count} log entries cannot be read")]
+    Unreadable {
+        /// The limit.
+        count: usize,
+    },
+    /// tantivy failed.
+    #[error("audit index failed: {0}")]
+    Index(#[from] tantivy::TantivyError),
+    /// The disk failed.
+    #[error("audit index cannot be written: {0}")]
+    Io(#[from] std::io::Error),
+    /// The index's own thread is gone.
+    #[error("audit index has stopped")]
+    Stopped,
+    /// A promise of this module was broken.
+    #[error("bug: {0}")]
+    Bug(&'static str),
+}
+
+impl From<Diagnostic> for StoreError {
+    fn from(told: Diagnostic) -> Self {
+        Self::Query(Box::new(told))
+    }
+}
+
+/// The index, open. Dropping it stops its thread; nothing is lost, because
+/// everything can be read from the log again.
+pub struct Store {
+    shared: Arc<Shared>,
+    clock: Clock,
+    gaps: Option<Gaps>,
+    commands: mpsc::UnboundedSender<Command>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the index's thread is asked to do.
+enum Command {
+    /// Commit everything the log has.
+    Flush(oneshot::Sender<Result<(), StoreError>>),
+}
+
+/// How many there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(tag = "relation", content = "count", rename_all = "snake_case")]
+pub enum Total {
+    /// Exactly so many.
+    Exact(u64),
+    /// So many or more; counting stopped there.
+    AtLeast(u64),
+}
+
+/// What an answer covers, and what it may lack.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Coverage {
+    /// Beginning of the time asked about, RFC 3339.
+    pub from: String,
+    /// End of it, exclusive.
+    pub to: String,
+    /// Whether everything that was ever recorded in that time was considered.
+    pub complete: bool,
+    /// Entries of the log that the index has not read yet.
+    pub behind: u64,
+    /// Entries of the log that cannot be read.
+    pub unreadable: u64,
+    /// Buckets that are being made again, by their start.
+    pub skipped_buckets: Vec<String>,
+    /// Records that proxies numbered and the log never received.
+    pub gaps: Vec<Gap>,
+    /// Why the index does not get on, when it does not.
+    pub stalled: Option<String>,
+}
+
+/// Records that are missing from a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    /// SPIFFE ID of the reporter.
+    pub reporter: String,
+    /// First missing sequence number.
+    pub first: u64,
+    /// Last missing sequence number.
+    pub last: u64,
+    /// When it was noticed, microseconds since the Unix epoch.
+    pub noticed_us: i64,
+}
+
+/// Tells the gaps that overlap a window; the part that numbers streams knows.
+pub type Gaps = Arc<dyn Fn(Window) -> Vec<Gap> + Send + Sync>;
+
+/// Where a page ended. Its text can be handed back in the next search.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    window: Window,
+    key: Key,
+}
+
+/// A page of records, newest first.
+#[derive(Debug, Clone, Serialize)]
+pub struct SearchResult {
+    /// The records.
+    pub rows: Vec<Row>,
+    /// How many match in all, from the cursor on.
+    pub total: Total,
+    /// What was searched.
+    #[serde(flatten)]
+    pub coverage: Coverage,
+    /// Where to go on, when there is more.
+    pub cursor: Option<Cursor>,
+    /// Time it took, microseconds.
+    pub took_us: u64,
+}
+
+/// Matches counted by values.
+#[derive(Debug, Clone, Serialize)]
+pub struct Counted {
+    /// The fields, in order.
+    pub by: Vec<&'static str>,
+    /// Values and how many have them, most first.
+    pub groups: Vec<(Vec<String>, u64)>,
+    /// Matching records.
+    pub total: u64,
+    /// Matching records that lack one of the fields.
+    pub absent: u64,
+    /// Values that are in no group, because there were too many groups.
+    pub uncounted: u64,
+    /// What was searched.
+    #[serde(flatten)]
+    pub coverage: Coverage,
+    /// Time it took, microseconds.
+    pub took_us: u64,
+}
+
+/// Matches counted by time.
+#[derive(Debug, Clone, Serialize)]
+pub struct CountedByTime {
+    /// Start of each step that has matches, RFC 3339, and how many.
+    pub steps: Vec<(String, u64)>,
+    /// Matching records.
+    pub total: u64,
+    /// What was searched.
+    #[serde(flatten)]
+    pub coverage: Coverage,
+    /// Time it took, microseconds.
+    pub took_us: u64,
+}
+
+/// The answer to a query, according to what stands after its `|`.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// Records.
+    Rows(SearchResult),
+    /// `count by`.
+    Counted(Counted),
+    /// `timeline`.
+    ByTime(CountedByTime),
+}
+
+/// How the index stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Entries of the log.
+    pub log_len: u64,
+    /// Of these, searchable.
+    pub searchable: u64,
+    /// Of these, in the index on disk.
+    pub committed: u64,
+    /// Buckets on disk.
+    pub buckets: usize,
+    /// Buckets being made again.
+    pub remaking: usize,
+    /// Entries that cannot be read.
+    pub unreadable: u64,
+    /// Why it does not get on, when it does not.
+    pub stalled: Option<String>,
+}
+
+impl Store {
+    /// Opens the index of `source` in `dir` and starts the thread that keeps it.
+    ///
+    /// What is damaged, was made by another version or belongs to another log is
+    /// made again from the log in the background; answers say so.
+    ///
+    /// # Errors
+    /// When `dir` cannot be used.
+    pub fn open(
+        source: Arc<dyn Source>,
+        dir: &Path,
+        clock: Clock,
+        options: Options,
+    ) -> Result<Self, StoreError> {
+        let shared = Arc::new(Shared::new(source, options));
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let thread = worker::start(Arc::clone(&shared), dir.to_owned(), receiver)?;
+        Ok(Self {
+            shared,
+            clock,
+            gaps: None,
+            commands,
+            thread: Some(thread),
+        })
+    }
+
+    /// Lets answers name the gaps of their time.
+    #[must_use]
+    pub fn with_gaps(mut self, gaps: Gaps) -> Self {
+        self.gaps = Some(gaps);
+        self
+    }
+
+    /// The newest matches, at most `limit` and [`ROWS_MAX`], from `cursor` on.
+    /// Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] when the query's time is wrong.
+    pub fn search(
+        &self,
+        query: &Query,
+        limit: usize,
+        cursor: Option<Cursor>,
+    ) -> Result<SearchResult, StoreError> {
+        let begun = Instant::now();
+        let window = match cursor {
+            Some(cursor) => cursor.window,
+            None => self.window(query)?,
+        };
+        let before = cursor.map(|cursor| cursor.key);
+        let limit = limit.clamp(1, ROWS_MAX);
+        let mut snapshot = Snapshot::take(&self.shared, query, window);
+        snapshot
+            .recent
+            .retain(|item| before.is_none_or(|before| key_of(item) < before));
+        snapshot
+            .recent
+            .sort_unstable_by_key(|item| std::cmp::Reverse(key_of(item)));
+        let recent = u64::try_from(snapshot.recent.len()).unwrap_or(u64::MAX);
+        let count_max = self.shared.options.count_max;
+        let mut newest = Newest::new(limit, count_max, recent);
+        let mut stopped = false;
+        for view in &snapshot.views {
+            if newest.is_done() {
+                stopped = true;
+                break;
+            }
+            snapshot.visit(view, self.source(), before, &mut newest)?;
+        }
+        let total = match newest.counted {
+            counted if counted >= count_max && (stopped || newest.is_full()) => {
+                Total::AtLeast(counted)
+            }
+            counted => Total::Exact(counted),
+        };
+        let mut coverage = self.coverage(&snapshot);
+        let (rows, cursor) = self.rows(snapshot, newest, limit, &mut coverage);
+        Ok(SearchResult {
+            rows,
+            total,
+            coverage,
+            cursor,
+            took_us: micros(begun),
+        })
+    }
+
+    /// How many match, exactly.
+    ///
+    /// # Errors
+    /// As [`Store::search`].
+    pub fn count(&self, query: &Query) -> Result<u64, StoreError> {
+        let snapshot = Snapshot::take(&self.shared, query, self.window(query)?);
+        let mut counter = Counter::default();
+        for view in &snapshot.views {
+            snapshot.visit(view, self.source(), None, &mut counter)?;
+        }
+        let recent = u64::try_from(snapshot.recent.len()).unwrap_or(u64::MAX);
+        Ok(counter.counted.saturating_add(recent))
+    }
+
+    /// The `top` most frequent values of each of `fields` among the matches.
+    ///
+    /// # Errors
+    /// `PLS7108` for a field that cannot be counted; as [`Store::search`].
+    pub fn facets(
+        &self,
+        query: &Query,
+        fields: &[&str],
+        top: usize,
+    ) -> Result<Vec<Counted>, StoreError> {
+        let fields = fields.iter().take(FACETS_MAX).map(|name| countable(name));
+        fields
+            .map(|field| self.count_by(query, vec![field?], top))
+            .collect()
+    }
+
+    /// Matches counted by the values of `fields` together.
+    fn count_by(
+        &self,
+        query: &Query,
+        fields: Vec<&'static Field>,
+        top: usize,
+    ) -> Result<Counted, StoreError> {
+        let begun = Instant::now();
+        let snapshot = Snapshot::take(&self.shared, query, self.window(query)?);
+        let by = fields.iter().map(|field| field.name).collect();
+        let mut groups = Groups::new(fields);
+        for view in &snapshot.views {
+            snapshot.visit(view, self.source(), None, &mut groups)?;
+        }
+        for item in &snapshot.recent {
+            groups.item(item);
+        }
+        Ok(Counted {
+            by,
+            total: groups.counted,
+            absent: groups.absent,
+            uncounted: groups.uncounted,
+            groups: groups.into_sorted(top),
+            coverage: self.coverage(&snapshot),
+            took_us: micros(begun),
+        })
+    }
+
+    fn timeline(&self, query: &Query, step_us: i64) -> Result<CountedByTime, StoreError> {
+        let begun = Instant::now();
+        let snapshot = Snapshot::take(&self.shared, query, self.window(query)?);
+        let mut timeline = Timeline::new(step_us);
+        for view in &snapshot.views {
+            snapshot.visit(view, self.source(), None, &mut timeline)?;
+        }
+        for item in &snapshot.recent {
+            timeline.add(item.time_us);
+        }
+        let steps = timeline.steps.iter();
+        Ok(CountedByTime {
+            steps: steps.map(|(start, n)| (rfc3339(*start), *n)).collect(),
+            total: timeline.counted,
+            coverage: self.coverage(&snapshot),
+            took_us: micros(begun),
+        })
+    }
+
+    /// Answers a query as it stands: records, or the summary it asks for.
+    ///
+    /// # Errors
+    /// As [`Store::search`].
+    pub fn answer(
+        &self,
+        query: &Query,
+        limit: usize,
+        cursor: Option<Cursor>,
+    ) -> Result<Answer, StoreError> {
+        Ok(match query.stage() {
+            None => Answer::Rows(self.search(query, limit, cursor)?),
+            Some(Stage::Count { by, top }) => {
+                Answer::Counted(self.count_by(query, by.clone(), *top)?)
+            }
+            Some(Stage::Timeline { step_us }) => Answer::ByTime(self.timeline(query, *step_us)?),
+        })
+    }
+
+    /// Everything recorded under an id: the decision, its outcome, its
+    /// re-judgements, in log order. `id` may be its first six or more
+    /// characters, when no other id begins with them.
+    ///
+    /// # Errors
+    /// `PLS7110` when it is not an id or fits several, `PLS7111` when there is
+    /// no such record.
+    pub fn by_id(&self, id: &str) -> Result<Vec<Entry>, StoreError> {
+        let prefix = IdPrefix::read(id).map_err(|bad| {
+            let told = Diagnostic::error(7110, bad.message);
+            match bad.help {
+                Some(help) => told.help(help),
+                None => told,
+            }
+        })?;
+        let (views, recent) = {
+            let inner = self.shared.read();
+            let recent: Vec<_> = inner
+                .recent
+                .visible()
+                .filter_map(|item| Some((item.at, item.id()?)))
+                .collect();
+            (inner.views.clone(), recent)
+        };
+        match lookup::by_id(&views, &recent, self.source(), &prefix)? {
+            lookup::ById::Entries(entries) if entries.is_empty() => Err(self.unknown(&prefix)),
+            lookup::ById::Entries(entries) => Ok(entries),
+            lookup::ById::Ambiguous(ids) => Err(ambiguous(&prefix, &ids)),
+        }
+    }
+
+    /// The item behind an id: the decision joined with its outcome, if it is the
+    /// id of a decision.
+    ///
+    /// # Errors
+    /// As [`Store::by_id`].
+    pub fn row_by_id(&self, id: &str) -> Result<Row, StoreError> {
+        let items: Vec<Item> = self.by_id(id)?.into_iter().map(Item::new).collect();
+        let outcome = items
+            .iter()
+            .find_map(|item| item.joins().map(|(key, o)| (item.at, key, o.clone())));
+        let at = items.iter().position(|item| item.decision().is_some());
+        let mut item = items
+            .into_iter()
+            .nth(at.unwrap_or(0))
+            .ok_or(StoreError::Bug("an id was found and has no record"))?;
+        if let (Some(key), Some((at, theirs, outcome))) = (item.joinable(), outcome)
+            && key == theirs
+            && item.at < at
+        {
+            item.outcome = Some((at, outcome));
+        }
+        Ok(Row::new(&item))
+    }
+
+    /// Matching records as they become durable, from now on. The time bounds of
+    /// the query do not apply. Needs a tokio runtime.
+    pub fn tail(&self, query: &Query) -> impl Stream<Item = TailEvent> + use<> {
+        follow::follow(Arc::clone(&self.shared.source), query)
+    }
+
+    /// Commits everything the log has now; for tests and orderly ends.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let (done, answer) = oneshot::channel();
+        self.commands
+            .send(Command::Flush(done))
+            .map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// How the index stands.
+    pub fn status(&self) -> Status {
+        let log_len = self.source().len();
+        let inner = self.shared.read();
+        Status {
+            log_len,
+            searchable: inner.head,
+            committed: inner.committed,
+            buckets: inner.views.len(),
+            remaking: inner.remaking.len(),
+            unreadable: inner.unreadable,
+            stalled: inner.stalled.clone(),
+        }
+    }
+
+    fn source(&self) -> &dyn Source {
+        self.shared.source.as_ref()
+    }
+
+    fn window(&self, query: &Query) -> Result<Window, StoreError> {
+        Ok(query.window(self.clock.now_us(), &self.shared.options.limits)?)
+    }
+
+    fn coverage(&self, snapshot: &Snapshot) -> Coverage {
+        let gaps = self
+            .gaps
+            .as_ref()
+            .map_or_else(Vec::new, |gaps| gaps(snapshot.window));
+        let complete = snapshot.behind == 0
+            && snapshot.unreadable == 0
+            && snapshot.remaking.is_empty()
+            && gaps.is_empty();
+        Coverage {
+            gaps,
+            from: rfc3339(snapshot.window.from_us),
+            to: rfc3339(snapshot.window.to_us),
+            complete,
+            behind: snapshot.behind,
+            unreadable: snapshot.unreadable,
+            skipped_buckets: snapshot.remaking.iter().map(|s| rfc3339(*s)).collect(),
+            stalled: snapshot.stalled.clone(),
+        }
+    }
+
+    /// Merges recent and indexed matches, and reads the latter from the log.
+    fn rows(
+        &self,
+        snapshot: Snapshot,
+        newest: Newest,
+        limit: usize,
+        coverage: &mut Coverage,
+    ) -> (Vec<Row>, Option<Cursor>) {
+        let mut recent = snapshot.recent.into_iter().peekable();
+        let mut indexed = newest.into_sorted().into_iter().peekable();
+        let mut rows = Vec::with_capacity(limit.min(256));
+        let mut last = None;
+        for _ in 0..limit {
+            let from_recent = match (recent.peek(), indexed.peek()) {
+                (Some(item), Some((key, _))) => key_of(item) > *key,
+                (Some(_), None) => true,
+                (None, Some(_)) => false,
+                (None, None) => break,
+            };
+            let item = if from_recent {
+                recent.next()
+            } else {
+                indexed.next().and_then(|(key, place)| {
+                    last = Some(key);
+                    // The log names it when it is verified.
+                    let read = place.read(self.source());
+                    if let Err(error) = &read {
+                        tracing::error!(index = place.at, %error, "audit record cannot be read");
+                        coverage.unreadable += 1;
+                        coverage.complete = false;
+                    }
+                    read.ok()
+                })
+            };
+            if let Some(item) = item {
+                last = Some(key_of(&item));
+                rows.push(Row::new(&item));
+            }
+        }
+        let more = recent.peek().is_some() || indexed.peek().is_some() || rows.len() >= limit;
+        let window = snapshot.window;
+        let cursor = last.filter(|_| more).map(|key| Cursor { window, key });
+        (rows, cursor)
+    }
+
+    fn unknown(&self, prefix: &IdPrefix) -> StoreError {
+        let told = Diagnostic::error(7111, format!("no record has the id `{}`", prefix.text()));
+        let status = self.status();
+        let behind = status.log_len.saturating_sub(status.searchable);
+        if behind > 0 {
+            told.cause(format!("{behind} records are not indexed yet"))
+        } else {
+            told.help("`palisade audit search last:1h` lists recent ids")
+        }
+        .into()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // Closing the channel ends the thread; the next index in this folder
+        // must not find its locks.
+        let (closed, _) = mpsc::unbounded_channel();
+        self.commands = closed;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("audit index thread panicked");
+        }
+    }
+}
+
+impl Cursor {
+    /// Reads what [`Cursor`] prints; anything else is `None`.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut numbers = text.split('.');
+        let mut next = || numbers.next();
+        let cursor = Self {
+            window: Window {
+                from_us: next()?.parse().ok()?,
+                to_us: next()?.parse().ok()?,
+            },
+            key: (next()?.parse().ok()?, next()?.parse().ok()?),
+        };
+        numbers.next().is_none().then_some(cursor)
+    }
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Window { from_us, to_us } = self.window;
+        write!(f, "{from_us}.{to_us}.{}.{}", self.key.0, self.key.1)
+    }
+}
+
+impl Serialize for Cursor {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+fn key_of(item: &Item) -> Key {
+    (item.time_us, item.at)
+}
+
+fn countable(name: &str) -> Result<&'static Field, StoreError> {
+    match Field::find(name) {
+        Some(field) if field.countable => Ok(field),
+        Some(_) => Err(Diagnostic::error(7108, format!("`{name}` cannot be counted"))
+            .help("it has too many different values; docs/reference/audit-query.md names those that can")
+            .into()),
+        None => Err(Diagnostic::error(7102, format!("unknown field `{name}`")).into()),
+    }
+}
+
+fn ambiguous(prefix: &IdPrefix, ids: &[u128]) -> StoreError {
+    let some: Vec<String> = ids
+        .iter()
+        .map(|id| ulid::Ulid::from(*id).to_string())
+        .collect();
+    Diagnostic::error(
+        7110,
+        format!("`{}` is the beginning of several ids", prefix.text()),
+    )
+    .cause(some.join(", "))
+    .help("write more of it")
+    .into()
+}
+
+fn micros(begun: Instant) -> u64 {
+    u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ pub const LATE_MAX_US: i64 = 31 * 24 * 3600 * 1_000_000;
 
 /// How far a decision's time may be from the time in its id for an outcome to
 /// find it. Both come from one clock reading in our own parts.
-pub const JOIN_SLACK_US: i64 = 60 * 1_000_000;
+pub const JOIN_SLACK_US: i64 = 2 * 1_000_000;
 
 /// One record, ready to be asked.
 #[derive(Debug, Clone, PartialEq)]

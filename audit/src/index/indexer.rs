@@ -1,0 +1,610 @@
+//! Turns the log into the index: one thread, which alone writes.
+//!
+//! Records go log → [`Recent`] → writers → commit. A commit makes them visible
+//! in the index and lets them go from the recent ones in one step, so no search
+//! sees a record twice or not at all. What survives a crash:
+//!
+//! 1. Each bucket's commit carries the position up to which it is complete.
+//! 2. `state.json` follows when all buckets are committed. Reading the log again
+//!    from there skips, bucket by bucket, what a bucket's own commit covers.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
+};
+
+use tantivy::IndexWriter;
+
+use super::{
+    Options, StoreError,
+    bucket::{Bucket, View},
+    lookup,
+    recent::{Recent, Replacement},
+    schema::Layout,
+    state::{State, UNREADABLE_MAX},
+};
+use crate::{
+    item::{Item, JoinKey},
+    source::Source,
+};
+
+/// Entries read before others get their turn.
+const PULL_MAX: usize = 1024;
+
+/// Part of the recent records that stays behind when they are full, so that
+/// outcomes still find their decisions among them.
+const LOOKAHEAD_PART: usize = 4;
+
+/// What searches look at; the indexer alone changes it.
+pub(super) struct Shared {
+    pub(super) layout: Layout,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) options: Options,
+    inner: RwLock<Inner>,
+}
+
+/// Everything that must change in one step.
+#[derive(Default)]
+pub(super) struct Inner {
+    /// By start of their time.
+    pub(super) views: BTreeMap<i64, Arc<View>>,
+    pub(super) recent: Recent,
+    /// Entries before this one are in a view or among the recent.
+    pub(super) head: u64,
+    /// Entries before this one are in the index.
+    pub(super) committed: u64,
+    /// Buckets that are being made again.
+    pub(super) remaking: Vec<i64>,
+    /// Entries that could not be read.
+    pub(super) unreadable: u64,
+    /// Why the indexer does not get on.
+    pub(super) stalled: Option<String>,
+}
+
+impl Shared {
+    pub(super) fn new(source: Arc<dyn Source>, options: Options) -> Self {
+        Self {
+            layout: Layout::new(),
+            source,
+            options,
+            inner: RwLock::default(),
+        }
+    }
+
+    /// A panic of another thread leaves a state that was whole before it.
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Inner> {
+        self.inner
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What is left to do after a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// More of the log can be had at once.
+    Again,
+    /// Nothing before new records come or this time has passed.
+    Wait(Duration),
+}
+
+/// The one writer of the index.
+pub(super) struct Indexer {
+    shared: Arc<Shared>,
+    dir: PathBuf,
+    state: State,
+    buckets: BTreeMap<i64, Open>,
+}
+
+/// A bucket and the writer it may have.
+struct Open {
+    bucket: Bucket,
+    /// Everything before this position that belongs here is here.
+    applied: u64,
+    writer: Option<Writer>,
+    /// Something was added since searches last saw it.
+    unseen: bool,
+    /// Positions whose documents were replaced since then.
+    replaced: Vec<u64>,
+}
+
+struct Writer {
+    writer: IndexWriter,
+    used: Instant,
+    dirty: bool,
+}
+
+impl Indexer {
+    /// Opens what is there. What is damaged, from another log or another layout
+    /// is thrown away and made again from the log.
+    pub(super) fn open(shared: Arc<Shared>, dir: PathBuf) -> Result<Self, StoreError> {
+        fs::create_dir_all(&dir)?;
+        let bucket_us = shared.options.bucket.length_us();
+        let state = match State::load(&dir, bucket_us, shared.source.as_ref()) {
+            Some(state) => state,
+            None => {
+                tracing::info!(dir = %dir.display(), "audit index begins anew");
+                let state = State::new(bucket_us);
+                state.save(&dir)?;
+                state
+            }
+        };
+        let mut indexer = Self {
+            shared,
+            dir,
+            state,
+            buckets: BTreeMap::new(),
+        };
+        indexer.remove_strangers()?;
+        indexer.open_buckets()?;
+        let start = indexer.start();
+        let mut inner = indexer.shared.write();
+        *inner = Inner {
+            views: indexer
+                .buckets
+                .iter()
+                .map(|(start, open)| (*start, Arc::clone(&open.bucket.view)))
+                .collect(),
+            recent: Recent::default(),
+            head: start,
+            committed: start,
+            remaking: indexer.state.remaking.iter().copied().collect(),
+            unreadable: indexer.unreadable(),
+            stalled: None,
+        };
+        drop(inner);
+        Ok(indexer)
+    }
+
+    fn unreadable(&self) -> u64 {
+        u64::try_from(self.state.unreadable.len()).unwrap_or(u64::MAX)
+    }
+
+    /// Removes every bucket that the state does not know.
+    fn remove_strangers(&self) -> Result<(), StoreError> {
+        for entry in fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let known = bucket_of(&entry.file_name().to_string_lossy())
+                .is_none_or(|start| self.state.buckets.contains_key(&start));
+            if !known {
+                fs::remove_dir_all(entry.path())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn open_buckets(&mut self) -> Result<(), StoreError> {
+        let starts: Vec<(i64, u64)> = self.state.buckets.iter().map(|(k, v)| (*k, *v)).collect();
+        for (start, first) in starts {
+            let open = match self.open_sound(start) {
+                Some(bucket) => {
+                    let own = bucket.applied();
+                    let applied = if self.state.remaking.contains(&start) {
+                        own.unwrap_or(first)
+                    } else {
+                        own.unwrap_or(0).max(self.state.position)
+                    };
+                    Open::new(bucket, applied)
+                }
+                None => self.begin_again(start, first)?,
+            };
+            self.buckets.insert(start, open);
+        }
+        Ok(())
+    }
+
+    fn open_sound(&self, start: i64) -> Option<Bucket> {
+        let path = self.path_of(start);
+        if !path.is_dir() {
+            return None;
+        }
+        let span = self.shared.options.bucket;
+        match Bucket::open(path, start, span, &self.shared.layout) {
+            Ok(bucket) if bucket.is_sound() => Some(bucket),
+            Ok(_) => None,
+            Err(error) => {
+                tracing::warn!(%error, "audit index bucket does not open");
+                None
+            }
+        }
+    }
+
+    /// Throws a bucket away and notes that it must be made again from `first`.
+    fn begin_again(&mut self, start: i64, first: u64) -> Result<Open, StoreError> {
+        let path = self.path_of(start);
+        tracing::warn!(bucket = %path.display(), from = first, "audit index bucket is made again");
+        if path.exists() {
+            fs::remove_dir_all(&path)?;
+        }
+        self.state.remaking.insert(start);
+        self.state.save(&self.dir)?;
+        let span = self.shared.options.bucket;
+        let bucket = Bucket::open(path, start, span, &self.shared.layout)?;
+        Ok(Open::new(bucket, first))
+    }
+
+    fn path_of(&self, start: i64) -> PathBuf {
+        self.dir.join(name_of(start))
+    }
+
+    /// Where the log must be read from.
+    fn start(&self) -> u64 {
+        let remade = self
+            .state
+            .remaking
+            .iter()
+            .filter_map(|start| self.buckets.get(start))
+            .map(|open| open.applied);
+        remade.fold(self.state.position, u64::min)
+    }
+
+    /// Reads some of the log, and commits when it is time. After an error the
+    /// index must be opened again: writers may hold half of a commit.
+    pub(super) fn step(&mut self) -> Result<Step, StoreError> {
+        let pulled = self.pull()?;
+        let options = &self.shared.options;
+        let (every, full) = (options.commit_every, options.recent_max);
+        let (waiting, age, calm) = {
+            let inner = self.shared.read();
+            let calm = Instant::now()
+                .checked_sub(options.hold)
+                .map_or(0, |moment| inner.recent.pulled_before(moment));
+            let age = inner.recent.oldest().map(|moment| moment.elapsed());
+            (inner.recent.len(), age, calm)
+        };
+        if waiting >= full {
+            self.commit(waiting - full / LOOKAHEAD_PART)?;
+        } else if age.is_some_and(|age| age >= every) {
+            self.commit(calm.max(1))?;
+        }
+        self.close_idle_writers()?;
+        if pulled && self.shared.read().head < self.shared.source.len() {
+            return Ok(Step::Again);
+        }
+        let left = age.map_or(every, |age| every.saturating_sub(age));
+        Ok(Step::Wait(left.max(MIN_WAIT)))
+    }
+
+    /// Commits everything that has been read, after reading all there is.
+    pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        while self.pull()? {
+            let waiting = self.shared.read().recent.len();
+            if waiting >= self.shared.options.recent_max {
+                self.commit(waiting)?;
+            }
+        }
+        let waiting = self.shared.read().recent.len();
+        self.commit(waiting)
+    }
+
+    /// Takes entries of the log among the recent ones; says whether there were
+    /// any, and room for them.
+    fn pull(&mut self) -> Result<bool, StoreError> {
+        let (head, waiting) = {
+            let inner = self.shared.read();
+            (inner.head, inner.recent.len())
+        };
+        let room = self.shared.options.recent_max.saturating_sub(waiting);
+        let source = Arc::clone(&self.shared.source);
+        if head >= source.len() || room == 0 {
+            return Ok(false);
+        }
+        let mut next = head;
+        let mut items = Vec::with_capacity(PULL_MAX.min(room));
+        for entry in source.scan(head).take(PULL_MAX.min(room)) {
+            match entry {
+                Ok(entry) => {
+                    next = entry.index + 1;
+                    items.push(Item::new(entry));
+                }
+                Err(error) => {
+                    self.note_unreadable(next, &error)?;
+                    next += 1;
+                    break;
+                }
+            }
+        }
+        if next == head {
+            return Ok(false);
+        }
+        self.take_in(items, next)?;
+        Ok(true)
+    }
+
+    /// A record that cannot be read is not searchable; the others are.
+    fn note_unreadable(
+        &mut self,
+        index: u64,
+        error: &crate::source::SourceError,
+    ) -> Result<(), StoreError> {
+        tracing::error!(index, %error, "audit record cannot be read and is not indexed");
+        self.state.unreadable.insert(index);
+        if self.state.unreadable.len() > UNREADABLE_MAX {
+            self.state.unreadable.remove(&index);
+            return Err(StoreError::Unreadable {
+                count: UNREADABLE_MAX,
+            });
+        }
+        Ok(())
+    }
+
+    fn take_in(&mut self, items: Vec<Item>, next: u64) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        let mut inner = shared.write();
+        for item in items {
+            let at = item.at;
+            let indexed = self.is_applied(item.time_us, at);
+            let outcome = item.joins().map(|(_, outcome)| outcome.clone());
+            let elsewhere = inner.recent.push(item, indexed);
+            if let (Some(key), Some(outcome)) = (elsewhere, outcome) {
+                let replacement = self.replacement(&inner, &key, at, outcome)?;
+                if let Some(replacement) = replacement {
+                    inner
+                        .recent
+                        .replacing
+                        .insert(replacement.item.at, replacement);
+                }
+            }
+        }
+        inner.head = next;
+        inner.unreadable = self.unreadable();
+        Ok(())
+    }
+
+    /// The indexed decision that the outcome at `cause` belongs to, joined.
+    fn replacement(
+        &self,
+        inner: &Inner,
+        key: &JoinKey,
+        cause: u64,
+        outcome: palisade_mesh::wire::record::Outcome,
+    ) -> Result<Option<Replacement>, StoreError> {
+        let source = self.shared.source.as_ref();
+        let Some(found) = lookup::decision(&inner.views, source, key, cause)? else {
+            return Ok(None);
+        };
+        if found.joined || inner.recent.replacing.contains_key(&found.item.at) {
+            return Ok(None);
+        }
+        let mut item = found.item;
+        item.outcome = Some((cause, outcome));
+        Ok(Some(Replacement { item, cause }))
+    }
+
+    /// Whether the bucket of `time_us` holds everything up to and with `at`.
+    fn is_applied(&self, time_us: i64, at: u64) -> bool {
+        let start = self.shared.options.bucket.start_us(time_us);
+        match self.buckets.get(&start) {
+            Some(open) => at < open.applied,
+            // A bucket that is not there lacks nothing before the position
+            // that all buckets have reached.
+            None => at < self.state.position,
+        }
+    }
+
+    /// Puts the `count` oldest of the recent records into the index.
+    fn commit(&mut self, count: usize) -> Result<(), StoreError> {
+        if count == 0 {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let position = {
+            let inner = shared.read();
+            self.make_room_for(&inner, count)?;
+            self.write_oldest(&inner, count)?
+        };
+        let mut views = Vec::new();
+        for (start, open) in &mut self.buckets {
+            open.commit(position)?;
+            open.applied = open.applied.max(position);
+            if std::mem::take(&mut open.unseen) {
+                let replaced = std::mem::take(&mut open.replaced);
+                views.push((*start, Arc::new(open.bucket.reopened(&replaced)?)));
+            }
+        }
+        let mut inner = shared.write();
+        for (start, view) in views {
+            inner.views.insert(start, Arc::clone(&view));
+            if let Some(open) = self.buckets.get_mut(&start) {
+                open.bucket.view = view;
+            }
+        }
+        inner.recent.release(count);
+        inner.committed = position;
+        if position >= self.state.position {
+            self.state.remaking.clear();
+            inner.remaking.clear();
+        }
+        drop(inner);
+        self.state.advance(position, shared.source.as_ref());
+        self.state.save(&self.dir)?;
+        Ok(())
+    }
+
+    /// Creates the buckets that the `count` oldest need. The state knows of them
+    /// before their first commit, or they would be strangers after a crash.
+    fn make_room_for(&mut self, inner: &Inner, count: usize) -> Result<(), StoreError> {
+        let span = self.shared.options.bucket;
+        let mut fresh = BTreeMap::new();
+        for waiting in inner.recent.oldest_items(count).filter(|w| !w.indexed) {
+            let start = span.start_us(waiting.item.time_us);
+            if !self.buckets.contains_key(&start) {
+                fresh.entry(start).or_insert(waiting.item.at);
+            }
+        }
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        self.state.buckets.extend(&fresh);
+        self.state.save(&self.dir)?;
+        for (start, first) in fresh {
+            let path = self.path_of(start);
+            if path.exists() {
+                fs::remove_dir_all(&path)?;
+            }
+            let bucket = Bucket::open(path, start, span, &self.shared.layout)?;
+            self.buckets.insert(start, Open::new(bucket, first));
+        }
+        Ok(())
+    }
+
+    /// Hands the `count` oldest to the writers of their buckets, and what
+    /// replaces documents. Answers the position after them.
+    fn write_oldest(&mut self, inner: &Inner, count: usize) -> Result<u64, StoreError> {
+        let span = self.shared.options.bucket;
+        let mut position = inner.head;
+        if count < inner.recent.len() {
+            let last = inner.recent.oldest_items(count).last();
+            position = last.map_or(inner.committed, |waiting| waiting.item.at + 1);
+        }
+        for waiting in inner.recent.oldest_items(count).filter(|w| !w.indexed) {
+            let item = &waiting.item;
+            self.add(span.start_us(item.time_us), item, None)?;
+        }
+        for replacement in inner.recent.replacing.values() {
+            if replacement.cause < position {
+                let start = span.start_us(replacement.item.time_us);
+                self.add(start, &replacement.item, Some(position))?;
+            }
+        }
+        Ok(position)
+    }
+
+    /// Adds the document of `item`. One that replaces another comes when
+    /// everything before `replacing` has been added.
+    fn add(&mut self, start: i64, item: &Item, replacing: Option<u64>) -> Result<(), StoreError> {
+        let shared = Arc::clone(&self.shared);
+        self.spare_writers(start, replacing.unwrap_or(item.at))?;
+        let Some(open) = self.buckets.get_mut(&start) else {
+            return Err(StoreError::Bug("a record has no bucket"));
+        };
+        open.unseen = true;
+        if replacing.is_some() {
+            open.replaced.push(item.at);
+        }
+        let document = shared.layout.document(item, replacing.is_some());
+        let writer = open.writer(shared.options.writer_heap_bytes)?;
+        writer.used = Instant::now();
+        writer.dirty = true;
+        writer.writer.add_document(document)?;
+        Ok(())
+    }
+
+    /// Closes the writer unused for longest when there are too many. What it
+    /// holds is complete up to `covered`.
+    fn spare_writers(&mut self, wanted: i64, covered: u64) -> Result<(), StoreError> {
+        let max = self.shared.options.writers_max;
+        let opened = self.buckets.values().filter(|o| o.writer.is_some()).count();
+        let has = self
+            .buckets
+            .get(&wanted)
+            .is_some_and(|open| open.writer.is_some());
+        if has || opened < max {
+            return Ok(());
+        }
+        let longest = self
+            .buckets
+            .values_mut()
+            .filter(|open| open.writer.is_some())
+            .min_by_key(|open| open.writer.as_ref().map(|w| w.used));
+        match longest {
+            Some(open) => {
+                open.commit(covered)?;
+                open.close()
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn close_idle_writers(&mut self) -> Result<(), StoreError> {
+        let idle = self.shared.options.writer_idle;
+        for open in self.buckets.values_mut() {
+            let due = open
+                .writer
+                .as_ref()
+                .is_some_and(|w| !w.dirty && w.used.elapsed() >= idle);
+            if due {
+                open.close()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shortest wait between steps, so that a slow disk does not make a busy loop.
+const MIN_WAIT: Duration = Duration::from_millis(20);
+
+impl Open {
+    fn new(bucket: Bucket, applied: u64) -> Self {
+        Self {
+            bucket,
+            applied,
+            writer: None,
+            unseen: false,
+            replaced: Vec::new(),
+        }
+    }
+
+    fn writer(&mut self, heap_bytes: usize) -> Result<&mut Writer, StoreError> {
+        if self.writer.is_none() {
+            self.writer = Some(Writer {
+                writer: self.bucket.writer(heap_bytes)?,
+                used: Instant::now(),
+                dirty: false,
+            });
+        }
+        self.writer
+            .as_mut()
+            .ok_or(StoreError::Bug("a writer just opened is not there"))
+    }
+
+    /// Commits what was added: everything before `position` is in.
+    fn commit(&mut self, position: u64) -> Result<(), StoreError> {
+        let Some(writer) = self.writer.as_mut().filter(|writer| writer.dirty) else {
+            return Ok(());
+        };
+        let mut commit = writer.writer.prepare_commit()?;
+        commit.set_payload(&position.to_string());
+        commit.commit()?;
+        writer.dirty = false;
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        if let Some(writer) = self.writer.take() {
+            writer.writer.wait_merging_threads()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, bucket = %self.bucket.path().display(), "audit index writer did not end well");
+        }
+    }
+}
+
+/// Directory of a bucket: its first hour, as `bucket-2026-11-20T00`.
+fn name_of(start_us: i64) -> String {
+    let time = crate::query::time::rfc3339(start_us);
+    let text: String = time.chars().take(13).collect();
+    format!("bucket-{text}")
+}
+
+/// Start of the bucket in a directory called `name`; none for other files.
+fn bucket_of(name: &str) -> Option<i64> {
+    let hour = name.strip_prefix("bucket-")?;
+    let time: jiff::Timestamp = format!("{hour}:00:00Z").parse().ok()?;
+    Some(time.as_microsecond())
+}

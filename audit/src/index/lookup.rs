@@ -1,0 +1,176 @@
+//! Finding records by id without an index of ids: an id begins with its
+//! millisecond, which leads to a few documents, and the log tells which is it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use rustc_hash::FxHashSet;
+
+use super::{
+    StoreError,
+    bucket::{Columns, View},
+    schema::id_column,
+};
+use crate::{
+    item::{AHEAD_MAX_US, Item, JOIN_SLACK_US, JoinKey, id_time_us},
+    query::{IdPrefix, Window},
+    source::{Entry, Source},
+};
+
+/// Distinct ids named when a prefix fits several.
+const CANDIDATES_MAX: usize = 5;
+
+/// A decision of the index.
+pub(super) struct FoundDecision {
+    pub(super) item: Item,
+    /// Whether it already has its outcome.
+    pub(super) joined: bool,
+}
+
+/// The last decision before `before` that an outcome with this key belongs to.
+pub(super) fn decision(
+    views: &BTreeMap<i64, Arc<View>>,
+    source: &dyn Source,
+    key: &JoinKey,
+    before: u64,
+) -> Result<Option<FoundDecision>, StoreError> {
+    let around = around(key.id, key.id, JOIN_SLACK_US);
+    let wanted = id_column(key.id);
+    let mut best: Option<FoundDecision> = None;
+    for view in overlapping(views, around) {
+        for reader in view.searcher.segment_readers() {
+            let columns = Columns::open(reader)?;
+            let Some(ids) = &columns.id else { continue };
+            for doc in columns.range(around, reader.max_doc()) {
+                let at = columns.entry(doc);
+                if ids.first(doc) != Some(wanted)
+                    || at >= before
+                    || best.as_ref().is_some_and(|best| best.item.at > at)
+                {
+                    continue;
+                }
+                let Ok(entry) = source.read(at) else { continue };
+                let item = Item::new(entry);
+                if item.joinable().as_ref() != Some(key) {
+                    continue;
+                }
+                let joined = columns.outcome(doc).is_some() || view.replaced.contains(&at);
+                best = Some(FoundDecision { item, joined });
+            }
+        }
+    }
+    Ok(best)
+}
+
+/// What an id led to.
+pub(super) enum ById {
+    /// Everything with that id, in log order.
+    Entries(Vec<Entry>),
+    /// The prefix fits several ids; some of them.
+    Ambiguous(Vec<u128>),
+}
+
+/// Every record of the id that begins with `prefix`.
+pub(super) fn by_id(
+    views: &BTreeMap<i64, Arc<View>>,
+    recent: &[(u64, u128)],
+    source: &dyn Source,
+    prefix: &IdPrefix,
+) -> Result<ById, StoreError> {
+    let mut positions = Positions::default();
+    for (at, id) in recent.iter().filter(|(_, id)| prefix.contains(*id)) {
+        positions.add(*at, *id);
+    }
+    // Records of an id are filed at its time or later, unless a clock was wrong.
+    let later = Window {
+        from_us: id_time_us(prefix.lowest).saturating_sub(AHEAD_MAX_US),
+        to_us: i64::MAX,
+    };
+    collect(views, later, source, prefix, &mut positions)?;
+    if positions.ids.is_empty() {
+        let always = Window {
+            from_us: i64::MIN,
+            to_us: i64::MAX,
+        };
+        collect(views, always, source, prefix, &mut positions)?;
+    }
+    if positions.ids.len() > 1 {
+        return Ok(ById::Ambiguous(positions.ids));
+    }
+    positions.at.sort_unstable();
+    positions.at.dedup();
+    let entries = positions.at.into_iter().map(|at| source.read(at));
+    Ok(ById::Entries(entries.collect::<Result<_, _>>()?))
+}
+
+#[derive(Default)]
+struct Positions {
+    ids: Vec<u128>,
+    at: Vec<u64>,
+    seen: FxHashSet<u64>,
+}
+
+impl Positions {
+    fn add(&mut self, at: u64, id: u128) {
+        self.at.push(at);
+        if !self.ids.contains(&id) {
+            self.ids.push(id);
+        }
+    }
+
+    fn enough(&self) -> bool {
+        self.ids.len() >= CANDIDATES_MAX
+    }
+}
+
+fn collect(
+    views: &BTreeMap<i64, Arc<View>>,
+    window: Window,
+    source: &dyn Source,
+    prefix: &IdPrefix,
+    positions: &mut Positions,
+) -> Result<(), StoreError> {
+    let span = id_column(prefix.lowest)..=id_column(prefix.highest);
+    let mut docs = Vec::new();
+    for view in overlapping(views, window) {
+        for reader in view.searcher.segment_readers() {
+            let columns = Columns::open(reader)?;
+            let Some(ids) = &columns.id else { continue };
+            if ids.max_value() < *span.start() || ids.min_value() > *span.end() {
+                continue;
+            }
+            docs.clear();
+            ids.get_docids_for_value_range(span.clone(), 0..reader.max_doc(), &mut docs);
+            for doc in &docs {
+                let at = columns.entry(*doc);
+                if positions.enough() || !positions.seen.insert(at) {
+                    continue;
+                }
+                let Ok(entry) = source.read(at) else { continue };
+                let id = Item::new(entry).id();
+                if let Some(id) = id.filter(|id| prefix.contains(*id)) {
+                    positions.add(at, id);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn overlapping(
+    views: &BTreeMap<i64, Arc<View>>,
+    window: Window,
+) -> impl Iterator<Item = &Arc<View>> {
+    views
+        .values()
+        .filter(move |view| view.span.from_us < window.to_us && window.from_us < view.span.to_us)
+}
+
+/// The time of these ids, and so much more.
+fn around(lowest: u128, highest: u128, slack_us: i64) -> Window {
+    Window {
+        from_us: id_time_us(lowest).saturating_sub(slack_us),
+        to_us: id_time_us(highest)
+            .saturating_add(slack_us)
+            .saturating_add(1),
+    }
+}

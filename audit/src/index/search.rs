@@ -1,0 +1,286 @@
+//! Walks what matches, newest first, in the index and among the recent records.
+
+use std::{cmp::Reverse, collections::BinaryHeap, ops::ControlFlow, sync::Arc};
+
+use rustc_hash::FxHashSet;
+use tantivy::{
+    SegmentReader, TERMINATED,
+    query::{EnableScoring, Scorer},
+};
+
+use super::{
+    StoreError,
+    bucket::{Columns, View},
+    compile::Plan,
+    indexer::Shared,
+};
+use crate::{
+    item::Item,
+    query::{Query, Window},
+    source::Source,
+};
+
+/// Order of results: time, then position in the log, newest first.
+pub(super) type Key = (i64, u64);
+
+/// A query against what was there at one moment.
+pub(super) struct Snapshot {
+    pub(super) plan: Plan,
+    pub(super) window: Window,
+    /// Buckets of the window, newest first.
+    pub(super) views: Vec<Arc<View>>,
+    /// Matching recent records.
+    pub(super) recent: Vec<Item>,
+    /// Documents that a recent outcome has made out of date.
+    outdated: FxHashSet<u64>,
+    pub(super) behind: u64,
+    pub(super) unreadable: u64,
+    pub(super) remaking: Vec<i64>,
+    pub(super) stalled: Option<String>,
+}
+
+/// What looks at the matching documents.
+pub(super) trait Visitor {
+    /// A new segment begins.
+    fn segment(&mut self, _reader: &SegmentReader) -> tantivy::Result<()> {
+        Ok(())
+    }
+
+    /// A match, newest first within its segment.
+    fn document(&mut self, hit: Hit<'_>) -> ControlFlow<()>;
+
+    /// The segment ends.
+    fn finish(&mut self) -> tantivy::Result<()> {
+        Ok(())
+    }
+}
+
+/// A matching document.
+#[derive(Clone, Copy)]
+pub(super) struct Hit<'a> {
+    pub(super) doc: u32,
+    pub(super) key: Key,
+    columns: &'a Columns,
+}
+
+impl Hit<'_> {
+    /// Where the record is in the log, and its outcome.
+    pub(super) fn place(&self) -> Place {
+        Place {
+            at: self.key.1,
+            outcome: self.columns.outcome(self.doc),
+        }
+    }
+}
+
+/// Where an item is in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Place {
+    pub(super) at: u64,
+    outcome: Option<u64>,
+}
+
+impl Place {
+    /// Reads it from the log.
+    pub(super) fn read(self, source: &dyn Source) -> Result<Item, StoreError> {
+        let mut item = Item::new(source.read(self.at)?);
+        if let Some(at) = self.outcome {
+            let outcome = Item::new(source.read(at)?);
+            item.outcome = outcome.joins().map(|(_, outcome)| (at, outcome.clone()));
+        }
+        Ok(item)
+    }
+}
+
+impl Snapshot {
+    /// Takes the recent matches and the views in one step: nothing is missing
+    /// and nothing is there twice.
+    pub(super) fn take(shared: &Shared, query: &Query, window: Window) -> Self {
+        let filter = query.filter();
+        let inner = shared.read();
+        let recent = inner
+            .recent
+            .visible()
+            .filter(|item| window.contains(item.time_us) && filter.matches(item))
+            .cloned()
+            .collect();
+        let views = inner
+            .views
+            .values()
+            .rev()
+            .filter(|view| view.span.from_us < window.to_us && window.from_us < view.span.to_us)
+            .cloned()
+            .collect();
+        Self {
+            plan: Plan::new(&shared.layout, filter),
+            window,
+            views,
+            recent,
+            outdated: inner.recent.replaced(),
+            behind: shared.source.len().saturating_sub(inner.head),
+            unreadable: inner.unreadable,
+            remaking: inner
+                .remaking
+                .iter()
+                .copied()
+                .filter(|start| {
+                    let end = start.saturating_add(shared.options.bucket.length_us());
+                    *start < window.to_us && window.from_us < end
+                })
+                .collect(),
+            stalled: inner.stalled.clone(),
+        }
+    }
+
+    /// Shows the matches of one bucket to `visitor`, starting below `before`.
+    pub(super) fn visit(
+        &self,
+        view: &View,
+        source: &dyn Source,
+        before: Option<Key>,
+        visitor: &mut dyn Visitor,
+    ) -> Result<(), StoreError> {
+        let scoring = EnableScoring::disabled_from_searcher(&view.searcher);
+        let weight = self.plan.query.weight(scoring)?;
+        let mut window = self.window;
+        if let Some((time_us, _)) = before {
+            window.to_us = window.to_us.min(time_us.saturating_add(1));
+        }
+        for reader in view.searcher.segment_readers() {
+            let columns = Columns::open(reader)?;
+            let range = columns.range(window, reader.max_doc());
+            if range.is_empty() {
+                continue;
+            }
+            let mut scorer = weight.scorer(reader, 1.0)?;
+            visitor.segment(reader)?;
+            self.visit_range(
+                view,
+                source,
+                before,
+                &columns,
+                range,
+                scorer.as_mut(),
+                visitor,
+            )?;
+            visitor.finish()?;
+        }
+        Ok(())
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "one loop, cut out of `visit` to be read"
+    )]
+    fn visit_range(
+        &self,
+        view: &View,
+        source: &dyn Source,
+        before: Option<Key>,
+        columns: &Columns,
+        range: std::ops::Range<u32>,
+        scorer: &mut dyn Scorer,
+        visitor: &mut dyn Visitor,
+    ) -> Result<(), StoreError> {
+        let mut doc = scorer.doc();
+        if doc < range.start {
+            doc = scorer.seek(range.start);
+        }
+        while doc < range.end && doc != TERMINATED {
+            let hit = Hit {
+                doc,
+                key: (columns.time(doc), columns.entry(doc)),
+                columns,
+            };
+            let stale = self.outdated.contains(&hit.key.1)
+                || (view.replaced.contains(&hit.key.1) && !columns.is_late(doc));
+            let seen = before.is_some_and(|before| hit.key >= before);
+            if !stale && !seen && self.is_match(&hit, source) && visitor.document(hit).is_break() {
+                break;
+            }
+            doc = scorer.advance();
+        }
+        Ok(())
+    }
+
+    fn is_match(&self, hit: &Hit<'_>, source: &dyn Source) -> bool {
+        self.plan.exact
+            || hit
+                .place()
+                .read(source)
+                .is_ok_and(|item| self.plan.filter.matches(&item))
+    }
+}
+
+/// Keeps the newest matches and counts on up to a limit.
+///
+/// Segments are sorted, so it can stop in each as soon as everything kept is
+/// newer: what makes "the newest 50" independent of how much there is.
+pub(super) struct Newest {
+    limit: usize,
+    count_max: u64,
+    kept: BinaryHeap<Reverse<(Key, Place)>>,
+    pub(super) counted: u64,
+}
+
+impl Newest {
+    pub(super) fn new(limit: usize, count_max: u64, counted: u64) -> Self {
+        Self {
+            limit,
+            count_max,
+            kept: BinaryHeap::with_capacity(limit + 1),
+            counted,
+        }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.kept.len() >= self.limit
+    }
+
+    /// Whether there is nothing left to learn.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_full() && self.counted >= self.count_max
+    }
+
+    /// Newest first.
+    pub(super) fn into_sorted(self) -> Vec<(Key, Place)> {
+        let mut kept: Vec<_> = self.kept.into_iter().map(|Reverse(kept)| kept).collect();
+        kept.sort_unstable_by_key(|kept| Reverse(*kept));
+        kept
+    }
+}
+
+impl Visitor for Newest {
+    fn document(&mut self, hit: Hit<'_>) -> ControlFlow<()> {
+        self.counted += 1;
+        let oldest = self.kept.peek().map(|Reverse((key, _))| *key);
+        let older = self.is_full() && oldest.is_none_or(|oldest| hit.key < oldest);
+        if !older {
+            self.kept.push(Reverse((hit.key, hit.place())));
+            if self.kept.len() > self.limit {
+                self.kept.pop();
+            }
+            return ControlFlow::Continue(());
+        }
+        // Equal times are not sorted by position: go on through them.
+        let same_time = oldest.is_some_and(|oldest| oldest.0 == hit.key.0);
+        if same_time || self.counted < self.count_max {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    }
+}
+
+/// Counts every match.
+#[derive(Default)]
+pub(super) struct Counter {
+    pub(super) counted: u64,
+}
+
+impl Visitor for Counter {
+    fn document(&mut self, _: Hit<'_>) -> ControlFlow<()> {
+        self.counted += 1;
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,108 @@
+//! What the index remembers beside its buckets: how far it has got in which
+//! log, and where each bucket began, so that one bucket can be made again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+};
+
+use palisade_mesh::snapshot::Digest;
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use super::schema::Layout;
+use crate::source::Source;
+
+const FILE: &str = "state.json";
+
+/// Most unreadable entries that are remembered one by one; indexing stops at
+/// more, because then it is the disk and not a record.
+pub(super) const UNREADABLE_MAX: usize = 1000;
+
+/// The file `state.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct State {
+    /// [`Layout::fingerprint`] of the program that wrote it.
+    pub(super) layout: u32,
+    /// Length of a bucket, microseconds.
+    pub(super) bucket_us: i64,
+    /// Every bucket holds everything before this position that belongs in it,
+    /// except those being made again.
+    pub(super) position: u64,
+    /// Digests of the log's first entry and of the last one indexed: another
+    /// log under the same name is noticed.
+    pub(super) first: Option<String>,
+    pub(super) last: Option<String>,
+    /// Start of each bucket, and the lowest position that may belong in it.
+    pub(super) buckets: BTreeMap<i64, u64>,
+    /// Buckets that were damaged and are being made again.
+    pub(super) remaking: BTreeSet<i64>,
+    /// Entries that could not be read when it was their turn.
+    pub(super) unreadable: BTreeSet<u64>,
+}
+
+impl State {
+    pub(super) fn new(bucket_us: i64) -> Self {
+        Self {
+            layout: Layout::fingerprint(),
+            bucket_us,
+            position: 0,
+            first: None,
+            last: None,
+            buckets: BTreeMap::new(),
+            remaking: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
+        }
+    }
+
+    /// Reads it, if it is there, of this layout and about this log.
+    pub(super) fn load(dir: &Path, bucket_us: i64, source: &dyn Source) -> Option<Self> {
+        let bytes = fs::read(dir.join(FILE)).ok()?;
+        let state: Self = serde_json::from_slice(&bytes).ok()?;
+        let usable = state.layout == Layout::fingerprint()
+            && state.bucket_us == bucket_us
+            && state.position <= source.len()
+            && state.is_about(source);
+        usable.then_some(state)
+    }
+
+    /// Writes it, whole or not at all.
+    pub(super) fn save(&self, dir: &Path) -> io::Result<()> {
+        let new = dir.join("state.json.new");
+        let mut file = fs::File::create(&new)?;
+        serde_json::to_writer(&mut file, self)?;
+        file.sync_all()?;
+        fs::rename(&new, dir.join(FILE))?;
+        fs::File::open(dir)?.sync_all()
+    }
+
+    /// Notes that everything before `position` is in.
+    pub(super) fn advance(&mut self, position: u64, source: &dyn Source) {
+        if position <= self.position {
+            return;
+        }
+        self.position = position;
+        if self.first.is_none() {
+            self.first = digest(source, 0);
+        }
+        self.last = digest(source, position - 1);
+    }
+
+    /// Entries that cannot be read prove nothing; verification names them.
+    fn is_about(&self, source: &dyn Source) -> bool {
+        let same = |noted: &Option<String>, index: u64| {
+            let now = digest(source, index);
+            noted.is_none() || now.is_none() || *noted == now
+        };
+        let Some(last) = self.position.checked_sub(1) else {
+            return true;
+        };
+        same(&self.first, 0) && same(&self.last, last)
+    }
+}
+
+fn digest(source: &dyn Source, index: u64) -> Option<String> {
+    let entry = source.read(index).ok()?;
+    Some(Digest::of(&entry.envelope.encode_to_vec()).to_string())
+}

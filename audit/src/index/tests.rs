@@ -1,0 +1,6 @@
+//! The index against a linear scan of the log, through crashes, damage and
+//! late outcomes.
+
+mod against_scan;
+mod fake;
+mod store;

@@ -1,0 +1,1 @@
+//! The store through its door: damage, other logs, ids, tail, summaries.
