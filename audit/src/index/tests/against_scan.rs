@@ -78,7 +78,7 @@ fn check(log: &Log, store: &Store, query: &Query) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn index_and_scan_agree_through_commits_and_restarts(

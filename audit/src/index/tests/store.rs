@@ -1,1 +1,325 @@
 //! The store through its door: damage, other logs, ids, tail, summaries.
+
+use std::{fs, path::Path, sync::Arc, time::Duration};
+
+use palisade_mesh::wire::record::{Record, record::Body};
+use tokio_stream::StreamExt;
+
+use super::fake::{Log, NOW, caught_up, decision, open, options, outcome_of, runtime};
+use crate::{
+    index::{Answer, BucketSpan, LAG_MAX, Options, Store, StoreError, TailEvent, Total},
+    query::Query,
+    row::Row,
+};
+
+const SECOND: i64 = 1_000_000;
+
+fn rows(store: &Store, query: &str) -> Vec<Row> {
+    let query = Query::parse(query).unwrap();
+    let found = store.search(&query, 1000, None).unwrap();
+    assert!(found.coverage.complete, "{:?}", found.coverage);
+    found.rows
+}
+
+/// `count` decisions, one each minute back from now, each with its outcome.
+fn filled(count: u128) -> Arc<Log> {
+    let log = Log::new();
+    for i in 0..count {
+        let time_us = NOW - 60 * SECOND * i as i64 - SECOND;
+        let mut record = decision(time_us, i);
+        if let Some(Body::Decision(d)) = &mut record.body
+            && i % 3 == 0
+        {
+            d.verdict = 3;
+        }
+        let outcome = outcome_of(&record, time_us + 5000, if i % 2 == 0 { 200 } else { 500 });
+        log.append(record);
+        log.append(outcome);
+    }
+    log
+}
+
+fn indexed(log: &Arc<Log>, dir: &Path) -> Store {
+    let store = open(log, dir);
+    runtime().block_on(store.flush()).unwrap();
+    store
+}
+
+#[test]
+fn a_deleted_index_is_made_again_and_answers_the_same() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(200));
+    let store = indexed(&log, dir.path());
+    let before = rows(&store, "decision:deny status:5xx");
+    assert!(!before.is_empty());
+    drop(store);
+    fs::remove_dir_all(dir.path()).unwrap();
+    let store = open(&log, dir.path());
+    caught_up(&store);
+    assert_eq!(rows(&store, "decision:deny status:5xx"), before);
+}
+
+#[test]
+fn a_damaged_bucket_is_made_again_and_the_others_stay() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(200));
+    let store = indexed(&log, dir.path());
+    let before = rows(&store, "class:*");
+    drop(store);
+    let bucket = dir.path().join("bucket-2026-11-20T10");
+    let damaged = fs::read_dir(&bucket)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .find(|path| path.extension().is_some_and(|e| e == "term"))
+        .unwrap();
+    let mut bytes = fs::read(&damaged).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::remove_file(&damaged).unwrap();
+    fs::write(&damaged, bytes).unwrap();
+
+    let store = open(&log, dir.path());
+    runtime().block_on(store.flush()).unwrap();
+    caught_up(&store);
+    assert_eq!(rows(&store, "class:*"), before);
+    drop(store);
+    let store = open(&log, dir.path());
+    assert_eq!(store.status().remaking, 0);
+    assert_eq!(rows(&store, "class:*"), before);
+}
+
+#[test]
+fn a_crash_between_a_commit_and_the_state_doubles_nothing() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(40));
+    let store = indexed(&log, dir.path());
+    let state = fs::read(dir.path().join("state.json")).unwrap();
+    let late = outcome_of(&decision(NOW, 99), NOW + 10, 200);
+    log.append(decision(NOW, 99));
+    runtime().block_on(store.flush()).unwrap();
+    log.append(late);
+    runtime().block_on(store.flush()).unwrap();
+    let before = rows(&store, "class:*");
+    drop(store);
+    fs::write(dir.path().join("state.json"), state).unwrap();
+    let store = open(&log, dir.path());
+    caught_up(&store);
+    assert_eq!(rows(&store, "class:*"), before);
+    runtime().block_on(store.flush()).unwrap();
+    assert_eq!(rows(&store, "class:*"), before);
+    assert_eq!(rows(&store, "ended:false"), vec![]);
+}
+
+#[test]
+fn another_log_under_the_same_name_is_noticed() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(40));
+    drop(indexed(&log, dir.path()));
+    log.truncate(10);
+    for i in 0..60 {
+        log.append(decision(NOW - i, 1000 + i as u128));
+    }
+    let store = open(&log, dir.path());
+    caught_up(&store);
+    assert_eq!(rows(&store, "class:decision").len(), 5 + 60);
+}
+
+#[test]
+fn more_buckets_than_writers_and_a_changed_span_are_no_matter() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::new();
+    for i in 0..40 {
+        // Hours apart, to and fro.
+        let record = decision(NOW - (i * 7 % 20) * 3_600 * SECOND, i as u128);
+        log.append_received(record, NOW);
+    }
+    let store = indexed(&log, dir.path());
+    assert_eq!(store.status().buckets, 20);
+    assert_eq!(rows(&store, "").len(), 40);
+    drop(store);
+    let by_day = Options {
+        bucket: BucketSpan::Day,
+        ..options()
+    };
+    let store = super::fake::open_with(&log, dir.path(), by_day);
+    runtime().block_on(store.flush()).unwrap();
+    assert_eq!(store.status().buckets, 2);
+    assert_eq!(rows(&store, "").len(), 40);
+}
+
+#[test]
+fn an_unreadable_record_is_left_out_and_the_answer_says_so() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(20));
+    log.break_entry(6);
+    let store = indexed(&log, dir.path());
+    let query = Query::parse("class:decision").unwrap();
+    let found = store.search(&query, 100, None).unwrap();
+    assert_eq!(found.rows.len(), 19);
+    assert_eq!(found.coverage.unreadable, 1);
+    assert!(!found.coverage.complete);
+    // One that breaks after it was indexed.
+    log.break_entry(8);
+    let found = store.search(&query, 100, None).unwrap();
+    assert_eq!(found.rows.len(), 18);
+    assert_eq!(found.coverage.unreadable, 2);
+}
+
+#[test]
+fn a_record_is_found_at_once_and_its_outcome_joins_it_later() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(3));
+    let store = indexed(&log, dir.path());
+    let record = decision(NOW, 77);
+    log.append(record.clone());
+    caught_up(&store);
+    assert_eq!(rows(&store, "ended:false").len(), 1);
+    runtime().block_on(store.flush()).unwrap();
+    assert_eq!(rows(&store, "ended:false").len(), 1);
+    log.append(outcome_of(&record, NOW + 40_000, 502));
+    caught_up(&store);
+    let found = rows(&store, "status:502 latency:>=40ms");
+    assert_eq!(found.len(), 1);
+    assert_eq!(found[0].number("outcome_entry"), Some(7));
+    assert_eq!(rows(&store, "ended:false").len(), 0);
+}
+
+#[test]
+fn an_id_or_enough_of_it_finds_everything_that_belongs_to_it() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(30));
+    let record = decision(NOW, 77);
+    log.append(record.clone());
+    let store = indexed(&log, dir.path());
+    log.append(outcome_of(&record, NOW + 40_000, 200));
+    caught_up(&store);
+    let row = rows(&store, "ended:true").remove(0);
+    let id = row.text("id").unwrap();
+    assert_eq!(store.by_id(id).unwrap().len(), 2);
+    assert_eq!(store.row_by_id(id).unwrap(), row);
+    assert_eq!(store.by_id(&id[..10].to_lowercase()).unwrap().len(), 2);
+    let code = |id: &str| match store.by_id(id) {
+        Err(StoreError::Query(told)) => told.code.0,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(code(&id[..6]), 7110);
+    assert_eq!(code(&id[..5]), 7110);
+    assert_eq!(code("not an id"), 7110);
+    assert_eq!(code("00000000000000000000000001"), 7111);
+    assert_eq!(rows(&store, &format!("id:{id}")).len(), 1);
+}
+
+#[test]
+fn a_search_counts_up_to_its_limit() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(50));
+    let store = super::fake::open_with(
+        &log,
+        dir.path(),
+        Options {
+            count_max: 20,
+            ..options()
+        },
+    );
+    runtime().block_on(store.flush()).unwrap();
+    let total = |query: &str| {
+        let query = Query::parse(query).unwrap();
+        store.search(&query, 5, None).unwrap().total
+    };
+    assert!(matches!(total("class:decision"), Total::AtLeast(n) if (20..50).contains(&n)));
+    assert_eq!(total("decision:deny"), Total::Exact(17));
+    assert_eq!(store.count(&Query::parse("").unwrap()).unwrap(), 50);
+}
+
+#[test]
+fn matches_are_summed_up_by_value_and_by_time() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(60));
+    let store = indexed(&log, dir.path());
+    let answer = |query: &str| {
+        store
+            .answer(&Query::parse(query).unwrap(), 10, None)
+            .unwrap()
+    };
+    let Answer::Counted(counted) = answer("| count by decision, status") else {
+        panic!("not counted");
+    };
+    let groups: Vec<(String, u64)> = counted
+        .groups
+        .into_iter()
+        .map(|(group, n)| (group.join(" "), n))
+        .collect();
+    let expected = [
+        ("allow 200", 20),
+        ("allow 500", 20),
+        ("not_permitted 200", 10),
+        ("not_permitted 500", 10),
+    ];
+    assert_eq!(groups, expected.map(|(group, n)| (group.to_owned(), n)));
+    let Answer::Counted(counted) = answer("decision:deny | count") else {
+        panic!("not counted");
+    };
+    assert_eq!(counted.groups, vec![(vec![], 20)]);
+    let Answer::ByTime(by_time) = answer("| timeline 30m") else {
+        panic!("no timeline");
+    };
+    let expected = [
+        ("2026-11-20T11:00:00.000000Z", 30),
+        ("2026-11-20T11:30:00.000000Z", 30),
+    ];
+    assert_eq!(by_time.steps, expected.map(|(at, n)| (at.to_owned(), n)));
+    let refused = store.facets(&Query::parse("").unwrap(), &["path"], 5);
+    assert!(matches!(refused, Err(StoreError::Query(told)) if told.code.0 == 7108));
+}
+
+/// The next event, within a time no working machine needs.
+async fn next(stream: &mut (impl tokio_stream::Stream<Item = TailEvent> + Unpin)) -> TailEvent {
+    let next = tokio::time::timeout(Duration::from_secs(20), stream.next());
+    next.await
+        .expect("an event comes")
+        .expect("the tail goes on")
+}
+
+#[test]
+fn the_tail_tells_matches_as_they_become_durable() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(3));
+    let store = open(&log, dir.path());
+    runtime().block_on(async {
+        let mut denied = Box::pin(store.tail(&Query::parse("decision:deny").unwrap()));
+        let mut failed = Box::pin(store.tail(&Query::parse("status:5xx").unwrap()));
+        let mut record: Record = decision(NOW, 1);
+        log.append(record.clone());
+        if let Some(Body::Decision(d)) = &mut record.body {
+            d.verdict = 2;
+        }
+        let denial = log.append(record.clone());
+        let outcome = log.append(outcome_of(&record, NOW + 1, 503));
+        let TailEvent::Row(row) = next(&mut denied).await else {
+            panic!("no row");
+        };
+        assert_eq!(
+            (row.entry, row.text("decision")),
+            (denial, Some("forbidden"))
+        );
+        let TailEvent::Row(row) = next(&mut failed).await else {
+            panic!("no row");
+        };
+        assert_eq!(
+            (row.entry, row.number("outcome_entry")),
+            (denial, Some(outcome))
+        );
+    });
+}
+
+#[test]
+fn a_tail_that_is_too_slow_says_how_much_it_left_out() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let store = open(&log, dir.path());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut tail = Box::pin(store.tail(&Query::parse("").unwrap()));
+        for i in 0..=LAG_MAX {
+            log.append(decision(NOW, u128::from(i)));
+        }
+        let TailEvent::Skipped(skipped) = next(&mut tail).await else {
+            panic!("nothing skipped");
+        };
+        assert_eq!(skipped, LAG_MAX + 1);
+        log.append(decision(NOW, 1));
+        assert!(matches!(next(&mut tail).await, TailEvent::Row(_)));
+    });
+}
