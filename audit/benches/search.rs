@@ -39,8 +39,8 @@ fn entry(index: u64) -> Entry {
     let service = format!("acme.test/shop/svc-{:02}", (caller * 3 + mix % 5) % 20);
     let principal = format!("spiffe://acme.test/ns/shop/sa/caller-{caller:02}");
     let id = (u128::from(time_us.unsigned_abs() / 1000) << 80) | u128::from(request);
-    let denied = mix % 40 == 0;
-    let body = if index % 2 == 0 {
+    let denied = mix.is_multiple_of(40);
+    let body = if index.is_multiple_of(2) {
         Body::Decision(Decision {
             verdict: if denied { 3 } else { 1 },
             reason: if denied { "no_permit" } else { "permitted" }.into(),
@@ -64,7 +64,7 @@ fn entry(index: u64) -> Entry {
                 kill_list: 0,
             }),
             decision_ns: 800 + mix % 4000,
-            cached: mix % 3 != 0,
+            cached: !mix.is_multiple_of(3),
             enforced: true,
             source_ip: "127.0.0.1".into(),
             trace_id: (id ^ u128::from(mix) << 40).to_be_bytes().to_vec(),
@@ -73,7 +73,7 @@ fn entry(index: u64) -> Entry {
         })
     } else {
         Body::Outcome(Outcome {
-            status: if mix % 100 == 0 { 500 } else { 200 },
+            status: if mix.is_multiple_of(100) { 500 } else { 200 },
             end: 1,
             bytes_in: mix % 900,
             bytes_out: mix % 20_000,

@@ -59,8 +59,11 @@ pub struct Field {
     /// A query that uses it.
     pub example: &'static str,
     /// Hands out the values of an item.
-    pub(crate) read: fn(&Item, &mut dyn FnMut(Value<'_>)),
+    pub(crate) read: Read,
 }
+
+/// Hands the values of a field of an item to a function.
+pub(crate) type Read = fn(&Item, &mut dyn FnMut(Value<'_>));
 
 /// What values a field has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -394,7 +394,7 @@ fn any_other(kind: u8, time_us: i64, words: u64) -> Record {
             ..Credential::default()
         })),
     };
-    if words % 7 == 0 {
+    if words.is_multiple_of(7) {
         record.id.clear();
         record.body = None;
     }
