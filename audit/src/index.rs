@@ -40,7 +40,7 @@ pub use follow::{LAG_MAX, TailEvent};
 
 use facets::{Groups, Timeline};
 use indexer::Shared;
-use search::{Counter, Key, Newest, Snapshot};
+use search::{Counter, Key, Newest, Snapshot, key_of};
 
 /// Most rows one search gives.
 pub const ROWS_MAX: usize = 10_000;
@@ -324,16 +324,10 @@ impl Store {
         };
         let before = cursor.map(|cursor| cursor.key);
         let limit = limit.clamp(1, ROWS_MAX);
-        let mut snapshot = Snapshot::take(&self.shared, query, window);
-        snapshot
-            .recent
-            .retain(|item| before.is_none_or(|before| key_of(item) < before));
-        snapshot
-            .recent
-            .sort_unstable_by_key(|item| std::cmp::Reverse(key_of(item)));
-        let recent = u64::try_from(snapshot.recent.len()).unwrap_or(u64::MAX);
+        // One more than wanted tells whether there is more.
+        let snapshot = Snapshot::take(&self.shared, query, window, before, limit + 1);
         let count_max = self.shared.options.count_max;
-        let mut newest = Newest::new(limit, count_max, recent);
+        let mut newest = Newest::new(limit, count_max, snapshot.recent_count);
         let mut stopped = false;
         for view in &snapshot.views {
             if newest.is_done() {
@@ -364,13 +358,12 @@ impl Store {
     /// # Errors
     /// As [`Store::search`].
     pub fn count(&self, query: &Query) -> Result<u64, StoreError> {
-        let snapshot = Snapshot::take(&self.shared, query, self.window(query)?);
+        let snapshot = self.everything(query, 0)?;
         let mut counter = Counter::default();
         for view in &snapshot.views {
             snapshot.visit(view, self.source(), None, &mut counter)?;
         }
-        let recent = u64::try_from(snapshot.recent.len()).unwrap_or(u64::MAX);
-        Ok(counter.counted.saturating_add(recent))
+        Ok(counter.counted.saturating_add(snapshot.recent_count))
     }
 
     /// The `top` most frequent values of each of `fields` among the matches.
@@ -383,7 +376,11 @@ impl Store {
         fields: &[&str],
         top: usize,
     ) -> Result<Vec<Counted>, StoreError> {
-        let fields = fields.iter().take(FACETS_MAX).map(|name| countable(name));
+        if fields.len() > FACETS_MAX {
+            let message = format!("more than {FACETS_MAX} fields to count");
+            return Err(Diagnostic::error(7108, message).into());
+        }
+        let fields = fields.iter().map(|name| countable(name));
         fields
             .map(|field| self.count_by(query, vec![field?], top))
             .collect()
@@ -397,7 +394,7 @@ impl Store {
         top: usize,
     ) -> Result<Counted, StoreError> {
         let begun = Instant::now();
-        let snapshot = Snapshot::take(&self.shared, query, self.window(query)?);
+        let snapshot = self.everything(query, usize::MAX)?;
         let by = fields.iter().map(|field| field.name).collect();
         let mut groups = Groups::new(fields);
         for view in &snapshot.views {
@@ -419,7 +416,7 @@ impl Store {
 
     fn timeline(&self, query: &Query, step_us: i64) -> Result<CountedByTime, StoreError> {
         let begun = Instant::now();
-        let snapshot = Snapshot::take(&self.shared, query, self.window(query)?);
+        let snapshot = self.everything(query, usize::MAX)?;
         let mut timeline = Timeline::new(step_us);
         for view in &snapshot.views {
             snapshot.visit(view, self.source(), None, &mut timeline)?;
@@ -551,6 +548,12 @@ impl Store {
         Ok(query.window(self.clock.now_us(), &self.shared.options.limits)?)
     }
 
+    /// The query without a page.
+    fn everything(&self, query: &Query, keep: usize) -> Result<Snapshot, StoreError> {
+        let window = self.window(query)?;
+        Ok(Snapshot::take(&self.shared, query, window, None, keep))
+    }
+
     fn coverage(&self, snapshot: &Snapshot) -> Coverage {
         let gaps = self
             .gaps
@@ -671,10 +674,6 @@ impl Serialize for Cursor {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
     }
-}
-
-fn key_of(item: &Item) -> Key {
-    (item.time_us, item.at)
 }
 
 fn countable(name: &str) -> Result<&'static Field, StoreError> {

@@ -159,4 +159,33 @@ mod tests {
         check(i64::MIN, now);
         check(i64::MAX, now);
     }
+
+    #[test]
+    fn an_outcome_finds_a_decision_only_near_the_time_of_its_id() {
+        let id_us = 1_800_000_000_000_000;
+        let check = |time_us: i64, expected: bool| {
+            let record = Record {
+                id: ((u128::from(id_us as u64 / 1000) << 80) | 1)
+                    .to_be_bytes()
+                    .to_vec(),
+                time_us,
+                body: Some(Body::Decision(Decision::default())),
+                ..Record::default()
+            };
+            let envelope = Envelope {
+                received_us: time_us,
+                ..Envelope::default()
+            };
+            let item = Item::new(Entry {
+                index: 0,
+                envelope,
+                record,
+            });
+            assert_eq!(item.joinable().is_some(), expected);
+        };
+        check(id_us + JOIN_SLACK_US, true);
+        check(id_us - JOIN_SLACK_US, true);
+        check(id_us + JOIN_SLACK_US + 1, false);
+        check(id_us - JOIN_SLACK_US - 1, false);
+    }
 }

@@ -216,3 +216,21 @@ impl Visitor for Timeline {
         ControlFlow::Continue(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_counted_up_to_their_limit_and_the_rest_is_told() {
+        let mut groups = Groups::new(Vec::new());
+        for i in 0..GROUPS_MAX {
+            groups.add(vec![i.to_string()], 1);
+        }
+        assert_eq!(groups.uncounted, 0);
+        groups.add(vec!["one more".into()], 3);
+        groups.add(vec!["0".into()], 1);
+        assert_eq!(groups.uncounted, 3);
+        assert_eq!(groups.into_sorted(1), vec![(vec!["0".into()], 2)]);
+    }
+}

@@ -23,14 +23,21 @@ use crate::{
 /// Order of results: time, then position in the log, newest first.
 pub(super) type Key = (i64, u64);
 
+/// Where an item stands among results.
+pub(super) fn key_of(item: &Item) -> Key {
+    (item.time_us, item.at)
+}
+
 /// A query against what was there at one moment.
 pub(super) struct Snapshot {
     pub(super) plan: Plan,
     pub(super) window: Window,
     /// Buckets of the window, newest first.
     pub(super) views: Vec<Arc<View>>,
-    /// Matching recent records.
+    /// The newest matching recent records, as many as were wanted, newest first.
     pub(super) recent: Vec<Item>,
+    /// How many there are.
+    pub(super) recent_count: u64,
     /// Documents that a recent outcome has made out of date.
     outdated: FxHashSet<u64>,
     pub(super) behind: u64,
@@ -94,16 +101,31 @@ impl Place {
 
 impl Snapshot {
     /// Takes the recent matches and the views in one step: nothing is missing
-    /// and nothing is there twice.
-    pub(super) fn take(shared: &Shared, query: &Query, window: Window) -> Self {
+    /// and nothing is there twice. Keeps the `keep` newest recent matches below
+    /// `before`.
+    pub(super) fn take(
+        shared: &Shared,
+        query: &Query,
+        window: Window,
+        before: Option<Key>,
+        keep: usize,
+    ) -> Self {
         let filter = query.filter();
         let inner = shared.read();
-        let recent = inner
+        let mut matching: Vec<&Item> = inner
             .recent
             .visible()
-            .filter(|item| window.contains(item.time_us) && filter.matches(item))
-            .cloned()
+            .filter(|item| {
+                window.contains(item.time_us)
+                    && before.is_none_or(|before| key_of(item) < before)
+                    && filter.matches(item)
+            })
             .collect();
+        let recent_count = u64::try_from(matching.len()).unwrap_or(u64::MAX);
+        if keep > 0 {
+            matching.sort_unstable_by_key(|item| Reverse(key_of(item)));
+        }
+        let recent = matching.into_iter().take(keep).cloned().collect();
         let views = inner
             .views
             .values()
@@ -116,6 +138,7 @@ impl Snapshot {
             window,
             views,
             recent,
+            recent_count,
             outdated: inner.recent.replaced(),
             behind: shared.source.len().saturating_sub(inner.head),
             unreadable: inner.unreadable,

@@ -7,7 +7,9 @@ use tokio_stream::StreamExt;
 
 use super::fake::{Log, NOW, caught_up, decision, open, options, outcome_of, runtime};
 use crate::{
-    index::{Answer, BucketSpan, LAG_MAX, Options, Store, StoreError, TailEvent, Total},
+    index::{
+        Answer, BucketSpan, FACETS_MAX, LAG_MAX, Options, Store, StoreError, TailEvent, Total,
+    },
     query::Query,
     row::Row,
 };
@@ -261,6 +263,38 @@ fn matches_are_summed_up_by_value_and_by_time() {
     assert_eq!(by_time.steps, expected.map(|(at, n)| (at.to_owned(), n)));
     let refused = store.facets(&Query::parse("").unwrap(), &["path"], 5);
     assert!(matches!(refused, Err(StoreError::Query(told)) if told.code.0 == 7108));
+    let facets = |n: usize| store.facets(&Query::parse("").unwrap(), &vec!["service"; n], 5);
+    assert_eq!(facets(FACETS_MAX).unwrap().len(), FACETS_MAX);
+    assert!(facets(FACETS_MAX + 1).is_err());
+}
+
+#[test]
+fn a_row_is_a_flat_object_with_the_names_of_the_fields() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(1));
+    let store = indexed(&log, dir.path());
+    let row = rows(&store, "").remove(0);
+    let json = serde_json::to_value(&row).unwrap();
+    for (name, expected) in [
+        ("time", serde_json::json!("2026-11-20T11:59:59.000000Z")),
+        ("decision", "not_permitted".into()),
+        ("status", 200.into()),
+        ("latency", 5000.into()),
+        ("cached", false.into()),
+        ("policy", serde_json::json!(["p1"])),
+        ("revision", "01010101".into()),
+        ("revision_digest", "01".repeat(32).into()),
+        ("outcome_entry", 1.into()),
+        ("entry", 0.into()),
+    ] {
+        assert_eq!(json[name], expected, "{name}");
+    }
+    assert_eq!(
+        row.compact(),
+        "2026-11-20T11:59:59.000000Z not_permitted GET spiffe://acme.test/ns/shop/sa/web -> \
+         acme.test/shop/orders /orders/7 permitted 200 5.000ms "
+            .to_owned()
+            + row.text("id").unwrap()
+    );
 }
 
 /// The next event, within a time no working machine needs.
