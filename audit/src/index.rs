@@ -12,7 +12,6 @@ use std::{
 };
 
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
-use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 
@@ -23,6 +22,7 @@ use crate::{
     source::{Entry, Source, SourceError},
 };
 
+mod answer;
 mod bucket;
 mod compile;
 mod facets;
@@ -32,15 +32,20 @@ mod lookup;
 mod recent;
 mod schema;
 mod search;
+mod shared;
 mod state;
 mod worker;
+mod writer;
 
+pub use answer::{
+    Answer, Counted, CountedByTime, Coverage, Cursor, Gap, Gaps, SearchResult, Status, Total,
+};
 pub use bucket::BucketSpan;
 pub use follow::{LAG_MAX, TailEvent};
 
 use facets::{Groups, Timeline};
-use indexer::Shared;
-use search::{Counter, Key, Newest, Snapshot, key_of};
+use search::{Counter, Newest, Snapshot, key_of};
+use shared::Shared;
 
 /// Most rows one search gives.
 pub const ROWS_MAX: usize = 10_000;
@@ -136,141 +141,6 @@ pub struct Store {
 enum Command {
     /// Commit everything the log has.
     Flush(oneshot::Sender<Result<(), StoreError>>),
-}
-
-/// How many there are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(tag = "relation", content = "count", rename_all = "snake_case")]
-pub enum Total {
-    /// Exactly so many.
-    Exact(u64),
-    /// So many or more; counting stopped there.
-    AtLeast(u64),
-}
-
-/// What an answer covers, and what it may lack.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Coverage {
-    /// Beginning of the time asked about, RFC 3339.
-    pub from: String,
-    /// End of it, exclusive.
-    pub to: String,
-    /// Whether everything that was ever recorded in that time was considered.
-    pub complete: bool,
-    /// Entries of the log that the index has not read yet.
-    pub behind: u64,
-    /// Entries of the log that cannot be read.
-    pub unreadable: u64,
-    /// Buckets that are being made again, by their start.
-    pub skipped_buckets: Vec<String>,
-    /// Records that proxies numbered and the log never received.
-    pub gaps: Vec<Gap>,
-    /// Why the index does not get on, when it does not.
-    pub stalled: Option<String>,
-}
-
-/// Records that are missing from a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Gap {
-    /// SPIFFE ID of the reporter.
-    pub reporter: String,
-    /// First missing sequence number.
-    pub first: u64,
-    /// Last missing sequence number.
-    pub last: u64,
-    /// When it was noticed, microseconds since the Unix epoch.
-    pub noticed_us: i64,
-}
-
-/// Tells the gaps that overlap a window; the part that numbers streams knows.
-pub type Gaps = Arc<dyn Fn(Window) -> Vec<Gap> + Send + Sync>;
-
-/// Where a page ended. Its text can be handed back in the next search.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
-    window: Window,
-    key: Key,
-}
-
-/// A page of records, newest first.
-#[derive(Debug, Clone, Serialize)]
-pub struct SearchResult {
-    /// The records.
-    pub rows: Vec<Row>,
-    /// How many match in all, from the cursor on.
-    pub total: Total,
-    /// What was searched.
-    #[serde(flatten)]
-    pub coverage: Coverage,
-    /// Where to go on, when there is more.
-    pub cursor: Option<Cursor>,
-    /// Time it took, microseconds.
-    pub took_us: u64,
-}
-
-/// Matches counted by values.
-#[derive(Debug, Clone, Serialize)]
-pub struct Counted {
-    /// The fields, in order.
-    pub by: Vec<&'static str>,
-    /// Values and how many have them, most first.
-    pub groups: Vec<(Vec<String>, u64)>,
-    /// Matching records.
-    pub total: u64,
-    /// Matching records that lack one of the fields.
-    pub absent: u64,
-    /// Values that are in no group, because there were too many groups.
-    pub uncounted: u64,
-    /// What was searched.
-    #[serde(flatten)]
-    pub coverage: Coverage,
-    /// Time it took, microseconds.
-    pub took_us: u64,
-}
-
-/// Matches counted by time.
-#[derive(Debug, Clone, Serialize)]
-pub struct CountedByTime {
-    /// Start of each step that has matches, RFC 3339, and how many.
-    pub steps: Vec<(String, u64)>,
-    /// Matching records.
-    pub total: u64,
-    /// What was searched.
-    #[serde(flatten)]
-    pub coverage: Coverage,
-    /// Time it took, microseconds.
-    pub took_us: u64,
-}
-
-/// The answer to a query, according to what stands after its `|`.
-#[derive(Debug, Clone, Serialize)]
-#[serde(untagged)]
-pub enum Answer {
-    /// Records.
-    Rows(SearchResult),
-    /// `count by`.
-    Counted(Counted),
-    /// `timeline`.
-    ByTime(CountedByTime),
-}
-
-/// How the index stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Status {
-    /// Entries of the log.
-    pub log_len: u64,
-    /// Of these, searchable.
-    pub searchable: u64,
-    /// Of these, in the index on disk.
-    pub committed: u64,
-    /// Buckets on disk.
-    pub buckets: usize,
-    /// Buckets being made again.
-    pub remaking: usize,
-    /// Entries that cannot be read.
-    pub unreadable: u64,
-    /// Why it does not get on, when it does not.
-    pub stalled: Option<String>,
 }
 
 impl Store {
@@ -644,35 +514,6 @@ impl Drop for Store {
         {
             tracing::error!("audit index thread panicked");
         }
-    }
-}
-
-impl Cursor {
-    /// Reads what [`Cursor`] prints; anything else is `None`.
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text.split('.');
-        let mut next = || numbers.next();
-        let cursor = Self {
-            window: Window {
-                from_us: next()?.parse().ok()?,
-                to_us: next()?.parse().ok()?,
-            },
-            key: (next()?.parse().ok()?, next()?.parse().ok()?),
-        };
-        numbers.next().is_none().then_some(cursor)
-    }
-}
-
-impl std::fmt::Display for Cursor {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Window { from_us, to_us } = self.window;
-        write!(f, "{from_us}.{to_us}.{}.{}", self.key.0, self.key.1)
-    }
-}
-
-impl Serialize for Cursor {
-    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(self)
     }
 }
 

@@ -12,24 +12,20 @@ use std::{
     collections::BTreeMap,
     fs,
     path::PathBuf,
-    sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tantivy::IndexWriter;
-
 use super::{
-    Options, StoreError,
-    bucket::{Bucket, View},
+    StoreError,
+    bucket::Bucket,
     lookup,
     recent::{Recent, Replacement},
-    schema::Layout,
+    shared::{Inner, Shared},
     state::{State, UNREADABLE_MAX},
+    writer::Open,
 };
-use crate::{
-    item::{Item, JoinKey},
-    source::Source,
-};
+use crate::item::{Item, JoinKey};
 
 /// Entries read before others get their turn.
 const PULL_MAX: usize = 1024;
@@ -37,56 +33,6 @@ const PULL_MAX: usize = 1024;
 /// Part of the recent records that stays behind when they are full, so that
 /// outcomes still find their decisions among them.
 const LOOKAHEAD_PART: usize = 4;
-
-/// What searches look at; the indexer alone changes it.
-pub(super) struct Shared {
-    pub(super) layout: Layout,
-    pub(super) source: Arc<dyn Source>,
-    pub(super) options: Options,
-    inner: RwLock<Inner>,
-}
-
-/// Everything that must change in one step.
-#[derive(Default)]
-pub(super) struct Inner {
-    /// By start of their time.
-    pub(super) views: BTreeMap<i64, Arc<View>>,
-    pub(super) recent: Recent,
-    /// Entries before this one are in a view or among the recent.
-    pub(super) head: u64,
-    /// Entries before this one are in the index.
-    pub(super) committed: u64,
-    /// Buckets that are being made again.
-    pub(super) remaking: Vec<i64>,
-    /// Entries that could not be read.
-    pub(super) unreadable: u64,
-    /// Why the indexer does not get on.
-    pub(super) stalled: Option<String>,
-}
-
-impl Shared {
-    pub(super) fn new(source: Arc<dyn Source>, options: Options) -> Self {
-        Self {
-            layout: Layout::new(),
-            source,
-            options,
-            inner: RwLock::default(),
-        }
-    }
-
-    /// A panic of another thread leaves a state that was whole before it.
-    pub(super) fn read(&self) -> RwLockReadGuard<'_, Inner> {
-        self.inner
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Inner> {
-        self.inner
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-}
 
 /// What is left to do after a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,24 +49,6 @@ pub(super) struct Indexer {
     dir: PathBuf,
     state: State,
     buckets: BTreeMap<i64, Open>,
-}
-
-/// A bucket and the writer it may have.
-struct Open {
-    bucket: Bucket,
-    /// Everything before this position that belongs here is here.
-    applied: u64,
-    writer: Option<Writer>,
-    /// Something was added since searches last saw it.
-    unseen: bool,
-    /// Positions whose documents were replaced since then.
-    replaced: Vec<u64>,
-}
-
-struct Writer {
-    writer: IndexWriter,
-    used: Instant,
-    dirty: bool,
 }
 
 impl Indexer {
@@ -542,58 +470,6 @@ impl Indexer {
 
 /// Shortest wait between steps, so that a slow disk does not make a busy loop.
 const MIN_WAIT: Duration = Duration::from_millis(20);
-
-impl Open {
-    fn new(bucket: Bucket, applied: u64) -> Self {
-        Self {
-            bucket,
-            applied,
-            writer: None,
-            unseen: false,
-            replaced: Vec::new(),
-        }
-    }
-
-    fn writer(&mut self, heap_bytes: usize) -> Result<&mut Writer, StoreError> {
-        if self.writer.is_none() {
-            self.writer = Some(Writer {
-                writer: self.bucket.writer(heap_bytes)?,
-                used: Instant::now(),
-                dirty: false,
-            });
-        }
-        self.writer
-            .as_mut()
-            .ok_or(StoreError::Bug("a writer just opened is not there"))
-    }
-
-    /// Commits what was added: everything before `position` is in.
-    fn commit(&mut self, position: u64) -> Result<(), StoreError> {
-        let Some(writer) = self.writer.as_mut().filter(|writer| writer.dirty) else {
-            return Ok(());
-        };
-        let mut commit = writer.writer.prepare_commit()?;
-        commit.set_payload(&position.to_string());
-        commit.commit()?;
-        writer.dirty = false;
-        Ok(())
-    }
-
-    fn close(&mut self) -> Result<(), StoreError> {
-        if let Some(writer) = self.writer.take() {
-            writer.writer.wait_merging_threads()?;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Err(error) = self.close() {
-            tracing::warn!(%error, bucket = %self.bucket.path().display(), "audit index writer did not end well");
-        }
-    }
-}
 
 /// Directory of a bucket: its first hour, as `bucket-2026-11-20T00`.
 fn name_of(start_us: i64) -> String {

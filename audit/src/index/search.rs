@@ -12,7 +12,7 @@ use super::{
     StoreError,
     bucket::{Columns, View},
     compile::Plan,
-    indexer::Shared,
+    shared::Shared,
 };
 use crate::{
     item::Item,

@@ -7,7 +7,8 @@ use tokio::sync::mpsc;
 
 use super::{
     Command, StoreError,
-    indexer::{Indexer, Shared, Step},
+    indexer::{Indexer, Step},
+    shared::Shared,
 };
 
 /// Wait after a failure before the index is opened again.
