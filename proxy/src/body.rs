@@ -85,7 +85,8 @@ impl Body for RequestBody {
         Poll::Ready(match ready!(Pin::new(inner).poll_frame(cx)) {
             Some(Ok(frame)) => Some(self.pass(frame)),
             Some(Err(e)) => {
-                self.exchange.blame(End::ClientAborted, "request_body");
+                // Seen by the caller only if it is still there.
+                self.exchange.fail(Fault::BodyMalformed, End::ClientAborted);
                 Some(Err(e.into()))
             }
             None => None,

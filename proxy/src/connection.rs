@@ -114,6 +114,11 @@ impl Control {
         Self::new(bytes, kind, 0, i64::MAX)
     }
 
+    /// Whether the connection speaks HTTP/1.1.
+    pub(crate) fn is_http1(&self) -> bool {
+        self.kind == Kind::Http1
+    }
+
     /// Whether the peer's certificate has ended.
     pub(crate) fn has_ended(&self, now_us: i64) -> bool {
         now_us / 1_000_000 >= self.end_at_s

@@ -5,6 +5,7 @@
 
 use std::{rc::Rc, sync::Arc};
 
+use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, HOST, UPGRADE},
@@ -13,6 +14,7 @@ use http::{
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use palisade_mesh::{canonical::CanonicalRequest, wire::record::outcome::End};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{
     body::{RequestBody, ResponseBody},
@@ -24,10 +26,13 @@ use crate::{
         Caller,
         enforce::{Permit, Permitted},
     },
-    respond::{Fault, Refusal},
+    respond::Fault,
     upstream::{Lease, UpstreamError},
     worker::{Application, Worker},
 };
+
+/// Bytes in flight on each way through a tunnel.
+const TUNNEL_BUFFER: usize = 8 * 1024;
 
 /// Forwards a permitted request to the application.
 pub(crate) async fn forward(
@@ -63,7 +68,7 @@ pub(crate) async fn forward(
         Ok((response, lease)) => relay(
             worker, &caller, exchange, response, lease, upgrade, &id, grpc,
         ),
-        Err(error) => fail(&exchange, error, grpc, &id),
+        Err(error) => fail(&caller, &exchange, error, grpc, &id),
     }
 }
 
@@ -163,7 +168,7 @@ fn relay(
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An application that switches without having been asked is broken.
         let Some(downstream) = upgrade else {
-            return fail(&exchange, UpstreamError::Failed, grpc, id);
+            return fail(caller, &exchange, UpstreamError::Failed, grpc, id);
         };
         exchange.answered(response.status().as_u16());
         let upstream = hyper::upgrade::on(&mut response);
@@ -189,6 +194,7 @@ fn ask_for_websocket(headers: &mut HeaderMap) {
 
 /// The answer when the application gave none.
 fn fail(
+    caller: &Caller,
     exchange: &Exchange,
     error: UpstreamError,
     grpc: bool,
@@ -197,14 +203,14 @@ fn fail(
     // A body that ran into its limit is why the upstream failed.
     let fault = exchange.fault().unwrap_or_else(|| error.fault());
     let end = match (fault, error) {
-        (Fault::BodyTooLarge, _) => End::ClientAborted,
+        (Fault::BodyMalformed | Fault::BodyTooLarge, _) => End::ClientAborted,
         (_, UpstreamError::TimedOut) => End::TimedOut,
         _ => End::UpstreamFailed,
     };
     exchange.answered(fault.status());
     exchange.blame(end, fault.reason());
     exchange.finish(end);
-    Refusal::from(fault).answer(grpc, Some(id))
+    caller.refuse(&fault.into(), grpc, id)
 }
 
 /// Carries bytes both ways once both sides have switched. The connection that
@@ -234,7 +240,8 @@ fn tunnel(
         exchange.finish(match ended {
             None => End::Deadline,
             Some(Ok(())) => End::Completed,
-            Some(Err(_)) => End::UpstreamFailed,
+            // One side left without saying so.
+            Some(Err(_)) => End::ClientAborted,
         });
         drop((place, lease));
     });
@@ -246,9 +253,31 @@ async fn carry(
     upstream: OnUpgrade,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let (downstream, upstream) = (downstream.await?, upstream.await?);
-    let (mut downstream, mut upstream) = (TokioIo::new(downstream), TokioIo::new(upstream));
-    let (sent, received) = tokio::io::copy_bidirectional(&mut downstream, &mut upstream).await?;
-    exchange.count_in(sent);
-    exchange.count_out(received);
+    let (mut caller_reads, mut caller_writes) = tokio::io::split(TokioIo::new(upstream));
+    let (mut caller_sends, mut caller_gets) = tokio::io::split(TokioIo::new(downstream));
+    let sent = pump(&mut caller_sends, &mut caller_writes, |n| {
+        exchange.count_in(n)
+    });
+    let received = pump(&mut caller_reads, &mut caller_gets, |n| {
+        exchange.count_out(n)
+    });
+    tokio::try_join!(sent, received)?;
     Ok(())
+}
+
+/// Copies until the end, counting what was copied.
+async fn pump(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    count: impl Fn(u64),
+) -> std::io::Result<()> {
+    let mut buffer = BytesMut::with_capacity(TUNNEL_BUFFER);
+    while from.read_buf(&mut buffer).await? > 0 {
+        let read = buffer.len() as u64;
+        to.write_all_buf(&mut buffer).await?;
+        to.flush().await?;
+        count(read);
+        buffer.clear();
+    }
+    to.shutdown().await
 }

@@ -5,10 +5,17 @@
 //! forwarded.
 
 use std::{
-    convert::Infallible, future::Future, net::SocketAddr, pin::pin, rc::Rc, sync::Arc, task::Poll,
+    convert::Infallible,
+    future::Future,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
 };
 
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response, header::CONNECTION};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -23,7 +30,10 @@ use palisade_mesh::{
 };
 use rustls::ServerConfig;
 use smol_str::SmolStr;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
@@ -34,6 +44,7 @@ use crate::{
     inbound::enforce::Judged,
     listener::Serve,
     recorder::{DecisionFacts, Target},
+    respond::{Refusal, without_body},
     telemetry::Count,
     worker::{LocalExec, Worker},
 };
@@ -44,6 +55,9 @@ pub(crate) mod enforce;
 const LISTENER: &str = "inbound";
 /// Protocols offered, best first.
 const ALPN: &[&[u8]] = &[b"h2", b"http/1.1"];
+/// How long, and for how many bytes, a refused peer is still listened to.
+const LINGER: Duration = Duration::from_millis(500);
+const LINGER_BYTES: usize = 16 * 1024;
 /// Label of a caller that is no service of the catalogue.
 const UNREGISTERED: &str = "unregistered";
 
@@ -65,6 +79,25 @@ impl Caller {
     pub(crate) fn id(&self) -> &str {
         self.connection.peer.id.as_str()
     }
+
+    /// The answer to a request that does not pass; ends the connection if what
+    /// follows on it cannot be trusted.
+    pub(crate) fn refuse(
+        &self,
+        refusal: &Refusal,
+        grpc: bool,
+        id: &HeaderValue,
+    ) -> Response<ResponseBody> {
+        let mut response = refusal.answer(grpc, Some(id));
+        if refusal.close {
+            self.control.give(Order::Finish);
+            if self.control.is_http1() {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(CONNECTION, close);
+            }
+        }
+        response
+    }
 }
 
 /// What serves a connection to the inbound listener of `worker`.
@@ -83,10 +116,13 @@ async fn serve(
     config: Arc<ServerConfig>,
 ) {
     let limit = worker.limits().handshake_timeout;
-    let accepting = TlsAcceptor::from(config).accept(stream);
+    let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
     let stream = match tokio::time::timeout(limit, accepting).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return refuse_handshake(&worker, source, &error),
+        Ok(Err((error, stream))) => {
+            refuse_handshake(&worker, source, &error);
+            return linger(stream).await;
+        }
         Err(_) => return note_refusal(&worker, source, "handshake_timeout", ""),
     };
     let (_, session) = stream.get_ref();
@@ -166,6 +202,22 @@ fn refuse_handshake(worker: &Worker, source: SocketAddr, error: &std::io::Error)
     }
 }
 
+/// Reads on for a moment: closing with unread bytes resets the connection, and
+/// the peer would lose the alert that tells it why.
+async fn linger(mut stream: TcpStream) {
+    let mut ignored = [0; 1024];
+    let drain = async {
+        let _ = stream.shutdown().await;
+        let mut left = LINGER_BYTES;
+        while let Ok(read @ 1..) = stream.read(&mut ignored).await
+            && read < left
+        {
+            left -= read;
+        }
+    };
+    let _ = tokio::time::timeout(LINGER, drain).await;
+}
+
 fn note_refusal(worker: &Worker, source: SocketAddr, reason: &'static str, detail: &str) {
     worker
         .telemetry
@@ -224,6 +276,8 @@ pub(crate) fn h1_server(limits: &crate::config::Limits) -> http1::Builder {
     builder
 }
 
+/// Bytes of a response body held for one HTTP/2 stream.
+const STREAM_BUFFER: usize = 128 * 1024;
 /// Fields hyper accepts without allocating for them.
 const DEFAULT_HEADERS: usize = 100;
 
@@ -232,15 +286,16 @@ pub(crate) fn h2_server(limits: &crate::config::Limits) -> http2::Builder<LocalE
     let mut builder = http2::Builder::new(LocalExec);
     builder
         .max_concurrent_streams(limits.h2_streams)
-        .max_header_list_size(limits.header_bytes);
+        .max_header_list_size(limits.header_bytes)
+        .max_send_buf_size(STREAM_BUFFER);
     builder
 }
 
 /// Drives a connection under its orders; `None` when it was cut.
 pub(crate) async fn steered<C: Future>(
     control: &Control,
-    mut connection: std::pin::Pin<&mut C>,
-    finish: impl Fn(std::pin::Pin<&mut C>),
+    mut connection: Pin<&mut C>,
+    finish: impl Fn(Pin<&mut C>),
 ) -> Option<C::Output> {
     let mut finishing = false;
     std::future::poll_fn(|cx| {
@@ -289,7 +344,7 @@ fn note_unreadable(worker: &Worker, caller: &Caller, error: &hyper::Error) {
         route: "",
         answer: None,
         versions: live.map(|l| l.versions),
-        took: std::time::Duration::ZERO,
+        took: Duration::ZERO,
         trace: None,
         status,
     });
@@ -307,15 +362,26 @@ fn note_unreadable(worker: &Worker, caller: &Caller, error: &hyper::Error) {
 async fn handle(
     worker: Rc<Worker>,
     caller: Rc<Caller>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let permit = match enforce::judge(&worker, &caller, &mut request) {
+    if request.method() == Method::HEAD {
+        return Ok(without_body(respond(&worker, &caller, request).await));
+    }
+    Ok(respond(&worker, &caller, request).await)
+}
+
+async fn respond(
+    worker: &Rc<Worker>,
+    caller: &Rc<Caller>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let permit = match enforce::judge(worker, caller, &mut request) {
         Judged::Pass(permit) => permit,
         Judged::Wait(unsettled) => match unsettled.settled().await {
             Ok(permit) => permit,
-            Err(response) => return Ok(response),
+            Err(response) => return response,
         },
-        Judged::Stop(response) => return Ok(response),
+        Judged::Stop(response) => return response,
     };
-    Ok(forward::forward(&worker, permit, request).await)
+    forward::forward(worker, permit, request).await
 }

@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, Version, header::HOST, uri::Scheme};
+use http::{Method, Request, Response, Version, header::HOST, uri::Scheme};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use palisade_mesh::{
@@ -33,7 +33,7 @@ use crate::{
     headers,
     hosts::HostCache,
     inbound::{h1_server, h2_server, steered},
-    respond::{Fault, Refusal},
+    respond::{Fault, Refusal, without_body},
     upstream::{Lease, UpstreamError, cluster::Cluster},
     worker::Worker,
 };
@@ -109,31 +109,42 @@ async fn drive(worker: Rc<Worker>, stream: TcpStream, kind: Kind) {
 async fn handle(
     worker: Rc<Worker>,
     local: Rc<Local>,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
+    if request.method() == Method::HEAD {
+        return Ok(without_body(respond(&worker, &local, request).await));
+    }
+    Ok(respond(&worker, &local, request).await)
+}
+
+async fn respond(
+    worker: &Rc<Worker>,
+    local: &Local,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
     let started = Instant::now();
     let in_flight = InFlight::begin(&local.control);
     let grpc = headers::is_grpc(request.headers());
-    let routed = match route(&worker, &mut request) {
+    let routed = match route(worker, &mut request) {
         Ok(routed) => routed,
         Err(refusal) => {
             worker
                 .telemetry
                 .event("palisade_outbound_refused_total", refusal.reason);
-            return Ok(refusal.answer(grpc, None));
+            return refusal.answer(grpc, None);
         }
     };
     let method = routed.request.method;
     let service = routed.service;
-    let exchange = Exchange::open(&worker, Side::Outbound, service, method, started, in_flight);
-    let response = match prepare(&local, &routed.request, request, &exchange) {
+    let exchange = Exchange::open(worker, Side::Outbound, service, method, started, in_flight);
+    let response = match prepare(local, &routed.request, request, &exchange) {
         Some(request) => send(&routed.cluster, request, &exchange).await,
         None => Err(UpstreamError::Failed.fault()),
     };
-    Ok(match response {
+    match response {
         Ok((response, lease)) => relay(exchange, response, lease),
-        Err(fault) => fail(&worker, &exchange, fault, grpc),
-    })
+        Err(fault) => fail(worker, &exchange, fault, grpc),
+    }
 }
 
 /// A request whose service is known.

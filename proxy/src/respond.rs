@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{CONNECTION, CONTENT_TYPE, RETRY_AFTER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use palisade_mesh::{
     canonical,
@@ -31,6 +31,7 @@ const RETRY_AFTER_S: u16 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     AuditUnavailable,
+    BodyMalformed,
     BodyTooLarge,
     CertificateEnded,
     HeadTooLarge,
@@ -58,6 +59,11 @@ impl Fault {
                 503,
                 "audit_unavailable",
                 "The request cannot be recorded at the moment.",
+            ),
+            Self::BodyMalformed => (
+                400,
+                "body_malformed",
+                "The request body is not framed as HTTP demands.",
             ),
             Self::BodyTooLarge => (413, "body_too_large", "The request body exceeds its limit."),
             Self::CertificateEnded => (
@@ -156,7 +162,7 @@ pub(crate) struct Refusal {
     help: Option<SmolStr>,
     /// Whether the connection is closed after it: what follows on it cannot be
     /// trusted, or must not be decided.
-    close: bool,
+    pub(crate) close: bool,
 }
 
 impl From<Fault> for Refusal {
@@ -169,7 +175,10 @@ impl From<Fault> for Refusal {
             help: None,
             close: matches!(
                 fault,
-                Fault::CertificateEnded | Fault::TransferCoding | Fault::BodyTooLarge
+                Fault::BodyMalformed
+                    | Fault::BodyTooLarge
+                    | Fault::CertificateEnded
+                    | Fault::TransferCoding
             ),
         }
     }
@@ -219,9 +228,6 @@ impl Refusal {
         if self.status == 503 {
             headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
         }
-        if self.close {
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        }
         response
     }
 
@@ -255,6 +261,17 @@ impl Refusal {
         }
         response
     }
+}
+
+/// An answer to HEAD has no body (RFC 9110 section 9.3.2); hyper sees to that on
+/// HTTP/1.1 only.
+pub(crate) fn without_body(mut response: Response<ResponseBody>) -> Response<ResponseBody> {
+    if let ResponseBody::Own(Some(bytes)) = response.body() {
+        let length = HeaderValue::from(bytes.len());
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+        *response.body_mut() = ResponseBody::empty();
+    }
+    response
 }
 
 /// Members of a problem document (RFC 9457 section 3.1), and two of our own.

@@ -9,3 +9,4 @@ mod paths;
 mod records;
 mod smuggling;
 mod support;
+mod upstream;

@@ -4,21 +4,26 @@
 //! waiting: canonical form, header hygiene, operation, decision, record. A
 //! [`Permit`] can be made here only, and nothing is forwarded without one.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use http::{HeaderValue, Request, Response, header::CONTENT_LENGTH};
 use hyper::body::Incoming;
 use palisade_mesh::{
     canonical::{CanonicalRequest, RawRequest},
     catalogue::{Service, Unmatched},
-    decision::{Answer, DecisionId, Question, Undecided, Verdict},
-    operation::Operation,
-    sink::{Durable, SinkError},
+    decision::{Answer, DecisionId, Question},
+    sink::Durable,
     snapshot::Versions,
     wire::record::{AuditMode, Verdict as WireVerdict, outcome::End},
 };
 
 use super::Caller;
+use smol_str::SmolStr;
+
 use crate::{
     body::ResponseBody,
     exchange::{Exchange, InFlight, Side},
@@ -94,7 +99,7 @@ impl Unsettled {
         permit.exchange.answered(fault.status());
         permit.exchange.blame(End::UpstreamFailed, fault.reason());
         permit.exchange.finish(End::UpstreamFailed);
-        Err(Refusal::from(fault).answer(permit.grpc, Some(&permit.id)))
+        Err(permit.caller.refuse(&fault.into(), permit.grpc, &permit.id))
     }
 }
 
@@ -115,12 +120,18 @@ struct Examined {
 struct Ruling {
     verdict: WireVerdict,
     reason: &'static str,
+    route: Option<SmolStr>,
     answer: Option<Answer>,
     refusal: Option<Refusal>,
 }
 
-/// The snapshot's part of a case.
-struct Basis {
+/// One request on its way to a ruling, and the one snapshot it is decided under.
+struct Case<'a> {
+    worker: &'a Rc<Worker>,
+    caller: &'a Rc<Caller>,
+    started: Instant,
+    now_us: i64,
+    trace: Option<Trace>,
     service: Option<Arc<Service>>,
     versions: Option<Versions>,
 }
@@ -133,66 +144,43 @@ pub(crate) fn judge(
 ) -> Judged {
     let started = Instant::now();
     let in_flight = InFlight::begin(&caller.control);
-    let now_us = worker.clock.now_us();
     worker.telemetry.gauges.requests.add(1);
     let grpc = headers::is_grpc(request.headers());
     let trace = headers::take_trace(request.headers_mut());
 
     let mut policy = worker.policy.borrow_mut();
-    let mut live = policy.current();
-    let basis = Basis {
+    let live = policy.current();
+    let case = Case {
+        worker,
+        caller,
+        started,
+        now_us: worker.clock.now_us(),
+        trace,
         service: live.as_ref().and_then(|l| l.service.clone()),
         versions: live.as_ref().map(|l| Versions {
             discovery: worker.discovery(),
             ..l.versions
         }),
     };
-    let examined = examine(worker, caller, request, live.as_deref(), now_us);
-    let operation = match (&basis.service, &examined) {
-        (Some(service), Ok(examined)) => service.operations.find(&examined.request),
-        _ => None,
-    };
+    let examined = case.examine(request, live.as_deref());
     let ruling = match &examined {
+        Ok(examined) => case.rule(request, examined, live),
         Err(refusal) => Ruling::refused(refusal.clone()),
-        Ok(examined) => rule(
-            caller,
-            request,
-            examined,
-            operation,
-            live.as_deref_mut(),
-            now_us,
-        ),
     };
     drop(policy);
-    let took = started.elapsed();
 
-    let (id, noted) = note(
-        worker, caller, request, &basis, &examined, operation, &ruling, now_us, took, trace,
-    );
-    count(worker, caller, &ruling, took);
+    let (id, refusal) = case.note(request, &examined, ruling);
     worker.stir();
-
     let id_value = worker.header_value(id.0.array_to_str(&mut [0; 26]).as_bytes());
-    let mode = mode_of(basis.service.as_deref());
-    let refusal = match noted {
-        Err(error) if mode != AuditMode::BestEffort => {
-            worker.lost_record(&error, mode);
-            Some(Fault::AuditUnavailable.into())
+    let mode = case.mode();
+    let (examined, service) = match (refusal, examined, case.service) {
+        (None, Ok(examined), Some(service)) => (examined, service),
+        (refusal, ..) => {
+            let refusal = refusal.unwrap_or_else(|| Fault::ServiceUnknown.into());
+            return Judged::Stop(caller.refuse(&refusal, grpc, &id_value));
         }
-        Err(error) => {
-            worker.lost_record(&error, mode);
-            ruling.refusal
-        }
-        Ok(()) => ruling.refusal,
     };
-    let (refusal, examined, service) = match (refusal, examined, basis.service) {
-        (None, Ok(examined), Some(service)) => (None, Some(examined), Some(service)),
-        (refusal, ..) => (refusal, None, None),
-    };
-    let (Some(examined), Some(service)) = (examined, service) else {
-        let refusal = refusal.unwrap_or_else(|| Fault::ServiceUnknown.into());
-        return Judged::Stop(refusal.answer(grpc, Some(&id_value)));
-    };
+    let caller = caller.clone();
     let side = Side::Inbound {
         id,
         mode,
@@ -201,7 +189,7 @@ pub(crate) fn judge(
     let method = examined.request.method;
     let permit = Permit {
         exchange: Exchange::open(worker, side, service, method, started, in_flight),
-        caller: caller.clone(),
+        caller,
         request: examined.request,
         hop: examined.hop,
         id: id_value,
@@ -214,46 +202,164 @@ pub(crate) fn judge(
     Judged::Pass(permit)
 }
 
-/// Puts the request in canonical form and removes from it what must not be seen.
-fn examine(
-    worker: &Worker,
-    caller: &Caller,
-    request: &mut Request<Incoming>,
-    live: Option<&Live>,
-    now_us: i64,
-) -> Result<Examined, Refusal> {
-    let limits = worker.limits();
-    if caller.control.has_ended(now_us) {
-        return Err(Fault::CertificateEnded.into());
+impl Case<'_> {
+    /// Puts the request in canonical form and removes from it what must not be
+    /// seen.
+    fn examine(
+        &self,
+        request: &mut Request<Incoming>,
+        live: Option<&Live>,
+    ) -> Result<Examined, Refusal> {
+        let limits = self.worker.limits();
+        if self.caller.control.has_ended(self.now_us) {
+            return Err(Fault::CertificateEnded.into());
+        }
+        if self.worker.exchanges.live() >= self.worker.requests_max {
+            return Err(Fault::Overloaded.into());
+        }
+        if request.headers().len() > limits.header_count {
+            return Err(Fault::HeadTooLarge.into());
+        }
+        if let Some(max) = limits.body_bytes
+            && declared_length(request).is_some_and(|len| len > max)
+        {
+            return Err(Fault::BodyTooLarge.into());
+        }
+        let uri = request.uri();
+        let canonical = CanonicalRequest::new(RawRequest {
+            method: request.method().as_str(),
+            authority: uri.authority().map(http::uri::Authority::as_str),
+            host: headers::single_host(request.headers())?,
+            path: uri.path(),
+            query: uri.query(),
+        })?;
+        let declared = live.map_or(&[][..], |l| l.catalogue.headers());
+        let hop = headers::clean_request(request.headers_mut(), declared).map_err(Fault::from)?;
+        if hop.is_websocket() && matches!(self.worker.application, Some(Application::H2(_))) {
+            return Err(Fault::UpgradeUnsupported.into());
+        }
+        Ok(Examined {
+            request: canonical,
+            hop,
+        })
     }
-    if worker.exchanges.live() >= worker.requests_max {
-        return Err(Fault::Overloaded.into());
+
+    /// Asks the PDP.
+    fn rule(
+        &self,
+        request: &Request<Incoming>,
+        examined: &Examined,
+        live: Option<&mut Live>,
+    ) -> Ruling {
+        let Some(live) = live else {
+            return Ruling::undecided(Fault::NoSnapshot);
+        };
+        let Some(service) = self.service.as_deref() else {
+            return Ruling::undecided(Fault::ServiceUnknown);
+        };
+        let operation = service.operations.find(&examined.request);
+        let answer = live.decider.decide(&Question {
+            connection: &self.caller.connection,
+            request: &examined.request,
+            headers: request.headers(),
+            service,
+            operation,
+            now_us: self.now_us,
+        });
+        let verdict = answer.decision.verdict;
+        let (reason, refusal) = if !verdict.is_allow() {
+            let refusal = Refusal::of_decision(&answer.decision);
+            (verdict.reason(), Some(refusal))
+        } else if operation.is_none() && service.unmatched == Unmatched::NotFound {
+            let fault = Fault::OperationUnknown;
+            (fault.reason(), Some(fault.into()))
+        } else {
+            (verdict.reason(), None)
+        };
+        Ruling {
+            verdict: verdict.wire(),
+            reason,
+            route: operation.map(|o| o.template.as_str().into()),
+            answer: Some(answer),
+            refusal,
+        }
     }
-    if request.headers().len() > limits.header_count {
-        return Err(Fault::HeadTooLarge.into());
+
+    /// Records and counts the ruling; a request whose record is not taken is
+    /// refused, unless its service does without.
+    fn note(
+        &self,
+        request: &Request<Incoming>,
+        examined: &Result<Examined, Refusal>,
+        ruling: Ruling,
+    ) -> (DecisionId, Option<Refusal>) {
+        let took = self.started.elapsed();
+        let target = match examined {
+            Ok(examined) => Target::Canonical(&examined.request),
+            Err(_) => Target::Raw {
+                method: request.method().as_str(),
+                path: request.uri().path(),
+            },
+        };
+        let mut recorder = self.worker.recorder.borrow_mut();
+        let id = recorder.next_id(self.now_us);
+        let noted = recorder.decision(&DecisionFacts {
+            id,
+            time_us: self.now_us,
+            mode: self.mode(),
+            verdict: ruling.verdict,
+            reason: ruling.reason,
+            peer: &self.caller.connection.peer,
+            source: self.caller.connection.source,
+            service: self.service_name(),
+            target,
+            route: ruling.route.as_deref().unwrap_or_default(),
+            answer: ruling.answer.as_ref(),
+            versions: self.versions,
+            took,
+            trace: self.trace,
+            status: ruling.refusal.as_ref().map_or(0, |r| r.status),
+        });
+        drop(recorder);
+        self.count(&ruling, took);
+        let Err(error) = noted else {
+            return (id, ruling.refusal);
+        };
+        self.worker.lost_record(&error, self.mode());
+        match self.mode() {
+            AuditMode::BestEffort => (id, ruling.refusal),
+            _ => (id, Some(Fault::AuditUnavailable.into())),
+        }
     }
-    if let Some(max) = limits.body_bytes
-        && declared_length(request).is_some_and(|len| len > max)
-    {
-        return Err(Fault::BodyTooLarge.into());
+
+    fn count(&self, ruling: &Ruling, took: Duration) {
+        let telemetry = &self.worker.telemetry;
+        if let Some(answer) = &ruling.answer {
+            telemetry.decision_took(took, answer.cached);
+        }
+        if ruling.refusal.is_none() {
+            telemetry.gauges.allowed.add(1);
+            self.caller.allowed.add(1);
+        } else {
+            telemetry.decided(ruling.verdict, ruling.reason, &self.caller.source);
+        }
     }
-    let uri = request.uri();
-    let canonical = CanonicalRequest::new(RawRequest {
-        method: request.method().as_str(),
-        authority: uri.authority().map(http::uri::Authority::as_str),
-        host: headers::single_host(request.headers())?,
-        path: uri.path(),
-        query: uri.query(),
-    })?;
-    let declared = live.map_or(&[][..], |l| l.catalogue.headers());
-    let hop = headers::clean_request(request.headers_mut(), declared).map_err(Fault::from)?;
-    if hop.is_websocket() && matches!(worker.application, Some(Application::H2(_))) {
-        return Err(Fault::UpgradeUnsupported.into());
+
+    fn mode(&self) -> AuditMode {
+        match self.service.as_ref().map(|s| s.audit) {
+            None | Some(AuditMode::Unspecified) => AuditMode::Spool,
+            Some(mode) => mode,
+        }
     }
-    Ok(Examined {
-        request: canonical,
-        hop,
-    })
+
+    /// The service's id; as it is configured where no snapshot knows it.
+    fn service_name(&self) -> &str {
+        let configured = self.worker.shared.config.inbound.as_ref();
+        match &self.service {
+            Some(service) => service.id.as_str(),
+            None => configured.map_or("", |c| &c.service),
+        }
+    }
 }
 
 fn declared_length(request: &Request<Incoming>) -> Option<u64> {
@@ -261,139 +367,21 @@ fn declared_length(request: &Request<Incoming>) -> Option<u64> {
     text.parse().ok()
 }
 
-/// Asks the PDP, under the one snapshot the request is decided under.
-fn rule(
-    caller: &Caller,
-    request: &Request<Incoming>,
-    examined: &Examined,
-    operation: Option<&Operation>,
-    live: Option<&mut Live>,
-    now_us: i64,
-) -> Ruling {
-    let Some(live) = live else {
-        return Ruling::undecided(
-            Fault::NoSnapshot,
-            Verdict::Undecided(Undecided::NoSnapshot).reason(),
-        );
-    };
-    let Some(service) = &live.service else {
-        return Ruling::undecided(Fault::ServiceUnknown, Fault::ServiceUnknown.reason());
-    };
-    let answer = live.decider.decide(&Question {
-        connection: &caller.connection,
-        request: &examined.request,
-        headers: request.headers(),
-        service,
-        operation,
-        now_us,
-    });
-    let verdict = answer.decision.verdict;
-    if !verdict.is_allow() {
-        let refusal = Refusal::of_decision(&answer.decision);
-        return Ruling::of(answer, verdict.reason(), Some(refusal));
-    }
-    if operation.is_none() && service.unmatched == Unmatched::NotFound {
-        let fault = Fault::OperationUnknown;
-        return Ruling::of(answer, fault.reason(), Some(fault.into()));
-    }
-    Ruling::of(answer, verdict.reason(), None)
-}
-
 impl Ruling {
-    fn of(answer: Answer, reason: &'static str, refusal: Option<Refusal>) -> Self {
-        Self {
-            verdict: answer.decision.verdict.wire(),
-            reason,
-            answer: Some(answer),
-            refusal,
-        }
-    }
-
     fn refused(refusal: Refusal) -> Self {
         Self {
             verdict: WireVerdict::Refused,
             reason: refusal.reason,
+            route: None,
             answer: None,
             refusal: Some(refusal),
         }
     }
 
-    fn undecided(fault: Fault, reason: &'static str) -> Self {
+    fn undecided(fault: Fault) -> Self {
         Self {
             verdict: WireVerdict::Undecided,
-            reason,
-            answer: None,
-            refusal: Some(fault.into()),
+            ..Self::refused(fault.into())
         }
-    }
-}
-
-fn mode_of(service: Option<&Service>) -> AuditMode {
-    match service.map(|s| s.audit) {
-        None | Some(AuditMode::Unspecified) => AuditMode::Spool,
-        Some(mode) => mode,
-    }
-}
-
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the facts of one record, gathered in one place"
-)]
-fn note(
-    worker: &Worker,
-    caller: &Caller,
-    request: &Request<Incoming>,
-    basis: &Basis,
-    examined: &Result<Examined, Refusal>,
-    operation: Option<&Operation>,
-    ruling: &Ruling,
-    now_us: i64,
-    took: std::time::Duration,
-    trace: Option<Trace>,
-) -> (DecisionId, Result<(), SinkError>) {
-    let service = basis.service.as_deref();
-    let target = match examined {
-        Ok(examined) => Target::Canonical(&examined.request),
-        Err(_) => Target::Raw {
-            method: request.method().as_str(),
-            path: request.uri().path(),
-        },
-    };
-    let configured = worker.shared.config.inbound.as_ref();
-    let mut recorder = worker.recorder.borrow_mut();
-    let id = recorder.next_id(now_us);
-    let noted = recorder.decision(&DecisionFacts {
-        id,
-        time_us: now_us,
-        mode: mode_of(service),
-        verdict: ruling.verdict,
-        reason: ruling.reason,
-        peer: &caller.connection.peer,
-        source: caller.connection.source,
-        service: service.map_or_else(
-            || configured.map_or("", |c| c.service.as_str()),
-            |s| s.id.as_str(),
-        ),
-        target,
-        route: operation.map_or("", |o| o.template.as_str()),
-        answer: ruling.answer.as_ref(),
-        versions: basis.versions,
-        took,
-        trace,
-        status: ruling.refusal.as_ref().map_or(0, |r| r.status),
-    });
-    (id, noted)
-}
-
-fn count(worker: &Worker, caller: &Caller, ruling: &Ruling, took: std::time::Duration) {
-    let telemetry = &worker.telemetry;
-    if let Some(answer) = &ruling.answer {
-        telemetry.decision_took(took, answer.cached);
-    }
-    if ruling.refusal.is_none() {
-        telemetry.gauges.allowed.add(1);
-        caller.allowed.add(1);
-    } else {
-        telemetry.decided(ruling.verdict, ruling.reason, &caller.source);
     }
 }

@@ -1,1 +1,219 @@
-//! drain
+//! Draining, limits on connections, the admin listener.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use palisade_mesh::{svid::Identity, wire::record::outcome::End};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::support::{Client, Reply, Setting, Stage, client, id, soon, until};
+
+async fn admin(stage: &Stage, path: &str) -> Reply {
+    let mut client = Client::plain_h1(stage.proxy.admin.unwrap()).await;
+    client.get(path, &[]).await
+}
+
+#[tokio::test]
+async fn what_is_in_flight_finishes_and_nothing_new_begins() {
+    let stage = Stage::new().await;
+    let (mut h1, mut h2) = (stage.h1().await, stage.h2().await);
+    assert_eq!(h1.status("/public").await, 200);
+    assert_eq!(h2.status("/public").await, 200);
+    let before = stage.app.seen().len();
+    let slow = tokio::spawn(async move {
+        let (one, two) = (
+            h1.request("/public/slow", &[]),
+            h2.request("/public/slow", &[]),
+        );
+        let (one, two) = tokio::join!(h1.send(one), h2.send(two));
+        (one.unwrap(), two.unwrap())
+    });
+    until("both are in flight", || {
+        stage.app.seen().len() == before + 2
+    })
+    .await;
+    let report = stage.proxy.drain(Duration::from_secs(5)).await;
+    assert_eq!((report.cut, report.flushed), (0, true));
+    let (one, two) = soon(slow).await.unwrap();
+    assert_eq!(
+        (one.status(), two.status()),
+        (http::StatusCode::OK, http::StatusCode::OK)
+    );
+    assert_eq!(one.headers()["connection"], "close");
+    assert!(std::net::TcpStream::connect(stage.inbound()).is_err());
+    assert!(
+        stage
+            .records
+            .outcomes()
+            .iter()
+            .all(|(_, o)| o.end() == End::Completed)
+    );
+    assert_eq!(stage.records.outcomes().len(), 4);
+}
+
+#[tokio::test]
+async fn the_deadline_of_a_drain_cuts_what_is_left() {
+    let stage = Stage::new().await;
+    let mut h2 = stage.h2().await;
+    let request = h2.request("/public/drip", &[]);
+    let response = h2.send(request).await.unwrap();
+    let report = stage.proxy.drain(Duration::from_millis(300)).await;
+    assert_eq!(report.cut, 1);
+    assert!(soon(response.into_body().collect()).await.is_err());
+    assert_eq!(stage.records.outcome().await.end(), End::Deadline);
+    // A second drain has nothing to wait for.
+    assert_eq!(stage.proxy.stop().await.cut, 0);
+}
+
+/// A certificate that ends takes its open connections with it (invariant 8).
+#[tokio::test]
+async fn nothing_is_decided_after_the_caller_s_certificate_ended() {
+    let stage = Stage::new().await;
+    let identity = stage.authority.identity("ns/shop/sa/web");
+    let short = stage
+        .authority
+        .svid("ns/shop/sa/web", Duration::from_secs(2));
+    identity.replace(short, stage.authority.bundle()).unwrap();
+    let mut h2 = Client::h2(stage.inbound(), &identity).await;
+    let mut stream = client::tls(stage.inbound(), &identity, b"http/1.1")
+        .await
+        .unwrap();
+    assert_eq!(h2.status("/public").await, 200);
+    let request = b"GET /public HTTP/1.1\r\nhost: orders\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    until("both passed", || stage.app.seen().len() == 2).await;
+    let mut rest = Vec::new();
+    soon(stream.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.starts_with(b"HTTP/1.1 200"));
+    until("both connections are closed", || {
+        stage.proxy.counters().connections == 0
+    })
+    .await;
+    let late = h2.request("/public", &[]);
+    assert!(h2.send(late).await.is_err());
+    assert_eq!(stage.records.decisions().len(), 2);
+}
+
+/// T87: connections beyond the cap are refused, the admin listener still answers.
+#[tokio::test]
+async fn connections_are_bounded() {
+    let mut setting = Setting::default();
+    setting.config.workers = 1;
+    setting.config.limits.connections = 2;
+    let stage = Stage::set(setting).await;
+    let mut kept = (stage.h1().await, stage.h2().await);
+    assert_eq!(kept.0.status("/public").await, 200);
+    let identity = stage.authority.identity("ns/shop/sa/web");
+    assert!(
+        client::tls(stage.inbound(), &identity, b"h2")
+            .await
+            .is_err()
+    );
+    assert_eq!(admin(&stage, "/readyz").await.status, 200);
+    let metrics = admin(&stage, "/metrics").await.body;
+    assert!(
+        metrics.contains("palisade_connections_refused_total{reason=\"limit\"} 1"),
+        "{metrics}"
+    );
+    assert_eq!(kept.1.status("/public").await, 200);
+    drop(kept);
+    until("places are free", || {
+        stage.proxy.counters().connections == 0
+    })
+    .await;
+    assert_eq!(stage.h1().await.status("/public").await, 200);
+}
+
+/// T85: dribbling a head does not hold a connection.
+#[tokio::test]
+async fn a_slow_head_and_an_idle_connection_are_closed() {
+    let mut setting = Setting::default();
+    setting.config.limits.header_read_timeout = Duration::from_millis(600);
+    setting.config.limits.idle_timeout = Duration::from_millis(1500);
+    let stage = Stage::set(setting).await;
+    let identity = stage.authority.identity("ns/shop/sa/web");
+    let mut slow = client::tls(stage.inbound(), &identity, b"http/1.1")
+        .await
+        .unwrap();
+    slow.write_all(b"GET /public HTTP/1.1\r\nhost: ord")
+        .await
+        .unwrap();
+    let mut idle = client::tls(stage.inbound(), &identity, b"http/1.1")
+        .await
+        .unwrap();
+    let mut end = Vec::new();
+    let _ = soon(slow.read_to_end(&mut end)).await;
+    let _ = soon(idle.read_to_end(&mut end)).await;
+    assert!(end.is_empty());
+    let metrics = admin(&stage, "/metrics").await.body;
+    for reason in ["header_timeout", "idle"] {
+        let line = format!("palisade_connections_closed_total{{reason=\"{reason}\"}} 1");
+        assert!(metrics.contains(&line), "{metrics}");
+    }
+    assert!(stage.app.seen().is_empty());
+}
+
+#[tokio::test]
+async fn readiness_says_what_is_missing() {
+    let stage = Stage::new().await;
+    assert_eq!(admin(&stage, "/livez").await.status, 200);
+    assert_eq!(admin(&stage, "/readyz").await.status, 200);
+    stage.policy.store(None);
+    let reply = admin(&stage, "/readyz").await;
+    assert_eq!(
+        (reply.status, reply.body.as_str()),
+        (503, "no policy snapshot\n")
+    );
+    assert_eq!(admin(&stage, "/livez").await.status, 200);
+    let mut client = Client::plain_h1(stage.proxy.admin.unwrap()).await;
+    assert_eq!(client.post("/readyz", &[], "").await.status, 405);
+    assert_eq!(client.get("/unknown", &[]).await.status, 404);
+}
+
+#[tokio::test]
+async fn metrics_and_state_tell_what_happened() {
+    let stage = Stage::new().await;
+    let mut client = stage.h2().await;
+    for path in ["/public", "/public", "/admin/x", "/a%2fb"] {
+        client.get(path, &[]).await;
+    }
+    let metrics = admin(&stage, "/metrics").await.body;
+    for line in [
+        "palisade_decisions_total{decision=\"allow\",reason=\"permitted\",service=\"shop/orders\",source_service=\"shop/web\"} 2",
+        "palisade_decisions_total{decision=\"deny\",reason=\"forbidden\",service=\"shop/orders\",source_service=\"shop/web\"} 1",
+        "palisade_decisions_total{decision=\"refused\",reason=\"path_ambiguous\",service=\"shop/orders\",source_service=\"shop/web\"} 1",
+        "http_server_request_duration_seconds_count{http_request_method=\"GET\",http_response_status_code=\"200\"} 2",
+        "palisade_decision_duration_seconds_count 3",
+        "palisade_decision_cache_total{result=\"miss\"} 3",
+        "palisade_requests_total 4",
+        "palisade_connections_open 1",
+    ] {
+        assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
+    }
+    assert!(metrics.contains("palisade_svid_not_after_timestamp_seconds{spiffe_id="));
+    let state: serde_json::Value =
+        serde_json::from_str(&admin(&stage, "/state").await.body).unwrap();
+    assert_eq!(state["identity"], id("ns/shop/sa/orders").as_str());
+    assert_eq!(
+        (&state["policy"]["sequence"], &state["requests"]),
+        (&1.into(), &4.into())
+    );
+}
+
+/// Nothing is negotiated that we do not speak; without ALPN it is HTTP/1.1.
+#[tokio::test]
+async fn without_alpn_it_is_http1() {
+    let stage = Stage::new().await;
+    let identity: Identity = stage.authority.identity("ns/shop/sa/web");
+    let mut stream = client::tls(stage.inbound(), &identity, b"").await.unwrap();
+    let request = b"GET /public HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.unwrap();
+    let mut received = Vec::new();
+    let _ = soon(stream.read_to_end(&mut received)).await;
+    assert!(received.starts_with(b"HTTP/1.1 200"));
+    assert!(
+        client::tls(stage.inbound(), &identity, b"spdy/3")
+            .await
+            .is_err()
+    );
+}

@@ -34,6 +34,7 @@ use crate::{
 };
 
 type Sender = http2::SendRequest<RequestBody>;
+type Waiter = oneshot::Sender<Result<(), UpstreamError>>;
 
 /// Streams on one connection before another is opened; below what peers allow.
 const STREAMS_MAX: u32 = 200;
@@ -41,6 +42,8 @@ const STREAMS_MAX: u32 = 200;
 const CONNECTIONS_MAX: usize = 8;
 /// Longest lead with which a connection is renewed before a certificate ends.
 const RENEW_LEAD_MAX_S: i64 = 60;
+/// Bytes of a request body held for one stream.
+const STREAM_BUFFER: usize = 128 * 1024;
 /// Times a request is put on a connection.
 const ATTEMPTS_MAX: usize = 3;
 
@@ -64,7 +67,8 @@ pub(crate) struct Pool {
     connect_timeout: Duration,
     idle_timeout: Duration,
     open: RefCell<Vec<Rc<Connection>>>,
-    waiting: RefCell<Option<Vec<oneshot::Sender<Result<(), UpstreamError>>>>>,
+    /// Who waits for the connection that is being opened, if one is.
+    waiting: RefCell<Option<Vec<Waiter>>>,
     last_used: Cell<Instant>,
 }
 
@@ -272,6 +276,7 @@ impl Pool {
         let io = TokioIo::new(Observed::new(stream, bytes.clone()));
         let (sender, connection) = http2::Builder::new(LocalExec)
             .max_header_list_size(self.header_bytes)
+            .max_send_buf_size(STREAM_BUFFER)
             .handshake(io)
             .await
             .map_err(|_| UpstreamError::Unreachable)?;

@@ -137,6 +137,8 @@ async fn answer(
         "/public/impostor" => impostor(),
         "/public/switch" => Response::builder().status(200).body(full("no")).unwrap(),
         "/public/grpc" | "/pkg.Service/Call" => grpc(),
+        // hyper's HTTP/2 server would send a body even here.
+        _ if parts.method == http::Method::HEAD => Response::new(full("")),
         _ => Response::new(full(format!("{} {target}\n{body}", parts.method))),
     })
 }

@@ -8,7 +8,7 @@ use palisade_mesh::{
     svid::{Identity, TrustBundle, X509Svid},
 };
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
 use rustls_pki_types::CertificateDer;
@@ -34,6 +34,9 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
         let key = KeyPair::generate().unwrap();
+        // A name of its own, so that a stranger's chain is not taken for ours.
+        let name = ulid::Ulid::generate().to_string();
+        params.distinguished_name.push(DnType::CommonName, name);
         let root = params.self_signed(&key).unwrap().der().clone();
         Self {
             root,
