@@ -333,6 +333,8 @@ pub(crate) struct Connections {
     open: Cell<usize>,
     gauges: Arc<Gauges>,
     steered: RefCell<Vec<Weak<Control>>>,
+    /// The last order to all, for those that join later.
+    standing: Cell<Order>,
     changed: Wake,
 }
 
@@ -346,6 +348,7 @@ impl Connections {
             open: Cell::new(0),
             gauges,
             steered: RefCell::default(),
+            standing: Cell::new(Order::Serve),
             changed: Wake::default(),
         })
     }
@@ -368,11 +371,14 @@ impl Connections {
 
     /// Puts a connection under the sweep.
     pub(crate) fn steer(&self, control: &Rc<Control>) {
+        // A handshake may have ended after a drain began.
+        control.give(self.standing.get());
         self.steered.borrow_mut().push(Rc::downgrade(control));
     }
 
     /// Gives every connection an order.
     pub(crate) fn give_all(&self, order: Order) {
+        self.standing.set(order);
         for control in self.steered.borrow().iter().filter_map(Weak::upgrade) {
             control.give(order);
         }

@@ -51,6 +51,42 @@ async fn what_is_in_flight_finishes_and_nothing_new_begins() {
     assert_eq!(stage.records.outcomes().len(), 4);
 }
 
+/// A connection that is still in its handshake when the drain begins gets its
+/// one request served, and does not hold the drain up afterwards.
+#[tokio::test]
+async fn a_handshake_that_ends_during_a_drain_is_served_and_closed() {
+    let mut setting = Setting::default();
+    setting.config.workers = 1;
+    let stage = Stage::set(setting).await;
+    let identity = stage.authority.identity("ns/shop/sa/web");
+    let tcp = tokio::net::TcpStream::connect(stage.inbound())
+        .await
+        .unwrap();
+    until("it was accepted", || {
+        stage.proxy.counters().connections == 1
+    })
+    .await;
+    let proxy = &stage.proxy;
+    let asking = async {
+        until("the drain has begun", || {
+            std::net::TcpStream::connect(stage.inbound()).is_err()
+        })
+        .await;
+        let config = identity.client_config(&[id("ns/shop/sa/orders")], &[b"http/1.1"]);
+        let name = rustls_pki_types::ServerName::from(stage.inbound().ip());
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let mut stream = connector.connect(name, tcp).await.unwrap();
+        let request = b"GET /public HTTP/1.1\r\nhost: orders\r\n\r\n";
+        stream.write_all(request).await.unwrap();
+        let mut received = Vec::new();
+        let _ = soon(stream.read_to_end(&mut received)).await;
+        received
+    };
+    let (report, received) = tokio::join!(proxy.drain(Duration::from_secs(4)), asking);
+    assert!(received.starts_with(b"HTTP/1.1 200"));
+    assert_eq!((report.cut, report.flushed), (0, true));
+}
+
 #[tokio::test]
 async fn the_deadline_of_a_drain_cuts_what_is_left() {
     let stage = Stage::new().await;
