@@ -156,6 +156,10 @@ fn search(criterion: &mut Criterion) {
         .expect("a runtime");
     runtime.block_on(store.flush()).expect("commits");
     let took = begun.elapsed().saturating_sub(making);
+    // A figure about half an index would look good and mean nothing.
+    let all = Query::parse("last:12h").expect("parses");
+    let found = store.count(&all).expect("answers");
+    assert_eq!(found, REQUESTS, "every decision is in the index");
     println!(
         "indexing: {records} records, {:.1} µs wall per record, {:.1} bytes per record",
         took.as_secs_f64() * 1e6 / 200_000.0,
