@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! The one binary; everything it does is in the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    palisade::cli::main()
+}

@@ -50,5 +50,6 @@ pub mod stream;
 #[cfg(feature = "log")]
 pub mod verify;
 
-#[cfg(all(test, feature = "log"))]
+#[cfg(test)]
+#[cfg(feature = "log")]
 mod testing;

@@ -12,10 +12,6 @@ use palisade_mesh::diagnostic::{Diagnostic, Location};
 use crate::item::Item;
 
 pub mod field;
-#[expect(
-    clippy::result_large_err,
-    reason = "a mistake ends the reading; moving it once costs nothing"
-)]
 mod parse;
 mod pattern;
 mod stage;
@@ -68,7 +64,6 @@ impl Query {
     /// # Errors
     /// A diagnostic of the range `PLS7101` to `PLS7109` that marks the place in
     /// the text.
-    #[expect(clippy::result_large_err, reason = "the caller shows it as it is")]
     pub fn parse(text: &str) -> Result<Self, Diagnostic> {
         parse::query(text)
     }
@@ -88,7 +83,6 @@ impl Query {
     /// # Errors
     /// `PLS7105` when it ends before it begins, `PLS7106` when it is longer than
     /// `limits` allow.
-    #[expect(clippy::result_large_err, reason = "the caller shows it as it is")]
     pub fn window(&self, now_us: i64, limits: &Limits) -> Result<Window, Diagnostic> {
         time::window(self.since, self.until, now_us, limits)
             .map_err(|bad| bad.tell(self.location(self.bounds_span)))

@@ -1,0 +1,242 @@
+//! The command line: what was asked for, and with which exit code it ended.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::render::{self, Output};
+
+mod audit;
+mod can;
+mod check;
+mod explain;
+mod identity;
+mod init;
+mod policy;
+mod run;
+mod shop;
+mod status;
+mod target;
+mod why;
+
+/// Exit codes (documented in `palisade help exit-codes` of the reference).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Yes, or done.
+    Ok = 0,
+    /// The operation failed.
+    Failed = 1,
+    /// The input is not valid.
+    Invalid = 3,
+    /// Tests failed.
+    TestsFailed = 4,
+    /// The answer is deny, and `--exit-code` asked to hear of it.
+    Denied = 6,
+    /// The mesh could not be reached.
+    Unreachable = 7,
+    /// Verification failed.
+    NotVerified = 8,
+    /// There are warnings, and `--fail-on warn` asked to hear of them.
+    Warnings = 9,
+}
+
+/// Policy-as-code zero-trust authorization mesh, in one binary.
+#[derive(Debug, Parser)]
+#[command(
+    name = "palisade",
+    version,
+    disable_help_subcommand = true,
+    max_term_width = 100
+)]
+struct Cli {
+    /// How to print: for people, or as JSON.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Human)]
+    output: Format,
+    /// Name of the running mesh to ask, when there are several.
+    #[arg(long, global = true, env = "PALISADE_MESH", value_name = "NAME")]
+    mesh: Option<String>,
+    /// When to use colour.
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    color: Color,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Color {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole mesh on loopback: sample services, traffic, live decisions.
+    Demo(crate::demo::DemoArgs),
+    /// Start a policy repository that passes its own tests.
+    Init(init::Args),
+    /// Run a role: the control plane, or one part of it.
+    Run(run::Args),
+    /// Say what is wrong with the running mesh, and how to mend it.
+    Check(check::Args),
+    /// Show the running mesh: policy, proxies, certificates, records.
+    Status(status::Args),
+    /// Validate, test and format a policy repository.
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Ask whether a caller may do something.
+    Can(can::Args),
+    /// Explain a recorded decision.
+    Why(why::Args),
+    /// Search and verify the decision log.
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Show the identities that were issued.
+    #[command(subcommand)]
+    Identity(identity::Command),
+    /// Document a code such as PLS1103, offline.
+    Explain(explain::Args),
+    /// Print a completion script for a shell.
+    Completion {
+        /// Shell to complete for.
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// One of the demo's sample services.
+    #[command(hide = true)]
+    Shop(shop::Args),
+}
+
+/// Parses the arguments, runs the command, and turns its end into an exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.color {
+        Color::Auto => {}
+        Color::Always => anstream::ColorChoice::Always.write_global(),
+        Color::Never => anstream::ColorChoice::Never.write_global(),
+    }
+    let output = match cli.output {
+        Format::Human => Output::Human,
+        Format::Json => Output::Json,
+    };
+    let context = Context {
+        output,
+        mesh: cli.mesh,
+    };
+    ExitCode::from(dispatch(cli.command, &context) as u8)
+}
+
+/// What every command needs to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    /// How to print.
+    pub(crate) output: Output,
+    /// Which running mesh to ask.
+    pub(crate) mesh: Option<String>,
+}
+
+fn dispatch(command: Option<Command>, context: &Context) -> Exit {
+    let Some(command) = command else {
+        return welcome();
+    };
+    match command {
+        Command::Demo(args) => crate::demo::main(args, context),
+        Command::Init(args) => init::main(&args, context),
+        Command::Run(args) => run::main(&args, context),
+        Command::Check(args) => check::main(&args, context),
+        Command::Status(args) => status::main(&args, context),
+        Command::Policy(command) => policy::main(&command, context),
+        Command::Can(args) => can::main(&args, context),
+        Command::Why(args) => why::main(&args, context),
+        Command::Audit(command) => audit::main(command, context),
+        Command::Identity(command) => identity::main(&command, context),
+        Command::Explain(args) => explain::main(&args, context),
+        Command::Completion { shell } => completion(shell),
+        Command::Shop(args) => shop::main(&args),
+    }
+}
+
+/// What a newcomer sees: three things to do, not sixty lines of help.
+fn welcome() -> Exit {
+    render::line("Palisade: nothing passes without an identity, a decision and a record.\n");
+    for (command, what) in [
+        (
+            "palisade demo",
+            "a whole mesh on this machine, with live decisions",
+        ),
+        (
+            "palisade init my-policies",
+            "start a policy repository that passes its tests",
+        ),
+        ("palisade --help", "every command"),
+    ] {
+        render::line(&format!(
+            "  {}  {what}",
+            render::strong(format!("{command:<27}"))
+        ));
+    }
+    Exit::Ok
+}
+
+fn completion(shell: clap_complete::Shell) -> Exit {
+    let mut command = <Cli as clap::CommandFactory>::command();
+    clap_complete::generate(shell, &mut command, "palisade", &mut std::io::stdout());
+    Exit::Ok
+}
+
+/// Runs `future` on a runtime of its own.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("the runtime needs only threads and an epoll descriptor")
+        .block_on(future)
+}
+
+/// `text` as one segment of a path or a value of a query.
+pub(crate) fn path_segment(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::new(), |mut out, byte| {
+        match byte {
+            b'-' | b'.' | b'_' | b'~' => out.push(char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => out.push(char::from(byte)),
+            byte => drop(write!(out, "%{byte:02X}")),
+        }
+        out
+    })
+}
+
+/// The last segment of a SPIFFE ID, as people call the workload.
+pub(crate) fn short_id(spiffe_id: &str) -> &str {
+    spiffe_id.rsplit('/').next().unwrap_or(spiffe_id)
+}
+
+/// The name of a service without trust domain and namespace.
+pub(crate) fn short_service(service: &str) -> &str {
+    service.rsplit('/').next().unwrap_or(service)
+}
+
+/// A policy repository given on the command line.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Repository {
+    /// Folder of the policy repository.
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,0 +1,184 @@
+//! `palisade audit`: search, follow, show and verify the decision log.
+
+use std::path::PathBuf;
+
+use palisade_audit::verify::{self, VerifyOptions};
+use palisade_mesh::diagnostic::Diagnostic;
+use serde_json::Value;
+
+use super::{Context, Exit, block_on};
+use crate::{
+    control::client::Mesh,
+    render::{self, Output, records},
+    run::audit::{Found, Search, Tail},
+};
+
+/// What to do with the log.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Search, newest first: `decision:deny principal:**/web last:1h`.
+    Search(SearchArgs),
+    /// Follow matching records as they arrive.
+    Tail(TailArgs),
+    /// Show everything recorded under an id.
+    Show {
+        /// Decision id, or its first six or more characters.
+        id: String,
+    },
+    /// Check every byte of the log against its signed checkpoints.
+    Verify(VerifyArgs),
+}
+
+/// Arguments of `audit search`.
+#[derive(Debug, clap::Args)]
+pub(super) struct SearchArgs {
+    /// The query; its language: docs/reference/audit-query.md. Several words are one query.
+    query: Vec<String>,
+    /// Most rows.
+    #[arg(short = 'n', long, default_value_t = 50)]
+    limit: usize,
+    /// Where an earlier page ended.
+    #[arg(long)]
+    cursor: Option<String>,
+}
+
+/// Arguments of `audit tail`.
+#[derive(Debug, clap::Args)]
+pub(super) struct TailArgs {
+    /// The query; all decisions where nothing is said.
+    query: Vec<String>,
+    /// Only what was denied or could not be decided.
+    #[arg(long)]
+    denied: bool,
+    /// End after so many records.
+    #[arg(short = 'n', long)]
+    limit: Option<usize>,
+}
+
+/// Arguments of `audit verify`.
+#[derive(Debug, clap::Args)]
+pub(super) struct VerifyArgs {
+    /// Folder of a log, such as a copy, instead of the running mesh's.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+}
+
+pub(super) fn main(command: Command, context: &Context) -> Exit {
+    match command {
+        Command::Search(args) => search(args, context),
+        Command::Tail(args) => tail(args, context),
+        Command::Show { id } => show(&id, context),
+        Command::Verify(args) => verify(args, context),
+    }
+}
+
+fn search(args: SearchArgs, context: &Context) -> Exit {
+    let asked = Search {
+        query: args.query.join(" "),
+        limit: Some(args.limit),
+        cursor: args.cursor,
+    };
+    let answer = block_on(async {
+        let mesh = Mesh::find(context.mesh.as_deref()).await?;
+        mesh.post::<Value>("audit", "/v1/audit/search", &asked)
+            .await
+    });
+    match answer {
+        Ok(answer) => {
+            match context.output {
+                Output::Json => render::json(&answer),
+                Output::Human => records::print_answer(&answer),
+            }
+            Exit::Ok
+        }
+        Err(diagnostic) => render::failure(context.output, &diagnostic, exit(&diagnostic)),
+    }
+}
+
+/// A mistake in the query is the asker's; anything else is a failure.
+fn exit(diagnostic: &Diagnostic) -> Exit {
+    match diagnostic.code.0 {
+        7101..=7199 => Exit::Invalid,
+        9101..=9199 => Exit::Unreachable,
+        _ => Exit::Failed,
+    }
+}
+
+fn tail(args: TailArgs, context: &Context) -> Exit {
+    let mut query = args.query.join(" ");
+    if args.denied {
+        query = format!("{query} -decision:allow").trim().to_owned();
+    }
+    let mut left = args.limit.unwrap_or(usize::MAX);
+    let line = |line: &[u8]| {
+        match (context.output, serde_json::from_slice::<Value>(line)) {
+            (Output::Json, _) => render::line(&String::from_utf8_lossy(line)),
+            (Output::Human, Ok(row)) => records::print_row(&row),
+            (Output::Human, Err(_)) => {}
+        }
+        left = left.saturating_sub(1);
+        left > 0
+    };
+    let ended = block_on(async {
+        let mesh = Mesh::find(context.mesh.as_deref()).await?;
+        let asked = Tail { query };
+        let followed = mesh.stream("audit", "/v1/audit/tail", &asked, line);
+        tokio::select! {
+            ended = followed => ended,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    });
+    match ended {
+        Ok(()) => Exit::Ok,
+        Err(diagnostic) => render::failure(context.output, &diagnostic, exit(&diagnostic)),
+    }
+}
+
+fn show(id: &str, context: &Context) -> Exit {
+    let found = block_on(async {
+        let mesh = Mesh::find(context.mesh.as_deref()).await?;
+        mesh.get::<Found>(
+            "audit",
+            &format!("/v1/audit/record/{}", super::path_segment(id)),
+        )
+        .await
+    });
+    match found {
+        Ok(found) => {
+            match context.output {
+                Output::Json => render::json(&found),
+                Output::Human => records::print_found(&found),
+            }
+            Exit::Ok
+        }
+        Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Failed),
+    }
+}
+
+fn verify(args: VerifyArgs, context: &Context) -> Exit {
+    let report = match args.dir {
+        Some(dir) => {
+            serde_json::to_value(verify::verify(&dir, VerifyOptions::default())).map_err(|e| {
+                Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
+            })
+        }
+        None => block_on(async {
+            let mesh = Mesh::find(context.mesh.as_deref()).await?;
+            mesh.post::<Value>("audit", "/v1/audit/verify", &()).await
+        }),
+    };
+    match report {
+        Ok(report) => {
+            match context.output {
+                Output::Json => render::json(&report),
+                Output::Human => records::print_verified(&report),
+            }
+            if records::is_verified(&report) {
+                Exit::Ok
+            } else {
+                Exit::NotVerified
+            }
+        }
+        Err(diagnostic) => render::failure(context.output, &diagnostic, exit(&diagnostic)),
+    }
+}

@@ -1,0 +1,186 @@
+//! `palisade status`: how the running mesh stands, on one screen.
+
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use serde::Serialize;
+
+use super::{Context, Exit, block_on};
+use crate::{
+    control::{
+        About,
+        api::Problem,
+        client::Mesh,
+        status::{AuditStatus, CaStatus, PdpStatus, SubscriberStatus, ago, ahead},
+    },
+    render::{self, BAD, DIM, GOOD, NAME, Output, WARN, paint, snippet, table},
+};
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {}
+
+#[derive(Debug, Serialize)]
+struct Status {
+    processes: Vec<About>,
+    ca: Vec<CaStatus>,
+    pdp: Vec<PdpStatus>,
+    audit: Vec<AuditStatus>,
+}
+
+pub(super) fn main(_: &Args, context: &Context) -> Exit {
+    match block_on(ask(context)) {
+        Ok(status) => {
+            match context.output {
+                Output::Json => render::json(&status),
+                Output::Human => print(&status),
+            }
+            Exit::Ok
+        }
+        Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Unreachable),
+    }
+}
+
+async fn ask(context: &Context) -> Result<Status, Diagnostic> {
+    let mesh = Mesh::find(context.mesh.as_deref()).await?;
+    Ok(Status {
+        processes: mesh.processes().cloned().collect(),
+        ca: mesh.get_all("ca", "/v1/ca/status").await?,
+        pdp: mesh.get_all("pdp", "/v1/pdp/status").await?,
+        audit: mesh.get_all("audit", "/v1/audit/status").await?,
+    })
+}
+
+fn print(status: &Status) {
+    let clock = Clock::system();
+    if let Some(first) = status.processes.first() {
+        let demo = if first.demo {
+            paint(WARN, "  DEMO")
+        } else {
+            String::new()
+        };
+        let n = render::count(status.processes.len(), "process", "processes");
+        render::line(&format!(
+            "{}{demo}  {}",
+            render::strong(&first.mesh),
+            paint(
+                DIM,
+                format!("{n}, up since {}", ago(&clock, first.started_us))
+            )
+        ));
+    }
+    for ca in &status.ca {
+        let ends: Vec<String> = ca
+            .authorities
+            .iter()
+            .filter(|a| a.state == "active")
+            .map(|a| format!("{} ends {}", a.kind, ahead(&clock, a.not_after_s)))
+            .collect();
+        fact(
+            "identity",
+            &format!(
+                "{} with a valid certificate · {}",
+                render::count(ca.identities, "identity", "identities"),
+                ends.join(" · ")
+            ),
+        );
+    }
+    for pdp in &status.pdp {
+        print_pdp(pdp, &clock);
+    }
+    for audit in &status.audit {
+        let behind = audit.records.saturating_sub(audit.indexed);
+        fact(
+            "audit",
+            &format!(
+                "{} records · checkpoint {} over {} · index {} behind",
+                render::thousands(audit.records),
+                ago(&clock, audit.checkpoint_us),
+                render::thousands(audit.checkpointed),
+                render::thousands(behind),
+            ),
+        );
+    }
+}
+
+fn fact(name: &str, text: &str) {
+    render::line(&format!("{}  {text}", paint(NAME, format!("{name:<8}"))));
+}
+
+fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
+    let sequence = pdp.revision.as_ref().map_or(0, |r| r.sequence);
+    match &pdp.revision {
+        Some(r) => {
+            let digest: String = r.digest.chars().take(8).collect();
+            let in_sync = pdp
+                .proxies
+                .iter()
+                .filter(|p| p.connected && p.sequence == sequence)
+                .count();
+            fact(
+                "policy",
+                &format!(
+                    "revision {} {digest}, in force since {} · {} · {in_sync}/{} proxies in sync",
+                    r.sequence,
+                    ago(clock, r.since_us),
+                    render::count(r.policies, "policy", "policies"),
+                    pdp.proxies.len(),
+                ),
+            );
+        }
+        None => fact("policy", &paint(BAD, "no revision is in force")),
+    }
+    fact("", &paint(DIM, &pdp.folder));
+    if let Some(rejected) = &pdp.rejected {
+        render::line(&paint(
+            WARN,
+            format!(
+                "\nthe folder was rejected {}; the revision above stays in force",
+                ago(clock, rejected.at_us)
+            ),
+        ));
+        for problem in rejected.problems.iter().cloned().map(Problem::into).take(3) {
+            render::line(&snippet::render(&problem));
+        }
+    }
+    if pdp.proxies.is_empty() {
+        return;
+    }
+    render::line("");
+    let mut rows = table::Table::new(&[
+        "",
+        "PROXY",
+        "IDENTITY",
+        ">REVISION",
+        "CERTIFICATE",
+        ">REQUESTS",
+        ">ALLOWED",
+        ">DENIED",
+        ">FAULTS",
+        ">SPOOLED",
+    ]);
+    for proxy in &pdp.proxies {
+        let (style, mark) = standing(proxy, sequence);
+        let number = |n: u64| table::Cell::from(render::thousands(n));
+        rows.row([
+            table::styled(style, mark),
+            proxy.instance.as_str().into(),
+            table::styled(DIM, super::short_id(&proxy.spiffe_id)),
+            number(proxy.sequence),
+            ahead(clock, proxy.svid_not_after_s).into(),
+            number(proxy.requests),
+            number(proxy.allowed),
+            number(proxy.denied),
+            number(proxy.undecided),
+            number(proxy.spooled),
+        ]);
+    }
+    rows.print();
+    render::line("");
+}
+
+fn standing(proxy: &SubscriberStatus, sequence: u64) -> (anstyle::Style, &'static str) {
+    match (proxy.connected, &proxy.nack, proxy.sequence == sequence) {
+        (true, None, true) => (GOOD, "✓"),
+        (_, Some(_), _) => (BAD, "✗"),
+        _ => (WARN, "!"),
+    }
+}

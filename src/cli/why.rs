@@ -1,0 +1,178 @@
+//! `palisade why`: explain a recorded decision.
+
+use std::path::PathBuf;
+
+use palisade_mesh::diagnostic::Diagnostic;
+use palisade_pdp::author;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Context, Exit, block_on};
+use crate::{
+    control::client::Mesh,
+    render::{self, DIM, NAME, Output, explanation, paint, snippet::clean},
+    run::{
+        audit::Found,
+        pdp::{Explained, Recorded},
+    },
+};
+
+/// Arguments of `why`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Decision id, or its first six or more characters.
+    id: String,
+    /// Replay against this repository instead of the revision that decided.
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+}
+
+/// The record and its explanation.
+#[derive(Debug, Serialize)]
+struct Why {
+    /// Whether it was explained under the very revision that decided.
+    exact: bool,
+    record: Value,
+    explanation: palisade_pdp::decide::Explanation,
+}
+
+pub(super) fn main(args: &Args, context: &Context) -> Exit {
+    match block_on(ask(args, context)) {
+        Ok(why) => {
+            match context.output {
+                Output::Json => render::json(&why),
+                Output::Human => print(&why, args),
+            }
+            Exit::Ok
+        }
+        Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Failed),
+    }
+}
+
+async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
+    let mesh = Mesh::find(context.mesh.as_deref()).await?;
+    let found: Found = mesh
+        .get(
+            "audit",
+            &format!("/v1/audit/record/{}", super::path_segment(&args.id)),
+        )
+        .await?;
+    let record = found
+        .rows
+        .into_iter()
+        .find(|row| text(row, "class") == "decision")
+        .ok_or_else(|| {
+            Diagnostic::error(7301, format!("`{}` is not the id of a decision", args.id))
+                .help(format!("see what it is: palisade audit show {}", args.id))
+        })?;
+    if text(&record, "decision") == "refused" {
+        return Err(refused(&record));
+    }
+    let recorded = recorded(&record);
+    let explained = match &args.policies {
+        None => mesh.post("pdp", "/v1/pdp/explain", &recorded).await?,
+        Some(dir) => replay(dir, &recorded)?,
+    };
+    Ok(Why {
+        exact: explained.exact,
+        record,
+        explanation: explained.explanation,
+    })
+}
+
+/// A refused request never reached the engine: the record itself is the reason.
+fn refused(record: &Value) -> Diagnostic {
+    Diagnostic::error(7302, "this request was refused before any policy was asked")
+        .cause(format!(
+            "{} ({} {})",
+            text(record, "reason"),
+            text(record, "method"),
+            text(record, "path")
+        ))
+        .help("see the whole record: palisade audit show ID")
+}
+
+fn replay(dir: &std::path::Path, recorded: &Recorded) -> Result<Explained, Diagnostic> {
+    let loaded = author::load(dir);
+    let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
+    let Some(compiled) = loaded.compiled else {
+        return Err(
+            first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
+        );
+    };
+    let snapshot = crate::run::policy::snapshot(compiled, 0)?;
+    Ok(Explained {
+        exact: snapshot.versions().policy.to_string() == recorded.revision,
+        explanation: recorded.explain(&snapshot)?,
+    })
+}
+
+fn recorded(record: &Value) -> Recorded {
+    let resource = text(record, "resource");
+    let context = record.get("context").map_or_else(String::new, |c| match c {
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    });
+    Recorded {
+        principal: text(record, "principal").into(),
+        action: text(record, "action").into(),
+        resource_type: text(record, "resource_type").into(),
+        resource_id: resource.into(),
+        context_json: context,
+        revision: text(record, "revision_digest").into(),
+    }
+}
+
+fn text<'r>(record: &'r Value, key: &str) -> &'r str {
+    record.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+fn print(why: &Why, args: &Args) {
+    let record = &why.record;
+    let (style, word) = explanation::verdict(why.explanation.verdict);
+    render::line(&format!(
+        "{}  {} → {}   {} {}   {}",
+        paint(style.bold(), word),
+        clean(super::short_id(text(record, "principal"))),
+        clean(super::short_service(text(record, "service"))),
+        clean(text(record, "method")),
+        clean(text(record, "path")),
+        paint(DIM, clean(text(record, "time"))),
+    ));
+    render::line(&format!(
+        "{}  {}",
+        paint(NAME, "reason"),
+        explanation::reason(&why.explanation)
+    ));
+    explanation::print_reasons(&why.explanation);
+    let revision: String = text(record, "revision_digest").chars().take(8).collect();
+    render::line(&paint(
+        DIM,
+        format!(
+            "\nprincipal {} · revision {revision} · id {}",
+            clean(text(record, "principal")),
+            clean(text(record, "id"))
+        ),
+    ));
+    if !why.exact {
+        let under = match &args.policies {
+            Some(dir) => format!(
+                "explained under {} instead of the revision that decided",
+                dir.display()
+            ),
+            None => {
+                "the revision that decided is not at hand any more; explained under the present one"
+                    .into()
+            }
+        };
+        render::line(&paint(render::WARN, under));
+    }
+    if args.policies.is_none() {
+        render::line(&format!(
+            "{}  palisade why {} --policies DIR   {}",
+            paint(NAME, "next"),
+            text(record, "id"),
+            paint(DIM, "replay with a working copy")
+        ));
+    }
+}

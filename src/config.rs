@@ -1,0 +1,344 @@
+//! Configuration of the roles: one YAML file, a section for each.
+//!
+//! Two stages: as written (unknown keys refused with a suggestion, every mistake
+//! told at once) and as meant (validated types, paths relative to the file).
+//! `palisade run ROLE` needs only the sections that the role reads. Every key
+//! with its default: `deploy/palisade.yaml`.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use palisade_ca::registration::RegistrationConfig;
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    spiffe_id::TrustDomain,
+    yaml::{self, Codes, Source},
+};
+use palisade_proxy::config::{AdminConfig, InboundConfig, Limits, OutboundConfig, ProxyConfig};
+use serde::{Deserialize, Deserializer};
+
+use crate::net::identity::IdentityConfig;
+
+mod de;
+
+/// Longest configuration file, in bytes.
+pub const FILE_LEN_MAX: usize = 1 << 20;
+
+const CODES: Codes = Codes {
+    duplicate_key: 8006,
+    syntax: 8007,
+    too_deep: 8008,
+};
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Trust domain of the mesh, such as `acme.test`.
+    pub trust_domain: TrustDomain,
+    /// Name of the mesh for `--mesh` and the control socket. Default: the trust domain.
+    pub name: Option<String>,
+    /// Folder of everything that must survive a restart. Default: `state` beside the file.
+    #[serde(default = "default_state_dir")]
+    pub state_dir: PathBuf,
+    /// Whether records carry the demo mark. Only the demo sets it.
+    #[serde(default)]
+    pub demo: bool,
+    /// The certificate authority.
+    pub ca: Option<CaSection>,
+    /// The agent that serves the Workload API.
+    pub agent: Option<AgentSection>,
+    /// The policy decision point.
+    pub pdp: Option<PdpSection>,
+    /// The audit service.
+    pub audit: Option<AuditSection>,
+    /// One proxy.
+    pub proxy: Option<ProxySection>,
+}
+
+/// Section `ca`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CaSection {
+    /// Unix socket on which agents ask for certificates. Default: `ca.sock` in the state folder.
+    pub socket: Option<PathBuf>,
+    /// File with the key that seals the authorities' keys. Default: `ca/kek` in the state folder.
+    pub kek: Option<PathBuf>,
+    /// Life of an X.509-SVID, at least 10 s. Default: 1 h.
+    #[serde(default = "default_svid_ttl", deserialize_with = "lifetime")]
+    pub svid_ttl: Duration,
+    /// Address of the audit service that gets its records, when it is in another process.
+    pub audit: Option<SocketAddr>,
+    /// Who gets which identity.
+    #[serde(default)]
+    pub registrations: Vec<RegistrationConfig>,
+}
+
+/// Section `agent`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSection {
+    /// Unix socket of the Workload API. Default: `agent.sock` in the state folder.
+    pub socket: Option<PathBuf>,
+    /// Unix socket of the CA, when it is in another process. Default: `ca.sock` in the state folder.
+    pub ca_socket: Option<PathBuf>,
+}
+
+/// Section `pdp`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PdpSection {
+    /// Folder of the policy repository; watched.
+    pub policies: PathBuf,
+    /// Where proxies subscribe.
+    pub listen: SocketAddr,
+    /// Where its identity comes from, when the CA is in another process. Default: the
+    /// Workload API at `agent.sock` in the state folder.
+    pub identity: Option<IdentityConfig>,
+    /// Address of the audit service that gets its records, when it is in another process.
+    pub audit: Option<SocketAddr>,
+}
+
+/// Section `audit`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditSection {
+    /// Where reporters push their records.
+    pub listen: SocketAddr,
+    /// Folder of log and index. Default: `audit` in the state folder.
+    pub dir: Option<PathBuf>,
+    /// Where its identity comes from, when the CA is in another process. Default: the
+    /// Workload API at `agent.sock` in the state folder.
+    pub identity: Option<IdentityConfig>,
+}
+
+/// Section `proxy`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProxySection {
+    /// Name of this proxy for people. Default: `proxy`.
+    #[serde(default = "default_instance")]
+    pub instance: String,
+    /// Where its identity comes from.
+    pub identity: IdentityConfig,
+    /// Where its policy comes from.
+    pub policy: PolicySource,
+    /// Where its records go.
+    pub records: RecordTarget,
+    /// Worker threads; 0 means one per core. Default: 0.
+    #[serde(default)]
+    pub workers: usize,
+    /// The listener that protects the local application.
+    pub inbound: Option<InboundConfig>,
+    /// The listener through which the local application calls others.
+    pub outbound: Option<OutboundConfig>,
+    /// The listener for health, metrics and state.
+    pub admin: Option<AdminConfig>,
+    /// Limits of connections, requests and times.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Where a proxy's policy comes from; exactly one of the two.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PolicySource {
+    /// A policy repository on this machine; watched.
+    Folder(PathBuf),
+    /// Address of a PDP.
+    Pdp(SocketAddr),
+}
+
+/// Where records go; exactly one of the two.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RecordTarget {
+    /// Address of an audit service; records wait in a spool on disk until it has them.
+    Audit(SocketAddr),
+    /// A log of its own in this folder.
+    Log(PathBuf),
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Every mistake in it, each with its place.
+    pub fn read(path: &Path) -> Result<Self, Vec<Diagnostic>> {
+        let text = fs::read_to_string(path).map_err(|error| {
+            vec![
+                Diagnostic::error(8001, format!("`{}` cannot be read", path.display()))
+                    .cause(error.to_string())
+                    .help("name a configuration file: --config FILE"),
+            ]
+        })?;
+        let mut config = Self::parse(&path.display().to_string(), &text)?;
+        let base = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        config.resolve(&base);
+        Ok(config)
+    }
+
+    /// Parses a text; `name` is what diagnostics call it.
+    ///
+    /// # Errors
+    /// Every mistake in it, each with its place.
+    pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Diagnostic>> {
+        if text.len() > FILE_LEN_MAX {
+            return Err(vec![
+                Diagnostic::error(
+                    8002,
+                    format!("`{name}` is larger than {FILE_LEN_MAX} bytes"),
+                )
+                .help("move registrations out of it, or split the roles"),
+            ]);
+        }
+        let source = Source::new(name, text);
+        let mut found = Vec::new();
+        let Some(root) = yaml::parse(&source, CODES, &mut found) else {
+            return Err(found);
+        };
+        let config: Self = de::read(&source, root).map_err(|mut more| {
+            found.append(&mut more);
+            found.clone()
+        })?;
+        found.extend(
+            config
+                .proxy
+                .iter()
+                .flat_map(|p| p.listeners(config.demo).check()),
+        );
+        if found.is_empty() {
+            Ok(config)
+        } else {
+            Err(found)
+        }
+    }
+
+    /// Name of the mesh.
+    pub fn mesh_name(&self) -> &str {
+        self.name.as_deref().unwrap_or(self.trust_domain.as_str())
+    }
+
+    /// Path of the CA's socket.
+    pub fn ca_socket(&self) -> PathBuf {
+        let of_ca = self.ca.as_ref().and_then(|c| c.socket.clone());
+        let of_agent = self.agent.as_ref().and_then(|a| a.ca_socket.clone());
+        of_ca
+            .or(of_agent)
+            .unwrap_or_else(|| self.state_dir.join("ca.sock"))
+    }
+
+    /// Path of the Workload API's socket.
+    pub fn agent_socket(&self) -> PathBuf {
+        let of_agent = self.agent.as_ref().and_then(|a| a.socket.clone());
+        of_agent.unwrap_or_else(|| self.state_dir.join("agent.sock"))
+    }
+
+    /// Where a control-plane role gets its identity when nothing is said.
+    pub fn default_identity(&self) -> IdentityConfig {
+        IdentityConfig::WorkloadApi(format!("unix://{}", self.agent_socket().display()))
+    }
+
+    /// Makes every path relative to the file's folder absolute.
+    fn resolve(&mut self, base: &Path) {
+        let base = std::path::absolute(base).unwrap_or_else(|_| base.to_path_buf());
+        let absolute = |path: &mut PathBuf| *path = base.join(&*path);
+        absolute(&mut self.state_dir);
+        if let Some(ca) = &mut self.ca {
+            ca.socket.iter_mut().chain(&mut ca.kek).for_each(absolute);
+        }
+        if let Some(agent) = &mut self.agent {
+            agent
+                .socket
+                .iter_mut()
+                .chain(&mut agent.ca_socket)
+                .for_each(absolute);
+        }
+        if let Some(pdp) = &mut self.pdp {
+            absolute(&mut pdp.policies);
+            pdp.identity.iter_mut().for_each(|i| i.resolve(&base));
+        }
+        if let Some(audit) = &mut self.audit {
+            audit.dir.iter_mut().for_each(absolute);
+            audit.identity.iter_mut().for_each(|i| i.resolve(&base));
+        }
+        if let Some(proxy) = &mut self.proxy {
+            proxy.identity.resolve(&base);
+            if let PolicySource::Folder(folder) = &mut proxy.policy {
+                absolute(folder);
+            }
+            if let RecordTarget::Log(folder) = &mut proxy.records {
+                absolute(folder);
+            }
+        }
+    }
+}
+
+impl ProxySection {
+    /// The part of it that the proxy itself reads.
+    pub fn listeners(&self, demo: bool) -> ProxyConfig {
+        ProxyConfig {
+            workers: self.workers,
+            inbound: self.inbound.clone(),
+            outbound: self.outbound.clone(),
+            admin: self.admin.clone(),
+            limits: self.limits.clone(),
+            demo,
+        }
+    }
+}
+
+fn default_state_dir() -> PathBuf {
+    PathBuf::from("state")
+}
+
+fn default_svid_ttl() -> Duration {
+    Duration::from_secs(3600)
+}
+
+fn default_instance() -> String {
+    "proxy".into()
+}
+
+/// A span of time as people write it: `90s`, `15m`, `1h 30m`.
+fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|d| Duration::try_from(d).ok())
+        .ok_or_else(|| {
+            serde::de::Error::custom(format!(
+                "`{text}` is not a span of time such as `60s` or `1h`"
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The annotated file is what people copy: it must parse, and name every section.
+    #[test]
+    fn the_annotated_file_is_valid() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/palisade.yaml");
+        let config = Config::read(&path).unwrap_or_else(|found| panic!("{found:#?}"));
+        assert!(config.ca.is_some() && config.agent.is_some() && config.pdp.is_some());
+        assert!(config.audit.is_some() && config.proxy.is_some());
+        assert!(config.state_dir.is_absolute());
+    }
+
+    #[test]
+    fn mistakes_in_several_sections_are_told_at_once() {
+        let text = "trust_domain: Acme.test\npdp:\n  policys: x\n  listen: nowhere\nca:\n  svid_ttl: soon\n";
+        let found = Config::parse("mesh.yaml", text).unwrap_err();
+        let lines: Vec<usize> = found
+            .iter()
+            .filter_map(|d| d.location.as_ref().map(|l| l.line))
+            .collect();
+        assert_eq!(lines, [1, 3, 4, 6], "{found:#?}");
+    }
+}

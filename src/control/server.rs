@@ -1,0 +1,87 @@
+//! Serves the local socket.
+//!
+//! Each role contributes its own routes; a process merges those of the roles it
+//! runs. A peer whose uid is neither ours nor root's is refused before any route.
+
+use std::{io, path::PathBuf};
+
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, Request, connect_info::Connected},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+    serve::IncomingStream,
+};
+use palisade_mesh::diagnostic::Diagnostic;
+use tokio::net::UnixListener;
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+use super::{About, api::Problem};
+use crate::net::uds;
+
+/// Who is at the other end of a local connection.
+#[derive(Debug, Clone, Copy)]
+struct PeerUid(Option<u32>);
+
+impl Connected<IncomingStream<'_, UnixListener>> for PeerUid {
+    fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {
+        Self(stream.io().peer_cred().ok().map(|c| c.uid()))
+    }
+}
+
+/// Serves `routes` and `/v1/about` on the socket of this process until `stop`.
+/// The socket file is removed at the end.
+///
+/// # Errors
+/// When the socket cannot be bound.
+pub async fn serve(
+    about: About,
+    process: &str,
+    routes: Router,
+    stop: CancellationToken,
+) -> io::Result<PathBuf> {
+    let path = super::socket(&about.mesh, process);
+    let listener = uds::listen(&path).await?;
+    let app = Router::new()
+        .route("/v1/about", get(move || async move { Json(about) }))
+        .merge(routes)
+        .fallback(|| async { Problem::from(unknown_route()).into_response() })
+        .layer(middleware::from_fn(only_our_user))
+        .into_make_service_with_connect_info::<PeerUid>();
+    let socket = path.clone();
+    tokio::spawn(async move {
+        let ended = axum::serve(listener, app)
+            .with_graceful_shutdown(async move { stop.cancelled().await })
+            .await;
+        if let Err(error) = ended {
+            error!(%error, "control socket failed");
+        }
+        let _ = std::fs::remove_file(socket);
+    });
+    Ok(path)
+}
+
+async fn only_our_user(
+    ConnectInfo(PeerUid(uid)): ConnectInfo<PeerUid>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let ours = nix::unistd::getuid().as_raw();
+    match uid {
+        Some(uid) if uid == ours || uid == 0 => next.run(request).await,
+        _ => Problem::from(
+            Diagnostic::error(9106, "this mesh belongs to another user")
+                .cause(format!("it runs as uid {ours}, you are {uid:?}"))
+                .help("run the command as that user, or as root"),
+        )
+        .into_response(),
+    }
+}
+
+fn unknown_route() -> Diagnostic {
+    Diagnostic::error(9107, "the running mesh does not know this question")
+        .cause("the command and the mesh may be of different versions")
+        .help("compare: palisade --version, and palisade status")
+}

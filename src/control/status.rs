@@ -1,0 +1,191 @@
+//! How each role stands, as `palisade status` shows it.
+
+use palisade_mesh::clock::Clock;
+use serde::{Deserialize, Serialize};
+
+/// The certificate authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CaStatus {
+    /// Trust domain.
+    pub trust_domain: String,
+    /// Authorities, roots first.
+    pub authorities: Vec<AuthorityStatus>,
+    /// Identities with a certificate that is still valid.
+    pub identities: usize,
+}
+
+/// One authority.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthorityStatus {
+    /// `root` or `intermediate`.
+    pub kind: String,
+    /// Key id, hexadecimal.
+    pub key_id: String,
+    /// State: `prepared`, `active`, `retiring`, `retired`, `tainted`, `revoked`.
+    pub state: String,
+    /// Start of validity, seconds since the Unix epoch.
+    pub not_before_s: i64,
+    /// End of validity, seconds since the Unix epoch.
+    pub not_after_s: i64,
+}
+
+/// An identity and its newest certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdentityStatus {
+    /// SPIFFE ID.
+    pub spiffe_id: String,
+    /// Serial number, hexadecimal.
+    pub serial: String,
+    /// Start of validity, seconds since the Unix epoch.
+    pub not_before_s: i64,
+    /// End of validity, seconds since the Unix epoch.
+    pub not_after_s: i64,
+    /// Certificates issued so far.
+    pub issued: u64,
+    /// Selectors that attested the workload.
+    pub selectors: Vec<String>,
+    /// Key id of the issuing authority, hexadecimal.
+    pub authority: String,
+}
+
+/// The policy decision point.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PdpStatus {
+    /// Folder of the policy repository.
+    pub folder: String,
+    /// The revision that runs, if there is one.
+    pub revision: Option<RevisionStatus>,
+    /// The last candidate that was rejected since, as rendered diagnostics.
+    pub rejected: Option<RejectedStatus>,
+    /// Subscribed proxies.
+    pub proxies: Vec<SubscriberStatus>,
+}
+
+/// A policy revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RevisionStatus {
+    /// Its number.
+    pub sequence: u64,
+    /// Digest of its bundle, hexadecimal.
+    pub digest: String,
+    /// Since when it runs, microseconds since the Unix epoch.
+    pub since_us: i64,
+    /// Policies in it.
+    pub policies: usize,
+    /// Services in it.
+    pub services: usize,
+    /// Git revision of the folder, if it is a work tree.
+    pub git_revision: String,
+}
+
+/// A rejected candidate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RejectedStatus {
+    /// When, microseconds since the Unix epoch.
+    pub at_us: i64,
+    /// What is wrong with it.
+    pub problems: Vec<super::api::Problem>,
+}
+
+impl PartialEq for RejectedStatus {
+    fn eq(&self, other: &Self) -> bool {
+        self.at_us == other.at_us
+    }
+}
+
+impl Eq for RejectedStatus {}
+
+/// A proxy as the PDP sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriberStatus {
+    /// Name.
+    pub instance: String,
+    /// Proven identity.
+    pub spiffe_id: String,
+    /// Revision it has acknowledged.
+    pub sequence: u64,
+    /// Why it refused the last revision, if it did.
+    pub nack: Option<String>,
+    /// End of its certificate, seconds since the Unix epoch.
+    pub svid_not_after_s: i64,
+    /// Requests since its start.
+    pub requests: u64,
+    /// Of them allowed.
+    pub allowed: u64,
+    /// Of them denied.
+    pub denied: u64,
+    /// Of them undecided.
+    pub undecided: u64,
+    /// Records that wait in its spool.
+    pub spooled: u64,
+    /// Whether its stream is open.
+    pub connected: bool,
+    /// When it was last heard of, microseconds since the Unix epoch.
+    pub seen_us: i64,
+}
+
+/// The audit service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditStatus {
+    /// Folder of log and index.
+    pub folder: String,
+    /// Durable records.
+    pub records: u64,
+    /// Records under the last signed checkpoint.
+    pub checkpointed: u64,
+    /// Root hash of that checkpoint, base64.
+    pub root: String,
+    /// When it was signed, microseconds since the Unix epoch.
+    pub checkpoint_us: i64,
+    /// Records that are searchable.
+    pub indexed: u64,
+    /// Gaps in streams that are open now.
+    pub gaps: usize,
+}
+
+/// One proxy, told by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// Name.
+    pub instance: String,
+    /// Own identity.
+    pub spiffe_id: String,
+    /// End of its certificate, seconds since the Unix epoch.
+    pub svid_not_after_s: i64,
+    /// Policy sequence in force; 0 without a snapshot.
+    pub sequence: u64,
+    /// Digest in force, hexadecimal.
+    pub digest: String,
+    /// Services of which an endpoint is known.
+    pub endpoints: usize,
+    /// Bound address of the inbound listener.
+    pub inbound: Option<std::net::SocketAddr>,
+    /// Bound address of the outbound listener.
+    pub outbound: Option<std::net::SocketAddr>,
+    /// Bound address of the admin listener.
+    pub admin: Option<std::net::SocketAddr>,
+    /// Requests since its start.
+    pub requests: u64,
+    /// Records that wait in its spool.
+    pub spooled: u64,
+}
+
+/// How long ago `us` was, as people say it.
+pub fn ago(clock: &Clock, us: i64) -> String {
+    let us = u64::try_from(clock.now_us() - us).unwrap_or_default();
+    format!(
+        "{} ago",
+        crate::render::duration(std::time::Duration::from_micros(us))
+    )
+}
+
+/// How far `seconds` since the Unix epoch lie ahead, as people say it.
+pub fn ahead(clock: &Clock, seconds: i64) -> String {
+    match u64::try_from(seconds - clock.now_us() / 1_000_000) {
+        Ok(left) => format!(
+            "in {}",
+            crate::render::duration(std::time::Duration::from_secs(left))
+        ),
+        Err(_) => "expired".into(),
+    }
+}

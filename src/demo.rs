@@ -1,0 +1,235 @@
+//! `palisade demo`: a whole mesh on loopback, with sample services and traffic.
+//!
+//! One supervisor process runs the control plane. Sample services and their
+//! proxies are child processes, started from hard links of this binary so that
+//! the agent tells them by path. Everything listens on loopback, on ports that
+//! were free, and is gone at the end.
+
+use std::{
+    net::IpAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use futures_util::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use palisade_audit::{index::TailEvent, query::Query, row::Row};
+use palisade_mesh::{diagnostic::Diagnostic, wire::record::Verdict};
+
+use crate::{
+    cli::{Context, Exit, block_on, short_id, short_service},
+    render::{self, DIM, GOOD, NAME, Output, WARN, paint, strong},
+    run,
+};
+
+mod children;
+mod events;
+mod live;
+mod mesh;
+mod policies;
+pub mod shop;
+
+use live::{Live, REDRAW, Seen};
+use mesh::DemoMesh;
+
+/// How long a demo runs where nothing is said: nobody forgets one for a week.
+const DURATION_DEFAULT: &str = "8h";
+
+/// Arguments of `demo`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DemoArgs {
+    /// Requests per second that the services send each other.
+    #[arg(long, default_value_t = 40.0, value_parser = rate)]
+    rate: f64,
+    /// Life of a certificate.
+    #[arg(long, default_value = "60s", value_parser = span)]
+    svid_ttl: Duration,
+    /// A policy repository to use instead of a copy of the sample.
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    /// When to end by itself.
+    #[arg(long, default_value = DURATION_DEFAULT, value_parser = span)]
+    duration: Duration,
+    /// Address to listen on; loopback only.
+    #[arg(long, default_value = "127.0.0.1")]
+    address: IpAddr,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(rate) if (0.0..=2000.0).contains(&rate) => Ok(rate),
+        _ => Err("expected a number from 0 to 2000".into()),
+    }
+}
+
+fn span(text: &str) -> Result<Duration, String> {
+    let span = text
+        .parse::<jiff::SignedDuration>()
+        .ok()
+        .and_then(|d| Duration::try_from(d).ok());
+    span.ok_or_else(|| "expected a span of time such as 60s or 8h".into())
+}
+
+pub(crate) fn main(args: DemoArgs, context: &Context) -> Exit {
+    if !args.address.is_loopback() {
+        let refused = Diagnostic::error(
+            9001,
+            format!("a demo does not listen on `{}`", args.address),
+        )
+        .cause("its identities and policies are samples that anybody knows")
+        .help("run it on loopback; for other hosts see `palisade run`");
+        return render::failure(context.output, &refused, Exit::Invalid);
+    }
+    match block_on(run(&args, context)) {
+        Ok(()) => Exit::Ok,
+        Err(found) => {
+            render::diagnostics(context.output, &found);
+            Exit::Failed
+        }
+    }
+}
+
+async fn run(args: &DemoArgs, context: &Context) -> Result<(), Vec<Diagnostic>> {
+    let started = Instant::now();
+    render::line(&format!(
+        "{}  {}\n",
+        strong("Palisade demo"),
+        paint(DIM, "loopback only, gone when you press Ctrl-C")
+    ));
+    let spinner = spinner(context.output);
+    let mesh = tokio::select! {
+        mesh = DemoMesh::start(args, |step| spinner.set_message(step.to_owned())) => mesh,
+        () = run::told_to_end() => Err(Vec::new()),
+    };
+    spinner.finish_and_clear();
+    let mut mesh = mesh?;
+    welcome(&mesh, args, started.elapsed());
+    let ended = tokio::select! {
+        ended = watch(&mut mesh) => ended,
+        () = run::told_to_end() => Ok(()),
+        () = tokio::time::sleep(args.duration) => Ok(()),
+    };
+    render::line(&format!("\n{}", paint(DIM, "ending …")));
+    mesh.end().await;
+    if ended.is_ok() {
+        render::line(
+            "Everything is gone. Next: palisade init my-policies, or docs/architecture.md",
+        );
+    }
+    ended
+}
+
+fn spinner(output: Output) -> ProgressBar {
+    if output == Output::Json {
+        return ProgressBar::hidden();
+    }
+    let spinner = ProgressBar::new_spinner();
+    if let Ok(style) = ProgressStyle::with_template("  {spinner} {msg}") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(Duration::from_millis(80));
+    spinner
+}
+
+fn welcome(mesh: &DemoMesh, args: &DemoArgs, took: Duration) {
+    let n = shop::SHOP.len();
+    for done in [
+        format!(
+            "certificate authority, certificates live {}",
+            render::duration(args.svid_ttl)
+        ),
+        format!(
+            "policy decision point, {}",
+            render::count(mesh.policy_count(), "policy", "policies")
+        ),
+        format!("{n} sample services, each behind its own proxy, mTLS between them"),
+        format!(
+            "audit log, {:.0} requests a second       ready in {:.1} s",
+            args.rate,
+            took.as_secs_f64()
+        ),
+    ] {
+        render::line(&format!("  {} {done}", paint(GOOD, "✓")));
+    }
+    let orders = mesh.policies.join("policies/orders.cedar");
+    render::line(&format!(
+        "\n  Policies   {}   {}",
+        paint(NAME, mesh.policies.display()),
+        paint(DIM, "edit and save: in force within a second")
+    ));
+    render::line(&format!(
+        "  Try it     the shop cannot refund. Open {}, uncomment its last permit, save.",
+        paint(NAME, orders.display())
+    ));
+    let this = std::env::args().next().unwrap_or_else(|| "palisade".into());
+    render::line(&format!("\n  {}", paint(DIM, "in a second terminal:")));
+    for command in [
+        "can web POST orders/42/refund --why",
+        "audit search 'decision:deny last:5m'",
+        "why ID",
+        "audit verify",
+        "identity list",
+        "status",
+    ] {
+        render::line(&format!("    {this} {command}"));
+    }
+    render::line("");
+}
+
+/// Shows decisions and events until something ends the demo.
+async fn watch(mesh: &mut DemoMesh) -> Result<(), Vec<Diagnostic>> {
+    let query = Query::parse("class:decision").map_err(|d| vec![d])?;
+    let mut decisions = Box::pin(mesh.audit()?.store.tail(&query));
+    let mut policy = mesh.pdp()?.state.clone();
+    policy.mark_unchanged();
+    let mut live = Live::new();
+    let mut redraw = tokio::time::interval(REDRAW);
+    let mut notes = events::Notes::new(mesh.agent()?);
+    loop {
+        tokio::select! {
+            event = decisions.next() => match event {
+                Some(TailEvent::Row(row)) => live.see(seen(&row)),
+                Some(TailEvent::Skipped(n)) => live.event(&paint(WARN, format!("  … {n} decisions came faster than they can be shown"))),
+                Some(TailEvent::Unreadable(_)) => {}
+                None => return Ok(()),
+            },
+            Ok(()) = policy.changed() => {
+                let state = policy.borrow_and_update().clone();
+                for line in notes.policy(&state, mesh.pdp()?).await {
+                    live.event(&line);
+                }
+            }
+            _ = redraw.tick() => {
+                notes.look();
+                live.redraw(&notes.summary());
+                if let Some((name, how)) = mesh.ended_child() {
+                    live.clear();
+                    return Err(vec![mesh.lost(&name, &how)]);
+                }
+            }
+        }
+    }
+}
+
+fn seen(row: &Row) -> Seen {
+    let text = |name| row.text(name).unwrap_or_default();
+    Seen {
+        caller: short_id(text("principal")).into(),
+        service: short_service(text("service")).into(),
+        request: match row.text("route") {
+            Some(route) if !route.is_empty() => format!("{} {route}", text("method")),
+            _ => format!("{} {}", text("method"), text("path")),
+        },
+        verdict: match text("decision") {
+            "allow" => Verdict::Allow,
+            "forbidden" => Verdict::Forbidden,
+            "not_permitted" => Verdict::NotPermitted,
+            "undecided" => Verdict::Undecided,
+            "refused" => Verdict::Refused,
+            _ => Verdict::Unspecified,
+        },
+        policies: row.texts("policy").into_iter().map(str::to_owned).collect(),
+        id: text("id").into(),
+        decision_ns: row.number("decision_ns").unwrap_or_default(),
+    }
+}

@@ -1,0 +1,9 @@
+//! Control links: how the roles of the mesh reach each other.
+//!
+//! Every link between roles is gRPC over mTLS with SVIDs, or a unix socket on
+//! one host. Traffic sockets belong to the proxy crate, not here.
+
+pub mod identity;
+pub mod parent;
+pub mod tls;
+pub mod uds;

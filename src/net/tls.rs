@@ -1,0 +1,153 @@
+//! gRPC over mTLS between roles: our own accept loop and our own connector,
+//! because tonic's TLS settings take no verifier of ours.
+
+use std::{
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures_util::Stream;
+use hyper_util::rt::TokioIo;
+use palisade_mesh::{
+    spiffe_id::SpiffeId,
+    svid::{Identity, Peer, PeerError, peer_of_chain},
+};
+use rustls_pki_types::ServerName;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
+use tonic::transport::{Channel, Endpoint, Uri, server::Connected};
+use tracing::{debug, warn};
+
+/// How long a peer may take for its handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that have shaken hands and wait to be served.
+const ACCEPTED_MAX: usize = 64;
+/// Handshakes at the same time; further peers wait in the listen queue.
+const HANDSHAKES_MAX: usize = 256;
+/// How long to rest when accepting fails, as it does without file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A connection whose peer has proven who it is. gRPC services find the [`Peer`]
+/// among the extensions of their requests.
+pub struct PeerStream {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Accepts peers of the trust domain on `listener`, for tonic's
+/// `serve_with_incoming`. One slow or hostile handshake does not hold up others,
+/// and no failure ends the stream.
+pub fn incoming(
+    listener: TcpListener,
+    identity: &Identity,
+) -> impl Stream<Item = io::Result<PeerStream>> + Send + use<> {
+    let acceptor = TlsAcceptor::from(Arc::new(identity.server_config(&[b"h2"])));
+    let (accepted, ready) = mpsc::channel(ACCEPTED_MAX);
+    let slots = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
+    tokio::spawn(async move {
+        loop {
+            let Ok(slot) = slots.clone().acquire_owned().await else {
+                return;
+            };
+            let (stream, source) = tokio::select! {
+                next = listener.accept() => match next {
+                    Ok(next) => next,
+                    Err(error) => {
+                        warn!(%error, "control connection not accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+                () = accepted.closed() => return,
+            };
+            let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+            tokio::spawn(async move {
+                match handshake(acceptor, stream).await {
+                    Ok(stream) => drop(accepted.send(Ok(stream)).await),
+                    Err(error) => debug!(%source, %error, "control connection refused"),
+                }
+                drop(slot);
+            });
+        }
+    });
+    tokio_stream::wrappers::ReceiverStream::new(ready)
+}
+
+async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<PeerStream> {
+    stream.set_nodelay(true)?;
+    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let peer = peer_of_chain(chain).map_err(io::Error::other)?;
+    Ok(PeerStream { stream, peer })
+}
+
+/// A gRPC channel to `address` that accepts only a server proving `expected`.
+/// Connects when first used and again after a loss.
+pub fn channel(address: SocketAddr, expected: &SpiffeId, identity: &Identity) -> Channel {
+    let config = Arc::new(identity.client_config(std::slice::from_ref(expected), &[b"h2"]));
+    let connector = tower::service_fn(move |_: Uri| {
+        let connector = TlsConnector::from(config.clone());
+        async move {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            let name = ServerName::IpAddress(address.ip().into());
+            let stream = timeout(HANDSHAKE_TIMEOUT, connector.connect(name, stream)).await??;
+            Ok::<_, io::Error>(TokioIo::new(stream))
+        }
+    });
+    Endpoint::from_static("http://palisade")
+        .connect_timeout(HANDSHAKE_TIMEOUT)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_while_idle(true)
+        .connect_with_connector_lazy(connector)
+}
+
+/// Says in one sentence why a TLS link failed, when a peer's identity was the reason.
+pub fn refusal(error: &(dyn std::error::Error + 'static)) -> Option<PeerError> {
+    PeerError::of_handshake(error)
+}

@@ -1,0 +1,138 @@
+//! How things look on a terminal: colours, tables, snippets; or as JSON.
+
+use std::{fmt::Display, io::Write};
+
+use anstyle::{AnsiColor, Style};
+use palisade_mesh::diagnostic::{Diagnostic, Severity};
+use serde::Serialize;
+
+use crate::cli::Exit;
+
+pub(crate) mod explanation;
+pub(crate) mod records;
+pub mod snippet;
+pub mod table;
+
+/// For whom to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// People.
+    Human,
+    /// Programs.
+    Json,
+}
+
+/// Green: allowed, in order.
+pub const GOOD: Style = AnsiColor::Green.on_default();
+/// Red: denied, wrong.
+pub const BAD: Style = AnsiColor::Red.on_default();
+/// Yellow: will become wrong.
+pub const WARN: Style = AnsiColor::Yellow.on_default();
+/// Grey: less important.
+pub const DIM: Style = Style::new().dimmed();
+/// Bold.
+pub const STRONG: Style = Style::new().bold();
+/// Cyan: names to copy.
+pub const NAME: Style = AnsiColor::Cyan.on_default();
+
+/// `text` in a style; colours disappear where the output is no terminal.
+pub fn paint(style: Style, text: impl Display) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// `text` in bold.
+pub fn strong(text: impl Display) -> String {
+    paint(STRONG, text)
+}
+
+/// Prints a line to standard output. A closed pipe ends quietly.
+pub fn line(text: &str) {
+    let _ = writeln!(anstream::stdout(), "{text}");
+}
+
+/// Prints a line to standard error.
+pub fn note(text: &str) {
+    let _ = writeln!(anstream::stderr(), "{text}");
+}
+
+/// Prints a value as JSON, one document.
+pub fn json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => line(&text),
+        Err(error) => note(&format!("error: value cannot be written as JSON: {error}")),
+    }
+}
+
+/// Prints diagnostics in the asked form: snippets to standard error, or a JSON
+/// document `{"diagnostics": […]}` to standard output.
+pub fn diagnostics(output: Output, diagnostics: &[Diagnostic]) {
+    if output == Output::Json {
+        return json(&serde_json::json!({ "diagnostics": diagnostics }));
+    }
+    for diagnostic in diagnostics {
+        note(&snippet::render(diagnostic));
+    }
+}
+
+/// Prints one diagnostic and gives the exit code that goes with it.
+pub fn failure(output: Output, diagnostic: &Diagnostic, exit: Exit) -> Exit {
+    diagnostics(output, std::slice::from_ref(diagnostic));
+    exit
+}
+
+/// The word and style of a severity.
+pub(crate) fn severity(severity: Severity) -> (Style, &'static str) {
+    match severity {
+        Severity::Error => (BAD, "error"),
+        Severity::Note => (NAME, "note"),
+        Severity::Warning => (WARN, "warning"),
+    }
+}
+
+/// `1 policy`, `2 policies`.
+pub fn count(n: usize, one: &str, many: &str) -> String {
+    let word = if n == 1 { one } else { many };
+    format!("{} {word}", thousands(n as u64))
+}
+
+/// `1204118` as `1,204,118`.
+pub fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+/// A duration as people say it: `850 ms`, `12 s`, `5 min`, `3 h`, `9 d`.
+pub fn duration(duration: std::time::Duration) -> String {
+    let secs = duration.as_secs();
+    match secs {
+        0 => format!("{} ms", duration.as_millis()),
+        1..120 => format!("{secs} s"),
+        120..7200 => format!("{} min", secs / 60),
+        7200..172_800 => format!("{} h", secs / 3600),
+        _ => format!("{} d", secs / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn numbers_and_durations_read_well() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_204_118), "1,204,118");
+        assert_eq!(count(1, "policy", "policies"), "1 policy");
+        assert_eq!(duration(Duration::from_millis(850)), "850 ms");
+        assert_eq!(duration(Duration::from_secs(300)), "5 min");
+    }
+}

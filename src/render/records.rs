@@ -1,0 +1,413 @@
+//! Records and reports about them, as `palisade audit` prints them.
+
+use anstyle::Style;
+use serde_json::Value;
+
+use super::{
+    BAD, DIM, GOOD, NAME, STRONG, WARN, json, line, paint, snippet::clean, table, thousands,
+};
+use crate::{
+    cli::{short_id, short_service},
+    run::audit::Found,
+};
+
+/// Findings of a verification that are printed one by one.
+const FINDINGS_SHOWN: usize = 10;
+
+/// Prints the answer to a query: rows, counts, or a timeline.
+pub(crate) fn print_answer(answer: &Value) {
+    if let Some(rows) = answer.get("rows").and_then(Value::as_array) {
+        print_rows(rows);
+        print_total(answer, rows.len());
+    } else if let Some(groups) = answer.get("groups").and_then(Value::as_array) {
+        print_groups(answer, groups);
+    } else if let Some(steps) = answer.get("steps").and_then(Value::as_array) {
+        print_steps(steps);
+    } else {
+        json(answer);
+    }
+    print_coverage(answer);
+}
+
+/// Prints records one below the other, aligned.
+fn print_rows(rows: &[Value]) {
+    if rows.is_empty() {
+        return;
+    }
+    let mut out = table::Table::new(&["TIME", "", "FROM", "TO", "WHAT", "WHY", ">STATUS", "ID"]);
+    for row in rows {
+        out.row(cells(row));
+    }
+    out.print();
+}
+
+/// Prints one record on one line, as it arrives.
+pub(crate) fn print_row(row: &Value) {
+    if let Some(n) = row.get("skipped").and_then(Value::as_u64) {
+        return line(&paint(
+            WARN,
+            format!(
+                "… {} records were skipped: they came faster than they could be shown",
+                thousands(n)
+            ),
+        ));
+    }
+    let [time, verdict, from, to, what, why, status, id] = columns(row);
+    let (style, _) = standing(row);
+    line(&format!(
+        "{}  {}  {from:<9} → {to:<9} {what:<30} {}",
+        paint(DIM, time),
+        paint(style.bold(), format!("{verdict:<7}")),
+        paint(DIM, format!("{why}  {status}  {id}")),
+    ));
+}
+
+fn cells(row: &Value) -> [table::Cell; 8] {
+    let (style, _) = standing(row);
+    let [time, verdict, from, to, what, why, status, id] = columns(row);
+    [
+        table::styled(DIM, time),
+        table::styled(style.bold(), verdict),
+        from.into(),
+        to.into(),
+        what.into(),
+        why.into(),
+        status.into(),
+        table::styled(DIM, id),
+    ]
+}
+
+fn columns(row: &Value) -> [String; 8] {
+    let (_, word) = standing(row);
+    let who = ["principal", "claimed", "actor", "spiffe_id"]
+        .iter()
+        .map(|k| text(row, k))
+        .find(|t| !t.is_empty());
+    let object = ["service", "object", "listener", "reporter"]
+        .iter()
+        .map(|k| text(row, k))
+        .find(|t| !t.is_empty());
+    let what = match text(row, "method") {
+        "" => text(row, "verb").to_owned(),
+        method => format!("{method} {}", text(row, "path")),
+    };
+    let policies: Vec<&str> = row
+        .get("policy")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect();
+    let why = if policies.is_empty() {
+        text(row, "reason").to_owned()
+    } else {
+        policies.join(", ")
+    };
+    let status = row
+        .get("status")
+        .and_then(Value::as_u64)
+        .map_or(String::new(), |s| s.to_string());
+    [
+        time_of_day(text(row, "time")),
+        word,
+        clean(short_id(who.unwrap_or_default())),
+        clean(short_service(object.unwrap_or_default())),
+        clean(&what),
+        clean(&why),
+        status,
+        text(row, "id").to_owned(),
+    ]
+}
+
+/// The word for what a record says, and its style.
+fn standing(row: &Value) -> (Style, String) {
+    match text(row, "decision") {
+        "allow" => (GOOD, "ALLOW".into()),
+        "forbidden" | "not_permitted" => (BAD, "DENY".into()),
+        "undecided" => (WARN, "FAULT".into()),
+        "refused" => (WARN, "REFUSED".into()),
+        _ => (STRONG, text(row, "class").to_owned()),
+    }
+}
+
+/// `2026-11-20T12:04:11.482931Z` as `12:04:11.482`, with the date where it is not today's.
+fn time_of_day(time: &str) -> String {
+    let (date, clock) = time.split_once('T').unwrap_or(("", time));
+    let clock: String = clock.trim_end_matches('Z').chars().take(12).collect();
+    if date
+        == jiff::Zoned::now()
+            .with_time_zone(jiff::tz::TimeZone::UTC)
+            .date()
+            .to_string()
+    {
+        clock
+    } else {
+        format!("{date} {clock}")
+    }
+}
+
+fn print_total(answer: &Value, shown: usize) {
+    let total = answer.get("total");
+    let count = total
+        .and_then(|t| t.get("count"))
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    let at_least = total
+        .and_then(|t| t.get("relation"))
+        .and_then(Value::as_str)
+        == Some("at_least");
+    let total = format!(
+        "{}{}",
+        thousands(count),
+        if at_least { " or more" } else { "" }
+    );
+    let took = answer
+        .get("took_us")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    line(&paint(
+        DIM,
+        format!("{shown} of {total}, {}.{} ms", took / 1000, took / 100 % 10),
+    ));
+    if let Some(cursor) = answer.get("cursor").and_then(Value::as_str) {
+        line(&paint(DIM, format!("more: --cursor {cursor}")));
+    }
+}
+
+fn print_groups(answer: &Value, groups: &[Value]) {
+    let by = answer
+        .get("by")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    let by: Vec<&str> = by.filter_map(Value::as_str).collect();
+    line(&paint(
+        DIM,
+        format!("{:>10}  {}", "COUNT", by.join(", ").to_uppercase()),
+    ));
+    for group in groups {
+        let names = group.get(0).and_then(Value::as_array).into_iter().flatten();
+        let names: Vec<String> = names.filter_map(Value::as_str).map(clean).collect();
+        let count = group.get(1).and_then(Value::as_u64).unwrap_or_default();
+        line(&format!("{:>10}  {}", thousands(count), names.join(", ")));
+    }
+}
+
+fn print_steps(steps: &[Value]) {
+    let of = |step: &Value| step.get(1).and_then(Value::as_u64).unwrap_or_default();
+    let most = steps.iter().map(of).max().unwrap_or_default().max(1);
+    for step in steps {
+        let count = of(step);
+        let bar = "█".repeat(usize::try_from(count * 40 / most).unwrap_or_default());
+        let start = step.get(0).and_then(Value::as_str).unwrap_or_default();
+        line(&format!(
+            "{start}  {:>10}  {}",
+            thousands(count),
+            paint(NAME, bar)
+        ));
+    }
+}
+
+/// Says it when an answer may lack something.
+fn print_coverage(answer: &Value) {
+    if answer.get("complete").and_then(Value::as_bool) != Some(false) {
+        return;
+    }
+    let mut lacks = Vec::new();
+    for (key, word) in [("behind", "not indexed yet"), ("unreadable", "unreadable")] {
+        match answer.get(key).and_then(Value::as_u64) {
+            Some(n) if n > 0 => lacks.push(format!("{} records {word}", thousands(n))),
+            _ => {}
+        }
+    }
+    for (key, word) in [
+        ("skipped_buckets", "parts of the index being made again"),
+        ("gaps", "gaps"),
+    ] {
+        match answer
+            .get(key)
+            .and_then(Value::as_array)
+            .map_or(0, Vec::len)
+        {
+            0 => {}
+            n => lacks.push(format!("{n} {word}")),
+        }
+    }
+    line(&paint(
+        WARN,
+        format!("this answer is not complete: {}", lacks.join(", ")),
+    ));
+}
+
+/// Prints everything that was recorded under one id.
+pub(crate) fn print_found(found: &Found) {
+    for row in &found.rows {
+        let (style, word) = standing(row);
+        line(&format!(
+            "{}  {}",
+            paint(style.bold(), word),
+            paint(DIM, text(row, "id"))
+        ));
+        for (key, value) in row.as_object().into_iter().flatten() {
+            let shown = match value {
+                Value::String(text) => clean(text),
+                Value::Array(items) => items
+                    .iter()
+                    .map(|i| i.as_str().map_or_else(|| i.to_string(), clean))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                other => other.to_string(),
+            };
+            line(&format!("  {}  {shown}", paint(NAME, format!("{key:<16}"))));
+        }
+    }
+    line(&if found.checkpointed {
+        paint(DIM, "under a signed checkpoint")
+    } else {
+        paint(WARN, "not under a signed checkpoint yet")
+    });
+}
+
+/// Whether a verification found every signed byte as it was signed.
+pub(crate) fn is_verified(report: &Value) -> bool {
+    errors(report).next().is_none()
+}
+
+fn errors(report: &Value) -> impl Iterator<Item = &Value> {
+    let findings = report
+        .get("findings")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    findings.filter(|f| text(f, "severity") == "error")
+}
+
+/// Prints the report of a verification.
+pub(crate) fn print_verified(report: &Value) {
+    let number = |key: &str| report.get(key).and_then(Value::as_u64).unwrap_or_default();
+    for finding in errors(report).take(FINDINGS_SHOWN) {
+        print_finding(finding);
+    }
+    let more = errors(report).count().saturating_sub(FINDINGS_SHOWN);
+    if more > 0 {
+        line(&paint(BAD, format!("  and {more} more")));
+    }
+    let checkpoint = report.get("checkpoint");
+    let root = checkpoint.map_or("", |c| text(c, "root"));
+    let signed = checkpoint.map_or("", |c| text(c, "time"));
+    let read = format!(
+        "{} records in {} segments, {} checkpoints",
+        thousands(number("records")),
+        number("segments"),
+        thousands(number("checkpoints")),
+    );
+    if is_verified(report) {
+        line(&format!(
+            "{} {read}: every byte is as it was signed",
+            paint(GOOD.bold(), "✓ verified")
+        ));
+    } else {
+        line(&format!(
+            "{} {read}: the log is not what was signed",
+            paint(BAD.bold(), "✗ not verified")
+        ));
+    }
+    line(&paint(
+        DIM,
+        format!(
+            "  log {} · root {root} · signed {signed}",
+            text(report, "origin")
+        ),
+    ));
+    if number("unsigned") > 0 {
+        line(&paint(
+            DIM,
+            format!(
+                "  {} newer records wait for the next checkpoint",
+                thousands(number("unsigned"))
+            ),
+        ));
+    }
+    print_streams(report);
+}
+
+fn print_finding(finding: &Value) {
+    let at = |key: &str| {
+        finding
+            .get(key)
+            .and_then(Value::as_u64)
+            .map(|n| format!(" {key} {n}"))
+            .unwrap_or_default()
+    };
+    line(&format!(
+        "{} {}{}{}: {}",
+        paint(BAD, "✗"),
+        clean(text(finding, "file")),
+        at("offset"),
+        at("leaf"),
+        clean(text(finding, "what"))
+    ));
+    if let Some(record) = finding.get("record") {
+        line(&format!(
+            "      record {} ({}) of {}, number {}",
+            super::strong(clean(text(record, "id"))),
+            clean(text(record, "class")),
+            clean(text(record, "reporter")),
+            record
+                .get("sequence")
+                .and_then(Value::as_u64)
+                .unwrap_or_default(),
+        ));
+    }
+    for key in ["stored", "computed"] {
+        match text(finding, key) {
+            "" => {}
+            value => line(&format!(
+                "      {}  {}",
+                paint(NAME, format!("{key:<8}")),
+                clean(value)
+            )),
+        }
+    }
+}
+
+fn print_streams(report: &Value) {
+    let streams: Vec<&Value> = report
+        .get("streams")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .collect();
+    let missing: Vec<&&Value> = streams
+        .iter()
+        .filter(|s| {
+            s.get("missing")
+                .and_then(Value::as_array)
+                .is_some_and(|m| !m.is_empty())
+        })
+        .collect();
+    if missing.is_empty() {
+        return line(&paint(
+            DIM,
+            format!("  {} streams, no number missing", streams.len()),
+        ));
+    }
+    for stream in missing {
+        let gaps = stream
+            .get("missing")
+            .map(Value::to_string)
+            .unwrap_or_default();
+        line(&paint(
+            WARN,
+            format!(
+                "  ! {} boot {} lacks {gaps}",
+                clean(text(stream, "reporter")),
+                text(stream, "boot")
+            ),
+        ));
+    }
+}
+
+fn text<'v>(value: &'v Value, key: &str) -> &'v str {
+    value.get(key).and_then(Value::as_str).unwrap_or_default()
+}

@@ -1,0 +1,360 @@
+//! The `audit` role: takes records in, keeps the log, answers questions about it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::Path,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use base64::Engine as _;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use palisade_audit::{
+    index::{Cursor, Options, Store, StoreError, TailEvent},
+    ingest::Ingest,
+    item::Item,
+    log::{Log, LogError, LogOptions},
+    query::Query,
+    row::Row,
+    source::{Entry, Source, SourceError},
+    verify::{self, VerifyOptions},
+};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, svid::Identity};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use super::{records::unusable, unbound};
+use crate::{
+    config::{AuditSection, Config},
+    control::{
+        api::{Answer, Fact, FactState, Problem},
+        status::{AuditStatus, ago},
+    },
+    net::tls,
+};
+
+/// Rows of a search that does not say how many.
+const ROWS_DEFAULT: usize = 50;
+/// Age of the last checkpoint, with records waiting, that is worth a warning.
+const CHECKPOINT_LATE: Duration = Duration::from_secs(30);
+
+/// The audit service of this process.
+#[derive(Clone)]
+pub struct AuditRole {
+    /// The log.
+    pub log: Log,
+    /// The index over it.
+    pub store: Arc<Store>,
+    /// Where the records are pushed, once it listens.
+    pub address: Option<std::net::SocketAddr>,
+    dir: PathBuf,
+    clock: Clock,
+}
+
+impl AuditRole {
+    /// Opens log and index.
+    pub(super) fn open(
+        config: &Config,
+        section: &AuditSection,
+        clock: &Clock,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let dir = section
+            .dir
+            .clone()
+            .unwrap_or_else(|| config.state_dir.join("audit"));
+        let options = LogOptions::new(config.trust_domain.clone());
+        let log =
+            Log::open(&dir.join("log"), options, clock.clone()).map_err(|e| vec![refused(&e)])?;
+        let source = Arc::new(LogSource(log.clone()));
+        let store = Store::open(
+            source,
+            &dir.join("index"),
+            clock.clone(),
+            Options::default(),
+        )
+        .map_err(|e| vec![unusable(&e.to_string())])?;
+        Ok(Self {
+            log,
+            store: Arc::new(store),
+            address: None,
+            dir,
+            clock: clock.clone(),
+        })
+    }
+
+    /// Takes records from peers of the trust domain.
+    pub(super) async fn listen(
+        &mut self,
+        section: &AuditSection,
+        identity: &Identity,
+        stop: &CancellationToken,
+    ) -> Result<(), Vec<Diagnostic>> {
+        let listener = TcpListener::bind(section.listen)
+            .await
+            .map_err(|e| vec![unbound("audit.listen", &e)])?;
+        self.address = listener.local_addr().ok();
+        let service = Ingest::new(self.log.clone(), self.clock.clone()).service();
+        let served = tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming_shutdown(
+                tls::incoming(listener, identity),
+                stop.clone().cancelled_owned(),
+            );
+        tokio::spawn(served);
+        Ok(())
+    }
+
+    /// Writes out what is left.
+    pub(super) fn close(self) {
+        self.log.close();
+    }
+
+    /// What the role answers on the local socket.
+    pub(super) fn routes(&self) -> Router {
+        let (of_search, of_tail, of_record) = (self.clone(), self.clone(), self.clone());
+        let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
+        Router::new()
+            .route(
+                "/v1/audit/search",
+                post(move |Json(q): Json<Search>| async move { of_search.search(q).await }),
+            )
+            .route(
+                "/v1/audit/tail",
+                post(move |Json(q): Json<Tail>| async move { of_tail.tail(&q) }),
+            )
+            .route(
+                "/v1/audit/record/{id}",
+                get(move |Path(id): Path<String>| async move { of_record.record(id).await }),
+            )
+            .route(
+                "/v1/audit/verify",
+                post(move || async move { of_verify.verify().await }),
+            )
+            .route(
+                "/v1/audit/status",
+                get(move || async move { Json(of_status.status()) }),
+            )
+            .route(
+                "/v1/audit/check",
+                get(move || async move { Json(of_check.check()) }),
+            )
+    }
+
+    async fn search(self, asked: Search) -> Answer<serde_json::Value> {
+        let query = Query::parse(&asked.query).map_err(Problem::from)?;
+        let cursor = match &asked.cursor {
+            None => None,
+            Some(text) => Some(Cursor::parse(text).ok_or_else(|| not_a_cursor(text))?),
+        };
+        let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
+        let answer = blocking(move || self.store.answer(&query, limit, cursor)).await?;
+        serde_json::to_value(answer)
+            .map(Json)
+            .map_err(|e| Problem::from(broken(&e.to_string())))
+    }
+
+    /// Streams matching records as lines of JSON, from now on.
+    fn tail(self, asked: &Tail) -> Response {
+        let query = match Query::parse(&asked.query) {
+            Ok(query) => query,
+            Err(mistake) => return Problem::from(mistake).into_response(),
+        };
+        let lines = self.store.tail(&query).map(|event| {
+            let line = match &event {
+                TailEvent::Row(row) => serde_json::to_vec(row),
+                TailEvent::Skipped(n) => serde_json::to_vec(&serde_json::json!({ "skipped": n })),
+                TailEvent::Unreadable(at) => {
+                    serde_json::to_vec(&serde_json::json!({ "unreadable": at }))
+                }
+            };
+            line.map(|mut line| {
+                line.push(b'\n');
+                Bytes::from(line)
+            })
+        });
+        Body::from_stream(lines).into_response()
+    }
+
+    async fn record(self, id: String) -> Answer<Found> {
+        let (store, log) = (self.store.clone(), self.log.clone());
+        let entries = blocking(move || store.by_id(&id)).await?;
+        let checkpointed = log.checkpoint().size;
+        let rows = entries
+            .into_iter()
+            .map(|entry| (entry.index < checkpointed, Row::new(&Item::new(entry))))
+            .collect::<Vec<_>>();
+        Ok(Json(Found {
+            checkpointed: rows.iter().all(|(under, _)| *under),
+            rows: rows
+                .into_iter()
+                .map(|(_, row)| serde_json::to_value(row).unwrap_or_default())
+                .collect(),
+        }))
+    }
+
+    async fn verify(self) -> Answer<serde_json::Value> {
+        let dir = self.dir.join("log");
+        let report =
+            tokio::task::spawn_blocking(move || verify::verify(&dir, VerifyOptions::default()))
+                .await
+                .map_err(|e| Problem::from(broken(&e.to_string())))?;
+        serde_json::to_value(report)
+            .map(Json)
+            .map_err(|e| Problem::from(broken(&e.to_string())))
+    }
+
+    fn status(&self) -> AuditStatus {
+        let checkpoint = self.log.checkpoint();
+        let index = self.store.status();
+        AuditStatus {
+            folder: self.dir.display().to_string(),
+            records: self.log.len(),
+            checkpointed: checkpoint.size,
+            root: base64::engine::general_purpose::STANDARD.encode(checkpoint.root),
+            checkpoint_us: checkpoint.time.as_microsecond(),
+            indexed: index.searchable,
+            gaps: 0,
+        }
+    }
+
+    fn check(&self) -> Vec<Fact> {
+        let status = self.status();
+        let when = ago(&self.clock, status.checkpoint_us);
+        let waiting = status.records - status.checkpointed.min(status.records);
+        let late = u128::try_from(self.clock.now_us() - status.checkpoint_us).unwrap_or_default()
+            > CHECKPOINT_LATE.as_micros();
+        let mut facts = vec![if waiting > 0 && late {
+            Fact::not_ok(
+                "audit",
+                FactState::Error,
+                7202,
+                format!("{waiting} records are under no checkpoint"),
+            )
+            .cause(format!("the last one was signed {when}"))
+            .fix("see the log of the audit service; the disk may be full")
+        } else {
+            let records = crate::render::thousands(status.checkpointed);
+            Fact::ok(
+                "audit",
+                format!("{records} records under a checkpoint signed {when}"),
+            )
+        }];
+        let behind = status.records.saturating_sub(status.indexed);
+        facts.push(match self.store.status().stalled {
+            None => Fact::ok(
+                "audit",
+                format!(
+                    "index is {} behind",
+                    crate::render::count(
+                        usize::try_from(behind).unwrap_or(usize::MAX),
+                        "record",
+                        "records"
+                    )
+                ),
+            ),
+            Some(why) => Fact::not_ok("audit", FactState::Error, 7203, "the index does not get on")
+                .cause(why),
+        });
+        facts
+    }
+}
+
+/// What `audit search` asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Search {
+    /// The query.
+    pub query: String,
+    /// Most rows.
+    pub limit: Option<usize>,
+    /// Where an earlier page ended.
+    pub cursor: Option<String>,
+}
+
+/// What `audit tail` asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Tail {
+    /// The query.
+    pub query: String,
+}
+
+/// Everything recorded under one id.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Found {
+    /// Whether all of it is under a signed checkpoint.
+    pub checkpointed: bool,
+    /// The records, in log order.
+    pub rows: Vec<serde_json::Value>,
+}
+
+/// Runs what blocks on the disk beside the runtime's own threads.
+async fn blocking<T: Send + 'static>(
+    ask: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Problem> {
+    match tokio::task::spawn_blocking(ask).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(StoreError::Query(mistake))) => Err((*mistake).into()),
+        Ok(Err(error)) => Err(broken(&error.to_string()).into()),
+        Err(error) => Err(broken(&error.to_string()).into()),
+    }
+}
+
+fn not_a_cursor(text: &str) -> Diagnostic {
+    Diagnostic::error(7207, format!("`{text}` is not where a page ended"))
+        .help("take the cursor from the end of the page before")
+}
+
+fn broken(cause: &str) -> Diagnostic {
+    Diagnostic::error(7204, "the decision log could not answer")
+        .cause(cause.to_owned())
+        .help("see the log of the audit service")
+}
+
+fn refused(error: &LogError) -> Diagnostic {
+    match error {
+        LogError::Tampered(_) => Diagnostic::error(7205, "the decision log was tampered with")
+            .cause(error.to_string())
+            .help("keep the folder as evidence; find the extent: palisade audit verify --dir DIR"),
+        _ => unusable(&error.to_string()),
+    }
+}
+
+/// The log as the index reads it.
+struct LogSource(Log);
+
+impl Source for LogSource {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        self.0.read(index).map(entry).map_err(|e| failed(index, e))
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        let numbered = (from..).zip(self.0.scan(from));
+        Box::new(numbered.map(|(index, read)| read.map(entry).map_err(|e| failed(index, e))))
+    }
+
+    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+fn entry(entry: palisade_audit::log::Entry) -> Entry {
+    Entry {
+        index: entry.index,
+        envelope: entry.envelope,
+        record: entry.record,
+    }
+}
+
+fn failed(index: u64, error: LogError) -> SourceError {
+    SourceError {
+        index,
+        cause: Box::new(error),
+    }
+}

@@ -1,0 +1,444 @@
+//! The `pdp` role: watches the repository, distributes it, answers `can` and `why`.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    Json, Router,
+    routing::{get, post},
+};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
+use palisade_pdp::{
+    author::{self, Ask},
+    decide::{Explanation, Snapshot},
+    publish::{
+        Distribution, DistributionConfig, ProxyStatus, Published, Recorder, Source, SourceConfig,
+        State,
+    },
+};
+use serde::{Deserialize, Serialize};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{Role, policy, unbound};
+use crate::{
+    config::{Config, PdpSection},
+    control::{
+        api::{Answer, Fact, FactState, Problem},
+        status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead},
+    },
+    net::tls,
+};
+
+/// Revisions that can be explained; older ones are forgotten.
+const REVISIONS_MAX: usize = 32;
+
+/// The decision point of this process.
+#[derive(Clone)]
+pub struct PdpRole {
+    /// What is in force and what was rejected, now and later.
+    pub state: watch::Receiver<State>,
+    /// Subscribed proxies and their endpoints.
+    pub distribution: Distribution,
+    /// Where proxies subscribe.
+    pub address: std::net::SocketAddr,
+    history: Arc<Mutex<VecDeque<Arc<Snapshot>>>>,
+    folder: String,
+    clock: Clock,
+}
+
+impl PdpRole {
+    pub(super) async fn start(
+        config: &Config,
+        section: &PdpSection,
+        identity: Identity,
+        sink: &dyn RecordSink,
+        clock: &Clock,
+        stop: &CancellationToken,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let reporter = config.trust_domain.role(Role::Pdp.as_str());
+        let recorder = Arc::new(Recorder::new(
+            sink.open(0),
+            reporter.as_str(),
+            config.demo,
+            clock.clone(),
+        ));
+        let watched = SourceConfig::new(&section.policies, config.state_dir.join("pdp"));
+        let source = Source::open(watched, clock.clone(), recorder.clone())
+            .await
+            .map_err(|e| vec![e.diagnostic().clone()])?;
+        let state = source.state();
+        let distribution = Distribution::new(
+            DistributionConfig::default(),
+            state.clone(),
+            clock.clone(),
+            recorder,
+        );
+        let listener = TcpListener::bind(section.listen)
+            .await
+            .map_err(|e| vec![unbound("pdp.listen", &e)])?;
+        let address = listener
+            .local_addr()
+            .map_err(|e| vec![unbound("pdp.listen", &e)])?;
+        let service = distribution.service();
+        let served = tonic::transport::Server::builder()
+            .add_service(service)
+            .serve_with_incoming_shutdown(
+                tls::incoming(listener, &identity),
+                stop.clone().cancelled_owned(),
+            );
+        tokio::spawn(served);
+        let role = Self {
+            state,
+            distribution: distribution.clone(),
+            address,
+            history: Arc::default(),
+            folder: section.policies.display().to_string(),
+            clock: clock.clone(),
+        };
+        let follower = role.clone();
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = source.run() => {}
+                () = distribution.run() => {}
+                () = follower.remember() => {}
+            }
+        });
+        Ok(role)
+    }
+
+    /// Keeps an engine of each revision that comes into force.
+    async fn remember(self) {
+        let mut state = self.state.clone();
+        loop {
+            let current = state.borrow_and_update().current.clone();
+            if let Some(published) = current
+                && let Err(error) = self.engine_of(&published)
+            {
+                tracing::error!(%error, "revision has no engine");
+            }
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn engine_of(&self, published: &Published) -> Result<Arc<Snapshot>, Diagnostic> {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = history
+            .iter()
+            .find(|s| s.versions().sequence == published.sequence())
+        {
+            return Ok(known.clone());
+        }
+        let snapshot = policy::snapshot((*published.compiled).clone(), published.sequence())?;
+        if history.len() >= REVISIONS_MAX {
+            history.pop_front();
+        }
+        history.push_back(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    fn current(&self) -> Result<Arc<Snapshot>, Problem> {
+        let current = self.state.borrow().current.clone();
+        match current {
+            Some(published) => Ok(self.engine_of(&published)?),
+            None => Err(Diagnostic::error(6002, "no policy revision is in force")
+                .cause(format!("`{}` has not compiled yet", self.folder))
+                .help(format!("palisade policy validate {}", self.folder))
+                .into()),
+        }
+    }
+
+    /// What the role answers on the local socket.
+    pub(super) fn routes(&self) -> Router {
+        let (of_status, of_check, of_can, of_explain) =
+            (self.clone(), self.clone(), self.clone(), self.clone());
+        Router::new()
+            .route(
+                "/v1/pdp/status",
+                get(move || async move { Json(of_status.status()) }),
+            )
+            .route(
+                "/v1/pdp/check",
+                get(move || async move { Json(of_check.check()) }),
+            )
+            .route(
+                "/v1/pdp/can",
+                post(move |Json(asked): Json<Can>| async move { of_can.can(&asked) }),
+            )
+            .route(
+                "/v1/pdp/explain",
+                post(move |Json(asked): Json<Recorded>| async move { of_explain.explain(&asked) }),
+            )
+    }
+
+    fn can(&self, asked: &Can) -> Answer<CanAnswer> {
+        let snapshot = self.current()?;
+        asked
+            .answer(&snapshot, &self.clock)
+            .map(Json)
+            .map_err(|mut found| match found.is_empty() {
+                true => Problem::from(Diagnostic::error(
+                    9199,
+                    "bug: a question was refused without a reason",
+                )),
+                false => found.swap_remove(0).into(),
+            })
+    }
+
+    fn explain(&self, recorded: &Recorded) -> Answer<Explained> {
+        let of_then = {
+            let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+            history
+                .iter()
+                .find(|s| s.versions().policy.to_string() == recorded.revision)
+                .cloned()
+        };
+        let exact = of_then.is_some();
+        let snapshot = match of_then {
+            Some(snapshot) => snapshot,
+            None => self.current()?,
+        };
+        Ok(Json(Explained {
+            exact,
+            explanation: recorded.explain(&snapshot)?,
+        }))
+    }
+
+    fn status(&self) -> PdpStatus {
+        let state = self.state.borrow().clone();
+        PdpStatus {
+            folder: self.folder.clone(),
+            revision: state.current.as_deref().map(revision),
+            rejected: state.rejected.map(|r| RejectedStatus {
+                at_us: r.at_us,
+                problems: r.diagnostics.iter().cloned().map(Into::into).collect(),
+            }),
+            proxies: self.distribution.proxies().iter().map(subscriber).collect(),
+        }
+    }
+
+    fn check(&self) -> Vec<Fact> {
+        let status = self.status();
+        let mut facts = vec![match &status.revision {
+            Some(r) => Fact::ok(
+                "policy",
+                format!(
+                    "revision {} ({}) in force since {}",
+                    r.sequence,
+                    short(&r.digest),
+                    ago(&self.clock, r.since_us)
+                ),
+            ),
+            None => Fact::not_ok(
+                "policy",
+                FactState::Error,
+                6002,
+                "no policy revision is in force",
+            )
+            .fix(format!("palisade policy validate {}", self.folder)),
+        }];
+        if let Some(rejected) = &status.rejected {
+            let first = rejected.problems.first().cloned().map(Diagnostic::from);
+            facts.push(
+                Fact::not_ok(
+                    "policy",
+                    FactState::Warning,
+                    3021,
+                    format!(
+                        "the folder was rejected {}",
+                        ago(&self.clock, rejected.at_us)
+                    ),
+                )
+                .cause(first.map_or_else(String::new, |d| d.to_string()))
+                .fix(format!("palisade policy validate {}", self.folder)),
+            );
+        }
+        let sequence = status.revision.as_ref().map_or(0, |r| r.sequence);
+        for proxy in &status.proxies {
+            facts.push(self.check_proxy(proxy, sequence));
+        }
+        facts
+    }
+
+    fn check_proxy(&self, proxy: &SubscriberStatus, sequence: u64) -> Fact {
+        let name = &proxy.instance;
+        if !proxy.connected {
+            return Fact::not_ok(
+                "proxies",
+                FactState::Warning,
+                3022,
+                format!("{name} is not connected"),
+            )
+            .cause(format!("last heard of {}", ago(&self.clock, proxy.seen_us)))
+            .fix("see whether it runs; it goes on with the last good revision");
+        }
+        if let Some(nack) = &proxy.nack {
+            return Fact::not_ok(
+                "proxies",
+                FactState::Error,
+                3023,
+                format!("{name} refused the revision"),
+            )
+            .cause(nack.clone())
+            .fix("upgrade the proxy, or mend what it names");
+        }
+        if proxy.sequence != sequence {
+            return Fact::not_ok(
+                "proxies",
+                FactState::Warning,
+                3024,
+                format!(
+                    "{name} runs revision {} instead of {sequence}",
+                    proxy.sequence
+                ),
+            )
+            .fix("wait a second; if it stays so, see the proxy's log");
+        }
+        let ends = ahead(&self.clock, proxy.svid_not_after_s);
+        Fact::ok(
+            "proxies",
+            format!("{name} runs revision {sequence}, certificate ends {ends}"),
+        )
+    }
+}
+
+/// A question of `can`, as it is asked of the running mesh.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Can {
+    /// Who.
+    pub principal: String,
+    /// Does what.
+    pub verb: String,
+    /// To what.
+    pub target: String,
+    /// Header fields.
+    pub headers: Vec<(String, String)>,
+    /// Address of the caller.
+    pub source: Option<String>,
+    /// When, microseconds since the Unix epoch; now where nothing is said.
+    pub now_us: Option<i64>,
+}
+
+/// The answer of `can`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct CanAnswer {
+    /// The request as it was understood.
+    pub understood: String,
+    /// Verdict and reasons.
+    pub explanation: Explanation,
+}
+
+impl Can {
+    /// Answers under `snapshot`.
+    ///
+    /// # Errors
+    /// Everything about the question that is not understood.
+    pub fn answer(&self, snapshot: &Snapshot, clock: &Clock) -> Result<CanAnswer, Vec<Diagnostic>> {
+        let question = author::question(
+            snapshot.catalogue(),
+            &Ask {
+                principal: self.principal.clone(),
+                verb: self.verb.clone(),
+                target: self.target.clone(),
+                on: None,
+                headers: self.headers.clone(),
+                source: self.source.clone(),
+                now_us: self.now_us.unwrap_or_else(|| clock.now_us()),
+            },
+        )?;
+        Ok(CanAnswer {
+            understood: question.understood(),
+            explanation: snapshot.explain(&question.as_question()),
+        })
+    }
+}
+
+/// What a decision record says, as far as a replay needs it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Recorded {
+    /// SPIFFE ID of the caller.
+    pub principal: String,
+    /// Cedar action.
+    pub action: String,
+    /// Cedar resource type.
+    pub resource_type: String,
+    /// Cedar resource id.
+    pub resource_id: String,
+    /// What the policies read of the context.
+    pub context_json: String,
+    /// Digest of the revision it was decided under.
+    pub revision: String,
+}
+
+/// An explained record.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Explained {
+    /// Whether it was explained under the very revision that decided.
+    pub exact: bool,
+    /// Verdict and reasons.
+    pub explanation: Explanation,
+}
+
+impl Recorded {
+    /// Explains the record under `snapshot`.
+    ///
+    /// # Errors
+    /// When the record is malformed.
+    pub fn explain(&self, snapshot: &Snapshot) -> Result<Explanation, Diagnostic> {
+        snapshot
+            .explain_recorded(
+                &self.principal,
+                &self.action,
+                &self.resource_type,
+                &self.resource_id,
+                &self.context_json,
+            )
+            .map_err(|error| {
+                Diagnostic::error(6003, "this record cannot be explained")
+                    .cause(error.to_string())
+                    .help("see it as it is: palisade audit show ID")
+            })
+    }
+}
+
+fn revision(published: &Published) -> RevisionStatus {
+    RevisionStatus {
+        sequence: published.sequence(),
+        digest: published.digest().to_string(),
+        since_us: published.since_us,
+        policies: published.compiled.info.len(),
+        services: published.compiled.catalogue.services().len(),
+        git_revision: published.git_revision.clone(),
+    }
+}
+
+fn subscriber(proxy: &ProxyStatus) -> SubscriberStatus {
+    let status = proxy.status.unwrap_or_default();
+    SubscriberStatus {
+        instance: proxy.instance.clone(),
+        spiffe_id: proxy.identity.to_string(),
+        sequence: proxy.acked_sequence,
+        nack: proxy
+            .nack
+            .as_ref()
+            .map(|n| format!("{}: {}", n.code, n.message)),
+        svid_not_after_s: status.svid_not_after_s,
+        requests: status.requests,
+        allowed: status.allowed,
+        denied: status.denied,
+        undecided: status.undecided,
+        spooled: status.spooled_records,
+        connected: proxy.connected,
+        seen_us: proxy.last_seen_us,
+    }
+}
+
+fn short(digest: &str) -> String {
+    digest.chars().take(8).collect()
+}

@@ -1,0 +1,98 @@
+//! The engine, plugged into the proxy: the two crates do not know each other.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palisade_mesh::{
+    catalogue::{Catalogue, ServiceId},
+    decision::{Answer, Question},
+    diagnostic::Diagnostic,
+    snapshot::{Digest, Versions},
+    spiffe_id::SpiffeId,
+    wire::policy::{Endpoints as WireEndpoints, Revision},
+};
+use palisade_pdp::{
+    author,
+    compiled::Compiled,
+    decide::{Engine, Snapshot},
+};
+use palisade_proxy::{Decider, Endpoint, EndpointTable, LivePolicy, PolicySnapshot};
+
+/// A snapshot as the proxy takes it.
+struct Plugged(Arc<Snapshot>);
+
+impl PolicySnapshot for Plugged {
+    fn versions(&self) -> Versions {
+        self.0.versions()
+    }
+
+    fn catalogue(&self) -> &Arc<Catalogue> {
+        self.0.catalogue()
+    }
+
+    fn decider(self: Arc<Self>) -> Box<dyn Decider> {
+        Box::new(PluggedEngine(self.0.engine()))
+    }
+}
+
+struct PluggedEngine(Engine);
+
+impl Decider for PluggedEngine {
+    fn decide(&mut self, question: &Question<'_>) -> Answer {
+        self.0.decide(question)
+    }
+}
+
+/// What the proxy puts in force.
+pub(super) fn live(snapshot: Arc<Snapshot>) -> Arc<LivePolicy> {
+    Arc::new(LivePolicy::new(Arc::new(Plugged(snapshot))))
+}
+
+/// Builds the engine of a compiled repository.
+///
+/// # Errors
+/// When the engine refuses it.
+pub(crate) fn snapshot(compiled: Compiled, sequence: u64) -> Result<Arc<Snapshot>, Diagnostic> {
+    Snapshot::new(compiled, sequence).map_err(|error| {
+        Diagnostic::error(6001, "the engine cannot be built from this revision")
+            .cause(error.to_string())
+            .help("see the policy it names: palisade policy validate")
+    })
+}
+
+/// Compiles a received revision and builds its engine.
+///
+/// # Errors
+/// When its bytes are not what its digest says, or it does not compile.
+pub(super) fn of_revision(revision: &Revision) -> Result<Arc<Snapshot>, Diagnostic> {
+    let bytes = Bytes::clone(&revision.bundle);
+    if Digest::from_slice(&revision.sha256) != Some(Digest::of(&bytes)) {
+        return Err(
+            Diagnostic::error(3011, "revision is not what its digest says")
+                .cause(format!("sequence {}", revision.sequence))
+                .help("it was damaged on its way; the last good one stays in force"),
+        );
+    }
+    let loaded = author::compile(bytes);
+    let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
+    match (loaded.compiled, first) {
+        (Some(compiled), _) => snapshot(compiled, revision.sequence),
+        (None, Some(first)) => Err(first),
+        (None, None) => Err(Diagnostic::error(3012, "revision does not compile")
+            .help("the last good one stays in force; see the PDP's log")),
+    }
+}
+
+/// The endpoint table of what a PDP sent. What cannot be read is left out: it would
+/// never be connected to.
+pub(super) fn endpoints(wire: &WireEndpoints) -> EndpointTable {
+    let readable = wire.endpoints.iter().filter_map(|e| {
+        let address = e.address.parse().ok()?;
+        let identity = SpiffeId::parse(&e.identity).ok()?;
+        let mut parts = e.service.splitn(3, '/');
+        let domain = palisade_mesh::spiffe_id::TrustDomain::parse(parts.next()?).ok()?;
+        let service = ServiceId::new(&domain, parts.next()?, parts.next()?);
+        Some((service, Endpoint { address, identity }))
+    });
+    EndpointTable::new(wire.version, readable)
+}

@@ -1,0 +1,386 @@
+//! The `proxy` role: one proxy, with its policy, records and identity behind it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{Json, Router, routing::get};
+use palisade_audit::{
+    local::LocalSink,
+    log::{Log, LogOptions},
+    spool::{Spool, SpoolOptions},
+};
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::Diagnostic,
+    sink::RecordSink,
+    spiffe_id::TrustDomain,
+    svid::Identity,
+    wire::policy::{Announcement, Status},
+};
+use palisade_pdp::publish::{Recorder, Source, SourceConfig, Subscription, SubscriptionConfig};
+use palisade_proxy::{EndpointTable, LivePolicy, Parts, PolicySlot, Proxy, RunningProxy};
+use tokio_util::sync::CancellationToken;
+
+use super::{Role, policy, records::unusable};
+use crate::{
+    config::{Config, PolicySource, ProxySection, RecordTarget},
+    control::{
+        self,
+        api::{Fact, FactState},
+        status::{ProxyStatus, ahead},
+    },
+    net::{identity, tls},
+};
+
+/// How long requests in flight may take when the proxy is told to end.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// Worker number of the proxy's own records, apart from those of its workers.
+const OWN_WORKER: u32 = u32::MAX;
+
+/// A proxy at work.
+pub struct ProxyRole {
+    running: Arc<RunningProxy>,
+    kept: Kept,
+    stop: CancellationToken,
+}
+
+/// Where its records are kept.
+#[derive(Clone)]
+enum Kept {
+    Log(Log),
+    Spool(Arc<Spool>),
+}
+
+/// What the local socket tells of it.
+#[derive(Clone)]
+struct View {
+    instance: String,
+    running: Arc<RunningProxy>,
+    identity: Identity,
+    policy: PolicySlot,
+    endpoints: palisade_proxy::endpoints::Endpoints,
+    kept: Kept,
+    clock: Clock,
+}
+
+/// Starts the proxy of `config`, and its local socket. When it returns, every
+/// listener is bound.
+///
+/// # Errors
+/// Everything that keeps it from starting.
+pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagnostic>> {
+    let section = super::section(config.proxy.as_ref(), "proxy")?;
+    let identity = identity::acquire(&section.identity, None, clock.clone())
+        .await
+        .map_err(|d| vec![d])?;
+    let stop = CancellationToken::new();
+    let (kept, sink) = keep_records(config, section, &identity, &clock)?;
+    let policy = LivePolicy::empty_slot();
+    let endpoints = EndpointTable::default().shared();
+    let parts = Parts {
+        policy: policy.clone(),
+        endpoints: endpoints.clone(),
+        identity: identity.clone(),
+        sink: sink.clone(),
+        clock: clock.clone(),
+    };
+    if let PolicySource::Folder(folder) = &section.policy {
+        watch_folder(
+            config,
+            folder,
+            &identity,
+            sink.as_ref(),
+            &policy,
+            &clock,
+            &stop,
+        )
+        .await?;
+    }
+    let running = Proxy::start(section.listeners(config.demo), parts)
+        .map_err(palisade_proxy::ProxyError::diagnostics)?;
+    let view = View {
+        instance: section.instance.clone(),
+        running: Arc::new(running),
+        identity,
+        policy,
+        endpoints: endpoints.clone(),
+        kept: kept.clone(),
+        clock: clock.clone(),
+    };
+    if let PolicySource::Pdp(address) = &section.policy {
+        subscribe(config, section, *address, &view, &endpoints, &stop)?;
+    }
+    let running = view.running.clone();
+    let about = super::about(config, &["proxy"], &clock);
+    control::server::serve(
+        about,
+        &format!("proxy-{}", section.instance),
+        routes(view),
+        stop.clone(),
+    )
+    .await
+    .map_err(|e| vec![super::unbound("control socket", &e)])?;
+    Ok(ProxyRole {
+        running,
+        kept,
+        stop,
+    })
+}
+
+impl ProxyRole {
+    /// Drains the proxy and writes out its records.
+    pub async fn end(self) {
+        self.running.drain(DRAIN_DEADLINE).await;
+        self.stop.cancel();
+        match self.kept {
+            Kept::Log(log) => log.close(),
+            Kept::Spool(spool) => spool.close(),
+        }
+    }
+}
+
+fn keep_records(
+    config: &Config,
+    section: &ProxySection,
+    identity: &Identity,
+    clock: &Clock,
+) -> Result<(Kept, Arc<dyn RecordSink>), Vec<Diagnostic>> {
+    let reporter = identity.id();
+    match &section.records {
+        RecordTarget::Log(folder) => {
+            let domain = TrustDomain::parse(reporter.trust_domain())
+                .unwrap_or_else(|_| config.trust_domain.clone());
+            let log = Log::open(folder, LogOptions::new(domain), clock.clone())
+                .map_err(|e| vec![unusable(&e.to_string())])?;
+            let sink = Arc::new(LocalSink::new(log.clone(), reporter, clock.clone()));
+            Ok((Kept::Log(log), sink))
+        }
+        RecordTarget::Audit(address) => {
+            let folder = config.state_dir.join("spool");
+            let spool = Spool::open(&folder, reporter, SpoolOptions::default(), clock.clone())
+                .map_err(|e| vec![unusable(&e.to_string())])?;
+            let (identity, address) = (identity.clone(), *address);
+            let expected = config.trust_domain.role(Role::Audit.as_str());
+            let connect = move || {
+                let channel = tls::channel(address, &expected, &identity);
+                async move { Ok::<_, std::convert::Infallible>(channel) }
+            };
+            tokio::spawn(spool.clone().uplink(connect));
+            Ok((Kept::Spool(spool.clone()), spool))
+        }
+    }
+}
+
+/// Puts in force whatever good revision the folder holds.
+async fn watch_folder(
+    config: &Config,
+    folder: &std::path::Path,
+    identity: &Identity,
+    sink: &dyn RecordSink,
+    slot: &PolicySlot,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Result<(), Vec<Diagnostic>> {
+    let recorder = Recorder::new(
+        sink.open(OWN_WORKER),
+        identity.id().as_str(),
+        config.demo,
+        clock.clone(),
+    );
+    let watched = SourceConfig::new(folder, config.state_dir.join("policy"));
+    let source = Source::open(watched, clock.clone(), Arc::new(recorder))
+        .await
+        .map_err(|e| vec![e.diagnostic().clone()])?;
+    let (mut state, slot) = (source.state(), slot.clone());
+    let first = state.borrow().clone();
+    if let (None, Some(rejected)) = (&first.current, &first.rejected) {
+        return Err(rejected.diagnostics.clone());
+    }
+    let mut in_force = 0;
+    let mut put = move |state: &palisade_pdp::publish::State| {
+        let Some(published) = state.current.as_ref().filter(|p| p.sequence() != in_force) else {
+            return;
+        };
+        match policy::snapshot((*published.compiled).clone(), published.sequence()) {
+            Ok(snapshot) => {
+                slot.store(Some(policy::live(snapshot)));
+                in_force = published.sequence();
+            }
+            Err(error) => {
+                tracing::error!(%error, "revision has no engine, keeping the present one")
+            }
+        }
+    };
+    put(&first);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let follow = async {
+            while state.changed().await.is_ok() {
+                let now = state.borrow_and_update().clone();
+                if let Some(rejected) = &now.rejected {
+                    for diagnostic in &rejected.diagnostics {
+                        tracing::error!(%diagnostic, "policy folder was rejected, keeping the present revision");
+                    }
+                }
+                put(&now);
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = source.run() => {}
+            () = follow => {}
+        }
+    });
+    Ok(())
+}
+
+/// Follows a PDP: revisions, endpoints, and our status in return.
+fn subscribe(
+    config: &Config,
+    section: &ProxySection,
+    address: SocketAddr,
+    view: &View,
+    endpoints: &palisade_proxy::endpoints::Endpoints,
+    stop: &CancellationToken,
+) -> Result<(), Vec<Diagnostic>> {
+    let mut of_subscription =
+        SubscriptionConfig::new(&section.instance, config.state_dir.join("policy"));
+    let inbound = section.inbound.as_ref().zip(view.running.inbound);
+    of_subscription.announcements = inbound
+        .map(|(inbound, address)| Announcement {
+            service: inbound.service.clone(),
+            address: address.to_string(),
+        })
+        .into_iter()
+        .collect();
+    let (subscription, mut subscribed) = Subscription::new(of_subscription).map_err(|d| vec![d])?;
+    let expected = config.trust_domain.role(Role::Pdp.as_str());
+    let identity = view.identity.clone();
+    let connect = move || {
+        let channel = tls::channel(address, &expected, &identity);
+        async move { Ok::<_, String>(channel) }
+    };
+    let slot = Mutex::new(view.policy.clone());
+    let apply = move |revision: palisade_mesh::wire::policy::Revision| {
+        let snapshot = policy::of_revision(&revision)?;
+        slot.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .store(Some(policy::live(snapshot)));
+        Ok(())
+    };
+    let told = view.clone();
+    let table = endpoints.clone();
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        let follow = async {
+            while subscribed.endpoints.changed().await.is_ok() {
+                let wire = subscribed.endpoints.borrow_and_update().clone();
+                table.store(Arc::new(policy::endpoints(&wire)));
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = subscription.run(connect, apply, move || told.wire()) => {}
+            () = follow => {}
+        }
+    });
+    Ok(())
+}
+
+impl View {
+    fn versions(&self) -> palisade_mesh::snapshot::Versions {
+        self.policy
+            .load()
+            .as_ref()
+            .map_or_else(Default::default, |live| live.snapshot().versions())
+    }
+
+    fn waiting(&self) -> u64 {
+        match &self.kept {
+            Kept::Log(_) => 0,
+            Kept::Spool(spool) => spool.stats().waiting,
+        }
+    }
+
+    fn wire(&self) -> Status {
+        let counters = self.running.counters();
+        Status {
+            policy_sequence: self.versions().sequence,
+            discovery: self.versions().discovery,
+            svid_not_after_s: self.identity.not_after_s(),
+            requests: counters.requests,
+            allowed: counters.allowed,
+            denied: counters.denied,
+            undecided: counters.undecided,
+            spooled_records: self.waiting(),
+            draining: false,
+        }
+    }
+
+    fn status(&self) -> ProxyStatus {
+        let versions = self.versions();
+        ProxyStatus {
+            instance: self.instance.clone(),
+            spiffe_id: self.identity.id().to_string(),
+            svid_not_after_s: self.identity.not_after_s(),
+            sequence: versions.sequence,
+            digest: versions.policy.to_string(),
+            endpoints: self.endpoints.load().iter().count(),
+            inbound: self.running.inbound,
+            outbound: self.running.outbound,
+            admin: self.running.admin,
+            requests: self.running.counters().requests,
+            spooled: self.waiting(),
+        }
+    }
+
+    fn check(&self) -> Vec<Fact> {
+        let name = &self.instance;
+        let mut facts = Vec::new();
+        if self.versions().sequence == 0 {
+            facts.push(
+                Fact::not_ok(
+                    "proxies",
+                    FactState::Error,
+                    5101,
+                    format!("{name} has no policy snapshot"),
+                )
+                .cause("every request is answered with 503")
+                .fix("see whether its PDP runs and can be reached"),
+            );
+        }
+        if self.identity.not_after_s() * 1_000_000 < self.clock.now_us() {
+            facts.push(
+                Fact::not_ok(
+                    "proxies",
+                    FactState::Error,
+                    5102,
+                    format!("{name} has an expired certificate"),
+                )
+                .cause(format!(
+                    "it ended {}",
+                    ahead(&self.clock, self.identity.not_after_s())
+                ))
+                .fix("see whether its agent runs and can be reached"),
+            );
+        }
+        facts
+    }
+}
+
+/// What the role answers on the local socket.
+fn routes(view: View) -> Router {
+    let (of_status, of_check) = (view.clone(), view);
+    Router::new()
+        .route(
+            "/v1/proxy/status",
+            get(move || async move { Json(of_status.status()) }),
+        )
+        .route(
+            "/v1/proxy/check",
+            get(move || async move { Json(of_check.check()) }),
+        )
+}

@@ -1,0 +1,151 @@
+//! Where the control plane's own parts leave their records: straight in the log
+//! when it is in this process, else in a spool that is sent to the audit service.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+
+use palisade_audit::{
+    local::LocalSink,
+    log::Log,
+    spool::{Spool, SpoolOptions},
+};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, svid::Identity};
+use tokio::sync::Notify;
+
+use super::{Role, Sink, link::Source};
+use crate::{config::Config, net::tls};
+
+/// Sinks for the parts in this process.
+pub(super) struct Records {
+    config: Config,
+    clock: Clock,
+    log: Option<Log>,
+    spools: Vec<Arc<Spool>>,
+    identities: Vec<(Role, Arc<Pending>)>,
+}
+
+/// An identity that a spool's uplink waits for.
+#[derive(Default)]
+struct Pending {
+    identity: OnceLock<Identity>,
+    there: Notify,
+}
+
+impl Records {
+    pub(super) fn new(config: &Config, clock: Clock) -> Self {
+        Self {
+            config: config.clone(),
+            clock,
+            log: None,
+            spools: Vec::new(),
+            identities: Vec::new(),
+        }
+    }
+
+    /// Parts asked for from now on write into this log.
+    pub(super) fn keep_in(&mut self, log: Log) {
+        self.log = Some(log);
+    }
+
+    /// The sink of `role`. Without a log here, records go to `audit`, or to the
+    /// service that the file's own `audit` section names.
+    pub(super) fn sink(
+        &mut self,
+        role: Role,
+        audit: Option<SocketAddr>,
+    ) -> Result<Sink, Vec<Diagnostic>> {
+        let reporter = self.config.trust_domain.role(role.as_str());
+        if let Some(log) = &self.log {
+            return Ok(Arc::new(LocalSink::new(
+                log.clone(),
+                reporter,
+                self.clock.clone(),
+            )));
+        }
+        let address = audit
+            .or_else(|| self.config.audit.as_ref().map(|a| a.listen))
+            .ok_or_else(|| {
+                vec![
+                    Diagnostic::error(
+                        8012,
+                        format!("records of the `{}` role have nowhere to go", role.as_str()),
+                    )
+                    .help("add `audit: IP:PORT` to its section, or an `audit` section to the file"),
+                ]
+            })?;
+        let folder = self.config.state_dir.join("spool").join(role.as_str());
+        let spool = Spool::open(
+            &folder,
+            reporter,
+            SpoolOptions::default(),
+            self.clock.clone(),
+        )
+        .map_err(|e| vec![unusable(&e.to_string())])?;
+        let pending = Arc::new(Pending::default());
+        self.identities.push((role, pending.clone()));
+        self.spools.push(spool.clone());
+        let expected = self.config.trust_domain.role(Role::Audit.as_str());
+        tokio::spawn(spool.clone().uplink(move || {
+            let (pending, expected) = (pending.clone(), expected.clone());
+            async move {
+                let identity = pending.wait().await;
+                Ok::<_, std::convert::Infallible>(tls::channel(address, &expected, &identity))
+            }
+        }));
+        Ok(spool)
+    }
+
+    /// Gets identities for the spools that wait for one, in the background.
+    pub(super) fn identify(&mut self, source: &Source, clock: &Clock) {
+        for (role, pending) in self.identities.drain(..) {
+            let source = match source {
+                Source::Ca(ca) => Source::Ca(ca.clone()),
+                Source::Configured(configured) => Source::Configured(configured.clone()),
+            };
+            let (config, clock) = (self.config.clone(), clock.clone());
+            tokio::spawn(async move {
+                match super::link::identity(&source, role, &config, &clock).await {
+                    Ok(identity) => pending.give(identity),
+                    Err(found) => {
+                        for diagnostic in found {
+                            tracing::error!(%diagnostic, "records of this part stay in its spool");
+                        }
+                    }
+                }
+            });
+        }
+    }
+
+    /// Writes out what is left.
+    pub(super) fn close(self) {
+        for spool in self.spools {
+            spool.close();
+        }
+    }
+}
+
+impl Pending {
+    fn give(&self, identity: Identity) {
+        let _ = self.identity.set(identity);
+        self.there.notify_waiters();
+    }
+
+    async fn wait(&self) -> Identity {
+        loop {
+            let there = self.there.notified();
+            if let Some(identity) = self.identity.get() {
+                return identity.clone();
+            }
+            there.await;
+        }
+    }
+}
+
+/// A spool or log that cannot be opened.
+pub(super) fn unusable(cause: &str) -> Diagnostic {
+    Diagnostic::error(7201, "records cannot be kept")
+        .cause(cause.to_owned())
+        .help("make the folder writable for this user, and see that no other process uses it")
+}
