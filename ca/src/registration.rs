@@ -149,10 +149,10 @@ impl Entry<'_> {
         rules: &Rules,
         mistakes: &mut Vec<Diagnostic>,
     ) -> Option<(usize, Registration)> {
-        let id = self.spiffe_id(rules).map_err(|d| mistakes.push(d)).ok();
+        let id = self.spiffe_id(rules).map_err(|d| mistakes.push(*d)).ok();
         let selectors = self.selectors(mistakes);
-        let ttl = self.ttl(rules).map_err(|d| mistakes.push(d)).ok();
-        let hint = self.hint().map_err(|d| mistakes.push(d)).ok();
+        let ttl = self.ttl(rules).map_err(|d| mistakes.push(*d)).ok();
+        let hint = self.hint().map_err(|d| mistakes.push(*d)).ok();
         let registration = Registration::new(id?, selectors?, ttl?, hint?);
         Some((self.index, registration))
     }
@@ -163,7 +163,7 @@ impl Entry<'_> {
         Diagnostic::error(code, format!("registrations[{index}] (`{name}`): {what}"))
     }
 
-    fn spiffe_id(&self, rules: &Rules) -> Result<SpiffeId, Diagnostic> {
+    fn spiffe_id(&self, rules: &Rules) -> Result<SpiffeId, Box<Diagnostic>> {
         let domain = &rules.trust_domain;
         let id = SpiffeId::parse(&self.config.spiffe_id).map_err(|e| {
             self.error(4001, "`spiffe_id` is not a SPIFFE ID")
@@ -171,16 +171,18 @@ impl Entry<'_> {
                 .help(format!("write it as `spiffe://{domain}/ns/shop/sa/web`"))
         })?;
         if !id.is_member_of(domain) {
-            return Err(self
-                .error(4002, "identity belongs to another trust domain")
-                .cause(format!("`{}` is not `{domain}`", id.trust_domain()))
-                .help(format!("write it as `spiffe://{domain}{}`", id.path())));
+            return Err(Box::new(
+                self.error(4002, "identity belongs to another trust domain")
+                    .cause(format!("`{}` is not `{domain}`", id.trust_domain()))
+                    .help(format!("write it as `spiffe://{domain}{}`", id.path())),
+            ));
         }
         if id.is_reserved() {
-            return Err(self
-                .error(4003, "identity is reserved")
-                .cause("paths under `/palisade/` name the mesh's own parts")
-                .help("choose another path"));
+            return Err(Box::new(
+                self.error(4003, "identity is reserved")
+                    .cause("paths under `/palisade/` name the mesh's own parts")
+                    .help("choose another path"),
+            ));
         }
         Ok(id)
     }
@@ -223,10 +225,10 @@ impl Entry<'_> {
             .help("for example `unix:uid:1000` or `unix:path:/usr/bin/app`")
     }
 
-    fn ttl(&self, rules: &Rules) -> Result<Duration, Diagnostic> {
+    fn ttl(&self, rules: &Rules) -> Result<Duration, Box<Diagnostic>> {
         let max = rules.ttl_max.min(TTL_MAX);
         let Some(text) = &self.config.ttl else {
-            return Ok(rules.ttl_default.clamp(TTL_MIN, max));
+            return Ok(rules.ttl_default.max(TTL_MIN).min(max));
         };
         let range = format!("between {}s and {}s", TTL_MIN.as_secs(), max.as_secs());
         let ttl = text
@@ -238,23 +240,25 @@ impl Entry<'_> {
                     .help(format!("write `1h` or `90s`, {range}"))
             })?;
         if ttl < TTL_MIN || ttl > max || ttl.subsec_nanos() != 0 {
-            return Err(self
-                .error(
+            return Err(Box::new(
+                self.error(
                     4006,
                     format!("lifetime `{}` is out of range", excerpt(text)),
                 )
                 .cause(format!("whole seconds {range} are possible here"))
-                .help("a certificate must not outlive its issuer; renewal is automatic"));
+                .help("a certificate must not outlive its issuer; renewal is automatic"),
+            ));
         }
         Ok(ttl)
     }
 
-    fn hint(&self) -> Result<String, Diagnostic> {
+    fn hint(&self) -> Result<String, Box<Diagnostic>> {
         let hint = self.config.hint.clone().unwrap_or_default();
         if hint.len() > HINT_LEN_MAX || hint.chars().any(char::is_control) {
-            return Err(self
-                .error(4008, "hint is too long or holds control characters")
-                .cause(format!("{} bytes; at most {HINT_LEN_MAX}", hint.len())));
+            return Err(Box::new(
+                self.error(4008, "hint is too long or holds control characters")
+                    .cause(format!("{} bytes; at most {HINT_LEN_MAX}", hint.len())),
+            ));
         }
         Ok(hint)
     }

@@ -12,7 +12,7 @@ use std::{
 
 use palisade_mesh::svid::{PeerError, X509Svid, verify_chain};
 use rustls_pki_types::{CertificateDer, UnixTime};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -42,6 +42,8 @@ struct State {
     due_us: i64,
     asked_us: i64,
     backoff: Backoff,
+    /// After a failure: not before this. Timers do not jump with the wall clock.
+    retry_at: Instant,
     error: Option<String>,
 }
 
@@ -78,6 +80,7 @@ impl Keeper {
                 due_us: now_us,
                 asked_us: now_us,
                 backoff: Backoff::default(),
+                retry_at: Instant::now(),
                 error: None,
             }),
             asked: Notify::new(),
@@ -154,9 +157,11 @@ impl Keeper {
             None => now_us - state.asked_us < PATIENCE_US,
         };
         let ended = state.svid.as_ref().is_none_or(|s| has_ended(s, now_us));
+        let pause = state.retry_at.saturating_duration_since(Instant::now());
+        let pause = pause.max(micros(state.due_us - now_us));
         match (wanted, ended) {
-            (true, _) if now_us >= state.due_us => Next::Obtain,
-            (true, _) => Next::Nap(micros(state.due_us - now_us).min(NAP_MAX)),
+            (true, _) if pause.is_zero() => Next::Obtain,
+            (true, _) => Next::Nap(pause.min(NAP_MAX)),
             (false, true) => Next::Leave,
             (false, false) => Next::Nap(NAP_MAX),
         }
@@ -203,7 +208,7 @@ impl Keeper {
             Err(error) => {
                 let pause = state.backoff.next(pause_max(self.registration.ttl));
                 tracing::warn!(dst.id = %id, %error, ?pause, "certificate not obtained");
-                state.due_us = now_us + as_micros(pause);
+                state.retry_at = Instant::now() + pause;
                 state.error = Some(error.to_string());
             }
         }

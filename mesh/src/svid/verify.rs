@@ -130,7 +130,10 @@ impl From<webpki::Error> for PeerError {
             webpki::Error::EmptyEkuExtension | webpki::Error::RequiredEkuNotFoundContext(_) => {
                 Self::MissingUsage
             }
-            webpki::Error::UnknownIssuer => Self::UnknownIssuer,
+            // An issuer of the right name with the wrong key is no issuer of ours.
+            webpki::Error::InvalidSignatureForPublicKey | webpki::Error::UnknownIssuer => {
+                Self::UnknownIssuer
+            }
             other => Self::Chain(other),
         }
     }

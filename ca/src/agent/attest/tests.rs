@@ -1,1 +1,141 @@
-//! x
+//! Attestation of real processes.
+
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use super::*;
+
+async fn pair() -> (UnixStream, UnixStream) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let (client, server) = tokio::join!(UnixStream::connect(&path), listener.accept());
+    (client.unwrap(), server.unwrap().0)
+}
+
+fn sleeper(path: &Path) -> Child {
+    Command::new(path)
+        .arg("60")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// A program that can be run from a path of ours.
+fn program(dir: &Path, name: &str) -> std::path::PathBuf {
+    let to = dir.join(name);
+    std::fs::copy("/bin/sleep", &to).unwrap();
+    std::fs::set_permissions(&to, PermissionsExt::from_mode(0o755)).unwrap();
+    to
+}
+
+fn process(pid: u32) -> Process {
+    let pid = i32::try_from(pid).unwrap();
+    Process {
+        pid,
+        uid: 1,
+        gid: 2,
+        started: start_time(pid).unwrap(),
+        pidfd: None,
+    }
+}
+
+#[tokio::test]
+async fn a_caller_is_attested_by_user_group_path_and_digest() {
+    let (_client, server) = pair().await;
+    let process = Process::of(&server).unwrap();
+    assert_eq!(process.pid, i32::try_from(std::process::id()).unwrap());
+    let exe = std::env::current_exe().unwrap();
+    let digest = sha256(File::open(&exe).unwrap()).unwrap();
+    let digests = Digests::default();
+    let plain = process.attest(false, &digests).await.unwrap();
+    assert_eq!(
+        plain,
+        [
+            Selector::Uid(nix::unistd::geteuid().as_raw()),
+            Selector::Gid(nix::unistd::getegid().as_raw()),
+            Selector::Path(exe.to_str().unwrap().into()),
+        ]
+    );
+    let full = process.attest(true, &digests).await.unwrap();
+    assert_eq!(full.last(), Some(&Selector::Sha256(digest)));
+    assert_eq!(digests.known(|k| k.len()), 1);
+}
+
+#[tokio::test]
+async fn a_process_that_is_gone_is_not_attested() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = sleeper(&program(dir.path(), "app"));
+    let process = process(child.id());
+    let digests = Digests::default();
+    assert!(process.attest(true, &digests).await.is_ok());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let gone = process.attest(true, &digests).await;
+    assert!(matches!(gone, Err(AttestError::Gone(_))));
+}
+
+#[tokio::test]
+async fn another_process_with_the_same_pid_is_not_attested() {
+    let (_client, server) = pair().await;
+    let mut process = Process::of(&server).unwrap();
+    process.started -= 1;
+    let other = process.attest(false, &Digests::default()).await;
+    assert!(matches!(other, Err(AttestError::Gone(_))));
+}
+
+#[tokio::test]
+async fn a_removed_executable_has_no_path_but_a_digest() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = program(dir.path(), "app");
+    let mut child = sleeper(&path);
+    let process = process(child.id());
+    let digests = Digests::default();
+    let before = process.attest(true, &digests).await.unwrap();
+    assert!(before.contains(&Selector::Path(path.to_str().unwrap().into())));
+    std::fs::remove_file(&path).unwrap();
+    let after = process.attest(true, &digests).await.unwrap();
+    assert!(!after.iter().any(|s| matches!(s, Selector::Path(_))));
+    assert_eq!(before.last(), after.last());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Replacing a program in place and setting its times back must not give it the
+/// digest of the one before.
+#[tokio::test]
+async fn a_digest_is_not_remembered_for_other_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = program(dir.path(), "app");
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let digests = Digests::default();
+    let digest_of = async |digests: &Digests| {
+        let mut child = sleeper(&path);
+        let selectors = process(child.id()).attest(true, digests).await.unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        selectors.last().unwrap().clone()
+    };
+    let first = digest_of(&digests).await;
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
+    assert_ne!(digest_of(&digests).await, first);
+}
+
+#[test]
+fn a_name_with_parentheses_does_not_confuse_the_start_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = sleeper(&program(dir.path(), "a) S 1 ("));
+    let pid = i32::try_from(child.id()).unwrap();
+    let own = start_time(i32::try_from(std::process::id()).unwrap()).unwrap();
+    assert!(start_time(pid).unwrap() >= own);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
