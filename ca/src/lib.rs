@@ -28,6 +28,8 @@ mod keystore;
 mod random;
 mod recorder;
 pub mod registration;
+#[cfg(any(feature = "agent", feature = "server"))]
+mod renewal;
 pub mod request;
 pub mod selector;
 #[cfg(feature = "server")]

@@ -8,7 +8,6 @@ pub(crate) fn bytes<const N: usize>() -> [u8; N] {
 }
 
 /// A fraction between 0 (included) and 1 (excluded).
-#[cfg(feature = "agent")]
 pub(crate) fn fraction() -> f64 {
     f64::from(u32::from_be_bytes(bytes())) / (f64::from(u32::MAX) + 1.0)
 }

@@ -5,7 +5,7 @@
 //! task moves the authorities through their lives. It wakes every second at most,
 //! because wall clocks jump (suspend, NTP) and timers do not see it.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use palisade_mesh::{
@@ -19,15 +19,18 @@ use palisade_mesh::{
     },
 };
 use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 
-pub use self::{config::CaConfig, error::CaError, service::AuthorityService};
+pub use self::{config::CaConfig, error::CaError, role::RoleError, service::AuthorityService};
 pub use crate::store::{ISSUED_LIST_MAX, IssuedCertificate, IssuedFilter, StoreError};
 use crate::{
     authority::Authority,
     issue::{Desk, Leaf, Order, Press, Refusal},
     recorder::Recorder,
     registration::{Registration, Rules},
+    renewal::NAP_MAX,
     request::SvidKey,
+    socket::SocketError,
     store::{Issuance, Store},
     trust::TrustState,
 };
@@ -37,10 +40,11 @@ use self::books::Books;
 mod books;
 mod config;
 mod error;
+mod role;
 mod service;
 
 /// How often the authorities are looked at.
-const TICK: Duration = Duration::from_secs(1);
+const TICK: Duration = NAP_MAX;
 /// How often ended certificates are forgotten, in seconds.
 const PRUNE_EVERY_S: i64 = 60;
 
@@ -57,6 +61,7 @@ pub struct Ca {
     /// Written by whoever holds `books`.
     trust: watch::Sender<Arc<TrustState>>,
     books: Mutex<Books>,
+    closing: CancellationToken,
 }
 
 impl Ca {
@@ -90,9 +95,11 @@ impl Ca {
             authority_keys: ArcSwapOption::empty(),
             trust,
             books: Mutex::new(books),
+            closing: CancellationToken::new(),
         });
         ca.publish(&*ca.books.lock().await)?;
-        tokio::spawn(keep(Arc::downgrade(&ca)));
+        let closing = ca.closing.clone();
+        tokio::spawn(closing.run_until_cancelled_owned(keep(Arc::downgrade(&ca))));
         Ok(ca)
     }
 
@@ -173,8 +180,22 @@ impl Ca {
         service::server(self.clone())
     }
 
+    /// Serves agents on a unix socket of mode 0600 until `shutdown` resolves. Its
+    /// folder is made with mode 0700 when missing.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub async fn serve(
+        self: &Arc<Self>,
+        path: &Path,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), SocketError> {
+        service::serve(self.clone(), path, shutdown).await
+    }
+
     /// Closes the database after what is under way; no more is issued.
     pub async fn close(&self) {
+        self.closing.cancel();
         let _books = self.books.lock().await;
         self.press.store(None);
         self.store.close().await;

@@ -96,11 +96,13 @@ impl Process {
         &self,
         with_digest: bool,
         digests: &Digests,
-    ) -> Result<Vec<Selector>, AttestError> {
+    ) -> Result<Attested, AttestError> {
         self.check_alive()?;
         let mut selectors = vec![Selector::Uid(self.uid), Selector::Gid(self.gid)];
+        let mut program = None;
         match Executable::of(self.pid) {
             Ok(executable) => {
+                program = Some((executable.identity.device, executable.identity.inode));
                 selectors.extend(executable.path.clone().map(Selector::Path));
                 if with_digest {
                     let digest = digests.of(&executable).await;
@@ -121,7 +123,7 @@ impl Process {
             }
         }
         self.check_alive()?;
-        Ok(selectors)
+        Ok(Attested { selectors, program })
     }
 
     fn check_alive(&self) -> Result<(), AttestError> {
@@ -134,6 +136,32 @@ impl Process {
         } else {
             Err(AttestError::Gone(self.pid))
         }
+    }
+}
+
+/// What a process was found to be.
+#[derive(Debug, Clone)]
+pub(super) struct Attested {
+    pub(super) selectors: Vec<Selector>,
+    /// Device and inode of its program, which stay taken while it runs.
+    program: Option<(u64, u64)>,
+}
+
+impl Attested {
+    /// Takes a later attestation of the same process; `None` if it runs another
+    /// program by now. Of the same program the first path counts: an upgrade that
+    /// puts a new file in its place must not cost the running process its identity.
+    pub(super) fn renewed(&self, later: Self) -> Option<Self> {
+        if self.program != later.program {
+            return None;
+        }
+        let is_digest = |s: &Selector| matches!(s, Selector::Sha256(_));
+        let first = self.selectors.iter().filter(|s| !is_digest(s)).cloned();
+        let digest = later.selectors.into_iter().filter(is_digest);
+        Some(Self {
+            selectors: first.chain(digest).collect(),
+            program: self.program,
+        })
     }
 }
 

@@ -20,10 +20,12 @@ use super::{
     Desk, KeptIdentity, UpstreamError,
     backoff::{self, Backoff},
 };
-use crate::{random, registration::Registration, request::SvidKey};
+use crate::{
+    registration::Registration,
+    renewal::{NAP_MAX, renewal_after},
+    request::SvidKey,
+};
 
-/// Longest sleep at once: the wall clock may jump, and timers do not see it.
-const NAP_MAX: Duration = Duration::from_secs(1);
 /// How long an identity that could never be had is tried for after the last
 /// stream asked for it.
 const PATIENCE_US: i64 = 60_000_000;
@@ -130,8 +132,9 @@ impl Keeper {
                         () = self.stop.cancelled() => return,
                         outcome = self.obtain(&desk) => outcome,
                     };
-                    self.take(outcome, desk.now_us());
-                    desk.changed.send_replace(());
+                    if self.take(outcome, desk.now_us()) {
+                        desk.changed.send_replace(());
+                    }
                 }
                 Next::Nap(pause) => tokio::select! {
                     () = self.stop.cancelled() => return,
@@ -191,25 +194,28 @@ impl Keeper {
         Ok(X509Svid::new(chain, key.into_pkcs8())?)
     }
 
-    fn take(&self, outcome: Result<X509Svid, ObtainError>, now_us: i64) {
+    /// Takes what came of an attempt; says whether there is something new.
+    fn take(&self, outcome: Result<X509Svid, ObtainError>, now_us: i64) -> bool {
         let id = &self.registration.spiffe_id;
         let mut state = self.state();
         match outcome {
             Ok(svid) => {
-                let left_us = (svid.not_after_s * 1_000_000 - now_us).max(0);
-                state.due_us = now_us + renewal_after(left_us);
+                let left = micros(svid.not_after_s * 1_000_000 - now_us);
+                state.due_us = now_us + as_micros(renewal_after(left));
                 tracing::info!(dst.id = %id, not_after_s = svid.not_after_s, "certificate obtained");
                 // Streams are rung after this; those that still care ask again.
                 state.obtained_us = now_us;
                 state.svid = Some(Arc::new(svid));
                 state.error = None;
                 state.backoff.reset();
+                true
             }
             Err(error) => {
                 let pause = state.backoff.next(pause_max(self.registration.ttl));
                 tracing::warn!(dst.id = %id, %error, ?pause, "certificate not obtained");
                 state.retry_at = Instant::now() + pause;
                 state.error = Some(error.to_string());
+                false
             }
         }
     }
@@ -217,13 +223,6 @@ impl Keeper {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// When to renew: at half of what is left, 20 % sooner or later, so that a fleet
-/// that started together does not renew together.
-fn renewal_after(left_us: i64) -> i64 {
-    let left = micros(left_us);
-    as_micros(left.mul_f64(0.4 + 0.2 * random::fraction()))
 }
 
 /// Longest pause between attempts: short lives need short pauses.
@@ -252,20 +251,6 @@ fn as_micros(duration: Duration) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn renewal_is_at_half_of_the_life_give_or_take_a_fifth() {
-        let life = 3600 * 1_000_000;
-        let times: Vec<i64> = (0..1000).map(|_| renewal_after(life)).collect();
-        assert!(
-            times
-                .iter()
-                .all(|t| (life * 2 / 5..=life * 3 / 5).contains(t))
-        );
-        let spread = times.iter().max().unwrap() - times.iter().min().unwrap();
-        assert!(spread > life / 10, "jitter is missing");
-        assert_eq!(renewal_after(0), 0);
-    }
 
     #[test]
     fn pauses_fit_into_short_lives() {

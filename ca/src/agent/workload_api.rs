@@ -22,7 +22,7 @@ use tonic::{Code, Request, Response, Status, transport::Server};
 
 use super::{
     Desk,
-    attest::Process,
+    attest::{Attested, Process},
     connection::{Caller, Connection},
     refusals::Refusals,
     tally::{Slot, Tally},
@@ -226,8 +226,8 @@ struct Call {
     desk: Arc<Desk>,
     refusals: Arc<Refusals>,
     caller: Caller,
-    /// What the caller was attested as at first.
-    attested: Option<Vec<Selector>>,
+    /// What the caller was attested as last.
+    attested: Option<Attested>,
     _slot: Slot,
 }
 
@@ -313,7 +313,7 @@ impl Call {
         }))
     }
 
-    /// Gathers the caller's selectors and compares them with the first time's.
+    /// Gathers the caller's selectors; it must still run the program it ran before.
     async fn attest(&mut self, trust: &TrustState) -> Result<Vec<Selector>, Status> {
         // Hashing costs; it is done where a registration asks for it.
         let with_digest = trust
@@ -328,19 +328,19 @@ impl Call {
                 return Err(unattested());
             }
         };
-        let selectors = outcome.map_err(|error| {
+        let attested = outcome.map_err(|error| {
             self.refuse("attestation_failed", error.to_string());
             unattested()
         })?;
-        let first = self.attested.get_or_insert_with(|| selectors.clone());
-        let same = |a: &[Selector], b: &[Selector]| {
-            let plain = |s: &&Selector| !matches!(s, Selector::Sha256(_));
-            a.iter().filter(plain).eq(b.iter().filter(plain))
+        let attested = match &self.attested {
+            None => attested,
+            Some(before) => before.renewed(attested).ok_or_else(|| {
+                self.refuse("attestation_changed", "it runs another program now".into());
+                unattested()
+            })?,
         };
-        if !same(first, &selectors) {
-            self.refuse("attestation_changed", "process runs another program".into());
-            return Err(unattested());
-        }
+        let selectors = attested.selectors.clone();
+        self.attested = Some(attested);
         Ok(selectors)
     }
 

@@ -1,6 +1,9 @@
 //! The authority over gRPC, for agents in other processes.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    convert::Infallible, fs::DirBuilder, os::unix::fs::DirBuilderExt, path::Path, pin::Pin,
+    sync::Arc, time::Duration,
+};
 
 use futures_util::{Stream, StreamExt};
 use palisade_mesh::wire::ca::{
@@ -8,13 +11,24 @@ use palisade_mesh::wire::ca::{
     authority_server::{Authority, AuthorityServer},
 };
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Code, Request, Response, Status, transport::server::UdsConnectInfo};
+use tokio_util::sync::CancellationToken;
+use tonic::{
+    Code, Request, Response, Status,
+    transport::{Server, server::UdsConnectInfo},
+};
 
 use super::Ca;
-use crate::issue::Refusal;
+use crate::{
+    issue::Refusal,
+    socket::{Socket, SocketError},
+};
 
 /// Largest message accepted, in bytes: a key, a proof and its selectors.
 const MESSAGE_LEN_MAX: usize = 256 * 1024;
+/// How often an idle agent is asked whether it is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+/// How long agents may take to end their calls at shutdown.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Answers agents.
 pub struct AuthorityService {
@@ -23,6 +37,40 @@ pub struct AuthorityService {
 
 pub(super) fn server(ca: Arc<Ca>) -> AuthorityServer<AuthorityService> {
     AuthorityServer::new(AuthorityService { ca }).max_decoding_message_size(MESSAGE_LEN_MAX)
+}
+
+/// Serves agents until `shutdown` resolves. Their streams never end by themselves,
+/// so they are cut after a moment.
+pub(super) async fn serve(
+    ca: Arc<Ca>,
+    path: &Path,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), SocketError> {
+    if let Some(folder) = path.parent() {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+        made.map_err(|source| SocketError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+    }
+    let incoming = Socket::bind(path, 0o600).await?.incoming();
+    let quit = CancellationToken::new();
+    let serving = Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .add_service(server(ca))
+        .serve_with_incoming_shutdown(
+            incoming.map(Ok::<_, Infallible>),
+            quit.clone().cancelled_owned(),
+        );
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        () = shutdown => quit.cancel(),
+        ended = &mut serving => tracing::error!(?ended, "authority's service ended by itself"),
+    }
+    if quit.is_cancelled() && tokio::time::timeout(GRACE, serving).await.is_err() {
+        tracing::debug!("agents' streams were cut at shutdown");
+    }
+    Ok(())
 }
 
 #[tonic::async_trait]

@@ -15,7 +15,7 @@ use crate::{
     journal::JournalError,
     keystore::KeystoreError,
     registration::{RegistrationConfig, parse},
-    testing::{Records, domain, standing_clock},
+    testing::{Records, domain, eventually, standing_clock},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -365,16 +365,32 @@ async fn ended_certificates_are_forgotten_after_a_day() {
     assert!(ca.issued(&all).await.unwrap().is_empty());
 }
 
+#[tokio::test]
+async fn the_identity_of_a_role_is_renewed_and_follows_the_bundle() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), standing_clock());
+    let ca = start(dir.path(), &clock).await.unwrap();
+    let identity = ca.identity_for_role("pdp").await.unwrap();
+    let first = identity.svid().serial;
+    clock.advance(Duration::from_secs(3600 * 2 / 5 - 1));
+    ca.apply(vec![]).await.unwrap();
+    assert_eq!(identity.svid().serial, first);
+    clock.advance(Duration::from_secs(3600 / 5 + 1));
+    eventually("the renewal", || identity.svid().serial != first).await;
+    clock.advance(46 * DAY);
+    eventually("the second root", || identity.bundle().roots.len() == 2).await;
+    eventually("a valid certificate", || {
+        verifies(&clock, &identity.svid(), &bundle(&ca))
+    })
+    .await;
+}
+
 #[cfg(feature = "agent")]
 mod over_grpc {
     use futures_util::StreamExt;
     use tonic::transport::{Endpoint, Server};
 
     use super::*;
-    use crate::{
-        agent::{Remote, Upstream, UpstreamError},
-        socket::Socket,
-    };
+    use crate::agent::{Remote, Upstream, UpstreamError};
 
     #[tokio::test]
     async fn an_agent_in_another_process_watches_and_is_issued_certificates() {
@@ -388,12 +404,11 @@ mod over_grpc {
         ca.apply(parse(&[config], &ca.rules()).unwrap())
             .await
             .unwrap();
-        let path = dir.path().join("s");
-        let socket = Socket::bind(&path, 0o600).await.unwrap();
-        let server = Server::builder()
-            .add_service(ca.service())
-            .serve_with_incoming(socket.incoming().map(Ok::<_, std::io::Error>));
-        let server = tokio::spawn(server);
+        let path = dir.path().join("run/s");
+        let (quit, serving) = (CancellationToken::new(), ca.clone());
+        let (stop, at) = (quit.clone().cancelled_owned(), path.clone());
+        let server = tokio::spawn(async move { serving.serve(&at, stop).await });
+        eventually("the socket", || path.exists()).await;
         let uri = format!("unix://{}", path.display());
         let remote = Remote::new(Endpoint::from_shared(uri).unwrap().connect_lazy());
 
@@ -420,7 +435,9 @@ mod over_grpc {
         ca.apply(vec![]).await.unwrap();
         let state = states.next().await.unwrap().unwrap();
         assert!(state.registrations.is_empty());
-        server.abort();
+        quit.cancel();
+        server.await.unwrap().unwrap();
+        assert!(!path.exists());
     }
 
     /// A transport that proves nothing about its peer gets nothing.

@@ -479,12 +479,14 @@ fn rotation_fails_no_handshake() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for (signer, trusted) in phases.into_iter().cycle() {
-                let begun = finished.load(Ordering::SeqCst);
-                // The two ends are replaced one after the other, as in a fleet.
-                while finished.load(Ordering::SeqCst) < begun + 2 {
+                // Counted from the first replacement on, not from before it.
+                let mut begun = None;
+                while begun.is_none_or(|n| finished.load(Ordering::SeqCst) < n + 2) {
+                    // The two ends are replaced one after the other, as in a fleet.
                     web.replace(signer.svid("web"), trusted.clone()).unwrap();
                     db.replace(signer.svid("db"), trusted.clone()).unwrap();
                     replaced.fetch_add(2, Ordering::SeqCst);
+                    begun = begun.or_else(|| Some(finished.load(Ordering::SeqCst)));
                     if done.load(Ordering::SeqCst) {
                         return;
                     }

@@ -51,7 +51,7 @@ async fn a_caller_is_attested_by_user_group_path_and_digest() {
     let exe = std::env::current_exe().unwrap();
     let digest = sha256(File::open(&exe).unwrap()).unwrap();
     let digests = Digests::default();
-    let plain = process.attest(false, &digests).await.unwrap();
+    let plain = process.attest(false, &digests).await.unwrap().selectors;
     assert_eq!(
         plain,
         [
@@ -60,7 +60,7 @@ async fn a_caller_is_attested_by_user_group_path_and_digest() {
             Selector::Path(exe.to_str().unwrap().into()),
         ]
     );
-    let full = process.attest(true, &digests).await.unwrap();
+    let full = process.attest(true, &digests).await.unwrap().selectors;
     assert_eq!(full.last(), Some(&Selector::Sha256(digest)));
     assert_eq!(digests.known(|k| k.len()), 1);
 }
@@ -95,11 +95,20 @@ async fn a_removed_executable_has_no_path_but_a_digest() {
     let process = process(child.id());
     let digests = Digests::default();
     let before = process.attest(true, &digests).await.unwrap();
-    assert!(before.contains(&Selector::Path(path.to_str().unwrap().into())));
+    let its_path = Selector::Path(path.to_str().unwrap().into());
+    assert!(before.selectors.contains(&its_path));
     std::fs::remove_file(&path).unwrap();
     let after = process.attest(true, &digests).await.unwrap();
-    assert!(!after.iter().any(|s| matches!(s, Selector::Path(_))));
-    assert_eq!(before.last(), after.last());
+    assert!(
+        !after
+            .selectors
+            .iter()
+            .any(|s| matches!(s, Selector::Path(_)))
+    );
+    assert_eq!(before.selectors.last(), after.selectors.last());
+    // Who was attested before the removal stays what it was.
+    let renewed = before.renewed(after).unwrap();
+    assert_eq!(renewed.selectors, before.selectors);
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -114,10 +123,10 @@ async fn a_digest_is_not_remembered_for_other_bytes() {
     let digests = Digests::default();
     let digest_of = async |digests: &Digests| {
         let mut child = sleeper(&path);
-        let selectors = process(child.id()).attest(true, digests).await.unwrap();
+        let attested = process(child.id()).attest(true, digests).await.unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        selectors.last().unwrap().clone()
+        attested.selectors.last().unwrap().clone()
     };
     let first = digest_of(&digests).await;
     let mut bytes = std::fs::read(&path).unwrap();
@@ -136,6 +145,34 @@ fn a_name_with_parentheses_does_not_confuse_the_start_time() {
     let pid = i32::try_from(child.id()).unwrap();
     let own = start_time(i32::try_from(std::process::id()).unwrap()).unwrap();
     assert!(start_time(pid).unwrap() >= own);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// The same process, but another program: `sh` that becomes `sleep`.
+#[tokio::test]
+async fn a_process_that_runs_another_program_is_not_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = program(dir.path(), "other");
+    let mut child = Command::new("/bin/sh")
+        .args(["-c", &format!("read go; exec {} 60", other.display())])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (process, digests) = (process(child.id()), Digests::default());
+    let before = process.attest(false, &digests).await.unwrap();
+    assert!(before.renewed(before.clone()).is_some());
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"go\n").unwrap();
+    let became = Selector::Path(other.to_str().unwrap().into());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let after = loop {
+        let now = process.attest(false, &digests).await;
+        match now {
+            Ok(now) if now.selectors.contains(&became) => break now,
+            _ => assert!(std::time::Instant::now() < deadline, "no exec"),
+        }
+    };
+    assert!(before.renewed(after).is_none());
     child.kill().unwrap();
     child.wait().unwrap();
 }
