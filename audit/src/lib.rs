@@ -13,43 +13,32 @@
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
 
-#[cfg(feature = "log")]
+#![cfg(feature = "log")]
+
 pub mod buffer;
-#[cfg(feature = "log")]
 pub mod checkpoint;
-#[cfg(feature = "log")]
+mod diagnostics;
 pub mod envelope;
-#[cfg(feature = "log")]
 mod files;
 #[cfg(feature = "index")]
 pub mod index;
-#[cfg(feature = "log")]
 pub mod ingest;
 #[cfg(feature = "index")]
 pub mod item;
-#[cfg(feature = "log")]
 pub mod local;
-#[cfg(feature = "log")]
 pub mod log;
-#[cfg(feature = "log")]
 pub mod merkle;
-#[cfg(feature = "log")]
 pub mod note;
 #[cfg(feature = "index")]
 pub mod query;
 #[cfg(feature = "index")]
 pub mod row;
-#[cfg(feature = "log")]
 pub mod segment;
 #[cfg(feature = "index")]
 pub mod source;
-#[cfg(feature = "log")]
 pub mod spool;
-#[cfg(feature = "log")]
 pub mod stream;
-#[cfg(feature = "log")]
 pub mod verify;
 
 #[cfg(test)]
-#[cfg(feature = "log")]
 mod testing;

@@ -125,12 +125,12 @@ pub struct Spool {
     commands: mpsc::SyncSender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
     workers: Mutex<BTreeSet<u32>>,
-    // Held until the spool is dropped.
-    _lock: File,
 }
 
 /// What workers, the writing thread and the uplink share.
 struct Shared {
+    // Held until the spool and its uplink are gone.
+    _lock: File,
     dir: PathBuf,
     reporter: SpiffeId,
     boot: Ulid,
@@ -174,6 +174,7 @@ impl Spool {
             .ok_or_else(|| SpoolError::Locked(dir.into()))?;
         let (queue, bytes) = Queue::load(dir, &reporter).map_err(failed)?;
         let shared = Arc::new(Shared {
+            _lock: lock,
             dir: dir.into(),
             reporter,
             boot: new_ulid(&clock),
@@ -201,7 +202,6 @@ impl Spool {
             commands,
             thread: Mutex::new(Some(thread)),
             workers: Mutex::new(BTreeSet::new()),
-            _lock: lock,
         }))
     }
 

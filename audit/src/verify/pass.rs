@@ -14,7 +14,7 @@ use ulid::Ulid;
 
 use super::{
     CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
-    StreamReport, VerifyOptions, VerifyReport,
+    StreamReport, VerifyReport,
     stored::{self, about},
 };
 use crate::{
@@ -32,7 +32,7 @@ use crate::{
 
 pub(super) struct Pass<'a> {
     dir: PathBuf,
-    options: VerifyOptions<'a>,
+    progress: Option<&'a mut dyn FnMut(Progress)>,
     report: VerifyReport,
     tiles: Tiles,
     /// Number of signed records.
@@ -71,13 +71,13 @@ struct At<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(dir: &Path, options: VerifyOptions<'a>) -> Self {
+    pub(super) fn new(dir: &Path, progress: Option<&'a mut dyn FnMut(Progress)>) -> Self {
         Self {
             dir: dir.into(),
             report: VerifyReport {
                 origin: String::new(),
                 key: String::new(),
-                key_given: options.key.is_some(),
+                key_given: false,
                 live: false,
                 checkpoint: None,
                 checkpoints: 0,
@@ -89,7 +89,7 @@ impl<'a> Pass<'a> {
                 findings_more: 0,
                 streams: Vec::new(),
             },
-            options,
+            progress,
             tiles: Tiles::new(dir),
             signed: 0,
             ahead: VecDeque::new(),
@@ -105,9 +105,10 @@ impl<'a> Pass<'a> {
         }
     }
 
-    pub(super) fn run(mut self) -> VerifyReport {
+    /// Verifies with the `given` key, or the one stored with the log.
+    pub(super) fn run(mut self, given: Option<Verifier>) -> VerifyReport {
+        self.report.key_given = given.is_some();
         self.report.live = is_live(&self.dir);
-        let given = self.options.key.take();
         let Some(key) = stored::key(&self.dir, given, &mut self.report.findings) else {
             return self.report;
         };
@@ -460,7 +461,7 @@ impl<'a> Pass<'a> {
     }
 
     fn progress(&mut self) {
-        if let Some(progress) = &mut self.options.progress {
+        if let Some(progress) = &mut self.progress {
             progress(Progress {
                 records: self.report.records,
                 bytes: self.report.bytes,

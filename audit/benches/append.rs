@@ -1,0 +1,193 @@
+//! What does a record cost on its way into the log, in CPU and in time?
+//!
+//! `encode`: a worker's `append`, as on the request path. `append`: from a batch of
+//! 1,024 to an acknowledged group commit, everything included: dedupe, salt,
+//! envelope, CRC, leaf hash, tree, write, fsync. `verify`: offline, everything.
+//! Quote them with the machine; criterion gives wall time, and the line `cpu`
+//! the CPU of the whole process per record.
+
+#![allow(missing_docs, clippy::unwrap_used, reason = "a bench")]
+
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use palisade_audit::{
+    log::{Log, LogOptions, Pending},
+    spool::{Spool, SpoolOptions},
+    stream::StreamKey,
+    verify::{VerifyOptions, verify},
+};
+use palisade_mesh::{
+    clock::Clock,
+    sink::{RecordSink as _, SinkError},
+    spiffe_id::{SpiffeId, TrustDomain},
+    wire::record::{AuditMode, Decision, Peer, Record, Verdict, Versions, record::Body},
+};
+use prost::Message as _;
+use tokio::runtime::Runtime;
+use ulid::Ulid;
+
+const GROUP: u64 = 1024;
+
+fn reporter() -> SpiffeId {
+    SpiffeId::parse("spiffe://acme.test/ns/shop/sa/orders").unwrap()
+}
+
+/// A decision as the demo's shop leaves it, about 400 bytes.
+fn record(n: u64) -> Record {
+    Record {
+        id: Ulid::from_parts(1_763_650_000_000 + n, n.into())
+            .to_bytes()
+            .to_vec(),
+        time_us: 1_763_650_000_000_000 + n as i64,
+        reporter: reporter().to_string(),
+        mode: AuditMode::Spool.into(),
+        demo: false,
+        body: Some(Body::Decision(Decision {
+            verdict: Verdict::Allow.into(),
+            reason: "permit".into(),
+            principal: Some(Peer {
+                spiffe_id: "spiffe://acme.test/ns/shop/sa/web".into(),
+                serial: vec![7; 16],
+                not_after_s: 1_763_653_600,
+            }),
+            action: "GET".into(),
+            resource_type: "Operation".into(),
+            resource_id: "acme.test/shop/orders#get-order".into(),
+            service: "acme.test/shop/orders".into(),
+            method: "GET".into(),
+            host: "orders.shop".into(),
+            path: format!("/orders/{n}"),
+            route: "/orders/{id}".into(),
+            policies: vec!["shop-web-reads-orders".into()],
+            versions: Some(Versions {
+                policy_digest: vec![3; 32],
+                policy_sequence: 12,
+                discovery: 4,
+                kill_list: 1,
+            }),
+            decision_ns: 1_800,
+            enforced: true,
+            source_ip: "10.1.2.3".into(),
+            source_port: 43210,
+            trace_id: vec![5; 16],
+            span_id: vec![6; 8],
+            ..Decision::default()
+        })),
+    }
+}
+
+/// CPU time of the process so far, in nanoseconds.
+fn cpu_ns() -> u64 {
+    // utime and stime, in clock ticks of 10 ms, after the name in parentheses.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields: Vec<u64> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .map(|field| field.parse().unwrap_or(0))
+        .collect();
+    let ticks = fields.get(11).unwrap_or(&0) + fields.get(12).unwrap_or(&0);
+    ticks * 10_000_000
+}
+
+fn encode(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SpoolOptions {
+        buffer_bytes: 1 << 30,
+        buffer_records: usize::MAX,
+        ..SpoolOptions::default()
+    };
+    let spool = Spool::open(dir.path(), reporter(), options, Clock::system()).unwrap();
+    let mut worker = 0;
+    let record = record(1);
+    let mut group = criterion.benchmark_group("encode");
+    group.throughput(Throughput::Elements(GROUP));
+    group.bench_function("append to a worker's buffer, 1,024 records", |bencher| {
+        // A fresh stream for each batch; making and dropping it is not timed.
+        bencher.iter_batched_ref(
+            || {
+                worker += 1;
+                spool.open(worker)
+            },
+            |stream| {
+                for _ in 0..GROUP {
+                    let appended = stream.append(black_box(&record));
+                    assert_ne!(appended, Err(SinkError::Full));
+                }
+            },
+            criterion::BatchSize::PerIteration,
+        );
+    });
+    group.finish();
+}
+
+fn append(criterion: &mut Criterion) {
+    let dir = tempfile::tempdir().unwrap();
+    let options = LogOptions::new(TrustDomain::parse("acme.test").unwrap());
+    let log = Log::open(dir.path(), options, Clock::system()).unwrap();
+    let runtime = Runtime::new().unwrap();
+    let stream = Arc::new(StreamKey {
+        reporter: reporter(),
+        boot: Ulid::from_parts(1, 1),
+        worker: 0,
+    });
+    let bytes = bytes::Bytes::from(record(1).encode_to_vec());
+    let mut next = 1;
+    let mut batch = || -> Vec<Pending> {
+        let from = next;
+        next += GROUP;
+        (from..next)
+            .map(|sequence| Pending {
+                stream: stream.clone(),
+                sequence,
+                record: bytes.clone(),
+            })
+            .collect()
+    };
+    let mut group = criterion.benchmark_group("append");
+    group.throughput(Throughput::Elements(GROUP));
+    group.bench_function("1,024 records, acknowledged", |bencher| {
+        bencher.iter(|| {
+            runtime.block_on(log.append(batch()).durable()).unwrap();
+        });
+    });
+    group.finish();
+
+    let records = 500 * GROUP;
+    let (cpu, started) = (cpu_ns(), Instant::now());
+    // Two batches ahead, so that the writer never waits for us.
+    let mut ahead = std::collections::VecDeque::new();
+    for _ in 0..500 {
+        ahead.push_back(log.append(batch()));
+        if ahead.len() > 2 {
+            runtime
+                .block_on(ahead.pop_front().unwrap().durable())
+                .unwrap();
+        }
+    }
+    for mut receipt in ahead {
+        runtime.block_on(receipt.durable()).unwrap();
+    }
+    let per = |ns: u64| ns as f64 / records as f64;
+    println!(
+        "append: {records} records of {} bytes, cpu {:.0} ns each, {:.0} records/s",
+        bytes.len(),
+        per(cpu_ns() - cpu),
+        records as f64 / started.elapsed().as_secs_f64(),
+    );
+    drop(log);
+    let (cpu, started) = (cpu_ns(), Instant::now());
+    let report = verify(dir.path(), VerifyOptions::default());
+    assert!(report.intact(), "{:?}", report.findings);
+    println!(
+        "verify: {} records, cpu {:.0} ns each, {:.0} records/s",
+        report.records,
+        (cpu_ns() - cpu) as f64 / report.records as f64,
+        report.records as f64 / started.elapsed().as_secs_f64(),
+    );
+}
+
+criterion_group!(benches, encode, append);
+criterion_main!(benches);
