@@ -14,6 +14,7 @@ use crate::{log::stored::is_live, note::Verifier};
 mod pass;
 mod report;
 mod stored;
+mod streams;
 
 use pass::Pass;
 pub use report::{CheckpointReport, Finding, FindingKind, RecordName, StreamReport, VerifyReport};

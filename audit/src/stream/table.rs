@@ -82,6 +82,16 @@ impl Streams {
         Ok(())
     }
 
+    /// Whether a sequence number would add to the missing ranges: by leaving numbers
+    /// out, or by parting a range in two. Filling one up always may.
+    pub(crate) fn adds_gap(&self, id: usize, sequence: u64) -> bool {
+        let Some(Stream { position, .. }) = self.list.get(id) else {
+            return sequence > 1;
+        };
+        let parts = |range: &Range| range.from < sequence && sequence < range.to;
+        sequence > position.next || position.missing.iter().any(parts)
+    }
+
     /// Notes a sequence number; `undo` remembers what was before.
     pub(crate) fn observe(&mut self, id: usize, sequence: u64, undo: Option<&mut Undo>) -> Seen {
         let Some(stream) = self.list.get_mut(id) else {
@@ -256,5 +266,8 @@ mod tests {
         }
         assert_eq!(streams.admit_gaps(id, 1), Err(Refused::Gaps));
         assert_eq!(streams.admit_gaps(id, 0), Ok(()));
+        // At the limit a gap can still be closed.
+        assert!(!streams.adds_gap(id, 1) && !streams.adds_gap(id, 2));
+        assert!(streams.adds_gap(id, 3 * GAPS_MAX as u64));
     }
 }

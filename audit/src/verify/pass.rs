@@ -1,7 +1,7 @@
 //! One pass over all segments.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -9,13 +9,13 @@ use std::{
 };
 
 use palisade_mesh::diagnostic::Severity;
-use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
 use super::{
     CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
-    StreamReport, VerifyReport,
+    VerifyReport,
     stored::{self, about},
+    streams::Streams,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -27,7 +27,7 @@ use crate::{
         self, FRAME_HEADER_LEN, Fault, FrameReader, HEADER_LEN, Header, PAYLOAD_LEN_MAX,
         read_at_most,
     },
-    stream::{Position, Seen, StreamKey},
+    stream::StreamKey,
 };
 
 pub(super) struct Pass<'a> {
@@ -53,13 +53,6 @@ pub(super) struct Pass<'a> {
     /// Whether the last signed record closes the log.
     closed: bool,
     bytes_total: u64,
-}
-
-/// Positions by encoded `StreamId`.
-#[derive(Default)]
-struct Streams {
-    ids: FxHashMap<Box<[u8]>, usize>,
-    list: Vec<(Option<StreamKey>, Position, u64)>,
 }
 
 /// Where a record lies.
@@ -478,66 +471,6 @@ impl At<'_> {
             offset: Some(self.offset),
             ..about(kind, self.file, what)
         }
-    }
-}
-
-impl Streams {
-    /// Whether the record is the next of a stream that is known.
-    fn expects(&self, envelope: &EnvelopeRef<'_>) -> bool {
-        self.ids
-            .get(envelope.stream)
-            .and_then(|id| self.list.get(*id))
-            .is_some_and(|(_, position, _)| position.next == envelope.sequence)
-    }
-
-    /// Notes a record; false when it was there before.
-    fn observe(&mut self, envelope: &EnvelopeRef<'_>, closes: bool) -> bool {
-        let id = match self.ids.get(envelope.stream) {
-            Some(id) => *id,
-            None => {
-                let key = StreamKey::decode(envelope.stream);
-                self.list.push((key, Position::default(), 0));
-                self.ids.insert(envelope.stream.into(), self.list.len() - 1);
-                self.list.len() - 1
-            }
-        };
-        let Some((_, position, records)) = self.list.get_mut(id) else {
-            return true;
-        };
-        if envelope.sequence == 0 || envelope.sequence > crate::stream::SEQUENCE_MAX {
-            return true;
-        }
-        *records += 1;
-        position.closed |= closes;
-        position.observe(envelope.sequence) != Seen::Duplicate
-    }
-
-    fn report(self) -> Vec<StreamReport> {
-        let mut newest: BTreeMap<String, Ulid> = BTreeMap::new();
-        for (key, ..) in &self.list {
-            if let Some(key) = key {
-                let newest = newest.entry(key.reporter.to_string()).or_insert(key.boot);
-                *newest = (*newest).max(key.boot);
-            }
-        }
-        let mut list = self.list;
-        list.sort_by(|(a, ..), (b, ..)| a.cmp(b));
-        list.into_iter()
-            .filter_map(|(key, position, records)| {
-                let key = key?;
-                let reporter = key.reporter.to_string();
-                Some(StreamReport {
-                    superseded: newest.get(&reporter).is_some_and(|boot| *boot > key.boot),
-                    reporter,
-                    boot: key.boot.to_string(),
-                    worker: key.worker,
-                    records,
-                    last_sequence: position.next - 1,
-                    missing: position.missing,
-                    closed: position.closed,
-                })
-            })
-            .collect()
     }
 }
 

@@ -182,7 +182,7 @@ fn admit(streams: &mut Streams, batch: &[Pending]) -> Result<(), String> {
                 (id, streams.next(id))
             }
         };
-        if *sequence != expected {
+        if *sequence != expected && streams.adds_gap(id, *sequence) {
             breaks += 1;
             streams.admit_gaps(id, breaks).map_err(|e| e.to_string())?;
         }
