@@ -354,6 +354,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
             ),
             Value::Map(entries) => match entries.as_slice() {
                 [one] => visitor.visit_enum(Variant { entry: one }),
+                _ if self.node.pruned => Err(Kind::Missing("choice").into()),
                 _ => Err(Kind::Invalid(format!(
                     "expected exactly one key, found {}",
                     entries.len()
