@@ -15,7 +15,7 @@ use std::{
 use palisade_ca::registration::RegistrationConfig;
 use palisade_mesh::{
     diagnostic::Diagnostic,
-    spiffe_id::TrustDomain,
+    spiffe_id::{SpiffeId, TrustDomain},
     yaml::{self, Codes, Source},
 };
 use palisade_proxy::config::{AdminConfig, InboundConfig, Limits, OutboundConfig, ProxyConfig};
@@ -125,6 +125,8 @@ pub struct ProxySection {
     pub instance: String,
     /// Where its identity comes from.
     pub identity: IdentityConfig,
+    /// Which identity to use where the source gives several. Default: the first.
+    pub spiffe_id: Option<SpiffeId>,
     /// Where its policy comes from.
     pub policy: PolicySource,
     /// Where its records go.

@@ -174,7 +174,10 @@ pub fn did_you_mean<'a>(
             )
         })
         .filter(|(distance, c)| *distance <= 1 + c.len().min(word.len()) / 4)
-        .min()
+        .min_by(|(a, x), (b, y)| {
+            let likeness = |c| strsim::jaro_winkler(word, c);
+            a.cmp(b).then(likeness(y).total_cmp(&likeness(x)))
+        })
         .map(|(_, c)| c)
 }
 
@@ -263,6 +266,7 @@ mod tests {
             did_you_mean("listn", ["listen", "upstream"]),
             Some("listen")
         );
+        assert_eq!(did_you_mean("listn", ["list", "listen"]), Some("listen"));
         assert_eq!(did_you_mean("GTE", ["GET", "POST"]), Some("GET"));
         assert_eq!(did_you_mean("banana", ["listen", "upstream"]), None);
     }

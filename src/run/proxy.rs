@@ -73,7 +73,7 @@ struct View {
 /// Everything that keeps it from starting.
 pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagnostic>> {
     let section = super::section(config.proxy.as_ref(), "proxy")?;
-    let identity = identity::acquire(&section.identity, None, clock.clone())
+    let identity = identity::acquire(&section.identity, section.spiffe_id.clone(), clock.clone())
         .await
         .map_err(|d| vec![d])?;
     let stop = CancellationToken::new();
