@@ -74,6 +74,8 @@ pub(super) struct Writer {
     notes: Vec<Body>,
     /// Sizes of the last two checkpoints, whose partial tiles are on disk.
     signed: [u64; 2],
+    /// Memory for the next group.
+    group: Group,
     checkpoint_due: Option<Instant>,
     history_at: Option<Instant>,
     streams_at: Instant,
@@ -115,6 +117,7 @@ impl Writer {
             own: Arc::new(own),
             notes,
             signed: [size, size],
+            group: Group::new(),
             checkpoint_due: None,
             history_at: None,
             streams_at: Instant::now(),
@@ -183,7 +186,8 @@ impl Writer {
 
     /// Writes a group, fsyncs it, and tells whoever waits.
     fn commit(&mut self, jobs: Vec<Job>) {
-        let mut group = Group::new(self.clock.now_us());
+        let mut group = std::mem::replace(&mut self.group, Group::new());
+        group.begin(self.clock.now_us());
         let noted = self.notes.len();
         for note in &self.notes {
             group.note(&mut self.streams, &self.own, note.clone());
@@ -206,13 +210,14 @@ impl Writer {
             }
             Err(e) => {
                 tracing::error!(error = %e, records = group.leaves.len(), "audit log cannot be written");
-                self.streams.roll_back(group.undo);
+                self.streams.roll_back(std::mem::take(&mut group.undo));
                 let failed = AppendError::Io(e.to_string().into());
                 for job in &jobs {
                     job.done.send_replace(Some(Err(failed.clone())));
                 }
             }
         }
+        self.group = group;
     }
 
     fn write(&mut self, group: &Group) -> io::Result<()> {

@@ -34,6 +34,8 @@ struct Stream {
 #[derive(Debug, Default)]
 pub(crate) struct Undo {
     before: FxHashMap<usize, Position>,
+    // The stream noted last: batches are of one stream.
+    last: Option<usize>,
 }
 
 /// Why a stream or a batch is not taken.
@@ -97,7 +99,8 @@ impl Streams {
         let Some(stream) = self.list.get_mut(id) else {
             return Seen::Duplicate;
         };
-        if let Some(undo) = undo {
+        if let Some(undo) = undo.filter(|undo| undo.last != Some(id)) {
+            undo.last = Some(id);
             undo.before
                 .entry(id)
                 .or_insert_with(|| stream.position.clone());

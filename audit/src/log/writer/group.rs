@@ -20,6 +20,9 @@ use crate::{
     stream::{Range, SEQUENCE_MAX, Seen, StreamKey, Streams, Undo, new_ulid},
 };
 
+/// Memory kept from one group to the next, in bytes.
+const BUF_KEPT_MAX: usize = 8 << 20;
+
 /// Salts drawn at once.
 const SALTS: usize = 256;
 
@@ -50,15 +53,28 @@ impl Staged {
 }
 
 impl Group {
-    pub(super) fn new(now_us: i64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             buf: Vec::new(),
             ends: Vec::new(),
             leaves: Vec::new(),
             undo: Undo::default(),
-            now_us,
+            now_us: 0,
             salts: Salts::default(),
         }
+    }
+
+    /// Empties it for the next group, keeping its memory: giving half a megabyte
+    /// back to the system and asking for it again costs as much as the CRCs.
+    pub(super) fn begin(&mut self, now_us: i64) {
+        self.buf.clear();
+        if self.buf.capacity() > BUF_KEPT_MAX {
+            self.buf.shrink_to(BUF_KEPT_MAX);
+        }
+        self.ends.clear();
+        self.leaves.clear();
+        self.undo = Undo::default();
+        self.now_us = now_us;
     }
 
     /// Takes in a batch, whole or not at all.
