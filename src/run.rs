@@ -22,6 +22,7 @@ pub mod pdp;
 pub mod policy;
 pub mod proxy;
 mod records;
+mod revisions;
 
 /// A role of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

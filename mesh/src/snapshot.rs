@@ -22,6 +22,18 @@ impl Digest {
         bytes.try_into().ok().map(Self)
     }
 
+    /// From 64 hexadecimal digits; anything else is `None`.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut digest = [0; 32];
+        for (i, byte) in digest.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+        }
+        Some(Self(digest))
+    }
+
     /// The first eight hex digits, for people.
     pub fn short(&self) -> String {
         self.to_string().chars().take(8).collect()
@@ -71,6 +83,26 @@ impl From<&WireVersions> for Versions {
             sequence: v.policy_sequence,
             discovery: v.discovery,
             kill_list: v.kill_list,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_digest_is_read_as_it_is_written_and_nothing_else_is() {
+        let digest = Digest::of(b"palisade");
+        assert_eq!(Digest::from_hex(&digest.to_string()), Some(digest));
+        for text in [
+            "",
+            "abc",
+            &"g".repeat(64),
+            &"a".repeat(65),
+            &"\u{e9}".repeat(32),
+        ] {
+            assert_eq!(Digest::from_hex(text), None, "{text}");
         }
     }
 }

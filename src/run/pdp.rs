@@ -1,15 +1,14 @@
 //! The `pdp` role: watches the repository, distributes it, answers `can` and `why`.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::Arc;
 
 use axum::{
     Json, Router,
     routing::{get, post},
 };
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
+use palisade_mesh::{
+    clock::Clock, diagnostic::Diagnostic, sink::RecordSink, snapshot::Digest, svid::Identity,
+};
 use palisade_pdp::{
     author::{self, Ask},
     decide::{Explanation, Snapshot},
@@ -22,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, policy, unbound};
+use super::{Role, revisions::Revisions, unbound};
 use crate::{
     config::{Config, PdpSection},
     control::{
@@ -31,9 +30,6 @@ use crate::{
     },
     net::tls,
 };
-
-/// Revisions that can be explained; older ones are forgotten.
-const REVISIONS_MAX: usize = 32;
 
 /// The decision point of this process.
 #[derive(Clone)]
@@ -44,7 +40,7 @@ pub struct PdpRole {
     pub distribution: Distribution,
     /// Where proxies subscribe.
     pub address: std::net::SocketAddr,
-    history: Arc<Mutex<VecDeque<Arc<Snapshot>>>>,
+    revisions: Arc<Revisions>,
     folder: String,
     clock: Clock,
 }
@@ -94,7 +90,7 @@ impl PdpRole {
             state,
             distribution: distribution.clone(),
             address,
-            history: Arc::default(),
+            revisions: Arc::default(),
             folder: section.policies.display().to_string(),
             clock: clock.clone(),
         };
@@ -111,15 +107,13 @@ impl PdpRole {
         Ok(role)
     }
 
-    /// Keeps an engine of each revision that comes into force.
+    /// Remembers each revision that comes into force.
     async fn remember(self) {
         let mut state = self.state.clone();
         loop {
             let current = state.borrow_and_update().current.clone();
-            if let Some(published) = current
-                && let Err(error) = self.engine_of(&published)
-            {
-                tracing::error!(%error, "revision has no engine");
+            if let Some(published) = current {
+                self.revisions.note(&published.revision);
             }
             if state.changed().await.is_err() {
                 return;
@@ -127,31 +121,20 @@ impl PdpRole {
         }
     }
 
-    fn engine_of(&self, published: &Published) -> Result<Arc<Snapshot>, Diagnostic> {
-        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = history
-            .iter()
-            .find(|s| s.versions().sequence == published.sequence())
-        {
-            return Ok(known.clone());
-        }
-        let snapshot = policy::snapshot((*published.compiled).clone(), published.sequence())?;
-        if history.len() >= REVISIONS_MAX {
-            history.pop_front();
-        }
-        history.push_back(snapshot.clone());
-        Ok(snapshot)
+    async fn current(&self) -> Result<Arc<Snapshot>, Problem> {
+        let current = self.state.borrow().current.clone();
+        let Some(published) = current else {
+            return Err(self.nothing_in_force().into());
+        };
+        self.revisions.note(&published.revision);
+        let engine = self.revisions.engine(&published.digest()).await?;
+        engine.ok_or_else(|| self.nothing_in_force().into())
     }
 
-    fn current(&self) -> Result<Arc<Snapshot>, Problem> {
-        let current = self.state.borrow().current.clone();
-        match current {
-            Some(published) => Ok(self.engine_of(&published)?),
-            None => Err(Diagnostic::error(6002, "no policy revision is in force")
-                .cause(format!("`{}` has not compiled yet", self.folder))
-                .help(format!("palisade policy validate {}", self.folder))
-                .into()),
-        }
+    fn nothing_in_force(&self) -> Diagnostic {
+        Diagnostic::error(6002, "no policy revision is in force")
+            .cause(format!("`{}` has not compiled yet", self.folder))
+            .help(format!("palisade policy validate {}", self.folder))
     }
 
     /// What the role answers on the local socket.
@@ -169,40 +152,36 @@ impl PdpRole {
             )
             .route(
                 "/v1/pdp/can",
-                post(move |Json(asked): Json<Can>| async move { of_can.can(&asked) }),
+                post(move |Json(asked): Json<Can>| async move { of_can.can(&asked).await }),
             )
             .route(
                 "/v1/pdp/explain",
-                post(move |Json(asked): Json<Recorded>| async move { of_explain.explain(&asked) }),
+                post(move |Json(asked): Json<Recorded>| async move { of_explain.explain(&asked).await }),
             )
     }
 
-    fn can(&self, asked: &Can) -> Answer<CanAnswer> {
-        let snapshot = self.current()?;
-        asked
-            .answer(&snapshot, &self.clock)
+    async fn can(&self, asked: &Can) -> Answer<CanAnswer> {
+        let snapshot = self.current().await?;
+        let answer = asked.answer(&snapshot, &self.clock);
+        answer
             .map(Json)
-            .map_err(|mut found| match found.is_empty() {
-                true => Problem::from(Diagnostic::error(
-                    9199,
-                    "bug: a question was refused without a reason",
-                )),
-                false => found.swap_remove(0).into(),
+            .map_err(|found| match found.into_iter().next() {
+                Some(first) => first.into(),
+                None => {
+                    Diagnostic::error(9199, "bug: a question was refused without a reason").into()
+                }
             })
     }
 
-    fn explain(&self, recorded: &Recorded) -> Answer<Explained> {
-        let of_then = {
-            let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-            history
-                .iter()
-                .find(|s| s.versions().policy.to_string() == recorded.revision)
-                .cloned()
+    async fn explain(&self, recorded: &Recorded) -> Answer<Explained> {
+        let of_then = match Digest::from_hex(&recorded.revision) {
+            Some(digest) => self.revisions.engine(&digest).await?,
+            None => None,
         };
         let exact = of_then.is_some();
         let snapshot = match of_then {
             Some(snapshot) => snapshot,
-            None => self.current()?,
+            None => self.current().await?,
         };
         Ok(Json(Explained {
             exact,
