@@ -35,12 +35,14 @@ use tokio::sync::{Semaphore, watch};
 pub use crate::checkpoint::Checkpoint;
 use crate::{merkle::Hash, note::Verifier, stream::StreamKey};
 
+mod gaps;
 mod lock;
 mod reader;
 mod receipt;
 mod recover;
 mod writer;
 
+pub use gaps::OpenGap;
 pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
@@ -337,6 +339,11 @@ impl Log {
     /// Reads from leaf `from` to what is durable at this call.
     pub fn scan(&self, from: u64) -> Scan {
         Scan::new(self.inner.shared.clone(), from)
+    }
+
+    /// Numbers that are missing from streams, as of the last checkpoint.
+    pub fn gaps(&self) -> Arc<[OpenGap]> {
+        self.inner.shared.gaps.borrow().clone()
     }
 
     /// Follows the number of durable records.

@@ -13,11 +13,11 @@ use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_audit::{
-    index::{Cursor, Options, Store, StoreError, TailEvent},
+    index::{Cursor, Gap, Options, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
-    log::{Log, LogError, LogOptions},
-    query::Query,
+    log::{Log, LogError, LogOptions, OpenGap},
+    query::{Query, Window},
     row::Row,
     source::{Entry, Source, SourceError},
     verify::{self, VerifyOptions},
@@ -70,13 +70,15 @@ impl AuditRole {
         let log =
             Log::open(&dir.join("log"), options, clock.clone()).map_err(|e| vec![refused(&e)])?;
         let source = Arc::new(LogSource(log.clone()));
+        let of_gaps = log.clone();
         let store = Store::open(
             source,
             &dir.join("index"),
             clock.clone(),
             Options::default(),
         )
-        .map_err(|e| vec![unusable(&e.to_string())])?;
+        .map_err(|e| vec![unusable(&e.to_string())])?
+        .with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window)));
         Ok(Self {
             log,
             store: Arc::new(store),
@@ -217,7 +219,7 @@ impl AuditRole {
             root: base64::engine::general_purpose::STANDARD.encode(checkpoint.root),
             checkpoint_us: checkpoint.time.as_microsecond(),
             indexed: index.searchable,
-            gaps: 0,
+            gaps: self.log.gaps().len(),
         }
     }
 
@@ -243,6 +245,25 @@ impl AuditRole {
                 format!("{records} records under a checkpoint signed {when}"),
             )
         }];
+        if let Some(gap) = self.log.gaps().first() {
+            let missing = format!(
+                "{} to {} of {} have not arrived",
+                gap.missing.from, gap.missing.to, gap.stream
+            );
+            facts.push(
+                Fact::not_ok(
+                    "audit",
+                    FactState::Warning,
+                    7523,
+                    format!(
+                        "{} in the records",
+                        crate::render::count(status.gaps, "gap", "gaps")
+                    ),
+                )
+                .cause(missing)
+                .fix("see the reporter's spool: its records may still be on the way"),
+            );
+        }
         let behind = status.records.saturating_sub(status.indexed);
         facts.push(match self.store.status().stalled {
             None => Fact::ok(
@@ -320,6 +341,28 @@ fn refused(error: &LogError) -> Diagnostic {
             .help("keep the folder as evidence; find the extent: palisade audit verify --dir DIR"),
         _ => unusable(&error.to_string()),
     }
+}
+
+/// The gaps whose records can be of this window: numbered after the boot of their
+/// reporter, missed before they were noticed.
+fn gaps_of(log: &Log, window: Window) -> Vec<Gap> {
+    let boot_us = |gap: &OpenGap| {
+        i64::try_from(gap.stream.boot.timestamp_ms())
+            .unwrap_or(i64::MAX)
+            .saturating_mul(1000)
+    };
+    let gaps = log.gaps();
+    let overlapping = gaps
+        .iter()
+        .filter(|g| boot_us(g) < window.to_us && window.from_us <= g.noticed_us);
+    overlapping
+        .map(|gap| Gap {
+            reporter: gap.stream.reporter.to_string(),
+            first: gap.missing.from,
+            last: gap.missing.to,
+            noticed_us: gap.noticed_us,
+        })
+        .collect()
 }
 
 /// The log as the index reads it.

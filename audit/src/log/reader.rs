@@ -13,7 +13,7 @@ use palisade_mesh::wire::{audit::Envelope, record::Record};
 use prost::Message as _;
 use tokio::sync::watch;
 
-use super::{Checkpoint, Entry, LogError};
+use super::{Checkpoint, Entry, LogError, OpenGap};
 use crate::{
     merkle::{Hash, Tiles, consistency_proof, inclusion_proof},
     note::Verifier,
@@ -34,6 +34,7 @@ pub(super) struct Shared {
     // Set by the writer, after what they tell of is on disk.
     pub(super) len: watch::Sender<u64>,
     pub(super) checkpoint: watch::Sender<Arc<Checkpoint>>,
+    pub(super) gaps: watch::Sender<Arc<[OpenGap]>>,
     pub(super) segments: RwLock<Segments>,
     // Used by readers alone.
     pub(super) sealed: Mutex<VecDeque<Arc<Sealed>>>,

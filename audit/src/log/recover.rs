@@ -174,6 +174,7 @@ fn shared(
         verifier,
         len: watch::Sender::new(len),
         checkpoint: watch::Sender::new(Arc::new(checkpoint)),
+        gaps: watch::Sender::new(Arc::default()),
         segments: RwLock::new(segments),
         sealed: Mutex::new(VecDeque::new()),
     }

@@ -139,6 +139,42 @@ fn redelivered_records_are_acknowledged_and_dropped() {
     }
 }
 
+/// Appends and waits until it is under a checkpoint.
+fn append_signed(log: &Log, batch: Vec<Pending>) {
+    let mut receipt = log.append(batch);
+    Runtime::new()
+        .unwrap()
+        .block_on(receipt.checkpointed())
+        .unwrap();
+}
+
+/// Whoever asks sees what is missing now, also after a restart, with the time it
+/// was first noticed.
+#[test]
+fn open_gaps_are_told_until_the_missing_arrive() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let stream = key(0);
+    let missing = |log: &Log| -> Vec<(u64, u64)> {
+        let gaps = log.gaps();
+        gaps.iter()
+            .map(|g| (g.missing.from, g.missing.to))
+            .collect()
+    };
+    append_signed(&log, batch(&stream, [1, 2, 6, 9]));
+    assert_eq!(missing(&log), [(3, 5), (7, 8)]);
+    let noticed = log.gaps()[0].noticed_us;
+    append_signed(&log, batch(&stream, [3, 7, 8]));
+    assert_eq!(missing(&log), [(4, 5)]);
+    assert_eq!(log.gaps()[0].noticed_us, noticed);
+    log.close();
+    drop(log);
+    let log = open(&dir);
+    assert_eq!(missing(&log), [(4, 5)]);
+    append_signed(&log, batch(&stream, [4, 5]));
+    assert_eq!(missing(&log), []);
+}
+
 #[test]
 fn gaps_are_recorded_and_closed_when_the_missing_arrive() {
     let dir = tempfile::tempdir().unwrap();

@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     AppendError, Checkpoint, LogError, LogOptions, Pending, SEGMENT_BYTES_MAX,
+    gaps::open_gaps,
     reader::Shared,
     receipt::Done,
     recover::{self, ActiveFile, HISTORY, Recovered, STREAMS},
@@ -349,9 +350,19 @@ impl Writer {
     /// and nobody is told that anything is checkpointed.
     fn checkpoint(&mut self) {
         self.checkpoint_due = None;
+        self.tell_gaps();
         if let Err(e) = self.try_checkpoint() {
             tracing::error!(error = %e, "audit log checkpoint cannot be written");
             self.checkpoint_due = Some(Instant::now() + self.options.checkpoint_every);
+        }
+    }
+
+    /// Publishes the gaps, as often as there is a checkpoint.
+    fn tell_gaps(&self) {
+        let known = self.shared.gaps.borrow().clone();
+        let gaps = open_gaps(&self.streams, &known, self.clock.now_us());
+        if gaps != known {
+            self.shared.gaps.send_replace(gaps);
         }
     }
 

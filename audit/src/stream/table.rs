@@ -3,7 +3,7 @@
 //! The snapshot is derived: it spares reading the whole log again on start. It
 //! carries a digest, for a wrong position would drop a record as a duplicate.
 
-use std::{fs, io, path::Path, sync::Arc};
+use std::{collections::BTreeSet, fs, io, path::Path, sync::Arc};
 
 use prost::Message as _;
 use rustc_hash::FxHashMap;
@@ -21,6 +21,8 @@ pub(crate) struct Streams {
     ids: FxHashMap<Arc<StreamKey>, usize>,
     list: Vec<Stream>,
     per_reporter: FxHashMap<Arc<str>, usize>,
+    // Numbers of the streams that miss something.
+    gappy: BTreeSet<usize>,
 }
 
 #[derive(Debug)]
@@ -105,7 +107,29 @@ impl Streams {
                 .entry(id)
                 .or_insert_with(|| stream.position.clone());
         }
-        stream.position.observe(sequence)
+        let seen = stream.position.observe(sequence);
+        if !matches!(seen, Seen::Next | Seen::Duplicate) {
+            self.note_gaps(id);
+        }
+        seen
+    }
+
+    fn note_gaps(&mut self, id: usize) {
+        let missing = self
+            .list
+            .get(id)
+            .is_some_and(|s| !s.position.missing.is_empty());
+        if missing {
+            self.gappy.insert(id);
+        } else {
+            self.gappy.remove(&id);
+        }
+    }
+
+    /// Streams that miss something, and what.
+    pub(crate) fn with_gaps(&self) -> impl Iterator<Item = (&Arc<StreamKey>, &[Range])> {
+        let streams = self.gappy.iter().filter_map(|id| self.list.get(*id));
+        streams.map(|s| (&s.key, s.position.missing.as_slice()))
     }
 
     /// Lowest sequence number never seen in a stream.
@@ -131,6 +155,7 @@ impl Streams {
             if let Some(stream) = self.list.get_mut(id) {
                 stream.position = position;
             }
+            self.note_gaps(id);
         }
     }
 
@@ -182,6 +207,7 @@ impl Streams {
                     closed: line.closed,
                 };
             }
+            streams.note_gaps(id);
         }
         Some((snapshot.size, streams))
     }
