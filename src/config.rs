@@ -179,8 +179,9 @@ impl Config {
             ]
         })?;
         let mut config = Self::parse(&path.display().to_string(), &text)?;
-        let base = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
-        config.resolve(&base);
+        // Absolute before its folder is taken: a bare file name has the empty one.
+        let file = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+        config.resolve(file.parent().unwrap_or(Path::new("/")));
         Ok(config)
     }
 
@@ -245,9 +246,8 @@ impl Config {
         IdentityConfig::WorkloadApi(format!("unix://{}", self.agent_socket().display()))
     }
 
-    /// Makes every path relative to the file's folder absolute.
+    /// Makes every path start at the file's folder `base`.
     fn resolve(&mut self, base: &Path) {
-        let base = std::path::absolute(base).unwrap_or_else(|_| base.to_path_buf());
         let absolute = |path: &mut PathBuf| *path = base.join(&*path);
         absolute(&mut self.state_dir);
         if let Some(ca) = &mut self.ca {
@@ -262,14 +262,14 @@ impl Config {
         }
         if let Some(pdp) = &mut self.pdp {
             absolute(&mut pdp.policies);
-            pdp.identity.iter_mut().for_each(|i| i.resolve(&base));
+            pdp.identity.iter_mut().for_each(|i| i.resolve(base));
         }
         if let Some(audit) = &mut self.audit {
             audit.dir.iter_mut().for_each(absolute);
-            audit.identity.iter_mut().for_each(|i| i.resolve(&base));
+            audit.identity.iter_mut().for_each(|i| i.resolve(base));
         }
         if let Some(proxy) = &mut self.proxy {
-            proxy.identity.resolve(&base);
+            proxy.identity.resolve(base);
             if let PolicySource::Folder(folder) = &mut proxy.policy {
                 absolute(folder);
             }
@@ -331,6 +331,18 @@ mod tests {
         assert!(config.ca.is_some() && config.agent.is_some() && config.pdp.is_some());
         assert!(config.audit.is_some() && config.proxy.is_some());
         assert!(config.state_dir.is_absolute());
+    }
+
+    /// `--config mesh.yaml` in the working folder, as most people write it.
+    #[test]
+    fn paths_start_at_the_folder_of_a_bare_file_name() {
+        let mut named = tempfile::Builder::new();
+        let file = named.suffix(".yaml").tempfile_in(".").unwrap();
+        fs::write(file.path(), "trust_domain: acme.test\n").unwrap();
+        let bare = Path::new(file.path().file_name().unwrap());
+        let config = Config::read(bare).unwrap();
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(config.state_dir, here.join("state"));
     }
 
     #[test]
