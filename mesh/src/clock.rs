@@ -55,6 +55,15 @@ impl Clock {
             us.fetch_add(by, Ordering::SeqCst);
         }
     }
+
+    /// Sets a manual clock back, as NTP does with a wrong one; the system's clock
+    /// stays as it is.
+    pub fn set_back(&self, by: Duration) {
+        if let Source::Manual(us) = &self.0 {
+            let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+            us.fetch_sub(by, Ordering::SeqCst);
+        }
+    }
 }
 
 impl rustls::time_provider::TimeProvider for Clock {

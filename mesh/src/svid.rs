@@ -134,8 +134,16 @@ impl Identity {
     /// Publishes a new SVID and bundle. On error the present state stays.
     ///
     /// # Errors
-    /// As [`Identity::new`].
+    /// As [`Identity::new`]; and when the SVID is of somebody else, for records,
+    /// announcements and open connections speak for who we were at the start.
     pub fn replace(&self, svid: X509Svid, bundle: TrustBundle) -> Result<(), IdentityError> {
+        let own = self.id();
+        if svid.id != own {
+            return Err(IdentityError::OtherId {
+                own,
+                other: svid.id,
+            });
+        }
         let next = State::build(svid, bundle, &self.provider)?;
         self.state.store(Arc::new(next));
         Ok(())
@@ -230,6 +238,14 @@ pub enum IdentityError {
     /// The private key cannot be loaded or is not the leaf's.
     #[error("private key does not serve the certificate: {0}")]
     Key(String),
+    /// A running part does not become another one.
+    #[error("certificate is of `{other}`, this is `{own}`; restart to take the other identity")]
+    OtherId {
+        /// Who we are.
+        own: SpiffeId,
+        /// Whose the new certificate is.
+        other: SpiffeId,
+    },
     /// A root certificate cannot be read.
     #[error("trust bundle holds an unreadable root: {0}")]
     Root(String),

@@ -40,7 +40,8 @@ pub(super) struct Keeper {
 
 struct State {
     svid: Option<Arc<X509Svid>>,
-    obtained_us: i64,
+    /// Whether a stream has asked since the last renewal.
+    asked_again: bool,
     due_us: i64,
     asked_us: i64,
     backoff: Backoff,
@@ -78,7 +79,7 @@ impl Keeper {
             registration,
             state: Mutex::new(State {
                 svid: None,
-                obtained_us: 0,
+                asked_again: false,
                 due_us: now_us,
                 asked_us: now_us,
                 backoff: Backoff::default(),
@@ -95,6 +96,7 @@ impl Keeper {
     pub(super) fn ask(&self, now_us: i64) -> Option<Arc<X509Svid>> {
         let mut state = self.state();
         state.asked_us = now_us;
+        state.asked_again = true;
         self.asked.notify_one();
         state.svid.clone().filter(|svid| !has_ended(svid, now_us))
     }
@@ -156,12 +158,19 @@ impl Keeper {
     fn next(&self, now_us: i64) -> Next {
         let state = self.state();
         let wanted = match &state.svid {
-            Some(_) => state.asked_us >= state.obtained_us,
+            Some(_) => state.asked_again,
             None => now_us - state.asked_us < PATIENCE_US,
         };
         let ended = state.svid.as_ref().is_none_or(|s| has_ended(s, now_us));
         let pause = state.retry_at.saturating_duration_since(Instant::now());
-        let pause = pause.max(micros(state.due_us - now_us));
+        // One that has not begun was issued before the clock was set back.
+        let early = state.svid.as_ref().is_some_and(|s| !has_begun(s, now_us));
+        let due = if early {
+            Duration::ZERO
+        } else {
+            micros(state.due_us - now_us)
+        };
+        let pause = pause.max(due);
         match (wanted, ended) {
             (true, _) if pause.is_zero() => Next::Obtain,
             (true, _) => Next::Nap(pause.min(NAP_MAX)),
@@ -204,7 +213,7 @@ impl Keeper {
                 state.due_us = now_us + as_micros(renewal_after(left));
                 tracing::info!(dst.id = %id, not_after_s = svid.not_after_s, "certificate obtained");
                 // Streams are rung after this; those that still care ask again.
-                state.obtained_us = now_us;
+                state.asked_again = false;
                 state.svid = Some(Arc::new(svid));
                 state.error = None;
                 state.backoff.reset();
@@ -238,6 +247,10 @@ fn holds_key(chain: &[CertificateDer<'_>], spki: &[u8]) -> bool {
 
 fn has_ended(svid: &X509Svid, now_us: i64) -> bool {
     svid.not_after_s * 1_000_000 <= now_us
+}
+
+fn has_begun(svid: &X509Svid, now_us: i64) -> bool {
+    svid.not_before_s * 1_000_000 <= now_us
 }
 
 fn micros(us: i64) -> Duration {

@@ -455,6 +455,26 @@ async fn the_agent_serves_on_while_the_authority_is_away() {
 }
 
 #[tokio::test]
+async fn a_clock_that_is_set_back_costs_no_more_than_a_renewal() {
+    let host = host(&[web(&own_uid())]).await;
+    let mut stream = host.stream().await;
+    let first = stream.message().await.unwrap().unwrap();
+    host.clock.set_back(Duration::from_secs(400 * 86_400));
+    assert!(host.verify(&first).is_err());
+    let recovered = async {
+        loop {
+            let next = stream.message().await.unwrap().unwrap();
+            if host.verify(&next).is_ok() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), recovered)
+        .await
+        .expect("no valid certificate after the clock was set back");
+}
+
+#[tokio::test]
 async fn an_ended_certificate_is_not_handed_out() {
     let host = host(&[web(&own_uid())]).await;
     host.fetch().await.unwrap();

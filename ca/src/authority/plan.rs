@@ -101,19 +101,25 @@ impl View<'_> {
     fn usable(&self, kind: Kind, state: State) -> Option<&Authority> {
         self.authorities
             .iter()
-            .find(|a| a.is(kind, state) && !self.has_ended(a))
+            .find(|a| a.is(kind, state) && self.is_valid(a))
     }
 
     /// Whether the root above it is still trusted.
     fn is_anchored(&self, intermediate: &Authority) -> bool {
         self.authorities
             .iter()
-            .any(|r| r.key_id == intermediate.issuer && r.state.is_trusted() && !self.has_ended(r))
+            .any(|r| r.key_id == intermediate.issuer && r.state.is_trusted() && self.is_valid(r))
     }
 
     /// Whether a whole intermediate fits into what is left of the root.
     fn can_sign(&self, root: &Authority) -> bool {
         root.not_after_s - self.now_s >= self.intermediate_life_s
+    }
+
+    /// Whether it counts now. One that has not begun was made under a clock that
+    /// has been set back since: waiting for it could take years.
+    fn is_valid(&self, authority: &Authority) -> bool {
+        authority.not_before_s <= self.now_s && !self.has_ended(authority)
     }
 
     fn has_ended(&self, authority: &Authority) -> bool {
@@ -275,6 +281,25 @@ mod tests {
                 .iter()
                 .all(|a| a.not_after_s > world.now_s)
         );
+    }
+
+    #[test]
+    fn a_domain_whose_clock_was_set_back_starts_over() {
+        let mut world = World::new();
+        world.now_s = 400 * DAY;
+        world.settle();
+        world.now_s = 0;
+        world.settle();
+        let valid = |kind| {
+            world.authorities.iter().any(|a| {
+                a.is(kind, State::Active) && (a.not_before_s..a.not_after_s).contains(&world.now_s)
+            })
+        };
+        assert!(valid(Kind::Root) && valid(Kind::Intermediate));
+        assert_eq!(world.count(Kind::Root, State::Active), 1);
+        world.now_s = 400 * DAY;
+        world.settle();
+        assert_eq!(world.count(Kind::Intermediate, State::Active), 1);
     }
 
     #[test]

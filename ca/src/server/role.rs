@@ -72,7 +72,9 @@ async fn keep(ca: Weak<Ca>, role: String, identity: Identity, mut due_s: i64) {
     loop {
         let news = tokio::time::timeout(NAP_MAX, trust.changed()).await;
         let Some(ca) = ca.upgrade() else { return };
-        let renew = ca.now_s() >= due_s;
+        let now_s = ca.now_s();
+        // One that has not begun was issued before the clock was set back.
+        let renew = now_s >= due_s || now_s < identity.svid().not_before_s;
         if !renew && news.is_err() {
             continue;
         }

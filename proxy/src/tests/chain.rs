@@ -12,10 +12,12 @@ use std::{
 use palisade_mesh::{catalogue::ServiceId, spiffe_id::TrustDomain, svid::Identity};
 
 use super::support::{
-    App, Client, Rules, Setting, Stage, authority::DOMAIN, id, loopback, service, start_outbound,
+    App, Client, Rules, Setting, Stage, authority::DOMAIN, id, loopback, service, start,
+    start_outbound,
     until,
 };
 use crate::{
+    config::{InboundConfig, ProxyConfig, UpstreamProtocol},
     endpoints::{Endpoint, EndpointTable, Endpoints},
     policy::PolicySlot,
     proxy::RunningProxy,
@@ -30,6 +32,22 @@ fn table(version: u64, endpoints: &[(SocketAddr, &str)]) -> EndpointTable {
         (orders.clone(), Endpoint { address, identity })
     });
     EndpointTable::new(version, endpoints)
+}
+
+/// A proxy that shows `identity` before the application of `stage`.
+fn start_inbound(identity: &Identity, stage: &Stage) -> RunningProxy {
+    let config = ProxyConfig {
+        workers: 1,
+        inbound: Some(InboundConfig {
+            listen: loopback(),
+            service: "shop/orders".into(),
+            upstream: stage.app.address,
+            upstream_protocol: UpstreamProtocol::Http1,
+        }),
+        ..ProxyConfig::default()
+    };
+    let endpoints = EndpointTable::default().shared();
+    start(config, identity, &stage.policy, &endpoints, &stage.records)
 }
 
 /// The web shop's side of a chain.
@@ -149,16 +167,11 @@ async fn the_outbound_side_names_its_own_refusals() {
         (reply.status, reply.header("palisade-refused")),
         (502, "upstream_unreachable")
     );
-    let impostor = stage
-        .authority
-        .svid("ns/shop/sa/evil", Duration::from_secs(60));
-    stage
-        .identity
-        .replace(impostor, stage.authority.bundle())
-        .unwrap();
+    let evil = stage.authority.identity("ns/shop/sa/evil");
+    let impostor = start_inbound(&evil, &stage);
     caller.endpoints.store(Arc::new(table(
         3,
-        &[(stage.inbound(), "ns/shop/sa/orders")],
+        &[(impostor.inbound.unwrap(), "ns/shop/sa/orders")],
     )));
     let reply = client.get("/public", &[]).await;
     assert_eq!(
