@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
+use palisade_mesh::diagnostic::Diagnostic;
 
 use crate::render::{self, Output};
 
@@ -19,7 +20,7 @@ mod status;
 mod target;
 mod why;
 
-/// Exit codes (documented in `palisade help exit-codes` of the reference).
+/// Exit codes; `docs/reference/cli.md` and the end of `palisade --help` list them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     /// Yes, or done.
@@ -40,23 +41,45 @@ pub enum Exit {
     Warnings = 9,
 }
 
+impl Exit {
+    /// The code for what went wrong: a mistake in the input, a mesh that does not
+    /// answer, or a failure.
+    pub fn of(diagnostic: &Diagnostic) -> Self {
+        match diagnostic.code.0 {
+            1000..=2999 | 7101..=7110 | 8000..=8999 => Self::Invalid,
+            9101..=9105 => Self::Unreachable,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// What `palisade --help` ends with.
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, or yes · 1 failed · 2 wrong arguments · 3 invalid input · 4 tests failed ·
+6 denied (can --exit-code) · 7 no mesh answers · 8 log not verified · 9 warnings (check --fail-on warn)
+
+Every message has a code: palisade explain CODE";
+
+/// Heading of the options that every command takes.
+const EVERYWHERE: &str = "Options of every command";
+
 /// Policy-as-code zero-trust authorization mesh, in one binary.
 #[derive(Debug, Parser)]
 #[command(
     name = "palisade",
     version,
-    disable_help_subcommand = true,
+    after_help = EXIT_CODES,
     max_term_width = 100
 )]
 struct Cli {
     /// How to print: for people, or as JSON.
-    #[arg(short, long, global = true, value_enum, default_value_t = Format::Human)]
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Human, help_heading = EVERYWHERE)]
     output: Format,
     /// Name of the running mesh to ask, when there are several.
-    #[arg(long, global = true, env = "PALISADE_MESH", value_name = "NAME")]
+    #[arg(long, global = true, env = "PALISADE_MESH", value_name = "NAME", help_heading = EVERYWHERE)]
     mesh: Option<String>,
     /// When to use colour.
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto)]
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, help_heading = EVERYWHERE)]
     color: Color,
     #[command(subcommand)]
     command: Option<Command>,
@@ -234,6 +257,16 @@ pub(crate) struct Repository {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_to_blame_decides_the_exit_code() {
+        let exit = |code| Exit::of(&Diagnostic::error(code, ""));
+        assert_eq!(exit(1103), Exit::Invalid, "a policy");
+        assert_eq!(exit(7104), Exit::Invalid, "a query");
+        assert_eq!(exit(7111), Exit::Failed, "nothing has this id");
+        assert_eq!(exit(9101), Exit::Unreachable, "no mesh");
+        assert_eq!(exit(9112), Exit::Failed, "the disk");
+    }
 
     #[test]
     fn the_command_tree_is_consistent() {

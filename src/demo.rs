@@ -30,7 +30,7 @@ mod policies;
 pub mod shop;
 
 use live::{Live, REDRAW, Seen};
-use mesh::DemoMesh;
+use mesh::{DEFAULT_NAME, DemoMesh};
 
 /// How long a demo runs where nothing is said: nobody forgets one for a week.
 const DURATION_DEFAULT: &str = "8h";
@@ -104,19 +104,34 @@ async fn run(args: &DemoArgs, context: &Context) -> Result<(), Vec<Diagnostic>> 
     spinner.finish_and_clear();
     let mut mesh = mesh?;
     welcome(&mesh, args, started.elapsed());
+    let mut live = Live::new();
     let ended = tokio::select! {
-        ended = watch(&mut mesh) => ended,
+        ended = watch(&mut mesh, &mut live) => ended,
         () = run::told_to_end() => Ok(()),
         () = tokio::time::sleep(args.duration) => Ok(()),
     };
-    render::line(&format!("\n{}", paint(DIM, "ending …")));
+    live.finish();
     mesh.end().await;
+    render::line("  Everything that the demo made is gone.");
     if ended.is_ok() {
-        render::line(
-            "Everything is gone. Next: palisade init my-policies, or docs/architecture.md",
-        );
+        let this = this();
+        render::next(&[
+            (
+                format!("{this} init my-policies"),
+                "a policy repository of your own",
+            ),
+            (
+                format!("{this} policy test my-policies"),
+                "its tests, on the engine that enforces",
+            ),
+        ]);
     }
     ended
+}
+
+/// This program as it was called, to be copied.
+fn this() -> String {
+    std::env::args().next().unwrap_or_else(|| "palisade".into())
 }
 
 fn spinner(output: Output) -> ProgressBar {
@@ -151,40 +166,66 @@ fn welcome(mesh: &DemoMesh, args: &DemoArgs, took: Duration) {
     ] {
         render::line(&format!("  {} {done}", paint(GOOD, "✓")));
     }
-    let orders = mesh.policies.join("policies/orders.cedar");
-    render::line(&format!(
-        "\n  Policies   {}   {}",
-        paint(NAME, mesh.policies.display()),
-        paint(DIM, "edit and save: in force within a second")
-    ));
-    render::line(&format!(
-        "  Try it     the shop cannot refund. Open {}, uncomment its last permit, save.",
-        paint(NAME, orders.display())
-    ));
-    let this = std::env::args().next().unwrap_or_else(|| "palisade".into());
-    render::line(&format!("\n  {}", paint(DIM, "in a second terminal:")));
-    for command in [
-        "can web POST orders/42/refund --why",
-        "audit search 'decision:deny last:5m'",
-        "why ID",
-        "audit verify",
-        "identity list",
-        "status",
+    let orders = shown(&mesh.policies.join("policies/orders.cedar"));
+    let policies = shown(&mesh.policies);
+    for (name, text) in [
+        ("Policies", paint(NAME, policies)),
+        ("", "edit and save: in force within a second".into()),
+        (
+            "Try it",
+            "the shop cannot refund: take the slashes away at the end of".into(),
+        ),
+        ("", format!("{} and save,", paint(NAME, orders))),
+        (
+            "",
+            "then break the file: the line is shown, nothing stops".into(),
+        ),
     ] {
-        render::line(&format!("    {this} {command}"));
+        let gap = if name == "Policies" || name == "Try it" {
+            "\n"
+        } else {
+            ""
+        };
+        render::line(&format!("{gap}  {}  {text}", strong(format!("{name:<8}"))));
     }
-    render::line("");
+    let mesh_name = match mesh.name.as_str() {
+        DEFAULT_NAME => String::new(),
+        name => format!(" --mesh {name}"),
+    };
+    let this = this();
+    render::line(&format!("\n  {}", strong("In a second terminal")));
+    for (command, what) in [
+        (
+            "can web POST orders/42/refund --why",
+            "may the shop refund?",
+        ),
+        ("audit search decision:deny", "who was denied"),
+        ("audit verify", "is the log as recorded?"),
+        ("identity list", "who has which certificate"),
+        ("status", "how everything stands"),
+    ] {
+        let command = format!("{this} {command}{mesh_name}");
+        render::line(&format!("    {command:<46}  {}", paint(DIM, what)));
+    }
+    render::line(&paint(DIM, "\n  Ctrl-C ends it."));
+}
+
+/// A path as people type it: from the working folder where it lies in it.
+fn shown(path: &std::path::Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    let within = path.strip_prefix(&here).unwrap_or(path);
+    within.display().to_string()
 }
 
 /// Shows decisions and events until something ends the demo.
-async fn watch(mesh: &mut DemoMesh) -> Result<(), Vec<Diagnostic>> {
+async fn watch(mesh: &mut DemoMesh, live: &mut Live) -> Result<(), Vec<Diagnostic>> {
     let query = Query::parse("class:decision").map_err(|d| vec![d])?;
     let mut decisions = Box::pin(mesh.audit()?.store.tail(&query));
     let mut policy = mesh.pdp()?.state.clone();
     policy.mark_unchanged();
-    let mut live = Live::new();
     let mut redraw = tokio::time::interval(REDRAW);
-    let mut notes = events::Notes::new(mesh.agent()?);
+    let in_force = policy.borrow().current.as_ref().map_or(0, |c| c.sequence());
+    let mut notes = events::Notes::new(mesh.agent()?, in_force);
     loop {
         tokio::select! {
             event = decisions.next() => match event {
@@ -202,8 +243,10 @@ async fn watch(mesh: &mut DemoMesh) -> Result<(), Vec<Diagnostic>> {
             _ = redraw.tick() => {
                 notes.look();
                 live.redraw(&notes.summary());
+                if render::closed() {
+                    return Ok(());
+                }
                 if let Some((name, how)) = mesh.ended_child() {
-                    live.clear();
                     return Err(vec![mesh.lost(&name, &how)]);
                 }
             }

@@ -1,6 +1,10 @@
 //! How things look on a terminal: colours, tables, snippets; or as JSON.
 
-use std::{fmt::Display, io::Write};
+use std::{
+    fmt::Display,
+    io::Write,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anstyle::{AnsiColor, Style};
 use palisade_mesh::diagnostic::{Diagnostic, Severity};
@@ -10,6 +14,7 @@ use crate::cli::Exit;
 
 pub(crate) mod explanation;
 pub(crate) mod records;
+pub(crate) mod screen;
 pub mod snippet;
 pub mod table;
 
@@ -45,9 +50,62 @@ pub fn strong(text: impl Display) -> String {
     paint(STRONG, text)
 }
 
-/// Prints a line to standard output. A closed pipe ends quietly.
+/// Whether the reader of standard output has gone.
+static CLOSED: AtomicBool = AtomicBool::new(false);
+
+/// Prints a line to standard output. A closed pipe ends quietly, see [`closed`].
 pub fn line(text: &str) {
-    let _ = writeln!(anstream::stdout(), "{text}");
+    if writeln!(anstream::stdout(), "{text}").is_err() {
+        CLOSED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether nobody reads standard output any more, as after `| head`: what runs until it
+/// is told to end should end.
+pub fn closed() -> bool {
+    CLOSED.load(Ordering::Relaxed)
+}
+
+/// Prints what to do next, on a terminal only: commands with a word about each, which is
+/// left out where it does not fit.
+pub fn next(steps: &[(String, &str)]) {
+    let Some(width) = screen::width() else {
+        return;
+    };
+    let room = width.saturating_sub("next  ".len());
+    let fits = |(command, what): &&(String, &str)| command.len() + what.len() + 3 <= room;
+    let longest = steps.iter().filter(fits).map(|(c, _)| c.len()).max();
+    for (i, step) in steps.iter().enumerate() {
+        let (command, what) = step;
+        let word = paint(NAME, if i == 0 { "next" } else { "    " });
+        let pad = longest.unwrap_or(0).max(command.len());
+        if pad + what.len() + 3 <= room {
+            line(&format!("{word}  {command:<pad$}   {}", paint(DIM, what)));
+        } else {
+            line(&format!("{word}  {command}"));
+        }
+    }
+}
+
+/// Prints a named fact of several parts, broken between parts where the terminal is
+/// narrow.
+pub fn fact(name: &str, parts: &[String]) {
+    const INDENT: usize = 10;
+    let room = screen::width().unwrap_or(usize::MAX).saturating_sub(INDENT);
+    let mut lines: Vec<String> = Vec::new();
+    for part in parts {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + part.chars().count() + 3 <= room => {
+                line.push_str(" · ");
+                line.push_str(part);
+            }
+            _ => lines.push(part.clone()),
+        }
+    }
+    for (i, text) in lines.iter().enumerate() {
+        let name = if i == 0 { name } else { "" };
+        line(&format!("{}  {text}", paint(NAME, format!("{name:<8}"))));
+    }
 }
 
 /// Prints a line to standard error.
@@ -80,6 +138,11 @@ pub fn failure(output: Output, diagnostic: &Diagnostic, exit: Exit) -> Exit {
     exit
 }
 
+/// As [`failure`], with the exit code that the diagnostic's own code says.
+pub fn failed(output: Output, diagnostic: &Diagnostic) -> Exit {
+    failure(output, diagnostic, Exit::of(diagnostic))
+}
+
 /// The word and style of a severity.
 pub(crate) fn severity(severity: Severity) -> (Style, &'static str) {
     match severity {
@@ -90,9 +153,10 @@ pub(crate) fn severity(severity: Severity) -> (Style, &'static str) {
 }
 
 /// `1 policy`, `2 policies`.
-pub fn count(n: usize, one: &str, many: &str) -> String {
+pub fn count(n: impl TryInto<u64>, one: &str, many: &str) -> String {
+    let n = n.try_into().unwrap_or(u64::MAX);
     let word = if n == 1 { one } else { many };
-    format!("{} {word}", thousands(n as u64))
+    format!("{} {word}", thousands(n))
 }
 
 /// `1204118` as `1,204,118`.
@@ -131,7 +195,8 @@ mod tests {
         assert_eq!(thousands(0), "0");
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_204_118), "1,204,118");
-        assert_eq!(count(1, "policy", "policies"), "1 policy");
+        assert_eq!(count(1_usize, "policy", "policies"), "1 policy");
+        assert_eq!(count(0_u64, "policy", "policies"), "0 policies");
         assert_eq!(duration(Duration::from_millis(850)), "850 ms");
         assert_eq!(duration(Duration::from_secs(300)), "5 min");
     }

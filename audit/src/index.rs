@@ -527,17 +527,24 @@ fn countable(name: &str) -> Result<&'static Field, StoreError> {
     }
 }
 
+/// Ids that are named where the beginning of one is the beginning of several.
+const AMBIGUOUS_SHOWN: usize = 3;
+
 fn ambiguous(prefix: &IdPrefix, ids: &[u128]) -> StoreError {
-    let some: Vec<String> = ids
+    let mut some: Vec<String> = ids
         .iter()
+        .take(AMBIGUOUS_SHOWN)
         .map(|id| ulid::Ulid::from(*id).to_string())
         .collect();
+    if ids.len() > AMBIGUOUS_SHOWN {
+        some.push("…".into());
+    }
     Diagnostic::error(
         7110,
         format!("`{}` is the beginning of several ids", prefix.text()),
     )
     .cause(some.join(", "))
-    .help("write more of it")
+    .help("write more of it: the first ten characters are only the millisecond")
     .into()
 }
 

@@ -16,7 +16,7 @@ use crate::{
 /// What to do with the log.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Search, newest first: `decision:deny principal:**/web last:1h`.
+    /// Search, newest first: audit search 'decision:deny principal:**/web last:1h'.
     Search(SearchArgs),
     /// Follow matching records as they arrive.
     Tail(TailArgs),
@@ -32,11 +32,12 @@ pub(super) enum Command {
 /// Arguments of `audit search`.
 #[derive(Debug, clap::Args)]
 pub(super) struct SearchArgs {
-    /// The query; its language: docs/reference/audit-query.md. Several words are one query.
+    /// The query, such as `decision:deny service:orders last:15m`; several words are one
+    /// query. Its language: docs/reference/audit-query.md.
     query: Vec<String>,
-    /// Most rows.
-    #[arg(short = 'n', long, default_value_t = 50)]
-    limit: usize,
+    /// Most rows; 20 on a terminal and 50 elsewhere where nothing is said.
+    #[arg(short = 'n', long)]
+    limit: Option<usize>,
     /// Where an earlier page ended.
     #[arg(long)]
     cursor: Option<String>,
@@ -75,7 +76,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
 fn search(args: SearchArgs, context: &Context) -> Exit {
     let asked = Search {
         query: args.query.join(" "),
-        limit: Some(args.limit),
+        limit: Some(args.limit.unwrap_or_else(rows_default)),
         cursor: args.cursor,
     };
     let answer = block_on(async {
@@ -87,20 +88,19 @@ fn search(args: SearchArgs, context: &Context) -> Exit {
         Ok(answer) => {
             match context.output {
                 Output::Json => render::json(&answer),
-                Output::Human => records::print_answer(&answer),
+                Output::Human => records::print_answer(&answer, &asked.query),
             }
             Exit::Ok
         }
-        Err(diagnostic) => render::failure(context.output, &diagnostic, exit(&diagnostic)),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
 }
 
-/// A mistake in the query is the asker's; anything else is a failure.
-fn exit(diagnostic: &Diagnostic) -> Exit {
-    match diagnostic.code.0 {
-        7101..=7199 => Exit::Invalid,
-        9101..=9199 => Exit::Unreachable,
-        _ => Exit::Failed,
+/// What fits a screen, or what a program can bear.
+fn rows_default() -> usize {
+    match render::screen::size() {
+        Some(_) => 20,
+        None => 50,
     }
 }
 
@@ -117,7 +117,7 @@ fn tail(args: TailArgs, context: &Context) -> Exit {
             (Output::Human, Err(_)) => {}
         }
         left = left.saturating_sub(1);
-        left > 0
+        left > 0 && !render::closed()
     };
     let ended = block_on(async {
         let mesh = Mesh::find(context.mesh.as_deref()).await?;
@@ -130,7 +130,7 @@ fn tail(args: TailArgs, context: &Context) -> Exit {
     });
     match ended {
         Ok(()) => Exit::Ok,
-        Err(diagnostic) => render::failure(context.output, &diagnostic, exit(&diagnostic)),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
 }
 
@@ -151,12 +151,17 @@ fn show(id: &str, context: &Context) -> Exit {
             }
             Exit::Ok
         }
-        Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Failed),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
 }
 
 fn verify(args: VerifyArgs, context: &Context) -> Exit {
     let report = match args.dir {
+        Some(dir) if !dir.is_dir() => Err(Diagnostic::error(
+            7208,
+            format!("there is no folder `{}` to verify", dir.display()),
+        )
+        .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
         Some(dir) => {
             serde_json::to_value(verify::verify(&dir, VerifyOptions::default())).map_err(|e| {
                 Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
@@ -179,6 +184,6 @@ fn verify(args: VerifyArgs, context: &Context) -> Exit {
                 Exit::NotVerified
             }
         }
-        Err(diagnostic) => render::failure(context.output, &diagnostic, exit(&diagnostic)),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
 }

@@ -54,6 +54,11 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
                 Output::Json => render::json(&answer),
                 Output::Human => explanation::print_can(&args.principal, &answer, &asked, args.why),
             }
+            if context.output == Output::Human && !args.why {
+                let question = format!("{} {} {}", args.principal, args.verb, args.target);
+                let ask = format!("palisade can {} --why", question.trim_end());
+                render::next(&[(ask, "which policies decided, and which clause")]);
+            }
             if allowed || !args.exit_code {
                 Exit::Ok
             } else {
@@ -62,7 +67,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
         }
         Err(found) => {
             render::diagnostics(context.output, &found);
-            Exit::Invalid
+            found.first().map_or(Exit::Failed, Exit::of)
         }
     }
 }

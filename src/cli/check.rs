@@ -41,7 +41,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
     });
     let facts = match facts {
         Ok(facts) => facts,
-        Err(diagnostic) => return render::failure(context.output, &diagnostic, Exit::Unreachable),
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
     };
     let count = |state| facts.iter().filter(|f| f.state == state).count();
     let (errors, warnings) = (count(FactState::Error), count(FactState::Warning));

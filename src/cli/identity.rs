@@ -8,7 +8,11 @@ use crate::{
         client::Mesh,
         status::{IdentityStatus, ahead},
     },
-    render::{self, GOOD, NAME, Output, WARN, paint, snippet::clean, table},
+    render::{
+        self, GOOD, NAME, Output, WARN, paint,
+        snippet::clean,
+        table::{self, col},
+    },
 };
 
 /// Share of its life after which a certificate should have been renewed.
@@ -36,7 +40,7 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
             }
             Exit::Ok
         }
-        Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Failed),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
 }
 
@@ -51,7 +55,13 @@ async fn ask(command: &Command, context: &Context) -> Result<Vec<IdentityStatus>
 
 fn list(identities: &[IdentityStatus]) {
     let clock = Clock::system();
-    let mut rows = table::Table::new(&["", "SPIFFE ID", "SERIAL", "ENDS", ">ISSUED"]);
+    let mut rows = table::Table::new(&[
+        col(""),
+        col("SPIFFE ID"),
+        col("SERIAL").optional(),
+        col("ENDS"),
+        col("ISSUED").right(),
+    ]);
     for identity in identities {
         let (style, mark) = standing(identity, &clock);
         rows.row([
@@ -63,6 +73,10 @@ fn list(identities: &[IdentityStatus]) {
         ]);
     }
     rows.print();
+    render::next(&[(
+        "palisade identity show NAME".into(),
+        "serial, validity and attestation of one",
+    )]);
 }
 
 fn show(identity: &IdentityStatus) {

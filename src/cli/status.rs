@@ -9,9 +9,12 @@ use crate::{
         About,
         api::Problem,
         client::Mesh,
-        status::{AuditStatus, CaStatus, PdpStatus, SubscriberStatus, ago, ahead},
+        status::{AuditStatus, CaStatus, PdpStatus, SubscriberStatus, ago, ahead, span},
     },
-    render::{self, BAD, DIM, GOOD, NAME, Output, WARN, paint, snippet, table},
+    render::{
+        self, BAD, DIM, GOOD, Output, WARN, paint, snippet,
+        table::{self, col},
+    },
 };
 
 /// Arguments of `status`.
@@ -35,7 +38,7 @@ pub(super) fn main(_: &Args, context: &Context) -> Exit {
             }
             Exit::Ok
         }
-        Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Unreachable),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
 }
 
@@ -61,48 +64,39 @@ fn print(status: &Status) {
         render::line(&format!(
             "{}{demo}  {}",
             render::strong(&first.mesh),
-            paint(
-                DIM,
-                format!("{n}, up since {}", ago(&clock, first.started_us))
-            )
+            paint(DIM, format!("{n}, up {}", span(&clock, first.started_us)))
         ));
     }
     for ca in &status.ca {
-        let ends: Vec<String> = ca
-            .authorities
-            .iter()
-            .filter(|a| a.state == "active")
-            .map(|a| format!("{} ends {}", a.kind, ahead(&clock, a.not_after_s)))
-            .collect();
-        fact(
-            "identity",
-            &format!(
-                "{} with a valid certificate · {}",
-                render::count(ca.identities, "identity", "identities"),
-                ends.join(" · ")
-            ),
-        );
+        let identities = render::count(ca.identities, "identity", "identities");
+        let mut parts = vec![format!("{identities} with a valid certificate")];
+        let active = ca.authorities.iter().filter(|a| a.state == "active");
+        parts.extend(active.map(|a| format!("{} ends {}", a.kind, ahead(&clock, a.not_after_s))));
+        render::fact("identity", &parts);
     }
     for pdp in &status.pdp {
         print_pdp(pdp, &clock);
     }
     for audit in &status.audit {
-        let behind = audit.records.saturating_sub(audit.indexed);
-        fact(
-            "audit",
-            &format!(
-                "{} records · checkpoint {} over {} · index {} behind",
-                render::thousands(audit.records),
-                ago(&clock, audit.checkpoint_us),
-                render::thousands(audit.checkpointed),
-                render::thousands(behind),
-            ),
-        );
+        print_audit(audit, &clock);
     }
 }
 
-fn fact(name: &str, text: &str) {
-    render::line(&format!("{}  {text}", paint(NAME, format!("{name:<8}"))));
+fn print_audit(audit: &AuditStatus, clock: &Clock) {
+    let index = match audit.records.saturating_sub(audit.indexed) {
+        0 => "index up to date".into(),
+        n => format!("index {} behind", render::count(n, "record", "records")),
+    };
+    let parts = [
+        render::count(audit.records, "record", "records"),
+        format!(
+            "{} under a checkpoint signed {}",
+            render::thousands(audit.checkpointed),
+            ago(clock, audit.checkpoint_us)
+        ),
+        index,
+    ];
+    render::fact("audit", &parts);
 }
 
 fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
@@ -115,20 +109,20 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
                 .iter()
                 .filter(|p| p.connected && p.sequence == sequence)
                 .count();
-            fact(
-                "policy",
-                &format!(
-                    "revision {} {digest}, in force since {} · {} · {in_sync}/{} proxies in sync",
+            let parts = [
+                format!(
+                    "revision {} {digest}, in force for {}",
                     r.sequence,
-                    ago(clock, r.since_us),
-                    render::count(r.policies, "policy", "policies"),
-                    pdp.proxies.len(),
+                    span(clock, r.since_us)
                 ),
-            );
+                render::count(r.policies, "policy", "policies"),
+                format!("{in_sync}/{} proxies in sync", pdp.proxies.len()),
+            ];
+            render::fact("policy", &parts);
         }
-        None => fact("policy", &paint(BAD, "no revision is in force")),
+        None => render::fact("policy", &[paint(BAD, "no revision is in force")]),
     }
-    fact("", &paint(DIM, &pdp.folder));
+    render::fact("", &[paint(DIM, snippet::clean(&pdp.folder))]);
     if let Some(rejected) = &pdp.rejected {
         render::line(&paint(
             WARN,
@@ -146,16 +140,16 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
     }
     render::line("");
     let mut rows = table::Table::new(&[
-        "",
-        "PROXY",
-        "IDENTITY",
-        ">REVISION",
-        "CERTIFICATE",
-        ">REQUESTS",
-        ">ALLOWED",
-        ">DENIED",
-        ">FAULTS",
-        ">SPOOLED",
+        col(""),
+        col("PROXY"),
+        col("IDENTITY").optional(),
+        col("REVISION").right(),
+        col("CERT ENDS"),
+        col("REQUESTS").right(),
+        col("ALLOWED").right(),
+        col("DENIED").right(),
+        col("FAULTS").right(),
+        col("SPOOLED").right().optional(),
     ]);
     for proxy in &pdp.proxies {
         let (style, mark) = standing(proxy, sequence);

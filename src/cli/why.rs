@@ -45,7 +45,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
             }
             Exit::Ok
         }
-        Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Failed),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
 }
 
@@ -89,7 +89,10 @@ fn refused(record: &Value) -> Diagnostic {
             text(record, "method"),
             text(record, "path")
         ))
-        .help("see the whole record: palisade audit show ID")
+        .help(format!(
+            "see the whole record: palisade audit show {}",
+            text(record, "id")
+        ))
 }
 
 fn replay(dir: &std::path::Path, recorded: &Recorded) -> Result<Explained, Diagnostic> {
@@ -137,7 +140,7 @@ fn print(why: &Why, args: &Args) {
         clean(super::short_service(text(record, "service"))),
         clean(text(record, "method")),
         clean(text(record, "path")),
-        paint(DIM, clean(text(record, "time"))),
+        paint(DIM, clean(&when(record))),
     ));
     render::line(&format!(
         "{}  {}",
@@ -167,12 +170,21 @@ fn print(why: &Why, args: &Args) {
         };
         render::line(&paint(render::WARN, under));
     }
+    let id = clean(text(record, "id"));
+    let mut next = vec![(format!("palisade audit show {id}"), "the whole record")];
     if args.policies.is_none() {
-        render::line(&format!(
-            "{}  palisade why {} --policies DIR   {}",
-            paint(NAME, "next"),
-            text(record, "id"),
-            paint(DIM, "replay with a working copy")
-        ));
+        let replay = format!("palisade why {id} --policies DIR");
+        next.push((replay, "the same request under a working copy"));
+    }
+    render::next(&next);
+}
+
+/// When it was decided, and how long that took.
+fn when(record: &Value) -> String {
+    let time = text(record, "time").replace('T', " ");
+    let time: String = time.chars().take("2026-11-20 19:08:37.836".len()).collect();
+    match record.get("decision_ns").and_then(Value::as_u64) {
+        Some(ns) => format!("{time} UTC   took {} µs", ns / 1000),
+        None => format!("{time} UTC"),
     }
 }

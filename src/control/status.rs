@@ -172,11 +172,13 @@ pub struct ProxyStatus {
 
 /// How long ago `us` was, as people say it.
 pub fn ago(clock: &Clock, us: i64) -> String {
+    format!("{} ago", span(clock, us))
+}
+
+/// How much time has passed since `us`, microseconds since the Unix epoch.
+pub fn span(clock: &Clock, us: i64) -> String {
     let us = u64::try_from(clock.now_us() - us).unwrap_or_default();
-    format!(
-        "{} ago",
-        crate::render::duration(std::time::Duration::from_micros(us))
-    )
+    crate::render::duration(std::time::Duration::from_micros(us))
 }
 
 /// How far `seconds` since the Unix epoch lie ahead, as people say it.

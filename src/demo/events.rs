@@ -29,13 +29,14 @@ pub(super) struct Notes {
 }
 
 impl Notes {
-    pub(super) fn new(agent: Arc<Agent>) -> Self {
+    /// Starts while revision `sequence` is in force.
+    pub(super) fn new(agent: Arc<Agent>, sequence: u64) -> Self {
         let mut notes = Self {
             agent,
             ends: BTreeMap::new(),
             renewed: 0,
             told: 0,
-            sequence: 0,
+            sequence,
         };
         notes.look();
         notes
@@ -54,14 +55,8 @@ impl Notes {
 
     /// The end of the line over the rows.
     pub(super) fn summary(&self) -> String {
-        format!(
-            "{} renewed · no request lost to it",
-            render::count(
-                usize::try_from(self.renewed).unwrap_or(usize::MAX),
-                "certificate",
-                "certificates"
-            )
-        )
+        let renewed = render::count(self.renewed, "certificate", "certificates");
+        format!("{renewed} renewed")
     }
 
     /// Lines to print for a new state of the policy folder.

@@ -31,6 +31,8 @@ use crate::{
 
 /// Folder of the editable policies, in the working folder.
 const FOLDER: &str = "palisade-demo";
+/// Name of the first demo that a user runs.
+pub(super) const DEFAULT_NAME: &str = "demo";
 /// How long the services and proxies may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often they are asked.
@@ -40,6 +42,8 @@ const READY_LOOK: Duration = Duration::from_millis(20);
 pub(super) struct DemoMesh {
     /// The policy repository in use.
     pub(super) policies: PathBuf,
+    /// Name for `--mesh`.
+    pub(super) name: String,
     plane: ControlPlane,
     children: Children,
     state: PathBuf,
@@ -93,6 +97,7 @@ impl DemoMesh {
         let plane = run::control_plane(&Config::read(&file)?, &Role::ALL, Clock::system()).await?;
         let mut mesh = Self {
             policies,
+            name: name.to_owned(),
             plane,
             children: Children::default(),
             state,
@@ -274,12 +279,12 @@ impl Unfinished {
 
 /// `demo`, or `demo-2` and so on while others run.
 async fn free_name() -> String {
-    let mut name = "demo".to_owned();
+    let mut name = DEFAULT_NAME.to_owned();
     for n in 2..100 {
         if Mesh::find(Some(&name)).await.is_err() {
             break;
         }
-        name = format!("demo-{n}");
+        name = format!("{DEFAULT_NAME}-{n}");
     }
     name
 }

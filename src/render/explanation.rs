@@ -2,8 +2,11 @@
 
 use palisade_pdp::decide::{Clause, ClauseKind, ClauseState, Explanation, Outcome, PolicyView};
 
-use super::{BAD, DIM, GOOD, NAME, WARN, line, paint, snippet::clean, strong};
+use super::{BAD, DIM, GOOD, NAME, WARN, line, paint, screen, snippet::clean, strong};
 use crate::run::pdp::CanAnswer;
+
+/// Columns that clauses are broken to where there is no terminal to fit.
+const WIDTH_DEFAULT: usize = 100;
 
 /// Prints the answer of `can`; with `why` also what it rests on.
 pub(crate) fn print_can(principal: &str, answer: &CanAnswer, asked: &str, why: bool) {
@@ -21,16 +24,22 @@ pub(crate) fn print_can(principal: &str, answer: &CanAnswer, asked: &str, why: b
         reason(explanation)
     ));
     if why {
+        line(&format!(
+            "{}  {} on {} {}",
+            paint(NAME, "asked "),
+            clean(&explanation.action),
+            clean(&explanation.resource.kind),
+            clean(&explanation.resource.id),
+        ));
         print_reasons(explanation);
     }
     let revision: String = explanation.revision.chars().take(8).collect();
-    line(&paint(
-        DIM,
-        format!(
-            "asked the {asked}, revision {} {revision}",
-            explanation.sequence
-        ),
-    ));
+    let revision = match explanation.sequence {
+        // A folder has no number; a published revision has.
+        0 => revision,
+        n => format!("revision {n} {revision}"),
+    };
+    line(&paint(DIM, format!("answered by the {asked}, {revision}")));
 }
 
 /// The sentence that says why.
@@ -94,6 +103,8 @@ fn print_policy(policy: &PolicyView) {
         .unwrap_or_default();
     let conditions = match policy.clauses.len() {
         0 => String::new(),
+        1 if policy.passed == 1 => " · its condition holds".into(),
+        1 => " · its condition does not hold".into(),
         n => format!(" · {} of {n} conditions hold", policy.passed),
     };
     line(&format!(
@@ -108,14 +119,17 @@ fn print_policy(policy: &PolicyView) {
         line(&format!("      {} {}", paint(WARN, "!"), clean(note)));
     }
     for clause in &policy.clauses {
-        line(&clause_line(clause));
+        let width = screen::width().unwrap_or(WIDTH_DEFAULT);
+        clause_lines(clause, width).iter().for_each(|l| line(l));
     }
     if let Some(message) = &policy.deny_message {
         line(&format!("      {}", paint(DIM, clean(message))));
     }
 }
 
-fn clause_line(clause: &Clause) -> String {
+/// A clause with its mark and what it saw, on one line where it fits `width`, else
+/// broken at its operators.
+fn clause_lines(clause: &Clause, width: usize) -> Vec<String> {
     let (style, mark) = match clause.state {
         _ if clause.blocks => (BAD, "✗"),
         ClauseState::True | ClauseState::False => (GOOD, "✓"),
@@ -127,29 +141,40 @@ fn clause_line(clause: &Clause) -> String {
         ClauseKind::Unless => "unless ",
         ClauseKind::When => "",
     };
-    let saw: Vec<String> = clause
-        .saw
-        .iter()
-        .map(|s| format!("{} = {}", s.name, clean(&s.value)))
-        .collect();
-    let saw = match (saw.is_empty(), clause.state) {
-        (_, ClauseState::NotReached) => "  not reached".into(),
-        (true, _) => String::new(),
-        (false, _) => format!("  {}", saw.join(", ")),
+    let mut saw: Vec<String> = match clause.state {
+        ClauseState::NotReached => vec!["not reached".into()],
+        _ => clause
+            .saw
+            .iter()
+            .map(|s| format!("{} = {}", s.name, clean(&s.value)))
+            .collect(),
     };
-    let error = clause
-        .error
-        .as_deref()
-        .map(|e| format!("  {}", clean(e)))
-        .unwrap_or_default();
-    let text = clause.text.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!(
-        "    {:>4} {} {kind}{}{}",
-        clause.line,
-        paint(style, mark),
-        clean(&text),
-        paint(DIM, saw + &error)
-    )
+    saw.extend(clause.error.as_deref().map(clean));
+    let text: Vec<&str> = clause.text.split_whitespace().collect();
+    let text = format!("{kind}{}", clean(&text.join(" ")));
+    let head = format!("    {:>4} {} ", clause.line, paint(style, mark));
+    let indent = " ".repeat(11);
+    let room = width.saturating_sub(indent.len());
+    let whole = format!("{text}  {}", saw.join(", "));
+    if whole.chars().count() <= room {
+        let saw = paint(DIM, saw.join(", "));
+        return vec![format!("{head}{text}  {saw}").trim_end().to_owned()];
+    }
+    let operands = text.replace(" || ", "\n|| ").replace(" && ", "\n&& ");
+    let mut lines = Vec::new();
+    for operand in operands.lines() {
+        lines.extend(screen::wrap(operand, room));
+    }
+    let mut out: Vec<String> = lines
+        .iter()
+        .enumerate()
+        .map(|(i, text)| match i {
+            0 => format!("{head}{text}"),
+            _ => format!("{indent}{text}"),
+        })
+        .collect();
+    out.extend(saw.iter().map(|saw| format!("{indent}{}", paint(DIM, saw))));
+    out
 }
 
 fn named(policy: &PolicyView) -> String {

@@ -4,7 +4,10 @@ use anstyle::Style;
 use serde_json::Value;
 
 use super::{
-    BAD, DIM, GOOD, NAME, STRONG, WARN, json, line, paint, snippet::clean, table, thousands,
+    BAD, DIM, GOOD, NAME, STRONG, WARN, count, json, line, next, paint, screen,
+    snippet::clean,
+    table::{self, col},
+    thousands,
 };
 use crate::{
     cli::{short_id, short_service},
@@ -13,12 +16,18 @@ use crate::{
 
 /// Findings of a verification that are printed one by one.
 const FINDINGS_SHOWN: usize = 10;
+/// Characters of an id that tell it from every other in practice: its millisecond, and
+/// whose record it is.
+const ID_LEN_MIN: usize = 16;
+/// Policies that a row names.
+const POLICIES_SHOWN: usize = 2;
 
 /// Prints the answer to a query: rows, counts, or a timeline.
-pub(crate) fn print_answer(answer: &Value) {
+pub(crate) fn print_answer(answer: &Value, query: &str) {
     if let Some(rows) = answer.get("rows").and_then(Value::as_array) {
         print_rows(rows);
         print_total(answer, rows.len());
+        print_next(answer, rows, query);
     } else if let Some(groups) = answer.get("groups").and_then(Value::as_array) {
         print_groups(answer, groups);
     } else if let Some(steps) = answer.get("steps").and_then(Value::as_array) {
@@ -34,7 +43,16 @@ fn print_rows(rows: &[Value]) {
     if rows.is_empty() {
         return;
     }
-    let mut out = table::Table::new(&["TIME", "", "FROM", "TO", "WHAT", "WHY", ">STATUS", "ID"]);
+    let mut out = table::Table::new(&[
+        col("TIME (UTC)"),
+        col(""),
+        col("FROM"),
+        col("TO"),
+        col("WHAT").short(),
+        col("WHY").short(),
+        col("STATUS").right().optional(),
+        col("ID").cut(ID_LEN_MIN),
+    ]);
     for row in rows {
         out.row(cells(row));
     }
@@ -54,11 +72,26 @@ pub(crate) fn print_row(row: &Value) {
     }
     let [time, verdict, from, to, what, why, status, id] = columns(row);
     let (style, _) = standing(row);
+    let verdict = format!("{verdict:<7}");
+    let edge = format!("{:<20}", format!("{from} → {to}"));
+    let status = if status.is_empty() {
+        status
+    } else {
+        format!("  {status}")
+    };
+    let rest = format!("{what:<27}  {why}{status}");
+    let width = screen::width().unwrap_or(usize::MAX);
+    let id = match width {
+        0..110 => id.chars().take(ID_LEN_MIN).collect(),
+        _ => id,
+    };
+    let taken = [&time, &verdict, &edge, &id].map(|t| t.chars().count() + 2);
+    let rest = screen::fit(&rest, width.saturating_sub(taken.iter().sum()));
     line(&format!(
-        "{}  {}  {from:<9} → {to:<9} {what:<30} {}",
+        "{}  {}  {edge}  {}  {rest}",
         paint(DIM, time),
-        paint(style.bold(), format!("{verdict:<7}")),
-        paint(DIM, format!("{why}  {status}  {id}")),
+        paint(style.bold(), verdict),
+        paint(DIM, id),
     ));
 }
 
@@ -98,10 +131,18 @@ fn columns(row: &Value) -> [String; 8] {
         .flatten()
         .filter_map(Value::as_str)
         .collect();
-    let why = if policies.is_empty() {
-        text(row, "reason").to_owned()
-    } else {
-        policies.join(", ")
+    let why = match policies.len() {
+        0 => text(row, "reason").replace('_', " "),
+        n => {
+            let named: Vec<&str> = policies.into_iter().take(POLICIES_SHOWN).collect();
+            let more = n - named.len();
+            let more = if more > 0 {
+                format!(" +{more}")
+            } else {
+                String::new()
+            };
+            named.join(", ") + &more
+        }
     };
     let status = row
         .get("status")
@@ -165,13 +206,41 @@ fn print_total(answer: &Value, shown: usize) {
         .get("took_us")
         .and_then(Value::as_u64)
         .unwrap_or_default();
+    let records = if count == 1 { "record" } else { "records" };
+    let how_many = match shown {
+        0 => "no record matches".into(),
+        n if u64::try_from(n).is_ok_and(|n| n == count) => format!("{total} {records}"),
+        n => format!("the newest {n} of {total} {records}"),
+    };
     line(&paint(
         DIM,
-        format!("{shown} of {total}, {}.{} ms", took / 1000, took / 100 % 10),
+        format!("{how_many} · {}.{} ms", took / 1000, took / 100 % 10),
     ));
-    if let Some(cursor) = answer.get("cursor").and_then(Value::as_str) {
-        line(&paint(DIM, format!("more: --cursor {cursor}")));
+}
+
+/// What one would ask after these rows.
+fn print_next(answer: &Value, rows: &[Value], query: &str) {
+    let mut steps = Vec::new();
+    let decision = rows.iter().find(|r| text(r, "class") == "decision");
+    if let Some(decision) = decision {
+        steps.push((
+            format!("palisade why {}", clean(text(decision, "id"))),
+            "the policies and the clause behind it",
+        ));
+    } else if rows.is_empty() {
+        steps.push((
+            "palisade audit search 'last:24h'".into(),
+            "an hour is searched where no time is given",
+        ));
     }
+    if let Some(cursor) = answer.get("cursor").and_then(Value::as_str) {
+        let query = clean(query);
+        steps.push((
+            format!("palisade audit search '{query}' --cursor {cursor}"),
+            "older",
+        ));
+    }
+    next(&steps);
 }
 
 fn print_groups(answer: &Value, groups: &[Value]) {
@@ -249,16 +318,7 @@ pub(crate) fn print_found(found: &Found) {
             paint(DIM, text(row, "id"))
         ));
         for (key, value) in row.as_object().into_iter().flatten() {
-            let shown = match value {
-                Value::String(text) => clean(text),
-                Value::Array(items) => items
-                    .iter()
-                    .map(|i| i.as_str().map_or_else(|| i.to_string(), clean))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                other => other.to_string(),
-            };
-            line(&format!("  {}  {shown}", paint(NAME, format!("{key:<16}"))));
+            print_field(key, value);
         }
     }
     line(&if found.checkpointed {
@@ -266,6 +326,30 @@ pub(crate) fn print_found(found: &Found) {
     } else {
         paint(WARN, "not under a signed checkpoint yet")
     });
+    let decision = found.rows.iter().find(|r| text(r, "class") == "decision");
+    if let Some(decision) = decision {
+        next(&[(
+            format!("palisade why {}", clean(text(decision, "id"))),
+            "the policies and the clause behind it",
+        )]);
+    }
+}
+
+/// Prints a field as a query names it; an object field by field.
+fn print_field(key: &str, value: &Value) {
+    let one = |value: &Value| value.as_str().map_or_else(|| value.to_string(), clean);
+    let shown = match value {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                print_field(&format!("{key}.{name}"), value);
+            }
+            return;
+        }
+        Value::Array(items) => items.iter().map(one).collect::<Vec<_>>().join(", "),
+        other => one(other),
+    };
+    let key = paint(NAME, format!("{:<16}", clean(key)));
+    line(&format!("  {key}  {shown}"));
 }
 
 /// Whether a verification found every signed byte as it was signed.
@@ -296,35 +380,41 @@ pub(crate) fn print_verified(report: &Value) {
     let root = checkpoint.map_or("", |c| text(c, "root"));
     let signed = checkpoint.map_or("", |c| text(c, "time"));
     let read = format!(
-        "{} records in {} segments, {} checkpoints",
-        thousands(number("records")),
-        number("segments"),
-        thousands(number("checkpoints")),
+        "{} in {}, {}",
+        count(number("records"), "record", "records"),
+        count(number("segments"), "segment", "segments"),
+        count(
+            number("checkpoints"),
+            "signed checkpoint",
+            "signed checkpoints"
+        ),
     );
     if is_verified(report) {
         line(&format!(
-            "{} {read}: every byte is as it was signed",
+            "{}: {read}; every byte is as it was signed",
             paint(GOOD.bold(), "✓ verified")
         ));
     } else {
         line(&format!(
-            "{} {read}: the log is not what was signed",
+            "{}: {read}; the log is not what was signed",
             paint(BAD.bold(), "✗ not verified")
         ));
     }
-    line(&paint(
-        DIM,
-        format!(
-            "  log {} · root {root} · signed {signed}",
-            text(report, "origin")
-        ),
-    ));
+    if !root.is_empty() {
+        for (name, value) in [
+            ("log", text(report, "origin")),
+            ("signed", signed),
+            ("root", root),
+        ] {
+            line(&paint(DIM, format!("  {name:<7} {}", clean(value))));
+        }
+    }
     if number("unsigned") > 0 {
         line(&paint(
             DIM,
             format!(
-                "  {} newer records wait for the next checkpoint",
-                thousands(number("unsigned"))
+                "  {} since then, for the next checkpoint",
+                count(number("unsigned"), "newer record", "newer records")
             ),
         ));
     }
@@ -389,7 +479,10 @@ fn print_streams(report: &Value) {
     if missing.is_empty() {
         return line(&paint(
             DIM,
-            format!("  {} streams, no number missing", streams.len()),
+            format!(
+                "  {} of records, no number missing",
+                count(streams.len(), "stream", "streams")
+            ),
         ));
     }
     for stream in missing {

@@ -268,14 +268,13 @@ impl AuditRole {
         facts.push(match self.store.status().stalled {
             None => Fact::ok(
                 "audit",
-                format!(
-                    "index is {} behind",
-                    crate::render::count(
-                        usize::try_from(behind).unwrap_or(usize::MAX),
-                        "record",
-                        "records"
-                    )
-                ),
+                match behind {
+                    0 => "index is up to date".into(),
+                    n => format!(
+                        "index is {} behind",
+                        crate::render::count(n, "record", "records")
+                    ),
+                },
             ),
             Some(why) => Fact::not_ok("audit", FactState::Error, 7203, "the index does not get on")
                 .cause(why),

@@ -208,7 +208,7 @@ impl PdpRole {
             Some(r) => Fact::ok(
                 "policy",
                 format!(
-                    "revision {} ({}) in force since {}",
+                    "revision {} ({}) in force for {}",
                     r.sequence,
                     short(&r.digest),
                     ago(&self.clock, r.since_us)
