@@ -6,13 +6,16 @@
 //! and after the selectors are gathered, so the answer is about one process or
 //! there is none.
 //!
+//! A path counts only where it names the same file for the agent: in a mount
+//! namespace of its own, any process can put its program anywhere.
+//!
 //! Limits, to be known: root on this host can become any workload of it; a path is
 //! the caller's view of its file system, so prefer a digest; a socket handed to
 //! another process keeps the credentials of the one that connected.
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{File, Metadata},
     io::{self, Read},
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
@@ -216,6 +219,13 @@ struct Identity {
     changed_ns: (i64, i64),
 }
 
+/// Whether `path` names this very file here. In a mount namespace of its own,
+/// which needs no privilege, a process gives its program any path it likes.
+fn names(path: &str, program: &Metadata) -> bool {
+    std::fs::metadata(path)
+        .is_ok_and(|here| (here.dev(), here.ino()) == (program.dev(), program.ino()))
+}
+
 impl Executable {
     fn of(pid: i32) -> io::Result<Self> {
         let link = format!("/proc/{pid}/exe");
@@ -226,7 +236,7 @@ impl Executable {
         Ok(Self {
             path: path
                 .to_str()
-                .filter(|p| p.starts_with('/') && !p.ends_with(DELETED))
+                .filter(|p| p.starts_with('/') && !p.ends_with(DELETED) && names(p, &meta))
                 .map(str::to_owned),
             identity: Identity {
                 device: meta.dev(),

@@ -65,6 +65,37 @@ async fn a_caller_is_attested_by_user_group_path_and_digest() {
     assert_eq!(digests.known(|k| k.len()), 1);
 }
 
+/// A bind mount in a namespace of one's own needs no privilege where users may make
+/// namespaces; elsewhere there is nothing to test.
+#[tokio::test]
+async fn a_path_in_a_mount_namespace_of_the_caller_s_own_does_not_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let (real, fake) = (program(dir.path(), "real"), program(dir.path(), "fake"));
+    let script = "mount --bind \"$1\" \"$0\" && exec \"$0\" 60";
+    let child = Command::new("unshare")
+        .args(["-Urm", "sh", "-c", script])
+        .args([&real, &fake])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn();
+    let Ok(mut child) = child else { return };
+    let link = format!("/proc/{}/exe", child.id());
+    while std::fs::read_link(&link).is_ok_and(|exe| exe != real) {
+        if child.try_wait().unwrap().is_some() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let claimed = Selector::Path(real.to_str().unwrap().into());
+    let attested = process(child.id())
+        .attest(false, &Digests::default())
+        .await
+        .unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!attested.selectors.contains(&claimed), "{attested:?}");
+}
+
 #[tokio::test]
 async fn a_process_that_is_gone_is_not_attested() {
     let dir = tempfile::tempdir().unwrap();
