@@ -1,7 +1,7 @@
 //! Finds running meshes and asks them.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -16,6 +16,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
 use super::{About, api::Problem};
+use crate::net::uds;
 
 /// How long a process may take to say who it is.
 const ABOUT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -33,10 +34,18 @@ impl Mesh {
     ///
     /// # Errors
     /// `PLS9101` when none runs, `PLS9102` when there are several to choose from,
-    /// `PLS9103` when none has that name.
+    /// `PLS9103` when none has that name, `PLS9108` when others may have put them there.
     pub async fn find(name: Option<&str>) -> Result<Self, Diagnostic> {
         let mut processes = Vec::new();
-        for socket in sockets(&super::folder()) {
+        let folder = super::folder();
+        match uds::check_private(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(untrusted(&error));
+            }
+            // Without a folder nothing runs.
+            _ => {}
+        }
+        for socket in sockets(&folder) {
             let about = timeout(ABOUT_TIMEOUT, get::<About>(&socket, "/v1/about")).await;
             if let Ok(Ok(about)) = about {
                 processes.push((about, socket));
@@ -232,6 +241,12 @@ async fn problem(answer: http::Response<Incoming>) -> Diagnostic {
         Ok(Ok(problem)) => problem.into(),
         _ => broken(&status),
     }
+}
+
+fn untrusted(why: &io::Error) -> Diagnostic {
+    Diagnostic::error(9108, "the folder of the control sockets cannot be trusted")
+        .cause(why.to_string())
+        .help("remove it, or set XDG_RUNTIME_DIR to a folder of your own")
 }
 
 fn broken(why: &(impl std::fmt::Display + ?Sized)) -> Diagnostic {

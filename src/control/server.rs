@@ -43,6 +43,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) -> io::Result<PathBuf> {
     let path = super::socket(&about.mesh, process);
+    let folder = super::folder();
+    uds::private_folder(&folder)?;
+    uds::check_private(&folder)?;
     let listener = uds::listen(&path).await?;
     let app = Router::new()
         .route("/v1/about", get(move || async move { Json(about) }))

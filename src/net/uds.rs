@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::Path,
 };
 
@@ -55,6 +55,27 @@ pub fn private_folder(folder: &Path) -> io::Result<()> {
         .create(folder)
 }
 
+/// Checks that nobody else can put sockets into `folder`: the temporary folder is
+/// open to all, and who is first there may make a folder under our name.
+///
+/// # Errors
+/// `PermissionDenied` when it is a link, of another user, or writable for others.
+pub fn check_private(folder: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(folder)?;
+    let uid = nix::unistd::geteuid().as_raw();
+    let ours = uid == 0 || [uid, 0].contains(&meta.uid());
+    if meta.is_dir() && ours && meta.mode() & 0o022 == 0 {
+        return Ok(());
+    }
+    let message = format!(
+        "others may write to `{}` (owner {}, mode {:04o})",
+        folder.display(),
+        meta.uid(),
+        meta.mode() & 0o7777
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, message))
+}
+
 /// A gRPC channel over a unix socket; connects when first used, and again after a loss.
 pub fn channel(path: &Path) -> Channel {
     let path = path.to_path_buf();
@@ -63,4 +84,29 @@ pub fn channel(path: &Path) -> Channel {
         async move { UnixStream::connect(path).await.map(TokioIo::new) }
     });
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_may_write_is_not_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("palisade");
+        private_folder(&folder).unwrap();
+        assert!(check_private(&folder).is_ok());
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        assert!(check_private(&folder).is_ok());
+        for open in [0o777, 0o1777, 0o770] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(open)).unwrap();
+            // It is there already, so making it changes nothing.
+            private_folder(&folder).unwrap();
+            let refused = check_private(&folder).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        }
+        assert!(check_private(&link).is_err());
+    }
 }
