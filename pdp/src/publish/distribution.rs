@@ -154,6 +154,8 @@ impl server::Distribution for Distribution {
             stream: self.shared.streams.fetch_add(1, Ordering::Relaxed),
             shared: self.shared.clone(),
             identity: peer.id,
+            not_after_s: peer.not_after_s,
+            nacked: AtomicU64::new(0),
             sender: sender.clone(),
         };
         let inbound = request.into_inner();
@@ -192,6 +194,10 @@ struct Session {
     shared: Arc<Shared>,
     stream: u64,
     identity: SpiffeId,
+    /// End of the peer's certificate, seconds since the Unix epoch.
+    not_after_s: i64,
+    /// The newest revision whose refusal is recorded.
+    nacked: AtomicU64,
     sender: mpsc::Sender<Result<PdpMessage, Status>>,
 }
 
@@ -294,6 +300,10 @@ impl Session {
         let mut sent_policy = have;
         let mut sent_endpoints = 0;
         loop {
+            // It comes back with its next one; who gets none any more is not told more.
+            if self.shared.clock.now_us() / 1_000_000 >= self.not_after_s {
+                return Err(Status::unauthenticated("the peer's certificate has ended"));
+            }
             let current = state.borrow_and_update().current.clone();
             if let Some(current) = current {
                 self.admit(&current)?;
@@ -351,6 +361,9 @@ impl Session {
                     "policy revision refused by proxy"
                 );
                 lock(&self.shared.registry).nack(key, self.stream, &nack, now_us);
+                if !self.is_news(nack.sequence) {
+                    return Ok(());
+                }
                 let detail = super::registry::cut(&format!("{}: {}", nack.code, nack.message));
                 self.shared.recorder.admin(
                     self.identity.as_str(),
@@ -373,6 +386,14 @@ impl Session {
 
     /// Withdraws the endpoints after the grace; a proxy that is back by then has
     /// announced them on its new stream.
+    /// Whether a refusal is of a revision that exists and was not refused before: a
+    /// peer must not fill the log with them.
+    fn is_news(&self, sequence: u64) -> bool {
+        let current = self.shared.state.borrow().current.clone();
+        current.is_some_and(|c| sequence <= c.sequence())
+            && self.nacked.fetch_max(sequence, Ordering::Relaxed) < sequence
+    }
+
     fn withdraw_later(&self) {
         let (shared, stream) = (self.shared.clone(), self.stream);
         tokio::spawn(async move {

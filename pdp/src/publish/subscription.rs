@@ -287,6 +287,12 @@ impl Subscription {
     {
         self.state.send_if_modified(|s| {
             let news = !s.connected || s.from_disk;
+            if s.last_error
+                .as_ref()
+                .is_some_and(|e| e.code.0 == codes::UNREACHABLE)
+            {
+                s.last_error = None;
+            }
             (s.connected, s.from_disk) = (true, false);
             news
         });
