@@ -89,6 +89,9 @@ pub async fn control_plane(
     for role in Role::ALL.into_iter().filter(|r| roles.contains(r)) {
         routes = routes.merge(plane.start(role, config, &clock).await?);
     }
+    // Parts that came after the authority, or run without one.
+    let rest = plane.source(None, config);
+    plane.records.identify(&rest, &clock);
     plane.listen_for_records(config, &clock).await?;
     let names: Vec<&str> = Role::ALL
         .iter()

@@ -80,28 +80,39 @@ pub async fn acquire(
 }
 
 fn from_files(files: Files, clock: Clock) -> Result<Identity, Diagnostic> {
+    // Looked at before reading: what changes meanwhile is read again.
+    let mut seen = modified(&files);
     let (svid, bundle) = read_files(&files)?;
     let identity = Identity::new(svid, bundle, clock).map_err(|e| unusable(&files.cert, &e))?;
-    let (watched, mut seen) = (identity.clone(), modified(&files));
+    let watched = identity.clone();
     tokio::spawn(async move {
+        let mut failed = false;
         loop {
             tokio::time::sleep(FILES_INTERVAL).await;
             let now = modified(&files);
-            if now == seen {
+            if now == seen && !failed {
                 continue;
             }
+            let news = now != seen;
             seen = now;
             match read_files(&files).and_then(|(svid, bundle)| {
                 watched
                     .replace(svid, bundle)
                     .map_err(|e| unusable(&files.cert, &e))
             }) {
-                Ok(()) => info!(
-                    not_after_s = watched.not_after_s(),
-                    "identity read again from files"
-                ),
+                Ok(()) => {
+                    failed = false;
+                    info!(
+                        not_after_s = watched.not_after_s(),
+                        "identity read again from files"
+                    );
+                }
                 Err(error) => {
-                    warn!(%error, "identity files are not usable, keeping the present one")
+                    // Tried again: the fault may be ours, such as a lack of descriptors.
+                    failed = true;
+                    if news {
+                        warn!(%error, "identity files are not usable, keeping the present one");
+                    }
                 }
             }
         }
@@ -186,7 +197,9 @@ async fn follow(
     let client = WorkloadApiClient::connect_to(address).await?;
     let mut updates = client.stream_x509_contexts().await?;
     while let Some(update) = updates.next().await {
-        let (svid, bundle) = pick(&update?, wanted)?;
+        // Whoever has begun as somebody stays that.
+        let own = identity.as_ref().map(Identity::id);
+        let (svid, bundle) = pick(&update?, own.as_ref().or(wanted))?;
         match identity {
             Some(identity) => identity.replace(svid, bundle)?,
             None => {

@@ -60,11 +60,37 @@ pub(crate) fn snapshot(compiled: Compiled, sequence: u64) -> Result<Arc<Snapshot
     })
 }
 
-/// Compiles a received revision and builds its engine.
+/// Builds the engine of a proxy: its policy must be of its own trust domain. In
+/// another one every caller is a foreigner, and a `forbid` on a group of ours
+/// would not fire.
 ///
 /// # Errors
-/// When its bytes are not what its digest says, or it does not compile.
-pub(super) fn of_revision(revision: &Revision) -> Result<Arc<Snapshot>, Diagnostic> {
+/// When it is of another one, or the engine refuses it.
+pub(super) fn snapshot_for(
+    own: &SpiffeId,
+    compiled: Compiled,
+    sequence: u64,
+) -> Result<Arc<Snapshot>, Diagnostic> {
+    if own.is_member_of(&compiled.trust_domain) {
+        return snapshot(compiled, sequence);
+    }
+    let domain = &compiled.trust_domain;
+    Err(
+        Diagnostic::error(6004, format!("policy is for trust domain `{domain}`"))
+            .cause(format!("this proxy is `{own}`"))
+            .help("give it the policy of its own trust domain, or the right identity"),
+    )
+}
+
+/// Compiles a received revision and builds the engine of the proxy `own`.
+///
+/// # Errors
+/// When its bytes are not what its digest says, it does not compile, or it is of
+/// another trust domain.
+pub(super) fn of_revision(
+    own: &SpiffeId,
+    revision: &Revision,
+) -> Result<Arc<Snapshot>, Diagnostic> {
     let bytes = Bytes::clone(&revision.bundle);
     if Digest::from_slice(&revision.sha256) != Some(Digest::of(&bytes)) {
         return Err(
@@ -76,7 +102,7 @@ pub(super) fn of_revision(revision: &Revision) -> Result<Arc<Snapshot>, Diagnost
     let loaded = author::compile(bytes);
     let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
     match (loaded.compiled, first) {
-        (Some(compiled), _) => snapshot(compiled, revision.sequence),
+        (Some(compiled), _) => snapshot_for(own, compiled, revision.sequence),
         (None, Some(first)) => Err(first),
         (None, None) => Err(Diagnostic::error(3012, "revision does not compile")
             .help("the last good one stays in force; see the PDP's log")),

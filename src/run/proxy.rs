@@ -16,7 +16,7 @@ use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
     sink::RecordSink,
-    spiffe_id::TrustDomain,
+    spiffe_id::{SpiffeId, TrustDomain},
     svid::Identity,
     wire::policy::{Announcement, Status},
 };
@@ -76,6 +76,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
     let identity = identity::acquire(&section.identity, section.spiffe_id.clone(), clock.clone())
         .await
         .map_err(|d| vec![d])?;
+    check_identity(&identity.id()).map_err(|d| vec![d])?;
     let stop = CancellationToken::new();
     let (kept, sink) = keep_records(config, section, &identity, &clock)?;
     let policy = LivePolicy::empty_slot();
@@ -142,6 +143,19 @@ impl ProxyRole {
     }
 }
 
+/// A proxy without an identity of its own may be offered one of the mesh's parts,
+/// for it is the same program; it must not speak for them.
+fn check_identity(own: &SpiffeId) -> Result<(), Diagnostic> {
+    if !own.is_reserved() {
+        return Ok(());
+    }
+    Err(
+        Diagnostic::error(4204, format!("`{own}` is no identity for a proxy"))
+            .cause("paths under `/palisade/` name the mesh's own parts")
+            .help("register this proxy with the authority: ca.registrations"),
+    )
+}
+
 fn keep_records(
     config: &Config,
     section: &ProxySection,
@@ -199,22 +213,19 @@ async fn watch_folder(
     if let (None, Some(rejected)) = (&first.current, &first.rejected) {
         return Err(rejected.diagnostics.clone());
     }
+    let own = identity.id();
     let mut in_force = 0;
     let mut put = move |state: &palisade_pdp::publish::State| {
         let Some(published) = state.current.as_ref().filter(|p| p.sequence() != in_force) else {
-            return;
+            return Ok(());
         };
-        match policy::snapshot((*published.compiled).clone(), published.sequence()) {
-            Ok(snapshot) => {
-                slot.store(Some(policy::live(snapshot)));
-                in_force = published.sequence();
-            }
-            Err(error) => {
-                tracing::error!(%error, "revision has no engine, keeping the present one")
-            }
-        }
+        let compiled = (*published.compiled).clone();
+        let snapshot = policy::snapshot_for(&own, compiled, published.sequence())?;
+        slot.store(Some(policy::live(snapshot)));
+        in_force = published.sequence();
+        Ok(())
     };
-    put(&first);
+    put(&first).map_err(|d: Diagnostic| vec![d])?;
     let stop = stop.clone();
     tokio::spawn(async move {
         let follow = async {
@@ -225,7 +236,9 @@ async fn watch_folder(
                         tracing::error!(%diagnostic, "policy folder was rejected, keeping the present revision");
                     }
                 }
-                put(&now);
+                if let Err(error) = put(&now) {
+                    tracing::error!(%error, "revision has no engine, keeping the present one");
+                }
             }
         };
         tokio::select! {
@@ -263,9 +276,9 @@ fn subscribe(
         let channel = tls::channel(address, &expected, &identity);
         async move { Ok::<_, String>(channel) }
     };
-    let slot = Mutex::new(view.policy.clone());
+    let (slot, own) = (Mutex::new(view.policy.clone()), view.identity.id());
     let apply = move |revision: palisade_mesh::wire::policy::Revision| {
-        let snapshot = policy::of_revision(&revision)?;
+        let snapshot = policy::of_revision(&own, &revision)?;
         slot.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .store(Some(policy::live(snapshot)));
