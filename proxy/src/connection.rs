@@ -169,13 +169,12 @@ impl Control {
             self.give(Order::Finish);
             return Some("certificate_end");
         }
-        if self.kind == Kind::Tunnel {
-            if now_s >= self.end_at_s {
-                self.give(Order::Cut);
-            }
+        if now_s >= self.end_at_s {
+            // Also what is in flight: its caller has no identity any more.
+            self.give(Order::Cut);
             return None;
         }
-        if self.in_flight.get() > 0 {
+        if self.kind == Kind::Tunnel || self.in_flight.get() > 0 {
             return None;
         }
         if self.order.get() == Order::Finish {
@@ -484,5 +483,11 @@ mod tests {
         assert_eq!(control.order(), Order::Finish);
         assert!(!control.has_ended(59_999_999));
         assert!(control.has_ended(60_000_000));
+        // T102: a request in flight does not keep it open.
+        control.begin();
+        control.sweep(now, 59, &limits());
+        assert_eq!(control.order(), Order::Finish);
+        control.sweep(now, 60, &limits());
+        assert_eq!(control.order(), Order::Cut);
     }
 }

@@ -26,6 +26,10 @@ use crate::{
     worker::Worker,
 };
 
+/// How long after its deadline an exchange may take to end by itself; then its
+/// connection is cut.
+const STALL_MAX: Duration = Duration::from_secs(2);
+
 /// Marks a connection busy for as long as it lives.
 pub(crate) struct InFlight(Option<Rc<Control>>);
 
@@ -38,6 +42,12 @@ impl InFlight {
     fn end(&mut self, now: Instant) {
         if let Some(control) = self.0.take() {
             control.end(now);
+        }
+    }
+
+    fn cut(&self) {
+        if let Some(control) = &self.0 {
+            control.give(Order::Cut);
         }
     }
 
@@ -173,6 +183,11 @@ impl Exchange {
         if now >= self.deadline && !self.finished.get() {
             self.expired.set(true);
             self.wake.wake();
+            // A peer that takes no bytes keeps hyper from asking for more, so nobody
+            // hears that the time is over (T85).
+            if now >= self.deadline + STALL_MAX {
+                self.in_flight.borrow().cut();
+            }
         }
     }
 

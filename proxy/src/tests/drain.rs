@@ -130,6 +130,46 @@ async fn nothing_is_decided_after_the_caller_s_certificate_ended() {
     assert_eq!(stage.records.decisions().len(), 2);
 }
 
+/// T102: what is in flight ends with the certificate, too.
+#[tokio::test]
+async fn a_request_in_flight_ends_with_the_caller_s_certificate() {
+    let stage = Stage::new().await;
+    let identity = stage.authority.identity("ns/shop/sa/web");
+    let short = stage
+        .authority
+        .svid("ns/shop/sa/web", Duration::from_secs(2));
+    identity.replace(short, stage.authority.bundle()).unwrap();
+    let mut h2 = Client::h2(stage.inbound(), &identity).await;
+    let request = h2.request("/public/drip", &[]);
+    let response = h2.send(request).await.unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(6), response.into_body().collect()).await;
+    assert!(ended.expect("the stream outlives the certificate").is_err());
+    assert_eq!(stage.records.outcome().await.end(), End::Deadline);
+}
+
+/// T85: a caller that takes no bytes holds its place no longer than its time.
+#[tokio::test]
+async fn a_caller_that_does_not_read_is_cut_after_its_time() {
+    let stage = Stage::set(Setting {
+        timeout: Duration::from_secs(1),
+        ..Setting::default()
+    })
+    .await;
+    let identity = stage.authority.identity("ns/shop/sa/web");
+    let mut h2 = Client::h2_with_window(stage.inbound(), &identity, 1024).await;
+    let mut request = h2.request("/public", &[]);
+    *request.method_mut() = http::Method::POST;
+    *request.body_mut() = vec![b'x'; 4 << 20].into();
+    let response = h2.send(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    stage.records.outcome().await;
+    until("the connection is closed", || {
+        stage.proxy.counters().connections == 0
+    })
+    .await;
+    drop(response);
+}
+
 /// T87: connections beyond the cap are refused, the admin listener still answers.
 #[tokio::test]
 async fn connections_are_bounded() {

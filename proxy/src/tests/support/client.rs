@@ -100,12 +100,30 @@ impl Client {
         Self::H1(sender)
     }
 
+    /// One that takes no more than `window` bytes of a body that nobody reads.
+    pub(crate) async fn h2_with_window(
+        address: SocketAddr,
+        identity: &Identity,
+        window: u32,
+    ) -> Self {
+        let stream = tls(address, identity, b"h2").await.unwrap();
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.initial_stream_window_size(window);
+        Self::h2_built(builder, stream).await
+    }
+
     async fn h2_over<S>(stream: S) -> Self
     where
         S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(stream);
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        Self::h2_built(http2::Builder::new(TokioExecutor::new()), stream).await
+    }
+
+    async fn h2_built<S>(builder: http2::Builder<TokioExecutor>, stream: S) -> Self
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
+    {
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
         Self::H2(sender)
     }
