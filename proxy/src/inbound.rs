@@ -223,10 +223,15 @@ fn note_refusal(worker: &Worker, source: SocketAddr, reason: &'static str, detai
         .telemetry
         .event("palisade_handshakes_refused_total", reason);
     let now_us = worker.clock.now_us();
-    let noted = worker
-        .recorder
-        .borrow_mut()
-        .authn_failure(now_us, reason, detail, source, LISTENER);
+    let mut recorder = worker.recorder.borrow_mut();
+    if !recorder.may_note_failure(now_us) {
+        worker
+            .telemetry
+            .event("palisade_handshakes_unrecorded_total", reason);
+        return;
+    }
+    let noted = recorder.authn_failure(now_us, reason, detail, source, LISTENER);
+    drop(recorder);
     if let Err(error) = noted {
         worker.lost_record(&error, palisade_mesh::wire::record::AuditMode::Spool);
     }

@@ -21,6 +21,11 @@ use palisade_mesh::{
 
 use crate::headers::Trace;
 
+/// Records of failed handshakes that a worker leaves in a row, and then in each
+/// second: whoever reaches the port causes them, and must not fill the disk.
+const FAILURES_BURST: i64 = 100;
+const FAILURES_PER_S: i64 = 50;
+
 /// Longest path kept in a record, in bytes.
 pub(crate) const PATH_LEN_MAX: usize = 1024;
 /// Longest replay context kept in a record, in bytes; a longer one is left out,
@@ -36,7 +41,28 @@ pub(crate) struct Recorder {
     decision: Record,
     outcome: Record,
     failure: Record,
+    allowance: Allowance,
     dirty: bool,
+}
+
+/// How many records of failed handshakes may be left at the moment.
+struct Allowance {
+    left: i64,
+    second: i64,
+}
+
+impl Allowance {
+    fn take(&mut self, time_us: i64) -> bool {
+        let second = time_us.div_euclid(1_000_000);
+        // A clock that was set back gives nothing; one that jumps, no more than a burst.
+        let passed = second.saturating_sub(self.second).max(0);
+        self.second = second;
+        let gained = passed.saturating_mul(FAILURES_PER_S);
+        self.left = self.left.saturating_add(gained).min(FAILURES_BURST);
+        let granted = self.left > 0;
+        self.left -= i64::from(granted);
+        granted
+    }
 }
 
 /// What is known of a decided or refused request.
@@ -103,6 +129,10 @@ impl Recorder {
             decision: template(Body::Decision(decision)),
             outcome: template(Body::Outcome(Outcome::default())),
             failure: template(Body::AuthnFailure(AuthnFailure::default())),
+            allowance: Allowance {
+                left: FAILURES_BURST,
+                second: i64::MAX,
+            },
             dirty: false,
         }
     }
@@ -141,6 +171,12 @@ impl Recorder {
         }
         self.dirty = true;
         self.stream.append(&self.outcome)
+    }
+
+    /// Whether a failed handshake may leave a record now; the others are counted
+    /// only.
+    pub(crate) fn may_note_failure(&mut self, time_us: i64) -> bool {
+        self.allowance.take(time_us)
     }
 
     /// Records a handshake that did not prove an identity.
@@ -322,6 +358,25 @@ mod tests {
         assert_eq!(head_of("abc", 2), "ab");
         assert_eq!(head_of("a\u{20ac}", 2), "a");
         assert_eq!(head_of("", 2), "");
+    }
+
+    #[test]
+    fn records_of_failures_are_bounded_per_second() {
+        let mut allowance = Allowance {
+            left: FAILURES_BURST,
+            second: i64::MAX,
+        };
+        let mut granted = |second: i64| {
+            (0..1000)
+                .filter(|_| allowance.take(second * 1_000_000))
+                .count()
+        };
+        assert_eq!(granted(100), 100);
+        assert_eq!(granted(100), 0);
+        assert_eq!(granted(101), 50);
+        assert_eq!(granted(50), 0);
+        assert_eq!(granted(51), 50);
+        assert_eq!(granted(9_000), 100);
     }
 
     #[test]

@@ -9,13 +9,39 @@ use palisade_mesh::{
 use rcgen::SanType;
 use tokio::io::AsyncWriteExt;
 
-use super::support::{App, Reply, Setting, Stage, client, id, soon, until};
+use super::support::{App, Client, Reply, Setting, Stage, client, id, soon, until};
 
 fn mode(audit: AuditMode) -> Setting {
     Setting {
         audit,
         ..Setting::default()
     }
+}
+
+/// Whoever can reach the port must not be able to fill the disk with records.
+#[tokio::test]
+async fn failed_handshakes_do_not_make_records_without_end() {
+    let stage = Stage::new().await;
+    let flood = 600;
+    for _ in 0..flood {
+        let mut stream = tokio::net::TcpStream::connect(stage.inbound())
+            .await
+            .unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    }
+    let mut refused = 0;
+    while refused < flood {
+        let mut admin = Client::plain_h1(stage.proxy.admin.unwrap()).await;
+        let metrics = admin.get("/metrics", &[]).await.body;
+        let counts = metrics
+            .lines()
+            .filter(|l| l.starts_with("palisade_handshakes_refused_total{"))
+            .filter_map(|l| l.rsplit(' ').next()?.parse::<usize>().ok());
+        refused = counts.sum();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let recorded = stage.records.failures().len();
+    assert!(recorded > 0 && recorded < flood, "{recorded} of {flood}");
 }
 
 #[tokio::test]
@@ -244,7 +270,7 @@ async fn a_refused_handshake_leaves_a_named_reason() {
                 p.subject_alt_names = vec![uri("spiffe://acme.test/web")];
                 p.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
             }),
-            "chain_invalid",
+            "missing_usage",
         ),
         (stranger.svid("ns/shop/sa/web", day), "unknown_issuer"),
     ];
