@@ -48,6 +48,9 @@ pub struct InboundConfig {
     /// What the application speaks. Default: `http1`.
     #[serde(default)]
     pub upstream_protocol: UpstreamProtocol,
+    /// Whether `upstream` may be on another machine, in the clear. Default: false.
+    #[serde(default)]
+    pub upstream_off_host: bool,
 }
 
 /// What an application speaks on its plaintext port.
@@ -161,6 +164,7 @@ impl ProxyConfig {
         }
         if let Some(inbound) = &self.inbound {
             found.extend(self.upstream_loop(inbound));
+            found.extend(off_host(inbound));
         }
         found.extend(self.limits.check());
         if self.workers > WORKERS_MAX {
@@ -253,6 +257,19 @@ fn loopback(key: &str, address: SocketAddr) -> Option<Diagnostic> {
     })
 }
 
+/// Behind the proxy nothing protects the request any more.
+fn off_host(inbound: &InboundConfig) -> Option<Diagnostic> {
+    let upstream = inbound.upstream;
+    (!upstream.ip().is_loopback() && !inbound.upstream_off_host).then(|| {
+        Diagnostic::error(
+            5007,
+            format!("`inbound.upstream` is `{upstream}`, which is not loopback"),
+        )
+        .cause("requests would leave this machine in the clear, and whoever reaches that address passes the proxy by")
+        .help("let the application listen on `127.0.0.1`, or accept it: `upstream_off_host: true`")
+    })
+}
+
 fn out_of_range(key: &str, value: impl std::fmt::Display, range: String) -> Diagnostic {
     Diagnostic::error(5003, format!("`{key}` is `{value}`, out of range"))
         .help(format!("allowed: {range}"))
@@ -303,6 +320,12 @@ mod tests {
 
     #[test]
     fn a_proxy_is_not_its_own_upstream() {
+        let mut config = valid();
+        let inbound = config.inbound.as_mut().unwrap();
+        inbound.upstream = "10.0.0.1:9000".parse().unwrap();
+        assert_eq!(codes(&config), [5007]);
+        config.inbound.as_mut().unwrap().upstream_off_host = true;
+        assert!(config.check().is_empty());
         let mut config = valid();
         let inbound = config.inbound.as_mut().unwrap();
         inbound.listen = "0.0.0.0:9000".parse().unwrap();

@@ -13,8 +13,7 @@ use palisade_mesh::{catalogue::ServiceId, spiffe_id::TrustDomain, svid::Identity
 
 use super::support::{
     App, Client, Rules, Setting, Stage, authority::DOMAIN, id, loopback, service, start,
-    start_outbound,
-    until,
+    start_outbound, until,
 };
 use crate::{
     config::{InboundConfig, ProxyConfig, UpstreamProtocol},
@@ -43,6 +42,7 @@ fn start_inbound(identity: &Identity, stage: &Stage) -> RunningProxy {
             service: "shop/orders".into(),
             upstream: stage.app.address,
             upstream_protocol: UpstreamProtocol::Http1,
+            upstream_off_host: false,
         }),
         ..ProxyConfig::default()
     };
@@ -323,6 +323,7 @@ async fn a_draining_destination_loses_nothing() {
             service: "shop/orders".into(),
             upstream: first.app.address,
             upstream_protocol: Default::default(),
+            upstream_off_host: false,
         });
         super::support::start(
             config,

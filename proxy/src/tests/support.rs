@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::{clock::Clock, svid::Identity, wire::record::AuditMode};
+use palisade_mesh::{catalogue::Unmatched, clock::Clock, svid::Identity, wire::record::AuditMode};
 use tokio::time::timeout;
 
 use crate::{
@@ -52,6 +52,7 @@ pub(super) struct Setting {
     pub(super) audit: AuditMode,
     pub(super) timeout: Duration,
     pub(super) rules: Rules,
+    pub(super) unmatched: Unmatched,
 }
 
 impl Default for Setting {
@@ -65,6 +66,7 @@ impl Default for Setting {
             audit: AuditMode::Spool,
             timeout: PATIENCE,
             rules: Rules::shop(),
+            unmatched: Unmatched::NotFound,
         }
     }
 }
@@ -100,11 +102,13 @@ impl Stage {
             service: "shop/orders".into(),
             upstream: app.address,
             upstream_protocol,
+            upstream_off_host: false,
         });
         let records = Capture::default();
         let mut orders = service("orders", &[id("ns/shop/sa/orders")]);
         orders.audit = setting.audit;
         orders.request_timeout = setting.timeout;
+        orders.unmatched = setting.unmatched;
         let policy = setting.rules.slot(vec![orders]);
         let proxy = start(
             setting.config,

@@ -117,6 +117,7 @@ async fn what_keeps_a_proxy_from_starting_is_told() {
             service: "shop/orders".into(),
             upstream: "127.0.0.1:9".parse().unwrap(),
             upstream_protocol: UpstreamProtocol::Http1,
+            upstream_off_host: false,
         }),
         ..ProxyConfig::default()
     };
