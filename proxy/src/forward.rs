@@ -128,8 +128,10 @@ fn address(
 
 /// Path and query as they were decided.
 pub(crate) fn target(uri: Uri, canonical: &CanonicalRequest) -> Option<PathAndQuery> {
+    // `?x` alone is read as `/?x`; the upstream must not have to guess.
     if !canonical.rewritten
         && let Some(received) = uri.into_parts().path_and_query
+        && received.as_str().starts_with(['/', '*'])
     {
         return Some(received);
     }

@@ -257,6 +257,12 @@ impl Case<'_> {
         let Some(service) = self.service.as_deref() else {
             return Ruling::undecided(Fault::ServiceUnknown);
         };
+        // Under another name the application may take it for something else, and no
+        // operation that is limited to a host would be found.
+        let host = &examined.request.host;
+        if !service.hosts.is_empty() && !service.hosts.contains(host) {
+            return Ruling::refused(Fault::HostUnknown.into());
+        }
         let operation = service.operations.find(&examined.request);
         let answer = live.decider.decide(&Question {
             connection: &self.caller.connection,

@@ -3,7 +3,9 @@
 //! A forbid covers `/admin`, a permit `/public`. Whatever is written, policy,
 //! record and application see the same path, or the request is refused.
 
-use super::support::Stage;
+use palisade_mesh::{catalogue::Unmatched, decision::Verdict};
+
+use super::support::{App, Rules, Setting, Stage};
 
 /// Sends `target` by hand over HTTP/1.1 and through a client over HTTP/2.
 async fn check(stage: &Stage, target: &str, status: u16, canonical: Option<&str>) {
@@ -60,6 +62,43 @@ async fn every_spelling_of_admin_is_admin() {
         ("http://orders//admin", "/admin"),
     ] {
         check(&stage, target, 403, Some(canonical)).await;
+    }
+}
+
+/// A host of nobody, or of another service: the application might take it for
+/// something else than what was decided.
+#[tokio::test]
+async fn a_host_that_is_not_the_service_s_is_refused() {
+    let stage = Stage::new().await;
+    for (host, status) in [
+        ("orders", 200),
+        ("Orders.Shop.Test.:8443", 200),
+        ("web", 404),
+        ("admin.internal", 404),
+    ] {
+        let request = format!("GET /public HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        assert_eq!(stage.raw(request).await.status, status, "{host}");
+    }
+    assert_eq!(stage.records.decision().reason, "host_unknown");
+    assert_eq!(stage.app.seen().len(), 2);
+}
+
+/// `?x` alone has the path `/`, and says so to the application.
+#[tokio::test]
+async fn an_empty_path_is_sent_as_it_was_decided() {
+    for app in [App::start().await, App::start_h2().await] {
+        let rules = Rules::new(|question| match question.request.path.as_str() {
+            "/" => Verdict::Allow,
+            _ => Verdict::NotPermitted,
+        });
+        let setting = Setting {
+            rules,
+            unmatched: Unmatched::Forward,
+            ..Setting::default()
+        };
+        let stage = Stage::with_app(setting, app).await;
+        assert_eq!(stage.get("http://orders?x=1").await.status, 200);
+        assert_eq!(stage.app.last().target, "/?x=1");
     }
 }
 

@@ -110,7 +110,7 @@ async fn answer(
     let target = request
         .uri()
         .path_and_query()
-        .map_or_else(String::new, ToString::to_string);
+        .map_or_else(String::new, |target| target.as_str().to_owned());
     let (parts, body) = request.into_parts();
     let collected = body.collect().await;
     let (body, trailers) = match collected {
