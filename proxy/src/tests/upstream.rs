@@ -69,6 +69,22 @@ async fn a_closed_idle_connection_fails_no_safe_request() {
     assert_eq!(stage.records.decisions().len(), 6);
 }
 
+/// An application that answers without reading the body closes the connection at
+/// once: the next request may be on its way before the proxy sees that.
+#[tokio::test]
+async fn a_connection_that_carried_a_body_is_not_trusted() {
+    let (address, answered) = fickle().await;
+    let mut setting = Setting::default();
+    setting.config.workers = 1;
+    let mut app = App::start().await;
+    app.address = address;
+    let stage = Stage::with_app(setting, app).await;
+    let mut client = stage.h2().await;
+    assert_eq!(client.post("/public", &[], "pay").await.status, 200);
+    assert_eq!(client.get("/public", &[]).await.status, 200);
+    assert_eq!(answered.load(SeqCst), 2);
+}
+
 /// Bodies are streamed: what the application sends arrives before it has ended.
 #[tokio::test]
 async fn bodies_are_not_buffered() {

@@ -8,6 +8,7 @@ use std::{
 };
 
 use http::{Request, Response};
+use http_body::Body;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 
@@ -17,8 +18,9 @@ use crate::{body::RequestBody, config::Limits, exchange::Exchange};
 type Sender = http1::SendRequest<RequestBody>;
 
 /// An application closes idle connections when it likes; a request sent at that
-/// moment is lost. Only a connection that was idle for a while runs this risk,
-/// and only then the head is kept to send it again.
+/// moment is lost. Only a connection that was idle for a while runs this risk, or
+/// one that carried a body, which the application may have answered without
+/// reading it. Only then the head is kept to send it again.
 const RISKY_IDLE: Duration = Duration::from_millis(5);
 
 /// Fresh connections tried for one request.
@@ -36,17 +38,25 @@ pub(crate) struct Pool {
 struct Idle {
     sender: Sender,
     since: Instant,
+    after_body: bool,
+}
+
+impl Idle {
+    fn is_risky(&self) -> bool {
+        self.after_body || self.since.elapsed() >= RISKY_IDLE
+    }
 }
 
 /// A connection in use.
 pub(crate) struct Lease {
     pool: Rc<Pool>,
     sender: Sender,
+    with_body: bool,
 }
 
 impl Lease {
     pub(super) fn release(self) {
-        self.pool.put(self.sender);
+        self.pool.put(self.sender, self.with_body);
     }
 }
 
@@ -74,9 +84,10 @@ impl Pool {
         exchange: &Rc<Exchange>,
     ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
         let mut fresh = 0;
+        let with_body = !request.body().is_end_stream();
         loop {
             let (mut sender, replay) = match self.take() {
-                Some(idle) if idle.since.elapsed() >= RISKY_IDLE => {
+                Some(idle) if idle.is_risky() => {
                     let replay = Replay::of(&request).filter(Replay::is_idempotent);
                     (idle.sender, replay)
                 }
@@ -89,8 +100,12 @@ impl Pool {
             };
             match in_time(exchange, sender.try_send_request(request)).await? {
                 Ok(response) => {
-                    let pool = self.clone();
-                    return Ok((response, Lease { pool, sender }));
+                    let lease = Lease {
+                        pool: self.clone(),
+                        sender,
+                        with_body,
+                    };
+                    return Ok((response, lease));
                 }
                 Err(mut error) => match (error.take_message(), replay) {
                     (Some(unsent), _) => request = unsent,
@@ -127,12 +142,13 @@ impl Pool {
         }
     }
 
-    fn put(&self, sender: Sender) {
+    fn put(&self, sender: Sender, after_body: bool) {
         let mut idle = self.idle.borrow_mut();
         if !sender.is_closed() && idle.len() < self.idle_max {
             idle.push(Idle {
                 sender,
                 since: Instant::now(),
+                after_body,
             });
         }
     }
