@@ -148,7 +148,12 @@ pub async fn serve(sample: Sample, listen: SocketAddr) -> std::io::Result<()> {
 /// begins the calls, `/-/pause` stops them, `/-/tally` tells the counts.
 fn router(sample: Sample, counters: Arc<Counters>) -> Router {
     let name = sample.name;
-    let answer = move |State(counters): State<Arc<Counters>>, method: Method, uri: Uri| async move {
+    // The body is read, though nobody wants it: a server that answers without it
+    // closes the connection, and whoever sends the next request on it gets nothing.
+    let answer = move |State(counters): State<Arc<Counters>>,
+                       method: Method,
+                       uri: Uri,
+                       _: Bytes| async move {
         counters.received.fetch_add(1, Ordering::Relaxed);
         let status = if method == Method::POST {
             StatusCode::CREATED
