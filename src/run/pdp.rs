@@ -67,7 +67,10 @@ impl PdpRole {
             .map_err(|e| vec![e.diagnostic().clone()])?;
         let state = source.state();
         let distribution = Distribution::new(
-            DistributionConfig::default(),
+            DistributionConfig {
+                state_dir: Some(config.state_dir.join("pdp")),
+                ..DistributionConfig::default()
+            },
             state.clone(),
             clock.clone(),
             recorder,

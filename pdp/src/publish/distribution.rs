@@ -6,7 +6,8 @@
 
 use std::{
     collections::BTreeSet,
-    pin::Pin,
+    path::PathBuf,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -27,6 +28,7 @@ use palisade_mesh::{
 };
 use tokio::{
     sync::{mpsc, watch},
+    task::spawn_blocking,
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -35,6 +37,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     codes,
     endpoints::{self, Announced},
+    keep::Keep,
     recorder::Recorder,
     registry::{ProxyStatus, Registry},
     source::{Published, State},
@@ -54,13 +57,21 @@ const QUEUE_LEN: usize = 2;
 pub struct DistributionConfig {
     /// How long the endpoints of a proxy stay after its stream ended.
     pub grace: Duration,
+    /// Where endpoints are kept over a restart; nowhere when there is none.
+    pub state_dir: Option<PathBuf>,
+    /// How long endpoints from before a restart stay: longer than a proxy waits
+    /// before it tries again, or those that are back would not find the others.
+    pub restart_grace: Duration,
 }
 
 impl Default for DistributionConfig {
-    /// Five seconds of grace: a PDP or proxy that reconnects moves no traffic.
+    /// Five seconds of grace, fifteen after a restart: a PDP or proxy that reconnects
+    /// moves no traffic.
     fn default() -> Self {
         Self {
             grace: Duration::from_secs(5),
+            state_dir: None,
+            restart_grace: Duration::from_secs(15),
         }
     }
 }
@@ -81,6 +92,9 @@ struct Shared {
     streams: AtomicU64,
     registry: Mutex<Registry>,
     announced: Mutex<Announced>,
+    keep: Option<Keep>,
+    /// Stand-ins for the streams of before a restart.
+    restored: Mutex<Vec<u64>>,
 }
 
 impl Distribution {
@@ -91,8 +105,15 @@ impl Distribution {
         clock: Clock,
         recorder: Arc<Recorder>,
     ) -> Self {
+        let keep = config.state_dir.as_deref().and_then(|dir| {
+            Keep::open(dir)
+                .inspect_err(|error| tracing::error!(%error, "endpoints are not kept"))
+                .ok()
+        });
         let shared = Shared {
             config,
+            keep,
+            restored: Mutex::default(),
             clock,
             recorder,
             state,
@@ -101,6 +122,7 @@ impl Distribution {
             registry: Mutex::default(),
             announced: Mutex::default(),
         };
+        shared.restore();
         shared.recompute();
         Self {
             shared: Arc::new(shared),
@@ -123,14 +145,25 @@ impl Distribution {
         self.shared.endpoints.subscribe()
     }
 
-    /// Follows revisions, whose catalogue decides who may announce what. Ends when
-    /// the source is gone.
+    /// Follows revisions, whose catalogue decides who may announce what, and keeps
+    /// endpoints on disk. Ends when the source is gone.
     pub async fn run(&self) {
         let mut state = self.shared.state.clone();
+        let mut endpoints = self.shared.endpoints.subscribe();
+        let mut settled = pin!(sleep(self.shared.config.restart_grace));
+        let mut is_settled = false;
         loop {
             self.shared.recompute();
-            if state.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = state.changed() => if changed.is_err() { return },
+                Ok(()) = endpoints.changed() => {
+                    let newest = endpoints.borrow_and_update().clone();
+                    self.shared.store(newest).await;
+                }
+                () = &mut settled, if !is_settled => {
+                    is_settled = true;
+                    self.shared.forget_restored();
+                }
             }
         }
     }
@@ -170,6 +203,38 @@ impl server::Distribution for Distribution {
 }
 
 impl Shared {
+    /// Announces in the name of those who were there before a restart, until they
+    /// have had the time to come back.
+    fn restore(&self) {
+        let kept = match self.keep.as_ref().map(Keep::load_endpoints) {
+            Some(Ok(Some(kept))) => kept,
+            Some(Err(error)) => return tracing::warn!(%error, "kept endpoints cannot be used"),
+            Some(Ok(None)) | None => return,
+        };
+        let announced = kept.endpoints.iter().filter_map(endpoints::announcement);
+        for (identity, announcement) in announced {
+            let stream = self.streams.fetch_add(1, Ordering::Relaxed);
+            lock(&self.announced).set(stream, &identity, vec![announcement]);
+            lock(&self.restored).push(stream);
+        }
+    }
+
+    fn forget_restored(&self) {
+        for stream in lock(&self.restored).drain(..) {
+            lock(&self.announced).remove(stream);
+        }
+    }
+
+    async fn store(&self, endpoints: Arc<Endpoints>) {
+        let Some(keep) = self.keep.clone() else {
+            return;
+        };
+        let stored = spawn_blocking(move || keep.store_endpoints(&endpoints)).await;
+        if let Ok(Err(error)) = stored {
+            tracing::error!(%error, "endpoints are not kept");
+        }
+    }
+
     fn recompute(&self) {
         let current = self.state.borrow().current.clone();
         let catalogue = current.as_ref().map(|c| &*c.compiled.catalogue);

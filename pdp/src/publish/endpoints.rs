@@ -95,6 +95,17 @@ impl Announced {
     }
 }
 
+/// What was announced to make `endpoint`, and by whom; none when it is malformed.
+pub(crate) fn announcement(endpoint: &Endpoint) -> Option<(SpiffeId, Announcement)> {
+    let identity = SpiffeId::parse(&endpoint.identity).ok()?;
+    let (_, service) = endpoint.service.split_once('/')?;
+    let announcement = Announcement {
+        service: service.to_owned(),
+        address: endpoint.address.clone(),
+    };
+    Some((identity, announcement))
+}
+
 /// Checks that `identity` may announce this (attack T98).
 ///
 /// # Errors

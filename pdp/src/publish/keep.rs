@@ -1,8 +1,8 @@
-//! The last good revision on disk: what both sides start from when the other is
-//! away (design, invariant 9).
+//! The last good revision and the last endpoints on disk: what both sides start
+//! from when the other is away (design, invariant 9).
 //!
-//! One file, replaced whole: written beside, fsynced, renamed, folder fsynced. A
-//! crash at any point leaves the old or the new one.
+//! Files replaced whole: written beside, fsynced, renamed, folder fsynced. A crash
+//! at any point leaves the old or the new one.
 
 use std::{
     fs, io,
@@ -10,7 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::policy::Revision};
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    snapshot::Digest,
+    wire::policy::{Endpoints, Revision},
+};
 use prost::Message;
 
 use super::codes;
@@ -18,10 +22,10 @@ use super::codes;
 /// Largest encoded revision.
 pub const REVISION_LEN_MAX: usize = 64 << 20;
 
-const NAME: &str = "revision.pb";
-const DRAFT: &str = "revision.pb.new";
+const REVISION: &str = "revision.pb";
+const ENDPOINTS: &str = "endpoints.pb";
 
-/// Where a revision is kept.
+/// Where a revision and endpoints are kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Keep {
     dir: PathBuf,
@@ -41,7 +45,33 @@ impl Keep {
     /// # Errors
     /// When the file cannot be read or its bytes do not have their digest.
     pub(crate) fn load(&self) -> Result<Option<Revision>, Diagnostic> {
-        let path = self.dir.join(NAME);
+        let revision: Option<Revision> = self.read(REVISION)?;
+        if let Some(revision) = &revision {
+            check_digest(revision)?;
+        }
+        Ok(revision)
+    }
+
+    /// Replaces the kept revision; when this returns it survives a power loss.
+    pub(crate) fn store(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        self.replace(REVISION, &revision.encode_to_vec())
+    }
+
+    /// The kept endpoints; `None` when there are none yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn load_endpoints(&self) -> Result<Option<Endpoints>, Diagnostic> {
+        self.read(ENDPOINTS)
+    }
+
+    /// Replaces the kept endpoints; when this returns they survive a power loss.
+    pub(crate) fn store_endpoints(&self, endpoints: &Endpoints) -> Result<(), Diagnostic> {
+        self.replace(ENDPOINTS, &endpoints.encode_to_vec())
+    }
+
+    fn read<M: Message + Default>(&self, name: &str) -> Result<Option<M>, Diagnostic> {
+        let path = self.dir.join(name);
         let mut bytes = Vec::new();
         match fs::File::open(&path) {
             Ok(file) => {
@@ -53,20 +83,18 @@ impl Keep {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(state_dir(&path, &error)),
         }
-        let revision = Revision::decode(bytes.as_slice())
+        let message = M::decode(bytes.as_slice())
             .map_err(|e| state_dir(&path, &io::Error::new(io::ErrorKind::InvalidData, e)))?;
-        check_digest(&revision)?;
-        Ok(Some(revision))
+        Ok(Some(message))
     }
 
-    /// Replaces the kept revision; when this returns it survives a power loss.
-    pub(crate) fn store(&self, revision: &Revision) -> Result<(), Diagnostic> {
-        let draft = self.dir.join(DRAFT);
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Diagnostic> {
+        let draft = self.dir.join(format!("{name}.new"));
         let write = || -> io::Result<()> {
             let mut file = fs::File::create(&draft)?;
-            file.write_all(&revision.encode_to_vec())?;
+            file.write_all(bytes)?;
             file.sync_all()?;
-            fs::rename(&draft, self.dir.join(NAME))?;
+            fs::rename(&draft, self.dir.join(name))?;
             fs::File::open(&self.dir)?.sync_all()
         };
         write().map_err(|e| state_dir(&self.dir, &e))
@@ -118,10 +146,27 @@ mod tests {
         let keep = Keep::open(&dir.path().join("state")).unwrap();
         assert_eq!(keep.load().unwrap(), None);
         keep.store(&revision()).unwrap();
-        fs::write(dir.path().join("state").join(DRAFT), b"half").unwrap();
+        let draft = dir.path().join("state").join("revision.pb.new");
+        fs::write(&draft, b"half").unwrap();
         assert_eq!(keep.load().unwrap(), Some(revision()));
         keep.store(&revision()).unwrap();
-        assert!(!dir.path().join("state").join(DRAFT).exists());
+        assert!(!draft.exists());
+    }
+
+    #[test]
+    fn endpoints_are_kept_beside_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::open(dir.path()).unwrap();
+        assert_eq!(keep.load_endpoints().unwrap(), None);
+        let endpoints = Endpoints {
+            version: 3,
+            ..Endpoints::default()
+        };
+        keep.store_endpoints(&endpoints).unwrap();
+        assert_eq!(keep.load_endpoints().unwrap(), Some(endpoints));
+        assert_eq!(keep.load().unwrap(), None);
+        fs::write(dir.path().join(ENDPOINTS), b"\xff\xff").unwrap();
+        assert_eq!(keep.load_endpoints().unwrap_err().code.0, codes::STATE_DIR);
     }
 
     #[test]
@@ -132,7 +177,7 @@ mod tests {
         damaged.bundle = "abd".into();
         keep.store(&damaged).unwrap();
         assert_eq!(keep.load().unwrap_err().code.0, codes::DIGEST);
-        fs::write(dir.path().join(NAME), b"\xff\xff").unwrap();
+        fs::write(dir.path().join(REVISION), b"\xff\xff").unwrap();
         assert_eq!(keep.load().unwrap_err().code.0, codes::STATE_DIR);
     }
 }

@@ -1,7 +1,7 @@
 //! The stream to the PDP, from a proxy's side.
 //!
-//! Begins from the last good revision on disk, before any PDP is reached, and
-//! keeps trying for ever. The binary owns sockets and TLS: it hands in a function
+//! Begins from the last good revision and endpoints on disk, before any PDP is
+//! reached, and keeps trying for ever. The binary owns sockets and TLS: it hands in a function
 //! that makes a channel, and one that puts a revision in force.
 
 use std::{
@@ -51,7 +51,7 @@ pub struct SubscriptionConfig {
     pub build: String,
     /// Services served here, and where.
     pub announcements: Vec<Announcement>,
-    /// Where the last good revision is kept.
+    /// Where the last good revision and the last endpoints are kept.
     pub state_dir: PathBuf,
     /// How often the status is sent.
     pub status_every: Duration,
@@ -113,7 +113,7 @@ pub struct SubscriptionState {
 pub struct Subscribed {
     /// The revision in force.
     pub revision: watch::Receiver<Option<Arc<Revision>>>,
-    /// Every endpoint; version 0 until a PDP has sent them.
+    /// Every endpoint, from disk until a PDP has sent them; version 0 without either.
     pub endpoints: watch::Receiver<Arc<Endpoints>>,
     /// How the subscription is doing.
     pub state: watch::Receiver<SubscriptionState>,
@@ -162,6 +162,7 @@ impl Subscription {
         S: Fn() -> Status + Send + Sync,
     {
         let apply = Arc::new(Mutex::new(apply));
+        self.restore_endpoints().await;
         self.restore(&apply).await;
         let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
         loop {
@@ -203,6 +204,25 @@ impl Subscription {
         };
         tracing::warn!(error = %failed, "kept policy revision cannot be used");
         self.state.send_modify(|s| s.last_error = Some(failed));
+    }
+
+    /// Where the others were is where they most likely are; each still has to prove
+    /// who it is.
+    async fn restore_endpoints(&self) {
+        let keep = self.keep.clone();
+        match spawn_blocking(move || keep.load_endpoints()).await {
+            Ok(Ok(Some(kept))) => drop(self.endpoints.send_replace(Arc::new(kept))),
+            Ok(Err(error)) => tracing::warn!(%error, "kept endpoints cannot be used"),
+            Ok(Ok(None)) | Err(_) => {}
+        }
+    }
+
+    async fn keep_endpoints(&self, endpoints: Arc<Endpoints>) {
+        let keep = self.keep.clone();
+        let kept = spawn_blocking(move || keep.store_endpoints(&endpoints)).await;
+        if let Ok(Err(error)) = kept {
+            tracing::error!(%error, "endpoints are not kept");
+        }
     }
 
     fn in_force(&self, revision: Revision, from_disk: bool) {
@@ -316,14 +336,18 @@ impl Subscription {
                 outbound.send(answer).await
             }
             Some(FromPdp::Endpoints(next)) => {
-                self.endpoints.send_if_modified(|current| {
+                let next = Arc::new(next);
+                let is_news = self.endpoints.send_if_modified(|current| {
                     // A replica that lags behind must not take endpoints back.
                     let news = next.version > current.version;
                     if news {
-                        *current = Arc::new(next);
+                        *current = next.clone();
                     }
                     news
                 });
+                if is_news {
+                    self.keep_endpoints(next).await;
+                }
                 Ok(())
             }
             None => Ok(()),

@@ -35,7 +35,7 @@ use tonic::{
     transport::{Endpoint, Server},
 };
 
-use super::*;
+use super::{keep::Keep, *};
 use crate::author::sample;
 
 /// Longest wait for anything; only a failure takes that long.
@@ -312,7 +312,7 @@ impl Drop for Pdp {
 
 struct Mesh {
     dir: tempfile::TempDir,
-    _state: tempfile::TempDir,
+    state: tempfile::TempDir,
     records: Records,
     distribution: Distribution,
     tasks: Vec<AbortHandle>,
@@ -320,12 +320,18 @@ struct Mesh {
 
 impl Mesh {
     async fn start() -> Self {
-        let (dir, state) = (sample::copy(), tempfile::tempdir().unwrap());
+        Self::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(state: tempfile::TempDir) -> Self {
+        let dir = sample::copy();
         let records = Records::default();
         let source = open(dir.path(), state.path(), &records).await;
         let distribution = Distribution::new(
             DistributionConfig {
                 grace: Duration::from_millis(50),
+                state_dir: Some(state.path().to_owned()),
+                restart_grace: Duration::from_millis(200),
             },
             source.state(),
             Clock::system(),
@@ -338,7 +344,7 @@ impl Mesh {
         ];
         Self {
             dir,
-            _state: state,
+            state,
             records,
             distribution,
             tasks,
@@ -577,6 +583,45 @@ mod discovery {
         })
         .await;
         assert!(gone.version > before);
+    }
+
+    /// Invariant 9, on both sides: a proxy knows the others before it reaches a PDP,
+    /// and a PDP knows them before they have come back.
+    #[tokio::test]
+    async fn endpoints_survive_restarts() {
+        let mesh = Mesh::start().await;
+        let pdp = Pdp::serve(&mesh.distribution, Some(WEB)).await;
+        let (state, address) = (tempfile::tempdir().unwrap(), pdp.address);
+        let announced = [("shop/web", "127.0.0.1:9001")];
+        let mut first = proxy(pdp.connect(), state.path(), &announced, false);
+        until(&mut first.seen.endpoints, "announced", |e| {
+            e.endpoints.len() == 1
+        })
+        .await;
+        let (of_proxy, of_pdp) = (state.path(), mesh.state.path());
+        for kept in [of_proxy, of_pdp] {
+            eventually("kept", || {
+                let kept = Keep::open(kept).unwrap().load_endpoints().unwrap();
+                kept.is_some_and(|e| e.endpoints.len() == 1)
+            })
+            .await;
+        }
+        let after = tempfile::tempdir().unwrap();
+        let name = "endpoints.pb";
+        fs::copy(of_pdp.join(name), after.path().join(name)).unwrap();
+        drop((first, pdp));
+
+        let mut second = proxy(connect(address), state.path(), &[], false);
+        let seen = until(&mut second.seen.endpoints, "from disk", |e| {
+            !e.endpoints.is_empty()
+        })
+        .await;
+        assert_eq!(listed(&seen), [web("127.0.0.1:9001")]);
+
+        let restarted = Mesh::start_in(after).await;
+        let mut endpoints = restarted.distribution.endpoints();
+        assert_eq!(listed(&endpoints.borrow()), [web("127.0.0.1:9001")]);
+        until(&mut endpoints, "withdrawn", |e| e.endpoints.is_empty()).await;
     }
 
     #[tokio::test]
