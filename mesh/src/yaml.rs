@@ -139,11 +139,15 @@ fn syntax(source: &Source, codes: Codes, error: &serde_saphyr::Error) -> Diagnos
             .at(location);
     }
     let text = bare.to_string();
+    // The place is told by the location; the reader often notices a line too late.
     let first = text.lines().next().unwrap_or_default();
+    let cause = first
+        .rsplit_once(" at line ")
+        .map_or(first, |(cause, _)| cause);
     Diagnostic::error(codes.syntax, "this is not YAML")
-        .label("here")
-        .cause(first.to_owned())
-        .help("check indentation, colons and quotes around this place")
+        .label("here, or on the line above")
+        .cause(cause.to_owned())
+        .help("check indentation, colons, brackets and quotes around this place")
         .at(location)
 }
 

@@ -3,18 +3,21 @@
 use std::{path::Path, time::Instant};
 
 use palisade_mesh::{clock::Clock, decision::Question, diagnostic::Diagnostic};
-use palisade_pdp::author::{
-    self, Loaded,
-    tests::{CaseResult, Report},
+use palisade_pdp::{
+    author::{
+        self, Loaded,
+        tests::{CaseResult, Report},
+    },
+    compiled::Compiled,
 };
 
 use super::{Context, Exit, Repository};
-use crate::render::{self, Output, paint};
+use crate::render::{self, Output, paint, snippet::clean};
 
 /// What to do with the repository.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Parse, type-check and lint everything; all mistakes at once.
+    /// Parse, type-check and lint everything, tests too; all mistakes at once.
     Validate(Repository),
     /// Run the repository's own tests on the engine that enforces.
     Test(TestArgs),
@@ -59,38 +62,60 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
 fn validate(dir: &Path, context: &Context) -> Exit {
     let start = Instant::now();
     let loaded = author::load(dir);
-    let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
-    let warnings = loaded.diagnostics.len() - errors;
-    render::diagnostics(context.output, &loaded.diagnostics);
-    let Some(compiled) = loaded.compiled else {
-        if context.output == Output::Human {
-            let said = render::count(errors, "error", "errors");
-            render::line(&format!(
-                "{} {said}, {}",
-                paint(render::BAD, "✗"),
-                render::count(warnings, "warning", "warnings")
-            ));
-        }
-        return Exit::Invalid;
-    };
+    let mut found = loaded.diagnostics;
+    if let Some(compiled) = &loaded.compiled {
+        let (_, of_tests) = author::tests::read(dir, compiled, Clock::system().now_us());
+        found.extend(of_tests);
+    }
+    let errors = found.iter().filter(|d| d.is_error()).count();
+    render::diagnostics(context.output, &found);
     if context.output == Output::Human {
-        render::line(&format!(
-            "{} {} for {} in {}  {}",
-            paint(render::GOOD, "✓"),
-            render::count(compiled.info.len(), "policy", "policies"),
-            render::count(compiled.catalogue.services().len(), "service", "services"),
-            render::duration(start.elapsed()),
-            paint(render::DIM, format!("sha256:{}", compiled.digest.short())),
-        ));
-        if warnings > 0 {
-            render::line(&format!(
-                "{} {}",
-                paint(render::WARN, "!"),
-                render::count(warnings, "warning", "warnings")
-            ));
+        match &loaded.compiled {
+            Some(compiled) if errors == 0 => print_valid(compiled, start),
+            _ => {}
+        }
+        print_tally(errors, found.len() - errors);
+        if errors == 0 {
+            let test = format!("palisade policy test {}", dir.display());
+            render::next(&[(test, "what it allows and denies")]);
         }
     }
-    Exit::Ok
+    if errors == 0 { Exit::Ok } else { Exit::Invalid }
+}
+
+fn print_valid(compiled: &Compiled, start: Instant) {
+    render::line(&format!(
+        "{} {} for {} in {}  {}",
+        paint(render::GOOD, "✓"),
+        render::count(compiled.info.len(), "policy", "policies"),
+        render::count(compiled.catalogue.services().len(), "service", "services"),
+        render::duration(start.elapsed()),
+        paint(render::DIM, format!("sha256:{}", compiled.digest.short())),
+    ));
+    if compiled.info.is_empty() {
+        let text = "without a policy every request is denied";
+        render::line(&format!("{} {text}", paint(render::WARN, "!")));
+    }
+}
+
+/// How many mistakes there are, where there are any.
+fn print_tally(errors: usize, warnings: usize) {
+    let counted = |n, one, many| (n > 0).then(|| render::count(n, one, many));
+    let said: Vec<String> = [
+        counted(errors, "error", "errors"),
+        counted(warnings, "warning", "warnings"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if said.is_empty() {
+        return;
+    }
+    let mark = match errors {
+        0 => paint(render::WARN, "!"),
+        _ => paint(render::BAD, "✗"),
+    };
+    render::line(&format!("{mark} {}", said.join(", ")));
 }
 
 fn schema(dir: &Path, context: &Context) -> Exit {
@@ -115,11 +140,18 @@ fn test(args: &TestArgs, context: &Context) -> Exit {
     let loaded = author::load(dir);
     let Some(compiled) = loaded.compiled else {
         render::diagnostics(context.output, &loaded.diagnostics);
+        if context.output == Output::Human {
+            let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
+            print_tally(errors, loaded.diagnostics.len() - errors);
+        }
         return Exit::Invalid;
     };
     let (cases, found) = author::tests::read(dir, &compiled, Clock::system().now_us());
     if found.iter().any(Diagnostic::is_error) {
         render::diagnostics(context.output, &found);
+        if context.output == Output::Human {
+            print_tally(found.len(), 0);
+        }
         return Exit::Invalid;
     }
     let snapshot = match crate::run::policy::snapshot(compiled, 1) {
@@ -162,11 +194,15 @@ fn print(report: &Report, verbose: bool, start: Instant) {
             );
             render::line(&format!("  {} {what}", paint(render::GOOD, "✓")));
         }
-        let failures: Vec<Diagnostic> = of_file.iter().filter_map(|r| r.failure.clone()).collect();
-        render::diagnostics(Output::Human, &failures);
+        for result in of_file {
+            print_failure(result);
+        }
     }
     render::diagnostics(Output::Human, &report.diagnostics);
     let total = report.passed + report.failed;
+    if total == 0 {
+        return;
+    }
     let verdict = match report.failed {
         0 if total > 0 => paint(render::GOOD, "all passed"),
         n => paint(render::BAD, format!("{n} failed")),
@@ -180,9 +216,34 @@ fn print(report: &Report, verbose: bool, start: Instant) {
         let ids: Vec<&str> = report.untested.iter().map(AsRef::as_ref).collect();
         render::line(&paint(
             render::DIM,
-            format!("determined by no case: {}", ids.join(", ")),
+            format!("no case is decided by: {}", ids.join(", ")),
         ));
     }
+    if report.failed > 0 {
+        let docs = "palisade explain PLS2003";
+        render::line(&format!(
+            "{}  {}",
+            paint(render::NAME, "docs"),
+            paint(render::DIM, docs)
+        ));
+    }
+}
+
+/// A case that did not come out as expected, on two lines.
+fn print_failure(result: &CaseResult) {
+    let Some(failure) = &result.failure else {
+        return;
+    };
+    let place = format!("{}:{}", result.file, result.line);
+    render::line(&format!(
+        "  {} {}   {}",
+        paint(render::BAD, "✗"),
+        clean(&failure.message),
+        paint(render::DIM, clean(&place)),
+    ));
+    let label = failure.label.as_deref().unwrap_or_default();
+    let cause = failure.cause.as_deref().unwrap_or_default();
+    render::line(&format!("      {}   {}", clean(label), clean(cause)));
 }
 
 fn fmt(args: &FmtArgs, context: &Context) -> Exit {

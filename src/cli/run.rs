@@ -29,7 +29,7 @@ pub(super) struct Args {
     )]
     config: PathBuf,
     /// What to log: a level, or directives such as `palisade_proxy=debug`.
-    #[arg(long, env = "PALISADE_LOG", default_value = "info")]
+    #[arg(long, env = "PALISADE_LOG", default_value = "info", value_parser = directives)]
     log: String,
     /// End when standard input closes.
     #[arg(long, hide = true)]
@@ -40,11 +40,23 @@ pub(super) struct Args {
 enum Which {
     /// The whole control plane in one process: ca, agent, pdp and audit.
     All,
+    /// The SPIFFE Workload API of this host.
     Agent,
+    /// The decision log, its index and its door for records.
     Audit,
+    /// The certificate authority.
     Ca,
+    /// The policy decision point: watches the repository, sends it to proxies.
     Pdp,
+    /// One proxy, beside one application.
     Proxy,
+}
+
+fn directives(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; expected a level such as `debug`")),
+    }
 }
 
 pub(super) fn main(args: &Args, context: &Context) -> Exit {
@@ -60,7 +72,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
         Ok(()) => Exit::Ok,
         Err(found) => {
             render::diagnostics(context.output, &found);
-            Exit::Failed
+            found.first().map_or(Exit::Failed, Exit::of)
         }
     }
 }

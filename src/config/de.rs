@@ -137,11 +137,10 @@ impl Mistake {
         let key_span = entry.map_or(node.span, |e| e.key_span);
         let (diagnostic, span) = match &self.kind {
             Kind::Invalid(message) => {
-                let name = entry.map_or("value".into(), |e| format!("`{}`", e.key));
-                (
-                    Diagnostic::error(INVALID_VALUE, format!("{name}: {message}")),
-                    node.span,
-                )
+                let name = entry.map_or("the file".into(), |e| format!("`{}`", e.key));
+                let told = Diagnostic::error(INVALID_VALUE, format!("{name}: {message}"))
+                    .help("deploy/palisade.yaml shows every key with a value");
+                (told, node.span)
             }
             Kind::Missing(field) => {
                 let name = entry.map_or("the file".into(), |e| format!("`{}`", e.key));
@@ -215,11 +214,23 @@ impl std::error::Error for Mistake {}
 
 impl de::Error for Mistake {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Kind::Invalid(message.to_string()).into()
+        let message = match message.to_string() {
+            // The standard library's words for an address.
+            text if text == "invalid socket address syntax" => {
+                "expected `IP:PORT`, such as `127.0.0.1:8443`; names are not looked up".to_owned()
+            }
+            text => text,
+        };
+        Kind::Invalid(message).into()
     }
 
     fn invalid_type(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
-        Kind::Invalid(format!("expected {expected}, found {}", told(unexpected))).into()
+        Kind::Invalid(format!(
+            "expected {}, found {}",
+            wanted(&expected.to_string()),
+            told(unexpected)
+        ))
+        .into()
     }
 
     fn invalid_value(unexpected: Unexpected<'_>, expected: &dyn de::Expected) -> Self {
@@ -246,6 +257,18 @@ impl de::Error for Mistake {
 
     fn missing_field(field: &'static str) -> Self {
         Kind::Missing(field).into()
+    }
+}
+
+/// What a value should be, without Rust's names of types.
+fn wanted(expected: &str) -> &str {
+    match expected {
+        "i8" | "i16" | "i32" | "i64" | "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "a boolean" => "true or false",
+        "a string" | "a borrowed string" => "a text",
+        "a sequence" => "a list",
+        other if other.starts_with("struct ") => "a map of keys",
+        other => other,
     }
 }
 
@@ -345,7 +368,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     fn deserialize_enum<V: Visitor<'de>>(
         self,
         _: &'static str,
-        _: &'static [&'static str],
+        choices: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Mistake> {
         match &self.node.value {
@@ -356,7 +379,8 @@ impl<'de> Deserializer<'de> for Reader<'de> {
                 [one] => visitor.visit_enum(Variant { entry: one }),
                 _ if self.node.pruned => Err(Kind::Missing("choice").into()),
                 _ => Err(Kind::Invalid(format!(
-                    "expected exactly one key, found {}",
+                    "choose one of {}, not {} of them",
+                    choices.join(", "),
                     entries.len()
                 ))
                 .into()),
@@ -558,6 +582,23 @@ mod tests {
         );
         assert_eq!(found[0].label.as_deref(), Some("did you mean `listen`?"));
         assert_eq!(found[2].label.as_deref(), Some("did you mean `folder`?"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_told_without_names_of_types() {
+        let message = |text| parse(text).unwrap_err().remove(0).message;
+        assert_eq!(
+            message("listen: localhost\n"),
+            "`listen`: expected `IP:PORT`, such as `127.0.0.1:8443`; names are not looked up"
+        );
+        assert_eq!(
+            message("listen: 127.0.0.1:1\nworkers: many\n"),
+            "`workers`: expected a whole number, found `many`"
+        );
+        assert_eq!(
+            message(""),
+            "the file: expected a map of keys, found nothing"
+        );
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use cedar_policy::{CedarSchemaError, ParseErrors, SchemaWarning};
 use miette::Diagnostic as Report;
-use palisade_mesh::diagnostic::{Diagnostic, Location};
+use palisade_mesh::diagnostic::{Diagnostic, Location, did_you_mean};
 
 use super::{
     codes,
@@ -17,10 +17,52 @@ const EXPECTED_MAX: usize = 3;
 pub(crate) fn of_parse(errors: &ParseErrors, source: &Source) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = errors
         .iter()
-        .map(|e| of_report(codes::CEDAR_SYNTAX, e, source))
+        .map(|e| of_syntax(of_report(codes::CEDAR_SYNTAX, e, source), source))
         .collect();
     found.dedup_by(|a, b| a.location == b.location && a.message == b.message);
     found
+}
+
+/// Says what is meant where Cedar says what its lexer saw.
+fn of_syntax(mut diagnostic: Diagnostic, source: &Source) -> Diagnostic {
+    if let Some(effect) = diagnostic.message.strip_prefix("invalid policy effect: ") {
+        let effect = effect.trim_matches('`').to_owned();
+        diagnostic.message = format!("`{effect}` is neither `permit` nor `forbid`");
+        diagnostic.label = did_you_mean(&effect, ["permit", "forbid"])
+            .map(|near| format!("did you mean `{near}`?"));
+        diagnostic.help = Some("a policy begins with `permit (` or `forbid (`".to_owned());
+    }
+    if diagnostic.message == "invalid token"
+        && let Some(line) = open_string(&source.text)
+    {
+        diagnostic.message = "a string is not closed".to_owned();
+        diagnostic.location = Some(source.line(line));
+        diagnostic.help = Some("close it with `\"` on the same line".to_owned());
+    }
+    if diagnostic.help.is_none() {
+        let help = "a policy is `permit (principal, action, resource) when { … };`: see that each bracket is closed and a `;` ends it";
+        diagnostic.help = Some(help.to_owned());
+    }
+    diagnostic
+}
+
+/// The first line, from one, with a quotation mark that no other closes: strings may
+/// span lines in Cedar, but hardly any does.
+fn open_string(text: &str) -> Option<usize> {
+    let is_open = |line: &str| {
+        let mut open = false;
+        let mut chars = line.chars().peekable();
+        while let Some(c) = chars.next() {
+            match c {
+                '\\' if open => drop(chars.next()),
+                '"' => open = !open,
+                '/' if !open && chars.peek() == Some(&'/') => return false,
+                _ => {}
+            }
+        }
+        open
+    };
+    text.lines().position(is_open).map(|line| line + 1)
 }
 
 /// Everything that keeps a schema file from parsing.
@@ -46,7 +88,7 @@ pub(crate) fn of_report(code: u16, report: &dyn Report, source: &Source) -> Diag
     let expected = label.as_ref().and_then(|l| l.label()).map(condensed);
     diagnostic.label = expected.flatten();
     if let Some(help) = report.help() {
-        diagnostic.help = Some(help.to_string());
+        diagnostic.help = Some(without_policy(&help.to_string()).to_owned());
     } else if message.starts_with("unexpected end of input") {
         diagnostic.help = Some("a policy ends with `;`, and every bracket is closed".to_owned());
     }
@@ -132,6 +174,12 @@ mod tests {
             Some("perhaps `)` or `&&` is missing before this")
         );
         assert_eq!(condensed("expected `*`, `+`, `-`, or `<`"), None);
+    }
+
+    #[test]
+    fn a_string_that_is_open_is_found_on_its_line() {
+        assert_eq!(open_string("a \"b\"\n// it's \"\nc \"d;\n"), Some(3));
+        assert_eq!(open_string("a \"\\\"\" // \""), None);
     }
 
     #[test]

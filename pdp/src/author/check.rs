@@ -88,10 +88,14 @@ fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize
         ValidationError::UnrecognizedEntityType(_) => unknown_type(message, read, schema),
         ValidationError::UnsafeAttributeAccess(_)
         | ValidationError::UnsafeTagAccess(_)
-        | ValidationError::NoTagsAllowed(_) => unknown_attribute(base(codes::UNKNOWN_ATTRIBUTE)),
+        | ValidationError::NoTagsAllowed(_) => {
+            let mut diagnostic = unknown_attribute(base(codes::UNKNOWN_ATTRIBUTE));
+            diagnostic.message = absent(id, message);
+            diagnostic
+        }
         ValidationError::UnsafeOptionalAttributeAccess(_) => optional(base, message, read),
         ValidationError::UnexpectedType(_) | ValidationError::IncompatibleTypes(_) => {
-            base(codes::TYPES)
+            types(base(codes::TYPES), message)
         }
         ValidationError::InvalidActionApplication(_) => base(codes::ACTION_NEVER_APPLIES),
         ValidationError::EntityDerefLevelViolation(_) => base(codes::LEVEL)
@@ -170,6 +174,52 @@ fn unknown_attribute(mut diagnostic: Diagnostic) -> Diagnostic {
     match diagnostic.help {
         Some(_) => diagnostic,
         None => diagnostic.help("`palisade policy schema` prints what there is"),
+    }
+}
+
+/// What is not there, as the author wrote it; an attribute of the context is missing for
+/// whatever action Cedar happened to look at.
+fn absent(id: &str, message: &str) -> String {
+    let name = |text: &str| text.split('`').nth(1).unwrap_or_default().to_owned();
+    match message.split_once("` in context for ") {
+        Some((attribute, _)) => {
+            format!(
+                "policy `{id}`: `context.{}` is not in the schema",
+                name(attribute)
+            )
+        }
+        None => match message.split_once("` on entity type ") {
+            Some((attribute, entity)) => format!(
+                "policy `{id}`: `{}` has no attribute `{}`",
+                name(entity),
+                name(attribute)
+            ),
+            None => format!("policy `{id}`: {message}"),
+        },
+    }
+}
+
+/// Two types that never meet: Cedar's rule is the cause, the fix is ours.
+fn types(mut diagnostic: Diagnostic, message: &str) -> Diagnostic {
+    let Some(rule) = diagnostic.help.take() else {
+        return diagnostic;
+    };
+    let entity = message
+        .strip_prefix("the types ")
+        .and_then(|rest| rest.strip_suffix(" are not compatible"))
+        .and_then(|types| types.split_once(" and "))
+        .and_then(|(a, b)| match (a, b) {
+            ("String", entity) | (entity, "String") => Some(entity),
+            _ => None,
+        })
+        .filter(|entity| !matches!(*entity, "Bool" | "Long") && !entity.contains(['<', '{', ' ']));
+    match entity {
+        Some(entity) => diagnostic.cause(rule).help(format!(
+            "write the entity, as in `{entity}::\"…\"`, in place of the text"
+        )),
+        None => diagnostic.cause(rule).help(
+            "make both sides one type; `palisade policy schema` prints the type of each attribute",
+        ),
     }
 }
 

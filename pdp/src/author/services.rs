@@ -62,25 +62,30 @@ pub(crate) fn read(
     let root = parse(source, found)?;
     let mut reader = Reader::new(source, found);
     let fields = reader.fields(&root, "a service file", KEYS)?;
-    let Some(node) = fields.get("service") else {
+    let node = fields.get("service");
+    if node.is_none() {
         reader.missing(
             fields.span,
             "a service file",
             "service",
             "service: shop/orders",
         );
-        return None;
-    };
-    let written = reader.text(node, "`service`")?;
-    let (namespace, name) = service_name(written, node.span, &mut reader)?;
+    }
+    let named = node.and_then(|node| {
+        let written = reader.text(node, "`service`")?;
+        service_name(written, node.span, &mut reader)
+    });
+    // Without a name the rest is read all the same, for its mistakes.
+    let (namespace, name) = named.unwrap_or(("unnamed", "unnamed"));
+    let named_at = node.map_or(fields.span, |node| node.span);
     let id = ServiceId::new(&settings.trust_domain, namespace, name);
     let protocol = fields
         .get("protocol")
         .and_then(|n| reader.choice(n, "`protocol`", PROTOCOLS))
         .unwrap_or(Protocol::Http);
     let (identities, identity_at) =
-        identities(fields, namespace, name, settings, node.span, &mut reader);
-    let (hosts, host_at) = hosts(fields, name, node.span, &mut reader);
+        identities(fields, namespace, name, settings, named_at, &mut reader);
+    let (hosts, host_at) = hosts(fields, name, named_at, &mut reader);
     let (operations, operation_at) = operations::read(fields, &id, protocol, &hosts, &mut reader);
     let service = Service {
         namespace: namespace.into(),
@@ -112,11 +117,12 @@ pub(crate) fn read(
         .get("labels")
         .map(|n| labels(n, &mut reader))
         .unwrap_or_default();
+    named?;
     Some(Declared {
         service,
         tier,
         labels,
-        at: source.span(node.span),
+        at: source.span(named_at),
         identity_at,
         host_at,
         operation_at,

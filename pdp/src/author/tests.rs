@@ -179,7 +179,14 @@ pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Dia
         let source = Source::new(file.path, file.text);
         table::read(&source, compiled, now_us, &mut cases, &mut found);
     }
-    (cases, found)
+    // A mistyped principal would be told once for each of its requests.
+    let mut told: Vec<Diagnostic> = Vec::with_capacity(found.len());
+    for diagnostic in found {
+        if !told.contains(&diagnostic) {
+            told.push(diagnostic);
+        }
+    }
+    (cases, told)
 }
 
 /// Runs the cases whose name, file, principal or request contains `filter`.
@@ -241,13 +248,17 @@ fn judge(case: &Case, answer: &Answer, compiled: &Compiled) -> CaseResult {
     let passed = case.expected.is_met_by(got) && policies_fit;
     let failure = (!passed).then(|| {
         let by = match determining.as_slice() {
+            [] if got == Expected::NotPermitted => "no permit matched".to_owned(),
             [] => decision.verdict.reason().replace('_', " "),
             some => format!("by {}", some.join(", ")),
         };
         let wanted = match &case.policies {
             Some(ids) if case.expected.is_met_by(got) => {
                 let ids: Vec<_> = ids.iter().map(SmolStr::as_str).collect();
-                format!("{} by [{}]", case.expected.as_str(), ids.join(", "))
+                match ids.as_slice() {
+                    [] => format!("{} by no policy", case.expected.as_str()),
+                    some => format!("{} by {}", case.expected.as_str(), some.join(", ")),
+                }
             }
             _ => case.expected.as_str().to_owned(),
         };

@@ -141,7 +141,12 @@ impl<'a> Reader<'a> {
     fn wrong_kind(&mut self, node: &Node, what: &str, wanted: &str) {
         self.report(
             Diagnostic::error(codes::WRONG_KIND, format!("{what} must be {wanted}"))
-                .label(format!("this is {}", node.kind())),
+                .label(format!("this is {}", node.kind()))
+                .help(match wanted {
+                    "a list" => "write `[a, b]`, or each item on a line of its own after `- `",
+                    "a map" => "write `key: value`, each on a line of its own",
+                    _ => "write one value, without brackets; put quotes around it if it holds `:` or `#`",
+                }),
             node.span,
         );
     }

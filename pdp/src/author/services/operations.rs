@@ -198,7 +198,14 @@ fn matched(
                 format!("`{text}` does not say what the operation matches"),
             )
             .cause(cause)
-            .help(format!("write for example `{example}`"));
+            .help(match (protocol, grpc_match(text)) {
+                (Protocol::Http, Ok(_)) => {
+                    format!(
+                        "for a gRPC service write `protocol: grpc`, else for example `{example}`"
+                    )
+                }
+                _ => format!("write for example `{example}`"),
+            });
             reader.report(diagnostic, node.span);
             None
         }
