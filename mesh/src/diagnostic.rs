@@ -263,10 +263,9 @@ mod tests {
     #[test]
     fn a_near_word_is_suggested_and_a_far_one_is_not() {
         assert_eq!(
-            did_you_mean("listn", ["listen", "upstream"]),
+            did_you_mean("listn", ["list", "listen", "upstream"]),
             Some("listen")
         );
-        assert_eq!(did_you_mean("listn", ["list", "listen"]), Some("listen"));
         assert_eq!(did_you_mean("GTE", ["GET", "POST"]), Some("GET"));
         assert_eq!(did_you_mean("banana", ["listen", "upstream"]), None);
     }

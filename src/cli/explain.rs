@@ -8,6 +8,9 @@ use crate::render::{self, Output};
 /// The reference page; one `## PLSnnnn title` section for each code.
 const CODES: &str = include_str!("../../docs/reference/codes.md");
 
+/// Columns of an explanation where the terminal is not narrower.
+const WIDTH_DEFAULT: usize = 90;
+
 /// Arguments of `explain`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -60,7 +63,39 @@ fn show(output: Output, code: &str, title: &str, body: &str) {
         render::paint(render::NAME, code),
         render::strong(title)
     ));
-    render::line(body);
+    let width = render::screen::width()
+        .unwrap_or(WIDTH_DEFAULT)
+        .min(WIDTH_DEFAULT);
+    for paragraph in body.split("\n\n") {
+        match paragraph.starts_with("    ") {
+            // An example stays as it is.
+            true => render::line(&format!("\n{paragraph}\n")),
+            false => print_paragraph(paragraph, width),
+        }
+    }
+}
+
+/// Prints `Why: …` or `Fix: …` with its word apart, broken between words.
+fn print_paragraph(paragraph: &str, width: usize) {
+    let (word, text) = match paragraph.split_once(": ") {
+        Some((word @ ("Why" | "Fix"), text)) => (word, text),
+        _ => ("", paragraph),
+    };
+    const INDENT: usize = 5;
+    for (i, line) in render::screen::wrap(text, width.saturating_sub(INDENT))
+        .iter()
+        .enumerate()
+    {
+        let word = if i == 0 {
+            word.to_lowercase()
+        } else {
+            String::new()
+        };
+        render::line(&format!(
+            "{}  {line}",
+            render::paint(render::NAME, format!("{word:<3}"))
+        ));
+    }
 }
 
 /// Code, title and text of every section, in the order of the page.

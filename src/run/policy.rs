@@ -85,12 +85,23 @@ pub(super) fn snapshot_for(
 /// Compiles a received revision and builds the engine of the proxy `own`.
 ///
 /// # Errors
-/// When its bytes are not what its digest says, it does not compile, or it is of
-/// another trust domain.
-pub(super) fn of_revision(
+/// As [`of_revision`], and when it is of another trust domain.
+pub(super) fn of_revision_for(
     own: &SpiffeId,
     revision: &Revision,
 ) -> Result<Arc<Snapshot>, Diagnostic> {
+    snapshot_for(own, compiled(revision)?, revision.sequence)
+}
+
+/// Compiles a revision of our own and builds its engine.
+///
+/// # Errors
+/// When its bytes are not what its digest says, or it does not compile.
+pub(super) fn of_revision(revision: &Revision) -> Result<Arc<Snapshot>, Diagnostic> {
+    snapshot(compiled(revision)?, revision.sequence)
+}
+
+fn compiled(revision: &Revision) -> Result<Compiled, Diagnostic> {
     let bytes = Bytes::clone(&revision.bundle);
     if Digest::from_slice(&revision.sha256) != Some(Digest::of(&bytes)) {
         return Err(
@@ -101,12 +112,12 @@ pub(super) fn of_revision(
     }
     let loaded = author::compile(bytes);
     let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
-    match (loaded.compiled, first) {
-        (Some(compiled), _) => snapshot_for(own, compiled, revision.sequence),
-        (None, Some(first)) => Err(first),
-        (None, None) => Err(Diagnostic::error(3012, "revision does not compile")
-            .help("the last good one stays in force; see the PDP's log")),
-    }
+    loaded.compiled.ok_or_else(|| {
+        first.unwrap_or_else(|| {
+            Diagnostic::error(3012, "revision does not compile")
+                .help("the last good one stays in force; see the PDP's log")
+        })
+    })
 }
 
 /// The endpoint table of what a PDP sent. What cannot be read is left out: it would

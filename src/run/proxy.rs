@@ -278,7 +278,7 @@ fn subscribe(
     };
     let (slot, own) = (Mutex::new(view.policy.clone()), view.identity.id());
     let apply = move |revision: palisade_mesh::wire::policy::Revision| {
-        let snapshot = policy::of_revision(&own, &revision)?;
+        let snapshot = policy::of_revision_for(&own, &revision)?;
         slot.lock()
             .unwrap_or_else(PoisonError::into_inner)
             .store(Some(policy::live(snapshot)));
