@@ -15,6 +15,8 @@ use futures_util::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use palisade_audit::{index::TailEvent, query::Query, row::Row};
 use palisade_mesh::{diagnostic::Diagnostic, wire::record::Verdict};
+use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     cli::{Context, Exit, block_on, short_id, short_service},
@@ -91,11 +93,13 @@ pub(crate) fn main(args: DemoArgs, context: &Context) -> Exit {
 
 async fn run(args: &DemoArgs, context: &Context) -> Result<(), Vec<Diagnostic>> {
     let started = Instant::now();
-    render::line(&format!(
-        "{}  {}\n",
-        strong("Palisade demo"),
-        paint(DIM, "loopback only, gone when you press Ctrl-C")
-    ));
+    if context.output == Output::Human {
+        render::line(&format!(
+            "{}  {}\n",
+            strong("Palisade demo"),
+            paint(DIM, "loopback only, gone when you press Ctrl-C")
+        ));
+    }
     let spinner = spinner(context.output);
     let mesh = tokio::select! {
         mesh = DemoMesh::start(args, |step| spinner.set_message(step.to_owned())) => mesh,
@@ -103,15 +107,24 @@ async fn run(args: &DemoArgs, context: &Context) -> Result<(), Vec<Diagnostic>> 
     };
     spinner.finish_and_clear();
     let mut mesh = mesh?;
-    welcome(&mesh, args, started.elapsed());
-    let mut live = Live::new();
+    match context.output {
+        Output::Human => welcome(&mesh, args, started.elapsed()),
+        Output::Json => event(
+            "ready",
+            &json!({ "mesh": mesh.name, "policies": mesh.policies }),
+        ),
+    }
+    let mut view = View::new(context.output);
     let ended = tokio::select! {
-        ended = watch(&mut mesh, &mut live) => ended,
+        ended = watch(&mut mesh, &mut view) => ended,
         () = run::told_to_end() => Ok(()),
         () = tokio::time::sleep(args.duration) => Ok(()),
     };
-    live.finish();
+    view.finish();
     mesh.end().await;
+    if context.output == Output::Json {
+        return ended;
+    }
     render::line("  Everything that the demo made is gone.");
     if ended.is_ok() {
         let this = this();
@@ -217,8 +230,54 @@ fn shown(path: &std::path::Path) -> String {
     within.display().to_string()
 }
 
+/// Where decisions and events go: the live rows, or a JSON document on each line.
+enum View {
+    Rows(Box<Live>),
+    Lines,
+}
+
+impl View {
+    fn new(output: Output) -> Self {
+        match output {
+            Output::Human => Self::Rows(Box::new(Live::new())),
+            Output::Json => Self::Lines,
+        }
+    }
+
+    fn see(&mut self, row: &Row) {
+        match self {
+            Self::Rows(live) => live.see(seen(row)),
+            Self::Lines => event("decision", row),
+        }
+    }
+
+    fn event(&mut self, text: &str) {
+        match self {
+            Self::Rows(live) => live.event(text),
+            Self::Lines => event("note", &anstream::adapter::strip_str(text).to_string()),
+        }
+    }
+
+    fn redraw(&mut self, summary: &str) {
+        if let Self::Rows(live) = self {
+            live.redraw(summary);
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Self::Rows(live) = self {
+            live.finish();
+        }
+    }
+}
+
+/// Prints `{"event": NAME, "NAME": …}` on one line.
+fn event(name: &str, value: &impl Serialize) {
+    render::line(&json!({ "event": name, name: value }).to_string());
+}
+
 /// Shows decisions and events until something ends the demo.
-async fn watch(mesh: &mut DemoMesh, live: &mut Live) -> Result<(), Vec<Diagnostic>> {
+async fn watch(mesh: &mut DemoMesh, view: &mut View) -> Result<(), Vec<Diagnostic>> {
     let query = Query::parse("class:decision").map_err(|d| vec![d])?;
     let mut decisions = Box::pin(mesh.audit()?.store.tail(&query));
     let mut policy = mesh.pdp()?.state.clone();
@@ -229,20 +288,20 @@ async fn watch(mesh: &mut DemoMesh, live: &mut Live) -> Result<(), Vec<Diagnosti
     loop {
         tokio::select! {
             event = decisions.next() => match event {
-                Some(TailEvent::Row(row)) => live.see(seen(&row)),
-                Some(TailEvent::Skipped(n)) => live.event(&paint(WARN, format!("  … {n} decisions came faster than they can be shown"))),
+                Some(TailEvent::Row(row)) => view.see(&row),
+                Some(TailEvent::Skipped(n)) => view.event(&paint(WARN, format!("  … {n} decisions came faster than they can be shown"))),
                 Some(TailEvent::Unreadable(_)) => {}
                 None => return Ok(()),
             },
             Ok(()) = policy.changed() => {
                 let state = policy.borrow_and_update().clone();
                 for line in notes.policy(&state, mesh.pdp()?).await {
-                    live.event(&line);
+                    view.event(&line);
                 }
             }
             _ = redraw.tick() => {
                 notes.look();
-                live.redraw(&notes.summary());
+                view.redraw(&notes.summary());
                 if render::closed() {
                     return Ok(());
                 }

@@ -17,6 +17,7 @@ use std::{
 
 use support::{Home, copy, said, sample_policies};
 
+#[allow(unreachable_pub, reason = "each story is a crate of its own")]
 mod support;
 
 fn root() -> &'static Path {
@@ -68,6 +69,9 @@ fn codes(text: &str) -> BTreeSet<String> {
         "error(",
         "warning(",
         "u16=",
+        "duplicate_key:",
+        "syntax:",
+        "too_deep:",
         "FactState::Error,",
         "FactState::Warning,",
         "FactState::Unknown,",

@@ -5,7 +5,7 @@ use std::{fs, io, path::PathBuf};
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{Context, Exit};
-use crate::render;
+use crate::render::{self, Output};
 
 /// The template: path within the repository and text.
 const TEMPLATE: &[(&str, &str)] = &[
@@ -31,13 +31,27 @@ pub(super) struct Args {
 pub(super) fn main(args: &Args, context: &Context) -> Exit {
     match write(args) {
         Ok(()) => {
-            let dir = args.dir.display();
+            let dir = args.dir.display().to_string();
+            if context.output == Output::Json {
+                let files: Vec<&str> = TEMPLATE.iter().map(|(path, _)| *path).collect();
+                render::json(&serde_json::json!({ "dir": dir, "files": files }));
+                return Exit::Ok;
+            }
             render::line(&format!(
-                "  {} wrote {} files to {dir}\n",
+                "{} wrote {} files to {dir}",
                 render::paint(render::GOOD, "✓"),
                 TEMPLATE.len()
             ));
-            render::line(&format!("Next: palisade policy test {dir}"));
+            render::next(&[
+                (
+                    format!("palisade policy test {dir}"),
+                    "its tests pass as they are",
+                ),
+                (
+                    format!("palisade can web GET orders/orders --why --policies {dir}"),
+                    "ask it something",
+                ),
+            ]);
             Exit::Ok
         }
         Err(diagnostic) => render::failure(context.output, &diagnostic, Exit::Failed),

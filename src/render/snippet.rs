@@ -35,6 +35,11 @@ pub fn render(diagnostic: &Diagnostic) -> String {
     if let Some(at) = &diagnostic.location {
         place(&mut out, at, diagnostic.label.as_deref(), &pad, style);
     }
+    // Without a place to stand at, the label is a remark like the cause.
+    let label = diagnostic.label.as_ref();
+    if let Some(label) = label.filter(|_| diagnostic.location.is_none()) {
+        let _ = write!(out, "\n{pad}{} {}", paint(NAME, "="), clean(label));
+    }
     if let Some(cause) = &diagnostic.cause {
         for line in cause.lines() {
             let _ = write!(out, "\n{pad}{} {}", paint(NAME, "="), clean(line));
@@ -112,6 +117,15 @@ mod tests {
         let plain = anstream::adapter::strip_str(&render(&diagnostic)).to_string();
         let expected = "error PLS1103: action `GTE` is not in the schema\n   ┌─ orders.cedar:2:13\n 2 │   action == Action::\"GTE\",\n   │             ^^^^^^^^^^^^^ did you mean `GET`?\n   fix   replace it\n   docs  palisade explain PLS1103\n";
         assert_eq!(plain, expected);
+    }
+
+    /// `can` asks without a file, and must still say what was probably meant.
+    #[test]
+    fn a_label_without_a_place_is_not_lost() {
+        let diagnostic =
+            Diagnostic::error(2010, "nobody is called `wbe`").label("did you mean `web`?");
+        let plain = anstream::adapter::strip_str(&render(&diagnostic)).to_string();
+        assert!(plain.contains("\n   = did you mean `web`?\n"), "{plain}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::{
     config::{Config, PdpSection},
     control::{
         api::{Answer, Fact, FactState, Problem},
-        status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead},
+        status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
     },
     net::tls,
 };
@@ -214,7 +214,7 @@ impl PdpRole {
                     "revision {} ({}) in force for {}",
                     r.sequence,
                     short(&r.digest),
-                    ago(&self.clock, r.since_us)
+                    span(&self.clock, r.since_us)
                 ),
             ),
             None => Fact::not_ok(

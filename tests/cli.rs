@@ -1,0 +1,318 @@
+//! What people and scripts meet at the command line: first words, exit codes, messages,
+//! output for programs, and output into a pipe. The stories of a running mesh are in
+//! one test: a demo takes a second to start.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::{Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+use support::{Home, copy, said, sample_policies, wait_for};
+
+#[allow(unreachable_pub, reason = "each story is a crate of its own")]
+mod support;
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A home with the sample repository as `policies`.
+fn with_policies() -> Home {
+    let home = Home::new();
+    copy(&sample_policies(), &home.path("policies"));
+    home
+}
+
+#[test]
+fn a_newcomer_is_told_three_things_to_do() {
+    let home = Home::new();
+    let output = home.run(&[]);
+    let text = stdout(&output);
+    assert!(
+        output.status.success() && text.lines().count() <= 8,
+        "{text}"
+    );
+    assert_eq!(text.matches("  palisade ").count(), 3, "{text}");
+}
+
+#[test]
+fn help_ends_with_the_exit_codes_and_a_typing_error_has_a_tip() {
+    let home = Home::new();
+    assert!(stdout(&home.run(&["--help"])).contains("Exit codes: 0 done"));
+    let output = home.run(&["statsu"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("'status'"), "{}", said(&output));
+}
+
+/// Scripts tell "nothing runs" from "no" and from "wrong question", for every command.
+#[test]
+fn without_a_mesh_every_question_to_it_exits_with_seven() {
+    let home = Home::new();
+    for args in [
+        &["status"][..],
+        &["check"],
+        &["why", "01ABCDEFGH"],
+        &["can", "web", "GET", "orders/orders"],
+        &["audit", "search"],
+        &["audit", "tail"],
+        &["audit", "show", "01ABCDEFGH"],
+        &["audit", "verify"],
+        &["identity", "list"],
+        &["identity", "show", "web"],
+    ] {
+        let output = home.run(args);
+        assert_eq!(output.status.code(), Some(7), "{args:?}: {}", said(&output));
+        assert!(stderr(&output).contains("PLS9101"), "{args:?}");
+        assert!(stdout(&output).is_empty(), "{args:?}: {}", said(&output));
+        let json = home.json(args);
+        assert_eq!(
+            json["diagnostics"][0]["code"], "PLS9101",
+            "{args:?}: {json}"
+        );
+    }
+}
+
+#[test]
+fn a_deny_is_an_answer_unless_the_exit_code_is_asked_for() {
+    let home = with_policies();
+    let ask = |args: &[&str]| {
+        let given = [
+            "can",
+            "web",
+            "POST",
+            "orders/42/refund",
+            "--policies",
+            "policies",
+        ];
+        home.run(&[&given, args].concat()).status.code()
+    };
+    assert_eq!(ask(&[]), Some(0));
+    assert_eq!(ask(&["--exit-code"]), Some(6));
+    let wrong = home.run(&[
+        "can",
+        "wbe",
+        "GET",
+        "orders/orders",
+        "--policies",
+        "policies",
+    ]);
+    assert_eq!(wrong.status.code(), Some(3));
+    assert!(
+        stderr(&wrong).contains("did you mean `web`?"),
+        "{}",
+        said(&wrong)
+    );
+}
+
+/// Mistakes in different files are told in one run, and each has code, place and pointer.
+#[test]
+fn all_mistakes_of_a_repository_are_told_at_once() {
+    let home = with_policies();
+    let edit = |file: &str, from: &str, to: &str| {
+        let path = home.path("policies").join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{file} has no {from}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+    };
+    edit("services/orders.yaml", "hosts:", "host:");
+    edit("policies/guard-rails.cedar", "trustDomain", "trustDomian");
+    edit("palisade.yaml", "x-tenant: single", "x-tenant: sngle");
+    let output = home.run(&["policy", "validate", "policies"]);
+    assert_eq!(output.status.code(), Some(3));
+    let text = stderr(&output);
+    for part in [
+        "unknown key `host`",
+        "services/orders.yaml:3:1",
+        "did you mean `hosts`?",
+        "policies/guard-rails.cedar:12:10",
+        "`Workload` has no attribute `trustDomian`",
+        "palisade.yaml:7:13",
+        "palisade explain PLS1105",
+    ] {
+        assert!(text.contains(part), "{part} is missing:\n{text}");
+    }
+    assert_eq!(stdout(&output), "✗ 3 errors\n");
+    let json = home.json(&["policy", "validate", "policies"]);
+    assert_eq!(json["diagnostics"].as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn a_mistake_in_a_test_table_is_found_by_validate_and_told_once() {
+    let home = with_policies();
+    let path = home.path("policies/tests/edges.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("principal: web", "principal: wbe", 1)).unwrap();
+    let output = home.run(&["policy", "validate", "policies"]);
+    assert_eq!(output.status.code(), Some(3));
+    assert_eq!(stderr(&output).matches("nobody is called").count(), 1);
+}
+
+/// A failed case says on two lines who asked what, what was expected, and what decided.
+#[test]
+fn a_failed_case_names_what_decided() {
+    let home = with_policies();
+    let path = home.path("policies/tests/refusals.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(
+        &path,
+        text.replace(
+            "expect: forbidden\n    policies: [card-data]",
+            "expect: allow",
+        ),
+    )
+    .unwrap();
+    let output = home.run(&["policy", "test", "policies"]);
+    assert_eq!(output.status.code(), Some(4));
+    let text = stdout(&output);
+    let at = text
+        .find("web · GET payments/cards/7")
+        .unwrap_or_else(|| panic!("{text}"));
+    let case: String = text[at..].lines().take(2).collect();
+    assert!(
+        case.contains("expected allow, got forbidden")
+            && case.contains("by card-data (policies/guard-rails.cedar:14)"),
+        "{case}"
+    );
+}
+
+/// Piped output has no colours and no hints, whatever the command; `--color always` has.
+#[test]
+fn colour_is_for_terminals_or_for_those_who_ask() {
+    let home = with_policies();
+    let ask = |color: &str| {
+        let mut command = home.palisade(&[
+            "can",
+            "web",
+            "GET",
+            "orders/orders",
+            "--policies",
+            "policies",
+            "--color",
+            color,
+        ]);
+        stdout(&command.env_remove("NO_COLOR").output().unwrap())
+    };
+    for plain in [ask("auto"), ask("never")] {
+        assert!(
+            !plain.contains('\x1b') && !plain.contains("next"),
+            "{plain}"
+        );
+    }
+    assert!(ask("always").contains("\x1b[1m"));
+}
+
+#[test]
+fn a_configuration_in_the_working_folder_finds_its_neighbours() {
+    let home = with_policies();
+    fs::write(
+        home.path("mesh.yaml"),
+        "trust_domain: demo.test\nca: {}\nagent: {socket: agent.sock}\npdp: {policies: nowhere, listen: 127.0.0.1:0}\naudit: {listen: 127.0.0.1:0}\n",
+    )
+    .unwrap();
+    let output = home.run(&["run", "all", "--config", "mesh.yaml"]);
+    let folder = home.path("nowhere");
+    let text = stderr(&output);
+    let told = text.contains(&folder.display().to_string()) || text.contains("/./nowhere");
+    assert!(told, "the path is told whole:\n{text}");
+}
+
+/// One demo, asked as people ask it from a second terminal.
+#[test]
+fn a_running_demo_answers_people_and_programs() {
+    let home = Home::new();
+    let mut demo = home.start("demo", &["demo", "--rate", "40"]);
+    let limit = Duration::from_secs(60);
+    wait_for("a denied and an allowed edge", limit, || {
+        let text = demo.printed();
+        (text.contains("DENY ") && text.contains("ALLOW ")).then_some(())
+    });
+    let text = demo.printed();
+    assert!(
+        !text.contains('\x1b'),
+        "cursor movements in a file:\n{text}"
+    );
+    let widest = text
+        .lines()
+        .take_while(|l| !l.contains("Ctrl-C"))
+        .map(|l| l.chars().count())
+        .max();
+    assert!(
+        widest <= Some(80),
+        "the first words fit 80 columns:\n{text}"
+    );
+
+    let found = wait_for("a searched denial", limit, || {
+        let answer = home.json(&["audit", "search", "decision:not_permitted", "-n", "1"]);
+        answer["rows"][0]["id"].as_str().map(str::to_owned)
+    });
+    let why = home.run(&["why", &found]);
+    assert!(
+        stdout(&why).starts_with("DENY  web → orders   POST /orders/42/refund"),
+        "{}",
+        said(&why)
+    );
+    assert!(stdout(&why).contains("nearest policies"), "{}", said(&why));
+
+    // The first ten characters are the millisecond: too little, and never a wall of ids.
+    let ambiguous = home.run(&["audit", "show", &found[..6]]);
+    assert_eq!(ambiguous.status.code(), Some(3), "{}", said(&ambiguous));
+    assert!(stderr(&ambiguous).len() < 600, "{}", said(&ambiguous));
+
+    let show = home.run(&["audit", "show", &found]);
+    assert!(
+        stdout(&show).contains("  context.tls.mtls  true\n"),
+        "no JSON for people: {}",
+        said(&show)
+    );
+
+    for (args, words) in [
+        (&["status"][..], "5/5 proxies in sync"),
+        (&["check"], "result: everything is in order"),
+        (&["identity", "list"], "spiffe://demo.test/ns/shop/sa/web"),
+        (&["audit", "verify"], "✓ verified: "),
+    ] {
+        let output = wait_for(words, limit, || {
+            let output = home.run(args);
+            stdout(&output).contains(words).then_some(output)
+        });
+        assert!(output.status.success(), "{}", said(&output));
+        assert!(home.json(args) != Value::Null);
+    }
+
+    // The reader of a tail goes away, and the tail ends.
+    let mut tail = home
+        .palisade(&["audit", "tail"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(tail.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    assert!(line.contains(" → "), "{line}");
+    wait_for("the tail ends with its reader", limit, || {
+        tail.try_wait().unwrap()
+    });
+
+    assert!(demo.end().success());
+    let last = demo.printed();
+    assert!(
+        last.contains("Everything that the demo made is gone."),
+        "{last}"
+    );
+    assert!(!home.path("palisade-demo").exists());
+}
