@@ -187,6 +187,7 @@ impl Writer {
 
     /// Writes a group, fsyncs it, and tells whoever waits.
     fn commit(&mut self, jobs: Vec<Job>) {
+        self.streams.make_room();
         let mut group = std::mem::replace(&mut self.group, Group::new());
         group.begin(self.clock.now_us());
         let noted = self.notes.len();

@@ -15,6 +15,14 @@ use crate::{
     merkle::{hex, sha256},
 };
 
+/// Streams of one reporter from which on room is made, and how many stay then. The
+/// distance to the limit is more than one group can open.
+const CROWDED: usize = STREAMS_PER_REPORTER_MAX / 8 * 7;
+const CROWD_KEPT: usize = STREAMS_PER_REPORTER_MAX / 4 * 3;
+/// The same for all streams of the log.
+const FULL: usize = STREAMS_MAX / 8 * 7;
+const FULL_KEPT: usize = STREAMS_MAX / 4 * 3;
+
 /// Positions of all streams.
 #[derive(Debug, Default)]
 pub(crate) struct Streams {
@@ -23,6 +31,9 @@ pub(crate) struct Streams {
     per_reporter: FxHashMap<Arc<str>, usize>,
     // Numbers of the streams that miss something.
     gappy: BTreeSet<usize>,
+    // Records noted so far.
+    noted: u64,
+    crowded: bool,
 }
 
 #[derive(Debug)]
@@ -30,6 +41,20 @@ struct Stream {
     key: Arc<StreamKey>,
     position: Position,
     encoded: Box<[u8]>,
+    // When it was noted last, as a count of records.
+    noted: u64,
+}
+
+impl Stream {
+    /// Streams that are forgotten first: those that said their last word, then those
+    /// that have been silent the longest; those that miss something come last, for a
+    /// gap is told as long as it is open.
+    fn rank(&self) -> (bool, bool, u64, ulid::Ulid) {
+        let Position {
+            missing, closed, ..
+        } = &self.position;
+        (!missing.is_empty(), !closed, self.noted, self.key.boot)
+    }
 }
 
 /// What the streams were before a group, to go back when it cannot be written.
@@ -68,13 +93,60 @@ impl Streams {
             return Err(Refused::Reporter);
         }
         *count += 1;
+        self.crowded |= *count >= CROWDED || self.list.len() >= FULL;
         self.list.push(Stream {
             key: key.clone(),
             position: Position::default(),
             encoded: key.to_wire().encode_to_vec().into(),
+            noted: self.noted,
         });
         self.ids.insert(key.clone(), self.list.len() - 1);
         Ok(self.list.len() - 1)
+    }
+
+    /// Forgets old streams where there are many: each start of each replica of a
+    /// service makes new ones under the same name, and a reporter that is refused
+    /// for its past could never deliver again. Numbers of streams change, so no
+    /// group may be under way.
+    pub(crate) fn make_room(&mut self) {
+        if !std::mem::take(&mut self.crowded) {
+            return;
+        }
+        let mut list = std::mem::take(&mut self.list);
+        list.sort_by_key(Stream::rank);
+        let mut spare = list.len().saturating_sub(FULL_KEPT);
+        if list.len() < FULL {
+            spare = 0;
+        }
+        let mut of_reporter: FxHashMap<Arc<str>, usize> = std::mem::take(&mut self.per_reporter)
+            .into_iter()
+            .filter(|(_, count)| *count >= CROWDED)
+            .map(|(reporter, count)| (reporter, count - CROWD_KEPT))
+            .collect();
+        list.retain(|stream| {
+            let own = of_reporter.get_mut(stream.key.reporter.as_str());
+            let own = own.filter(|left| **left > 0);
+            let forget = own.is_some() || spare > 0;
+            if let Some(left) = own {
+                *left -= 1;
+            }
+            spare = spare.saturating_sub(usize::from(forget));
+            !forget
+        });
+        self.ids = list
+            .iter()
+            .enumerate()
+            .map(|(id, s)| (s.key.clone(), id))
+            .collect();
+        self.gappy.clear();
+        for (id, stream) in list.iter().enumerate() {
+            let reporter = stream.key.reporter.as_str().into();
+            *self.per_reporter.entry(reporter).or_default() += 1;
+            if !stream.position.missing.is_empty() {
+                self.gappy.insert(id);
+            }
+        }
+        self.list = list;
     }
 
     /// Whether `new_ranges` more gaps may be remembered for a stream.
@@ -101,6 +173,8 @@ impl Streams {
         let Some(stream) = self.list.get_mut(id) else {
             return Seen::Duplicate;
         };
+        self.noted += 1;
+        stream.noted = self.noted;
         if let Some(undo) = undo.filter(|undo| undo.last != Some(id)) {
             undo.last = Some(id);
             undo.before
@@ -283,6 +357,45 @@ mod tests {
         }
         let more = key(STREAMS_PER_REPORTER_MAX as u32);
         assert_eq!(streams.enter(&more), Err(Refused::Reporter));
+    }
+
+    /// Restarts and rollouts of years must not end in a refusal for ever.
+    #[test]
+    fn finished_streams_make_room_and_open_ones_are_remembered() {
+        let mut streams = Streams::default();
+        let open = streams.enter(&key(0)).unwrap();
+        streams.observe(open, 1, None);
+        for worker in 1..3 * STREAMS_PER_REPORTER_MAX as u32 {
+            let id = streams.enter(&key(worker)).unwrap();
+            streams.observe(id, 1, None);
+            streams.close(id);
+            streams.make_room();
+            assert!(streams.list.len() < STREAMS_PER_REPORTER_MAX);
+        }
+        let open = streams.enter(&key(0)).unwrap();
+        assert_eq!(streams.observe(open, 1, None), Seen::Duplicate);
+        let newest = streams
+            .enter(&key(3 * STREAMS_PER_REPORTER_MAX as u32 - 1))
+            .unwrap();
+        assert_eq!(streams.observe(newest, 1, None), Seen::Duplicate);
+        let oldest = streams.enter(&key(1)).unwrap();
+        assert_eq!(streams.observe(oldest, 1, None), Seen::Next);
+    }
+
+    /// A reporter that was always killed leaves no closed streams.
+    #[test]
+    fn without_finished_streams_the_silent_ones_make_room() {
+        let mut streams = Streams::default();
+        for worker in 0..2 * STREAMS_PER_REPORTER_MAX as u32 {
+            for active in [0, worker] {
+                let id = streams.enter(&key(active)).unwrap();
+                let next = streams.next(id);
+                streams.observe(id, next, None);
+            }
+            streams.make_room();
+        }
+        let active = streams.enter(&key(0)).unwrap();
+        assert!(streams.next(active) > 2 * STREAMS_PER_REPORTER_MAX as u64);
     }
 
     #[test]

@@ -261,7 +261,8 @@ impl Run<'_> {
         }
         let sane = (1..=SEQUENCE_MAX).contains(&envelope.sequence);
         if index >= self.streams_from && sane {
-            // A stream beyond the limits was refused when it was new.
+            // As the writer did before each group.
+            self.streams.make_room();
             if let Ok(id) = self.streams.enter(&key) {
                 self.streams.observe(id, envelope.sequence, None);
                 if RecordPeek::new(envelope.record).is_some_and(|r| r.closes_stream()) {
