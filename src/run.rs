@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    control::{self, About},
+    control::{self, About, server::SocketFile},
 };
 
 pub mod agent;
@@ -64,6 +64,7 @@ pub struct ControlPlane {
     pub pdp: Option<pdp::PdpRole>,
     records: records::Records,
     stop: CancellationToken,
+    socket: Option<SocketFile>,
 }
 
 /// Starts `roles` as `config` says, and the local socket. When it returns, every
@@ -84,6 +85,7 @@ pub async fn control_plane(
         pdp: None,
         records: records::Records::new(config, clock.clone()),
         stop: stop.clone(),
+        socket: None,
     };
     let mut routes = Router::new();
     for role in Role::ALL.into_iter().filter(|r| roles.contains(r)) {
@@ -104,9 +106,10 @@ pub async fn control_plane(
         names.join("-")
     };
     let about = about(config, &names, &clock);
-    control::server::serve(about, &process, routes, stop)
+    let socket = control::server::serve(about, &process, routes, stop)
         .await
         .map_err(|e| vec![unbound("control socket", &e)])?;
+    plane.socket = Some(socket);
     Ok(plane)
 }
 
@@ -199,6 +202,7 @@ impl ControlPlane {
     /// Ends every role, in an order that loses nothing.
     pub async fn end(self) {
         self.stop.cancel();
+        drop(self.socket);
         drop(self.pdp);
         drop(self.agent);
         if let Some(ca) = self.ca {

@@ -31,8 +31,18 @@ impl Connected<IncomingStream<'_, UnixListener>> for PeerUid {
     }
 }
 
+/// The socket's file, which is removed with the value: by whoever ends the process,
+/// because nobody waits for the task that serves.
+#[derive(Debug)]
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Serves `routes` and `/v1/about` on the socket of this process until `stop`.
-/// The socket file is removed at the end.
 ///
 /// # Errors
 /// When the socket cannot be bound.
@@ -41,7 +51,7 @@ pub async fn serve(
     process: &str,
     routes: Router,
     stop: CancellationToken,
-) -> io::Result<PathBuf> {
+) -> io::Result<SocketFile> {
     let path = super::socket(&about.mesh, process);
     let folder = super::folder();
     uds::private_folder(&folder)?;
@@ -53,7 +63,6 @@ pub async fn serve(
         .fallback(|| async { Problem::from(unknown_route()).into_response() })
         .layer(middleware::from_fn(only_our_user))
         .into_make_service_with_connect_info::<PeerUid>();
-    let socket = path.clone();
     tokio::spawn(async move {
         let ended = axum::serve(listener, app)
             .with_graceful_shutdown(async move { stop.cancelled().await })
@@ -61,9 +70,8 @@ pub async fn serve(
         if let Err(error) = ended {
             error!(%error, "control socket failed");
         }
-        let _ = std::fs::remove_file(socket);
     });
-    Ok(path)
+    Ok(SocketFile(path))
 }
 
 async fn only_our_user(

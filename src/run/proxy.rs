@@ -30,6 +30,7 @@ use crate::{
     control::{
         self,
         api::{Fact, FactState},
+        server::SocketFile,
         status::{ProxyStatus, ahead},
     },
     net::{identity, tls},
@@ -45,6 +46,7 @@ pub struct ProxyRole {
     running: Arc<RunningProxy>,
     kept: Kept,
     stop: CancellationToken,
+    socket: SocketFile,
 }
 
 /// Where its records are kept.
@@ -116,7 +118,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
     }
     let running = view.running.clone();
     let about = super::about(config, &["proxy"], &clock);
-    control::server::serve(
+    let socket = control::server::serve(
         about,
         &format!("proxy-{}", section.instance),
         routes(view),
@@ -128,6 +130,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
         running,
         kept,
         stop,
+        socket,
     })
 }
 
@@ -136,6 +139,7 @@ impl ProxyRole {
     pub async fn end(self) {
         self.running.drain(DRAIN_DEADLINE).await;
         self.stop.cancel();
+        drop(self.socket);
         match self.kept {
             Kept::Log(log) => log.close(),
             Kept::Spool(spool) => spool.close(),
