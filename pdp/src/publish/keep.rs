@@ -1,8 +1,9 @@
 //! The last good revision and the last endpoints on disk: what both sides start
 //! from when the other is away (design, invariant 9).
 //!
-//! Files replaced whole: written beside, fsynced, renamed, folder fsynced. A crash
-//! at any point leaves the old or the new one.
+//! Files replaced whole: written beside and renamed, so that a crash at any point
+//! leaves the old or the new one. A revision is fsynced, too, and so is the folder.
+//! Endpoints are not: they change often, and a lost file costs a few seconds.
 
 use std::{
     fs, io,
@@ -54,7 +55,13 @@ impl Keep {
 
     /// Replaces the kept revision; when this returns it survives a power loss.
     pub(crate) fn store(&self, revision: &Revision) -> Result<(), Diagnostic> {
-        self.replace(REVISION, &revision.encode_to_vec())
+        let replace = || -> io::Result<()> {
+            let file = self.write_draft(REVISION, &revision.encode_to_vec())?;
+            file.sync_all()?;
+            self.rename_draft(REVISION)?;
+            fs::File::open(&self.dir)?.sync_all()
+        };
+        replace().map_err(|e| state_dir(&self.dir, &e))
     }
 
     /// The kept endpoints; `None` when there are none yet.
@@ -65,9 +72,12 @@ impl Keep {
         self.read(ENDPOINTS)
     }
 
-    /// Replaces the kept endpoints; when this returns they survive a power loss.
+    /// Replaces the kept endpoints; when this returns they survive the end of this
+    /// process, though not a power loss.
     pub(crate) fn store_endpoints(&self, endpoints: &Endpoints) -> Result<(), Diagnostic> {
-        self.replace(ENDPOINTS, &endpoints.encode_to_vec())
+        self.write_draft(ENDPOINTS, &endpoints.encode_to_vec())
+            .and_then(|_| self.rename_draft(ENDPOINTS))
+            .map_err(|e| state_dir(&self.dir, &e))
     }
 
     fn read<M: Message + Default>(&self, name: &str) -> Result<Option<M>, Diagnostic> {
@@ -88,16 +98,18 @@ impl Keep {
         Ok(Some(message))
     }
 
-    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Diagnostic> {
-        let draft = self.dir.join(format!("{name}.new"));
-        let write = || -> io::Result<()> {
-            let mut file = fs::File::create(&draft)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&draft, self.dir.join(name))?;
-            fs::File::open(&self.dir)?.sync_all()
-        };
-        write().map_err(|e| state_dir(&self.dir, &e))
+    fn draft(&self, name: &str) -> PathBuf {
+        self.dir.join(format!("{name}.new"))
+    }
+
+    fn write_draft(&self, name: &str, bytes: &[u8]) -> io::Result<fs::File> {
+        let mut file = fs::File::create(self.draft(name))?;
+        file.write_all(bytes)?;
+        Ok(file)
+    }
+
+    fn rename_draft(&self, name: &str) -> io::Result<()> {
+        fs::rename(self.draft(name), self.dir.join(name))
     }
 }
 
