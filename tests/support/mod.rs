@@ -14,12 +14,24 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
+
+pub mod authority;
+pub mod demo;
+pub mod http;
+pub mod mesh;
+
+/// Longest wait for something that a loaded machine does in a few seconds.
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 /// Folders of one story: runtime sockets, state, working folder.
 pub struct Home {
@@ -39,7 +51,11 @@ impl Home {
 
     /// The binary, in this home.
     pub fn palisade(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_palisade"));
+        self.program(Path::new(env!("CARGO_BIN_EXE_palisade")), args)
+    }
+
+    fn program(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command
             .args(args)
             .current_dir(self.dir.path())
@@ -62,12 +78,48 @@ impl Home {
             .unwrap_or_else(|e| panic!("{args:?}: {e}\n{}", said(&output)))
     }
 
+    /// Runs the binary and expects this exit code; gives all that it printed.
+    pub fn says(&self, args: &[&str], code: i32) -> String {
+        let output = self.run(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            said(&output)
+        );
+        said(&output)
+    }
+
+    /// How many decisions the running mesh has recorded, once its index has seen
+    /// every record that arrived; none while it cannot answer.
+    pub fn decisions(&self) -> Option<u64> {
+        let args = ["audit", "search", "class:decision last:1h | count"];
+        let output = self.run(&[&args[..], &["-o", "json"]].concat());
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (answer["complete"] == true && answer["behind"] == 0).then_some(())?;
+        answer["total"].as_u64()
+    }
+
+    /// Rows of a search, newest first; none while it cannot answer.
+    pub fn rows(&self, query: &str) -> Option<Vec<Value>> {
+        let output = self.run(&["audit", "search", query, "-n", "10000", "-o", "json"]);
+        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
+        (answer["complete"] == true).then_some(())?;
+        Some(answer["rows"].as_array()?.clone())
+    }
+
     /// Starts the binary in the background, with its output in `NAME.log`.
     pub fn start(&self, name: &str, args: &[&str]) -> Running {
+        self.start_program(Path::new(env!("CARGO_BIN_EXE_palisade")), name, args)
+    }
+
+    /// As [`Home::start`], from a binary that has another name.
+    pub fn start_program(&self, program: &Path, name: &str, args: &[&str]) -> Running {
         let log = self.path(&format!("{name}.log"));
-        let output = fs::File::create(&log).unwrap();
+        let mut options = fs::OpenOptions::new();
+        let output = options.create(true).append(true).open(&log).unwrap();
         let child = self
-            .palisade(args)
+            .program(program, args)
             .stdin(Stdio::piped())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
@@ -91,10 +143,37 @@ impl Running {
     }
 
     /// SIGTERM, and waits for the end.
-    pub fn end(&mut self) -> std::process::ExitStatus {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().try_into().unwrap());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-        self.child.wait().unwrap()
+    pub fn end(&mut self) -> ExitStatus {
+        self.end_by(Signal::SIGTERM)
+    }
+
+    /// Ctrl-C, and waits for the end.
+    pub fn interrupt(&mut self) -> ExitStatus {
+        self.end_by(Signal::SIGINT)
+    }
+
+    fn end_by(&mut self, signal: Signal) -> ExitStatus {
+        let pid = Pid::from_raw(self.id().try_into().unwrap());
+        kill(pid, signal).unwrap();
+        wait_for("the end of a process", LIMIT, || {
+            self.child.try_wait().unwrap()
+        })
+    }
+
+    /// Its exit status, once it has ended by itself.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Processes that it has started and that still run.
+    pub fn children(&self) -> Vec<u32> {
+        let is_child = |pid: &u32| parent(*pid) == Some(self.id());
+        processes().filter(is_child).collect()
     }
 
     /// What it has printed so far.
@@ -110,6 +189,27 @@ impl Drop for Running {
             eprintln!("--- {}\n{}", self.log.display(), self.printed());
         }
     }
+}
+
+/// Every process of the machine.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").unwrap().map(Result::unwrap);
+    entries.filter_map(|e| e.file_name().to_str()?.parse().ok())
+}
+
+/// The parent of a process that has not ended; a zombie has ended.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name stands in parentheses and may hold anything.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ');
+    (fields.next()? != "Z").then_some(())?;
+    fields.next()?.parse().ok()
+}
+
+/// Whether a process runs.
+pub fn runs(pid: u32) -> bool {
+    parent(pid).is_some()
 }
 
 /// Asks again and again until there is an answer; panics after `limit`.

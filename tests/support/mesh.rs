@@ -1,0 +1,172 @@
+//! A mesh of separate processes: each role by itself, two proxies, two services.
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+use super::{Home, LIMIT, Running, demo, free_port, http, sample_policies, wait_for};
+
+/// The control plane's roles, as `palisade run` names them.
+pub const ROLES: [&str; 4] = ["ca", "agent", "audit", "pdp"];
+/// The services, each with a proxy.
+pub const SERVICES: [&str; 2] = ["web", "orders"];
+
+/// The mesh; a role that was killed is started again with [`Separate::start`].
+pub struct Separate<'h> {
+    home: &'h Home,
+    processes: Vec<(String, Running)>,
+    outbound: SocketAddr,
+}
+
+impl<'h> Separate<'h> {
+    /// Starts every process, and waits until a request passes.
+    pub fn ready(home: &'h Home) -> Self {
+        let mut mesh = Self::configured(home);
+        for service in SERVICES {
+            mesh.start_app(service);
+        }
+        let outbound = mesh.write_config();
+        mesh.outbound = outbound;
+        for role in ROLES.into_iter().chain(["proxy-web", "proxy-orders"]) {
+            mesh.start(role);
+        }
+        mesh.wait_until_ready();
+        mesh
+    }
+
+    fn configured(home: &'h Home) -> Self {
+        super::copy(&sample_policies(), &home.path("policies"));
+        Self {
+            home,
+            processes: Vec::new(),
+            outbound: free_port(),
+        }
+    }
+
+    /// Writes one file for the control plane and one for each proxy; gives the
+    /// outbound port of `web`.
+    fn write_config(&self) -> SocketAddr {
+        let (pdp, audit) = (free_port(), free_port());
+        let registrations: String = SERVICES
+            .iter()
+            .map(|service| {
+                let path = self.binary(service);
+                format!(
+                    "    - spiffe_id: spiffe://demo.test/ns/shop/sa/{service}\n      selectors: [\"unix:path:{}\"]\n",
+                    path.display()
+                )
+            })
+            .collect();
+        let plane = format!(
+            "trust_domain: demo.test\nstate_dir: state\nca:\n  svid_ttl: 1h\n  registrations:\n{registrations}agent: {{}}\npdp:\n  policies: policies\n  listen: {pdp}\naudit:\n  listen: {audit}\n"
+        );
+        fs::write(self.home.path("mesh.yaml"), plane).unwrap();
+        let mut web = free_port();
+        for service in SERVICES {
+            let (inbound, outbound) = (free_port(), free_port());
+            let app = self.app(service);
+            let agent = self.home.path("state/agent.sock");
+            let text = format!(
+                "trust_domain: demo.test\nstate_dir: state-{service}\nproxy:\n  instance: {service}-1\n  identity:\n    workload_api: unix://{}\n  policy: {{ pdp: \"{pdp}\" }}\n  records: {{ audit: \"{audit}\" }}\n  workers: 1\n  inbound: {{ listen: \"{inbound}\", service: shop/{service}, upstream: \"{app}\" }}\n  outbound: {{ listen: \"{outbound}\" }}\n",
+                agent.display()
+            );
+            fs::write(self.home.path(&format!("proxy-{service}.yaml")), text).unwrap();
+            let this = env!("CARGO_BIN_EXE_palisade");
+            let named = self.binary(service);
+            fs::create_dir_all(named.parent().unwrap()).unwrap();
+            if fs::hard_link(this, &named).is_err() {
+                fs::copy(this, &named).unwrap();
+            }
+            if service == "web" {
+                web = outbound;
+            }
+        }
+        web
+    }
+
+    fn binary(&self, service: &str) -> PathBuf {
+        self.home.path(&format!("bin/proxy-{service}"))
+    }
+
+    /// Starts a role, or `proxy-SERVICE`.
+    pub fn start(&mut self, name: &str) {
+        let running = match name.strip_prefix("proxy-") {
+            Some(service) => self.home.start_program(
+                &self.binary(service),
+                name,
+                &["run", "proxy", "--config", &format!("{name}.yaml")],
+            ),
+            None => self
+                .home
+                .start(name, &["run", name, "--config", "mesh.yaml"]),
+        };
+        self.processes.push((name.to_owned(), running));
+    }
+
+    fn start_app(&mut self, service: &str) {
+        let name = format!("app-{service}");
+        let running = self.home.start(&name, &["shop", service]);
+        self.processes.push((name, running));
+        wait_for("a sample service", LIMIT, || self.app_address(service));
+    }
+
+    fn app_address(&self, service: &str) -> Option<SocketAddr> {
+        let log = fs::read_to_string(self.home.path(&format!("app-{service}.log"))).ok()?;
+        log.lines().next()?.parse().ok()
+    }
+
+    /// Address of a sample service, behind its proxy's back.
+    pub fn app(&self, service: &str) -> SocketAddr {
+        self.app_address(service).unwrap()
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self, name: &str) {
+        self.take(name).kill();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub fn end(&mut self, name: &str) {
+        assert!(self.take(name).end().success(), "{name}");
+    }
+
+    /// Waits until a process has ended by itself; its exit code and what it printed.
+    pub fn wait_for_end(&mut self, name: &str) -> (Option<i32>, String) {
+        let mut process = self.take(name);
+        let status = wait_for("the end of a process", LIMIT, || process.ended());
+        (status.code(), process.printed())
+    }
+
+    fn take(&mut self, name: &str) -> Running {
+        let at = self.processes.iter().position(|(n, _)| n == name).unwrap();
+        self.processes.remove(at).1
+    }
+
+    /// Waits until one request from web to orders is answered by orders.
+    pub fn wait_until_ready(&self) {
+        wait_for("a request that passes", LIMIT, || {
+            (self.get("/orders") == Some(200)).then_some(())
+        });
+    }
+
+    /// Status of a GET of web to orders; none when there was no answer.
+    pub fn get(&self, path: &str) -> Option<u16> {
+        let reply = http::send(self.outbound, "GET", "orders", path, "");
+        reply.ok().map(|r| r.status)
+    }
+
+    /// Starts the calls of web.
+    pub fn start_calls(&self, rate: f64) {
+        let order = format!("{{\"outbound\":\"{}\",\"rate\":{rate}}}", self.outbound);
+        let reply = http::send(self.app("web"), "POST", "localhost", "/-/start", &order).unwrap();
+        assert_eq!(reply.status, 204);
+    }
+
+    /// Waits until web has sent `n` calls more; none may fail.
+    pub fn wait_for_calls(&self, n: u64) {
+        let from = demo::tally(self.app("web")).sent;
+        wait_for("calls that go on", LIMIT, || {
+            let now = demo::tally(self.app("web"));
+            assert_eq!(now.failed, 0, "{now:?}");
+            (now.sent >= from + n).then_some(())
+        });
+    }
+}
