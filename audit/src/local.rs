@@ -22,6 +22,14 @@ use crate::{
     stream::{StreamKey, new_ulid},
 };
 
+/// Bytes of one stream that may be with the log and not durable yet. A disk that
+/// stalls for a second must not refuse requests at full load; beyond this the
+/// stream's own buffer fills, and then it refuses.
+pub const HANDED_BYTES: usize = 32 << 20;
+
+/// Records of one stream that may be with the log and not durable yet.
+pub const HANDED_RECORDS: usize = 128 * 1024;
+
 /// Leaves records in a [`Log`] directly.
 #[derive(Debug)]
 pub struct LocalSink {
@@ -52,6 +60,16 @@ impl LocalSink {
 
 impl RecordSink for LocalSink {
     fn open(&self, worker: u32) -> Box<dyn RecordStream> {
+        let handed = Limits {
+            bytes: HANDED_BYTES,
+            records: HANDED_RECORDS,
+        };
+        Box::new(self.stream(worker, handed))
+    }
+}
+
+impl LocalSink {
+    fn stream(&self, worker: u32, handed_max: Limits) -> LocalStream {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = workers.insert(worker);
         if !fresh {
@@ -66,12 +84,13 @@ impl RecordSink for LocalSink {
             bytes: BUFFER_BYTES,
             records: BUFFER_RECORDS,
         };
-        Box::new(LocalStream {
+        LocalStream {
             log: self.log.clone(),
             buffer: Buffer::new(Arc::new(stream), limits, self.clock.clone()),
             handed: VecDeque::new(),
+            handed_max,
             usable: fresh,
-        })
+        }
     }
 }
 
@@ -81,6 +100,7 @@ struct LocalStream {
     buffer: Buffer,
     /// Handed to the log, oldest first, until it is known to be durable.
     handed: VecDeque<(Chunk, Receipt)>,
+    handed_max: Limits,
     usable: bool,
 }
 
@@ -141,9 +161,8 @@ impl RecordStream for LocalStream {
 
     fn flush(&mut self) {
         self.settle();
-        // What the log has not taken counts against the same limits.
         let (bytes, records) = self.held();
-        if bytes > BUFFER_BYTES || records > BUFFER_RECORDS as u64 {
+        if bytes >= self.handed_max.bytes || records >= self.handed_max.records as u64 {
             return;
         }
         if let Some(chunk) = self.buffer.take() {

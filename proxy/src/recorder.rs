@@ -5,7 +5,11 @@
 //! stream (decision 2 of the design notes); the stream's buffer is handed on by the worker's
 //! timer, never by a request.
 
-use std::{fmt::Write, net::SocketAddr, time::Duration};
+use std::{
+    fmt::Write,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use palisade_mesh::{
     canonical::CanonicalRequest,
@@ -42,6 +46,8 @@ pub(crate) struct Recorder {
     outcome: Record,
     failure: Record,
     allowance: Allowance,
+    /// What the texts of addresses in the kept messages say.
+    written: Written,
     dirty: bool,
 }
 
@@ -63,6 +69,14 @@ impl Allowance {
         self.left -= i64::from(granted);
         granted
     }
+}
+
+/// The addresses that were formatted last: those of a connection and of the
+/// application repeat, and formatting them is dearer than all copies.
+#[derive(Default)]
+struct Written {
+    source: Option<IpAddr>,
+    upstream: Option<SocketAddr>,
 }
 
 /// What is known of a decided or refused request.
@@ -133,6 +147,7 @@ impl Recorder {
                 left: FAILURES_BURST,
                 second: i64::MAX,
             },
+            written: Written::default(),
             dirty: false,
         }
     }
@@ -151,6 +166,7 @@ impl Recorder {
         head(&mut self.decision, facts.id, facts.time_us, facts.mode);
         if let Some(Body::Decision(body)) = &mut self.decision.body {
             fill_decision(body, facts);
+            set_source(body, &mut self.written.source, facts.source);
         }
         self.dirty = true;
         self.stream.append(&self.decision)
@@ -168,6 +184,7 @@ impl Recorder {
         head(&mut self.outcome, facts.id, time_us, facts.mode);
         if let Some(Body::Outcome(body)) = &mut self.outcome.body {
             fill_outcome(body, facts);
+            set_upstream(body, &mut self.written.upstream, facts.upstream);
         }
         self.dirty = true;
         self.stream.append(&self.outcome)
@@ -253,7 +270,6 @@ fn fill_decision(body: &mut Decision, facts: &DecisionFacts<'_>) {
     fill_answer(body, facts.answer);
     fill_versions(&mut body.versions, facts.versions);
     body.decision_ns = u64::try_from(facts.took.as_nanos()).unwrap_or(u64::MAX);
-    set_address(&mut body.source_ip, &mut body.source_port, facts.source);
     body.trace_id.clear();
     body.span_id.clear();
     if let Some(trace) = &facts.trace {
@@ -311,12 +327,28 @@ fn fill_outcome(body: &mut Outcome, facts: &OutcomeFacts<'_>) {
     body.duration_us = u64::try_from(facts.duration.as_micros()).unwrap_or(u64::MAX);
     set(&mut body.service, facts.service);
     set(&mut body.principal, facts.principal);
+    set(&mut body.error, facts.error);
+}
+
+fn set_source(body: &mut Decision, written: &mut Option<IpAddr>, address: SocketAddr) {
+    if *written == Some(address.ip()) {
+        body.source_port = address.port().into();
+        return;
+    }
+    set_address(&mut body.source_ip, &mut body.source_port, address);
+    *written = Some(address.ip());
+}
+
+fn set_upstream(body: &mut Outcome, written: &mut Option<SocketAddr>, address: Option<SocketAddr>) {
+    if *written == address {
+        return;
+    }
     body.upstream.clear();
-    if let Some(address) = facts.upstream {
+    if let Some(address) = address {
         // Writing to a string does not fail.
         let _ = write!(body.upstream, "{address}");
     }
-    set(&mut body.error, facts.error);
+    *written = address;
 }
 
 fn set(field: &mut String, value: &str) {
@@ -377,6 +409,38 @@ mod tests {
         assert_eq!(granted(50), 0);
         assert_eq!(granted(51), 50);
         assert_eq!(granted(9_000), 100);
+    }
+
+    #[test]
+    fn addresses_follow_their_connection() {
+        let (mut decision, mut source) = (Decision::default(), None);
+        for address in [
+            "10.0.0.1:1",
+            "10.0.0.1:2",
+            "[::1]:2",
+            "[::1]:3",
+            "10.0.0.1:3",
+        ] {
+            let address: SocketAddr = address.parse().unwrap();
+            set_source(&mut decision, &mut source, address);
+            assert_eq!(decision.source_ip, address.ip().to_string());
+            assert_eq!(decision.source_port, u32::from(address.port()));
+        }
+        let (mut outcome, mut upstream) = (Outcome::default(), None);
+        for address in [
+            None,
+            Some("10.0.0.1:1"),
+            Some("10.0.0.1:1"),
+            None,
+            Some("[::1]:2"),
+        ] {
+            let address = address.map(|a| a.parse().unwrap());
+            set_upstream(&mut outcome, &mut upstream, address);
+            assert_eq!(
+                outcome.upstream,
+                address.map_or_else(String::new, |a: SocketAddr| a.to_string())
+            );
+        }
     }
 
     #[test]

@@ -1,6 +1,11 @@
 //! The sink into a log of the same process.
 
+use std::time::Duration;
+
+use palisade_mesh::spiffe_id::TrustDomain;
+
 use super::*;
+use crate::log::LogOptions;
 use crate::testing::{decision, expected_paths, open_log, paths, received, reporter, soon};
 
 #[tokio::test]
@@ -55,4 +60,39 @@ async fn a_closed_log_is_a_closed_sink() {
     stream.append(&decision(1)).unwrap();
     log.close();
     assert_eq!(soon(stream.durable()).await, Err(SinkError::Closed));
+}
+
+/// A log that does not get on holds so much of a stream and no more; then the
+/// buffer fills, and nothing is lost when it gets on again.
+#[tokio::test]
+async fn what_a_stalled_log_holds_is_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = LogOptions::new(TrustDomain::parse("acme.test").unwrap());
+    // The first batch waits for others, which is as good as a stalled disk.
+    options.group_wait = Duration::from_secs(3600);
+    options.group_records = usize::MAX;
+    let log = Log::open(dir.path(), options, Clock::system()).unwrap();
+    let sink = LocalSink::new(log.clone(), reporter(), Clock::system());
+    let mut stream = sink.stream(
+        0,
+        Limits {
+            bytes: 1 << 20,
+            records: 2,
+        },
+    );
+    for n in 1..=3 {
+        stream.append(&decision(n)).unwrap();
+        stream.flush();
+    }
+    assert_eq!(stream.held().1, 2);
+    assert!(stream.buffer.len() > 0);
+    let receipts: Vec<Receipt> = stream.handed.iter().map(|(_, r)| r.clone()).collect();
+    tokio::task::spawn_blocking(move || log.close())
+        .await
+        .unwrap();
+    for mut receipt in receipts {
+        soon(receipt.durable()).await.unwrap();
+    }
+    stream.settle();
+    assert_eq!(stream.held(), (0, 0));
 }

@@ -159,11 +159,18 @@ pub fn peer_of_chain(chain: &[CertificateDer<'_>]) -> Result<Peer, PeerError> {
 
 /// Reads identity, serial and validity of a leaf.
 pub(super) fn read_leaf(leaf: &CertificateDer<'_>) -> Result<Peer, PeerError> {
-    let (rest, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::Unreadable)?;
-    if !rest.is_empty() {
-        return Err(PeerError::Unreadable);
+    read(&parse(leaf)?)
+}
+
+fn parse<'a>(leaf: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, PeerError> {
+    match X509Certificate::from_der(leaf) {
+        Ok(([], cert)) => Ok(cert),
+        _ => Err(PeerError::Unreadable),
     }
-    if may_sign(&cert)? {
+}
+
+fn read(cert: &X509Certificate<'_>) -> Result<Peer, PeerError> {
+    if may_sign(cert)? {
         return Err(PeerError::LeafIsCa);
     }
     let names = cert
@@ -198,8 +205,7 @@ fn may_sign(cert: &X509Certificate<'_>) -> Result<bool, PeerError> {
 
 /// Demands both TLS usages of a leaf. webpki accepts a certificate without the
 /// extension; every SVID has it (X509-SVID section 4.4).
-fn check_usage(leaf: &CertificateDer<'_>) -> Result<(), PeerError> {
-    let (_, cert) = X509Certificate::from_der(leaf).map_err(|_| PeerError::Unreadable)?;
+fn check_usage(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
     let usage = cert
         .extended_key_usage()
         .map_err(|_| PeerError::Unreadable)?;
@@ -263,8 +269,9 @@ impl Path<'_> {
                 None,
                 None,
             )?;
-        check_usage(self.leaf)?;
-        let peer = read_leaf(self.leaf)?;
+        let leaf = parse(self.leaf)?;
+        check_usage(&leaf)?;
+        let peer = read(&leaf)?;
         if peer.id.is_member_of(domain) {
             Ok(peer)
         } else {
