@@ -32,7 +32,7 @@ fn a_failed_case_says_what_was_expected_and_what_came() {
     let failure = report.results[3].failure.as_ref().unwrap();
     assert_eq!(
         failure.label.as_deref(),
-        Some("expected allow by [card-data], got allow")
+        Some("expected allow by card-data, got allow")
     );
     assert!(
         failure
