@@ -369,6 +369,8 @@ impl Parser {
     // What went wrong.
 
     fn error(&self, code: u16, message: impl Into<String>, (from, to): Span) -> Diagnostic {
+        // A span of one byte may stand for a longer character.
+        let to = self.text.ceil_char_boundary(to);
         let span = Location::span(
             "query",
             Arc::clone(&self.text),

@@ -186,6 +186,26 @@ pub(crate) fn any_expr() -> impl Strategy<Value = Expr> {
     })
 }
 
+#[test]
+fn a_mistake_is_never_shown_as_half_a_character() {
+    for text in [
+        "|¡",
+        "a )¡",
+        "| top ¡",
+        "| timeline ¡",
+        "| count by ¡",
+        "¡:x",
+    ] {
+        if let Err(told) = Query::parse(text) {
+            let at = told.location.unwrap();
+            assert!(
+                at.text.get(at.offset..at.offset + at.len).is_some(),
+                "{text}"
+            );
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn no_text_makes_the_parser_panic(text in ".{0,80}") {
