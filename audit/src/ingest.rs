@@ -14,7 +14,7 @@ use palisade_mesh::{
     svid::Peer,
     wire::{
         audit::{Ack, Batch, StreamId, ingest_server},
-        record::Record,
+        record::{Record, record::Body},
     },
 };
 use prost::Message as _;
@@ -248,6 +248,15 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
     }
     if record.id.len() != 16 {
         return Err(malformed("its id is no ULID".into()));
+    }
+    // What a workload says about the log or about certificates is hearsay.
+    let entitled = match &record.body {
+        Some(Body::LogLifecycle(_)) => false,
+        Some(Body::Credential(_)) => stream.reporter.is_reserved(),
+        _ => true,
+    };
+    if !entitled {
+        return Err(malformed("its reporter may not say that".into()));
     }
     Ok(())
 }

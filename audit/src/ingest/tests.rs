@@ -1,6 +1,9 @@
 //! Ingest over a real connection: acknowledgements, refusals, limits.
 
-use palisade_mesh::wire::audit::ingest_client::IngestClient;
+use palisade_mesh::wire::{
+    audit::ingest_client::IngestClient,
+    record::{Credential, LogLifecycle},
+};
 use tempfile::TempDir;
 use tonic::Code;
 use ulid::Ulid;
@@ -103,6 +106,23 @@ async fn batches_of_many_streams_are_acknowledged_as_durable_and_as_checkpointed
     session.batches.send(batch(1, 1..=7)).await.unwrap();
     while session.ack().await.durable < 7 {}
     assert_eq!(received(&session.log).len(), 21);
+}
+
+/// A record is no better than who may leave it.
+#[tokio::test]
+async fn a_workload_speaks_neither_for_the_log_nor_for_the_authority() {
+    let lifecycle = Body::LogLifecycle(LogLifecycle::default());
+    let credential = Body::Credential(Credential::default());
+    for body in [lifecycle, credential] {
+        let mut record = Record::decode(encoded(1)).unwrap();
+        record.body = Some(body);
+        let mut forged = batch(0, 1..=1);
+        forged.records = vec![record.encode_to_vec().into()];
+        let mut session = Session::start().await;
+        let refusal = session.refusal(forged).await.unwrap();
+        assert!(refusal.contains("may not say that"), "{refusal}");
+        assert!(received(&session.log).is_empty());
+    }
 }
 
 #[tokio::test]
