@@ -1,11 +1,20 @@
 //! The admin listener: health, metrics, state. On loopback, read only.
 
-use std::{io, net::TcpListener as StdListener, sync::Arc};
+use std::{
+    io,
+    net::{IpAddr, TcpListener as StdListener},
+    sync::Arc,
+};
 
 use axum::{
     Json, Router,
-    extract::State,
-    http::{StatusCode, header::CONTENT_TYPE},
+    extract::{Request, State},
+    http::{
+        HeaderValue, StatusCode,
+        header::{CONTENT_TYPE, HOST},
+        uri::Authority,
+    },
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -62,6 +71,30 @@ fn app(view: View) -> Router {
         .route("/metrics", get(metrics))
         .route("/state", get(state))
         .with_state(view)
+        .layer(middleware::from_fn(only_by_address))
+}
+
+/// Refuses requests under any name but an address or `localhost`: a page in a
+/// browser of this machine reaches us under a name of its own (DNS rebinding), and
+/// would be let read the answer.
+async fn only_by_address(request: Request, next: Next) -> Response {
+    let authority = request.uri().authority().map(Authority::as_str);
+    let field = request.headers().get(HOST).map(HeaderValue::as_bytes);
+    let named = authority.map(str::as_bytes).or(field);
+    if named.is_none_or(is_address) {
+        return next.run(request).await;
+    }
+    let text = "ask by address or as `localhost`\n";
+    (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+}
+
+fn is_address(authority: &[u8]) -> bool {
+    let Ok(authority) = Authority::try_from(authority) else {
+        return false;
+    };
+    let host = authority.host();
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    host.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
 }
 
 impl View {
@@ -186,4 +219,25 @@ struct EndpointState {
     service: String,
     address: String,
     identity: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_localhost_are_our_names() {
+        for ours in ["127.0.0.1", "127.0.0.1:15021", "[::1]:15021", "LOCALHOST:1"] {
+            assert!(is_address(ours.as_bytes()), "{ours}");
+        }
+        for name in [
+            "evil.test",
+            "127.0.0.1.evil.test:15021",
+            "localhost.evil.test",
+            "",
+            "a b",
+        ] {
+            assert!(!is_address(name.as_bytes()), "{name:?}");
+        }
+    }
 }

@@ -9,8 +9,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::support::{Client, Reply, Setting, Stage, client, id, soon, until};
 
 async fn admin(stage: &Stage, path: &str) -> Reply {
+    admin_as(stage, "127.0.0.1", path).await
+}
+
+async fn admin_as(stage: &Stage, host: &str, path: &str) -> Reply {
     let mut client = Client::plain_h1(stage.proxy.admin.unwrap()).await;
-    client.get(path, &[]).await
+    let mut request = client.request(path, &[]);
+    request.headers_mut().insert("host", host.parse().unwrap());
+    Reply::read(client.send(request).await.unwrap()).await
+}
+
+/// T92: a page in a browser reaches the listener under a name of its own.
+#[tokio::test]
+async fn the_admin_listener_answers_under_no_other_name() {
+    let stage = Stage::new().await;
+    assert_eq!(admin_as(&stage, "evil.test", "/state").await.status, 421);
+    assert_eq!(admin_as(&stage, "localhost:1", "/state").await.status, 200);
 }
 
 #[tokio::test]
@@ -242,8 +256,12 @@ async fn readiness_says_what_is_missing() {
     );
     assert_eq!(admin(&stage, "/livez").await.status, 200);
     let mut client = Client::plain_h1(stage.proxy.admin.unwrap()).await;
-    assert_eq!(client.post("/readyz", &[], "").await.status, 405);
-    assert_eq!(client.get("/unknown", &[]).await.status, 404);
+    let mut post = client.request("/readyz", &[]);
+    *post.method_mut() = http::Method::POST;
+    let host = "127.0.0.1".parse().unwrap();
+    post.headers_mut().insert("host", host);
+    assert_eq!(client.send(post).await.unwrap().status(), 405);
+    assert_eq!(admin(&stage, "/unknown").await.status, 404);
 }
 
 #[tokio::test]

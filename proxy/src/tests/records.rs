@@ -32,7 +32,10 @@ async fn failed_handshakes_do_not_make_records_without_end() {
     let mut refused = 0;
     while refused < flood {
         let mut admin = Client::plain_h1(stage.proxy.admin.unwrap()).await;
-        let metrics = admin.get("/metrics", &[]).await.body;
+        let mut request = admin.request("/metrics", &[]);
+        let host = "127.0.0.1".parse().unwrap();
+        request.headers_mut().insert("host", host);
+        let metrics = Reply::read(admin.send(request).await.unwrap()).await.body;
         let counts = metrics
             .lines()
             .filter(|l| l.starts_with("palisade_handshakes_refused_total{"))
