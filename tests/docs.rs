@@ -17,7 +17,6 @@ use std::{
 
 use support::{Home, copy, said, sample_policies};
 
-#[allow(unreachable_pub, reason = "each story is a crate of its own")]
 mod support;
 
 fn root() -> &'static Path {
