@@ -57,6 +57,13 @@ fn proxies_go_on_without_ca_pdp_and_audit() {
     let spool = home.path("state-orders/spool");
     let spooled = size(&spool);
     mesh.wait_for_calls(300);
+    let said = wait_for("a word about waiting records", LIMIT, || {
+        let said = support::said(&home.run(&["check"]));
+        said.contains("PLS5103").then_some(said)
+    });
+    for role in ["ca", "pdp", "audit"] {
+        assert!(said.contains(&format!("answers for `{role}`")), "{said}");
+    }
     let grown = size(&spool) - spooled;
     println!("spool grew by {grown} bytes");
     assert!(grown > 10_000, "{grown}");

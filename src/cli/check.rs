@@ -37,6 +37,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
                 facts.extend(more);
             }
         }
+        facts.extend(unseen(&mesh));
         Ok(facts)
     });
     let facts = match facts {
@@ -54,6 +55,17 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
         (0, _, FailOn::Warn) => Exit::Warnings,
         _ => Exit::Failed,
     }
+}
+
+/// Roles of which nobody answers. They may run elsewhere, or not at all: without a
+/// word about them, a mesh whose control plane is gone would be in order.
+fn unseen(mesh: &Mesh) -> impl Iterator<Item = Fact> {
+    let runs = |role: &str| mesh.processes().any(|p| p.roles.iter().any(|r| r == role));
+    let roles = ["ca", "agent", "pdp", "audit"];
+    roles
+        .into_iter()
+        .filter(move |role| !runs(role))
+        .map(|role| Fact::unknown("elsewhere", format!("no process here answers for `{role}`")))
 }
 
 fn print(facts: &[Fact], errors: usize, warnings: usize) {
@@ -89,6 +101,9 @@ fn print(facts: &[Fact], errors: usize, warnings: usize) {
         }
     }
     let verdict = match (errors, warnings) {
+        (0, 0) if facts.iter().any(|f| f.state == FactState::Unknown) => {
+            render::paint(render::GOOD, "what can be seen from here is in order")
+        }
         (0, 0) => render::paint(render::GOOD, "everything is in order"),
         (0, w) => render::paint(render::WARN, render::count(w, "warning", "warnings")),
         (e, w) => render::paint(

@@ -123,6 +123,11 @@ impl Fact {
         Self::new(group, FactState::Ok, text)
     }
 
+    /// Something that cannot be seen from here.
+    pub fn unknown(group: &str, text: impl Into<String>) -> Self {
+        Self::new(group, FactState::Unknown, text)
+    }
+
     /// A fact that is wrong or will be, with its code.
     pub fn not_ok(group: &str, state: FactState, code: u16, text: impl Into<String>) -> Self {
         Self {

@@ -38,6 +38,9 @@ use crate::{
 
 /// How long requests in flight may take when the proxy is told to end.
 const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long records may wait for an audit service that is not reached, before that
+/// is worth a word; every rotation ends one link and opens the next.
+const RECORDS_LATE: Duration = Duration::from_secs(5);
 /// Worker number of the proxy's own records, apart from those of its workers.
 const OWN_WORKER: u32 = u32::MAX;
 
@@ -65,6 +68,7 @@ struct View {
     policy: PolicySlot,
     endpoints: palisade_proxy::endpoints::Endpoints,
     kept: Kept,
+    started_us: i64,
     clock: Clock,
 }
 
@@ -111,6 +115,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
         policy,
         endpoints: endpoints.clone(),
         kept: kept.clone(),
+        started_us: clock.now_us(),
         clock: clock.clone(),
     };
     if let PolicySource::Pdp(address) = &section.policy {
@@ -384,7 +389,29 @@ impl View {
                 .fix("see whether its agent runs and can be reached"),
             );
         }
+        facts.extend(self.check_records());
         facts
+    }
+
+    fn check_records(&self) -> Option<Fact> {
+        let Kept::Spool(spool) = &self.kept else {
+            return None;
+        };
+        let stats = spool.stats();
+        let last_us = stats.last_ack_us.unwrap_or(self.started_us);
+        let late = u128::try_from(self.clock.now_us() - last_us).unwrap_or_default();
+        if stats.connected || stats.waiting == 0 || late < RECORDS_LATE.as_micros() {
+            return None;
+        }
+        let text = format!("{} does not reach the audit service", self.instance);
+        Some(
+            Fact::not_ok("proxies", FactState::Warning, 5103, text)
+                .cause(format!(
+                    "{} records wait in its spool",
+                    crate::render::thousands(stats.waiting)
+                ))
+                .fix("see whether it runs; nothing is lost while the disk has room"),
+        )
     }
 }
 
