@@ -103,7 +103,7 @@ fn codes_are_explained_offline() {
     for code in ["PLS1103", "pls1103", "1103"] {
         let said = home.says(&["explain", code], 0);
         assert!(
-            said.contains("Unknown action") && said.contains("Fix"),
+            said.contains("Unknown action") && said.contains("fix  "),
             "{said}"
         );
     }
