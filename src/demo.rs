@@ -20,7 +20,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Context, Exit, block_on, short_id, short_service},
-    render::{self, DIM, GOOD, NAME, Output, WARN, paint, strong},
+    render::{self, DIM, GOOD, NAME, Output, WARN, paint, screen, strong},
     run,
 };
 
@@ -181,8 +181,13 @@ fn welcome(mesh: &DemoMesh, args: &DemoArgs, took: Duration) {
     }
     let orders = shown(&mesh.policies.join("policies/orders.cedar"));
     let policies = shown(&mesh.policies);
+    let found = if args.policies.is_none() && mesh.found_policies() {
+        "  as found here, kept at the end"
+    } else {
+        ""
+    };
     for (name, text) in [
-        ("Policies", paint(NAME, policies)),
+        ("Policies", paint(NAME, policies) + found),
         ("", "edit and save: in force within a second".into()),
         (
             "Try it",
@@ -207,7 +212,7 @@ fn welcome(mesh: &DemoMesh, args: &DemoArgs, took: Duration) {
     };
     let this = this();
     render::line(&format!("\n  {}", strong("In a second terminal")));
-    for (command, what) in [
+    let commands = [
         (
             "can web POST orders/42/refund --why",
             "may the shop refund?",
@@ -216,9 +221,17 @@ fn welcome(mesh: &DemoMesh, args: &DemoArgs, took: Duration) {
         ("audit verify", "is the log as recorded?"),
         ("identity list", "who has which certificate"),
         ("status", "how everything stands"),
-    ] {
-        let command = format!("{this} {command}{mesh_name}");
-        render::line(&format!("    {command:<46}  {}", paint(DIM, what)));
+    ];
+    let commands = commands.map(|(c, what)| (format!("{this} {c}{mesh_name}"), what));
+    let longest = commands.iter().map(|(c, _)| c.len()).max().unwrap_or(0);
+    for (command, what) in commands {
+        let line = format!("    {command:<longest$}  {}", paint(DIM, what));
+        match screen::width() {
+            Some(width) if longest + what.len() + 6 > width => {
+                render::line(&format!("    {command}"));
+            }
+            _ => render::line(&line),
+        }
     }
     render::line(&paint(DIM, "\n  Ctrl-C ends it."));
 }

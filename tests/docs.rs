@@ -136,6 +136,33 @@ fn every_explanation_says_why_and_what_to_do() {
     }
 }
 
+/// People copy the annotated configuration: a key that it lacks is one they never find.
+#[test]
+fn every_configuration_key_is_in_the_annotated_file() {
+    let shown = page("deploy/palisade.yaml");
+    for file in [
+        "src/config.rs",
+        "proxy/src/config.rs",
+        "src/net/identity.rs",
+    ] {
+        let text = page(file);
+        for section in text.split("#[serde(deny_unknown_fields").skip(1) {
+            let body = section.split("\n}").next().unwrap();
+            for key in body
+                .lines()
+                .filter_map(|l| l.strip_prefix("    pub "))
+                .filter_map(|l| l.split(':').next())
+            {
+                // Only the demo sets it.
+                assert!(
+                    key == "demo" || shown.contains(&format!("{key}:")),
+                    "{key} of {file}"
+                );
+            }
+        }
+    }
+}
+
 /// Blocks of a page that begin with ```` ```console ````: each `$` line and what follows it.
 fn examples(text: &str) -> Vec<(String, String)> {
     let mut found: Vec<(String, String)> = Vec::new();

@@ -123,7 +123,7 @@ impl Mesh {
         }
         let mut buffer = Vec::new();
         while let Some(frame) = answer.body_mut().frame().await {
-            if let Ok(data) = frame.map_err(|e| broken(&e))?.into_data() {
+            if let Ok(data) = frame.map_err(|e| gone(&e))?.into_data() {
                 buffer.extend_from_slice(&data);
             }
             while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
@@ -247,6 +247,12 @@ fn untrusted(why: &io::Error) -> Diagnostic {
     Diagnostic::error(9108, "the folder of the control sockets cannot be trusted")
         .cause(why.to_string())
         .help("remove it, or set XDG_RUNTIME_DIR to a folder of your own")
+}
+
+fn gone(why: &impl std::fmt::Display) -> Diagnostic {
+    Diagnostic::error(9105, "the running mesh ended while it answered")
+        .cause(why.to_string())
+        .help("see whether it still runs: palisade status")
 }
 
 fn broken(why: &(impl std::fmt::Display + ?Sized)) -> Diagnostic {

@@ -246,6 +246,11 @@ impl DemoMesh {
         self.children.ended()
     }
 
+    /// Whether the policies were there before; then they stay.
+    pub(super) fn found_policies(&self) -> bool {
+        self.made.is_none()
+    }
+
     /// Tells of a child that has ended by itself.
     pub(super) fn lost(&self, name: &str, how: &str) -> Diagnostic {
         let log = fs::read_to_string(self.state.join(format!("{name}.log"))).unwrap_or_default();
