@@ -19,7 +19,6 @@ use std::{
 use serde_json::Value;
 use support::{Home, copy, said, sample_policies, wait_for};
 
-#[allow(unreachable_pub, reason = "each story is a crate of its own")]
 mod support;
 
 fn stdout(output: &Output) -> String {
