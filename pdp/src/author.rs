@@ -18,6 +18,7 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     wire::policy::{Bundle, PolicySource},
+    yaml::Source,
 };
 use prost::Message;
 use smol_str::SmolStr;
@@ -39,7 +40,6 @@ pub(crate) mod sample;
 mod schema;
 mod services;
 mod settings;
-mod source;
 mod store;
 pub mod tests;
 mod yaml;
@@ -53,7 +53,6 @@ pub use settings::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
 
 use policies::Policies;
 use services::Declared;
-use source::Source;
 
 /// Longest file of a repository, in bytes.
 pub const FILE_LEN_MAX: usize = 1 << 20;

@@ -3,12 +3,12 @@
 
 use cedar_policy::{CedarSchemaError, ParseErrors, SchemaWarning};
 use miette::Diagnostic as Report;
-use palisade_mesh::diagnostic::{Diagnostic, Location, did_you_mean};
-
-use super::{
-    codes,
-    source::{Source, Span},
+use palisade_mesh::{
+    diagnostic::{Diagnostic, Location, did_you_mean},
+    yaml::{Source, Span},
 };
+
+use super::codes;
 
 /// Most expected tokens that are worth telling.
 const EXPECTED_MAX: usize = 3;

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use palisade_mesh::{
     diagnostic::{Diagnostic, Location, did_you_mean},
     spiffe_id::SpiffeId,
+    yaml::{Source, Span},
 };
 use smol_str::{SmolStr, format_smolstr};
 
@@ -13,7 +14,6 @@ use super::{
     SUGGESTIONS_MAX, codes,
     services::{self, Declared, is_word},
     settings::Settings,
-    source::{Source, Span},
     yaml::{Node, Reader, parse},
 };
 

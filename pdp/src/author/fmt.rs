@@ -4,10 +4,10 @@ use std::{fs, io, path::Path};
 
 use cedar_policy::PolicySet;
 use cedar_policy_formatter::{Config, policies_str_to_pretty};
-use palisade_mesh::diagnostic::Diagnostic;
+use palisade_mesh::{diagnostic::Diagnostic, yaml::Source};
 use serde::Serialize;
 
-use super::{cedar, codes, files, nesting, source::Source};
+use super::{cedar, codes, files, nesting};
 
 /// Widest line.
 pub const LINE_WIDTH: usize = 100;

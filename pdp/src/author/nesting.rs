@@ -4,12 +4,12 @@
 //! a text beyond the limits is refused before anything recurses over it
 //! (attack T94).
 
-use palisade_mesh::diagnostic::Diagnostic;
-
-use super::{
-    codes,
-    source::{Source, Span},
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    yaml::{Source, Span},
 };
+
+use super::codes;
 
 /// Deepest nesting of brackets in Cedar text.
 pub const BRACKETS_MAX: usize = 32;

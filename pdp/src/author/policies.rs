@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use cedar_policy::{Effect, Policy, PolicyId, PolicySet};
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
-use palisade_mesh::diagnostic::{Diagnostic, Location, did_you_mean};
+use palisade_mesh::{
+    diagnostic::{Diagnostic, Location, did_you_mean},
+    yaml::{Source, Span},
+};
 use smol_str::SmolStr;
 
-use super::{
-    POLICIES_MAX, cedar, codes, nesting,
-    source::{Source, Span},
-};
+use super::{POLICIES_MAX, cedar, codes, nesting};
 use crate::compiled::PolicyInfo;
 
 /// Longest `@id`.

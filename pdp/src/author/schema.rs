@@ -11,9 +11,10 @@ use palisade_mesh::{
     canonical::Method,
     catalogue::{Catalogue, HeaderShape, Protocol},
     diagnostic::Diagnostic,
+    yaml::Source,
 };
 
-use super::{cedar, codes, files::SCHEMA, nesting, source::Source};
+use super::{cedar, codes, files::SCHEMA, nesting};
 
 /// What the generated part looks like before headers and business actions.
 const BASE: &str = include_str!("base.cedarschema");

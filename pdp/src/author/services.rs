@@ -7,13 +7,13 @@ use palisade_mesh::{
     catalogue::{Protocol, Service, ServiceId},
     diagnostic::{Diagnostic, Location},
     spiffe_id::SpiffeId,
+    yaml::{Source, Span},
 };
 use smol_str::SmolStr;
 
 use super::{
     codes,
     settings::{AUDIT, Settings, UNMATCHED, timeout},
-    source::{Source, Span},
     yaml::{Fields, Node, Reader, parse},
 };
 

@@ -7,11 +7,11 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     spiffe_id::TrustDomain,
     wire::record::AuditMode,
+    yaml::{Source, Span},
 };
 
 use super::{
     codes,
-    source::{Source, Span},
     yaml::{Node, Reader, parse},
 };
 

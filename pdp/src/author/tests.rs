@@ -19,11 +19,12 @@ use std::{collections::BTreeSet, path::Path};
 use palisade_mesh::{
     decision::{Answer, Question, Verdict},
     diagnostic::{Diagnostic, Location},
+    yaml::Source,
 };
 use serde::Serialize;
 use smol_str::SmolStr;
 
-use super::{codes, files, question::OwnedQuestion, source::Source};
+use super::{codes, files, question::OwnedQuestion};
 use crate::compiled::Compiled;
 
 mod table;

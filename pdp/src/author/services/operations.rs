@@ -5,13 +5,13 @@ use palisade_mesh::{
     catalogue::{Protocol, ServiceId},
     diagnostic::{Diagnostic, Location, did_you_mean},
     operation::{Operation, OperationTable, Template},
+    yaml::Span,
 };
 use smol_str::{SmolStr, format_smolstr};
 
 use super::is_word;
 use crate::author::{
     codes,
-    source::Span,
     yaml::{Fields, Node, Reader},
 };
 

@@ -3,7 +3,10 @@
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
-use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
+use palisade_mesh::{
+    diagnostic::{Diagnostic, did_you_mean},
+    yaml::{Source, Span},
+};
 use smol_str::SmolStr;
 
 use super::{CASES_MAX, Case, EXPECTED};
@@ -11,7 +14,6 @@ use crate::{
     author::{
         codes,
         question::{Ask, question},
-        source::{Source, Span},
         yaml::{Fields, Node, Reader, parse},
     },
     compiled::Compiled,
