@@ -26,7 +26,7 @@ pub use distribution::{
 };
 pub use keep::REVISION_LEN_MAX;
 pub use recorder::Recorder;
-pub use registry::{Nacked, PROXIES_MAX, ProxyStatus};
+pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
 pub use source::{Published, Rejected, Source, SourceConfig, SourceError, State};
 pub use subscription::{Connect, Subscribed, Subscription, SubscriptionConfig, SubscriptionState};
 

@@ -10,6 +10,9 @@ use palisade_mesh::{
 
 /// Most proxies that are remembered, connected or not.
 pub const PROXIES_MAX: usize = 10_000;
+/// Most instances of one identity that are remembered: one workload must not be able
+/// to crowd out the proxies of all others.
+pub const INSTANCES_MAX: usize = 1_000;
 /// How long a proxy is remembered after its stream ended, in microseconds.
 const REMEMBERED_US: i64 = 3_600_000_000;
 /// Longest text of a proxy that is remembered.
@@ -82,10 +85,21 @@ impl Registry {
         self.proxies
             .retain(|_, p| p.connected || now_us - p.last_seen_us < REMEMBERED_US);
         let key = (identity.clone(), cut(&hello.instance));
-        if self.proxies.len() >= PROXIES_MAX && !self.proxies.contains_key(&key) {
-            let gone = self.proxies.iter().find(|(_, p)| !p.connected);
-            let gone = gone.map(|(key, _)| key.clone()).ok_or(Full)?;
-            self.proxies.remove(&gone);
+        if !self.proxies.contains_key(&key) {
+            let own = (identity.clone(), String::new())..;
+            let own = self
+                .proxies
+                .range(own)
+                .take_while(|(k, _)| k.0 == *identity);
+            if own.clone().count() >= INSTANCES_MAX {
+                let gone = own.clone().find(|(_, p)| !p.connected);
+                let gone = gone.map(|(key, _)| key.clone()).ok_or(Full)?;
+                self.proxies.remove(&gone);
+            } else if self.proxies.len() >= PROXIES_MAX {
+                let gone = self.proxies.iter().find(|(_, p)| !p.connected);
+                let gone = gone.map(|(key, _)| key.clone()).ok_or(Full)?;
+                self.proxies.remove(&gone);
+            }
         }
         let status = ProxyStatus {
             identity: identity.clone(),
@@ -205,6 +219,22 @@ mod tests {
         registry.gone(&(id(5), "a".to_owned()), 1, 0);
         assert!(registry.hello(&id(PROXIES_MAX), &hello("a"), 1, 0).is_ok());
         assert_eq!(registry.snapshot().len(), PROXIES_MAX);
+    }
+
+    /// One identity cannot fill the registry; its own gone instances make room.
+    #[test]
+    fn the_instances_of_one_identity_are_bounded() {
+        let mut registry = Registry::default();
+        let own = |n: usize| hello(&format!("i{n:05}"));
+        for n in 0..INSTANCES_MAX {
+            registry.hello(&id(1), &own(n), 1, 0).unwrap();
+        }
+        assert!(registry.hello(&id(1), &own(INSTANCES_MAX), 1, 0).is_err());
+        assert!(registry.hello(&id(1), &own(3), 2, 0).is_ok());
+        assert!(registry.hello(&id(2), &own(0), 1, 0).is_ok());
+        registry.gone(&(id(1), "i00007".to_owned()), 1, 0);
+        assert!(registry.hello(&id(1), &own(INSTANCES_MAX), 1, 0).is_ok());
+        assert_eq!(registry.snapshot().len(), INSTANCES_MAX + 1);
     }
 
     #[test]
