@@ -8,7 +8,6 @@
 )]
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -41,52 +40,6 @@ fn files(endings: &[&str]) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// Codes in `text`: `PLSnnnn`, and numbers given to `Diagnostic::error` and the like.
-fn codes(text: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for prefix in [
-        "PLS",
-        "Diagnostic::error(",
-        "Diagnostic::warning(",
-        "Code(",
-        ": u16 = ",
-    ] {
-        for rest in text.split(prefix).skip(1) {
-            let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
-            if digits.len() == 4 {
-                found.insert(format!("PLS{digits}"));
-            }
-        }
-    }
-    found
-}
-
-/// `palisade explain` knows every code that the program can print.
-#[test]
-fn every_code_is_documented() {
-    let page = fs::read_to_string(root().join("docs/reference/codes.md")).unwrap();
-    let documented: BTreeSet<String> = page
-        .lines()
-        .filter_map(|l| l.strip_prefix("## "))
-        .filter_map(|l| l.split(' ').next().map(str::to_owned))
-        .collect();
-    let mut missing = BTreeSet::new();
-    for file in files(&["rs"]) {
-        if file.starts_with(root().join("tests")) {
-            continue;
-        }
-        let text = fs::read_to_string(&file).unwrap();
-        let shipped = text.split("#[cfg(test)]\nmod ").next().unwrap();
-        for code in codes(shipped).difference(&documented) {
-            missing.insert(format!("{code} in {}", file.display()));
-        }
-    }
-    assert!(
-        missing.is_empty(),
-        "not in docs/reference/codes.md: {missing:#?}"
-    );
 }
 
 /// Links between our own pages lead somewhere.

@@ -20,7 +20,10 @@ use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{CONNECTION, HOST, TE, TRANSFER_ENCODING, UPGRADE},
 };
-use palisade_mesh::catalogue::{DeclaredHeader, HeaderShape};
+use palisade_mesh::{
+    canonical::{CanonicalRequest, RawRequest, Refusal},
+    catalogue::{DeclaredHeader, HeaderShape},
+};
 
 /// On every answer, and on every request to the application.
 pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("palisade-decision-id");
@@ -290,11 +293,20 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
         .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// The request in its only spelling, the same on both sides of the proxy.
+pub(crate) fn canonical<B>(request: &http::Request<B>) -> Result<CanonicalRequest, Refusal> {
+    let uri = request.uri();
+    CanonicalRequest::new(RawRequest {
+        method: request.method().as_str(),
+        authority: uri.authority().map(http::uri::Authority::as_str),
+        host: single_host(request.headers())?,
+        path: uri.path(),
+        query: uri.query(),
+    })
+}
+
 /// The `Host` field; two of them are a conflict, not a choice.
-pub(crate) fn single_host(
-    headers: &HeaderMap,
-) -> Result<Option<&str>, palisade_mesh::canonical::Refusal> {
-    use palisade_mesh::canonical::Refusal;
+fn single_host(headers: &HeaderMap) -> Result<Option<&str>, Refusal> {
     let mut hosts = headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (None, _) => Ok(None),

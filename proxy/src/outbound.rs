@@ -18,11 +18,7 @@ use std::{
 use http::{Method, Request, Response, Version, header::HOST, uri::Scheme};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
-use palisade_mesh::{
-    canonical::{CanonicalRequest, RawRequest},
-    catalogue::Service,
-    wire::record::outcome::End,
-};
+use palisade_mesh::{canonical::CanonicalRequest, catalogue::Service, wire::record::outcome::End};
 use tokio::net::TcpStream;
 
 use crate::{
@@ -161,14 +157,7 @@ fn route(worker: &Worker, request: &mut Request<Incoming>) -> Result<Routed, Ref
     if request.headers().len() > worker.limits().header_count {
         return Err(Fault::HeadTooLarge.into());
     }
-    let uri = request.uri();
-    let canonical = CanonicalRequest::new(RawRequest {
-        method: request.method().as_str(),
-        authority: uri.authority().map(http::uri::Authority::as_str),
-        host: headers::single_host(request.headers())?,
-        path: uri.path(),
-        query: uri.query(),
-    })?;
+    let canonical = headers::canonical(request)?;
     let mut policy = worker.policy.borrow_mut();
     let live = policy.current().ok_or(Fault::NoSnapshot)?;
     let declared = live.catalogue.headers();

@@ -13,7 +13,7 @@ use std::{
 use http::{HeaderValue, Request, Response, header::CONTENT_LENGTH};
 use hyper::body::Incoming;
 use palisade_mesh::{
-    canonical::{CanonicalRequest, RawRequest},
+    canonical::CanonicalRequest,
     catalogue::{Service, Unmatched},
     decision::{Answer, DecisionId, Question},
     sink::Durable,
@@ -225,14 +225,7 @@ impl Case<'_> {
         {
             return Err(Fault::BodyTooLarge.into());
         }
-        let uri = request.uri();
-        let canonical = CanonicalRequest::new(RawRequest {
-            method: request.method().as_str(),
-            authority: uri.authority().map(http::uri::Authority::as_str),
-            host: headers::single_host(request.headers())?,
-            path: uri.path(),
-            query: uri.query(),
-        })?;
+        let canonical = headers::canonical(request)?;
         let declared = live.map_or(&[][..], |l| l.catalogue.headers());
         let hop = headers::clean_request(request.headers_mut(), declared).map_err(Fault::from)?;
         if hop.is_websocket() && matches!(self.worker.application, Some(Application::H2(_))) {
