@@ -307,16 +307,18 @@ fn default_instance() -> String {
 }
 
 /// A span of time as people write it: `90s`, `15m`, `1h 30m`.
+pub(crate) fn span(text: &str) -> Option<Duration> {
+    let span = text.parse::<jiff::SignedDuration>().ok()?;
+    Duration::try_from(span).ok()
+}
+
 fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    text.parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|d| Duration::try_from(d).ok())
-        .ok_or_else(|| {
-            serde::de::Error::custom(format!(
-                "`{text}` is not a span of time such as `60s` or `1h`"
-            ))
-        })
+    span(&text).ok_or_else(|| {
+        serde::de::Error::custom(format!(
+            "`{text}` is not a span of time such as `60s` or `1h`"
+        ))
+    })
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use serde_json::json;
 
 use crate::{
     cli::{Context, Exit, block_on, short_id, short_service},
+    config,
     render::{self, DIM, GOOD, NAME, Output, WARN, paint, screen, strong},
     run,
 };
@@ -65,11 +66,7 @@ fn rate(text: &str) -> Result<f64, String> {
 }
 
 fn span(text: &str) -> Result<Duration, String> {
-    let span = text
-        .parse::<jiff::SignedDuration>()
-        .ok()
-        .and_then(|d| Duration::try_from(d).ok());
-    span.ok_or_else(|| "expected a span of time such as 60s or 8h".into())
+    config::span(text).ok_or_else(|| "expected a span of time such as 60s or 8h".into())
 }
 
 pub(crate) fn main(args: DemoArgs, context: &Context) -> Exit {

@@ -6,9 +6,10 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     item::Item,
+    merkle::hex,
     query::{
         FIELDS,
-        field::{Value, hex, versions},
+        field::{Value, versions},
         time::rfc3339,
     },
 };

@@ -134,7 +134,7 @@ impl Demand {
             }
             Self::Network(network) => write!(f, "{network}"),
             Self::Id(prefix) => f.write_str(&prefix.text),
-            Self::Trace(trace) => f.write_str(&super::field::hex(trace)),
+            Self::Trace(trace) => f.write_str(&crate::merkle::hex(trace)),
         }
     }
 }

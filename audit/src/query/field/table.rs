@@ -8,9 +8,9 @@ use palisade_mesh::wire::record::{
 };
 
 use super::{
-    CLASSES, DECISIONS, Field, Kind, Value, class_of, hex, rejudgement, verdict_word, versions,
+    CLASSES, DECISIONS, Field, Kind, Value, class_of, rejudgement, verdict_word, versions,
 };
-use crate::item::Item;
+use crate::{item::Item, merkle::hex};
 
 const BOOL: Kind = Kind::Choice(&["true", "false"]);
 const ENDS: &[&str] = &[
