@@ -1,23 +1,31 @@
 //! The command line: what was asked for, and with which exit code it ended.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use palisade_mesh::diagnostic::Diagnostic;
 
 use crate::render::{self, Output};
 
+#[cfg(feature = "full")]
 mod audit;
+#[cfg(feature = "full")]
 mod can;
 mod check;
 mod explain;
+#[cfg(feature = "full")]
 mod identity;
+#[cfg(feature = "full")]
 mod init;
+#[cfg(feature = "full")]
 mod policy;
 mod run;
+#[cfg(feature = "full")]
 mod shop;
 mod status;
+#[cfg(feature = "full")]
 mod target;
+#[cfg(feature = "full")]
 mod why;
 
 /// Exit codes; `docs/reference/cli.md` and the end of `palisade --help` list them.
@@ -60,6 +68,17 @@ Exit codes: 0 done, or yes · 1 failed · 2 wrong arguments · 3 invalid input �
 
 Every message has a code: palisade explain CODE";
 
+/// What `palisade --version` says: the version, and what was built in.
+const VERSION: &str = if cfg!(feature = "full") {
+    concat!(env!("CARGO_PKG_VERSION"), " (full)")
+} else if cfg!(all(feature = "agent", feature = "proxy")) {
+    concat!(env!("CARGO_PKG_VERSION"), " (agent, proxy)")
+} else if cfg!(feature = "agent") {
+    concat!(env!("CARGO_PKG_VERSION"), " (agent)")
+} else {
+    concat!(env!("CARGO_PKG_VERSION"), " (proxy)")
+};
+
 /// Heading of the options that every command takes.
 const EVERYWHERE: &str = "Options of every command";
 
@@ -67,7 +86,7 @@ const EVERYWHERE: &str = "Options of every command";
 #[derive(Debug, Parser)]
 #[command(
     name = "palisade",
-    version,
+    version = VERSION,
     after_help = EXIT_CODES,
     max_term_width = 100
 )]
@@ -100,8 +119,10 @@ enum Color {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[cfg(feature = "full")]
     /// Run a whole mesh on loopback: sample services, traffic, live decisions.
     Demo(crate::demo::DemoArgs),
+    #[cfg(feature = "full")]
     /// Start a policy repository that passes its own tests.
     Init(init::Args),
     /// Run a role: the control plane, or one part of it.
@@ -110,16 +131,21 @@ enum Command {
     Check(check::Args),
     /// Show the running mesh: policy, proxies, certificates, records.
     Status(status::Args),
+    #[cfg(feature = "full")]
     /// Validate, test and format a policy repository.
     #[command(subcommand)]
     Policy(policy::Command),
+    #[cfg(feature = "full")]
     /// Ask whether a caller may do something.
     Can(can::Args),
+    #[cfg(feature = "full")]
     /// Explain a recorded decision.
     Why(why::Args),
+    #[cfg(feature = "full")]
     /// Search and verify the decision log.
     #[command(subcommand)]
     Audit(audit::Command),
+    #[cfg(feature = "full")]
     /// Show the identities that were issued.
     #[command(subcommand)]
     Identity(identity::Command),
@@ -131,6 +157,7 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    #[cfg(feature = "full")]
     /// One of the demo's sample services.
     #[command(hide = true)]
     Shop(shop::Args),
@@ -169,18 +196,26 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         return welcome();
     };
     match command {
+        #[cfg(feature = "full")]
         Command::Demo(args) => crate::demo::main(args, context),
+        #[cfg(feature = "full")]
         Command::Init(args) => init::main(&args, context),
         Command::Run(args) => run::main(&args, context),
         Command::Check(args) => check::main(&args, context),
         Command::Status(args) => status::main(&args, context),
+        #[cfg(feature = "full")]
         Command::Policy(command) => policy::main(&command, context),
+        #[cfg(feature = "full")]
         Command::Can(args) => can::main(&args, context),
+        #[cfg(feature = "full")]
         Command::Why(args) => why::main(&args, context),
+        #[cfg(feature = "full")]
         Command::Audit(command) => audit::main(command, context),
+        #[cfg(feature = "full")]
         Command::Identity(command) => identity::main(&command, context),
         Command::Explain(args) => explain::main(&args, context),
         Command::Completion { shell } => completion(shell),
+        #[cfg(feature = "full")]
         Command::Shop(args) => shop::main(&args),
     }
 }
@@ -223,6 +258,7 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
+#[cfg(feature = "full")]
 /// `text` as one segment of a path or a value of a query.
 pub(crate) fn path_segment(text: &str) -> String {
     use std::fmt::Write;
@@ -241,17 +277,19 @@ pub(crate) fn short_id(spiffe_id: &str) -> &str {
     spiffe_id.rsplit('/').next().unwrap_or(spiffe_id)
 }
 
+#[cfg(feature = "full")]
 /// The name of a service without trust domain and namespace.
 pub(crate) fn short_service(service: &str) -> &str {
     service.rsplit('/').next().unwrap_or(service)
 }
 
+#[cfg(feature = "full")]
 /// A policy repository given on the command line.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Repository {
     /// Folder of the policy repository.
     #[arg(default_value = ".")]
-    pub(crate) dir: PathBuf,
+    pub(crate) dir: std::path::PathBuf,
 }
 
 #[cfg(test)]

@@ -4,9 +4,17 @@
 //! roles together ([`run`], [`demo`]), opens the links between them ([`net`]), and
 //! answers people on the local socket ([`control`]) in a readable form ([`render`]).
 
+//!
+//! The feature `full` is everything. Without it this is the program that runs beside
+//! workloads: the roles `proxy` and `agent`, each a feature, and what operates them.
+
+#[cfg(not(any(feature = "agent", feature = "proxy")))]
+compile_error!("choose what to build: the feature `full`, or one or both of `agent` and `proxy`");
+
 pub mod cli;
 pub mod config;
 pub mod control;
+#[cfg(feature = "full")]
 pub mod demo;
 pub mod net;
 pub mod render;

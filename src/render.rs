@@ -12,7 +12,9 @@ use serde::Serialize;
 
 use crate::cli::Exit;
 
+#[cfg(feature = "full")]
 pub(crate) mod explanation;
+#[cfg(feature = "full")]
 pub(crate) mod records;
 pub(crate) mod screen;
 pub mod snippet;

@@ -25,7 +25,9 @@ pub mod issue;
 mod journal;
 #[cfg(feature = "server")]
 mod keystore;
+#[cfg(any(feature = "agent", feature = "server"))]
 mod random;
+#[cfg(any(feature = "agent", feature = "server"))]
 mod recorder;
 pub mod registration;
 #[cfg(any(feature = "agent", feature = "server"))]

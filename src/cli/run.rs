@@ -84,32 +84,95 @@ async fn serve(args: &Args, config: &Config) -> Result<(), Vec<Diagnostic>> {
             () = parent::ended(args.end_with_parent) => {}
         }
     };
-    let clock = Clock::system();
-    let roles: &[Role] = match args.role {
-        Which::Proxy => {
-            let proxy = tokio::select! {
-                proxy = run::proxy::start(config, clock) => proxy?,
-                () = run::told_to_end() => return Ok(()),
-            };
-            tracing::info!("ready");
-            told.await;
-            proxy.end().await;
-            return Ok(());
-        }
-        Which::All => &Role::ALL,
-        Which::Agent => &[Role::Agent],
-        Which::Audit => &[Role::Audit],
-        Which::Ca => &[Role::Ca],
-        Which::Pdp => &[Role::Pdp],
+    match args.role {
+        Which::Proxy => serve_proxy(config, told).await,
+        Which::Agent => serve_agent(config, told).await,
+        Which::All => serve_plane(&Role::ALL, config, told).await,
+        Which::Audit => serve_plane(&[Role::Audit], config, told).await,
+        Which::Ca => serve_plane(&[Role::Ca], config, told).await,
+        Which::Pdp => serve_plane(&[Role::Pdp], config, told).await,
+    }
+}
+
+/// Ends early when told so while it waits for what it needs to start.
+async fn started<T>(
+    role: impl Future<Output = Result<T, Vec<Diagnostic>>>,
+) -> Result<Option<T>, Vec<Diagnostic>> {
+    tokio::select! {
+        role = role => role.map(Some),
+        () = run::told_to_end() => Ok(None),
+    }
+}
+
+#[cfg(feature = "proxy")]
+async fn serve_proxy(
+    config: &Config,
+    told: impl Future<Output = ()>,
+) -> Result<(), Vec<Diagnostic>> {
+    let Some(proxy) = started(run::proxy::start(config, Clock::system())).await? else {
+        return Ok(());
     };
-    let plane = tokio::select! {
-        plane = run::control_plane(config, roles, clock) => plane?,
-        () = run::told_to_end() => return Ok(()),
+    tracing::info!("ready");
+    told.await;
+    proxy.end().await;
+    Ok(())
+}
+
+#[cfg(feature = "agent")]
+async fn serve_agent(
+    config: &Config,
+    told: impl Future<Output = ()>,
+) -> Result<(), Vec<Diagnostic>> {
+    let Some(agent) = started(run::agent::alone(config, Clock::system())).await? else {
+        return Ok(());
+    };
+    tracing::info!("ready");
+    told.await;
+    agent.end().await;
+    Ok(())
+}
+
+#[cfg(feature = "full")]
+async fn serve_plane(
+    roles: &[Role],
+    config: &Config,
+    told: impl Future<Output = ()>,
+) -> Result<(), Vec<Diagnostic>> {
+    let plane = run::control_plane(config, roles, Clock::system());
+    let Some(plane) = started(plane).await? else {
+        return Ok(());
     };
     tracing::info!("ready");
     told.await;
     plane.end().await;
     Ok(())
+}
+
+#[cfg(not(feature = "proxy"))]
+async fn serve_proxy(_: &Config, _: impl Future<Output = ()>) -> Result<(), Vec<Diagnostic>> {
+    Err(vec![not_built("proxy")])
+}
+
+#[cfg(not(feature = "agent"))]
+async fn serve_agent(_: &Config, _: impl Future<Output = ()>) -> Result<(), Vec<Diagnostic>> {
+    Err(vec![not_built("agent")])
+}
+
+#[cfg(not(feature = "full"))]
+async fn serve_plane(
+    roles: &[Role],
+    _: &Config,
+    _: impl Future<Output = ()>,
+) -> Result<(), Vec<Diagnostic>> {
+    Err(roles.iter().map(|r| not_built(r.as_str())).collect())
+}
+
+/// A role that this program was built without.
+#[cfg(not(feature = "full"))]
+fn not_built(role: &str) -> Diagnostic {
+    Diagnostic::error(9211, format!("this program has no role `{role}`"))
+        .cause(format!("it was built as {}", super::VERSION))
+        .help("use the full program for it: `palisade --version` ends with `(full)`")
 }
 
 /// Logs to standard error, for people or as JSON lines.

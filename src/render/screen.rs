@@ -20,6 +20,7 @@ pub(crate) fn width() -> Option<usize> {
     size().map(|(width, _)| width)
 }
 
+#[cfg(feature = "full")]
 /// Whether the cursor can be moved: a terminal that is more than a teletype.
 pub(crate) fn can_redraw() -> bool {
     size().is_some() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

@@ -1,21 +1,75 @@
-//! The `agent` role.
+//! The `agent` role: in the control plane's process, or alone beside workloads.
 
 use std::sync::Arc;
 
 use axum::{Json, Router, routing::get};
-use palisade_ca::{Agent, AgentConfig, Ca, agent::Remote};
+use palisade_ca::{
+    Agent, AgentConfig,
+    agent::{Remote, Upstream},
+};
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::unbound;
-use crate::{config::Config, net::uds};
+use super::{Role, about, link, records::Records, unbound};
+use crate::{
+    config::Config,
+    control::{self, server::SocketFile},
+    net::uds,
+};
 
-/// Starts the agent on the authority in this process, or on the one behind its
-/// socket, and serves the Workload API.
+/// An agent that is alone in its process.
+pub struct AgentRole {
+    agent: Arc<Agent>,
+    records: Records,
+    stop: CancellationToken,
+    socket: SocketFile,
+}
+
+/// Starts the agent of `config` on the authority behind its socket, and the local
+/// socket. When it returns, the Workload API is served.
+///
+/// # Errors
+/// Everything that keeps it from starting.
+pub async fn alone(config: &Config, clock: Clock) -> Result<AgentRole, Vec<Diagnostic>> {
+    let stop = CancellationToken::new();
+    let mut records = Records::new(config, clock.clone());
+    let sink = records.sink(Role::Agent, None)?;
+    let agent = start(config, remote(config), sink.as_ref(), &clock, &stop).await?;
+    let identity = link::Source::Configured(config.default_identity());
+    records.identify(&identity, &clock);
+    let name = Role::Agent.as_str();
+    let about = about(config, &[name], &clock);
+    let socket = control::server::serve(about, name, routes(agent.clone()), stop.clone())
+        .await
+        .map_err(|e| vec![unbound("control socket", &e)])?;
+    Ok(AgentRole {
+        agent,
+        records,
+        stop,
+        socket,
+    })
+}
+
+impl AgentRole {
+    /// Ends it and writes out its records.
+    pub async fn end(self) {
+        self.stop.cancel();
+        drop(self.socket);
+        drop(self.agent);
+        self.records.close();
+    }
+}
+
+/// The authority behind its socket.
+pub(super) fn remote(config: &Config) -> Remote {
+    Remote::new(uds::channel(&config.ca_socket()))
+}
+
+/// Starts the agent on an authority, and serves the Workload API.
 pub(super) async fn start(
     config: &Config,
-    ca: Option<Arc<Ca>>,
+    authority: impl Upstream,
     sink: &dyn RecordSink,
     clock: &Clock,
     stop: &CancellationToken,
@@ -23,15 +77,7 @@ pub(super) async fn start(
     let mut of_agent = AgentConfig::new(config.trust_domain.clone());
     of_agent.demo = config.demo;
     let records = sink.open(0);
-    let agent = match ca {
-        Some(ca) => Agent::start(of_agent, ca, clock.clone(), records),
-        None => Agent::start(
-            of_agent,
-            Remote::new(uds::channel(&config.ca_socket())),
-            clock.clone(),
-            records,
-        ),
-    };
+    let agent = Agent::start(of_agent, authority, clock.clone(), records);
     let path = config.agent_socket();
     if let Some(folder) = path.parent() {
         uds::private_folder(folder).map_err(|e| vec![unbound("the Workload API's folder", &e)])?;

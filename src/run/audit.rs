@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{records::unusable, unbound};
+use super::{unbound, unusable};
 use crate::{
     config::{AuditSection, Config},
     control::{

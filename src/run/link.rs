@@ -1,8 +1,8 @@
 //! The identities of the control plane's own parts.
 
+#[cfg(feature = "full")]
 use std::sync::Arc;
 
-use palisade_ca::Ca;
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, svid::Identity};
 
 use super::Role;
@@ -12,9 +12,11 @@ use crate::{
 };
 
 /// Where a part's identity comes from.
+#[derive(Clone)]
 pub(super) enum Source {
     /// The authority in this process.
-    Ca(Arc<Ca>),
+    #[cfg(feature = "full")]
+    Ca(Arc<palisade_ca::Ca>),
     /// Files or a Workload API.
     Configured(IdentityConfig),
 }
@@ -30,6 +32,7 @@ pub(super) async fn identity(
     clock: &Clock,
 ) -> Result<Identity, Vec<Diagnostic>> {
     match source {
+        #[cfg(feature = "full")]
         Source::Ca(ca) => ca
             .identity_for_role(role.as_str())
             .await

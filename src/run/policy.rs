@@ -93,6 +93,7 @@ pub(super) fn of_revision_for(
     snapshot_for(own, compiled(revision)?, revision.sequence)
 }
 
+#[cfg(feature = "full")]
 /// Compiles a revision of our own and builds its engine.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ use palisade_pdp::publish::{Recorder, Source, SourceConfig, Subscription, Subscr
 use palisade_proxy::{EndpointTable, LivePolicy, Parts, PolicySlot, Proxy, RunningProxy};
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, policy, records::unusable};
+use super::{Role, policy, unusable};
 use crate::{
     config::{Config, PolicySource, ProxySection, RecordTarget},
     control::{

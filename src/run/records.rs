@@ -11,11 +11,14 @@ use palisade_audit::{
     log::Log,
     spool::{Spool, SpoolOptions},
 };
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, svid::Identity};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
 use tokio::sync::Notify;
 
-use super::{Role, Sink, link::Source};
+use super::{Role, link::Source, unusable};
 use crate::{config::Config, net::tls};
+
+/// A sink as every role takes it.
+type Sink = Arc<dyn RecordSink>;
 
 /// Sinks for the parts in this process.
 pub(super) struct Records {
@@ -45,6 +48,7 @@ impl Records {
     }
 
     /// Parts asked for from now on write into this log.
+    #[cfg(feature = "full")]
     pub(super) fn keep_in(&mut self, log: Log) {
         self.log = Some(log);
     }
@@ -100,11 +104,7 @@ impl Records {
     /// Gets identities for the spools that wait for one, in the background.
     pub(super) fn identify(&mut self, source: &Source, clock: &Clock) {
         for (role, pending) in self.identities.drain(..) {
-            let source = match source {
-                Source::Ca(ca) => Source::Ca(ca.clone()),
-                Source::Configured(configured) => Source::Configured(configured.clone()),
-            };
-            let (config, clock) = (self.config.clone(), clock.clone());
+            let (source, config, clock) = (source.clone(), self.config.clone(), clock.clone());
             tokio::spawn(async move {
                 match super::link::identity(&source, role, &config, &clock).await {
                     Ok(identity) => pending.give(identity),
@@ -141,11 +141,4 @@ impl Pending {
             there.await;
         }
     }
-}
-
-/// A spool or log that cannot be opened.
-pub(super) fn unusable(cause: &str) -> Diagnostic {
-    Diagnostic::error(7201, "records cannot be kept")
-        .cause(cause.to_owned())
-        .help("make the folder writable for this user, and see that no other process uses it")
 }
