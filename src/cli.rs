@@ -12,11 +12,13 @@ mod audit;
 #[cfg(feature = "full")]
 mod can;
 mod check;
+mod config;
 mod explain;
 #[cfg(feature = "full")]
 mod identity;
 #[cfg(feature = "full")]
 mod init;
+mod man;
 #[cfg(feature = "full")]
 mod policy;
 mod run;
@@ -25,6 +27,7 @@ mod shop;
 mod status;
 #[cfg(feature = "full")]
 mod target;
+mod wait;
 #[cfg(feature = "full")]
 mod why;
 
@@ -55,7 +58,7 @@ impl Exit {
     pub fn of(diagnostic: &Diagnostic) -> Self {
         match diagnostic.code.0 {
             1000..=2999 | 7101..=7110 | 8000..=8999 => Self::Invalid,
-            9101..=9105 => Self::Unreachable,
+            9101..=9105 | 9201 => Self::Unreachable,
             _ => Self::Failed,
         }
     }
@@ -129,6 +132,8 @@ enum Command {
     Run(run::Args),
     /// Say what is wrong with the running mesh, and how to mend it.
     Check(check::Args),
+    /// Wait until what runs is ready, for scripts and health checks.
+    Wait(wait::Args),
     /// Show the running mesh: policy, proxies, certificates, records.
     Status(status::Args),
     #[cfg(feature = "full")]
@@ -149,6 +154,9 @@ enum Command {
     /// Show the identities that were issued.
     #[command(subcommand)]
     Identity(identity::Command),
+    /// Check, show and begin configuration files.
+    #[command(subcommand)]
+    Config(config::Command),
     /// Document a code such as PLS1103, offline.
     Explain(explain::Args),
     /// Print a completion script for a shell.
@@ -157,6 +165,8 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Write a manual page for every command.
+    Man(man::Args),
     #[cfg(feature = "full")]
     /// One of the demo's sample services.
     #[command(hide = true)]
@@ -202,6 +212,7 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Init(args) => init::main(&args, context),
         Command::Run(args) => run::main(&args, context),
         Command::Check(args) => check::main(&args, context),
+        Command::Wait(args) => wait::main(&args, context),
         Command::Status(args) => status::main(&args, context),
         #[cfg(feature = "full")]
         Command::Policy(command) => policy::main(&command, context),
@@ -213,8 +224,10 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Audit(command) => audit::main(command, context),
         #[cfg(feature = "full")]
         Command::Identity(command) => identity::main(&command, context),
+        Command::Config(command) => config::main(&command, context),
         Command::Explain(args) => explain::main(&args, context),
         Command::Completion { shell } => completion(shell),
+        Command::Man(args) => man::main(&args, context),
         #[cfg(feature = "full")]
         Command::Shop(args) => shop::main(&args),
     }

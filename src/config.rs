@@ -24,6 +24,12 @@ use serde::{Deserialize, Deserializer};
 use crate::net::identity::IdentityConfig;
 
 mod de;
+pub mod keys;
+pub mod layers;
+pub mod schema;
+pub mod template;
+
+use layers::{Effective, Overrides};
 
 /// Longest configuration file, in bytes.
 pub const FILE_LEN_MAX: usize = 1 << 20;
@@ -86,6 +92,8 @@ pub struct AgentSection {
     pub socket: Option<PathBuf>,
     /// Unix socket of the CA, when it is in another process. Default: `ca.sock` in the state folder.
     pub ca_socket: Option<PathBuf>,
+    /// Address of the audit service that gets its records, when it is in another process.
+    pub audit: Option<SocketAddr>,
 }
 
 /// Section `pdp`.
@@ -171,6 +179,18 @@ impl Config {
     /// # Errors
     /// Every mistake in it, each with its place.
     pub fn read(path: &Path) -> Result<Self, Vec<Diagnostic>> {
+        Self::read_over(path, &Overrides::default()).map(|(config, _)| config)
+    }
+
+    /// Reads and checks a file under what overrides it; also tells the value of every
+    /// key and who set it.
+    ///
+    /// # Errors
+    /// Every mistake in it, each with its place.
+    pub fn read_over(
+        path: &Path,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Effective>), Vec<Diagnostic>> {
         let text = fs::read_to_string(path).map_err(|error| {
             vec![
                 Diagnostic::error(8001, format!("`{}` cannot be read", path.display()))
@@ -178,11 +198,12 @@ impl Config {
                     .help("name a configuration file: --config FILE"),
             ]
         })?;
-        let mut config = Self::parse(&path.display().to_string(), &text)?;
+        let name = path.display().to_string();
+        let (mut config, effective) = Self::parse_over(&name, &text, overrides)?;
         // Absolute before its folder is taken: a bare file name has the empty one.
         let file = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
         config.resolve(file.parent().unwrap_or(Path::new("/")));
-        Ok(config)
+        Ok((config, effective))
     }
 
     /// Parses a text; `name` is what diagnostics call it.
@@ -190,6 +211,18 @@ impl Config {
     /// # Errors
     /// Every mistake in it, each with its place.
     pub fn parse(name: &str, text: &str) -> Result<Self, Vec<Diagnostic>> {
+        Self::parse_over(name, text, &Overrides::default()).map(|(config, _)| config)
+    }
+
+    /// Parses a text under what overrides it; see [`Config::read_over`].
+    ///
+    /// # Errors
+    /// Every mistake in it, each with its place.
+    pub fn parse_over(
+        name: &str,
+        text: &str,
+        overrides: &Overrides,
+    ) -> Result<(Self, Vec<Effective>), Vec<Diagnostic>> {
         if text.len() > FILE_LEN_MAX {
             return Err(vec![
                 Diagnostic::error(
@@ -199,25 +232,22 @@ impl Config {
                 .help("move registrations out of it, or split the roles"),
             ]);
         }
-        let source = Source::new(name, text);
+        let file = Source::new(name, text);
         let mut found = Vec::new();
-        let Some(root) = yaml::parse(&source, CODES, &mut found) else {
+        let Some(mut root) = yaml::parse(&file, CODES, &mut found) else {
             return Err(found);
         };
-        let config: Self = de::read(&source, root).map_err(|mut more| {
-            found.append(&mut more);
-            found.clone()
-        })?;
-        found.extend(
-            config
-                .proxy
-                .iter()
-                .flat_map(|p| p.listeners(config.demo).check()),
-        );
-        if found.is_empty() {
-            Ok(config)
-        } else {
-            Err(found)
+        let whole = overrides.apply(&file, &mut root, &mut found);
+        let read = de::read(&whole, root.clone()).map_err(|more| found.extend(more));
+        let config: Option<Self> = read.ok();
+        for section in config.iter().filter_map(|c| c.proxy.as_ref()) {
+            let more = section.listeners(false).check();
+            found.extend(more.into_iter().map(|d| placed(d, "proxy", &whole, &root)));
+        }
+        layers::relocate(&mut found, &file, &whole);
+        match config {
+            Some(config) if found.is_empty() => Ok((config, overrides.effective(&file, &root))),
+            _ => Err(found),
         }
     }
 
@@ -291,6 +321,19 @@ impl ProxySection {
             limits: self.limits.clone(),
             demo,
         }
+    }
+}
+
+/// Gives a diagnostic that begins with a key of `section` the place of that key.
+fn placed(diagnostic: Diagnostic, section: &str, whole: &Source, root: &yaml::Node) -> Diagnostic {
+    let mut words = diagnostic.message.split('`');
+    let key = words.nth(1).unwrap_or_default();
+    match layers::find(root, &format!("{section}.{key}")) {
+        Some(node) if diagnostic.location.is_none() => {
+            let at = whole.span(node.span);
+            diagnostic.at(at)
+        }
+        _ => diagnostic,
     }
 }
 

@@ -1,9 +1,9 @@
 //! Palisade: the roof over proxy, pdp, ca and audit.
 //!
 //! Reads what was asked for ([`cli`]), what was configured ([`config`]), wires the
-//! roles together ([`run`], [`demo`]), opens the links between them ([`net`]), and
-//! answers people on the local socket ([`control`]) in a readable form ([`render`]).
-
+//! roles together ([`run`], `demo`), opens the links between them ([`net`]), tells the
+//! service manager how they stand ([`notify`]), and answers people on the local socket
+//! ([`control`]) in a readable form ([`render`]).
 //!
 //! The feature `full` is everything. Without it this is the program that runs beside
 //! workloads: the roles `proxy` and `agent`, each a feature, and what operates them.
@@ -17,5 +17,6 @@ pub mod control;
 #[cfg(feature = "full")]
 pub mod demo;
 pub mod net;
+pub mod notify;
 pub mod render;
 pub mod run;

@@ -62,13 +62,14 @@ impl Role {
 
 #[cfg(feature = "proxy")]
 fn section<'c, T>(section: Option<&'c T>, name: &str) -> Result<&'c T, Vec<Diagnostic>> {
-    section.ok_or_else(|| {
-        vec![
-            Diagnostic::error(8010, format!("the configuration has no section `{name}`")).help(
-                format!("add one; deploy/palisade.yaml shows every key of `{name}`"),
-            ),
-        ]
-    })
+    section.ok_or_else(|| vec![no_section(name)])
+}
+
+/// A role whose section is missing.
+pub(crate) fn no_section(name: &str) -> Diagnostic {
+    Diagnostic::error(8010, format!("the configuration has no section `{name}`")).help(format!(
+        "add one: palisade config init {name} shows every key"
+    ))
 }
 
 /// What this process tells about itself.

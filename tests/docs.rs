@@ -280,7 +280,7 @@ fn commands_in_the_pages_exist() {
                 .collect();
             let nested = matches!(
                 verbs.first().map(String::as_str),
-                Some("policy" | "audit" | "identity")
+                Some("policy" | "audit" | "config" | "identity")
             );
             let verbs = &verbs[..verbs.len().min(if nested { 2 } else { 1 })];
             let mut args: Vec<&str> = verbs.iter().map(String::as_str).collect();

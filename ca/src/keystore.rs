@@ -101,7 +101,11 @@ impl Keystore {
         };
         let meta = file.metadata().map_err(io)?;
         let ours = [nix::unistd::geteuid().as_raw(), 0].contains(&meta.uid());
-        if meta.mode() & 0o077 != 0 || !ours {
+        // A credential of systemd's is root's, in a folder that only this service can
+        // enter; an access list that names the service shows as rights of the group.
+        let credential = meta.uid() == 0 && is_credential(path);
+        let loose = if credential { 0o037 } else { 0o077 };
+        if meta.mode() & loose != 0 || !ours {
             return Err(KeystoreError::Loose {
                 path: path.to_owned(),
                 mode: meta.mode() & 0o7777,
@@ -179,6 +183,12 @@ fn make(path: &Path) -> io::Result<()> {
     file.sync_all()?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Whether the service manager put the file there (`LoadCredential=`).
+fn is_credential(path: &Path) -> bool {
+    std::env::var_os("CREDENTIALS_DIRECTORY")
+        .is_some_and(|dir| path.parent() == Some(Path::new(&dir)))
 }
 
 fn derive(kek: &[u8; KEK_LEN], info: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeystoreError> {

@@ -1,18 +1,23 @@
 //! `palisade run`: a role, until it is told to end.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use clap::ValueEnum;
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::{EnvFilter, fmt, prelude::*};
 
 use super::{Context, Exit, block_on};
 use crate::{
     config::Config,
     net::parent,
+    notify::Notify,
     render::{self, Output},
     run::{self, Role},
 };
+
+#[cfg(feature = "proxy")]
+mod child;
 
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
@@ -28,9 +33,15 @@ pub(super) struct Args {
         default_value = "palisade-mesh.yaml"
     )]
     config: PathBuf,
+    #[command(flatten)]
+    set: super::config::Set,
     /// What to log: a level, or directives such as `palisade_proxy=debug`.
     #[arg(long, env = "PALISADE_LOG", default_value = "info", value_parser = directives)]
     log: String,
+    /// Command to run beside the proxy once it is ready, after `--`. The proxy ends with
+    /// it, and with its exit code.
+    #[arg(last = true, value_name = "COMMAND")]
+    command: Vec<std::ffi::OsString>,
     /// End when standard input closes.
     #[arg(long, hide = true)]
     end_with_parent: bool,
@@ -61,15 +72,23 @@ fn directives(text: &str) -> Result<String, String> {
 
 pub(super) fn main(args: &Args, context: &Context) -> Exit {
     log_to_stderr(&args.log, context.output);
-    let config = match Config::read(&args.config) {
-        Ok(config) => config,
+    let read = |over| Config::read_over(&args.config, &over);
+    let config = match args.set.overrides().and_then(read) {
+        Ok((config, _)) => config,
         Err(found) => {
             render::diagnostics(context.output, &found);
             return Exit::Invalid;
         }
     };
+    if !args.command.is_empty() && args.role != Which::Proxy {
+        let only = Diagnostic::error(9212, "a command runs beside a proxy only")
+            .help("palisade run proxy -- COMMAND");
+        return render::failure(context.output, &only, Exit::Invalid);
+    }
     match block_on(serve(args, &config)) {
-        Ok(()) => Exit::Ok,
+        Ok(0) => Exit::Ok,
+        // The code of the command that ran beside the proxy, whatever it means.
+        Ok(code) => std::process::exit(code),
         Err(found) => {
             render::diagnostics(context.output, &found);
             found.first().map_or(Exit::Failed, Exit::of)
@@ -77,7 +96,8 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
     }
 }
 
-async fn serve(args: &Args, config: &Config) -> Result<(), Vec<Diagnostic>> {
+/// Runs the role until it is told to end; gives the exit code to end with.
+async fn serve(args: &Args, config: &Config) -> Result<i32, Vec<Diagnostic>> {
     let told = async {
         tokio::select! {
             () = run::told_to_end() => {}
@@ -85,7 +105,7 @@ async fn serve(args: &Args, config: &Config) -> Result<(), Vec<Diagnostic>> {
         }
     };
     match args.role {
-        Which::Proxy => serve_proxy(config, told).await,
+        Which::Proxy => serve_proxy(args, config, told).await,
         Which::Agent => serve_agent(config, told).await,
         Which::All => serve_plane(&Role::ALL, config, told).await,
         Which::Audit => serve_plane(&[Role::Audit], config, told).await,
@@ -104,32 +124,84 @@ async fn started<T>(
     }
 }
 
+/// Tells the service manager once `ready` resolves, and gives signs of life until
+/// `told`.
+async fn serving(ready: impl Future<Output = ()>, told: impl Future<Output = ()>) {
+    let notify = Notify::from_environment();
+    // Asked for at once: without it the signal would end the process.
+    let hang_ups = signal(SignalKind::hangup());
+    let at_work = async {
+        notify.status("waiting for what it needs");
+        ready.await;
+        notify.ready("serving");
+        tokio::join!(notify.watchdog(), answer(hang_ups, &notify));
+    };
+    tokio::select! {
+        () = at_work => {}
+        () = told => {}
+    }
+    notify.stopping();
+}
+
+/// Answers SIGHUP. Policy and certificates are followed without being told; what else
+/// the file says is read at the start.
+async fn answer(hang_ups: io::Result<Signal>, notify: &Notify) {
+    let Ok(mut hang_ups) = hang_ups else { return };
+    while hang_ups.recv().await.is_some() {
+        notify.reloading();
+        tracing::warn!("told to read the configuration again, which takes a restart");
+        notify.ready("serving; a changed configuration takes a restart");
+    }
+}
+
 #[cfg(feature = "proxy")]
 async fn serve_proxy(
+    args: &Args,
     config: &Config,
     told: impl Future<Output = ()>,
-) -> Result<(), Vec<Diagnostic>> {
+) -> Result<i32, Vec<Diagnostic>> {
     let Some(proxy) = started(run::proxy::start(config, Clock::system())).await? else {
-        return Ok(());
+        return Ok(0);
     };
     tracing::info!("ready");
-    told.await;
+    if args.command.is_empty() {
+        serving(proxy.ready(), told).await;
+        proxy.end().await;
+        return Ok(0);
+    }
+    let mut told = std::pin::pin!(told);
+    let ready = tokio::select! {
+        () = proxy.ready() => true,
+        () = &mut told => false,
+    };
+    let ended = match ready {
+        true => {
+            let environment = proxy.environment(config);
+            let command = child::run(&args.command, &environment, told);
+            let beside = serving(std::future::ready(()), std::future::pending());
+            tokio::select! {
+                ended = command => ended,
+                () = beside => Ok(0),
+            }
+        }
+        false => Ok(0),
+    };
     proxy.end().await;
-    Ok(())
+    ended.map_err(|d| vec![d])
 }
 
 #[cfg(feature = "agent")]
 async fn serve_agent(
     config: &Config,
     told: impl Future<Output = ()>,
-) -> Result<(), Vec<Diagnostic>> {
+) -> Result<i32, Vec<Diagnostic>> {
     let Some(agent) = started(run::agent::alone(config, Clock::system())).await? else {
-        return Ok(());
+        return Ok(0);
     };
     tracing::info!("ready");
-    told.await;
+    serving(agent.ready(), told).await;
     agent.end().await;
-    Ok(())
+    Ok(0)
 }
 
 #[cfg(feature = "full")]
@@ -137,24 +209,28 @@ async fn serve_plane(
     roles: &[Role],
     config: &Config,
     told: impl Future<Output = ()>,
-) -> Result<(), Vec<Diagnostic>> {
+) -> Result<i32, Vec<Diagnostic>> {
     let plane = run::control_plane(config, roles, Clock::system());
     let Some(plane) = started(plane).await? else {
-        return Ok(());
+        return Ok(0);
     };
     tracing::info!("ready");
-    told.await;
+    serving(std::future::ready(()), told).await;
     plane.end().await;
-    Ok(())
+    Ok(0)
 }
 
 #[cfg(not(feature = "proxy"))]
-async fn serve_proxy(_: &Config, _: impl Future<Output = ()>) -> Result<(), Vec<Diagnostic>> {
+async fn serve_proxy(
+    _: &Args,
+    _: &Config,
+    _: impl Future<Output = ()>,
+) -> Result<i32, Vec<Diagnostic>> {
     Err(vec![not_built("proxy")])
 }
 
 #[cfg(not(feature = "agent"))]
-async fn serve_agent(_: &Config, _: impl Future<Output = ()>) -> Result<(), Vec<Diagnostic>> {
+async fn serve_agent(_: &Config, _: impl Future<Output = ()>) -> Result<i32, Vec<Diagnostic>> {
     Err(vec![not_built("agent")])
 }
 
@@ -163,7 +239,7 @@ async fn serve_plane(
     roles: &[Role],
     _: &Config,
     _: impl Future<Output = ()>,
-) -> Result<(), Vec<Diagnostic>> {
+) -> Result<i32, Vec<Diagnostic>> {
     Err(roles.iter().map(|r| not_built(r.as_str())).collect())
 }
 

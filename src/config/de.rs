@@ -135,15 +135,14 @@ impl Mistake {
     fn tell(&self, source: &Source, root: &Node) -> Diagnostic {
         let (node, entry) = lookup(root, &self.path).unwrap_or((root, None));
         let key_span = entry.map_or(node.span, |e| e.key_span);
+        let name = named(root, &self.path).map_or("the file".into(), |p| format!("`{p}`"));
         let (diagnostic, span) = match &self.kind {
             Kind::Invalid(message) => {
-                let name = entry.map_or("the file".into(), |e| format!("`{}`", e.key));
                 let told = Diagnostic::error(INVALID_VALUE, format!("{name}: {message}"))
                     .help("deploy/palisade.yaml shows every key with a value");
                 (told, node.span)
             }
             Kind::Missing(field) => {
-                let name = entry.map_or("the file".into(), |e| format!("`{}`", e.key));
                 let told =
                     Diagnostic::error(MISSING_KEY, format!("{name} lacks the key `{field}`"))
                         .help(format!("add it: `{field}: …`"));
@@ -154,7 +153,11 @@ impl Mistake {
                 name,
                 expected,
             } => (
-                unknown(what, name, expected),
+                {
+                    let parents = self.path.len() - usize::from(self.at_key);
+                    let parent = self.path.get(..parents).unwrap_or_default();
+                    unknown(what, name, named(root, parent), expected)
+                },
                 if self.at_key { key_span } else { node.span },
             ),
         };
@@ -170,8 +173,33 @@ impl Mistake {
     }
 }
 
-fn unknown(what: &str, name: &str, expected: &[&str]) -> Diagnostic {
-    let diagnostic = Diagnostic::error(UNKNOWN_KEY, format!("unknown {what} `{name}`"));
+/// The path of a node as people write it, such as `proxy.limits` or `list[2]`; `None`
+/// for the root.
+fn named(root: &Node, path: &[usize]) -> Option<String> {
+    let (mut node, mut name) = (root, String::new());
+    for step in path {
+        node = match &node.value {
+            Value::Map(entries) => {
+                let entry = entries.get(*step)?;
+                if !name.is_empty() {
+                    name.push('.');
+                }
+                name.push_str(&entry.key);
+                &entry.value
+            }
+            Value::List(items) => {
+                name.push_str(&format!("[{step}]"));
+                items.get(*step)?
+            }
+            Value::Null | Value::Scalar(_) => return None,
+        };
+    }
+    (!name.is_empty()).then_some(name)
+}
+
+fn unknown(what: &str, name: &str, within: Option<String>, expected: &[&str]) -> Diagnostic {
+    let within = within.map_or(String::new(), |path| format!(" in `{path}`"));
+    let diagnostic = Diagnostic::error(UNKNOWN_KEY, format!("unknown {what} `{name}`{within}"));
     let diagnostic = match did_you_mean(name, expected.iter().copied()) {
         Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
         None => diagnostic,

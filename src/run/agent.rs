@@ -34,7 +34,7 @@ pub struct AgentRole {
 pub async fn alone(config: &Config, clock: Clock) -> Result<AgentRole, Vec<Diagnostic>> {
     let stop = CancellationToken::new();
     let mut records = Records::new(config, clock.clone());
-    let sink = records.sink(Role::Agent, None)?;
+    let sink = records.sink(Role::Agent, audit(config))?;
     let agent = start(config, remote(config), sink.as_ref(), &clock, &stop).await?;
     let identity = link::Source::Configured(config.default_identity());
     records.identify(&identity, &clock);
@@ -52,6 +52,15 @@ pub async fn alone(config: &Config, clock: Clock) -> Result<AgentRole, Vec<Diagn
 }
 
 impl AgentRole {
+    /// Resolves when the agent has heard the authority: it can get certificates, and
+    /// knows whom to trust.
+    pub async fn ready(&self) {
+        let mut trust = self.agent.trust();
+        if trust.wait_for(Option::is_some).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Ends it and writes out its records.
     pub async fn end(self) {
         self.stop.cancel();
@@ -59,6 +68,11 @@ impl AgentRole {
         drop(self.agent);
         self.records.close();
     }
+}
+
+/// Where its records go, when that is said.
+pub(super) fn audit(config: &Config) -> Option<std::net::SocketAddr> {
+    config.agent.as_ref().and_then(|agent| agent.audit)
 }
 
 /// The authority behind its socket.

@@ -100,7 +100,7 @@ impl ControlPlane {
                 Ok(routes)
             }
             Role::Agent => {
-                let sink = self.records.sink(Role::Agent, None)?;
+                let sink = self.records.sink(Role::Agent, agent::audit(config))?;
                 let (sink, stop) = (sink.as_ref(), &self.stop);
                 let agent = match self.ca.clone() {
                     Some(ca) => agent::start(config, ca, sink, clock, stop).await?,

@@ -41,6 +41,8 @@ const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
 /// How long records may wait for an audit service that is not reached, before that
 /// is worth a word; every rotation ends one link and opens the next.
 const RECORDS_LATE: Duration = Duration::from_secs(5);
+/// How often is looked whether the first snapshot is there.
+const READY_PAUSE: Duration = Duration::from_millis(20);
 /// Worker number of the proxy's own records, apart from those of its workers.
 const OWN_WORKER: u32 = u32::MAX;
 
@@ -48,6 +50,7 @@ const OWN_WORKER: u32 = u32::MAX;
 pub struct ProxyRole {
     running: Arc<RunningProxy>,
     kept: Kept,
+    policy: PolicySlot,
     stop: CancellationToken,
     socket: SocketFile,
 }
@@ -121,7 +124,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
     if let PolicySource::Pdp(address) = &section.policy {
         subscribe(config, section, *address, &view, &endpoints, &stop)?;
     }
-    let running = view.running.clone();
+    let (running, policy) = (view.running.clone(), view.policy.clone());
     let about = super::about(config, &["proxy"], &clock);
     let socket = control::server::serve(
         about,
@@ -134,12 +137,36 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
     Ok(ProxyRole {
         running,
         kept,
+        policy,
         stop,
         socket,
     })
 }
 
 impl ProxyRole {
+    /// Resolves when the proxy can decide: it has its certificate from the start, and
+    /// now a policy snapshot too.
+    pub async fn ready(&self) {
+        while self.policy.load().is_none() {
+            tokio::time::sleep(READY_PAUSE).await;
+        }
+    }
+
+    /// What an application beside it needs to know: whose Workload API, and which
+    /// proxy for its own calls.
+    pub fn environment(&self, config: &Config) -> Vec<(&'static str, String)> {
+        let identity = config.proxy.as_ref().map(|p| &p.identity);
+        let api = match identity {
+            Some(identity::IdentityConfig::WorkloadApi(address)) => Some(address.clone()),
+            _ => None,
+        };
+        let outbound = self.running.outbound.map(|a| format!("http://{a}"));
+        let for_calls = ["HTTP_PROXY", "http_proxy"].into_iter();
+        let for_calls = for_calls.filter_map(|name| Some((name, outbound.clone()?)));
+        let endpoint = api.map(|address| ("SPIFFE_ENDPOINT_SOCKET", address));
+        endpoint.into_iter().chain(for_calls).collect()
+    }
+
     /// Drains the proxy and writes out its records.
     pub async fn end(self) {
         self.running.drain(DRAIN_DEADLINE).await;
