@@ -264,6 +264,7 @@ fn commands_in_the_pages_exist() {
         "README.md",
         "docs/quick-start.md",
         "docs/concepts.md",
+        "docs/deploy.md",
         "docs/reference/cli.md",
         "policies/README.md",
     ] {
