@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::{
-    operation::OperationTable,
+    operation::{Operation, OperationTable},
     spiffe_id::{SpiffeId, TrustDomain},
     wire::record::AuditMode,
 };
@@ -102,12 +102,24 @@ pub struct Service {
     pub operations: OperationTable,
     /// What becomes of an allowed request that is no operation.
     pub unmatched: Unmatched,
-    /// How durable its records must be.
+    /// How durable its records must be, where an operation does not say.
     pub audit: AuditMode,
     /// Endpoints known without announcement.
     pub endpoints: Vec<SocketAddr>,
     /// Longest time from the first byte of a request to the last of its answer.
     pub request_timeout: Duration,
+}
+
+impl Service {
+    /// How durable the records of a request must be: as its operation says, else
+    /// as the service does. A mode that was not said is `spool`.
+    pub fn audit_of(&self, operation: Option<&Operation>) -> AuditMode {
+        let said = operation.and_then(|o| o.audit).unwrap_or(self.audit);
+        match said {
+            AuditMode::Unspecified => AuditMode::Spool,
+            said => said,
+        }
+    }
 }
 
 /// Every service, found by id, host or identity.

@@ -18,7 +18,10 @@
 use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 
-use crate::canonical::{CanonicalRequest, Method, canonical_path};
+use crate::{
+    canonical::{CanonicalRequest, Method, canonical_path},
+    wire::record::AuditMode,
+};
 
 /// A named kind of request of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +38,8 @@ pub struct Operation {
     pub template: Template,
     /// Business action such as `orders:refund`; otherwise the method is the action.
     pub action: Option<SmolStr>,
+    /// How durable its records must be; otherwise as the service says.
+    pub audit: Option<AuditMode>,
 }
 
 /// A parsed path template.
@@ -291,6 +296,7 @@ mod tests {
             hosts: Vec::new(),
             template: Template::parse(template).expect(template),
             action: None,
+            audit: None,
         }
     }
 

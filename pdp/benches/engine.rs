@@ -138,6 +138,7 @@ fn catalogue(services: usize) -> Catalogue {
             hosts: Vec::new(),
             template: Template::parse("/{*path}").unwrap(),
             action: None,
+            audit: None,
         }];
         Service {
             id: ServiceId::new(&domain, &namespace, &format!("s{k}")),

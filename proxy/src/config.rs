@@ -120,6 +120,10 @@ pub struct Limits {
     /// Time to connect upstream, its handshake included; then 502. Default: 3 s.
     #[serde(with = "units::duration")]
     pub connect_timeout: Duration,
+    /// Time that the record of a `strict` request may take to be on disk; then 503.
+    /// Default: 2 s.
+    #[serde(with = "units::duration")]
+    pub audit_wait: Duration,
     /// Idle HTTP/1.1 connections kept to the application. Default: 1024.
     pub upstream_idle: usize,
     /// How long an idle upstream connection is kept. Default: 30 s.
@@ -140,6 +144,7 @@ impl Default for Limits {
             body_bytes: None,
             h2_streams: 256,
             connect_timeout: Duration::from_secs(3),
+            audit_wait: Duration::from_secs(2),
             upstream_idle: 1024,
             upstream_idle_timeout: Duration::from_secs(30),
         }
@@ -229,6 +234,7 @@ impl Limits {
             ("limits.handshake_timeout", self.handshake_timeout),
             ("limits.idle_timeout", self.idle_timeout),
             ("limits.connect_timeout", self.connect_timeout),
+            ("limits.audit_wait", self.audit_wait),
             ("limits.upstream_idle_timeout", self.upstream_idle_timeout),
         ] {
             if value.is_zero() {

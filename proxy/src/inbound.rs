@@ -26,7 +26,7 @@ use palisade_mesh::{
     decision::{Connection, TlsFacts},
     snapshot::Digest,
     svid::{Peer, PeerError, peer_of_chain},
-    wire::record::Verdict,
+    wire::record::{AuditMode, Verdict},
 };
 use rustls::ServerConfig;
 use smol_str::SmolStr;
@@ -232,9 +232,7 @@ fn note_refusal(worker: &Worker, source: SocketAddr, reason: &'static str, detai
     }
     let noted = recorder.authn_failure(now_us, reason, detail, source, LISTENER);
     drop(recorder);
-    if let Err(error) = noted {
-        worker.lost_record(&error, palisade_mesh::wire::record::AuditMode::Spool);
-    }
+    worker.count_record(noted, AuditMode::Spool);
     worker.stir();
 }
 
@@ -329,14 +327,15 @@ fn note_unreadable(worker: &Worker, caller: &Caller, error: &hyper::Error) {
     let mut policy = worker.policy.borrow_mut();
     let live = policy.current();
     let service = live.as_ref().and_then(|l| l.service.clone());
+    let mode = service
+        .as_ref()
+        .map_or(AuditMode::Spool, |s| s.audit_of(None));
     let mut recorder = worker.recorder.borrow_mut();
     let id = recorder.next_id(now_us);
     let noted = recorder.decision(&DecisionFacts {
         id,
         time_us: now_us,
-        mode: service
-            .as_ref()
-            .map_or(palisade_mesh::wire::record::AuditMode::Spool, |s| s.audit),
+        mode,
         verdict: Verdict::Refused,
         reason,
         peer: &caller.connection.peer,
@@ -358,9 +357,7 @@ fn note_unreadable(worker: &Worker, caller: &Caller, error: &hyper::Error) {
     worker
         .telemetry
         .decided(Verdict::Refused, reason, &caller.source);
-    if let Err(error) = noted {
-        worker.lost_record(&error, palisade_mesh::wire::record::AuditMode::Spool);
-    }
+    worker.count_record(noted, mode);
     worker.stir();
 }
 

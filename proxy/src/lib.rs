@@ -32,6 +32,7 @@ mod listener;
 mod outbound;
 mod recorder;
 mod respond;
+mod settle;
 mod telemetry;
 mod upstream;
 mod worker;

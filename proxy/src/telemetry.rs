@@ -15,7 +15,11 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::{canonical::Method, catalogue::Service, wire::record::Verdict};
+use palisade_mesh::{
+    canonical::Method,
+    catalogue::Service,
+    wire::record::{AuditMode, Verdict},
+};
 use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
 
@@ -30,6 +34,12 @@ pub(crate) const HTTP_BUCKETS: &[f64] = &[
 pub(crate) const DECISION_BUCKETS: &[f64] = &[
     5e-7, 1e-6, 2.5e-6, 5e-6, 1e-5, 2.5e-5, 5e-5, 1e-4, 1e-3, 1e-2,
 ];
+/// Buckets for the wait of a `strict` request, in seconds.
+pub(crate) const WAIT_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+];
+/// Modes of records, as metric labels, in the order of their counters.
+pub(crate) const MODES: [&str; 3] = ["strict", "spool", "best_effort"];
 /// The label under which series beyond the bound are counted.
 pub(crate) const OTHER: &str = "other";
 
@@ -163,6 +173,8 @@ pub(crate) struct Gauges {
     pub(crate) cache_hits: Count,
     pub(crate) cache_misses: Count,
     pub(crate) decision_time: Histogram,
+    pub(crate) records: [Count; MODES.len()],
+    pub(crate) strict_wait: Histogram,
     pub(crate) decisions: Arc<Seen<DecisionKey, Count>>,
     pub(crate) served: Arc<Seen<ServedKey, Histogram>>,
     pub(crate) called: Arc<Seen<CalledKey, Histogram>>,
@@ -202,6 +214,8 @@ impl Telemetry {
             cache_hits: Count::default(),
             cache_misses: Count::default(),
             decision_time: Histogram::new(DECISION_BUCKETS),
+            records: Default::default(),
+            strict_wait: Histogram::new(WAIT_BUCKETS),
             decisions: decisions.seen.clone(),
             served: served.seen.clone(),
             called: called.seen.clone(),
@@ -250,6 +264,22 @@ impl Telemetry {
         } else {
             self.gauges.cache_misses.add(1);
         }
+    }
+
+    /// Counts a record that the sink took.
+    pub(crate) fn recorded(&self, mode: AuditMode) {
+        let [strict, spool, best_effort] = &self.gauges.records;
+        match mode {
+            AuditMode::Strict => strict,
+            AuditMode::Spool | AuditMode::Unspecified => spool,
+            AuditMode::BestEffort => best_effort,
+        }
+        .add(1);
+    }
+
+    /// Notes how long a `strict` request waited for its record.
+    pub(crate) fn strict_waited(&self, duration: Duration) {
+        self.gauges.strict_wait.observe(duration);
     }
 
     /// Counts a request served by the local application.

@@ -5,6 +5,7 @@ mod chain;
 mod drain;
 mod enforcement;
 mod hygiene;
+mod modes;
 mod paths;
 mod records;
 mod smuggling;

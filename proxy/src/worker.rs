@@ -31,6 +31,7 @@ use crate::{
     policy::WorkerPolicy,
     proxy::Shared,
     recorder::{OutcomeFacts, Recorder},
+    settle::Settling,
     telemetry::Telemetry,
     upstream::{cluster::Clusters, h1, h2},
 };
@@ -72,6 +73,7 @@ pub(crate) struct Worker {
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) telemetry: Telemetry,
     pub(crate) exchanges: Exchanges,
+    pub(crate) settling: Settling,
     pub(crate) connections: Rc<Connections>,
     pub(crate) application: Option<Application>,
     pub(crate) clusters: Clusters,
@@ -105,6 +107,7 @@ impl Worker {
             connections: Connections::new(telemetry.gauges.clone()),
             telemetry,
             exchanges: Exchanges::default(),
+            settling: Settling::default(),
             application: config.inbound.as_ref().map(|inbound| {
                 let idle = share(config.limits.upstream_idle);
                 Application::new(inbound, idle, &shared.clock, &config.limits)
@@ -162,19 +165,21 @@ impl Worker {
     pub(crate) fn note_outcome(&self, facts: &OutcomeFacts<'_>) {
         let now_us = self.clock.now_us();
         let noted = self.recorder.borrow_mut().outcome(facts, now_us);
-        if let Err(error) = noted {
-            self.lost_record(&error, facts.mode);
-        }
+        self.count_record(noted, facts.mode);
         self.stir();
+    }
+
+    /// Counts a record, as taken by the sink or as lost.
+    pub(crate) fn count_record(&self, noted: Result<(), SinkError>, mode: AuditMode) {
+        match noted {
+            Ok(()) => self.telemetry.recorded(mode),
+            Err(error) => self.lost_record(&error, mode),
+        }
     }
 
     /// Counts a record that the sink did not take.
     pub(crate) fn lost_record(&self, error: &SinkError, mode: AuditMode) {
-        let reason = match error {
-            SinkError::Closed => "closed",
-            SinkError::Full => "full",
-            SinkError::Io(_) => "io",
-        };
+        let reason = reason_of(error);
         self.telemetry
             .event("palisade_audit_records_dropped_total", reason);
         tracing::debug!(%error, mode = mode.as_str_name(), "record was not taken");
@@ -216,6 +221,15 @@ impl Application {
             Self::H1(pool) => pool.sweep(now),
             Self::H2(pool) => pool.maintain(now),
         }
+    }
+}
+
+/// The word for a record that was not kept, as a metric label.
+pub(crate) fn reason_of(error: &SinkError) -> &'static str {
+    match error {
+        SinkError::Closed => "closed",
+        SinkError::Full => "full",
+        SinkError::Io(_) => "io",
     }
 }
 

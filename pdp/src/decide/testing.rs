@@ -149,6 +149,7 @@ fn operation(id: &str, method: Method, template: &str, action: Option<&str>) -> 
         hosts: Vec::new(),
         template: Template::parse(template).unwrap(),
         action: action.map(Into::into),
+        audit: None,
     }
 }
 

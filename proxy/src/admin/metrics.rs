@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::View;
-use crate::telemetry::{Count, Gauges, Histogram, Seen, Sum};
+use crate::telemetry::{Count, Gauges, Histogram, MODES, Seen, Sum};
 
 /// Every metric of the proxy, one scrape.
 pub(super) fn render(view: &View) -> String {
@@ -33,6 +33,7 @@ pub(super) fn render(view: &View) -> String {
         "Requests between decision and last byte.",
         sum(gauges, |g| &g.in_flight),
     );
+    records(&mut out, gauges);
     events(&mut out, gauges);
     identity(&mut out, view);
     out.0
@@ -116,6 +117,28 @@ fn durations(out: &mut Text, gauges: &[Arc<Gauges>]) {
         ];
         out.histogram(name, &labels, &total);
     }
+}
+
+fn records(out: &mut Text, gauges: &[Arc<Gauges>]) {
+    let name = "palisade_audit_records_total";
+    out.head(
+        name,
+        "counter",
+        "Records left, by how durable they must be.",
+    );
+    for (at, mode) in MODES.iter().enumerate() {
+        let of = |g: &Arc<Gauges>| g.records.get(at).map_or(0, Count::value);
+        out.sample(name, &[("mode", mode)], gauges.iter().map(of).sum::<u64>());
+    }
+    let mut waits = Sum::default();
+    gauges.iter().for_each(|g| g.strict_wait.add_to(&mut waits));
+    let name = "palisade_audit_strict_wait_seconds";
+    out.head(
+        name,
+        "histogram",
+        "Waits of `strict` requests for their record to be on disk.",
+    );
+    out.histogram(name, &[], &waits);
 }
 
 fn events(out: &mut Text, gauges: &[Arc<Gauges>]) {

@@ -16,7 +16,6 @@ use palisade_mesh::{
     canonical::CanonicalRequest,
     catalogue::{Service, Unmatched},
     decision::{Answer, DecisionId, Question},
-    sink::Durable,
     snapshot::Versions,
     wire::record::{AuditMode, Verdict as WireVerdict, outcome::End},
 };
@@ -31,8 +30,9 @@ use crate::{
     policy::Live,
     recorder::{DecisionFacts, Target},
     respond::{Fault, Refusal},
+    settle::{self, Ticket},
     upstream::in_time,
-    worker::{Application, Worker},
+    worker::{Application, Worker, reason_of},
 };
 
 /// The right to forward one request, which was allowed and whose record is kept
@@ -81,21 +81,35 @@ impl Permit {
 /// A permit whose record is not durable yet (mode `strict`).
 pub(crate) struct Unsettled {
     permit: Permit,
-    durable: Durable,
+    worker: Rc<Worker>,
+    ticket: Ticket,
 }
 
 impl Unsettled {
-    /// Waits for the record; without it there is no permit.
+    /// Waits for the record; without it there is no permit. The wait ends with
+    /// the request's own time, and before that after `limits.audit_wait`.
     pub(crate) async fn settled(self) -> Result<Permit, Response<ResponseBody>> {
-        let Self { permit, durable } = self;
-        let fault = match in_time(&permit.exchange, durable).await {
-            Ok(Ok(())) => return Ok(permit),
-            Ok(Err(error)) => {
-                tracing::error!(%error, "record did not become durable, request refused");
-                Fault::AuditUnavailable
+        let Self {
+            permit,
+            worker,
+            ticket,
+        } = self;
+        let begun = Instant::now();
+        let limited = tokio::time::timeout(worker.limits().audit_wait, ticket);
+        let settled = in_time(&permit.exchange, limited).await;
+        worker.telemetry.strict_waited(begun.elapsed());
+        let (fault, refused) = match settled {
+            Ok(Ok(Ok(()))) => return Ok(permit),
+            Ok(Ok(Err(error))) => {
+                tracing::warn!(%error, "record did not become durable, request refused");
+                (Fault::AuditUnavailable, reason_of(&error))
             }
-            Err(late) => late.fault(),
+            Ok(Err(_)) => (Fault::AuditUnavailable, "late"),
+            Err(late) => (late.fault(), "late"),
         };
+        worker
+            .telemetry
+            .event("palisade_audit_strict_refused_total", refused);
         permit.exchange.answered(fault.status());
         permit.exchange.blame(End::UpstreamFailed, fault.reason());
         permit.exchange.finish(End::UpstreamFailed);
@@ -123,6 +137,8 @@ struct Ruling {
     route: Option<SmolStr>,
     answer: Option<Answer>,
     refusal: Option<Refusal>,
+    /// What the operation demands of its records, once it was looked for.
+    mode: Option<AuditMode>,
 }
 
 /// One request on its way to a ruling, and the one snapshot it is decided under.
@@ -169,10 +185,10 @@ pub(crate) fn judge(
     };
     drop(policy);
 
-    let (id, refusal) = case.note(request, &examined, ruling);
+    let mode = case.mode(&ruling);
+    let (id, refusal) = case.note(request, &examined, ruling, mode);
     worker.stir();
     let id_value = worker.header_value(id.0.array_to_str(&mut [0; 26]).as_bytes());
-    let mode = case.mode();
     let (examined, service) = match (refusal, examined, case.service) {
         (None, Ok(examined), Some(service)) => (examined, service),
         (refusal, ..) => {
@@ -196,8 +212,11 @@ pub(crate) fn judge(
         grpc,
     };
     if mode == AuditMode::Strict {
-        let durable = worker.recorder.borrow_mut().durable();
-        return Judged::Wait(Unsettled { permit, durable });
+        return Judged::Wait(Unsettled {
+            permit,
+            worker: worker.clone(),
+            ticket: settle::join(worker),
+        });
     }
     Judged::Pass(permit)
 }
@@ -281,6 +300,7 @@ impl Case<'_> {
             route: operation.map(|o| o.template.as_str().into()),
             answer: Some(answer),
             refusal,
+            mode: Some(service.audit_of(operation)),
         }
     }
 
@@ -291,6 +311,7 @@ impl Case<'_> {
         request: &Request<Incoming>,
         examined: &Result<Examined, Refusal>,
         ruling: Ruling,
+        mode: AuditMode,
     ) -> (DecisionId, Option<Refusal>) {
         let took = self.started.elapsed();
         let target = match examined {
@@ -305,7 +326,7 @@ impl Case<'_> {
         let noted = recorder.decision(&DecisionFacts {
             id,
             time_us: self.now_us,
-            mode: self.mode(),
+            mode,
             verdict: ruling.verdict,
             reason: ruling.reason,
             peer: &self.caller.connection.peer,
@@ -322,10 +343,11 @@ impl Case<'_> {
         drop(recorder);
         self.count(&ruling, took);
         let Err(error) = noted else {
+            self.worker.telemetry.recorded(mode);
             return (id, ruling.refusal);
         };
-        self.worker.lost_record(&error, self.mode());
-        match self.mode() {
+        self.worker.lost_record(&error, mode);
+        match mode {
             AuditMode::BestEffort => (id, ruling.refusal),
             _ => (id, Some(Fault::AuditUnavailable.into())),
         }
@@ -344,11 +366,10 @@ impl Case<'_> {
         }
     }
 
-    fn mode(&self) -> AuditMode {
-        match self.service.as_ref().map(|s| s.audit) {
-            None | Some(AuditMode::Unspecified) => AuditMode::Spool,
-            Some(mode) => mode,
-        }
+    /// How durable the record must be: as the operation says, else the service.
+    fn mode(&self, ruling: &Ruling) -> AuditMode {
+        let of_service = || self.service.as_ref().map(|s| s.audit_of(None));
+        ruling.mode.or_else(of_service).unwrap_or(AuditMode::Spool)
     }
 
     /// The service's id; as it is configured where no snapshot knows it.
@@ -374,6 +395,7 @@ impl Ruling {
             route: None,
             answer: None,
             refusal: Some(refusal),
+            mode: None,
         }
     }
 

@@ -12,7 +12,7 @@ fn every_mistake_of_a_service_file_is_told_at_once() {
         "hostss: [x]\nhosts: [X, \"a b\"]\nprotocol: htp\nidentities: [/palisade/pdp, spiffe://evil.test/a, \"a b\"]\n\
          endpoints: [localhost:80]\ntimeout: 3d\nunmatched: maybe\naudit: 1\ntier: [a]\noperations:\n  - {name: \"a b\", match: GET /a}\n  \
          - {name: b, match: GTE /b}\n  - {name: c, match: \"GET b\"}\n  - {match: GET /d}\n  - {name: e, match: GET /e, action: \"http:x\"}\n  \
-         - {name: f, match: GET /f, host: nowhere}\n  - {name: g}",
+         - {name: f, match: GET /f, host: nowhere}\n  - {name: g}\n  - {name: h, match: GET /h, audit: strikt}",
     );
     let seen: Vec<_> = found
         .iter()
@@ -46,6 +46,7 @@ fn every_mistake_of_a_service_file_is_told_at_once() {
             (16, codes::ACTION_NAME, "\"http:x\""),
             (17, codes::HOST, "nowhere"),
             (18, codes::MISSING_KEY, "name"),
+            (19, codes::INVALID_VALUE, "strikt"),
         ]
     );
 }

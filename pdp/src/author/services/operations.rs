@@ -12,6 +12,7 @@ use smol_str::{SmolStr, format_smolstr};
 use super::is_word;
 use crate::author::{
     codes,
+    settings::AUDIT,
     yaml::{Fields, Node, Reader},
 };
 
@@ -113,7 +114,11 @@ fn operation(
     hosts: &[SmolStr],
     reader: &mut Reader<'_>,
 ) -> Option<(Operation, Span)> {
-    let fields = reader.fields(item, "an operation", &["name", "match", "action", "host"])?;
+    let fields = reader.fields(
+        item,
+        "an operation",
+        &["name", "match", "action", "host", "audit"],
+    )?;
     let name = match fields.get("name") {
         Some(node) => operation_name(node, reader),
         None => {
@@ -133,6 +138,9 @@ fn operation(
         }
     };
     let action = fields.get("action").and_then(|n| action(n, reader));
+    let audit = fields
+        .get("audit")
+        .and_then(|n| reader.choice(n, "`audit`", AUDIT));
     let limited = operation_hosts(fields, hosts, reader);
     let (name, span) = name?;
     let (methods, template) = matched?;
@@ -143,6 +151,7 @@ fn operation(
         hosts: limited,
         template,
         action,
+        audit,
     };
     Some((operation, span))
 }

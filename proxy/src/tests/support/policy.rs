@@ -45,7 +45,9 @@ impl Rules {
                 Some("admin") => Verdict::Forbidden,
                 Some("panic") => panic!("a broken engine"),
                 Some("undecided") => Verdict::Undecided(Undecided::ForbidErrored),
-                Some("public" | "files" | "undeclared" | "pkg.Service") => Verdict::Allow,
+                Some("public" | "files" | "strict" | "loose" | "undeclared" | "pkg.Service") => {
+                    Verdict::Allow
+                }
                 _ if path == "*" => Verdict::Allow,
                 _ => Verdict::NotPermitted,
             }
@@ -93,6 +95,7 @@ pub(crate) fn service(name: &str, identities: &[SpiffeId]) -> Service {
         hosts: vec![],
         template: Template::parse(template).unwrap(),
         action: None,
+        audit: None,
     };
     let all = Method::ALL;
     Service {
@@ -106,6 +109,14 @@ pub(crate) fn service(name: &str, identities: &[SpiffeId]) -> Service {
             operation("public", &all, "/public"),
             operation("public-rest", &all, "/public/{*rest}"),
             operation("file", &all, "/files/{name}"),
+            Operation {
+                audit: Some(AuditMode::Strict),
+                ..operation("strict", &all, "/strict/{*rest}")
+            },
+            Operation {
+                audit: Some(AuditMode::BestEffort),
+                ..operation("loose", &all, "/loose/{*rest}")
+            },
             operation("admin", &all, "/admin/{*rest}"),
             operation("rpc", &[Method::Post], "/pkg.Service/{method}"),
         ])

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, Ordering::SeqCst},
+    atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
 };
 
 use palisade_mesh::{
@@ -19,6 +19,7 @@ pub(crate) struct Capture {
     records: Shared<Vec<Record>>,
     full: Arc<AtomicBool>,
     durable: watch::Sender<Option<Result<(), SinkError>>>,
+    asked: Arc<AtomicUsize>,
 }
 
 impl Default for Capture {
@@ -27,6 +28,7 @@ impl Default for Capture {
             records: Arc::default(),
             full: Arc::default(),
             durable: watch::channel(Some(Ok(()))).0,
+            asked: Arc::default(),
         }
     }
 }
@@ -40,6 +42,11 @@ impl Capture {
     /// What waiting for durability yields; `None` lets it wait.
     pub(crate) fn set_durable(&self, result: Option<Result<(), SinkError>>) {
         self.durable.send_replace(result);
+    }
+
+    /// How often somebody waited for durability.
+    pub(crate) fn asked(&self) -> usize {
+        self.asked.load(SeqCst)
     }
 
     pub(crate) fn all(&self) -> Vec<Record> {
@@ -102,6 +109,7 @@ impl RecordStream for Capture {
     fn flush(&mut self) {}
 
     fn durable(&mut self) -> Durable {
+        self.asked.fetch_add(1, SeqCst);
         let mut durable = self.durable.subscribe();
         Box::pin(async move {
             let settled = durable.wait_for(Option::is_some).await;
