@@ -6,7 +6,7 @@ use bytes::{Buf as _, Bytes};
 use palisade_mesh::{
     clock::Clock,
     sink::SinkError,
-    wire::record::{AuditMode, Record, StreamHead, record::Body},
+    wire::record::{AuditMode, Record, SpoolEvent, StreamHead, record::Body},
 };
 use prost::Message as _;
 
@@ -23,6 +23,21 @@ pub const BUFFER_RECORDS: usize = 16 * 1024;
 
 /// Time between heads of a stream that was written to.
 pub const HEAD_EVERY: Duration = Duration::from_secs(10);
+
+/// Time between records of how many records were dropped.
+pub const DROPPED_EVERY: Duration = Duration::from_secs(10);
+
+/// Part of a limit that records of mode `best_effort` leave to the others.
+const KEPT_BACK: usize = 4;
+
+/// Of counters by mode (`strict`, `spool`, `best_effort`), the one of `mode`.
+pub(crate) fn count_of<T>([strict, spool, best_effort]: &[T; 3], mode: AuditMode) -> &T {
+    match mode {
+        AuditMode::Strict => strict,
+        AuditMode::Spool | AuditMode::Unspecified => spool,
+        AuditMode::BestEffort => best_effort,
+    }
+}
 
 /// Encoded records of one stream, numbered one after another.
 #[derive(Debug, Clone)]
@@ -57,6 +72,17 @@ pub(crate) struct Limits {
     pub(crate) records: usize,
 }
 
+impl Limits {
+    /// What of them may be filled with records that may be lost.
+    fn for_best_effort(self) -> Self {
+        let less = |limit: usize| limit - limit / KEPT_BACK;
+        Self {
+            bytes: less(self.bytes),
+            records: less(self.records),
+        }
+    }
+}
+
 /// The buffer of one worker.
 #[derive(Debug)]
 pub(crate) struct Buffer {
@@ -69,6 +95,30 @@ pub(crate) struct Buffer {
     /// Whether something was appended since the last head.
     unheaded: bool,
     head_at: Instant,
+    dropped: Dropped,
+}
+
+/// Records that were never numbered, until the stream tells of them.
+#[derive(Debug, Default)]
+struct Dropped {
+    event: SpoolEvent,
+    told_at: Option<Instant>,
+}
+
+impl Dropped {
+    fn any(&self) -> bool {
+        let SpoolEvent {
+            strict,
+            spool,
+            best_effort,
+            ..
+        } = self.event;
+        strict + spool + best_effort > 0
+    }
+
+    fn is_due(&self) -> bool {
+        self.any() && self.told_at.is_none_or(|at| at.elapsed() >= DROPPED_EVERY)
+    }
 }
 
 impl Buffer {
@@ -82,6 +132,7 @@ impl Buffer {
             next_sequence: 1,
             unheaded: false,
             head_at: Instant::now(),
+            dropped: Dropped::default(),
         }
     }
 
@@ -99,9 +150,13 @@ impl Buffer {
         self.bytes.len()
     }
 
-    /// Encodes a record.
+    /// Encodes a record. One of mode `best_effort` is refused before the others.
     pub(crate) fn append(&mut self, record: &Record) -> Result<(), SinkError> {
-        if self.count >= self.limits.records as u64 {
+        let Limits { bytes, records } = match record.mode() {
+            AuditMode::BestEffort => self.limits.for_best_effort(),
+            _ => self.limits,
+        };
+        if self.count >= records as u64 {
             return Err(SinkError::Full);
         }
         let start = self.bytes.len();
@@ -111,16 +166,51 @@ impl Buffer {
             SinkError::Io(format!(
                 "record of {len} bytes exceeds the limit of {RECORD_LEN_MAX}"
             ))
-        } else if self.bytes.len() > self.limits.bytes {
+        } else if self.bytes.len() > bytes {
             SinkError::Full
         } else {
             self.count += 1;
             self.next_sequence += 1;
             self.unheaded = true;
+            if self.dropped.is_due() {
+                self.tell_dropped();
+            }
             return Ok(());
         };
         self.bytes.truncate(start);
         Err(refused)
+    }
+
+    /// Notes a record that was not taken, so that the stream tells of it once it
+    /// takes records again.
+    pub(crate) fn dropped(&mut self, mode: AuditMode) {
+        let now_us = self.clock.now_us();
+        let first = !self.dropped.any();
+        let event = &mut self.dropped.event;
+        match mode {
+            AuditMode::Strict => event.strict += 1,
+            AuditMode::Spool | AuditMode::Unspecified => event.spool += 1,
+            AuditMode::BestEffort => event.best_effort += 1,
+        }
+        if first {
+            event.from_us = now_us;
+        }
+        event.until_us = now_us;
+    }
+
+    /// Adds what the spool has to say, beyond the limits: it has seldom anything.
+    pub(crate) fn tell(&mut self, event: SpoolEvent) {
+        self.add(Body::SpoolEvent(event));
+    }
+
+    fn tell_dropped(&mut self) {
+        let event = std::mem::take(&mut self.dropped.event);
+        self.dropped.told_at = Some(Instant::now());
+        self.tell(SpoolEvent {
+            verb: "dropped".into(),
+            detail: "no room for these records".into(),
+            ..event
+        });
     }
 
     /// Takes what is held, with a head when one is due.
@@ -133,6 +223,9 @@ impl Buffer {
 
     /// Takes what is held, with the head that ends the stream.
     pub(crate) fn take_last(&mut self) -> Option<Chunk> {
+        if self.dropped.any() {
+            self.tell_dropped();
+        }
         self.head(true);
         self.drain()
     }
@@ -162,22 +255,28 @@ impl Buffer {
 
     /// Adds a stream head, beyond the limits: there is one now and then only.
     fn head(&mut self, closed: bool) {
-        let head = Record {
+        self.add(Body::StreamHead(StreamHead {
+            last_sequence: self.last_sequence(),
+            closed,
+        }));
+        self.unheaded = false;
+        self.head_at = Instant::now();
+    }
+
+    /// Adds a record of the stream about itself.
+    fn add(&mut self, body: Body) {
+        let record = Record {
             id: new_ulid(&self.clock).to_bytes().to_vec(),
             time_us: self.clock.now_us(),
             reporter: self.stream.reporter.as_str().into(),
             mode: AuditMode::Spool.into(),
             demo: false,
-            body: Some(Body::StreamHead(StreamHead {
-                last_sequence: self.last_sequence(),
-                closed,
-            })),
+            body: Some(body),
         };
-        self.encode(&head);
+        self.encode(&record);
         self.count += 1;
         self.next_sequence += 1;
-        self.unheaded = false;
-        self.head_at = Instant::now();
+        self.unheaded = true;
     }
 
     fn encode(&mut self, record: &Record) {
@@ -271,6 +370,46 @@ mod tests {
         let longer = by_record.append(&record(RECORD_LEN_MAX - overhead + 1));
         assert!(matches!(longer, Err(SinkError::Io(_))), "{longer:?}");
         assert_eq!(by_record.take().unwrap().count, 1);
+    }
+
+    #[test]
+    fn what_may_be_lost_is_refused_first_and_what_was_dropped_is_told() {
+        let of_mode = |mode: AuditMode| Record {
+            mode: mode.into(),
+            ..record(1)
+        };
+        let mut buffer = buffer(1 << 20, 8);
+        for _ in 0..6 {
+            buffer.append(&of_mode(AuditMode::BestEffort)).unwrap();
+        }
+        for mode in [
+            AuditMode::BestEffort,
+            AuditMode::BestEffort,
+            AuditMode::Spool,
+            AuditMode::Strict,
+            AuditMode::Spool,
+        ] {
+            if buffer.append(&of_mode(mode)).is_err() {
+                buffer.dropped(mode);
+            }
+        }
+        // The one that found room told of the two before it.
+        assert_eq!(buffer.take().unwrap().count, 8);
+        buffer.append(&of_mode(AuditMode::Spool)).unwrap();
+        let rest = decoded(&buffer.take_last().unwrap());
+        let told: Vec<_> = rest
+            .iter()
+            .filter_map(|record| match &record.body {
+                Some(Body::SpoolEvent(event)) => Some(event),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told.len(), 1, "{rest:?}");
+        assert_eq!(
+            (told[0].strict, told[0].spool, told[0].best_effort),
+            (1, 1, 0)
+        );
+        assert!(told[0].from_us > 0 && told[0].until_us >= told[0].from_us);
     }
 
     #[test]

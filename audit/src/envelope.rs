@@ -141,6 +141,7 @@ impl<'a> RecordPeek<'a> {
             24 => "log_lifecycle",
             STREAM_HEAD => "stream_head",
             26 => "erasure",
+            30 => "spool_event",
             _ => "unknown",
         }
     }

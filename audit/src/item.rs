@@ -70,6 +70,12 @@ impl Item {
         }
     }
 
+    /// Whether the reporter's clock was not credible: more than [`AHEAD_MAX_US`]
+    /// ahead of the log's or more than [`LATE_MAX_US`] behind it.
+    pub fn is_suspect(&self) -> bool {
+        filed_time(self.record.time_us, self.received_us) != self.record.time_us
+    }
+
     /// The id as a number, if the record carries one.
     pub fn id(&self) -> Option<u128> {
         let bytes: [u8; 16] = self.record.id.as_slice().try_into().ok()?;

@@ -18,6 +18,7 @@
 pub mod buffer;
 pub mod checkpoint;
 mod diagnostics;
+pub mod disk;
 pub mod envelope;
 mod files;
 #[cfg(feature = "index")]

@@ -5,19 +5,23 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use palisade_mesh::{
     clock::Clock,
-    sink::{Durable, RecordSink, RecordStream, SinkError},
+    sink::{Durable, RecordSink, RecordStream, SinkError, SinkHealth},
     spiffe_id::SpiffeId,
-    wire::record::Record,
+    wire::record::{AuditMode, Record},
 };
 use ulid::Ulid;
 
 use crate::{
-    buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
+    buffer::{self, BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
+    disk::Room,
     log::{AppendError, Log, Pending, Receipt},
     stream::{StreamKey, new_ulid},
 };
@@ -38,6 +42,8 @@ pub struct LocalSink {
     boot: Ulid,
     clock: Clock,
     workers: Mutex<BTreeSet<u32>>,
+    /// Records that found no room, over all streams.
+    dropped: Arc<[AtomicU64; 3]>,
 }
 
 impl LocalSink {
@@ -49,6 +55,7 @@ impl LocalSink {
             boot: new_ulid(&clock),
             clock,
             workers: Mutex::new(BTreeSet::new()),
+            dropped: Arc::default(),
         }
     }
 
@@ -65,6 +72,13 @@ impl RecordSink for LocalSink {
             records: HANDED_RECORDS,
         };
         Box::new(self.stream(worker, handed))
+    }
+
+    fn health(&self) -> SinkHealth {
+        SinkHealth {
+            dropped: self.dropped.each_ref().map(|n| n.load(Ordering::Relaxed)),
+            ..self.log.health().into()
+        }
     }
 }
 
@@ -90,6 +104,7 @@ impl LocalSink {
             handed: VecDeque::new(),
             handed_max,
             usable: fresh,
+            dropped: self.dropped.clone(),
         }
     }
 }
@@ -102,6 +117,7 @@ struct LocalStream {
     handed: VecDeque<(Chunk, Receipt)>,
     handed_max: Limits,
     usable: bool,
+    dropped: Arc<[AtomicU64; 3]>,
 }
 
 impl LocalStream {
@@ -156,7 +172,18 @@ impl RecordStream for LocalStream {
         if !self.usable {
             return Err(SinkError::Closed);
         }
-        self.buffer.append(record)
+        // A full disk sheds what may be lost before anything else.
+        let shed = record.mode() == AuditMode::BestEffort && self.log.room() == Room::Full;
+        let taken = match shed {
+            false => self.buffer.append(record),
+            true => Err(SinkError::Full),
+        };
+        if taken.is_err() {
+            let mode = record.mode();
+            self.buffer.dropped(mode);
+            buffer::count_of(&self.dropped, mode).fetch_add(1, Ordering::Relaxed);
+        }
+        taken
     }
 
     fn flush(&mut self) {

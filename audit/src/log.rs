@@ -13,6 +13,7 @@
 //! tile/                      C2SP tlog-tiles             (derived)
 //! streams                    how far each stream is      (derived)
 //! evidence/                  what recovery cut off or moved aside
+//! reserve                    room kept back, once the disk is not roomy
 //! lock                       held by the process that writes
 //! ```
 
@@ -33,9 +34,15 @@ use palisade_mesh::{
 use tokio::sync::{Semaphore, watch};
 
 pub use crate::checkpoint::Checkpoint;
-use crate::{merkle::Hash, note::Verifier, stream::StreamKey};
+use crate::{
+    disk::{Disk, Room},
+    merkle::Hash,
+    note::Verifier,
+    stream::StreamKey,
+};
 
 mod gaps;
+mod health;
 mod lock;
 mod reader;
 mod receipt;
@@ -43,6 +50,8 @@ mod recover;
 mod writer;
 
 pub use gaps::OpenGap;
+pub use health::LogHealth;
+use health::{Deathwatch, Health};
 pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
@@ -69,6 +78,9 @@ pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
 /// Batches waiting for the writer; one more is [`AppendError::Busy`].
 pub const QUEUE_BATCHES: usize = 256;
 
+/// Bytes of disk kept back for the moment in which it is full.
+pub const RESERVE_BYTES: u64 = 256 << 20;
+
 /// How a log is kept.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
@@ -84,6 +96,8 @@ pub struct LogOptions {
     pub group_wait: Duration,
     /// See [`CHECKPOINT_EVERY`].
     pub checkpoint_every: Duration,
+    /// See [`RESERVE_BYTES`]; at most a sixteenth of the file system.
+    pub reserve_bytes: u64,
     /// Open a damaged log, or one that another process writes, to read from it.
     pub read_only: bool,
 }
@@ -98,6 +112,7 @@ impl LogOptions {
             group_records: GROUP_RECORDS,
             group_wait: GROUP_WAIT,
             checkpoint_every: CHECKPOINT_EVERY,
+            reserve_bytes: RESERVE_BYTES,
             read_only: false,
         }
     }
@@ -216,6 +231,7 @@ pub struct Log {
 
 struct Inner {
     shared: Arc<Shared>,
+    health: Arc<Health>,
     permits: Arc<Semaphore>,
     // Absent in a log that is open for reading only.
     commands: Option<mpsc::Sender<Command>>,
@@ -233,10 +249,22 @@ impl Log {
     /// [`LogError::Tampered`] for damage below a checkpoint, unless opened for
     /// reading only; [`LogError::Locked`], [`LogError::Key`], [`LogError::Io`].
     pub fn open(dir: &Path, options: LogOptions, clock: Clock) -> Result<Self, LogError> {
+        Self::open_on(dir, options, clock, Disk::default())
+    }
+
+    /// As [`Log::open`], on a disk of the caller's.
+    pub(crate) fn open_on(
+        dir: &Path,
+        options: LogOptions,
+        clock: Clock,
+        disk: Disk,
+    ) -> Result<Self, LogError> {
+        let health = Arc::new(Health::new(disk));
         let permits = Arc::new(Semaphore::new(QUEUE_BATCHES));
         if options.read_only {
             let inner = Inner {
                 shared: Arc::new(recover::open_read_only(dir, &options)?),
+                health,
                 permits,
                 commands: None,
                 thread: std::sync::Mutex::new(None),
@@ -247,14 +275,21 @@ impl Log {
         }
         let recovered = recover::recover(dir, &options, &clock)?;
         let (sender, commands) = mpsc::channel();
-        let writer = Writer::new(recovered, options, clock, commands)?;
+        let writer = Writer::new(recovered, options, clock, commands, health.clone())?;
         let shared = writer.shared();
+        let watched = health.clone();
         let thread = std::thread::Builder::new()
             .name("audit-log".into())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let mut watch = Deathwatch(Some(watched));
+                writer.run();
+                // It ended as it should.
+                watch.0 = None;
+            })
             .map_err(LogError::io(dir))?;
         let inner = Inner {
             shared,
+            health,
             permits,
             commands: Some(sender),
             thread: std::sync::Mutex::new(Some(thread)),
@@ -344,6 +379,16 @@ impl Log {
     /// Numbers that are missing from streams, as of the last checkpoint.
     pub fn gaps(&self) -> Arc<[OpenGap]> {
         self.inner.shared.gaps.borrow().clone()
+    }
+
+    /// Room on its disk, as of the last look.
+    pub(crate) fn room(&self) -> Room {
+        self.inner.health.room()
+    }
+
+    /// How the log is doing.
+    pub fn health(&self) -> LogHealth {
+        self.inner.health.read()
     }
 
     /// Follows the number of durable records.

@@ -224,6 +224,18 @@ impl Row {
                 self.put("last_sequence", RowValue::Number(head.last_sequence));
             }
             Some(Body::Erasure(erasure)) => self.put_text("detail", &erasure.detail),
+            Some(Body::SpoolEvent(event)) => {
+                self.put_text("detail", &event.detail);
+                for (name, count) in [
+                    ("dropped_strict", event.strict),
+                    ("dropped_spool", event.spool),
+                    ("dropped_best_effort", event.best_effort),
+                ] {
+                    if count > 0 {
+                        self.put(name, RowValue::Number(count));
+                    }
+                }
+            }
             Some(Body::Outcome(_) | Body::Rejudgement(_)) | None => {}
         }
     }

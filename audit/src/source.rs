@@ -34,6 +34,12 @@ pub trait Source: Send + Sync + 'static {
     /// Reads entries in order from `from` to the end as it stands now.
     fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_>;
 
+    /// Why nothing that can be made again should be written now; the index then
+    /// waits, so that what room there is belongs to the log.
+    fn pressed(&self) -> Option<String> {
+        None
+    }
+
     /// Follows [`Source::len`].
     fn subscribe(&self) -> watch::Receiver<u64>;
 }

@@ -7,6 +7,10 @@
 //!
 //! A record is lost only when the process is killed between its append and the
 //! next flush; [`RecordStream::durable`] waits that out where it must not happen.
+//! What finds no room is refused to whoever appends, mode `best_effort` first, and
+//! told by a record once there is room again: numbers have no gaps but those that
+//! a lost file makes. Files that are removed or replaced while in use are written
+//! again from the open descriptor.
 
 use std::{
     collections::BTreeSet,
@@ -15,7 +19,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
         mpsc,
     },
     thread::JoinHandle,
@@ -24,20 +28,23 @@ use std::{
 
 use palisade_mesh::{
     clock::Clock,
-    sink::{RecordSink, RecordStream},
+    sink::{RecordSink, RecordStream, SinkHealth},
     spiffe_id::SpiffeId,
+    wire::record::AuditMode,
 };
 use serde::Serialize;
 use tokio::sync::watch;
 use ulid::Ulid;
 
 use crate::{
-    buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
+    buffer::{self, BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
+    disk::{Disk, Room},
     files,
     stream::{StreamKey, new_ulid},
 };
 
 mod file;
+mod names;
 mod queue;
 mod stream;
 mod uplink;
@@ -59,6 +66,15 @@ pub const QUEUE_CHUNKS: usize = 64;
 /// Size at which a spool file is followed by the next, in bytes.
 pub const FILE_BYTES: u64 = 8 << 20;
 
+/// Bytes of disk kept back for the moment in which it is full.
+pub const RESERVE_BYTES: u64 = 64 << 20;
+
+/// Worker number of the spool's own records.
+const OWN_WORKER: u32 = u32::MAX - 1;
+
+/// Part of [`SPOOL_BYTES`] that records of mode `best_effort` leave to the others.
+const KEPT_BACK: u64 = 8;
+
 /// Limits of a spool.
 #[derive(Debug, Clone)]
 pub struct SpoolOptions {
@@ -72,6 +88,8 @@ pub struct SpoolOptions {
     pub group_wait: Duration,
     /// See [`FILE_BYTES`].
     pub file_bytes: u64,
+    /// See [`RESERVE_BYTES`]; at most a sixteenth of the file system.
+    pub reserve_bytes: u64,
 }
 
 impl Default for SpoolOptions {
@@ -82,6 +100,7 @@ impl Default for SpoolOptions {
             buffer_records: BUFFER_RECORDS,
             group_wait: GROUP_WAIT,
             file_bytes: FILE_BYTES,
+            reserve_bytes: RESERVE_BYTES,
         }
     }
 }
@@ -117,6 +136,19 @@ pub struct SpoolStats {
     pub refused: u64,
     /// Whether the last write to the disk failed.
     pub failing: bool,
+    /// Bytes it may hold on disk.
+    pub bytes_max: u64,
+    /// Records that found no room and were refused, by mode: `strict`, `spool`,
+    /// `best_effort`.
+    pub dropped: [u64; 3],
+    /// Room on the disk.
+    pub room: Room,
+    /// How long the present fsync has not come back, once that is a stall.
+    pub stalled: Option<Duration>,
+    /// Files that were removed or replaced while in use.
+    pub restored: u64,
+    /// Whether the writing thread is gone; nothing more is kept.
+    pub dead: bool,
 }
 
 /// The spool of one reporter.
@@ -145,6 +177,15 @@ struct Shared {
     queue: Mutex<Queue>,
     // Moves on whenever records became durable, were acknowledged, or all ended.
     moved: watch::Sender<u64>,
+    // As of the last look.
+    room: AtomicU8,
+    // The writing thread panicked.
+    dead: AtomicBool,
+    dropped: [AtomicU64; 3],
+    restored: AtomicU64,
+    disk: Disk,
+    // Of every stream, to be told when the thread dies.
+    streams: Mutex<Vec<watch::Sender<Kept>>>,
     // What ended streams had in their buffers.
     parting: Mutex<Vec<(Chunk, watch::Sender<Kept>)>>,
     // Written by the uplink.
@@ -163,6 +204,17 @@ impl Spool {
         reporter: SpiffeId,
         options: SpoolOptions,
         clock: Clock,
+    ) -> Result<Arc<Self>, SpoolError> {
+        Self::open_on(dir, reporter, options, clock, Disk::default())
+    }
+
+    /// As [`Spool::open`], on a disk of the caller's.
+    pub(crate) fn open_on(
+        dir: &Path,
+        reporter: SpiffeId,
+        options: SpoolOptions,
+        clock: Clock,
+        disk: Disk,
     ) -> Result<Arc<Self>, SpoolError> {
         let failed = |source| SpoolError::Io {
             path: dir.into(),
@@ -186,6 +238,12 @@ impl Spool {
             failing: AtomicBool::new(false),
             queue: Mutex::new(queue),
             moved: watch::Sender::new(0),
+            room: AtomicU8::new(Room::Enough.to_u8()),
+            dead: AtomicBool::new(false),
+            dropped: Default::default(),
+            restored: AtomicU64::new(0),
+            disk,
+            streams: Mutex::new(Vec::new()),
             parting: Mutex::new(Vec::new()),
             connected: AtomicBool::new(false),
             last_ack_us: AtomicI64::new(0),
@@ -195,7 +253,12 @@ impl Spool {
         let writer = Writer::new(shared.clone(), received);
         let thread = std::thread::Builder::new()
             .name("spool".into())
-            .spawn(move || writer.run())
+            .spawn(move || {
+                let mut watch = Deathwatch(Some(writer.shared()));
+                writer.run();
+                // It ended as it should.
+                watch.0 = None;
+            })
             .map_err(failed)?;
         Ok(Arc::new(Self {
             shared,
@@ -221,6 +284,12 @@ impl Spool {
             connected: shared.connected.load(Ordering::Relaxed),
             refused: shared.refused.load(Ordering::Relaxed),
             failing: shared.failing.load(Ordering::Relaxed),
+            bytes_max: shared.options.spool_bytes,
+            dropped: shared.dropped.each_ref().map(|n| n.load(Ordering::Relaxed)),
+            room: shared.room(),
+            stalled: shared.disk.stalled(),
+            restored: shared.restored.load(Ordering::Relaxed),
+            dead: shared.is_dead(),
         }
     }
 
@@ -248,12 +317,30 @@ impl Spool {
             .take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("spool thread panicked");
+            // What is on disk can still be delivered.
+            self.shared.ended.store(true, Ordering::SeqCst);
         }
         self.shared.moved();
     }
 }
 
 impl RecordSink for Spool {
+    fn health(&self) -> SinkHealth {
+        let stats = self.stats();
+        SinkHealth {
+            waiting: stats.waiting,
+            bytes: stats.bytes,
+            bytes_max: stats.bytes_max,
+            dropped: stats.dropped,
+            restored: stats.restored,
+            fsync: self.shared.disk.fsyncs(),
+            stalled: stats.stalled,
+            low: stats.room != Room::Enough,
+            failing: stats.failing,
+            dead: stats.dead,
+        }
+    }
+
     fn open(&self, worker: u32) -> Box<dyn RecordStream> {
         let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
         if !workers.insert(worker) {
@@ -270,11 +357,38 @@ impl RecordSink for Spool {
             records: self.shared.options.buffer_records,
         };
         let buffer = Buffer::new(Arc::new(stream), limits, self.shared.clock.clone());
+        let kept = watch::Sender::new(Kept {
+            closed: self.shared.is_dead(),
+            ..Kept::default()
+        });
+        self.shared
+            .streams
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(kept.clone());
         Box::new(SpoolStream::new(
             buffer,
+            kept,
             self.shared.clone(),
             self.commands.clone(),
         ))
+    }
+}
+
+/// Tells everybody, should the writing thread panic: nothing more will be kept.
+struct Deathwatch(Option<Arc<Shared>>);
+
+impl Drop for Deathwatch {
+    fn drop(&mut self) {
+        let Some(shared) = &self.0 else {
+            return;
+        };
+        shared.dead.store(true, Ordering::SeqCst);
+        let streams = shared.streams.lock();
+        for kept in streams.unwrap_or_else(PoisonError::into_inner).iter() {
+            kept.send_modify(|kept| kept.closed = true);
+        }
+        shared.moved();
     }
 }
 
@@ -302,6 +416,29 @@ impl Shared {
         self.closed.load(Ordering::Relaxed)
     }
 
+    fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    fn room(&self) -> Room {
+        Room::from_u8(self.room.load(Ordering::Relaxed))
+    }
+
+    /// Whether there is room on disk for `more` bytes of records of `mode`.
+    fn has_room(&self, more: u64, mode: AuditMode) -> bool {
+        let max = self.options.spool_bytes;
+        let held = self.bytes.load(Ordering::Relaxed) + more;
+        match mode {
+            AuditMode::BestEffort => self.room() != Room::Full && held < max - max / KEPT_BACK,
+            _ => held < max,
+        }
+    }
+
+    /// Counts a record that was not taken.
+    fn count_dropped(&self, mode: AuditMode) {
+        buffer::count_of(&self.dropped, mode).fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Gives disk space back to whoever appends.
     fn release(&self, bytes: u64) {
         let less = |held: u64| Some(held.saturating_sub(bytes));
@@ -317,5 +454,7 @@ impl Shared {
     }
 }
 
+#[cfg(test)]
+mod faults_tests;
 #[cfg(test)]
 mod tests;

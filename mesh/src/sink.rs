@@ -3,7 +3,7 @@
 //! The parts see these two traits only; the spool behind them lives in the
 //! audit crate and the binary plugs it in.
 
-use std::{future::Future, pin::Pin};
+use std::{future::Future, pin::Pin, time::Duration};
 
 use crate::wire::record::Record;
 
@@ -11,6 +11,50 @@ use crate::wire::record::Record;
 pub trait RecordSink: Send + Sync {
     /// Opens the stream of `worker`; each worker of a boot opens its own once.
     fn open(&self, worker: u32) -> Box<dyn RecordStream>;
+
+    /// How the records are doing, for metrics and checks.
+    fn health(&self) -> SinkHealth {
+        SinkHealth::default()
+    }
+}
+
+/// How a sink is doing.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct SinkHealth {
+    /// Records on disk that the audit service has not acknowledged for good.
+    pub waiting: u64,
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Bytes it may have on disk; 0 where there is no such limit.
+    pub bytes_max: u64,
+    /// Records that were refused for want of room, by mode: `strict`, `spool`,
+    /// `best_effort`.
+    pub dropped: [u64; 3],
+    /// Files that were removed or replaced while in use.
+    pub restored: u64,
+    /// How long fsyncs took.
+    pub fsync: FsyncTimes,
+    /// Since when the present fsync has not come back, if that is too long.
+    pub stalled: Option<Duration>,
+    /// Whether the disk has too little room.
+    pub low: bool,
+    /// Whether the last write failed.
+    pub failing: bool,
+    /// Whether the thread that writes is gone; nothing more is kept.
+    pub dead: bool,
+}
+
+/// Times of fsyncs, in buckets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct FsyncTimes {
+    /// Upper bounds of the buckets, in seconds.
+    pub bounds: &'static [f64],
+    /// How many were in each bucket; one more than bounds.
+    pub counts: Vec<u64>,
+    /// All of them together, in seconds.
+    pub seconds: f64,
+    /// The longest.
+    pub longest: Duration,
 }
 
 /// The stream of one worker: numbered from 1, owned by that worker alone.

@@ -36,6 +36,9 @@ pub(super) fn start(
     Ok(thread)
 }
 
+/// Wait before the disk is looked at again.
+const PRESSED: Duration = Duration::from_secs(1);
+
 struct Worker {
     shared: Arc<Shared>,
     dir: PathBuf,
@@ -49,10 +52,16 @@ impl Worker {
         let mut follows = true;
         loop {
             length.borrow_and_update();
-            let (wait, healthy) = match self.attempt(Indexer::step) {
-                Ok(Step::Again) => (Duration::ZERO, true),
-                Ok(Step::Wait(wait)) => (wait, true),
-                Err(_) => (RETRY, false),
+            let (wait, healthy) = match self.shared.source.pressed() {
+                Some(why) => {
+                    self.shed(why);
+                    (PRESSED, false)
+                }
+                None => match self.attempt(Indexer::step) {
+                    Ok(Step::Again) => (Duration::ZERO, true),
+                    Ok(Step::Wait(wait)) => (wait, true),
+                    Err(_) => (RETRY, false),
+                },
             };
             tokio::select! {
                 biased;
@@ -67,6 +76,15 @@ impl Worker {
                 () = tokio::time::sleep(wait) => {}
             }
         }
+    }
+
+    /// Lets the index go until there is room again: open writers would go on
+    /// writing. What they held is read from the log once more.
+    fn shed(&mut self, why: String) {
+        if self.indexer.take().is_some() {
+            tracing::warn!(%why, "audit index waits");
+        }
+        self.shared.write().stalled = Some(why);
     }
 
     /// Does some work. After a failure the index is opened again: what a writer

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::{merkle, stream::new_ulid};
+use crate::{disk::Faults, merkle, stream::new_ulid};
 
 fn options() -> LogOptions {
     LogOptions {
@@ -24,6 +24,24 @@ fn options() -> LogOptions {
 
 fn open(dir: &TempDir) -> Log {
     Log::open(dir.path(), options(), Clock::system()).unwrap()
+}
+
+fn open_faulty(dir: &TempDir, reserve_bytes: u64) -> (Log, Arc<Faults>) {
+    let (disk, faults) = Disk::faulty();
+    let options = LogOptions {
+        reserve_bytes,
+        ..options()
+    };
+    let log = Log::open_on(dir.path(), options, Clock::system(), disk).unwrap();
+    (log, faults)
+}
+
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "never: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 fn key(worker: u32) -> Arc<StreamKey> {
@@ -369,6 +387,116 @@ fn a_removed_or_replaced_segment_is_put_back_and_told() {
     assert_eq!(contents(&log).len(), 9);
     let restored = verbs(&log).iter().filter(|v| *v == "restored").count();
     assert_eq!(restored, 2);
+}
+
+/// The reserve is given up for the log; beyond it appends fail, and all of it ends
+/// with the shortage.
+#[test]
+fn a_full_disk_uses_the_reserve_refuses_beyond_it_and_recovers() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let (log, faults) = open_faulty(&dir, 2 * MIB);
+    faults.set_free(20 * MIB);
+    let reserve = dir.path().join("reserve");
+    until("the reserve is taken", || reserve.exists());
+    faults.set_free(2 * MIB - 1);
+    until("it is tight", || log.health().room == Room::Tight);
+    faults.set_free(0);
+    let stream = key(0);
+    append(&log, batch(&stream, 1..=10)).unwrap();
+    assert!(!reserve.exists());
+    assert_eq!(log.health().room, Room::Full);
+    faults.set_free(0);
+    let refused = append(&log, batch(&stream, 11..=20));
+    assert!(matches!(refused, Err(AppendError::Io(_))), "{refused:?}");
+    assert!(log.health().failing.is_some());
+    faults.set_free(30 * MIB);
+    until("there is room", || log.health().room == Room::Enough);
+    append(&log, batch(&stream, 11..=20)).unwrap();
+    assert_eq!(log.health().failing, None);
+    let expected: Vec<_> = (1..=20).map(|n| (0, n)).collect();
+    assert_eq!(contents(&log), expected);
+    until("it is told", || {
+        verbs(&log).contains(&"disk_recovered".to_owned())
+    });
+    assert!(verbs(&log).contains(&"disk_low".to_owned()));
+    log.close();
+    drop(log);
+    assert_eq!(contents(&open(&dir)), expected);
+}
+
+#[test]
+fn a_stalled_fsync_of_the_log_is_seen_while_it_lasts() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, faults) = open_faulty(&dir, 0);
+    faults.hold(true);
+    let receipt = log.append(batch(&key(0), 1..=1));
+    until("the stall is seen", || log.health().stalled.is_some());
+    assert_eq!(receipt.result(), None);
+    faults.hold(false);
+    until("it is durable", || receipt.result().is_some());
+    assert_eq!(log.health().stalled, None);
+    assert!(log.health().fsync.longest >= crate::disk::STALL_AFTER);
+}
+
+/// Whoever waits hears of it, and nothing more is taken.
+#[test]
+fn a_panic_of_the_writer_is_told_and_ends_every_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log, faults) = open_faulty(&dir, 0);
+    faults.panic();
+    assert_eq!(
+        append(&log, batch(&key(0), 1..=1)),
+        Err(AppendError::Closed)
+    );
+    until("it is told", || log.health().dead);
+    assert_eq!(
+        append(&log, batch(&key(0), 2..=2)),
+        Err(AppendError::Closed)
+    );
+}
+
+/// The log's own clock jumps: order is that of receipt, both clocks are kept,
+/// and nothing hangs.
+#[test]
+fn a_clock_that_jumps_changes_neither_order_nor_progress() {
+    let day = Duration::from_secs(86_400);
+    let ten_minutes = Duration::from_secs(600);
+    let dir = tempfile::tempdir().unwrap();
+    let start = "2026-11-20T12:00:00Z".parse().unwrap();
+    let clock = Clock::manual(start);
+    let log = Log::open(dir.path(), options(), clock.clone()).unwrap();
+    let stream = key(0);
+    let mut received = Vec::new();
+    for (n, jump) in [day, ten_minutes].into_iter().enumerate() {
+        for (step, back) in [(0, false), (1, true), (2, true)] {
+            let sequence = (n * 3 + step + 1) as u64;
+            match (step, back) {
+                (0, _) => clock.advance(jump),
+                (1, _) => clock.set_back(jump * 2),
+                _ => clock.advance(jump),
+            }
+            received.push(clock.now_us());
+            append(&log, batch(&stream, [sequence])).unwrap();
+            let size = log.len();
+            until("it is under a checkpoint", || log.checkpoint().size >= size);
+        }
+    }
+    let found: Vec<_> = entries(&log)
+        .into_iter()
+        .filter(|(_, envelope, _)| envelope.stream.as_ref().unwrap().worker == 0)
+        .map(|(_, envelope, record)| (envelope.sequence, envelope.received_us, record.time_us))
+        .collect();
+    let expected: Vec<_> = (1..)
+        .zip(received)
+        .map(|(n, at)| (n, at, n as i64))
+        .collect();
+    assert_eq!(found, expected);
+    log.close();
+    drop(log);
+    let report = crate::verify::verify(dir.path(), crate::verify::VerifyOptions::default());
+    assert!(report.intact(), "{report:?}");
+    Log::open(dir.path(), options(), clock).unwrap();
 }
 
 #[test]

@@ -17,13 +17,14 @@ use palisade_mesh::{
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    AppendError, Checkpoint, LogError, LogOptions, Pending, SEGMENT_BYTES_MAX,
+    AppendError, Checkpoint, Health, LogError, LogOptions, Pending, SEGMENT_BYTES_MAX,
     gaps::open_gaps,
     reader::Shared,
     receipt::Done,
     recover::{self, ActiveFile, HISTORY, Recovered, STREAMS},
 };
 use crate::{
+    disk::{self, Reserve, Room, TEND_EVERY},
     files,
     merkle::Tree,
     note::Signer,
@@ -80,6 +81,8 @@ pub(super) struct Writer {
     checkpoint_due: Option<Instant>,
     history_at: Option<Instant>,
     streams_at: Instant,
+    health: Arc<Health>,
+    reserve: Reserve,
 }
 
 impl Writer {
@@ -88,6 +91,7 @@ impl Writer {
         options: LogOptions,
         clock: Clock,
         commands: mpsc::Receiver<Command>,
+        health: Arc<Health>,
     ) -> Result<Self, LogError> {
         let reporter: SpiffeId = options.trust_domain.role("audit");
         let own = StreamKey {
@@ -103,7 +107,10 @@ impl Writer {
         }
         let size_found = recovered.tree.size();
         notes.push(lifecycle("opened", format!("{size_found} records")));
+        let disk = health.disk.clone();
         let mut writer = Self {
+            reserve: Reserve::new(disk, &recovered.shared.dir, options.reserve_bytes),
+            health,
             shared: recovered.shared,
             options,
             clock,
@@ -135,19 +142,20 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         loop {
-            let first = match self.checkpoint_due {
-                None => self.commands.recv().ok(),
-                Some(due) => {
-                    let wait = due.saturating_duration_since(Instant::now());
-                    match self.commands.recv_timeout(wait) {
-                        Ok(command) => Some(command),
-                        Err(mpsc::RecvTimeoutError::Timeout) => {
-                            self.checkpoint();
-                            continue;
-                        }
-                        Err(mpsc::RecvTimeoutError::Disconnected) => None,
+            let due = self.checkpoint_due;
+            let wait = due.map_or(TEND_EVERY, |due| {
+                due.saturating_duration_since(Instant::now())
+            });
+            let first = match self.commands.recv_timeout(wait) {
+                Ok(command) => Some(command),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    self.tend();
+                    if due.is_some() {
+                        self.checkpoint();
                     }
+                    continue;
                 }
+                Err(mpsc::RecvTimeoutError::Disconnected) => None,
             };
             let Some(Command::Append(first)) = first else {
                 break;
@@ -185,8 +193,29 @@ impl Writer {
         (jobs, false)
     }
 
+    /// Looks after the room on the disk; a change of it is recorded.
+    fn tend(&mut self) {
+        self.reserve.tend();
+        self.note_room();
+        if !self.notes.is_empty() && self.reserve.room() != Room::Full {
+            self.commit(Vec::new());
+        }
+    }
+
+    fn note_room(&mut self) {
+        let room = self.reserve.room();
+        let (verb, detail) = match (self.health.set_room(room), room) {
+            (Room::Full, Room::Enough | Room::Tight) => ("disk_recovered", "there is room again"),
+            (Room::Enough | Room::Tight, Room::Full) => ("disk_low", "the reserve was given up"),
+            _ => return,
+        };
+        self.notes.push(lifecycle(verb, detail.into()));
+    }
+
     /// Writes a group, fsyncs it, and tells whoever waits.
     fn commit(&mut self, jobs: Vec<Job>) {
+        self.reserve.tend();
+        self.note_room();
         self.streams.make_room();
         let mut group = std::mem::replace(&mut self.group, Group::new());
         group.begin(self.clock.now_us());
@@ -198,7 +227,18 @@ impl Writer {
             .iter()
             .map(|job| group.stage(&mut self.streams, &self.own, &job.batch))
             .collect();
-        let written = self.write(&group);
+        let mut written = self.write(&group);
+        if let Err(e) = &written
+            && disk::is_full(e)
+        {
+            let more = self.reserve.give_up();
+            self.note_room();
+            if more {
+                written = self.write(&group);
+            }
+        }
+        let failing = written.as_ref().err().map(ToString::to_string);
+        self.health.set_failing(failing);
         match written {
             Ok(()) => {
                 // Writing may have added to them.
@@ -236,9 +276,10 @@ impl Writer {
             self.roll()?;
         }
         self.torn = true;
-        self.active.file.write_all_at(&group.buf, self.active.end)?;
+        let disk = &self.health.disk;
+        disk.write_all_at(&self.active.file, &group.buf, self.active.end)?;
         // The point of no return: from here on the group survives a power cut.
-        self.active.file.sync_data()?;
+        disk.sync(&self.active.file)?;
         self.active.end += group.buf.len() as u64;
         if let Err(e) = self.keep_name() {
             self.active.end -= group.buf.len() as u64;
@@ -354,6 +395,10 @@ impl Writer {
         self.tell_gaps();
         if let Err(e) = self.try_checkpoint() {
             tracing::error!(error = %e, "audit log checkpoint cannot be written");
+            if disk::is_full(&e) {
+                self.reserve.give_up();
+                self.note_room();
+            }
             self.checkpoint_due = Some(Instant::now() + self.options.checkpoint_every);
         }
     }

@@ -28,6 +28,7 @@ pub const CLASSES: &[&str] = &[
     "log_lifecycle",
     "stream_head",
     "erasure",
+    "spool_event",
 ];
 
 /// The words of `decision:`. `deny` stands for every way a decision said no.
@@ -191,6 +192,7 @@ pub(crate) fn class_of(record: &Record) -> &'static str {
         Some(Body::LogLifecycle(_)) => "log_lifecycle",
         Some(Body::StreamHead(_)) => "stream_head",
         Some(Body::Erasure(_)) => "erasure",
+        Some(Body::SpoolEvent(_)) => "spool_event",
         None => "unknown",
     }
 }

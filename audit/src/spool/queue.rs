@@ -5,6 +5,7 @@ use std::{
     fs::{self, File},
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use palisade_mesh::spiffe_id::SpiffeId;
@@ -28,7 +29,12 @@ struct SpoolFile {
     /// Ascending along the queue, never used again.
     id: u64,
     path: PathBuf,
+    /// Held open as long as this boot's files are not delivered: a name can be
+    /// removed, what is open stays readable.
+    file: Option<Arc<File>>,
     boot: Ulid,
+    /// Bytes it is counted with.
+    bytes: u64,
     start: u64,
     /// End of the last durable chunk.
     end: u64,
@@ -58,7 +64,18 @@ pub(super) struct Cursor {
 pub(super) struct Place {
     pub(super) cursor: Cursor,
     pub(super) path: PathBuf,
+    pub(super) file: Option<Arc<File>>,
     pub(super) boot: Ulid,
+}
+
+/// A file that is held open.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) id: u64,
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    /// End of the last durable chunk.
+    pub(super) end: u64,
 }
 
 impl Queue {
@@ -87,8 +104,8 @@ impl Queue {
             }
             paths.sort();
             for path in paths {
-                bytes += fs::metadata(&path)?.len();
-                queue.load_file(path, boot, reporter)?;
+                // What is not ours to send is not counted against our limit.
+                bytes += queue.load_file(path, boot, reporter)?;
             }
             // Goes when it is empty.
             let _ = fs::remove_dir(dir);
@@ -96,21 +113,22 @@ impl Queue {
         Ok((queue, bytes))
     }
 
-    fn load_file(&mut self, path: PathBuf, boot: Ulid, reporter: &SpiffeId) -> io::Result<()> {
+    /// Adds a file of an earlier boot; gives the bytes it counts with.
+    fn load_file(&mut self, path: PathBuf, boot: Ulid, reporter: &SpiffeId) -> io::Result<u64> {
         let file = File::open(&path)?;
         let len = file.metadata()?.len();
         let (key, start) = match file::read_header(&file)? {
             Some(header) => header,
             None => {
                 tracing::error!(file = %path.display(), "spool file cannot be read; it is left as it is");
-                return Ok(());
+                return Ok(0);
             }
         };
         if key.reporter != *reporter || key.boot != boot {
             tracing::error!(file = %path.display(), reporter = %key.reporter, "spool file is of somebody else; it is left as it is");
-            return Ok(());
+            return Ok(0);
         }
-        let id = self.push(path, boot, start);
+        let id = self.push(path, None, boot, start);
         let mut end = start;
         while let Some((chunk, next)) = file::read_chunk(&file, end)? {
             self.written(id, &chunk, next);
@@ -121,17 +139,28 @@ impl Queue {
             tracing::warn!(offset = end, bytes = len - end, %boot, "spool file ends in half a write");
         }
         self.seal(id);
-        Ok(())
+        if let Some(file) = self.files.back_mut() {
+            file.bytes = len;
+        }
+        Ok(len)
     }
 
     /// Adds a file whose chunks start at `start`; gives its id.
-    pub(super) fn push(&mut self, path: PathBuf, boot: Ulid, start: u64) -> u64 {
+    pub(super) fn push(
+        &mut self,
+        path: PathBuf,
+        file: Option<Arc<File>>,
+        boot: Ulid,
+        start: u64,
+    ) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
         self.files.push_back(SpoolFile {
             id,
             path,
+            file,
             boot,
+            bytes: start,
             start,
             end: start,
             sealed: false,
@@ -146,6 +175,7 @@ impl Queue {
             return;
         };
         file.end = end;
+        file.bytes = file.bytes.max(end);
         let last = file.last.entry(chunk.worker).or_default();
         *last = (*last).max(chunk.last_sequence());
         let position = self
@@ -196,8 +226,10 @@ impl Queue {
             if !file.sealed || !file.last.iter().all(done) {
                 return true;
             }
-            let len = fs::metadata(&file.path).map_or(0, |metadata| metadata.len());
-            if let Err(e) = fs::remove_file(&file.path) {
+            // Somebody else may have removed it.
+            if let Err(e) = fs::remove_file(&file.path)
+                && e.kind() != io::ErrorKind::NotFound
+            {
                 tracing::warn!(file = %file.path.display(), error = %e, "delivered spool file cannot be removed");
                 return true;
             }
@@ -205,7 +237,7 @@ impl Queue {
                 // Goes with the last file of its boot.
                 let _ = fs::remove_dir(dir);
             }
-            bytes += len;
+            bytes += file.bytes;
             false
         });
         let files = &self.files;
@@ -213,6 +245,26 @@ impl Queue {
             position.checkpointed < position.durable || files.iter().any(|file| file.boot == *boot)
         });
         bytes
+    }
+
+    /// The files that are held open.
+    pub(super) fn held(&self) -> Vec<Held> {
+        let held = self.files.iter().filter_map(|file| {
+            Some(Held {
+                id: file.id,
+                path: file.path.clone(),
+                file: file.file.clone()?,
+                end: file.end,
+            })
+        });
+        held.collect()
+    }
+
+    /// Notes that a file was written anew.
+    pub(super) fn restored(&mut self, id: u64, anew: Arc<File>) {
+        if let Some(file) = self.files.iter_mut().find(|file| file.id == id) {
+            file.file = Some(anew);
+        }
     }
 
     /// Records on disk that the log does not have under a checkpoint.
@@ -245,6 +297,7 @@ impl Queue {
                     offset,
                 },
                 path: file.path.clone(),
+                file: file.file.clone(),
                 boot: file.boot,
             })
     }

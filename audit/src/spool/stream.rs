@@ -1,6 +1,6 @@
 //! The stream of one worker into the spool.
 
-use std::sync::{Arc, PoisonError, atomic::Ordering, mpsc};
+use std::sync::{Arc, PoisonError, mpsc};
 
 use palisade_mesh::{
     sink::{Durable, RecordStream, SinkError},
@@ -32,6 +32,7 @@ pub(super) struct SpoolStream {
 impl SpoolStream {
     pub(super) fn new(
         buffer: Buffer,
+        kept: watch::Sender<Kept>,
         shared: Arc<Shared>,
         commands: mpsc::SyncSender<Command>,
     ) -> Self {
@@ -39,7 +40,7 @@ impl SpoolStream {
             buffer,
             shared,
             commands,
-            kept: watch::Sender::new(Kept::default()),
+            kept,
         }
     }
 }
@@ -54,14 +55,19 @@ impl SpoolStream {
 
 impl RecordStream for SpoolStream {
     fn append(&mut self, record: &Record) -> Result<(), SinkError> {
-        if self.shared.is_closed() {
+        if self.shared.is_closed() || self.shared.is_dead() {
             return Err(SinkError::Closed);
         }
-        let kept = self.shared.bytes.load(Ordering::Relaxed) + self.buffer.len() as u64;
-        if kept >= self.shared.options.spool_bytes {
-            return Err(SinkError::Full);
+        let mode = record.mode();
+        let taken = match self.shared.has_room(self.buffer.len() as u64, mode) {
+            true => self.buffer.append(record),
+            false => Err(SinkError::Full),
+        };
+        if taken.is_err() {
+            self.buffer.dropped(mode);
+            self.shared.count_dropped(mode);
         }
-        self.buffer.append(record)
+        taken
     }
 
     fn flush(&mut self) {

@@ -61,11 +61,12 @@ impl Spool {
         drop(self);
         let mut pause = BACKOFF.0;
         loop {
+            let disconnected = Disconnect(&shared);
             let ended = match connect().await {
                 Ok(channel) => Session::run(&shared, channel, &mut pause).await,
                 Err(e) => Err(Ended::Connect(e.to_string())),
             };
-            shared.connected.store(false, Ordering::Relaxed);
+            drop(disconnected);
             match ended {
                 Ok(()) => return,
                 Err(e) => {
@@ -75,6 +76,15 @@ impl Spool {
             tokio::time::sleep(jittered(pause)).await;
             pause = (pause * 2).min(BACKOFF.1);
         }
+    }
+}
+
+/// Notes the end of a connection, however it came.
+struct Disconnect<'a>(&'a Shared);
+
+impl Drop for Disconnect<'_> {
+    fn drop(&mut self) {
+        self.0.connected.store(false, Ordering::Relaxed);
     }
 }
 
@@ -226,9 +236,10 @@ impl<'a> Session<'a> {
         let Cursor { id, offset } = place.cursor;
         let open = self.file.take().filter(|(open, _)| *open == id);
         let read = tokio::task::spawn_blocking(move || {
-            let file = match open {
-                Some((_, file)) => file,
-                None => Arc::new(File::open(&place.path)?),
+            // What the writer holds open can be read even if its name is gone.
+            let file = match (place.file, open) {
+                (Some(file), _) | (None, Some((_, file))) => file,
+                (None, None) => Arc::new(File::open(&place.path)?),
             };
             let chunk = file::read_chunk(&file, offset)?;
             io::Result::Ok((file, chunk))

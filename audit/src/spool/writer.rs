@@ -1,17 +1,23 @@
 //! The one thread that writes spool files.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::File,
     io,
-    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::PathBuf,
     sync::{Arc, PoisonError, atomic::Ordering, mpsc},
     time::{Duration, Instant},
 };
 
+use palisade_mesh::wire::record::SpoolEvent;
 use tokio::sync::watch;
 
-use super::{Shared, file, stream::Kept};
-use crate::{buffer::Chunk, files};
+use super::{OWN_WORKER, Shared, file, names, stream::Kept};
+use crate::{
+    buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
+    disk::{Reserve, Room, TEND_EVERY, is_full},
+    files,
+    stream::StreamKey,
+};
 
 /// Time between tries while the disk refuses.
 const RETRY: Duration = Duration::from_millis(100);
@@ -33,11 +39,19 @@ pub(super) struct Writer {
     next_number: u64,
     /// Taken over and not on disk yet; kept when the disk refuses.
     group: Vec<(Chunk, watch::Sender<Kept>)>,
+    reserve: Reserve,
+    tended: Instant,
+    /// What the spool has to say itself, in a stream of its own.
+    own: Buffer,
+    own_kept: watch::Sender<Kept>,
+    /// Files that were written anew and not told of yet.
+    restored: Vec<PathBuf>,
 }
 
 /// The file being written.
 struct Open {
-    file: File,
+    file: Arc<File>,
+    path: PathBuf,
     id: u64,
     /// End of the last durable chunk.
     end: u64,
@@ -45,13 +59,33 @@ struct Open {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
+        let stream = StreamKey {
+            reporter: shared.reporter.clone(),
+            boot: shared.boot,
+            worker: OWN_WORKER,
+        };
+        let limits = Limits {
+            bytes: BUFFER_BYTES,
+            records: BUFFER_RECORDS,
+        };
+        let own = Buffer::new(Arc::new(stream), limits, shared.clock.clone());
+        let wanted = shared.options.reserve_bytes;
         Self {
+            reserve: Reserve::new(shared.disk.clone(), &shared.dir, wanted),
             shared,
             commands,
             file: None,
             next_number: 0,
             group: Vec::new(),
+            tended: Instant::now(),
+            own,
+            own_kept: watch::Sender::new(Kept::default()),
+            restored: Vec::new(),
         }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
     }
 
     pub(super) fn run(mut self) {
@@ -74,10 +108,7 @@ impl Writer {
         // What a failed write left is tried again before anything else.
         while self.group.is_empty() || deadline.is_some() {
             let next = match deadline {
-                None => self
-                    .commands
-                    .recv()
-                    .map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+                None => self.commands.recv_timeout(TEND_EVERY),
                 Some(deadline) => {
                     let wait = Instant::saturating_duration_since(&deadline, Instant::now());
                     self.commands.recv_timeout(wait)
@@ -90,6 +121,10 @@ impl Writer {
                 }
                 Ok(Command::Parting) => bytes += self.part(),
                 Ok(Command::Close) | Err(mpsc::RecvTimeoutError::Disconnected) => return false,
+                Err(mpsc::RecvTimeoutError::Timeout) if deadline.is_none() => {
+                    self.tend();
+                    continue;
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => break,
             }
             if bytes >= GROUP_BYTES || self.shared.is_closed() {
@@ -128,12 +163,89 @@ impl Writer {
         bytes
     }
 
+    /// Looks after the disk: room, and files that lost their names.
+    fn tend(&mut self) {
+        if self.tended.elapsed() < TEND_EVERY {
+            return;
+        }
+        self.tended = Instant::now();
+        self.reserve.tend();
+        self.note_room();
+        self.keep_sealed();
+    }
+
+    /// Gives files that nobody writes any more their names again.
+    fn keep_sealed(&mut self) {
+        let held = self.shared.queue().held();
+        for held in held {
+            // The one that is written is looked at by each commit.
+            if self.file.as_ref().is_some_and(|open| open.id == held.id) {
+                continue;
+            }
+            match names::keep(&held.path, &held.file, held.end) {
+                Ok(None) => {}
+                Ok(Some(anew)) => {
+                    self.shared.queue().restored(held.id, anew);
+                    self.note_restored(&held.path);
+                }
+                Err(e) => {
+                    tracing::error!(file = %held.path.display(), error = %e, "spool file cannot be written anew");
+                }
+            }
+        }
+    }
+
+    /// Lets everybody know how much room there is, and records a change of it.
+    fn note_room(&mut self) {
+        let room = self.reserve.room();
+        let before = Room::from_u8(self.shared.room.swap(room.to_u8(), Ordering::Relaxed));
+        let (verb, detail) = match (before, room) {
+            (Room::Full, Room::Enough | Room::Tight) => ("disk_recovered", "there is room again"),
+            (Room::Enough | Room::Tight, Room::Full) => (
+                "disk_low",
+                "the reserve was given up; records of mode `best_effort` are shed",
+            ),
+            _ => return,
+        };
+        self.tell(verb, detail.into());
+    }
+
+    fn note_restored(&mut self, path: &std::path::Path) {
+        self.shared.restored.fetch_add(1, Ordering::Relaxed);
+        let name = path.strip_prefix(&self.shared.dir).unwrap_or(path);
+        let detail = format!("`{}` was removed or replaced while in use", name.display());
+        self.tell("restored", detail);
+    }
+
+    /// Adds a record of the spool's own to the group.
+    fn tell(&mut self, verb: &str, detail: String) {
+        self.own.tell(SpoolEvent {
+            verb: verb.into(),
+            detail,
+            ..SpoolEvent::default()
+        });
+        if let Some(chunk) = self.own.take() {
+            self.group.push((chunk, self.own_kept.clone()));
+        }
+    }
+
     /// Writes what was taken over; false when the disk refused.
     fn commit(&mut self) -> bool {
+        self.tend();
         if self.group.is_empty() {
             return true;
         }
-        let written = self.write();
+        let mut written = self.write();
+        if let Err(e) = &written
+            && is_full(e)
+        {
+            let more = self.reserve.give_up();
+            self.note_room();
+            if more {
+                self.cut();
+                written = self.write();
+            }
+        }
         self.shared
             .failing
             .store(written.is_err(), Ordering::Relaxed);
@@ -146,6 +258,10 @@ impl Writer {
                     });
                 }
                 self.shared.moved();
+                // Told with the next group.
+                for path in std::mem::take(&mut self.restored) {
+                    self.note_restored(&path);
+                }
                 true
             }
             Err(e) => {
@@ -177,10 +293,20 @@ impl Writer {
             file::chunk(&mut buf, chunk);
             ends.push(open.end + buf.len() as u64);
         }
-        let written = open
-            .file
-            .write_all_at(&buf, open.end)
-            .and_then(|()| open.file.sync_data());
+        let disk = &self.shared.disk;
+        let end = open.end + buf.len() as u64;
+        let written = disk
+            .write_all_at(&open.file, &buf, open.end)
+            .and_then(|()| disk.sync(&open.file))
+            // Without its name it would be gone at the next start.
+            .and_then(|()| names::keep(&open.path, &open.file, end));
+        let restored = matches!(written, Ok(Some(_)));
+        let written = written.map(|anew| {
+            if let Some(anew) = anew {
+                self.shared.queue().restored(open.id, anew.clone());
+                open.file = anew;
+            }
+        });
         if written.is_ok() {
             open.end += buf.len() as u64;
             let mut queue = self.shared.queue();
@@ -191,7 +317,11 @@ impl Writer {
                 .bytes
                 .fetch_add(buf.len() as u64, Ordering::Relaxed);
         }
+        let path = restored.then(|| open.path.clone());
         self.file = Some(open);
+        if let Some(path) = path {
+            self.restored.push(path);
+        }
         written
     }
 
@@ -208,14 +338,18 @@ impl Writer {
         files::replace(&path, &header, files::Sync::Yes)?;
         files::sync_dir(dir)?;
         self.next_number += 1;
-        let file = OpenOptions::new()
-            .write(true)
-            .mode(files::FILE_MODE)
-            .open(&path)?;
+        let file = Arc::new(names::open(&path)?);
         let end = header.len() as u64;
         self.shared.bytes.fetch_add(end, Ordering::Relaxed);
-        let id = self.shared.queue().push(path, *boot, end);
-        Ok(Open { file, id, end })
+        let mut queue = self.shared.queue();
+        let id = queue.push(path.clone(), Some(file.clone()), *boot, end);
+        drop(queue);
+        Ok(Open {
+            file,
+            path,
+            id,
+            end,
+        })
     }
 
     /// Takes back what a failed write left; when even that fails, the file is
@@ -245,6 +379,14 @@ impl Writer {
     /// Writes what is left and tells everybody that it is over.
     fn end(mut self) {
         self.part();
+        // Nobody watches them from here on.
+        self.keep_sealed();
+        // A stream that nothing was said in has no end to be told.
+        if self.own.last_sequence() > 0
+            && let Some(chunk) = self.own.take_last()
+        {
+            self.group.push((chunk, self.own_kept.clone()));
+        }
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Chunk(chunk, kept) = command {
                 self.group.push((chunk, kept));

@@ -35,6 +35,7 @@ pub(super) struct Log {
     entries: Mutex<Vec<Entry>>,
     broken: Mutex<HashSet<u64>>,
     length: watch::Sender<u64>,
+    pressed: Mutex<Option<String>>,
 }
 
 impl Log {
@@ -43,6 +44,7 @@ impl Log {
             entries: Mutex::default(),
             broken: Mutex::default(),
             length: watch::Sender::new(0),
+            pressed: Mutex::default(),
         })
     }
 
@@ -77,6 +79,11 @@ impl Log {
     pub(super) fn truncate(&self, to: usize) {
         self.entries.lock().unwrap().truncate(to);
         self.length.send_replace(to as u64);
+    }
+
+    /// From now on there is no room for an index, or there is again.
+    pub(super) fn press(&self, why: Option<&str>) {
+        *self.pressed.lock().unwrap() = why.map(Into::into);
     }
 
     pub(super) fn break_entry(&self, index: u64) {
@@ -116,6 +123,10 @@ impl Log {
 }
 
 impl Source for Log {
+    fn pressed(&self) -> Option<String> {
+        self.pressed.lock().unwrap().clone()
+    }
+
     fn len(&self) -> u64 {
         *self.length.borrow()
     }

@@ -162,6 +162,60 @@ fn an_unreadable_record_is_left_out_and_the_answer_says_so() {
     assert_eq!(found.coverage.unreadable, 2);
 }
 
+/// A full disk: what room there is belongs to the log. Answers say so, and the
+/// index catches up by itself.
+#[test]
+fn the_index_waits_for_room_and_then_catches_up() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(10));
+    let store = indexed(&log, dir.path());
+    log.press(Some("no room"));
+    let record = decision(NOW - SECOND, 900);
+    log.append(record);
+    while store.status().stalled.as_deref() != Some("no room") {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let query = Query::parse("decision:*").unwrap();
+    let found = store.search(&query, 1000, None).unwrap();
+    assert!(!found.coverage.complete);
+    log.press(None);
+    caught_up(&store);
+    assert_eq!(store.status().stalled, None);
+    assert_eq!(rows(&store, "decision:*").len(), 11);
+}
+
+/// Clocks that jump ten minutes or a day, either way: what is ahead of its receipt
+/// is suspect and filed under its receipt, what is late is neither.
+#[test]
+fn a_record_from_the_future_is_suspect_and_found_under_its_receipt() {
+    const MINUTE: i64 = 60 * SECOND;
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let jumps = [
+        (10 * MINUTE, true),
+        (24 * 60 * MINUTE, true),
+        (4 * MINUTE, false),
+        (-10 * MINUTE, false),
+        (-23 * 60 * MINUTE, false),
+    ];
+    for (i, (jump, _)) in jumps.iter().enumerate() {
+        let record = decision(NOW - 5 * MINUTE + jump, i as u128);
+        log.append_received(record, NOW - 5 * MINUTE + i as i64);
+    }
+    let store = indexed(&log, dir.path());
+    let entries = |query: &str| -> Vec<u64> {
+        let query = Query::parse(query).unwrap();
+        let found = store.search(&query, 1000, None).unwrap();
+        assert!(found.coverage.complete);
+        found
+            .rows
+            .iter()
+            .map(|row| row.number("entry").unwrap())
+            .collect()
+    };
+    assert_eq!(entries("suspect:true"), [1, 0], "newest receipt first");
+    assert_eq!(entries("suspect:false"), [2, 3, 4]);
+    assert_eq!(entries("suspect:true last:6m"), [1, 0]);
+}
+
 #[test]
 fn a_record_is_found_at_once_and_its_outcome_joins_it_later() {
     let (dir, log) = (tempfile::tempdir().unwrap(), filled(3));

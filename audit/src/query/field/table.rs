@@ -460,7 +460,13 @@ pub static FIELDS: &[Field] = &[
     Field {
         name: "verb",
         kind: Kind::Keyword,
-        classes: &["admin", "credential", "policy_change", "log_lifecycle"],
+        classes: &[
+            "admin",
+            "credential",
+            "policy_change",
+            "log_lifecycle",
+            "spool_event",
+        ],
         countable: true,
         help: "what was done",
         example: "class:credential verb:issued",
@@ -469,6 +475,7 @@ pub static FIELDS: &[Field] = &[
             Some(Body::Credential(c)) => put(Value::Text(&c.verb)),
             Some(Body::PolicyChange(c)) => put(Value::Text(&c.verb)),
             Some(Body::LogLifecycle(l)) => put(Value::Text(&l.verb)),
+            Some(Body::SpoolEvent(e)) => put(Value::Text(&e.verb)),
             _ => {}
         },
     },
@@ -626,6 +633,15 @@ pub static FIELDS: &[Field] = &[
         help: "whether a demo mesh left the record",
         example: "demo:true",
         read: |item, put| put(Value::Text(word(item.record.demo))),
+    },
+    Field {
+        name: "suspect",
+        kind: BOOL,
+        classes: CLASSES,
+        countable: true,
+        help: "whether the reporter's clock was not credible: the record is filed under its time of receipt",
+        example: "suspect:true last:7d",
+        read: |item, put| put(Value::Text(word(item.is_suspect()))),
     },
     Field {
         name: "entry",
