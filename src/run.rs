@@ -14,6 +14,8 @@ pub mod agent;
 pub mod audit;
 #[cfg(feature = "full")]
 pub mod authority;
+#[cfg(feature = "proxy")]
+mod keeping;
 #[cfg(feature = "agent")]
 mod link;
 #[cfg(feature = "full")]

@@ -13,6 +13,7 @@ use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_audit::{
+    disk::Room,
     index::{Cursor, Gap, Options, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
@@ -27,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{unbound, unusable};
+use super::{keeping, unbound, unusable};
 use crate::{
     config::{AuditSection, Config},
     control::{
@@ -264,6 +265,9 @@ impl AuditRole {
                 .fix("see the reporter's spool: its records may still be on the way"),
             );
         }
+        let health = self.log.health();
+        let room = health.room;
+        facts.extend(keeping::facts("audit", "the log", &health.into()));
         let behind = status.records.saturating_sub(status.indexed);
         facts.push(match self.store.status().stalled {
             None => Fact::ok(
@@ -276,6 +280,14 @@ impl AuditRole {
                     ),
                 },
             ),
+            Some(why) if room != Room::Enough => Fact::not_ok(
+                "audit",
+                FactState::Warning,
+                7608,
+                "the index waits, so that the log has what room there is",
+            )
+            .cause(why)
+            .fix("make room on the disk; the index then catches up"),
             Some(why) => Fact::not_ok("audit", FactState::Error, 7203, "the index does not get on")
                 .cause(why),
         });
@@ -379,6 +391,11 @@ impl Source for LogSource {
     fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
         let numbered = (from..).zip(self.0.scan(from));
         Box::new(numbered.map(|(index, read)| read.map(entry).map_err(|e| failed(index, e))))
+    }
+
+    fn pressed(&self) -> Option<String> {
+        let room = self.0.health().room;
+        (room != Room::Enough).then(|| "the disk of the log is nearly full".to_owned())
     }
 
     fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {

@@ -24,7 +24,7 @@ use palisade_pdp::publish::{Recorder, Source, SourceConfig, Subscription, Subscr
 use palisade_proxy::{EndpointTable, LivePolicy, Parts, PolicySlot, Proxy, RunningProxy};
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, policy, unusable};
+use super::{Role, keeping, policy, unusable};
 use crate::{
     config::{Config, PolicySource, ProxySection, RecordTarget},
     control::{
@@ -71,6 +71,7 @@ struct View {
     policy: PolicySlot,
     endpoints: palisade_proxy::endpoints::Endpoints,
     kept: Kept,
+    sink: Arc<dyn RecordSink>,
     started_us: i64,
     clock: Clock,
 }
@@ -118,6 +119,7 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
         policy,
         endpoints: endpoints.clone(),
         kept: kept.clone(),
+        sink,
         started_us: clock.now_us(),
         clock: clock.clone(),
     };
@@ -417,6 +419,7 @@ impl View {
             );
         }
         facts.extend(self.check_records());
+        facts.extend(keeping::facts("proxies", name, &self.sink.health()));
         facts
     }
 

@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
+use palisade_mesh::sink::SinkHealth;
+
 use super::View;
 use crate::telemetry::{Count, Gauges, Histogram, MODES, Seen, Sum};
 
@@ -34,6 +36,7 @@ pub(super) fn render(view: &View) -> String {
         sum(gauges, |g| &g.in_flight),
     );
     records(&mut out, gauges);
+    sink(&mut out, &view.shared.sink.health());
     events(&mut out, gauges);
     identity(&mut out, view);
     out.0
@@ -139,6 +142,80 @@ fn records(out: &mut Text, gauges: &[Arc<Gauges>]) {
         "Waits of `strict` requests for their record to be on disk.",
     );
     out.histogram(name, &[], &waits);
+}
+
+/// Where records are kept until the audit service has them.
+fn sink(out: &mut Text, health: &SinkHealth) {
+    let yes = u64::from;
+    let gauges: [(&str, &str, u64); 7] = [
+        (
+            "palisade_spool_records",
+            "Records that wait for the audit service.",
+            health.waiting,
+        ),
+        (
+            "palisade_spool_bytes",
+            "Bytes of the spool on disk.",
+            health.bytes,
+        ),
+        (
+            "palisade_spool_bytes_max",
+            "Bytes the spool may have on disk; 0 without a spool.",
+            health.bytes_max,
+        ),
+        (
+            "palisade_spool_disk_low",
+            "1 while the disk has too little room.",
+            yes(health.low),
+        ),
+        (
+            "palisade_spool_failing",
+            "1 while records cannot be written.",
+            yes(health.failing),
+        ),
+        (
+            "palisade_spool_dead",
+            "1 once the thread that writes records is gone.",
+            yes(health.dead),
+        ),
+        (
+            "palisade_spool_files_restored",
+            "Files that were removed or replaced while in use.",
+            health.restored,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        out.single(name, "gauge", help, value);
+    }
+    let name = "palisade_spool_dropped_total";
+    out.head(
+        name,
+        "counter",
+        "Records refused for want of room, by mode.",
+    );
+    for (mode, count) in MODES.iter().zip(health.dropped) {
+        out.sample(name, &[("mode", mode)], count);
+    }
+    let name = "palisade_spool_stalled_seconds";
+    out.head(
+        name,
+        "gauge",
+        "How long the present fsync has not come back, once that is a stall.",
+    );
+    out.sample(name, &[], health.stalled.unwrap_or_default().as_secs_f64());
+    let name = "palisade_spool_fsync_longest_seconds";
+    out.head(name, "gauge", "The longest fsync since the start.");
+    out.sample(name, &[], health.fsync.longest.as_secs_f64());
+    if !health.fsync.counts.is_empty() {
+        let name = "palisade_spool_fsync_seconds";
+        out.head(name, "histogram", "How long fsyncs of records took.");
+        let total = Sum {
+            bounds: health.fsync.bounds,
+            counts: health.fsync.counts.clone(),
+            seconds: health.fsync.seconds,
+        };
+        out.histogram(name, &[], &total);
+    }
 }
 
 fn events(out: &mut Text, gauges: &[Arc<Gauges>]) {
