@@ -27,7 +27,7 @@ pub(crate) const TEND_EVERY: Duration = Duration::from_secs(1);
 /// A reserve is at most this part of its file system.
 const PART_MAX: u64 = 16;
 
-/// Sizes of the reserve that are free when it is taken.
+/// Sizes of the reserve that are free, or less, when it is taken.
 const HOLD_BELOW: u64 = 16;
 
 /// Sizes of the reserve that must be free, the reserve not counted, so that a disk
@@ -141,7 +141,7 @@ impl Reserve {
         } else if free < size {
             self.room = Room::Tight;
         } else {
-            if free < size * HOLD_BELOW && free >= size * EASED {
+            if free <= size * HOLD_BELOW && free >= size * EASED {
                 self.take(size);
             }
             if free >= size * EASED {
