@@ -3,6 +3,8 @@
 //! `encode`: a worker's `append`, as on the request path. `append`: from a batch of
 //! 1,024 to an acknowledged group commit, everything included: dedupe, salt,
 //! envelope, CRC, leaf hash, tree, write, fsync. `verify`: offline, everything.
+//! `strict`: requests that wait for their record to be in the spool for good, as a
+//! proxy's worker lets them share rounds; compare with the fsync it prints.
 //! Quote them with the machine; criterion gives wall time, and the line `cpu`
 //! the CPU of the whole process per record.
 
@@ -14,6 +16,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use palisade_audit::{
     local::LocalSink,
     log::{Log, LogOptions, Pending},
+    spool::{Spool, SpoolOptions},
     stream::StreamKey,
     verify::{VerifyOptions, verify},
 };
@@ -191,5 +194,46 @@ fn append(criterion: &mut Criterion) {
     );
 }
 
-criterion_group!(benches, encode, append);
+/// Requests of mode `strict` that one worker has at the same time.
+const WAITING: [usize; 3] = [1, 16, 128];
+
+/// Rounds of each.
+const ROUNDS: usize = 400;
+
+fn strict(_: &mut Criterion) {
+    for waiting in WAITING {
+        let dir = tempfile::tempdir().unwrap();
+        let options = SpoolOptions::default();
+        let spool = Spool::open(dir.path(), reporter(), options, Clock::system()).unwrap();
+        let mut stream = spool.open(0);
+        let runtime = Runtime::new().unwrap();
+        let record = record(1);
+        let (cpu, begun) = (cpu_ns(), Instant::now());
+        let mut waits = Vec::with_capacity(ROUNDS);
+        for _ in 0..ROUNDS {
+            let asked = Instant::now();
+            for _ in 0..waiting {
+                stream.append(black_box(&record)).unwrap();
+            }
+            runtime.block_on(stream.durable()).unwrap();
+            waits.push(asked.elapsed());
+        }
+        let took = begun.elapsed();
+        let requests = (ROUNDS * waiting) as f64;
+        waits.sort();
+        let fsync = spool.health().fsync;
+        let fsyncs: u64 = fsync.counts.iter().sum();
+        println!(
+            "strict: {waiting} at a time, {:.0} requests/s, cpu {:.1} µs each, wait p50 {:?} p99 {:?}, fsync mean {:.0} µs longest {:?}",
+            requests / took.as_secs_f64(),
+            (cpu_ns() - cpu) as f64 / requests / 1000.0,
+            waits.get(ROUNDS / 2).unwrap(),
+            waits.get(ROUNDS * 99 / 100).unwrap(),
+            fsync.seconds / fsyncs as f64 * 1e6,
+            fsync.longest,
+        );
+    }
+}
+
+criterion_group!(benches, encode, append, strict);
 criterion_main!(benches);

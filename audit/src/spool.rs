@@ -455,6 +455,4 @@ impl Shared {
 }
 
 #[cfg(test)]
-mod faults_tests;
-#[cfg(test)]
 mod tests;

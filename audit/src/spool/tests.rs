@@ -17,6 +17,8 @@ use crate::{
     },
 };
 
+mod faults;
+
 fn open(dir: &TempDir) -> Arc<Spool> {
     open_with(dir, SpoolOptions::default())
 }

@@ -8,7 +8,7 @@ use palisade_mesh::{
 };
 use tempfile::TempDir;
 
-use super::*;
+use super::super::*;
 use crate::{
     disk::Faults,
     testing::{
