@@ -6,6 +6,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "audit.proto",
         "policy.proto",
         "ca.proto",
+        "agent.proto",
         "workload.proto",
     ];
     for file in files {

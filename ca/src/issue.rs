@@ -63,6 +63,9 @@ pub enum Refusal {
     /// The registration wants more than was attested.
     #[error("attested selectors do not satisfy a registration of `{0}`")]
     NotAttested(SpiffeId),
+    /// It is registered, but not for the host that asks.
+    #[error("identity `{0}` is not registered for this node")]
+    OtherNode(SpiffeId),
     /// The caller does not hold the key.
     #[error("proof of possession does not verify")]
     Proof,
@@ -101,6 +104,7 @@ impl Refusal {
             Self::Mint(_) => "mint_failed",
             Self::NoAuthority => "no_authority",
             Self::NotAttested(_) => "not_attested",
+            Self::OtherNode(_) => "other_node",
             Self::Proof => "proof_invalid",
             Self::Selector(_) => "selector_invalid",
             Self::Store(_) => "store_failed",
@@ -151,6 +155,8 @@ pub(crate) struct Desk<'a> {
     pub(crate) registrations: &'a [Registration],
     /// Digests of every authority's SubjectPublicKeyInfo.
     pub(crate) authority_keys: &'a HashSet<[u8; 32]>,
+    /// Which registrations are for the host that asks.
+    pub(crate) serves: &'a (dyn Fn(&Registration) -> bool + Sync),
 }
 
 impl Desk<'_> {
@@ -195,6 +201,10 @@ impl Desk<'_> {
             .peekable();
         if of_id.peek().is_none() {
             return Err(Refusal::Unregistered(id.clone()));
+        }
+        let mut of_id = of_id.filter(|r| (self.serves)(r)).peekable();
+        if of_id.peek().is_none() {
+            return Err(Refusal::OtherNode(id.clone()));
         }
         of_id
             .find(|r| r.matches(&attested))

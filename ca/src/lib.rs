@@ -12,15 +12,18 @@
 //! - [`request`]: what an agent asks for, and how it proves the key is its own
 //! - [`server`] over `authority`, `journal`, `keystore`, `store` and [`issue`]: the authority
 //! - [`agent`]: attestation, rotation, Workload API
+//! - [`join`]: how another host becomes a node: tokens, proofs, refusals
 //! - [`socket`]: unix sockets, bound and accepted with care
 
 #[cfg(feature = "agent")]
 pub mod agent;
 #[cfg(feature = "server")]
 pub mod authority;
+mod budget;
 mod context;
 #[cfg(feature = "server")]
 pub mod issue;
+pub mod join;
 #[cfg(feature = "server")]
 mod journal;
 #[cfg(feature = "server")]

@@ -12,7 +12,10 @@ use palisade_mesh::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::selector::{Selector, SelectorError};
+use crate::{
+    join::{ANY_NODE, NodeName},
+    selector::{Selector, SelectorError},
+};
 
 /// Shortest lifetime of an X.509-SVID; demos and tests use it.
 pub const TTL_MIN: Duration = Duration::from_secs(10);
@@ -24,6 +27,8 @@ pub const HINT_LEN_MAX: usize = 1024;
 pub const REGISTRATIONS_MAX: usize = 10_000;
 /// Most selectors in a registration or a request.
 pub const SELECTORS_MAX: usize = 32;
+/// Most nodes that one registration names; more are every host.
+pub const NODES_MAX: usize = 1000;
 
 /// A registration as written in configuration, not yet trusted.
 #[derive(Debug, Clone, Default, Deserialize, Serialize)]
@@ -42,6 +47,13 @@ pub struct RegistrationConfig {
     /// Tells a workload with several identities which is which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+    /// The joined node whose workload it is. Without `node` and `nodes`: the
+    /// authority's own host, and no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Several nodes; `"*"` stands for every host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nodes: Option<Vec<String>>,
 }
 
 /// What a list of registrations is checked against.
@@ -67,6 +79,9 @@ pub struct Registration {
     pub ttl: Duration,
     /// Hint, may be empty.
     pub hint: String,
+    /// Names of the nodes it is for, or [`ANY_NODE`]; empty for the authority's own
+    /// host. Only the authority knows: what an agent is told is for it.
+    pub nodes: Arc<[String]>,
 }
 
 impl Registration {
@@ -86,6 +101,27 @@ impl Registration {
         !self.selectors.is_empty() && self.selectors.iter().all(|s| attested.contains(s))
     }
 
+    /// Whether it is for the authority's own host.
+    pub fn is_local(&self) -> bool {
+        self.nodes.is_empty() || self.is_for_all()
+    }
+
+    /// Whether it is for the joined node `name`.
+    pub fn is_on(&self, name: &str) -> bool {
+        self.is_for_all() || self.nodes.iter().any(|n| n == name)
+    }
+
+    fn is_for_all(&self) -> bool {
+        self.nodes.iter().any(|n| n == ANY_NODE)
+    }
+
+    /// The same, for these nodes.
+    #[must_use]
+    pub(crate) fn on(mut self, nodes: Vec<String>) -> Self {
+        self.nodes = nodes.into();
+        self
+    }
+
     pub(crate) fn new(
         spiffe_id: SpiffeId,
         mut selectors: Vec<Selector>,
@@ -99,6 +135,7 @@ impl Registration {
             selectors: selectors.into(),
             ttl,
             hint,
+            nodes: Arc::default(),
         }
     }
 }
@@ -106,7 +143,7 @@ impl Registration {
 /// Checks a whole list.
 ///
 /// # Errors
-/// Every mistake in it, `PLS4001` to `PLS4009`.
+/// Every mistake in it, `PLS4001` to `PLS4009` and `PLS4101`.
 pub fn parse(
     configs: &[RegistrationConfig],
     rules: &Rules,
@@ -153,8 +190,32 @@ impl Entry<'_> {
         let selectors = self.selectors(mistakes);
         let ttl = self.ttl(rules).map_err(|d| mistakes.push(*d)).ok();
         let hint = self.hint().map_err(|d| mistakes.push(*d)).ok();
-        let registration = Registration::new(id?, selectors?, ttl?, hint?);
+        let nodes = self.nodes().map_err(|d| mistakes.push(*d)).ok();
+        let registration = Registration::new(id?, selectors?, ttl?, hint?).on(nodes?);
         Some((self.index, registration))
+    }
+
+    fn nodes(&self) -> Result<Vec<String>, Box<Diagnostic>> {
+        let (one, several) = (&self.config.node, &self.config.nodes);
+        if one.is_some() && several.is_some() {
+            let twice = self.error(4101, "`node` and `nodes` stand beside each other");
+            return Err(Box::new(twice.help("keep one of them")));
+        }
+        let named: Vec<String> = one.iter().chain(several.iter().flatten()).cloned().collect();
+        if several.is_some() && named.is_empty() || named.len() > NODES_MAX {
+            let wrong = self.error(4101, format!("`nodes` names {} nodes", named.len()));
+            return Err(Box::new(wrong.help(format!(
+                "1 to {NODES_MAX} names, or `\"*\"` for every host"
+            ))));
+        }
+        let is_bad = |n: &&String| *n != ANY_NODE && NodeName::parse(n).is_err();
+        match named.iter().find(is_bad) {
+            None => Ok(named),
+            Some(bad) => Err(Box::new(
+                self.error(4101, format!("`{}` is not a name for a node", excerpt(bad)))
+                    .help("as it was joined: 1 to 63 lower-case letters, digits, `-` and `.`"),
+            )),
+        }
     }
 
     fn error(&self, code: u16, what: impl std::fmt::Display) -> Diagnostic {
@@ -380,6 +441,33 @@ mod tests {
         ] {
             assert!(codes(std::slice::from_ref(&good)).is_empty(), "{good:?}");
         }
+    }
+
+    /// Where nothing is said, no other host gets it.
+    #[test]
+    fn a_registration_is_for_the_nodes_it_names() {
+        let on = |node: Option<&str>, nodes: Option<&[&str]>| RegistrationConfig {
+            node: node.map(Into::into),
+            nodes: nodes.map(|n| n.iter().map(|s| s.to_string()).collect()),
+            ..config(WEB, &["unix:uid:1"])
+        };
+        let where_is = |c| {
+            let r = parse(&[c], &rules()).unwrap().remove(0);
+            [r.is_local(), r.is_on("a"), r.is_on("b")]
+        };
+        assert_eq!(where_is(on(None, None)), [true, false, false]);
+        assert_eq!(where_is(on(Some("a"), None)), [false, true, false]);
+        assert_eq!(where_is(on(None, Some(&["a", "b"]))), [false, true, true]);
+        assert_eq!(where_is(on(Some("*"), None)), [true, true, true]);
+        for bad in [
+            on(Some("a"), Some(&["b"])),
+            on(None, Some(&[])),
+            on(Some("A"), None),
+            on(None, Some(&["a"; NODES_MAX + 1])),
+        ] {
+            assert_eq!(codes(&[bad]), [4101]);
+        }
+        assert!(codes(&[on(None, Some(&["a"; NODES_MAX]))]).is_empty());
     }
 
     #[test]

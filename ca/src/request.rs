@@ -46,6 +46,28 @@ impl SvidKey {
         Ok(Self { pair, pkcs8 })
     }
 
+    /// Reads a key that was kept.
+    ///
+    /// # Errors
+    /// When it is no P-256 key in PKCS#8.
+    pub fn from_pkcs8(pkcs8: &[u8]) -> Result<Self, aws_lc_rs::error::KeyRejected> {
+        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, pkcs8)?;
+        let pkcs8 = Zeroizing::new(pkcs8.to_vec());
+        Ok(Self { pair, pkcs8 })
+    }
+
+    /// The key itself, PKCS#8 in DER.
+    pub fn pkcs8(&self) -> Zeroizing<Vec<u8>> {
+        self.pkcs8.clone()
+    }
+
+    /// Signs bytes that say themselves what they are for.
+    #[cfg(feature = "agent")]
+    pub(crate) fn sign(&self, context: &[u8]) -> Result<Vec<u8>, aws_lc_rs::error::Unspecified> {
+        let signature = self.pair.sign(&SystemRandom::new(), context)?;
+        Ok(signature.as_ref().to_vec())
+    }
+
     /// Its public half, SubjectPublicKeyInfo in DER.
     pub fn spki(&self) -> Vec<u8> {
         [&SPKI_PREFIX, self.pair.public_key().as_ref()].concat()
@@ -90,11 +112,17 @@ pub(crate) fn point_of(spki: &[u8]) -> Option<&[u8]> {
 #[cfg(feature = "server")]
 pub(crate) fn proven(domain: &TrustDomain, request: &IssueRequest, point: &[u8]) -> bool {
     let context = proof_context(domain, &request.spiffe_id, &request.spki);
+    signed(&context, &request.proof, point)
+}
+
+/// Whether `signature` over `context` was made by the key with this `point`.
+#[cfg(feature = "server")]
+pub(crate) fn signed(context: &[u8], signature: &[u8], point: &[u8]) -> bool {
     aws_lc_rs::signature::UnparsedPublicKey::new(
         &aws_lc_rs::signature::ECDSA_P256_SHA256_ASN1,
         point,
     )
-    .verify(&context, &request.proof)
+    .verify(context, signature)
     .is_ok()
 }
 

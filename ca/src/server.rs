@@ -10,18 +10,31 @@ use std::{collections::HashSet, path::Path, sync::Arc, time::Duration};
 use arc_swap::ArcSwapOption;
 use palisade_mesh::{
     clock::Clock,
+    link::Gate,
     sink::RecordStream,
     snapshot::Digest,
     svid::X509Svid,
     wire::{
-        ca::{IssueRequest, IssueResponse, authority_server::AuthorityServer},
+        ca::{
+            IssueRequest, IssueResponse, authority_server::AuthorityServer,
+            enrolment_server::EnrolmentServer,
+        },
         record::{Credential, record::Body},
     },
 };
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
-pub use self::{config::CaConfig, error::CaError, role::RoleError, service::AuthorityService};
+pub use self::{
+    config::CaConfig,
+    enrolment::{EnrolmentService, Source},
+    error::CaError,
+    network::{Caller, NetworkAuthority},
+    nodes::{JoinedNode, RefusedHost, TOKEN_TTL_MAX, TOKEN_TTL_MIN, TokenOrder, WaitingToken},
+    role::RoleError,
+    service::AuthorityService,
+};
+pub(crate) use self::states::Place;
 pub use crate::store::{ISSUED_LIST_MAX, IssuedCertificate, IssuedFilter, StoreError};
 use crate::{
     authority::Authority,
@@ -39,9 +52,13 @@ use self::books::Books;
 
 mod books;
 mod config;
+mod enrolment;
 mod error;
+mod network;
+mod nodes;
 mod role;
 mod service;
+mod states;
 
 /// How often the authorities are looked at.
 const TICK: Duration = NAP_MAX;
@@ -61,6 +78,7 @@ pub struct Ca {
     /// Written by whoever holds `books`.
     trust: watch::Sender<Arc<TrustState>>,
     books: Mutex<Books>,
+    nodes: Arc<nodes::Nodes>,
     closing: CancellationToken,
 }
 
@@ -86,6 +104,7 @@ impl Ca {
         let mut books = Books::open(&config, clock.clone(), recorder.clone()).await?;
         books.settle().await?;
         let (trust, _) = watch::channel(Arc::new(books.trust()));
+        let nodes = nodes::Nodes::load(&*books.store()).await?;
         let ca = Arc::new(Self {
             config,
             clock,
@@ -95,6 +114,7 @@ impl Ca {
             authority_keys: ArcSwapOption::empty(),
             trust,
             books: Mutex::new(books),
+            nodes: Arc::new(nodes),
             closing: CancellationToken::new(),
         });
         ca.publish(&*ca.books.lock().await)?;
@@ -180,6 +200,21 @@ impl Ca {
         service::server(self.clone())
     }
 
+    /// The service for the agents of joined nodes. Requests must carry the [`Caller`]
+    /// of their connection as an extension; the gate is asked about each.
+    pub fn network_service(
+        self: &Arc<Self>,
+        gate: Arc<dyn Gate>,
+    ) -> AuthorityServer<NetworkAuthority> {
+        network::server(self.clone(), gate)
+    }
+
+    /// The service for hosts that have no identity yet. Requests may carry the
+    /// [`Source`] of their connection as an extension, for the records.
+    pub fn enrolment_service(self: &Arc<Self>) -> EnrolmentServer<EnrolmentService> {
+        enrolment::server(self.clone())
+    }
+
     /// Serves agents on a unix socket of mode 0600 until `shutdown` resolves. Its
     /// folder is made with mode 0700 when missing.
     ///
@@ -208,6 +243,7 @@ impl Ca {
             trust_domain: &self.config.trust_domain,
             registrations: &trust.registrations,
             authority_keys: keys.as_ref().ok_or(Refusal::NoAuthority)?,
+            serves: &Registration::is_local,
         };
         desk.check(request)
     }

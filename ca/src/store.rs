@@ -25,6 +25,7 @@ use crate::{
     registration::Registration,
 };
 
+pub(crate) mod nodes;
 mod queries;
 
 /// How long after its end an issued certificate is kept on the list, in seconds.
@@ -237,13 +238,22 @@ impl Store {
 }
 
 fn migrations() -> Migrator {
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "authorities, journal, registrations, issued".into(),
-        MigrationType::Simple,
-        include_str!("store/schema.sql").into_sql_str(),
-        false,
-    )])
+    let simple = |version, what: &'static str, sql: &'static str| {
+        let kind = MigrationType::Simple;
+        Migration::new(version, what.into(), kind, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        simple(
+            1,
+            "authorities, journal, registrations, issued",
+            include_str!("store/schema.sql"),
+        ),
+        simple(
+            41,
+            "nodes, join tokens, directory",
+            include_str!("store/nodes.sql"),
+        ),
+    ])
 }
 
 /// Commits what has queued up, bunch by bunch, until the store is dropped.

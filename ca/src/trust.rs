@@ -1,18 +1,22 @@
 //! What an agent needs to know: the roots to trust and the identities to serve.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use palisade_mesh::{
     spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain},
     svid::TrustBundle,
     wire::ca as wire,
 };
+use serde::{Deserialize, Serialize};
 
 use crate::{
+    join::NodeRole,
     registration::{REGISTRATIONS_MAX, Registration, TTL_MAX, TTL_MIN},
     selector::{Selector, SelectorError},
 };
 
+/// Most entries a directory may hold.
+pub const DIRECTORY_MAX: usize = 256;
 /// Most roots a bundle may hold; a rotation needs three.
 pub const ROOTS_MAX: usize = 32;
 
@@ -25,6 +29,19 @@ pub struct TrustState {
     pub bundle: TrustBundle,
     /// Who may be served, in the order of the list.
     pub registrations: Vec<Registration>,
+    /// Where the parts of the mesh are. Changes without a new sequence.
+    pub directory: Vec<DirectoryEntry>,
+}
+
+/// Where one part of the mesh can be reached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryEntry {
+    /// Which part.
+    pub role: NodeRole,
+    /// Where.
+    pub address: SocketAddr,
+    /// The node that announced it; empty for the authority's own host.
+    pub node: String,
 }
 
 /// Why a trust state from the wire is refused.
@@ -54,6 +71,7 @@ impl From<&TrustState> for wire::TrustState {
             bundle_sequence: state.sequence,
             roots: state.bundle.roots.iter().map(|r| r.to_vec()).collect(),
             registrations: state.registrations.iter().map(Into::into).collect(),
+            directory: state.directory.iter().map(Into::into).collect(),
         }
     }
 }
@@ -63,9 +81,14 @@ impl TryFrom<wire::TrustState> for TrustState {
 
     fn try_from(state: wire::TrustState) -> Result<Self, TrustStateError> {
         let trust_domain = TrustDomain::parse(&state.trust_domain)?;
-        if state.roots.len() > ROOTS_MAX || state.registrations.len() > REGISTRATIONS_MAX {
+        if state.roots.len() > ROOTS_MAX
+            || state.registrations.len() > REGISTRATIONS_MAX
+            || state.directory.len() > DIRECTORY_MAX
+        {
             return Err(TrustStateError::Limit);
         }
+        // Parts that only a newer authority knows are left out.
+        let directory = state.directory.iter().filter_map(entry).collect();
         let registrations = state
             .registrations
             .into_iter()
@@ -78,8 +101,27 @@ impl TryFrom<wire::TrustState> for TrustState {
                 roots: state.roots.into_iter().map(Into::into).collect(),
             },
             registrations,
+            directory,
         })
     }
+}
+
+impl From<&DirectoryEntry> for wire::DirectoryEntry {
+    fn from(entry: &DirectoryEntry) -> Self {
+        Self {
+            role: entry.role.as_str().to_owned(),
+            address: entry.address.to_string(),
+            node: entry.node.clone(),
+        }
+    }
+}
+
+fn entry(wire: &wire::DirectoryEntry) -> Option<DirectoryEntry> {
+    Some(DirectoryEntry {
+        role: wire.role.parse().ok()?,
+        address: wire.address.parse().ok()?,
+        node: wire.node.clone(),
+    })
 }
 
 fn registration(
@@ -117,6 +159,11 @@ mod tests {
                 ttl_s: 60,
                 hint: "h".into(),
             }],
+            directory: vec![wire::DirectoryEntry {
+                role: "pdp".into(),
+                address: "10.0.0.1:7443".into(),
+                node: "host-1".into(),
+            }],
         }
     }
 
@@ -128,7 +175,8 @@ mod tests {
 
     #[test]
     fn a_state_that_no_authority_would_send_is_refused() {
-        let changes: [fn(&mut wire::TrustState); 7] = [
+        let changes: [fn(&mut wire::TrustState); 8] = [
+            |s| s.directory = vec![s.directory[0].clone(); DIRECTORY_MAX + 1],
             |s| s.trust_domain = "Acme.test".into(),
             |s| s.roots = vec![vec![]; ROOTS_MAX + 1],
             |s| s.registrations[0].spiffe_id = "spiffe://evil.test/web".into(),

@@ -14,6 +14,7 @@ pub mod catalogue;
 pub mod clock;
 pub mod decision;
 pub mod diagnostic;
+pub mod link;
 pub mod operation;
 pub mod sink;
 pub mod snapshot;

@@ -30,6 +30,11 @@ pub mod ca {
     tonic::include_proto!("palisade.ca.v1");
 }
 
+/// `palisade.agent.v1`: what an agent tells the parts on its host.
+pub mod agent {
+    tonic::include_proto!("palisade.agent.v1");
+}
+
 /// The SPIFFE Workload API; the standard gives it no package.
 pub mod workload {
     tonic::include_proto!("_");

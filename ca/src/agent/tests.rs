@@ -114,6 +114,7 @@ fn web(selector: &str) -> RegistrationConfig {
         selectors: vec![selector.into()],
         ttl: Some("60s".into()),
         hint: Some("external".into()),
+        ..RegistrationConfig::default()
     }
 }
 

@@ -1,14 +1,18 @@
 //! Where the agent gets trust and certificates from.
 
-use std::pin::Pin;
+use std::{net::SocketAddr, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
 use palisade_mesh::wire::ca::{
-    IssueRequest, IssueResponse, WatchRequest, authority_client::AuthorityClient,
+    AnnounceRequest, IssueRequest, IssueResponse, WatchRequest, authority_client::AuthorityClient,
 };
 use tonic::{Status, transport::Channel};
 
-use crate::trust::{TrustState, TrustStateError};
+use crate::{
+    join::NodeRole,
+    selector::Selector,
+    trust::{TrustState, TrustStateError},
+};
 
 /// Largest message accepted from the authority, in bytes: a trust state with every
 /// registration there may be.
@@ -31,6 +35,15 @@ pub trait Upstream: Send + Sync + 'static {
     /// # Errors
     /// When the authority cannot be reached.
     async fn watch(&self, held: u64) -> Result<States, UpstreamError>;
+
+    /// Says where a part of the mesh on this host is.
+    ///
+    /// # Errors
+    /// When it is refused or the authority cannot be reached.
+    async fn announce(&self, role: NodeRole, address: SocketAddr) -> Result<(), UpstreamError> {
+        let _ = (role, address);
+        Err(UpstreamError::Refused("it keeps no directory".into()))
+    }
 }
 
 /// Why the authority did not answer as hoped.
@@ -74,13 +87,25 @@ impl From<Status> for UpstreamError {
 #[derive(Debug, Clone)]
 pub struct Remote {
     client: AuthorityClient<Channel>,
+    role_selectors: Vec<String>,
 }
 
 impl Remote {
     /// Uses `channel`.
     pub fn new(channel: Channel) -> Self {
         let client = AuthorityClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
-        Self { client }
+        Self {
+            client,
+            role_selectors: Vec::new(),
+        }
+    }
+
+    /// Says what a process of the mesh's own program shows on this host; the
+    /// authority of a joined node registers the roles it was given by that.
+    #[must_use]
+    pub fn showing(mut self, selectors: &[Selector]) -> Self {
+        self.role_selectors = selectors.iter().map(Selector::to_string).collect();
+        self
     }
 }
 
@@ -93,9 +118,19 @@ impl Upstream for Remote {
     async fn watch(&self, held: u64) -> Result<States, UpstreamError> {
         let request = WatchRequest {
             bundle_sequence: held,
+            role_selectors: self.role_selectors.clone(),
         };
         let states = self.client.clone().watch(request).await?.into_inner();
         Ok(Box::pin(states.map(|state| Ok(state?.try_into()?))))
+    }
+
+    async fn announce(&self, role: NodeRole, address: SocketAddr) -> Result<(), UpstreamError> {
+        let request = AnnounceRequest {
+            role: role.as_str().to_owned(),
+            address: address.to_string(),
+        };
+        self.client.clone().announce(request).await?;
+        Ok(())
     }
 }
 
@@ -103,10 +138,11 @@ impl Upstream for Remote {
 mod near {
     use std::sync::Arc;
 
-    use tokio_stream::wrappers::WatchStream;
-
-    use super::{IssueRequest, IssueResponse, States, StreamExt, Upstream, UpstreamError};
-    use crate::server::Ca;
+    use super::{
+        IssueRequest, IssueResponse, NodeRole, SocketAddr, States, StreamExt, Upstream,
+        UpstreamError,
+    };
+    use crate::server::{Ca, Place};
 
     #[tonic::async_trait]
     impl Upstream for Arc<Ca> {
@@ -117,8 +153,16 @@ mod near {
         }
 
         async fn watch(&self, _: u64) -> Result<States, UpstreamError> {
-            let states = WatchStream::new(self.trust());
-            Ok(Box::pin(states.map(|state| Ok((*state).clone()))))
+            let states = self.states(Place::Local);
+            Ok(Box::pin(states.map(|state| {
+                state.map_err(|refusal| UpstreamError::Refused(refusal.to_string()))
+            })))
+        }
+
+        async fn announce(&self, role: NodeRole, address: SocketAddr) -> Result<(), UpstreamError> {
+            self.announce_local(role, address, None)
+                .await
+                .map_err(|refusal| UpstreamError::Refused(refusal.to_string()))
         }
     }
 }

@@ -24,7 +24,7 @@ fn registration(path: &str, selectors: &[&str], ttl: &str) -> RegistrationConfig
         spiffe_id: format!("spiffe://acme.test/{path}"),
         selectors: selectors.iter().map(|s| s.to_string()).collect(),
         ttl: Some(ttl.into()),
-        hint: None,
+        ..RegistrationConfig::default()
     }
 }
 
@@ -229,6 +229,7 @@ fn an_authority_s_key_is_not_certified() {
         trust_domain: &domain(),
         registrations: &list,
         authority_keys: &keys,
+        serves: &Registration::is_local,
     };
     let refusal = desk
         .check(&request(&key, "web", &["unix:uid:1"]))

@@ -27,6 +27,7 @@ use crate::{
         mint::Signer,
         plan::{Step, View},
     },
+    context::framed,
     issue::{Order, Press},
     journal::Journal,
     keystore::Keystore,
@@ -37,6 +38,8 @@ use crate::{
     trust::TrustState,
 };
 
+/// Names the purpose of the secrets that let the authority prove itself to a node.
+const RETURN_SECRET_DOMAIN: &str = "palisade/ca/return-secret/v1";
 /// Most steps the plan may take at once; more is a fault in it.
 const STEPS_MAX: usize = 32;
 
@@ -132,7 +135,17 @@ impl Books {
             sequence: self.sequence,
             bundle: self.bundle(),
             registrations: self.registrations.clone(),
+            directory: Vec::new(),
         }
+    }
+
+    /// The secret that only the authority and the node with this key can know: it
+    /// comes from the key-encryption key and needs no place of its own.
+    pub(super) fn return_secret(&self, node: &str, spki: &[u8]) -> [u8; 32] {
+        let domain = self.config.trust_domain.as_str().as_bytes();
+        let context = framed(RETURN_SECRET_DOMAIN, &[domain, node.as_bytes(), spki]);
+        let tag = aws_lc_rs::hmac::sign(&self.keystore.journal_key(), &context);
+        Digest::of(tag.as_ref()).0
     }
 
     pub(super) fn authorities(&self) -> Vec<Authority> {

@@ -7,24 +7,24 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use palisade_mesh::wire::ca::{
-    IssueRequest, IssueResponse, TrustState, WatchRequest,
+    AnnounceRequest, AnnounceResponse, IssueRequest, IssueResponse, TrustState, WatchRequest,
     authority_server::{Authority, AuthorityServer},
 };
-use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code, Request, Response, Status,
     transport::{Server, server::UdsConnectInfo},
 };
 
-use super::Ca;
+use super::{Ca, enrolment, states::Place};
 use crate::{
     issue::Refusal,
+    join::refusal::JoinRefusal,
     socket::{Socket, SocketError},
 };
 
 /// Largest message accepted, in bytes: a key, a proof and its selectors.
-const MESSAGE_LEN_MAX: usize = 256 * 1024;
+pub(super) const MESSAGE_LEN_MAX: usize = 256 * 1024;
 /// How often an idle agent is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 /// How long agents may take to end their calls at shutdown.
@@ -93,8 +93,27 @@ impl Authority for AuthorityService {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         admit(&request)?;
-        let states = WatchStream::new(self.ca.trust()).map(|state| Ok((&*state).into()));
+        let states = self.ca.states(Place::Local).map(|state| match state {
+            Ok(state) => Ok((&state).into()),
+            Err(refusal) => Err(enrolment::status(&refusal)),
+        });
         Ok(Response::new(Box::pin(states)))
+    }
+
+    /// Of a part on this very host, which its agent has attested. What listens on
+    /// every address is not known by one here; it is left to the configuration.
+    async fn announce(
+        &self,
+        request: Request<AnnounceRequest>,
+    ) -> Result<Response<AnnounceResponse>, Status> {
+        admit(&request)?;
+        let asked = request.get_ref();
+        let malformed = |what| enrolment::status(&JoinRefusal::Malformed(what));
+        let role = asked.role.parse().map_err(|()| malformed("role"))?;
+        let address = asked.address.parse().map_err(|_| malformed("address"))?;
+        let announced = self.ca.announce_local(role, address, None).await;
+        announced.map_err(|refusal| enrolment::status(&refusal))?;
+        Ok(Response::new(AnnounceResponse {}))
     }
 }
 
@@ -115,7 +134,7 @@ fn admit<T>(request: &Request<T>) -> Result<(), Status> {
     ))
 }
 
-fn code_of(refusal: &Refusal) -> Code {
+pub(super) fn code_of(refusal: &Refusal) -> Code {
     match refusal {
         Refusal::Id(_)
         | Refusal::KeyType
@@ -125,6 +144,7 @@ fn code_of(refusal: &Refusal) -> Code {
         Refusal::AuthorityKey
         | Refusal::KeyBound
         | Refusal::NotAttested(_)
+        | Refusal::OtherNode(_)
         | Refusal::Unregistered(_)
         | Refusal::WrongTrustDomain(_) => Code::PermissionDenied,
         Refusal::Faulty(_) | Refusal::FaultyChain(_) | Refusal::Mint(_) => Code::Internal,

@@ -66,6 +66,7 @@ async fn a_restart_keeps_authorities_registrations_and_sequence() {
         selectors: vec!["unix:uid:1".into()],
         ttl: Some("60s".into()),
         hint: Some("h".into()),
+        ..RegistrationConfig::default()
     }];
     ca.apply(parse(&list, &ca.rules()).unwrap()).await.unwrap();
     let svid = ca.svid_for_role("pdp").await.unwrap();

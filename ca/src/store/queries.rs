@@ -39,7 +39,7 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<Stored, StoreError> {
         .await?,
         registrations: rows(
             &mut tx,
-            "SELECT spiffe_id, selectors, ttl_s, hint FROM registrations ORDER BY position",
+            "SELECT spiffe_id, selectors, ttl_s, hint, nodes FROM registrations ORDER BY position",
             registration,
         )
         .await?,
@@ -101,11 +101,12 @@ pub(super) async fn replace_registrations(
         .await?;
     for r in list {
         let selectors: Vec<String> = r.selectors.iter().map(Selector::to_string).collect();
-        query("INSERT INTO registrations (spiffe_id, selectors, ttl_s, hint) VALUES (?, ?, ?, ?)")
+        query("INSERT INTO registrations (spiffe_id, selectors, ttl_s, hint, nodes) VALUES (?, ?, ?, ?, ?)")
             .bind(r.spiffe_id.as_str())
             .bind(json(&selectors)?)
             .bind(i64::try_from(r.ttl.as_secs()).unwrap_or(i64::MAX))
             .bind(&r.hint)
+            .bind(json(&r.nodes)?)
             .execute(&mut **tx)
             .await?;
     }
@@ -254,7 +255,8 @@ fn registration(row: &SqliteRow) -> Result<Registration, StoreError> {
         selectors,
         Duration::from_secs(u64::try_from(ttl_s).map_err(|_| bad())?),
         row.try_get("hint")?,
-    ))
+    )
+    .on(from_json(row.try_get("nodes")?)?))
 }
 
 fn issued_certificate(row: &SqliteRow) -> Result<IssuedCertificate, StoreError> {
