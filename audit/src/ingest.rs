@@ -11,6 +11,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use palisade_mesh::{
     clock::Clock,
+    link::{Gate, Link, LinkAction},
+    spiffe_id::SpiffeId,
     svid::Peer,
     wire::{
         audit::{Ack, Batch, StreamId, ingest_server},
@@ -79,10 +81,26 @@ pub enum Refused {
 }
 
 /// Takes records into a log.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Ingest {
     log: Log,
     clock: Clock,
+    gate: Option<Arc<dyn Gate>>,
+    doubt: Option<Arc<dyn Doubt>>,
+}
+
+/// Whoever knows which services a reporter is: it is shown every decision that enters,
+/// and notes those that name another's service. The log keeps them all the same:
+/// what a reporter said is evidence.
+pub trait Doubt: Send + Sync {
+    /// A decision about `service` was reported by `reporter`.
+    fn decision(&self, reporter: &SpiffeId, service: &str);
+}
+
+impl std::fmt::Debug for Ingest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ingest").finish_non_exhaustive()
+    }
 }
 
 /// The gRPC service around an [`Ingest`].
@@ -91,7 +109,26 @@ pub type IngestService = ingest_server::IngestServer<Ingest>;
 impl Ingest {
     /// Takes records into `log`.
     pub fn new(log: Log, clock: Clock) -> Self {
-        Self { log, clock }
+        Self {
+            log,
+            clock,
+            gate: None,
+            doubt: None,
+        }
+    }
+
+    /// Asks `gate` about every peer before its first batch.
+    #[must_use]
+    pub fn guarded(mut self, gate: Arc<dyn Gate>) -> Self {
+        self.gate = Some(gate);
+        self
+    }
+
+    /// Shows `doubt` every decision.
+    #[must_use]
+    pub fn doubted(mut self, doubt: Arc<dyn Doubt>) -> Self {
+        self.doubt = Some(doubt);
+        self
     }
 
     /// The gRPC service. Requests must carry the [`Peer`] of their connection as
@@ -114,6 +151,18 @@ impl Ingest {
         let stream = Arc::new(StreamKey::from_wire(stream)?);
         let batch = pending(&stream, first_sequence, records)?;
         Ok(self.log.append(batch))
+    }
+
+    /// Shows decisions to whoever knows the services.
+    fn show(&self, stream: &StreamKey, batch: &[Pending]) {
+        let Some(doubt) = &self.doubt else { return };
+        for pending in batch {
+            // It was decoded before, or it would not be pending.
+            let record = Record::decode(pending.record.clone());
+            if let Ok(Some(Body::Decision(decision))) = record.map(|r| r.body) {
+                doubt.decision(&stream.reporter, &decision.service);
+            }
+        }
     }
 
     /// Reads batches until the peer ends, misbehaves or runs out of identity.
@@ -146,6 +195,7 @@ impl Ingest {
             }
             match pending(&stream, batch.first_sequence, batch.records) {
                 Ok(batch) => {
+                    self.show(&stream, &batch);
                     let item = acks::InFlight::Receipt {
                         stream: stream.clone(),
                         last: batch.last().map_or(0, |pending| pending.sequence),
@@ -185,6 +235,10 @@ impl ingest_server::Ingest for Ingest {
             .get::<Peer>()
             .cloned()
             .ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
+        if let Some(gate) = &self.gate {
+            let asked = gate.ask(&Link::new(&peer.id, LinkAction::Push));
+            asked.map_err(|refused| Status::permission_denied(refused.to_string()))?;
+        }
         let (acks, answers) = mpsc::channel(ACKS_WAITING);
         let (in_flight, receipts) = mpsc::channel(IN_FLIGHT_BATCHES);
         let checkpoints = self.log.subscribe_checkpoints();

@@ -6,8 +6,9 @@
 //! keeps each identity; streams of the Workload API only look.
 
 use std::{
-    collections::HashMap,
-    path::Path,
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -26,18 +27,21 @@ pub use self::{
 };
 use self::{attest::Digests, backoff::Backoff, keeper::Keeper};
 use crate::{
+    join::NodeRole,
     recorder::Recorder,
     registration::Registration,
     selector::Selector,
     socket::{Socket, SocketError},
-    trust::TrustState,
+    trust::{DirectoryEntry, TrustState},
 };
 
 mod attest;
 mod backoff;
 mod connection;
+mod directory;
 mod grpcio;
 mod keeper;
+pub mod node;
 mod refusals;
 mod tally;
 mod upstream;
@@ -62,12 +66,19 @@ pub struct AgentConfig {
     pub socket_mode: u32,
     /// Marks every record as a demo's.
     pub demo: bool,
+    /// Who it is in its records. Default `spiffe://TD/palisade/agent`; on a joined
+    /// node, the node.
+    pub reporter: SpiffeId,
+    /// File that keeps the directory over a restart; none by default.
+    pub directory_file: Option<PathBuf>,
 }
 
 impl AgentConfig {
     /// The defaults for a trust domain.
     pub fn new(trust_domain: TrustDomain) -> Self {
         Self {
+            reporter: trust_domain.role("agent"),
+            directory_file: None,
             trust_domain,
             connections_per_uid_max: CONNECTIONS_PER_UID_MAX,
             streams_per_uid_max: STREAMS_PER_UID_MAX,
@@ -113,10 +124,11 @@ impl Agent {
     ) -> Arc<Self> {
         let recorder = Recorder::new(
             records,
-            config.trust_domain.role("agent"),
+            config.reporter.clone(),
             clock.clone(),
             config.demo,
         );
+        let kept = config.directory_file.as_deref().map(directory::load);
         let stop = CancellationToken::new();
         let desk = Arc::new(Desk {
             config,
@@ -124,6 +136,8 @@ impl Agent {
             recorder,
             upstream: Box::new(upstream),
             trust: watch::Sender::new(None),
+            directory: watch::Sender::new(kept.unwrap_or_default()),
+            announced: Mutex::default(),
             changed: watch::Sender::new(()),
             keepers: Mutex::new(HashMap::new()),
             digests: Digests::default(),
@@ -139,6 +153,11 @@ impl Agent {
     /// Bundle and registrations as last heard of, now and with every change.
     pub fn trust(&self) -> watch::Receiver<Option<Arc<TrustState>>> {
         self.desk.trust.subscribe()
+    }
+
+    /// Where the parts of the mesh are, as last heard of, now and with every change.
+    pub fn directory(&self) -> watch::Receiver<Vec<DirectoryEntry>> {
+        self.desk.directory.subscribe()
     }
 
     /// The identities in use, by SPIFFE ID.
@@ -179,6 +198,10 @@ struct Desk {
     upstream: Box<dyn Upstream>,
     /// Written by the task that follows the authority.
     trust: watch::Sender<Option<Arc<TrustState>>>,
+    /// Written by the task that follows the authority.
+    directory: watch::Sender<Vec<DirectoryEntry>>,
+    /// What parts on this host have said; said again with every new stream.
+    announced: Mutex<BTreeMap<NodeRole, SocketAddr>>,
     /// Rings when a stream should look again.
     changed: watch::Sender<()>,
     /// Made by streams, removed by the follower and by the keepers themselves.
@@ -194,6 +217,31 @@ impl Desk {
 
     fn keepers(&self) -> MutexGuard<'_, HashMap<Registration, Arc<Keeper>>> {
         self.keepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn announced(&self) -> MutexGuard<'_, BTreeMap<NodeRole, SocketAddr>> {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says again what parts on this host have announced.
+    async fn announce_again(&self) {
+        let all: Vec<_> = self.announced().iter().map(|(r, a)| (*r, *a)).collect();
+        for (role, address) in all {
+            if let Err(error) = self.upstream.announce(role, address).await {
+                tracing::warn!(role = role.as_str(), %error, "announcement failed");
+            }
+        }
+    }
+
+    fn take_directory(&self, entries: &[DirectoryEntry]) {
+        let news = self.directory.send_if_modified(|held| {
+            let news = held != entries;
+            entries.clone_into(held);
+            news
+        });
+        if let (true, Some(path)) = (news, &self.config.directory_file) {
+            directory::store(path, entries);
+        }
     }
 
     /// The keeper of a registration; starts one if there is none.
@@ -218,6 +266,7 @@ impl Desk {
             let domain = state.bundle.trust_domain.to_string();
             return Err(UpstreamError::TrustDomain(domain));
         }
+        self.take_directory(&state.directory);
         let held = self.trust.borrow().as_ref().map(|s| s.sequence);
         match held {
             // An older state could bring back a root that has been dropped.
@@ -267,6 +316,7 @@ async fn follow(desk: Arc<Desk>) {
 async fn follow_once(desk: &Desk, backoff: &mut Backoff) -> Result<(), UpstreamError> {
     let held = desk.trust.borrow().as_ref().map_or(0, |s| s.sequence);
     let mut states = desk.upstream.watch(held).await?;
+    desk.announce_again().await;
     while let Some(state) = futures_util::StreamExt::next(&mut states).await {
         desk.take(state?)?;
         backoff.reset();

@@ -5,6 +5,7 @@
 //! - [`author`]: a repository becomes one validated, reproducible bundle; its tests run
 //! - [`compiled`]: what comes out of that, and what an engine is built from
 //! - [`decide`]: the engine that answers questions under one immutable snapshot
+//! - [`links`]: who may call a part of the mesh itself
 //! - [`publish`]: watching a folder, numbering revisions, sending them to proxies
 //!
 //! `cedar-policy` is used nowhere else in the workspace.
@@ -12,4 +13,5 @@
 pub mod author;
 pub mod compiled;
 pub mod decide;
+pub mod links;
 pub mod publish;

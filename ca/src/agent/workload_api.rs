@@ -8,6 +8,7 @@
 use std::{collections::HashMap, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, StreamExt};
+use palisade_mesh::wire::agent::directory_server::DirectoryServer;
 use palisade_mesh::wire::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
@@ -24,6 +25,7 @@ use super::{
     Desk,
     attest::{Attested, Process},
     connection::{Caller, Connection},
+    directory::DirectoryService,
     refusals::Refusals,
     tally::{Slot, Tally},
 };
@@ -68,10 +70,16 @@ impl WorkloadApi {
         let incoming = socket
             .incoming()
             .filter_map(move |stream| std::future::ready(admit(stream, &connections)));
+        let streams = Tally::new(desk.config.streams_per_uid_max);
+        let refusals = Arc::<Refusals>::default();
+        let directory =
+            DirectoryService::new(desk.clone(), streams.clone(), refusals.clone());
+        let directory =
+            DirectoryServer::new(directory).max_decoding_message_size(MESSAGE_LEN_MAX);
         let service = SpiffeWorkloadApiServer::new(Service {
-            streams: Tally::new(desk.config.streams_per_uid_max),
+            streams,
             closing: closing.clone(),
-            refusals: Arc::default(),
+            refusals,
             desk,
         })
         .max_decoding_message_size(MESSAGE_LEN_MAX);
@@ -81,6 +89,7 @@ impl WorkloadApi {
             .http2_keepalive_interval(Some(KEEPALIVE.0))
             .http2_keepalive_timeout(Some(KEEPALIVE.1))
             .add_service(service)
+            .add_service(directory)
             .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let mut server = std::pin::pin!(server);
         tokio::select! {
@@ -179,10 +188,9 @@ impl Service {
             .get::<Caller>()
             .cloned()
             .ok_or_else(|| Status::internal("bug: connection without a caller"))?;
-        let uid = caller.as_ref().as_ref().map_or(u32::MAX, Process::uid);
         let slot = self
             .streams
-            .take(uid)
+            .take(uid_of(&caller))
             .ok_or_else(|| Status::unavailable("user holds too many streams"))?;
         let (messages, stream) = mpsc::channel(1);
         let call = Call {
@@ -190,7 +198,7 @@ impl Service {
             refusals: self.refusals.clone(),
             caller,
             attested: None,
-            _slot: slot,
+            _slot: Some(slot),
         };
         let closing = self.closing.clone();
         tokio::spawn(async move {
@@ -205,7 +213,31 @@ impl Service {
     }
 }
 
-fn check_header<T>(request: &Request<T>) -> Result<(), Status> {
+/// Whose connection it is; what cannot be told counts as one user.
+pub(super) fn uid_of(caller: &Caller) -> u32 {
+    caller.as_ref().as_ref().map_or(u32::MAX, Process::uid)
+}
+
+/// Attests a caller once: what is registered for it, at least one.
+pub(super) async fn attested_registrations(
+    desk: &Arc<Desk>,
+    refusals: &Arc<Refusals>,
+    caller: &Caller,
+) -> Result<Vec<Registration>, Status> {
+    let mut call = Call {
+        desk: desk.clone(),
+        refusals: refusals.clone(),
+        caller: caller.clone(),
+        attested: None,
+        _slot: None,
+    };
+    match call.entitlement().await? {
+        Some(entitlement) => Ok(entitlement.registrations),
+        None => Err(Status::unavailable("the authority was not heard of yet")),
+    }
+}
+
+pub(super) fn check_header<T>(request: &Request<T>) -> Result<(), Status> {
     let mut values = request.metadata().get_all(HEADER).iter();
     match (values.next(), values.next()) {
         (Some(value), None) if value == "true" => Ok(()),
@@ -228,7 +260,7 @@ struct Call {
     caller: Caller,
     /// What the caller was attested as last.
     attested: Option<Attested>,
-    _slot: Slot,
+    _slot: Option<Slot>,
 }
 
 /// What a caller is entitled to at this moment.

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -15,10 +15,11 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     wire::record::{Admin, AuthnFailure, record::Body},
 };
+use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use super::{Ca, CaError, excerpt};
+use super::{Ca, CaError, Place, excerpt};
 use crate::{
     budget::{Budget, with_suppressed},
     join::{NodeName, NodeRole, refusal::JoinRefusal, sha256, token::JoinToken},
@@ -40,6 +41,8 @@ pub(crate) struct Nodes {
     connected: Mutex<HashMap<NodeName, usize>>,
     refused: Mutex<VecDeque<RefusedHost>>,
     budget: Budget,
+    /// Where other hosts reach this one.
+    pub(super) reachable: OnceLock<IpAddr>,
     /// Serializes writers: database, then memory.
     writing: tokio::sync::Mutex<()>,
 }
@@ -117,6 +120,7 @@ impl Nodes {
             connected: Mutex::default(),
             refused: Mutex::default(),
             budget: Budget::default(),
+            reachable: OnceLock::new(),
             writing: tokio::sync::Mutex::default(),
         })
     }
@@ -315,8 +319,19 @@ impl Ca {
         seen_from("", &self.nodes.directory())
     }
 
+    /// Says where other hosts reach this one; the first word counts.
+    pub fn reachable_at(&self, ip: IpAddr) {
+        let _ = self.nodes.reachable.set(ip);
+    }
+
+    /// The directory with every change, the present one first.
+    pub fn directories(&self) -> impl Stream<Item = Vec<DirectoryEntry>> + Send + use<> {
+        self.states(Place::Local)
+            .map(|state| state.map_or_else(|_| Vec::new(), |s| s.directory))
+    }
+
     /// Takes over where a part on the authority's own host is. `reachable` stands for
-    /// an unspecified address.
+    /// an unspecified address; without it, what [`Ca::reachable_at`] said.
     ///
     /// # Errors
     /// When it is no address that others can reach, or it cannot be kept.
@@ -326,6 +341,7 @@ impl Ca {
         address: SocketAddr,
         reachable: Option<IpAddr>,
     ) -> Result<(), JoinRefusal> {
+        let reachable = reachable.or_else(|| self.nodes.reachable.get().copied());
         self.announce("", role, address, reachable).await
     }
 

@@ -5,7 +5,7 @@
 //! so a slow one costs no memory.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     path::PathBuf,
     pin::{Pin, pin},
     sync::{
@@ -17,7 +17,9 @@ use std::{
 
 use futures_util::Stream;
 use palisade_mesh::{
+    catalogue::Catalogue,
     clock::Clock,
+    link::{Gate, Link, LinkAction, LinkRefused},
     snapshot::Digest,
     spiffe_id::SpiffeId,
     svid::Peer,
@@ -42,6 +44,7 @@ use super::{
     registry::{ProxyStatus, Registry},
     source::{Published, State},
 };
+use crate::links::Links;
 
 /// Most announcements of one proxy.
 pub const ANNOUNCEMENTS_MAX: usize = 64;
@@ -49,6 +52,8 @@ pub const ANNOUNCEMENTS_MAX: usize = 64;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stream may be silent, or refuse to take a message.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Identities of services that are remembered.
+const IDENTITIES_MAX: usize = 100_000;
 /// Messages waiting for one proxy.
 const QUEUE_LEN: usize = 2;
 
@@ -77,12 +82,24 @@ impl Default for DistributionConfig {
 }
 
 /// Pushes revisions and endpoints; cheap to clone, all clones are one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Distribution {
     shared: Arc<Shared>,
 }
 
-#[derive(Debug)]
+impl std::fmt::Debug for Distribution {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Distribution").finish_non_exhaustive()
+    }
+}
+
+/// The built-in policies, for whoever plugs nothing in.
+impl Gate for Links {
+    fn ask(&self, link: &Link<'_>) -> Result<(), LinkRefused> {
+        self.decide(link)
+    }
+}
+
 struct Shared {
     config: DistributionConfig,
     clock: Clock,
@@ -93,6 +110,10 @@ struct Shared {
     registry: Mutex<Registry>,
     announced: Mutex<Announced>,
     keep: Option<Keep>,
+    gate: Arc<dyn Gate>,
+    /// Identities of a service in any revision since the start: a proxy whose service
+    /// has gone must hear of that.
+    catalogued: Mutex<HashSet<SpiffeId>>,
     /// Stand-ins for the streams of before a restart.
     restored: Mutex<Vec<u64>>,
 }
@@ -105,6 +126,18 @@ impl Distribution {
         clock: Clock,
         recorder: Arc<Recorder>,
     ) -> Self {
+        let gate = Arc::new(Links::default());
+        Self::guarded(config, state, clock, recorder, gate)
+    }
+
+    /// As [`Distribution::new`], asking `gate` who may subscribe.
+    pub fn guarded(
+        config: DistributionConfig,
+        state: watch::Receiver<State>,
+        clock: Clock,
+        recorder: Arc<Recorder>,
+        gate: Arc<dyn Gate>,
+    ) -> Self {
         let keep = config.state_dir.as_deref().and_then(|dir| {
             Keep::open(dir)
                 .inspect_err(|error| tracing::error!(%error, "endpoints are not kept"))
@@ -113,6 +146,8 @@ impl Distribution {
         let shared = Shared {
             config,
             keep,
+            gate,
+            catalogued: Mutex::default(),
             restored: Mutex::default(),
             clock,
             recorder,
@@ -235,9 +270,23 @@ impl Shared {
         }
     }
 
+    fn remember(&self, catalogue: Option<&Catalogue>) {
+        let services = catalogue.iter().flat_map(|c| c.services());
+        let mut catalogued = lock(&self.catalogued);
+        for identity in services.flat_map(|s| &s.identities) {
+            if catalogued.len() >= IDENTITIES_MAX {
+                return;
+            }
+            if !catalogued.contains(identity) {
+                catalogued.insert(identity.clone());
+            }
+        }
+    }
+
     fn recompute(&self) {
         let current = self.state.borrow().current.clone();
         let catalogue = current.as_ref().map(|c| &*c.compiled.catalogue);
+        self.remember(catalogue);
         // The lock is held until the result is sent, so that two changes cannot
         // overtake each other.
         let announced = lock(&self.announced);
@@ -344,14 +393,24 @@ impl Session {
         self.shared.recompute();
     }
 
-    /// Policies tell who guards what; they are for the trust domain alone.
+    /// Policies tell who guards what; they are for the trust domain alone, and in it
+    /// for those whom the gate lets in.
     fn admit(&self, current: &Published) -> Result<(), Status> {
-        if self.identity.is_member_of(&current.compiled.trust_domain) {
-            return Ok(());
+        if !self.identity.is_member_of(&current.compiled.trust_domain) {
+            return Err(Status::permission_denied(
+                "policy is for proxies of its own trust domain",
+            ));
         }
-        Err(Status::permission_denied(
-            "policy is for proxies of its own trust domain",
-        ))
+        // The present revision may be newer than what was remembered last.
+        let catalogue = &current.compiled.catalogue;
+        let is_catalogued = lock(&self.shared.catalogued).contains(&self.identity)
+            || catalogue.services().iter().any(|s| s.identities.contains(&self.identity));
+        let link = Link {
+            is_catalogued,
+            ..Link::new(&self.identity, LinkAction::Subscribe)
+        };
+        let asked = self.shared.gate.ask(&link);
+        asked.map_err(|refused| Status::permission_denied(refused.to_string()))
     }
 
     async fn serve(
