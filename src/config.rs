@@ -64,6 +64,8 @@ pub struct Config {
     pub audit: Option<AuditSection>,
     /// One proxy.
     pub proxy: Option<ProxySection>,
+    /// Folder of Cedar policies about control links, beside the built-in ones.
+    pub links: Option<PathBuf>,
 }
 
 /// Section `ca`.
@@ -74,11 +76,16 @@ pub struct CaSection {
     pub socket: Option<PathBuf>,
     /// File with the key that seals the authorities' keys. Default: `ca/kek` in the state folder.
     pub kek: Option<PathBuf>,
+    /// Network address for the agents of other hosts. Default: none, hosts cannot join.
+    pub listen: Option<SocketAddr>,
+    /// Address at which other hosts reach it, for join tokens. Default: `listen`.
+    pub advertise: Option<SocketAddr>,
     /// Life of an X.509-SVID, at least 10 s. Default: 1 h.
     #[serde(default = "default_svid_ttl", deserialize_with = "lifetime")]
     pub svid_ttl: Duration,
-    /// Address of the audit service that gets its records, when it is in another process.
-    pub audit: Option<SocketAddr>,
+    /// Address of the audit service that gets its records, when it is in another process;
+    /// `mesh` asks the directory.
+    pub audit: Option<PartAddress>,
     /// Who gets which identity.
     #[serde(default)]
     pub registrations: Vec<RegistrationConfig>,
@@ -92,8 +99,24 @@ pub struct AgentSection {
     pub socket: Option<PathBuf>,
     /// Unix socket of the CA, when it is in another process. Default: `ca.sock` in the state folder.
     pub ca_socket: Option<PathBuf>,
-    /// Address of the audit service that gets its records, when it is in another process.
-    pub audit: Option<SocketAddr>,
+    /// Joins the mesh of an authority on another host.
+    pub join: Option<JoinSection>,
+    /// Address of the audit service that gets its records; `mesh` asks the directory.
+    /// Default on a joined host: `mesh`.
+    pub audit: Option<PartAddress>,
+}
+
+/// How this host joins.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JoinSection {
+    /// File with a join token, read until the host has joined. Default: the credential
+    /// `join-token` of systemd, then `PALISADE_JOIN_TOKEN`.
+    pub token_file: Option<PathBuf>,
+    /// Name of this node; a token for another is refused. Default: the token's.
+    pub node: Option<palisade_ca::join::NodeName>,
+    /// Address of the authority, where it has moved. Default: the token's.
+    pub ca: Option<SocketAddr>,
 }
 
 /// Section `pdp`.
@@ -107,8 +130,9 @@ pub struct PdpSection {
     /// Where its identity comes from, when the CA is in another process. Default: the
     /// Workload API at `agent.sock` in the state folder.
     pub identity: Option<IdentityConfig>,
-    /// Address of the audit service that gets its records, when it is in another process.
-    pub audit: Option<SocketAddr>,
+    /// Address of the audit service that gets its records, when it is in another process;
+    /// `mesh` asks the directory.
+    pub audit: Option<PartAddress>,
 }
 
 /// Section `audit`.
@@ -153,20 +177,45 @@ pub struct ProxySection {
     pub limits: Limits,
 }
 
-/// Where a proxy's policy comes from; exactly one of the two.
+/// Where a part of the mesh is, as written: an address, or `mesh`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartAddress {
+    /// Here.
+    At(SocketAddr),
+    /// Where the directory says.
+    Mesh,
+}
+
+impl<'de> Deserialize<'de> for PartAddress {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        if text == "mesh" {
+            return Ok(Self::Mesh);
+        }
+        text.parse().map(Self::At).map_err(|_| {
+            serde::de::Error::custom(format!("`{text}` is neither `IP:PORT` nor `mesh`"))
+        })
+    }
+}
+
+/// Where a proxy's policy comes from; exactly one of them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicySource {
+    /// The PDP that the directory names.
+    Mesh,
     /// A policy repository on this machine; watched.
     Folder(PathBuf),
     /// Address of a PDP.
     Pdp(SocketAddr),
 }
 
-/// Where records go; exactly one of the two.
+/// Where records go; exactly one of them.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordTarget {
+    /// The audit service that the directory names; through a spool.
+    Mesh,
     /// Address of an audit service; records wait in a spool on disk until it has them.
     Audit(SocketAddr),
     /// A log of its own in this folder.
@@ -280,6 +329,7 @@ impl Config {
     fn resolve(&mut self, base: &Path) {
         let absolute = |path: &mut PathBuf| *path = base.join(&*path);
         absolute(&mut self.state_dir);
+        self.links.iter_mut().for_each(absolute);
         if let Some(ca) = &mut self.ca {
             ca.socket.iter_mut().chain(&mut ca.kek).for_each(absolute);
         }
@@ -289,6 +339,8 @@ impl Config {
                 .iter_mut()
                 .chain(&mut agent.ca_socket)
                 .for_each(absolute);
+            let join = agent.join.iter_mut();
+            join.flat_map(|j| &mut j.token_file).for_each(absolute);
         }
         if let Some(pdp) = &mut self.pdp {
             absolute(&mut pdp.policies);

@@ -3,6 +3,12 @@
 //! Every link between roles is gRPC over mTLS with SVIDs, or a unix socket on
 //! one host. Traffic sockets belong to the proxy crate, not here.
 
+#[cfg(feature = "agent")]
+pub mod authority;
+pub mod crowd;
+pub mod directory;
+#[cfg(feature = "full")]
+pub mod door;
 pub mod identity;
 pub mod parent;
 pub mod tls;

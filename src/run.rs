@@ -14,12 +14,19 @@ pub mod agent;
 pub mod audit;
 #[cfg(feature = "full")]
 pub mod authority;
+#[cfg(feature = "agent")]
+mod joining;
 #[cfg(feature = "proxy")]
 mod keeping;
 #[cfg(feature = "agent")]
 mod link;
 #[cfg(feature = "full")]
+mod links;
+#[cfg(feature = "full")]
+pub mod network;
+#[cfg(feature = "full")]
 pub mod pdp;
+mod places;
 #[cfg(feature = "full")]
 mod plane;
 #[cfg(feature = "proxy")]

@@ -122,12 +122,7 @@ impl Agent {
         clock: Clock,
         records: Box<dyn RecordStream>,
     ) -> Arc<Self> {
-        let recorder = Recorder::new(
-            records,
-            config.reporter.clone(),
-            clock.clone(),
-            config.demo,
-        );
+        let recorder = Recorder::new(records, config.reporter.clone(), clock.clone(), config.demo);
         let kept = config.directory_file.as_deref().map(directory::load);
         let stop = CancellationToken::new();
         let desk = Arc::new(Desk {
@@ -220,7 +215,9 @@ impl Desk {
     }
 
     fn announced(&self) -> MutexGuard<'_, BTreeMap<NodeRole, SocketAddr>> {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner)
+        self.announced
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says again what parts on this host have announced.

@@ -43,8 +43,8 @@ impl NodeName {
     pub fn parse(name: &str) -> Result<Self, Diagnostic> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let bytes = name.as_bytes();
-        let edges = bytes.first().copied().is_some_and(plain)
-            && bytes.last().copied().is_some_and(plain);
+        let edges =
+            bytes.first().copied().is_some_and(plain) && bytes.last().copied().is_some_and(plain);
         let inside = bytes.iter().all(|b| plain(*b) || matches!(b, b'-' | b'.'));
         if edges && inside && name.len() <= NODE_NAME_LEN_MAX && !name.contains("..") {
             return Ok(Self(name.to_owned()));
@@ -96,9 +96,7 @@ impl From<NodeName> for String {
 }
 
 /// What a node may run.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NodeRole {
     /// The audit service.
@@ -162,7 +160,10 @@ mod tests {
     fn only_an_identity_under_agent_names_a_node() {
         let domain = TrustDomain::parse("acme.test").unwrap();
         let name = NodeName::parse("host-2").unwrap();
-        assert_eq!(NodeName::of_id(&name.id(&domain), &domain), Some(name.clone()));
+        assert_eq!(
+            NodeName::of_id(&name.id(&domain), &domain),
+            Some(name.clone())
+        );
         let other = TrustDomain::parse("other.test").unwrap();
         assert_eq!(NodeName::of_id(&name.id(&other), &domain), None);
         for role in ["agent", "pdp", "agent/a/b"] {

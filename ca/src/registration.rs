@@ -201,7 +201,11 @@ impl Entry<'_> {
             let twice = self.error(4101, "`node` and `nodes` stand beside each other");
             return Err(Box::new(twice.help("keep one of them")));
         }
-        let named: Vec<String> = one.iter().chain(several.iter().flatten()).cloned().collect();
+        let named: Vec<String> = one
+            .iter()
+            .chain(several.iter().flatten())
+            .cloned()
+            .collect();
         if several.is_some() && named.is_empty() || named.len() > NODES_MAX {
             let wrong = self.error(4101, format!("`nodes` names {} nodes", named.len()));
             return Err(Box::new(wrong.help(format!(

@@ -25,6 +25,7 @@ use palisade_mesh::{
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::states::Place;
 pub use self::{
     config::CaConfig,
     enrolment::{EnrolmentService, Source},
@@ -34,7 +35,6 @@ pub use self::{
     role::RoleError,
     service::AuthorityService,
 };
-pub(crate) use self::states::Place;
 pub use crate::store::{ISSUED_LIST_MAX, IssuedCertificate, IssuedFilter, StoreError};
 use crate::{
     authority::Authority,

@@ -70,9 +70,12 @@ impl<'a> Link<'a> {
     }
 }
 
+/// Code of a refused link.
+const REFUSED: u16 = 4130;
+
 /// A call that is not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("PLS4130: `{peer}` may not {action} here{}", self.because())]
+#[error("PLS{REFUSED}: `{peer}` may not {action} here{}", self.because())]
 pub struct LinkRefused {
     /// Who called.
     pub peer: String,

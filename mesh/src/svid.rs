@@ -24,8 +24,10 @@ use crate::{
     spiffe_id::{SpiffeId, TrustDomain},
 };
 
+mod introduction;
 mod verify;
 
+pub use introduction::unproven_client_config;
 use verify::{Expected, SpiffeVerifier};
 pub use verify::{PeerError, peer_of_chain, verify_chain};
 

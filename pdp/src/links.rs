@@ -61,7 +61,9 @@ impl Links {
         paths.sort();
         if paths.len() > FILES_MAX {
             let many = format!("{} link policy files are too many", paths.len());
-            return Err(vec![Diagnostic::error(4131, many).help(format!("at most {FILES_MAX}"))]);
+            return Err(vec![
+                Diagnostic::error(4131, many).help(format!("at most {FILES_MAX}")),
+            ]);
         }
         let mut files = Vec::new();
         let mut found = Vec::new();
@@ -172,8 +174,7 @@ impl Links {
             None => Context::empty(),
         };
         let schema = Some(&self.0.schema);
-        let request =
-            Request::new(principal.uid(), action, resource, context, schema).ok()?;
+        let request = Request::new(principal.uid(), action, resource, context, schema).ok()?;
         let entities = Entities::from_entities([principal], schema).ok()?;
         Some((request, entities))
     }
@@ -186,13 +187,19 @@ fn principal(link: &Link<'_>) -> Option<Entity> {
         Kind::Node(name) => {
             let roles = link.roles.iter().map(|r| text(r));
             let roles = RestrictedExpression::new_set(roles);
-            ("Node", vec![("name".to_owned(), text(name)), ("roles".to_owned(), roles)])
+            (
+                "Node",
+                vec![("name".to_owned(), text(name)), ("roles".to_owned(), roles)],
+            )
         }
         Kind::Role(name) => ("Role", vec![("name".to_owned(), text(name))]),
         Kind::Workload => {
             let is = RestrictedExpression::new_bool(link.is_catalogued);
             let path = text(link.peer.path());
-            ("Workload", vec![("path".to_owned(), path), ("catalogued".to_owned(), is)])
+            (
+                "Workload",
+                vec![("path".to_owned(), path), ("catalogued".to_owned(), is)],
+            )
         }
     };
     let attributes = attributes.into_iter().collect();
@@ -305,9 +312,16 @@ mod tests {
         let text = r#"@id("not-host-9") forbid (principal is Node, action, resource)
             when { principal.name == "host-9" };"#;
         let links = Links::with(&[("mine.cedar".into(), text.into())]).unwrap();
-        assert!(may(&links, "palisade/agent/host-2", LinkAction::Watch, |_| {}));
+        assert!(may(
+            &links,
+            "palisade/agent/host-2",
+            LinkAction::Watch,
+            |_| {}
+        ));
         let peer = id("palisade/agent/host-9");
-        let refused = links.decide(&Link::new(&peer, LinkAction::Watch)).unwrap_err();
+        let refused = links
+            .decide(&Link::new(&peer, LinkAction::Watch))
+            .unwrap_err();
         assert_eq!(refused.policies, ["not-host-9"]);
         assert!(refused.to_string().starts_with("PLS4130: "), "{refused}");
     }

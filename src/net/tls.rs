@@ -28,19 +28,38 @@ use tonic::transport::{Channel, Endpoint, Uri, server::Connected};
 use tracing::{debug, warn};
 
 /// How long a peer may take for its handshake.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections that have shaken hands and wait to be served.
-const ACCEPTED_MAX: usize = 64;
+pub(super) const ACCEPTED_MAX: usize = 64;
 /// Handshakes at the same time; further peers wait in the listen queue.
-const HANDSHAKES_MAX: usize = 256;
+pub(super) const HANDSHAKES_MAX: usize = 256;
 /// How long to rest when accepting fails, as it does without file descriptors.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+use super::{
+    crowd::{Crowd, Place, Room},
+    directory::Whereabouts,
+};
 
 /// A connection whose peer has proven who it is. gRPC services find the [`Peer`]
 /// among the extensions of their requests.
 pub struct PeerStream {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    source: SocketAddr,
+    _place: Place,
+}
+
+impl PeerStream {
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// Where it is.
+    pub fn source(&self) -> SocketAddr {
+        self.source
+    }
 }
 
 impl Connected for PeerStream {
@@ -86,6 +105,16 @@ pub fn incoming(
     listener: TcpListener,
     identity: &Identity,
 ) -> impl Stream<Item = io::Result<PeerStream>> + Send + use<> {
+    incoming_within(listener, identity, Crowd::default())
+}
+
+/// As [`incoming`], with the room that `crowd` has: connections beyond it are closed,
+/// before the handshake for the whole listener and after it for one identity.
+pub fn incoming_within(
+    listener: TcpListener,
+    identity: &Identity,
+    crowd: Crowd,
+) -> impl Stream<Item = io::Result<PeerStream>> + Send + use<> {
     let acceptor = TlsAcceptor::from(Arc::new(identity.server_config(&[b"h2"])));
     let (accepted, ready) = mpsc::channel(ACCEPTED_MAX);
     let slots = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
@@ -105,9 +134,13 @@ pub fn incoming(
                 },
                 () = accepted.closed() => return,
             };
+            let Some(room) = crowd.enter() else {
+                warn!(%source, "control connection refused: too many are open");
+                continue;
+            };
             let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
             tokio::spawn(async move {
-                match handshake(acceptor, stream).await {
+                match handshake(acceptor, stream, source, room).await {
                     Ok(stream) => drop(accepted.send(Ok(stream)).await),
                     Err(error) => debug!(%source, %error, "control connection refused"),
                 }
@@ -118,26 +151,59 @@ pub fn incoming(
     tokio_stream::wrappers::ReceiverStream::new(ready)
 }
 
-async fn handshake(acceptor: TlsAcceptor, stream: TcpStream) -> io::Result<PeerStream> {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    source: SocketAddr,
+    room: Room,
+) -> io::Result<PeerStream> {
     stream.set_nodelay(true)?;
     let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+    proven(stream, source, room)
+}
+
+/// A connection whose handshake is done, if its peer has not too many already.
+pub(super) fn proven(
+    stream: TlsStream<TcpStream>,
+    source: SocketAddr,
+    room: Room,
+) -> io::Result<PeerStream> {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = peer_of_chain(chain).map_err(io::Error::other)?;
-    Ok(PeerStream { stream, peer })
+    let place = room.of(&peer.id).ok_or_else(|| {
+        warn!(%source, src.id = %peer.id, "control connection refused: its identity holds too many");
+        io::Error::other("too many connections of one identity")
+    })?;
+    Ok(PeerStream {
+        stream,
+        peer,
+        source,
+        _place: place,
+    })
 }
 
 /// A gRPC channel to `address` that accepts only a server proving `expected`.
 /// Connects when first used and again after a loss.
 pub fn channel(address: SocketAddr, expected: &SpiffeId, identity: &Identity) -> Channel {
+    channel_to(&Whereabouts::At(address), expected, identity)
+}
+
+/// As [`channel`], to wherever the part is at the time of each connection.
+pub fn channel_to(place: &Whereabouts, expected: &SpiffeId, identity: &Identity) -> Channel {
     let config = Arc::new(identity.client_config(std::slice::from_ref(expected), &[b"h2"]));
+    let place = place.clone();
     let connector = tower::service_fn(move |_: Uri| {
         let connector = TlsConnector::from(config.clone());
+        let place = place.clone();
         async move {
-            let stream = TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            let name = ServerName::IpAddress(address.ip().into());
-            let stream = timeout(HANDSHAKE_TIMEOUT, connector.connect(name, stream)).await??;
-            Ok::<_, io::Error>(TokioIo::new(stream))
+            let mut last = io::Error::other("it has no address");
+            for address in place.addresses().await? {
+                match connect(connector.clone(), address).await {
+                    Ok(stream) => return Ok(TokioIo::new(stream)),
+                    Err(error) => last = error,
+                }
+            }
+            Err::<_, io::Error>(last)
         }
     });
     Endpoint::from_static("http://palisade")
@@ -145,6 +211,16 @@ pub fn channel(address: SocketAddr, expected: &SpiffeId, identity: &Identity) ->
         .http2_keep_alive_interval(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(connector)
+}
+
+async fn connect(
+    connector: TlsConnector,
+    address: SocketAddr,
+) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let stream = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(address)).await??;
+    stream.set_nodelay(true)?;
+    let name = ServerName::IpAddress(address.ip().into());
+    timeout(HANDSHAKE_TIMEOUT, connector.connect(name, stream)).await?
 }
 
 /// Says in one sentence why a TLS link failed, when a peer's identity was the reason.

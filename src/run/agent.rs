@@ -1,19 +1,26 @@
 //! The `agent` role: in the control plane's process, or alone beside workloads.
 
-use std::sync::Arc;
+use std::{fs, path::PathBuf, sync::Arc};
 
 use axum::{Json, Router, routing::get};
 use palisade_ca::{
     Agent, AgentConfig,
-    agent::{Remote, Upstream},
+    agent::{Remote, Upstream, node::Node},
+    join::NodeRole,
+    trust::DirectoryEntry,
 };
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, about, link, records::Records, unbound};
+use super::{
+    Role, about, joining, link, places,
+    records::{Records, Sink},
+    unbound,
+};
 use crate::{
-    config::Config,
+    config::{Config, PartAddress},
     control::{self, server::SocketFile},
     net::uds,
 };
@@ -34,8 +41,7 @@ pub struct AgentRole {
 pub async fn alone(config: &Config, clock: Clock) -> Result<AgentRole, Vec<Diagnostic>> {
     let stop = CancellationToken::new();
     let mut records = Records::new(config, clock.clone());
-    let sink = records.sink(Role::Agent, audit(config))?;
-    let agent = start(config, remote(config), sink.as_ref(), &clock, &stop).await?;
+    let agent = far(config, &mut records, &clock, &stop).await?;
     let identity = link::Source::Configured(config.default_identity());
     records.identify(&identity, &clock);
     let name = Role::Agent.as_str();
@@ -70,27 +76,50 @@ impl AgentRole {
     }
 }
 
-/// Where its records go, when that is said.
-pub(super) fn audit(config: &Config) -> Option<std::net::SocketAddr> {
-    config.agent.as_ref().and_then(|agent| agent.audit)
-}
-
-/// The authority behind its socket.
-pub(super) fn remote(config: &Config) -> Remote {
-    Remote::new(uds::channel(&config.ca_socket()))
+/// Starts the agent of an authority in another process: on another host, where this one
+/// is a node, else behind its socket.
+///
+/// # Errors
+/// Everything that keeps it from starting.
+pub(super) async fn far(
+    config: &Config,
+    records: &mut Records,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Result<Arc<Agent>, Vec<Diagnostic>> {
+    let Some(node) = joining::node(config, clock).await? else {
+        let written = config.agent.as_ref().and_then(|a| a.audit);
+        let directory = || places::of_agent(config, None, stop);
+        let audit = written.map(|a| places::whereabouts(a, NodeRole::Audit, directory));
+        let sink = records.sink(Role::Agent, audit)?;
+        let authority = Remote::new(uds::channel(&config.ca_socket()));
+        return start(config, authority, None, sink.as_ref(), clock, stop).await;
+    };
+    let (sink, directory) = sink_of_node(config, &node, records)?;
+    let authority = node.upstream().showing(&joining::own_selectors());
+    let reporter = Some(node.identity().id());
+    let agent = start(config, authority, reporter, sink.as_ref(), clock, stop).await?;
+    tokio::spawn(node.keep(agent.trust(), stop.clone()));
+    places::forward(agent.directory(), directory);
+    Ok(agent)
 }
 
 /// Starts the agent on an authority, and serves the Workload API.
 pub(super) async fn start(
     config: &Config,
     authority: impl Upstream,
+    reporter: Option<SpiffeId>,
     sink: &dyn RecordSink,
     clock: &Clock,
     stop: &CancellationToken,
 ) -> Result<Arc<Agent>, Vec<Diagnostic>> {
     let mut of_agent = AgentConfig::new(config.trust_domain.clone());
     of_agent.demo = config.demo;
+    of_agent.directory_file = Some(kept_directory(config));
     let records = sink.open(0);
+    if let Some(reporter) = reporter {
+        of_agent.reporter = reporter;
+    }
     let agent = Agent::start(of_agent, authority, clock.clone(), records);
     let path = config.agent_socket();
     if let Some(folder) = path.parent() {
@@ -105,6 +134,35 @@ pub(super) async fn start(
     })?;
     tokio::spawn(api.serve(stop.clone().cancelled_owned()));
     Ok(agent)
+}
+
+/// Where the directory is kept over a restart.
+pub(super) fn kept_directory(config: &Config) -> PathBuf {
+    config.state_dir.join("directory.json")
+}
+
+/// The sink of a joined agent: it reports as its node, to the audit service that is
+/// configured or that the directory names. The directory comes from the agent itself,
+/// which starts after it has a sink: hence the sender.
+pub(super) fn sink_of_node(
+    config: &Config,
+    node: &Node,
+    records: &mut Records,
+) -> Result<(Sink, watch::Sender<Vec<DirectoryEntry>>), Vec<Diagnostic>> {
+    let kept = fs::read(kept_directory(config)).ok();
+    let kept = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let (sender, directory) = watch::channel(kept.unwrap_or_default());
+    let written = config.agent.as_ref().and_then(|a| a.audit);
+    let audit = match (written, &config.audit) {
+        (None, Some(_)) => None,
+        (written, _) => Some(places::whereabouts(
+            written.unwrap_or(PartAddress::Mesh),
+            NodeRole::Audit,
+            || directory,
+        )),
+    };
+    let sink = records.sink_as(Role::Agent, &node.identity(), audit)?;
+    Ok((sink, sender))
 }
 
 /// What the role answers on the local socket.

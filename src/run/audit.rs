@@ -17,18 +17,23 @@ use palisade_audit::{
     index::{Cursor, Gap, Options, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
+    local::LocalSink,
     log::{Log, LogError, LogOptions, OpenGap},
     query::{Query, Window},
     row::Row,
     source::{Entry, Source, SourceError},
     verify::{self, VerifyOptions},
 };
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, svid::Identity};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{keeping, unbound, unusable};
+use super::{
+    Role, keeping,
+    links::{self, LinkGate},
+    unbound, unusable,
+};
 use crate::{
     config::{AuditSection, Config},
     control::{
@@ -54,6 +59,7 @@ pub struct AuditRole {
     pub address: Option<std::net::SocketAddr>,
     dir: PathBuf,
     clock: Clock,
+    gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
 }
 
 impl AuditRole {
@@ -86,21 +92,35 @@ impl AuditRole {
             address: None,
             dir,
             clock: clock.clone(),
+            gate: Arc::default(),
         })
     }
 
     /// Takes records from peers of the trust domain.
     pub(super) async fn listen(
         &mut self,
+        config: &Config,
         section: &AuditSection,
         identity: &Identity,
+        services: Arc<std::sync::OnceLock<Box<links::Services>>>,
         stop: &CancellationToken,
     ) -> Result<(), Vec<Diagnostic>> {
         let listener = TcpListener::bind(section.listen)
             .await
             .map_err(|e| vec![unbound("audit.listen", &e)])?;
         self.address = listener.local_addr().ok();
-        let service = Ingest::new(self.log.clone(), self.clock.clone()).service();
+        let reporter = config.trust_domain.role(Role::Audit.as_str());
+        let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
+        let gate = LinkGate::new(config, reporter, sink.open(links::OWN_WORKER), &self.clock)?;
+        let doubts = links::Doubts {
+            gate: gate.clone(),
+            services,
+        };
+        let service = Ingest::new(self.log.clone(), self.clock.clone())
+            .guarded(gate.clone())
+            .doubted(Arc::new(doubts))
+            .service();
+        let _ = self.gate.set(gate);
         let served = tonic::transport::Server::builder()
             .add_service(service)
             .serve_with_incoming_shutdown(
@@ -291,6 +311,7 @@ impl AuditRole {
             Some(why) => Fact::not_ok("audit", FactState::Error, 7203, "the index does not get on")
                 .cause(why),
         });
+        facts.extend(self.gate.get().map(|g| g.check()).unwrap_or_default());
         facts
     }
 }

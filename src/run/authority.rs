@@ -15,7 +15,11 @@ use serde::Deserialize;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, unbound};
+use super::{
+    Role,
+    network::{self, Network},
+    unbound,
+};
 use crate::{
     config::{CaSection, Config},
     control::{
@@ -35,7 +39,7 @@ pub(super) async fn start(
     sink: &dyn RecordSink,
     clock: &Clock,
     stop: &CancellationToken,
-) -> Result<Arc<Ca>, Vec<Diagnostic>> {
+) -> Result<(Arc<Ca>, Option<Network>), Vec<Diagnostic>> {
     let mut of_ca = CaConfig::new(config.trust_domain.clone(), config.state_dir.join("ca"));
     of_ca.kek_path = section.kek.clone();
     of_ca.svid_ttl = section.svid_ttl;
@@ -59,7 +63,8 @@ pub(super) async fn start(
             stop.clone().cancelled_owned(),
         );
     tokio::spawn(served);
-    Ok(ca)
+    let network = network::open(config, section, &ca, sink, clock, stop).await?;
+    Ok((ca, network))
 }
 
 /// The mesh's own parts: this program, run by this user.
@@ -82,7 +87,8 @@ fn roles(config: &Config, section: &CaSection) -> Result<Vec<Registration>, Vec<
 }
 
 /// What the role answers on the local socket.
-pub(super) fn routes(ca: Arc<Ca>, clock: Clock) -> Router {
+pub(super) fn routes(ca: Arc<Ca>, network: Option<Network>, clock: Clock) -> Router {
+    let of_joining = network::routes(ca.clone(), network.clone());
     let (of_status, of_list, of_check) = (ca.clone(), ca.clone(), ca);
     Router::new()
         .route(
@@ -95,8 +101,13 @@ pub(super) fn routes(ca: Arc<Ca>, clock: Clock) -> Router {
         )
         .route(
             "/v1/ca/check",
-            get(move || async move { check(&of_check, &clock).await }),
+            get(move || async move {
+                let mut facts = check(&of_check, &clock).await?;
+                facts.extend(network::check(&of_check, network.as_ref(), &clock));
+                Ok::<_, Problem>(facts)
+            }),
         )
+        .merge(of_joining)
 }
 
 #[derive(Debug, Deserialize)]

@@ -21,7 +21,12 @@ use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, revisions::Revisions, unbound};
+use super::{
+    Role,
+    links::{self, LinkGate},
+    revisions::Revisions,
+    unbound,
+};
 use crate::{
     config::{Config, PdpSection},
     control::{
@@ -42,6 +47,7 @@ pub struct PdpRole {
     pub address: std::net::SocketAddr,
     revisions: Arc<Revisions>,
     folder: String,
+    gate: Arc<LinkGate>,
     clock: Clock,
 }
 
@@ -66,7 +72,8 @@ impl PdpRole {
             .await
             .map_err(|e| vec![e.diagnostic().clone()])?;
         let state = source.state();
-        let distribution = Distribution::new(
+        let gate = LinkGate::new(config, reporter, sink.open(links::OWN_WORKER), clock)?;
+        let distribution = Distribution::guarded(
             DistributionConfig {
                 state_dir: Some(config.state_dir.join("pdp")),
                 ..DistributionConfig::default()
@@ -74,6 +81,7 @@ impl PdpRole {
             state.clone(),
             clock.clone(),
             recorder,
+            gate.clone(),
         );
         let listener = TcpListener::bind(section.listen)
             .await
@@ -95,6 +103,7 @@ impl PdpRole {
             address,
             revisions: Arc::default(),
             folder: section.policies.display().to_string(),
+            gate,
             clock: clock.clone(),
         };
         let follower = role.clone();
@@ -122,6 +131,17 @@ impl PdpRole {
                 return;
             }
         }
+    }
+
+    /// Whether an identity is a service, by the catalogue in force.
+    pub(super) fn services(&self) -> Box<links::Services> {
+        let state = self.state.clone();
+        Box::new(move |identity, service| {
+            let current = state.borrow().current.clone()?;
+            let mut services = current.compiled.catalogue.services().iter();
+            let named = services.find(|s| s.id.as_str() == service)?;
+            Some(named.identities.contains(identity))
+        })
     }
 
     async fn current(&self) -> Result<Arc<Snapshot>, Problem> {
@@ -245,6 +265,7 @@ impl PdpRole {
         for proxy in &status.proxies {
             facts.push(self.check_proxy(proxy, sequence));
         }
+        facts.extend(self.gate.check());
         facts
     }
 

@@ -1,15 +1,23 @@
 //! The control plane: any of ca, agent, pdp and audit in one process.
 
-use std::sync::Arc;
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use axum::Router;
+use palisade_ca::join::NodeRole;
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, about, agent, audit, authority, link, pdp, records, section, unbound};
+use super::{
+    Role, about, agent, audit, authority, link, links, pdp, places, records, section, unbound,
+};
 use crate::{
-    config::Config,
+    config::{Config, PartAddress},
     control::{self, server::SocketFile},
+    net::{directory::Whereabouts, identity::IdentityConfig},
 };
 
 /// Roles of the control plane that run in this process.
@@ -22,7 +30,10 @@ pub struct ControlPlane {
     pub audit: Option<audit::AuditRole>,
     /// The decision point.
     pub pdp: Option<pdp::PdpRole>,
+    /// Where the authority takes other hosts, if it does.
+    pub network_address: Option<SocketAddr>,
     records: records::Records,
+    services: Arc<OnceLock<Box<links::Services>>>,
     stop: CancellationToken,
     socket: Option<SocketFile>,
 }
@@ -43,7 +54,9 @@ pub async fn control_plane(
         agent: None,
         audit: None,
         pdp: None,
+        network_address: None,
         records: records::Records::new(config, clock.clone()),
+        services: Arc::default(),
         stop: stop.clone(),
         socket: None,
     };
@@ -91,20 +104,30 @@ impl ControlPlane {
             }
             Role::Ca => {
                 let section = section(config.ca.as_ref(), "ca")?;
-                let sink = self.records.sink(Role::Ca, section.audit)?;
-                let ca =
+                // Its own directory is there before it is.
+                let (sender, directory) = watch::channel(Vec::new());
+                let audit = section
+                    .audit
+                    .map(|a| places::whereabouts(a, NodeRole::Audit, || directory));
+                let sink = self.records.sink(Role::Ca, audit)?;
+                let (ca, network) =
                     authority::start(config, section, sink.as_ref(), clock, &self.stop).await?;
                 self.records.identify(&link::Source::Ca(ca.clone()), clock);
-                let routes = authority::routes(ca.clone(), clock.clone());
+                places::forward(places::of_ca(&ca, &self.stop), sender);
+                self.network_address = network.as_ref().map(|n| n.address);
+                let routes = authority::routes(ca.clone(), network, clock.clone());
                 self.ca = Some(ca);
                 Ok(routes)
             }
             Role::Agent => {
-                let sink = self.records.sink(Role::Agent, agent::audit(config))?;
-                let (sink, stop) = (sink.as_ref(), &self.stop);
                 let agent = match self.ca.clone() {
-                    Some(ca) => agent::start(config, ca, sink, clock, stop).await?,
-                    None => agent::start(config, agent::remote(config), sink, clock, stop).await?,
+                    Some(ca) => {
+                        let written = config.agent.as_ref().and_then(|a| a.audit);
+                        let audit = written.map(|a| self.whereabouts(a, config));
+                        let sink = self.records.sink(Role::Agent, audit)?;
+                        agent::start(config, ca, None, sink.as_ref(), clock, &self.stop).await?
+                    }
+                    None => agent::far(config, &mut self.records, clock, &self.stop).await?,
                 };
                 let routes = agent::routes(agent.clone());
                 self.agent = Some(agent);
@@ -114,7 +137,8 @@ impl ControlPlane {
                 let section = section(config.pdp.as_ref(), "pdp")?;
                 let source = self.source(section.identity.clone(), config);
                 self.records.identify(&source, clock);
-                let sink = self.records.sink(Role::Pdp, section.audit)?;
+                let audit = section.audit.map(|a| self.whereabouts(a, config));
+                let sink = self.records.sink(Role::Pdp, audit)?;
                 let identity = link::identity(&source, Role::Pdp, config, clock).await?;
                 let pdp = pdp::PdpRole::start(
                     config,
@@ -125,7 +149,10 @@ impl ControlPlane {
                     &self.stop,
                 )
                 .await?;
+                let own = section.identity.as_ref();
+                self.announce(NodeRole::Pdp, pdp.address, own, config).await;
                 let routes = pdp.routes();
+                self.services.set(pdp.services()).map_err(|_| Vec::new())?;
                 self.pdp = Some(pdp);
                 Ok(routes)
             }
@@ -143,10 +170,50 @@ impl ControlPlane {
         };
         let source = self.source(section.identity.clone(), config);
         let identity = link::identity(&source, Role::Audit, config, clock).await?;
-        match &mut self.audit {
-            Some(audit) => audit.listen(section, &identity, &self.stop).await,
-            None => Ok(()),
+        let services = self.services.clone();
+        if let Some(audit) = &mut self.audit {
+            audit
+                .listen(config, section, &identity, services, &self.stop)
+                .await?;
         }
+        if let Some(address) = self.audit.as_ref().and_then(|a| a.address) {
+            let own = section.identity.as_ref();
+            self.announce(NodeRole::Audit, address, own, config).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the directory where a part in this process is.
+    async fn announce(
+        &self,
+        role: NodeRole,
+        address: SocketAddr,
+        identity: Option<&IdentityConfig>,
+        config: &Config,
+    ) {
+        match (&self.ca, identity) {
+            (Some(ca), _) => {
+                // Without a network address there is nobody to tell.
+                if let Err(error) = ca.announce_local(role, address, None).await {
+                    tracing::debug!(role = role.as_str(), %error, "not in the directory");
+                }
+            }
+            // From files: there need not be an agent on this host.
+            (None, Some(IdentityConfig::Files(_))) => {}
+            (None, identity) => {
+                let socket = places::agent_socket(config, identity);
+                let announced = vec![(role, address)];
+                let _ = crate::net::directory::follow(socket, announced, self.stop.clone());
+            }
+        }
+    }
+
+    /// Where an audit service is that is not in this process.
+    fn whereabouts(&self, written: PartAddress, config: &Config) -> Whereabouts {
+        places::whereabouts(written, NodeRole::Audit, || match &self.ca {
+            Some(ca) => places::of_ca(ca, &self.stop),
+            None => places::of_agent(config, None, &self.stop),
+        })
     }
 
     fn source(

@@ -1,7 +1,6 @@
 //! The `proxy` role: one proxy, with its policy, records and identity behind it.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -12,6 +11,7 @@ use palisade_audit::{
     log::{Log, LogOptions},
     spool::{Spool, SpoolOptions},
 };
+use palisade_ca::join::NodeRole;
 use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
@@ -24,7 +24,7 @@ use palisade_pdp::publish::{Recorder, Source, SourceConfig, Subscription, Subscr
 use palisade_proxy::{EndpointTable, LivePolicy, Parts, PolicySlot, Proxy, RunningProxy};
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, keeping, policy, unusable};
+use super::{Role, keeping, places, policy, unusable};
 use crate::{
     config::{Config, PolicySource, ProxySection, RecordTarget},
     control::{
@@ -33,7 +33,10 @@ use crate::{
         server::SocketFile,
         status::{ProxyStatus, ahead},
     },
-    net::{identity, tls},
+    net::{
+        directory::{Directory, Whereabouts},
+        identity, tls,
+    },
 };
 
 /// How long requests in flight may take when the proxy is told to end.
@@ -88,7 +91,17 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
         .map_err(|d| vec![d])?;
     check_identity(&identity.id()).map_err(|d| vec![d])?;
     let stop = CancellationToken::new();
-    let (kept, sink) = keep_records(config, section, &identity, &clock)?;
+    let mut followed = None;
+    let mut directory = || -> Directory {
+        let follow = || places::of_agent(config, Some(&section.identity), &stop);
+        followed.get_or_insert_with(follow).clone()
+    };
+    let audit = match &section.records {
+        RecordTarget::Audit(address) => Some(Whereabouts::At(*address)),
+        RecordTarget::Mesh => Some(Whereabouts::Mesh(NodeRole::Audit, directory())),
+        RecordTarget::Log(_) => None,
+    };
+    let (kept, sink) = keep_records(config, section, audit, &identity, &clock)?;
     let policy = LivePolicy::empty_slot();
     let endpoints = EndpointTable::default().shared();
     let parts = Parts {
@@ -123,8 +136,13 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
         started_us: clock.now_us(),
         clock: clock.clone(),
     };
-    if let PolicySource::Pdp(address) = &section.policy {
-        subscribe(config, section, *address, &view, &endpoints, &stop)?;
+    let pdp = match &section.policy {
+        PolicySource::Pdp(address) => Some(Whereabouts::At(*address)),
+        PolicySource::Mesh => Some(Whereabouts::Mesh(NodeRole::Pdp, directory())),
+        PolicySource::Folder(_) => None,
+    };
+    if let Some(pdp) = pdp {
+        subscribe(config, section, pdp, &view, &endpoints, &stop)?;
     }
     let (running, policy) = (view.running.clone(), view.policy.clone());
     let about = super::about(config, &["proxy"], &clock);
@@ -197,12 +215,13 @@ fn check_identity(own: &SpiffeId) -> Result<(), Diagnostic> {
 fn keep_records(
     config: &Config,
     section: &ProxySection,
+    audit: Option<Whereabouts>,
     identity: &Identity,
     clock: &Clock,
 ) -> Result<(Kept, Arc<dyn RecordSink>), Vec<Diagnostic>> {
     let reporter = identity.id();
-    match &section.records {
-        RecordTarget::Log(folder) => {
+    match (&section.records, audit) {
+        (RecordTarget::Log(folder), _) => {
             let domain = TrustDomain::parse(reporter.trust_domain())
                 .unwrap_or_else(|_| config.trust_domain.clone());
             let log = Log::open(folder, LogOptions::new(domain), clock.clone())
@@ -210,14 +229,15 @@ fn keep_records(
             let sink = Arc::new(LocalSink::new(log.clone(), reporter, clock.clone()));
             Ok((Kept::Log(log), sink))
         }
-        RecordTarget::Audit(address) => {
+        (_, None) => Err(vec![unusable("records have nowhere to go")]),
+        (_, Some(audit)) => {
             let folder = config.state_dir.join("spool");
             let spool = Spool::open(&folder, reporter, SpoolOptions::default(), clock.clone())
                 .map_err(|e| vec![unusable(&e.to_string())])?;
-            let (identity, address) = (identity.clone(), *address);
+            let identity = identity.clone();
             let expected = config.trust_domain.role(Role::Audit.as_str());
             let connect = move || {
-                let channel = tls::channel(address, &expected, &identity);
+                let channel = tls::channel_to(&audit, &expected, &identity);
                 async move { Ok::<_, std::convert::Infallible>(channel) }
             };
             tokio::spawn(spool.clone().uplink(connect));
@@ -292,7 +312,7 @@ async fn watch_folder(
 fn subscribe(
     config: &Config,
     section: &ProxySection,
-    address: SocketAddr,
+    pdp: Whereabouts,
     view: &View,
     endpoints: &palisade_proxy::endpoints::Endpoints,
     stop: &CancellationToken,
@@ -311,7 +331,7 @@ fn subscribe(
     let expected = config.trust_domain.role(Role::Pdp.as_str());
     let identity = view.identity.clone();
     let connect = move || {
-        let channel = tls::channel(address, &expected, &identity);
+        let channel = tls::channel_to(&pdp, &expected, &identity);
         async move { Ok::<_, String>(channel) }
     };
     let (slot, own) = (Mutex::new(view.policy.clone()), view.identity.id());

@@ -1,24 +1,26 @@
 //! Where the control plane's own parts leave their records: straight in the log
 //! when it is in this process, else in a spool that is sent to the audit service.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use palisade_audit::{
     local::LocalSink,
     log::Log,
     spool::{Spool, SpoolOptions},
 };
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
+use palisade_mesh::{
+    clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::Identity,
+};
 use tokio::sync::Notify;
 
 use super::{Role, link::Source, unusable};
-use crate::{config::Config, net::tls};
+use crate::{
+    config::Config,
+    net::{directory::Whereabouts, tls},
+};
 
 /// A sink as every role takes it.
-type Sink = Arc<dyn RecordSink>;
+pub(super) type Sink = Arc<dyn RecordSink>;
 
 /// Sinks for the parts in this process.
 pub(super) struct Records {
@@ -58,18 +60,40 @@ impl Records {
     pub(super) fn sink(
         &mut self,
         role: Role,
-        audit: Option<SocketAddr>,
+        audit: Option<Whereabouts>,
     ) -> Result<Sink, Vec<Diagnostic>> {
         let reporter = self.config.trust_domain.role(role.as_str());
+        let (sink, pending) = self.sink_of(role, reporter, audit)?;
+        self.identities.extend(pending.map(|p| (role, p)));
+        Ok(sink)
+    }
+
+    /// The sink of a part that reports as `identity`, which it has already.
+    pub(super) fn sink_as(
+        &mut self,
+        role: Role,
+        identity: &Identity,
+        audit: Option<Whereabouts>,
+    ) -> Result<Sink, Vec<Diagnostic>> {
+        let (sink, pending) = self.sink_of(role, identity.id(), audit)?;
+        if let Some(pending) = pending {
+            pending.give(identity.clone());
+        }
+        Ok(sink)
+    }
+
+    fn sink_of(
+        &mut self,
+        role: Role,
+        reporter: SpiffeId,
+        audit: Option<Whereabouts>,
+    ) -> Result<(Sink, Option<Arc<Pending>>), Vec<Diagnostic>> {
         if let Some(log) = &self.log {
-            return Ok(Arc::new(LocalSink::new(
-                log.clone(),
-                reporter,
-                self.clock.clone(),
-            )));
+            let sink = LocalSink::new(log.clone(), reporter, self.clock.clone());
+            return Ok((Arc::new(sink), None));
         }
         let address = audit
-            .or_else(|| self.config.audit.as_ref().map(|a| a.listen))
+            .or_else(|| Some(Whereabouts::At(self.config.audit.as_ref()?.listen)))
             .ok_or_else(|| {
                 vec![
                     Diagnostic::error(
@@ -88,17 +112,18 @@ impl Records {
         )
         .map_err(|e| vec![unusable(&e.to_string())])?;
         let pending = Arc::new(Pending::default());
-        self.identities.push((role, pending.clone()));
+        let waiting = pending.clone();
         self.spools.push(spool.clone());
         let expected = self.config.trust_domain.role(Role::Audit.as_str());
         tokio::spawn(spool.clone().uplink(move || {
-            let (pending, expected) = (pending.clone(), expected.clone());
+            let (pending, expected) = (waiting.clone(), expected.clone());
+            let address = address.clone();
             async move {
                 let identity = pending.wait().await;
-                Ok::<_, std::convert::Infallible>(tls::channel(address, &expected, &identity))
+                Ok::<_, std::convert::Infallible>(tls::channel_to(&address, &expected, &identity))
             }
         }));
-        Ok(spool)
+        Ok((spool, Some(pending)))
     }
 
     /// Gets identities for the spools that wait for one, in the background.

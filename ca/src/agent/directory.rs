@@ -89,7 +89,8 @@ impl Directory for DirectoryService {
         let attested = attested_registrations(&self.desk, &self.refusals, &caller).await?;
         if !attested.iter().any(|r| r.spiffe_id == own) {
             let detail = format!("it announced `{own}` and is not it");
-            self.refusals.note(&self.desk, "announcement_refused", detail);
+            self.refusals
+                .note(&self.desk, "announcement_refused", detail);
             return Err(Status::permission_denied("caller is not what it announces"));
         }
         self.desk.announced().insert(role, address);

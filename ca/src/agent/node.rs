@@ -154,7 +154,9 @@ impl Node {
             kept => host.become_node(kept, &config).await?,
         };
         state.write(&kept)?;
-        let (svid, bundle) = host.credential(&kept).map_err(|e| unusable(&e.to_string()))?;
+        let (svid, bundle) = host
+            .credential(&kept)
+            .map_err(|e| unusable(&e.to_string()))?;
         let identity =
             Identity::new(svid, bundle, clock.clone()).map_err(|e| unusable(&e.to_string()))?;
         tracing::info!(id = %identity.id(), authority = kept.address, "this host is a node");
@@ -276,7 +278,10 @@ impl Node {
             replaced.map_err(|e| e.to_string())
         });
         if let Err(error) = replaced {
-            tracing::error!(error, "new certificate or bundle of this node cannot be used");
+            tracing::error!(
+                error,
+                "new certificate or bundle of this node cannot be used"
+            );
             return;
         }
         if let Err(diagnostic) = self.state.write(&next) {
@@ -408,7 +413,12 @@ impl Host<'_> {
             // this node joined.
             let given = &challenged.response;
             let is_word = !kept.return_secret.is_empty()
-                && vouched(&kept.return_secret, &challenged.nonce, &given.roots, &given.vouch);
+                && vouched(
+                    &kept.return_secret,
+                    &challenged.nonce,
+                    &given.roots,
+                    &given.vouch,
+                );
             if !is_word {
                 return Err(refused);
             }
@@ -551,12 +561,17 @@ fn refused(status: &Status) -> Failure {
             let help = match code {
                 4115 => "set the clock of one of them right, such as by NTP",
                 4106 => "the operator has banned this node: palisade join node list",
-                _ => "make a new token where the authority runs: palisade join token create --node NAME",
+                _ => {
+                    "make a new token where the authority runs: palisade join token create --node NAME"
+                }
             };
-            Diagnostic { code: palisade_mesh::diagnostic::Code(code), ..not_let_in() }
-                .cause(text.to_owned())
-                .help(help)
-                .into()
+            Diagnostic {
+                code: palisade_mesh::diagnostic::Code(code),
+                ..not_let_in()
+            }
+            .cause(text.to_owned())
+            .help(help)
+            .into()
         }
         _ => Failure::Later(status.message().to_owned()),
     }

@@ -72,10 +72,8 @@ impl WorkloadApi {
             .filter_map(move |stream| std::future::ready(admit(stream, &connections)));
         let streams = Tally::new(desk.config.streams_per_uid_max);
         let refusals = Arc::<Refusals>::default();
-        let directory =
-            DirectoryService::new(desk.clone(), streams.clone(), refusals.clone());
-        let directory =
-            DirectoryServer::new(directory).max_decoding_message_size(MESSAGE_LEN_MAX);
+        let directory = DirectoryService::new(desk.clone(), streams.clone(), refusals.clone());
+        let directory = DirectoryServer::new(directory).max_decoding_message_size(MESSAGE_LEN_MAX);
         let service = SpiffeWorkloadApiServer::new(Service {
             streams,
             closing: closing.clone(),

@@ -47,7 +47,9 @@ pub(crate) fn return_context(domain: &TrustDomain, request: &ReturnRequest) -> V
 #[cfg(feature = "server")]
 pub(crate) fn vouch(secret: &[u8], nonce: &[u8], roots: &[Vec<u8>]) -> Vec<u8> {
     let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    hmac::sign(&key, &vouch_context(nonce, roots)).as_ref().to_vec()
+    hmac::sign(&key, &vouch_context(nonce, roots))
+        .as_ref()
+        .to_vec()
 }
 
 /// Whether `vouch` is the authority's word for `roots`.

@@ -55,7 +55,11 @@ impl JoinToken {
             id: self.id.clone(),
             ca: self.address.clone(),
             trust_domain: self.trust_domain.clone(),
-            roots: self.roots.iter().map(|r| URL_SAFE_NO_PAD.encode(r)).collect(),
+            roots: self
+                .roots
+                .iter()
+                .map(|r| URL_SAFE_NO_PAD.encode(r))
+                .collect(),
             node: self.node.clone(),
             secret: URL_SAFE_NO_PAD.encode(self.secret.as_slice()),
         };

@@ -108,7 +108,10 @@ impl Enrolment for EnrolmentService {
 }
 
 impl EnrolmentService {
-    async fn give_challenge(&self, asked: &ChallengeRequest) -> Result<ChallengeResponse, JoinRefusal> {
+    async fn give_challenge(
+        &self,
+        asked: &ChallengeRequest,
+    ) -> Result<ChallengeResponse, JoinRefusal> {
         let name = node_name(&asked.node)?;
         point(&asked.spki)?;
         if asked.nonce.len() != NONCE_LEN {
@@ -117,7 +120,12 @@ impl EnrolmentService {
         let now_us = self.ca.clock.now_us();
         check_clock(asked.time_us, now_us)?;
         let trust = self.ca.trust.borrow().clone();
-        let roots: Vec<Vec<u8>> = trust.bundle.roots.iter().map(|r| sha256(r).to_vec()).collect();
+        let roots: Vec<Vec<u8>> = trust
+            .bundle
+            .roots
+            .iter()
+            .map(|r| sha256(r).to_vec())
+            .collect();
         let known = self.ca.nodes.find(&name).filter(|n| n.spki == asked.spki);
         let vouch = match known {
             Some(node) => vouch(&self.return_secret(&node).await, &asked.nonce, &roots),
@@ -137,7 +145,10 @@ impl EnrolmentService {
     async fn let_in(&self, asked: &EnrolRequest) -> Result<NodeCredential, JoinRefusal> {
         let name = node_name(&asked.node)?;
         let point = point(&asked.spki)?;
-        if asked.secret.len() != 32 || asked.token_id.len() > 64 || asked.proof.len() > PROOF_LEN_MAX {
+        if asked.secret.len() != 32
+            || asked.token_id.len() > 64
+            || asked.proof.len() > PROOF_LEN_MAX
+        {
             return Err(JoinRefusal::Malformed("token or proof"));
         }
         self.check_challenge(&asked.node, &asked.spki, &asked.challenge)?;
@@ -225,7 +236,12 @@ impl EnrolmentService {
     }
 
     /// Whether we gave this challenge to this node and key, lately.
-    fn check_challenge(&self, node: &str, spki: &[u8], challenge: &[u8]) -> Result<(), JoinRefusal> {
+    fn check_challenge(
+        &self,
+        node: &str,
+        spki: &[u8],
+        challenge: &[u8],
+    ) -> Result<(), JoinRefusal> {
         let (time, rest) = challenge
             .split_first_chunk::<8>()
             .filter(|_| challenge.len() == CHALLENGE_LEN)

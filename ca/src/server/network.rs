@@ -105,12 +105,9 @@ impl Authority for NetworkAuthority {
         let asked = request.get_ref();
         let (node, caller) = self.admit(&request, LinkAction::Announce, Some(&asked.role))?;
         let refuse = |refusal| {
-            let refusal = self.ca.turn_away(
-                LISTENER,
-                node.name.as_str(),
-                Some(caller.source),
-                refusal,
-            );
+            let refusal =
+                self.ca
+                    .turn_away(LISTENER, node.name.as_str(), Some(caller.source), refusal);
             enrolment::status(&refusal)
         };
         let role: Option<NodeRole> = asked.role.parse().ok();
@@ -205,7 +202,12 @@ async fn follow(
             Some(Ok(state)) => Ok((&state).into()),
             Some(Err(refusal)) => {
                 if let Some(ca) = turned.upgrade().filter(|_| !refusal.is_temporary()) {
-                    ca.turn_away(LISTENER, name.as_str(), Some(caller.source), refusal.clone());
+                    ca.turn_away(
+                        LISTENER,
+                        name.as_str(),
+                        Some(caller.source),
+                        refusal.clone(),
+                    );
                 }
                 Err(enrolment::status(&refusal))
             }
@@ -287,7 +289,10 @@ impl Ca {
             selectors: request.selectors.clone(),
         };
         let keys = self.authority_keys.load();
-        if keys.as_ref().is_some_and(|k| k.contains(&order.key_digest())) {
+        if keys
+            .as_ref()
+            .is_some_and(|k| k.contains(&order.key_digest()))
+        {
             return Err(Refusal::AuthorityKey);
         }
         Ok(order)
@@ -304,7 +309,11 @@ impl Ca {
         let record = Credential {
             verb: "refused".into(),
             spiffe_id: excerpt(&request.spiffe_id),
-            detail: format!("{}: {refusal}; asked by node {}", refusal.reason(), node.name),
+            detail: format!(
+                "{}: {refusal}; asked by node {}",
+                refusal.reason(),
+                node.name
+            ),
             ..Credential::default()
         };
         if let Err(error) = self.recorder.note(Body::Credential(record)) {

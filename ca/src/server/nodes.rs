@@ -11,11 +11,11 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use futures_util::{Stream, StreamExt};
 use palisade_mesh::{
     diagnostic::Diagnostic,
     wire::record::{Admin, AuthnFailure, record::Body},
 };
-use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -156,7 +156,9 @@ impl Nodes {
     }
 
     fn connected(&self) -> MutexGuard<'_, HashMap<NodeName, usize>> {
-        self.connected.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refused(&self) -> MutexGuard<'_, VecDeque<RefusedHost>> {
@@ -198,7 +200,11 @@ impl Ca {
             .cause("who finds one may become the node")
             .help("10s to 10m: --ttl 10m"));
         }
-        if self.nodes.find(&order.node).is_some_and(|n| n.banned_s.is_some()) {
+        if self
+            .nodes
+            .find(&order.node)
+            .is_some_and(|n| n.banned_s.is_some())
+        {
             return Err(JoinRefusal::Banned(order.node.to_string())
                 .diagnostic()
                 .help("give the host another name, if it may come back"));
@@ -218,12 +224,16 @@ impl Ca {
         };
         let kept = self.store.add_token(&row).await;
         if !kept.map_err(|e| CaError::from(e).diagnostic())? {
-            return Err(JoinRefusal::Busy.diagnostic().help(
-                "revoke join tokens that nobody needs: palisade join token list",
-            ));
+            return Err(JoinRefusal::Busy
+                .diagnostic()
+                .help("revoke join tokens that nobody needs: palisade join token list"));
         }
         let words: Vec<&str> = order.roles.iter().map(|r| r.as_str()).collect();
-        self.note_join("token_created", &id, &format!("for node {}: {}", order.node, words.join(", ")));
+        self.note_join(
+            "token_created",
+            &id,
+            &format!("for node {}: {}", order.node, words.join(", ")),
+        );
         let trust = self.trust.borrow().clone();
         Ok(JoinToken {
             id,
@@ -377,7 +387,11 @@ impl Ca {
             .await
             .map_err(|e| JoinRefusal::Store(e.to_string()))?;
         tracing::info!(role = role.as_str(), %address, node, "part of the mesh announced");
-        self.note_join("announced", role.as_str(), &format!("{address} by `{node}`"));
+        self.note_join(
+            "announced",
+            role.as_str(),
+            &format!("{address} by `{node}`"),
+        );
         self.nodes.change(|roster| {
             roster.directory.retain(|e| !replaces(e));
             // The newest first: it is where others look first.
@@ -388,7 +402,11 @@ impl Ca {
 
     /// Takes over a node that has spent its token.
     pub(super) fn joined(&self, node: NodeRow, token: &str) {
-        self.note_join("node_joined", node.name.as_str(), &format!("with token {token}"));
+        self.note_join(
+            "node_joined",
+            node.name.as_str(),
+            &format!("with token {token}"),
+        );
         self.nodes.change(|roster| {
             roster.nodes.insert(node.name.clone(), node);
         });

@@ -106,7 +106,10 @@ fn state_for(
             if node.roles.contains(&NodeRole::Proxy) {
                 state.registrations = here(&|r| r.is_on(name.as_str()));
             }
-            let parts = node.roles.iter().filter(|r| r.is_part() && !shown.is_empty());
+            let parts = node
+                .roles
+                .iter()
+                .filter(|r| r.is_part() && !shown.is_empty());
             state.registrations.extend(parts.map(|role| {
                 let domain = &trust.bundle.trust_domain;
                 Registration::for_role(domain, role.as_str(), shown.clone(), svid_ttl)
@@ -118,7 +121,10 @@ fn state_for(
 }
 
 /// The node of this name, if it may be served.
-pub(super) fn admitted<'r>(roster: &'r Roster, name: &NodeName) -> Result<&'r NodeRow, JoinRefusal> {
+pub(super) fn admitted<'r>(
+    roster: &'r Roster,
+    name: &NodeName,
+) -> Result<&'r NodeRow, JoinRefusal> {
     let node = roster.nodes.get(name);
     let node = node.ok_or_else(|| JoinRefusal::UnknownNode(name.to_string()))?;
     if node.banned_s.is_some() {

@@ -404,7 +404,10 @@ impl Session {
         // The present revision may be newer than what was remembered last.
         let catalogue = &current.compiled.catalogue;
         let is_catalogued = lock(&self.shared.catalogued).contains(&self.identity)
-            || catalogue.services().iter().any(|s| s.identities.contains(&self.identity));
+            || catalogue
+                .services()
+                .iter()
+                .any(|s| s.identities.contains(&self.identity));
         let link = Link {
             is_catalogued,
             ..Link::new(&self.identity, LinkAction::Subscribe)

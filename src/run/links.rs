@@ -1,0 +1,181 @@
+//! The gate of the control links in this process: Cedar decides, and what it refuses is
+//! recorded and can be seen in `check`.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use palisade_audit::ingest::Doubt;
+use palisade_mesh::{
+    clock::Clock,
+    decision::DecisionIds,
+    diagnostic::Diagnostic,
+    link::{Gate, Link, LinkRefused},
+    sink::RecordStream,
+    spiffe_id::SpiffeId,
+    wire::record::{AuditMode, AuthnFailure, Record, record::Body},
+};
+use palisade_pdp::links::Links;
+
+use crate::{
+    config::Config,
+    control::{
+        api::{Fact, FactState},
+        status::ago,
+    },
+};
+
+/// Code of a refused link.
+const LINK_REFUSED: u16 = 4130;
+/// Code of a record about somebody else's service.
+const OTHER_SERVICE: u16 = 4132;
+/// How long the same refusal of the same peer is not recorded again: whoever is
+/// refused comes back every few seconds.
+const QUIET_US: i64 = 60_000_000;
+/// Peers and refusals that are remembered.
+const REMEMBERED_MAX: usize = 1024;
+/// How long a refusal is shown.
+const SHOWN_US: i64 = 3_600_000_000;
+/// Worker number of the gate's own records.
+pub(super) const OWN_WORKER: u32 = 0x4741_5445;
+
+/// The gate of one part.
+pub(super) struct LinkGate {
+    links: Links,
+    reporter: SpiffeId,
+    demo: bool,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+struct State {
+    records: Box<dyn RecordStream>,
+    ids: DecisionIds,
+    last_us: BTreeMap<(String, String), i64>,
+    shown: VecDeque<(i64, u16, String)>,
+}
+
+/// The policies that the configuration names, beside the built-in ones.
+pub(super) fn policies(config: &Config) -> Result<Links, Vec<Diagnostic>> {
+    match &config.links {
+        Some(folder) => Links::with_folder(folder),
+        None => Ok(Links::default()),
+    }
+}
+
+impl LinkGate {
+    /// The gate of the part `reporter`, which leaves its records in `records`.
+    pub(super) fn new(
+        config: &Config,
+        reporter: SpiffeId,
+        records: Box<dyn RecordStream>,
+        clock: &Clock,
+    ) -> Result<Arc<Self>, Vec<Diagnostic>> {
+        Ok(Arc::new(Self {
+            links: policies(config)?,
+            reporter,
+            demo: config.demo,
+            clock: clock.clone(),
+            state: Mutex::new(State {
+                records,
+                ids: DecisionIds::new(),
+                last_us: BTreeMap::new(),
+                shown: VecDeque::new(),
+            }),
+        }))
+    }
+
+    /// What was refused lately, for `check`.
+    pub(super) fn check(&self) -> Vec<Fact> {
+        let now_us = self.clock.now_us();
+        let state = self.state();
+        let lately = state.shown.iter().filter(|(at, ..)| now_us - at < SHOWN_US);
+        let fact = |(at, code, text): &(i64, u16, String)| {
+            Fact::not_ok("links", FactState::Warning, *code, text.clone())
+                .cause(format!("last {}", ago(&self.clock, *at)))
+                .fix("see who it is: palisade audit search class:authn_fail")
+        };
+        lately.map(fact).collect()
+    }
+
+    fn note(&self, code: u16, peer: &SpiffeId, reason: &str, listener: &str, text: String) {
+        let now_us = self.clock.now_us();
+        let mut state = self.state();
+        let key = (peer.to_string(), reason.to_owned());
+        state.shown.retain(|(_, _, shown)| *shown != text);
+        state.shown.push_back((now_us, code, text.clone()));
+        if state.shown.len() > REMEMBERED_MAX {
+            state.shown.pop_front();
+        }
+        let last_us = state.last_us.get(&key).copied().unwrap_or(i64::MIN);
+        if now_us.saturating_sub(last_us) < QUIET_US {
+            return;
+        }
+        if state.last_us.len() >= REMEMBERED_MAX {
+            state.last_us.clear();
+        }
+        state.last_us.insert(key, now_us);
+        tracing::warn!(src.id = %peer, listener, text, "control link refused");
+        let record = Record {
+            id: state.ids.next(now_us).to_bytes().to_vec(),
+            time_us: now_us,
+            reporter: self.reporter.to_string(),
+            mode: AuditMode::Spool.into(),
+            demo: self.demo,
+            body: Some(Body::AuthnFailure(AuthnFailure {
+                reason: reason.to_owned(),
+                claimed_id: peer.to_string(),
+                listener: listener.to_owned(),
+                detail: text,
+                ..AuthnFailure::default()
+            })),
+        };
+        if let Err(error) = state.records.append(&record) {
+            tracing::error!(%error, "refused link left no record");
+        }
+        state.records.flush();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate for LinkGate {
+    fn ask(&self, link: &Link<'_>) -> Result<(), LinkRefused> {
+        self.links.decide(link).inspect_err(|refused| {
+            let reason = format!("link_{}", link.action.as_str());
+            let part = link.action.part();
+            self.note(LINK_REFUSED, link.peer, &reason, part, refused.to_string());
+        })
+    }
+}
+
+/// Which services an identity is; none when nobody here knows the catalogue.
+pub(super) type Services = dyn Fn(&SpiffeId, &str) -> Option<bool> + Send + Sync;
+
+/// Marks decisions that name the service of somebody else.
+pub(super) struct Doubts {
+    /// Notes them.
+    pub(super) gate: Arc<LinkGate>,
+    /// Knows the catalogue; set once there is one in this process.
+    pub(super) services: Arc<std::sync::OnceLock<Box<Services>>>,
+}
+
+impl Doubt for Doubts {
+    fn decision(&self, reporter: &SpiffeId, service: &str) {
+        let known = self.services.get();
+        if service.is_empty() || known.and_then(|is| is(reporter, service)) != Some(false) {
+            return;
+        }
+        let text = format!("`{reporter}` reports decisions about `{service}`, which it is not");
+        self.gate.note(
+            OTHER_SERVICE,
+            reporter,
+            "record_of_other_service",
+            "audit",
+            text,
+        );
+    }
+}
