@@ -18,6 +18,8 @@ mod explain;
 mod identity;
 #[cfg(feature = "full")]
 mod init;
+#[cfg(feature = "full")]
+mod join;
 mod man;
 #[cfg(feature = "full")]
 mod policy;
@@ -157,6 +159,10 @@ enum Command {
     /// Check, show and begin configuration files.
     #[command(subcommand)]
     Config(config::Command),
+    /// Let other hosts join the mesh: tokens, nodes.
+    #[cfg(feature = "full")]
+    #[command(subcommand)]
+    Join(join::Command),
     /// Document a code such as PLS1103, offline.
     Explain(explain::Args),
     /// Print a completion script for a shell.
@@ -225,6 +231,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         #[cfg(feature = "full")]
         Command::Identity(command) => identity::main(&command, context),
         Command::Config(command) => config::main(&command, context),
+        #[cfg(feature = "full")]
+        Command::Join(command) => join::main(&command, context),
         Command::Explain(args) => explain::main(&args, context),
         Command::Completion { shell } => completion(shell),
         Command::Man(args) => man::main(&args, context),

@@ -92,7 +92,7 @@ pub struct CaSection {
 }
 
 /// Section `agent`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AgentSection {
     /// Unix socket of the Workload API. Default: `agent.sock` in the state folder.

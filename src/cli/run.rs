@@ -1,6 +1,9 @@
 //! `palisade run`: a role, until it is told to end.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use clap::ValueEnum;
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
@@ -42,6 +45,9 @@ pub(super) struct Args {
     /// it, and with its exit code.
     #[arg(last = true, value_name = "COMMAND")]
     command: Vec<std::ffi::OsString>,
+    /// File with a join token, for an agent on a host that has not joined yet.
+    #[arg(long, value_name = "FILE")]
+    join_token_file: Option<PathBuf>,
     /// End when standard input closes.
     #[arg(long, hide = true)]
     end_with_parent: bool,
@@ -74,7 +80,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
     log_to_stderr(&args.log, context.output);
     let read = |over| Config::read_over(&args.config, &over);
     let config = match args.set.overrides().and_then(read) {
-        Ok((config, _)) => config,
+        Ok((config, _)) => with_token_file(config, args.join_token_file.as_deref()),
         Err(found) => {
             render::diagnostics(context.output, &found);
             return Exit::Invalid;
@@ -94,6 +100,16 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
             found.first().map_or(Exit::Failed, Exit::of)
         }
     }
+}
+
+/// The option wins over the file: whoever types it means it.
+fn with_token_file(mut config: Config, file: Option<&Path>) -> Config {
+    if let Some(file) = file {
+        let agent = config.agent.get_or_insert_default();
+        let join = agent.join.get_or_insert_default();
+        join.token_file = Some(file.to_path_buf());
+    }
+    config
 }
 
 /// Runs the role until it is told to end; gives the exit code to end with.

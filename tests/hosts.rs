@@ -1,0 +1,320 @@
+//! Three hosts as network namespaces, set up by following docs/walk-through-three-hosts.md
+//! literally: each fenced block is run, or written to a file, on the host it names.
+//!
+//! Needs root, `ip` and `curl`: cargo test --test hosts -- --ignored
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+mod support;
+
+const PAGE: &str = include_str!("../docs/walk-through-three-hosts.md");
+/// Longest time for one block of the page.
+const BLOCK_LIMIT: Duration = Duration::from_secs(120);
+
+/// A fenced block that names a host.
+struct Block {
+    host: String,
+    /// None for commands.
+    file: Option<String>,
+    text: String,
+}
+
+fn blocks() -> Vec<Block> {
+    let mut blocks = Vec::new();
+    let mut lines = PAGE.lines();
+    while let Some(line) = lines.next() {
+        let Some(info) = line.strip_prefix("```") else {
+            continue;
+        };
+        let words: Vec<&str> = info.split(' ').collect();
+        let text: Vec<&str> = lines.by_ref().take_while(|l| *l != "```").collect();
+        let [_, host, rest @ ..] = words.as_slice() else {
+            panic!("block `{info}` names no host");
+        };
+        blocks.push(Block {
+            host: (*host).to_owned(),
+            file: rest.first().map(|f| (*f).to_owned()),
+            text: text.join("\n") + "\n",
+        });
+    }
+    blocks
+}
+
+/// Runs a program of the system; a failure panics with what it said.
+fn system(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The three hosts behind one bridge; all of it goes when this does.
+struct Hosts {
+    dir: tempfile::TempDir,
+    tag: String,
+}
+
+const NAMES: [&str; 3] = ["host-1", "host-2", "host-3"];
+
+impl Hosts {
+    fn new() -> Self {
+        let hosts = Self {
+            dir: tempfile::tempdir().unwrap(),
+            // Interface names have at most 15 bytes.
+            tag: format!("pls{}", std::process::id() % 100_000),
+        };
+        let bridge = format!("{}b", hosts.tag);
+        // The bridge has a namespace of its own: nothing is changed in this one.
+        system("ip", &["netns", "add", &bridge]);
+        system(
+            "ip",
+            &["-n", &bridge, "link", "add", "bridge0", "type", "bridge"],
+        );
+        system("ip", &["-n", &bridge, "link", "set", "bridge0", "up"]);
+        for (index, name) in NAMES.iter().enumerate() {
+            let space = hosts.space(name);
+            let cable = format!("c{}", index + 1);
+            let address = format!("10.77.0.{}/24", index + 1);
+            system("ip", &["netns", "add", &space]);
+            system(
+                "ip",
+                &[
+                    "-n", &bridge, "link", "add", &cable, "type", "veth", "peer", "name", "eth0",
+                    "netns", &space,
+                ],
+            );
+            system(
+                "ip",
+                &[
+                    "-n", &bridge, "link", "set", &cable, "master", "bridge0", "up",
+                ],
+            );
+            system(
+                "ip",
+                &["-n", &space, "address", "add", &address, "dev", "eth0"],
+            );
+            system("ip", &["-n", &space, "link", "set", "eth0", "up"]);
+            system("ip", &["-n", &space, "link", "set", "lo", "up"]);
+            fs::create_dir_all(hosts.home(name).join("run")).unwrap();
+        }
+        hosts.provide_scp();
+        hosts
+    }
+
+    fn space(&self, host: &str) -> String {
+        format!("{}{host}", self.tag)
+    }
+
+    fn home(&self, host: &str) -> PathBuf {
+        self.dir.path().join(host)
+    }
+
+    /// Stands for the ssh of real hosts: copies out of another one's folder.
+    fn provide_scp(&self) {
+        let bin = self.dir.path().join("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let script = format!(
+            "#!/bin/sh\nhost=${{1%%:*}}; path=${{1#*:/srv/palisade/}}\nexec cp \"{}/$host/$path\" \"$2\"\n",
+            self.dir.path().display()
+        );
+        fs::write(bin.join("scp"), script).unwrap();
+        fs::set_permissions(bin.join("scp"), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// Runs commands on a host, in its own network and with its own /srv/palisade;
+    /// gives what they printed. Processes in the background go on.
+    fn run(&self, host: &str, commands: &str) -> String {
+        let home = self.home(host);
+        let inside = format!(
+            "mount -t tmpfs tmpfs /srv && mkdir /srv/palisade && mount --bind '{}' /srv/palisade && cd /srv/palisade && exec sh -euc \"$COMMANDS\"",
+            home.display()
+        );
+        let palisade = Path::new(env!("CARGO_BIN_EXE_palisade")).parent().unwrap();
+        let path = format!(
+            "{}:{}:{}",
+            self.dir.path().join("bin").display(),
+            palisade.display(),
+            std::env::var("PATH").unwrap()
+        );
+        let printed = home.join("printed");
+        let out = File::create(&printed).unwrap();
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", &self.space(host), "sh", "-c", &inside])
+            .env("COMMANDS", commands)
+            .env("PATH", path)
+            .env("XDG_RUNTIME_DIR", "/srv/palisade/run")
+            .env("NO_COLOR", "1")
+            .env_remove("PALISADE_MESH")
+            .stdin(std::process::Stdio::null())
+            .stderr(out.try_clone().unwrap())
+            .stdout(out)
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + BLOCK_LIMIT;
+        let status = support::wait_for("a block of the page", BLOCK_LIMIT, || {
+            let ended = child.try_wait().unwrap();
+            if ended.is_none() && Instant::now() + Duration::from_secs(1) > deadline {
+                panic!("{host}: {commands}\n{}", self.logs());
+            }
+            ended
+        });
+        let text = fs::read_to_string(&printed).unwrap();
+        assert!(
+            status.success(),
+            "{host}: {commands}\n{text}\n{}",
+            self.logs()
+        );
+        fs::rename(&printed, home.join(format!("printed-{}", text.len()))).unwrap();
+        text
+    }
+
+    /// What every host has printed so far.
+    fn logs(&self) -> String {
+        let mut all = String::new();
+        for name in NAMES {
+            for entry in fs::read_dir(self.home(name)).unwrap().map(Result::unwrap) {
+                if entry.file_name().to_string_lossy().starts_with("printed") {
+                    let text = fs::read_to_string(entry.path()).unwrap_or_default();
+                    all += &format!("--- {name}\n{text}\n");
+                }
+            }
+        }
+        all
+    }
+
+    fn json(&self, host: &str, command: &str) -> Value {
+        let printed = self.run(host, &format!("{command} -o json"));
+        serde_json::from_str(&printed).unwrap_or_else(|e| panic!("{command}: {e}: {printed}"))
+    }
+}
+
+impl Drop for Hosts {
+    fn drop(&mut self) {
+        let spaces = NAMES.iter().map(|n| self.space(n));
+        for space in spaces.chain([format!("{}b", self.tag)]) {
+            // Whatever still runs there was started here.
+            let pids = Command::new("ip").args(["netns", "pids", &space]).output();
+            for pid in String::from_utf8_lossy(&pids.unwrap().stdout).lines() {
+                let _ = Command::new("kill").args(["-9", pid]).status();
+            }
+            let _ = Command::new("ip").args(["netns", "del", &space]).status();
+        }
+    }
+}
+
+/// Follows the page; when it is done, a call between two hosts was decided and recorded
+/// on both sides, and what it promises about refusals holds.
+#[test]
+#[ignore = "needs root, iproute2 and curl; .ci/run runs it by name"]
+fn three_hosts_as_the_page_says() {
+    let hosts = Hosts::new();
+    for block in blocks() {
+        match &block.file {
+            Some(file) => fs::write(hosts.home(&block.host).join(file), &block.text).unwrap(),
+            None => drop(hosts.run(&block.host, &block.text)),
+        }
+    }
+    decided_on_both_sides(&hosts);
+    used_tokens_are_refused(&hosts);
+    a_host_comes_back_by_its_key(&hosts);
+    a_banned_host_stays_out(&hosts);
+}
+
+fn decided_on_both_sides(hosts: &Hosts) {
+    for (query, why) in [
+        (
+            "principal:\"*/web\" service:\"*/orders\" outcome:allow",
+            "host 3 decided",
+        ),
+        (
+            "principal:\"*/orders\" service:\"*/web\" outcome:deny",
+            "host 2 decided",
+        ),
+    ] {
+        support::wait_for(why, support::LIMIT, || {
+            let found = hosts.json(
+                "host-1",
+                &format!("palisade audit search 'class:decision last:1h {query}'"),
+            );
+            (found["total"].as_u64()? > 0).then_some(())
+        });
+    }
+}
+
+fn used_tokens_are_refused(hosts: &Hosts) {
+    let again = hosts.run(
+        "host-3",
+        "cp ../palisade/agent.yaml second.yaml; echo 'state_dir: second' >> second.yaml
+         scp host-1:/srv/palisade/host-2.token join-token
+         palisade run agent --config second.yaml && exit 1; rm join-token",
+    );
+    assert!(again.contains("PLS4112"), "{again}");
+    let facts = hosts.json("host-1", "palisade check");
+    let codes: Vec<u64> = facts
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|f| f["code"].as_u64())
+        .collect();
+    assert!(codes.contains(&4112), "{facts}");
+}
+
+/// Its certificate is thrown away, as if it had ended long ago; the key is still there.
+fn a_host_comes_back_by_its_key(hosts: &Hosts) {
+    stop_agent(hosts, "host-2");
+    let file = hosts.home("host-2").join("state/node/node.json");
+    let mut kept: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    kept["chain"] = Value::Array(Vec::new());
+    fs::write(&file, kept.to_string()).unwrap();
+    hosts.run(
+        "host-2",
+        "rm -f state/agent.sock; palisade run agent --config agent.yaml &
+         until test -S state/agent.sock; do sleep 0.2; done",
+    );
+}
+
+fn a_banned_host_stays_out(hosts: &Hosts) {
+    hosts.run("host-1", "palisade join node ban host-3 --reason lost");
+    stop_agent(hosts, "host-3");
+    let file = hosts.home("host-3").join("state/node/node.json");
+    let mut kept: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    kept["chain"] = Value::Array(Vec::new());
+    fs::write(&file, kept.to_string()).unwrap();
+    let refused = hosts.run(
+        "host-3",
+        "palisade run agent --config agent.yaml && exit 1; true",
+    );
+    assert!(refused.contains("PLS4106"), "{refused}");
+}
+
+fn stop_agent(hosts: &Hosts, host: &str) {
+    let pids = system("ip", &["netns", "pids", &hosts.space(host)]);
+    let agent = pids.lines().find(|pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains("run\0agent")
+    });
+    let pid = agent.expect("an agent runs").to_owned();
+    system("kill", &[&pid]);
+    support::wait_for("the agent's end", support::LIMIT, || {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.is_empty().then_some(())
+    });
+}
