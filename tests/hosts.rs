@@ -241,11 +241,11 @@ fn three_hosts_as_the_page_says() {
 fn decided_on_both_sides(hosts: &Hosts) {
     for (query, why) in [
         (
-            "principal:\"*/web\" service:\"*/orders\" outcome:allow",
+            "principal:sa/web service:shop/orders decision:allow",
             "host 3 decided",
         ),
         (
-            "principal:\"*/orders\" service:\"*/web\" outcome:deny",
+            "principal:sa/orders service:shop/web decision:deny",
             "host 2 decided",
         ),
     ] {

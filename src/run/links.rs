@@ -179,3 +179,84 @@ impl Doubt for Doubts {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use palisade_mesh::{
+        link::LinkAction,
+        sink::{Durable, SinkError},
+        spiffe_id::TrustDomain,
+    };
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Records(Arc<Mutex<Vec<Record>>>);
+
+    impl RecordStream for Records {
+        fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+            self.0.lock().unwrap().push(record.clone());
+            Ok(())
+        }
+
+        fn flush(&mut self) {}
+
+        fn durable(&mut self) -> Durable {
+            Box::pin(ready(Ok(())))
+        }
+    }
+
+    fn gate(records: &Records, clock: &Clock) -> Arc<LinkGate> {
+        let config = Config::parse("mesh.yaml", "trust_domain: acme.test\n").unwrap();
+        let reporter = config.trust_domain.role("pdp");
+        LinkGate::new(&config, reporter, Box::new(records.clone()), clock).unwrap()
+    }
+
+    fn id(path: &str) -> SpiffeId {
+        TrustDomain::parse("acme.test").unwrap().id(path).unwrap()
+    }
+
+    /// Whoever is refused comes back every few seconds; the log is not for that.
+    #[test]
+    fn a_refusal_is_recorded_once_a_minute_and_shown_for_an_hour() {
+        let (records, clock) = (Records::default(), Clock::manual(jiff::Timestamp::now()));
+        let gate = gate(&records, &clock);
+        let peer = id("stranger");
+        let link = Link::new(&peer, LinkAction::Subscribe);
+        for _ in 0..3 {
+            assert!(gate.ask(&link).is_err());
+        }
+        assert_eq!(records.0.lock().unwrap().len(), 1);
+        clock.advance(std::time::Duration::from_secs(60));
+        assert!(gate.ask(&link).is_err());
+        assert_eq!(records.0.lock().unwrap().len(), 2);
+        let facts = gate.check();
+        assert_eq!(facts.len(), 1);
+        assert_eq!(facts[0].code, Some(LINK_REFUSED));
+        clock.advance(std::time::Duration::from_secs(3600));
+        assert!(gate.check().is_empty());
+    }
+
+    #[test]
+    fn a_decision_about_another_s_service_is_noted_where_the_catalogue_is_known() {
+        let (records, clock) = (Records::default(), Clock::system());
+        let doubts = Doubts {
+            gate: gate(&records, &clock),
+            services: Arc::default(),
+        };
+        let (web, orders) = (id("ns/shop/sa/web"), "acme.test/shop/orders");
+        doubts.decision(&web, orders);
+        assert!(doubts.gate.check().is_empty(), "nobody here knows");
+        let own = web.clone();
+        let is =
+            move |who: &SpiffeId, service: &str| Some((*who == own) == service.ends_with("web"));
+        assert!(doubts.services.set(Box::new(is)).is_ok());
+        doubts.decision(&web, "acme.test/shop/web");
+        doubts.decision(&web, "");
+        assert!(doubts.gate.check().is_empty());
+        doubts.decision(&web, orders);
+        assert_eq!(doubts.gate.check()[0].code, Some(OTHER_SERVICE));
+    }
+}

@@ -315,3 +315,6 @@ fn check_clock(node_us: i64, ours_us: i64) -> Result<(), JoinRefusal> {
         ours: at(ours_us),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -65,6 +65,12 @@ pub(super) fn server(ca: Arc<Ca>, gate: Arc<dyn Gate>) -> AuthorityServer<Networ
     AuthorityServer::new(NetworkAuthority { ca, gate }).max_decoding_message_size(MESSAGE_LEN_MAX)
 }
 
+/// The service without tonic around it.
+#[cfg(test)]
+pub(super) fn tests_authority(ca: Arc<Ca>, gate: Arc<dyn Gate>) -> NetworkAuthority {
+    NetworkAuthority { ca, gate }
+}
+
 type States = Pin<Box<dyn Stream<Item = Result<TrustState, Status>> + Send>>;
 
 #[tonic::async_trait]

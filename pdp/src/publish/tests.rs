@@ -508,6 +508,15 @@ mod streams {
                 Some("spiffe://evil.test/ns/shop/sa/web"),
                 "policy is for proxies of its own trust domain",
             ),
+            // Of the trust domain, but no service: policies tell who guards what.
+            (
+                Some("spiffe://demo.test/ns/shop/sa/stranger"),
+                "PLS4130: `spiffe://demo.test/ns/shop/sa/stranger` may not subscribe here: no link policy permits it",
+            ),
+            (
+                Some("spiffe://demo.test/palisade/agent/host-2"),
+                "PLS4130: `spiffe://demo.test/palisade/agent/host-2` may not subscribe here: no link policy permits it",
+            ),
         ] {
             let pdp = Pdp::serve(&mesh.distribution, peer).await;
             let state = tempfile::tempdir().unwrap();
