@@ -92,7 +92,7 @@ impl<'h> Mesh<'h> {
         let told = facts.as_array().unwrap().iter();
         assert!(told.clone().any(|f| f["code"] == code), "{facts}");
         wait_for("a record of the refusal", LIMIT, || {
-            let rows = self.home.rows("class:authn_fail last:1h")?;
+            let rows = self.home.rows("class:authn_failure last:1h")?;
             let mut rows = rows.iter().map(Value::to_string);
             rows.any(|r| r.contains(reason)).then_some(())
         });

@@ -94,7 +94,7 @@ impl LinkGate {
         let fact = |(at, code, text): &(i64, u16, String)| {
             Fact::not_ok("links", FactState::Warning, *code, text.clone())
                 .cause(format!("last {}", ago(&self.clock, *at)))
-                .fix("see who it is: palisade audit search class:authn_fail")
+                .fix("see who it is: palisade audit search class:authn_failure")
         };
         lately.map(fact).collect()
     }

@@ -129,6 +129,11 @@ impl Nodes {
         self.roster.borrow().nodes.get(name).cloned()
     }
 
+    /// Whether the authority itself is reached by loopback.
+    pub(super) fn on_one_host(&self) -> bool {
+        self.reachable.get().is_some_and(IpAddr::is_loopback)
+    }
+
     pub(super) fn directory(&self) -> Vec<DirectoryEntry> {
         self.roster.borrow().directory.clone()
     }
@@ -326,7 +331,7 @@ impl Ca {
     /// Where the parts of the mesh are, now and with every change, as a process on the
     /// authority's own host sees it.
     pub fn directory(&self) -> Vec<DirectoryEntry> {
-        seen_from("", &self.nodes.directory())
+        seen_from("", &self.nodes.directory(), self.nodes.on_one_host())
     }
 
     /// Says where other hosts reach this one; the first word counts.
@@ -463,9 +468,15 @@ impl Ca {
     }
 }
 
-/// What of a directory is of use on `node`: a loopback address is only on its own.
-pub(super) fn seen_from(node: &str, directory: &[DirectoryEntry]) -> Vec<DirectoryEntry> {
-    let reaches = |e: &&DirectoryEntry| e.node == node || !e.address.ip().is_loopback();
+/// What of a directory is of use on `node`: a loopback address is only on its own,
+/// unless all nodes are on one host.
+pub(super) fn seen_from(
+    node: &str,
+    directory: &[DirectoryEntry],
+    on_one_host: bool,
+) -> Vec<DirectoryEntry> {
+    let reaches =
+        |e: &&DirectoryEntry| on_one_host || e.node == node || !e.address.ip().is_loopback();
     let mut seen: Vec<_> = directory.iter().filter(reaches).cloned().collect();
     // What is on the same host is nearest.
     seen.sort_by_key(|e| e.node != node);

@@ -30,6 +30,7 @@ pub(crate) enum Place {
 struct Follower {
     place: Place,
     svid_ttl: std::time::Duration,
+    on_one_host: bool,
     trust: watch::Receiver<Arc<TrustState>>,
     roster: watch::Receiver<Arc<Roster>>,
     last: Option<TrustState>,
@@ -45,6 +46,7 @@ impl Ca {
         let follower = Follower {
             place,
             svid_ttl: self.config.svid_ttl,
+            on_one_host: self.nodes.on_one_host(),
             trust: self.trust.subscribe(),
             roster: self.nodes.roster.subscribe(),
             last: None,
@@ -64,7 +66,7 @@ impl Follower {
         loop {
             let trust = self.trust.borrow_and_update().clone();
             let roster = self.roster.borrow_and_update().clone();
-            match state_for(&self.place, &trust, &roster, self.svid_ttl) {
+            match self.state(&trust, &roster) {
                 Err(refusal) => return Some(Err(refusal)),
                 Ok(state) if self.last.as_ref() != Some(&state) => {
                     self.last = Some(state.clone());
@@ -78,46 +80,43 @@ impl Follower {
             }
         }
     }
-}
 
-fn state_for(
-    place: &Place,
-    trust: &TrustState,
-    roster: &Roster,
-    svid_ttl: std::time::Duration,
-) -> Result<TrustState, JoinRefusal> {
-    let mut state = TrustState {
-        registrations: Vec::new(),
-        directory: Vec::new(),
-        ..trust.clone()
-    };
-    let here = |keep: &dyn Fn(&Registration) -> bool| -> Vec<Registration> {
-        let all = trust.registrations.iter().filter(|r| keep(r));
-        // An agent need not know where else an identity is served.
-        all.map(|r| r.clone().on(Vec::new())).collect()
-    };
-    match place {
-        Place::Local => {
-            state.registrations = here(&Registration::is_local);
-            state.directory = seen_from("", &roster.directory);
-        }
-        Place::Node(name, shown) => {
-            let node = admitted(roster, name)?;
-            if node.roles.contains(&NodeRole::Proxy) {
-                state.registrations = here(&|r| r.is_on(name.as_str()));
+    /// What this host is told of it all.
+    fn state(&self, trust: &TrustState, roster: &Roster) -> Result<TrustState, JoinRefusal> {
+        let mut state = TrustState {
+            registrations: Vec::new(),
+            directory: Vec::new(),
+            ..trust.clone()
+        };
+        let here = |keep: &dyn Fn(&Registration) -> bool| -> Vec<Registration> {
+            let all = trust.registrations.iter().filter(|r| keep(r));
+            // An agent need not know where else an identity is served.
+            all.map(|r| r.clone().on(Vec::new())).collect()
+        };
+        let seen = |node: &str| seen_from(node, &roster.directory, self.on_one_host);
+        match &self.place {
+            Place::Local => {
+                state.registrations = here(&Registration::is_local);
+                state.directory = seen("");
             }
-            let parts = node
-                .roles
-                .iter()
-                .filter(|r| r.is_part() && !shown.is_empty());
-            state.registrations.extend(parts.map(|role| {
-                let domain = &trust.bundle.trust_domain;
-                Registration::for_role(domain, role.as_str(), shown.clone(), svid_ttl)
-            }));
-            state.directory = seen_from(name.as_str(), &roster.directory);
+            Place::Node(name, shown) => {
+                let node = admitted(roster, name)?;
+                if node.roles.contains(&NodeRole::Proxy) {
+                    state.registrations = here(&|r| r.is_on(name.as_str()));
+                }
+                let parts = node
+                    .roles
+                    .iter()
+                    .filter(|r| r.is_part() && !shown.is_empty());
+                state.registrations.extend(parts.map(|role| {
+                    let domain = &trust.bundle.trust_domain;
+                    Registration::for_role(domain, role.as_str(), shown.clone(), self.svid_ttl)
+                }));
+                state.directory = seen(name.as_str());
+            }
         }
+        Ok(state)
     }
-    Ok(state)
 }
 
 /// The node of this name, if it may be served.

@@ -271,6 +271,7 @@ async fn a_node_comes_back_by_its_key_alone_and_a_banned_one_does_not() {
     let token = office.token("host-2", &[]).await;
     office.join(&node, &token).await.unwrap();
     office.clock.advance(Duration::from_secs(7 * 86_400));
+    office.ca.maintain().await.unwrap();
     assert!(office.come_back(&node).await.is_ok());
     office.refused(office.come_back(&host("host-2")).await, 4118);
 
