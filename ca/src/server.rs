@@ -104,7 +104,7 @@ impl Ca {
         let mut books = Books::open(&config, clock.clone(), recorder.clone()).await?;
         books.settle().await?;
         let (trust, _) = watch::channel(Arc::new(books.trust()));
-        let nodes = nodes::Nodes::load(&*books.store()).await?;
+        let nodes = nodes::Nodes::load(&books.store()).await?;
         let ca = Arc::new(Self {
             config,
             clock,
