@@ -31,8 +31,10 @@ async fn metric(stage: &Stage, of: &str) -> f64 {
 
 #[tokio::test]
 async fn an_operation_says_how_durable_its_records_are_else_the_service() {
-    let mut setting = Setting::default();
-    setting.audit = AuditMode::BestEffort;
+    let setting = Setting {
+        audit: AuditMode::BestEffort,
+        ..Setting::default()
+    };
     let stage = Stage::set(setting).await;
     let mut client = stage.h2().await;
     for (path, mode) in [
