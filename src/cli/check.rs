@@ -37,6 +37,10 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
                 facts.extend(more);
             }
         }
+        for role in ["ca", "agent", "pdp"] {
+            let path = format!("/v1/{role}/records");
+            facts.extend(mesh.get_all::<Vec<Fact>>(role, &path).await?.concat());
+        }
         facts.extend(unseen(&mesh));
         Ok(facts)
     });

@@ -64,6 +64,7 @@ pub async fn control_plane(
     for role in Role::ALL.into_iter().filter(|r| roles.contains(r)) {
         routes = routes.merge(plane.start(role, config, &clock).await?);
     }
+    routes = routes.merge(plane.records.routes());
     // Parts that came after the authority, or run without one.
     let rest = plane.source(None, config);
     plane.records.identify(&rest, &clock);

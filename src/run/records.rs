@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use axum::{Json, Router, routing::get};
 use palisade_audit::{
     local::LocalSink,
     log::Log,
@@ -13,7 +14,7 @@ use palisade_mesh::{
 };
 use tokio::sync::Notify;
 
-use super::{Role, link::Source, unusable};
+use super::{Role, keeping, link::Source, unusable};
 use crate::{
     config::Config,
     net::{directory::Whereabouts, tls},
@@ -27,7 +28,8 @@ pub(super) struct Records {
     config: Config,
     clock: Clock,
     log: Option<Log>,
-    spools: Vec<Arc<Spool>>,
+    /// Of each part that asked; none where it writes into the log.
+    spools: Vec<(Role, Option<Arc<Spool>>)>,
     identities: Vec<(Role, Arc<Pending>)>,
 }
 
@@ -89,6 +91,7 @@ impl Records {
         audit: Option<Whereabouts>,
     ) -> Result<(Sink, Option<Arc<Pending>>), Vec<Diagnostic>> {
         if let Some(log) = &self.log {
+            self.spools.push((role, None));
             let sink = LocalSink::new(log.clone(), reporter, self.clock.clone());
             return Ok((Arc::new(sink), None));
         }
@@ -113,7 +116,7 @@ impl Records {
         .map_err(|e| vec![unusable(&e.to_string())])?;
         let pending = Arc::new(Pending::default());
         let waiting = pending.clone();
-        self.spools.push(spool.clone());
+        self.spools.push((role, Some(spool.clone())));
         let expected = self.config.trust_domain.role(Role::Audit.as_str());
         tokio::spawn(spool.clone().uplink(move || {
             let (pending, expected) = (waiting.clone(), expected.clone());
@@ -145,9 +148,26 @@ impl Records {
 
     /// Writes out what is left.
     pub(super) fn close(self) {
-        for spool in self.spools {
+        for spool in self.spools.into_iter().filter_map(|(_, spool)| spool) {
             spool.close();
         }
+    }
+
+    /// Tells on the local socket what is wrong with the keeping of records.
+    pub(super) fn routes(&self) -> Router {
+        self.spools
+            .iter()
+            .fold(Router::new(), |router, (role, spool)| {
+                let (name, spool) = (role.as_str(), spool.clone());
+                let check = move || async move {
+                    let health = spool.as_ref().map(|spool| spool.health());
+                    Json(
+                        health
+                            .map_or_else(Vec::new, |health| keeping::facts("audit", name, &health)),
+                    )
+                };
+                router.route(&format!("/v1/{name}/records"), get(check))
+            })
     }
 }
 
