@@ -52,7 +52,7 @@ fn strict_costs_a_group_commit() {
     let caller = authority.trusting(&authority.leaf("ns/shop/sa/web"));
     let service = home.path("policies/services/orders.yaml");
     let sample = fs::read_to_string(&service).unwrap();
-    let mut measure = |mode: &str| {
+    let measure = |name: &str, mode: &str| {
         fs::write(&service, format!("{sample}\naudit: {mode}\n")).unwrap();
         let inbound = free_port();
         // Nobody takes the records: they stay in the spool.
@@ -61,7 +61,7 @@ fn strict_costs_a_group_commit() {
             free_port()
         );
         fs::write(home.path("proxy.yaml"), text).unwrap();
-        let mut proxy = home.start("proxy", &["run", "proxy", "--config", "proxy.yaml"]);
+        let mut proxy = home.start(name, &["run", "proxy", "--config", "proxy.yaml"]);
         wait_for("a proxy that listens", LIMIT, || {
             assert!(proxy.ended().is_none(), "{}", proxy.printed());
             proxy.printed().contains("ready").then_some(())
@@ -74,7 +74,11 @@ fn strict_costs_a_group_commit() {
         assert!(proxy.end().success());
         seen
     };
-    let spool = [measure("spool"), measure("strict"), measure("spool")];
+    let spool = [
+        measure("first", "spool"),
+        measure("second", "strict"),
+        measure("third", "spool"),
+    ];
     let [before, strict, after] = spool;
     let per_s = f64::midpoint(before.per_s, after.per_s);
     let p50 = (before.p50 + after.p50) / 2;
