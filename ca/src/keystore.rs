@@ -9,6 +9,7 @@
 //! wiping is best effort.
 
 use std::{
+    ffi::OsStr,
     fs::{File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
@@ -100,12 +101,9 @@ impl Keystore {
             source,
         };
         let meta = file.metadata().map_err(io)?;
-        let ours = [nix::unistd::geteuid().as_raw(), 0].contains(&meta.uid());
-        // A credential of systemd's is root's, in a folder that only this service can
-        // enter; an access list that names the service shows as rights of the group.
-        let credential = meta.uid() == 0 && is_credential(path);
-        let loose = if credential { 0o037 } else { 0o077 };
-        if meta.mode() & loose != 0 || !ours {
+        let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
+        let credential = is_credential(path, folder.as_deref());
+        if !is_private(meta.uid(), meta.mode(), credential) {
             return Err(KeystoreError::Loose {
                 path: path.to_owned(),
                 mode: meta.mode() & 0o7777,
@@ -185,10 +183,19 @@ fn make(path: &Path) -> io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Whether the service manager put the file there (`LoadCredential=`).
-fn is_credential(path: &Path) -> bool {
-    std::env::var_os("CREDENTIALS_DIRECTORY")
-        .is_some_and(|dir| path.parent() == Some(Path::new(&dir)))
+/// Whether a file of `uid` with `mode` is read by its owner only. A credential of the
+/// service manager is root's, in a folder that this service alone can enter; an access
+/// list that names the service shows as a right of the group.
+fn is_private(uid: u32, mode: u32, credential: bool) -> bool {
+    let ours = [nix::unistd::geteuid().as_raw(), 0].contains(&uid);
+    let loose = if credential && uid == 0 { 0o037 } else { 0o077 };
+    ours && mode & loose == 0
+}
+
+/// Whether the service manager put the file into `folder`, that of its credentials
+/// (`LoadCredential=`).
+fn is_credential(path: &Path, folder: Option<&OsStr>) -> bool {
+    folder.is_some_and(|folder| path.parent() == Some(Path::new(folder)))
 }
 
 fn derive(kek: &[u8; KEK_LEN], info: &[u8]) -> Result<Zeroizing<[u8; 32]>, KeystoreError> {
@@ -287,6 +294,21 @@ mod tests {
                 "cut at {index}"
             );
         }
+    }
+
+    #[test]
+    fn a_credential_may_show_an_access_list_and_no_more() {
+        let ours = nix::unistd::geteuid().as_raw();
+        assert!(is_private(0, 0o100_440, true) && is_private(ours, 0o100_400, true));
+        for mode in [0o100_444, 0o100_460, 0o100_450] {
+            assert!(!is_private(0, mode, true), "{mode:o}");
+        }
+        assert!(!is_private(0, 0o100_440, false));
+        assert!(!is_private(ours + 1, 0o100_440, true));
+        let folder = Some(OsStr::new("/run/credentials/ca"));
+        assert!(is_credential(Path::new("/run/credentials/ca/kek"), folder));
+        assert!(!is_credential(Path::new("/run/credentials/kek"), folder));
+        assert!(!is_credential(Path::new("/run/credentials/ca/kek"), None));
     }
 
     #[test]
