@@ -180,6 +180,32 @@ fn without_policy_a_proxy_is_not_ready() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
+/// An agent by itself is ready when it has heard the authority, in another process.
+#[test]
+fn an_agent_is_ready_when_it_knows_whom_to_trust() {
+    let home = Home::new();
+    let audit = free_port();
+    let text = format!(
+        "trust_domain: {DOMAIN}\nca: {{}}\nagent: {{}}\naudit: {{ listen: \"{audit}\" }}\n"
+    );
+    fs::write(home.path("mesh.yaml"), text).unwrap();
+    let path = home.path("notify");
+    let manager = Manager::new(&path);
+    let mut agent = home
+        .palisade(&["run", "agent", "--config", "mesh.yaml"])
+        .env("NOTIFY_SOCKET", &path)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    manager.expects("STATUS=waiting");
+    assert_eq!(manager.told(), None, "without an authority");
+    let _ca = home.start("ca", &["run", "ca", "--config", "mesh.yaml"]);
+    manager.expects("READY=1");
+    home.says(&["wait", "--role", "ca", "--role", "agent"], 0);
+    signal(&agent, Signal::SIGTERM);
+    assert_eq!(agent.wait().unwrap().code(), Some(0));
+}
+
 #[test]
 fn nobody_waits_longer_than_asked() {
     let proxy = Proxy::new("folder: policies");
