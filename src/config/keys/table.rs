@@ -23,7 +23,7 @@ const OWN_IDENTITY: &str =
     "Its own identity, when the CA is in another process. Exactly one of the two.";
 const FROM_AGENT: Fallback = Told("the Workload API at `agent.socket`", "");
 const WORKLOAD_API: &str = "Address of a SPIFFE Workload API, `unix:///PATH` or `tcp://IP:PORT`.";
-const WORKLOAD_API_EXAMPLE: Fallback = Off("unix:///run/palisade/agent.sock");
+const WORKLOAD_API_EXAMPLE: Fallback = Off("unix:///run/palisade-agent/agent.sock");
 const PEM: &str = "PEM files, read again when they change.";
 const CERT: &str = "The certificate, followed by its intermediates.";
 const PRIVATE_KEY: &str = "The private key of the certificate.";
