@@ -10,6 +10,8 @@ use crate::render::{self, Output};
 #[cfg(feature = "full")]
 mod audit;
 #[cfg(feature = "full")]
+mod ca;
+#[cfg(feature = "full")]
 mod can;
 mod check;
 mod config;
@@ -152,6 +154,10 @@ enum Command {
     /// Search and verify the decision log.
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Make, rotate, back up and repair the certificate authority.
+    #[cfg(feature = "full")]
+    #[command(subcommand)]
+    Ca(ca::Command),
     #[cfg(feature = "full")]
     /// Show the identities that were issued.
     #[command(subcommand)]
@@ -228,6 +234,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Why(args) => why::main(&args, context),
         #[cfg(feature = "full")]
         Command::Audit(command) => audit::main(command, context),
+        #[cfg(feature = "full")]
+        Command::Ca(command) => ca::main(&command, context),
         #[cfg(feature = "full")]
         Command::Identity(command) => identity::main(&command, context),
         Command::Config(command) => config::main(&command, context),

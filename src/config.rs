@@ -83,6 +83,13 @@ pub struct CaSection {
     /// Life of an X.509-SVID, at least 10 s. Default: 1 h.
     #[serde(default = "default_svid_ttl", deserialize_with = "lifetime")]
     pub svid_ttl: Duration,
+    /// How long a rotation waits for acknowledgements, at least 1 s. Default:
+    /// `svid_ttl`, at least 1 min.
+    #[serde(default, deserialize_with = "optional_lifetime")]
+    pub ack_deadline: Option<Duration>,
+    /// Certificates that may be replaced in a second after a forced rotation. Default: 100.
+    #[serde(default = "default_reissue_rate")]
+    pub reissue_rate: u32,
     /// Address of the audit service that gets its records, when it is in another process;
     /// `mesh` asks the directory.
     pub audit: Option<PartAddress>,
@@ -397,6 +404,10 @@ fn default_svid_ttl() -> Duration {
     Duration::from_secs(3600)
 }
 
+fn default_reissue_rate() -> u32 {
+    palisade_ca::server::REISSUE_RATE
+}
+
 fn default_instance() -> String {
     "proxy".into()
 }
@@ -414,6 +425,12 @@ fn lifetime<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::E
             "`{text}` is not a span of time such as `60s` or `1h`"
         ))
     })
+}
+
+fn optional_lifetime<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    lifetime(deserializer).map(Some)
 }
 
 #[cfg(test)]

@@ -37,6 +37,12 @@ pub mod proxy;
 mod records;
 #[cfg(feature = "full")]
 mod revisions;
+mod rotation;
+
+pub(crate) use self::{
+    authority::ca_config,
+    rotation::{RotateOrder, authority as authority_status},
+};
 
 #[cfg(feature = "full")]
 pub use plane::{ControlPlane, control_plane};

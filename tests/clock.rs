@@ -77,6 +77,56 @@ async fn certificates_follow_the_clock_and_no_request_is_lost_to_it() {
     }
 }
 
+/// Root, intermediate and every certificate end while the control plane is down. The
+/// authority is repaired, and all come back with the registrations they had.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mesh_whose_certificates_have_all_expired_is_repaired() {
+    let home = support::Home::new();
+    let name = format!("expiry-{}", std::process::id());
+    let clock = Clock::manual(jiff::Timestamp::now());
+    let app = start_app().await;
+    let (pdp, audit) = (support::free_port(), support::free_port());
+    let yaml = control_plane(&name)
+        .replacen("127.0.0.1:0", &pdp.to_string(), 1)
+        .replacen("127.0.0.1:0", &audit.to_string(), 1);
+    let plane_config = config(&home.path("plane"), &yaml);
+    let plane = run::control_plane(&plane_config, &Role::ALL, clock.clone())
+        .await
+        .unwrap();
+    let agent = plane_config.agent_socket();
+    let mut proxies = Vec::new();
+    for service in ["web", "orders"] {
+        let yaml = proxy(&name, service, app, pdp, audit, &agent);
+        let config = config(&home.path(service), &yaml);
+        proxies.push(run::proxy::start(&config, clock.clone()).await.unwrap());
+    }
+    let outbound = ready(&name).await;
+    assert_eq!(get(outbound, "orders", "/orders").await, 200);
+    let roots = plane.ca.as_ref().unwrap().trust().borrow().bundle.clone();
+    plane.end().await;
+
+    clock.advance(Duration::from_secs(400 * 86_400));
+    assert_ne!(get(outbound, "orders", "/orders").await, 200);
+    let folder = plane_config.state_dir.join("ca");
+    let of_ca = palisade_ca::CaConfig::new(plane_config.trust_domain.clone(), folder);
+    let repaired = palisade_ca::server::repair(&of_ca, clock.clone())
+        .await
+        .unwrap();
+    assert_eq!(repaired.ended, 2);
+    let plane = run::control_plane(&plane_config, &Role::ALL, clock.clone())
+        .await
+        .unwrap();
+    assert_ne!(plane.ca.as_ref().unwrap().trust().borrow().bundle, roots);
+    until("a request that passes", || async {
+        get(outbound, "orders", "/orders").await == 200
+    })
+    .await;
+    plane.end().await;
+    for proxy in proxies {
+        proxy.end().await;
+    }
+}
+
 fn config(dir: &Path, yaml: &str) -> Config {
     std::fs::create_dir_all(dir).unwrap();
     let file = dir.join("mesh.yaml");

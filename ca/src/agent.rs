@@ -25,7 +25,7 @@ pub use self::{
     upstream::{Remote, States, Upstream, UpstreamError},
     workload_api::WorkloadApi,
 };
-use self::{attest::Digests, backoff::Backoff, keeper::Keeper};
+use self::{attest::Digests, backoff::Backoff, holders::Holders, keeper::Keeper};
 use crate::{
     join::NodeRole,
     recorder::Recorder,
@@ -40,6 +40,7 @@ mod backoff;
 mod connection;
 mod directory;
 mod grpcio;
+mod holders;
 mod keeper;
 pub mod node;
 mod refusals;
@@ -57,6 +58,9 @@ pub const STREAMS_PER_UID_MAX: usize = 512;
 pub struct AgentConfig {
     /// The trust domain it serves; an authority of another one is not believed.
     pub trust_domain: TrustDomain,
+    /// Its name among the agents of the trust domain, the same after a restart: the
+    /// authority waits for it by this name. Default: the trust domain.
+    pub name: String,
     /// Connections each user may hold. Default [`CONNECTIONS_PER_UID_MAX`].
     pub connections_per_uid_max: usize,
     /// Streams and calls each user may hold open. Default [`STREAMS_PER_UID_MAX`].
@@ -79,6 +83,7 @@ impl AgentConfig {
         Self {
             reporter: trust_domain.role("agent"),
             directory_file: None,
+            name: trust_domain.to_string(),
             trust_domain,
             connections_per_uid_max: CONNECTIONS_PER_UID_MAX,
             streams_per_uid_max: STREAMS_PER_UID_MAX,
@@ -134,11 +139,16 @@ impl Agent {
             directory: watch::Sender::new(kept.unwrap_or_default()),
             announced: Mutex::default(),
             changed: watch::Sender::new(()),
+            holders: Arc::default(),
             keepers: Mutex::new(HashMap::new()),
             digests: Digests::default(),
             stop: stop.clone(),
         });
         tokio::spawn(stop.clone().run_until_cancelled_owned(follow(desk.clone())));
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(holders::report(desk.clone())),
+        );
         Arc::new(Self {
             desk,
             _running: stop.drop_guard(),
@@ -199,6 +209,8 @@ struct Desk {
     announced: Mutex<BTreeMap<NodeRole, SocketAddr>>,
     /// Rings when a stream should look again.
     changed: watch::Sender<()>,
+    /// Written by streams.
+    holders: Arc<Holders>,
     /// Made by streams, removed by the follower and by the keepers themselves.
     keepers: Mutex<HashMap<Registration, Arc<Keeper>>>,
     digests: Digests,
@@ -264,16 +276,28 @@ impl Desk {
             return Err(UpstreamError::TrustDomain(domain));
         }
         self.take_directory(&state.directory);
-        let held = self.trust.borrow().as_ref().map(|s| s.sequence);
-        match held {
+        let held = self.trust.borrow().clone();
+        match held.as_deref() {
             // An older state could bring back a root that has been dropped.
-            Some(held) if state.sequence < held => {
+            Some(held) if state.place() < held.place() => {
                 return Err(UpstreamError::Backwards {
-                    held,
-                    offered: state.sequence,
+                    held: held.place(),
+                    offered: state.place(),
                 });
             }
-            Some(held) if state.sequence == held => return Ok(()),
+            Some(held) if state.place() == held.place() => {
+                // Two authorities that grew from one state would each say this.
+                if state.bundle != held.bundle {
+                    return Err(UpstreamError::Forked(state.place()));
+                }
+                // A node may be given a role, or lose one, without a new sequence.
+                if state.registrations == held.registrations {
+                    return Ok(());
+                }
+            }
+            Some(held) if state.epoch > held.epoch => {
+                tracing::warn!("authority was made, repaired or restored since it was last heard");
+            }
             _ => {}
         }
         tracing::info!(
@@ -282,15 +306,20 @@ impl Desk {
             registrations = state.registrations.len(),
             "trust state changed"
         );
+        let state = Arc::new(state);
+        // Before the keepers look: one that obtains meanwhile looks after that.
+        self.trust.send_replace(Some(state.clone()));
         self.keepers().retain(|registration, keeper| {
             let kept = state.registrations.contains(registration);
-            if !kept {
+            if kept {
+                keeper.reconsider(&state, self.now_us());
+            } else {
                 keeper.stop();
             }
             kept
         });
-        self.trust.send_replace(Some(Arc::new(state)));
         self.changed.send_replace(());
+        self.holders.news.notify_one();
         Ok(())
     }
 }

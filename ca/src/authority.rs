@@ -9,7 +9,9 @@
 //! A prepared root is in the bundle but signs nothing; an active authority signs;
 //! a retiring one signs no more but what it signed still counts; a retired one is
 //! out of the bundle and its key is destroyed. Tainted is an active, prepared or
-//! retiring one that must be replaced at once, revoked one that nobody trusts.
+//! retiring one that must be replaced at once: it stays in the bundle, and signs
+//! while there is no other, until its replacement is in everybody's hands. A
+//! revoked one is out of the bundle and its key is destroyed.
 //! Every authority has a subject and a key id of its own: verifiers that meet two
 //! CAs of one name spend their signature budget on the wrong one.
 
@@ -19,6 +21,7 @@ use rustls_pki_types::CertificateDer;
 use serde::{Serialize, Serializer};
 
 pub(crate) mod mint;
+pub(crate) mod orders;
 pub(crate) mod plan;
 
 /// Identifies an authority: its certificate's subject key identifier.
@@ -29,6 +32,17 @@ impl KeyId {
     /// From its 20 bytes; anything else is `None`.
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
+    }
+
+    /// From its 40 hexadecimal digits, as it is displayed; anything else is `None`.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        if !text.is_ascii() {
+            return None;
+        }
+        let digits: Vec<&[u8]> = text.as_bytes().chunks(2).collect();
+        let byte = |pair: &&[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let bytes: Option<Vec<u8>> = digits.iter().map(byte).collect();
+        Self::from_slice(&bytes?).filter(|id| id.to_string() == text)
     }
 
     /// Its bytes.
@@ -123,9 +137,14 @@ impl State {
         )
     }
 
-    /// Whether what it signed, or will sign, is to be trusted.
+    /// Whether what it signed, or will sign, may stay in use.
     pub fn is_trusted(self) -> bool {
         matches!(self, Self::Prepared | Self::Active | Self::Retiring)
+    }
+
+    /// Whether a root in this state is in the bundle.
+    pub fn is_published(self) -> bool {
+        self.is_trusted() || self == Self::Tainted
     }
 
     /// Whether its private key is of no use any more.

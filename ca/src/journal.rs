@@ -61,13 +61,21 @@ pub enum JournalError {
     Transition(i64),
 }
 
+/// Where an authority stands.
+#[derive(Clone)]
+struct Standing {
+    state: State,
+    certificate: [u8; 32],
+    since_us: i64,
+}
+
 /// The head of the chain and the states it leads to.
 #[derive(Clone)]
 pub(crate) struct Journal {
     key: hmac::Key,
     sequence: i64,
     mac: Vec<u8>,
-    states: HashMap<KeyId, (State, [u8; 32])>,
+    states: HashMap<KeyId, Standing>,
 }
 
 impl Journal {
@@ -99,9 +107,19 @@ impl Journal {
     /// The state of an authority with this certificate.
     pub(crate) fn state(&self, id: KeyId, certificate: &[u8; 32]) -> Result<State, JournalError> {
         match self.states.get(&id) {
-            Some((state, digest)) if digest == certificate => Ok(*state),
+            Some(s) if s.certificate == *certificate => Ok(s.state),
             _ => Err(JournalError::Authority(id)),
         }
+    }
+
+    /// Since when an authority is in its state, microseconds since the Unix epoch.
+    pub(crate) fn since_us(&self, id: KeyId) -> Option<i64> {
+        self.states.get(&id).map(|s| s.since_us)
+    }
+
+    /// The number of the last entry.
+    pub(crate) fn head(&self) -> i64 {
+        self.sequence
     }
 
     /// An authority that it speaks of but that is not among `known`.
@@ -123,7 +141,7 @@ impl Journal {
             sequence: self.sequence + 1,
             time_us,
             key_id,
-            before: self.states.get(&key_id).map(|(state, _)| *state),
+            before: self.states.get(&key_id).map(|s| s.state),
             after,
             certificate,
             reason: reason.into(),
@@ -138,8 +156,12 @@ impl Journal {
     pub(crate) fn accept(&mut self, entry: &Entry) {
         self.sequence = entry.sequence;
         self.mac.clone_from(&entry.mac);
-        self.states
-            .insert(entry.key_id, (entry.after, entry.certificate));
+        let standing = Standing {
+            state: entry.after,
+            certificate: entry.certificate,
+            since_us: entry.time_us,
+        };
+        self.states.insert(entry.key_id, standing);
     }
 
     fn check(&self, entry: &Entry) -> Result<(), JournalError> {
@@ -152,8 +174,10 @@ impl Journal {
         let known = self.states.get(&entry.key_id);
         let legal = match (known, entry.before) {
             (None, None) => entry.after == State::Prepared,
-            (Some((state, digest)), Some(before)) => {
-                *state == before && before.may_become(entry.after) && *digest == entry.certificate
+            (Some(known), Some(before)) => {
+                known.state == before
+                    && before.may_become(entry.after)
+                    && known.certificate == entry.certificate
             }
             _ => false,
         };

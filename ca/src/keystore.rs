@@ -32,6 +32,9 @@ pub(crate) const KEK_LEN: usize = 32;
 const SEAL_VERSION: u8 = 1;
 const NONCE_LEN: usize = 12;
 const SEAL_DOMAIN: &[u8] = b"palisade/ca/seal/v1";
+const FINGERPRINT_DOMAIN: &[u8] = b"palisade/ca/kek-fingerprint/v1";
+/// Length of a key-encryption key's fingerprint, in bytes.
+const FINGERPRINT_LEN: usize = 8;
 const JOURNAL_DOMAIN: &[u8] = b"palisade/ca/journal/v1";
 
 /// Seals and opens private keys.
@@ -131,6 +134,13 @@ impl Keystore {
     /// The key that chains the journal.
     pub(crate) fn journal_key(&self) -> hmac::Key {
         self.journal.clone()
+    }
+
+    /// Tells this key-encryption key from others without giving anything of it away.
+    pub(crate) fn fingerprint(&self) -> String {
+        let tag = hmac::sign(&self.journal, FINGERPRINT_DOMAIN);
+        let bytes = tag.as_ref().iter().take(FINGERPRINT_LEN);
+        bytes.map(|b| format!("{b:02x}")).collect()
     }
 
     /// Seals a private key (PKCS#8) for storage.

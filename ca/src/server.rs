@@ -27,12 +27,18 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::states::Place;
 pub use self::{
-    config::CaConfig,
+    acks::{AGENT_NAME_LEN_MAX, AGENTS_MAX, AckError, AgentStanding, HolderStanding, Missing},
+    backup::{
+        ARCHIVE_LEN_MAX, Backup, BackupError, Header as BackupHeader, Restored, backup, restore,
+    },
+    config::{ACK_DEADLINE_MIN, CaConfig, REISSUE_RATE},
     enrolment::{EnrolmentService, Source},
     error::CaError,
     network::{Caller, NetworkAuthority},
     nodes::{JoinedNode, RefusedHost, TOKEN_TTL_MAX, TOKEN_TTL_MIN, TokenOrder, WaitingToken},
+    offline::{Repaired, init, repair},
     role::RoleError,
+    rotation::{RotateError, Rotation, Stage, Standing, Waiting, name as name_missing},
     service::AuthorityService,
 };
 pub use crate::store::{ISSUED_LIST_MAX, IssuedCertificate, IssuedFilter, StoreError};
@@ -48,15 +54,19 @@ use crate::{
     trust::TrustState,
 };
 
-use self::books::Books;
+use self::{acks::Acks, books::Books};
 
+mod acks;
+mod backup;
 mod books;
 mod config;
 mod enrolment;
 mod error;
 mod network;
 mod nodes;
+mod offline;
 mod role;
+mod rotation;
 mod service;
 mod states;
 
@@ -71,6 +81,7 @@ pub struct Ca {
     clock: Clock,
     store: Arc<Store>,
     recorder: Arc<Recorder>,
+    acks: Arc<Acks>,
     /// Written by whoever holds `books`.
     press: ArcSwapOption<Press>,
     /// Written by whoever holds `books`.
@@ -101,7 +112,9 @@ impl Ca {
             clock.clone(),
             config.demo,
         ));
-        let mut books = Books::open(&config, clock.clone(), recorder.clone()).await?;
+        let acks = Arc::new(Acks::new(clock.now_us(), config.rules().ttl_max));
+        let noted = Some(recorder.clone());
+        let mut books = Books::open(&config, clock.clone(), noted, acks.clone()).await?;
         books.settle().await?;
         let (trust, _) = watch::channel(Arc::new(books.trust()));
         let nodes = nodes::Nodes::load(&books.store()).await?;
@@ -110,6 +123,7 @@ impl Ca {
             clock,
             store: books.store(),
             recorder,
+            acks,
             press: ArcSwapOption::empty(),
             authority_keys: ArcSwapOption::empty(),
             trust,
@@ -306,19 +320,20 @@ impl Ca {
         refusal
     }
 
-    /// Lets issuance and watchers see what the books say. The bundle is published
-    /// before a new authority signs, so nobody gets a chain it cannot know.
+    /// Lets issuance and watchers see what the books say. Whoever hears that a
+    /// certificate is superseded and asks again gets one of the new intermediate;
+    /// that everybody knows the root above it is what the plan has waited for.
     fn publish(&self, books: &Books) -> Result<(), CaError> {
         let press = books.press()?;
         let keys = books.authority_spkis().map(|spki| Digest::of(&spki).0);
         self.authority_keys.store(Some(Arc::new(keys.collect())));
+        self.press.store(Some(Arc::new(press)));
         let next = Arc::new(books.trust());
         self.trust.send_if_modified(|present| {
             let changed = *present != next;
             *present = next;
             changed
         });
-        self.press.store(Some(Arc::new(press)));
         Ok(())
     }
 

@@ -13,14 +13,14 @@ use std::{
 
 use palisade_mesh::{spiffe_id::SpiffeId, svid::TrustBundle};
 use sqlx::{
-    SqlSafeStr, SqlitePool,
+    Connection, SqlSafeStr, SqliteConnection, SqlitePool,
     migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    authority::{Authority, KeyId},
+    authority::{Authority, KeyId, orders::Orders},
     journal::Entry,
     registration::Registration,
 };
@@ -119,12 +119,19 @@ pub(crate) struct Change {
     pub(crate) over: Vec<KeyId>,
     /// The trust sequence after it.
     pub(crate) sequence: u64,
+    /// What operators have asked for, where that changes.
+    pub(crate) orders: Option<Orders>,
 }
 
 /// What was found on disk.
 pub(crate) struct Stored {
     pub(crate) trust_domain: Option<String>,
+    /// Which life of the state this is; 0 before it has one.
+    pub(crate) epoch: u64,
     pub(crate) sequence: u64,
+    pub(crate) orders: Orders,
+    /// The last journal entry that has left its record, if that was ever noted.
+    pub(crate) recorded: Option<i64>,
     pub(crate) journal_head: i64,
     pub(crate) entries: Vec<Entry>,
     /// Authorities with a placeholder state, and their sealed keys.
@@ -177,10 +184,24 @@ impl Store {
         queries::load(&self.pool).await
     }
 
-    /// Remembers whose authority this is.
-    pub(crate) async fn name(&self, bundle: &TrustBundle) -> Result<(), StoreError> {
+    /// Begins a life of the state: whose authority it is, and from which place on.
+    pub(crate) async fn begin(
+        &self,
+        bundle: &TrustBundle,
+        epoch: u64,
+        sequence: u64,
+    ) -> Result<(), StoreError> {
         let mut tx = self.pool.begin().await?;
         queries::set_meta(&mut tx, "trust_domain", bundle.trust_domain.as_str()).await?;
+        queries::set_meta(&mut tx, "epoch", &epoch.to_string()).await?;
+        queries::set_meta(&mut tx, "sequence", &sequence.to_string()).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// Notes up to which journal entry there are records.
+    pub(crate) async fn recorded(&self, head: i64) -> Result<(), StoreError> {
+        let mut tx = self.pool.begin().await?;
+        queries::set_meta(&mut tx, "recorded", &head.to_string()).await?;
         Ok(tx.commit().await?)
     }
 
@@ -235,6 +256,14 @@ impl Store {
     pub(crate) async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+/// Writes a consistent copy of a database that may be in use by another process.
+pub(crate) async fn copy(from: &Path, to: &Path) -> Result<(), StoreError> {
+    let options = SqliteConnectOptions::new().filename(from).read_only(true);
+    let mut connection = SqliteConnection::connect_with(&options).await?;
+    queries::copy_to(&mut connection, to).await?;
+    Ok(connection.close().await?)
 }
 
 fn migrations() -> Migrator {

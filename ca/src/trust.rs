@@ -20,11 +20,21 @@ pub const DIRECTORY_MAX: usize = 256;
 /// Most roots a bundle may hold; a rotation needs three.
 pub const ROOTS_MAX: usize = 32;
 
+/// Most intermediates that may be superseded at once.
+pub const SUPERSEDED_MAX: usize = 64;
+
 /// Bundle and registrations, always complete, under one number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustState {
-    /// Grows with every change of either part.
+    /// Which life of the authority's state this is: grows when it is made, repaired
+    /// or restored. A state of a later epoch is newer whatever its sequence.
+    pub epoch: u64,
+    /// Grows with every change of any part.
     pub sequence: u64,
+    /// Intermediates whose certificates are to be replaced before their time.
+    pub superseded: Vec<Superseded>,
+    /// Over which span replacements are spread.
+    pub reissue_over: Duration,
     /// Roots of the trust domain.
     pub bundle: TrustBundle,
     /// Who may be served, in the order of the list.
@@ -42,6 +52,22 @@ pub struct DirectoryEntry {
     pub address: SocketAddr,
     /// The node that announced it; empty for the authority's own host.
     pub node: String,
+}
+
+impl TrustState {
+    /// Its place in the order of states.
+    pub fn place(&self) -> (u64, u64) {
+        (self.epoch, self.sequence)
+    }
+}
+
+/// An intermediate whose certificates are to be replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Superseded {
+    /// Its key id.
+    pub authority: Vec<u8>,
+    /// Replace at once: its key, or the one above it, is in strange hands.
+    pub tainted: bool,
 }
 
 /// Why a trust state from the wire is refused.
@@ -72,6 +98,16 @@ impl From<&TrustState> for wire::TrustState {
             roots: state.bundle.roots.iter().map(|r| r.to_vec()).collect(),
             registrations: state.registrations.iter().map(Into::into).collect(),
             directory: state.directory.iter().map(Into::into).collect(),
+            epoch: state.epoch,
+            superseded: state
+                .superseded
+                .iter()
+                .map(|s| wire::Superseded {
+                    authority: s.authority.clone(),
+                    tainted: s.tainted,
+                })
+                .collect(),
+            reissue_over_ms: u32::try_from(state.reissue_over.as_millis()).unwrap_or(u32::MAX),
         }
     }
 }
@@ -84,6 +120,7 @@ impl TryFrom<wire::TrustState> for TrustState {
         if state.roots.len() > ROOTS_MAX
             || state.registrations.len() > REGISTRATIONS_MAX
             || state.directory.len() > DIRECTORY_MAX
+            || state.superseded.len() > SUPERSEDED_MAX
         {
             return Err(TrustStateError::Limit);
         }
@@ -95,7 +132,17 @@ impl TryFrom<wire::TrustState> for TrustState {
             .map(|r| registration(r, &trust_domain))
             .collect::<Result<_, _>>()?;
         Ok(Self {
+            epoch: state.epoch,
             sequence: state.bundle_sequence,
+            superseded: state
+                .superseded
+                .into_iter()
+                .map(|s| Superseded {
+                    authority: s.authority,
+                    tainted: s.tainted,
+                })
+                .collect(),
+            reissue_over: Duration::from_millis(state.reissue_over_ms.into()),
             bundle: TrustBundle {
                 trust_domain,
                 roots: state.roots.into_iter().map(Into::into).collect(),
@@ -164,6 +211,12 @@ mod tests {
                 address: "10.0.0.1:7443".into(),
                 node: "host-1".into(),
             }],
+            epoch: 9,
+            superseded: vec![wire::Superseded {
+                authority: vec![7; 20],
+                tainted: true,
+            }],
+            reissue_over_ms: 250,
         }
     }
 
@@ -175,8 +228,9 @@ mod tests {
 
     #[test]
     fn a_state_that_no_authority_would_send_is_refused() {
-        let changes: [fn(&mut wire::TrustState); 8] = [
+        let changes: [fn(&mut wire::TrustState); 9] = [
             |s| s.directory = vec![s.directory[0].clone(); DIRECTORY_MAX + 1],
+            |s| s.superseded = vec![s.superseded[0].clone(); SUPERSEDED_MAX + 1],
             |s| s.trust_domain = "Acme.test".into(),
             |s| s.roots = vec![vec![]; ROOTS_MAX + 1],
             |s| s.registrations[0].spiffe_id = "spiffe://evil.test/web".into(),

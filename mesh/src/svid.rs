@@ -112,6 +112,8 @@ pub struct Identity {
 
 #[derive(Debug)]
 struct State {
+    /// Counts the bundles, from 0.
+    trust_revision: u64,
     svid: X509Svid,
     bundle: TrustBundle,
     certified: Arc<CertifiedKey>,
@@ -146,7 +148,9 @@ impl Identity {
                 other: svid.id,
             });
         }
-        let next = State::build(svid, bundle, &self.provider)?;
+        let present = self.state.load();
+        let mut next = State::build(svid, bundle, &self.provider)?;
+        next.trust_revision = present.trust_revision + u64::from(next.bundle != present.bundle);
         self.state.store(Arc::new(next));
         Ok(())
     }
@@ -169,6 +173,12 @@ impl Identity {
     /// The trust bundle in use.
     pub fn bundle(&self) -> TrustBundle {
         self.state.load().bundle.clone()
+    }
+
+    /// Grows with every replacement that changes the trust bundle: whoever keeps
+    /// connections open compares it, and verifies their peers again when it differs.
+    pub fn trust_revision(&self) -> u64 {
+        self.state.load().trust_revision
     }
 
     /// A server that demands an X.509-SVID of the trust domain from every client.
@@ -226,6 +236,7 @@ impl State {
             .collect::<Result<_, _>>()
             .map_err(|e| IdentityError::Root(e.to_string()))?;
         Ok(Self {
+            trust_revision: 0,
             svid,
             bundle,
             certified: Arc::new(certified),

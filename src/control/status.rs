@@ -12,6 +12,66 @@ pub struct CaStatus {
     pub authorities: Vec<AuthorityStatus>,
     /// Identities with a certificate that is still valid.
     pub identities: usize,
+    /// Which life of its state this is.
+    pub epoch: u64,
+    /// Sequence of its trust state.
+    pub sequence: u64,
+    /// A rotation that waits for acknowledgements, if there is one.
+    pub waiting: Option<WaitingStatus>,
+    /// Agents that are live, and what they hold.
+    pub agents: Vec<AgentStatus>,
+}
+
+/// A rotation that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingStatus {
+    /// Key id of the prepared root that is to sign, or of the tainted one that is to go.
+    pub key_id: String,
+    /// Its state.
+    pub state: String,
+    /// When it goes on without those who are missing, seconds since the Unix epoch.
+    pub deadline_s: i64,
+    /// Who is missing: an agent, or a workload and its agent.
+    pub missing: Vec<MissingStatus>,
+}
+
+/// Somebody that a rotation waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingStatus {
+    /// Name of the agent.
+    pub agent: String,
+    /// The workload; none when it is the agent itself.
+    pub spiffe_id: Option<String>,
+    /// When the agent was last heard, microseconds since the Unix epoch.
+    pub heard_us: i64,
+}
+
+/// An agent and what it has acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its name.
+    pub name: String,
+    /// Epoch of the trust state it holds.
+    pub epoch: u64,
+    /// Sequence of the trust state it holds.
+    pub sequence: u64,
+    /// When it was last heard, microseconds since the Unix epoch.
+    pub heard_us: i64,
+    /// Identities that workloads hold a stream for.
+    pub holders: Vec<HolderStatus>,
+}
+
+/// An identity in use at an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderStatus {
+    /// SPIFFE ID.
+    pub spiffe_id: String,
+    /// Open streams.
+    pub streams: u32,
+    /// Sequence of the oldest trust state that one of them took.
+    pub sequence: u64,
+    /// Key ids of the intermediates that signed what they took.
+    pub issuers: Vec<String>,
 }
 
 /// One authority.
@@ -23,6 +83,12 @@ pub struct AuthorityStatus {
     pub key_id: String,
     /// State: `prepared`, `active`, `retiring`, `retired`, `tainted`, `revoked`.
     pub state: String,
+    /// Since when it is in this state, microseconds since the Unix epoch.
+    pub since_us: i64,
+    /// Key id of the root that signed it.
+    pub issuer: String,
+    /// SHA-256 of its certificate, hexadecimal.
+    pub digest: String,
     /// Start of validity, seconds since the Unix epoch.
     pub not_before_s: i64,
     /// End of validity, seconds since the Unix epoch.

@@ -116,6 +116,7 @@ pub(super) async fn start(
     let mut of_agent = AgentConfig::new(config.trust_domain.clone());
     of_agent.demo = config.demo;
     of_agent.directory_file = Some(kept_directory(config));
+    of_agent.name = name(&config.agent_socket());
     let records = sink.open(0);
     if let Some(reporter) = reporter {
         of_agent.reporter = reporter;
@@ -163,6 +164,12 @@ pub(super) fn sink_of_node(
     };
     let sink = records.sink_as(Role::Agent, &node.identity(), audit)?;
     Ok((sink, sender))
+}
+
+/// The host and the socket: the same after a restart, and no other agent's.
+fn name(socket: &std::path::Path) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), socket.display())
 }
 
 /// What the role answers on the local socket.

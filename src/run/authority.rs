@@ -5,7 +5,6 @@ use std::sync::Arc;
 use axum::{Json, Router, extract::Query, routing::get};
 use palisade_ca::{
     Ca, CaConfig,
-    authority::Authority,
     registration::{self, Registration},
     selector::Selector,
     server::{IssuedCertificate, IssuedFilter},
@@ -18,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Role,
     network::{self, Network},
-    unbound,
+    rotation, unbound,
 };
 use crate::{
     config::{CaSection, Config},
     control::{
         api::{Answer, Fact, FactState, Problem},
-        status::{AuthorityStatus, CaStatus, IdentityStatus, ahead},
+        status::{CaStatus, IdentityStatus, ahead},
     },
     net::uds,
 };
@@ -40,10 +39,7 @@ pub(super) async fn start(
     clock: &Clock,
     stop: &CancellationToken,
 ) -> Result<(Arc<Ca>, Option<Network>), Vec<Diagnostic>> {
-    let mut of_ca = CaConfig::new(config.trust_domain.clone(), config.state_dir.join("ca"));
-    of_ca.kek_path = section.kek.clone();
-    of_ca.svid_ttl = section.svid_ttl;
-    of_ca.demo = config.demo;
+    let of_ca = ca_config(config, section);
     let rules = of_ca.rules();
     let mut registrations = registration::parse(&section.registrations, &rules)?;
     registrations.extend(roles(config, section)?);
@@ -65,6 +61,17 @@ pub(super) async fn start(
     tokio::spawn(served);
     let network = network::open(config, section, &ca, sink, clock, stop).await?;
     Ok((ca, network))
+}
+
+/// How the authority of this configuration is set up.
+pub(crate) fn ca_config(config: &Config, section: &CaSection) -> CaConfig {
+    let mut of_ca = CaConfig::new(config.trust_domain.clone(), config.state_dir.join("ca"));
+    of_ca.kek_path = section.kek.clone();
+    of_ca.svid_ttl = section.svid_ttl;
+    of_ca.ack_deadline = section.ack_deadline;
+    of_ca.reissue_rate = section.reissue_rate;
+    of_ca.demo = config.demo;
+    of_ca
 }
 
 /// The mesh's own parts: this program, run by this user.
@@ -89,8 +96,8 @@ fn roles(config: &Config, section: &CaSection) -> Result<Vec<Registration>, Vec<
 /// What the role answers on the local socket.
 pub(super) fn routes(ca: Arc<Ca>, network: Option<Network>, clock: Clock) -> Router {
     let of_joining = network::routes(ca.clone(), network.clone());
-    let (of_status, of_list, of_check) = (ca.clone(), ca.clone(), ca);
-    Router::new()
+    let (of_status, of_list, of_check) = (ca.clone(), ca.clone(), ca.clone());
+    rotation::routes(ca)
         .route(
             "/v1/ca/status",
             get(move || async move { status(&of_status).await }),
@@ -116,11 +123,8 @@ struct Which {
 }
 
 async fn status(ca: &Ca) -> Answer<CaStatus> {
-    Ok(Json(CaStatus {
-        trust_domain: ca.rules().trust_domain.to_string(),
-        authorities: ca.authorities().await.iter().map(authority).collect(),
-        identities: newest(ca, &IssuedFilter::default()).await?.len(),
-    }))
+    let identities = newest(ca, &IssuedFilter::default()).await?.len();
+    Ok(Json(rotation::status(ca, identities).await))
 }
 
 async fn identities(ca: &Ca, which: Which) -> Answer<Vec<IdentityStatus>> {
@@ -183,16 +187,6 @@ fn identity(certificate: &IssuedCertificate) -> IdentityStatus {
     }
 }
 
-fn authority(authority: &Authority) -> AuthorityStatus {
-    AuthorityStatus {
-        kind: authority.kind.as_str().into(),
-        key_id: hex(authority.key_id.as_bytes()),
-        state: authority.state.as_str().into(),
-        not_before_s: authority.not_before_s,
-        not_after_s: authority.not_after_s,
-    }
-}
-
 async fn check(ca: &Ca, clock: &Clock) -> Answer<Vec<Fact>> {
     let mut facts = Vec::new();
     let now_s = clock.now_us() / 1_000_000;
@@ -218,6 +212,7 @@ async fn check(ca: &Ca, clock: &Clock) -> Answer<Vec<Fact>> {
             .fix("see the authority's log; it renews by itself while it runs")
         });
     }
+    facts.extend(rotation::check(ca, clock).await);
     let identities = newest(ca, &IssuedFilter::default()).await?;
     let overdue: Vec<&IdentityStatus> =
         identities.iter().filter(|i| is_overdue(i, now_s)).collect();
@@ -251,10 +246,10 @@ fn is_overdue(identity: &IdentityStatus, now_s: i64) -> bool {
     (now_s - identity.not_before_s) * 100 > life * OVERDUE_PERCENT
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn short(bytes: &[u8]) -> String {
+pub(super) fn short(bytes: &[u8]) -> String {
     hex(bytes).chars().take(8).collect()
 }

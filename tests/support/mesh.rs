@@ -19,11 +19,16 @@ pub struct Separate<'h> {
 impl<'h> Separate<'h> {
     /// Starts every process, and waits until a request passes.
     pub fn ready(home: &'h Home) -> Self {
+        Self::ready_for(home, "")
+    }
+
+    /// As [`Separate::ready`], with more lines of `ca.registrations`.
+    pub fn ready_for(home: &'h Home, registrations: &str) -> Self {
         let mut mesh = Self::configured(home);
         for service in SERVICES {
             mesh.start_app(service);
         }
-        let outbound = mesh.write_config();
+        let outbound = mesh.write_config(registrations);
         mesh.outbound = outbound;
         for role in ROLES.into_iter().chain(["proxy-web", "proxy-orders"]) {
             mesh.start(role);
@@ -43,7 +48,7 @@ impl<'h> Separate<'h> {
 
     /// Writes one file for the control plane and one for each proxy; gives the
     /// outbound port of `web`.
-    fn write_config(&self) -> SocketAddr {
+    fn write_config(&self, more: &str) -> SocketAddr {
         let (pdp, audit) = (free_port(), free_port());
         let registrations: String = SERVICES
             .iter()
@@ -56,7 +61,7 @@ impl<'h> Separate<'h> {
             })
             .collect();
         let plane = format!(
-            "trust_domain: demo.test\nstate_dir: state\nca:\n  svid_ttl: 1h\n  registrations:\n{registrations}agent: {{}}\npdp:\n  policies: policies\n  listen: {pdp}\naudit:\n  listen: {audit}\n"
+            "trust_domain: demo.test\nstate_dir: state\nca:\n  svid_ttl: 1h\n  registrations:\n{registrations}{more}agent: {{}}\npdp:\n  policies: policies\n  listen: {pdp}\naudit:\n  listen: {audit}\n"
         );
         fs::write(self.home.path("mesh.yaml"), plane).unwrap();
         let mut web = free_port();

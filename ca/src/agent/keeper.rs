@@ -21,9 +21,11 @@ use super::{
     backoff::{self, Backoff},
 };
 use crate::{
+    random,
     registration::Registration,
-    renewal::{NAP_MAX, renewal_after},
+    renewal::{NAP_MAX, is_superseded, renewal_after},
     request::SvidKey,
+    trust::TrustState,
 };
 
 /// How long an identity that could never be had is tried for after the last
@@ -111,6 +113,34 @@ impl Keeper {
         self.stop.cancel();
     }
 
+    /// Looks whether the certificate may stay under a new trust state. One that it
+    /// does not accept, or of a tainted authority, is replaced at once; one of another
+    /// authority that goes, within the span that is set for it.
+    pub(super) fn reconsider(&self, trust: &TrustState, now_us: i64) {
+        let mut state = self.state();
+        let Some(svid) = state.svid.clone() else {
+            // Why there is none may be gone with the old state.
+            state.retry_at = Instant::now();
+            self.asked.notify_one();
+            return;
+        };
+        let order = is_superseded(&svid, &trust.superseded);
+        let now = UnixTime::since_unix_epoch(micros(now_us));
+        let over = match order {
+            Some(order) if order.tainted => Some(Duration::ZERO),
+            Some(_) => Some(trust.reissue_over.mul_f64(random::fraction())),
+            None if verify_chain(&svid.chain, &trust.bundle, now).is_err() => Some(Duration::ZERO),
+            None => None,
+        };
+        let Some(over) = over else { return };
+        state.due_us = state.due_us.min(now_us + as_micros(over));
+        if over.is_zero() {
+            state.retry_at = Instant::now();
+            state.backoff.reset();
+        }
+        self.asked.notify_one();
+    }
+
     pub(super) fn describe(&self) -> KeptIdentity {
         let state = self.state();
         let svid = state.svid.as_deref();
@@ -135,6 +165,11 @@ impl Keeper {
                         outcome = self.obtain(&desk) => outcome,
                     };
                     if self.take(outcome, desk.now_us()) {
+                        // A change of trust may have come while it was on its way.
+                        let trust = desk.trust.borrow().clone();
+                        if let Some(trust) = trust {
+                            self.reconsider(&trust, desk.now_us());
+                        }
                         desk.changed.send_replace(());
                     }
                 }

@@ -9,7 +9,7 @@ use std::{
 use palisade_mesh::{
     svid::{PeerError, X509Svid, verify_chain},
     wire::{
-        ca::{IssueRequest, IssueResponse},
+        ca::{Acknowledgement, IssueRequest, IssueResponse},
         record::record::Body,
         workload::{
             JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest, X509BundlesRequest,
@@ -54,6 +54,13 @@ impl Upstream for Line {
             return Err(UpstreamError::Ended);
         }
         Upstream::watch(&self.ca, held).await
+    }
+
+    async fn acknowledge(&self, word: Acknowledgement) -> Result<(), UpstreamError> {
+        if self.cut.load(Ordering::SeqCst) {
+            return Err(UpstreamError::Ended);
+        }
+        Upstream::acknowledge(&self.ca, word).await
     }
 }
 
@@ -520,6 +527,87 @@ async fn an_authority_that_goes_back_or_speaks_for_others_is_not_believed() {
     assert!(matches!(other, Err(UpstreamError::TrustDomain(_))));
     assert_eq!(host.agent.trust().borrow().clone().unwrap(), present);
     assert!(with(|s| s.sequence += 1).is_ok());
+}
+
+/// One that was made anew may happen to count as far as the old one had come.
+#[tokio::test]
+async fn a_rebuilt_authority_is_believed_and_a_forked_one_is_not() {
+    let host = host(&[web(&own_uid())]).await;
+    let mut stream = host.stream().await;
+    let first = stream.message().await.unwrap().unwrap();
+    let known = (**host.ca.trust().borrow()).clone();
+    let mut forked = known.clone();
+    forked.registrations.clear();
+    let error = host.agent.desk.take(forked.clone()).unwrap_err();
+    assert!(matches!(error, UpstreamError::Forked(_)), "{error}");
+    assert!(host.agent.desk.take(known.clone()).is_ok());
+
+    let dir = tempfile::tempdir().unwrap();
+    host.clock.advance(Duration::from_secs(1));
+    let config = CaConfig::new(domain(), dir.path().join("ca"));
+    let records = Records::default().stream();
+    let rebuilt = Ca::start(config, host.clock.clone(), records)
+        .await
+        .unwrap();
+    let mut offered = (**rebuilt.trust().borrow()).clone();
+    offered.sequence = known.sequence;
+    offered.registrations = known.registrations.clone();
+    host.agent.desk.take(offered.clone()).unwrap();
+    let trust = host.agent.trust().borrow().clone().unwrap();
+    assert_eq!(trust.bundle, rebuilt.trust().borrow().bundle);
+    let next = stream.message().await.unwrap().unwrap();
+    assert_ne!(next.svids[0].bundle, first.svids[0].bundle);
+    let back = host.agent.desk.take(known).unwrap_err();
+    assert!(matches!(back, UpstreamError::Backwards { .. }), "{back}");
+}
+
+/// Under load of nothing else, a workload of a tainted authority has its replacement
+/// long before half of its certificate's life.
+#[tokio::test]
+async fn superseded_certificates_are_replaced_and_acknowledged() {
+    use crate::{authority::Kind, server::Rotation};
+    let host = host(&[web(&own_uid())]).await;
+    let mut stream = host.stream().await;
+    stream.message().await.unwrap().unwrap();
+    for (kind, compromised) in [
+        (Kind::Intermediate, false),
+        (Kind::Root, false),
+        (Kind::Root, true),
+    ] {
+        let before = host.ca.authorities().await;
+        let issuer = |authorities: &[crate::authority::Authority]| {
+            let mut signing = authorities.iter().filter(|a| a.kind == Kind::Intermediate);
+            signing.next_back().unwrap().key_id
+        };
+        let old = issuer(&before);
+        let order = Rotation {
+            kind,
+            stage: None,
+            compromised,
+            now: false,
+        };
+        host.ca.rotate(order, "test").await.unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            assert!(std::time::Instant::now() < deadline, "{kind} {compromised}");
+            let next = tokio::time::timeout(Duration::from_millis(300), stream.message()).await;
+            if let Ok(message) = next {
+                host.verify(&message.unwrap().unwrap()).unwrap();
+            }
+            // Words settle and agents come back in a clock that somebody moves.
+            host.clock.advance(Duration::from_secs(3));
+            let standing = host.ca.standing().await;
+            let agent = &standing.agents[0];
+            let new = agent
+                .holders
+                .first()
+                .is_some_and(|h| !h.issuers.is_empty() && h.issuers.iter().all(|i| *i != old));
+            if new && standing.waiting.is_none() {
+                break;
+            }
+        }
+        assert_ne!(issuer(&host.ca.authorities().await), old);
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@ use std::{net::SocketAddr, pin::Pin};
 
 use futures_util::{Stream, StreamExt};
 use palisade_mesh::wire::ca::{
-    AnnounceRequest, IssueRequest, IssueResponse, WatchRequest, authority_client::AuthorityClient,
+    Acknowledgement, AnnounceRequest, IssueRequest, IssueResponse, WatchRequest,
+    authority_client::AuthorityClient,
 };
 use tonic::{Status, transport::Channel};
 
@@ -44,6 +45,11 @@ pub trait Upstream: Send + Sync + 'static {
         let _ = (role, address);
         Err(UpstreamError::Refused("it keeps no directory".into()))
     }
+    /// Tells what this agent and its workloads hold.
+    ///
+    /// # Errors
+    /// When the authority cannot be reached or does not take it.
+    async fn acknowledge(&self, word: Acknowledgement) -> Result<(), UpstreamError>;
 }
 
 /// Why the authority did not answer as hoped.
@@ -51,17 +57,24 @@ pub trait Upstream: Send + Sync + 'static {
 pub enum UpstreamError {
     /// It tells an older state than before.
     #[error(
-        "authority went back from trust state {held} to {offered}; restart the agent if it was restored on purpose"
+        "authority went back from trust state {} of epoch {} to {} of epoch {}; a copy of its folder was put back: use `palisade ca restore`",
+        held.1, held.0, offered.1, offered.0
     )]
     Backwards {
-        /// What the agent has.
-        held: u64,
-        /// What was sent.
-        offered: u64,
+        /// Epoch and sequence that the agent has.
+        held: (u64, u64),
+        /// Epoch and sequence that were sent.
+        offered: (u64, u64),
     },
     /// The stream ended.
     #[error("authority closed the stream")]
     Ended,
+    /// It tells another state under the same number.
+    #[error(
+        "authority tells two different trust states {} of epoch {}; two copies of one folder are at work",
+        .0.1, .0.0
+    )]
+    Forked((u64, u64)),
     /// It sent something that makes no sense.
     #[error(transparent)]
     Invalid(#[from] TrustStateError),
@@ -132,6 +145,11 @@ impl Upstream for Remote {
         self.client.clone().announce(request).await?;
         Ok(())
     }
+
+    async fn acknowledge(&self, word: Acknowledgement) -> Result<(), UpstreamError> {
+        self.client.clone().acknowledge(word).await?;
+        Ok(())
+    }
 }
 
 #[cfg(feature = "server")]
@@ -139,8 +157,8 @@ mod near {
     use std::sync::Arc;
 
     use super::{
-        IssueRequest, IssueResponse, NodeRole, SocketAddr, States, StreamExt, Upstream,
-        UpstreamError,
+        Acknowledgement, IssueRequest, IssueResponse, NodeRole, SocketAddr, States, StreamExt,
+        Upstream, UpstreamError,
     };
     use crate::server::{Ca, Place};
 
@@ -162,6 +180,11 @@ mod near {
         async fn announce(&self, role: NodeRole, address: SocketAddr) -> Result<(), UpstreamError> {
             self.announce_local(role, address, None)
                 .await
+                .map_err(|refusal| UpstreamError::Refused(refusal.to_string()))
+        }
+
+        async fn acknowledge(&self, word: Acknowledgement) -> Result<(), UpstreamError> {
+            Ca::acknowledge(self, word)
                 .map_err(|refusal| UpstreamError::Refused(refusal.to_string()))
         }
     }

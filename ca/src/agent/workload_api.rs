@@ -26,10 +26,14 @@ use super::{
     attest::{Attested, Process},
     connection::{Caller, Connection},
     directory::DirectoryService,
+    holders::{OpenStream, Shown},
     refusals::Refusals,
     tally::{Slot, Tally},
 };
-use crate::{registration::Registration, selector::Selector, socket::Socket, trust::TrustState};
+use crate::{
+    registration::Registration, renewal::issuer_of, selector::Selector, socket::Socket,
+    trust::TrustState,
+};
 
 /// The header that every call must carry, once, with the value `true`: a browser
 /// or a confused proxy does not (Workload Endpoint standard, section 4).
@@ -196,6 +200,7 @@ impl Service {
             refusals: self.refusals.clone(),
             caller,
             attested: None,
+            held: OpenStream::new(self.desk.holders.clone()),
             _slot: Some(slot),
         };
         let closing = self.closing.clone();
@@ -227,6 +232,7 @@ pub(super) async fn attested_registrations(
         refusals: refusals.clone(),
         caller: caller.clone(),
         attested: None,
+        held: OpenStream::new(desk.holders.clone()),
         _slot: None,
     };
     match call.entitlement().await? {
@@ -258,6 +264,8 @@ struct Call {
     caller: Caller,
     /// What the caller was attested as last.
     attested: Option<Attested>,
+    /// What the authority is told of it.
+    held: OpenStream,
     _slot: Option<Slot>,
 }
 
@@ -271,7 +279,8 @@ struct Entitlement {
 
 /// What follows for a stream.
 enum Outlook<T> {
-    Message(T),
+    /// A message, and whose identities with whose certificates it shows.
+    Message(T, Vec<Shown>),
     /// Certificates are on their way.
     Wait,
 }
@@ -296,11 +305,20 @@ impl Call {
             match self.entitlement().await {
                 Err(status) => return status,
                 Ok(Some(entitlement)) => match build(&entitlement) {
-                    Outlook::Message(message) if last.as_ref() != Some(&message) => {
-                        last = Some(message.clone());
-                        room.send(Ok(message));
+                    Outlook::Message(message, shown) => {
+                        if last.as_ref() == Some(&message) {
+                            drop(room);
+                        } else {
+                            last = Some(message.clone());
+                            room.send(Ok(message));
+                            // There is room again when the stream took it.
+                            if messages.reserve().await.is_err() {
+                                return Status::cancelled("caller is gone");
+                            }
+                        }
+                        self.held.took(entitlement.trust.place(), shown);
                     }
-                    Outlook::Message(_) | Outlook::Wait => drop(room),
+                    Outlook::Wait => drop(room),
                 },
                 Ok(None) => drop(room),
             }
@@ -410,10 +428,12 @@ fn svids(entitlement: &Entitlement) -> Outlook<X509svidResponse> {
         .iter()
         .map(|r| (r, entitlement.desk.keeper(r).ask(now_us)))
         .collect();
+    let mut shown = Vec::with_capacity(kept.len());
     let svids: Option<Vec<X509svid>> = kept
         .into_iter()
         .map(|(registration, svid)| {
             let svid = svid?;
+            shown.push((svid.id.clone(), issuer_of(&svid)));
             // Hints must be unique in a message; the first on the list keeps its.
             let hint = Some(&registration.hint).filter(|h| hints.insert(h.as_str()));
             Some(X509svid {
@@ -426,11 +446,12 @@ fn svids(entitlement: &Entitlement) -> Outlook<X509svidResponse> {
         })
         .collect();
     svids.map_or(Outlook::Wait, |svids| {
-        Outlook::Message(X509svidResponse {
+        let message = X509svidResponse {
             svids,
             crl: Vec::new(),
             federated_bundles: HashMap::new(),
-        })
+        };
+        Outlook::Message(message, shown)
     })
 }
 
@@ -438,10 +459,13 @@ fn svids(entitlement: &Entitlement) -> Outlook<X509svidResponse> {
 fn bundles(entitlement: &Entitlement) -> Outlook<X509BundlesResponse> {
     let trust = &entitlement.trust;
     let domain = format!("spiffe://{}", trust.bundle.trust_domain);
-    Outlook::Message(X509BundlesResponse {
+    let message = X509BundlesResponse {
         crl: Vec::new(),
         bundles: HashMap::from([(domain, concatenated(&trust.bundle.roots))]),
-    })
+    };
+    let holders = entitlement.registrations.iter();
+    let shown = holders.map(|r| (r.spiffe_id.clone(), None)).collect();
+    Outlook::Message(message, shown)
 }
 
 fn concatenated(certificates: &[CertificateDer<'_>]) -> Vec<u8> {

@@ -1,11 +1,15 @@
-//! What the authorities need next, as a pure function of time.
+//! What the authorities need next, as a pure function of time and of who has
+//! acknowledged what.
 //!
 //! Intermediates travel in every chain, so a new one can sign at once: it is made
 //! at half of the old one's life. Roots must reach every verifier first: the next
-//! one is published at half of the life, signs from two thirds on, and the old
-//! one stays in the bundle until nothing under it is trusted any more.
+//! one is published at half of the life, may sign from two thirds on, once everybody
+//! has acknowledged it or the deadline has passed, and the old one stays in the
+//! bundle until nothing under it is trusted any more. An order of the operator makes
+//! the next one due at once; a tainted authority is due at once, too, and is revoked
+//! as soon as its certificates are replaced.
 
-use super::{Authority, KeyId, Kind, State};
+use super::{Authority, KeyId, Kind, State, orders::Orders};
 
 /// One change; the plan is asked again after each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +25,20 @@ pub(crate) enum Step {
     Activate(KeyId),
     /// Nothing it signed counts any more.
     Retire(KeyId),
+    /// Nobody is to trust it any more.
+    Revoke(KeyId),
+}
+
+/// What a rotation waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    /// The prepared root that is to sign, or the tainted one that is to go.
+    pub(crate) authority: KeyId,
+    /// Its state.
+    pub(crate) state: State,
+    /// From when on it goes on without those who are missing, seconds since the
+    /// Unix epoch.
+    pub(crate) deadline_s: i64,
 }
 
 /// What the plan looks at.
@@ -31,6 +49,16 @@ pub(crate) struct View<'a> {
     pub(crate) authorities: &'a [Authority],
     /// Lifetime of an intermediate in seconds.
     pub(crate) intermediate_life_s: i64,
+    /// How long to wait for acknowledgements, in seconds.
+    pub(crate) deadline_s: i64,
+    /// What operators have asked for.
+    pub(crate) orders: &'a Orders,
+    /// Since when an authority is in its state, seconds since the Unix epoch.
+    pub(crate) since_s: &'a dyn Fn(KeyId) -> i64,
+    /// Whether everybody who is known holds a bundle with this root.
+    pub(crate) is_known: &'a dyn Fn(KeyId) -> bool,
+    /// Whether nobody who is known shows a certificate of a tainted authority.
+    pub(crate) is_replaced: &'a dyn Fn() -> bool,
     /// End of the last leaf an intermediate has signed, if any is still valid.
     pub(crate) last_leaf: &'a dyn Fn(KeyId) -> Option<i64>,
 }
@@ -40,17 +68,50 @@ impl View<'_> {
     pub(crate) fn next(&self) -> Option<Step> {
         self.root_step()
             .or_else(|| self.intermediate_step())
-            .or_else(|| self.retirement())
+            .or_else(|| self.departure())
+    }
+
+    /// What is due but waits for acknowledgements.
+    pub(crate) fn awaited(&self) -> Option<Awaited> {
+        let awaited = |a: &Authority, deadline_s| Awaited {
+            authority: a.key_id,
+            state: a.state,
+            deadline_s,
+        };
+        let prepared = self.usable(Kind::Root, State::Prepared);
+        if let Some(next) = prepared.filter(|n| self.due_s(n) <= self.now_s) {
+            return Some(awaited(next, self.due_s(next) + self.deadline_s));
+        }
+        let tainted = self
+            .authorities
+            .iter()
+            .find(|a| a.is(Kind::Root, State::Tainted));
+        tainted.map(|a| awaited(a, self.revocation_s(a)))
+    }
+
+    /// Whether an intermediate's certificates are to be replaced before their time.
+    pub(crate) fn is_superseded(&self, intermediate: &Authority) -> bool {
+        intermediate.kind == Kind::Intermediate
+            && match intermediate.state {
+                State::Tainted => self.signer().is_some(),
+                State::Retiring => self.is_ordered(intermediate),
+                _ => false,
+            }
     }
 
     fn root_step(&self) -> Option<Step> {
         let prepared = self.usable(Kind::Root, State::Prepared);
         let Some(active) = self.usable(Kind::Root, State::Active) else {
-            return Some(prepared.map_or(Step::PrepareRoot, |r| Step::Activate(r.key_id)));
+            return match prepared {
+                None => Some(Step::PrepareRoot),
+                Some(next) => self.may_sign(next).then_some(Step::Activate(next.key_id)),
+            };
         };
         match prepared {
-            None if self.has_lived(active, 1, 2) => Some(Step::PrepareRoot),
-            Some(next) if self.has_lived(active, 2, 3) || !self.can_sign(active) => {
+            None if self.has_lived(active, 1, 2) || self.is_ordered(active) => {
+                Some(Step::PrepareRoot)
+            }
+            Some(next) if self.may_sign(next) || !self.can_sign(active) => {
                 Some(Step::Activate(next.key_id))
             }
             _ => None,
@@ -59,16 +120,11 @@ impl View<'_> {
 
     fn intermediate_step(&self) -> Option<Step> {
         let root = self.usable(Kind::Root, State::Active)?;
-        let active = self
-            .usable(Kind::Intermediate, State::Active)
-            .filter(|a| !self.has_lived(a, 1, 2) && self.is_anchored(a));
-        if active.is_some() {
+        if self.signer().is_some() {
             return None;
         }
         // One that was made just before a crash is good enough while it is young.
-        let waiting = self
-            .usable(Kind::Intermediate, State::Prepared)
-            .filter(|p| !self.has_lived(p, 1, 2) && self.is_anchored(p));
+        let waiting = self.young(State::Prepared);
         Some(
             waiting.map_or(Step::PrepareIntermediate { root: root.key_id }, |p| {
                 Step::Activate(p.key_id)
@@ -76,11 +132,89 @@ impl View<'_> {
         )
     }
 
-    fn retirement(&self) -> Option<Step> {
-        self.authorities
+    fn departure(&self) -> Option<Step> {
+        self.authorities.iter().find_map(|a| match a.state {
+            State::Tainted => self.may_revoke(a).then_some(Step::Revoke(a.key_id)),
+            _ => (self.has_ended(a) || self.is_spent(a)).then_some(Step::Retire(a.key_id)),
+        })
+    }
+
+    /// When a prepared root is due to sign: at two thirds of the present one's life,
+    /// or as soon as it is there where that one is to be replaced.
+    fn due_s(&self, next: &Authority) -> i64 {
+        let since_s = (self.since_s)(next.key_id);
+        match self.usable(Kind::Root, State::Active) {
+            Some(active) if !self.is_ordered(active) => since_s.max(lived_s(active, 2, 3)),
+            _ => since_s,
+        }
+    }
+
+    /// Whether a prepared root may sign: it is due, and everybody knows it. Nobody
+    /// is waited for where nothing else can sign anyway.
+    fn may_sign(&self, next: &Authority) -> bool {
+        let due_s = self.due_s(next);
+        let at_once = self.usable(Kind::Root, State::Active).is_none()
+            && (self.orders.revoke_now || !self.signs_meanwhile());
+        at_once
+            || (due_s <= self.now_s
+                && ((self.is_known)(next.key_id) || due_s + self.deadline_s <= self.now_s))
+    }
+
+    /// Whether a tainted intermediate can still sign.
+    fn signs_meanwhile(&self) -> bool {
+        let mut tainted = self
+            .authorities
             .iter()
-            .find(|a| a.state.is_trusted() && (self.has_ended(a) || self.is_spent(a)))
-            .map(|a| Step::Retire(a.key_id))
+            .filter(|a| a.state == State::Tainted);
+        tainted.any(|a| a.kind == Kind::Intermediate && self.is_valid(a))
+    }
+
+    /// Whether a tainted authority may go: something else signs, and nobody shows a
+    /// certificate under it any more.
+    fn may_revoke(&self, tainted: &Authority) -> bool {
+        self.has_ended(tainted)
+            || (self.signer().is_some()
+                && (self.orders.revoke_now
+                    || self.revocation_s(tainted) <= self.now_s
+                    || (self.is_replaced)()))
+    }
+
+    /// When a tainted authority goes at the latest. Its replacement may have used up
+    /// a deadline of its own.
+    fn revocation_s(&self, tainted: &Authority) -> i64 {
+        let replaced_s = self
+            .signer()
+            .map_or(self.now_s, |a| (self.since_s)(a.key_id));
+        (self.since_s)(tainted.key_id).max(replaced_s) + self.deadline_s
+    }
+
+    /// The intermediate that signs and may go on.
+    fn signer(&self) -> Option<&Authority> {
+        self.young(State::Active)
+    }
+
+    fn young(&self, state: State) -> Option<&Authority> {
+        self.authorities.iter().find(|a| {
+            a.is(Kind::Intermediate, state)
+                && self.is_valid(a)
+                && !self.has_lived(a, 1, 2)
+                && self.is_anchored(a)
+                && !self.is_ordered(a)
+        })
+    }
+
+    /// Whether the operator wants it replaced. Intermediates go with their root, but
+    /// only when another one can sign them.
+    fn is_ordered(&self, authority: &Authority) -> bool {
+        match authority.kind {
+            Kind::Root => self.orders.root == Some(authority.key_id),
+            Kind::Intermediate => {
+                let root = self.usable(Kind::Root, State::Active).map(|r| r.key_id);
+                self.orders.intermediate == Some(authority.key_id)
+                    || (self.orders.root == Some(authority.issuer)
+                        && root.is_some_and(|r| r != authority.issuer))
+            }
+        }
     }
 
     /// Whether a retiring authority's last certificate has ended.
@@ -127,201 +261,15 @@ impl View<'_> {
     }
 
     fn has_lived(&self, authority: &Authority, part: i64, of: i64) -> bool {
-        let life = authority.not_after_s - authority.not_before_s;
-        self.now_s >= authority.not_before_s + life / of * part
+        self.now_s >= lived_s(authority, part, of)
     }
+}
+
+/// When this part of an authority's life is over.
+fn lived_s(authority: &Authority, part: i64, of: i64) -> i64 {
+    let life = authority.not_after_s - authority.not_before_s;
+    authority.not_before_s + life / of * part
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const DAY: i64 = 86_400;
-
-    /// Runs the plan as the server does, with authorities that are only dates.
-    struct World {
-        now_s: i64,
-        authorities: Vec<Authority>,
-        made: u8,
-        leaf_end: i64,
-    }
-
-    impl World {
-        fn new() -> Self {
-            Self {
-                now_s: 0,
-                authorities: vec![],
-                made: 0,
-                leaf_end: 0,
-            }
-        }
-
-        fn make(&mut self, kind: Kind, issuer: Option<KeyId>, life: i64) {
-            self.made += 1;
-            let key_id = KeyId::from_slice(&[self.made; 20]).unwrap();
-            self.authorities.push(Authority {
-                kind,
-                key_id,
-                issuer: issuer.unwrap_or(key_id),
-                state: State::Prepared,
-                certificate: vec![].into(),
-                not_before_s: self.now_s,
-                not_after_s: self.now_s + life,
-            });
-        }
-
-        fn set(&mut self, id: KeyId, state: State) {
-            let a = self
-                .authorities
-                .iter_mut()
-                .find(|a| a.key_id == id)
-                .unwrap();
-            assert!(a.state.may_become(state), "{:?} to {state:?}", a.state);
-            a.state = state;
-        }
-
-        fn settle(&mut self) -> Vec<Step> {
-            let mut steps = vec![];
-            loop {
-                let leaf_end = self.leaf_end;
-                let view = View {
-                    now_s: self.now_s,
-                    authorities: &self.authorities,
-                    intermediate_life_s: 7 * DAY,
-                    last_leaf: &|_| Some(leaf_end),
-                };
-                let Some(step) = view.next() else {
-                    return steps;
-                };
-                steps.push(step);
-                assert!(steps.len() < 50, "does not settle: {steps:?}");
-                match step {
-                    Step::PrepareRoot => self.make(Kind::Root, None, 90 * DAY),
-                    Step::PrepareIntermediate { root } => {
-                        self.make(Kind::Intermediate, Some(root), 7 * DAY);
-                    }
-                    Step::Activate(id) => {
-                        let kind = self
-                            .authorities
-                            .iter()
-                            .find(|a| a.key_id == id)
-                            .unwrap()
-                            .kind;
-                        let old = self.authorities.iter().find(|a| a.is(kind, State::Active));
-                        if let Some(old) = old.map(|a| a.key_id) {
-                            self.set(old, State::Retiring);
-                        }
-                        self.set(id, State::Active);
-                    }
-                    Step::Retire(id) => self.set(id, State::Retired),
-                }
-                self.authorities.retain(|a| !a.state.is_over());
-            }
-        }
-
-        fn count(&self, kind: Kind, state: State) -> usize {
-            self.authorities
-                .iter()
-                .filter(|a| a.is(kind, state))
-                .count()
-        }
-    }
-
-    #[test]
-    fn a_new_domain_gets_one_root_and_one_intermediate() {
-        let mut world = World::new();
-        assert_eq!(world.settle().len(), 4);
-        assert_eq!(world.count(Kind::Root, State::Active), 1);
-        assert_eq!(world.count(Kind::Intermediate, State::Active), 1);
-        assert_eq!(world.settle(), []);
-    }
-
-    #[test]
-    fn a_year_of_hours_keeps_every_promise() {
-        let mut world = World::new();
-        let mut published = std::collections::HashMap::new();
-        for hour in 0..365 * 24 {
-            world.now_s = hour * 3600;
-            world.settle();
-            world.leaf_end = world.now_s + 3600;
-            let of = |kind, state| world.authorities.iter().filter(move |a| a.is(kind, state));
-            let root = of(Kind::Root, State::Active).next().unwrap();
-            let signer = of(Kind::Intermediate, State::Active).next().unwrap();
-            // The signing intermediate has half of its life before it and fits into its root.
-            assert!(signer.not_after_s - world.now_s >= 3 * DAY);
-            let anchor = world
-                .authorities
-                .iter()
-                .find(|a| a.key_id == signer.issuer)
-                .unwrap();
-            assert!(anchor.state.is_trusted() && anchor.not_after_s >= signer.not_after_s);
-            for r in of(Kind::Root, State::Prepared) {
-                published.entry(r.key_id).or_insert(world.now_s);
-            }
-            // No root signs before it has been published for ten days, but for the first.
-            if root.not_before_s > 0 {
-                assert!(world.now_s - published[&root.key_id] >= 10 * DAY);
-            }
-            assert!(world.authorities.len() <= 5);
-        }
-        assert!(world.made > 100, "intermediates were not rotated");
-    }
-
-    #[test]
-    fn a_domain_that_slept_past_every_end_recovers() {
-        let mut world = World::new();
-        world.settle();
-        world.now_s = 400 * DAY;
-        world.settle();
-        assert_eq!(world.count(Kind::Root, State::Active), 1);
-        assert_eq!(world.count(Kind::Intermediate, State::Active), 1);
-        assert!(
-            world
-                .authorities
-                .iter()
-                .all(|a| a.not_after_s > world.now_s)
-        );
-    }
-
-    #[test]
-    fn a_domain_whose_clock_was_set_back_starts_over() {
-        let mut world = World::new();
-        world.now_s = 400 * DAY;
-        world.settle();
-        world.now_s = 0;
-        world.settle();
-        let valid = |kind| {
-            world.authorities.iter().any(|a| {
-                a.is(kind, State::Active) && (a.not_before_s..a.not_after_s).contains(&world.now_s)
-            })
-        };
-        assert!(valid(Kind::Root) && valid(Kind::Intermediate));
-        assert_eq!(world.count(Kind::Root, State::Active), 1);
-        world.now_s = 400 * DAY;
-        world.settle();
-        assert_eq!(world.count(Kind::Intermediate, State::Active), 1);
-    }
-
-    #[test]
-    fn a_prepared_intermediate_left_by_a_crash_is_used() {
-        let mut world = World::new();
-        world.settle();
-        let root = world.authorities[0].key_id;
-        world.now_s = 4 * DAY;
-        world.make(Kind::Intermediate, Some(root), 7 * DAY);
-        let waiting = world.authorities.last().unwrap().key_id;
-        assert_eq!(world.settle().first(), Some(&Step::Activate(waiting)));
-        assert_eq!(world.made, 3);
-    }
-
-    #[test]
-    fn an_old_root_stays_until_nothing_under_it_counts() {
-        let mut world = World::new();
-        world.settle();
-        world.now_s = 60 * DAY;
-        // Leaves of the intermediate before are alive: it and its root must stay.
-        world.leaf_end = world.now_s + 1;
-        world.settle();
-        assert_eq!(world.count(Kind::Root, State::Active), 1);
-    }
-}
+mod tests;

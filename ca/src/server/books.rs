@@ -3,14 +3,7 @@
 //! Every change goes to the database first and into memory after it, in one
 //! order, so that a crash at any point leaves a state from which the plan goes on.
 
-use std::{
-    collections::HashMap,
-    fs::{DirBuilder, File},
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, fs::File, sync::Arc, time::Duration};
 
 use palisade_mesh::{
     clock::Clock,
@@ -20,23 +13,27 @@ use palisade_mesh::{
 };
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{CaConfig, CaError};
+use super::{CaConfig, CaError, acks::Acks};
 use crate::{
     authority::{
         Authority, KeyId, Kind, State,
         mint::Signer,
+        orders::Orders,
         plan::{Step, View},
     },
     context::framed,
     issue::{Order, Press},
-    journal::Journal,
+    journal::{Entry, Journal},
     keystore::Keystore,
     recorder::Recorder,
     registration::{Registration, TTL_MIN},
     request::SvidKey,
-    store::{Change, Store, Stored},
-    trust::TrustState,
+    store::{Change, Store},
+    trust::{Superseded, TrustState},
 };
+
+pub(super) mod disk;
+mod rotate;
 
 /// Names the purpose of the secrets that let the authority prove itself to a node.
 const RETURN_SECRET_DOMAIN: &str = "palisade/ca/return-secret/v1";
@@ -47,14 +44,22 @@ const STEPS_MAX: usize = 32;
 pub(super) struct Books {
     config: CaConfig,
     clock: Clock,
-    recorder: Arc<Recorder>,
+    /// None where no records can be left; the next start leaves them.
+    recorder: Option<Arc<Recorder>>,
+    acks: Arc<Acks>,
     store: Arc<Store>,
     keystore: Keystore,
     journal: Journal,
     /// Those that are not over, with their sealed keys; oldest first.
     live: Vec<(Authority, Vec<u8>)>,
     registrations: Vec<Registration>,
+    orders: Orders,
+    epoch: u64,
     sequence: u64,
+    /// Sequence from which on a trust state shows the present state of an authority;
+    /// for those that are not in it, the one that was current at the start.
+    placed: HashMap<KeyId, u64>,
+    first_sequence: u64,
     /// Held for as long as the books are open.
     _lock: File,
 }
@@ -64,12 +69,13 @@ impl Books {
     pub(super) async fn open(
         config: &CaConfig,
         clock: Clock,
-        recorder: Arc<Recorder>,
+        recorder: Option<Arc<Recorder>>,
+        acks: Arc<Acks>,
     ) -> Result<Self, CaError> {
-        let lock = enter(&config.state_dir)?;
-        let store = Store::open(&config.state_dir.join("ca.sqlite")).await?;
+        let lock = disk::enter(&config.state_dir)?;
+        let store = Store::open(&config.state_dir.join(disk::DATABASE)).await?;
         let stored = store.load().await?;
-        check_domain(config, &stored)?;
+        disk::check_domain(config, &stored)?;
         let first = stored.authorities.is_empty() && stored.journal_head == 0;
         let keystore = Keystore::open(&config.kek_path(), first)?;
         // Before the journal: a wrong key-encryption key fails both, and here it
@@ -81,37 +87,90 @@ impl Books {
         }
         let journal =
             Journal::replay(keystore.journal_key(), &stored.entries, stored.journal_head)?;
-        let live = verified(&stored, &journal)?;
-        let books = Self {
+        let live = disk::verified(&stored, &journal)?;
+        let recorded = match stored.recorded {
+            Some(head) => head,
+            // A new state has none; one from before this was noted has them all.
+            None if first => 0,
+            None => stored.journal_head,
+        };
+        store.recorded(recorded).await?;
+        let mut books = Self {
             config: config.clone(),
             clock,
             recorder,
+            acks,
             store: Arc::new(store),
             keystore,
             journal,
             live,
             registrations: stored.registrations,
+            orders: stored.orders,
+            epoch: stored.epoch,
             sequence: stored.sequence,
+            placed: HashMap::new(),
+            first_sequence: stored.sequence,
             _lock: lock,
         };
-        if stored.trust_domain.is_none() {
-            books.store.name(&books.bundle()).await?;
+        if stored.epoch == 0 {
+            books.begin().await?;
         }
+        books.catch_up(&stored.entries, recorded).await?;
         Ok(books)
+    }
+
+    /// Begins a new life of the state: agents take what it says from now on for
+    /// newer than anything they have heard.
+    pub(super) async fn begin(&mut self) -> Result<(), CaError> {
+        let now_us = u64::try_from(self.clock.now_us()).unwrap_or_default();
+        let (epoch, sequence) = (now_us.max(self.epoch + 1), self.sequence + 1);
+        self.store.begin(&self.bundle(), epoch, sequence).await?;
+        (self.epoch, self.sequence, self.first_sequence) = (epoch, sequence, sequence);
+        self.placed.clear();
+        Ok(())
+    }
+
+    /// Leaves the records of transitions that have none: made offline, or just
+    /// before a crash.
+    async fn catch_up(&self, entries: &[Entry], recorded: i64) -> Result<(), CaError> {
+        let Some(recorder) = &self.recorder else {
+            return Ok(());
+        };
+        for entry in entries.iter().filter(|e| e.sequence > recorded) {
+            note(
+                recorder,
+                entry,
+                self.find(entry.key_id).ok().map(|(a, _)| a),
+            );
+        }
+        Ok(self.store.recorded(self.journal.head()).await?)
     }
 
     pub(super) fn store(&self) -> Arc<Store> {
         self.store.clone()
     }
 
+    /// Number of the last journal entry.
+    pub(super) fn journal_head(&self) -> i64 {
+        self.journal.head()
+    }
+
     /// Takes every step that is due; says whether there was one.
     pub(super) async fn settle(&mut self) -> Result<bool, CaError> {
         for taken in 0..STEPS_MAX {
-            let Some(step) = self.due().await? else {
+            if !self.step().await? {
                 return Ok(taken > 0);
-            };
-            self.take(step).await?;
+            }
         }
+        Ok(true)
+    }
+
+    /// Takes the next step; says whether one was due.
+    pub(super) async fn step(&mut self) -> Result<bool, CaError> {
+        let Some(step) = self.due().await? else {
+            return Ok(false);
+        };
+        self.take(step).await?;
         Ok(true)
     }
 
@@ -131,8 +190,21 @@ impl Books {
     }
 
     pub(super) fn trust(&self) -> TrustState {
+        let authorities = self.authorities();
+        let superseded = self.look(&authorities, &HashMap::new(), |view| {
+            let superseded = authorities.iter().filter(|a| view.is_superseded(a));
+            superseded
+                .map(|a| Superseded {
+                    authority: a.key_id.as_bytes().to_vec(),
+                    tainted: a.state == State::Tainted,
+                })
+                .collect()
+        });
         TrustState {
+            epoch: self.epoch,
             sequence: self.sequence,
+            superseded,
+            reissue_over: self.config.reissue_over(self.registrations.len()),
             bundle: self.bundle(),
             registrations: self.registrations.clone(),
             directory: Vec::new(),
@@ -161,12 +233,14 @@ impl Books {
             .collect()
     }
 
-    /// The intermediate that signs now.
+    /// The intermediate that signs now; a tainted one while there is no other.
     pub(super) fn press(&self) -> Result<Press, CaError> {
-        let (active, sealed) = self
-            .live
-            .iter()
-            .find(|(a, _)| a.is(Kind::Intermediate, State::Active))
+        let signing = |state| {
+            let mut live = self.live.iter().rev();
+            live.find(|(a, _)| a.is(Kind::Intermediate, state))
+        };
+        let (active, sealed) = signing(State::Active)
+            .or_else(|| signing(State::Tainted))
             .ok_or(CaError::NoAuthority)?;
         self.press_of(self.signer(active, sealed)?)
     }
@@ -185,7 +259,7 @@ impl Books {
             roots: self
                 .live
                 .iter()
-                .filter(|(a, _)| a.kind == Kind::Root && a.state.is_trusted())
+                .filter(|(a, _)| a.kind == Kind::Root && a.state.is_published())
                 .map(|(a, _)| a.certificate.clone())
                 .collect(),
         }
@@ -202,13 +276,27 @@ impl Books {
         } else {
             HashMap::new()
         };
-        let view = View {
+        Ok(self.look(&authorities, &leaves, |view| view.next()))
+    }
+
+    /// Looks at the authorities as the plan does.
+    fn look<T>(
+        &self,
+        authorities: &[Authority],
+        leaves: &HashMap<KeyId, i64>,
+        look: impl FnOnce(&View<'_>) -> T,
+    ) -> T {
+        look(&View {
             now_s: self.now_s(),
-            authorities: &authorities,
+            authorities,
             intermediate_life_s: secs(self.config.intermediate_lifetime),
+            deadline_s: secs(self.config.acknowledgement_deadline()),
+            orders: &self.orders,
+            since_s: &|id| self.since_us(id) / 1_000_000,
+            is_known: &|id| self.is_settled(&self.lacking(id)),
+            is_replaced: &|| self.is_settled(&self.showing_tainted()),
             last_leaf: &|id| leaves.get(&id).copied(),
-        };
-        Ok(view.next())
+        })
     }
 
     async fn take(&mut self, step: Step) -> Result<(), CaError> {
@@ -240,6 +328,16 @@ impl Books {
                 let why = "nothing it signed is valid any more";
                 self.move_to(&[(id, State::Retired, why)]).await
             }
+            // A root and what is tainted under it go together.
+            Step::Revoke(id) => {
+                let why = "its certificates are replaced, or may not be waited for";
+                let gone =
+                    self.live.iter().map(|(a, _)| a).filter(|a| {
+                        a.state == State::Tainted && (a.key_id == id || a.issuer == id)
+                    });
+                let moves: Vec<_> = gone.map(|a| (a.key_id, State::Revoked, why)).collect();
+                self.move_to(&moves).await
+            }
         }
     }
 
@@ -257,19 +355,28 @@ impl Books {
         let change = Change {
             made: Some((authority.clone(), sealed.clone())),
             entries: vec![entry],
-            over: Vec::new(),
-            sequence: self.sequence + u64::from(authority.kind == Kind::Root),
+            sequence: self.sequence + 1,
+            ..Change::default()
         };
         self.store.change(&change).await?;
         self.live.push((authority, sealed));
-        self.carry(&change);
-        Ok(())
+        self.carry(&change).await
     }
 
     /// Journals transitions, all or none.
     async fn move_to(&mut self, moves: &[(KeyId, State, &str)]) -> Result<(), CaError> {
+        self.order(moves, None).await
+    }
+
+    /// Journals transitions and what an operator has asked for, all or none.
+    async fn order(
+        &mut self,
+        moves: &[(KeyId, State, &str)],
+        orders: Option<Orders>,
+    ) -> Result<(), CaError> {
         let mut change = Change {
-            sequence: self.sequence,
+            sequence: self.sequence + 1,
+            orders,
             ..Change::default()
         };
         let mut draft = self.journal.clone();
@@ -281,25 +388,34 @@ impl Books {
             change.entries.push(entry);
             if state.is_over() {
                 change.over.push(*id);
-                change.sequence += u64::from(authority.kind == Kind::Root);
             }
         }
         self.store.change(&change).await?;
-        self.carry(&change);
-        Ok(())
+        self.carry(&change).await
     }
 
     /// Brings a committed change into memory and into the records.
-    fn carry(&mut self, change: &Change) {
+    async fn carry(&mut self, change: &Change) -> Result<(), CaError> {
         self.sequence = change.sequence;
+        if let Some(orders) = &change.orders {
+            self.orders = orders.clone();
+        }
         for entry in &change.entries {
             self.journal.accept(entry);
-            if let Some((a, _)) = self.live.iter_mut().find(|(a, _)| a.key_id == entry.key_id) {
+            self.placed.insert(entry.key_id, self.sequence);
+            let moved = self.live.iter_mut().find(|(a, _)| a.key_id == entry.key_id);
+            if let Some((a, _)) = moved {
                 a.state = entry.after;
-                note(&self.recorder, a, &entry.reason);
+                if let Some(recorder) = &self.recorder {
+                    note(recorder, entry, Some(a));
+                }
             }
         }
         self.live.retain(|(a, _)| !a.state.is_over());
+        if self.recorder.is_some() && !change.entries.is_empty() {
+            self.store.recorded(self.journal.head()).await?;
+        }
+        Ok(())
     }
 
     /// Lets a new intermediate sign a certificate that nobody gets, and verifies it.
@@ -344,85 +460,26 @@ impl Books {
     }
 }
 
-/// Makes or enters the state directory and takes its lock.
-fn enter(dir: &Path) -> Result<File, CaError> {
-    let failed = |source| CaError::StateDir {
-        path: dir.to_owned(),
-        source,
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(failed)?;
-    let mode = std::fs::metadata(dir).map_err(failed)?.mode();
-    if mode & 0o077 != 0 {
-        return Err(CaError::StateDirLoose {
-            path: dir.to_owned(),
-            mode: mode & 0o7777,
-        });
-    }
-    let lock = File::create(dir.join("lock")).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(std::fs::TryLockError::WouldBlock) => Err(CaError::InUse(dir.to_owned())),
-        Err(std::fs::TryLockError::Error(e)) => Err(failed(e)),
-    }
-}
-
-fn check_domain(config: &CaConfig, stored: &Stored) -> Result<(), CaError> {
-    match &stored.trust_domain {
-        Some(found) if found != config.trust_domain.as_str() => Err(CaError::TrustDomain {
-            expected: config.trust_domain.to_string(),
-            found: found.clone(),
-        }),
-        _ => Ok(()),
-    }
-}
-
-/// Gives stored authorities the states of the journal, and leaves out those that
-/// are over. Each must be in both, with the same certificate.
-fn verified(stored: &Stored, journal: &Journal) -> Result<Vec<(Authority, Vec<u8>)>, CaError> {
-    let mut live = Vec::new();
-    for (authority, sealed) in &stored.authorities {
-        let digest = Digest::of(&authority.certificate).0;
-        let state = journal.state(authority.key_id, &digest)?;
-        if state.is_over() {
-            continue;
-        }
-        let sealed = sealed
-            .clone()
-            .ok_or(crate::journal::JournalError::Authority(authority.key_id))?;
-        live.push((
-            Authority {
-                state,
-                ..authority.clone()
-            },
-            sealed,
-        ));
-    }
-    match journal.missing(stored.authorities.iter().map(|(a, _)| a.key_id)) {
-        Some(id) => Err(crate::journal::JournalError::Authority(id).into()),
-        None => Ok(live),
-    }
-}
-
 /// Records a transition. An authority must go on signing when records cannot be
 /// kept, so a failure is told and not obeyed; the journal has it.
-fn note(recorder: &Recorder, authority: &Authority, reason: &str) {
+fn note(recorder: &Recorder, entry: &Entry, authority: Option<&Authority>) {
+    let kind = authority.map_or("authority", |a| a.kind.as_str());
     tracing::info!(
-        authority = %authority.key_id,
-        kind = %authority.kind,
-        state = %authority.state,
-        reason,
+        authority = %entry.key_id,
+        kind,
+        state = %entry.after,
+        reason = entry.reason,
         "authority changed its state"
     );
     let record = Credential {
-        verb: authority.state.as_str().into(),
-        not_before_s: authority.not_before_s,
-        not_after_s: authority.not_after_s,
-        authority: authority.key_id.as_bytes().to_vec(),
-        detail: format!("{}: {reason}", authority.kind),
+        verb: entry.after.as_str().into(),
+        not_before_s: authority.map_or(0, |a| a.not_before_s),
+        not_after_s: authority.map_or(0, |a| a.not_after_s),
+        authority: entry.key_id.as_bytes().to_vec(),
+        detail: format!(
+            "{kind}: {} (journal entry {})",
+            entry.reason, entry.sequence
+        ),
         ..Credential::default()
     };
     if let Err(error) = recorder.note(Body::Credential(record)) {

@@ -7,6 +7,10 @@ use palisade_mesh::spiffe_id::TrustDomain;
 use super::CaError;
 use crate::registration::{Rules, TTL_MAX, TTL_MIN};
 
+/// Certificates replaced in a second after a forced rotation, by default.
+pub const REISSUE_RATE: u32 = 100;
+/// Shortest default of the time a rotation waits for acknowledgements.
+pub const ACK_DEADLINE_MIN: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// Configuration of a [`Ca`](super::Ca).
@@ -27,6 +31,13 @@ pub struct CaConfig {
     /// Life of a certificate where no registration says otherwise, and of the
     /// mesh's own parts; from 10 s to half of an intermediate's. Default 1 hour.
     pub svid_ttl: Duration,
+    /// How long a rotation waits for acknowledgements before it goes on without the
+    /// rest. Default: `svid_ttl`, at least [`ACK_DEADLINE_MIN`]: by then nothing is
+    /// valid any more that an agent which was not heard has handed out.
+    pub ack_deadline: Option<Duration>,
+    /// Certificates that may be replaced in a second after a forced rotation, at
+    /// least 1. Default [`REISSUE_RATE`].
+    pub reissue_rate: u32,
     /// Marks every record as a demo's.
     pub demo: bool,
 }
@@ -41,6 +52,8 @@ impl CaConfig {
             root_lifetime: 90 * 24 * HOUR,
             intermediate_lifetime: 7 * 24 * HOUR,
             svid_ttl: HOUR,
+            ack_deadline: None,
+            reissue_rate: REISSUE_RATE,
             demo: false,
         }
     }
@@ -61,6 +74,18 @@ impl CaConfig {
         self.kek_path.clone().unwrap_or_else(default)
     }
 
+    /// How long a rotation waits for acknowledgements.
+    pub fn acknowledgement_deadline(&self) -> Duration {
+        self.ack_deadline
+            .unwrap_or(self.svid_ttl.max(ACK_DEADLINE_MIN))
+    }
+
+    /// Over which span the certificates of `identities` are replaced.
+    pub(crate) fn reissue_over(&self, identities: usize) -> Duration {
+        let identities = u32::try_from(identities).unwrap_or(u32::MAX);
+        Duration::from_secs(1).saturating_mul(identities) / self.reissue_rate.max(1)
+    }
+
     /// Checks that the lifetimes fit into each other.
     ///
     /// # Errors
@@ -72,6 +97,15 @@ impl CaConfig {
         }
         if self.svid_ttl < TTL_MIN {
             return refused("a certificate lives for 10 s at least");
+        }
+        if self
+            .ack_deadline
+            .is_some_and(|d| d < Duration::from_secs(1))
+        {
+            return refused("a rotation waits for acknowledgements for 1 s at least");
+        }
+        if self.reissue_rate == 0 {
+            return refused("at least one certificate is replaced in a second");
         }
         if self.svid_ttl > self.ttl_max() {
             return refused(
@@ -93,6 +127,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn replacements_come_at_the_set_rate_and_deadlines_have_a_default() {
+        let mut config = CaConfig::new(TrustDomain::parse("acme.test").unwrap(), "/tmp");
+        assert_eq!(config.reissue_over(250), Duration::from_millis(2500));
+        assert_eq!(config.acknowledgement_deadline(), HOUR);
+        config.svid_ttl = TTL_MIN;
+        assert_eq!(config.acknowledgement_deadline(), ACK_DEADLINE_MIN);
+    }
+
+    #[test]
     fn lifetimes_must_fit_into_each_other() {
         let check = |change: fn(&mut CaConfig)| {
             let mut config = CaConfig::new(TrustDomain::parse("acme.test").unwrap(), "/tmp");
@@ -107,5 +150,8 @@ mod tests {
         assert!(check(|c| c.intermediate_lifetime = 30 * 24 * HOUR));
         assert!(!check(|c| c.intermediate_lifetime = 31 * 24 * HOUR));
         assert!(!check(|c| c.intermediate_lifetime = HOUR));
+        assert!(check(|c| c.ack_deadline = Some(Duration::from_secs(1))));
+        assert!(!check(|c| c.ack_deadline = Some(Duration::from_millis(999))));
+        assert!(check(|c| c.reissue_rate = 1) && !check(|c| c.reissue_rate = 0));
     }
 }

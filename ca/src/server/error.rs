@@ -11,6 +11,12 @@ use crate::{
 /// Why the authority cannot work.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
+    /// There is an authority already.
+    #[error("state directory `{0}` holds an authority already")]
+    Exists(PathBuf),
+    /// A repair found nothing to do.
+    #[error("root and intermediate are valid")]
+    Healthy,
     /// Another process holds the state directory.
     #[error("state directory `{0}` is in use by another process")]
     InUse(PathBuf),
@@ -32,6 +38,9 @@ pub enum CaError {
     /// A new authority's first certificate was refused by our own verification.
     #[error("new authority does not issue verifiable certificates: {0}")]
     Probe(String),
+    /// There is no authority.
+    #[error("state directory `{0}` holds no authority")]
+    NoState(PathBuf),
     /// The state directory cannot be used.
     #[error("state directory `{path}` cannot be used: {source}")]
     StateDir {
@@ -79,6 +88,14 @@ impl CaError {
                 .help("restore database and key-encryption key from one backup; compare with `palisade audit search class:credential`"),
             Self::Store(_) => error(4015)
                 .help("check free space and permissions of the state directory"),
+            Self::Exists(_) => error(4030)
+                .cause("a second first start would make roots that nobody trusts")
+                .help("start it: palisade run ca; or see how it stands: palisade ca status"),
+            Self::NoState(_) => error(4031)
+                .help("make one: palisade ca init; or put a backup back: palisade ca restore FILE"),
+            Self::Healthy => error(4040)
+                .cause("a repair is for an authority whose root or intermediate has ended")
+                .help("to replace them all the same: palisade ca rotate root"),
             Self::InUse(_) => error(4016)
                 .help("stop the other process, or give this one a state directory of its own"),
             Self::TrustDomain { .. } => error(4017)

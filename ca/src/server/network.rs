@@ -13,8 +13,8 @@ use palisade_mesh::{
     svid::Peer,
     wire::{
         ca::{
-            AnnounceRequest, AnnounceResponse, IssueRequest, IssueResponse, TrustState,
-            WatchRequest,
+            Acknowledged, Acknowledgement, AnnounceRequest, AnnounceResponse, IssueRequest,
+            IssueResponse, TrustState, WatchRequest,
             authority_server::{Authority, AuthorityServer},
         },
         record::{Credential, record::Body},
@@ -130,6 +130,19 @@ impl Authority for NetworkAuthority {
         let announced = self.ca.announce(name, role, address, Some(source)).await;
         announced.map_err(refuse)?;
         Ok(Response::new(AnnounceResponse {}))
+    }
+
+    /// A node speaks for itself: whatever name it gives, it is taken under its own.
+    async fn acknowledge(
+        &self,
+        request: Request<Acknowledgement>,
+    ) -> Result<Response<Acknowledged>, Status> {
+        let (node, _) = self.admit(&request, LinkAction::Watch, None)?;
+        let mut word = request.into_inner();
+        word.agent = node.name.id(&self.ca.config.trust_domain).to_string();
+        let taken = self.ca.acknowledge(word);
+        taken.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        Ok(Response::new(Acknowledged {}))
     }
 }
 

@@ -10,7 +10,7 @@ use palisade_mesh::svid::{Identity, IdentityError};
 use super::Ca;
 use crate::{
     issue::Refusal,
-    renewal::{NAP_MAX, renewal_after},
+    renewal::{NAP_MAX, is_superseded, renewal_after},
 };
 
 /// Why a part of the mesh has no identity.
@@ -74,7 +74,10 @@ async fn keep(ca: Weak<Ca>, role: String, identity: Identity, mut due_s: i64) {
         let Some(ca) = ca.upgrade() else { return };
         let now_s = ca.now_s();
         // One that has not begun was issued before the clock was set back.
-        let renew = now_s >= due_s || now_s < identity.svid().not_before_s;
+        let svid = identity.svid();
+        let renew = now_s >= due_s
+            || now_s < svid.not_before_s
+            || is_superseded(&svid, &trust.borrow().superseded).is_some();
         if !renew && news.is_err() {
             continue;
         }

@@ -7,7 +7,8 @@ use std::{
 
 use futures_util::{Stream, StreamExt};
 use palisade_mesh::wire::ca::{
-    AnnounceRequest, AnnounceResponse, IssueRequest, IssueResponse, TrustState, WatchRequest,
+    Acknowledged, Acknowledgement, AnnounceRequest, AnnounceResponse, IssueRequest, IssueResponse,
+    TrustState, WatchRequest,
     authority_server::{Authority, AuthorityServer},
 };
 use tokio_util::sync::CancellationToken;
@@ -114,6 +115,16 @@ impl Authority for AuthorityService {
         let announced = self.ca.announce_local(role, address, None).await;
         announced.map_err(|refusal| enrolment::status(&refusal))?;
         Ok(Response::new(AnnounceResponse {}))
+    }
+
+    async fn acknowledge(
+        &self,
+        request: Request<Acknowledgement>,
+    ) -> Result<Response<Acknowledged>, Status> {
+        admit(&request)?;
+        let taken = self.ca.acknowledge(request.into_inner());
+        taken.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        Ok(Response::new(Acknowledged {}))
     }
 }
 

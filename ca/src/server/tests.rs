@@ -1,6 +1,6 @@
 //! The authority through its life: first start, restarts, rotation, tampering.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use palisade_mesh::{
     svid::{TrustBundle, verify_chain},
@@ -17,6 +17,9 @@ use crate::{
     registration::{RegistrationConfig, parse},
     testing::{Records, domain, eventually, standing_clock},
 };
+
+mod offline;
+mod rotation;
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -1,6 +1,6 @@
 //! Every SQL statement there is.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use palisade_mesh::spiffe_id::SpiffeId;
 use sqlx::{Row, Sqlite, SqliteConnection, SqlitePool, Transaction, query, sqlite::SqliteRow};
@@ -9,7 +9,7 @@ use super::{
     Change, ISSUED_LIST_MAX, Issuance, IssuedCertificate, IssuedFilter, StoreError, Stored,
 };
 use crate::{
-    authority::{Authority, KeyId, Kind, State},
+    authority::{Authority, KeyId, Kind, State, orders::Orders},
     journal::Entry,
     registration::Registration,
     selector::Selector,
@@ -21,7 +21,16 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<Stored, StoreError> {
     let mut tx = pool.begin().await?;
     let stored = Stored {
         trust_domain: meta(&mut tx, "trust_domain").await?,
+        epoch: number(&mut tx, "epoch").await?,
         sequence: number(&mut tx, "sequence").await?,
+        orders: match meta(&mut tx, "orders").await? {
+            None => Orders::default(),
+            Some(text) => Orders::parse(&text).ok_or(StoreError::Row("orders"))?,
+        },
+        recorded: match meta(&mut tx, "recorded").await? {
+            None => None,
+            Some(text) => Some(text.parse().map_err(|_| StoreError::Row("recorded"))?),
+        },
         journal_head: number(&mut tx, "journal_head").await?,
         entries: rows(
             &mut tx,
@@ -89,7 +98,22 @@ pub(super) async fn apply(tx: &mut Tx<'_>, change: &Change) -> Result<(), StoreE
             .execute(&mut **tx)
             .await?;
     }
+    if let Some(orders) = &change.orders {
+        set_meta(tx, "orders", &orders.to_text()).await?;
+    }
     set_meta(tx, "sequence", &change.sequence.to_string()).await
+}
+
+pub(super) async fn copy_to(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), StoreError> {
+    let path = path.to_str().ok_or(StoreError::Row("path"))?;
+    query("VACUUM INTO ?")
+        .bind(path)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 pub(super) async fn replace_registrations(

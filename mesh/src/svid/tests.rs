@@ -457,6 +457,32 @@ fn a_chain_is_verified_as_a_handshake_would() {
     assert_eq!(refused.reason(), "wrong_trust_domain");
 }
 
+/// A session that was resumed would skip the verification against the new bundle.
+#[test]
+fn no_session_is_resumed_after_a_rotation_and_the_change_of_trust_can_be_seen() {
+    let (one, two) = (Domain::new("one"), Domain::new("two"));
+    let (web, db) = (one.identity("web"), one.identity("db"));
+    let (client, server) = (web.client_config(&[id("db")], ALPN), db.server_config(ALPN));
+    handshake(&client, &server).unwrap();
+    assert_eq!(db.trust_revision(), 0);
+    db.replace(one.svid("db"), one.bundle()).unwrap();
+    assert_eq!(db.trust_revision(), 0, "only the certificate is another");
+    for (revision, trusted) in [(1, bundle(&[&one, &two])), (2, two.bundle())] {
+        db.replace(two.svid("db"), trusted.clone()).unwrap();
+        assert_eq!(db.trust_revision(), revision);
+        web.replace(two.svid("web"), trusted).unwrap();
+        let pair = handshake(&client, &server).unwrap();
+        let ends: [Connection; 2] = [pair.client.into(), pair.server.into()];
+        for end in ends {
+            assert_eq!(end.handshake_kind(), Some(HandshakeKind::Full));
+        }
+    }
+    // The same client as in the first handshake, with its old certificate.
+    web.replace(one.svid("web"), bundle(&[&one, &two])).unwrap();
+    let refused = handshake(&client, &server).err().unwrap();
+    assert!(matches!(refused, Failure::Server(_)), "{refused:?}");
+}
+
 /// Leaves and roots are rotated without a pause while handshakes run. The roots
 /// rotate in the order an authority keeps (published, used, gone), and each phase
 /// lasts until every handshake that began before it is over.
