@@ -265,6 +265,7 @@ fn commands_in_the_pages_exist() {
         "docs/quick-start.md",
         "docs/concepts.md",
         "docs/deploy.md",
+        "docs/operations/rotation.md",
         "docs/reference/cli.md",
         "policies/README.md",
     ] {
@@ -281,7 +282,7 @@ fn commands_in_the_pages_exist() {
                 .collect();
             let nested = matches!(
                 verbs.first().map(String::as_str),
-                Some("policy" | "audit" | "config" | "identity")
+                Some("policy" | "audit" | "ca" | "config" | "identity" | "join")
             );
             let verbs = &verbs[..verbs.len().min(if nested { 2 } else { 1 })];
             let mut args: Vec<&str> = verbs.iter().map(String::as_str).collect();

@@ -51,6 +51,41 @@ fn nobody_notices_a_rotation_at_500_handshakes_a_second() {
     assert!(achieved >= 450.0, "only {achieved:.0} handshakes a second");
 }
 
+/// What `palisade ca` does to a folder while nothing runs on it.
+#[test]
+fn an_authority_is_made_backed_up_and_put_back() {
+    let home = Home::new();
+    let yaml = "trust_domain: demo.test\nstate_dir: state\nca: {}\n";
+    fs::write(home.path("palisade-mesh.yaml"), yaml).unwrap();
+    let none = home.says(&["ca", "backup", "first.backup"], 1);
+    assert!(none.contains("PLS4031"), "{none}");
+    let made = home.json(&["ca", "init"]);
+    let root = made["authorities"][0]["digest"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let again = home.says(&["ca", "init"], 1);
+    assert!(again.contains("PLS4030"), "{again}");
+    let healthy = home.says(&["ca", "repair"], 1);
+    assert!(healthy.contains("PLS4040"), "{healthy}");
+    let backup = home.json(&["ca", "backup", "first.backup"]);
+    assert_eq!(backup["sha256"].as_str().unwrap().len(), 64);
+    let there = home.says(&["ca", "backup", "first.backup"], 1);
+    assert!(there.contains("PLS4032"), "{there}");
+    let full = home.says(&["ca", "restore", "first.backup"], 1);
+    assert!(full.contains("PLS4034"), "{full}");
+    fs::remove_file(home.path("state/ca/ca.sqlite")).unwrap();
+    let restored = home.json(&["ca", "restore", "first.backup"]);
+    assert_eq!(restored["authorities"][0]["digest"], root);
+    assert!(restored["epoch"].as_u64() > backup["header"]["epoch"].as_u64());
+    for args in [["root", "--compromised"], ["issuer", "--now"]] {
+        let asked = home.says(&[&["ca", "rotate"], &args[..]].concat(), 1);
+        assert!(asked.contains("PLS4041"), "{asked}");
+    }
+    let nobody = home.says(&["ca", "rotate", "root"], 7);
+    assert!(nobody.contains("PLS9101"), "{nobody}");
+}
+
 /// Rotates issuer and root by force, then as compromised; each phase lasts `rest`
 /// longer than it needs. Returns the handshakes per second.
 fn rotate_everything(rate: u32, rest: Duration) -> f64 {

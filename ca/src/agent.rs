@@ -285,16 +285,12 @@ impl Desk {
                     offered: state.place(),
                 });
             }
-            Some(held) if state.place() == held.place() => {
-                // Two authorities that grew from one state would each say this.
-                if state.bundle != held.bundle {
-                    return Err(UpstreamError::Forked(state.place()));
-                }
-                // A node may be given a role, or lose one, without a new sequence.
-                if state.registrations == held.registrations {
-                    return Ok(());
-                }
+            // Two authorities that grew from one state would each say this. A node's list
+            // may change without a new sequence, the bundle never does.
+            Some(held) if state.place() == held.place() && state.bundle != held.bundle => {
+                return Err(UpstreamError::Forked(state.place()));
             }
+            Some(held) if state.says_as(held) => return Ok(()),
             Some(held) if state.epoch > held.epoch => {
                 tracing::warn!("authority was made, repaired or restored since it was last heard");
             }

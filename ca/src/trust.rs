@@ -59,6 +59,15 @@ impl TrustState {
     pub fn place(&self) -> (u64, u64) {
         (self.epoch, self.sequence)
     }
+
+    /// Whether it says the same as `other`, wherever the parts of the mesh are.
+    pub(crate) fn says_as(&self, other: &Self) -> bool {
+        let here = Self {
+            directory: other.directory.clone(),
+            ..self.clone()
+        };
+        here == *other
+    }
 }
 
 /// An intermediate whose certificates are to be replaced.

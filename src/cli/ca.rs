@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use palisade_ca::{
     CaConfig,
+    authority::Authority,
     server::{self, Backup, Repaired, Restored},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
@@ -285,22 +286,17 @@ fn restore(config: &CaConfig, file: &Path, output: Output) -> Result<(), Diagnos
             show::authorities(&authorities);
             render::line(&paint(
                 WARN,
-                "an authority that was revoked after the backup is trusted again:",
+                "an authority that was revoked after the backup is trusted again; whether one was:",
             ));
-            render::next(&[
-                (
-                    "palisade audit search 'class:credential revoked'".into(),
-                    "whether one was; then rotate it again, --compromised",
-                ),
-                ("palisade run ca".into(), "agents take it for newer"),
-            ]);
+            render::line("  palisade audit search 'class:credential revoked'");
+            render::line("if so, start the authority and rotate with --compromised");
+            render::next(&[("palisade run ca".into(), "agents take its state for newer")]);
         }
     }
     Ok(())
 }
 
-fn listed(authorities: &[palisade_ca::authority::Authority]) -> Vec<AuthorityStatus> {
-    let now_us = Clock::system().now_us();
-    let status = |a| authority_status(a, now_us);
+fn listed(authorities: &[(Authority, i64)]) -> Vec<AuthorityStatus> {
+    let status = |(a, since_us): &(Authority, i64)| authority_status(a, *since_us);
     authorities.iter().map(status).collect()
 }

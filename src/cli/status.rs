@@ -73,12 +73,30 @@ fn print(status: &Status) {
         let active = ca.authorities.iter().filter(|a| a.state == "active");
         parts.extend(active.map(|a| format!("{} ends {}", a.kind, ahead(&clock, a.not_after_s))));
         render::fact("identity", &parts);
+        print_rotation(ca, &clock);
     }
     for pdp in &status.pdp {
         print_pdp(pdp, &clock);
     }
     for audit in &status.audit {
         print_audit(audit, &clock);
+    }
+}
+
+/// A word about what is tainted and whom a rotation waits for; `ca status` has the rest.
+fn print_rotation(ca: &CaStatus, clock: &Clock) {
+    for tainted in ca.authorities.iter().filter(|a| a.state == "tainted") {
+        let short: String = tainted.key_id.chars().take(8).collect();
+        render::fact(
+            "",
+            &[paint(BAD, format!("{} {short} is tainted", tainted.kind))],
+        );
+    }
+    if let Some(waiting) = &ca.waiting {
+        let n = waiting.missing.len();
+        let until = ahead(clock, waiting.deadline_s);
+        let waits = format!("a rotation waits for {n} of the mesh, or goes on {until}");
+        render::fact("", &[paint(WARN, waits), "palisade ca status".into()]);
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::{Json, Router, extract::Query, routing::get};
 use palisade_ca::{
     Ca, CaConfig,
+    authority::State,
     registration::{self, Registration},
     selector::Selector,
     server::{IssuedCertificate, IssuedFilter},
@@ -123,8 +124,7 @@ struct Which {
 }
 
 async fn status(ca: &Ca) -> Answer<CaStatus> {
-    let identities = newest(ca, &IssuedFilter::default()).await?.len();
-    Ok(Json(rotation::status(ca, identities).await))
+    Ok(Json(rotation::status(ca, identities_now(ca).await?).await))
 }
 
 async fn identities(ca: &Ca, which: Which) -> Answer<Vec<IdentityStatus>> {
@@ -153,6 +153,11 @@ async fn identities(ca: &Ca, which: Which) -> Answer<Vec<IdentityStatus>> {
             .into());
     }
     Ok(Json(found))
+}
+
+/// How many identities have a valid certificate.
+pub(super) async fn identities_now(ca: &Ca) -> Result<usize, Problem> {
+    Ok(newest(ca, &IssuedFilter::default()).await?.len())
 }
 
 /// The newest certificate of each identity.
@@ -190,7 +195,9 @@ fn identity(certificate: &IssuedCertificate) -> IdentityStatus {
 async fn check(ca: &Ca, clock: &Clock) -> Answer<Vec<Fact>> {
     let mut facts = Vec::new();
     let now_s = clock.now_us() / 1_000_000;
-    for authority in ca.authorities().await {
+    let authorities = ca.authorities().await;
+    // Of a tainted one there is more to say.
+    for authority in authorities.iter().filter(|a| a.state != State::Tainted) {
         let kind = authority.kind.as_str();
         let ends = ahead(clock, authority.not_after_s);
         facts.push(if authority.not_after_s > now_s {

@@ -11,7 +11,7 @@ use palisade_ca::{
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, snapshot::Digest};
 use serde::{Deserialize, Serialize};
 
-use super::authority::{hex, short};
+use super::authority::{hex, identities_now, short};
 use crate::control::{
     api::{Answer, Fact, FactState, Problem},
     status::{
@@ -67,7 +67,7 @@ async fn rotate(ca: &Ca, order: &RotateOrder) -> Answer<CaStatus> {
     ca.rotate(wanted, ACTOR)
         .await
         .map_err(|e| Problem::from(e.diagnostic()))?;
-    Ok(Json(status(ca, 0).await))
+    Ok(Json(status(ca, identities_now(ca).await?).await))
 }
 
 /// How the authority stands.

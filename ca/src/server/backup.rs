@@ -66,8 +66,9 @@ pub struct Restored {
     pub header: Header,
     /// Epoch that begins with it.
     pub epoch: u64,
-    /// Authorities that are there now, roots first.
-    pub authorities: Vec<Authority>,
+    /// Authorities that are there now, roots first, and since when each is in its
+    /// state, microseconds since the Unix epoch.
+    pub authorities: Vec<(Authority, i64)>,
 }
 
 /// Why there is no backup, or none was put back.
@@ -208,11 +209,11 @@ async fn begin_again(
     config: &CaConfig,
     clock: &Clock,
     header: &Header,
-) -> Result<(u64, Vec<Authority>), CaError> {
+) -> Result<(u64, Vec<(Authority, i64)>), CaError> {
     let mut books = offline::open(config, clock.clone()).await?;
     books.begin().await?;
     let trust = books.trust();
-    let authorities = books.authorities();
+    let authorities = books.dated();
     books.store().close().await;
     tracing::debug!(from = header.epoch, to = trust.epoch, "a new epoch begins");
     Ok((trust.epoch, authorities))

@@ -16,8 +16,9 @@ use crate::authority::{Authority, Kind, State};
 pub struct Repaired {
     /// Authorities that had ended.
     pub ended: usize,
-    /// Authorities that are there now, roots first.
-    pub authorities: Vec<Authority>,
+    /// Authorities that are there now, roots first, and since when each is in its
+    /// state, microseconds since the Unix epoch.
+    pub authorities: Vec<(Authority, i64)>,
 }
 
 /// Makes the state of a new authority: its first root and intermediate.
@@ -25,7 +26,7 @@ pub struct Repaired {
 /// # Errors
 /// [`CaError::Exists`] where there is one already, else as
 /// [`Ca::start`](super::Ca::start).
-pub async fn init(config: &CaConfig, clock: Clock) -> Result<Vec<Authority>, CaError> {
+pub async fn init(config: &CaConfig, clock: Clock) -> Result<Vec<(Authority, i64)>, CaError> {
     config.check()?;
     let database = config.state_dir.join(disk::DATABASE);
     if database.exists() {
@@ -33,7 +34,7 @@ pub async fn init(config: &CaConfig, clock: Clock) -> Result<Vec<Authority>, CaE
     }
     let mut books = open(config, clock).await?;
     books.settle().await?;
-    let authorities = books.authorities();
+    let authorities = books.dated();
     books.store().close().await;
     Ok(authorities)
 }
@@ -63,7 +64,7 @@ pub async fn repair(config: &CaConfig, clock: Clock) -> Result<Repaired, CaError
     let ended = books.retire_ended().await?;
     books.begin().await?;
     books.settle().await?;
-    let authorities = books.authorities();
+    let authorities = books.dated();
     books.store().close().await;
     Ok(Repaired { ended, authorities })
 }

@@ -176,12 +176,7 @@ impl Ca {
         Standing {
             epoch: trust.epoch,
             sequence: trust.sequence,
-            authorities: books
-                .authorities()
-                .into_iter()
-                .map(|a| (books.since_us(a.key_id), a))
-                .map(|(since_us, a)| (a, since_us))
-                .collect(),
+            authorities: books.dated(),
             waiting,
             agents: self.acks.list(self.clock.now_us()),
         }

@@ -165,6 +165,13 @@ impl Books {
         Some((awaited, missing))
     }
 
+    /// Every authority that is not over, roots first, and since when it is in its state.
+    pub(in crate::server) fn dated(&self) -> Vec<(Authority, i64)> {
+        let dated = |a: Authority| (self.since_us(a.key_id), a);
+        let authorities = self.authorities().into_iter().map(dated);
+        authorities.map(|(since_us, a)| (a, since_us)).collect()
+    }
+
     /// Since when an authority is in its state, microseconds since the Unix epoch.
     pub(in crate::server) fn since_us(&self, id: KeyId) -> i64 {
         self.journal.since_us(id).unwrap_or_default()

@@ -22,7 +22,7 @@ async fn a_first_root_is_made_once_and_stays() {
     let again = offline::init(&config, clock.clone()).await.unwrap_err();
     assert_eq!(code(&again), 4030);
     let ca = start(dir.path(), &clock).await.unwrap();
-    assert_eq!(ca.authorities().await, made);
+    assert_eq!(ca.standing().await.authorities, made);
 }
 
 #[tokio::test]
@@ -48,7 +48,7 @@ async fn a_repair_is_for_what_has_ended() {
     let repaired = repair(&config, clock.clone()).await.unwrap();
     assert_eq!((repaired.ended, repaired.authorities.len()), (2, 2));
     let ca = start(dir.path(), &clock).await.unwrap();
-    assert_eq!(ca.authorities().await, repaired.authorities);
+    assert_eq!(ca.standing().await.authorities, repaired.authorities);
     let trust = ca.trust().borrow().clone();
     assert!(trust.place() > before.place() && trust.epoch > before.epoch);
     assert_eq!(trust.registrations, before.registrations);
@@ -111,7 +111,7 @@ async fn a_backup_is_put_back_and_taken_for_newer() {
     assert_eq!(restored.header, made.header);
     let stream = Records::default().stream();
     let ca = Ca::start(to.clone(), clock.clone(), stream).await.unwrap();
-    assert_eq!(ca.authorities().await, restored.authorities);
+    assert_eq!(ca.standing().await.authorities, restored.authorities);
     let trust = ca.trust().borrow().clone();
     assert!(
         trust.place() > seen.place(),
