@@ -74,7 +74,12 @@ fn an_authority_is_made_backed_up_and_put_back() {
     assert!(there.contains("PLS4032"), "{there}");
     let full = home.says(&["ca", "restore", "first.backup"], 1);
     assert!(full.contains("PLS4034"), "{full}");
-    fs::remove_file(home.path("state/ca/ca.sqlite")).unwrap();
+    let (folder, old) = (home.path("state/ca"), home.path("old"));
+    fs::rename(&folder, &old).unwrap();
+    let mut private = fs::DirBuilder::new();
+    std::os::unix::fs::DirBuilderExt::mode(&mut private, 0o700);
+    private.create(&folder).unwrap();
+    fs::copy(old.join("kek"), folder.join("kek")).unwrap();
     let restored = home.json(&["ca", "restore", "first.backup"]);
     assert_eq!(restored["authorities"][0]["digest"], root);
     assert!(restored["epoch"].as_u64() > backup["header"]["epoch"].as_u64());

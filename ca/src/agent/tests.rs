@@ -595,7 +595,7 @@ async fn superseded_certificates_are_replaced_and_acknowledged() {
                 host.verify(&message.unwrap().unwrap()).unwrap();
             }
             // Words settle and agents come back in a clock that somebody moves.
-            host.clock.advance(Duration::from_secs(3));
+            host.clock.advance(Duration::from_secs(6));
             let standing = host.ca.standing().await;
             let agent = &standing.agents[0];
             let new = agent

@@ -83,7 +83,9 @@ async fn a_forced_root_signs_when_agents_and_workloads_have_acknowledged_it() {
     assert!(ca.standing().await.waiting.unwrap().missing.is_empty());
     ca.maintain().await.unwrap();
     assert_eq!(states(&ca).await, waits, "it needs a moment to use it");
-    after(&ca, &clock, Duration::from_secs(2)).await;
+    after(&ca, &clock, Duration::from_secs(4)).await;
+    assert_eq!(states(&ca).await, waits);
+    after(&ca, &clock, Duration::from_secs(1)).await;
     let overlap = [
         (ROOT, Retiring),
         (ROOT, Active),
