@@ -16,6 +16,7 @@ use palisade_mesh::{
     clock::Clock,
     sink::RecordStream,
     spiffe_id::{SpiffeId, TrustDomain},
+    wire::record::{Credential, record::Body},
 };
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -140,6 +141,7 @@ impl Agent {
             announced: Mutex::default(),
             changed: watch::Sender::new(()),
             holders: Arc::default(),
+            trouble: Mutex::default(),
             keepers: Mutex::new(HashMap::new()),
             digests: Digests::default(),
             stop: stop.clone(),
@@ -163,6 +165,12 @@ impl Agent {
     /// Where the parts of the mesh are, as last heard of, now and with every change.
     pub fn directory(&self) -> watch::Receiver<Vec<DirectoryEntry>> {
         self.desk.directory.subscribe()
+    }
+
+    /// Why the authority is not followed now, if it is not: it is away, or tells
+    /// something that is not believed. What was heard before stays in force.
+    pub fn trouble(&self) -> Option<String> {
+        self.desk.trouble().clone()
     }
 
     /// The identities in use, by SPIFFE ID.
@@ -211,6 +219,8 @@ struct Desk {
     changed: watch::Sender<()>,
     /// Written by streams.
     holders: Arc<Holders>,
+    /// Why the authority is not followed now, if it is not.
+    trouble: Mutex<Option<String>>,
     /// Made by streams, removed by the follower and by the keepers themselves.
     keepers: Mutex<HashMap<Registration, Arc<Keeper>>>,
     digests: Digests,
@@ -220,6 +230,28 @@ struct Desk {
 impl Desk {
     fn now_us(&self) -> i64 {
         self.clock.now_us()
+    }
+
+    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers why the authority is not followed. A trust state that is not
+    /// believed leaves a record, once for as long as it is told.
+    fn note_trouble(&self, error: &UpstreamError) {
+        let text = error.to_string();
+        let before = self.trouble().replace(text.clone());
+        if before.as_ref() == Some(&text) || !error.is_distrust() {
+            return;
+        }
+        let record = Credential {
+            verb: "refused".into(),
+            detail: format!("trust state: {text}"),
+            ..Credential::default()
+        };
+        if let Err(error) = self.recorder.note(Body::Credential(record)) {
+            tracing::error!(%error, "refused trust state left no record");
+        }
     }
 
     fn keepers(&self) -> MutexGuard<'_, HashMap<Registration, Arc<Keeper>>> {
@@ -329,6 +361,7 @@ async fn follow(desk: Arc<Desk>) {
             Ok(()) => UpstreamError::Ended,
             Err(error) => error,
         };
+        desk.note_trouble(&error);
         let pause = backoff.next(backoff::FOLLOW_MAX);
         tracing::warn!(%error, ?pause, "authority cannot be followed");
         tokio::time::sleep(pause).await;
@@ -341,6 +374,7 @@ async fn follow_once(desk: &Desk, backoff: &mut Backoff) -> Result<(), UpstreamE
     desk.announce_again().await;
     while let Some(state) = futures_util::StreamExt::next(&mut states).await {
         desk.take(state?)?;
+        desk.trouble().take();
         backoff.reset();
     }
     Ok(())

@@ -29,7 +29,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
     let facts = block_on(async {
         let mesh = Mesh::find(context.mesh.as_deref()).await?;
         let mut facts = Vec::new();
-        for role in ["ca", "pdp", "proxy", "audit"] {
+        for role in ["ca", "agent", "pdp", "proxy", "audit"] {
             for more in mesh
                 .get_all::<Vec<Fact>>(role, &format!("/v1/{role}/check"))
                 .await?

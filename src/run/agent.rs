@@ -21,7 +21,11 @@ use super::{
 };
 use crate::{
     config::{Config, PartAddress},
-    control::{self, server::SocketFile},
+    control::{
+        self,
+        api::{Fact, FactState},
+        server::SocketFile,
+    },
     net::uds,
 };
 
@@ -174,10 +178,27 @@ fn name(socket: &std::path::Path) -> String {
 
 /// What the role answers on the local socket.
 pub(super) fn routes(agent: Arc<Agent>) -> Router {
-    Router::new().route(
-        "/v1/agent/identities",
-        get(move || async move { identities(&agent) }),
-    )
+    let of_check = agent.clone();
+    Router::new()
+        .route(
+            "/v1/agent/identities",
+            get(move || async move { identities(&agent) }),
+        )
+        .route(
+            "/v1/agent/check",
+            get(move || async move { Json(check(&of_check)) }),
+        )
+}
+
+/// What the agent serves stays good without its authority, until it ends.
+fn check(agent: &Agent) -> Vec<Fact> {
+    let told = agent.trouble().map(|trouble| {
+        let text = "the agent does not follow its authority";
+        Fact::not_ok("identity", FactState::Warning, 4052, text)
+            .cause(trouble)
+            .fix("see whether it runs; certificates are good until they end")
+    });
+    told.into_iter().collect()
 }
 
 fn identities(agent: &Agent) -> Json<Value> {

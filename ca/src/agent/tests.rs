@@ -540,6 +540,19 @@ async fn a_rebuilt_authority_is_believed_and_a_forked_one_is_not() {
     forked.registrations.clear();
     let error = host.agent.desk.take(forked.clone()).unwrap_err();
     assert!(matches!(error, UpstreamError::Forked(_)), "{error}");
+    let refusals = || {
+        let bodies = host.records.bodies();
+        let told =
+            |b: &Body| matches!(b, Body::Credential(c) if c.detail.contains("two different"));
+        bodies.iter().filter(|b| told(b)).count()
+    };
+    for _ in 0..2 {
+        host.agent.desk.note_trouble(&error);
+        assert_eq!(
+            (refusals(), host.agent.trouble()),
+            (1, Some(error.to_string()))
+        );
+    }
     assert!(host.agent.desk.take(known.clone()).is_ok());
 
     let dir = tempfile::tempdir().unwrap();

@@ -89,6 +89,16 @@ pub enum UpstreamError {
     TrustDomain(String),
 }
 
+impl UpstreamError {
+    /// Whether the authority was heard, and not believed.
+    pub(super) fn is_distrust(&self) -> bool {
+        matches!(
+            self,
+            Self::Backwards { .. } | Self::Forked(_) | Self::Invalid(_) | Self::TrustDomain(_)
+        )
+    }
+}
+
 impl From<Status> for UpstreamError {
     fn from(status: Status) -> Self {
         Self::Status(Box::new(status))
