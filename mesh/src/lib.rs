@@ -7,10 +7,12 @@
 //! - [`canonical`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
 //! - [`sink`], [`wire`]: what is recorded, and how messages travel
-//! - [`diagnostic`], [`yaml`], [`clock`]: how mistakes are told and found, and what time it is
+//! - [`diagnostic`], [`yaml`], [`clock`], [`changes`]: how mistakes are told and found, what
+//!   time it is, and how followers learn that something was swapped
 
 pub mod canonical;
 pub mod catalogue;
+pub mod changes;
 pub mod clock;
 pub mod decision;
 pub mod diagnostic;

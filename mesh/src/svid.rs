@@ -20,13 +20,17 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use crate::{
+    changes::{Changes, Follower},
     clock::Clock,
+    snapshot::Digest,
     spiffe_id::{SpiffeId, TrustDomain},
 };
 
+mod foundation;
 mod introduction;
 mod verify;
 
+pub use foundation::{Foundation, PeerFacts, Witness};
 pub use introduction::unproven_client_config;
 use verify::{Expected, SpiffeVerifier};
 pub use verify::{PeerError, peer_of_chain, verify_chain};
@@ -108,6 +112,7 @@ pub struct Identity {
     state: Arc<ArcSwap<State>>,
     provider: Arc<CryptoProvider>,
     clock: Clock,
+    changes: Changes,
 }
 
 #[derive(Debug)]
@@ -118,6 +123,8 @@ struct State {
     bundle: TrustBundle,
     certified: Arc<CertifiedKey>,
     anchors: Vec<rustls_pki_types::TrustAnchor<'static>>,
+    /// The keys of the anchors, as a [`Foundation`] names its root.
+    roots: Vec<Digest>,
 }
 
 impl Identity {
@@ -132,6 +139,7 @@ impl Identity {
             state: Arc::new(ArcSwap::from_pointee(state)),
             provider,
             clock,
+            changes: Changes::default(),
         })
     }
 
@@ -152,7 +160,18 @@ impl Identity {
         let mut next = State::build(svid, bundle, &self.provider)?;
         next.trust_revision = present.trust_revision + u64::from(next.bundle != present.bundle);
         self.state.store(Arc::new(next));
+        self.changes.tell();
         Ok(())
+    }
+
+    /// Follows the replacements of SVID and bundle.
+    pub fn follow(&self) -> Follower {
+        self.changes.follow()
+    }
+
+    /// Whether the bundle in use still holds the root that a chain rests on.
+    pub fn trusts(&self, foundation: &Foundation) -> bool {
+        self.state.load().roots.contains(&foundation.root())
     }
 
     /// The SPIFFE ID in use.
@@ -183,12 +202,37 @@ impl Identity {
 
     /// A server that demands an X.509-SVID of the trust domain from every client.
     pub fn server_config(&self, alpn: &[&[u8]]) -> ServerConfig {
-        let verifier = Arc::new(SpiffeVerifier::new(self.clone(), Expected::TrustDomain));
+        self.server(alpn, SpiffeVerifier::new(self.clone(), Expected::TrustDomain))
+    }
+
+    /// As [`Identity::server_config`], for one connection, whose witness learns
+    /// what the client's chain rests on.
+    pub fn server_session(&self, alpn: &[&[u8]]) -> (ServerConfig, Witness) {
+        let witness = Witness::default();
+        let verifier = SpiffeVerifier::new(self.clone(), Expected::TrustDomain);
+        (self.server(alpn, verifier.before(&witness)), witness)
+    }
+
+    /// A client that presents our SVID and accepts only a server that is one of `ids`.
+    pub fn client_config(&self, ids: &[SpiffeId], alpn: &[&[u8]]) -> ClientConfig {
+        let expected = Expected::OneOf(ids.into());
+        self.client(alpn, SpiffeVerifier::new(self.clone(), expected))
+    }
+
+    /// As [`Identity::client_config`], for one connection, whose witness learns
+    /// what the server's chain rests on.
+    pub fn client_session(&self, ids: &[SpiffeId], alpn: &[&[u8]]) -> (ClientConfig, Witness) {
+        let witness = Witness::default();
+        let verifier = SpiffeVerifier::new(self.clone(), Expected::OneOf(ids.into()));
+        (self.client(alpn, verifier.before(&witness)), witness)
+    }
+
+    fn server(&self, alpn: &[&[u8]], verifier: SpiffeVerifier) -> ServerConfig {
         let mut config =
             ServerConfig::builder_with_details(self.provider.clone(), Arc::new(self.clock.clone()))
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .expect("the provider has TLS 1.3 suites")
-                .with_client_cert_verifier(verifier)
+                .with_client_cert_verifier(Arc::new(verifier))
                 .with_cert_resolver(Arc::new(Resolver(self.state.clone())));
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         config.send_tls13_tickets = 0;
@@ -196,16 +240,13 @@ impl Identity {
         config
     }
 
-    /// A client that presents our SVID and accepts only a server that is one of `ids`.
-    pub fn client_config(&self, ids: &[SpiffeId], alpn: &[&[u8]]) -> ClientConfig {
-        let expected = Expected::OneOf(ids.into());
-        let verifier = Arc::new(SpiffeVerifier::new(self.clone(), expected));
+    fn client(&self, alpn: &[&[u8]], verifier: SpiffeVerifier) -> ClientConfig {
         let mut config =
             ClientConfig::builder_with_details(self.provider.clone(), Arc::new(self.clock.clone()))
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .expect("the provider has TLS 1.3 suites")
                 .dangerous()
-                .with_custom_certificate_verifier(verifier)
+                .with_custom_certificate_verifier(Arc::new(verifier))
                 .with_client_cert_resolver(Arc::new(Resolver(self.state.clone())));
         config.alpn_protocols = alpn.iter().map(|p| p.to_vec()).collect();
         config.resumption = rustls::client::Resumption::disabled();
@@ -235,11 +276,13 @@ impl State {
             .map(|root| webpki::anchor_from_trusted_cert(root).map(|a| a.to_owned()))
             .collect::<Result<_, _>>()
             .map_err(|e| IdentityError::Root(e.to_string()))?;
+        let anchors: Vec<rustls_pki_types::TrustAnchor<'static>> = anchors;
         Ok(Self {
             trust_revision: 0,
             svid,
             bundle,
             certified: Arc::new(certified),
+            roots: anchors.iter().map(foundation::root_of).collect(),
             anchors,
         })
     }

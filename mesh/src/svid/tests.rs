@@ -414,6 +414,30 @@ fn a_root_that_leaves_the_bundle_takes_its_svids_along() {
     assert!(meet(&web, &db, &[id("db")]).is_ok());
 }
 
+/// Invariant 8: what an open connection rests on can be asked for again.
+#[test]
+fn an_open_connection_knows_the_root_it_rests_on() {
+    let (old, new) = (Domain::new("old"), Domain::new("new"));
+    let (client, server) = (old.identity("a"), old.identity("b"));
+    let (config, witness) = server.server_session(ALPN);
+    let (of_client, of_server) = client.client_session(&[id("b")], ALPN);
+    assert_eq!(witness.foundation(), None);
+    handshake(&of_client, &config).unwrap();
+    for (identity, witness) in [(&server, witness), (&client, of_server)] {
+        let foundation = witness.foundation().unwrap();
+        assert!(identity.trusts(&foundation));
+        // The intermediate signed the leaf, the root the intermediate.
+        let named = foundation.authorities().count();
+        assert!(named <= 2, "{named}");
+        let path = if identity.id() == id("a") { "a" } else { "b" };
+        let both = bundle(&[&old, &new]);
+        identity.replace(old.svid(path), both).unwrap();
+        assert!(identity.trusts(&foundation));
+        identity.replace(new.svid(path), new.bundle()).unwrap();
+        assert!(!identity.trusts(&foundation));
+    }
+}
+
 #[test]
 fn a_state_that_does_not_fit_together_changes_nothing() {
     let home = Domain::new("home");

@@ -17,7 +17,10 @@ use rustls_pki_types::{
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-use super::{Identity, Peer, TrustBundle};
+use super::{
+    Identity, Peer, TrustBundle,
+    foundation::{Foundation, Witness},
+};
 use crate::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
 
 /// Most certificates a peer may send.
@@ -241,7 +244,8 @@ pub fn verify_chain(
         algorithms: algorithms.all,
         now,
     };
-    path.verify(&bundle.trust_domain, KeyUsage::client_auth())
+    let (peer, _) = path.verify(&bundle.trust_domain, KeyUsage::client_auth())?;
+    Ok(peer)
 }
 
 /// What a chain is verified with.
@@ -254,26 +258,29 @@ struct Path<'a> {
 }
 
 impl Path<'_> {
-    fn verify(&self, domain: &TrustDomain, usage: KeyUsage) -> Result<Peer, PeerError> {
+    fn verify(
+        &self,
+        domain: &TrustDomain,
+        usage: KeyUsage,
+    ) -> Result<(Peer, Foundation), PeerError> {
         if self.intermediates.len() >= CHAIN_LEN_MAX {
             return Err(PeerError::ChainTooLong);
         }
-        EndEntityCert::try_from(self.leaf)
-            .map_err(|_| PeerError::Unreadable)?
-            .verify_for_usage(
-                self.algorithms,
-                self.anchors,
-                self.intermediates,
-                self.now,
-                usage,
-                None,
-                None,
-            )?;
+        let end = EndEntityCert::try_from(self.leaf).map_err(|_| PeerError::Unreadable)?;
+        let path = end.verify_for_usage(
+            self.algorithms,
+            self.anchors,
+            self.intermediates,
+            self.now,
+            usage,
+            None,
+            None,
+        )?;
         let leaf = parse(self.leaf)?;
         check_usage(&leaf)?;
         let peer = read(&leaf)?;
         if peer.id.is_member_of(domain) {
-            Ok(peer)
+            Ok((peer, Foundation::of(&path, &leaf)))
         } else {
             Err(PeerError::WrongTrustDomain(peer.id.trust_domain().into()))
         }
@@ -294,11 +301,22 @@ pub(super) enum Expected {
 pub(super) struct SpiffeVerifier {
     identity: Identity,
     expected: Expected,
+    witness: Option<Witness>,
 }
 
 impl SpiffeVerifier {
     pub(super) fn new(identity: Identity, expected: Expected) -> Self {
-        Self { identity, expected }
+        Self {
+            identity,
+            expected,
+            witness: None,
+        }
+    }
+
+    /// Tells `witness` what the verified chain rests on.
+    pub(super) fn before(mut self, witness: &Witness) -> Self {
+        self.witness = Some(witness.clone());
+        self
     }
 
     fn verify(
@@ -316,13 +334,16 @@ impl SpiffeVerifier {
             algorithms: self.identity.provider.signature_verification_algorithms.all,
             now,
         };
-        let peer = path.verify(&state.bundle.trust_domain, usage)?;
-        match &self.expected {
-            Expected::OneOf(ids) if !ids.contains(&peer.id) => {
-                Err(PeerError::UnexpectedId(peer.id))
-            }
-            _ => Ok(()),
+        let (peer, foundation) = path.verify(&state.bundle.trust_domain, usage)?;
+        if let Expected::OneOf(ids) = &self.expected
+            && !ids.contains(&peer.id)
+        {
+            return Err(PeerError::UnexpectedId(peer.id));
         }
+        if let Some(witness) = &self.witness {
+            witness.tell(foundation);
+        }
+        Ok(())
     }
 
     fn signature(

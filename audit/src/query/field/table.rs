@@ -20,6 +20,7 @@ const ENDS: &[&str] = &[
     "timed_out",
     "deadline",
     "panicked",
+    "rejudged",
 ];
 const MODES: &[&str] = &["strict", "spool", "best_effort"];
 
@@ -375,6 +376,7 @@ pub static FIELDS: &[Field] = &[
                 End::TimedOut => "timed_out",
                 End::Deadline => "deadline",
                 End::Panicked => "panicked",
+                End::Rejudged => "rejudged",
             }));
         },
     },
