@@ -202,7 +202,10 @@ impl Identity {
 
     /// A server that demands an X.509-SVID of the trust domain from every client.
     pub fn server_config(&self, alpn: &[&[u8]]) -> ServerConfig {
-        self.server(alpn, SpiffeVerifier::new(self.clone(), Expected::TrustDomain))
+        self.server(
+            alpn,
+            SpiffeVerifier::new(self.clone(), Expected::TrustDomain),
+        )
     }
 
     /// As [`Identity::server_config`], for one connection, whose witness learns

@@ -3,7 +3,7 @@
 use std::{
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
@@ -11,20 +11,33 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use palisade_mesh::wire::record::outcome::End;
 
-use crate::{exchange::Exchange, headers::clean_trailers, respond::Fault, upstream::Lease};
+use crate::{
+    exchange::Exchange,
+    headers::clean_trailers,
+    respond::{Fault, Refusal},
+    upstream::Lease,
+};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
-    /// The exchange's time is over.
-    #[error("request took longer than its limit")]
-    Expired,
+    /// The exchange was ended from outside. HTTP/2 is told with a reset of the
+    /// stream for the reason within.
+    #[error("ended before its last byte")]
+    Stopped(#[source] h2::Error),
     /// The sender failed.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
     /// More bytes than allowed.
     #[error("request body exceeds its limit")]
     TooLarge,
+}
+
+impl BodyError {
+    fn stopped() -> Self {
+        // What a peer neither repeats nor takes for an error of the protocol.
+        Self::Stopped(h2::Reason::CANCEL.into())
+    }
 }
 
 /// A request's body on its way upstream.
@@ -79,10 +92,17 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.inner.is_some() && self.exchange.is_stopped() {
+            return Poll::Ready(Some(Err(BodyError::stopped())));
+        }
         let Some(inner) = self.inner.as_mut() else {
             return Poll::Ready(None);
         };
-        Poll::Ready(match ready!(Pin::new(inner).poll_frame(cx)) {
+        let Poll::Ready(polled) = Pin::new(inner).poll_frame(cx) else {
+            self.exchange.upload.register(cx);
+            return Poll::Pending;
+        };
+        Poll::Ready(match polled {
             Some(Ok(frame)) => Some(self.pass(frame)),
             Some(Err(e)) => {
                 // Seen by the caller only if it is still there.
@@ -115,6 +135,8 @@ pub(crate) struct Upstream {
     inner: Incoming,
     exchange: Rc<Exchange>,
     lease: Option<Lease>,
+    /// Whether the last frame has been passed on although `inner` has more.
+    cut: bool,
 }
 
 impl ResponseBody {
@@ -134,6 +156,7 @@ impl ResponseBody {
             inner,
             exchange,
             lease: Some(lease),
+            cut: false,
         };
         if upstream.inner.is_end_stream() {
             upstream.complete();
@@ -150,14 +173,27 @@ impl Upstream {
         self.exchange.finish(End::Completed);
     }
 
+    /// Ends an answer that has begun: with a status where the protocol has one
+    /// after the head, else so that nobody takes it for whole.
+    fn cut_short(&mut self, end: End, refusal: &Refusal) -> Result<Frame<Bytes>, BodyError> {
+        self.lease = None;
+        self.cut = true;
+        self.exchange.finish(end);
+        if self.exchange.ends_in_trailers() {
+            return Ok(Frame::trailers(refusal.trailers()));
+        }
+        Err(BodyError::stopped())
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.exchange.has_expired() {
-            self.lease = None;
-            self.exchange.finish(End::TimedOut);
-            return Poll::Ready(Some(Err(BodyError::Expired)));
+        if self.cut {
+            return Poll::Ready(None);
+        }
+        if let Some((end, refusal)) = self.exchange.stopped() {
+            return Poll::Ready(Some(self.cut_short(end, &refusal)));
         }
         let Poll::Ready(polled) = Pin::new(&mut self.inner).poll_frame(cx) else {
             self.exchange.wake.register(cx);
@@ -215,7 +251,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(bytes) => bytes.is_none(),
-            Self::Upstream(upstream) => upstream.inner.is_end_stream(),
+            Self::Upstream(upstream) => upstream.cut || upstream.inner.is_end_stream(),
         }
     }
 

@@ -115,6 +115,10 @@ pub struct Limits {
     /// Bytes of a request body; more is answered with 413. Default: no limit.
     #[serde(with = "units::optional_bytes")]
     pub body_bytes: Option<u64>,
+    /// Greatest age of a stream (gRPC, WebSocket, server-sent events), which no
+    /// request timeout ends; then it is closed. Default: 1 h.
+    #[serde(with = "units::duration")]
+    pub stream_age: Duration,
     /// Streams in flight on one HTTP/2 connection; more wait. Default: 256.
     pub h2_streams: u32,
     /// Time to connect upstream, its handshake included; then 502. Default: 3 s.
@@ -142,6 +146,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(300),
             body_bytes: None,
+            stream_age: Duration::from_secs(3600),
             h2_streams: 256,
             connect_timeout: Duration::from_secs(3),
             audit_wait: Duration::from_secs(2),
@@ -233,6 +238,7 @@ impl Limits {
             ("limits.header_read_timeout", self.header_read_timeout),
             ("limits.handshake_timeout", self.handshake_timeout),
             ("limits.idle_timeout", self.idle_timeout),
+            ("limits.stream_age", self.stream_age),
             ("limits.connect_timeout", self.connect_timeout),
             ("limits.audit_wait", self.audit_wait),
             ("limits.upstream_idle_timeout", self.upstream_idle_timeout),

@@ -19,6 +19,7 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use palisade_mesh::svid::{Foundation, Peer, PeerFacts};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{config::Limits, telemetry::Gauges, upstream::is_alert};
@@ -68,6 +69,40 @@ pub(crate) struct Control {
     finish_at_s: i64,
     /// When nothing may be decided any more, seconds since the Unix epoch.
     end_at_s: i64,
+    /// What the peer's identity rests on.
+    proof: Option<Rc<Proof>>,
+    /// Why nothing may be decided any more, although the certificate has not ended.
+    revoked: Cell<Option<Revocation>>,
+    /// The snapshot under which the peer was last looked up among the barred.
+    epoch: Cell<u64>,
+    /// Whether the next sweep cuts the connection.
+    cut_due: Cell<bool>,
+}
+
+/// A peer's identity and what it rests on, for as long as a connection is open.
+#[derive(Debug)]
+pub(crate) struct Proof {
+    pub(crate) peer: Peer,
+    pub(crate) foundation: Arc<Foundation>,
+}
+
+impl Proof {
+    /// By what the peer can be barred.
+    pub(crate) fn facts(&self) -> PeerFacts<'_> {
+        PeerFacts {
+            peer: &self.peer,
+            foundation: &self.foundation,
+        }
+    }
+}
+
+/// Why a peer may hold no connection any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Revocation {
+    /// The bundle has lost the root that its chain rests on.
+    Untrusted,
+    /// The policy bars it, for this reason.
+    Barred(&'static str),
 }
 
 /// What runs on a connection.
@@ -106,6 +141,19 @@ impl Control {
             begun: Cell::new(false),
             finish_at_s: not_after_s.saturating_sub(lead),
             end_at_s: not_after_s,
+            proof: None,
+            revoked: Cell::new(None),
+            epoch: Cell::new(0),
+            cut_due: Cell::new(false),
+        }
+    }
+
+    /// For a connection whose peer has proved its identity.
+    pub(crate) fn proven(bytes: Arc<Bytes>, kind: Kind, proof: Rc<Proof>) -> Self {
+        let (from_s, to_s) = (proof.peer.not_before_s, proof.peer.not_after_s);
+        Self {
+            proof: Some(proof),
+            ..Self::new(bytes, kind, from_s, to_s)
         }
     }
 
@@ -122,6 +170,35 @@ impl Control {
     /// Whether the peer's certificate has ended.
     pub(crate) fn has_ended(&self, now_us: i64) -> bool {
         now_us / 1_000_000 >= self.end_at_s
+    }
+
+    /// End of the peer's certificate, microseconds since the Unix epoch.
+    pub(crate) fn end_us(&self) -> i64 {
+        self.end_at_s.saturating_mul(1_000_000)
+    }
+
+    /// What the peer's identity rests on; none where it has none.
+    pub(crate) fn proof(&self) -> Option<&Rc<Proof>> {
+        self.proof.as_ref()
+    }
+
+    /// Why nothing may be decided any more.
+    pub(crate) fn revoked(&self) -> Option<Revocation> {
+        self.revoked.get()
+    }
+
+    /// From now on nothing is decided on this connection; it takes nothing new.
+    pub(crate) fn revoke(&self, why: Revocation) {
+        if self.revoked.get().is_none() {
+            self.revoked.set(Some(why));
+            self.begun.set(true);
+            self.give(Order::Finish);
+        }
+    }
+
+    /// Whether the peer has to be looked up among the barred, once per snapshot.
+    pub(crate) fn enters(&self, epoch: u64) -> bool {
+        self.epoch.replace(epoch) != epoch
     }
 
     /// The order in force; registers the task for the next one.
@@ -170,8 +247,11 @@ impl Control {
             return Some("certificate_end");
         }
         if now_s >= self.end_at_s {
-            // Also what is in flight: its caller has no identity any more.
-            self.give(Order::Cut);
+            // What is in flight has been ended, too, for its caller has no identity
+            // any more; it has until the next sweep to say so.
+            if self.in_flight.get() == 0 || self.cut_due.replace(true) {
+                self.give(Order::Cut);
+            }
             return None;
         }
         if self.kind == Kind::Tunnel || self.in_flight.get() > 0 {
@@ -212,6 +292,8 @@ pub(crate) struct Bytes {
     read: AtomicBool,
     first: AtomicU8,
     waiter: AtomicWaker,
+    severed: AtomicBool,
+    reader: AtomicWaker,
 }
 
 /// How the first read of a stream ended.
@@ -234,7 +316,8 @@ impl Bytes {
         self.read.store(false, Relaxed);
     }
 
-    fn first_read(&self) -> FirstRead {
+    /// How the first read ended.
+    pub(crate) fn first_read(&self) -> FirstRead {
         match self.first.load(Relaxed) {
             0 => FirstRead::Pending,
             1 => FirstRead::Data,
@@ -255,6 +338,25 @@ impl Bytes {
         .await
     }
 
+    /// Ends the stream: whoever reads or writes it gets an error. For connections
+    /// that run in tasks which nobody holds.
+    pub(crate) fn sever(&self) {
+        self.severed.store(true, Relaxed);
+        self.reader.wake();
+    }
+
+    /// Whether the stream was ended by us.
+    pub(crate) fn is_severed(&self) -> bool {
+        self.severed.load(Relaxed)
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.is_severed() {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(()),
+        }
+    }
+
     fn note(&self, read: FirstRead) {
         if read == FirstRead::Data {
             self.read.store(true, Relaxed);
@@ -271,11 +373,24 @@ impl Bytes {
 pub(crate) struct Observed<S> {
     inner: S,
     bytes: Arc<Bytes>,
+    severable: bool,
 }
 
 impl<S> Observed<S> {
     pub(crate) fn new(inner: S, bytes: Arc<Bytes>) -> Self {
-        Self { inner, bytes }
+        Self {
+            inner,
+            bytes,
+            severable: false,
+        }
+    }
+
+    /// One that can be ended by [`Bytes::sever`].
+    pub(crate) fn severable(inner: S, bytes: Arc<Bytes>) -> Self {
+        Self {
+            severable: true,
+            ..Self::new(inner, bytes)
+        }
     }
 }
 
@@ -285,6 +400,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Observed<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.severable {
+            self.bytes.reader.register(cx.waker());
+            self.bytes.check()?;
+        }
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.inner).poll_read(cx, buf);
         match &polled {
@@ -303,6 +422,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.bytes.check()?;
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
 
@@ -319,6 +439,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Observed<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.bytes.check()?;
         Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
     }
 
@@ -381,6 +502,12 @@ impl Connections {
         for control in self.steered.borrow().iter().filter_map(Weak::upgrade) {
             control.give(order);
         }
+    }
+
+    /// Every connection under the sweep.
+    pub(crate) fn all(&self) -> Vec<Rc<Control>> {
+        let steered = self.steered.borrow();
+        steered.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// Applies time to every connection and forgets those that are gone;

@@ -11,10 +11,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use http::HeaderMap;
 use palisade_mesh::{
-    canonical::Method,
-    catalogue::Service,
-    decision::DecisionId,
+    canonical::{CanonicalRequest, Method},
+    catalogue::{DeclaredHeader, Service},
+    decision::{Answer, Decision, DecisionId},
     wire::record::{AuditMode, outcome::End},
 };
 
@@ -22,13 +23,15 @@ use crate::{
     connection::{Control, Order, Wake},
     inbound::Caller,
     recorder::OutcomeFacts,
-    respond::Fault,
+    respond::{Fault, Refusal},
     worker::Worker,
 };
 
-/// How long after its deadline an exchange may take to end by itself; then its
+/// How long after it was ended an exchange may take to end by itself; then its
 /// connection is cut.
 const STALL_MAX: Duration = Duration::from_secs(2);
+/// The same for one that is not allowed any more.
+const REVOKED_STALL_MAX: Duration = Duration::from_millis(500);
 
 /// Marks a connection busy for as long as it lives.
 pub(crate) struct InFlight(Option<Rc<Control>>);
@@ -43,6 +46,10 @@ impl InFlight {
         if let Some(control) = self.0.take() {
             control.end(now);
         }
+    }
+
+    fn is_http1(&self) -> bool {
+        self.0.as_ref().is_some_and(|c| c.is_http1())
     }
 
     fn cut(&self) {
@@ -67,13 +74,80 @@ impl Drop for InFlight {
 /// Which listener the request came to.
 pub(crate) enum Side {
     /// It was decided here; an outcome record is due.
-    Inbound {
+    Inbound(Decided),
+    /// The destination decides and records.
+    Outbound,
+}
+
+/// A request that was allowed, with what it takes to decide it again.
+pub(crate) struct Decided {
+    pub(crate) id: DecisionId,
+    pub(crate) mode: AuditMode,
+    pub(crate) caller: Rc<Caller>,
+    pub(crate) request: CanonicalRequest,
+    /// The fields that policies may read.
+    pub(crate) headers: HeaderMap,
+    /// What `headers` would hold; `None` when it holds all fields.
+    pub(crate) declared: Option<Rc<[DeclaredHeader]>>,
+    /// Which snapshot it was last decided under.
+    pub(crate) epoch: Cell<u64>,
+    /// When the decision must be looked at again although nothing changed,
+    /// microseconds since the Unix epoch.
+    due_us: Cell<i64>,
+    /// The last decision, if the clock can change it.
+    clocked: RefCell<Option<Arc<Decision>>>,
+}
+
+impl Decided {
+    /// Of a request that was decided under the snapshot of `epoch`.
+    pub(crate) fn new(
         id: DecisionId,
         mode: AuditMode,
         caller: Rc<Caller>,
-    },
-    /// The destination decides and records.
-    Outbound,
+        request: CanonicalRequest,
+        epoch: u64,
+    ) -> Self {
+        Self {
+            due_us: Cell::new(caller.control.end_us()),
+            clocked: RefCell::new(None),
+            headers: HeaderMap::new(),
+            declared: None,
+            epoch: Cell::new(epoch),
+            id,
+            mode,
+            caller,
+            request,
+        }
+    }
+
+    /// Notes until when an answer holds: to the end of the caller's certificate,
+    /// or until a clock that the policies read can change it.
+    pub(crate) fn hold(&self, answer: Option<&Answer>) {
+        let end_us = self.caller.control.end_us();
+        let clocked = answer.and_then(|a| Some((&a.decision, a.decision.valid_until_us?)));
+        self.due_us
+            .set(clocked.map_or(end_us, |(_, until_us)| until_us.min(end_us)));
+        if clocked.is_some() || self.clocked.borrow().is_some() {
+            *self.clocked.borrow_mut() = clocked.map(|(decision, _)| decision.clone());
+        }
+    }
+
+    /// Whether `decision` says what the last one said.
+    pub(crate) fn says_the_same(&self, decision: &Decision) -> bool {
+        self.clocked.borrow().as_ref().is_some_and(|last| {
+            last.verdict == decision.verdict && last.determining == decision.determining
+        })
+    }
+}
+
+/// A new exchange.
+pub(crate) struct Opening {
+    pub(crate) side: Side,
+    pub(crate) service: Arc<Service>,
+    pub(crate) method: Method,
+    pub(crate) started: Instant,
+    pub(crate) in_flight: InFlight,
+    pub(crate) grpc: bool,
 }
 
 /// One request and its answer.
@@ -83,8 +157,11 @@ pub(crate) struct Exchange {
     side: Side,
     service: Arc<Service>,
     method: Method,
+    grpc: bool,
     started: Instant,
-    deadline: Instant,
+    deadline: Cell<Instant>,
+    /// Whether the deadline is the greatest age of a stream.
+    ages: Cell<bool>,
     in_flight: RefCell<InFlight>,
     status: Cell<u16>,
     bytes_in: Cell<u64>,
@@ -92,22 +169,35 @@ pub(crate) struct Exchange {
     upstream: Cell<Option<SocketAddr>>,
     blame: Cell<Option<(End, &'static str)>>,
     fault: Cell<Option<Fault>>,
-    expired: Cell<bool>,
+    stopped_at: Cell<Option<Instant>>,
+    stopped: RefCell<Option<(End, Refusal)>>,
     finished: Cell<bool>,
     /// Wakes whoever waits for the upstream.
     pub(crate) wake: Wake,
+    /// Wakes whoever waits for the request's body.
+    pub(crate) upload: Wake,
+}
+
+/// What the sweep found due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// The caller's certificate has ended, or the clock may change the decision.
+    Clock,
+    /// The stream is as old as it may become.
+    Age,
 }
 
 impl Exchange {
     /// Opens an exchange and puts it under the worker's sweep.
-    pub(crate) fn open(
-        worker: &Rc<Worker>,
-        side: Side,
-        service: Arc<Service>,
-        method: Method,
-        started: Instant,
-        in_flight: InFlight,
-    ) -> Rc<Self> {
+    pub(crate) fn open(worker: &Rc<Worker>, opening: Opening) -> Rc<Self> {
+        let Opening {
+            side,
+            service,
+            method,
+            started,
+            in_flight,
+            grpc,
+        } = opening;
         let place = worker.exchanges.reserve();
         let deadline = started + service.request_timeout;
         let exchange = Rc::new(Self {
@@ -116,8 +206,10 @@ impl Exchange {
             side,
             service,
             method,
+            grpc,
             started,
-            deadline,
+            deadline: Cell::new(deadline),
+            ages: Cell::new(false),
             in_flight: RefCell::new(in_flight),
             status: Cell::new(0),
             bytes_in: Cell::new(0),
@@ -125,13 +217,23 @@ impl Exchange {
             upstream: Cell::new(None),
             blame: Cell::new(None),
             fault: Cell::new(None),
-            expired: Cell::new(false),
+            stopped_at: Cell::new(None),
+            stopped: RefCell::new(None),
             finished: Cell::new(false),
             wake: Wake::default(),
+            upload: Wake::default(),
         });
         worker.exchanges.fill(place, Rc::downgrade(&exchange));
         worker.stir();
         exchange
+    }
+
+    /// What was decided, on the side that decides.
+    pub(crate) fn decided(&self) -> Option<&Decided> {
+        match &self.side {
+            Side::Inbound(decided) => Some(decided),
+            Side::Outbound => None,
+        }
     }
 
     pub(crate) fn service(&self) -> &Arc<Service> {
@@ -174,25 +276,83 @@ impl Exchange {
         self.fault.get()
     }
 
-    /// Whether its time is over.
-    pub(crate) fn has_expired(&self) -> bool {
-        self.expired.get()
+    /// Whether it was ended from outside: out of time, or not allowed any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped_at.get().is_some()
     }
 
-    fn expire(&self, now: Instant) {
-        if now >= self.deadline && !self.finished.get() {
-            self.expired.set(true);
-            self.wake.wake();
-            // A peer that takes no bytes keeps hyper from asking for more, so nobody
-            // hears that the time is over (T85).
-            if now >= self.deadline + STALL_MAX {
-                self.in_flight.borrow().cut();
-            }
+    /// How it was ended from outside.
+    pub(crate) fn stopped(&self) -> Option<(End, Refusal)> {
+        self.stopped.borrow().clone()
+    }
+
+    /// Whether nothing more is to come of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.finished.get() || self.is_stopped()
+    }
+
+    /// Ends the exchange from outside. A caller that was told nothing yet is told
+    /// `refusal`, any other sees the stream end.
+    pub(crate) fn stop(&self, end: End, refusal: Refusal) {
+        if self.is_over() {
+            return;
+        }
+        self.blame(end, refusal.reason);
+        self.stopped_at.set(Some(Instant::now()));
+        *self.stopped.borrow_mut() = Some((end, refusal));
+        self.wake.wake();
+        self.upload.wake();
+    }
+
+    /// Whether an answer that has begun can still end in a status of ours.
+    pub(crate) fn ends_in_trailers(&self) -> bool {
+        self.grpc && !self.in_flight.borrow().is_http1()
+    }
+
+    /// The head of the answer has come. A stream is from now on bounded by its age
+    /// and not by the request timeout, which is about an answer that is awaited.
+    pub(crate) fn head_came(&self, is_stream: bool) {
+        if self.grpc || is_stream {
+            self.ages.set(true);
+            let age = self.worker.limits().stream_age;
+            self.deadline.set(self.started + age);
         }
     }
 
-    /// Takes the exchange out of the sweep: an upgraded connection has no last byte.
-    pub(crate) fn lift_deadline(&self) {
+    fn sweep(&self, now: Instant, now_us: i64) -> Option<Due> {
+        if self.finished.get() {
+            return None;
+        }
+        if let Some(since) = self.stopped_at.get() {
+            self.cut_if_stalled(now.saturating_duration_since(since));
+            return None;
+        }
+        if now >= self.deadline.get() {
+            if self.ages.get() {
+                return Some(Due::Age);
+            }
+            self.stop(End::TimedOut, Fault::UpstreamTimeout.into());
+            return None;
+        }
+        let decided = self.decided()?;
+        (now_us >= decided.due_us.get()).then_some(Due::Clock)
+    }
+
+    /// A peer that takes no bytes keeps hyper from asking for more, so nobody
+    /// hears that the exchange was ended (T85).
+    fn cut_if_stalled(&self, since: Duration) {
+        let timed_out = matches!(self.blame.get(), Some((End::TimedOut, _)));
+        let patience = if timed_out {
+            STALL_MAX
+        } else {
+            REVOKED_STALL_MAX
+        };
+        if since >= patience {
+            self.in_flight.borrow().cut();
+        }
+    }
+
+    fn leave_sweep(&self) {
         if let Some(place) = self.place.take() {
             self.worker.exchanges.release(place);
         }
@@ -207,11 +367,11 @@ impl Exchange {
         self.in_flight.borrow_mut().end(now);
         let duration = now.saturating_duration_since(self.started);
         match &self.side {
-            Side::Inbound { id, mode, caller } => {
+            Side::Inbound(decided) => {
                 self.worker
                     .telemetry
                     .served(self.method, self.status.get(), duration);
-                self.record(*id, *mode, caller, end, duration);
+                self.record(decided, end, duration);
             }
             Side::Outbound => {
                 self.worker
@@ -221,24 +381,17 @@ impl Exchange {
         }
     }
 
-    fn record(
-        &self,
-        id: DecisionId,
-        mode: AuditMode,
-        caller: &Caller,
-        end: End,
-        duration: Duration,
-    ) {
+    fn record(&self, decided: &Decided, end: End, duration: Duration) {
         let facts = OutcomeFacts {
-            id,
-            mode,
+            id: decided.id,
+            mode: decided.mode,
             end,
             status: self.status.get(),
             bytes_in: self.bytes_in.get(),
             bytes_out: self.bytes_out.get(),
             duration,
             service: self.service.id.as_str(),
-            principal: caller.id(),
+            principal: decided.caller.id(),
             upstream: self.upstream.get(),
             error: self.blame.get().map_or("", |(_, error)| error),
         };
@@ -255,11 +408,11 @@ impl Drop for Exchange {
             None if cut => End::Deadline,
             None => End::ClientAborted,
         });
-        self.lift_deadline();
+        self.leave_sweep();
     }
 }
 
-/// The exchanges of one worker that have a deadline.
+/// The open exchanges of one worker.
 #[derive(Default)]
 pub(crate) struct Exchanges {
     slots: RefCell<Vec<Option<Weak<Exchange>>>>,
@@ -300,15 +453,23 @@ impl Exchanges {
         }
     }
 
-    /// Ends the wait of every exchange whose time is over.
-    pub(crate) fn sweep(&self, now: Instant) {
+    /// Every open exchange. Weak, so that looking at them keeps none alive.
+    pub(crate) fn open(&self) -> Vec<Weak<Exchange>> {
+        self.slots.borrow().iter().flatten().cloned().collect()
+    }
+
+    /// Ends the wait of every exchange whose time is over; returns those that are
+    /// to be looked at again.
+    pub(crate) fn sweep(&self, now: Instant, now_us: i64) -> Vec<(Rc<Exchange>, Due)> {
         if self.live.get() == 0 {
-            return;
+            return Vec::new();
         }
-        for exchange in self.slots.borrow().iter().flatten() {
-            if let Some(exchange) = exchange.upgrade() {
-                exchange.expire(now);
-            }
-        }
+        let slots = self.slots.borrow();
+        let open = slots.iter().flatten().filter_map(Weak::upgrade);
+        open.filter_map(|exchange| {
+            let due = exchange.sweep(now, now_us)?;
+            Some((exchange, due))
+        })
+        .collect()
     }
 }

@@ -3,22 +3,18 @@
 //! Nothing here decides. What is sent is the canonical request that was decided;
 //! the target is rebuilt only when it was not canonical as it came.
 
-use std::{rc::Rc, sync::Arc};
+use std::rc::Rc;
 
-use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, HOST, UPGRADE},
+    header::{CONTENT_TYPE, HOST},
     uri::{PathAndQuery, Scheme},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use palisade_mesh::{canonical::CanonicalRequest, wire::record::outcome::End};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::{
     body::{RequestBody, ResponseBody},
-    connection::{Bytes, Control, Kind},
     exchange::Exchange,
     headers::{self, DECISION_ID, XFCC},
     hosts::HostForms,
@@ -26,13 +22,11 @@ use crate::{
         Caller,
         enforce::{Permit, Permitted},
     },
-    respond::Fault,
+    respond::{Fault, Refusal},
+    tunnel::{self, switch_to_websocket},
     upstream::{Lease, UpstreamError},
     worker::{Application, Worker},
 };
-
-/// Bytes in flight on each way through a tunnel.
-const TUNNEL_BUFFER: usize = 8 * 1024;
 
 /// Forwards a permitted request to the application.
 pub(crate) async fn forward(
@@ -43,7 +37,6 @@ pub(crate) async fn forward(
     let Permitted {
         exchange,
         caller,
-        request: canonical,
         hop,
         id,
         grpc,
@@ -51,12 +44,14 @@ pub(crate) async fn forward(
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.filter(|_| hop.is_websocket());
     let body_limit = worker.limits().body_bytes;
-    let outgoing = address(worker, &caller, &canonical, request).map(|mut request| {
+    let canonical = exchange.decided().map(|decided| &decided.request);
+    let outgoing = canonical.and_then(|canonical| address(worker, &caller, canonical, request));
+    let outgoing = outgoing.map(|mut request| {
         let headers = request.headers_mut();
         headers.insert(XFCC, caller.client_cert.clone());
         headers.insert(DECISION_ID, id.clone());
         if upgrade.is_some() {
-            ask_for_websocket(headers);
+            switch_to_websocket(headers);
         }
         request.map(|body| RequestBody::new(body, exchange.clone(), body_limit))
     });
@@ -174,24 +169,28 @@ fn relay(
         };
         exchange.answered(response.status().as_u16());
         let upstream = hyper::upgrade::on(&mut response);
-        tunnel(worker, caller, exchange, downstream, upstream, lease);
+        let Some(proof) = caller.control.proof().cloned() else {
+            return fail(caller, &exchange, UpstreamError::Failed, grpc, id);
+        };
+        let ends = tunnel::Ends {
+            downstream,
+            upstream,
+            lease,
+        };
+        tunnel::open(worker, exchange, proof, ends);
         let (mut parts, _) = response.into_parts();
         headers::clean_response(&mut parts.headers);
-        ask_for_websocket(&mut parts.headers);
+        switch_to_websocket(&mut parts.headers);
         parts.headers.insert(DECISION_ID, id.clone());
         return Response::from_parts(parts, ResponseBody::empty());
     }
     exchange.answered(response.status().as_u16());
+    exchange.head_came(is_event_stream(response.headers()));
     let (mut parts, body) = response.into_parts();
     headers::clean_response(&mut parts.headers);
     parts.headers.insert(DECISION_ID, id.clone());
     parts.version = Version::HTTP_11;
     Response::from_parts(parts, ResponseBody::upstream(body, exchange, lease))
-}
-
-fn ask_for_websocket(headers: &mut HeaderMap) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// The answer when the application gave none.
@@ -202,84 +201,26 @@ fn fail(
     grpc: bool,
     id: &HeaderValue,
 ) -> Response<ResponseBody> {
+    let (end, refusal) = exchange.stopped().unwrap_or_else(|| blame(exchange, error));
+    exchange.answered(refusal.status);
+    exchange.blame(end, refusal.reason);
+    exchange.finish(end);
+    caller.refuse(&refusal, grpc, id)
+}
+
+fn blame(exchange: &Exchange, error: UpstreamError) -> (End, Refusal) {
     // A body that ran into its limit is why the upstream failed.
     let fault = exchange.fault().unwrap_or_else(|| error.fault());
-    let end = match (fault, error) {
-        (Fault::BodyMalformed | Fault::BodyTooLarge, _) => End::ClientAborted,
-        (_, UpstreamError::TimedOut) => End::TimedOut,
+    let end = match fault {
+        Fault::BodyMalformed | Fault::BodyTooLarge => End::ClientAborted,
         _ => End::UpstreamFailed,
     };
-    exchange.answered(fault.status());
-    exchange.blame(end, fault.reason());
-    exchange.finish(end);
-    caller.refuse(&fault.into(), grpc, id)
+    (end, fault.into())
 }
 
-/// Carries bytes both ways once both sides have switched. The connection that
-/// was upgraded is gone for hyper, so the tunnel takes a place of its own; it is
-/// cut when the caller's certificate ends.
-fn tunnel(
-    worker: &Rc<Worker>,
-    caller: &Rc<Caller>,
-    exchange: Rc<Exchange>,
-    downstream: OnUpgrade,
-    upstream: OnUpgrade,
-    lease: Lease,
-) {
-    exchange.lift_deadline();
-    let peer = &caller.connection.peer;
-    let control = Rc::new(Control::new(
-        Arc::new(Bytes::default()),
-        Kind::Tunnel,
-        peer.not_before_s,
-        peer.not_after_s,
-    ));
-    worker.connections.steer(&control);
-    let place = worker.connections.enter();
-    tokio::task::spawn_local(async move {
-        let carried = std::pin::pin!(carry(&exchange, downstream, upstream));
-        let ended = crate::inbound::steered(&control, carried, |_| {}).await;
-        exchange.finish(match ended {
-            None => End::Deadline,
-            Some(Ok(())) => End::Completed,
-            // One side left without saying so.
-            Some(Err(_)) => End::ClientAborted,
-        });
-        drop((place, lease));
-    });
-}
-
-async fn carry(
-    exchange: &Exchange,
-    downstream: OnUpgrade,
-    upstream: OnUpgrade,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let (downstream, upstream) = (downstream.await?, upstream.await?);
-    let (mut caller_reads, mut caller_writes) = tokio::io::split(TokioIo::new(upstream));
-    let (mut caller_sends, mut caller_gets) = tokio::io::split(TokioIo::new(downstream));
-    let sent = pump(&mut caller_sends, &mut caller_writes, |n| {
-        exchange.count_in(n)
-    });
-    let received = pump(&mut caller_reads, &mut caller_gets, |n| {
-        exchange.count_out(n)
-    });
-    tokio::try_join!(sent, received)?;
-    Ok(())
-}
-
-/// Copies until the end, counting what was copied.
-async fn pump(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    count: impl Fn(u64),
-) -> std::io::Result<()> {
-    let mut buffer = BytesMut::with_capacity(TUNNEL_BUFFER);
-    while from.read_buf(&mut buffer).await? > 0 {
-        let read = buffer.len() as u64;
-        to.write_all_buf(&mut buffer).await?;
-        to.flush().await?;
-        count(read);
-        buffer.clear();
-    }
-    to.shutdown().await
+/// Whether an answer has no end by nature (HTML Living Standard, section 9.2).
+pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"text/event-stream"))
 }

@@ -28,7 +28,6 @@ use palisade_mesh::{
     svid::{Peer, PeerError, peer_of_chain},
     wire::record::{AuditMode, Verdict},
 };
-use rustls::ServerConfig;
 use smol_str::SmolStr;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -38,12 +37,13 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
     body::ResponseBody,
-    connection::{Bytes, Control, Kind, Observed, Order, Place},
+    connection::{Bytes, Control, Kind, Observed, Order, Place, Proof},
     forward,
     hosts::HostCache,
     inbound::enforce::Judged,
     listener::Serve,
     recorder::{DecisionFacts, Target},
+    rejudge,
     respond::{Refusal, without_body},
     telemetry::Count,
     worker::{LocalExec, Worker},
@@ -100,23 +100,17 @@ impl Caller {
     }
 }
 
-/// What serves a connection to the inbound listener of `worker`.
-pub(crate) fn service(worker: &Rc<Worker>) -> Rc<Serve> {
-    let config = Arc::new(worker.shared.identity.server_config(ALPN));
-    Rc::new(move |worker, stream, source, place| {
-        Box::pin(serve(worker, stream, source, place, config.clone()))
-    })
+/// What serves a connection to the inbound listener.
+pub(crate) fn service() -> Rc<Serve> {
+    Rc::new(|worker, stream, source, place| Box::pin(serve(worker, stream, source, place)))
 }
 
-async fn serve(
-    worker: Rc<Worker>,
-    stream: TcpStream,
-    source: SocketAddr,
-    place: Place,
-    config: Arc<ServerConfig>,
-) {
+async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketAddr, place: Place) {
     let limit = worker.limits().handshake_timeout;
-    let accepting = TlsAcceptor::from(config).accept(stream).into_fallible();
+    let (config, witness) = worker.shared.identity.server_session(ALPN);
+    let accepting = TlsAcceptor::from(Arc::new(config))
+        .accept(stream)
+        .into_fallible();
     let stream = match tokio::time::timeout(limit, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err((error, stream))) => {
@@ -130,6 +124,10 @@ async fn serve(
     let peer = match peer_of_chain(chain) {
         Ok(peer) => peer,
         Err(error) => return note_refusal(&worker, source, error.reason(), &error.to_string()),
+    };
+    let Some(foundation) = witness.foundation() else {
+        let error = PeerError::NoCertificate;
+        return note_refusal(&worker, source, error.reason(), &error.to_string());
     };
     let leaf = chain.first().map(|c| Digest::of(c)).unwrap_or_default();
     let tls = TlsFacts {
@@ -145,10 +143,19 @@ async fn serve(
         Some(b"h2") => Kind::Http2,
         _ => Kind::Http1,
     };
+    let proof = Rc::new(Proof {
+        peer: peer.clone(),
+        foundation,
+    });
     let connection = Connection { peer, source, tls };
     let bytes = Arc::new(Bytes::default());
-    let caller = Rc::new(admit(&worker, connection, &leaf, kind, bytes.clone()));
-    worker.connections.steer(&caller.control);
+    let control = Rc::new(Control::proven(bytes.clone(), kind, proof));
+    worker.connections.steer(&control);
+    // What was in force during the handshake may be so no more.
+    if let Some(why) = rejudge::is_revoked(&worker, &control) {
+        return note_refusal(&worker, source, why.refusal().reason, "");
+    }
+    let caller = Rc::new(admit(&worker, connection, &leaf, control));
     drive(worker, caller, Observed::new(stream, bytes), kind).await;
     drop(place);
 }
@@ -158,16 +165,9 @@ fn admit(
     worker: &Rc<Worker>,
     connection: Connection,
     leaf: &Digest,
-    kind: Kind,
-    bytes: Arc<Bytes>,
+    control: Rc<Control>,
 ) -> Caller {
-    let Peer {
-        id,
-        not_before_s,
-        not_after_s,
-        ..
-    } = &connection.peer;
-    let control = Rc::new(Control::new(bytes, kind, *not_before_s, *not_after_s));
+    let Peer { id, .. } = &connection.peer;
     let source = match worker.policy.borrow_mut().current() {
         Some(live) => live
             .catalogue

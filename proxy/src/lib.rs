@@ -11,7 +11,8 @@
 //! - `worker`, `listener`, `connection`: one core, its sockets and their deadlines
 //! - `inbound`: canonical request, enforcement, records, forwarding
 //! - `outbound`: the local application's calls to other services
-//! - `headers`, `hosts`, `body`, `exchange`, `respond`: the parts a request is made of
+//! - `rejudge`: deciding again what is open, when something changes or time passes
+//! - `headers`, `hosts`, `body`, `exchange`, `tunnel`, `respond`: the parts a request is made of
 //! - `upstream`: connections to applications and to other proxies
 //! - `telemetry`, `admin`: what can be seen from outside
 
@@ -31,9 +32,11 @@ mod inbound;
 mod listener;
 mod outbound;
 mod recorder;
+mod rejudge;
 mod respond;
 mod settle;
 mod telemetry;
+mod tunnel;
 mod upstream;
 mod worker;
 

@@ -16,7 +16,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, Version, header::HOST, uri::Scheme};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::{body::Incoming, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use palisade_mesh::{canonical::CanonicalRequest, catalogue::Service, wire::record::outcome::End};
 use tokio::net::TcpStream;
@@ -24,8 +24,8 @@ use tokio::net::TcpStream;
 use crate::{
     body::{RequestBody, ResponseBody},
     connection::{Bytes, Control, Kind, Observed, Place},
-    exchange::{Exchange, InFlight, Side},
-    forward::absolute_form,
+    exchange::{Exchange, InFlight, Opening, Side},
+    forward::{absolute_form, is_event_stream},
     headers,
     hosts::HostCache,
     inbound::{h1_server, h2_server, steered},
@@ -33,6 +33,10 @@ use crate::{
     upstream::{Lease, UpstreamError, cluster::Cluster},
     worker::Worker,
 };
+
+mod websocket;
+
+use websocket::upgrade;
 
 /// Endpoints tried for one request.
 const ATTEMPTS_MAX: usize = 2;
@@ -96,7 +100,9 @@ async fn drive(worker: Rc<Worker>, stream: TcpStream, kind: Kind) {
         let mut connection = pin!(connection);
         steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await;
     } else {
-        let connection = h1_server(worker.limits()).serve_connection(io, serve);
+        let connection = h1_server(worker.limits())
+            .serve_connection(io, serve)
+            .with_upgrades();
         let mut connection = pin!(connection);
         steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await;
     }
@@ -121,7 +127,7 @@ async fn respond(
     let started = Instant::now();
     let in_flight = InFlight::begin(&local.control);
     let grpc = headers::is_grpc(request.headers());
-    let routed = match route(worker, &mut request) {
+    let mut routed = match route(worker, &mut request) {
         Ok(routed) => routed,
         Err(refusal) => {
             worker
@@ -130,9 +136,18 @@ async fn respond(
             return refusal.answer(grpc, None);
         }
     };
-    let method = routed.request.method;
-    let service = routed.service;
-    let exchange = Exchange::open(worker, Side::Outbound, service, method, started, in_flight);
+    let opening = Opening {
+        side: Side::Outbound,
+        service: routed.service.clone(),
+        method: routed.request.method,
+        started,
+        in_flight,
+        grpc,
+    };
+    let exchange = Exchange::open(worker, opening);
+    if let Some(downstream) = routed.upgrade.take() {
+        return upgrade(worker, local, &routed, request, exchange, downstream).await;
+    }
     let response = match prepare(local, &routed.request, request, &exchange) {
         Some(request) => send(&routed.cluster, request, &exchange).await,
         None => Err(UpstreamError::Failed.fault()),
@@ -148,6 +163,8 @@ struct Routed {
     request: CanonicalRequest,
     service: Arc<Service>,
     cluster: Rc<Cluster>,
+    /// The caller's end of the WebSocket that the request opens.
+    upgrade: Option<OnUpgrade>,
 }
 
 fn route(worker: &Worker, request: &mut Request<Incoming>) -> Result<Routed, Refusal> {
@@ -162,9 +179,8 @@ fn route(worker: &Worker, request: &mut Request<Incoming>) -> Result<Routed, Ref
     let live = policy.current().ok_or(Fault::NoSnapshot)?;
     let declared = live.catalogue.headers();
     let hop = headers::clean_request(request.headers_mut(), declared).map_err(Fault::from)?;
-    if hop.is_websocket() {
-        return Err(Fault::UpgradeUnsupported.into());
-    }
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+    let upgrade = upgrade.filter(|_| hop.is_websocket());
     let _ = headers::take_trace(request.headers_mut());
     let service = live.catalogue.by_host(&canonical.host);
     let service = service.ok_or(Fault::HostUnknown)?.clone();
@@ -174,6 +190,7 @@ fn route(worker: &Worker, request: &mut Request<Incoming>) -> Result<Routed, Ref
         request: canonical,
         service,
         cluster,
+        upgrade,
     })
 }
 
@@ -209,11 +226,11 @@ async fn send(
             Ok((response, lease)) => return Ok((response, Lease::H2(lease))),
             Err(failed) => failed,
         };
-        if unsent.is_some() && error != UpstreamError::TimedOut {
+        if unsent.is_some() && error != UpstreamError::Stopped {
             member.failed(Instant::now());
         }
         match unsent {
-            Some(again) if attempt < ATTEMPTS_MAX && error != UpstreamError::TimedOut => {
+            Some(again) if attempt < ATTEMPTS_MAX && error != UpstreamError::Stopped => {
                 request = again;
                 tried = Some(address);
             }
@@ -228,6 +245,7 @@ fn relay(
     lease: Lease,
 ) -> Response<ResponseBody> {
     exchange.answered(response.status().as_u16());
+    exchange.head_came(is_event_stream(response.headers()));
     let (mut parts, body) = response.into_parts();
     headers::clean_peer_response(&mut parts.headers);
     parts.version = Version::HTTP_11;
@@ -239,8 +257,11 @@ fn fail(worker: &Worker, exchange: &Exchange, fault: Fault, grpc: bool) -> Respo
         .telemetry
         .event("palisade_outbound_refused_total", fault.reason());
     tracing::info!(service = %exchange.service().id, reason = fault.reason(), "outbound request failed");
-    exchange.answered(fault.status());
-    exchange.blame(End::UpstreamFailed, fault.reason());
-    exchange.finish(End::UpstreamFailed);
-    Refusal::from(fault).answer(grpc, None)
+    let (end, refusal) = exchange
+        .stopped()
+        .unwrap_or_else(|| (End::UpstreamFailed, fault.into()));
+    exchange.answered(refusal.status);
+    exchange.blame(end, refusal.reason);
+    exchange.finish(end);
+    refusal.answer(grpc, None)
 }

@@ -4,13 +4,15 @@
 //! is immutable and shared; a [`Decider`] belongs to one worker, so that its
 //! caches need no lock.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, rc::Rc, sync::Arc};
 
-use arc_swap::{ArcSwapOption, Cache};
+use arc_swap::{ArcSwapOption, Cache, Guard};
 use palisade_mesh::{
-    catalogue::{Catalogue, Service},
+    catalogue::{Catalogue, DeclaredHeader, Service},
+    changes::{Changes, Follower},
     decision::{Answer, Question},
     snapshot::Versions,
+    svid::PeerFacts,
 };
 
 /// A policy snapshot as the PEP needs it.
@@ -25,6 +27,13 @@ pub trait PolicySnapshot: Send + Sync {
     /// An engine of its own for one worker. Called on the worker's thread when
     /// it first sees the snapshot; must be cheap, requests wait for it.
     fn decider(self: Arc<Self>) -> Box<dyn Decider>;
+
+    /// Why this peer may hold no connection, as a constant word for records; none
+    /// when it may. Asked at each handshake and whenever a snapshot takes over.
+    fn barred(&self, peer: &PeerFacts<'_>) -> Option<&'static str> {
+        let _ = peer;
+        None
+    }
 }
 
 /// A worker's own engine; owns its caches, is not `Send`.
@@ -34,7 +43,44 @@ pub trait Decider {
 }
 
 /// Where the binary puts the snapshot in force; empty until the first arrives.
-pub type PolicySlot = Arc<ArcSwapOption<LivePolicy>>;
+/// Clones are the same slot.
+#[derive(Debug, Clone, Default)]
+pub struct PolicySlot {
+    present: Arc<ArcSwapOption<LivePolicy>>,
+    changes: Changes,
+}
+
+impl PolicySlot {
+    /// A slot that holds this snapshot.
+    pub fn new(snapshot: Arc<LivePolicy>) -> Self {
+        let slot = Self::default();
+        slot.store(Some(snapshot));
+        slot
+    }
+
+    /// Puts a snapshot in force: requests are decided under it from now on, and
+    /// what is open is decided again.
+    pub fn store(&self, snapshot: Option<Arc<LivePolicy>>) {
+        self.swap(snapshot);
+    }
+
+    /// As [`PolicySlot::store`]; returns what was in force before.
+    pub fn swap(&self, snapshot: Option<Arc<LivePolicy>>) -> Option<Arc<LivePolicy>> {
+        let before = self.present.swap(snapshot);
+        self.changes.tell();
+        before
+    }
+
+    /// The snapshot in force.
+    pub fn load(&self) -> Guard<Option<Arc<LivePolicy>>> {
+        self.present.load()
+    }
+
+    /// Follows what is put in force.
+    pub(crate) fn follow(&self) -> Follower {
+        self.changes.follow()
+    }
+}
 
 /// A snapshot behind a pointer of known size, as the slot needs it.
 pub struct LivePolicy(Arc<dyn PolicySnapshot>);
@@ -52,7 +98,7 @@ impl LivePolicy {
 
     /// A slot that no snapshot has reached yet.
     pub fn empty_slot() -> PolicySlot {
-        Arc::new(ArcSwapOption::empty())
+        PolicySlot::default()
     }
 }
 
@@ -67,9 +113,11 @@ impl fmt::Debug for LivePolicy {
 /// A worker's view of the slot: follows it, and keeps what is derived from a
 /// snapshot beside the snapshot it was derived from.
 pub(crate) struct WorkerPolicy {
-    slot: Cache<PolicySlot, Option<Arc<LivePolicy>>>,
+    slot: Cache<Arc<ArcSwapOption<LivePolicy>>, Option<Arc<LivePolicy>>>,
     service_name: String,
     live: Option<Live>,
+    epoch: u64,
+    cause: &'static str,
 }
 
 /// One snapshot, ready to decide.
@@ -80,15 +128,20 @@ pub(crate) struct Live {
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) versions: Versions,
     pub(crate) decider: Box<dyn Decider>,
+    /// What of a request an open exchange keeps; the same for every snapshot that
+    /// declares the same.
+    pub(crate) declared: Rc<[DeclaredHeader]>,
 }
 
 impl WorkerPolicy {
     /// Follows `slot`; `service_name` is the inbound listener's service.
     pub(crate) fn new(slot: PolicySlot, service_name: &str) -> Self {
         Self {
-            slot: Cache::new(slot),
+            slot: Cache::new(slot.present),
             service_name: service_name.to_owned(),
             live: None,
+            epoch: 0,
+            cause: CAUSE_POLICY,
         }
     }
 
@@ -101,20 +154,53 @@ impl WorkerPolicy {
             _ => false,
         };
         if !fresh {
-            let next = newest.map(|p| Live::new(p.clone(), &self.service_name));
+            let mut next = newest.map(|p| Live::new(p.clone(), &self.service_name));
+            let mut cause = CAUSE_POLICY;
+            if let (Some(before), Some(next)) = (&self.live, &mut next) {
+                if before.declared == next.declared {
+                    next.declared = before.declared.clone();
+                }
+                let (old, new) = (before.versions, next.versions);
+                if old.policy == new.policy && old.kill_list != new.kill_list {
+                    cause = CAUSE_KILL_LIST;
+                }
+            }
+            self.epoch += 1;
+            self.cause = cause;
             retire(std::mem::replace(&mut self.live, next));
         }
         self.live.as_mut()
     }
+
+    /// Number of the snapshot in force; another one for each that came.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// In what the snapshot in force differs from the one before, as a word for
+    /// re-judgement records.
+    pub(crate) fn cause(&self) -> &'static str {
+        self.cause
+    }
 }
 
+/// Causes of a re-judgement: policies, entities or services; the kill list.
+const CAUSE_POLICY: &str = "policy";
+const CAUSE_KILL_LIST: &str = "kill_list";
+
 impl Live {
+    /// Why this peer may hold no connection.
+    pub(crate) fn barred(&self, peer: &PeerFacts<'_>) -> Option<&'static str> {
+        self.origin.0.barred(peer)
+    }
+
     fn new(origin: Arc<LivePolicy>, service_name: &str) -> Self {
         let catalogue = origin.0.catalogue().clone();
         Self {
             service: catalogue.by_name(service_name).cloned(),
             versions: origin.0.versions(),
             decider: origin.0.clone().decider(),
+            declared: catalogue.headers().into(),
             catalogue,
             origin,
         }

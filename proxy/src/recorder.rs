@@ -18,8 +18,8 @@ use palisade_mesh::{
     snapshot::Versions,
     svid::Peer,
     wire::record::{
-        self, AuditMode, AuthnFailure, Decision, Outcome, Record, Verdict, outcome::End,
-        record::Body,
+        self, AuditMode, AuthnFailure, Decision, Outcome, Record, Rejudgement, Verdict,
+        outcome::End, record::Body,
     },
 };
 
@@ -45,6 +45,7 @@ pub(crate) struct Recorder {
     decision: Record,
     outcome: Record,
     failure: Record,
+    rejudgement: Record,
     allowance: Allowance,
     /// What the texts of addresses in the kept messages say.
     written: Written,
@@ -121,6 +122,20 @@ pub(crate) struct OutcomeFacts<'a> {
     pub(crate) error: &'a str,
 }
 
+/// What came of deciding an open exchange again.
+pub(crate) struct RejudgementFacts<'a> {
+    pub(crate) id: DecisionId,
+    pub(crate) mode: AuditMode,
+    pub(crate) verdict: Verdict,
+    pub(crate) reason: &'a str,
+    pub(crate) answer: Option<&'a Answer>,
+    pub(crate) versions: Option<Versions>,
+    /// What made it necessary.
+    pub(crate) cause: &'a str,
+    /// Whether the exchange ends by it.
+    pub(crate) closed: bool,
+}
+
 impl Recorder {
     /// Records through `stream`, as `reporter`.
     pub(crate) fn new(stream: Box<dyn RecordStream>, reporter: &str, demo: bool) -> Self {
@@ -143,6 +158,7 @@ impl Recorder {
             decision: template(Body::Decision(decision)),
             outcome: template(Body::Outcome(Outcome::default())),
             failure: template(Body::AuthnFailure(AuthnFailure::default())),
+            rejudgement: template(Body::Rejudgement(Rejudgement::default())),
             allowance: Allowance {
                 left: FAILURES_BURST,
                 second: i64::MAX,
@@ -188,6 +204,30 @@ impl Recorder {
         }
         self.dirty = true;
         self.stream.append(&self.outcome)
+    }
+
+    /// Records that an open exchange was decided again.
+    ///
+    /// # Errors
+    /// When the stream does not take it; the exchange must then not go on, unless
+    /// its mode is `best_effort`.
+    pub(crate) fn rejudgement(
+        &mut self,
+        facts: &RejudgementFacts<'_>,
+        time_us: i64,
+    ) -> Result<(), SinkError> {
+        head(&mut self.rejudgement, facts.id, time_us, facts.mode);
+        if let Some(Body::Rejudgement(body)) = &mut self.rejudgement.body {
+            body.verdict = facts.verdict.into();
+            set(&mut body.reason, facts.reason);
+            let determining = facts.answer.map_or(&[][..], |a| &a.decision.determining);
+            set_all(&mut body.policies, determining);
+            fill_versions(&mut body.versions, facts.versions);
+            set(&mut body.cause, facts.cause);
+            body.closed = facts.closed;
+        }
+        self.dirty = true;
+        self.stream.append(&self.rejudgement)
     }
 
     /// Whether a failed handshake may leave a record now; the others are counted

@@ -34,16 +34,21 @@ pub(crate) enum Fault {
     BodyMalformed,
     BodyTooLarge,
     CertificateEnded,
+    EngineFailed,
     HeadTooLarge,
     HeaderRepeated,
+    HeaderUnknown,
     HostUnknown,
     NoEndpoint,
     NoSnapshot,
     OperationUnknown,
     Overloaded,
+    PeerBarred,
     PeerIdentity,
     PeerRefusedUs,
+    PeerUntrusted,
     ServiceUnknown,
+    StreamAge,
     TransferCoding,
     UpgradeUnsupported,
     UpstreamFailed,
@@ -71,6 +76,11 @@ impl Fault {
                 "certificate_ended",
                 "The caller's certificate has ended; connect again with a new one.",
             ),
+            Self::EngineFailed => (
+                503,
+                "engine_failed",
+                "The request could not be decided at the moment.",
+            ),
             Self::HeadTooLarge => (
                 431,
                 "head_too_large",
@@ -80,6 +90,11 @@ impl Fault {
                 400,
                 "header_repeated",
                 "A header field that must occur once occurs more often.",
+            ),
+            Self::HeaderUnknown => (
+                503,
+                "header_unknown",
+                "The policy reads a header field that was not kept of this request.",
             ),
             Self::HostUnknown => (404, "host_unknown", "No service of the mesh has this host."),
             Self::NoEndpoint => (
@@ -94,16 +109,27 @@ impl Fault {
                 "The service declares no such operation.",
             ),
             Self::Overloaded => (503, "overloaded", "Too many requests are in flight."),
+            Self::PeerBarred => (403, "peer_barred", "The caller is barred."),
             Self::PeerIdentity => (
                 502,
                 "peer_identity",
                 "The endpoint did not prove the identity of the service.",
             ),
             Self::PeerRefusedUs => (502, "peer_identity", "The peer refused our identity."),
+            Self::PeerUntrusted => (
+                403,
+                "peer_untrusted",
+                "The caller's certificate rests on an authority that is trusted no more.",
+            ),
             Self::ServiceUnknown => (
                 503,
                 "service_unknown",
                 "The policy in force does not know this service.",
+            ),
+            Self::StreamAge => (
+                503,
+                "stream_age",
+                "The stream has reached its greatest age; open it again.",
             ),
             Self::TransferCoding => (
                 400,
@@ -131,11 +157,6 @@ impl Fault {
                 "The application cannot be reached.",
             ),
         }
-    }
-
-    /// Status code of the answer.
-    pub(crate) fn status(self) -> u16 {
-        self.row().0
     }
 
     /// The constant word for records and metrics.
@@ -178,6 +199,8 @@ impl From<Fault> for Refusal {
                 Fault::BodyMalformed
                     | Fault::BodyTooLarge
                     | Fault::CertificateEnded
+                    | Fault::PeerBarred
+                    | Fault::PeerUntrusted
                     | Fault::TransferCoding
             ),
         }
@@ -214,6 +237,29 @@ impl Refusal {
             },
             help: decision.help_url.clone().filter(|_| told),
             close: false,
+        }
+    }
+
+    /// That the peer is barred, for a reason of the one who bars.
+    pub(crate) fn of_bar(reason: &'static str) -> Self {
+        Self {
+            reason,
+            ..Fault::PeerBarred.into()
+        }
+    }
+
+    /// The trailers of a gRPC answer that has begun already.
+    pub(crate) fn trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::new();
+        self.put_grpc_status(&mut trailers);
+        trailers.insert(REFUSED, HeaderValue::from_static(self.reason));
+        trailers
+    }
+
+    fn put_grpc_status(&self, headers: &mut HeaderMap) {
+        headers.insert("grpc-status", HeaderValue::from(grpc_status(self.status)));
+        if let Ok(message) = HeaderValue::try_from(percent_encoded(&self.detail)) {
+            headers.insert("grpc-message", message);
         }
     }
 
@@ -255,10 +301,7 @@ impl Refusal {
         let mut response = Response::new(ResponseBody::empty());
         let headers: &mut HeaderMap = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        headers.insert("grpc-status", HeaderValue::from(grpc_status(self.status)));
-        if let Ok(message) = HeaderValue::try_from(percent_encoded(&self.detail)) {
-            headers.insert("grpc-message", message);
-        }
+        self.put_grpc_status(headers);
         response
     }
 }

@@ -9,5 +9,6 @@ mod modes;
 mod paths;
 mod records;
 mod smuggling;
+mod streams;
 mod support;
 mod upstream;

@@ -16,6 +16,7 @@ pub(crate) mod cluster;
 mod connect;
 pub(crate) mod h1;
 pub(crate) mod h2;
+pub(crate) mod single;
 
 pub(crate) use connect::is_alert;
 
@@ -31,9 +32,9 @@ pub(crate) enum UpstreamError {
     /// The other end refused who we are.
     #[error("peer refused our identity")]
     PeerRefusedUs,
-    /// The exchange's time is over.
-    #[error("no answer in time")]
-    TimedOut,
+    /// The exchange was ended: its time is over, or it is allowed no more.
+    #[error("ended before the answer")]
+    Stopped,
     /// No connection; nothing was sent.
     #[error("cannot connect")]
     Unreachable,
@@ -46,7 +47,7 @@ impl UpstreamError {
             Self::Failed => Fault::UpstreamFailed,
             Self::PeerIdentity => Fault::PeerIdentity,
             Self::PeerRefusedUs => Fault::PeerRefusedUs,
-            Self::TimedOut => Fault::UpstreamTimeout,
+            Self::Stopped => Fault::UpstreamTimeout,
             Self::Unreachable => Fault::UpstreamUnreachable,
         }
     }
@@ -56,6 +57,7 @@ impl UpstreamError {
 pub(crate) enum Lease {
     H1(h1::Lease),
     H2(h2::Lease),
+    Single(single::Lease),
 }
 
 impl Lease {
@@ -64,19 +66,20 @@ impl Lease {
         match self {
             Self::H1(lease) => lease.release(),
             Self::H2(lease) => drop(lease),
+            Self::Single(lease) => drop(lease),
         }
     }
 }
 
-/// Runs `work` until it is done or the exchange's time is over.
+/// Runs `work` until it is done or the exchange is ended.
 pub(crate) async fn in_time<F: Future>(
     exchange: &Exchange,
     work: F,
 ) -> Result<F::Output, UpstreamError> {
     let mut work = pin!(work);
     std::future::poll_fn(|cx| {
-        if exchange.has_expired() {
-            return Poll::Ready(Err(UpstreamError::TimedOut));
+        if exchange.is_stopped() {
+            return Poll::Ready(Err(UpstreamError::Stopped));
         }
         match work.as_mut().poll(cx) {
             Poll::Ready(done) => Poll::Ready(Ok(done)),

@@ -17,7 +17,7 @@ use std::{
 use arc_swap::Cache;
 use bytes::BytesMut;
 use http::HeaderValue;
-use palisade_mesh::{clock::Clock, sink::SinkError, wire::record::AuditMode};
+use palisade_mesh::{clock::Clock, sink::SinkError, snapshot::Versions, wire::record::AuditMode};
 use tokio::{runtime::LocalOptions, sync::watch};
 
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     policy::WorkerPolicy,
     proxy::Shared,
     recorder::{OutcomeFacts, Recorder},
+    rejudge,
     settle::Settling,
     telemetry::Telemetry,
     upstream::{cluster::Clusters, h1, h2},
@@ -116,6 +117,7 @@ impl Worker {
                 shared.identity.clone(),
                 shared.clock.clone(),
                 config.limits.clone(),
+                shared.policy.clone(),
             ),
             connections_max: share(config.limits.connections),
             requests_max: share(config.limits.requests),
@@ -141,6 +143,14 @@ impl Worker {
     /// The discovery version in force.
     pub(crate) fn discovery(&self) -> u64 {
         self.endpoints.borrow_mut().load().version()
+    }
+
+    /// The versions of a policy snapshot, with the discovery version in force.
+    pub(crate) fn with_discovery(&self, versions: Versions) -> Versions {
+        Versions {
+            discovery: self.discovery(),
+            ..versions
+        }
     }
 
     /// A header value cut from the worker's arena; `text` is visible ASCII.
@@ -275,9 +285,10 @@ async fn serve(
     mut phase: watch::Receiver<Phase>,
 ) -> Ended {
     let ticker = tokio::task::spawn_local(tick(worker.clone()));
+    let follower = tokio::task::spawn_local(rejudge::follow(worker.clone()));
     let mut accepting = Vec::new();
     if let Some(door) = doors.inbound {
-        let serve = inbound::service(&worker);
+        let serve = inbound::service();
         accepting.push(tokio::task::spawn_local(listener::accept(
             worker.clone(),
             door,
@@ -307,6 +318,7 @@ async fn serve(
     }
     let cut = drain(&worker, deadline).await;
     ticker.abort();
+    follower.abort();
     let flushed = flush(&worker).await;
     Ended { cut, flushed }
 }
@@ -347,23 +359,23 @@ async fn tick(worker: Rc<Worker>) {
             tokio::time::sleep(TICK).await;
         }
         let now = Instant::now();
+        let now_us = worker.clock.now_us();
+        for (exchange, due) in worker.exchanges.sweep(now, now_us) {
+            rejudge::look(&worker, &exchange, due);
+        }
         worker.recorder.borrow_mut().flush();
-        worker.exchanges.sweep(now);
         if now.saturating_duration_since(swept) >= SWEEP {
             swept = now;
-            sweep(&worker, now);
+            sweep(&worker, now, now_us / 1_000_000);
         }
     }
 }
 
-fn sweep(worker: &Worker, now: Instant) {
-    let now_s = worker.clock.now_us() / 1_000_000;
+fn sweep(worker: &Worker, now: Instant, now_s: i64) {
     worker
         .connections
         .sweep(now, now_s, worker.limits(), |reason| {
-            worker
-                .telemetry
-                .event("palisade_connections_closed_total", reason);
+            worker.telemetry.event(rejudge::CLOSED, reason);
         });
     if let Some(application) = &worker.application {
         application.sweep(now);

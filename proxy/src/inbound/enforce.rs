@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Request, Response, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_LENGTH};
 use hyper::body::Incoming;
 use palisade_mesh::{
     canonical::CanonicalRequest,
-    catalogue::{Service, Unmatched},
-    decision::{Answer, DecisionId, Question},
+    catalogue::{DeclaredHeader, Service, Unmatched},
+    decision::{Answer, Connection, DecisionId, Question},
     snapshot::Versions,
     wire::record::{AuditMode, Verdict as WireVerdict, outcome::End},
 };
@@ -25,10 +25,11 @@ use smol_str::SmolStr;
 
 use crate::{
     body::ResponseBody,
-    exchange::{Exchange, InFlight, Side},
+    exchange::{Decided, Exchange, InFlight, Opening, Side},
     headers::{self, Hop, Trace},
     policy::Live,
     recorder::{DecisionFacts, Target},
+    rejudge,
     respond::{Fault, Refusal},
     settle::{self, Ticket},
     upstream::in_time,
@@ -40,7 +41,6 @@ use crate::{
 pub(crate) struct Permit {
     exchange: Rc<Exchange>,
     caller: Rc<Caller>,
-    request: CanonicalRequest,
     hop: Hop,
     id: HeaderValue,
     grpc: bool,
@@ -50,7 +50,6 @@ pub(crate) struct Permit {
 pub(crate) struct Permitted {
     pub(crate) exchange: Rc<Exchange>,
     pub(crate) caller: Rc<Caller>,
-    pub(crate) request: CanonicalRequest,
     pub(crate) hop: Hop,
     pub(crate) id: HeaderValue,
     pub(crate) grpc: bool,
@@ -62,7 +61,6 @@ impl Permit {
         let Self {
             exchange,
             caller,
-            request,
             hop,
             id,
             grpc,
@@ -70,7 +68,6 @@ impl Permit {
         Permitted {
             exchange,
             caller,
-            request,
             hop,
             id,
             grpc,
@@ -98,22 +95,28 @@ impl Unsettled {
         let limited = tokio::time::timeout(worker.limits().audit_wait, ticket);
         let settled = in_time(&permit.exchange, limited).await;
         worker.telemetry.strict_waited(begun.elapsed());
-        let (fault, refused) = match settled {
+        let (end, refusal, refused) = match settled {
             Ok(Ok(Ok(()))) => return Ok(permit),
             Ok(Ok(Err(error))) => {
                 tracing::warn!(%error, "record did not become durable, request refused");
-                (Fault::AuditUnavailable, reason_of(&error))
+                let fault = Fault::AuditUnavailable.into();
+                (End::UpstreamFailed, fault, reason_of(&error))
             }
-            Ok(Err(_)) => (Fault::AuditUnavailable, "late"),
-            Err(late) => (late.fault(), "late"),
+            Ok(Err(_)) => (End::UpstreamFailed, Fault::AuditUnavailable.into(), "late"),
+            Err(late) => {
+                let stopped = permit.exchange.stopped();
+                let (end, refusal) =
+                    stopped.unwrap_or_else(|| (End::TimedOut, late.fault().into()));
+                (end, refusal, "late")
+            }
         };
         worker
             .telemetry
             .event("palisade_audit_strict_refused_total", refused);
-        permit.exchange.answered(fault.status());
-        permit.exchange.blame(End::UpstreamFailed, fault.reason());
-        permit.exchange.finish(End::UpstreamFailed);
-        Err(permit.caller.refuse(&fault.into(), permit.grpc, &permit.id))
+        permit.exchange.answered(refusal.status);
+        permit.exchange.blame(end, refusal.reason);
+        permit.exchange.finish(end);
+        Err(permit.caller.refuse(&refusal, permit.grpc, &permit.id))
     }
 }
 
@@ -131,14 +134,23 @@ struct Examined {
 }
 
 /// What was found about a request, complete enough to be recorded.
-struct Ruling {
-    verdict: WireVerdict,
-    reason: &'static str,
+pub(crate) struct Ruling {
+    pub(crate) verdict: WireVerdict,
+    pub(crate) reason: &'static str,
     route: Option<SmolStr>,
-    answer: Option<Answer>,
-    refusal: Option<Refusal>,
+    pub(crate) answer: Option<Answer>,
+    /// Set unless the request is allowed.
+    pub(crate) refusal: Option<Refusal>,
     /// What the operation demands of its records, once it was looked for.
     mode: Option<AuditMode>,
+}
+
+/// What the PDP is asked about, for the first time or again.
+pub(crate) struct Asked<'a> {
+    pub(crate) connection: &'a Connection,
+    pub(crate) request: &'a CanonicalRequest,
+    pub(crate) headers: &'a HeaderMap,
+    pub(crate) now_us: i64,
 }
 
 /// One request on its way to a ruling, and the one snapshot it is decided under.
@@ -165,7 +177,15 @@ pub(crate) fn judge(
     let trace = headers::take_trace(request.headers_mut());
 
     let mut policy = worker.policy.borrow_mut();
+    let _ = policy.current();
+    let epoch = policy.epoch();
+    if caller.control.enters(epoch)
+        && let Some(why) = rejudge::is_barred(&mut policy, &caller.control)
+    {
+        caller.control.revoke(why);
+    }
     let live = policy.current();
+    let declared = live.as_ref().map(|l| l.declared.clone());
     let case = Case {
         worker,
         caller,
@@ -173,10 +193,7 @@ pub(crate) fn judge(
         now_us: worker.clock.now_us(),
         trace,
         service: live.as_ref().and_then(|l| l.service.clone()),
-        versions: live.as_ref().map(|l| Versions {
-            discovery: worker.discovery(),
-            ..l.versions
-        }),
+        versions: live.as_ref().map(|l| worker.with_discovery(l.versions)),
     };
     let examined = case.examine(request, live.as_deref());
     let ruling = match &examined {
@@ -185,6 +202,7 @@ pub(crate) fn judge(
     };
     drop(policy);
 
+    let answer = ruling.answer.clone();
     let mode = case.mode(&ruling);
     let (id, refusal) = case.note(request, &examined, ruling, mode);
     worker.stir();
@@ -196,18 +214,26 @@ pub(crate) fn judge(
             return Judged::Stop(caller.refuse(&refusal, grpc, &id_value));
         }
     };
-    let caller = caller.clone();
-    let side = Side::Inbound {
-        id,
-        mode,
-        caller: caller.clone(),
+    let Examined {
+        request: canonical,
+        hop,
+    } = examined;
+    let method = canonical.method;
+    let mut decided = Decided::new(id, mode, caller.clone(), canonical, epoch);
+    decided.hold(answer.as_ref());
+    keep_fields(&mut decided, request, declared, grpc || hop.is_websocket());
+    let opening = Opening {
+        side: Side::Inbound(decided),
+        service,
+        method,
+        started,
+        in_flight,
+        grpc,
     };
-    let method = examined.request.method;
     let permit = Permit {
-        exchange: Exchange::open(worker, side, service, method, started, in_flight),
-        caller,
-        request: examined.request,
-        hop: examined.hop,
+        exchange: Exchange::open(worker, opening),
+        caller: caller.clone(),
+        hop,
         id: id_value,
         grpc,
     };
@@ -221,6 +247,29 @@ pub(crate) fn judge(
     Judged::Pass(permit)
 }
 
+/// Keeps of the request's fields what deciding it again takes: all of a request
+/// that opens a stream, so that a policy which reads more does not end it; of any
+/// other only what policies may read now, which is mostly nothing.
+fn keep_fields(
+    decided: &mut Decided,
+    request: &Request<Incoming>,
+    declared: Option<Rc<[DeclaredHeader]>>,
+    all: bool,
+) {
+    if all {
+        decided.headers = request.headers().clone();
+        return;
+    }
+    for field in declared.iter().flat_map(|d| d.iter()) {
+        for value in request.headers().get_all(field.name.as_str()) {
+            if let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) {
+                decided.headers.append(name, value.clone());
+            }
+        }
+    }
+    decided.declared = declared;
+}
+
 impl Case<'_> {
     /// Puts the request in canonical form and removes from it what must not be
     /// seen.
@@ -232,6 +281,9 @@ impl Case<'_> {
         let limits = self.worker.limits();
         if self.caller.control.has_ended(self.now_us) {
             return Err(Fault::CertificateEnded.into());
+        }
+        if let Some(why) = self.caller.control.revoked() {
+            return Err(why.refusal());
         }
         if self.worker.exchanges.live() >= self.worker.requests_max {
             return Err(Fault::Overloaded.into());
@@ -256,52 +308,19 @@ impl Case<'_> {
         })
     }
 
-    /// Asks the PDP.
     fn rule(
         &self,
         request: &Request<Incoming>,
         examined: &Examined,
         live: Option<&mut Live>,
     ) -> Ruling {
-        let Some(live) = live else {
-            return Ruling::undecided(Fault::NoSnapshot);
-        };
-        let Some(service) = self.service.as_deref() else {
-            return Ruling::undecided(Fault::ServiceUnknown);
-        };
-        // Under another name the application may take it for something else, and no
-        // operation that is limited to a host would be found.
-        let host = &examined.request.host;
-        if !service.hosts.is_empty() && !service.hosts.contains(host) {
-            return Ruling::refused(Fault::HostUnknown.into());
-        }
-        let operation = service.operations.find(&examined.request);
-        let answer = live.decider.decide(&Question {
+        let asked = Asked {
             connection: &self.caller.connection,
             request: &examined.request,
             headers: request.headers(),
-            service,
-            operation,
             now_us: self.now_us,
-        });
-        let verdict = answer.decision.verdict;
-        let (reason, refusal) = if !verdict.is_allow() {
-            let refusal = Refusal::of_decision(&answer.decision);
-            (verdict.reason(), Some(refusal))
-        } else if operation.is_none() && service.unmatched == Unmatched::NotFound {
-            let fault = Fault::OperationUnknown;
-            (fault.reason(), Some(fault.into()))
-        } else {
-            (verdict.reason(), None)
         };
-        Ruling {
-            verdict: verdict.wire(),
-            reason,
-            route: operation.map(|o| o.template.as_str().into()),
-            answer: Some(answer),
-            refusal,
-            mode: Some(service.audit_of(operation)),
-        }
+        rule(&asked, live, self.service.as_deref())
     }
 
     /// Records and counts the ruling; a request whose record is not taken is
@@ -382,13 +401,60 @@ impl Case<'_> {
     }
 }
 
+/// Asks the PDP about a request to `service` of the snapshot `live`.
+pub(crate) fn rule(
+    asked: &Asked<'_>,
+    live: Option<&mut Live>,
+    service: Option<&Service>,
+) -> Ruling {
+    let Some(live) = live else {
+        return Ruling::undecided(Fault::NoSnapshot);
+    };
+    let Some(service) = service else {
+        return Ruling::undecided(Fault::ServiceUnknown);
+    };
+    // Under another name the application may take it for something else, and no
+    // operation that is limited to a host would be found.
+    let host = &asked.request.host;
+    if !service.hosts.is_empty() && !service.hosts.contains(host) {
+        return Ruling::refused(Fault::HostUnknown.into());
+    }
+    let operation = service.operations.find(asked.request);
+    let answer = live.decider.decide(&Question {
+        connection: asked.connection,
+        request: asked.request,
+        headers: asked.headers,
+        service,
+        operation,
+        now_us: asked.now_us,
+    });
+    let verdict = answer.decision.verdict;
+    let (reason, refusal) = if !verdict.is_allow() {
+        let refusal = Refusal::of_decision(&answer.decision);
+        (verdict.reason(), Some(refusal))
+    } else if operation.is_none() && service.unmatched == Unmatched::NotFound {
+        let fault = Fault::OperationUnknown;
+        (fault.reason(), Some(fault.into()))
+    } else {
+        (verdict.reason(), None)
+    };
+    Ruling {
+        verdict: verdict.wire(),
+        reason,
+        route: operation.map(|o| o.template.as_str().into()),
+        answer: Some(answer),
+        refusal,
+        mode: Some(service.audit_of(operation)),
+    }
+}
+
 fn declared_length(request: &Request<Incoming>) -> Option<u64> {
     let text = request.headers().get(CONTENT_LENGTH)?.to_str().ok()?;
     text.parse().ok()
 }
 
 impl Ruling {
-    fn refused(refusal: Refusal) -> Self {
+    pub(crate) fn refused(refusal: Refusal) -> Self {
         Self {
             verdict: WireVerdict::Refused,
             reason: refusal.reason,
@@ -399,7 +465,7 @@ impl Ruling {
         }
     }
 
-    fn undecided(fault: Fault) -> Self {
+    pub(crate) fn undecided(fault: Fault) -> Self {
         Self {
             verdict: WireVerdict::Undecided,
             ..Self::refused(fault.into())

@@ -148,12 +148,6 @@ async fn the_outbound_side_names_its_own_refusals() {
         .get("http://nowhere/public", &[("host", "nowhere")])
         .await;
     assert_eq!(unknown.header("palisade-refused"), "host_conflict");
-    let upgrade = [("connection", "upgrade"), ("upgrade", "websocket")];
-    let reply = client.get("/public/ws", &upgrade).await;
-    assert_eq!(
-        (reply.status, reply.header("palisade-refused")),
-        (501, "upgrade_unsupported")
-    );
     // A listener that is not there, and one that is somebody else.
     let gone = std::net::TcpListener::bind(loopback())
         .unwrap()

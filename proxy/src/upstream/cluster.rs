@@ -20,10 +20,9 @@ use palisade_mesh::{
     svid::Identity,
 };
 use rustc_hash::FxHashMap;
-use rustls::ClientConfig;
 
-use super::h2::{Pool, Security};
-use crate::{config::Limits, endpoints::EndpointTable};
+use super::h2::{Mutual, Pool, Security};
+use crate::{config::Limits, connection::Revocation, endpoints::EndpointTable, policy::PolicySlot};
 
 /// Endpoints compared for one request; of more, a window moves round.
 const COMPARED_MAX: usize = 8;
@@ -37,10 +36,10 @@ pub(crate) struct Clusters {
     identity: Identity,
     clock: Clock,
     limits: Limits,
+    policy: PolicySlot,
     basis: RefCell<Option<(Arc<Catalogue>, Arc<EndpointTable>)>>,
     clusters: RefCell<FxHashMap<ServiceId, Rc<Cluster>>>,
     members: RefCell<FxHashMap<Key, Rc<Member>>>,
-    configs: RefCell<FxHashMap<Box<[SpiffeId]>, Arc<ClientConfig>>>,
 }
 
 /// The endpoints of one service.
@@ -56,15 +55,20 @@ pub(crate) struct Member {
 }
 
 impl Clusters {
-    pub(crate) fn new(identity: Identity, clock: Clock, limits: Limits) -> Self {
+    pub(crate) fn new(
+        identity: Identity,
+        clock: Clock,
+        limits: Limits,
+        policy: PolicySlot,
+    ) -> Self {
         Self {
             identity,
             clock,
             limits,
+            policy,
             basis: RefCell::new(None),
             clusters: RefCell::default(),
             members: RefCell::default(),
-            configs: RefCell::default(),
         }
     }
 
@@ -95,6 +99,13 @@ impl Clusters {
             member.pool.maintain(now);
             Rc::strong_count(member) > 1 || !member.pool.is_forgotten(now)
         });
+    }
+
+    /// Closes connections to endpoints that are trusted no more, or barred; says
+    /// why for each.
+    pub(crate) fn revoke(&self) -> Vec<Revocation> {
+        let members = self.members.borrow();
+        members.values().flat_map(|m| m.pool.revoke()).collect()
     }
 
     fn follow(&self, catalogue: &Arc<Catalogue>, table: &Arc<EndpointTable>) {
@@ -133,26 +144,17 @@ impl Clusters {
         if let Some(member) = self.members.borrow().get(&key) {
             return member.clone();
         }
-        let security = Security::Mutual {
-            config: self.config(ids),
+        let security = Security::Mutual(Mutual {
             identity: self.identity.clone(),
-        };
+            ids: ids.into(),
+            policy: self.policy.clone(),
+        });
         let member = Rc::new(Member {
             pool: Pool::new(address, security, self.clock.clone(), &self.limits),
             cool_until: Cell::new(None),
         });
         self.members.borrow_mut().insert(key, member.clone());
         member
-    }
-
-    fn config(&self, ids: &[SpiffeId]) -> Arc<ClientConfig> {
-        let mut configs = self.configs.borrow_mut();
-        if let Some(config) = configs.get(ids) {
-            return config.clone();
-        }
-        let config = Arc::new(self.identity.client_config(ids, &[b"h2"]));
-        configs.insert(ids.into(), config.clone());
-        config
     }
 }
 

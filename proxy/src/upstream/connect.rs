@@ -2,14 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use palisade_mesh::svid::{Peer, PeerError, peer_of_chain};
-use rustls::ClientConfig;
+use palisade_mesh::svid::{PeerError, peer_of_chain};
 use rustls_pki_types::ServerName;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::UpstreamError;
+use super::{UpstreamError, h2::Mutual};
+use crate::connection::{Proof, Revocation};
 
 /// How long sent bytes may go unacknowledged before the kernel gives the
 /// connection up; without it a vanished host is noticed only by request timeouts.
@@ -29,26 +29,47 @@ pub(super) async fn tcp(address: SocketAddr) -> Result<TcpStream, UpstreamError>
     Ok(stream)
 }
 
-/// Connects to `address` and has it prove one of the identities `config` expects.
+/// Connects to `address`, has it prove one of the identities that are expected
+/// there, and agrees on `protocol`.
 pub(super) async fn tls(
     address: SocketAddr,
-    config: Arc<ClientConfig>,
-) -> Result<(TlsStream<TcpStream>, Peer), UpstreamError> {
+    security: &Mutual,
+    protocol: &[u8],
+) -> Result<(TlsStream<TcpStream>, Proof), UpstreamError> {
     let tcp = tcp(address).await?;
+    let (config, witness) = security.identity.client_session(&security.ids, &[protocol]);
     // The name is not looked at: the verifier knows the identity, SNI is off.
     let name = ServerName::from(address.ip());
-    let stream = TlsConnector::from(config)
+    let stream = TlsConnector::from(Arc::new(config))
         .connect(name, tcp)
         .await
         .map_err(|error| blame(address, &error))?;
     let (_, session) = stream.get_ref();
     let peer = peer_of_chain(session.peer_certificates().unwrap_or_default())
         .map_err(|_| UpstreamError::PeerIdentity)?;
-    if session.alpn_protocol() != Some(b"h2") {
-        tracing::warn!(upstream = %address, "endpoint does not speak HTTP/2");
+    let foundation = witness.foundation().ok_or(UpstreamError::PeerIdentity)?;
+    let proof = Proof { peer, foundation };
+    if let Some(why) = security.revoked(&proof) {
+        tracing::warn!(upstream = %address, ?why, "endpoint is trusted no more");
+        return Err(UpstreamError::PeerIdentity);
+    }
+    if session.alpn_protocol() != Some(protocol) {
+        tracing::warn!(upstream = %address, "endpoint does not speak our protocol");
         return Err(UpstreamError::Unreachable);
     }
-    Ok((stream, peer))
+    Ok((stream, proof))
+}
+
+impl Mutual {
+    /// Why an endpoint may hold no connection of ours any more.
+    pub(super) fn revoked(&self, proof: &Proof) -> Option<Revocation> {
+        if !self.identity.trusts(&proof.foundation) {
+            return Some(Revocation::Untrusted);
+        }
+        let live = self.policy.load();
+        let reason = live.as_ref()?.snapshot().barred(&proof.facts())?;
+        Some(Revocation::Barred(reason))
+    }
 }
 
 fn blame(address: SocketAddr, error: &std::io::Error) -> UpstreamError {

@@ -9,7 +9,7 @@
 use std::{
     cell::{Cell, RefCell},
     net::SocketAddr,
-    rc::Rc,
+    rc::{Rc, Weak},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,8 +17,7 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::TokioIo;
-use palisade_mesh::{clock::Clock, svid::Identity};
-use rustls::ClientConfig;
+use palisade_mesh::{clock::Clock, spiffe_id::SpiffeId, svid::Identity};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::oneshot,
@@ -28,8 +27,9 @@ use super::{Replay, UpstreamError, connect, in_time};
 use crate::{
     body::RequestBody,
     config::Limits,
-    connection::{Bytes, FirstRead, Observed},
+    connection::{Bytes, FirstRead, Observed, Proof, Revocation},
     exchange::Exchange,
+    policy::PolicySlot,
     worker::LocalExec,
 };
 
@@ -52,11 +52,20 @@ pub(crate) enum Security {
     /// An application on loopback, with prior knowledge.
     Plain,
     /// Another proxy.
-    Mutual {
-        config: Arc<ClientConfig>,
-        identity: Identity,
-    },
+    Mutual(Mutual),
 }
+
+/// How another proxy is spoken to.
+pub(crate) struct Mutual {
+    pub(crate) identity: Identity,
+    /// Who it may be.
+    pub(crate) ids: Box<[SpiffeId]>,
+    /// Says who is barred.
+    pub(crate) policy: PolicySlot,
+}
+
+/// The protocol of pooled connections.
+const ALPN: &[u8] = b"h2";
 
 /// The connections of one worker to one endpoint.
 pub(crate) struct Pool {
@@ -67,6 +76,8 @@ pub(crate) struct Pool {
     connect_timeout: Duration,
     idle_timeout: Duration,
     open: RefCell<Vec<Rc<Connection>>>,
+    /// Also those that only finish what they have.
+    all: RefCell<Vec<Weak<Connection>>>,
     /// Who waits for the connection that is being opened, if one is.
     waiting: RefCell<Option<Vec<Waiter>>>,
     last_used: Cell<Instant>,
@@ -79,6 +90,9 @@ struct Connection {
     own_end_s: i64,
     renew_at_s: i64,
     end_s: i64,
+    /// What the endpoint's identity rests on; none on loopback.
+    proof: Option<Proof>,
+    bytes: Arc<Bytes>,
 }
 
 /// A stream in use.
@@ -106,6 +120,7 @@ impl Pool {
             connect_timeout: limits.connect_timeout,
             idle_timeout: limits.upstream_idle_timeout,
             open: RefCell::default(),
+            all: RefCell::default(),
             waiting: RefCell::new(None),
             last_used: Cell::new(Instant::now()),
         })
@@ -162,11 +177,13 @@ impl Pool {
     /// nobody has used them for a while.
     pub(crate) fn maintain(self: &Rc<Self>, now: Instant) {
         self.open.borrow_mut().retain(|c| c.is_open());
+        let now_s = self.clock.now_us() / 1_000_000;
+        // A stream does not outlive the certificates of its connection.
+        self.close(|c| (now_s >= c.end_s).then_some(()));
         if now.saturating_duration_since(self.last_used.get()) >= self.idle_timeout {
             self.open.borrow_mut().retain(|c| c.streams.get() > 0);
             return;
         }
-        let now_s = self.clock.now_us() / 1_000_000;
         let own_end_s = self.own_end_s();
         let stale = |c: &Rc<Connection>| c.own_end_s != own_end_s || now_s >= c.renew_at_s;
         if self.open.borrow().iter().any(stale) {
@@ -174,9 +191,45 @@ impl Pool {
         }
     }
 
+    /// How other proxies are spoken to here; none for an application.
+    pub(crate) fn mutual(&self) -> Option<&Mutual> {
+        match &self.security {
+            Security::Plain => None,
+            Security::Mutual(mutual) => Some(mutual),
+        }
+    }
+
+    /// Closes the connections, with the streams on them, whose endpoint is trusted
+    /// no more, or barred.
+    pub(crate) fn revoke(&self) -> Vec<Revocation> {
+        let Some(mutual) = self.mutual() else {
+            return Vec::new();
+        };
+        self.close(|c| mutual.revoked(c.proof.as_ref()?))
+    }
+
+    /// Closes the connections for which there is a reason.
+    fn close<R>(&self, reason: impl Fn(&Connection) -> Option<R>) -> Vec<R> {
+        let mut found = Vec::new();
+        let mut keep = |connection: &Connection| match reason(connection) {
+            None => true,
+            Some(reason) => {
+                connection.bytes.sever();
+                found.push(reason);
+                false
+            }
+        };
+        let mut all = self.all.borrow_mut();
+        all.retain(|c| c.upgrade().is_some_and(|c| keep(&c)));
+        drop(all);
+        self.open.borrow_mut().retain(|c| !c.bytes.is_severed());
+        found
+    }
+
     /// Whether the pool holds nothing and was not used for a while.
     pub(crate) fn is_forgotten(&self, now: Instant) -> bool {
         self.open.borrow().is_empty()
+            && self.all.borrow().iter().all(|c| c.strong_count() == 0)
             && self.waiting.borrow().is_none()
             && now.saturating_duration_since(self.last_used.get()) >= self.idle_timeout
     }
@@ -184,7 +237,7 @@ impl Pool {
     fn own_end_s(&self) -> i64 {
         match &self.security {
             Security::Plain => i64::MAX,
-            Security::Mutual { identity, .. } => identity.not_after_s(),
+            Security::Mutual(mutual) => mutual.identity.not_after_s(),
         }
     }
 
@@ -248,7 +301,9 @@ impl Pool {
         let mut open = self.open.borrow_mut();
         let now_s = self.clock.now_us() / 1_000_000;
         open.retain(|c| c.is_open() && c.own_end_s == connection.own_end_s && now_s < c.renew_at_s);
-        open.push(Rc::new(connection));
+        let connection = Rc::new(connection);
+        self.all.borrow_mut().push(Rc::downgrade(&connection));
+        open.push(connection);
     }
 
     async fn connect(&self) -> Result<Connection, UpstreamError> {
@@ -256,24 +311,24 @@ impl Pool {
         match &self.security {
             Security::Plain => {
                 let stream = connect::tcp(self.address).await?;
-                let sender = self.handshake(stream).await?;
-                Ok(Connection::new(sender, now_s, i64::MAX, i64::MAX))
+                let handle = self.handshake(stream).await?;
+                Ok(Connection::new(handle, now_s, i64::MAX, None))
             }
-            Security::Mutual { config, identity } => {
-                let own_end_s = identity.not_after_s();
-                let (stream, peer) = connect::tls(self.address, config.clone()).await?;
-                let sender = self.handshake(stream).await?;
-                Ok(Connection::new(sender, now_s, own_end_s, peer.not_after_s))
+            Security::Mutual(mutual) => {
+                let own_end_s = mutual.identity.not_after_s();
+                let (stream, proof) = connect::tls(self.address, mutual, ALPN).await?;
+                let handle = self.handshake(stream).await?;
+                Ok(Connection::new(handle, now_s, own_end_s, Some(proof)))
             }
         }
     }
 
-    async fn handshake<S>(&self, stream: S) -> Result<Sender, UpstreamError>
+    async fn handshake<S>(&self, stream: S) -> Result<(Sender, Arc<Bytes>), UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
         let bytes = Arc::new(Bytes::default());
-        let io = TokioIo::new(Observed::new(stream, bytes.clone()));
+        let io = TokioIo::new(Observed::severable(stream, bytes.clone()));
         let (sender, connection) = http2::Builder::new(LocalExec)
             .max_header_list_size(self.header_bytes)
             .max_send_buf_size(STREAM_BUFFER)
@@ -282,7 +337,7 @@ impl Pool {
             .map_err(|_| UpstreamError::Unreachable)?;
         tokio::task::spawn_local(connection);
         match bytes.wait_first_read().await {
-            FirstRead::Data => Ok(sender),
+            FirstRead::Data => Ok((sender, bytes)),
             FirstRead::Refused => {
                 tracing::warn!(upstream = %self.address, "peer refused our identity");
                 Err(UpstreamError::PeerRefusedUs)
@@ -293,7 +348,13 @@ impl Pool {
 }
 
 impl Connection {
-    fn new(sender: Sender, now_s: i64, own_end_s: i64, peer_end_s: i64) -> Self {
+    fn new(
+        (sender, bytes): (Sender, Arc<Bytes>),
+        now_s: i64,
+        own_end_s: i64,
+        proof: Option<Proof>,
+    ) -> Self {
+        let peer_end_s = proof.as_ref().map_or(i64::MAX, |p| p.peer.not_after_s);
         let end_s = own_end_s.min(peer_end_s);
         let lead = (end_s.saturating_sub(now_s) / 3).clamp(0, RENEW_LEAD_MAX_S);
         Self {
@@ -302,6 +363,8 @@ impl Connection {
             own_end_s,
             renew_at_s: end_s.saturating_sub(lead),
             end_s,
+            proof,
+            bytes,
         }
     }
 

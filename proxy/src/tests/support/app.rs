@@ -134,6 +134,12 @@ async fn answer(
             Response::new(full("slow"))
         }
         "/public/drip" => drip(),
+        "/public/grpc-drip" => {
+            let mut response = drip();
+            let kind = http::HeaderValue::from_static("application/grpc");
+            response.headers_mut().insert("content-type", kind);
+            response
+        }
         "/public/impostor" => impostor(),
         "/public/switch" => Response::builder().status(200).body(full("no")).unwrap(),
         "/public/grpc" | "/pkg.Service/Call" => grpc(),

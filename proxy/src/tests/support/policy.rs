@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arc_swap::ArcSwapOption;
 use palisade_mesh::{
     canonical::Method,
     catalogue::{Catalogue, DeclaredHeader, HeaderShape, Protocol, Service, ServiceId, Unmatched},
@@ -10,6 +9,7 @@ use palisade_mesh::{
     operation::{Operation, OperationTable, Template},
     snapshot::{Digest, Versions},
     spiffe_id::{SpiffeId, TrustDomain},
+    svid::PeerFacts,
     wire::record::AuditMode,
 };
 
@@ -17,20 +17,79 @@ use super::{PATIENCE, authority::DOMAIN};
 use crate::policy::{Decider, LivePolicy, PolicySlot, PolicySnapshot};
 
 type Decide = Arc<dyn Fn(&Question<'_>) -> Verdict + Send + Sync>;
+type Bar = Arc<dyn Fn(&PeerFacts<'_>) -> Option<&'static str> + Send + Sync>;
 
 /// What is allowed, by a closure.
 #[derive(Clone)]
 pub(crate) struct Rules {
     decide: Decide,
+    bar: Bar,
+    /// Moment at which the clock changes the answers.
+    until_us: Option<i64>,
     sequence: u64,
+    kill_list: u64,
+    declared: Vec<DeclaredHeader>,
 }
 
 impl Rules {
     pub(crate) fn new(decide: impl Fn(&Question<'_>) -> Verdict + Send + Sync + 'static) -> Self {
         Self {
             decide: Arc::new(decide),
+            bar: Arc::new(|_| None),
+            until_us: None,
             sequence: 1,
+            kill_list: 3,
+            declared: vec![
+                DeclaredHeader {
+                    name: "x-tenant".into(),
+                    shape: HeaderShape::Single,
+                },
+                DeclaredHeader {
+                    name: "x-role".into(),
+                    shape: HeaderShape::List,
+                },
+            ],
         }
+    }
+
+    /// Nobody may do anything.
+    pub(crate) fn nothing() -> Self {
+        Self::new(|_| Verdict::NotPermitted).numbered(2)
+    }
+
+    /// The same until a moment, and then nothing.
+    pub(crate) fn until(self, until_us: i64) -> Self {
+        let before = self.decide.clone();
+        let decide = move |q: &Question<'_>| match q.now_us < until_us {
+            true => before(q),
+            false => Verdict::NotPermitted,
+        };
+        Self {
+            decide: Arc::new(decide),
+            until_us: Some(until_us),
+            ..self
+        }
+    }
+
+    /// The same with a kill list.
+    pub(crate) fn barring(
+        self,
+        bar: impl Fn(&PeerFacts<'_>) -> Option<&'static str> + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            bar: Arc::new(bar),
+            kill_list: 4,
+            ..self
+        }
+    }
+
+    /// The same with one more header that policies may read.
+    pub(crate) fn declaring(mut self, name: &str) -> Self {
+        self.declared.push(DeclaredHeader {
+            name: name.into(),
+            shape: HeaderShape::List,
+        });
+        self
     }
 
     /// A permit on `/public` and `/files`, a forbid on `/admin`, and an engine
@@ -62,16 +121,7 @@ impl Rules {
     /// A snapshot with these services.
     pub(crate) fn snapshot(&self, services: Vec<Service>) -> Arc<LivePolicy> {
         let domain = TrustDomain::parse(DOMAIN).unwrap();
-        let headers = vec![
-            DeclaredHeader {
-                name: "x-tenant".into(),
-                shape: HeaderShape::Single,
-            },
-            DeclaredHeader {
-                name: "x-role".into(),
-                shape: HeaderShape::List,
-            },
-        ];
+        let headers = self.declared.clone();
         let mut services = services;
         services.push(service("web", &[super::id("ns/shop/sa/web")]));
         Arc::new(LivePolicy::new(Arc::new(Snapshot {
@@ -81,7 +131,7 @@ impl Rules {
     }
 
     pub(crate) fn slot(&self, services: Vec<Service>) -> PolicySlot {
-        Arc::new(ArcSwapOption::new(Some(self.snapshot(services))))
+        PolicySlot::new(self.snapshot(services))
     }
 }
 
@@ -139,8 +189,12 @@ impl PolicySnapshot for Snapshot {
             policy: Digest::of(&self.rules.sequence.to_be_bytes()),
             sequence: self.rules.sequence,
             discovery: 0,
-            kill_list: 3,
+            kill_list: self.rules.kill_list,
         }
+    }
+
+    fn barred(&self, peer: &PeerFacts<'_>) -> Option<&'static str> {
+        (self.rules.bar)(peer)
     }
 
     fn catalogue(&self) -> &Arc<Catalogue> {
@@ -169,7 +223,7 @@ impl Decider for Engine {
                     .then(|| "Admins only; ask the shop team.".into()),
                 help_url: None,
                 context_json: "{}".into(),
-                valid_until_us: None,
+                valid_until_us: self.0.until_us.filter(|until| question.now_us < *until),
             }),
             cached: false,
         }

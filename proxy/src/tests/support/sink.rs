@@ -7,7 +7,7 @@ use std::sync::{
 
 use palisade_mesh::{
     sink::{Durable, RecordSink, RecordStream, SinkError},
-    wire::record::{AuthnFailure, Decision, Outcome, Record, record::Body},
+    wire::record::{AuthnFailure, Decision, Outcome, Record, Rejudgement, record::Body},
 };
 use tokio::sync::watch;
 
@@ -64,6 +64,14 @@ impl Capture {
     pub(crate) fn outcomes(&self) -> Vec<(Record, Outcome)> {
         let of = |r: Record| match r.body.clone() {
             Some(Body::Outcome(o)) => Some((r, o)),
+            _ => None,
+        };
+        self.all().into_iter().filter_map(of).collect()
+    }
+
+    pub(crate) fn rejudgements(&self) -> Vec<(Record, Rejudgement)> {
+        let of = |r: Record| match r.body.clone() {
+            Some(Body::Rejudgement(j)) => Some((r, j)),
             _ => None,
         };
         self.all().into_iter().filter_map(of).collect()
