@@ -615,6 +615,12 @@ mod tests {
         control.sweep(now, 59, &limits());
         assert_eq!(control.order(), Order::Finish);
         control.sweep(now, 60, &limits());
+        assert_eq!(control.order(), Order::Finish, "time to say so");
+        control.sweep(now, 60, &limits());
         assert_eq!(control.order(), Order::Cut);
+        let idle = Control::new(Arc::default(), Kind::Http2, 0, 60);
+        idle.sweep(now, 59, &limits());
+        idle.sweep(now, 60, &limits());
+        assert_eq!(idle.order(), Order::Cut);
     }
 }

@@ -72,6 +72,10 @@ impl Drop for InFlight {
 }
 
 /// Which listener the request came to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one in each exchange, which is boxed"
+)]
 pub(crate) enum Side {
     /// It was decided here; an outcome record is due.
     Inbound(Decided),
