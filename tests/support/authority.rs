@@ -1,7 +1,11 @@
 //! A certificate authority of the test's own, as another SPIFFE implementation
 //! would be one.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use palisade_mesh::{
     clock::Clock,
@@ -46,10 +50,22 @@ impl Authority {
         }
     }
 
-    /// An X.509-SVID of `spiffe://DOMAIN/PATH`.
+    /// An X.509-SVID of `spiffe://DOMAIN/PATH` that does not end.
     pub fn leaf(&self, path: &str) -> Leaf {
-        let id = self.domain.id(path).unwrap().to_string();
+        self.issue(path, CertificateParams::default())
+    }
+
+    /// As [`Authority::leaf`], valid from now for `ttl`.
+    pub fn leaf_for(&self, path: &str, ttl: Duration) -> Leaf {
         let mut params = CertificateParams::default();
+        let now = SystemTime::now();
+        params.not_before = now.into();
+        params.not_after = (now + ttl).into();
+        self.issue(path, params)
+    }
+
+    fn issue(&self, path: &str, mut params: CertificateParams) -> Leaf {
+        let id = self.domain.id(path).unwrap().to_string();
         params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
