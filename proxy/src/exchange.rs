@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use palisade_mesh::{
     canonical::{CanonicalRequest, Method},
     catalogue::{DeclaredHeader, Service},
@@ -122,6 +122,29 @@ impl Decided {
             caller,
             request,
         }
+    }
+
+    /// Keeps of the request's fields what deciding it again takes: all of a request
+    /// that opens a stream, so that a policy which reads more does not end it; of
+    /// any other only what policies may read now, which is mostly nothing.
+    pub(crate) fn keep(
+        &mut self,
+        fields: &HeaderMap,
+        declared: Option<Rc<[DeclaredHeader]>>,
+        all: bool,
+    ) {
+        if all {
+            self.headers = fields.clone();
+            return;
+        }
+        for field in declared.iter().flat_map(|d| d.iter()) {
+            for value in fields.get_all(field.name.as_str()) {
+                if let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) {
+                    self.headers.append(name, value.clone());
+                }
+            }
+        }
+        self.declared = declared;
     }
 
     /// Notes until when an answer holds: to the end of the caller's certificate,

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use http::{
     HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, Version,
-    header::{CONTENT_TYPE, HOST},
+    header::{CONTENT_TYPE, HOST, SEC_WEBSOCKET_KEY},
     uri::{PathAndQuery, Scheme},
 };
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -21,6 +21,7 @@ use crate::{
     inbound::{
         Caller,
         enforce::{Permit, Permitted},
+        extended::{self, Extended},
     },
     respond::{Fault, Refusal},
     tunnel::{self, switch_to_websocket},
@@ -43,6 +44,8 @@ pub(crate) async fn forward(
     } = permit.redeem();
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.filter(|_| hop.is_websocket());
+    let extended = request.extensions_mut().remove::<Extended>();
+    let upgrade = upgrade.map(|downstream| (downstream, extended));
     let body_limit = worker.limits().body_bytes;
     let canonical = exchange.decided().map(|decided| &decided.request);
     let outgoing = canonical.and_then(|canonical| address(worker, &caller, canonical, request));
@@ -52,6 +55,9 @@ pub(crate) async fn forward(
         headers.insert(DECISION_ID, id.clone());
         if upgrade.is_some() {
             switch_to_websocket(headers);
+            if let (Some(_), Some(key)) = (extended, extended::key(&id)) {
+                headers.insert(SEC_WEBSOCKET_KEY, key);
+            }
         }
         request.map(|body| RequestBody::new(body, exchange.clone(), body_limit))
     });
@@ -158,16 +164,17 @@ fn relay(
     exchange: Rc<Exchange>,
     mut response: Response<Incoming>,
     lease: Lease,
-    upgrade: Option<OnUpgrade>,
+    upgrade: Option<(OnUpgrade, Option<Extended>)>,
     id: &HeaderValue,
     grpc: bool,
 ) -> Response<ResponseBody> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // An application that switches without having been asked is broken.
-        let Some(downstream) = upgrade else {
+        let Some((downstream, extended)) = upgrade else {
             return fail(caller, &exchange, UpstreamError::Failed, grpc, id);
         };
-        exchange.answered(response.status().as_u16());
+        let status = extended.map_or(response.status(), |_| StatusCode::OK);
+        exchange.answered(status.as_u16());
         let upstream = hyper::upgrade::on(&mut response);
         let Some(proof) = caller.control.proof().cloned() else {
             return fail(caller, &exchange, UpstreamError::Failed, grpc, id);
@@ -180,8 +187,11 @@ fn relay(
         tunnel::open(worker, exchange, proof, ends);
         let (mut parts, _) = response.into_parts();
         headers::clean_response(&mut parts.headers);
-        switch_to_websocket(&mut parts.headers);
         parts.headers.insert(DECISION_ID, id.clone());
+        if extended.is_some() {
+            return extended::opened(parts);
+        }
+        switch_to_websocket(&mut parts.headers);
         return Response::from_parts(parts, ResponseBody::empty());
     }
     exchange.answered(response.status().as_u16());

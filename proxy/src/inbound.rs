@@ -50,6 +50,7 @@ use crate::{
 };
 
 pub(crate) mod enforce;
+pub(crate) mod extended;
 
 /// Name of this listener in records.
 const LISTENER: &str = "inbound";
@@ -250,7 +251,9 @@ async fn drive(
     };
     let limits = worker.limits();
     let ended = if kind == Kind::Http2 {
-        let connection = h2_server(limits).serve_connection(io, serve);
+        let mut server = h2_server(limits);
+        server.enable_connect_protocol();
+        let connection = server.serve_connection(io, serve);
         let mut connection = pin!(connection);
         steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await
     } else {
@@ -377,6 +380,7 @@ async fn respond(
     caller: &Rc<Caller>,
     mut request: Request<Incoming>,
 ) -> Response<ResponseBody> {
+    extended::unfold(&mut request);
     let permit = match enforce::judge(worker, caller, &mut request) {
         Judged::Pass(permit) => permit,
         Judged::Wait(unsettled) => match unsettled.settled().await {

@@ -10,11 +10,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header::CONTENT_LENGTH};
+use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_LENGTH};
 use hyper::body::Incoming;
 use palisade_mesh::{
     canonical::CanonicalRequest,
-    catalogue::{DeclaredHeader, Service, Unmatched},
+    catalogue::{Service, Unmatched},
     decision::{Answer, Connection, DecisionId, Question},
     snapshot::Versions,
     wire::record::{AuditMode, Verdict as WireVerdict, outcome::End},
@@ -221,7 +221,7 @@ pub(crate) fn judge(
     let method = canonical.method;
     let mut decided = Decided::new(id, mode, caller.clone(), canonical, epoch);
     decided.hold(answer.as_ref());
-    keep_fields(&mut decided, request, declared, grpc || hop.is_websocket());
+    decided.keep(request.headers(), declared, grpc || hop.is_websocket());
     let opening = Opening {
         side: Side::Inbound(decided),
         service,
@@ -245,29 +245,6 @@ pub(crate) fn judge(
         });
     }
     Judged::Pass(permit)
-}
-
-/// Keeps of the request's fields what deciding it again takes: all of a request
-/// that opens a stream, so that a policy which reads more does not end it; of any
-/// other only what policies may read now, which is mostly nothing.
-fn keep_fields(
-    decided: &mut Decided,
-    request: &Request<Incoming>,
-    declared: Option<Rc<[DeclaredHeader]>>,
-    all: bool,
-) {
-    if all {
-        decided.headers = request.headers().clone();
-        return;
-    }
-    for field in declared.iter().flat_map(|d| d.iter()) {
-        for value in request.headers().get_all(field.name.as_str()) {
-            if let Ok(name) = HeaderName::from_bytes(field.name.as_bytes()) {
-                decided.headers.append(name, value.clone());
-            }
-        }
-    }
-    decided.declared = declared;
 }
 
 impl Case<'_> {

@@ -427,6 +427,61 @@ async fn a_caller_that_does_not_read_is_cut_when_it_may_no_more() {
     assert_eq!(stage.records.outcome().await.end(), End::Rejudged);
 }
 
+/// RFC 8441: authorized on its path, as over HTTP/1.1, and ended like it.
+#[tokio::test]
+async fn a_websocket_over_http_2_is_one_of_its_path() {
+    let connect = |path: &str, protocol: &'static str| {
+        let protocol = hyper::ext::Protocol::from_static(protocol);
+        let mut request = http::Request::connect(format!("https://orders{path}"))
+            .body(Default::default())
+            .unwrap();
+        request.extensions_mut().insert(protocol);
+        request
+    };
+    let stage = Stage::new().await;
+    let mut client = stage.h2().await;
+    // With its answer the settings have come that allow it.
+    assert_eq!(client.status("/public").await, 200);
+    let denied = client
+        .send(connect("/admin/ws", "websocket"))
+        .await
+        .unwrap();
+    assert_eq!(denied.status(), 403);
+    let decision = stage.records.decision();
+    assert_eq!((&*decision.method, &*decision.path), ("GET", "/admin/ws"));
+    let unknown = client
+        .send(connect("/public/ws", "connect-udp"))
+        .await
+        .unwrap();
+    assert_eq!(unknown.status(), 501);
+    assert_eq!(stage.records.decision().verdict(), Wire::Refused);
+
+    let mut response = client
+        .send(connect("/public/ws", "websocket"))
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(!response.headers().contains_key("sec-websocket-accept"));
+    let mut socket = TokioIo::new(hyper::upgrade::on(&mut response).await.unwrap());
+    echo(&mut socket).await;
+    let changed = Instant::now();
+    stage.rule(&Rules::nothing());
+    closed(socket).await;
+    assert!(changed.elapsed() < BOUND);
+    let outcome = stage.records.outcome().await;
+    assert_eq!((outcome.end(), outcome.bytes_in), (End::Rejudged, 4));
+
+    // An application that speaks HTTP/2 has no WebSockets here.
+    let stage = Stage::with_app(Setting::default(), App::start_h2().await).await;
+    let mut client = stage.h2().await;
+    assert_eq!(client.status("/public").await, 200);
+    let refused = client
+        .send(connect("/public/ws", "websocket"))
+        .await
+        .unwrap();
+    assert_eq!(refused.headers()["palisade-refused"], "upgrade_unsupported");
+}
+
 /// The outbound side of the web shop, which knows `stage` as `orders`.
 fn outbound(stage: &Stage) -> (crate::RunningProxy, Identity) {
     let identity = stage.authority.identity("ns/shop/sa/web");
