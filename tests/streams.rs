@@ -330,7 +330,7 @@ async fn open_streams_end_with_what_they_rest_on() {
     let (mut kept, _kept) = stage.streams(&reports).await;
     let streams = stage.streams(&web).await;
     stage.groups(REPORTS_ONLY);
-    expected.push((ended(streams, "7").await, "policy", "no_permit"));
+    expected.push((ended(streams, "7").await, "entities", "no_permit"));
     kept.echo().await;
     stage.groups(BOTH);
     stage.passes(&web).await;

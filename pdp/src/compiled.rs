@@ -6,7 +6,10 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
-use palisade_mesh::{catalogue::Catalogue, snapshot::Digest, spiffe_id::TrustDomain};
+use palisade_mesh::{
+    catalogue::Catalogue, snapshot::Digest, spiffe_id::TrustDomain, wire::policy::Bundle,
+};
+use prost::Message;
 use smol_str::SmolStr;
 
 /// A policy repository after parsing and strict validation; what an engine is built from.
@@ -30,6 +33,18 @@ pub struct Compiled {
     pub bundle: Bytes,
     /// SHA-256 of `bundle`.
     pub digest: Digest,
+}
+
+impl Compiled {
+    /// SHA-256 of the bundle without the files of `entities/`: two revisions that
+    /// share it differ in nothing but their entities. None when the bundle cannot
+    /// be read.
+    pub fn rules_digest(&self) -> Option<Digest> {
+        let mut bundle = Bundle::decode(&*self.bundle).ok()?;
+        bundle.files.retain(|f| !f.path.starts_with("entities/"));
+        bundle.git_revision.clear();
+        Some(Digest::of(&bundle.encode_to_vec()))
+    }
 }
 
 /// What is known of a policy beside its meaning.

@@ -11,7 +11,7 @@ use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, Service},
     changes::{Changes, Follower},
     decision::{Answer, Question},
-    snapshot::Versions,
+    snapshot::{Digest, Versions},
     svid::PeerFacts,
 };
 
@@ -27,6 +27,12 @@ pub trait PolicySnapshot: Send + Sync {
     /// An engine of its own for one worker. Called on the worker's thread when
     /// it first sees the snapshot; must be cheap, requests wait for it.
     fn decider(self: Arc<Self>) -> Box<dyn Decider>;
+
+    /// Digest of the revision without its entities, if it is known: tells a change of
+    /// groups from one of policies in re-judgement records.
+    fn rules(&self) -> Option<Digest> {
+        None
+    }
 
     /// Why this peer may hold no connection, as a constant word for records; none
     /// when it may. Asked at each handshake and whenever a snapshot takes over.
@@ -160,10 +166,7 @@ impl WorkerPolicy {
                 if before.declared == next.declared {
                     next.declared = before.declared.clone();
                 }
-                let (old, new) = (before.versions, next.versions);
-                if old.policy == new.policy && old.kill_list != new.kill_list {
-                    cause = CAUSE_KILL_LIST;
-                }
+                cause = before.cause_of(next);
             }
             self.epoch += 1;
             self.cause = cause;
@@ -184,11 +187,24 @@ impl WorkerPolicy {
     }
 }
 
-/// Causes of a re-judgement: policies, entities or services; the kill list.
+/// Causes of a re-judgement: policies or services; entities alone; the kill list.
 const CAUSE_POLICY: &str = "policy";
+const CAUSE_ENTITIES: &str = "entities";
 const CAUSE_KILL_LIST: &str = "kill_list";
 
 impl Live {
+    /// In what `next` differs.
+    fn cause_of(&self, next: &Self) -> &'static str {
+        let (old, new) = (self.versions, next.versions);
+        if old.policy == new.policy && old.kill_list != new.kill_list {
+            return CAUSE_KILL_LIST;
+        }
+        match (self.origin.0.rules(), next.origin.0.rules()) {
+            (Some(was), Some(is)) if was == is && old.policy != new.policy => CAUSE_ENTITIES,
+            _ => CAUSE_POLICY,
+        }
+    }
+
     /// Why this peer may hold no connection.
     pub(crate) fn barred(&self, peer: &PeerFacts<'_>) -> Option<&'static str> {
         self.origin.0.barred(peer)

@@ -2,6 +2,7 @@
 //! without an identity.
 
 mod chain;
+mod cost;
 mod drain;
 mod enforcement;
 mod hygiene;

@@ -19,19 +19,26 @@ use palisade_pdp::{
 use palisade_proxy::{Decider, Endpoint, EndpointTable, LivePolicy, PolicySnapshot};
 
 /// A snapshot as the proxy takes it.
-struct Plugged(Arc<Snapshot>);
+struct Plugged {
+    snapshot: Arc<Snapshot>,
+    rules: Option<Digest>,
+}
 
 impl PolicySnapshot for Plugged {
     fn versions(&self) -> Versions {
-        self.0.versions()
+        self.snapshot.versions()
     }
 
     fn catalogue(&self) -> &Arc<Catalogue> {
-        self.0.catalogue()
+        self.snapshot.catalogue()
     }
 
     fn decider(self: Arc<Self>) -> Box<dyn Decider> {
-        Box::new(PluggedEngine(self.0.engine()))
+        Box::new(PluggedEngine(self.snapshot.engine()))
+    }
+
+    fn rules(&self) -> Option<Digest> {
+        self.rules
     }
 }
 
@@ -45,7 +52,8 @@ impl Decider for PluggedEngine {
 
 /// What the proxy puts in force.
 pub(super) fn live(snapshot: Arc<Snapshot>) -> Arc<LivePolicy> {
-    Arc::new(LivePolicy::new(Arc::new(Plugged(snapshot))))
+    let rules = snapshot.compiled().rules_digest();
+    Arc::new(LivePolicy::new(Arc::new(Plugged { snapshot, rules })))
 }
 
 /// Builds the engine of a compiled repository.
