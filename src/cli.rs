@@ -25,6 +25,8 @@ mod join;
 mod man;
 #[cfg(feature = "full")]
 mod policy;
+#[cfg(feature = "proxy")]
+mod proxy;
 mod run;
 #[cfg(feature = "full")]
 mod shop;
@@ -169,6 +171,10 @@ enum Command {
     #[cfg(feature = "full")]
     #[command(subcommand)]
     Join(join::Command),
+    /// Look at one proxy of this host, end it, or replace it by a new process.
+    #[cfg(feature = "proxy")]
+    #[command(subcommand)]
+    Proxy(proxy::Command),
     /// Document a code such as PLS1103, offline.
     Explain(explain::Args),
     /// Print a completion script for a shell.
@@ -241,6 +247,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Config(command) => config::main(&command, context),
         #[cfg(feature = "full")]
         Command::Join(command) => join::main(&command, context),
+        #[cfg(feature = "proxy")]
+        Command::Proxy(command) => proxy::main(&command, context),
         Command::Explain(args) => explain::main(&args, context),
         Command::Completion { shell } => completion(shell),
         Command::Man(args) => man::main(&args, context),

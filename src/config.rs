@@ -34,6 +34,9 @@ use layers::{Effective, Overrides};
 /// Longest configuration file, in bytes.
 pub const FILE_LEN_MAX: usize = 1 << 20;
 
+/// Shortest `proxy.stale_after`.
+pub const STALE_AFTER_MIN: Duration = Duration::from_secs(1);
+
 const CODES: Codes = Codes {
     duplicate_key: 8006,
     syntax: 8007,
@@ -182,6 +185,31 @@ pub struct ProxySection {
     /// Limits of connections, requests and times.
     #[serde(default)]
     pub limits: Limits,
+    /// How long a snapshot from a PDP may go without its word that it is the newest, at
+    /// least 1 s; then every request is undecided. Default: 24 h.
+    #[serde(default = "default_stale_after", deserialize_with = "lifetime")]
+    pub stale_after: Duration,
+    /// How it ends.
+    #[serde(default)]
+    pub drain: DrainSection,
+}
+
+/// Section `proxy.drain`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DrainSection {
+    /// How long what is in flight may take when the proxy ends; then it is cut.
+    /// Default: 30 s.
+    #[serde(default = "default_drain_deadline", deserialize_with = "lifetime")]
+    pub deadline: Duration,
+}
+
+impl Default for DrainSection {
+    fn default() -> Self {
+        Self {
+            deadline: default_drain_deadline(),
+        }
+    }
 }
 
 /// Where a part of the mesh is, as written: an address, or `mesh`.
@@ -206,7 +234,7 @@ impl<'de> Deserialize<'de> for PartAddress {
 }
 
 /// Where a proxy's policy comes from; exactly one of them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PolicySource {
     /// The PDP that the directory names.
@@ -218,7 +246,7 @@ pub enum PolicySource {
 }
 
 /// Where records go; exactly one of them.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecordTarget {
     /// The audit service that the directory names; through a spool.
@@ -297,7 +325,8 @@ impl Config {
         let read = de::read(&whole, root.clone()).map_err(|more| found.extend(more));
         let config: Option<Self> = read.ok();
         for section in config.iter().filter_map(|c| c.proxy.as_ref()) {
-            let more = section.listeners(false).check();
+            let mut more = section.listeners(false).check();
+            more.extend(section.check_stale());
             found.extend(more.into_iter().map(|d| placed(d, "proxy", &whole, &root)));
         }
         layers::relocate(&mut found, &file, &whole);
@@ -370,6 +399,15 @@ impl Config {
 }
 
 impl ProxySection {
+    fn check_stale(&self) -> Option<Diagnostic> {
+        (self.stale_after < STALE_AFTER_MIN).then(|| {
+            let wrong = format!("`stale_after` is `{:?}`, out of range", self.stale_after);
+            Diagnostic::error(5306, wrong)
+                .cause("the PDP confirms the snapshot every few seconds, not all the time")
+                .help("allowed: 1s or more")
+        })
+    }
+
     /// The part of it that the proxy itself reads.
     pub fn listeners(&self, demo: bool) -> ProxyConfig {
         ProxyConfig {
@@ -406,6 +444,14 @@ fn default_svid_ttl() -> Duration {
 
 fn default_reissue_rate() -> u32 {
     palisade_ca::server::REISSUE_RATE
+}
+
+fn default_stale_after() -> Duration {
+    Duration::from_secs(24 * 3600)
+}
+
+fn default_drain_deadline() -> Duration {
+    Duration::from_secs(30)
 }
 
 fn default_instance() -> String {
@@ -445,6 +491,21 @@ mod tests {
         assert!(config.ca.is_some() && config.agent.is_some() && config.pdp.is_some());
         assert!(config.audit.is_some() && config.proxy.is_some());
         assert!(config.state_dir.is_absolute());
+    }
+
+    #[test]
+    fn a_stale_limit_below_the_least_is_refused() {
+        let text = |limit| {
+            format!(
+                "trust_domain: acme.test\nproxy:\n  identity: {{ workload_api: \"unix:///a\" }}\n  policy: {{ pdp: \"127.0.0.1:1\" }}\n  records: {{ log: l }}\n  outbound: {{ listen: \"127.0.0.1:0\" }}\n  stale_after: {limit}\n"
+            )
+        };
+        let found = Config::parse("m.yaml", &text("999ms")).unwrap_err();
+        assert_eq!(found.first().map(|d| d.code.0), Some(5306));
+        let config = Config::parse("m.yaml", &text("1s")).unwrap();
+        let proxy = config.proxy.unwrap();
+        assert_eq!(proxy.stale_after, STALE_AFTER_MIN);
+        assert_eq!(proxy.drain.deadline, Duration::from_secs(30));
     }
 
     /// `--config mesh.yaml` in the working folder, as most people write it.

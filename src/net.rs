@@ -10,6 +10,7 @@ pub mod directory;
 #[cfg(feature = "full")]
 pub mod door;
 pub mod identity;
+pub mod inherited;
 pub mod parent;
 pub mod tls;
 pub mod uds;

@@ -70,6 +70,11 @@ impl Notify {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
     }
 
+    /// Another process has taken over and is the main one from now on.
+    pub fn succeeded(&self, pid: u32) {
+        self.tell(&format!("MAINPID={pid}\nSTATUS=serving"));
+    }
+
     /// The role ends.
     pub fn stopping(&self) {
         self.tell("STOPPING=1\nSTATUS=ending");

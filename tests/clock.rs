@@ -77,6 +77,52 @@ async fn certificates_follow_the_clock_and_no_request_is_lost_to_it() {
     }
 }
 
+/// Ten minutes ahead and back: nobody asked for it, no request fails, nothing passes
+/// that is denied, and no snapshot grows old or young by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_jumps_costs_no_request() {
+    let home = support::Home::new();
+    let name = format!("jump-{}", std::process::id());
+    let clock = Clock::manual(jiff::Timestamp::now());
+    let app = start_app().await;
+    let plane_config = config(&home.path("plane"), &control_plane(&name));
+    let plane = run::control_plane(&plane_config, &Role::ALL, clock.clone())
+        .await
+        .unwrap();
+    let pdp = plane.pdp.as_ref().unwrap().address;
+    let audit = plane.audit.as_ref().unwrap().address.unwrap();
+    let agent = plane_config.agent_socket();
+    let mut proxies = Vec::new();
+    for service in ["web", "orders"] {
+        let yaml = proxy(&name, service, app, pdp, audit, &agent);
+        let config = config(&home.path(service), &yaml);
+        proxies.push(run::proxy::start(&config, clock.clone()).await.unwrap());
+    }
+    let outbound = ready(&name).await;
+    let jump = Duration::from_secs(600);
+    let is_served = async |times: usize| {
+        for _ in 0..times {
+            assert_eq!(get(outbound, "orders", "/orders").await, 200);
+            assert_eq!(get(outbound, "orders", "/nowhere").await, 403);
+        }
+    };
+    is_served(20).await;
+    clock.set_ahead(jump);
+    is_served(20).await;
+    clock.set_back(jump);
+    is_served(20).await;
+    for status in statuses(&name).await {
+        assert!(
+            !status.stale && status.snapshot_age_s == Some(0),
+            "{status:?}"
+        );
+    }
+    for proxy in proxies {
+        proxy.end().await;
+    }
+    plane.end().await;
+}
+
 /// Root, intermediate and every certificate end while the control plane is down. The
 /// authority is repaired, and all come back with the registrations they had.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

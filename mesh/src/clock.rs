@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,13 @@ pub struct Clock(Source);
 enum Source {
     #[default]
     System,
-    Manual(Arc<AtomicI64>),
+    Manual(Arc<Manual>),
+}
+
+#[derive(Debug)]
+struct Manual {
+    wall_us: AtomicI64,
+    steady_us: AtomicU64,
 }
 
 impl Clock {
@@ -30,16 +36,26 @@ impl Clock {
 
     /// A clock that stands at `start` until it is moved; clones move together.
     pub fn manual(start: Timestamp) -> Self {
-        Self(Source::Manual(Arc::new(AtomicI64::new(
-            start.as_microsecond(),
-        ))))
+        Self(Source::Manual(Arc::new(Manual {
+            wall_us: AtomicI64::new(start.as_microsecond()),
+            steady_us: AtomicU64::new(0),
+        })))
     }
 
     /// Now, in microseconds since the Unix epoch.
     pub fn now_us(&self) -> i64 {
         match &self.0 {
             Source::System => Timestamp::now().as_microsecond(),
-            Source::Manual(us) => us.load(Ordering::SeqCst),
+            Source::Manual(manual) => manual.wall_us.load(Ordering::SeqCst),
+        }
+    }
+
+    /// The time that has passed on a manual clock, however it was set meanwhile,
+    /// microseconds; none for the system's, of which the machine keeps that time.
+    pub fn steady_us(&self) -> Option<u64> {
+        match &self.0 {
+            Source::System => None,
+            Source::Manual(manual) => Some(manual.steady_us.load(Ordering::SeqCst)),
         }
     }
 
@@ -48,20 +64,30 @@ impl Clock {
         Timestamp::from_microsecond(self.now_us()).unwrap_or(Timestamp::MAX)
     }
 
-    /// Moves a manual clock forward; the system's clock stays as it is.
+    /// Lets time pass on a manual clock; the system's clock stays as it is.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(us) = &self.0 {
+        if let Source::Manual(manual) = &self.0 {
+            let passed = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+            manual.steady_us.fetch_add(passed, Ordering::SeqCst);
+            self.set_ahead(by);
+        }
+    }
+
+    /// Sets a manual clock forward though no time has passed; the system's clock
+    /// stays as it is.
+    pub fn set_ahead(&self, by: Duration) {
+        if let Source::Manual(manual) = &self.0 {
             let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
-            us.fetch_add(by, Ordering::SeqCst);
+            manual.wall_us.fetch_add(by, Ordering::SeqCst);
         }
     }
 
     /// Sets a manual clock back, as NTP does with a wrong one; the system's clock
     /// stays as it is.
     pub fn set_back(&self, by: Duration) {
-        if let Source::Manual(us) = &self.0 {
+        if let Source::Manual(manual) = &self.0 {
             let by = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
-            us.fetch_sub(by, Ordering::SeqCst);
+            manual.wall_us.fetch_sub(by, Ordering::SeqCst);
         }
     }
 }
@@ -84,5 +110,10 @@ mod tests {
         assert_eq!(other.now_us(), 0);
         clock.advance(Duration::from_secs(61));
         assert_eq!(other.now_us(), 61_000_000);
+        clock.set_back(Duration::from_secs(1));
+        clock.set_ahead(Duration::from_secs(3));
+        assert_eq!(other.now_us(), 63_000_000);
+        assert_eq!(other.steady_us(), Some(61_000_000));
+        assert_eq!(Clock::system().steady_us(), None);
     }
 }

@@ -20,6 +20,7 @@ mod recorder;
 mod registry;
 mod source;
 mod subscription;
+mod word;
 
 pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
@@ -28,7 +29,11 @@ pub use keep::REVISION_LEN_MAX;
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
 pub use source::{Published, Rejected, Source, SourceConfig, SourceError, State};
-pub use subscription::{Connect, Subscribed, Subscription, SubscriptionConfig, SubscriptionState};
+pub use subscription::{
+    Connect, Restored, Subscribed, Subscription, SubscriptionConfig, SubscriptionState, Tell,
+};
+
+pub use word::Freshness;
 
 #[cfg(test)]
 mod tests;

@@ -52,12 +52,13 @@ pub(crate) fn spawn(listener: StdListener, view: View) -> io::Result<()> {
                     let listener = tokio::net::TcpListener::from_std(listener)?;
                     axum::serve(listener, app(view)).await
                 };
-                let gone = async { while phase.changed().await.is_ok() {} };
+                // With the proxy, or when a successor answers on the socket.
+                let gone = phase.wait_for(|phase| matches!(phase, Phase::Succeeded(_)));
                 tokio::select! {
                     served = serve => if let Err(error) = served {
                         tracing::error!(%error, "admin listener ended");
                     },
-                    () = gone => {}
+                    _ = gone => {}
                 }
             });
         })?;
@@ -114,6 +115,11 @@ impl View {
         *self.phase.borrow() != Phase::Serving
     }
 
+    fn is_stale(&self) -> bool {
+        let live = self.shared.policy.load();
+        live.as_ref().is_some_and(|live| live.is_stale())
+    }
+
     fn versions(&self) -> Option<Versions> {
         let live = self.shared.policy.load();
         let mut versions = live.as_ref()?.snapshot().versions();
@@ -130,6 +136,7 @@ impl View {
         let checks = [
             (self.is_draining(), "draining"),
             (self.shared.policy.load().is_none(), "no policy snapshot"),
+            (self.is_stale(), "policy snapshot is stale"),
             (!self.svid_valid(), "certificate has ended"),
         ];
         checks

@@ -59,6 +59,7 @@ pub(crate) struct Control {
     order: Cell<Order>,
     wake: Wake,
     in_flight: Cell<u32>,
+    asked_to_finish: Cell<Option<Instant>>,
     idle_since: Cell<Instant>,
     head_since: Cell<Option<Instant>>,
     bytes: Arc<Bytes>,
@@ -120,6 +121,11 @@ pub(crate) enum Kind {
 /// first request may be on its way.
 const FRESH: Duration = Duration::from_millis(250);
 
+/// Time an idle HTTP/1.1 connection that is to finish waits for one more request,
+/// whose answer says that it is the last: this protocol has no other farewell, and
+/// to close in silence is to lose the request that is on its way.
+const LINGER: Duration = Duration::from_millis(400);
+
 /// Longest lead with which a connection is closed before its certificate ends.
 const FINISH_LEAD_MAX_S: i64 = 10;
 
@@ -133,6 +139,7 @@ impl Control {
             order: Cell::new(Order::Serve),
             wake: Wake::default(),
             in_flight: Cell::new(0),
+            asked_to_finish: Cell::new(None),
             idle_since: Cell::new(Instant::now()),
             head_since: Cell::new(None),
             bytes,
@@ -205,13 +212,18 @@ impl Control {
     pub(crate) fn poll_order(&self, cx: &Context<'_>) -> Order {
         self.wake.register(cx);
         match self.order.get() {
-            Order::Finish if self.is_fresh(Instant::now()) => Order::Serve,
+            Order::Finish if self.awaits_a_last(Instant::now()) => Order::Serve,
             order => order,
         }
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
-        !self.begun.get() && now.saturating_duration_since(self.opened) < FRESH
+    fn awaits_a_last(&self, now: Instant) -> bool {
+        if self.in_flight.get() > 0 {
+            return false;
+        }
+        let fresh = !self.begun.get() && now.saturating_duration_since(self.opened) < FRESH;
+        let asked = self.asked_to_finish.get().unwrap_or(now);
+        fresh || (self.is_http1() && now.saturating_duration_since(asked) < LINGER)
     }
 
     pub(crate) fn order(&self) -> Order {
@@ -222,6 +234,7 @@ impl Control {
     pub(crate) fn give(&self, order: Order) {
         if order > self.order.get() {
             self.order.set(order);
+            self.asked_to_finish.set(Some(Instant::now()));
             self.wake.wake();
         }
     }
@@ -231,6 +244,10 @@ impl Control {
         self.in_flight.set(self.in_flight.get() + 1);
         self.head_since.set(None);
         self.begun.set(true);
+        if self.order.get() == Order::Finish {
+            // It is the last one, and its answer should say so.
+            self.wake.wake();
+        }
     }
 
     /// Notes that a request has ended.

@@ -42,6 +42,7 @@ mod worker;
 
 pub use config::ProxyConfig;
 pub use endpoints::{Endpoint, EndpointTable};
+pub use listener::Sockets;
 pub use policy::{Decider, LivePolicy, PolicySlot, PolicySnapshot};
 pub use proxy::{Counters, DrainReport, Parts, Proxy, ProxyError, RunningProxy};
 

@@ -77,6 +77,14 @@ impl PolicySlot {
         before
     }
 
+    /// Puts `next` in force where `present` is; one that came in meanwhile stays.
+    pub fn replace(&self, present: &Arc<LivePolicy>, next: Arc<LivePolicy>) {
+        let before = self.present.compare_and_swap(present, Some(next));
+        if before.as_ref().is_some_and(|b| Arc::ptr_eq(b, present)) {
+            self.changes.tell();
+        }
+    }
+
     /// The snapshot in force.
     pub fn load(&self) -> Guard<Option<Arc<LivePolicy>>> {
         self.present.load()
@@ -89,17 +97,38 @@ impl PolicySlot {
 }
 
 /// A snapshot behind a pointer of known size, as the slot needs it.
-pub struct LivePolicy(Arc<dyn PolicySnapshot>);
+pub struct LivePolicy {
+    snapshot: Arc<dyn PolicySnapshot>,
+    stale: bool,
+}
 
 impl LivePolicy {
     /// Wraps a snapshot for the slot.
     pub fn new(snapshot: Arc<dyn PolicySnapshot>) -> Self {
-        Self(snapshot)
+        Self {
+            snapshot,
+            stale: false,
+        }
+    }
+
+    /// The same snapshot, as one that nothing may be decided under any more
+    /// (`stale`), or again.
+    #[must_use]
+    pub fn aged(&self, stale: bool) -> Self {
+        Self {
+            snapshot: self.snapshot.clone(),
+            stale,
+        }
     }
 
     /// The snapshot.
     pub fn snapshot(&self) -> &Arc<dyn PolicySnapshot> {
-        &self.0
+        &self.snapshot
+    }
+
+    /// Whether it is too old to decide: every request is undecided.
+    pub fn is_stale(&self) -> bool {
+        self.stale
     }
 
     /// A slot that no snapshot has reached yet.
@@ -111,7 +140,8 @@ impl LivePolicy {
 impl fmt::Debug for LivePolicy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("LivePolicy")
-            .field(&self.0.versions())
+            .field(&self.snapshot.versions())
+            .field(&self.stale)
             .finish()
     }
 }
@@ -133,6 +163,8 @@ pub(crate) struct Live {
     /// The service of the inbound listener, if this snapshot knows it.
     pub(crate) service: Option<Arc<Service>>,
     pub(crate) versions: Versions,
+    /// Whether it is too old to decide.
+    pub(crate) stale: bool,
     pub(crate) decider: Box<dyn Decider>,
     /// What of a request an open exchange keeps; the same for every snapshot that
     /// declares the same.
@@ -199,7 +231,7 @@ impl Live {
         if old.policy == new.policy && old.kill_list != new.kill_list {
             return CAUSE_KILL_LIST;
         }
-        match (self.origin.0.rules(), next.origin.0.rules()) {
+        match (self.origin.snapshot.rules(), next.origin.snapshot.rules()) {
             (Some(was), Some(is)) if was == is && old.policy != new.policy => CAUSE_ENTITIES,
             _ => CAUSE_POLICY,
         }
@@ -207,16 +239,17 @@ impl Live {
 
     /// Why this peer may hold no connection.
     pub(crate) fn barred(&self, peer: &PeerFacts<'_>) -> Option<&'static str> {
-        self.origin.0.barred(peer)
+        self.origin.snapshot.barred(peer)
     }
 
     fn new(origin: Arc<LivePolicy>, service_name: &str) -> Self {
-        let catalogue = origin.0.catalogue().clone();
+        let catalogue = origin.snapshot.catalogue().clone();
         Self {
             service: catalogue.by_name(service_name).cloned(),
-            versions: origin.0.versions(),
-            decider: origin.0.clone().decider(),
+            versions: origin.snapshot.versions(),
+            decider: origin.snapshot.clone().decider(),
             declared: catalogue.headers().into(),
+            stale: origin.stale,
             catalogue,
             origin,
         }

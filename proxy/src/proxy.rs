@@ -14,7 +14,7 @@ use crate::{
     admin,
     config::ProxyConfig,
     endpoints::Endpoints,
-    listener::{self, Doors},
+    listener::{self, Doors, Sockets},
     policy::PolicySlot,
     telemetry::{Gauges, Telemetry},
     worker::{self, Ended, Phase},
@@ -39,6 +39,8 @@ pub struct Parts {
 /// What all workers read and none writes.
 pub(crate) struct Shared {
     pub(crate) config: ProxyConfig,
+    /// Number of the first worker's record stream.
+    pub(crate) first_stream: u32,
     pub(crate) policy: PolicySlot,
     pub(crate) endpoints: Endpoints,
     pub(crate) identity: Identity,
@@ -59,6 +61,28 @@ impl Proxy {
     /// When the configuration is wrong (all mistakes at once) or a socket or
     /// thread cannot be had. Nothing keeps running then.
     pub fn start(config: ProxyConfig, parts: Parts) -> Result<RunningProxy, ProxyError> {
+        Self::start_on(config, parts, Sockets::default())
+    }
+
+    /// As [`Proxy::start`], but where `sockets` listen on a configured address
+    /// already, connections are accepted from them. The others are closed.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`].
+    pub fn start_on(
+        config: ProxyConfig,
+        parts: Parts,
+        sockets: Sockets,
+    ) -> Result<RunningProxy, ProxyError> {
+        Self::start_as(config, parts, sockets, 0)
+    }
+
+    fn start_as(
+        config: ProxyConfig,
+        parts: Parts,
+        sockets: Sockets,
+        first_stream: u32,
+    ) -> Result<RunningProxy, ProxyError> {
         let mistakes = config.check();
         if !mistakes.is_empty() {
             return Err(ProxyError::Config(mistakes));
@@ -67,16 +91,25 @@ impl Proxy {
         let inbound = door(
             config.inbound.as_ref().map(|c| c.listen),
             "inbound.listen",
+            sockets.inbound,
             workers,
         )?;
         let outbound = door(
             config.outbound.as_ref().map(|c| c.listen),
             "outbound.listen",
+            sockets.outbound,
             workers,
         )?;
-        let admin = door(config.admin.as_ref().map(|c| c.listen), "admin.listen", 1)?;
+        let admin = door(
+            config.admin.as_ref().map(|c| c.listen),
+            "admin.listen",
+            sockets.admin,
+            1,
+        )?;
+        let kept = parts.clone();
         let shared = Arc::new(Shared {
             config,
+            first_stream,
             policy: parts.policy,
             endpoints: parts.endpoints,
             identity: parts.identity,
@@ -93,17 +126,25 @@ impl Proxy {
             phase,
             gauges: Vec::with_capacity(workers),
             ended: Mutex::default(),
+            next_stream: first_stream.saturating_add(u32::try_from(workers).unwrap_or(u32::MAX)),
+            parts: kept,
+            sockets: Mutex::new(Some(Sockets {
+                inbound: doubles(inbound.as_ref()).map_err(ProxyError::Thread)?,
+                outbound: doubles(outbound.as_ref()).map_err(ProxyError::Thread)?,
+                admin: doubles(admin.as_ref()).map_err(ProxyError::Thread)?,
+            })),
         };
         let mut inbound = listeners(inbound);
         let mut outbound = listeners(outbound);
         for index in 0..workers {
             let doors = Doors {
-                inbound: inbound.next(),
-                outbound: outbound.next(),
+                inbound: inbound.next().unwrap_or_default(),
+                outbound: outbound.next().unwrap_or_default(),
             };
             running.spawn(&shared, index, doors)?;
         }
-        if let Some(listener) = listeners(admin).next() {
+        for listener in listeners(admin).flatten().take(1) {
+            let shared = shared.clone();
             let view = admin::View::new(shared, running.gauges.clone(), running.phase.subscribe());
             admin::spawn(listener, view).map_err(ProxyError::Thread)?;
         }
@@ -111,31 +152,44 @@ impl Proxy {
     }
 }
 
-/// The sockets of one listener, one per worker.
+/// The sockets of one listener, by worker.
 struct Door {
     address: SocketAddr,
-    listeners: Vec<StdListener>,
+    listeners: Vec<Vec<StdListener>>,
 }
 
 fn door(
     address: Option<SocketAddr>,
     key: &'static str,
+    open: Vec<StdListener>,
     workers: usize,
 ) -> Result<Option<Door>, ProxyError> {
     let Some(address) = address else {
         return Ok(None);
     };
-    let (address, listeners) =
-        listener::open(address, workers).map_err(|source| ProxyError::Bind {
-            key,
-            address,
-            source,
-        })?;
-    Ok(Some(Door { address, listeners }))
+    let open_door = || {
+        let open = listener::fitting(open, address);
+        let (address, sockets) = match open.first() {
+            Some(first) => (first.local_addr()?, open),
+            None => listener::open(address, workers)?,
+        };
+        let listeners = listener::deal(sockets, workers)?;
+        Ok(Door { address, listeners })
+    };
+    open_door().map(Some).map_err(|source| ProxyError::Bind {
+        key,
+        address,
+        source,
+    })
 }
 
-fn listeners(door: Option<Door>) -> impl Iterator<Item = StdListener> {
+fn listeners(door: Option<Door>) -> impl Iterator<Item = Vec<StdListener>> {
     door.into_iter().flat_map(|d| d.listeners)
+}
+
+fn doubles(door: Option<&Door>) -> io::Result<Vec<StdListener>> {
+    let sockets = door.into_iter().flat_map(|d| d.listeners.iter().flatten());
+    sockets.map(StdListener::try_clone).collect()
 }
 
 /// Why a proxy could not be started.
@@ -228,9 +282,51 @@ pub struct RunningProxy {
     phase: watch::Sender<Phase>,
     gauges: Vec<Arc<Gauges>>,
     ended: Mutex<Vec<oneshot::Receiver<Ended>>>,
+    next_stream: u32,
+    parts: Parts,
+    /// For whoever accepts on them next; none once nobody may.
+    sockets: Mutex<Option<Sockets>>,
 }
 
 impl RunningProxy {
+    /// Starts the same proxy under another configuration: new workers accept on the
+    /// sockets whose address stays. This one should [`retire`](Self::retire) then.
+    ///
+    /// # Errors
+    /// As [`Proxy::start`]; nothing has changed then.
+    pub fn succeed(&self, config: ProxyConfig) -> Result<Self, ProxyError> {
+        let sockets = self.sockets().map_err(ProxyError::Thread)?;
+        Proxy::start_as(config, self.parts.clone(), sockets, self.next_stream)
+    }
+
+    /// The sockets that are listened on, for a successor; none once this one drains.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn sockets(&self) -> io::Result<Sockets> {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets
+            .as_ref()
+            .map_or(Ok(Sockets::default()), Sockets::try_clone)
+    }
+
+    /// Fails readiness from now on, so that others stop sending; everything is
+    /// served as before.
+    pub fn leave(&self) {
+        self.phase.send_if_modified(|phase| {
+            let news = *phase == Phase::Serving;
+            if news {
+                *phase = Phase::Leaving;
+            }
+            news
+        });
+    }
+
+    /// Whether the proxy is about to end.
+    pub fn is_leaving(&self) -> bool {
+        *self.phase.borrow() != Phase::Serving
+    }
+
     /// What was done so far, added up over the workers.
     pub fn counters(&self) -> Counters {
         let sum = |of: fn(&Gauges) -> u64| self.gauges.iter().map(|g| of(g)).sum();
@@ -247,10 +343,33 @@ impl RunningProxy {
     /// Ends the proxy without losing a request: readiness fails, nothing new is
     /// accepted, clients are told to go elsewhere (GOAWAY, `Connection: close`),
     /// what is in flight finishes within `deadline`, records are flushed. What
-    /// is left then is cut. A second call waits for nothing.
+    /// is left then is cut. A second call waits for nothing, but can bring the
+    /// deadline nearer.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
-        let until = Instant::now() + deadline;
-        self.phase.send_replace(Phase::Draining(until));
+        self.end(Instant::now() + deadline, Phase::Draining).await
+    }
+
+    /// Drains while a successor accepts on the same sockets: nothing is refused, and
+    /// the admin listener is the successor's at once.
+    pub async fn retire(&self, deadline: Duration) -> DrainReport {
+        self.end(Instant::now() + deadline, Phase::Succeeded).await
+    }
+
+    async fn end(&self, until: Instant, phase: fn(Instant) -> Phase) -> DrainReport {
+        self.phase.send_modify(|now| {
+            *now = match *now {
+                Phase::Serving | Phase::Leaving => phase(until),
+                Phase::Draining(before) => Phase::Draining(before.min(until)),
+                Phase::Succeeded(before) => Phase::Succeeded(before.min(until)),
+            };
+        });
+        // The last copies: closed with those of the workers.
+        drop(
+            self.sockets
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take(),
+        );
         let workers =
             std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
         let mut report = DrainReport {
@@ -288,7 +407,8 @@ impl RunningProxy {
                 let telemetry = Telemetry::new();
                 let _ = telemetry_of.0.send(telemetry.gauges.clone());
                 let index = u32::try_from(index).unwrap_or(u32::MAX);
-                let ended = worker::run(shared, index, telemetry, doors, phase, tell_ready);
+                let stream = shared.first_stream.saturating_add(index);
+                let ended = worker::run(shared, stream, telemetry, doors, phase, tell_ready);
                 let _ = tell_ended.send(ended);
             })
             .map_err(ProxyError::Thread)?;

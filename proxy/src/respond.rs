@@ -48,6 +48,7 @@ pub(crate) enum Fault {
     PeerRefusedUs,
     PeerUntrusted,
     ServiceUnknown,
+    SnapshotStale,
     StreamAge,
     TransferCoding,
     UpgradeUnsupported,
@@ -125,6 +126,11 @@ impl Fault {
                 503,
                 "service_unknown",
                 "The policy in force does not know this service.",
+            ),
+            Self::SnapshotStale => (
+                503,
+                "snapshot_stale",
+                "The policy in force is older than allowed and has not been confirmed.",
             ),
             Self::StreamAge => (
                 503,

@@ -11,5 +11,6 @@ mod paths;
 mod records;
 mod smuggling;
 mod streams;
+mod succession;
 mod support;
 mod upstream;

@@ -53,8 +53,22 @@ const ARENA: usize = 4096;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     Serving,
+    /// Serve on, but tell that the end is near.
+    Leaving,
     /// Take nothing new, finish what there is, cut the rest at the deadline.
     Draining(Instant),
+    /// The same, and others accept on the sockets by now, the admin socket included.
+    Succeeded(Instant),
+}
+
+impl Phase {
+    /// When what is left is cut; none while new connections are taken.
+    pub(crate) fn deadline(self) -> Option<Instant> {
+        match self {
+            Self::Serving | Self::Leaving => None,
+            Self::Draining(deadline) | Self::Succeeded(deadline) => Some(deadline),
+        }
+    }
 }
 
 /// How a worker ended.
@@ -287,7 +301,7 @@ async fn serve(
     let ticker = tokio::task::spawn_local(tick(worker.clone()));
     let follower = tokio::task::spawn_local(rejudge::follow(worker.clone()));
     let mut accepting = Vec::new();
-    if let Some(door) = doors.inbound {
+    for door in doors.inbound {
         let serve = inbound::service();
         accepting.push(tokio::task::spawn_local(listener::accept(
             worker.clone(),
@@ -295,28 +309,21 @@ async fn serve(
             serve,
         )));
     }
-    if let Some(door) = doors.outbound {
+    for door in doors.outbound {
         accepting.push(tokio::task::spawn_local(listener::accept(
             worker.clone(),
             door,
             Rc::new(outbound::serve),
         )));
     }
-    let deadline = loop {
-        // The sender is gone only when the proxy was dropped: end at once.
-        let closed = phase.changed().await.is_err();
-        match *phase.borrow() {
-            Phase::Draining(deadline) => break deadline,
-            Phase::Serving if closed => break Instant::now(),
-            Phase::Serving => {}
-        }
-    };
+    // The sender is gone only when the proxy was dropped: end at once.
+    let _ = phase.wait_for(|phase| phase.deadline().is_some()).await;
     worker.draining.set(true);
     worker.closing.take().into_iter().for_each(Waker::wake);
     for door in accepting {
         let _ = door.await;
     }
-    let cut = drain(&worker, deadline).await;
+    let cut = drain(&worker, &mut phase).await;
     ticker.abort();
     follower.abort();
     let flushed = flush(&worker).await;
@@ -324,11 +331,17 @@ async fn serve(
 }
 
 /// Waits until every connection has finished; cuts what is left at the deadline.
-async fn drain(worker: &Worker, deadline: Instant) -> usize {
+/// The deadline may still come nearer.
+async fn drain(worker: &Worker, phase: &mut watch::Receiver<Phase>) -> usize {
     worker.connections.give_all(Order::Finish);
-    let gone = worker.connections.gone();
-    if tokio::time::timeout_at(deadline.into(), gone).await.is_ok() {
-        return 0;
+    loop {
+        let deadline = phase.borrow_and_update().deadline();
+        let deadline = deadline.unwrap_or_else(Instant::now);
+        tokio::select! {
+            () = worker.connections.gone() => return 0,
+            () = tokio::time::sleep_until(deadline.into()) => break,
+            changed = phase.changed() => if changed.is_err() { break },
+        }
     }
     let cut = worker.connections.open();
     worker.connections.give_all(Order::Cut);

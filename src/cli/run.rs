@@ -18,6 +18,11 @@ use crate::{
     render::{self, Output},
     run::{self, Role},
 };
+#[cfg(feature = "proxy")]
+use crate::{
+    net::inherited::Inherited,
+    run::proxy::{Launch, Start},
+};
 
 #[cfg(feature = "proxy")]
 mod child;
@@ -170,20 +175,31 @@ async fn answer(hang_ups: io::Result<Signal>, notify: &Notify) {
     }
 }
 
+/// One proxy, which may take the place of another process and be replaced by one. With
+/// a command beside it, it lives as long as that.
 #[cfg(feature = "proxy")]
 async fn serve_proxy(
     args: &Args,
     config: &Config,
     told: impl Future<Output = ()>,
 ) -> Result<i32, Vec<Diagnostic>> {
-    let Some(proxy) = started(run::proxy::start(config, Clock::system())).await? else {
+    let start = Start {
+        inherited: Inherited::take().map_err(|d| vec![d])?,
+        file: Some(args.config.clone()),
+        // A successor would not end with the parent, nor with the command.
+        launch: match args.end_with_parent || !args.command.is_empty() {
+            true => None,
+            false => Launch::of_this_process(),
+        },
+        overrides: args.set.overrides().map_err(|found| found)?,
+    };
+    let proxy = run::proxy::start_as(config, Clock::system(), start);
+    let Some(proxy) = started(proxy).await? else {
         return Ok(0);
     };
     tracing::info!("ready");
     if args.command.is_empty() {
-        serving(proxy.ready(), told).await;
-        proxy.end().await;
-        return Ok(0);
+        return run_proxy(proxy, parent::ended(args.end_with_parent)).await;
     }
     let mut told = std::pin::pin!(told);
     let ready = tokio::select! {
@@ -204,6 +220,35 @@ async fn serve_proxy(
     };
     proxy.end().await;
     ended.map_err(|d| vec![d])
+}
+
+/// Runs a proxy until it ends, and tells the service manager how it stands. It answers
+/// signals by itself.
+#[cfg(feature = "proxy")]
+async fn run_proxy(
+    proxy: run::proxy::ProxyRole,
+    told: impl Future<Output = ()>,
+) -> Result<i32, Vec<Diagnostic>> {
+    let notify = Notify::from_environment();
+    let ready = proxy.ready();
+    let signs = async {
+        notify.status("waiting for what it needs");
+        ready.await;
+        notify.ready("serving");
+        notify.watchdog().await;
+    };
+    let running = proxy.run(told, |pid| {
+        tracing::info!(pid, "another process has taken over");
+        notify.succeeded(pid);
+    });
+    let ended = tokio::select! {
+        ended = running => ended,
+        () = signs => std::future::pending().await,
+    };
+    notify.stopping();
+    let ended = ended.map_err(|e| vec![run::unbound("signal handler", &e)])?;
+    tracing::info!(?ended, "ended");
+    Ok(0)
 }
 
 #[cfg(feature = "agent")]

@@ -191,7 +191,7 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
 
 fn standing(proxy: &SubscriberStatus, sequence: u64) -> (anstyle::Style, &'static str) {
     match (proxy.connected, &proxy.nack, proxy.sequence == sequence) {
-        (true, None, true) => (GOOD, "✓"),
+        (true, None, true) if !proxy.draining && proxy.rivals == 0 => (GOOD, "✓"),
         (_, Some(_), _) => (BAD, "✗"),
         _ => (WARN, "!"),
     }

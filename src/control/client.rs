@@ -137,6 +137,38 @@ impl Mesh {
         Ok(())
     }
 
+    /// The proxy called `name`.
+    ///
+    /// # Errors
+    /// `PLS5330` when none of that name runs here.
+    pub fn proxy(&self, name: &str) -> Result<Process<'_>, Diagnostic> {
+        let of = |about: &About| super::socket(&about.mesh, &format!("proxy-{name}"));
+        let found = self.processes.iter().find(|(about, at)| *at == of(about));
+        if let Some((_, socket)) = found {
+            return Ok(Process { socket });
+        }
+        let names: Vec<&str> = self
+            .processes
+            .iter()
+            .filter_map(|(about, socket)| {
+                let file = socket.file_name()?.to_str()?;
+                let rest = file.strip_prefix(&about.mesh)?.strip_prefix(".proxy-")?;
+                rest.strip_suffix(".sock")
+            })
+            .collect();
+        let near = did_you_mean(name, names.iter().copied());
+        let none = Diagnostic::error(5330, format!("no proxy called `{name}` runs here")).help(
+            near.map_or_else(
+                || "see which do: palisade status".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            ),
+        );
+        Err(match names.is_empty() {
+            true => none,
+            false => none.cause(format!("running: {}", names.join(", "))),
+        })
+    }
+
     fn socket(&self, role: &str) -> Result<&Path, Diagnostic> {
         let running = self
             .processes
@@ -146,6 +178,35 @@ impl Mesh {
             Diagnostic::error(9104, format!("no running process has the role `{role}`"))
                 .help(format!("start it: palisade run {role} --config FILE"))
         })
+    }
+}
+
+/// One process of a mesh.
+#[derive(Debug, Clone, Copy)]
+pub struct Process<'m> {
+    socket: &'m Path,
+}
+
+impl Process<'_> {
+    /// Gets `path` from it.
+    ///
+    /// # Errors
+    /// What it answered, or that it did not.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Diagnostic> {
+        get(self.socket, path).await
+    }
+
+    /// Posts `body` to `path` of it.
+    ///
+    /// # Errors
+    /// As [`Process::get`].
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T, Diagnostic> {
+        let body = serde_json::to_vec(body).map_err(|e| broken(&e))?;
+        ask(self.socket, "POST", path, body.into()).await
     }
 }
 

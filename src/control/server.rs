@@ -3,7 +3,11 @@
 //! Each role contributes its own routes; a process merges those of the roles it
 //! runs. A peer whose uid is neither ours nor root's is refused before any route.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use axum::{
     Json, Router,
@@ -32,17 +36,37 @@ impl Connected<IncomingStream<'_, UnixListener>> for PeerUid {
 }
 
 /// The socket's file, which is removed with the value: by whoever ends the process,
-/// because nobody waits for the task that serves.
+/// because nobody waits for the task that serves. One that another process has put in
+/// its place stays.
 #[derive(Debug)]
-pub struct SocketFile(PathBuf);
+pub struct SocketFile {
+    path: PathBuf,
+    inode: Option<u64>,
+}
 
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
+impl SocketFile {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            inode: inode(&path),
+            path,
+        }
     }
 }
 
-/// Serves `routes` and `/v1/about` on the socket of this process until `stop`.
+fn inode(path: &Path) -> Option<u64> {
+    Some(std::fs::symlink_metadata(path).ok()?.ino())
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if inode(&self.path) == self.inode {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Serves `routes` and `/v1/about` on the socket of this process until `stop`. With
+/// `take_over`, another process may still answer there; this one does from now on.
 ///
 /// # Errors
 /// When the socket cannot be bound.
@@ -51,12 +75,16 @@ pub async fn serve(
     process: &str,
     routes: Router,
     stop: CancellationToken,
+    take_over: bool,
 ) -> io::Result<SocketFile> {
     let path = super::socket(&about.mesh, process);
     let folder = super::folder();
     uds::private_folder(&folder)?;
     uds::check_private(&folder)?;
-    let listener = uds::listen(&path).await?;
+    let listener = match take_over {
+        false => uds::listen(&path).await?,
+        true => uds::listen_instead(&path).await?,
+    };
     let app = Router::new()
         .route("/v1/about", get(move || async move { Json(about) }))
         .merge(routes)
@@ -71,7 +99,7 @@ pub async fn serve(
             error!(%error, "control socket failed");
         }
     });
-    Ok(SocketFile(path))
+    Ok(SocketFile::new(path))
 }
 
 async fn only_our_user(

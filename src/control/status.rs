@@ -1,6 +1,9 @@
 //! How each role stands, as `palisade status` shows it.
 
+use std::path::PathBuf;
+
 use palisade_mesh::clock::Clock;
+use palisade_proxy::ProxyConfig;
 use serde::{Deserialize, Serialize};
 
 /// The certificate authority.
@@ -188,6 +191,15 @@ pub struct SubscriberStatus {
     pub connected: bool,
     /// When it was last heard of, microseconds since the Unix epoch.
     pub seen_us: i64,
+    /// Whether it is about to end.
+    #[serde(default)]
+    pub draining: bool,
+    /// How far its clock was ahead of the PDP's, microseconds.
+    #[serde(default)]
+    pub clock_ahead_us: Option<i64>,
+    /// Other connected processes of the same identity and name.
+    #[serde(default)]
+    pub rivals: usize,
 }
 
 /// The audit service.
@@ -234,6 +246,33 @@ pub struct ProxyStatus {
     pub requests: u64,
     /// Records that wait in its spool.
     pub spooled: u64,
+    /// Whether it is about to end.
+    pub draining: bool,
+    /// Time since its PDP confirmed the snapshot, in seconds; none without a PDP.
+    pub snapshot_age_s: Option<u64>,
+    /// Whether the snapshot is older than allowed, and every request undecided.
+    pub stale: bool,
+    /// Whether its PDP is connected; none without a PDP.
+    pub connected: Option<bool>,
+}
+
+/// The configuration that a proxy runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProxyConfigStatus {
+    /// The file it came from.
+    pub file: Option<PathBuf>,
+    /// Since when it is in force, microseconds since the Unix epoch.
+    pub since_us: i64,
+    /// Listeners and limits.
+    pub listeners: ProxyConfig,
+    /// Limit of the snapshot's age, in seconds.
+    pub stale_after_s: f64,
+    /// Deadline of a drain, in seconds.
+    pub drain_deadline_s: f64,
+    /// When what is on disk now was refused, microseconds since the Unix epoch.
+    pub rejected_us: Option<i64>,
+    /// Why.
+    pub rejected: Vec<super::api::Problem>,
 }
 
 /// How long ago `us` was, as people say it.

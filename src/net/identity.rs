@@ -5,6 +5,10 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -17,10 +21,14 @@ use palisade_mesh::{
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde::{Deserialize, Serialize};
-use spiffe::{WorkloadApiClient, X509Context};
+use spiffe::{WorkloadApiClient, WorkloadApiError, X509Context};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
+pub mod kept;
+
+/// How long a Workload API is waited for before the kept SVID is taken.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// How often files are looked at for a change.
 const FILES_INTERVAL: Duration = Duration::from_secs(1);
 /// First and longest pause before the Workload API is asked again.
@@ -71,10 +79,25 @@ pub async fn acquire(
     wanted: Option<SpiffeId>,
     clock: Clock,
 ) -> Result<Identity, Diagnostic> {
+    acquire_or_kept(config, wanted, clock, None).await
+}
+
+/// As [`acquire`], but a Workload API that is not there does not keep a proxy from
+/// starting as who it was: the kept SVID is used after two seconds, until there is a
+/// newer one. One that answers that there is no identity for us is obeyed.
+///
+/// # Errors
+/// As [`acquire`].
+pub async fn acquire_or_kept(
+    config: &IdentityConfig,
+    wanted: Option<SpiffeId>,
+    clock: Clock,
+    keep: Option<kept::Keep>,
+) -> Result<Identity, Diagnostic> {
     match config {
         IdentityConfig::Files(files) => from_files(files.clone(), clock),
         IdentityConfig::WorkloadApi(address) => {
-            Ok(from_workload_api(address.clone(), wanted, clock).await)
+            Ok(from_workload_api(address.clone(), wanted, clock, keep.map(Arc::new)).await)
         }
     }
 }
@@ -160,21 +183,53 @@ fn unusable(path: &Path, why: &dyn std::fmt::Display) -> Diagnostic {
     .help("give PEM files: the chain leaf first, its PKCS#8 key, and the roots of the trust domain")
 }
 
-async fn from_workload_api(address: String, wanted: Option<SpiffeId>, clock: Clock) -> Identity {
+async fn from_workload_api(
+    address: String,
+    wanted: Option<SpiffeId>,
+    clock: Clock,
+    keep: Option<Arc<kept::Keep>>,
+) -> Identity {
     let (first, mut ready) = tokio::sync::oneshot::channel();
     let mut first = Some(first);
     tokio::spawn(async move {
         let mut identity: Option<Identity> = None;
         let mut pause = RETRY.0;
+        let patience = tokio::time::Instant::now() + PATIENCE;
+        // Whether the Workload API gave an identity.
+        let begun = AtomicBool::new(false);
+        // What is kept is looked at once, and not at all when we were turned away.
+        let mut may_use_kept = keep.is_some();
         loop {
-            match follow(&address, wanted.as_ref(), &clock, &mut identity, &mut first).await {
+            let followed = tokio::select! {
+                followed = follow(
+                    &address, wanted.as_ref(), &clock, &mut identity, &mut first,
+                    (keep.as_ref(), &begun),
+                ) => followed,
+                () = out_of_patience(patience, &begun), if may_use_kept && identity.is_none() => {
+                    may_use_kept = false;
+                    identity = from_disk(keep.as_deref(), &clock);
+                    if let Some(identity) = &identity
+                        && let Some(first) = first.take()
+                    {
+                        drop(first.send(identity.clone()));
+                    }
+                    continue;
+                }
+            };
+            match followed {
                 Ok(()) => pause = RETRY.0,
                 Err(error) => {
+                    may_use_kept &= !is_refusal(error.as_ref());
                     warn!(%address, %error, "workload api gives no identity yet, asking again");
                     pause = (pause * 2).min(RETRY.1);
                 }
             }
-            tokio::time::sleep(pause).await;
+            let until = tokio::time::Instant::now() + pause;
+            let until = match may_use_kept && identity.is_none() {
+                true => until.min(patience.max(tokio::time::Instant::now())),
+                false => until,
+            };
+            tokio::time::sleep_until(until).await;
         }
     });
     loop {
@@ -186,6 +241,51 @@ async fn from_workload_api(address: String, wanted: Option<SpiffeId>, clock: Clo
     }
 }
 
+/// Resolves at `until`, unless there is an identity by then.
+async fn out_of_patience(until: tokio::time::Instant, begun: &AtomicBool) {
+    tokio::time::sleep_until(until).await;
+    if begun.load(Ordering::Relaxed) {
+        std::future::pending().await
+    }
+}
+
+/// Whether a Workload API answered, and has no identity for us.
+fn is_refusal(error: &(dyn std::error::Error + Send + Sync + 'static)) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(WorkloadApiError::PermissionDenied(_) | WorkloadApiError::NoIdentityIssued)
+    )
+}
+
+fn from_disk(keep: Option<&kept::Keep>, clock: &Clock) -> Option<Identity> {
+    let loaded = keep?.load(clock).and_then(|kept| {
+        let Some((svid, bundle)) = kept else {
+            return Ok(None);
+        };
+        let identity = Identity::new(svid, bundle, clock.clone());
+        identity.map(Some).map_err(|e| {
+            Diagnostic::error(5303, "kept identity cannot be used")
+                .cause(e.to_string())
+                .help("the proxy waits for its Workload API")
+        })
+    });
+    match loaded {
+        Ok(Some(identity)) => {
+            warn!(
+                src.id = %identity.id(),
+                not_after_s = identity.not_after_s(),
+                "workload api is not there, going on with the kept identity"
+            );
+            Some(identity)
+        }
+        Ok(None) => None,
+        Err(error) => {
+            tracing::error!(%error, "kept identity is refused");
+            None
+        }
+    }
+}
+
 /// Follows one stream until it ends; each message is the complete state.
 async fn follow(
     address: &str,
@@ -193,6 +293,7 @@ async fn follow(
     clock: &Clock,
     identity: &mut Option<Identity>,
     first: &mut Option<tokio::sync::oneshot::Sender<Identity>>,
+    (keep, begun): (Option<&Arc<kept::Keep>>, &AtomicBool),
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let client = WorkloadApiClient::connect_to(address).await?;
     let mut updates = client.stream_x509_contexts().await?;
@@ -200,10 +301,18 @@ async fn follow(
         // Whoever has begun as somebody stays that.
         let own = identity.as_ref().map(Identity::id);
         let (svid, bundle) = pick(&update?, own.as_ref().or(wanted))?;
+        if let Some(keep) = keep.cloned() {
+            let (svid, bundle) = (svid.clone(), bundle.clone());
+            let stored = tokio::task::spawn_blocking(move || keep.store(&svid, &bundle)).await;
+            if let Ok(Err(error)) = stored {
+                tracing::error!(%error, "identity is not kept");
+            }
+        }
         match identity {
             Some(identity) => identity.replace(svid, bundle)?,
             None => {
                 let fresh = Identity::new(svid, bundle, clock.clone())?;
+                begun.store(true, Ordering::Relaxed);
                 if let Some(first) = first.take() {
                     drop(first.send(fresh.clone()));
                 }

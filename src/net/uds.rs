@@ -44,6 +44,19 @@ pub async fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
+/// As [`listen`], but takes the path over from whoever listens there: the file is
+/// replaced in one step, so that it always leads to somebody.
+///
+/// # Errors
+/// As [`listen`].
+pub async fn listen_instead(path: &Path) -> io::Result<UnixListener> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}", std::process::id()));
+    let listener = listen(Path::new(&beside)).await?;
+    fs::rename(&beside, path)?;
+    Ok(listener)
+}
+
 /// Makes `folder` with mode 0700 where it does not exist.
 ///
 /// # Errors

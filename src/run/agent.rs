@@ -50,7 +50,7 @@ pub async fn alone(config: &Config, clock: Clock) -> Result<AgentRole, Vec<Diagn
     records.identify(&identity, &clock);
     let name = Role::Agent.as_str();
     let about = about(config, &[name], &clock);
-    let socket = control::server::serve(about, name, routes(agent.clone()), stop.clone())
+    let socket = control::server::serve(about, name, routes(agent.clone()), stop.clone(), false)
         .await
         .map_err(|e| vec![unbound("control socket", &e)])?;
     Ok(AgentRole {

@@ -262,14 +262,38 @@ impl PdpRole {
             );
         }
         let sequence = status.revision.as_ref().map_or(0, |r| r.sequence);
+        let since_us = status.revision.as_ref().map_or(0, |r| r.since_us);
         for proxy in &status.proxies {
-            facts.push(self.check_proxy(proxy, sequence));
+            facts.push(self.check_proxy(proxy, sequence, since_us));
+            facts.extend(self.check_drift(proxy));
         }
         facts.extend(self.gate.check());
         facts
     }
 
-    fn check_proxy(&self, proxy: &SubscriberStatus, sequence: u64) -> Fact {
+    /// What does not fit about a proxy that is connected.
+    fn check_drift(&self, proxy: &SubscriberStatus) -> Vec<Fact> {
+        let name = &proxy.instance;
+        let mut facts = Vec::new();
+        if proxy.rivals > 0 {
+            let text = format!("{} processes call themselves {name}", proxy.rivals + 1);
+            facts.push(
+                Fact::not_ok("proxies", FactState::Warning, 5317, text)
+                    .cause(format!(
+                        "all are `{}`; only the newest of them is shown",
+                        proxy.spiffe_id
+                    ))
+                    .fix("give each its own `proxy.instance`, or end the one that is left over"),
+            );
+        }
+        let ahead_us = proxy.clock_ahead_us.filter(|_| proxy.connected);
+        facts.extend(ahead_us.and_then(|ahead_us| {
+            super::proxy::clocks_apart("the PDP's", &format!("{name}'s"), proxy.seen_us, ahead_us)
+        }));
+        facts
+    }
+
+    fn check_proxy(&self, proxy: &SubscriberStatus, sequence: u64, since_us: i64) -> Fact {
         let name = &proxy.instance;
         if !proxy.connected {
             return Fact::not_ok(
@@ -278,7 +302,11 @@ impl PdpRole {
                 3022,
                 format!("{name} is not connected"),
             )
-            .cause(format!("last heard of {}", ago(&self.clock, proxy.seen_us)))
+            .cause(format!(
+                "last heard of {}, with revision {}",
+                ago(&self.clock, proxy.seen_us),
+                proxy.sequence
+            ))
             .fix("see whether it runs; it goes on with the last good revision");
         }
         if let Some(nack) = &proxy.nack {
@@ -297,10 +325,12 @@ impl PdpRole {
                 FactState::Warning,
                 3024,
                 format!(
-                    "{name} runs revision {} instead of {sequence}",
-                    proxy.sequence
+                    "{name} runs revision {} instead of {sequence}, for {}",
+                    proxy.sequence,
+                    span(&self.clock, since_us)
                 ),
             )
+            .cause("it is connected, and has neither taken nor refused the newer one yet")
             .fix("wait a second; if it stays so, see the proxy's log");
         }
         let ends = ahead(&self.clock, proxy.svid_not_after_s);
@@ -439,6 +469,9 @@ fn subscriber(proxy: &ProxyStatus) -> SubscriberStatus {
         spooled: status.spooled_records,
         connected: proxy.connected,
         seen_us: proxy.last_seen_us,
+        draining: status.draining,
+        clock_ahead_us: proxy.clock_ahead_us,
+        rivals: proxy.rivals,
     }
 }
 

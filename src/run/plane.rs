@@ -80,7 +80,7 @@ pub async fn control_plane(
         names.join("-")
     };
     let about = about(config, &names, &clock);
-    let socket = control::server::serve(about, &process, routes, stop)
+    let socket = control::server::serve(about, &process, routes, stop, false)
         .await
         .map_err(|e| vec![unbound("control socket", &e)])?;
     plane.socket = Some(socket);

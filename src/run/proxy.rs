@@ -1,82 +1,139 @@
 //! The `proxy` role: one proxy, with its policy, records and identity behind it.
+//!
+//! Its workers come in generations: a reload starts new ones on the same sockets, an
+//! upgrade does so in a new process. Everything else lives as long as the process.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    fs::File,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
-use axum::{Json, Router, routing::get};
-use palisade_audit::{
-    local::LocalSink,
-    log::{Log, LogOptions},
-    spool::{Spool, SpoolOptions},
+use axum::{
+    Json, Router,
+    routing::{get, post},
 };
 use palisade_ca::join::NodeRole;
 use palisade_mesh::{
-    clock::Clock,
-    diagnostic::Diagnostic,
-    sink::RecordSink,
-    spiffe_id::{SpiffeId, TrustDomain},
-    svid::Identity,
-    wire::policy::{Announcement, Status},
+    clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::Identity,
+    wire::policy::Announcement,
 };
-use palisade_pdp::publish::{Recorder, Source, SourceConfig, Subscription, SubscriptionConfig};
-use palisade_proxy::{EndpointTable, LivePolicy, Parts, PolicySlot, Proxy, RunningProxy};
+use palisade_pdp::publish::Subscribed;
+use palisade_proxy::{
+    Counters, EndpointTable, LivePolicy, Parts, PolicySlot, Proxy, RunningProxy,
+    endpoints::Endpoints,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot, watch},
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{Role, keeping, places, policy, unusable};
+use super::places;
 use crate::{
-    config::{Config, PolicySource, ProxySection, RecordTarget},
+    config::{Config, PolicySource, ProxySection, RecordTarget, layers::Overrides, span},
     control::{
         self,
-        api::{Fact, FactState},
+        api::{Answer, Problem},
         server::SocketFile,
-        status::{ProxyStatus, ahead},
     },
     net::{
         directory::{Directory, Whereabouts},
-        identity, tls,
+        identity,
+        inherited::Inherited,
     },
 };
 
-/// How long requests in flight may take when the proxy is told to end.
-const DRAIN_DEADLINE: Duration = Duration::from_secs(10);
-/// How long records may wait for an audit service that is not reached, before that
-/// is worth a word; every rotation ends one link and opens the next.
-const RECORDS_LATE: Duration = Duration::from_secs(5);
-/// How often is looked whether the first snapshot is there.
-const READY_PAUSE: Duration = Duration::from_millis(20);
-/// Worker number of the proxy's own records, apart from those of its workers.
-const OWN_WORKER: u32 = u32::MAX;
+mod drain;
+mod feed;
+mod records;
+mod reload;
+mod upgrade;
+mod view;
+
+pub use upgrade::Launch;
+pub(crate) use view::clocks_apart;
+
+/// How long a process that takes over waits for its PDP before it says that it is
+/// ready: with an endpoint of its own on record it is found when the other leaves.
+const PDP_PATIENCE: Duration = Duration::from_secs(2);
+/// Orders that wait to be carried out.
+const ORDERS_MAX: usize = 8;
 
 /// A proxy at work.
 pub struct ProxyRole {
-    running: Arc<RunningProxy>,
-    kept: Kept,
-    policy: PolicySlot,
+    core: Arc<Core>,
+    orders: mpsc::Receiver<Order>,
     stop: CancellationToken,
     socket: SocketFile,
 }
 
-/// Where its records are kept.
-#[derive(Clone)]
-enum Kept {
-    Log(Log),
-    Spool(Arc<Spool>),
+/// How a proxy is started, apart from its configuration.
+#[derive(Debug, Default)]
+pub struct Start {
+    /// What this process was started with.
+    pub inherited: Inherited,
+    /// The configuration file, to read again.
+    pub file: Option<PathBuf>,
+    /// What overrides it, then as now.
+    pub overrides: Overrides,
+    /// How the next process is started; without it there can be none.
+    pub launch: Option<Launch>,
 }
 
-/// What the local socket tells of it.
-#[derive(Clone)]
-struct View {
-    instance: String,
-    running: Arc<RunningProxy>,
+/// How a proxy came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Drained,
+    /// The process with this id has taken over.
+    Succeeded(u32),
+}
+
+/// What the local socket asks for.
+enum Order {
+    Drain(Option<Duration>),
+    Upgrade(Option<PathBuf>, oneshot::Sender<Result<u32, Diagnostic>>),
+}
+
+/// What all parts of the role share.
+struct Core {
+    file: Option<PathBuf>,
+    overrides: Overrides,
+    launch: Option<Launch>,
+    clock: Clock,
+    started_us: i64,
     identity: Identity,
     policy: PolicySlot,
-    endpoints: palisade_proxy::endpoints::Endpoints,
-    kept: Kept,
+    endpoints: Endpoints,
+    kept: records::Kept,
     sink: Arc<dyn RecordSink>,
-    started_us: i64,
-    clock: Clock,
+    /// What comes from a PDP, if there is one.
+    subscribed: Option<Subscribed>,
+    /// Held as long as the process runs.
+    lock: File,
+    changing: Mutex<Changing>,
+    /// Moves on whenever a generation has gone.
+    gone: watch::Sender<u64>,
+}
+
+/// What a reload changes.
+struct Changing {
+    config: Config,
+    section: ProxySection,
+    since_us: i64,
+    rejected: Option<reload::Rejected>,
+    announced: Vec<Announcement>,
+    /// The generation that takes connections.
+    running: Arc<RunningProxy>,
+    /// Those that finish what they have.
+    retiring: Vec<Arc<RunningProxy>>,
+    /// What generations that are gone have done.
+    past: Counters,
+    word: Option<UnixStream>,
 }
 
 /// Starts the proxy of `config`, and its local socket. When it returns, every
@@ -85,11 +142,30 @@ struct View {
 /// # Errors
 /// Everything that keeps it from starting.
 pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagnostic>> {
+    start_as(config, clock, Start::default()).await
+}
+
+/// As [`start`], perhaps in place of another process.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_as(
+    config: &Config,
+    clock: Clock,
+    start: Start,
+) -> Result<ProxyRole, Vec<Diagnostic>> {
     let section = super::section(config.proxy.as_ref(), "proxy")?;
-    let identity = identity::acquire(&section.identity, section.spiffe_id.clone(), clock.clone())
+    check_activated(section, &start.inherited).map_err(|d| vec![d])?;
+    let Inherited {
+        sockets, handover, ..
+    } = start.inherited;
+    let (lock, word) = match handover {
+        Some(handover) => (handover.lock, Some(handover.word)),
+        None => (records::lock(&config.state_dir).map_err(|d| vec![d])?, None),
+    };
+    let identity = acquire(config, section, &clock)
         .await
         .map_err(|d| vec![d])?;
-    check_identity(&identity.id()).map_err(|d| vec![d])?;
     let stop = CancellationToken::new();
     let mut followed = None;
     let mut directory = || -> Directory {
@@ -101,9 +177,38 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
         RecordTarget::Mesh => Some(Whereabouts::Mesh(NodeRole::Audit, directory())),
         RecordTarget::Log(_) => None,
     };
-    let (kept, sink) = keep_records(config, section, audit, &identity, &clock)?;
+    let upgrade = word.is_some();
+    let (kept, sink) = records::open(config, section, audit, &identity, &clock, upgrade, &stop)?;
     let policy = LivePolicy::empty_slot();
     let endpoints = EndpointTable::default().shared();
+    let feeding = feed::Parts {
+        config,
+        identity: &identity,
+        sink: sink.as_ref(),
+        slot: &policy,
+        endpoints: &endpoints,
+        clock: &clock,
+        stop: &stop,
+    };
+    let later = Arc::new(OnceLock::new());
+    let subscribed = match &section.policy {
+        PolicySource::Folder(folder) => {
+            feed::folder(&feeding, folder).await?;
+            None
+        }
+        PolicySource::Pdp(address) => {
+            let pdp = Whereabouts::At(*address);
+            Some(feed::pdp(&feeding, section, pdp, later.clone()).await?)
+        }
+        PolicySource::Mesh => {
+            let pdp = Whereabouts::Mesh(NodeRole::Pdp, directory());
+            Some(feed::pdp(&feeding, section, pdp, later.clone()).await?)
+        }
+    };
+    if word.is_some() {
+        // The other one decides until we can.
+        snapshot_is_there(&policy).await;
+    }
     let parts = Parts {
         policy: policy.clone(),
         endpoints: endpoints.clone(),
@@ -111,92 +216,87 @@ pub async fn start(config: &Config, clock: Clock) -> Result<ProxyRole, Vec<Diagn
         sink: sink.clone(),
         clock: clock.clone(),
     };
-    if let PolicySource::Folder(folder) = &section.policy {
-        watch_folder(
-            config,
-            folder,
-            &identity,
-            sink.as_ref(),
-            &policy,
-            &clock,
-            &stop,
-        )
-        .await?;
-    }
-    let running = Proxy::start(section.listeners(config.demo), parts)
+    let running = Proxy::start_on(section.listeners(config.demo), parts, sockets)
         .map_err(palisade_proxy::ProxyError::diagnostics)?;
-    let view = View {
-        instance: section.instance.clone(),
-        running: Arc::new(running),
+    let announced = feed::announcements(section, running.inbound);
+    if let Some(subscribed) = &subscribed {
+        subscribed.tell.announce(announced.clone());
+        if word.is_some() {
+            let mut state = subscribed.state.clone();
+            let connected = state.wait_for(|s| s.connected);
+            let _ = tokio::time::timeout(PDP_PATIENCE, connected).await;
+        }
+    }
+    let core = Arc::new(Core {
+        file: start.file,
+        overrides: start.overrides,
+        launch: start.launch,
+        started_us: clock.now_us(),
         identity,
         policy,
-        endpoints: endpoints.clone(),
-        kept: kept.clone(),
+        endpoints,
+        kept,
         sink,
-        started_us: clock.now_us(),
-        clock: clock.clone(),
-    };
-    let pdp = match &section.policy {
-        PolicySource::Pdp(address) => Some(Whereabouts::At(*address)),
-        PolicySource::Mesh => Some(Whereabouts::Mesh(NodeRole::Pdp, directory())),
-        PolicySource::Folder(_) => None,
-    };
-    if let Some(pdp) = pdp {
-        subscribe(config, section, pdp, &view, &endpoints, &stop)?;
-    }
-    let (running, policy) = (view.running.clone(), view.policy.clone());
-    let about = super::about(config, &["proxy"], &clock);
+        subscribed,
+        lock,
+        changing: Mutex::new(Changing {
+            config: config.clone(),
+            section: section.clone(),
+            since_us: clock.now_us(),
+            rejected: None,
+            announced,
+            running: Arc::new(running),
+            retiring: Vec::new(),
+            past: Counters::default(),
+            word: None,
+        }),
+        gone: watch::Sender::new(0),
+        clock,
+    });
+    let _ = later.set(core.clone());
+    tokio::spawn(
+        stop.clone()
+            .run_until_cancelled_owned(feed::watch_age(core.clone())),
+    );
+    let (sender, orders) = mpsc::channel(ORDERS_MAX);
     let socket = control::server::serve(
-        about,
+        super::about(config, &["proxy"], &core.clock),
         &format!("proxy-{}", section.instance),
-        routes(view),
+        routes(&core, &sender),
         stop.clone(),
+        word.is_some(),
     )
     .await
     .map_err(|e| vec![super::unbound("control socket", &e)])?;
+    if let Some(word) = &word {
+        // An error means that the other has gone already: then we are alone.
+        let _ = upgrade::say_ready(word);
+    }
     Ok(ProxyRole {
-        running,
-        kept,
-        policy,
+        core,
+        orders,
         stop,
         socket,
     })
 }
 
-impl ProxyRole {
-    /// Resolves when the proxy can decide: it has its certificate from the start, and
-    /// now a policy snapshot too.
-    pub async fn ready(&self) {
-        while self.policy.load().is_none() {
-            tokio::time::sleep(READY_PAUSE).await;
-        }
-    }
-
-    /// What an application beside it needs to know: whose Workload API, and which
-    /// proxy for its own calls.
-    pub fn environment(&self, config: &Config) -> Vec<(&'static str, String)> {
-        let identity = config.proxy.as_ref().map(|p| &p.identity);
-        let api = match identity {
-            Some(identity::IdentityConfig::WorkloadApi(address)) => Some(address.clone()),
-            _ => None,
-        };
-        let outbound = self.running.outbound.map(|a| format!("http://{a}"));
-        let for_calls = ["HTTP_PROXY", "http_proxy"].into_iter();
-        let for_calls = for_calls.filter_map(|name| Some((name, outbound.clone()?)));
-        let endpoint = api.map(|address| ("SPIFFE_ENDPOINT_SOCKET", address));
-        endpoint.into_iter().chain(for_calls).collect()
-    }
-
-    /// Drains the proxy and writes out its records.
-    pub async fn end(self) {
-        self.running.drain(DRAIN_DEADLINE).await;
-        self.stop.cancel();
-        drop(self.socket);
-        match self.kept {
-            Kept::Log(log) => log.close(),
-            Kept::Spool(spool) => spool.close(),
-        }
-    }
+/// The identity, from the last one on disk if need be.
+async fn acquire(
+    config: &Config,
+    section: &ProxySection,
+    clock: &Clock,
+) -> Result<Identity, Diagnostic> {
+    let keep = identity::kept::Keep::new(
+        &config.state_dir,
+        &section.instance,
+        config.trust_domain.clone(),
+        section.spiffe_id.clone(),
+    )?;
+    let wanted = section.spiffe_id.clone();
+    let identity =
+        identity::acquire_or_kept(&section.identity, wanted, clock.clone(), Some(keep)).await?;
+    check_identity(&identity.id())?;
+    Ok(identity)
 }
 
 /// A proxy without an identity of its own may be offered one of the mesh's parts,
@@ -212,262 +312,325 @@ fn check_identity(own: &SpiffeId) -> Result<(), Diagnostic> {
     )
 }
 
-fn keep_records(
-    config: &Config,
-    section: &ProxySection,
-    audit: Option<Whereabouts>,
-    identity: &Identity,
-    clock: &Clock,
-) -> Result<(Kept, Arc<dyn RecordSink>), Vec<Diagnostic>> {
-    let reporter = identity.id();
-    match (&section.records, audit) {
-        (RecordTarget::Log(folder), _) => {
-            let domain = TrustDomain::parse(reporter.trust_domain())
-                .unwrap_or_else(|_| config.trust_domain.clone());
-            let log = Log::open(folder, LogOptions::new(domain), clock.clone())
-                .map_err(|e| vec![unusable(&e.to_string())])?;
-            let sink = Arc::new(LocalSink::new(log.clone(), reporter, clock.clone()));
-            Ok((Kept::Log(log), sink))
-        }
-        (_, None) => Err(vec![unusable("records have nowhere to go")]),
-        (_, Some(audit)) => {
-            let folder = config.state_dir.join("spool");
-            let spool = Spool::open(&folder, reporter, SpoolOptions::default(), clock.clone())
-                .map_err(|e| vec![unusable(&e.to_string())])?;
-            let identity = identity.clone();
-            let expected = config.trust_domain.role(Role::Audit.as_str());
-            let connect = move || {
-                let channel = tls::channel_to(&audit, &expected, &identity);
-                async move { Ok::<_, std::convert::Infallible>(channel) }
-            };
-            tokio::spawn(spool.clone().uplink(connect));
-            Ok((Kept::Spool(spool.clone()), spool))
-        }
+/// Sockets of systemd must be those that are configured: else nobody would accept
+/// what comes to them.
+fn check_activated(section: &ProxySection, inherited: &Inherited) -> Result<(), Diagnostic> {
+    if !inherited.activated {
+        return Ok(());
     }
-}
-
-/// Puts in force whatever good revision the folder holds.
-async fn watch_folder(
-    config: &Config,
-    folder: &std::path::Path,
-    identity: &Identity,
-    sink: &dyn RecordSink,
-    slot: &PolicySlot,
-    clock: &Clock,
-    stop: &CancellationToken,
-) -> Result<(), Vec<Diagnostic>> {
-    let recorder = Recorder::new(
-        sink.open(OWN_WORKER),
-        identity.id().as_str(),
-        config.demo,
-        clock.clone(),
-    );
-    let watched = SourceConfig::new(folder, config.state_dir.join("policy"));
-    let source = Source::open(watched, clock.clone(), Arc::new(recorder))
-        .await
-        .map_err(|e| vec![e.diagnostic().clone()])?;
-    let (mut state, slot) = (source.state(), slot.clone());
-    let first = state.borrow().clone();
-    if let (None, Some(rejected)) = (&first.current, &first.rejected) {
-        return Err(rejected.diagnostics.clone());
-    }
-    let own = identity.id();
-    let mut in_force = 0;
-    let mut put = move |state: &palisade_pdp::publish::State| {
-        let Some(published) = state.current.as_ref().filter(|p| p.sequence() != in_force) else {
-            return Ok(());
-        };
-        let compiled = (*published.compiled).clone();
-        let snapshot = policy::snapshot_for(&own, compiled, published.sequence())?;
-        slot.store(Some(policy::live(snapshot)));
-        in_force = published.sequence();
-        Ok(())
+    let configured = |name: &str| match name {
+        "inbound" => section.inbound.as_ref().map(|c| c.listen),
+        "outbound" => section.outbound.as_ref().map(|c| c.listen),
+        _ => section.admin.as_ref().map(|c| c.listen),
     };
-    put(&first).map_err(|d: Diagnostic| vec![d])?;
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        let follow = async {
-            while state.changed().await.is_ok() {
-                let now = state.borrow_and_update().clone();
-                if let Some(rejected) = &now.rejected {
-                    for diagnostic in &rejected.diagnostics {
-                        tracing::error!(%diagnostic, "policy folder was rejected, keeping the present revision");
-                    }
-                }
-                if let Err(error) = put(&now) {
-                    tracing::error!(%error, "revision has no engine, keeping the present one");
-                }
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = source.run() => {}
-            () = follow => {}
-        }
+    let strange = inherited.addresses().into_iter().find(|(name, at)| {
+        let fits = |c: std::net::SocketAddr| c == *at || (c.port() == 0 && c.ip() == at.ip());
+        !configured(name).is_some_and(fits)
     });
-    Ok(())
-}
-
-/// Follows a PDP: revisions, endpoints, and our status in return.
-fn subscribe(
-    config: &Config,
-    section: &ProxySection,
-    pdp: Whereabouts,
-    view: &View,
-    endpoints: &palisade_proxy::endpoints::Endpoints,
-    stop: &CancellationToken,
-) -> Result<(), Vec<Diagnostic>> {
-    let mut of_subscription =
-        SubscriptionConfig::new(&section.instance, config.state_dir.join("policy"));
-    let inbound = section.inbound.as_ref().zip(view.running.inbound);
-    of_subscription.announcements = inbound
-        .map(|(inbound, address)| Announcement {
-            service: inbound.service.clone(),
-            address: address.to_string(),
-        })
-        .into_iter()
-        .collect();
-    let (subscription, mut subscribed) = Subscription::new(of_subscription).map_err(|d| vec![d])?;
-    let expected = config.trust_domain.role(Role::Pdp.as_str());
-    let identity = view.identity.clone();
-    let connect = move || {
-        let channel = tls::channel_to(&pdp, &expected, &identity);
-        async move { Ok::<_, String>(channel) }
-    };
-    let (slot, own) = (Mutex::new(view.policy.clone()), view.identity.id());
-    let apply = move |revision: palisade_mesh::wire::policy::Revision| {
-        let snapshot = policy::of_revision_for(&own, &revision)?;
-        slot.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .store(Some(policy::live(snapshot)));
-        Ok(())
-    };
-    let told = view.clone();
-    let table = endpoints.clone();
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        let follow = async {
-            while subscribed.endpoints.changed().await.is_ok() {
-                let wire = subscribed.endpoints.borrow_and_update().clone();
-                table.store(Arc::new(policy::endpoints(&wire)));
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = subscription.run(connect, apply, move || told.wire()) => {}
-            () = follow => {}
-        }
-    });
-    Ok(())
-}
-
-impl View {
-    fn versions(&self) -> palisade_mesh::snapshot::Versions {
-        self.policy
-            .load()
-            .as_ref()
-            .map_or_else(Default::default, |live| live.snapshot().versions())
-    }
-
-    fn waiting(&self) -> u64 {
-        match &self.kept {
-            Kept::Log(_) => 0,
-            Kept::Spool(spool) => spool.stats().waiting,
-        }
-    }
-
-    fn wire(&self) -> Status {
-        let counters = self.running.counters();
-        Status {
-            policy_sequence: self.versions().sequence,
-            discovery: self.versions().discovery,
-            svid_not_after_s: self.identity.not_after_s(),
-            requests: counters.requests,
-            allowed: counters.allowed,
-            denied: counters.denied,
-            undecided: counters.undecided,
-            spooled_records: self.waiting(),
-            draining: false,
-        }
-    }
-
-    fn status(&self) -> ProxyStatus {
-        let versions = self.versions();
-        ProxyStatus {
-            instance: self.instance.clone(),
-            spiffe_id: self.identity.id().to_string(),
-            svid_not_after_s: self.identity.not_after_s(),
-            sequence: versions.sequence,
-            digest: versions.policy.to_string(),
-            endpoints: self.endpoints.load().iter().count(),
-            inbound: self.running.inbound,
-            outbound: self.running.outbound,
-            admin: self.running.admin,
-            requests: self.running.counters().requests,
-            spooled: self.waiting(),
-        }
-    }
-
-    fn check(&self) -> Vec<Fact> {
-        let name = &self.instance;
-        let mut facts = Vec::new();
-        if self.versions().sequence == 0 {
-            facts.push(
-                Fact::not_ok(
-                    "proxies",
-                    FactState::Error,
-                    5101,
-                    format!("{name} has no policy snapshot"),
-                )
-                .cause("every request is answered with 503")
-                .fix("see whether its PDP runs and can be reached"),
-            );
-        }
-        if self.identity.not_after_s() * 1_000_000 < self.clock.now_us() {
-            facts.push(
-                Fact::not_ok(
-                    "proxies",
-                    FactState::Error,
-                    5102,
-                    format!("{name} has an expired certificate"),
-                )
-                .cause(format!(
-                    "it ended {}",
-                    ahead(&self.clock, self.identity.not_after_s())
-                ))
-                .fix("see whether its agent runs and can be reached"),
-            );
-        }
-        facts.extend(self.check_records());
-        facts.extend(keeping::facts("proxies", name, &self.sink.health()));
-        facts
-    }
-
-    fn check_records(&self) -> Option<Fact> {
-        let Kept::Spool(spool) = &self.kept else {
-            return None;
-        };
-        let stats = spool.stats();
-        let last_us = stats.last_ack_us.unwrap_or(self.started_us);
-        let late = u128::try_from(self.clock.now_us() - last_us).unwrap_or_default();
-        if stats.connected || stats.waiting == 0 || late < RECORDS_LATE.as_micros() {
-            return None;
-        }
-        let text = format!("{} does not reach the audit service", self.instance);
-        Some(
-            Fact::not_ok("proxies", FactState::Warning, 5103, text)
-                .cause(format!(
-                    "{} records wait in its spool",
-                    crate::render::thousands(stats.waiting)
-                ))
-                .fix("see whether it runs; nothing is lost while the disk has room"),
+    match strange {
+        None => Ok(()),
+        Some((name, at)) => Err(Diagnostic::error(
+            5321,
+            format!("the socket `{name}` of the service manager listens on `{at}`"),
         )
+        .cause(match configured(name) {
+            Some(address) => format!("`proxy.{name}.listen` is `{address}`"),
+            None => format!("the configuration has no `proxy.{name}`"),
+        })
+        .help("make ListenStream of the socket unit and the configuration the same")),
     }
+}
+
+async fn snapshot_is_there(slot: &PolicySlot) {
+    while slot.load().is_none() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+impl ProxyRole {
+    /// Drains the proxy and writes out its records.
+    pub async fn end(self) {
+        let deadline = self.core.section().drain.deadline;
+        drain::drain(&self.core, deadline, std::future::pending()).await;
+        self.close();
+    }
+
+    /// Resolves when the proxy can decide: it has its certificate from the start, and
+    /// then a policy snapshot too.
+    pub fn ready(&self) -> impl Future<Output = ()> + use<> {
+        let slot = self.core.policy.clone();
+        async move { snapshot_is_there(&slot).await }
+    }
+
+    /// What an application beside it needs to know: whose Workload API, and which
+    /// proxy for its own calls.
+    pub fn environment(&self, config: &Config) -> Vec<(&'static str, String)> {
+        let identity = config.proxy.as_ref().map(|p| &p.identity);
+        let api = match identity {
+            Some(identity::IdentityConfig::WorkloadApi(address)) => Some(address.clone()),
+            _ => None,
+        };
+        let outbound = self.core.running().outbound;
+        let outbound = outbound.map(|a| format!("http://{a}"));
+        let for_calls = ["HTTP_PROXY", "http_proxy"].into_iter();
+        let for_calls = for_calls.filter_map(|name| Some((name, outbound.clone()?)));
+        let endpoint = api.map(|address| ("SPIFFE_ENDPOINT_SOCKET", address));
+        endpoint.into_iter().chain(for_calls).collect()
+    }
+
+    /// Puts another configuration in force; says whether anything has changed.
+    ///
+    /// # Errors
+    /// Every reason why it cannot be; nothing has changed then.
+    pub async fn reload(&self, next: &Config) -> Result<bool, Vec<Diagnostic>> {
+        reload::apply(&self.core, next).await
+    }
+
+    /// Runs until it is told to end, by a signal, on the local socket, or by `told`, or
+    /// until another process has taken over; `took_over` hears of that one at once, for
+    /// whoever has to be told which process is the one now.
+    ///
+    /// # Errors
+    /// When signals cannot be received.
+    pub async fn run(
+        mut self,
+        told: impl Future<Output = ()>,
+        took_over: impl FnOnce(u32),
+    ) -> std::io::Result<Ended> {
+        let mut signals = Signals::new()?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        let mut file = reload::Watch::new(&self.core);
+        let mut told = std::pin::pin!(told);
+        let core = self.core.clone();
+        let deadline = loop {
+            let (binary, reply) = tokio::select! {
+                () = &mut told => break None,
+                () = signals.end() => break None,
+                _ = hangup.recv() => {
+                    reload::from_file(&core).await;
+                    continue;
+                }
+                () = file.changed(&core) => {
+                    reload::from_file(&core).await;
+                    continue;
+                }
+                _ = upgrade.recv() => (None, None),
+                order = self.orders.recv() => match order {
+                    Some(Order::Drain(deadline)) => break deadline,
+                    Some(Order::Upgrade(binary, reply)) => (binary, Some(reply)),
+                    // The socket holds the other end.
+                    None => continue,
+                },
+            };
+            let started = tokio::select! {
+                started = upgrade::start_next(&core, binary) => started,
+                () = signals.end() => break None,
+            };
+            let next = started.as_ref().ok().copied();
+            if let Err(error) = &started {
+                tracing::error!(%error, "upgrade failed");
+            }
+            if let Some(reply) = reply {
+                let _ = reply.send(started);
+            }
+            if let Some(pid) = next {
+                took_over(pid);
+                self.give_way(&mut signals).await;
+                return Ok(Ended::Succeeded(pid));
+            }
+        };
+        let deadline = deadline.unwrap_or_else(|| core.section().drain.deadline);
+        drain::drain(&core, deadline, signals.end()).await;
+        self.close();
+        Ok(Ended::Drained)
+    }
+
+    /// Ends after another process has taken over: nothing is announced or accepted any
+    /// more, what is in flight finishes.
+    async fn give_way(self, signals: &mut Signals) {
+        let core = &self.core;
+        self.stop.cancel();
+        let deadline = core.section().drain.deadline;
+        let running = core.running();
+        let finish = async {
+            running.retire(deadline).await;
+            core.generations_gone().await;
+        };
+        tokio::select! {
+            () = finish => {}
+            () = signals.end() => {
+                for generation in core.generations() {
+                    generation.stop().await;
+                }
+            }
+        }
+        self.close();
+    }
+
+    fn close(self) {
+        self.stop.cancel();
+        drop(self.socket);
+        self.core.kept.close();
+    }
+}
+
+/// Signals that end a proxy.
+struct Signals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+impl Core {
+    fn changing(&self) -> MutexGuard<'_, Changing> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn config(&self) -> Config {
+        self.changing().config.clone()
+    }
+
+    fn section(&self) -> ProxySection {
+        self.changing().section.clone()
+    }
+
+    fn config_since_us(&self) -> i64 {
+        self.changing().since_us
+    }
+
+    fn set_config(&self, config: &Config, section: &ProxySection) {
+        let mut changing = self.changing();
+        changing.config = config.clone();
+        changing.section = section.clone();
+        changing.since_us = self.clock.now_us();
+    }
+
+    fn stale_after(&self) -> Duration {
+        self.changing().section.stale_after
+    }
+
+    fn rejected(&self) -> Option<reload::Rejected> {
+        self.changing().rejected.clone()
+    }
+
+    fn set_rejected(&self, rejected: Option<reload::Rejected>) {
+        self.changing().rejected = rejected;
+    }
+
+    fn announced(&self) -> Vec<Announcement> {
+        self.changing().announced.clone()
+    }
+
+    fn set_announced(&self, announced: Vec<Announcement>) {
+        self.changing().announced = announced;
+    }
+
+    fn keep_word(&self, word: UnixStream) {
+        self.changing().word = Some(word);
+    }
+
+    /// Every generation that still has something to do.
+    fn generations(&self) -> Vec<Arc<RunningProxy>> {
+        let changing = self.changing();
+        let all = changing.retiring.iter().chain([&changing.running]);
+        all.cloned().collect()
+    }
+
+    /// The generation that takes connections.
+    fn running(&self) -> Arc<RunningProxy> {
+        self.changing().running.clone()
+    }
+
+    /// Gives connections to a new generation; the one before still has its own.
+    fn succeed(&self, fresh: RunningProxy) {
+        let mut changing = self.changing();
+        let before = std::mem::replace(&mut changing.running, Arc::new(fresh));
+        changing.retiring.push(before);
+    }
+
+    /// Lets a generation that was succeeded finish what it has.
+    fn retire(self: &Arc<Self>, old: Arc<RunningProxy>, deadline: Duration) {
+        let core = self.clone();
+        tokio::spawn(async move {
+            old.retire(deadline).await;
+            let mut changing = core.changing();
+            changing.retiring.retain(|g| !Arc::ptr_eq(g, &old));
+            changing.past = sum(changing.past, old.counters());
+            drop(changing);
+            core.gone.send_modify(|n| *n += 1);
+        });
+    }
+
+    /// Resolves when only the newest generation is left.
+    async fn generations_gone(&self) {
+        let mut gone = self.gone.subscribe();
+        let _ = gone.wait_for(|_| self.changing().retiring.is_empty()).await;
+    }
+
+    fn counters(&self) -> Counters {
+        let changing = self.changing();
+        let all = changing.retiring.iter().chain([&changing.running]);
+        all.map(|g| g.counters()).fold(changing.past, sum)
+    }
+}
+
+fn sum(a: Counters, b: Counters) -> Counters {
+    Counters {
+        requests: a.requests + b.requests,
+        allowed: a.allowed + b.allowed,
+        denied: a.denied + b.denied,
+        undecided: a.undecided + b.undecided,
+        refused: a.refused + b.refused,
+        connections: a.connections + b.connections,
+    }
+}
+
+/// Body of `/v1/proxy/drain`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DrainOrder {
+    /// Another deadline than the configured one, such as `10s`.
+    pub deadline: Option<String>,
+}
+
+/// Body of `/v1/proxy/upgrade`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct UpgradeOrder {
+    /// Another binary than the present one.
+    pub binary: Option<PathBuf>,
+}
+
+/// Answer to both: the processes concerned.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ordered {
+    /// The process that ends.
+    pub ends: u32,
+    /// The process that has taken over, if one has.
+    pub goes_on: Option<u32>,
+    /// How long the one that ends may take, as people write it.
+    pub deadline: String,
 }
 
 /// What the role answers on the local socket.
-fn routes(view: View) -> Router {
-    let (of_status, of_check) = (view.clone(), view);
+fn routes(core: &Arc<Core>, orders: &mpsc::Sender<Order>) -> Router {
+    let (of_status, of_check, of_config) = (core.clone(), core.clone(), core.clone());
+    let (of_drain, of_upgrade) = (core.clone(), core.clone());
+    let (to_drain, to_upgrade) = (orders.clone(), orders.clone());
     Router::new()
         .route(
             "/v1/proxy/status",
@@ -477,4 +640,66 @@ fn routes(view: View) -> Router {
             "/v1/proxy/check",
             get(move || async move { Json(of_check.check()) }),
         )
+        .route(
+            "/v1/proxy/config",
+            get(move || async move { Json(of_config.config_status()) }),
+        )
+        .route(
+            "/v1/proxy/drain",
+            post(move |Json(order): Json<DrainOrder>| async move {
+                ask_to_drain(&of_drain, &to_drain, order).await
+            }),
+        )
+        .route(
+            "/v1/proxy/upgrade",
+            post(move |Json(order): Json<UpgradeOrder>| async move {
+                ask_to_upgrade(&of_upgrade, &to_upgrade, order).await
+            }),
+        )
+}
+
+async fn ask_to_drain(
+    core: &Core,
+    orders: &mpsc::Sender<Order>,
+    order: DrainOrder,
+) -> Answer<Ordered> {
+    let deadline = match &order.deadline {
+        None => None,
+        Some(text) => Some(span(text).ok_or_else(|| {
+            Diagnostic::error(5331, format!("`{text}` is not a span of time"))
+                .help("such as `10s` or `1m`")
+        })?),
+    };
+    send(orders, Order::Drain(deadline)).await?;
+    Ok(Json(ordered(
+        None,
+        deadline.unwrap_or_else(|| core.section().drain.deadline),
+    )))
+}
+
+async fn ask_to_upgrade(
+    core: &Core,
+    orders: &mpsc::Sender<Order>,
+    order: UpgradeOrder,
+) -> Answer<Ordered> {
+    let (reply, answer) = oneshot::channel();
+    send(orders, Order::Upgrade(order.binary, reply)).await?;
+    let pid = answer.await.map_err(|_| ending())??;
+    Ok(Json(ordered(Some(pid), core.section().drain.deadline)))
+}
+
+async fn send(orders: &mpsc::Sender<Order>, order: Order) -> Result<(), Problem> {
+    orders.send(order).await.map_err(|_| ending().into())
+}
+
+fn ending() -> Diagnostic {
+    Diagnostic::error(5332, "this proxy is ending already").help("wait for it: palisade status")
+}
+
+fn ordered(goes_on: Option<u32>, deadline: Duration) -> Ordered {
+    Ordered {
+        ends: std::process::id(),
+        goes_on,
+        deadline: crate::render::duration(deadline),
+    }
 }

@@ -51,6 +51,13 @@ pub fn exchange(
     parse(&answer).ok_or_else(|| io::Error::other(String::from_utf8_lossy(&answer).into_owned()))
 }
 
+/// A GET over a unix socket.
+pub fn over_unix(socket: &std::path::Path, path: &str) -> io::Result<Reply> {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    exchange(&mut stream, "GET", "localhost", path, "")
+}
+
 fn parse(answer: &[u8]) -> Option<Reply> {
     let text = std::str::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;

@@ -19,16 +19,22 @@ pub struct Separate<'h> {
 impl<'h> Separate<'h> {
     /// Starts every process, and waits until a request passes.
     pub fn ready(home: &'h Home) -> Self {
-        Self::ready_for(home, "")
+        Self::ready_with(home, "1h", "", "")
     }
 
     /// As [`Separate::ready`], with more lines of `ca.registrations`.
     pub fn ready_for(home: &'h Home, registrations: &str) -> Self {
+        Self::ready_with(home, "1h", "", registrations)
+    }
+
+    /// As [`Separate::ready`], with certificates that live this long, more lines in the
+    /// section of each proxy, and more of `ca.registrations`.
+    pub fn ready_with(home: &'h Home, ttl: &str, of_proxies: &str, registrations: &str) -> Self {
         let mut mesh = Self::configured(home);
         for service in SERVICES {
             mesh.start_app(service);
         }
-        let outbound = mesh.write_config(registrations);
+        let outbound = mesh.write_config(ttl, of_proxies, registrations);
         mesh.outbound = outbound;
         for role in ROLES.into_iter().chain(["proxy-web", "proxy-orders"]) {
             mesh.start(role);
@@ -48,7 +54,7 @@ impl<'h> Separate<'h> {
 
     /// Writes one file for the control plane and one for each proxy; gives the
     /// outbound port of `web`.
-    fn write_config(&self, more: &str) -> SocketAddr {
+    fn write_config(&self, ttl: &str, of_proxies: &str, more: &str) -> SocketAddr {
         let (pdp, audit) = (free_port(), free_port());
         let registrations: String = SERVICES
             .iter()
@@ -61,7 +67,7 @@ impl<'h> Separate<'h> {
             })
             .collect();
         let plane = format!(
-            "trust_domain: demo.test\nstate_dir: state\nca:\n  svid_ttl: 1h\n  registrations:\n{registrations}{more}agent: {{}}\npdp:\n  policies: policies\n  listen: {pdp}\naudit:\n  listen: {audit}\n"
+            "trust_domain: demo.test\nstate_dir: state\nca:\n  svid_ttl: {ttl}\n  registrations:\n{registrations}{more}agent: {{}}\npdp:\n  policies: policies\n  listen: {pdp}\naudit:\n  listen: {audit}\n"
         );
         fs::write(self.home.path("mesh.yaml"), plane).unwrap();
         let mut web = free_port();
@@ -70,7 +76,7 @@ impl<'h> Separate<'h> {
             let app = self.app(service);
             let agent = self.home.path("state/agent.sock");
             let text = format!(
-                "trust_domain: demo.test\nstate_dir: state-{service}\nproxy:\n  instance: {service}-1\n  identity:\n    workload_api: unix://{}\n  policy: {{ pdp: \"{pdp}\" }}\n  records: {{ audit: \"{audit}\" }}\n  workers: 1\n  inbound: {{ listen: \"{inbound}\", service: shop/{service}, upstream: \"{app}\" }}\n  outbound: {{ listen: \"{outbound}\" }}\n",
+                "trust_domain: demo.test\nstate_dir: state-{service}\nproxy:\n  instance: {service}-1\n  identity:\n    workload_api: unix://{}\n  policy: {{ pdp: \"{pdp}\" }}\n  records: {{ audit: \"{audit}\" }}\n  workers: 1\n  inbound: {{ listen: \"{inbound}\", service: shop/{service}, upstream: \"{app}\" }}\n  outbound: {{ listen: \"{outbound}\" }}\n{of_proxies}",
                 agent.display()
             );
             fs::write(self.home.path(&format!("proxy-{service}.yaml")), text).unwrap();
@@ -156,6 +162,11 @@ impl<'h> Separate<'h> {
     pub fn get(&self, path: &str) -> Option<u16> {
         let reply = http::send(self.outbound, "GET", "orders", path, "");
         reply.ok().map(|r| r.status)
+    }
+
+    /// Answer to a GET of web to orders; none when there was no answer.
+    pub fn reply(&self, path: &str) -> Option<http::Reply> {
+        http::send(self.outbound, "GET", "orders", path, "").ok()
     }
 
     /// Starts the calls of web.

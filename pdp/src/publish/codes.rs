@@ -14,3 +14,7 @@ pub const WATCH: u16 = 3008;
 pub const UNREACHABLE: u16 = 3009;
 /// Putting a revision in force failed inside.
 pub const APPLY_FAILED: u16 = 3010;
+/// The kept revision is not the last one that was in force.
+pub const KEPT_OLDER: u16 = 5301;
+/// Nothing tells how old the kept revision is.
+pub const WORD_MISSING: u16 = 5302;

@@ -24,8 +24,8 @@ use palisade_mesh::{
     spiffe_id::SpiffeId,
     svid::Peer,
     wire::policy::{
-        Endpoints, Hello, PdpMessage, ProxyMessage, distribution_server as server, pdp_message,
-        proxy_message::Kind,
+        Announcement, Endpoints, Hello, Newest, PdpMessage, ProxyMessage,
+        distribution_server as server, pdp_message, proxy_message::Kind,
     },
 };
 use tokio::{
@@ -350,22 +350,17 @@ impl Session {
         let key = lock(&self.shared.registry)
             .hello(&self.identity, hello, self.stream, now_us)
             .map_err(|_| Status::resource_exhausted("too many proxies"))?;
-        self.announce(hello, &key);
+        self.announce(&hello.announcements, &key);
         Ok(key)
     }
 
     /// Keeps all announcements, because the catalogue may come to entitle them;
     /// those it does not entitle now are recorded and not told to anybody.
-    fn announce(&self, hello: &Hello, key: &Key) {
+    fn announce(&self, announced: &[Announcement], key: &Key) {
         let current = self.shared.state.borrow().current.clone();
-        let announcements: Vec<_> = hello
-            .announcements
-            .iter()
-            .take(ANNOUNCEMENTS_MAX)
-            .cloned()
-            .collect();
+        let announcements: Vec<_> = announced.iter().take(ANNOUNCEMENTS_MAX).cloned().collect();
         let mut reasons = BTreeSet::new();
-        if hello.announcements.len() > ANNOUNCEMENTS_MAX {
+        if announced.len() > ANNOUNCEMENTS_MAX {
             reasons.insert(format!("more than {ANNOUNCEMENTS_MAX} announcements"));
         }
         if let Some(current) = current {
@@ -453,7 +448,11 @@ impl Session {
                 }
                 _ = endpoints.changed() => {}
                 message = timeout(IDLE_TIMEOUT, inbound.message()) => match message {
-                    Ok(Ok(Some(message))) => self.take(message, key)?,
+                    Ok(Ok(Some(message))) => {
+                        if let Some(answer) = self.take(message, key)? {
+                            self.send(answer).await?;
+                        }
+                    }
                     Ok(Ok(None)) => return Ok(()),
                     Ok(Err(status)) => return Err(status),
                     Err(_) => return Err(Status::deadline_exceeded("proxy is silent")),
@@ -471,7 +470,7 @@ impl Session {
         }
     }
 
-    fn take(&self, message: ProxyMessage, key: &Key) -> Result<(), Status> {
+    fn take(&self, message: ProxyMessage, key: &Key) -> Result<Option<pdp_message::Kind>, Status> {
         let now_us = self.shared.clock.now_us();
         match message.kind {
             Some(Kind::Hello(_)) => {
@@ -489,7 +488,7 @@ impl Session {
                 );
                 lock(&self.shared.registry).nack(key, self.stream, &nack, now_us);
                 if !self.is_news(nack.sequence) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 let detail = super::registry::cut(&format!("{}: {}", nack.code, nack.message));
                 self.shared.recorder.admin(
@@ -505,14 +504,23 @@ impl Session {
                 if news {
                     self.shared.recompute();
                 }
+                return Ok(self.newest(now_us));
             }
+            Some(Kind::Announce(announce)) => self.announce(&announce.announcements, key),
             None => {}
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// Withdraws the endpoints after the grace; a proxy that is back by then has
-    /// announced them on its new stream.
+    fn newest(&self, now_us: i64) -> Option<pdp_message::Kind> {
+        let current = self.shared.state.borrow().current.clone()?;
+        Some(pdp_message::Kind::Newest(Newest {
+            sha256: current.digest().0.to_vec(),
+            sequence: current.sequence(),
+            now_us,
+        }))
+    }
+
     /// Whether a refusal is of a revision that exists and was not refused before: a
     /// peer must not fill the log with them.
     fn is_news(&self, sequence: u64) -> bool {
@@ -521,6 +529,8 @@ impl Session {
             && self.nacked.fetch_max(sequence, Ordering::Relaxed) < sequence
     }
 
+    /// Withdraws the endpoints after the grace; a proxy that is back by then has
+    /// announced them on its new stream.
     fn withdraw_later(&self) {
         let (shared, stream) = (self.shared.clone(), self.stream);
         tokio::spawn(async move {

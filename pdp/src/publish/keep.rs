@@ -14,7 +14,7 @@ use std::{
 use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
-    wire::policy::{Endpoints, Revision},
+    wire::policy::{Endpoints, KeptWord, Revision},
 };
 use prost::Message;
 
@@ -25,6 +25,9 @@ pub const REVISION_LEN_MAX: usize = 64 << 20;
 
 const REVISION: &str = "revision.pb";
 const ENDPOINTS: &str = "endpoints.pb";
+const WORD: &str = "word.pb";
+/// Length of the digest that a kept word begins with.
+const DIGEST_LEN: usize = 32;
 
 /// Where a revision and endpoints are kept.
 #[derive(Debug, Clone)]
@@ -36,9 +39,11 @@ impl Keep {
     /// Uses `dir`, which is created if it is not there.
     pub(crate) fn open(dir: &Path) -> Result<Self, Diagnostic> {
         fs::create_dir_all(dir).map_err(|e| state_dir(dir, &e))?;
-        Ok(Self {
+        let keep = Self {
             dir: dir.to_owned(),
-        })
+        };
+        keep.remove_drafts();
+        Ok(keep)
     }
 
     /// The kept revision; `None` when there is none yet.
@@ -55,10 +60,43 @@ impl Keep {
 
     /// Replaces the kept revision; when this returns it survives a power loss.
     pub(crate) fn store(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        self.replace(REVISION, &revision.encode_to_vec())
+    }
+
+    /// The kept word of the PDP; `None` when there is none yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub(crate) fn load_word(&self) -> Result<Option<KeptWord>, Diagnostic> {
+        let Some(bytes) = self.read_bytes(WORD)? else {
+            return Ok(None);
+        };
+        let damaged = |why: &str| {
+            let why = io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+            state_dir(&self.dir.join(WORD), &why)
+        };
+        let (digest, word) = bytes
+            .split_at_checked(DIGEST_LEN)
+            .ok_or_else(|| damaged("it is cut short"))?;
+        if Digest::from_slice(digest) != Some(Digest::of(word)) {
+            return Err(damaged("its bytes have another digest"));
+        }
+        let word = KeptWord::decode(word).map_err(|e| damaged(&e.to_string()))?;
+        Ok(Some(word))
+    }
+
+    /// Replaces the kept word; when this returns it survives a power loss.
+    pub(crate) fn store_word(&self, word: &KeptWord) -> Result<(), Diagnostic> {
+        let word = word.encode_to_vec();
+        let digest = Digest::of(&word);
+        self.replace(WORD, &[&digest.0[..], &word].concat())
+    }
+
+    fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Diagnostic> {
         let replace = || -> io::Result<()> {
-            let file = self.write_draft(REVISION, &revision.encode_to_vec())?;
+            let file = self.write_draft(name, bytes)?;
             file.sync_all()?;
-            self.rename_draft(REVISION)?;
+            self.rename_draft(name)?;
             fs::File::open(&self.dir)?.sync_all()
         };
         replace().map_err(|e| state_dir(&self.dir, &e))
@@ -81,6 +119,16 @@ impl Keep {
     }
 
     fn read<M: Message + Default>(&self, name: &str) -> Result<Option<M>, Diagnostic> {
+        let Some(bytes) = self.read_bytes(name)? else {
+            return Ok(None);
+        };
+        let path = self.dir.join(name);
+        let message = M::decode(bytes.as_slice())
+            .map_err(|e| state_dir(&path, &io::Error::new(io::ErrorKind::InvalidData, e)))?;
+        Ok(Some(message))
+    }
+
+    fn read_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, Diagnostic> {
         let path = self.dir.join(name);
         let mut bytes = Vec::new();
         match fs::File::open(&path) {
@@ -93,13 +141,26 @@ impl Keep {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(state_dir(&path, &error)),
         }
-        let message = M::decode(bytes.as_slice())
-            .map_err(|e| state_dir(&path, &io::Error::new(io::ErrorKind::InvalidData, e)))?;
-        Ok(Some(message))
+        Ok(Some(bytes))
     }
 
+    /// Each process has drafts of its own: during an upgrade there are two.
     fn draft(&self, name: &str) -> PathBuf {
-        self.dir.join(format!("{name}.new"))
+        self.dir.join(format!("{name}.{}.new", std::process::id()))
+    }
+
+    /// Removes drafts that processes left when they crashed.
+    fn remove_drafts(&self) {
+        let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        for entry in entries {
+            let name = entry.file_name();
+            let draft = name.to_str().and_then(|n| n.strip_suffix(".new"));
+            let writer = draft.and_then(|n| n.rsplit('.').next());
+            let runs = |pid: &str| Path::new("/proc").join(pid).exists();
+            if writer.is_some_and(|pid| pid.parse::<u32>().is_ok() && !runs(pid)) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
     }
 
     fn write_draft(&self, name: &str, bytes: &[u8]) -> io::Result<fs::File> {
@@ -158,11 +219,16 @@ mod tests {
         let keep = Keep::open(&dir.path().join("state")).unwrap();
         assert_eq!(keep.load().unwrap(), None);
         keep.store(&revision()).unwrap();
-        let draft = dir.path().join("state").join("revision.pb.new");
+        // No process has this number: the kernel's limit is lower.
+        let draft = dir.path().join("state").join("revision.pb.4194305.new");
         fs::write(&draft, b"half").unwrap();
+        let own = keep.draft(REVISION);
+        fs::write(&own, b"half").unwrap();
         assert_eq!(keep.load().unwrap(), Some(revision()));
+        let keep = Keep::open(&dir.path().join("state")).unwrap();
+        assert!(!draft.exists() && own.exists());
         keep.store(&revision()).unwrap();
-        assert!(!draft.exists());
+        assert!(!own.exists());
     }
 
     #[test]
@@ -179,6 +245,26 @@ mod tests {
         assert_eq!(keep.load().unwrap(), None);
         fs::write(dir.path().join(ENDPOINTS), b"\xff\xff").unwrap();
         assert_eq!(keep.load_endpoints().unwrap_err().code.0, codes::STATE_DIR);
+    }
+
+    #[test]
+    fn a_kept_word_is_whole_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::open(dir.path()).unwrap();
+        assert_eq!(keep.load_word().unwrap(), None);
+        let word = KeptWord {
+            sequence: 7,
+            age_us: 5,
+            ..KeptWord::default()
+        };
+        keep.store_word(&word).unwrap();
+        assert_eq!(keep.load_word().unwrap(), Some(word));
+        let path = dir.path().join(WORD);
+        let whole = fs::read(&path).unwrap();
+        for bytes in [&whole[..whole.len() - 1], &whole[..DIGEST_LEN - 1], b""] {
+            fs::write(&path, bytes).unwrap();
+            assert_eq!(keep.load_word().unwrap_err().code.0, codes::STATE_DIR);
+        }
     }
 
     #[test]

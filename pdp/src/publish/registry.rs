@@ -1,6 +1,6 @@
 //! Which proxies are there, what they run and when they were last heard.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_mesh::{
     snapshot::Digest,
@@ -54,7 +54,13 @@ pub struct ProxyStatus {
     pub last_seen_us: i64,
     /// Why announcements of it were refused.
     pub refused: Vec<String>,
+    /// How far its clock was ahead of ours at its last status, microseconds.
+    pub clock_ahead_us: Option<i64>,
+    /// Other processes of the same identity and instance that are connected.
+    pub rivals: usize,
     connection: u64,
+    /// Open streams of those processes.
+    older: BTreeSet<u64>,
 }
 
 type Key = (SpiffeId, String);
@@ -101,7 +107,20 @@ impl Registry {
                 self.proxies.remove(&gone);
             }
         }
+        let older = match self.proxies.remove(&key) {
+            // The same process has a new stream before we missed the old one.
+            Some(before) if before.boot == hello.boot => before.older,
+            Some(mut before) if before.connected => {
+                before.older.insert(before.connection);
+                before.older
+            }
+            Some(before) => before.older,
+            None => BTreeSet::new(),
+        };
         let status = ProxyStatus {
+            clock_ahead_us: None,
+            rivals: older.len(),
+            older,
             identity: identity.clone(),
             instance: key.1.clone(),
             boot: hello.boot.iter().copied().take(16).collect(),
@@ -149,6 +168,7 @@ impl Registry {
 
     pub(crate) fn status(&mut self, key: &Key, connection: u64, status: Status, now_us: i64) {
         if let Some(proxy) = self.of(key, connection, now_us) {
+            proxy.clock_ahead_us = (status.now_us != 0).then(|| status.now_us - now_us);
             proxy.status = Some(status);
         }
     }
@@ -168,6 +188,9 @@ impl Registry {
     pub(crate) fn gone(&mut self, key: &Key, connection: u64, now_us: i64) {
         if let Some(proxy) = self.of(key, connection, now_us) {
             proxy.connected = false;
+        } else if let Some(proxy) = self.proxies.get_mut(key) {
+            proxy.older.remove(&connection);
+            proxy.rivals = proxy.older.len();
         }
     }
 }
@@ -206,6 +229,28 @@ mod tests {
         registry.gone(&key, 2, 30);
         let seen = registry.snapshot();
         assert!(!seen[0].connected && seen[0].last_seen_us == 30);
+    }
+
+    /// Two processes under one name: only the newest is seen, so the other is told of.
+    #[test]
+    fn processes_of_the_same_name_are_counted() {
+        let mut registry = Registry::default();
+        let of = |boot: u8| Hello {
+            boot: vec![boot; 16],
+            ..hello("a")
+        };
+        let rivals = |registry: &Registry| registry.snapshot()[0].rivals;
+        let key = registry.hello(&id(1), &of(1), 1, 0).unwrap();
+        registry.hello(&id(1), &of(1), 2, 0).unwrap();
+        registry.gone(&key, 1, 0);
+        assert_eq!(rivals(&registry), 0, "one process, two streams");
+        registry.hello(&id(1), &of(2), 3, 0).unwrap();
+        assert_eq!(rivals(&registry), 1);
+        registry.gone(&key, 2, 0);
+        assert_eq!(rivals(&registry), 0);
+        registry.gone(&key, 3, 0);
+        registry.hello(&id(1), &of(3), 4, 0).unwrap();
+        assert_eq!(rivals(&registry), 0, "after a restart");
     }
 
     #[test]

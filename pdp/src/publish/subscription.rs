@@ -12,16 +12,17 @@ use std::{
 };
 
 use palisade_mesh::{
+    clock::Clock,
     diagnostic::Diagnostic,
     snapshot::Digest,
     wire::policy::{
-        Ack, Announcement, Endpoints, Hello, Nack, PdpMessage, ProxyMessage, Revision, Status,
-        distribution_client::DistributionClient, pdp_message::Kind as FromPdp,
+        Ack, Announce, Announcement, Endpoints, Hello, Nack, Newest, PdpMessage, ProxyMessage,
+        Revision, Status, distribution_client::DistributionClient, pdp_message::Kind as FromPdp,
         proxy_message::Kind as ToPdp,
     },
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::spawn_blocking,
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
@@ -32,6 +33,7 @@ use super::{
     backoff::Backoff,
     codes,
     keep::{self, Keep, REVISION_LEN_MAX},
+    word::{self, Freshness},
 };
 use crate::author::FEATURES;
 
@@ -59,6 +61,8 @@ pub struct SubscriptionConfig {
     pub backoff_min: Duration,
     /// Longest wait after failures.
     pub backoff_max: Duration,
+    /// The time.
+    pub clock: Clock,
 }
 
 impl SubscriptionConfig {
@@ -73,6 +77,7 @@ impl SubscriptionConfig {
             status_every: Duration::from_secs(5),
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
+            clock: Clock::system(),
         }
     }
 }
@@ -106,6 +111,10 @@ pub struct SubscriptionState {
     pub digest: Digest,
     /// Why the last attempt or revision failed.
     pub last_error: Option<Diagnostic>,
+    /// Since when no stream is open, microseconds since the Unix epoch.
+    pub away_since_us: Option<i64>,
+    /// How far the PDP's clock was ahead of ours at its last word, microseconds.
+    pub clock_ahead_us: Option<i64>,
 }
 
 /// What a subscriber sees.
@@ -117,6 +126,33 @@ pub struct Subscribed {
     pub endpoints: watch::Receiver<Arc<Endpoints>>,
     /// How the subscription is doing.
     pub state: watch::Receiver<SubscriptionState>,
+    /// How old the revision in force is.
+    pub freshness: Freshness,
+    /// What to tell the PDP out of turn.
+    pub tell: Tell,
+}
+
+/// Tells the PDP something before the next status is due; clones are one.
+#[derive(Debug, Clone)]
+pub struct Tell {
+    announcements: watch::Sender<Vec<Announcement>>,
+    status: Arc<Notify>,
+}
+
+impl Tell {
+    /// Replaces what is announced.
+    pub fn announce(&self, announcements: Vec<Announcement>) {
+        self.announcements.send_if_modified(|now| {
+            let news = *now != announcements;
+            *now = announcements;
+            news
+        });
+    }
+
+    /// Has the status sent now.
+    pub fn status(&self) {
+        self.status.notify_one();
+    }
 }
 
 /// Keeps a stream to a PDP open. One task owns it.
@@ -127,6 +163,15 @@ pub struct Subscription {
     revision: watch::Sender<Option<Arc<Revision>>>,
     endpoints: watch::Sender<Arc<Endpoints>>,
     state: watch::Sender<SubscriptionState>,
+    freshness: Freshness,
+    tell: Tell,
+}
+
+/// A subscription that has begun from its disk.
+#[derive(Debug)]
+pub struct Restored<A> {
+    subscription: Subscription,
+    apply: Apply<A>,
 }
 
 type Apply<A> = Arc<Mutex<A>>;
@@ -138,7 +183,13 @@ impl Subscription {
     /// When the state folder cannot be created.
     pub fn new(config: SubscriptionConfig) -> Result<(Self, Subscribed), Diagnostic> {
         let keep = Keep::open(&config.state_dir)?;
+        let tell = Tell {
+            announcements: watch::Sender::new(config.announcements.clone()),
+            status: Arc::default(),
+        };
         let subscription = Self {
+            freshness: Freshness::new(config.clock.clone()),
+            tell,
             config,
             keep,
             revision: watch::Sender::new(None),
@@ -149,6 +200,8 @@ impl Subscription {
             revision: subscription.revision.subscribe(),
             endpoints: subscription.endpoints.subscribe(),
             state: subscription.state.subscribe(),
+            freshness: subscription.freshness.clone(),
+            tell: subscription.tell.clone(),
         };
         Ok((subscription, subscribed))
     }
@@ -161,9 +214,30 @@ impl Subscription {
         A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
         S: Fn() -> Status + Send + Sync,
     {
+        self.start_from_disk(apply).await.run(connect, status).await;
+    }
+
+    /// Puts in force what was kept, if it may be: static stability. `apply` is as in
+    /// [`Subscription::run`].
+    pub async fn start_from_disk<A>(self, apply: A) -> Restored<A>
+    where
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+    {
         let apply = Arc::new(Mutex::new(apply));
         self.restore_endpoints().await;
         self.restore(&apply).await;
+        Restored {
+            subscription: self,
+            apply,
+        }
+    }
+
+    async fn follow<C, A, S>(self, connect: C, apply: Apply<A>, status: S)
+    where
+        C: Connect,
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+        S: Fn() -> Status + Send + Sync,
+    {
         let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
         loop {
             let ended = match timeout(OPEN_TIMEOUT, connect.connect()).await {
@@ -174,6 +248,8 @@ impl Subscription {
             tracing::debug!(cause = ended, "policy stream ended");
             self.state.send_modify(|s| {
                 s.connected = false;
+                let now_us = self.config.clock.now_us();
+                s.away_since_us = s.away_since_us.or(Some(now_us));
                 s.last_error = Some(
                     Diagnostic::warning(codes::UNREACHABLE, "policy decision point is not reached")
                         .cause(ended)
@@ -184,13 +260,27 @@ impl Subscription {
         }
     }
 
-    /// Static stability: what was good before the restart is good now.
+    /// What was good before the restart is good now, unless somebody put something
+    /// else in its place.
     async fn restore<A>(&self, apply: &Apply<A>)
     where
         A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
     {
         let keep = self.keep.clone();
-        let kept = spawn_blocking(move || keep.load()).await;
+        let freshness = self.freshness.clone();
+        let load = move || {
+            let word = keep.load_word()?;
+            // Known also when the revision itself is lost: nothing older comes in.
+            if let Some(word) = &word {
+                freshness.restore(word);
+            }
+            let kept = keep.load()?;
+            if let Some(kept) = &kept {
+                word::check(kept, word.as_ref())?;
+            }
+            Ok(kept)
+        };
+        let kept = spawn_blocking(load).await;
         let failed = match kept {
             Ok(Ok(Some(kept))) => match applied(apply, kept.clone()).await {
                 Ok(()) => {
@@ -247,6 +337,8 @@ impl Subscription {
         A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
         S: Fn() -> Status + Send + Sync,
     {
+        // Before the hello: what changes after it is told on its own.
+        let mut announcements = self.tell.announcements.subscribe();
         let (sender, receiver) = mpsc::channel(QUEUE_LEN);
         let outbound = Outbound(sender);
         if outbound.send(ToPdp::Hello(self.hello())).await.is_err() {
@@ -275,12 +367,49 @@ impl Subscription {
                     Ok(None) => return "it closed the stream".to_owned(),
                     Err(status) => return status.message().to_owned(),
                 },
-                _ = due.tick() => outbound.send(ToPdp::Status(status())).await,
+                _ = due.tick() => self.report(status, &outbound).await,
+                () = self.tell.status.notified() => self.report(status, &outbound).await,
+                Ok(()) = announcements.changed() => {
+                    let announcements = announcements.borrow_and_update().clone();
+                    outbound.send(ToPdp::Announce(Announce { announcements })).await
+                }
             };
             if sent.is_err() {
                 return "stream is closed".to_owned();
             }
         }
+    }
+
+    async fn report<S>(&self, status: &S, outbound: &Outbound) -> Result<(), Closed>
+    where
+        S: Fn() -> Status + Send + Sync,
+    {
+        if self.freshness.is_write_due() {
+            self.keep_word().await;
+        }
+        let now_us = self.config.clock.now_us();
+        let status = Status { now_us, ..status() };
+        outbound.send(ToPdp::Status(status)).await
+    }
+
+    async fn keep_word(&self) {
+        let (keep, freshness) = (self.keep.clone(), self.freshness.clone());
+        let store = move || freshness.to_keep().map_or(Ok(()), |w| keep.store_word(&w));
+        if let Ok(Err(error)) = spawn_blocking(store).await {
+            tracing::error!(%error, "age of the policy revision is not kept");
+        }
+    }
+
+    /// The PDP said what the newest revision is.
+    fn note_newest(&self, newest: &Newest) {
+        let ahead_us = newest.now_us - self.config.clock.now_us();
+        self.state.send_modify(|s| {
+            s.clock_ahead_us = Some(ahead_us);
+            let digest = Digest::from_slice(&newest.sha256);
+            if newest.sequence == s.sequence && digest == Some(s.digest) {
+                self.freshness.confirm(s.sequence, s.digest);
+            }
+        });
     }
 
     fn hello(&self) -> Hello {
@@ -292,7 +421,7 @@ impl Subscription {
             features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
             have_sha256: have.as_ref().map(|r| r.sha256.clone()).unwrap_or_default(),
             have_sequence: have.as_ref().map_or(0, |r| r.sequence),
-            announcements: self.config.announcements.clone(),
+            announcements: self.tell.announcements.borrow().clone(),
         }
     }
 
@@ -313,7 +442,7 @@ impl Subscription {
             {
                 s.last_error = None;
             }
-            (s.connected, s.from_disk) = (true, false);
+            (s.connected, s.from_disk, s.away_since_us) = (true, false, None);
             news
         });
         match message.kind {
@@ -350,6 +479,10 @@ impl Subscription {
                 }
                 Ok(())
             }
+            Some(FromPdp::Newest(newest)) => {
+                self.note_newest(&newest);
+                Ok(())
+            }
             None => Ok(()),
         }
     }
@@ -369,6 +502,12 @@ impl Subscription {
         if revision.sequence <= have_sequence {
             return Err(older(revision.sequence, have_sequence));
         }
+        // The last one that was in force may be lost, or have been refused on disk.
+        if let Some((seen, seen_digest)) = self.freshness.highest()
+            && (revision.sequence < seen || (revision.sequence == seen && digest != seen_digest))
+        {
+            return Err(older(revision.sequence, seen));
+        }
         applied(apply, revision.clone()).await?;
         let keep = self.keep.clone();
         let kept = revision.clone();
@@ -377,8 +516,24 @@ impl Subscription {
         if let Ok(Err(diagnostic)) = spawn_blocking(move || keep.store(&kept)).await {
             tracing::error!(error = %diagnostic, "policy revision is not kept");
         }
+        self.freshness.confirm(revision.sequence, digest);
+        self.keep_word().await;
         self.in_force(revision, false);
         Ok(())
+    }
+}
+
+impl<A> Restored<A>
+where
+    A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+{
+    /// Runs until dropped; as [`Subscription::run`].
+    pub async fn run<C, S>(self, connect: C, status: S)
+    where
+        C: Connect,
+        S: Fn() -> Status + Send + Sync,
+    {
+        self.subscription.follow(connect, self.apply, status).await;
     }
 }
 
@@ -386,7 +541,7 @@ impl Subscription {
 fn older(got: u64, have: u64) -> Diagnostic {
     Diagnostic::error(
         codes::SEQUENCE,
-        format!("policy revision {got} is not newer than {have}, which is in force"),
+        format!("policy revision {got} is not newer than {have}, which is or was in force"),
     )
     .cause("numbers only grow; a lower one is a rollback by somebody else, or a PDP that lost its state")
     .help("restore the PDP's state folder; to go back to old content, publish it under a new number")

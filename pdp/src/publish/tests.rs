@@ -447,6 +447,64 @@ mod streams {
         .await;
     }
 
+    /// A status is answered: the snapshot is confirmed and clocks are compared.
+    #[tokio::test]
+    async fn the_pdp_confirms_what_is_the_newest_and_nothing_else() {
+        let mesh = Mesh::start().await;
+        let pdp = Pdp::serve(&mesh.distribution, Some(WEB)).await;
+        let state = tempfile::tempdir().unwrap();
+        let mut good = proxy(pdp.connect(), state.path(), &[], false);
+        until(&mut good.seen.state, "first", |s| s.sequence == 1).await;
+        let from = good.seen.freshness.confirmed_us().unwrap();
+        eventually("confirmed again", || {
+            good.seen.freshness.confirmed_us().unwrap() > from
+        })
+        .await;
+        until(&mut good.seen.state, "the clock", |s| {
+            s.clock_ahead_us.is_some_and(|us| us.abs() < 5_000_000)
+        })
+        .await;
+        eventually("the other clock", || {
+            let proxies = mesh.distribution.proxies();
+            proxies.iter().any(|p| p.clock_ahead_us.is_some())
+        })
+        .await;
+        let elsewhere = tempfile::tempdir().unwrap();
+        let mut refusing = proxy(pdp.connect(), elsewhere.path(), &[], true);
+        until(&mut refusing.seen.state, "an answer", |s| {
+            s.clock_ahead_us.is_some()
+        })
+        .await;
+        assert_eq!(refusing.seen.freshness.age(), None);
+    }
+
+    /// An address that changes while the stream is open.
+    #[tokio::test]
+    async fn announcements_are_replaced_on_an_open_stream() {
+        let mesh = Mesh::start().await;
+        let pdp = Pdp::serve(&mesh.distribution, Some(WEB)).await;
+        let state = tempfile::tempdir().unwrap();
+        let mut proxy = proxy(pdp.connect(), state.path(), &[], false);
+        until(&mut proxy.seen.state, "first", |s| s.sequence == 1).await;
+        for address in ["10.0.0.1:443", "10.0.0.2:443"] {
+            proxy.seen.tell.announce(vec![Announcement {
+                service: "shop/web".to_owned(),
+                address: address.to_owned(),
+            }]);
+            until(&mut proxy.seen.endpoints, "the new address", |e| {
+                let own: Vec<_> = e.endpoints.iter().filter(|e| e.identity == WEB).collect();
+                own.len() == 1 && own[0].address == address
+            })
+            .await;
+        }
+        *proxy.draining.lock().unwrap() = true;
+        proxy.seen.tell.status();
+        until(&mut proxy.seen.endpoints, "withdrawn", |e| {
+            e.endpoints.iter().all(|e| e.identity != WEB)
+        })
+        .await;
+    }
+
     #[tokio::test]
     async fn a_refused_revision_is_known_to_the_pdp_and_recorded() {
         let mesh = Mesh::start().await;

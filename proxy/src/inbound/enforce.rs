@@ -387,6 +387,9 @@ pub(crate) fn rule(
     let Some(live) = live else {
         return Ruling::undecided(Fault::NoSnapshot);
     };
+    if live.stale {
+        return Ruling::undecided(Fault::SnapshotStale);
+    }
     let Some(service) = service else {
         return Ruling::undecided(Fault::ServiceUnknown);
     };

@@ -1,0 +1,317 @@
+//! The PDP's last word: when it last said that a proxy runs the newest revision, and
+//! the highest revision that was ever in force here.
+//!
+//! The age of a snapshot counts from that word and survives restarts. It is counted
+//! by time that nobody can set: how long the machine has been up, sleep included. Over
+//! a reboot, where that begins anew, it goes on from the age last written, plus
+//! whatever the wall clock has moved on since; a clock that went back adds nothing and
+//! takes nothing away. So no clock, wherever it jumps, makes a snapshot younger.
+
+use std::{
+    fmt, fs,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::{Duration, Instant},
+};
+
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::Diagnostic,
+    snapshot::Digest,
+    wire::policy::{KeptWord, Revision},
+};
+
+use super::codes;
+
+/// How often the age is written while it grows.
+const WRITE_EVERY: Duration = Duration::from_secs(30);
+
+/// How long the machine has been up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Uptime {
+    /// Changes with every boot of the machine.
+    boot: String,
+    us: u64,
+}
+
+/// Tells it.
+#[derive(Clone)]
+struct Meter(Arc<dyn Fn() -> Uptime + Send + Sync>);
+
+impl Meter {
+    fn of(clock: &Clock) -> Self {
+        let clock = clock.clone();
+        Self(Arc::new(move || match clock.steady_us() {
+            Some(us) => Uptime {
+                boot: "manual".to_owned(),
+                us,
+            },
+            None => uptime(),
+        }))
+    }
+}
+
+impl fmt::Debug for Meter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meter")
+    }
+}
+
+/// From `/proc`. Where it is hidden, each process is a boot of its own.
+fn uptime() -> Uptime {
+    static BOOT: OnceLock<Option<String>> = OnceLock::new();
+    static START: OnceLock<Instant> = OnceLock::new();
+    let boot = BOOT.get_or_init(|| {
+        let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Some(id.trim().to_owned())
+    });
+    let seconds = || {
+        let text = fs::read_to_string("/proc/uptime").ok()?;
+        let seconds: f64 = text.split(' ').next()?.parse().ok()?;
+        Duration::try_from_secs_f64(seconds).ok()
+    };
+    match (boot, seconds()) {
+        (Some(boot), Some(up)) => Uptime {
+            boot: boot.clone(),
+            us: micros(up),
+        },
+        _ => Uptime {
+            boot: String::new(),
+            us: micros(START.get_or_init(Instant::now).elapsed()),
+        },
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The word, as it is counted from in this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Word {
+    sequence: u64,
+    digest: Digest,
+    /// Wall clock at the last word, microseconds since the Unix epoch.
+    confirmed_us: i64,
+    /// Age at `since`, microseconds.
+    age_us: u64,
+    since: Uptime,
+}
+
+impl Word {
+    fn age_us(&self, now: &Uptime) -> u64 {
+        let more = match now.boot == self.since.boot {
+            true => now.us.saturating_sub(self.since.us),
+            // Only in a process that has changed its mind about the machine.
+            false => 0,
+        };
+        self.age_us.saturating_add(more)
+    }
+}
+
+/// How old the snapshot in force is; clones are one.
+#[derive(Debug, Clone)]
+pub struct Freshness {
+    clock: Clock,
+    meter: Meter,
+    word: Arc<Mutex<Option<Word>>>,
+    written: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Freshness {
+    pub(crate) fn new(clock: Clock) -> Self {
+        Self {
+            meter: Meter::of(&clock),
+            clock,
+            word: Arc::default(),
+            written: Arc::default(),
+        }
+    }
+
+    /// Time since the PDP last said that this is the newest revision; none before
+    /// there is one.
+    pub fn age(&self) -> Option<Duration> {
+        let now = (self.meter.0)();
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().map(|w| Duration::from_micros(w.age_us(&now)))
+    }
+
+    /// Wall clock at that word, microseconds since the Unix epoch.
+    pub fn confirmed_us(&self) -> Option<i64> {
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().map(|w| w.confirmed_us)
+    }
+
+    /// The highest revision that was ever in force here, and its digest.
+    pub(crate) fn highest(&self) -> Option<(u64, Digest)> {
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().map(|w| (w.sequence, w.digest))
+    }
+
+    /// Notes that the PDP calls this revision the newest.
+    pub(crate) fn confirm(&self, sequence: u64, digest: Digest) {
+        let word = Word {
+            sequence,
+            digest,
+            confirmed_us: self.clock.now_us(),
+            age_us: 0,
+            since: (self.meter.0)(),
+        };
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+    }
+
+    /// Goes on from what was kept.
+    pub(crate) fn restore(&self, kept: &KeptWord) {
+        let now = (self.meter.0)();
+        let same_boot = !now.boot.is_empty() && kept.boot == now.boot && kept.up_us <= now.us;
+        let since_written = match same_boot {
+            true => now.us.saturating_sub(kept.up_us),
+            false => u64::try_from(self.clock.now_us().saturating_sub(kept.written_us))
+                .unwrap_or_default(),
+        };
+        let word = Word {
+            sequence: kept.sequence,
+            digest: Digest::from_slice(&kept.sha256).unwrap_or_default(),
+            confirmed_us: kept.confirmed_us,
+            age_us: kept.age_us.saturating_add(since_written),
+            since: now,
+        };
+        *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+    }
+
+    /// What to keep of it.
+    pub(crate) fn to_keep(&self) -> Option<KeptWord> {
+        let now = (self.meter.0)();
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        let word = word.as_ref()?;
+        *self.written.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Some(KeptWord {
+            sequence: word.sequence,
+            sha256: word.digest.0.to_vec(),
+            confirmed_us: word.confirmed_us,
+            age_us: word.age_us(&now),
+            written_us: self.clock.now_us(),
+            boot: now.boot,
+            up_us: now.us,
+        })
+    }
+
+    /// Whether what is kept lags behind.
+    pub(crate) fn is_write_due(&self) -> bool {
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        written.is_none_or(|at| at.elapsed() >= WRITE_EVERY)
+    }
+}
+
+/// Whether a kept revision is the one the PDP's last word was about.
+pub(crate) fn check(revision: &Revision, word: Option<&KeptWord>) -> Result<(), Diagnostic> {
+    let Some(word) = word else {
+        return Err(Diagnostic::error(
+            codes::WORD_MISSING,
+            format!(
+                "nothing tells how old the kept policy revision {} is",
+                revision.sequence
+            ),
+        )
+        .cause("the file `word.pb` beside it is missing")
+        .help("the proxy waits for its PDP; nothing passes until then"));
+    };
+    if (revision.sequence, &*revision.sha256) == (word.sequence, &*word.sha256) {
+        return Ok(());
+    }
+    Err(Diagnostic::error(
+        codes::KEPT_OLDER,
+        format!(
+            "kept policy revision {} is not the last one that was in force, {}",
+            revision.sequence, word.sequence
+        ),
+    )
+    .cause("somebody put an older or another file in its place, or a backup was restored")
+    .help("the proxy waits for its PDP; nothing passes until then"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn clock() -> Clock {
+        Clock::manual("2026-01-01T00:00:00Z".parse().unwrap())
+    }
+
+    fn confirmed(clock: &Clock) -> Freshness {
+        let fresh = Freshness::new(clock.clone());
+        assert_eq!(fresh.age(), None);
+        fresh.confirm(7, Digest::of(b"abc"));
+        fresh
+    }
+
+    /// A clock that jumps neither ages a snapshot nor makes it younger.
+    #[test]
+    fn only_time_that_passes_ages_a_snapshot() {
+        let clock = clock();
+        let fresh = confirmed(&clock);
+        clock.advance(MINUTE);
+        clock.set_back(MINUTE * 10);
+        assert_eq!(fresh.age(), Some(MINUTE));
+        clock.set_ahead(MINUTE * 30);
+        assert_eq!(fresh.age(), Some(MINUTE));
+        fresh.confirm(7, Digest::of(b"abc"));
+        assert_eq!(fresh.age(), Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn the_age_goes_on_over_a_restart_wherever_the_clock_is() {
+        let clock = clock();
+        let first = confirmed(&clock);
+        clock.advance(MINUTE);
+        let kept = first.to_keep().unwrap();
+        clock.advance(MINUTE);
+        clock.set_back(MINUTE * 60);
+        let second = Freshness::new(clock.clone());
+        second.restore(&kept);
+        assert_eq!(second.age(), Some(MINUTE * 2));
+        assert_eq!(second.highest(), Some((7, Digest::of(b"abc"))));
+    }
+
+    /// A reboot with the clock set back takes no age away; one without adds the time
+    /// the machine was off.
+    #[test]
+    fn over_a_reboot_the_wall_clock_can_only_add() {
+        let clock = clock();
+        let first = confirmed(&clock);
+        clock.advance(MINUTE);
+        let mut kept = first.to_keep().unwrap();
+        kept.boot = "another".to_owned();
+        clock.set_ahead(MINUTE * 5);
+        let second = Freshness::new(clock.clone());
+        second.restore(&kept);
+        assert_eq!(second.age(), Some(MINUTE * 6));
+        clock.set_back(MINUTE * 60);
+        second.restore(&kept);
+        assert_eq!(second.age(), Some(MINUTE));
+    }
+
+    #[test]
+    fn the_machine_tells_how_long_it_is_up() {
+        let (one, two) = (uptime(), uptime());
+        assert!(one.us > 0 && two.us >= one.us);
+        assert_eq!(one.boot, two.boot);
+    }
+
+    #[test]
+    fn a_kept_revision_must_be_the_last_that_was_in_force() {
+        let revision = |sequence| Revision {
+            bundle: "abc".into(),
+            sha256: Digest::of(b"abc").0.to_vec(),
+            sequence,
+            issued_us: 1,
+        };
+        let word = confirmed(&clock()).to_keep().unwrap();
+        assert!(check(&revision(7), Some(&word)).is_ok());
+        let code = |r: &Revision, w| check(r, w).unwrap_err().code.0;
+        assert_eq!(code(&revision(6), Some(&word)), codes::KEPT_OLDER);
+        assert_eq!(code(&revision(8), Some(&word)), codes::KEPT_OLDER);
+        assert_eq!(code(&revision(7), None), codes::WORD_MISSING);
+    }
+}

@@ -1,0 +1,195 @@
+//! Where a proxy's policy comes from: a folder, or a PDP with what it last said on disk.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::Diagnostic,
+    sink::RecordSink,
+    svid::Identity,
+    wire::policy::{Announcement, Revision, Status},
+};
+use palisade_pdp::publish::{
+    Freshness, Recorder, Source, SourceConfig, State, Subscribed, Subscription, SubscriptionConfig,
+};
+use palisade_proxy::{PolicySlot, endpoints::Endpoints};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    super::{Role, policy},
+    Core,
+};
+use crate::{
+    config::{Config, ProxySection},
+    net::{directory::Whereabouts, tls},
+};
+
+/// Worker number of the proxy's own records, apart from those of its workers.
+const OWN_WORKER: u32 = u32::MAX;
+/// How often a status is sent, and with it the snapshot confirmed, at most.
+const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// How often the age of the snapshot is looked at, at most.
+const AGE_EVERY: Duration = Duration::from_secs(1);
+
+/// What a feed works with.
+pub(super) struct Parts<'p> {
+    pub(super) config: &'p Config,
+    pub(super) identity: &'p Identity,
+    pub(super) sink: &'p dyn RecordSink,
+    pub(super) slot: &'p PolicySlot,
+    pub(super) endpoints: &'p Endpoints,
+    pub(super) clock: &'p Clock,
+    pub(super) stop: &'p CancellationToken,
+}
+
+/// Puts in force whatever good revision the folder holds.
+pub(super) async fn folder(parts: &Parts<'_>, folder: &Path) -> Result<(), Vec<Diagnostic>> {
+    let recorder = Recorder::new(
+        parts.sink.open(OWN_WORKER),
+        parts.identity.id().as_str(),
+        parts.config.demo,
+        parts.clock.clone(),
+    );
+    let watched = SourceConfig::new(folder, parts.config.state_dir.join("policy"));
+    let source = Source::open(watched, parts.clock.clone(), Arc::new(recorder))
+        .await
+        .map_err(|e| vec![e.diagnostic().clone()])?;
+    let (mut state, slot) = (source.state(), parts.slot.clone());
+    let first = state.borrow().clone();
+    if let (None, Some(rejected)) = (&first.current, &first.rejected) {
+        return Err(rejected.diagnostics.clone());
+    }
+    let own = parts.identity.id();
+    let mut in_force = 0;
+    let mut put = move |state: &State| {
+        let Some(published) = state.current.as_ref().filter(|p| p.sequence() != in_force) else {
+            return Ok(());
+        };
+        let compiled = (*published.compiled).clone();
+        let snapshot = policy::snapshot_for(&own, compiled, published.sequence())?;
+        slot.store(Some(policy::live(snapshot)));
+        in_force = published.sequence();
+        Ok(())
+    };
+    put(&first).map_err(|d: Diagnostic| vec![d])?;
+    let stop = parts.stop.clone();
+    tokio::spawn(async move {
+        let follow = async {
+            while state.changed().await.is_ok() {
+                let now = state.borrow_and_update().clone();
+                if let Some(rejected) = &now.rejected {
+                    for diagnostic in &rejected.diagnostics {
+                        tracing::error!(%diagnostic, "policy folder was rejected, keeping the present revision");
+                    }
+                }
+                if let Err(error) = put(&now) {
+                    tracing::error!(%error, "revision has no engine, keeping the present one");
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = source.run() => {}
+            () = follow => {}
+        }
+    });
+    Ok(())
+}
+
+/// Begins from the disk, then follows a PDP: revisions, endpoints, and the status of
+/// `core`, once it is there, in return.
+pub(super) async fn pdp(
+    parts: &Parts<'_>,
+    section: &ProxySection,
+    pdp: Whereabouts,
+    core: Arc<OnceLock<Arc<Core>>>,
+) -> Result<Subscribed, Vec<Diagnostic>> {
+    let mut of_subscription =
+        SubscriptionConfig::new(&section.instance, parts.config.state_dir.join("policy"));
+    of_subscription.clock = parts.clock.clone();
+    of_subscription.status_every = STATUS_EVERY.min(section.stale_after / 4);
+    let (subscription, subscribed) = Subscription::new(of_subscription).map_err(|d| vec![d])?;
+    let expected = parts.config.trust_domain.role(Role::Pdp.as_str());
+    let identity = parts.identity.clone();
+    let connect = move || {
+        let channel = tls::channel_to(&pdp, &expected, &identity);
+        async move { Ok::<_, String>(channel) }
+    };
+    let (slot, own) = (Mutex::new(parts.slot.clone()), parts.identity.id());
+    let apply = move |revision: Revision| {
+        let snapshot = policy::of_revision_for(&own, &revision)?;
+        slot.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .store(Some(policy::live(snapshot)));
+        Ok(())
+    };
+    let restored = subscription.start_from_disk(apply).await;
+    apply_age(parts.slot, &subscribed.freshness, section.stale_after);
+    let mut known = subscribed.endpoints.clone();
+    let put = |table: &Endpoints, wire: &_| table.store(Arc::new(policy::endpoints(wire)));
+    put(parts.endpoints, &known.borrow_and_update().clone());
+    let (table, stop) = (parts.endpoints.clone(), parts.stop.clone());
+    tokio::spawn(async move {
+        let follow = async {
+            while known.changed().await.is_ok() {
+                let wire = known.borrow_and_update().clone();
+                put(&table, &wire);
+            }
+        };
+        let status = move || core.get().map_or_else(Status::default, |core| core.wire());
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = restored.run(connect, status) => {}
+            () = follow => {}
+        }
+    });
+    Ok(subscribed)
+}
+
+/// Marks the snapshot in force as stale, or as good again. A revision that comes in
+/// meanwhile is left as it is.
+fn apply_age(slot: &PolicySlot, freshness: &Freshness, limit: Duration) {
+    let live = slot.load();
+    let stale = freshness.age().is_some_and(|age| age > limit);
+    if let Some(present) = live.as_ref().filter(|l| l.is_stale() != stale) {
+        if stale {
+            tracing::error!("policy snapshot is stale, every request is undecided");
+        } else {
+            tracing::info!("policy snapshot is confirmed again");
+        }
+        let next = Arc::new(present.aged(stale));
+        slot.replace(present, next);
+    }
+}
+
+/// Applies time to the snapshot, for ever.
+pub(super) async fn watch_age(core: Arc<Core>) {
+    let Some(freshness) = core.subscribed.as_ref().map(|s| s.freshness.clone()) else {
+        return;
+    };
+    loop {
+        let limit = core.stale_after();
+        apply_age(&core.policy, &freshness, limit);
+        tokio::time::sleep(AGE_EVERY.min(limit / 4)).await;
+    }
+}
+
+/// What the PDP is told of the inbound listener.
+pub(super) fn announcements(
+    section: &ProxySection,
+    inbound: Option<SocketAddr>,
+) -> Vec<Announcement> {
+    let inbound = section.inbound.as_ref().zip(inbound);
+    inbound
+        .map(|(inbound, address)| Announcement {
+            service: inbound.service.clone(),
+            address: address.to_string(),
+        })
+        .into_iter()
+        .collect()
+}

@@ -1,0 +1,318 @@
+//! What a proxy tells of itself on the local socket, and to its PDP.
+
+use std::time::Duration;
+
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Versions, wire::policy::Status};
+
+use super::{super::keeping, Core, records::Kept};
+use crate::{
+    control::{
+        api::{Fact, FactState},
+        status::{ProxyConfigStatus, ProxyStatus, ago, ahead},
+    },
+    render,
+};
+
+/// How long records may wait for an audit service that is not reached, before that
+/// is worth a word; every rotation ends one link and opens the next.
+const RECORDS_LATE: Duration = Duration::from_secs(5);
+/// How long the PDP may be away before that is worth a word.
+const PDP_LATE: Duration = Duration::from_secs(10);
+/// Part of `stale_after` from which the age of the snapshot is worth a word, in percent.
+const AGE_WARN_PERCENT: u32 = 80;
+/// Part of a certificate's life by which it is renewed, in percent: half of it, and a
+/// fifth of that for chance, with room for a second try.
+const RENEWED_PERCENT: i64 = 75;
+/// How far clocks may be apart before that is worth a word: certificates and records
+/// stand on them.
+pub(crate) const CLOCKS_APART: Duration = Duration::from_secs(10);
+
+impl Core {
+    fn versions(&self) -> Versions {
+        self.policy
+            .load()
+            .as_ref()
+            .map_or_else(Default::default, |live| live.snapshot().versions())
+    }
+
+    fn waiting(&self) -> u64 {
+        match &self.kept {
+            Kept::Log(_) => 0,
+            Kept::Spool(spools) => spools.waiting(),
+        }
+    }
+
+    /// The status for the PDP; its subscription adds the time.
+    pub(super) fn wire(&self) -> Status {
+        let counters = self.counters();
+        Status {
+            policy_sequence: self.versions().sequence,
+            discovery: self.versions().discovery,
+            svid_not_after_s: self.identity.not_after_s(),
+            requests: counters.requests,
+            allowed: counters.allowed,
+            denied: counters.denied,
+            undecided: counters.undecided,
+            spooled_records: self.waiting(),
+            draining: self.running().is_leaving(),
+            now_us: 0,
+        }
+    }
+
+    pub(super) fn status(&self) -> ProxyStatus {
+        let versions = self.versions();
+        let running = self.running();
+        let freshness = self.subscribed.as_ref().map(|s| &s.freshness);
+        let live = self.policy.load();
+        ProxyStatus {
+            instance: self.section().instance,
+            spiffe_id: self.identity.id().to_string(),
+            svid_not_after_s: self.identity.not_after_s(),
+            sequence: versions.sequence,
+            digest: versions.policy.to_string(),
+            endpoints: self.endpoints.load().iter().count(),
+            inbound: running.inbound,
+            outbound: running.outbound,
+            admin: running.admin,
+            requests: self.counters().requests,
+            spooled: self.waiting(),
+            draining: running.is_leaving(),
+            snapshot_age_s: freshness.and_then(|f| f.age()).map(|age| age.as_secs()),
+            stale: live.as_ref().is_some_and(|live| live.is_stale()),
+            connected: self.subscribed.as_ref().map(|s| s.state.borrow().connected),
+        }
+    }
+
+    /// The configuration in force, and what was refused since.
+    pub(super) fn config_status(&self) -> ProxyConfigStatus {
+        let (config, section) = (self.config(), self.section());
+        let rejected = self.rejected();
+        ProxyConfigStatus {
+            file: self.file.clone(),
+            since_us: self.config_since_us(),
+            listeners: section.listeners(config.demo),
+            stale_after_s: section.stale_after.as_secs_f64(),
+            drain_deadline_s: section.drain.deadline.as_secs_f64(),
+            rejected_us: rejected.as_ref().map(|r| r.at_us),
+            rejected: rejected.map_or_else(Vec::new, |r| {
+                r.diagnostics.into_iter().map(Into::into).collect()
+            }),
+        }
+    }
+
+    pub(super) fn check(&self) -> Vec<Fact> {
+        let name = self.section().instance;
+        let mut facts = Vec::new();
+        facts.extend(self.check_snapshot(&name));
+        facts.extend(self.check_certificate(&name));
+        facts.extend(self.check_pdp(&name));
+        facts.extend(self.check_config(&name));
+        facts.extend(self.check_records(&name));
+        facts.extend(keeping::facts("proxies", &name, &self.sink.health()));
+        facts
+    }
+
+    fn check_snapshot(&self, name: &str) -> Option<Fact> {
+        if self.versions().sequence == 0 {
+            let refused = self.last_error();
+            let text = format!("{name} has no policy snapshot");
+            return Some(
+                Fact::not_ok("proxies", FactState::Error, 5101, text)
+                    .cause(refused.map_or_else(
+                        || "every request is answered with 503".to_owned(),
+                        |why| format!("every request is answered with 503; {why}"),
+                    ))
+                    .fix("see whether its PDP runs and can be reached"),
+            );
+        }
+        let age = self.subscribed.as_ref()?.freshness.age()?;
+        let limit = self.stale_after();
+        let (age_text, limit_text) = (render::duration(age), render::duration(limit));
+        if age > limit {
+            let text = format!("{name} has a stale policy snapshot, every request is undecided");
+            return Some(
+                Fact::not_ok("proxies", FactState::Error, 5312, text)
+                    .cause(format!(
+                        "its PDP confirmed it {age_text} ago, the limit is {limit_text}"
+                    ))
+                    .fix("bring its PDP back; see why it is not reached, or not confirmed"),
+            );
+        }
+        (age >= limit * AGE_WARN_PERCENT / 100).then(|| {
+            let text = format!("{name} has a policy snapshot that is nearly stale");
+            Fact::not_ok("proxies", FactState::Warning, 5313, text)
+                .cause(format!(
+                    "its PDP confirmed it {age_text} ago; after {limit_text} every request is undecided"
+                ))
+                .fix("bring its PDP back")
+        })
+    }
+
+    fn check_certificate(&self, name: &str) -> Option<Fact> {
+        let svid = self.identity.svid();
+        let now_s = self.clock.now_us() / 1_000_000;
+        if svid.not_after_s < now_s {
+            let ended = ago(&self.clock, svid.not_after_s.saturating_mul(1_000_000));
+            let text = format!("{name} has an expired certificate");
+            return Some(
+                Fact::not_ok("proxies", FactState::Error, 5102, text)
+                    .cause(format!("it ended {ended}"))
+                    .fix("see whether its agent runs and can be reached"),
+            );
+        }
+        let life = svid.not_after_s.saturating_sub(svid.not_before_s);
+        let late = svid.not_before_s + life / 100 * RENEWED_PERCENT;
+        (now_s > late && life >= 100).then(|| {
+            let text = format!("{name} has a certificate that should have been renewed");
+            Fact::not_ok("proxies", FactState::Warning, 5316, text)
+                .cause(format!("it ends {}", ahead(&self.clock, svid.not_after_s)))
+                .fix("see whether its agent and the authority run and can be reached")
+        })
+    }
+
+    fn check_pdp(&self, name: &str) -> Vec<Fact> {
+        let Some(subscribed) = &self.subscribed else {
+            return Vec::new();
+        };
+        let state = subscribed.state.borrow().clone();
+        let mut facts = Vec::new();
+        let now_us = self.clock.now_us();
+        let away = state.away_since_us.filter(|since| {
+            let away = u128::try_from(now_us - since).unwrap_or_default();
+            away >= PDP_LATE.as_micros()
+        });
+        if let Some(since) = away {
+            let text = format!(
+                "{name} has not been connected to its PDP for {}",
+                render::duration(micros(now_us - since))
+            );
+            let why = self.last_error();
+            facts.push(
+                Fact::not_ok("proxies", FactState::Warning, 5314, text)
+                    .cause(format!(
+                        "it runs revision {}{}",
+                        state.sequence,
+                        why.map_or_else(String::new, |w| format!("; {w}"))
+                    ))
+                    .fix("see whether the PDP runs and can be reached from here"),
+            );
+        } else if let (true, Some(refused)) = (state.connected, &state.last_error) {
+            let text = format!("{name} refused what its PDP or its disk offered");
+            facts.push(
+                Fact::not_ok("proxies", FactState::Error, 5318, text)
+                    .cause(refused.to_string())
+                    .fix(refused.help.clone().unwrap_or_default()),
+            );
+        }
+        if let Some(ahead_us) = state.clock_ahead_us.filter(|us| apart(*us)) {
+            facts.push(clocks(&format!("{name}'s"), "its PDP's", now_us, ahead_us));
+        }
+        facts
+    }
+
+    fn check_config(&self, name: &str) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        if self.running().is_leaving() {
+            let text = format!("{name} is draining");
+            facts.push(
+                Fact::not_ok("proxies", FactState::Warning, 5307, text)
+                    .cause("it was told to end")
+                    .fix("wait; it ends by itself at its deadline"),
+            );
+        }
+        let Some(rejected) = self.rejected() else {
+            return facts;
+        };
+        let at = ago(&self.clock, rejected.at_us);
+        facts.extend(rejected.diagnostics.iter().map(|why| {
+            let text = format!("{name} does not run the configuration on disk, refused {at}");
+            Fact::not_ok("proxies", FactState::Error, 5310, text)
+                .cause(why.to_string())
+                .fix(
+                    why.help
+                        .clone()
+                        .unwrap_or_else(|| "mend the file".to_owned()),
+                )
+        }));
+        facts
+    }
+
+    fn last_error(&self) -> Option<String> {
+        let state = self.subscribed.as_ref()?.state.borrow().clone();
+        state.last_error.as_ref().map(Diagnostic::to_string)
+    }
+
+    fn check_records(&self, name: &str) -> Option<Fact> {
+        let Kept::Spool(spools) = &self.kept else {
+            return None;
+        };
+        let stats = spools.own().stats();
+        let last_us = stats.last_ack_us.unwrap_or(self.started_us);
+        let late = u128::try_from(self.clock.now_us() - last_us).unwrap_or_default();
+        let waiting = spools.waiting();
+        if stats.connected || waiting == 0 || late < RECORDS_LATE.as_micros() {
+            return None;
+        }
+        let text = format!("{name} does not reach the audit service");
+        Some(
+            Fact::not_ok("proxies", FactState::Warning, 5103, text)
+                .cause(format!(
+                    "{} records wait in its spool",
+                    render::thousands(waiting)
+                ))
+                .fix("see whether it runs; nothing is lost while the disk has room"),
+        )
+    }
+}
+
+fn micros(us: i64) -> Duration {
+    Duration::from_micros(u64::try_from(us).unwrap_or_default())
+}
+
+fn apart(us: i64) -> bool {
+    u128::from(us.unsigned_abs()) >= CLOCKS_APART.as_micros()
+}
+
+/// Two clocks that differ, if they do by more than [`CLOCKS_APART`]: the other is
+/// `ahead_us` ahead of ours, where it is `now_us`.
+pub(crate) fn clocks_apart(ours: &str, theirs: &str, now_us: i64, ahead_us: i64) -> Option<Fact> {
+    apart(ahead_us).then(|| clocks(ours, theirs, now_us, ahead_us))
+}
+
+fn clocks(ours: &str, theirs: &str, now_us: i64, ahead_us: i64) -> Fact {
+    let time = |us| {
+        let time = jiff::Timestamp::from_microsecond(us);
+        time.map_or_else(|_| us.to_string(), |t| format!("{t:.0}"))
+    };
+    let text = format!(
+        "{ours} clock and {theirs} differ by {}",
+        render::duration(Duration::from_micros(ahead_us.unsigned_abs()))
+    );
+    Fact::not_ok("proxies", FactState::Warning, 5315, text)
+        .cause(format!(
+            "{ours} clock says {}, {theirs} {}",
+            time(now_us),
+            time(now_us.saturating_add(ahead_us))
+        ))
+        .fix("set the wrong one: certificates begin and end by these clocks")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_told_of_from_the_limit_on_with_both_times() {
+        let limit = i64::try_from(CLOCKS_APART.as_micros()).unwrap();
+        for near in [0, limit - 1, 1 - limit] {
+            assert_eq!(clocks_apart("a's", "b's", 0, near), None);
+        }
+        let fact = clocks_apart("a's", "b's", 0, limit).unwrap();
+        let cause = fact.cause.unwrap();
+        assert!(
+            cause.contains("1970-01-01T00:00:00Z") && cause.contains("00:00:10Z"),
+            "{cause}"
+        );
+        assert!(clocks_apart("a's", "b's", 0, -limit).is_some());
+    }
+}
