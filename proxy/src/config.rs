@@ -103,6 +103,9 @@ pub struct Limits {
     pub header_bytes: u32,
     /// Fields of a request head; more is answered with 431. Default: 100.
     pub header_count: usize,
+    /// Whether field names with `_` are accepted; otherwise they are answered with
+    /// 400, for some applications read `_` as `-`. Default: false.
+    pub header_underscores: bool,
     /// Time to send a request head; then the connection is closed. Default: 10 s.
     #[serde(with = "units::duration")]
     pub header_read_timeout: Duration,
@@ -142,6 +145,7 @@ impl Default for Limits {
             requests: 20_000,
             header_bytes: 64 * 1024,
             header_count: 100,
+            header_underscores: false,
             header_read_timeout: Duration::from_secs(10),
             handshake_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(300),

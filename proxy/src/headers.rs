@@ -8,6 +8,9 @@
 //! - `forwarded`, `x-forwarded-*` (with `x-forwarded-client-cert`),
 //! - the spellings of these with `_`, which some applications read as `-`.
 //!
+//! Some applications read `user_id` and `user-id` as one field (CGI, WSGI, PHP), so
+//! a name with `_` is refused unless `limits.header_underscores` says otherwise.
+//!
 //! Also removed: hop-by-hop fields and those that `Connection` names (RFC 9110
 //! section 7.6.1), `expect` (we answer it ourselves), an invalid `traceparent`,
 //! and the `_` spelling of any field that policies may read. All this happens
@@ -42,6 +45,8 @@ pub(crate) enum HeaderFault {
     Repeated,
     /// A transfer coding other than `chunked`.
     TransferCoding,
+    /// A name with `_`.
+    Underscore,
 }
 
 /// Whether a field name, in lower case, is ours alone to set.
@@ -96,13 +101,15 @@ impl Hop {
     }
 }
 
-/// Removes from a request what must not reach policy or application.
+/// Removes from a request what must not reach policy or application; names with
+/// `_` are refused unless `underscores` are accepted.
 ///
 /// # Errors
 /// When the fields have more than one reading.
 pub(crate) fn clean_request(
     headers: &mut HeaderMap,
     declared: &[DeclaredHeader],
+    underscores: bool,
 ) -> Result<Hop, HeaderFault> {
     check_transfer_coding(headers)?;
     let mut hop = Hop::default();
@@ -111,10 +118,14 @@ pub(crate) fn clean_request(
     let mut trailers_welcome = false;
     for name in headers.keys() {
         let text = name.as_str();
+        let underscored = text.contains('_');
+        if underscored && !underscores {
+            return Err(HeaderFault::Underscore);
+        }
         if is_hop_by_hop(text)
             || text == "expect"
             || has_managed_prefix(text)
-            || (text.contains('_') && is_twin(text, declared))
+            || (underscored && is_twin(text, declared))
         {
             doomed.push(name.clone());
         }
@@ -364,8 +375,18 @@ mod tests {
             ("x-forward", "kept"),
             ("user_id", "kept"),
         ]);
-        clean_request(&mut headers, &[]).unwrap();
+        clean_request(&mut headers, &[], true).unwrap();
         assert_eq!(names(&headers), ["accept", "user_id", "x-forward"]);
+    }
+
+    /// T23: a second spelling of a name is no name.
+    #[test]
+    fn names_with_an_underscore_are_refused_unless_accepted() {
+        let mut headers = map(&[("user_id", "1")]);
+        let refused = clean_request(&mut headers, &[], false);
+        assert_eq!(refused, Err(HeaderFault::Underscore));
+        assert!(clean_request(&mut headers, &[], true).is_ok());
+        assert_eq!(names(&headers), ["user_id"]);
     }
 
     /// T31: what `Connection` names goes, framing does not.
@@ -380,17 +401,24 @@ mod tests {
             ("te", "trailers"),
             ("expect", "100-continue"),
         ]);
-        clean_request(&mut headers, &[]).unwrap();
+        clean_request(&mut headers, &[], true).unwrap();
         assert_eq!(names(&headers), ["content-length", "host", "te"]);
     }
 
     #[test]
     fn an_upgrade_is_remembered_only_when_connection_says_so() {
         let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
-        assert!(clean_request(&mut headers, &[]).unwrap().is_websocket());
+        assert!(
+            clean_request(&mut headers, &[], true)
+                .unwrap()
+                .is_websocket()
+        );
         assert!(headers.is_empty());
         let mut headers = map(&[("upgrade", "websocket")]);
-        assert_eq!(clean_request(&mut headers, &[]).unwrap(), Hop::default());
+        assert_eq!(
+            clean_request(&mut headers, &[], true).unwrap(),
+            Hop::default()
+        );
     }
 
     /// T72: hyper reads `gzip, chunked` as chunked; we do not.
@@ -404,7 +432,7 @@ mod tests {
         ] {
             let mut headers = map(&[("transfer-encoding", value)]);
             assert_eq!(
-                clean_request(&mut headers, &[]),
+                clean_request(&mut headers, &[], true),
                 Err(HeaderFault::TransferCoding),
                 "{value}"
             );
@@ -414,11 +442,11 @@ mod tests {
             ("transfer-encoding", "chunked"),
         ]);
         assert_eq!(
-            clean_request(&mut twice, &[]),
+            clean_request(&mut twice, &[], true),
             Err(HeaderFault::TransferCoding)
         );
         let mut once = map(&[("transfer-encoding", "Chunked")]);
-        assert!(clean_request(&mut once, &[]).is_ok());
+        assert!(clean_request(&mut once, &[], true).is_ok());
         assert!(once.is_empty());
     }
 
@@ -427,15 +455,17 @@ mod tests {
     fn a_declared_header_has_its_shape_and_no_twin() {
         let single = declared("x-tenant", HeaderShape::Single);
         let mut headers = map(&[("x-tenant", "a"), ("x_tenant", "b")]);
-        clean_request(&mut headers, &single).unwrap();
+        clean_request(&mut headers, &single, true).unwrap();
         assert_eq!(names(&headers), ["x-tenant"]);
         let mut headers = map(&[("x-tenant", "a"), ("x-tenant", "a")]);
         assert_eq!(
-            clean_request(&mut headers, &single),
+            clean_request(&mut headers, &single, true),
             Err(HeaderFault::Repeated)
         );
         let mut headers = map(&[("x-tenant", "a"), ("x-tenant", "b")]);
-        assert!(clean_request(&mut headers, &declared("x-tenant", HeaderShape::List)).is_ok());
+        assert!(
+            clean_request(&mut headers, &declared("x-tenant", HeaderShape::List), true).is_ok()
+        );
     }
 
     /// T34.
@@ -517,7 +547,7 @@ mod tests {
                 .map(|(c, up)| if up { c.to_ascii_uppercase() } else { c })
                 .collect();
             let mut headers = map(&[(&spelled, "x")]);
-            clean_request(&mut headers, &[]).unwrap();
+            clean_request(&mut headers, &[], true).unwrap();
             prop_assert!(headers.is_empty(), "{spelled}");
         }
 

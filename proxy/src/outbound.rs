@@ -178,7 +178,9 @@ fn route(worker: &Worker, request: &mut Request<Incoming>) -> Result<Routed, Ref
     let mut policy = worker.policy.borrow_mut();
     let live = policy.current().ok_or(Fault::NoSnapshot)?;
     let declared = live.catalogue.headers();
-    let hop = headers::clean_request(request.headers_mut(), declared).map_err(Fault::from)?;
+    let underscores = worker.limits().header_underscores;
+    let hop = headers::clean_request(request.headers_mut(), declared, underscores)
+        .map_err(Fault::from)?;
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.filter(|_| hop.is_websocket());
     let _ = headers::take_trace(request.headers_mut());

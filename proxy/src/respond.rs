@@ -38,6 +38,7 @@ pub(crate) enum Fault {
     HeadTooLarge,
     HeaderRepeated,
     HeaderUnknown,
+    HeaderUnderscore,
     HostUnknown,
     NoEndpoint,
     NoSnapshot,
@@ -96,6 +97,11 @@ impl Fault {
                 503,
                 "header_unknown",
                 "The policy reads a header field that was not kept of this request.",
+            ),
+            Self::HeaderUnderscore => (
+                400,
+                "header_underscore",
+                "A header field's name has an underscore; write it with a hyphen.",
             ),
             Self::HostUnknown => (404, "host_unknown", "No service of the mesh has this host."),
             Self::NoEndpoint => (
@@ -176,6 +182,7 @@ impl From<HeaderFault> for Fault {
         match fault {
             HeaderFault::Repeated => Self::HeaderRepeated,
             HeaderFault::TransferCoding => Self::TransferCoding,
+            HeaderFault::Underscore => Self::HeaderUnderscore,
         }
     }
 }

@@ -275,7 +275,9 @@ impl Case<'_> {
         }
         let canonical = headers::canonical(request)?;
         let declared = live.map_or(&[][..], |l| l.catalogue.headers());
-        let hop = headers::clean_request(request.headers_mut(), declared).map_err(Fault::from)?;
+        let underscores = limits.header_underscores;
+        let hop = headers::clean_request(request.headers_mut(), declared, underscores)
+            .map_err(Fault::from)?;
         if hop.is_websocket() && matches!(self.worker.application, Some(Application::H2(_))) {
             return Err(Fault::UpgradeUnsupported.into());
         }

@@ -47,8 +47,13 @@ async fn check(stage: &Stage) {
 /// T30, T33.
 #[tokio::test]
 async fn claims_of_identity_are_overwritten() {
-    check(&Stage::new().await).await;
-    check(&Stage::with_app(Setting::default(), App::start_h2().await).await).await;
+    let accepting = || {
+        let mut setting = Setting::default();
+        setting.config.limits.header_underscores = true;
+        setting
+    };
+    check(&Stage::set(accepting()).await).await;
+    check(&Stage::with_app(accepting(), App::start_h2().await).await).await;
 }
 
 /// T31: `Connection` cannot remove what we set.
