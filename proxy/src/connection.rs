@@ -19,10 +19,11 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use http::{HeaderValue, Response, header::CONNECTION};
 use palisade_mesh::svid::{Foundation, Peer, PeerFacts};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::{config::Limits, telemetry::Gauges, upstream::is_alert};
+use crate::{config::Limits, respond::Refusal, telemetry::Gauges, upstream::is_alert};
 
 /// What a connection is asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -237,6 +238,19 @@ impl Control {
             self.asked_to_finish.set(Some(Instant::now()));
             self.wake.wake();
         }
+    }
+
+    /// Gives `refusal` its answer; ends the connection if what follows on it cannot be
+    /// trusted.
+    pub(crate) fn refuse<B>(&self, refusal: &Refusal, mut answer: Response<B>) -> Response<B> {
+        if refusal.close {
+            self.give(Order::Finish);
+            if self.is_http1() {
+                let close = HeaderValue::from_static("close");
+                answer.headers_mut().insert(CONNECTION, close);
+            }
+        }
+        answer
     }
 
     /// Notes that a request has begun.

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Method, Request, Response, header::CONNECTION};
+use http::{HeaderValue, Method, Request, Response};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -40,7 +40,10 @@ use crate::{
     connection::{Bytes, Control, Kind, Observed, Order, Place, Proof},
     forward,
     hosts::HostCache,
-    inbound::enforce::Judged,
+    inbound::{
+        enforce::Judged,
+        heads::{Counted, Heads, Watched},
+    },
     listener::Serve,
     recorder::{DecisionFacts, Target},
     rejudge,
@@ -51,6 +54,7 @@ use crate::{
 
 pub(crate) mod enforce;
 pub(crate) mod extended;
+mod heads;
 
 /// Name of this listener in records.
 const LISTENER: &str = "inbound";
@@ -89,15 +93,7 @@ impl Caller {
         grpc: bool,
         id: &HeaderValue,
     ) -> Response<ResponseBody> {
-        let mut response = refusal.answer(grpc, Some(id));
-        if refusal.close {
-            self.control.give(Order::Finish);
-            if self.control.is_http1() {
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(CONNECTION, close);
-            }
-        }
-        response
+        self.control.refuse(refusal, refusal.answer(grpc, Some(id)))
     }
 }
 
@@ -243,30 +239,73 @@ async fn drive(
     stream: Observed<TlsStream<TcpStream>>,
     kind: Kind,
 ) {
-    let io = TokioIo::new(stream);
-    let control = caller.control.clone();
+    match kind {
+        Kind::Http2 => drive_h2(&worker, &caller, stream).await,
+        _ => drive_h1(&worker, &caller, stream).await,
+    }
+}
+
+async fn drive_h1(
+    worker: &Rc<Worker>,
+    caller: &Rc<Caller>,
+    stream: Observed<TlsStream<TcpStream>>,
+) {
     let serve = {
         let (worker, caller) = (worker.clone(), caller.clone());
         service_fn(move |request| handle(worker.clone(), caller.clone(), request))
     };
-    let limits = worker.limits();
-    let ended = if kind == Kind::Http2 {
-        let mut server = h2_server(limits);
-        server.enable_connect_protocol();
-        let connection = server.serve_connection(io, serve);
-        let mut connection = pin!(connection);
-        steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await
-    } else {
-        let connection = h1_server(limits)
-            .serve_connection(io, serve)
-            .with_upgrades();
-        let mut connection = pin!(connection);
-        steered(&control, connection.as_mut(), |c| c.graceful_shutdown()).await
-    };
+    let connection = h1_server(worker.limits())
+        .serve_connection(TokioIo::new(stream), serve)
+        .with_upgrades();
+    let connection = pin!(connection);
+    let ended = steered(&caller.control, connection, |c| c.graceful_shutdown()).await;
     if let Some(Err(error)) = ended
         && error.is_parse()
     {
-        note_unreadable(&worker, &caller, &error);
+        let (reason, status) = if error.is_parse_too_large() {
+            ("head_too_large", 431)
+        } else {
+            ("malformed", 400)
+        };
+        note_unreadable(worker, caller, reason, status);
+    }
+}
+
+async fn drive_h2(
+    worker: &Rc<Worker>,
+    caller: &Rc<Caller>,
+    stream: Observed<TlsStream<TcpStream>>,
+) {
+    let heads = Heads::new();
+    let serve = {
+        let (worker, caller, heads) = (worker.clone(), caller.clone(), heads.clone());
+        service_fn(move |request| {
+            heads.served();
+            handle(worker.clone(), caller.clone(), request)
+        })
+    };
+    let stream = TokioIo::new(Counted::new(stream, heads.clone()));
+    let mut server = h2_server(worker.limits());
+    server.enable_connect_protocol();
+    let connection = pin!(server.serve_connection(stream, serve));
+    let watched = pin!(Watched {
+        connection,
+        heads,
+        refused: || {
+            // After a farewell the peer repeats elsewhere what came too late.
+            if caller.control.order() == Order::Serve {
+                note_unreadable(worker, caller, "head_refused", 400);
+            }
+        },
+    });
+    let ended = steered(&caller.control, watched, |mut w| {
+        w.connection.as_mut().graceful_shutdown();
+    })
+    .await;
+    if let Some(Err(error)) = ended
+        && heads::is_violation(&error)
+    {
+        note_unreadable(worker, caller, "http2_violation", 400);
     }
 }
 
@@ -287,12 +326,17 @@ const STREAM_BUFFER: usize = 128 * 1024;
 /// Fields hyper accepts without allocating for them.
 const DEFAULT_HEADERS: usize = 100;
 
+/// Errors of its peer that make us reset a stream, before a connection is ended with
+/// ENHANCE_YOUR_CALM (T80): an honest peer makes none.
+const ERROR_RESETS_MAX: usize = 100;
+
 /// An HTTP/2 server with our limits.
 pub(crate) fn h2_server(limits: &crate::config::Limits) -> http2::Builder<LocalExec> {
     let mut builder = http2::Builder::new(LocalExec);
     builder
         .max_concurrent_streams(limits.h2_streams)
         .max_header_list_size(limits.header_bytes)
+        .max_local_error_reset_streams(ERROR_RESETS_MAX)
         .max_send_buf_size(STREAM_BUFFER);
     builder
 }
@@ -320,12 +364,7 @@ pub(crate) async fn steered<C: Future>(
 }
 
 /// Records a request that was no HTTP; hyper has answered it already.
-fn note_unreadable(worker: &Worker, caller: &Caller, error: &hyper::Error) {
-    let (reason, status) = if error.is_parse_too_large() {
-        ("head_too_large", 431)
-    } else {
-        ("malformed", 400)
-    };
+fn note_unreadable(worker: &Worker, caller: &Caller, reason: &'static str, status: u16) {
     let now_us = worker.clock.now_us();
     let mut policy = worker.policy.borrow_mut();
     let live = policy.current();

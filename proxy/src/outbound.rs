@@ -133,7 +133,7 @@ async fn respond(
             worker
                 .telemetry
                 .event("palisade_outbound_refused_total", refusal.reason);
-            return refusal.answer(grpc, None);
+            return local.control.refuse(&refusal, refusal.answer(grpc, None));
         }
     };
     let opening = Opening {
