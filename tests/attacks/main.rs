@@ -7,7 +7,7 @@
 //! so `cargo test --test attacks t20` runs one of them; `table.rs` checks that the
 //! table of the threat model names the same tests.
 //!
-//! [`Stage`] is the mesh of one test: a raw application ([`harness::upstream`]), an
+//! [`harness::Stage`] is the mesh of one test: a raw application ([`harness::upstream`]), an
 //! inbound proxy before it, an outbound proxy that calls it, the real engine on the
 //! policy of [`harness::policy`] (`forbid` on `/admin`, `permit` on `/public`), and
 //! every record in memory. A case that is one request is data:
@@ -16,15 +16,15 @@
 //! stage.check(Ask::get("/public/../admin"), &Door::ALL, Expect::forbidden("/admin"));
 //! ```
 //!
-//! [`Stage::check`] sends it through each [`Door`] (sidecar inbound and outbound,
+//! [`harness::Stage::check`] sends it through each [`harness::Door`] (sidecar inbound and outbound,
 //! HTTP/1.1 and HTTP/2) and asserts all three: the answer, what the application saw
 //! byte for byte (or that it saw nothing), and the record (verdict, reason, path).
 //! Where a request passes it also asserts that the engine was asked about the very
 //! path that was recorded and sent.
 //!
-//! What is no request, or more than one, is written by hand: [`Stage::wire`] opens a
-//! connection, [`h1::exchange`] sends bytes, [`h2::Connection`] sends frames; then
-//! [`Stage::seen`] and [`Stage::decisions`] tell what came of it. [`Stage::set`]
+//! What is no request, or more than one, is written by hand: [`harness::Stage::wire`] opens a
+//! connection, [`harness::h1::exchange`] sends bytes, [`harness::h2::Connection`] sends frames; then
+//! [`harness::Stage::seen`] and [`harness::Stage::decisions`] tell what came of it. [`harness::Stage::set`]
 //! takes other limits.
 
 #![allow(
@@ -37,7 +37,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod claims;
+mod fields;
 mod harness;
+mod load;
 mod paths;
-
-use harness::{Ask, Door, Expect, Stage};
+mod smuggling;

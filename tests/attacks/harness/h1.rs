@@ -1,6 +1,6 @@
 //! HTTP/1.1 as bytes.
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use super::{Reply, wire::Wire};
 
@@ -16,6 +16,18 @@ pub(crate) fn exchange(wire: &mut Wire, bytes: &[u8]) -> Vec<Reply> {
         String::from_utf8_lossy(&received)
     );
     replies(&received)
+}
+
+/// Reads until `wanted` has come; what came until then.
+pub(crate) fn read_to(wire: &mut Wire, wanted: &[u8]) -> Vec<u8> {
+    let mut received = Vec::new();
+    while find(&received, wanted).is_none() {
+        let mut chunk = [0; 4096];
+        let n = wire.read(&mut chunk).unwrap();
+        assert!(n > 0, "{}", String::from_utf8_lossy(&received));
+        received.extend_from_slice(&chunk[..n]);
+    }
+    received
 }
 
 /// Every answer in `bytes`.
@@ -60,14 +72,20 @@ fn body(bytes: &[u8], field: impl Fn(&str) -> Option<String>) -> (Vec<u8>, &[u8]
             let size = std::str::from_utf8(&rest[..line]).unwrap();
             let size = usize::from_str_radix(size.trim(), 16).unwrap();
             rest = &rest[line + 2..];
+            if size == 0 {
+                // Trailers, if any, up to an empty line.
+                let end = match rest.starts_with(b"\r\n") {
+                    true => 2,
+                    false => find(rest, b"\r\n\r\n").map_or(rest.len(), |at| at + 4),
+                };
+                rest = &rest[end..];
+                break;
+            }
             if rest.len() < size + 2 {
                 break;
             }
             body.extend_from_slice(&rest[..size]);
             rest = &rest[size + 2..];
-            if size == 0 {
-                break;
-            }
         }
         return (body, rest);
     }

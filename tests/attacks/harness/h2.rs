@@ -1,8 +1,11 @@
 //! HTTP/2 as frames (RFC 9113), also those that no library would send.
 
-use std::io::{Read, Write};
+use std::{
+    io::{Read, Write},
+    time::Duration,
+};
 
-use super::{Reply, hpack, wire};
+use super::{PATIENCE, Reply, hpack, wire};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -157,6 +160,36 @@ impl Connection {
         }
         reply.goaway = self.goaway;
         reply
+    }
+
+    /// Sends pieces, each after a look at what the peer says, until there are no more or
+    /// it ends the connection; then as [`Connection::farewell`].
+    pub(crate) fn flood(&mut self, pieces: impl Iterator<Item = Vec<u8>>) -> Option<u32> {
+        self.wire.patience(Duration::from_millis(2));
+        for piece in pieces {
+            if !self.send(&piece) || !self.listen() {
+                break;
+            }
+        }
+        self.wire.patience(PATIENCE);
+        self.farewell()
+    }
+
+    /// Takes what has arrived; false once the connection has ended.
+    fn listen(&mut self) -> bool {
+        let mut chunk = [0; 16 * 1024];
+        match self.wire.read(&mut chunk) {
+            Ok(0) => return false,
+            Ok(n) => self.received.extend_from_slice(&chunk[..n]),
+            Err(e) => return wire::is_timeout(&e),
+        }
+        while let Some(frame) = split(&mut self.received) {
+            if frame.kind == GOAWAY {
+                self.goaway = Some(u32_at(&frame.payload, 4));
+                return false;
+            }
+        }
+        true
     }
 
     /// Reads until the peer closes; the error code of its GOAWAY, if it sent one.

@@ -68,11 +68,12 @@ pub(crate) struct Asked {
 /// Everything the engine was asked.
 pub(crate) type Questions = Arc<Mutex<Vec<Asked>>>;
 
-/// A slot with the policy, and what its engine is asked.
-pub(crate) fn slot() -> (PolicySlot, Questions) {
+/// A slot with the policy, and what its engine is asked; `hasty` gives a request one
+/// second.
+pub(crate) fn slot(hasty: bool) -> (PolicySlot, Questions) {
     let questions = Questions::default();
     let spied = Spied {
-        snapshot: snapshot(),
+        snapshot: if hasty { hasty_snapshot() } else { snapshot() },
         questions: questions.clone(),
     };
     let slot = LivePolicy::empty_slot();
@@ -84,6 +85,12 @@ pub(crate) fn slot() -> (PolicySlot, Questions) {
 pub(crate) fn snapshot() -> Arc<Snapshot> {
     static COMPILED: OnceLock<Arc<Snapshot>> = OnceLock::new();
     COMPILED.get_or_init(|| compile(&FILES)).clone()
+}
+
+fn hasty_snapshot() -> Arc<Snapshot> {
+    let mut files = FILES;
+    files[0].1 = "trust_domain: demo.test\nheaders: { x-role: list, x-tenant: single }\ndefaults: { timeout: 1s }\n";
+    compile(&files)
 }
 
 /// Compiles a repository of these files.

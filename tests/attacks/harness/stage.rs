@@ -57,6 +57,8 @@ impl Door {
 pub(crate) struct Setting {
     pub(crate) limits: Limits,
     pub(crate) script: Script,
+    /// Whether a request may take a second only.
+    pub(crate) hasty: bool,
 }
 
 impl Default for Setting {
@@ -64,6 +66,7 @@ impl Default for Setting {
         Self {
             limits: Limits::default(),
             script: Arc::new(|_| Some(OK.to_vec())),
+            hasty: false,
         }
     }
 }
@@ -91,7 +94,7 @@ impl Stage {
         let server = id(ORDERS);
         let upstream = Upstream::start(setting.script);
         let records = Records::default();
-        let (slot, questions) = policy::slot();
+        let (slot, questions) = policy::slot(setting.hasty);
         let parts = |path: &str, table: EndpointTable, records: &Records| Parts {
             policy: slot.clone(),
             endpoints: table.shared(),

@@ -2,7 +2,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -10,6 +10,7 @@ use std::{
 use palisade_mesh::{spiffe_id::SpiffeId, svid::Identity};
 use rustls::{ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
+use socket2::{Domain, Type};
 
 use super::PATIENCE;
 
@@ -36,6 +37,22 @@ impl Wire {
         let name = ServerName::IpAddress(address.ip().into());
         let session = ClientConnection::new(Arc::new(config), name).unwrap();
         Self::Tls(Box::new(StreamOwned::new(session, tcp(address))))
+    }
+
+    /// As `identity` over HTTP/1.1, from another address of loopback.
+    pub(crate) fn tls_from(
+        source: Ipv4Addr,
+        address: SocketAddr,
+        identity: &Identity,
+        server: &SpiffeId,
+    ) -> Self {
+        let socket = socket2::Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&address.into()).unwrap();
+        let config = identity.client_config(std::slice::from_ref(server), &[b"http/1.1"]);
+        let name = ServerName::IpAddress(address.ip().into());
+        let session = ClientConnection::new(Arc::new(config), name).unwrap();
+        Self::Tls(Box::new(StreamOwned::new(session, bounded(socket.into()))))
     }
 
     /// The socket below.
@@ -80,7 +97,10 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
 }
 
 fn tcp(address: SocketAddr) -> TcpStream {
-    let tcp = TcpStream::connect(address).unwrap();
+    bounded(TcpStream::connect(address).unwrap())
+}
+
+fn bounded(tcp: TcpStream) -> TcpStream {
     tcp.set_nodelay(true).unwrap();
     tcp.set_read_timeout(Some(PATIENCE)).unwrap();
     tcp.set_write_timeout(Some(PATIENCE)).unwrap();
