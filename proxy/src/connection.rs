@@ -67,6 +67,9 @@ pub(crate) struct Control {
     kind: Kind,
     opened: Instant,
     begun: Cell<bool>,
+    /// Requests so far, and those of them that the peer took back at once.
+    requests: Cell<u32>,
+    taken_back: Cell<u32>,
     /// When to close gracefully, seconds since the Unix epoch.
     finish_at_s: i64,
     /// When nothing may be decided any more, seconds since the Unix epoch.
@@ -118,6 +121,12 @@ pub(crate) enum Kind {
     Tunnel,
 }
 
+/// Requests that a peer may take back within [`TAKEN_BACK_WITHIN`]; after more than
+/// these, and more than half of all, its connection is cut. A caller whose deadlines
+/// pass gives up later than that.
+const TAKEN_BACK_MAX: u32 = 500;
+const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(1);
+
 /// Time a connection without any request so far is left alone by a drain: its
 /// first request may be on its way.
 const FRESH: Duration = Duration::from_millis(250);
@@ -147,6 +156,8 @@ impl Control {
             kind,
             opened: Instant::now(),
             begun: Cell::new(false),
+            requests: Cell::new(0),
+            taken_back: Cell::new(0),
             finish_at_s: not_after_s.saturating_sub(lead),
             end_at_s: not_after_s,
             proof: None,
@@ -262,6 +273,23 @@ impl Control {
             // It is the last one, and its answer should say so.
             self.wake.wake();
         }
+        self.requests.set(self.requests.get().saturating_add(1));
+    }
+
+    /// Notes that the peer gave a request up after `lived`, without an answer.
+    pub(crate) fn taken_back(&self, lived: Duration) {
+        if lived < TAKEN_BACK_WITHIN {
+            self.taken_back.set(self.taken_back.get().saturating_add(1));
+            if self.is_abused() {
+                self.give(Order::Cut);
+            }
+        }
+    }
+
+    /// Whether the peer mostly asks for what it does not want (rapid reset, T80).
+    pub(crate) fn is_abused(&self) -> bool {
+        let back = self.taken_back.get();
+        back > TAKEN_BACK_MAX && back > self.requests.get() / 2
     }
 
     /// Notes that a request has ended.
@@ -608,6 +636,28 @@ mod tests {
         assert_eq!(control.sweep(at(19), 0, &limits()), None);
         assert_eq!(control.sweep(at(20), 0, &limits()), Some("header_timeout"));
         assert_eq!(control.order(), Order::Cut);
+    }
+
+    /// T80: who takes back what it asked for is cut, who mostly waits is not.
+    #[test]
+    fn requests_taken_back_at_once_are_bounded() {
+        let at_once = Duration::from_millis(999);
+        let run = |lived, waited: u32| {
+            let control = Control::endless(Arc::default(), Kind::Http2);
+            for _ in 0..waited {
+                control.begin();
+            }
+            for _ in 0..=TAKEN_BACK_MAX {
+                assert_eq!(control.order(), Order::Serve);
+                control.begin();
+                control.taken_back(lived);
+            }
+            control.order()
+        };
+        assert_eq!(run(at_once, 0), Order::Cut);
+        assert_eq!(run(at_once, TAKEN_BACK_MAX - 1), Order::Cut);
+        assert_eq!(run(at_once, TAKEN_BACK_MAX + 1), Order::Serve);
+        assert_eq!(run(TAKEN_BACK_WITHIN, 0), Order::Serve);
     }
 
     #[test]

@@ -395,6 +395,9 @@ impl Exchange {
         let duration = now.saturating_duration_since(self.started);
         match &self.side {
             Side::Inbound(decided) => {
+                if end == End::ClientAborted && self.status.get() == 0 {
+                    decided.caller.control.taken_back(duration);
+                }
                 self.worker
                     .telemetry
                     .served(self.method, self.status.get(), duration);

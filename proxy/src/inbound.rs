@@ -302,9 +302,8 @@ async fn drive_h2(
         w.connection.as_mut().graceful_shutdown();
     })
     .await;
-    if let Some(Err(error)) = ended
-        && heads::is_violation(&error)
-    {
+    let abused = caller.control.is_abused();
+    if abused || matches!(&ended, Some(Err(error)) if heads::is_violation(error)) {
         note_unreadable(worker, caller, "http2_violation", 400);
     }
 }
