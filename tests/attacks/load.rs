@@ -18,6 +18,7 @@ use crate::harness::{
     },
     hpack, soon,
     stage::{Setting, hasty},
+    upstream::OK,
     wire::Wire,
 };
 
@@ -85,6 +86,32 @@ fn t80_rapid_reset_ends_the_connection() {
     others_are_served(&stage);
     let decided = stage.records.decisions().len();
     assert!(decided < 3000, "{decided} of {FLOOD} were decided");
+}
+
+/// So slowly that each request begins before it is taken back.
+#[test]
+fn t80_requests_taken_back_at_once_end_the_connection() {
+    let stage = Stage::set(Setting {
+        script: Arc::new(|seen| (seen.target() != "/public/hang").then(|| OK.to_vec())),
+        ..Setting::default()
+    });
+    let mut connection = h2::Connection::open(stage.wire(Door::InboundH2));
+    let block = h2::block(&h2::pseudo("GET", "/public/hang"));
+    let numbers: Vec<u32> = streams(FLOOD).collect();
+    let pieces = numbers.chunks(10).flat_map(|ten| {
+        let heads = ten.iter().map(|s| h2::head(*s, &block, true));
+        let cancel = 8_u32.to_be_bytes();
+        let resets = ten.iter().map(|s| h2::frame(RST_STREAM, 0, *s, &cancel));
+        [heads.flatten().collect(), resets.flatten().collect()]
+    });
+    connection.flood(pieces);
+    violation(&stage);
+    others_are_served(&stage);
+    let decided = stage.records.decisions().len();
+    assert!(
+        (500..3000).contains(&decided),
+        "{decided} of {FLOOD} were decided"
+    );
 }
 
 /// MadeYouReset (CVE-2025-8671): frames that make us reset what is in progress.

@@ -43,3 +43,4 @@ mod harness;
 mod load;
 mod paths;
 mod smuggling;
+mod table;
