@@ -4,7 +4,10 @@
 use std::{
     fs,
     io::{Read, Write},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -112,6 +115,61 @@ fn t80_requests_taken_back_at_once_end_the_connection() {
         (500..3000).contains(&decided),
         "{decided} of {FLOOD} were decided"
     );
+}
+
+/// Requests whose times make a figure.
+const SAMPLE: usize = 2000;
+
+/// The 99th percentile of a caller that asks one request after another.
+fn p99(stage: &Stage) -> Duration {
+    let mut connection = h2::Connection::open(stage.wire(Door::InboundH2));
+    let ask = h2::pseudo("GET", "/public");
+    let mut times: Vec<Duration> = streams(SAMPLE as u32)
+        .map(|stream| {
+            let begun = Instant::now();
+            assert_eq!(connection.ask(stream, &ask, b"").status, 200);
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[SAMPLE * 99 / 100]
+}
+
+/// What floods cost another caller of the same worker, in figures to be read:
+/// `cargo test --release --test attacks t80_t81_figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints figures, which mean something in a release build on a quiet machine"]
+fn t80_t81_figures_of_floods() {
+    let stage = Stage::new();
+    p99(&stage);
+    println!("quiet: p99 {:?}", p99(&stage));
+    let block = get();
+    let resets: Vec<Vec<u8>> = streams(1000)
+        .map(|stream| {
+            let reset = h2::frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+            [h2::head(stream, &block, true), reset].concat()
+        })
+        .collect();
+    let mut endless = vec![h2::frame(HEADERS, END_STREAM, 1, &block)];
+    endless.extend((0..1000).map(|_| h2::frame(CONTINUATION, 0, 1, &[0; 100])));
+    for (what, frames) in [("rapid reset", &resets), ("CONTINUATION", &endless)] {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let attacker = scope.spawn(|| {
+                let mut rounds = 0;
+                while !done.load(Ordering::Relaxed) {
+                    let mut connection = h2::Connection::open(stage.wire(Door::InboundH2));
+                    connection.flood(batched(frames.iter().cloned()));
+                    rounds += 1;
+                }
+                rounds
+            });
+            let figure = p99(&stage);
+            done.store(true, Ordering::Relaxed);
+            let rounds = attacker.join().unwrap();
+            println!("{what}: p99 {figure:?} during {rounds} floods");
+        });
+    }
 }
 
 /// MadeYouReset (CVE-2025-8671): frames that make us reset what is in progress.

@@ -89,6 +89,9 @@ impl Ask {
     }
 }
 
+/// Names and values as the application sees them.
+type Fields = Vec<(String, Vec<u8>)>;
+
 /// What must come of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Expect {
@@ -99,7 +102,7 @@ pub(crate) struct Expect {
     /// Canonical path; `None` where there is none.
     pub(crate) path: Option<String>,
     /// Target and fields that the application sees, beside ours.
-    pub(crate) upstream: Option<(String, Vec<(String, Vec<u8>)>)>,
+    pub(crate) upstream: Option<(String, Fields)>,
 }
 
 impl Expect {
