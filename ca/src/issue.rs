@@ -136,11 +136,15 @@ impl From<StoreError> for Refusal {
 
 /// A request that may be fulfilled.
 #[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) spiffe_id: SpiffeId,
-    pub(crate) spki: Vec<u8>,
-    pub(crate) ttl: Duration,
-    pub(crate) selectors: Vec<String>,
+pub struct Order {
+    /// The identity, registered.
+    pub spiffe_id: SpiffeId,
+    /// The key to certify, proven to be the caller's.
+    pub spki: Vec<u8>,
+    /// Lifetime, the registration's.
+    pub ttl: Duration,
+    /// What was attested of the workload.
+    pub selectors: Vec<String>,
 }
 
 impl Order {
@@ -149,19 +153,24 @@ impl Order {
     }
 }
 
-/// What requests are checked against.
-pub(crate) struct Desk<'a> {
-    pub(crate) trust_domain: &'a TrustDomain,
-    pub(crate) registrations: &'a [Registration],
+/// What requests are checked against: a pure function of what they say.
+pub struct Desk<'a> {
+    /// Whose identities are issued.
+    pub trust_domain: &'a TrustDomain,
+    /// Who is who; of several for one identity the first that is attested decides.
+    pub registrations: &'a [Registration],
     /// Digests of every authority's SubjectPublicKeyInfo.
-    pub(crate) authority_keys: &'a HashSet<[u8; 32]>,
+    pub authority_keys: &'a HashSet<[u8; 32]>,
     /// Which registrations are for the host that asks.
-    pub(crate) serves: &'a (dyn Fn(&Registration) -> bool + Sync),
+    pub serves: &'a (dyn Fn(&Registration) -> bool + Sync),
 }
 
 impl Desk<'_> {
     /// Decides whether a request is fulfilled, cheapest checks first.
-    pub(crate) fn check(&self, request: &IssueRequest) -> Result<Order, Refusal> {
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn check(&self, request: &IssueRequest) -> Result<Order, Refusal> {
         if request.spki.len() > SPKI_LEN_MAX
             || request.proof.len() > PROOF_LEN_MAX
             || request.selectors.len() > SELECTORS_MAX

@@ -202,6 +202,15 @@ impl Default for DecisionIds {
     }
 }
 
+/// What the sampled comparison of an engine with its reference found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SelfCheck {
+    /// Decisions compared.
+    pub checked: u64,
+    /// Of these, how many differed: anything but 0 is an alarm.
+    pub mismatched: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,10 +26,12 @@ use crate::{
     spiffe_id::{SpiffeId, TrustDomain},
 };
 
+mod claim;
 mod foundation;
 mod introduction;
 mod verify;
 
+pub use claim::{CLAIM_LEN_MAX, Claim, SERIAL_LEN_MAX};
 pub use foundation::{Foundation, PeerFacts, Witness};
 pub use introduction::unproven_client_config;
 use verify::{Expected, SpiffeVerifier};

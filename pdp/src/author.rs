@@ -180,6 +180,13 @@ pub fn compile(bytes: Bytes) -> Loaded {
     })
 }
 
+/// A folder without them is no repository; a bundle may come from elsewhere.
+fn without_settings() -> Diagnostic {
+    Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
+        .cause(format!("it has no `{}`", files::SETTINGS))
+        .help("fetch it again; if it stays so, rebuild it from its repository")
+}
+
 fn unknown_features(bundle: &Bundle) -> Vec<Diagnostic> {
     let known = |f: &&String| !FEATURES.contains(&f.as_str());
     bundle
@@ -232,7 +239,10 @@ fn draft(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Option<Draft> {
     let settings = files.iter().find(|s| &*s.path == files::SETTINGS);
     let settings = match settings {
         Some(source) => settings::read(source, found),
-        None => None,
+        None => {
+            found.push(without_settings());
+            None
+        }
     }?;
     let before = error_count(found);
     let mut declared: Vec<Declared> = files

@@ -58,6 +58,7 @@ pub use explain::{
     Clause, ClauseKind, ClauseState, EntityName, ExplainError, Explanation, Outcome, PolicyView,
     Seen,
 };
+pub use palisade_mesh::decision::SelfCheck;
 pub use snapshot::Snapshot;
 
 /// Why no snapshot can be made of a compiled repository; the compiler is to blame.
@@ -92,13 +93,4 @@ pub enum SnapshotError {
         /// Id of the policy.
         id: SmolStr,
     },
-}
-
-/// What the sampled comparison of engine and reference found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SelfCheck {
-    /// Decisions compared.
-    pub checked: u64,
-    /// Of these, how many differed: anything but 0 is an alarm.
-    pub mismatched: u64,
 }

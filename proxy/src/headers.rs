@@ -40,7 +40,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Why a request's fields are refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum HeaderFault {
+pub enum HeaderFault {
     /// Declared `single`, sent more than once.
     Repeated,
     /// A transfer coding other than `chunked`.
@@ -50,7 +50,7 @@ pub(crate) enum HeaderFault {
 }
 
 /// Whether a field name, in lower case, is ours alone to set.
-pub(crate) fn is_managed(name: &str) -> bool {
+pub fn is_managed(name: &str) -> bool {
     if name.bytes().any(|b| b == b'_') {
         return has_managed_prefix(&name.replace('_', "-"));
     }
@@ -87,14 +87,14 @@ fn is_framing(name: &str) -> bool {
 
 /// What a request's hop-by-hop fields asked for, before they were removed.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Hop {
+pub struct Hop {
     /// The protocol of an upgrade request.
-    pub(crate) upgrade: Option<HeaderValue>,
+    pub upgrade: Option<HeaderValue>,
 }
 
 impl Hop {
     /// Whether the request opens a WebSocket (RFC 6455 section 4.1).
-    pub(crate) fn is_websocket(&self) -> bool {
+    pub fn is_websocket(&self) -> bool {
         self.upgrade
             .as_ref()
             .is_some_and(|u| u.as_bytes().eq_ignore_ascii_case(b"websocket"))
@@ -106,7 +106,7 @@ impl Hop {
 ///
 /// # Errors
 /// When the fields have more than one reading.
-pub(crate) fn clean_request(
+pub fn clean_request(
     headers: &mut HeaderMap,
     declared: &[DeclaredHeader],
     underscores: bool,
@@ -305,7 +305,10 @@ pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 /// The request in its only spelling, the same on both sides of the proxy.
-pub(crate) fn canonical<B>(request: &http::Request<B>) -> Result<CanonicalRequest, Refusal> {
+///
+/// # Errors
+/// When it has none.
+pub fn canonical<B>(request: &http::Request<B>) -> Result<CanonicalRequest, Refusal> {
     let uri = request.uri();
     CanonicalRequest::new(RawRequest {
         method: request.method().as_str(),

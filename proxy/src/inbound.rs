@@ -25,7 +25,7 @@ use hyper_util::rt::TokioIo;
 use palisade_mesh::{
     decision::{Connection, TlsFacts},
     snapshot::Digest,
-    svid::{Peer, PeerError, peer_of_chain},
+    svid::{Claim, Peer, PeerError, peer_of_chain},
     wire::record::{AuditMode, Verdict},
 };
 use smol_str::SmolStr;
@@ -114,17 +114,24 @@ async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketAddr, place:
             refuse_handshake(&worker, source, &error);
             return linger(stream).await;
         }
-        Err(_) => return note_refusal(&worker, source, "handshake_timeout", ""),
+        Err(_) => {
+            let nothing = Claim::default();
+            return note_refusal(&worker, source, "handshake_timeout", "", &nothing);
+        }
     };
     let (_, session) = stream.get_ref();
     let chain = session.peer_certificates().unwrap_or_default();
     let peer = match peer_of_chain(chain) {
         Ok(peer) => peer,
-        Err(error) => return note_refusal(&worker, source, error.reason(), &error.to_string()),
+        Err(error) => {
+            let claim = chain.first().map(Claim::of_leaf).unwrap_or_default();
+            return note_refusal(&worker, source, error.reason(), &error.to_string(), &claim);
+        }
     };
     let Some(foundation) = witness.foundation() else {
         let error = PeerError::NoCertificate;
-        return note_refusal(&worker, source, error.reason(), &error.to_string());
+        let claim = chain.first().map(Claim::of_leaf).unwrap_or_default();
+        return note_refusal(&worker, source, error.reason(), &error.to_string(), &claim);
     };
     let leaf = chain.first().map(|c| Digest::of(c)).unwrap_or_default();
     let tls = TlsFacts {
@@ -150,7 +157,8 @@ async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketAddr, place:
     worker.connections.steer(&control);
     // What was in force during the handshake may be so no more.
     if let Some(why) = rejudge::is_revoked(&worker, &control) {
-        return note_refusal(&worker, source, why.refusal().reason, "");
+        let claim = chain.first().map(Claim::of_leaf).unwrap_or_default();
+        return note_refusal(&worker, source, why.refusal().reason, "", &claim);
     }
     let caller = Rc::new(admit(&worker, connection, &leaf, control));
     drive(worker, caller, Observed::new(stream, bytes), kind).await;
@@ -187,15 +195,16 @@ fn admit(
 }
 
 fn refuse_handshake(worker: &Worker, source: SocketAddr, error: &std::io::Error) {
+    let claim = Claim::of_handshake(error);
     match PeerError::of_handshake(error) {
-        Some(reason) => note_refusal(worker, source, reason.reason(), &reason.to_string()),
+        Some(reason) => note_refusal(worker, source, reason.reason(), &reason.to_string(), &claim),
         // A port scan or a health check of a load balancer: nobody claimed anything.
         None if error.kind() == std::io::ErrorKind::UnexpectedEof => {
             worker
                 .telemetry
                 .event("palisade_handshakes_refused_total", "closed");
         }
-        None => note_refusal(worker, source, "tls", &error.to_string()),
+        None => note_refusal(worker, source, "tls", &error.to_string(), &claim),
     }
 }
 
@@ -215,7 +224,13 @@ async fn linger(mut stream: TcpStream) {
     let _ = tokio::time::timeout(LINGER, drain).await;
 }
 
-fn note_refusal(worker: &Worker, source: SocketAddr, reason: &'static str, detail: &str) {
+fn note_refusal(
+    worker: &Worker,
+    source: SocketAddr,
+    reason: &'static str,
+    detail: &str,
+    claim: &Claim,
+) {
     worker
         .telemetry
         .event("palisade_handshakes_refused_total", reason);
@@ -227,7 +242,7 @@ fn note_refusal(worker: &Worker, source: SocketAddr, reason: &'static str, detai
             .event("palisade_handshakes_unrecorded_total", reason);
         return;
     }
-    let noted = recorder.authn_failure(now_us, reason, detail, source, LISTENER);
+    let noted = recorder.authn_failure(now_us, reason, detail, claim, source, LISTENER);
     drop(recorder);
     worker.count_record(noted, AuditMode::Spool);
     worker.stir();

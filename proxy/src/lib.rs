@@ -18,6 +18,7 @@
 
 pub mod config;
 pub mod endpoints;
+pub mod headers;
 pub mod policy;
 pub mod proxy;
 
@@ -26,7 +27,6 @@ mod body;
 mod connection;
 mod exchange;
 mod forward;
-mod headers;
 mod hosts;
 mod inbound;
 mod listener;

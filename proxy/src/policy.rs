@@ -10,7 +10,7 @@ use arc_swap::{ArcSwapOption, Cache, Guard};
 use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, Service},
     changes::{Changes, Follower},
-    decision::{Answer, Question},
+    decision::{Answer, Question, SelfCheck},
     snapshot::{Digest, Versions},
     svid::PeerFacts,
 };
@@ -23,6 +23,12 @@ pub trait PolicySnapshot: Send + Sync {
 
     /// The services of this revision.
     fn catalogue(&self) -> &Arc<Catalogue>;
+
+    /// What the engine's comparison with its reference has found so far; one that
+    /// has no reference compares nothing.
+    fn self_check(&self) -> SelfCheck {
+        SelfCheck::default()
+    }
 
     /// An engine of its own for one worker. Called on the worker's thread when
     /// it first sees the snapshot; must be cheap, requests wait for it.

@@ -16,7 +16,7 @@ use palisade_mesh::{
     decision::{Answer, DecisionId, DecisionIds},
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
-    svid::Peer,
+    svid::{Claim, Peer},
     wire::record::{
         self, AuditMode, AuthnFailure, Decision, Outcome, Record, Rejudgement, Verdict,
         outcome::End, record::Body,
@@ -245,6 +245,7 @@ impl Recorder {
         time_us: i64,
         reason: &str,
         detail: &str,
+        claim: &Claim,
         source: SocketAddr,
         listener: &str,
     ) -> Result<(), SinkError> {
@@ -253,6 +254,8 @@ impl Recorder {
         if let Some(Body::AuthnFailure(body)) = &mut self.failure.body {
             set(&mut body.reason, reason);
             set(&mut body.detail, head_of(detail, DETAIL_LEN_MAX));
+            set(&mut body.claimed_id, &claim.id);
+            set_bytes(&mut body.serial, &claim.serial);
             set(&mut body.listener, listener);
             set_address(&mut body.source_ip, &mut body.source_port, source);
         }

@@ -112,10 +112,15 @@ fn cells(row: &Value) -> [table::Cell; 8] {
 
 fn columns(row: &Value) -> [String; 8] {
     let (_, word) = standing(row);
-    let who = ["principal", "claimed", "actor", "spiffe_id"]
+    let who = ["principal", "actor", "spiffe_id"]
         .iter()
         .map(|k| text(row, k))
         .find(|t| !t.is_empty());
+    // What a refused certificate claimed must not look like what another one proved.
+    let who = match text(row, "claimed") {
+        "" => short_id(who.unwrap_or_default()).to_owned(),
+        claimed => format!("{claimed}?"),
+    };
     let object = ["service", "object", "listener", "reporter"]
         .iter()
         .map(|k| text(row, k))
@@ -149,14 +154,14 @@ fn columns(row: &Value) -> [String; 8] {
         .and_then(Value::as_u64)
         .map_or(String::new(), |s| s.to_string());
     [
-        time_of_day(text(row, "time")),
-        word,
-        clean(short_id(who.unwrap_or_default())),
+        clean(&time_of_day(text(row, "time"))),
+        clean(&word),
+        clean(&who),
         clean(short_service(object.unwrap_or_default())),
         clean(&what),
         clean(&why),
         status,
-        text(row, "id").to_owned(),
+        clean(text(row, "id")),
     ]
 }
 
@@ -503,4 +508,38 @@ fn print_streams(report: &Value) {
 
 fn text<'v>(value: &'v Value, key: &str) -> &'v str {
     value.get(key).and_then(Value::as_str).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// T93: every text of a record may come from a hostile reporter.
+    #[test]
+    fn no_cell_of_a_row_steers_the_terminal() {
+        let evil = "x\u{1b}[2J\n\u{202e}";
+        let keys = [
+            "time",
+            "decision",
+            "class",
+            "claimed",
+            "principal",
+            "service",
+            "method",
+            "path",
+            "reason",
+            "id",
+        ];
+        let mut row: serde_json::Map<String, Value> = keys
+            .iter()
+            .map(|k| ((*k).to_owned(), evil.into()))
+            .collect();
+        row.insert("policy".into(), vec![evil].into());
+        let cells = columns(&Value::Object(row));
+        for cell in &cells {
+            let steers = |c: char| c.is_control() || c == '\u{202e}';
+            assert!(!cell.contains(steers), "{cell:?}");
+        }
+        assert!(cells.iter().any(|c| c.ends_with('?')), "{cells:?}");
+    }
 }

@@ -91,15 +91,22 @@ fn place(out: &mut String, at: &Location, label: Option<&str>, pad: &str, style:
     let _ = write!(out, "\n{pad}{bar} {}{carets}{label}", " ".repeat(before));
 }
 
-/// Replaces control characters, so that no input can steer the terminal (attack T93).
+/// Replaces control characters, and those that turn or hide what follows, so that
+/// no input can steer the terminal or its reader (attack T93).
 pub fn clean(text: &str) -> String {
     text.chars()
         .map(|c| match c {
             '\t' => ' ',
-            c if c.is_control() => '\u{fffd}',
+            c if c.is_control() || is_invisible(c) => '\u{fffd}',
             c => c,
         })
         .collect()
+}
+
+/// Zero width, line and paragraph separators, and the marks of text direction
+/// (Unicode Standard Annex 9, section 2).
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
 #[cfg(test)]
@@ -134,5 +141,11 @@ mod tests {
         let rendered = render(&diagnostic);
         let plain = anstream::adapter::strip_str(&rendered).to_string();
         assert!(plain.contains("evil \u{fffd}[2J name"));
+        for c in [
+            '\n', '\r', '\u{9b}', '\u{200b}', '\u{2028}', '\u{202e}', '\u{2066}', '\u{feff}',
+        ] {
+            assert_eq!(clean(&format!("a{c}b")), "a\u{fffd}b", "{c:?}");
+        }
+        assert_eq!(clean("caf\u{e9} \u{5d0} a\tb"), "caf\u{e9} \u{5d0} a b");
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use palisade_mesh::{
     catalogue::{Catalogue, ServiceId},
-    decision::{Answer, Question},
+    decision::{Answer, Question, SelfCheck},
     diagnostic::Diagnostic,
     snapshot::{Digest, Versions},
     spiffe_id::SpiffeId,
@@ -31,6 +31,10 @@ impl PolicySnapshot for Plugged {
 
     fn catalogue(&self) -> &Arc<Catalogue> {
         self.snapshot.catalogue()
+    }
+
+    fn self_check(&self) -> SelfCheck {
+        self.snapshot.self_check()
     }
 
     fn decider(self: Arc<Self>) -> Box<dyn Decider> {

@@ -26,6 +26,9 @@
 //! connection, [`harness::h1::exchange`] sends bytes, [`harness::h2::Connection`] sends frames; then
 //! [`harness::Stage::seen`] and [`harness::Stage::decisions`] tell what came of it. [`harness::Stage::set`]
 //! takes other limits.
+//!
+//! Cases of certificates, policies, records on disk and of the process as such run the
+//! binary itself, as a user does: [`guarded::Guarded`].
 
 #![allow(
     clippy::unwrap_used,
@@ -38,9 +41,14 @@
 mod support;
 
 mod claims;
+mod decision;
 mod fields;
+mod guarded;
 mod harness;
 mod load;
+mod operations;
 mod paths;
+mod policy;
 mod smuggling;
 mod table;
+mod tls;

@@ -30,8 +30,8 @@ pub struct Authority {
 /// A certificate and its key.
 pub struct Leaf {
     chain: String,
-    der: CertificateDer<'static>,
-    key: KeyPair,
+    pub der: CertificateDer<'static>,
+    pub key: KeyPair,
 }
 
 impl Authority {
@@ -52,33 +52,53 @@ impl Authority {
 
     /// An X.509-SVID of `spiffe://DOMAIN/PATH` that does not end.
     pub fn leaf(&self, path: &str) -> Leaf {
-        self.issue(path, CertificateParams::default())
+        let id = self.domain.id(path).unwrap().to_string();
+        self.sign(&self.issuer, |params| {
+            params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
+        })
     }
 
     /// As [`Authority::leaf`], valid from now for `ttl`.
     pub fn leaf_for(&self, path: &str, ttl: Duration) -> Leaf {
-        let mut params = CertificateParams::default();
+        let id = self.domain.id(path).unwrap().to_string();
         let now = SystemTime::now();
-        params.not_before = now.into();
-        params.not_after = (now + ttl).into();
-        self.issue(path, params)
+        self.sign(&self.issuer, |params| {
+            params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
+            params.not_before = now.into();
+            params.not_after = (now + ttl).into();
+        })
     }
 
-    fn issue(&self, path: &str, mut params: CertificateParams) -> Leaf {
-        let id = self.domain.id(path).unwrap().to_string();
-        params.subject_alt_names = vec![SanType::URI(id.as_str().try_into().unwrap())];
+    /// A leaf without any name, until `change` gives it one.
+    pub fn spoilt(&self, change: impl FnOnce(&mut CertificateParams)) -> Leaf {
+        self.sign(&self.issuer, change)
+    }
+
+    /// A leaf that an authority below the root has signed.
+    pub fn sign(
+        &self,
+        issuer: &Issuer<'static, KeyPair>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Leaf {
+        let mut params = CertificateParams::default();
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,
             ExtendedKeyUsagePurpose::ServerAuth,
         ];
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
-        let leaf = params.signed_by(&key, &self.issuer).unwrap();
+        let leaf = params.signed_by(&key, issuer).unwrap();
         Leaf {
             chain: leaf.pem(),
             der: leaf.der().clone(),
             key,
         }
+    }
+
+    /// Signs another authority.
+    pub fn issue(&self, params: &CertificateParams, key: &KeyPair) -> CertificateDer<'static> {
+        params.signed_by(key, &self.issuer).unwrap().der().clone()
     }
 
     /// Writes `cert.pem`, `key.pem` and `bundle.pem`.

@@ -460,6 +460,20 @@ fn a_state_that_does_not_fit_together_changes_nothing() {
     assert_eq!(web.svid().serial, before);
 }
 
+/// Attack T97: whatever was opened under one identity is never used for another,
+/// because nobody changes who he is.
+#[test]
+fn nobody_becomes_somebody_else() {
+    let home = Domain::new("home");
+    let web = home.identity("web");
+    assert!(matches!(
+        web.replace(home.svid("db"), home.bundle()),
+        Err(IdentityError::OtherId { .. })
+    ));
+    assert_eq!(web.id(), id("web"));
+    assert!(web.replace(home.svid("web"), home.bundle()).is_ok());
+}
+
 #[test]
 fn a_chain_is_verified_as_a_handshake_would() {
     let (home, elsewhere) = (Domain::new("home"), Domain::new("elsewhere"));

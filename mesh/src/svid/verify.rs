@@ -18,7 +18,7 @@ use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use super::{
-    Identity, Peer, TrustBundle,
+    Claim, Identity, Peer, TrustBundle,
     foundation::{Foundation, Witness},
 };
 use crate::spiffe_id::{SpiffeId, SpiffeIdError, TrustDomain};
@@ -107,14 +107,46 @@ impl PeerError {
 
     /// Finds the refusal inside the error that a TLS handshake ended with.
     pub fn of_handshake(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
-        let tls = tls_error(error)?;
-        match tls {
-            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
-                other.0.downcast_ref::<Self>().cloned()
-            }
+        match tls_error(error)? {
             rustls::Error::NoCertificatesPresented => Some(Self::NoCertificate),
+            tls => Refused::of(tls).map(|refused| refused.reason.clone()),
+        }
+    }
+}
+
+impl Claim {
+    /// What the certificate claimed that a TLS handshake was refused for; nothing,
+    /// when it ended otherwise.
+    pub fn of_handshake(error: &(dyn std::error::Error + 'static)) -> Self {
+        tls_error(error)
+            .and_then(Refused::of)
+            .map(|refused| refused.claim.clone())
+            .unwrap_or_default()
+    }
+}
+
+/// A refusal on its way through rustls.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+struct Refused {
+    reason: PeerError,
+    claim: Claim,
+}
+
+impl Refused {
+    fn of(error: &rustls::Error) -> Option<&Self> {
+        match error {
+            rustls::Error::InvalidCertificate(rustls::CertificateError::Other(other)) => {
+                other.0.downcast_ref()
+            }
             _ => None,
         }
+    }
+
+    fn into_tls(self) -> rustls::Error {
+        rustls::Error::InvalidCertificate(rustls::CertificateError::Other(rustls::OtherError(
+            Arc::new(self),
+        )))
     }
 }
 
@@ -325,7 +357,11 @@ impl SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         usage: KeyUsage,
-    ) -> Result<(), PeerError> {
+    ) -> Result<(), rustls::Error> {
+        let refused = |reason| {
+            let claim = Claim::of_leaf(leaf);
+            Refused { reason, claim }.into_tls()
+        };
         let state = self.identity.state.load();
         let path = Path {
             leaf,
@@ -334,11 +370,12 @@ impl SpiffeVerifier {
             algorithms: self.identity.provider.signature_verification_algorithms.all,
             now,
         };
-        let (peer, foundation) = path.verify(&state.bundle.trust_domain, usage)?;
+        let verified = path.verify(&state.bundle.trust_domain, usage);
+        let (peer, foundation) = verified.map_err(refused)?;
         if let Expected::OneOf(ids) = &self.expected
             && !ids.contains(&peer.id)
         {
-            return Err(PeerError::UnexpectedId(peer.id));
+            return Err(refused(PeerError::UnexpectedId(peer.id)));
         }
         if let Some(witness) = &self.witness {
             witness.tell(foundation);
@@ -364,12 +401,6 @@ impl SpiffeVerifier {
     }
 }
 
-fn refused(error: PeerError) -> rustls::Error {
-    rustls::Error::InvalidCertificate(rustls::CertificateError::Other(rustls::OtherError(
-        Arc::new(error),
-    )))
-}
-
 fn no_tls12() -> rustls::Error {
     rustls::Error::General("bug: TLS 1.2 signature, though only TLS 1.3 is offered".into())
 }
@@ -385,8 +416,7 @@ impl ClientCertVerifier for SpiffeVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(leaf, intermediates, now, KeyUsage::client_auth())
-            .map_err(refused)?;
+        self.verify(leaf, intermediates, now, KeyUsage::client_auth())?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -422,8 +452,7 @@ impl ServerCertVerifier for SpiffeVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(leaf, intermediates, now, KeyUsage::server_auth())
-            .map_err(refused)?;
+        self.verify(leaf, intermediates, now, KeyUsage::server_auth())?;
         Ok(ServerCertVerified::assertion())
     }
 

@@ -16,6 +16,7 @@ pub(super) fn render(view: &View) -> String {
     let mut out = Text::default();
     let gauges = &view.gauges;
     decisions(&mut out, view);
+    self_checks(&mut out, view);
     durations(&mut out, gauges);
     out.single(
         "palisade_requests_total",
@@ -93,6 +94,24 @@ fn decisions(out: &mut Text, view: &View) {
         "From the request's arrival to its decision.",
     );
     out.histogram("palisade_decision_duration_seconds", &[], &total);
+}
+
+/// Of the revision in force; a new one begins to count anew.
+fn self_checks(out: &mut Text, view: &View) {
+    let live = view.shared.policy.load();
+    let Some(live) = live.as_ref() else {
+        return;
+    };
+    let found = live.snapshot().self_check();
+    let name = "palisade_engine_self_checks_total";
+    out.head(
+        name,
+        "counter",
+        "Decisions compared with Cedar's own authorizer; any that differs is an alarm.",
+    );
+    let agreed = found.checked.saturating_sub(found.mismatched);
+    out.sample(name, &[("result", "agreed")], agreed);
+    out.sample(name, &[("result", "differed")], found.mismatched);
 }
 
 fn durations(out: &mut Text, gauges: &[Arc<Gauges>]) {

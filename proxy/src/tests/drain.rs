@@ -281,6 +281,8 @@ async fn metrics_and_state_tell_what_happened() {
         "palisade_decision_cache_total{result=\"miss\"} 3",
         "palisade_requests_total 4",
         "palisade_connections_open 1",
+        "palisade_engine_self_checks_total{result=\"agreed\"} 5",
+        "palisade_engine_self_checks_total{result=\"differed\"} 2",
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line}\n{metrics}");
     }

@@ -4,6 +4,7 @@ use std::{collections::HashSet, time::Duration};
 
 use palisade_mesh::{
     sink::SinkError,
+    svid::Claim,
     wire::record::{AuditMode, Verdict, outcome::End},
 };
 use rcgen::SanType;
@@ -330,6 +331,10 @@ async fn refused(stage: &Stage, identity: &palisade_mesh::svid::Identity, reason
         (failure.listener.as_str(), failure.source_ip.as_str()),
         ("inbound", "127.0.0.1")
     );
+    let claim = identity.svid().chain.first().map(Claim::of_leaf).unwrap();
+    assert_eq!(failure.claimed_id, claim.id, "{reason}");
+    assert_eq!(failure.claimed_id.is_empty(), reason == "no_uri_san");
+    assert_eq!(failure.serial, claim.serial);
 }
 
 /// T47: a handshake that never ends is ended.

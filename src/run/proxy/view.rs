@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use palisade_mesh::{diagnostic::Diagnostic, snapshot::Versions, wire::policy::Status};
+use palisade_mesh::{
+    decision::SelfCheck, diagnostic::Diagnostic, snapshot::Versions, wire::policy::Status,
+};
 
 use super::{super::keeping, Core, records::Kept};
 use crate::{
@@ -107,6 +109,7 @@ impl Core {
         facts.extend(self.check_certificate(&name));
         facts.extend(self.check_pdp(&name));
         facts.extend(self.check_config(&name));
+        facts.extend(self.check_engine(&name));
         facts.extend(self.check_records(&name));
         facts.extend(keeping::facts("proxies", &name, &self.sink.health()));
         facts
@@ -237,6 +240,12 @@ impl Core {
         facts
     }
 
+    fn check_engine(&self, name: &str) -> Option<Fact> {
+        let live = self.policy.load();
+        let found = live.as_ref()?.snapshot().self_check();
+        engine_fact(name, self.versions().sequence, found)
+    }
+
     fn last_error(&self) -> Option<String> {
         let state = self.subscribed.as_ref()?.state.borrow().clone();
         state.last_error.as_ref().map(Diagnostic::to_string)
@@ -263,6 +272,20 @@ impl Core {
                 .fix("see whether it runs; nothing is lost while the disk has room"),
         )
     }
+}
+
+/// The alarm that engine and reference have disagreed.
+fn engine_fact(instance: &str, sequence: u64, found: SelfCheck) -> Option<Fact> {
+    (found.mismatched > 0).then(|| {
+        let text = format!("{instance} decides otherwise than Cedar's own authorizer");
+        Fact::not_ok("proxies", FactState::Error, 5231, text)
+            .cause(format!(
+                "{} of {} decisions that were compared under revision {sequence} differed",
+                render::thousands(found.mismatched),
+                render::thousands(found.checked)
+            ))
+            .fix("report it with the proxy's log, which has both answers; where they differed, the deny was enforced")
+    })
 }
 
 fn micros(us: i64) -> Duration {
@@ -300,6 +323,22 @@ fn clocks(ours: &str, theirs: &str, now_us: i64, ahead_us: i64) -> Fact {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_decision_that_differs_is_an_error() {
+        let found = |checked, mismatched| SelfCheck {
+            checked,
+            mismatched,
+        };
+        assert_eq!(engine_fact("orders", 3, found(5000, 0)), None);
+        let fact = engine_fact("orders", 3, found(5000, 1)).unwrap();
+        assert_eq!(
+            (fact.state, fact.code),
+            (FactState::Error, Some(5231)),
+            "{fact:?}"
+        );
+        assert!(fact.cause.unwrap().starts_with("1 of 5"));
+    }
 
     #[test]
     fn clocks_are_told_of_from_the_limit_on_with_both_times() {

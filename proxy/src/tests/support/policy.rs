@@ -5,7 +5,7 @@ use std::sync::Arc;
 use palisade_mesh::{
     canonical::Method,
     catalogue::{Catalogue, DeclaredHeader, HeaderShape, Protocol, Service, ServiceId, Unmatched},
-    decision::{Answer, Decision, Question, Undecided, Verdict},
+    decision::{Answer, Decision, Question, SelfCheck, Undecided, Verdict},
     operation::{Operation, OperationTable, Template},
     snapshot::{Digest, Versions},
     spiffe_id::{SpiffeId, TrustDomain},
@@ -199,6 +199,13 @@ impl PolicySnapshot for Snapshot {
 
     fn catalogue(&self) -> &Arc<Catalogue> {
         &self.catalogue
+    }
+
+    fn self_check(&self) -> SelfCheck {
+        SelfCheck {
+            checked: 7,
+            mismatched: 2,
+        }
     }
 
     fn decider(self: Arc<Self>) -> Box<dyn Decider> {

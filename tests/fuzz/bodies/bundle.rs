@@ -1,0 +1,70 @@
+//! A policy revision as a proxy receives it. An input is the bytes of a bundle, or a
+//! repository written as text: `--- PATH` begins each file. What compiles has an
+//! engine that answers like the reference.
+
+use bytes::Bytes;
+use palisade_mesh::{
+    snapshot::Digest,
+    wire::policy::{Bundle, File},
+};
+use palisade_pdp::{
+    author::{self, Ask, FEATURES},
+    decide::Snapshot,
+};
+use prost::Message as _;
+
+/// Checks one input.
+pub fn check(bytes: &[u8]) {
+    let bundle = repository(bytes).unwrap_or_else(|| Bytes::copy_from_slice(bytes));
+    let loaded = author::compile(bundle.clone());
+    let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
+    assert_eq!(loaded.compiled.is_none(), errors > 0);
+    for diagnostic in &loaded.diagnostics {
+        let told = diagnostic.to_string();
+        assert!(!told.contains("did not finish"), "{told}");
+    }
+    let Some(compiled) = loaded.compiled else {
+        return;
+    };
+    assert_eq!(compiled.digest, Digest::of(&bundle));
+    let snapshot = Snapshot::new(compiled, 1).expect("what compiles has an engine");
+    let mut engine = snapshot.engine();
+    for (principal, verb, target) in [
+        ("web", "GET", "orders/orders/42"),
+        ("spiffe://elsewhere.test/ns/shop/sa/web", "POST", "orders/"),
+    ] {
+        let ask = Ask {
+            principal: principal.into(),
+            verb: verb.into(),
+            target: target.into(),
+            now_us: 1_800_000_000_000_000,
+            ..Ask::default()
+        };
+        let Ok(question) = author::question(snapshot.catalogue(), &ask) else {
+            continue;
+        };
+        let answer = engine.decide(&question.as_question());
+        let reference = snapshot.reference(&question.as_question());
+        assert_eq!(answer.decision.verdict, reference.verdict);
+        assert_eq!(answer.decision.determining, reference.determining);
+    }
+}
+
+fn repository(bytes: &[u8]) -> Option<Bytes> {
+    let text = std::str::from_utf8(bytes).ok()?.strip_prefix("--- ")?;
+    let file = |part: &str| {
+        let (path, text) = part.split_once('\n').unwrap_or((part, ""));
+        File {
+            path: path.to_owned(),
+            text: text.to_owned(),
+        }
+    };
+    let domain = text.split("trust_domain: ").nth(1).unwrap_or_default();
+    let bundle = Bundle {
+        trust_domain: domain.lines().next().unwrap_or_default().to_owned(),
+        files: text.split("\n--- ").map(file).collect(),
+        features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+        ..Bundle::default()
+    };
+    Some(bundle.encode_to_vec().into())
+}
