@@ -7,6 +7,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "policy.proto",
         "ca.proto",
         "agent.proto",
+        "kill.proto",
         "workload.proto",
     ];
     for file in files {

@@ -3,7 +3,7 @@
 //! Pure: this crate opens no socket and no file. An item enters it only when two
 //! parts need it to mean the same thing. In reading order:
 //!
-//! - [`spiffe_id`], [`svid`]: who somebody is, and how TLS proves it
+//! - [`spiffe_id`], [`svid`], [`kill`]: who somebody is, how TLS proves it, and who is barred
 //! - [`canonical`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
 //! - [`sink`], [`wire`]: what is recorded, and how messages travel
@@ -16,6 +16,7 @@ pub mod changes;
 pub mod clock;
 pub mod decision;
 pub mod diagnostic;
+pub mod kill;
 pub mod link;
 pub mod operation;
 pub mod sink;

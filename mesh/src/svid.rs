@@ -333,4 +333,4 @@ impl rustls::client::ResolvesClientCert for Resolver {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -35,6 +35,11 @@ pub mod agent {
     tonic::include_proto!("palisade.agent.v1");
 }
 
+/// `palisade.kill.v1`: the kill list.
+pub mod kill {
+    tonic::include_proto!("palisade.kill.v1");
+}
+
 /// The SPIFFE Workload API; the standard gives it no package.
 pub mod workload {
     tonic::include_proto!("_");

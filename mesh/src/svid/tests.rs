@@ -20,15 +20,15 @@ use time::OffsetDateTime;
 
 use super::*;
 
-const NOW: i64 = 1_800_000_000;
+pub(crate) const NOW: i64 = 1_800_000_000;
 const ALPN: &[&[u8]] = &[b"h2"];
 type Issuer = CertifiedIssuer<'static, KeyPair>;
 
-fn domain() -> TrustDomain {
+pub(crate) fn domain() -> TrustDomain {
     TrustDomain::parse("acme.test").unwrap()
 }
 
-fn id(path: &str) -> SpiffeId {
+pub(crate) fn id(path: &str) -> SpiffeId {
     domain().id(path).unwrap()
 }
 
@@ -45,13 +45,13 @@ fn uri(text: &str) -> SanType {
 }
 
 /// A root and an intermediate under it.
-struct Domain {
+pub(crate) struct Domain {
     root: CertificateDer<'static>,
     issuer: Issuer,
 }
 
 impl Domain {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let ca = |level: &str, path_len| {
             let mut params = CertificateParams::default();
             params.distinguished_name = DistinguishedName::new();
@@ -71,7 +71,7 @@ impl Domain {
         }
     }
 
-    fn bundle(&self) -> TrustBundle {
+    pub(crate) fn bundle(&self) -> TrustBundle {
         bundle(&[self])
     }
 
@@ -98,7 +98,7 @@ impl Domain {
         (chain, Zeroizing::new(key.serialize_der()))
     }
 
-    fn svid(&self, path: &str) -> X509Svid {
+    pub(crate) fn svid(&self, path: &str) -> X509Svid {
         let (chain, key) = self.leaf(id(path).as_str(), |_| {});
         X509Svid::new(chain, key).unwrap()
     }
