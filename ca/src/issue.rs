@@ -18,6 +18,7 @@ use rcgen::{
     SubjectPublicKeyInfo,
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
+use ulid::Ulid;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::{
@@ -39,6 +40,9 @@ pub enum Refusal {
     /// The key is an authority's.
     #[error("key belongs to an authority")]
     AuthorityKey,
+    /// The kill list bars the identity, or the authority that would sign.
+    #[error("kill list bars it: entry `{0}`")]
+    Barred(Ulid),
     /// What we signed is not what we meant.
     #[error("bug: issued certificate does not verify: {0}")]
     Faulty(&'static str),
@@ -97,6 +101,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::AuthorityKey => "authority_key",
+            Self::Barred(_) => "barred",
             Self::Faulty(_) | Self::FaultyChain(_) => "faulty",
             Self::Id(_) => "not_spiffe",
             Self::KeyBound => "key_bound",

@@ -34,6 +34,7 @@ pub use self::{
     config::{ACK_DEADLINE_MIN, CaConfig, REISSUE_RATE},
     enrolment::{EnrolmentService, Source},
     error::CaError,
+    kill::{KillError, KillOrder, SIGNED_EVERY_S},
     network::{Caller, NetworkAuthority},
     nodes::{JoinedNode, RefusedHost, TOKEN_TTL_MAX, TOKEN_TTL_MIN, TokenOrder, WaitingToken},
     offline::{Repaired, init, repair},
@@ -62,6 +63,7 @@ mod books;
 mod config;
 mod enrolment;
 mod error;
+mod kill;
 mod network;
 mod nodes;
 mod offline;
@@ -90,6 +92,7 @@ pub struct Ca {
     trust: watch::Sender<Arc<TrustState>>,
     books: Mutex<Books>,
     nodes: Arc<nodes::Nodes>,
+    kill: kill::Register,
     closing: CancellationToken,
 }
 
@@ -118,6 +121,7 @@ impl Ca {
         books.settle().await?;
         let (trust, _) = watch::channel(Arc::new(books.trust()));
         let nodes = nodes::Nodes::load(&books.store()).await?;
+        let kill = kill::Register::open(&config, &books.store()).await?;
         let ca = Arc::new(Self {
             config,
             clock,
@@ -129,9 +133,11 @@ impl Ca {
             trust,
             books: Mutex::new(books),
             nodes: Arc::new(nodes),
+            kill,
             closing: CancellationToken::new(),
         });
         ca.publish(&*ca.books.lock().await)?;
+        ca.keep_kill_list().await;
         let closing = ca.closing.clone();
         tokio::spawn(closing.run_until_cancelled_owned(keep(Arc::downgrade(&ca))));
         Ok(ca)
@@ -266,6 +272,8 @@ impl Ca {
     /// list or has no record does not leave.
     async fn fulfil(&self, order: &Order) -> Result<(Arc<Press>, Leaf), Refusal> {
         let press = self.press.load_full().ok_or(Refusal::NoAuthority)?;
+        let now_us = self.clock.now_us();
+        self.kill.check(&order.spiffe_id, &press, now_us)?;
         let leaf = press.sign(order, self.now_s())?;
         let authority = press.signer.authority.key_id;
         self.store
@@ -360,6 +368,7 @@ async fn keep(ca: std::sync::Weak<Ca>) {
         if let Err(error) = ca.maintain().await {
             tracing::error!(%error, "authorities cannot be brought up to date");
         }
+        ca.keep_kill_list().await;
         let now_s = ca.now_s();
         if now_s >= pruned_s.saturating_add(PRUNE_EVERY_S) {
             pruned_s = now_s;

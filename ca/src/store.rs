@@ -25,6 +25,7 @@ use crate::{
     registration::Registration,
 };
 
+mod kill;
 pub(crate) mod nodes;
 mod queries;
 
@@ -277,6 +278,7 @@ fn migrations() -> Migrator {
             "authorities, journal, registrations, issued",
             include_str!("store/schema.sql"),
         ),
+        simple(20, "kill list", include_str!("store/kill.sql")),
         simple(
             41,
             "nodes, join tokens, directory",

@@ -6,6 +6,8 @@
 //! before it issues, the proxy at the handshake, at each request and, when the list
 //! changes, for every connection that is open. An entry only ever takes away.
 
+use std::fmt;
+
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
@@ -40,6 +42,35 @@ pub enum Target {
     Prefix(SpiffeId),
     /// One leaf certificate, named by its serial number, big-endian.
     Serial(Box<[u8]>),
+}
+
+impl Target {
+    /// The word for its kind.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Authority(_) => "authority",
+            Self::Identity(_) => "identity",
+            Self::Prefix(_) => "prefix",
+            Self::Serial(_) => "serial",
+        }
+    }
+
+    /// Whether it may bar more than one workload.
+    pub fn is_wide(&self) -> bool {
+        matches!(self, Self::Authority(_) | Self::Prefix(_))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.kind())?;
+        match self {
+            Self::Authority(bytes) | Self::Serial(bytes) => {
+                bytes.iter().try_for_each(|b| write!(f, "{b:02x}"))
+            }
+            Self::Identity(id) | Self::Prefix(id) => write!(f, "{id}"),
+        }
+    }
 }
 
 /// One entry.

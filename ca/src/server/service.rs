@@ -153,6 +153,7 @@ pub(super) fn code_of(refusal: &Refusal) -> Code {
         | Refusal::Selector(_)
         | Refusal::TooLarge => Code::InvalidArgument,
         Refusal::AuthorityKey
+        | Refusal::Barred(_)
         | Refusal::KeyBound
         | Refusal::NotAttested(_)
         | Refusal::OtherNode(_)

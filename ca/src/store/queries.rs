@@ -204,7 +204,7 @@ pub(super) async fn prune(pool: &SqlitePool, before_s: i64) -> Result<(), StoreE
     Ok(())
 }
 
-async fn rows<T>(
+pub(super) async fn rows<T>(
     tx: &mut SqliteConnection,
     sql: &'static str,
     read: fn(&SqliteRow) -> Result<T, StoreError>,
@@ -221,7 +221,7 @@ async fn meta(tx: &mut SqliteConnection, name: &'static str) -> Result<Option<St
 }
 
 /// A number in `meta`; a new database counts from zero.
-async fn number<N: std::str::FromStr + Default>(
+pub(super) async fn number<N: std::str::FromStr + Default>(
     tx: &mut SqliteConnection,
     name: &'static str,
 ) -> Result<N, StoreError> {
