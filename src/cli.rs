@@ -22,6 +22,8 @@ mod identity;
 mod init;
 #[cfg(feature = "full")]
 mod join;
+#[cfg(feature = "full")]
+mod kill;
 mod man;
 #[cfg(feature = "full")]
 mod policy;
@@ -63,7 +65,7 @@ impl Exit {
     /// answer, or a failure.
     pub fn of(diagnostic: &Diagnostic) -> Self {
         match diagnostic.code.0 {
-            1000..=2999 | 7101..=7110 | 8000..=8999 => Self::Invalid,
+            1000..=2999 | 4401..=4404 | 7101..=7110 | 8000..=8999 => Self::Invalid,
             9101..=9105 | 9201 => Self::Unreachable,
             _ => Self::Failed,
         }
@@ -175,6 +177,10 @@ enum Command {
     #[cfg(feature = "proxy")]
     #[command(subcommand)]
     Proxy(proxy::Command),
+    /// Bar an identity or a certificate at once, whatever policy and lifetime say.
+    #[cfg(feature = "full")]
+    #[command(subcommand)]
+    Kill(kill::Command),
     /// Document a code such as PLS1103, offline.
     Explain(explain::Args),
     /// Print a completion script for a shell.
@@ -249,6 +255,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Join(command) => join::main(&command, context),
         #[cfg(feature = "proxy")]
         Command::Proxy(command) => proxy::main(&command, context),
+        #[cfg(feature = "full")]
+        Command::Kill(command) => kill::main(&command, context),
         Command::Explain(args) => explain::main(&args, context),
         Command::Completion { shell } => completion(shell),
         Command::Man(args) => man::main(&args, context),

@@ -11,6 +11,8 @@ pub mod directory;
 pub mod door;
 pub mod identity;
 pub mod inherited;
+#[cfg(feature = "full")]
+pub mod kill;
 pub mod parent;
 pub mod tls;
 pub mod uds;

@@ -161,6 +161,22 @@ pub fn count(n: impl TryInto<u64>, one: &str, many: &str) -> String {
     format!("{} {word}", thousands(n))
 }
 
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Hexadecimal digits as bytes; `None` for anything else.
+pub fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits: Option<Vec<u8>> = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
+        .collect();
+    let digits = digits.filter(|d| d.len() % 2 == 0)?;
+    let pairs = digits.as_chunks::<2>().0;
+    Some(pairs.iter().map(|[high, low]| high << 4 | low).collect())
+}
+
 /// `1204118` as `1,204,118`.
 pub fn thousands(n: u64) -> String {
     let digits = n.to_string();

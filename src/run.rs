@@ -18,6 +18,8 @@ pub mod authority;
 mod joining;
 #[cfg(feature = "proxy")]
 mod keeping;
+#[cfg(feature = "full")]
+pub mod kill;
 #[cfg(feature = "agent")]
 mod link;
 #[cfg(feature = "full")]
@@ -37,8 +39,10 @@ pub mod proxy;
 mod records;
 #[cfg(feature = "full")]
 mod revisions;
+#[cfg(feature = "full")]
 mod rotation;
 
+#[cfg(feature = "full")]
 pub(crate) use self::{
     authority::ca_config,
     rotation::{RotateOrder, authority as authority_status},

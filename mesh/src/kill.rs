@@ -18,7 +18,7 @@ use crate::{
 
 mod signed;
 
-pub use signed::{KillListError, LIST_LEN_MAX, open, sign};
+pub use signed::{KillListError, LIST_LEN_MAX, open, read, sign};
 
 /// Most entries of a list.
 pub const ENTRIES_MAX: usize = 4096;
@@ -211,10 +211,19 @@ impl KillList {
         }
     }
 
-    /// Whether this list may take the place of `other`: it knows more, or says the
-    /// same later. Anything else is a replay.
-    pub fn supersedes(&self, other: &Self) -> bool {
-        (self.sequence, self.issued_us) >= (other.sequence, other.issued_us)
+    /// Checks that this list may take the place of `present`: it knows more, or says
+    /// the same later. Anything else is a replay.
+    ///
+    /// # Errors
+    /// [`KillListError::Older`].
+    pub fn check_supersedes(&self, present: &Self) -> Result<(), KillListError> {
+        if (self.sequence, self.issued_us) >= (present.sequence, present.issued_us) {
+            return Ok(());
+        }
+        Err(KillListError::Older {
+            offered: self.sequence,
+            held: present.sequence,
+        })
     }
 }
 

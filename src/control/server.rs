@@ -4,7 +4,7 @@
 //! runs. A peer whose uid is neither ours nor root's is refused before any route.
 
 use std::{
-    io,
+    fmt, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -27,7 +27,17 @@ use crate::net::uds;
 
 /// Who is at the other end of a local connection.
 #[derive(Debug, Clone, Copy)]
-struct PeerUid(Option<u32>);
+pub(crate) struct PeerUid(Option<u32>);
+
+/// As records name the author of a change.
+impl fmt::Display for PeerUid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(uid) => write!(f, "uid:{uid}"),
+            None => f.write_str("uid:unknown"),
+        }
+    }
+}
 
 impl Connected<IncomingStream<'_, UnixListener>> for PeerUid {
     fn connect_info(stream: IncomingStream<'_, UnixListener>) -> Self {

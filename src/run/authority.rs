@@ -27,6 +27,7 @@ use crate::{
         status::{CaStatus, IdentityStatus, ahead},
     },
     net::uds,
+    render::hex,
 };
 
 /// Share of a certificate's life after which not having renewed it is a warning.
@@ -96,6 +97,7 @@ fn roles(config: &Config, section: &CaSection) -> Result<Vec<Registration>, Vec<
 
 /// What the role answers on the local socket.
 pub(super) fn routes(ca: Arc<Ca>, network: Option<Network>, clock: Clock) -> Router {
+    let of_kill = super::kill::routes(ca.clone(), clock.clone());
     let of_joining = network::routes(ca.clone(), network.clone());
     let (of_status, of_list, of_check) = (ca.clone(), ca.clone(), ca.clone());
     rotation::routes(ca)
@@ -116,6 +118,7 @@ pub(super) fn routes(ca: Arc<Ca>, network: Option<Network>, clock: Clock) -> Rou
             }),
         )
         .merge(of_joining)
+        .merge(of_kill)
 }
 
 #[derive(Debug, Deserialize)]
@@ -251,10 +254,6 @@ async fn check(ca: &Ca, clock: &Clock) -> Answer<Vec<Fact>> {
 fn is_overdue(identity: &IdentityStatus, now_s: i64) -> bool {
     let life = identity.not_after_s - identity.not_before_s;
     (now_s - identity.not_before_s) * 100 > life * OVERDUE_PERCENT
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 pub(super) fn short(bytes: &[u8]) -> String {

@@ -11,13 +11,14 @@ use palisade_ca::{
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, snapshot::Digest};
 use serde::{Deserialize, Serialize};
 
-use super::authority::{hex, identities_now, short};
+use super::authority::{identities_now, short};
 use crate::control::{
     api::{Answer, Fact, FactState, Problem},
     status::{
         AgentStatus, AuthorityStatus, CaStatus, HolderStatus, MissingStatus, WaitingStatus, ahead,
     },
 };
+use crate::render::hex;
 
 /// Who gave an order: the socket answers the mesh's own user and root alone.
 const ACTOR: &str = "local socket";

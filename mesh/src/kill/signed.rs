@@ -39,6 +39,14 @@ pub enum KillListError {
     /// Signed by somebody else.
     #[error("kill list is signed by `{0}`, which is not the authority")]
     NotTheAuthority(SpiffeId),
+    /// It knows less than the one that is held.
+    #[error("kill list {offered} is older than {held}, which is in force")]
+    Older {
+        /// Sequence of the one that arrived.
+        offered: u64,
+        /// Sequence of the present one.
+        held: u64,
+    },
     /// The list of another trust domain.
     #[error("kill list is of trust domain `{0}`")]
     OtherDomain(String),
@@ -125,7 +133,11 @@ fn verify_signature(
         .map_err(|_| KillListError::Signature)
 }
 
-fn read(bytes: &[u8], domain: &TrustDomain) -> Result<KillList, KillListError> {
+/// Reads a list whose signature was checked before, such as one that was kept on disk.
+///
+/// # Errors
+/// When it is no list of `domain`.
+pub fn read(bytes: &[u8], domain: &TrustDomain) -> Result<KillList, KillListError> {
     let list = wire::KillList::decode(bytes).map_err(|_| KillListError::Unreadable)?;
     if list.trust_domain != domain.as_str() {
         return Err(KillListError::OtherDomain(list.trust_domain));

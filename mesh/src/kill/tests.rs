@@ -234,9 +234,9 @@ fn changed_bytes_are_refused_wherever_they_are() {
 fn an_older_list_does_not_supersede_a_newer_one() {
     let of = |sequence, issued_us| KillList::new(domain(), sequence, issued_us, vec![]).unwrap();
     let present = of(7, 1000);
-    assert!(of(7, 1000).supersedes(&present));
-    assert!(of(7, 1001).supersedes(&present));
-    assert!(of(8, 900).supersedes(&present));
-    assert!(!of(7, 999).supersedes(&present));
-    assert!(!of(6, 2000).supersedes(&present));
+    assert!(of(7, 1000).check_supersedes(&present).is_ok());
+    assert!(of(7, 1001).check_supersedes(&present).is_ok());
+    assert!(of(8, 900).check_supersedes(&present).is_ok());
+    assert!(of(7, 999).check_supersedes(&present).is_err());
+    assert!(of(6, 2000).check_supersedes(&present).is_err());
 }

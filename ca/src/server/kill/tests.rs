@@ -140,10 +140,7 @@ async fn a_preview_names_the_certificates_that_would_be_hit() {
         let hit = ca.hit_by(&target).await.unwrap();
         hit.into_iter().map(|c| c.serial).collect()
     };
-    assert_eq!(
-        serials(Target::Identity(pdp.id)).await,
-        [pdp.serial.clone()]
-    );
+    assert_eq!(serials(Target::Identity(pdp.id)).await, [pdp.serial]);
     let by_serial = Target::Serial(audit.serial.clone().into());
     assert_eq!(serials(by_serial).await, [audit.serial]);
     // Those two, and the one that signs the list.
