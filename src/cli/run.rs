@@ -21,7 +21,7 @@ use crate::{
 #[cfg(feature = "proxy")]
 use crate::{
     net::inherited::Inherited,
-    run::proxy::{Launch, Start},
+    run::proxy::{Launch, Start, Turn},
 };
 
 #[cfg(feature = "proxy")]
@@ -237,9 +237,10 @@ async fn run_proxy(
         notify.ready("serving");
         notify.watchdog().await;
     };
-    let running = proxy.run(told, |pid| {
-        tracing::info!(pid, "another process has taken over");
-        notify.succeeded(pid);
+    let running = proxy.run(told, |turn| match turn {
+        Turn::Reloading => notify.reloading(),
+        Turn::Reloaded => notify.ready("serving"),
+        Turn::TookOver(pid) => notify.succeeded(pid),
     });
     let ended = tokio::select! {
         ended = running => ended,

@@ -50,7 +50,8 @@ pub async fn alone(config: &Config, clock: Clock) -> Result<AgentRole, Vec<Diagn
     records.identify(&identity, &clock);
     let name = Role::Agent.as_str();
     let about = about(config, &[name], &clock);
-    let socket = control::server::serve(about, name, routes(agent.clone()), stop.clone(), false)
+    let routes = routes(agent.clone()).merge(records.routes());
+    let socket = control::server::serve(about, name, routes, stop.clone(), false)
         .await
         .map_err(|e| vec![unbound("control socket", &e)])?;
     Ok(AgentRole {

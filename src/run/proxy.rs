@@ -84,6 +84,17 @@ pub struct Start {
     pub launch: Option<Launch>,
 }
 
+/// What happens to a proxy while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Its configuration is read again.
+    Reloading,
+    /// It serves, with the configuration that was read or with the one before.
+    Reloaded,
+    /// The process with this id has taken over.
+    TookOver(u32),
+}
+
 /// How a proxy came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
@@ -387,15 +398,15 @@ impl ProxyRole {
     }
 
     /// Runs until it is told to end, by a signal, on the local socket, or by `told`, or
-    /// until another process has taken over; `took_over` hears of that one at once, for
-    /// whoever has to be told which process is the one now.
+    /// until another process has taken over. `turn` hears at once of what whoever has
+    /// started it has to know.
     ///
     /// # Errors
     /// When signals cannot be received.
     pub async fn run(
         mut self,
         told: impl Future<Output = ()>,
-        took_over: impl FnOnce(u32),
+        mut turn: impl FnMut(Turn),
     ) -> std::io::Result<Ended> {
         let mut signals = Signals::new()?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -408,11 +419,15 @@ impl ProxyRole {
                 () = &mut told => break None,
                 () = signals.end() => break None,
                 _ = hangup.recv() => {
+                    turn(Turn::Reloading);
                     reload::from_file(&core).await;
+                    turn(Turn::Reloaded);
                     continue;
                 }
                 () = file.changed(&core) => {
+                    turn(Turn::Reloading);
                     reload::from_file(&core).await;
+                    turn(Turn::Reloaded);
                     continue;
                 }
                 _ = upgrade.recv() => (None, None),
@@ -435,7 +450,7 @@ impl ProxyRole {
                 let _ = reply.send(started);
             }
             if let Some(pid) = next {
-                took_over(pid);
+                turn(Turn::TookOver(pid));
                 self.give_way(&mut signals).await;
                 return Ok(Ended::Succeeded(pid));
             }

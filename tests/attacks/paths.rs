@@ -317,19 +317,21 @@ fn t19_an_upgrade_is_authorized_on_its_target() {
     assert_eq!(stage.seen()[0].target(), "/public/ws");
     assert_eq!(stage.decisions(1)[0].path, "/public/ws");
 
-    // We do not offer extended CONNECT (RFC 8441); it never becomes a tunnel.
+    // Extended CONNECT (RFC 8441) is decided on its path like any other request.
     stage.forget();
     let mut connection = h2::Connection::open(stage.wire(Door::InboundH2));
-    let mut fields = h2::pseudo("CONNECT", "/admin");
+    let mut fields = h2::pseudo("CONNECT", "/public/../admin");
     fields.push((":protocol", "websocket"));
     let reply = connection.ask(1, &fields, b"");
-    assert_eq!((reply.status, reply.reset), (0, Some(h2::PROTOCOL_ERROR)));
-    assert_eq!((stage.seen(), stage.asked()), (vec![], vec![]));
-    assert_eq!(stage.decisions(1)[0].reason, "head_refused");
-    // The calling side takes no upgrade: its connections to others are HTTP/2.
-    let closing = Ask::get("/public/ws").fields(&upgrade);
+    assert_eq!((reply.status, reply.reset), (403, None));
+    assert_eq!(stage.seen(), []);
+    assert_eq!(stage.decisions(1)[0].path, "/admin");
+
+    // And so it is on the calling side's way.
+    stage.forget();
     let mut wire = stage.wire(Door::OutboundH1);
-    wire.write_all(&closing.h1()).unwrap();
+    wire.write_all(&denied.h1()).unwrap();
     let bytes = h1::read_to(&mut wire, b"\r\n\r\n");
-    assert!(bytes.starts_with(b"HTTP/1.1 501 "), "{bytes:?}");
+    assert!(bytes.starts_with(b"HTTP/1.1 403 "), "{bytes:?}");
+    assert_eq!(stage.seen(), []);
 }
