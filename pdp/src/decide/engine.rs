@@ -112,7 +112,7 @@ impl Engine {
         if let Some(cached) = slice.constant.get() {
             return answer(snapshot, cached, true);
         }
-        let facts = Live::new(question, snapshot.layout());
+        let facts = Live::new(question, snapshot.layout(), asked.form);
         self.key.clear();
         self.key.extend(serial.to_le_bytes());
         let keyed = slice.write_key(&facts, now_us, &mut self.key) && self.key.len() <= KEY_LEN_MAX;

@@ -129,7 +129,7 @@ impl Snapshot {
                 return self.unexplained(principal, Names::of(question), verdict);
             }
         };
-        let facts = Live::new(question, self.layout());
+        let facts = Live::new(question, self.layout(), asked.form);
         self.explain_case(principal, &asked, &facts, Some(question.now_us))
     }
 

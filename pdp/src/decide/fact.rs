@@ -9,7 +9,7 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use palisade_mesh::{catalogue::HeaderShape, decision::Question};
 
-use super::field::{Field, Header, Layout};
+use super::field::{Field, Form, Header, Layout};
 
 pub(crate) const US_PER_SECOND: i64 = 1_000_000;
 pub(crate) const US_PER_HOUR: i64 = 3_600 * US_PER_SECOND;
@@ -40,15 +40,21 @@ pub(crate) trait Facts {
     fn fact(&self, field: Field) -> Fact<'_>;
 }
 
-/// The facts of a request at hand.
+/// The facts of a request at hand, in a context of one form: what only the other
+/// form has is absent, whatever the request says, as a gRPC call is an HTTP request, too.
 pub(crate) struct Live<'q> {
     question: &'q Question<'q>,
     layout: &'q Layout,
+    form: Form,
 }
 
 impl<'q> Live<'q> {
-    pub(crate) fn new(question: &'q Question<'q>, layout: &'q Layout) -> Self {
-        Self { question, layout }
+    pub(crate) fn new(question: &'q Question<'q>, layout: &'q Layout, form: Form) -> Self {
+        Self {
+            question,
+            layout,
+            form,
+        }
     }
 
     fn header(&self, header: &Header) -> Fact<'q> {
@@ -71,6 +77,9 @@ impl<'q> Live<'q> {
 
 impl Facts for Live<'_> {
     fn fact(&self, field: Field) -> Fact<'_> {
+        if !field.is_in(self.form) {
+            return Fact::Absent;
+        }
         let q = self.question;
         let tls = &q.connection.tls;
         match field {

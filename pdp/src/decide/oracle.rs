@@ -39,7 +39,7 @@ pub(crate) fn reference(snapshot: &Snapshot, question: &Question<'_>) -> Decisio
         Ok(asked) => asked,
         Err(why) => return snapshot.fault(Names::of(question), why),
     };
-    let facts = Live::new(question, snapshot.layout());
+    let facts = Live::new(question, snapshot.layout(), asked.form);
     let fields = snapshot.layout().fields(asked.form);
     let found = findings(snapshot, question, &asked, &facts, &fields);
     let mut decision = match found {

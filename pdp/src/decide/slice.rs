@@ -13,7 +13,7 @@ use palisade_mesh::decision::Decision;
 
 use super::{
     fact::{Facts, US_PER_HOUR, US_PER_SECOND},
-    field::Field,
+    field::{Field, Form},
     index::{Index, rule_at},
     rule::Rule,
     world::{Triple, World},
@@ -52,12 +52,13 @@ pub(crate) struct Cached {
 }
 
 impl Slice {
-    /// Looks up the candidates at a moment.
+    /// Looks up the candidates at a moment. What a context of `form` never has is not
+    /// read: it cannot tell two requests of the slice apart.
     pub(crate) fn new(
-        index: &Index,
-        rules: &[Rule],
+        (index, rules): (&Index, &[Rule]),
         world: &World,
         entities: Triple,
+        form: Option<Form>,
         now_us: i64,
     ) -> Self {
         let mut slice = Self::empty();
@@ -81,9 +82,11 @@ impl Slice {
                 (true, false, _) => permits.push(i),
                 (true, true, _) => shadows.push(i),
             }
-            fields.extend(&rule.reads);
+            let reads = rule.reads.iter().copied();
+            let reads = reads.filter(|field| form.is_none_or(|form| field.is_in(form)));
+            fields.extend(reads.clone());
             if !rule.shadow {
-                enforced.extend(&rule.reads);
+                enforced.extend(reads);
             }
         }
         slice.forbids = forbids.into();

@@ -192,7 +192,9 @@ impl Snapshot {
     }
 
     pub(crate) fn slice(&self, entities: Triple, now_us: i64) -> Slice {
-        Slice::new(&self.index, &self.rules, &self.world, entities, now_us)
+        let form = self.form(entities.1);
+        let index = (&self.index, self.rules.as_slice());
+        Slice::new(index, &self.world, entities, form, now_us)
     }
 
     /// Evaluates the bodies of a slice.

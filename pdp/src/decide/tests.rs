@@ -11,6 +11,7 @@ use super::{
 mod explained;
 mod property;
 mod remembered;
+mod whole;
 
 fn decide(engine: &mut Engine, ask: &Ask) -> Answer {
     let snapshot = engine.snapshot().clone();

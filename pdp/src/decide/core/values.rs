@@ -24,7 +24,8 @@ pub(crate) struct ValueCache {
     empty: Option<Value>,
 }
 
-/// A context with these fields and nothing else. Its records are always there,
+/// A context with those of these fields that `form` has, and nothing else: both forms
+/// have a `method`, and one must not stand in for the other. Its records are always there,
 /// so presence of a record never depends on what was asked for. A fact that is
 /// absent, unfit or unknown is left out.
 pub(crate) fn context(
@@ -39,13 +40,13 @@ pub(crate) fn context(
     let mut time = Record::new();
     let mut protocol = Record::new();
     let mut headers = Record::new();
-    for field in fields {
+    for field in fields.iter().filter(|field| field.is_in(form)) {
         let Some(value) = cache.value(facts.fact(*field)) else {
             continue;
         };
         let (record, name) = match field {
-            Field::GrpcMethod if form == Form::Grpc => (&mut protocol, "method"),
-            Field::GrpcService if form == Form::Grpc => (&mut protocol, "service"),
+            Field::GrpcMethod => (&mut protocol, "method"),
+            Field::GrpcService => (&mut protocol, "service"),
             Field::Header(i) => {
                 if let Some(header) = layout.header(*i) {
                     headers.insert(header.text.clone(), value);
@@ -65,7 +66,7 @@ pub(crate) fn context(
             Field::TlsMtls => (&mut tls, "mtls"),
             Field::TlsSni => (&mut tls, "sni"),
             Field::TlsVersion => (&mut tls, "version"),
-            Field::GrpcMethod | Field::GrpcService | Field::Jwt | Field::User => continue,
+            Field::Jwt | Field::User => continue,
         };
         record.insert(SmolStr::new_static(name), value);
     }
@@ -143,5 +144,43 @@ fn call(constructor: &str, argument: &str) -> Option<Value> {
     match function.call(&[text_value(argument)]).ok()? {
         PartialValue::Value(value) => Some(value),
         PartialValue::Residual(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_mesh::catalogue::{DeclaredHeader, HeaderShape};
+
+    use super::*;
+
+    /// Says its own name for every field, of whichever form.
+    struct Names;
+
+    impl Facts for Names {
+        fn fact(&self, field: Field) -> Fact<'_> {
+            Fact::Text(format!("{field:?}").into())
+        }
+    }
+
+    #[test]
+    fn a_context_holds_nothing_of_the_other_form() {
+        let layout = Layout::new(&[DeclaredHeader {
+            name: "x-tenant".into(),
+            shape: HeaderShape::Single,
+        }]);
+        let all: Vec<Field> = [Form::Grpc, Form::Http]
+            .iter()
+            .flat_map(|form| layout.fields(*form))
+            .collect();
+        let made = |fields: &[Field], form| {
+            context(&Names, fields, form, &layout, &mut ValueCache::default()).to_string()
+        };
+        for (form, method) in [
+            (Form::Grpc, r#"method: "GrpcMethod""#),
+            (Form::Http, r#"method: "HttpMethod""#),
+        ] {
+            assert_eq!(made(&all, form), made(&layout.fields(form), form));
+            assert!(made(&all, form).contains(method), "{}", made(&all, form));
+        }
     }
 }

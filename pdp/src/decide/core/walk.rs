@@ -122,3 +122,82 @@ fn is_in(expr: &Expr) -> bool {
         }
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use palisade_mesh::catalogue::{DeclaredHeader, HeaderShape};
+
+    use super::*;
+
+    /// `condition` reads what using the values at `paths` reads.
+    fn check(condition: &str, paths: &[&str]) {
+        let layout = Layout::new(&[DeclaredHeader {
+            name: "x-tenant".into(),
+            shape: HeaderShape::Single,
+        }]);
+        let body = Body {
+            expr: Arc::new(condition.parse().unwrap()),
+            slots: Default::default(),
+        };
+        let expected: BTreeSet<Field> = paths
+            .iter()
+            .flat_map(|path| {
+                let path = path.split('.').filter(|s| !s.is_empty()).map(SmolStr::new);
+                layout.read(&path.collect::<Vec<_>>())
+            })
+            .collect();
+        assert_eq!(uses(&body, &layout).fields, expected, "{condition}");
+    }
+
+    #[test]
+    fn a_record_that_is_used_as_a_whole_is_read_as_a_whole() {
+        for all in [
+            "context == {}",
+            "[context].contains({})",
+            "[{}].containsAny([[context]])",
+            "{a: {b: context}}.a.b.tls.mtls",
+            "(if true then context else {}).tls.mtls",
+            "(if context == {} then true else false) && context.tls.mtls",
+            "(if true then {} else context) has tls.mtls",
+            "context in principal",
+            "context is User",
+            "principal.hasTag(context)",
+            "principal.getTag((if true then context else {}).http.path) == \"x\"",
+            "context.isInRange(ip(\"::1\"))",
+            "ip(context).isLoopback()",
+            "(context) like \"x\"",
+            "-context < 1",
+            "!(context)",
+            "resource == {a: [context]}",
+        ] {
+            check(all, &[""]);
+        }
+        for tls in [
+            "context.tls == {}",
+            "context[\"tls\"] == {}",
+            "{a: context.tls} == {a: {}}",
+            "(if true then context.tls else {}) has mtls",
+            "[context.tls].contains({}) || context.tls.mtls",
+            "principal in context.tls",
+        ] {
+            check(tls, &["tls"]);
+        }
+        check("context.http == context.grpc", &["http", "grpc"]);
+        check("{a: context.http.headers}.a has b", &["http.headers"]);
+    }
+
+    #[test]
+    fn a_chain_reads_its_leaf_and_a_test_of_a_record_nothing() {
+        check("context.tls.mtls", &["tls.mtls"]);
+        check("context.http.path.more", &["http.path"]);
+        check("context has http.query.more", &["http.query"]);
+        check("context.jwt.scopes has x", &["jwt"]);
+        check("(context has tls).mtls", &[]);
+        check("context.http has headers", &[]);
+        check("{a: 1} has a && principal has tls.mtls", &[]);
+        let header = "context.http.headers has \"x-tenant\" && context.nothing";
+        check(header, &["http.headers.x-tenant"]);
+    }
+}
