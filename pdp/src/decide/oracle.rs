@@ -4,7 +4,10 @@
 //! public interface only, contexts made from expressions and checked against
 //! the schema, entity ids instead of numbers, every policy visited.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+};
 
 use cedar_policy::{
     ActionConstraint, Authorizer, Context, Decision as Cedar, Entities, Entity, EntityUid, Request,
@@ -14,6 +17,7 @@ use palisade_mesh::{
     canonical::Method,
     catalogue::{Catalogue, HeaderShape},
     decision::{Decision, Question, Undecided},
+    spiffe_id::SpiffeId,
 };
 use smol_str::SmolStr;
 
@@ -119,28 +123,34 @@ struct Asking<'s> {
     principal: EntityUid,
     action: EntityUid,
     resource: EntityUid,
-    entities: std::borrow::Cow<'s, Entities>,
+    entities: Cow<'s, Entities>,
 }
 
 impl<'s> Asking<'s> {
     fn new(snapshot: &'s Snapshot, question: &Question<'_>, asked: &Asked<'_>) -> Option<Self> {
         let world = snapshot.world();
+        let stored = &snapshot.compiled().entities;
         let mut principal = world.uid(asked.principal)?.clone();
-        let mut entities = std::borrow::Cow::Borrowed(&snapshot.compiled().entities);
-        if entities.get(&principal).is_none() {
+        // What follows from the ID of a stranger follows whoever asks.
+        let named = world.named_strangers();
+        let mut strangers: BTreeMap<EntityUid, SpiffeId> = named
+            .map(|id| Some((uid(UNREGISTERED, id), SpiffeId::parse(id).ok()?)))
+            .collect::<Option<_>>()?;
+        if stored.get(&principal).is_none() {
             // The caller himself, and not the stand-in for all like him.
-            let id = &question.connection.peer.id;
+            let id = question.connection.peer.id.clone();
             principal = uid(UNREGISTERED, id.as_str());
-            let domain = uid_of_domain(id.trust_domain());
-            let attributes = HashMap::from([(
-                "trustDomain".to_owned(),
-                Expr::new_entity_uid(domain.clone()),
-            )]);
-            let parents = HashSet::from([domain]);
-            let stranger = Entity::new(principal.clone(), attributes, parents).ok()?;
-            let known = entities.into_owned().add_entities([stranger], None).ok()?;
-            entities = std::borrow::Cow::Owned(known);
+            strangers.insert(principal.clone(), id);
         }
+        strangers.retain(|uid, _| stored.get(uid).is_none());
+        let entities = match strangers.is_empty() {
+            true => Cow::Borrowed(stored),
+            false => {
+                let made = strangers.into_iter().map(|(uid, id)| stranger(uid, &id));
+                let made = made.collect::<Option<Vec<Entity>>>()?;
+                Cow::Owned(stored.clone().add_entities(made, None).ok()?)
+            }
+        };
         Some(Self {
             principal,
             action: world.uid(asked.action)?.clone(),
@@ -184,6 +194,14 @@ impl<'s> Asking<'s> {
     fn is_in(&self, uid: &EntityUid, other: &EntityUid) -> bool {
         uid == other || self.entities.is_ancestor_of(other, uid)
     }
+}
+
+/// A caller that no service claims: his ID says his trust domain and no more.
+fn stranger(uid: EntityUid, id: &SpiffeId) -> Option<Entity> {
+    let domain = uid_of_domain(id.trust_domain());
+    let reference = Expr::new_entity_uid(domain.clone());
+    let attributes = HashMap::from([("trustDomain".to_owned(), reference)]);
+    Entity::new(uid, attributes, HashSet::from([domain])).ok()
 }
 
 /// The whole context, made of expressions.
@@ -232,7 +250,7 @@ fn context(
 }
 
 fn expression(fact: Fact<'_>) -> Option<Expr> {
-    let text = |t: std::borrow::Cow<'_, str>| Expr::new_string(t.into_owned());
+    let text = |t: Cow<'_, str>| Expr::new_string(t.into_owned());
     Some(match fact {
         Fact::Absent | Fact::Unfit | Fact::Unknown => return None,
         Fact::Bool(b) => Expr::new_bool(b),

@@ -127,6 +127,11 @@ impl World {
             .or(strangers.rest)
     }
 
+    /// The SPIFFE IDs of the strangers that some text of the revision names.
+    pub(crate) fn named_strangers(&self) -> impl Iterator<Item = &str> {
+        self.strangers.named.keys().map(SmolStr::as_str)
+    }
+
     /// Whether membership in `uid` is known: it is in the store, or follows from
     /// the name of its members alone.
     pub(crate) fn has_members(&self, uid: &EntityUid) -> bool {

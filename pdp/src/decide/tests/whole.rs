@@ -4,7 +4,7 @@
 use palisade_mesh::decision::{Undecided, Verdict};
 
 use super::{
-    super::testing::{Ask, WEB, snapshot},
+    super::testing::{Ask, FOREIGNER, STRANGER, WEB, snapshot},
     decide, get, once,
 };
 
@@ -99,4 +99,17 @@ fn the_whole_context_separates_answers_and_is_recorded_as_it_is() {
     let mut other = call();
     other.connection.source.set_port(1);
     assert!(!decide(&mut engine, &other).cached);
+}
+
+/// A stranger whom a policy names is known by his name, also when another one asks.
+#[test]
+fn a_named_stranger_is_known_whoever_asks() {
+    let is_in = format!(r#"Unregistered::"{STRANGER}" in TrustDomain::"acme.test""#);
+    let domain = format!(r#"Unregistered::"{STRANGER}".trustDomain == TrustDomain::"acme.test""#);
+    let tested = format!(r#"Unregistered::"{STRANGER}" has trustDomain"#);
+    for condition in [is_in, domain, tested] {
+        for caller in [WEB, STRANGER, FOREIGNER] {
+            check(&condition, &get(caller), Verdict::Forbidden);
+        }
+    }
 }
