@@ -19,8 +19,8 @@
 //!
 //! - A `forbid` that errs may have been skipped wrongly, so without a satisfied
 //!   `forbid` the decision is undecided.
-//! - So is one for which a `forbid` asks for the members of an entity that the
-//!   snapshot lacks. Membership in a `TrustDomain` follows from the SPIFFE ID and
+//! - So is one for which a `forbid` tests for the members, an attribute or a tag of an
+//!   entity that the snapshot lacks. Membership in a `TrustDomain` follows from the SPIFFE ID and
 //!   an `Unregistered` has no members, so these two are never missing.
 //! - A permit past its `@expires` does not exist; one in shadow mode is
 //!   evaluated and counted only.

@@ -11,7 +11,8 @@ use smol_str::SmolStr;
 pub(crate) struct Findings {
     pub(crate) forbids: Vec<SmolStr>,
     pub(crate) forbid_errors: Vec<SmolStr>,
-    /// Forbids that ask for the members of an entity which the snapshot lacks.
+    /// Forbids that test for members, attributes or tags of an entity which the snapshot
+    /// lacks.
     pub(crate) forbids_missing: Vec<SmolStr>,
     pub(crate) permits: Vec<SmolStr>,
     pub(crate) permit_errors: Vec<SmolStr>,

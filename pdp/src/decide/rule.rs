@@ -57,7 +57,8 @@ pub(crate) struct Rule {
     pub(crate) body: Option<Body>,
     /// Fields of the context that its body reads.
     pub(crate) reads: Box<[Field]>,
-    /// Entities whose members it asks for and which the snapshot lacks; forbids only.
+    /// Entities whose members, attributes or tags it tests for and which the snapshot
+    /// lacks; forbids only.
     pub(crate) missing: Box<[EntityUid]>,
     /// Its scope asks for members of a missing entity. Its tests then leave that
     /// part out, and it is never evaluated.

@@ -23,7 +23,8 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct Slice {
     pub(crate) forbids: Box<[u32]>,
-    /// Forbids that ask for members of an entity which the snapshot lacks.
+    /// Forbids that test for members, attributes or tags of an entity which the snapshot
+    /// lacks.
     pub(crate) missing: Box<[u32]>,
     pub(crate) permits: Box<[u32]>,
     pub(crate) shadows: Box<[u32]>,

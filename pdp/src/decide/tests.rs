@@ -161,6 +161,16 @@ fn a_forbid_on_a_missing_group_still_holds() {
         &get(BATCH),
         Verdict::Forbidden,
     );
+    // So does an attribute or a tag of what is not there.
+    for body in [
+        r#"Service::"gone" has tier"#,
+        r#"Service::"gone" has tier.name"#,
+        r#"[Service::"gone".hasTag("blocked")].contains(true)"#,
+        r#"(if context.tls.mtls then Service::"gone" else resource) has tier"#,
+    ] {
+        let body = format!("when {{ {body} }}");
+        check("principal, action, resource", &body, &get(WEB), missing);
+    }
     // The rest of the scope still has its say.
     let other = r#"principal in Group::"gone", action == Action::"POST", resource"#;
     check(other, "", &get(WEB), Verdict::Allow);

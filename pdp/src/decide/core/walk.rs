@@ -19,7 +19,8 @@ pub(crate) struct Uses {
     pub(crate) fields: BTreeSet<Field>,
     /// Entities it names anywhere.
     pub(crate) entities: BTreeSet<EntityUid>,
-    /// Entities it names on either side of an `in`.
+    /// Entities it names on either side of an `in`, or tests for an attribute or a tag:
+    /// where one is missing, these are silently false.
     pub(crate) members: BTreeSet<EntityUid>,
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn uses(body: &Body, layout: &Layout) -> Uses {
             }
             uses.entities.insert(uid);
         }
-        let in_test = in_test || is_in(expr);
+        let in_test = in_test || is_silent(expr);
         open.extend(children(expr).into_iter().map(|child| (child, in_test)));
     }
     uses
@@ -113,13 +114,15 @@ pub(crate) fn children(expr: &Expr) -> Vec<&Expr> {
     }
 }
 
-fn is_in(expr: &Expr) -> bool {
+/// Whether it is a test that is false, and no error, of an entity that is missing.
+fn is_silent(expr: &Expr) -> bool {
     matches!(
         expr.expr_kind(),
         ExprKind::BinaryApp {
-            op: BinaryOp::In,
+            op: BinaryOp::In | BinaryOp::HasTag,
             ..
-        }
+        } | ExprKind::HasAttr { .. }
+            | ExprKind::ExtHasAttr { .. }
     )
 }
 
