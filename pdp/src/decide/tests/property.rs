@@ -1,12 +1,16 @@
 //! Random policies, callers and requests: the engine, cold and cached, says what
 //! Cedar's own authorizer says about the whole set.
 
+use http::HeaderValue;
 use proptest::{prelude::*, sample::select};
 
+use self::condition::condition;
 use super::super::{
     oracle,
     testing::{Ask, BATCH, FOREIGNER, ORDERS, STRANGER, WEB, snapshot},
 };
+
+mod condition;
 
 const PRINCIPALS: [&str; 12] = [
     "principal",
@@ -43,53 +47,6 @@ const RESOURCES: [&str; 9] = [
     "resource is Operation",
     r#"resource is Service in Namespace::"acme.test/shop""#,
 ];
-/// Some of them err for some requests; that is the point.
-const ATOMS: [&str; 30] = [
-    "true",
-    "false",
-    "context.tls.mtls",
-    r#"context.tls.version == "1.3""#,
-    "context.tls has sni",
-    r#"context.tls.sni == "orders""#,
-    "context.time.hour >= 16",
-    "context.time.weekday == 5",
-    r#"context.time.now > datetime("2026-11-20T15:45:00Z")"#,
-    r#"context.source.ip.isInRange(ip("10.0.0.0/8"))"#,
-    "context.source.port + 9223372036854735807 > 0",
-    r#"context.http.path like "/orders/*""#,
-    "context has http.query",
-    r#"context.http.query == "q""#,
-    r#"context.http.headers has "x-change-id""#,
-    r#"context.http.headers["x-change-id"] like "CHG-*""#,
-    r#"context.http.headers["x-roles"].contains("agent")"#,
-    r#"context.http.headers == {"x-change-id": "CHG-1"}"#,
-    "context has grpc",
-    r#"context.grpc.method == "Reserve""#,
-    "context has user",
-    "context == {}",
-    r#"principal.trustDomain == TrustDomain::"acme.test""#,
-    r#"principal has service && principal.service == Service::"acme.test/shop/web""#,
-    r#"principal.hasTag("env") && principal.getTag("env") == "prod""#,
-    r#"principal in [Group::"ops", Namespace::"acme.test/shop"]"#,
-    r#"principal in Group::"missing""#,
-    r#"resource in principal.service"#,
-    r#"[principal].contains(Unregistered::"spiffe://acme.test/ns/shop/sa/stranger")"#,
-    r#"User::"nobody".issuer == "x""#,
-];
-
-fn condition() -> impl Strategy<Value = String> {
-    let atom = select(&ATOMS[..]).prop_map(str::to_owned);
-    atom.prop_recursive(3, 8, 3, |inner| {
-        prop_oneof![
-            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} && {b})")),
-            (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} || {b})")),
-            inner.clone().prop_map(|a| format!("!({a})")),
-            (inner.clone(), inner.clone(), inner)
-                .prop_map(|(a, b, c)| format!("(if {a} then {b} else {c})")),
-        ]
-    })
-}
-
 fn policy() -> impl Strategy<Value = String> {
     (
         select(vec![
@@ -124,7 +81,8 @@ fn ask() -> impl Strategy<Value = Ask> {
         ("POST", "inventory", "/shop.v1.Stock/Reserve"),
         ("POST", "inventory", "/shop.v1.Stock/Other"),
     ]);
-    let caller = select(vec![WEB, ORDERS, BATCH, STRANGER, FOREIGNER]);
+    let other = "spiffe://acme.test/ns/shop/sa/other";
+    let caller = select(vec![WEB, ORDERS, BATCH, STRANGER, other, FOREIGNER]);
     let change: Vec<&[u8]> = vec![b"", b"CHG-1", b"other", b"\xff"];
     let roles: Vec<&[u8]> = vec![b"", b"viewer, agent", b"\xff"];
     let time = select(vec!["15:30:00.2", "15:30:00.7", "15:50:00", "16:10:00"]);
@@ -158,7 +116,7 @@ fn ask() -> impl Strategy<Value = Ask> {
 /// `ask`, and it again with each single thing changed that a policy may read: an
 /// answer that is remembered for one must not be given to another.
 fn with_variants(ask: Ask) -> Vec<Ask> {
-    let changes: [fn(&mut Ask); 10] = [
+    let changes: [fn(&mut Ask); 15] = [
         |_| {},
         |a| a.request.query = Some("r".into()),
         |a| a.request.query = None,
@@ -167,7 +125,12 @@ fn with_variants(ask: Ask) -> Vec<Ask> {
         |a| a.connection.tls.mtls = false,
         |a| a.connection.source.set_port(65_535),
         |a| a.connection.source.set_ip([198, 51, 100, 7].into()),
+        |a| a.connection.tls.version = "1.2",
+        |a| a.request.path = "/orders/43".into(),
         |a| drop(a.headers.remove("x-change-id")),
+        |a| drop(a.headers.remove("x-roles")),
+        |a| append(a, "x-roles", "agent"),
+        |a| append(a, "x-change-id", "CHG-1"),
         |a| a.now_us += 30 * 60 * 1_000_000,
     ];
     let changed = changes.iter().map(|change| {
@@ -178,8 +141,22 @@ fn with_variants(ask: Ask) -> Vec<Ask> {
     changed.collect()
 }
 
+fn append(ask: &mut Ask, name: &'static str, value: &'static str) {
+    ask.headers.append(name, HeaderValue::from_static(value));
+}
+
+/// A hundred cases each time; `PROPTEST_CASES` asks for more.
+fn config() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    let cases = match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => default.cases,
+        None => 100,
+    };
+    ProptestConfig { cases, ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn engine_says_what_the_reference_says(
