@@ -137,7 +137,6 @@ impl Ca {
             closing: CancellationToken::new(),
         });
         ca.publish(&*ca.books.lock().await)?;
-        ca.keep_kill_list().await;
         let closing = ca.closing.clone();
         tokio::spawn(closing.run_until_cancelled_owned(keep(Arc::downgrade(&ca))));
         Ok(ca)
@@ -362,8 +361,14 @@ impl Ca {
 /// Keeps the authorities in order for as long as anybody holds the [`Ca`].
 async fn keep(ca: std::sync::Weak<Ca>) {
     let mut pruned_s = i64::MIN;
+    let Some(wanted) = ca.upgrade().map(|ca| ca.kill_list_wanted()) else {
+        return;
+    };
     loop {
-        tokio::time::sleep(TICK).await;
+        tokio::select! {
+            () = tokio::time::sleep(TICK) => {}
+            () = wanted.notified() => {}
+        }
         let Some(ca) = ca.upgrade() else { return };
         if let Err(error) = ca.maintain().await {
             tracing::error!(%error, "authorities cannot be brought up to date");

@@ -13,7 +13,7 @@ use std::{
 
 use palisade_mesh::{spiffe_id::SpiffeId, svid::TrustBundle};
 use sqlx::{
-    Connection, SqlSafeStr, SqliteConnection, SqlitePool,
+    Connection, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -192,7 +192,7 @@ impl Store {
         epoch: u64,
         sequence: u64,
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         queries::set_meta(&mut tx, "trust_domain", bundle.trust_domain.as_str()).await?;
         queries::set_meta(&mut tx, "epoch", &epoch.to_string()).await?;
         queries::set_meta(&mut tx, "sequence", &sequence.to_string()).await?;
@@ -201,14 +201,14 @@ impl Store {
 
     /// Notes up to which journal entry there are records.
     pub(crate) async fn recorded(&self, head: i64) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         queries::set_meta(&mut tx, "recorded", &head.to_string()).await?;
         Ok(tx.commit().await?)
     }
 
     /// Commits a change of the authorities.
     pub(crate) async fn change(&self, change: &Change) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         queries::apply(&mut tx, change).await?;
         Ok(tx.commit().await?)
     }
@@ -219,7 +219,7 @@ impl Store {
         list: &[Registration],
         sequence: u64,
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         queries::replace_registrations(&mut tx, list).await?;
         queries::set_meta(&mut tx, "sequence", &sequence.to_string()).await?;
         Ok(tx.commit().await?)
@@ -303,11 +303,18 @@ async fn write_issued(pool: SqlitePool, mut queue: mpsc::Receiver<Pending>) {
     }
 }
 
+/// Begins a change. It holds the only right to write from the first statement on: one
+/// that reads before it writes would find that another has written meanwhile, and
+/// SQLite does not let it wait then.
+async fn writing(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>, StoreError> {
+    Ok(pool.begin_with("BEGIN IMMEDIATE").await?)
+}
+
 async fn write_batch(
     pool: &SqlitePool,
     batch: &[Pending],
 ) -> Result<Vec<Result<(), StoreError>>, StoreError> {
-    let mut tx = pool.begin().await?;
+    let mut tx = writing(pool).await?;
     let mut verdicts = Vec::with_capacity(batch.len());
     for pending in batch {
         let row = &pending.row;

@@ -537,7 +537,7 @@ async fn a_rebuilt_authority_is_believed_and_a_forked_one_is_not() {
     let first = stream.message().await.unwrap().unwrap();
     let known = (**host.ca.trust().borrow()).clone();
     let mut forked = known.clone();
-    forked.registrations.clear();
+    forked.bundle.roots.clear();
     let error = host.agent.desk.take(forked.clone()).unwrap_err();
     assert!(matches!(error, UpstreamError::Forked(_)), "{error}");
     let refusals = || {

@@ -13,7 +13,7 @@ use palisade_mesh::{
         record::{Admin, record::Body},
     },
 };
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 use ulid::Ulid;
 
 use super::{Ca, CaError};
@@ -66,6 +66,8 @@ pub enum KillError {
 pub(super) struct Register {
     list: ArcSwap<KillList>,
     signed: watch::Sender<Option<Arc<SignedKillList>>>,
+    /// Rings when somebody wants it signed now.
+    wanted: Arc<Notify>,
     /// Whoever holds it may change the list; the SVID signs.
     pen: Mutex<Option<X509Svid>>,
 }
@@ -78,6 +80,7 @@ impl Register {
         Ok(Self {
             list: ArcSwap::from_pointee(list),
             signed: watch::channel(None).0,
+            wanted: Arc::default(),
             pen: Mutex::new(None),
         })
     }
@@ -100,9 +103,15 @@ impl Register {
 
 impl Ca {
     /// The signed list, now and each time it is signed anew; `None` until it is
-    /// signed for the first time.
+    /// signed for the first time, for somebody who follows it.
     pub fn kill_list(&self) -> watch::Receiver<Option<Arc<SignedKillList>>> {
+        self.kill.wanted.notify_one();
         self.kill.signed.subscribe()
+    }
+
+    /// Rings when the list has to be looked at before the next tick.
+    pub(super) fn kill_list_wanted(&self) -> Arc<Notify> {
+        self.kill.wanted.clone()
     }
 
     /// The list itself.
@@ -220,8 +229,11 @@ impl Ca {
         Ok(())
     }
 
-    /// Signs the list anew when it is time.
+    /// Signs the list anew when it is time, for as long as somebody follows it.
     pub(super) async fn keep_kill_list(&self) {
+        if self.kill.signed.receiver_count() == 0 {
+            return;
+        }
         let age_us = self.clock.now_us() - self.killed().issued_us();
         let due = !(0..SIGNED_EVERY_S * 1_000_000).contains(&age_us);
         if due || self.kill.signed.borrow().is_none() {

@@ -352,6 +352,30 @@ async fn transitions_leave_records() {
     assert_eq!(verbs, ["prepared", "active", "prepared", "active"]);
 }
 
+/// Whoever writes at the same time waits its turn: SQLite refuses one that has read
+/// before another wrote.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_at_the_same_time_wait_for_each_other() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), standing_clock());
+    let ca = start(dir.path(), &clock).await.unwrap();
+    let issuing = (0..4).map(|_| {
+        let ca = ca.clone();
+        tokio::spawn(async move {
+            for _ in 0..50 {
+                ca.svid_for_role("pdp").await.unwrap();
+            }
+        })
+    });
+    let issuing: Vec<_> = issuing.collect();
+    while !issuing.iter().all(tokio::task::JoinHandle::is_finished) {
+        ca.store.prune(ca.now_s()).await.unwrap();
+        ca.store.replace_kill_list(1, &[]).await.unwrap();
+    }
+    for task in issuing {
+        task.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn ended_certificates_are_forgotten_after_a_day() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), standing_clock());

@@ -7,7 +7,7 @@ use palisade_mesh::{
 use sqlx::{Row, query, sqlite::SqliteRow};
 use ulid::Ulid;
 
-use super::{Store, StoreError, queries};
+use super::{Store, StoreError, queries, writing};
 
 /// Name of the list's sequence in `meta`.
 const SEQUENCE: &str = "kill_sequence";
@@ -33,7 +33,7 @@ impl Store {
         sequence: u64,
         entries: &[Entry],
     ) -> Result<(), StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         query("DELETE FROM kill_list").execute(&mut *tx).await?;
         for e in entries {
             let (kind, target) = columns(&e.target);

@@ -4,7 +4,7 @@
 
 use sqlx::{Row, query, sqlite::SqliteRow};
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, writing};
 use crate::{
     join::{NodeName, NodeRole},
     trust::DirectoryEntry,
@@ -66,7 +66,7 @@ pub(crate) struct Spend<'a> {
 impl Store {
     /// Keeps a token; false when there are too many, or it is of a banned node.
     pub(crate) async fn add_token(&self, token: &TokenRow) -> Result<bool, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         query("DELETE FROM join_tokens WHERE expires <= ?")
             .bind(token.created_s)
             .execute(&mut *tx)
@@ -114,7 +114,7 @@ impl Store {
 
     /// Spends a token and makes the key that of the node, both or neither.
     pub(crate) async fn spend_token(&self, ask: &Spend<'_>) -> Result<Spent, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         let spent = query(
             "DELETE FROM join_tokens
              WHERE id = ? AND secret_hash = ? AND node = ? AND expires > ? RETURNING roles",
@@ -209,7 +209,7 @@ impl Store {
         now_s: i64,
         reason: &str,
     ) -> Result<bool, StoreError> {
-        let mut tx = self.pool.begin().await?;
+        let mut tx = writing(&self.pool).await?;
         let banned = query(
             "UPDATE nodes SET banned = coalesce(banned, ?2), ban_reason = ?3 WHERE name = ?1",
         )

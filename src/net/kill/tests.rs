@@ -57,8 +57,10 @@ async fn bar(ca: &Ca, name: &str) {
     ca.kill(order).await.unwrap();
 }
 
-fn newest(ca: &Ca) -> SignedKillList {
-    (*ca.kill_list().borrow().clone().unwrap()).clone()
+async fn newest(ca: &Ca) -> SignedKillList {
+    let mut lists = ca.kill_list();
+    let list = lists.wait_for(Option::is_some).await.unwrap();
+    (**list.as_ref().unwrap()).clone()
 }
 
 async fn until(holder: &Holder, holds: impl FnMut(&Held) -> bool) {
@@ -94,11 +96,11 @@ async fn an_older_list_and_a_forged_one_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::system();
     let ca = authority(&dir.path().join("ca"), &clock).await;
-    let before = newest(&ca);
+    let before = newest(&ca).await;
     bar(&ca, "web").await;
     let holder = holder(&ca, &clock, None);
-    assert!(holder.take(newest(&ca)).unwrap());
-    assert!(!holder.take(newest(&ca)).unwrap(), "the same again");
+    assert!(holder.take(newest(&ca).await).unwrap());
+    assert!(!holder.take(newest(&ca).await).unwrap(), "the same again");
     let older = holder.take(before).unwrap_err();
     let told = KillListError::Older {
         offered: 0,
@@ -110,7 +112,7 @@ async fn an_older_list_and_a_forged_one_change_nothing() {
     for name in ["a", "b", "c"] {
         bar(&elsewhere, name).await;
     }
-    let forged = holder.take(newest(&elsewhere)).unwrap_err();
+    let forged = holder.take(newest(&elsewhere).await).unwrap_err();
     assert!(matches!(forged, KillListError::Chain(_)), "{forged}");
     assert_eq!(holder.held().borrow().list.sequence(), 1);
 }
@@ -124,13 +126,13 @@ async fn a_kept_list_holds_after_a_restart_and_does_not_pass_for_heard() {
     bar(&ca, "web").await;
     let file = dir.path().join("kill-list");
     holder(&ca, &clock, Some(file.clone()))
-        .take(newest(&ca))
+        .take(newest(&ca).await)
         .unwrap();
 
     let again = holder(&ca, &clock, Some(file.clone()));
     let held = again.held().borrow().clone();
     assert_eq!((held.list.entries().len(), held.heard), (1, false));
-    assert!(again.take(newest(&ca)).unwrap());
+    assert!(again.take(newest(&ca).await).unwrap());
     assert!(again.held().borrow().heard);
 
     std::fs::write(&file, b"torn").unwrap();
@@ -144,7 +146,7 @@ async fn a_list_is_believed_while_its_signer_may_sign() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::manual(jiff::Timestamp::now());
     let ca = authority(&dir.path().join("ca"), &clock).await;
-    let (holder, list) = (holder(&ca, &clock, None), newest(&ca));
+    let (holder, list) = (holder(&ca, &clock, None), newest(&ca).await);
     clock.advance(Duration::from_secs(SIGNED_EVERY_S.unsigned_abs()));
     assert!(holder.take(list.clone()).is_ok());
     clock.advance(Duration::from_secs(2 * 3600));

@@ -17,6 +17,8 @@ struct Kept {
     dir: tempfile::TempDir,
     clock: Clock,
     records: Records,
+    /// The list is signed for those who follow it.
+    followers: std::sync::Mutex<Vec<watch::Receiver<Option<Arc<SignedKillList>>>>>,
 }
 
 impl Kept {
@@ -25,14 +27,19 @@ impl Kept {
             dir: tempfile::tempdir().unwrap(),
             clock: standing_clock(),
             records: Records::default(),
+            followers: Default::default(),
         }
     }
 
     async fn start(&self) -> Arc<Ca> {
         let config = CaConfig::new(domain(), Path::join(self.dir.path(), "ca"));
-        Ca::start(config, self.clock.clone(), self.records.stream())
+        let ca = Ca::start(config, self.clock.clone(), self.records.stream())
             .await
-            .unwrap()
+            .unwrap();
+        let mut follower = ca.kill_list();
+        follower.wait_for(Option::is_some).await.unwrap();
+        self.followers.lock().unwrap().push(follower);
+        ca
     }
 
     /// What whoever holds the bundle reads of the signed list.
