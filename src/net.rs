@@ -11,7 +11,6 @@ pub mod directory;
 pub mod door;
 pub mod identity;
 pub mod inherited;
-#[cfg(feature = "full")]
 pub mod kill;
 pub mod parent;
 pub mod tls;

@@ -41,6 +41,7 @@ mod records;
 mod revisions;
 #[cfg(feature = "full")]
 mod rotation;
+mod unheard;
 
 #[cfg(feature = "full")]
 pub(crate) use self::{

@@ -43,6 +43,7 @@ mod directory;
 mod grpcio;
 mod holders;
 mod keeper;
+mod kill;
 pub mod node;
 mod refusals;
 mod tally;

@@ -19,6 +19,7 @@ use palisade_mesh::{
             IssueRequest, IssueResponse, authority_server::AuthorityServer,
             enrolment_server::EnrolmentServer,
         },
+        kill::kill_server::KillServer,
         record::{Credential, record::Body},
     },
 };
@@ -35,7 +36,7 @@ pub use self::{
     enrolment::{EnrolmentService, Source},
     error::CaError,
     kill::{KillError, KillOrder, SIGNED_EVERY_S},
-    network::{Caller, NetworkAuthority},
+    network::{Caller, NetworkAuthority, NetworkKill},
     nodes::{JoinedNode, RefusedHost, TOKEN_TTL_MAX, TOKEN_TTL_MIN, TokenOrder, WaitingToken},
     offline::{Repaired, init, repair},
     role::RoleError,
@@ -226,6 +227,12 @@ impl Ca {
         gate: Arc<dyn Gate>,
     ) -> AuthorityServer<NetworkAuthority> {
         network::server(self.clone(), gate)
+    }
+
+    /// The kill list for the agents of joined nodes, let in as by
+    /// [`Ca::network_service`].
+    pub fn network_kill_service(self: &Arc<Self>, gate: Arc<dyn Gate>) -> KillServer<NetworkKill> {
+        network::kill_server(self.clone(), gate)
     }
 
     /// The service for hosts that have no identity yet. Requests may carry the

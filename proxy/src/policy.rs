@@ -40,6 +40,12 @@ pub trait PolicySnapshot: Send + Sync {
         None
     }
 
+    /// When the authority signed the kill list that is held, microseconds since the
+    /// Unix epoch; none where no list is followed or none was heard.
+    fn kill_list_signed_us(&self) -> Option<i64> {
+        None
+    }
+
     /// Why this peer may hold no connection, as a constant word for records; none
     /// when it may. Asked at each handshake and whenever a snapshot takes over.
     fn barred(&self, peer: &PeerFacts<'_>) -> Option<&'static str> {

@@ -248,6 +248,9 @@ pub struct ProxyStatus {
     pub spooled: u64,
     /// Whether it is about to end.
     pub draining: bool,
+    /// Number of the kill list in force; 0 before the first change of it.
+    #[serde(default)]
+    pub kill_list: u64,
     /// Time since its PDP confirmed the snapshot, in seconds; none without a PDP.
     pub snapshot_age_s: Option<u64>,
     /// Whether the snapshot is older than allowed, and every request undecided.

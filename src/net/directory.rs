@@ -20,8 +20,8 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// Code of a part that the directory does not know.
 const UNKNOWN_PART: u16 = 4125;
-/// The header of the Workload API, which this service demands too.
-const HEADER: &str = "workload.spiffe.io";
+/// The header of the Workload API, which what is served beside it demands too.
+pub(super) const HEADER: &str = "workload.spiffe.io";
 
 /// The directory as it is followed.
 pub type Directory = watch::Receiver<Vec<DirectoryEntry>>;

@@ -17,7 +17,7 @@ use palisade_mesh::{
     clock::Clock,
     kill::{self, KillList, KillListError},
     spiffe_id::TrustDomain,
-    svid::TrustBundle,
+    svid::{Peer, TrustBundle},
     wire::kill::{
         SignedKillList, WatchRequest,
         kill_client::KillClient,
@@ -27,7 +27,14 @@ use palisade_mesh::{
 use rustls_pki_types::UnixTime;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{
+    Request, Response, Status,
+    metadata::MetadataValue,
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
+
+use super::directory::HEADER;
 
 /// Largest message: a list at its limit and its chain.
 const MESSAGE_LEN_MAX: usize = kill::LIST_LEN_MAX + (64 << 10);
@@ -40,6 +47,19 @@ pub type Signed = watch::Receiver<Option<Arc<SignedKillList>>>;
 /// Passes on what arrives in `signed`.
 pub fn service(signed: Signed) -> KillServer<Relay> {
     KillServer::new(Relay { signed }).max_encoding_message_size(MESSAGE_LEN_MAX)
+}
+
+/// As [`service`], for peers that `admit` lets in.
+pub fn guarded_service(
+    signed: Signed,
+    admit: impl Fn(&Peer) -> Result<(), Status> + Clone + Send + Sync + 'static,
+) -> InterceptedService<KillServer<Relay>, impl Interceptor + Clone + Send + Sync + 'static> {
+    let ask = move |request: Request<()>| {
+        let peer = request.extensions().get::<Peer>();
+        let peer = peer.ok_or_else(|| Status::unauthenticated("connection has no SPIFFE identity"));
+        admit(peer?).map(|()| request)
+    };
+    InterceptedService::new(service(signed), ask)
 }
 
 /// Answers whoever wants to follow the list.
@@ -58,6 +78,14 @@ impl Kill for Relay {
     }
 }
 
+/// Where a list comes from.
+pub enum Source {
+    /// From the authority in this process.
+    Local(Signed),
+    /// From whomever this reaches.
+    Far(Box<dyn Fn() -> Channel + Send + Sync>),
+}
+
 /// What this process knows of the list.
 #[derive(Debug, Clone)]
 pub struct Held {
@@ -71,6 +99,7 @@ pub struct Held {
 pub struct Holder {
     bundle: Box<dyn Fn() -> TrustBundle + Send + Sync>,
     clock: Clock,
+    began_us: i64,
     file: Option<PathBuf>,
     held: watch::Sender<Held>,
     signed: watch::Sender<Option<Arc<SignedKillList>>>,
@@ -95,6 +124,7 @@ impl Holder {
         };
         Arc::new(Self {
             bundle: Box::new(bundle),
+            began_us: clock.now_us(),
             clock,
             file,
             held: watch::channel(held).0,
@@ -134,6 +164,37 @@ impl Holder {
         self.signed.subscribe()
     }
 
+    /// How long ago the authority signed what is held; none when nothing was ever heard.
+    /// A relay that withholds newer lists, or says an old one again and again, cannot
+    /// make it shorter.
+    pub fn age(&self) -> Option<Duration> {
+        let issued_us = self.held.borrow().list.issued_us();
+        let age_us = self.clock.now_us().saturating_sub(issued_us);
+        let age = Duration::from_micros(u64::try_from(age_us).unwrap_or_default());
+        (issued_us != 0).then_some(age)
+    }
+
+    /// How long nothing was heard that is newer: the age of the list, and before the
+    /// first the time since the start.
+    pub fn silence(&self) -> Duration {
+        let since_us = self.clock.now_us().saturating_sub(self.began_us);
+        let since = Duration::from_micros(u64::try_from(since_us).unwrap_or_default());
+        match self.age() {
+            Some(age) if self.held.borrow().heard => age,
+            // What was kept is as old as the time that we were not there.
+            Some(age) => age.min(since),
+            None => since,
+        }
+    }
+
+    /// Follows `source` for as long as it can be.
+    pub async fn keep_up(self: Arc<Self>, source: Source) {
+        match source {
+            Source::Local(signed) => self.follow_local(signed).await,
+            Source::Far(connect) => match self.follow(connect).await {},
+        }
+    }
+
     /// Follows the list in this process until its sender is gone.
     pub async fn follow_local(self: Arc<Self>, mut source: Signed) {
         loop {
@@ -163,7 +224,10 @@ impl Holder {
     async fn hear(&self, channel: Channel) -> bool {
         let mut client = KillClient::new(channel).max_decoding_message_size(MESSAGE_LEN_MAX);
         let mut heard = false;
-        match client.watch(WatchRequest {}).await {
+        let mut request = Request::new(WatchRequest {});
+        let value = MetadataValue::from_static("true");
+        request.metadata_mut().insert(HEADER, value);
+        match client.watch(request).await {
             Ok(stream) => {
                 let mut lists = stream.into_inner();
                 while let Ok(Some(signed)) = lists.message().await {
@@ -194,7 +258,8 @@ impl Holder {
     /// A list that cannot be kept is in force all the same, until a restart.
     fn keep(&self, signed: &SignedKillList) {
         let Some(file) = &self.file else { return };
-        let draft = file.with_extension("new");
+        // During an upgrade two processes keep it.
+        let draft = file.with_extension(format!("{}.new", std::process::id()));
         let written = std::fs::write(&draft, &signed.list)
             .and_then(|()| std::fs::File::open(&draft)?.sync_all())
             .and_then(|()| std::fs::rename(&draft, file));
@@ -227,5 +292,5 @@ fn kept(file: &Path, domain: &TrustDomain) -> Option<KillList> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "full"))]
 mod tests;

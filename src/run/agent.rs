@@ -9,7 +9,9 @@ use palisade_ca::{
     join::NodeRole,
     trust::DirectoryEntry,
 };
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId};
+use palisade_mesh::{
+    clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::TrustBundle,
+};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Role, about, joining, link, places,
     records::{Records, Sink},
-    unbound,
+    unbound, unheard,
 };
 use crate::{
     config::{Config, PartAddress},
@@ -26,7 +28,10 @@ use crate::{
         api::{Fact, FactState},
         server::SocketFile,
     },
-    net::uds,
+    net::{
+        kill::{self, Holder},
+        uds,
+    },
 };
 
 /// An agent that is alone in its process.
@@ -45,12 +50,12 @@ pub struct AgentRole {
 pub async fn alone(config: &Config, clock: Clock) -> Result<AgentRole, Vec<Diagnostic>> {
     let stop = CancellationToken::new();
     let mut records = Records::new(config, clock.clone());
-    let agent = far(config, &mut records, &clock, &stop).await?;
+    let (agent, kill) = far(config, &mut records, &clock, &stop).await?;
     let identity = link::Source::Configured(config.default_identity());
     records.identify(&identity, &clock);
     let name = Role::Agent.as_str();
     let about = about(config, &[name], &clock);
-    let routes = routes(agent.clone()).merge(records.routes());
+    let routes = routes(agent.clone(), kill).merge(records.routes());
     let socket = control::server::serve(about, name, routes, stop.clone(), false)
         .await
         .map_err(|e| vec![unbound("control socket", &e)])?;
@@ -91,33 +96,39 @@ pub(super) async fn far(
     records: &mut Records,
     clock: &Clock,
     stop: &CancellationToken,
-) -> Result<Arc<Agent>, Vec<Diagnostic>> {
+) -> Result<(Arc<Agent>, Arc<Holder>), Vec<Diagnostic>> {
     let Some(node) = joining::node(config, clock).await? else {
         let written = config.agent.as_ref().and_then(|a| a.audit);
         let directory = || places::of_agent(config, None, stop);
         let audit = written.map(|a| places::whereabouts(a, NodeRole::Audit, directory));
         let sink = records.sink(Role::Agent, audit)?;
-        let authority = Remote::new(uds::channel(&config.ca_socket()));
-        return start(config, authority, None, sink.as_ref(), clock, stop).await;
+        let socket = config.ca_socket();
+        let authority = Remote::new(uds::channel(&socket));
+        let kill = kill::Source::Far(Box::new(move || uds::channel(&socket)));
+        return start(config, authority, kill, None, sink.as_ref(), clock, stop).await;
     };
     let (sink, directory) = sink_of_node(config, &node, records)?;
     let authority = node.upstream().showing(&joining::own_selectors());
     let reporter = Some(node.identity().id());
-    let agent = start(config, authority, reporter, sink.as_ref(), clock, stop).await?;
+    let channels = node.clone();
+    let kill = kill::Source::Far(Box::new(move || channels.channel()));
+    let sink = sink.as_ref();
+    let (agent, kill) = start(config, authority, kill, reporter, sink, clock, stop).await?;
     tokio::spawn(node.keep(agent.trust(), stop.clone()));
     places::forward(agent.directory(), directory);
-    Ok(agent)
+    Ok((agent, kill))
 }
 
 /// Starts the agent on an authority, and serves the Workload API.
 pub(super) async fn start(
     config: &Config,
     authority: impl Upstream,
+    lists: kill::Source,
     reporter: Option<SpiffeId>,
     sink: &dyn RecordSink,
     clock: &Clock,
     stop: &CancellationToken,
-) -> Result<Arc<Agent>, Vec<Diagnostic>> {
+) -> Result<(Arc<Agent>, Arc<Holder>), Vec<Diagnostic>> {
     let mut of_agent = AgentConfig::new(config.trust_domain.clone());
     of_agent.demo = config.demo;
     of_agent.directory_file = Some(kept_directory(config));
@@ -138,8 +149,40 @@ pub(super) async fn start(
                 .help("see who uses the socket, or configure another one: agent.socket"),
         ]
     })?;
+    let kill = hold(&agent, config, lists, clock, stop);
+    let api = api.relaying(kill.signed());
     tokio::spawn(api.serve(stop.clone().cancelled_owned()));
-    Ok(agent)
+    Ok((agent, kill))
+}
+
+/// Holds the kill list under the bundle that the agent follows, from its first on.
+fn hold(
+    agent: &Agent,
+    config: &Config,
+    lists: kill::Source,
+    clock: &Clock,
+    stop: &CancellationToken,
+) -> Arc<Holder> {
+    let domain = config.trust_domain.clone();
+    let (trust, mut first) = (agent.trust(), agent.trust());
+    let bundle = move || {
+        let trust = trust.borrow().clone();
+        trust.map_or_else(
+            || TrustBundle {
+                trust_domain: domain.clone(),
+                roots: Vec::new(),
+            },
+            |trust| trust.bundle.clone(),
+        )
+    };
+    let holder = Holder::new(&config.trust_domain, bundle, clock.clone(), None);
+    let following = holder.clone();
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+        if first.wait_for(Option::is_some).await.is_ok() {
+            following.keep_up(lists).await;
+        }
+    }));
+    holder
 }
 
 /// Where the directory is kept over a restart.
@@ -178,7 +221,7 @@ fn name(socket: &std::path::Path) -> String {
 }
 
 /// What the role answers on the local socket.
-pub(super) fn routes(agent: Arc<Agent>) -> Router {
+pub(super) fn routes(agent: Arc<Agent>, kill: Arc<Holder>) -> Router {
     let of_check = agent.clone();
     Router::new()
         .route(
@@ -187,19 +230,20 @@ pub(super) fn routes(agent: Arc<Agent>) -> Router {
         )
         .route(
             "/v1/agent/check",
-            get(move || async move { Json(check(&of_check)) }),
+            get(move || async move { Json(check(&of_check, &kill)) }),
         )
 }
 
 /// What the agent serves stays good without its authority, until it ends.
-fn check(agent: &Agent) -> Vec<Fact> {
+fn check(agent: &Agent, kill: &Holder) -> Vec<Fact> {
     let told = agent.trouble().map(|trouble| {
         let text = "the agent does not follow its authority";
         Fact::not_ok("identity", FactState::Warning, 4052, text)
             .cause(trouble)
             .fix("see whether it runs; certificates are good until they end")
     });
-    told.into_iter().collect()
+    let unheard = unheard::fact("identity", "the agent", kill);
+    told.into_iter().chain(unheard).collect()
 }
 
 fn identities(agent: &Agent) -> Json<Value> {

@@ -26,7 +26,7 @@ use crate::{
         api::{Answer, Fact, FactState, Problem},
         status::{CaStatus, IdentityStatus, ahead},
     },
-    net::uds,
+    net::{kill, uds},
     render::hex,
 };
 
@@ -56,6 +56,7 @@ pub(super) async fn start(
         .map_err(|e| vec![unbound("the authority's socket", &e)])?;
     let served = tonic::transport::Server::builder()
         .add_service(ca.service())
+        .add_service(kill::service(ca.kill_list()))
         .serve_with_incoming_shutdown(
             UnixListenerStream::new(listener),
             stop.clone().cancelled_owned(),

@@ -81,6 +81,7 @@ pub(super) async fn open(
     let nodes = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(ca.network_service(gate.clone()))
+        .add_service(ca.network_kill_service(gate.clone()))
         .serve_with_incoming_shutdown(arrivals.nodes, stop.clone().cancelled_owned());
     let strangers = Server::builder()
         .max_concurrent_streams(ENROL_STREAMS)

@@ -33,7 +33,10 @@ use crate::{
         api::{Answer, Fact, FactState, Problem},
         status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
     },
-    net::tls,
+    net::{
+        kill::{self, Holder},
+        tls,
+    },
 };
 
 /// The decision point of this process.
@@ -48,6 +51,7 @@ pub struct PdpRole {
     revisions: Arc<Revisions>,
     folder: String,
     gate: Arc<LinkGate>,
+    kill: Arc<Holder>,
     clock: Clock,
 }
 
@@ -56,6 +60,7 @@ impl PdpRole {
         config: &Config,
         section: &PdpSection,
         identity: Identity,
+        lists: kill::Source,
         sink: &dyn RecordSink,
         clock: &Clock,
         stop: &CancellationToken,
@@ -90,8 +95,20 @@ impl PdpRole {
             .local_addr()
             .map_err(|e| vec![unbound("pdp.listen", &e)])?;
         let service = distribution.service();
+        let bundle = {
+            let identity = identity.clone();
+            move || identity.bundle()
+        };
+        let kill = Holder::new(&config.trust_domain, bundle, clock.clone(), None);
+        tokio::spawn(
+            stop.clone()
+                .run_until_cancelled_owned(kill.clone().keep_up(lists)),
+        );
+        let door = distribution.clone();
+        let of_kill = kill::guarded_service(kill.signed(), move |peer| door.admit(&peer.id));
         let served = tonic::transport::Server::builder()
             .add_service(service)
+            .add_service(of_kill)
             .serve_with_incoming_shutdown(
                 tls::incoming(listener, &identity),
                 stop.clone().cancelled_owned(),
@@ -104,6 +121,7 @@ impl PdpRole {
             revisions: Arc::default(),
             folder: section.policies.display().to_string(),
             gate,
+            kill,
             clock: clock.clone(),
         };
         let follower = role.clone();
@@ -268,6 +286,7 @@ impl PdpRole {
             facts.extend(self.check_drift(proxy));
         }
         facts.extend(self.gate.check());
+        facts.extend(super::unheard::fact("policy", "the PDP", &self.kill));
         facts
     }
 

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{Config, PartAddress},
     control::{self, server::SocketFile},
-    net::{directory::Whereabouts, identity::IdentityConfig},
+    net::{directory::Whereabouts, identity::IdentityConfig, kill, uds},
 };
 
 /// Roles of the control plane that run in this process.
@@ -121,16 +121,18 @@ impl ControlPlane {
                 Ok(routes)
             }
             Role::Agent => {
-                let agent = match self.ca.clone() {
+                let (agent, kill) = match self.ca.clone() {
                     Some(ca) => {
                         let written = config.agent.as_ref().and_then(|a| a.audit);
                         let audit = written.map(|a| self.whereabouts(a, config));
                         let sink = self.records.sink(Role::Agent, audit)?;
-                        agent::start(config, ca, None, sink.as_ref(), clock, &self.stop).await?
+                        let kill = kill::Source::Local(ca.kill_list());
+                        let sink = sink.as_ref();
+                        agent::start(config, ca, kill, None, sink, clock, &self.stop).await?
                     }
                     None => agent::far(config, &mut self.records, clock, &self.stop).await?,
                 };
-                let routes = agent::routes(agent.clone());
+                let routes = agent::routes(agent.clone(), kill);
                 self.agent = Some(agent);
                 Ok(routes)
             }
@@ -145,6 +147,7 @@ impl ControlPlane {
                     config,
                     section,
                     identity,
+                    self.kill_lists(section.identity.as_ref(), config),
                     sink.as_ref(),
                     clock,
                     &self.stop,
@@ -205,6 +208,17 @@ impl ControlPlane {
                 let socket = places::agent_socket(config, identity);
                 let announced = vec![(role, address)];
                 let _ = crate::net::directory::follow(socket, announced, self.stop.clone());
+            }
+        }
+    }
+
+    /// Where the kill list comes from: the authority in this process, else the agent.
+    fn kill_lists(&self, identity: Option<&IdentityConfig>, config: &Config) -> kill::Source {
+        match &self.ca {
+            Some(ca) => kill::Source::Local(ca.kill_list()),
+            None => {
+                let socket = places::agent_socket(config, identity);
+                kill::Source::Far(Box::new(move || uds::channel(&socket)))
             }
         }
     }

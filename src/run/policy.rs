@@ -16,7 +16,7 @@ use palisade_pdp::{
     compiled::Compiled,
     decide::{Engine, Snapshot},
 };
-use palisade_proxy::{Decider, Endpoint, EndpointTable, LivePolicy, PolicySnapshot};
+use palisade_proxy::{Decider, Endpoint, EndpointTable, PolicySnapshot};
 
 /// A snapshot as the proxy takes it.
 struct Plugged {
@@ -54,10 +54,10 @@ impl Decider for PluggedEngine {
     }
 }
 
-/// What the proxy puts in force.
-pub(super) fn live(snapshot: Arc<Snapshot>) -> Arc<LivePolicy> {
+/// The snapshot as the proxy takes it.
+pub(super) fn plugged(snapshot: Arc<Snapshot>) -> Arc<dyn PolicySnapshot> {
     let rules = snapshot.compiled().rules_digest();
-    Arc::new(LivePolicy::new(Arc::new(Plugged { snapshot, rules })))
+    Arc::new(Plugged { snapshot, rules })
 }
 
 /// Builds the engine of a compiled repository.

@@ -17,7 +17,11 @@ use axum::{
 };
 use palisade_ca::join::NodeRole;
 use palisade_mesh::{
-    clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::Identity,
+    clock::Clock,
+    diagnostic::Diagnostic,
+    sink::RecordSink,
+    spiffe_id::{SpiffeId, TrustDomain},
+    svid::Identity,
     wire::policy::Announcement,
 };
 use palisade_pdp::publish::Subscribed;
@@ -32,6 +36,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::barring::Bars;
 use super::places;
 use crate::{
     config::{Config, PolicySource, ProxySection, RecordTarget, layers::Overrides, span},
@@ -44,9 +49,12 @@ use crate::{
         directory::{Directory, Whereabouts},
         identity,
         inherited::Inherited,
+        kill::Holder,
+        uds,
     },
 };
 
+mod barring;
 mod drain;
 mod feed;
 mod records;
@@ -119,6 +127,7 @@ struct Core {
     started_us: i64,
     identity: Identity,
     policy: PolicySlot,
+    bars: Arc<Bars>,
     endpoints: Endpoints,
     kept: records::Kept,
     sink: Arc<dyn RecordSink>,
@@ -192,15 +201,33 @@ pub async fn start_as(
     let (kept, sink) = records::open(config, section, audit, &identity, &clock, upgrade, &stop)?;
     let policy = LivePolicy::empty_slot();
     let endpoints = EndpointTable::default().shared();
+    // Without an agent or a PDP there is nobody to hear the kill list from.
+    let beside = match (&section.policy, &section.identity) {
+        (PolicySource::Folder(_), api @ identity::IdentityConfig::WorkloadApi(_)) => {
+            Some(places::agent_socket(config, Some(api)))
+        }
+        _ => None,
+    };
+    let is_followed = beside.is_some() || !matches!(section.policy, PolicySource::Folder(_));
+    let holder = hold(config, &identity, &clock);
+    let bars = Bars::new(policy.clone(), holder.clone(), is_followed, clock.clone());
+    tokio::spawn(
+        stop.clone()
+            .run_until_cancelled_owned(bars.clone().follow()),
+    );
     let feeding = feed::Parts {
         config,
         identity: &identity,
         sink: sink.as_ref(),
-        slot: &policy,
+        bars: &bars,
+        holder: &holder,
         endpoints: &endpoints,
         clock: &clock,
         stop: &stop,
     };
+    if let Some(socket) = beside {
+        feed::follow_kill_list(&feeding, move || uds::channel(&socket));
+    }
     let later = Arc::new(OnceLock::new());
     let subscribed = match &section.policy {
         PolicySource::Folder(folder) => {
@@ -245,6 +272,7 @@ pub async fn start_as(
         started_us: clock.now_us(),
         identity,
         policy,
+        bars,
         endpoints,
         kept,
         sink,
@@ -289,6 +317,17 @@ pub async fn start_as(
         stop,
         socket,
     })
+}
+
+/// What is known of the kill list: from before, and what the bundle of `identity`
+/// vouches for.
+fn hold(config: &Config, identity: &Identity, clock: &Clock) -> Arc<Holder> {
+    let domain = TrustDomain::parse(identity.id().trust_domain())
+        .unwrap_or_else(|_| config.trust_domain.clone());
+    let file = config.state_dir.join("kill-list");
+    let trusting = identity.clone();
+    let bundle = move || trusting.bundle();
+    Holder::new(&domain, bundle, clock.clone(), Some(file))
 }
 
 /// The identity, from the last one on disk if need be.

@@ -186,6 +186,11 @@ impl Node {
         self.kept().roles.clone()
     }
 
+    /// A channel to the authority by mTLS, for whatever else a node follows there.
+    pub fn channel(&self) -> Channel {
+        self.link()
+    }
+
     /// The authority, for an agent on this node.
     pub fn upstream(&self) -> Remote {
         Remote::new(self.link())

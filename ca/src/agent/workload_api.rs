@@ -9,6 +9,7 @@ use std::{collections::HashMap, convert::Infallible, pin::Pin, sync::Arc, time::
 
 use futures_util::{Stream, StreamExt};
 use palisade_mesh::wire::agent::directory_server::DirectoryServer;
+use palisade_mesh::wire::kill::{SignedKillList, kill_server::KillServer};
 use palisade_mesh::wire::workload::{
     JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, JwtsvidResponse, ValidateJwtsvidRequest,
     ValidateJwtsvidResponse, X509BundlesRequest, X509BundlesResponse, X509svid, X509svidRequest,
@@ -16,7 +17,10 @@ use palisade_mesh::wire::workload::{
     spiffe_workload_api_server::{SpiffeWorkloadApi, SpiffeWorkloadApiServer},
 };
 use rustls_pki_types::CertificateDer;
-use tokio::{net::UnixStream, sync::mpsc};
+use tokio::{
+    net::UnixStream,
+    sync::{mpsc, watch},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, transport::Server};
@@ -27,6 +31,7 @@ use super::{
     connection::{Caller, Connection},
     directory::DirectoryService,
     holders::{OpenStream, Shown},
+    kill::{KillService, Signed},
     refusals::Refusals,
     tally::{Slot, Tally},
 };
@@ -58,17 +63,29 @@ const GRACE: Duration = Duration::from_secs(2);
 pub struct WorkloadApi {
     desk: Arc<Desk>,
     socket: Socket,
+    kill: Signed,
 }
 
 impl WorkloadApi {
     pub(super) fn new(desk: Arc<Desk>, socket: Socket) -> Self {
-        Self { desk, socket }
+        Self {
+            desk,
+            socket,
+            kill: watch::channel(None).1,
+        }
+    }
+
+    /// Passes on the kill list too, which somebody else follows and has verified.
+    #[must_use]
+    pub fn relaying(mut self, kill: watch::Receiver<Option<Arc<SignedKillList>>>) -> Self {
+        self.kill = kill;
+        self
     }
 
     /// Serves until `shutdown` resolves or the agent is dropped; then streams end
     /// as unavailable, so that clients come back.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { desk, socket } = self;
+        let Self { desk, socket, kill } = self;
         let closing = desk.stop.child_token();
         let connections = Tally::new(desk.config.connections_per_uid_max);
         let incoming = socket
@@ -78,6 +95,8 @@ impl WorkloadApi {
         let refusals = Arc::<Refusals>::default();
         let directory = DirectoryService::new(desk.clone(), streams.clone(), refusals.clone());
         let directory = DirectoryServer::new(directory).max_decoding_message_size(MESSAGE_LEN_MAX);
+        let kill = KillServer::new(KillService::new(desk.clone(), streams.clone(), kill))
+            .max_decoding_message_size(MESSAGE_LEN_MAX);
         let service = SpiffeWorkloadApiServer::new(Service {
             streams,
             closing: closing.clone(),
@@ -92,6 +111,7 @@ impl WorkloadApi {
             .http2_keepalive_timeout(Some(KEEPALIVE.1))
             .add_service(service)
             .add_service(directory)
+            .add_service(kill)
             .serve_with_incoming_shutdown(incoming, closing.clone().cancelled_owned());
         let mut server = std::pin::pin!(server);
         tokio::select! {

@@ -17,11 +17,15 @@ use palisade_mesh::{
             IssueResponse, TrustState, WatchRequest,
             authority_server::{Authority, AuthorityServer},
         },
+        kill::{
+            self, SignedKillList,
+            kill_server::{Kill, KillServer},
+        },
         record::{Credential, record::Body},
     },
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -63,6 +67,39 @@ pub struct NetworkAuthority {
 
 pub(super) fn server(ca: Arc<Ca>, gate: Arc<dyn Gate>) -> AuthorityServer<NetworkAuthority> {
     AuthorityServer::new(NetworkAuthority { ca, gate }).max_decoding_message_size(MESSAGE_LEN_MAX)
+}
+
+/// Passes the kill list on to joined nodes.
+pub struct NetworkKill(NetworkAuthority);
+
+pub(super) fn kill_server(ca: Arc<Ca>, gate: Arc<dyn Gate>) -> KillServer<NetworkKill> {
+    KillServer::new(NetworkKill(NetworkAuthority { ca, gate }))
+        .max_decoding_message_size(MESSAGE_LEN_MAX)
+}
+
+#[tonic::async_trait]
+impl Kill for NetworkKill {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<SignedKillList, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<kill::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let (node, caller) = self.0.admit(&request, LinkAction::Watch, None)?;
+        let (ca, closing) = (Arc::downgrade(&self.0.ca), self.0.ca.closing.clone());
+        // Every list is a chance to see whether the node may hear another.
+        let lists = WatchStream::new(self.0.ca.kill_list())
+            .take_while(move |_| {
+                let may = ca.upgrade().is_some_and(|ca| {
+                    admitted(&ca.nodes.roster.borrow(), &node.name).is_ok()
+                        && ca.now_s() < caller.peer.not_after_s
+                });
+                std::future::ready(may)
+            })
+            .filter_map(async |list| list.map(|list| Ok((*list).clone())))
+            .take_until(closing.cancelled_owned());
+        Ok(Response::new(Box::pin(lists)))
+    }
 }
 
 /// The service without tonic around it.

@@ -130,6 +130,17 @@ impl Distribution {
         Self::guarded(config, state, clock, recorder, gate)
     }
 
+    /// Whether `peer` may subscribe, for what else is served beside the distribution.
+    ///
+    /// # Errors
+    /// The answer that it gets instead.
+    pub fn admit(&self, peer: &SpiffeId) -> Result<(), Status> {
+        let current = self.shared.state.borrow().current.clone();
+        let current =
+            current.ok_or_else(|| Status::unavailable("no policy revision is in force"))?;
+        self.shared.admit(peer, &current)
+    }
+
     /// As [`Distribution::new`], asking `gate` who may subscribe.
     pub fn guarded(
         config: DistributionConfig,
@@ -238,6 +249,29 @@ impl server::Distribution for Distribution {
 }
 
 impl Shared {
+    /// Policies tell who guards what; they are for the trust domain alone, and in it
+    /// for those whom the gate lets in.
+    fn admit(&self, identity: &SpiffeId, current: &Published) -> Result<(), Status> {
+        if !identity.is_member_of(&current.compiled.trust_domain) {
+            return Err(Status::permission_denied(
+                "policy is for proxies of its own trust domain",
+            ));
+        }
+        // The present revision may be newer than what was remembered last.
+        let catalogue = &current.compiled.catalogue;
+        let is_catalogued = lock(&self.catalogued).contains(identity)
+            || catalogue
+                .services()
+                .iter()
+                .any(|s| s.identities.contains(identity));
+        let link = Link {
+            is_catalogued,
+            ..Link::new(identity, LinkAction::Subscribe)
+        };
+        let asked = self.gate.ask(&link);
+        asked.map_err(|refused| Status::permission_denied(refused.to_string()))
+    }
+
     /// Announces in the name of those who were there before a restart, until they
     /// have had the time to come back.
     fn restore(&self) {
@@ -388,27 +422,8 @@ impl Session {
         self.shared.recompute();
     }
 
-    /// Policies tell who guards what; they are for the trust domain alone, and in it
-    /// for those whom the gate lets in.
     fn admit(&self, current: &Published) -> Result<(), Status> {
-        if !self.identity.is_member_of(&current.compiled.trust_domain) {
-            return Err(Status::permission_denied(
-                "policy is for proxies of its own trust domain",
-            ));
-        }
-        // The present revision may be newer than what was remembered last.
-        let catalogue = &current.compiled.catalogue;
-        let is_catalogued = lock(&self.shared.catalogued).contains(&self.identity)
-            || catalogue
-                .services()
-                .iter()
-                .any(|s| s.identities.contains(&self.identity));
-        let link = Link {
-            is_catalogued,
-            ..Link::new(&self.identity, LinkAction::Subscribe)
-        };
-        let asked = self.shared.gate.ask(&link);
-        asked.map_err(|refused| Status::permission_denied(refused.to_string()))
+        self.shared.admit(&self.identity, current)
     }
 
     async fn serve(

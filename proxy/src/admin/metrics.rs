@@ -40,6 +40,7 @@ pub(super) fn render(view: &View) -> String {
     sink(&mut out, &view.shared.sink.health());
     events(&mut out, gauges);
     identity(&mut out, view);
+    kill_list(&mut out, view);
     out.0
 }
 
@@ -267,6 +268,22 @@ fn identity(out: &mut Text, view: &View) {
     out.head("palisade_build_info", "gauge", "The build.");
     let version = env!("CARGO_PKG_VERSION");
     out.sample("palisade_build_info", &[("version", version)], 1);
+}
+
+fn kill_list(out: &mut Text, view: &View) {
+    let live = view.shared.policy.load();
+    let Some(snapshot) = live.as_ref().map(|live| live.snapshot()) else {
+        return;
+    };
+    let sequence = snapshot.versions().kill_list;
+    let name = "palisade_kill_list_sequence";
+    out.single(name, "gauge", "Number of the kill list in force.", sequence);
+    if let Some(signed_us) = snapshot.kill_list_signed_us() {
+        let name = "palisade_kill_list_age_seconds";
+        out.head(name, "gauge", "Since the authority signed the kill list.");
+        let age_us = view.shared.clock.now_us().saturating_sub(signed_us).max(0);
+        out.sample(name, &[], age_us / 1_000_000);
+    }
 }
 
 fn counts<K: Ord + Clone>(

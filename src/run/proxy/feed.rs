@@ -3,7 +3,7 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -17,16 +17,18 @@ use palisade_mesh::{
 use palisade_pdp::publish::{
     Freshness, Recorder, Source, SourceConfig, State, Subscribed, Subscription, SubscriptionConfig,
 };
-use palisade_proxy::{PolicySlot, endpoints::Endpoints};
+use palisade_proxy::endpoints::Endpoints;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
 
 use super::{
     super::{Role, policy},
     Core,
+    barring::Bars,
 };
 use crate::{
     config::{Config, ProxySection},
-    net::{directory::Whereabouts, tls},
+    net::{directory::Whereabouts, kill::Holder, tls},
 };
 
 /// Worker number of the proxy's own records, apart from those of its workers.
@@ -36,12 +38,23 @@ const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// How often the age of the snapshot is looked at, at most.
 const AGE_EVERY: Duration = Duration::from_secs(1);
 
+/// Follows the kill list where `connect` leads, for as long as the process runs.
+pub(super) fn follow_kill_list(
+    parts: &Parts<'_>,
+    connect: impl Fn() -> Channel + Send + Sync + 'static,
+) {
+    let following = parts.holder.clone().follow(connect);
+    let stop = parts.stop.clone();
+    tokio::spawn(stop.run_until_cancelled_owned(following));
+}
+
 /// What a feed works with.
 pub(super) struct Parts<'p> {
     pub(super) config: &'p Config,
     pub(super) identity: &'p Identity,
     pub(super) sink: &'p dyn RecordSink,
-    pub(super) slot: &'p PolicySlot,
+    pub(super) bars: &'p Arc<Bars>,
+    pub(super) holder: &'p Arc<Holder>,
     pub(super) endpoints: &'p Endpoints,
     pub(super) clock: &'p Clock,
     pub(super) stop: &'p CancellationToken,
@@ -59,7 +72,7 @@ pub(super) async fn folder(parts: &Parts<'_>, folder: &Path) -> Result<(), Vec<D
     let source = Source::open(watched, parts.clock.clone(), Arc::new(recorder))
         .await
         .map_err(|e| vec![e.diagnostic().clone()])?;
-    let (mut state, slot) = (source.state(), parts.slot.clone());
+    let (mut state, bars) = (source.state(), parts.bars.clone());
     let first = state.borrow().clone();
     if let (None, Some(rejected)) = (&first.current, &first.rejected) {
         return Err(rejected.diagnostics.clone());
@@ -72,7 +85,7 @@ pub(super) async fn folder(parts: &Parts<'_>, folder: &Path) -> Result<(), Vec<D
         };
         let compiled = (*published.compiled).clone();
         let snapshot = policy::snapshot_for(&own, compiled, published.sequence())?;
-        slot.store(Some(policy::live(snapshot)));
+        bars.put(policy::plugged(snapshot));
         in_force = published.sequence();
         Ok(())
     };
@@ -116,20 +129,20 @@ pub(super) async fn pdp(
     let (subscription, subscribed) = Subscription::new(of_subscription).map_err(|d| vec![d])?;
     let expected = parts.config.trust_domain.role(Role::Pdp.as_str());
     let identity = parts.identity.clone();
+    let channel = move || tls::channel_to(&pdp, &expected, &identity);
+    follow_kill_list(parts, channel.clone());
     let connect = move || {
-        let channel = tls::channel_to(&pdp, &expected, &identity);
+        let channel = channel();
         async move { Ok::<_, String>(channel) }
     };
-    let (slot, own) = (Mutex::new(parts.slot.clone()), parts.identity.id());
+    let (bars, own) = (parts.bars.clone(), parts.identity.id());
     let apply = move |revision: Revision| {
         let snapshot = policy::of_revision_for(&own, &revision)?;
-        slot.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .store(Some(policy::live(snapshot)));
+        bars.put(policy::plugged(snapshot));
         Ok(())
     };
     let restored = subscription.start_from_disk(apply).await;
-    apply_age(parts.slot, &subscribed.freshness, section.stale_after);
+    apply_age(parts.bars, &subscribed.freshness, section.stale_after);
     let mut known = subscribed.endpoints.clone();
     let put = |table: &Endpoints, wire: &_| table.store(Arc::new(policy::endpoints(wire)));
     put(parts.endpoints, &known.borrow_and_update().clone());
@@ -151,19 +164,13 @@ pub(super) async fn pdp(
     Ok(subscribed)
 }
 
-/// Marks the snapshot in force as stale, or as good again. A revision that comes in
-/// meanwhile is left as it is.
-fn apply_age(slot: &PolicySlot, freshness: &Freshness, limit: Duration) {
-    let live = slot.load();
+/// Marks the snapshot in force as stale, or as good again.
+fn apply_age(bars: &Bars, freshness: &Freshness, limit: Duration) {
     let stale = freshness.age().is_some_and(|age| age > limit);
-    if let Some(present) = live.as_ref().filter(|l| l.is_stale() != stale) {
-        if stale {
-            tracing::error!("policy snapshot is stale, every request is undecided");
-        } else {
-            tracing::info!("policy snapshot is confirmed again");
-        }
-        let next = Arc::new(present.aged(stale));
-        slot.replace(present, next);
+    match (bars.age(stale), stale) {
+        (false, _) => {}
+        (true, true) => tracing::error!("policy snapshot is stale, every request is undecided"),
+        (true, false) => tracing::info!("policy snapshot is confirmed again"),
     }
 }
 
@@ -174,7 +181,7 @@ pub(super) async fn watch_age(core: Arc<Core>) {
     };
     loop {
         let limit = core.stale_after();
-        apply_age(&core.policy, &freshness, limit);
+        apply_age(&core.bars, &freshness, limit);
         tokio::time::sleep(AGE_EVERY.min(limit / 4)).await;
     }
 }

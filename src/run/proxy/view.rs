@@ -79,6 +79,7 @@ impl Core {
             requests: self.counters().requests,
             spooled: self.waiting(),
             draining: running.is_leaving(),
+            kill_list: self.bars.sequence(),
             snapshot_age_s: freshness.and_then(|f| f.age()).map(|age| age.as_secs()),
             stale: live.as_ref().is_some_and(|live| live.is_stale()),
             connected: self.subscribed.as_ref().map(|s| s.state.borrow().connected),
@@ -109,6 +110,7 @@ impl Core {
         facts.extend(self.check_certificate(&name));
         facts.extend(self.check_pdp(&name));
         facts.extend(self.check_config(&name));
+        facts.extend(self.bars.check(&name, &self.identity));
         facts.extend(self.check_engine(&name));
         facts.extend(self.check_records(&name));
         facts.extend(keeping::facts("proxies", &name, &self.sink.health()));
