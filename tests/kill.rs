@@ -355,6 +355,20 @@ async fn who_is_barred_loses_everything_at_once_and_stays_out() {
     stage.run("agent");
     another(&reports, &second).await;
     stage.until(&reports, true).await;
+
+    // An entry that ends lets in without another list.
+    stage.bar(&[id(REPORTS).as_str(), "--for", "3s"]);
+    stage.until(&reports, false).await;
+    stage.until(&reports, true).await;
+
+    // Everything under the intermediate, named as `identity show` names it.
+    let shown = home.json(&["identity", "show", "reports"]);
+    let authority = shown[0]["authority"].as_str().unwrap().to_owned();
+    let entry = stage.bar(&["--authority", &authority, "--yes"]);
+    stage.until(&web, false).await;
+    stage.refused(&reports, "authority_killed").await;
+    home.says(&["kill", "remove", &entry], 0);
+    stage.until(&web, true).await;
 }
 
 /// Waits for another certificate than the one with this serial number.

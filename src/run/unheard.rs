@@ -36,3 +36,31 @@ pub(super) fn fact(group: &str, name: &str, holder: &Holder) -> Option<Fact> {
             .fix("see whether the authority runs, and what lies between: agent, PDP, clocks"),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, svid::TrustBundle};
+
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_not_heard_is_told_of_from_the_limit_on() {
+        let clock = Clock::manual(jiff::Timestamp::now());
+        let domain = TrustDomain::parse("acme.test").unwrap();
+        let trust_domain = domain.clone();
+        let nobody = move || TrustBundle {
+            trust_domain: trust_domain.clone(),
+            roots: Vec::new(),
+        };
+        let holder = Holder::new(&domain, nobody, clock.clone(), None);
+        clock.advance(LATE - Duration::from_secs(1));
+        assert_eq!(fact("proxies", "orders", &holder), None);
+        clock.advance(Duration::from_secs(1));
+        let told = fact("proxies", "orders", &holder).unwrap();
+        assert_eq!(
+            (told.state, told.code),
+            (FactState::Warning, Some(4410)),
+            "{told:?}"
+        );
+    }
+}

@@ -149,6 +149,11 @@ async fn a_list_is_believed_while_its_signer_may_sign() {
     let (holder, list) = (holder(&ca, &clock, None), newest(&ca).await);
     clock.advance(Duration::from_secs(SIGNED_EVERY_S.unsigned_abs()));
     assert!(holder.take(list.clone()).is_ok());
+    let signed_s = holder.age().unwrap().as_secs();
+    assert_eq!(
+        signed_s, 5,
+        "as old as its signature, however late it comes"
+    );
     clock.advance(Duration::from_secs(2 * 3600));
     let late = holder.take(list).unwrap_err();
     assert!(matches!(late, KillListError::Chain(_)), "{late}");
