@@ -443,7 +443,7 @@ fn default_svid_ttl() -> Duration {
 }
 
 fn default_reissue_rate() -> u32 {
-    palisade_ca::server::REISSUE_RATE
+    palisade_ca::REISSUE_RATE
 }
 
 fn default_stale_after() -> Duration {

@@ -16,7 +16,7 @@ pub mod audit;
 pub mod authority;
 #[cfg(feature = "agent")]
 mod joining;
-#[cfg(feature = "proxy")]
+#[cfg(any(feature = "agent", feature = "proxy"))]
 mod keeping;
 #[cfg(feature = "full")]
 pub mod kill;

@@ -17,6 +17,7 @@ use palisade_mesh::{
 };
 use serde::{Deserialize, Serialize};
 
+#[cfg(any(feature = "agent", feature = "server"))]
 pub mod proof;
 pub mod refusal;
 pub mod token;
@@ -134,6 +135,7 @@ impl FromStr for NodeRole {
 }
 
 /// SHA-256 of some bytes: of a token's secret, of a root certificate.
+#[cfg(any(feature = "agent", feature = "server"))]
 pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
     palisade_mesh::snapshot::Digest::of(bytes).0
 }

@@ -19,6 +19,7 @@
 pub mod agent;
 #[cfg(feature = "server")]
 pub mod authority;
+#[cfg(any(feature = "agent", feature = "server"))]
 mod budget;
 mod context;
 #[cfg(feature = "server")]
@@ -49,6 +50,9 @@ pub mod trust;
 #[cfg(feature = "agent")]
 pub use agent::{Agent, AgentConfig};
 
-#[cfg(feature = "agent")]
 #[cfg(feature = "server")]
 pub use server::{Ca, CaConfig, CaError};
+
+/// Certificates replaced in a second after a forced rotation, by default. Here, because
+/// every build reads configuration files.
+pub const REISSUE_RATE: u32 = 100;

@@ -32,7 +32,7 @@ pub use self::{
     backup::{
         ARCHIVE_LEN_MAX, Backup, BackupError, Header as BackupHeader, Restored, backup, restore,
     },
-    config::{ACK_DEADLINE_MIN, CaConfig, REISSUE_RATE},
+    config::{ACK_DEADLINE_MIN, CaConfig},
     enrolment::{EnrolmentService, Source},
     error::CaError,
     kill::{KillError, KillOrder, SIGNED_EVERY_S},

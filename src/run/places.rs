@@ -6,17 +6,21 @@ use std::path::PathBuf;
 use futures_util::StreamExt;
 #[cfg(feature = "full")]
 use palisade_ca::Ca;
+#[cfg(feature = "agent")]
 use palisade_ca::{join::NodeRole, trust::DirectoryEntry};
+#[cfg(feature = "agent")]
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, PartAddress},
+    config::Config,
     net::{
-        directory::{self, Directory, Whereabouts},
+        directory::{self, Directory},
         identity::IdentityConfig,
     },
 };
+#[cfg(feature = "agent")]
+use crate::{config::PartAddress, net::directory::Whereabouts};
 
 /// The agent's socket, as a role with this identity reaches it.
 pub(super) fn agent_socket(config: &Config, identity: Option<&IdentityConfig>) -> PathBuf {
@@ -29,6 +33,7 @@ pub(super) fn agent_socket(config: &Config, identity: Option<&IdentityConfig>) -
 }
 
 /// The whereabouts that `written` means.
+#[cfg(feature = "agent")]
 pub(super) fn whereabouts(
     written: PartAddress,
     role: NodeRole,
@@ -65,6 +70,7 @@ pub(super) fn of_ca(ca: &Ca, stop: &CancellationToken) -> Directory {
 }
 
 /// Hands on one directory to whoever waits for another.
+#[cfg(feature = "agent")]
 pub(super) fn forward(mut from: Directory, to: watch::Sender<Vec<DirectoryEntry>>) {
     tokio::spawn(async move {
         loop {

@@ -63,6 +63,7 @@ mod upgrade;
 mod view;
 
 pub use upgrade::Launch;
+#[cfg(feature = "full")]
 pub(crate) use view::clocks_apart;
 
 /// How long a process that takes over waits for its PDP before it says that it is

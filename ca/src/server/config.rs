@@ -5,10 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use palisade_mesh::spiffe_id::TrustDomain;
 
 use super::CaError;
-use crate::registration::{Rules, TTL_MAX, TTL_MIN};
+use crate::{
+    REISSUE_RATE,
+    registration::{Rules, TTL_MAX, TTL_MIN},
+};
 
-/// Certificates replaced in a second after a forced rotation, by default.
-pub const REISSUE_RATE: u32 = 100;
 /// Shortest default of the time a rotation waits for acknowledgements.
 pub const ACK_DEADLINE_MIN: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
