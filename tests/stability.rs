@@ -311,6 +311,36 @@ fn an_upgrade_costs_no_request() {
     );
 }
 
+/// What the process before still carries is decided again like everything else.
+#[test]
+fn an_upgrade_keeps_nobody_in_who_is_allowed_no_more() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mesh = Separate::ready(&home);
+    let app = slow_app();
+    let file = home.path("proxy-orders.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let upstream = mesh.app("orders").to_string();
+    fs::write(&file, text.replace(&upstream, &app.to_string())).unwrap();
+    wait_for("the slow application", LIMIT, || {
+        let config = home.json(&["proxy", "config", "orders-1"]);
+        (config["listeners"]["inbound"]["upstream"] == app.to_string()).then_some(())
+    });
+    thread::scope(|scope| {
+        let long = scope.spawn(|| mesh.get("/orders?slower"));
+        wait_for("a request in flight", LIMIT, || SLOW.lock().unwrap().pop());
+        home.says(&["proxy", "upgrade", "orders-1"], 0);
+        let _successor = Successor(pid(&home, "orders-1"));
+        let policy = home.path("policies/policies/orders.cedar");
+        let text = fs::read_to_string(&policy).unwrap();
+        let web = "principal in Service::\"demo.test/shop/web\"";
+        assert!(text.contains(web));
+        let nobody = text.replacen(web, &web.replace("/web", "/payments"), 1);
+        fs::write(&policy, nobody).unwrap();
+        assert_eq!(long.join().unwrap(), Some(403));
+    });
+}
+
 /// The same at the rate the bars ask for.
 #[test]
 #[ignore = "by hand, on a machine with nothing else to do: cargo test --release --test stability -- --ignored --nocapture"]
@@ -412,7 +442,8 @@ impl Drop for Successor {
 
 static SLOW: std::sync::Mutex<Vec<()>> = std::sync::Mutex::new(Vec::new());
 
-/// Answers at once, but what is asked with `slow` after four seconds.
+/// Answers at once, but what is asked with `slow` after four seconds, and with `slower`
+/// after twenty.
 fn slow_app() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -427,7 +458,9 @@ fn slow_app() -> SocketAddr {
                     }
                     if String::from_utf8_lossy(&buffer[..n]).contains("?slow") {
                         SLOW.lock().unwrap().push(());
-                        thread::park_timeout(Duration::from_secs(4));
+                        let slower = String::from_utf8_lossy(&buffer[..n]).contains("?slower");
+                        let pause = Duration::from_secs(if slower { 20 } else { 4 });
+                        thread::park_timeout(pause);
                     }
                     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
                     if stream.write_all(answer.as_bytes()).is_err() {

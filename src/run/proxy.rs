@@ -7,7 +7,10 @@ use std::{
     fs::File,
     os::unix::net::UnixStream,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -69,6 +72,9 @@ pub(crate) use view::clocks_apart;
 /// How long a process that takes over waits for its PDP before it says that it is
 /// ready: with an endpoint of its own on record it is found when the other leaves.
 const PDP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a process that was succeeded is still found under the address that both
+/// have: the other one may not have reached its PDP yet.
+const SUCCESSION: Duration = Duration::from_secs(5);
 /// Orders that wait to be carried out.
 const ORDERS_MAX: usize = 8;
 
@@ -139,6 +145,8 @@ struct Core {
     changing: Mutex<Changing>,
     /// Moves on whenever a generation has gone.
     gone: watch::Sender<u64>,
+    /// Whether another process has just taken over: the address is served all the same.
+    succeeded: AtomicBool,
 }
 
 /// What a reload changes.
@@ -291,6 +299,7 @@ pub async fn start_as(
             word: None,
         }),
         gone: watch::Sender::new(0),
+        succeeded: AtomicBool::new(false),
         clock,
     });
     let _ = later.set(core.clone());
@@ -501,16 +510,23 @@ impl ProxyRole {
         Ok(Ended::Drained)
     }
 
-    /// Ends after another process has taken over: nothing is announced or accepted any
-    /// more, what is in flight finishes.
+    /// Ends after another process has taken over: nothing is accepted any more, what is
+    /// in flight finishes. Policy is followed to the end: what is in flight may be
+    /// allowed no more.
     async fn give_way(self, signals: &mut Signals) {
         let core = &self.core;
-        self.stop.cancel();
+        core.succeeded.store(true, Ordering::Relaxed);
         let deadline = core.section().drain.deadline;
         let running = core.running();
         let finish = async {
             running.retire(deadline).await;
             core.generations_gone().await;
+        };
+        let finish = async {
+            tokio::select! {
+                () = finish => {}
+                () = self.tell_succession() => {}
+            }
         };
         tokio::select! {
             () = finish => {}
@@ -521,6 +537,17 @@ impl ProxyRole {
             }
         }
         self.close();
+    }
+
+    /// Has the PDP forget this process where the other one serves, once that one had the
+    /// time to announce itself; never resolves.
+    async fn tell_succession(&self) {
+        tokio::time::sleep(SUCCESSION).await;
+        self.core.succeeded.store(false, Ordering::Relaxed);
+        if let Some(subscribed) = &self.core.subscribed {
+            subscribed.tell.status();
+        }
+        std::future::pending().await
     }
 
     fn close(self) {

@@ -167,9 +167,15 @@ impl Registry {
     }
 
     pub(crate) fn status(&mut self, key: &Key, connection: u64, status: Status, now_us: i64) {
+        if !status.draining {
+            self.adopt(key, connection);
+        }
         if let Some(proxy) = self.of(key, connection, now_us) {
             proxy.clock_ahead_us = (status.now_us != 0).then(|| status.now_us - now_us);
             proxy.status = Some(status);
+        } else if status.draining {
+            // A process that was succeeded and finishes what it has is no rival.
+            self.older_gone(key, connection);
         }
     }
 
@@ -188,7 +194,27 @@ impl Registry {
     pub(crate) fn gone(&mut self, key: &Key, connection: u64, now_us: i64) {
         if let Some(proxy) = self.of(key, connection, now_us) {
             proxy.connected = false;
-        } else if let Some(proxy) = self.proxies.get_mut(key) {
+        } else {
+            self.older_gone(key, connection);
+        }
+    }
+
+    /// The entry is of the process that goes on, though one that ends may have said
+    /// hello after it.
+    fn adopt(&mut self, key: &Key, connection: u64) {
+        let Some(proxy) = self.proxies.get_mut(key) else {
+            return;
+        };
+        let ends = proxy.status.as_ref().is_some_and(|s| s.draining);
+        if (ends || !proxy.connected) && proxy.older.remove(&connection) {
+            proxy.connection = connection;
+            proxy.connected = true;
+            proxy.rivals = proxy.older.len();
+        }
+    }
+
+    fn older_gone(&mut self, key: &Key, connection: u64) {
+        if let Some(proxy) = self.proxies.get_mut(key) {
             proxy.older.remove(&connection);
             proxy.rivals = proxy.older.len();
         }
@@ -229,6 +255,32 @@ mod tests {
         registry.gone(&key, 2, 30);
         let seen = registry.snapshot();
         assert!(!seen[0].connected && seen[0].last_seen_us == 30);
+    }
+
+    /// During an upgrade there are two; the one that ends may even come back last.
+    #[test]
+    fn a_process_that_ends_is_no_rival_and_does_not_keep_the_entry() {
+        let mut registry = Registry::default();
+        let of = |boot: u8| Hello {
+            boot: vec![boot; 16],
+            ..hello("a")
+        };
+        let told = |draining| Status {
+            draining,
+            ..Status::default()
+        };
+        let key = registry.hello(&id(1), &of(1), 1, 0).unwrap();
+        registry.hello(&id(1), &of(2), 2, 0).unwrap();
+        assert_eq!(registry.snapshot()[0].rivals, 1);
+        registry.status(&key, 1, told(true), 0);
+        assert_eq!(registry.snapshot()[0].rivals, 0);
+        registry.hello(&id(1), &of(1), 3, 0).unwrap();
+        registry.status(&key, 3, told(true), 0);
+        registry.status(&key, 2, told(false), 0);
+        registry.gone(&key, 3, 0);
+        let seen = &registry.snapshot()[0];
+        assert!(seen.connected && seen.rivals == 0);
+        assert_eq!(seen.status, Some(told(false)));
     }
 
     /// Two processes under one name: only the newest is seen, so the other is told of.

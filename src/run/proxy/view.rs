@@ -1,6 +1,6 @@
 //! What a proxy tells of itself on the local socket, and to its PDP.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use palisade_mesh::{
     decision::SelfCheck, diagnostic::Diagnostic, snapshot::Versions, wire::policy::Status,
@@ -56,7 +56,7 @@ impl Core {
             denied: counters.denied,
             undecided: counters.undecided,
             spooled_records: self.waiting(),
-            draining: self.running().is_leaving(),
+            draining: self.running().is_leaving() && !self.succeeded.load(Ordering::Relaxed),
             now_us: 0,
         }
     }
