@@ -13,5 +13,6 @@ pub mod identity;
 pub mod inherited;
 pub mod kill;
 pub mod parent;
+mod ties;
 pub mod tls;
 pub mod uds;

@@ -20,12 +20,13 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::tls::HANDSHAKE_TIMEOUT;
+use super::{
+    ties::Ties,
+    tls::{self, HANDSHAKE_TIMEOUT},
+};
 
 /// ALPN of the door for hosts that have no identity.
 pub(super) const ENROL: &[u8] = b"palisade-enrol";
-/// ALPN of the door for nodes.
-pub(super) const NODES: &[u8] = b"h2";
 
 /// A node's way to the authority.
 pub struct ToAuthority {
@@ -71,15 +72,15 @@ impl Doors for ToAuthority {
     }
 
     fn link(&self, address: &str, authority: &SpiffeId, identity: &Identity) -> Channel {
-        let config = Arc::new(identity.client_config(std::slice::from_ref(authority), &[NODES]));
-        let address = address.to_owned();
+        let (ties, address) = (Ties::new(identity), address.to_owned());
+        let authority = authority.clone();
         let connector = tower::service_fn(move |_: Uri| {
-            let (address, connector) = (address.clone(), TlsConnector::from(config.clone()));
+            let (ties, address, authority) = (ties.clone(), address.clone(), authority.clone());
             async move {
                 let stream = reach(&address).await?;
-                let name = ServerName::IpAddress(stream.peer_addr()?.ip().into());
-                let shaken = timeout(HANDSHAKE_TIMEOUT, connector.connect(name, stream));
-                Ok::<_, io::Error>(TokioIo::new(shaken.await??))
+                let at = stream.peer_addr()?;
+                let shaken = tls::shake(&ties, &authority, stream, at).await?;
+                Ok::<_, io::Error>(TokioIo::new(shaken))
             }
         });
         Endpoint::from_static("http://palisade")

@@ -28,11 +28,14 @@ use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
 use super::{
-    authority::{ENROL, NODES},
+    authority::ENROL,
     crowd::{Crowd, Room},
+    ties::Ties,
     tls::{self, ACCEPT_PAUSE, ACCEPTED_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, PeerStream},
 };
 
+/// ALPN of the door for nodes.
+const NODES: &[u8] = b"h2";
 /// Connections that the enrolment door holds: they last for a few messages.
 pub const STRANGERS_MAX: usize = 256;
 
@@ -49,7 +52,7 @@ pub fn arrivals(listener: TcpListener, identity: &Identity) -> Arrivals {
     let (to_nodes, nodes) = mpsc::channel(ACCEPTED_MAX);
     let (to_strangers, strangers) = mpsc::channel(ACCEPTED_MAX);
     let porter = Arc::new(Porter {
-        for_nodes: Arc::new(identity.server_config(&[NODES])),
+        nodes: Ties::new(identity),
         for_strangers: Arc::new(identity.introducing_config(&[ENROL])),
         stranger_room: Arc::new(Semaphore::new(STRANGERS_MAX)),
         to_nodes,
@@ -63,7 +66,7 @@ pub fn arrivals(listener: TcpListener, identity: &Identity) -> Arrivals {
 }
 
 struct Porter {
-    for_nodes: Arc<ServerConfig>,
+    nodes: Ties,
     for_strangers: Arc<ServerConfig>,
     stranger_room: Arc<Semaphore>,
     to_nodes: mpsc::Sender<io::Result<NodeStream>>,
@@ -110,9 +113,11 @@ impl Porter {
         let offered = start.client_hello().alpn();
         let wants_in = offered.is_some_and(|mut protocols| protocols.any(|p| p == ENROL));
         if !wants_in {
-            let stream = start.into_stream(self.for_nodes.clone());
+            let (config, witness) = self.nodes.identity().server_session(&[NODES]);
+            let stream = start.into_stream(Arc::new(config));
             let stream = timeout(HANDSHAKE_TIMEOUT, stream).await??;
-            let stream = NodeStream(tls::proven(stream, source, room)?);
+            let stream = tls::proven(stream, source, room, &self.nodes, &witness)?;
+            let stream = NodeStream(stream);
             drop(self.to_nodes.send(Ok(stream)).await);
             return Ok(());
         }

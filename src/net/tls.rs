@@ -14,7 +14,7 @@ use futures_util::Stream;
 use hyper_util::rt::TokioIo;
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    svid::{Identity, Peer, PeerError, peer_of_chain},
+    svid::{Identity, Peer, PeerError, Witness, peer_of_chain},
 };
 use rustls_pki_types::ServerName;
 use tokio::{
@@ -39,12 +39,13 @@ pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 use super::{
     crowd::{Crowd, Place, Room},
     directory::Whereabouts,
+    ties::{Tied, Ties},
 };
 
-/// A connection whose peer has proven who it is. gRPC services find the [`Peer`]
-/// among the extensions of their requests.
+/// A connection whose peer has proven who it is; it ends when that is trusted no more.
+/// gRPC services find the [`Peer`] among the extensions of their requests.
 pub struct PeerStream {
-    stream: TlsStream<TcpStream>,
+    stream: Tied<TlsStream<TcpStream>>,
     peer: Peer,
     source: SocketAddr,
     _place: Place,
@@ -115,7 +116,7 @@ pub fn incoming_within(
     identity: &Identity,
     crowd: Crowd,
 ) -> impl Stream<Item = io::Result<PeerStream>> + Send + use<> {
-    let acceptor = TlsAcceptor::from(Arc::new(identity.server_config(&[b"h2"])));
+    let ties = Ties::new(identity);
     let (accepted, ready) = mpsc::channel(ACCEPTED_MAX);
     let slots = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
     tokio::spawn(async move {
@@ -138,9 +139,9 @@ pub fn incoming_within(
                 warn!(%source, "control connection refused: too many are open");
                 continue;
             };
-            let (acceptor, accepted) = (acceptor.clone(), accepted.clone());
+            let (ties, accepted) = (ties.clone(), accepted.clone());
             tokio::spawn(async move {
-                match handshake(acceptor, stream, source, room).await {
+                match handshake(&ties, stream, source, room).await {
                     Ok(stream) => drop(accepted.send(Ok(stream)).await),
                     Err(error) => debug!(%source, %error, "control connection refused"),
                 }
@@ -152,21 +153,26 @@ pub fn incoming_within(
 }
 
 async fn handshake(
-    acceptor: TlsAcceptor,
+    ties: &Ties,
     stream: TcpStream,
     source: SocketAddr,
     room: Room,
 ) -> io::Result<PeerStream> {
     stream.set_nodelay(true)?;
-    let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
-    proven(stream, source, room)
+    let (config, witness) = ties.identity().server_session(&[b"h2"]);
+    let accepting = TlsAcceptor::from(Arc::new(config)).accept(stream);
+    let stream = timeout(HANDSHAKE_TIMEOUT, accepting).await??;
+    proven(stream, source, room, ties, &witness)
 }
 
-/// A connection whose handshake is done, if its peer has not too many already.
+/// A connection whose handshake is done, if its peer has not too many already. `witness`
+/// was there.
 pub(super) fn proven(
     stream: TlsStream<TcpStream>,
     source: SocketAddr,
     room: Room,
+    ties: &Ties,
+    witness: &Witness,
 ) -> io::Result<PeerStream> {
     let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
     let peer = peer_of_chain(chain).map_err(io::Error::other)?;
@@ -175,7 +181,7 @@ pub(super) fn proven(
         io::Error::other("too many connections of one identity")
     })?;
     Ok(PeerStream {
-        stream,
+        stream: ties.tie(stream, witness)?,
         peer,
         source,
         _place: place,
@@ -190,15 +196,14 @@ pub fn channel(address: SocketAddr, expected: &SpiffeId, identity: &Identity) ->
 
 /// As [`channel`], to wherever the part is at the time of each connection.
 pub fn channel_to(place: &Whereabouts, expected: &SpiffeId, identity: &Identity) -> Channel {
-    let config = Arc::new(identity.client_config(std::slice::from_ref(expected), &[b"h2"]));
+    let (ties, expected) = (Ties::new(identity), expected.clone());
     let place = place.clone();
     let connector = tower::service_fn(move |_: Uri| {
-        let connector = TlsConnector::from(config.clone());
-        let place = place.clone();
+        let (ties, expected, place) = (ties.clone(), expected.clone(), place.clone());
         async move {
             let mut last = io::Error::other("it has no address");
             for address in place.addresses().await? {
-                match connect(connector.clone(), address).await {
+                match connect(&ties, &expected, address).await {
                     Ok(stream) => return Ok(TokioIo::new(stream)),
                     Err(error) => last = error,
                 }
@@ -213,14 +218,27 @@ pub fn channel_to(place: &Whereabouts, expected: &SpiffeId, identity: &Identity)
         .connect_with_connector_lazy(connector)
 }
 
-async fn connect(
-    connector: TlsConnector,
-    address: SocketAddr,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+async fn connect(ties: &Ties, expected: &SpiffeId, address: SocketAddr) -> io::Result<Link> {
     let stream = timeout(HANDSHAKE_TIMEOUT, TcpStream::connect(address)).await??;
     stream.set_nodelay(true)?;
+    shake(ties, expected, stream, address).await
+}
+
+/// A link that we opened.
+pub(super) type Link = Tied<tokio_rustls::client::TlsStream<TcpStream>>;
+
+/// Has the server at the other end of `stream` prove that it is `expected`.
+pub(super) async fn shake(
+    ties: &Ties,
+    expected: &SpiffeId,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> io::Result<Link> {
+    let expected = std::slice::from_ref(expected);
+    let (config, witness) = ties.identity().client_session(expected, &[b"h2"]);
     let name = ServerName::IpAddress(address.ip().into());
-    timeout(HANDSHAKE_TIMEOUT, connector.connect(name, stream)).await?
+    let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+    ties.tie(timeout(HANDSHAKE_TIMEOUT, connecting).await??, &witness)
 }
 
 /// Says in one sentence why a TLS link failed, when a peer's identity was the reason.
