@@ -308,7 +308,6 @@ impl Desk {
             let domain = state.bundle.trust_domain.to_string();
             return Err(UpstreamError::TrustDomain(domain));
         }
-        self.take_directory(&state.directory);
         let held = self.trust.borrow().clone();
         match held.as_deref() {
             // An older state could bring back a root that has been dropped.
@@ -323,12 +322,16 @@ impl Desk {
             Some(held) if state.place() == held.place() && state.bundle != held.bundle => {
                 return Err(UpstreamError::Forked(state.place()));
             }
-            Some(held) if state.says_as(held) => return Ok(()),
+            Some(held) if state.says_as(held) => {
+                self.take_directory(&state.directory);
+                return Ok(());
+            }
             Some(held) if state.epoch > held.epoch => {
                 tracing::warn!("authority was made, repaired or restored since it was last heard");
             }
             _ => {}
         }
+        self.take_directory(&state.directory);
         tracing::info!(
             sequence = state.sequence,
             roots = state.bundle.roots.len(),

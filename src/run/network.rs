@@ -36,6 +36,10 @@ use crate::{
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long one message at the enrolment door may take.
 const ENROL_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a connection at the enrolment door may last, and how long after that what it
+/// asks may take: whoever only holds a place keeps others from joining.
+const ENROL_AGE: Duration = Duration::from_secs(30);
+const ENROL_AGE_GRACE: Duration = Duration::from_secs(15);
 /// Messages of one connection at the enrolment door at a time.
 const ENROL_STREAMS: u32 = 4;
 /// How long a host that was turned away is shown.
@@ -86,6 +90,8 @@ pub(super) async fn open(
     let strangers = Server::builder()
         .max_concurrent_streams(ENROL_STREAMS)
         .timeout(ENROL_TIMEOUT)
+        .max_connection_age(ENROL_AGE)
+        .max_connection_age_grace(ENROL_AGE_GRACE)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .add_service(ca.enrolment_service())
         .serve_with_incoming_shutdown(arrivals.strangers, stop.clone().cancelled_owned());

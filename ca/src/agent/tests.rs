@@ -518,7 +518,14 @@ async fn an_authority_that_goes_back_or_speaks_for_others_is_not_believed() {
         change(&mut state);
         host.agent.desk.take(state)
     };
-    let back = with(|s| s.sequence -= 1);
+    let back = with(|s| {
+        s.sequence -= 1;
+        s.directory.push(DirectoryEntry {
+            role: NodeRole::Pdp,
+            address: "10.0.0.66:7443".parse().unwrap(),
+            node: String::new(),
+        });
+    });
     assert!(matches!(back, Err(UpstreamError::Backwards { .. })));
     let other = with(|s| {
         s.sequence += 1;
@@ -526,6 +533,7 @@ async fn an_authority_that_goes_back_or_speaks_for_others_is_not_believed() {
     });
     assert!(matches!(other, Err(UpstreamError::TrustDomain(_))));
     assert_eq!(host.agent.trust().borrow().clone().unwrap(), present);
+    assert_eq!(*host.agent.directory().borrow(), present.directory);
     assert!(with(|s| s.sequence += 1).is_ok());
 }
 

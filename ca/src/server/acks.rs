@@ -135,6 +135,11 @@ impl Acks {
         Ok(())
     }
 
+    /// Waits no longer for an agent.
+    pub(crate) fn forget(&self, agent: &str) {
+        self.agents().remove(agent);
+    }
+
     /// Every live agent, by name.
     pub(crate) fn list(&self, now_us: i64) -> Vec<AgentStanding> {
         let agents = self.agents();

@@ -7,7 +7,8 @@
 //!
 //! A restored state may be older than what agents have seen. It begins a new epoch,
 //! so that they take it for newer, replace what it does not know, and never take an
-//! older one for it.
+//! older one for it. Join tokens do not come back: one that was spent after the backup
+//! would be good once more.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -211,6 +212,7 @@ async fn begin_again(
     header: &Header,
 ) -> Result<(u64, Vec<(Authority, i64)>), CaError> {
     let mut books = offline::open(config, clock.clone()).await?;
+    books.store().forget_tokens().await?;
     books.begin().await?;
     let trust = books.trust();
     let authorities = books.dated();

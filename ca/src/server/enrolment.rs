@@ -164,8 +164,10 @@ impl EnrolmentService {
             spki: &asked.spki,
             now_s: self.ca.now_s(),
         };
-        let spent = self.ca.store.spend_token(&spend).await;
         let token = super::excerpt(&asked.token_id);
+        // A ban is before or after both, disk and memory.
+        let writing = self.ca.nodes.writing.lock().await;
+        let spent = self.ca.store.spend_token(&spend).await;
         let node = match spent.map_err(|e| JoinRefusal::Store(e.to_string()))? {
             Spent::Joined(node) => node,
             Spent::Banned => return Err(JoinRefusal::Banned(name.to_string())),
@@ -178,6 +180,7 @@ impl EnrolmentService {
             Spent::Unknown => return Err(JoinRefusal::UnknownToken(token)),
         };
         self.ca.joined(node.clone(), &token);
+        drop(writing);
         self.credential(&node, "join:token").await
     }
 

@@ -44,7 +44,7 @@ pub(crate) struct Nodes {
     /// Where other hosts reach this one.
     pub(super) reachable: OnceLock<IpAddr>,
     /// Serializes writers: database, then memory.
-    writing: tokio::sync::Mutex<()>,
+    pub(super) writing: tokio::sync::Mutex<()>,
 }
 
 /// Nodes and directory at one moment.
@@ -319,6 +319,9 @@ impl Ca {
             }
             roster.directory.retain(|e| e.node != name.as_str());
         });
+        // No rotation waits for who may take no new root any more.
+        self.acks
+            .forget(name.id(&self.config.trust_domain).as_str());
         self.note_join("node_banned", name.as_str(), reason);
         Ok(())
     }

@@ -291,6 +291,45 @@ async fn a_node_comes_back_by_its_key_alone_and_a_banned_one_does_not() {
     );
 }
 
+/// A ban that found the old row on disk must not be undone by the new one in memory.
+#[tokio::test]
+async fn a_node_joins_wholly_before_or_after_a_ban() {
+    let office = office().await;
+    let node = host("host-2");
+    let token = office.token("host-2", &[]).await;
+    office.join(&node, &token).await.unwrap();
+    let again = office.token("host-2", &[]).await;
+    let ca = office.ca.clone();
+    let writing = ca.nodes.writing.lock().await;
+    let mut joining = Box::pin(office.join(&node, &again));
+    let soon = Duration::from_millis(300);
+    assert!(tokio::time::timeout(soon, &mut joining).await.is_err());
+    assert_eq!(ca.tokens().await.unwrap().len(), 1, "not spent meanwhile");
+    drop(writing);
+    joining.await.unwrap();
+}
+
+/// A banned node may take no new root; a rotation that waited for it would do so to its
+/// deadline.
+#[tokio::test]
+async fn nobody_waits_for_a_banned_node() {
+    let (office, authority) = network().await;
+    let word = palisade_mesh::wire::ca::Acknowledgement {
+        agent: "another".into(),
+        ..Default::default()
+    };
+    let told = from(word, "host-2", &office.clock);
+    authority.acknowledge(told).await.unwrap();
+    let names = async || -> Vec<String> {
+        let agents = office.ca.standing().await.agents;
+        agents.into_iter().map(|a| a.name).collect()
+    };
+    let own = "spiffe://acme.test/palisade/agent/host-2";
+    assert_eq!(names().await, [own], "a node speaks for itself");
+    office.ca.ban_node(&name("host-2"), "lost").await.unwrap();
+    assert!(names().await.is_empty());
+}
+
 fn from<T>(message: T, node: &str, clock: &Clock) -> Request<T> {
     let mut request = Request::new(message);
     let now_s = clock.now_us() / 1_000_000;

@@ -57,6 +57,29 @@ async fn a_repair_is_for_what_has_ended() {
     assert!(verifies(&clock, &svid, &bundle(&ca)));
 }
 
+/// Spent after the backup, a token would be good once more.
+#[tokio::test]
+async fn no_join_token_comes_back_with_a_backup() {
+    let (dir, clock) = (tempfile::tempdir().unwrap(), standing_clock());
+    let ca = start(dir.path(), &clock).await.unwrap();
+    let order = crate::server::TokenOrder {
+        node: crate::join::NodeName::parse("host-2").unwrap(),
+        roles: Vec::new(),
+        ttl: Duration::from_secs(600),
+        address: "10.0.0.1:7440".into(),
+    };
+    ca.create_token(&order).await.unwrap();
+    let file = dir.path().join("backup");
+    backup(&config(dir.path()), &clock, &file).await.unwrap();
+    assert_eq!(ca.tokens().await.unwrap().len(), 1);
+    stop(ca).await;
+    let to = empty_with_kek(dir.path());
+    restore(&to, &clock, &file).await.unwrap();
+    let stream = Records::default().stream();
+    let ca = Ca::start(to, clock.clone(), stream).await.unwrap();
+    assert!(ca.tokens().await.unwrap().is_empty());
+}
+
 /// A folder with a state, its backup, and an empty folder with the same key.
 async fn backed_up() -> (tempfile::TempDir, Clock, PathBuf, Backup) {
     let (dir, clock) = (tempfile::tempdir().unwrap(), standing_clock());
