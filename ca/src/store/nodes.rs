@@ -112,6 +112,12 @@ impl Store {
         Ok(gone.rows_affected() == 1)
     }
 
+    /// Forgets every token.
+    pub(crate) async fn forget_tokens(&self) -> Result<(), StoreError> {
+        query("DELETE FROM join_tokens").execute(&self.pool).await?;
+        Ok(())
+    }
+
     /// Spends a token and makes the key that of the node, both or neither.
     pub(crate) async fn spend_token(&self, ask: &Spend<'_>) -> Result<Spent, StoreError> {
         let mut tx = writing(&self.pool).await?;
