@@ -19,7 +19,7 @@ use std::{
 
 use palisade::config::{
     Config,
-    keys::{self, KEYS, Kind},
+    keys::{self, KEYS, Key, Kind},
     schema,
     template::{self, Template},
 };
@@ -66,6 +66,10 @@ fn the_annotated_files_are_what_config_init_prints_and_can_be_read() {
     }
 }
 
+fn parent(key: &Key) -> &str {
+    key.parent().rsplit('.').next().unwrap()
+}
+
 /// Every key of a role stands in its file, as a line of its own.
 #[test]
 fn every_key_of_the_schema_is_in_an_annotated_file() {
@@ -78,7 +82,10 @@ fn every_key_of_the_schema_is_in_an_annotated_file() {
                     || (!k.path.contains('.') && k.kind != Kind::Section))
         });
         for key in keys {
-            let line = format!("{}:", key.name());
+            let line = match key.kind {
+                Kind::Word => format!("{}: {}", parent(key), key.name()),
+                _ => format!("{}:", key.name()),
+            };
             let stands = |l: &str| l.trim_start_matches([' ', '#', '-']).starts_with(&line);
             assert!(
                 text.lines().any(stands),
@@ -192,7 +199,11 @@ fn reference() -> String {
          \n\
          Relative paths start at the folder of the file, those in variables and flags too. Spans of time are written as\n\
          `90s`, `15m`, `1h 30m`; sizes as `65536`, `64KiB`, `10MiB`; addresses as `IP:PORT`, names are not looked up.\n\
-         Unknown keys are refused.\n",
+         Unknown keys are refused.\n\
+         \n\
+         A proxy reads its file again when it changes, and on SIGHUP (`systemctl reload`): what is marked [fixed] cannot\n\
+         change while it runs, and a file that changes it is refused, whole; all else that it reads applies at once. See\n\
+         [proxies](../operations/proxies.md). The other roles read their file at the start.\n",
     );
     let mut group = None;
     for key in KEYS.iter().filter(|k| k.path != "demo") {
@@ -214,8 +225,10 @@ fn reference() -> String {
             let (value, default) = (key.kind.text(), key.default_text());
             let _ = writeln!(
                 page,
-                "| `{}` | {value} | {default} | {} |",
-                key.path, key.about
+                "| `{}` | {value} | {default} | {}{} |",
+                key.path,
+                key.about,
+                if key.is_fixed() { " [fixed]" } else { "" }
             );
         }
     }

@@ -9,6 +9,19 @@ mod table;
 
 pub use table::KEYS;
 
+/// Keys that cannot change while a proxy runs, with all that stands in them.
+pub const FIXED: [&str; 9] = [
+    "trust_domain",
+    "name",
+    "state_dir",
+    "demo",
+    "proxy.instance",
+    "proxy.identity",
+    "proxy.spiffe_id",
+    "proxy.policy",
+    "proxy.records",
+];
+
 /// One key.
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
@@ -43,12 +56,16 @@ pub enum Kind {
     OneOf(&'static [&'static str]),
     /// A file or folder; relative ones start at the file's own folder.
     Path,
+    /// `IP:PORT`, or `mesh` for where the directory says.
+    Place,
     /// A map of further keys.
     Section,
     /// A text.
     Text,
     /// A list of texts.
     Texts,
+    /// A word that stands alone, in place of the map of a choice: `policy: mesh`.
+    Word,
 }
 
 /// What holds when a key is not written.
@@ -92,10 +109,20 @@ impl Key {
         matches!(self.kind, Kind::Choice | Kind::Section)
     }
 
+    /// Whether a running proxy refuses a file that changes it (`PLS5311`); every other key
+    /// that it reads applies at once.
+    pub fn is_fixed(&self) -> bool {
+        let within = |fixed: &&str| {
+            let rest = self.path.strip_prefix(*fixed);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        FIXED.iter().any(|fixed| within(&fixed))
+    }
+
     /// Its name in the environment: `PALISADE_PROXY__INBOUND__LISTEN`. Items of a list
-    /// have none, for a list is given whole.
+    /// have none, for a list is given whole; nor does a word that stands for one.
     pub fn variable(&self) -> Option<String> {
-        let whole = !self.path.contains("[]");
+        let whole = !self.path.contains("[]") && self.kind != Kind::Word;
         whole.then(|| format!("PALISADE_{}", self.path.replace('.', "__").to_uppercase()))
     }
 
@@ -141,9 +168,11 @@ impl Kind {
                 .collect::<Vec<_>>()
                 .join(", "),
             Self::Path => "path".into(),
+            Self::Place => "`IP:PORT` or `mesh`".into(),
             Self::Section => "map".into(),
             Self::Text => "text".into(),
             Self::Texts => "list of texts".into(),
+            Self::Word => "alone, in place of the keys".into(),
         }
     }
 }

@@ -164,7 +164,8 @@ impl Overrides {
     /// Sections that are not there have none.
     pub(super) fn effective(&self, file: &Source, root: &Node) -> Vec<Effective> {
         KEYS.iter()
-            .filter(|key| !key.is_map() && !key.path.contains("[]"))
+            .filter(|key| !key.is_map() || is_word(root, key))
+            .filter(|key| !key.path.contains("[]"))
             .filter(|key| is_there(root, key))
             .map(|key| self.effective_value(file, root, key))
             .collect()
@@ -248,6 +249,12 @@ fn is_there(root: &Node, key: &Key) -> bool {
         parent = keys::find(section.parent());
     }
     chosen
+}
+
+/// Whether a word stands in place of the keys of the choice `key`.
+fn is_word(root: &Node, key: &Key) -> bool {
+    let node = find(root, key.path).map(|n| &n.value);
+    key.kind == Kind::Choice && matches!(node, Some(Value::Scalar(_)))
 }
 
 /// Whether the key of `path` is written, also with nothing after it.

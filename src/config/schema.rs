@@ -18,6 +18,7 @@ pub fn schema() -> Value {
 /// A map of the keys that stand in `path`; others are refused.
 fn object(path: &str) -> Map<String, Value> {
     let properties: Map<String, Value> = keys::children(path)
+        .filter(|key| key.kind != Kind::Word)
         .map(|key| (key.name().to_owned(), property(key)))
         .collect();
     let required: Vec<&str> = keys::children(path)
@@ -37,6 +38,7 @@ fn object(path: &str) -> Map<String, Value> {
 fn property(key: &Key) -> Value {
     let mut schema = match key.kind {
         Kind::Address => text(r"^(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5}$"),
+        Kind::Place => text(r"^(mesh|(\[[0-9A-Fa-f:.]+\]|[0-9.]+):[0-9]{1,5})$"),
         Kind::Bool => one("type", json!("boolean")),
         Kind::Bytes => {
             let mut size = one("type", json!(["integer", "string"]));
@@ -48,6 +50,14 @@ fn property(key: &Key) -> Value {
             let mut choice = object(key.path);
             choice.insert("minProperties".into(), json!(1));
             choice.insert("maxProperties".into(), json!(1));
+            let words: Vec<&str> = keys::children(key.path)
+                .filter(|k| k.kind == Kind::Word)
+                .map(Key::name)
+                .collect();
+            if !words.is_empty() {
+                choice.insert("type".into(), json!(["object", "string"]));
+                choice.insert("pattern".into(), json!(format!("^({})$", words.join("|"))));
+            }
             choice
         }
         Kind::Count => {
@@ -63,7 +73,7 @@ fn property(key: &Key) -> Value {
             list
         }
         Kind::OneOf(words) => one("enum", json!(words)),
-        Kind::Path | Kind::Text => one("type", json!("string")),
+        Kind::Path | Kind::Text | Kind::Word => one("type", json!("string")),
         Kind::Section => object(key.path),
         Kind::Texts => {
             let mut list = one("type", json!("array"));

@@ -70,11 +70,18 @@ pub fn annotated(template: Template) -> String {
          # default. Relative paths start at this file's folder. Unknown keys are refused: palisade\n\
          # config check FILE. Made by: palisade config init {name}\n"
     );
+    if template == Template::Proxy {
+        out.push_str(
+            "# The file is read again when it changes, and on SIGHUP. What is marked [fixed] cannot change\n\
+             # while the process runs: a file that changes it is refused, whole. All else applies at once,\n\
+             # without a request lost.\n",
+        );
+    }
     for key in keys::children("") {
         let here = key.kind != Kind::Section || template.sections().contains(&key.name());
         if here && key.path != "demo" {
             out.push('\n');
-            write_key(&mut out, key, &Place::default());
+            write_key(&mut out, key, &Place::of(template));
         }
     }
     out
@@ -88,9 +95,18 @@ struct Place {
     /// After the comment sign.
     after: String,
     commented: bool,
+    /// Whether keys that cannot change while the role runs are marked.
+    marked: bool,
 }
 
 impl Place {
+    fn of(template: Template) -> Self {
+        Self {
+            marked: template == Template::Proxy,
+            ..Self::default()
+        }
+    }
+
     fn line(&self, out: &mut String, text: &str) {
         let sign = if self.commented { "# " } else { "" };
         let _ = writeln!(out, "{}{sign}{}{text}", self.before, self.after);
@@ -134,7 +150,12 @@ fn write_key(out: &mut String, key: &Key, place: &Place) {
         }
         _ => key.about.to_owned(),
     };
-    for line in wrap(&about, room) {
+    let mark = if place.marked && key.is_fixed() {
+        " [fixed]"
+    } else {
+        ""
+    };
+    for line in wrap(&format!("{about}{mark}"), room) {
         place.line(out, &format!("# {line}"));
     }
     let place = if live {
@@ -151,8 +172,17 @@ fn write_key(out: &mut String, key: &Key, place: &Place) {
                 place.line(out, &format!("{}: {{}}", key.name()));
                 inner.line(out, "# Any of these, in place of `{}`:");
             }
-            for child in keys::children(key.path) {
+            let (words, children): (Vec<&Key>, Vec<&Key>) =
+                keys::children(key.path).partition(|k| k.kind == Kind::Word);
+            for child in children {
                 write_key(out, child, &inner);
+            }
+            let instead = place.commented();
+            for word in words {
+                for line in wrap(&format!("Or, in place of the keys: {}", word.about), room) {
+                    inner.line(out, &format!("# {line}"));
+                }
+                instead.line(out, &format!("{}: {}", key.name(), word.name()));
             }
         }
         Kind::List => {
