@@ -148,11 +148,64 @@ fn a_service_manager_hears_of_every_turn() {
     assert_eq!(proxy.wait(&["--timeout", "0s"]), Some(0));
     manager.expects("WATCHDOG=1");
     signal(&child, Signal::SIGHUP);
-    manager.expects("RELOADING=1");
-    manager.expects("READY=1");
+    manager.expects("WATCHDOG=1");
+    assert_eq!(proxy.wait(&["--timeout", "0s"]), Some(0));
     signal(&child, Signal::SIGTERM);
     manager.expects("STOPPING=1");
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+/// The manager watches the main process: after an upgrade that is the successor, whose
+/// environment still names the process before.
+#[test]
+fn a_successor_gives_signs_of_life() {
+    let proxy = Proxy::new("folder: policies");
+    let file = proxy.home.path("proxy.yaml");
+    let text = fs::read_to_string(&file).unwrap();
+    let audit = free_port();
+    fs::write(
+        &file,
+        text.replace("log: log", &format!("audit: \"{audit}\"")),
+    )
+    .unwrap();
+    let path = proxy.home.path("notify");
+    let manager = Manager::new(&path);
+    let mut first = proxy
+        .home
+        .palisade(&["run", "proxy", "--config", "proxy.yaml"]);
+    let program = first.get_program().to_owned();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\""])
+        .arg(program)
+        .args(first.get_args());
+    for (name, value) in first.get_envs().filter_map(|(n, v)| Some((n, v?))) {
+        shell.env(name, value);
+    }
+    if let Some(folder) = first.get_current_dir() {
+        shell.current_dir(folder);
+    }
+    first = shell;
+    let mut child = first
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "200000")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    manager.expects("READY=1");
+    manager.expects("WATCHDOG=1");
+    signal(&child, Signal::SIGUSR2);
+    let told = wait_for("a successor", LIMIT, || {
+        manager.told().filter(|t| t.starts_with("MAINPID="))
+    });
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    // What the process before has said.
+    while manager.told().is_some() {}
+    manager.expects("WATCHDOG=1");
+    let pid = told.lines().next().unwrap().trim_start_matches("MAINPID=");
+    kill(Pid::from_raw(pid.parse().unwrap()), Signal::SIGTERM).unwrap();
+    manager.expects("STOPPING=1");
 }
 
 /// Without a snapshot every request is refused, so nobody is told that it is ready.
@@ -202,6 +255,9 @@ fn an_agent_is_ready_when_it_knows_whom_to_trust() {
     let _ca = home.start("ca", &["run", "ca", "--config", "mesh.yaml"]);
     manager.expects("READY=1");
     home.says(&["wait", "--role", "ca", "--role", "agent"], 0);
+    signal(&agent, Signal::SIGHUP);
+    manager.expects("RELOADING=1");
+    manager.expects("READY=1");
     signal(&agent, Signal::SIGTERM);
     assert_eq!(agent.wait().unwrap().code(), Some(0));
 }

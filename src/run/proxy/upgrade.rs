@@ -161,6 +161,8 @@ fn spawn(core: &Core, launch: &Launch, word: UnixStream) -> Result<Child, Diagno
     Command::new(&launch.program)
         .args(&launch.arguments)
         .env(HANDOVER, described)
+        // It names the process before; its successor is to give signs of life as well.
+        .env_remove("WATCHDOG_PID")
         .stdin(Stdio::null())
         .spawn()
         .map_err(failed)
