@@ -191,7 +191,7 @@ async fn serve_proxy(
             true => None,
             false => Launch::of_this_process(),
         },
-        overrides: args.set.overrides().map_err(|found| found)?,
+        overrides: args.set.overrides()?,
     };
     let proxy = run::proxy::start_as(config, Clock::system(), start);
     let Some(proxy) = started(proxy).await? else {

@@ -292,5 +292,6 @@ fn kept(file: &Path, domain: &TrustDomain) -> Option<KillList> {
     }
 }
 
-#[cfg(all(test, feature = "full"))]
+#[cfg(test)]
+#[cfg(feature = "full")]
 mod tests;
