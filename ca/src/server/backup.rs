@@ -214,11 +214,23 @@ async fn begin_again(
     let mut books = offline::open(config, clock.clone()).await?;
     books.store().forget_tokens().await?;
     books.begin().await?;
+    outrun_kill_list(&books.store(), clock).await?;
     let trust = books.trust();
     let authorities = books.dated();
     books.store().close().await;
     tracing::debug!(from = header.epoch, to = trust.epoch, "a new epoch begins");
     Ok((trust.epoch, authorities))
+}
+
+/// Numbers the kill list from the time on: whoever heard of a newer one than the backup
+/// holds would refuse ours as a replay, and every entry to come.
+async fn outrun_kill_list(store: &store::Store, clock: &Clock) -> Result<(), CaError> {
+    let (sequence, entries) = store.kill_list().await?;
+    let now_s = u64::try_from(clock.now_us() / 1_000_000).unwrap_or_default();
+    store
+        .replace_kill_list(now_s.max(sequence + 1), &entries)
+        .await?;
+    Ok(())
 }
 
 /// Opens a copy as the authority would, so that no backup is made of what could not

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use palisade_mesh::kill::Target;
+
 use super::*;
-use crate::server::offline;
+use crate::server::{KillOrder, offline};
 
 fn config(dir: &Path) -> CaConfig {
     CaConfig::new(domain(), dir.join("ca"))
@@ -125,6 +127,14 @@ async fn a_backup_is_put_back_and_taken_for_newer() {
         now: true,
     };
     ca.rotate(now, "test").await.unwrap();
+    let order = KillOrder {
+        target: Target::Identity(domain().role("pdp")),
+        reason: String::new(),
+        author: "test".into(),
+        expires_us: None,
+    };
+    ca.kill(order).await.unwrap();
+    let listed = ca.killed();
     let seen = ca.trust().borrow().clone();
     stop(ca).await;
 
@@ -136,6 +146,8 @@ async fn a_backup_is_put_back_and_taken_for_newer() {
     let ca = Ca::start(to.clone(), clock.clone(), stream).await.unwrap();
     assert_eq!(ca.standing().await.authorities, restored.authorities);
     let trust = ca.trust().borrow().clone();
+    ca.killed().check_supersedes(&listed).unwrap();
+    assert!(ca.killed().entries().is_empty());
     assert!(
         trust.place() > seen.place(),
         "{:?} {:?}",
