@@ -3,7 +3,8 @@
 //!
 //! A query is read once, into a tree that the index, the tail and the linear
 //! scan all evaluate. Printing it gives its canonical spelling, which reads back
-//! as the same query. The reference page is `docs/reference/audit-query.md`.
+//! as the same query unless it has become longer than a query may be. The reference
+//! page is `docs/reference/audit-query.md`.
 
 use std::{fmt, sync::Arc};
 
@@ -235,8 +236,10 @@ impl fmt::Display for Expr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let nested = |part: &Self| matches!(part, Self::All(_) | Self::Any(_));
         match self {
-            Self::All(parts) => join(f, parts, " ", |part| matches!(part, Self::Any(_))),
-            Self::Any(parts) => join(f, parts, " OR ", |part| matches!(part, Self::All(_))),
+            Self::All(parts) => join(f, parts, " "),
+            // A conjunction binds tighter, and parentheses that were not written could
+            // nest deeper than a query may.
+            Self::Any(parts) => join(f, parts, " OR "),
             Self::Not(inner) if nested(inner) => write!(f, "-({inner})"),
             Self::Not(inner) => write!(f, "-{inner}"),
             Self::Test(field, demand) => {
@@ -247,20 +250,14 @@ impl fmt::Display for Expr {
     }
 }
 
-fn join(
-    f: &mut fmt::Formatter<'_>,
-    parts: &[Expr],
-    between: &str,
-    parenthesised: impl Fn(&Expr) -> bool,
-) -> fmt::Result {
+fn join(f: &mut fmt::Formatter<'_>, parts: &[Expr], between: &str) -> fmt::Result {
     for (i, part) in parts.iter().enumerate() {
         if i > 0 {
             f.write_str(between)?;
         }
-        if parenthesised(part) {
-            write!(f, "({part})")?;
-        } else {
-            write!(f, "{part}")?;
+        match part {
+            Expr::Any(_) => write!(f, "({part})")?,
+            _ => write!(f, "{part}")?,
         }
     }
     Ok(())

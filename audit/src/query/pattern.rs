@@ -92,6 +92,14 @@ impl Pattern {
         }
         self.pieces
             .retain(|piece| !matches!(piece, Piece::Text(text) if text.is_empty()));
+        // Wildcards between which the text is gone are one.
+        self.pieces.dedup_by(|next, kept| {
+            let wild = !matches!(next, Piece::Text(_)) && !matches!(kept, Piece::Text(_));
+            if wild && *next == Piece::Anything {
+                *kept = Piece::Anything;
+            }
+            wild
+        });
     }
 
     /// Whether the whole `value` matches.

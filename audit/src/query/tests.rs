@@ -42,6 +42,14 @@ fn queries_read_and_print_canonically() {
     check("revision:12", "sequence:12");
     check("revision:9F2C1A3B", "revision:9f2c1a3b**");
     check("serial:3F:A1", "serial:3fa1");
+    check("serial:*:*:", "serial:*");
+    check("serial:a*:**", "serial:a**");
+    check("host:a host:b OR host:c", "host:a host:b OR host:c");
+    check("(host:a host:b) OR host:c", "host:a host:b OR host:c");
+    check(
+        "since:0000-01-01T00:00:00+10:00",
+        "since:-000001-12-31T14:00:00.000000Z",
+    );
     check("id:01jd8k2xq4", "id:01JD8K2XQ4");
     check("reason:**", "reason:*");
     check(
@@ -72,6 +80,7 @@ fn mistakes_are_marked_where_they_are() {
     check("host:a deny", 7103, "deny");
     check("host:a or host:b", 7103, "or");
     check("status:x", 7104, "x");
+    check("serial:::", 7104, "::");
     check("last:soon", 7104, "last:soon");
     check("host:a OR last:1h", 7105, "last:1h");
     check("-since:today", 7105, "since:today");
@@ -107,6 +116,13 @@ fn a_query_is_bounded_in_length_depth_and_tests() {
     let deep = |n: usize| format!("{}host:a{}", "(".repeat(n), ")".repeat(n));
     assert!(Query::parse(&deep(QUERY_DEPTH_MAX)).is_ok());
     assert_eq!(refused(&deep(QUERY_DEPTH_MAX + 1)).0, 7107);
+    let turns = QUERY_DEPTH_MAX / 2;
+    let tight = format!(
+        "{}host:a host:b{}",
+        "-(host:a OR ".repeat(turns),
+        ")".repeat(turns)
+    );
+    assert!(Query::parse(&printed(&tight)).is_ok());
     let many = |n: usize| "host:a ".repeat(n);
     assert!(Query::parse(&many(QUERY_TESTS_MAX)).is_ok());
     assert_eq!(refused(&many(QUERY_TESTS_MAX + 1)).0, 7107);

@@ -132,8 +132,9 @@ impl Bound {
             "yesterday" => return Some(Self::DaysAgo(1)),
             _ => {}
         }
-        if let Some(ago) = text.strip_prefix('-') {
-            return Self::read_last(ago);
+        // A moment before the year 0 begins with the same sign.
+        if let Some(ago) = text.strip_prefix('-').and_then(Self::read_last) {
+            return Some(ago);
         }
         if let Ok(time) = text.parse::<Timestamp>() {
             return Some(Self::At(time.as_microsecond()));

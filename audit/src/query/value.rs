@@ -98,9 +98,7 @@ impl Demand {
             Kind::Choice(words) => read_choice(field, words, word)?,
             Kind::Keyword | Kind::Name => Self::Text(read_text(word, quoted)),
             Kind::Upper => Self::Text(rewritten(word, quoted, str::to_uppercase)),
-            Kind::Hex => Self::Text(rewritten(word, quoted, |text| {
-                text.replace(':', "").to_lowercase()
-            })),
+            Kind::Hex => read_hex(field, word, quoted)?,
             Kind::Number | Kind::Duration { .. } | Kind::Size => read_range(field.kind, word)?,
             Kind::Ip => Self::Network(Network::read(word)?),
             Kind::Id => Self::Id(IdPrefix::read(word)?),
@@ -151,6 +149,22 @@ fn rewritten(word: &str, quoted: bool, rewrite: impl Fn(&str) -> String) -> Patt
     let mut pattern = read_text(word, quoted);
     pattern.map_text(rewrite);
     pattern
+}
+
+/// Hex, also with colons between the bytes. What they leave may be a lone wildcard, or
+/// nothing.
+fn read_hex(field: &Field, word: &str, quoted: bool) -> Result<Demand, BadValue> {
+    let pattern = rewritten(word, quoted, |text| text.replace(':', "").to_lowercase());
+    if pattern.is_wildcard_alone() {
+        return Ok(Demand::Exists);
+    }
+    if pattern.as_literal() == Some("") {
+        return Err(BadValue {
+            message: format!("`{word}` has no digit"),
+            help: Some(format!("write `{}:*` for any value", field.name)),
+        });
+    }
+    Ok(Demand::Text(pattern))
 }
 
 fn read_choice(
