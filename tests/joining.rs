@@ -109,6 +109,35 @@ fn changed(token: &str, change: impl FnOnce(&mut Value)) -> String {
     format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(value.to_string()))
 }
 
+/// A revoked root takes the node's own certificate along, perhaps before it hears of it.
+#[test]
+fn a_node_comes_through_the_revocation_of_its_root() {
+    let home = Home::new();
+    let mesh = Mesh::start(&home);
+    let token = mesh.token("host-2");
+    let _agent = mesh.joins("two", &token);
+    let kept = || -> Value {
+        let kept = fs::read(home.path("two/node/node.json")).unwrap();
+        serde_json::from_slice(&kept).unwrap()
+    };
+    for how in [&["--now", "--yes"][..], &["--yes"]] {
+        let before = kept();
+        let mut args = vec!["ca", "rotate", "root", "--compromised"];
+        args.extend(how);
+        home.says(&args, 0);
+        wait_for("another root and certificate", LIMIT, || {
+            let now = kept();
+            let is_other = |key: &str| now[key][0] != before[key][0];
+            (is_other("chain") && is_other("roots")).then_some(())
+        });
+        wait_for("only the new root", LIMIT, || {
+            let roots = kept()["roots"].as_array()?.len();
+            let nodes = home.json(&["join", "node", "list"]);
+            (roots == 1 && nodes[0]["connected"] == true).then_some(())
+        });
+    }
+}
+
 #[test]
 fn a_host_joins_once_by_a_token_and_comes_back_by_its_key() {
     let home = Home::new();

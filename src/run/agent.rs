@@ -114,7 +114,9 @@ pub(super) async fn far(
     let kill = kill::Source::Far(Box::new(move || channels.channel()));
     let sink = sink.as_ref();
     let (agent, kill) = start(config, authority, kill, reporter, sink, clock, stop).await?;
-    tokio::spawn(node.keep(agent.trust(), stop.clone()));
+    let of_agent = Arc::downgrade(&agent);
+    let is_cut_off = move || of_agent.upgrade().is_some_and(|a| a.trouble().is_some());
+    tokio::spawn(node.keep(agent.trust(), is_cut_off, stop.clone()));
     places::forward(agent.directory(), directory);
     Ok((agent, kill))
 }

@@ -37,7 +37,7 @@ use crate::{
         token::JoinToken,
     },
     random,
-    renewal::{NAP_MAX, renewal_after},
+    renewal::{NAP_MAX, is_superseded, renewal_after},
     request::SvidKey,
     trust::TrustState,
 };
@@ -50,6 +50,12 @@ pub(super) use self::state::put;
 
 /// How long one exchange at the enrolment door may take.
 const EXCHANGE_MAX: Duration = Duration::from_secs(15);
+/// Naps for which a node has to be cut off before it asks for another certificate; an
+/// authority that starts again is back by then.
+const CUT_OFF_NAPS: u64 = 3;
+/// How long a node that is cut off rests before it asks for another certificate again,
+/// in microseconds: that may not be why.
+const CUT_OFF_REST_US: i64 = 60_000_000;
 
 /// An authority that somebody has shaken hands with, and that has proven nothing yet.
 pub struct Met {
@@ -196,25 +202,38 @@ impl Node {
         Remote::new(self.link())
     }
 
-    /// Renews the node's SVID at half of its life and takes over every bundle, until
-    /// `stop`. `trust` is what the agent hears.
+    /// Renews the node's SVID at half of its life, or before when its authority goes, and
+    /// takes over every bundle, until `stop`. `trust` is what the agent hears, `is_cut_off`
+    /// whether it hears nothing: the authority may have dropped the root of this SVID
+    /// before it could say so.
     pub async fn keep(
         self: Arc<Self>,
         mut trust: watch::Receiver<Option<Arc<TrustState>>>,
+        is_cut_off: impl Fn() -> bool + Send,
         stop: CancellationToken,
     ) {
         let mut backoff = Backoff::default();
         let mut due_us = self.due_us();
+        let mut rest_us = self.clock.now_us();
+        let mut cut_off = 0_u64;
         loop {
-            tokio::select! {
+            let woken = tokio::select! {
                 () = stop.cancelled() => return,
-                _ = tokio::time::timeout(NAP_MAX, trust.changed()) => {}
-            }
+                woken = tokio::time::timeout(NAP_MAX, trust.changed()) => woken,
+            };
             let heard = trust.borrow_and_update().clone();
-            if let Some(state) = heard.filter(|s| s.bundle != self.identity.bundle()) {
+            if let Some(state) = heard.iter().find(|s| s.bundle != self.identity.bundle()) {
                 self.take_over(|kept| kept.roots = der(&state.bundle.roots));
             }
             let now_us = self.clock.now_us();
+            if let (Ok(Ok(())), Some(state)) = (&woken, &heard) {
+                due_us = self.ordered_us(state, now_us).unwrap_or(due_us).min(due_us);
+            }
+            cut_off = if is_cut_off() { cut_off + 1 } else { 0 };
+            if cut_off > CUT_OFF_NAPS && rest_us <= now_us {
+                due_us = due_us.min(now_us);
+                rest_us = now_us.saturating_add(CUT_OFF_REST_US);
+            }
             // One that has not begun was issued before the clock was set back.
             let early = now_us < self.identity.svid().not_before_s * 1_000_000;
             if now_us < due_us && !early {
@@ -232,6 +251,21 @@ impl Node {
                 }
             }
         }
+    }
+
+    /// When the SVID is to be replaced before its time, if `state` asks for that: as the
+    /// certificates of workloads are.
+    fn ordered_us(&self, state: &TrustState, now_us: i64) -> Option<i64> {
+        let svid = self.identity.svid();
+        let micros = u64::try_from(now_us).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(Duration::from_micros(micros));
+        let over = match is_superseded(&svid, &state.superseded) {
+            Some(order) if order.tainted => Duration::ZERO,
+            Some(_) => state.reissue_over.mul_f64(random::fraction()),
+            None if verify_chain(&svid.chain, &state.bundle, now).is_err() => Duration::ZERO,
+            None => return None,
+        };
+        Some(now_us.saturating_add(i64::try_from(over.as_micros()).unwrap_or(i64::MAX)))
     }
 
     /// By mTLS as long as that works, else by the key.

@@ -5,12 +5,14 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::svid::{Identity, IdentityError};
+use palisade_mesh::svid::{Identity, IdentityError, X509Svid, verify_chain};
+use rustls_pki_types::UnixTime;
 
 use super::Ca;
 use crate::{
     issue::Refusal,
     renewal::{NAP_MAX, is_superseded, renewal_after},
+    trust::TrustState,
 };
 
 /// Why a part of the mesh has no identity.
@@ -65,6 +67,15 @@ impl Ca {
     }
 }
 
+/// Whether this certificate is to be replaced before its time: its authority goes, or
+/// has gone already, where nobody was waited for.
+fn is_refused(svid: &X509Svid, trust: &TrustState, now_s: i64) -> bool {
+    let now = Duration::from_secs(u64::try_from(now_s).unwrap_or_default());
+    let now = UnixTime::since_unix_epoch(now);
+    is_superseded(svid, &trust.superseded).is_some()
+        || verify_chain(&svid.chain, &trust.bundle, now).is_err()
+}
+
 async fn keep(ca: Weak<Ca>, role: String, identity: Identity, mut due_s: i64) {
     let Some(mut trust) = ca.upgrade().map(|ca| ca.trust()) else {
         return;
@@ -77,7 +88,7 @@ async fn keep(ca: Weak<Ca>, role: String, identity: Identity, mut due_s: i64) {
         let svid = identity.svid();
         let renew = now_s >= due_s
             || now_s < svid.not_before_s
-            || is_superseded(&svid, &trust.borrow().superseded).is_some();
+            || is_refused(&svid, &trust.borrow(), now_s);
         if !renew && news.is_err() {
             continue;
         }
