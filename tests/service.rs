@@ -346,6 +346,23 @@ fn signals_go_on_to_the_command() {
     assert_eq!(read().matches("term").count(), 1);
 }
 
+/// The proxy ends with its command, so that is asked to end; and it cannot be replaced.
+#[test]
+fn a_proxy_beside_a_command_answers_orders() {
+    let proxy = Proxy::new("folder: policies");
+    let script = "trap 'exit 7' TERM; echo started; while :; do sleep 0.05; done";
+    let args = ["run", "proxy", "-c", "proxy.yaml", "--", "sh", "-c", script];
+    let mut running = proxy.home.start("beside", &args);
+    wait_for("the command", LIMIT, || {
+        running.printed().contains("started").then_some(())
+    });
+    let said = proxy.home.says(&["proxy", "upgrade", "proxy"], 1);
+    assert!(said.contains("PLS5323"), "{said}");
+    proxy.home.says(&["proxy", "drain", "proxy"], 0);
+    let ended = wait_for("the end", LIMIT, || running.ended());
+    assert_eq!(ended.code(), Some(7), "{}", running.printed());
+}
+
 #[test]
 fn a_command_that_is_not_there_is_told() {
     let proxy = Proxy::new("folder: policies");

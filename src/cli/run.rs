@@ -194,22 +194,30 @@ async fn serve_proxy(
         overrides: args.set.overrides()?,
     };
     let proxy = run::proxy::start_as(config, Clock::system(), start);
-    let Some(proxy) = started(proxy).await? else {
+    let Some(mut proxy) = started(proxy).await? else {
         return Ok(0);
     };
     tracing::info!("ready");
     if args.command.is_empty() {
         return run_proxy(proxy, parent::ended(args.end_with_parent)).await;
     }
-    let mut told = std::pin::pin!(told);
+    let ready = proxy.ready();
+    let environment = proxy.environment(config);
+    let mut deadline = None;
+    let told = async {
+        tokio::select! {
+            () = told => {}
+            given = proxy.told_to_drain() => deadline = given,
+        }
+    };
+    let mut told = Box::pin(told);
     let ready = tokio::select! {
-        () = proxy.ready() => true,
+        () = ready => true,
         () = &mut told => false,
     };
     let ended = match ready {
         true => {
-            let environment = proxy.environment(config);
-            let command = child::run(&args.command, &environment, told);
+            let command = child::run(&args.command, &environment, &mut told);
             let beside = serving(std::future::ready(()), std::future::pending());
             tokio::select! {
                 ended = command => ended,
@@ -218,7 +226,8 @@ async fn serve_proxy(
         }
         false => Ok(0),
     };
-    proxy.end().await;
+    drop(told);
+    proxy.end_within(deadline).await;
     ended.map_err(|d| vec![d])
 }
 

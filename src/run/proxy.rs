@@ -408,9 +408,30 @@ async fn snapshot_is_there(slot: &PolicySlot) {
 }
 
 impl ProxyRole {
+    /// Resolves when the local socket asks for a drain; for a proxy that does not
+    /// [`run`](Self::run), because it lives as long as something else. It gives the
+    /// deadline for [`end_within`](Self::end_within), if the order named one.
+    pub async fn told_to_drain(&mut self) -> Option<Duration> {
+        loop {
+            match self.orders.recv().await {
+                Some(Order::Drain(deadline)) => return deadline,
+                Some(Order::Upgrade(binary, reply)) => {
+                    let _ = reply.send(upgrade::start_next(&self.core, binary).await);
+                }
+                // The socket holds the other end.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     /// Drains the proxy and writes out its records.
     pub async fn end(self) {
-        let deadline = self.core.section().drain.deadline;
+        self.end_within(None).await;
+    }
+
+    /// As [`ProxyRole::end`], perhaps with another deadline than the configured one.
+    pub async fn end_within(self, deadline: Option<Duration>) {
+        let deadline = deadline.unwrap_or_else(|| self.core.section().drain.deadline);
         drain::drain(&self.core, deadline, std::future::pending()).await;
         self.close();
     }
