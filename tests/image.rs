@@ -83,6 +83,8 @@ fn inside(folder: &Path, args: &[&str]) -> Command {
         .arg("/usr/bin/palisade")
         .args(args)
         .env_clear()
+        // For `chroot` itself.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .env("XDG_RUNTIME_DIR", "/run/palisade")
         .env("PALISADE_STATE_DIR", "/var/lib/palisade/state")
         .env("PALISADE_CONFIG", "/etc/palisade/palisade.yaml")
