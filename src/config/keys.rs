@@ -112,11 +112,10 @@ impl Key {
     /// Whether a running proxy refuses a file that changes it (`PLS5311`); every other key
     /// that it reads applies at once.
     pub fn is_fixed(&self) -> bool {
-        let within = |fixed: &&str| {
-            let rest = self.path.strip_prefix(*fixed);
+        FIXED.iter().any(|fixed| {
+            let rest = self.path.strip_prefix(fixed);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-        };
-        FIXED.iter().any(|fixed| within(&fixed))
+        })
     }
 
     /// Its name in the environment: `PALISADE_PROXY__INBOUND__LISTEN`. Items of a list
