@@ -86,7 +86,9 @@ fn a_proxy_starts_from_its_disk() {
     let _turn = one_at_a_time();
     let home = Home::new();
     let mut mesh = Separate::ready(&home);
-    let before = decided_so_far(&home, 1);
+    let before = wait_for("the request that made it ready", LIMIT, || {
+        allowed_so_far(&home).filter(|n| *n > 0)
+    });
     for role in ["ca", "pdp", "audit"] {
         mesh.kill(role);
     }
@@ -101,8 +103,8 @@ fn a_proxy_starts_from_its_disk() {
     }
     // Other probes may have met a proxy without policy yet, which is a record, too.
     let granted = wait_for("every allowed request in the log", LIMIT, || {
-        let rows = home.rows("decision:allow last:1h")?;
-        (rows.len() as u64 >= before + 2).then_some(rows.len() as u64)
+        let granted = allowed_so_far(&home)?;
+        (granted >= before + 2).then_some(granted)
     });
     assert_eq!(granted, before + 2);
     assert_eq!(
@@ -117,6 +119,11 @@ fn decided_so_far(home: &Home, n: u64) -> u64 {
     wait_for("the first decisions", LIMIT, || {
         home.decisions().filter(|d| *d >= n)
     })
+}
+
+/// How many requests the log knows that were allowed.
+fn allowed_so_far(home: &Home) -> Option<u64> {
+    Some(home.rows("decision:allow last:1h")?.len() as u64)
 }
 
 fn pause(mesh: &Separate<'_>) -> Tally {
