@@ -1,7 +1,13 @@
 //! What a reload and an upgrade rest on: new workers on old sockets; a snapshot that
 //! is too old; a drain that is cut short.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use palisade_mesh::wire::record::{Verdict, outcome::End};
 
@@ -46,14 +52,15 @@ async fn no_request_fails_while_workers_are_replaced() {
     let identity = stage.authority.identity("ns/shop/sa/web");
     let address = stage.inbound();
     let (stop, stopped) = tokio::sync::watch::channel(false);
+    let served = Arc::new(AtomicUsize::new(0));
+    let counted = served.clone();
     let load = tokio::spawn(async move {
-        let mut served = 0;
         while !*stopped.borrow() {
             let mut client = Client::h1(address, &identity).await;
             for _ in 0..3 {
                 let reply = client.get("/public", &[]).await;
                 assert_eq!(reply.status, 200);
-                served += 1;
+                counted.fetch_add(1, Ordering::Relaxed);
                 if reply
                     .headers
                     .get("connection")
@@ -63,8 +70,18 @@ async fn no_request_fails_while_workers_are_replaced() {
                 }
             }
         }
-        served
     });
+    // Whatever the machine's pace, each generation serves some of the load.
+    let more = async || {
+        let enough = served.load(Ordering::Relaxed) + 5;
+        let pass = async {
+            while served.load(Ordering::Relaxed) < enough {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        soon(pass).await;
+    };
+    more().await;
     let mut h1 = stage.h1().await;
     assert_eq!(h1.status("/public").await, 200);
     let mut present = stage.proxy.succeed(config(&stage, 3)).unwrap();
@@ -78,15 +95,16 @@ async fn no_request_fails_while_workers_are_replaced() {
     let (report, ()) = tokio::join!(first, told);
     assert_eq!((report.cut, report.flushed), (0, true));
     for workers in [1, 2] {
+        more().await;
         let next = present.succeed(config(&stage, workers)).unwrap();
         let report = present.retire(Duration::from_secs(5)).await;
         assert_eq!(report.cut, 0);
         present = next;
     }
+    more().await;
     assert_eq!(ready(&present).await.0, 200);
     stop.send_replace(true);
-    let served = soon(load).await.unwrap();
-    assert!(served > 10, "{served}");
+    soon(load).await.unwrap();
     present.stop().await;
     assert!(std::net::TcpStream::connect(address).is_err());
     assert!(
