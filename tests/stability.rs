@@ -27,8 +27,8 @@ use nix::{
 use serde_json::Value;
 use support::{
     Home, LIMIT,
-    demo::{self, Tally, one_at_a_time},
-    mesh::Separate,
+    demo::one_at_a_time,
+    mesh::{Separate, pause, to_orders},
     wait_for,
 };
 
@@ -512,23 +512,6 @@ fn decided(home: &Home, n: u64) -> u64 {
     wait_for("the first decisions", LIMIT, || {
         home.decisions().filter(|d| *d >= n)
     })
-}
-
-fn pause(mesh: &Separate<'_>) -> Tally {
-    demo::pause(mesh.app("web"));
-    let tally = demo::settled(mesh.app("web"));
-    println!("{tally:?}");
-    assert_eq!(tally.failed, 0, "{tally:?}");
-    tally
-}
-
-/// How many calls web sent to orders, none of which failed; its proxy itself answers
-/// those to inventory, of which there is no endpoint: the second and fifth of each six.
-fn to_orders(tally: &Tally) -> u64 {
-    let to_inventory =
-        tally.sent / 6 * 2 + u64::from(tally.sent % 6 > 1) + u64::from(tally.sent % 6 > 4);
-    assert_eq!(tally.faults(), to_inventory, "{tally:?}");
-    tally.sent - to_inventory
 }
 
 fn all_are_there_once(home: &Home, expected: u64) {

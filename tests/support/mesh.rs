@@ -2,7 +2,11 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
-use super::{Home, LIMIT, Running, demo, free_port, http, sample_policies, wait_for};
+use super::{
+    Home, LIMIT, Running,
+    demo::{self, Tally},
+    free_port, http, sample_policies, wait_for,
+};
 
 /// The control plane's roles, as `palisade run` names them.
 pub const ROLES: [&str; 4] = ["ca", "agent", "audit", "pdp"];
@@ -185,4 +189,22 @@ impl<'h> Separate<'h> {
             (now.sent >= from + n).then_some(())
         });
     }
+}
+
+/// Has web stop calling; what was sent until all of it has come back, without a failure.
+pub fn pause(mesh: &Separate<'_>) -> Tally {
+    demo::pause(mesh.app("web"));
+    let tally = demo::settled(mesh.app("web"));
+    println!("{tally:?}");
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    tally
+}
+
+/// How many calls web sent to orders; its proxy itself answers those to inventory, of
+/// which there is no endpoint: the second and the fifth of each six.
+pub fn to_orders(tally: &Tally) -> u64 {
+    let to_inventory =
+        tally.sent / 6 * 2 + u64::from(tally.sent % 6 > 1) + u64::from(tally.sent % 6 > 4);
+    assert_eq!(tally.faults(), to_inventory, "{tally:?}");
+    tally.sent - to_inventory
 }

@@ -15,7 +15,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use super::Identity;
+use super::{Identity, verify::no_tls12};
 use crate::clock::Clock;
 
 impl Identity {
@@ -86,9 +86,7 @@ impl ServerCertVerifier for Unproven {
         _: &CertificateDer<'_>,
         _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General(
-            "bug: TLS 1.2 signature, though only TLS 1.3 is offered".into(),
-        ))
+        Err(no_tls12())
     }
 
     fn verify_tls13_signature(

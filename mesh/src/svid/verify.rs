@@ -401,7 +401,7 @@ impl SpiffeVerifier {
     }
 }
 
-fn no_tls12() -> rustls::Error {
+pub(super) fn no_tls12() -> rustls::Error {
     rustls::Error::General("bug: TLS 1.2 signature, though only TLS 1.3 is offered".into())
 }
 
