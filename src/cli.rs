@@ -15,7 +15,7 @@ mod ca;
 mod can;
 mod check;
 mod config;
-mod explain;
+pub(crate) mod explain;
 #[cfg(feature = "full")]
 mod identity;
 #[cfg(feature = "full")]

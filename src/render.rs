@@ -16,6 +16,8 @@ use crate::cli::Exit;
 pub(crate) mod explanation;
 #[cfg(feature = "full")]
 pub(crate) mod records;
+#[cfg(feature = "full")]
+pub(crate) mod report;
 pub(crate) mod screen;
 pub mod snippet;
 pub mod table;

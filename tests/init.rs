@@ -134,3 +134,84 @@ fn a_newcomer_is_told_three_things() {
     let said = home.says(&["status"], 7);
     assert!(said.contains("palisade demo"), "{said}");
 }
+
+/// Every form of every checking command is what its reader takes, on the screen and in a
+/// file at once.
+#[test]
+fn what_is_found_is_told_in_the_form_that_ci_reads() {
+    let home = Home::new();
+    home.says(&["init", "mine"], 0);
+    let file = home.path("mine/policies/orders.cedar");
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(
+        &file,
+        good.replace("Action::\"http:read\"", "Action::\"http:rea\""),
+    )
+    .unwrap();
+    let both = [
+        "policy", "validate", "mine", "--format", "github", "--report",
+    ];
+    let said = home.says(&[&both[..], &["sarif=found.sarif"]].concat(), 3);
+    let place = "::error file=mine/policies/orders.cedar,line=5,endLine=5,col=13,endColumn=31,title=PLS1103::";
+    assert!(said.contains(place), "{said}");
+    let sarif = fs::read_to_string(home.path("found.sarif")).unwrap();
+    let sarif: serde_json::Value = serde_json::from_str(&sarif).unwrap();
+    assert_eq!(sarif["runs"][0]["results"][0]["ruleId"], "PLS1103");
+    let output = home.run(&["policy", "test", "mine", "--format", "gitlab"]);
+    let issues: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(issues[0]["location"]["path"], "mine/policies/orders.cedar");
+
+    fs::write(&file, format!("\n\n\n{good}")).unwrap();
+    let said = home.says(
+        &["policy", "fmt", "--check", "mine", "--format", "markdown"],
+        1,
+    );
+    assert!(said.contains("\n<!-- palisade policy fmt -->\n"), "{said}");
+    assert!(said.contains("`mine/policies/orders.cedar:1`"), "{said}");
+
+    fs::write(&file, good.replace("permit", "forbid")).unwrap();
+    let said = home.says(&["policy", "test", "mine", "--format", "junit"], 4);
+    assert!(
+        said.contains("failures=\"2\"") && said.contains("nobody refunds yet"),
+        "{said}"
+    );
+    let said = home.says(&["policy", "test", "mine", "--format", "plain"], 4);
+    assert!(
+        said.contains("\npalisade policy test: 2 errors.\n4 cases, 2 failed.\n"),
+        "{said}"
+    );
+
+    let said = home.says(
+        &[
+            "policy",
+            "validate",
+            "mine",
+            "--report",
+            "json=no/such/folder",
+        ],
+        1,
+    );
+    assert!(said.contains("PLS2030"), "{said}");
+    home.says(&["policy", "validate", "mine", "--report", "sarf=x"], 2);
+}
+
+/// The job summary is appended to what the step wrote before.
+#[test]
+fn github_gets_a_summary_of_the_job() {
+    let home = Home::new();
+    home.says(&["init", "mine"], 0);
+    let summary = home.path("summary.md");
+    fs::write(&summary, "before\n").unwrap();
+    let mut command = home.palisade(&["policy", "test", "mine", "--format", "github"]);
+    let output = command
+        .env("GITHUB_STEP_SUMMARY", &summary)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", support::said(&output));
+    let text = fs::read_to_string(&summary).unwrap();
+    assert!(
+        text.starts_with("before\n<!-- palisade policy test -->\n"),
+        "{text}"
+    );
+    assert!(text.contains("4 cases, all passed"), "{text}");
+}

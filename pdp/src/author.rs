@@ -93,6 +93,11 @@ pub fn load(dir: &Path) -> Loaded {
     Texts::read(dir).compile()
 }
 
+/// Paths of the files that a repository consists of, tests too, sorted.
+pub fn files_of(dir: &Path) -> Vec<String> {
+    files::all(dir)
+}
+
 /// The files of a repository as they were read, not yet compiled.
 pub(crate) struct Texts {
     bundle: Bundle,

@@ -98,6 +98,14 @@ fn print_paragraph(paragraph: &str, width: usize) {
     }
 }
 
+/// Title and text of a code's section.
+#[cfg(feature = "full")]
+pub(crate) fn section(code: &str) -> Option<(&'static str, &'static str)> {
+    sections()
+        .find(|(c, _, _)| *c == code)
+        .map(|(_, title, text)| (title, text))
+}
+
 /// Code, title and text of every section, in the order of the page.
 fn sections() -> impl Iterator<Item = (&'static str, &'static str, &'static str)> {
     CODES.split("\n## ").skip(1).filter_map(|section| {

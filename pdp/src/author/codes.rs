@@ -113,6 +113,9 @@ pub const MORE: u16 = 1199;
 /// `permit` without any constraint.
 pub const PERMIT_ALL: u16 = 1150;
 
+/// A Cedar file is not in the one layout.
+pub const LAYOUT: u16 = 1160;
+
 /// No test to run.
 pub const NO_TESTS: u16 = 2001;
 /// Nobody is called that.

@@ -91,15 +91,29 @@ pub(crate) fn read(dir: &Path, found: &mut Vec<Diagnostic>) -> Bundle {
         );
         return bundle;
     }
-    let mut names = vec![SETTINGS.to_owned()];
-    if dir.join(SCHEMA).is_file() {
-        names.push(SCHEMA.to_owned());
-    }
-    for kind in [SERVICES, POLICIES, ENTITIES] {
-        names.extend(names_of(dir, &kind, found));
-    }
+    let names = names(dir, &[SERVICES, POLICIES, ENTITIES], found);
     bundle.files = read_files(dir, names, found);
     bundle
+}
+
+/// Paths of all files of a repository that is in order, tests too, sorted.
+pub(crate) fn all(dir: &Path) -> Vec<String> {
+    let mut all = names(dir, &[SERVICES, POLICIES, ENTITIES, TESTS], &mut Vec::new());
+    all.sort_unstable();
+    all
+}
+
+/// Paths of the settings, the schema and the files of these kinds.
+fn names(dir: &Path, kinds: &[Kind], found: &mut Vec<Diagnostic>) -> Vec<String> {
+    let single = [SETTINGS, SCHEMA].into_iter();
+    let mut names: Vec<String> = single
+        .filter(|name| dir.join(name).is_file())
+        .map(str::to_owned)
+        .collect();
+    for kind in kinds {
+        names.extend(names_of(dir, kind, found));
+    }
+    names
 }
 
 /// Reads every file of one kind.

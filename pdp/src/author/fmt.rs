@@ -4,7 +4,10 @@ use std::{fs, io, path::Path};
 
 use cedar_policy::PolicySet;
 use cedar_policy_formatter::{Config, policies_str_to_pretty};
-use palisade_mesh::{diagnostic::Diagnostic, yaml::Source};
+use palisade_mesh::{
+    diagnostic::{Diagnostic, Location},
+    yaml::Source,
+};
 use serde::Serialize;
 
 use super::{cedar, codes, files, nesting};
@@ -26,6 +29,26 @@ pub struct Formatted {
     /// The text in the one layout.
     #[serde(skip)]
     pub text: String,
+    #[serde(skip)]
+    old: String,
+}
+
+impl Formatted {
+    /// What to say where the layout must not differ.
+    pub fn diagnostic(&self) -> Option<Diagnostic> {
+        let (old, new) = (self.old.lines(), self.text.lines());
+        let first = old.zip(new).take_while(|(a, b)| a == b).count() + 1;
+        let at = Location::line(self.file.as_str(), self.old.as_str(), first);
+        self.changed.then(|| {
+            Diagnostic::error(
+                codes::LAYOUT,
+                format!("`{}` is not in the one layout", self.file),
+            )
+            .label("differs from here on")
+            .help("palisade policy fmt")
+            .at(at)
+        })
+    }
 }
 
 /// Lays out every Cedar policy file of the repository in `dir`; writes nothing.
@@ -42,6 +65,7 @@ pub fn check(dir: &Path) -> (Vec<Formatted>, Vec<Diagnostic>) {
                 changed: text != file.text,
                 diff: diff(&file.path, &file.text, &text),
                 text,
+                old: file.text.clone(),
             }),
             Err(mut diagnostics) => found.append(&mut diagnostics),
         }

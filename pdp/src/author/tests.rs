@@ -14,7 +14,11 @@
 //! Principals times requests gives the cases. All cases are run, whatever fails;
 //! no case selected is a failure.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use palisade_mesh::{
     decision::{Answer, Question, Verdict},
@@ -142,6 +146,8 @@ pub struct CaseResult {
     pub expected_policies: Option<Vec<SmolStr>>,
     /// Policies that failed to evaluate.
     pub errors: Vec<SmolStr>,
+    /// How long the decision took, in microseconds.
+    pub took_us: u64,
     /// Whether it is as expected.
     pub passed: bool,
     /// What is wrong, when something is.
@@ -208,11 +214,13 @@ pub fn run(
     let mut untested: BTreeSet<SmolStr> = compiled.info.keys().cloned().collect();
     let mut results = Vec::new();
     for case in cases.iter().filter(selected) {
+        let start = Instant::now();
         let answer = decider.decide(&case.question.as_question());
+        let took = start.elapsed();
         for id in &answer.decision.determining {
             untested.remove(id);
         }
-        results.push(judge(case, &answer, compiled));
+        results.push(judge(case, &answer, took, compiled));
     }
     let passed = results.iter().filter(|r| r.passed).count();
     let mut diagnostics = Vec::new();
@@ -236,7 +244,7 @@ pub fn run(
     }
 }
 
-fn judge(case: &Case, answer: &Answer, compiled: &Compiled) -> CaseResult {
+fn judge(case: &Case, answer: &Answer, took: Duration, compiled: &Compiled) -> CaseResult {
     let decision = &answer.decision;
     let got = Expected::of(decision.verdict);
     let determining: BTreeSet<_> = decision.determining.iter().cloned().collect();
@@ -285,6 +293,7 @@ fn judge(case: &Case, answer: &Answer, compiled: &Compiled) -> CaseResult {
         determining,
         expected_policies: case.policies.as_ref().map(|p| p.iter().cloned().collect()),
         errors: decision.errors.clone(),
+        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         passed,
         failure,
     }

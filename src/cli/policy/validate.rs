@@ -1,0 +1,76 @@
+//! `palisade policy validate`: all mistakes of a repository at once.
+
+use std::{path::Path, time::Instant};
+
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use palisade_pdp::{author, compiled::Compiled};
+
+use super::{Context, Exit, Outputs, Repository, tally};
+use crate::render::{
+    self, paint,
+    report::{Format, Report, root_of},
+};
+
+/// Arguments of `policy validate`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    #[command(flatten)]
+    repository: Repository,
+    #[command(flatten)]
+    outputs: Outputs,
+}
+
+pub(super) fn main(args: &Args, context: &Context) -> Exit {
+    let dir = &args.repository.dir;
+    let report = check(dir);
+    let valid = !report.findings.iter().any(Diagnostic::is_error);
+    let exit = if valid { Exit::Ok } else { Exit::Invalid };
+    let exit = args.outputs.tell(context, &report, exit);
+    if valid && args.outputs.format(context) == Format::Human {
+        let test = format!("palisade policy test {}", dir.display());
+        render::next(&[(test, "what it allows and denies")]);
+    }
+    exit
+}
+
+fn check(dir: &Path) -> Report {
+    let start = Instant::now();
+    let loaded = author::load(dir);
+    let mut found = loaded.diagnostics;
+    if let Some(compiled) = &loaded.compiled {
+        let (_, of_tests) = author::tests::read(dir, compiled, Clock::system().now_us());
+        found.extend(of_tests);
+    }
+    let mut lines = Vec::new();
+    if let Some(compiled) = &loaded.compiled
+        && !found.iter().any(Diagnostic::is_error)
+    {
+        lines.extend(valid(compiled, start));
+    }
+    lines.extend(tally(&found));
+    Report {
+        command: "palisade policy validate",
+        root: root_of(dir),
+        files: author::files_of(dir),
+        document: serde_json::json!({ "diagnostics": &found }),
+        findings: found,
+        lines,
+        ..Report::default()
+    }
+}
+
+fn valid(compiled: &Compiled, start: Instant) -> Vec<String> {
+    let mut lines = vec![format!(
+        "{} {} for {} in {}  {}",
+        paint(render::GOOD, "✓"),
+        render::count(compiled.info.len(), "policy", "policies"),
+        render::count(compiled.catalogue.services().len(), "service", "services"),
+        render::duration(start.elapsed()),
+        paint(render::DIM, format!("sha256:{}", compiled.digest.short())),
+    )];
+    if compiled.info.is_empty() {
+        let text = "without a policy every request is denied";
+        lines.push(format!("{} {text}", paint(render::WARN, "!")));
+    }
+    lines
+}
