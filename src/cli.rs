@@ -75,7 +75,7 @@ impl Exit {
 /// What `palisade --help` ends with.
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, or yes · 1 failed · 2 wrong arguments · 3 invalid input · 4 tests failed ·
-6 denied (can --exit-code) · 7 no mesh answers · 8 log not verified · 9 warnings (check --fail-on warn)
+6 denied (can --exit-code) · 7 no mesh answers · 8 log not verified · 9 warnings (--fail-on warn)
 
 Every message has a code: palisade explain CODE";
 
@@ -145,7 +145,7 @@ enum Command {
     /// Show the running mesh: policy, proxies, certificates, records.
     Status(status::Args),
     #[cfg(feature = "full")]
-    /// Validate, test and format a policy repository.
+    /// Validate, lint, test and format a policy repository.
     #[command(subcommand)]
     Policy(policy::Command),
     #[cfg(feature = "full")]
@@ -195,6 +195,13 @@ enum Command {
     /// One of the demo's sample services.
     #[command(hide = true)]
     Shop(shop::Args),
+}
+
+/// What makes a command fail that looks for mistakes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    Error,
+    Warn,
 }
 
 /// Parses the arguments, runs the command, and turns its end into an exit code.

@@ -12,7 +12,6 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
-    process::Output,
 };
 
 use support::{Home, copy, said, sample_policies};
@@ -196,9 +195,16 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-fn run(home: &Home, command: &str) -> Output {
+/// Everything that a command prints, in the order in which a terminal shows it.
+fn run(home: &Home, command: &str) -> String {
     let words = words(command);
-    home.run(&words.iter().map(String::as_str).collect::<Vec<_>>())
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let screen = home.path("screen");
+    let both = fs::File::create(&screen).unwrap();
+    let mut command = home.palisade(&words);
+    command.stdout(both.try_clone().unwrap()).stderr(both);
+    command.status().unwrap();
+    fs::read_to_string(screen).unwrap()
 }
 
 /// Figures that differ from run to run: times and digests.
@@ -232,12 +238,7 @@ fn check_examples(name: &str) {
     let examples = examples(&page(name));
     assert!(!examples.is_empty(), "{name} has no examples");
     for (command, expected) in examples {
-        let output = run(&home, &command);
-        let printed = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        let printed = run(&home, &command);
         assert_eq!(
             settled(&printed),
             settled(&expected),
@@ -256,6 +257,12 @@ fn examples_of_the_quick_start_print_what_it_says() {
     check_examples("docs/quick-start.md");
 }
 
+#[test]
+fn examples_of_the_rules_and_of_ci_print_what_they_say() {
+    check_examples("docs/reference/lint.md");
+    check_examples("docs/operations/ci.md");
+}
+
 /// Each line `palisade …` in a block without output names a command that exists.
 #[test]
 fn commands_in_the_pages_exist() {
@@ -265,8 +272,10 @@ fn commands_in_the_pages_exist() {
         "docs/quick-start.md",
         "docs/concepts.md",
         "docs/deploy.md",
+        "docs/operations/ci.md",
         "docs/operations/rotation.md",
         "docs/reference/cli.md",
+        "docs/reference/lint.md",
         "policies/README.md",
     ] {
         for line in page(name).lines() {

@@ -18,9 +18,10 @@ use support::Home;
 fn a_new_repository_passes_its_own_tests() {
     let home = Home::new();
     let said = home.says(&["init", "mine"], 0);
-    assert!(said.contains("wrote 6 files to mine"), "{said}");
+    assert!(said.contains("wrote 15 files to mine"), "{said}");
     home.says(&["policy", "validate", "mine"], 0);
-    home.says(&["policy", "test", "mine"], 0);
+    home.says(&["policy", "lint", "--fail-on", "warn", "mine"], 0);
+    home.says(&["policy", "test", "--coverage=100%", "mine"], 0);
     home.says(&["policy", "fmt", "--check", "mine"], 0);
     let report = home.json(&["policy", "test", "mine"]);
     let results = report["results"].as_array().unwrap();
@@ -172,12 +173,12 @@ fn what_is_found_is_told_in_the_form_that_ci_reads() {
     fs::write(&file, good.replace("permit", "forbid")).unwrap();
     let said = home.says(&["policy", "test", "mine", "--format", "junit"], 4);
     assert!(
-        said.contains("failures=\"2\"") && said.contains("nobody refunds yet"),
+        said.contains("failures=\"5\"") && said.contains("a refund needs a change"),
         "{said}"
     );
     let said = home.says(&["policy", "test", "mine", "--format", "plain"], 4);
     assert!(
-        said.contains("\npalisade policy test: 2 errors.\n4 cases, 2 failed.\n"),
+        said.contains("\npalisade policy test: 5 errors.\n9 cases, 5 failed.\n"),
         "{said}"
     );
 
@@ -213,5 +214,282 @@ fn github_gets_a_summary_of_the_job() {
         text.starts_with("before\n<!-- palisade policy test -->\n"),
         "{text}"
     );
-    assert!(text.contains("4 cases, all passed"), "{text}");
+    assert!(text.contains("9 cases, all passed"), "{text}");
+}
+
+/// The lines of a script in YAML, `run: |` or `- |`, that begins behind `after`.
+fn script(yaml: &str, after: &str) -> String {
+    let rest = yaml
+        .split_once(after)
+        .unwrap()
+        .1
+        .split_once("|\n")
+        .unwrap()
+        .1;
+    let indent = rest.len() - rest.trim_start().len();
+    let lines = rest
+        .lines()
+        .take_while(|l| l.is_empty() || l.starts_with(&" ".repeat(indent)));
+    lines
+        .map(|l| l.get(indent..).unwrap_or_default())
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// Runs a script of a CI file in `dir`, with the program in PATH.
+fn run_script(home: &Home, dir: &str, text: &str, env: &[(&str, &str)]) -> std::process::Output {
+    let bin = std::path::Path::new(env!("CARGO_BIN_EXE_palisade"))
+        .parent()
+        .unwrap();
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+    let mut command = std::process::Command::new("bash");
+    command.args(["-c", text]).current_dir(home.path(dir));
+    command
+        .env("PATH", path)
+        .envs(env.iter().copied())
+        .env_remove("GITHUB_STEP_SUMMARY");
+    command.output().unwrap()
+}
+
+/// What `init` writes for GitHub is the action of deploy/ci, and its script passes and
+/// fails as it should.
+#[test]
+fn the_github_action_checks_the_repository() {
+    let home = Home::new();
+    home.says(&["init", "mine"], 0);
+    let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
+    let text = script(&action, "- name: Check\n");
+    let env = [
+        ("DIR", "."),
+        ("FAIL_ON", "warn"),
+        ("COVERAGE", "100"),
+        ("REPORTS", "reports"),
+    ];
+    let output = run_script(&home, "mine", &text, &env);
+    assert!(output.status.success(), "{}", support::said(&output));
+    for report in ["lint.sarif", "tests.junit.xml"] {
+        assert!(
+            home.path(&format!("mine/reports/{report}")).exists(),
+            "{report}"
+        );
+    }
+    let file = home.path("mine/policies/orders.cedar");
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(&file, good.replace("@owner(\"team-orders\")\n", "")).unwrap();
+    let output = run_script(&home, "mine", &text, &env);
+    assert_eq!(output.status.code(), Some(1), "{}", support::said(&output));
+    let said = support::said(&output);
+    assert!(
+        said.contains("::warning file=policies/orders.cedar,line=2"),
+        "{said}"
+    );
+    assert!(
+        said.contains("9 cases, all passed"),
+        "every check is made: {said}"
+    );
+    // An input is data, whatever it looks like.
+    let hostile = [
+        ("DIR", "$(touch pwned); echo ::error::x"),
+        env[1],
+        env[2],
+        env[3],
+    ];
+    let output = run_script(&home, "mine", &text, &hostile);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!home.path("mine/pwned").exists());
+}
+
+/// The program that the action fetches is run only if its digest is the one that was said.
+#[test]
+fn the_github_action_runs_no_program_that_it_was_not_promised() {
+    let action = fs::read_to_string(concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/deploy/ci/github/action.yml"
+    ))
+    .unwrap();
+    let text = script(&action, "- name: Fetch palisade\n");
+    let home = Home::new();
+    fs::create_dir(home.path("bin")).unwrap();
+    // Stands in for the network: gives whatever was asked for.
+    let curl = "#!/bin/sh\nwhile [ \"$1\" != --output ]; do shift; done; printf program > \"$2\"\n";
+    fs::write(home.path("bin/curl"), curl).unwrap();
+    fs::set_permissions(
+        home.path("bin/curl"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    let run = |sha256: &str| {
+        let path = format!(
+            "{}:{}",
+            home.path("bin").display(),
+            std::env::var("PATH").unwrap()
+        );
+        let mut command = std::process::Command::new("bash");
+        command
+            .args(["-c", &text])
+            .env("PATH", path)
+            .env("URL", "https://x.test/p")
+            .env("SHA256", sha256);
+        command
+            .env("RUNNER_TEMP", home.path("temp"))
+            .env("GITHUB_PATH", home.path("path"));
+        command.output().unwrap()
+    };
+    let wrong = "3c0e2ba28e3d1e5c39b79d4ac5cb4a0f0e3d1e5c39b79d4ac5cb4a0f0e3d1e5c";
+    let output = run(wrong);
+    assert_eq!(output.status.code(), Some(1), "{}", support::said(&output));
+    assert!(!home.path("path").exists(), "it is not on the path");
+    let sum = std::process::Command::new("sha256sum")
+        .arg(home.path("temp/palisade-bin/palisade"))
+        .output()
+        .unwrap();
+    let sum = String::from_utf8(sum.stdout).unwrap();
+    let output = run(sum.split(' ').next().unwrap());
+    assert!(output.status.success(), "{}", support::said(&output));
+    assert!(home.path("path").exists());
+}
+
+#[test]
+fn the_gitlab_pipeline_checks_the_repository() {
+    let home = Home::new();
+    home.says(&["init", "mine", "--ci", "gitlab", "--pre-commit"], 0);
+    assert!(home.path("mine/.pre-commit-config.yaml").exists());
+    assert!(!home.path("mine/.github").exists());
+    let pipeline = fs::read_to_string(home.path("mine/.gitlab-ci.yml")).unwrap();
+    let text = script(&pipeline, "  script:\n");
+    let env = [
+        ("PALISADE_DIR", "."),
+        ("PALISADE_FAIL_ON", "warn"),
+        ("PALISADE_COVERAGE", "90"),
+    ];
+    let output = run_script(&home, "mine", &text, &env);
+    assert!(output.status.success(), "{}", support::said(&output));
+    for report in ["gl-code-quality-fmt.json", "gl-code-quality-lint.json"] {
+        let text = fs::read_to_string(home.path(&format!("mine/{report}"))).unwrap();
+        assert_eq!(text.trim(), "[]", "{report}");
+    }
+    assert!(home.path("mine/tests.junit.xml").exists());
+}
+
+/// Each entry of the hooks is a command that the new repository passes.
+#[test]
+fn the_hooks_pass_in_a_new_repository() {
+    let home = Home::new();
+    home.says(&["init", "mine", "--ci", "none", "--pre-commit"], 0);
+    let hooks = fs::read_to_string(home.path("mine/.pre-commit-config.yaml")).unwrap();
+    let entries: Vec<&str> = hooks
+        .lines()
+        .filter_map(|l| l.trim().strip_prefix("entry: "))
+        .collect();
+    assert_eq!(entries.len(), 3);
+    for entry in entries {
+        let output = run_script(&home, "mine", entry, &[]);
+        assert!(
+            output.status.success(),
+            "{entry}: {}",
+            support::said(&output)
+        );
+    }
+}
+
+#[test]
+fn lint_has_exit_codes_a_list_and_fixes() {
+    let home = Home::new();
+    home.says(&["init", "mine"], 0);
+    let file = home.path("mine/policies/orders.cedar");
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(&file, good.replace("like \"CHG-*\"", "like \"CHG-7\"")).unwrap();
+    let said = home.says(&["policy", "lint", "mine"], 0);
+    assert!(
+        said.contains("PLS1165") && said.contains("1 of them has a safe fix"),
+        "{said}"
+    );
+    home.says(&["policy", "lint", "mine", "--fail-on", "warn"], 9);
+    home.says(
+        &[
+            "policy",
+            "lint",
+            "mine",
+            "--fail-on",
+            "warn",
+            "--rule",
+            "-like-exact",
+        ],
+        0,
+    );
+    let said = home.says(&["policy", "lint", "mine", "--rule", "-like-exct"], 3);
+    assert!(
+        said.contains("PLS1180") && said.contains("like-exact"),
+        "{said}"
+    );
+    let said = home.says(&["policy", "lint", "mine", "--fix", "--fail-on", "warn"], 0);
+    assert!(
+        said.contains("policies/orders.cedar: 1 place mended"),
+        "{said}"
+    );
+    assert!(fs::read_to_string(&file).unwrap().contains("== \"CHG-7\""));
+    home.says(&["policy", "fmt", "--check", "mine"], 0);
+    let rules = home.json(&["policy", "lint", "--list"]);
+    assert!(rules.as_array().unwrap().len() > 20);
+    fs::write(&file, good.replace("permit", "permitt")).unwrap();
+    home.says(&["policy", "lint", "mine"], 3);
+}
+
+/// A failing case says why, clause by clause, and too little coverage fails the run.
+#[test]
+fn a_failing_case_is_explained_and_coverage_can_fail() {
+    let home = Home::new();
+    home.says(&["init", "mine"], 0);
+    let table = home.path("mine/tests/orders.yaml");
+    let good = fs::read_to_string(&table).unwrap();
+    fs::write(
+        &table,
+        good.replace("context: with-change\n    expect: allow", "expect: allow"),
+    )
+    .unwrap();
+    let said = home.says(&["policy", "test", "mine", "--trace", "failed"], 4);
+    for part in [
+        "expected allow, got not_permitted",
+        "✗ context.http.headers has \"x-change-id\"",
+        "context.http.headers[\"x-change-id\"] = absent",
+    ] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    fs::write(&table, good).unwrap();
+    let said = home.says(
+        &[
+            "policy",
+            "test",
+            "mine",
+            "--run",
+            "quarantine",
+            "--coverage=50%",
+        ],
+        4,
+    );
+    assert!(
+        said.contains("PLS2021") && said.contains("never decides"),
+        "{said}"
+    );
+    let said = home.says(
+        &[
+            "policy",
+            "test",
+            "mine",
+            "--run",
+            "quarantine",
+            "--trace",
+            "all",
+        ],
+        0,
+    );
+    assert!(
+        said.contains("nearest") || said.contains("quarantine policies/guardrails.cedar"),
+        "{said}"
+    );
+    home.says(&["policy", "test", "mine", "--coverage=101%"], 2);
+    let said = home.says(&["policy", "test", "mine", "--update"], 0);
+    assert!(said.contains("rows name the policies"), "{said}");
+    let said = home.says(&["policy", "test", "mine", "--update"], 0);
+    assert!(said.contains("0 rows name"), "{said}");
 }

@@ -29,10 +29,15 @@ mod cedar;
 mod check;
 pub mod codes;
 mod entities;
+mod facts;
 mod files;
 pub mod fmt;
-mod lint;
+mod impossible;
+mod kin;
+mod known;
+pub mod lint;
 mod nesting;
+mod places;
 mod policies;
 mod question;
 #[cfg(test)]
@@ -45,13 +50,15 @@ pub mod tests;
 mod yaml;
 
 pub use nesting::{BRACKETS_MAX, OPERATORS_MAX};
+pub use places::Places;
 pub use policies::{ID_LEN_MAX, MESSAGE_LEN_MAX};
 pub use question::{Ask, OwnedQuestion, question};
 pub use schema::generated as generated_schema;
 pub use services::{NAME_LEN_MAX, OPERATIONS_MAX};
 pub use settings::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
 
-use policies::Policies;
+use entities::{Overlay, People};
+use policies::{Policies, Read};
 use services::Declared;
 
 /// Longest file of a repository, in bytes.
@@ -99,6 +106,7 @@ pub fn files_of(dir: &Path) -> Vec<String> {
 }
 
 /// The files of a repository as they were read, not yet compiled.
+#[derive(Clone)]
 pub(crate) struct Texts {
     bundle: Bundle,
     found: Vec<Diagnostic>,
@@ -122,22 +130,20 @@ impl Texts {
     }
 
     pub(crate) fn compile(self) -> Loaded {
-        let Self {
-            mut bundle,
-            mut found,
-        } = self;
+        let Self { bundle, mut found } = self;
         if bundle.files.is_empty() {
             return finish(None, found);
         }
-        on_own_stack(move || {
-            let draft = draft(&bundle, &mut found);
+        loaded(on_own_stack(move || {
+            let draft = draft(&bundle, None, &mut found);
             let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
+                let (mut bundle, info) = (bundle, draft.info());
                 bundle.trust_domain = draft.trust_domain.as_str().to_owned();
-                bundle.sources = sources(&draft.info);
-                draft.sealed(Bytes::from(bundle.encode_to_vec()))
+                bundle.sources = sources(&info);
+                draft.sealed(info, Bytes::from(bundle.encode_to_vec()))
             });
             finish(compiled, found)
-        })
+        }))
     }
 }
 
@@ -158,8 +164,8 @@ pub fn compile(bytes: Bytes) -> Loaded {
     if !found.is_empty() {
         return finish(None, found);
     }
-    on_own_stack(move || {
-        let draft = draft(&bundle, &mut found);
+    loaded(on_own_stack(move || {
+        let draft = draft(&bundle, None, &mut found);
         if let Some(draft) = &draft
             && draft.trust_domain.as_str() != bundle.trust_domain
         {
@@ -172,17 +178,35 @@ pub fn compile(bytes: Bytes) -> Loaded {
                 ),
             );
         }
-        let compiled = draft.filter(|_| !any_error(&found)).map(|mut draft| {
+        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
+            let mut infos = draft.info();
             for source in &bundle.sources {
-                if let Some(info) = draft.info.get_mut(source.policy_id.as_str()) {
+                if let Some(info) = infos.get_mut(source.policy_id.as_str()) {
                     info.commit = not_empty(&source.commit);
                     info.author = not_empty(&source.author);
                 }
             }
-            draft.sealed(bytes)
+            draft.sealed(infos, bytes)
         });
         finish(compiled, found)
-    })
+    }))
+}
+
+/// Compiles a repository once more, with other entities. Its bundle, and so its digest,
+/// stay what they were: only tests ask for this.
+fn with_entities(compiled: &Compiled, overlay: Overlay) -> Loaded {
+    let (bytes, mut found) = (compiled.bundle.clone(), Vec::new());
+    let Ok(bundle) = Bundle::decode(bytes.clone()) else {
+        return compile(bytes);
+    };
+    loaded(on_own_stack(move || {
+        let draft = draft(&bundle, Some(&overlay), &mut found);
+        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
+            let info = draft.info();
+            draft.sealed(info, bytes)
+        });
+        finish(compiled, found)
+    }))
 }
 
 /// A folder without them is no repository; a bundle may come from elsewhere.
@@ -209,55 +233,75 @@ fn unknown_features(bundle: &Bundle) -> Vec<Diagnostic> {
         .collect()
 }
 
-/// Everything of [`Compiled`] but the bundle.
+/// A repository that was read, before its bundle is sealed.
 struct Draft {
     trust_domain: palisade_mesh::spiffe_id::TrustDomain,
     schema: cedar_policy::Schema,
     policies: cedar_policy::PolicySet,
     entities: cedar_policy::Entities,
     catalogue: Arc<Catalogue>,
-    info: BTreeMap<SmolStr, PolicyInfo>,
+    parts: Parts,
+}
+
+/// What files declared, with the places that are not part of a bundle.
+struct Parts {
+    read: BTreeMap<SmolStr, Read>,
+    declared: Vec<Declared>,
+    people: People,
+    settings: Source,
 }
 
 impl Draft {
-    fn sealed(self, bundle: Bytes) -> Compiled {
-        Compiled {
+    fn info(&self) -> BTreeMap<SmolStr, PolicyInfo> {
+        let read = self.parts.read.iter();
+        read.map(|(id, read)| (id.clone(), read.info.clone()))
+            .collect()
+    }
+
+    fn sealed(self, info: BTreeMap<SmolStr, PolicyInfo>, bundle: Bytes) -> Compiled {
+        self.parted(info, bundle).0
+    }
+
+    /// The compiled repository, and what it leaves behind.
+    fn parted(self, info: BTreeMap<SmolStr, PolicyInfo>, bundle: Bytes) -> (Compiled, Parts) {
+        let compiled = Compiled {
             trust_domain: self.trust_domain,
             schema: self.schema,
             policies: self.policies,
             entities: self.entities,
             catalogue: self.catalogue,
-            info: self.info,
+            info,
             digest: Digest::of(&bundle),
             bundle,
-        }
+        };
+        (compiled, self.parts)
     }
 }
 
 /// Compiles the texts; goes on after a mistake as far as it makes sense.
-fn draft(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Option<Draft> {
+fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>) -> Option<Draft> {
     let files = sources_of(bundle, found);
     let mut policies = Policies::default();
     for source in files.iter().filter(|s| files::is_policy(&s.path)) {
         policies.read(source, found);
     }
-    let settings = files.iter().find(|s| &*s.path == files::SETTINGS);
-    let settings = match settings {
-        Some(source) => settings::read(source, found),
-        None => {
-            found.push(without_settings());
-            None
-        }
-    }?;
+    let Some(settings_source) = files.iter().find(|s| &*s.path == files::SETTINGS) else {
+        found.push(without_settings());
+        return None;
+    };
+    let settings = settings::read(settings_source, found)?;
     let before = error_count(found);
     let mut declared: Vec<Declared> = files
         .iter()
         .filter(|s| files::is_service(&s.path))
         .filter_map(|s| services::read(s, &settings, found))
         .collect();
-    let mut people = entities::People::default();
+    let mut people = People::default();
     for source in files.iter().filter(|s| files::is_entities(&s.path)) {
         entities::read(source, &settings, &mut declared, &mut people, found);
+    }
+    if let Some(overlay) = overlay {
+        entities::read_over(overlay, &settings, &mut declared, &mut people, found);
     }
     services::check_together(&declared, found);
     let services_broken = error_count(found) > before;
@@ -282,18 +326,19 @@ fn draft(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Option<Draft> {
             return None;
         }
     };
-    lint::check(&policies, &entities, &domain, found);
+    known::check(&policies, &entities, &domain, found);
     Some(Draft {
         trust_domain: domain,
         schema,
         policies: policies.set,
         entities,
         catalogue: Arc::new(catalogue),
-        info: policies
-            .read
-            .into_iter()
-            .map(|(k, r)| (k, r.info))
-            .collect(),
+        parts: Parts {
+            read: policies.read,
+            declared,
+            people,
+            settings: settings_source.clone(),
+        },
     })
 }
 
@@ -368,22 +413,26 @@ fn place(d: &Diagnostic) -> (&str, usize, u16) {
 }
 
 /// Runs `work` on a thread with a stack of [`STACK_LEN`].
-fn on_own_stack(work: impl FnOnce() -> Loaded + Send + 'static) -> Loaded {
+fn on_own_stack<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Diagnostic> {
     let running = thread::Builder::new()
         .name("policy-compiler".to_owned())
         .stack_size(STACK_LEN)
         .spawn(work);
-    match running.map(thread::JoinHandle::join) {
-        Ok(Ok(loaded)) => loaded,
-        failed => {
-            let cause = match failed {
-                Err(error) => error.to_string(),
-                Ok(_) => "bug: the compiler panicked".to_owned(),
-            };
-            let diagnostic = Diagnostic::error(codes::UNREADABLE, "policy compiler did not finish")
-                .cause(cause)
-                .help("try again; if it stays so, bisect the last change of the repository");
-            finish(None, vec![diagnostic])
-        }
-    }
+    let cause = match running.map(thread::JoinHandle::join) {
+        Ok(Ok(made)) => return Ok(made),
+        Ok(Err(_)) => "bug: the compiler panicked".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(
+        Diagnostic::error(codes::UNREADABLE, "policy compiler did not finish")
+            .cause(cause)
+            .help("try again; if it stays so, bisect the last change of the repository"),
+    )
+}
+
+/// What came of compiling, also where it did not come to its end.
+fn loaded(made: Result<Loaded, Diagnostic>) -> Loaded {
+    made.unwrap_or_else(|diagnostic| finish(None, vec![diagnostic]))
 }

@@ -50,6 +50,7 @@ mod world;
 
 use smol_str::SmolStr;
 
+pub(crate) use self::core::{Body, Condition, Glob, Kind, Node, Term, written};
 pub use engine::{
     DECISION_BYTES_MAX, DECISIONS_MAX, Engine, KEY_LEN_MAX, SELF_CHECK_EVERY,
     SELF_CHECK_EVERY_PER_POLICY, SLICE_BYTES_MAX, SLICES_MAX,
@@ -59,6 +60,7 @@ pub use explain::{
     Seen,
 };
 pub use palisade_mesh::decision::SelfCheck;
+pub(crate) use rule::{Scope, Shape};
 pub use snapshot::Snapshot;
 
 /// Why no snapshot can be made of a compiled repository; the compiler is to blame.

@@ -1,8 +1,6 @@
 //! `palisade check`: what is wrong with the running mesh, and how to mend it.
 
-use clap::ValueEnum;
-
-use super::{Context, Exit, block_on};
+use super::{Context, Exit, FailOn, block_on};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -17,12 +15,6 @@ pub(super) struct Args {
     /// What makes the command fail.
     #[arg(long, value_enum, default_value_t = FailOn::Error)]
     fail_on: FailOn,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FailOn {
-    Error,
-    Warn,
 }
 
 pub(super) fn main(args: &Args, context: &Context) -> Exit {

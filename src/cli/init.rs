@@ -1,24 +1,61 @@
-//! `palisade init`: a policy repository that passes its own tests.
+//! `palisade init`: a policy repository that passes its own checks, with what runs them.
 
 use std::{fs, io, path::PathBuf};
 
+use clap::ValueEnum;
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{Context, Exit};
 use crate::render::{self, Output};
 
-/// The template: path within the repository and text.
-const TEMPLATE: &[(&str, &str)] = &[
+/// A file of the template: path within the repository, and text.
+type Template = (&'static str, &'static str);
+
+const REPOSITORY: &[Template] = &[
+    (".gitignore", include_str!("init/gitignore")),
+    ("CODEOWNERS", include_str!("init/codeowners")),
+    ("README.md", include_str!("init/readme.md")),
     ("palisade.yaml", include_str!("init/palisade.yaml")),
     ("services/web.yaml", include_str!("init/web.yaml")),
     ("services/orders.yaml", include_str!("init/orders.yaml")),
+    ("entities/groups.yaml", include_str!("init/groups.yaml")),
     (
         "policies/guardrails.cedar",
         include_str!("init/guardrails.cedar"),
     ),
     ("policies/orders.cedar", include_str!("init/orders.cedar")),
+    (
+        "tests/guardrails.yaml",
+        include_str!("init/guardrails_test.yaml"),
+    ),
     ("tests/orders.yaml", include_str!("init/orders_test.yaml")),
+    (
+        "tests/fixtures/shop.yaml",
+        include_str!("init/shop_fixtures.yaml"),
+    ),
+    ("invariants/README.md", include_str!("init/invariants.md")),
 ];
+
+const GITHUB: &[Template] = &[
+    (
+        ".github/workflows/policy.yml",
+        include_str!("init/workflow.yml"),
+    ),
+    (
+        ".github/actions/palisade/action.yml",
+        include_str!("../../deploy/ci/github/action.yml"),
+    ),
+];
+
+const GITLAB: &[Template] = &[(
+    ".gitlab-ci.yml",
+    include_str!("../../deploy/ci/gitlab/policy.yml"),
+)];
+
+const PRE_COMMIT: &[Template] = &[(
+    ".pre-commit-config.yaml",
+    include_str!("init/pre_commit.yaml"),
+)];
 
 /// Arguments of `init`.
 #[derive(Debug, clap::Args)]
@@ -26,21 +63,47 @@ pub(super) struct Args {
     /// Folder to make the repository in.
     #[arg(default_value = ".")]
     dir: PathBuf,
+    /// Whose continuous integration is to check changes.
+    #[arg(long, value_enum, default_value_t = Ci::Github)]
+    ci: Ci,
+    /// Check before each commit, too, with pre-commit.
+    #[arg(long)]
+    pre_commit: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Ci {
+    Github,
+    Gitlab,
+    None,
+}
+
+impl Args {
+    fn files(&self) -> Vec<Template> {
+        let ci = match self.ci {
+            Ci::Github => GITHUB,
+            Ci::Gitlab => GITLAB,
+            Ci::None => &[],
+        };
+        let hooks = if self.pre_commit { PRE_COMMIT } else { &[] };
+        [REPOSITORY, ci, hooks].concat()
+    }
 }
 
 pub(super) fn main(args: &Args, context: &Context) -> Exit {
-    match write(args) {
+    let files = args.files();
+    match write(args, &files) {
         Ok(()) => {
             let dir = args.dir.display().to_string();
             if context.output == Output::Json {
-                let files: Vec<&str> = TEMPLATE.iter().map(|(path, _)| *path).collect();
+                let files: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
                 render::json(&serde_json::json!({ "dir": dir, "files": files }));
                 return Exit::Ok;
             }
             render::line(&format!(
                 "{} wrote {} files to {dir}",
                 render::paint(render::GOOD, "✓"),
-                TEMPLATE.len()
+                files.len()
             ));
             render::next(&[
                 (
@@ -59,10 +122,8 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
 }
 
 /// Writes every file, or none when one is already there.
-fn write(args: &Args) -> Result<(), Diagnostic> {
-    let taken = TEMPLATE
-        .iter()
-        .find(|(path, _)| args.dir.join(path).exists());
+fn write(args: &Args, files: &[Template]) -> Result<(), Diagnostic> {
+    let taken = files.iter().find(|(path, _)| args.dir.join(path).exists());
     if let Some((path, _)) = taken {
         return Err(Diagnostic::error(
             9111,
@@ -71,7 +132,7 @@ fn write(args: &Args) -> Result<(), Diagnostic> {
         .cause("init never overwrites a file")
         .help("choose an empty folder: palisade init my-policies"));
     }
-    for (path, text) in TEMPLATE {
+    for (path, text) in files {
         let path = args.dir.join(path);
         let written = path
             .parent()

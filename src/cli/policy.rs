@@ -8,9 +8,10 @@ use palisade_pdp::author::{self, Loaded};
 use super::{Context, Exit, Repository};
 use crate::render::{self, paint};
 
+mod cases;
 mod fmt;
+mod lint;
 mod outputs;
-mod test;
 mod validate;
 
 use outputs::Outputs;
@@ -18,10 +19,12 @@ use outputs::Outputs;
 /// What to do with the repository.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// Parse, type-check and lint everything, tests too; all mistakes at once.
+    /// Parse and type-check everything, tests too; all mistakes at once.
     Validate(validate::Args),
+    /// Look for what compiles and still is not what anybody means.
+    Lint(lint::Args),
     /// Run the repository's own tests on the engine that enforces.
-    Test(test::Args),
+    Test(cases::Args),
     /// Lay out the Cedar files in the one way.
     Fmt(fmt::Args),
     /// Print the Cedar schema that the catalogue gives.
@@ -31,7 +34,8 @@ pub(super) enum Command {
 pub(super) fn main(command: &Command, context: &Context) -> Exit {
     match command {
         Command::Validate(args) => validate::main(args, context),
-        Command::Test(args) => test::main(args, context),
+        Command::Lint(args) => lint::main(args, context),
+        Command::Test(args) => cases::main(args, context),
         Command::Fmt(args) => fmt::main(args, context),
         Command::Schema(repository) => schema(&repository.dir, context),
     }

@@ -57,21 +57,26 @@ pub(crate) fn reason(explanation: &Explanation) -> String {
     }
 }
 
-/// Determining policies, or the nearest permits with their first false clause.
+/// Prints what a decision rests on.
 pub(crate) fn print_reasons(explanation: &Explanation) {
+    reasons(explanation).iter().for_each(|l| line(l));
+}
+
+/// Determining policies, or the nearest permits with their first false clause.
+pub(crate) fn reasons(explanation: &Explanation) -> Vec<String> {
+    let mut lines = Vec::new();
     let own = explanation.determining.iter().chain(&explanation.errors);
-    for policy in own {
-        line("");
-        print_policy(policy);
+    for view in own {
+        lines.push(String::new());
+        lines.extend(policy(view));
     }
     if explanation.determining.is_empty() && !explanation.nearest.is_empty() {
-        line(&format!("\n{}", strong("nearest policies")));
-        for policy in &explanation.nearest {
-            print_policy(policy);
-        }
+        lines.push(String::new());
+        lines.push(strong("nearest policies"));
+        lines.extend(explanation.nearest.iter().flat_map(policy));
     }
     for missing in &explanation.missing_entities {
-        line(&format!(
+        lines.push(format!(
             "{}  {} is not in the snapshot",
             paint(WARN, "missing"),
             clean(missing)
@@ -83,19 +88,17 @@ pub(crate) fn print_reasons(explanation: &Explanation) {
             .iter()
             .map(|(k, v)| format!("{k} = {}", clean(v)))
             .collect();
-        line(&format!(
-            "\n{}  {}",
-            paint(NAME, "inputs"),
-            inputs.join(" · ")
-        ));
+        lines.push(String::new());
+        lines.push(format!("{}  {}", paint(NAME, "inputs"), inputs.join(" · ")));
     }
     if !explanation.not_recorded.is_empty() {
         let names = explanation.not_recorded.join(", ");
-        line(&format!("{}  {names}", paint(WARN, "not recorded")));
+        lines.push(format!("{}  {names}", paint(WARN, "not recorded")));
     }
+    lines
 }
 
-fn print_policy(policy: &PolicyView) {
+fn policy(policy: &PolicyView) -> Vec<String> {
     let owner = policy
         .owner
         .as_deref()
@@ -107,24 +110,23 @@ fn print_policy(policy: &PolicyView) {
         1 => " · its condition does not hold".into(),
         n => format!(" · {} of {n} conditions hold", policy.passed),
     };
-    line(&format!(
+    let mut lines = vec![format!(
         "  {}{}",
         named(policy),
         paint(DIM, format!("{conditions}{owner}"))
-    ));
+    )];
     for why_not in &policy.scope {
-        line(&format!("      {} {}", paint(BAD, "✗"), clean(why_not)));
+        lines.push(format!("      {} {}", paint(BAD, "✗"), clean(why_not)));
     }
     for note in &policy.notes {
-        line(&format!("      {} {}", paint(WARN, "!"), clean(note)));
+        lines.push(format!("      {} {}", paint(WARN, "!"), clean(note)));
     }
-    for clause in &policy.clauses {
-        let width = screen::width().unwrap_or(WIDTH_DEFAULT);
-        clause_lines(clause, width).iter().for_each(|l| line(l));
-    }
+    let width = screen::width().unwrap_or(WIDTH_DEFAULT);
+    lines.extend(policy.clauses.iter().flat_map(|c| clause_lines(c, width)));
     if let Some(message) = &policy.deny_message {
-        line(&format!("      {}", paint(DIM, clean(message))));
+        lines.push(format!("      {}", paint(DIM, clean(message))));
     }
+    lines
 }
 
 /// A clause with its mark and what it saw, on one line where it fits `width`, else

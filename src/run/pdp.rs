@@ -401,6 +401,7 @@ impl Can {
                 on: None,
                 headers: self.headers.clone(),
                 source: self.source.clone(),
+                anonymous: false,
                 now_us: self.now_us.unwrap_or_else(|| clock.now_us()),
             },
         )?;

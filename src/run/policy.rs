@@ -14,7 +14,7 @@ use palisade_mesh::{
 use palisade_pdp::{
     author,
     compiled::Compiled,
-    decide::{Engine, Snapshot},
+    decide::{Engine, Snapshot, SnapshotError},
 };
 use palisade_proxy::{Decider, Endpoint, EndpointTable, PolicySnapshot};
 
@@ -65,11 +65,14 @@ pub(super) fn plugged(snapshot: Arc<Snapshot>) -> Arc<dyn PolicySnapshot> {
 /// # Errors
 /// When the engine refuses it.
 pub(crate) fn snapshot(compiled: Compiled, sequence: u64) -> Result<Arc<Snapshot>, Diagnostic> {
-    Snapshot::new(compiled, sequence).map_err(|error| {
-        Diagnostic::error(6001, "the engine cannot be built from this revision")
-            .cause(error.to_string())
-            .help("see the policy it names: palisade policy validate")
-    })
+    Snapshot::new(compiled, sequence).map_err(|error| no_engine(&error))
+}
+
+/// What to say where the engine refuses a revision.
+pub(crate) fn no_engine(error: &SnapshotError) -> Diagnostic {
+    Diagnostic::error(6001, "the engine cannot be built from this revision")
+        .cause(error.to_string())
+        .help("see the policy it names: palisade policy validate")
 }
 
 /// Builds the engine of a proxy: its policy must be of its own trust domain. In

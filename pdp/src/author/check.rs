@@ -1,6 +1,9 @@
 //! Strict validation at level 1, told one message per cause.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use cedar_policy::{
     PolicyId, Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
@@ -9,12 +12,15 @@ use miette::Diagnostic as Report;
 use palisade_mesh::diagnostic::{Diagnostic, Severity, did_you_mean};
 
 use super::{
-    DIAGNOSTICS_MAX, cedar, codes,
+    DIAGNOSTICS_MAX, cedar, codes, impossible,
     policies::{Policies, Read},
 };
 
 /// How deep a policy may look into entities.
 const LEVEL: u32 = 1;
+
+/// Most impossible policies whose contradiction is looked for.
+const TRIED_MAX: usize = 20;
 
 /// Validates all policies. `catalogue_broken` says that services are missing from
 /// the schema, so that actions which may be theirs are not reported again.
@@ -60,12 +66,19 @@ pub(crate) fn validate(
             found.push(diagnostic);
         }
     }
+    // Trying parts of a policy costs a validation each; people read some dozens at most.
+    let tried = Cell::new(0);
+    let culprits = |id: &str| {
+        tried.set(tried.get() + 1);
+        let policy = policies.set.policy(&PolicyId::new(id))?;
+        (tried.get() <= TRIED_MAX).then(|| impossible::culprits(policy, &validator))?
+    };
     for (id, warnings) in warnings {
         let Some(read) = policies.read.get(id) else {
             continue;
         };
         if !broken.contains(id) {
-            found.extend(of_warnings(&warnings, read));
+            found.extend(of_warnings(&warnings, read, || culprits(id)));
         }
     }
 }
@@ -289,7 +302,11 @@ fn quoted(text: &str) -> &str {
     text.split('`').nth(1).unwrap_or(text)
 }
 
-fn of_warnings(warnings: &[&ValidationWarning], read: &Read) -> Vec<Diagnostic> {
+fn of_warnings(
+    warnings: &[&ValidationWarning],
+    read: &Read,
+    culprits: impl FnOnce() -> Option<(String, String)>,
+) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let id = &read.info.id;
     let never = |w: &&&ValidationWarning| {
@@ -302,10 +319,18 @@ fn of_warnings(warnings: &[&ValidationWarning], read: &Read) -> Vec<Diagnostic> 
         let scope = matches!(first, ValidationWarning::InvalidActionApplication(_));
         let mut diagnostic =
             Diagnostic::warning(codes::IMPOSSIBLE, format!("policy `{id}` can never match"))
-                .cause(if scope {
-                    "no action of its scope applies to such a principal and such a resource"
-                } else {
-                    "its scope and conditions contradict each other, whatever the request is"
+                .cause(match (!scope).then(culprits).flatten() {
+                    _ if scope => {
+                        "no action of its scope applies to such a principal and such a resource"
+                            .to_owned()
+                    }
+                    Some((first, second)) => {
+                        format!("{first} and {second} cannot both hold, by their types")
+                    }
+                    None => {
+                        "its scope and conditions contradict each other, whatever the request is"
+                            .to_owned()
+                    }
                 })
                 .help("remove it, or correct the type that is tested");
         diagnostic.location = Some(read.find(read.effect()));

@@ -116,6 +116,39 @@ pub const PERMIT_ALL: u16 = 1150;
 /// A Cedar file is not in the one layout.
 pub const LAYOUT: u16 = 1160;
 
+/// Policy without `@owner`.
+pub const OWNER_MISSING: u16 = 1161;
+/// `permit` whose scope names nobody.
+pub const UNSCOPED_PERMIT: u16 = 1162;
+/// `like "*"`.
+pub const LIKE_EVERYTHING: u16 = 1163;
+/// Pattern for a path that does not begin with `/`.
+pub const LIKE_UNANCHORED: u16 = 1164;
+/// `like` without `*`.
+pub const LIKE_EXACT: u16 = 1165;
+/// Part of a condition that is always true, or always false.
+pub const CONSTANT: u16 = 1166;
+/// Alternative that can never be true.
+pub const UNREACHABLE: u16 = 1167;
+/// Policy that another one makes superfluous.
+pub const SHADOWED: u16 = 1168;
+/// Permit past its `@expires`.
+pub const EXPIRED: u16 = 1169;
+/// Permit that soon expires.
+pub const EXPIRES_SOON: u16 = 1170;
+/// Too many policies that every request has to evaluate.
+pub const MANY_UNSCOPED: u16 = 1171;
+/// Policy that decides no test.
+pub const UNTESTED: u16 = 1172;
+/// Group that no policy names.
+pub const UNUSED_GROUP: u16 = 1173;
+/// Header that no policy reads.
+pub const UNUSED_HEADER: u16 = 1174;
+/// Operation that no permit reaches.
+pub const UNUSED_OPERATION: u16 = 1175;
+/// No lint rule is called that.
+pub const LINT_RULE: u16 = 1180;
+
 /// No test to run.
 pub const NO_TESTS: u16 = 2001;
 /// Nobody is called that.
@@ -132,6 +165,10 @@ pub const TEST_FAILED: u16 = 2003;
 pub const TEST_POLICY: u16 = 2014;
 /// Context of a question cannot be used.
 pub const TEST_CONTEXT: u16 = 2016;
+/// A test names a fixture that does not exist.
+pub const TEST_FIXTURE: u16 = 2020;
+/// A policy failed to evaluate in a test.
+pub const TEST_ERRED: u16 = 2022;
 
 /// Bundle needs a feature that this program lacks.
 pub const FEATURE_UNKNOWN: u16 = 3001;

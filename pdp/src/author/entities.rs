@@ -14,7 +14,7 @@ use super::{
     SUGGESTIONS_MAX, codes,
     services::{self, Declared, is_word},
     settings::Settings,
-    yaml::{Node, Reader, parse},
+    yaml::{Node, Reader, Value, parse},
 };
 
 /// Groups and users, as they are meant.
@@ -28,7 +28,7 @@ pub(crate) struct People {
 /// A group and who is in it, by what they are.
 #[derive(Debug)]
 pub(crate) struct Group {
-    at: Location,
+    pub(crate) at: Location,
     pub(crate) services: Vec<Member>,
     pub(crate) workloads: Vec<Member>,
     pub(crate) groups: Vec<Member>,
@@ -39,7 +39,7 @@ pub(crate) struct Group {
 #[derive(Debug)]
 pub(crate) struct Member {
     pub(crate) name: SmolStr,
-    at: Location,
+    pub(crate) at: Location,
 }
 
 /// A user as tokens name them.
@@ -58,6 +58,13 @@ impl User {
     }
 }
 
+/// Entities that go before those of the repository: a fixture of tests.
+#[derive(Debug, Clone)]
+pub(crate) struct Overlay {
+    pub(crate) source: Source,
+    pub(crate) node: Node,
+}
+
 /// Reads one file into `people`; attributes go to the services they are of.
 pub(crate) fn read(
     source: &Source,
@@ -66,22 +73,76 @@ pub(crate) fn read(
     people: &mut People,
     found: &mut Vec<Diagnostic>,
 ) {
-    let Some(root) = parse(source, found) else {
-        return;
-    };
-    let mut reader = Reader::new(source, found);
-    let Some(fields) = reader.fields(&root, "an entities file", &["groups", "users", "services"])
+    if let Some(root) = parse(source, found) {
+        let mut reader = Reader::new(source, found);
+        read_node(&root, settings, declared, people, &mut reader);
+    }
+}
+
+/// Reads a fixture: what it names is as it says, whatever was read before.
+pub(crate) fn read_over(
+    overlay: &Overlay,
+    settings: &Settings,
+    declared: &mut [Declared],
+    people: &mut People,
+    found: &mut Vec<Diagnostic>,
+) {
+    forget(&overlay.node, declared, people);
+    let mut reader = Reader::new(&overlay.source, found);
+    read_node(&overlay.node, settings, declared, people, &mut reader);
+}
+
+fn read_node(
+    root: &Node,
+    settings: &Settings,
+    declared: &mut [Declared],
+    people: &mut People,
+    reader: &mut Reader<'_>,
+) {
+    let Some(fields) = reader.fields(root, "an entities file", &["groups", "users", "services"])
     else {
         return;
     };
     if let Some(node) = fields.get("groups") {
-        groups(node, settings, people, &mut reader);
+        groups(node, settings, people, reader);
     }
     if let Some(node) = fields.get("users") {
-        users(node, people, &mut reader);
+        users(node, people, reader);
     }
     if let Some(node) = fields.get("services") {
-        attributes(node, declared, &mut reader);
+        attributes(node, declared, reader);
+    }
+}
+
+/// Takes out what a file of entities names.
+fn forget(root: &Node, declared: &mut [Declared], people: &mut People) {
+    let entries = |node: &Node| match &node.value {
+        Value::Map(entries) => entries.clone(),
+        _ => Vec::new(),
+    };
+    for section in entries(root) {
+        for entry in entries(&section.value) {
+            match section.key.as_str() {
+                "groups" => drop(people.groups.remove(entry.key.as_str())),
+                "users" => {
+                    if let Some(user) = people.users.remove(entry.key.as_str()) {
+                        people.user_ids.remove(&user.id());
+                    }
+                }
+                _ => {
+                    let service = declared
+                        .iter_mut()
+                        .find(|d| d.service.id.short() == entry.key);
+                    let Some(service) = service else { continue };
+                    for attribute in entries(&entry.value) {
+                        match attribute.key.as_str() {
+                            "tier" => service.tier = None,
+                            _ => service.labels.clear(),
+                        }
+                    }
+                }
+            }
+        }
     }
 }
 

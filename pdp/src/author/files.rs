@@ -49,6 +49,9 @@ pub(crate) const TESTS: Kind = Kind {
     extensions: &["yaml", "yml"],
 };
 
+/// What tables share; no tables themselves.
+pub(crate) const FIXTURES: &str = "tests/fixtures/";
+
 /// Whether `path` of a bundle is of this kind.
 fn is_of(path: &str, kind: &Kind) -> bool {
     path.strip_prefix(kind.folder)

@@ -79,20 +79,21 @@ pub fn check(dir: &Path) -> (Vec<Formatted>, Vec<Diagnostic>) {
 /// The first file that cannot be written; those before it are.
 pub fn write(dir: &Path, formatted: &[Formatted]) -> Result<(), Diagnostic> {
     for one in formatted.iter().filter(|f| f.changed) {
-        replace(&dir.join(&one.file), &one.text).map_err(|error| {
-            Diagnostic::error(
-                codes::UNREADABLE,
-                format!("`{}` cannot be written", one.file),
-            )
-            .cause(error.to_string())
-            .help("check that this user may write it")
-        })?;
+        replace(&dir.join(&one.file), &one.text).map_err(|error| unwritten(&one.file, &error))?;
     }
     Ok(())
 }
 
-fn replace(path: &Path, text: &str) -> io::Result<()> {
-    let draft = path.with_extension("cedar.tmp");
+/// What to say of a file that cannot be written.
+pub(super) fn unwritten(file: &str, error: &io::Error) -> Diagnostic {
+    Diagnostic::error(codes::UNREADABLE, format!("`{file}` cannot be written"))
+        .cause(error.to_string())
+        .help("check that this user may write it")
+}
+
+/// Replaces a file as a whole.
+pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let draft = path.with_extension("tmp");
     fs::write(&draft, text)?;
     fs::set_permissions(&draft, fs::metadata(path)?.permissions())?;
     fs::rename(&draft, path)
@@ -100,7 +101,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// Lays out each policy; comments and blank lines between policies stay, the
 /// latter one at most.
-fn format(source: &Source) -> Result<String, Vec<Diagnostic>> {
+pub(super) fn format(source: &Source) -> Result<String, Vec<Diagnostic>> {
     nesting::check(source).map_err(|d| vec![*d])?;
     let parsed: PolicySet = source
         .text

@@ -1,149 +1,331 @@
-//! What validation cannot see: entities that do not exist, permits that permit
-//! everything.
+//! `policy lint`: what compiles, and still is not what anybody means.
+//!
+//! [`RULES`] is the table of rules. Some are kept by the compiler, which must tell them
+//! everywhere; the others look at a whole repository here and nowhere else, so they cost
+//! a proxy nothing. Each has a section with a failing and a passing example in
+//! `docs/reference/lint.md`, and a test runs them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{collections::BTreeSet, iter, ops::Range, path::Path, sync::Arc};
 
-use cedar_policy::{
-    ActionConstraint, Entities, EntityUid, PrincipalConstraint, ResourceConstraint,
-};
-use cedar_policy_core::ast::{ExprKind, Literal};
+use bytes::Bytes;
 use palisade_mesh::{
-    diagnostic::{Diagnostic, did_you_mean},
-    spiffe_id::TrustDomain,
+    diagnostic::{Diagnostic, Location, did_you_mean},
+    yaml::{Source, Span},
 };
+use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
-    SUGGESTIONS_MAX, codes,
-    policies::{Policies, Read},
+    Draft, Parts, Texts, any_error, codes, facts,
+    facts::Fact,
+    kin::Kin,
+    on_own_stack, place,
+    policies::Read,
+    tests::{self, Decide, Engines},
+};
+use crate::{
+    compiled::Compiled,
+    decide::{Body, Condition, Scope},
 };
 
-/// Types whose entities are all known from the repository.
-const COMPLETE: &[&str] = &["Group", "Namespace", "Operation", "Service", "Workload"];
+mod condition;
+mod expiry;
+mod fix;
+mod impossible;
+mod like;
+mod owner;
+mod rules;
+mod scope;
+mod shadow;
+mod tested;
+mod unused;
 
-/// Looks for entities that do not exist and permits that permit everything.
-pub(crate) fn check(
-    policies: &Policies,
-    entities: &Entities,
-    domain: &TrustDomain,
-    found: &mut Vec<Diagnostic>,
-) {
-    let known = Known::new(entities);
-    for policy in policies.set.policies() {
-        let Some(read) = policies.read.get::<str>(policy.id().as_ref()) else {
-            continue;
-        };
-        if read.info.permit
-            && !policy.has_non_scope_constraint()
-            && policy.principal_constraint() == PrincipalConstraint::Any
-            && policy.action_constraint() == ActionConstraint::Any
-            && policy.resource_constraint() == ResourceConstraint::Any
-        {
-            found.push(
-                Diagnostic::warning(
-                    codes::PERMIT_ALL,
-                    format!("permit `{}` permits everything to everyone", read.info.id),
-                )
-                .cause("its scope is open and it has no condition")
-                .help("name who may do what, for example `principal in Service::\"…\"`")
-                .at(read.find("permit")),
-            );
+pub use expiry::EXPIRES_SOON_DAYS;
+pub use rules::{RULES, Rule};
+pub use scope::UNSCOPED_MAX;
+
+/// What to look for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The present, microseconds since the Unix epoch.
+    pub now_us: i64,
+    /// Codes of the rules that are asked for; every one where it is empty.
+    pub only: BTreeSet<u16>,
+    /// Codes of rules that are not.
+    pub without: BTreeSet<u16>,
+    /// Whether files are rewritten where there is one safe fix.
+    pub fix: bool,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Linted {
+    /// Everything there is to say, by file and line.
+    pub findings: Vec<Diagnostic>,
+    /// How many policies were looked at.
+    pub policies: usize,
+    /// Files that were rewritten, with how many fixes.
+    pub fixed: Vec<(String, usize)>,
+    /// How many of the findings `fix` would mend.
+    pub fixable: usize,
+}
+
+impl Options {
+    /// Takes rules by name or code: `+NAME` asks for these alone, `-NAME` leaves one out.
+    ///
+    /// # Errors
+    /// When there is no such rule.
+    pub fn rules(&mut self, list: &str) -> Result<(), Diagnostic> {
+        for word in list.split(',').map(str::trim).filter(|w| !w.is_empty()) {
+            let (without, name) = match word.strip_prefix('-') {
+                Some(name) => (true, name),
+                None => (false, word.trim_start_matches('+')),
+            };
+            let rule = Rule::find(name).ok_or_else(|| unknown_rule(name))?;
+            let set = if without {
+                &mut self.without
+            } else {
+                &mut self.only
+            };
+            set.insert(rule.code);
         }
-        let mut literals = BTreeSet::new();
-        for expr in policy.as_ref().condition().subexpressions() {
-            if let ExprKind::Lit(Literal::EntityUID(uid)) = expr.expr_kind() {
-                literals.insert(EntityUid::from((**uid).clone()));
-            }
-        }
-        for uid in literals {
-            let suggest = found.len() < SUGGESTIONS_MAX;
-            if let Some(diagnostic) = known.unknown(&uid, read, domain, suggest) {
-                found.push(diagnostic);
-            }
-        }
+        Ok(())
+    }
+
+    /// Whether a finding is asked for. What keeps a repository from compiling is told
+    /// whoever asked.
+    fn wants(&self, diagnostic: &Diagnostic) -> bool {
+        let code = diagnostic.code.0;
+        let asked = self.only.is_empty() || self.only.contains(&code);
+        diagnostic.is_error() || asked && !self.without.contains(&code)
     }
 }
 
-/// The ids of the store, by type.
-struct Known(BTreeMap<String, BTreeSet<SmolStr>>);
-
-impl Known {
-    fn new(entities: &Entities) -> Self {
-        let mut known: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
-        for entity in entities.iter() {
-            let uid = entity.uid();
-            let id = SmolStr::new(uid.id().unescaped());
-            known
-                .entry(uid.type_name().to_string())
-                .or_default()
-                .insert(id);
-        }
-        Self(known)
+fn unknown_rule(name: &str) -> Diagnostic {
+    let diagnostic = Diagnostic::error(codes::LINT_RULE, format!("there is no rule `{name}`"))
+        .help("palisade policy lint --list names them all");
+    match did_you_mean(name, RULES.iter().map(|rule| rule.name)) {
+        Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
+        None => diagnostic,
     }
+}
 
-    fn unknown(
-        &self,
-        uid: &EntityUid,
-        read: &Read,
-        domain: &TrustDomain,
-        suggest: bool,
-    ) -> Option<Diagnostic> {
-        let kind = uid.type_name().to_string();
-        let id = uid.id().unescaped();
-        let empty = BTreeSet::new();
-        let ids = self.0.get(&kind).unwrap_or(&empty);
-        if !COMPLETE.contains(&kind.as_str()) || ids.contains(id) {
-            return None;
+/// Lints the repository in `dir`.
+///
+/// Blocks on disk and CPU.
+///
+/// # Errors
+/// When a fixed file cannot be written.
+pub fn run(dir: &Path, options: &Options) -> Result<Linted, Diagnostic> {
+    let mut fixed = Vec::new();
+    if options.fix {
+        fixed = fix::write(dir, options)?;
+    }
+    let (findings, policies) = look(Texts::read(dir), dir, options);
+    Ok(Linted {
+        fixable: findings.iter().filter(|f| f.edit.is_some()).count(),
+        findings: findings.into_iter().map(|f| f.diagnostic).collect(),
+        policies,
+        fixed,
+    })
+}
+
+/// One thing that a rule found.
+#[derive(Debug)]
+struct Finding {
+    diagnostic: Diagnostic,
+    /// The one safe fix.
+    edit: Option<Edit>,
+}
+
+impl From<Diagnostic> for Finding {
+    fn from(diagnostic: Diagnostic) -> Self {
+        let edit = None;
+        Self { diagnostic, edit }
+    }
+}
+
+/// A replacement of some bytes of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Edit {
+    file: Arc<str>,
+    span: Range<usize>,
+    text: String,
+}
+
+/// Everything that is asked for, by file and line, and how many policies there are.
+fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
+    let (dir, options) = (dir.to_owned(), options.clone());
+    let work = move || {
+        let Texts { bundle, mut found } = texts;
+        if bundle.files.is_empty() {
+            return (plain(found), 0);
         }
-        let message = format!("{} `{id}` does not exist", kind.to_lowercase());
-        let policy = &read.info.id;
-        let (mut diagnostic, consequence) = if read.info.permit {
-            (
-                Diagnostic::warning(codes::UNKNOWN_ENTITY, message),
-                format!("permit `{policy}` permits nothing through it"),
-            )
-        } else {
-            (
-                Diagnostic::error(codes::UNKNOWN_ENTITY, message),
-                format!("forbid `{policy}` would silently forbid nothing through it"),
-            )
+        let Some(draft) = super::draft(&bundle, None, &mut found) else {
+            return (plain(found), 0);
         };
-        let near = suggest.then(|| near(id, ids, domain)).flatten();
-        let lacks_domain = near.is_some_and(|n| n.len() > id.len() && n.ends_with(id));
-        diagnostic = diagnostic.cause(if lacks_domain {
-            format!("ids carry the trust domain `{domain}`; {consequence}")
-        } else {
-            consequence
+        let fixes = fix::guards(&draft, &found);
+        let policies = draft.parts.read.len();
+        let mut findings: Vec<Finding> = Vec::new();
+        if !any_error(&found) {
+            let bundle = Bytes::from(bundle.encode_to_vec());
+            let study = Study::new(draft, bundle, &dir, options.now_us, &mut found);
+            findings = study.findings(&found);
+        }
+        // What the study added to `found` has no fix.
+        let fixes = fixes.into_iter().chain(iter::repeat(None));
+        let told = found.into_iter().zip(fixes);
+        findings.extend(told.map(|(diagnostic, edit)| Finding { diagnostic, edit }));
+        findings.retain(|f| options.wants(&f.diagnostic));
+        findings.sort_by(|a, b| place(&a.diagnostic).cmp(&place(&b.diagnostic)));
+        (findings, policies)
+    };
+    on_own_stack(work).unwrap_or_else(|diagnostic| (plain(vec![diagnostic]), 0))
+}
+
+fn plain(found: Vec<Diagnostic>) -> Vec<Finding> {
+    found.into_iter().map(Finding::from).collect()
+}
+
+/// A repository under study: what rules look at.
+struct Study {
+    compiled: Compiled,
+    parts: Parts,
+    kin: Kin,
+    policies: Vec<Policy>,
+    /// Facts that hold for every request.
+    vocabulary: Vec<Fact>,
+    /// Policies that decide some test; none where the tests cannot be run.
+    tested: Option<BTreeSet<SmolStr>>,
+    now_us: i64,
+}
+
+/// A policy, taken apart.
+struct Policy {
+    id: SmolStr,
+    permit: bool,
+    scope: Scope,
+    conditions: Vec<Condition>,
+    /// Two facts that it cannot have both.
+    contradiction: Option<(Fact, Fact)>,
+}
+
+impl Study {
+    fn new(
+        draft: Draft,
+        bundle: Bytes,
+        dir: &Path,
+        now_us: i64,
+        found: &mut Vec<Diagnostic>,
+    ) -> Self {
+        let info = draft.info();
+        let (compiled, parts) = draft.parted(info, bundle);
+        let kin = Kin::new(&compiled.entities, &compiled.catalogue);
+        let vocabulary = facts::vocabulary();
+        let mut policies: Vec<Policy> = compiled
+            .policies
+            .policies()
+            .filter_map(|policy| {
+                let id: &str = policy.id().as_ref();
+                let info = &parts.read.get(id)?.info;
+                let scope = Scope::of(policy);
+                let conditions = Body::of(policy).map_or_else(Vec::new, |body| body.tree());
+                let mut all = known(&scope, &vocabulary, &kin);
+                all.extend(conditions.iter().flat_map(facts::of_condition));
+                let two = facts::contradiction(&all, &kin);
+                Some(Policy {
+                    id: info.id.clone(),
+                    permit: info.permit,
+                    contradiction: two.map(|(a, b)| (a.clone(), b.clone())),
+                    scope,
+                    conditions,
+                })
+            })
+            .collect();
+        // In the order of the files, which is the order in which people read them.
+        policies.sort_by_key(|p| {
+            let read = parts.read.get(&p.id);
+            read.map(|r| (r.source.path.clone(), r.span.start))
         });
-        if let Some(near) = near {
-            diagnostic = diagnostic.label(format!("did you mean `{kind}::\"{near}\"`?"));
+        let tested = tested(dir, &compiled, now_us, found);
+        Self {
+            compiled,
+            parts,
+            kin,
+            policies,
+            vocabulary,
+            tested,
+            now_us,
         }
-        let place = match kind.as_str() {
-            "Group" => "entities/",
-            _ => "services/",
-        };
-        Some(
-            diagnostic
-                .help(format!("correct the id, or declare it in {place}"))
-                .at(read.find(&uid.to_string())),
-        )
+    }
+
+    /// What the rules say beside what the compiler told.
+    fn findings(&self, told: &[Diagnostic]) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for look in RULES.iter().filter_map(|rule| rule.look) {
+            look(self, &mut findings);
+        }
+        // A policy that the compiler knows to be impossible needs no second word.
+        findings.retain(|f| {
+            f.diagnostic.code.0 != codes::IMPOSSIBLE || !told.iter().any(|d| self.is_same(d, f))
+        });
+        findings
+    }
+
+    fn is_same(&self, told: &Diagnostic, finding: &Finding) -> bool {
+        told.code == finding.diagnostic.code && told.message == finding.diagnostic.message
+    }
+
+    fn read(&self, policy: &Policy) -> &Read {
+        self.parts
+            .read
+            .get(&policy.id)
+            .expect("a policy under study was read")
+    }
+
+    /// Marks `span` of the file of a policy, or else the policy's effect.
+    fn at(&self, policy: &Policy, span: Option<&Range<usize>>) -> Location {
+        let read = self.read(policy);
+        match span {
+            Some(span) => mark(&read.source, span),
+            None => read.find(read.effect()),
+        }
+    }
+
+    /// `policies/orders.cedar:3`, for a second place in a message.
+    fn place_of(&self, policy: &Policy) -> String {
+        let info = &self.read(policy).info;
+        format!("{}:{}", info.file, info.first_line)
     }
 }
 
-/// The id that was meant: the same in this trust domain, or one typed nearly so.
-fn near<'k>(id: &str, ids: &'k BTreeSet<SmolStr>, domain: &TrustDomain) -> Option<&'k str> {
-    let spelled = [
-        format!("{domain}/{id}"),
-        format!("spiffe://{domain}/{id}"),
-        format!("spiffe://{id}"),
-        id.to_owned(),
-    ];
-    spelled
-        .iter()
-        .find_map(|s| ids.get(s.as_str()).map(SmolStr::as_str))
-        .or_else(|| {
-            spelled
-                .iter()
-                .find_map(|s| did_you_mean(s, ids.iter().map(SmolStr::as_str)))
-        })
+/// Facts of the vocabulary and of a scope.
+fn known(scope: &Scope, vocabulary: &[Fact], kin: &Kin) -> Vec<Fact> {
+    let stated = facts::of_scope(scope, kin);
+    vocabulary.iter().cloned().chain(stated).collect()
+}
+
+fn mark(source: &Source, span: &Range<usize>) -> Location {
+    source.span(Span::new(span.start, span.end.saturating_sub(span.start)))
+}
+
+/// Runs the tests for what decides them. Their mistakes are told here too.
+fn tested(
+    dir: &Path,
+    compiled: &Compiled,
+    now_us: i64,
+    found: &mut Vec<Diagnostic>,
+) -> Option<BTreeSet<SmolStr>> {
+    let (cases, mistakes) = tests::read(dir, compiled, now_us);
+    let broken = any_error(&mistakes);
+    found.extend(mistakes);
+    if broken {
+        return None;
+    }
+    let mut engines = Engines::new(compiled.clone(), &cases, false).ok()?;
+    let decided = cases.iter().flat_map(|case| {
+        let answer = engines.decide(case);
+        answer.decision.determining.clone()
+    });
+    Some(decided.collect())
 }

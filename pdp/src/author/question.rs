@@ -51,6 +51,8 @@ pub struct Ask {
     pub headers: Vec<(String, String)>,
     /// Address of the caller, `IP` or `IP:PORT`; default `127.0.0.1`.
     pub source: Option<String>,
+    /// Whether the caller proves no identity, as one on a listener that asks for none.
+    pub anonymous: bool,
     /// When, microseconds since the Unix epoch.
     pub now_us: i64,
 }
@@ -125,7 +127,7 @@ pub fn question(catalogue: &Catalogue, ask: &Ask) -> Result<OwnedQuestion, Vec<D
             source,
             tls: TlsFacts {
                 version: "1.3",
-                mtls: true,
+                mtls: !ask.anonymous,
                 sni: None,
                 alpn: Some(SmolStr::new_static("h2")),
             },

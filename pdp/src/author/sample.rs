@@ -14,7 +14,7 @@ use palisade_mesh::{
 };
 use prost::Message;
 
-use super::{codes, store::uid, tests as tables, *};
+use super::{codes, store::uid, tests as tables, tests::Trace, *};
 
 mod annotations;
 mod bounds;
@@ -91,7 +91,13 @@ fn marked(d: &Diagnostic) -> &str {
 pub(crate) struct Reference(pub(crate) Compiled);
 
 impl tables::Decide for Reference {
-    fn decide(&mut self, q: &Question<'_>) -> Answer {
+    fn decide(&mut self, case: &tables::Case) -> Answer {
+        self.answer(&case.question.as_question())
+    }
+}
+
+impl Reference {
+    fn answer(&self, q: &Question<'_>) -> Answer {
         let peer = &q.connection.peer.id;
         let service = self.0.catalogue.by_identity(peer);
         let mut entities = self.0.entities.clone();
@@ -198,7 +204,7 @@ fn the_sample_loads_without_a_word_and_its_tests_pass() {
     let (cases, found) = tables::read(&sample(), &compiled, NOW_US);
     assert_eq!(found, []);
     let mut decider = Reference(compiled.clone());
-    let report = tables::run(&cases, None, &compiled, &mut decider);
+    let report = tables::run(&cases, None, Trace::None, &compiled, &mut decider);
     let failed: Vec<_> = report.results.iter().filter(|r| !r.passed).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     assert!(report.is_success() && report.passed > 25);
@@ -220,13 +226,14 @@ fn the_examples_of_the_reference_load_and_pass() {
             files += 1;
         }
     }
-    assert_eq!(files, 6);
+    assert_eq!(files, 7);
     let loaded = load(dir.path());
     assert_eq!(loaded.diagnostics, []);
     let compiled = loaded.compiled.unwrap();
     let (cases, found) = tables::read(dir.path(), &compiled, NOW_US);
     assert_eq!(found, []);
-    let report = tables::run(&cases, None, &compiled, &mut Reference(compiled.clone()));
+    let mut engines = tables::Engines::new(compiled.clone(), &cases, false).unwrap();
+    let report = tables::run(&cases, None, Trace::None, &compiled, &mut engines);
     assert!(
         report.is_success() && report.untested.is_empty(),
         "{report:#?}"
@@ -277,7 +284,7 @@ fn the_commented_permit_can_be_uncommented() {
         ..Ask::default()
     };
     let question = question(&compiled.catalogue, &ask).unwrap();
-    let answer = tables::Decide::decide(&mut Reference(compiled), &question.as_question());
+    let answer = Reference(compiled).answer(&question.as_question());
     assert_eq!(answer.decision.verdict, Verdict::Allow);
 }
 

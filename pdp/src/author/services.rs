@@ -50,7 +50,7 @@ pub(crate) struct Declared {
     pub(crate) at: Location,
     identity_at: Vec<Location>,
     host_at: Vec<Location>,
-    operation_at: Vec<Location>,
+    pub(crate) operation_at: Vec<Location>,
 }
 
 /// Reads one file; `None` when it declares no usable service.

@@ -12,41 +12,36 @@
 //! ```
 //!
 //! Principals times requests gives the cases. All cases are run, whatever fails;
-//! no case selected is a failure.
+//! no case selected is a failure. What rows share (callers, contexts, entities that are
+//! otherwise for a while) stands in fixtures.
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc};
 
 use palisade_mesh::{
-    decision::{Answer, Question, Verdict},
+    decision::Verdict,
     diagnostic::{Diagnostic, Location},
     yaml::Source,
 };
 use serde::Serialize;
 use smol_str::SmolStr;
 
-use super::{codes, files, question::OwnedQuestion};
-use crate::compiled::Compiled;
+use super::{files, question::OwnedQuestion};
+use crate::{compiled::Compiled, decide::Explanation};
 
+mod coverage;
+mod engines;
+mod fixtures;
+mod run;
 mod table;
+mod update;
+
+pub use coverage::{ClauseCoverage, Coverage, PolicyCoverage};
+pub use engines::Engines;
+pub use run::{Decide, Trace, run};
+pub use update::{Updated, update};
 
 /// Most cases of all tables together.
 pub const CASES_MAX: usize = 100_000;
-
-/// Whoever can decide: the engine, plugged in by the binary.
-pub trait Decide {
-    /// Decides one question.
-    fn decide(&mut self, question: &Question<'_>) -> Answer;
-}
-
-impl<F: FnMut(&Question<'_>) -> Answer> Decide for F {
-    fn decide(&mut self, question: &Question<'_>) -> Answer {
-        self(question)
-    }
-}
 
 /// What a test expects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -110,6 +105,8 @@ pub struct Case {
     pub request: String,
     /// Where the row is.
     pub location: Location,
+    /// The repository with other entities, where the row asks for them.
+    pub world: Option<Arc<Compiled>>,
     /// The question itself.
     pub question: OwnedQuestion,
     /// The expected outcome.
@@ -153,6 +150,9 @@ pub struct CaseResult {
     /// What is wrong, when something is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<Diagnostic>,
+    /// Why it came out so, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Box<Explanation>>,
 }
 
 /// How all cases went.
@@ -166,6 +166,9 @@ pub struct Report {
     pub failed: usize,
     /// Policies that no case was determined by, sorted.
     pub untested: Vec<SmolStr>,
+    /// How much of the policies the cases saw, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub coverage: Option<Coverage>,
     /// What is wrong beside single cases.
     pub diagnostics: Vec<Diagnostic>,
 }
@@ -182,10 +185,15 @@ impl Report {
 pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Diagnostic>) {
     let mut found = Vec::new();
     let mut cases = Vec::new();
-    for file in files::read_kind(dir, &files::TESTS, &mut found) {
-        let source = Source::new(file.path, file.text);
-        table::read(&source, compiled, now_us, &mut cases, &mut found);
+    let sources = sources(dir, &mut found);
+    let (fixtures, tables): (Vec<Source>, Vec<Source>) = sources
+        .into_iter()
+        .partition(|s| s.path.starts_with(files::FIXTURES));
+    let mut fixtures = fixtures::Files::new(fixtures, compiled);
+    for source in tables {
+        table::read(&source, &mut fixtures, now_us, &mut cases, &mut found);
     }
+    fixtures.finish(&mut found);
     // A mistyped principal would be told once for each of its requests.
     let mut told: Vec<Diagnostic> = Vec::with_capacity(found.len());
     for diagnostic in found {
@@ -196,105 +204,10 @@ pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Dia
     (cases, told)
 }
 
-/// Runs the cases whose name, file, principal or request contains `filter`.
-pub fn run(
-    cases: &[Case],
-    filter: Option<&str>,
-    compiled: &Compiled,
-    decider: &mut dyn Decide,
-) -> Report {
-    let selected = |case: &&Case| {
-        filter.is_none_or(|f| {
-            case.name.contains(f)
-                || case.location.file.contains(f)
-                || case.principal.contains(f)
-                || case.request.contains(f)
-        })
-    };
-    let mut untested: BTreeSet<SmolStr> = compiled.info.keys().cloned().collect();
-    let mut results = Vec::new();
-    for case in cases.iter().filter(selected) {
-        let start = Instant::now();
-        let answer = decider.decide(&case.question.as_question());
-        let took = start.elapsed();
-        for id in &answer.decision.determining {
-            untested.remove(id);
-        }
-        results.push(judge(case, &answer, took, compiled));
-    }
-    let passed = results.iter().filter(|r| r.passed).count();
-    let mut diagnostics = Vec::new();
-    if results.is_empty() {
-        let cause = match filter {
-            Some(filter) => format!("no case contains `{filter}`"),
-            None => "there are none in tests/".to_owned(),
-        };
-        diagnostics.push(
-            Diagnostic::error(codes::NO_TESTS, "no test was run")
-                .cause(cause)
-                .help("a run without tests proves nothing, so it fails; correct the filter or add tests/*.yaml"),
-        );
-    }
-    Report {
-        failed: results.len() - passed,
-        passed,
-        results,
-        untested: untested.into_iter().collect(),
-        diagnostics,
-    }
-}
-
-fn judge(case: &Case, answer: &Answer, took: Duration, compiled: &Compiled) -> CaseResult {
-    let decision = &answer.decision;
-    let got = Expected::of(decision.verdict);
-    let determining: BTreeSet<_> = decision.determining.iter().cloned().collect();
-    let policies_fit = case.policies.as_ref().is_none_or(|p| *p == determining);
-    let with_place = |id: &SmolStr| match compiled.info.get(id) {
-        Some(info) => format!("{id} ({}:{})", info.file, info.first_line),
-        None => id.to_string(),
-    };
-    let determining: Vec<_> = decision.determining.iter().map(with_place).collect();
-    let passed = case.expected.is_met_by(got) && policies_fit;
-    let failure = (!passed).then(|| {
-        let by = match determining.as_slice() {
-            [] if got == Expected::NotPermitted => "no permit matched".to_owned(),
-            [] => decision.verdict.reason().replace('_', " "),
-            some => format!("by {}", some.join(", ")),
-        };
-        let wanted = match &case.policies {
-            Some(ids) if case.expected.is_met_by(got) => {
-                let ids: Vec<_> = ids.iter().map(SmolStr::as_str).collect();
-                match ids.as_slice() {
-                    [] => format!("{} by no policy", case.expected.as_str()),
-                    some => format!("{} by {}", case.expected.as_str(), some.join(", ")),
-                }
-            }
-            _ => case.expected.as_str().to_owned(),
-        };
-        Diagnostic::error(
-            codes::TEST_FAILED,
-            format!("{}: {} · {}", case.name, case.principal, case.request),
-        )
-        .label(format!("expected {wanted}, got {}", got.as_str()))
-        .cause(by)
-        .help("correct the policy, or the expectation")
-        .at(case.location.clone())
-    });
-    CaseResult {
-        name: case.name.clone(),
-        file: case.location.file.to_string(),
-        line: case.location.line,
-        principal: case.principal.clone(),
-        request: case.request.clone(),
-        understood: case.question.understood(),
-        expected: case.expected,
-        got,
-        reason: decision.verdict.reason(),
-        determining,
-        expected_policies: case.policies.as_ref().map(|p| p.iter().cloned().collect()),
-        errors: decision.errors.clone(),
-        took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
-        passed,
-        failure,
-    }
+/// The files of tests/, fixtures too.
+fn sources(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<Source> {
+    let files = files::read_kind(dir, &files::TESTS, found).into_iter();
+    files
+        .map(|file| Source::new(file.path, file.text))
+        .collect()
 }

@@ -19,10 +19,12 @@ use cedar_policy_core::{
 
 mod bare;
 mod clause;
+mod tree;
 mod values;
 mod walk;
 
 pub(crate) use clause::{Conjunct, Kind, start_of};
+pub(crate) use tree::{Condition, Glob, Node, Term, written};
 pub(crate) use values::{ValueCache, context};
 pub(crate) use walk::{Uses, uses};
 

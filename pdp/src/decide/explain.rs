@@ -17,7 +17,7 @@ use smol_str::SmolStr;
 use super::{
     Snapshot,
     asked::{Asked, Names},
-    core::ValueCache,
+    core::{Body, ValueCache, start_of},
     fact::{Fact, Facts, Live},
     field::{Field, Form},
     record::Recorded,
@@ -25,6 +25,8 @@ use super::{
     slice::Slice,
     world::{OPERATION, Requested, SERVICE, UNREGISTERED, uid},
 };
+
+use crate::compiled::PolicyInfo;
 
 mod case;
 mod near;
@@ -131,6 +133,34 @@ impl Snapshot {
         };
         let facts = Live::new(question, self.layout(), asked.form);
         self.explain_case(principal, &asked, &facts, Some(question.now_us))
+    }
+
+    /// Every policy whose scope takes a request, and how far it got with it: forbids, then
+    /// permits, then shadow permits. None where there is no way to decide.
+    pub fn in_scope(&self, question: &Question<'_>) -> Vec<PolicyView> {
+        let Ok(asked) = self.ask(question) else {
+            return Vec::new();
+        };
+        let principal = &question.connection.peer.id;
+        let facts = Live::new(question, self.layout(), asked.form);
+        let case = Case::new(self, principal, &asked, &facts, Some(question.now_us));
+        let slice = self.slice(asked.entities(), question.now_us);
+        let all = [&slice.forbids, &slice.permits, &slice.shadows];
+        let rules = all.into_iter().flat_map(|positions| self.at(positions));
+        rules.filter_map(|rule| case.view(rule, &[])).collect()
+    }
+
+    /// The `&&` parts of a policy's conditions, each with its line and as it was written.
+    pub fn clauses(&self, info: &PolicyInfo) -> Vec<(ClauseKind, usize, String)> {
+        let id = cedar_policy::PolicyId::new(info.id.as_str());
+        let Some(policy) = self.compiled().policies.policy(&id) else {
+            return Vec::new();
+        };
+        let parts = Body::of(policy).map_or_else(Vec::new, |b| b.conjuncts(start_of(policy)));
+        let parts = parts.into_iter();
+        parts
+            .map(|part| (part.kind.into(), info.first_line + part.line, part.text))
+            .collect()
     }
 
     /// Explains a decision from what its record says, under this snapshot's policies.

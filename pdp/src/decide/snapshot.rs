@@ -282,7 +282,7 @@ impl Snapshot {
         (findings, shadows.collect())
     }
 
-    fn at<'s>(&'s self, positions: &'s [u32]) -> impl Iterator<Item = &'s Rule> {
+    pub(crate) fn at<'s>(&'s self, positions: &'s [u32]) -> impl Iterator<Item = &'s Rule> {
         positions.iter().filter_map(|i| rule_at(&self.rules, *i))
     }
 

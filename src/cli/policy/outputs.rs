@@ -29,7 +29,13 @@ pub(super) struct Outputs {
 
 fn report(text: &str) -> Result<(Format, PathBuf), String> {
     let (format, file) = text.split_once('=').ok_or("expected FORMAT=FILE")?;
-    let format = Format::from_str(format, false)?;
+    let format = Format::from_str(format, false).map_err(|_| {
+        let known = Format::value_variants()
+            .iter()
+            .filter_map(Format::to_possible_value);
+        let known: Vec<String> = known.map(|v| v.get_name().to_owned()).collect();
+        format!("`{format}` is none of {}", known.join(", "))
+    })?;
     match file {
         "" => Err("the file has no name".to_owned()),
         file => Ok((format, PathBuf::from(file))),

@@ -18,7 +18,7 @@ pub(super) fn document(report: &Report) -> Value {
                 None => (WHOLE, 1, 1),
             };
             json!({
-                "description": sentences(d).join(". "),
+                "description": sentences(d).join(" · "),
                 "check_name": d.code,
                 "fingerprint": fingerprint,
                 "severity": severity(d.severity),

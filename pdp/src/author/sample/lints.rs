@@ -1,6 +1,310 @@
 //! What lints say.
 
-use super::*;
+use super::{
+    lint::{Options, RULES},
+    *,
+};
+
+/// What the lint finds in the sample with these files put into it.
+fn linted(files: &[(&str, &str)], options: &Options) -> (tempfile::TempDir, lint::Linted) {
+    let dir = copy();
+    for (path, text) in files {
+        write(dir.path(), path, text);
+    }
+    let linted = lint::run(dir.path(), options).unwrap();
+    (dir, linted)
+}
+
+fn at_noon() -> Options {
+    Options {
+        now_us: NOW_US,
+        ..Options::default()
+    }
+}
+
+/// Findings of one rule about `policies/x.cedar`.
+fn told(rule: &str, text: &str) -> Vec<Diagnostic> {
+    let code = lint::Rule::find(rule).unwrap().code;
+    let (_dir, linted) = linted(&[("policies/x.cedar", text)], &at_noon());
+    let own = |d: &Diagnostic| {
+        d.location
+            .as_ref()
+            .is_some_and(|at| &*at.file == "policies/x.cedar")
+    };
+    let found = linted.findings.into_iter();
+    found.filter(|d| d.code.0 == code && own(d)).collect()
+}
+
+/// The sections of the page are the table of rules, and what they show is so.
+#[test]
+fn each_rule_has_a_failing_and_a_passing_example() {
+    let page = fs::read_to_string(sample().join("../docs/reference/lint.md")).unwrap();
+    let mut sections = page.split("\n## ").skip(1);
+    let (_dir, sample) = linted(&[], &at_noon());
+    let base: Vec<String> = sample.findings.into_iter().map(|d| d.message).collect();
+    for rule in RULES {
+        let section = sections
+            .next()
+            .unwrap_or_else(|| panic!("no section for {}", rule.name));
+        assert_eq!(section.lines().next(), Some(rule.name));
+        let code = format!("\n\nPLS{}, ", rule.code);
+        assert!(
+            section.contains(&code),
+            "{} does not say its code",
+            rule.name
+        );
+        let blocks: Vec<(&str, &str)> = section
+            .split("\n```")
+            .skip(1)
+            .step_by(2)
+            .map(|block| {
+                let (title, body) = block.split_once('\n').unwrap();
+                (title.split_once(' ').unwrap().1, body)
+            })
+            .collect();
+        let (failing, passing) = blocks.split_at(1);
+        assert!(!passing.is_empty(), "{}", rule.name);
+        for (files, expected) in [(failing, true), (passing, false)] {
+            let (_dir, linted) = linted(files, &at_noon());
+            // The sample has findings of its own.
+            let own = |d: &&Diagnostic| d.code.0 == rule.code && !base.contains(&d.message);
+            let found: Vec<_> = linted.findings.iter().filter(own).collect();
+            assert_eq!(
+                !found.is_empty(),
+                expected,
+                "{}: {:#?}",
+                rule.name,
+                linted.findings
+            );
+            let whole = |d: &&Diagnostic| d.location.is_some() && d.help.is_some();
+            assert!(found.iter().all(whole), "{found:#?}");
+        }
+    }
+    assert_eq!(sections.next(), None, "a section without a rule");
+}
+
+#[test]
+fn the_sample_has_what_its_demo_is_for_and_no_more() {
+    let (_dir, linted) = linted(&[], &at_noon());
+    let codes: Vec<u16> = linted.findings.iter().map(|d| d.code.0).collect();
+    let unused = [codes::UNUSED_OPERATION; 6];
+    let others = [codes::UNUSED_HEADER, codes::UNUSED_HEADER, codes::UNTESTED];
+    assert_eq!(
+        codes,
+        [&others[..], &unused].concat(),
+        "{:#?}",
+        linted.findings
+    );
+}
+
+/// The cause names both facts, whatever they are made of.
+#[test]
+fn an_impossible_policy_names_the_two_facts() {
+    let head = "@id(\"x\")\n@owner(\"a\")\npermit (PRINCIPAL, ACTION, resource in Service::\"demo.test/shop/orders\")\nwhen { CONDITION };";
+    let web = "principal in Service::\"demo.test/shop/web\"";
+    for (principal, action, condition, first, second) in [
+        (
+            web,
+            "action in Action::\"http\"",
+            "context.source.port == 1 && context.source.port == 2",
+            "`context.source.port == 1` (line 4)",
+            "`context.source.port == 2` (line 4)",
+        ),
+        (
+            web,
+            "action",
+            "context.time.hour >= 18 && context.time.hour < 9",
+            "`context.time.hour >= 18`",
+            "`context.time.hour < 9`",
+        ),
+        (
+            web,
+            "action",
+            "context.time.hour > 23",
+            "`context.time.hour` is 0 to 23",
+            "`context.time.hour > 23`",
+        ),
+        (
+            web,
+            "action == Action::\"orders:refund\"",
+            "context.http.method == \"GET\"",
+            "`action == Action::\"orders:refund\"`",
+            "`context.http.method == \"GET\"`",
+        ),
+        (
+            web,
+            "action in Action::\"http\"",
+            "context.http.path like \"/a/*\" && context.http.path like \"/b/*\"",
+            "like \"/a/*\"",
+            "like \"/b/*\"",
+        ),
+        (
+            web,
+            "action in Action::\"http\"",
+            "context.http.path == \"/a\" && !(context.http.path like \"/*\")",
+            "`context.http.path == \"/a\"`",
+            "not `context.http.path like \"/*\"`",
+        ),
+        (
+            web,
+            "action",
+            "principal in Group::\"card-handlers\"",
+            "`principal in Service::\"demo.test/shop/web\"`",
+            "no principal is both",
+        ),
+        (
+            web,
+            "action",
+            "!(principal in TrustDomain::\"demo.test\")",
+            "`principal in Service::\"demo.test/shop/web\"`",
+            "not `principal in TrustDomain",
+        ),
+        (
+            web,
+            "action == Action::\"payments:charge\"",
+            "true",
+            "`resource in Service::\"demo.test/shop/orders\"`",
+            "`action == Action::\"payments:charge\"`",
+        ),
+    ] {
+        let text = head
+            .replace("PRINCIPAL", principal)
+            .replace("ACTION", action)
+            .replace("CONDITION", condition);
+        let found = told("impossible-policy", &text);
+        let [one] = found.as_slice() else {
+            panic!("{condition}: {found:#?}")
+        };
+        let cause = one.cause.as_deref().unwrap();
+        assert!(cause.contains(first) && cause.contains(second), "{cause}");
+    }
+}
+
+/// What Cedar's type checker knows to be impossible is one message too, with its two facts.
+#[test]
+fn a_contradiction_of_types_names_the_two_facts() {
+    let text = "@id(\"x\")\n@owner(\"a\")\npermit (principal, action, resource in Service::\"demo.test/shop/orders\")\nwhen { context.tls.mtls && principal is Workload && principal is Unregistered };";
+    let (_dir, linted) = linted(&[("policies/x.cedar", text)], &at_noon());
+    let found: Vec<_> = linted
+        .findings
+        .iter()
+        .filter(|d| d.code.0 == codes::IMPOSSIBLE)
+        .collect();
+    let [one] = found.as_slice() else {
+        panic!("{found:#?}")
+    };
+    assert_eq!(
+        one.cause.as_deref(),
+        Some(
+            "`principal is Workload` and `principal is Unregistered` cannot both hold, by their types"
+        )
+    );
+}
+
+/// What could be, is not told.
+#[test]
+fn what_can_be_is_no_contradiction() {
+    for condition in [
+        "context.time.hour >= 9 && context.time.hour < 18",
+        "context.time.hour < 9 || context.time.hour >= 18",
+        "context.http.path like \"/a/*\" && context.http.path like \"*/b\"",
+        "context.http.method != \"GET\" && context.http.method != \"PUT\"",
+        "principal in TrustDomain::\"evil.test\" || context.tls.mtls",
+        "[\"GET\", \"PUT\"].contains(context.http.method) && context.http.method != \"GET\"",
+        "principal has namespace && principal.namespace == Namespace::\"demo.test/shop\"",
+        "if context.tls.mtls then context.http.path == \"/a\" else context.http.path == \"/b\"",
+    ] {
+        let text = format!(
+            "@id(\"x\")\n@owner(\"a\")\npermit (principal is Workload, action in Action::\"http\", resource in Service::\"demo.test/shop/orders\")\nwhen {{ {condition} }};"
+        );
+        for rule in [
+            "impossible-policy",
+            "constant-condition",
+            "unreachable-condition",
+        ] {
+            assert_eq!(told(rule, &text), [], "{condition}");
+        }
+    }
+}
+
+/// A guard rail over a group that incidents fill is no mistake while it is empty.
+#[test]
+fn a_forbid_on_an_empty_group_is_in_order() {
+    let files = [
+        ("entities/x.yaml", "groups:\n  quarantine: {}\n"),
+        (
+            "policies/x.cedar",
+            "@id(\"x\")\n@owner(\"a\")\nforbid (principal is Workload in Group::\"quarantine\", action, resource);",
+        ),
+    ];
+    let (_dir, linted) = linted(&files, &at_noon());
+    assert!(
+        linted
+            .findings
+            .iter()
+            .all(|d| d.code.0 != codes::IMPOSSIBLE),
+        "{:#?}",
+        linted.findings
+    );
+}
+
+#[test]
+fn fixes_are_written_where_there_is_one_safe_fix() {
+    let before = "@id(\"x\")\n@owner(\"a\")\nforbid (principal is Workload, action in Action::\"http\", resource in Service::\"demo.test/shop/orders\")\nwhen\n{\n  context.http.path like \"/orders\" &&\n  !(principal.namespace == Namespace::\"demo.test/shop\") &&\n  principal is Workload &&\n  context.http.headers[\"x-change-id\"] == \"1\"\n};\n";
+    let (dir, linted) = linted(
+        &[("policies/x.cedar", before)],
+        &Options {
+            fix: true,
+            ..at_noon()
+        },
+    );
+    let after = fs::read_to_string(dir.path().join("policies/x.cedar")).unwrap();
+    for part in [
+        "context.http.path == \"/orders\"",
+        "!(principal has namespace && principal.namespace == Namespace::\"demo.test/shop\")",
+        "context.http.headers has \"x-change-id\" &&",
+    ] {
+        let words: Vec<&str> = after.split_whitespace().collect();
+        assert!(words.join(" ").contains(part), "{after}");
+    }
+    assert!(!after.contains("principal is Workload &&"), "{after}");
+    assert_eq!(linted.fixable, 0);
+    assert_eq!(linted.fixed, [("policies/x.cedar".to_owned(), 4)]);
+    assert!(load(dir.path()).compiled.is_some());
+    let (_, again) = (
+        dir.path(),
+        lint::run(
+            dir.path(),
+            &Options {
+                fix: true,
+                ..at_noon()
+            },
+        )
+        .unwrap(),
+    );
+    assert!(again.fixed.is_empty(), "nothing is mended twice");
+}
+
+#[test]
+fn rules_are_chosen_by_name_or_code_and_errors_stay() {
+    let text = "@id(\"x\")\nforbid (principal is Workload, action, resource in Service::\"demo.test/shop/orders\")\nwhen { principal.namespace == Namespace::\"demo.test/shop\" };";
+    let codes = |list: &str, text: &str| {
+        let mut options = at_noon();
+        options.rules(list).unwrap();
+        let (_dir, linted) = linted(&[("policies/x.cedar", text)], &options);
+        linted.findings.iter().map(|d| d.code.0).collect::<Vec<_>>()
+    };
+    assert_eq!(codes("-forbid-optional", text), [codes::FORBID_OPTIONAL]);
+    let owner = "@id(\"x\")\npermit (principal in Service::\"demo.test/shop/web\", action, resource in Service::\"demo.test/shop/web\");";
+    assert_eq!(codes("+missing-owner", owner), [codes::OWNER_MISSING]);
+    assert_eq!(codes("PLS1161, -missing-owner", owner), [0_u16; 0]);
+    let unknown = Options::default().rules("-missing-ownr").unwrap_err();
+    assert_eq!(unknown.code.0, codes::LINT_RULE);
+    assert_eq!(
+        unknown.label.as_deref(),
+        Some("did you mean `missing-owner`?")
+    );
+}
 
 #[test]
 fn an_entity_that_does_not_exist_is_an_error_for_forbid_and_a_warning_for_permit() {

@@ -3,12 +3,214 @@
 use super::*;
 
 fn table(text: &str) -> (Vec<tables::Case>, Vec<Diagnostic>, Compiled) {
+    let (_dir, cases, found, compiled) = tables_of(&[("tests/t.yaml", text)]);
+    (cases, found, compiled)
+}
+
+/// The sample with these files in place of its tests.
+fn tables_of(
+    files: &[(&str, &str)],
+) -> (
+    tempfile::TempDir,
+    Vec<tables::Case>,
+    Vec<Diagnostic>,
+    Compiled,
+) {
     let dir = copy();
     fs::remove_dir_all(dir.path().join("tests")).unwrap();
-    write(dir.path(), "tests/t.yaml", text);
+    for (path, text) in files {
+        write(dir.path(), path, text);
+    }
     let compiled = load(dir.path()).compiled.unwrap();
     let (cases, found) = tables::read(dir.path(), &compiled, NOW_US);
-    (cases, found, compiled)
+    (dir, cases, found, compiled)
+}
+
+const FIXTURES: &str = "principals:\n  readers: [web, reports]\n  gone: nobody\ncontexts:\n  night: { now: 2026-11-20T23:00:00Z, source: 10.0.0.7 }\n  broken: { nwo: x }\nentities:\n  web-handles-cards:\n    groups: { card-handlers: { services: [shop/web] } }\n  wrong:\n    groups: { card-handlers: { services: [shop/wbe] } }\n";
+
+#[test]
+fn fixtures_stand_for_callers_contexts_and_entities() {
+    let table = "fixtures: fixtures/f.yaml\ntests:\n  - {principal: readers, request: GET inventory/stock, context: night, expect: allow}\n  \
+         - {principal: web, request: GET payments/cards, entities: web-handles-cards, expect: not_permitted}\n  \
+         - {principal: web, request: GET payments/cards, expect: forbidden, policies: [card-data]}\n  \
+         - {principal: web, request: GET inventory/stock, context: {mtls: false}, expect: forbidden, policies: [require-mtls]}\n";
+    let (_dir, cases, found, compiled) =
+        tables_of(&[("tests/t.yaml", table), ("tests/fixtures/f.yaml", FIXTURES)]);
+    assert_eq!(found, []);
+    let names: Vec<&str> = cases.iter().map(|c| c.principal.as_str()).collect();
+    assert_eq!(
+        names,
+        ["readers (web)", "readers (reports)", "web", "web", "web"]
+    );
+    assert_eq!(
+        cases[0].question.connection.source.to_string(),
+        "10.0.0.7:40000"
+    );
+    let mut engines = tables::Engines::new(compiled.clone(), &cases, false).unwrap();
+    let report = tables::run(&cases, None, Trace::None, &compiled, &mut engines);
+    assert!(report.is_success(), "{report:#?}");
+}
+
+#[test]
+fn mistakes_about_fixtures_are_told_where_they_are() {
+    let table = "fixtures: [fixtures/f.yaml, fixtures/g.yaml]\ntests:\n  - {principal: gone, request: GET orders/orders, expect: allow}\n  \
+         - {principal: web, request: GET orders/orders, context: nigt, expect: allow}\n  \
+         - {principal: web, request: GET orders/orders, entities: web-handle-cards, expect: allow}\n  \
+         - {principal: web, request: GET orders/orders, context: broken, expect: allow}\n  \
+         - {principal: web, request: GET orders/orders, entities: wrong, expect: allow}\n";
+    let (_dir, cases, found, _) =
+        tables_of(&[("tests/t.yaml", table), ("tests/fixtures/f.yaml", FIXTURES)]);
+    assert_eq!(cases.len(), 1, "an unknown key does not take its row away");
+    let seen: Vec<_> = found
+        .iter()
+        .map(|d| {
+            let at = d.location.as_ref().unwrap();
+            (
+                d.code.0,
+                &*at.file,
+                at.line,
+                d.label.as_deref().unwrap_or_default(),
+            )
+        })
+        .collect();
+    let fixtures = "tests/fixtures/f.yaml";
+    assert_eq!(
+        seen,
+        [
+            (
+                codes::TEST_FIXTURE,
+                "tests/t.yaml",
+                1,
+                "did you mean `fixtures/f.yaml`?"
+            ),
+            (codes::TEST_PRINCIPAL, "tests/t.yaml", 3, ""),
+            (
+                codes::TEST_FIXTURE,
+                "tests/t.yaml",
+                4,
+                "did you mean `night`?"
+            ),
+            (
+                codes::TEST_FIXTURE,
+                "tests/t.yaml",
+                5,
+                "did you mean `web-handles-cards`?"
+            ),
+            (codes::UNKNOWN_KEY, fixtures, 6, "did you mean `now`?"),
+            (
+                codes::UNKNOWN_MEMBER,
+                fixtures,
+                11,
+                "did you mean `shop/web`?"
+            ),
+        ]
+    );
+}
+
+/// Both sides of each clause, and what decided nothing.
+#[test]
+fn coverage_counts_policies_and_both_sides_of_clauses() {
+    let row = |who: &str, expect: &str| {
+        format!("  - {{principal: {who}, request: GET payments/cards, expect: {expect}}}\n")
+    };
+    let stranger = "spiffe://evil.test/ns/shop/sa/web";
+    let of = |rows: &[String]| {
+        let (_dir, cases, found, compiled) =
+            tables_of(&[("tests/t.yaml", &format!("tests:\n{}", rows.concat()))]);
+        assert_eq!(found, []);
+        let mut engines = tables::Engines::new(compiled.clone(), &cases, true).unwrap();
+        tables::run(&cases, None, Trace::None, &compiled, &mut engines);
+        engines.coverage().unwrap()
+    };
+    let one = |coverage: &tables::Coverage, id: &str| {
+        let policy = coverage
+            .policies
+            .iter()
+            .find(|p| p.id == id)
+            .unwrap()
+            .clone();
+        let clause = policy
+            .clauses
+            .first()
+            .map(|c| (c.seen_true, c.seen_false, c.lack()));
+        (policy.decided, clause, policy.is_whole())
+    };
+    let some = of(&[row("web", "forbidden")]);
+    assert_eq!(
+        one(&some, "card-data"),
+        (1, Some((0, 1, Some("never true"))), false)
+    );
+    assert_eq!(
+        one(&some, "own-trust-domain"),
+        (0, Some((1, 0, Some("never false"))), false)
+    );
+    assert_eq!(
+        one(&some, "inventory-read"),
+        (0, Some((0, 0, Some("never seen"))), false)
+    );
+    assert_eq!(one(&some, "payments-charge-from-orders"), (0, None, false));
+    let more = of(&[
+        row("web", "forbidden"),
+        row("payments", "not_permitted"),
+        row(stranger, "forbidden"),
+    ]);
+    assert_eq!(one(&more, "card-data"), (2, Some((1, 2, None)), true));
+    assert_eq!(
+        one(&more, "own-trust-domain"),
+        (1, Some((2, 1, None)), true)
+    );
+    assert!(more.percent() > some.percent() && more.percent() < 100);
+}
+
+#[test]
+fn a_trace_says_what_each_clause_saw_and_where_entities_are_declared() {
+    let (cases, _, compiled) = table(
+        "tests:\n  - {principal: web, request: GET payments/cards, expect: allow}\n  \
+         - {principal: web, request: GET orders/orders, expect: allow}\n",
+    );
+    let mut engines = tables::Engines::new(compiled.clone(), &cases, false).unwrap();
+    let report = tables::run(&cases, None, Trace::Failed, &compiled, &mut engines);
+    assert!(report.results[1].trace.is_none(), "it passed");
+    let trace = report.results[0].trace.as_ref().unwrap();
+    let clause = &trace.determining[0].clauses[0];
+    assert_eq!(clause.text, "principal in Group::\"card-handlers\"");
+    let places = Places::of(&compiled).named_in(&clause.text);
+    assert_eq!(
+        places,
+        [
+            "Group::\"card-handlers\" entities/groups.yaml:3, has shop/payments (entities/groups.yaml:4)"
+        ]
+    );
+    let all = tables::run(&cases, None, Trace::All, &compiled, &mut engines);
+    assert!(all.results.iter().all(|r| r.trace.is_some()));
+}
+
+/// Only rows that are as expected and decided by the same policies throughout; every
+/// other byte stays.
+#[test]
+fn determining_policies_are_written_into_rows() {
+    let text = "tests:\n  # kept\n  - name: a\n    principal: web\n    request: GET orders/orders\n    expect: allow   # kept\n\n  - { principal: web, request: GET payments/cards, expect: deny }\n  - name: wrong\n    principal: web\n    request: GET orders/orders\n    expect: forbidden\n  - name: two ways\n    principals: [web, reports]\n    request: GET orders/orders\n    expect: allow\n  - name: other\n    principal: web\n    request: GET orders/orders\n    policies:\n      - card-data\n    expect: allow\n";
+    let (dir, cases, found, compiled) = tables_of(&[("tests/t.yaml", text)]);
+    assert_eq!(found, []);
+    let mut engines = tables::Engines::new(compiled.clone(), &cases, false).unwrap();
+    let updated = tables::update(dir.path(), &cases, &mut engines).unwrap();
+    assert_eq!(updated, tables::Updated { rows: 3, left: 2 });
+    let after = fs::read_to_string(dir.path().join("tests/t.yaml")).unwrap();
+    let expected = text
+        .replace(
+            "expect: allow   # kept",
+            "expect: allow\n    policies: [orders-from-web]   # kept",
+        )
+        .replace("expect: deny }", "expect: deny, policies: [card-data] }")
+        .replace(
+            "policies:\n      - card-data\n",
+            "policies:\n      [orders-from-web]\n",
+        );
+    assert_eq!(after, expected);
+    let (cases, found) = tables::read(dir.path(), &compiled, NOW_US);
+    assert_eq!(found, []);
+    let again = tables::update(dir.path(), &cases, &mut engines).unwrap();
+    assert_eq!(again, tables::Updated { rows: 0, left: 2 });
 }
 
 #[test]
@@ -19,7 +221,13 @@ fn a_failed_case_says_what_was_expected_and_what_came() {
          - {name: o, principal: web, request: GET orders/orders, expect: allow, policies: [card-data]}\n",
     );
     assert_eq!(found, []);
-    let report = tables::run(&cases, None, &compiled, &mut Reference(compiled.clone()));
+    let report = tables::run(
+        &cases,
+        None,
+        Trace::None,
+        &compiled,
+        &mut Reference(compiled.clone()),
+    );
     let passed: Vec<_> = report.results.iter().map(|r| r.passed).collect();
     assert_eq!(passed, [true, false, true, false]);
     let failure = report.results[1].failure.as_ref().unwrap();
@@ -50,10 +258,16 @@ fn no_selected_test_is_a_failure() {
     let (cases, _, compiled) =
         table("tests:\n  - {principal: web, request: GET orders/orders, expect: allow}\n");
     let mut decider = Reference(compiled.clone());
-    let report = tables::run(&cases, Some("nothing like it"), &compiled, &mut decider);
+    let report = tables::run(
+        &cases,
+        Some("nothing like it"),
+        Trace::None,
+        &compiled,
+        &mut decider,
+    );
     assert_eq!(report.diagnostics[0].code.0, codes::NO_TESTS);
     assert!(!report.is_success());
-    assert!(tables::run(&cases, Some("web"), &compiled, &mut decider).is_success());
+    assert!(tables::run(&cases, Some("web"), Trace::None, &compiled, &mut decider).is_success());
 }
 
 #[test]
@@ -182,4 +396,28 @@ proptest::proptest! {
             proptest::prop_assert!(q.service.operations.find(&q.request) == q.operation.as_ref());
         }
     }
+}
+
+/// A case that expects a deny would not show that a permit did not get to permit.
+#[test]
+fn a_policy_that_fails_to_evaluate_is_told() {
+    let dir = copy();
+    let text = "@id(\"x\")\npermit (principal in Service::\"demo.test/shop/web\", action, resource in Service::\"demo.test/shop/reports\")\nwhen { context.source.port * 9223372036854775807 > 0 };\n";
+    write(dir.path(), "policies/x.cedar", text);
+    let row = "tests:\n  - {principal: web, request: GET reports/x, expect: deny}\n";
+    write(dir.path(), "tests/x.yaml", row);
+    let compiled = load(dir.path()).compiled.unwrap();
+    let (cases, found) = tables::read(dir.path(), &compiled, NOW_US);
+    assert_eq!(found, []);
+    let mut engines = tables::Engines::new(compiled.clone(), &cases, false).unwrap();
+    let report = tables::run(&cases, None, Trace::None, &compiled, &mut engines);
+    assert!(report.is_success(), "a warning is none: {report:#?}");
+    let [one] = report.diagnostics.as_slice() else {
+        panic!("{report:#?}")
+    };
+    let at = one.location.as_ref().unwrap();
+    assert_eq!(
+        (one.code.0, &*at.file, at.line),
+        (codes::TEST_ERRED, "policies/x.cedar", 1)
+    );
 }

@@ -9,12 +9,15 @@ use palisade_mesh::{
 };
 use smol_str::SmolStr;
 
-use super::{CASES_MAX, Case, EXPECTED};
+use super::{
+    CASES_MAX, Case, EXPECTED,
+    fixtures::{Files, Shared},
+};
 use crate::{
     author::{
         codes,
         question::{Ask, question},
-        yaml::{Fields, Node, Reader, parse},
+        yaml::{Fields, Node, Reader, Value, parse},
     },
     compiled::Compiled,
 };
@@ -27,6 +30,7 @@ const KEYS: &[&str] = &[
     "requests",
     "on",
     "context",
+    "entities",
     "expect",
     "policies",
 ];
@@ -34,7 +38,7 @@ const KEYS: &[&str] = &[
 /// Reads the rows of one file into cases.
 pub(super) fn read(
     source: &Source,
-    compiled: &Compiled,
+    files: &mut Files<'_>,
     now_us: i64,
     cases: &mut Vec<Case>,
     found: &mut Vec<Diagnostic>,
@@ -43,15 +47,19 @@ pub(super) fn read(
         return;
     };
     let mut reader = Reader::new(source, found);
-    let Some(fields) = reader.fields(&root, "a test file", &["tests"]) else {
+    let Some(fields) = reader.fields(&root, "a test file", &["fixtures", "tests"]) else {
         return;
     };
     let Some(node) = fields.get("tests") else {
         reader.missing(fields.span, "a test file", "tests", "tests: []");
         return;
     };
+    let shared = match fields.get("fixtures") {
+        Some(names) => files.shared(names, &mut reader),
+        None => Shared::default(),
+    };
     for row in reader.list(node, "`tests`").unwrap_or_default() {
-        read_row(row, compiled, now_us, cases, &mut reader);
+        read_row(row, files, &shared, now_us, cases, &mut reader);
         if cases.len() > CASES_MAX {
             cases.truncate(CASES_MAX);
             let diagnostic = Diagnostic::error(codes::REPOSITORY_TOO_LARGE, "too many test cases")
@@ -65,7 +73,8 @@ pub(super) fn read(
 
 fn read_row(
     row: &Node,
-    compiled: &Compiled,
+    files: &mut Files<'_>,
+    shared: &Shared,
     now_us: i64,
     cases: &mut Vec<Case>,
     reader: &mut Reader<'_>,
@@ -89,35 +98,51 @@ fn read_row(
     };
     let policies = fields
         .get("policies")
-        .map(|node| policies(node, compiled, reader));
-    let base = context(fields, now_us, reader);
+        .map(|node| policies(node, files.compiled, reader));
+    let base = context(fields, shared, now_us, reader);
+    let world = match fields.get("entities") {
+        Some(node) => {
+            let name = reader.text(node, "`entities`");
+            let world = name.and_then(|name| files.world(shared, name, node.span, reader));
+            if world.is_none() {
+                return;
+            }
+            world
+        }
+        None => None,
+    };
     let (Some(expected), Some(base)) = (expected, base) else {
         return;
     };
-    for (principal, principal_span) in &principals {
+    let callers = principals.iter().flat_map(|(name, span)| {
+        let all = shared.principals(name).into_iter();
+        all.map(move |caller| (*name, caller, span))
+    });
+    for (principal, caller, principal_span) in callers {
         for (request, request_span) in &requests {
             if cases.len() > CASES_MAX {
                 return;
             }
             let (verb, target) = request.split_once(' ').unwrap_or((request, ""));
             let ask = Ask {
-                principal: (*principal).to_owned(),
+                principal: caller.to_owned(),
                 verb: verb.to_owned(),
                 target: target.trim().to_owned(),
                 on: on.map(str::to_owned),
                 ..base.clone()
             };
-            match question(&compiled.catalogue, &ask) {
+            match question(&files.compiled.catalogue, &ask) {
                 Ok(question) => cases.push(Case {
                     name: name
                         .clone()
                         .unwrap_or_else(|| format!("{principal} {request}")),
-                    principal: (*principal).to_owned(),
+                    principal: called(principal, caller),
                     request: match on {
                         Some(on) => format!("{request} on {on}"),
                         None => (*request).to_owned(),
                     },
                     location: reader.source.span(fields.span),
+                    world: world.clone(),
                     question,
                     expected,
                     policies: policies.clone(),
@@ -176,17 +201,43 @@ fn policies(node: &Node, compiled: &Compiled, reader: &mut Reader<'_>) -> BTreeS
     ids
 }
 
-fn context(fields: Fields<'_>, now_us: i64, reader: &mut Reader<'_>) -> Option<Ask> {
-    let mut ask = Ask {
+/// A fixture by its name and the caller that it stands for.
+fn called(name: &str, caller: &str) -> String {
+    match name == caller {
+        true => name.to_owned(),
+        false => format!("{name} ({caller})"),
+    }
+}
+
+/// The context of a row: its own, or a fixture's by name.
+fn context(
+    fields: Fields<'_>,
+    shared: &Shared,
+    now_us: i64,
+    reader: &mut Reader<'_>,
+) -> Option<Ask> {
+    let ask = Ask {
         now_us,
         ..Ask::default()
     };
     let Some(node) = fields.get("context") else {
         return Some(ask);
     };
-    let fields = reader.fields(node, "`context`", &["headers", "source", "now"])?;
+    let Value::Scalar(name) = &node.value else {
+        return read_context(node, ask, reader);
+    };
+    let (source, node) = shared.context(name, node.span, reader)?;
+    // What is wrong with it is told where it stands.
+    read_context(node, ask, &mut Reader::new(source, reader.found))
+}
+
+fn read_context(node: &Node, mut ask: Ask, reader: &mut Reader<'_>) -> Option<Ask> {
+    let fields = reader.fields(node, "`context`", &["headers", "mtls", "now", "source"])?;
     if let Some(node) = fields.get("source") {
         ask.source = Some(reader.text(node, "`source`")?.to_owned());
+    }
+    if let Some(node) = fields.get("mtls") {
+        ask.anonymous = !reader.choice(node, "`mtls`", &[("true", true), ("false", false)])?;
     }
     if let Some(node) = fields.get("headers") {
         for entry in reader.map(node, "`headers`")? {

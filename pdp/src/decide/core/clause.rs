@@ -69,7 +69,7 @@ impl Body {
 
     /// The `when` and `unless` conditions: they were folded to the right, under
     /// nodes that carry the place of the whole policy.
-    fn conditions(&self) -> Vec<&Arc<Expr>> {
+    pub(super) fn conditions(&self) -> Vec<&Arc<Expr>> {
         let mut conditions = Vec::new();
         let mut at = &self.expr;
         while let ExprKind::And { left, right } = at.expr_kind()
@@ -164,7 +164,7 @@ fn rebuilt(access: &Access) -> Expr {
         })
 }
 
-fn name_of(access: &Access) -> String {
+pub(super) fn name_of(access: &Access) -> String {
     let mut name = access.root.to_string();
     for segment in &access.segments {
         match is_identifier(segment) {
@@ -184,7 +184,7 @@ fn is_identifier(segment: &SmolStr) -> bool {
 }
 
 /// The operand of the negation that `unless { … }` was turned into.
-fn written_unless(expr: &Expr) -> Option<&Arc<Expr>> {
+pub(super) fn written_unless(expr: &Expr) -> Option<&Arc<Expr>> {
     let ExprKind::UnaryApp {
         op: UnaryOp::Not,
         arg,
@@ -212,7 +212,7 @@ fn flatten(expr: &Arc<Expr>) -> Vec<&Arc<Expr>> {
     parts
 }
 
-fn snippet(expr: &Expr) -> Option<&str> {
+pub(super) fn snippet(expr: &Expr) -> Option<&str> {
     expr.source_loc().and_then(Loc::snippet)
 }
 

@@ -139,10 +139,7 @@ impl<'s> Case<'s> {
             let (state, error) = self.state(part, evaluation, &walk);
             let last = next != Some(part.condition);
             clauses.push(Clause {
-                kind: match part.kind {
-                    Kind::Unless => ClauseKind::Unless,
-                    Kind::When => ClauseKind::When,
-                },
+                kind: part.kind.into(),
                 line: first_line + part.line,
                 text: part.text.clone(),
                 blocks: walk.step(part.kind, state, last),

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::super::core::Kind;
+
 /// A policy, and how far it got with a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyView {
@@ -66,6 +68,15 @@ pub enum ClauseKind {
     Unless,
     /// `when { … }`
     When,
+}
+
+impl From<Kind> for ClauseKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Unless => Self::Unless,
+            Kind::When => Self::When,
+        }
+    }
 }
 
 /// How a part of a condition came out.

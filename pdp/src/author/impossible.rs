@@ -1,0 +1,106 @@
+//! Which two facts make a policy impossible that Cedar's type checker refuses.
+//!
+//! Cedar says only that no request can match. Here parts of the policy are left out until
+//! it is possible again: the first part with which it is not is one of the two, and the
+//! part without which it would be is the other.
+
+use std::sync::Arc;
+
+use cedar_policy::{
+    Policy, PolicySet, ValidationMode, ValidationWarning, Validator,
+    pst::{self, BinaryOp, Clause, Expr},
+};
+
+/// Most parts of a condition that are tried.
+const PARTS_MAX: usize = 64;
+
+/// What contradicts what, as it was written; `None` where it cannot be told apart.
+pub(super) fn culprits(policy: &Policy, validator: &Validator) -> Option<(String, String)> {
+    let pst::Policy::Static(whole) = policy.to_pst().ok()? else {
+        return None;
+    };
+    let body = whole.body().clone();
+    let parts: Vec<Clause> = body.clauses().iter().flat_map(split).collect();
+    if parts.is_empty() || parts.len() > PARTS_MAX {
+        return None;
+    }
+    let trial = Trial { body, validator };
+    let reaching =
+        (1..=parts.len()).find(|n| trial.is_impossible(parts.get(..*n).unwrap_or_default()))?;
+    let (second, before) = parts.get(..reaching)?.split_last()?;
+    let second_text = text(second);
+    for (i, first) in before.iter().enumerate() {
+        let others = before.iter().enumerate().filter(|(j, _)| *j != i);
+        let without: Vec<Clause> = others
+            .map(|(_, p)| p.clone())
+            .chain([second.clone()])
+            .collect();
+        if trial.is_possible(&without) {
+            return Some((text(first), second_text));
+        }
+    }
+    Some(("its scope".to_owned(), second_text))
+}
+
+struct Trial<'v> {
+    body: pst::Template,
+    validator: &'v Validator,
+}
+
+impl Trial<'_> {
+    fn is_impossible(&self, parts: &[Clause]) -> bool {
+        self.warned(parts) == Some(true)
+    }
+
+    fn is_possible(&self, parts: &[Clause]) -> bool {
+        self.warned(parts) == Some(false)
+    }
+
+    /// Whether Cedar calls the policy with these parts impossible; `None` where they do
+    /// not type-check without the rest.
+    fn warned(&self, parts: &[Clause]) -> Option<bool> {
+        let bare = pst::Template::new(
+            self.body.id.clone(),
+            self.body.effect,
+            self.body.principal.clone(),
+            self.body.action.clone(),
+            self.body.resource.clone(),
+        );
+        let template = bare.try_with_clauses(parts.to_vec()).ok()?;
+        let policy = Policy::from_pst(pst::Policy::Static(template.try_into().ok()?)).ok()?;
+        let set = PolicySet::from_policies([policy]).ok()?;
+        let result = self.validator.validate(&set, ValidationMode::Strict);
+        let impossible =
+            |w: &ValidationWarning| matches!(w, ValidationWarning::ImpossiblePolicy(_));
+        result
+            .validation_passed()
+            .then(|| result.validation_warnings().any(impossible))
+    }
+}
+
+/// The `&&` parts of a clause, each a clause of its own; an `unless` stays whole.
+fn split(clause: &Clause) -> Vec<Clause> {
+    let Clause::When(expr) = clause else {
+        return vec![clause.clone()];
+    };
+    let mut parts = Vec::new();
+    let mut open = vec![expr];
+    while let Some(at) = open.pop() {
+        match &**at {
+            Expr::BinaryOp {
+                op: BinaryOp::And,
+                left,
+                right,
+            } => open.extend([right, left]),
+            _ => parts.push(Clause::When(Arc::clone(at))),
+        }
+    }
+    parts
+}
+
+fn text(clause: &Clause) -> String {
+    match clause {
+        Clause::When(expr) => format!("`{expr}`"),
+        Clause::Unless(expr) => format!("`unless {{ {expr} }}`"),
+    }
+}
