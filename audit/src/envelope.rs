@@ -4,6 +4,9 @@
 //! appending and verifying handle millions a second, so here the same encoding is
 //! written from borrowed parts and read back as borrowed parts.
 
+mod decision;
+
+pub use decision::DecisionRef;
 use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
 
 /// Version of the envelope.
@@ -92,12 +95,16 @@ pub(crate) fn decode_prefix(buf: &[u8]) -> Option<(EnvelopeRef<'_>, usize)> {
 pub struct RecordPeek<'a> {
     /// ULID bytes, as they are.
     pub id: &'a [u8],
+    /// Event time, microseconds since the Unix epoch, on the reporter's clock.
+    pub time_us: i64,
     /// Field number of the body in `record.proto`; 0 for none.
     pub class: u32,
     /// Encoded body.
     pub body: &'a [u8],
 }
 
+/// Field number of a decision in `record.proto`.
+pub(crate) const DECISION: u32 = 16;
 /// Field number of a stream head in `record.proto`.
 const STREAM_HEAD: u32 = 25;
 
@@ -108,6 +115,7 @@ impl<'a> RecordPeek<'a> {
         while let Some((tag, value)) = field(&mut record)? {
             match (tag, value) {
                 (1, Value::Bytes(id)) => peek.id = id,
+                (2, Value::Varint(v)) => peek.time_us = v as i64,
                 (16.., Value::Bytes(body)) => (peek.class, peek.body) = (tag, body),
                 _ => {}
             }
@@ -130,7 +138,7 @@ impl<'a> RecordPeek<'a> {
     /// The body's name in `record.proto`.
     pub fn class_name(&self) -> &'static str {
         match self.class {
-            16 => "decision",
+            DECISION => "decision",
             17 => "outcome",
             18 => "rejudgement",
             19 => "authn_failure",

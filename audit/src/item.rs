@@ -132,7 +132,7 @@ pub(crate) fn id_time_us(id: u128) -> i64 {
     i64::try_from(id >> 80).unwrap_or(i64::MAX / 1000) * 1000
 }
 
-fn filed_time(reported_us: i64, received_us: i64) -> i64 {
+pub(crate) fn filed_time(reported_us: i64, received_us: i64) -> i64 {
     let credible =
         received_us.saturating_sub(LATE_MAX_US)..=received_us.saturating_add(AHEAD_MAX_US);
     if credible.contains(&reported_us) {

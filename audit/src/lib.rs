@@ -11,12 +11,15 @@
 //! - [`verify`]: the check itself
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
+//! - [`decisions`]: all decisions of a time, for a replay
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
 
 #![cfg(feature = "log")]
 
 pub mod buffer;
 pub mod checkpoint;
+#[cfg(feature = "index")]
+pub mod decisions;
 mod diagnostics;
 pub mod disk;
 pub mod envelope;

@@ -105,6 +105,11 @@ impl Query {
         }
     }
 
+    /// Whether it asks for every decision of a time.
+    pub fn is_of_time_alone(&self) -> bool {
+        matches!(&self.filter, Expr::All(parts) if parts.is_empty())
+    }
+
     /// Whether `item` is what is asked for, apart from its time.
     pub fn matches(&self, item: &Item) -> bool {
         self.filter().matches(item)

@@ -207,7 +207,7 @@ pub struct Scan {
     shared: Arc<Shared>,
     next: u64,
     end: u64,
-    run: Option<(PathBuf, FrameReader, u64)>,
+    run: Run,
 }
 
 impl Scan {
@@ -226,31 +226,52 @@ impl Scan {
         self.end
     }
 
-    fn read(&mut self) -> Result<Entry, LogError> {
+    /// The next leaf as it is hashed, undecoded; after an error there is none.
+    pub(crate) fn next_leaf(&mut self) -> Option<Result<(u64, &[u8]), LogError>> {
+        if self.next >= self.end {
+            return None;
+        }
         let index = self.next;
-        if self.run.as_ref().is_none_or(|(_, _, left)| *left == 0) {
-            let place = self.shared.place(index)?;
-            let reader = FrameReader::new(place.file, place.offset, place.segment_end);
-            self.run = Some((place.path, reader, place.left));
-        }
-        let not_found = LogError::NotFound {
-            index,
-            len: self.end,
-        };
-        let Some((path, reader, left)) = &mut self.run else {
-            return Err(not_found);
-        };
-        *left -= 1;
-        let offset = reader.offset();
-        match reader.next() {
-            Ok(Some(Ok(frame))) => entry(index, Bytes::copy_from_slice(frame.leaf())),
-            Ok(Some(Err(fault))) => {
-                let (path, what) = (path.clone(), fault.to_string());
-                Err(LogError::tampered(path, index, offset, what))
+        self.next += 1;
+        match read(&self.shared, &mut self.run, index, self.end) {
+            Ok(leaf) => Some(Ok((index, leaf))),
+            Err(error) => {
+                self.end = index;
+                Some(Err(error))
             }
-            Ok(None) => Err(not_found),
-            Err(e) => Err(LogError::io(self.shared.dir.join(path))(e)),
         }
+    }
+
+    /// The index that it reads next.
+    pub(crate) fn position(&self) -> u64 {
+        self.next
+    }
+}
+
+/// A run of frames in one segment: where it is, its reader, and how many are left.
+type Run = Option<(PathBuf, FrameReader, u64)>;
+
+/// Reads the leaf at `index`, at which `run` stands if it stands anywhere.
+fn read<'r>(shared: &Shared, run: &'r mut Run, index: u64, end: u64) -> Result<&'r [u8], LogError> {
+    if run.as_ref().is_none_or(|(_, _, left)| *left == 0) {
+        let place = shared.place(index)?;
+        let reader = FrameReader::new(place.file, place.offset, place.segment_end);
+        *run = Some((place.path, reader, place.left));
+    }
+    let not_found = LogError::NotFound { index, len: end };
+    let Some((path, reader, left)) = run else {
+        return Err(not_found);
+    };
+    *left -= 1;
+    let offset = reader.offset();
+    match reader.next() {
+        Ok(Some(Ok(frame))) => Ok(frame.leaf()),
+        Ok(Some(Err(fault))) => {
+            let (path, what) = (path.clone(), fault.to_string());
+            Err(LogError::tampered(path, index, offset, what))
+        }
+        Ok(None) => Err(not_found),
+        Err(e) => Err(LogError::io(shared.dir.join(path))(e)),
     }
 }
 
@@ -261,7 +282,9 @@ impl Iterator for Scan {
         if self.next >= self.end {
             return None;
         }
-        let entry = self.read();
+        let index = self.next;
+        let leaf = read(&self.shared, &mut self.run, index, self.end);
+        let entry = leaf.and_then(|leaf| entry(index, Bytes::copy_from_slice(leaf)));
         match &entry {
             Ok(_) | Err(LogError::Undecodable { .. }) => self.next += 1,
             Err(_) => self.next = self.end,

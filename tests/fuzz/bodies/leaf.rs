@@ -1,14 +1,17 @@
-//! A leaf of the audit log and the record in it: the two readers of an envelope
-//! agree, and whatever a reporter sends can be shown and asked about.
+//! A leaf of the audit log and the record in it: the readers of an envelope and of a
+//! decision agree, and whatever a reporter sends can be shown and asked about.
 
 use palisade_audit::{
-    envelope::{EnvelopeRef, RecordPeek},
+    envelope::{DecisionRef, EnvelopeRef, RecordPeek},
     item::Item,
     query::Query,
     row::Row,
     source::Entry,
 };
-use palisade_mesh::wire::{audit::Envelope, record::Record};
+use palisade_mesh::wire::{
+    audit::Envelope,
+    record::{Record, record::Body},
+};
 use prost::Message as _;
 
 /// Checks one input, as a leaf and as a record.
@@ -33,6 +36,9 @@ pub fn check(bytes: &[u8]) {
     }
     peek(bytes);
     if let Ok(record) = Record::decode(bytes) {
+        if record.encode_to_vec() == bytes {
+            decide(bytes, &record);
+        }
         show(Envelope::default(), record);
     }
 }
@@ -42,6 +48,19 @@ fn peek(record: &[u8]) {
         assert!(!peek.class_name().is_empty());
         let _ = peek.closes_stream();
     }
+}
+
+/// A replay reads what the generated type does.
+fn decide(bytes: &[u8], record: &Record) {
+    let ours = DecisionRef::of_record(bytes);
+    let Some(Body::Decision(theirs)) = &record.body else {
+        return assert_eq!(ours, None);
+    };
+    let ours = ours.expect("what is encoded canonically is read");
+    assert_eq!(ours.time_us, record.time_us);
+    assert_eq!(ours.verdict, theirs.verdict());
+    assert_eq!(ours.policies, theirs.policies);
+    assert_eq!(ours.context_json, theirs.context_json);
 }
 
 fn show(envelope: Envelope, record: Record) {

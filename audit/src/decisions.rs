@@ -1,0 +1,138 @@
+//! The decisions of a log in their order, as they were written: for whoever goes
+//! through all of them, which an index does not help with.
+
+use std::ops::ControlFlow;
+
+use palisade_mesh::wire::{audit::Envelope, record::Record};
+use prost::Message as _;
+
+use crate::{
+    envelope::{DECISION, EnvelopeRef, RecordPeek},
+    item::{AHEAD_MAX_US, Item, LATE_MAX_US, filed_time},
+    log::{Log, LogError, Scan},
+    query::{Query, Window},
+    source::Entry,
+};
+
+/// The decisions of a window that a query asks for.
+pub struct Decisions {
+    log: Log,
+    scan: Scan,
+    window: Window,
+    /// What each must be beside a decision; none where only the time is asked about.
+    filter: Option<Query>,
+}
+
+impl Decisions {
+    /// The decisions that `query` asks for in `window`, up to what is durable now.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn new(log: &Log, query: &Query, window: Window) -> Result<Self, LogError> {
+        // Records lie in the order of their receipt; one that is filed under its own
+        // time was received shortly before it at the earliest.
+        let from = first_received(log, window.from_us.saturating_sub(AHEAD_MAX_US))?;
+        Ok(Self {
+            scan: log.scan(from),
+            log: log.clone(),
+            window,
+            filter: (!query.is_of_time_alone()).then(|| query.clone()),
+        })
+    }
+
+    /// Index of the leaf that is looked at next.
+    pub fn position(&self) -> u64 {
+        self.scan.position()
+    }
+
+    /// Index at which it ends.
+    pub fn end(&self) -> u64 {
+        self.scan.end()
+    }
+
+    /// Gives each leaf to `visit`, with its index, until that breaks; whether it did.
+    /// Leaves that cannot be decoded are no decisions.
+    ///
+    /// # Errors
+    /// When the log cannot be read on.
+    pub fn visit<B>(
+        &mut self,
+        mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<B>,
+    ) -> Result<Option<B>, LogError> {
+        let past = self.window.to_us.saturating_add(LATE_MAX_US);
+        while let Some(read) = self.scan.next_leaf() {
+            let (index, leaf) = read?;
+            let Some(envelope) = EnvelopeRef::decode(leaf) else {
+                continue;
+            };
+            if envelope.received_us > past {
+                return Ok(None);
+            }
+            let Some(peek) = RecordPeek::new(envelope.record).filter(|p| p.class == DECISION)
+            else {
+                continue;
+            };
+            if !self
+                .window
+                .contains(filed_time(peek.time_us, envelope.received_us))
+            {
+                continue;
+            }
+            if let Some(query) = &self.filter {
+                // The filter looks at decoded records; what is not one is no match.
+                let matches = |entry| query.matches(&Item::new(entry));
+                if !decoded(index, leaf).is_some_and(matches) {
+                    continue;
+                }
+            }
+            if let ControlFlow::Break(broke) = visit(index, leaf) {
+                return Ok(Some(broke));
+            }
+        }
+        Ok(None)
+    }
+
+    /// When the first record of the log was received, microseconds since the Unix
+    /// epoch; what happened before cannot be in it.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn log_begins_us(&self) -> Result<Option<i64>, LogError> {
+        match self.log.len() {
+            0 => Ok(None),
+            _ => received(&self.log, 0).map(Some),
+        }
+    }
+}
+
+fn decoded(index: u64, leaf: &[u8]) -> Option<Entry> {
+    let envelope = Envelope::decode(leaf).ok()?;
+    let record = Record::decode(envelope.record.clone()).ok()?;
+    Some(Entry {
+        index,
+        envelope,
+        record,
+    })
+}
+
+/// Index of the first record that was received at `us` or later.
+fn first_received(log: &Log, us: i64) -> Result<u64, LogError> {
+    let (mut low, mut high) = (0, log.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        match received(log, middle)? < us {
+            true => low = middle + 1,
+            false => high = middle,
+        }
+    }
+    Ok(low)
+}
+
+fn received(log: &Log, index: u64) -> Result<i64, LogError> {
+    match log.read(index) {
+        Ok(entry) => Ok(entry.envelope.received_us),
+        // As if it were new: the search then begins earlier, never too late.
+        Err(LogError::Undecodable { .. }) => Ok(i64::MAX),
+        Err(error) => Err(error),
+    }
+}
