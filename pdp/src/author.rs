@@ -46,13 +46,14 @@ mod schema;
 mod services;
 mod settings;
 mod store;
+pub mod suggest;
 pub mod tests;
 mod yaml;
 
 pub use nesting::{BRACKETS_MAX, OPERATORS_MAX};
 pub use places::Places;
 pub use policies::{ID_LEN_MAX, MESSAGE_LEN_MAX};
-pub use question::{Ask, OwnedQuestion, question};
+pub use question::{Ask, OwnedQuestion, principal, question, request};
 pub use schema::generated as generated_schema;
 pub use services::{NAME_LEN_MAX, OPERATIONS_MAX};
 pub use settings::{TIMEOUT_DEFAULT, TIMEOUT_MAX};

@@ -28,9 +28,11 @@
 //!   header) makes the decision undecided if a policy in scope reads it.
 //! - The determining policies of an undecided decision are the forbids to blame.
 
+mod access;
 mod asked;
 mod cache;
 mod core;
+mod cost;
 mod engine;
 mod explain;
 mod fact;
@@ -39,6 +41,7 @@ mod index;
 mod oracle;
 mod outcome;
 mod record;
+mod replay;
 mod rule;
 mod slice;
 mod snapshot;
@@ -46,11 +49,14 @@ mod snapshot;
 mod testing;
 #[cfg(test)]
 mod tests;
+mod watch;
 mod world;
 
 use smol_str::SmolStr;
 
 pub(crate) use self::core::{Body, Condition, Glob, Kind, Node, Term, written};
+pub use access::{Access, Caller, Given, May, OpenClause, OpenPolicy, Survey, Target, Who};
+pub use cost::{Costs, PolicyCost};
 pub use engine::{
     DECISION_BYTES_MAX, DECISIONS_MAX, Engine, KEY_LEN_MAX, SELF_CHECK_EVERY,
     SELF_CHECK_EVERY_PER_POLICY, SLICE_BYTES_MAX, SLICES_MAX,
@@ -60,8 +66,10 @@ pub use explain::{
     Seen,
 };
 pub use palisade_mesh::decision::SelfCheck;
+pub use replay::{Again, Lacking, PATH_LEN_MAX, Past, Replay};
 pub(crate) use rule::{Scope, Shape};
 pub use snapshot::Snapshot;
+pub use watch::{OneWay, PolicyUse};
 
 /// Why no snapshot can be made of a compiled repository; the compiler is to blame.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ use super::{cedar, codes, files, nesting};
 /// Widest line.
 pub const LINE_WIDTH: usize = 100;
 /// Lines shown around a change.
-const CONTEXT: usize = 3;
+pub(crate) const CONTEXT: usize = 3;
 
 /// What formatting makes of one file.
 #[derive(Debug, Clone, Serialize)]
@@ -101,7 +101,7 @@ pub(super) fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 /// Lays out each policy; comments and blank lines between policies stay, the
 /// latter one at most.
-pub(super) fn format(source: &Source) -> Result<String, Vec<Diagnostic>> {
+pub(crate) fn format(source: &Source) -> Result<String, Vec<Diagnostic>> {
     nesting::check(source).map_err(|d| vec![*d])?;
     let parsed: PolicySet = source
         .text

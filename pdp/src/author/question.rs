@@ -140,7 +140,11 @@ pub fn question(catalogue: &Catalogue, ask: &Ask) -> Result<OwnedQuestion, Vec<D
     })
 }
 
-fn principal(catalogue: &Catalogue, name: &str) -> Result<SpiffeId, Diagnostic> {
+/// Who is called `name`: a service, an identity path or a SPIFFE ID.
+///
+/// # Errors
+/// When nobody is, or several are.
+pub fn principal(catalogue: &Catalogue, name: &str) -> Result<SpiffeId, Diagnostic> {
     if name.contains("://") {
         return SpiffeId::parse(name).map_err(|error| {
             Diagnostic::error(codes::TEST_PRINCIPAL, format!("`{name}` is nobody"))
@@ -194,6 +198,17 @@ fn suggest_service(diagnostic: Diagnostic, catalogue: &Catalogue, name: &str) ->
         Some(near) => diagnostic.label(format!("did you mean `{near}`?")),
         None => diagnostic,
     }
+}
+
+/// The request that verb and target of `ask` mean, and the service it is for.
+///
+/// # Errors
+/// When they mean none.
+pub fn request(
+    catalogue: &Catalogue,
+    ask: &Ask,
+) -> Result<(Arc<Service>, CanonicalRequest), Diagnostic> {
+    target::request(catalogue, ask)
 }
 
 fn source(text: Option<&str>) -> Result<SocketAddr, Diagnostic> {

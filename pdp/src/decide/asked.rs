@@ -1,6 +1,11 @@
 //! A question in the words of Cedar: which action on which resource, by whom.
 
-use palisade_mesh::{catalogue::Protocol, decision::Question};
+use palisade_mesh::{
+    canonical::Method,
+    catalogue::{Protocol, Service},
+    decision::Question,
+    operation::Operation,
+};
 
 use super::{
     field::Form,
@@ -30,12 +35,22 @@ pub(crate) struct Names<'q> {
 
 impl<'q> Names<'q> {
     pub(crate) fn of(question: &Question<'q>) -> Self {
-        let business = question.operation.and_then(|o| o.action.as_deref());
-        let action = business.unwrap_or(match question.service.protocol {
+        let method = question.request.method;
+        Self::new(question.service, question.operation, method)
+    }
+
+    /// The names of what `method` is on an operation of a service, or beside them.
+    pub(crate) fn new(
+        service: &'q Service,
+        operation: Option<&'q Operation>,
+        method: Method,
+    ) -> Self {
+        let business = operation.and_then(|o| o.action.as_deref());
+        let action = business.unwrap_or(match service.protocol {
             Protocol::Grpc => GRPC_CALL,
-            Protocol::Http => question.request.method.as_str(),
+            Protocol::Http => method.as_str(),
         });
-        match question.operation {
+        match operation {
             Some(operation) => Self {
                 action,
                 resource_type: OPERATION,
@@ -44,7 +59,7 @@ impl<'q> Names<'q> {
             None => Self {
                 action,
                 resource_type: SERVICE,
-                resource_id: question.service.id.as_str(),
+                resource_id: service.id.as_str(),
             },
         }
     }

@@ -19,11 +19,13 @@ use cedar_policy_core::{
 
 mod bare;
 mod clause;
+mod open;
 mod tree;
 mod values;
 mod walk;
 
 pub(crate) use clause::{Conjunct, Kind, start_of};
+pub(crate) use open::{Known, Outcomes, PathShape, Tree};
 pub(crate) use tree::{Condition, Glob, Node, Term, written};
 pub(crate) use values::{ValueCache, context};
 pub(crate) use walk::{Uses, uses};

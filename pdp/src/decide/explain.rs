@@ -335,7 +335,7 @@ impl Snapshot {
         paths
     }
 
-    fn path_of(&self, field: Field) -> String {
+    pub(crate) fn path_of(&self, field: Field) -> String {
         format!("context.{}", self.layout().whole_path(field).join("."))
     }
 

@@ -11,7 +11,7 @@ use palisade_mesh::{catalogue::HeaderShape, decision::Question};
 
 use super::field::{Field, Form, Header, Layout};
 
-pub(crate) const US_PER_SECOND: i64 = 1_000_000;
+const US_PER_SECOND: i64 = 1_000_000;
 pub(crate) const US_PER_HOUR: i64 = 3_600 * US_PER_SECOND;
 const US_PER_DAY: i64 = 24 * US_PER_HOUR;
 
@@ -97,9 +97,7 @@ impl Facts for Live<'_> {
             // A dual-stack socket shows an IPv4 peer as `::ffff:a.b.c.d`; policies mean `a.b.c.d`.
             Field::SourceIp => Fact::Ip(q.connection.source.ip().to_canonical()),
             Field::SourcePort => Fact::Long(q.connection.source.port().into()),
-            Field::TimeHour => Fact::Long(hour_of(q.now_us)),
-            Field::TimeNow => moment_of(q.now_us),
-            Field::TimeWeekday => Fact::Long(weekday_of(q.now_us)),
+            Field::TimeHour | Field::TimeNow | Field::TimeWeekday => clock_fact(field, q.now_us),
             Field::TlsAlpn => optional(tls.alpn.as_deref()),
             Field::TlsMtls => Fact::Bool(tls.mtls),
             Field::TlsSni => optional(tls.sni.as_deref()),
@@ -175,7 +173,7 @@ fn list_of<'h>(lines: impl Iterator<Item = &'h HeaderValue>) -> Option<Vec<Cow<'
 }
 
 /// Splits `/package.Service/Method`.
-fn grpc_of(path: &str) -> Option<(&str, &str)> {
+pub(crate) fn grpc_of(path: &str) -> Option<(&str, &str)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
     let whole = !service.is_empty() && !method.is_empty() && !method.contains('/');
     whole.then_some((service, method))
@@ -184,6 +182,26 @@ fn grpc_of(path: &str) -> Option<(&str, &str)> {
 /// Whether a path names a gRPC method.
 pub(crate) fn is_grpc_path(path: &str) -> bool {
     grpc_of(path).is_some()
+}
+
+/// What a field of the clock says at a moment; any other field is unknown to it.
+pub(crate) fn clock_fact(field: Field, now_us: i64) -> Fact<'static> {
+    match field {
+        Field::TimeHour => Fact::Long(hour_of(now_us)),
+        Field::TimeNow => moment_of(now_us),
+        Field::TimeWeekday => Fact::Long(weekday_of(now_us)),
+        _ => Fact::Unknown,
+    }
+}
+
+/// When a field of the clock next says something else; none for any other field.
+pub(crate) fn next_tick(field: Field, now_us: i64) -> Option<i64> {
+    let step = match field {
+        Field::TimeNow => US_PER_SECOND,
+        Field::TimeHour | Field::TimeWeekday => US_PER_HOUR,
+        _ => return None,
+    };
+    now_us.div_euclid(step).saturating_add(1).checked_mul(step)
 }
 
 fn hour_of(now_us: i64) -> i64 {

@@ -126,6 +126,16 @@ impl Layout {
         records.iter().copied().chain([name]).collect()
     }
 
+    /// The field that stands at `path`.
+    pub(crate) fn find(&self, path: &[&str]) -> Option<Field> {
+        if let ["http", "headers", name] = path {
+            let at = self.headers.iter().position(|h| h.text == *name)?;
+            return u16::try_from(at).ok().map(Field::Header);
+        }
+        let fixed = FIXED.iter().find(|(_, fixed)| *fixed == path);
+        fixed.map(|(field, _)| *field)
+    }
+
     /// What using the value at `path` reads: the leaf it lies in, or all below it.
     pub(crate) fn read(&self, path: &[SmolStr]) -> Vec<Field> {
         self.select(|leaf| leaf.iter().zip(path).all(|(a, b)| *a == b.as_str()))

@@ -30,8 +30,14 @@ struct Drawers<T> {
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
+        Self::of(rules, |_| true)
+    }
+
+    /// Files those rules that are `wanted`.
+    pub(crate) fn of(rules: &[Rule], wanted: impl Fn(&Rule) -> bool) -> Self {
         let mut index = Self::default();
-        for (i, rule) in rules.iter().enumerate() {
+        let rules = rules.iter().enumerate();
+        for (i, rule) in rules.filter(|(_, rule)| wanted(rule)) {
             let drawer = index.by_resource.drawer(rule.resource);
             if let Some(drawer) = drawer.and_then(|d| d.drawer(rule.principal)) {
                 drawer.push(small(i));

@@ -24,7 +24,7 @@ use smol_str::SmolStr;
 use super::{
     Snapshot,
     asked::{Asked, Names},
-    fact::{Fact, Facts, Live, moment_text},
+    fact::{Fact, Facts, Live, moment_text, next_tick},
     field::{Field, Form, Layout},
     outcome::Findings,
     record,
@@ -53,6 +53,18 @@ pub(crate) fn reference(snapshot: &Snapshot, question: &Question<'_>) -> Decisio
     let now = Some(question.now_us);
     decision.context_json = record::write(&facts, &fields, snapshot.layout(), now);
     decision
+}
+
+/// Until when a decision of `now_us` holds by itself, whatever it is about: the next
+/// tick of the finest clock that some policy reads, or the next expiry.
+pub(crate) fn valid_until_us(snapshot: &Snapshot, now_us: i64) -> Option<i64> {
+    let rules = snapshot.rules().iter().filter(|rule| rule.enforced(now_us));
+    let moments = rules.flat_map(|rule| {
+        let ticks = rule.reads.iter();
+        let ticks = ticks.filter_map(|field| next_tick(*field, now_us));
+        ticks.chain(rule.expires_us)
+    });
+    moments.min()
 }
 
 fn findings(

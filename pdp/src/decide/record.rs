@@ -9,7 +9,6 @@
 use std::{borrow::Cow, collections::BTreeSet};
 
 use palisade_mesh::catalogue::HeaderShape;
-use rustc_hash::FxHashMap;
 use serde_json::Value;
 use smol_str::SmolStr;
 
@@ -137,7 +136,7 @@ impl Object {
 /// The facts of a recorded context.
 #[derive(Debug, Default)]
 pub(crate) struct Recorded {
-    facts: FxHashMap<Field, Fact<'static>>,
+    facts: Vec<(Field, Fact<'static>)>,
     /// Protocol of the context.
     form: Option<Form>,
     /// When the decision was made, if that mattered.
@@ -151,29 +150,39 @@ impl Recorded {
     /// When the text is no JSON object.
     pub(crate) fn parse(text: &str, form: Form, layout: &Layout) -> Result<Self, String> {
         let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        if !value.is_object() {
+        let Value::Object(records) = &value else {
             return Err("not an object".to_owned());
-        }
-        let mut facts = FxHashMap::default();
-        for field in layout.fields(form) {
-            let path = layout.whole_path(field);
-            let found = path.iter().try_fold(&value, |at, name| at.get(name));
-            if let Some(fact) = found.and_then(|v| fact_of(field, v, layout)) {
-                facts.insert(field, fact);
-            }
-        }
-        Ok(Self {
-            facts,
+        };
+        let mut recorded = Self {
             form: Some(form),
             decided_us: value.get(DECIDED_US).and_then(Value::as_i64),
-        })
+            ..Self::default()
+        };
+        let mut take = |path: &[&str], value: &Value| {
+            if let Some(field) = layout.find(path).filter(|field| field.is_in(form))
+                && let Some(fact) = fact_of(field, value, layout)
+            {
+                recorded.facts.push((field, fact));
+            }
+        };
+        for (record, value) in records {
+            let record = record.as_str();
+            take(&[record], value);
+            for (name, value) in value.as_object().into_iter().flatten() {
+                take(&[record, name], value);
+                for (last, value) in value.as_object().into_iter().flatten() {
+                    take(&[record, name, last], value);
+                }
+            }
+        }
+        Ok(recorded)
     }
 }
 
 impl Facts for Recorded {
     fn fact(&self, field: Field) -> Fact<'_> {
-        match self.facts.get(&field) {
-            Some(fact) => fact.clone(),
+        match self.facts.iter().find(|(known, _)| *known == field) {
+            Some((_, fact)) => fact.clone(),
             // The other protocol's record is never part of a context.
             None if self.form.is_some_and(|form| !field.is_in(form)) => Fact::Absent,
             None => Fact::Unknown,

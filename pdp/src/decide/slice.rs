@@ -12,7 +12,7 @@ use std::{
 use palisade_mesh::decision::Decision;
 
 use super::{
-    fact::{Facts, US_PER_HOUR, US_PER_SECOND},
+    fact::{Facts, US_PER_HOUR, next_tick},
     field::{Field, Form},
     index::{Index, rule_at},
     rule::Rule,
@@ -120,12 +120,8 @@ impl Slice {
 
     /// Until when an answer made at `now_us` holds by itself.
     pub(crate) fn valid_until_us(&self, now_us: i64) -> Option<i64> {
-        let next = |step: i64| now_us.div_euclid(step).saturating_add(1).checked_mul(step);
-        let tick = self.enforced.iter().filter_map(|field| match field {
-            Field::TimeNow => next(US_PER_SECOND),
-            Field::TimeHour | Field::TimeWeekday => next(US_PER_HOUR),
-            _ => None,
-        });
+        let fields = self.enforced.iter();
+        let tick = fields.filter_map(|field| next_tick(*field, now_us));
         tick.chain(self.expiry_us).min()
     }
 

@@ -30,7 +30,7 @@ use super::{
     record,
     rule::{Rule, Scope},
     slice::{Cached, Slice},
-    world::{Ent, Requested, Triple, World},
+    world::{Ent, OPERATION, Requested, Triple, World},
 };
 use crate::compiled::{Compiled, PolicyInfo};
 
@@ -134,6 +134,21 @@ impl Snapshot {
         oracle::reference(self, question)
     }
 
+    /// The reference's decision, for whoever enforces it: with the moment at which it
+    /// may change by itself.
+    pub(crate) fn referred(&self, question: &Question<'_>) -> Decision {
+        Decision {
+            valid_until_us: oracle::valid_until_us(self, question.now_us),
+            ..oracle::reference(self, question)
+        }
+    }
+
+    #[cfg(test)]
+    /// Breaks the index: it does not find this policy any more.
+    pub(crate) fn lose(&mut self, id: &str) {
+        self.index = Index::of(&self.rules, |rule| rule.id != id);
+    }
+
     pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
@@ -181,6 +196,23 @@ impl Snapshot {
         })
     }
 
+    /// The entities that a caller and names stand for, and the form of the context;
+    /// `None` when the snapshot lacks one of them.
+    pub(crate) fn named(
+        &self,
+        caller: &palisade_mesh::spiffe_id::SpiffeId,
+        names: Names<'_>,
+    ) -> Option<(Triple, Form)> {
+        let action = self.world.requested(Requested::Action, names.action)?;
+        let table = match names.resource_type {
+            OPERATION => Requested::Operation,
+            _ => Requested::Service,
+        };
+        let resource = self.world.requested(table, names.resource_id)?;
+        let form = self.form(action)?;
+        Some(((self.principal(caller)?, action, resource), form))
+    }
+
     /// The caller's entity. One that a service claims but the store lacks has no
     /// known groups, so nothing may be decided about it.
     pub(crate) fn principal(&self, id: &palisade_mesh::spiffe_id::SpiffeId) -> Option<Ent> {
@@ -197,7 +229,7 @@ impl Snapshot {
         Slice::new(index, &self.world, entities, form, now_us)
     }
 
-    /// Evaluates the bodies of a slice.
+    /// Evaluates the bodies of a slice, and writes down what they read.
     pub(crate) fn evaluate(
         &self,
         asked: &Asked<'_>,
@@ -206,20 +238,31 @@ impl Snapshot {
         now_us: i64,
         values: &mut ValueCache,
     ) -> Cached {
-        let json = record::write(
+        let (mut decision, shadows) = self.judge(asked, slice, facts, now_us, values);
+        decision.context_json = record::write(
             facts,
             &slice.fields,
             &self.layout,
             slice.expires.then_some(now_us),
         );
+        Cached {
+            decision: Arc::new(decision),
+            shadows: (!shadows.is_empty()).then(|| shadows.into()),
+        }
+    }
+
+    /// Evaluates the bodies of a slice; which shadow permits matched, by position.
+    pub(crate) fn judge(
+        &self,
+        asked: &Asked<'_>,
+        slice: &Slice,
+        facts: &dyn Facts,
+        now_us: i64,
+        values: &mut ValueCache,
+    ) -> (Decision, Vec<u32>) {
         let unfit = |field: &Field| facts.fact(*field) == Fact::Unfit;
         if slice.enforced.iter().any(unfit) {
-            let mut decision = self.fault(asked.names, Undecided::NotEncodable);
-            decision.context_json = json;
-            return Cached {
-                decision: Arc::new(decision),
-                shadows: None,
-            };
+            return (self.fault(asked.names, Undecided::NotEncodable), Vec::new());
         }
         let context = context(facts, &slice.fields, asked.form, &self.layout, values);
         let (findings, shadows) = match self.begin(asked.entities(), context) {
@@ -227,12 +270,8 @@ impl Snapshot {
             None => (Findings::default(), Vec::new()),
         };
         let mut decision = self.decision(asked.names, findings);
-        decision.context_json = json;
         decision.valid_until_us = slice.valid_until_us(now_us);
-        Cached {
-            decision: Arc::new(decision),
-            shadows: (!shadows.is_empty()).then(|| shadows.into()),
-        }
+        (decision, shadows)
     }
 
     /// Begins to evaluate bodies for one request; `None` for numbers of another snapshot.

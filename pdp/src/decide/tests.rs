@@ -8,9 +8,11 @@ use super::{
     testing::{Ask, BATCH, FOREIGNER, NOW_US, STRANGER, WEB, compiled, snapshot},
 };
 
+mod access;
 mod explained;
 mod property;
 mod remembered;
+mod replayed;
 mod whole;
 
 fn decide(engine: &mut Engine, ask: &Ask) -> Answer {
@@ -358,6 +360,60 @@ fn a_mismatch_is_counted_and_ends_in_a_deny() {
         None
     );
     assert_eq!(snapshot.self_check().mismatched, 2);
+}
+
+/// An index that loses a policy is noticed by live decisions, and nothing passes by it.
+#[test]
+fn a_broken_index_trips_the_self_check() {
+    for (lost, ask, verdict) in [
+        (
+            "admin",
+            Ask::new(WEB, "GET", "orders", "/admin/x"),
+            Verdict::Forbidden,
+        ),
+        ("read", get(WEB), Verdict::NotPermitted),
+    ] {
+        let mut broken = snapshot(SHOP);
+        std::sync::Arc::get_mut(&mut broken).unwrap().lose(lost);
+        let mut engine = broken.engine().with_self_check(1);
+        let answer = ask.ask(&broken, |q| engine.decide(q));
+        let found = broken.self_check();
+        assert_eq!((found.checked, found.mismatched), (1, 1), "{lost}");
+        assert_eq!(answer.decision.verdict, verdict, "{lost}");
+    }
+}
+
+/// The reference can enforce, too; then nothing depends on the index.
+#[test]
+fn an_engine_by_reference_needs_no_index() {
+    let mut broken = snapshot(SHOP);
+    std::sync::Arc::get_mut(&mut broken).unwrap().lose("admin");
+    let mut engine = broken.engine().by_reference();
+    let ask = Ask::new(WEB, "GET", "orders", "/admin/x");
+    for _ in 0..2 {
+        let answer = ask.ask(&broken, |q| engine.decide(q));
+        assert_eq!(answer.decision.verdict, Verdict::Forbidden);
+        assert!(!answer.cached);
+    }
+}
+
+/// Without an index it is not known which clock matters, so every one does.
+#[test]
+fn an_answer_of_the_reference_ends_with_the_next_tick_of_any_clock() {
+    let until = |policies: &str| {
+        let snapshot = snapshot(policies);
+        let mut engine = snapshot.engine().by_reference();
+        get(WEB)
+            .ask(&snapshot, |q| engine.decide(q))
+            .decision
+            .valid_until_us
+    };
+    assert_eq!(until(SHOP), None);
+    let hour = r#"@id("h") permit (principal, action, resource) when { context.time.hour > 3 };"#;
+    assert_eq!(until(hour), Some(NOW_US + 30 * 60 * 1_000_000));
+    let now = r#"@id("n") forbid (principal in Service::"acme.test/shop/orders", action, resource)
+        when { context.time.now > datetime("2030-01-01") };"#;
+    assert_eq!(until(&format!("{hour}{now}")), Some(NOW_US + 1_000_000));
 }
 
 #[test]

@@ -127,6 +127,23 @@ impl World {
             .or(strangers.rest)
     }
 
+    /// Every stored workload, with its SPIFFE ID.
+    pub(crate) fn workloads(&self) -> impl Iterator<Item = (&SmolStr, Ent)> {
+        let table = self.requested.get(Requested::Workload as usize);
+        table
+            .into_iter()
+            .flatten()
+            .map(|(id, entity)| (id, *entity))
+    }
+
+    /// The stand-ins for strangers that nothing names: of each trust domain, and of all
+    /// that nothing names either.
+    pub(crate) fn strangers(&self) -> impl Iterator<Item = (Option<&SmolStr>, Ent)> {
+        let domains = self.strangers.of_domain.iter();
+        let domains = domains.map(|(domain, entity)| (Some(domain), *entity));
+        domains.chain(self.strangers.rest.map(|entity| (None, entity)))
+    }
+
     /// The SPIFFE IDs of the strangers that some text of the revision names.
     pub(crate) fn named_strangers(&self) -> impl Iterator<Item = &str> {
         self.strangers.named.keys().map(SmolStr::as_str)

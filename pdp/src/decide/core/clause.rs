@@ -9,8 +9,8 @@ use cedar_policy_core::{
 use smol_str::SmolStr;
 
 use super::{
-    Body, Evaluation, Truth, truth,
-    walk::{Access, access_of, children, uses},
+    Body, Evaluation, Tree, Truth, truth,
+    walk::{Access, access_of, children, operands_of_and, uses},
 };
 use crate::decide::field::{Field, Layout};
 
@@ -53,7 +53,7 @@ impl Body {
                 Some(inner) => (Kind::Unless, inner),
                 None => (Kind::When, expr),
             };
-            parts.extend(flatten(inner).into_iter().map(|part| Conjunct {
+            parts.extend(operands_of_and(inner).into_iter().map(|part| Conjunct {
                 body: Body {
                     expr: part.clone(),
                     slots: self.slots.clone(),
@@ -90,6 +90,11 @@ impl Conjunct {
             Ok(value) => (truth(&value), None),
             Err(error) => (Truth::Error, Some(error.to_string())),
         }
+    }
+
+    /// It taken apart, to be evaluated while something is left open.
+    pub(crate) fn taken_apart(&self, layout: &Layout) -> Tree {
+        self.body.taken_apart(layout)
     }
 
     /// Fields of the context that it reads.
@@ -198,18 +203,6 @@ pub(super) fn written_unless(expr: &Expr) -> Option<&Arc<Expr>> {
 
 fn is_fold(expr: &Expr) -> bool {
     snippet(expr).is_some_and(|s| s.trim_end().ends_with(';'))
-}
-
-fn flatten(expr: &Arc<Expr>) -> Vec<&Arc<Expr>> {
-    let mut parts = Vec::new();
-    let mut open = vec![expr];
-    while let Some(expr) = open.pop() {
-        match expr.expr_kind() {
-            ExprKind::And { left, right } => open.extend([right, left]),
-            _ => parts.push(expr),
-        }
-    }
-    parts
 }
 
 pub(super) fn snippet(expr: &Expr) -> Option<&str> {

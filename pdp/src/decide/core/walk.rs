@@ -3,7 +3,7 @@
 //! Everything here goes over expressions with a list of its own instead of the
 //! call stack: a policy may be a very long chain of `&&`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use cedar_policy::EntityUid;
 use cedar_policy_core::ast::{BinaryOp, Expr, ExprKind, Literal, Var};
@@ -29,13 +29,7 @@ pub(crate) fn uses(body: &Body, layout: &Layout) -> Uses {
     let mut uses = Uses::default();
     let mut open = vec![(&*body.expr, false)];
     while let Some((expr, in_test)) = open.pop() {
-        if let Some(path) = access_of(expr)
-            && path.root == Var::Context
-        {
-            let fields = match path.probe {
-                true => layout.probe(&path.segments),
-                false => layout.read(&path.segments),
-            };
+        if let Some(fields) = read_here(expr, layout) {
             uses.fields.extend(fields);
             continue;
         }
@@ -50,6 +44,28 @@ pub(crate) fn uses(body: &Body, layout: &Layout) -> Uses {
         open.extend(children(expr).into_iter().map(|child| (child, in_test)));
     }
     uses
+}
+
+/// Fields of the context that `expr` reads.
+pub(crate) fn fields_of(expr: &Expr, layout: &Layout) -> BTreeSet<Field> {
+    let mut fields = BTreeSet::new();
+    let mut open = vec![expr];
+    while let Some(expr) = open.pop() {
+        match read_here(expr, layout) {
+            Some(read) => fields.extend(read),
+            None => open.extend(children(expr)),
+        }
+    }
+    fields
+}
+
+/// What a chain of attributes from the context reads; `None` for anything else.
+fn read_here(expr: &Expr, layout: &Layout) -> Option<Vec<Field>> {
+    let path = access_of(expr).filter(|path| path.root == Var::Context)?;
+    Some(match path.probe {
+        true => layout.probe(&path.segments),
+        false => layout.read(&path.segments),
+    })
 }
 
 /// A chain of attributes from one of the four variables.
@@ -114,6 +130,30 @@ pub(crate) fn children(expr: &Expr) -> Vec<&Expr> {
     }
 }
 
+/// The parts that `&&` joins, in order, however they are bracketed.
+pub(super) fn operands_of_and(expr: &Arc<Expr>) -> Vec<&Arc<Expr>> {
+    operands(expr, &|e| match e.expr_kind() {
+        ExprKind::And { left, right } => Some((left, right)),
+        _ => None,
+    })
+}
+
+/// The operands of a chain of one operator, in order, however it is bracketed.
+pub(super) fn operands<'e>(
+    expr: &'e Arc<Expr>,
+    split: &dyn Fn(&'e Expr) -> Option<(&'e Arc<Expr>, &'e Arc<Expr>)>,
+) -> Vec<&'e Arc<Expr>> {
+    let mut operands = Vec::new();
+    let mut open = vec![expr];
+    while let Some(expr) = open.pop() {
+        match split(expr) {
+            Some((left, right)) => open.extend([right, left]),
+            None => operands.push(expr),
+        }
+    }
+    operands
+}
+
 /// Whether it is a test that is false, and no error, of an entity that is missing.
 fn is_silent(expr: &Expr) -> bool {
     matches!(
@@ -128,8 +168,6 @@ fn is_silent(expr: &Expr) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use palisade_mesh::catalogue::{DeclaredHeader, HeaderShape};
 
     use super::*;

@@ -6,7 +6,7 @@ use proptest::{prelude::*, sample::select};
 
 use self::condition::condition;
 use super::super::{
-    oracle,
+    Given, May, Past, Replay, oracle,
     testing::{Ask, BATCH, FOREIGNER, ORDERS, STRANGER, WEB, snapshot},
 };
 
@@ -181,6 +181,100 @@ proptest! {
                 );
                 let until = answer.decision.valid_until_us;
                 prop_assert!(until.is_none_or(|until| until > ask.now_us));
+            }
+        }
+    }
+
+    /// An answer about many requests holds for each of them, whatever was left open.
+    #[test]
+    fn a_survey_holds_for_each_request(
+        policies in proptest::collection::vec(policy(), 0..8),
+        ask in ask(),
+        (clock, known, concrete) in (any::<bool>(), 0..3_usize, any::<bool>()),
+    ) {
+        let text: String = policies
+            .iter()
+            .enumerate()
+            .map(|(i, p)| format!("@id(\"p{i:02}\") {p}\n"))
+            .collect();
+        let snapshot = snapshot(&text);
+        let decision = ask.ask(&snapshot, |q| snapshot.engine().decide(q)).decision;
+        let whole = ask.ask(&snapshot, |q| snapshot.reference(q)).context_json;
+        let given = Given {
+            now_us: ask.now_us,
+            clock,
+            context_json: [None, Some(decision.context_json.as_str()), Some(&whole)][known],
+        };
+        let caller = snapshot.caller(&ask.connection.peer.id).expect("in the store");
+        let target = match concrete {
+            true => ask.ask(&snapshot, |q| {
+                let service = snapshot.catalogue().by_id(&q.service.id).expect("its own");
+                Some(snapshot.target(service, q.request))
+            }),
+            false => snapshot.targets().into_iter().find(|t| {
+                t.action == decision.action && t.resource_id() == decision.resource_id
+            }),
+        };
+        let Some(target) = target else {
+            // A request that is no operation, of a service that answers it with 404.
+            return Ok(());
+        };
+        let survey = snapshot.survey(given).expect("JSON of ours");
+        let access = survey.access(&caller, &target);
+        if decision.verdict.reason() == "not_encodable" {
+            // A header that cannot be read is no part of any context.
+            return Ok(());
+        }
+        match access.may {
+            May::Yes => prop_assert!(decision.verdict.is_allow(), "{access:?} {decision:?}\n{text}"),
+            May::No => prop_assert!(!decision.verdict.is_allow(), "{access:?} {decision:?}\n{text}"),
+            May::OnlyIf => prop_assert!(known < 2, "nothing is open: {access:?} {whole}\n{text}"),
+        }
+        if let Some(verdict) = access.verdict {
+            prop_assert_eq!(verdict, decision.verdict, "{:?}\n{}", access, text);
+            prop_assert!(access.deciding.iter().all(|id| decision.determining.contains(id)));
+        }
+    }
+
+    /// A recorded decision comes out the same under its own revision, and under another
+    /// one either as a request of that moment would have, or not at all.
+    #[test]
+    fn a_replay_says_what_the_engine_would_have_said(
+        before in proptest::collection::vec(policy(), 0..8),
+        after in proptest::collection::vec(policy(), 0..8),
+        asks in proptest::collection::vec(ask(), 1..4),
+    ) {
+        let text = |policies: &[String]| -> String {
+            let numbered = policies.iter().enumerate();
+            numbered.map(|(i, p)| format!("@id(\"p{i:02}\") {p}\n")).collect()
+        };
+        let (before, after) = (snapshot(&text(&before)), snapshot(&text(&after)));
+        let mut own = Replay::new(before.clone());
+        let mut other = Replay::new(after.clone());
+        for ask in &asks {
+            let kept = ask.ask(&before, |q| before.engine().decide(q)).decision;
+            if kept.verdict.reason() == "not_encodable" {
+                continue;
+            }
+            let service = ask.ask(&before, |q| q.service.id.to_string());
+            let source = ask.connection.source;
+            let past = Past {
+                time_us: ask.now_us,
+                principal: ask.connection.peer.id.as_str(),
+                proven: true,
+                service: &service,
+                method: ask.request.method.as_str(),
+                host: &ask.request.host,
+                path: &ask.request.path,
+                source_ip: &source.ip().to_string(),
+                source_port: source.port().into(),
+                context_json: &kept.context_json,
+            };
+            let again = own.decide(&past).expect("it recorded what it read");
+            prop_assert!(oracle::agree(&again, &kept), "{again:?} {kept:?}");
+            let now = ask.ask(&after, |q| after.engine().decide(q)).decision;
+            if let Ok(replayed) = other.decide(&past) {
+                prop_assert!(oracle::agree(&replayed, &now), "{replayed:?} {now:?}");
             }
         }
     }
