@@ -8,6 +8,8 @@ use palisade_mesh::diagnostic::Diagnostic;
 use crate::render::{self, Output};
 
 #[cfg(feature = "full")]
+mod access;
+#[cfg(feature = "full")]
 mod audit;
 #[cfg(feature = "full")]
 mod ca;
@@ -26,7 +28,7 @@ mod join;
 mod kill;
 mod man;
 #[cfg(feature = "full")]
-mod policy;
+pub(crate) mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
 mod run;
@@ -50,6 +52,8 @@ pub enum Exit {
     Invalid = 3,
     /// Tests failed.
     TestsFailed = 4,
+    /// A gate did not hold: more changes than may.
+    Gate = 5,
     /// The answer is deny, and `--exit-code` asked to hear of it.
     Denied = 6,
     /// The mesh could not be reached.
@@ -75,7 +79,8 @@ impl Exit {
 /// What `palisade --help` ends with.
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, or yes · 1 failed · 2 wrong arguments · 3 invalid input · 4 tests failed ·
-6 denied (can --exit-code) · 7 no mesh answers · 8 log not verified · 9 warnings (--fail-on warn)
+5 a gate failed · 6 denied (can --exit-code) · 7 no mesh answers · 8 log not verified ·
+9 warnings (--fail-on warn)
 
 Every message has a code: palisade explain CODE";
 
@@ -151,6 +156,12 @@ enum Command {
     #[cfg(feature = "full")]
     /// Ask whether a caller may do something.
     Can(can::Args),
+    #[cfg(feature = "full")]
+    /// Ask who may do something: yes, no, or only if.
+    WhoCan(access::WhoCan),
+    #[cfg(feature = "full")]
+    /// Ask what a caller may do: yes, no, or only if.
+    WhatCan(access::WhatCan),
     #[cfg(feature = "full")]
     /// Explain a recorded decision.
     Why(why::Args),
@@ -249,6 +260,10 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Policy(command) => policy::main(&command, context),
         #[cfg(feature = "full")]
         Command::Can(args) => can::main(&args, context),
+        #[cfg(feature = "full")]
+        Command::WhoCan(args) => access::who_can(&args, context),
+        #[cfg(feature = "full")]
+        Command::WhatCan(args) => access::what_can(&args, context),
         #[cfg(feature = "full")]
         Command::Why(args) => why::main(&args, context),
         #[cfg(feature = "full")]

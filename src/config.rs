@@ -173,6 +173,9 @@ pub struct ProxySection {
     pub policy: PolicySource,
     /// Where its records go.
     pub records: RecordTarget,
+    /// How it decides. Default: `indexed`.
+    #[serde(default)]
+    pub engine: EngineChoice,
     /// Worker threads; 0 means one per core. Default: 0.
     #[serde(default)]
     pub workers: usize,
@@ -243,6 +246,17 @@ pub enum PolicySource {
     Folder(PathBuf),
     /// Address of a PDP.
     Pdp(SocketAddr),
+}
+
+/// How a proxy decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EngineChoice {
+    /// By index and caches; a sample is compared with the reference.
+    #[default]
+    Indexed,
+    /// By Cedar's own authorizer on the whole set, each time.
+    Reference,
 }
 
 /// Where records go; exactly one of them.

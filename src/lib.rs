@@ -16,6 +16,8 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "full")]
 pub mod demo;
+#[cfg(feature = "full")]
+mod history;
 pub mod net;
 pub mod notify;
 pub mod render;

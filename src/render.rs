@@ -13,14 +13,24 @@ use serde::Serialize;
 use crate::cli::Exit;
 
 #[cfg(feature = "full")]
+pub(crate) mod access;
+#[cfg(feature = "full")]
+pub(crate) mod benchmark;
+#[cfg(feature = "full")]
 pub(crate) mod explanation;
+#[cfg(feature = "full")]
+pub(crate) mod impact;
 #[cfg(feature = "full")]
 pub(crate) mod records;
 #[cfg(feature = "full")]
 pub(crate) mod report;
 pub(crate) mod screen;
 pub mod snippet;
+#[cfg(feature = "full")]
+pub(crate) mod suggestion;
 pub mod table;
+#[cfg(feature = "full")]
+pub(crate) mod unused;
 
 /// For whom to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

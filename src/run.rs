@@ -8,6 +8,8 @@ use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 
 use crate::{config::Config, control::About};
 
+#[cfg(feature = "full")]
+pub(crate) mod access;
 #[cfg(feature = "agent")]
 pub mod agent;
 #[cfg(feature = "full")]

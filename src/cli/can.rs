@@ -1,11 +1,14 @@
 //! `palisade can`: may a caller do something, and why.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
-use palisade_pdp::{author, decide::Outcome};
+use palisade_pdp::decide::Outcome;
 
-use super::{Context, Exit, block_on, target::Target};
+use super::{
+    Context, Exit, block_on,
+    target::{self, Target},
+};
 use crate::{
     render::{self, Output, explanation},
     run::pdp::{Can, CanAnswer},
@@ -87,18 +90,11 @@ async fn ask(args: &Args, context: &Context) -> Result<(CanAnswer, String), Vec<
         .map_err(|d| vec![d])?;
     let name = target.name();
     let answer = match target {
-        Target::Folder(dir) => of_folder(&dir, &question)?,
+        Target::Folder(dir) => question.answer(&*target::snapshot_of(&dir)?, &Clock::system())?,
         Target::Mesh(mesh) => mesh
             .post("pdp", "/v1/pdp/can", &question)
             .await
             .map_err(|d| vec![d])?,
     };
     Ok((answer, name))
-}
-
-fn of_folder(dir: &Path, question: &Can) -> Result<CanAnswer, Vec<Diagnostic>> {
-    let loaded = author::load(dir);
-    let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
-    let snapshot = crate::run::policy::snapshot(compiled, 0).map_err(|d| vec![d])?;
-    question.answer(&snapshot, &Clock::system())
 }

@@ -1,4 +1,4 @@
-//! `palisade policy`: everything about a policy repository that needs no mesh.
+//! `palisade policy`: everything about a policy repository.
 
 use std::path::Path;
 
@@ -8,10 +8,14 @@ use palisade_pdp::author::{self, Loaded};
 use super::{Context, Exit, Repository};
 use crate::render::{self, paint};
 
+pub(crate) mod bench;
 mod cases;
 mod fmt;
+pub(crate) mod impact;
 mod lint;
 mod outputs;
+pub(crate) mod suggest;
+pub(crate) mod unused;
 mod validate;
 
 use outputs::Outputs;
@@ -29,6 +33,14 @@ pub(super) enum Command {
     Fmt(fmt::Args),
     /// Print the Cedar schema that the catalogue gives.
     Schema(Repository),
+    /// Make recorded decisions again under this repository: what would change.
+    Impact(impact::Args),
+    /// Draft the narrowest permits for what was denied, as a patch.
+    Suggest(suggest::Args),
+    /// Show policies that matched nothing, conditions that never turn, callers that are silent.
+    Unused(unused::Args),
+    /// Measure what the repository costs to compile and to decide by.
+    Bench(bench::Args),
 }
 
 pub(super) fn main(command: &Command, context: &Context) -> Exit {
@@ -38,6 +50,10 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
         Command::Test(args) => cases::main(args, context),
         Command::Fmt(args) => fmt::main(args, context),
         Command::Schema(repository) => schema(&repository.dir, context),
+        Command::Impact(args) => impact::main(args, context),
+        Command::Suggest(args) => suggest::main(args, context),
+        Command::Unused(args) => unused::main(args, context),
+        Command::Bench(args) => bench::main(args, context),
     }
 }
 

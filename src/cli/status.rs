@@ -7,7 +7,7 @@ use super::{Context, Exit, block_on};
 use crate::{
     control::{
         About,
-        api::Problem,
+        api::{Fact, Problem},
         client::Mesh,
         status::{AuditStatus, CaStatus, PdpStatus, SubscriberStatus, ago, ahead, span},
     },
@@ -16,6 +16,9 @@ use crate::{
         table::{self, col},
     },
 };
+
+/// Code of a proxy whose engine differs from the reference.
+const ENGINE_DIFFERS: u16 = 5231;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -27,6 +30,8 @@ struct Status {
     ca: Vec<CaStatus>,
     pdp: Vec<PdpStatus>,
     audit: Vec<AuditStatus>,
+    /// What cannot wait until somebody asks `check`.
+    alarms: Vec<Fact>,
 }
 
 pub(super) fn main(_: &Args, context: &Context) -> Exit {
@@ -49,11 +54,22 @@ async fn ask(context: &Context) -> Result<Status, Diagnostic> {
         ca: mesh.get_all("ca", "/v1/ca/status").await?,
         pdp: mesh.get_all("pdp", "/v1/pdp/status").await?,
         audit: mesh.get_all("audit", "/v1/audit/status").await?,
+        alarms: alarms(&mesh).await?,
     })
+}
+
+/// Proxies here whose engine and Cedar's own authorizer have disagreed.
+async fn alarms(mesh: &Mesh) -> Result<Vec<Fact>, Diagnostic> {
+    let facts: Vec<Vec<Fact>> = mesh.get_all("proxy", "/v1/proxy/check").await?;
+    let differs = |fact: &Fact| fact.code == Some(ENGINE_DIFFERS);
+    Ok(facts.into_iter().flatten().filter(differs).collect())
 }
 
 fn print(status: &Status) {
     let clock = Clock::system();
+    for alarm in &status.alarms {
+        line_of_alarm(alarm);
+    }
     if let Some(first) = status.processes.first() {
         let demo = if first.demo {
             paint(WARN, "  DEMO")
@@ -81,6 +97,11 @@ fn print(status: &Status) {
     for audit in &status.audit {
         print_audit(audit, &clock);
     }
+}
+
+fn line_of_alarm(alarm: &Fact) {
+    let text = paint(BAD, format!("✗ {}", snippet::clean(&alarm.text)));
+    render::line(&format!("{text}  palisade check"));
 }
 
 /// A word about what is tainted and whom a rotation waits for; `ca status` has the rest.

@@ -1,15 +1,47 @@
 //! Where a question about policy is answered: a folder, the running mesh, or the
 //! repository in the working folder, in this order. The answer says which it was.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use palisade_mesh::diagnostic::Diagnostic;
+use palisade_pdp::{author, decide::Snapshot};
 
 use super::Context;
-use crate::control::client::Mesh;
+use crate::{
+    control::client::Mesh,
+    run::{pdp, policy},
+};
 
 /// Name of the file that makes a folder a policy repository.
 const REPOSITORY_FILE: &str = "palisade.yaml";
+
+/// The engine of a repository on this machine.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub(super) fn snapshot_of(dir: &Path) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
+    let loaded = author::load(dir);
+    let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
+    policy::snapshot(compiled, 0).map_err(|d| vec![d])
+}
+
+/// The engine of the revision that is in force in the running mesh.
+///
+/// # Errors
+/// When no mesh answers, or nothing is in force.
+pub(super) async fn running(context: &Context) -> Result<Arc<Snapshot>, Diagnostic> {
+    let mesh = Mesh::find(context.mesh.as_deref()).await?;
+    let mut revision = Vec::new();
+    mesh.bytes("pdp", pdp::REVISION_ROUTE, &(), |bytes| {
+        revision.extend_from_slice(bytes);
+        true
+    })
+    .await?;
+    policy::of_wire(&revision)
+}
 
 /// Where to ask.
 pub(super) enum Target {

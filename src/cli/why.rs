@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 
 use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::author;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Exit, block_on};
+use super::{Context, Exit, block_on, target};
 use crate::{
     control::client::Mesh,
     render::{self, DIM, NAME, Output, explanation, paint, snippet::clean},
@@ -96,14 +95,10 @@ fn refused(record: &Value) -> Diagnostic {
 }
 
 fn replay(dir: &std::path::Path, recorded: &Recorded) -> Result<Explained, Diagnostic> {
-    let loaded = author::load(dir);
-    let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
-    let Some(compiled) = loaded.compiled else {
-        return Err(
-            first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
-        );
-    };
-    let snapshot = crate::run::policy::snapshot(compiled, 0)?;
+    let snapshot = target::snapshot_of(dir).map_err(|found| {
+        let first = found.into_iter().find(Diagnostic::is_error);
+        first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
+    })?;
     Ok(Explained {
         exact: snapshot.versions().policy.to_string() == recorded.revision,
         explanation: recorded.explain(&snapshot)?,

@@ -10,7 +10,7 @@ mod table;
 pub use table::KEYS;
 
 /// Keys that cannot change while a proxy runs, with all that stands in them.
-pub const FIXED: [&str; 9] = [
+pub const FIXED: [&str; 10] = [
     "trust_domain",
     "name",
     "state_dir",
@@ -20,6 +20,7 @@ pub const FIXED: [&str; 9] = [
     "proxy.spiffe_id",
     "proxy.policy",
     "proxy.records",
+    "proxy.engine",
 ];
 
 /// One key.

@@ -116,22 +116,43 @@ impl Mesh {
         body: &impl Serialize,
         mut line: impl FnMut(&[u8]) -> bool,
     ) -> Result<(), Diagnostic> {
+        let mut buffer = Vec::new();
+        let lines = |data: &[u8]| {
+            buffer.extend_from_slice(data);
+            while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
+                let rest = buffer.split_off(end + 1);
+                let whole = std::mem::replace(&mut buffer, rest);
+                if !line(whole.trim_ascii_end()) {
+                    return false;
+                }
+            }
+            true
+        };
+        self.bytes(role, path, body, lines).await
+    }
+
+    /// Posts `body` and hands the streamed answer to `take` as it arrives, until that
+    /// says stop or the stream ends.
+    ///
+    /// # Errors
+    /// As [`Mesh::get`].
+    pub async fn bytes(
+        &self,
+        role: &str,
+        path: &str,
+        body: &impl Serialize,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> Result<(), Diagnostic> {
         let body = serde_json::to_vec(body).map_err(|e| broken(&e))?;
         let mut answer = send(self.socket(role)?, "POST", path, body.into()).await?;
         if answer.status() != StatusCode::OK {
             return Err(problem(answer).await);
         }
-        let mut buffer = Vec::new();
         while let Some(frame) = answer.body_mut().frame().await {
-            if let Ok(data) = frame.map_err(|e| gone(&e))?.into_data() {
-                buffer.extend_from_slice(&data);
-            }
-            while let Some(end) = buffer.iter().position(|b| *b == b'\n') {
-                let rest = buffer.split_off(end + 1);
-                let whole = std::mem::replace(&mut buffer, rest);
-                if !line(whole.trim_ascii_end()) {
-                    return Ok(());
-                }
+            if let Ok(data) = frame.map_err(|e| gone(&e))?.into_data()
+                && !take(&data)
+            {
+                return Ok(());
             }
         }
         Ok(())

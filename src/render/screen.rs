@@ -21,6 +21,25 @@ pub(crate) fn width() -> Option<usize> {
 }
 
 #[cfg(feature = "full")]
+/// Whether somebody watches standard error while a long command goes on.
+pub(crate) fn tells_progress() -> bool {
+    std::io::stderr().is_terminal() && can_redraw()
+}
+
+#[cfg(feature = "full")]
+/// Puts `text` in place of the line that was put there before; an empty one takes it away.
+pub(crate) fn progress(text: &str) {
+    use std::io::Write;
+    let width = width().unwrap_or(80);
+    let _ = write!(
+        anstream::stderr(),
+        "\r{:<width$}\r{0}",
+        fit(text, width.saturating_sub(1))
+    );
+    let _ = anstream::stderr().flush();
+}
+
+#[cfg(feature = "full")]
 /// Whether the cursor can be moved: a terminal that is more than a teletype.
 pub(crate) fn can_redraw() -> bool {
     size().is_some() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")

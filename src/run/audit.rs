@@ -1,6 +1,6 @@
 //! The `audit` role: takes records in, keeps the log, answers questions about it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -13,13 +13,15 @@ use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use palisade_audit::{
+    decisions::Decisions,
     disk::Room,
+    envelope::LEAF_LEN_MAX,
     index::{Cursor, Gap, Options, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
     local::LocalSink,
     log::{Log, LogError, LogOptions, OpenGap},
-    query::{Query, Window},
+    query::{Limits, Query, Window},
     row::Row,
     source::{Entry, Source, SourceError},
     verify::{self, VerifyOptions},
@@ -27,6 +29,7 @@ use palisade_audit::{
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -40,6 +43,7 @@ use crate::{
         api::{Answer, Fact, FactState, Problem},
         status::{AuditStatus, ago},
     },
+    history::{self, frames},
     net::tls,
 };
 
@@ -140,6 +144,7 @@ impl AuditRole {
     pub(super) fn routes(&self) -> Router {
         let (of_search, of_tail, of_record) = (self.clone(), self.clone(), self.clone());
         let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
+        let of_decisions = self.clone();
         Router::new()
             .route(
                 "/v1/audit/search",
@@ -148,6 +153,10 @@ impl AuditRole {
             .route(
                 "/v1/audit/tail",
                 post(move |Json(q): Json<Tail>| async move { of_tail.tail(&q) }),
+            )
+            .route(
+                frames::ROUTE,
+                post(move |Json(q): Json<Tail>| async move { of_decisions.decisions(&q) }),
             )
             .route(
                 "/v1/audit/record/{id}",
@@ -200,6 +209,33 @@ impl AuditRole {
             })
         });
         Body::from_stream(lines).into_response()
+    }
+
+    /// Streams all decisions that a query asks for as they lie in the log, oldest first.
+    fn decisions(self, asked: &Tail) -> Response {
+        let begun = history::read(&asked.query).and_then(|query| {
+            let window = query.window(self.clock.now_us(), &Limits::default())?;
+            let decisions = Decisions::new(&self.log, &query, window);
+            let decisions = decisions.map_err(|e| broken(&e.to_string()))?;
+            let begins_us = decisions
+                .log_begins_us()
+                .map_err(|e| broken(&e.to_string()))?;
+            Ok((decisions, window, begins_us))
+        });
+        let (decisions, window, begins_us) = match begun {
+            Ok(begun) => begun,
+            Err(mistake) => return Problem::from(mistake).into_response(),
+        };
+        let head = frames::Head {
+            from_us: window.from_us,
+            to_us: window.to_us,
+            begins_us,
+            first: decisions.position(),
+            end: decisions.end(),
+        };
+        let (chunks, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
+        tokio::task::spawn_blocking(move || send_decisions(decisions, &head, &chunks));
+        Body::from_stream(ReceiverStream::new(body)).into_response()
     }
 
     async fn record(self, id: String) -> Answer<Found> {
@@ -341,6 +377,42 @@ pub struct Found {
     pub checkpointed: bool,
     /// The records, in log order.
     pub rows: Vec<serde_json::Value>,
+}
+
+/// Bytes of decisions that are handed on at once.
+const CHUNK_LEN: usize = 256 << 10;
+
+/// Sends frames until all are sent or nobody reads them any more.
+fn send_decisions(
+    mut decisions: Decisions,
+    head: &frames::Head,
+    chunks: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
+) {
+    let mut chunk = Vec::with_capacity(CHUNK_LEN + LEAF_LEN_MAX);
+    match serde_json::to_vec(head) {
+        Ok(head) => frames::write(&mut chunk, &[&head]),
+        Err(error) => return tracing::error!(%error, "decisions cannot be sent"),
+    }
+    let sent = decisions.visit(|index, leaf| {
+        frames::write(&mut chunk, &[&index.to_le_bytes(), leaf]);
+        if chunk.len() < CHUNK_LEN {
+            return ControlFlow::Continue(());
+        }
+        let full = Bytes::from(std::mem::replace(
+            &mut chunk,
+            Vec::with_capacity(CHUNK_LEN + LEAF_LEN_MAX),
+        ));
+        match chunks.blocking_send(Ok(full)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    });
+    match sent {
+        Ok(None) => frames::write(&mut chunk, &[]),
+        Ok(Some(())) => return,
+        Err(error) => tracing::error!(%error, "decision log cannot be read on"),
+    }
+    let _ = chunks.blocking_send(Ok(chunk.into()));
 }
 
 /// Runs what blocks on the disk beside the runtime's own threads.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json, Router,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
 use palisade_mesh::{
@@ -17,12 +18,13 @@ use palisade_pdp::{
         State,
     },
 };
+use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Role,
+    Role, access,
     links::{self, LinkGate},
     revisions::Revisions,
     unbound,
@@ -38,6 +40,9 @@ use crate::{
         tls,
     },
 };
+
+/// Where the local socket gives the revision in force, encoded.
+pub(crate) const REVISION_ROUTE: &str = "/v1/pdp/revision";
 
 /// The decision point of this process.
 #[derive(Clone)]
@@ -182,6 +187,7 @@ impl PdpRole {
     pub(super) fn routes(&self) -> Router {
         let (of_status, of_check, of_can, of_explain) =
             (self.clone(), self.clone(), self.clone(), self.clone());
+        let (of_access, of_revision) = (self.clone(), self.clone());
         Router::new()
             .route(
                 "/v1/pdp/status",
@@ -196,9 +202,27 @@ impl PdpRole {
                 post(move |Json(asked): Json<Can>| async move { of_can.can(&asked).await }),
             )
             .route(
+                access::ROUTE,
+                post(move |Json(asked): Json<access::Asked>| async move {
+                    of_access.access(asked).await
+                }),
+            )
+            .route(
+                REVISION_ROUTE,
+                post(move || async move { of_revision.revision() }),
+            )
+            .route(
                 "/v1/pdp/explain",
                 post(move |Json(asked): Json<Recorded>| async move { of_explain.explain(&asked).await }),
             )
+    }
+
+    /// The revision in force, as proxies get it.
+    fn revision(&self) -> Response {
+        match &self.state.borrow().current {
+            Some(published) => published.revision.encode_to_vec().into_response(),
+            None => Problem::from(self.nothing_in_force()).into_response(),
+        }
     }
 
     async fn can(&self, asked: &Can) -> Answer<CanAnswer> {
@@ -212,6 +236,15 @@ impl PdpRole {
                     Diagnostic::error(9199, "bug: a question was refused without a reason").into()
                 }
             })
+    }
+
+    /// Answers about many; blocks for as long as there are many.
+    async fn access(&self, asked: access::Asked) -> Answer<access::Answers> {
+        let (snapshot, clock) = (self.current().await?, self.clock.clone());
+        let answered = tokio::task::spawn_blocking(move || asked.answer(&snapshot, &clock)).await;
+        let answered = answered
+            .map_err(|e| Diagnostic::error(9199, format!("bug: a question was given up: {e}")))?;
+        Ok(Json(answered?))
     }
 
     async fn explain(&self, recorded: &Recorded) -> Answer<Explained> {

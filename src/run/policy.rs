@@ -17,11 +17,16 @@ use palisade_pdp::{
     decide::{Engine, Snapshot, SnapshotError},
 };
 use palisade_proxy::{Decider, Endpoint, EndpointTable, PolicySnapshot};
+#[cfg(feature = "full")]
+use prost::Message as _;
+
+use crate::config::EngineChoice;
 
 /// A snapshot as the proxy takes it.
 struct Plugged {
     snapshot: Arc<Snapshot>,
     rules: Option<Digest>,
+    engine: EngineChoice,
 }
 
 impl PolicySnapshot for Plugged {
@@ -38,7 +43,11 @@ impl PolicySnapshot for Plugged {
     }
 
     fn decider(self: Arc<Self>) -> Box<dyn Decider> {
-        Box::new(PluggedEngine(self.snapshot.engine()))
+        let engine = self.snapshot.engine();
+        Box::new(PluggedEngine(match self.engine {
+            EngineChoice::Indexed => engine,
+            EngineChoice::Reference => engine.by_reference(),
+        }))
     }
 
     fn rules(&self) -> Option<Digest> {
@@ -54,10 +63,14 @@ impl Decider for PluggedEngine {
     }
 }
 
-/// The snapshot as the proxy takes it.
-pub(super) fn plugged(snapshot: Arc<Snapshot>) -> Arc<dyn PolicySnapshot> {
+/// The snapshot as the proxy takes it, to be decided under by this engine.
+pub(super) fn plugged(snapshot: Arc<Snapshot>, engine: EngineChoice) -> Arc<dyn PolicySnapshot> {
     let rules = snapshot.compiled().rules_digest();
-    Arc::new(Plugged { snapshot, rules })
+    Arc::new(Plugged {
+        snapshot,
+        rules,
+        engine,
+    })
 }
 
 /// Builds the engine of a compiled repository.
@@ -115,6 +128,20 @@ pub(super) fn of_revision_for(
 /// When its bytes are not what its digest says, or it does not compile.
 pub(super) fn of_revision(revision: &Revision) -> Result<Arc<Snapshot>, Diagnostic> {
     snapshot(compiled(revision)?, revision.sequence)
+}
+
+#[cfg(feature = "full")]
+/// Builds the engine of a revision as the local socket gives it: encoded.
+///
+/// # Errors
+/// As [`of_revision`], and when the bytes are none.
+pub(crate) fn of_wire(bytes: &[u8]) -> Result<Arc<Snapshot>, Diagnostic> {
+    let revision = Revision::decode(bytes).map_err(|error| {
+        Diagnostic::error(9105, "the running mesh did not answer as expected")
+            .cause(error.to_string())
+            .help("see whether it still runs: palisade status")
+    })?;
+    of_revision(&revision)
 }
 
 fn compiled(revision: &Revision) -> Result<Compiled, Diagnostic> {

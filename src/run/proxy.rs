@@ -229,7 +229,7 @@ pub async fn start_as(
     let later = Arc::new(OnceLock::new());
     let subscribed = match &section.policy {
         PolicySource::Folder(folder) => {
-            feed::folder(&feeding, folder).await?;
+            feed::folder(&feeding, folder, section.engine).await?;
             None
         }
         PolicySource::Pdp(address) => {

@@ -98,6 +98,7 @@ pub const KEYS: &[Key] = &[
     key("proxy.records.audit", Address, Off("127.0.0.1:7444"), "Address of an audit service; records wait in a spool on disk until it has them."),
     key("proxy.records.log", Path, Off("log"), "Folder of a log of its own."),
     key("proxy.records.mesh", Word, Off(""), "The audit service that the directory of the local agent names, through a spool."),
+    key("proxy.engine", OneOf(&["indexed", "reference"]), Is("indexed"), "How it decides. `reference` is Cedar's own authorizer on the whole set, without index and caches, at 1 to 2 µs a policy and request."),
     key("proxy.stale_after", Duration, Is("24h"), "How long a snapshot may go without the word of its PDP that it is the newest, 1 s at least; then every request is undecided (503)."),
     key("proxy.drain", Section, Is(""), "How it ends."),
     key("proxy.drain.deadline", Duration, Is("30s"), "How long what is in flight may take when the proxy ends; then it is cut."),

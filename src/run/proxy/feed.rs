@@ -27,7 +27,7 @@ use super::{
     barring::Bars,
 };
 use crate::{
-    config::{Config, ProxySection},
+    config::{Config, EngineChoice, ProxySection},
     net::{directory::Whereabouts, kill::Holder, tls},
 };
 
@@ -61,7 +61,11 @@ pub(super) struct Parts<'p> {
 }
 
 /// Puts in force whatever good revision the folder holds.
-pub(super) async fn folder(parts: &Parts<'_>, folder: &Path) -> Result<(), Vec<Diagnostic>> {
+pub(super) async fn folder(
+    parts: &Parts<'_>,
+    folder: &Path,
+    engine: EngineChoice,
+) -> Result<(), Vec<Diagnostic>> {
     let recorder = Recorder::new(
         parts.sink.open(OWN_WORKER),
         parts.identity.id().as_str(),
@@ -85,7 +89,7 @@ pub(super) async fn folder(parts: &Parts<'_>, folder: &Path) -> Result<(), Vec<D
         };
         let compiled = (*published.compiled).clone();
         let snapshot = policy::snapshot_for(&own, compiled, published.sequence())?;
-        bars.put(policy::plugged(snapshot));
+        bars.put(policy::plugged(snapshot, engine));
         in_force = published.sequence();
         Ok(())
     };
@@ -136,9 +140,10 @@ pub(super) async fn pdp(
         async move { Ok::<_, String>(channel) }
     };
     let (bars, own) = (parts.bars.clone(), parts.identity.id());
+    let engine = section.engine;
     let apply = move |revision: Revision| {
         let snapshot = policy::of_revision_for(&own, &revision)?;
-        bars.put(policy::plugged(snapshot));
+        bars.put(policy::plugged(snapshot, engine));
         Ok(())
     };
     let restored = subscription.start_from_disk(apply).await;

@@ -1,0 +1,271 @@
+//! What a candidate would have decided otherwise: recorded decisions against the same
+//! questions under another revision, counted, grouped and with samples.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use palisade_audit::envelope::DecisionRef;
+use palisade_mesh::{
+    decision::{Decision, DecisionId, Verdict},
+    spiffe_id::SpiffeId,
+    wire::record::Verdict as WireVerdict,
+};
+use palisade_pdp::decide::{Lacking, PATH_LEN_MAX, Past, Replay, Snapshot};
+use serde::Serialize;
+
+/// Groups that are told apart on each side; what comes later is counted together.
+pub(crate) const GROUPS_MAX: usize = 10_000;
+/// Decision ids that a group, or a cause, names.
+pub(crate) const SAMPLES_MAX: usize = 3;
+
+/// What a candidate is compared with.
+pub(crate) enum Before {
+    /// What the records say was decided.
+    Recorded,
+    /// What another revision decides about the same requests.
+    Replayed(Box<Replay>),
+}
+
+/// Compares decision by decision.
+pub(crate) struct Comparing {
+    candidate: Replay,
+    before: Before,
+    pub(crate) flips: Flips,
+}
+
+/// What came of it.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Flips {
+    /// Decisions that were looked at.
+    pub(crate) decisions: u64,
+    /// Allowed before, and not by the candidate.
+    pub(crate) newly_denied: Side,
+    /// Not allowed before, and allowed by the candidate.
+    pub(crate) newly_allowed: Side,
+    /// Neither.
+    pub(crate) unchanged: u64,
+    /// Of these: by another verdict or other policies than before.
+    pub(crate) other_reason: u64,
+    /// Those that cannot be decided again, by cause.
+    pub(crate) not_replayable: Lacks,
+}
+
+/// Decisions that changed in one direction.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Side {
+    /// How many.
+    pub(crate) count: u64,
+    /// By caller, target and policy.
+    #[serde(serialize_with = "sorted")]
+    pub(crate) groups: BTreeMap<Edge, Group>,
+    /// How many are in no group, because there were too many groups.
+    pub(crate) ungrouped: u64,
+}
+
+/// Who asked for what, and the policies behind the change.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Edge {
+    /// Service of the caller, `NAMESPACE/NAME`, or its SPIFFE ID if it is none.
+    pub(crate) from: String,
+    /// Resource without its trust domain.
+    pub(crate) to: String,
+    /// Cedar action.
+    pub(crate) action: String,
+    /// Why: the candidate's determining policies, or those that permitted before.
+    pub(crate) policies: Vec<String>,
+    /// The candidate's verdict, as a constant word.
+    pub(crate) reason: &'static str,
+}
+
+/// Decisions that are alike.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Group {
+    /// How many.
+    pub(crate) count: u64,
+    /// Ids of the first of them.
+    pub(crate) samples: Vec<String>,
+}
+
+/// Decisions that cannot be made again.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Lacks {
+    /// How many.
+    pub(crate) count: u64,
+    /// By cause.
+    pub(crate) causes: BTreeMap<String, Group>,
+}
+
+impl Comparing {
+    pub(crate) fn new(candidate: Arc<Snapshot>, before: Before) -> Self {
+        Self {
+            candidate: Replay::new(candidate),
+            before,
+            flips: Flips::default(),
+        }
+    }
+
+    /// Decisions that the candidate evaluated; all others were like one before.
+    pub(crate) fn evaluated(&self) -> u64 {
+        self.candidate.evaluated()
+    }
+
+    /// Looks at one recorded decision.
+    pub(crate) fn take(&mut self, record: &DecisionRef<'_>) {
+        self.flips.decisions += 1;
+        if let Some(cause) = unfit(record) {
+            return self.flips.not_replayable.add(cause.to_owned(), record);
+        }
+        let past = past(record);
+        let after = match self.candidate.decide(&past) {
+            Ok(after) => after,
+            Err(why) => return self.flips.not_replayable.add(words(&why), record),
+        };
+        let (allowed, same) = match &mut self.before {
+            Before::Recorded => (
+                record.verdict == WireVerdict::Allow,
+                record.reason == after.verdict.reason()
+                    && record
+                        .policies
+                        .iter()
+                        .copied()
+                        .eq(after.determining.iter().map(|id| id.as_str())),
+            ),
+            Before::Replayed(replay) => match replay.decide(&past) {
+                Ok(before) => {
+                    let same = (before.verdict, &before.determining)
+                        == (after.verdict, &after.determining);
+                    (before.verdict.is_allow(), same)
+                }
+                Err(why) => {
+                    let cause = format!("{}, which the revision compared with needs", words(&why));
+                    return self.flips.not_replayable.add(cause, record);
+                }
+            },
+        };
+        let side = match (allowed, after.verdict.is_allow()) {
+            (true, false) => &mut self.flips.newly_denied,
+            (false, true) => &mut self.flips.newly_allowed,
+            _ => {
+                self.flips.unchanged += 1;
+                self.flips.other_reason += u64::from(!same);
+                return;
+            }
+        };
+        side.add(record, || edge(self.candidate.snapshot(), record, &after));
+    }
+}
+
+/// Why a record tells of no decision that could be made again.
+pub(crate) fn unfit(record: &DecisionRef<'_>) -> Option<&'static str> {
+    match (record.verdict, record.reason) {
+        (WireVerdict::Refused, _) => Some("refused before any policy was asked"),
+        (WireVerdict::Unspecified, _) => Some("the record has no verdict"),
+        (_, "no_snapshot" | "stale_snapshot") => Some("no policy was in force"),
+        (_, "not_encodable") => Some("a value that no policy can be asked about was not recorded"),
+        _ if !record.enforced => Some("it was not enforced (a shadow decision)"),
+        _ if record.context_json.is_empty() => Some("the context was not recorded"),
+        _ => None,
+    }
+}
+
+/// The record as a replay takes it.
+pub(crate) fn past<'r>(record: &DecisionRef<'r>) -> Past<'r> {
+    Past {
+        time_us: record.time_us,
+        principal: record.principal,
+        proven: !record.serial.is_empty(),
+        service: record.service,
+        method: record.method,
+        host: record.host,
+        path: record.path,
+        source_ip: record.source_ip,
+        source_port: record.source_port,
+        context_json: record.context_json,
+    }
+}
+
+pub(crate) fn words(why: &Lacking) -> String {
+    match why {
+        Lacking::Fields(paths) => format!("the record lacks {}", paths.join(", ")),
+        Lacking::Path => format!("a path of more than {PATH_LEN_MAX} bytes was not recorded whole"),
+        Lacking::Service => "the candidate has no such service".to_owned(),
+        Lacking::Unreadable => "it is no decision record as this version writes them".to_owned(),
+    }
+}
+
+fn edge(candidate: &Snapshot, record: &DecisionRef<'_>, after: &Decision) -> Edge {
+    let id = SpiffeId::parse(record.principal).ok();
+    let service = id.and_then(|id| candidate.catalogue().by_identity(&id).cloned());
+    Edge {
+        from: match service {
+            Some(service) => service.id.short().to_owned(),
+            None => record.principal.to_owned(),
+        },
+        to: short(&after.resource_id).to_owned(),
+        action: after.action.to_string(),
+        policies: match after.verdict {
+            Verdict::NotPermitted => record.policies.iter().map(ToString::to_string).collect(),
+            _ => after.determining.iter().map(ToString::to_string).collect(),
+        },
+        reason: after.verdict.reason(),
+    }
+}
+
+/// An id without its trust domain.
+pub(crate) fn short(id: &str) -> &str {
+    id.split_once('/').map_or(id, |(_, rest)| rest)
+}
+
+impl Side {
+    fn add(&mut self, record: &DecisionRef<'_>, edge: impl FnOnce() -> Edge) {
+        self.count += 1;
+        let edge = edge();
+        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&edge) {
+            self.ungrouped += 1;
+            return;
+        }
+        self.groups.entry(edge).or_default().add(record);
+    }
+
+    /// The groups, largest first.
+    pub(crate) fn largest(&self) -> Vec<(&Edge, &Group)> {
+        largest(&self.groups)
+    }
+}
+
+fn largest(groups: &BTreeMap<Edge, Group>) -> Vec<(&Edge, &Group)> {
+    let mut groups: Vec<_> = groups.iter().collect();
+    groups.sort_by_key(|(edge, group)| (std::cmp::Reverse(group.count), *edge));
+    groups
+}
+
+impl Group {
+    fn add(&mut self, record: &DecisionRef<'_>) {
+        self.count += 1;
+        if self.samples.len() < SAMPLES_MAX
+            && let Ok(id) = record.id.try_into()
+        {
+            let id = DecisionId(u128::from_be_bytes(id).into());
+            self.samples.push(id.to_string());
+        }
+    }
+}
+
+impl Lacks {
+    pub(crate) fn add(&mut self, cause: String, record: &DecisionRef<'_>) {
+        self.count += 1;
+        self.causes.entry(cause).or_default().add(record);
+    }
+}
+
+/// A map whose keys are objects, as a list, largest group first.
+fn sorted<S: serde::Serializer>(groups: &BTreeMap<Edge, Group>, s: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Entry<'g> {
+        #[serde(flatten)]
+        edge: &'g Edge,
+        #[serde(flatten)]
+        group: &'g Group,
+    }
+    let groups = largest(groups).into_iter();
+    s.collect_seq(groups.map(|(edge, group)| Entry { edge, group }))
+}

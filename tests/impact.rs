@@ -1,0 +1,303 @@
+//! What a change would have done to what was decided: replayed from the running mesh,
+//! from the folder of its log and from a file, with gates; and permits drafted from
+//! what was denied.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use serde_json::Value;
+use support::{Home, LIMIT, copy, demo::Demo, wait_for};
+
+/// One demo, asked in turn: it is dear to start.
+#[test]
+fn a_change_is_seen_in_what_was_decided() {
+    let home = Home::new();
+    let demo = Demo::start(&home, &["--rate", "200"]);
+    wait_for("denied refunds and allowed lists", LIMIT, || {
+        let denied = home.rows("decision:not_permitted route:/orders/*/refund")?;
+        let listed = home.rows("decision:allow principal:**/reports")?;
+        (denied.len() > 3 && listed.len() > 3).then_some(())
+    });
+    let _ = demo.pause();
+    nothing_flips_without_a_change(&home, &demo);
+    a_wider_permit_names_what_it_allows(&home, &demo);
+    a_narrower_one_names_what_it_denies(&home, &demo);
+    what_is_not_recorded_is_counted_by_cause(&home, &demo);
+    what_is_not_used_is_named(&home, &demo);
+    a_draft_allows_what_was_denied_and_no_more(&home, &demo);
+    who_can_is_the_same_of_mesh_and_folder(&home, &demo);
+}
+
+/// Figures are not asserted on; that each is there, and what is refused.
+#[test]
+fn a_benchmark_has_every_figure() {
+    let home = Home::new();
+    copy(&support::sample_policies(), &home.path("policies"));
+    let report = home.json(&["policy", "bench", "policies"]);
+    for span in ["compile", "index", "first", "evaluated", "found"] {
+        assert!(
+            report[span]["cpu_ns"].as_f64().unwrap() > 0.0,
+            "{span}: {report}"
+        );
+    }
+    assert!(!report["costs"]["policies"].as_array().unwrap().is_empty());
+    let said = home.says(&["policy", "bench", "policies"], 0);
+    assert!(
+        said.contains("slowest policies") && said.contains("CPU"),
+        "{said}"
+    );
+    home.says(&["policy", "bench", "nowhere"], 3);
+}
+
+/// A copy of the demo's repository under another name.
+fn candidate(home: &Home, demo: &Demo, name: &str, edit: impl Fn(String) -> String) -> PathBuf {
+    let dir = home.path(name);
+    copy(&demo.policies, &dir);
+    let file = dir.join("policies/orders.cedar");
+    let text = edit(fs::read_to_string(&file).unwrap());
+    fs::write(&file, text).unwrap();
+    dir
+}
+
+fn impact(home: &Home, dir: &Path, more: &[&str], code: i32) -> Value {
+    let args = [
+        &["policy", "impact", dir.to_str().unwrap(), "-o", "json"],
+        more,
+    ]
+    .concat();
+    let output = home.run(&args);
+    assert_eq!(
+        output.status.code(),
+        Some(code),
+        "{args:?}: {}",
+        support::said(&output)
+    );
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+fn nothing_flips_without_a_change(home: &Home, demo: &Demo) {
+    let gates = ["--max-newly-denied", "0", "--max-newly-allowed", "0"];
+    let report = impact(home, &demo.policies, &gates, 0);
+    assert_eq!(report["newly_denied"]["count"], 0, "{report}");
+    assert_eq!(report["newly_allowed"]["count"], 0, "{report}");
+    assert_eq!(report["other_reason"], 0, "{report}");
+    let (all, unchanged) = (&report["decisions"], &report["unchanged"]);
+    let lacking = report["not_replayable"]["count"].as_u64().unwrap();
+    assert_eq!(
+        all.as_u64().unwrap(),
+        unchanged.as_u64().unwrap() + lacking,
+        "{report}"
+    );
+    assert_eq!(
+        Some(all.as_u64().unwrap()),
+        home.decisions(),
+        "every decision is looked at"
+    );
+    let against = impact(home, &demo.policies, &["--against", "running"], 0);
+    assert_eq!(against["unchanged"], report["unchanged"]);
+    let sampled = impact(home, &demo.policies, &["--sample", "4"], 0);
+    let part = sampled["decisions"].as_u64().unwrap();
+    assert!(
+        part > 0 && part < all.as_u64().unwrap() / 2,
+        "{part} of {all}"
+    );
+}
+
+fn a_wider_permit_names_what_it_allows(home: &Home, demo: &Demo) {
+    let wider = candidate(home, demo, "wider", |text| {
+        let (before, permit) = text.split_once("// @id(\"orders-refund").unwrap();
+        format!(
+            "{before}@id(\"orders-refund{}",
+            permit.replace("\n// ", "\n")
+        )
+    });
+    let denied = home
+        .rows("decision:not_permitted route:/orders/*/refund")
+        .unwrap();
+    let report = impact(home, &wider, &["--max-newly-allowed", "0"], 5);
+    assert_eq!(report["newly_denied"]["count"], 0, "{report}");
+    let group = &report["newly_allowed"]["groups"][0];
+    assert_eq!(group["from"], "shop/web");
+    assert_eq!(group["action"], "orders:refund");
+    assert_eq!(group["policies"][0], "orders-refund-from-web");
+    assert_eq!(
+        group["count"].as_u64().unwrap() as usize,
+        denied.len(),
+        "{report}"
+    );
+    let sample = group["samples"][0].as_str().unwrap();
+    assert!(denied.iter().any(|row| row["id"] == sample), "{sample}");
+    let said = home.says(
+        &["policy", "impact", "wider", "--max-newly-allowed", "0"],
+        5,
+    );
+    assert!(
+        said.contains("newly allowed") && said.contains("at most 0 may be"),
+        "{said}"
+    );
+    let markdown = home.says(&["policy", "impact", "wider", "--markdown"], 0);
+    assert!(
+        markdown.contains("| newly denied | newly allowed |"),
+        "{markdown}"
+    );
+
+    let status = home.json(&["status"]);
+    let folder = status["audit"][0]["folder"].as_str().unwrap();
+    let from_folder = impact(home, &wider, &["--log", folder], 0);
+    assert_eq!(
+        from_folder["newly_allowed"]["count"],
+        report["newly_allowed"]["count"]
+    );
+    let export = home.run(&["audit", "search", "last:1h", "-n", "10000", "-o", "json"]);
+    fs::write(home.path("rows.json"), &export.stdout).unwrap();
+    let from_file = impact(home, &wider, &["--log", "rows.json"], 0);
+    assert_eq!(
+        from_file["newly_allowed"]["count"],
+        report["newly_allowed"]["count"]
+    );
+    for log in ["nowhere/x", "wider", "nonsense:1", "last:1h | count"] {
+        home.says(&["policy", "impact", "wider", "--log", log], 3);
+    }
+}
+
+fn a_narrower_one_names_what_it_denies(home: &Home, demo: &Demo) {
+    let narrower = candidate(home, demo, "narrower", |text| {
+        text.replace("demo.test/shop/reports", "demo.test/shop/inventory")
+    });
+    let report = impact(home, &narrower, &["--max-newly-denied", "0"], 5);
+    let group = &report["newly_denied"]["groups"][0];
+    assert_eq!(
+        (&group["from"], &group["reason"]),
+        (&"shop/reports".into(), &"no_permit".into())
+    );
+    assert_eq!(
+        group["policies"][0], "orders-list-for-reports",
+        "what permitted it before"
+    );
+    let many = report["newly_denied"]["count"].to_string();
+    impact(home, &narrower, &["--max-newly-denied", &many], 0);
+}
+
+fn what_is_not_recorded_is_counted_by_cause(home: &Home, demo: &Demo) {
+    let reads = candidate(home, demo, "reads", |text| {
+        format!(
+            "{text}\n@id(\"query\")\n@owner(\"o\")\nforbid (principal, action in Action::\"http\", resource)\nwhen {{ context.http has query && context.http.query like \"*x*\" }};\n"
+        )
+    });
+    let report = impact(home, &reads, &[], 0);
+    let cause = &report["not_replayable"]["causes"]["the record lacks context.http.query"];
+    assert!(cause["count"].as_u64().unwrap() > 0, "{report}");
+    let said = home.says(&["policy", "impact", "reads"], 0);
+    assert!(said.contains("PLS2207"), "{said}");
+}
+
+fn a_draft_allows_what_was_denied_and_no_more(home: &Home, demo: &Demo) {
+    let dir = candidate(home, demo, "drafted", |text| text);
+    let args = [
+        "policy",
+        "suggest",
+        "drafted",
+        "--service",
+        "orders",
+        "--last",
+        "1h",
+    ];
+    let drafted = home.json(&args);
+    let patch = drafted["patch"].as_str().unwrap();
+    assert!(patch.contains("Action::\"orders:refund\""), "{patch}");
+    fs::write(home.path("patch"), patch).unwrap();
+    let applied = Command::new("git")
+        .args(["apply", "../patch"])
+        .current_dir(&dir)
+        .env("GIT_CEILING_DIRECTORIES", home.path(""))
+        .output()
+        .unwrap();
+    assert!(
+        applied.status.success(),
+        "{}\n{patch}",
+        support::said(&applied)
+    );
+    home.says(&["policy", "validate", "drafted"], 0);
+    home.says(&["policy", "fmt", "drafted", "--check"], 0);
+    let report = impact(home, &dir, &[], 0);
+    assert_eq!(
+        report["newly_allowed"]["count"], drafted["allows"],
+        "{drafted}"
+    );
+    assert_eq!(drafted["also_allows"].as_u64(), Some(0), "{drafted}");
+    let again = home.json(&args);
+    assert_eq!(again["permits"].as_array().unwrap().len(), 0, "{again}");
+}
+
+fn what_is_not_used_is_named(home: &Home, demo: &Demo) {
+    let dir = candidate(home, demo, "idle", |text| {
+        format!(
+            "{text}\n@id(\"idle\")\n@owner(\"o\")\npermit (\n  principal in Service::\"demo.test/shop/inventory\",\n  action == Action::\"GET\",\n  resource == Operation::\"demo.test/shop/orders/list\"\n);\n\n@id(\"shadowed\")\n@owner(\"o\")\n@mode(\"shadow\")\npermit (\n  principal in Service::\"demo.test/shop/web\",\n  action == Action::\"orders:refund\",\n  resource == Operation::\"demo.test/shop/orders/refund\"\n);\n"
+        )
+    });
+    let report = home.json(&["policy", "unused", dir.to_str().unwrap()]);
+    let matched = |id: &str| {
+        let policies = report["policies"].as_array().unwrap();
+        let policy = policies.iter().find(|p| p["id"] == id).unwrap();
+        policy["matched"].as_u64().unwrap()
+    };
+    assert_eq!(matched("idle"), 0);
+    assert!(matched("orders-from-web") > 0, "{report}");
+    let refunds = home
+        .rows("decision:not_permitted route:/orders/*/refund")
+        .unwrap();
+    assert_eq!(matched("shadowed"), refunds.len() as u64, "{report}");
+    assert!(
+        report["shorter"].is_string(),
+        "90 days are more than the demo has run"
+    );
+    let said = home.says(&["policy", "unused", "idle"], 0);
+    assert!(said.contains("PLS2205") && said.contains("idle"), "{said}");
+}
+
+fn who_can_is_the_same_of_mesh_and_folder(home: &Home, demo: &Demo) {
+    let dir = demo.policies.to_str().unwrap();
+    let mesh = home.json(&["who-can", "orders:refund", "orders/refund"]);
+    let folder = home.json(&[
+        "who-can",
+        "orders:refund",
+        "orders/refund",
+        "--policies",
+        dir,
+    ]);
+    let told = |answers: &Value| -> Vec<(Value, Value)> {
+        let answers = answers["answers"].as_array().unwrap();
+        answers
+            .iter()
+            .map(|a| (a["principal"].clone(), a["may"].clone()))
+            .collect()
+    };
+    assert_eq!(told(&mesh), told(&folder));
+    assert!(told(&mesh).iter().all(|(_, may)| may == "no"), "{mesh}");
+    let lists = home.json(&["what-can", "reports"]);
+    let lists: Vec<&Value> = lists["answers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|a| a["may"] != "no")
+        .collect();
+    assert!(
+        lists
+            .iter()
+            .any(|a| a["resource"] == "demo.test/shop/orders/list"),
+        "{lists:?}"
+    );
+    home.says(&["who-can", "orders:refnd", "orders"], 3);
+}
