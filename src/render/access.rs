@@ -87,13 +87,13 @@ fn print_all(answers: &[Answer], name: fn(&Answer) -> String) {
     if !no.is_empty() {
         let all: usize = no.values().sum();
         let why: Vec<String> = no.iter().map(|(why, n)| format!("{n} {why}")).collect();
-        let others = if all == answers.len() {
-            "all"
-        } else {
-            "others"
+        let who = match (all == answers.len(), all) {
+            (true, _) => format!("all {all}"),
+            (false, 1) => "1 other".to_owned(),
+            (false, _) => format!("{all} others"),
         };
         line(&format!(
-            "  {}       {all} {others}  {}",
+            "  {}       {who}  {}",
             paint(BAD, "no"),
             paint(DIM, why.join(", "))
         ));

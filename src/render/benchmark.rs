@@ -67,6 +67,12 @@ pub(crate) fn print(report: &Report) {
             )
         ));
     }
+    if cfg!(debug_assertions) {
+        line(&paint(
+            WARN,
+            "this is a debug build: an optimised one is some ten times as fast",
+        ));
+    }
     let busy = report.evaluated.wall_ns / report.evaluated.cpu_ns.max(1.0);
     let what = "figures are CPU time of this thread, in the mean";
     match busy > BUSY {
