@@ -31,6 +31,8 @@ mod man;
 pub(crate) mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
+#[cfg(feature = "full")]
+mod rollout;
 mod run;
 #[cfg(feature = "full")]
 mod shop;
@@ -52,7 +54,7 @@ pub enum Exit {
     Invalid = 3,
     /// Tests failed.
     TestsFailed = 4,
-    /// A gate did not hold: more changes than may.
+    /// A gate did not hold: more changes than may, or a rollout was halted.
     Gate = 5,
     /// The answer is deny, and `--exit-code` asked to hear of it.
     Denied = 6,
@@ -69,7 +71,7 @@ impl Exit {
     /// answer, or a failure.
     pub fn of(diagnostic: &Diagnostic) -> Self {
         match diagnostic.code.0 {
-            1000..=2999 | 4401..=4404 | 7101..=7110 | 8000..=8999 => Self::Invalid,
+            1000..=2999 | 3302..=3304 | 4401..=4404 | 7101..=7110 | 8000..=8999 => Self::Invalid,
             9101..=9105 | 9201 => Self::Unreachable,
             _ => Self::Failed,
         }
@@ -153,6 +155,10 @@ enum Command {
     /// Validate, lint, test and format a policy repository.
     #[command(subcommand)]
     Policy(policy::Command),
+    #[cfg(feature = "full")]
+    /// Bring a revision to the proxies step by step, and back.
+    #[command(subcommand)]
+    Rollout(rollout::Command),
     #[cfg(feature = "full")]
     /// Ask whether a caller may do something.
     Can(can::Args),
@@ -258,6 +264,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Status(args) => status::main(&args, context),
         #[cfg(feature = "full")]
         Command::Policy(command) => policy::main(&command, context),
+        #[cfg(feature = "full")]
+        Command::Rollout(command) => rollout::main(&command, context),
         #[cfg(feature = "full")]
         Command::Can(args) => can::main(&args, context),
         #[cfg(feature = "full")]

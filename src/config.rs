@@ -26,10 +26,12 @@ use crate::net::identity::IdentityConfig;
 mod de;
 pub mod keys;
 pub mod layers;
+pub mod rollout;
 pub mod schema;
 pub mod template;
 
 use layers::{Effective, Overrides};
+use rollout::RolloutSection;
 
 /// Longest configuration file, in bytes.
 pub const FILE_LEN_MAX: usize = 1 << 20;
@@ -143,6 +145,8 @@ pub struct PdpSection {
     /// Address of the audit service that gets its records, when it is in another process;
     /// `mesh` asks the directory.
     pub audit: Option<PartAddress>,
+    /// How each new revision goes to the proxies. Default: to all of them at once.
+    pub rollout: Option<RolloutSection>,
 }
 
 /// Section `audit`.
@@ -342,6 +346,15 @@ impl Config {
             let mut more = section.listeners(false).check();
             more.extend(section.check_stale());
             found.extend(more.into_iter().map(|d| placed(d, "proxy", &whole, &root)));
+        }
+        #[cfg(feature = "full")]
+        for rollout in config
+            .iter()
+            .filter_map(|c| c.pdp.as_ref()?.rollout.as_ref())
+        {
+            let more = rollout.plan().err().unwrap_or_default();
+            let more = more.into_iter();
+            found.extend(more.map(|d| placed(d, "pdp.rollout", &whole, &root)));
         }
         layers::relocate(&mut found, &file, &whole);
         match config {

@@ -42,6 +42,8 @@ mod records;
 #[cfg(feature = "full")]
 mod revisions;
 #[cfg(feature = "full")]
+pub mod rollout;
+#[cfg(feature = "full")]
 mod rotation;
 mod unheard;
 

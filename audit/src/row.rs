@@ -1,7 +1,7 @@
 //! A record as people and scripts see it: flat, with the names of the query
 //! language, the same for every class.
 
-use palisade_mesh::wire::record::{Decision, record::Body};
+use palisade_mesh::wire::record::{Decision, Shadow, record::Body};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
     merkle::hex,
     query::{
         FIELDS,
-        field::{Value, versions},
+        field::{Value, flip_word, verdict_word, versions},
         time::rfc3339,
     },
 };
@@ -153,7 +153,10 @@ impl Row {
             Value::Id(id) => ulid::Ulid::from(id).to_string(),
             Value::Trace(trace) => hex(&trace),
         };
-        if matches!(name, "policy" | "policy_error" | "selector") {
+        if matches!(
+            name,
+            "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy"
+        ) {
             self.put_more(name, text);
         } else {
             self.put(name, RowValue::Text(text));
@@ -248,6 +251,10 @@ impl Row {
             self.put("source_port", RowValue::Number(decision.source_port.into()));
         }
         self.put_text("span", &hex(&decision.span_id));
+        if !decision.shadows.is_empty() {
+            let shadows = decision.shadows.iter().map(shadow).collect();
+            self.put("shadows", RowValue::Json(serde_json::Value::Array(shadows)));
+        }
         if decision.context_json.is_empty() {
             return;
         }
@@ -264,6 +271,18 @@ impl Row {
             }
         }
     }
+}
+
+/// One thing that was tried, whole: the fields of a row have all of them, apart.
+fn shadow(shadow: &Shadow) -> serde_json::Value {
+    serde_json::json!({
+        "decision": verdict_word(shadow.verdict()),
+        "reason": shadow.reason,
+        "policies": shadow.policies,
+        "flip": flip_word(shadow.flip()),
+        "revision_digest": hex(&shadow.policy_digest),
+        "sequence": shadow.policy_sequence,
+    })
 }
 
 impl Serialize for Row {

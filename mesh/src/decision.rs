@@ -126,6 +126,8 @@ pub struct Decision {
     pub determining: Vec<SmolStr>,
     /// Ids of the policies that failed to evaluate, sorted.
     pub errors: Vec<SmolStr>,
+    /// Ids of the permits in shadow mode that matched, sorted; never enforced.
+    pub shadow_permits: Vec<SmolStr>,
     /// The author's words for the caller (`@deny_message`).
     pub deny_message: Option<SmolStr>,
     /// The author's link for the caller (`@help_url`).

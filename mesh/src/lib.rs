@@ -6,7 +6,7 @@
 //! - [`spiffe_id`], [`svid`], [`kill`]: who somebody is, how TLS proves it, and who is barred
 //! - [`canonical`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
-//! - [`sink`], [`wire`]: what is recorded, and how messages travel
+//! - [`sink`], [`spread`], [`wire`]: what is recorded and counted, and how messages travel
 //! - [`diagnostic`], [`yaml`], [`clock`], [`changes`]: how mistakes are told and found, what
 //!   time it is, and how followers learn that something was swapped
 
@@ -22,6 +22,7 @@ pub mod operation;
 pub mod sink;
 pub mod snapshot;
 pub mod spiffe_id;
+pub mod spread;
 pub mod svid;
 pub mod wire;
 pub mod yaml;

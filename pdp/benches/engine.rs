@@ -55,6 +55,46 @@ fn decisions(c: &mut Criterion) {
     group.finish();
 }
 
+/// What a request costs while another revision is tried beside the one in force: the same
+/// question to two engines, one after the other.
+fn shadow(c: &mut Criterion) {
+    let mut group = c.benchmark_group("shadow");
+    group.warm_up_time(Duration::from_millis(300));
+    group.measurement_time(Duration::from_secs(1));
+    group.sample_size(20);
+    let live = Snapshot::new(compiled(1_000), 1).unwrap();
+    let tried = Snapshot::new(compiled(1_005), 2).unwrap();
+    let mut load = Load::new(&live);
+    let engine = || live.engine().with_self_check(0);
+    let mut alone = [engine()];
+    let mut beside = [engine(), tried.engine().with_self_check(0)];
+    for (name, engines) in [("alone", &mut alone[..]), ("beside", &mut beside[..])] {
+        load.request.path = "/orders/0".into();
+        group.bench_function(BenchmarkId::new("hit", name), |b| {
+            load.ask(&live, |q| {
+                b.iter(|| {
+                    engines
+                        .iter_mut()
+                        .for_each(|e| drop(black_box(e.decide(q))))
+                });
+            });
+        });
+        let mut i = 0_u64;
+        group.bench_function(BenchmarkId::new("miss", name), |b| {
+            b.iter(|| {
+                i += 1;
+                load.request.path = format!("/orders/{i}").into();
+                load.ask(&live, |q| {
+                    engines
+                        .iter_mut()
+                        .for_each(|e| drop(black_box(e.decide(q))));
+                });
+            });
+        });
+    }
+    group.finish();
+}
+
 /// A set whose policies read nothing of the request.
 fn unread() -> Compiled {
     let mut compiled = compiled(10);
@@ -84,5 +124,5 @@ fn building(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decisions, building);
+criterion_group!(benches, decisions, shadow, building);
 criterion_main!(benches);

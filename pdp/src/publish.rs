@@ -7,10 +7,14 @@
 //!           state_dir                                                          state_dir
 //! ```
 //!
+//! A revision may go to some proxies before others, and be tried beside what is in force
+//! ([`rollout`]); which one a proxy has is still its PDP's word.
+//!
 //! Invariant: a bad revision never replaces a good one, and a sequence number
 //! never goes backwards, also over restarts of either side.
 
 mod backoff;
+mod beside;
 mod changes;
 pub mod codes;
 mod distribution;
@@ -18,17 +22,22 @@ mod endpoints;
 mod keep;
 mod recorder;
 mod registry;
+pub mod rollout;
 mod source;
 mod subscription;
 mod word;
 
+pub use beside::Beside;
 pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
 };
 pub use keep::REVISION_LEN_MAX;
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
-pub use source::{Published, Rejected, Source, SourceConfig, SourceError, State};
+pub use source::{
+    Content, Difference, Observe, Order, Orders, Published, Rejected, Source, SourceConfig,
+    SourceError, State, Underway,
+};
 pub use subscription::{
     Connect, Restored, Subscribed, Subscription, SubscriptionConfig, SubscriptionState, Tell,
 };

@@ -21,6 +21,7 @@ use palisade_mesh::{
 
 use crate::{
     connection::{Control, Order, Wake},
+    health,
     inbound::Caller,
     recorder::OutcomeFacts,
     respond::{Fault, Refusal},
@@ -95,6 +96,8 @@ pub(crate) struct Decided {
     pub(crate) declared: Option<Rc<[DeclaredHeader]>>,
     /// Which snapshot it was last decided under.
     pub(crate) epoch: Cell<u64>,
+    /// Where its end counts: with the revision that let it pass first.
+    pub(crate) health: Option<Arc<health::Tally>>,
     /// When the decision must be looked at again although nothing changed,
     /// microseconds since the Unix epoch.
     due_us: Cell<i64>,
@@ -116,6 +119,7 @@ impl Decided {
             clocked: RefCell::new(None),
             headers: HeaderMap::new(),
             declared: None,
+            health: None,
             epoch: Cell::new(epoch),
             id,
             mode,
@@ -401,6 +405,9 @@ impl Exchange {
                 self.worker
                     .telemetry
                     .served(self.method, self.status.get(), duration);
+                if let Some(health) = &decided.health {
+                    health.ended(self.status.get(), duration);
+                }
                 self.record(decided, end, duration);
             }
             Side::Outbound => {

@@ -407,6 +407,8 @@ fn note_unreadable(worker: &Worker, caller: &Caller, reason: &'static str, statu
         took: Duration::ZERO,
         trace: None,
         status,
+        tried: None,
+        permits: None,
     });
     drop(recorder);
     worker.telemetry.gauges.requests.add(1);

@@ -11,6 +11,7 @@
 //! - `worker`, `listener`, `connection`: one core, its sockets and their deadlines
 //! - `inbound`: canonical request, enforcement, records, forwarding
 //! - `outbound`: the local application's calls to other services
+//! - `shadow`, `health`: a revision tried beside the one in force, and what comes of each
 //! - `rejudge`: deciding again what is open, when something changes or time passes
 //! - `headers`, `hosts`, `body`, `exchange`, `tunnel`, `respond`: the parts a request is made of
 //! - `upstream`: connections to applications and to other proxies
@@ -19,8 +20,10 @@
 pub mod config;
 pub mod endpoints;
 pub mod headers;
+pub mod health;
 pub mod policy;
 pub mod proxy;
+pub mod shadow;
 
 mod admin;
 mod body;
@@ -42,9 +45,11 @@ mod worker;
 
 pub use config::ProxyConfig;
 pub use endpoints::{Endpoint, EndpointTable};
+pub use health::Health;
 pub use listener::Sockets;
 pub use policy::{Decider, LivePolicy, PolicySlot, PolicySnapshot};
 pub use proxy::{Counters, DrainReport, Parts, Proxy, ProxyError, RunningProxy};
+pub use shadow::{Candidate, Counts};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,8 @@
 //!
 //! The proxy declares the traits and the binary plugs the engine in. A snapshot
 //! is immutable and shared; a [`Decider`] belongs to one worker, so that its
-//! caches need no lock.
+//! caches need no lock. Beside the snapshot in force there may be one that is tried
+//! ([`Candidate`]).
 
 use std::{fmt, rc::Rc, sync::Arc};
 
@@ -13,6 +14,11 @@ use palisade_mesh::{
     decision::{Answer, Question, SelfCheck},
     snapshot::{Digest, Versions},
     svid::PeerFacts,
+};
+
+use crate::{
+    health::{self, Health, Ledger},
+    shadow::{Candidate, Trial},
 };
 
 /// A policy snapshot as the PEP needs it.
@@ -65,6 +71,8 @@ pub trait Decider {
 #[derive(Debug, Clone, Default)]
 pub struct PolicySlot {
     present: Arc<ArcSwapOption<LivePolicy>>,
+    candidate: Arc<ArcSwapOption<Candidate>>,
+    ledger: Ledger,
     changes: Changes,
 }
 
@@ -100,6 +108,22 @@ impl PolicySlot {
     /// The snapshot in force.
     pub fn load(&self) -> Guard<Option<Arc<LivePolicy>>> {
         self.present.load()
+    }
+
+    /// Tries a revision beside the one in force, in place of the one that was tried
+    /// before; none ends the trial. Nothing that is open is decided again.
+    pub fn try_beside(&self, candidate: Option<Arc<Candidate>>) {
+        self.candidate.store(candidate);
+    }
+
+    /// What is tried beside the snapshot in force.
+    pub fn candidate(&self) -> Option<Arc<Candidate>> {
+        self.candidate.load_full()
+    }
+
+    /// What came of requests under a revision, in this process.
+    pub fn health(&self, versions: &Versions) -> Health {
+        self.ledger.of(versions)
     }
 
     /// Follows what is put in force.
@@ -162,8 +186,11 @@ impl fmt::Debug for LivePolicy {
 /// snapshot beside the snapshot it was derived from.
 pub(crate) struct WorkerPolicy {
     slot: Cache<Arc<ArcSwapOption<LivePolicy>>, Option<Arc<LivePolicy>>>,
+    candidate: Cache<Arc<ArcSwapOption<Candidate>>, Option<Arc<Candidate>>>,
+    ledger: Ledger,
     service_name: String,
     live: Option<Live>,
+    trial: Option<Trial>,
     epoch: u64,
     cause: &'static str,
 }
@@ -181,6 +208,8 @@ pub(crate) struct Live {
     /// What of a request an open exchange keeps; the same for every snapshot that
     /// declares the same.
     pub(crate) declared: Rc<[DeclaredHeader]>,
+    /// What comes of requests under this revision; of a tried one, nothing.
+    pub(crate) health: Arc<health::Tally>,
 }
 
 impl WorkerPolicy {
@@ -188,8 +217,11 @@ impl WorkerPolicy {
     pub(crate) fn new(slot: PolicySlot, service_name: &str) -> Self {
         Self {
             slot: Cache::new(slot.present),
+            candidate: Cache::new(slot.candidate),
+            ledger: slot.ledger,
             service_name: service_name.to_owned(),
             live: None,
+            trial: None,
             epoch: 0,
             cause: CAUSE_POLICY,
         }
@@ -212,11 +244,39 @@ impl WorkerPolicy {
                 }
                 cause = before.cause_of(next);
             }
+            if let Some(next) = &mut next {
+                let before = self.live.as_ref().filter(|b| b.is_same_revision(next));
+                let same = before.map(|before| before.health.clone());
+                next.health = same.unwrap_or_else(|| self.ledger.open(&next.versions));
+            }
             self.epoch += 1;
             self.cause = cause;
             retire(std::mem::replace(&mut self.live, next));
         }
         self.live.as_mut()
+    }
+
+    /// The trial of what stands beside the snapshot in force; none where nothing does,
+    /// or the same revision. For a worker without one it costs a pointer's comparison.
+    pub(crate) fn trial(&mut self) -> Option<&mut Trial> {
+        let newest = self.candidate.load().as_ref();
+        let beside = self.live.as_ref().map(|live| live.versions);
+        // Nothing is decided then, so there is nothing to compare.
+        let stale = self.live.as_ref().is_some_and(|live| live.stale);
+        let (Some(newest), Some(beside)) = (newest, beside) else {
+            if self.trial.is_some() {
+                retire(self.trial.take().map(Trial::into_live));
+            }
+            return None;
+        };
+        let known = self.trial.as_ref();
+        if !known.is_some_and(|t| t.is_of(newest, beside.sequence)) {
+            let next = Trial::begin(newest.clone(), &self.service_name, beside.sequence);
+            let before = self.trial.replace(next);
+            retire(before.map(Trial::into_live));
+        }
+        let trial = self.trial.as_mut();
+        trial.filter(|trial| !stale && trial.digest() != beside.policy)
     }
 
     /// Number of the snapshot in force; another one for each that came.
@@ -249,12 +309,17 @@ impl Live {
         }
     }
 
+    fn is_same_revision(&self, other: &Self) -> bool {
+        let of = |live: &Self| (live.versions.policy, live.versions.sequence);
+        of(self) == of(other)
+    }
+
     /// Why this peer may hold no connection.
     pub(crate) fn barred(&self, peer: &PeerFacts<'_>) -> Option<&'static str> {
         self.origin.snapshot.barred(peer)
     }
 
-    fn new(origin: Arc<LivePolicy>, service_name: &str) -> Self {
+    pub(crate) fn new(origin: Arc<LivePolicy>, service_name: &str) -> Self {
         let catalogue = origin.snapshot.catalogue().clone();
         Self {
             service: catalogue.by_name(service_name).cloned(),
@@ -262,6 +327,7 @@ impl Live {
             decider: origin.snapshot.clone().decider(),
             declared: catalogue.headers().into(),
             stale: origin.stale,
+            health: Arc::default(),
             catalogue,
             origin,
         }

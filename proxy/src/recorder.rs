@@ -13,17 +13,18 @@ use std::{
 
 use palisade_mesh::{
     canonical::CanonicalRequest,
-    decision::{Answer, DecisionId, DecisionIds},
+    decision::{Answer, DecisionId, DecisionIds, Verdict as PolicyVerdict},
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     svid::{Claim, Peer},
     wire::record::{
-        self, AuditMode, AuthnFailure, Decision, Outcome, Record, Rejudgement, Verdict,
-        outcome::End, record::Body,
+        self, AuditMode, AuthnFailure, Decision, Flip, Outcome, Record, Rejudgement, Shadow,
+        Verdict, outcome::End, record::Body,
     },
 };
+use smol_str::SmolStr;
 
-use crate::headers::Trace;
+use crate::{headers::Trace, shadow::Tried};
 
 /// Records of failed handshakes that a worker leaves in a row, and then in each
 /// second: whoever reaches the port causes them, and must not fill the disk.
@@ -98,6 +99,18 @@ pub(crate) struct DecisionFacts<'a> {
     pub(crate) trace: Option<Trace>,
     /// Status of our own answer; 0 when the request goes on.
     pub(crate) status: u16,
+    /// What the revision tried beside the one in force said.
+    pub(crate) tried: Option<&'a Tried>,
+    /// What the permits in shadow mode said.
+    pub(crate) permits: Option<Permits<'a>>,
+}
+
+/// What would be decided if the permits in shadow mode were enforced.
+pub(crate) struct Permits<'a> {
+    pub(crate) verdict: PolicyVerdict,
+    /// Those that matched.
+    pub(crate) ids: &'a [SmolStr],
+    pub(crate) flip: Flip,
 }
 
 /// What was asked for: canonical, or as it came when it has no canonical form.
@@ -320,6 +333,35 @@ fn fill_decision(body: &mut Decision, facts: &DecisionFacts<'_>) {
         body.span_id.extend_from_slice(&trace.span_id);
     }
     body.status = facts.status.into();
+    fill_shadows(&mut body.shadows, facts);
+}
+
+fn fill_shadows(shadows: &mut Vec<Shadow>, facts: &DecisionFacts<'_>) {
+    let count = usize::from(facts.tried.is_some()) + usize::from(facts.permits.is_some());
+    shadows.resize_with(count, Shadow::default);
+    let mut fields = shadows.iter_mut();
+    if let Some(tried) = facts.tried
+        && let Some(field) = fields.next()
+    {
+        set_bytes(&mut field.policy_digest, &tried.versions.policy.0);
+        field.policy_sequence = tried.versions.sequence;
+        field.verdict = tried.verdict.into();
+        set(&mut field.reason, tried.reason);
+        let answer = tried.answer.as_ref();
+        let determining = answer.map_or(&[][..], |a| &a.decision.determining);
+        set_all(&mut field.policies, determining);
+        field.flip = tried.flip.into();
+    }
+    if let Some(permits) = &facts.permits
+        && let Some(field) = fields.next()
+    {
+        field.policy_digest.clear();
+        field.policy_sequence = 0;
+        field.verdict = permits.verdict.wire().into();
+        set(&mut field.reason, permits.verdict.reason());
+        set_all(&mut field.policies, permits.ids);
+        field.flip = permits.flip.into();
+    }
 }
 
 fn fill_answer(body: &mut Decision, answer: Option<&Answer>) {
@@ -404,7 +446,7 @@ fn set_bytes(field: &mut Vec<u8>, value: &[u8]) {
     field.extend_from_slice(value);
 }
 
-fn set_all(field: &mut Vec<String>, values: &[smol_str::SmolStr]) {
+fn set_all(field: &mut Vec<String>, values: &[SmolStr]) {
     field.resize_with(values.len(), String::new);
     for (field, value) in field.iter_mut().zip(values) {
         set(field, value);

@@ -386,6 +386,7 @@ mod tests {
             resource_id: "x".into(),
             determining: vec![],
             errors: vec![],
+            shadow_permits: vec![],
             deny_message: message.map(Into::into),
             help_url: message.map(|_| "https://help.test/".into()),
             context_json: "{}".into(),

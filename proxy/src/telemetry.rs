@@ -18,10 +18,12 @@ use std::{
 use palisade_mesh::{
     canonical::Method,
     catalogue::Service,
-    wire::record::{AuditMode, Verdict},
+    wire::record::{AuditMode, Flip, Verdict},
 };
 use rustc_hash::FxHashMap;
 use smol_str::SmolStr;
+
+use crate::shadow::{self, Tried};
 
 /// Most series of one family and worker; the rest is counted together.
 const SERIES_MAX: usize = 512;
@@ -175,6 +177,11 @@ pub(crate) struct Gauges {
     pub(crate) decision_time: Histogram,
     pub(crate) records: [Count; MODES.len()],
     pub(crate) strict_wait: Histogram,
+    /// What came of every revision that was tried beside the one in force.
+    pub(crate) shadow: shadow::Tally,
+    pub(crate) shadow_time: Histogram,
+    /// Requests that only a permit in shadow mode would have allowed.
+    pub(crate) shadow_permits: Count,
     pub(crate) decisions: Arc<Seen<DecisionKey, Count>>,
     pub(crate) served: Arc<Seen<ServedKey, Histogram>>,
     pub(crate) called: Arc<Seen<CalledKey, Histogram>>,
@@ -216,6 +223,9 @@ impl Telemetry {
             decision_time: Histogram::new(DECISION_BUCKETS),
             records: Default::default(),
             strict_wait: Histogram::new(WAIT_BUCKETS),
+            shadow: shadow::Tally::default(),
+            shadow_time: Histogram::new(DECISION_BUCKETS),
+            shadow_permits: Count::default(),
             decisions: decisions.seen.clone(),
             served: served.seen.clone(),
             called: called.seen.clone(),
@@ -264,6 +274,24 @@ impl Telemetry {
         } else {
             self.gauges.cache_misses.add(1);
         }
+    }
+
+    /// Counts what a revision that is tried said, or that it could not say anything.
+    pub(crate) fn tried(&self, tried: Result<&Tried, &shadow::Broken>) {
+        match tried {
+            Ok(tried) => {
+                self.gauges.shadow.note(tried.flip);
+                self.gauges.shadow_time.observe(tried.took);
+            }
+            Err(_) => self.gauges.shadow.failed(),
+        }
+    }
+
+    /// Counts a request for which permits in shadow mode matched.
+    pub(crate) fn shadow_permits(&self, flip: Flip) {
+        self.gauges
+            .shadow_permits
+            .add(u64::from(flip == Flip::NewlyAllowed));
     }
 
     /// Counts a record that the sink took.

@@ -9,6 +9,7 @@ mod hygiene;
 mod modes;
 mod paths;
 mod records;
+mod shadow;
 mod smuggling;
 mod streams;
 mod succession;

@@ -139,14 +139,13 @@ fn print_audit(audit: &AuditStatus, clock: &Clock) {
 }
 
 fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
-    let sequence = pdp.revision.as_ref().map_or(0, |r| r.sequence);
     match &pdp.revision {
         Some(r) => {
             let digest: String = r.digest.chars().take(8).collect();
             let in_sync = pdp
                 .proxies
                 .iter()
-                .filter(|p| p.connected && p.sequence == sequence)
+                .filter(|p| p.connected && p.sequence == p.wanted)
                 .count();
             let parts = [
                 format!(
@@ -162,6 +161,11 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
         None => render::fact("policy", &[paint(BAD, "no revision is in force")]),
     }
     render::fact("", &[paint(DIM, snippet::clean(&pdp.folder))]);
+    #[cfg(feature = "full")]
+    if let Some(rollout) = pdp.rollout.as_ref().filter(|r| r.phase != "completed") {
+        let see = paint(DIM, "palisade rollout status");
+        render::fact("rollout", &[super::rollout::summary(rollout), see]);
+    }
     if let Some(rejected) = &pdp.rejected {
         render::line(&paint(
             WARN,
@@ -191,7 +195,7 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
         col("SPOOLED").right().optional(),
     ]);
     for proxy in &pdp.proxies {
-        let (style, mark) = standing(proxy, sequence);
+        let (style, mark) = standing(proxy);
         let number = |n: u64| table::Cell::from(render::thousands(n));
         rows.row([
             table::styled(style, mark),
@@ -210,8 +214,8 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
     render::line("");
 }
 
-fn standing(proxy: &SubscriberStatus, sequence: u64) -> (anstyle::Style, &'static str) {
-    match (proxy.connected, &proxy.nack, proxy.sequence == sequence) {
+fn standing(proxy: &SubscriberStatus) -> (anstyle::Style, &'static str) {
+    match (proxy.connected, &proxy.nack, proxy.sequence == proxy.wanted) {
         (true, None, true) if !proxy.draining && proxy.rivals == 0 => (GOOD, "✓"),
         (_, Some(_), _) => (BAD, "✗"),
         _ => (WARN, "!"),

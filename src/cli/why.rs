@@ -143,6 +143,7 @@ fn print(why: &Why, args: &Args) {
         explanation::reason(&why.explanation)
     ));
     explanation::print_reasons(&why.explanation);
+    print_shadows(record);
     let revision: String = text(record, "revision_digest").chars().take(8).collect();
     render::line(&paint(
         DIM,
@@ -172,6 +173,43 @@ fn print(why: &Why, args: &Args) {
         next.push((replay, "the same request under a working copy"));
     }
     render::next(&next);
+}
+
+/// What else was asked about the same request, and what it would have changed.
+fn print_shadows(record: &Value) {
+    let shadows = record.get("shadows").and_then(Value::as_array);
+    for shadow in shadows.into_iter().flatten() {
+        let (who, verb) = match shadow.get("sequence").and_then(Value::as_u64) {
+            Some(0) | None => ("permits in shadow mode".to_owned(), "they"),
+            Some(n) => {
+                let digest: String = text(shadow, "revision_digest").chars().take(8).collect();
+                (format!("revision {n} {digest}"), "it")
+            }
+        };
+        let policies = shadow.get("policies").and_then(Value::as_array);
+        let policies: Vec<&str> = policies
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
+        let by = match policies.is_empty() {
+            true => text(shadow, "reason").replace('_', " "),
+            false => policies.join(", "),
+        };
+        let flip = match text(shadow, "flip") {
+            "" => "no change".to_owned(),
+            flip => flip.replace('_', " "),
+        };
+        let decision = text(shadow, "decision").replace('_', " ");
+        render::line(&format!(
+            "\n{}  {}: with {verb} {} ({}), {}",
+            paint(NAME, "tried"),
+            clean(&who),
+            clean(&decision),
+            clean(&by),
+            paint(render::WARN, clean(&flip)),
+        ));
+    }
 }
 
 /// When it was decided, and how long that took.

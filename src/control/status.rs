@@ -128,6 +128,10 @@ pub struct PdpStatus {
     pub rejected: Option<RejectedStatus>,
     /// Subscribed proxies.
     pub proxies: Vec<SubscriberStatus>,
+    /// The revision on its way to them, or the last one that was.
+    #[cfg(feature = "full")]
+    #[serde(default)]
+    pub rollout: Option<crate::run::rollout::RolloutStatus>,
 }
 
 /// A policy revision.
@@ -173,6 +177,9 @@ pub struct SubscriberStatus {
     pub spiffe_id: String,
     /// Revision it has acknowledged.
     pub sequence: u64,
+    /// Revision it should have.
+    #[serde(default)]
+    pub wanted: u64,
     /// Why it refused the last revision, if it did.
     pub nack: Option<String>,
     /// End of its certificate, seconds since the Unix epoch.

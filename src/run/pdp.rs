@@ -27,10 +27,11 @@ use super::{
     Role, access,
     links::{self, LinkGate},
     revisions::Revisions,
+    rollout::Rollouts,
     unbound,
 };
 use crate::{
-    config::{Config, PdpSection},
+    config::{Config, PdpSection, rollout::RolloutSection},
     control::{
         api::{Answer, Fact, FactState, Problem},
         status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
@@ -53,6 +54,7 @@ pub struct PdpRole {
     pub distribution: Distribution,
     /// Where proxies subscribe.
     pub address: std::net::SocketAddr,
+    rollouts: Rollouts,
     revisions: Arc<Revisions>,
     folder: String,
     gate: Arc<LinkGate>,
@@ -77,7 +79,10 @@ impl PdpRole {
             config.demo,
             clock.clone(),
         ));
-        let watched = SourceConfig::new(&section.policies, config.state_dir.join("pdp"));
+        let plan = section.rollout.as_ref().map(RolloutSection::plan);
+        let plan = plan.transpose()?;
+        let mut watched = SourceConfig::new(&section.policies, config.state_dir.join("pdp"));
+        watched.rollout.clone_from(&plan);
         let source = Source::open(watched, clock.clone(), recorder.clone())
             .await
             .map_err(|e| vec![e.diagnostic().clone()])?;
@@ -93,6 +98,15 @@ impl PdpRole {
             recorder,
             gate.clone(),
         );
+        let rollouts = Rollouts {
+            orders: source.orders(),
+            state: state.clone(),
+            distribution: distribution.clone(),
+            plan: plan.unwrap_or_default(),
+            clock: clock.clone(),
+        };
+        let observed = distribution.clone();
+        let source = source.observing(move || observed.proxies());
         let listener = TcpListener::bind(section.listen)
             .await
             .map_err(|e| vec![unbound("pdp.listen", &e)])?;
@@ -123,6 +137,7 @@ impl PdpRole {
             state,
             distribution: distribution.clone(),
             address,
+            rollouts,
             revisions: Arc::default(),
             folder: section.policies.display().to_string(),
             gate,
@@ -146,8 +161,10 @@ impl PdpRole {
     async fn remember(self) {
         let mut state = self.state.clone();
         loop {
-            let current = state.borrow_and_update().current.clone();
-            if let Some(published) = current {
+            let now = state.borrow_and_update().clone();
+            // Some proxies may decide by it, and others try it.
+            let underway = now.rollout.iter().map(|u| &u.candidate);
+            for published in now.current.iter().chain(underway) {
                 self.revisions.note(&published.revision);
             }
             if state.changed().await.is_err() {
@@ -215,6 +232,7 @@ impl PdpRole {
                 "/v1/pdp/explain",
                 post(move |Json(asked): Json<Recorded>| async move { of_explain.explain(&asked).await }),
             )
+            .merge(self.rollouts.routes())
     }
 
     /// The revision in force, as proxies get it.
@@ -272,7 +290,12 @@ impl PdpRole {
                 at_us: r.at_us,
                 problems: r.diagnostics.iter().cloned().map(Into::into).collect(),
             }),
-            proxies: self.distribution.proxies().iter().map(subscriber).collect(),
+            proxies: {
+                let proxies = self.distribution.proxies();
+                let of = |p| subscriber(p, self.state.borrow().wanted(&p.identity, &p.instance));
+                proxies.iter().map(of).collect()
+            },
+            rollout: self.rollouts.status(),
         }
     }
 
@@ -312,10 +335,10 @@ impl PdpRole {
                 .fix(format!("palisade policy validate {}", self.folder)),
             );
         }
-        let sequence = status.revision.as_ref().map_or(0, |r| r.sequence);
+        facts.extend(self.rollouts.check());
         let since_us = status.revision.as_ref().map_or(0, |r| r.since_us);
         for proxy in &status.proxies {
-            facts.push(self.check_proxy(proxy, sequence, since_us));
+            facts.push(self.check_proxy(proxy, since_us));
             facts.extend(self.check_drift(proxy));
         }
         facts.extend(self.gate.check());
@@ -345,7 +368,8 @@ impl PdpRole {
         facts
     }
 
-    fn check_proxy(&self, proxy: &SubscriberStatus, sequence: u64, since_us: i64) -> Fact {
+    fn check_proxy(&self, proxy: &SubscriberStatus, since_us: i64) -> Fact {
+        let sequence = proxy.wanted;
         let name = &proxy.instance;
         if !proxy.connected {
             return Fact::not_ok(
@@ -504,12 +528,13 @@ fn revision(published: &Published) -> RevisionStatus {
     }
 }
 
-fn subscriber(proxy: &ProxyStatus) -> SubscriberStatus {
-    let status = proxy.status.unwrap_or_default();
+fn subscriber(proxy: &ProxyStatus, wanted: Option<&Arc<Published>>) -> SubscriberStatus {
+    let status = proxy.status.clone().unwrap_or_default();
     SubscriberStatus {
         instance: proxy.instance.clone(),
         spiffe_id: proxy.identity.to_string(),
         sequence: proxy.acked_sequence,
+        wanted: wanted.map_or(0, |wanted| wanted.sequence()),
         nack: proxy
             .nack
             .as_ref()

@@ -49,6 +49,7 @@ use crate::{
 };
 
 mod barring;
+mod beside;
 mod drain;
 mod feed;
 mod orders;
@@ -217,6 +218,7 @@ pub async fn start_as(
         config,
         identity: &identity,
         sink: sink.as_ref(),
+        policy: &policy,
         bars: &bars,
         holder: &holder,
         endpoints: &endpoints,

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use palisade_mesh::wire::record::{Record, Rejudgement, Verdict, Versions, record::Body};
+use palisade_mesh::wire::record::{Flip, Record, Rejudgement, Verdict, Versions, record::Body};
 
 use crate::item::Item;
 
@@ -205,6 +205,15 @@ pub(crate) fn verdict_word(verdict: Verdict) -> &'static str {
         Verdict::NotPermitted => "not_permitted",
         Verdict::Undecided => "undecided",
         Verdict::Refused => "refused",
+    }
+}
+
+pub(crate) fn flip_word(flip: Flip) -> &'static str {
+    match flip {
+        Flip::Unspecified => "",
+        Flip::NewlyAllowed => "newly_allowed",
+        Flip::NewlyDenied => "newly_denied",
+        Flip::NewlyUndecided => "newly_undecided",
     }
 }
 

@@ -182,6 +182,7 @@ impl Reference {
                 resource_id: id.into(),
                 determining,
                 errors: Vec::new(),
+                shadow_permits: vec![],
                 deny_message: None,
                 help_url: None,
                 context_json: SmolStr::default(),

@@ -250,6 +250,7 @@ fn answer(snapshot: &Snapshot, found: &Cached, cached: bool) -> Answer {
 
 fn bytes_of(decision: &Decision) -> usize {
     let ids = decision.determining.iter().chain(&decision.errors);
+    let ids = ids.chain(&decision.shadow_permits);
     size_of::<Decision>()
         + decision.context_json.len()
         + ids.map(|id| size_of_val(id) + id.len()).sum::<usize>()

@@ -271,6 +271,9 @@ impl Snapshot {
         };
         let mut decision = self.decision(asked.names, findings);
         decision.valid_until_us = slice.valid_until_us(now_us);
+        // Rules are in the order of their ids.
+        let matched = self.at(&shadows).map(|rule| rule.id.clone());
+        decision.shadow_permits = matched.collect();
         (decision, shadows)
     }
 
@@ -343,6 +346,7 @@ impl Snapshot {
             resource_id: names.resource_id.into(),
             determining: outcome.determining,
             errors: outcome.errors,
+            shadow_permits: Vec::new(),
             deny_message: said.and_then(|info| info.deny_message.clone()),
             help_url: said.and_then(|info| info.help_url.clone()),
             context_json: SmolStr::new_static("{}"),
@@ -374,6 +378,7 @@ impl Snapshot {
             "engine and reference differ"
         );
         (!reference.verdict.is_allow()).then(|| Decision {
+            shadow_permits: ours.shadow_permits.clone(),
             context_json: ours.context_json.clone(),
             valid_until_us: ours.valid_until_us,
             ..reference

@@ -1,17 +1,40 @@
 //! What differs between two revisions, as records tell it.
 
+use std::collections::BTreeMap;
+
 use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Versions,
     wire::record::{PolicyChange, record::Body},
 };
 
+use smol_str::SmolStr;
+
 use super::source::Published;
+use crate::compiled::PolicyInfo;
 
 /// Most ids listed in one record, for each of added, removed and changed.
 const IDS_MAX: usize = 500;
 /// Most diagnostics quoted in one record.
 const DIAGNOSTICS_MAX: usize = 5;
+
+type Policies = BTreeMap<SmolStr, PolicyInfo>;
+
+/// Ids of the policies that were added, removed and changed, at most [`IDS_MAX`] of each.
+pub(crate) fn of(old: &Policies, new: &Policies) -> [Vec<String>; 3] {
+    let ids = |ids: &mut dyn Iterator<Item = &SmolStr>| -> Vec<String> {
+        ids.take(IDS_MAX).map(ToString::to_string).collect()
+    };
+    let differs = |id: &&SmolStr| match (old.get(*id), new.get(*id)) {
+        (Some(was), Some(is)) => was.text != is.text,
+        _ => false,
+    };
+    [
+        ids(&mut new.keys().filter(|id| !old.contains_key(*id))),
+        ids(&mut old.keys().filter(|id| !new.contains_key(*id))),
+        ids(&mut new.keys().filter(differs)),
+    ]
+}
 
 /// The record of a revision that was put in force.
 pub(crate) fn activated(before: Option<&Published>, after: &Published) -> Body {
@@ -22,24 +45,9 @@ pub(crate) fn activated(before: Option<&Published>, after: &Published) -> Body {
         git_revision: after.git_revision.clone(),
         ..PolicyChange::default()
     };
-    let empty = std::collections::BTreeMap::new();
+    let empty = Policies::new();
     let old = before.map_or(&empty, |b| &b.compiled.info);
-    let new = &after.compiled.info;
-    for (id, info) in new {
-        match old.get(id) {
-            None => change.added.push(id.to_string()),
-            Some(was) if was.text != info.text => change.changed.push(id.to_string()),
-            Some(_) => {}
-        }
-    }
-    change.removed = old
-        .keys()
-        .filter(|id| !new.contains_key(*id))
-        .map(ToString::to_string)
-        .collect();
-    for list in [&mut change.added, &mut change.changed, &mut change.removed] {
-        list.truncate(IDS_MAX);
-    }
+    [change.added, change.removed, change.changed] = of(old, &after.compiled.info);
     Body::PolicyChange(change)
 }
 

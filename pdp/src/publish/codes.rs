@@ -18,3 +18,21 @@ pub const APPLY_FAILED: u16 = 3010;
 pub const KEPT_OLDER: u16 = 5301;
 /// Nothing tells how old the kept revision is.
 pub const WORD_MISSING: u16 = 5302;
+/// A rollout was halted.
+pub const ROLLOUT_HALTED: u16 = 3300;
+/// No rollout is in progress.
+pub const ROLLOUT_NONE: u16 = 3301;
+/// There is nothing that could be rolled out.
+pub const ROLLOUT_NOTHING: u16 = 3302;
+/// No kept revision has this name.
+pub const ROLLOUT_UNKNOWN: u16 = 3303;
+/// The plan of a rollout is not one.
+pub const ROLLOUT_PLAN: u16 = 3304;
+/// A rollout is in progress already.
+pub const ROLLOUT_BUSY: u16 = 3305;
+/// A rollout cannot do this now.
+pub const ROLLOUT_ORDER: u16 = 3306;
+/// A subscriber cannot try a revision beside the one in force.
+pub const UNTRIED: u16 = 3307;
+/// What is known of a rollout cannot be read.
+pub const ROLLOUT_JOURNAL: u16 = 3308;

@@ -24,7 +24,7 @@ use palisade_mesh::{
     spiffe_id::SpiffeId,
     svid::Peer,
     wire::policy::{
-        Announcement, Endpoints, Hello, Newest, PdpMessage, ProxyMessage,
+        Announcement, Candidate, Endpoints, Hello, Newest, PdpMessage, ProxyMessage, TryOn,
         distribution_server as server, pdp_message, proxy_message::Kind,
     },
 };
@@ -52,6 +52,8 @@ pub const ANNOUNCEMENTS_MAX: usize = 64;
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a stream may be silent, or refuse to take a message.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a proxy tries a revision that its PDP does not speak of.
+const TRIAL_LIMIT_MS: u64 = 60_000;
 /// Identities of services that are remembered.
 const IDENTITIES_MAX: usize = 100_000;
 /// Messages waiting for one proxy.
@@ -318,7 +320,11 @@ impl Shared {
     }
 
     fn recompute(&self) {
-        let current = self.state.borrow().current.clone();
+        let State {
+            current, rollout, ..
+        } = self.state.borrow().clone();
+        // Its proxies are to be let in before everybody has it.
+        self.remember(rollout.as_ref().map(|u| &*u.candidate.compiled.catalogue));
         let catalogue = current.as_ref().map(|c| &*c.compiled.catalogue);
         self.remember(catalogue);
         // The lock is held until the result is sent, so that two changes cannot
@@ -434,22 +440,37 @@ impl Session {
     ) -> Result<(), Status> {
         let mut state = self.shared.state.clone();
         let mut endpoints = self.shared.endpoints.subscribe();
-        let mut sent_policy = have;
-        let mut sent_endpoints = 0;
+        let (mut sent_policy, mut sent_endpoints) = (have, 0);
+        // What it tried on a stream before this one is not known.
+        let mut sent_trial = None;
         loop {
             // It comes back with its next one; who gets none any more is not told more.
             if self.shared.clock.now_us() / 1_000_000 >= self.not_after_s {
                 return Err(Status::unauthenticated("the peer's certificate has ended"));
             }
-            let current = state.borrow_and_update().current.clone();
-            if let Some(current) = current {
-                self.admit(&current)?;
-                let wanted = (current.digest(), current.sequence());
-                if wanted != sent_policy {
-                    self.send(pdp_message::Kind::Revision(current.revision.clone()))
+            let now = state.borrow_and_update().clone();
+            if let Some(current) = &now.current {
+                self.admit(current)?;
+            }
+            if let Some(wanted) = now.wanted(&self.identity, &key.1) {
+                let name = (wanted.digest(), wanted.sequence());
+                if name != sent_policy {
+                    self.send(pdp_message::Kind::Revision(wanted.revision.clone()))
                         .await?;
-                    sent_policy = wanted;
+                    sent_policy = name;
                 }
+            }
+            let tried = now.tried(&self.identity, &key.1);
+            let name = tried.map(|t| (t.digest(), t.sequence()));
+            if sent_trial != Some(name) {
+                sent_trial = Some(name);
+                let every = now.rollout.as_ref().map_or(1, |u| u.rollout.plan.every);
+                self.send(pdp_message::Kind::Candidate(Candidate {
+                    revision: tried.map(|t| t.revision.clone()),
+                    every,
+                    limit_ms: TRIAL_LIMIT_MS,
+                }))
+                .await?;
             }
             let current = endpoints.borrow_and_update().clone();
             if current.version != sent_endpoints {
@@ -464,7 +485,7 @@ impl Session {
                 _ = endpoints.changed() => {}
                 message = timeout(IDLE_TIMEOUT, inbound.message()) => match message {
                     Ok(Ok(Some(message))) => {
-                        if let Some(answer) = self.take(message, key)? {
+                        for answer in self.take(message, key)? {
                             self.send(answer).await?;
                         }
                     }
@@ -485,7 +506,7 @@ impl Session {
         }
     }
 
-    fn take(&self, message: ProxyMessage, key: &Key) -> Result<Option<pdp_message::Kind>, Status> {
+    fn take(&self, message: ProxyMessage, key: &Key) -> Result<Vec<pdp_message::Kind>, Status> {
         let now_us = self.shared.clock.now_us();
         match message.kind {
             Some(Kind::Hello(_)) => {
@@ -503,7 +524,7 @@ impl Session {
                 );
                 lock(&self.shared.registry).nack(key, self.stream, &nack, now_us);
                 if !self.is_news(nack.sequence) {
-                    return Ok(None);
+                    return Ok(Vec::new());
                 }
                 let detail = super::registry::cut(&format!("{}: {}", nack.code, nack.message));
                 self.shared.recorder.admin(
@@ -519,28 +540,39 @@ impl Session {
                 if news {
                     self.shared.recompute();
                 }
-                return Ok(self.newest(now_us));
+                return Ok(self.words(&key.1, now_us));
             }
             Some(Kind::Announce(announce)) => self.announce(&announce.announcements, key),
             None => {}
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
-    fn newest(&self, now_us: i64) -> Option<pdp_message::Kind> {
-        let current = self.shared.state.borrow().current.clone()?;
-        Some(pdp_message::Kind::Newest(Newest {
-            sha256: current.digest().0.to_vec(),
-            sequence: current.sequence(),
-            now_us,
-        }))
+    /// What the proxy shall enforce and try, for as long as it hears so.
+    fn words(&self, instance: &str, now_us: i64) -> Vec<pdp_message::Kind> {
+        let now = self.shared.state.borrow().clone();
+        let newest = now.wanted(&self.identity, instance).map(|wanted| {
+            pdp_message::Kind::Newest(Newest {
+                sha256: wanted.digest().0.to_vec(),
+                sequence: wanted.sequence(),
+                now_us,
+            })
+        });
+        let tried = now.tried(&self.identity, instance).map(|tried| {
+            pdp_message::Kind::TryOn(TryOn {
+                sha256: tried.digest().0.to_vec(),
+            })
+        });
+        newest.into_iter().chain(tried).collect()
     }
 
     /// Whether a refusal is of a revision that exists and was not refused before: a
     /// peer must not fill the log with them.
     fn is_news(&self, sequence: u64) -> bool {
-        let current = self.shared.state.borrow().current.clone();
-        current.is_some_and(|c| sequence <= c.sequence())
+        let now = self.shared.state.borrow().clone();
+        let current = now.current.iter().map(|c| c.sequence());
+        let underway = now.rollout.iter().map(|u| u.candidate.sequence());
+        current.chain(underway).any(|newest| sequence <= newest)
             && self.nacked.fetch_max(sequence, Ordering::Relaxed) < sequence
     }
 

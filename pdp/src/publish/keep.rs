@@ -17,6 +17,7 @@ use palisade_mesh::{
     wire::policy::{Endpoints, KeptWord, Revision},
 };
 use prost::Message;
+use serde::{Serialize, de::DeserializeOwned};
 
 use super::codes;
 
@@ -24,8 +25,15 @@ use super::codes;
 pub const REVISION_LEN_MAX: usize = 64 << 20;
 
 const REVISION: &str = "revision.pb";
+/// The revisions before it, newest first.
+const PAST: [&str; 2] = ["revision.1.pb", "revision.2.pb"];
 const ENDPOINTS: &str = "endpoints.pb";
 const WORD: &str = "word.pb";
+const ROLLOUT: &str = "rollout.json";
+/// The two revisions of a rollout.
+pub(crate) const BASELINE: &str = "baseline.pb";
+/// See [`BASELINE`].
+pub(crate) const CANDIDATE: &str = "candidate.pb";
 /// Length of the digest that a kept word begins with.
 const DIGEST_LEN: usize = 32;
 
@@ -51,16 +59,84 @@ impl Keep {
     /// # Errors
     /// When the file cannot be read or its bytes do not have their digest.
     pub(crate) fn load(&self) -> Result<Option<Revision>, Diagnostic> {
-        let revision: Option<Revision> = self.read(REVISION)?;
+        self.load_as(REVISION)
+    }
+
+    /// Replaces the kept revision; when this returns it survives a power loss.
+    pub(crate) fn store(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        self.replace(REVISION, &revision.encode_to_vec())
+    }
+
+    /// As [`Keep::store`]; the last two that had other content are kept, too.
+    pub(crate) fn succeed(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        // A damaged one is nothing to go back to.
+        let mut past = self.past().unwrap_or_default();
+        past.retain(|r| r.sha256 != revision.sha256);
+        let mut newest_first = past.iter().rev();
+        for name in PAST {
+            match newest_first.next() {
+                Some(old) => self.replace(name, &old.encode_to_vec())?,
+                None => drop(fs::remove_file(self.dir.join(name))),
+            }
+        }
+        self.store(revision)
+    }
+
+    /// The kept revisions, oldest first, the present one last.
+    ///
+    /// # Errors
+    /// As [`Keep::load`].
+    pub(crate) fn past(&self) -> Result<Vec<Revision>, Diagnostic> {
+        let names = [PAST[1], PAST[0], REVISION];
+        let kept = names.into_iter().map(|name| self.load_as(name));
+        Ok(kept
+            .collect::<Result<Vec<_>, _>>()?
+            .into_iter()
+            .flatten()
+            .collect())
+    }
+
+    /// The revision in one of the files; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`Keep::load`].
+    pub(crate) fn load_as(&self, name: &str) -> Result<Option<Revision>, Diagnostic> {
+        let revision: Option<Revision> = self.read(name)?;
         if let Some(revision) = &revision {
             check_digest(revision)?;
         }
         Ok(revision)
     }
 
-    /// Replaces the kept revision; when this returns it survives a power loss.
-    pub(crate) fn store(&self, revision: &Revision) -> Result<(), Diagnostic> {
-        self.replace(REVISION, &revision.encode_to_vec())
+    /// Replaces one of the revisions of a rollout, as [`Keep::store`].
+    pub(crate) fn store_as(&self, name: &str, revision: &Revision) -> Result<(), Diagnostic> {
+        self.replace(name, &revision.encode_to_vec())
+    }
+
+    /// What is known of rollouts; the default when there was none.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is damaged.
+    pub(crate) fn load_journal<T: DeserializeOwned + Default>(&self) -> Result<T, Diagnostic> {
+        let Some(bytes) = self.read_bytes(ROLLOUT)? else {
+            return Ok(T::default());
+        };
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let path = self.dir.join(ROLLOUT);
+            Diagnostic::error(
+                codes::ROLLOUT_JOURNAL,
+                format!("the rollout in `{}` cannot be read", path.display()),
+            )
+            .cause(error.to_string())
+            .help("restore the file; or remove it: the revision in force stays, and what was under way is forgotten")
+        })
+    }
+
+    /// Replaces what is known of rollouts; when this returns it survives a power loss.
+    pub(crate) fn store_journal(&self, journal: &impl Serialize) -> Result<(), Diagnostic> {
+        let bytes = serde_json::to_vec_pretty(journal)
+            .map_err(|e| state_dir(&self.dir.join(ROLLOUT), &io::Error::other(e)))?;
+        self.replace(ROLLOUT, &bytes)
     }
 
     /// The kept word of the PDP; `None` when there is none yet.

@@ -50,6 +50,11 @@ impl Recorder {
         }
     }
 
+    /// SPIFFE ID of this PDP.
+    pub(crate) fn reporter(&self) -> &str {
+        &self.reporter
+    }
+
     /// Leaves one record. These are rare, so each is flushed at once; one that does
     /// not fit is told to the operator instead.
     pub(crate) fn leave(&self, body: Body) {

@@ -11,20 +11,35 @@ use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
     snapshot::Digest,
+    spiffe_id::SpiffeId,
     wire::policy::{Bundle, Revision},
 };
 use prost::Message;
 use tokio::{
     sync::{Notify, watch},
     task::spawn_blocking,
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until},
 };
 
-use super::{changes, codes, keep::Keep, recorder::Recorder};
+use super::{changes, codes, keep::Keep, recorder::Recorder, rollout::Plan};
 use crate::{
     author::{self, Loaded, Texts},
     compiled::Compiled,
 };
+
+mod obeying;
+mod orders;
+mod rolling;
+mod underway;
+
+use rolling::Rolling;
+
+pub use orders::{Content, Difference, Order, Orders};
+pub use rolling::Observe;
+pub use underway::Underway;
+
+/// How often a rollout is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What is watched, and how patiently.
 #[derive(Debug, Clone)]
@@ -37,6 +52,10 @@ pub struct SourceConfig {
     pub debounce: Duration,
     /// How often the folder is read even if nothing was noticed.
     pub poll: Duration,
+    /// How each new revision goes to the proxies; none for all of them at once.
+    pub rollout: Option<Plan>,
+    /// How often a rollout is looked at.
+    pub look: Duration,
 }
 
 impl SourceConfig {
@@ -47,6 +66,8 @@ impl SourceConfig {
             state_dir: state_dir.into(),
             debounce: Duration::from_millis(100),
             poll: Duration::from_secs(5),
+            rollout: None,
+            look: LOOK_EVERY,
         }
     }
 }
@@ -97,6 +118,26 @@ pub struct State {
     pub current: Option<Arc<Published>>,
     /// The latest content of the folder, if it was refused.
     pub rejected: Option<Arc<Rejected>>,
+    /// What is on its way to the proxies, or the last that was.
+    pub rollout: Option<Arc<Underway>>,
+    /// Content of the source that was stopped or replaced, and is not put in force by
+    /// itself.
+    pub set_aside: Option<Digest>,
+}
+
+impl State {
+    /// What a proxy shall enforce; `None` only before the first good revision.
+    pub fn wanted(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
+        let underway = self.rollout.as_deref();
+        underway
+            .and_then(|u| u.wanted(identity, instance))
+            .or(self.current.as_ref())
+    }
+
+    /// What a proxy shall try beside it.
+    pub fn tried(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
+        self.rollout.as_deref()?.tried(identity, instance)
+    }
 }
 
 /// Why a source cannot start.
@@ -128,6 +169,7 @@ pub struct Source {
     recorder: Arc<Recorder>,
     seen: Option<Digest>,
     sequence: u64,
+    rolling: Rolling,
     state: watch::Sender<State>,
     wake: Arc<Notify>,
     watcher: RecommendedWatcher,
@@ -154,6 +196,7 @@ impl Source {
             recorder,
             seen: None,
             sequence: kept.as_ref().map_or(0, |k| k.sequence),
+            rolling: Rolling::new(config.rollout.clone()),
             state: watch::Sender::new(State::default()),
             wake,
             watcher,
@@ -162,6 +205,7 @@ impl Source {
         if let Some(kept) = kept {
             source.restore(kept).await;
         }
+        source.resume().await.map_err(SourceError::State)?;
         source.refresh().await;
         Ok(source)
     }
@@ -171,21 +215,31 @@ impl Source {
         self.state.subscribe()
     }
 
-    /// Follows the folder until dropped.
+    /// Follows the folder, orders and the rollout under way until dropped.
     pub async fn run(mut self) {
+        let wake = self.wake.clone();
+        let mut poll = Instant::now() + self.config.poll;
         loop {
-            let noticed = timeout(self.config.poll, self.wake.notified())
-                .await
-                .is_ok();
-            if noticed {
-                self.settle().await;
-            } else {
-                // A folder that was replaced has lost its watch; setting it again
-                // costs nothing where it is still there.
-                let _ = self
-                    .watcher
-                    .watch(&self.config.dir, RecursiveMode::Recursive);
+            let look = sleep(self.config.look);
+            tokio::select! {
+                () = wake.notified() => self.settle().await,
+                () = sleep_until(poll) => {
+                    // A folder that was replaced has lost its watch; setting it again
+                    // costs nothing where it is still there.
+                    let _ = self
+                        .watcher
+                        .watch(&self.config.dir, RecursiveMode::Recursive);
+                }
+                given = self.rolling.ordered() => {
+                    self.obey(given).await;
+                    continue;
+                }
+                () = look, if self.rolling.is_busy() => {
+                    self.look();
+                    continue;
+                }
             }
+            poll = Instant::now() + self.config.poll;
             self.refresh().await;
         }
     }
@@ -216,7 +270,7 @@ impl Source {
         };
         self.seen = Some(fingerprint);
         match loaded.compiled {
-            Some(compiled) => self.activate(compiled, loaded.diagnostics),
+            Some(compiled) => self.offer(compiled, loaded.diagnostics),
             None => self.reject(loaded.diagnostics),
         }
     }
@@ -231,7 +285,7 @@ impl Source {
         } = loaded.unwrap_or_default();
         match compiled {
             Some(compiled) => {
-                let published = published(compiled, kept.issued_us, kept, diagnostics);
+                let published = self.published(compiled, kept.issued_us, kept, diagnostics);
                 self.state
                     .send_modify(|s| s.current = Some(Arc::new(published)));
             }
@@ -239,47 +293,20 @@ impl Source {
         }
     }
 
-    fn activate(&mut self, compiled: Compiled, diagnostics: Vec<Diagnostic>) {
-        let current = self.state.borrow().current.clone();
-        if let Some(current) = &current
-            && current.digest() == compiled.digest
-        {
-            // Nothing new, but an earlier rejection is mended.
-            self.state.send_modify(|s| s.rejected = None);
-            return;
-        }
-        let now_us = self.clock.now_us();
-        let revision = Revision {
+    /// The next revision.
+    fn signed(&self, compiled: &Compiled, now_us: i64) -> Revision {
+        Revision {
             bundle: compiled.bundle.clone(),
             sha256: compiled.digest.0.to_vec(),
             sequence: self.sequence + 1,
             issued_us: now_us,
-        };
-        // Point of no return: the number is used once it is on disk. If it cannot
-        // be kept it must not be given out, or a restart would give it out again.
-        if let Err(diagnostic) = self.keep.store(&revision) {
-            self.seen = None;
-            self.reject(vec![diagnostic]);
-            return;
         }
-        self.sequence = revision.sequence;
-        let next = published(compiled, now_us, revision, diagnostics);
-        tracing::info!(
-            sequence = next.revision.sequence,
-            digest = %next.digest(),
-            policies = next.compiled.info.len(),
-            "policy revision activated"
-        );
-        self.recorder
-            .leave(changes::activated(current.as_deref(), &next));
-        self.state.send_replace(State {
-            current: Some(Arc::new(next)),
-            rejected: None,
-        });
     }
 
     fn reject(&self, diagnostics: Vec<Diagnostic>) {
-        let State { current, rejected } = self.state.borrow().clone();
+        let State {
+            current, rejected, ..
+        } = self.state.borrow().clone();
         if rejected.is_some_and(|r| r.diagnostics == diagnostics) {
             return;
         }
@@ -297,23 +324,28 @@ impl Source {
         self.state
             .send_modify(|s| s.rejected = Some(Arc::new(rejected)));
     }
-}
 
-fn published(
-    compiled: Compiled,
-    since_us: i64,
-    revision: Revision,
-    diagnostics: Vec<Diagnostic>,
-) -> Published {
-    let git_revision = Bundle::decode(compiled.bundle.clone())
-        .map(|b| b.git_revision)
-        .unwrap_or_default();
-    Published {
-        revision,
-        git_revision,
-        since_us,
-        diagnostics,
-        compiled: Arc::new(compiled),
+    #[expect(
+        clippy::unused_self,
+        reason = "who publishes a revision vouches for it"
+    )]
+    fn published(
+        &self,
+        compiled: Compiled,
+        since_us: i64,
+        revision: Revision,
+        diagnostics: Vec<Diagnostic>,
+    ) -> Published {
+        let git_revision = Bundle::decode(compiled.bundle.clone())
+            .map(|b| b.git_revision)
+            .unwrap_or_default();
+        Published {
+            revision,
+            git_revision,
+            since_us,
+            diagnostics,
+            compiled: Arc::new(compiled),
+        }
     }
 }
 

@@ -31,6 +31,7 @@ use tonic::transport::Channel;
 
 use super::{
     backoff::Backoff,
+    beside::{Beside, Tried},
     codes,
     keep::{self, Keep, REVISION_LEN_MAX},
     word::{self, Freshness},
@@ -39,6 +40,8 @@ use crate::author::FEATURES;
 
 /// Messages waiting to be sent.
 const QUEUE_LEN: usize = 8;
+/// How often the status is sent while a revision is tried, at most.
+const TRIED_EVERY: Duration = Duration::from_secs(1);
 /// How long opening a stream may take.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,8 @@ pub struct SubscriptionConfig {
     pub backoff_max: Duration,
     /// The time.
     pub clock: Clock,
+    /// Who tries revisions beside the one in force, if anybody can.
+    pub beside: Option<Arc<dyn Beside>>,
 }
 
 impl SubscriptionConfig {
@@ -78,6 +83,7 @@ impl SubscriptionConfig {
             backoff_min: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             clock: Clock::system(),
+            beside: None,
         }
     }
 }
@@ -165,6 +171,7 @@ pub struct Subscription {
     state: watch::Sender<SubscriptionState>,
     freshness: Freshness,
     tell: Tell,
+    tried: Tried,
 }
 
 /// A subscription that has begun from its disk.
@@ -190,6 +197,7 @@ impl Subscription {
         let subscription = Self {
             freshness: Freshness::new(config.clock.clone()),
             tell,
+            tried: Tried::new(config.beside.clone()),
             config,
             keep,
             revision: watch::Sender::new(None),
@@ -238,10 +246,30 @@ impl Subscription {
         A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
         S: Fn() -> Status + Send + Sync,
     {
+        tokio::select! {
+            () = self.connect_for_ever(connect, &apply, &status) => {}
+            () = self.expire_tried() => {}
+        }
+    }
+
+    /// Looks after the time of what is tried, whether or not a PDP is reached.
+    async fn expire_tried(&self) {
+        loop {
+            sleep(TRIED_EVERY).await;
+            self.tried.expire();
+        }
+    }
+
+    async fn connect_for_ever<C, A, S>(&self, connect: C, apply: &Apply<A>, status: &S)
+    where
+        C: Connect,
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+        S: Fn() -> Status + Send + Sync,
+    {
         let mut backoff = Backoff::new(self.config.backoff_min, self.config.backoff_max);
         loop {
             let ended = match timeout(OPEN_TIMEOUT, connect.connect()).await {
-                Ok(Ok(channel)) => self.session(channel, &apply, &status, &mut backoff).await,
+                Ok(Ok(channel)) => self.session(channel, apply, status, &mut backoff).await,
                 Ok(Err(cause)) => cause,
                 Err(_) => "it does not answer".to_owned(),
             };
@@ -357,6 +385,8 @@ impl Subscription {
         };
         let mut due = interval(self.config.status_every);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tried = interval(TRIED_EVERY.min(self.config.status_every));
+        tried.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let sent = tokio::select! {
                 message = inbound.message() => match message {
@@ -368,6 +398,7 @@ impl Subscription {
                     Err(status) => return status.message().to_owned(),
                 },
                 _ = due.tick() => self.report(status, &outbound).await,
+                _ = tried.tick(), if self.tried.is_held() => self.report(status, &outbound).await,
                 () = self.tell.status.notified() => self.report(status, &outbound).await,
                 Ok(()) = announcements.changed() => {
                     let announcements = announcements.borrow_and_update().clone();
@@ -388,7 +419,10 @@ impl Subscription {
             self.keep_word().await;
         }
         let now_us = self.config.clock.now_us();
-        let status = Status { now_us, ..status() };
+        let mut status = Status { now_us, ..status() };
+        if let Some(refused) = self.tried.refused() {
+            status.trial = Some(refused);
+        }
         outbound.send(ToPdp::Status(status)).await
     }
 
@@ -477,6 +511,16 @@ impl Subscription {
                 if is_news {
                     self.keep_endpoints(next).await;
                 }
+                Ok(())
+            }
+            Some(FromPdp::Candidate(candidate)) => {
+                self.tried.take(candidate).await;
+                // Whether it is tried, or not any more, is waited for.
+                self.tell.status();
+                Ok(())
+            }
+            Some(FromPdp::TryOn(on)) => {
+                self.tried.confirm(&on.sha256);
                 Ok(())
             }
             Some(FromPdp::Newest(newest)) => {

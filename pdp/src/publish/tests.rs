@@ -123,6 +123,8 @@ fn sequence(state: &State) -> u64 {
 
 const PERMIT: &str = "permit (principal, action, resource in Service::\"demo.test/shop/web\");\n";
 
+mod rolling;
+
 mod sources {
     use super::*;
 

@@ -9,7 +9,10 @@ use std::{
 use palisade_mesh::sink::SinkHealth;
 
 use super::View;
-use crate::telemetry::{Count, Gauges, Histogram, MODES, Seen, Sum};
+use crate::{
+    shadow::Counts,
+    telemetry::{Count, Gauges, Histogram, MODES, Seen, Sum},
+};
 
 /// Every metric of the proxy, one scrape.
 pub(super) fn render(view: &View) -> String {
@@ -17,6 +20,7 @@ pub(super) fn render(view: &View) -> String {
     let gauges = &view.gauges;
     decisions(&mut out, view);
     self_checks(&mut out, view);
+    shadow(&mut out, view);
     durations(&mut out, gauges);
     out.single(
         "palisade_requests_total",
@@ -113,6 +117,61 @@ fn self_checks(out: &mut Text, view: &View) {
     let agreed = found.checked.saturating_sub(found.mismatched);
     out.sample(name, &[("result", "agreed")], agreed);
     out.sample(name, &[("result", "differed")], found.mismatched);
+}
+
+/// What is tried beside the revision in force, and what came of it.
+fn shadow(out: &mut Text, view: &View) {
+    let found = Counts::sum(view.gauges.iter().map(|g| &g.shadow));
+    out.single(
+        "palisade_shadow_evaluations_total",
+        "counter",
+        "Requests that a revision tried beside the one in force was asked about.",
+        found.evaluated,
+    );
+    let name = "palisade_shadow_flips_total";
+    out.head(
+        name,
+        "counter",
+        "Requests whose fate would change, by how and by what was tried.",
+    );
+    let permits = sum(&view.gauges, |g| &g.shadow_permits);
+    for (direction, of, count) in [
+        ("newly_allowed", "revision", found.newly_allowed),
+        ("newly_denied", "revision", found.newly_denied),
+        ("newly_undecided", "revision", found.newly_undecided),
+        ("newly_allowed", "permit", permits),
+    ] {
+        out.sample(name, &[("direction", direction), ("of", of)], count);
+    }
+    out.single(
+        "palisade_shadow_errors_total",
+        "counter",
+        "Engines of tried revisions that failed; each ends the trial in its worker.",
+        found.errors,
+    );
+    let mut total = Sum::default();
+    view.gauges
+        .iter()
+        .for_each(|g| g.shadow_time.add_to(&mut total));
+    let name = "palisade_shadow_duration_seconds";
+    out.head(
+        name,
+        "histogram",
+        "What the tried revision adds to a request.",
+    );
+    out.histogram(name, &[], &total);
+    if let Some(candidate) = view.shared.policy.candidate() {
+        let versions = candidate.versions();
+        let (digest, revision) = (versions.policy.to_string(), versions.sequence.to_string());
+        let name = "palisade_candidate_info";
+        out.head(
+            name,
+            "gauge",
+            "The policy revision tried beside the one in force.",
+        );
+        let labels = [("digest", digest.as_str()), ("revision", revision.as_str())];
+        out.sample(name, &labels, 1);
+    }
 }
 
 fn durations(out: &mut Text, gauges: &[Arc<Gauges>]) {

@@ -15,9 +15,9 @@ use hyper::body::Incoming;
 use palisade_mesh::{
     canonical::CanonicalRequest,
     catalogue::{Service, Unmatched},
-    decision::{Answer, Connection, DecisionId, Question},
+    decision::{Answer, Connection, DecisionId, Question, Verdict},
     snapshot::Versions,
-    wire::record::{AuditMode, Verdict as WireVerdict, outcome::End},
+    wire::record::{AuditMode, Flip, Verdict as WireVerdict, outcome::End},
 };
 
 use super::Caller;
@@ -27,11 +27,12 @@ use crate::{
     body::ResponseBody,
     exchange::{Decided, Exchange, InFlight, Opening, Side},
     headers::{self, Hop, Trace},
-    policy::Live,
-    recorder::{DecisionFacts, Target},
+    policy::{Live, WorkerPolicy},
+    recorder::{DecisionFacts, Permits, Target},
     rejudge,
     respond::{Fault, Refusal},
     settle::{self, Ticket},
+    shadow::Tried,
     upstream::in_time,
     worker::{Application, Worker, reason_of},
 };
@@ -141,6 +142,8 @@ pub(crate) struct Ruling {
     pub(crate) answer: Option<Answer>,
     /// Set unless the request is allowed.
     pub(crate) refusal: Option<Refusal>,
+    /// Whether an allowed request would be known to the catalogue, or forwarded all the same.
+    is_known: bool,
     /// What the operation demands of its records, once it was looked for.
     mode: Option<AuditMode>,
 }
@@ -153,11 +156,20 @@ pub(crate) struct Asked<'a> {
     pub(crate) now_us: i64,
 }
 
+/// What is recorded of a request.
+struct Noting<'a> {
+    examined: &'a Result<Examined, Refusal>,
+    ruling: Ruling,
+    tried: Option<&'a Tried>,
+    mode: AuditMode,
+    /// Time the decision took.
+    took: Duration,
+}
+
 /// One request on its way to a ruling, and the one snapshot it is decided under.
 struct Case<'a> {
     worker: &'a Rc<Worker>,
     caller: &'a Rc<Caller>,
-    started: Instant,
     now_us: i64,
     trace: Option<Trace>,
     service: Option<Arc<Service>>,
@@ -189,22 +201,37 @@ pub(crate) fn judge(
     let case = Case {
         worker,
         caller,
-        started,
         now_us: worker.clock.now_us(),
         trace,
         service: live.as_ref().and_then(|l| l.service.clone()),
         versions: live.as_ref().map(|l| worker.with_discovery(l.versions)),
     };
     let examined = case.examine(request, live.as_deref());
+    let health = live.as_ref().map(|l| l.health.clone());
     let ruling = match &examined {
         Ok(examined) => case.rule(request, examined, live),
         Err(refusal) => Ruling::refused(refusal.clone()),
+    };
+    let took = started.elapsed();
+    let tried = match &examined {
+        Ok(examined) => case.try_beside(request, examined, &ruling, &mut policy),
+        Err(_) => None,
     };
     drop(policy);
 
     let answer = ruling.answer.clone();
     let mode = case.mode(&ruling);
-    let (id, refusal) = case.note(request, &examined, ruling, mode);
+    if let (Some(health), Some(_)) = (&health, &answer) {
+        health.decided(ruling.verdict == WireVerdict::Undecided, took);
+    }
+    let noted = Noting {
+        examined: &examined,
+        ruling,
+        tried: tried.as_ref(),
+        mode,
+        took,
+    };
+    let (id, refusal) = case.note(request, noted);
     worker.stir();
     let id_value = worker.header_value(id.0.array_to_str(&mut [0; 26]).as_bytes());
     let (examined, service) = match (refusal, examined, case.service) {
@@ -220,6 +247,7 @@ pub(crate) fn judge(
     } = examined;
     let method = canonical.method;
     let mut decided = Decided::new(id, mode, caller.clone(), canonical, epoch);
+    decided.health = health;
     decided.hold(answer.as_ref());
     decided.keep(request.headers(), declared, grpc || hop.is_websocket());
     let opening = Opening {
@@ -302,16 +330,41 @@ impl Case<'_> {
         rule(&asked, live, self.service.as_deref())
     }
 
+    /// Asks what stands beside the snapshot in force, if anything does, about a request
+    /// that was ruled on.
+    fn try_beside(
+        &self,
+        request: &Request<Incoming>,
+        examined: &Examined,
+        ruling: &Ruling,
+        policy: &mut WorkerPolicy,
+    ) -> Option<Tried> {
+        let trial = policy.trial()?;
+        let asked = Asked {
+            connection: &self.caller.connection,
+            request: &examined.request,
+            headers: request.headers(),
+            now_us: self.now_us,
+        };
+        let tried = trial.ask(&asked, ruling)?;
+        self.worker.telemetry.tried(tried.as_ref());
+        tried.ok()
+    }
+
     /// Records and counts the ruling; a request whose record is not taken is
     /// refused, unless its service does without.
     fn note(
         &self,
         request: &Request<Incoming>,
-        examined: &Result<Examined, Refusal>,
-        ruling: Ruling,
-        mode: AuditMode,
+        noting: Noting<'_>,
     ) -> (DecisionId, Option<Refusal>) {
-        let took = self.started.elapsed();
+        let Noting {
+            examined,
+            ruling,
+            tried,
+            mode,
+            took,
+        } = noting;
         let target = match examined {
             Ok(examined) => Target::Canonical(&examined.request),
             Err(_) => Target::Raw {
@@ -337,6 +390,8 @@ impl Case<'_> {
             took,
             trace: self.trace,
             status: ruling.refusal.as_ref().map_or(0, |r| r.status),
+            tried,
+            permits: Permits::of(&ruling),
         });
         drop(recorder);
         self.count(&ruling, took);
@@ -355,6 +410,9 @@ impl Case<'_> {
         let telemetry = &self.worker.telemetry;
         if let Some(answer) = &ruling.answer {
             telemetry.decision_took(took, answer.cached);
+        }
+        if let Some(permits) = Permits::of(ruling) {
+            telemetry.shadow_permits(permits.flip);
         }
         if ruling.refusal.is_none() {
             telemetry.gauges.allowed.add(1);
@@ -426,6 +484,7 @@ pub(crate) fn rule(
         route: operation.map(|o| o.template.as_str().into()),
         answer: Some(answer),
         refusal,
+        is_known: operation.is_some() || service.unmatched != Unmatched::NotFound,
         mode: Some(service.audit_of(operation)),
     }
 }
@@ -433,6 +492,29 @@ pub(crate) fn rule(
 fn declared_length(request: &Request<Incoming>) -> Option<u64> {
     let text = request.headers().get(CONTENT_LENGTH)?.to_str().ok()?;
     text.parse().ok()
+}
+
+impl<'r> Permits<'r> {
+    /// The permits in shadow mode that matched, if any did.
+    fn of(ruling: &'r Ruling) -> Option<Self> {
+        let decision = &ruling.answer.as_ref()?.decision;
+        if decision.shadow_permits.is_empty() {
+            return None;
+        }
+        let would_allow = decision.verdict == Verdict::NotPermitted;
+        let verdict = match would_allow {
+            true => Verdict::Allow,
+            false => decision.verdict,
+        };
+        Some(Self {
+            verdict,
+            ids: &decision.shadow_permits,
+            flip: match would_allow && ruling.is_known {
+                true => Flip::NewlyAllowed,
+                false => Flip::Unspecified,
+            },
+        })
+    }
 }
 
 impl Ruling {
@@ -443,6 +525,7 @@ impl Ruling {
             route: None,
             answer: None,
             refusal: Some(refusal),
+            is_known: false,
             mode: None,
         }
     }

@@ -62,6 +62,7 @@ fn of_being_judged_again() {
             resource_id: "x".into(),
             determining: vec![],
             errors: vec![],
+            shadow_permits: vec![],
             deny_message: None,
             help_url: None,
             context_json: "{}".into(),

@@ -17,7 +17,7 @@ use palisade_mesh::{
 use palisade_pdp::publish::{
     Freshness, Recorder, Source, SourceConfig, State, Subscribed, Subscription, SubscriptionConfig,
 };
-use palisade_proxy::endpoints::Endpoints;
+use palisade_proxy::{PolicySlot, endpoints::Endpoints};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
@@ -25,6 +25,7 @@ use super::{
     super::{Role, policy},
     Core,
     barring::Bars,
+    beside::InProxy,
 };
 use crate::{
     config::{Config, EngineChoice, ProxySection},
@@ -53,6 +54,7 @@ pub(super) struct Parts<'p> {
     pub(super) config: &'p Config,
     pub(super) identity: &'p Identity,
     pub(super) sink: &'p dyn RecordSink,
+    pub(super) policy: &'p PolicySlot,
     pub(super) bars: &'p Arc<Bars>,
     pub(super) holder: &'p Arc<Holder>,
     pub(super) endpoints: &'p Endpoints,
@@ -129,6 +131,11 @@ pub(super) async fn pdp(
     let mut of_subscription =
         SubscriptionConfig::new(&section.instance, parts.config.state_dir.join("policy"));
     of_subscription.clock = parts.clock.clone();
+    of_subscription.beside = Some(Arc::new(InProxy {
+        slot: parts.policy.clone(),
+        own: parts.identity.id(),
+        engine: section.engine,
+    }));
     of_subscription.status_every = STATUS_EVERY.min(section.stale_after / 4);
     let (subscription, subscribed) = Subscription::new(of_subscription).map_err(|d| vec![d])?;
     let expected = parts.config.trust_domain.role(Role::Pdp.as_str());

@@ -6,7 +6,7 @@ use palisade_mesh::{
     decision::SelfCheck, diagnostic::Diagnostic, snapshot::Versions, wire::policy::Status,
 };
 
-use super::{super::keeping, Core, records::Kept};
+use super::{super::keeping, Core, beside, records::Kept};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -58,6 +58,8 @@ impl Core {
             spooled_records: self.waiting(),
             draining: self.running().is_leaving() && !self.succeeded.load(Ordering::Relaxed),
             now_us: 0,
+            health: beside::health(&self.policy),
+            trial: beside::trial(&self.policy),
         }
     }
 

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use palisade_mesh::wire::record::{
-    AuditMode, AuthnFailure, Credential, Decision, Outcome, PolicyChange, outcome::End,
+    AuditMode, AuthnFailure, Credential, Decision, Outcome, PolicyChange, Shadow, outcome::End,
     record::Body,
 };
 
 use super::{
-    CLASSES, DECISIONS, Field, Kind, Value, class_of, rejudgement, verdict_word, versions,
+    CLASSES, DECISIONS, Field, Kind, Value, class_of, flip_word, rejudgement, verdict_word,
+    versions,
 };
 use crate::{item::Item, merkle::hex};
 
@@ -22,6 +23,7 @@ const ENDS: &[&str] = &[
     "panicked",
     "rejudged",
 ];
+const FLIPS: &[&str] = &["newly_allowed", "newly_denied", "newly_undecided"];
 const MODES: &[&str] = &["strict", "spool", "best_effort"];
 
 /// Decisions, which also have the fields of their outcome once they have ended.
@@ -349,6 +351,71 @@ pub static FIELDS: &[Field] = &[
         help: "false for a shadow decision",
         example: "enforced:false",
         read: |item, put| of_decision(item, put, |d| word(d.enforced)),
+    },
+    Field {
+        name: "shadow",
+        kind: Kind::Choice(DECISIONS),
+        classes: DECISION,
+        countable: true,
+        help: "what the revision tried beside the one in force would have decided, or the permits in shadow mode",
+        example: "shadow:deny decision:allow",
+        read: |item, put| {
+            for shadow in shadows(item) {
+                put(Value::Text(verdict_word(shadow.verdict())));
+            }
+        },
+    },
+    Field {
+        name: "flip",
+        kind: Kind::Choice(FLIPS),
+        classes: DECISION,
+        countable: true,
+        help: "what the newer of the two revisions changes for the request, or the permits in shadow mode would",
+        example: "flip:newly_denied last:1h",
+        read: |item, put| {
+            for shadow in shadows(item) {
+                put(Value::Text(flip_word(shadow.flip())));
+            }
+        },
+    },
+    Field {
+        name: "shadow_policy",
+        kind: Kind::Keyword,
+        classes: DECISION,
+        countable: true,
+        help: "id of a policy that determined what the tried revision would have decided, or of a permit in shadow mode that matched",
+        example: "shadow_policy:orders-refund",
+        read: |item, put| {
+            for shadow in shadows(item) {
+                put_all(&shadow.policies, put);
+            }
+        },
+    },
+    Field {
+        name: "shadow_revision",
+        kind: Kind::Hex,
+        classes: DECISION,
+        countable: true,
+        help: "digest of the revision tried beside the one in force",
+        example: "shadow_revision:9f2c*",
+        read: |item, put| {
+            for shadow in shadows(item) {
+                put(Value::Text(&hex(&shadow.policy_digest)));
+            }
+        },
+    },
+    Field {
+        name: "shadow_sequence",
+        kind: Kind::Number,
+        classes: DECISION,
+        countable: true,
+        help: "number of the revision tried beside the one in force",
+        example: "shadow_sequence:12 | count by flip",
+        read: |item, put| {
+            for shadow in shadows(item).iter().filter(|s| s.policy_sequence != 0) {
+                put(Value::Number(shadow.policy_sequence));
+            }
+        },
     },
     Field {
         name: "ended",
@@ -680,6 +747,10 @@ fn put_all(texts: &[String], put: &mut dyn FnMut(Value<'_>)) {
     for text in texts {
         put(Value::Text(text));
     }
+}
+
+fn shadows(item: &Item) -> &[Shadow] {
+    item.decision().map_or(&[], |decision| &decision.shadows)
 }
 
 fn authn_failure(item: &Item) -> Option<&AuthnFailure> {

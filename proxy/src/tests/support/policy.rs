@@ -13,10 +13,16 @@ use palisade_mesh::{
     wire::record::AuditMode,
 };
 
+use smol_str::SmolStr;
+
 use super::{PATIENCE, authority::DOMAIN};
-use crate::policy::{Decider, LivePolicy, PolicySlot, PolicySnapshot};
+use crate::{
+    policy::{Decider, LivePolicy, PolicySlot, PolicySnapshot},
+    shadow::Candidate,
+};
 
 type Decide = Arc<dyn Fn(&Question<'_>) -> Verdict + Send + Sync>;
+type Matching = Arc<dyn Fn(&Question<'_>) -> Vec<SmolStr> + Send + Sync>;
 type Bar = Arc<dyn Fn(&PeerFacts<'_>) -> Option<&'static str> + Send + Sync>;
 
 /// What is allowed, by a closure.
@@ -26,6 +32,8 @@ pub(crate) struct Rules {
     bar: Bar,
     /// Moment at which the clock changes the answers.
     until_us: Option<i64>,
+    /// Ids of the permits in shadow mode that match.
+    shadow_permits: Matching,
     sequence: u64,
     kill_list: u64,
     declared: Vec<DeclaredHeader>,
@@ -37,6 +45,7 @@ impl Rules {
             decide: Arc::new(decide),
             bar: Arc::new(|_| None),
             until_us: None,
+            shadow_permits: Arc::new(|_| Vec::new()),
             sequence: 1,
             kill_list: 3,
             declared: vec![
@@ -81,6 +90,25 @@ impl Rules {
             kill_list: 4,
             ..self
         }
+    }
+
+    /// The same with a permit in shadow mode, `p-shadow`, on `path`.
+    pub(crate) fn trying(self, path: &'static str) -> Self {
+        let matching = move |q: &Question<'_>| match q.request.path.starts_with(path) {
+            true => vec!["p-shadow".into()],
+            false => Vec::new(),
+        };
+        Self {
+            shadow_permits: Arc::new(matching),
+            ..self
+        }
+    }
+
+    /// The same as a revision to try beside another.
+    pub(crate) fn candidate(&self, every: u32) -> Arc<Candidate> {
+        let orders = service("orders", &[super::id("ns/shop/sa/orders")]);
+        let snapshot = self.snapshot(vec![orders]).snapshot().clone();
+        Arc::new(Candidate::new(snapshot, every))
     }
 
     /// The same with one more header that policies may read.
@@ -226,6 +254,7 @@ impl Decider for Engine {
                 resource_id: question.operation.map(|o| o.id.clone()).unwrap_or_default(),
                 determining: vec!["p1".into()],
                 errors: vec![],
+                shadow_permits: (self.0.shadow_permits)(question),
                 deny_message: (verdict == Verdict::Forbidden)
                     .then(|| "Admins only; ask the shop team.".into()),
                 help_url: None,

@@ -1,0 +1,230 @@
+//! What came of requests since a rollout began, added up over proxies and restarts.
+
+use std::collections::BTreeMap;
+
+use palisade_mesh::{
+    spread,
+    wire::policy::{Health, Status, Trial},
+};
+
+use super::Name;
+
+/// Starts of proxies whose counts are remembered; the smallest keys are forgotten
+/// beyond it, which only makes gates wait longer.
+const BOOTS_MAX: usize = 20_000;
+
+/// What came of requests.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Evidence {
+    /// What one revision changes against the other.
+    pub flips: Flips,
+    /// Requests decided by the candidate.
+    pub new: Load,
+    /// Requests decided by the baseline, on the proxies of the same services.
+    pub old: Load,
+}
+
+/// What trying one revision beside the other has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Flips {
+    /// Requests put to both.
+    pub evaluated: u64,
+    /// Stopped before and passed now.
+    pub newly_allowed: u64,
+    /// Passed before and stopped now.
+    pub newly_denied: u64,
+    /// Decided before and undecided now.
+    pub newly_undecided: u64,
+    /// Engines that failed.
+    pub errors: u64,
+}
+
+/// Requests under one revision.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Decided.
+    pub decided: u64,
+    /// Forwarded and ended.
+    pub ended: u64,
+    /// Of these, answered with 5xx.
+    pub server_errors: u64,
+    /// How long decisions took, by the buckets of [`spread`].
+    pub decision_times: Vec<u64>,
+    /// How long requests took, by the buckets of [`spread`].
+    pub request_times: Vec<u64>,
+}
+
+impl Load {
+    fn add(&mut self, health: &Health) {
+        self.decided += health.decided;
+        self.ended += health.ended;
+        self.server_errors += health.server_errors;
+        spread::add(&mut self.decision_times, &health.decision_times);
+        spread::add(&mut self.request_times, &health.request_times);
+    }
+}
+
+/// One start of a proxy, as far as its counts go.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Boot {
+    /// SPIFFE ID and instance.
+    pub(crate) proxy: (String, String),
+    /// ULID of the start.
+    pub(crate) boot: Vec<u8>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    services: Vec<String>,
+    /// Under which revision which was tried: the last word of each.
+    trials: BTreeMap<(u64, u64), Trial>,
+    old: Option<Health>,
+    new: Option<Health>,
+}
+
+/// Collects what proxies tell. Counts of a start only grow, so the last word of each is
+/// all there is to remember, also when the proxy is gone.
+#[derive(Debug, Default)]
+pub(crate) struct Collected {
+    told: BTreeMap<Boot, Told>,
+}
+
+impl Collected {
+    /// Notes what a proxy told of the two revisions.
+    pub(crate) fn note(
+        &mut self,
+        boot: Boot,
+        services: &[String],
+        status: &Status,
+        (baseline, candidate): (Name, Name),
+    ) {
+        if !self.told.contains_key(&boot) && self.told.len() >= BOOTS_MAX {
+            self.told.pop_first();
+        }
+        let told = self.told.entry(boot).or_default();
+        told.services = services.to_vec();
+        if let Some(trial) = &status.trial {
+            let pair = (trial.sequence, trial.beside);
+            let (old, new) = (baseline.sequence, candidate.sequence);
+            if pair == (old, new) || pair == (new, old) {
+                told.trials.insert(pair, trial.clone());
+            }
+        }
+        if let Some(health) = &status.health {
+            let is =
+                |name: Name| health.sequence == name.sequence && health.sha256 == name.digest.0;
+            if is(baseline) {
+                told.old = Some(health.clone());
+            } else if is(candidate) {
+                told.new = Some(health.clone());
+            }
+        }
+    }
+
+    /// Everything, added up. The baseline's load is that of proxies of services which
+    /// the candidate has reached somewhere: others say nothing about it.
+    pub(crate) fn evidence(&self) -> Evidence {
+        let mut sum = Evidence::default();
+        let reached: Vec<&String> = self
+            .told
+            .values()
+            .filter(|t| t.new.is_some())
+            .flat_map(|t| &t.services)
+            .collect();
+        for told in self.told.values() {
+            for trial in told.trials.values() {
+                sum.flips.add(trial);
+            }
+            if let Some(new) = &told.new {
+                sum.new.add(new);
+            }
+            if let Some(old) = &told.old
+                && told.services.iter().any(|s| reached.contains(&s))
+            {
+                sum.old.add(old);
+            }
+        }
+        sum
+    }
+}
+
+impl Flips {
+    fn add(&mut self, trial: &Trial) {
+        self.evaluated += trial.evaluated;
+        self.newly_allowed += trial.newly_allowed;
+        self.newly_denied += trial.newly_denied;
+        self.newly_undecided += trial.newly_undecided;
+        self.errors += trial.errors;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_mesh::snapshot::Digest;
+
+    use super::*;
+
+    fn name(sequence: u64) -> Name {
+        Name {
+            digest: Digest::of(&sequence.to_be_bytes()),
+            sequence,
+        }
+    }
+
+    fn boot(proxy: &str, boot: u8) -> Boot {
+        Boot {
+            proxy: (format!("spiffe://x.test/{proxy}"), proxy.to_owned()),
+            boot: vec![boot],
+        }
+    }
+
+    fn status(sequence: u64, decided: u64, tries: u64, evaluated: u64) -> Status {
+        Status {
+            health: Some(Health {
+                sha256: name(sequence).digest.0.to_vec(),
+                sequence,
+                decided,
+                request_times: vec![decided],
+                ..Health::default()
+            }),
+            trial: Some(Trial {
+                sequence: tries,
+                beside: sequence,
+                evaluated,
+                newly_denied: 1,
+                ..Trial::default()
+            }),
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn counts_survive_restarts_of_proxies_and_their_step_to_the_candidate() {
+        let mut collected = Collected::default();
+        let orders = ["shop/orders".to_owned()];
+        let web = ["shop/web".to_owned()];
+        let mut note = |b: Boot, services: &[String], status: Status| {
+            collected.note(b, services, &status, (name(1), name(2)));
+            collected.evidence()
+        };
+        note(boot("orders", 1), &orders, status(1, 10, 2, 5));
+        note(boot("orders", 1), &orders, status(1, 20, 2, 15));
+        let seen = note(boot("orders", 2), &orders, status(1, 3, 2, 2));
+        assert_eq!((seen.flips.evaluated, seen.flips.newly_denied), (17, 2));
+        assert_eq!(
+            (seen.new.decided, seen.old.decided),
+            (0, 0),
+            "nothing to compare"
+        );
+        // The other way round: it enforces the candidate and tries the baseline.
+        let seen = note(boot("orders", 2), &orders, status(2, 7, 1, 7));
+        assert_eq!((seen.flips.evaluated, seen.flips.newly_denied), (24, 3));
+        assert_eq!((seen.new.decided, seen.old.decided), (7, 23));
+        let seen = note(boot("web", 1), &web, status(1, 100, 2, 1));
+        assert_eq!(seen.old.decided, 23, "another service");
+        let seen = note(boot("orders-2", 1), &orders, status(1, 100, 2, 1));
+        assert_eq!((seen.old.decided, seen.old.request_times), (123, vec![123]));
+        let seen = note(boot("orders-2", 1), &orders, status(9, 9, 8, 9));
+        assert_eq!(seen.old.decided, 123, "other revisions do not count");
+    }
+}

@@ -1,0 +1,448 @@
+//! Revisions that go to the proxies step by step: what a source does about a rollout.
+//!
+//! The machine ([`Rollout`]) says where it stands; here follows what that means: the
+//! number that a candidate gets, what is in force when everybody has it, the old content
+//! under a new number when it is stopped, and what a restart has to know. The journal is
+//! written before anything follows from it, a number before it is given out.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::policy::Revision};
+use serde::{Deserialize, Serialize};
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use super::{
+    Published, Source, Underway,
+    orders::{Given, Orders},
+};
+use crate::{
+    author,
+    compiled::Compiled,
+    publish::{
+        changes,
+        keep::{BASELINE, CANDIDATE},
+        registry::ProxyStatus,
+        rollout::{
+            Evidence, HALTED, Name, Phase, Plan, Proxy, Rollout, Seen, Stop,
+            evidence::{Boot, Collected},
+        },
+    },
+};
+
+/// Who starts a rollout when the source changes.
+const BY_SOURCE: &str = "a change of the source";
+/// Orders that wait to be carried out.
+const ORDERS_MAX: usize = 4;
+
+/// Tells of every proxy.
+pub type Observe = Box<dyn Fn() -> Vec<ProxyStatus> + Send + Sync>;
+
+/// What a restart has to know.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Journal {
+    rollout: Option<Rollout>,
+    /// Content of the source that was stopped or replaced: not put in force by itself.
+    set_aside: Option<String>,
+}
+
+/// A source's part in rollouts.
+pub(super) struct Rolling {
+    plan: Option<Plan>,
+    underway: Option<Underway>,
+    pub(super) set_aside: Option<Digest>,
+    /// What the source had last.
+    pub(super) offered: Option<Digest>,
+    collected: Collected,
+    observe: Option<Observe>,
+    sender: mpsc::Sender<Given>,
+    given: mpsc::Receiver<Given>,
+}
+
+impl std::fmt::Debug for Rolling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rolling")
+            .field("underway", &self.underway)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Rolling {
+    pub(super) fn new(plan: Option<Plan>) -> Self {
+        let (sender, given) = mpsc::channel(ORDERS_MAX);
+        Self {
+            plan,
+            underway: None,
+            set_aside: None,
+            offered: None,
+            collected: Collected::default(),
+            observe: None,
+            sender,
+            given,
+        }
+    }
+
+    /// The next order.
+    pub(super) async fn ordered(&mut self) -> Given {
+        match self.given.recv().await {
+            Some(given) => given,
+            // This holds the other end itself.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether there is anything to look after.
+    pub(super) fn is_busy(&self) -> bool {
+        self.running().is_some()
+    }
+
+    /// What has not ended.
+    pub(super) fn running(&self) -> Option<&Underway> {
+        self.underway.as_ref().filter(|u| !u.rollout.has_ended())
+    }
+
+    fn proxies(&self) -> Vec<ProxyStatus> {
+        let all = self.observe.as_ref().map(|observe| observe());
+        all.unwrap_or_default()
+    }
+}
+
+impl Source {
+    /// Who is looked at during a rollout; without it no proxy is seen.
+    #[must_use]
+    pub fn observing(
+        mut self,
+        observe: impl Fn() -> Vec<ProxyStatus> + Send + Sync + 'static,
+    ) -> Self {
+        self.rolling.observe = Some(Box::new(observe));
+        self
+    }
+
+    /// The door for orders.
+    pub fn orders(&self) -> Orders {
+        Orders(self.rolling.sender.clone())
+    }
+
+    /// Takes up what was under way before a restart.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub(super) async fn resume(&mut self) -> Result<(), Diagnostic> {
+        let journal: Journal = self.keep.load_journal()?;
+        let candidate = self.keep.load_as(CANDIDATE)?;
+        let baseline = self.keep.load_as(BASELINE)?;
+        // Its number may be used, whether or not the journal knows.
+        let used = candidate.as_ref().map_or(0, |c| c.sequence);
+        let restored = journal.rollout.as_ref().and_then(|r| r.restored);
+        self.sequence = self.sequence.max(used).max(restored.unwrap_or_default());
+        let set_aside = journal.set_aside.as_deref().and_then(Digest::from_hex);
+        self.rolling.set_aside = set_aside;
+        self.state.send_modify(|s| s.set_aside = set_aside);
+        let Some(mut rollout) = journal.rollout else {
+            return Ok(());
+        };
+        rollout.restarted(self.clock.now_us());
+        let of = |revision: Option<Revision>, name: Name| {
+            let revision =
+                revision.filter(|r| r.sequence == name.sequence && r.sha256 == name.digest.0);
+            async move { Some((revision.clone()?, compiled(revision?.bundle).await?)) }
+        };
+        let both = (
+            of(baseline, rollout.baseline).await,
+            of(candidate, rollout.candidate).await,
+        );
+        let (Some((old, old_compiled)), Some((new, new_compiled))) = both else {
+            tracing::error!("the rollout under way cannot be taken up again, and is stopped");
+            return self.forget(rollout);
+        };
+        let published = |revision: Revision, compiled| {
+            Arc::new(self.published(compiled, revision.issued_us, revision, Vec::new()))
+        };
+        self.rolling.underway = Some(Underway::new(
+            rollout,
+            published(old, old_compiled),
+            published(new, new_compiled),
+        ));
+        self.follow_up();
+        self.look();
+        Ok(())
+    }
+
+    /// Gives up a rollout of which a revision is lost: nobody may be left with it.
+    fn forget(&mut self, rollout: Rollout) -> Result<(), Diagnostic> {
+        self.rolling.set_aside = Some(rollout.candidate.digest);
+        if let Some(current) = self.current() {
+            self.republish(&current)?;
+        }
+        let set_aside = self.rolling.set_aside;
+        self.state.send_modify(|s| s.set_aside = set_aside);
+        self.write_journal()
+    }
+
+    /// Takes what the source has now: puts it in force, or begins a rollout.
+    pub(super) fn offer(&mut self, compiled: Compiled, diagnostics: Vec<Diagnostic>) {
+        let digest = compiled.digest;
+        self.rolling.offered = Some(digest);
+        self.state.send_modify(|s| s.rejected = None);
+        if let Some(underway) = self.rolling.running() {
+            if underway.rollout.stopped().is_none() && underway.candidate.digest() == digest {
+                return;
+            }
+            // The newest content is what is wanted, so nothing waits behind another.
+            self.stop(Stop::Superseded, "the source has something newer", None);
+        }
+        let current = self.current();
+        if current.as_ref().is_some_and(|c| c.digest() == digest) {
+            // Nothing new; what was set aside is not there any more.
+            self.set_aside(None);
+            return;
+        }
+        if self.rolling.set_aside == Some(digest) {
+            return;
+        }
+        let done = match (self.rolling.plan.clone(), current) {
+            (Some(plan), Some(current)) => {
+                self.begin(plan, compiled, diagnostics, BY_SOURCE, &current)
+            }
+            _ => self.publish(compiled, diagnostics),
+        };
+        if let Err(diagnostic) = done {
+            // Looked at again at the next poll.
+            self.seen = None;
+            self.reject(vec![diagnostic]);
+        }
+    }
+
+    /// Puts content in force at once, for everybody.
+    pub(super) fn publish(
+        &mut self,
+        compiled: Compiled,
+        diagnostics: Vec<Diagnostic>,
+    ) -> Result<(), Diagnostic> {
+        let now_us = self.clock.now_us();
+        let revision = self.signed(&compiled, now_us);
+        // Point of no return: the number is used once it is on disk. If it cannot
+        // be kept it must not be given out, or a restart would give it out again.
+        self.keep.succeed(&revision)?;
+        self.sequence = revision.sequence;
+        let next = self.published(compiled, now_us, revision, diagnostics);
+        self.set_aside(None);
+        self.put_in_force(Arc::new(next));
+        Ok(())
+    }
+
+    /// Puts old content in force again, under the next number.
+    fn republish(&mut self, old: &Published) -> Result<u64, Diagnostic> {
+        let compiled = (*old.compiled).clone();
+        let now_us = self.clock.now_us();
+        let revision = self.signed(&compiled, now_us);
+        self.keep.succeed(&revision)?;
+        self.sequence = revision.sequence;
+        let next = self.published(compiled, now_us, revision, old.diagnostics.clone());
+        self.put_in_force(Arc::new(next));
+        Ok(self.sequence)
+    }
+
+    fn put_in_force(&self, next: Arc<Published>) {
+        tracing::info!(
+            sequence = next.sequence(),
+            digest = %next.digest(),
+            policies = next.compiled.info.len(),
+            "policy revision activated"
+        );
+        let current = self.current();
+        self.recorder
+            .leave(changes::activated(current.as_deref(), &next));
+        self.state.send_modify(|s| {
+            s.current = Some(next);
+            s.rejected = None;
+        });
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        plan: Plan,
+        compiled: Compiled,
+        diagnostics: Vec<Diagnostic>,
+        actor: &str,
+        current: &Arc<Published>,
+    ) -> Result<(), Diagnostic> {
+        let now_us = self.clock.now_us();
+        let revision = self.signed(&compiled, now_us);
+        self.keep.store_as(BASELINE, &current.revision)?;
+        self.keep.store_as(CANDIDATE, &revision)?;
+        self.sequence = revision.sequence;
+        let candidate = Arc::new(self.published(compiled, now_us, revision, diagnostics));
+        self.rolling.collected = Collected::default();
+        let proxies: Vec<Proxy> = self
+            .rolling
+            .proxies()
+            .iter()
+            .filter(|p| p.connected)
+            .map(|p| Proxy {
+                identity: p.identity.clone(),
+                instance: p.instance.clone(),
+                services: Vec::new(),
+                enforces: p.acked_sequence,
+                tries: 0,
+                refused: None,
+            })
+            .collect();
+        let evidence = Evidence::default();
+        let seen = Seen {
+            now_us,
+            proxies: &proxies,
+            evidence: &evidence,
+        };
+        let rollout = Rollout::begin(plan, name(current), name(&candidate), actor, &seen);
+        self.rolling.underway = Some(Underway::new(rollout, current.clone(), candidate));
+        self.set_aside(None);
+        self.look();
+        Ok(())
+    }
+
+    /// Looks at what is under way, and does what follows.
+    pub(super) fn look(&mut self) {
+        self.with_underway(|rollout, seen| while rollout.step(seen) {});
+    }
+
+    pub(super) fn stop(&mut self, by: Stop, text: &str, actor: Option<&str>) {
+        self.with_underway(|rollout, seen| {
+            // One that is on its way back already goes on doing so.
+            let _ = rollout.abort(by, text, actor, seen);
+        });
+    }
+
+    /// Changes what is under way, and does what follows from it. None where nothing is.
+    pub(super) fn with_underway<T>(
+        &mut self,
+        change: impl FnOnce(&mut Rollout, &Seen<'_>) -> T,
+    ) -> Option<T> {
+        let mut underway = self.rolling.underway.take()?;
+        let names = (underway.rollout.baseline, underway.rollout.candidate);
+        let mut proxies = Vec::new();
+        for status in self.rolling.proxies() {
+            let proxy = underway.proxy(&status);
+            if let Some(told) = &status.status {
+                let boot = Boot {
+                    proxy: (status.identity.to_string(), status.instance.clone()),
+                    boot: status.boot.clone(),
+                };
+                self.rolling
+                    .collected
+                    .note(boot, &proxy.services, told, names);
+            }
+            if status.connected {
+                proxies.push(proxy);
+            }
+        }
+        let evidence = Arc::new(self.rolling.collected.evidence());
+        underway.tell(evidence.clone());
+        let seen = Seen {
+            now_us: self.clock.now_us(),
+            proxies: &proxies,
+            evidence: &evidence,
+        };
+        let before = underway.rollout.clone();
+        let changed = change(&mut underway.rollout, &seen);
+        let news = underway.rollout.take_news();
+        for turn in &news {
+            tracing::info!(candidate = %underway.rollout.candidate, why = turn.why, "rollout: {}", turn.what);
+            let actor = turn.by.as_deref();
+            let actor = actor.unwrap_or_else(|| self.recorder.reporter());
+            let object = underway.rollout.candidate.to_string();
+            let detail = [turn.what.as_str(), turn.why.as_str()].join(": ");
+            let verb = format!("rollout_{}", verb(&turn.what));
+            self.recorder.admin(actor, &verb, &object, &detail);
+        }
+        let stopped = underway.rollout.stopped().map(|why| why.by);
+        if news.iter().any(|turn| turn.what == HALTED) && stopped != Some(Stop::Superseded) {
+            self.rolling.set_aside = Some(underway.candidate.digest());
+        }
+        let is_news = underway.rollout != before || !news.is_empty();
+        self.rolling.underway = Some(underway);
+        if is_news {
+            self.follow_up();
+        }
+        Some(changed)
+    }
+
+    /// What a phase means for what is in force. The journal comes first: a restart then
+    /// does what is left.
+    fn follow_up(&mut self) {
+        let Some(mut underway) = self.rolling.underway.clone() else {
+            return;
+        };
+        self.log_failure(self.write_journal());
+        let is_in_force =
+            self.current().map(|c| c.sequence()) == Some(underway.candidate.sequence());
+        if underway.rollout.phase == Phase::Full && !is_in_force {
+            self.log_failure(self.keep.succeed(&underway.candidate.revision));
+            self.put_in_force(underway.candidate.clone());
+            if self.rolling.offered != Some(underway.candidate.digest()) {
+                self.set_aside(self.rolling.offered);
+            }
+        }
+        if underway.rollout.owes_restoring() {
+            match self.republish(&underway.baseline) {
+                Ok(sequence) => underway.rollout.restored_as(sequence),
+                Err(error) => {
+                    tracing::error!(%error, "the old policy revision is not in force again yet")
+                }
+            }
+            self.rolling.underway = Some(underway.clone());
+            self.log_failure(self.write_journal());
+        }
+        let set_aside = self.rolling.set_aside;
+        self.state.send_modify(|s| {
+            s.rollout = Some(Arc::new(underway));
+            s.set_aside = set_aside;
+        });
+    }
+
+    fn log_failure(&self, done: Result<(), Diagnostic>) {
+        if let Err(error) = done {
+            tracing::error!(%error, "the rollout is not kept on disk");
+        }
+    }
+
+    fn write_journal(&self) -> Result<(), Diagnostic> {
+        self.keep.store_journal(&Journal {
+            rollout: self.rolling.underway.as_ref().map(|u| u.rollout.clone()),
+            set_aside: self.rolling.set_aside.map(|digest| digest.to_string()),
+        })
+    }
+
+    pub(super) fn set_aside(&mut self, digest: Option<Digest>) {
+        if self.rolling.set_aside != digest {
+            self.rolling.set_aside = digest;
+            self.log_failure(self.write_journal());
+        }
+        self.state.send_modify(|s| s.set_aside = digest);
+    }
+
+    pub(super) fn current(&self) -> Option<Arc<Published>> {
+        self.state.borrow().current.clone()
+    }
+}
+
+/// A turn as one word for records: the steps of a canary are one kind.
+fn verb(what: &str) -> String {
+    match what.split_once(' ') {
+        Some(("canary", _)) => "canary".to_owned(),
+        _ => what.replace(' ', "_"),
+    }
+}
+
+pub(super) fn name(of: &Published) -> Name {
+    Name {
+        digest: of.digest(),
+        sequence: of.sequence(),
+    }
+}
+
+async fn compiled(bundle: Bytes) -> Option<Compiled> {
+    let loaded = spawn_blocking(move || author::compile(bundle)).await;
+    loaded.unwrap_or_default().compiled
+}
