@@ -19,6 +19,7 @@ use std::{
 };
 
 use serde_json::Value;
+use support::demo::Tally;
 
 mod support;
 
@@ -71,6 +72,13 @@ struct Hosts {
     dir: tempfile::TempDir,
     tag: String,
 }
+
+/// How long the control plane is cut off.
+const CUT: Duration = Duration::from_secs(15);
+/// What a call to nobody may take until it is answered.
+const CALL_LIMIT: Duration = Duration::from_secs(20);
+/// A policy that nobody hears of while the cable is out.
+const FREEZE: &str = "@id(\"freeze\")\n@owner(\"platform\")\nforbid (principal, action, resource in Service::\"acme.test/shop/orders\");\n";
 
 const NAMES: [&str; 3] = ["host-1", "host-2", "host-3"];
 
@@ -125,6 +133,13 @@ impl Hosts {
 
     fn home(&self, host: &str) -> PathBuf {
         self.dir.path().join(host)
+    }
+
+    /// Takes the cable of a host out of the bridge (`down`), or puts it back (`up`).
+    fn cable(&self, host: &str, state: &str) {
+        let index = NAMES.iter().position(|n| *n == host).unwrap() + 1;
+        let (bridge, cable) = (format!("{}b", self.tag), format!("c{index}"));
+        system("ip", &["-n", &bridge, "link", "set", &cable, state]);
     }
 
     /// Stands for the ssh of real hosts: copies out of another one's folder.
@@ -233,6 +248,8 @@ fn three_hosts_as_the_page_says() {
         }
     }
     decided_on_both_sides(&hosts);
+    the_control_plane_is_cut_off(&hosts);
+    a_service_is_cut_off(&hosts);
     used_tokens_are_refused(&hosts);
     a_host_comes_back_by_its_key(&hosts);
     a_banned_host_stays_out(&hosts);
@@ -257,6 +274,112 @@ fn decided_on_both_sides(hosts: &Hosts) {
             (!found["rows"].as_array()?.is_empty()).then_some(())
         });
     }
+}
+
+/// Nobody reaches host 1: what was permitted goes on, what was not is refused, a policy
+/// that is made meanwhile waits, and the records wait on host 3.
+fn the_control_plane_is_cut_off(hosts: &Hosts) {
+    let before = settled_decisions(hosts);
+    let begun = tally(hosts);
+    start_calls(hosts);
+    let quiet = wait_for_calls(hosts, 60);
+    hosts.cable("host-1", "down");
+    let policy = hosts.home("host-1").join("policies/policies/freeze.cedar");
+    fs::write(&policy, FREEZE).unwrap();
+    let until = Instant::now() + CUT;
+    while Instant::now() < until {
+        let now = wait_for_calls(hosts, 60);
+        let statuses = |t: &Tally| t.answered.keys().copied().collect::<Vec<_>>();
+        assert_eq!(statuses(&now), statuses(&quiet), "{now:?}");
+    }
+    hosts.run("host-2", "curl -sf -X POST http://127.0.0.1:8080/-/pause");
+    let mut ended = tally(hosts);
+    support::wait_for("the last answers", support::LIMIT, || {
+        ended = tally(hosts);
+        (ended.answered.values().sum::<u64>() == ended.sent).then_some(())
+    });
+    hosts.cable("host-1", "up");
+    // Two of the six calls in turn are to a service that nobody has here.
+    let sent = ended.sent - begun.sent;
+    let to_nobody = sent / 6 * 2 + u64::from(sent % 6 > 1) + u64::from(sent % 6 > 4);
+    let expected = before + sent - to_nobody;
+    support::wait_for("what was recorded meanwhile", support::LIMIT, || {
+        (decisions(hosts)? >= expected).then_some(())
+    });
+    assert_eq!(settled_decisions(hosts), expected);
+    status_is(hosts, "403");
+    fs::remove_file(&policy).unwrap();
+    status_is(hosts, "200");
+    hosts.run("host-1", "palisade audit verify");
+}
+
+/// Nobody reaches host 3: its callers are told so, and find it again.
+fn a_service_is_cut_off(hosts: &Hosts) {
+    hosts.cable("host-3", "down");
+    let begun = Instant::now();
+    let status = ask_orders(hosts);
+    assert!(["502", "503", "504"].contains(&&*status), "{status}");
+    assert!(begun.elapsed() < CALL_LIMIT, "{:?}", begun.elapsed());
+    hosts.cable("host-3", "up");
+    status_is(hosts, "200");
+}
+
+/// Answers that `web` got since it was started.
+fn tally(hosts: &Hosts) -> Tally {
+    let printed = hosts.run("host-2", "curl -sf http://127.0.0.1:8080/-/tally");
+    serde_json::from_str(&printed).unwrap()
+}
+
+fn start_calls(hosts: &Hosts) {
+    hosts.run(
+        "host-2",
+        r#"curl -sf -H 'content-type: application/json' -d '{"outbound": "127.0.0.1:15001", "rate": 60}' http://127.0.0.1:8080/-/start"#,
+    );
+}
+
+/// Waits until web has sent `n` calls more; every one has to be answered.
+fn wait_for_calls(hosts: &Hosts, n: u64) -> Tally {
+    let from = tally(hosts).sent;
+    support::wait_for("calls that go on", support::LIMIT, || {
+        let now = tally(hosts);
+        assert_eq!(now.failed, 0, "{now:?}");
+        (now.sent >= from + n).then_some(now)
+    })
+}
+
+/// Status of a read that is permitted, as `web` gets it.
+fn ask_orders(hosts: &Hosts) -> String {
+    let ask =
+        r#"curl -s -o /dev/null -w "%{http_code}" -H "Host: orders" http://127.0.0.1:15001/orders"#;
+    hosts.run("host-2", ask)
+}
+
+fn status_is(hosts: &Hosts, status: &str) {
+    support::wait_for(status, support::LIMIT, || {
+        (ask_orders(hosts) == status).then_some(())
+    });
+}
+
+/// Decisions about calls of `web` to `orders`; none while the log is behind.
+fn decisions(hosts: &Hosts) -> Option<u64> {
+    let found = hosts.json(
+        "host-1",
+        "palisade audit search 'class:decision last:1h principal:sa/web service:shop/orders | count'",
+    );
+    (found["complete"] == true && found["behind"] == 0).then_some(())?;
+    found["total"].as_u64()
+}
+
+/// The same, once nothing is on its way any more.
+fn settled_decisions(hosts: &Hosts) -> u64 {
+    let mut before = None;
+    support::wait_for("a log that rests", support::LIMIT, || {
+        std::thread::park_timeout(Duration::from_millis(500));
+        let now = decisions(hosts);
+        let rests = now.is_some() && now == before;
+        before = now;
+        rests.then_some(now).flatten()
+    })
 }
 
 fn used_tokens_are_refused(hosts: &Hosts) {

@@ -1,5 +1,5 @@
 //! What a record that must be on disk costs a request, against one that need not:
-//! the same proxy, the same disk, 32 callers that wait for each answer.
+//! the same proxy, the same disk, 2,000 requests a second.
 
 #![allow(
     clippy::unwrap_used,
@@ -26,7 +26,10 @@ use support::{Home, LIMIT, authority::Authority, free_port, http, wait_for};
 
 const DOMAIN: &str = "demo.test";
 const ORDERS: &str = "ns/shop/sa/orders";
-const CALLERS: usize = 32;
+/// Requests per second of all callers, whatever the answers take: the rate of the bar.
+const RATE: u32 = 2_000;
+/// Callers that share it; enough for answers that take a group commit.
+const CALLERS: u32 = 64;
 const SPAN: Duration = Duration::from_secs(5);
 
 /// What the callers saw.
@@ -89,13 +92,14 @@ fn strict_costs_a_group_commit() {
     );
 }
 
-/// Callers that send one request after the other, each on its own connection.
+/// Callers on connections of their own, each with its part of the rate.
 fn load(inbound: SocketAddr, caller: &Identity) -> Seen {
     let begun = Instant::now();
     let callers: Vec<_> = (0..CALLERS)
-        .map(|_| {
+        .map(|index| {
             let caller = caller.clone();
-            thread::spawn(move || call(inbound, &caller, begun + SPAN))
+            let first = begun + Duration::from_secs(1) * index / RATE;
+            thread::spawn(move || call(inbound, &caller, first, begun + SPAN))
         })
         .collect();
     let mut took: Vec<Duration> = callers
@@ -110,21 +114,26 @@ fn load(inbound: SocketAddr, caller: &Identity) -> Seen {
     }
 }
 
-fn call(inbound: SocketAddr, caller: &Identity, end: Instant) -> Vec<Duration> {
+/// Times from the moment a request was due to its answer.
+fn call(inbound: SocketAddr, caller: &Identity, first: Instant, end: Instant) -> Vec<Duration> {
     let orders = SpiffeId::parse(&format!("spiffe://{DOMAIN}/{ORDERS}")).unwrap();
     let config = caller.client_config(&[orders], &[b"http/1.1"]);
     let name = ServerName::IpAddress(inbound.ip().into());
     let session = ClientConnection::new(Arc::new(config), name).unwrap();
     let mut stream = StreamOwned::new(session, http::connect(inbound).unwrap());
     let mut took = Vec::new();
-    while Instant::now() < end {
-        let asked = Instant::now();
+    let mut due = first;
+    while due < end {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
         stream
             .write_all(b"GET /orders HTTP/1.1\r\nhost: orders\r\n\r\n")
             .unwrap();
         let head = answer(&mut stream);
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
-        took.push(asked.elapsed());
+        if Instant::now() < end {
+            took.push(due.elapsed());
+        }
+        due += Duration::from_secs(1) * CALLERS / RATE;
     }
     took
 }

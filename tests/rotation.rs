@@ -29,7 +29,11 @@ use palisade_mesh::{
 };
 use rustls::{ClientConfig, ClientConnection, HandshakeKind, StreamOwned};
 use serde_json::Value;
-use support::{Home, LIMIT, http, mesh::Separate, wait_for};
+use support::{
+    Home, LIMIT, http,
+    mesh::{Separate, active, ca_status as status, rotate},
+    wait_for,
+};
 
 /// Handshakes a second that a debug build on a busy machine sustains.
 const RATE: u32 = 20;
@@ -124,16 +128,8 @@ fn rotate_everything(rate: u32, rest: Duration) -> f64 {
             compromised_svid = Some(peer.identity.svid());
             args.extend(["--compromised", "--yes"]);
         }
-        home.says(&args, 0);
-        wait_for("a rotation that is done", LIMIT, || {
-            let now = status(&home);
-            let done = now["waiting"].is_null()
-                && signing(&now) != signing(&before)
-                && everybody_is_under(&now, &signing(&now));
-            done.then_some(())
-        });
+        let now = rotate(&home, &args);
         let root = |s: &Value| active(s, "root");
-        let now = status(&home);
         assert_eq!(root(&now) == root(&before), order == "issuer", "{now}");
         callers.go_on(rate.into());
         thread::park_timeout(rest);
@@ -195,32 +191,6 @@ fn told_in_the_log(home: &Home) {
     });
 }
 
-fn status(home: &Home) -> Value {
-    home.json(&["ca", "status"])
-}
-
-fn active(status: &Value, kind: &str) -> String {
-    let all = status["authorities"].as_array().unwrap();
-    let mut of_kind = all.iter().filter(|a| a["kind"] == kind);
-    // While a tainted one still signs there may be none that is active.
-    let found = of_kind.find(|a| a["state"] == "active");
-    found.map_or_else(String::new, |a| a["key_id"].as_str().unwrap().to_owned())
-}
-
-fn signing(status: &Value) -> String {
-    active(status, "intermediate")
-}
-
-/// Whether every workload shows certificates of this intermediate alone.
-fn everybody_is_under(status: &Value, issuer: &str) -> bool {
-    let agents = status["agents"].as_array().unwrap();
-    let mut holders = agents.iter().flat_map(|a| a["holders"].as_array().unwrap());
-    holders.all(|h| {
-        let issuers = h["issuers"].as_array().unwrap();
-        issuers.iter().all(|i| i == issuer)
-    })
-}
-
 /// A peer of the mesh with an identity of its own.
 #[derive(Clone)]
 struct Peer {
@@ -262,6 +232,8 @@ impl Peer {
     /// that the other side accepted our certificate.
     fn call(&self, config: &ClientConfig) -> std::io::Result<(HandshakeKind, u16)> {
         let stream = TcpStream::connect(self.orders)?;
+        // Else the request waits for the acknowledgement of what ends the handshake.
+        stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         let name = "orders.invalid".try_into().unwrap();
         let session = ClientConnection::new(Arc::new(config.clone()), name).unwrap();

@@ -28,7 +28,7 @@ use serde_json::Value;
 use support::{
     Home, LIMIT,
     demo::one_at_a_time,
-    mesh::{Separate, pause, to_orders},
+    mesh::{Separate, pause, rotate, to_orders},
     wait_for,
 };
 
@@ -151,7 +151,7 @@ fn a_snapshot_is_good_until_its_limit() {
 fn another_configuration_costs_no_request() {
     let _turn = one_at_a_time();
     let home = Home::new();
-    let mesh = Separate::ready(&home);
+    let mut mesh = Separate::ready(&home);
     let file = home.path("proxy-orders.yaml");
     let first = fs::read_to_string(&file).unwrap();
     let in_force = || {
@@ -347,7 +347,7 @@ fn an_upgrade_keeps_nobody_in_who_is_allowed_no_more() {
 fn two_thousand_a_second() {
     let _turn = one_at_a_time();
     let home = Home::new();
-    let mesh = Separate::ready(&home);
+    let mut mesh = Separate::ready(&home);
     let file = home.path("proxy-orders.yaml");
     let first = fs::read_to_string(&file).unwrap();
     let begun = std::time::Instant::now();
@@ -367,6 +367,19 @@ fn two_thousand_a_second() {
         home.says(&["proxy", "upgrade", name], 0);
         successors.push(Successor(pid(&home, name)));
     }
+    mesh.wait_for_calls(4_000);
+    for order in [["rotate", "issuer"], ["rotate", "root"]] {
+        rotate(&home, &[&["ca"], &order[..]].concat());
+        mesh.wait_for_calls(4_000);
+    }
+    mesh.start_second_orders();
+    wait_for("a second proxy that is found", LIMIT, || {
+        (proxy(&home, "orders-2")?["requests"].as_u64()? > 0).then_some(())
+    });
+    home.says(&["proxy", "drain", "orders-1"], 0);
+    wait_for("the end of the first proxy", LIMIT, || {
+        find_pid(&home, "orders-1").is_none().then_some(())
+    });
     mesh.wait_for_calls(4_000);
     let tally = pause(&mesh);
     let rate = tally.sent as f64 / begun.elapsed().as_secs_f64();

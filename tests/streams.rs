@@ -55,6 +55,8 @@ const ORDERS: &str = "ns/shop/sa/orders";
 /// A stream ends within a second of the change; the folder and the files are
 /// looked at every second, which a loaded machine may stretch.
 const BOUND: Duration = Duration::from_secs(8);
+/// From the moment a revision is in force to the end of a stream that it does not allow.
+const END_WITHIN_US: i64 = 1_000_000;
 /// A permit for a group, so that both policies and groups decide.
 const POLICY: &str = "@id(\"streams\")\n@owner(\"team-orders\")\npermit (\n  principal in Group::\"streamers\",\n  action,\n  resource in Service::\"demo.test/shop/orders\"\n);\n";
 const BOTH: &str = "groups:\n  card-handlers:\n    services: [shop/payments]\n  streamers:\n    services: [shop/web, shop/reports]\n";
@@ -379,7 +381,12 @@ async fn open_streams_end_with_what_they_rest_on() {
                 "deadline" => "deadline",
                 _ => "rejudged",
             };
-            assert_eq!(of("outcome").text("end"), Some(end));
+            let outcome = of("outcome");
+            assert_eq!(outcome.text("end"), Some(end));
+            if let "entities" | "policy" = *cause {
+                let late_us = outcome.time_us - activation_before(rows, outcome.time_us);
+                assert!(late_us < END_WITHIN_US, "{cause}: {late_us} us");
+            }
         }
     }
     let kept: Vec<_> = websockets
@@ -390,6 +397,13 @@ async fn open_streams_end_with_what_they_rest_on() {
     assert!(kept.len() >= 3, "{kept:?}");
     assert_eq!(kept.first(), Some(&"permitted"));
     assert_eq!(kept.last(), Some(&"forbidden"));
+}
+
+/// When the last revision before this moment came into force at that proxy.
+fn activation_before(rows: &[Row], time_us: i64) -> i64 {
+    let activated = rows.iter().filter(|r| r.text("verb") == Some("activated"));
+    let before = activated.map(|r| r.time_us).filter(|t| *t <= time_us);
+    before.max().unwrap()
 }
 
 /// Waits until both streams have ended, the gRPC one in `status`; their ids.

@@ -4,10 +4,13 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
+use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use palisade_mesh::wire::record::outcome::End;
 
@@ -40,20 +43,61 @@ impl BodyError {
     }
 }
 
+/// Bytes, and time, that the rest of a body which nobody takes is still read for.
+const UNREAD_BYTES: usize = 64 * 1024;
+const UNREAD_TIME: Duration = Duration::from_secs(1);
+
+/// Takes leave of the body of a request that is answered without it.
+///
+/// Over HTTP/2 a body that is dropped before its end resets the stream. What the peer
+/// had sent by then arrives on a stream that h2 has forgotten, counts as an error of the
+/// peer, and after a hundred of them ends the connection (T80) with every other request
+/// on it. So a short rest is read and thrown away; only a long one is cut off, as
+/// RFC 9113, section 8.1, has it.
+pub(crate) fn discard(request: Request<Incoming>) {
+    if request.version() == Version::HTTP_2 {
+        read_to_its_end(request.into_body());
+    }
+}
+
+fn read_to_its_end(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    let read = async move {
+        let mut left = UNREAD_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            match left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
+    };
+    tokio::task::spawn_local(tokio::time::timeout(UNREAD_TIME, read));
+}
+
 /// A request's body on its way upstream.
 pub(crate) struct RequestBody {
     inner: Option<Incoming>,
     exchange: Rc<Exchange>,
     left: u64,
+    /// Whether it shares its connection with other requests.
+    multiplexed: bool,
 }
 
 impl RequestBody {
-    /// Streams `inner`, at most `limit` bytes of it.
-    pub(crate) fn new(inner: Incoming, exchange: Rc<Exchange>, limit: Option<u64>) -> Self {
+    /// Streams `inner`, which came over `version`, at most `limit` bytes of it.
+    pub(crate) fn new(
+        inner: Incoming,
+        version: Version,
+        exchange: Rc<Exchange>,
+        limit: Option<u64>,
+    ) -> Self {
         Self {
             inner: Some(inner),
             exchange,
             left: limit.unwrap_or(u64::MAX),
+            multiplexed: version == Version::HTTP_2,
         }
     }
 
@@ -63,6 +107,7 @@ impl RequestBody {
             inner: None,
             exchange,
             left: 0,
+            multiplexed: false,
         }
     }
 
@@ -121,6 +166,17 @@ impl Body for RequestBody {
         self.inner
             .as_ref()
             .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        // Upstream answered, or failed, before it had read all.
+        if self.multiplexed
+            && let Some(inner) = self.inner.take()
+        {
+            read_to_its_end(inner);
+        }
     }
 }
 

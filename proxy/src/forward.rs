@@ -42,6 +42,7 @@ pub(crate) async fn forward(
         id,
         grpc,
     } = permit.redeem();
+    let version = request.version();
     let upgrade = request.extensions_mut().remove::<OnUpgrade>();
     let upgrade = upgrade.filter(|_| hop.is_websocket());
     let extended = request.extensions_mut().remove::<Extended>();
@@ -59,7 +60,7 @@ pub(crate) async fn forward(
                 headers.insert(SEC_WEBSOCKET_KEY, key);
             }
         }
-        request.map(|body| RequestBody::new(body, exchange.clone(), body_limit))
+        request.map(|body| RequestBody::new(body, version, exchange.clone(), body_limit))
     });
     let sent = match (outgoing, &worker.application) {
         (Some(request), Some(application)) => application.send(request, &exchange).await,

@@ -36,7 +36,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    body::ResponseBody,
+    body::{ResponseBody, discard},
     connection::{Bytes, Control, Kind, Observed, Order, Place, Proof},
     forward,
     hosts::HostCache,
@@ -440,9 +440,15 @@ async fn respond(
         Judged::Pass(permit) => permit,
         Judged::Wait(unsettled) => match unsettled.settled().await {
             Ok(permit) => permit,
-            Err(response) => return response,
+            Err(response) => {
+                discard(request);
+                return response;
+            }
         },
-        Judged::Stop(response) => return response,
+        Judged::Stop(response) => {
+            discard(request);
+            return response;
+        }
     };
     forward::forward(worker, permit, request).await
 }

@@ -22,7 +22,7 @@ use palisade_mesh::{canonical::CanonicalRequest, catalogue::Service, wire::recor
 use tokio::net::TcpStream;
 
 use crate::{
-    body::{RequestBody, ResponseBody},
+    body::{RequestBody, ResponseBody, discard},
     connection::{Bytes, Control, Kind, Observed, Place},
     exchange::{Exchange, InFlight, Opening, Side},
     forward::{absolute_form, is_event_stream},
@@ -133,6 +133,7 @@ async fn respond(
             worker
                 .telemetry
                 .event("palisade_outbound_refused_total", refusal.reason);
+            discard(request);
             return local.control.refuse(&refusal, refusal.answer(grpc, None));
         }
     };
@@ -204,10 +205,10 @@ fn prepare(
 ) -> Option<Request<RequestBody>> {
     let forms = local.hosts.forms(&canonical.host)?;
     request.headers_mut().remove(HOST);
-    *request.version_mut() = Version::HTTP_2;
+    let version = std::mem::replace(request.version_mut(), Version::HTTP_2);
     let received = std::mem::take(request.uri_mut());
     *request.uri_mut() = absolute_form(Scheme::HTTPS, received, canonical, &forms)?;
-    Some(request.map(|body| RequestBody::new(body, exchange.clone(), None)))
+    Some(request.map(|body| RequestBody::new(body, version, exchange.clone(), None)))
 }
 
 async fn send(

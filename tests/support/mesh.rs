@@ -2,6 +2,8 @@
 
 use std::{fs, net::SocketAddr, path::PathBuf};
 
+use serde_json::Value;
+
 use super::{
     Home, LIMIT, Running,
     demo::{self, Tally},
@@ -116,6 +118,25 @@ impl<'h> Separate<'h> {
         self.processes.push((name.to_owned(), running));
     }
 
+    /// Starts a second proxy before orders, with a name of its own.
+    pub fn start_second_orders(&mut self) {
+        let text = fs::read_to_string(self.home.path("proxy-orders.yaml")).unwrap();
+        let mut second = text.replace("orders-1", "orders-2");
+        second = second.replace("state-orders", "state-orders-2");
+        for door in ["inbound: { listen: \"", "outbound: { listen: \""] {
+            let (before, rest) = second.split_once(door).unwrap();
+            let (_, after) = rest.split_once('"').unwrap();
+            second = format!("{before}{door}{}\"{after}", free_port());
+        }
+        fs::write(self.home.path("proxy-orders-2.yaml"), second).unwrap();
+        let running = self.home.start_program(
+            &self.binary("orders"),
+            "proxy-orders-2",
+            &["run", "proxy", "--config", "proxy-orders-2.yaml"],
+        );
+        self.processes.push(("proxy-orders-2".to_owned(), running));
+    }
+
     fn start_app(&mut self, service: &str) {
         let name = format!("app-{service}");
         let running = self.home.start(&name, &["shop", service]);
@@ -207,4 +228,45 @@ pub fn to_orders(tally: &Tally) -> u64 {
         tally.sent / 6 * 2 + u64::from(tally.sent % 6 > 1) + u64::from(tally.sent % 6 > 4);
     assert_eq!(tally.faults(), to_inventory, "{tally:?}");
     tally.sent - to_inventory
+}
+
+/// Gives an order to rotate, and waits until everybody has its certificates from the new
+/// authority; the authority's state after that.
+pub fn rotate(home: &Home, order: &[&str]) -> Value {
+    let before = signing(&ca_status(home));
+    home.says(order, 0);
+    wait_for("a rotation that is done", LIMIT, || {
+        let now = ca_status(home);
+        let signs = signing(&now);
+        let done = now["waiting"].is_null() && signs != before && everybody_is_under(&now, &signs);
+        done.then_some(now)
+    })
+}
+
+/// What the authority says of itself.
+pub fn ca_status(home: &Home) -> Value {
+    home.json(&["ca", "status"])
+}
+
+/// Key id of the active authority of this kind.
+pub fn active(status: &Value, kind: &str) -> String {
+    let all = status["authorities"].as_array().unwrap();
+    let mut of_kind = all.iter().filter(|a| a["kind"] == kind);
+    // While a tainted one still signs there may be none that is active.
+    let found = of_kind.find(|a| a["state"] == "active");
+    found.map_or_else(String::new, |a| a["key_id"].as_str().unwrap().to_owned())
+}
+
+fn signing(status: &Value) -> String {
+    active(status, "intermediate")
+}
+
+/// Whether every workload shows certificates of this intermediate alone.
+fn everybody_is_under(status: &Value, issuer: &str) -> bool {
+    let agents = status["agents"].as_array().unwrap();
+    let mut holders = agents.iter().flat_map(|a| a["holders"].as_array().unwrap());
+    holders.all(|h| {
+        let issuers = h["issuers"].as_array().unwrap();
+        issuers.iter().all(|i| i == issuer)
+    })
 }

@@ -64,7 +64,7 @@ fn prepare(
     *request.version_mut() = Version::HTTP_11;
     let target = target(std::mem::take(request.uri_mut()), &routed.request)?;
     *request.uri_mut() = Uri::from(target);
-    Some(request.map(|body| RequestBody::new(body, exchange.clone(), None)))
+    Some(request.map(|body| RequestBody::new(body, Version::HTTP_11, exchange.clone(), None)))
 }
 
 /// Goes to another endpoint only when nothing of the request was sent.
