@@ -12,7 +12,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Poll,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use http::{HeaderValue, Method, Request, Response};
@@ -45,6 +45,7 @@ use crate::{
         heads::{Counted, Heads, Watched},
     },
     listener::Serve,
+    penalty::Turn,
     recorder::{DecisionFacts, Target},
     rejudge,
     respond::{Refusal, without_body},
@@ -103,6 +104,19 @@ pub(crate) fn service() -> Rc<Serve> {
 }
 
 async fn serve(worker: Rc<Worker>, stream: TcpStream, source: SocketAddr, place: Place) {
+    let turn = worker
+        .penalties
+        .borrow_mut()
+        .turn(source.ip(), Instant::now());
+    match turn {
+        Turn::Now => {}
+        Turn::In(wait) => tokio::time::sleep(wait).await,
+        Turn::Never => {
+            return worker
+                .telemetry
+                .event("palisade_connections_refused_total", "penalty");
+        }
+    }
     let limit = worker.limits().handshake_timeout;
     let (config, witness) = worker.shared.identity.server_session(ALPN);
     let accepting = TlsAcceptor::from(Arc::new(config))
@@ -319,6 +333,8 @@ async fn drive_h2(
     .await;
     let abused = caller.control.is_abused();
     if abused || matches!(&ended, Some(Err(error)) if heads::is_violation(error)) {
+        let source = caller.connection.source.ip();
+        worker.penalties.borrow_mut().note(source, Instant::now());
         note_unreadable(worker, caller, "http2_violation", 400);
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! - [`config`], [`policy`], [`endpoints`]: what a proxy is given
 //! - [`proxy`]: starting, draining and stopping one
-//! - `worker`, `listener`, `connection`: one core, its sockets and their deadlines
+//! - `worker`, `listener`, `connection`, `penalty`: one core, its sockets, their deadlines and abuse
 //! - `inbound`: canonical request, enforcement, records, forwarding
 //! - `outbound`: the local application's calls to other services
 //! - `shadow`, `health`: a revision tried beside the one in force, and what comes of each
@@ -34,6 +34,7 @@ mod hosts;
 mod inbound;
 mod listener;
 mod outbound;
+mod penalty;
 mod recorder;
 mod rejudge;
 mod respond;

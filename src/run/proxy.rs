@@ -257,13 +257,11 @@ pub async fn start_as(
     let running = Proxy::start_on(section.listeners(config.demo), parts, sockets)
         .map_err(palisade_proxy::ProxyError::diagnostics)?;
     let announced = feed::announcements(section, running.inbound);
-    if let Some(subscribed) = &subscribed {
+    if let (Some(subscribed), Some(_)) = (&subscribed, &word) {
         subscribed.tell.announce(announced.clone());
-        if word.is_some() {
-            let mut state = subscribed.state.clone();
-            let connected = state.wait_for(|s| s.connected);
-            let _ = tokio::time::timeout(PDP_PATIENCE, connected).await;
-        }
+        let mut state = subscribed.state.clone();
+        let connected = state.wait_for(|s| s.connected);
+        let _ = tokio::time::timeout(PDP_PATIENCE, connected).await;
     }
     let core = Arc::new(Core {
         file: start.file,
@@ -297,6 +295,10 @@ pub async fn start_as(
     tokio::spawn(
         stop.clone()
             .run_until_cancelled_owned(feed::watch_age(core.clone())),
+    );
+    tokio::spawn(
+        stop.clone()
+            .run_until_cancelled_owned(feed::announce_when_able(core.clone())),
     );
     let (sender, orders) = mpsc::channel(ORDERS_MAX);
     let socket = control::server::serve(

@@ -152,6 +152,42 @@ fn t85_the_body_of_a_refused_request_is_cut_off() {
     others_are_served(&stage);
 }
 
+/// Ending a connection is no use where the next one is open at once.
+#[test]
+fn t80_whoever_floods_waits_for_the_next_connection() {
+    let stage = Stage::new();
+    let mut before = h2::Connection::open(stage.wire(Door::InboundH2));
+    let reset = 8_u32.to_be_bytes();
+    let pairs = streams(FLOOD).map(|stream| {
+        [
+            h2::head(stream, &get(), true),
+            h2::frame(RST_STREAM, 0, stream, &reset),
+        ]
+        .concat()
+    });
+    let mut connection = h2::Connection::open(stage.wire(Door::InboundH2));
+    assert_eq!(connection.flood(batched(pairs)), Some(ENHANCE_YOUR_CALM));
+    let begun = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(stage.ask(Door::InboundH1, &Ask::get("/public")).status, 200);
+    }
+    assert!(
+        begun.elapsed() > Duration::from_millis(900),
+        "{:?}",
+        begun.elapsed()
+    );
+    // Whoever was there before is served, also while others are refused.
+    let refused = "palisade_connections_refused_total{reason=\"penalty\"}";
+    let inbound = stage.address(Door::InboundH1);
+    let waiting: Vec<Wire> = (0..20).map(|_| Wire::plain(inbound)).collect();
+    soon("a refusal", || {
+        stage.metrics().contains(refused).then_some(())
+    });
+    let ask = h2::pseudo("GET", "/public");
+    assert_eq!(before.ask(1, &ask, b"").status, 200);
+    drop(waiting);
+}
+
 /// Requests whose times make a figure.
 const SAMPLE: usize = 2000;
 

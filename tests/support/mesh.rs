@@ -119,7 +119,7 @@ impl<'h> Separate<'h> {
     }
 
     /// Starts a second proxy before orders, with a name of its own.
-    pub fn start_second_orders(&mut self) {
+    pub fn start_second_orders(&self) -> Running {
         let text = fs::read_to_string(self.home.path("proxy-orders.yaml")).unwrap();
         let mut second = text.replace("orders-1", "orders-2");
         second = second.replace("state-orders", "state-orders-2");
@@ -129,12 +129,11 @@ impl<'h> Separate<'h> {
             second = format!("{before}{door}{}\"{after}", free_port());
         }
         fs::write(self.home.path("proxy-orders-2.yaml"), second).unwrap();
-        let running = self.home.start_program(
+        self.home.start_program(
             &self.binary("orders"),
             "proxy-orders-2",
             &["run", "proxy", "--config", "proxy-orders-2.yaml"],
-        );
-        self.processes.push(("proxy-orders-2".to_owned(), running));
+        )
     }
 
     fn start_app(&mut self, service: &str) {

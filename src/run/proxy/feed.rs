@@ -198,6 +198,18 @@ pub(super) async fn watch_age(core: Arc<Core>) {
     }
 }
 
+/// Has others find this proxy once it can decide: what they sent before that would be
+/// refused.
+pub(super) async fn announce_when_able(core: Arc<Core>) {
+    let Some(subscribed) = &core.subscribed else {
+        return;
+    };
+    let mut revision = subscribed.revision.clone();
+    if revision.wait_for(Option::is_some).await.is_ok() {
+        subscribed.tell.announce(core.announced());
+    }
+}
+
 /// What the PDP is told of the inbound listener.
 pub(super) fn announcements(
     section: &ProxySection,
