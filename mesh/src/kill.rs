@@ -55,6 +55,16 @@ impl Target {
         }
     }
 
+    /// The constant word for records of whoever it bars.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Authority(_) => "authority_killed",
+            Self::Identity(_) => "identity_killed",
+            Self::Prefix(_) => "prefix_killed",
+            Self::Serial(_) => "serial_killed",
+        }
+    }
+
     /// Whether it may bar more than one workload.
     pub fn is_wide(&self) -> bool {
         matches!(self, Self::Authority(_) | Self::Prefix(_))

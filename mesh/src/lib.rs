@@ -4,7 +4,7 @@
 //! parts need it to mean the same thing. In reading order:
 //!
 //! - [`spiffe_id`], [`svid`], [`kill`]: who somebody is, how TLS proves it, and who is barred
-//! - [`canonical`], [`operation`], [`catalogue`]: what a request is
+//! - [`canonical`], [`fields`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
 //! - [`sink`], [`spread`], [`wire`]: what is recorded and counted, and how messages travel
 //! - [`diagnostic`], [`yaml`], [`clock`], [`changes`]: how mistakes are told and found, what
@@ -16,6 +16,7 @@ pub mod changes;
 pub mod clock;
 pub mod decision;
 pub mod diagnostic;
+pub mod fields;
 pub mod kill;
 pub mod link;
 pub mod operation;

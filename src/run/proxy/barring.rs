@@ -10,7 +10,7 @@ use palisade_mesh::{
     catalogue::Catalogue,
     clock::Clock,
     decision::SelfCheck,
-    kill::{KillList, Subject, Target},
+    kill::{KillList, Subject},
     snapshot::{Digest, Versions},
     svid::{Identity, PeerFacts},
 };
@@ -196,17 +196,7 @@ impl PolicySnapshot for Barring {
         };
         let entry = self.list.bars(&subject, self.clock.now_us());
         entry
-            .map(|entry| word(&entry.target))
+            .map(|entry| entry.target.reason())
             .or_else(|| self.snapshot.barred(peer))
-    }
-}
-
-/// The reason in records.
-fn word(target: &Target) -> &'static str {
-    match target {
-        Target::Authority(_) => "authority_killed",
-        Target::Identity(_) => "identity_killed",
-        Target::Prefix(_) => "prefix_killed",
-        Target::Serial(_) => "serial_killed",
     }
 }
