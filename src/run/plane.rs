@@ -139,9 +139,10 @@ impl ControlPlane {
             Role::Pdp => {
                 let section = section(config.pdp.as_ref(), "pdp")?;
                 let source = self.source(section.identity.clone(), config);
-                self.records.identify(&source, clock);
                 let audit = section.audit.map(|a| self.whereabouts(a, config));
                 let sink = self.records.sink(Role::Pdp, audit)?;
+                // Its records travel under its own identity, wherever that is from.
+                self.records.identify(&source, clock);
                 let identity = link::identity(&source, Role::Pdp, config, clock).await?;
                 let pdp = pdp::PdpRole::start(
                     config,
