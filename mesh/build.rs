@@ -8,6 +8,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "ca.proto",
         "agent.proto",
         "kill.proto",
+        "decide.proto",
+        "ext_authz.proto",
         "workload.proto",
     ];
     for file in files {

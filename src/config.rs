@@ -24,12 +24,14 @@ use serde::{Deserialize, Deserializer};
 use crate::net::identity::IdentityConfig;
 
 mod de;
+pub mod decisions;
 pub mod keys;
 pub mod layers;
 pub mod rollout;
 pub mod schema;
 pub mod template;
 
+use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
 use rollout::RolloutSection;
 
@@ -147,6 +149,8 @@ pub struct PdpSection {
     pub audit: Option<PartAddress>,
     /// How each new revision goes to the proxies. Default: to all of them at once.
     pub rollout: Option<RolloutSection>,
+    /// Where others than proxies ask for decisions. Default: nowhere.
+    pub decisions: Option<DecisionsSection>,
 }
 
 /// Section `audit`.
@@ -356,6 +360,11 @@ impl Config {
             let more = more.into_iter();
             found.extend(more.map(|d| placed(d, "pdp.rollout", &whole, &root)));
         }
+        let pdp = config.iter().filter_map(|c| c.pdp.as_ref());
+        for section in pdp.filter_map(|pdp| pdp.decisions.as_ref()) {
+            let more = section.check().into_iter();
+            found.extend(more.map(|d| placed(d, "pdp.decisions", &whole, &root)));
+        }
         layers::relocate(&mut found, &file, &whole);
         match config {
             Some(config) if found.is_empty() => Ok((config, overrides.effective(&file, &root))),
@@ -408,6 +417,8 @@ impl Config {
         if let Some(pdp) = &mut self.pdp {
             absolute(&mut pdp.policies);
             pdp.identity.iter_mut().for_each(|i| i.resolve(base));
+            let decisions = pdp.decisions.iter_mut();
+            decisions.flat_map(|d| &mut d.tokens).for_each(absolute);
         }
         if let Some(audit) = &mut self.audit {
             audit.dir.iter_mut().for_each(absolute);

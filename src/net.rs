@@ -6,6 +6,8 @@
 #[cfg(feature = "agent")]
 pub mod authority;
 pub mod crowd;
+#[cfg(feature = "full")]
+pub mod decisions;
 pub mod directory;
 #[cfg(feature = "full")]
 pub mod door;

@@ -16,6 +16,8 @@ pub mod agent;
 pub mod audit;
 #[cfg(feature = "full")]
 pub mod authority;
+#[cfg(feature = "full")]
+mod decisions;
 #[cfg(feature = "agent")]
 mod joining;
 #[cfg(any(feature = "agent", feature = "proxy"))]
@@ -45,6 +47,8 @@ mod revisions;
 pub mod rollout;
 #[cfg(feature = "full")]
 mod rotation;
+#[cfg(feature = "full")]
+mod tokens;
 mod unheard;
 
 #[cfg(feature = "full")]

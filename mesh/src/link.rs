@@ -10,10 +10,18 @@ use crate::spiffe_id::SpiffeId;
 pub enum LinkAction {
     /// Of the authority: say where a part of the mesh is.
     Announce,
+    /// Of the decision APIs: what the caller itself may do.
+    Ask,
+    /// Of the decision APIs: what somebody else may do, whom the caller asserts.
+    Assert,
+    /// Of the decision APIs: which policies made an answer.
+    Explain,
     /// Of the authority: a certificate.
     Issue,
     /// Of the audit service: take records.
     Push,
+    /// Of the decision APIs: who may do what, by listing.
+    Search,
     /// Of the policy decision point: revisions and endpoints.
     Subscribe,
     /// Of the authority: trust bundle, registrations and directory.
@@ -25,8 +33,12 @@ impl LinkAction {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Announce => "announce",
+            Self::Ask => "ask",
+            Self::Assert => "assert",
+            Self::Explain => "explain",
             Self::Issue => "issue",
             Self::Push => "push",
+            Self::Search => "search",
             Self::Subscribe => "subscribe",
             Self::Watch => "watch",
         }
@@ -37,7 +49,7 @@ impl LinkAction {
         match self {
             Self::Announce | Self::Issue | Self::Watch => "ca",
             Self::Push => "audit",
-            Self::Subscribe => "pdp",
+            Self::Ask | Self::Assert | Self::Explain | Self::Search | Self::Subscribe => "pdp",
         }
     }
 }
@@ -55,6 +67,21 @@ pub struct Link<'a> {
     pub roles: &'a [&'a str],
     /// The role that is announced or asked for, where there is one.
     pub role: Option<&'a str>,
+    /// Services that the peer is an identity of, where that is known.
+    pub services: &'a [&'a str],
+    /// What a question to the decision APIs is about.
+    pub about: Option<About<'a>>,
+}
+
+/// What a question to the decision APIs is about.
+#[derive(Debug, Clone, Copy)]
+pub struct About<'a> {
+    /// The API: `grpc`, `authzen` or `ext_authz`.
+    pub api: &'a str,
+    /// Whose rights are asked about; none in a search for subjects.
+    pub subject: Option<&'a SpiffeId>,
+    /// The service that would be called; none in a search over all.
+    pub service: Option<&'a str>,
 }
 
 impl<'a> Link<'a> {
@@ -66,6 +93,8 @@ impl<'a> Link<'a> {
             is_catalogued: false,
             roles: &[],
             role: None,
+            services: &[],
+            about: None,
         }
     }
 }
@@ -101,4 +130,10 @@ pub trait Gate: Send + Sync {
     /// # Errors
     /// Why not; whoever implements this has recorded it.
     fn ask(&self, link: &Link<'_>) -> Result<(), LinkRefused>;
+
+    /// Whether the call would pass, where asking is no attempt: whoever records refusals
+    /// does not record this.
+    fn permits(&self, link: &Link<'_>) -> bool {
+        self.ask(link).is_ok()
+    }
 }

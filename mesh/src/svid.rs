@@ -218,6 +218,16 @@ impl Identity {
         (self.server(alpn, verifier.before(&witness)), witness)
     }
 
+    /// As [`Identity::server_session`], for a listener where a client without any
+    /// certificate may come in, to prove itself in another way. One with a certificate
+    /// that is no SVID of the trust domain may not.
+    pub fn open_session(&self, alpn: &[&[u8]]) -> (ServerConfig, Witness) {
+        let witness = Witness::default();
+        let verifier = SpiffeVerifier::new(self.clone(), Expected::TrustDomain);
+        let verifier = verifier.before(&witness).optional();
+        (self.server(alpn, verifier), witness)
+    }
+
     /// A client that presents our SVID and accepts only a server that is one of `ids`.
     pub fn client_config(&self, ids: &[SpiffeId], alpn: &[&[u8]]) -> ClientConfig {
         let expected = Expected::OneOf(ids.into());

@@ -40,6 +40,16 @@ pub mod kill {
     tonic::include_proto!("palisade.kill.v1");
 }
 
+/// `palisade.decide.v1`: the decision API of our own.
+pub mod decide {
+    tonic::include_proto!("palisade.decide.v1");
+}
+
+/// `envoy.service.auth.v3`: Envoy's external authorization, as far as it is used here.
+pub mod ext_authz {
+    tonic::include_proto!("envoy.service.auth.v3");
+}
+
 /// The SPIFFE Workload API; the standard gives it no package.
 pub mod workload {
     tonic::include_proto!("_");

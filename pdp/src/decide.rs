@@ -38,6 +38,7 @@ mod explain;
 mod fact;
 mod field;
 mod index;
+mod known;
 mod oracle;
 mod outcome;
 mod record;
@@ -59,12 +60,13 @@ pub use access::{Access, Caller, Given, May, OpenClause, OpenPolicy, Survey, Tar
 pub use cost::{Costs, PolicyCost};
 pub use engine::{
     DECISION_BYTES_MAX, DECISIONS_MAX, Engine, KEY_LEN_MAX, SELF_CHECK_EVERY,
-    SELF_CHECK_EVERY_PER_POLICY, SLICE_BYTES_MAX, SLICES_MAX,
+    SELF_CHECK_EVERY_PER_POLICY, SLICE_BYTES_MAX, SLICES_MAX, Told,
 };
 pub use explain::{
     Clause, ClauseKind, ClauseState, EntityName, ExplainError, Explanation, Outcome, PolicyView,
     Seen,
 };
+pub use known::Known;
 pub use palisade_mesh::decision::SelfCheck;
 pub use replay::{Again, Lacking, PATH_LEN_MAX, Past, Replay};
 pub(crate) use rule::{Scope, Shape};

@@ -5,11 +5,13 @@
 //! - [`author`]: a repository becomes one validated, reproducible bundle; its tests run
 //! - [`compiled`]: what comes out of that, and what an engine is built from
 //! - [`decide`]: the engine that answers questions under one immutable snapshot
+//! - [`apis`]: the decision APIs for whoever is no proxy of the mesh
 //! - [`links`]: who may call a part of the mesh itself
 //! - [`publish`]: watching a folder, numbering revisions, sending them to proxies
 //!
 //! `cedar-policy` is used nowhere else in the workspace.
 
+pub mod apis;
 pub mod author;
 pub mod compiled;
 pub mod decide;

@@ -169,10 +169,20 @@ impl Links {
         let principal = principal(link)?;
         let action = uid("Action", link.action.as_str())?;
         let resource = uid("Part", link.action.part())?;
-        let context = match link.role {
-            Some(role) => Context::from_pairs([("role".to_owned(), text(role))]).ok()?,
-            None => Context::empty(),
-        };
+        let about = link.about.as_ref();
+        let parts = [
+            ("role", link.role),
+            ("api", about.map(|a| a.api)),
+            (
+                "subject",
+                about.and_then(|a| a.subject).map(SpiffeId::as_str),
+            ),
+            ("service", about.and_then(|a| a.service)),
+        ];
+        let said = parts
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), text(value?))));
+        let context = Context::from_pairs(said).ok()?;
         let schema = Some(&self.0.schema);
         let request = Request::new(principal.uid(), action, resource, context, schema).ok()?;
         let entities = Entities::from_entities([principal], schema).ok()?;
@@ -192,13 +202,21 @@ fn principal(link: &Link<'_>) -> Option<Entity> {
                 vec![("name".to_owned(), text(name)), ("roles".to_owned(), roles)],
             )
         }
+        Kind::Client(name) => ("Client", vec![("name".to_owned(), text(name))]),
         Kind::Role(name) => ("Role", vec![("name".to_owned(), text(name))]),
         Kind::Workload => {
             let is = RestrictedExpression::new_bool(link.is_catalogued);
-            let path = text(link.peer.path());
+            let services = link.services.iter().map(|s| text(s));
             (
                 "Workload",
-                vec![("path".to_owned(), path), ("catalogued".to_owned(), is)],
+                vec![
+                    ("path".to_owned(), text(link.peer.path())),
+                    ("catalogued".to_owned(), is),
+                    (
+                        "services".to_owned(),
+                        RestrictedExpression::new_set(services),
+                    ),
+                ],
             )
         }
     };
@@ -207,6 +225,7 @@ fn principal(link: &Link<'_>) -> Option<Entity> {
 }
 
 enum Kind<'a> {
+    Client(&'a str),
     Node(&'a str),
     Role(&'a str),
     Workload,
@@ -214,9 +233,10 @@ enum Kind<'a> {
 
 fn kind(peer: &SpiffeId) -> Kind<'_> {
     match peer.path().strip_prefix("/palisade/") {
-        Some(rest) => match rest.strip_prefix("agent/") {
-            Some(name) => Kind::Node(name),
-            None => Kind::Role(rest),
+        Some(rest) => match rest.split_once('/') {
+            Some(("agent", name)) => Kind::Node(name),
+            Some(("client", name)) => Kind::Client(name),
+            _ => Kind::Role(rest),
         },
         None => Kind::Workload,
     }
@@ -252,7 +272,7 @@ fn wrong(file: &str, text: &str, cause: &str) -> Diagnostic {
 
 #[cfg(test)]
 mod tests {
-    use palisade_mesh::link::LinkAction;
+    use palisade_mesh::link::{About, LinkAction};
 
     use super::*;
 
@@ -305,6 +325,39 @@ mod tests {
             let answer = may(&links, path, action, change);
             assert_eq!(answer, expected, "{path} {}", action.as_str());
         }
+    }
+
+    /// T99: nobody asks about others or lists who may do what unless a policy says so.
+    #[test]
+    fn the_decision_apis_answer_a_workload_about_itself_and_no_more() {
+        use LinkAction::{Ask, Assert, Explain, Search};
+        let links = Links::default();
+        let about: fn(&mut Link<'_>) = |l| {
+            l.is_catalogued = true;
+            l.services = &["acme.test/shop/orders"];
+            l.about = Some(About {
+                api: "grpc",
+                subject: None,
+                service: Some("acme.test/shop/orders"),
+            });
+        };
+        let web = "ns/shop/sa/web";
+        assert!(may(&links, web, Ask, about));
+        for action in [Assert, Explain, Search] {
+            assert!(!may(&links, web, action, about), "{}", action.as_str());
+        }
+        for path in ["palisade/client/ci", "palisade/audit", "palisade/agent/h"] {
+            assert!(!may(&links, path, Ask, about), "{path}");
+        }
+        let text = r#"permit (principal is Workload, action == Action::"assert", resource)
+            when { context has service && principal.services.contains(context.service) };
+            permit (principal is Client, action == Action::"search", resource)
+            when { principal.name == "ci" && context.api == "grpc" };"#;
+        let links = Links::with(&[("mine.cedar".into(), text.into())]).unwrap();
+        assert!(may(&links, web, Assert, about));
+        assert!(!may(&links, web, Search, about));
+        assert!(may(&links, "palisade/client/ci", Search, about));
+        assert!(!may(&links, "palisade/client/cd", Search, about));
     }
 
     #[test]

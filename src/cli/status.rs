@@ -9,7 +9,10 @@ use crate::{
         About,
         api::{Fact, Problem},
         client::Mesh,
-        status::{AuditStatus, CaStatus, PdpStatus, SubscriberStatus, ago, ahead, span},
+        status::{
+            AuditStatus, CaStatus, DecisionsStatus, PdpStatus, SubscriberStatus, TallyStatus, ago,
+            ahead, span,
+        },
     },
     render::{
         self, BAD, DIM, GOOD, Output, WARN, paint, snippet,
@@ -166,6 +169,9 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
         let see = paint(DIM, "palisade rollout status");
         render::fact("rollout", &[super::rollout::summary(rollout), see]);
     }
+    if let Some(decisions) = &pdp.decisions {
+        print_decisions(decisions);
+    }
     if let Some(rejected) = &pdp.rejected {
         render::line(&paint(
             WARN,
@@ -212,6 +218,36 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
     }
     rows.print();
     render::line("");
+}
+
+/// The decision APIs: where, and what they answered.
+fn print_decisions(decisions: &DecisionsStatus) {
+    let sum = |verdicts: &[&str]| -> u64 {
+        let of = |t: &&TallyStatus| verdicts.contains(&t.verdict.as_str());
+        decisions.answers.iter().filter(of).map(|t| t.count).sum()
+    };
+    let mut parts = vec![
+        format!("answers on {}", decisions.address),
+        format!("{} allowed", render::thousands(sum(&["allow"]))),
+        format!(
+            "{} denied",
+            render::thousands(sum(&["forbidden", "not_permitted"]))
+        ),
+    ];
+    let more = [
+        (sum(&["undecided"]), "undecided"),
+        (sum(&["refused"]), "not understood or refused"),
+        (decisions.searches, "searches"),
+        (decisions.refused, "callers turned away"),
+        (decisions.busy, "at a limit"),
+    ];
+    let more = more.into_iter().filter(|(n, _)| *n > 0);
+    parts.extend(more.map(|(n, what)| format!("{} {what}", render::thousands(n))));
+    render::fact("decisions", &parts);
+    if let Some(address) = decisions.insecure {
+        let text = format!("also in plain text on {address}");
+        render::fact("", &[paint(WARN, text)]);
+    }
 }
 
 fn standing(proxy: &SubscriberStatus) -> (anstyle::Style, &'static str) {

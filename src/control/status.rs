@@ -132,6 +132,39 @@ pub struct PdpStatus {
     #[cfg(feature = "full")]
     #[serde(default)]
     pub rollout: Option<crate::run::rollout::RolloutStatus>,
+    /// The decision APIs, where they are served.
+    #[serde(default)]
+    pub decisions: Option<DecisionsStatus>,
+}
+
+/// The decision APIs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionsStatus {
+    /// Where they are served.
+    pub address: std::net::SocketAddr,
+    /// Where in plain text, if anywhere.
+    pub insecure: Option<std::net::SocketAddr>,
+    /// Answers since the start.
+    pub answers: Vec<TallyStatus>,
+    /// Time that deciding them took, microseconds, all together.
+    pub took_us: u64,
+    /// Searches.
+    pub searches: u64,
+    /// Requests of callers that may not ask what they asked.
+    pub refused: u64,
+    /// Requests of callers that were at a limit.
+    pub busy: u64,
+}
+
+/// How many answers were of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TallyStatus {
+    /// `grpc`, `authzen` or `ext_authz`.
+    pub api: String,
+    /// `allow`, `forbidden`, `not_permitted`, `undecided` or `refused`.
+    pub verdict: String,
+    /// How many.
+    pub count: u64,
 }
 
 /// A policy revision.

@@ -336,7 +336,7 @@ fn control_plane_yaml(args: &DemoArgs, name: &str, policies: &Path, state: &Path
         })
         .collect();
     format!(
-        "trust_domain: demo.test\nname: {name}\nstate_dir: {}\ndemo: true\nca:\n  svid_ttl: {}s\n  registrations:\n{registrations}agent:\n  socket: agent.sock\npdp:\n  policies: {}\n  listen: {address}\naudit:\n  listen: {address}\n",
+        "trust_domain: demo.test\nname: {name}\nstate_dir: {}\ndemo: true\nca:\n  svid_ttl: {}s\n  registrations:\n{registrations}agent:\n  socket: agent.sock\npdp:\n  policies: {}\n  listen: {address}\n  decisions: {{ listen: \"{address}\" }}\naudit:\n  listen: {address}\n",
         quoted(&state.display().to_string()),
         args.svid_ttl.as_secs(),
         quoted(&policies.display().to_string()),

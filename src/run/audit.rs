@@ -118,6 +118,7 @@ impl AuditRole {
         let gate = LinkGate::new(config, reporter, sink.open(links::OWN_WORKER), &self.clock)?;
         let doubts = links::Doubts {
             gate: gate.clone(),
+            pdp: config.trust_domain.role(Role::Pdp.as_str()),
             services,
         };
         let service = Ingest::new(self.log.clone(), self.clock.clone())

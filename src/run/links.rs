@@ -147,9 +147,23 @@ impl Gate for LinkGate {
         self.links.decide(link).inspect_err(|refused| {
             let reason = format!("link_{}", link.action.as_str());
             let part = link.action.part();
-            self.note(LINK_REFUSED, link.peer, &reason, part, refused.to_string());
+            self.note(LINK_REFUSED, link.peer, &reason, part, told(refused, link));
         })
     }
+
+    fn permits(&self, link: &Link<'_>) -> bool {
+        self.links.decide(link).is_ok()
+    }
+}
+
+/// What is recorded of a refused call: also whom it was about.
+fn told(refused: &LinkRefused, link: &Link<'_>) -> String {
+    let about = link.about.and_then(|about| {
+        let subject = about.subject?;
+        let service = about.service.unwrap_or("no service of the mesh");
+        Some(format!(" ({} about {subject}, {service})", about.api))
+    });
+    format!("{refused}{}", about.unwrap_or_default())
 }
 
 /// Which services an identity is; none when nobody here knows the catalogue.
@@ -159,6 +173,8 @@ pub(super) type Services = dyn Fn(&SpiffeId, &str) -> Option<bool> + Send + Sync
 pub(super) struct Doubts {
     /// Notes them.
     pub(super) gate: Arc<LinkGate>,
+    /// SPIFFE ID of the PDP.
+    pub(super) pdp: SpiffeId,
     /// Knows the catalogue; set once there is one in this process.
     pub(super) services: Arc<std::sync::OnceLock<Box<Services>>>,
 }
@@ -166,6 +182,10 @@ pub(super) struct Doubts {
 impl Doubt for Doubts {
     fn decision(&self, reporter: &SpiffeId, service: &str) {
         let known = self.services.get();
+        // The decision APIs answer about every service.
+        if *reporter == self.pdp {
+            return;
+        }
         if service.is_empty() || known.and_then(|is| is(reporter, service)) != Some(false) {
             return;
         }
@@ -244,6 +264,7 @@ mod tests {
         let (records, clock) = (Records::default(), Clock::system());
         let doubts = Doubts {
             gate: gate(&records, &clock),
+            pdp: id("palisade/pdp"),
             services: Arc::default(),
         };
         let (web, orders) = (id("ns/shop/sa/web"), "acme.test/shop/orders");

@@ -11,6 +11,7 @@ use palisade_mesh::{
     clock::Clock, diagnostic::Diagnostic, sink::RecordSink, snapshot::Digest, svid::Identity,
 };
 use palisade_pdp::{
+    apis::{Desk, DeskConfig},
     author::{self, Ask},
     decide::{Explanation, Snapshot},
     publish::{
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Role, access,
+    decisions::{self, Decisions},
     links::{self, LinkGate},
     revisions::Revisions,
     rollout::Rollouts,
@@ -45,6 +47,9 @@ use crate::{
 /// Where the local socket gives the revision in force, encoded.
 pub(crate) const REVISION_ROUTE: &str = "/v1/pdp/revision";
 
+/// Worker number of the records of the decision APIs.
+const DECISIONS_WORKER: u32 = 0x4445_4349;
+
 /// The decision point of this process.
 #[derive(Clone)]
 pub struct PdpRole {
@@ -59,6 +64,7 @@ pub struct PdpRole {
     folder: String,
     gate: Arc<LinkGate>,
     kill: Arc<Holder>,
+    decisions: Option<Decisions>,
     clock: Clock,
 }
 
@@ -87,7 +93,8 @@ impl PdpRole {
             .await
             .map_err(|e| vec![e.diagnostic().clone()])?;
         let state = source.state();
-        let gate = LinkGate::new(config, reporter, sink.open(links::OWN_WORKER), clock)?;
+        let own = sink.open(links::OWN_WORKER);
+        let gate = LinkGate::new(config, reporter.clone(), own, clock)?;
         let distribution = Distribution::guarded(
             DistributionConfig {
                 state_dir: Some(config.state_dir.join("pdp")),
@@ -114,6 +121,7 @@ impl PdpRole {
             .local_addr()
             .map_err(|e| vec![unbound("pdp.listen", &e)])?;
         let service = distribution.service();
+        let revisions = Arc::<Revisions>::default();
         let bundle = {
             let identity = identity.clone();
             move || identity.bundle()
@@ -123,6 +131,25 @@ impl PdpRole {
             stop.clone()
                 .run_until_cancelled_owned(kill.clone().keep_up(lists)),
         );
+        let decisions = match &section.decisions {
+            Some(written) => {
+                let held = kill.held();
+                let desk = Desk::new(DeskConfig {
+                    gate: gate.clone(),
+                    records: sink.open(DECISIONS_WORKER),
+                    reporter,
+                    demo: config.demo,
+                    kill_list: Box::new(move || held.borrow().list.clone()),
+                    clock: clock.clone(),
+                    limits: written.limits(),
+                });
+                let keeping = keep_up(desk.clone(), state.clone(), revisions.clone());
+                tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
+                let identity = &identity;
+                Some(Decisions::start(config, written, identity, desk, stop).await?)
+            }
+            None => None,
+        };
         let door = distribution.clone();
         let of_kill = kill::guarded_service(kill.signed(), move |peer| door.admit(&peer.id));
         let served = tonic::transport::Server::builder()
@@ -138,10 +165,11 @@ impl PdpRole {
             distribution: distribution.clone(),
             address,
             rollouts,
-            revisions: Arc::default(),
+            revisions,
             folder: section.policies.display().to_string(),
             gate,
             kill,
+            decisions,
             clock: clock.clone(),
         };
         let follower = role.clone();
@@ -205,6 +233,7 @@ impl PdpRole {
         let (of_status, of_check, of_can, of_explain) =
             (self.clone(), self.clone(), self.clone(), self.clone());
         let (of_access, of_revision) = (self.clone(), self.clone());
+        let of_decisions = self.decisions.clone();
         Router::new()
             .route(
                 "/v1/pdp/status",
@@ -213,6 +242,13 @@ impl PdpRole {
             .route(
                 "/v1/pdp/check",
                 get(move || async move { Json(of_check.check()) }),
+            )
+            .route(
+                "/v1/pdp/metrics",
+                get(async move || {
+                    let status = of_decisions.as_ref().map(Decisions::status);
+                    status.map_or_else(String::new, |status| decisions::metrics(&status))
+                }),
             )
             .route(
                 "/v1/pdp/can",
@@ -296,6 +332,7 @@ impl PdpRole {
                 proxies.iter().map(of).collect()
             },
             rollout: self.rollouts.status(),
+            decisions: self.decisions.as_ref().map(Decisions::status),
         }
     }
 
@@ -415,6 +452,30 @@ impl PdpRole {
             format!("{name} runs revision {sequence}, certificate ends {ends}"),
         )
     }
+}
+
+/// Puts every revision that comes into force before the decision APIs, and has their
+/// records handed on, for ever.
+async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<Revisions>) {
+    let follow = async {
+        loop {
+            let current = state.borrow_and_update().current.clone();
+            if let Some(published) = current {
+                revisions.note(&published.revision);
+                match revisions.engine(&published.digest()).await {
+                    Ok(Some(snapshot)) => desk.put(snapshot),
+                    Ok(None) => tracing::error!("bug: the revision in force is forgotten"),
+                    Err(error) => {
+                        tracing::error!(%error, "the decision APIs stay at the revision before");
+                    }
+                }
+            }
+            if state.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(follow, desk.run());
 }
 
 /// A question of `can`, as it is asked of the running mesh.

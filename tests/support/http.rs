@@ -58,7 +58,7 @@ pub fn over_unix(socket: &std::path::Path, path: &str) -> io::Result<Reply> {
     exchange(&mut stream, "GET", "localhost", path, "")
 }
 
-fn parse(answer: &[u8]) -> Option<Reply> {
+pub fn parse(answer: &[u8]) -> Option<Reply> {
     let text = std::str::from_utf8(answer).ok()?;
     let (head, body) = text.split_once("\r\n\r\n")?;
     Some(Reply {

@@ -26,6 +26,7 @@ use nix::{
 use serde_json::Value;
 
 pub mod authority;
+pub mod decisions;
 pub mod demo;
 pub mod http;
 pub mod mesh;

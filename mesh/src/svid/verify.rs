@@ -334,6 +334,8 @@ pub(super) struct SpiffeVerifier {
     identity: Identity,
     expected: Expected,
     witness: Option<Witness>,
+    /// Whether a client may come without any certificate.
+    optional: bool,
 }
 
 impl SpiffeVerifier {
@@ -342,7 +344,14 @@ impl SpiffeVerifier {
             identity,
             expected,
             witness: None,
+            optional: false,
         }
+    }
+
+    /// Lets a client in that shows no certificate at all.
+    pub(super) fn optional(mut self) -> Self {
+        self.optional = true;
+        self
     }
 
     /// Tells `witness` what the verified chain rests on.
@@ -406,6 +415,10 @@ pub(super) fn no_tls12() -> rustls::Error {
 }
 
 impl ClientCertVerifier for SpiffeVerifier {
+    fn client_auth_mandatory(&self) -> bool {
+        !self.optional
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use palisade_mesh::decision::{Answer, Decision, Question};
+use palisade_mesh::decision::{Answer, Decision, Question, Undecided};
 use rustc_hash::FxHasher;
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     core::ValueCache,
     fact::Live,
     index::rule_at,
+    known::Known,
     slice::{Cached, Slice},
     world::Triple,
 };
@@ -124,21 +125,40 @@ impl Engine {
 
     /// Decides.
     pub fn decide(&mut self, question: &Question<'_>) -> Answer {
+        self.decide_knowing(question, Known::ALL).answer
+    }
+
+    /// Decides a question of which only `known` is known. If a policy that counts reads
+    /// anything else there is no answer: what was not said is never guessed.
+    pub fn decide_knowing(&mut self, question: &Question<'_>, known: Known) -> Told {
         // Not cloned: other workers count references to it, too.
         let snapshot = &*self.snapshot;
         let now_us = question.now_us;
-        if self.way == Way::Reference {
-            return fresh(snapshot.referred(question));
+        if self.way == Way::Reference && known == Known::ALL {
+            return fresh(snapshot.referred(question), Vec::new());
         }
         let asked = match snapshot.ask(question) {
             Ok(asked) => asked,
-            Err(why) => return fresh(snapshot.fault(Names::of(question), why)),
+            Err(why) => return fresh(snapshot.fault(Names::of(question), why), Vec::new()),
         };
         let (serial, slice) = self.slices.get(snapshot, asked.entities(), now_us);
         if let Some(cached) = slice.constant.get() {
             return answer(snapshot, cached, true);
         }
-        let facts = Live::new(question, snapshot.layout(), asked.form);
+        if known != Known::ALL {
+            let unsaid = slice.enforced.iter().filter(|field| !known.has(**field));
+            let missing: Vec<String> = unsaid
+                .map(|field| snapshot.layout().whole_path(*field).join("."))
+                .collect();
+            if !missing.is_empty() {
+                let decision = snapshot.fault(asked.names, Undecided::NotEncodable);
+                return fresh(decision, missing);
+            }
+            if self.way == Way::Reference {
+                return fresh(snapshot.referred(question), Vec::new());
+            }
+        }
+        let facts = Live::knowing(question, snapshot.layout(), asked.form, known);
         self.key.clear();
         self.key.extend(serial.to_le_bytes());
         let keyed = slice.write_key(&facts, now_us, &mut self.key) && self.key.len() <= KEY_LEN_MAX;
@@ -164,6 +184,16 @@ impl Engine {
         }
         answer(snapshot, &cached, false)
     }
+}
+
+/// An answer, and why there is none where the question did not say enough.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// The answer.
+    pub answer: Answer,
+    /// Paths of the context that policies read and the question does not state; the
+    /// answer is undecided when there are any.
+    pub missing: Vec<String>,
 }
 
 /// The slices an engine has looked up.
@@ -229,22 +259,27 @@ impl Sampler {
 }
 
 /// An answer that nobody keeps.
-fn fresh(decision: Decision) -> Answer {
-    Answer {
+fn fresh(decision: Decision, missing: Vec<String>) -> Told {
+    let answer = Answer {
         decision: Arc::new(decision),
         cached: false,
-    }
+    };
+    Told { answer, missing }
 }
 
-fn answer(snapshot: &Snapshot, found: &Cached, cached: bool) -> Answer {
+fn answer(snapshot: &Snapshot, found: &Cached, cached: bool) -> Told {
     for i in found.shadows.iter().flat_map(|s| s.iter()) {
         if let Some(rule) = rule_at(snapshot.rules(), *i) {
             rule.count();
         }
     }
-    Answer {
+    let answer = Answer {
         decision: Arc::clone(&found.decision),
         cached,
+    };
+    Told {
+        answer,
+        missing: Vec::new(),
     }
 }
 

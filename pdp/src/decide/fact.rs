@@ -9,7 +9,10 @@ use http::HeaderValue;
 use jiff::Timestamp;
 use palisade_mesh::{catalogue::HeaderShape, decision::Question};
 
-use super::field::{Field, Form, Header, Layout};
+use super::{
+    field::{Field, Form, Header, Layout},
+    known::Known,
+};
 
 const US_PER_SECOND: i64 = 1_000_000;
 pub(crate) const US_PER_HOUR: i64 = 3_600 * US_PER_SECOND;
@@ -46,14 +49,26 @@ pub(crate) struct Live<'q> {
     question: &'q Question<'q>,
     layout: &'q Layout,
     form: Form,
+    known: Known,
 }
 
 impl<'q> Live<'q> {
     pub(crate) fn new(question: &'q Question<'q>, layout: &'q Layout, form: Form) -> Self {
+        Self::knowing(question, layout, form, Known::ALL)
+    }
+
+    /// As [`Live::new`], of which only `known` is known.
+    pub(crate) fn knowing(
+        question: &'q Question<'q>,
+        layout: &'q Layout,
+        form: Form,
+        known: Known,
+    ) -> Self {
         Self {
             question,
             layout,
             form,
+            known,
         }
     }
 
@@ -79,6 +94,9 @@ impl Facts for Live<'_> {
     fn fact(&self, field: Field) -> Fact<'_> {
         if !field.is_in(self.form) {
             return Fact::Absent;
+        }
+        if !self.known.has(field) {
+            return Fact::Unfit;
         }
         let q = self.question;
         let tls = &q.connection.tls;

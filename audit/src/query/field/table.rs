@@ -24,6 +24,7 @@ const ENDS: &[&str] = &[
     "rejudged",
 ];
 const FLIPS: &[&str] = &["newly_allowed", "newly_denied", "newly_undecided"];
+const APIS: &[&str] = &["authzen", "ext_authz", "grpc"];
 const MODES: &[&str] = &["strict", "spool", "best_effort"];
 
 /// Decisions, which also have the fields of their outcome once they have ended.
@@ -418,13 +419,35 @@ pub static FIELDS: &[Field] = &[
         },
     },
     Field {
+        name: "api",
+        kind: Kind::Choice(APIS),
+        classes: DECISION,
+        countable: true,
+        help: "of an answer of the decision APIs: which one; other decisions have none",
+        example: "api:ext_authz decision:deny",
+        read: |item, put| of_answer(item, put, |d| &d.api),
+    },
+    Field {
+        name: "asserted_by",
+        kind: Kind::Name,
+        classes: DECISION,
+        countable: true,
+        help: "of an answer of the decision APIs: SPIFFE ID of the caller who asserted the principal",
+        example: "asserted_by:spiffe://acme.test/ns/edge/**",
+        read: |item, put| of_answer(item, put, |d| &d.asserted_by),
+    },
+    Field {
         name: "ended",
         kind: BOOL,
         classes: DECISION,
         countable: true,
-        help: "whether the outcome of the request is known",
+        help: "whether the outcome of the request is known; answers of the decision APIs have none",
         example: "decision:allow ended:false",
-        read: |item, put| of_decision(item, put, |_| word(item.outcome.is_some())),
+        read: |item, put| {
+            if item.decision().is_some_and(|d| d.api.is_empty()) {
+                put(Value::Text(word(item.outcome.is_some())));
+            }
+        },
     },
     Field {
         name: "end",
@@ -734,6 +757,17 @@ fn of_decision<'a>(
 ) {
     if let Some(decision) = item.decision() {
         put(Value::Text(read(decision)));
+    }
+}
+
+/// A field that only answers of the decision APIs have.
+fn of_answer<'a>(
+    item: &'a Item,
+    put: &mut dyn FnMut(Value<'_>),
+    read: impl Fn(&'a Decision) -> &'a str,
+) {
+    if item.decision().is_some_and(|d| !d.api.is_empty()) {
+        of_decision(item, put, read);
     }
 }
 

@@ -1,0 +1,198 @@
+//! Access evaluation, and several at once with their defaults and semantics.
+
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Fault, json as as_json,
+    words::{Evaluation, Whole, understand},
+};
+use crate::apis::codes::{BATCH, NOT_UNDERSTOOD, UNDECIDED};
+use crate::apis::{
+    Api, BATCH_MAX, Caller,
+    desk::{Desk, Ruling},
+    force::Force,
+    inquiry::{Inquiry, Misread},
+};
+
+/// An access evaluations request.
+#[derive(Debug, Deserialize)]
+pub(super) struct Evaluations {
+    #[serde(flatten)]
+    defaults: Evaluation,
+    #[serde(default)]
+    evaluations: Vec<Evaluation>,
+    #[serde(default)]
+    options: Options,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Options {
+    #[serde(default)]
+    evaluations_semantic: Semantic,
+}
+
+/// When to stop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Semantic {
+    DenyOnFirstDeny,
+    #[default]
+    ExecuteAll,
+    PermitOnFirstPermit,
+}
+
+/// A decision of the information model.
+#[derive(Debug, Serialize)]
+pub(super) struct Decision {
+    decision: bool,
+    context: Map<String, Value>,
+}
+
+/// Several, in the order of the questions.
+#[derive(Debug, Serialize)]
+struct Decisions {
+    evaluations: Vec<Decision>,
+}
+
+/// Answers one question.
+pub(super) async fn single(
+    desk: &Desk,
+    caller: &Caller,
+    asked: Evaluation,
+) -> Result<Decision, Fault> {
+    let whole = asked.whole()?;
+    let _seat = desk.enter(caller, 1)?;
+    let force = desk.force();
+    let understood = meaning(desk, force.as_deref(), &whole);
+    let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
+    let ruling = decided(ruling.await?)?;
+    match is_nonsense(&ruling) {
+        true => Err(Fault::bad(format!(
+            "PLS{NOT_UNDERSTOOD}: {}",
+            message(&ruling)
+        ))),
+        false => Ok(decision(&ruling)),
+    }
+}
+
+/// Answers several, all under one revision.
+pub(super) async fn several(
+    desk: &Desk,
+    caller: &Caller,
+    asked: Evaluations,
+) -> Result<Response, Fault> {
+    if asked.evaluations.is_empty() {
+        return single(desk, caller, asked.defaults).await.map(as_json);
+    }
+    let count = asked.evaluations.len();
+    if count > BATCH_MAX {
+        return Err(Fault::bad(format!(
+            "PLS{BATCH}: {count} evaluations are too many: at most {BATCH_MAX} in a request"
+        )));
+    }
+    let defaults = asked.defaults;
+    let whole = asked
+        .evaluations
+        .into_iter()
+        .map(|e| e.over(&defaults).whole());
+    let whole: Vec<Whole> = whole.collect::<Result<_, _>>()?;
+    let _seat = desk.enter(caller, count)?;
+    let force = desk.force();
+    let stop_at = match asked.options.evaluations_semantic {
+        Semantic::DenyOnFirstDeny => Some(false),
+        Semantic::ExecuteAll => None,
+        Semantic::PermitOnFirstPermit => Some(true),
+    };
+    let rulings = match stop_at {
+        None => {
+            let understood = whole.iter().map(|w| meaning(desk, force.as_deref(), w));
+            let understood = understood.collect();
+            let answers = desk.answers(caller, Api::Authzen, force.as_deref(), understood);
+            answers.await?
+        }
+        Some(stop_at) => {
+            let mut rulings = Vec::new();
+            for whole in &whole {
+                let understood = meaning(desk, force.as_deref(), whole);
+                let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
+                let ruling = decided(ruling.await?)?;
+                let last = ruling.is_allow() == stop_at;
+                rulings.push(ruling);
+                if last {
+                    break;
+                }
+            }
+            rulings
+        }
+    };
+    let evaluations = rulings
+        .into_iter()
+        .map(|ruling| decided(ruling).map(|ruling| decision(&ruling)))
+        .collect::<Result<_, _>>()?;
+    Ok(as_json(Decisions { evaluations }))
+}
+
+fn meaning(desk: &Desk, force: Option<&Force>, whole: &Whole) -> Result<Inquiry, Misread> {
+    let force = force.ok_or_else(Misread::no_snapshot)?;
+    understand(force.catalogue(), whole, desk.clock().now_us())
+}
+
+/// What could not be decided is a fault of the whole request: an enforcement point must
+/// not take it for a denial, and must not pass it either.
+fn decided(ruling: Ruling) -> Result<Ruling, Fault> {
+    if !ruling.is_undecided() {
+        return Ok(ruling);
+    }
+    Err(Fault(
+        http::StatusCode::SERVICE_UNAVAILABLE,
+        format!(
+            "PLS{UNDECIDED}: the question could not be decided ({}, decision {}): {}",
+            ruling.judged.reason,
+            ruling.id,
+            message(&ruling)
+        ),
+    ))
+}
+
+/// Whether the words meant nothing, so that no request was asked about.
+fn is_nonsense(ruling: &Ruling) -> bool {
+    ruling.judged.reason == "not_understood"
+}
+
+fn message(ruling: &Ruling) -> &str {
+    let message = ruling.judged.message.as_deref();
+    message.unwrap_or("there was no way to decide")
+}
+
+fn decision(ruling: &Ruling) -> Decision {
+    let judged = &ruling.judged;
+    let mut context = Map::new();
+    let mut put = |key: &str, value: Value| context.insert(key.to_owned(), value);
+    put("id", json!(ruling.id.to_string()));
+    if is_nonsense(ruling) {
+        put(
+            "error",
+            json!({ "status": judged.status, "message": message(ruling) }),
+        );
+    } else {
+        put("reason", json!(judged.reason));
+    }
+    if let Some(message) = judged.message.as_deref().filter(|_| !is_nonsense(ruling)) {
+        put("reason_user", json!({ "en": message }));
+    }
+    if let Some(answer) = judged.answer.as_ref().filter(|_| ruling.explained) {
+        let policies: Vec<&str> = answer
+            .decision
+            .determining
+            .iter()
+            .map(|p| p.as_str())
+            .collect();
+        put("policies", json!(policies));
+    }
+    Decision {
+        decision: ruling.is_allow(),
+        context,
+    }
+}

@@ -1,0 +1,364 @@
+//! The three searches: which subjects, resources or actions an answer would be `true` for.
+//!
+//! What is searched is the catalogue: identities of services, operations, methods and
+//! business actions. Each candidate is put to the engine like any question. One that
+//! depends on what the question does not say is no result; how many there were of them
+//! is in the answer's context.
+
+use std::collections::BTreeSet;
+
+use palisade_mesh::{
+    canonical::Method,
+    catalogue::{Catalogue, Protocol, Service, Unmatched},
+    decision::Verdict,
+    link::{About, LinkAction},
+    operation::Operation,
+    spiffe_id::SpiffeId,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Fault,
+    page::{Given, Pages, Wanted},
+    words::{
+        Action, OPERATION, Resource, SERVICE, Subject, WORKLOAD, Whole, is_workload, principal,
+        stated, understand,
+    },
+};
+use crate::apis::codes::{BROKEN, MALFORMED, NOT_UNDERSTOOD, UNDECIDED};
+use crate::apis::{
+    Api, Caller,
+    desk::{Desk, NoAnswer},
+    force::Force,
+    inquiry::Misread,
+};
+
+/// What is searched for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Action,
+    Resource,
+    Subject,
+}
+
+/// A search request of any kind.
+#[derive(Debug, Deserialize)]
+pub(super) struct Search {
+    subject: Option<Subject>,
+    action: Option<Action>,
+    resource: Option<Resource>,
+    #[serde(default)]
+    context: Map<String, Value>,
+    #[serde(default)]
+    page: Wanted,
+}
+
+/// The answer; the page comes first, as the specification recommends.
+#[derive(Debug, Serialize)]
+pub(super) struct Found {
+    page: Given,
+    context: Map<String, Value>,
+    results: Vec<Value>,
+}
+
+/// Candidates, and what became of them.
+#[derive(Default)]
+struct Sifted {
+    results: Vec<Value>,
+    undecided: usize,
+    /// Candidates that were a question at all, and the first that was none.
+    understood: usize,
+    misread: Option<Misread>,
+}
+
+pub(super) async fn search(
+    desk: &Desk,
+    pages: &Pages,
+    caller: &Caller,
+    kind: Kind,
+    asked: Search,
+) -> Result<Found, Fault> {
+    let asked = asked.checked(kind)?;
+    let _seat = desk.enter(caller, 1)?;
+    let force = desk.force().ok_or_else(|| {
+        let text = format!("PLS{UNDECIDED}: no policy revision is in force");
+        Fault(http::StatusCode::SERVICE_UNAVAILABLE, text)
+    })?;
+    // Whoever may not search does not learn either what is wrong with the question.
+    let named = asked.about(force.catalogue(), kind);
+    let (subject, service) = named.as_ref().map_or((None, None), Clone::clone);
+    let about = About {
+        api: Api::Authzen.as_str(),
+        subject: subject.as_ref(),
+        service: service.as_deref(),
+    };
+    desk.permit(caller, Some(&force), LinkAction::Search, about)
+        .map_err(NoAnswer::from)?;
+    named?;
+    let now_us = desk.clock().now_us();
+    let bound = asked.bound(caller, &force, kind);
+    let query = asked.text(kind);
+    let page = asked.page;
+    let parts = (asked.subject, asked.action, asked.resource, asked.context);
+    let engine = force.clone();
+    // A catalogue may hold tens of thousands of operations.
+    let sifted = tokio::task::spawn_blocking(move || sift(&engine, kind, parts, now_us)).await;
+    let sifted = sifted.map_err(|error| {
+        let text = format!("PLS{BROKEN}: bug: the search broke off: {error}");
+        Fault(http::StatusCode::INTERNAL_SERVER_ERROR, text)
+    })??;
+    let (page, results) = pages.cut(sifted.results, &page, &bound)?;
+    let id = desk.searched(caller, &query, results.len())?;
+    let mut context = Map::new();
+    context.insert("id".into(), json!(id.to_string()));
+    if sifted.undecided > 0 {
+        context.insert("undecided".into(), json!(sifted.undecided));
+    }
+    Ok(Found {
+        page,
+        context,
+        results,
+    })
+}
+
+/// Subject, action, resource, context; what is searched for is without its id.
+type Parts = (Subject, Action, Resource, Map<String, Value>);
+
+/// A search with everything that its kind demands.
+struct Checked {
+    subject: Subject,
+    action: Action,
+    resource: Resource,
+    context: Map<String, Value>,
+    page: Wanted,
+}
+
+impl Search {
+    fn checked(self, kind: Kind) -> Result<Checked, Fault> {
+        let missing = |what: &str| Fault::bad(format!("PLS{MALFORMED}: `{what}` is missing"));
+        let mut subject = self.subject.ok_or_else(|| missing("subject"))?;
+        let mut resource = self.resource.ok_or_else(|| missing("resource"))?;
+        let action = match kind {
+            Kind::Action => Action {
+                name: String::new(),
+                properties: Map::new(),
+            },
+            _ => self.action.ok_or_else(|| missing("action"))?,
+        };
+        // The id of what is searched for is ignored.
+        match kind {
+            Kind::Subject => subject.id = None,
+            Kind::Resource => resource.id = None,
+            Kind::Action => {}
+        }
+        if kind != Kind::Subject && subject.id.is_none() {
+            return Err(missing("subject.id"));
+        }
+        if kind != Kind::Resource && resource.id.is_none() {
+            return Err(missing("resource.id"));
+        }
+        Ok(Checked {
+            subject,
+            action,
+            resource,
+            context: self.context,
+            page: self.page,
+        })
+    }
+}
+
+impl Checked {
+    /// Whom and which service the search is about, for those who permit it.
+    fn about(
+        &self,
+        catalogue: &Catalogue,
+        kind: Kind,
+    ) -> Result<(Option<SpiffeId>, Option<String>), Fault> {
+        is_workload(&self.subject).map_err(nonsense)?;
+        let subject = match kind {
+            Kind::Subject => None,
+            _ => Some(principal(catalogue, &self.subject).map_err(nonsense)?),
+        };
+        stated(&self.subject, &self.context, 0).map_err(nonsense)?;
+        let id = self.resource.id.as_deref().unwrap_or_default();
+        let service = match (kind, self.resource.kind.as_str()) {
+            (Kind::Resource, OPERATION | SERVICE) => None,
+            (Kind::Resource, other) => {
+                let wrong = format!("resources are searched by `{OPERATION}` or `{SERVICE}`");
+                return Err(nonsense(Misread::words(format!("{wrong}, not `{other}`"))));
+            }
+            (_, OPERATION) => {
+                let found = super::words::operation(catalogue, id).map_err(nonsense)?;
+                Some(found.0.id.to_string())
+            }
+            (_, SERVICE) => catalogue.by_name(id).map(|s| s.id.to_string()),
+            (_, _) => None,
+        };
+        Ok((subject, service))
+    }
+
+    /// What a page token of this search is good for.
+    fn bound(&self, caller: &Caller, force: &Force, kind: Kind) -> Vec<u8> {
+        let versions = force.snapshot.versions();
+        let parts = json!([
+            format!("{kind:?}"),
+            caller.id().as_str(),
+            versions.policy.to_string(),
+            versions.sequence,
+            self.subject,
+            self.action,
+            self.resource,
+            self.context,
+        ]);
+        parts.to_string().into_bytes()
+    }
+
+    /// As it is recorded.
+    fn text(&self, kind: Kind) -> String {
+        let mut parts = json!({ "subject": self.subject, "resource": self.resource });
+        if let Some(parts) = parts.as_object_mut() {
+            if kind != Kind::Action {
+                parts.insert("action".into(), json!(self.action));
+            }
+            if !self.context.is_empty() {
+                parts.insert("context".into(), json!(self.context));
+            }
+        }
+        let word = match kind {
+            Kind::Action => "action",
+            Kind::Resource => "resource",
+            Kind::Subject => "subject",
+        };
+        format!("authzen search {word} {parts}")
+    }
+}
+
+fn nonsense(misread: Misread) -> Fault {
+    Fault::bad(format!("PLS{NOT_UNDERSTOOD}: {}", misread.message))
+}
+
+/// Puts every candidate to the engine.
+fn sift(
+    force: &Force,
+    kind: Kind,
+    (subject, action, resource, context): Parts,
+    now_us: i64,
+) -> Result<Sifted, Fault> {
+    let catalogue = force.catalogue();
+    let mut sifted = Sifted::default();
+    let mut ask = |subject: Subject, action: Action, resource: Resource, result: &str| {
+        let whole = Whole {
+            subject,
+            action,
+            resource,
+            context: context.clone(),
+        };
+        sifted.take(force, &whole, now_us, |decided| match kind {
+            Kind::Action => json!({ "name": decided }),
+            Kind::Resource => json!({ "type": whole.resource.kind, "id": result }),
+            Kind::Subject => json!({ "type": WORKLOAD, "id": result }),
+        });
+    };
+    match kind {
+        Kind::Subject => {
+            for id in identities(catalogue) {
+                let one = named(&subject, id.as_str());
+                ask(one, action.clone(), resource.clone(), id.as_str());
+            }
+        }
+        Kind::Resource => {
+            for id in resources(catalogue, &resource.kind, &action.name) {
+                ask(subject.clone(), action.clone(), named(&resource, id), id);
+            }
+        }
+        Kind::Action => {
+            for method in methods(catalogue, &resource) {
+                let one = Action {
+                    name: method.as_str().to_owned(),
+                    properties: Map::new(),
+                };
+                ask(subject.clone(), one, resource.clone(), "");
+            }
+        }
+    }
+    match sifted.misread {
+        Some(misread) if sifted.understood == 0 => Err(nonsense(misread)),
+        _ => Ok(sifted),
+    }
+}
+
+impl Sifted {
+    /// Puts one candidate to the engine; `result` says what it is, given the Cedar action.
+    fn take(
+        &mut self,
+        force: &Force,
+        whole: &Whole,
+        now_us: i64,
+        result: impl FnOnce(&str) -> Value,
+    ) {
+        let inquiry = match understand(force.catalogue(), whole, now_us) {
+            Ok(inquiry) => inquiry,
+            Err(misread) => {
+                self.misread.get_or_insert(misread);
+                return;
+            }
+        };
+        self.understood += 1;
+        let question = inquiry.question.as_question();
+        let told = force.with_engine(|engine| engine.decide_knowing(&question, inquiry.known));
+        let decision = &told.answer.decision;
+        let is_declared =
+            question.operation.is_some() || question.service.unmatched == Unmatched::Forward;
+        match decision.verdict {
+            Verdict::Allow if is_declared => {
+                let result = result(&decision.action);
+                if self.results.last() != Some(&result) {
+                    self.results.push(result);
+                }
+            }
+            Verdict::Undecided(_) => self.undecided += 1,
+            _ => {}
+        }
+    }
+}
+
+fn named(entity: &Subject, id: &str) -> Subject {
+    Subject {
+        id: Some(id.to_owned()),
+        ..entity.clone()
+    }
+}
+
+/// Every workload of the catalogue, in order.
+fn identities(catalogue: &Catalogue) -> BTreeSet<&SpiffeId> {
+    let services = catalogue.services().iter();
+    services.flat_map(|s| &s.identities).collect()
+}
+
+/// Every resource of a type that an action can be asked about.
+fn resources<'c>(catalogue: &'c Catalogue, kind: &str, action: &str) -> Vec<&'c str> {
+    let services = catalogue.services().iter();
+    if kind == SERVICE {
+        return services.map(|s| s.id.as_str()).collect();
+    }
+    let fits = |service: &Service, operation: &Operation| {
+        let method = operation.methods.iter().any(|m| m.as_str() == action);
+        let grpc = action == "grpc:call" && service.protocol == Protocol::Grpc;
+        method || grpc || operation.action.as_deref() == Some(action)
+    };
+    let of_service = services.flat_map(|s| s.operations.iter().map(move |o| (s, o)));
+    let fitting = of_service.filter(|(service, operation)| fits(service, operation));
+    fitting
+        .map(|(_, operation)| operation.id.as_str())
+        .collect()
+}
+
+/// The methods that a resource can be asked with.
+fn methods(catalogue: &Catalogue, resource: &Resource) -> Vec<Method> {
+    let id = resource.id.as_deref().unwrap_or_default();
+    match super::words::operation(catalogue, id) {
+        Ok((_, operation)) if resource.kind == OPERATION => operation.methods.clone(),
+        _ => Method::ALL.to_vec(),
+    }
+}

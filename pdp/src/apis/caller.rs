@@ -1,0 +1,215 @@
+//! Who asks, and how much: one load per identity, whatever connections it has.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use palisade_mesh::spiffe_id::SpiffeId;
+use rustc_hash::FxHashMap;
+
+use super::desk::Limits;
+use crate::apis::codes::{IN_FLIGHT, RATE};
+
+/// Callers that are remembered; beyond it, those that ask nothing are forgotten.
+const CALLERS_MAX: usize = 16_384;
+/// Permissions that are remembered of one caller.
+const PERMISSIONS_MAX: usize = 4096;
+
+/// Whoever asks, as its certificate or token proved it.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub(super) id: SpiffeId,
+    /// Serial number of its certificate; empty for a token.
+    pub(super) serial: Arc<[u8]>,
+    /// When its certificate ends, seconds since the Unix epoch.
+    pub(super) until_s: i64,
+    pub(super) load: Arc<Load>,
+}
+
+impl Caller {
+    /// Its identity.
+    pub fn id(&self) -> &SpiffeId {
+        &self.id
+    }
+}
+
+/// What one identity asks at the moment, and what it was permitted.
+#[derive(Debug)]
+pub(super) struct Load {
+    in_flight: AtomicUsize,
+    bucket: Mutex<Bucket>,
+    permitted: Mutex<Permitted>,
+}
+
+/// Questions that may be asked now; filled at a steady rate up to one second's worth.
+#[derive(Debug)]
+struct Bucket {
+    left: f64,
+    filled: Instant,
+}
+
+#[derive(Debug, Default)]
+struct Permitted {
+    /// Under which policy revision; another one may know other services.
+    sequence: u64,
+    known: FxHashMap<Box<str>, bool>,
+}
+
+/// Why a caller has to wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Busy {
+    #[error("PLS{IN_FLIGHT}: more than {0} requests of this caller are in flight")]
+    InFlight(usize),
+    #[error("PLS{RATE}: this caller asks more than {0} questions a second")]
+    Rate(u32),
+}
+
+/// A request on its way; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Seat(Arc<Load>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Load {
+    fn new(limits: &Limits) -> Self {
+        Self {
+            in_flight: AtomicUsize::new(0),
+            bucket: Mutex::new(Bucket {
+                left: f64::from(limits.questions_per_s),
+                filled: Instant::now(),
+            }),
+            permitted: Mutex::default(),
+        }
+    }
+
+    /// Lets a request with so many questions in.
+    pub(super) fn enter(self: &Arc<Self>, limits: &Limits, questions: usize) -> Result<Seat, Busy> {
+        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let seat = Seat(self.clone());
+        if before >= limits.in_flight {
+            return Err(Busy::InFlight(limits.in_flight));
+        }
+        let asked = f64::from(u32::try_from(questions).unwrap_or(u32::MAX));
+        if !lock(&self.bucket).take(asked, limits.questions_per_s) {
+            return Err(Busy::Rate(limits.questions_per_s));
+        }
+        Ok(seat)
+    }
+
+    /// What was answered to `key` under the revision `sequence`.
+    pub(super) fn remembered(&self, sequence: u64, key: &str) -> Option<bool> {
+        let permitted = lock(&self.permitted);
+        (permitted.sequence == sequence)
+            .then(|| permitted.known.get(key).copied())
+            .flatten()
+    }
+
+    pub(super) fn remember(&self, sequence: u64, key: &str, may: bool) {
+        let mut permitted = lock(&self.permitted);
+        if permitted.sequence != sequence || permitted.known.len() >= PERMISSIONS_MAX {
+            permitted.known.clear();
+            permitted.sequence = sequence;
+        }
+        permitted.known.insert(key.into(), may);
+    }
+
+    /// Whether forgetting it changes nothing.
+    fn is_idle(&self, limits: &Limits) -> bool {
+        let mut bucket = lock(&self.bucket);
+        bucket.fill(limits.questions_per_s);
+        self.in_flight.load(Ordering::Relaxed) == 0
+            && bucket.left >= f64::from(limits.questions_per_s)
+    }
+}
+
+impl Bucket {
+    fn fill(&mut self, per_s: u32) {
+        let now = Instant::now();
+        let gained = now.duration_since(self.filled).as_secs_f64() * f64::from(per_s);
+        self.left = (self.left + gained).min(f64::from(per_s));
+        self.filled = now;
+    }
+
+    fn take(&mut self, asked: f64, per_s: u32) -> bool {
+        self.fill(per_s);
+        let enough = self.left >= asked;
+        if enough {
+            self.left -= asked;
+        }
+        enough
+    }
+}
+
+/// The loads of all callers.
+#[derive(Debug, Default)]
+pub(super) struct Loads(Mutex<FxHashMap<SpiffeId, Arc<Load>>>);
+
+impl Loads {
+    pub(super) fn of(&self, id: &SpiffeId, limits: &Limits) -> Arc<Load> {
+        let mut loads = lock(&self.0);
+        if let Some(load) = loads.get(id) {
+            return load.clone();
+        }
+        if loads.len() >= CALLERS_MAX {
+            loads.retain(|_, load| Arc::strong_count(load) > 1 || !load.is_idle(limits));
+        }
+        let load = Arc::new(Load::new(limits));
+        loads.insert(id.clone(), load.clone());
+        load
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        in_flight: 2,
+        questions_per_s: 10,
+    };
+
+    #[test]
+    fn requests_in_flight_are_bounded_and_come_back() {
+        let load = Arc::new(Load::new(&LIMITS));
+        let first = load.enter(&LIMITS, 1).unwrap();
+        let _second = load.enter(&LIMITS, 1).unwrap();
+        assert_eq!(load.enter(&LIMITS, 1).unwrap_err(), Busy::InFlight(2));
+        drop(first);
+        assert!(load.enter(&LIMITS, 1).is_ok());
+    }
+
+    #[test]
+    fn questions_are_bounded_by_the_second() {
+        let load = Arc::new(Load::new(&LIMITS));
+        assert!(load.enter(&LIMITS, 10).is_ok());
+        assert_eq!(load.enter(&LIMITS, 1).unwrap_err(), Busy::Rate(10));
+        lock(&load.bucket).filled -= Duration::from_secs(1);
+        assert!(load.enter(&LIMITS, 10).is_ok());
+        assert!(load.enter(&LIMITS, 11).is_err());
+    }
+
+    #[test]
+    fn what_was_permitted_holds_for_one_revision() {
+        let load = Load::new(&LIMITS);
+        load.remember(1, "a", true);
+        assert_eq!(load.remembered(1, "a"), Some(true));
+        assert_eq!(load.remembered(2, "a"), None);
+        load.remember(2, "b", false);
+        assert_eq!(load.remembered(2, "a"), None);
+        assert_eq!(load.remembered(2, "b"), Some(false));
+    }
+}

@@ -1,0 +1,422 @@
+//! From a question to a recorded answer, the same for every API.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use palisade_mesh::{
+    clock::Clock,
+    decision::DecisionId,
+    kill::KillList,
+    link::{About, Gate, Link, LinkAction, LinkRefused},
+    sink::RecordStream,
+    snapshot::Versions,
+    spiffe_id::SpiffeId,
+    svid::Peer,
+    wire::record::{AuditMode, Verdict as WireVerdict},
+};
+
+use super::{
+    Api, Caller,
+    caller::{Busy, Loads, Seat},
+    codes::{BARRED, UNPROVEN, UNRECORDED},
+    counts::{Counters, Counts},
+    force::Force,
+    inquiry::{Inquiry, Misread},
+    judged::{Judged, judge, subject_of},
+    ledger::{Ledger, Noted},
+};
+use crate::decide::Snapshot;
+
+/// How often records are handed on: the stated bound of what a killed process loses.
+const FLUSH_EVERY: Duration = Duration::from_millis(20);
+/// How long an answer waits for its record, where its service demands that.
+const DURABLE_WAIT: Duration = Duration::from_secs(2);
+
+/// What one caller may ask at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests in flight.
+    pub in_flight: usize,
+    /// Questions in a second; a batch counts each of its own.
+    pub questions_per_s: u32,
+}
+
+/// What a desk is made of.
+pub struct DeskConfig {
+    /// Who may ask about whom.
+    pub gate: Arc<dyn Gate>,
+    /// A record stream of its own.
+    pub records: Box<dyn RecordStream>,
+    /// SPIFFE ID of this PDP.
+    pub reporter: SpiffeId,
+    /// Whether records carry the demo mark.
+    pub demo: bool,
+    /// The kill list in force.
+    pub kill_list: Box<dyn Fn() -> Arc<KillList> + Send + Sync>,
+    /// The time.
+    pub clock: Clock,
+    /// What one caller may ask at once.
+    pub limits: Limits,
+}
+
+/// Where all questions arrive. Clones are one desk.
+#[derive(Clone)]
+pub struct Desk(Arc<Inner>);
+
+struct Inner {
+    force: RwLock<Option<Arc<Force>>>,
+    config: Parts,
+    ledger: Ledger,
+    loads: Loads,
+    counts: Counters,
+}
+
+struct Parts {
+    gate: Arc<dyn Gate>,
+    kill_list: Box<dyn Fn() -> Arc<KillList> + Send + Sync>,
+    clock: Clock,
+    limits: Limits,
+}
+
+/// A recorded answer.
+pub(super) struct Ruling {
+    pub(super) id: DecisionId,
+    pub(super) judged: Judged,
+    pub(super) versions: Option<Versions>,
+    /// Whether the caller may see which policies made it.
+    pub(super) explained: bool,
+}
+
+impl Ruling {
+    pub(super) fn is_allow(&self) -> bool {
+        self.judged.verdict == WireVerdict::Allow
+    }
+
+    pub(super) fn is_undecided(&self) -> bool {
+        self.judged.verdict == WireVerdict::Undecided
+    }
+}
+
+/// Why a caller gets no answer at all.
+#[derive(Debug)]
+pub(super) enum NoAnswer {
+    /// By the kill list, for this reason.
+    Barred(&'static str),
+    Busy(Busy),
+    /// The caller's certificate has ended since the handshake.
+    Ended,
+    Refused(LinkRefused),
+    Unrecorded,
+}
+
+impl std::fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Barred(reason) => {
+                write!(
+                    f,
+                    "PLS{BARRED}: the caller is barred by the kill list ({reason})"
+                )
+            }
+            Self::Busy(busy) => busy.fmt(f),
+            Self::Ended => write!(f, "PLS{UNPROVEN}: the caller's certificate has ended"),
+            Self::Refused(refused) => refused.fmt(f),
+            Self::Unrecorded => {
+                write!(
+                    f,
+                    "PLS{UNRECORDED}: the answer cannot be recorded at the moment"
+                )
+            }
+        }
+    }
+}
+
+impl From<Busy> for NoAnswer {
+    fn from(busy: Busy) -> Self {
+        Self::Busy(busy)
+    }
+}
+
+impl From<LinkRefused> for NoAnswer {
+    fn from(refused: LinkRefused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl Desk {
+    /// A desk without a revision: everything is undecided.
+    pub fn new(config: DeskConfig) -> Self {
+        Self(Arc::new(Inner {
+            force: RwLock::new(None),
+            ledger: Ledger::new(config.records, &config.reporter, config.demo),
+            config: Parts {
+                gate: config.gate,
+                kill_list: config.kill_list,
+                clock: config.clock,
+                limits: config.limits,
+            },
+            loads: Loads::default(),
+            counts: Counters::default(),
+        }))
+    }
+
+    /// Puts a revision in force. What is being answered ends under the one before.
+    pub fn put(&self, snapshot: Arc<Snapshot>) {
+        let force = Arc::new(Force::new(snapshot));
+        let mut slot = self.0.force.write().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(force);
+    }
+
+    /// Hands records on, for ever.
+    pub async fn run(&self) {
+        let mut ticks = tokio::time::interval(FLUSH_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.0.ledger.flush();
+        }
+    }
+
+    /// The caller that a certificate proved.
+    pub fn caller(&self, peer: &Peer) -> Caller {
+        Caller {
+            id: peer.id.clone(),
+            serial: peer.serial.clone(),
+            until_s: peer.not_after_s,
+            load: self.0.loads.of(&peer.id, &self.0.config.limits),
+        }
+    }
+
+    /// The caller that a token proved.
+    pub fn client(&self, id: &SpiffeId) -> Caller {
+        Caller {
+            id: id.clone(),
+            serial: Arc::from([0_u8; 0]),
+            until_s: i64::MAX,
+            load: self.0.loads.of(id, &self.0.config.limits),
+        }
+    }
+
+    /// What was answered so far.
+    pub fn counts(&self) -> Counts {
+        self.0.counts.read()
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.config.clock
+    }
+
+    pub(super) fn force(&self) -> Option<Arc<Force>> {
+        let slot = self.0.force.read().unwrap_or_else(PoisonError::into_inner);
+        slot.clone()
+    }
+
+    /// Lets a request with so many questions in, while the caller is who it was.
+    pub(super) fn enter(&self, caller: &Caller, questions: usize) -> Result<Seat, NoAnswer> {
+        let now_us = self.0.config.clock.now_us();
+        if now_us.div_euclid(1_000_000) > caller.until_s {
+            return Err(NoAnswer::Ended);
+        }
+        let list = (self.0.config.kill_list)();
+        if let Some(entry) = list.bars(&subject_of(&caller.id, &caller.serial), now_us) {
+            self.0.counts.refused();
+            return Err(NoAnswer::Barred(entry.target.reason()));
+        }
+        let entered = caller.load.enter(&self.0.config.limits, questions);
+        Ok(entered.inspect_err(|_| self.0.counts.busy())?)
+    }
+
+    /// Answers one question, once its record is as durable as its service demands.
+    pub(super) async fn answer(
+        &self,
+        caller: &Caller,
+        api: Api,
+        force: Option<&Force>,
+        understood: Result<Inquiry, Misread>,
+    ) -> Result<Ruling, NoAnswer> {
+        let mut rulings = self.answers(caller, api, force, vec![understood]).await?;
+        rulings.pop().ok_or(NoAnswer::Unrecorded)
+    }
+
+    /// As [`Desk::answer`], for several: all of them may be asked, or none is answered.
+    pub(super) async fn answers(
+        &self,
+        caller: &Caller,
+        api: Api,
+        force: Option<&Force>,
+        understood: Vec<Result<Inquiry, Misread>>,
+    ) -> Result<Vec<Ruling>, NoAnswer> {
+        for asked in &understood {
+            let (subject, service) = match asked {
+                Ok(inquiry) => {
+                    let q = &inquiry.question;
+                    (Some(&q.connection.peer.id), Some(q.service.id.as_str()))
+                }
+                Err(misread) => (
+                    misread.subject.as_ref(),
+                    misread.service.as_ref().map(|s| s.id.as_str()),
+                ),
+            };
+            let action = match subject {
+                Some(subject) if *subject == caller.id => LinkAction::Ask,
+                _ => LinkAction::Assert,
+            };
+            let about = About {
+                api: api.as_str(),
+                subject,
+                service,
+            };
+            self.permit(caller, force, action, about)?;
+        }
+        let rulings: Vec<Ruling> = understood
+            .into_iter()
+            .map(|asked| self.rule(caller, api, force, asked))
+            .collect::<Result<_, _>>()?;
+        let strict = |r: &Ruling| r.judged.mode == AuditMode::Strict;
+        if rulings.iter().any(strict) {
+            let durable = tokio::time::timeout(DURABLE_WAIT, self.0.ledger.durable()).await;
+            if !matches!(durable, Ok(Ok(()))) {
+                tracing::warn!("record did not become durable, question not answered");
+                return Err(NoAnswer::Unrecorded);
+            }
+        }
+        Ok(rulings)
+    }
+
+    /// Lets the caller do `action`, or not; whoever may not is recorded by the gate.
+    pub(super) fn permit(
+        &self,
+        caller: &Caller,
+        force: Option<&Force>,
+        action: LinkAction,
+        about: About<'_>,
+    ) -> Result<(), LinkRefused> {
+        let ask = |link: &Link<'_>| self.0.config.gate.ask(link);
+        let key = key(action, &about);
+        let sequence = force.map_or(0, Force::sequence);
+        if caller.load.remembered(sequence, &key) == Some(true) {
+            return Ok(());
+        }
+        let asked = with_link(caller, force, action, about, ask);
+        match asked {
+            Ok(()) => caller.load.remember(sequence, &key, true),
+            Err(_) => self.0.counts.refused(),
+        }
+        asked
+    }
+
+    /// Whether the caller may see which policies made an answer about a service.
+    fn explains(&self, caller: &Caller, force: Option<&Force>, about: About<'_>) -> bool {
+        let key = key(LinkAction::Explain, &about);
+        let sequence = force.map_or(0, Force::sequence);
+        if let Some(may) = caller.load.remembered(sequence, &key) {
+            return may;
+        }
+        let permits = |link: &Link<'_>| self.0.config.gate.permits(link);
+        let may = with_link(caller, force, LinkAction::Explain, about, permits);
+        caller.load.remember(sequence, &key, may);
+        may
+    }
+
+    fn rule(
+        &self,
+        caller: &Caller,
+        api: Api,
+        force: Option<&Force>,
+        understood: Result<Inquiry, Misread>,
+    ) -> Result<Ruling, NoAnswer> {
+        let started = Instant::now();
+        let now_us = self.0.config.clock.now_us();
+        let list = (self.0.config.kill_list)();
+        let versions = force.map(|f| Versions {
+            kill_list: list.sequence(),
+            ..f.snapshot.versions()
+        });
+        let judged = match (understood, force) {
+            (Ok(inquiry), Some(force)) => judge(inquiry, force, &list, now_us),
+            (Ok(_), None) => Judged::misread(Misread::no_snapshot()),
+            (Err(misread), _) => Judged::misread(misread),
+        };
+        let id = self.0.ledger.next_id(now_us);
+        let took = started.elapsed();
+        let recorded = self.0.ledger.answer(&Noted {
+            id,
+            now_us,
+            caller: &caller.id,
+            api,
+            judged: &judged,
+            versions,
+            took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+        });
+        if let Err(error) = recorded
+            && judged.mode != AuditMode::BestEffort
+        {
+            tracing::error!(%error, "answer cannot be recorded, and is not given");
+            return Err(NoAnswer::Unrecorded);
+        }
+        self.0.counts.answered(api, judged.verdict, took);
+        let explained = judged.answer.is_some() && {
+            let about = About {
+                api: api.as_str(),
+                subject: None,
+                service: judged.service.as_ref().map(|s| s.id.as_str()),
+            };
+            self.explains(caller, force, about)
+        };
+        Ok(Ruling {
+            id,
+            judged,
+            versions,
+            explained,
+        })
+    }
+
+    /// Records a search that found so many.
+    pub(super) fn searched(
+        &self,
+        caller: &Caller,
+        query: &str,
+        rows: usize,
+    ) -> Result<DecisionId, NoAnswer> {
+        let now_us = self.0.config.clock.now_us();
+        let id = self.0.ledger.next_id(now_us);
+        let rows = u64::try_from(rows).unwrap_or(u64::MAX);
+        let recorded = self.0.ledger.search(id, now_us, &caller.id, query, rows);
+        self.0.counts.searched();
+        recorded.map(|()| id).map_err(|error| {
+            tracing::error!(%error, "search cannot be recorded, and is not answered");
+            NoAnswer::Unrecorded
+        })
+    }
+}
+
+fn key(action: LinkAction, about: &About<'_>) -> String {
+    let subject = about.subject.map(SpiffeId::as_str).unwrap_or_default();
+    let service = about.service.unwrap_or_default();
+    // No SPIFFE ID and no service has a space.
+    [action.as_str(), about.api, subject, service].join(" ")
+}
+
+/// Puts the question of one caller to `ask`.
+fn with_link<T>(
+    caller: &Caller,
+    force: Option<&Force>,
+    action: LinkAction,
+    about: About<'_>,
+    ask: impl FnOnce(&Link<'_>) -> T,
+) -> T {
+    let all = force.map_or(&[][..], |f| f.catalogue().services());
+    let services: Vec<&str> = all
+        .iter()
+        .filter(|s| s.identities.contains(&caller.id))
+        .map(|s| s.id.as_str())
+        .collect();
+    ask(&Link {
+        is_catalogued: !services.is_empty(),
+        services: &services,
+        about: Some(about),
+        ..Link::new(&caller.id, action)
+    })
+}

@@ -1,0 +1,41 @@
+//! The revision in force, ready to be asked by many at once.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use palisade_mesh::catalogue::Catalogue;
+
+use crate::decide::{Engine, Snapshot};
+
+/// The revision in force, and engines of it that nobody uses at the moment. An engine
+/// belongs to one thread while it decides; there are as many as ever decided at once.
+pub(super) struct Force {
+    pub(super) snapshot: Arc<Snapshot>,
+    idle: Mutex<Vec<Engine>>,
+}
+
+impl Force {
+    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self {
+            snapshot,
+            idle: Mutex::default(),
+        }
+    }
+
+    pub(super) fn catalogue(&self) -> &Catalogue {
+        self.snapshot.catalogue()
+    }
+
+    pub(super) fn sequence(&self) -> u64 {
+        self.snapshot.versions().sequence
+    }
+
+    /// Lends an engine that nobody else uses.
+    pub(super) fn with_engine<T>(&self, decide: impl FnOnce(&mut Engine) -> T) -> T {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let engine = idle().pop();
+        let mut engine = engine.unwrap_or_else(|| self.snapshot.engine());
+        let decided = decide(&mut engine);
+        idle().push(engine);
+        decided
+    }
+}

@@ -1,0 +1,180 @@
+//! What the decision APIs leave behind: a record of each answer, and of each search.
+
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use palisade_mesh::{
+    decision::{Answer, DecisionId, DecisionIds},
+    sink::{Durable, RecordStream, SinkError},
+    snapshot::Versions,
+    spiffe_id::SpiffeId,
+    wire::record::{AuditMode, AuditRead, Decision, Peer, Record, Verdict, record::Body},
+};
+
+use super::{Api, judged::Judged};
+
+/// Longest path kept in a record, in bytes (record schema, `path`).
+const PATH_LEN_MAX: usize = 1024;
+/// Longest query of a search kept in a record, in bytes.
+const QUERY_LEN_MAX: usize = 2048;
+
+/// One record stream, shared by all who answer.
+pub(super) struct Ledger {
+    stream: Mutex<Stream>,
+    dirty: AtomicBool,
+    reporter: String,
+    demo: bool,
+}
+
+struct Stream {
+    records: Box<dyn RecordStream>,
+    ids: DecisionIds,
+}
+
+/// What is recorded of an answer besides the answer itself.
+pub(super) struct Noted<'a> {
+    pub(super) id: DecisionId,
+    pub(super) now_us: i64,
+    pub(super) caller: &'a SpiffeId,
+    pub(super) api: Api,
+    pub(super) judged: &'a Judged,
+    pub(super) versions: Option<Versions>,
+    pub(super) took_ns: u64,
+}
+
+impl Ledger {
+    pub(super) fn new(records: Box<dyn RecordStream>, reporter: &SpiffeId, demo: bool) -> Self {
+        Self {
+            stream: Mutex::new(Stream {
+                records,
+                ids: DecisionIds::new(),
+            }),
+            dirty: AtomicBool::new(false),
+            reporter: reporter.to_string(),
+            demo,
+        }
+    }
+
+    pub(super) fn next_id(&self, now_us: i64) -> DecisionId {
+        self.stream().ids.next(now_us)
+    }
+
+    /// Records an answer.
+    ///
+    /// # Errors
+    /// When the stream does not take it; the answer must then not be given, unless its
+    /// mode is `best_effort`.
+    pub(super) fn answer(&self, noted: &Noted<'_>) -> Result<(), SinkError> {
+        self.append(noted.id, noted.now_us, noted.judged.mode, decision(noted))
+    }
+
+    /// Records a search.
+    ///
+    /// # Errors
+    /// As [`Ledger::answer`].
+    pub(super) fn search(
+        &self,
+        id: DecisionId,
+        now_us: i64,
+        caller: &SpiffeId,
+        query: &str,
+        rows: u64,
+    ) -> Result<(), SinkError> {
+        let read = AuditRead {
+            actor: caller.to_string(),
+            query: head_of(query, QUERY_LEN_MAX).to_owned(),
+            rows,
+        };
+        self.append(id, now_us, AuditMode::Spool, Body::AuditRead(read))
+    }
+
+    fn append(
+        &self,
+        id: DecisionId,
+        time_us: i64,
+        mode: AuditMode,
+        body: Body,
+    ) -> Result<(), SinkError> {
+        let record = Record {
+            id: id.to_bytes().to_vec(),
+            time_us,
+            reporter: self.reporter.clone(),
+            mode: mode.into(),
+            demo: self.demo,
+            body: Some(body),
+        };
+        self.dirty.store(true, Ordering::Relaxed);
+        self.stream().records.append(&record)
+    }
+
+    /// Hands on what was recorded since the last time.
+    pub(super) fn flush(&self) {
+        if self.dirty.swap(false, Ordering::Relaxed) {
+            self.stream().records.flush();
+        }
+    }
+
+    /// Resolves when everything recorded so far is durable.
+    pub(super) fn durable(&self) -> Durable {
+        self.stream().records.durable()
+    }
+
+    fn stream(&self) -> MutexGuard<'_, Stream> {
+        self.stream.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn decision(noted: &Noted<'_>) -> Body {
+    let judged = noted.judged;
+    let (source_ip, source_port) = match judged.source {
+        Some(source) => (source.ip().to_string(), source.port().into()),
+        None => (String::new(), 0),
+    };
+    let mut body = Decision {
+        verdict: judged.verdict.into(),
+        reason: judged.reason.to_owned(),
+        principal: Some(Peer {
+            spiffe_id: judged
+                .subject
+                .as_ref()
+                .map_or_else(String::new, ToString::to_string),
+            ..Peer::default()
+        }),
+        service: judged
+            .service
+            .as_ref()
+            .map_or_else(String::new, |s| s.id.to_string()),
+        method: head_of(&judged.method, 64).to_owned(),
+        host: judged.host.to_string(),
+        path: head_of(&judged.path, PATH_LEN_MAX).to_owned(),
+        route: judged.route.to_string(),
+        versions: noted.versions.map(Into::into),
+        decision_ns: noted.took_ns,
+        enforced: true,
+        source_ip,
+        source_port,
+        status: judged.status.into(),
+        asserted_by: noted.caller.to_string(),
+        api: noted.api.as_str().to_owned(),
+        ..Decision::default()
+    };
+    if let Some(Answer { decision, cached }) = &judged.answer {
+        let owned = |ids: &[smol_str::SmolStr]| ids.iter().map(ToString::to_string).collect();
+        body.action = decision.action.to_string();
+        body.resource_type = decision.resource_type.to_owned();
+        body.resource_id = decision.resource_id.to_string();
+        body.policies = owned(&decision.determining);
+        body.policy_errors = owned(&decision.errors);
+        body.context_json = decision.context_json.to_string();
+        body.cached = *cached;
+    }
+    debug_assert!(body.verdict != i32::from(Verdict::Unspecified));
+    Body::Decision(body)
+}
+
+/// The first `len` bytes of `text`, cut at a character.
+fn head_of(text: &str, len: usize) -> &str {
+    text.get(..text.floor_char_boundary(len)).unwrap_or(text)
+}

@@ -1,0 +1,235 @@
+//! The decision APIs of the `pdp` role: listener, callers, and what is told about them.
+
+use std::{
+    convert::Infallible,
+    fmt::Write,
+    future::Future,
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use http::{Request, Response, header};
+use hyper::body::Incoming;
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    svid::{Identity, Peer},
+};
+use palisade_pdp::apis::{Caller, Counts, Desk, authzen, envoy, native};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::{tokens::Tokens, unbound};
+use crate::{
+    config::{Config, decisions::DecisionsSection},
+    control::status::{DecisionsStatus, TallyStatus},
+    net::decisions::{self as listener, Door},
+};
+
+/// The decision APIs, served.
+#[derive(Clone)]
+pub(super) struct Decisions {
+    desk: Desk,
+    address: SocketAddr,
+    insecure: Option<SocketAddr>,
+}
+
+impl Decisions {
+    /// Opens the listeners and serves `desk` there until `stop`.
+    pub(super) async fn start(
+        config: &Config,
+        section: &DecisionsSection,
+        identity: &Identity,
+        desk: Desk,
+        stop: &CancellationToken,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let tokens = match &section.tokens {
+            Some(path) => Some(Tokens::read(path.clone(), &config.trust_domain)?),
+            None => None,
+        };
+        let (secure, address) = bind("pdp.decisions.listen", section.listen).await?;
+        let insecure = match section.insecure_loopback {
+            Some(at) => Some(bind("pdp.decisions.insecure_loopback", at).await?),
+            None => None,
+        };
+        let started = Self {
+            desk: desk.clone(),
+            address,
+            insecure: insecure.as_ref().map(|(_, address)| *address),
+        };
+        if let Some(tokens) = tokens.clone() {
+            tokio::spawn(stop.clone().run_until_cancelled_owned(tokens.follow()));
+        }
+        let office = |scheme| Office::new(&desk, tokens.clone(), scheme);
+        let door = Door::Tls {
+            identity: identity.clone(),
+            open: tokens.is_some(),
+        };
+        open(secure, door, office("https"), stop);
+        if let Some((insecure, _)) = insecure {
+            open(insecure, Door::Plain, office("http"), stop);
+        }
+        Ok(started)
+    }
+
+    /// How it stands.
+    pub(super) fn status(&self) -> DecisionsStatus {
+        let Counts {
+            answers,
+            took,
+            searches,
+            refused,
+            busy,
+        } = self.desk.counts();
+        DecisionsStatus {
+            address: self.address,
+            insecure: self.insecure,
+            answers: answers
+                .into_iter()
+                .map(|tally| TallyStatus {
+                    api: tally.api.as_str().to_owned(),
+                    verdict: tally
+                        .verdict
+                        .as_str_name()
+                        .trim_start_matches("VERDICT_")
+                        .to_ascii_lowercase(),
+                    count: tally.count,
+                })
+                .collect(),
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            searches,
+            refused,
+            busy,
+        }
+    }
+}
+
+/// What the decision APIs answered, in the Prometheus text format.
+pub(super) fn metrics(status: &DecisionsStatus) -> String {
+    let mut text = String::new();
+    let name = |what: &str| format!("palisade_decision_api_{what}_total");
+    let answers = name("answers");
+    // Writing to a string does not fail.
+    let _ = writeln!(text, "# TYPE {answers} counter");
+    for tally in &status.answers {
+        let TallyStatus {
+            api,
+            verdict,
+            count,
+        } = tally;
+        let _ = writeln!(
+            text,
+            "{answers}{{api=\"{api}\",decision=\"{verdict}\"}} {count}"
+        );
+    }
+    let seconds = name("seconds");
+    let took = Duration::from_micros(status.took_us).as_secs_f64();
+    let _ = writeln!(text, "# TYPE {seconds} counter\n{seconds} {took}");
+    for (what, count) in [
+        ("searches", status.searches),
+        ("refused", status.refused),
+        ("busy", status.busy),
+    ] {
+        let name = name(what);
+        let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
+    }
+    text
+}
+
+async fn bind(
+    key: &str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), Vec<Diagnostic>> {
+    let bound = TcpListener::bind(address).await;
+    let bound = bound.and_then(|listener| {
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|e| vec![unbound(key, &e)])
+}
+
+fn open(listener: TcpListener, door: Door, office: Office, stop: &CancellationToken) {
+    let serving = listener::serve(listener, door, move |peer| office.of(peer), stop.clone());
+    tokio::spawn(serving);
+}
+
+/// Makes a clerk for each connection.
+#[derive(Clone)]
+struct Office {
+    desk: Desk,
+    tokens: Option<Tokens>,
+    grpc: Router,
+    http: Router,
+}
+
+impl Office {
+    fn new(desk: &Desk, tokens: Option<Tokens>, scheme: &'static str) -> Self {
+        let grpc = tonic::service::Routes::new(native::service(desk))
+            .add_service(envoy::service(desk))
+            .prepare()
+            .into_axum_router();
+        Self {
+            desk: desk.clone(),
+            tokens,
+            grpc,
+            http: authzen::router(desk, scheme),
+        }
+    }
+
+    fn of(&self, peer: Option<Peer>) -> Clerk {
+        let caller = peer.as_ref().map(|peer| self.desk.caller(peer));
+        Clerk {
+            office: Arc::new(self.clone()),
+            caller,
+        }
+    }
+}
+
+/// Takes the requests of one connection to the API they are for. What is gRPC says so
+/// by its content type: neither side's answer to unknown paths reaches the other.
+#[derive(Clone)]
+struct Clerk {
+    office: Arc<Office>,
+    caller: Option<Caller>,
+}
+
+impl Clerk {
+    /// Who asks: as the certificate proved it; without one, as a token does.
+    fn caller(&self, request: &Request<Incoming>) -> Option<Caller> {
+        if self.caller.is_some() {
+            return self.caller.clone();
+        }
+        let field = request.headers().get(header::AUTHORIZATION)?;
+        let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
+        let bearer = scheme.eq_ignore_ascii_case("bearer").then_some(token)?;
+        let owner = self.office.tokens.as_ref()?.owner(bearer.trim())?;
+        Some(self.office.desk.client(&owner))
+    }
+}
+
+impl Service<Request<Incoming>> for Clerk {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        let is_grpc = request
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
+        if let Some(caller) = self.caller(&request) {
+            request.extensions_mut().insert(caller);
+        }
+        let office = &self.office;
+        let mut api = if is_grpc { &office.grpc } else { &office.http }.clone();
+        Box::pin(api.call(request))
+    }
+}

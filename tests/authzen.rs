@@ -1,0 +1,525 @@
+//! OpenID AuthZEN Authorization API 1.0: the requests of the specification's text, as far
+//! as its subjects and resources exist here, and the shape of each answer to the letter.
+//!
+//! Alice and Bob are workloads; documents, accounts and todos are operations of services.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+mod support;
+
+use std::fs;
+
+use serde_json::{Value, json};
+use support::{
+    Home,
+    decisions::{Desk, TOKEN, request},
+    http,
+};
+
+const DOMAIN: &str = "example.com";
+
+/// The client `ci` is the enforcement point of the examples.
+const LINKS: &str = r#"
+@id("the-enforcement-point")
+permit (principal is Client, action in [Action::"assert", Action::"search"], resource);
+"#;
+
+const FILES: &[(&str, &str)] = &[
+    (
+        "palisade.yaml",
+        "trust_domain: example.com\nheaders:\n  x-tenant: single\n",
+    ),
+    (
+        "services/alice.yaml",
+        "service: people/alice\nidentities: [ns/people/sa/alice]\nhosts: [alice]\n",
+    ),
+    (
+        "services/bob.yaml",
+        "service: people/bob\nidentities: [ns/people/sa/bob]\nhosts: [bob]\n",
+    ),
+    (
+        "services/document.yaml",
+        "service: files/document\nidentities: [ns/files/sa/document]\nhosts: [document]\noperations:\n  - { name: one, match: GET /1 }\n  - { name: two, match: GET /2 }\n  - { name: three, match: GET /3 }\n",
+    ),
+    (
+        "services/account.yaml",
+        "service: bank/account\nidentities: [ns/bank/sa/account]\nhosts: [account]\noperations:\n  - { name: a123, match: \"GET,PUT /123\" }\n  - { name: a456, match: GET /456 }\n  - { name: a789, match: GET /789 }\n  - { name: refund, match: \"POST /{id}/refund\", action: \"account:refund\" }\n",
+    ),
+    (
+        "services/todo.yaml",
+        "service: todo/list\nidentities: [ns/todo/sa/list]\nhosts: [todo]\noperations:\n  - { name: read, match: \"GET /todos/{id}\" }\n",
+    ),
+    (
+        "policies/all.cedar",
+        r#"
+@id("documents")
+permit (principal in Service::"example.com/people/alice", action == Action::"GET", resource)
+when { resource == Operation::"example.com/files/document/one" || resource == Operation::"example.com/files/document/three" };
+
+@id("no-second-document")
+@deny_message("Document 2 is sealed.")
+forbid (principal, action, resource == Operation::"example.com/files/document/two");
+
+@id("accounts")
+permit (principal, action in Action::"http:read", resource in Service::"example.com/bank/account")
+when { principal in Service::"example.com/people/alice" || principal in Service::"example.com/people/bob" };
+
+@id("alice-writes")
+permit (principal in Service::"example.com/people/alice", action == Action::"PUT", resource == Operation::"example.com/bank/account/a123");
+
+@id("alice-refunds-her-own")
+permit (principal in Service::"example.com/people/alice", action == Action::"account:refund", resource)
+when { context.http.path == "/7/refund" };
+
+@id("todos-in-office-hours")
+permit (principal, action == Action::"GET", resource in Service::"example.com/todo/list")
+when { context.time.hour >= 8 && context.time.hour < 18 };
+"#,
+    ),
+];
+
+fn home() -> Home {
+    let home = Home::new();
+    for (name, text) in FILES {
+        let path = home.path("policies").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    home
+}
+
+fn workload(name: &str) -> Value {
+    json!({ "type": "workload", "id": name })
+}
+
+fn operation(id: &str) -> Value {
+    json!({ "type": "operation", "id": id })
+}
+
+const EVALUATION: &str = "/access/v1/evaluation";
+const EVALUATIONS: &str = "/access/v1/evaluations";
+
+/// Only what the specification says is looked at; the context is ours.
+fn decisions(answer: &Value) -> Vec<bool> {
+    assert_eq!(answer.as_object().unwrap().len(), 1, "{answer}");
+    let all = answer["evaluations"].as_array().unwrap();
+    all.iter()
+        .map(|d| d["decision"].as_bool().unwrap())
+        .collect()
+}
+
+/// Sections "Access Evaluation API" and "Transport".
+#[test]
+fn an_evaluation_is_answered_as_the_specification_shows() {
+    let home = home();
+    let desk = Desk::ready(&home, DOMAIN, LINKS);
+    let asked = json!({
+        "subject": workload("alice"),
+        "resource": operation("bank/account/a123"),
+        "action": { "name": "GET", "properties": { "method": "GET" } },
+        "context": { "time": "1985-10-26T01:22-07:00" },
+        "unknown": "is ignored",
+    });
+    let id = "bfe9eb29-ab87-4ca3-be83-a1d5d8305716";
+    let reply = desk.post(EVALUATION, &[("x-request-id", id)], &asked.to_string());
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(reply.header("content-type"), Some("application/json"));
+    assert_eq!(reply.header("x-request-id"), Some(id));
+    assert_eq!(reply.json()["decision"], true);
+    let answer = reply.json();
+    let record = desk.record(answer["context"]["id"].as_str().unwrap());
+    assert_eq!(record["api"], "authzen");
+    assert_eq!(
+        record["asserted_by"],
+        "spiffe://example.com/palisade/client/ci"
+    );
+
+    // A denial is 200.
+    let denied = desk.answer(
+        EVALUATION,
+        &json!({ "subject": workload("alice"), "action": { "name": "GET" }, "resource": operation("files/document/two") })
+            .to_string(),
+    );
+    assert_eq!(denied["decision"], false);
+    assert_eq!(
+        denied["context"]["reason_user"]["en"],
+        "Document 2 is sealed."
+    );
+    assert!(denied["context"].get("policies").is_none(), "{denied}");
+
+    // The time of the question is the time that is asked about.
+    for (time, expected) in [
+        ("2024-06-11T10:30:00Z", true),
+        ("2024-06-11T20:30:00Z", false),
+        ("2024-05-31T15:22-07:00", false),
+    ] {
+        let asked = json!({
+            "subject": workload("bob"), "action": { "name": "GET" },
+            "resource": { "type": "url", "id": "http://todo/todos/1" },
+            "context": { "time": time },
+        });
+        let answer = desk.answer(EVALUATION, &asked.to_string());
+        assert_eq!(answer["decision"], expected, "{time}: {answer}");
+    }
+
+    // Every way to be no question: 400 and a text.
+    let good = asked.as_object().unwrap();
+    let without = |key: &str| {
+        let mut map = good.clone();
+        map.remove(key);
+        Value::Object(map)
+    };
+    let with = |key: &str, value: Value| {
+        let mut map = good.clone();
+        map.insert(key.into(), value);
+        Value::Object(map)
+    };
+    for (bad, expected) in [
+        (without("subject"), "`subject` is missing"),
+        (without("action"), "`action` is missing"),
+        (without("resource"), "`resource` is missing"),
+        (
+            with("subject", json!({ "type": "workload" })),
+            "`subject.id` is missing",
+        ),
+        (
+            with("subject", json!({ "id": "alice" })),
+            "missing field `type`",
+        ),
+        (
+            with(
+                "subject",
+                json!({ "type": "user", "id": "alice@example.com" }),
+            ),
+            "`workload`",
+        ),
+        (with("subject", workload("alcie")), "did you mean `alice`?"),
+        (
+            with(
+                "subject",
+                json!({ "type": "workload", "id": "alice", "properties": { "department": "Sales" } }),
+            ),
+            "no policy can read `department`",
+        ),
+        (
+            with("action", json!({ "name": "can_read" })),
+            "neither a method nor an action",
+        ),
+        (
+            with("resource", operation("bank/account/none")),
+            "there is no operation",
+        ),
+        (
+            with("resource", json!({ "type": "book", "id": "123" })),
+            "type `book`",
+        ),
+        (
+            with("context", json!({ "colour": "red" })),
+            "no policy can read `colour`",
+        ),
+        (with("context", json!({ "time": "noon" })), "context.time"),
+        (json!([1]), "PLS6107"),
+    ] {
+        let reply = desk.post(EVALUATION, &[("x-request-id", "1")], &bad.to_string());
+        assert_eq!(reply.status, 400, "{bad}: {reply:?}");
+        assert!(reply.body.contains(expected), "{bad}: {}", reply.body);
+        assert_eq!(reply.header("x-request-id"), Some("1"));
+    }
+    let text = asked.to_string();
+    let reply = desk.post(EVALUATION, &[("content-type", "text/plain")], &text);
+    assert_eq!(reply.status, 415, "{reply:?}");
+    let reply = desk.post(EVALUATION, &[("authorization", "")], &text);
+    assert_eq!(reply.status, 401, "{reply:?}");
+    assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+    assert_eq!(desk.post("/access/v1/nothing", &[], &text).status, 404);
+
+    // What could not be decided is neither true nor false.
+    let open = json!({ "subject": workload("alice"), "action": { "name": "account:refund" }, "resource": operation("bank/account/refund") });
+    let reply = desk.post(EVALUATION, &[], &open.to_string());
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.body.contains("http.path"), "{reply:?}");
+    assert_eq!(reply.header("retry-after"), Some("1"));
+    for (path, expected) in [("/7/refund", true), ("/8/refund", false)] {
+        let mut asked = open.clone();
+        asked["resource"]["properties"] = json!({ "path": path });
+        let answer = desk.answer(EVALUATION, &asked.to_string());
+        assert_eq!(answer["decision"], expected, "{path}: {answer}");
+    }
+}
+
+/// Section "Access Evaluations API": defaults, all three semantics, errors.
+#[test]
+fn evaluations_are_answered_as_the_specification_shows() {
+    let home = home();
+    let desk = Desk::ready(&home, DOMAIN, LINKS);
+    let documents: Vec<Value> = ["one", "two", "three"]
+        .map(|name| json!({ "resource": operation(&format!("files/document/{name}")) }))
+        .into();
+    for (semantic, expected) in [
+        (None, &[true, false, true][..]),
+        (Some("execute_all"), &[true, false, true]),
+        (Some("deny_on_first_deny"), &[true, false]),
+        (Some("permit_on_first_permit"), &[true]),
+    ] {
+        let mut asked = json!({
+            "subject": workload("alice"), "action": { "name": "GET" },
+            "context": { "time": "2024-05-31T15:22-07:00" },
+            "evaluations": documents,
+        });
+        if let Some(semantic) = semantic {
+            asked["options"] =
+                json!({ "evaluations_semantic": semantic, "another_option": "value" });
+        }
+        let answer = desk.answer(EVALUATIONS, &asked.to_string());
+        assert_eq!(decisions(&answer), expected, "{semantic:?}");
+        for one in answer["evaluations"].as_array().unwrap() {
+            desk.record(one["context"]["id"].as_str().unwrap());
+        }
+    }
+    // Everything in each question, and a default that one of them overrides.
+    let whole = json!({ "evaluations": [
+        { "subject": workload("alice"), "action": { "name": "GET" }, "resource": operation("bank/account/a123") },
+        { "subject": workload("bob"), "action": { "name": "PUT" }, "resource": operation("bank/account/a123") },
+    ]});
+    assert_eq!(
+        decisions(&desk.answer(EVALUATIONS, &whole.to_string())),
+        [true, false]
+    );
+    let overridden = json!({
+        "subject": workload("alice"), "action": { "name": "GET" },
+        "evaluations": [
+            { "resource": operation("bank/account/a123") },
+            { "resource": operation("bank/account/a456") },
+            { "action": { "name": "PUT" }, "resource": operation("bank/account/a123") },
+        ],
+    });
+    assert_eq!(
+        decisions(&desk.answer(EVALUATIONS, &overridden.to_string())),
+        [true, true, true]
+    );
+    // Without evaluations it is one evaluation.
+    for evaluations in [json!([]), Value::Null] {
+        let mut single = json!({ "subject": workload("alice"), "action": { "name": "GET" }, "resource": operation("bank/account/a123") });
+        if !evaluations.is_null() {
+            single["evaluations"] = evaluations;
+        }
+        assert_eq!(
+            desk.answer(EVALUATIONS, &single.to_string())["decision"],
+            true
+        );
+    }
+    // An error of one is its own; what is missing in one is a fault of all.
+    let one_wrong = json!({
+        "subject": workload("alice"), "action": { "name": "GET" },
+        "evaluations": [{ "resource": operation("bank/account/a123") }, { "resource": operation("bank/account/none") }],
+    });
+    let answer = desk.answer(EVALUATIONS, &one_wrong.to_string());
+    assert_eq!(decisions(&answer), [true, false]);
+    let error = &answer["evaluations"][1]["context"]["error"];
+    assert_eq!(error["status"], 400, "{answer}");
+    assert!(
+        error["message"].as_str().unwrap().contains("no operation"),
+        "{answer}"
+    );
+    for (bad, expected) in [
+        (
+            json!({ "evaluations": [{ "resource": operation("bank/account/a123") }] }),
+            "`subject` is missing",
+        ),
+        (
+            json!({ "subject": workload("alice"), "evaluations": [{}], "options": { "evaluations_semantic": "any" } }),
+            "any",
+        ),
+    ] {
+        let reply = desk.post(EVALUATIONS, &[], &bad.to_string());
+        assert_eq!(reply.status, 400, "{bad}: {reply:?}");
+        assert!(reply.body.contains(expected), "{reply:?}");
+    }
+    let batch = |count: usize| {
+        json!({
+            "subject": workload("alice"), "action": { "name": "GET" },
+            "evaluations": vec![json!({ "resource": operation("bank/account/a123") }); count],
+        })
+    };
+    assert_eq!(
+        decisions(&desk.answer(EVALUATIONS, &batch(256).to_string())).len(),
+        256
+    );
+    let reply = desk.post(EVALUATIONS, &[], &batch(257).to_string());
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.body.contains("PLS6112"), "{reply:?}");
+}
+
+/// Section "Search APIs", with the pages of its example, and the metadata.
+#[test]
+fn searches_and_metadata_are_answered_as_the_specification_shows() {
+    let home = home();
+    let desk = Desk::ready(&home, DOMAIN, LINKS);
+    let ids = |answer: &Value, key: &str| -> Vec<String> {
+        let results = answer["results"].as_array().unwrap();
+        results
+            .iter()
+            .map(|r| r[key].as_str().unwrap().to_owned())
+            .collect()
+    };
+    let subjects = json!({
+        "subject": { "type": "workload" }, "action": { "name": "GET" },
+        "resource": operation("bank/account/a123"),
+        "context": { "time": "2024-10-26T01:22-07:00" },
+    });
+    let answer = desk.answer("/access/v1/search/subject", &subjects.to_string());
+    assert_eq!(
+        answer["results"],
+        json!([
+            { "type": "workload", "id": "spiffe://example.com/ns/people/sa/alice" },
+            { "type": "workload", "id": "spiffe://example.com/ns/people/sa/bob" },
+        ])
+    );
+    assert_eq!(
+        answer["page"],
+        json!({ "next_token": "", "count": 2, "total": 2 })
+    );
+
+    let mut accounts = json!({
+        "subject": workload("alice"), "action": { "name": "GET" },
+        "resource": { "type": "operation", "id": "is ignored" },
+        "context": { "time": "2024-06-11T20:30:00Z" },
+        "page": { "limit": 4 },
+    });
+    let path = "/access/v1/search/resource";
+    let first = desk.answer(path, &accounts.to_string());
+    assert_eq!(ids(&first, "id").len(), 4, "{first}");
+    assert_eq!(first["page"]["total"], 5, "{first}");
+    let token = first["page"]["next_token"].as_str().unwrap().to_owned();
+    assert!(!token.is_empty());
+    accounts["page"] = json!({ "token": token });
+    let second = desk.answer(path, &accounts.to_string());
+    assert_eq!(
+        second["page"],
+        json!({ "next_token": "", "count": 1, "total": 5 })
+    );
+    let all: Vec<String> = [ids(&first, "id"), ids(&second, "id")].concat();
+    let expected = [
+        "bank/account/a123",
+        "bank/account/a456",
+        "bank/account/a789",
+        "files/document/one",
+        "files/document/three",
+    ];
+    assert_eq!(all, expected.map(|id| format!("{DOMAIN}/{id}")));
+    // Each result is a permitted evaluation.
+    for id in all {
+        let asked = json!({ "subject": workload("alice"), "action": { "name": "GET" }, "resource": operation(&id) });
+        assert_eq!(
+            desk.answer(EVALUATION, &asked.to_string())["decision"],
+            true,
+            "{id}"
+        );
+    }
+    // A token is good for its own search alone.
+    accounts["subject"] = workload("bob");
+    let reply = desk.post(path, &[], &accounts.to_string());
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.body.contains("PLS6115"), "{reply:?}");
+
+    let actions =
+        json!({ "subject": workload("alice"), "resource": operation("bank/account/a123") });
+    let answer = desk.answer("/access/v1/search/action", &actions.to_string());
+    assert_eq!(
+        answer["results"],
+        json!([{ "name": "GET" }, { "name": "PUT" }])
+    );
+    // What depends on what nobody said is no result, and is counted.
+    let open = json!({ "subject": workload("alice"), "action": { "name": "account:refund" }, "resource": { "type": "operation" } });
+    let answer = desk.answer(path, &open.to_string());
+    assert_eq!(answer["results"], json!([]));
+    assert_eq!(answer["context"]["undecided"], 1, "{answer}");
+    for bad in [
+        json!({ "subject": { "type": "user" }, "action": { "name": "GET" }, "resource": operation("bank/account/a123") }),
+        json!({ "subject": { "type": "workload" }, "resource": operation("bank/account/a123") }),
+        json!({ "subject": { "type": "workload" }, "action": { "name": "can_read" }, "resource": operation("bank/account/a123") }),
+    ] {
+        let reply = desk.post("/access/v1/search/subject", &[], &bad.to_string());
+        assert_eq!(reply.status, 400, "{bad}: {reply:?}");
+    }
+
+    let bearer = format!("Bearer {TOKEN}");
+    let reply = request(
+        &mut http::connect(desk.plain).unwrap(),
+        "GET",
+        "/.well-known/authzen-configuration",
+        &[("authorization", &bearer)],
+        "",
+    )
+    .unwrap();
+    assert_eq!(
+        reply.json(),
+        json!({
+            "policy_decision_point": "http://pdp.example.com",
+            "access_evaluation_endpoint": "http://pdp.example.com/access/v1/evaluation",
+            "access_evaluations_endpoint": "http://pdp.example.com/access/v1/evaluations",
+            "search_subject_endpoint": "http://pdp.example.com/access/v1/search/subject",
+            "search_resource_endpoint": "http://pdp.example.com/access/v1/search/resource",
+            "search_action_endpoint": "http://pdp.example.com/access/v1/search/action",
+        })
+    );
+}
+
+/// Everything that the page shows is what a PDP of the sample shop answers; `…` stands
+/// for what is another each time.
+#[test]
+fn the_examples_of_the_page_are_true() {
+    let page = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/docs/reference/decision-apis.md"
+    );
+    let page = fs::read_to_string(page).unwrap();
+    let home = Home::new();
+    support::copy(&support::sample_policies(), &home.path("policies"));
+    let desk = Desk::ready(&home, "demo.test", LINKS);
+    let blocks: Vec<&str> = page.split("```http\n").skip(1).collect();
+    assert!(blocks.len() >= 6, "{}", blocks.len());
+    for block in blocks {
+        let block = block.split("```").next().unwrap();
+        let parts: Vec<&str> = block.split("\n\n").map(str::trim).collect();
+        let [request, body, status, expected] = parts[..] else {
+            panic!("{block}");
+        };
+        let reply = desk.post(request.strip_prefix("POST ").unwrap(), &[], body);
+        assert_eq!(reply.status.to_string(), status, "{block}\n{reply:?}");
+        if status == "200" {
+            let expected: Value = serde_json::from_str(expected).unwrap();
+            assert!(
+                alike(&expected, &reply.json()),
+                "{expected}\n{}",
+                reply.body
+            );
+        } else {
+            let mut at = 0;
+            for piece in expected.split('…') {
+                let found = reply.body[at..].find(piece);
+                at += found.unwrap_or_else(|| panic!("{piece} in {}", reply.body)) + piece.len();
+            }
+        }
+    }
+}
+
+fn alike(expected: &Value, actual: &Value) -> bool {
+    match (expected, actual) {
+        (Value::String(text), Value::String(other)) if text == "…" => !other.is_empty(),
+        (Value::Array(a), Value::Array(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| alike(a, b))
+        }
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len()
+                && a.iter()
+                    .all(|(key, a)| b.get(key).is_some_and(|b| alike(a, b)))
+        }
+        (a, b) => a == b,
+    }
+}
