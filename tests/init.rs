@@ -493,3 +493,21 @@ fn a_failing_case_is_explained_and_coverage_can_fail() {
     let said = home.says(&["policy", "test", "mine", "--update"], 0);
     assert!(said.contains("0 rows name"), "{said}");
 }
+
+/// A repository of code that exists keeps what it has.
+#[test]
+fn files_beside_the_repository_are_kept() {
+    let home = Home::new();
+    fs::create_dir(home.path("mine")).unwrap();
+    fs::write(home.path("mine/README.md"), "ours\n").unwrap();
+    let said = home.says(&["init", "mine"], 0);
+    assert!(
+        said.contains("wrote 14 files to mine") && said.contains("kept as they are: README.md"),
+        "{said}"
+    );
+    assert_eq!(
+        fs::read_to_string(home.path("mine/README.md")).unwrap(),
+        "ours\n"
+    );
+    home.says(&["policy", "test", "mine", "--coverage=100%"], 0);
+}

@@ -11,10 +11,8 @@ use crate::render::{self, Output};
 /// A file of the template: path within the repository, and text.
 type Template = (&'static str, &'static str);
 
+/// What makes the repository. None of it may be there already.
 const REPOSITORY: &[Template] = &[
-    (".gitignore", include_str!("init/gitignore")),
-    ("CODEOWNERS", include_str!("init/codeowners")),
-    ("README.md", include_str!("init/readme.md")),
     ("palisade.yaml", include_str!("init/palisade.yaml")),
     ("services/web.yaml", include_str!("init/web.yaml")),
     ("services/orders.yaml", include_str!("init/orders.yaml")),
@@ -34,6 +32,13 @@ const REPOSITORY: &[Template] = &[
         include_str!("init/shop_fixtures.yaml"),
     ),
     ("invariants/README.md", include_str!("init/invariants.md")),
+];
+
+/// What helps beside it. What is there already stays.
+const BESIDE: &[Template] = &[
+    (".gitignore", include_str!("init/gitignore")),
+    ("CODEOWNERS", include_str!("init/codeowners")),
+    ("README.md", include_str!("init/readme.md")),
 ];
 
 const GITHUB: &[Template] = &[
@@ -79,25 +84,30 @@ enum Ci {
 }
 
 impl Args {
-    fn files(&self) -> Vec<Template> {
+    /// Files to write, and those beside the repository that are there already.
+    fn files(&self) -> (Vec<Template>, Vec<&'static str>) {
         let ci = match self.ci {
             Ci::Github => GITHUB,
             Ci::Gitlab => GITLAB,
             Ci::None => &[],
         };
         let hooks = if self.pre_commit { PRE_COMMIT } else { &[] };
-        [REPOSITORY, ci, hooks].concat()
+        let beside = [BESIDE, ci, hooks].concat();
+        let there = |(path, _): &Template| self.dir.join(path).exists();
+        let (kept, new): (Vec<Template>, Vec<Template>) = beside.into_iter().partition(there);
+        let kept = kept.into_iter().map(|(path, _)| path).collect();
+        ([REPOSITORY, new.as_slice()].concat(), kept)
     }
 }
 
 pub(super) fn main(args: &Args, context: &Context) -> Exit {
-    let files = args.files();
+    let (files, kept) = args.files();
     match write(args, &files) {
         Ok(()) => {
             let dir = args.dir.display().to_string();
             if context.output == Output::Json {
                 let files: Vec<&str> = files.iter().map(|(path, _)| *path).collect();
-                render::json(&serde_json::json!({ "dir": dir, "files": files }));
+                render::json(&serde_json::json!({ "dir": dir, "files": files, "kept": kept }));
                 return Exit::Ok;
             }
             render::line(&format!(
@@ -105,6 +115,9 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
                 render::paint(render::GOOD, "✓"),
                 files.len()
             ));
+            if !kept.is_empty() {
+                render::line(&format!("  kept as they are: {}", kept.join(", ")));
+            }
             render::next(&[
                 (
                     format!("palisade policy test {dir}"),
@@ -121,7 +134,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
     }
 }
 
-/// Writes every file, or none when one is already there.
+/// Writes every file, or none when one of the repository is already there.
 fn write(args: &Args, files: &[Template]) -> Result<(), Diagnostic> {
     let taken = files.iter().find(|(path, _)| args.dir.join(path).exists());
     if let Some((path, _)) = taken {

@@ -16,7 +16,7 @@ use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
-    Draft, Parts, Texts, any_error, codes, facts,
+    DIAGNOSTICS_MAX, Draft, Parts, Texts, any_error, codes, facts,
     facts::Fact,
     kin::Kin,
     on_own_stack, place,
@@ -178,9 +178,26 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
         findings.extend(told.map(|(diagnostic, edit)| Finding { diagnostic, edit }));
         findings.retain(|f| options.wants(&f.diagnostic));
         findings.sort_by(|a, b| place(&a.diagnostic).cmp(&place(&b.diagnostic)));
-        (findings, policies)
+        (bounded(findings), policies)
     };
     on_own_stack(work).unwrap_or_else(|diagnostic| (plain(vec![diagnostic]), 0))
+}
+
+/// At most [`DIAGNOSTICS_MAX`] findings; how many more there are is as bad as the worst of them.
+fn bounded(mut findings: Vec<Finding>) -> Vec<Finding> {
+    if findings.len() > DIAGNOSTICS_MAX {
+        let rest = findings.split_off(DIAGNOSTICS_MAX);
+        let message = format!("{} more findings are not told", rest.len());
+        let more = match rest.iter().any(|f| f.diagnostic.is_error()) {
+            true => Diagnostic::error(codes::MORE, message),
+            false => Diagnostic::warning(codes::MORE, message),
+        };
+        findings.push(
+            more.help("mend those above first, or ask for one rule: --rule +NAME")
+                .into(),
+        );
+    }
+    findings
 }
 
 fn plain(found: Vec<Diagnostic>) -> Vec<Finding> {

@@ -376,3 +376,28 @@ fn a_permit_for_everything_is_a_warning() {
     );
     assert!(!one.is_error());
 }
+
+#[test]
+fn findings_are_bounded_on_both_sides_and_the_rest_is_counted() {
+    let of = |n: usize| {
+        let policy = |i| {
+            format!(
+                "@id(\"x{i}\") permit (principal in Service::\"demo.test/shop/web\", action == Action::\"GET\", resource) when {{ context.source.port == {i} }};\n"
+            )
+        };
+        let text: String = (0..n).map(policy).collect();
+        let mut options = at_noon();
+        options.rules("+missing-owner").unwrap();
+        let (_dir, linted) = linted(&[("policies/x.cedar", &text)], &options);
+        let last = linted.findings.last().map(|d| (d.code.0, d.is_error()));
+        (linted.findings.len(), last)
+    };
+    assert_eq!(
+        of(DIAGNOSTICS_MAX),
+        (DIAGNOSTICS_MAX, Some((codes::OWNER_MISSING, false)))
+    );
+    assert_eq!(
+        of(DIAGNOSTICS_MAX + 1),
+        (DIAGNOSTICS_MAX + 1, Some((codes::MORE, false)))
+    );
+}
