@@ -27,12 +27,14 @@ mod de;
 pub mod decisions;
 pub mod keys;
 pub mod layers;
+pub mod policies;
 pub mod rollout;
 pub mod schema;
 pub mod template;
 
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
+use policies::PoliciesSection;
 use rollout::RolloutSection;
 
 /// Longest configuration file, in bytes.
@@ -137,8 +139,8 @@ pub struct JoinSection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PdpSection {
-    /// Folder of the policy repository; watched.
-    pub policies: PathBuf,
+    /// The policy repository: a folder, an address, or a map.
+    pub policies: PoliciesSection,
     /// Where proxies subscribe.
     pub listen: SocketAddr,
     /// Where its identity comes from, when the CA is in another process. Default: the
@@ -415,7 +417,7 @@ impl Config {
             join.flat_map(|j| &mut j.token_file).for_each(absolute);
         }
         if let Some(pdp) = &mut self.pdp {
-            absolute(&mut pdp.policies);
+            pdp.policies.resolve(base);
             pdp.identity.iter_mut().for_each(|i| i.resolve(base));
             let decisions = pdp.decisions.iter_mut();
             decisions.flat_map(|d| &mut d.tokens).for_each(absolute);

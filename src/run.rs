@@ -48,6 +48,8 @@ pub mod rollout;
 #[cfg(feature = "full")]
 mod rotation;
 #[cfg(feature = "full")]
+mod sources;
+#[cfg(feature = "full")]
 mod tokens;
 mod unheard;
 

@@ -6,6 +6,7 @@
 //! - [`spiffe_id`], [`svid`], [`kill`]: who somebody is, how TLS proves it, and who is barred
 //! - [`canonical`], [`fields`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
+//! - [`place`]: where policy comes from
 //! - [`sink`], [`spread`], [`wire`]: what is recorded and counted, and how messages travel
 //! - [`diagnostic`], [`yaml`], [`clock`], [`changes`]: how mistakes are told and found, what
 //!   time it is, and how followers learn that something was swapped
@@ -20,6 +21,7 @@ pub mod fields;
 pub mod kill;
 pub mod link;
 pub mod operation;
+pub mod place;
 pub mod sink;
 pub mod snapshot;
 pub mod spiffe_id;

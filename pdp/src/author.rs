@@ -15,9 +15,9 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
 use bytes::Bytes;
 use palisade_mesh::{
     catalogue::Catalogue,
-    diagnostic::Diagnostic,
+    diagnostic::{Diagnostic, Severity},
     snapshot::Digest,
-    wire::policy::{Bundle, PolicySource},
+    wire::policy::{Bundle, Contribution, File, PolicySource},
     yaml::Source,
 };
 use prost::Message;
@@ -30,7 +30,7 @@ mod check;
 pub mod codes;
 mod entities;
 mod facts;
-mod files;
+pub(crate) mod files;
 pub mod fmt;
 mod impossible;
 mod kin;
@@ -39,7 +39,9 @@ pub mod lint;
 mod nesting;
 mod places;
 mod policies;
+pub(crate) mod provenance;
 mod question;
+mod remit;
 #[cfg(test)]
 pub(crate) mod sample;
 mod schema;
@@ -56,10 +58,16 @@ pub use policies::{ID_LEN_MAX, MESSAGE_LEN_MAX};
 pub use question::{Ask, OwnedQuestion, principal, question, request};
 pub use schema::generated as generated_schema;
 pub use services::{NAME_LEN_MAX, OPERATIONS_MAX};
-pub use settings::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
+pub use settings::{
+    TIMEOUT_DEFAULT, TIMEOUT_MAX,
+    sources::{Contributor, SOURCES_MAX, contributors},
+};
+
+pub(crate) use provenance::Provenance;
 
 use entities::{Overlay, People};
 use policies::{Policies, Read};
+use remit::Remit;
 use services::Declared;
 
 /// Longest file of a repository, in bytes.
@@ -94,11 +102,35 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
 }
 
-/// Loads the repository in `dir`: reads its files and compiles them.
+/// Loads the repository in `dir`: reads its files, and those of the sources that it lists
+/// in folders, and compiles them.
 ///
 /// Blocks on disk and CPU; call it outside an async worker.
 pub fn load(dir: &Path) -> Loaded {
-    Texts::read(dir).compile()
+    let mut texts = Texts::read(dir);
+    for contributor in contributors(texts.settings(), dir) {
+        match contributor.place.folder() {
+            Some(folder) => texts.add(&contributor, &Texts::contributed(folder)),
+            None => texts.found.push(elsewhere(&contributor)),
+        }
+    }
+    texts.compile()
+}
+
+fn elsewhere(contributor: &Contributor) -> Diagnostic {
+    let (name, place) = (&contributor.name, &contributor.place);
+    let mut diagnostic = Diagnostic::warning(
+        codes::SOURCE_ELSEWHERE,
+        format!("what source `{name}` contributes is not seen here"),
+    )
+    .cause(format!(
+        "it is at `{place}`, and nothing is fetched for this"
+    ))
+    .help(
+        "the PDP puts all sources together; a check-out beside this one can be named as `folder:`",
+    );
+    diagnostic.severity = Severity::Note;
+    diagnostic
 }
 
 /// Paths of the files that a repository consists of, tests too, sorted.
@@ -107,38 +139,123 @@ pub fn files_of(dir: &Path) -> Vec<String> {
 }
 
 /// The files of a repository as they were read, not yet compiled.
-#[derive(Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Texts {
-    bundle: Bundle,
-    found: Vec<Diagnostic>,
+    pub(crate) files: Vec<File>,
+    pub(crate) git_revision: String,
+    pub(crate) found: Vec<Diagnostic>,
+    pub(crate) provenance: Provenance,
+    contributions: Vec<Contribution>,
 }
 
 impl Texts {
+    /// Reads the repository in `dir`.
     pub(crate) fn read(dir: &Path) -> Self {
         let mut found = Vec::new();
-        let mut bundle = files::read(dir, &mut found);
-        bundle.features = FEATURES.iter().map(|f| (*f).to_owned()).collect();
-        Self { bundle, found }
+        let files = files::read(dir, &mut found);
+        let commit = files::work_tree(dir).map(|t| t.commit).unwrap_or_default();
+        Self::of(commit, files, found)
     }
 
-    /// Tells two states of the folder apart, also broken ones.
+    /// Reads what the folder `dir` contributes to a repository elsewhere.
+    pub(crate) fn contributed(dir: &Path) -> Self {
+        let mut found = Vec::new();
+        if let Err(error) = std::fs::read_dir(dir) {
+            found.push(files::unreadable(&dir.display().to_string(), &error));
+        }
+        let files = files::read_all(dir, &mut found);
+        let commit = files::work_tree(dir).map(|t| t.commit).unwrap_or_default();
+        Self::of(commit, files, found)
+    }
+
+    /// Of files that were read elsewhere, sorted by path.
+    pub(crate) fn of(git_revision: String, files: Vec<File>, found: Vec<Diagnostic>) -> Self {
+        Self {
+            files,
+            git_revision,
+            found,
+            ..Self::default()
+        }
+    }
+
+    /// Of a bundle that was compiled before; who changed what is not known any more.
+    fn of_bundle(bundle: Bundle) -> Self {
+        Self {
+            contributions: bundle.contributions,
+            ..Self::of(bundle.git_revision, bundle.files, Vec::new())
+        }
+    }
+
+    /// The text of `palisade.yaml`; empty where there is none.
+    pub(crate) fn settings(&self) -> &str {
+        let mut files = self.files.iter();
+        let file = files.find(|f| f.path == files::SETTINGS);
+        file.map_or("", |f| f.text.as_str())
+    }
+
+    /// Adds what a source contributes, its files under its name. Its own settings hold where
+    /// it is worked on alone, not here.
+    pub(crate) fn add(&mut self, contributor: &Contributor, other: &Self) {
+        let prefix = format!("{}/", contributor.name);
+        let files = other.files.iter();
+        let files = files.filter(|f| f.path != files::SETTINGS).map(|f| File {
+            path: format!("{prefix}{}", f.path),
+            text: f.text.clone(),
+        });
+        self.files.extend(files);
+        self.files.sort_by(|a, b| a.path.cmp(&b.path));
+        self.contributions.push(Contribution {
+            name: contributor.name.to_string(),
+            place: contributor.place.to_string(),
+            git_revision: other.git_revision.clone(),
+        });
+        self.found.extend(other.found.iter().cloned().map(|mut d| {
+            d.message = format!("source `{}`: {}", contributor.name, d.message);
+            d
+        }));
+        self.provenance.merge(&prefix, &other.provenance);
+    }
+
+    /// Tells two states apart, also broken ones.
     pub(crate) fn fingerprint(&self) -> Digest {
-        let mut bytes = self.bundle.encode_to_vec();
+        let texts = Bundle {
+            files: self.files.clone(),
+            git_revision: self.git_revision.clone(),
+            ..Bundle::default()
+        };
+        let mut bytes = texts.encode_to_vec();
         for diagnostic in &self.found {
             bytes.extend_from_slice(diagnostic.to_string().as_bytes());
         }
         Digest::of(&bytes)
     }
 
+    /// The bundle as far as it is known before it is compiled.
+    fn into_bundle(self) -> (Bundle, Provenance, Vec<Diagnostic>) {
+        let bundle = Bundle {
+            files: self.files,
+            git_revision: self.git_revision,
+            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            contributions: self.contributions,
+            ..Bundle::default()
+        };
+        (bundle, self.provenance, self.found)
+    }
+
     pub(crate) fn compile(self) -> Loaded {
-        let Self { bundle, mut found } = self;
+        let (mut bundle, provenance, mut found) = self.into_bundle();
         if bundle.files.is_empty() {
             return finish(None, found);
         }
         loaded(on_own_stack(move || {
             let draft = draft(&bundle, None, &mut found);
             let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-                let (mut bundle, info) = (bundle, draft.info());
+                let mut info = draft.info();
+                for info in info.values_mut() {
+                    let change = provenance.of(info);
+                    info.commit = change.map(|c| c.commit.clone());
+                    info.author = change.map(|c| c.author.clone());
+                }
                 bundle.trust_domain = draft.trust_domain.as_str().to_owned();
                 bundle.sources = sources(&info);
                 draft.sealed(info, Bytes::from(bundle.encode_to_vec()))
@@ -291,15 +408,22 @@ fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>
         return None;
     };
     let settings = settings::read(settings_source, found)?;
+    remit::check_files(&files, &settings, found);
+    check_remits(&policies, &settings, found);
     let before = error_count(found);
-    let mut declared: Vec<Declared> = files
-        .iter()
-        .filter(|s| files::is_service(&s.path))
-        .filter_map(|s| services::read(s, &settings, found))
-        .collect();
+    let mut declared: Vec<Declared> = Vec::new();
+    for source in files.iter().filter(|s| files::is_service(&s.path)) {
+        let read = services::read(source, &settings, found);
+        if let (Some(read), Some(remit)) = (&read, Remit::of(&source.path, &settings)) {
+            remit.check_service(read, found);
+        }
+        declared.extend(read);
+    }
     let mut people = People::default();
     for source in files.iter().filter(|s| files::is_entities(&s.path)) {
-        entities::read(source, &settings, &mut declared, &mut people, found);
+        if let Some(remit) = Remit::of(&source.path, &settings) {
+            entities::read(source, &settings, &remit, &mut declared, &mut people, found);
+        }
     }
     if let Some(overlay) = overlay {
         entities::read_over(overlay, &settings, &mut declared, &mut people, found);
@@ -343,6 +467,17 @@ fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>
     })
 }
 
+/// Each policy is about what its source may speak for.
+fn check_remits(policies: &Policies, settings: &settings::Settings, found: &mut Vec<Diagnostic>) {
+    for policy in policies.set.policies() {
+        if let Some(read) = policies.read.get::<str>(policy.id().as_ref())
+            && let Some(remit) = Remit::of(&read.info.file, settings)
+        {
+            remit.check_policy(policy, read, found);
+        }
+    }
+}
+
 /// The texts of a bundle; what exceeds a limit is refused here too, because a
 /// bundle may come from elsewhere than [`load`].
 fn sources_of(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Vec<Source> {
@@ -366,14 +501,15 @@ fn sources_of(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Vec<Source> {
 
 fn sources(info: &BTreeMap<SmolStr, PolicyInfo>) -> Vec<PolicySource> {
     let line = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let text = |text: &Option<SmolStr>| text.as_deref().unwrap_or_default().to_owned();
     info.values()
         .map(|info| PolicySource {
             policy_id: info.id.to_string(),
             file: info.file.to_string(),
             first_line: line(info.first_line),
             last_line: line(info.last_line),
-            commit: String::new(),
-            author: String::new(),
+            commit: text(&info.commit),
+            author: text(&info.author),
         })
         .collect()
 }

@@ -12,6 +12,8 @@ use palisade_mesh::{
 use prost::Message;
 use smol_str::SmolStr;
 
+use crate::author::files;
+
 /// A policy repository after parsing and strict validation; what an engine is built from.
 #[derive(Debug, Clone)]
 pub struct Compiled {
@@ -41,8 +43,9 @@ impl Compiled {
     /// be read.
     pub fn rules_digest(&self) -> Option<Digest> {
         let mut bundle = Bundle::decode(&*self.bundle).ok()?;
-        bundle.files.retain(|f| !f.path.starts_with("entities/"));
+        bundle.files.retain(|f| !files::is_entities(&f.path));
         bundle.git_revision.clear();
+        bundle.contributions.clear();
         Some(Digest::of(&bundle.encode_to_vec()))
     }
 }

@@ -7,7 +7,7 @@
 //! - [`decide`]: the engine that answers questions under one immutable snapshot
 //! - [`apis`]: the decision APIs for whoever is no proxy of the mesh
 //! - [`links`]: who may call a part of the mesh itself
-//! - [`publish`]: watching a folder, numbering revisions, sending them to proxies
+//! - [`publish`]: following sources, numbering revisions, sending them to proxies
 //!
 //! `cedar-policy` is used nowhere else in the workspace.
 

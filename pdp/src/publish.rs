@@ -2,7 +2,7 @@
 //! every proxy.
 //!
 //! ```text
-//! folder ─► Source ─► State (watch) ─► Distribution ══ stream ══► Subscription ─► apply
+//! sources ─► Source ─► State (watch) ─► Distribution ══ stream ══► Subscription ─► apply
 //!              │ keeps the last good one                   keeps the last good one │
 //!           state_dir                                                          state_dir
 //! ```
@@ -19,7 +19,10 @@ mod changes;
 pub mod codes;
 mod distribution;
 mod endpoints;
+mod git;
 mod keep;
+mod origin;
+mod parts;
 mod recorder;
 mod registry;
 pub mod rollout;
@@ -32,6 +35,7 @@ pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
 };
 pub use keep::REVISION_LEN_MAX;
+pub use parts::{Fault, Standing};
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
 pub use source::{

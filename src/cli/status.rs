@@ -97,6 +97,16 @@ fn print(status: &Status) {
     for pdp in &status.pdp {
         print_pdp(pdp, &clock);
     }
+    let runs = |role: &str| {
+        status
+            .processes
+            .iter()
+            .any(|p| p.roles.iter().any(|r| r == role))
+    };
+    if status.pdp.is_empty() && runs("proxy") {
+        let away = "no PDP answers here; proxies go on with the revision they have";
+        render::fact("policy", &[paint(WARN, away), "palisade check".into()]);
+    }
     for audit in &status.audit {
         print_audit(audit, &clock);
     }
@@ -163,7 +173,7 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
         }
         None => render::fact("policy", &[paint(BAD, "no revision is in force")]),
     }
-    render::fact("", &[paint(DIM, snippet::clean(&pdp.folder))]);
+    print_sources(pdp, clock);
     #[cfg(feature = "full")]
     if let Some(rollout) = pdp.rollout.as_ref().filter(|r| r.phase != "completed") {
         let see = paint(DIM, "palisade rollout status");
@@ -176,7 +186,7 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
         render::line(&paint(
             WARN,
             format!(
-                "\nthe folder was rejected {}; the revision above stays in force",
+                "\na change of the policies was rejected {}; the revision above stays in force",
                 ago(clock, rejected.at_us)
             ),
         ));
@@ -247,6 +257,36 @@ fn print_decisions(decisions: &DecisionsStatus) {
     if let Some(address) = decisions.insecure {
         let text = format!("also in plain text on {address}");
         render::fact("", &[paint(WARN, text)]);
+    }
+}
+
+/// Where policy comes from, and what is not in order there.
+fn print_sources(pdp: &PdpStatus, clock: &Clock) {
+    if pdp.sources.is_empty() {
+        render::fact("", &[paint(DIM, snippet::clean(&pdp.folder))]);
+    }
+    for source in &pdp.sources {
+        let mut parts = Vec::new();
+        if !source.name.is_empty() {
+            parts.push(render::strong(snippet::clean(&source.name)));
+        }
+        let has: String = source.has.chars().take(10).collect();
+        match (has.as_str(), source.since_us) {
+            ("", _) => parts.push(paint(WARN, "nothing in force")),
+            (has, Some(us)) => parts.push(format!("{has} for {}", span(clock, us))),
+            (has, None) => parts.push(has.to_owned()),
+        }
+        parts.push(paint(DIM, snippet::clean(&source.place)));
+        render::fact("", &parts);
+        for fault in &source.faults {
+            let code = paint(DIM, format!("PLS{:04}", fault.code));
+            let text = format!(
+                "{} for {}",
+                snippet::clean(&fault.text),
+                span(clock, fault.since_us)
+            );
+            render::fact("", &[format!("{} {text}  {code}", paint(WARN, "!"))]);
+        }
     }
 }
 

@@ -61,6 +61,8 @@ pub enum Kind {
     Place,
     /// A map of further keys.
     Section,
+    /// A path or an address, or a map of further keys.
+    Source,
     /// A text.
     Text,
     /// A list of texts.
@@ -107,7 +109,7 @@ impl Key {
 
     /// Whether further keys stand in it.
     pub fn is_map(&self) -> bool {
-        matches!(self.kind, Kind::Choice | Kind::Section)
+        matches!(self.kind, Kind::Choice | Kind::Section | Kind::Source)
     }
 
     /// Whether a running proxy refuses a file that changes it (`PLS5311`); every other key
@@ -170,6 +172,7 @@ impl Kind {
             Self::Path => "path".into(),
             Self::Place => "`IP:PORT` or `mesh`".into(),
             Self::Section => "map".into(),
+            Self::Source => "path, address or map".into(),
             Self::Text => "text".into(),
             Self::Texts => "list of texts".into(),
             Self::Word => "alone, in place of the keys".into(),

@@ -142,7 +142,7 @@ impl Overrides {
             text.push_str(&format!("{name}={shown}\n"));
             let span = Span::new(start, shown.len());
             let node = match each.key.kind {
-                Kind::Choice | Kind::List | Kind::Section | Kind::Texts => {
+                Kind::Choice | Kind::List | Kind::Section | Kind::Source | Kind::Texts => {
                     let source = Source::new(name.as_str(), each.value.as_str());
                     match yaml::parse(&source, CODES, found) {
                         Some(node) => shifted(node, start),
@@ -240,7 +240,8 @@ pub(super) fn find<'n>(root: &'n Node, path: &str) -> Option<&'n Node> {
 /// or is there without being written. Of a choice, only what was chosen.
 fn is_there(root: &Node, key: &Key) -> bool {
     let mut parent = keys::find(key.parent());
-    let chosen = parent.is_none_or(|p| p.kind != Kind::Choice) || find(root, key.path).is_some();
+    let chosen = parent.is_none_or(|p| !matches!(p.kind, Kind::Choice | Kind::Source))
+        || find(root, key.path).is_some();
     while let Some(section) = parent {
         let written = entry(root, section.path);
         if !written && !matches!(section.fallback, Fallback::Is(_)) {
@@ -251,10 +252,10 @@ fn is_there(root: &Node, key: &Key) -> bool {
     chosen
 }
 
-/// Whether a word stands in place of the keys of the choice `key`.
+/// Whether a text stands in place of the keys of `key`.
 fn is_word(root: &Node, key: &Key) -> bool {
     let node = find(root, key.path).map(|n| &n.value);
-    key.kind == Kind::Choice && matches!(node, Some(Value::Scalar(_)))
+    matches!(key.kind, Kind::Choice | Kind::Source) && matches!(node, Some(Value::Scalar(_)))
 }
 
 /// Whether the key of `path` is written, also with nothing after it.

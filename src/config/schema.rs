@@ -75,6 +75,12 @@ fn property(key: &Key) -> Value {
         Kind::OneOf(words) => one("enum", json!(words)),
         Kind::Path | Kind::Text | Kind::Word => one("type", json!("string")),
         Kind::Section => object(key.path),
+        Kind::Source => {
+            let mut source = object(key.path);
+            source.insert("type".into(), json!(["object", "string"]));
+            source.insert("minProperties".into(), json!(1));
+            source
+        }
         Kind::Texts => {
             let mut list = one("type", json!("array"));
             list.insert("items".into(), json!({ "type": "string" }));

@@ -185,6 +185,15 @@ fn write_key(out: &mut String, key: &Key, place: &Place) {
                 instead.line(out, &format!("{}: {}", key.name(), word.name()));
             }
         }
+        Kind::Source => {
+            place.line(out, &format!("{}: {}", key.name(), key.example()));
+            let map = place.commented();
+            map.line(out, "Or, in place of the text, a map of these:");
+            map.line(out, &format!("{}:", key.name()));
+            for child in keys::children(key.path) {
+                write_key(out, child, &map.deeper());
+            }
+        }
         Kind::List => {
             place.line(out, &format!("{}: {}", key.name(), key.example()));
             write_item(out, key, &place.commented());

@@ -120,8 +120,11 @@ pub struct IdentityStatus {
 /// The policy decision point.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PdpStatus {
-    /// Folder of the policy repository.
+    /// Where the policy repository is.
     pub folder: String,
+    /// How each source of it stands, the repository itself first.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
     /// The revision that runs, if there is one.
     pub revision: Option<RevisionStatus>,
     /// The last candidate that was rejected since, as rendered diagnostics.
@@ -165,6 +168,42 @@ pub struct TallyStatus {
     pub verdict: String,
     /// How many.
     pub count: u64,
+}
+
+/// A policy source.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Its name; empty for the repository itself.
+    pub name: String,
+    /// Where it is.
+    pub place: String,
+    /// The revision that it has, as it last said.
+    pub wanted: String,
+    /// The revision of it that is in force; empty when there is none.
+    pub has: String,
+    /// Since when, microseconds since the Unix epoch.
+    pub since_us: Option<i64>,
+    /// When it last answered, microseconds since the Unix epoch.
+    pub heard_us: Option<i64>,
+    /// Who signed what it has.
+    pub signer: Option<String>,
+    /// What is not in order about it.
+    pub faults: Vec<FaultStatus>,
+}
+
+/// Something that is not in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FaultStatus {
+    /// Its code.
+    pub code: u16,
+    /// What.
+    pub text: String,
+    /// Why.
+    pub cause: Option<String>,
+    /// How to mend it.
+    pub fix: Option<String>,
+    /// Since when, microseconds since the Unix epoch.
+    pub since_us: i64,
 }
 
 /// A policy revision.

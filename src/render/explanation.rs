@@ -126,6 +126,17 @@ fn policy(policy: &PolicyView) -> Vec<String> {
     if let Some(message) = &policy.deny_message {
         lines.push(format!("      {}", paint(DIM, clean(message))));
     }
+    if let Some(commit) = &policy.commit {
+        let by = policy
+            .author
+            .as_deref()
+            .map_or(String::new(), |a| format!(" by {}", clean(a)));
+        let commit: String = clean(commit).chars().take(10).collect();
+        lines.push(format!(
+            "      {}",
+            paint(DIM, format!("last changed in {commit}{by}"))
+        ));
+    }
     lines
 }
 

@@ -1,6 +1,6 @@
 //! The `pdp` role: watches the repository, distributes it, answers `can` and `why`.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -8,7 +8,8 @@ use axum::{
     routing::{get, post},
 };
 use palisade_mesh::{
-    clock::Clock, diagnostic::Diagnostic, sink::RecordSink, snapshot::Digest, svid::Identity,
+    clock::Clock, diagnostic::Diagnostic, place::Place, sink::RecordSink, snapshot::Digest,
+    svid::Identity,
 };
 use palisade_pdp::{
     apis::{Desk, DeskConfig},
@@ -16,7 +17,7 @@ use palisade_pdp::{
     decide::{Explanation, Snapshot},
     publish::{
         Distribution, DistributionConfig, ProxyStatus, Published, Recorder, Source, SourceConfig,
-        State,
+        Standing, State,
     },
 };
 use prost::Message as _;
@@ -30,7 +31,7 @@ use super::{
     links::{self, LinkGate},
     revisions::Revisions,
     rollout::Rollouts,
-    unbound,
+    sources, unbound,
 };
 use crate::{
     config::{Config, PdpSection, rollout::RolloutSection},
@@ -61,7 +62,8 @@ pub struct PdpRole {
     pub address: std::net::SocketAddr,
     rollouts: Rollouts,
     revisions: Arc<Revisions>,
-    folder: String,
+    place: Place,
+    standings: watch::Receiver<Vec<Standing>>,
     gate: Arc<LinkGate>,
     kill: Arc<Holder>,
     decisions: Option<Decisions>,
@@ -87,12 +89,12 @@ impl PdpRole {
         ));
         let plan = section.rollout.as_ref().map(RolloutSection::plan);
         let plan = plan.transpose()?;
-        let mut watched = SourceConfig::new(&section.policies, config.state_dir.join("pdp"));
-        watched.rollout.clone_from(&plan);
-        let source = Source::open(watched, clock.clone(), recorder.clone())
+        let mut followed = followed(section, config.state_dir.join("pdp"))?;
+        followed.rollout.clone_from(&plan);
+        let source = Source::open(followed, clock.clone(), recorder.clone())
             .await
             .map_err(|e| vec![e.diagnostic().clone()])?;
-        let state = source.state();
+        let (state, standings) = (source.state(), source.standings());
         let own = sink.open(links::OWN_WORKER);
         let gate = LinkGate::new(config, reporter.clone(), own, clock)?;
         let distribution = Distribution::guarded(
@@ -162,11 +164,12 @@ impl PdpRole {
         tokio::spawn(served);
         let role = Self {
             state,
+            standings,
             distribution: distribution.clone(),
             address,
             rollouts,
             revisions,
-            folder: section.policies.display().to_string(),
+            place: section.policies.place.clone(),
             gate,
             kill,
             decisions,
@@ -224,8 +227,18 @@ impl PdpRole {
 
     fn nothing_in_force(&self) -> Diagnostic {
         Diagnostic::error(6002, "no policy revision is in force")
-            .cause(format!("`{}` has not compiled yet", self.folder))
-            .help(format!("palisade policy validate {}", self.folder))
+            .cause(format!("`{}` has not compiled yet", self.place))
+            .help(self.how_to_see())
+    }
+
+    /// How to see what is wrong with the repository.
+    fn how_to_see(&self) -> String {
+        match self.place.folder() {
+            Some(folder) => format!("palisade policy validate {}", folder.display()),
+            None => {
+                "palisade status shows it; then, in a check-out: palisade policy validate".into()
+            }
+        }
     }
 
     /// What the role answers on the local socket.
@@ -320,7 +333,8 @@ impl PdpRole {
     fn status(&self) -> PdpStatus {
         let state = self.state.borrow().clone();
         PdpStatus {
-            folder: self.folder.clone(),
+            folder: self.place.to_string(),
+            sources: sources::status(&self.standings.borrow(), &self.clock),
             revision: state.current.as_deref().map(revision),
             rejected: state.rejected.map(|r| RejectedStatus {
                 at_us: r.at_us,
@@ -354,7 +368,7 @@ impl PdpRole {
                 6002,
                 "no policy revision is in force",
             )
-            .fix(format!("palisade policy validate {}", self.folder)),
+            .fix(self.how_to_see()),
         }];
         if let Some(rejected) = &status.rejected {
             let first = rejected.problems.first().cloned().map(Diagnostic::from);
@@ -364,15 +378,16 @@ impl PdpRole {
                     FactState::Warning,
                     3021,
                     format!(
-                        "the folder was rejected {}",
+                        "a change of the policies was rejected {}",
                         ago(&self.clock, rejected.at_us)
                     ),
                 )
                 .cause(first.map_or_else(String::new, |d| d.to_string()))
-                .fix(format!("palisade policy validate {}", self.folder)),
+                .fix(self.how_to_see()),
             );
         }
         facts.extend(self.rollouts.check());
+        facts.extend(sources::check(&status.sources, &self.clock));
         let since_us = status.revision.as_ref().map_or(0, |r| r.since_us);
         for proxy in &status.proxies {
             facts.push(self.check_proxy(proxy, since_us));
@@ -576,6 +591,24 @@ impl Recorded {
                     .help("see it as it is: palisade audit show ID")
             })
     }
+}
+
+/// What is followed, as the configuration says.
+fn followed(section: &PdpSection, state_dir: PathBuf) -> Result<SourceConfig, Vec<Diagnostic>> {
+    let policies = &section.policies;
+    let mut followed = SourceConfig::new(policies.place.clone(), state_dir);
+    if let Some(file) = &policies.require_signed {
+        let signers = std::fs::read_to_string(file).map_err(|error| {
+            let wrong = format!("signers in `{}` cannot be read", file.display());
+            vec![
+                Diagnostic::error(3209, wrong)
+                    .cause(error.to_string())
+                    .help("name a file of lines such as `alice@acme.test ssh-ed25519 AAAAC3…`"),
+            ]
+        })?;
+        followed.signers = Some(signers);
+    }
+    Ok(followed)
 }
 
 fn revision(published: &Published) -> RevisionStatus {

@@ -29,6 +29,7 @@ pub mod authority;
 pub mod decisions;
 pub mod demo;
 pub mod http;
+pub mod inside;
 pub mod mesh;
 
 /// Longest wait for something that a loaded machine does in a few seconds.

@@ -149,6 +149,33 @@ pub const UNUSED_OPERATION: u16 = 1175;
 /// No lint rule is called that.
 pub const LINT_RULE: u16 = 1180;
 
+/// Not the name of a source.
+pub const SOURCE_NAME: u16 = 1300;
+/// Not a place of a source.
+pub const SOURCE_PLACE: u16 = 1301;
+/// Two sources for one namespace, or none.
+pub const SOURCE_NAMESPACES: u16 = 1302;
+/// Not a signer.
+pub const SOURCE_SIGNER: u16 = 1303;
+/// More sources than a repository may have.
+pub const TOO_MANY_SOURCES: u16 = 1304;
+/// A source is not on this host, so what it contributes is not seen here.
+pub const SOURCE_ELSEWHERE: u16 = 1305;
+/// Files of a source that the settings do not name.
+pub const SOURCE_UNKNOWN: u16 = 1306;
+/// A source contributes nothing.
+pub const SOURCE_EMPTY: u16 = 1307;
+/// A contributing source declares a service of another's namespace.
+pub const FOREIGN_SERVICE: u16 = 1310;
+/// A contributing source claims an identity of another's namespace.
+pub const FOREIGN_IDENTITY: u16 = 1311;
+/// A contributing source has a policy about what is not its own.
+pub const FOREIGN_RESOURCE: u16 = 1312;
+/// A contributing source declares a group, a user or attributes that are not its own.
+pub const FOREIGN_ENTITY: u16 = 1313;
+/// A contributing source has a file that only the repository itself may have.
+pub const FOREIGN_FILE: u16 = 1314;
+
 /// No test to run.
 pub const NO_TESTS: u16 = 2001;
 /// Nobody is called that.

@@ -12,6 +12,7 @@ use smol_str::{SmolStr, format_smolstr};
 
 use super::{
     SUGGESTIONS_MAX, codes,
+    remit::Remit,
     services::{self, Declared, is_word},
     settings::Settings,
     yaml::{Node, Reader, Value, parse},
@@ -69,13 +70,14 @@ pub(crate) struct Overlay {
 pub(crate) fn read(
     source: &Source,
     settings: &Settings,
+    remit: &Remit<'_>,
     declared: &mut [Declared],
     people: &mut People,
     found: &mut Vec<Diagnostic>,
 ) {
     if let Some(root) = parse(source, found) {
         let mut reader = Reader::new(source, found);
-        read_node(&root, settings, declared, people, &mut reader);
+        read_node(&root, settings, remit, declared, people, &mut reader);
     }
 }
 
@@ -89,12 +91,21 @@ pub(crate) fn read_over(
 ) {
     forget(&overlay.node, declared, people);
     let mut reader = Reader::new(&overlay.source, found);
-    read_node(&overlay.node, settings, declared, people, &mut reader);
+    let remit = Remit::whole(settings);
+    read_node(
+        &overlay.node,
+        settings,
+        &remit,
+        declared,
+        people,
+        &mut reader,
+    );
 }
 
 fn read_node(
     root: &Node,
     settings: &Settings,
+    remit: &Remit<'_>,
     declared: &mut [Declared],
     people: &mut People,
     reader: &mut Reader<'_>,
@@ -104,13 +115,13 @@ fn read_node(
         return;
     };
     if let Some(node) = fields.get("groups") {
-        groups(node, settings, people, reader);
+        groups(node, settings, remit, people, reader);
     }
     if let Some(node) = fields.get("users") {
-        users(node, people, reader);
+        users(node, remit, people, reader);
     }
     if let Some(node) = fields.get("services") {
-        attributes(node, declared, reader);
+        attributes(node, remit, declared, reader);
     }
 }
 
@@ -146,7 +157,13 @@ fn forget(root: &Node, declared: &mut [Declared], people: &mut People) {
     }
 }
 
-fn groups(node: &Node, settings: &Settings, people: &mut People, reader: &mut Reader<'_>) {
+fn groups(
+    node: &Node,
+    settings: &Settings,
+    remit: &Remit<'_>,
+    people: &mut People,
+    reader: &mut Reader<'_>,
+) {
     for entry in reader.map(node, "`groups`").unwrap_or_default() {
         let at = reader.source.span(entry.key_span);
         let known = &["description", "services", "workloads", "groups", "users"];
@@ -156,6 +173,7 @@ fn groups(node: &Node, settings: &Settings, people: &mut People, reader: &mut Re
         if !named(&entry.key, entry.key_span, "group", reader) {
             continue;
         }
+        reader.found.extend(remit.check_group(&entry.key, &at));
         let mut members = |key: &str| match fields.get(key) {
             Some(node) => members(node, key, reader),
             None => Vec::new(),
@@ -207,9 +225,10 @@ fn workloads(
     whole
 }
 
-fn users(node: &Node, people: &mut People, reader: &mut Reader<'_>) {
+fn users(node: &Node, remit: &Remit<'_>, people: &mut People, reader: &mut Reader<'_>) {
     for entry in reader.map(node, "`users`").unwrap_or_default() {
         let at = reader.source.span(entry.key_span);
+        reader.found.extend(remit.check_user(&entry.key, &at));
         let Some(fields) = reader.fields(&entry.value, "a user", &["issuer", "subject", "email"])
         else {
             continue;
@@ -246,7 +265,7 @@ fn users(node: &Node, people: &mut People, reader: &mut Reader<'_>) {
     }
 }
 
-fn attributes(node: &Node, declared: &mut [Declared], reader: &mut Reader<'_>) {
+fn attributes(node: &Node, remit: &Remit<'_>, declared: &mut [Declared], reader: &mut Reader<'_>) {
     let index: BTreeMap<SmolStr, usize> = declared
         .iter()
         .enumerate()
@@ -268,6 +287,8 @@ fn attributes(node: &Node, declared: &mut [Declared], reader: &mut Reader<'_>) {
             reader.found.push(diagnostic);
             continue;
         };
+        let at = reader.source.span(entry.key_span);
+        reader.found.extend(remit.check_attributes(&entry.key, &at));
         if let Some(node) = fields.get("tier")
             && let Some(tier) = reader.text(node, "`tier`")
         {

@@ -11,10 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_mesh::{
-    diagnostic::Diagnostic,
-    wire::policy::{Bundle, File},
-};
+use palisade_mesh::{diagnostic::Diagnostic, wire::policy::File};
 
 use super::{FILE_LEN_MAX, FILES_MAX, REPOSITORY_LEN_MAX, codes};
 
@@ -52,7 +49,19 @@ pub(crate) const TESTS: Kind = Kind {
 /// What tables share; no tables themselves.
 pub(crate) const FIXTURES: &str = "tests/fixtures/";
 
-/// Whether `path` of a bundle is of this kind.
+/// Folders that are no name of a source, for files of a bundle stand in them.
+pub(crate) const FOLDERS: [&str; 5] = ["services", "policies", "entities", "tests", "invariants"];
+
+/// The source that a file of a bundle is from, empty for the repository itself, and its
+/// path there.
+pub(crate) fn source_of(path: &str) -> (&str, &str) {
+    match path.split_once('/') {
+        Some((first, rest)) if !FOLDERS.contains(&first) => (first, rest),
+        _ => ("", path),
+    }
+}
+
+/// Whether `path` of a repository is of this kind.
 fn is_of(path: &str, kind: &Kind) -> bool {
     path.strip_prefix(kind.folder)
         .is_some_and(|rest| rest.starts_with('/'))
@@ -64,39 +73,55 @@ fn is_of(path: &str, kind: &Kind) -> bool {
 
 /// What a file of a bundle is for.
 pub(crate) fn is_service(path: &str) -> bool {
-    is_of(path, &SERVICES)
+    is_of(source_of(path).1, &SERVICES)
 }
 
 pub(crate) fn is_policy(path: &str) -> bool {
-    is_of(path, &POLICIES)
+    is_of(source_of(path).1, &POLICIES)
 }
 
 pub(crate) fn is_entities(path: &str) -> bool {
-    is_of(path, &ENTITIES)
+    is_of(source_of(path).1, &ENTITIES)
 }
 
-/// Reads the folder into a bundle that has files, but no map of its policies yet.
-pub(crate) fn read(dir: &Path, found: &mut Vec<Diagnostic>) -> Bundle {
-    let mut bundle = Bundle {
-        git_revision: git_revision(dir).unwrap_or_default(),
-        ..Bundle::default()
-    };
-    if !dir.join(SETTINGS).is_file() {
-        found.push(
-            Diagnostic::error(
-                codes::NOT_A_REPOSITORY,
-                format!("`{}` is not a policy repository", dir.display()),
-            )
-            .cause(format!("it has no `{SETTINGS}`"))
-            .help(format!(
-                "point to the folder that holds `{SETTINGS}`, or create one with `trust_domain: acme.test`"
-            )),
-        );
-        return bundle;
+/// Whether a file at `path` of a repository goes into its bundle.
+pub(crate) fn is_read(path: &str) -> bool {
+    is_contributed(path) || matches!(path, SETTINGS | SCHEMA)
+}
+
+/// Whether a file at `path` of a repository goes into a bundle that it contributes to.
+pub(crate) fn is_contributed(path: &str) -> bool {
+    let kinds = [SERVICES, POLICIES, ENTITIES];
+    let deep = path.split('/').count() > FOLDERS_MAX + 2;
+    let hidden = path.split('/').any(|part| part.starts_with('.'));
+    kinds.iter().any(|kind| is_of(path, kind)) && !deep && !hidden
+}
+
+/// Reads every file of a repository that goes into its bundle.
+pub(crate) fn read(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<File> {
+    if dir.join(SETTINGS).is_file() {
+        return read_all(dir, found);
     }
+    found.push(no_repository(&dir.display().to_string()));
+    Vec::new()
+}
+
+/// As [`read`], also where there are no settings.
+pub(crate) fn read_all(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<File> {
     let names = names(dir, &[SERVICES, POLICIES, ENTITIES], found);
-    bundle.files = read_files(dir, names, found);
-    bundle
+    read_files(dir, names, found)
+}
+
+/// What is called `name` has no settings.
+pub(crate) fn no_repository(name: &str) -> Diagnostic {
+    Diagnostic::error(
+        codes::NOT_A_REPOSITORY,
+        format!("`{name}` is not a policy repository"),
+    )
+    .cause(format!("it has no `{SETTINGS}`"))
+    .help(format!(
+        "point to the folder that holds `{SETTINGS}`, or create one with `trust_domain: acme.test`"
+    ))
 }
 
 /// Paths of all files of a repository that is in order, tests too, sorted.
@@ -173,6 +198,11 @@ pub(crate) fn read_file(path: &Path, name: &str) -> Result<String, Diagnostic> {
     file.take(limit)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
+    text(name, bytes)
+}
+
+/// The text of a file within its limit.
+pub(crate) fn text(name: &str, bytes: Vec<u8>) -> Result<String, Diagnostic> {
     check_len(name, bytes.len())?;
     String::from_utf8(bytes).map_err(|e| {
         let line = e
@@ -200,7 +230,7 @@ pub(crate) fn check_len(name: &str, len: usize) -> Result<(), Diagnostic> {
     )
 }
 
-fn unreadable(name: &str, error: &std::io::Error) -> Diagnostic {
+pub(crate) fn unreadable(name: &str, error: &std::io::Error) -> Diagnostic {
     Diagnostic::error(codes::UNREADABLE, format!("`{name}` cannot be read"))
         .cause(error.to_string())
         .help("check that it exists and that this user may read it")
@@ -243,29 +273,48 @@ fn names_of(dir: &Path, kind: &Kind, found: &mut Vec<Diagnostic>) -> Vec<String>
     names
 }
 
-/// The commit that is checked out, read from `.git` so that no program is run.
-/// `None` outside a work tree.
-fn git_revision(dir: &Path) -> Option<String> {
+/// A folder of a git work tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct WorkTree {
+    /// The repository.
+    pub(crate) git_dir: PathBuf,
+    /// The commit that is checked out.
+    pub(crate) commit: String,
+    /// Path of the folder in it, with a `/` behind it unless it is the root.
+    pub(crate) prefix: String,
+}
+
+/// The work tree that `dir` is in, read from `.git` so that no program is run.
+pub(crate) fn work_tree(dir: &Path) -> Option<WorkTree> {
     let dir = dir.canonicalize().ok()?;
-    let git = dir
-        .ancestors()
-        .map(|d| d.join(".git"))
-        .find(|p| p.exists())?;
-    let git = if git.is_file() {
-        let text = fs::read_to_string(&git).ok()?;
-        let target = PathBuf::from(text.strip_prefix("gitdir:")?.trim());
-        git.parent()?.join(target)
-    } else {
-        git
+    let root = dir.ancestors().find(|d| d.join(".git").exists())?;
+    let mut git_dir = root.join(".git");
+    if git_dir.is_file() {
+        let text = fs::read_to_string(&git_dir).ok()?;
+        git_dir = root.join(text.strip_prefix("gitdir:")?.trim());
+    }
+    let commit = checked_out(&git_dir)?;
+    let inside = dir.strip_prefix(root).ok()?.to_str()?;
+    let prefix = match inside {
+        "" => String::new(),
+        inside => format!("{inside}/"),
     };
+    Some(WorkTree {
+        git_dir,
+        commit,
+        prefix,
+    })
+}
+
+fn checked_out(git: &Path) -> Option<String> {
     let head = fs::read_to_string(git.join("HEAD")).ok()?;
     let head = head.trim();
     let Some(name) = head.strip_prefix("ref:").map(str::trim) else {
         return is_commit(head).then(|| head.to_owned());
     };
     let common = fs::read_to_string(git.join("commondir"))
-        .map_or_else(|_| git.clone(), |c| git.join(c.trim()));
-    let direct = [&git, &common]
+        .map_or_else(|_| git.to_owned(), |c| git.join(c.trim()));
+    let direct = [git, &common]
         .iter()
         .find_map(|d| fs::read_to_string(d.join(name)).ok());
     if let Some(commit) = direct {
@@ -278,7 +327,8 @@ fn git_revision(dir: &Path) -> Option<String> {
     })
 }
 
-fn is_commit(text: &str) -> bool {
+/// Whether a text is the id of a commit (SHA-1 or SHA-256).
+pub(crate) fn is_commit(text: &str) -> bool {
     matches!(text.len(), 40 | 64) && text.bytes().all(|b| b.is_ascii_hexdigit())
 }
 
@@ -309,8 +359,8 @@ mod tests {
             write(dir.path(), name, b"x");
         }
         let mut found = Vec::new();
-        let bundle = read(dir.path(), &mut found);
-        let names: Vec<_> = bundle.files.iter().map(|f| f.path.as_str()).collect();
+        let files = read(dir.path(), &mut found);
+        let names: Vec<_> = files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(
             names,
             [
@@ -352,6 +402,11 @@ mod tests {
         let inner = dir.path().join("policies");
         write(dir.path(), ".git/HEAD", b"ref: refs/heads/main\n");
         fs::create_dir_all(&inner).unwrap();
+        let git_revision = |dir: &Path| {
+            let tree = work_tree(dir)?;
+            assert_eq!(tree.prefix, "policies/");
+            Some(tree.commit)
+        };
         assert_eq!(git_revision(&inner), None);
         let packed = format!("# pack-refs\n{commit} refs/heads/main\n");
         write(dir.path(), ".git/packed-refs", packed.as_bytes());

@@ -157,7 +157,7 @@ struct Edit {
 fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
     let (dir, options) = (dir.to_owned(), options.clone());
     let work = move || {
-        let Texts { bundle, mut found } = texts;
+        let (bundle, _, mut found) = texts.into_bundle();
         if bundle.files.is_empty() {
             return (plain(found), 0);
         }

@@ -53,6 +53,13 @@ pub(crate) struct Declared {
     pub(crate) operation_at: Vec<Location>,
 }
 
+impl Declared {
+    /// Its identities, and where each is written.
+    pub(crate) fn identities(&self) -> impl Iterator<Item = (&SpiffeId, &Location)> {
+        self.service.identities.iter().zip(&self.identity_at)
+    }
+}
+
 /// Reads one file; `None` when it declares no usable service.
 pub(crate) fn read(
     source: &Source,
@@ -315,7 +322,7 @@ pub(crate) fn check_together(services: &[Declared], found: &mut Vec<Diagnostic>)
             );
             continue;
         }
-        for (id, at) in service.identities.iter().zip(&declared.identity_at) {
+        for (id, at) in declared.identities() {
             if let Some((first, there)) = identities.insert(id.as_str(), (declared, at)) {
                 found.push(twice(
                     codes::IDENTITY_TWICE,

@@ -15,6 +15,10 @@ use super::{
     yaml::{Node, Reader, parse},
 };
 
+pub(crate) mod sources;
+
+use sources::Contributor;
+
 /// Longest and default time a request may take where a service says nothing.
 pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(15);
 /// Longest time a service may allow a request.
@@ -55,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) unmatched: Unmatched,
     pub(crate) audit: AuditMode,
     pub(crate) timeout: Duration,
+    /// Sources that contribute to the repository, by name.
+    pub(crate) sources: Vec<Contributor>,
 }
 
 /// Reads the settings; `None` when there is no usable trust domain.
@@ -64,7 +70,7 @@ pub(crate) fn read(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Setti
     let fields = reader.fields(
         &root,
         "`palisade.yaml`",
-        &["trust_domain", "headers", "defaults"],
+        &["trust_domain", "headers", "defaults", "sources"],
     )?;
     let headers = fields
         .get("headers")
@@ -76,7 +82,11 @@ pub(crate) fn read(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Setti
         unmatched: Unmatched::NotFound,
         audit: AuditMode::Spool,
         timeout: TIMEOUT_DEFAULT,
+        sources: Vec::new(),
     };
+    if let Some(node) = fields.get("sources") {
+        settings.sources = sources::read(node, &mut reader);
+    }
     if let Some(node) = fields.get("defaults") {
         defaults(node, &mut settings, &mut reader);
     }
@@ -178,7 +188,7 @@ pub(crate) fn timeout(node: &Node, reader: &mut Reader<'_>) -> Option<Duration> 
     None
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(text: &str) -> Option<Duration> {
     let split = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(split);
     let number: u64 = number.parse().ok()?;

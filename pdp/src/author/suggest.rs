@@ -94,8 +94,7 @@ pub fn drafts(
         }
     }
     bundle.files.sort_by(|a, b| a.path.cmp(&b.path));
-    let found = Vec::new();
-    let loaded = Texts { bundle, found }.compile();
+    let loaded = Texts::of_bundle(bundle).compile();
     Ok(Drafts { ids, patch, loaded })
 }
 

@@ -14,6 +14,20 @@ pub const WATCH: u16 = 3008;
 pub const UNREACHABLE: u16 = 3009;
 /// Putting a revision in force failed inside.
 pub const APPLY_FAILED: u16 = 3010;
+/// There is no program `git`.
+pub const GIT_MISSING: u16 = 3200;
+/// A source does not answer.
+pub const UNREACHABLE_SOURCE: u16 = 3201;
+/// A source has no such branch, tag or folder.
+pub const REFERENCE_MISSING: u16 = 3202;
+/// What a source sent is not whole, or more than may be.
+pub const FETCH_FAILED: u16 = 3203;
+/// A revision is not signed by an allowed signer.
+pub const NOT_SIGNED: u16 = 3204;
+/// A signed revision is older than one that was in force.
+pub const REWOUND: u16 = 3205;
+/// Commit and author of policies are not known.
+pub const NO_AUTHORS: u16 = 3206;
 /// The kept revision is not the last one that was in force.
 pub const KEPT_OLDER: u16 = 5301;
 /// Nothing tells how old the kept revision is.

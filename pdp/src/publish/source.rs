@@ -1,27 +1,41 @@
-//! A watched folder as the source of revisions.
+//! Sources as one stream of numbered revisions.
 //!
-//! Folders are watched, not files: editors replace files by renaming. Events
-//! only wake; what is true is read from the disk, and a slow poll reads it too
-//! where the system loses events. The same content is never compiled twice.
+//! Every source is followed by a task of its own ([`Origin`]); what they say comes together
+//! here, where one task puts it together, compiles it and numbers what is good. What is
+//! wanted is compared with what is had: nothing depends on having seen an event, and the
+//! same content is never compiled twice.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
+    place::Place,
     snapshot::Digest,
     spiffe_id::SpiffeId,
     wire::policy::{Bundle, Revision},
 };
 use prost::Message;
+use smol_str::SmolStr;
 use tokio::{
-    sync::{Notify, watch},
+    sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{Instant, sleep, sleep_until},
+    time::{Instant, sleep, timeout_at},
 };
 
-use super::{changes, codes, keep::Keep, recorder::Recorder, rollout::Plan};
+use super::{
+    changes, codes,
+    keep::Keep,
+    origin::Word,
+    parts::{Parts, Standing},
+    recorder::Recorder,
+    rollout::Plan,
+};
 use crate::{
     author::{self, Loaded, Texts},
     compiled::Compiled,
@@ -41,17 +55,17 @@ pub use underway::Underway;
 /// How often a rollout is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What is watched, and how patiently.
+/// What is followed, and how patiently.
 #[derive(Debug, Clone)]
 pub struct SourceConfig {
     /// The policy repository.
-    pub dir: PathBuf,
+    pub place: Place,
+    /// Who may sign it, one a line (`ALLOWED SIGNERS` in ssh-keygen(1)).
+    pub signers: Option<String>,
     /// Where the last good revision is kept.
     pub state_dir: PathBuf,
-    /// Quiet time after a change before it is read.
+    /// Quiet time after a change of a folder before it is read.
     pub debounce: Duration,
-    /// How often the folder is read even if nothing was noticed.
-    pub poll: Duration,
     /// How each new revision goes to the proxies; none for all of them at once.
     pub rollout: Option<Plan>,
     /// How often a rollout is looked at.
@@ -59,21 +73,23 @@ pub struct SourceConfig {
 }
 
 impl SourceConfig {
-    /// Watches `dir`, keeps state in `state_dir`: 100 ms quiet time, poll every 5 s.
-    pub fn new(dir: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
+    /// Follows `place`, keeps state in `state_dir`: 100 ms quiet time.
+    pub fn new(place: impl Into<Place>, state_dir: impl Into<PathBuf>) -> Self {
         Self {
-            dir: dir.into(),
+            place: place.into(),
+            signers: None,
             state_dir: state_dir.into(),
             debounce: Duration::from_millis(100),
-            poll: Duration::from_secs(5),
             rollout: None,
             look: LOOK_EVERY,
         }
     }
 }
 
-/// Longest time that a stream of events can hold back a reading, in quiet times.
-const DEBOUNCE_ROUNDS: u32 = 10;
+/// Longest time that the start waits for the first word of every source.
+const START_WAIT: Duration = Duration::from_secs(5);
+/// Words that may wait to be heard; a source that has more to say waits itself.
+const WORDS_MAX: usize = 64;
 
 /// A revision in force.
 #[derive(Debug)]
@@ -116,7 +132,7 @@ pub struct Rejected {
 pub struct State {
     /// The revision in force; `None` only before the first good one.
     pub current: Option<Arc<Published>>,
-    /// The latest content of the folder, if it was refused.
+    /// What is wrong with the newest content of the sources, if any of it was refused.
     pub rejected: Option<Arc<Rejected>>,
     /// What is on its way to the proxies, or the last that was.
     pub rollout: Option<Arc<Underway>>,
@@ -146,12 +162,19 @@ pub enum SourceError {
     /// The state folder cannot be used, so numbers could go backwards.
     #[error("{0}")]
     State(Diagnostic),
-    /// The policy folder cannot be watched.
+    /// The policy repository cannot be followed.
     #[error("{0}")]
     Watch(Diagnostic),
 }
 
 impl SourceError {
+    fn of(diagnostic: Diagnostic) -> Self {
+        match diagnostic.code.0 {
+            codes::STATE_DIR => Self::State(diagnostic),
+            _ => Self::Watch(diagnostic),
+        }
+    }
+
     /// What to show the operator.
     pub fn diagnostic(&self) -> &Diagnostic {
         match self {
@@ -160,24 +183,26 @@ impl SourceError {
     }
 }
 
-/// Turns a folder into numbered revisions. One task owns it.
+/// Turns sources into numbered revisions. One task owns it.
 #[derive(Debug)]
 pub struct Source {
-    config: SourceConfig,
     keep: Keep,
+    place: Place,
+    look_every: Duration,
     clock: Clock,
     recorder: Arc<Recorder>,
-    seen: Option<Digest>,
     sequence: u64,
     rolling: Rolling,
     state: watch::Sender<State>,
-    wake: Arc<Notify>,
-    watcher: RecommendedWatcher,
+    standings: watch::Sender<Vec<Standing>>,
+    words: mpsc::Receiver<Word>,
+    parts: Parts,
 }
 
 impl Source {
-    /// Begins to watch, then loads the folder once, so that [`Source::state`] tells
-    /// the truth from here on. With a broken folder the kept revision is served.
+    /// Begins to follow every source, and waits a while for the first word of each, so that
+    /// [`Source::state`] tells the truth from here on. Until a source has spoken, what was
+    /// kept of it is served.
     ///
     /// # Errors
     /// See [`SourceError`]. A broken repository is not an error: the state says so.
@@ -188,25 +213,25 @@ impl Source {
     ) -> Result<Self, SourceError> {
         let keep = Keep::open(&config.state_dir).map_err(SourceError::State)?;
         let kept = keep.load().map_err(SourceError::State)?;
-        let wake = Arc::new(Notify::new());
-        let watcher = watch_folder(&config, wake.clone())?;
+        let (sender, words) = mpsc::channel(WORDS_MAX);
         let mut source = Self {
             keep,
-            clock,
+            place: config.place.clone(),
+            look_every: config.look,
             recorder,
-            seen: None,
             sequence: kept.as_ref().map_or(0, |k| k.sequence),
             rolling: Rolling::new(config.rollout.clone()),
             state: watch::Sender::new(State::default()),
-            wake,
-            watcher,
-            config,
+            standings: watch::Sender::new(Vec::new()),
+            words,
+            parts: Parts::new(config, sender, clock.clone()).map_err(SourceError::of)?,
+            clock,
         };
         if let Some(kept) = kept {
             source.restore(kept).await;
         }
         source.resume().await.map_err(SourceError::State)?;
-        source.refresh().await;
+        source.hear_all().await;
         Ok(source)
     }
 
@@ -215,67 +240,140 @@ impl Source {
         self.state.subscribe()
     }
 
-    /// Follows the folder, orders and the rollout under way until dropped.
+    /// How each source stands, now and later.
+    pub fn standings(&self) -> watch::Receiver<Vec<Standing>> {
+        self.standings.subscribe()
+    }
+
+    /// Follows the sources, orders and the rollout under way until dropped.
     pub async fn run(mut self) {
-        let wake = self.wake.clone();
-        let mut poll = Instant::now() + self.config.poll;
         loop {
-            let look = sleep(self.config.look);
+            let look = sleep(self.look_every);
             tokio::select! {
-                () = wake.notified() => self.settle().await,
-                () = sleep_until(poll) => {
-                    // A folder that was replaced has lost its watch; setting it again
-                    // costs nothing where it is still there.
-                    let _ = self
-                        .watcher
-                        .watch(&self.config.dir, RecursiveMode::Recursive);
+                word = self.words.recv() => {
+                    let Some(word) = word else {
+                        return;
+                    };
+                    self.parts.hear(word);
+                    while let Ok(word) = self.words.try_recv() {
+                        self.parts.hear(word);
+                    }
+                    self.settle().await;
                 }
-                given = self.rolling.ordered() => {
-                    self.obey(given).await;
-                    continue;
-                }
-                () = look, if self.rolling.is_busy() => {
-                    self.look();
-                    continue;
-                }
-            }
-            poll = Instant::now() + self.config.poll;
-            self.refresh().await;
-        }
-    }
-
-    /// Waits until nothing has happened for the quiet time, within reason.
-    async fn settle(&self) {
-        let deadline = Instant::now() + self.config.debounce * DEBOUNCE_ROUNDS;
-        while Instant::now() < deadline {
-            tokio::select! {
-                () = sleep(self.config.debounce) => return,
-                () = self.wake.notified() => {}
+                given = self.rolling.ordered() => self.obey(given).await,
+                () = look, if self.rolling.is_busy() => self.look(),
             }
         }
     }
 
-    /// Reads the folder; content that was not seen before becomes a revision or a
-    /// rejection.
-    async fn refresh(&mut self) {
-        let dir = self.config.dir.clone();
-        let seen = self.seen;
-        let read = spawn_blocking(move || {
-            let texts = Texts::read(&dir);
-            let fingerprint = texts.fingerprint();
-            (Some(fingerprint) != seen).then(|| (fingerprint, texts.compile()))
-        });
-        let Ok(Some((fingerprint, loaded))) = read.await else {
-            return;
+    /// Hears the repository, then all that contribute to it, within [`START_WAIT`].
+    async fn hear_all(&mut self) {
+        let deadline = Instant::now() + START_WAIT;
+        while !self.parts.all_spoke() {
+            match timeout_at(deadline, self.words.recv()).await {
+                Ok(Some(word)) => self.parts.hear(word),
+                _ => break,
+            }
+            self.parts.follow();
+        }
+        self.settle().await;
+    }
+
+    /// Puts in force what is new and good; what is new and bad is told, and what was good
+    /// of its source stays.
+    async fn settle(&mut self) {
+        let pending = self.parts.pending();
+        if !pending.is_empty() {
+            let outcome = self.choose(&pending).await;
+            let stored = match outcome.loaded {
+                Some((compiled, notes)) => self.offer(compiled, notes),
+                None => Ok(()),
+            };
+            let now_us = self.clock.now_us();
+            match stored {
+                Ok(()) => {
+                    self.parts.take(&outcome.taken, &outcome.left_out, now_us);
+                    self.parts.refuse(outcome.refused, now_us);
+                    self.tell_refused();
+                }
+                Err(diagnostic) => {
+                    self.parts.try_again();
+                    self.reject(vec![diagnostic]);
+                }
+            }
+            self.parts.follow();
+        }
+        self.standings.send_replace(self.parts.standings());
+    }
+
+    /// Looks for the most of `pending` that is good together: all of it, or else one source
+    /// after the other, the repository itself first.
+    async fn choose(&self, pending: &BTreeSet<SmolStr>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let all = self.compile(pending, &outcome.left_out).await;
+        if all.compiled.is_some() {
+            outcome.take(all, pending.clone());
+            return outcome;
+        }
+        if let (1, Some(only)) = (pending.len(), pending.first()) {
+            self.judge(only, all, &mut outcome).await;
+            return outcome;
+        }
+        loop {
+            let before = outcome.taken.len();
+            for name in pending {
+                if !outcome.taken.contains(name) {
+                    let with = outcome.with(name);
+                    let loaded = self.compile(&with, &outcome.left_out).await;
+                    self.judge(name, loaded, &mut outcome).await;
+                }
+            }
+            if outcome.taken.len() == before || outcome.taken.len() == pending.len() {
+                return outcome;
+            }
+        }
+    }
+
+    /// Takes the newest content of `name`, or refuses it, by what came of it together with
+    /// what was taken before.
+    async fn judge(&self, name: &SmolStr, loaded: Loaded, outcome: &mut Outcome) {
+        let with = outcome.with(name);
+        if loaded.compiled.is_some() {
+            return outcome.take(loaded, with);
+        }
+        // What a source may say is the repository's to decide: where it says less than
+        // before, a source that says too much cannot hold it up.
+        let beyond = match name.is_empty() {
+            true => self.parts.beyond_remit(&loaded.diagnostics),
+            false => BTreeSet::new(),
         };
-        self.seen = Some(fingerprint);
-        match loaded.compiled {
-            Some(compiled) => self.offer(compiled, loaded.diagnostics),
-            None => self.reject(loaded.diagnostics),
+        if !beyond.is_empty() {
+            let narrowed = self.compile(&with, &beyond).await;
+            if narrowed.compiled.is_some() {
+                outcome.take(narrowed, with);
+                for source in beyond {
+                    let found = of_source(&loaded.diagnostics, &source);
+                    outcome.taken.remove(&source);
+                    outcome.refused.insert(source.clone(), found);
+                    outcome.left_out.insert(source);
+                }
+                return;
+            }
+        }
+        if !loaded.diagnostics.is_empty() {
+            outcome.refused.insert(name.clone(), loaded.diagnostics);
         }
     }
 
-    /// Serves the kept revision until the folder says otherwise.
+    async fn compile(&self, newest: &BTreeSet<SmolStr>, without: &BTreeSet<SmolStr>) -> Loaded {
+        let Some(texts) = self.parts.assemble(newest, without) else {
+            return Loaded::default();
+        };
+        let compiled = spawn_blocking(move || texts.compile()).await;
+        compiled.unwrap_or_default()
+    }
+
+    /// Serves the kept revision until a source says otherwise.
     async fn restore(&mut self, kept: Revision) {
         let bundle = kept.bundle.clone();
         let loaded = spawn_blocking(move || author::compile(bundle)).await;
@@ -285,12 +383,27 @@ impl Source {
         } = loaded.unwrap_or_default();
         match compiled {
             Some(compiled) => {
+                if let Ok(bundle) = Bundle::decode(compiled.bundle.clone()) {
+                    self.parts.restore(&bundle, kept.issued_us);
+                }
                 let published = self.published(compiled, kept.issued_us, kept, diagnostics);
                 self.state
                     .send_modify(|s| s.current = Some(Arc::new(published)));
             }
             None => tracing::warn!("kept policy revision cannot be used by this build"),
         }
+    }
+
+    /// What the sources have now, put together; a folder is read anew.
+    async fn newest(&self) -> Option<Texts> {
+        let (newest, none) = (self.parts.with_newest(), BTreeSet::new());
+        if let Some(dir) = self.place.folder().map(std::path::Path::to_owned)
+            && let Ok(fresh) = spawn_blocking(move || Texts::read(&dir)).await
+            && !self.parts.is_known(&fresh)
+        {
+            return Some(self.parts.assemble_over(&fresh, &newest, &none));
+        }
+        self.parts.assemble(&newest, &none)
     }
 
     /// The next revision.
@@ -301,6 +414,15 @@ impl Source {
             sequence: self.sequence + 1,
             issued_us: now_us,
         }
+    }
+
+    /// Tells what of the newest content of any source was refused, or that nothing was.
+    fn tell_refused(&self) {
+        let found = self.parts.refused();
+        if !found.is_empty() {
+            return self.reject(found);
+        }
+        self.state.send_if_modified(|s| s.rejected.take().is_some());
     }
 
     fn reject(&self, diagnostics: Vec<Diagnostic>) {
@@ -349,34 +471,36 @@ impl Source {
     }
 }
 
-fn watch_folder(
-    config: &SourceConfig,
-    wake: Arc<Notify>,
-) -> Result<RecommendedWatcher, SourceError> {
-    let failed = |error: notify::Error| {
-        SourceError::Watch(
-            Diagnostic::error(
-                codes::WATCH,
-                format!("policy folder `{}` cannot be watched", config.dir.display()),
-            )
-            .cause(error.to_string())
-            .help("check that the folder exists and that this user may read it"),
-        )
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is an event too; following it would never end.
-        if event.map_or(true, |e| !is_reading(&e)) {
-            wake.notify_one();
-        }
-    })
-    .map_err(failed)?;
-    watcher
-        .watch(&config.dir, RecursiveMode::Recursive)
-        .map_err(failed)?;
-    Ok(watcher)
+/// What became of the newest content of the sources.
+#[derive(Debug, Default)]
+struct Outcome {
+    loaded: Option<(Compiled, Vec<Diagnostic>)>,
+    /// Whose newest content is in it.
+    taken: BTreeSet<SmolStr>,
+    /// Of whom nothing is in it any more.
+    left_out: BTreeSet<SmolStr>,
+    refused: BTreeMap<SmolStr, Vec<Diagnostic>>,
 }
 
-fn is_reading(event: &notify::Event) -> bool {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
+impl Outcome {
+    fn with(&self, name: &SmolStr) -> BTreeSet<SmolStr> {
+        let mut with = self.taken.clone();
+        with.insert(name.clone());
+        with
+    }
+
+    fn take(&mut self, loaded: Loaded, with: BTreeSet<SmolStr>) {
+        self.loaded = loaded.compiled.map(|c| (c, loaded.diagnostics));
+        self.refused.retain(|name, _| !with.contains(name));
+        self.taken = with;
+    }
+}
+
+/// Those that are about files of `source`.
+fn of_source(found: &[Diagnostic], source: &str) -> Vec<Diagnostic> {
+    let own = |d: &&Diagnostic| {
+        let at = d.location.as_ref();
+        at.is_some_and(|at| author::files::source_of(&at.file).0 == source)
+    };
+    found.iter().filter(own).cloned().collect()
 }

@@ -38,6 +38,9 @@ use tonic::{
 use super::{keep::Keep, *};
 use crate::author::sample;
 
+mod composed;
+mod git;
+
 /// Longest wait for anything; only a failure takes that long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -105,11 +108,10 @@ async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 }
 
 fn config(dir: &Path, state: &Path) -> SourceConfig {
-    SourceConfig {
-        debounce: Duration::from_millis(20),
-        poll: Duration::from_millis(200),
-        ..SourceConfig::new(dir, state)
-    }
+    let mut config = SourceConfig::new(dir, state);
+    config.debounce = Duration::from_millis(20);
+    config.place.poll = Duration::from_millis(200);
+    config
 }
 
 async fn open(dir: &Path, state: &Path, records: &Records) -> Source {

@@ -5,7 +5,7 @@ use super::{
     Key,
     Kind::{
         self, Address, Bool, Bytes, Choice, Count, Duration, List, OneOf, Path, Place, Section,
-        Text, Texts, Word,
+        Source, Text, Texts, Word,
     },
 };
 
@@ -63,7 +63,15 @@ pub const KEYS: &[Key] = &[
     key("agent.join.ca", Address, Told("the token's", "10.0.0.1:7440"), "Address of the authority, where it has moved."),
     key("agent.audit", Place, Told("the file's own `audit.listen`; on a joined host `mesh`", "127.0.0.1:7444"), OTHER_AUDIT),
     key("pdp", Section, Shown, "The policy decision point: palisade run pdp"),
-    key("pdp.policies", Path, Required("policies"), "Folder of the policy repository; watched."),
+    key("pdp.policies", Source, Required("policies"), "The policy repository: a folder, which is watched, or `git+https://HOST/REPOSITORY#REF`, `git+file:///REPOSITORY#REF`. As a map, exactly one of `folder` and `git`, with what belongs to it."),
+    key("pdp.policies.folder", Path, Off("policies"), "A folder of this host; watched."),
+    key("pdp.policies.git", Text, Off("https://git.acme.test/policy.git"), "A git repository, `https://…` or `file:///…`; read with the program `git`."),
+    key("pdp.policies.ref", Text, Told("the server's default branch", "main"), "A branch, a tag or a commit id."),
+    key("pdp.policies.subdir", Path, Told("the root", "policy"), "Folder of the policy repository in the git repository."),
+    key("pdp.policies.poll", Duration, Is("3s"), "Time between two questions, 1 s to 24 h; so much later, what is wrong with the source is known."),
+    key("pdp.policies.require_signed", Path, Off("signers"), "File with those who may sign (an allowed-signers file of ssh-keygen); a commit that none of them signed is refused."),
+    key("pdp.policies.credentials", Path, Off("git-credentials"), "File with `https://USER:PASSWORD@HOST`, one a line, for the server."),
+    key("pdp.policies.ca", Path, Told("the system's roots", "roots.pem"), "PEM file with the roots that the server's certificate is under."),
     key("pdp.listen", Address, Required("127.0.0.1:7443"), "Where proxies subscribe, gRPC over mTLS."),
     key("pdp.identity", Choice, FROM_AGENT, OWN_IDENTITY),
     key("pdp.identity.workload_api", Text, WORKLOAD_API_EXAMPLE, WORKLOAD_API),

@@ -19,7 +19,7 @@ use crate::{
 /// is worth a word; every rotation ends one link and opens the next.
 const RECORDS_LATE: Duration = Duration::from_secs(5);
 /// How long the PDP may be away before that is worth a word.
-const PDP_LATE: Duration = Duration::from_secs(10);
+const PDP_LATE: Duration = Duration::from_secs(3);
 /// Part of `stale_after` from which the age of the snapshot is worth a word, in percent.
 const AGE_WARN_PERCENT: u32 = 80;
 /// Part of a certificate's life by which it is renewed, in percent: half of it, and a

@@ -124,7 +124,10 @@ impl Source {
     }
 
     async fn content(&self, content: Content) -> Result<(Compiled, Vec<Diagnostic>), Diagnostic> {
-        let dir = self.config.dir.clone();
+        let texts = match &content {
+            Content::Source => self.newest().await,
+            Content::Bundle(_) | Content::Kept(_) => None,
+        };
         let kept = match &content {
             Content::Kept(name) => Some(self.kept(name)?),
             Content::Bundle(_) | Content::Source => None,
@@ -132,7 +135,9 @@ impl Source {
         let loading = spawn_blocking(move || match (content, kept) {
             (_, Some(revision)) => author::compile(revision.bundle),
             (Content::Bundle(bundle), None) => author::compile(bundle),
-            (Content::Source | Content::Kept(_), None) => Texts::read(&dir).compile(),
+            (Content::Source | Content::Kept(_), None) => {
+                texts.map_or_else(Loaded::default, Texts::compile)
+            }
         });
         let Loaded {
             compiled,

@@ -181,13 +181,19 @@ impl Source {
     }
 
     /// Takes what the source has now: puts it in force, or begins a rollout.
-    pub(super) fn offer(&mut self, compiled: Compiled, diagnostics: Vec<Diagnostic>) {
+    ///
+    /// # Errors
+    /// When it cannot be kept: it is not in force then.
+    pub(super) fn offer(
+        &mut self,
+        compiled: Compiled,
+        diagnostics: Vec<Diagnostic>,
+    ) -> Result<(), Diagnostic> {
         let digest = compiled.digest;
         self.rolling.offered = Some(digest);
-        self.state.send_modify(|s| s.rejected = None);
         if let Some(underway) = self.rolling.running() {
             if underway.rollout.stopped().is_none() && underway.candidate.digest() == digest {
-                return;
+                return Ok(());
             }
             // The newest content is what is wanted, so nothing waits behind another.
             self.stop(Stop::Superseded, "the source has something newer", None);
@@ -196,21 +202,16 @@ impl Source {
         if current.as_ref().is_some_and(|c| c.digest() == digest) {
             // Nothing new; what was set aside is not there any more.
             self.set_aside(None);
-            return;
+            return Ok(());
         }
         if self.rolling.set_aside == Some(digest) {
-            return;
+            return Ok(());
         }
-        let done = match (self.rolling.plan.clone(), current) {
+        match (self.rolling.plan.clone(), current) {
             (Some(plan), Some(current)) => {
                 self.begin(plan, compiled, diagnostics, BY_SOURCE, &current)
             }
             _ => self.publish(compiled, diagnostics),
-        };
-        if let Err(diagnostic) = done {
-            // Looked at again at the next poll.
-            self.seen = None;
-            self.reject(vec![diagnostic]);
         }
     }
 
@@ -254,10 +255,7 @@ impl Source {
         let current = self.current();
         self.recorder
             .leave(changes::activated(current.as_deref(), &next));
-        self.state.send_modify(|s| {
-            s.current = Some(next);
-            s.rejected = None;
-        });
+        self.state.send_modify(|s| s.current = Some(next));
     }
 
     pub(super) fn begin(

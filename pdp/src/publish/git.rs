@@ -1,0 +1,548 @@
+//! A git repository as a source: a bare mirror in the state folder, read without a
+//! check-out.
+//!
+//! Each question is about a state: which commit does the reference name there, and is it
+//! the one that was read? So nothing is lost when a question fails, when history was
+//! rewritten, or when the mirror is thrown away: the next answer is the whole truth.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    place::{GitAt, Place},
+    wire::policy::File,
+};
+
+use super::codes;
+use crate::author::{FILES_MAX, Provenance, REPOSITORY_LEN_MAX, files};
+
+mod blame;
+mod run;
+
+use blame::Blame;
+pub(crate) use blame::FolderBlame;
+use run::{Failure, Git, Run};
+
+/// Longest time of a question and its answer.
+pub(crate) const LIST_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest time of fetching what is new.
+pub(crate) const FETCH_TIME_MAX: Duration = Duration::from_secs(120);
+/// Most bytes of one fetch.
+pub(crate) const FETCH_LEN_MAX: u64 = 256 << 20;
+/// Longest time of anything that stays on this host.
+const LOCAL_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest list of the files of a commit.
+const LIST_LEN_MAX: usize = 64 << 20;
+/// Fetches after which the mirror is packed anew.
+const PACKS_MAX: usize = 20;
+/// Where the fetched commit is named in the mirror.
+const WANTED: &str = "refs/palisade/wanted";
+
+/// Files of one commit.
+#[derive(Debug)]
+pub(crate) struct Read {
+    /// The commit.
+    pub(crate) commit: String,
+    /// Texts by path, sorted; paths start at the policy repository.
+    pub(crate) files: Vec<File>,
+    /// What keeps it from being used, or is to be told about it.
+    pub(crate) found: Vec<Diagnostic>,
+    /// Who changed what.
+    pub(crate) provenance: Provenance,
+    /// The commit before, where this one does not descend from it.
+    pub(crate) rewritten: Option<String>,
+    /// Who signed it, where that was asked for.
+    pub(crate) signer: Option<String>,
+}
+
+/// The mirror of a repository.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    at: GitAt,
+    git: Git,
+    /// File with those who may sign; see `ALLOWED SIGNERS` in ssh-keygen(1).
+    signers: Option<PathBuf>,
+    taken: PathBuf,
+    blame: Blame,
+    failures: u32,
+}
+
+/// The commit that was last good, and when it was committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Taken {
+    commit: String,
+    time_s: i64,
+}
+
+impl Mirror {
+    /// Keeps the mirror of `at` in `home`; commits must be signed by one of `signers`
+    /// where there are any.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub(crate) fn new(
+        place: &Place,
+        at: &GitAt,
+        home: PathBuf,
+        signers: Option<&str>,
+    ) -> Result<Self, Diagnostic> {
+        let make = || -> io::Result<(Git, Option<PathBuf>)> {
+            begin(&home, place)?;
+            let protocol = if at.url.starts_with("file:") {
+                "file"
+            } else {
+                "https"
+            };
+            let mut git = Git::new(&home, home.join("mirror.git"))?.over(protocol);
+            if let Some(file) = &place.credentials {
+                let quoted = file.display().to_string().replace('\'', "'\\''");
+                git = git.set("credential.helper", format!("store --file='{quoted}'"));
+            }
+            if let Some(file) = &place.ca {
+                git = git.set("http.sslCAInfo", file.as_os_str());
+            }
+            let file = home.join("signers");
+            if let Some(signers) = signers {
+                fs::write(&file, signers)?;
+                git = git.set("gpg.ssh.allowedSignersFile", file.as_os_str());
+            }
+            Ok((git, signers.map(|_| file)))
+        };
+        let (git, signers) = make().map_err(|e| unusable(&home, &e))?;
+        Ok(Self {
+            at: at.clone(),
+            blame: Blame::new(git.clone(), &at.subdir),
+            taken: home.join("taken"),
+            git,
+            signers,
+            failures: 0,
+        })
+    }
+
+    /// The commit that the reference names there now.
+    ///
+    /// # Errors
+    /// When the server does not answer, or knows no such reference.
+    pub(crate) async fn wanted(&self) -> Result<String, Diagnostic> {
+        if files::is_commit(&self.at.reference) {
+            return Ok(self.at.reference.clone());
+        }
+        self.list().await.map(|(_, commit)| commit)
+    }
+
+    /// Name and commit of the reference there.
+    async fn list(&self) -> Result<(String, String), Diagnostic> {
+        let names = self.names();
+        let mut args = vec!["ls-remote".to_owned(), self.at.url.clone()];
+        args.extend(names.iter().cloned());
+        args.extend(names.iter().map(|n| format!("{n}^{{}}")));
+        let run = Run::new(args, LIST_TIME_MAX, 1 << 20);
+        let listed = self.git.run(run).await.map_err(|f| self.unreachable(&f))?;
+        let listed = String::from_utf8_lossy(&listed);
+        let there: BTreeMap<&str, &str> = listed
+            .lines()
+            .filter_map(|l| l.split_once('\t').map(|(commit, name)| (name, commit)))
+            .collect();
+        let commit_of = |name: &String| {
+            let peeled = there.get(format!("{name}^{{}}").as_str());
+            let commit = peeled.or(there.get(name.as_str()))?;
+            files::is_commit(commit).then(|| (name.clone(), (*commit).to_owned()))
+        };
+        names.iter().find_map(commit_of).ok_or_else(|| {
+            Diagnostic::error(
+                codes::REFERENCE_MISSING,
+                format!("`{}` has no `{}`", self.at.url, self.at.reference),
+            )
+            .cause("the server answers, and lists no branch or tag of this name")
+            .help("push it again, or name another reference; what runs goes on")
+        })
+    }
+
+    /// Names that the reference can have there, in order of preference.
+    fn names(&self) -> Vec<String> {
+        let reference = &self.at.reference;
+        match reference.as_str() {
+            "HEAD" => vec!["HEAD".to_owned()],
+            whole if whole.starts_with("refs/") => vec![whole.to_owned()],
+            name => vec![format!("refs/heads/{name}"), format!("refs/tags/{name}")],
+        }
+    }
+
+    /// Fetches what the reference names and reads it.
+    ///
+    /// # Errors
+    /// When it cannot be fetched whole, or its signature does not count.
+    pub(crate) async fn read(&mut self) -> Result<Read, Diagnostic> {
+        let read = self.try_read().await;
+        self.failures = match &read {
+            Ok(_) => 0,
+            Err(_) => self.failures + 1,
+        };
+        if self.failures > 1 {
+            // A mirror that a power loss damaged would fail for ever; nothing in it is
+            // needed that the server does not have.
+            let _ = fs::remove_dir_all(&self.git.dir);
+        }
+        read
+    }
+
+    async fn try_read(&mut self) -> Result<Read, Diagnostic> {
+        self.prepare().await?;
+        let name = match files::is_commit(&self.at.reference) {
+            true => self.at.reference.clone(),
+            false => self.list().await?.0,
+        };
+        self.fetch(&name).await?;
+        let commit = self
+            .local(["rev-parse", "--verify", &format!("{WANTED}^{{commit}}")])
+            .await?;
+        let signer = self.check_signature(&commit).await?;
+        let before = self.taken();
+        let time_s = self.commit_time(&commit).await?;
+        let rewritten = match &before {
+            Some(before) if before.commit != commit => {
+                let descends = self.descends(&before.commit, &commit).await;
+                (!descends).then_some(before)
+            }
+            _ => None,
+        };
+        if let Some(before) = rewritten.filter(|b| self.signers.is_some() && time_s <= b.time_s) {
+            return Err(self.older(&commit, before));
+        }
+        let rewritten = rewritten.map(|b| b.commit.clone());
+        let (files, mut found) = self.files(&commit).await?;
+        let provenance = self.blame.of(&commit, &files, &mut found).await;
+        self.take(&Taken {
+            commit: commit.clone(),
+            time_s,
+        })?;
+        Ok(Read {
+            commit,
+            files,
+            found,
+            provenance,
+            rewritten,
+            signer,
+        })
+    }
+
+    /// Makes the mirror, or cleans it of what runs that were cut short left.
+    async fn prepare(&self) -> Result<(), Diagnostic> {
+        let packs = self.git.dir.join("objects/pack");
+        if !packs.is_dir() {
+            let dir = self.git.dir.as_os_str().to_owned();
+            let args = ["init", "--quiet", "--bare"]
+                .map(Into::into)
+                .into_iter()
+                .chain([dir]);
+            let run = Run::new(args, LOCAL_TIME_MAX, 1 << 20);
+            return self
+                .git
+                .run(run)
+                .await
+                .map(drop)
+                .map_err(|f| self.unreachable(&f));
+        }
+        let entries = fs::read_dir(&packs).into_iter().flatten().flatten();
+        let names: Vec<PathBuf> = entries.map(|e| e.path()).collect();
+        let named = |p: &&PathBuf, text: &str| {
+            p.file_name()
+                .is_some_and(|n| n.to_string_lossy().contains(text))
+        };
+        for draft in names.iter().filter(|p| named(p, "tmp_")) {
+            let _ = fs::remove_file(draft);
+        }
+        if names.iter().filter(|p| named(p, ".pack")).count() > PACKS_MAX {
+            self.local(["gc", "--quiet", "--prune=now"]).await?;
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, name: &str) -> Result<(), Diagnostic> {
+        let refspec = format!("+{name}:{WANTED}");
+        let args = [
+            "fetch",
+            "--quiet",
+            "--force",
+            "--no-tags",
+            "--no-write-fetch-head",
+            "--no-recurse-submodules",
+            &self.at.url,
+            &refspec,
+        ];
+        let run = Run::new(args, FETCH_TIME_MAX, 1 << 20).file_len_max(FETCH_LEN_MAX);
+        self.git.run(run).await.map(drop).map_err(|failure| {
+            if let Failure::Missing = failure {
+                return self.unreachable(&failure);
+            }
+            Diagnostic::error(
+                codes::FETCH_FAILED,
+                format!(
+                    "`{}` could not be fetched whole from `{}`",
+                    self.at.reference, self.at.url
+                ),
+            )
+            .cause(failure.cause())
+            .help(format!(
+                "it is fetched again by itself; at most {} MiB and {} s for one fetch",
+                FETCH_LEN_MAX >> 20,
+                FETCH_TIME_MAX.as_secs()
+            ))
+        })
+    }
+
+    /// Who signed the commit; nothing where no signature is asked for.
+    async fn check_signature(&self, commit: &str) -> Result<Option<String>, Diagnostic> {
+        if self.signers.is_none() {
+            return Ok(None);
+        }
+        // `%G?` is `G` for a good signature of an allowed signer; `%GS` is who that is.
+        let shown = self
+            .local(["log", "-1", "--format=%G?%x00%GS", commit])
+            .await?;
+        let (state, signer) = shown.split_once('\0').unwrap_or_default();
+        if state == "G" && !signer.is_empty() {
+            return Ok(Some(signer.to_owned()));
+        }
+        let cause = match state {
+            "N" => "it has no signature".to_owned(),
+            "B" => "its signature is not of these bytes".to_owned(),
+            "U" | "E" => "it is not signed by a key of an allowed signer".to_owned(),
+            other => format!("its signature does not count (`{other}` in git's words)"),
+        };
+        Err(Diagnostic::error(
+            codes::NOT_SIGNED,
+            format!("commit {} is not signed by an allowed signer", short(commit)),
+        )
+        .cause(cause)
+        .help("sign it with a key of `signers` and push again: git commit --amend -S; what runs goes on"))
+    }
+
+    fn older(&self, commit: &str, before: &Taken) -> Diagnostic {
+        Diagnostic::error(
+            codes::REWOUND,
+            format!("commit {} is older than what was signed before", short(commit)),
+        )
+        .cause(format!(
+            "`{}` was moved from {} to a commit that does not follow it and was not signed later; whoever may push could bring back what signers have replaced",
+            self.at.reference,
+            short(&before.commit)
+        ))
+        .help("revert in a new signed commit: git revert")
+    }
+
+    async fn commit_time(&self, commit: &str) -> Result<i64, Diagnostic> {
+        let shown = self.local(["log", "-1", "--format=%ct", commit]).await?;
+        shown
+            .parse()
+            .map_err(|_| self.damaged("a commit has no time"))
+    }
+
+    async fn descends(&self, before: &str, commit: &str) -> bool {
+        let run = Run::new(
+            ["merge-base", "--is-ancestor", before, commit],
+            LOCAL_TIME_MAX,
+            1 << 10,
+        );
+        self.git.run(run).await.is_ok()
+    }
+
+    /// Texts of the commit that belong to a policy repository.
+    async fn files(&self, commit: &str) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
+        let tree = format!("{commit}:{}", self.at.subdir);
+        let run = Run::new(["ls-tree", "-r", "-z", &tree], LOCAL_TIME_MAX, LIST_LEN_MAX);
+        let listed = self.git.run(run).await.map_err(|failure| match failure {
+            Failure::Said(_) if !self.at.subdir.is_empty() => Diagnostic::error(
+                codes::REFERENCE_MISSING,
+                format!(
+                    "commit {} has no folder `{}`",
+                    short(commit),
+                    self.at.subdir
+                ),
+            )
+            .help("name the folder of the policy repository under `subdir`"),
+            failure => self.damaged(&failure.cause()),
+        })?;
+        let blobs = blobs(&listed);
+        if blobs.len() > FILES_MAX {
+            let cause = format!("it has {} files, the limit is {FILES_MAX}", blobs.len());
+            return Ok((Vec::new(), vec![files::too_large(cause)]));
+        }
+        let ids: String = blobs.values().map(|id| format!("{id}\n")).collect();
+        let limit = REPOSITORY_LEN_MAX + blobs.len() * 100;
+        let run = Run::new(["cat-file", "--batch"], LOCAL_TIME_MAX, limit).input(ids.as_bytes());
+        let batch = match self.git.run(run).await {
+            Ok(batch) => batch,
+            Err(Failure::Large) => {
+                let cause = format!("its texts exceed {} MiB", REPOSITORY_LEN_MAX >> 20);
+                return Ok((Vec::new(), vec![files::too_large(cause)]));
+            }
+            Err(failure) => return Err(self.damaged(&failure.cause())),
+        };
+        let texts = contents(&batch).ok_or_else(|| self.damaged("an object is cut short"))?;
+        if texts.len() != blobs.len() {
+            return Err(self.damaged("an object is missing"));
+        }
+        let (mut read, mut found) = (Vec::new(), Vec::new());
+        for (path, bytes) in blobs.into_keys().zip(texts) {
+            match files::text(&path, bytes.to_vec()) {
+                Ok(text) => read.push(File { path, text }),
+                Err(diagnostic) => found.push(diagnostic),
+            }
+        }
+        Ok((read, found))
+    }
+
+    /// Runs git on the mirror alone; the one line it gives.
+    async fn local<const N: usize>(&self, args: [&str; N]) -> Result<String, Diagnostic> {
+        let run = Run::new(args, LOCAL_TIME_MAX, 1 << 16);
+        let output = self.git.run(run).await;
+        let output = output.map_err(|failure| self.damaged(&failure.cause()))?;
+        Ok(String::from_utf8_lossy(&output)
+            .trim_end_matches('\n')
+            .to_owned())
+    }
+
+    fn taken(&self) -> Option<Taken> {
+        let text = fs::read_to_string(&self.taken).ok()?;
+        let (commit, time) = text.trim_end().split_once(' ')?;
+        Some(Taken {
+            commit: commit.to_owned(),
+            time_s: time.parse().ok()?,
+        })
+    }
+
+    fn take(&self, taken: &Taken) -> Result<(), Diagnostic> {
+        let draft = self.taken.with_extension("new");
+        let text = format!("{} {}\n", taken.commit, taken.time_s);
+        fs::write(&draft, text)
+            .and_then(|()| fs::rename(&draft, &self.taken))
+            .map_err(|e| unusable(&self.taken, &e))
+    }
+
+    fn unreachable(&self, failure: &Failure) -> Diagnostic {
+        if let Failure::Missing = failure {
+            return Diagnostic::error(codes::GIT_MISSING, "there is no program `git` here")
+                .cause(format!("`{}` is read with it", self.at.url))
+                .help("install git on the host of the PDP: apt-get install git");
+        }
+        Diagnostic::error(
+            codes::UNREACHABLE_SOURCE,
+            format!("policy source `{}` does not answer", self.at.url),
+        )
+        .cause(failure.cause())
+        .help("see that the repository is there and may be read (`credentials`, `ca`); what runs goes on, and it is asked again by itself")
+    }
+
+    fn damaged(&self, why: &str) -> Diagnostic {
+        Diagnostic::error(
+            codes::FETCH_FAILED,
+            format!("the mirror of `{}` cannot be read", self.at.url),
+        )
+        .cause(why)
+        .help("it is made anew by itself; if it stays so, check the disk of the state folder")
+    }
+}
+
+/// Paths and object ids of the files that belong to a policy repository (`git ls-tree -z`).
+/// Links and other repositories within are none.
+fn blobs(listed: &[u8]) -> BTreeMap<String, String> {
+    let entries = listed.split(|b| *b == 0);
+    entries
+        .filter_map(|entry| {
+            let (head, path) = std::str::from_utf8(entry).ok()?.split_once('\t')?;
+            let mut head = head.split(' ');
+            let (mode, _, id) = (head.next()?, head.next()?, head.next()?);
+            let wanted = mode.starts_with("100") && files::is_read(path);
+            wanted.then(|| (path.to_owned(), id.to_owned()))
+        })
+        .collect()
+}
+
+/// Contents of objects in the order they were asked for (`git cat-file --batch`); none when
+/// one is missing, or the answer is cut short.
+fn contents(mut batch: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut texts = Vec::new();
+    while !batch.is_empty() {
+        texts.push(object(&mut batch)??);
+    }
+    Some(texts)
+}
+
+/// Takes the next object off the answer of `git cat-file --batch`: its bytes, or nothing
+/// where there is no such object. None when the answer is cut short.
+fn object<'b>(batch: &mut &'b [u8]) -> Option<Option<&'b [u8]>> {
+    let end = batch.iter().position(|b| *b == b'\n')?;
+    let (head, rest) = batch.split_at_checked(end)?;
+    let rest = rest.get(1..)?;
+    let head = std::str::from_utf8(head).ok()?;
+    if head.ends_with(" missing") {
+        *batch = rest;
+        return Some(None);
+    }
+    let len = head.rsplit(' ').next()?.parse().ok()?;
+    let (text, rest) = rest.split_at_checked(len)?;
+    *batch = rest.strip_prefix(b"\n")?;
+    Some(Some(text))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
+    Diagnostic::error(
+        codes::STATE_DIR,
+        format!("state in `{}` cannot be used", path.display()),
+    )
+    .cause(error.to_string())
+    .help("check that the folder exists, that this user may write it, and that the disk has room")
+}
+
+/// Prepares the folder; what is of another place is removed.
+fn begin(home: &Path, place: &Place) -> io::Result<()> {
+    let (label, place) = (home.join("place"), place.to_string());
+    let known = fs::read_to_string(&label).ok();
+    if known.as_deref() != Some(&place) {
+        if home.exists() {
+            fs::remove_dir_all(home)?;
+        }
+        fs::create_dir_all(home)?;
+        fs::write(&label, place)?;
+    }
+    Ok(())
+}
+
+/// A commit as people say it.
+pub(crate) fn short(commit: &str) -> &str {
+    commit.get(..10).unwrap_or(commit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_a_policy_repository_are_read() {
+        let id = "0".repeat(40);
+        let listed = format!(
+            "100644 blob {id}\tpalisade.yaml\0100755 blob {id}\tpolicies/a.cedar\0\
+             120000 blob {id}\tpolicies/link.cedar\0160000 commit {id}\tpolicies/sub.cedar\0\
+             100644 blob {id}\tsrc/main.rs\0100644 blob {id}\tpolicies/.hidden.cedar\0"
+        );
+        let paths: Vec<String> = blobs(listed.as_bytes()).into_keys().collect();
+        assert_eq!(paths, ["palisade.yaml", "policies/a.cedar"]);
+    }
+
+    #[test]
+    fn a_batch_is_whole_or_nothing() {
+        let batch = b"aa blob 3\nabc\nbb blob 0\n\n";
+        assert_eq!(contents(batch), Some(vec![&b"abc"[..], &b""[..]]));
+        for len in 1..batch.len() {
+            let whole = contents(&batch[..len]).is_some_and(|texts| texts.len() == 2);
+            assert!(!whole, "{len}");
+        }
+        assert_eq!(contents(b"aa missing\n"), None);
+    }
+}

@@ -1,0 +1,450 @@
+//! The sources of a repository, and what is known of each: what it has, what of it is in
+//! force, what is wrong with it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::Diagnostic,
+    place::SILENCE,
+    wire::policy::{Bundle, File},
+};
+use smol_str::SmolStr;
+use tokio::{sync::mpsc, task::AbortHandle};
+
+use super::{
+    origin::{Given, Origin, Word},
+    source::SourceConfig,
+};
+use crate::author::{Contributor, Provenance, Texts, codes, contributors, files};
+
+/// How a source stands.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// Its name; empty for the repository itself.
+    pub name: String,
+    /// Where it is.
+    pub place: String,
+    /// The revision that it has, as it last said.
+    pub wanted: String,
+    /// The revision of it that is in force; empty when there is none.
+    pub has: String,
+    /// Since when, microseconds since the Unix epoch.
+    pub since_us: Option<i64>,
+    /// When it last answered, microseconds since the Unix epoch.
+    pub heard_us: Option<i64>,
+    /// When it counts as silent, if it does not answer before; no clock that jumps moves it.
+    pub silent_at: Instant,
+    /// What keeps it from being read.
+    pub fault: Option<Fault>,
+    /// What keeps its newest revision from being put in force.
+    pub refused: Option<Fault>,
+    /// The revision before the one that it has, where that does not follow it.
+    pub rewritten: Option<String>,
+    /// Who signed what it has.
+    pub signer: Option<String>,
+}
+
+/// Something that is wrong with a source.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    /// What.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Since when, microseconds since the Unix epoch.
+    pub since_us: i64,
+}
+
+/// Every source, by name; the repository itself has none.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    config: SourceConfig,
+    words: mpsc::Sender<Word>,
+    clock: Clock,
+    parts: BTreeMap<SmolStr, Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    contributor: Option<Contributor>,
+    /// What is in force of it.
+    good: Option<Arc<Texts>>,
+    /// What it has instead; judged already where it was refused.
+    newest: Option<(Arc<Texts>, String)>,
+    /// Whether `newest` is to be judged.
+    fresh: bool,
+    spoke: bool,
+    poll: Duration,
+    standing: Standing,
+    task: Option<AbortHandle>,
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+impl Parts {
+    /// Begins to follow the repository itself.
+    ///
+    /// # Errors
+    /// When it cannot be followed at all.
+    pub(crate) fn new(
+        config: SourceConfig,
+        words: mpsc::Sender<Word>,
+        clock: Clock,
+    ) -> Result<Self, Diagnostic> {
+        let mut parts = Self {
+            config,
+            words,
+            clock,
+            parts: BTreeMap::new(),
+        };
+        let mut part = parts.part(None);
+        part.task = Some(parts.begin(None)?);
+        parts.parts.insert(SmolStr::default(), part);
+        Ok(parts)
+    }
+
+    /// Takes note of what a source said.
+    pub(crate) fn hear(&mut self, word: Word) {
+        let now_us = self.clock.now_us();
+        let Some(part) = self.parts.get_mut(&word.name) else {
+            return;
+        };
+        part.spoke = true;
+        let standing = &mut part.standing;
+        if word.wanted.is_some() || word.given.is_ok() {
+            standing.heard_us = Some(now_us);
+            standing.silent_at = Instant::now() + part.poll + SILENCE;
+        }
+        if let Some(wanted) = word.wanted {
+            standing.wanted = wanted;
+        }
+        let since_us = standing.fault.as_ref().map_or(now_us, |f| f.since_us);
+        standing.fault = None;
+        match word.given {
+            Ok(None) => {}
+            Ok(Some(given)) => part.give(given),
+            Err(diagnostic) => {
+                if since_us == now_us {
+                    tracing::warn!(source = %word.name, %diagnostic, "policy source cannot be read");
+                }
+                standing.fault = Some(Fault {
+                    diagnostics: vec![diagnostic],
+                    since_us,
+                });
+            }
+        }
+    }
+
+    /// Whether every source has said something.
+    pub(crate) fn all_spoke(&self) -> bool {
+        self.parts.values().all(|p| p.spoke)
+    }
+
+    /// Names of those whose newest content is not in force, when any of it is yet to be
+    /// judged: what was refused may be good beside what is new.
+    pub(crate) fn pending(&self) -> BTreeSet<SmolStr> {
+        if !self.parts.values().any(|p| p.fresh) {
+            return BTreeSet::new();
+        }
+        self.with_newest()
+    }
+
+    /// Names of those whose newest content is not in force.
+    pub(crate) fn with_newest(&self) -> BTreeSet<SmolStr> {
+        let newest = self.parts.iter().filter(|(_, p)| p.newest.is_some());
+        newest.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether these are the texts that the repository itself is known to have.
+    pub(crate) fn is_known(&self, texts: &Texts) -> bool {
+        let root = self.of("", &self.with_newest());
+        root.is_some_and(|root| root.fingerprint() == texts.fingerprint())
+    }
+
+    /// The repository with all that contribute to it: of those in `newest` what they have
+    /// now, of the others what is in force, of those in `without` nothing.
+    pub(crate) fn assemble(
+        &self,
+        newest: &BTreeSet<SmolStr>,
+        without: &BTreeSet<SmolStr>,
+    ) -> Option<Texts> {
+        let root = self.of("", newest)?;
+        Some(self.assemble_over(root, newest, without))
+    }
+
+    /// As [`Parts::assemble`], with `root` as the repository itself.
+    pub(crate) fn assemble_over(
+        &self,
+        root: &Texts,
+        newest: &BTreeSet<SmolStr>,
+        without: &BTreeSet<SmolStr>,
+    ) -> Texts {
+        let mut texts = root.clone();
+        for contributor in contributors(root.settings(), &self.base()) {
+            let name = contributor.name.as_str();
+            if let Some(other) = self.of(name, newest).filter(|_| !without.contains(name)) {
+                texts.add(&contributor, other);
+            }
+        }
+        texts
+    }
+
+    /// What a source has, or what of it is in force.
+    fn of(&self, name: &str, newest: &BTreeSet<SmolStr>) -> Option<&Texts> {
+        let part = self.parts.get(name)?;
+        let new = part.newest.as_ref().map(|(texts, _)| texts);
+        let texts = new.filter(|_| newest.contains(name)).or(part.good.as_ref());
+        texts.map(|texts| &**texts)
+    }
+
+    /// Notes whose newest content is in force now, and of whom nothing is.
+    pub(crate) fn take(
+        &mut self,
+        taken: &BTreeSet<SmolStr>,
+        left_out: &BTreeSet<SmolStr>,
+        now_us: i64,
+    ) {
+        for (name, part) in &mut self.parts {
+            part.fresh = false;
+            if taken.contains(name)
+                && let Some((texts, revision)) = part.newest.take()
+            {
+                part.good = Some(texts);
+                part.standing.refused = None;
+                if part.standing.has != revision {
+                    part.standing.has = revision;
+                    part.standing.since_us = Some(now_us);
+                }
+            }
+            if left_out.contains(name) {
+                part.newest = part.newest.take().or_else(|| {
+                    let has = part.standing.has.clone();
+                    part.good.clone().map(|texts| (texts, has))
+                });
+                part.good = None;
+                part.standing.has.clear();
+                part.standing.since_us = None;
+            }
+        }
+    }
+
+    /// Notes what was refused.
+    pub(crate) fn refuse(&mut self, refused: BTreeMap<SmolStr, Vec<Diagnostic>>, now_us: i64) {
+        for (name, diagnostics) in refused {
+            let Some(part) = self.parts.get_mut(&name) else {
+                continue;
+            };
+            let known = part.standing.refused.as_ref();
+            let same = known.filter(|f| f.diagnostics == diagnostics);
+            part.standing.refused = Some(Fault {
+                since_us: same.map_or(now_us, |f| f.since_us),
+                diagnostics,
+            });
+        }
+    }
+
+    /// Has everything that is not in force judged again with the next word.
+    pub(crate) fn try_again(&mut self) {
+        let pending = self.parts.values_mut().filter(|p| p.newest.is_some());
+        pending.for_each(|p| p.fresh = true);
+    }
+
+    /// Everything that keeps newest content from being put in force, the repository's first.
+    pub(crate) fn refused(&self) -> Vec<Diagnostic> {
+        let refused = self
+            .parts
+            .values()
+            .filter_map(|p| p.standing.refused.as_ref());
+        refused
+            .flat_map(|f| f.diagnostics.iter().cloned())
+            .collect()
+    }
+
+    /// The sources whose files hold all of the errors in `found`, if each of them is that a
+    /// source says more than it may.
+    pub(crate) fn beyond_remit(&self, found: &[Diagnostic]) -> BTreeSet<SmolStr> {
+        let errors = found.iter().filter(|d| d.is_error());
+        let culprits: Option<BTreeSet<SmolStr>> = errors
+            .map(|d| {
+                let file = &d.location.as_ref()?.file;
+                let (source, _) = files::source_of(file);
+                let beyond = (codes::FOREIGN_SERVICE..=codes::FOREIGN_FILE).contains(&d.code.0);
+                (beyond && self.parts.contains_key(source)).then(|| source.into())
+            })
+            .collect();
+        culprits.unwrap_or_default()
+    }
+
+    /// Follows those that the repository lists, and no others.
+    pub(crate) fn follow(&mut self) {
+        let Some(root) = self.parts.get("") else {
+            return;
+        };
+        let newest = root.newest.as_ref().map(|(texts, _)| texts);
+        let Some(texts) = root.good.as_ref().or(newest) else {
+            return;
+        };
+        let listed = contributors(texts.settings(), &self.base());
+        self.parts.retain(|name, _| {
+            name.is_empty() || listed.iter().any(|contributor| contributor.name == *name)
+        });
+        for contributor in listed {
+            let known = self.parts.get(&contributor.name);
+            let is_followed = known.is_some_and(|part| {
+                let known = part.contributor.as_ref().filter(|_| part.task.is_some());
+                known.is_some_and(|k| {
+                    k.place == contributor.place && k.signers == contributor.signers
+                })
+            });
+            if is_followed {
+                continue;
+            }
+            let mut part = self.part(Some(&contributor));
+            if let Some(known) = self.parts.get_mut(&contributor.name) {
+                part.good = known.good.take();
+                part.standing.has = std::mem::take(&mut known.standing.has);
+                part.standing.since_us = known.standing.since_us;
+            }
+            // The one before ends first: both would write in one folder.
+            self.parts.remove(&contributor.name);
+            match self.begin(Some(&contributor)) {
+                Ok(task) => part.task = Some(task),
+                Err(diagnostic) => {
+                    part.spoke = true;
+                    part.standing.fault = Some(Fault {
+                        diagnostics: vec![diagnostic],
+                        since_us: self.clock.now_us(),
+                    });
+                }
+            }
+            self.parts.insert(contributor.name.clone(), part);
+        }
+    }
+
+    /// Takes what is in force from a bundle that was kept.
+    pub(crate) fn restore(&mut self, bundle: &Bundle, since_us: i64) {
+        let mut of_source: BTreeMap<&str, Vec<File>> = BTreeMap::new();
+        for file in &bundle.files {
+            let (source, path) = files::source_of(&file.path);
+            of_source.entry(source).or_default().push(File {
+                path: path.to_owned(),
+                text: file.text.clone(),
+            });
+        }
+        let provenance = Provenance::of_bundle(bundle);
+        let texts = |source: &str, revision: &str, files: Vec<File>| {
+            let mut texts = Texts::of(revision.to_owned(), files, Vec::new());
+            texts.provenance = provenance.of_source(source);
+            Arc::new(texts)
+        };
+        let root = of_source.remove("").unwrap_or_default();
+        if let Some(part) = self.parts.get_mut("") {
+            part.good = Some(texts("", &bundle.git_revision, root));
+            part.restored(&bundle.git_revision, since_us);
+        }
+        let named = contributors(
+            self.parts
+                .get("")
+                .and_then(|p| p.good.as_ref())
+                .map_or("", |t| t.settings()),
+            &self.base(),
+        );
+        for contribution in &bundle.contributions {
+            let name = contribution.name.as_str();
+            let Some(contributor) = named.iter().find(|c| c.name == name) else {
+                continue;
+            };
+            let files = of_source.remove(name).unwrap_or_default();
+            let mut part = self.part(Some(contributor));
+            part.good = Some(texts(name, &contribution.git_revision, files));
+            part.restored(&contribution.git_revision, since_us);
+            self.parts.insert(name.into(), part);
+        }
+        self.follow();
+    }
+
+    /// How each stands, the repository itself first.
+    pub(crate) fn standings(&self) -> Vec<Standing> {
+        self.parts.values().map(|p| p.standing.clone()).collect()
+    }
+
+    fn part(&self, contributor: Option<&Contributor>) -> Part {
+        let place = contributor.map_or(&self.config.place, |c| &c.place);
+        Part {
+            contributor: contributor.cloned(),
+            good: None,
+            newest: None,
+            fresh: false,
+            spoke: false,
+            poll: place.poll,
+            standing: Standing {
+                name: contributor.map_or_else(String::new, |c| c.name.to_string()),
+                place: place.to_string(),
+                wanted: String::new(),
+                has: String::new(),
+                since_us: None,
+                heard_us: None,
+                silent_at: Instant::now() + place.poll + SILENCE,
+                fault: None,
+                refused: None,
+                rewritten: None,
+                signer: None,
+            },
+            task: None,
+        }
+    }
+
+    fn begin(&self, contributor: Option<&Contributor>) -> Result<AbortHandle, Diagnostic> {
+        let name = contributor.map_or_else(SmolStr::default, |c| c.name.clone());
+        let place = contributor.map_or(&self.config.place, |c| &c.place);
+        let own = contributor.and_then(Contributor::signers);
+        let signers = match contributor {
+            Some(_) => own.as_deref(),
+            None => self.config.signers.as_deref(),
+        };
+        let folder = if name.is_empty() {
+            "repository"
+        } else {
+            "contributed"
+        };
+        let home = self
+            .config
+            .state_dir
+            .join("sources")
+            .join(folder)
+            .join(&*name);
+        let origin = Origin::new(name, place, signers, home, self.config.debounce)?;
+        Ok(tokio::spawn(origin.follow(self.words.clone())).abort_handle())
+    }
+
+    /// Where folders of contributing sources start.
+    fn base(&self) -> std::path::PathBuf {
+        let folder = self.config.place.folder();
+        folder.unwrap_or(Path::new("/")).to_owned()
+    }
+}
+
+impl Part {
+    fn give(&mut self, given: Given) {
+        self.standing.wanted.clone_from(&given.revision);
+        self.standing.rewritten = given.rewritten;
+        self.standing.signer = given.signer;
+        self.newest = Some((Arc::new(given.texts), given.revision));
+        self.fresh = true;
+    }
+
+    fn restored(&mut self, revision: &str, since_us: i64) {
+        revision.clone_into(&mut self.standing.has);
+        self.standing.since_us = Some(since_us);
+    }
+}

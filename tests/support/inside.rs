@@ -1,0 +1,114 @@
+//! A mesh in the process of its story: control plane, proxies, and a clock that moves.
+
+use std::{
+    net::SocketAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use palisade::{
+    config::Config,
+    control::{client::Mesh, status::ProxyStatus},
+};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longest wait for something that should take milliseconds.
+pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Reads a configuration that is written into `dir`.
+pub fn config(dir: &Path, yaml: &str) -> Config {
+    std::fs::create_dir_all(dir).unwrap();
+    let file = dir.join("mesh.yaml");
+    std::fs::write(&file, yaml).unwrap();
+    Config::read(&file).unwrap_or_else(|found| panic!("{found:#?}"))
+}
+
+/// Configuration of the control plane, with its policies from `policies`, which is YAML.
+pub fn control_plane(name: &str, policies: &str) -> String {
+    let uid = nix::unistd::getuid();
+    let registrations: String = ["web", "orders"]
+        .map(|s| format!("    - {{ spiffe_id: spiffe://demo.test/ns/shop/sa/{s}, selectors: [\"unix:uid:{uid}\"] }}\n"))
+        .concat();
+    format!(
+        "trust_domain: demo.test\nname: {name}\nca:\n  svid_ttl: 1h\n  registrations:\n{registrations}pdp:\n  policies: {policies}\n  listen: 127.0.0.1:0\naudit:\n  listen: 127.0.0.1:0\n"
+    )
+}
+
+/// Configuration of the proxy of `service`.
+pub fn proxy(
+    name: &str,
+    service: &str,
+    app: SocketAddr,
+    pdp: SocketAddr,
+    audit: SocketAddr,
+    agent: &Path,
+) -> String {
+    format!(
+        "trust_domain: demo.test\nname: {name}\nproxy:\n  instance: {service}\n  identity: {{ workload_api: \"unix://{}\" }}\n  spiffe_id: spiffe://demo.test/ns/shop/sa/{service}\n  policy: {{ pdp: \"{pdp}\" }}\n  records: {{ audit: \"{audit}\" }}\n  workers: 1\n  inbound: {{ listen: \"127.0.0.1:0\", service: shop/{service}, upstream: \"{app}\" }}\n  outbound: {{ listen: \"127.0.0.1:0\" }}\n",
+        agent.display()
+    )
+}
+
+/// An application that says hello.
+pub async fn start_app() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = axum::Router::new().fallback(|| async { "hello" });
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+/// What every proxy of the mesh says of itself.
+pub async fn statuses(name: &str) -> Vec<ProxyStatus> {
+    let Ok(mesh) = Mesh::find(Some(name)).await else {
+        return Vec::new();
+    };
+    mesh.get_all("proxy", "/v1/proxy/status")
+        .await
+        .unwrap_or_default()
+}
+
+/// The outbound port of `web`, once every proxy knows policy and endpoints.
+pub async fn ready(name: &str) -> SocketAddr {
+    until("both proxies are ready", || async {
+        let all = statuses(name).await;
+        all.len() == 2 && all.iter().all(|p| p.sequence > 0 && p.endpoints >= 2)
+    })
+    .await;
+    let all = statuses(name).await;
+    all.iter()
+        .find(|p| p.instance == "web")
+        .unwrap()
+        .outbound
+        .unwrap()
+}
+
+/// Asks again and again until the answer is yes; panics after [`LIMIT`].
+pub async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+    let started = Instant::now();
+    let mut ticks = tokio::time::interval(Duration::from_millis(50));
+    while !ask().await {
+        assert!(started.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        ticks.tick().await;
+    }
+}
+
+/// Status of a GET through an outbound port.
+pub async fn get(outbound: SocketAddr, host: &str, path: &str) -> u16 {
+    let stream = TcpStream::connect(outbound).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get(path)
+        .header("host", host)
+        .body(Full::new(Bytes::new()))
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let status = answer.status().as_u16();
+    answer.into_body().collect().await.unwrap();
+    status
+}
