@@ -17,6 +17,8 @@ pub(crate) mod access;
 #[cfg(feature = "full")]
 pub(crate) mod benchmark;
 #[cfg(feature = "full")]
+pub(crate) mod comparison;
+#[cfg(feature = "full")]
 pub(crate) mod explanation;
 #[cfg(feature = "full")]
 pub(crate) mod impact;

@@ -11,8 +11,9 @@ use std::process::Command;
 
 /// What builds it.
 const SLIM: [&str; 3] = ["--no-default-features", "--features", "proxy,agent"];
-/// Crates that make certificates, keep SQL, search, or draw a demo.
-const ABSENT: [&str; 6] = [
+/// Crates that make certificates, keep SQL, prove, search, or draw a demo.
+const ABSENT: [&str; 7] = [
+    "cedar-policy-symcc",
     "indicatif",
     "libsqlite3-sys",
     "rcgen",

@@ -33,6 +33,7 @@ mod facts;
 pub(crate) mod files;
 pub mod fmt;
 mod impossible;
+mod invariants;
 mod kin;
 mod known;
 pub mod lint;
@@ -136,6 +137,20 @@ fn elsewhere(contributor: &Contributor) -> Diagnostic {
 /// Paths of the files that a repository consists of, tests too, sorted.
 pub fn files_of(dir: &Path) -> Vec<String> {
     files::all(dir)
+}
+
+/// Compiles files that were read elsewhere, such as those of a commit; `git_revision` is that
+/// commit. Files that are no part of a repository are left out.
+///
+/// Blocks on CPU; call it outside an async worker.
+pub fn of_files(files: Vec<(String, Vec<u8>)>, git_revision: String) -> Loaded {
+    let (files, found) = files::gathered(files);
+    Texts::of(git_revision, files, found).compile()
+}
+
+/// Whether a repository has a file at `path` that becomes part of a revision.
+pub fn is_part(path: &str) -> bool {
+    files::is_read(path)
 }
 
 /// The files of a repository as they were read, not yet compiled.
@@ -327,6 +342,13 @@ fn with_entities(compiled: &Compiled, overlay: Overlay) -> Loaded {
     }))
 }
 
+/// The files of a revision, by path.
+pub fn texts_of(compiled: &Compiled) -> Vec<(Arc<str>, Arc<str>)> {
+    let bundle = Bundle::decode(&*compiled.bundle).unwrap_or_default();
+    let files = bundle.files.into_iter();
+    files.map(|f| (f.path.into(), f.text.into())).collect()
+}
+
 /// A folder without them is no repository; a bundle may come from elsewhere.
 fn without_settings() -> Diagnostic {
     Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
@@ -358,6 +380,7 @@ struct Draft {
     policies: cedar_policy::PolicySet,
     entities: cedar_policy::Entities,
     catalogue: Arc<Catalogue>,
+    invariants: BTreeMap<SmolStr, PolicyInfo>,
     parts: Parts,
 }
 
@@ -389,6 +412,7 @@ impl Draft {
             entities: self.entities,
             catalogue: self.catalogue,
             info,
+            invariants: self.invariants,
             digest: Digest::of(&bundle),
             bundle,
         };
@@ -403,6 +427,8 @@ fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>
     for source in files.iter().filter(|s| files::is_policy(&s.path)) {
         policies.read(source, found);
     }
+    let of_invariants = files.iter().filter(|s| files::is_invariant(&s.path));
+    let invariants = invariants::read(of_invariants, &policies, found);
     let Some(settings_source) = files.iter().find(|s| &*s.path == files::SETTINGS) else {
         found.push(without_settings());
         return None;
@@ -440,7 +466,9 @@ fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>
     let catalogue = Catalogue::new(domain.clone(), services, settings.headers.clone());
     let team = files.iter().find(|s| &*s.path == files::SCHEMA);
     let schema = schema::compile(&catalogue, team, found)?;
-    check::validate(&policies, &schema, catalogue_broken, found);
+    for statements in [&policies, &invariants] {
+        check::validate(statements, &schema, catalogue_broken, found);
+    }
     if catalogue_broken {
         return None;
     }
@@ -451,13 +479,16 @@ fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>
             return None;
         }
     };
-    known::check(&policies, &entities, &domain, found);
+    for statements in [&policies, &invariants] {
+        known::check(statements, &entities, &domain, found);
+    }
     Some(Draft {
         trust_domain: domain,
         schema,
         policies: policies.set,
         entities,
         catalogue: Arc::new(catalogue),
+        invariants: invariants::infos(invariants),
         parts: Parts {
             read: policies.read,
             declared,

@@ -31,6 +31,9 @@ pub struct Compiled {
     pub catalogue: Arc<Catalogue>,
     /// What is known of each policy beside its meaning, by policy id.
     pub info: BTreeMap<SmolStr, PolicyInfo>,
+    /// What must never become possible, by id: statements in the form of a `forbid`, that no
+    /// engine enforces.
+    pub invariants: BTreeMap<SmolStr, PolicyInfo>,
     /// Encoded `palisade_mesh::wire::policy::Bundle`.
     pub bundle: Bytes,
     /// SHA-256 of `bundle`.

@@ -29,29 +29,31 @@
 //! - The determining policies of an undecided decision are the forbids to blame.
 
 mod access;
-mod asked;
+pub(crate) mod asked;
 mod cache;
-mod core;
+pub(crate) mod core;
 mod cost;
 mod engine;
 mod explain;
-mod fact;
-mod field;
+pub(crate) mod fact;
+pub(crate) mod field;
 mod index;
 mod known;
-mod oracle;
+pub(crate) mod oracle;
 mod outcome;
+#[cfg(feature = "analysis")]
+pub(crate) mod possible;
 mod record;
 mod replay;
-mod rule;
+pub(crate) mod rule;
 mod slice;
 mod snapshot;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
-mod world;
+pub(crate) mod world;
 
 use smol_str::SmolStr;
 

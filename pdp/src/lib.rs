@@ -6,11 +6,14 @@
 //! - [`compiled`]: what comes out of that, and what an engine is built from
 //! - [`decide`]: the engine that answers questions under one immutable snapshot
 //! - [`apis`]: the decision APIs for whoever is no proxy of the mesh
+//! - `analysis`: two revisions compared, and what the newer one allows proved
 //! - [`links`]: who may call a part of the mesh itself
 //! - [`publish`]: following sources, numbering revisions, sending them to proxies
 //!
 //! `cedar-policy` is used nowhere else in the workspace.
 
+#[cfg(feature = "analysis")]
+pub mod analysis;
 pub mod apis;
 pub mod author;
 pub mod compiled;

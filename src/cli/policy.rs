@@ -10,10 +10,13 @@ use crate::render::{self, paint};
 
 pub(crate) mod bench;
 mod cases;
+mod diff;
 mod fmt;
 pub(crate) mod impact;
+mod invariants;
 mod lint;
 mod outputs;
+mod side;
 pub(crate) mod suggest;
 pub(crate) mod unused;
 mod validate;
@@ -31,6 +34,8 @@ pub(super) enum Command {
     Test(cases::Args),
     /// Lay out the Cedar files in the one way.
     Fmt(fmt::Args),
+    /// Compare two revisions: texts, who reaches what, and a proof that nobody newly does.
+    Diff(diff::Args),
     /// Print the Cedar schema that the catalogue gives.
     Schema(Repository),
     /// Make recorded decisions again under this repository: what would change.
@@ -49,6 +54,7 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
         Command::Lint(args) => lint::main(args, context),
         Command::Test(args) => cases::main(args, context),
         Command::Fmt(args) => fmt::main(args, context),
+        Command::Diff(args) => diff::main(args, context),
         Command::Schema(repository) => schema(&repository.dir, context),
         Command::Impact(args) => impact::main(args, context),
         Command::Suggest(args) => suggest::main(args, context),

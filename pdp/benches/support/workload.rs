@@ -236,6 +236,7 @@ pub fn compiled(n: usize) -> Compiled {
         policies,
         catalogue,
         info,
+        invariants: BTreeMap::new(),
         bundle: Bytes::new(),
         digest: Digest::default(),
     }

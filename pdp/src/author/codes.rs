@@ -110,6 +110,8 @@ pub const IMPOSSIBLE: u16 = 1140;
 pub const CONFUSABLE: u16 = 1141;
 /// More diagnostics than are told.
 pub const MORE: u16 = 1199;
+/// An invariant that is a `permit`.
+pub const INVARIANT_PERMIT: u16 = 2320;
 /// `permit` without any constraint.
 pub const PERMIT_ALL: u16 = 1150;
 

@@ -40,6 +40,10 @@ const ENTITIES: Kind = Kind {
     folder: "entities",
     extensions: &["yaml", "yml"],
 };
+const INVARIANTS: Kind = Kind {
+    folder: "invariants",
+    extensions: &["cedar"],
+};
 /// Tests are part of the repository, not of the bundle: engines do not run them.
 pub(crate) const TESTS: Kind = Kind {
     folder: "tests",
@@ -84,6 +88,10 @@ pub(crate) fn is_entities(path: &str) -> bool {
     is_of(source_of(path).1, &ENTITIES)
 }
 
+pub(crate) fn is_invariant(path: &str) -> bool {
+    is_of(source_of(path).1, &INVARIANTS)
+}
+
 /// Whether a file at `path` of a repository goes into its bundle.
 pub(crate) fn is_read(path: &str) -> bool {
     is_contributed(path) || matches!(path, SETTINGS | SCHEMA)
@@ -91,7 +99,7 @@ pub(crate) fn is_read(path: &str) -> bool {
 
 /// Whether a file at `path` of a repository goes into a bundle that it contributes to.
 pub(crate) fn is_contributed(path: &str) -> bool {
-    let kinds = [SERVICES, POLICIES, ENTITIES];
+    let kinds = [SERVICES, POLICIES, ENTITIES, INVARIANTS];
     let deep = path.split('/').count() > FOLDERS_MAX + 2;
     let hidden = path.split('/').any(|part| part.starts_with('.'));
     kinds.iter().any(|kind| is_of(path, kind)) && !deep && !hidden
@@ -106,9 +114,30 @@ pub(crate) fn read(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<File> {
     Vec::new()
 }
 
+/// Files that were read elsewhere, as [`read`] gives those of a folder.
+pub(crate) fn gathered(files: Vec<(String, Vec<u8>)>) -> (Vec<File>, Vec<Diagnostic>) {
+    let (mut read, mut found) = (Vec::new(), Vec::new());
+    let mut files: Vec<_> = files
+        .into_iter()
+        .filter(|(path, _)| is_read(path))
+        .collect();
+    files.sort_unstable();
+    if !files.iter().any(|(path, _)| path == SETTINGS) {
+        found.push(no_repository("what was read"));
+        return (read, found);
+    }
+    for (path, bytes) in files {
+        match text(&path, bytes) {
+            Ok(text) => read.push(File { path, text }),
+            Err(diagnostic) => found.push(diagnostic),
+        }
+    }
+    (read, found)
+}
+
 /// As [`read`], also where there are no settings.
 pub(crate) fn read_all(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<File> {
-    let names = names(dir, &[SERVICES, POLICIES, ENTITIES], found);
+    let names = names(dir, &[SERVICES, POLICIES, ENTITIES, INVARIANTS], found);
     read_files(dir, names, found)
 }
 
@@ -126,7 +155,11 @@ pub(crate) fn no_repository(name: &str) -> Diagnostic {
 
 /// Paths of all files of a repository that is in order, tests too, sorted.
 pub(crate) fn all(dir: &Path) -> Vec<String> {
-    let mut all = names(dir, &[SERVICES, POLICIES, ENTITIES, TESTS], &mut Vec::new());
+    let mut all = names(
+        dir,
+        &[SERVICES, POLICIES, ENTITIES, INVARIANTS, TESTS],
+        &mut Vec::new(),
+    );
     all.sort_unstable();
     all
 }

@@ -57,7 +57,9 @@ pub fn check(dir: &Path) -> (Vec<Formatted>, Vec<Diagnostic>) {
     let mut found = Vec::new();
     let files = files::read(dir, &mut found);
     let mut all = Vec::new();
-    for file in files.iter().filter(|f| super::files::is_policy(&f.path)) {
+    let is_laid_out =
+        |path: &str| super::files::is_policy(path) || super::files::is_invariant(path);
+    for file in files.iter().filter(|f| is_laid_out(&f.path)) {
         let source = Source::new(file.path.as_str(), file.text.as_str());
         match format(&source) {
             Ok(text) => all.push(Formatted {

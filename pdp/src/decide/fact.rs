@@ -14,7 +14,7 @@ use super::{
     known::Known,
 };
 
-const US_PER_SECOND: i64 = 1_000_000;
+pub(crate) const US_PER_SECOND: i64 = 1_000_000;
 pub(crate) const US_PER_HOUR: i64 = 3_600 * US_PER_SECOND;
 const US_PER_DAY: i64 = 24 * US_PER_HOUR;
 
@@ -222,12 +222,12 @@ pub(crate) fn next_tick(field: Field, now_us: i64) -> Option<i64> {
     now_us.div_euclid(step).saturating_add(1).checked_mul(step)
 }
 
-fn hour_of(now_us: i64) -> i64 {
+pub(crate) fn hour_of(now_us: i64) -> i64 {
     now_us.rem_euclid(US_PER_DAY) / US_PER_HOUR
 }
 
 /// Monday is 1, Sunday 7; the epoch was a Thursday.
-fn weekday_of(now_us: i64) -> i64 {
+pub(crate) fn weekday_of(now_us: i64) -> i64 {
     (now_us.div_euclid(US_PER_DAY) + 3).rem_euclid(7) + 1
 }
 

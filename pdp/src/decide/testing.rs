@@ -82,6 +82,7 @@ pub(crate) fn compiled(policies: &str) -> Compiled {
         entities: entities.expect("entities"),
         catalogue,
         info,
+        invariants: BTreeMap::new(),
         digest: Digest::of(&bundle),
         bundle,
     }

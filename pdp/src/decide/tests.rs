@@ -10,7 +10,7 @@ use super::{
 
 mod access;
 mod explained;
-mod property;
+pub(crate) mod property;
 mod remembered;
 mod replayed;
 mod whole;

@@ -149,6 +149,12 @@ impl World {
         self.strangers.named.keys().map(SmolStr::as_str)
     }
 
+    /// The trust domains that some text of the revision names, and its own.
+    #[cfg(feature = "analysis")]
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &str> {
+        self.strangers.of_domain.keys().map(SmolStr::as_str)
+    }
+
     /// Whether membership in `uid` is known: it is in the store, or follows from
     /// the name of its members alone.
     pub(crate) fn has_members(&self, uid: &EntityUid) -> bool {

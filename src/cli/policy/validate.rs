@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::{author, compiled::Compiled};
 
-use super::{Context, Exit, Outputs, Repository, tally};
+use super::{Context, Exit, Outputs, Repository, invariants, tally};
 use crate::render::{
     self, paint,
     report::{Format, Report, root_of},
@@ -46,6 +46,9 @@ fn check(dir: &Path) -> Report {
         && !found.iter().any(Diagnostic::is_error)
     {
         lines.extend(valid(compiled, start));
+        let checked = invariants::check(compiled);
+        lines.extend(checked.lines);
+        found.extend(checked.findings);
     }
     lines.extend(tally(&found));
     Report {

@@ -70,7 +70,7 @@ fn policy() -> impl Strategy<Value = String> {
         })
 }
 
-fn ask() -> impl Strategy<Value = Ask> {
+pub(crate) fn ask() -> impl Strategy<Value = Ask> {
     let target = select(vec![
         ("GET", "orders", "/orders"),
         ("GET", "orders", "/orders/42"),
@@ -115,7 +115,7 @@ fn ask() -> impl Strategy<Value = Ask> {
 
 /// `ask`, and it again with each single thing changed that a policy may read: an
 /// answer that is remembered for one must not be given to another.
-fn with_variants(ask: Ask) -> Vec<Ask> {
+pub(crate) fn with_variants(ask: Ask) -> Vec<Ask> {
     let changes: [fn(&mut Ask); 15] = [
         |_| {},
         |a| a.request.query = Some("r".into()),

@@ -1,0 +1,141 @@
+//! Comparing two revisions: what a change does, who gains by it, and the proof that nobody does.
+//!
+//! In reading order:
+//!
+//! - [`texts`]: what was added, removed, changed
+//! - [`access`]: who newly reaches what, by the engine that enforces
+//! - [`prove`]: whether any request at all is allowed that was not
+//! - [`gate`]: the questions that a change has to pass
+//! - [`invariants`]: what must never become possible
+//!
+//! ```text
+//! base, head ─► changed policies ─► access: callers × operations, three-valued
+//!                       └─────────► prove: one claim for each kind of request
+//! ```
+
+use std::sync::Arc;
+
+use palisade_mesh::diagnostic::Location;
+use serde::Serialize;
+use smol_str::SmolStr;
+
+use crate::decide::Snapshot;
+
+pub mod access;
+mod change;
+pub mod codes;
+pub mod gate;
+pub mod invariants;
+pub mod prove;
+#[cfg(test)]
+mod tests;
+pub mod texts;
+mod universe;
+
+use access::Comparing;
+pub use access::{Access, AccessChange, AccessKind};
+use change::Changed;
+use universe::Universe;
+
+/// Two revisions under comparison.
+pub struct Comparison {
+    base: Arc<Snapshot>,
+    head: Arc<Snapshot>,
+    universe: Universe,
+    now_us: i64,
+}
+
+/// Where a policy stands, and whose it is.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Place {
+    /// Policy id.
+    pub id: String,
+    /// File in the repository; empty where it is not known.
+    pub file: String,
+    /// First line.
+    pub line: usize,
+    /// `@owner`.
+    pub owner: Option<String>,
+}
+
+impl Comparison {
+    /// Compares `head` with `base`, from the moment `now_us` on (microseconds since the Unix epoch).
+    pub fn new(base: Arc<Snapshot>, head: Arc<Snapshot>, now_us: i64) -> Self {
+        Self {
+            universe: Universe::new(&base, &head),
+            base,
+            head,
+            now_us,
+        }
+    }
+
+    /// What was added, removed and changed, by what it is and its id.
+    pub fn texts(&self) -> Vec<texts::Item> {
+        texts::compare(&self.base, &self.head)
+    }
+
+    /// Who newly reaches, or no longer reaches, what.
+    pub fn access(&self) -> Access {
+        let changed = self.changed();
+        self.comparing(&changed).access().0
+    }
+
+    /// Where a policy stands, with the text of its file; the newer revision's before the older one's.
+    pub fn location(&self, place: &Place) -> Option<Location> {
+        let texts = [&self.head, &self.base]
+            .into_iter()
+            .map(|s| texts::files(s));
+        texts.into_iter().find_map(|texts| {
+            let text = texts.get(&place.file)?;
+            Some(Location::line(
+                place.file.as_str(),
+                text.as_str(),
+                place.line,
+            ))
+        })
+    }
+
+    /// An ordinary request that is allowed and was not, where somebody known can make one.
+    pub fn example(&self) -> Option<prove::Example> {
+        let changed = self.changed();
+        let (_, differing) = self.comparing(&changed).access();
+        let pairs = differing.iter().map(|d| (d.caller, d.ask));
+        prove::ordinary_example(self, pairs)
+    }
+
+    fn changed(&self) -> Vec<Changed<'_>> {
+        change::changed(&self.base, &self.head)
+    }
+
+    fn comparing<'s>(&'s self, changed: &'s [Changed<'s>]) -> Comparing<'s> {
+        Comparing {
+            base: &self.base,
+            head: &self.head,
+            universe: &self.universe,
+            changed,
+            now_us: self.now_us,
+        }
+    }
+}
+
+impl Place {
+    /// Where `id` stands in a revision.
+    pub(crate) fn of(snapshot: &Snapshot, id: &str) -> Option<Self> {
+        let info = snapshot.info(id)?;
+        Some(Self {
+            id: info.id.to_string(),
+            file: info.file.to_string(),
+            line: info.first_line,
+            owner: info.owner.as_ref().map(SmolStr::to_string),
+        })
+    }
+
+    fn nowhere(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            file: String::new(),
+            line: 0,
+            owner: None,
+        }
+    }
+}

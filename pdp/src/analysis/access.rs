@@ -1,0 +1,453 @@
+//! Who newly reaches, or no longer reaches, what: every caller of the registry, every operation of the
+//! catalogue, every method, by the engine that enforces.
+//!
+//! Only pairs that something changed can concern are looked at: those in the scope of a
+//! changed policy, and those whose caller or operation is another entity than before. Where the answer
+//! depends on the request (its path, its time, its headers), the clauses on which it
+//! depends are compared and told.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::EntityUid;
+use serde::Serialize;
+use smol_str::SmolStr;
+
+use super::{
+    Place,
+    change::Changed,
+    universe::{Ask, Caller, Universe},
+};
+use crate::decide::{
+    Snapshot,
+    possible::{Depends, Looking, Open, Possible},
+    rule::Rule,
+    world::Triple,
+};
+
+/// Most pairs of caller and request that are compared; beyond, the answer is incomplete and
+/// says so.
+pub const PAIRS_MAX: usize = 250_000;
+
+/// What a change does to the access of those who are known.
+#[derive(Debug, Clone, Serialize)]
+pub struct Access {
+    /// Identities of services, in either revision.
+    pub identities: usize,
+    /// Kinds of callers that no service claims.
+    pub strangers: usize,
+    /// Operations, in either revision.
+    pub operations: usize,
+    /// Pairs of caller and request that were compared: those that the change can concern.
+    pub compared: usize,
+    /// Whether these were all that it can concern.
+    pub complete: bool,
+    /// Whether callers or operations are others than before: groups, attributes, the catalogue.
+    pub registry_changed: bool,
+    /// What is different, grouped.
+    pub changes: Vec<AccessChange>,
+}
+
+/// Callers and operations whose access changes in one way.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct AccessChange {
+    /// In which way.
+    pub kind: AccessKind,
+    /// Callers, as people write them.
+    pub callers: Vec<String>,
+    /// `NAMESPACE/NAME` of the service.
+    pub service: String,
+    /// Operations, each with its actions.
+    pub operations: Vec<String>,
+    /// Policies that are why.
+    pub by: Vec<Place>,
+    /// The request must meet one of these now; none for every request.
+    pub only_if: Vec<String>,
+    /// It must not meet any of these now.
+    pub unless: Vec<String>,
+    /// The request had to meet one of these before.
+    pub was_only_if: Vec<String>,
+    /// It must not have met any of these.
+    pub was_unless: Vec<String>,
+}
+
+/// In which way access changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessKind {
+    /// Requests are allowed that were not.
+    Gained,
+    /// The conditions are others; some requests may be allowed that were not.
+    Changed,
+    /// Requests are denied that were allowed.
+    Lost,
+}
+
+impl Access {
+    /// Whether somebody known may have gained something.
+    pub fn gains(&self) -> bool {
+        self.changes.iter().any(|c| c.kind != AccessKind::Lost)
+    }
+}
+
+/// One pair whose answer differs.
+pub(crate) struct Differing {
+    pub(crate) caller: usize,
+    pub(crate) ask: usize,
+    kind: AccessKind,
+    old: Possible,
+    new: Possible,
+}
+
+impl Differing {
+    /// The permits that allow it now, where something does.
+    pub(crate) fn allowed_by(&self) -> BTreeSet<SmolStr> {
+        match &self.new {
+            Possible::Allowed(by) => by.clone(),
+            Possible::Denied(_) => BTreeSet::new(),
+            Possible::Depends(on) => on.permits.values().flatten().cloned().collect(),
+        }
+    }
+}
+
+/// Both revisions, the universe they share, and what changed.
+pub(crate) struct Comparing<'s> {
+    pub(crate) base: &'s Snapshot,
+    pub(crate) head: &'s Snapshot,
+    pub(crate) universe: &'s Universe,
+    pub(crate) changed: &'s [Changed<'s>],
+    pub(crate) now_us: i64,
+}
+
+impl Comparing<'_> {
+    /// Compares every pair that the change can concern.
+    pub(crate) fn access(&self) -> (Access, Vec<Differing>) {
+        let others = (self.callers_that_changed(), self.asks_that_changed());
+        let (pairs, complete) = self.pairs(&others);
+        let old = Side::new(self.base, self.universe, self.now_us);
+        let new = Side::new(self.head, self.universe, self.now_us);
+        let mut differing = Vec::new();
+        for (caller, ask) in &pairs {
+            let (before, after) = (old.look(*caller, *ask), new.look(*caller, *ask));
+            // A clause may read the caller or the resource, which are others now.
+            let other = others.0.contains(caller) || others.1.contains(ask);
+            let kind = kind_of(&before, &after)
+                .or_else(|| (other && reads_entities(&after)).then_some(AccessKind::Changed));
+            if let Some(kind) = kind {
+                differing.push(Differing {
+                    caller: *caller,
+                    ask: *ask,
+                    kind,
+                    old: before,
+                    new: after,
+                });
+            }
+        }
+        let access = Access {
+            identities: self.universe.identities,
+            strangers: self.universe.callers.len() - self.universe.identities,
+            operations: self.universe.operations,
+            compared: pairs.len(),
+            complete,
+            registry_changed: !(others.0.is_empty() && others.1.is_empty()),
+            changes: self.grouped(&differing),
+        };
+        (access, differing)
+    }
+
+    /// Positions of callers and asks that the change can concern.
+    fn pairs(
+        &self,
+        (other_callers, other_asks): &(BTreeSet<usize>, BTreeSet<usize>),
+    ) -> (Vec<(usize, usize)>, bool) {
+        let Universe { callers, asks, .. } = self.universe;
+        let (mut whole_callers, mut whole_asks) = (other_callers.clone(), other_asks.clone());
+        let mut found: BTreeSet<(usize, usize)> = BTreeSet::new();
+        let mut complete = true;
+        let mut put = |pair: (usize, usize)| {
+            if found.len() < PAIRS_MAX {
+                found.insert(pair);
+            } else {
+                complete = false;
+            }
+        };
+        let sides = [(self.base, false), (self.head, true)];
+        for (snapshot, new) in sides {
+            let side = Side::new(snapshot, self.universe, self.now_us);
+            for changed in self.changed {
+                let Some(rule) = (if new { changed.new } else { changed.old }) else {
+                    continue;
+                };
+                let (by, to) = side.in_scope(rule);
+                if by.len() == callers.len() {
+                    whole_asks.extend(to);
+                } else if to.len() == asks.len() {
+                    whole_callers.extend(by);
+                } else {
+                    by.iter()
+                        .for_each(|c| to.iter().for_each(|a| put((*c, *a))));
+                }
+            }
+        }
+        for caller in &whole_callers {
+            (0..asks.len()).for_each(|ask| put((*caller, ask)));
+        }
+        for ask in &whole_asks {
+            (0..callers.len()).for_each(|caller| put((caller, *ask)));
+        }
+        (found.into_iter().collect(), complete)
+    }
+
+    fn callers_that_changed(&self) -> BTreeSet<usize> {
+        let entity = |snapshot: &Snapshot, caller: &Caller| {
+            let uid = snapshot.world().uid(snapshot.principal(&caller.id)?)?;
+            Some(Seen::of(snapshot, uid))
+        };
+        let callers = self.universe.callers.iter().enumerate();
+        callers
+            .filter(|(_, c)| entity(self.base, c) != entity(self.head, c))
+            .map(|(i, _)| i)
+            .collect()
+    }
+
+    fn asks_that_changed(&self) -> BTreeSet<usize> {
+        let entity = |snapshot: &Snapshot, ask: &Ask| {
+            let resolved = ask.resolve(snapshot)?;
+            let caller = self.universe.callers.first()?;
+            let (_, action, resource) = resolved.entities(snapshot, caller)?;
+            let world = snapshot.world();
+            let seen = |e| world.uid(e).map(|uid| Seen::of(snapshot, uid));
+            Some((seen(action), seen(resource)))
+        };
+        let asks = self.universe.asks.iter().enumerate();
+        asks.filter(|(_, a)| entity(self.base, a) != entity(self.head, a))
+            .map(|(i, _)| i)
+            .collect()
+    }
+
+    fn grouped(&self, differing: &[Differing]) -> Vec<AccessChange> {
+        type Way = (AccessKind, String, Vec<SmolStr>, [Vec<String>; 4]);
+        let mut ways: BTreeMap<Way, BTreeMap<usize, BTreeSet<usize>>> = BTreeMap::new();
+        for one in differing {
+            let Some(ask) = self.universe.asks.get(one.ask) else {
+                continue;
+            };
+            let service = ask.service.short().to_owned();
+            let by = self.reasons(one).into_iter().collect();
+            let (only_if, unless) = terms(&one.new);
+            let (was_only_if, was_unless) = terms(&one.old);
+            let way = (
+                one.kind,
+                service,
+                by,
+                [only_if, unless, was_only_if, was_unless],
+            );
+            let asks = ways.entry(way).or_default().entry(one.caller).or_default();
+            asks.insert(one.ask);
+        }
+        let mut changes = Vec::new();
+        for ((kind, service, by, terms), of_callers) in ways {
+            let mut alike: BTreeMap<BTreeSet<usize>, Vec<usize>> = BTreeMap::new();
+            for (caller, asks) in of_callers {
+                alike.entry(asks).or_default().push(caller);
+            }
+            let [only_if, unless, was_only_if, was_unless] = terms;
+            for (asks, callers) in alike {
+                let callers = callers.iter().filter_map(|i| self.universe.callers.get(*i));
+                changes.push(AccessChange {
+                    kind,
+                    callers: callers.map(|c| c.name.clone()).collect(),
+                    service: service.clone(),
+                    operations: self.named(&asks),
+                    by: by.iter().map(|id| self.place(id)).collect(),
+                    only_if: only_if.clone(),
+                    unless: unless.clone(),
+                    was_only_if: was_only_if.clone(),
+                    was_unless: was_unless.clone(),
+                });
+            }
+        }
+        changes
+    }
+
+    /// `refund POST`, `list GET HEAD`, `cards payments:read-cards`.
+    fn named(&self, asks: &BTreeSet<usize>) -> Vec<String> {
+        let mut operations: Vec<(&str, Vec<SmolStr>)> = Vec::new();
+        for ask in asks.iter().filter_map(|i| self.universe.asks.get(*i)) {
+            let resolved = ask.resolve(self.head).or_else(|| ask.resolve(self.base));
+            let action = resolved.map_or_else(SmolStr::default, |r| r.action);
+            match operations.last_mut() {
+                Some((name, actions)) if *name == ask.operation => {
+                    if !actions.contains(&action) {
+                        actions.push(action);
+                    }
+                }
+                _ => operations.push((&ask.operation, vec![action])),
+            }
+        }
+        let words = |(name, actions): (&str, Vec<SmolStr>)| format!("{name} {}", actions.join(" "));
+        operations.into_iter().map(words).collect()
+    }
+
+    /// The policies that are why an answer differs: those it rests on in one revision
+    /// and not in the other, and of these the changed ones where there are any.
+    fn reasons(&self, one: &Differing) -> BTreeSet<SmolStr> {
+        let (before, after) = (rests_on(&one.old), rests_on(&one.new));
+        let differing: BTreeSet<SmolStr> = before.symmetric_difference(&after).cloned().collect();
+        let is_changed = |id: &&SmolStr| self.changed.iter().any(|c| c.id == **id);
+        for candidates in [&differing, &after, &before] {
+            let changed: BTreeSet<SmolStr> =
+                candidates.iter().filter(is_changed).cloned().collect();
+            if !changed.is_empty() {
+                return changed;
+            }
+        }
+        match differing.is_empty() {
+            true => &after | &before,
+            false => differing,
+        }
+    }
+
+    fn place(&self, id: &SmolStr) -> Place {
+        Place::of(self.head, id)
+            .or_else(|| Place::of(self.base, id))
+            .unwrap_or_else(|| Place::nowhere(id))
+    }
+}
+
+/// What a policy can see of an entity.
+struct Seen {
+    uid: EntityUid,
+    entity: Option<cedar_policy::Entity>,
+}
+
+impl Seen {
+    fn of(snapshot: &Snapshot, uid: &EntityUid) -> Self {
+        Self {
+            uid: uid.clone(),
+            entity: snapshot.compiled().entities.get(uid).cloned(),
+        }
+    }
+}
+
+impl PartialEq for Seen {
+    fn eq(&self, other: &Self) -> bool {
+        self.uid == other.uid
+            && match (&self.entity, &other.entity) {
+                (Some(a), Some(b)) => a.deep_eq(b),
+                (a, b) => a.is_none() == b.is_none(),
+            }
+    }
+}
+
+/// One revision, with everything of the universe in its terms.
+struct Side<'s> {
+    snapshot: &'s Snapshot,
+    looking: Looking<'s>,
+    callers: Vec<Option<u32>>,
+    asks: Vec<Option<(u32, u32, crate::decide::possible::Known)>>,
+}
+
+impl<'s> Side<'s> {
+    fn new(snapshot: &'s Snapshot, universe: &Universe, now_us: i64) -> Self {
+        let callers = universe.callers.iter();
+        let anybody = universe.callers.first();
+        let ask_of = |ask: &Ask| {
+            let resolved = ask.resolve(snapshot)?;
+            let (_, action, resource) = resolved.entities(snapshot, anybody?)?;
+            Some((action, resource, resolved.known(snapshot, ask, action)))
+        };
+        Self {
+            snapshot,
+            looking: Looking::new(snapshot, now_us),
+            callers: callers.map(|c| snapshot.principal(&c.id)).collect(),
+            asks: universe.asks.iter().map(ask_of).collect(),
+        }
+    }
+
+    fn look(&self, caller: usize, ask: usize) -> Possible {
+        let principal = self.callers.get(caller).copied().flatten();
+        let asked = self.asks.get(ask).and_then(Option::as_ref);
+        match (principal, asked) {
+            (Some(principal), Some((action, resource, known))) => {
+                let entities: Triple = (principal, *action, *resource);
+                self.looking.look(entities, known)
+            }
+            _ => Possible::Denied(BTreeSet::new()),
+        }
+    }
+
+    /// Callers and asks that a policy's scope takes.
+    fn in_scope(&self, rule: &Rule) -> (Vec<usize>, Vec<usize>) {
+        let world = self.snapshot.world();
+        let callers = self.callers.iter().enumerate();
+        let by = callers.filter(|(_, p)| p.is_some_and(|p| rule.principal.holds(p, world)));
+        let asks = self.asks.iter().enumerate();
+        let to = asks.filter(|(_, ask)| {
+            ask.as_ref().is_some_and(|(action, resource, _)| {
+                rule.action.holds(*action, world) && rule.resource.holds(*resource, world)
+            })
+        });
+        (by.map(|(i, _)| i).collect(), to.map(|(i, _)| i).collect())
+    }
+}
+
+/// How an answer changes; `None` where it is the same.
+fn kind_of(old: &Possible, new: &Possible) -> Option<AccessKind> {
+    use AccessKind::{Changed, Gained, Lost};
+    use Possible::{Allowed, Denied, Depends};
+    match (old, new) {
+        (Allowed(_), Allowed(_)) | (Denied(_), Denied(_)) => None,
+        (Denied(_) | Depends(_), Allowed(_)) | (Denied(_), Depends(_)) => Some(Gained),
+        (Allowed(_) | Depends(_), Denied(_)) | (Allowed(_), Depends(_)) => Some(Lost),
+        (Depends(a), Depends(b)) => {
+            let (wider, narrower) = (covers(b, a), covers(a, b));
+            match (wider, narrower) {
+                (true, true) => None,
+                (true, false) => Some(Gained),
+                (false, true) => Some(Lost),
+                (false, false) => Some(Changed),
+            }
+        }
+    }
+}
+
+/// Whether what meets `a` surely meets `b`: every permit of `a` is one of `b`, or asks for more;
+/// every forbid of `b` is one of `a`, or asks for more.
+fn covers(b: &Depends, a: &Depends) -> bool {
+    let within = |more: &Open, less: &Open| {
+        let weaker = |clauses: &Vec<String>| {
+            less.keys()
+                .any(|other| other.iter().all(|c| clauses.contains(c)))
+        };
+        more.keys().all(weaker)
+    };
+    within(&a.permits, &b.permits) && within(&b.forbids, &a.forbids)
+}
+
+fn rests_on(possible: &Possible) -> BTreeSet<SmolStr> {
+    match possible {
+        Possible::Allowed(by) | Possible::Denied(by) => by.clone(),
+        Possible::Depends(on) => {
+            let all = on.permits.values().chain(on.forbids.values());
+            all.flatten().cloned().collect()
+        }
+    }
+}
+
+fn reads_entities(possible: &Possible) -> bool {
+    let (permits, forbids) = terms(possible);
+    let mut clauses = permits.iter().chain(&forbids);
+    clauses.any(|c| c.contains("principal") || c.contains("resource"))
+}
+
+/// What must hold, and what must not, as texts.
+fn terms(possible: &Possible) -> (Vec<String>, Vec<String>) {
+    let Possible::Depends(on) = possible else {
+        return (Vec::new(), Vec::new());
+    };
+    let texts = |open: &Open| -> Vec<String> {
+        let some = open.keys().filter(|clauses| !clauses.is_empty());
+        some.map(|clauses| clauses.join(" && ")).collect()
+    };
+    (texts(&on.permits), texts(&on.forbids))
+}

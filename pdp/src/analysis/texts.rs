@@ -1,0 +1,434 @@
+//! What was added, removed and changed between two revisions, by what it is and its id.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cedar_policy::{Entity, EntityUid};
+use palisade_mesh::{
+    catalogue::{Catalogue, HeaderShape, Service},
+    operation::Operation,
+    wire::policy::Bundle,
+};
+use prost::Message;
+use serde::Serialize;
+use smol_str::SmolStr;
+
+use super::change::{changed, joined};
+use crate::{
+    compiled::PolicyInfo,
+    decide::{
+        Snapshot,
+        world::{OPERATION, SERVICE, WORKLOAD},
+    },
+};
+
+/// Something that is different.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Item {
+    /// What it is.
+    pub kind: ItemKind,
+    /// Its id.
+    pub id: String,
+    /// How it differs.
+    pub change: Change,
+    /// File in the repository; empty where it is not known.
+    pub file: String,
+    /// First line; 0 where it is not known.
+    pub line: usize,
+    /// Who answers for it (`@owner` of a policy).
+    pub owner: Option<String>,
+    /// What about it is different.
+    pub details: Vec<String>,
+}
+
+/// What is different.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ItemKind {
+    /// What must never become possible.
+    Invariant,
+    /// A policy.
+    Policy,
+    /// A service of the catalogue.
+    Service,
+    /// An operation of a service.
+    Operation,
+    /// A group, user, or another entity.
+    Entity,
+    /// `palisade.yaml`.
+    Setting,
+    /// The team's schema.
+    Schema,
+}
+
+/// How something differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Change {
+    /// Only the newer revision has it.
+    Added,
+    /// Both have it, otherwise.
+    Changed,
+    /// Only the older one has it.
+    Removed,
+}
+
+/// Compares everything; sorted by kind and id.
+pub(crate) fn compare(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
+    let meaning: BTreeSet<SmolStr> = changed(base, head).into_iter().map(|c| c.id).collect();
+    let mut items = statements(
+        ItemKind::Policy,
+        [base, head].map(|s| &s.compiled().info),
+        &|_, new| meaning.contains(&new.id),
+    );
+    items.extend(statements(
+        ItemKind::Invariant,
+        [base, head].map(|s| &s.compiled().invariants),
+        // Whatever is written otherwise may mean something else.
+        &|old, new| old.text != new.text,
+    ));
+    items.extend(services(base, head));
+    items.extend(entities(base, head));
+    items.extend(settings(base, head));
+    items.sort();
+    items
+}
+
+fn statements(
+    kind: ItemKind,
+    infos: [&BTreeMap<SmolStr, PolicyInfo>; 2],
+    meaning: &dyn Fn(&PolicyInfo, &PolicyInfo) -> bool,
+) -> Vec<Item> {
+    let [old, new] = infos.map(|infos| infos.values().cloned().collect::<Vec<_>>());
+    let pairs = joined(&old, &new, |i| i.id.as_str());
+    let differing = pairs.into_iter().filter_map(|(old, new)| {
+        let any = new.or(old)?;
+        let details = match (old, new) {
+            (Some(old), Some(new)) => of_policy(old, new, meaning(old, new))?,
+            _ => Vec::new(),
+        };
+        let effect = if any.permit { "permit" } else { "forbid" };
+        Some(Item {
+            kind,
+            id: any.id.to_string(),
+            change: change_of(old.is_some(), new.is_some()),
+            file: any.file.to_string(),
+            line: any.first_line,
+            owner: any.owner.as_ref().map(SmolStr::to_string),
+            details: [effect.to_owned()].into_iter().chain(details).collect(),
+        })
+    });
+    differing.collect()
+}
+
+/// What is different about a policy that both have; `None` where nothing is.
+fn of_policy(old: &PolicyInfo, new: &PolicyInfo, meaning: bool) -> Option<Vec<String>> {
+    let mut details = Vec::new();
+    if meaning {
+        details.push("means something else".to_owned());
+    }
+    if old.owner != new.owner {
+        let word = |owner: &Option<SmolStr>| owner.clone().unwrap_or_else(|| "nobody".into());
+        details.push(format!("owner {} → {}", word(&old.owner), word(&new.owner)));
+    }
+    if (&old.deny_message, &old.help_url) != (&new.deny_message, &new.help_url) {
+        details.push("words for a denied caller".to_owned());
+    }
+    if old.file != new.file {
+        details.push(format!("was in {}", old.file));
+    }
+    if details.is_empty() && old.text != new.text {
+        details.push("layout or comment only".to_owned());
+    }
+    (!details.is_empty()).then_some(details)
+}
+
+fn services(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
+    let by_name = |catalogue: &Catalogue| -> BTreeMap<String, std::sync::Arc<Service>> {
+        let services = catalogue.services().iter();
+        services
+            .map(|s| (s.id.short().to_owned(), s.clone()))
+            .collect()
+    };
+    let (old, new) = (by_name(base.catalogue()), by_name(head.catalogue()));
+    let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    let places = [Places::of(head), Places::of(base)];
+    let mut items = Vec::new();
+    for name in names {
+        let (before, after) = (old.get(name), new.get(name));
+        let (file, line) = find(&places, |p| p.service(name));
+        let item = |kind, id: String, change, details| Item {
+            kind,
+            id,
+            change,
+            file: file.clone(),
+            line,
+            owner: None,
+            details,
+        };
+        let change = change_of(before.is_some(), after.is_some());
+        let details = match (before, after) {
+            (Some(a), Some(b)) => of_service(a, b),
+            _ => Vec::new(),
+        };
+        if change != Change::Changed || !details.is_empty() {
+            items.push(item(ItemKind::Service, name.clone(), change, details));
+        }
+        let (Some(before), Some(after)) = (before, after) else {
+            continue;
+        };
+        for (operation, change, details) in operations(before, after) {
+            let id = format!("{name}/{operation}");
+            items.push(item(ItemKind::Operation, id, change, details));
+        }
+    }
+    items
+}
+
+fn of_service(old: &Service, new: &Service) -> Vec<String> {
+    let texts = |ids: &[palisade_mesh::spiffe_id::SpiffeId]| -> Vec<String> {
+        ids.iter().map(ToString::to_string).collect()
+    };
+    let mut details = lists(
+        "identities",
+        &texts(&old.identities),
+        &texts(&new.identities),
+    );
+    details.extend(lists("hosts", &old.hosts, &new.hosts));
+    if old.protocol != new.protocol {
+        details.push(format!("protocol {:?} → {:?}", old.protocol, new.protocol).to_lowercase());
+    }
+    if old.unmatched != new.unmatched {
+        details.push(format!(
+            "unmatched {:?} → {:?}",
+            old.unmatched, new.unmatched
+        ));
+    }
+    if old.audit != new.audit {
+        details.push(format!("audit {:?} → {:?}", old.audit, new.audit).to_lowercase());
+    }
+    if old.endpoints != new.endpoints {
+        details.push("endpoints".to_owned());
+    }
+    if old.request_timeout != new.request_timeout {
+        details.push(format!(
+            "timeout {:?} → {:?}",
+            old.request_timeout, new.request_timeout
+        ));
+    }
+    details
+}
+
+fn operations(old: &Service, new: &Service) -> Vec<(String, Change, Vec<String>)> {
+    let by_name = |service: &Service| -> BTreeMap<SmolStr, Operation> {
+        let operations = service.operations.iter();
+        operations.map(|o| (o.name.clone(), o.clone())).collect()
+    };
+    let (old, new) = (by_name(old), by_name(new));
+    let names: BTreeSet<&SmolStr> = old.keys().chain(new.keys()).collect();
+    let mut found = Vec::new();
+    for name in names {
+        let (before, after) = (old.get(name), new.get(name));
+        if before == after {
+            continue;
+        }
+        let details = match (before, after) {
+            (Some(a), Some(b)) => [matched(a), matched(b)].join(" → "),
+            (a, b) => a.or(b).map(matched).unwrap_or_default(),
+        };
+        let change = change_of(before.is_some(), after.is_some());
+        found.push((name.to_string(), change, vec![details]));
+    }
+    found
+}
+
+/// `GET,HEAD /orders (orders:list)`
+fn matched(operation: &Operation) -> String {
+    let methods: Vec<&str> = operation.methods.iter().map(|m| m.as_str()).collect();
+    let action = operation.action.as_ref();
+    let action = action.map_or_else(String::new, |a| format!(" ({a})"));
+    format!(
+        "{} {}{action}",
+        methods.join(","),
+        operation.template.as_str()
+    )
+}
+
+/// Entities that do not follow from the catalogue alone: groups, users and the team's own,
+/// and what services and workloads have of groups, labels and tier.
+fn entities(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
+    let all = |snapshot: &Snapshot| -> BTreeMap<EntityUid, Entity> {
+        let entities = snapshot.compiled().entities.iter();
+        let told = entities.filter(|e| {
+            let kind = e.uid().type_name().to_string();
+            !matches!(
+                kind.as_str(),
+                "Action" | "Namespace" | "TrustDomain" | OPERATION
+            )
+        });
+        told.map(|e| (e.uid(), e.clone())).collect()
+    };
+    let (old, new) = (all(base), all(head));
+    let uids: BTreeSet<&EntityUid> = old.keys().chain(new.keys()).collect();
+    let places = [Places::of(head), Places::of(base)];
+    let mut items = Vec::new();
+    for uid in uids {
+        let (before, after) = (old.get(uid), new.get(uid));
+        let kind = uid.type_name().to_string();
+        let of_catalogue = matches!(kind.as_str(), SERVICE | WORKLOAD);
+        let details = match (before, after) {
+            (Some(a), Some(b)) if !a.deep_eq(b) => of_entity(a, b, base, head),
+            (Some(_), Some(_)) => continue,
+            _ if of_catalogue => continue,
+            _ => Vec::new(),
+        };
+        if of_catalogue && details.is_empty() {
+            continue;
+        }
+        let (file, line) = find(&places, |p| p.entity(uid.id().unescaped()));
+        items.push(Item {
+            kind: ItemKind::Entity,
+            id: uid.to_string(),
+            change: change_of(before.is_some(), after.is_some()),
+            file,
+            line,
+            owner: None,
+            details,
+        });
+    }
+    items
+}
+
+fn of_entity(old: &Entity, new: &Entity, base: &Snapshot, head: &Snapshot) -> Vec<String> {
+    let above = |snapshot: &Snapshot, entity: &Entity| -> Vec<String> {
+        let above = snapshot.compiled().entities.ancestors(&entity.uid());
+        above
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect()
+    };
+    let mut details = lists("in", &above(base, old), &above(head, new));
+    let values = |entity: &Entity| -> Vec<String> {
+        let values = entity.attrs().chain(entity.tags());
+        let shown = values.map(|(key, value)| match value {
+            Ok(value) => format!("{key} = {value}"),
+            Err(_) => key.to_owned(),
+        });
+        shown.collect()
+    };
+    details.extend(lists("has", &values(old), &values(new)));
+    details
+}
+
+fn settings(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
+    let headers = |snapshot: &Snapshot| -> Vec<String> {
+        let headers = snapshot.catalogue().headers().iter();
+        let word = |shape| match shape {
+            HeaderShape::List => "list",
+            HeaderShape::Single => "single",
+        };
+        headers
+            .map(|h| format!("{}: {}", h.name, word(h.shape)))
+            .collect()
+    };
+    let mut settings = lists("headers", &headers(base), &headers(head));
+    let domain = |snapshot: &Snapshot| snapshot.catalogue().trust_domain().as_str().to_owned();
+    if domain(base) != domain(head) {
+        settings.insert(
+            0,
+            format!("trust domain {} → {}", domain(base), domain(head)),
+        );
+    }
+    let texts = [files(base), files(head)];
+    let differs = |path: &str| {
+        let [old, new] = texts.each_ref().map(|t| t.get(path));
+        (old != new).then(|| change_of(old.is_some(), new.is_some()))
+    };
+    let item = |kind, path: &str, change, details| Item {
+        kind,
+        id: path.to_owned(),
+        change,
+        file: path.to_owned(),
+        line: 1,
+        owner: None,
+        details,
+    };
+    let (file, schema) = ("palisade.yaml", "schema.cedarschema");
+    let mut items = Vec::new();
+    if let Some(change) = differs(file) {
+        items.push(item(ItemKind::Setting, file, change, settings));
+    }
+    if let Some(change) = differs(schema) {
+        items.push(item(ItemKind::Schema, schema, change, Vec::new()));
+    }
+    items
+}
+
+fn change_of(before: bool, after: bool) -> Change {
+    match (before, after) {
+        (false, _) => Change::Added,
+        (true, false) => Change::Removed,
+        (true, true) => Change::Changed,
+    }
+}
+
+/// `hosts +a −b`, where two lists differ; nothing where they do not.
+fn lists<T: ToString>(what: &str, old: &[T], new: &[T]) -> Vec<String> {
+    let set = |list: &[T]| -> BTreeSet<String> { list.iter().map(ToString::to_string).collect() };
+    let (old, new) = (set(old), set(new));
+    let more = new.difference(&old).map(|t| format!("+{t}"));
+    let less = old.difference(&new).map(|t| format!("−{t}"));
+    let words: Vec<String> = more.chain(less).collect();
+    match words.is_empty() {
+        true => Vec::new(),
+        false => vec![format!("{what} {}", words.join(" "))],
+    }
+}
+
+/// The files of a revision, by path.
+pub(crate) fn files(snapshot: &Snapshot) -> BTreeMap<String, String> {
+    let bundle = Bundle::decode(&*snapshot.compiled().bundle).unwrap_or_default();
+    bundle.files.into_iter().map(|f| (f.path, f.text)).collect()
+}
+
+/// Where in the texts of a revision something is declared.
+struct Places(BTreeMap<String, String>);
+
+impl Places {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self(files(snapshot))
+    }
+
+    fn service(&self, name: &str) -> Option<(String, usize)> {
+        self.line("services/", |line| {
+            line.strip_prefix("service:")
+                .is_some_and(|rest| unquoted(rest) == name)
+        })
+    }
+
+    fn entity(&self, name: &str) -> Option<(String, usize)> {
+        let short = name.split_once('/').map_or(name, |(_, rest)| rest);
+        self.line("entities/", |line| {
+            let key = line.split_once(':').map(|(key, _)| unquoted(key));
+            key.is_some_and(|key| key == name || key == short)
+        })
+    }
+
+    fn line(&self, folder: &str, is: impl Fn(&str) -> bool) -> Option<(String, usize)> {
+        let files = self.0.iter().filter(|(path, _)| path.starts_with(folder));
+        files
+            .filter_map(|(path, text)| {
+                let at = text.lines().position(|line| is(line.trim()))?;
+                Some((path.clone(), at + 1))
+            })
+            .next()
+    }
+}
+
+fn unquoted(text: &str) -> &str {
+    text.trim().trim_matches(['"', '\''])
+}
+
+fn find(places: &[Places; 2], f: impl Fn(&Places) -> Option<(String, usize)>) -> (String, usize) {
+    places.iter().find_map(f).unwrap_or_default()
+}

@@ -1,0 +1,350 @@
+//! Everybody who can ask, and everything that can be asked, in one revision or the other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use palisade_mesh::{
+    canonical::{CanonicalRequest, Method},
+    catalogue::{Catalogue, Protocol, Service, ServiceId, Unmatched},
+    operation::Operation,
+    spiffe_id::{SpiffeId, TrustDomain},
+};
+use smol_str::{SmolStr, format_smolstr};
+
+use crate::decide::{
+    Snapshot,
+    asked::{GRPC_CALL, Names},
+    field::Form,
+    possible::Known,
+    world::{OPERATION, Requested, SERVICE, Triple},
+};
+
+/// What stands for a parameter of a path.
+const PARAMETER: &str = "42";
+/// The name of what matches no operation, where a service forwards it.
+const ANY_OTHER: &str = "any other path";
+
+/// Callers and requests of two revisions together.
+#[derive(Debug)]
+pub(crate) struct Universe {
+    pub(crate) callers: Vec<Caller>,
+    pub(crate) asks: Vec<Ask>,
+    /// How many of the callers are identities of services.
+    pub(crate) identities: usize,
+    /// How many operations the asks are of.
+    pub(crate) operations: usize,
+}
+
+/// Somebody who can ask.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(crate) id: SpiffeId,
+    /// What people call him.
+    pub(crate) name: String,
+}
+
+/// One method of one operation, with an ordinary request that is one.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) service: ServiceId,
+    /// Name of the operation within its service.
+    pub(crate) operation: SmolStr,
+    pub(crate) request: CanonicalRequest,
+    known: Known,
+}
+
+/// An ask in terms of one snapshot.
+pub(crate) struct Resolved {
+    pub(crate) service: Arc<Service>,
+    pub(crate) operation: Option<Operation>,
+    /// Cedar action id.
+    pub(crate) action: SmolStr,
+}
+
+impl Universe {
+    pub(crate) fn new(base: &Snapshot, head: &Snapshot) -> Self {
+        let mut callers: BTreeMap<String, Caller> = BTreeMap::new();
+        for catalogue in [base.catalogue(), head.catalogue()] {
+            callers.extend(identities(catalogue));
+        }
+        let identities = callers.len();
+        let domain = head.catalogue().trust_domain();
+        callers.extend(strangers(domain, &[base, head]));
+        let mut asks: Vec<Ask> = asks(head.catalogue());
+        let known: Vec<Ask> = asks_of_old(base, head);
+        asks.extend(known);
+        let operations: BTreeSet<(&ServiceId, &str)> = asks
+            .iter()
+            .map(|a| (&a.service, a.operation.as_str()))
+            .collect();
+        Self {
+            operations: operations.len(),
+            identities,
+            callers: callers.into_values().collect(),
+            asks,
+        }
+    }
+}
+
+/// Every identity of a service, by SPIFFE ID.
+fn identities(catalogue: &Catalogue) -> BTreeMap<String, Caller> {
+    let services = catalogue.services().iter();
+    let all = services.flat_map(|s| s.identities.iter().map(move |id| (s, id)));
+    all.map(|(service, id)| {
+        let only = service.identities.len() == 1;
+        let name = match only {
+            true => service.id.short().to_owned(),
+            false => format!("{} ({id})", service.id.short()),
+        };
+        let id = id.clone();
+        (id.to_string(), Caller { id, name })
+    })
+    .collect()
+}
+
+/// One caller for each kind of workload that no service claims: those that some policy
+/// names, any other of our trust domain, and any of another.
+fn strangers(domain: &TrustDomain, snapshots: &[&Snapshot; 2]) -> BTreeMap<String, Caller> {
+    let mut found = BTreeMap::new();
+    let mut add = |id: SpiffeId, name: String| {
+        let unclaimed = snapshots
+            .iter()
+            .all(|s| s.catalogue().by_identity(&id).is_none());
+        if unclaimed {
+            found.insert(format!("~{id}"), Caller { id, name });
+        }
+    };
+    let anyone = |domain: &str| SpiffeId::parse(&format!("spiffe://{domain}/ns/any/sa/stranger"));
+    let mut domains: BTreeSet<SmolStr> = BTreeSet::new();
+    for snapshot in snapshots {
+        let named: Vec<SpiffeId> = snapshot
+            .world()
+            .named_strangers()
+            .filter_map(|id| SpiffeId::parse(id).ok())
+            .collect();
+        for id in named {
+            let name = id.to_string();
+            add(id, name);
+        }
+        domains.extend(snapshot.world().domains().map(SmolStr::new));
+    }
+    domains.remove(domain.as_str());
+    if let Ok(id) = anyone(domain.as_str()) {
+        add(id, format!("any unregistered workload of {domain}"));
+    }
+    for other in &domains {
+        if let Ok(id) = anyone(other) {
+            add(id, format!("any workload of {other}"));
+        }
+    }
+    if let Ok(id) = anyone(&unused(&domains)) {
+        add(id, "any workload of another trust domain".to_owned());
+    }
+    found
+}
+
+/// A trust domain that nothing speaks of.
+fn unused(domains: &BTreeSet<SmolStr>) -> SmolStr {
+    let mut name = SmolStr::new_static("foreign.example");
+    while domains.contains(&name) {
+        name = format_smolstr!("a.{name}");
+    }
+    name
+}
+
+/// Every method of every operation, and of what a service forwards without one.
+fn asks(catalogue: &Catalogue) -> Vec<Ask> {
+    let services = catalogue.services().iter();
+    services.flat_map(|s| asks_of(s)).collect()
+}
+
+fn asks_of(service: &Service) -> Vec<Ask> {
+    let mut asks = Vec::new();
+    for operation in service.operations.iter() {
+        let hosts = match operation.hosts.is_empty() {
+            true => &service.hosts,
+            false => &operation.hosts,
+        };
+        let path = sample(operation.template.as_str());
+        let exact = path == operation.template.as_str();
+        for method in &operation.methods {
+            let request = request(*method, hosts.first(), path.clone());
+            asks.push(Ask::new(service, &operation.name, request, hosts, exact));
+        }
+    }
+    if service.unmatched == Unmatched::Forward {
+        let methods: &[Method] = match service.protocol {
+            Protocol::Grpc => &[Method::Post],
+            Protocol::Http => &Method::ALL,
+        };
+        for method in methods {
+            let mut path = match service.protocol {
+                Protocol::Grpc => "/any.Service/Method",
+                Protocol::Http => "/any/other",
+            }
+            .to_owned();
+            let mut request = request(*method, service.hosts.first(), path.clone().into());
+            while service.operations.find(&request).is_some() && path.len() < 64 {
+                path.push('x');
+                request.path = path.clone().into();
+            }
+            asks.push(Ask::new(service, ANY_OTHER, request, &service.hosts, false));
+        }
+    }
+    asks
+}
+
+/// What could be asked before and is no operation any more.
+fn asks_of_old(base: &Snapshot, head: &Snapshot) -> Vec<Ask> {
+    let gone = |ask: &Ask| match head.catalogue().by_id(&ask.service) {
+        None => true,
+        Some(service) => {
+            ask.operation != ANY_OTHER && service.operations.find(&ask.request).is_none()
+        }
+    };
+    asks(base.catalogue()).into_iter().filter(gone).collect()
+}
+
+fn request(method: Method, host: Option<&SmolStr>, path: SmolStr) -> CanonicalRequest {
+    CanonicalRequest {
+        method,
+        host: host.cloned().unwrap_or_default(),
+        path,
+        query: None,
+        rewritten: false,
+    }
+}
+
+/// A path of a template: `/orders/{id}` as `/orders/42`.
+fn sample(template: &str) -> SmolStr {
+    let part = |segment: &str| match segment.starts_with('{') {
+        true => PARAMETER.to_owned(),
+        false => segment.to_owned(),
+    };
+    let parts: Vec<String> = template.split('/').map(part).collect();
+    parts.join("/").into()
+}
+
+impl Ask {
+    fn new(
+        service: &Service,
+        operation: &str,
+        request: CanonicalRequest,
+        hosts: &[SmolStr],
+        exact: bool,
+    ) -> Self {
+        let known = Known {
+            form: match service.protocol {
+                Protocol::Grpc => Form::Grpc,
+                Protocol::Http => Form::Http,
+            },
+            method: request.method,
+            host: (hosts.len() == 1).then(|| request.host.clone()),
+            path: exact.then(|| request.path.clone()),
+        };
+        Self {
+            service: service.id.clone(),
+            operation: operation.into(),
+            request,
+            known,
+        }
+    }
+
+    /// What it is in a snapshot; `None` where nobody can ask it, whatever policies say.
+    pub(crate) fn resolve(&self, snapshot: &Snapshot) -> Option<Resolved> {
+        let service = snapshot.catalogue().by_id(&self.service)?.clone();
+        let operation = service.operations.find(&self.request).cloned();
+        if operation.is_none() && service.unmatched == Unmatched::NotFound {
+            return None;
+        }
+        let business = operation.as_ref().and_then(|o| o.action.clone());
+        let action = business.unwrap_or_else(|| match service.protocol {
+            Protocol::Grpc => SmolStr::new_static(GRPC_CALL),
+            Protocol::Http => SmolStr::new_static(self.request.method.as_str()),
+        });
+        Some(Resolved {
+            service,
+            operation,
+            action,
+        })
+    }
+}
+
+impl Resolved {
+    /// The three entities of a question, for the callers in `principals`.
+    pub(crate) fn entities(&self, snapshot: &Snapshot, caller: &Caller) -> Option<Triple> {
+        let world = snapshot.world();
+        let names = self.names();
+        let table = match names.resource_type {
+            OPERATION => Requested::Operation,
+            _ => Requested::Service,
+        };
+        Some((
+            snapshot.principal(&caller.id)?,
+            world.requested(Requested::Action, names.action)?,
+            world.requested(table, names.resource_id)?,
+        ))
+    }
+
+    fn names(&self) -> Names<'_> {
+        let (resource_type, resource_id) = match &self.operation {
+            Some(operation) => (OPERATION, operation.id.as_str()),
+            None => (SERVICE, self.service.id.as_str()),
+        };
+        Names {
+            action: &self.action,
+            resource_type,
+            resource_id,
+        }
+    }
+
+    /// What is known of every request that `ask` stands for; the form is the snapshot's.
+    pub(crate) fn known(&self, snapshot: &Snapshot, ask: &Ask, action: u32) -> Known {
+        Known {
+            form: snapshot.form(action).unwrap_or(ask.known.form),
+            ..ask.known.clone()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::testing;
+
+    #[test]
+    fn a_template_has_an_ordinary_path() {
+        for (template, path) in [
+            ("/", "/"),
+            ("/orders/{id}/refund", "/orders/42/refund"),
+            ("/files/{*path}", "/files/42"),
+        ] {
+            assert_eq!(sample(template), path);
+        }
+    }
+
+    #[test]
+    fn everybody_and_everything_is_in_it_once() {
+        let policies = "@id(\"p\") permit (principal == Unregistered::\"spiffe://evil.test/x\", action, resource);";
+        let (base, head) = (testing::snapshot(""), testing::snapshot(policies));
+        let universe = Universe::new(&base, &head);
+        let names: Vec<&str> = universe.callers.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "jobs/batch",
+                "shop/inventory",
+                "shop/orders",
+                "shop/web",
+                "any unregistered workload of acme.test",
+                "any workload of evil.test",
+                "spiffe://evil.test/x",
+                "any workload of another trust domain",
+            ]
+        );
+        assert_eq!((universe.identities, universe.operations), (4, 5));
+        assert_eq!(universe.asks.len(), 5);
+    }
+}
