@@ -289,8 +289,17 @@ impl Comparing<'_> {
     }
 
     /// The policies that are why an answer differs: those it rests on in one revision
-    /// and not in the other, and of these the changed ones where there are any.
+    /// and not in the other, and of these the changed ones where there are any. What is newly
+    /// allowed, some permit allows, changed or not.
     fn reasons(&self, one: &Differing) -> BTreeSet<SmolStr> {
+        let mut reasons = self.differences(one);
+        if one.kind == AccessKind::Gained {
+            reasons.extend(one.allowed_by());
+        }
+        reasons
+    }
+
+    fn differences(&self, one: &Differing) -> BTreeSet<SmolStr> {
         let (before, after) = (rests_on(&one.old), rests_on(&one.new));
         let differing: BTreeSet<SmolStr> = before.symmetric_difference(&after).cloned().collect();
         let is_changed = |id: &&SmolStr| self.changed.iter().any(|c| c.id == **id);

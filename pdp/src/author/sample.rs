@@ -228,7 +228,7 @@ fn the_examples_of_the_reference_load_and_pass() {
             files += 1;
         }
     }
-    assert_eq!(files, 7);
+    assert_eq!(files, 8);
     let loaded = load(dir.path());
     assert_eq!(loaded.diagnostics, []);
     let compiled = loaded.compiled.unwrap();

@@ -155,6 +155,7 @@ fn shown(one: &InvariantAnswer) -> String {
         Some((request, by)) => {
             let by: Vec<String> = by
                 .iter()
+                .filter(|p| p.id != one.info.id.as_str())
                 .map(|p| format!("`{}` ({}:{})", p.id, p.file, p.line))
                 .collect();
             format!("{request} is allowed by {}", by.join(", "))
