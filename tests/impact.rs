@@ -40,6 +40,27 @@ fn a_change_is_seen_in_what_was_decided() {
     who_can_is_the_same_of_mesh_and_folder(&home, &demo);
 }
 
+/// No decision, or none that can be made again, shows nothing.
+#[test]
+fn a_gate_over_nothing_fails() {
+    let home = Home::new();
+    copy(&support::sample_policies(), &home.path("policies"));
+    for rows in ["", "{\"class\": \"decision\"}", "{\"rows\": []}"] {
+        fs::write(home.path("rows.json"), rows).unwrap();
+        let dir = home.path("policies");
+        let log = ["--log", "rows.json"];
+        impact(&home, &dir, &log, 0);
+        impact(
+            &home,
+            &dir,
+            &[&log[..], &["--max-newly-denied", "0"]].concat(),
+            5,
+        );
+    }
+    fs::write(home.path("rows.json"), "no rows").unwrap();
+    home.says(&["policy", "impact", "policies", "--log", "rows.json"], 3);
+}
+
 /// Figures are not asserted on; that each is there, and what is refused.
 #[test]
 fn a_benchmark_has_every_figure() {

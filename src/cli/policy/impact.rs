@@ -113,7 +113,7 @@ async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic
     let covered = covered.map_err(|d| vec![d])?;
     let evaluated = comparing.evaluated();
     let flips = comparing.flips;
-    let failed = failed(args, &flips, &covered);
+    let failed = failed(args, &flips);
     Ok(Report {
         candidate: args.repository.dir.display().to_string(),
         digest: candidate.compiled().digest.to_string(),
@@ -171,7 +171,7 @@ fn is_sampled(decision: &DecisionRef<'_>, every: Option<u64>) -> bool {
     spread % every == 0
 }
 
-fn failed(args: &Args, flips: &Flips, covered: &Covered) -> Vec<String> {
+fn failed(args: &Args, flips: &Flips) -> Vec<String> {
     let over = |found: u64, most: Option<u64>, what: &str| {
         let most = most.filter(|most| found > *most)?;
         Some(format!(
@@ -193,7 +193,7 @@ fn failed(args: &Args, flips: &Flips, covered: &Covered) -> Vec<String> {
         ),
     ];
     let asked = args.max_newly_denied.is_some() || args.max_newly_allowed.is_some();
-    let nothing = asked && covered.decisions == 0;
-    let nothing = nothing.then(|| "there was nothing to replay, so nothing is known".to_owned());
+    let nothing = asked && flips.decisions == flips.not_replayable.count;
+    let nothing = nothing.then(|| "nothing could be replayed, so nothing is known".to_owned());
     gates.into_iter().flatten().chain(nothing).collect()
 }
