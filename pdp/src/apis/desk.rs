@@ -248,7 +248,33 @@ impl Desk {
         force: Option<&Force>,
         understood: Vec<Result<Inquiry, Misread>>,
     ) -> Result<Vec<Ruling>, NoAnswer> {
-        for asked in &understood {
+        // Before there is a revision nothing is told, and no policy could name a service.
+        if force.is_some() {
+            self.permit_each(caller, api, force, &understood)?;
+        }
+        let rulings: Vec<Ruling> = understood
+            .into_iter()
+            .map(|asked| self.rule(caller, api, force, asked))
+            .collect::<Result<_, _>>()?;
+        let strict = |r: &Ruling| r.judged.mode == AuditMode::Strict;
+        if rulings.iter().any(strict) {
+            let durable = tokio::time::timeout(DURABLE_WAIT, self.0.ledger.durable()).await;
+            if !matches!(durable, Ok(Ok(()))) {
+                tracing::warn!("record did not become durable, question not answered");
+                return Err(NoAnswer::Unrecorded);
+            }
+        }
+        Ok(rulings)
+    }
+
+    fn permit_each(
+        &self,
+        caller: &Caller,
+        api: Api,
+        force: Option<&Force>,
+        understood: &[Result<Inquiry, Misread>],
+    ) -> Result<(), LinkRefused> {
+        for asked in understood {
             let (subject, service) = match asked {
                 Ok(inquiry) => {
                     let q = &inquiry.question;
@@ -270,19 +296,7 @@ impl Desk {
             };
             self.permit(caller, force, action, about)?;
         }
-        let rulings: Vec<Ruling> = understood
-            .into_iter()
-            .map(|asked| self.rule(caller, api, force, asked))
-            .collect::<Result<_, _>>()?;
-        let strict = |r: &Ruling| r.judged.mode == AuditMode::Strict;
-        if rulings.iter().any(strict) {
-            let durable = tokio::time::timeout(DURABLE_WAIT, self.0.ledger.durable()).await;
-            if !matches!(durable, Ok(Ok(()))) {
-                tracing::warn!("record did not become durable, question not answered");
-                return Err(NoAnswer::Unrecorded);
-            }
-        }
-        Ok(rulings)
+        Ok(())
     }
 
     /// Lets the caller do `action`, or not; whoever may not is recorded by the gate.
