@@ -227,6 +227,7 @@ impl Scan {
     }
 
     /// The next leaf as it is hashed, undecoded; after an error there is none.
+    #[cfg(feature = "index")]
     pub(crate) fn next_leaf(&mut self) -> Option<Result<(u64, &[u8]), LogError>> {
         if self.next >= self.end {
             return None;
@@ -243,6 +244,7 @@ impl Scan {
     }
 
     /// The index that it reads next.
+    #[cfg(feature = "index")]
     pub(crate) fn position(&self) -> u64 {
         self.next
     }
