@@ -91,6 +91,21 @@ impl Tally {
         faults.map(|(_, n)| n).sum()
     }
 
+    /// What came since an earlier count.
+    pub fn since(&self, before: &Self) -> Self {
+        let answered = self.answered.iter().map(|(status, n)| {
+            let earlier = before.answered.get(status).copied().unwrap_or_default();
+            (*status, n - earlier)
+        });
+        Self {
+            sent: self.sent - before.sent,
+            answered: answered.collect(),
+            failed: self.failed - before.failed,
+            received: self.received - before.received,
+            failures: self.failures.clone(),
+        }
+    }
+
     fn ended(&self) -> u64 {
         self.failed + self.answered.values().sum::<u64>()
     }
