@@ -133,7 +133,8 @@ async fn nothing_is_decided_after_the_caller_s_certificate_ended() {
     stream.write_all(request).await.unwrap();
     until("both passed", || stage.app.seen().len() == 2).await;
     let mut rest = Vec::new();
-    soon(stream.read_to_end(&mut rest)).await.unwrap();
+    // It ends; whether with a farewell is up to how busy the machine is.
+    let _ = soon(stream.read_to_end(&mut rest)).await;
     assert!(rest.starts_with(b"HTTP/1.1 200"));
     until("both connections are closed", || {
         stage.proxy.counters().connections == 0
