@@ -17,14 +17,19 @@ use palisade_mesh::{
     catalogue::Catalogue,
     diagnostic::Diagnostic,
     snapshot::Digest,
-    wire::policy::{Bundle, PolicySource},
+    spiffe_id::SpiffeId,
+    wire::policy::{Bundle, File},
     yaml::Source,
 };
 use prost::Message;
 use smol_str::SmolStr;
 
-use crate::compiled::{Compiled, PolicyInfo};
+use crate::{
+    bundle::{self, FEATURES, Opened, manifest, scope::Concern, slice, texts},
+    compiled::{Compiled, Coverage},
+};
 
+mod assemble;
 mod cedar;
 mod check;
 pub mod codes;
@@ -57,6 +62,7 @@ pub use question::{Ask, OwnedQuestion, principal, question, request};
 pub use schema::generated as generated_schema;
 pub use services::{NAME_LEN_MAX, OPERATIONS_MAX};
 pub use settings::{TIMEOUT_DEFAULT, TIMEOUT_MAX};
+pub(crate) use store::uid;
 
 use entities::{Overlay, People};
 use policies::{Policies, Read};
@@ -77,9 +83,6 @@ pub const DIAGNOSTICS_MAX: usize = 1_000;
 /// Diagnostics after which nothing is suggested any more, because looking for what
 /// was meant costs more than everything else.
 const SUGGESTIONS_MAX: usize = 200;
-
-/// Features of the bundle format that this compiler understands.
-pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1"];
 
 /// Stack of the thread that compiles: Cedar's parser and validator recurse, and
 /// this is ample for what [`nesting`] lets through, also in a debug build.
@@ -106,24 +109,46 @@ pub fn files_of(dir: &Path) -> Vec<String> {
     files::all(dir)
 }
 
+/// Compiles the files of a repository that come from elsewhere than a folder.
+///
+/// Blocks on CPU; call it outside an async worker.
+pub fn compile_files(mut files: Vec<File>, git_revision: String) -> Loaded {
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let found = Vec::new();
+    let texts = Texts {
+        files,
+        git_revision,
+        found,
+    };
+    texts.compile()
+}
+
 /// The files of a repository as they were read, not yet compiled.
 #[derive(Clone)]
 pub(crate) struct Texts {
-    bundle: Bundle,
+    files: Vec<File>,
+    git_revision: String,
     found: Vec<Diagnostic>,
 }
 
 impl Texts {
     pub(crate) fn read(dir: &Path) -> Self {
         let mut found = Vec::new();
-        let mut bundle = files::read(dir, &mut found);
-        bundle.features = FEATURES.iter().map(|f| (*f).to_owned()).collect();
-        Self { bundle, found }
+        Self {
+            files: files::read(dir, &mut found),
+            git_revision: files::git_revision(dir).unwrap_or_default(),
+            found,
+        }
     }
 
     /// Tells two states of the folder apart, also broken ones.
     pub(crate) fn fingerprint(&self) -> Digest {
-        let mut bytes = self.bundle.encode_to_vec();
+        let texts = Bundle {
+            files: self.files.clone(),
+            git_revision: self.git_revision.clone(),
+            ..Bundle::default()
+        };
+        let mut bytes = texts.encode_to_vec();
         for diagnostic in &self.found {
             bytes.extend_from_slice(diagnostic.to_string().as_bytes());
         }
@@ -131,64 +156,77 @@ impl Texts {
     }
 
     pub(crate) fn compile(self) -> Loaded {
-        let Self { bundle, mut found } = self;
-        if bundle.files.is_empty() {
+        let Self {
+            files,
+            git_revision,
+            mut found,
+        } = self;
+        if files.is_empty() {
             return finish(None, found);
         }
         loaded(on_own_stack(move || {
-            let draft = draft(&bundle, None, &mut found);
-            let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-                let (mut bundle, info) = (bundle, draft.info());
-                bundle.trust_domain = draft.trust_domain.as_str().to_owned();
-                bundle.sources = sources(&info);
-                draft.sealed(info, Bytes::from(bundle.encode_to_vec()))
+            let draft = draft(&files, None, &mut found).filter(|_| !any_error(&found));
+            let sealed = draft.map(|draft| {
+                let seal = draft.assemble(files, git_revision)?;
+                Ok(draft.sealed(seal))
             });
-            finish(compiled, found)
+            match sealed.transpose() {
+                Ok(compiled) => finish(compiled, found),
+                Err(diagnostic) => finish(None, vec![diagnostic]),
+            }
         }))
     }
 }
 
-/// Compiles an encoded [`Bundle`] as it was received, without touching a disk.
+/// Compiles an encoded [`Bundle`], which must be whole, without touching a disk.
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn compile(bytes: Bytes) -> Loaded {
-    let bundle = match Bundle::decode(bytes.clone()) {
-        Ok(bundle) => bundle,
-        Err(error) => {
-            let diagnostic = Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
-                .cause(error.to_string())
-                .help("fetch it again; if it stays so, rebuild it from its repository");
-            return finish(None, vec![diagnostic]);
-        }
+    received(bytes, None)
+}
+
+/// Compiles what a PDP sent to the proxy `own`: a bundle, whole or with those policies
+/// left out that cannot concern requests for the service that `own` is.
+///
+/// Blocks on CPU; call it outside an async worker.
+pub fn compile_slice(bytes: Bytes, own: &SpiffeId) -> Loaded {
+    received(bytes, Some(own.clone()))
+}
+
+fn received(bytes: Bytes, own: Option<SpiffeId>) -> Loaded {
+    let opened = bundle::open(&bytes).and_then(|opened| {
+        let policies = texts::of_policies(&opened.bundle).map_err(bundle::broken)?;
+        Ok((opened, policies))
+    });
+    let (opened, policies) = match opened {
+        Ok(opened) => opened,
+        Err(diagnostic) => return finish(None, vec![diagnostic]),
     };
-    let mut found = unknown_features(&bundle);
-    if !found.is_empty() {
-        return finish(None, found);
-    }
     loaded(on_own_stack(move || {
-        let draft = draft(&bundle, None, &mut found);
-        if let Some(draft) = &draft
-            && draft.trust_domain.as_str() != bundle.trust_domain
-        {
-            found.push(
-                Diagnostic::error(codes::BUNDLE_BROKEN, "bundle contradicts itself").cause(
-                    format!(
-                        "it is labelled `{}`, its settings say `{}`",
-                        bundle.trust_domain, draft.trust_domain
-                    ),
-                ),
-            );
-        }
-        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-            let mut infos = draft.info();
-            for source in &bundle.sources {
-                if let Some(info) = infos.get_mut(source.policy_id.as_str()) {
-                    info.commit = not_empty(&source.commit);
-                    info.author = not_empty(&source.author);
-                }
+        let Opened { mut bundle, digest } = opened;
+        let mut found = Vec::new();
+        let mut files = std::mem::take(&mut bundle.files);
+        files.extend(policies);
+        let mut draft = draft(&files, None, &mut found);
+        let mut coverage = Coverage::Whole;
+        if let Some(draft) = &mut draft {
+            let fit = assemble::fit(&bundle, draft).map_err(|cause| {
+                Diagnostic::error(codes::BUNDLE_BROKEN, "bundle contradicts itself").cause(cause)
+            });
+            match fit.and_then(|()| covered(&bundle, draft, own.as_ref())) {
+                Ok(covered) => coverage = covered,
+                Err(diagnostic) => found.push(diagnostic),
             }
-            draft.sealed(infos, bytes)
-        });
+        }
+        let seal = Seal {
+            bundle: bytes,
+            digest,
+            git_revision: bundle.git_revision,
+            coverage,
+        };
+        let compiled = draft
+            .filter(|_| !any_error(&found))
+            .map(|draft| draft.sealed(seal));
         finish(compiled, found)
     }))
 }
@@ -196,42 +234,42 @@ pub fn compile(bytes: Bytes) -> Loaded {
 /// Compiles a repository once more, with other entities. Its bundle, and so its digest,
 /// stay what they were: only tests ask for this.
 fn with_entities(compiled: &Compiled, overlay: Overlay) -> Loaded {
-    let (bytes, mut found) = (compiled.bundle.clone(), Vec::new());
-    let Ok(bundle) = Bundle::decode(bytes.clone()) else {
-        return compile(bytes);
+    let seal = Seal::of(compiled);
+    let Some(files) = files_in(compiled) else {
+        return compile(seal.bundle);
     };
     loaded(on_own_stack(move || {
-        let draft = draft(&bundle, Some(&overlay), &mut found);
-        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-            let info = draft.info();
-            draft.sealed(info, bytes)
-        });
+        let mut found = Vec::new();
+        let draft = draft(&files, Some(&overlay), &mut found);
+        let compiled = draft
+            .filter(|_| !any_error(&found))
+            .map(|draft| draft.sealed(seal));
         finish(compiled, found)
     }))
 }
 
-/// A folder without them is no repository; a bundle may come from elsewhere.
-fn without_settings() -> Diagnostic {
-    Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
-        .cause(format!("it has no `{}`", files::SETTINGS))
-        .help("fetch it again; if it stays so, rebuild it from its repository")
+/// Every file of a compiled repository, as it was read.
+fn files_in(compiled: &Compiled) -> Option<Vec<File>> {
+    let bundle = Bundle::decode(compiled.bundle.clone()).ok()?;
+    let policies = texts::of_policies(&bundle).ok()?;
+    Some(bundle.files.into_iter().chain(policies).collect())
 }
 
-fn unknown_features(bundle: &Bundle) -> Vec<Diagnostic> {
-    let known = |f: &&String| !FEATURES.contains(&f.as_str());
-    bundle
-        .features
-        .iter()
-        .filter(known)
-        .map(|feature| {
-            Diagnostic::error(
-                codes::FEATURE_UNKNOWN,
-                format!("bundle needs the feature `{feature}`, which this build lacks"),
-            )
-            .cause("a feature that is not understood could be one that forbids")
-            .help("upgrade this part before the policy repository uses the feature")
-        })
-        .collect()
+/// What can be decided with the policies that are there.
+fn covered(bundle: &Bundle, draft: &Draft, own: Option<&SpiffeId>) -> Result<Coverage, Diagnostic> {
+    if !slice::is_slice(bundle) {
+        return Ok(Coverage::Whole);
+    }
+    let own = own.ok_or_else(slice::not_whole)?;
+    let service = draft.catalogue.by_identity(own);
+    let mut concern = Concern::new(&draft.entities, service.map(|s| &**s));
+    slice::check(bundle, &mut concern)?;
+    Ok(Coverage::Service(service.map(|s| s.id.clone())))
+}
+
+/// A folder without them is no repository; a bundle may come from elsewhere.
+fn without_settings() -> Diagnostic {
+    bundle::broken(format!("it has no `{}`", files::SETTINGS))
 }
 
 /// A repository that was read, before its bundle is sealed.
@@ -252,36 +290,71 @@ struct Parts {
     settings: Source,
 }
 
+/// The bundle of a draft, and what is known of it.
+struct Seal {
+    bundle: Bytes,
+    digest: Digest,
+    git_revision: String,
+    coverage: Coverage,
+}
+
+impl Seal {
+    fn of(compiled: &Compiled) -> Self {
+        Self {
+            bundle: compiled.bundle.clone(),
+            digest: compiled.digest,
+            git_revision: compiled.git_revision.clone(),
+            coverage: compiled.coverage.clone(),
+        }
+    }
+}
+
 impl Draft {
-    fn info(&self) -> BTreeMap<SmolStr, PolicyInfo> {
-        let read = self.parts.read.iter();
-        read.map(|(id, read)| (id.clone(), read.info.clone()))
-            .collect()
+    /// The bundle of a draft that was read from these files.
+    fn assemble(&self, files: Vec<File>, git_revision: String) -> Result<Seal, Diagnostic> {
+        let mut bundle = Bundle {
+            trust_domain: self.trust_domain.as_str().to_owned(),
+            files: assemble::without_policies(files, &self.parts.read),
+            git_revision,
+            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            groups: assemble::groups(&self.parts.read),
+        };
+        let digest = manifest::digest(&mut bundle).map_err(bundle::broken)?;
+        Ok(Seal {
+            bundle: bundle.encode_to_vec().into(),
+            digest,
+            git_revision: bundle.git_revision,
+            coverage: Coverage::Whole,
+        })
     }
 
-    fn sealed(self, info: BTreeMap<SmolStr, PolicyInfo>, bundle: Bytes) -> Compiled {
-        self.parted(info, bundle).0
+    fn sealed(self, seal: Seal) -> Compiled {
+        self.parted(seal).0
     }
 
     /// The compiled repository, and what it leaves behind.
-    fn parted(self, info: BTreeMap<SmolStr, PolicyInfo>, bundle: Bytes) -> (Compiled, Parts) {
+    fn parted(self, seal: Seal) -> (Compiled, Parts) {
+        let info = self.parts.read.iter();
+        let info = info.map(|(id, read)| (id.clone(), read.info.clone()));
         let compiled = Compiled {
             trust_domain: self.trust_domain,
+            git_revision: seal.git_revision,
             schema: self.schema,
             policies: self.policies,
             entities: self.entities,
             catalogue: self.catalogue,
-            info,
-            digest: Digest::of(&bundle),
-            bundle,
+            info: info.collect(),
+            digest: seal.digest,
+            bundle: seal.bundle,
+            coverage: seal.coverage,
         };
         (compiled, self.parts)
     }
 }
 
 /// Compiles the texts; goes on after a mistake as far as it makes sense.
-fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>) -> Option<Draft> {
-    let files = sources_of(bundle, found);
+fn draft(files: &[File], overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>) -> Option<Draft> {
+    let files = sources_of(files, found);
     let mut policies = Policies::default();
     for source in files.iter().filter(|s| files::is_policy(&s.path)) {
         policies.read(source, found);
@@ -345,41 +418,23 @@ fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>
 
 /// The texts of a bundle; what exceeds a limit is refused here too, because a
 /// bundle may come from elsewhere than [`load`].
-fn sources_of(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Vec<Source> {
-    let total: usize = bundle.files.iter().map(|f| f.text.len()).sum();
-    if bundle.files.len() > FILES_MAX || total > REPOSITORY_LEN_MAX {
+fn sources_of(files: &[File], found: &mut Vec<Diagnostic>) -> Vec<Source> {
+    let total: usize = files.iter().map(|f| f.text.len()).sum();
+    if files.len() > FILES_MAX || total > REPOSITORY_LEN_MAX {
         found.push(files::too_large(format!(
             "it has {} files of {total} bytes; the limits are {FILES_MAX} and {REPOSITORY_LEN_MAX}",
-            bundle.files.len()
+            files.len()
         )));
         return Vec::new();
     }
-    let mut sources = Vec::with_capacity(bundle.files.len());
-    for file in &bundle.files {
+    let mut sources = Vec::with_capacity(files.len());
+    for file in files {
         match files::check_len(&file.path, file.text.len()) {
             Ok(()) => sources.push(Source::new(file.path.as_str(), file.text.as_str())),
             Err(diagnostic) => found.push(diagnostic),
         }
     }
     sources
-}
-
-fn sources(info: &BTreeMap<SmolStr, PolicyInfo>) -> Vec<PolicySource> {
-    let line = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    info.values()
-        .map(|info| PolicySource {
-            policy_id: info.id.to_string(),
-            file: info.file.to_string(),
-            first_line: line(info.first_line),
-            last_line: line(info.last_line),
-            commit: String::new(),
-            author: String::new(),
-        })
-        .collect()
-}
-
-fn not_empty(text: &str) -> Option<SmolStr> {
-    (!text.is_empty()).then(|| text.into())
 }
 
 fn any_error(found: &[Diagnostic]) -> bool {

@@ -13,10 +13,11 @@ use palisade_mesh::{
 use palisade_pdp::{
     apis::{Desk, DeskConfig},
     author::{self, Ask},
+    bundle::trust::TrustConfig,
     decide::{Explanation, Snapshot},
     publish::{
-        Distribution, DistributionConfig, ProxyStatus, Published, Recorder, Source, SourceConfig,
-        State,
+        Distribution, DistributionConfig, History, ProxyStatus, Published, Recorder, Source,
+        SourceConfig, State,
     },
 };
 use prost::Message as _;
@@ -28,6 +29,7 @@ use super::{
     Role, access,
     decisions::{self, Decisions},
     links::{self, LinkGate},
+    policy,
     revisions::Revisions,
     rollout::Rollouts,
     unbound,
@@ -36,12 +38,16 @@ use crate::{
     config::{Config, PdpSection, rollout::RolloutSection},
     control::{
         api::{Answer, Fact, FactState, Problem},
-        status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
+        status::{
+            PastRevision, PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead,
+            span,
+        },
     },
     net::{
         kill::{self, Holder},
         tls,
     },
+    render,
 };
 
 /// Where the local socket gives the revision in force, encoded.
@@ -61,6 +67,8 @@ pub struct PdpRole {
     pub address: std::net::SocketAddr,
     rollouts: Rollouts,
     revisions: Arc<Revisions>,
+    history: History,
+    trust: Option<TrustConfig>,
     folder: String,
     gate: Arc<LinkGate>,
     kill: Arc<Holder>,
@@ -87,12 +95,16 @@ impl PdpRole {
         ));
         let plan = section.rollout.as_ref().map(RolloutSection::plan);
         let plan = plan.transpose()?;
-        let mut watched = SourceConfig::new(&section.policies, config.state_dir.join("pdp"));
-        watched.rollout.clone_from(&plan);
+        let trust = section.policy_trust.as_ref().map(policy::trust);
+        let watched = SourceConfig {
+            rollout: plan.clone(),
+            trust: trust.clone(),
+            ..SourceConfig::new(&section.policies, config.state_dir.join("pdp"))
+        };
         let source = Source::open(watched, clock.clone(), recorder.clone())
             .await
             .map_err(|e| vec![e.diagnostic().clone()])?;
-        let state = source.state();
+        let (state, history) = (source.state(), source.history());
         let own = sink.open(links::OWN_WORKER);
         let gate = LinkGate::new(config, reporter.clone(), own, clock)?;
         let distribution = Distribution::guarded(
@@ -166,6 +178,8 @@ impl PdpRole {
             address,
             rollouts,
             revisions,
+            history,
+            trust,
             folder: section.policies.display().to_string(),
             gate,
             kill,
@@ -185,8 +199,13 @@ impl PdpRole {
         Ok(role)
     }
 
-    /// Remembers each revision that comes into force.
+    /// Remembers each revision that comes into force, and those of before the start.
     async fn remember(self) {
+        let history = self.history.clone();
+        let past = tokio::task::spawn_blocking(move || history.revisions()).await;
+        for revision in past.unwrap_or_default().iter().rev() {
+            self.revisions.note(revision);
+        }
         let mut state = self.state.clone();
         loop {
             let now = state.borrow_and_update().clone();
@@ -234,6 +253,7 @@ impl PdpRole {
             (self.clone(), self.clone(), self.clone(), self.clone());
         let (of_access, of_revision) = (self.clone(), self.clone());
         let of_decisions = self.decisions.clone();
+        let history = self.history.clone();
         Router::new()
             .route(
                 "/v1/pdp/status",
@@ -249,6 +269,10 @@ impl PdpRole {
                     let status = of_decisions.as_ref().map(Decisions::status);
                     status.map_or_else(String::new, |status| decisions::metrics(&status))
                 }),
+            )
+            .route(
+                "/v1/pdp/revisions",
+                get(move || async move { past(history).await }),
             )
             .route(
                 "/v1/pdp/can",
@@ -342,10 +366,11 @@ impl PdpRole {
             Some(r) => Fact::ok(
                 "policy",
                 format!(
-                    "revision {} ({}) in force for {}",
+                    "revision {} ({}) in force for {}, {}",
                     r.sequence,
                     short(&r.digest),
-                    span(&self.clock, r.since_us)
+                    span(&self.clock, r.since_us),
+                    r.signed
                 ),
             ),
             None => Fact::not_ok(
@@ -356,6 +381,7 @@ impl PdpRole {
             )
             .fix(format!("palisade policy validate {}", self.folder)),
         }];
+        facts.extend(self.check_stamp());
         if let Some(rejected) = &status.rejected {
             let first = rejected.problems.first().cloned().map(Diagnostic::from);
             facts.push(
@@ -381,6 +407,23 @@ impl PdpRole {
         facts.extend(self.gate.check());
         facts.extend(super::unheard::fact("policy", "the PDP", &self.kill));
         facts
+    }
+
+    /// Whether what is served would be taken by whoever demands a stamp as this PDP does.
+    fn check_stamp(&self) -> Option<Fact> {
+        let current = self.state.borrow().current.clone()?;
+        let trust = self.trust.as_ref()?.load();
+        let now_us = self.clock.now_us();
+        let of = (current.digest(), current.sequence());
+        let stamp = current.revision.stamp.as_ref();
+        let domain = &current.compiled.trust_domain;
+        let stamped = trust.and_then(|t| t.check_stamp(domain, of, stamp, now_us));
+        let error = stamped.err()?;
+        Some(
+            Fact::not_ok("policy", FactState::Error, 3111, error.message)
+                .cause(error.cause.unwrap_or_default())
+                .fix(error.help.unwrap_or_default()),
+        )
     }
 
     /// What does not fit about a proxy that is connected.
@@ -578,6 +621,28 @@ impl Recorded {
     }
 }
 
+/// The revisions that were in force lately, the newest first.
+async fn past(history: History) -> Answer<Vec<PastRevision>> {
+    let read = tokio::task::spawn_blocking(move || {
+        let kept: Vec<u64> = history.revisions().iter().map(|r| r.sequence).collect();
+        history.log().map(|entries| (entries, kept))
+    });
+    let (entries, kept) = read.await.map_err(|e| {
+        Diagnostic::error(9199, "bug: the list of revisions was not read").cause(e.to_string())
+    })??;
+    let past = entries.into_iter().rev().map(|e| PastRevision {
+        sequence: e.sequence,
+        digest: render::hex(&e.sha256),
+        since_us: e.since_us,
+        git_revision: e.git_revision,
+        signed: e.signed,
+        signers: e.signers,
+        policies: e.policies,
+        kept: kept.contains(&e.sequence),
+    });
+    Ok(Json(past.collect()))
+}
+
 fn revision(published: &Published) -> RevisionStatus {
     RevisionStatus {
         sequence: published.sequence(),
@@ -586,6 +651,7 @@ fn revision(published: &Published) -> RevisionStatus {
         policies: published.compiled.info.len(),
         services: published.compiled.catalogue.services().len(),
         git_revision: published.git_revision.clone(),
+        signed: published.signed.to_string(),
     }
 }
 

@@ -11,10 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_mesh::{
-    diagnostic::Diagnostic,
-    wire::policy::{Bundle, File},
-};
+use palisade_mesh::{diagnostic::Diagnostic, wire::policy::File};
 
 use super::{FILE_LEN_MAX, FILES_MAX, REPOSITORY_LEN_MAX, codes};
 
@@ -75,12 +72,8 @@ pub(crate) fn is_entities(path: &str) -> bool {
     is_of(path, &ENTITIES)
 }
 
-/// Reads the folder into a bundle that has files, but no map of its policies yet.
-pub(crate) fn read(dir: &Path, found: &mut Vec<Diagnostic>) -> Bundle {
-    let mut bundle = Bundle {
-        git_revision: git_revision(dir).unwrap_or_default(),
-        ..Bundle::default()
-    };
+/// Reads every file of the folder that belongs to a bundle.
+pub(crate) fn read(dir: &Path, found: &mut Vec<Diagnostic>) -> Vec<File> {
     if !dir.join(SETTINGS).is_file() {
         found.push(
             Diagnostic::error(
@@ -92,11 +85,10 @@ pub(crate) fn read(dir: &Path, found: &mut Vec<Diagnostic>) -> Bundle {
                 "point to the folder that holds `{SETTINGS}`, or create one with `trust_domain: acme.test`"
             )),
         );
-        return bundle;
+        return Vec::new();
     }
     let names = names(dir, &[SERVICES, POLICIES, ENTITIES], found);
-    bundle.files = read_files(dir, names, found);
-    bundle
+    read_files(dir, names, found)
 }
 
 /// Paths of all files of a repository that is in order, tests too, sorted.
@@ -245,7 +237,7 @@ fn names_of(dir: &Path, kind: &Kind, found: &mut Vec<Diagnostic>) -> Vec<String>
 
 /// The commit that is checked out, read from `.git` so that no program is run.
 /// `None` outside a work tree.
-fn git_revision(dir: &Path) -> Option<String> {
+pub(crate) fn git_revision(dir: &Path) -> Option<String> {
     let dir = dir.canonicalize().ok()?;
     let git = dir
         .ancestors()
@@ -309,8 +301,8 @@ mod tests {
             write(dir.path(), name, b"x");
         }
         let mut found = Vec::new();
-        let bundle = read(dir.path(), &mut found);
-        let names: Vec<_> = bundle.files.iter().map(|f| f.path.as_str()).collect();
+        let files = read(dir.path(), &mut found);
+        let names: Vec<_> = files.iter().map(|f| f.path.as_str()).collect();
         assert_eq!(
             names,
             [

@@ -55,9 +55,9 @@ impl Formatted {
 /// A file that does not parse is reported and left out.
 pub fn check(dir: &Path) -> (Vec<Formatted>, Vec<Diagnostic>) {
     let mut found = Vec::new();
-    let bundle = files::read(dir, &mut found);
+    let files = files::read(dir, &mut found);
     let mut all = Vec::new();
-    for file in bundle.files.iter().filter(|f| files::is_policy(&f.path)) {
+    for file in files.iter().filter(|f| files::is_policy(&f.path)) {
         let source = Source::new(file.path.as_str(), file.text.as_str());
         match format(&source) {
             Ok(text) => all.push(Formatted {

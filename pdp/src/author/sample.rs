@@ -22,6 +22,7 @@ mod catalogue;
 mod cedar_messages;
 mod layout;
 mod lints;
+mod slices;
 mod test_tables;
 
 const NOW_US: i64 = 1_795_348_800_000_000;

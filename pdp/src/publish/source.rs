@@ -1,29 +1,46 @@
-//! A watched folder as the source of revisions.
+//! A watched folder or bundle file as the source of revisions.
 //!
 //! Folders are watched, not files: editors replace files by renaming. Events
 //! only wake; what is true is read from the disk, and a slow poll reads it too
 //! where the system loses events. The same content is never compiled twice.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
+use bytes::Bytes;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::SpiffeId,
-    wire::policy::{Bundle, Revision},
+    wire::policy::{Revision, RevisionEntry, Stamp},
 };
-use prost::Message;
 use tokio::{
     sync::{Notify, watch},
     task::spawn_blocking,
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{changes, codes, keep::Keep, recorder::Recorder, rollout::Plan};
+use super::{
+    changes, codes,
+    keep::{History, Keep},
+    origin::{Origin, Vouched},
+    recorder::Recorder,
+    rollout::Plan,
+    slices::Slices,
+};
 use crate::{
-    author::{self, Loaded, Texts},
+    author::{self, Loaded},
+    bundle::{
+        codes::UNSIGNED_FOLDER,
+        key::SigningKey,
+        statement::{self, Statement},
+        trust::{self, SignedBy, TrustConfig},
+    },
     compiled::Compiled,
 };
 
@@ -44,8 +61,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What is watched, and how patiently.
 #[derive(Debug, Clone)]
 pub struct SourceConfig {
-    /// The policy repository.
-    pub dir: PathBuf,
+    /// The policy repository, or a bundle file.
+    pub path: PathBuf,
     /// Where the last good revision is kept.
     pub state_dir: PathBuf,
     /// Quiet time after a change before it is read.
@@ -56,24 +73,31 @@ pub struct SourceConfig {
     pub rollout: Option<Plan>,
     /// How often a rollout is looked at.
     pub look: Duration,
+    /// Who must have signed; without it, nobody.
+    pub trust: Option<TrustConfig>,
 }
 
 impl SourceConfig {
-    /// Watches `dir`, keeps state in `state_dir`: 100 ms quiet time, poll every 5 s.
-    pub fn new(dir: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
+    /// Watches `path`, keeps state in `state_dir`: 100 ms quiet time, poll every 5 s,
+    /// no signatures demanded.
+    pub fn new(path: impl Into<PathBuf>, state_dir: impl Into<PathBuf>) -> Self {
         Self {
-            dir: dir.into(),
+            path: path.into(),
             state_dir: state_dir.into(),
             debounce: Duration::from_millis(100),
             poll: Duration::from_secs(5),
             rollout: None,
             look: LOOK_EVERY,
+            trust: None,
         }
     }
 }
 
 /// Longest time that a stream of events can hold back a reading, in quiet times.
 const DEBOUNCE_ROUNDS: u32 = 10;
+
+/// How long a stamp of the PDP's own holds; with each word it gives a new one.
+const STAMP_LIFE: Duration = Duration::from_secs(60);
 
 /// A revision in force.
 #[derive(Debug)]
@@ -88,9 +112,39 @@ pub struct Published {
     pub since_us: i64,
     /// Warnings and notes about it.
     pub diagnostics: Vec<Diagnostic>,
+    /// Who vouches for it.
+    pub signed: SignedBy,
+    slices: Slices,
+    /// What others have stamped, or our own key.
+    stamp: Result<Stamp, Arc<SigningKey>>,
 }
 
 impl Published {
+    /// What the proxy with this identity is sent of it.
+    ///
+    /// Blocks on CPU for some milliseconds where it was not asked for lately.
+    pub fn slice(&self, identity: &SpiffeId) -> Bytes {
+        self.slices.of(&self.compiled, identity)
+    }
+
+    /// The word that it is the newest: what others have signed, or our own as of `now_us`.
+    pub fn stamp(&self, now_us: i64) -> Stamp {
+        let key = match &self.stamp {
+            Ok(given) => return given.clone(),
+            Err(key) => key,
+        };
+        let life_us = i64::try_from(STAMP_LIFE.as_micros()).unwrap_or(i64::MAX);
+        let mut stamp = Stamp {
+            issued_us: now_us,
+            until_us: now_us.saturating_add(life_us),
+            signatures: Vec::new(),
+        };
+        let domain = &self.compiled.trust_domain;
+        let said = statement::stamp(domain, self.digest(), self.sequence(), &stamp);
+        stamp.signatures = vec![said.sign(key)];
+        stamp
+    }
+
     /// Digest of the bundle.
     pub fn digest(&self) -> Digest {
         self.compiled.digest
@@ -160,11 +214,12 @@ impl SourceError {
     }
 }
 
-/// Turns a folder into numbered revisions. One task owns it.
+/// Turns a folder or bundle file into numbered revisions. One task owns it.
 #[derive(Debug)]
 pub struct Source {
     config: SourceConfig,
     keep: Keep,
+    key: Arc<SigningKey>,
     clock: Clock,
     recorder: Arc<Recorder>,
     seen: Option<Digest>,
@@ -172,6 +227,8 @@ pub struct Source {
     rolling: Rolling,
     state: watch::Sender<State>,
     wake: Arc<Notify>,
+    /// The folder that is watched, and how deep.
+    watched: Watched,
     watcher: RecommendedWatcher,
 }
 
@@ -188,10 +245,12 @@ impl Source {
     ) -> Result<Self, SourceError> {
         let keep = Keep::open(&config.state_dir).map_err(SourceError::State)?;
         let kept = keep.load().map_err(SourceError::State)?;
+        let key = keep.signing_key().map_err(SourceError::State)?;
         let wake = Arc::new(Notify::new());
-        let watcher = watch_folder(&config, wake.clone())?;
+        let (watched, watcher) = watch_path(&config.path, wake.clone())?;
         let mut source = Self {
             keep,
+            key: Arc::new(key),
             clock,
             recorder,
             seen: None,
@@ -199,6 +258,7 @@ impl Source {
             rolling: Rolling::new(config.rollout.clone()),
             state: watch::Sender::new(State::default()),
             wake,
+            watched,
             watcher,
             config,
         };
@@ -215,6 +275,11 @@ impl Source {
         self.state.subscribe()
     }
 
+    /// The revisions that were in force lately.
+    pub fn history(&self) -> History {
+        History::new(self.keep.clone())
+    }
+
     /// Follows the folder, orders and the rollout under way until dropped.
     pub async fn run(mut self) {
         let wake = self.wake.clone();
@@ -226,9 +291,8 @@ impl Source {
                 () = sleep_until(poll) => {
                     // A folder that was replaced has lost its watch; setting it again
                     // costs nothing where it is still there.
-                    let _ = self
-                        .watcher
-                        .watch(&self.config.dir, RecursiveMode::Recursive);
+                    let (folder, mode) = &self.watched;
+                    let _ = self.watcher.watch(folder, *mode);
                 }
                 given = self.rolling.ordered() => {
                     self.obey(given).await;
@@ -255,27 +319,30 @@ impl Source {
         }
     }
 
-    /// Reads the folder; content that was not seen before becomes a revision or a
+    /// Reads what is there; content that was not seen before becomes a revision or a
     /// rejection.
     async fn refresh(&mut self) {
-        let dir = self.config.dir.clone();
-        let seen = self.seen;
+        let path = self.config.path.clone();
+        let (seen, trust) = (self.seen, self.config.trust.clone());
         let read = spawn_blocking(move || {
-            let texts = Texts::read(&dir);
-            let fingerprint = texts.fingerprint();
-            (Some(fingerprint) != seen).then(|| (fingerprint, texts.compile()))
+            let content = Origin::read(&path);
+            // What was refused may be good once the keys are mended.
+            let keys = trust.map(|t| t.fingerprint()).unwrap_or_default();
+            let both = [content.fingerprint().0, keys.0].concat();
+            let fingerprint = Digest::of(&both);
+            (Some(fingerprint) != seen).then(|| (fingerprint, content.compile()))
         });
-        let Ok(Some((fingerprint, loaded))) = read.await else {
+        let Ok(Some((fingerprint, (loaded, vouched)))) = read.await else {
             return;
         };
         self.seen = Some(fingerprint);
         match loaded.compiled {
-            Some(compiled) => self.offer(compiled, loaded.diagnostics),
+            Some(compiled) => self.offer(compiled, vouched, loaded.diagnostics),
             None => self.reject(loaded.diagnostics),
         }
     }
 
-    /// Serves the kept revision until the folder says otherwise.
+    /// Serves the kept revision until the source says otherwise.
     async fn restore(&mut self, kept: Revision) {
         let bundle = kept.bundle.clone();
         let loaded = spawn_blocking(move || author::compile(bundle)).await;
@@ -283,23 +350,154 @@ impl Source {
             compiled,
             diagnostics,
         } = loaded.unwrap_or_default();
-        match compiled {
-            Some(compiled) => {
+        let Some(compiled) = compiled else {
+            tracing::warn!("kept policy revision cannot be used by this build");
+            return;
+        };
+        match self.believed(&compiled, &kept) {
+            Ok(_) => {
                 let published = self.published(compiled, kept.issued_us, kept, diagnostics);
                 self.state
                     .send_modify(|s| s.current = Some(Arc::new(published)));
             }
-            None => tracing::warn!("kept policy revision cannot be used by this build"),
+            Err(error) => tracing::warn!(%error, "kept policy revision is not served"),
         }
     }
 
-    /// The next revision.
-    fn signed(&self, compiled: &Compiled, now_us: i64) -> Revision {
-        Revision {
+    /// The content in force is there again, perhaps signed by more or stamped anew.
+    pub(super) fn renew(
+        &mut self,
+        current: &Published,
+        vouched: Vouched,
+    ) -> Result<(), Diagnostic> {
+        let before = &current.revision;
+        let mut revision = Revision {
+            stamp: vouched.stamp,
+            ..before.clone()
+        };
+        if !vouched.content.is_empty() {
+            revision.content_signatures = vouched.content;
+        }
+        if let Some(release) = vouched.release {
+            revision.issued_us = release.issued_us;
+            revision.release_signatures = release.signatures;
+        }
+        let news = revision != *before;
+        let signed = self.accepted(&current.compiled, &revision)?;
+        if !news {
+            // Nothing new, but an earlier rejection is mended.
+            self.state.send_modify(|s| s.rejected = None);
+            return Ok(());
+        }
+        self.keep.store(&revision)?;
+        let next = Arc::new(Published {
+            stamp: self.stamps(&revision),
+            revision,
+            signed,
+            compiled: current.compiled.clone(),
+            git_revision: current.git_revision.clone(),
+            since_us: current.since_us,
+            diagnostics: current.diagnostics.clone(),
+            slices: Slices::default(),
+        });
+        self.state.send_modify(|s| {
+            s.current = Some(next);
+            s.rejected = None;
+        });
+        Ok(())
+    }
+
+    /// A number and the signatures that were vouched for it, or our own.
+    fn signed(&self, compiled: &Compiled, vouched: Vouched, now_us: i64) -> Revision {
+        let (domain, digest) = (&compiled.trust_domain, compiled.digest);
+        let own = |said: Statement<'_>| vec![said.sign(&self.key)];
+        let mut revision = Revision {
             bundle: compiled.bundle.clone(),
-            sha256: compiled.digest.0.to_vec(),
-            sequence: self.sequence + 1,
-            issued_us: now_us,
+            sha256: digest.0.to_vec(),
+            content_signatures: vouched.content,
+            stamp: vouched.stamp,
+            ..Revision::default()
+        };
+        if revision.content_signatures.is_empty() {
+            revision.content_signatures = own(statement::content(domain, digest));
+        }
+        match vouched.release {
+            Some(release) => {
+                revision.sequence = release.sequence;
+                revision.issued_us = release.issued_us;
+                revision.release_signatures = release.signatures;
+            }
+            None => {
+                revision.sequence = self.sequence + 1;
+                revision.issued_us = now_us;
+                let release = statement::release(domain, digest, &revision);
+                revision.release_signatures = own(release);
+            }
+        }
+        revision
+    }
+
+    /// Whether a revision may be put in force now.
+    fn accepted(&self, compiled: &Compiled, revision: &Revision) -> Result<SignedBy, Diagnostic> {
+        if self.config.trust.is_some() && !self.config.path.is_file() {
+            return Err(unsigned_folder(&self.config.path));
+        }
+        let signed = self.believed(compiled, revision)?;
+        if let Some(trust) = &self.config.trust {
+            trust.load()?.check_stamp(
+                &compiled.trust_domain,
+                (compiled.digest, revision.sequence),
+                revision.stamp.as_ref(),
+                self.clock.now_us(),
+            )?;
+        }
+        Ok(signed)
+    }
+
+    /// Whether those who must have signed have.
+    fn believed(&self, compiled: &Compiled, revision: &Revision) -> Result<SignedBy, Diagnostic> {
+        let trust = self.config.trust.as_ref();
+        trust::check(trust, &compiled.trust_domain, compiled.digest, revision)
+    }
+
+    fn published(
+        &self,
+        compiled: Compiled,
+        since_us: i64,
+        revision: Revision,
+        diagnostics: Vec<Diagnostic>,
+    ) -> Published {
+        let signed = self.believed(&compiled, &revision);
+        Published {
+            // What is not believed any more is nobody's word but ours.
+            signed: signed.unwrap_or(SignedBy::Pdp),
+            stamp: self.stamps(&revision),
+            revision,
+            git_revision: compiled.git_revision.clone(),
+            since_us,
+            diagnostics,
+            compiled: Arc::new(compiled),
+            slices: Slices::default(),
+        }
+    }
+
+    fn stamps(&self, revision: &Revision) -> Result<Stamp, Arc<SigningKey>> {
+        revision.stamp.clone().ok_or_else(|| self.key.clone())
+    }
+
+    /// Writes down that a revision is in force. Nothing depends on it but what is shown.
+    fn note(&self, published: &Published) {
+        let entry = RevisionEntry {
+            sequence: published.sequence(),
+            sha256: published.digest().0.to_vec(),
+            since_us: published.since_us,
+            git_revision: published.git_revision.clone(),
+            signed: published.signed.to_string(),
+            signers: published.signed.signers().to_vec(),
+            policies: published.compiled.info.len() as u64,
+        };
+        if let Err(error) = self.keep.note(entry) {
+            tracing::error!(%error, "the list of revisions is not kept");
         }
     }
 
@@ -324,40 +522,30 @@ impl Source {
         self.state
             .send_modify(|s| s.rejected = Some(Arc::new(rejected)));
     }
-
-    #[expect(
-        clippy::unused_self,
-        reason = "who publishes a revision vouches for it"
-    )]
-    fn published(
-        &self,
-        compiled: Compiled,
-        since_us: i64,
-        revision: Revision,
-        diagnostics: Vec<Diagnostic>,
-    ) -> Published {
-        let git_revision = Bundle::decode(compiled.bundle.clone())
-            .map(|b| b.git_revision)
-            .unwrap_or_default();
-        Published {
-            revision,
-            git_revision,
-            since_us,
-            diagnostics,
-            compiled: Arc::new(compiled),
-        }
-    }
 }
 
-fn watch_folder(
-    config: &SourceConfig,
+/// Content that can be signed by nobody, where somebody must have.
+fn unsigned_folder(path: &Path) -> Diagnostic {
+    Diagnostic::error(
+        UNSIGNED_FOLDER,
+        format!("`{}` is a folder, which carries no signatures", path.display()),
+    )
+    .cause("`policy_trust` demands that policies are signed")
+    .help("serve a signed file: palisade bundle build DIR -f FILE, then palisade bundle sign FILE --key KEY --sequence N")
+}
+
+/// What to watch: the folder itself, or the one in which a file is replaced.
+type Watched = (PathBuf, RecursiveMode);
+
+fn watch_path(
+    path: &Path,
     wake: Arc<Notify>,
-) -> Result<RecommendedWatcher, SourceError> {
+) -> Result<(Watched, RecommendedWatcher), SourceError> {
     let failed = |error: notify::Error| {
         SourceError::Watch(
             Diagnostic::error(
                 codes::WATCH,
-                format!("policy folder `{}` cannot be watched", config.dir.display()),
+                format!("policy folder `{}` cannot be watched", path.display()),
             )
             .cause(error.to_string())
             .help("check that the folder exists and that this user may read it"),
@@ -370,10 +558,17 @@ fn watch_folder(
         }
     })
     .map_err(failed)?;
-    watcher
-        .watch(&config.dir, RecursiveMode::Recursive)
-        .map_err(failed)?;
-    Ok(watcher)
+    let folder = match path.parent().filter(|_| path.is_file()) {
+        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
+        Some(folder) => folder,
+        None => path,
+    };
+    let mode = match path.is_file() {
+        true => RecursiveMode::NonRecursive,
+        false => RecursiveMode::Recursive,
+    };
+    watcher.watch(folder, mode).map_err(failed)?;
+    Ok(((folder.to_owned(), mode), watcher))
 }
 
 fn is_reading(event: &notify::Event) -> bool {

@@ -30,6 +30,14 @@ const CERT: &str = "The certificate, followed by its intermediates.";
 const PRIVATE_KEY: &str = "The private key of the certificate.";
 const BUNDLE: &str = "The trust domain's roots.";
 
+const TRUST: &str = "Who must have signed a policy bundle before it is used; without it nobody, and the PDP's word is all there is.";
+const TRUST_KEYS: &str =
+    "File of public keys, one a line: `NAME ed25519:BASE64`. Read again at each use.";
+const TRUST_THRESHOLD: &str = "How many of them must have signed content and number.";
+const TRUST_STAMP_AGE: &str =
+    "Demands a stamp, no older than this: proof that no newer revision is withheld.";
+const TRUST_STAMP_KEYS: &str = "File of the keys that sign stamps; one signature is enough.";
+
 /// Every key, parents before children.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
@@ -63,7 +71,12 @@ pub const KEYS: &[Key] = &[
     key("agent.join.ca", Address, Told("the token's", "10.0.0.1:7440"), "Address of the authority, where it has moved."),
     key("agent.audit", Place, Told("the file's own `audit.listen`; on a joined host `mesh`", "127.0.0.1:7444"), OTHER_AUDIT),
     key("pdp", Section, Shown, "The policy decision point: palisade run pdp"),
-    key("pdp.policies", Path, Required("policies"), "Folder of the policy repository; watched."),
+    key("pdp.policies", Path, Required("policies"), "Folder of the policy repository, or a bundle file; watched."),
+    key("pdp.policy_trust", Section, Off(""), TRUST),
+    key("pdp.policy_trust.keys", Path, Required("trusted.keys"), TRUST_KEYS),
+    key("pdp.policy_trust.threshold", Count, Is("1"), TRUST_THRESHOLD),
+    key("pdp.policy_trust.stamp_age", Duration, Off("26h"), TRUST_STAMP_AGE),
+    key("pdp.policy_trust.stamp_keys", Path, Told("`keys`", "stamp.keys"), TRUST_STAMP_KEYS),
     key("pdp.listen", Address, Required("127.0.0.1:7443"), "Where proxies subscribe, gRPC over mTLS."),
     key("pdp.identity", Choice, FROM_AGENT, OWN_IDENTITY),
     key("pdp.identity.workload_api", Text, WORKLOAD_API_EXAMPLE, WORKLOAD_API),
@@ -117,8 +130,13 @@ pub const KEYS: &[Key] = &[
     key("proxy.spiffe_id", Text, Told("the first", "spiffe://acme.test/ns/shop/sa/orders"), "Which identity, where a Workload API gives several."),
     key("proxy.policy", Choice, Required(""), "Where policy comes from. Exactly one of these."),
     key("proxy.policy.pdp", Address, Off("127.0.0.1:7443"), "Address of a PDP."),
-    key("proxy.policy.folder", Path, Off("policies"), "A policy repository on this host; watched."),
+    key("proxy.policy.folder", Path, Off("policies"), "A policy repository on this host, or a bundle file; watched."),
     key("proxy.policy.mesh", Word, Off(""), "The PDP that the directory of the local agent names."),
+    key("proxy.policy_trust", Section, Off(""), TRUST),
+    key("proxy.policy_trust.keys", Path, Required("trusted.keys"), TRUST_KEYS),
+    key("proxy.policy_trust.threshold", Count, Is("1"), TRUST_THRESHOLD),
+    key("proxy.policy_trust.stamp_age", Duration, Off("26h"), TRUST_STAMP_AGE),
+    key("proxy.policy_trust.stamp_keys", Path, Told("`keys`", "stamp.keys"), TRUST_STAMP_KEYS),
     key("proxy.records", Choice, Required(""), "Where records go. Exactly one of these."),
     key("proxy.records.audit", Address, Off("127.0.0.1:7444"), "Address of an audit service; records wait in a spool on disk until it has them."),
     key("proxy.records.log", Path, Off("log"), "Folder of a log of its own."),

@@ -19,7 +19,7 @@ const ROUNDS_MAX: usize = 8;
 /// Mends what can be mended in the repository in `dir`; which files, and how often.
 pub(super) fn write(dir: &Path, options: &Options) -> Result<Vec<(String, usize)>, Diagnostic> {
     let mut texts = Texts::read(dir);
-    let before = texts.bundle.files.clone();
+    let before = texts.files.clone();
     let mut fixed: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..ROUNDS_MAX {
         let (findings, _) = look(texts.clone(), dir, options);
@@ -29,7 +29,7 @@ pub(super) fn write(dir: &Path, options: &Options) -> Result<Vec<(String, usize)
         }
         let mut next = texts.clone();
         let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-        for file in &mut next.bundle.files {
+        for file in &mut next.files {
             let own: Vec<&Edit> = edits.iter().filter(|e| *e.file == *file.path).collect();
             if !own.is_empty() {
                 counts.insert(file.path.clone(), own.len());
@@ -48,7 +48,7 @@ pub(super) fn write(dir: &Path, options: &Options) -> Result<Vec<(String, usize)
         }
         texts = next;
     }
-    for (old, new) in before.iter().zip(&texts.bundle.files) {
+    for (old, new) in before.iter().zip(&texts.files) {
         if old.text != new.text {
             fmt::replace(&dir.join(&new.path), &new.text)
                 .map_err(|error| fmt::unwritten(&new.path, &error))?;

@@ -15,11 +15,12 @@ use super::{
     rolling::name,
 };
 use crate::{
-    author::{self, Loaded, Texts},
+    author::{self, Loaded},
     compiled::Compiled,
     publish::{
         changes, codes,
         keep::CANDIDATE,
+        origin::{Origin, Vouched},
         rollout::{OrderError, Plan, Rollout, Seen, Stop, Target},
     },
 };
@@ -124,7 +125,7 @@ impl Source {
     }
 
     async fn content(&self, content: Content) -> Result<(Compiled, Vec<Diagnostic>), Diagnostic> {
-        let dir = self.config.dir.clone();
+        let path = self.config.path.clone();
         let kept = match &content {
             Content::Kept(name) => Some(self.kept(name)?),
             Content::Bundle(_) | Content::Source => None,
@@ -132,7 +133,7 @@ impl Source {
         let loading = spawn_blocking(move || match (content, kept) {
             (_, Some(revision)) => author::compile(revision.bundle),
             (Content::Bundle(bundle), None) => author::compile(bundle),
-            (Content::Source | Content::Kept(_), None) => Texts::read(&dir).compile(),
+            (Content::Source | Content::Kept(_), None) => Origin::read(&path).compile().0,
         });
         let Loaded {
             compiled,
@@ -194,7 +195,7 @@ impl Source {
             current.sequence(),
             compiled.digest.short()
         );
-        self.publish(compiled, diagnostics)?;
+        self.publish(compiled, Vouched::default(), diagnostics)?;
         self.set_aside(aside);
         let object = format!("revision {}", self.sequence);
         self.recorder.admin(actor, "rollback", &object, &told);
