@@ -15,6 +15,10 @@ pub mod identity;
 pub mod inherited;
 pub mod kill;
 pub mod parent;
+#[cfg(feature = "full")]
+pub mod registry;
 mod ties;
 pub mod tls;
 pub mod uds;
+#[cfg(feature = "full")]
+pub mod web;
