@@ -4,57 +4,25 @@
 //! of the one tile that is not full yet. That is enough to append, to compute the
 //! root, and to write the tiles from which proofs are made.
 
-use std::io::Write as _;
-
 use aws_lc_rs::digest::{self, SHA256};
+use palisade_mesh::merkle::{root, split_point};
 
 mod proof;
 mod tile;
 
+pub use palisade_mesh::merkle::{Hash, LEAF_PREFIX, empty_root, leaf, node};
 pub use proof::{
     ProofError, consistency_proof, inclusion_proof, verify_consistency, verify_inclusion,
 };
 pub use tile::{Tile, TilePath, Tiles};
 
-/// A SHA-256 digest.
-pub type Hash = [u8; 32];
-
 /// Hashes in a full tile (C2SP tlog-tiles).
 pub const TILE_WIDTH: usize = 256;
-
-/// What precedes a leaf's bytes when it is hashed (RFC 6962 section 2.1).
-pub const LEAF_PREFIX: u8 = 0;
-
-/// What precedes two child hashes when they are hashed.
-const NODE_PREFIX: u8 = 1;
-
-/// Hash of a leaf.
-pub fn leaf(bytes: &[u8]) -> Hash {
-    let mut input = Vec::with_capacity(bytes.len() + 1);
-    input.push(LEAF_PREFIX);
-    input.extend_from_slice(bytes);
-    sha256(&input)
-}
 
 /// Hash of a leaf whose bytes already start with [`LEAF_PREFIX`].
 pub(crate) fn leaf_in_place(prefixed: &[u8]) -> Hash {
     debug_assert_eq!(prefixed.first(), Some(&LEAF_PREFIX));
     sha256(prefixed)
-}
-
-/// Hash of an inner node.
-pub fn node(left: &Hash, right: &Hash) -> Hash {
-    let mut input = [NODE_PREFIX; 65];
-    let mut rest = input.get_mut(1..).unwrap_or_default();
-    // Invariant: 64 bytes of room for two hashes of 32, so neither write is cut.
-    let _ = rest.write_all(left);
-    let _ = rest.write_all(right);
-    sha256(&input)
-}
-
-/// Root of the tree without leaves.
-pub fn empty_root() -> Hash {
-    sha256(&[])
 }
 
 /// SHA-256 of `bytes`.
@@ -77,19 +45,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 
 /// Root over consecutive hashes of one level; `None` for none.
 pub(crate) fn subtree(hashes: &[Hash]) -> Option<Hash> {
-    match hashes {
-        [] => None,
-        [one] => Some(*one),
-        many => {
-            let (left, right) = many.split_at_checked(split_point(many.len() as u64) as usize)?;
-            Some(node(&subtree(left)?, &subtree(right)?))
-        }
-    }
-}
-
-/// Largest power of two below `n`; `n` is at least 2.
-fn split_point(n: u64) -> u64 {
-    1 << (u64::BITS - 1 - n.saturating_sub(1).leading_zeros())
+    (!hashes.is_empty()).then(|| root(hashes))
 }
 
 /// The right edge of a growing tree.

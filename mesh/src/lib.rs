@@ -7,7 +7,8 @@
 //! - [`canonical`], [`fields`], [`operation`], [`catalogue`]: what a request is
 //! - [`decision`], [`snapshot`]: what the PDP is asked and says, and under which versions
 //! - [`place`]: where policy comes from
-//! - [`sink`], [`spread`], [`wire`]: what is recorded and counted, and how messages travel
+//! - [`sink`], [`spread`], [`wire`], [`merkle`]: what is recorded and counted, how messages
+//!   travel, and how one digest stands for many of them
 //! - [`diagnostic`], [`yaml`], [`clock`], [`changes`]: how mistakes are told and found, what
 //!   time it is, and how followers learn that something was swapped
 
@@ -20,6 +21,7 @@ pub mod diagnostic;
 pub mod fields;
 pub mod kill;
 pub mod link;
+pub mod merkle;
 pub mod operation;
 pub mod place;
 pub mod sink;

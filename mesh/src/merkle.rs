@@ -1,0 +1,86 @@
+//! The Merkle tree hash of RFC 6962 section 2.1, with SHA-256.
+//!
+//! The audit log is one growing tree; a policy bundle is one small tree, so that a
+//! part of it has the digest of the whole.
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+/// A SHA-256 digest.
+pub type Hash = [u8; 32];
+
+/// What precedes a leaf's bytes when it is hashed.
+pub const LEAF_PREFIX: u8 = 0;
+/// What precedes two child hashes when they are hashed.
+const NODE_PREFIX: u8 = 1;
+
+/// Hash of a leaf.
+pub fn leaf(bytes: &[u8]) -> Hash {
+    hash(&[&[LEAF_PREFIX], bytes])
+}
+
+/// Hash of an inner node.
+pub fn node(left: &Hash, right: &Hash) -> Hash {
+    hash(&[&[NODE_PREFIX], left, right])
+}
+
+/// Root of the tree without leaves.
+pub fn empty_root() -> Hash {
+    hash(&[])
+}
+
+/// Root over the hashes of consecutive leaves, or of consecutive nodes of one height.
+pub fn root(hashes: &[Hash]) -> Hash {
+    match hashes {
+        [] => empty_root(),
+        [one] => *one,
+        many => {
+            let (left, right) = many.split_at(split_point(many.len() as u64) as usize);
+            node(&root(left), &root(right))
+        }
+    }
+}
+
+/// Largest power of two below `n`, which is at least 2.
+pub fn split_point(n: u64) -> u64 {
+    1 << (u64::BITS - 1 - n.saturating_sub(1).leading_zeros())
+}
+
+fn hash(parts: &[&[u8]]) -> Hash {
+    let mut context = Context::new(&SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut hash = [0; 32];
+    hash.copy_from_slice(context.finish().as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hex(hash: Hash) -> String {
+        crate::snapshot::Digest(hash).to_string()
+    }
+
+    /// Roots of the certificate transparency test suite at some of its sizes.
+    #[test]
+    fn roots_are_those_of_certificate_transparency() {
+        let leaves: [&[u8]; 4] = [b"", b"\x00", b"\x10", b"\x20\x21"];
+        let hashes = leaves.map(leaf);
+        let expected = [
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d",
+            "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125",
+            "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77",
+            "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
+        ];
+        for (size, expected) in expected.iter().enumerate() {
+            assert_eq!(&hex(root(&hashes[..size])), expected, "{size} leaves");
+        }
+    }
+
+    #[test]
+    fn a_tree_splits_at_the_largest_power_of_two_below_its_size() {
+        let points = [2, 3, 4, 5, 8, 9, 1024, 1025].map(split_point);
+        assert_eq!(points, [1, 2, 2, 4, 4, 8, 512, 1024]);
+    }
+}
