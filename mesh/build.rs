@@ -20,6 +20,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .bytes(".palisade.audit.v1.Batch.records")
         .bytes(".palisade.audit.v1.Envelope.record")
         .bytes(".palisade.policy.v1.Revision.bundle")
+        .bytes(".palisade.policy.v1.SignedBundle.bundle")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -12,6 +12,8 @@ mod access;
 #[cfg(feature = "full")]
 mod audit;
 #[cfg(feature = "full")]
+mod bundle;
+#[cfg(feature = "full")]
 mod ca;
 #[cfg(feature = "full")]
 mod can;
@@ -81,7 +83,7 @@ impl Exit {
 /// What `palisade --help` ends with.
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, or yes · 1 failed · 2 wrong arguments · 3 invalid input · 4 tests failed ·
-5 a gate failed · 6 denied (can --exit-code) · 7 no mesh answers · 8 log not verified ·
+5 a gate failed · 6 denied (can --exit-code) · 7 no mesh answers · 8 not verified ·
 9 warnings (--fail-on warn)
 
 Every message has a code: palisade explain CODE";
@@ -159,6 +161,10 @@ enum Command {
     /// Bring a revision to the proxies step by step, and back.
     #[command(subcommand)]
     Rollout(rollout::Command),
+    #[cfg(feature = "full")]
+    /// Build, sign and verify a policy repository as one file.
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     #[cfg(feature = "full")]
     /// Ask whether a caller may do something.
     Can(can::Args),
@@ -266,6 +272,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Policy(command) => policy::main(&command, context),
         #[cfg(feature = "full")]
         Command::Rollout(command) => rollout::main(&command, context),
+        #[cfg(feature = "full")]
+        Command::Bundle(command) => bundle::main(&command, context),
         #[cfg(feature = "full")]
         Command::Can(args) => can::main(&args, context),
         #[cfg(feature = "full")]

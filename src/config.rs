@@ -139,8 +139,10 @@ pub struct JoinSection {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PdpSection {
-    /// The policy repository: a folder, an address, or a map.
+    /// The policy repository: a folder, a bundle file, an address, or a map.
     pub policies: PoliciesSection,
+    /// Who must have signed what it serves. Default: nobody.
+    pub policy_trust: Option<PolicyTrust>,
     /// Where proxies subscribe.
     pub listen: SocketAddr,
     /// Where its identity comes from, when the CA is in another process. Default: the
@@ -181,6 +183,8 @@ pub struct ProxySection {
     pub spiffe_id: Option<SpiffeId>,
     /// Where its policy comes from.
     pub policy: PolicySource,
+    /// Who must have signed it; nothing that a PDP sends weakens this. Default: nobody.
+    pub policy_trust: Option<PolicyTrust>,
     /// Where its records go.
     pub records: RecordTarget,
     /// How it decides. Default: `indexed`.
@@ -205,6 +209,29 @@ pub struct ProxySection {
     /// How it ends.
     #[serde(default)]
     pub drain: DrainSection,
+}
+
+/// Who must have signed a policy bundle before it is used.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyTrust {
+    /// File of public keys, one a line: `NAME ed25519:BASE64`.
+    pub keys: PathBuf,
+    /// How many of them must have signed content and number. Default: 1.
+    #[serde(default = "default_threshold")]
+    pub threshold: usize,
+    /// Demands a stamp, no older than this. Default: none is demanded.
+    #[serde(default, deserialize_with = "optional_lifetime")]
+    pub stamp_age: Option<Duration>,
+    /// File of the keys that sign stamps. Default: `keys`.
+    pub stamp_keys: Option<PathBuf>,
+}
+
+impl PolicyTrust {
+    fn resolve(&mut self, base: &Path) {
+        let files = std::iter::once(&mut self.keys).chain(&mut self.stamp_keys);
+        files.for_each(|file| *file = base.join(&*file));
+    }
 }
 
 /// Section `proxy.drain`.
@@ -418,6 +445,7 @@ impl Config {
         }
         if let Some(pdp) = &mut self.pdp {
             pdp.policies.resolve(base);
+            pdp.policy_trust.iter_mut().for_each(|t| t.resolve(base));
             pdp.identity.iter_mut().for_each(|i| i.resolve(base));
             let decisions = pdp.decisions.iter_mut();
             decisions.flat_map(|d| &mut d.tokens).for_each(absolute);
@@ -428,6 +456,7 @@ impl Config {
         }
         if let Some(proxy) = &mut self.proxy {
             proxy.identity.resolve(base);
+            proxy.policy_trust.iter_mut().for_each(|t| t.resolve(base));
             if let PolicySource::Folder(folder) = &mut proxy.policy {
                 absolute(folder);
             }
@@ -492,6 +521,10 @@ fn default_stale_after() -> Duration {
 
 fn default_drain_deadline() -> Duration {
     Duration::from_secs(30)
+}
+
+fn default_threshold() -> usize {
+    1
 }
 
 fn default_instance() -> String {

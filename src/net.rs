@@ -5,6 +5,8 @@
 
 #[cfg(feature = "agent")]
 pub mod authority;
+#[cfg(feature = "full")]
+pub mod bundles;
 pub mod crowd;
 #[cfg(feature = "full")]
 pub mod decisions;
@@ -15,6 +17,10 @@ pub mod identity;
 pub mod inherited;
 pub mod kill;
 pub mod parent;
+#[cfg(feature = "full")]
+pub mod registry;
 mod ties;
 pub mod tls;
 pub mod uds;
+#[cfg(feature = "full")]
+pub mod web;

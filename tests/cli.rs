@@ -12,6 +12,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
     process::{Output, Stdio},
     time::Duration,
 };
@@ -314,4 +315,126 @@ fn a_running_demo_answers_people_and_programs() {
         "{last}"
     );
     assert!(!home.path("palisade-demo").exists());
+}
+
+/// Built in CI, signed by two of three, verified by anybody; each step's wrong input is
+/// told by its code.
+#[test]
+fn a_bundle_is_built_signed_and_verified_offline() {
+    let home = with_policies();
+    for file in ["a.palisade", "b.palisade"] {
+        home.says(&["bundle", "build", "policies", "-f", file], 0);
+    }
+    let bytes = |file: &str| fs::read(home.path(file)).unwrap();
+    assert_eq!(bytes("a.palisade"), bytes("b.palisade"));
+
+    let mut trusted = String::new();
+    for name in ["ci", "release", "stranger"] {
+        let file = format!("{name}.key");
+        let output = home.run(&["bundle", "keygen", &file]);
+        assert!(output.status.success(), "{}", said(&output));
+        let line = String::from_utf8(output.stdout).unwrap();
+        assert!(line.starts_with(&format!("{name} ed25519:")), "{line}");
+        if name != "stranger" {
+            trusted.push_str(&line);
+        }
+        let mode = fs::metadata(home.path(&file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert!(
+            home.says(&["bundle", "keygen", &file], 1)
+                .contains("PLS3105")
+        );
+    }
+    fs::write(home.path("trusted.keys"), &trusted).unwrap();
+
+    let verify = [
+        "bundle",
+        "verify",
+        "a.palisade",
+        "--keys",
+        "trusted.keys",
+        "--threshold",
+        "2",
+    ];
+    assert!(
+        home.says(&verify, 8)
+            .contains("signed by nobody; `ci`, `release` could")
+    );
+    let stamp = [
+        "bundle",
+        "sign",
+        "a.palisade",
+        "--key",
+        "ci.key",
+        "--stamp",
+        "1h",
+    ];
+    assert!(home.says(&stamp, 1).contains("PLS3109"));
+    let sign = |key: &str, more: &[&str]| {
+        let args = [
+            "bundle",
+            "sign",
+            "a.palisade",
+            "--key",
+            key,
+            "--sequence",
+            "7",
+        ];
+        home.says(&[&args[..], more].concat(), 0)
+    };
+    sign("ci.key", &[]);
+    sign("stranger.key", &[]);
+    let told = home.says(&verify, 8);
+    assert!(
+        told.contains("PLS3102") && told.contains("an unknown key"),
+        "{told}"
+    );
+    sign("release.key", &["--stamp", "1h"]);
+    let told = home.says(&verify, 0);
+    assert!(
+        told.contains("signed in CI (2 of 2): ci, release · number 7"),
+        "{told}"
+    );
+    let aged = [&verify[..], &["--stamp-age", "2h"]].concat();
+    home.says(&aged, 0);
+    let stale = [&verify[..], &["--stamp-age", "1us"]].concat();
+    assert!(home.says(&stale, 8).contains("PLS3103"));
+
+    let shown = home.json(&["bundle", "inspect", "a.palisade", "--keys", "trusted.keys"]);
+    assert_eq!(shown["release"]["sequence"], 7);
+    assert_eq!(shown["content"]["signers"].as_array().unwrap().len(), 3);
+    assert_eq!(shown["policies"].as_array().unwrap().len(), 8);
+    let told = home.says(
+        &["bundle", "inspect", "a.palisade", "--keys", "trusted.keys"],
+        0,
+    );
+    assert!(told.contains("signed in CI (2 of 2)"), "{told}");
+    assert!(
+        told.contains("Service::\"demo.test/shop/orders\""),
+        "{told}"
+    );
+
+    // One changed letter of a policy, under the same signatures.
+    let whole = bytes("a.palisade");
+    let at = whole.windows(6).position(|w| w == b"forbid").unwrap();
+    let mut changed = whole.clone();
+    changed[at..at + 6].copy_from_slice(b"permit");
+    fs::write(home.path("a.palisade"), changed).unwrap();
+    assert!(home.says(&verify, 1).contains("PLS3002"));
+    fs::write(home.path("a.palisade"), "policies").unwrap();
+    assert!(home.says(&verify, 1).contains("PLS3108"));
+
+    let settings = home.path("policies/palisade.yaml");
+    let whole = fs::read_to_string(&settings).unwrap();
+    let source = "sources: {pay: {namespaces: [pay], oci: \"registry.acme.test/pay:prod\"}}\n";
+    fs::write(&settings, format!("{whole}{source}")).unwrap();
+    let told = home.says(&["bundle", "build", "policies", "-f", "c.palisade"], 3);
+    assert!(told.contains("PLS3113"), "{told}");
+    fs::write(&settings, whole).unwrap();
+    fs::write(home.path("policies/policies/x.cedar"), "permit (").unwrap();
+    let told = home.says(&["bundle", "build", "policies", "-f", "c.palisade"], 3);
+    assert!(
+        told.contains("PLS1100") && !home.path("c.palisade").exists(),
+        "{told}"
+    );
 }

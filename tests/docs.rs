@@ -291,7 +291,7 @@ fn commands_in_the_pages_exist() {
                 .collect();
             let nested = matches!(
                 verbs.first().map(String::as_str),
-                Some("policy" | "audit" | "ca" | "config" | "identity" | "join")
+                Some("policy" | "audit" | "bundle" | "ca" | "config" | "identity" | "join")
             );
             let verbs = &verbs[..verbs.len().min(if nested { 2 } else { 1 })];
             let mut args: Vec<&str> = verbs.iter().map(String::as_str).collect();

@@ -35,6 +35,8 @@ pub enum Undecided {
     NoSnapshot,
     /// The request could not be put to the engine.
     NotEncodable,
+    /// The snapshot holds the policies of another service only.
+    NotServed,
     /// The snapshot is older than its limit.
     Stale,
 }
@@ -55,6 +57,7 @@ impl Verdict {
             Self::Undecided(Undecided::MissingEntity) => "missing_entity",
             Self::Undecided(Undecided::NoSnapshot) => "no_snapshot",
             Self::Undecided(Undecided::NotEncodable) => "not_encodable",
+            Self::Undecided(Undecided::NotServed) => "not_served",
             Self::Undecided(Undecided::Stale) => "stale_snapshot",
         }
     }

@@ -1,6 +1,6 @@
 //! Where a policy source is, as configuration and `palisade.yaml` write it.
 //!
-//! One text (`policies`, `git+https://git.acme.test/policy.git#main`,
+//! One text (`policies`, `release.palisade`, `git+https://git.acme.test/policy.git#main`,
 //! `https://cdn.acme.test/policy.palisade`, `oci://registry.acme.test/policy:prod`), or a map
 //! that also has what the text has no room for.
 
@@ -19,6 +19,8 @@ pub const POLL_MIN: Duration = Duration::from_secs(1);
 pub const POLL_MAX: Duration = Duration::from_hours(24);
 /// How much later than it should a source may answer before it counts as silent.
 pub const SILENCE: Duration = Duration::from_secs(2);
+/// How the name of a bundle file ends.
+pub const BUNDLE_ENDING: &str = "palisade";
 /// Longest address or reference.
 pub const ADDRESS_LEN_MAX: usize = 2_048;
 
@@ -40,6 +42,8 @@ pub struct Place {
 pub enum At {
     /// A folder of this host; watched.
     Folder(PathBuf),
+    /// A bundle file of this host, whose name ends in [`BUNDLE_ENDING`]; watched.
+    File(PathBuf),
     /// A reference of a git repository.
     Git(GitAt),
     /// A bundle file on a web server.
@@ -70,6 +74,8 @@ pub struct PlaceError(String);
 pub struct Written<'t> {
     /// A folder.
     pub folder: Option<&'t str>,
+    /// A bundle file.
+    pub file: Option<&'t str>,
     /// Address of a git repository.
     pub git: Option<&'t str>,
     /// Address of a bundle file.
@@ -96,8 +102,8 @@ impl Place {
     /// Makes every path start at `base`.
     pub fn resolve(&mut self, base: &Path) {
         let absolute = |path: &mut PathBuf| *path = base.join(&*path);
-        if let At::Folder(folder) = &mut self.at {
-            absolute(folder);
+        if let At::Folder(path) | At::File(path) = &mut self.at {
+            absolute(path);
         }
         let files = self.credentials.iter_mut().chain(&mut self.ca);
         files.for_each(absolute);
@@ -107,18 +113,31 @@ impl Place {
     pub fn folder(&self) -> Option<&Path> {
         match &self.at {
             At::Folder(folder) => Some(folder),
-            At::Git(_) | At::Https(_) | At::Oci(_) => None,
+            At::File(_) | At::Git(_) | At::Https(_) | At::Oci(_) => None,
         }
+    }
+
+    /// Whether what is there is a bundle: whole, and perhaps signed.
+    pub fn is_bundle(&self) -> bool {
+        matches!(self.at, At::File(_) | At::Https(_) | At::Oci(_))
     }
 }
 
 impl<P: Into<PathBuf>> From<P> for Place {
-    fn from(folder: P) -> Self {
-        Self::new(At::Folder(folder.into()))
+    fn from(path: P) -> Self {
+        Self::new(At::local(path.into()))
     }
 }
 
 impl At {
+    /// A folder, or a bundle file by its name.
+    fn local(path: PathBuf) -> Self {
+        match path.extension().is_some_and(|e| e == BUNDLE_ENDING) {
+            true => Self::File(path),
+            false => Self::Folder(path),
+        }
+    }
+
     /// Reads a place that is written as one text.
     ///
     /// # Errors
@@ -136,13 +155,13 @@ impl At {
         }
         if let Some((scheme, _)) = text.split_once("://") {
             return Err(PlaceError(format!(
-                "`{scheme}://` is no kind of source: write a folder, `git+https://…#REF`, `git+file:///…#REF`, `https://…` or `oci://…`"
+                "`{scheme}://` is no kind of source: write a folder, a file that ends in `.palisade`, `git+https://…#REF`, `git+file:///…#REF`, `https://…` or `oci://…`"
             )));
         }
         if text.is_empty() {
             return Err(PlaceError("a source cannot be empty".to_owned()));
         }
-        Ok(Self::Folder(PathBuf::from(text)))
+        Ok(Self::local(PathBuf::from(text)))
     }
 
     /// Reads a place that is written as a map.
@@ -151,11 +170,22 @@ impl At {
     /// When it names none or several kinds, or one of its texts is malformed.
     pub fn written(written: &Written<'_>) -> Result<Self, PlaceError> {
         let (reference, subdir) = (written.reference, written.subdir);
-        let at = match (written.folder, written.git, written.https, written.oci) {
-            (Some(folder), None, None, None) if !folder.is_empty() => {
+        let Written {
+            folder,
+            file,
+            git: url,
+            https: web,
+            oci: name,
+            ..
+        } = *written;
+        let at = match (folder, file, url, web, name) {
+            (Some(folder), None, None, None, None) if !folder.is_empty() => {
                 Self::Folder(PathBuf::from(folder))
             }
-            (None, Some(url), None, None) => {
+            (None, Some(file), None, None, None) if !file.is_empty() => {
+                Self::File(PathBuf::from(file))
+            }
+            (None, None, Some(url), None, None) => {
                 let url = url.strip_prefix("git+").unwrap_or(url);
                 let (url, named) = url
                     .split_once('#')
@@ -168,13 +198,13 @@ impl At {
                 let reference = reference.or(named).unwrap_or("HEAD");
                 return git(url, reference, subdir.unwrap_or_default()).map(Self::Git);
             }
-            (None, None, Some(url), None) => Self::Https(https(url)?),
-            (None, None, None, Some(name)) => {
+            (None, None, None, Some(url), None) => Self::Https(https(url)?),
+            (None, None, None, None, Some(name)) => {
                 Self::Oci(oci(name.strip_prefix("oci://").unwrap_or(name))?)
             }
             _ => {
                 return Err(PlaceError(
-                    "name exactly one of `folder`, `git`, `https` and `oci`".to_owned(),
+                    "name exactly one of `folder`, `file`, `git`, `https` and `oci`".to_owned(),
                 ));
             }
         };
@@ -190,7 +220,7 @@ impl At {
 impl fmt::Display for At {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Folder(folder) => write!(f, "{}", folder.display()),
+            Self::Folder(path) | Self::File(path) => write!(f, "{}", path.display()),
             Self::Git(git) => {
                 write!(f, "git+{}#{}", git.url, git.reference)?;
                 match git.subdir.as_str() {

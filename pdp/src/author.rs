@@ -17,14 +17,19 @@ use palisade_mesh::{
     catalogue::Catalogue,
     diagnostic::{Diagnostic, Severity},
     snapshot::Digest,
-    wire::policy::{Bundle, Contribution, File, PolicySource},
+    spiffe_id::SpiffeId,
+    wire::policy::{Bundle, Contribution, File, SignedBundle},
     yaml::Source,
 };
 use prost::Message;
 use smol_str::SmolStr;
 
-use crate::compiled::{Compiled, PolicyInfo};
+use crate::{
+    bundle::{self, FEATURES, Opened, manifest, scope::Concern, slice, texts},
+    compiled::{Compiled, Coverage, PolicyInfo},
+};
 
+mod assemble;
 mod cedar;
 mod check;
 pub mod codes;
@@ -65,6 +70,7 @@ pub use settings::{
 };
 
 pub(crate) use provenance::Provenance;
+pub(crate) use store::uid;
 
 use entities::{Overlay, People};
 use policies::{Policies, Read};
@@ -86,9 +92,6 @@ pub const DIAGNOSTICS_MAX: usize = 1_000;
 /// Diagnostics after which nothing is suggested any more, because looking for what
 /// was meant costs more than everything else.
 const SUGGESTIONS_MAX: usize = 200;
-
-/// Features of the bundle format that this compiler understands.
-pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1"];
 
 /// Stack of the thread that compiles: Cedar's parser and validator recurse, and
 /// this is ample for what [`nesting`] lets through, also in a debug build.
@@ -118,7 +121,7 @@ pub fn load(dir: &Path) -> Loaded {
     texts.compile()
 }
 
-fn elsewhere(contributor: &Contributor) -> Diagnostic {
+pub(crate) fn elsewhere(contributor: &Contributor) -> Diagnostic {
     let (name, place) = (&contributor.name, &contributor.place);
     let mut diagnostic = Diagnostic::warning(
         codes::SOURCE_ELSEWHERE,
@@ -161,6 +164,9 @@ pub(crate) struct Texts {
     pub(crate) found: Vec<Diagnostic>,
     pub(crate) provenance: Provenance,
     contributions: Vec<Contribution>,
+    /// The bundle that it came as: it is taken as it is, or what was signed would not be
+    /// what is in force.
+    pub(crate) signed: Option<Arc<SignedBundle>>,
 }
 
 impl Texts {
@@ -183,6 +189,11 @@ impl Texts {
         Self::of(commit, files, found)
     }
 
+    /// The sources that files under their names are from.
+    pub(crate) fn contributions(&self) -> &[Contribution] {
+        &self.contributions
+    }
+
     /// Of files that were read elsewhere, sorted by path.
     pub(crate) fn of(git_revision: String, files: Vec<File>, found: Vec<Diagnostic>) -> Self {
         Self {
@@ -193,12 +204,35 @@ impl Texts {
         }
     }
 
-    /// Of a bundle that was compiled before; who changed what is not known any more.
-    fn of_bundle(bundle: Bundle) -> Self {
+    /// Of the bundle of what was compiled before; `None` where it is not in order.
+    pub(crate) fn of_compiled(compiled: &Compiled) -> Option<Self> {
+        let bundle = Bundle::decode(compiled.bundle.clone()).ok()?;
+        Self::of_bundle(bundle).ok()
+    }
+
+    /// A bundle that is taken as it is.
+    pub(crate) fn whole(signed: SignedBundle) -> Self {
         Self {
-            contributions: bundle.contributions,
-            ..Self::of(bundle.git_revision, bundle.files, Vec::new())
+            signed: Some(Arc::new(signed)),
+            ..Self::default()
         }
+    }
+
+    /// Of a whole bundle.
+    ///
+    /// # Errors
+    /// When its policies do not make files.
+    pub(crate) fn of_bundle(bundle: Bundle) -> Result<Self, String> {
+        let policies = texts::of_policies(&bundle)?;
+        let provenance = Provenance::of_bundle(&bundle);
+        let mut files = bundle.files;
+        files.extend(policies);
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(Self {
+            provenance,
+            contributions: bundle.contributions,
+            ..Self::of(bundle.git_revision, files, Vec::new())
+        })
     }
 
     /// The text of `palisade.yaml`; empty where there is none.
@@ -233,6 +267,9 @@ impl Texts {
 
     /// Tells two states apart, also broken ones.
     pub(crate) fn fingerprint(&self) -> Digest {
+        if let Some(signed) = &self.signed {
+            return Digest::of(&signed.encode_to_vec());
+        }
         let texts = Bundle {
             files: self.files.clone(),
             git_revision: self.git_revision.clone(),
@@ -245,82 +282,85 @@ impl Texts {
         Digest::of(&bytes)
     }
 
-    /// The bundle as far as it is known before it is compiled.
-    fn into_bundle(self) -> (Bundle, Provenance, Vec<Diagnostic>) {
-        let bundle = Bundle {
-            files: self.files,
-            git_revision: self.git_revision,
-            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
-            contributions: self.contributions,
-            ..Bundle::default()
-        };
-        (bundle, self.provenance, self.found)
-    }
-
     pub(crate) fn compile(self) -> Loaded {
-        let (mut bundle, provenance, mut found) = self.into_bundle();
-        if bundle.files.is_empty() {
+        if let Some(signed) = self.signed {
+            return compile(signed.bundle.clone());
+        }
+        let Self {
+            files,
+            git_revision,
+            mut found,
+            provenance,
+            contributions,
+            ..
+        } = self;
+        if files.is_empty() {
             return finish(None, found);
         }
         loaded(on_own_stack(move || {
-            let draft = draft(&bundle, None, &mut found);
-            let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-                let mut info = draft.info();
-                for info in info.values_mut() {
-                    let change = provenance.of(info);
-                    info.commit = change.map(|c| c.commit.clone());
-                    info.author = change.map(|c| c.author.clone());
-                }
-                bundle.trust_domain = draft.trust_domain.as_str().to_owned();
-                bundle.sources = sources(&info);
-                draft.sealed(info, Bytes::from(bundle.encode_to_vec()))
+            let draft = draft(&files, None, &mut found).filter(|_| !any_error(&found));
+            let sealed = draft.map(|mut draft| {
+                draft.credit(&provenance);
+                let seal = draft.assemble(files, git_revision, contributions)?;
+                Ok(draft.sealed(seal))
             });
-            finish(compiled, found)
+            match sealed.transpose() {
+                Ok(compiled) => finish(compiled, found),
+                Err(diagnostic) => finish(None, vec![diagnostic]),
+            }
         }))
     }
 }
 
-/// Compiles an encoded [`Bundle`] as it was received, without touching a disk.
+/// Compiles an encoded [`Bundle`], which must be whole, without touching a disk.
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn compile(bytes: Bytes) -> Loaded {
-    let bundle = match Bundle::decode(bytes.clone()) {
-        Ok(bundle) => bundle,
-        Err(error) => {
-            let diagnostic = Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
-                .cause(error.to_string())
-                .help("fetch it again; if it stays so, rebuild it from its repository");
-            return finish(None, vec![diagnostic]);
-        }
+    received(bytes, None)
+}
+
+/// Compiles what a PDP sent to the proxy `own`: a bundle, whole or with those policies
+/// left out that cannot concern requests for the service that `own` is.
+///
+/// Blocks on CPU; call it outside an async worker.
+pub fn compile_slice(bytes: Bytes, own: &SpiffeId) -> Loaded {
+    received(bytes, Some(own.clone()))
+}
+
+fn received(bytes: Bytes, own: Option<SpiffeId>) -> Loaded {
+    let opened = bundle::open(&bytes).and_then(|opened| {
+        let policies = texts::of_policies(&opened.bundle).map_err(bundle::broken)?;
+        Ok((opened, policies))
+    });
+    let (opened, policies) = match opened {
+        Ok(opened) => opened,
+        Err(diagnostic) => return finish(None, vec![diagnostic]),
     };
-    let mut found = unknown_features(&bundle);
-    if !found.is_empty() {
-        return finish(None, found);
-    }
     loaded(on_own_stack(move || {
-        let draft = draft(&bundle, None, &mut found);
-        if let Some(draft) = &draft
-            && draft.trust_domain.as_str() != bundle.trust_domain
-        {
-            found.push(
-                Diagnostic::error(codes::BUNDLE_BROKEN, "bundle contradicts itself").cause(
-                    format!(
-                        "it is labelled `{}`, its settings say `{}`",
-                        bundle.trust_domain, draft.trust_domain
-                    ),
-                ),
-            );
-        }
-        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-            let mut infos = draft.info();
-            for source in &bundle.sources {
-                if let Some(info) = infos.get_mut(source.policy_id.as_str()) {
-                    info.commit = not_empty(&source.commit);
-                    info.author = not_empty(&source.author);
-                }
+        let Opened { mut bundle, digest } = opened;
+        let mut found = Vec::new();
+        let mut files = std::mem::take(&mut bundle.files);
+        files.extend(policies);
+        let mut draft = draft(&files, None, &mut found);
+        let mut coverage = Coverage::Whole;
+        if let Some(draft) = &mut draft {
+            let fit = assemble::fit(&bundle, draft).map_err(|cause| {
+                Diagnostic::error(codes::BUNDLE_BROKEN, "bundle contradicts itself").cause(cause)
+            });
+            match fit.and_then(|()| covered(&bundle, draft, own.as_ref())) {
+                Ok(covered) => coverage = covered,
+                Err(diagnostic) => found.push(diagnostic),
             }
-            draft.sealed(infos, bytes)
-        });
+        }
+        let seal = Seal {
+            bundle: bytes,
+            digest,
+            git_revision: bundle.git_revision,
+            coverage,
+        };
+        let compiled = draft
+            .filter(|_| !any_error(&found))
+            .map(|draft| draft.sealed(seal));
         finish(compiled, found)
     }))
 }
@@ -328,49 +368,42 @@ pub fn compile(bytes: Bytes) -> Loaded {
 /// Compiles a repository once more, with other entities. Its bundle, and so its digest,
 /// stay what they were: only tests ask for this.
 fn with_entities(compiled: &Compiled, overlay: Overlay) -> Loaded {
-    let (bytes, mut found) = (compiled.bundle.clone(), Vec::new());
-    let Ok(bundle) = Bundle::decode(bytes.clone()) else {
-        return compile(bytes);
+    let seal = Seal::of(compiled);
+    let Some(Texts { files, .. }) = Texts::of_compiled(compiled) else {
+        return compile(seal.bundle);
     };
     loaded(on_own_stack(move || {
-        let draft = draft(&bundle, Some(&overlay), &mut found);
-        let compiled = draft.filter(|_| !any_error(&found)).map(|draft| {
-            let info = draft.info();
-            draft.sealed(info, bytes)
-        });
+        let mut found = Vec::new();
+        let draft = draft(&files, Some(&overlay), &mut found);
+        let compiled = draft
+            .filter(|_| !any_error(&found))
+            .map(|draft| draft.sealed(seal));
         finish(compiled, found)
     }))
 }
 
-/// The files of a revision, by path.
+/// The files of a revision, by path, as the repository has them.
 pub fn texts_of(compiled: &Compiled) -> Vec<(Arc<str>, Arc<str>)> {
-    let bundle = Bundle::decode(&*compiled.bundle).unwrap_or_default();
-    let files = bundle.files.into_iter();
+    let texts = Texts::of_compiled(compiled).unwrap_or_default();
+    let files = texts.files.into_iter();
     files.map(|f| (f.path.into(), f.text.into())).collect()
+}
+
+/// What can be decided with the policies that are there.
+fn covered(bundle: &Bundle, draft: &Draft, own: Option<&SpiffeId>) -> Result<Coverage, Diagnostic> {
+    if !slice::is_slice(bundle) {
+        return Ok(Coverage::Whole);
+    }
+    let own = own.ok_or_else(slice::not_whole)?;
+    let service = draft.catalogue.by_identity(own);
+    let mut concern = Concern::new(&draft.entities, service.map(|s| &**s));
+    slice::check(bundle, &mut concern)?;
+    Ok(Coverage::Service(service.map(|s| s.id.clone())))
 }
 
 /// A folder without them is no repository; a bundle may come from elsewhere.
 fn without_settings() -> Diagnostic {
-    Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
-        .cause(format!("it has no `{}`", files::SETTINGS))
-        .help("fetch it again; if it stays so, rebuild it from its repository")
-}
-
-fn unknown_features(bundle: &Bundle) -> Vec<Diagnostic> {
-    let known = |f: &&String| !FEATURES.contains(&f.as_str());
-    bundle
-        .features
-        .iter()
-        .filter(known)
-        .map(|feature| {
-            Diagnostic::error(
-                codes::FEATURE_UNKNOWN,
-                format!("bundle needs the feature `{feature}`, which this build lacks"),
-            )
-            .cause("a feature that is not understood could be one that forbids")
-            .help("upgrade this part before the policy repository uses the feature")
-        })
-        .collect()
+    bundle::broken(format!("it has no `{}`", files::SETTINGS))
 }
 
 /// A repository that was read, before its bundle is sealed.
@@ -392,37 +425,87 @@ struct Parts {
     settings: Source,
 }
 
+/// The bundle of a draft, and what is known of it.
+struct Seal {
+    bundle: Bytes,
+    digest: Digest,
+    git_revision: String,
+    coverage: Coverage,
+}
+
+impl Seal {
+    fn of(compiled: &Compiled) -> Self {
+        Self {
+            bundle: compiled.bundle.clone(),
+            digest: compiled.digest,
+            git_revision: compiled.git_revision.clone(),
+            coverage: compiled.coverage.clone(),
+        }
+    }
+}
+
 impl Draft {
-    fn info(&self) -> BTreeMap<SmolStr, PolicyInfo> {
-        let read = self.parts.read.iter();
-        read.map(|(id, read)| (id.clone(), read.info.clone()))
-            .collect()
+    /// Notes who last changed which policy.
+    fn credit(&mut self, provenance: &Provenance) {
+        for read in self.parts.read.values_mut() {
+            let change = provenance.of(&read.info);
+            read.info.commit = change.map(|c| c.commit.clone());
+            read.info.author = change.map(|c| c.author.clone());
+        }
     }
 
-    fn sealed(self, info: BTreeMap<SmolStr, PolicyInfo>, bundle: Bytes) -> Compiled {
-        self.parted(info, bundle).0
+    /// The bundle of a draft that was read from these files.
+    fn assemble(
+        &self,
+        files: Vec<File>,
+        git_revision: String,
+        contributions: Vec<Contribution>,
+    ) -> Result<Seal, Diagnostic> {
+        let mut bundle = Bundle {
+            trust_domain: self.trust_domain.as_str().to_owned(),
+            files: assemble::without_policies(files, &self.parts.read),
+            git_revision,
+            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            groups: assemble::groups(&self.parts.read),
+            contributions,
+        };
+        let digest = manifest::digest(&mut bundle).map_err(bundle::broken)?;
+        Ok(Seal {
+            bundle: bundle.encode_to_vec().into(),
+            digest,
+            git_revision: bundle.git_revision,
+            coverage: Coverage::Whole,
+        })
+    }
+
+    fn sealed(self, seal: Seal) -> Compiled {
+        self.parted(seal).0
     }
 
     /// The compiled repository, and what it leaves behind.
-    fn parted(self, info: BTreeMap<SmolStr, PolicyInfo>, bundle: Bytes) -> (Compiled, Parts) {
+    fn parted(self, seal: Seal) -> (Compiled, Parts) {
+        let info = self.parts.read.iter();
+        let info = info.map(|(id, read)| (id.clone(), read.info.clone()));
         let compiled = Compiled {
             trust_domain: self.trust_domain,
+            git_revision: seal.git_revision,
             schema: self.schema,
             policies: self.policies,
             entities: self.entities,
             catalogue: self.catalogue,
-            info,
+            info: info.collect(),
             invariants: self.invariants,
-            digest: Digest::of(&bundle),
-            bundle,
+            digest: seal.digest,
+            bundle: seal.bundle,
+            coverage: seal.coverage,
         };
         (compiled, self.parts)
     }
 }
 
 /// Compiles the texts; goes on after a mistake as far as it makes sense.
-fn draft(bundle: &Bundle, overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>) -> Option<Draft> {
-    let files = sources_of(bundle, found);
+fn draft(files: &[File], overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>) -> Option<Draft> {
+    let files = sources_of(files, found);
     let mut policies = Policies::default();
     for source in files.iter().filter(|s| files::is_policy(&s.path)) {
         policies.read(source, found);
@@ -511,42 +594,23 @@ fn check_remits(policies: &Policies, settings: &settings::Settings, found: &mut 
 
 /// The texts of a bundle; what exceeds a limit is refused here too, because a
 /// bundle may come from elsewhere than [`load`].
-fn sources_of(bundle: &Bundle, found: &mut Vec<Diagnostic>) -> Vec<Source> {
-    let total: usize = bundle.files.iter().map(|f| f.text.len()).sum();
-    if bundle.files.len() > FILES_MAX || total > REPOSITORY_LEN_MAX {
+fn sources_of(files: &[File], found: &mut Vec<Diagnostic>) -> Vec<Source> {
+    let total: usize = files.iter().map(|f| f.text.len()).sum();
+    if files.len() > FILES_MAX || total > REPOSITORY_LEN_MAX {
         found.push(files::too_large(format!(
             "it has {} files of {total} bytes; the limits are {FILES_MAX} and {REPOSITORY_LEN_MAX}",
-            bundle.files.len()
+            files.len()
         )));
         return Vec::new();
     }
-    let mut sources = Vec::with_capacity(bundle.files.len());
-    for file in &bundle.files {
+    let mut sources = Vec::with_capacity(files.len());
+    for file in files {
         match files::check_len(&file.path, file.text.len()) {
             Ok(()) => sources.push(Source::new(file.path.as_str(), file.text.as_str())),
             Err(diagnostic) => found.push(diagnostic),
         }
     }
     sources
-}
-
-fn sources(info: &BTreeMap<SmolStr, PolicyInfo>) -> Vec<PolicySource> {
-    let line = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let text = |text: &Option<SmolStr>| text.as_deref().unwrap_or_default().to_owned();
-    info.values()
-        .map(|info| PolicySource {
-            policy_id: info.id.to_string(),
-            file: info.file.to_string(),
-            first_line: line(info.first_line),
-            last_line: line(info.last_line),
-            commit: text(&info.commit),
-            author: text(&info.author),
-        })
-        .collect()
-}
-
-fn not_empty(text: &str) -> Option<SmolStr> {
-    (!text.is_empty()).then(|| text.into())
 }
 
 fn any_error(found: &[Diagnostic]) -> bool {

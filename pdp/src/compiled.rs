@@ -7,18 +7,23 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use palisade_mesh::{
-    catalogue::Catalogue, snapshot::Digest, spiffe_id::TrustDomain, wire::policy::Bundle,
+    catalogue::{Catalogue, ServiceId},
+    snapshot::Digest,
+    spiffe_id::TrustDomain,
+    wire::policy::Bundle,
 };
 use prost::Message;
 use smol_str::SmolStr;
 
-use crate::author::files;
+use crate::{author::files, bundle::manifest};
 
 /// A policy repository after parsing and strict validation; what an engine is built from.
 #[derive(Debug, Clone)]
 pub struct Compiled {
     /// The trust domain whose workloads are governed.
     pub trust_domain: TrustDomain,
+    /// Commit of the repository, or empty.
+    pub git_revision: String,
     /// The whole schema.
     pub schema: cedar_policy::Schema,
     /// Every policy; its `PolicyId` is its `@id`.
@@ -36,12 +41,33 @@ pub struct Compiled {
     pub invariants: BTreeMap<SmolStr, PolicyInfo>,
     /// Encoded `palisade_mesh::wire::policy::Bundle`.
     pub bundle: Bytes,
-    /// SHA-256 of `bundle`.
+    /// Digest of `bundle`.
     pub digest: Digest,
+    /// What can be decided with it.
+    pub coverage: Coverage,
+}
+
+/// What can be decided with a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Coverage {
+    /// Everything: no policy is left out.
+    Whole,
+    /// Requests for this service alone; where there is none, nothing.
+    Service(Option<ServiceId>),
+}
+
+impl Coverage {
+    /// Whether every policy that can concern `service` is there.
+    pub fn has(&self, service: &ServiceId) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Service(own) => own.as_ref() == Some(service),
+        }
+    }
 }
 
 impl Compiled {
-    /// SHA-256 of the bundle without the files of `entities/`: two revisions that
+    /// Digest of the bundle without the files of `entities/`: two revisions that
     /// share it differ in nothing but their entities. None when the bundle cannot
     /// be read.
     pub fn rules_digest(&self) -> Option<Digest> {
@@ -49,7 +75,7 @@ impl Compiled {
         bundle.files.retain(|f| !files::is_entities(&f.path));
         bundle.git_revision.clear();
         bundle.contributions.clear();
-        Some(Digest::of(&bundle.encode_to_vec()))
+        manifest::digest(&mut bundle).ok()
     }
 }
 

@@ -3,6 +3,7 @@
 //! In reading order:
 //!
 //! - [`author`]: a repository becomes one validated, reproducible bundle; its tests run
+//! - [`bundle`]: its digest, and the signatures of those who vouch for it
 //! - [`compiled`]: what comes out of that, and what an engine is built from
 //! - [`decide`]: the engine that answers questions under one immutable snapshot
 //! - [`apis`]: the decision APIs for whoever is no proxy of the mesh
@@ -16,6 +17,7 @@
 pub mod analysis;
 pub mod apis;
 pub mod author;
+pub mod bundle;
 pub mod compiled;
 pub mod decide;
 pub mod links;

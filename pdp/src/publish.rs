@@ -13,12 +13,16 @@
 //! Invariant: a bad revision never replaces a good one, and a sequence number
 //! never goes backwards, also over restarts of either side.
 
+use palisade_mesh::diagnostic::Diagnostic;
+
 mod backoff;
 mod beside;
+mod bundled;
 mod changes;
 pub mod codes;
 mod distribution;
 mod endpoints;
+mod fetch;
 mod git;
 mod keep;
 mod origin;
@@ -26,15 +30,19 @@ mod parts;
 mod recorder;
 mod registry;
 pub mod rollout;
+mod slices;
 mod source;
 mod subscription;
+mod watched;
 mod word;
 
 pub use beside::Beside;
 pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
 };
-pub use keep::REVISION_LEN_MAX;
+pub use fetch::{Fetch, Fetched, Fetching};
+pub use git::load_credited;
+pub use keep::{History, LOG_MAX, REVISION_LEN_MAX};
 pub use parts::{Fault, Standing};
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
@@ -48,5 +56,15 @@ pub use subscription::{
 
 pub use word::Freshness;
 
+/// Attack T104.
+fn older(got: u64, have: u64) -> Diagnostic {
+    Diagnostic::error(
+        codes::SEQUENCE,
+        format!("policy revision {got} is not newer than {have}, which is or was in force"),
+    )
+    .cause("numbers only grow; a lower one is a rollback by somebody else, or a PDP that lost its state")
+    .help("restore the PDP's state folder; to go back to old content, publish it under a new number")
+}
+
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -90,6 +90,7 @@ fn status(name: &str, context: &Context) -> Result<(), Diagnostic> {
         ],
     );
     let mut policy = vec![format!("revision {}", status.sequence)];
+    policy.extend(status.signed.clone());
     policy.extend(status.snapshot_age_s.map(|s| {
         let age = render::duration(std::time::Duration::from_secs(s));
         format!("confirmed {age} ago")

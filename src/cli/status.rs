@@ -166,6 +166,7 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
                     r.sequence,
                     span(clock, r.since_us)
                 ),
+                r.signed.clone(),
                 render::count(r.policies, "policy", "policies"),
                 format!("{in_sync}/{} proxies in sync", pdp.proxies.len()),
             ];

@@ -10,7 +10,7 @@ mod table;
 pub use table::KEYS;
 
 /// Keys that cannot change while a proxy runs, with all that stands in them.
-pub const FIXED: [&str; 10] = [
+pub const FIXED: [&str; 11] = [
     "trust_domain",
     "name",
     "state_dir",
@@ -19,6 +19,7 @@ pub const FIXED: [&str; 10] = [
     "proxy.identity",
     "proxy.spiffe_id",
     "proxy.policy",
+    "proxy.policy_trust",
     "proxy.records",
     "proxy.engine",
 ];

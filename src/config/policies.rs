@@ -22,7 +22,10 @@ pub struct PoliciesSection {
 #[serde(deny_unknown_fields)]
 struct Map {
     folder: Option<String>,
+    file: Option<String>,
     git: Option<String>,
+    https: Option<String>,
+    oci: Option<String>,
     #[serde(rename = "ref")]
     reference: Option<String>,
     subdir: Option<String>,
@@ -47,20 +50,22 @@ impl Map {
     fn read<E: Error>(self) -> Result<PoliciesSection, E> {
         let written = Written {
             folder: self.folder.as_deref(),
+            file: self.file.as_deref(),
             git: self.git.as_deref(),
+            https: self.https.as_deref(),
+            oci: self.oci.as_deref(),
             reference: self.reference.as_deref(),
             subdir: self.subdir.as_deref(),
-            ..Written::default()
         };
         let at = At::written(&written).map_err(E::custom)?;
         let poll = self.poll.unwrap_or(POLL_DEFAULT);
         if !(POLL_MIN..=POLL_MAX).contains(&poll) {
             return Err(E::custom("`poll` is a time from 1s to 24h"));
         }
-        let folder = matches!(at, At::Folder(_));
-        if folder && self.require_signed.is_some() {
+        let git = matches!(at, At::Git(_));
+        if !git && self.require_signed.is_some() {
             return Err(E::custom(
-                "a folder cannot be signed: take `require_signed` out, or name a git repository",
+                "`require_signed` is about commits of a git repository: bundles are held to `policy_trust`, and a folder cannot be signed",
             ));
         }
         Ok(PoliciesSection {
@@ -128,6 +133,20 @@ mod tests {
             check(whole).unwrap(),
             "git+https://git.acme.test/p.git#main in prod 30s"
         );
+        for (written, shown) in [
+            ("release.palisade", "release.palisade 3s"),
+            ("{file: release}", "release 3s"),
+            (
+                "\"oci://r.acme.test/p:prod\"",
+                "oci://r.acme.test/p:prod 3s",
+            ),
+            (
+                "{https: \"https://cdn.acme.test/p.palisade\", poll: 1m}",
+                "https://cdn.acme.test/p.palisade 60s",
+            ),
+        ] {
+            assert_eq!(check(written).unwrap(), shown);
+        }
         let short = "\"git+file:///srv/p.git#v1\"";
         assert_eq!(check(short).unwrap(), "git+file:///srv/p.git#v1 3s");
     }
@@ -139,6 +158,12 @@ mod tests {
             ("{folder: a, git: \"https://x/y\"}", "exactly one"),
             ("{folder: a, ref: main}", "`ref` and `subdir`"),
             ("{folder: a, require_signed: s}", "cannot be signed"),
+            (
+                "{oci: \"r.acme.test/p:x\", require_signed: s}",
+                "`policy_trust`",
+            ),
+            ("{oci: \"r.acme.test/p\"}", "no place in a registry"),
+            ("{https: \"http://x/y\"}", "no `https://"),
             ("{git: \"https://x/y\", poll: 999ms}", "`poll`"),
             ("{git: \"https://x/y\", poll: 25h}", "`poll`"),
             ("{git: \"https://u:p@x/y\"}", "password"),

@@ -221,6 +221,29 @@ pub struct RevisionStatus {
     pub services: usize,
     /// Git revision of the folder, if it is a work tree.
     pub git_revision: String,
+    /// Who vouches for it, in words.
+    pub signed: String,
+}
+
+/// A revision that was in force at a PDP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PastRevision {
+    /// Its number.
+    pub sequence: u64,
+    /// Digest of its bundle, hexadecimal.
+    pub digest: String,
+    /// In force since, microseconds since the Unix epoch.
+    pub since_us: i64,
+    /// Commit it was read from, or empty.
+    pub git_revision: String,
+    /// Who vouched for it, in words.
+    pub signed: String,
+    /// Names of the trusted keys that had signed it.
+    pub signers: Vec<String>,
+    /// Policies in it.
+    pub policies: u64,
+    /// Whether it is kept whole.
+    pub kept: bool,
 }
 
 /// A rejected candidate.
@@ -313,6 +336,9 @@ pub struct ProxyStatus {
     pub sequence: u64,
     /// Digest in force, hexadecimal.
     pub digest: String,
+    /// Who vouches for it, in words; none without a PDP.
+    #[serde(default)]
+    pub signed: Option<String>,
     /// Services of which an endpoint is known.
     pub endpoints: usize,
     /// Bound address of the inbound listener.

@@ -14,10 +14,11 @@ use palisade_mesh::{
 use palisade_pdp::{
     apis::{Desk, DeskConfig},
     author::{self, Ask},
+    bundle::trust::TrustConfig,
     decide::{Explanation, Snapshot},
     publish::{
-        Distribution, DistributionConfig, ProxyStatus, Published, Recorder, Source, SourceConfig,
-        Standing, State,
+        Distribution, DistributionConfig, History, ProxyStatus, Published, Recorder, Source,
+        SourceConfig, Standing, State,
     },
 };
 use prost::Message as _;
@@ -29,6 +30,7 @@ use super::{
     Role, access,
     decisions::{self, Decisions},
     links::{self, LinkGate},
+    policy,
     revisions::Revisions,
     rollout::Rollouts,
     sources, unbound,
@@ -37,12 +39,17 @@ use crate::{
     config::{Config, PdpSection, rollout::RolloutSection},
     control::{
         api::{Answer, Fact, FactState, Problem},
-        status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
+        status::{
+            PastRevision, PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead,
+            span,
+        },
     },
     net::{
+        bundles::Bundles,
         kill::{self, Holder},
         tls,
     },
+    render,
 };
 
 /// Where the local socket gives the revision in force, encoded.
@@ -62,6 +69,8 @@ pub struct PdpRole {
     pub address: std::net::SocketAddr,
     rollouts: Rollouts,
     revisions: Arc<Revisions>,
+    history: History,
+    trust: Option<TrustConfig>,
     place: Place,
     standings: watch::Receiver<Vec<Standing>>,
     gate: Arc<LinkGate>,
@@ -89,12 +98,14 @@ impl PdpRole {
         ));
         let plan = section.rollout.as_ref().map(RolloutSection::plan);
         let plan = plan.transpose()?;
+        let trust = section.policy_trust.as_ref().map(policy::trust);
         let mut followed = followed(section, config.state_dir.join("pdp"))?;
         followed.rollout.clone_from(&plan);
+        followed.trust.clone_from(&trust);
         let source = Source::open(followed, clock.clone(), recorder.clone())
             .await
             .map_err(|e| vec![e.diagnostic().clone()])?;
-        let (state, standings) = (source.state(), source.standings());
+        let (state, history, standings) = (source.state(), source.history(), source.standings());
         let own = sink.open(links::OWN_WORKER);
         let gate = LinkGate::new(config, reporter.clone(), own, clock)?;
         let distribution = Distribution::guarded(
@@ -169,6 +180,8 @@ impl PdpRole {
             address,
             rollouts,
             revisions,
+            history,
+            trust,
             place: section.policies.place.clone(),
             gate,
             kill,
@@ -188,8 +201,13 @@ impl PdpRole {
         Ok(role)
     }
 
-    /// Remembers each revision that comes into force.
+    /// Remembers each revision that comes into force, and those of before the start.
     async fn remember(self) {
+        let history = self.history.clone();
+        let past = tokio::task::spawn_blocking(move || history.revisions()).await;
+        for revision in past.unwrap_or_default().iter().rev() {
+            self.revisions.note(revision);
+        }
         let mut state = self.state.clone();
         loop {
             let now = state.borrow_and_update().clone();
@@ -247,6 +265,7 @@ impl PdpRole {
             (self.clone(), self.clone(), self.clone(), self.clone());
         let (of_access, of_revision) = (self.clone(), self.clone());
         let of_decisions = self.decisions.clone();
+        let history = self.history.clone();
         Router::new()
             .route(
                 "/v1/pdp/status",
@@ -262,6 +281,10 @@ impl PdpRole {
                     let status = of_decisions.as_ref().map(Decisions::status);
                     status.map_or_else(String::new, |status| decisions::metrics(&status))
                 }),
+            )
+            .route(
+                "/v1/pdp/revisions",
+                get(move || async move { past(history).await }),
             )
             .route(
                 "/v1/pdp/can",
@@ -356,10 +379,11 @@ impl PdpRole {
             Some(r) => Fact::ok(
                 "policy",
                 format!(
-                    "revision {} ({}) in force for {}",
+                    "revision {} ({}) in force for {}, {}",
                     r.sequence,
                     short(&r.digest),
-                    span(&self.clock, r.since_us)
+                    span(&self.clock, r.since_us),
+                    r.signed
                 ),
             ),
             None => Fact::not_ok(
@@ -370,6 +394,7 @@ impl PdpRole {
             )
             .fix(self.how_to_see()),
         }];
+        facts.extend(self.check_stamp());
         if let Some(rejected) = &status.rejected {
             let first = rejected.problems.first().cloned().map(Diagnostic::from);
             facts.push(
@@ -396,6 +421,23 @@ impl PdpRole {
         facts.extend(self.gate.check());
         facts.extend(super::unheard::fact("policy", "the PDP", &self.kill));
         facts
+    }
+
+    /// Whether what is served would be taken by whoever demands a stamp as this PDP does.
+    fn check_stamp(&self) -> Option<Fact> {
+        let current = self.state.borrow().current.clone()?;
+        let trust = self.trust.as_ref()?.load();
+        let now_us = self.clock.now_us();
+        let of = (current.digest(), current.sequence());
+        let stamp = current.revision.stamp.as_ref();
+        let domain = &current.compiled.trust_domain;
+        let stamped = trust.and_then(|t| t.check_stamp(domain, of, stamp, now_us));
+        let error = stamped.err()?;
+        Some(
+            Fact::not_ok("policy", FactState::Error, 3111, error.message)
+                .cause(error.cause.unwrap_or_default())
+                .fix(error.help.unwrap_or_default()),
+        )
     }
 
     /// What does not fit about a proxy that is connected.
@@ -597,6 +639,7 @@ impl Recorded {
 fn followed(section: &PdpSection, state_dir: PathBuf) -> Result<SourceConfig, Vec<Diagnostic>> {
     let policies = &section.policies;
     let mut followed = SourceConfig::new(policies.place.clone(), state_dir);
+    followed.fetch = Some(Arc::new(Bundles));
     if let Some(file) = &policies.require_signed {
         let signers = std::fs::read_to_string(file).map_err(|error| {
             let wrong = format!("signers in `{}` cannot be read", file.display());
@@ -611,6 +654,28 @@ fn followed(section: &PdpSection, state_dir: PathBuf) -> Result<SourceConfig, Ve
     Ok(followed)
 }
 
+/// The revisions that were in force lately, the newest first.
+async fn past(history: History) -> Answer<Vec<PastRevision>> {
+    let read = tokio::task::spawn_blocking(move || {
+        let kept: Vec<u64> = history.revisions().iter().map(|r| r.sequence).collect();
+        history.log().map(|entries| (entries, kept))
+    });
+    let (entries, kept) = read.await.map_err(|e| {
+        Diagnostic::error(9199, "bug: the list of revisions was not read").cause(e.to_string())
+    })??;
+    let past = entries.into_iter().rev().map(|e| PastRevision {
+        sequence: e.sequence,
+        digest: render::hex(&e.sha256),
+        since_us: e.since_us,
+        git_revision: e.git_revision,
+        signed: e.signed,
+        signers: e.signers,
+        policies: e.policies,
+        kept: kept.contains(&e.sequence),
+    });
+    Ok(Json(past.collect()))
+}
+
 fn revision(published: &Published) -> RevisionStatus {
     RevisionStatus {
         sequence: published.sequence(),
@@ -619,6 +684,7 @@ fn revision(published: &Published) -> RevisionStatus {
         policies: published.compiled.info.len(),
         services: published.compiled.catalogue.services().len(),
         git_revision: published.git_revision.clone(),
+        signed: published.signed.to_string(),
     }
 }
 

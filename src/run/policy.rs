@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use palisade_mesh::{
     catalogue::{Catalogue, ServiceId},
     decision::{Answer, Question, SelfCheck},
@@ -12,7 +11,8 @@ use palisade_mesh::{
     wire::policy::{Endpoints as WireEndpoints, Revision},
 };
 use palisade_pdp::{
-    author,
+    author::{self, Loaded},
+    bundle::trust::TrustConfig,
     compiled::Compiled,
     decide::{Engine, Snapshot, SnapshotError},
 };
@@ -20,7 +20,17 @@ use palisade_proxy::{Decider, Endpoint, EndpointTable, PolicySnapshot};
 #[cfg(feature = "full")]
 use prost::Message as _;
 
-use crate::config::EngineChoice;
+use crate::config::{EngineChoice, PolicyTrust};
+
+/// Who must have signed, as it is configured.
+pub(super) fn trust(configured: &PolicyTrust) -> TrustConfig {
+    TrustConfig {
+        keys: configured.keys.clone(),
+        threshold: configured.threshold,
+        stamp_age: configured.stamp_age,
+        stamp_keys: configured.stamp_keys.clone(),
+    }
+}
 
 /// A snapshot as the proxy takes it.
 struct Plugged {
@@ -118,7 +128,8 @@ pub(super) fn of_revision_for(
     own: &SpiffeId,
     revision: &Revision,
 ) -> Result<Arc<Snapshot>, Diagnostic> {
-    snapshot_for(own, compiled(revision)?, revision.sequence)
+    let loaded = author::compile_slice(revision.bundle.clone(), own);
+    snapshot_for(own, compiled(revision, loaded)?, revision.sequence)
 }
 
 #[cfg(feature = "full")]
@@ -127,7 +138,8 @@ pub(super) fn of_revision_for(
 /// # Errors
 /// When its bytes are not what its digest says, or it does not compile.
 pub(super) fn of_revision(revision: &Revision) -> Result<Arc<Snapshot>, Diagnostic> {
-    snapshot(compiled(revision)?, revision.sequence)
+    let loaded = author::compile(revision.bundle.clone());
+    snapshot(compiled(revision, loaded)?, revision.sequence)
 }
 
 #[cfg(feature = "full")]
@@ -144,23 +156,22 @@ pub(crate) fn of_wire(bytes: &[u8]) -> Result<Arc<Snapshot>, Diagnostic> {
     of_revision(&revision)
 }
 
-fn compiled(revision: &Revision) -> Result<Compiled, Diagnostic> {
-    let bytes = Bytes::clone(&revision.bundle);
-    if Digest::from_slice(&revision.sha256) != Some(Digest::of(&bytes)) {
+fn compiled(revision: &Revision, loaded: Loaded) -> Result<Compiled, Diagnostic> {
+    let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
+    let compiled = loaded.compiled.ok_or_else(|| {
+        first.unwrap_or_else(|| {
+            Diagnostic::error(3012, "revision does not compile")
+                .help("the last good one stays in force; see the PDP's log")
+        })
+    })?;
+    if Digest::from_slice(&revision.sha256) != Some(compiled.digest) {
         return Err(
             Diagnostic::error(3011, "revision is not what its digest says")
                 .cause(format!("sequence {}", revision.sequence))
                 .help("it was damaged on its way; the last good one stays in force"),
         );
     }
-    let loaded = author::compile(bytes);
-    let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
-    loaded.compiled.ok_or_else(|| {
-        first.unwrap_or_else(|| {
-            Diagnostic::error(3012, "revision does not compile")
-                .help("the last good one stays in force; see the PDP's log")
-        })
-    })
+    Ok(compiled)
 }
 
 /// The endpoint table of what a PDP sent. What cannot be read is left out: it would

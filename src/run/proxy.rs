@@ -231,7 +231,7 @@ pub async fn start_as(
     let later = Arc::new(OnceLock::new());
     let subscribed = match &section.policy {
         PolicySource::Folder(folder) => {
-            feed::folder(&feeding, folder, section.engine).await?;
+            feed::folder(&feeding, section, folder).await?;
             None
         }
         PolicySource::Pdp(address) => {

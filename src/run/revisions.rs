@@ -89,7 +89,7 @@ mod tests {
             sha256: Digest::of(&bundle).0.to_vec(),
             bundle,
             sequence,
-            issued_us: 0,
+            ..Revision::default()
         }
     }
 

@@ -63,6 +63,10 @@ pub(crate) struct Setting<'s> {
     pub(crate) limits: &'s [&'s str],
     /// A PDP instead of the folder.
     pub(crate) pdp: Option<SocketAddr>,
+    /// Two of these keys must have signed policy, and one stamped it within the hour.
+    pub(crate) trusted: Option<&'s str>,
+    /// Lines under `proxy`.
+    pub(crate) lines: &'s [&'s str],
     /// Most file descriptors of the process.
     pub(crate) descriptors: Option<u32>,
 }
@@ -105,8 +109,13 @@ impl Guarded {
             "" => String::new(),
             lines => format!("  limits:\n{lines}"),
         };
+        let mut lines: String = setting.lines.iter().map(|l| format!("  {l}\n")).collect();
+        if let Some(keys) = setting.trusted {
+            fs::write(home.path("trusted.keys"), keys).unwrap();
+            lines.push_str("  policy_trust: { keys: trusted.keys, threshold: 2, stamp_age: 1h }\n");
+        }
         let text = format!(
-            "trust_domain: {DOMAIN}\nproxy:\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  policy: {{ {policy} }}\n  records: {{ log: log }}\n  workers: 1\n  inbound: {{ listen: \"{inbound}\", service: shop/orders, upstream: \"{}\" }}\n  outbound: {{ listen: \"{outbound}\" }}\n  admin: {{ listen: \"{admin}\" }}\n{limits}",
+            "trust_domain: {DOMAIN}\nproxy:\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  policy: {{ {policy} }}\n  records: {{ log: log }}\n  workers: 1\n  inbound: {{ listen: \"{inbound}\", service: shop/orders, upstream: \"{}\" }}\n  outbound: {{ listen: \"{outbound}\" }}\n  admin: {{ listen: \"{admin}\" }}\n{limits}{lines}",
             app.address
         );
         fs::write(home.path("proxy.yaml"), text).unwrap();

@@ -40,6 +40,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bundles;
 mod claims;
 mod decision;
 mod fields;

@@ -33,7 +33,7 @@ use palisade_mesh::{
     wire::record::AuditMode,
 };
 use palisade_pdp::{
-    compiled::{Compiled, PolicyInfo},
+    compiled::{Compiled, Coverage, PolicyInfo},
     decide::Snapshot,
 };
 use smol_str::SmolStr;
@@ -231,6 +231,7 @@ pub fn compiled(n: usize) -> Compiled {
     let (policies, info) = parse(&policies(n));
     Compiled {
         trust_domain: catalogue.trust_domain().clone(),
+        git_revision: String::new(),
         entities: entities(&catalogue, &schema),
         schema,
         policies,
@@ -239,6 +240,7 @@ pub fn compiled(n: usize) -> Compiled {
         invariants: BTreeMap::new(),
         bundle: Bytes::new(),
         digest: Digest::default(),
+        coverage: Coverage::Whole,
     }
 }
 

@@ -6,14 +6,13 @@ use cedar_policy::{Entity, EntityUid};
 use palisade_mesh::{
     catalogue::{Catalogue, HeaderShape, Service},
     operation::Operation,
-    wire::policy::Bundle,
 };
-use prost::Message;
 use serde::Serialize;
 use smol_str::SmolStr;
 
 use super::change::{changed, joined};
 use crate::{
+    author,
     compiled::PolicyInfo,
     decide::{
         Snapshot,
@@ -387,8 +386,11 @@ fn lists<T: ToString>(what: &str, old: &[T], new: &[T]) -> Vec<String> {
 
 /// The files of a revision, by path.
 pub(crate) fn files(snapshot: &Snapshot) -> BTreeMap<String, String> {
-    let bundle = Bundle::decode(&*snapshot.compiled().bundle).unwrap_or_default();
-    bundle.files.into_iter().map(|f| (f.path, f.text)).collect()
+    let texts = author::texts_of(snapshot.compiled());
+    let texts = texts.into_iter();
+    texts
+        .map(|(path, text)| (path.to_string(), text.to_string()))
+        .collect()
 }
 
 /// Where in the texts of a revision something is declared.

@@ -7,16 +7,14 @@
 
 use std::{collections::BTreeSet, iter, ops::Range, path::Path, sync::Arc};
 
-use bytes::Bytes;
 use palisade_mesh::{
     diagnostic::{Diagnostic, Location, did_you_mean},
     yaml::{Source, Span},
 };
-use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
-    DIAGNOSTICS_MAX, Draft, Parts, Texts, any_error, codes, facts,
+    DIAGNOSTICS_MAX, Draft, Parts, Seal, Texts, any_error, codes, facts,
     facts::Fact,
     kin::Kin,
     on_own_stack, place,
@@ -157,20 +155,30 @@ struct Edit {
 fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
     let (dir, options) = (dir.to_owned(), options.clone());
     let work = move || {
-        let (bundle, _, mut found) = texts.into_bundle();
-        if bundle.files.is_empty() {
+        let Texts {
+            files,
+            git_revision,
+            mut found,
+            contributions,
+            ..
+        } = texts;
+        if files.is_empty() {
             return (plain(found), 0);
         }
-        let Some(draft) = super::draft(&bundle, None, &mut found) else {
+        let Some(draft) = super::draft(&files, None, &mut found) else {
             return (plain(found), 0);
         };
         let fixes = fix::guards(&draft, &found);
         let policies = draft.parts.read.len();
         let mut findings: Vec<Finding> = Vec::new();
         if !any_error(&found) {
-            let bundle = Bytes::from(bundle.encode_to_vec());
-            let study = Study::new(draft, bundle, &dir, options.now_us, &mut found);
-            findings = study.findings(&found);
+            match draft.assemble(files, git_revision, contributions) {
+                Ok(seal) => {
+                    let study = Study::new(draft, seal, &dir, options.now_us, &mut found);
+                    findings = study.findings(&found);
+                }
+                Err(diagnostic) => found.push(diagnostic),
+            }
         }
         // What the study added to `found` has no fix.
         let fixes = fixes.into_iter().chain(iter::repeat(None));
@@ -228,15 +236,8 @@ struct Policy {
 }
 
 impl Study {
-    fn new(
-        draft: Draft,
-        bundle: Bytes,
-        dir: &Path,
-        now_us: i64,
-        found: &mut Vec<Diagnostic>,
-    ) -> Self {
-        let info = draft.info();
-        let (compiled, parts) = draft.parted(info, bundle);
+    fn new(draft: Draft, seal: Seal, dir: &Path, now_us: i64, found: &mut Vec<Diagnostic>) -> Self {
+        let (compiled, parts) = draft.parted(seal);
         let kin = Kin::new(&compiled.entities, &compiled.catalogue);
         let vocabulary = facts::vocabulary();
         let mut policies: Vec<Policy> = compiled

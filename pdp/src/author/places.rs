@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use palisade_mesh::{diagnostic::Location, wire::policy::Bundle};
-use prost::Message;
+use palisade_mesh::diagnostic::Location;
 
-use super::{Parts, entities::Member, on_own_stack, store::uid};
+use super::{Parts, Texts, entities::Member, on_own_stack, store::uid};
 use crate::compiled::Compiled;
 
 /// Files and lines of the entities of a repository.
@@ -19,10 +18,9 @@ pub struct Places {
 impl Places {
     /// Reads a compiled repository once more, for its places.
     pub fn of(compiled: &Compiled) -> Self {
-        let Ok(bundle) = Bundle::decode(&*compiled.bundle) else {
-            return Self::default();
-        };
-        let read = on_own_stack(move || super::draft(&bundle, None, &mut Vec::new()));
+        let texts = Texts::of_compiled(compiled).unwrap_or_default();
+        let files = texts.files;
+        let read = on_own_stack(move || super::draft(&files, None, &mut Vec::new()));
         let parts = read.ok().flatten().map(|draft| draft.parts);
         parts.map_or_else(Self::default, |parts| Self::new(&parts))
     }

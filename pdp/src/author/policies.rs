@@ -11,7 +11,7 @@ use palisade_mesh::{
 use smol_str::SmolStr;
 
 use super::{POLICIES_MAX, cedar, codes, nesting};
-use crate::compiled::PolicyInfo;
+use crate::{bundle::scope, compiled::PolicyInfo};
 
 /// Longest `@id`.
 pub const ID_LEN_MAX: usize = 128;
@@ -42,6 +42,8 @@ pub(crate) struct Read {
     pub(crate) info: PolicyInfo,
     pub(crate) source: Source,
     pub(crate) span: Span,
+    /// What it can concern, see [`scope`].
+    pub(crate) scope: String,
 }
 
 impl Read {
@@ -153,6 +155,7 @@ impl Policies {
         let renamed = policy.new_id(PolicyId::new(info.id.as_str()));
         if self.set.add(renamed).is_ok() {
             let read = Read {
+                scope: scope::of(policy),
                 source: source.clone(),
                 span,
                 info,

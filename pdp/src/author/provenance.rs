@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use palisade_mesh::wire::policy::Bundle;
+use palisade_mesh::wire::policy::{Bundle, PolicyText};
 use smol_str::SmolStr;
 
 use super::files;
@@ -39,16 +39,17 @@ pub(crate) struct Provenance {
 impl Provenance {
     /// Of the policies of a bundle that was compiled before.
     pub(crate) fn of_bundle(bundle: &Bundle) -> Self {
-        let known = bundle.sources.iter().filter(|s| !s.commit.is_empty());
-        let change = |s: &palisade_mesh::wire::policy::PolicySource| Change {
-            commit: s.commit.as_str().into(),
-            author: s.author.as_str().into(),
+        let policies = bundle.groups.iter().flat_map(|g| &g.policies);
+        let known = policies.filter(|p| !p.commit.is_empty());
+        let change = |p: &PolicyText| Change {
+            commit: p.commit.as_str().into(),
+            author: p.author.as_str().into(),
             time_s: 0,
         };
         Self {
             files: BTreeMap::new(),
             policies: known
-                .map(|s| (s.policy_id.as_str().into(), (s.file.clone(), change(s))))
+                .map(|p| (p.policy_id.as_str().into(), (p.file.clone(), change(p))))
                 .collect(),
         }
     }

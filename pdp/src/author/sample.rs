@@ -22,6 +22,7 @@ mod catalogue;
 mod cedar_messages;
 mod layout;
 mod lints;
+mod slices;
 mod sources;
 mod test_tables;
 

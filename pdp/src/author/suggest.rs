@@ -6,16 +6,11 @@
 
 use std::{collections::BTreeSet, fmt::Write};
 
-use palisade_mesh::{
-    diagnostic::Diagnostic,
-    wire::policy::{Bundle, File},
-    yaml::Source,
-};
-use prost::Message as _;
+use palisade_mesh::{diagnostic::Diagnostic, wire::policy::File, yaml::Source};
 use serde::Serialize;
 
-use super::{Loaded, Texts, codes, files, fmt, policies::ID_LEN_MAX};
-use crate::compiled::Compiled;
+use super::{Loaded, Texts, files, fmt, policies::ID_LEN_MAX};
+use crate::{bundle, compiled::Compiled};
 
 /// Who owns a draft until somebody does.
 const OWNER: &str = "unassigned";
@@ -53,18 +48,15 @@ pub fn drafts(
     wishes: &[Wish],
     prefix: &str,
 ) -> Result<Drafts, Vec<Diagnostic>> {
-    let mut bundle = Bundle::decode(&*compiled.bundle).map_err(|error| {
-        vec![
-            Diagnostic::error(codes::BUNDLE_BROKEN, "this is no policy bundle")
-                .cause(error.to_string()),
-        ]
-    })?;
+    let texts = Texts::of_compiled(compiled)
+        .ok_or_else(|| vec![bundle::broken("what was compiled is not in order")])?;
+    let mut all = texts.files.clone();
     let mut taken: BTreeSet<String> = compiled.info.keys().map(ToString::to_string).collect();
     let mut ids = Vec::new();
     let mut added: Vec<(String, String)> = Vec::new();
     for wish in wishes {
         let id = id_of(wish, &mut taken);
-        let path = path_of(wish, &bundle);
+        let path = path_of(wish, &all);
         let text = laid_out(&id, wish, owner_in(compiled, &path), &path)?;
         match added.iter_mut().find(|(file, _)| *file == path) {
             Some((_, texts)) => {
@@ -78,7 +70,7 @@ pub fn drafts(
     added.sort();
     let mut patch = String::new();
     for (path, text) in added {
-        let old = bundle.files.iter_mut().find(|file| file.path == path);
+        let old = all.iter_mut().find(|file| file.path == path);
         let name = format!("{prefix}{path}");
         patch.push_str(&appended(
             &name,
@@ -90,11 +82,15 @@ pub fn drafts(
                 let new = joined(&file.text, &text);
                 file.text = new;
             }
-            None => bundle.files.push(File { path, text }),
+            None => all.push(File { path, text }),
         }
     }
-    bundle.files.sort_by(|a, b| a.path.cmp(&b.path));
-    let loaded = Texts::of_bundle(bundle).compile();
+    all.sort_by(|a, b| a.path.cmp(&b.path));
+    let loaded = Texts {
+        files: all,
+        ..texts
+    }
+    .compile();
     Ok(Drafts { ids, patch, loaded })
 }
 
@@ -114,10 +110,10 @@ fn id_of(wish: &Wish, taken: &mut BTreeSet<String>) -> String {
 }
 
 /// Where policies about the service stand, by the name of the file; else a new one.
-fn path_of(wish: &Wish, bundle: &Bundle) -> String {
+fn path_of(wish: &Wish, all: &[File]) -> String {
     let service = wish.to.rsplit('/').next().unwrap_or_default();
     let name = format!("{service}.cedar");
-    let known = bundle.files.iter().map(|file| &file.path);
+    let known = all.iter().map(|file| &file.path);
     let mut known = known.filter(|path| files::is_policy(path));
     let fits = |path: &&String| path.rsplit('/').next() == Some(name.as_str());
     known

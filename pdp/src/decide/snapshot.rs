@@ -172,6 +172,9 @@ impl Snapshot {
 
     /// Puts a question in terms of the snapshot, or says why there is no answer.
     pub(crate) fn ask<'q>(&self, question: &Question<'q>) -> Result<Asked<'q>, Undecided> {
+        if !self.compiled.coverage.has(&question.service.id) {
+            return Err(Undecided::NotServed);
+        }
         let names = Names::of(question);
         let action = self
             .world

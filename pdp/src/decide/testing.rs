@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use smol_str::SmolStr;
 
 use super::Snapshot;
-use crate::compiled::{Compiled, PolicyInfo};
+use crate::compiled::{Compiled, Coverage, PolicyInfo};
 
 pub(crate) const SCHEMA: &str = r#"
 entity TrustDomain;
@@ -77,6 +77,7 @@ pub(crate) fn compiled(policies: &str) -> Compiled {
     let bundle = Bytes::from(policies.to_string());
     Compiled {
         trust_domain: catalogue.trust_domain().clone(),
+        git_revision: String::new(),
         schema,
         policies,
         entities: entities.expect("entities"),
@@ -85,6 +86,7 @@ pub(crate) fn compiled(policies: &str) -> Compiled {
         invariants: BTreeMap::new(),
         digest: Digest::of(&bundle),
         bundle,
+        coverage: Coverage::Whole,
     }
 }
 

@@ -124,7 +124,7 @@ impl Tried {
                     .help("leave it out of the rollout, or upgrade it"),
             );
         };
-        keep::check_digest(&revision)?;
+        keep::open(&revision)?;
         let begun = spawn_blocking(move || beside.begin(&revision, every)).await;
         begun.unwrap_or_else(|error| {
             Err(
@@ -153,6 +153,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
     use super::*;
+    use crate::publish::tests::revision_of;
 
     /// Counts, and refuses odd numbers.
     #[derive(Debug, Default)]
@@ -177,12 +178,7 @@ mod tests {
 
     fn candidate(sequence: u64, limit: Duration) -> Candidate {
         Candidate {
-            revision: Some(Revision {
-                bundle: "abc".into(),
-                sha256: Digest::of(b"abc").0.to_vec(),
-                sequence,
-                issued_us: 1,
-            }),
+            revision: Some(revision_of("abc", sequence)),
             every: 1,
             limit_ms: u64::try_from(limit.as_millis()).unwrap(),
         }
@@ -218,7 +214,7 @@ mod tests {
         assert!(tried.is_held());
         tried.take(candidate(2, SHORT)).await;
         tokio::time::sleep(SHORT).await;
-        tried.confirm(&Digest::of(b"abc").0);
+        tried.confirm(&revision_of("abc", 0).sha256);
         tried.expire();
         assert!(tried.is_held(), "it was just spoken of");
         tokio::time::sleep(SHORT).await;
@@ -243,7 +239,7 @@ mod tests {
         check(None, candidate(3, LONG), codes::UNTRIED).await;
         let mut damaged = candidate(3, LONG);
         if let Some(revision) = &mut damaged.revision {
-            revision.bundle = "abd".into();
+            revision.bundle = revision_of("abd", 3).bundle;
         }
         check(Some(counting), damaged, codes::DIGEST).await;
     }

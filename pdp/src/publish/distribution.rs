@@ -24,8 +24,8 @@ use palisade_mesh::{
     spiffe_id::SpiffeId,
     svid::Peer,
     wire::policy::{
-        Announcement, Candidate, Endpoints, Hello, Newest, PdpMessage, ProxyMessage, TryOn,
-        distribution_server as server, pdp_message, proxy_message::Kind,
+        Announcement, Candidate, Endpoints, Hello, Newest, PdpMessage, ProxyMessage, Revision,
+        TryOn, distribution_server as server, pdp_message, proxy_message::Kind,
     },
 };
 use tokio::{
@@ -455,8 +455,8 @@ impl Session {
             if let Some(wanted) = now.wanted(&self.identity, &key.1) {
                 let name = (wanted.digest(), wanted.sequence());
                 if name != sent_policy {
-                    self.send(pdp_message::Kind::Revision(wanted.revision.clone()))
-                        .await?;
+                    let revision = self.revision(wanted).await;
+                    self.send(pdp_message::Kind::Revision(revision)).await?;
                     sent_policy = name;
                 }
             }
@@ -464,9 +464,13 @@ impl Session {
             let name = tried.map(|t| (t.digest(), t.sequence()));
             if sent_trial != Some(name) {
                 sent_trial = Some(name);
+                let revision = match tried {
+                    Some(tried) => Some(self.revision(tried).await),
+                    None => None,
+                };
                 let every = now.rollout.as_ref().map_or(1, |u| u.rollout.plan.every);
                 self.send(pdp_message::Kind::Candidate(Candidate {
-                    revision: tried.map(|t| t.revision.clone()),
+                    revision,
                     every,
                     limit_ms: TRIAL_LIMIT_MS,
                 }))
@@ -494,6 +498,17 @@ impl Session {
                     Err(_) => return Err(Status::deadline_exceeded("proxy is silent")),
                 },
             }
+        }
+    }
+
+    /// What this proxy is to have of a revision.
+    async fn revision(&self, current: &Arc<Published>) -> Revision {
+        let (published, identity) = (current.clone(), self.identity.clone());
+        let slice = spawn_blocking(move || published.slice(&identity)).await;
+        Revision {
+            bundle: slice.unwrap_or_else(|_| current.revision.bundle.clone()),
+            stamp: Some(current.stamp(self.shared.clock.now_us())),
+            ..current.revision.clone()
         }
     }
 
@@ -556,6 +571,7 @@ impl Session {
                 sha256: wanted.digest().0.to_vec(),
                 sequence: wanted.sequence(),
                 now_us,
+                stamp: Some(wanted.stamp(now_us)),
             })
         });
         let tried = now.tried(&self.identity, instance).map(|tried| {

@@ -22,10 +22,12 @@ use super::codes;
 use crate::author::{FILES_MAX, Provenance, REPOSITORY_LEN_MAX, files};
 
 mod blame;
+mod credited;
 mod run;
 
 use blame::Blame;
 pub(crate) use blame::FolderBlame;
+pub use credited::load_credited;
 use run::{Failure, Git, Run};
 
 /// Longest time of a question and its answer.

@@ -6,20 +6,27 @@
 //! Endpoints are not: they change often, and a lost file costs a few seconds.
 
 use std::{
-    fs, io,
-    io::{Read, Write},
+    fs,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
 use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
-    wire::policy::{Endpoints, KeptWord, Revision},
+    wire::policy::{Endpoints, KeptWord, Revision, RevisionEntry, RevisionLog},
 };
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::codes;
+use crate::bundle::{
+    self, Opened,
+    codes::SIGNING_KEY,
+    key::{self, SigningKey},
+    read_bounded,
+};
 
 /// Largest encoded revision.
 pub const REVISION_LEN_MAX: usize = 64 << 20;
@@ -34,8 +41,37 @@ const ROLLOUT: &str = "rollout.json";
 pub(crate) const BASELINE: &str = "baseline.pb";
 /// See [`BASELINE`].
 pub(crate) const CANDIDATE: &str = "candidate.pb";
+const KEY: &str = "signing-key.pem";
+const LOG: &str = "log.pb";
+
+/// Revisions that are noted.
+pub const LOG_MAX: usize = 64;
 /// Length of the digest that a kept word begins with.
 const DIGEST_LEN: usize = 32;
+
+/// The recent past of a PDP or a proxy, as it is on disk. Each call blocks.
+#[derive(Debug, Clone)]
+pub struct History(Keep);
+
+impl History {
+    pub(crate) fn new(keep: Keep) -> Self {
+        Self(keep)
+    }
+
+    /// What was noted of the revisions in force lately, the newest last.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn log(&self) -> Result<Vec<RevisionEntry>, Diagnostic> {
+        self.0.log().map(|log| log.entries)
+    }
+
+    /// The last revisions whole, as far as they can be read, the newest first.
+    pub fn revisions(&self) -> Vec<Revision> {
+        let past = self.0.past().unwrap_or_default();
+        past.into_iter().rev().collect()
+    }
+}
 
 /// Where a revision and endpoints are kept.
 #[derive(Debug, Clone)]
@@ -103,7 +139,7 @@ impl Keep {
     pub(crate) fn load_as(&self, name: &str) -> Result<Option<Revision>, Diagnostic> {
         let revision: Option<Revision> = self.read(name)?;
         if let Some(revision) = &revision {
-            check_digest(revision)?;
+            open(revision)?;
         }
         Ok(revision)
     }
@@ -137,6 +173,20 @@ impl Keep {
         let bytes = serde_json::to_vec_pretty(journal)
             .map_err(|e| state_dir(&self.dir.join(ROLLOUT), &io::Error::other(e)))?;
         self.replace(ROLLOUT, &bytes)
+    }
+
+    /// What was noted of the last revisions, the newest last.
+    pub(crate) fn log(&self) -> Result<RevisionLog, Diagnostic> {
+        Ok(self.read(LOG)?.unwrap_or_default())
+    }
+
+    /// Notes a revision; the oldest is forgotten beyond [`LOG_MAX`].
+    pub(crate) fn note(&self, entry: RevisionEntry) -> Result<(), Diagnostic> {
+        let mut log = self.log().unwrap_or_default();
+        log.entries.push(entry);
+        let surplus = log.entries.len().saturating_sub(LOG_MAX);
+        log.entries.drain(..surplus);
+        self.replace(LOG, &log.encode_to_vec())
     }
 
     /// The kept word of the PDP; `None` when there is none yet.
@@ -206,18 +256,36 @@ impl Keep {
 
     fn read_bytes(&self, name: &str) -> Result<Option<Vec<u8>>, Diagnostic> {
         let path = self.dir.join(name);
-        let mut bytes = Vec::new();
-        match fs::File::open(&path) {
-            Ok(file) => {
-                let limit = u64::try_from(REVISION_LEN_MAX).unwrap_or(u64::MAX);
-                file.take(limit)
-                    .read_to_end(&mut bytes)
-                    .map_err(|e| state_dir(&path, &e))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(state_dir(&path, &error)),
+        match read_bounded(&path, REVISION_LEN_MAX) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(state_dir(&path, &error)),
         }
-        Ok(Some(bytes))
+    }
+
+    /// The key that signs in the name of this PDP, made at its first use.
+    ///
+    /// # Errors
+    /// When it can neither be read nor made.
+    pub(crate) fn signing_key(&self) -> Result<SigningKey, Diagnostic> {
+        let path = self.dir.join(KEY);
+        let unusable = |cause: String| {
+            Diagnostic::error(
+                SIGNING_KEY,
+                format!("the signing key `{}` cannot be used", path.display()),
+            )
+            .cause(cause)
+            .help("restore it, or remove it: a new one is made, which those who trust the old one must be told")
+        };
+        match key::read(&path) {
+            Ok(key) => Ok(key),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let (key, pem) = SigningKey::generate().map_err(|e| unusable(e.to_string()))?;
+                self.replace(KEY, pem.as_bytes())?;
+                Ok(key)
+            }
+            Err(error) => Err(unusable(error.to_string())),
+        }
     }
 
     /// Each process has drafts of its own: during an upgrade there are two.
@@ -240,7 +308,12 @@ impl Keep {
     }
 
     fn write_draft(&self, name: &str, bytes: &[u8]) -> io::Result<fs::File> {
-        let mut file = fs::File::create(self.draft(name))?;
+        let mut options = fs::File::options();
+        options.write(true).create(true).truncate(true);
+        if name == KEY {
+            options.mode(0o600);
+        }
+        let mut file = options.open(self.draft(name))?;
         file.write_all(bytes)?;
         Ok(file)
     }
@@ -250,19 +323,19 @@ impl Keep {
     }
 }
 
-/// Refuses a revision whose bytes are not those it names.
-pub(crate) fn check_digest(revision: &Revision) -> Result<Digest, Diagnostic> {
-    let digest = Digest::of(&revision.bundle);
-    if Digest::from_slice(&revision.sha256) == Some(digest) {
-        return Ok(digest);
+/// Opens a revision, if what it holds has the digest it names.
+pub(crate) fn open(revision: &Revision) -> Result<Opened, Diagnostic> {
+    let opened = bundle::open(&revision.bundle)?;
+    if Digest::from_slice(&revision.sha256) == Some(opened.digest) {
+        return Ok(opened);
     }
     Err(Diagnostic::error(
         codes::DIGEST,
         format!("policy revision {} is damaged", revision.sequence),
     )
     .cause(format!(
-        "its bytes have the digest {}, it claims another",
-        digest.short()
+        "it has the digest {}, it claims another",
+        opened.digest.short()
     ))
     .help("it is fetched again by itself; if it stays so, check the disk and the path to the PDP"))
 }
@@ -281,12 +354,7 @@ mod tests {
     use super::*;
 
     fn revision() -> Revision {
-        Revision {
-            bundle: "abc".into(),
-            sha256: Digest::of(b"abc").0.to_vec(),
-            sequence: 7,
-            issued_us: 1,
-        }
+        crate::publish::tests::revision_of("abc", 7)
     }
 
     #[test]
@@ -305,6 +373,22 @@ mod tests {
         assert!(!draft.exists() && own.exists());
         keep.store(&revision()).unwrap();
         assert!(!own.exists());
+    }
+
+    #[test]
+    fn what_is_noted_of_revisions_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = Keep::open(dir.path()).unwrap();
+        for sequence in 0..=LOG_MAX as u64 {
+            let entry = RevisionEntry {
+                sequence,
+                ..RevisionEntry::default()
+            };
+            keep.note(entry).unwrap();
+        }
+        let log = keep.log().unwrap().entries;
+        let ends = (log[0].sequence, log[LOG_MAX - 1].sequence);
+        assert_eq!((log.len(), ends), (LOG_MAX, (1, LOG_MAX as u64)));
     }
 
     #[test]
@@ -348,7 +432,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let keep = Keep::open(dir.path()).unwrap();
         let mut damaged = revision();
-        damaged.bundle = "abd".into();
+        damaged.bundle = crate::publish::tests::revision_of("abd", 7).bundle;
         keep.store(&damaged).unwrap();
         assert_eq!(keep.load().unwrap_err().code.0, codes::DIGEST);
         fs::write(dir.path().join(REVISION), b"\xff\xff").unwrap();

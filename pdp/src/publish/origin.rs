@@ -2,13 +2,8 @@
 //!
 //! A task of its own for each, so that one that hangs holds up no other.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use palisade_mesh::{
     diagnostic::Diagnostic,
     place::{At, Place},
@@ -16,19 +11,19 @@ use palisade_mesh::{
 };
 use smol_str::SmolStr;
 use tokio::{
-    sync::{Notify, mpsc},
-    task::spawn_blocking,
-    time::{Instant, sleep, timeout},
+    sync::mpsc,
+    task::{JoinError, spawn_blocking},
+    time::sleep,
 };
 
 use super::{
+    bundled::{LocalBundle, RemoteBundle, Use},
     codes,
+    fetch::Fetch,
     git::{FolderBlame, Mirror},
+    watched::Watched,
 };
 use crate::author::{Texts, codes as policy_codes, files};
-
-/// Longest time that a stream of events can hold back a reading, in quiet times.
-const DEBOUNCE_ROUNDS: u32 = 10;
 
 /// What a source said when it was asked.
 #[derive(Debug)]
@@ -64,6 +59,8 @@ pub(crate) struct Origin {
 #[derive(Debug)]
 enum Kind {
     Folder(Folder),
+    File(LocalBundle),
+    Remote(RemoteBundle),
     Git {
         mirror: Box<Mirror>,
         /// The commit that was judged last, and what keeps it from being used.
@@ -74,9 +71,7 @@ enum Kind {
 #[derive(Debug)]
 struct Folder {
     dir: PathBuf,
-    debounce: Duration,
-    wake: Arc<Notify>,
-    watcher: Option<RecommendedWatcher>,
+    watched: Watched,
     seen: Option<Digest>,
     blame: FolderBlame,
 }
@@ -93,28 +88,42 @@ impl Origin {
         signers: Option<&str>,
         home: PathBuf,
         debounce: Duration,
+        fetch: Option<&Arc<dyn Fetch>>,
     ) -> Result<Self, Diagnostic> {
+        let used = match name.is_empty() {
+            true => Use::Whole,
+            false => Use::Part {
+                signers: signers.map(str::to_owned),
+            },
+        };
         let kind = match &place.at {
             At::Folder(dir) => {
-                let wake = Arc::new(Notify::new());
-                let watcher = watch_folder(dir, wake.clone());
+                let watched = Watched::folder(dir, debounce);
                 if name.is_empty() {
-                    watcher.as_ref().map_err(Clone::clone)?;
+                    watched.check()?;
                 }
                 Kind::Folder(Folder {
                     dir: dir.clone(),
-                    debounce,
-                    wake,
-                    watcher: watcher.ok(),
+                    watched,
                     seen: None,
                     blame: FolderBlame::new(home),
                 })
+            }
+            At::File(path) => {
+                let file = LocalBundle::new(path, used, debounce);
+                if name.is_empty() {
+                    file.watched.check()?;
+                }
+                Kind::File(file)
+            }
+            At::Https(_) | At::Oci(_) => {
+                let fetch = fetch.cloned().ok_or_else(|| not_fetched(place))?;
+                Kind::Remote(RemoteBundle::new(place, used, fetch))
             }
             At::Git(at) => Kind::Git {
                 mirror: Box::new(Mirror::new(place, at, home, signers)?),
                 judged: None,
             },
-            At::Https(_) | At::Oci(_) => return Err(no_bundles(place)),
         };
         Ok(Self {
             name,
@@ -131,8 +140,9 @@ impl Origin {
                 return;
             }
             match &mut self.kind {
-                Kind::Folder(folder) => folder.wait(self.poll).await,
-                Kind::Git { .. } => sleep(self.poll).await,
+                Kind::Folder(folder) => folder.watched.wait(self.poll).await,
+                Kind::File(file) => file.watched.wait(self.poll).await,
+                Kind::Git { .. } | Kind::Remote(_) => sleep(self.poll).await,
             }
         }
     }
@@ -141,6 +151,8 @@ impl Origin {
         let contributes = !self.name.is_empty();
         let (wanted, given) = match &mut self.kind {
             Kind::Folder(folder) => folder.ask(contributes).await,
+            Kind::File(file) => file.ask().await,
+            Kind::Remote(remote) => remote.ask().await,
             Kind::Git { mirror, judged } => match mirror.wanted().await {
                 Ok(wanted) => {
                     let given = ask_git(mirror, judged, &wanted, contributes).await;
@@ -188,8 +200,17 @@ async fn ask_git(
     }))
 }
 
+pub(super) fn unread(place: &str, error: &JoinError) -> Diagnostic {
+    Diagnostic::error(
+        policy_codes::UNREADABLE,
+        format!("`{place}` was not read to its end"),
+    )
+    .cause(error.to_string())
+    .help("it is read again by itself")
+}
+
 /// A source without files is a mistake, not the wish that everything of it be gone.
-fn complete(texts: &mut Texts, contributes: bool) {
+pub(super) fn complete(texts: &mut Texts, contributes: bool) {
     if texts.found.iter().any(Diagnostic::is_error) {
         return;
     }
@@ -228,13 +249,8 @@ impl Folder {
         let (fingerprint, new) = match read.await {
             Ok(read) => read,
             Err(error) => {
-                let diagnostic = Diagnostic::error(
-                    policy_codes::UNREADABLE,
-                    format!("`{}` was not read to its end", self.dir.display()),
-                )
-                .cause(error.to_string())
-                .help("it is read again by itself");
-                return (None, Err(diagnostic));
+                let place = self.dir.display().to_string();
+                return (None, Err(unread(&place, &error)));
             }
         };
         self.seen = Some(fingerprint);
@@ -257,67 +273,13 @@ impl Folder {
         };
         (Some(revision), Ok(Some(given)))
     }
-
-    /// Waits until something happens in it, or it is time to look.
-    async fn wait(&mut self, poll: Duration) {
-        if timeout(poll, self.wake.notified()).await.is_ok() {
-            self.settle().await;
-            return;
-        }
-        // A folder that was replaced has lost its watch; setting it again costs nothing
-        // where it is still there.
-        match &mut self.watcher {
-            Some(watcher) => {
-                let _ = watcher.watch(&self.dir, RecursiveMode::Recursive);
-            }
-            None => self.watcher = watch_folder(&self.dir, self.wake.clone()).ok(),
-        }
-    }
-
-    /// Waits until nothing has happened for the quiet time, within reason.
-    async fn settle(&self) {
-        let deadline = Instant::now() + self.debounce * DEBOUNCE_ROUNDS;
-        while Instant::now() < deadline {
-            tokio::select! {
-                () = sleep(self.debounce) => return,
-                () = self.wake.notified() => {}
-            }
-        }
-    }
 }
 
-fn watch_folder(dir: &Path, wake: Arc<Notify>) -> Result<RecommendedWatcher, Diagnostic> {
-    let failed = |error: notify::Error| {
-        Diagnostic::error(
-            codes::WATCH,
-            format!("policy folder `{}` cannot be watched", dir.display()),
-        )
-        .cause(error.to_string())
-        .help("check that the folder exists and that this user may read it")
-    };
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        // Our own reading is an event too; following it would never end.
-        if event.map_or(true, |e| !is_reading(&e)) {
-            wake.notify_one();
-        }
-    })
-    .map_err(failed)?;
-    watcher
-        .watch(dir, RecursiveMode::Recursive)
-        .map_err(failed)?;
-    Ok(watcher)
-}
-
-fn is_reading(event: &notify::Event) -> bool {
-    use notify::event::{AccessKind, AccessMode, EventKind};
-    matches!(event.kind, EventKind::Access(kind) if kind != AccessKind::Close(AccessMode::Write))
-}
-
-fn no_bundles(place: &Place) -> Diagnostic {
+fn not_fetched(place: &Place) -> Diagnostic {
     Diagnostic::error(
         codes::UNREACHABLE_SOURCE,
         format!("policy source `{place}` cannot be asked"),
     )
-    .cause("this build fetches no bundles")
-    .help("name a folder or a git repository")
+    .cause("nothing is fetched here")
+    .help("name a folder, a bundle file or a git repository")
 }

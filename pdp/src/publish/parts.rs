@@ -12,16 +12,20 @@ use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
     place::SILENCE,
-    wire::policy::{Bundle, File},
+    wire::policy::{File, Release, Revision, SignedBundle},
 };
 use smol_str::SmolStr;
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{
+    bundled::Vouched,
     origin::{Given, Origin, Word},
     source::SourceConfig,
 };
-use crate::author::{Contributor, Provenance, Texts, codes, contributors, files};
+use crate::{
+    author::{Contributor, Texts, codes, contributors, files},
+    compiled::Compiled,
+};
 
 /// How a source stands.
 #[derive(Debug, Clone)]
@@ -190,6 +194,9 @@ impl Parts {
         without: &BTreeSet<SmolStr>,
     ) -> Texts {
         let mut texts = root.clone();
+        if texts.signed.is_some() {
+            return texts;
+        }
         for contributor in contributors(root.settings(), &self.base()) {
             let name = contributor.name.as_str();
             if let Some(other) = self.of(name, newest).filter(|_| !without.contains(name)) {
@@ -259,6 +266,15 @@ impl Parts {
         pending.for_each(|p| p.fresh = true);
     }
 
+    /// Has everything judged again with the next word, also what is in force.
+    pub(crate) fn judge_again(&mut self) {
+        for part in self.parts.values_mut() {
+            let again = part.good.clone().map(|t| (t, part.standing.has.clone()));
+            part.newest = part.newest.take().or(again);
+            part.fresh = part.newest.is_some();
+        }
+    }
+
     /// Everything that keeps newest content from being put in force, the repository's first.
     pub(crate) fn refused(&self) -> Vec<Diagnostic> {
         let refused = self
@@ -294,7 +310,7 @@ impl Parts {
         let Some(texts) = root.good.as_ref().or(newest) else {
             return;
         };
-        let listed = contributors(texts.settings(), &self.base());
+        let listed = self.listed(texts);
         self.parts.retain(|name, _| {
             name.is_empty() || listed.iter().any(|contributor| contributor.name == *name)
         });
@@ -331,17 +347,24 @@ impl Parts {
         }
     }
 
-    /// Takes what is in force from a bundle that was kept.
-    pub(crate) fn restore(&mut self, bundle: &Bundle, since_us: i64) {
+    /// Takes what is in force from a revision that was kept.
+    pub(crate) fn restore(&mut self, compiled: &Compiled, revision: &Revision) {
+        if self.config.place.is_bundle() {
+            return self.restore_whole(compiled, revision);
+        }
+        let since_us = revision.issued_us;
+        let Some(kept) = Texts::of_compiled(compiled) else {
+            return;
+        };
         let mut of_source: BTreeMap<&str, Vec<File>> = BTreeMap::new();
-        for file in &bundle.files {
+        for file in &kept.files {
             let (source, path) = files::source_of(&file.path);
             of_source.entry(source).or_default().push(File {
                 path: path.to_owned(),
                 text: file.text.clone(),
             });
         }
-        let provenance = Provenance::of_bundle(bundle);
+        let provenance = &kept.provenance;
         let texts = |source: &str, revision: &str, files: Vec<File>| {
             let mut texts = Texts::of(revision.to_owned(), files, Vec::new());
             texts.provenance = provenance.of_source(source);
@@ -349,17 +372,11 @@ impl Parts {
         };
         let root = of_source.remove("").unwrap_or_default();
         if let Some(part) = self.parts.get_mut("") {
-            part.good = Some(texts("", &bundle.git_revision, root));
-            part.restored(&bundle.git_revision, since_us);
+            part.good = Some(texts("", &kept.git_revision, root));
+            part.restored(&kept.git_revision, since_us);
         }
-        let named = contributors(
-            self.parts
-                .get("")
-                .and_then(|p| p.good.as_ref())
-                .map_or("", |t| t.settings()),
-            &self.base(),
-        );
-        for contribution in &bundle.contributions {
+        let named = contributors(kept.settings(), &self.base());
+        for contribution in kept.contributions() {
             let name = contribution.name.as_str();
             let Some(contributor) = named.iter().find(|c| c.name == name) else {
                 continue;
@@ -371,6 +388,28 @@ impl Parts {
             self.parts.insert(name.into(), part);
         }
         self.follow();
+    }
+
+    fn restore_whole(&mut self, compiled: &Compiled, revision: &Revision) {
+        if let Some(part) = self.parts.get_mut("") {
+            let signed = SignedBundle {
+                bundle: revision.bundle.clone(),
+                content_signatures: revision.content_signatures.clone(),
+                release: Some(Release {
+                    sequence: revision.sequence,
+                    issued_us: revision.issued_us,
+                    signatures: revision.release_signatures.clone(),
+                }),
+                stamp: revision.stamp.clone(),
+            };
+            part.good = Some(Arc::new(Texts::whole(signed)));
+            part.restored(&compiled.digest.short(), revision.issued_us);
+        }
+    }
+
+    /// What others have signed about the repository, as it is with those in `newest`.
+    pub(crate) fn vouched(&self, newest: &BTreeSet<SmolStr>) -> Vouched {
+        self.of("", newest).map(Vouched::of).unwrap_or_default()
     }
 
     /// How each stands, the repository itself first.
@@ -423,8 +462,17 @@ impl Parts {
             .join("sources")
             .join(folder)
             .join(&*name);
-        let origin = Origin::new(name, place, signers, home, self.config.debounce)?;
+        let (debounce, fetch) = (self.config.debounce, self.config.fetch.as_ref());
+        let origin = Origin::new(name, place, signers, home, debounce, fetch)?;
         Ok(tokio::spawn(origin.follow(self.words.clone())).abort_handle())
+    }
+
+    /// What the repository is put together with. A bundle is whole as it is.
+    fn listed(&self, root: &Texts) -> Vec<Contributor> {
+        match self.config.place.is_bundle() {
+            true => Vec::new(),
+            false => contributors(root.settings(), &self.base()),
+        }
     }
 
     /// Where folders of contributing sources start.

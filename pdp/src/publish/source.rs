@@ -12,15 +12,15 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
     place::Place,
     snapshot::Digest,
     spiffe_id::SpiffeId,
-    wire::policy::{Bundle, Revision},
+    wire::policy::{Revision, RevisionEntry, Stamp},
 };
-use prost::Message;
 use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, watch},
@@ -29,15 +29,24 @@ use tokio::{
 };
 
 use super::{
+    bundled::Vouched,
     changes, codes,
-    keep::Keep,
+    fetch::Fetch,
+    keep::{History, Keep},
     origin::Word,
     parts::{Parts, Standing},
     recorder::Recorder,
     rollout::Plan,
+    slices::Slices,
 };
 use crate::{
     author::{self, Loaded, Texts},
+    bundle::{
+        codes::UNSIGNED_FOLDER,
+        key::SigningKey,
+        statement::{self, Statement},
+        trust::{self, SignedBy, TrustConfig},
+    },
     compiled::Compiled,
 };
 
@@ -70,10 +79,15 @@ pub struct SourceConfig {
     pub rollout: Option<Plan>,
     /// How often a rollout is looked at.
     pub look: Duration,
+    /// How bundles are fetched from elsewhere; without it they are not.
+    pub fetch: Option<Arc<dyn Fetch>>,
+    /// Who must have signed; without it, nobody.
+    pub trust: Option<TrustConfig>,
 }
 
 impl SourceConfig {
-    /// Follows `place`, keeps state in `state_dir`: 100 ms quiet time.
+    /// Follows `place`, keeps state in `state_dir`: 100 ms quiet time, no signatures
+    /// demanded.
     pub fn new(place: impl Into<Place>, state_dir: impl Into<PathBuf>) -> Self {
         Self {
             place: place.into(),
@@ -82,6 +96,8 @@ impl SourceConfig {
             debounce: Duration::from_millis(100),
             rollout: None,
             look: LOOK_EVERY,
+            fetch: None,
+            trust: None,
         }
     }
 }
@@ -90,6 +106,9 @@ impl SourceConfig {
 const START_WAIT: Duration = Duration::from_secs(5);
 /// Words that may wait to be heard; a source that has more to say waits itself.
 const WORDS_MAX: usize = 64;
+
+/// How long a stamp of the PDP's own holds; with each word it gives a new one.
+const STAMP_LIFE: Duration = Duration::from_secs(60);
 
 /// A revision in force.
 #[derive(Debug)]
@@ -104,9 +123,39 @@ pub struct Published {
     pub since_us: i64,
     /// Warnings and notes about it.
     pub diagnostics: Vec<Diagnostic>,
+    /// Who vouches for it.
+    pub signed: SignedBy,
+    slices: Slices,
+    /// What others have stamped, or our own key.
+    stamp: Result<Stamp, Arc<SigningKey>>,
 }
 
 impl Published {
+    /// What the proxy with this identity is sent of it.
+    ///
+    /// Blocks on CPU for some milliseconds where it was not asked for lately.
+    pub fn slice(&self, identity: &SpiffeId) -> Bytes {
+        self.slices.of(&self.compiled, identity)
+    }
+
+    /// The word that it is the newest: what others have signed, or our own as of `now_us`.
+    pub fn stamp(&self, now_us: i64) -> Stamp {
+        let key = match &self.stamp {
+            Ok(given) => return given.clone(),
+            Err(key) => key,
+        };
+        let life_us = i64::try_from(STAMP_LIFE.as_micros()).unwrap_or(i64::MAX);
+        let mut stamp = Stamp {
+            issued_us: now_us,
+            until_us: now_us.saturating_add(life_us),
+            signatures: Vec::new(),
+        };
+        let domain = &self.compiled.trust_domain;
+        let said = statement::stamp(domain, self.digest(), self.sequence(), &stamp);
+        stamp.signatures = vec![said.sign(key)];
+        stamp
+    }
+
     /// Digest of the bundle.
     pub fn digest(&self) -> Digest {
         self.compiled.digest
@@ -187,6 +236,10 @@ impl SourceError {
 #[derive(Debug)]
 pub struct Source {
     keep: Keep,
+    key: Arc<SigningKey>,
+    trust: Option<TrustConfig>,
+    /// The keys that are trusted, as they last were.
+    keys: Option<Digest>,
     place: Place,
     look_every: Duration,
     clock: Clock,
@@ -213,9 +266,13 @@ impl Source {
     ) -> Result<Self, SourceError> {
         let keep = Keep::open(&config.state_dir).map_err(SourceError::State)?;
         let kept = keep.load().map_err(SourceError::State)?;
+        let key = keep.signing_key().map_err(SourceError::State)?;
         let (sender, words) = mpsc::channel(WORDS_MAX);
         let mut source = Self {
             keep,
+            key: Arc::new(key),
+            keys: None,
+            trust: config.trust.clone(),
             place: config.place.clone(),
             look_every: config.look,
             recorder,
@@ -243,6 +300,11 @@ impl Source {
     /// How each source stands, now and later.
     pub fn standings(&self) -> watch::Receiver<Vec<Standing>> {
         self.standings.subscribe()
+    }
+
+    /// The revisions that were in force lately.
+    pub fn history(&self) -> History {
+        History::new(self.keep.clone())
     }
 
     /// Follows the sources, orders and the rollout under way until dropped.
@@ -282,28 +344,56 @@ impl Source {
     /// Puts in force what is new and good; what is new and bad is told, and what was good
     /// of its source stays.
     async fn settle(&mut self) {
+        self.look_at_keys().await;
         let pending = self.parts.pending();
         if !pending.is_empty() {
             let outcome = self.choose(&pending).await;
-            let stored = match outcome.loaded {
-                Some((compiled, notes)) => self.offer(compiled, notes),
-                None => Ok(()),
-            };
-            let now_us = self.clock.now_us();
-            match stored {
-                Ok(()) => {
-                    self.parts.take(&outcome.taken, &outcome.left_out, now_us);
-                    self.parts.refuse(outcome.refused, now_us);
-                    self.tell_refused();
-                }
-                Err(diagnostic) => {
-                    self.parts.try_again();
-                    self.reject(vec![diagnostic]);
-                }
-            }
+            self.decide(outcome);
             self.parts.follow();
         }
         self.standings.send_replace(self.parts.standings());
+    }
+
+    /// Puts in force what was chosen, or notes what keeps it from being so.
+    fn decide(&mut self, mut outcome: Outcome) {
+        let now_us = self.clock.now_us();
+        let stored = match outcome.loaded.take() {
+            Some((compiled, notes)) => {
+                let vouched = self.parts.vouched(&outcome.taken);
+                self.offer(compiled, vouched, notes)
+            }
+            None => Ok(()),
+        };
+        match stored {
+            Ok(()) => {
+                self.parts.take(&outcome.taken, &outcome.left_out, now_us);
+                self.parts.refuse(outcome.refused, now_us);
+                self.tell_refused();
+            }
+            Err(diagnostic) if diagnostic.code.0 == codes::STATE_DIR => {
+                self.parts.try_again();
+                self.reject(vec![diagnostic]);
+            }
+            Err(diagnostic) => {
+                self.parts.take(&BTreeSet::new(), &BTreeSet::new(), now_us);
+                let refused = BTreeMap::from([(SmolStr::default(), vec![diagnostic])]);
+                self.parts.refuse(refused, now_us);
+                self.tell_refused();
+            }
+        }
+    }
+
+    /// What was refused may be good once the keys are mended.
+    async fn look_at_keys(&mut self) {
+        let Some(trust) = self.trust.clone() else {
+            return;
+        };
+        let read = spawn_blocking(move || trust.fingerprint()).await;
+        if let Ok(keys) = read
+            && self.keys.replace(keys).is_some_and(|before| before != keys)
+        {
+            self.parts.judge_again();
+        }
     }
 
     /// Looks for the most of `pending` that is good together: all of it, or else one source
@@ -381,16 +471,18 @@ impl Source {
             compiled,
             diagnostics,
         } = loaded.unwrap_or_default();
-        match compiled {
-            Some(compiled) => {
-                if let Ok(bundle) = Bundle::decode(compiled.bundle.clone()) {
-                    self.parts.restore(&bundle, kept.issued_us);
-                }
+        let Some(compiled) = compiled else {
+            tracing::warn!("kept policy revision cannot be used by this build");
+            return;
+        };
+        match self.believed(&compiled, &kept) {
+            Ok(_) => {
+                self.parts.restore(&compiled, &kept);
                 let published = self.published(compiled, kept.issued_us, kept, diagnostics);
                 self.state
                     .send_modify(|s| s.current = Some(Arc::new(published)));
             }
-            None => tracing::warn!("kept policy revision cannot be used by this build"),
+            Err(error) => tracing::warn!(%error, "kept policy revision is not served"),
         }
     }
 
@@ -406,13 +498,135 @@ impl Source {
         self.parts.assemble(&newest, &none)
     }
 
-    /// The next revision.
-    fn signed(&self, compiled: &Compiled, now_us: i64) -> Revision {
-        Revision {
+    /// The content in force is there again, perhaps signed by more or stamped anew.
+    pub(super) fn renew(
+        &mut self,
+        current: &Published,
+        vouched: Vouched,
+    ) -> Result<(), Diagnostic> {
+        let before = &current.revision;
+        let mut revision = Revision {
+            stamp: vouched.stamp,
+            ..before.clone()
+        };
+        if !vouched.content.is_empty() {
+            revision.content_signatures = vouched.content;
+        }
+        if let Some(release) = vouched.release {
+            revision.issued_us = release.issued_us;
+            revision.release_signatures = release.signatures;
+        }
+        let news = revision != *before;
+        let signed = self.accepted(&current.compiled, &revision)?;
+        if !news {
+            return Ok(());
+        }
+        self.keep.store(&revision)?;
+        let next = Arc::new(Published {
+            stamp: self.stamps(&revision),
+            revision,
+            signed,
+            compiled: current.compiled.clone(),
+            git_revision: current.git_revision.clone(),
+            since_us: current.since_us,
+            diagnostics: current.diagnostics.clone(),
+            slices: Slices::default(),
+        });
+        self.state.send_modify(|s| s.current = Some(next));
+        Ok(())
+    }
+
+    /// A number and the signatures that were vouched for it, or our own.
+    fn signed(&self, compiled: &Compiled, vouched: Vouched, now_us: i64) -> Revision {
+        let (domain, digest) = (&compiled.trust_domain, compiled.digest);
+        let own = |said: Statement<'_>| vec![said.sign(&self.key)];
+        let mut revision = Revision {
             bundle: compiled.bundle.clone(),
-            sha256: compiled.digest.0.to_vec(),
-            sequence: self.sequence + 1,
-            issued_us: now_us,
+            sha256: digest.0.to_vec(),
+            content_signatures: vouched.content,
+            stamp: vouched.stamp,
+            ..Revision::default()
+        };
+        if revision.content_signatures.is_empty() {
+            revision.content_signatures = own(statement::content(domain, digest));
+        }
+        match vouched.release {
+            Some(release) => {
+                revision.sequence = release.sequence;
+                revision.issued_us = release.issued_us;
+                revision.release_signatures = release.signatures;
+            }
+            None => {
+                revision.sequence = self.sequence + 1;
+                revision.issued_us = now_us;
+                let release = statement::release(domain, digest, &revision);
+                revision.release_signatures = own(release);
+            }
+        }
+        revision
+    }
+
+    /// Whether a revision may be put in force now.
+    fn accepted(&self, compiled: &Compiled, revision: &Revision) -> Result<SignedBy, Diagnostic> {
+        if self.trust.is_some() && !self.place.is_bundle() {
+            return Err(unsigned_place(&self.place));
+        }
+        let signed = self.believed(compiled, revision)?;
+        if let Some(trust) = &self.trust {
+            trust.load()?.check_stamp(
+                &compiled.trust_domain,
+                (compiled.digest, revision.sequence),
+                revision.stamp.as_ref(),
+                self.clock.now_us(),
+            )?;
+        }
+        Ok(signed)
+    }
+
+    /// Whether those who must have signed have.
+    fn believed(&self, compiled: &Compiled, revision: &Revision) -> Result<SignedBy, Diagnostic> {
+        let trust = self.trust.as_ref();
+        trust::check(trust, &compiled.trust_domain, compiled.digest, revision)
+    }
+
+    fn published(
+        &self,
+        compiled: Compiled,
+        since_us: i64,
+        revision: Revision,
+        diagnostics: Vec<Diagnostic>,
+    ) -> Published {
+        let signed = self.believed(&compiled, &revision);
+        Published {
+            // What is not believed any more is nobody's word but ours.
+            signed: signed.unwrap_or(SignedBy::Pdp),
+            stamp: self.stamps(&revision),
+            revision,
+            git_revision: compiled.git_revision.clone(),
+            since_us,
+            diagnostics,
+            compiled: Arc::new(compiled),
+            slices: Slices::default(),
+        }
+    }
+
+    fn stamps(&self, revision: &Revision) -> Result<Stamp, Arc<SigningKey>> {
+        revision.stamp.clone().ok_or_else(|| self.key.clone())
+    }
+
+    /// Writes down that a revision is in force. Nothing depends on it but what is shown.
+    fn note(&self, published: &Published) {
+        let entry = RevisionEntry {
+            sequence: published.sequence(),
+            sha256: published.digest().0.to_vec(),
+            since_us: published.since_us,
+            git_revision: published.git_revision.clone(),
+            signed: published.signed.to_string(),
+            signers: published.signed.signers().to_vec(),
+            policies: published.compiled.info.len() as u64,
+        };
+        if let Err(error) = self.keep.note(entry) {
+            tracing::error!(%error, "the list of revisions is not kept");
         }
     }
 
@@ -446,29 +660,16 @@ impl Source {
         self.state
             .send_modify(|s| s.rejected = Some(Arc::new(rejected)));
     }
+}
 
-    #[expect(
-        clippy::unused_self,
-        reason = "who publishes a revision vouches for it"
-    )]
-    fn published(
-        &self,
-        compiled: Compiled,
-        since_us: i64,
-        revision: Revision,
-        diagnostics: Vec<Diagnostic>,
-    ) -> Published {
-        let git_revision = Bundle::decode(compiled.bundle.clone())
-            .map(|b| b.git_revision)
-            .unwrap_or_default();
-        Published {
-            revision,
-            git_revision,
-            since_us,
-            diagnostics,
-            compiled: Arc::new(compiled),
-        }
-    }
+/// Content that can be signed by nobody, where somebody must have.
+fn unsigned_place(place: &Place) -> Diagnostic {
+    Diagnostic::error(
+        UNSIGNED_FOLDER,
+        format!("`{place}` is no bundle, and carries no signatures of it"),
+    )
+    .cause("`policy_trust` demands that policies are signed")
+    .help("serve a signed file: palisade bundle build DIR -f FILE, then palisade bundle sign FILE --key KEY --sequence N")
 }
 
 /// What became of the newest content of the sources.

@@ -15,10 +15,11 @@ use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
     snapshot::Digest,
+    spiffe_id::TrustDomain,
     wire::policy::{
         Ack, Announce, Announcement, Endpoints, Hello, Nack, Newest, PdpMessage, ProxyMessage,
-        Revision, Status, distribution_client::DistributionClient, pdp_message::Kind as FromPdp,
-        proxy_message::Kind as ToPdp,
+        Revision, Stamp, Status, distribution_client::DistributionClient,
+        pdp_message::Kind as FromPdp, proxy_message::Kind as ToPdp,
     },
 };
 use tokio::{
@@ -34,9 +35,13 @@ use super::{
     beside::{Beside, Tried},
     codes,
     keep::{self, Keep, REVISION_LEN_MAX},
-    word::{self, Freshness},
+    older,
+    word::{self, Freshness, Held},
 };
-use crate::author::FEATURES;
+use crate::bundle::{
+    FEATURES, Opened,
+    trust::{self, SignedBy, Trust, TrustConfig},
+};
 
 /// Messages waiting to be sent.
 const QUEUE_LEN: usize = 8;
@@ -68,6 +73,8 @@ pub struct SubscriptionConfig {
     pub clock: Clock,
     /// Who tries revisions beside the one in force, if anybody can.
     pub beside: Option<Arc<dyn Beside>>,
+    /// Who must have signed; without it, nobody.
+    pub trust: Option<TrustConfig>,
 }
 
 impl SubscriptionConfig {
@@ -84,6 +91,7 @@ impl SubscriptionConfig {
             backoff_max: Duration::from_secs(10),
             clock: Clock::system(),
             beside: None,
+            trust: None,
         }
     }
 }
@@ -115,6 +123,12 @@ pub struct SubscriptionState {
     pub sequence: u64,
     /// Its digest.
     pub digest: Digest,
+    /// Whose policy it is.
+    pub domain: Option<TrustDomain>,
+    /// Who vouches for it.
+    pub signed: Option<SignedBy>,
+    /// Why the last stamp is not believed, where one is demanded.
+    pub unstamped: Option<Diagnostic>,
     /// Why the last attempt or revision failed.
     pub last_error: Option<Diagnostic>,
     /// Since when no stream is open, microseconds since the Unix epoch.
@@ -296,23 +310,27 @@ impl Subscription {
     {
         let keep = self.keep.clone();
         let freshness = self.freshness.clone();
+        let trust = self.config.trust.clone();
         let load = move || {
             let word = keep.load_word()?;
             // Known also when the revision itself is lost: nothing older comes in.
             if let Some(word) = &word {
                 freshness.restore(word);
             }
-            let kept = keep.load()?;
-            if let Some(kept) = &kept {
-                word::check(kept, word.as_ref())?;
-            }
-            Ok(kept)
+            let Some(kept) = keep.load()? else {
+                return Ok(None);
+            };
+            word::check(&kept, word.as_ref())?;
+            let Opened { bundle, digest } = keep::open(&kept)?;
+            let domain = trust::domain_of(&bundle.trust_domain)?;
+            let signed = trust::check(trust.as_ref(), &domain, digest, &kept)?;
+            Ok(Some((kept, Believed { domain, signed })))
         };
         let kept = spawn_blocking(load).await;
         let failed = match kept {
-            Ok(Ok(Some(kept))) => match applied(apply, kept.clone()).await {
+            Ok(Ok(Some((kept, believed)))) => match applied(apply, kept.clone()).await {
                 Ok(()) => {
-                    self.in_force(kept, true);
+                    self.in_force(kept, believed, true);
                     return;
                 }
                 Err(diagnostic) => diagnostic,
@@ -343,11 +361,13 @@ impl Subscription {
         }
     }
 
-    fn in_force(&self, revision: Revision, from_disk: bool) {
+    fn in_force(&self, revision: Revision, believed: Believed, from_disk: bool) {
         self.state.send_modify(|s| {
             s.sequence = revision.sequence;
             s.digest = Digest::from_slice(&revision.sha256).unwrap_or_default();
             s.from_disk = from_disk;
+            s.domain = Some(believed.domain.clone());
+            s.signed = Some(believed.signed.clone());
             s.last_error = None;
         });
         self.revision.send_replace(Some(Arc::new(revision)));
@@ -435,15 +455,58 @@ impl Subscription {
     }
 
     /// The PDP said what the newest revision is.
-    fn note_newest(&self, newest: &Newest) {
+    async fn note_newest(&self, newest: &Newest) {
         let ahead_us = newest.now_us - self.config.clock.now_us();
-        self.state.send_modify(|s| {
-            s.clock_ahead_us = Some(ahead_us);
-            let digest = Digest::from_slice(&newest.sha256);
-            if newest.sequence == s.sequence && digest == Some(s.digest) {
-                self.freshness.confirm(s.sequence, s.digest);
+        self.state
+            .send_modify(|s| s.clock_ahead_us = Some(ahead_us));
+        let (sequence, digest, domain) = {
+            let state = self.state.borrow();
+            (state.sequence, state.digest, state.domain.clone())
+        };
+        let Some(domain) = domain else {
+            return;
+        };
+        if newest.sequence != sequence || Digest::from_slice(&newest.sha256) != Some(digest) {
+            return;
+        }
+        let (trust, now_us) = (self.config.trust.clone(), self.freshness.now_us());
+        let stamp = newest.stamp.clone();
+        let stamped = blocking(move || {
+            let trust = trust.map(|t| t.load()).transpose()?;
+            held(trust.as_ref(), &domain, (digest, sequence), stamp, now_us)
+        })
+        .await;
+        if let Ok(stamp) = stamped {
+            self.freshness.confirm(sequence, digest, stamp);
+        }
+        self.state.send_if_modified(|s| {
+            let unstamped = stamped.err();
+            let news = s.unstamped != unstamped;
+            if news && let Some(error) = &unstamped {
+                tracing::error!(%error, "policy revision is not confirmed");
             }
+            s.unstamped = unstamped;
+            news
         });
+    }
+
+    /// Whether those who must have signed a revision have, and stamped it.
+    async fn believed(
+        &self,
+        domain: TrustDomain,
+        digest: Digest,
+        revision: &Revision,
+    ) -> Result<(Believed, Option<Held>), Diagnostic> {
+        let (trust, now_us) = (self.config.trust.clone(), self.freshness.now_us());
+        let revision = revision.clone();
+        blocking(move || {
+            let signed = trust::check(trust.as_ref(), &domain, digest, &revision)?;
+            let trust = trust.map(|t| t.load()).transpose()?;
+            let of = (digest, revision.sequence);
+            let stamp = held(trust.as_ref(), &domain, of, revision.stamp, now_us)?;
+            Ok((Believed { domain, signed }, stamp))
+        })
+        .await
     }
 
     fn hello(&self) -> Hello {
@@ -524,7 +587,7 @@ impl Subscription {
                 Ok(())
             }
             Some(FromPdp::Newest(newest)) => {
-                self.note_newest(&newest);
+                self.note_newest(&newest).await;
                 Ok(())
             }
             None => Ok(()),
@@ -535,7 +598,7 @@ impl Subscription {
     where
         A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
     {
-        let digest = keep::check_digest(&revision)?;
+        let Opened { bundle, digest } = keep::open(&revision)?;
         let (have_sequence, have_digest) = {
             let state = self.state.borrow();
             (state.sequence, state.digest)
@@ -552,17 +615,20 @@ impl Subscription {
         {
             return Err(older(revision.sequence, seen));
         }
+        let domain = trust::domain_of(&bundle.trust_domain)?;
+        drop(bundle);
+        let (believed, stamp) = self.believed(domain, digest, &revision).await?;
         applied(apply, revision.clone()).await?;
         let keep = self.keep.clone();
         let kept = revision.clone();
         // In force whether or not it can be kept: the older one on disk would be
         // worse, and is what a restart falls back to.
-        if let Ok(Err(diagnostic)) = spawn_blocking(move || keep.store(&kept)).await {
+        if let Ok(Err(diagnostic)) = spawn_blocking(move || keep.succeed(&kept)).await {
             tracing::error!(error = %diagnostic, "policy revision is not kept");
         }
-        self.freshness.confirm(revision.sequence, digest);
+        self.freshness.confirm(revision.sequence, digest, stamp);
         self.keep_word().await;
-        self.in_force(revision, false);
+        self.in_force(revision, believed, false);
         Ok(())
     }
 }
@@ -581,26 +647,36 @@ where
     }
 }
 
-/// Attack T104.
-fn older(got: u64, have: u64) -> Diagnostic {
-    Diagnostic::error(
-        codes::SEQUENCE,
-        format!("policy revision {got} is not newer than {have}, which is or was in force"),
-    )
-    .cause("numbers only grow; a lower one is a rollback by somebody else, or a PDP that lost its state")
-    .help("restore the PDP's state folder; to go back to old content, publish it under a new number")
+/// Whose word a revision is.
+struct Believed {
+    domain: TrustDomain,
+    signed: SignedBy,
 }
 
-async fn applied<A>(apply: &Apply<A>, revision: Revision) -> Result<(), Diagnostic>
-where
-    A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
-{
-    let apply = apply.clone();
-    let done = spawn_blocking(move || {
-        let mut apply = apply.lock().unwrap_or_else(PoisonError::into_inner);
-        apply(revision)
+/// The stamp of a revision, where one is demanded and this one is good.
+fn held(
+    trust: Option<&Trust>,
+    domain: &TrustDomain,
+    revision: (Digest, u64),
+    stamp: Option<Stamp>,
+    now_us: i64,
+) -> Result<Option<Held>, Diagnostic> {
+    let Some(trust) = trust else {
+        return Ok(None);
+    };
+    let until_us = trust.check_stamp(domain, revision, stamp.as_ref(), now_us)?;
+    let held = stamp.zip(until_us).map(|(stamp, until_us)| Held {
+        issued_us: stamp.issued_us,
+        until_us,
     });
-    done.await.unwrap_or_else(|error| {
+    Ok(held)
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Diagnostic> + Send + 'static,
+) -> Result<T, Diagnostic> {
+    spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(Diagnostic::error(
             codes::APPLY_FAILED,
             "policy revision could not be put in force",
@@ -608,6 +684,18 @@ where
         .cause(format!("bug: {error}"))
         .help("the revision before stays in force; report this with the log"))
     })
+}
+
+async fn applied<A>(apply: &Apply<A>, revision: Revision) -> Result<(), Diagnostic>
+where
+    A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+{
+    let apply = apply.clone();
+    blocking(move || {
+        let mut apply = apply.lock().unwrap_or_else(PoisonError::into_inner);
+        apply(revision)
+    })
+    .await
 }
 
 /// Message, place and cause on one line.

@@ -17,7 +17,7 @@ use palisade_mesh::{
     svid::Peer,
     wire::{
         policy::{
-            Announcement, Endpoints, PdpMessage, ProxyMessage, Revision, Status,
+            Announcement, Bundle, Endpoints, PdpMessage, ProxyMessage, Revision, Status,
             distribution_server as server, pdp_message,
         },
         record::{Record, record::Body},
@@ -35,11 +35,19 @@ use tonic::{
     transport::{Endpoint, Server},
 };
 
+use prost::Message as _;
+
 use super::{keep::Keep, *};
-use crate::author::sample;
+use crate::{
+    author::{codes::BUNDLE_BROKEN, sample},
+    bundle::manifest,
+};
+
+mod trust;
 
 mod composed;
 mod git;
+mod remote;
 
 /// Longest wait for anything; only a failure takes that long.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -254,7 +262,7 @@ mod sources {
         let error = opened.await.unwrap_err();
         assert!(matches!(
             error.diagnostic().code.0,
-            codes::DIGEST | codes::STATE_DIR
+            BUNDLE_BROKEN | codes::DIGEST | codes::STATE_DIR
         ));
         let nowhere = dir.path().join("nowhere");
         let state = tempfile::tempdir().unwrap();
@@ -780,13 +788,27 @@ impl server::Distribution for Scripted {
     }
 }
 
+/// A revision with that content, whatever it means.
+pub(super) fn revision_of(content: &str, sequence: u64) -> Revision {
+    let mut bundle = Bundle {
+        trust_domain: "demo.test".to_owned(),
+        git_revision: content.to_owned(),
+        ..Bundle::default()
+    };
+    let digest = manifest::digest(&mut bundle).unwrap();
+    Revision {
+        bundle: bundle.encode_to_vec().into(),
+        sha256: digest.0.to_vec(),
+        sequence,
+        ..Revision::default()
+    }
+}
+
 fn revision(sequence: u64, content: &str, digest_of: &str) -> PdpMessage {
     PdpMessage {
         kind: Some(pdp_message::Kind::Revision(Revision {
-            bundle: content.to_owned().into(),
-            sha256: Digest::of(digest_of.as_bytes()).0.to_vec(),
-            sequence,
-            issued_us: 0,
+            sha256: revision_of(digest_of, 0).sha256,
+            ..revision_of(content, sequence)
         })),
     }
 }

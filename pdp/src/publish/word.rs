@@ -95,6 +95,11 @@ struct Word {
     /// Age at `since`, microseconds.
     age_us: u64,
     since: Uptime,
+    /// The end of the newest stamp, where stamps are demanded.
+    stamp_until_us: Option<i64>,
+    /// The least time it can have been at `since`: a stamp told a time, and what has
+    /// passed since then is known.
+    known_us: i64,
 }
 
 impl Word {
@@ -106,6 +111,20 @@ impl Word {
         };
         self.age_us.saturating_add(more)
     }
+
+    /// The least time it can be now.
+    fn known_us(&self, now: &Uptime) -> i64 {
+        let passed = self.age_us(now).saturating_sub(self.age_us);
+        let passed = i64::try_from(passed).unwrap_or(i64::MAX);
+        self.known_us.saturating_add(passed)
+    }
+}
+
+/// A stamp that was good when it came. Times are microseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) issued_us: i64,
+    pub(crate) until_us: i64,
 }
 
 /// How old the snapshot in force is; clones are one.
@@ -147,16 +166,36 @@ impl Freshness {
         word.as_ref().map(|w| (w.sequence, w.digest))
     }
 
-    /// Notes that the PDP calls this revision the newest.
-    pub(crate) fn confirm(&self, sequence: u64, digest: Digest) {
-        let word = Word {
+    /// The end of the newest stamp, microseconds since the Unix epoch, where stamps are
+    /// demanded.
+    pub fn stamp_until_us(&self) -> Option<i64> {
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().and_then(|w| w.stamp_until_us)
+    }
+
+    /// The time by which stamps are judged: the wall clock's, unless stamps have shown
+    /// that it is later. A clock that is set back makes no old stamp good.
+    pub fn now_us(&self) -> i64 {
+        let now = (self.meter.0)();
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        let known_us = word.as_ref().map_or(i64::MIN, |w| w.known_us(&now));
+        self.clock.now_us().max(known_us)
+    }
+
+    /// Notes that the PDP calls this revision the newest, and the stamp that proves it.
+    pub(crate) fn confirm(&self, sequence: u64, digest: Digest, stamp: Option<Held>) {
+        let since = (self.meter.0)();
+        let mut word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        let known_us = word.as_ref().map_or(i64::MIN, |w| w.known_us(&since));
+        *word = Some(Word {
             sequence,
             digest,
             confirmed_us: self.clock.now_us(),
             age_us: 0,
-            since: (self.meter.0)(),
-        };
-        *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
+            since,
+            stamp_until_us: stamp.map(|s| s.until_us),
+            known_us: stamp.map_or(known_us, |s| s.issued_us.max(known_us)),
+        });
     }
 
     /// Goes on from what was kept.
@@ -174,6 +213,14 @@ impl Freshness {
             confirmed_us: kept.confirmed_us,
             age_us: kept.age_us.saturating_add(since_written),
             since: now,
+            stamp_until_us: kept.stamp_until_us,
+            // Over a reboot the wall clock could be wrong, and what is known must not be.
+            known_us: match same_boot {
+                true => kept
+                    .known_us
+                    .saturating_add(i64::try_from(since_written).unwrap_or(i64::MAX)),
+                false => kept.known_us,
+            },
         };
         *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
     }
@@ -190,6 +237,8 @@ impl Freshness {
             confirmed_us: word.confirmed_us,
             age_us: word.age_us(&now),
             written_us: self.clock.now_us(),
+            stamp_until_us: word.stamp_until_us,
+            known_us: word.known_us(&now),
             boot: now.boot,
             up_us: now.us,
         })
@@ -242,7 +291,7 @@ mod tests {
     fn confirmed(clock: &Clock) -> Freshness {
         let fresh = Freshness::new(clock.clone());
         assert_eq!(fresh.age(), None);
-        fresh.confirm(7, Digest::of(b"abc"));
+        fresh.confirm(7, Digest::of(b"abc"), None);
         fresh
     }
 
@@ -256,8 +305,39 @@ mod tests {
         assert_eq!(fresh.age(), Some(MINUTE));
         clock.set_ahead(MINUTE * 30);
         assert_eq!(fresh.age(), Some(MINUTE));
-        fresh.confirm(7, Digest::of(b"abc"));
+        fresh.confirm(7, Digest::of(b"abc"), None);
         assert_eq!(fresh.age(), Some(Duration::ZERO));
+    }
+
+    /// What a stamp told is known for good, also over a restart and a reboot.
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_stamp_good() {
+        let clock = clock();
+        let start_us = clock.now_us();
+        let minute_us = i64::try_from(MINUTE.as_micros()).unwrap();
+        let fresh = confirmed(&clock);
+        let held = Held {
+            issued_us: start_us,
+            until_us: start_us + minute_us,
+        };
+        fresh.confirm(7, Digest::of(b"abc"), Some(held));
+        clock.advance(MINUTE * 2);
+        clock.set_back(MINUTE * 10);
+        assert_eq!(fresh.now_us(), start_us + 2 * minute_us);
+        assert_eq!(fresh.stamp_until_us(), Some(held.until_us));
+        // Another word without a newer stamp does not forget the time.
+        fresh.confirm(7, Digest::of(b"abc"), Some(held));
+        assert_eq!(fresh.now_us(), start_us + 2 * minute_us);
+        let mut kept = fresh.to_keep().unwrap();
+        for boot in [kept.boot.clone(), "another".to_owned()] {
+            kept.boot = boot;
+            let second = Freshness::new(clock.clone());
+            second.restore(&kept);
+            assert_eq!(second.now_us(), start_us + 2 * minute_us);
+            assert_eq!(second.stamp_until_us(), Some(held.until_us));
+        }
+        clock.set_ahead(MINUTE * 60);
+        assert_eq!(fresh.now_us(), clock.now_us());
     }
 
     #[test]
@@ -302,10 +382,9 @@ mod tests {
     #[test]
     fn a_kept_revision_must_be_the_last_that_was_in_force() {
         let revision = |sequence| Revision {
-            bundle: "abc".into(),
             sha256: Digest::of(b"abc").0.to_vec(),
             sequence,
-            issued_us: 1,
+            ..Revision::default()
         };
         let word = confirmed(&clock()).to_keep().unwrap();
         assert!(check(&revision(7), Some(&word)).is_ok());

@@ -2,7 +2,6 @@
 //! mesh.
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -12,6 +11,7 @@ use std::{
 use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::{
     author::{self, FILE_LEN_MAX, FILES_MAX, Loaded, REPOSITORY_LEN_MAX},
+    bundle::file,
     compiled::Compiled,
 };
 
@@ -91,11 +91,7 @@ async fn load(name: &str, source: Source, context: &Context) -> Result<Side, Vec
         }
         Source::Folder(dir) => blocking(move || Ok(author::load(&dir))).await?,
         Source::Bundle(path) => {
-            blocking(move || match fs::read(&path) {
-                Ok(bytes) => Ok(author::compile(bytes.into())),
-                Err(error) => Err(unreadable(&path, &error)),
-            })
-            .await?
+            blocking(move || Ok(author::compile(file::read(&path)?.signed.bundle))).await?
         }
         Source::Git { reference, dir } => {
             let commit = {
@@ -132,12 +128,6 @@ async fn blocking<T: Send + 'static>(
             Diagnostic::error(9199, "bug: reading a revision did not end").cause(error.to_string()),
         ]),
     }
-}
-
-fn unreadable(path: &Path, error: &std::io::Error) -> Diagnostic {
-    Diagnostic::error(2310, format!("`{}` cannot be read", path.display()))
-        .cause(error.to_string())
-        .help("name a policy repository, git:REF, a bundle file, or `running`")
 }
 
 /// The commit that a reference of the repository around `dir` names.

@@ -30,6 +30,14 @@ const CERT: &str = "The certificate, followed by its intermediates.";
 const PRIVATE_KEY: &str = "The private key of the certificate.";
 const BUNDLE: &str = "The trust domain's roots.";
 
+const TRUST: &str = "Who must have signed a policy bundle before it is used; without it nobody, and the PDP's word is all there is.";
+const TRUST_KEYS: &str =
+    "File of public keys, one a line: `NAME ed25519:BASE64`. Read again at each use.";
+const TRUST_THRESHOLD: &str = "How many of them must have signed content and number.";
+const TRUST_STAMP_AGE: &str =
+    "Demands a stamp, no older than this: proof that no newer revision is withheld.";
+const TRUST_STAMP_KEYS: &str = "File of the keys that sign stamps; one signature is enough.";
+
 /// Every key, parents before children.
 #[rustfmt::skip]
 pub const KEYS: &[Key] = &[
@@ -63,15 +71,23 @@ pub const KEYS: &[Key] = &[
     key("agent.join.ca", Address, Told("the token's", "10.0.0.1:7440"), "Address of the authority, where it has moved."),
     key("agent.audit", Place, Told("the file's own `audit.listen`; on a joined host `mesh`", "127.0.0.1:7444"), OTHER_AUDIT),
     key("pdp", Section, Shown, "The policy decision point: palisade run pdp"),
-    key("pdp.policies", Source, Required("policies"), "The policy repository: a folder, which is watched, or `git+https://HOST/REPOSITORY#REF`, `git+file:///REPOSITORY#REF`. As a map, exactly one of `folder` and `git`, with what belongs to it."),
+    key("pdp.policies", Source, Required("policies"), "The policy repository: a folder or a bundle file (`….palisade`), which are watched, or `git+https://HOST/REPOSITORY#REF`, `git+file:///REPOSITORY#REF`, `https://HOST/FILE`, `oci://HOST/REPOSITORY:TAG`. As a map, exactly one of `folder`, `file`, `git`, `https` and `oci`, with what belongs to it."),
     key("pdp.policies.folder", Path, Off("policies"), "A folder of this host; watched."),
+    key("pdp.policies.file", Path, Off("release.palisade"), "A bundle file of this host; watched."),
     key("pdp.policies.git", Text, Off("https://git.acme.test/policy.git"), "A git repository, `https://…` or `file:///…`; read with the program `git`."),
+    key("pdp.policies.https", Text, Off("https://cdn.acme.test/shop.palisade"), "A bundle file on a web server."),
+    key("pdp.policies.oci", Text, Off("registry.acme.test/shop/policy:prod"), "A bundle in an OCI registry, by tag or by `@sha256:` digest. One on this host is spoken to without TLS."),
     key("pdp.policies.ref", Text, Told("the server's default branch", "main"), "A branch, a tag or a commit id."),
     key("pdp.policies.subdir", Path, Told("the root", "policy"), "Folder of the policy repository in the git repository."),
     key("pdp.policies.poll", Duration, Is("3s"), "Time between two questions, 1 s to 24 h; so much later, what is wrong with the source is known."),
     key("pdp.policies.require_signed", Path, Off("signers"), "File with those who may sign (an allowed-signers file of ssh-keygen); a commit that none of them signed is refused."),
     key("pdp.policies.credentials", Path, Off("git-credentials"), "File with `https://USER:PASSWORD@HOST`, one a line, for the server."),
     key("pdp.policies.ca", Path, Told("the system's roots", "roots.pem"), "PEM file with the roots that the server's certificate is under."),
+    key("pdp.policy_trust", Section, Off(""), TRUST),
+    key("pdp.policy_trust.keys", Path, Required("trusted.keys"), TRUST_KEYS),
+    key("pdp.policy_trust.threshold", Count, Is("1"), TRUST_THRESHOLD),
+    key("pdp.policy_trust.stamp_age", Duration, Off("26h"), TRUST_STAMP_AGE),
+    key("pdp.policy_trust.stamp_keys", Path, Told("`keys`", "stamp.keys"), TRUST_STAMP_KEYS),
     key("pdp.listen", Address, Required("127.0.0.1:7443"), "Where proxies subscribe, gRPC over mTLS."),
     key("pdp.identity", Choice, FROM_AGENT, OWN_IDENTITY),
     key("pdp.identity.workload_api", Text, WORKLOAD_API_EXAMPLE, WORKLOAD_API),
@@ -125,8 +141,13 @@ pub const KEYS: &[Key] = &[
     key("proxy.spiffe_id", Text, Told("the first", "spiffe://acme.test/ns/shop/sa/orders"), "Which identity, where a Workload API gives several."),
     key("proxy.policy", Choice, Required(""), "Where policy comes from. Exactly one of these."),
     key("proxy.policy.pdp", Address, Off("127.0.0.1:7443"), "Address of a PDP."),
-    key("proxy.policy.folder", Path, Off("policies"), "A policy repository on this host; watched."),
+    key("proxy.policy.folder", Path, Off("policies"), "A policy repository on this host, or a bundle file; watched."),
     key("proxy.policy.mesh", Word, Off(""), "The PDP that the directory of the local agent names."),
+    key("proxy.policy_trust", Section, Off(""), TRUST),
+    key("proxy.policy_trust.keys", Path, Required("trusted.keys"), TRUST_KEYS),
+    key("proxy.policy_trust.threshold", Count, Is("1"), TRUST_THRESHOLD),
+    key("proxy.policy_trust.stamp_age", Duration, Off("26h"), TRUST_STAMP_AGE),
+    key("proxy.policy_trust.stamp_keys", Path, Told("`keys`", "stamp.keys"), TRUST_STAMP_KEYS),
     key("proxy.records", Choice, Required(""), "Where records go. Exactly one of these."),
     key("proxy.records.audit", Address, Off("127.0.0.1:7444"), "Address of an audit service; records wait in a spool on disk until it has them."),
     key("proxy.records.log", Path, Off("log"), "Folder of a log of its own."),

@@ -86,8 +86,9 @@ fn defaults_are_what_holds_and_examples_can_be_read() {
         .iter()
         .filter(|k| k.variable().is_some() && !k.is_map())
     {
-        // A certificate alone is no identity, nor is a reference a source.
-        if key.path.contains(".files.") || key.path.starts_with("pdp.policies.") {
+        // A certificate alone is no identity, a threshold alone no trust, a reference no source.
+        let partial = [".files.", ".policy_trust.", "pdp.policies."];
+        if partial.iter().any(|part| key.path.contains(part)) {
             continue;
         }
         let (config, _) = with(format!("{}={}", key.path, key.example()));

@@ -28,7 +28,7 @@ use super::{
     beside::InProxy,
 };
 use crate::{
-    config::{Config, EngineChoice, ProxySection},
+    config::{Config, ProxySection},
     net::{directory::Whereabouts, kill::Holder, tls},
 };
 
@@ -65,8 +65,8 @@ pub(super) struct Parts<'p> {
 /// Puts in force whatever good revision the folder holds.
 pub(super) async fn folder(
     parts: &Parts<'_>,
+    section: &ProxySection,
     folder: &Path,
-    engine: EngineChoice,
 ) -> Result<(), Vec<Diagnostic>> {
     let recorder = Recorder::new(
         parts.sink.open(OWN_WORKER),
@@ -74,7 +74,8 @@ pub(super) async fn folder(
         parts.config.demo,
         parts.clock.clone(),
     );
-    let watched = SourceConfig::new(folder, parts.config.state_dir.join("policy"));
+    let mut watched = SourceConfig::new(folder, parts.config.state_dir.join("policy"));
+    watched.trust = section.policy_trust.as_ref().map(policy::trust);
     let source = Source::open(watched, parts.clock.clone(), Arc::new(recorder))
         .await
         .map_err(|e| vec![e.diagnostic().clone()])?;
@@ -83,7 +84,7 @@ pub(super) async fn folder(
     if let (None, Some(rejected)) = (&first.current, &first.rejected) {
         return Err(rejected.diagnostics.clone());
     }
-    let own = parts.identity.id();
+    let (own, engine) = (parts.identity.id(), section.engine);
     let mut in_force = 0;
     let mut put = move |state: &State| {
         let Some(published) = state.current.as_ref().filter(|p| p.sequence() != in_force) else {
@@ -136,6 +137,7 @@ pub(super) async fn pdp(
         own: parts.identity.id(),
         engine: section.engine,
     }));
+    of_subscription.trust = section.policy_trust.as_ref().map(policy::trust);
     of_subscription.status_every = STATUS_EVERY.min(section.stale_after / 4);
     let (subscription, subscribed) = Subscription::new(of_subscription).map_err(|d| vec![d])?;
     let expected = parts.config.trust_domain.role(Role::Pdp.as_str());

@@ -168,6 +168,10 @@ fn fixed_keys(present: &Config, next: &Config) -> Vec<&'static str> {
             ("proxy.identity", present.identity != next.identity),
             ("proxy.spiffe_id", present.spiffe_id != next.spiffe_id),
             ("proxy.policy", present.policy != next.policy),
+            (
+                "proxy.policy_trust",
+                present.policy_trust != next.policy_trust,
+            ),
             ("proxy.records", present.records != next.records),
         ]);
     }

@@ -74,6 +74,7 @@ impl Core {
             svid_not_after_s: self.identity.not_after_s(),
             sequence: versions.sequence,
             digest: versions.policy.to_string(),
+            signed: self.signed(),
             endpoints: self.endpoints.load().iter().count(),
             inbound: running.inbound,
             outbound: running.outbound,
@@ -86,6 +87,11 @@ impl Core {
             stale: live.as_ref().is_some_and(|live| live.is_stale()),
             connected: self.subscribed.as_ref().map(|s| s.state.borrow().connected),
         }
+    }
+
+    fn signed(&self) -> Option<String> {
+        let state = self.subscribed.as_ref()?.state.borrow();
+        state.signed.as_ref().map(ToString::to_string)
     }
 
     /// The configuration in force, and what was refused since.
@@ -109,6 +115,7 @@ impl Core {
         let name = self.section().instance;
         let mut facts = Vec::new();
         facts.extend(self.check_snapshot(&name));
+        facts.extend(self.check_stamp(&name));
         facts.extend(self.check_certificate(&name));
         facts.extend(self.check_pdp(&name));
         facts.extend(self.check_config(&name));
@@ -153,6 +160,34 @@ impl Core {
                 ))
                 .fix("bring its PDP back")
         })
+    }
+
+    /// Attack T104: a newer revision may be withheld.
+    fn check_stamp(&self, name: &str) -> Option<Fact> {
+        let demanded = self.section().policy_trust?.stamp_age.is_some();
+        let subscribed = self.subscribed.as_ref()?;
+        let refused = subscribed.state.borrow().unstamped.clone();
+        let until_us = subscribed.freshness.stamp_until_us();
+        let now_us = subscribed.freshness.now_us();
+        let over = demanded && until_us.is_none_or(|until| until < now_us);
+        if !over && refused.is_none() {
+            return None;
+        }
+        let text = format!("{name} has no proof that its policy is the newest");
+        let ended = || match until_us {
+            Some(until) => format!("the last stamp ended {}", ago(&self.clock, until)),
+            None => "no stamp has come".to_owned(),
+        };
+        let cause = refused.as_ref().and_then(|d| d.cause.clone());
+        let limit = render::duration(self.stale_after());
+        Some(
+            Fact::not_ok("proxies", FactState::Error, 3112, text)
+                .cause(format!(
+                    "{}; {limit} after the PDP's last good word every request is undecided",
+                    cause.unwrap_or_else(ended)
+                ))
+                .fix("find out whether a newer revision is withheld; else stamp this one: palisade bundle sign FILE --key KEY --stamp 24h"),
+        )
     }
 
     fn check_certificate(&self, name: &str) -> Option<Fact> {

@@ -33,11 +33,13 @@ fn bundle(files: impl Iterator<Item = (String, String)>) -> Loaded {
         "trust_domain: demo.test\n".to_owned(),
     );
     let files = std::iter::once(settings).chain(files);
+    let mut files: Vec<_> = files
+        .map(|(path, text)| palisade_mesh::wire::policy::File { path, text })
+        .collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
     let bundle = Bundle {
         trust_domain: "demo.test".into(),
-        files: files
-            .map(|(path, text)| palisade_mesh::wire::policy::File { path, text })
-            .collect(),
+        files,
         ..Bundle::default()
     };
     compile(bundle.encode_to_vec().into())
@@ -102,19 +104,25 @@ proptest::proptest! {
     /// syntax compiles or is refused, and every place lies within its file.
     #[test]
     fn a_mutilated_bundle_never_ends_the_compiler(
-        file in 0_usize..20,
+        file in 0_usize..40,
         at in 0_usize..400,
         len in 0_usize..40,
         junk in "(\\{|\\}|\\[|\\]|\"|'|:|,|;|&|\\*|@|#|- |\n|\u{e9}|\u{202e}|permit|unless|::|\\?principal){0,4}",
     ) {
         let mut whole = WHOLE.clone();
-        let count = whole.files.len();
-        let text = &mut whole.files[file % count].text;
+        let of_files = whole.files.iter_mut().map(|f| &mut f.text);
+        let policies = whole.groups.iter_mut().flat_map(|g| &mut g.policies);
+        let mut texts: Vec<_> = of_files.chain(policies.map(|p| &mut p.text)).collect();
+        let count = texts.len();
+        let text = &mut *texts[file % count];
         let mut chars: Vec<char> = text.chars().collect();
         let at = at.min(chars.len());
         let end = (at + len).min(chars.len());
         chars.splice(at..end, junk.chars());
         *text = chars.into_iter().collect();
+        for group in &mut whole.groups {
+            *group = manifest::group(group.scope.clone(), std::mem::take(&mut group.policies));
+        }
         let loaded = compile(whole.encode_to_vec().into());
         proptest::prop_assert!(loaded.compiled.is_some() || !loaded.diagnostics.is_empty());
         for d in &loaded.diagnostics {

@@ -168,6 +168,8 @@ fn a_bundle_that_says_more_than_it_may_is_refused() {
         text: policy_about(""),
     });
     let codes_of = |bundle: &Bundle| {
+        let mut bundle = bundle.clone();
+        bundle.files.sort_by(|a, b| a.path.cmp(&b.path));
         let found = compile(bundle.encode_to_vec().into()).diagnostics;
         found.iter().map(|d| d.code.0).collect::<Vec<_>>()
     };

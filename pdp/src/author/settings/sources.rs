@@ -14,7 +14,10 @@ use super::{
     super::{codes, files, services::is_name},
     parse_duration,
 };
-use crate::author::yaml::{Entry, Node, Reader, parse};
+use crate::{
+    author::yaml::{Entry, Node, Reader, parse},
+    bundle::trust::Keys,
+};
 
 /// Most sources of a repository.
 pub const SOURCES_MAX: usize = 32;
@@ -25,6 +28,7 @@ const KEY_KINDS: [&str; 3] = ["ssh-", "sk-ssh-", "ecdsa-sha2-"];
 const KEYS: &[&str] = &[
     "namespaces",
     "folder",
+    "file",
     "git",
     "https",
     "oci",
@@ -143,6 +147,7 @@ fn one(entry: &Entry, reader: &mut Reader<'_>) -> Option<Contributor> {
     };
     let written = Written {
         folder: text("folder"),
+        file: text("file"),
         git: text("git"),
         https: text("https"),
         oci: text("oci"),
@@ -160,9 +165,10 @@ fn one(entry: &Entry, reader: &mut Reader<'_>) -> Option<Contributor> {
     let poll = fields
         .get("poll")
         .map_or(Some(POLL_DEFAULT), |node| poll(node, reader));
+    let kind = at.as_ref().map_or(Signer::Commit, Signer::of);
     let signers = fields
         .get("signers")
-        .map_or(Vec::new(), |node| signers(node, reader));
+        .map_or(Vec::new(), |node| signers(node, kind, reader));
     if let (At::Folder(_), false) = (at.as_ref()?, signers.is_empty()) {
         let diagnostic = Diagnostic::error(codes::SOURCE_SIGNER, "a folder cannot be signed")
             .help("take `signers` out, or name a git repository or a bundle");
@@ -218,23 +224,56 @@ fn poll(node: &Node, reader: &mut Reader<'_>) -> Option<Duration> {
     None
 }
 
-fn signers(node: &Node, reader: &mut Reader<'_>) -> Vec<String> {
-    let mut signers = Vec::new();
-    for (text, span) in reader.texts(node, "`signers`") {
+/// What a signer signs.
+#[derive(Debug, Clone, Copy)]
+enum Signer {
+    /// Commits of a git repository.
+    Commit,
+    /// Content of bundles.
+    Bundle,
+}
+
+impl Signer {
+    fn of(at: &At) -> Self {
+        match at {
+            At::Folder(_) | At::Git(_) => Self::Commit,
+            At::File(_) | At::Https(_) | At::Oci(_) => Self::Bundle,
+        }
+    }
+
+    fn is_one(self, text: &str) -> bool {
+        if text.contains(['\n', '\r']) {
+            return false;
+        }
+        if let Self::Bundle = self {
+            return Keys::parse("signers", text).is_ok_and(|keys| keys.trusted().count() == 1);
+        }
         let words: Vec<&str> = text.split_whitespace().collect();
         let kind = |w: &&str| KEY_KINDS.iter().any(|k| w.starts_with(k));
-        let whole = words
-            .iter()
-            .position(kind)
-            .is_some_and(|at| at >= 1 && at + 1 < words.len());
-        if whole && !text.contains(['\n', '\r']) {
-            signers.push(text.to_owned());
-            continue;
+        let at = words.iter().position(kind);
+        at.is_some_and(|at| at >= 1 && at + 1 < words.len())
+    }
+
+    fn refusal(self) -> Diagnostic {
+        let diagnostic = Diagnostic::error(codes::SOURCE_SIGNER, "this is not a signer");
+        match self {
+            Self::Commit => diagnostic
+                .cause("who signs commits is a line of an allowed-signers file: who, the kind of key, the key")
+                .help("write for example `- alice@acme.test ssh-ed25519 AAAAC3…`"),
+            Self::Bundle => diagnostic
+                .cause("who signs bundles is a name and a public key")
+                .help("write for example `- alice ed25519:11qYAYKxCrfV…`, as `palisade bundle keygen` prints it"),
         }
-        let diagnostic = Diagnostic::error(codes::SOURCE_SIGNER, "this is not a signer")
-            .cause("a signer is a line of an allowed-signers file: who, the kind of key, the key")
-            .help("write for example `- alice@acme.test ssh-ed25519 AAAAC3…`");
-        reader.report(diagnostic, span);
+    }
+}
+
+fn signers(node: &Node, kind: Signer, reader: &mut Reader<'_>) -> Vec<String> {
+    let mut signers = Vec::new();
+    for (text, span) in reader.texts(node, "`signers`") {
+        match kind.is_one(text) {
+            true => signers.push(text.to_owned()),
+            false => reader.report(kind.refusal(), span),
+        }
     }
     signers
 }
@@ -270,6 +309,16 @@ mod tests {
     }
 
     #[test]
+    fn who_signs_bundles_is_a_name_and_a_key() {
+        let key = "alice ed25519:11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
+        let (read, found) = check(&format!(
+            "shop: {{namespaces: [shop], oci: \"r.acme.test/shop:prod\", signers: [\"{key}\"]}}\n"
+        ));
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(read[0].signers, [key]);
+    }
+
+    #[test]
     fn what_is_no_source_is_refused() {
         for (text, code) in [
             (
@@ -297,6 +346,10 @@ mod tests {
             ),
             (
                 "shop: {namespaces: [a], folder: x, signers: [\"a ssh-ed25519 A\"]}\n",
+                codes::SOURCE_SIGNER,
+            ),
+            (
+                "shop: {namespaces: [a], oci: \"r.acme.test/p:x\", signers: [\"a ssh-ed25519 A\"]}\n",
                 codes::SOURCE_SIGNER,
             ),
             (

@@ -8,14 +8,12 @@ use std::{
 use palisade_mesh::{
     decision::Answer,
     diagnostic::{Diagnostic, Location},
-    wire::policy::Bundle,
 };
-use prost::Message;
 use smol_str::SmolStr;
 
 use super::{Case, CaseResult, Expected, Report};
 use crate::{
-    author::codes,
+    author::{Texts, codes},
     compiled::{Compiled, PolicyInfo},
     decide::Explanation,
 };
@@ -110,9 +108,9 @@ fn erred(results: &[CaseResult], compiled: &Compiled) -> Vec<Diagnostic> {
     if counts.is_empty() {
         return Vec::new();
     }
-    let bundle = Bundle::decode(&*compiled.bundle).unwrap_or_default();
+    let files = Texts::of_compiled(compiled).unwrap_or_default().files;
     let place = |info: &PolicyInfo| {
-        let file = bundle.files.iter().find(|f| *f.path == *info.file);
+        let file = files.iter().find(|f| *f.path == *info.file);
         let text = file.map_or("", |f| f.text.as_str());
         Location::line(info.file.clone(), text, info.first_line)
     };

@@ -4,10 +4,16 @@
 use http::HeaderValue;
 use proptest::{prelude::*, sample::select};
 
+use palisade_mesh::decision::{Undecided, Verdict};
+
 use self::condition::condition;
 use super::super::{
-    Given, May, Past, Replay, oracle,
-    testing::{Ask, BATCH, FOREIGNER, ORDERS, STRANGER, WEB, snapshot},
+    Given, May, Past, Replay, Snapshot, oracle,
+    testing::{Ask, BATCH, FOREIGNER, ORDERS, STRANGER, WEB, compiled, snapshot},
+};
+use crate::{
+    bundle::scope::{self, Concern},
+    compiled::Coverage,
 };
 
 mod condition;
@@ -275,6 +281,48 @@ proptest! {
             let now = ask.ask(&after, |q| after.engine().decide(q)).decision;
             if let Ok(replayed) = other.decide(&past) {
                 prop_assert!(oracle::agree(&replayed, &now), "{replayed:?} {now:?}");
+            }
+        }
+    }
+
+    /// A proxy that holds only what can concern its service decides as one that holds
+    /// everything.
+    #[test]
+    fn a_slice_says_what_the_whole_says_about_its_service(
+        policies in proptest::collection::vec(policy(), 0..12),
+        asks in proptest::collection::vec(ask().prop_map(with_variants), 1..4),
+    ) {
+        let texts: Vec<String> = policies
+            .iter()
+            .enumerate()
+            .map(|(i, p)| format!("@id(\"p{i:02}\") {p}\n"))
+            .collect();
+        let whole = snapshot(&texts.concat());
+        let mut engine = whole.engine().with_self_check(0);
+        for service in whole.catalogue().services() {
+            let mut concern = Concern::new(&whole.compiled().entities, Some(service));
+            let kept: String = texts
+                .iter()
+                .filter(|text| {
+                    let policy = text.parse::<cedar_policy::Policy>().expect("parsed before");
+                    concern.is_of(&scope::of(&policy))
+                })
+                .cloned()
+                .collect();
+            let mut part = compiled(&kept);
+            part.coverage = Coverage::Service(Some(service.id.clone()));
+            let part = Snapshot::new(part, 7).expect("snapshot");
+            let mut of_part = part.engine().with_self_check(0);
+            for ask in asks.iter().flatten() {
+                let asked = whole.catalogue().by_host(&ask.request.host).expect("host");
+                let ours = asked.id == service.id;
+                let got = ask.ask(&part, |q| of_part.decide(q)).decision;
+                if ours {
+                    let expected = ask.ask(&whole, |q| engine.decide(q)).decision;
+                    prop_assert_eq!(got, expected, "{:?}\n{}", ask, texts.concat());
+                } else {
+                    prop_assert_eq!(got.verdict, Verdict::Undecided(Undecided::NotServed));
+                }
             }
         }
     }

@@ -178,12 +178,25 @@ fn parse(text: &str) -> Option<Lines> {
 pub(crate) struct FolderBlame {
     /// Folder for git's configuration.
     home: PathBuf,
+    time: Duration,
     blame: Option<(PathBuf, Blame)>,
 }
 
 impl FolderBlame {
     pub(crate) fn new(home: PathBuf) -> Self {
-        Self { home, blame: None }
+        Self {
+            home,
+            time: FOLDER_TIME_MAX,
+            blame: None,
+        }
+    }
+
+    /// For who does not wait for what was just saved.
+    pub(crate) fn patient(home: PathBuf) -> Self {
+        Self {
+            time: TIME_MAX,
+            ..Self::new(home)
+        }
     }
 
     /// Who changed `texts`, which are those of `folder`; nothing where there is no
@@ -206,7 +219,7 @@ impl FolderBlame {
                 return Provenance::default();
             };
             let mut blame = Blame::new(git, tree.prefix.trim_end_matches('/'));
-            blame.time = FOLDER_TIME_MAX;
+            blame.time = self.time;
             self.blame = Some((tree.git_dir.clone(), blame));
         }
         let Some((_, blame)) = &mut self.blame else {

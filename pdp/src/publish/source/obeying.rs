@@ -18,6 +18,7 @@ use crate::{
     author::{self, Loaded, Texts},
     compiled::Compiled,
     publish::{
+        bundled::Vouched,
         changes, codes,
         keep::CANDIDATE,
         rollout::{OrderError, Plan, Rollout, Seen, Stop, Target},
@@ -199,7 +200,7 @@ impl Source {
             current.sequence(),
             compiled.digest.short()
         );
-        self.publish(compiled, diagnostics)?;
+        self.publish(compiled, Vouched::default(), diagnostics)?;
         self.set_aside(aside);
         let object = format!("revision {}", self.sequence);
         self.recorder.admin(actor, "rollback", &object, &told);

@@ -20,8 +20,10 @@ use crate::{
     author,
     compiled::Compiled,
     publish::{
+        bundled::Vouched,
         changes,
         keep::{BASELINE, CANDIDATE},
+        older,
         registry::ProxyStatus,
         rollout::{
             Evidence, HALTED, Name, Phase, Plan, Proxy, Rollout, Seen, Stop,
@@ -183,10 +185,11 @@ impl Source {
     /// Takes what the source has now: puts it in force, or begins a rollout.
     ///
     /// # Errors
-    /// When it cannot be kept: it is not in force then.
+    /// When it cannot be kept, or those who must have signed have not: it is not in force then.
     pub(super) fn offer(
         &mut self,
         compiled: Compiled,
+        vouched: Vouched,
         diagnostics: Vec<Diagnostic>,
     ) -> Result<(), Diagnostic> {
         let digest = compiled.digest;
@@ -199,19 +202,22 @@ impl Source {
             self.stop(Stop::Superseded, "the source has something newer", None);
         }
         let current = self.current();
-        if current.as_ref().is_some_and(|c| c.digest() == digest) {
-            // Nothing new; what was set aside is not there any more.
+        let numbered = vouched.release.as_ref().map(|r| r.sequence);
+        let same = current.as_ref().filter(|c| c.digest() == digest);
+        if let Some(same) = same.filter(|c| numbered.is_none_or(|n| n == c.sequence())) {
+            // Nothing new but perhaps signatures; what was set aside is not there any more.
             self.set_aside(None);
-            return Ok(());
+            return self.renew(&same.clone(), vouched);
         }
         if self.rolling.set_aside == Some(digest) {
             return Ok(());
         }
+        // What others have numbered cannot be taken back under a number of ours.
         match (self.rolling.plan.clone(), current) {
-            (Some(plan), Some(current)) => {
+            (Some(plan), Some(current)) if numbered.is_none() => {
                 self.begin(plan, compiled, diagnostics, BY_SOURCE, &current)
             }
-            _ => self.publish(compiled, diagnostics),
+            _ => self.publish(compiled, vouched, diagnostics),
         }
     }
 
@@ -219,10 +225,15 @@ impl Source {
     pub(super) fn publish(
         &mut self,
         compiled: Compiled,
+        vouched: Vouched,
         diagnostics: Vec<Diagnostic>,
     ) -> Result<(), Diagnostic> {
         let now_us = self.clock.now_us();
-        let revision = self.signed(&compiled, now_us);
+        let revision = self.signed(&compiled, vouched, now_us);
+        if revision.sequence <= self.sequence {
+            return Err(older(revision.sequence, self.sequence));
+        }
+        self.accepted(&compiled, &revision)?;
         // Point of no return: the number is used once it is on disk. If it cannot
         // be kept it must not be given out, or a restart would give it out again.
         self.keep.succeed(&revision)?;
@@ -237,7 +248,7 @@ impl Source {
     fn republish(&mut self, old: &Published) -> Result<u64, Diagnostic> {
         let compiled = (*old.compiled).clone();
         let now_us = self.clock.now_us();
-        let revision = self.signed(&compiled, now_us);
+        let revision = self.signed(&compiled, Vouched::default(), now_us);
         self.keep.succeed(&revision)?;
         self.sequence = revision.sequence;
         let next = self.published(compiled, now_us, revision, old.diagnostics.clone());
@@ -250,8 +261,10 @@ impl Source {
             sequence = next.sequence(),
             digest = %next.digest(),
             policies = next.compiled.info.len(),
+            signed = %next.signed,
             "policy revision activated"
         );
+        self.note(&next);
         let current = self.current();
         self.recorder
             .leave(changes::activated(current.as_deref(), &next));
@@ -267,7 +280,8 @@ impl Source {
         current: &Arc<Published>,
     ) -> Result<(), Diagnostic> {
         let now_us = self.clock.now_us();
-        let revision = self.signed(&compiled, now_us);
+        let revision = self.signed(&compiled, Vouched::default(), now_us);
+        self.accepted(&compiled, &revision)?;
         self.keep.store_as(BASELINE, &current.revision)?;
         self.keep.store_as(CANDIDATE, &revision)?;
         self.sequence = revision.sequence;

@@ -1,0 +1,288 @@
+//! A bundle in one file, with what was signed about it: what is built in CI and served
+//! by a PDP.
+//!
+//! A first line that says what it is, then one protobuf message (`SignedBundle`).
+//! Signatures stand in the order of their keys, so that it does not matter who
+//! signed first.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    snapshot::Digest,
+    spiffe_id::TrustDomain,
+    wire::policy::{Bundle, Release, Signature, SignedBundle, Stamp},
+};
+use prost::Message;
+
+use super::{
+    Opened, broken, codes,
+    key::SigningKey,
+    read_bounded, slice,
+    statement::{SIGNATURES_MAX, Says, Statement},
+    trust,
+};
+
+/// The first line.
+pub const MAGIC: &[u8] = b"palisade bundle 1\n";
+/// Most bytes of a file.
+pub const FILE_LEN_MAX: usize = 64 << 20;
+
+/// A file that was opened: its bundle is what its digest says.
+#[derive(Debug, Clone)]
+pub struct BundleFile {
+    /// As it is written.
+    pub signed: SignedBundle,
+    /// The content.
+    pub bundle: Bundle,
+    /// Its digest.
+    pub digest: Digest,
+    /// Whose policy it is.
+    pub domain: TrustDomain,
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// When it cannot be read, or is not a whole bundle.
+pub fn read(path: &Path) -> Result<BundleFile, Diagnostic> {
+    let bytes = read_bounded(path, FILE_LEN_MAX).map_err(|error| {
+        Diagnostic::error(
+            codes::FILE,
+            format!("bundle file `{}` cannot be read", path.display()),
+        )
+        .cause(error.to_string())
+        .help("build one: palisade bundle build DIR -f FILE")
+    })?;
+    BundleFile::parse_from(&path.display().to_string(), &bytes.into())
+}
+
+impl BundleFile {
+    /// A file around an encoded bundle, signed by nobody yet.
+    ///
+    /// # Errors
+    /// When it is not a whole bundle.
+    pub fn new(bundle: Bytes) -> Result<Self, Diagnostic> {
+        Self::open(SignedBundle {
+            bundle,
+            ..SignedBundle::default()
+        })
+    }
+
+    /// Parses the bytes of a file.
+    ///
+    /// # Errors
+    /// When it is not a whole bundle.
+    pub fn parse(bytes: &Bytes) -> Result<Self, Diagnostic> {
+        if !bytes.starts_with(MAGIC) {
+            return Err(Diagnostic::error(codes::FILE, "this is no bundle file")
+                .cause("it does not begin with `palisade bundle 1`")
+                .help("build one: palisade bundle build DIR -f FILE"));
+        }
+        let rest = bytes.slice(MAGIC.len()..);
+        let signed = SignedBundle::decode(rest).map_err(|e| broken(e.to_string()))?;
+        Self::open(signed)
+    }
+
+    /// Parses the bytes of a file from `place`, which diagnostics name.
+    ///
+    /// # Errors
+    /// When it is not a whole bundle.
+    pub fn parse_from(place: &str, bytes: &Bytes) -> Result<Self, Diagnostic> {
+        Self::parse(bytes).map_err(|diagnostic| Diagnostic {
+            message: format!("`{place}`: {}", diagnostic.message),
+            ..diagnostic
+        })
+    }
+
+    fn open(signed: SignedBundle) -> Result<Self, Diagnostic> {
+        let Opened { bundle, digest } = super::open(&signed.bundle)?;
+        if slice::is_slice(&bundle) {
+            return Err(slice::not_whole());
+        }
+        let domain = trust::domain_of(&bundle.trust_domain)?;
+        let of_release = signed.release.iter().map(|r| &r.signatures);
+        let of_stamp = signed.stamp.iter().map(|s| &s.signatures);
+        let mut all = of_release.chain(of_stamp);
+        if signed.content_signatures.len() > SIGNATURES_MAX || all.any(|s| s.len() > SIGNATURES_MAX)
+        {
+            return Err(broken(format!(
+                "it has more than {SIGNATURES_MAX} signatures"
+            )));
+        }
+        Ok(Self {
+            signed,
+            bundle,
+            digest,
+            domain,
+        })
+    }
+
+    /// The bytes of the file.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        let encoded = self.signed.encode(&mut bytes);
+        encoded.expect("a vector has room");
+        bytes
+    }
+
+    /// The statement with this meaning about the bundle.
+    pub fn statement(&self, says: Says) -> Statement<'_> {
+        Statement {
+            domain: &self.domain,
+            digest: self.digest,
+            says,
+        }
+    }
+
+    /// What is said about its number, if it has one.
+    pub fn release(&self) -> Option<Says> {
+        self.signed.release.as_ref().map(|release| Says::Release {
+            sequence: release.sequence,
+            issued_us: release.issued_us,
+        })
+    }
+
+    /// What is said about how long it is the newest, if anything is.
+    pub fn stamp_says(&self) -> Option<Says> {
+        let (release, stamp) = self
+            .signed
+            .release
+            .as_ref()
+            .zip(self.signed.stamp.as_ref())?;
+        Some(Says::Stamp {
+            sequence: release.sequence,
+            issued_us: stamp.issued_us,
+            until_us: stamp.until_us,
+        })
+    }
+
+    /// Signs the content.
+    pub fn sign_content(&mut self, key: &SigningKey) {
+        let signature = self.statement(Says::Content).sign(key);
+        add(&mut self.signed.content_signatures, signature);
+    }
+
+    /// Signs number `sequence`, as of `now_us` where nobody has signed it yet. Another
+    /// number, and a stamp on it, are given up.
+    pub fn sign_release(&mut self, key: &SigningKey, sequence: u64, now_us: i64) {
+        let before = self.signed.release.take();
+        let mut release = before
+            .filter(|r| r.sequence == sequence)
+            .unwrap_or_else(|| {
+                self.signed.stamp = None;
+                Release {
+                    sequence,
+                    issued_us: now_us,
+                    signatures: Vec::new(),
+                }
+            });
+        let says = Says::Release {
+            sequence,
+            issued_us: release.issued_us,
+        };
+        add(&mut release.signatures, self.statement(says).sign(key));
+        self.signed.release = Some(release);
+    }
+
+    /// Stamps its number as the newest from `now_us` until `until_us`, in place of the
+    /// stamp before. Nothing happens to one without a number.
+    pub fn stamp(&mut self, key: &SigningKey, now_us: i64, until_us: i64) {
+        let Some(release) = &self.signed.release else {
+            return;
+        };
+        let says = Says::Stamp {
+            sequence: release.sequence,
+            issued_us: now_us,
+            until_us,
+        };
+        self.signed.stamp = Some(Stamp {
+            issued_us: now_us,
+            until_us,
+            signatures: vec![self.statement(says).sign(key)],
+        });
+    }
+}
+
+/// Adds a signature at its place; a key signs once.
+fn add(signatures: &mut Vec<Signature>, signature: Signature) {
+    signatures.retain(|s| s.key != signature.key);
+    signatures.push(signature);
+    signatures.sort_by(|a, b| a.key.cmp(&b.key));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::author::{self, sample};
+
+    fn file() -> BundleFile {
+        let dir = sample::copy();
+        let compiled = author::load(dir.path()).compiled.unwrap();
+        BundleFile::new(compiled.bundle).unwrap()
+    }
+
+    fn key() -> SigningKey {
+        SigningKey::generate().unwrap().0
+    }
+
+    #[test]
+    fn it_does_not_matter_who_signs_first_or_twice() {
+        let (a, b) = (key(), key());
+        let (mut one, mut two) = (file(), file());
+        for (file, keys) in [(&mut one, [&a, &b, &a]), (&mut two, [&b, &b, &a])] {
+            for key in keys {
+                file.sign_content(key);
+                file.sign_release(key, 7, 100);
+            }
+        }
+        assert_eq!(one.encode(), two.encode());
+        let read = BundleFile::parse(&one.encode().into()).unwrap();
+        assert_eq!((read.signed, read.digest), (one.signed, one.digest));
+    }
+
+    /// A second signer signs what the first did; another number is another statement.
+    #[test]
+    fn a_number_is_signed_as_it_was_issued_and_a_new_one_begins_anew() {
+        let (a, b) = (key(), key());
+        let mut file = file();
+        file.stamp(&a, 100, 200);
+        assert_eq!(file.signed.stamp, None);
+        file.sign_release(&a, 7, 100);
+        file.stamp(&a, 110, 210);
+        file.sign_release(&b, 7, 120);
+        let release = file.signed.release.clone().unwrap();
+        assert_eq!((release.issued_us, release.signatures.len()), (100, 2));
+        let said = file.statement(file.release().unwrap());
+        assert_eq!(said.signers(&release.signatures).unwrap().len(), 2);
+        assert!(file.signed.stamp.is_some());
+        file.sign_release(&b, 8, 130);
+        let release = file.signed.release.unwrap();
+        assert_eq!((release.issued_us, release.signatures.len()), (130, 1));
+        assert_eq!(file.signed.stamp, None);
+    }
+
+    #[test]
+    fn what_is_no_file_or_not_whole_is_refused() {
+        let good = file();
+        let code = |bytes: Vec<u8>| BundleFile::parse(&bytes.into()).map_err(|d| d.code.0);
+        assert!(code(good.encode()).is_ok());
+        assert_eq!(code(Vec::new()).unwrap_err(), codes::FILE);
+        let mut other = good.encode();
+        other[16] = b'2';
+        assert_eq!(code(other).unwrap_err(), codes::FILE);
+        let mut cut = good.encode();
+        cut.pop();
+        assert!(code(cut).is_err());
+        let mut slice = good.bundle.clone();
+        slice.groups[0].policies.clear();
+        let slice = BundleFile::new(slice.encode_to_vec().into());
+        assert_eq!(slice.unwrap_err().code.0, codes::NOT_WHOLE);
+        let mut crowded = good.clone();
+        crowded.signed.content_signatures = vec![Signature::default(); SIGNATURES_MAX + 1];
+        assert!(code(crowded.encode()).is_err());
+        crowded.signed.content_signatures.pop();
+        assert!(code(crowded.encode()).is_ok());
+    }
+}

@@ -1,0 +1,184 @@
+//! One digest for each content, and texts that come back as they were.
+
+use palisade_mesh::wire::policy::{File, PolicyText};
+
+use super::*;
+use crate::author::{self, FILE_LEN_MAX, sample};
+
+type Change = fn(&mut Bundle);
+
+/// Several policies on a line, comments before, between and after them.
+const CROWDED: &str = "// a word first\n\
+    @id(\"one\") permit (principal, action, resource in Service::\"demo.test/shop/web\"); // one\n\
+    \n\
+    @id(\"two\") forbid (principal, action, resource) when { !context.tls.mtls };\
+    @id(\"three\") permit (principal, action, resource == Service::\"demo.test/shop/orders\");\n\
+    @id(\"four\")\n\
+    permit (principal, action, resource is Operation)\n\
+    when { context.tls.mtls };\n\
+    // a word last";
+
+fn crowded() -> Bundle {
+    let dir = sample::copy();
+    sample::write(dir.path(), "policies/crowded.cedar", CROWDED);
+    sample::write(dir.path(), "policies/empty.cedar", "// nothing yet\n");
+    let loaded = author::load(dir.path());
+    let compiled = loaded.compiled.expect("compiles");
+    Bundle::decode(compiled.bundle).unwrap()
+}
+
+fn digest(bundle: &Bundle) -> Digest {
+    manifest::digest(&mut bundle.clone()).expect("in order")
+}
+
+#[test]
+fn files_come_back_byte_for_byte() {
+    let bundle = crowded();
+    let mut files = bundle.files.clone();
+    files.extend(texts::of_policies(&bundle).unwrap());
+    let text = |path: &str| &files.iter().find(|f| f.path == path).unwrap().text;
+    assert_eq!(text("policies/crowded.cedar"), CROWDED);
+    assert_eq!(text("policies/empty.cedar"), "// nothing yet\n");
+    let files = files.into_iter().map(|f| (f.path, f.text.into_bytes()));
+    let again = author::of_files(files.collect(), bundle.git_revision.clone());
+    assert_eq!(again.compiled.unwrap().digest, digest(&bundle));
+}
+
+/// Whatever is left out, the digest and the places of what is left are the same.
+#[test]
+fn a_bundle_without_some_policies_has_its_digest_and_lines() {
+    let whole = crowded();
+    let scopes: Vec<_> = whole.groups.iter().map(|g| g.scope.clone()).collect();
+    assert!(scopes.len() >= 4, "{scopes:?}");
+    for keep in &scopes {
+        let mut slice = whole.clone();
+        let left_out = slice.groups.iter_mut().filter(|g| g.scope != *keep);
+        left_out.for_each(|g| g.policies.clear());
+        assert_eq!(digest(&slice), digest(&whole));
+        for file in texts::of_policies(&slice).unwrap() {
+            let kept = slice.groups.iter().flat_map(|g| &g.policies);
+            for policy in kept.filter(|p| p.file == file.path) {
+                let at = file.text.find(policy.text.trim()).expect(keep);
+                let line = 1 + file.text[..at].matches('\n').count();
+                let before = policy.text.len() - policy.text.trim_start().len();
+                let breaks = policy.text[..before].matches('\n').count();
+                assert_eq!(line, policy.line as usize + breaks, "{}", policy.policy_id);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_part_of_a_bundle_counts() {
+    let whole = crowded();
+    let changes: [Change; 12] = [
+        |b| b.trust_domain = "other.test".into(),
+        |b| b.git_revision = "0123".into(),
+        |b| b.features.push("more".into()),
+        |b| b.files[0].text.push('\n'),
+        |b| b.files[0].path.insert(0, 'a'),
+        |b| drop(b.files.remove(0)),
+        |b| b.groups[0].scope.insert(0, '!'),
+        |b| drop(b.groups.remove(0)),
+        |b| b.groups[0] = regrouped(&b.groups[0], |p| p.text.push(' ')),
+        |b| b.groups[0] = regrouped(&b.groups[0], |p| p.author.push('x')),
+        |b| b.groups[0] = regrouped(&b.groups[0], |p| p.line += 1),
+        |b| {
+            b.groups[0].policies.clear();
+            b.groups[0].count += 1;
+        },
+    ];
+    for (n, change) in changes.iter().enumerate() {
+        let mut changed = whole.clone();
+        change(&mut changed);
+        assert_ne!(digest(&changed), digest(&whole), "change {n}");
+    }
+}
+
+fn regrouped(
+    group: &palisade_mesh::wire::policy::PolicyGroup,
+    change: fn(&mut PolicyText),
+) -> palisade_mesh::wire::policy::PolicyGroup {
+    let mut policies = group.policies.clone();
+    change(&mut policies[0]);
+    manifest::group(group.scope.clone(), policies)
+}
+
+#[test]
+fn what_is_out_of_order_is_no_bundle() {
+    let whole = crowded();
+    let changes: [(&str, Change); 8] = [
+        ("files", |b| b.files.swap(0, 1)),
+        ("files", |b| b.files.push(b.files.last().cloned().unwrap())),
+        ("groups", |b| b.groups.swap(0, 1)),
+        ("policies", |b| b.groups[0].policies.swap(0, 1)),
+        ("policies", |b| b.groups[0].policies[0].text.push(' ')),
+        ("policies", |b| drop(b.groups[0].policies.remove(0))),
+        ("empty", |b| {
+            b.groups[0].policies.clear();
+            b.groups[0].count = 0;
+        }),
+        ("empty", |b| {
+            b.groups[0].policies.clear();
+            b.groups[0].root.pop();
+        }),
+    ];
+    for (n, (about, change)) in changes.iter().enumerate() {
+        let mut changed = whole.clone();
+        change(&mut changed);
+        let error = open(&changed.encode_to_vec().into()).unwrap_err();
+        assert_eq!(error.code.0, BUNDLE_BROKEN, "change {n}");
+        assert!(error.cause.unwrap().contains(about), "change {n}");
+    }
+}
+
+/// Places that no file has would make one of any size.
+#[test]
+fn a_policy_at_an_impossible_place_is_refused() {
+    let at = |offset: u32, line: u32, len: usize| PolicyText {
+        policy_id: format!("{offset}"),
+        file: "policies/a.cedar".into(),
+        offset,
+        line,
+        text: "x".repeat(len),
+        ..PolicyText::default()
+    };
+    let check = |policies: Vec<PolicyText>, expected: bool| {
+        let bundle = Bundle {
+            groups: vec![manifest::group("*".into(), policies.clone())],
+            ..Bundle::default()
+        };
+        let fits = texts::of_policies(&bundle).is_ok();
+        assert_eq!(fits, expected, "{policies:?}");
+    };
+    let max = u32::try_from(FILE_LEN_MAX).unwrap();
+    check(vec![at(0, 1, 1)], true);
+    check(vec![at(0, 0, 1)], false);
+    check(vec![at(5, 6, 1)], true);
+    check(vec![at(5, 7, 1)], false);
+    check(vec![at(0, 1, 3), at(3, 1, 1)], true);
+    check(vec![at(0, 1, 3), at(2, 1, 1)], false);
+    check(vec![at(max - 1, 1, 1)], true);
+    check(vec![at(max, 1, 1)], false);
+    check(vec![at(max - 1, u32::MAX, 1)], false);
+    let many = |n: u32| {
+        let file = |i: u32| PolicyText {
+            file: format!("policies/{i}.cedar"),
+            ..at(max - 1, max, 1)
+        };
+        (0..n).map(file).collect::<Vec<_>>()
+    };
+    check(many(32), true);
+    check(many(33), false);
+}
+
+/// Attack T60: also what this build cannot see is told as what it is.
+#[test]
+fn an_unknown_feature_is_named_before_anything_else() {
+    let mut bundle = crowded();
+    bundle.features.push("time-travel".into());
+    bundle.files.push(File::default());
+    let error = open(&bundle.encode_to_vec().into()).unwrap_err();
+    assert_eq!(error.code.0, FEATURE_UNKNOWN);
+    assert!(error.message.contains("time-travel"));
+}
