@@ -225,6 +225,9 @@ pub struct PolicyTrust {
     pub stamp_age: Option<Duration>,
     /// File of the keys that sign stamps. Default: `keys`.
     pub stamp_keys: Option<PathBuf>,
+    /// Invariants that must have been proved when the bundle was built. Default: none.
+    #[serde(default)]
+    pub require_proved: Vec<String>,
 }
 
 impl PolicyTrust {

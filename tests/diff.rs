@@ -259,6 +259,66 @@ fn an_invariant_that_holds_is_proved() {
     assert!(proved.contains("1 invariant: 1 proved by cvc5"), "{proved}");
 }
 
+/// What is proved when a bundle is built is part of what is signed; what is broken is not built.
+#[test]
+#[ignore = "needs the solver cvc5; .ci/run installs it"]
+fn a_bundle_attests_what_is_proved_of_it() {
+    let story = Story::new();
+    fs::create_dir_all(story.dir.join("invariants")).unwrap();
+    let file = story.dir.join("invariants/cards.cedar");
+    let holds = CARDS.replace("  action,", "  action == Action::\"payments:read-cards\",");
+    fs::write(&file, &holds).unwrap();
+    let home = &story.home;
+    let build = [
+        "bundle",
+        "build",
+        "work/policy",
+        "-f",
+        "shop.palisade",
+        "--proved",
+    ];
+    let told = home.says(&build, 0);
+    assert!(told.contains("1 invariant: 1 proved by cvc5"), "{told}");
+    let line = home.run(&["bundle", "keygen", "ci.key"]).stdout;
+    fs::write(home.path("trusted.keys"), line).unwrap();
+    home.says(
+        &[
+            "bundle",
+            "sign",
+            "shop.palisade",
+            "--key",
+            "ci.key",
+            "--sequence",
+            "1",
+        ],
+        0,
+    );
+    let verify = |id: &str, code| {
+        home.says(
+            &[
+                "bundle",
+                "verify",
+                "shop.palisade",
+                "--keys",
+                "trusted.keys",
+                "--require-proved",
+                id,
+            ],
+            code,
+        )
+    };
+    let id = holds.split('"').nth(1).unwrap();
+    verify(id, 0);
+    assert!(verify("something-else", 8).contains("PLS3114"));
+    let shown = home.json(&["bundle", "inspect", "shop.palisade"]);
+    assert_eq!(shown["proofs"][0]["invariant"], id);
+
+    fs::write(&file, CARDS).unwrap();
+    fs::remove_file(home.path("shop.palisade")).unwrap();
+    home.says(&build, 5);
+    assert!(!home.path("shop.palisade").exists());
+}
+
 #[test]
 fn what_cannot_be_compared_is_said_with_its_reason() {
     let story = Story::new();

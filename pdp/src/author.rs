@@ -25,7 +25,7 @@ use prost::Message;
 use smol_str::SmolStr;
 
 use crate::{
-    bundle::{self, FEATURES, Opened, manifest, scope::Concern, slice, texts},
+    bundle::{self, BASE, Opened, manifest, scope::Concern, slice, texts},
     compiled::{Compiled, Coverage, PolicyInfo},
 };
 
@@ -465,9 +465,10 @@ impl Draft {
             trust_domain: self.trust_domain.as_str().to_owned(),
             files: assemble::without_policies(files, &self.parts.read),
             git_revision,
-            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            features: BASE.iter().map(|f| (*f).to_owned()).collect(),
             groups: assemble::groups(&self.parts.read),
             contributions,
+            proofs: Vec::new(),
         };
         let digest = manifest::digest(&mut bundle).map_err(bundle::broken)?;
         Ok(Seal {

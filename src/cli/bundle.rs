@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::{Diagnostic, Severity},
+};
 use palisade_pdp::{
     author::{self, Loaded},
     bundle::{
@@ -22,11 +25,14 @@ use palisade_pdp::{
 use serde_json::json;
 use ulid::Ulid;
 
-use super::{Context, Exit, block_on};
+use super::{Context, Exit, block_on, policy::invariants};
 use crate::{
     config::span,
     render::{self, DIM, GOOD, Output, paint, snippet::clean},
 };
+
+/// What proves invariants.
+const SOLVER: &str = "cvc5";
 
 mod log;
 mod remote;
@@ -53,6 +59,9 @@ pub(super) enum Command {
         /// File to write, such as `shop.palisade`.
         #[arg(short = 'f', long = "file", value_name = "FILE")]
         file: PathBuf,
+        /// Refuse unless every invariant is proved; exits with 5 if one is not.
+        #[arg(long)]
+        proved: bool,
     },
     /// Sign the content of a file, its number, or that it is the newest.
     Sign(SignArgs),
@@ -118,6 +127,9 @@ pub(super) struct VerifyArgs {
     /// Keys that may sign stamps, when they are others.
     #[arg(long, value_name = "FILE", requires = "stamp_age")]
     stamp_keys: Option<PathBuf>,
+    /// Demand that this invariant was proved when the bundle was built; may be given again.
+    #[arg(long, value_name = "ID")]
+    require_proved: Vec<String>,
 }
 
 fn life(text: &str) -> Result<Duration, String> {
@@ -130,7 +142,7 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
     let output = context.output;
     let done = match command {
         Command::Keygen { file, name } => keygen(file, name.as_deref(), output),
-        Command::Build { dir, file } => return build(dir, file, output),
+        Command::Build { dir, file, proved } => return build(dir, file, *proved, output),
         Command::Sign(args) => sign(args, output),
         Command::Verify(args) => return verify(args, output),
         Command::Inspect { file, keys } => show::inspect(file, keys.as_deref(), output),
@@ -192,7 +204,7 @@ fn keygen(path: &Path, name: Option<&str>, output: Output) -> Result<(), Diagnos
     Ok(())
 }
 
-fn build(dir: &Path, path: &Path, output: Output) -> Exit {
+fn build(dir: &Path, path: &Path, all_proved: bool, output: Output) -> Exit {
     let mut loaded = load(dir);
     if let Some(missing) = incomplete(&loaded.diagnostics) {
         loaded.compiled = None;
@@ -203,7 +215,18 @@ fn build(dir: &Path, path: &Path, output: Output) -> Exit {
         return Exit::Invalid;
     };
     let policies = compiled.info.len();
+    let mut invariants = invariants::check(&compiled);
+    if all_proved {
+        let unproved = invariants.findings.iter_mut();
+        unproved.for_each(|d| d.severity = Severity::Error);
+    }
+    if invariants.findings.iter().any(Diagnostic::is_error) {
+        render::diagnostics(output, &invariants.findings);
+        return Exit::Gate;
+    }
+    let proved = &invariants.proved;
     let written = BundleFile::new(compiled.bundle).and_then(|file| {
+        let file = file.attesting(proved.iter().map(String::as_str), SOLVER)?;
         write(path, &file)?;
         Ok(file)
     });
@@ -216,8 +239,10 @@ fn build(dir: &Path, path: &Path, output: Output) -> Exit {
             "file": path,
             "digest": file.digest.to_string(),
             "policies": policies,
+            "proved": proved,
         })),
         Output::Human => {
+            render::diagnostics(output, &invariants.findings);
             let name = path.display();
             render::line(&format!(
                 "{} {name}: {} of {}  {}",
@@ -226,6 +251,7 @@ fn build(dir: &Path, path: &Path, output: Output) -> Exit {
                 file.domain,
                 paint(DIM, format!("sha256:{}", file.digest)),
             ));
+            invariants.lines.iter().for_each(|line| render::line(line));
             let next = format!("palisade bundle sign {name} --key KEY --sequence N");
             render::next(&[(next, "vouch for it, under a number")]);
         }
@@ -295,6 +321,7 @@ fn verify(args: &VerifyArgs, output: Output) -> Exit {
             threshold: args.threshold,
             stamp_age: args.stamp_age,
             stamp_keys: args.stamp_keys.clone(),
+            proved: args.require_proved.clone(),
         };
         let signed = config.load()?.check_file(&file, Clock::system().now_us())?;
         Ok((file, signed))
@@ -325,7 +352,9 @@ fn verify(args: &VerifyArgs, output: Output) -> Exit {
         }
         Err(diagnostic) => {
             let exit = match diagnostic.code.0 {
-                codes::FORGED | codes::NOT_SIGNED | codes::STAMP => Exit::NotVerified,
+                codes::FORGED | codes::NOT_SIGNED | codes::STAMP | codes::NOT_PROVED => {
+                    Exit::NotVerified
+                }
                 _ => Exit::of(&diagnostic),
             };
             render::failure(output, &diagnostic, exit)

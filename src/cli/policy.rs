@@ -13,7 +13,7 @@ mod cases;
 mod diff;
 mod fmt;
 pub(crate) mod impact;
-mod invariants;
+pub(super) mod invariants;
 mod lint;
 mod outputs;
 mod side;

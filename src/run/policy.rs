@@ -29,6 +29,7 @@ pub(super) fn trust(configured: &PolicyTrust) -> TrustConfig {
         threshold: configured.threshold,
         stamp_age: configured.stamp_age,
         stamp_keys: configured.stamp_keys.clone(),
+        proved: configured.require_proved.clone(),
     }
 }
 

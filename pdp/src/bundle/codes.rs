@@ -22,3 +22,5 @@ pub const NO_NUMBER: u16 = 3109;
 pub const UNSIGNED_FOLDER: u16 = 3110;
 /// A bundle would lack what a source contributes.
 pub const INCOMPLETE: u16 = 3113;
+/// An invariant that must be proved is not.
+pub const NOT_PROVED: u16 = 3114;

@@ -2,7 +2,12 @@
 
 use palisade_mesh::wire::policy::{File, PolicyText};
 
-use super::*;
+use super::{
+    file::BundleFile,
+    key::SigningKey,
+    trust::{Keys, Trust},
+    *,
+};
 use crate::author::{self, FILE_LEN_MAX, sample};
 
 type Change = fn(&mut Bundle);
@@ -181,4 +186,39 @@ fn an_unknown_feature_is_named_before_anything_else() {
     let error = open(&bundle.encode_to_vec().into()).unwrap_err();
     assert_eq!(error.code.0, FEATURE_UNKNOWN);
     assert!(error.message.contains("time-travel"));
+}
+
+/// What was proved is content: it changes the digest, and so what is signed.
+#[test]
+fn what_was_proved_is_part_of_a_bundle_and_can_be_demanded() {
+    let dir = sample::copy();
+    let never = "@id(\"never\")\nforbid (principal, action, resource in Service::\"demo.test/shop/payments\") when { !context.tls.mtls };\n";
+    sample::write(dir.path(), "invariants/never.cedar", never);
+    let compiled = author::load(dir.path()).compiled.unwrap();
+    let plain = BundleFile::new(compiled.bundle).unwrap();
+    let (key, _) = SigningKey::generate().unwrap();
+    let keys = Keys::parse("keys", &format!("ci {}", key.public())).unwrap();
+    let demanding = |file: &BundleFile, id: &str| {
+        let trust = Trust::new(keys.clone(), 1).demanding(vec![id.to_owned()]);
+        trust.check_file(file, 0).map(drop).map_err(|d| d.code.0)
+    };
+    let mut signed = plain.clone();
+    signed.sign_content(&key);
+    assert_eq!(demanding(&signed, "never"), Err(codes::NOT_PROVED));
+
+    let mut proved = plain.clone().attesting(["never"], "cvc5").unwrap();
+    assert_ne!(proved.digest, plain.digest);
+    assert_eq!(demanding(&proved, "never"), Err(codes::NOT_SIGNED));
+    proved.sign_content(&key);
+    assert_eq!(demanding(&proved, "never"), Ok(()));
+    assert_eq!(demanding(&proved, "other"), Err(codes::NOT_PROVED));
+    let again = author::compile(proved.signed.bundle.clone());
+    assert_eq!(again.compiled.unwrap().digest, proved.digest);
+    let nothing = plain.clone().attesting([], "cvc5").unwrap();
+    assert_eq!(nothing.digest, plain.digest);
+
+    // The word about something that is no invariant is no word at all.
+    let made_up = plain.attesting(["card-data"], "cvc5").unwrap();
+    let found = author::compile(made_up.signed.bundle).diagnostics;
+    assert_eq!(found[0].code.0, BUNDLE_BROKEN);
 }

@@ -12,14 +12,15 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Revision, Signature, Stamp},
+    wire::policy::{Bundle, Revision, Signature, Stamp},
 };
+use prost::Message;
 
 use super::{
     broken, codes,
     file::BundleFile,
     key::PublicKey,
-    read_bounded,
+    proofs, read_bounded,
     statement::{self, Forged, Says, Statement},
 };
 
@@ -42,6 +43,8 @@ pub struct TrustConfig {
     pub stamp_age: Option<Duration>,
     /// File of the keys that sign stamps, when they are others; one is enough.
     pub stamp_keys: Option<PathBuf>,
+    /// Invariants that must have been proved when the bundle was built.
+    pub proved: Vec<String>,
 }
 
 /// Whom to believe.
@@ -50,6 +53,7 @@ pub struct Trust {
     keys: Keys,
     threshold: usize,
     stamps: Option<(Keys, Duration)>,
+    proved: Vec<String>,
 }
 
 /// Keys with names.
@@ -140,6 +144,7 @@ impl TrustConfig {
             keys,
             threshold: self.threshold,
             stamps,
+            proved: self.proved.clone(),
         })
     }
 }
@@ -151,10 +156,19 @@ impl Trust {
             keys,
             threshold,
             stamps: None,
+            proved: Vec::new(),
         }
     }
 
-    /// Whether content and number of a revision are signed by enough trusted keys.
+    /// Demands that these invariants were proved when the bundle was built.
+    #[must_use]
+    pub fn demanding(mut self, invariants: Vec<String>) -> Self {
+        self.proved = invariants;
+        self
+    }
+
+    /// Whether content and number of a revision are signed by enough trusted keys, and what
+    /// must be proved of it is.
     ///
     /// # Errors
     /// Who has signed, and who is missing.
@@ -171,6 +185,11 @@ impl Trust {
         let what = format!("policy revision {} ({})", revision.sequence, digest.short());
         self.enough(&what, "its content", &content)?;
         self.enough(&what, "its number", &release)?;
+        if !self.proved.is_empty() {
+            let bundle = Bundle::decode(revision.bundle.clone());
+            let bundle = bundle.map_err(|e| broken(e.to_string()))?;
+            proofs::check(&bundle, &self.proved, &what)?;
+        }
         Ok(self.keys.vouch(&content))
     }
 
@@ -189,6 +208,7 @@ impl Trust {
             let release = self.signers(&file.statement(says), &release.signatures)?;
             self.enough(&what, "its number", &release)?;
         }
+        proofs::check(&file.bundle, &self.proved, &what)?;
         let sequence = signed.release.as_ref().map_or(0, |r| r.sequence);
         let revision = (file.digest, sequence);
         self.check_stamp(&file.domain, revision, signed.stamp.as_ref(), now_us)?;

@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, wire::policy::Signature};
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::Diagnostic,
+    wire::policy::{Proof, Signature},
+};
 use palisade_pdp::{
     author,
     bundle::{
@@ -37,17 +41,24 @@ pub(super) fn inspect(path: &Path, keys: Option<&Path>, output: Output) -> Resul
             let more = [
                 ("policies", json!(policies)),
                 ("files", files(&compiled, &file)),
+                ("proofs", attested(&file)),
             ];
             let view = with(view(&file, keys.as_ref()), more);
             render::json(&view);
         }
         Output::Human => {
             about(&file, &compiled);
+            proofs(&file);
             signatures(&file, keys.as_ref());
             table(&compiled, &file);
         }
     }
     Ok(())
+}
+
+fn attested(file: &BundleFile) -> Value {
+    let proof = |p: &Proof| json!({"invariant": p.invariant, "solver": p.solver});
+    file.bundle.proofs.iter().map(proof).collect()
 }
 
 fn about(file: &BundleFile, compiled: &Compiled) {
@@ -73,6 +84,15 @@ fn about(file: &BundleFile, compiled: &Compiled) {
             render::count(file.bundle.files.len(), "other file", "other files"),
         ],
     );
+}
+
+/// What was proved of it when it was built.
+fn proofs(file: &BundleFile) {
+    let proofs = &file.bundle.proofs;
+    if !proofs.is_empty() {
+        let proof = |p: &Proof| format!("{} by {}", clean(&p.invariant), clean(&p.solver));
+        render::fact("proved", &proofs.iter().map(proof).collect::<Vec<_>>());
+    }
 }
 
 /// Who has signed what.

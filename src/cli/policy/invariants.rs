@@ -21,15 +21,17 @@ use crate::render::{self, paint};
 
 /// What was found out about the invariants of a revision.
 #[derive(Default)]
-pub(super) struct Checked {
+pub(in crate::cli) struct Checked {
     /// What is broken, and what is not proved.
-    pub(super) findings: Vec<Diagnostic>,
+    pub(in crate::cli) findings: Vec<Diagnostic>,
     /// What people read.
-    pub(super) lines: Vec<String>,
+    pub(in crate::cli) lines: Vec<String>,
+    /// Ids of those that are proved.
+    pub(in crate::cli) proved: Vec<String>,
 }
 
 /// Checks every invariant of a revision.
-pub(super) fn check(compiled: &Compiled) -> Checked {
+pub(in crate::cli) fn check(compiled: &Compiled) -> Checked {
     let mut checked = Checked::default();
     if compiled.invariants.is_empty() {
         return checked;
@@ -56,6 +58,10 @@ pub(super) fn check(compiled: &Compiled) -> Checked {
             let told = answers.iter().filter_map(|a| told(a, &texts));
             checked.findings.extend(told);
             checked.lines.push(line(&answers, solver.as_ref()));
+            let kept = answers
+                .iter()
+                .filter(|a| a.answer.verdict == GateVerdict::Kept);
+            checked.proved = kept.map(|a| a.info.id.to_string()).collect();
         }
         Err(error) => checked.findings.push(
             Diagnostic::error(6001, "an invariant cannot be put to the engine")

@@ -36,6 +36,8 @@ const TRUST_KEYS: &str =
 const TRUST_THRESHOLD: &str = "How many of them must have signed content and number.";
 const TRUST_STAMP_AGE: &str =
     "Demands a stamp, no older than this: proof that no newer revision is withheld.";
+const TRUST_PROVED: &str =
+    "Ids of invariants that must have been proved when the bundle was built.";
 const TRUST_STAMP_KEYS: &str = "File of the keys that sign stamps; one signature is enough.";
 
 /// Every key, parents before children.
@@ -88,6 +90,7 @@ pub const KEYS: &[Key] = &[
     key("pdp.policy_trust.threshold", Count, Is("1"), TRUST_THRESHOLD),
     key("pdp.policy_trust.stamp_age", Duration, Off("26h"), TRUST_STAMP_AGE),
     key("pdp.policy_trust.stamp_keys", Path, Told("`keys`", "stamp.keys"), TRUST_STAMP_KEYS),
+    key("pdp.policy_trust.require_proved", Texts, Off("[no-cards-outside-pci]"), TRUST_PROVED),
     key("pdp.listen", Address, Required("127.0.0.1:7443"), "Where proxies subscribe, gRPC over mTLS."),
     key("pdp.identity", Choice, FROM_AGENT, OWN_IDENTITY),
     key("pdp.identity.workload_api", Text, WORKLOAD_API_EXAMPLE, WORKLOAD_API),
@@ -148,6 +151,7 @@ pub const KEYS: &[Key] = &[
     key("proxy.policy_trust.threshold", Count, Is("1"), TRUST_THRESHOLD),
     key("proxy.policy_trust.stamp_age", Duration, Off("26h"), TRUST_STAMP_AGE),
     key("proxy.policy_trust.stamp_keys", Path, Told("`keys`", "stamp.keys"), TRUST_STAMP_KEYS),
+    key("proxy.policy_trust.require_proved", Texts, Off("[no-cards-outside-pci]"), TRUST_PROVED),
     key("proxy.records", Choice, Required(""), "Where records go. Exactly one of these."),
     key("proxy.records.audit", Address, Off("127.0.0.1:7444"), "Address of an audit service; records wait in a spool on disk until it has them."),
     key("proxy.records.log", Path, Off("log"), "Folder of a log of its own."),

@@ -185,6 +185,7 @@ fn a_stamp_holds_until_its_end_and_no_longer_than_is_demanded() {
         threshold: 1,
         stamp_age: age.map(Duration::from_micros),
         stamp_keys: None,
+        proved: Vec::new(),
     };
     let stamp = |key: &SigningKey| {
         let mut stamp = Stamp {
@@ -246,6 +247,7 @@ fn a_file_of_keys_is_read_line_by_line_and_doubles_are_refused() {
             threshold,
             stamp_age: None,
             stamp_keys: None,
+            proved: Vec::new(),
         };
         config.load().map(drop).map_err(|d| d.code.0)
     };

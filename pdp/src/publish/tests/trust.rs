@@ -55,6 +55,7 @@ impl Signers {
             threshold: 2,
             stamp_age: Some(Duration::from_secs(3600)),
             stamp_keys: None,
+            proved: Vec::new(),
         }
     }
 }
