@@ -4,11 +4,9 @@
 //! upgrade does so in a new process. Everything else lives as long as the process.
 
 use std::{
-    fs::File,
-    os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -18,16 +16,10 @@ use palisade_ca::join::NodeRole;
 use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
-    sink::RecordSink,
     spiffe_id::{SpiffeId, TrustDomain},
     svid::Identity,
-    wire::policy::Announcement,
 };
-use palisade_pdp::publish::Subscribed;
-use palisade_proxy::{
-    Counters, EndpointTable, LivePolicy, Parts, PolicySlot, Proxy, RunningProxy,
-    endpoints::Endpoints,
-};
+use palisade_proxy::{Counters, EndpointTable, LivePolicy, Parts, PolicySlot, Proxy};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
@@ -50,6 +42,7 @@ use crate::{
 
 mod barring;
 mod beside;
+mod core;
 mod drain;
 mod feed;
 mod orders;
@@ -58,6 +51,7 @@ mod reload;
 mod upgrade;
 mod view;
 
+use self::core::{Changing, Core};
 use orders::{Order, routes};
 
 pub use orders::{DrainOrder, Ordered, UpgradeOrder};
@@ -113,46 +107,6 @@ pub enum Ended {
     Drained,
     /// The process with this id has taken over.
     Succeeded(u32),
-}
-
-/// What all parts of the role share.
-struct Core {
-    file: Option<PathBuf>,
-    overrides: Overrides,
-    launch: Option<Launch>,
-    clock: Clock,
-    started_us: i64,
-    identity: Identity,
-    policy: PolicySlot,
-    bars: Arc<Bars>,
-    endpoints: Endpoints,
-    kept: records::Kept,
-    sink: Arc<dyn RecordSink>,
-    /// What comes from a PDP, if there is one.
-    subscribed: Option<Subscribed>,
-    /// Held as long as the process runs.
-    lock: File,
-    changing: Mutex<Changing>,
-    /// Moves on whenever a generation has gone.
-    gone: watch::Sender<u64>,
-    /// Whether another process has just taken over: the address is served all the same.
-    succeeded: AtomicBool,
-}
-
-/// What a reload changes.
-struct Changing {
-    config: Config,
-    section: ProxySection,
-    since_us: i64,
-    rejected: Option<reload::Rejected>,
-    announced: Vec<Announcement>,
-    /// The generation that takes connections.
-    running: Arc<RunningProxy>,
-    /// Those that finish what they have.
-    retiring: Vec<Arc<RunningProxy>>,
-    /// What generations that are gone have done.
-    past: Counters,
-    word: Option<UnixStream>,
 }
 
 /// Starts the proxy of `config`, and its local socket. When it returns, every
@@ -590,109 +544,5 @@ impl Signals {
             _ = self.term.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-impl Core {
-    fn changing(&self) -> MutexGuard<'_, Changing> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn config(&self) -> Config {
-        self.changing().config.clone()
-    }
-
-    fn section(&self) -> ProxySection {
-        self.changing().section.clone()
-    }
-
-    fn config_since_us(&self) -> i64 {
-        self.changing().since_us
-    }
-
-    fn set_config(&self, config: &Config, section: &ProxySection) {
-        let mut changing = self.changing();
-        changing.config = config.clone();
-        changing.section = section.clone();
-        changing.since_us = self.clock.now_us();
-    }
-
-    fn stale_after(&self) -> Duration {
-        self.changing().section.stale_after
-    }
-
-    fn rejected(&self) -> Option<reload::Rejected> {
-        self.changing().rejected.clone()
-    }
-
-    fn set_rejected(&self, rejected: Option<reload::Rejected>) {
-        self.changing().rejected = rejected;
-    }
-
-    fn announced(&self) -> Vec<Announcement> {
-        self.changing().announced.clone()
-    }
-
-    fn set_announced(&self, announced: Vec<Announcement>) {
-        self.changing().announced = announced;
-    }
-
-    fn keep_word(&self, word: UnixStream) {
-        self.changing().word = Some(word);
-    }
-
-    /// Every generation that still has something to do.
-    fn generations(&self) -> Vec<Arc<RunningProxy>> {
-        let changing = self.changing();
-        let all = changing.retiring.iter().chain([&changing.running]);
-        all.cloned().collect()
-    }
-
-    /// The generation that takes connections.
-    fn running(&self) -> Arc<RunningProxy> {
-        self.changing().running.clone()
-    }
-
-    /// Gives connections to a new generation; the one before still has its own.
-    fn succeed(&self, fresh: RunningProxy) {
-        let mut changing = self.changing();
-        let before = std::mem::replace(&mut changing.running, Arc::new(fresh));
-        changing.retiring.push(before);
-    }
-
-    /// Lets a generation that was succeeded finish what it has.
-    fn retire(self: &Arc<Self>, old: Arc<RunningProxy>, deadline: Duration) {
-        let core = self.clone();
-        tokio::spawn(async move {
-            old.retire(deadline).await;
-            let mut changing = core.changing();
-            changing.retiring.retain(|g| !Arc::ptr_eq(g, &old));
-            changing.past = sum(changing.past, old.counters());
-            drop(changing);
-            core.gone.send_modify(|n| *n += 1);
-        });
-    }
-
-    /// Resolves when only the newest generation is left.
-    async fn generations_gone(&self) {
-        let mut gone = self.gone.subscribe();
-        let _ = gone.wait_for(|_| self.changing().retiring.is_empty()).await;
-    }
-
-    fn counters(&self) -> Counters {
-        let changing = self.changing();
-        let all = changing.retiring.iter().chain([&changing.running]);
-        all.map(|g| g.counters()).fold(changing.past, sum)
-    }
-}
-
-fn sum(a: Counters, b: Counters) -> Counters {
-    Counters {
-        requests: a.requests + b.requests,
-        allowed: a.allowed + b.allowed,
-        denied: a.denied + b.denied,
-        undecided: a.undecided + b.undecided,
-        refused: a.refused + b.refused,
-        connections: a.connections + b.connections,
     }
 }
