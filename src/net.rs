@@ -3,6 +3,7 @@
 //! Every link between roles is gRPC over mTLS with SVIDs, or a unix socket on
 //! one host. Traffic sockets belong to the proxy crate, not here.
 
+mod arrival;
 #[cfg(feature = "agent")]
 pub mod authority;
 #[cfg(feature = "full")]

@@ -1,7 +1,7 @@
 //! The listener of the decision APIs: gRPC and HTTP on one port, for peers that prove
 //! themselves by an SVID, or without one by what each request brings.
 
-use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -11,18 +11,19 @@ use hyper_util::{
 use palisade_mesh::svid::{Identity, Peer, peer_of_chain};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::Semaphore,
     time::timeout,
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use super::{
+    arrival::{Arrival, accept},
     crowd::Crowd,
     ties::Ties,
-    tls::{self, ACCEPT_PAUSE, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX},
+    tls::{self, HANDSHAKE_TIMEOUT},
 };
 
 /// Connections of the listener; of them of one identity. Callers keep few.
@@ -70,38 +71,18 @@ pub async fn serve<S>(
         Door::Plain => None,
     };
     let crowd = Crowd::new(CONNECTIONS.0, CONNECTIONS.1);
-    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     let strangers = Arc::new(Semaphore::new(CONNECTIONS.1));
-    loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let (stream, source) = tokio::select! {
-            next = listener.accept() => match next {
-                Ok(next) => next,
-                Err(error) => {
-                    warn!(%error, "connection to the decision APIs not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-            () = stop.cancelled() => return,
-        };
-        let Some(room) = crowd.enter() else {
-            warn!(%source, "connection to the decision APIs refused: too many are open");
-            continue;
-        };
+    let end = stop.clone().cancelled_owned();
+    let receive = move |arrival: Arrival| {
         let (ties, office, stop) = (ties.clone(), office.clone(), stop.clone());
         let strangers = strangers.clone();
-        tokio::spawn(async move {
-            let opened = open(ties.as_ref(), stream, source, room, &strangers).await;
-            drop(slot);
-            match opened {
-                Ok(opened) => converse(opened, office, stop).await,
-                Err(error) => debug!(%source, %error, "connection to the decision APIs refused"),
-            }
-        });
-    }
+        async move {
+            let opened = open(ties.as_ref(), arrival, &strangers).await?;
+            converse(opened, office, stop).await;
+            Ok(())
+        }
+    };
+    accept(listener, "decisions", crowd, end, receive).await;
 }
 
 /// A connection of either kind.
@@ -117,11 +98,15 @@ struct Opened {
 
 async fn open(
     ties: Option<&(Ties, bool)>,
-    stream: TcpStream,
-    source: SocketAddr,
-    room: super::crowd::Room,
+    arrival: Arrival,
     strangers: &Arc<Semaphore>,
 ) -> io::Result<Opened> {
+    let Arrival {
+        stream,
+        source,
+        room,
+        slot: _slot,
+    } = arrival;
     stream.set_nodelay(true)?;
     let stranger = || {
         let place = strangers.clone().try_acquire_owned();

@@ -25,13 +25,13 @@ use tokio_rustls::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
-use tracing::{debug, warn};
 
 use super::{
+    arrival::{Arrival, accept},
     authority::ENROL,
     crowd::{Crowd, Room},
     ties::Ties,
-    tls::{self, ACCEPT_PAUSE, ACCEPTED_MAX, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, PeerStream},
+    tls::{self, ACCEPTED_MAX, HANDSHAKE_TIMEOUT, PeerStream},
 };
 
 /// ALPN of the door for nodes.
@@ -58,7 +58,19 @@ pub fn arrivals(listener: TcpListener, identity: &Identity) -> Arrivals {
         to_nodes,
         to_strangers,
     });
-    tokio::spawn(accept(listener, porter));
+    let nodes_served = porter.to_nodes.clone();
+    let end = async move { nodes_served.closed().await };
+    let receive = move |arrival| {
+        let porter = porter.clone();
+        async move { porter.open(arrival).await }
+    };
+    tokio::spawn(accept(
+        listener,
+        "authority",
+        Crowd::default(),
+        end,
+        receive,
+    ));
     Arrivals {
         nodes: ReceiverStream::new(nodes),
         strangers: ReceiverStream::new(strangers),
@@ -73,40 +85,15 @@ struct Porter {
     to_strangers: mpsc::Sender<io::Result<StrangerStream>>,
 }
 
-async fn accept(listener: TcpListener, porter: Arc<Porter>) {
-    let crowd = Crowd::default();
-    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    loop {
-        let Ok(slot) = slots.clone().acquire_owned().await else {
-            return;
-        };
-        let (stream, source) = tokio::select! {
-            next = listener.accept() => match next {
-                Ok(next) => next,
-                Err(error) => {
-                    warn!(%error, "connection to the authority not accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
-            () = porter.to_nodes.closed() => return,
-        };
-        let Some(room) = crowd.enter() else {
-            warn!(%source, "connection to the authority refused: too many are open");
-            continue;
-        };
-        let porter = porter.clone();
-        tokio::spawn(async move {
-            if let Err(error) = porter.open(stream, source, room).await {
-                debug!(%source, %error, "connection to the authority refused");
-            }
-            drop(slot);
-        });
-    }
-}
-
 impl Porter {
-    async fn open(&self, stream: TcpStream, source: SocketAddr, room: Room) -> io::Result<()> {
+    /// Keeps the arrival's slot until somebody has taken the connection.
+    async fn open(&self, arrival: Arrival) -> io::Result<()> {
+        let Arrival {
+            stream,
+            source,
+            room,
+            slot: _slot,
+        } = arrival;
         stream.set_nodelay(true)?;
         let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
         let start = timeout(HANDSHAKE_TIMEOUT, hello).await??;

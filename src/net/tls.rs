@@ -20,12 +20,12 @@ use rustls_pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, mpsc},
     time::timeout,
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector, server::TlsStream};
 use tonic::transport::{Channel, Endpoint, Uri, server::Connected};
-use tracing::{debug, warn};
+use tracing::warn;
 
 /// How long a peer may take for its handshake.
 pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,6 +37,7 @@ pub(super) const HANDSHAKES_MAX: usize = 256;
 pub(super) const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 use super::{
+    arrival::{Arrival, accept},
     crowd::{Crowd, Place, Room},
     directory::Whereabouts,
     ties::{Tied, Ties},
@@ -118,51 +119,36 @@ pub fn incoming_within(
 ) -> impl Stream<Item = io::Result<PeerStream>> + Send + use<> {
     let ties = Ties::new(identity);
     let (accepted, ready) = mpsc::channel(ACCEPTED_MAX);
-    let slots = Arc::new(tokio::sync::Semaphore::new(HANDSHAKES_MAX));
-    tokio::spawn(async move {
-        loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else {
-                return;
-            };
-            let (stream, source) = tokio::select! {
-                next = listener.accept() => match next {
-                    Ok(next) => next,
-                    Err(error) => {
-                        warn!(%error, "control connection not accepted");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                        continue;
-                    }
-                },
-                () = accepted.closed() => return,
-            };
-            let Some(room) = crowd.enter() else {
-                warn!(%source, "control connection refused: too many are open");
-                continue;
-            };
-            let (ties, accepted) = (ties.clone(), accepted.clone());
-            tokio::spawn(async move {
-                match handshake(&ties, stream, source, room).await {
-                    Ok(stream) => drop(accepted.send(Ok(stream)).await),
-                    Err(error) => debug!(%source, %error, "control connection refused"),
-                }
-                drop(slot);
-            });
+    let served = accepted.clone();
+    let end = async move { served.closed().await };
+    let receive = move |arrival: Arrival| {
+        let (ties, accepted) = (ties.clone(), accepted.clone());
+        async move {
+            let (stream, slot) = handshake(&ties, arrival).await?;
+            drop(accepted.send(Ok(stream)).await);
+            drop(slot);
+            Ok(())
         }
-    });
+    };
+    tokio::spawn(accept(listener, "control", crowd, end, receive));
     tokio_stream::wrappers::ReceiverStream::new(ready)
 }
 
 async fn handshake(
     ties: &Ties,
-    stream: TcpStream,
-    source: SocketAddr,
-    room: Room,
-) -> io::Result<PeerStream> {
+    arrival: Arrival,
+) -> io::Result<(PeerStream, OwnedSemaphorePermit)> {
+    let Arrival {
+        stream,
+        source,
+        room,
+        slot,
+    } = arrival;
     stream.set_nodelay(true)?;
     let (config, witness) = ties.identity().server_session(&[b"h2"]);
     let accepting = TlsAcceptor::from(Arc::new(config)).accept(stream);
     let stream = timeout(HANDSHAKE_TIMEOUT, accepting).await??;
-    proven(stream, source, room, ties, &witness)
+    Ok((proven(stream, source, room, ties, &witness)?, slot))
 }
 
 /// A connection whose handshake is done, if its peer has not too many already. `witness`
