@@ -326,6 +326,27 @@ fn evaluations_are_answered_as_the_specification_shows() {
         error["message"].as_str().unwrap().contains("no operation"),
         "{answer}"
     );
+    // What cannot be decided is as an error, and stops what an error stops.
+    let refund = json!({ "action": { "name": "account:refund" }, "resource": operation("bank/account/refund") });
+    let mut one_open = json!({
+        "subject": workload("alice"), "action": { "name": "GET" },
+        "evaluations": [{ "resource": operation("bank/account/a123") }, refund, { "resource": operation("bank/account/a456") }],
+    });
+    for (semantic, expected) in [
+        ("execute_all", &[true, false, true][..]),
+        ("deny_on_first_deny", &[true, false]),
+        ("permit_on_first_permit", &[true]),
+    ] {
+        one_open["options"] = json!({ "evaluations_semantic": semantic });
+        let answer = desk.answer(EVALUATIONS, &one_open.to_string());
+        assert_eq!(decisions(&answer), expected, "{answer}");
+        let error = &answer["evaluations"][1]["context"]["error"];
+        assert!(expected.len() < 2 || error["status"] == 503, "{answer}");
+    }
+    let twice = r#"{"subject":{"type":"workload","id":"alice"},"action":{"name":"GET"},"resource":{"type":"operation","id":"bank/account/a123"},"context":{"time":"2024-06-11T10:30:00Z","time":"2024-06-11T20:30:00Z"}}"#;
+    let reply = desk.post(EVALUATION, &[], twice);
+    assert_eq!(reply.status, 400, "{reply:?}");
+    assert!(reply.body.contains("`time` is there twice"), "{reply:?}");
     for (bad, expected) in [
         (
             json!({ "evaluations": [{ "resource": operation("bank/account/a123") }] }),

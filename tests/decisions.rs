@@ -10,7 +10,11 @@
 
 mod support;
 
-use std::{fs, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::SocketAddr,
+};
 
 use palisade_mesh::wire::{
     decide::{
@@ -408,6 +412,7 @@ fn envoy_asks(principal: &str, path: &str, headers: &[(&str, &str)]) -> ext_auth
         attributes: Some(AttributeContext {
             source: Some(Peer {
                 principal: principal.into(),
+                certificate: String::new(),
                 address: Some(Address {
                     socket_address: Some(SocketAddress {
                         address: source.ip().to_string(),
@@ -528,6 +533,32 @@ async fn t100_ext_authz_answers_as_a_proxy_or_not_at_all() {
     http.headers.clear();
     let response = envoy.check(asked).await.unwrap();
     assert_eq!(denied(response.get_ref()).0, 503);
+    // A certificate proves the principal, or the request is nobody's.
+    let pem = |path: &str| {
+        let chain = desk.authority.leaf(path).chain;
+        let escaped = chain.bytes().map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        });
+        escaped.collect::<String>()
+    };
+    for (certificate, expected) in [
+        (pem(WEB), 200),
+        (pem("ns/shop/sa/orders"), 403),
+        ("%2".into(), 403),
+        ("none".into(), 403),
+    ] {
+        let mut asked = envoy_asks(WEB_ID, "/public/a", &[]);
+        let attributes = asked.attributes.as_mut().unwrap();
+        attributes.source.as_mut().unwrap().certificate = certificate;
+        // Whom the question is about is known, and with it which service.
+        let status = match envoy.check(asked).await {
+            Ok(response) => denied(response.get_ref()).0,
+            Err(refused) if refused.code() == Code::PermissionDenied => 403,
+            Err(error) => panic!("{error:?}"),
+        };
+        assert_eq!(status, expected);
+    }
     // A principal that is none.
     for principal in ["", "CN=web", "spiffe://acme.test/a?b"] {
         let response = envoy.check(envoy_asks(principal, "/public/a", &[])).await;
@@ -611,4 +642,76 @@ async fn a_caller_at_its_limit_waits_and_others_do_not() {
     });
     let reply = desk.post("/access/v1/evaluation", &[], &fill((1 << 20) + 1));
     assert_eq!(reply.status, 413, "{reply:?}");
+}
+
+/// What the PDP tells on its local socket, by name and labels.
+fn metrics(home: &Home) -> BTreeMap<String, f64> {
+    let sockets = fs::read_dir(home.path("run/palisade")).unwrap();
+    let mut sockets = sockets.map(|entry| entry.unwrap().path());
+    let socket = sockets
+        .find(|path| path.to_string_lossy().ends_with(".pdp.sock"))
+        .unwrap();
+    let text = http::over_unix(&socket, "/v1/pdp/metrics").unwrap().body;
+    let values = text.lines().filter(|line| !line.starts_with('#'));
+    values
+        .map(|line| {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            (name.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+/// Every answer, search, refusal and limit is counted once, and the page tells each counter.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_is_counted() {
+    let home = home();
+    let desk = Desk::ready_with(&home, DOMAIN, LINKS, "questions_per_s: 20");
+    let before = metrics(&home);
+    let mut edge = DecisionsClient::new(desk.channel(EDGE));
+    for path in ["/public/a", "/public/b", "/admin/a"] {
+        answer(&mut edge, "web", get(path)).await;
+    }
+    let mut envoy = AuthorizationClient::new(desk.channel(EDGE));
+    let asked = envoy_asks(WEB_ID, "/nothing", &[]);
+    assert_eq!(denied(envoy.check(asked).await.unwrap().get_ref()).0, 403);
+    let mut web = DecisionsClient::new(desk.channel(WEB));
+    let other = ask("spiffe://acme.test/ns/shop/sa/orders", get("/public/a"));
+    assert!(web.check(other).await.is_err());
+    let search = r#"{"subject":{"type":"workload"},"action":{"name":"GET"},"resource":{"type":"operation","id":"shop/orders/public"}}"#;
+    desk.answer("/access/v1/search/subject", search);
+    let many = CheckBatchRequest {
+        questions: vec![ask("", get("/public/a")).question.unwrap(); 21],
+    };
+    assert!(web.check_batch(many).await.is_err());
+
+    let after = metrics(&home);
+    let gained = |name: &str| {
+        let of = |all: &BTreeMap<String, f64>| all.get(name).copied().unwrap_or_default();
+        of(&after) - of(&before)
+    };
+    let answers = |api: &str, decision: &str| {
+        let labels = format!("{{api=\"{api}\",decision=\"{decision}\"}}");
+        gained(&format!("palisade_decision_api_answers_total{labels}"))
+    };
+    assert_eq!(answers("grpc", "allow"), 2.0, "{after:?}");
+    assert_eq!(answers("grpc", "forbidden"), 1.0, "{after:?}");
+    assert_eq!(answers("ext_authz", "not_permitted"), 1.0, "{after:?}");
+    for (what, expected) in [("searches", 1.0), ("refused", 1.0), ("busy", 1.0)] {
+        let name = format!("palisade_decision_api_{what}_total");
+        assert_eq!(gained(&name), expected, "{what}: {after:?}");
+    }
+    assert!(gained("palisade_decision_api_seconds_total") > 0.0);
+
+    let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md");
+    let page = fs::read_to_string(page).unwrap();
+    let told = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `palisade_decision_api_"));
+    let told: BTreeSet<&str> = told.filter_map(|rest| rest.split('`').next()).collect();
+    let name = |line: &String| {
+        let name = line.strip_prefix("palisade_decision_api_").unwrap();
+        name.split('{').next().unwrap().to_owned()
+    };
+    let counted: BTreeSet<String> = after.keys().map(name).collect();
+    assert!(counted.iter().map(String::as_str).eq(told), "{counted:?}");
 }

@@ -35,7 +35,7 @@ pub use claim::{CLAIM_LEN_MAX, Claim, SERIAL_LEN_MAX};
 pub use foundation::{Foundation, PeerFacts, Witness};
 pub use introduction::unproven_client_config;
 use verify::{Expected, SpiffeVerifier};
-pub use verify::{PeerError, peer_of_chain, verify_chain};
+pub use verify::{PeerError, peer_of_chain, peer_of_pem, verify_chain};
 
 /// An X.509-SVID with its private key.
 #[derive(Clone)]

@@ -116,6 +116,7 @@ fn question() -> CheckRequest {
         attributes: Some(AttributeContext {
             source: Some(Peer {
                 principal: id("ns/shop/sa/web").to_string(),
+                certificate: String::new(),
                 address: None,
             }),
             request: Some(Asked {
@@ -158,7 +159,7 @@ fn in_process(c: &mut Criterion) {
         .build()
         .unwrap();
     let desk = desk();
-    let caller = desk.client(&id("ns/edge/sa/envoy"));
+    let caller = desk.client(&id("ns/edge/sa/envoy"), || true);
     let message = framed(&question());
     let request = || {
         let mut request = http::Request::post("/envoy.service.auth.v3.Authorization/Check")
@@ -270,7 +271,7 @@ impl tonic::service::Interceptor for Proven {
 
 fn beside_nothing() {
     let desk = desk();
-    let caller = Proven(desk.client(&id("ns/edge/sa/envoy")));
+    let caller = Proven(desk.client(&id("ns/edge/sa/envoy"), || true));
     let ours = Measured::start(move |mut server| {
         let service = envoy::service(&desk);
         server.add_service(tonic::service::interceptor::InterceptedService::new(

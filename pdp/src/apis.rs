@@ -23,8 +23,12 @@ mod inquiry;
 mod judged;
 mod ledger;
 pub mod native;
+#[cfg(test)]
+mod tests;
 
-pub use caller::Caller;
+use http::{HeaderMap, header::CONTENT_TYPE};
+
+pub use caller::{Caller, Seat};
 pub use counts::{Counts, Tally};
 pub use desk::{Desk, DeskConfig, Limits};
 
@@ -32,6 +36,13 @@ pub use desk::{Desk, DeskConfig, Limits};
 pub const MESSAGE_LEN_MAX: usize = 1 << 20;
 /// Most questions of one batch.
 pub const BATCH_MAX: usize = 256;
+
+/// Whether a request is for one of the gRPC services.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
 
 /// Which API a question came by, as records call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

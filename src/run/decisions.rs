@@ -13,12 +13,13 @@ use std::{
 
 use axum::{Router, body::Body};
 use http::{Request, Response, header};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use palisade_mesh::{
     diagnostic::Diagnostic,
     svid::{Identity, Peer},
 };
-use palisade_pdp::apis::{Caller, Counts, Desk, authzen, envoy, native};
+use palisade_pdp::apis::{Caller, Counts, Desk, Seat, authzen, envoy, is_grpc, native};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -206,8 +207,8 @@ impl Clerk {
         let field = request.headers().get(header::AUTHORIZATION)?;
         let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
         let bearer = scheme.eq_ignore_ascii_case("bearer").then_some(token)?;
-        let owner = self.office.tokens.as_ref()?.owner(bearer.trim())?;
-        Some(self.office.desk.client(&owner))
+        let (owner, is_good) = self.office.tokens.as_ref()?.owner(bearer.trim())?;
+        Some(self.office.desk.client(&owner, is_good))
     }
 }
 
@@ -221,15 +222,31 @@ impl Service<Request<Incoming>> for Clerk {
     }
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        let is_grpc = request
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"));
-        if let Some(caller) = self.caller(&request) {
+        let office = &self.office;
+        let caller = self.caller(&request);
+        let seat = match office.desk.enter(caller.as_ref(), request.headers()) {
+            Ok(seat) => seat,
+            Err(refused) => return Box::pin(std::future::ready(Ok(refused))),
+        };
+        let mut api = match is_grpc(request.headers()) {
+            true => &office.grpc,
+            false => &office.http,
+        }
+        .clone();
+        if let Some(caller) = caller {
             request.extensions_mut().insert(caller);
         }
-        let office = &self.office;
-        let mut api = if is_grpc { &office.grpc } else { &office.http }.clone();
-        Box::pin(api.call(request))
+        Box::pin(async move { Ok(seated(api.call(request).await?, seat)) })
     }
+}
+
+/// The answer, which keeps its request's seat until its last byte has gone.
+fn seated(answer: Response<Body>, seat: Option<Seat>) -> Response<Body> {
+    let Some(seat) = seat else { return answer };
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _kept = &seat;
+            frame
+        }))
+    })
 }

@@ -52,10 +52,20 @@ impl Tokens {
         })
     }
 
-    /// Whose token this is.
-    pub(super) fn owner(&self, token: &str) -> Option<SpiffeId> {
+    /// Whose token this is, and whether it still is, whenever that is asked.
+    pub(super) fn owner(
+        &self,
+        token: &str,
+    ) -> Option<(SpiffeId, impl Fn() -> bool + Send + Sync + use<>)> {
+        let digest = Digest::of(token.as_bytes());
+        let owner = self.of(&digest)?;
+        let (tokens, id) = (self.clone(), owner.clone());
+        Some((owner, move || tokens.of(&digest).as_ref() == Some(&id)))
+    }
+
+    fn of(&self, digest: &Digest) -> Option<SpiffeId> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(&Digest::of(token.as_bytes())).cloned()
+        known.get(digest).cloned()
     }
 
     /// Reads the file again whenever it changes, for ever. One that cannot be used
@@ -165,8 +175,13 @@ mod tests {
     fn a_token_is_known_by_its_hash_alone() {
         let hash = Digest::of(b"secret");
         let tokens = read(&format!("# tokens\nci {hash} # of the pipeline\n\n")).unwrap();
-        let id = tokens.owner("secret").unwrap();
+        let (id, is_good) = tokens.owner("secret").unwrap();
         assert_eq!(id.as_str(), "spiffe://acme.test/palisade/client/ci");
+        assert!(is_good());
+        let another = format!("cd {hash}");
+        let known = read(&another).unwrap().known.read().unwrap().clone();
+        *tokens.known.write().unwrap() = known;
+        assert!(!is_good(), "whose it was is not whose it is");
         for wrong in ["", "Secret", "secret ", &hash.to_string()] {
             assert!(tokens.owner(wrong).is_none(), "{wrong}");
         }

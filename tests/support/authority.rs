@@ -29,7 +29,8 @@ pub struct Authority {
 
 /// A certificate and its key.
 pub struct Leaf {
-    chain: String,
+    /// PEM.
+    pub chain: String,
     pub der: CertificateDer<'static>,
     pub key: KeyPair,
 }

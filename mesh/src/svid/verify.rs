@@ -13,6 +13,7 @@ use rustls::{
 };
 use rustls_pki_types::{
     CertificateDer, ServerName, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
+    pem::PemObject,
 };
 use webpki::{EndEntityCert, KeyUsage};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
@@ -190,6 +191,15 @@ fn tls_error<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a rus
 /// As verification: the leaf must be an X.509-SVID.
 pub fn peer_of_chain(chain: &[CertificateDer<'_>]) -> Result<Peer, PeerError> {
     read_leaf(chain.first().ok_or(PeerError::NoCertificate)?)
+}
+
+/// Reads the peer of a certificate in PEM that somebody else has verified.
+///
+/// # Errors
+/// As verification: it must be an X.509-SVID.
+pub fn peer_of_pem(pem: &[u8]) -> Result<Peer, PeerError> {
+    let leaf = CertificateDer::from_pem_slice(pem).map_err(|_| PeerError::Unreadable)?;
+    read_leaf(&leaf)
 }
 
 /// Reads identity, serial and validity of a leaf.

@@ -8,8 +8,9 @@
 //! | context, `properties` | what policies may read; anything else is refused |
 //!
 //! A denial is 200 with `decision: false`. What could not be decided is no denial: 503.
-//! A question in a batch that means nothing here is `decision: false` with an `error`
-//! (section "Errors" of the Access Evaluations API); alone it is 400.
+//! A question in a batch that means nothing here, or could not be decided, is
+//! `decision: false` with an `error` (section "Errors" of the Access Evaluations API);
+//! alone it is 400 or 503.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use axum::{
     routing::{get, post},
 };
 use http::{
-    HeaderName, HeaderValue, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
     header::{CONTENT_TYPE, HOST, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use palisade_mesh::canonical::canonical_host;
@@ -35,12 +36,14 @@ use super::{
 use crate::apis::codes::{MALFORMED, NO_API, NO_HOST, NOT_JSON, SLOW, TOO_LONG, UNPROVEN};
 
 mod evaluate;
+mod once;
 mod page;
 mod search;
 mod words;
 
 pub use page::{PAGE_DEFAULT, PAGE_MAX};
 
+use once::Once;
 use page::Pages;
 use search::Kind;
 
@@ -83,9 +86,12 @@ pub fn router(desk: &Desk, scheme: &'static str) -> Router {
 /// The request's identifier is the answer's, whatever the answer.
 async fn identified(request: Request, next: Next) -> Response {
     let id = request.headers().get(REQUEST_ID).cloned();
-    let mut response = next.run(request).await;
+    echo(id.as_ref(), next.run(request).await)
+}
+
+fn echo(id: Option<&HeaderValue>, mut response: Response) -> Response {
     if let Some(id) = id {
-        response.headers_mut().insert(REQUEST_ID, id);
+        response.headers_mut().insert(REQUEST_ID, id.clone());
     }
     response
 }
@@ -98,6 +104,11 @@ impl Fault {
     fn bad(message: impl Into<String>) -> Self {
         Self(StatusCode::BAD_REQUEST, message.into())
     }
+}
+
+/// The answer to a request that is not let in.
+pub(super) fn refused(why: NoAnswer, headers: &HeaderMap) -> Response {
+    echo(headers.get(REQUEST_ID), Fault::from(why).into_response())
 }
 
 impl From<NoAnswer> for Fault {
@@ -215,11 +226,13 @@ async fn read<T: DeserializeOwned>(request: Request) -> Result<(Caller, T), Faul
                 false => Fault::bad(format!("PLS{MALFORMED}: the message broke off: {error}")),
             }
         })?;
-    let asked = serde_json::from_slice(&bytes).map_err(|error| {
+    let malformed = |error: serde_json::Error| {
         Fault::bad(format!(
             "PLS{MALFORMED}: the message is not understood: {error}"
         ))
-    })?;
+    };
+    serde_json::from_slice::<Once>(&bytes).map_err(malformed)?;
+    let asked = serde_json::from_slice(&bytes).map_err(malformed)?;
     Ok((caller, asked))
 }
 

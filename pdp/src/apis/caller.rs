@@ -1,6 +1,7 @@
 //! Who asks, and how much: one load per identity, whatever connections it has.
 
 use std::{
+    fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -23,11 +24,46 @@ const PERMISSIONS_MAX: usize = 4096;
 #[derive(Debug, Clone)]
 pub struct Caller {
     pub(super) id: SpiffeId,
-    /// Serial number of its certificate; empty for a token.
-    pub(super) serial: Arc<[u8]>,
-    /// When its certificate ends, seconds since the Unix epoch.
-    pub(super) until_s: i64,
+    pub(super) proof: Proof,
     pub(super) load: Arc<Load>,
+}
+
+/// What proved a caller, for as long as that holds.
+#[derive(Clone)]
+pub(super) enum Proof {
+    Certificate {
+        serial: Arc<[u8]>,
+        /// When it ends, seconds since the Unix epoch.
+        until_s: i64,
+    },
+    /// Whether the token is still good.
+    Token(Arc<dyn Fn() -> bool + Send + Sync>),
+}
+
+impl fmt::Debug for Proof {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate { .. } => "Certificate",
+            Self::Token(_) => "Token",
+        })
+    }
+}
+
+impl Proof {
+    pub(super) fn holds(&self, now_us: i64) -> bool {
+        match self {
+            Self::Certificate { until_s, .. } => now_us.div_euclid(1_000_000) <= *until_s,
+            Self::Token(is_good) => is_good(),
+        }
+    }
+
+    /// Serial number of the certificate; empty for a token.
+    pub(super) fn serial(&self) -> &[u8] {
+        match self {
+            Self::Certificate { serial, .. } => serial,
+            Self::Token(_) => &[],
+        }
+    }
 }
 
 impl Caller {
@@ -68,9 +104,10 @@ pub(crate) enum Busy {
     Rate(u32),
 }
 
-/// A request on its way; given back when dropped.
+/// A request on its way, until the last byte of its answer; given back when dropped.
 #[derive(Debug)]
-pub(crate) struct Seat(Arc<Load>);
+#[must_use]
+pub struct Seat(Arc<Load>);
 
 impl Drop for Seat {
     fn drop(&mut self) {
@@ -90,18 +127,23 @@ impl Load {
         }
     }
 
-    /// Lets a request with so many questions in.
-    pub(super) fn enter(self: &Arc<Self>, limits: &Limits, questions: usize) -> Result<Seat, Busy> {
+    /// Lets a request in.
+    pub(super) fn enter(self: &Arc<Self>, limits: &Limits) -> Result<Seat, Busy> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let seat = Seat(self.clone());
-        if before >= limits.in_flight {
-            return Err(Busy::InFlight(limits.in_flight));
+        match before < limits.in_flight {
+            true => Ok(seat),
+            false => Err(Busy::InFlight(limits.in_flight)),
         }
+    }
+
+    /// Lets so many questions be asked.
+    pub(super) fn ask(&self, limits: &Limits, questions: usize) -> Result<(), Busy> {
         let asked = f64::from(u32::try_from(questions).unwrap_or(u32::MAX));
-        if !lock(&self.bucket).take(asked, limits.questions_per_s) {
-            return Err(Busy::Rate(limits.questions_per_s));
+        match lock(&self.bucket).take(asked, limits.questions_per_s) {
+            true => Ok(()),
+            false => Err(Busy::Rate(limits.questions_per_s)),
         }
-        Ok(seat)
     }
 
     /// What was answered to `key` under the revision `sequence`.
@@ -185,21 +227,21 @@ mod tests {
     #[test]
     fn requests_in_flight_are_bounded_and_come_back() {
         let load = Arc::new(Load::new(&LIMITS));
-        let first = load.enter(&LIMITS, 1).unwrap();
-        let _second = load.enter(&LIMITS, 1).unwrap();
-        assert_eq!(load.enter(&LIMITS, 1).unwrap_err(), Busy::InFlight(2));
+        let first = load.enter(&LIMITS).unwrap();
+        let _second = load.enter(&LIMITS).unwrap();
+        assert_eq!(load.enter(&LIMITS).unwrap_err(), Busy::InFlight(2));
         drop(first);
-        assert!(load.enter(&LIMITS, 1).is_ok());
+        assert!(load.enter(&LIMITS).is_ok());
     }
 
     #[test]
     fn questions_are_bounded_by_the_second() {
         let load = Arc::new(Load::new(&LIMITS));
-        assert!(load.enter(&LIMITS, 10).is_ok());
-        assert_eq!(load.enter(&LIMITS, 1).unwrap_err(), Busy::Rate(10));
+        assert!(load.ask(&LIMITS, 10).is_ok());
+        assert_eq!(load.ask(&LIMITS, 1).unwrap_err(), Busy::Rate(10));
         lock(&load.bucket).filled -= Duration::from_secs(1);
-        assert!(load.enter(&LIMITS, 10).is_ok());
-        assert!(load.enter(&LIMITS, 11).is_err());
+        assert!(load.ask(&LIMITS, 10).is_ok());
+        assert!(load.ask(&LIMITS, 11).is_err());
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use axum::body::Body;
+use http::{HeaderMap, Response};
 use palisade_mesh::{
     clock::Clock,
     decision::DecisionId,
@@ -16,16 +18,19 @@ use palisade_mesh::{
     svid::Peer,
     wire::record::{AuditMode, Verdict as WireVerdict},
 };
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
-    Api, Caller,
-    caller::{Busy, Loads, Seat},
+    Api, Caller, authzen,
+    caller::{Busy, Loads, Proof, Seat},
     codes::{BARRED, UNPROVEN, UNRECORDED},
     counts::{Counters, Counts},
     force::Force,
     inquiry::{Inquiry, Misread},
+    is_grpc,
     judged::{Judged, judge, subject_of},
     ledger::{Ledger, Noted},
+    native,
 };
 use crate::decide::Snapshot;
 
@@ -33,6 +38,9 @@ use crate::decide::Snapshot;
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 /// How long an answer waits for its record, where its service demands that.
 const DURABLE_WAIT: Duration = Duration::from_secs(2);
+/// Searches at the same time; each may take a thread for as long as the catalogue is
+/// long. Others wait for their turn.
+pub(super) const SEARCHES_MAX: usize = 4;
 
 /// What one caller may ask at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +79,7 @@ struct Inner {
     ledger: Ledger,
     loads: Loads,
     counts: Counters,
+    searches: Arc<Semaphore>,
 }
 
 struct Parts {
@@ -105,7 +114,8 @@ pub(super) enum NoAnswer {
     /// By the kill list, for this reason.
     Barred(&'static str),
     Busy(Busy),
-    /// The caller's certificate has ended since the handshake.
+    /// The caller's certificate has ended since the handshake, or its token is none any
+    /// more.
     Ended,
     Refused(LinkRefused),
     Unrecorded,
@@ -121,7 +131,12 @@ impl std::fmt::Display for NoAnswer {
                 )
             }
             Self::Busy(busy) => busy.fmt(f),
-            Self::Ended => write!(f, "PLS{UNPROVEN}: the caller's certificate has ended"),
+            Self::Ended => {
+                write!(
+                    f,
+                    "PLS{UNPROVEN}: the caller's certificate or token has ended"
+                )
+            }
             Self::Refused(refused) => refused.fmt(f),
             Self::Unrecorded => {
                 write!(
@@ -159,6 +174,7 @@ impl Desk {
             },
             loads: Loads::default(),
             counts: Counters::default(),
+            searches: Arc::new(Semaphore::new(SEARCHES_MAX)),
         }))
     }
 
@@ -183,18 +199,23 @@ impl Desk {
     pub fn caller(&self, peer: &Peer) -> Caller {
         Caller {
             id: peer.id.clone(),
-            serial: peer.serial.clone(),
-            until_s: peer.not_after_s,
+            proof: Proof::Certificate {
+                serial: peer.serial.clone(),
+                until_s: peer.not_after_s,
+            },
             load: self.0.loads.of(&peer.id, &self.0.config.limits),
         }
     }
 
-    /// The caller that a token proved.
-    pub fn client(&self, id: &SpiffeId) -> Caller {
+    /// The caller that a token proved, for as long as `is_good` says so.
+    pub fn client(
+        &self,
+        id: &SpiffeId,
+        is_good: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Caller {
         Caller {
             id: id.clone(),
-            serial: Arc::from([0_u8; 0]),
-            until_s: i64::MAX,
+            proof: Proof::Token(Arc::new(is_good)),
             load: self.0.loads.of(id, &self.0.config.limits),
         }
     }
@@ -213,19 +234,66 @@ impl Desk {
         slot.clone()
     }
 
-    /// Lets a request with so many questions in, while the caller is who it was.
-    pub(super) fn enter(&self, caller: &Caller, questions: usize) -> Result<Seat, NoAnswer> {
+    /// Lets a request with these `headers` in before anything of its message is read. The
+    /// seat is the request's until its answer has gone: what callers can have lie about
+    /// here is bounded by their seats. Whoever has proven nothing has none, and gets as far
+    /// as an API that reads nothing of strangers.
+    ///
+    /// # Errors
+    /// The answer, in the form of gRPC or of HTTP.
+    pub fn enter(
+        &self,
+        caller: Option<&Caller>,
+        headers: &HeaderMap,
+    ) -> Result<Option<Seat>, Response<Body>> {
+        let grpc = is_grpc(headers);
+        let Some(caller) = caller else {
+            return match grpc {
+                true => Err(native::unproven().into_http()),
+                false => Ok(None),
+            };
+        };
+        let entered = self.present(caller).and_then(|()| {
+            let entered = caller.load.enter(&self.0.config.limits);
+            Ok(entered.inspect_err(|_| self.0.counts.busy())?)
+        });
+        entered.map(Some).map_err(|why| match grpc {
+            true => native::status_of(why).into_http(),
+            false => authzen::refused(why, headers),
+        })
+    }
+
+    /// Lets so many questions be asked, while the caller is who it was.
+    pub(super) fn ask(&self, caller: &Caller, questions: usize) -> Result<(), NoAnswer> {
+        self.present(caller)?;
+        let asked = caller.load.ask(&self.0.config.limits, questions);
+        Ok(asked.inspect_err(|_| self.0.counts.busy())?)
+    }
+
+    fn present(&self, caller: &Caller) -> Result<(), NoAnswer> {
         let now_us = self.0.config.clock.now_us();
-        if now_us.div_euclid(1_000_000) > caller.until_s {
+        if !caller.proof.holds(now_us) {
             return Err(NoAnswer::Ended);
         }
-        let list = (self.0.config.kill_list)();
-        if let Some(entry) = list.bars(&subject_of(&caller.id, &caller.serial), now_us) {
-            self.0.counts.refused();
-            return Err(NoAnswer::Barred(entry.target.reason()));
+        let subject = subject_of(&caller.id, caller.proof.serial());
+        match self.kill_list().bars(&subject, now_us) {
+            Some(entry) => {
+                self.0.counts.refused();
+                Err(NoAnswer::Barred(entry.target.reason()))
+            }
+            None => Ok(()),
         }
-        let entered = caller.load.enter(&self.0.config.limits, questions);
-        Ok(entered.inspect_err(|_| self.0.counts.busy())?)
+    }
+
+    /// The kill list in force.
+    pub(super) fn kill_list(&self) -> Arc<KillList> {
+        (self.0.config.kill_list)()
+    }
+
+    /// A turn to search.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = self.0.searches.clone().acquire_owned().await;
+        turn.expect("nobody closes it")
     }
 
     /// Answers one question, once its record is as durable as its service demands.
@@ -343,7 +411,7 @@ impl Desk {
     ) -> Result<Ruling, NoAnswer> {
         let started = Instant::now();
         let now_us = self.0.config.clock.now_us();
-        let list = (self.0.config.kill_list)();
+        let list = self.kill_list();
         let versions = force.map(|f| Versions {
             kill_list: list.sequence(),
             ..f.snapshot.versions()

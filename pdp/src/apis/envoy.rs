@@ -6,13 +6,14 @@
 //! gives; the upstream is sent the canonical one. Where Envoy's form of the request has
 //! two readings, or leaves out what a policy reads, the answer is undecided.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use palisade_mesh::{
     decision::TlsFacts,
     fields::is_managed,
     spiffe_id::SpiffeId,
+    svid::peer_of_pem,
     wire::ext_authz::{
         CheckRequest, CheckResponse, DeniedHttpResponse, HeaderValue as Field, HeaderValueOption,
         HttpStatus, OkHttpResponse, RpcStatus,
@@ -57,7 +58,7 @@ impl Authorization for ExtAuthz {
     ) -> Result<Response<CheckResponse>, Status> {
         let caller = caller_of(&request)?;
         let desk = &self.0;
-        let _seat = desk.enter(&caller, 1).map_err(status_of)?;
+        desk.ask(&caller, 1).map_err(status_of)?;
         let force = desk.force();
         let asked = Asked::of(request.into_inner());
         let now_us = desk.clock().now_us();
@@ -75,6 +76,8 @@ impl Authorization for ExtAuthz {
 #[derive(Default)]
 struct Asked {
     principal: String,
+    /// Its certificate, PEM in URL encoding; empty where the Envoy does not pass it on.
+    certificate: String,
     /// Who the Envoy is to its peer.
     own: String,
     source: Option<SocketAddr>,
@@ -89,6 +92,7 @@ impl Asked {
         let address = source.address.and_then(|a| a.socket_address);
         Self {
             principal: source.principal,
+            certificate: source.certificate,
             own: attributes.destination.unwrap_or_default().principal,
             source: address.and_then(|a| {
                 let port = u16::try_from(a.port_value).ok()?;
@@ -105,6 +109,8 @@ impl Asked {
         };
         let subject = SpiffeId::parse(&self.principal)
             .map_err(|error| Misread::no_principal(&self.principal, &error))?;
+        inquiry::check_domain(force.catalogue(), &subject)?;
+        let serial = self.serial(&subject).map_err(|m| m.about(&subject))?;
         let headers = lines(&self.http).map_err(|m| m.about(&subject))?;
         let raw = Raw {
             method: &self.http.method,
@@ -112,12 +118,27 @@ impl Asked {
             target: &self.http.path,
             headers,
         };
-        inquiry::request(force.catalogue(), subject, raw, self.stated(now_us))
+        let stated = self.stated(serial, now_us);
+        inquiry::request(force.catalogue(), subject, raw, stated)
+    }
+
+    /// Serial number of the peer's certificate, for the kill list.
+    fn serial(&self, subject: &SpiffeId) -> Result<Arc<[u8]>, Misread> {
+        if self.certificate.is_empty() {
+            return Ok(Arc::default());
+        }
+        let pem = unescaped(&self.certificate)
+            .ok_or_else(|| Misread::no_certificate("it is not in URL encoding"))?;
+        let peer = peer_of_pem(&pem).map_err(Misread::no_certificate)?;
+        match peer.id == *subject {
+            true => Ok(peer.serial),
+            false => Err(Misread::no_certificate(format!("it is of `{}`", peer.id))),
+        }
     }
 
     /// Envoy says nothing of version and application protocol. That the principal is a
     /// URI SAN is said only of a certificate that it verified.
-    fn stated(&self, now_us: i64) -> Stated {
+    fn stated(&self, serial: Arc<[u8]>, now_us: i64) -> Stated {
         let sni = self.sni.clone().filter(|sni| !sni.is_empty());
         Stated {
             source: self.source,
@@ -129,6 +150,7 @@ impl Asked {
                 alpn: None,
             }),
             tls_known: Known::TLS_MTLS.and_if(self.sni.is_some(), Known::TLS_SNI),
+            serial,
             now_us,
         }
     }
@@ -220,6 +242,23 @@ fn lines(request: &HttpRequest) -> Result<Lines, Misread> {
         complete,
         joined,
     })
+}
+
+/// The bytes of a text in URL encoding (RFC 3986 section 2.1); none for half an escape.
+fn unescaped(text: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |b: u8| char::from(b).to_digit(16);
+                let value = digit(rest.next()?)? * 16 + digit(rest.next()?)?;
+                u8::try_from(value).ok()?
+            }
+            plain => plain,
+        });
+    }
+    Some(bytes)
 }
 
 fn ok(response: OkHttpResponse) -> CheckResponse {

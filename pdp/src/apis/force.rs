@@ -6,8 +6,11 @@ use palisade_mesh::catalogue::Catalogue;
 
 use crate::decide::{Engine, Snapshot};
 
+/// Most engines that are kept while nobody uses them; each holds caches of some megabytes.
+const IDLE_MAX: usize = 16;
+
 /// The revision in force, and engines of it that nobody uses at the moment. An engine
-/// belongs to one thread while it decides; there are as many as ever decided at once.
+/// belongs to one thread while it decides.
 pub(super) struct Force {
     pub(super) snapshot: Arc<Snapshot>,
     idle: Mutex<Vec<Engine>>,
@@ -35,7 +38,10 @@ impl Force {
         let engine = idle().pop();
         let mut engine = engine.unwrap_or_else(|| self.snapshot.engine());
         let decided = decide(&mut engine);
-        idle().push(engine);
+        let mut idle = idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(engine);
+        }
         decided
     }
 }

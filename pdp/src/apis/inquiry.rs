@@ -51,6 +51,8 @@ pub(super) struct Stated {
     pub(super) tls: Option<TlsFacts>,
     /// Which of the facts of TLS are said.
     pub(super) tls_known: Known,
+    /// Serial number of the subject's certificate; empty where it is not said.
+    pub(super) serial: Arc<[u8]>,
     pub(super) now_us: i64,
 }
 
@@ -110,6 +112,12 @@ impl Misread {
         Self::new("no_principal", 403, format!("no SPIFFE ID: {cause}"))
     }
 
+    /// A request of somebody whose certificate is another's, or none.
+    pub(super) fn no_certificate(cause: impl std::fmt::Display) -> Self {
+        let message = format!("the certificate of the peer does not prove it: {cause}");
+        Self::new("no_principal", 403, message)
+    }
+
     pub(super) fn about(mut self, subject: &SpiffeId) -> Self {
         self.subject = Some(subject.clone());
         self
@@ -154,7 +162,20 @@ impl From<HeaderFault> for Misread {
 
 /// Whose rights are asked about: a service by name or a SPIFFE ID.
 pub(super) fn subject(catalogue: &Catalogue, name: &str) -> Result<SpiffeId, Misread> {
-    author::principal(catalogue, name).map_err(|d| Misread::diagnosed(vec![d]))
+    let id = author::principal(catalogue, name).map_err(|d| Misread::diagnosed(vec![d]))?;
+    check_domain(catalogue, &id)?;
+    Ok(id)
+}
+
+/// Refuses whom no listener of the mesh lets in: a proxy verifies certificates of its own
+/// trust domain alone.
+pub(super) fn check_domain(catalogue: &Catalogue, id: &SpiffeId) -> Result<(), Misread> {
+    let domain = catalogue.trust_domain();
+    if id.is_member_of(domain) {
+        return Ok(());
+    }
+    let wrong = format!("`{id}` is of another trust domain than `{domain}`");
+    Err(Misread::new("no_principal", 403, wrong).about(id))
 }
 
 /// Understands a request that `subject` makes.
@@ -333,7 +354,7 @@ impl Stated {
             .and_if(self.source.is_some() && self.port, Known::SOURCE_PORT)
     }
 
-    fn connection(&self, id: SpiffeId) -> Connection {
+    fn connection(self, id: SpiffeId) -> Connection {
         let now_s = self.now_us.div_euclid(1_000_000);
         let unknown = || TlsFacts {
             version: "",
@@ -344,12 +365,12 @@ impl Stated {
         Connection {
             peer: Peer {
                 id,
-                serial: Arc::from([0_u8; 0]),
+                serial: self.serial,
                 not_before_s: now_s,
                 not_after_s: now_s,
             },
             source: self.source.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0))),
-            tls: self.tls.clone().unwrap_or_else(unknown),
+            tls: self.tls.unwrap_or_else(unknown),
         }
     }
 }

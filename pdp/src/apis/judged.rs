@@ -43,8 +43,8 @@ pub(super) struct Judged {
 
 /// Decides under one revision and one kill list.
 pub(super) fn judge(inquiry: Inquiry, force: &Force, list: &KillList, now_us: i64) -> Judged {
-    let subject = &inquiry.question.connection.peer.id;
-    if let Some(entry) = list.bars(&subject_of(subject, &[]), now_us) {
+    let peer = &inquiry.question.connection.peer;
+    if let Some(entry) = list.bars(&subject_of(&peer.id, &peer.serial), now_us) {
         let reason = entry.target.reason();
         let message = Some(SmolStr::new_static("the principal is barred"));
         return Judged::of(inquiry, WireVerdict::Refused, reason, 403, message);

@@ -1,9 +1,6 @@
 //! What the decision APIs leave behind: a record of each answer, and of each search.
 
-use std::sync::{
-    Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palisade_mesh::{
     decision::{Answer, DecisionId, DecisionIds},
@@ -23,7 +20,6 @@ const QUERY_LEN_MAX: usize = 2048;
 /// One record stream, shared by all who answer.
 pub(super) struct Ledger {
     stream: Mutex<Stream>,
-    dirty: AtomicBool,
     reporter: String,
     demo: bool,
 }
@@ -31,6 +27,8 @@ pub(super) struct Ledger {
 struct Stream {
     records: Box<dyn RecordStream>,
     ids: DecisionIds,
+    /// Whether something was recorded since records were last handed on.
+    dirty: bool,
 }
 
 /// What is recorded of an answer besides the answer itself.
@@ -50,8 +48,8 @@ impl Ledger {
             stream: Mutex::new(Stream {
                 records,
                 ids: DecisionIds::new(),
+                dirty: false,
             }),
-            dirty: AtomicBool::new(false),
             reporter: reporter.to_string(),
             demo,
         }
@@ -105,14 +103,16 @@ impl Ledger {
             demo: self.demo,
             body: Some(body),
         };
-        self.dirty.store(true, Ordering::Relaxed);
-        self.stream().records.append(&record)
+        let mut stream = self.stream();
+        stream.dirty = true;
+        stream.records.append(&record)
     }
 
     /// Hands on what was recorded since the last time.
     pub(super) fn flush(&self) {
-        if self.dirty.swap(false, Ordering::Relaxed) {
-            self.stream().records.flush();
+        let mut stream = self.stream();
+        if std::mem::take(&mut stream.dirty) {
+            stream.records.flush();
         }
     }
 

@@ -61,7 +61,7 @@ impl Decisions for Native {
             )));
         }
         let desk = &self.0;
-        let _seat = desk.enter(&caller, questions.len()).map_err(status_of)?;
+        desk.ask(&caller, questions.len()).map_err(status_of)?;
         let force = desk.force();
         let understood = questions.into_iter().map(|question| {
             let now_us = desk.clock().now_us();
@@ -109,14 +109,20 @@ impl Decisions for Native {
 
 /// Who asks, as the listener put it beside the request.
 pub(super) fn caller_of<T>(request: &Request<T>) -> Result<Caller, Status> {
-    let caller = request.extensions().get::<Caller>().cloned();
-    caller.ok_or_else(|| {
-        Status::unauthenticated(format!("PLS{UNPROVEN}: the caller has proven nothing"))
-    })
+    request
+        .extensions()
+        .get::<Caller>()
+        .cloned()
+        .ok_or_else(unproven)
+}
+
+/// What is told to whoever is nobody.
+pub(super) fn unproven() -> Status {
+    Status::unauthenticated(format!("PLS{UNPROVEN}: the caller has proven nothing"))
 }
 
 async fn one(desk: &Desk, caller: &Caller, question: Option<Question>) -> Result<Answer, Status> {
-    let _seat = desk.enter(caller, 1).map_err(status_of)?;
+    desk.ask(caller, 1).map_err(status_of)?;
     let question = question
         .ok_or_else(|| Status::invalid_argument(format!("PLS{MALFORMED}: there is no question")))?;
     let force = desk.force();

@@ -63,7 +63,7 @@ pub(super) async fn single(
     asked: Evaluation,
 ) -> Result<Decision, Fault> {
     let whole = asked.whole()?;
-    let _seat = desk.enter(caller, 1)?;
+    desk.ask(caller, 1)?;
     let force = desk.force();
     let understood = meaning(desk, force.as_deref(), &whole);
     let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
@@ -98,14 +98,14 @@ pub(super) async fn several(
         .into_iter()
         .map(|e| e.over(&defaults).whole());
     let whole: Vec<Whole> = whole.collect::<Result<_, _>>()?;
-    let _seat = desk.enter(caller, count)?;
+    desk.ask(caller, count)?;
     let force = desk.force();
     let stop_at = match asked.options.evaluations_semantic {
         Semantic::DenyOnFirstDeny => Some(false),
         Semantic::ExecuteAll => None,
         Semantic::PermitOnFirstPermit => Some(true),
     };
-    let rulings = match stop_at {
+    let mut rulings = match stop_at {
         None => {
             let understood = whole.iter().map(|w| meaning(desk, force.as_deref(), w));
             let understood = understood.collect();
@@ -117,7 +117,7 @@ pub(super) async fn several(
             for whole in &whole {
                 let understood = meaning(desk, force.as_deref(), whole);
                 let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
-                let ruling = decided(ruling.await?)?;
+                let ruling = ruling.await?;
                 let last = ruling.is_allow() == stop_at;
                 rulings.push(ruling);
                 if last {
@@ -127,10 +127,13 @@ pub(super) async fn several(
             rulings
         }
     };
-    let evaluations = rulings
-        .into_iter()
-        .map(|ruling| decided(ruling).map(|ruling| decision(&ruling)))
-        .collect::<Result<_, _>>()?;
+    // Without a revision it is the request as a whole that has no answer.
+    if force.is_none()
+        && let Some(ruling) = rulings.pop()
+    {
+        decided(ruling)?;
+    }
+    let evaluations = rulings.iter().map(decision).collect();
     Ok(as_json(Decisions { evaluations }))
 }
 
@@ -139,21 +142,25 @@ fn meaning(desk: &Desk, force: Option<&Force>, whole: &Whole) -> Result<Inquiry,
     understand(force.catalogue(), whole, desk.clock().now_us())
 }
 
-/// What could not be decided is a fault of the whole request: an enforcement point must
-/// not take it for a denial, and must not pass it either.
+/// What could not be decided is a fault where it is all that was asked: an enforcement
+/// point must not take it for a denial, and must not pass it either.
 fn decided(ruling: Ruling) -> Result<Ruling, Fault> {
-    if !ruling.is_undecided() {
-        return Ok(ruling);
+    match ruling.is_undecided() {
+        true => Err(Fault(
+            http::StatusCode::SERVICE_UNAVAILABLE,
+            undecided(&ruling),
+        )),
+        false => Ok(ruling),
     }
-    Err(Fault(
-        http::StatusCode::SERVICE_UNAVAILABLE,
-        format!(
-            "PLS{UNDECIDED}: the question could not be decided ({}, decision {}): {}",
-            ruling.judged.reason,
-            ruling.id,
-            message(&ruling)
-        ),
-    ))
+}
+
+fn undecided(ruling: &Ruling) -> String {
+    format!(
+        "PLS{UNDECIDED}: the question could not be decided ({}, decision {}): {}",
+        ruling.judged.reason,
+        ruling.id,
+        message(ruling)
+    )
 }
 
 /// Whether the words meant nothing, so that no request was asked about.
@@ -169,18 +176,24 @@ fn message(ruling: &Ruling) -> &str {
 fn decision(ruling: &Ruling) -> Decision {
     let judged = &ruling.judged;
     let mut context = Map::new();
-    let mut put = |key: &str, value: Value| context.insert(key.to_owned(), value);
+    let mut put = |key: &str, value: Value| drop(context.insert(key.to_owned(), value));
     put("id", json!(ruling.id.to_string()));
-    if is_nonsense(ruling) {
-        put(
+    let error = match (is_nonsense(ruling), ruling.is_undecided()) {
+        (true, _) => Some(message(ruling).to_owned()),
+        (false, true) => Some(undecided(ruling)),
+        (false, false) => None,
+    };
+    match error {
+        Some(message) => put(
             "error",
-            json!({ "status": judged.status, "message": message(ruling) }),
-        );
-    } else {
-        put("reason", json!(judged.reason));
-    }
-    if let Some(message) = judged.message.as_deref().filter(|_| !is_nonsense(ruling)) {
-        put("reason_user", json!({ "en": message }));
+            json!({ "status": judged.status, "message": message }),
+        ),
+        None => {
+            put("reason", json!(judged.reason));
+            if let Some(message) = judged.message.as_deref() {
+                put("reason_user", json!({ "en": message }));
+            }
+        }
     }
     if let Some(answer) = judged.answer.as_ref().filter(|_| ruling.explained) {
         let policies: Vec<&str> = answer

@@ -5,12 +5,13 @@
 //! depends on what the question does not say is no result; how many there were of them
 //! is in the answer's context.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use palisade_mesh::{
-    canonical::Method,
+    canonical::{Method, canonical_host},
     catalogue::{Catalogue, Protocol, Service, Unmatched},
     decision::Verdict,
+    kill::KillList,
     link::{About, LinkAction},
     operation::Operation,
     spiffe_id::SpiffeId,
@@ -32,6 +33,7 @@ use crate::apis::{
     desk::{Desk, NoAnswer},
     force::Force,
     inquiry::Misread,
+    judged::subject_of,
 };
 
 /// What is searched for.
@@ -80,7 +82,7 @@ pub(super) async fn search(
     asked: Search,
 ) -> Result<Found, Fault> {
     let asked = asked.checked(kind)?;
-    let _seat = desk.enter(caller, 1)?;
+    desk.ask(caller, 1)?;
     let force = desk.force().ok_or_else(|| {
         let text = format!("PLS{UNDECIDED}: no policy revision is in force");
         Fault(http::StatusCode::SERVICE_UNAVAILABLE, text)
@@ -101,9 +103,16 @@ pub(super) async fn search(
     let query = asked.text(kind);
     let page = asked.page;
     let parts = (asked.subject, asked.action, asked.resource, asked.context);
-    let engine = force.clone();
-    // A catalogue may hold tens of thousands of operations.
-    let sifted = tokio::task::spawn_blocking(move || sift(&engine, kind, parts, now_us)).await;
+    let (engine, list) = (force.clone(), desk.kill_list());
+    // A catalogue may hold tens of thousands of operations. Whoever gives a search up does
+    // not end it, so its turn is its own.
+    let turn = desk.turn().await;
+    let sifting = tokio::task::spawn_blocking(move || {
+        let sifted = sift(&engine, &list, kind, parts, now_us);
+        drop(turn);
+        sifted
+    });
+    let sifted = sifting.await;
     let sifted = sifted.map_err(|error| {
         let text = format!("PLS{BROKEN}: bug: the search broke off: {error}");
         Fault(http::StatusCode::INTERNAL_SERVER_ERROR, text)
@@ -192,8 +201,12 @@ impl Checked {
                 let found = super::words::operation(catalogue, id).map_err(nonsense)?;
                 Some(found.0.id.to_string())
             }
-            (_, SERVICE) => catalogue.by_name(id).map(|s| s.id.to_string()),
-            (_, _) => None,
+            // A host comes before a name, as it does where the question is understood.
+            (_, SERVICE) => {
+                let found = catalogue.by_host(id).or_else(|| catalogue.by_name(id));
+                found.map(|s| s.id.to_string())
+            }
+            (_, _) => service_of_url(catalogue, id).map(|s| s.id.to_string()),
         };
         Ok((subject, service))
     }
@@ -234,6 +247,12 @@ impl Checked {
     }
 }
 
+fn service_of_url<'c>(catalogue: &'c Catalogue, url: &str) -> Option<&'c Arc<Service>> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?']).next()?;
+    catalogue.by_host(&canonical_host(authority).ok()?)
+}
+
 fn nonsense(misread: Misread) -> Fault {
     Fault::bad(format!("PLS{NOT_UNDERSTOOD}: {}", misread.message))
 }
@@ -241,11 +260,13 @@ fn nonsense(misread: Misread) -> Fault {
 /// Puts every candidate to the engine.
 fn sift(
     force: &Force,
+    list: &KillList,
     kind: Kind,
     (subject, action, resource, context): Parts,
     now_us: i64,
 ) -> Result<Sifted, Fault> {
     let catalogue = force.catalogue();
+    let context = Arc::new(context);
     let mut sifted = Sifted::default();
     let mut ask = |subject: Subject, action: Action, resource: Resource, result: &str| {
         let whole = Whole {
@@ -254,7 +275,7 @@ fn sift(
             resource,
             context: context.clone(),
         };
-        sifted.take(force, &whole, now_us, |decided| match kind {
+        sifted.take(force, list, &whole, now_us, |decided| match kind {
             Kind::Action => json!({ "name": decided }),
             Kind::Resource => json!({ "type": whole.resource.kind, "id": result }),
             Kind::Subject => json!({ "type": WORKLOAD, "id": result }),
@@ -280,6 +301,15 @@ fn sift(
                 };
                 ask(subject.clone(), one, resource.clone(), "");
             }
+            // Several methods may be one action.
+            let mut seen = Vec::new();
+            sifted.results.retain(|result| {
+                let is_new = !seen.contains(result);
+                if is_new {
+                    seen.push(result.clone());
+                }
+                is_new
+            });
         }
     }
     match sifted.misread {
@@ -293,6 +323,7 @@ impl Sifted {
     fn take(
         &mut self,
         force: &Force,
+        list: &KillList,
         whole: &Whole,
         now_us: i64,
         result: impl FnOnce(&str) -> Value,
@@ -305,6 +336,10 @@ impl Sifted {
             }
         };
         self.understood += 1;
+        let id = &inquiry.question.connection.peer.id;
+        if list.bars(&subject_of(id, &[]), now_us).is_some() {
+            return;
+        }
         let question = inquiry.question.as_question();
         let told = force.with_engine(|engine| engine.decide_knowing(&question, inquiry.known));
         let decision = &told.answer.decision;
@@ -313,9 +348,7 @@ impl Sifted {
         match decision.verdict {
             Verdict::Allow if is_declared => {
                 let result = result(&decision.action);
-                if self.results.last() != Some(&result) {
-                    self.results.push(result);
-                }
+                self.results.push(result);
             }
             Verdict::Undecided(_) => self.undecided += 1,
             _ => {}

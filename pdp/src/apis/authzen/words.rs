@@ -1,6 +1,9 @@
 //! The words of AuthZEN, and what they mean in a catalogue of services.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use palisade_mesh::{
     catalogue::{Catalogue, Service},
@@ -84,7 +87,7 @@ impl Evaluation {
             subject,
             action: self.action.ok_or_else(|| missing("action"))?,
             resource,
-            context: self.context.unwrap_or_default(),
+            context: Arc::new(self.context.unwrap_or_default()),
         })
     }
 }
@@ -95,7 +98,8 @@ pub(super) struct Whole {
     pub(super) subject: Subject,
     pub(super) action: Action,
     pub(super) resource: Resource,
-    pub(super) context: Map<String, Value>,
+    /// Shared by the candidates of a search.
+    pub(super) context: Arc<Map<String, Value>>,
 }
 
 /// Whom a subject means.
@@ -261,19 +265,23 @@ pub(super) fn stated(
             .map_err(|_| Misread::words(format!("`{ip}` is no address")))?;
         stated.source = Some(SocketAddr::new(ip, port.unwrap_or_default()));
         stated.port = port.is_some();
+    } else if port.is_some() {
+        return Err(Misread::words("`context.source` has a port and no `ip`"));
     }
     if let Some(tls) = object(context, "tls")? {
         allow_only("context.tls", tls, &["alpn", "mtls", "sni", "version"])?;
+        // That there is none of a text is said by `null`; a truth value is one of two.
         let said = |key: &str| tls.contains_key(key);
+        let mtls = boolean(tls, "mtls")?;
         let version = version_of(text(tls, "version")?.unwrap_or_default())?;
         stated.tls_known = Known::TIME_ONLY
             .and_if(said("alpn"), Known::TLS_ALPN)
-            .and_if(said("mtls"), Known::TLS_MTLS)
+            .and_if(mtls.is_some(), Known::TLS_MTLS)
             .and_if(said("sni"), Known::TLS_SNI)
             .and_if(!version.is_empty(), Known::TLS_VERSION);
         stated.tls = Some(TlsFacts {
             version,
-            mtls: boolean(tls, "mtls")?.unwrap_or_default(),
+            mtls: mtls.unwrap_or_default(),
             sni: text(tls, "sni")?.map(Into::into),
             alpn: text(tls, "alpn")?.map(Into::into),
         });

@@ -1,0 +1,334 @@
+//! The APIs at their own doors, without sockets: who is answered what.
+
+use std::{
+    future::ready,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::body::Body;
+use http::{HeaderMap, Request, StatusCode, header::CONTENT_TYPE};
+use http_body_util::BodyExt;
+use palisade_mesh::{
+    clock::Clock,
+    kill::{Entry, KillList, Target},
+    link::{Gate, Link, LinkAction, LinkRefused},
+    sink::{Durable, RecordStream, SinkError},
+    spiffe_id::{SpiffeId, TrustDomain},
+    svid::Peer,
+    wire::record::{Record, record::Body as Of},
+};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+use super::{
+    Caller, Desk, DeskConfig, Limits, authzen,
+    force::Force,
+    inquiry::{self, Lines, Raw, Stated},
+    judged::judge,
+};
+use crate::decide::testing::{BATCH, FOREIGNER, NOW_US, WEB, snapshot};
+
+const POLICIES: &str = "@id(\"read\") permit (principal, action in Action::\"http\", resource);";
+
+/// Lets everybody do everything, and keeps what was asked.
+#[derive(Default)]
+struct Open(Mutex<Vec<(LinkAction, Option<String>)>>);
+
+impl Gate for Open {
+    fn ask(&self, link: &Link<'_>) -> Result<(), LinkRefused> {
+        let service = link.about.and_then(|about| about.service);
+        let asked = (link.action, service.map(str::to_owned));
+        self.0.lock().unwrap().push(asked);
+        Ok(())
+    }
+}
+
+#[derive(Clone, Default)]
+struct Records(Arc<Mutex<Vec<Record>>>);
+
+impl RecordStream for Records {
+    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+        self.0.lock().unwrap().push(record.clone());
+        Ok(())
+    }
+
+    fn flush(&mut self) {}
+
+    fn durable(&mut self) -> Durable {
+        Box::pin(ready(Ok(())))
+    }
+}
+
+/// A desk, its gate, its records, and the kill list that it is shown.
+struct Office {
+    desk: Desk,
+    gate: Arc<Open>,
+    records: Records,
+    barred: Arc<Mutex<Arc<KillList>>>,
+}
+
+fn id(text: &str) -> SpiffeId {
+    SpiffeId::parse(text).unwrap()
+}
+
+fn list(targets: Vec<Target>) -> Arc<KillList> {
+    let entries = targets.into_iter().map(|target| Entry {
+        id: ulid::Ulid::nil(),
+        target,
+        reason: String::new(),
+        author: String::new(),
+        created_us: 0,
+        expires_us: None,
+    });
+    let domain = TrustDomain::parse("acme.test").unwrap();
+    Arc::new(KillList::new(domain, 1, 0, entries.collect()).unwrap())
+}
+
+fn office() -> Office {
+    let (gate, records) = (Arc::<Open>::default(), Records::default());
+    let barred = Arc::new(Mutex::new(list(Vec::new())));
+    let shown = barred.clone();
+    let desk = Desk::new(DeskConfig {
+        gate: gate.clone(),
+        records: Box::new(records.clone()),
+        reporter: id("spiffe://acme.test/palisade/pdp"),
+        demo: false,
+        kill_list: Box::new(move || shown.lock().unwrap().clone()),
+        clock: Clock::manual(jiff::Timestamp::from_microsecond(NOW_US).unwrap()),
+        limits: Limits {
+            in_flight: 2,
+            questions_per_s: 1000,
+        },
+    });
+    desk.put(snapshot(POLICIES));
+    Office {
+        desk,
+        gate,
+        records,
+        barred,
+    }
+}
+
+impl Office {
+    /// The caller of every test: a gateway.
+    fn caller(&self) -> Caller {
+        self.desk.caller(&Peer {
+            id: id("spiffe://acme.test/ns/edge/sa/gateway"),
+            serial: Arc::from([7_u8]),
+            not_before_s: 0,
+            not_after_s: i64::MAX,
+        })
+    }
+
+    async fn post(&self, caller: Caller, path: &str, asked: &Value) -> (StatusCode, String) {
+        let mut request = Request::post(path)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(asked.to_string()))
+            .unwrap();
+        request.extensions_mut().insert(caller);
+        let answer = authzen::router(&self.desk, "https")
+            .oneshot(request)
+            .await
+            .unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn answer(&self, path: &str, asked: &Value) -> Value {
+        let (status, body) = self.post(self.caller(), path, asked).await;
+        assert_eq!(status, StatusCode::OK, "{asked}: {body}");
+        serde_json::from_str(&body).unwrap()
+    }
+}
+
+const EVALUATION: &str = "/access/v1/evaluation";
+const SUBJECTS: &str = "/access/v1/search/subject";
+
+fn list_orders(subject: &str) -> Value {
+    json!({
+        "subject": { "type": "workload", "id": subject },
+        "action": { "name": "GET" },
+        "resource": { "type": "operation", "id": "shop/orders/list" },
+    })
+}
+
+/// Who is on the kill list is refused whoever asserts it, and no search lists it.
+#[tokio::test]
+async fn a_killed_identity_is_refused_to_whoever_asks_about_it() {
+    let office = office();
+    let allowed = office.answer(EVALUATION, &list_orders(WEB)).await;
+    assert_eq!(allowed["decision"], true, "{allowed}");
+    let found = office.answer(SUBJECTS, &list_orders("")).await;
+    let listed = |found: &Value, who: &str| found["results"].to_string().contains(who);
+    assert!(listed(&found, WEB) && listed(&found, BATCH), "{found}");
+
+    *office.barred.lock().unwrap() = list(vec![Target::Identity(id(WEB))]);
+    let barred = office.answer(EVALUATION, &list_orders(WEB)).await;
+    assert_eq!(barred["decision"], false, "{barred}");
+    assert_eq!(barred["context"]["reason"], "identity_killed", "{barred}");
+    let last = office.records.0.lock().unwrap().last().cloned().unwrap();
+    let Some(Of::Decision(decision)) = last.body else {
+        panic!("{last:?}");
+    };
+    assert_eq!(decision.reason, "identity_killed");
+    assert_eq!(decision.principal.unwrap().spiffe_id, WEB);
+    let found = office.answer(SUBJECTS, &list_orders("")).await;
+    assert!(!listed(&found, WEB) && listed(&found, BATCH), "{found}");
+    let resources = json!({
+        "subject": { "type": "workload", "id": WEB }, "action": { "name": "GET" },
+        "resource": { "type": "operation" },
+    });
+    let found = office
+        .answer("/access/v1/search/resource", &resources)
+        .await;
+    assert_eq!(found["results"], json!([]), "{found}");
+
+    // And whoever is on it itself is told nothing.
+    *office.barred.lock().unwrap() = list(vec![Target::Serial([7].into())]);
+    let (status, body) = office
+        .post(office.caller(), EVALUATION, &list_orders(WEB))
+        .await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{body}");
+    assert!(body.contains("serial_killed"), "{body}");
+}
+
+/// A certificate that an Envoy passes on is one that the kill list can name.
+#[test]
+fn a_killed_certificate_is_refused_to_whoever_passes_it_on() {
+    let force = Force::new(snapshot(POLICIES));
+    let judged = |serial: u8| {
+        let raw = Raw {
+            method: "GET",
+            host: "orders",
+            target: "/orders",
+            headers: Lines {
+                map: HeaderMap::new(),
+                complete: true,
+                joined: false,
+            },
+        };
+        let stated = Stated {
+            serial: Arc::from([serial]),
+            now_us: NOW_US,
+            ..Stated::default()
+        };
+        let inquiry = inquiry::request(force.catalogue(), id(WEB), raw, stated).unwrap();
+        judge(
+            inquiry,
+            &force,
+            &list(vec![Target::Serial([7].into())]),
+            NOW_US,
+        )
+        .reason
+    };
+    assert_eq!(judged(7), "serial_killed");
+    assert_eq!(judged(8), "permitted");
+}
+
+/// No listener of the mesh would let it in, whatever policies say about everybody.
+#[tokio::test]
+async fn a_subject_of_another_trust_domain_is_nobody_here() {
+    let office = office();
+    let answer = office.answer(EVALUATION, &list_orders(FOREIGNER)).await;
+    assert_eq!(answer["decision"], false, "{answer}");
+    assert_eq!(answer["context"]["reason"], "no_principal", "{answer}");
+}
+
+/// What callers can have lie about here is bounded before a byte of it is read.
+#[tokio::test]
+async fn a_request_has_a_seat_before_its_message_is_read() {
+    let office = office();
+    let caller = office.caller();
+    let (mut http, mut grpc) = (HeaderMap::new(), HeaderMap::new());
+    http.insert("x-request-id", "9".parse().unwrap());
+    grpc.insert(CONTENT_TYPE, "application/grpc".parse().unwrap());
+    let first = office.desk.enter(Some(&caller), &http).unwrap();
+    let _second = office.desk.enter(Some(&caller), &grpc).unwrap();
+    let refused = office.desk.enter(Some(&caller), &http).unwrap_err();
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["x-request-id"], "9");
+    let refused = office.desk.enter(Some(&caller), &grpc).unwrap_err();
+    assert_eq!(refused.headers()["grpc-status"], "8", "{refused:?}");
+    drop(first);
+    assert!(office.desk.enter(Some(&caller), &http).unwrap().is_some());
+    // Whoever has proven nothing has nothing read by gRPC, and HTTP tells where to begin.
+    let refused = office.desk.enter(None, &grpc).unwrap_err();
+    assert_eq!(refused.headers()["grpc-status"], "16", "{refused:?}");
+    assert!(office.desk.enter(None, &http).unwrap().is_none());
+}
+
+#[tokio::test]
+async fn a_token_that_was_taken_away_is_none_on_an_open_connection_either() {
+    let office = office();
+    let good = Arc::new(AtomicBool::new(true));
+    let held = good.clone();
+    let client = id("spiffe://acme.test/palisade/client/ci");
+    let caller = office
+        .desk
+        .client(&client, move || held.load(Ordering::Relaxed));
+    let asked = list_orders(WEB);
+    let (status, body) = office.post(caller.clone(), EVALUATION, &asked).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    good.store(false, Ordering::Relaxed);
+    let (status, body) = office.post(caller, EVALUATION, &asked).await;
+    assert_eq!(status, StatusCode::UNAUTHORIZED, "{body}");
+}
+
+/// Whichever way a service is named, those who permit searches learn which one it is.
+#[tokio::test]
+async fn a_search_is_about_its_service_however_that_is_written() {
+    for (kind, named) in [
+        ("operation", "shop/orders/list"),
+        ("operation", "acme.test/shop/orders/list"),
+        ("service", "shop/orders"),
+        ("service", "orders"),
+        ("url", "http://orders/orders"),
+        ("url", "http://ORDERS:8080?x=/web"),
+    ] {
+        let office = office();
+        let asked = json!({
+            "subject": { "type": "workload" }, "action": { "name": "GET" },
+            "resource": { "type": kind, "id": named },
+        });
+        office.post(office.caller(), SUBJECTS, &asked).await;
+        let asked = office.gate.0.lock().unwrap().clone();
+        let orders = Some("acme.test/shop/orders".to_owned());
+        assert_eq!(asked, [(LinkAction::Search, orders)], "{named}");
+    }
+}
+
+/// `null` says nothing, and nothing that was said is left out in silence.
+#[tokio::test]
+async fn what_is_not_said_of_a_connection_is_not_known() {
+    let office = office();
+    let unproven = "@id(\"u\") permit (principal, action, resource) \
+                    unless { context.tls.mtls };";
+    office.desk.put(snapshot(unproven));
+    let with = |context: Value| {
+        let mut asked = list_orders(WEB);
+        asked["context"] = context;
+        asked
+    };
+    for (context, expected) in [
+        (json!({ "tls": { "mtls": false } }), 200),
+        (json!({ "tls": { "mtls": null } }), 503),
+        (json!({ "tls": {} }), 503),
+        (
+            json!({ "tls": { "mtls": true }, "source": { "port": 1 } }),
+            400,
+        ),
+        (
+            json!({ "tls": { "mtls": true }, "source": { "ip": "10.0.0.1", "port": 1 } }),
+            200,
+        ),
+    ] {
+        let (status, body) = office
+            .post(office.caller(), EVALUATION, &with(context.clone()))
+            .await;
+        assert_eq!(status, expected, "{context}: {body}");
+    }
+}
