@@ -78,6 +78,25 @@ impl Template {
         &self.text
     }
 
+    /// Whether every path that matches `other` matches this one.
+    pub fn covers(&self, other: &Self) -> bool {
+        let (mut own, mut theirs) = (self.parts.iter(), other.parts.iter());
+        loop {
+            match (own.next(), theirs.next()) {
+                (None, None) => return true,
+                // `{*rest}` needs at least one character.
+                (Some(Part::Rest), Some(Part::Literal(l))) => {
+                    return !l.is_empty() || theirs.len() > 0;
+                }
+                (Some(Part::Rest), Some(_)) => return true,
+                (Some(Part::One), Some(Part::One)) => {}
+                (Some(Part::One), Some(Part::Literal(l))) if !l.is_empty() => {}
+                (Some(Part::Literal(a)), Some(Part::Literal(b))) if a == b => {}
+                _ => return false,
+            }
+        }
+    }
+
     /// Whether some path matches both.
     pub fn overlaps(&self, other: &Self) -> bool {
         let (mut a, mut b) = (self.parts.iter(), other.parts.iter());
@@ -320,6 +339,31 @@ mod tests {
             operation("files", Method::Get, "/files/{*path}"),
         ])
         .expect("no overlaps")
+    }
+
+    #[test]
+    fn a_template_covers_what_matches_no_more() {
+        for (wide, narrow, covers) in [
+            ("/a", "/a", true),
+            ("/a/{x}", "/a/{y}", true),
+            ("/a/{x}", "/a/b", true),
+            ("/{*rest}", "/a/{x}/c", true),
+            ("/a/{*rest}", "/a/{*more}", true),
+            ("/a/{*rest}", "/a/{x}", true),
+            ("/{*rest}", "/", false),
+            ("/a/{x}", "/a/{*rest}", false),
+            ("/a/{x}", "/a/b/c", false),
+            ("/a/{x}", "/a/", false),
+            ("/a/b", "/a/{x}", false),
+            ("/a/b", "/a/c", false),
+        ] {
+            let parse = |text| Template::parse(text).unwrap();
+            assert_eq!(
+                parse(wide).covers(&parse(narrow)),
+                covers,
+                "{wide} {narrow}"
+            );
+        }
     }
 
     fn check(method: Method, path: &str, expected: Option<&str>) {

@@ -26,6 +26,7 @@ mod change;
 pub mod codes;
 pub mod gate;
 pub mod invariants;
+mod possible;
 pub mod prove;
 #[cfg(test)]
 mod tests;

@@ -41,8 +41,6 @@ mod index;
 mod known;
 pub(crate) mod oracle;
 mod outcome;
-#[cfg(feature = "analysis")]
-pub(crate) mod possible;
 mod record;
 mod replay;
 pub(crate) mod rule;

@@ -9,20 +9,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use cedar_policy::EntityUid;
+use palisade_mesh::{catalogue::Service, operation::Operation};
 use serde::Serialize;
 use smol_str::SmolStr;
 
 use super::{
     Place,
     change::Changed,
+    possible::{Depends, Open, Possible},
     universe::{Ask, Caller, Universe},
 };
-use crate::decide::{
-    Snapshot,
-    possible::{Depends, Looking, Open, Possible},
-    rule::Rule,
-    world::Triple,
-};
+use crate::decide::{Caller as Who, Given, Snapshot, Survey, Target, rule::Rule, world::Ent};
 
 /// Most pairs of caller and request that are compared; beyond, the answer is incomplete and
 /// says so.
@@ -123,6 +120,13 @@ impl Comparing<'_> {
     pub(crate) fn access(&self) -> (Access, Vec<Differing>) {
         let others = (self.callers_that_changed(), self.asks_that_changed());
         let (pairs, complete) = self.pairs(&others);
+        let takes_more = |i: &usize| {
+            self.universe
+                .asks
+                .get(*i)
+                .is_some_and(|a| self.takes_more(a))
+        };
+        let wider: BTreeSet<usize> = others.1.iter().copied().filter(takes_more).collect();
         let old = Side::new(self.base, self.universe, self.now_us);
         let new = Side::new(self.head, self.universe, self.now_us);
         let mut differing = Vec::new();
@@ -130,8 +134,10 @@ impl Comparing<'_> {
             let (before, after) = (old.look(*caller, *ask), new.look(*caller, *ask));
             // A clause may read the caller or the resource, which are others now.
             let other = others.0.contains(caller) || others.1.contains(ask);
-            let kind = kind_of(&before, &after)
-                .or_else(|| (other && reads_entities(&after)).then_some(AccessKind::Changed));
+            let more = wider.contains(ask) && !matches!(after, Possible::Denied(_));
+            let kind = kind_of(&before, &after).or_else(|| {
+                (more || other && reads_entities(&after)).then_some(AccessKind::Changed)
+            });
             if let Some(kind) = kind {
                 differing.push(Differing {
                     caller: *caller,
@@ -212,16 +218,36 @@ impl Comparing<'_> {
     fn asks_that_changed(&self) -> BTreeSet<usize> {
         let entity = |snapshot: &Snapshot, ask: &Ask| {
             let resolved = ask.resolve(snapshot)?;
-            let caller = self.universe.callers.first()?;
-            let (_, action, resource) = resolved.entities(snapshot, caller)?;
+            let (action, resource) = resolved.entities(snapshot)?;
             let world = snapshot.world();
             let seen = |e| world.uid(e).map(|uid| Seen::of(snapshot, uid));
             Some((seen(action), seen(resource)))
         };
         let asks = self.universe.asks.iter().enumerate();
-        asks.filter(|(_, a)| entity(self.base, a) != entity(self.head, a))
+        asks.filter(|(_, a)| entity(self.base, a) != entity(self.head, a) || self.takes_more(a))
             .map(|(i, _)| i)
             .collect()
+    }
+
+    /// Whether the operation takes requests that it did not.
+    fn takes_more(&self, ask: &Ask) -> bool {
+        let resolved = |snapshot: &Snapshot| {
+            let resolved = ask.resolve(snapshot)?;
+            Some((resolved.operation?, resolved.service))
+        };
+        let (Some((old, of_old)), Some((new, of_new))) = (resolved(self.base), resolved(self.head))
+        else {
+            return false;
+        };
+        // Another name of the whole service is another way to the same.
+        let limited = !(old.hosts.is_empty() && new.hosts.is_empty());
+        let hosts = |operation: &Operation, service: &Service| match operation.hosts.is_empty() {
+            true => service.hosts.clone(),
+            false => operation.hosts.clone(),
+        };
+        let old_hosts = hosts(&old, &of_old);
+        let more_hosts = limited && !hosts(&new, &of_new).iter().all(|h| old_hosts.contains(h));
+        old.id == new.id && (more_hosts || !old.template.covers(&new.template))
     }
 
     fn grouped(&self, differing: &[Differing]) -> Vec<AccessChange> {
@@ -351,36 +377,48 @@ impl PartialEq for Seen {
 /// One revision, with everything of the universe in its terms.
 struct Side<'s> {
     snapshot: &'s Snapshot,
-    looking: Looking<'s>,
-    callers: Vec<Option<u32>>,
-    asks: Vec<Option<(u32, u32, crate::decide::possible::Known)>>,
+    survey: Survey<'s>,
+    callers: Vec<Option<Who>>,
+    asks: Vec<Option<Asked>>,
+}
+
+/// An ask in terms of one snapshot.
+struct Asked {
+    action: Ent,
+    resource: Ent,
+    target: Target,
 }
 
 impl<'s> Side<'s> {
     fn new(snapshot: &'s Snapshot, universe: &Universe, now_us: i64) -> Self {
         let callers = universe.callers.iter();
-        let anybody = universe.callers.first();
         let ask_of = |ask: &Ask| {
             let resolved = ask.resolve(snapshot)?;
-            let (_, action, resource) = resolved.entities(snapshot, anybody?)?;
-            Some((action, resource, resolved.known(snapshot, ask, action)))
+            let (action, resource) = resolved.entities(snapshot)?;
+            Some(Asked {
+                action,
+                resource,
+                target: resolved.target(snapshot),
+            })
         };
+        let given = Given {
+            now_us,
+            ..Given::default()
+        };
+        let survey = snapshot.survey(given);
         Self {
             snapshot,
-            looking: Looking::new(snapshot, now_us),
-            callers: callers.map(|c| snapshot.principal(&c.id)).collect(),
+            survey: survey.expect("an empty context is one"),
+            callers: callers.map(|c| snapshot.caller(&c.id)).collect(),
             asks: universe.asks.iter().map(ask_of).collect(),
         }
     }
 
     fn look(&self, caller: usize, ask: usize) -> Possible {
-        let principal = self.callers.get(caller).copied().flatten();
+        let caller = self.callers.get(caller).and_then(Option::as_ref);
         let asked = self.asks.get(ask).and_then(Option::as_ref);
-        match (principal, asked) {
-            (Some(principal), Some((action, resource, known))) => {
-                let entities: Triple = (principal, *action, *resource);
-                self.looking.look(entities, known)
-            }
+        match (caller, asked) {
+            (Some(caller), Some(asked)) => Possible::of(&self.survey, caller, &asked.target),
             _ => Possible::Denied(BTreeSet::new()),
         }
     }
@@ -389,11 +427,14 @@ impl<'s> Side<'s> {
     fn in_scope(&self, rule: &Rule) -> (Vec<usize>, Vec<usize>) {
         let world = self.snapshot.world();
         let callers = self.callers.iter().enumerate();
-        let by = callers.filter(|(_, p)| p.is_some_and(|p| rule.principal.holds(p, world)));
+        let by = callers.filter(|(_, caller)| {
+            let entity = caller.as_ref().map(Who::entity);
+            entity.is_some_and(|entity| rule.principal.holds(entity, world))
+        });
         let asks = self.asks.iter().enumerate();
         let to = asks.filter(|(_, ask)| {
-            ask.as_ref().is_some_and(|(action, resource, _)| {
-                rule.action.holds(*action, world) && rule.resource.holds(*resource, world)
+            ask.as_ref().is_some_and(|asked| {
+                rule.action.holds(asked.action, world) && rule.resource.holds(asked.resource, world)
             })
         });
         (by.map(|(i, _)| i).collect(), to.map(|(i, _)| i).collect())

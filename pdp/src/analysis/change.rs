@@ -1,12 +1,18 @@
 //! Which policies mean something else in one revision than in the other.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use cedar_policy::PolicyId;
+use palisade_mesh::catalogue::HeaderShape;
 use serde_json::Value;
 use smol_str::SmolStr;
 
-use crate::decide::{Snapshot, rule::Rule};
+use crate::decide::{
+    Snapshot,
+    core::{Body, uses},
+    field::{Field, Layout},
+    rule::Rule,
+};
 
 /// A policy that is in one revision only, or means something else in the other.
 #[derive(Debug, Clone)]
@@ -17,7 +23,8 @@ pub(crate) struct Changed<'s> {
 }
 
 /// The changed policies, by id. What only looks different, or has another owner or
-/// message, is not among them; a forbid that now finds an entity which was missing is.
+/// message, is not among them; a forbid that now finds an entity which was missing is, and
+/// so is what reads a header that one of the revisions does not declare.
 pub(crate) fn changed<'s>(base: &'s Snapshot, head: &'s Snapshot) -> Vec<Changed<'s>> {
     let mut found = Vec::new();
     for (old, new) in joined(base.rules(), head.rules(), |r| r.id.as_str()) {
@@ -60,7 +67,41 @@ pub(crate) fn joined<'a, T>(
     }
 }
 
+/// Old policies that read a header which the revisions do not declare alike: what is not
+/// declared is never there, so the newer revision's schema does not say what they meant.
+pub(crate) fn respelled(base: &Snapshot, head: &Snapshot) -> Vec<SmolStr> {
+    if base.catalogue().headers() == head.catalogue().headers() {
+        return Vec::new();
+    }
+    let policies = &base.compiled().policies;
+    let reads_other = |rule: &&Rule| {
+        let policy = policies.policy(&PolicyId::new(rule.id.as_str()));
+        let body = policy.and_then(Body::of);
+        let reads = body.map(|body| uses(&body, head.layout()).fields);
+        let now = headers(reads.into_iter().flatten(), head.layout());
+        headers(rule.reads.iter().copied(), base.layout()) != now
+    };
+    let rules = base.rules().iter().filter(reads_other);
+    rules.map(|rule| rule.id.clone()).collect()
+}
+
+/// The declared headers among `fields`, and whether each is a list.
+fn headers(fields: impl Iterator<Item = Field>, layout: &Layout) -> BTreeSet<(SmolStr, bool)> {
+    let headers = fields.filter_map(|field| match field {
+        Field::Header(i) => layout.header(i),
+        _ => None,
+    });
+    headers
+        .map(|h| (h.text.clone(), h.shape == HeaderShape::List))
+        .collect()
+}
+
 fn same(base: &Snapshot, head: &Snapshot, old: &Rule, new: &Rule) -> bool {
+    let read =
+        |snapshot: &Snapshot, rule: &Rule| headers(rule.reads.iter().copied(), snapshot.layout());
+    if read(base, old) != read(head, new) {
+        return false;
+    }
     let text = |snapshot: &Snapshot| snapshot.info(&old.id).map(|i| i.text.clone());
     if text(base) == text(head) {
         return true;

@@ -269,9 +269,9 @@ impl Comparison {
             why.clear();
         } else if verdict == Some(ProofVerdict::Proved) {
             why.push(match access.complete {
-                true => {
-                    "the registry changed, and some access now depends on the request".to_owned()
-                }
+                true => "the registry changed, and some access now depends on the request, or is \
+                         to an operation that takes more requests than before"
+                    .to_owned(),
                 false => {
                     "the registry changed, and is too large to be compared as a whole".to_owned()
                 }

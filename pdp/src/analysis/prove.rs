@@ -76,7 +76,11 @@ use refine::{Came, Claim, Found, World};
 pub use solver::Solver;
 use solver::{Failure, on_runtime};
 
-use super::{Comparison, Place, access::Differing, change::Changed};
+use super::{
+    Comparison, Place,
+    access::Differing,
+    change::{self, Changed},
+};
 use crate::decide::{
     core::{Body, uses},
     fact::{US_PER_SECOND, moment_text},
@@ -192,6 +196,11 @@ impl Comparison {
         let old = Held::new(&self.base, self.now_us, Round::Down)?;
         let new = Held::new(&self.head, self.now_us, Round::Up)?;
         proof.unenforced = new.unenforced();
+        for id in change::respelled(&self.base, &self.head) {
+            proof.unproved.push(format!(
+                "`{id}` reads a header that the two revisions do not declare alike"
+            ));
+        }
         let ids = |side: &Held, permit: bool| -> Vec<SmolStr> {
             let enforced = changed
                 .iter()

@@ -14,11 +14,9 @@ use palisade_mesh::{
 use smol_str::{SmolStr, format_smolstr};
 
 use crate::decide::{
-    Snapshot,
-    asked::{GRPC_CALL, Names},
-    field::Form,
-    possible::Known,
-    world::{OPERATION, Requested, SERVICE, Triple},
+    Snapshot, Target,
+    asked::Names,
+    world::{Ent, Requested},
 };
 
 /// What stands for a parameter of a path.
@@ -52,7 +50,6 @@ pub(crate) struct Ask {
     /// Name of the operation within its service.
     pub(crate) operation: SmolStr,
     pub(crate) request: CanonicalRequest,
-    known: Known,
 }
 
 /// An ask in terms of one snapshot.
@@ -61,6 +58,7 @@ pub(crate) struct Resolved {
     pub(crate) operation: Option<Operation>,
     /// Cedar action id.
     pub(crate) action: SmolStr,
+    method: Method,
 }
 
 impl Universe {
@@ -116,7 +114,6 @@ fn strangers(domain: &TrustDomain, snapshots: &[&Snapshot; 2]) -> BTreeMap<Strin
             found.insert(format!("~{id}"), Caller { id, name });
         }
     };
-    let anyone = |domain: &str| SpiffeId::parse(&format!("spiffe://{domain}/ns/any/sa/stranger"));
     let mut domains: BTreeSet<SmolStr> = BTreeSet::new();
     for snapshot in snapshots {
         let named: Vec<SpiffeId> = snapshot
@@ -131,18 +128,36 @@ fn strangers(domain: &TrustDomain, snapshots: &[&Snapshot; 2]) -> BTreeMap<Strin
         domains.extend(snapshot.world().domains().map(SmolStr::new));
     }
     domains.remove(domain.as_str());
-    if let Ok(id) = anyone(domain.as_str()) {
+    if let Some(id) = anyone(domain.as_str(), snapshots) {
         add(id, format!("any unregistered workload of {domain}"));
     }
     for other in &domains {
-        if let Ok(id) = anyone(other) {
+        if let Some(id) = anyone(other, snapshots) {
             add(id, format!("any workload of {other}"));
         }
     }
-    if let Ok(id) = anyone(&unused(&domains)) {
+    if let Some(id) = anyone(&unused(&domains), snapshots) {
         add(id, "any workload of another trust domain".to_owned());
     }
     found
+}
+
+/// A workload of a trust domain that no service claims and nothing names: it stands for
+/// all others, and must not be one that policies tell apart from them.
+fn anyone(domain: &str, snapshots: &[&Snapshot; 2]) -> Option<SpiffeId> {
+    let is_known = |id: &SpiffeId| {
+        snapshots.iter().any(|s| {
+            let mut named = s.world().named_strangers();
+            s.catalogue().by_identity(id).is_some() || named.any(|one| one == id.as_str())
+        })
+    };
+    let names = (0_u64..).map(|n| match n {
+        0 => "stranger".to_owned(),
+        n => format!("stranger-{n}"),
+    });
+    let mut ids = names
+        .map_while(|name| SpiffeId::parse(&format!("spiffe://{domain}/ns/any/sa/{name}")).ok());
+    ids.find(|id| !is_known(id))
 }
 
 /// A trust domain that nothing speaks of.
@@ -168,10 +183,9 @@ fn asks_of(service: &Service) -> Vec<Ask> {
             false => &operation.hosts,
         };
         let path = sample(operation.template.as_str());
-        let exact = path == operation.template.as_str();
         for method in &operation.methods {
             let request = request(*method, hosts.first(), path.clone());
-            asks.push(Ask::new(service, &operation.name, request, hosts, exact));
+            asks.push(Ask::new(service, &operation.name, request));
         }
     }
     if service.unmatched == Unmatched::Forward {
@@ -190,19 +204,20 @@ fn asks_of(service: &Service) -> Vec<Ask> {
                 path.push('x');
                 request.path = path.clone().into();
             }
-            asks.push(Ask::new(service, ANY_OTHER, request, &service.hosts, false));
+            asks.push(Ask::new(service, ANY_OTHER, request));
         }
     }
     asks
 }
 
-/// What could be asked before and is no operation any more.
+/// What could be asked before and is no operation any more, or another one.
 fn asks_of_old(base: &Snapshot, head: &Snapshot) -> Vec<Ask> {
     let gone = |ask: &Ask| match head.catalogue().by_id(&ask.service) {
         None => true,
-        Some(service) => {
-            ask.operation != ANY_OTHER && service.operations.find(&ask.request).is_none()
-        }
+        Some(service) => match service.operations.find(&ask.request) {
+            None => ask.operation != ANY_OTHER,
+            Some(now) => now.name != ask.operation,
+        },
     };
     asks(base.catalogue()).into_iter().filter(gone).collect()
 }
@@ -228,27 +243,11 @@ fn sample(template: &str) -> SmolStr {
 }
 
 impl Ask {
-    fn new(
-        service: &Service,
-        operation: &str,
-        request: CanonicalRequest,
-        hosts: &[SmolStr],
-        exact: bool,
-    ) -> Self {
-        let known = Known {
-            form: match service.protocol {
-                Protocol::Grpc => Form::Grpc,
-                Protocol::Http => Form::Http,
-            },
-            method: request.method,
-            host: (hosts.len() == 1).then(|| request.host.clone()),
-            path: exact.then(|| request.path.clone()),
-        };
+    fn new(service: &Service, operation: &str, request: CanonicalRequest) -> Self {
         Self {
             service: service.id.clone(),
             operation: operation.into(),
             request,
-            known,
         }
     }
 
@@ -259,53 +258,34 @@ impl Ask {
         if operation.is_none() && service.unmatched == Unmatched::NotFound {
             return None;
         }
-        let business = operation.as_ref().and_then(|o| o.action.clone());
-        let action = business.unwrap_or_else(|| match service.protocol {
-            Protocol::Grpc => SmolStr::new_static(GRPC_CALL),
-            Protocol::Http => SmolStr::new_static(self.request.method.as_str()),
-        });
+        let names = Names::new(&service, operation.as_ref(), self.request.method);
         Some(Resolved {
+            action: names.action.into(),
+            method: self.request.method,
             service,
             operation,
-            action,
         })
     }
 }
 
 impl Resolved {
-    /// The three entities of a question, for the callers in `principals`.
-    pub(crate) fn entities(&self, snapshot: &Snapshot, caller: &Caller) -> Option<Triple> {
+    /// The action and the resource of a question, whoever asks it.
+    pub(crate) fn entities(&self, snapshot: &Snapshot) -> Option<(Ent, Ent)> {
         let world = snapshot.world();
-        let names = self.names();
-        let table = match names.resource_type {
-            OPERATION => Requested::Operation,
-            _ => Requested::Service,
+        let names = Names::new(&self.service, self.operation.as_ref(), self.method);
+        let table = match self.operation {
+            Some(_) => Requested::Operation,
+            None => Requested::Service,
         };
         Some((
-            snapshot.principal(&caller.id)?,
             world.requested(Requested::Action, names.action)?,
             world.requested(table, names.resource_id)?,
         ))
     }
 
-    fn names(&self) -> Names<'_> {
-        let (resource_type, resource_id) = match &self.operation {
-            Some(operation) => (OPERATION, operation.id.as_str()),
-            None => (SERVICE, self.service.id.as_str()),
-        };
-        Names {
-            action: &self.action,
-            resource_type,
-            resource_id,
-        }
-    }
-
-    /// What is known of every request that `ask` stands for; the form is the snapshot's.
-    pub(crate) fn known(&self, snapshot: &Snapshot, ask: &Ask, action: u32) -> Known {
-        Known {
-            form: snapshot.form(action).unwrap_or(ask.known.form),
-            ..ask.known.clone()
-        }
+    /// Every request of its kind.
+    pub(crate) fn target(&self, snapshot: &Snapshot) -> Target {
+        snapshot.target_of(&self.service, self.operation.as_ref(), self.method)
     }
 }
 

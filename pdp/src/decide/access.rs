@@ -7,7 +7,8 @@
 //!
 //! What is taken as known: the caller, the action, the resource, that the connection
 //! is mutual TLS 1.3 (the mesh has no other), of a path as much as the operation's
-//! template says, and what [`Given`] adds. Everything else is open.
+//! template says, the host where there is but one, and what [`Given`] adds. Everything
+//! else is open.
 
 use std::{cell::OnceCell, fmt, sync::Arc};
 
@@ -33,7 +34,7 @@ use super::{
 
 mod case;
 
-use case::Case;
+use case::{Case, Part};
 
 /// What is known of the requests beside caller, action and resource.
 #[derive(Debug, Clone, Copy, Default)]
@@ -135,6 +136,8 @@ pub struct Target {
     /// Path template of the operation, or the one path that is asked about.
     pub path: Option<SmolStr>,
     method: Option<Method>,
+    /// The host, where there is only one.
+    host: Option<SmolStr>,
     shape: Option<PathShape>,
     entities: Option<(Ent, Ent, Form)>,
 }
@@ -148,6 +151,7 @@ pub struct Survey<'s> {
     http: Recorded,
     grpc: Recorded,
     trees: Vec<OnceCell<Tree>>,
+    parts: Vec<OnceCell<Vec<Part>>>,
 }
 
 impl Snapshot {
@@ -228,8 +232,24 @@ impl Snapshot {
         };
         Target {
             path: Some(request.path.clone()),
+            host: Some(request.host.clone()),
             shape: None,
             ..target
+        }
+    }
+
+    /// What a method of an operation is, or one of what is no operation.
+    #[cfg(feature = "analysis")]
+    pub(crate) fn target_of(
+        &self,
+        service: &Arc<Service>,
+        operation: Option<&Operation>,
+        method: Method,
+    ) -> Target {
+        let action = SmolStr::new(Names::new(service, operation, method).action);
+        match operation {
+            Some(operation) => self.declared(service, operation, action, Some(method)),
+            None => self.on_service(service, action, Some(method)),
         }
     }
 
@@ -248,6 +268,10 @@ impl Snapshot {
             action,
             path: Some(template.into()),
             method,
+            host: only(match operation.hosts.is_empty() {
+                true => &service.hosts,
+                false => &operation.hosts,
+            }),
             shape: PathShape::new(template),
         }
     }
@@ -281,6 +305,7 @@ impl Snapshot {
             action,
             path: None,
             method,
+            host: only(&service.hosts),
             shape: PathShape::new("/{*path}"),
         }
     }
@@ -305,7 +330,15 @@ impl Snapshot {
             http: parse(Form::Http)?,
             grpc: parse(Form::Grpc)?,
             trees: self.rules().iter().map(|_| OnceCell::new()).collect(),
+            parts: self.rules().iter().map(|_| OnceCell::new()).collect(),
         })
+    }
+}
+
+fn only(hosts: &[SmolStr]) -> Option<SmolStr> {
+    match hosts {
+        [one] => Some(one.clone()),
+        _ => None,
     }
 }
 
@@ -324,6 +357,13 @@ fn actions_of(service: &Service, operation: &Operation) -> Vec<(SmolStr, Option<
                 .map(|m| (SmolStr::new_static(m.as_str()), Some(*m)))
                 .collect()
         }
+    }
+}
+
+impl Caller {
+    #[cfg(feature = "analysis")]
+    pub(crate) fn entity(&self) -> Ent {
+        self.entity
     }
 }
 
@@ -377,6 +417,20 @@ impl Survey<'_> {
         ids.filter_map(|id| case.condition(id)).collect()
     }
 
+    /// What is open of the conditions of each of these policies, one text for each part
+    /// that has to hold.
+    #[cfg(feature = "analysis")]
+    pub(crate) fn terms(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        ids: &[SmolStr],
+    ) -> Vec<Vec<String>> {
+        let case = self.case(caller, target);
+        let terms = |id| case.as_ref().map(|case| case.terms(id)).unwrap_or_default();
+        ids.iter().map(terms).collect()
+    }
+
     fn case<'c>(&'c self, caller: &Caller, target: &'c Target) -> Option<Case<'c>> {
         let (action, resource, form) = target.entities?;
         let entities = (caller.entity, action, resource);
@@ -387,6 +441,15 @@ impl Survey<'_> {
         };
         let slice = self.snapshot.slice(entities, self.given.now_us);
         Case::new(self, facts, entities, slice)
+    }
+
+    /// The conditions of a policy, part by part.
+    fn parts(&self, id: &SmolStr) -> &[Part] {
+        let rules = self.snapshot.rules();
+        let at = rules.binary_search_by(|rule| rule.id.cmp(id)).ok();
+        let cell = at.and_then(|at| self.parts.get(at));
+        let parts = cell.map(|cell| cell.get_or_init(|| Part::all(self.snapshot, id)));
+        parts.map_or(&[], Vec::as_slice)
     }
 
     /// The body of the policy at `position`, taken apart.
@@ -442,6 +505,7 @@ impl OpenFacts<'_> {
         match field {
             Field::GrpcMethod => text(grpc.map(|(_, method)| method)),
             Field::GrpcService => text(grpc.map(|(service, _)| service)),
+            Field::HttpHost => text(self.target.host.as_deref()),
             Field::HttpMethod => text(self.target.method.map(Method::as_str)),
             Field::HttpPath => text(path),
             Field::Jwt | Field::User => Fact::Absent,

@@ -14,12 +14,12 @@ use std::collections::BTreeSet;
 
 use cedar_policy::{EntityUid, Policy};
 
-use super::{Kind, rewrite::parsed, solver::Failure};
+use super::{Kind, kind::is_stranger_in, rewrite::parsed, solver::Failure};
 use crate::decide::{
     Snapshot,
     core::{Body, uses},
     field::Field,
-    world::{Ent, UNREGISTERED, WORKLOAD, World},
+    world::{Ent, UNREGISTERED, WORKLOAD},
 };
 
 /// Most entities of the registry that a query may name for the registry to be told; with
@@ -82,9 +82,35 @@ pub(crate) fn registry(
     if of_callers.len() > NAMED_MAX || of_asks.len() > NAMED_MAX {
         return Ok(None);
     }
+    let in_world = |entities: BTreeSet<Ent>, named: &[EntityUid]| -> BTreeSet<Vec<bool>> {
+        let ways = entities.iter().map(|entity| {
+            let above = world.above(*entity);
+            let is_in = |uid| {
+                world
+                    .find(uid)
+                    .is_some_and(|e| above.binary_search(&e).is_ok())
+            };
+            named.iter().map(is_in).collect()
+        });
+        ways.collect()
+    };
+    // What the newer revision does not name, it does not tell apart.
+    let callers: BTreeSet<Vec<bool>> = match kind.of_strangers() {
+        true => {
+            let of = |id| {
+                of_callers
+                    .iter()
+                    .map(|uid| is_stranger_in(id, uid))
+                    .collect()
+            };
+            kind.ids.iter().map(of).collect()
+        }
+        false => in_world(kind.principals(), &of_callers),
+    };
+    let asks = in_world(kind.resources(), &of_asks);
     let told = [
-        told("principal", &kind.principals(), &of_callers, world),
-        told("resource", &kind.resources(), &of_asks, world),
+        told("principal", &callers, &of_callers),
+        told("resource", &asks, &of_asks),
     ];
     let mut facts = Vec::new();
     for fact in told {
@@ -110,23 +136,12 @@ enum Told {
     Fact(String),
 }
 
-/// The ways in which `entities` are in those that are `named`, as one condition on `who`.
-fn told(who: &str, entities: &BTreeSet<Ent>, named: &[EntityUid], world: &World) -> Told {
+/// The `ways` in which there are entities in those that are `named`, as one condition on
+/// `who`.
+fn told(who: &str, ways: &BTreeSet<Vec<bool>>, named: &[EntityUid]) -> Told {
     if named.is_empty() {
         return Told::Nothing;
     }
-    let ways: BTreeSet<Vec<bool>> = entities
-        .iter()
-        .map(|entity| {
-            let above = world.above(*entity);
-            let is_in = |uid| {
-                world
-                    .find(uid)
-                    .is_some_and(|e| above.binary_search(&e).is_ok())
-            };
-            named.iter().map(is_in).collect()
-        })
-        .collect();
     if ways.len() > KINDS_MAX {
         return Told::TooMuch;
     }

@@ -12,10 +12,11 @@ use cedar_policy::{
     ActionConstraint, AuthorizationError, Authorizer, Entities, EntityTypeName, EntityUid, Policy,
     PolicyId, PolicySet, Request,
 };
+use palisade_mesh::spiffe_id::SpiffeId;
 use smol_str::SmolStr;
 
 use super::{
-    kind::Kind,
+    kind::{Kind, is_stranger_in},
     rewrite::{scope_only, when},
     solver::Failure,
 };
@@ -203,13 +204,31 @@ impl One {
                 Shape::Is(kind) => is(kind),
             }
         };
-        let within = |all: &[(usize, Ent)], shape: Shape<'_>| -> Vec<usize> {
-            let some = all.iter().filter(|(_, entity)| takes(shape, *entity));
-            some.map(|(i, _)| *i).collect()
+        // What the newer revision does not name, it does not tell apart.
+        let takes_stranger = |shape: Shape<'_>, id: &SpiffeId| match shape {
+            Shape::Any => true,
+            Shape::Eq(uid) => {
+                uid.type_name().to_string() == kind.principal && is_stranger_in(id, uid)
+            }
+            Shape::In(of, uid) => {
+                of.is_none_or(|of| of.to_string() == kind.principal) && is_stranger_in(id, uid)
+            }
+            Shape::Is(of) => of.to_string() == kind.principal,
         };
+        let principal = Shape::of_principal(&self.scope.principal);
+        let callers = kind.callers.iter().zip(&kind.ids);
+        let callers = callers.filter(|((_, entity), id)| match kind.of_strangers() {
+            true => takes_stranger(principal, id),
+            false => takes(principal, *entity),
+        });
+        let resource = Shape::of_resource(&self.scope.resource);
+        let asks = kind
+            .asks
+            .iter()
+            .filter(|(_, entity)| takes(resource, *entity));
         (
-            within(&kind.callers, Shape::of_principal(&self.scope.principal)),
-            within(&kind.asks, Shape::of_resource(&self.scope.resource)),
+            callers.map(|((i, _), _)| *i).collect(),
+            asks.map(|(i, _)| *i).collect(),
         )
     }
 }

@@ -7,14 +7,14 @@ use std::{
 };
 
 use cedar_policy::{EntityUid, RequestEnv};
-use palisade_mesh::canonical::Method;
+use palisade_mesh::{canonical::Method, spiffe_id::SpiffeId};
 
 use crate::{
     analysis::universe::{Ask, Universe},
     decide::{
         Snapshot,
         field::Form,
-        world::{Ent, OPERATION, SERVICE, UNREGISTERED, WORKLOAD},
+        world::{Ent, OPERATION, SERVICE, TRUST_DOMAIN, UNREGISTERED, WORKLOAD},
     },
 };
 
@@ -31,6 +31,9 @@ pub(crate) struct Kind {
     pub(crate) method: bool,
     /// Callers that can make it, by position, each with his entity.
     pub(crate) callers: Vec<(usize, Ent)>,
+    /// Their SPIFFE IDs, in the same order. Strangers whom the newer revision does not tell
+    /// apart are one entity there, and may be several in the older one.
+    pub(crate) ids: Vec<SpiffeId>,
     /// What is asked, by position, each with the resource that it is.
     pub(crate) asks: Vec<(usize, Ent)>,
 }
@@ -42,20 +45,25 @@ impl fmt::Display for Kind {
     }
 }
 
+/// Callers of one type, by position with their entities, and their SPIFFE IDs.
+type Callers = (Vec<(usize, Ent)>, Vec<SpiffeId>);
+
 impl Kind {
     /// Every kind of request that somebody can make under `head`.
     pub(crate) fn all(head: &Snapshot, universe: &Universe) -> Vec<Self> {
-        let mut callers: BTreeMap<String, Vec<(usize, Ent)>> = BTreeMap::new();
+        let mut callers: BTreeMap<String, Callers> = BTreeMap::new();
         for (i, caller) in universe.callers.iter().enumerate() {
             if let Some(principal) = head.principal(&caller.id)
                 && let Some(kind) = type_of(head, principal)
             {
-                callers.entry(kind).or_default().push((i, principal));
+                let (entities, ids) = callers.entry(kind).or_default();
+                entities.push((i, principal));
+                ids.push(caller.id.clone());
             }
         }
         let mut asks: BTreeMap<(EntityUid, String), Vec<(usize, Ent)>> = BTreeMap::new();
         for (i, ask) in universe.asks.iter().enumerate() {
-            if let Some((action, resource)) = action_and_resource(head, universe, ask)
+            if let Some((action, resource)) = action_and_resource(head, ask)
                 && let Some(action) = head.world().uid(action)
                 && let Some(kind) = type_of(head, resource)
             {
@@ -69,7 +77,7 @@ impl Kind {
             let Some(form) = number.and_then(|a| head.form(a)) else {
                 continue;
             };
-            for (principal, callers) in &callers {
+            for (principal, (callers, ids)) in &callers {
                 kinds.push(Self {
                     principal: principal.clone(),
                     method: Method::parse(action.id().unescaped()).is_some(),
@@ -77,11 +85,18 @@ impl Kind {
                     resource: resource.clone(),
                     form,
                     callers: callers.clone(),
+                    ids: ids.clone(),
                     asks: asks.clone(),
                 });
             }
         }
         kinds
+    }
+
+    /// Whether callers are workloads that no service claims: what they are in follows from
+    /// their SPIFFE IDs alone.
+    pub(crate) fn of_strangers(&self) -> bool {
+        self.principal == UNREGISTERED
     }
 
     /// As Cedar names it.
@@ -104,10 +119,18 @@ impl Kind {
     }
 }
 
-fn action_and_resource(head: &Snapshot, universe: &Universe, ask: &Ask) -> Option<(Ent, Ent)> {
-    let anybody = universe.callers.first()?;
-    let (_, action, resource) = ask.resolve(head)?.entities(head, anybody)?;
-    Some((action, resource))
+/// Whether a stranger is this entity, or in it.
+pub(crate) fn is_stranger_in(id: &SpiffeId, uid: &EntityUid) -> bool {
+    let name = uid.id().unescaped();
+    match uid.type_name().to_string().as_str() {
+        TRUST_DOMAIN => id.trust_domain() == name,
+        UNREGISTERED => id.as_str() == name,
+        _ => false,
+    }
+}
+
+fn action_and_resource(head: &Snapshot, ask: &Ask) -> Option<(Ent, Ent)> {
+    ask.resolve(head)?.entities(head)
 }
 
 fn type_of(head: &Snapshot, entity: Ent) -> Option<String> {

@@ -12,7 +12,7 @@ use super::{
     facts,
     held::{Fired, Held},
     kind::Kind,
-    rewrite::scope_only,
+    rewrite::{parsed, scope_only},
     solver::{Failure, Query, Session},
 };
 use crate::decide::Snapshot;
@@ -22,6 +22,10 @@ pub(crate) const QUERY_POLICIES_MAX: usize = 96;
 
 /// Most forbids that are learnt about all requests, before it is asked about permits.
 const ALL_FORBIDS_MAX: usize = 16;
+
+/// Id of the permit that stands for every request. No `@id` has a blank: none of the
+/// repository's policies can be taken for it, and it for none of them.
+const EVERYTHING: &str = "every request";
 
 /// What everything is about.
 pub(crate) struct World<'s> {
@@ -180,16 +184,10 @@ impl World<'_> {
         let mut left = held(&claim.left, self.new);
         let mut right = held(&claim.right, self.old);
         if claim.all {
-            left.push(super::rewrite::parsed(
-                "all",
-                "permit (principal, action, resource);",
-            )?);
+            left.push(everything()?);
         }
         if claim.stopped_by.is_some() {
-            right.push(super::rewrite::parsed(
-                "all",
-                "permit (principal, action, resource);",
-            )?);
+            right.push(everything()?);
         }
         right.extend(denying.iter().cloned());
         let both: Vec<&Policy> = left.iter().chain(&right).collect();
@@ -202,6 +200,10 @@ impl World<'_> {
         left.extend(known);
         Ok(Asked { left, right })
     }
+}
+
+fn everything() -> Result<Policy, Failure> {
+    parsed(EVERYTHING, "permit (principal, action, resource);")
 }
 
 impl Claim {

@@ -6,7 +6,10 @@ use smol_str::SmolStr;
 
 use super::{
     super::{
-        core::{Body, Evaluation, Kind, Known, Outcomes, Tree, ValueCache, context, start_of},
+        Snapshot,
+        core::{
+            Body, Conjunct, Evaluation, Kind, Known, Outcomes, Tree, ValueCache, context, start_of,
+        },
         fact::{Fact, Facts},
         field::Field,
         index::rule_at,
@@ -23,6 +26,31 @@ pub(super) struct Case<'c> {
     facts: OpenFacts<'c>,
     slice: Slice,
     evaluation: Evaluation<'c>,
+}
+
+/// One `&&` part of a policy's conditions.
+pub(super) struct Part {
+    conjunct: Conjunct,
+    tree: Tree,
+}
+
+impl Part {
+    /// Every part of a policy, in the order of the text.
+    pub(super) fn all(snapshot: &Snapshot, id: &SmolStr) -> Vec<Self> {
+        let policies = &snapshot.compiled().policies;
+        let policy = policies.policy(&PolicyId::new(id.as_str()));
+        let conjuncts = policy.and_then(|policy| {
+            let body = Body::of(policy)?;
+            Some(body.conjuncts(start_of(policy)))
+        });
+        let parts = conjuncts.into_iter().flatten();
+        parts
+            .map(|conjunct| Self {
+                tree: conjunct.taken_apart(snapshot.layout()),
+                conjunct,
+            })
+            .collect()
+    }
 }
 
 /// What became of the policies of one effect.
@@ -104,25 +132,15 @@ impl<'c> Case<'c> {
 
     /// The open parts of a policy's conditions.
     pub(super) fn condition(&self, id: &SmolStr) -> Option<OpenPolicy> {
-        let snapshot = self.survey.snapshot;
-        let info = snapshot.info(id)?;
-        let policy = snapshot
-            .compiled()
-            .policies
-            .policy(&PolicyId::new(id.as_str()))?;
-        let parts = Body::of(policy).map(|body| body.conjuncts(start_of(policy)));
-        let clauses = parts.into_iter().flatten().filter_map(|part| {
-            let open = !self
-                .outcomes(&part.taken_apart(snapshot.layout()))
-                .is_certain();
-            open.then(|| OpenClause {
-                kind: match part.kind {
-                    Kind::Unless => ClauseKind::Unless,
-                    Kind::When => ClauseKind::When,
-                },
-                line: info.first_line + part.line,
-                text: part.text,
-            })
+        let info = self.survey.snapshot.info(id)?;
+        let open = self.open(id).into_iter().flatten();
+        let clauses = open.map(|part| OpenClause {
+            kind: match part.kind {
+                Kind::Unless => ClauseKind::Unless,
+                Kind::When => ClauseKind::When,
+            },
+            line: info.first_line + part.line,
+            text: part.text.clone(),
         });
         Some(OpenPolicy {
             policy: info.id.to_string(),
@@ -131,6 +149,49 @@ impl<'c> Case<'c> {
             first_line: info.first_line,
             clauses: clauses.collect(),
         })
+    }
+
+    /// The same as texts, each of which has to hold; an `unless` is one.
+    #[cfg(feature = "analysis")]
+    pub(super) fn terms(&self, id: &SmolStr) -> Vec<String> {
+        let one_line = |part: &&Conjunct| {
+            let words: Vec<&str> = part.text.split_whitespace().collect();
+            words.join(" ")
+        };
+        let terms = self.open(id).into_iter().flat_map(|condition| {
+            let texts: Vec<String> = condition.iter().map(one_line).collect();
+            match condition.first().map(|part| part.kind) {
+                Some(Kind::Unless) => vec![format!("!({})", texts.join(" && "))],
+                _ => texts,
+            }
+        });
+        terms.collect()
+    }
+
+    /// The open parts of each condition on which a policy depends.
+    fn open(&self, id: &SmolStr) -> Vec<Vec<&Conjunct>> {
+        let parts = self.survey.parts(id);
+        let conditions = parts.chunk_by(|a, b| a.conjunct.condition == b.conjunct.condition);
+        let mut open = Vec::new();
+        for condition in conditions {
+            let outcomes: Vec<Outcomes> = condition
+                .iter()
+                .map(|part| self.outcomes(&part.tree))
+                .collect();
+            // An `unless` with a part that never holds is met, if what comes before it
+            // cannot fail.
+            let decided = outcomes
+                .iter()
+                .find(|o| **o == Outcomes::FALSE || o.may_be(Outcomes::ERROR));
+            if decided == Some(&Outcomes::FALSE) {
+                continue;
+            }
+            let parts = condition.iter().zip(&outcomes);
+            let parts = parts.filter(|(_, outcomes)| !outcomes.is_certain());
+            open.push(parts.map(|(part, _)| &part.conjunct).collect());
+        }
+        open.retain(|parts: &Vec<&Conjunct>| !parts.is_empty());
+        open
     }
 
     fn side(&self, positions: &[u32]) -> Side {
