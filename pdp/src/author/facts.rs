@@ -22,6 +22,8 @@ pub(super) struct Fact {
     pub(super) text: String,
     /// Where it stands in the file; scopes and the vocabulary have no place.
     pub(super) span: Option<Range<usize>>,
+    /// Whether it holds whatever becomes of the catalogue.
+    pub(super) lasting: bool,
 }
 
 /// What a fact says about its subject.
@@ -59,6 +61,7 @@ pub(super) fn vocabulary() -> Vec<Fact> {
             claim,
             text: text.clone(),
             span: None,
+            lasting: true,
         })
     };
     [
@@ -85,6 +88,7 @@ pub(super) fn of_scope(scope: &Scope, kin: &Kin) -> Vec<Fact> {
                 claim,
                 text: format!("`{subject} {text}`"),
                 span: None,
+                lasting: true,
             });
         };
         match shape {
@@ -120,6 +124,7 @@ fn of_action(action: &ActionConstraint, kin: &Kin) -> Vec<Fact> {
         claim: Claim::OneOf(values),
         text: text.clone(),
         span: None,
+        lasting: false,
     };
     let methods = used.methods.iter().map(|m| Value::Text(m.clone()));
     let mut facts = vec![fact("context.http.method", methods.collect())];
@@ -164,6 +169,7 @@ pub(super) fn stated(node: &Node, truth: bool, facts: &mut Vec<Fact>) {
                 claim,
                 text: told(node, truth),
                 span: Some(node.span.clone()),
+                lasting: true,
             });
         }
     }

@@ -21,6 +21,7 @@ const RESOURCES: [&str; 2] = ["Operation", "Service"];
 const GROUPS: [&str; 4] = ["call", "http", "http:read", "http:write"];
 
 /// Relations between the entities of a repository.
+#[derive(Default)]
 pub(super) struct Kin {
     /// Everything below an entity, itself too, by type.
     below: HashMap<EntityUid, BTreeMap<SmolStr, BTreeSet<EntityUid>>>,

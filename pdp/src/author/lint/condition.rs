@@ -12,6 +12,7 @@ use crate::{
     author::{
         codes,
         facts::{self, Fact, contradict},
+        kin::Kin,
     },
     decide::{Kind, Node, Term, written},
 };
@@ -24,7 +25,7 @@ struct Remark<'n> {
     branch: bool,
     /// What says so; nothing where the part itself does.
     because: Option<String>,
-    /// What could be cut without a change.
+    /// What could be cut without a change, now and later.
     cut: Option<Range<usize>>,
 }
 
@@ -140,12 +141,13 @@ impl<'s> Walk<'s> {
                 (None, None) => None,
             },
         };
+        let cut = cut.filter(|_| self.is_always_true(node));
         self.remarks.extend(found.map(|(always, because)| Remark {
             node,
             always,
             branch,
             because,
-            cut: cut.filter(|_| always),
+            cut,
         }));
     }
 
@@ -156,6 +158,17 @@ impl<'s> Walk<'s> {
         let kin = &self.study.kin;
         let known = |fact: &Fact| self.known.iter().find(|k| contradict(k, fact, kin));
         facts.iter().find_map(known).map(|fact| fact.text.clone())
+    }
+
+    /// Whether `node` is true whatever becomes of entities and catalogue: a test that only
+    /// today's members pass is a guard against tomorrow's.
+    fn is_always_true(&self, node: &Node) -> bool {
+        by_itself(node).unwrap_or_else(|| {
+            let mut facts = Vec::new();
+            facts::stated(node, false, &mut facts);
+            let (nobody, mut known) = (Kin::default(), self.known.iter());
+            known.any(|k| k.lasting && facts.iter().any(|fact| contradict(k, fact, &nobody)))
+        })
     }
 
     /// The bytes of the `i`th operand with its `&&`, where nothing else stands between.

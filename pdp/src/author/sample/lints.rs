@@ -285,6 +285,36 @@ fn fixes_are_written_where_there_is_one_safe_fix() {
     assert!(again.fixed.is_empty(), "nothing is mended twice");
 }
 
+/// What is true of today's members and operations is told, and left for who comes later.
+#[test]
+fn no_fix_takes_away_what_only_the_data_makes_superfluous() {
+    let text = "@id(\"x\")\n@owner(\"a\")\npermit (principal in Service::\"demo.test/shop/web\", action == Action::\"orders:refund\", resource)\nwhen\n{\n  principal in Group::\"callers\" &&\n  resource == Operation::\"demo.test/shop/orders/refund\" &&\n  context.http.method == \"POST\" &&\n  context.time.hour < 24\n};\n";
+    let files = [
+        (
+            "entities/x.yaml",
+            "groups:\n  callers: { services: [shop/web] }\n",
+        ),
+        ("policies/x.cedar", text),
+    ];
+    let told = |fix: bool| {
+        let options = Options { fix, ..at_noon() };
+        let (dir, linted) = linted(&files, &options);
+        let after = fs::read_to_string(dir.path().join("policies/x.cedar")).unwrap();
+        let constant = linted
+            .findings
+            .iter()
+            .filter(|d| d.code.0 == codes::CONSTANT);
+        (constant.count(), after)
+    };
+    assert_eq!(told(false).0, 4, "each of them is told");
+    let (left, after) = told(true);
+    assert_eq!(left, 3, "{after}");
+    assert!(!after.contains("time.hour"), "{after}");
+    for part in ["Group::\"callers\"", "orders/refund", "\"POST\""] {
+        assert!(after.contains(part), "{part}: {after}");
+    }
+}
+
 #[test]
 fn rules_are_chosen_by_name_or_code_and_errors_stay() {
     let text = "@id(\"x\")\nforbid (principal is Workload, action, resource in Service::\"demo.test/shop/orders\")\nwhen { principal.namespace == Namespace::\"demo.test/shop\" };";
