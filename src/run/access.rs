@@ -18,6 +18,9 @@ use serde::{Deserialize, Serialize};
 /// Where the local socket answers.
 pub(crate) const ROUTE: &str = "/v1/pdp/access";
 
+/// Most pairs of caller and target that are answered at once; each answer is kept whole.
+const PAIRS_MAX: usize = 250_000;
+
 /// A question about many.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Asked {
@@ -98,7 +101,7 @@ impl Asked {
         let survey = snapshot.survey(given).map_err(|error| {
             Diagnostic::error(9199, format!("bug: an empty context was refused: {error}"))
         })?;
-        let mut answers = Vec::with_capacity(callers.len().saturating_mul(targets.len()));
+        let mut answers = Vec::with_capacity(pairs(callers.len(), targets.len())?);
         for target in &targets {
             for caller in &callers {
                 answers.push(answer(&survey, caller, target));
@@ -165,6 +168,18 @@ impl Asked {
         let (service, request) = author::request(snapshot.catalogue(), &ask)?;
         Ok(snapshot.target(&service, &request))
     }
+}
+
+/// How many answers there are, if not too many.
+fn pairs(callers: usize, targets: usize) -> Result<usize, Diagnostic> {
+    let pairs = callers.saturating_mul(targets);
+    if pairs <= PAIRS_MAX {
+        return Ok(pairs);
+    }
+    let many = format!("{callers} callers and {targets} targets are too many for one question");
+    Err(Diagnostic::error(2104, many)
+        .cause(format!("at most {PAIRS_MAX} pairs of them are answered"))
+        .help("name a caller, an operation or an action"))
 }
 
 /// What a service, or an operation by name, id or template, can be asked for; none when
@@ -248,4 +263,18 @@ fn answer(survey: &Survey<'_>, caller: &Caller, target: &Target) -> Answer {
 
 fn ids(access: &Access) -> Vec<String> {
     access.deciding.iter().map(ToString::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_bounded_on_both_sides() {
+        assert_eq!(pairs(PAIRS_MAX, 1).unwrap(), PAIRS_MAX);
+        assert_eq!(pairs(500, 500).unwrap(), PAIRS_MAX);
+        for (callers, targets) in [(PAIRS_MAX + 1, 1), (501, 500), (usize::MAX, 2)] {
+            assert_eq!(pairs(callers, targets).unwrap_err().code.0, 2104);
+        }
+    }
 }

@@ -41,7 +41,8 @@ impl Revisions {
         }
     }
 
-    /// The engine of the revision with this digest; `None` when it is forgotten.
+    /// The engine of the newest revision with this digest; `None` when it is forgotten.
+    /// One that came back by a rollback has another number than before.
     ///
     /// # Errors
     /// When it cannot be built.
@@ -50,14 +51,20 @@ impl Revisions {
         digest: &Digest,
     ) -> Result<Option<Arc<Snapshot>>, Diagnostic> {
         let mut engines = self.engines.lock().await;
-        if let Some(at) = engines.iter().position(|s| s.versions().policy == *digest) {
+        let newest_first =
+            |kept: &VecDeque<Revision>| kept.iter().rev().find(|r| r.sha256 == digest.0).cloned();
+        let revision = newest_first(&self.kept());
+        let is_it = |snapshot: &Arc<Snapshot>| {
+            let versions = snapshot.versions();
+            let number = revision.as_ref().map(|r| r.sequence);
+            versions.policy == *digest && number.is_none_or(|n| n == versions.sequence)
+        };
+        if let Some(at) = engines.iter().position(is_it) {
             let known = engines.remove(at);
             engines.extend(known.clone());
             return Ok(known);
         }
-        let newest_first =
-            |kept: &VecDeque<Revision>| kept.iter().rev().find(|r| r.sha256 == digest.0).cloned();
-        let Some(revision) = newest_first(&self.kept()) else {
+        let Some(revision) = revision else {
             return Ok(None);
         };
         let built = tokio::task::spawn_blocking(move || policy::of_revision(&revision)).await;
@@ -104,6 +111,28 @@ mod tests {
         assert_eq!(revisions.kept().len(), 1);
         revisions.note(&revision(1000, 10));
         assert_eq!(revisions.kept().len(), 1);
+    }
+
+    /// A rollback puts the texts of an older revision in force under a new number.
+    #[tokio::test]
+    async fn the_same_texts_under_another_number_are_known_by_the_newest() {
+        let policies = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+        let compiled = palisade_pdp::author::load(&policies).compiled.unwrap();
+        let (bundle, digest) = (compiled.bundle, compiled.digest);
+        let revision = |sequence| Revision {
+            sha256: digest.0.to_vec(),
+            bundle: bundle.clone(),
+            sequence,
+            ..Revision::default()
+        };
+        let revisions = Revisions::default();
+        for sequence in [1, 3] {
+            revisions.note(&revision(sequence));
+            for _ in 0..2 {
+                let engine = revisions.engine(&digest).await.unwrap().unwrap();
+                assert_eq!(engine.versions().sequence, sequence);
+            }
+        }
     }
 
     #[tokio::test]
