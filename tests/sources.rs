@@ -13,21 +13,15 @@ mod support;
 
 use std::{
     fs,
-    net::SocketAddr,
     path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
 
-use palisade::{
-    config::Config,
-    control::{api::Fact, client::Mesh, status::PdpStatus},
-    run::{self, ControlPlane, Role, proxy::ProxyRole},
-};
-use palisade_mesh::clock::Clock;
+use palisade::control::{api::Fact, client::Mesh, status::PdpStatus};
 use support::{
     Home,
-    inside::{config, control_plane, get, proxy, ready, start_app, until},
+    inside::{Story, until},
 };
 
 /// Within this, `status` and `check` say what is wrong.
@@ -85,66 +79,26 @@ impl Repository {
     }
 }
 
-/// Control plane and two proxies under one clock.
-struct Story {
-    name: String,
-    plane_config: Config,
-    plane: Option<ControlPlane>,
-    proxies: Vec<ProxyRole>,
-    clock: Clock,
-    outbound: SocketAddr,
+/// What `status` and `check` say of the sources.
+trait Told {
+    async fn pdp(&self) -> Option<PdpStatus>;
+    /// Waits until every proxy runs this commit.
+    async fn runs(&self, commit: &str);
+    /// Waits until `status` has a fault with this code at a source.
+    async fn says(&self, name: &str, code: u16);
+    /// Waits until no source has a fault.
+    async fn is_in_order(&self);
+    /// Codes that `check` gives for a role.
+    async fn checked(&self, role: &str) -> Vec<u16>;
 }
 
-impl Story {
-    async fn start(home: &Home, name: &str, policies: &str) -> Self {
-        let name = format!("{name}-{}", std::process::id());
-        let clock = Clock::manual(jiff::Timestamp::now());
-        let app = start_app().await;
-        let (pdp, audit) = (support::free_port(), support::free_port());
-        let yaml = control_plane(&name, policies)
-            .replacen("127.0.0.1:0", &pdp.to_string(), 1)
-            .replacen("127.0.0.1:0", &audit.to_string(), 1);
-        let plane_config = config(&home.path("plane"), &yaml);
-        let plane = run::control_plane(&plane_config, &Role::ALL, clock.clone())
-            .await
-            .unwrap();
-        let agent = plane_config.agent_socket();
-        let mut proxies = Vec::new();
-        for service in ["web", "orders"] {
-            let yaml = proxy(&name, service, app, pdp, audit, &agent);
-            let config = config(&home.path(service), &yaml);
-            proxies.push(run::proxy::start(&config, clock.clone()).await.unwrap());
-        }
-        let outbound = ready(&name).await;
-        Self {
-            name,
-            plane_config,
-            plane: Some(plane),
-            proxies,
-            clock,
-            outbound,
-        }
-    }
-
-    async fn stop_plane(&mut self) {
-        self.plane.take().unwrap().end().await;
-    }
-
-    async fn start_plane(&mut self) {
-        let clock = self.clock.clone();
-        let plane = run::control_plane(&self.plane_config, &Role::ALL, clock)
-            .await
-            .unwrap();
-        self.plane = Some(plane);
-    }
-
+impl Told for Story {
     async fn pdp(&self) -> Option<PdpStatus> {
         let mesh = Mesh::find(Some(&self.name)).await.ok()?;
         let all: Vec<PdpStatus> = mesh.get_all("pdp", "/v1/pdp/status").await.ok()?;
         all.into_iter().next()
     }
 
-    /// Waits until every proxy runs this commit.
     async fn runs(&self, commit: &str) {
         until("every proxy runs the commit", || async {
             let Some(pdp) = self.pdp().await else {
@@ -161,7 +115,6 @@ impl Story {
         .await;
     }
 
-    /// Waits until `status` has a fault with this code at a source.
     async fn says(&self, name: &str, code: u16) {
         let begun = Instant::now();
         until("status says so", || async {
@@ -177,7 +130,6 @@ impl Story {
         assert!(self.checked("pdp").await.contains(&code));
     }
 
-    /// Waits until no source has a fault.
     async fn is_in_order(&self) {
         until("every source is in order", || async {
             let pdp = self.pdp().await;
@@ -190,7 +142,6 @@ impl Story {
         .await;
     }
 
-    /// Codes that `check` gives for a role.
     async fn checked(&self, role: &str) -> Vec<u16> {
         let Ok(mesh) = Mesh::find(Some(&self.name)).await else {
             return Vec::new();
@@ -200,19 +151,6 @@ impl Story {
             .await
             .unwrap();
         facts.into_iter().flatten().filter_map(|f| f.code).collect()
-    }
-
-    async fn orders(&self) -> u16 {
-        get(self.outbound, "orders", "/orders").await
-    }
-
-    async fn end(mut self) {
-        for proxy in self.proxies {
-            proxy.end().await;
-        }
-        if let Some(plane) = self.plane.take() {
-            plane.end().await;
-        }
     }
 }
 

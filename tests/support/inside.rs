@@ -12,11 +12,85 @@ use hyper_util::rt::TokioIo;
 use palisade::{
     config::Config,
     control::{client::Mesh, status::ProxyStatus},
+    run::{self, ControlPlane, Role, proxy::ProxyRole},
 };
+use palisade_mesh::clock::Clock;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Longest wait for something that should take milliseconds.
 pub const LIMIT: Duration = Duration::from_secs(30);
+
+/// Control plane and two proxies under one clock, each of them to be stopped and started.
+pub struct Story {
+    pub name: String,
+    pub plane_config: Config,
+    pub plane: Option<ControlPlane>,
+    pub proxies: Vec<ProxyRole>,
+    pub clock: Clock,
+    pub outbound: SocketAddr,
+}
+
+impl Story {
+    pub async fn start(home: &super::Home, name: &str, policies: &str) -> Self {
+        let name = format!("{name}-{}", std::process::id());
+        let clock = Clock::manual(jiff::Timestamp::now());
+        let app = start_app().await;
+        let (pdp, audit) = (super::free_port(), super::free_port());
+        let yaml = control_plane(&name, policies)
+            .replacen("127.0.0.1:0", &pdp.to_string(), 1)
+            .replacen("127.0.0.1:0", &audit.to_string(), 1);
+        let plane_config = config(&home.path("plane"), &yaml);
+        let plane = run::control_plane(&plane_config, &Role::ALL, clock.clone())
+            .await
+            .unwrap();
+        let agent = plane_config.agent_socket();
+        let mut proxies = Vec::new();
+        for service in ["web", "orders"] {
+            let yaml = proxy(&name, service, app, pdp, audit, &agent);
+            let config = config(&home.path(service), &yaml);
+            proxies.push(run::proxy::start(&config, clock.clone()).await.unwrap());
+        }
+        let outbound = ready(&name).await;
+        Self {
+            name,
+            plane_config,
+            plane: Some(plane),
+            proxies,
+            clock,
+            outbound,
+        }
+    }
+
+    pub async fn stop_plane(&mut self) {
+        self.plane.take().unwrap().end().await;
+    }
+
+    pub async fn start_plane(&mut self) {
+        let clock = self.clock.clone();
+        let plane = run::control_plane(&self.plane_config, &Role::ALL, clock)
+            .await
+            .unwrap();
+        self.plane = Some(plane);
+    }
+
+    /// Status of a GET from `web` to `orders`.
+    pub async fn get(&self, path: &str) -> u16 {
+        get(self.outbound, "orders", path).await
+    }
+
+    pub async fn orders(&self) -> u16 {
+        self.get("/orders").await
+    }
+
+    pub async fn end(mut self) {
+        for proxy in self.proxies {
+            proxy.end().await;
+        }
+        if let Some(plane) = self.plane.take() {
+            plane.end().await;
+        }
+    }
+}
 
 /// Reads a configuration that is written into `dir`.
 pub fn config(dir: &Path, yaml: &str) -> Config {
