@@ -198,7 +198,9 @@ fn a_good_revision_arrives_step_by_step_also_over_restarts() {
     mesh.kill("proxy-orders");
     mesh.start("proxy-orders");
     mesh.wait_until_ready();
-    let enforced = home.rows("class:decision last:1h").unwrap();
+    let enforced = support::wait_for("decisions on record", support::LIMIT, || {
+        home.rows("class:decision last:1h")
+    });
     assert_eq!(enforced[0]["sequence"], before, "{}", enforced[0]);
     mesh.kill("pdp");
     mesh.start("pdp");
