@@ -123,3 +123,6 @@ fn no_server(place: &Place, cause: &str) -> Diagnostic {
         .cause(cause)
         .help("write `oci://HOST/REPOSITORY:TAG`")
 }
+
+#[cfg(test)]
+mod tests;
