@@ -111,6 +111,19 @@ impl fmt::Display for Target {
 }
 
 impl Plan {
+    /// As far as it goes with a candidate whose number others have given: nobody but they
+    /// could put the old content in force again under a higher one, so nobody enforces it
+    /// before everybody does. None where that leaves nothing.
+    pub fn irrevocable(self) -> Option<Self> {
+        let shadow = Some(self.shadow?);
+        Some(Self {
+            shadow,
+            steps: Vec::new(),
+            watch: Duration::ZERO,
+            ..self
+        })
+    }
+
     /// Everything that is wrong with it.
     pub fn check(&self) -> Vec<Diagnostic> {
         let mut found = Vec::new();

@@ -72,7 +72,10 @@ impl Source {
             return Err(none_running());
         }
         match self.with_underway(change) {
-            Some(Ok(())) => Ok(()),
+            Some(Ok(())) => {
+                self.look();
+                Ok(())
+            }
             Some(Err(error)) => Err(Diagnostic::error(codes::ROLLOUT_ORDER, error.to_string())
                 .help("see where it stands: palisade rollout status")),
             None => Err(none_running()),
@@ -92,7 +95,14 @@ impl Source {
             );
         }
         let (current, compiled, diagnostics) = self.candidate(&plan, content).await?;
-        self.begin(plan, compiled, diagnostics, actor, &current)
+        self.begin(
+            plan,
+            compiled,
+            Vouched::default(),
+            diagnostics,
+            actor,
+            &current,
+        )
     }
 
     async fn preview(&self, plan: &Plan, content: Content) -> Result<Difference, Diagnostic> {

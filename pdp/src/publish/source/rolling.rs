@@ -212,10 +212,14 @@ impl Source {
         if self.rolling.set_aside == Some(digest) {
             return Ok(());
         }
-        // What others have numbered cannot be taken back under a number of ours.
-        match (self.rolling.plan.clone(), current) {
-            (Some(plan), Some(current)) if numbered.is_none() => {
-                self.begin(plan, compiled, diagnostics, BY_SOURCE, &current)
+        let plan = self.rolling.plan.clone();
+        let plan = match numbered {
+            None => plan,
+            Some(_) => plan.and_then(Plan::irrevocable),
+        };
+        match (plan, current) {
+            (Some(plan), Some(current)) => {
+                self.begin(plan, compiled, vouched, diagnostics, BY_SOURCE, &current)
             }
             _ => self.publish(compiled, vouched, diagnostics),
         }
@@ -275,12 +279,16 @@ impl Source {
         &mut self,
         plan: Plan,
         compiled: Compiled,
+        vouched: Vouched,
         diagnostics: Vec<Diagnostic>,
         actor: &str,
         current: &Arc<Published>,
     ) -> Result<(), Diagnostic> {
         let now_us = self.clock.now_us();
-        let revision = self.signed(&compiled, Vouched::default(), now_us);
+        let revision = self.signed(&compiled, vouched, now_us);
+        if revision.sequence <= self.sequence {
+            return Err(older(revision.sequence, self.sequence));
+        }
         self.accepted(&compiled, &revision)?;
         self.keep.store_as(BASELINE, &current.revision)?;
         self.keep.store_as(CANDIDATE, &revision)?;
@@ -387,9 +395,11 @@ impl Source {
             return;
         };
         self.log_failure(self.write_journal());
-        let is_in_force =
-            self.current().map(|c| c.sequence()) == Some(underway.candidate.sequence());
-        if underway.rollout.phase == Phase::Full && !is_in_force {
+        let is_next = self
+            .current()
+            .is_none_or(|c| c.sequence() < underway.candidate.sequence());
+        let is_full = matches!(underway.rollout.phase, Phase::Full | Phase::Completed);
+        if is_full && is_next {
             self.log_failure(self.keep.succeed(&underway.candidate.revision));
             self.put_in_force(underway.candidate.clone());
             if self.rolling.offered != Some(underway.candidate.digest()) {

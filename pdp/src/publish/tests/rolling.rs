@@ -14,6 +14,10 @@ use crate::publish::{
     registry::Registry,
     rollout::{Gates, Phase, Plan, Step, Stop, Target},
 };
+use crate::{
+    author,
+    bundle::{file::BundleFile, key::SigningKey},
+};
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(600);
@@ -105,10 +109,14 @@ impl Stage {
     }
 
     async fn open(&self, plan: Plan) -> Source {
+        self.open_at(self.dir.path(), plan).await
+    }
+
+    async fn open_at(&self, place: &Path, plan: Plan) -> Source {
         let config = SourceConfig {
             rollout: Some(plan),
             look: Duration::from_millis(20),
-            ..config(self.dir.path(), self.state.path())
+            ..config(place, self.state.path())
         };
         let source = Source::open(config, Clock::system(), self.records.recorder());
         let source = source.await.expect("opens");
@@ -164,6 +172,56 @@ async fn a_new_revision_is_in_force_once_every_phase_has_ended_well() {
     let again = stage.open(plan()).await;
     assert_eq!(sequence(&again.state().borrow()), 2);
     assert_eq!(phase(&again.state().borrow()), Some(Phase::Completed));
+}
+
+/// What others have numbered cannot be taken back under a number of ours, so nobody enforces
+/// it before everybody does: it is tried, then complete.
+#[tokio::test]
+async fn a_revision_with_its_own_number_is_tried_and_enforced_by_nobody_before_all() {
+    let stage = Stage::new();
+    let file = stage.path("shop.palisade");
+    let (key, _) = SigningKey::generate().unwrap();
+    let serve = |number: u64| {
+        let compiled = author::load(stage.dir.path()).compiled.unwrap();
+        let mut bundle = BundleFile::new(compiled.bundle).unwrap();
+        bundle.sign_content(&key);
+        bundle.sign_release(&key, number, 1);
+        let draft = file.with_extension("new");
+        fs::write(&draft, bundle.encode()).unwrap();
+        fs::rename(draft, &file).unwrap();
+    };
+    serve(7);
+    let source = stage.open_at(&file, plan()).await;
+    let mut seen = source.state();
+    let task = tokio::spawn(source.run());
+    stage.proxy.denied.store(5, Ordering::Relaxed);
+    stage.edit("x");
+    serve(8);
+    let stopped = |s: &State| matches!(phase(s), Some(Phase::RolledBack(_)));
+    let halted = until(&mut seen, "halted", stopped).await;
+    assert_eq!((sequence(&halted), why(&halted)), (7, Some(Stop::Gate)));
+
+    stage.proxy.denied.store(0, Ordering::Relaxed);
+    stage.edit("y");
+    serve(9);
+    let done = until(&mut seen, "completed", |s| {
+        phase(s) == Some(Phase::Completed) && sequence(s) == 9
+    })
+    .await;
+    let turns = &done.rollout.as_ref().unwrap().rollout.turns;
+    assert!(
+        turns.iter().all(|turn| !turn.what.starts_with("canary")),
+        "{turns:?}"
+    );
+    let revision = &done.current.unwrap().revision;
+    assert_eq!(revision.release_signatures[0].key, key.public().as_bytes());
+    serve(8);
+    let older = until(&mut seen, "older", |s| s.rejected.is_some()).await;
+    assert_eq!(
+        older.rejected.unwrap().diagnostics[0].code.0,
+        codes::SEQUENCE
+    );
+    task.abort();
 }
 
 #[tokio::test]
