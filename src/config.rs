@@ -381,6 +381,7 @@ impl Config {
         for section in config.iter().filter_map(|c| c.proxy.as_ref()) {
             let mut more = section.listeners(false).check();
             more.extend(section.check_stale());
+            more.extend(section.check_stamp_age());
             found.extend(more.into_iter().map(|d| placed(d, "proxy", &whole, &root)));
         }
         #[cfg(feature = "full")]
@@ -477,6 +478,19 @@ impl ProxySection {
             Diagnostic::error(5306, wrong)
                 .cause("the PDP confirms the snapshot every few seconds, not all the time")
                 .help("allowed: 1s or more")
+        })
+    }
+
+    fn check_stamp_age(&self) -> Option<Diagnostic> {
+        let demanded = self.policy_trust.as_ref()?.stamp_age?;
+        matches!(self.policy, PolicySource::Folder(_)).then(|| {
+            let wrong =
+                format!("`policy_trust.stamp_age` is `{demanded:?}`, and nobody brings stamps");
+            Diagnostic::error(3116, wrong)
+                .cause(
+                    "a proxy that reads policy from its own disk has no PDP to say what is newest",
+                )
+                .help("take it out, or follow a PDP: `policy: { pdp: … }`")
         })
     }
 

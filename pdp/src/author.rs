@@ -10,7 +10,12 @@
 //! files ─► Bundle ─► settings ─► services, entities ─► schema ─► policies ─► Compiled
 //! ```
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, thread};
+use std::{
+    collections::{BTreeMap, HashSet},
+    path::Path,
+    sync::Arc,
+    thread,
+};
 
 use bytes::Bytes;
 use palisade_mesh::{
@@ -114,7 +119,11 @@ pub fn load(dir: &Path) -> Loaded {
     let mut texts = Texts::read(dir);
     for contributor in contributors(texts.settings(), dir) {
         match contributor.place.folder() {
-            Some(folder) => texts.add(&contributor, &Texts::contributed(folder)),
+            Some(folder) => {
+                let mut other = Texts::contributed(folder);
+                other.demand_content();
+                texts.add(&contributor, &other);
+            }
             None => texts.found.push(elsewhere(&contributor)),
         }
     }
@@ -228,10 +237,21 @@ impl Texts {
         let mut files = bundle.files;
         files.extend(policies);
         files.sort_by(|a, b| a.path.cmp(&b.path));
+        if let Some((twice, _)) = files
+            .iter()
+            .zip(files.iter().skip(1))
+            .find(|(a, b)| a.path == b.path)
+        {
+            return Err(format!("`{}` is in it twice", twice.path));
+        }
+        let mut git_revision = bundle.git_revision;
+        if !files::is_commit(&git_revision) {
+            git_revision.clear();
+        }
         Ok(Self {
             provenance,
             contributions: bundle.contributions,
-            ..Self::of(bundle.git_revision, files, Vec::new())
+            ..Self::of(git_revision, files, Vec::new())
         })
     }
 
@@ -240,6 +260,20 @@ impl Texts {
         let mut files = self.files.iter();
         let file = files.find(|f| f.path == files::SETTINGS);
         file.map_or("", |f| f.text.as_str())
+    }
+
+    /// A source without files is a mistake, not the wish that everything of it be gone.
+    pub(crate) fn demand_content(&mut self) {
+        if self.found.iter().any(Diagnostic::is_error)
+            || self.files.iter().any(|f| files::is_contributed(&f.path))
+        {
+            return;
+        }
+        self.found.push(
+            Diagnostic::error(codes::SOURCE_EMPTY, "there is nothing that it contributes")
+                .cause("it has no file in `services`, `policies` or `entities`")
+                .help("see that it is the right folder or reference; take the source out of `palisade.yaml` where it is no more"),
+        );
     }
 
     /// Adds what a source contributes, its files under its name. Its own settings hold where
@@ -255,7 +289,7 @@ impl Texts {
         self.files.sort_by(|a, b| a.path.cmp(&b.path));
         self.contributions.push(Contribution {
             name: contributor.name.to_string(),
-            place: contributor.place.to_string(),
+            place: contributor.written.clone(),
             git_revision: other.git_revision.clone(),
         });
         self.found.extend(other.found.iter().cloned().map(|mut d| {
@@ -520,6 +554,7 @@ fn draft(files: &[File], overlay: Option<&Overlay>, found: &mut Vec<Diagnostic>)
     let settings = settings::read(settings_source, found)?;
     remit::check_files(&files, &settings, found);
     check_remits(&policies, &settings, found);
+    check_remits(&invariants, &settings, found);
     let before = error_count(found);
     let mut declared: Vec<Declared> = Vec::new();
     for source in files.iter().filter(|s| files::is_service(&s.path)) {
@@ -605,7 +640,12 @@ fn sources_of(files: &[File], found: &mut Vec<Diagnostic>) -> Vec<Source> {
         return Vec::new();
     }
     let mut sources = Vec::with_capacity(files.len());
+    let mut paths = HashSet::with_capacity(files.len());
     for file in files {
+        if !paths.insert(file.path.as_str()) {
+            found.push(bundle::broken(format!("`{}` is in it twice", file.path)));
+            return Vec::new();
+        }
         match files::check_len(&file.path, file.text.len()) {
             Ok(()) => sources.push(Source::new(file.path.as_str(), file.text.as_str())),
             Err(diagnostic) => found.push(diagnostic),

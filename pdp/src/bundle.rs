@@ -21,6 +21,7 @@ use prost::Message;
 
 use crate::author::codes::{BUNDLE_BROKEN, FEATURE_UNKNOWN};
 
+mod census;
 pub mod codes;
 pub mod file;
 pub mod key;
@@ -54,6 +55,7 @@ pub struct Opened {
 /// When it is no bundle, is not in its one canonical order, or needs a feature that
 /// this build lacks.
 pub fn open(bytes: &Bytes) -> Result<Opened, Diagnostic> {
+    census::bundle(bytes).map_err(broken)?;
     let mut bundle = Bundle::decode(bytes.clone()).map_err(|e| broken(e.to_string()))?;
     if let Some(unknown) = unknown_feature(&bundle) {
         return Err(unknown);

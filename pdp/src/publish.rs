@@ -13,7 +13,7 @@
 //! Invariant: a bad revision never replaces a good one, and a sequence number
 //! never goes backwards, also over restarts of either side.
 
-use palisade_mesh::diagnostic::Diagnostic;
+use palisade_mesh::{diagnostic::Diagnostic, spiffe_id::TrustDomain};
 
 mod backoff;
 mod beside;
@@ -64,6 +64,16 @@ fn older(got: u64, have: u64) -> Diagnostic {
     )
     .cause("numbers only grow; a lower one is a rollback by somebody else, or a PDP that lost its state")
     .help("restore the PDP's state folder; to go back to old content, publish it under a new number")
+}
+
+/// Policy of another trust domain knows none of our workloads; its number would keep out ours.
+fn foreign(domain: &TrustDomain, own: &TrustDomain) -> Diagnostic {
+    Diagnostic::error(
+        codes::FOREIGN_DOMAIN,
+        format!("policy is for trust domain `{domain}`"),
+    )
+    .cause(format!("this is `{own}`"))
+    .help("give it the policy of its own trust domain; see what is at the source's place")
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ use crate::{
     render::{self, DIM, GOOD, Output, paint, snippet::clean},
 };
 
+/// Highest number that can be given: far beyond any, and well below where counting ends.
+const SEQUENCE_MAX: u64 = 1 << 62;
 /// What proves invariants.
 const SOLVER: &str = "cvc5";
 
@@ -103,7 +105,7 @@ pub(super) struct SignArgs {
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
     /// Give it this number, or sign the number that it has; numbers only grow.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SEQUENCE_MAX))]
     sequence: Option<u64>,
     /// Say that it is the newest, for this long, such as `24h`.
     #[arg(long, value_name = "TIME", value_parser = life)]
@@ -215,7 +217,8 @@ fn build(dir: &Path, path: &Path, all_proved: bool, output: Output) -> Exit {
         return Exit::Invalid;
     };
     let policies = compiled.info.len();
-    let mut invariants = invariants::check(&compiled);
+    // Whatever the clock says here, no permit has expired where it will be enforced.
+    let mut invariants = invariants::check(&compiled, 0);
     if all_proved {
         let unproved = invariants.findings.iter_mut();
         unproved.for_each(|d| d.severity = Severity::Error);
@@ -271,7 +274,7 @@ fn load(dir: &Path) -> Loaded {
 }
 
 /// A bundle without what a source contributes, perhaps what it forbids, would be signed as whole.
-fn incomplete(found: &[Diagnostic]) -> Option<Diagnostic> {
+pub(super) fn incomplete(found: &[Diagnostic]) -> Option<Diagnostic> {
     let elsewhere = |d: &&Diagnostic| d.code.0 == author::codes::SOURCE_ELSEWHERE;
     let first = found.iter().find(elsewhere)?;
     let cause = first.cause.clone().unwrap_or_default();
@@ -286,7 +289,10 @@ fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
     let mut file = file::read(&args.file)?;
     let key = read_key(&args.key)?;
     let now_us = Clock::system().now_us();
-    file.sign_content(&key);
+    // Who only stamps does not vouch for what is in it.
+    if args.sequence.is_some() || args.stamp.is_none() {
+        file.sign_content(&key);
+    }
     if let Some(sequence) = args.sequence {
         file.sign_release(&key, sequence, now_us);
     }

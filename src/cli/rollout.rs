@@ -132,6 +132,9 @@ impl Wish {
 /// The bundle of a repository on this machine, base64.
 fn bundle(dir: &Path) -> Result<String, Diagnostic> {
     let loaded = author::load(dir);
+    if let Some(missing) = super::bundle::incomplete(&loaded.diagnostics) {
+        return Err(missing);
+    }
     let compiled = loaded.compiled.ok_or_else(|| {
         let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
         first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))

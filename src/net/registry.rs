@@ -65,10 +65,11 @@ struct Descriptor {
     size: u64,
 }
 
+/// Some servers give both, for clients of either kind.
 #[derive(Debug, Deserialize)]
 struct Token {
-    #[serde(alias = "access_token")]
-    token: String,
+    token: Option<String>,
+    access_token: Option<String>,
 }
 
 impl<'a> Registry<'a> {
@@ -227,6 +228,10 @@ impl<'a> Registry<'a> {
         if reply.status != StatusCode::UNAUTHORIZED {
             return Ok(reply);
         }
+        // A server that we were sent to asks for nothing that is the registry's.
+        if reply.from.authority() != ask.uri.authority() {
+            return Ok(reply);
+        }
         let challenge = reply
             .headers
             .get(WWW_AUTHENTICATE)
@@ -261,10 +266,13 @@ impl<'a> Registry<'a> {
         let Ok(address) = format!("{realm}{query}").parse::<Uri>() else {
             return Ok(None);
         };
-        // A registry that is spoken to over TLS cannot have the password sent without.
-        let secure = address.scheme_str() == Some("https") || uri.scheme_str() != Some("https");
+        // A registry that is spoken to over TLS cannot have anything asked without.
+        if address.scheme_str() != uri.scheme_str() && address.scheme_str() != Some("https") {
+            return Ok(None);
+        }
+        let basic = self.web.basic(&address);
         let mut ask = Ask::new(Method::GET, address, MANIFEST_LEN_MAX);
-        if let Some(basic) = self.web.basic(uri).filter(|_| secure) {
+        if let Some(basic) = basic {
             ask = ask.header(AUTHORIZATION, basic);
         }
         let reply = self.web.send(ask).await?;
@@ -272,7 +280,8 @@ impl<'a> Registry<'a> {
             return Ok(None);
         }
         let token: Option<Token> = serde_json::from_slice(&reply.body).ok();
-        let value = token.and_then(|t| HeaderValue::from_str(&format!("Bearer {}", t.token)).ok());
+        let token = token.and_then(|t| t.token.or(t.access_token));
+        let value = token.and_then(|token| HeaderValue::from_str(&format!("Bearer {token}")).ok());
         Ok(value.map(|mut value| {
             value.set_sensitive(true);
             value

@@ -80,6 +80,8 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
+    /// Who answered, redirects followed.
+    pub from: Uri,
 }
 
 impl Ask {
@@ -266,6 +268,7 @@ async fn exchange(
         status: head.status,
         headers: head.headers,
         body: body.to_bytes(),
+        from: uri.clone(),
     })
 }
 

@@ -9,7 +9,7 @@ use axum::{
 };
 use palisade_mesh::{
     clock::Clock, diagnostic::Diagnostic, place::Place, sink::RecordSink, snapshot::Digest,
-    svid::Identity,
+    spiffe_id::TrustDomain, svid::Identity,
 };
 use palisade_pdp::{
     apis::{Desk, DeskConfig},
@@ -99,7 +99,7 @@ impl PdpRole {
         let plan = section.rollout.as_ref().map(RolloutSection::plan);
         let plan = plan.transpose()?;
         let trust = section.policy_trust.as_ref().map(policy::trust);
-        let mut followed = followed(section, config.state_dir.join("pdp"))?;
+        let mut followed = followed(section, &config.trust_domain, config.state_dir.join("pdp"))?;
         followed.rollout.clone_from(&plan);
         followed.trust.clone_from(&trust);
         let source = Source::open(followed, clock.clone(), recorder.clone())
@@ -636,10 +636,15 @@ impl Recorded {
 }
 
 /// What is followed, as the configuration says.
-fn followed(section: &PdpSection, state_dir: PathBuf) -> Result<SourceConfig, Vec<Diagnostic>> {
+fn followed(
+    section: &PdpSection,
+    domain: &TrustDomain,
+    state_dir: PathBuf,
+) -> Result<SourceConfig, Vec<Diagnostic>> {
     let policies = &section.policies;
     let mut followed = SourceConfig::new(policies.place.clone(), state_dir);
     followed.fetch = Some(Arc::new(Bundles));
+    followed.domain = Some(domain.clone());
     if let Some(file) = &policies.require_signed {
         let signers = std::fs::read_to_string(file).map_err(|error| {
             let wrong = format!("signers in `{}` cannot be read", file.display());

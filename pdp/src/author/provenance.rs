@@ -40,10 +40,10 @@ impl Provenance {
     /// Of the policies of a bundle that was compiled before.
     pub(crate) fn of_bundle(bundle: &Bundle) -> Self {
         let policies = bundle.groups.iter().flat_map(|g| &g.policies);
-        let known = policies.filter(|p| !p.commit.is_empty());
+        let known = policies.filter(|p| files::is_commit(&p.commit));
         let change = |p: &PolicyText| Change {
             commit: p.commit.as_str().into(),
-            author: p.author.as_str().into(),
+            author: author(&p.author, ""),
             time_s: 0,
         };
         Self {
@@ -57,10 +57,13 @@ impl Provenance {
     /// What of it is about the files of one source of a bundle.
     pub(crate) fn of_source(&self, source: &str) -> Self {
         let own = self.policies.iter();
-        let own = own.filter(|(_, (file, _))| files::source_of(file).0 == source);
+        let own = own.filter_map(|(id, (file, change))| {
+            let (of, path) = files::source_of(file);
+            (of == source).then(|| (id.clone(), (path.to_owned(), change.clone())))
+        });
         Self {
             files: BTreeMap::new(),
-            policies: own.map(|(id, known)| (id.clone(), known.clone())).collect(),
+            policies: own.collect(),
         }
     }
 
@@ -75,14 +78,19 @@ impl Provenance {
         self.files
             .extend(files.map(|(file, lines)| (format!("{prefix}{file}"), lines.clone())));
         let policies = other.policies.iter();
-        self.policies
-            .extend(policies.map(|(id, known)| (id.clone(), known.clone())));
+        self.policies.extend(
+            policies.map(|(id, (file, change))| {
+                (id.clone(), (format!("{prefix}{file}"), change.clone()))
+            }),
+        );
     }
 
     /// The last change of any line of the policy.
     pub(crate) fn of(&self, info: &PolicyInfo) -> Option<&Change> {
         let Some(lines) = self.files.get(&*info.file) else {
+            // One source knows nothing of another's policies, whatever it calls its own.
             let known = self.policies.get(&info.id);
+            let known = known.filter(|(file, _)| **file == *info.file);
             return known.map(|(_, change)| change);
         };
         let own = lines.of_line.get(info.first_line - 1..info.last_line)?;

@@ -24,3 +24,5 @@ pub const UNSIGNED_FOLDER: u16 = 3110;
 pub const INCOMPLETE: u16 = 3113;
 /// An invariant that must be proved is not.
 pub const NOT_PROVED: u16 = 3114;
+/// A revision is too large to be sent.
+pub const TOO_LARGE: u16 = 3115;

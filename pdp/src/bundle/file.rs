@@ -17,7 +17,7 @@ use palisade_mesh::{
 use prost::Message;
 
 use super::{
-    Opened, broken, codes,
+    Opened, broken, census, codes,
     key::SigningKey,
     read_bounded, slice,
     statement::{SIGNATURES_MAX, Says, Statement},
@@ -81,6 +81,7 @@ impl BundleFile {
                 .help("build one: palisade bundle build DIR -f FILE"));
         }
         let rest = bytes.slice(MAGIC.len()..);
+        census::signed(&rest).map_err(broken)?;
         let signed = SignedBundle::decode(rest).map_err(|e| broken(e.to_string()))?;
         Self::open(signed)
     }

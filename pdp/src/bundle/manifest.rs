@@ -3,6 +3,8 @@
 //! Leaves are the header, each file, and each group of policies; a group's leaf holds
 //! the root of a tree over its policies, so that one without them weighs the same.
 
+use std::collections::HashSet;
+
 use palisade_mesh::{
     merkle::{self, Hash},
     snapshot::Digest,
@@ -62,6 +64,12 @@ fn check_order(bundle: &Bundle) -> Result<(), String> {
         bundle.groups.is_sorted_by(|a, b| a.scope < b.scope),
         "groups",
     )?;
+    let policies = bundle.groups.iter().flat_map(|g| &g.policies);
+    let with_policies: HashSet<&str> = policies.map(|p| p.file.as_str()).collect();
+    let mut files = bundle.files.iter();
+    if let Some(twice) = files.find(|f| with_policies.contains(f.path.as_str())) {
+        return Err(format!("`{}` is in it twice", twice.path));
+    }
     for group in &bundle.groups {
         if group.policies.is_empty() {
             if group.count == 0 || group.root.len() != size_of::<Hash>() {

@@ -222,3 +222,17 @@ fn what_was_proved_is_part_of_a_bundle_and_can_be_demanded() {
     let found = author::compile(made_up.signed.bundle).diagnostics;
     assert_eq!(found[0].code.0, BUNDLE_BROKEN);
 }
+
+/// Two texts for one file would be two policies: one for who compiles it, one for who checks.
+#[test]
+fn a_file_cannot_be_there_twice() {
+    let mut bundle = crowded();
+    let with_policies = bundle.groups[0].policies[0].file.clone();
+    bundle.files.push(File {
+        path: with_policies,
+        text: String::new(),
+    });
+    bundle.files.sort_by(|a, b| a.path.cmp(&b.path));
+    assert!(manifest::digest(&mut bundle).unwrap_err().contains("twice"));
+    assert!(author::Texts::of_bundle(bundle).is_err());
+}

@@ -28,6 +28,8 @@ use super::{
 pub const KEYS_MAX: usize = 256;
 /// Most bytes of a file.
 pub const KEYS_LEN_MAX: usize = 64 << 10;
+/// How much the clock of who stamps may be ahead of ours.
+const AHEAD_MAX_US: i64 = 10 * 60 * 1_000_000;
 /// Longest name of a key.
 pub const NAME_LEN_MAX: usize = 64;
 
@@ -248,6 +250,12 @@ impl Trust {
         if !signers.iter().any(|key| keys.is_trusted(key)) {
             let who = keys.describe(&signers);
             return Err(bad(format!("its stamp is signed by {who}")));
+        }
+        if stamp.issued_us > now_us.saturating_add(AHEAD_MAX_US) {
+            let at = jiff::Timestamp::from_microsecond(stamp.issued_us).unwrap_or_default();
+            return Err(bad(format!(
+                "its stamp is from {at:.0}, which is yet to come: the clock there or here is wrong"
+            )));
         }
         if until_us < now_us {
             let at = jiff::Timestamp::from_microsecond(until_us).unwrap_or_default();

@@ -16,6 +16,10 @@ use palisade_mesh::{
 use tokio::{task::spawn_blocking, time::Instant};
 
 use super::{codes, keep};
+use crate::bundle::{
+    Opened,
+    trust::{self, TrustConfig},
+};
 
 /// Longest time without a word that a PDP may allow.
 const LIMIT_MAX: Duration = Duration::from_secs(600);
@@ -47,13 +51,16 @@ struct Held {
 #[derive(Debug)]
 pub(crate) struct Tried {
     beside: Option<Arc<dyn Beside>>,
+    /// Who must have signed what is tried, too: it asks live traffic questions.
+    trust: Option<TrustConfig>,
     held: Mutex<Option<Held>>,
 }
 
 impl Tried {
-    pub(crate) fn new(beside: Option<Arc<dyn Beside>>) -> Self {
+    pub(crate) fn new(beside: Option<Arc<dyn Beside>>, trust: Option<TrustConfig>) -> Self {
         Self {
             beside,
+            trust,
             held: Mutex::default(),
         }
     }
@@ -124,8 +131,14 @@ impl Tried {
                     .help("leave it out of the rollout, or upgrade it"),
             );
         };
-        keep::open(&revision)?;
-        let begun = spawn_blocking(move || beside.begin(&revision, every)).await;
+        let trust = self.trust.clone();
+        let begun = spawn_blocking(move || {
+            let Opened { bundle, digest } = keep::open(&revision)?;
+            let domain = trust::domain_of(&bundle.trust_domain)?;
+            trust::check(trust.as_ref(), &domain, digest, &revision)?;
+            beside.begin(&revision, every)
+        })
+        .await;
         begun.unwrap_or_else(|error| {
             Err(
                 Diagnostic::error(codes::APPLY_FAILED, "revision cannot be tried")
@@ -190,7 +203,7 @@ mod tests {
     #[tokio::test]
     async fn it_comes_and_goes_by_the_word_of_the_pdp() {
         let counting = Arc::new(Counting::default());
-        let tried = Tried::new(Some(counting.clone()));
+        let tried = Tried::new(Some(counting.clone()), None);
         let seen = || (counting.begun.load(SeqCst), counting.ended.load(SeqCst));
         tried.take(candidate(2, LONG)).await;
         tried.take(candidate(2, LONG)).await;
@@ -208,7 +221,7 @@ mod tests {
     #[tokio::test]
     async fn without_a_word_it_is_dropped_at_its_limit() {
         let counting = Arc::new(Counting::default());
-        let tried = Tried::new(Some(counting.clone()));
+        let tried = Tried::new(Some(counting.clone()), None);
         tried.take(candidate(2, LONG)).await;
         tried.expire();
         assert!(tried.is_held());
@@ -227,7 +240,7 @@ mod tests {
     #[tokio::test]
     async fn what_cannot_be_tried_is_told_with_its_reason() {
         let check = async |beside: Option<Arc<dyn Beside>>, candidate: Candidate, code: u16| {
-            let tried = Tried::new(beside);
+            let tried = Tried::new(beside, None);
             tried.take(candidate).await;
             let refused = tried.refused().expect("refused");
             let told = format!("PLS{code}: ");

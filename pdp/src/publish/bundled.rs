@@ -4,6 +4,7 @@
 //! one source of several, its texts are put together with the others'.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,6 +14,7 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     place::Place,
     snapshot::Digest,
+    spiffe_id::TrustDomain,
     wire::policy::{Release, Signature, Stamp},
 };
 use tokio::task::spawn_blocking;
@@ -20,13 +22,15 @@ use tokio::task::spawn_blocking;
 use super::{
     codes,
     fetch::{Fetch, Fetched},
-    origin::{Given, complete, unread},
+    foreign, older,
+    origin::{Given, unread},
     watched::Watched,
 };
 use crate::{
     author::{Texts, files},
     bundle::{
         self,
+        codes::NOT_SIGNED,
         file::{self, BundleFile},
         trust::{Keys, Trust},
     },
@@ -59,8 +63,19 @@ impl Vouched {
 pub(crate) enum Use {
     /// The repository.
     Whole,
-    /// A source of several, signed by one of these keys where there are any.
-    Part { signers: Option<String> },
+    /// A source of several.
+    Part(Contribution),
+}
+
+/// What is asked of the bundle of one source of several.
+#[derive(Debug, Clone)]
+pub(crate) struct Contribution {
+    /// One of these keys must have signed content and number, where there are any.
+    pub(crate) signers: Option<String>,
+    /// The trust domain that it must be of.
+    pub(crate) domain: Option<TrustDomain>,
+    /// Folder in the state for what was taken.
+    pub(crate) home: PathBuf,
 }
 
 /// What was seen of a source that has bundles.
@@ -96,7 +111,7 @@ fn given(read: Result<BundleFile, Diagnostic>, used: &Use) -> (Digest, Given) {
     let revision = read.as_ref().map(|file| file.digest.short()).ok();
     let used = read.and_then(|file| match used {
         Use::Whole => Ok((Texts::whole(file.signed), None)),
-        Use::Part { signers } => part(file, signers.as_deref()),
+        Use::Part(asked) => asked.part(file),
     });
     let (texts, signer) = used.unwrap_or_else(|diagnostic| {
         let found = vec![diagnostic];
@@ -112,20 +127,66 @@ fn given(read: Result<BundleFile, Diagnostic>, used: &Use) -> (Digest, Given) {
     (digest, given)
 }
 
-fn part(file: BundleFile, signers: Option<&str>) -> Result<(Texts, Option<String>), Diagnostic> {
-    let mut signer = None;
-    if let Some(text) = signers {
-        let keys = Keys::parse("signers", text)?;
-        let signed = Trust::new(keys, 1).check_file(&file, 0)?;
-        signer = Some(signed.signers().join(", "));
+impl Contribution {
+    /// What a bundle contributes, and who signed it.
+    fn part(&self, file: BundleFile) -> Result<(Texts, Option<String>), Diagnostic> {
+        if let Some(own) = self.domain.as_ref().filter(|d| **d != file.domain) {
+            return Err(foreign(&file.domain, own));
+        }
+        let signer = match &self.signers {
+            Some(signers) => Some(self.check_signed(&file, signers)?),
+            None => None,
+        };
+        if !file.bundle.contributions.is_empty() {
+            return Err(nested());
+        }
+        let mut texts = Texts::of_bundle(file.bundle).map_err(bundle::broken)?;
+        texts.files.retain(|f| files::is_contributed(&f.path));
+        texts.demand_content();
+        Ok((texts, signer))
     }
-    if !file.bundle.contributions.is_empty() {
-        return Err(nested());
+
+    /// Who signed it. Who may put bundles there, but not sign, cannot bring back an older one.
+    fn check_signed(&self, file: &BundleFile, signers: &str) -> Result<String, Diagnostic> {
+        let keys = Keys::parse("signers", signers)?;
+        let signed = Trust::new(keys, 1).check_file(file, 0)?;
+        let Some(release) = &file.signed.release else {
+            return Err(unnumbered());
+        };
+        let (number, digest) = (release.sequence, file.digest.to_string());
+        let name = self.home.join("taken");
+        if let Some((taken, of)) = taken(&name)
+            && (number < taken || (number == taken && digest != of))
+        {
+            return Err(older(number, taken));
+        }
+        let draft = name.with_extension("new");
+        let kept = fs::create_dir_all(&self.home)
+            .and_then(|()| fs::write(&draft, format!("{number} {digest}\n")))
+            .and_then(|()| fs::rename(&draft, &name));
+        kept.map_err(|error| {
+            Diagnostic::error(
+                codes::STATE_DIR,
+                format!("state in `{}` cannot be used", name.display()),
+            )
+            .cause(error.to_string())
+            .help("check that this user may write it, and that the disk has room")
+        })?;
+        Ok(signed.signers().join(", "))
     }
-    let mut texts = Texts::of_bundle(file.bundle).map_err(bundle::broken)?;
-    texts.files.retain(|f| files::is_contributed(&f.path));
-    complete(&mut texts, true);
-    Ok((texts, signer))
+}
+
+/// The highest number that was taken, and the digest under it.
+fn taken(name: &Path) -> Option<(u64, String)> {
+    let text = fs::read_to_string(name).ok()?;
+    let (number, digest) = text.trim().split_once(' ')?;
+    Some((number.parse().ok()?, digest.to_owned()))
+}
+
+fn unnumbered() -> Diagnostic {
+    Diagnostic::error(NOT_SIGNED, "the bundle of a source has no number")
+        .cause("without one, who may put bundles there could bring back an older one")
+        .help("sign it under the next: palisade bundle sign FILE --key KEY --sequence N")
 }
 
 /// A bundle file of this host.

@@ -28,6 +28,8 @@ pub const NOT_SIGNED: u16 = 3204;
 pub const REWOUND: u16 = 3205;
 /// Commit and author of policies are not known.
 pub const NO_AUTHORS: u16 = 3206;
+/// Policy is of another trust domain.
+pub const FOREIGN_DOMAIN: u16 = 3216;
 /// The bundle of a source is put together from several sources.
 pub const NESTED_SOURCE: u16 = 3215;
 /// The kept revision is not the last one that was in force.

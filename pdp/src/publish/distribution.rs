@@ -441,6 +441,8 @@ impl Session {
         let mut state = self.shared.state.clone();
         let mut endpoints = self.shared.endpoints.subscribe();
         let (mut sent_policy, mut sent_endpoints) = (have, 0);
+        // Of what it has already, it is not known how that was signed.
+        let mut sent_signatures = None;
         // What it tried on a stream before this one is not known.
         let mut sent_trial = None;
         loop {
@@ -454,11 +456,14 @@ impl Session {
             }
             if let Some(wanted) = now.wanted(&self.identity, &key.1) {
                 let name = (wanted.digest(), wanted.sequence());
-                if name != sent_policy {
+                let signatures = wanted.signatures();
+                let is_resigned = sent_signatures.is_some_and(|sent| sent != signatures);
+                if name != sent_policy || is_resigned {
                     let revision = self.revision(wanted).await;
                     self.send(pdp_message::Kind::Revision(revision)).await?;
                     sent_policy = name;
                 }
+                sent_signatures = Some(signatures);
             }
             let tried = now.tried(&self.identity, &key.1);
             let name = tried.map(|t| (t.digest(), t.sequence()));

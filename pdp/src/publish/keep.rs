@@ -98,6 +98,15 @@ impl Keep {
         self.load_as(REVISION)
     }
 
+    /// The number of the kept revision, also where this build cannot use the rest of it.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn load_number(&self) -> Result<u64, Diagnostic> {
+        let revision: Option<Revision> = self.read(REVISION)?;
+        Ok(revision.map_or(0, |r| r.sequence))
+    }
+
     /// Replaces the kept revision; when this returns it survives a power loss.
     pub(crate) fn store(&self, revision: &Revision) -> Result<(), Diagnostic> {
         self.replace(REVISION, &revision.encode_to_vec())

@@ -2,7 +2,7 @@
 //!
 //! A task of its own for each, so that one that hangs holds up no other.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use palisade_mesh::{
     diagnostic::Diagnostic,
@@ -17,10 +17,10 @@ use tokio::{
 };
 
 use super::{
-    bundled::{LocalBundle, RemoteBundle, Use},
+    bundled::{Contribution, LocalBundle, RemoteBundle, Use},
     codes,
-    fetch::Fetch,
     git::{FolderBlame, Mirror},
+    source::SourceConfig,
     watched::Watched,
 };
 use crate::author::{Texts, codes as policy_codes, files};
@@ -87,14 +87,16 @@ impl Origin {
         place: &Place,
         signers: Option<&str>,
         home: PathBuf,
-        debounce: Duration,
-        fetch: Option<&Arc<dyn Fetch>>,
+        config: &SourceConfig,
     ) -> Result<Self, Diagnostic> {
+        let (debounce, fetch) = (config.debounce, &config.fetch);
         let used = match name.is_empty() {
             true => Use::Whole,
-            false => Use::Part {
+            false => Use::Part(Contribution {
                 signers: signers.map(str::to_owned),
-            },
+                domain: config.domain.clone(),
+                home: home.clone(),
+            }),
         };
         let kind = match &place.at {
             At::Folder(dir) => {
@@ -117,7 +119,7 @@ impl Origin {
                 Kind::File(file)
             }
             At::Https(_) | At::Oci(_) => {
-                let fetch = fetch.cloned().ok_or_else(|| not_fetched(place))?;
+                let fetch = fetch.clone().ok_or_else(|| not_fetched(place))?;
                 Kind::Remote(RemoteBundle::new(place, used, fetch))
             }
             At::Git(at) => Kind::Git {
@@ -209,21 +211,11 @@ pub(super) fn unread(place: &str, error: &JoinError) -> Diagnostic {
     .help("it is read again by itself")
 }
 
-/// A source without files is a mistake, not the wish that everything of it be gone.
-pub(super) fn complete(texts: &mut Texts, contributes: bool) {
-    if texts.found.iter().any(Diagnostic::is_error) {
-        return;
-    }
+/// Nothing is put in force of what has nothing.
+fn complete(texts: &mut Texts, contributes: bool) {
     if contributes {
-        let mut files = texts.files.iter();
-        if !files.any(|f| files::is_contributed(&f.path)) {
-            texts.found.push(
-                Diagnostic::error(policy_codes::SOURCE_EMPTY, "there is nothing that it contributes")
-                    .cause("it has no file in `services`, `policies` or `entities`")
-                    .help("see that it is the right folder or reference; take the source out of `palisade.yaml` where it is no more"),
-            );
-        }
-    } else if texts.settings().is_empty() {
+        texts.demand_content();
+    } else if texts.settings().is_empty() && !texts.found.iter().any(Diagnostic::is_error) {
         texts.found.push(files::no_repository("the source"));
         texts.files.clear();
     }

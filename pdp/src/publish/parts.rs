@@ -462,8 +462,7 @@ impl Parts {
             .join("sources")
             .join(folder)
             .join(&*name);
-        let (debounce, fetch) = (self.config.debounce, self.config.fetch.as_ref());
-        let origin = Origin::new(name, place, signers, home, debounce, fetch)?;
+        let origin = Origin::new(name, place, signers, home, &self.config)?;
         Ok(tokio::spawn(origin.follow(self.words.clone())).abort_handle())
     }
 

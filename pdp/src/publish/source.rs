@@ -18,7 +18,7 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     place::Place,
     snapshot::Digest,
-    spiffe_id::SpiffeId,
+    spiffe_id::{SpiffeId, TrustDomain},
     wire::policy::{Revision, RevisionEntry, Stamp},
 };
 use smol_str::SmolStr;
@@ -32,7 +32,9 @@ use super::{
     bundled::Vouched,
     changes, codes,
     fetch::Fetch,
-    keep::{History, Keep},
+    foreign,
+    keep::{History, Keep, REVISION_LEN_MAX},
+    older,
     origin::Word,
     parts::{Parts, Standing},
     recorder::Recorder,
@@ -40,9 +42,9 @@ use super::{
     slices::Slices,
 };
 use crate::{
-    author::{self, Loaded, Texts},
+    author::{self, Loaded, Texts, codes::FEATURE_UNKNOWN},
     bundle::{
-        codes::UNSIGNED_FOLDER,
+        codes::{KEYS, STAMP, TOO_LARGE, UNSIGNED_FOLDER},
         key::SigningKey,
         statement::{self, Statement},
         trust::{self, SignedBy, TrustConfig},
@@ -61,6 +63,8 @@ pub use orders::{Content, Difference, Order, Orders};
 pub use rolling::Observe;
 pub use underway::Underway;
 
+/// What may have passed by itself when the same content is looked at again.
+const PASSING: [u16; 3] = [codes::STATE_DIR, STAMP, KEYS];
 /// How often a rollout is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -81,6 +85,8 @@ pub struct SourceConfig {
     pub look: Duration,
     /// How bundles are fetched from elsewhere; without it they are not.
     pub fetch: Option<Arc<dyn Fetch>>,
+    /// Whose policy it must be; without it, anybody's.
+    pub domain: Option<TrustDomain>,
     /// Who must have signed; without it, nobody.
     pub trust: Option<TrustConfig>,
 }
@@ -97,6 +103,7 @@ impl SourceConfig {
             rollout: None,
             look: LOOK_EVERY,
             fetch: None,
+            domain: None,
             trust: None,
         }
     }
@@ -154,6 +161,16 @@ impl Published {
         let said = statement::stamp(domain, self.digest(), self.sequence(), &stamp);
         stamp.signatures = vec![said.sign(key)];
         stamp
+    }
+
+    /// Tells two sets of signatures of it apart; stamps are told on their own.
+    pub(crate) fn signatures(&self) -> Digest {
+        let signed = Revision {
+            content_signatures: self.revision.content_signatures.clone(),
+            release_signatures: self.revision.release_signatures.clone(),
+            ..Revision::default()
+        };
+        Digest::of(&prost::Message::encode_to_vec(&signed))
     }
 
     /// Digest of the bundle.
@@ -237,7 +254,10 @@ impl SourceError {
 pub struct Source {
     keep: Keep,
     key: Arc<SigningKey>,
+    domain: Option<TrustDomain>,
     trust: Option<TrustConfig>,
+    /// What has the highest number, whether or not it is served.
+    used: Option<(u64, Digest)>,
     /// The keys that are trusted, as they last were.
     keys: Option<Digest>,
     place: Place,
@@ -265,18 +285,27 @@ impl Source {
         recorder: Arc<Recorder>,
     ) -> Result<Self, SourceError> {
         let keep = Keep::open(&config.state_dir).map_err(SourceError::State)?;
-        let kept = keep.load().map_err(SourceError::State)?;
+        let kept = match keep.load() {
+            Err(newer) if newer.code.0 == FEATURE_UNKNOWN => {
+                tracing::warn!(error = %newer, "kept policy revision cannot be used by this build");
+                None
+            }
+            kept => kept.map_err(SourceError::State)?,
+        };
+        let sequence = keep.load_number().map_err(SourceError::State)?;
         let key = keep.signing_key().map_err(SourceError::State)?;
         let (sender, words) = mpsc::channel(WORDS_MAX);
         let mut source = Self {
             keep,
             key: Arc::new(key),
             keys: None,
+            domain: config.domain.clone(),
             trust: config.trust.clone(),
+            used: kept.as_ref().and_then(name_of),
             place: config.place.clone(),
             look_every: config.look,
             recorder,
-            sequence: kept.as_ref().map_or(0, |k| k.sequence),
+            sequence,
             rolling: Rolling::new(config.rollout.clone()),
             state: watch::Sender::new(State::default()),
             standings: watch::Sender::new(Vec::new()),
@@ -370,7 +399,7 @@ impl Source {
                 self.parts.refuse(outcome.refused, now_us);
                 self.tell_refused();
             }
-            Err(diagnostic) if diagnostic.code.0 == codes::STATE_DIR => {
+            Err(diagnostic) if PASSING.contains(&diagnostic.code.0) => {
                 self.parts.try_again();
                 self.reject(vec![diagnostic]);
             }
@@ -504,11 +533,28 @@ impl Source {
         current: &Published,
         vouched: Vouched,
     ) -> Result<(), Diagnostic> {
-        let before = &current.revision;
-        let mut revision = Revision {
-            stamp: vouched.stamp,
-            ..before.clone()
-        };
+        if let Some(next) = self.renewed(current, vouched)? {
+            self.keep.store(&next.revision)?;
+            self.state.send_modify(|s| s.current = Some(Arc::new(next)));
+        }
+        Ok(())
+    }
+
+    /// `before` with what is vouched for it now; none where that is nothing new.
+    ///
+    /// # Errors
+    /// When it may not be in force as it is signed now.
+    fn renewed(
+        &self,
+        before: &Published,
+        vouched: Vouched,
+    ) -> Result<Option<Published>, Diagnostic> {
+        let issued = |stamp: &Option<Stamp>| stamp.as_ref().map(|s| s.issued_us);
+        let mut revision = before.revision.clone();
+        // Copies that lag behind take nothing away.
+        if issued(&vouched.stamp) > issued(&revision.stamp) {
+            revision.stamp = vouched.stamp;
+        }
         if !vouched.content.is_empty() {
             revision.content_signatures = vouched.content;
         }
@@ -516,24 +562,37 @@ impl Source {
             revision.issued_us = release.issued_us;
             revision.release_signatures = release.signatures;
         }
-        let news = revision != *before;
-        let signed = self.accepted(&current.compiled, &revision)?;
-        if !news {
-            return Ok(());
+        let signed = self.accepted(&before.compiled, &revision)?;
+        if revision == before.revision {
+            return Ok(None);
         }
-        self.keep.store(&revision)?;
-        let next = Arc::new(Published {
+        Ok(Some(Published {
             stamp: self.stamps(&revision),
             revision,
             signed,
-            compiled: current.compiled.clone(),
-            git_revision: current.git_revision.clone(),
-            since_us: current.since_us,
-            diagnostics: current.diagnostics.clone(),
+            compiled: before.compiled.clone(),
+            git_revision: before.git_revision.clone(),
+            since_us: before.since_us,
+            diagnostics: before.diagnostics.clone(),
             slices: Slices::default(),
-        });
-        self.state.send_modify(|s| s.current = Some(next));
-        Ok(())
+        }))
+    }
+
+    /// Whether a revision can have its number: a higher one than any that was used, or that
+    /// of the same content, where it was never in force or was not believed at the start.
+    fn check_number(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        let in_force = self.state.borrow().current.as_ref().map(|c| c.sequence());
+        let is_same = name_of(revision) == self.used && in_force < Some(revision.sequence);
+        match revision.sequence > self.sequence || is_same {
+            true => Ok(()),
+            false => Err(older(revision.sequence, self.sequence)),
+        }
+    }
+
+    /// Notes that a number is used.
+    fn use_number(&mut self, revision: &Revision) {
+        self.sequence = revision.sequence;
+        self.used = name_of(revision);
     }
 
     /// A number and the signatures that were vouched for it, or our own.
@@ -557,7 +616,7 @@ impl Source {
                 revision.release_signatures = release.signatures;
             }
             None => {
-                revision.sequence = self.sequence + 1;
+                revision.sequence = self.sequence.saturating_add(1);
                 revision.issued_us = now_us;
                 let release = statement::release(domain, digest, &revision);
                 revision.release_signatures = own(release);
@@ -571,6 +630,14 @@ impl Source {
         if self.trust.is_some() && !self.place.is_bundle() {
             return Err(unsigned_place(&self.place));
         }
+        if let Some(own) = self
+            .domain
+            .as_ref()
+            .filter(|d| **d != compiled.trust_domain)
+        {
+            return Err(foreign(&compiled.trust_domain, own));
+        }
+        check_len(revision)?;
         let signed = self.believed(compiled, revision)?;
         if let Some(trust) = &self.trust {
             trust.load()?.check_stamp(
@@ -660,6 +727,26 @@ impl Source {
         self.state
             .send_modify(|s| s.rejected = Some(Arc::new(rejected)));
     }
+}
+
+/// Number and digest of a revision.
+fn name_of(revision: &Revision) -> Option<(u64, Digest)> {
+    Some((revision.sequence, Digest::from_slice(&revision.sha256)?))
+}
+
+/// A revision is sent and kept whole; room is left for what is around it.
+fn check_len(revision: &Revision) -> Result<(), Diagnostic> {
+    let len = prost::Message::encoded_len(revision);
+    if len <= REVISION_LEN_MAX - (1 << 20) {
+        return Ok(());
+    }
+    Err(
+        Diagnostic::error(TOO_LARGE, "the policy revision is too large to be sent")
+            .cause(format!(
+                "it has {len} bytes, the limit is {REVISION_LEN_MAX} less 1 MiB"
+            ))
+            .help("take out what is not policy; see which file is large"),
+    )
 }
 
 /// Content that can be signed by nobody, where somebody must have.

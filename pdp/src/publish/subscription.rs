@@ -40,6 +40,7 @@ use super::{
 };
 use crate::bundle::{
     FEATURES, Opened,
+    codes::{KEYS, NOT_SIGNED, STAMP},
     trust::{self, SignedBy, Trust, TrustConfig},
 };
 
@@ -175,6 +176,9 @@ impl Tell {
     }
 }
 
+/// Why a revision is refused that may yet be believed as it is.
+const MAY_PASS: [u16; 3] = [NOT_SIGNED, STAMP, KEYS];
+
 /// Keeps a stream to a PDP open. One task owns it.
 #[derive(Debug)]
 pub struct Subscription {
@@ -186,6 +190,8 @@ pub struct Subscription {
     freshness: Freshness,
     tell: Tell,
     tried: Tried,
+    /// A revision that may yet be believed: once it is stamped, or a key is trusted.
+    doubted: Mutex<Option<Revision>>,
 }
 
 /// A subscription that has begun from its disk.
@@ -211,7 +217,8 @@ impl Subscription {
         let subscription = Self {
             freshness: Freshness::new(config.clock.clone()),
             tell,
-            tried: Tried::new(config.beside.clone()),
+            tried: Tried::new(config.beside.clone(), config.trust.clone()),
+            doubted: Mutex::default(),
             config,
             keep,
             revision: watch::Sender::new(None),
@@ -471,8 +478,13 @@ impl Subscription {
         }
         let (trust, now_us) = (self.config.trust.clone(), self.freshness.now_us());
         let stamp = newest.stamp.clone();
+        let in_force = self.revision.borrow().clone();
         let stamped = blocking(move || {
             let trust = trust.map(|t| t.load()).transpose()?;
+            // A key that was taken out counts no longer, also for what is in force.
+            if let (Some(trust), Some(in_force)) = (&trust, &in_force) {
+                trust.check(&domain, digest, in_force)?;
+            }
             held(trust.as_ref(), &domain, (digest, sequence), stamp, now_us)
         })
         .await;
@@ -545,9 +557,14 @@ impl Subscription {
         match message.kind {
             Some(FromPdp::Revision(revision)) => {
                 let (sha256, sequence) = (revision.sha256.clone(), revision.sequence);
-                let answer = match self.accept(revision, apply).await {
-                    Ok(()) => ToPdp::Ack(Ack { sha256, sequence }),
+                let answer = match self.accept(revision.clone(), apply).await {
+                    Ok(()) => {
+                        self.doubt(None);
+                        ToPdp::Ack(Ack { sha256, sequence })
+                    }
                     Err(diagnostic) => {
+                        let may_pass = MAY_PASS.contains(&diagnostic.code.0);
+                        self.doubt(may_pass.then_some(revision));
                         tracing::warn!(error = %diagnostic, sequence, "policy revision refused");
                         let nack = Nack {
                             sha256,
@@ -588,10 +605,60 @@ impl Subscription {
             }
             Some(FromPdp::Newest(newest)) => {
                 self.note_newest(&newest).await;
-                Ok(())
+                match self.reconsider(&newest, apply).await {
+                    Some(ack) => outbound.send(ToPdp::Ack(ack)).await,
+                    None => Ok(()),
+                }
             }
             None => Ok(()),
         }
+    }
+
+    fn doubt(&self, revision: Option<Revision>) {
+        *self.doubted.lock().unwrap_or_else(PoisonError::into_inner) = revision;
+    }
+
+    /// Puts in force what was not believed when it came, if it is now.
+    async fn reconsider<A>(&self, newest: &Newest, apply: &Apply<A>) -> Option<Ack>
+    where
+        A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
+    {
+        let doubted = self
+            .doubted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let mut revision =
+            doubted.filter(|r| r.sequence == newest.sequence && r.sha256 == newest.sha256)?;
+        revision.stamp = newest.stamp.clone().or(revision.stamp);
+        let (sha256, sequence) = (revision.sha256.clone(), revision.sequence);
+        self.accept(revision, apply).await.ok()?;
+        self.doubt(None);
+        Some(Ack { sha256, sequence })
+    }
+
+    /// The revision in force has come with other signatures.
+    async fn resigned(
+        &self,
+        domain: TrustDomain,
+        digest: Digest,
+        revision: Revision,
+    ) -> Result<(), Diagnostic> {
+        let is_news = self.revision.borrow().as_ref().is_some_and(|had| {
+            had.content_signatures != revision.content_signatures
+                || had.release_signatures != revision.release_signatures
+        });
+        if !is_news {
+            return Ok(());
+        }
+        let (believed, stamp) = self.believed(domain, digest, &revision).await?;
+        let (keep, kept) = (self.keep.clone(), revision.clone());
+        if let Ok(Err(diagnostic)) = spawn_blocking(move || keep.store(&kept)).await {
+            tracing::error!(error = %diagnostic, "policy revision is not kept");
+        }
+        self.freshness.confirm(revision.sequence, digest, stamp);
+        self.in_force(revision, believed, false);
+        Ok(())
     }
 
     async fn accept<A>(&self, revision: Revision, apply: &Apply<A>) -> Result<(), Diagnostic>
@@ -604,7 +671,8 @@ impl Subscription {
             (state.sequence, state.digest)
         };
         if revision.sequence == have_sequence && digest == have_digest {
-            return Ok(());
+            let domain = trust::domain_of(&bundle.trust_domain)?;
+            return self.resigned(domain, digest, revision).await;
         }
         if revision.sequence <= have_sequence {
             return Err(older(revision.sequence, have_sequence));

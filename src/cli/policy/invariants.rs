@@ -2,10 +2,7 @@
 
 use std::sync::Arc;
 
-use palisade_mesh::{
-    clock::Clock,
-    diagnostic::{Diagnostic, Location, Severity},
-};
+use palisade_mesh::diagnostic::{Diagnostic, Location, Severity};
 use palisade_pdp::{
     analysis::{
         codes,
@@ -30,8 +27,8 @@ pub(in crate::cli) struct Checked {
     pub(in crate::cli) proved: Vec<String>,
 }
 
-/// Checks every invariant of a revision.
-pub(in crate::cli) fn check(compiled: &Compiled) -> Checked {
+/// Checks every invariant of a revision, for all time from `now_us` on.
+pub(in crate::cli) fn check(compiled: &Compiled, now_us: i64) -> Checked {
     let mut checked = Checked::default();
     if compiled.invariants.is_empty() {
         return checked;
@@ -51,7 +48,6 @@ pub(in crate::cli) fn check(compiled: &Compiled) -> Checked {
             None
         }
     };
-    let now_us = Clock::system().now_us();
     match invariants::check(&snapshot, solver.as_ref(), PROOF_TIME_DEFAULT, now_us) {
         Ok(answers) => {
             let texts = author::texts_of(compiled);

@@ -46,7 +46,7 @@ fn check(dir: &Path) -> Report {
         && !found.iter().any(Diagnostic::is_error)
     {
         lines.extend(valid(compiled, start));
-        let checked = invariants::check(compiled);
+        let checked = invariants::check(compiled, Clock::system().now_us());
         lines.extend(checked.lines);
         found.extend(checked.findings);
     }

@@ -124,7 +124,7 @@ async fn handle(State(fake): State<Arc<Fake>>, request: Request) -> Response {
     let line = format!("{} {path}", head.method);
     fake.seen.lock().unwrap().push((line, given.is_some()));
     if path == "/token" {
-        return r#"{"token":"let-me-in"}"#.into_response();
+        return r#"{"token":"let-me-in","access_token":"let-me-in"}"#.into_response();
     }
     match fake.fault {
         Fault::Locked => return StatusCode::UNAUTHORIZED.into_response(),

@@ -75,6 +75,7 @@ pub(super) async fn folder(
         parts.clock.clone(),
     );
     let mut watched = SourceConfig::new(folder, parts.config.state_dir.join("policy"));
+    watched.domain = Some(parts.config.trust_domain.clone());
     watched.trust = section.policy_trust.as_ref().map(policy::trust);
     let source = Source::open(watched, parts.clock.clone(), Arc::new(recorder))
         .await

@@ -47,6 +47,8 @@ pub struct Contributor {
     pub namespaces: Vec<SmolStr>,
     /// Where it is.
     pub place: Place,
+    /// The same as it is written, so that a bundle does not tell where it was built.
+    pub written: String,
     /// Who may sign it; empty where no signature is asked for.
     pub signers: Vec<String>,
 }
@@ -175,12 +177,14 @@ fn one(entry: &Entry, reader: &mut Reader<'_>) -> Option<Contributor> {
         reader.report(diagnostic, entry.key_span);
     }
     (named && !namespaces.is_empty()).then_some(())?;
+    let at = at?;
     Some(Contributor {
         name: entry.key.as_str().into(),
         namespaces,
+        written: at.to_string(),
         place: Place {
             poll: poll?,
-            ..Place::new(at?)
+            ..Place::new(at)
         },
         signers,
     })

@@ -16,6 +16,7 @@ pub async fn load_credited(dir: &Path, home: &Path) -> Loaded {
         match contributor.place.folder() {
             Some(folder) => {
                 let mut other = Texts::contributed(folder);
+                other.demand_content();
                 other.provenance = credit(folder, home, &mut other).await;
                 texts.add(&contributor, &other);
             }

@@ -94,15 +94,18 @@ impl Source {
                     .help("wait for its end, or stop it: palisade rollout abort"),
             );
         }
+        let vouched = match &content {
+            Content::Source => self.parts.vouched(&self.parts.with_newest()),
+            Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
+        };
         let (current, compiled, diagnostics) = self.candidate(&plan, content).await?;
-        self.begin(
-            plan,
-            compiled,
-            Vouched::default(),
-            diagnostics,
-            actor,
-            &current,
-        )
+        let plan = match &vouched.release {
+            None => plan,
+            Some(_) => plan.irrevocable().ok_or_else(|| {
+                nothing("it has its own number, and can only be tried: give the plan a `shadow`")
+            })?,
+        };
+        self.begin(plan, compiled, vouched, diagnostics, actor, &current)
     }
 
     async fn preview(&self, plan: &Plan, content: Content) -> Result<Difference, Diagnostic> {

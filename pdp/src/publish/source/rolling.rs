@@ -23,7 +23,6 @@ use crate::{
         bundled::Vouched,
         changes,
         keep::{BASELINE, CANDIDATE},
-        older,
         registry::ProxyStatus,
         rollout::{
             Evidence, HALTED, Name, Phase, Plan, Proxy, Rollout, Seen, Stop,
@@ -136,8 +135,12 @@ impl Source {
         let baseline = self.keep.load_as(BASELINE)?;
         // Its number may be used, whether or not the journal knows.
         let used = candidate.as_ref().map_or(0, |c| c.sequence);
+        let kept = self.sequence;
         let restored = journal.rollout.as_ref().and_then(|r| r.restored);
         self.sequence = self.sequence.max(used).max(restored.unwrap_or_default());
+        if let Some(candidate) = candidate.as_ref().filter(|c| c.sequence == self.sequence) {
+            self.use_number(candidate);
+        }
         let set_aside = journal.set_aside.as_deref().and_then(Digest::from_hex);
         self.rolling.set_aside = set_aside;
         self.state.send_modify(|s| s.set_aside = set_aside);
@@ -161,11 +164,25 @@ impl Source {
         let published = |revision: Revision, compiled| {
             Arc::new(self.published(compiled, revision.issued_us, revision, Vec::new()))
         };
-        self.rolling.underway = Some(Underway::new(
+        let is_believed = self
+            .believed(&old_compiled, &old)
+            .and(self.believed(&new_compiled, &new));
+        if let Err(error) = is_believed {
+            tracing::error!(%error, "the last rollout is not taken up again");
+            return self.write_journal();
+        }
+        let is_over = rollout.has_ended() && rollout.candidate.sequence <= kept;
+        let underway = Underway::new(
             rollout,
             published(old, old_compiled),
             published(new, new_compiled),
-        ));
+        );
+        self.rolling.underway = Some(underway.clone());
+        if is_over {
+            self.state
+                .send_modify(|s| s.rollout = Some(Arc::new(underway)));
+            return Ok(());
+        }
         self.follow_up();
         self.look();
         Ok(())
@@ -174,7 +191,8 @@ impl Source {
     /// Gives up a rollout of which a revision is lost: nobody may be left with it.
     fn forget(&mut self, rollout: Rollout) -> Result<(), Diagnostic> {
         self.rolling.set_aside = Some(rollout.candidate.digest);
-        if let Some(current) = self.current() {
+        // What others have numbered nobody enforces, so nobody has to go back.
+        if let Some(current) = self.current().filter(|_| self.trust.is_none()) {
             self.republish(&current)?;
         }
         let set_aside = self.rolling.set_aside;
@@ -195,8 +213,11 @@ impl Source {
         let digest = compiled.digest;
         self.rolling.offered = Some(digest);
         if let Some(underway) = self.rolling.running() {
-            if underway.rollout.stopped().is_none() && underway.candidate.digest() == digest {
-                return Ok(());
+            let numbered = vouched.release.as_ref().map(|r| r.sequence);
+            let same = underway.candidate.digest() == digest
+                && numbered.is_none_or(|n| n == underway.candidate.sequence());
+            if underway.rollout.stopped().is_none() && same {
+                return self.renew_candidate(vouched);
             }
             // The newest content is what is wanted, so nothing waits behind another.
             self.stop(Stop::Superseded, "the source has something newer", None);
@@ -225,6 +246,20 @@ impl Source {
         }
     }
 
+    /// What is on its way is there again, perhaps signed by more or stamped anew.
+    fn renew_candidate(&mut self, vouched: Vouched) -> Result<(), Diagnostic> {
+        let Some(mut underway) = self.rolling.underway.clone() else {
+            return Ok(());
+        };
+        if let Some(renewed) = self.renewed(&underway.candidate, vouched)? {
+            self.keep.store_as(CANDIDATE, &renewed.revision)?;
+            underway.candidate = Arc::new(renewed);
+            self.rolling.underway = Some(underway);
+            self.follow_up();
+        }
+        Ok(())
+    }
+
     /// Puts content in force at once, for everybody.
     pub(super) fn publish(
         &mut self,
@@ -234,14 +269,12 @@ impl Source {
     ) -> Result<(), Diagnostic> {
         let now_us = self.clock.now_us();
         let revision = self.signed(&compiled, vouched, now_us);
-        if revision.sequence <= self.sequence {
-            return Err(older(revision.sequence, self.sequence));
-        }
+        self.check_number(&revision)?;
         self.accepted(&compiled, &revision)?;
         // Point of no return: the number is used once it is on disk. If it cannot
         // be kept it must not be given out, or a restart would give it out again.
         self.keep.succeed(&revision)?;
-        self.sequence = revision.sequence;
+        self.use_number(&revision);
         let next = self.published(compiled, now_us, revision, diagnostics);
         self.set_aside(None);
         self.put_in_force(Arc::new(next));
@@ -253,8 +286,9 @@ impl Source {
         let compiled = (*old.compiled).clone();
         let now_us = self.clock.now_us();
         let revision = self.signed(&compiled, Vouched::default(), now_us);
+        self.accepted(&compiled, &revision)?;
         self.keep.succeed(&revision)?;
-        self.sequence = revision.sequence;
+        self.use_number(&revision);
         let next = self.published(compiled, now_us, revision, old.diagnostics.clone());
         self.put_in_force(Arc::new(next));
         Ok(self.sequence)
@@ -286,13 +320,11 @@ impl Source {
     ) -> Result<(), Diagnostic> {
         let now_us = self.clock.now_us();
         let revision = self.signed(&compiled, vouched, now_us);
-        if revision.sequence <= self.sequence {
-            return Err(older(revision.sequence, self.sequence));
-        }
+        self.check_number(&revision)?;
         self.accepted(&compiled, &revision)?;
         self.keep.store_as(BASELINE, &current.revision)?;
         self.keep.store_as(CANDIDATE, &revision)?;
-        self.sequence = revision.sequence;
+        self.use_number(&revision);
         let candidate = Arc::new(self.published(compiled, now_us, revision, diagnostics));
         self.rolling.collected = Collected::default();
         let proxies: Vec<Proxy> = self
@@ -400,8 +432,15 @@ impl Source {
             .is_none_or(|c| c.sequence() < underway.candidate.sequence());
         let is_full = matches!(underway.rollout.phase, Phase::Full | Phase::Completed);
         if is_full && is_next {
-            self.log_failure(self.keep.succeed(&underway.candidate.revision));
-            self.put_in_force(underway.candidate.clone());
+            let (compiled, revision) = (&underway.candidate.compiled, &underway.candidate.revision);
+            if let Err(error) = self.accepted(compiled, revision) {
+                // A key was removed, or the stamp has ended, while it was tried: once it is
+                // signed anew it begins anew.
+                self.reject(vec![error]);
+            } else {
+                self.log_failure(self.keep.succeed(revision));
+                self.put_in_force(underway.candidate.clone());
+            }
             if self.rolling.offered != Some(underway.candidate.digest()) {
                 self.set_aside(self.rolling.offered);
             }

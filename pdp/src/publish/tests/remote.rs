@@ -158,6 +158,7 @@ async fn a_team_contributes_by_a_signed_bundle() {
     let task = tokio::spawn(source.run());
 
     file.sign_content(&key);
+    file.sign_release(&key, 5, 1);
     server.has(Some("2"), file.encode());
     let taken = until(&mut seen, "signed", |s| has(s, "pay-read")).await;
     let compiled = taken.current.unwrap().compiled.clone();
@@ -170,6 +171,7 @@ async fn a_team_contributes_by_a_signed_bundle() {
     sample::write(team.path(), "policies/all.cedar", all);
     let mut greedy = built(team.path());
     greedy.sign_content(&key);
+    greedy.sign_release(&key, 6, 1);
     server.has(Some("3"), greedy.encode());
     let told = until(&mut seen, "refusal", |s| s.rejected.is_some()).await;
     let found = &told.rejected.as_ref().unwrap().diagnostics;
@@ -179,6 +181,16 @@ async fn a_team_contributes_by_a_signed_bundle() {
         "{code}"
     );
     assert!(has(&told, "pay-read") && !has(&told, "all"));
+
+    // Nor does an older one come back, by whoever may put bundles there but not sign.
+    server.has(Some("4"), file.encode());
+    let refused = |s: &Vec<Standing>| {
+        let refused = s[1].refused.as_ref().map(|f| f.diagnostics[0].code.0);
+        refused == Some(codes::SEQUENCE)
+    };
+    let mut standings = standings;
+    until(&mut standings, "older", refused).await;
+    assert!(has(&seen.borrow(), "pay-read"));
     task.abort();
 }
 

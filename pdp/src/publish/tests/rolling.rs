@@ -16,7 +16,7 @@ use crate::publish::{
 };
 use crate::{
     author,
-    bundle::{file::BundleFile, key::SigningKey},
+    bundle::{file::BundleFile, key::SigningKey, trust::TrustConfig},
 };
 
 /// Longer than any test.
@@ -222,6 +222,39 @@ async fn a_revision_with_its_own_number_is_tried_and_enforced_by_nobody_before_a
         codes::SEQUENCE
     );
     task.abort();
+}
+
+/// A rollout that has ended says nothing about what may be in force after the next start.
+#[tokio::test]
+async fn a_restart_asks_again_who_has_signed() {
+    let stage = Stage::new();
+    let source = stage.open(plan()).await;
+    let mut seen = source.state();
+    let task = tokio::spawn(source.run());
+    stage.edit("x");
+    until(&mut seen, "completed", |s| {
+        phase(s) == Some(Phase::Completed)
+    })
+    .await;
+    task.abort();
+    let _ = task.await;
+    let keys = stage.path("trusted.keys");
+    let (key, _) = SigningKey::generate().unwrap();
+    fs::write(&keys, format!("ci {}\n", key.public())).unwrap();
+    let config = SourceConfig {
+        rollout: Some(plan()),
+        trust: Some(TrustConfig {
+            keys,
+            threshold: 1,
+            stamp_age: None,
+            stamp_keys: None,
+            proved: Vec::new(),
+        }),
+        ..config(stage.dir.path(), stage.state.path())
+    };
+    let source = Source::open(config, Clock::system(), stage.records.recorder());
+    let state = source.await.unwrap().state().borrow().clone();
+    assert!(state.current.is_none(), "nobody but the PDP has signed it");
 }
 
 #[tokio::test]

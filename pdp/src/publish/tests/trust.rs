@@ -166,6 +166,69 @@ mod files {
         assert_eq!(kept, [44, 43]);
     }
 
+    async fn served(signers: &Signers, path: &Path, state: &Path) -> Source {
+        let source = SourceConfig {
+            trust: Some(signers.trust()),
+            domain: Some(TrustDomain::parse("demo.test").unwrap()),
+            ..config(path, state)
+        };
+        Source::open(source, Clock::system(), Records::default().recorder())
+            .await
+            .unwrap()
+    }
+
+    /// Attack T104, by a signature that is good for somebody else or for another time.
+    #[tokio::test]
+    async fn what_is_signed_for_another_domain_or_day_is_refused() {
+        let (signers, dir, state) = (Signers::new(), sample::copy(), tempfile::tempdir().unwrap());
+        let path = dir.path().join("shop.palisade");
+        let now_us = Clock::system().now_us();
+        let other = tempfile::tempdir().unwrap();
+        sample::write(
+            other.path(),
+            "palisade.yaml",
+            "trust_domain: staging.demo.test\n",
+        );
+        replace(&path, &sign(&signers, other.path(), &[0, 1], 900, now_us));
+        let source = served(&signers, &path, state.path()).await;
+        let mut seen = source.state();
+        assert_eq!(rejected(&seen.borrow()), Some(codes::FOREIGN_DOMAIN));
+        let task = tokio::spawn(source.run());
+        let tomorrow = now_us + 24 * HOUR_US;
+        replace(&path, &sign(&signers, dir.path(), &[0, 1], 42, tomorrow));
+        until(&mut seen, "stamp of tomorrow", |s| {
+            rejected(s) == Some(signing::STAMP)
+        })
+        .await;
+        // Neither has used up a number.
+        replace(&path, &sign(&signers, dir.path(), &[0, 1], 42, now_us));
+        until(&mut seen, "the right one", |s| sequence_of(s) == Some(42)).await;
+        task.abort();
+    }
+
+    /// What was not believed at the start is served once it is, under its number.
+    #[tokio::test]
+    async fn keys_that_are_mended_after_a_start_are_enough() {
+        let (signers, dir, state) = (Signers::new(), sample::copy(), tempfile::tempdir().unwrap());
+        let path = dir.path().join("shop.palisade");
+        let now_us = Clock::system().now_us();
+        replace(&path, &sign(&signers, dir.path(), &[0, 1], 42, now_us));
+        drop(served(&signers, &path, state.path()).await);
+        signers.trust_without(&[1]);
+        let source = served(&signers, &path, state.path()).await;
+        let mut seen = source.state();
+        assert_eq!(rejected(&seen.borrow()), Some(signing::NOT_SIGNED));
+        assert_eq!(sequence_of(&seen.borrow()), None);
+        let task = tokio::spawn(source.run());
+        signers.trust_without(&[]);
+        until(&mut seen, "served", |s| sequence_of(s) == Some(42)).await;
+        task.abort();
+    }
+
+    fn sequence_of(state: &State) -> Option<u64> {
+        state.current.as_ref().map(|c| c.sequence())
+    }
+
     #[tokio::test]
     async fn a_folder_is_not_served_where_signatures_are_demanded() {
         let (signers, dir) = (Signers::new(), sample::copy());
