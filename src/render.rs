@@ -30,6 +30,8 @@ pub(crate) mod screen;
 pub mod snippet;
 #[cfg(feature = "full")]
 pub(crate) mod suggestion;
+#[cfg(feature = "full")]
+pub(crate) mod summaries;
 pub mod table;
 #[cfg(feature = "full")]
 pub(crate) mod unused;
