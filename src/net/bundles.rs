@@ -92,7 +92,7 @@ fn tag(etag: Option<&HeaderValue>) -> Option<String> {
 fn wrong(url: &str, cause: &str) -> Diagnostic {
     Diagnostic::error(3201, format!("`{url}` gives no bundle"))
         .cause(cause)
-        .help("see the server's log; it is asked again by itself")
+        .help("see the server's log; a source that is followed is asked again")
 }
 
 /// The bytes of a bundle file at `place`.

@@ -322,7 +322,7 @@ impl<'a> Registry<'a> {
                 .help("push it: palisade bundle push FILE oci://…; what runs goes on"),
             _ => Diagnostic::error(3201, format!("the registry gives no `{place}`"))
                 .cause(format!("it answers {status}"))
-                .help("see the registry's log; it is asked again by itself"),
+                .help("see the registry's log; a source that is followed is asked again"),
         })
     }
 

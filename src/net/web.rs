@@ -346,7 +346,7 @@ fn unreadable(file: &Path, cause: &str) -> Diagnostic {
 fn unreachable(uri: &Uri, cause: impl Into<String>) -> Diagnostic {
     Diagnostic::error(3201, format!("`{uri}` does not answer"))
         .cause(cause)
-        .help("see that the server is there and its certificate is under `ca`; it is asked again by itself")
+        .help("see that the server is there and its certificate is under `ca`; a source that is followed is asked again")
 }
 
 fn redirected(uri: &Uri, how: &str) -> Diagnostic {
@@ -366,5 +366,5 @@ fn too_large(uri: &Uri, limit: usize) -> Diagnostic {
 fn cut(uri: &Uri, cause: String) -> Diagnostic {
     Diagnostic::error(3203, format!("what `{uri}` sends is not whole"))
         .cause(cause)
-        .help("it is fetched again by itself")
+        .help("fetch it again; for a source that is followed this is done")
 }
