@@ -33,6 +33,7 @@ fn a_change_is_seen_in_what_was_decided() {
     let _ = demo.pause();
     nothing_flips_without_a_change(&home, &demo);
     a_wider_permit_names_what_it_allows(&home, &demo);
+    a_commit_is_candidate_and_base(&home, &demo);
     a_narrower_one_names_what_it_denies(&home, &demo);
     what_is_not_recorded_is_counted_by_cause(&home, &demo);
     what_is_not_used_is_named(&home, &demo);
@@ -191,6 +192,59 @@ fn a_wider_permit_names_what_it_allows(home: &Home, demo: &Demo) {
     for log in ["nowhere/x", "wider", "nonsense:1", "last:1h | count"] {
         home.says(&["policy", "impact", "wider", "--log", log], 3);
     }
+}
+
+/// Against the commit before, a change does what it does against the revision in force; and
+/// a commit can be the candidate.
+fn a_commit_is_candidate_and_base(home: &Home, demo: &Demo) {
+    let dir = candidate(home, demo, "reviewed", |text| text);
+    let git = |args: &[&str]| {
+        let out = Command::new("git")
+            .args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"])
+            .args(args)
+            .current_dir(&dir)
+            .output();
+        let out = out.unwrap();
+        assert!(out.status.success(), "{args:?} {}", support::said(&out));
+    };
+    git(&["init", "--quiet", "--initial-branch=main"]);
+    git(&["add", "."]);
+    git(&["commit", "--quiet", "--message", "in force"]);
+    let file = dir.join("policies/orders.cedar");
+    let text = fs::read_to_string(&file).unwrap();
+    let narrow = text.replace("demo.test/shop/reports", "demo.test/shop/inventory");
+    fs::write(&file, narrow).unwrap();
+
+    let gate = ["--max-newly-denied", "0"];
+    let of = |against: &str| {
+        let report = impact(
+            home,
+            &dir,
+            &[&["--against", against], &gate[..]].concat(),
+            5,
+        );
+        let against = report["against"].as_str().unwrap().to_owned();
+        (report["newly_denied"]["count"].clone(), against)
+    };
+    let (by_commit, name) = of("git:main");
+    assert!(name.starts_with("git:main "), "{name}");
+    assert_eq!(by_commit, of("running").0);
+
+    git(&["commit", "--quiet", "--all", "--message", "narrower"]);
+    let commits = ["policy", "impact", "git:HEAD", "--against", "git:HEAD~1"];
+    let out = home
+        .palisade(&[&commits[..], &gate[..], &["-o", "json"]].concat())
+        .current_dir(&dir)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(5), "{}", support::said(&out));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert_eq!(report["newly_denied"]["count"], by_commit, "{report}");
+    let candidate = report["candidate"].as_str().unwrap();
+    assert!(candidate.starts_with("git:HEAD "), "{candidate}");
+    let nowhere = ["policy", "impact", "reviewed", "--against", "git:nowhere"];
+    let said = home.says(&nowhere, 3);
+    assert!(said.contains("PLS2310"), "{said}");
 }
 
 fn a_narrower_one_names_what_it_denies(home: &Home, demo: &Demo) {

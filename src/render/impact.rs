@@ -67,8 +67,17 @@ pub(crate) fn print(report: &Report) {
         .into_iter()
         .find_map(|side| side.largest().first()?.1.samples.first());
     if let Some(id) = first {
-        let why = format!("palisade why {id} --policies {}", report.candidate);
-        next(&[(why, "one of them under the candidate, clause by clause")]);
+        let hint = match &report.folder {
+            Some(dir) => (
+                format!("palisade why {id} --policies {}", dir.display()),
+                "one of them under the candidate, clause by clause",
+            ),
+            None => (
+                format!("palisade why {id}"),
+                "one of them as it was decided, clause by clause",
+            ),
+        };
+        next(&[hint]);
     }
 }
 

@@ -212,8 +212,7 @@ fn report(
         policies: side.compiled.info.len(),
     };
     let named = (named(&base), named(&head));
-    let engine = |compiled| crate::run::policy::snapshot(compiled, 0).map_err(|d| vec![d]);
-    let (base, head): (Arc<Snapshot>, _) = (engine(base.compiled)?, engine(head.compiled)?);
+    let (base, head): (Arc<Snapshot>, _) = (base.snapshot()?, head.snapshot()?);
     let gates = gates.understood(&head)?;
     let mut findings = Vec::new();
     let (solver, no_proof) = match proving.map(|_| Solver::find()) {

@@ -4,12 +4,13 @@ use std::{ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
 
 use palisade_audit::envelope::DecisionRef;
 use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::decide::{Replay, Snapshot};
+use palisade_pdp::decide::Replay;
 use serde::Serialize;
 use tokio::sync::watch;
 
+use super::side::{self, Side};
 use crate::{
-    cli::{Context, Exit, Repository, block_on, target},
+    cli::{Context, Exit, block_on},
     history::{
         Covered, Wanted,
         flips::{Before, Comparing, Flips},
@@ -19,17 +20,16 @@ use crate::{
 
 /// What is replayed of a running mesh where nothing is said.
 const LOG_DEFAULT: &str = "last:7d";
-/// The word of `--against` for the revision in force.
-const RUNNING: &str = "running";
 
 /// Arguments of `policy impact`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    repository: Repository,
-    /// What to compare with: `running`, or another folder. What was recorded, where
-    /// nothing is said.
-    #[arg(long, value_name = "running|DIR")]
+    /// The candidate: a folder, git:REF, a bundle file, or `running`.
+    #[arg(default_value = ".")]
+    candidate: String,
+    /// What to compare with: git:REF (of the git repository that the candidate lies in), another
+    /// folder, a bundle file, or `running`. What was recorded, where nothing is said.
+    #[arg(long, value_name = "REVISION")]
     against: Option<String>,
     /// Which decisions: a query, the folder of a log, or a file of rows; may be given
     /// twice, as where from and which. The running mesh's, last:7d, where nothing is said.
@@ -52,8 +52,11 @@ pub(crate) struct Args {
 /// What the command found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    /// Folder of the candidate.
+    /// What the candidate was called, with the commit where there is one.
     pub(crate) candidate: String,
+    /// The folder that it is, if it is one.
+    #[serde(skip)]
+    pub(crate) folder: Option<PathBuf>,
     /// Digest of the candidate, hexadecimal.
     pub(crate) digest: String,
     /// What it was compared with.
@@ -96,8 +99,10 @@ pub(crate) fn main(args: &Args, context: &Context) -> Exit {
 
 async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     let wanted = Wanted::new(&args.log, LOG_DEFAULT).map_err(|d| vec![d])?;
-    let candidate = target::snapshot_of(&args.repository.dir)?;
-    let (before, against) = before(args, context).await?;
+    let (candidate, base) = sides(args, context).await?;
+    let name = candidate.name.clone();
+    let candidate = candidate.snapshot()?;
+    let (before, against) = before(base)?;
     let started = Instant::now();
     let mut comparing = Comparing::new(Arc::clone(&candidate), before);
     let domain = candidate.catalogue().trust_domain().clone();
@@ -115,7 +120,8 @@ async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic
     let flips = comparing.flips;
     let failed = failed(args, &flips);
     Ok(Report {
-        candidate: args.repository.dir.display().to_string(),
+        candidate: name,
+        folder: Some(PathBuf::from(&args.candidate)).filter(|dir| dir.is_dir()),
         digest: candidate.compiled().digest.to_string(),
         against,
         sample: args.sample,
@@ -127,21 +133,28 @@ async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic
     })
 }
 
-/// What the candidate is compared with, and how that is called.
-async fn before(args: &Args, context: &Context) -> Result<(Before, String), Vec<Diagnostic>> {
-    let replayed = |snapshot: Arc<Snapshot>| Before::Replayed(Box::new(Replay::new(snapshot)));
-    match args.against.as_deref() {
-        None => Ok((Before::Recorded, "what was recorded".to_owned())),
-        Some(RUNNING) => {
-            let snapshot = target::running(context).await.map_err(|d| vec![d])?;
-            let name = format!("running revision {}", snapshot.versions().sequence);
-            Ok((replayed(snapshot), name))
-        }
-        Some(dir) => {
-            let snapshot = target::snapshot_of(&PathBuf::from(dir))?;
-            Ok((replayed(snapshot), format!("repository {dir}")))
+/// The candidate, and what to compare it with if that is another revision.
+async fn sides(args: &Args, context: &Context) -> Result<(Side, Option<Side>), Vec<Diagnostic>> {
+    match &args.against {
+        None => Ok((
+            side::one(&args.candidate, &args.candidate, context).await?,
+            None,
+        )),
+        Some(against) => {
+            let (base, candidate) = side::both(against, &args.candidate, context).await?;
+            Ok((candidate, Some(base)))
         }
     }
+}
+
+/// What the candidate is compared with, and how that is called.
+fn before(base: Option<Side>) -> Result<(Before, String), Vec<Diagnostic>> {
+    let Some(base) = base else {
+        return Ok((Before::Recorded, "what was recorded".to_owned()));
+    };
+    let name = base.name.clone();
+    let replay = Replay::new(base.snapshot()?);
+    Ok((Before::Replayed(Box::new(replay)), name))
 }
 
 /// Set to true when the user presses Ctrl-C; what was found so far is then shown.

@@ -5,6 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     thread,
 };
 
@@ -13,15 +14,29 @@ use palisade_pdp::{
     author::{self, FILE_LEN_MAX, FILES_MAX, Loaded, REPOSITORY_LEN_MAX},
     bundle::file,
     compiled::Compiled,
+    decide::Snapshot,
 };
 
-use crate::cli::{Context, target::running};
+use crate::{
+    cli::{Context, target::running},
+    run::policy,
+};
 
 /// A revision, and what it was called.
 pub(super) struct Side {
     /// As it was asked for, with the commit where there is one.
     pub(super) name: String,
     pub(super) compiled: Compiled,
+}
+
+impl Side {
+    /// Its engine.
+    ///
+    /// # Errors
+    /// When it cannot be built; the compiler is to blame.
+    pub(super) fn snapshot(self) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
+        policy::snapshot(self.compiled, 0).map_err(|d| vec![d])
+    }
 }
 
 /// Where a revision is.
@@ -63,13 +78,7 @@ pub(super) async fn both(
     head: &str,
     context: &Context,
 ) -> Result<(Side, Side), Vec<Diagnostic>> {
-    let near = match Source::of(head, Path::new(".")) {
-        Source::Folder(dir) => dir,
-        _ => PathBuf::from("."),
-    };
-    let of_base = load(base, Source::of(base, &near), context);
-    let of_head = load(head, Source::of(head, &near), context);
-    match tokio::join!(of_base, of_head) {
+    match tokio::join!(one(base, head, context), one(head, head, context)) {
         (Ok(base), Ok(head)) => Ok((base, head)),
         (Err(wrong), Ok(_)) | (Ok(_), Err(wrong)) => Err(wrong),
         (Err(mut of_base), Err(of_head)) => {
@@ -77,6 +86,23 @@ pub(super) async fn both(
             Err(of_base)
         }
     }
+}
+
+/// One revision, compiled. A commit is one of the repository that the folder `head` lies
+/// in; of the working folder's, where `head` is no folder.
+///
+/// # Errors
+/// What is wrong with it.
+pub(super) async fn one(
+    name: &str,
+    head: &str,
+    context: &Context,
+) -> Result<Side, Vec<Diagnostic>> {
+    let near = match Source::of(head, Path::new(".")) {
+        Source::Folder(dir) => dir,
+        _ => PathBuf::from("."),
+    };
+    load(name, Source::of(name, &near), context).await
 }
 
 async fn load(name: &str, source: Source, context: &Context) -> Result<Side, Vec<Diagnostic>> {
