@@ -133,7 +133,11 @@ fn all_mistakes_of_a_repository_are_told_at_once() {
     };
     edit("services/orders.yaml", "hosts:", "host:");
     edit("policies/guard-rails.cedar", "trustDomain", "trustDomian");
-    edit("palisade.yaml", "x-tenant: single", "x-tenant: sngle");
+    edit(
+        "palisade.yaml",
+        "headers: {}",
+        "headers:\n  x-tenant: sngle",
+    );
     let output = home.run(&["policy", "validate", "policies"]);
     assert_eq!(output.status.code(), Some(3));
     let text = stderr(&output);
@@ -143,7 +147,7 @@ fn all_mistakes_of_a_repository_are_told_at_once() {
         "did you mean `hosts`?",
         "policies/guard-rails.cedar:12:10",
         "`Workload` has no attribute `trustDomian`",
-        "palisade.yaml:7:13",
+        "palisade.yaml:6:13",
         "palisade explain PLS1105",
     ] {
         assert!(text.contains(part), "{part} is missing:\n{text}");

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use support::{Home, copy, said, sample_policies};
+use support::{Home, LIMIT, copy, demo::Demo, said, sample_policies, wait_for};
 
 mod support;
 
@@ -207,49 +207,157 @@ fn run(home: &Home, command: &str) -> String {
     fs::read_to_string(screen).unwrap()
 }
 
-/// Figures that differ from run to run: times and digests.
+/// Without what differs from run to run, or with each change of the sample: times and digests.
 fn settled(text: &str) -> String {
-    text.split('\n')
-        .map(|line| {
-            let words = line.split(' ').scan("", |before, word| {
-                let is_time = matches!(word, "ms" | "s") && before.parse::<f64>().is_ok();
-                *before = word;
-                Some(if is_time { "TIME" } else { word })
-            });
-            let mut words: Vec<&str> = words.collect();
-            for i in 1..words.len() {
-                if words[i] == "TIME" {
-                    words[i - 1] = "N";
-                }
-            }
-            words.join(" ").trim_end().to_owned()
-        })
-        .collect::<Vec<_>>()
-        .join("\n")
-        .trim_end()
-        .to_owned()
+    let digest = |word: &str| {
+        let bare = word.trim_start_matches("sha256:").trim_end_matches(',');
+        let hex = bare.bytes().all(|b| b"0123456789abcdef".contains(&b));
+        bare.len() >= 8 && hex && bare.bytes().any(|b| b.is_ascii_digit())
+    };
+    let line = |line: &str| {
+        let words: Vec<&str> = line.split(' ').collect();
+        let is_time = |i: usize| {
+            let unit = words
+                .get(i)
+                .is_some_and(|w| matches!(*w, "µs" | "ms" | "s"));
+            unit && i > 0 && words[i - 1].parse::<f64>().is_ok()
+        };
+        let settled = words.iter().enumerate().map(|(i, word)| match *word {
+            _ if is_time(i) => "TIME",
+            _ if is_time(i + 1) => "N",
+            word if digest(word) => "DIGEST",
+            word => word,
+        });
+        settled.collect::<Vec<_>>().join(" ").trim_end().to_owned()
+    };
+    let lines = text.split('\n').map(line);
+    lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
 }
 
-/// Runs the examples of a page that need no running mesh, in a folder that holds the
-/// sample repository as `policies`, and compares what they print.
-fn check_examples(name: &str) {
+/// What the examples are run on: the sample as `policies`; a copy in which the shop may
+/// refund, as somebody would propose it, as `proposal`; and what a mesh recorded, as `rows.json`.
+fn examples_home() -> Home {
     let home = Home::new();
     copy(&sample_policies(), &home.path("policies"));
+    copy(&sample_policies(), &home.path("proposal"));
+    let file = home.path("proposal/policies/orders.cedar");
+    let text = fs::read_to_string(&file).unwrap();
+    let (before, permit) = text.split_once("// @id(\"orders-refund").unwrap();
+    let permit = permit.replace("\n// @owner(\"team-orders\")", "");
+    let permit = permit.replace("\n// ", "\n");
+    fs::write(&file, format!("{before}@id(\"orders-refund{permit}")).unwrap();
+    fs::copy(
+        root().join("tests/examples/rows.json"),
+        home.path("rows.json"),
+    )
+    .unwrap();
+    home
+}
+
+/// What was printed and what the page says, both without what differs from run to run; a
+/// last line `…` of the page stands for all that follows.
+fn compared(printed: &str, expected: &str) -> (String, String) {
+    let (printed, expected) = (settled(printed), settled(expected));
+    match expected.strip_suffix("\n…") {
+        Some(shown) => {
+            let lines = printed.split('\n').take(shown.split('\n').count());
+            (lines.collect::<Vec<_>>().join("\n"), shown.to_owned())
+        }
+        None => (printed, expected),
+    }
+}
+
+/// Runs the examples of a page that need no running mesh, and compares what they print.
+fn check_examples(name: &str) {
+    let home = examples_home();
     let examples = examples(&page(name));
     assert!(!examples.is_empty(), "{name} has no examples");
     for (command, expected) in examples {
         let printed = run(&home, &command);
+        let (own, said) = compared(&printed, &expected);
         assert_eq!(
-            settled(&printed),
-            settled(&expected),
+            own, said,
             "{name}: $ palisade {command}\nprinted:\n{printed}"
         );
     }
 }
 
+/// Times, ids and numbers of a recorded decision, which each one has of its own.
+fn anonymous(text: &str) -> String {
+    let word = |word: &str| -> String {
+        let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
+        let is_moment = word.len() > 7 && word.bytes().all(|b| b"0123456789-:.".contains(&b));
+        let is_id = word.len() == 26 && word.bytes().all(|b| b.is_ascii_alphanumeric());
+        let is_digest = word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        match word {
+            _ if is_moment => "WHEN".to_owned(),
+            _ if is_id => "ID".to_owned(),
+            _ if is_digest => "DIGEST".to_owned(),
+            _ => word
+                .split('/')
+                .map(|part| if digits(part) { "N" } else { part })
+                .collect::<Vec<_>>()
+                .join("/"),
+        }
+    };
+    let line = |line: &str| line.split(' ').map(word).collect::<Vec<_>>().join(" ");
+    text.trim().lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The example of `palisade why` is a refund in a demo.
+#[test]
+fn the_example_of_why_is_what_a_mesh_says() {
+    let page = page("docs/reference/cli.md");
+    let section = page.split("\n## palisade why\n").nth(1).unwrap();
+    let block = section.split("```text\n").nth(1).unwrap();
+    let expected = block.split("```").next().unwrap();
+    let home = Home::new();
+    let _demo = Demo::start(&home, &["--rate", "200"]);
+    let refunds = "decision:not_permitted route:/orders/*/refund";
+    let id = wait_for("a denied refund", LIMIT, || {
+        let rows = home.rows(refunds)?;
+        Some(rows.first()?["id"].as_str()?.to_owned())
+    });
+    let printed = run(&home, &format!("why {id}"));
+    assert_eq!(anonymous(&printed), anonymous(expected), "{printed}");
+}
+
+/// Each command of those who write policies has an example that is run.
+#[test]
+fn every_policy_command_has_an_example() {
+    let pages = [
+        "docs/reference/cli.md",
+        "docs/policy-changes.md",
+        "docs/policy-impact.md",
+    ];
+    let shown: Vec<String> = pages
+        .iter()
+        .flat_map(|name| examples(&page(name)))
+        .map(|(command, _)| command)
+        .collect();
+    let help = Home::new().says(&["policy", "--help"], 0);
+    let (_, commands) = help.split_once("Commands:\n").unwrap();
+    let verbs = commands.lines().take_while(|line| !line.is_empty());
+    let verbs = verbs.filter_map(|line| line.split_whitespace().next());
+    let mut wanted: Vec<String> = verbs
+        .filter(|verb| *verb != "help")
+        .map(|verb| format!("policy {verb} "))
+        .collect();
+    assert!(wanted.len() >= 10, "{help}");
+    wanted.extend(["can ", "who-can ", "what-can ", "init "].map(str::to_owned));
+    wanted.retain(|verb| !shown.iter().any(|command| command.starts_with(verb)));
+    assert!(wanted.is_empty(), "without an example: {wanted:?}");
+}
+
 #[test]
 fn examples_of_the_command_line_reference_print_what_it_says() {
     check_examples("docs/reference/cli.md");
+}
+
+#[test]
+fn examples_of_changes_and_their_impact_print_what_they_say() {
+    check_examples("docs/policy-changes.md");
+    check_examples("docs/policy-impact.md");
 }
 
 #[test]

@@ -10,11 +10,18 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use palisade_pdp::{compiled::Compiled, decide::Snapshot};
+use palisade_pdp::{
+    author,
+    compiled::Compiled,
+    decide::{DECISIONS_MAX, Snapshot},
+};
 
+#[path = "support/repository.rs"]
+mod repository;
 #[path = "support/workload.rs"]
 mod workload;
 
+use repository::repository;
 use workload::{Load, compiled, parse, policies, service_id};
 
 fn decisions(c: &mut Criterion) {
@@ -106,6 +113,60 @@ fn unread() -> Compiled {
     compiled
 }
 
+/// What a worker does on its own thread when another revision is in force, before the next
+/// request is answered: it takes a new engine, answers the first question, and drops the
+/// old engine with full caches. The old snapshot is freed elsewhere.
+fn swap(c: &mut Criterion) {
+    let mut group = c.benchmark_group("swap");
+    group.warm_up_time(Duration::from_millis(100));
+    group.measurement_time(Duration::from_secs(3));
+    group.sample_size(10);
+    for n in [10, 10_000] {
+        let (old, new) = (
+            Snapshot::new(compiled(n), 1).unwrap(),
+            Snapshot::new(compiled(n), 2).unwrap(),
+        );
+        let mut load = Load::new(&old);
+        let mut warm = || {
+            let mut engine = old.engine().with_self_check(0);
+            for i in 0..DECISIONS_MAX {
+                load.request.path = format!("/orders/{i}").into();
+                load.ask(&old, |q| engine.decide(q));
+            }
+            engine
+        };
+        let first = Load::new(&new);
+        group.bench_function(BenchmarkId::new("worker", n), |b| {
+            b.iter_batched(
+                &mut warm,
+                |before| {
+                    let mut engine = new.engine();
+                    black_box(first.ask(&new, |q| engine.decide(q)));
+                    drop(before);
+                    engine
+                },
+                criterion::BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// A bundle of what concerns one proxy, compiled and indexed: ten services with five policies
+/// each.
+fn slice(c: &mut Criterion) {
+    let dir = repository(10);
+    let bundle = author::load(dir.path()).compiled.unwrap().bundle;
+    let mut group = c.benchmark_group("slice");
+    group.bench_function("compile and index 50", |b| {
+        b.iter(|| {
+            let compiled = author::compile(bundle.clone()).compiled.unwrap();
+            black_box(Snapshot::new(compiled, 1).unwrap())
+        });
+    });
+    group.finish();
+}
+
 fn building(c: &mut Criterion) {
     let mut group = c.benchmark_group("build");
     group.warm_up_time(Duration::from_millis(100));
@@ -124,5 +185,5 @@ fn building(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decisions, shadow, building);
+criterion_group!(benches, decisions, shadow, swap, slice, building);
 criterion_main!(benches);

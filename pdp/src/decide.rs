@@ -36,6 +36,8 @@ mod cost;
 mod engine;
 mod explain;
 pub(crate) mod fact;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub(crate) mod field;
 mod index;
 mod known;
@@ -55,12 +57,14 @@ pub(crate) mod world;
 
 use smol_str::SmolStr;
 
-pub(crate) use self::core::{Body, Condition, Glob, Kind, Node, Term, written};
+pub use self::core::NESTING_MAX;
+pub(crate) use self::core::{Accepting, Body, Condition, Glob, Kind, Node, Term, nesting, written};
 pub use access::{Access, Caller, Given, May, OpenClause, OpenPolicy, Survey, Target, Who};
 pub use cost::{Costs, PolicyCost};
 pub use engine::{
     DECISION_BYTES_MAX, DECISIONS_MAX, Engine, KEY_LEN_MAX, SELF_CHECK_EVERY,
-    SELF_CHECK_EVERY_PER_POLICY, SLICE_BYTES_MAX, SLICES_MAX, Told,
+    SELF_CHECK_EVERY_PER_POLICY, SELF_CHECK_FIRST, SELF_CHECK_HITS_EVERY,
+    SELF_CHECK_HITS_EVERY_PER_POLICY, SLICE_BYTES_MAX, SLICES_MAX, Told,
 };
 pub use explain::{
     Clause, ClauseKind, ClauseState, EntityName, ExplainError, Explanation, Outcome, PolicyView,

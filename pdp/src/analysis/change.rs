@@ -9,7 +9,7 @@ use smol_str::SmolStr;
 
 use crate::decide::{
     Snapshot,
-    core::{Body, uses},
+    core::{Body, uses, with_stack},
     field::{Field, Layout},
     rule::Rule,
 };
@@ -107,7 +107,10 @@ fn same(base: &Snapshot, head: &Snapshot, old: &Rule, new: &Rule) -> bool {
         return true;
     }
     let enforced = |rule: &Rule| (rule.permit, rule.shadow, rule.expires_us);
-    enforced(old) == enforced(new) && meaning(base, old) == meaning(head, new)
+    let depth = |rule: &Rule| rule.body.as_ref().map_or(0, Body::depth);
+    let deepest = depth(old).max(depth(new));
+    enforced(old) == enforced(new)
+        && with_stack(deepest, || meaning(base, old) == meaning(head, new))
 }
 
 /// Scope, effect and conditions, without annotations and layout.

@@ -233,9 +233,15 @@ impl Comparison {
         };
         let mut jobs = Vec::new();
         for (i, kind) in kinds.iter().enumerate() {
+            // A permit that does not take the action allows nothing of the kind.
+            let takes = |id: &&SmolStr| {
+                let one = new.get(id);
+                one.is_some_and(|one| one.takes_action(kind, self.head.world()))
+            };
+            let wider: Vec<&SmolStr> = wider.iter().filter(takes).collect();
             if !wider.is_empty() {
                 let claim = Claim {
-                    left: wider.iter().chain(&forbids).cloned().collect(),
+                    left: wider.into_iter().chain(&forbids).cloned().collect(),
                     right: ids(&old, true).into_iter().collect(),
                     ..Claim::default()
                 };

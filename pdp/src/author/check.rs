@@ -6,7 +6,7 @@ use std::{
 };
 
 use cedar_policy::{
-    PolicyId, Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
+    PolicyId, PolicySet, Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
 };
 use miette::Diagnostic as Report;
 use palisade_mesh::diagnostic::{Diagnostic, Severity, did_you_mean};
@@ -15,6 +15,7 @@ use super::{
     DIAGNOSTICS_MAX, cedar, codes, impossible,
     policies::{Policies, Read},
 };
+use crate::decide::Accepting;
 
 /// How deep a policy may look into entities.
 const LEVEL: u32 = 1;
@@ -31,7 +32,8 @@ pub(crate) fn validate(
     found: &mut Vec<Diagnostic>,
 ) {
     let validator = Validator::new(schema.clone());
-    let result = validator.validate_with_level(&policies.set, ValidationMode::Strict, LEVEL);
+    let doubtful = doubtful(policies, schema);
+    let result = validator.validate_with_level(&doubtful, ValidationMode::Strict, LEVEL);
     let mut warnings: BTreeMap<&str, Vec<&ValidationWarning>> = BTreeMap::new();
     for warning in result.validation_warnings() {
         let id = name(warning.policy_id());
@@ -81,6 +83,14 @@ pub(crate) fn validate(
             found.extend(of_warnings(&warnings, read, || culprits(id)));
         }
     }
+}
+
+/// The policies of which validation has something to say, and perhaps others.
+fn doubtful(policies: &Policies, schema: &Schema) -> PolicySet {
+    let accepting = Accepting::new(schema);
+    let all = policies.set.policies();
+    let doubtful = all.filter(|policy| !accepting.accepts(policy)).cloned();
+    PolicySet::from_policies(doubtful).expect("ids of one set are told apart")
 }
 
 fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize) -> Diagnostic {

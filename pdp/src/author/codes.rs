@@ -198,6 +198,12 @@ pub const TEST_CONTEXT: u16 = 2016;
 pub const TEST_FIXTURE: u16 = 2020;
 /// A policy failed to evaluate in a test.
 pub const TEST_ERRED: u16 = 2022;
+/// A file of Cedar tests is no JSON.
+pub const TEST_JSON: u16 = 2023;
+/// A Cedar test has a request that no proxy puts.
+pub const TEST_CEDAR: u16 = 2024;
+/// Entities of a Cedar test cannot be used.
+pub const TEST_ENTITIES: u16 = 2025;
 
 /// Bundle needs a feature that this program lacks.
 pub const FEATURE_UNKNOWN: u16 = 3001;

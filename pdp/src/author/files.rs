@@ -47,7 +47,7 @@ const INVARIANTS: Kind = Kind {
 /// Tests are part of the repository, not of the bundle: engines do not run them.
 pub(crate) const TESTS: Kind = Kind {
     folder: "tests",
-    extensions: &["yaml", "yml"],
+    extensions: &["yaml", "yml", "json"],
 };
 
 /// What tables share; no tables themselves.

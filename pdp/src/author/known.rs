@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use cedar_policy::{
     ActionConstraint, Entities, EntityUid, PrincipalConstraint, ResourceConstraint,
 };
-use cedar_policy_core::ast::{ExprKind, Literal};
 use palisade_mesh::{
     diagnostic::{Diagnostic, did_you_mean},
     spiffe_id::TrustDomain,
@@ -49,12 +48,7 @@ pub(crate) fn check(
                 .at(read.find("permit")),
             );
         }
-        let mut literals = BTreeSet::new();
-        for expr in policy.as_ref().condition().subexpressions() {
-            if let ExprKind::Lit(Literal::EntityUID(uid)) = expr.expr_kind() {
-                literals.insert(EntityUid::from((**uid).clone()));
-            }
-        }
+        let literals: BTreeSet<EntityUid> = policy.entity_literals().into_iter().collect();
         for uid in literals {
             let suggest = found.len() < SUGGESTIONS_MAX;
             if let Some(diagnostic) = known.unknown(&uid, read, domain, suggest) {

@@ -220,8 +220,8 @@ struct Study {
     policies: Vec<Policy>,
     /// Facts that hold for every request.
     vocabulary: Vec<Fact>,
-    /// Policies that decide some test; none where the tests cannot be run.
-    tested: Option<BTreeSet<SmolStr>>,
+    /// What the tests see; none where they cannot be run.
+    tested: Option<Tested>,
     now_us: i64,
 }
 
@@ -327,13 +327,22 @@ fn mark(source: &Source, span: &Range<usize>) -> Location {
     source.span(Span::new(span.start, span.end.saturating_sub(span.start)))
 }
 
+/// What the tests see.
+#[derive(Default)]
+struct Tested {
+    /// Policies that decide some case.
+    policies: BTreeSet<SmolStr>,
+    /// Operations, by id, of which some case says that a caller is denied.
+    denied: BTreeSet<SmolStr>,
+}
+
 /// Runs the tests for what decides them. Their mistakes are told here too.
 fn tested(
     dir: &Path,
     compiled: &Compiled,
     now_us: i64,
     found: &mut Vec<Diagnostic>,
-) -> Option<BTreeSet<SmolStr>> {
+) -> Option<Tested> {
     let (cases, mistakes) = tests::read(dir, compiled, now_us);
     let broken = any_error(&mistakes);
     found.extend(mistakes);
@@ -341,9 +350,16 @@ fn tested(
         return None;
     }
     let mut engines = Engines::new(compiled.clone(), &cases, false).ok()?;
-    let decided = cases.iter().flat_map(|case| {
+    let mut tested = Tested::default();
+    for case in &cases {
         let answer = engines.decide(case);
-        answer.decision.determining.clone()
-    });
-    Some(decided.collect())
+        let determining = answer.decision.determining.iter();
+        tested.policies.extend(determining.cloned());
+        if let Some(operation) = case.question.operation.as_ref()
+            && case.expected.is_denial()
+        {
+            tested.denied.insert(operation.id.clone());
+        }
+    }
+    Some(tested)
 }

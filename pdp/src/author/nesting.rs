@@ -2,14 +2,17 @@
 //!
 //! A short scan that knows strings and comments counts brackets and operators;
 //! a text beyond the limits is refused before anything recurses over it
-//! (attack T94).
+//! (attack T94). What was parsed is looked at once more: a chain of `+` or of `else if`
+//! nests without a bracket.
 
+use cedar_policy::Policy;
 use palisade_mesh::{
     diagnostic::Diagnostic,
     yaml::{Source, Span},
 };
 
 use super::codes;
+use crate::decide::{self, NESTING_MAX};
 
 /// Deepest nesting of brackets in Cedar text.
 pub const BRACKETS_MAX: usize = 32;
@@ -53,6 +56,25 @@ pub(crate) fn check(source: &Source) -> Result<(), Box<Diagnostic>> {
         at += 1;
     }
     Ok(())
+}
+
+/// Checks one policy that was parsed, at `span` of its file.
+pub(crate) fn check_policy(
+    policy: &Policy,
+    source: &Source,
+    span: Span,
+) -> Result<(), Box<Diagnostic>> {
+    if decide::nesting(policy) <= NESTING_MAX {
+        return Ok(());
+    }
+    Err(Box::new(
+        Diagnostic::error(codes::TOO_DEEP, "policy is too deep to be evaluated")
+            .cause(format!(
+                "operators other than `&&` and `||` nest at most {NESTING_MAX} deep"
+            ))
+            .help("split it into several policies; compare with a set instead of one value after the other")
+            .at(source.span(Span::new(span.start, 1))),
+    ))
 }
 
 fn refused(source: &Source, at: usize, cause: String) -> Box<Diagnostic> {

@@ -99,7 +99,10 @@ impl Policies {
             let between = source.text.get(at..span.start).unwrap_or_default();
             line += between.matches('\n').count();
             at = span.start;
-            self.add(policy, span, line, source, found);
+            match nesting::check_policy(policy, source, span) {
+                Ok(()) => self.add(policy, span, line, source, found),
+                Err(diagnostic) => found.push(*diagnostic),
+            }
         }
     }
 

@@ -33,6 +33,8 @@ use super::codes;
 
 mod target;
 
+pub(super) use target::canonical;
+
 /// Port of the caller where none is given.
 const PORT_DEFAULT: u16 = 40_000;
 
@@ -226,7 +228,11 @@ fn source(text: Option<&str>) -> Result<SocketAddr, Diagnostic> {
         })
 }
 
-fn headers(catalogue: &Catalogue, given: &[(String, String)]) -> Result<HeaderMap, Diagnostic> {
+/// Header fields that are declared, as a proxy hands them on.
+pub(super) fn headers(
+    catalogue: &Catalogue,
+    given: &[(String, String)],
+) -> Result<HeaderMap, Diagnostic> {
     let mut map = HeaderMap::new();
     for (name, value) in given {
         let lower = name.to_ascii_lowercase();

@@ -13,7 +13,8 @@
 //!
 //! Principals times requests gives the cases. All cases are run, whatever fails;
 //! no case selected is a failure. What rows share (callers, contexts, entities that are
-//! otherwise for a while) stands in fixtures.
+//! otherwise for a while) stands in fixtures. Tests in Cedar's own format run beside them
+//! (`cedar`).
 
 use std::{collections::BTreeSet, path::Path, sync::Arc};
 
@@ -28,6 +29,7 @@ use smol_str::SmolStr;
 use super::{files, question::OwnedQuestion};
 use crate::{compiled::Compiled, decide::Explanation};
 
+mod cedar;
 mod coverage;
 mod engines;
 mod fixtures;
@@ -86,6 +88,11 @@ impl Expected {
         }
     }
 
+    /// Whether it is a denial that policies make, not a fault.
+    pub(super) fn is_denial(self) -> bool {
+        matches!(self, Self::Deny | Self::Forbidden | Self::NotPermitted)
+    }
+
     fn is_met_by(self, got: Self) -> bool {
         match self {
             Self::Deny => matches!(got, Self::Forbidden | Self::NotPermitted),
@@ -113,6 +120,10 @@ pub struct Case {
     pub expected: Expected,
     /// Ids of the determining policies, where the row names them.
     pub policies: Option<BTreeSet<SmolStr>>,
+    /// Whether others may be determining, too.
+    pub others: bool,
+    /// How many policies fail to evaluate, where the row says so.
+    pub errors: Option<usize>,
 }
 
 /// How one case went.
@@ -186,6 +197,9 @@ pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Dia
     let mut found = Vec::new();
     let mut cases = Vec::new();
     let sources = sources(dir, &mut found);
+    let (cedar, sources): (Vec<Source>, Vec<Source>) = sources
+        .into_iter()
+        .partition(|s| s.path.ends_with(cedar::EXTENSION));
     let (fixtures, tables): (Vec<Source>, Vec<Source>) = sources
         .into_iter()
         .partition(|s| s.path.starts_with(files::FIXTURES));
@@ -194,6 +208,7 @@ pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Dia
         table::read(&source, &mut fixtures, now_us, &mut cases, &mut found);
     }
     fixtures.finish(&mut found);
+    cedar::read(&cedar, compiled, &mut cases, &mut found);
     // A mistyped principal would be told once for each of its requests.
     let mut told: Vec<Diagnostic> = Vec::with_capacity(found.len());
     for diagnostic in found {

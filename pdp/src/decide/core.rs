@@ -13,18 +13,23 @@ use cedar_policy::{EntityUid, Policy};
 use cedar_policy_core::{
     ast::{self, Context, EntityUIDEntry, Literal, SlotEnv, ValueKind},
     entities::{Entities, NoEntitiesSchema, TCComputation},
-    evaluator::Evaluator,
+    evaluator::{EvaluationError, Evaluator},
     extensions::Extensions,
 };
 
+mod accept;
 mod bare;
 mod clause;
+mod depth;
 mod open;
 mod tree;
 mod values;
 mod walk;
 
+pub(crate) use accept::Accepting;
 pub(crate) use clause::{Conjunct, Kind, start_of};
+pub use depth::NESTING_MAX;
+pub(crate) use depth::{nesting, with_stack};
 pub(crate) use open::{Known, Outcomes, PathShape, Tree};
 pub(crate) use tree::{Condition, Glob, Node, Term, written};
 pub(crate) use values::{ValueCache, context};
@@ -45,16 +50,31 @@ impl Named {
 pub(crate) struct Body {
     expr: Arc<ast::Expr>,
     slots: SlotEnv,
+    /// Levels of the expression.
+    depth: usize,
 }
 
 impl Body {
     /// The body of `policy`; `None` when it has neither `when` nor `unless`.
     pub(crate) fn of(policy: &Policy) -> Option<Self> {
         let policy: &ast::Policy = policy.as_ref();
-        Some(Self {
-            expr: policy.non_scope_constraints_arc()?.clone(),
-            slots: policy.env().clone(),
-        })
+        let expr = policy.non_scope_constraints_arc()?.clone();
+        Some(Self::new(expr, policy.env().clone()))
+    }
+
+    fn new(expr: Arc<ast::Expr>, slots: SlotEnv) -> Self {
+        let depth = depth::depth(&expr);
+        Self { expr, slots, depth }
+    }
+
+    /// Levels of the expression.
+    pub(crate) fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// A part of it.
+    fn part(&self, expr: &Arc<ast::Expr>) -> Self {
+        Self::new(Arc::clone(expr), self.slots.clone())
     }
 
     /// The same without places in the source, which the evaluator would copy at
@@ -63,6 +83,7 @@ impl Body {
         Self {
             expr: Arc::new(bare::bare(&self.expr, bare::DEPTH_MAX)),
             slots: self.slots.clone(),
+            depth: self.depth,
         }
     }
 }
@@ -155,10 +176,17 @@ pub(crate) struct Evaluation<'s>(Evaluator<'s>);
 impl Evaluation<'_> {
     /// How `body` comes out; a value that is no boolean is an error, as in Cedar.
     pub(crate) fn test(&self, body: &Body) -> Truth {
-        match self.0.interpret(&body.expr, &body.slots) {
+        match self.value(body) {
             Ok(value) => truth(&value),
             Err(_) => Truth::Error,
         }
+    }
+
+    fn value(&self, body: &Body) -> Result<ast::Value, Box<EvaluationError>> {
+        with_stack(body.depth, || {
+            let value = self.0.interpret(&body.expr, &body.slots);
+            value.map_err(Box::new)
+        })
     }
 }
 

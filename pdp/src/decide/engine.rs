@@ -47,6 +47,15 @@ pub const SELF_CHECK_EVERY: u32 = 4096;
 /// so the interval is at least this many evaluations for each policy: on average
 /// the check then costs less than half a microsecond per evaluation, whatever the size.
 pub const SELF_CHECK_EVERY_PER_POLICY: u32 = 4;
+/// One remembered answer in this many is checked, too: an answer that is asked for all the
+/// time was evaluated once.
+pub const SELF_CHECK_HITS_EVERY: u32 = 1 << 16;
+/// The interval is at least this many remembered answers for each policy: some
+/// nanoseconds each, whatever the size.
+pub const SELF_CHECK_HITS_EVERY_PER_POLICY: u32 = 256;
+/// A new engine is checked sooner: first after this many, or one for each policy, then after
+/// twice as many each time, until the interval is reached.
+pub const SELF_CHECK_FIRST: u32 = 64;
 
 /// A worker's own decider.
 ///
@@ -61,7 +70,8 @@ pub struct Engine {
     values: ValueCache,
     /// The key of the present question.
     key: Vec<u8>,
-    sampler: Sampler,
+    /// Of evaluations, and of answers that were remembered.
+    sampled: [Sampler; 2],
     way: Way,
 }
 
@@ -79,9 +89,10 @@ enum Way {
 impl Engine {
     pub(crate) fn new(snapshot: Arc<Snapshot>) -> Self {
         let policies = u32::try_from(snapshot.rules().len()).unwrap_or(u32::MAX);
-        let every = policies
-            .saturating_mul(SELF_CHECK_EVERY_PER_POLICY)
-            .max(SELF_CHECK_EVERY);
+        let sampler = |per_policy, least| Sampler {
+            every: policies.saturating_mul(per_policy).max(least),
+            ..Sampler::new(policies.max(SELF_CHECK_FIRST))
+        };
         Self {
             snapshot,
             slices: Slices::new(),
@@ -91,7 +102,10 @@ impl Engine {
             }),
             values: ValueCache::default(),
             key: Vec::new(),
-            sampler: Sampler::new(every),
+            sampled: [
+                sampler(SELF_CHECK_EVERY_PER_POLICY, SELF_CHECK_EVERY),
+                sampler(SELF_CHECK_HITS_EVERY_PER_POLICY, SELF_CHECK_HITS_EVERY),
+            ],
             way: Way::Indexed,
         }
     }
@@ -111,10 +125,11 @@ impl Engine {
         self
     }
 
-    /// Checks one evaluation in `every` against the reference; 0 means none.
+    /// Checks one evaluation in `every`, and as many of the remembered answers, against
+    /// the reference; 0 means none.
     #[must_use]
     pub fn with_self_check(mut self, every: u32) -> Self {
-        self.sampler = Sampler::new(every);
+        self.sampled = [Sampler::new(every), Sampler::new(every)];
         self
     }
 
@@ -133,6 +148,7 @@ impl Engine {
     pub fn decide_knowing(&mut self, question: &Question<'_>, known: Known) -> Told {
         // Not cloned: other workers count references to it, too.
         let snapshot = &*self.snapshot;
+        let [evaluated, remembered] = &mut self.sampled;
         let now_us = question.now_us;
         if self.way == Way::Reference && known == Known::ALL {
             return fresh(snapshot.referred(question), Vec::new());
@@ -143,6 +159,14 @@ impl Engine {
         };
         let (serial, slice) = self.slices.get(snapshot, asked.entities(), now_us);
         if let Some(cached) = slice.constant.get() {
+            if remembered.is_due()
+                && let Some(corrected) = cached.checked(snapshot, question)
+            {
+                let told = answer(snapshot, &corrected, true);
+                self.slices
+                    .correct(snapshot, asked.entities(), now_us, corrected);
+                return told;
+            }
             return answer(snapshot, cached, true);
         }
         if known != Known::ALL {
@@ -163,13 +187,21 @@ impl Engine {
         self.key.extend(serial.to_le_bytes());
         let keyed = slice.write_key(&facts, now_us, &mut self.key) && self.key.len() <= KEY_LEN_MAX;
         if keyed && let Some(cached) = self.decisions.get(self.key.as_slice()) {
+            if remembered.is_due()
+                && let Some(corrected) = cached.checked(snapshot, question)
+            {
+                let bytes = self.key.len() + bytes_of(&corrected.decision);
+                self.decisions
+                    .insert(self.key.as_slice().into(), corrected.clone(), bytes);
+                return answer(snapshot, &corrected, true);
+            }
             return answer(snapshot, &cached, true);
         }
         let mut cached = snapshot.evaluate(&asked, &slice, &facts, now_us, &mut self.values);
-        if self.sampler.is_due()
-            && let Some(corrected) = snapshot.check(question, &cached.decision)
+        if evaluated.is_due()
+            && let Some(corrected) = cached.checked(snapshot, question)
         {
-            cached.decision = Arc::new(corrected);
+            cached = corrected;
         }
         if self.way == Way::Forgetful {
             return answer(snapshot, &cached, false);
@@ -230,19 +262,35 @@ impl Slices {
         self.known.insert(key, entry, slice.bytes());
         (serial, slice)
     }
+
+    /// Has another answer for all requests of a slice that reads nothing of them.
+    fn correct(&mut self, snapshot: &Snapshot, key: Triple, now_us: i64, corrected: Cached) {
+        let slice = snapshot.slice(key, now_us);
+        let _ = slice.constant.set(corrected);
+        let bytes = slice.bytes();
+        self.known
+            .insert(key, (self.serial, Arc::new(slice)), bytes);
+        self.serial += 1;
+    }
 }
 
-/// Says which evaluations are checked.
+/// Says which answers are checked.
 #[derive(Debug)]
 struct Sampler {
-    /// 0 for never.
+    /// The longest interval; 0 for never.
     every: u32,
+    /// The present one.
+    interval: u32,
     left: u32,
 }
 
 impl Sampler {
     fn new(every: u32) -> Self {
-        Self { every, left: every }
+        Self {
+            every,
+            interval: every,
+            left: every,
+        }
     }
 
     fn is_due(&mut self) -> bool {
@@ -253,8 +301,20 @@ impl Sampler {
         if self.left > 0 {
             return false;
         }
-        self.left = self.every;
+        self.interval = self.interval.saturating_mul(2).min(self.every);
+        self.left = self.interval;
         true
+    }
+}
+
+impl Cached {
+    /// What shall be remembered instead, where the reference decides otherwise.
+    fn checked(&self, snapshot: &Snapshot, question: &Question<'_>) -> Option<Self> {
+        let corrected = snapshot.check(question, &self.decision)?;
+        Some(Self {
+            decision: Arc::new(corrected),
+            shadows: self.shadows.clone(),
+        })
     }
 }
 
@@ -289,4 +349,22 @@ fn bytes_of(decision: &Decision) -> usize {
     size_of::<Decision>()
         + decision.context_json.len()
         + ids.map(|id| size_of_val(id) + id.len()).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Soon at first, then twice as late each time, until the interval is reached.
+    #[test]
+    fn checks_become_rarer_until_the_interval_is_reached() {
+        let mut sampler = Sampler {
+            every: 200,
+            ..Sampler::new(64)
+        };
+        let due: Vec<u32> = (1..=800).filter(|_| sampler.is_due()).collect();
+        assert_eq!(due, [64, 192, 392, 592, 792]);
+        let mut never = Sampler::new(0);
+        assert!(!(0..10).any(|_| never.is_due()));
+    }
 }

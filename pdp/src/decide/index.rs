@@ -30,7 +30,7 @@ struct Drawers<T> {
 
 impl Index {
     pub(crate) fn new(rules: &[Rule]) -> Self {
-        Self::of(rules, |_| true)
+        Self::of(rules, |rule| !is_lost(rule))
     }
 
     /// Files those rules that are `wanted`.
@@ -98,6 +98,17 @@ impl<T: Default> Drawers<T> {
             }
         }
     }
+}
+
+#[cfg(feature = "faults")]
+fn is_lost(rule: &Rule) -> bool {
+    super::faults::is_lost(&rule.id)
+}
+
+/// Every policy is filed, where no test says otherwise.
+#[cfg(not(feature = "faults"))]
+fn is_lost(_: &Rule) -> bool {
+    false
 }
 
 pub(crate) fn rule_at(rules: &[Rule], index: u32) -> Option<&Rule> {

@@ -20,7 +20,7 @@ use smol_str::SmolStr;
 use super::{
     SelfCheck, SnapshotError,
     asked::{Asked, GRPC_CALL, Names},
-    core::{Body, Evaluation, Store, Truth, Uses, ValueCache, Values, context, uses},
+    core::{Body, Evaluation, Store, Truth, Uses, ValueCache, Values, context, uses, with_stack},
     engine::Engine,
     fact::{Fact, Facts, is_grpc_path},
     field::{Field, Form, Layout},
@@ -46,6 +46,8 @@ pub struct Snapshot {
     index: Index,
     /// Which context each action comes with.
     forms: FxHashMap<Ent, Form>,
+    /// Levels of the deepest body.
+    deepest: usize,
     checked: AtomicU64,
     mismatched: AtomicU64,
 }
@@ -74,7 +76,9 @@ impl Snapshot {
             .map(|(policy, info, uses)| Rule::new(policy, info, uses, &world))
             .collect();
         let forms = forms_of(&compiled, &world, &layout)?;
+        let bodies = rules.iter().filter_map(|rule| rule.body.as_ref());
         Ok(Arc::new(Self {
+            deepest: bodies.map(Body::depth).max().unwrap_or_default(),
             index: Index::new(&rules),
             sequence,
             layout,
@@ -131,7 +135,7 @@ impl Snapshot {
     /// Decides by Cedar's own authorizer on the whole set, with the whole context:
     /// slow, and what the engine is measured by. Its `valid_until_us` is not set.
     pub fn reference(&self, question: &Question<'_>) -> Decision {
-        oracle::reference(self, question)
+        with_stack(self.deepest, || oracle::reference(self, question))
     }
 
     /// The reference's decision, for whoever enforces it: with the moment at which it
@@ -139,7 +143,7 @@ impl Snapshot {
     pub(crate) fn referred(&self, question: &Question<'_>) -> Decision {
         Decision {
             valid_until_us: oracle::valid_until_us(self, question.now_us),
-            ..oracle::reference(self, question)
+            ..self.reference(question)
         }
     }
 

@@ -383,6 +383,34 @@ fn a_broken_index_trips_the_self_check() {
     }
 }
 
+/// An answer that was wrong when it was evaluated is noticed where it is remembered, and
+/// what is remembered from then on is the deny.
+#[test]
+fn a_remembered_answer_is_checked_and_corrected() {
+    let nothing_read = r#"
+        @id("all") permit (principal, action, resource);
+        @id("stop") forbid (principal in Service::"acme.test/shop/web", action, resource);"#;
+    for (policies, lost, path) in [
+        (SHOP, "admin", "/admin/x"),
+        (nothing_read, "stop", "/orders"),
+    ] {
+        let mut broken = snapshot(policies);
+        std::sync::Arc::get_mut(&mut broken).unwrap().lose(lost);
+        let mut engine = broken.engine().with_self_check(3);
+        let ask = Ask::new(WEB, "GET", "orders", path);
+        let mut answers = Vec::new();
+        for _ in 0..8 {
+            let answer = ask.ask(&broken, |q| engine.decide(q));
+            answers.push((answer.cached, answer.decision.verdict.is_allow()));
+        }
+        assert_eq!(answers[0], (false, true), "{lost}");
+        assert_eq!(answers[1..3], [(true, true); 2], "{lost}");
+        assert_eq!(answers[3..], [(true, false); 5], "{lost}");
+        let found = broken.self_check();
+        assert_eq!((found.checked, found.mismatched), (2, 1), "{lost}");
+    }
+}
+
 /// The reference can enforce, too; then nothing depends on the index.
 #[test]
 fn an_engine_by_reference_needs_no_index() {

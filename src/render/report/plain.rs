@@ -19,12 +19,20 @@ pub(super) fn text(report: &Report) -> String {
     for table in report.tables.iter().filter(|t| !t.rows.is_empty()) {
         out.push_str(&format!("\n{}.\n", table.title));
         for row in &table.rows {
-            let cells = table.head.iter().zip(row);
-            let said: Vec<String> = cells.map(|(h, c)| format!("{h}: {}", clean(c))).collect();
+            let cells = table.head.iter().zip(row).filter(|(_, c)| !c.is_empty());
+            let said: Vec<String> = cells.map(|(h, c)| said(h, c)).collect();
             out.push_str(&format!("{}.\n", said.join("; ")));
         }
     }
     out
+}
+
+/// A cell, after the name of its column if that has one.
+fn said(head: &str, cell: &str) -> String {
+    match head {
+        "" => clean(cell).to_string(),
+        head => format!("{head}: {}", clean(cell)),
+    }
 }
 
 fn told(report: &Report, d: &Diagnostic) -> Vec<String> {

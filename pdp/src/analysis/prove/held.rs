@@ -174,23 +174,22 @@ impl One {
 
 /// The same scope in the registry of a snapshot.
 impl One {
-    /// Callers and asks of a kind that are in its scope, by position.
-    pub(crate) fn of_kind(&self, kind: &Kind, world: &World) -> (Vec<usize>, Vec<usize>) {
-        let is_in = |entity: Ent, uid: &EntityUid| {
-            let above = world.above(entity);
-            world
-                .find(uid)
-                .is_some_and(|e| above.binary_search(&e).is_ok())
-        };
-        let action = world.find(&kind.action);
-        let takes_action = match &self.scope.action {
+    /// Whether its scope takes the action of a kind, which no registry changes.
+    pub(crate) fn takes_action(&self, kind: &Kind, world: &World) -> bool {
+        match &self.scope.action {
             ActionConstraint::Any => true,
             ActionConstraint::Eq(uid) => *uid == kind.action,
             ActionConstraint::In(uids) => {
-                action.is_some_and(|a| uids.iter().any(|uid| is_in(a, uid)))
+                let action = world.find(&kind.action);
+                action.is_some_and(|a| uids.iter().any(|uid| is_in(world, a, uid)))
             }
-        };
-        if !takes_action {
+        }
+    }
+
+    /// Callers and asks of a kind that are in its scope, by position.
+    pub(crate) fn of_kind(&self, kind: &Kind, world: &World) -> (Vec<usize>, Vec<usize>) {
+        let is_in = |entity: Ent, uid: &EntityUid| is_in(world, entity, uid);
+        if !self.takes_action(kind, world) {
             return (Vec::new(), Vec::new());
         }
         let takes = |shape: Shape<'_>, entity: Ent| {
@@ -251,6 +250,13 @@ fn as_enforced(policy: &Policy, rule: &Rule, round: Round) -> Result<Policy, Fai
             rule.id
         ))),
     }
+}
+
+fn is_in(world: &World, entity: Ent, uid: &EntityUid) -> bool {
+    let above = world.above(entity);
+    world
+        .find(uid)
+        .is_some_and(|e| above.binary_search(&e).is_ok())
 }
 
 #[cfg(test)]

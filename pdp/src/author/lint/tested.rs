@@ -16,7 +16,7 @@ pub(super) fn look(study: &Study, findings: &mut Vec<Finding>) {
         .policies
         .iter()
         .filter(enforced)
-        .filter(|p| !tested.contains(&p.id));
+        .filter(|p| !tested.policies.contains(&p.id));
     findings.extend(untested.map(|policy| {
         Diagnostic::warning(
             codes::UNTESTED,

@@ -103,9 +103,10 @@ pub(super) fn operations(study: &Study, findings: &mut Vec<Finding>) {
     for service in study.compiled.catalogue.services() {
         for operation in service.operations.iter() {
             let reached = study.policies.iter().filter(|p| p.permit);
-            if reached
-                .into_iter()
-                .any(|permit| reaches(study, permit, service.protocol, operation))
+            if meant(study, operation)
+                || reached
+                    .into_iter()
+                    .any(|permit| reaches(study, permit, service.protocol, operation))
             {
                 continue;
             }
@@ -115,11 +116,17 @@ pub(super) fn operations(study: &Study, findings: &mut Vec<Finding>) {
                 format!("no permit reaches operation `{name}`"),
             )
             .cause("every request for it is denied, whoever asks")
-            .help("write the permit that it is for, or remove the operation")
+            .help("write the permit that it is for, or a test that says who is denied, or remove the operation")
             .at(place(study, service, operation));
             findings.push(diagnostic.into());
         }
     }
+}
+
+/// Whether a test says that the operation is denied, so that nobody forgot a permit.
+fn meant(study: &Study, operation: &Operation) -> bool {
+    let tested = study.tested.as_ref();
+    tested.is_some_and(|tested| tested.denied.contains(&operation.id))
 }
 
 /// Whether the scope of a permit takes the operation.

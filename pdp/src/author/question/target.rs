@@ -155,7 +155,8 @@ fn by_method(method: Method, target: &Target) -> Result<Asked, Diagnostic> {
     }
 }
 
-fn canonical(
+/// The request that a proxy makes of method, host and path.
+pub(crate) fn canonical(
     method: Method,
     host: &str,
     path: &str,

@@ -1,6 +1,7 @@
 //! Limits on both sides, and hostile input.
 
 use super::*;
+use crate::decide::NESTING_MAX;
 
 /// Attack T94: hostile sizes end in a code, not in a crash.
 #[test]
@@ -25,6 +26,76 @@ fn deep_and_long_policies_are_refused_and_those_at_the_limit_compile() {
     };
     assert_eq!(policy(&nested(BRACKETS_MAX - 1)), []);
     assert_eq!(policy(&nested(BRACKETS_MAX))[0].code.0, codes::TOO_DEEP);
+}
+
+/// What nests without a bracket: a sum, and one `if` in the `else` of another.
+#[test]
+fn sums_and_else_chains_are_bounded_on_both_sides() {
+    let sum = |n: usize| format!("0{} < context.source.port", " + 1".repeat(n));
+    let or_else = |n: usize| format!("{}true", "if context.tls.mtls then false else ".repeat(n));
+    let check = |condition: String, refused: bool| {
+        let text = format!(
+            "@id(\"a\")\npermit (principal in Service::\"demo.test/shop/web\", action, resource in Service::\"demo.test/shop/orders\")\nwhen {{ {condition} }};"
+        );
+        let found = policy(&text);
+        match refused {
+            true => drop(only(found, codes::TOO_DEEP, 1, 1)),
+            false => assert_eq!(found, []),
+        }
+    };
+    // The comparison is one more level, and so is what stands at the end.
+    check(sum(NESTING_MAX - 2), false);
+    check(sum(NESTING_MAX - 1), true);
+    // A test of an attribute of the context has three levels.
+    check(or_else(NESTING_MAX - 3), false);
+    check(or_else(NESTING_MAX - 2), true);
+}
+
+/// The longest chain that compiles is evaluated, whoever asks: a worker has 2 MiB of stack, and
+/// Cedar's evaluator takes more for it, in a debug build nine.
+#[test]
+fn the_longest_chain_is_evaluated_on_any_stack() {
+    // Each alternative has six operators or accesses, scope and braces have eight.
+    let alternatives = (OPERATORS_MAX - 8) / 6;
+    let port = |n: usize| format!("context.source.port == {n}");
+    let chain: Vec<String> = (1..=alternatives).map(port).collect();
+    for (effect, verdict) in [("permit", Verdict::Allow), ("forbid", Verdict::Forbidden)] {
+        let text = format!(
+            "@id(\"long\")\n{effect} (principal in Service::\"demo.test/shop/web\", action, resource in Service::\"demo.test/shop/web\")\nwhen {{ {} }};",
+            chain.join(" || ")
+        );
+        let dir = copy();
+        write(dir.path(), "policies/x.cedar", &text);
+        let loaded = load(dir.path());
+        assert_eq!(loaded.diagnostics, []);
+        let snapshot = crate::decide::Snapshot::new(loaded.compiled.unwrap(), 1).unwrap();
+        let ask = Ask {
+            principal: "web".into(),
+            verb: "GET".into(),
+            target: "web/".into(),
+            source: Some(format!("10.0.0.7:{alternatives}")),
+            now_us: NOW_US,
+            ..Ask::default()
+        };
+        for stack in [1 << 20, 2 << 20] {
+            let (snapshot, ask) = (snapshot.clone(), ask.clone());
+            let asking = move || {
+                let question = question(snapshot.catalogue(), &ask).unwrap();
+                let question = question.as_question();
+                let answer = snapshot.engine().decide(&question).decision;
+                let reference = snapshot.reference(&question);
+                let explained = snapshot.explain(&question);
+                assert_eq!(explained.determining.len(), 1);
+                (answer, reference)
+            };
+            let thread = std::thread::Builder::new().stack_size(stack).spawn(asking);
+            let (answer, reference) = thread.unwrap().join().unwrap();
+            for decision in [&*answer, &reference] {
+                assert_eq!(decision.verdict, verdict, "{decision:?}");
+                assert!(decision.errors.is_empty(), "{decision:?}");
+            }
+        }
+    }
 }
 
 fn bundle(files: impl Iterator<Item = (String, String)>) -> Loaded {

@@ -123,7 +123,7 @@ fn erred(results: &[CaseResult], compiled: &Compiled) -> Vec<Diagnostic> {
                 format!("policy `{}` failed to evaluate in {n} cases", info.id),
             )
             .cause("a permit that fails permits nothing; a forbid that fails leaves the request undecided")
-            .help("see which clause: palisade policy test --trace all; split a condition of hundreds of parts")
+            .help("see which clause: palisade policy test --trace all")
             .at(place(info))
         })
         .collect()
@@ -133,13 +133,20 @@ fn judge(case: &Case, answer: &Answer, took: Duration, compiled: &Compiled) -> C
     let decision = &answer.decision;
     let got = Expected::of(decision.verdict);
     let determining: BTreeSet<_> = decision.determining.iter().cloned().collect();
-    let policies_fit = case.policies.as_ref().is_none_or(|p| *p == determining);
+    let policies_fit = case
+        .policies
+        .as_ref()
+        .is_none_or(|named| match case.others {
+            true => named.is_subset(&determining),
+            false => *named == determining,
+        });
+    let errors_fit = case.errors.is_none_or(|n| n == decision.errors.len());
     let with_place = |id: &SmolStr| match compiled.info.get(id) {
         Some(info) => format!("{id} ({}:{})", info.file, info.first_line),
         None => id.to_string(),
     };
     let named: Vec<_> = decision.determining.iter().map(with_place).collect();
-    let passed = case.expected.is_met_by(got) && policies_fit;
+    let passed = case.expected.is_met_by(got) && policies_fit && errors_fit;
     CaseResult {
         name: case.name.clone(),
         file: case.location.file.to_string(),
@@ -154,10 +161,40 @@ fn judge(case: &Case, answer: &Answer, took: Duration, compiled: &Compiled) -> C
         errors: decision.errors.clone(),
         took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
         passed,
-        failure: (!passed).then(|| failure(case, got, decision.verdict.reason(), &named)),
+        failure: (!passed).then(|| {
+            let reason = decision.verdict.reason();
+            match policies_fit && case.expected.is_met_by(got) {
+                true => failure_by_errors(case, &decision.errors),
+                false => failure(case, got, reason, &named),
+            }
+        }),
         determining: named,
         trace: None,
     }
+}
+
+/// As expected, but for the policies that fail to evaluate.
+fn failure_by_errors(case: &Case, errors: &[SmolStr]) -> Diagnostic {
+    let cause = match errors {
+        [] => "every policy could be evaluated".to_owned(),
+        some => format!("failed to evaluate: {}", some.join(", ")),
+    };
+    failed(case)
+        .label(format!(
+            "expected {} policies that fail to evaluate, got {}",
+            case.errors.unwrap_or_default(),
+            errors.len()
+        ))
+        .cause(cause)
+}
+
+fn failed(case: &Case) -> Diagnostic {
+    Diagnostic::error(
+        codes::TEST_FAILED,
+        format!("{}: {} · {}", case.name, case.principal, case.request),
+    )
+    .help("correct the policy, or the expectation")
+    .at(case.location.clone())
 }
 
 fn failure(case: &Case, got: Expected, reason: &str, determining: &[String]) -> Diagnostic {
@@ -176,12 +213,7 @@ fn failure(case: &Case, got: Expected, reason: &str, determining: &[String]) -> 
         }
         _ => case.expected.as_str().to_owned(),
     };
-    Diagnostic::error(
-        codes::TEST_FAILED,
-        format!("{}: {} · {}", case.name, case.principal, case.request),
-    )
-    .label(format!("expected {wanted}, got {}", got.as_str()))
-    .cause(by)
-    .help("correct the policy, or the expectation")
-    .at(case.location.clone())
+    failed(case)
+        .label(format!("expected {wanted}, got {}", got.as_str()))
+        .cause(by)
 }

@@ -62,13 +62,17 @@ pub(super) fn read(
         read_row(row, files, &shared, now_us, cases, &mut reader);
         if cases.len() > CASES_MAX {
             cases.truncate(CASES_MAX);
-            let diagnostic = Diagnostic::error(codes::REPOSITORY_TOO_LARGE, "too many test cases")
-                .cause(format!("at most {CASES_MAX} are run"))
-                .help("name fewer principals and requests in one row");
-            reader.report(diagnostic, row.span);
+            reader.report(too_many(), row.span);
             return;
         }
     }
+}
+
+/// What to say of more cases than are run.
+pub(super) fn too_many() -> Diagnostic {
+    Diagnostic::error(codes::REPOSITORY_TOO_LARGE, "too many test cases")
+        .cause(format!("at most {CASES_MAX} are run"))
+        .help("name fewer principals and requests in one row")
 }
 
 fn read_row(
@@ -98,7 +102,7 @@ fn read_row(
     };
     let policies = fields
         .get("policies")
-        .map(|node| policies(node, files.compiled, reader));
+        .map(|node| policies(node, "`policies`", files.compiled, reader));
     let base = context(fields, shared, now_us, reader);
     let world = match fields.get("entities") {
         Some(node) => {
@@ -146,6 +150,8 @@ fn read_row(
                     question,
                     expected,
                     policies: policies.clone(),
+                    others: false,
+                    errors: None,
                 }),
                 Err(diagnostics) => {
                     for diagnostic in diagnostics {
@@ -183,9 +189,15 @@ fn one_or_more<'n>(
     all
 }
 
-fn policies(node: &Node, compiled: &Compiled, reader: &mut Reader<'_>) -> BTreeSet<SmolStr> {
+/// The policies that a row names, under a key that is called `what`.
+pub(super) fn policies(
+    node: &Node,
+    what: &str,
+    compiled: &Compiled,
+    reader: &mut Reader<'_>,
+) -> BTreeSet<SmolStr> {
     let mut ids = BTreeSet::new();
-    for (id, span) in reader.texts(node, "`policies`") {
+    for (id, span) in reader.texts(node, what) {
         if !compiled.info.contains_key(id) {
             let known = compiled.info.keys().map(SmolStr::as_str);
             let mut diagnostic =

@@ -54,10 +54,7 @@ impl Body {
                 None => (Kind::When, expr),
             };
             parts.extend(operands_of_and(inner).into_iter().map(|part| Conjunct {
-                body: Body {
-                    expr: part.clone(),
-                    slots: self.slots.clone(),
-                },
+                body: self.part(part),
                 condition,
                 kind,
                 line: part.source_loc().map_or(0, |loc| lines_between(start, loc)),
@@ -86,7 +83,7 @@ impl Body {
 impl Conjunct {
     /// How it comes out, and why it errs if it does.
     pub(crate) fn test(&self, evaluation: &Evaluation<'_>) -> (Truth, Option<String>) {
-        match evaluation.0.interpret(&self.body.expr, &self.body.slots) {
+        match evaluation.value(&self.body) {
             Ok(value) => (truth(&value), None),
             Err(error) => (Truth::Error, Some(error.to_string())),
         }

@@ -170,11 +170,11 @@ pub(crate) struct Known<'k> {
 impl Body {
     /// The body taken apart.
     pub(crate) fn taken_apart(&self, layout: &Layout) -> Tree {
-        self.part(&self.expr, layout)
+        self.tree_of(&self.expr, layout)
     }
 
-    fn part(&self, expr: &Arc<Expr>, layout: &Layout) -> Tree {
-        let part = |e: &Arc<Expr>| self.part(e, layout);
+    fn tree_of(&self, expr: &Arc<Expr>, layout: &Layout) -> Tree {
+        let part = |e: &Arc<Expr>| self.tree_of(e, layout);
         match expr.expr_kind() {
             ExprKind::And { .. } => {
                 Tree::All(operands_of_and(expr).into_iter().map(part).collect())
@@ -196,10 +196,7 @@ impl Body {
                 else_expr,
             } => Tree::If(Box::new([test_expr, then_expr, else_expr].map(part))),
             _ => Tree::Leaf(Leaf {
-                body: Self {
-                    expr: Arc::clone(expr),
-                    slots: self.slots.clone(),
-                },
+                body: self.part(expr),
                 reads: fields_of(expr, layout).into_iter().collect(),
                 risky: is_risky(expr),
                 path: path_pattern(expr),

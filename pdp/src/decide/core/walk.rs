@@ -178,10 +178,7 @@ mod tests {
             name: "x-tenant".into(),
             shape: HeaderShape::Single,
         }]);
-        let body = Body {
-            expr: Arc::new(condition.parse().unwrap()),
-            slots: Default::default(),
-        };
+        let body = Body::new(Arc::new(condition.parse().unwrap()), Default::default());
         let expected: BTreeSet<Field> = paths
             .iter()
             .flat_map(|path| {

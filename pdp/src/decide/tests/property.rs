@@ -54,7 +54,7 @@ const RESOURCES: [&str; 9] = [
     "resource is Operation",
     r#"resource is Service in Namespace::"acme.test/shop""#,
 ];
-fn policy() -> impl Strategy<Value = String> {
+pub(crate) fn policy() -> impl Strategy<Value = String> {
     (
         select(vec![
             "forbid",
