@@ -73,9 +73,13 @@ impl Exit {
     /// answer, or a failure.
     pub fn of(diagnostic: &Diagnostic) -> Self {
         match diagnostic.code.0 {
-            1000..=2999 | 3302..=3304 | 4401..=4404 | 7101..=7110 | 7112..=7113 | 8000..=8999 => {
-                Self::Invalid
-            }
+            1000..=2999
+            | 3302..=3304
+            | 4401..=4404
+            | 7101..=7110
+            | 7112..=7113
+            | 7701..=7705
+            | 8000..=8999 => Self::Invalid,
             9101..=9105 | 9201 => Self::Unreachable,
             _ => Self::Failed,
         }

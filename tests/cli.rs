@@ -74,6 +74,7 @@ fn without_a_mesh_every_question_to_it_exits_with_seven() {
         &["audit", "facets", "decision:deny"],
         &["audit", "timeline"],
         &["audit", "gaps"],
+        &["audit", "export", "last:1h", "--to", "n.csv"],
         &["identity", "list"],
         &["identity", "show", "web"],
     ] {

@@ -9,11 +9,13 @@
 
 mod support;
 
+use std::{fs, path::Path, process::Command};
+
 use serde_json::Value;
 use support::{
     Home, LIMIT,
     demo::{Demo, one_at_a_time},
-    wait_for,
+    said, wait_for,
 };
 
 /// A demo whose records stand still, all of them searchable.
@@ -95,4 +97,84 @@ fn summaries_of_the_same_records_agree() {
     let wrong = home.says(&["audit", "gaps", "service:orders"], 3);
     assert!(wrong.contains("PLS7113"), "{wrong}");
     demo.running.end();
+}
+
+/// Every format has every record, once, and a file is never replaced unasked.
+#[test]
+fn exports_have_every_record_and_replace_nothing() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut demo = at_rest(&home);
+    let rows = home.rows("last:1h").unwrap();
+    let total = rows.len() as u64;
+    for (name, lines) in [
+        ("r.jsonl", rows.len()),
+        ("r.ocsf", rows.len()),
+        ("r.csv", rows.len() + 1),
+        ("r.parquet", 0),
+    ] {
+        let done = home.json(&["audit", "export", "last:1h", "--to", name]);
+        assert_eq!(done["records"], total, "{done}");
+        assert_eq!(done["left_out"], 0);
+        let bytes = fs::read(home.path(name)).unwrap();
+        assert_eq!(done["bytes"], bytes.len());
+        if lines > 0 {
+            assert_eq!(
+                String::from_utf8(bytes).unwrap().lines().count(),
+                lines,
+                "{name}"
+            );
+        }
+        let again = home.says(&["audit", "export", "last:1h", "--to", name], 3);
+        assert!(again.contains("PLS7703"), "{again}");
+    }
+    let written = fs::read_to_string(home.path("r.jsonl")).unwrap();
+    let written: Vec<Value> = written
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(written, rows, "the file has what a search shows");
+    let printed = home.run(&[
+        "audit", "export", "last:1h", "--to", "-", "--format", "jsonl",
+    ]);
+    assert_eq!(printed.stdout, fs::read(home.path("r.jsonl")).unwrap());
+
+    for (args, code) in [
+        (&["last:1h", "--to", "r.txt"][..], "PLS7702"),
+        (&["last:1h", "--to", "-", "--format", "parquet"], "PLS7702"),
+        (&["| count by service", "--to", "n.csv"], "PLS7701"),
+        (&["last:1h", "--to", "n.csv", "--resume"], "PLS7705"),
+        (&["service:", "--to", "n.csv"], "PLS7101"),
+    ] {
+        let said = home.says(&[&["audit", "export"], args].concat(), 3);
+        assert!(said.contains(code), "{args:?}: {said}");
+    }
+    demo.running.end();
+}
+
+/// Programs that we did not write read the files: DuckDB the Parquet, the published
+/// schema the events.
+#[test]
+#[ignore = "needs python3 with duckdb, ocsf-json-schema and jsonschema; .ci/run has them"]
+fn other_programs_read_the_exports() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut demo = at_rest(&home);
+    let count = |query: &str| home.json(&["audit", "search", query])["total"].to_string();
+    let (all, denied) = (
+        count("last:1h | count"),
+        count("last:1h decision:deny | count"),
+    );
+    home.json(&["audit", "export", "last:1h", "--to", "r.parquet"]);
+    home.json(&["audit", "export", "last:1h", "--to", "r.ocsf"]);
+    demo.running.end();
+    let python = std::env::var("PALISADE_TEST_PYTHON").unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/exports.py");
+    let output = Command::new(python)
+        .arg(script)
+        .args([home.path("r.parquet"), home.path("r.ocsf")])
+        .args([&all, &denied])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
 }

@@ -11,6 +11,7 @@
 //! - [`verify`]: the check itself
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
+//! - [`export`]: rows as files that other programs read
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
 
@@ -23,6 +24,8 @@ pub mod decisions;
 mod diagnostics;
 pub mod disk;
 pub mod envelope;
+#[cfg(feature = "index")]
+pub mod export;
 mod files;
 #[cfg(feature = "index")]
 pub mod index;

@@ -13,6 +13,7 @@ use crate::{
     run::audit::{Found, Search, Tail},
 };
 
+mod export;
 mod sums;
 
 /// What to do with the log.
@@ -33,6 +34,8 @@ pub(super) enum Command {
     Timeline(sums::TimelineArgs),
     /// List what is missing from the log: numbers that never arrived, declared losses.
     Gaps(sums::GapsArgs),
+    /// Write records to a file: audit export 'decision:deny last:30d' --to denied.csv.
+    Export(export::ExportArgs),
     /// Check every byte of the log against its signed checkpoints.
     Verify(VerifyArgs),
 }
@@ -80,6 +83,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Facets(args) => sums::facets(args, context),
         Command::Timeline(args) => sums::timeline(args, context),
         Command::Gaps(args) => sums::gaps(args, context),
+        Command::Export(args) => export::main(args, context),
         Command::Verify(args) => verify(args, context),
     }
 }
