@@ -32,6 +32,8 @@ pub(crate) mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
 #[cfg(feature = "full")]
+mod report;
+#[cfg(feature = "full")]
 mod rollout;
 mod run;
 #[cfg(feature = "full")]
@@ -71,7 +73,13 @@ impl Exit {
     /// answer, or a failure.
     pub fn of(diagnostic: &Diagnostic) -> Self {
         match diagnostic.code.0 {
-            1000..=2999 | 3302..=3304 | 4401..=4404 | 7101..=7110 | 8000..=8999 => Self::Invalid,
+            1000..=2999
+            | 3302..=3304
+            | 4401..=4404
+            | 7101..=7110
+            | 7112..=7113
+            | 7701..=7705
+            | 8000..=8999 => Self::Invalid,
             9101..=9105 | 9201 => Self::Unreachable,
             _ => Self::Failed,
         }
@@ -175,6 +183,10 @@ enum Command {
     /// Search and verify the decision log.
     #[command(subcommand)]
     Audit(audit::Command),
+    #[cfg(feature = "full")]
+    /// Make reports for reviewers and auditors, and check them against the log.
+    #[command(subcommand)]
+    Report(report::Command),
     /// Make, rotate, back up and repair the certificate authority.
     #[cfg(feature = "full")]
     #[command(subcommand)]
@@ -276,6 +288,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Why(args) => why::main(&args, context),
         #[cfg(feature = "full")]
         Command::Audit(command) => audit::main(command, context),
+        #[cfg(feature = "full")]
+        Command::Report(command) => report::main(command, context),
         #[cfg(feature = "full")]
         Command::Ca(command) => ca::main(&command, context),
         #[cfg(feature = "full")]

@@ -26,10 +26,14 @@ pub(crate) mod impact;
 pub(crate) mod records;
 #[cfg(feature = "full")]
 pub(crate) mod report;
+#[cfg(feature = "full")]
+pub(crate) mod reports;
 pub(crate) mod screen;
 pub mod snippet;
 #[cfg(feature = "full")]
 pub(crate) mod suggestion;
+#[cfg(feature = "full")]
+pub(crate) mod summaries;
 pub mod table;
 #[cfg(feature = "full")]
 pub(crate) mod unused;

@@ -70,6 +70,11 @@ fn without_a_mesh_every_question_to_it_exits_with_seven() {
         &["audit", "tail"],
         &["audit", "show", "01ABCDEFGH"],
         &["audit", "verify"],
+        &["audit", "facets", "decision:deny"],
+        &["audit", "timeline"],
+        &["audit", "gaps"],
+        &["audit", "export", "last:1h", "--to", "n.csv"],
+        &["report", "run", "integrity"],
         &["identity", "list"],
         &["identity", "show", "web"],
     ] {

@@ -17,7 +17,7 @@ use tokio_stream::Stream;
 
 use crate::{
     item::Item,
-    query::{Field, IdPrefix, Limits, Query, Stage, Window, time::rfc3339},
+    query::{IdPrefix, Limits, Query, Window, time::rfc3339},
     row::Row,
     source::{Entry, Source, SourceError},
 };
@@ -25,7 +25,6 @@ use crate::{
 mod answer;
 mod bucket;
 mod compile;
-mod facets;
 mod follow;
 mod indexer;
 mod lookup;
@@ -34,16 +33,18 @@ mod schema;
 mod search;
 mod shared;
 mod state;
+mod sum;
+mod tally;
 mod worker;
 mod writer;
 
 pub use answer::{
-    Answer, Counted, CountedByTime, Coverage, Cursor, Gap, Gaps, SearchResult, Status, Total,
+    Answer, Counted, CountedByTime, Coverage, Cursor, Facet, Faceted, Gap, Gaps, Group,
+    SearchResult, Status, Step, Total,
 };
 pub use bucket::BucketSpan;
 pub use follow::{LAG_MAX, TailEvent};
 
-use facets::{Groups, Timeline};
 use search::{Counter, Newest, Snapshot, key_of};
 use shared::Shared;
 
@@ -212,7 +213,7 @@ impl Store {
             }
             counted => Total::Exact(counted),
         };
-        let mut coverage = self.coverage(&snapshot);
+        let mut coverage = self.coverage(&snapshot, query);
         let (rows, cursor) = self.rows(snapshot, newest, limit, &mut coverage);
         Ok(SearchResult {
             rows,
@@ -234,92 +235,6 @@ impl Store {
             snapshot.visit(view, self.source(), None, &mut counter)?;
         }
         Ok(counter.counted.saturating_add(snapshot.recent_count))
-    }
-
-    /// The `top` most frequent values of each of `fields` among the matches.
-    ///
-    /// # Errors
-    /// `PLS7108` for a field that cannot be counted; as [`Store::search`].
-    pub fn facets(
-        &self,
-        query: &Query,
-        fields: &[&str],
-        top: usize,
-    ) -> Result<Vec<Counted>, StoreError> {
-        if fields.len() > FACETS_MAX {
-            let message = format!("more than {FACETS_MAX} fields to count");
-            return Err(Diagnostic::error(7108, message).into());
-        }
-        let fields = fields.iter().map(|name| countable(name));
-        fields
-            .map(|field| self.count_by(query, vec![field?], top))
-            .collect()
-    }
-
-    /// Matches counted by the values of `fields` together.
-    fn count_by(
-        &self,
-        query: &Query,
-        fields: Vec<&'static Field>,
-        top: usize,
-    ) -> Result<Counted, StoreError> {
-        let begun = Instant::now();
-        let snapshot = self.everything(query, usize::MAX)?;
-        let by = fields.iter().map(|field| field.name).collect();
-        let mut groups = Groups::new(fields);
-        for view in &snapshot.views {
-            snapshot.visit(view, self.source(), None, &mut groups)?;
-        }
-        for item in &snapshot.recent {
-            groups.item(item);
-        }
-        Ok(Counted {
-            by,
-            total: groups.counted,
-            absent: groups.absent,
-            uncounted: groups.uncounted,
-            groups: groups.into_sorted(top),
-            coverage: self.coverage(&snapshot),
-            took_us: micros(begun),
-        })
-    }
-
-    fn timeline(&self, query: &Query, step_us: i64) -> Result<CountedByTime, StoreError> {
-        let begun = Instant::now();
-        let snapshot = self.everything(query, usize::MAX)?;
-        let mut timeline = Timeline::new(step_us);
-        for view in &snapshot.views {
-            snapshot.visit(view, self.source(), None, &mut timeline)?;
-        }
-        for item in &snapshot.recent {
-            timeline.add(item.time_us);
-        }
-        let steps = timeline.steps.iter();
-        Ok(CountedByTime {
-            steps: steps.map(|(start, n)| (rfc3339(*start), *n)).collect(),
-            total: timeline.counted,
-            coverage: self.coverage(&snapshot),
-            took_us: micros(begun),
-        })
-    }
-
-    /// Answers a query as it stands: records, or the summary it asks for.
-    ///
-    /// # Errors
-    /// As [`Store::search`].
-    pub fn answer(
-        &self,
-        query: &Query,
-        limit: usize,
-        cursor: Option<Cursor>,
-    ) -> Result<Answer, StoreError> {
-        Ok(match query.stage() {
-            None => Answer::Rows(self.search(query, limit, cursor)?),
-            Some(Stage::Count { by, top }) => {
-                Answer::Counted(self.count_by(query, by.clone(), *top)?)
-            }
-            Some(Stage::Timeline { step_us }) => Answer::ByTime(self.timeline(query, *step_us)?),
-        })
     }
 
     /// Everything recorded under an id: the decision, its outcome, its
@@ -424,7 +339,7 @@ impl Store {
         Ok(Snapshot::take(&self.shared, query, window, None, keep))
     }
 
-    fn coverage(&self, snapshot: &Snapshot) -> Coverage {
+    fn coverage(&self, snapshot: &Snapshot, query: &Query) -> Coverage {
         let gaps = self
             .gaps
             .as_ref()
@@ -437,6 +352,7 @@ impl Store {
             gaps,
             from: rfc3339(snapshot.window.from_us),
             to: rfc3339(snapshot.window.to_us),
+            default_time: !query.names_its_beginning(),
             complete,
             behind: snapshot.behind,
             unreadable: snapshot.unreadable,
@@ -517,16 +433,6 @@ impl Drop for Store {
     }
 }
 
-fn countable(name: &str) -> Result<&'static Field, StoreError> {
-    match Field::find(name) {
-        Some(field) if field.countable => Ok(field),
-        Some(_) => Err(Diagnostic::error(7108, format!("`{name}` cannot be counted"))
-            .help("it has too many different values; docs/reference/audit-query.md names those that can")
-            .into()),
-        None => Err(Diagnostic::error(7102, format!("unknown field `{name}`")).into()),
-    }
-}
-
 /// Ids that are named where the beginning of one is the beginning of several.
 const AMBIGUOUS_SHOWN: usize = 3;
 
@@ -553,4 +459,4 @@ fn micros(begun: Instant) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -11,6 +11,8 @@
 //! - [`verify`]: the check itself
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
+//! - [`export`]: rows as files that other programs read
+//! - [`report`]: what an auditor asks for, made from the log and made again to check it
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
 
@@ -23,6 +25,8 @@ pub mod decisions;
 mod diagnostics;
 pub mod disk;
 pub mod envelope;
+#[cfg(feature = "index")]
+pub mod export;
 mod files;
 #[cfg(feature = "index")]
 pub mod index;
@@ -35,6 +39,8 @@ pub mod merkle;
 pub mod note;
 #[cfg(feature = "index")]
 pub mod query;
+#[cfg(feature = "index")]
+pub mod report;
 #[cfg(feature = "index")]
 pub mod row;
 pub mod segment;

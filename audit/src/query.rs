@@ -21,7 +21,7 @@ mod value;
 
 pub use field::{FIELDS, Field, Kind};
 pub use pattern::Pattern;
-pub use stage::{BY_MAX, Stage, TOP_DEFAULT, TOP_MAX};
+pub use stage::{BY_MAX, STEPS_MAX, Sort, SortKey, Stage, Summary, TOP_DEFAULT, TOP_MAX};
 pub use time::{Bound, Limits, Window};
 pub use value::{DIGEST_PREFIX_MIN, Demand, ID_PREFIX_MIN, IdPrefix, Network};
 
@@ -34,6 +34,15 @@ pub const QUERY_DEPTH_MAX: usize = 32;
 /// Most `field:value` tests in a query.
 pub const QUERY_TESTS_MAX: usize = 128;
 
+/// Reads a length of time as queries write it (`30s`, `5m`, `1h`), microseconds; `None`
+/// for anything else, and for none at all.
+pub fn length_us(text: &str) -> Option<i64> {
+    match Bound::read_last(text)? {
+        Bound::Ago(us) if us > 0 => Some(us),
+        _ => None,
+    }
+}
+
 /// A query, understood.
 #[derive(Debug, Clone)]
 pub struct Query {
@@ -44,6 +53,8 @@ pub struct Query {
     text: Arc<str>,
     /// Where the time bounds stand in the text.
     bounds_span: (usize, usize),
+    /// Where the summary stands in the text.
+    stage_span: (usize, usize),
 }
 
 /// What an item must be.
@@ -79,6 +90,41 @@ impl Query {
         self.stage.as_ref()
     }
 
+    /// Whether it says itself how far back it asks.
+    pub fn names_its_beginning(&self) -> bool {
+        self.since.is_some()
+    }
+
+    /// The same records, summed up in another way.
+    #[must_use]
+    pub fn summed_up(&self, stage: Stage) -> Self {
+        Self {
+            stage: Some(stage),
+            stage_span: (0, 0),
+            ..self.clone()
+        }
+    }
+
+    /// Refuses a timeline that has too many steps for `window`.
+    ///
+    /// # Errors
+    /// `PLS7112`.
+    pub(crate) fn check_steps(&self, step_us: i64, window: Window) -> Result<(), Diagnostic> {
+        let length = window.to_us.saturating_sub(window.from_us);
+        let steps = length / step_us.max(1);
+        if steps <= STEPS_MAX {
+            return Ok(());
+        }
+        let message = format!("a timeline has at most {STEPS_MAX} steps, this one {steps}");
+        let step = time::step_for(length, STEPS_MAX);
+        Err(Diagnostic::error(7112, message)
+            .at(self.location(self.stage_span))
+            .help(format!(
+                "shorten the time, or take longer steps: `timeline {}`",
+                time::length(step)
+            )))
+    }
+
     /// The time it asks about, at the moment `now_us`.
     ///
     /// # Errors
@@ -93,9 +139,12 @@ impl Query {
     /// named: decisions, unless a field is named that decisions lack.
     pub fn filter(&self) -> Expr {
         let mut about_decisions = true;
-        self.filter.visit(&mut |field, _| {
+        let mut named = |field: &Field| {
             about_decisions &= field.name != "class" && field.of_decisions();
-        });
+        };
+        self.filter.visit(&mut |field, _| named(field));
+        let by = self.stage.iter().flat_map(|stage| stage.summary.by());
+        by.for_each(|field| named(field));
         match Field::find("class") {
             Some(class) if about_decisions => Expr::all(vec![
                 Expr::Test(class, Demand::Word("decision")),

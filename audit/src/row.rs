@@ -9,7 +9,7 @@ use crate::{
     merkle::hex,
     query::{
         FIELDS,
-        field::{Value, flip_word, verdict_word, versions},
+        field::{Value, flip_word, is_list, verdict_word, versions},
         time::rfc3339,
     },
 };
@@ -153,10 +153,7 @@ impl Row {
             Value::Id(id) => ulid::Ulid::from(id).to_string(),
             Value::Trace(trace) => hex(&trace),
         };
-        if matches!(
-            name,
-            "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy"
-        ) {
+        if is_list(name) {
             self.put_more(name, text);
         } else {
             self.put(name, RowValue::Text(text));

@@ -13,6 +13,9 @@ use crate::{
     run::audit::{Found, Search, Tail},
 };
 
+mod export;
+mod sums;
+
 /// What to do with the log.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -25,6 +28,14 @@ pub(super) enum Command {
         /// Decision id, or its first six or more characters.
         id: String,
     },
+    /// Count the values of several fields: audit facets decision:deny last:7d.
+    Facets(sums::FacetsArgs),
+    /// Count records in steps of time: audit timeline last:24h --by decision.
+    Timeline(sums::TimelineArgs),
+    /// List what is missing from the log: numbers that never arrived, declared losses.
+    Gaps(sums::GapsArgs),
+    /// Write records to a file: audit export 'decision:deny last:30d' --to denied.csv.
+    Export(export::ExportArgs),
     /// Check every byte of the log against its signed checkpoints.
     Verify(VerifyArgs),
 }
@@ -69,6 +80,10 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Search(args) => search(args, context),
         Command::Tail(args) => tail(args, context),
         Command::Show { id } => show(&id, context),
+        Command::Facets(args) => sums::facets(args, context),
+        Command::Timeline(args) => sums::timeline(args, context),
+        Command::Gaps(args) => sums::gaps(args, context),
+        Command::Export(args) => export::main(args, context),
         Command::Verify(args) => verify(args, context),
     }
 }

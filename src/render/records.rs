@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     BAD, DIM, GOOD, NAME, STRONG, WARN, count, json, line, next, paint, screen,
     snippet::clean,
+    summaries,
     table::{self, col},
     thousands,
 };
@@ -29,17 +30,17 @@ pub(crate) fn print_answer(answer: &Value, query: &str) {
         print_total(answer, rows.len());
         print_next(answer, rows, query);
     } else if let Some(groups) = answer.get("groups").and_then(Value::as_array) {
-        print_groups(answer, groups);
+        summaries::print_groups(answer, groups);
     } else if let Some(steps) = answer.get("steps").and_then(Value::as_array) {
-        print_steps(steps);
+        summaries::print_steps(steps);
     } else {
         json(answer);
     }
-    print_coverage(answer);
+    summaries::print_coverage(answer);
 }
 
 /// Prints records one below the other, aligned.
-fn print_rows(rows: &[Value]) {
+pub(super) fn print_rows(rows: &[Value]) {
     if rows.is_empty() {
         return;
     }
@@ -234,8 +235,8 @@ fn print_next(answer: &Value, rows: &[Value], query: &str) {
         ));
     } else if rows.is_empty() {
         steps.push((
-            "palisade audit search 'last:24h'".into(),
-            "an hour is searched where no time is given",
+            "palisade audit search 'last:30d'".into(),
+            "a day is searched where no time is given",
         ));
     }
     if let Some(cursor) = answer.get("cursor").and_then(Value::as_str) {
@@ -246,71 +247,6 @@ fn print_next(answer: &Value, rows: &[Value], query: &str) {
         ));
     }
     next(&steps);
-}
-
-fn print_groups(answer: &Value, groups: &[Value]) {
-    let by = answer
-        .get("by")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    let by: Vec<&str> = by.filter_map(Value::as_str).collect();
-    line(&paint(
-        DIM,
-        format!("{:>10}  {}", "COUNT", by.join(", ").to_uppercase()),
-    ));
-    for group in groups {
-        let names = group.get(0).and_then(Value::as_array).into_iter().flatten();
-        let names: Vec<String> = names.filter_map(Value::as_str).map(clean).collect();
-        let count = group.get(1).and_then(Value::as_u64).unwrap_or_default();
-        line(&format!("{:>10}  {}", thousands(count), names.join(", ")));
-    }
-}
-
-fn print_steps(steps: &[Value]) {
-    let of = |step: &Value| step.get(1).and_then(Value::as_u64).unwrap_or_default();
-    let most = steps.iter().map(of).max().unwrap_or_default().max(1);
-    for step in steps {
-        let count = of(step);
-        let bar = "█".repeat(usize::try_from(count * 40 / most).unwrap_or_default());
-        let start = step.get(0).and_then(Value::as_str).unwrap_or_default();
-        line(&format!(
-            "{start}  {:>10}  {}",
-            thousands(count),
-            paint(NAME, bar)
-        ));
-    }
-}
-
-/// Says it when an answer may lack something.
-fn print_coverage(answer: &Value) {
-    if answer.get("complete").and_then(Value::as_bool) != Some(false) {
-        return;
-    }
-    let mut lacks = Vec::new();
-    for (key, word) in [("behind", "not indexed yet"), ("unreadable", "unreadable")] {
-        match answer.get(key).and_then(Value::as_u64) {
-            Some(n) if n > 0 => lacks.push(format!("{} records {word}", thousands(n))),
-            _ => {}
-        }
-    }
-    for (key, word) in [
-        ("skipped_buckets", "parts of the index being made again"),
-        ("gaps", "gaps"),
-    ] {
-        match answer
-            .get(key)
-            .and_then(Value::as_array)
-            .map_or(0, Vec::len)
-        {
-            0 => {}
-            n => lacks.push(format!("{n} {word}")),
-        }
-    }
-    line(&paint(
-        WARN,
-        format!("this answer is not complete: {}", lacks.join(", ")),
-    ));
 }
 
 /// Prints everything that was recorded under one id.

@@ -47,6 +47,12 @@ use crate::{
     net::tls,
 };
 
+mod reports;
+mod sums;
+
+pub use reports::RunReport;
+pub use sums::{Facets, Gaps, Timeline};
+
 /// Rows of a search that does not say how many.
 const ROWS_DEFAULT: usize = 50;
 /// Age of the last checkpoint, with records waiting, that is worth a warning.
@@ -146,7 +152,8 @@ impl AuditRole {
         let (of_search, of_tail, of_record) = (self.clone(), self.clone(), self.clone());
         let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
         let of_decisions = self.clone();
-        Router::new()
+        self.sums()
+            .merge(self.reports())
             .route(
                 "/v1/audit/search",
                 post(move |Json(q): Json<Search>| async move { of_search.search(q).await }),

@@ -24,6 +24,8 @@ pub struct Coverage {
     pub from: String,
     /// End of it, exclusive.
     pub to: String,
+    /// Whether the query named no time, and this is the default.
+    pub default_time: bool,
     /// Whether everything that was ever recorded in that time was considered.
     pub complete: bool,
     /// Entries of the log that the index has not read yet.
@@ -82,13 +84,16 @@ pub struct SearchResult {
 pub struct Counted {
     /// The fields, in order.
     pub by: Vec<&'static str>,
-    /// Values and how many have them, most first.
-    pub groups: Vec<(Vec<String>, u64)>,
+    /// The groups that were asked for, in the order that was asked for.
+    pub groups: Vec<Group>,
+    /// How many groups there are.
+    pub distinct: u64,
     /// Matching records.
     pub total: u64,
     /// Matching records that lack one of the fields.
     pub absent: u64,
-    /// Values that are in no group, because there were too many groups.
+    /// Values that are in no group, because there were too many groups; unless this is
+    /// 0, the counts are lower bounds.
     pub uncounted: u64,
     /// What was searched.
     #[serde(flatten)]
@@ -97,11 +102,24 @@ pub struct Counted {
     pub took_us: u64,
 }
 
-/// Matches counted by time.
+/// Records that have the same values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Group {
+    /// The values, in the order of the fields.
+    pub values: Vec<String>,
+    /// How many there are.
+    pub count: u64,
+    /// Time of the first of them, RFC 3339.
+    pub first: String,
+    /// Time of the last of them, RFC 3339.
+    pub last: String,
+}
+
+/// Values of several fields, counted apart in one pass.
 #[derive(Debug, Clone, Serialize)]
-pub struct CountedByTime {
-    /// Start of each step that has matches, RFC 3339, and how many.
-    pub steps: Vec<(String, u64)>,
+pub struct Faceted {
+    /// The fields, in the order that was asked for.
+    pub facets: Vec<Facet>,
     /// Matching records.
     pub total: u64,
     /// What was searched.
@@ -111,13 +129,69 @@ pub struct CountedByTime {
     pub took_us: u64,
 }
 
+/// The most frequent values of a field.
+#[derive(Debug, Clone, Serialize)]
+pub struct Facet {
+    /// The field.
+    pub field: &'static str,
+    /// Its values, most first.
+    pub groups: Vec<Group>,
+    /// How many values there are.
+    pub distinct: u64,
+    /// Matching records that lack it.
+    pub absent: u64,
+    /// As in [`Counted::uncounted`].
+    pub uncounted: u64,
+}
+
+/// Matches counted by time.
+#[derive(Debug, Clone, Serialize)]
+pub struct CountedByTime {
+    /// Length of a step, seconds.
+    pub step_secs: i64,
+    /// The field that tells them apart.
+    pub by: Option<&'static str>,
+    /// Every step from the beginning of the time to its end, or to now.
+    pub steps: Vec<Step>,
+    /// Matching records.
+    pub total: u64,
+    /// Matching records that lack the field.
+    pub absent: u64,
+    /// As in [`Counted::uncounted`].
+    pub uncounted: u64,
+    /// What was searched.
+    #[serde(flatten)]
+    pub coverage: Coverage,
+    /// Time it took, microseconds.
+    pub took_us: u64,
+}
+
+/// One step of a timeline.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// Its start, RFC 3339.
+    pub time: String,
+    /// How many matches it has; with a field, how many values.
+    pub count: u64,
+    /// The most frequent values of the whole timeline, those that this step has.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub values: Vec<(String, u64)>,
+    /// How many have another value.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub other: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
 /// The answer to a query, according to what stands after its `|`.
 #[derive(Debug, Clone, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
     /// Records.
     Rows(SearchResult),
-    /// `count by`.
+    /// `count by`, `first, last by`.
     Counted(Counted),
     /// `timeline`.
     ByTime(CountedByTime),

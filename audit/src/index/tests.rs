@@ -2,5 +2,5 @@
 //! late outcomes.
 
 mod against_scan;
-mod fake;
+pub(crate) mod fake;
 mod store;

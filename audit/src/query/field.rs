@@ -178,6 +178,14 @@ fn clip(text: &str) -> &str {
         .unwrap_or(text)
 }
 
+/// Whether a field can have several values; rows show it as a list.
+pub(crate) fn is_list(name: &str) -> bool {
+    matches!(
+        name,
+        "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy"
+    )
+}
+
 /// The class of a record; `unknown` for one of a later schema.
 pub(crate) fn class_of(record: &Record) -> &'static str {
     match &record.body {

@@ -8,7 +8,10 @@
 //! not   = { "-" | "not" | "NOT" } ( "(" any ")" | test )
 //! test  = field ":" value
 //! value = quoted | "[" number " TO " number "]" | word
-//! stage = "count" [ "by" field { "," field } ] | "top" number | "timeline" duration
+//! stage = "count" [ by ] | "first" "," "last" by | "timeline" duration [ "by" field ]
+//!       | "sort" [ "-" ] key | "top" number
+//! by    = "by" field { "," field }
+//! key   = "count" | "first" | "last" | field
 //! ```
 
 use std::sync::Arc;
@@ -19,10 +22,11 @@ use super::{
     Expr, QUERY_DEPTH_MAX, QUERY_LEN_MAX, QUERY_TESTS_MAX, Query,
     field::{FIELDS, Field, Kind},
     pattern::is_special,
-    stage::{BY_MAX, Stage, TOP_DEFAULT, TOP_MAX},
     time::Bound,
     value::Demand,
 };
+
+mod stages;
 
 type Span = (usize, usize);
 type Parsed<T> = Result<T, Diagnostic>;
@@ -55,7 +59,10 @@ pub(super) fn query(text: &str) -> Parsed<Query> {
         let tree = parser.any()?;
         parser.lower(tree, true, &mut bounds)?
     };
-    let stage = parser.stages()?;
+    let (stage, stage_span) = match parser.stages()? {
+        Some((stage, span)) => (Some(stage), span),
+        None => (None, (0, 0)),
+    };
     Ok(Query {
         filter,
         since: bounds.since,
@@ -63,6 +70,7 @@ pub(super) fn query(text: &str) -> Parsed<Query> {
         stage,
         text,
         bounds_span: bounds.span.unwrap_or((0, 0)),
+        stage_span,
     })
 }
 
@@ -264,106 +272,6 @@ impl Parser {
                 .help("keep one of `last:` and `since:`, and one `until:`"));
         }
         Ok(())
-    }
-
-    fn stages(&mut self) -> Parsed<Option<Stage>> {
-        let mut stage = None;
-        loop {
-            self.skip_space();
-            if self.done() {
-                return Ok(stage);
-            }
-            let start = self.at;
-            if !self.eat('|') {
-                return Err(self
-                    .error(7101, "nothing opens this parenthesis", (start, start + 1))
-                    .help("remove `)`"));
-            }
-            self.skip_space();
-            let start = self.at;
-            let word = self.name();
-            let span = (start, self.at.max(start + 1));
-            stage = Some(match (word.as_str(), stage) {
-                ("count", None) => self.count()?,
-                ("timeline", None) => self.timeline()?,
-                ("top", Some(Stage::Count { by, .. })) => Stage::Count {
-                    by,
-                    top: self.top()?,
-                },
-                ("top", _) => {
-                    return Err(self
-                        .error(7109, "`top` has nothing to choose from", span)
-                        .help("as in `| count by principal | top 10`"));
-                }
-                ("count" | "timeline", Some(_)) => {
-                    return Err(self.error(7109, "a query is summed up once", span));
-                }
-                _ => {
-                    return Err(self
-                        .error(7109, format!("`{word}` is not a summary"), span)
-                        .help("`count by FIELD`, `top N` or `timeline 5m`"));
-                }
-            });
-        }
-    }
-
-    fn count(&mut self) -> Parsed<Stage> {
-        let mut by = Vec::new();
-        if self.keyword("by") {
-            loop {
-                self.skip_space();
-                let start = self.at;
-                let name = self.name();
-                let span = (start, self.at.max(start + 1));
-                let field = Field::find(&name).ok_or_else(|| self.unknown_field(&name, span))?;
-                if !field.countable {
-                    return Err(self.uncountable(field, span));
-                }
-                if by.len() == BY_MAX {
-                    let message = format!("more than {BY_MAX} fields to count by");
-                    return Err(self.error(7109, message, span));
-                }
-                by.push(field);
-                self.skip_space();
-                if !self.eat(',') {
-                    break;
-                }
-            }
-        }
-        Ok(Stage::Count {
-            by,
-            top: TOP_DEFAULT,
-        })
-    }
-
-    fn top(&mut self) -> Parsed<usize> {
-        self.skip_space();
-        let start = self.at;
-        let word = self.name();
-        word.parse()
-            .ok()
-            .filter(|n| (1..=TOP_MAX).contains(n))
-            .ok_or_else(|| {
-                let span = (start, self.at.max(start + 1));
-                self.error(7109, "`top` needs a number", span)
-                    .help(format!("from 1 to {TOP_MAX}, as in `| top 10`"))
-            })
-    }
-
-    fn timeline(&mut self) -> Parsed<Stage> {
-        self.skip_space();
-        let start = self.at;
-        let word = self.name();
-        match Bound::read_last(&word) {
-            Some(Bound::Ago(step_us)) if step_us > 0 => Ok(Stage::Timeline { step_us }),
-            _ => Err(self
-                .error(
-                    7109,
-                    "`timeline` needs a step",
-                    (start, self.at.max(start + 1)),
-                )
-                .help("as in `| timeline 5m`")),
-        }
     }
 
     // What went wrong.

@@ -72,4 +72,5 @@ fn the_limits_of_the_page_are_the_constants() {
     assert_eq!(super::TOP_DEFAULT, 20);
     assert_eq!(super::TOP_MAX, 1000);
     assert_eq!(super::BY_MAX, 3);
+    assert_eq!(super::STEPS_MAX, 5000);
 }

@@ -58,6 +58,17 @@ fn queries_read_and_print_canonically() {
     );
     check("| timeline 5m", "| timeline 300s");
     check(
+        "|timeline 5m by reason|top 3",
+        "| timeline 300s by reason | top 3",
+    );
+    check("| last by principal", "| first, last by principal");
+    check("| last,first by host", "| first, last by host");
+    check(
+        "| first,last by principal,route | sort -count | top 7",
+        "| first, last by principal, route | sort -count | top 7",
+    );
+    check("| count by host | sort host", "| count by host | sort host");
+    check(
         "source:10.0.0.0/8 until:2026-10-01",
         "source:10.0.0.0/8 until:2026-10-01",
     );
@@ -89,6 +100,25 @@ fn mistakes_are_marked_where_they_are() {
     check("host:a | top 5", 7109, "top");
     check("host:a | sort", 7109, "sort");
     check("host:a | count by a, b", 7102, "a");
+    check("| count by host, host", 7109, "host");
+    check("| count by host, route, method, status", 7109, "status");
+    check("| count by host | count", 7109, "count");
+    check("| count | top 3", 7109, "top");
+    check("| count by host | top 0", 7109, "0");
+    check("| count by host | top 1001", 7109, "1001");
+    check("| count by host | top 3 | top 3", 7109, "top");
+    check("| count by host | sort route", 7109, "route");
+    check("| count by host | sort first", 7109, "first");
+    check("| count by host | sort host | sort host", 7109, "sort");
+    check("| count by host | top 3 | sort host", 7109, "sort");
+    check("| first, last", 7109, "");
+    check("| first, first by host", 7109, "first");
+    check("| first, lst by host", 7109, "lst");
+    check("| timeline 5m | top 3", 7109, "top");
+    check("| timeline 5m by host | sort host", 7109, "sort");
+    check("| timeline 5m by host, route", 7109, ",");
+    check("| timeline 5m by path", 7108, "path");
+    check("| tmeline 5m", 7109, "tmeline");
 }
 
 #[test]
@@ -106,6 +136,13 @@ fn mistakes_suggest_what_was_meant() {
     check("403", "status:403");
     check("host:a or host:b", "`OR`");
     check("time:today", "since:");
+    check("| cuont by host", "`count`");
+    check("| where last", "before the first");
+    check("| count by hots", "`host:`");
+    check(
+        "| first, last by host | sort nam",
+        "count, host, first, last",
+    );
 }
 
 #[test]
@@ -139,6 +176,9 @@ fn a_query_is_about_decisions_unless_it_says_or_asks_otherwise() {
     );
     assert_eq!(about("-class:decision"), "-class:decision");
     assert_eq!(about("actor:ana"), "actor:ana");
+    assert_eq!(about("| count by class"), "");
+    assert_eq!(about("| count by actor"), "");
+    assert_eq!(about("| count by host"), "class:decision");
     assert_eq!(about(""), "class:decision");
 }
 
@@ -237,7 +277,7 @@ proptest! {
             prop::sample::select(vec![
                 "decision:", "deny", "(", ")", "-", "OR", "AND", "not", " ", "\"", "*", "status:",
                 "[1 TO", "]", ">=", "\\", "|", "count", "by", "service", ",", "top", "3",
-                "timeline", "5m", "last:", "since:", "until:", "-2h", "id:", "01JD8K2X", "ä", "x",
+                "timeline", "5m", "first", "last", "sort", " by ", "last:", "since:", "until:", "-2h", "id:", "01JD8K2X", "ä", "x",
             ]),
             0..24,
         ),

@@ -181,6 +181,31 @@ fn day_start_us(time_us: i64) -> i64 {
     time_us.saturating_sub(time_us.rem_euclid(DAY_US))
 }
 
+/// Lengths of a step that people read easily, seconds.
+const STEPS_SECS: &[i64] = &[
+    1, 5, 10, 30, 60, 300, 600, 1800, 3600, 10_800, 21_600, 43_200, 86_400, 604_800,
+];
+
+/// The shortest easily read step, microseconds, of which no more than `most` fit into
+/// `length_us`.
+pub(crate) fn step_for(length_us: i64, most: i64) -> i64 {
+    STEPS_SECS
+        .iter()
+        .map(|secs| secs * SECOND_US)
+        .find(|step| length_us / step <= most)
+        .unwrap_or(7 * DAY_US)
+}
+
+/// A length of time in its largest whole unit, as `15m`.
+pub(crate) fn length(us: i64) -> String {
+    let (unit, scale) = UNITS
+        .iter()
+        .find(|(_, scale)| us % scale == 0)
+        .copied()
+        .unwrap_or(("s", SECOND_US));
+    format!("{}{unit}", us / scale)
+}
+
 /// A moment as RFC 3339 with microseconds.
 pub(crate) fn rfc3339(time_us: i64) -> String {
     let time = Timestamp::from_microsecond(time_us).unwrap_or(if time_us < 0 {
@@ -195,14 +220,7 @@ impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ago(0) => f.write_str("now"),
-            Self::Ago(us) => {
-                let (unit, scale) = UNITS
-                    .iter()
-                    .find(|(_, scale)| us % scale == 0)
-                    .copied()
-                    .unwrap_or(("s", SECOND_US));
-                write!(f, "-{}{unit}", us / scale)
-            }
+            Self::Ago(us) => write!(f, "-{}", length(*us)),
             Self::At(us) => f.write_str(&rfc3339(*us)),
             Self::On(day) => day.fmt(f),
             Self::DaysAgo(0) => f.write_str("today"),

@@ -1,10 +1,12 @@
 //! Index and recent records together give exactly what a scan of the log gives.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::fake::{Log, any_records, caught_up, open, runtime};
 use crate::{
-    index::{Cursor, Store, Total},
+    index::{Answer, Cursor, Store, Total},
     query::{Query, tests::any_expr},
     row::Row,
 };
@@ -53,12 +55,13 @@ fn check(log: &Log, store: &Store, query: &Query) {
     assert_eq!(paged, rows, "{query} by pages");
 
     // Facets count each value once per record.
-    for counted in store
+    let faceted = store
         .facets(query, &["policy", "status", "service"], 100)
-        .unwrap()
-    {
-        let name = counted.by[0];
-        let mut expected = std::collections::BTreeMap::<String, u64>::new();
+        .unwrap();
+    assert_eq!(faceted.total, rows.len() as u64, "{query}");
+    for facet in faceted.facets {
+        let name = facet.field;
+        let mut expected = BTreeMap::<String, u64>::new();
         for row in &rows {
             let mut values: Vec<String> = row.texts(name).into_iter().map(String::from).collect();
             values.extend(row.number(name).map(|n| n.to_string()));
@@ -68,13 +71,65 @@ fn check(log: &Log, store: &Store, query: &Query) {
                 *expected.entry(value).or_default() += 1;
             }
         }
-        let found: std::collections::BTreeMap<_, _> = counted
+        let found: BTreeMap<_, _> = facet
             .groups
             .into_iter()
-            .map(|(group, n)| (group[0].clone(), n))
+            .map(|group| (group.values[0].clone(), group.count))
             .collect();
         assert_eq!(found, expected, "{query} by {name}");
     }
+    check_spans(store, query, &rows);
+}
+
+/// First and last times and counts of pairs, and a timeline, are those of the rows.
+fn check_spans(store: &Store, query: &Query, rows: &[Row]) {
+    let texts = |row: &Row, name: &str| {
+        let mut values: Vec<String> = row.texts(name).into_iter().map(String::from).collect();
+        values.sort();
+        values.dedup();
+        values
+    };
+    let mut expected = BTreeMap::<Vec<String>, (u64, String, String)>::new();
+    let mut steps = BTreeMap::<String, u64>::new();
+    for row in rows {
+        let time = row.time();
+        // Steps of an hour begin where the hour is written.
+        *steps.entry(time[..13].to_owned()).or_default() += 1;
+        for policy in texts(row, "policy") {
+            for service in texts(row, "service") {
+                let group = vec![policy.clone(), service];
+                let known = expected
+                    .entry(group)
+                    .or_insert((0, time.clone(), time.clone()));
+                known.0 += 1;
+                known.1 = known.1.clone().min(time.clone());
+                known.2 = known.2.clone().max(time.clone());
+            }
+        }
+    }
+    let summed = |stage: &str| {
+        let stage = Query::parse(stage).unwrap().stage().unwrap().clone();
+        store.answer(&query.summed_up(stage), 1, None).unwrap()
+    };
+    let Answer::Counted(counted) = summed("| first, last by policy, service | top 1000") else {
+        panic!("not counted");
+    };
+    let found: BTreeMap<_, _> = counted
+        .groups
+        .into_iter()
+        .map(|g| (g.values, (g.count, g.first, g.last)))
+        .collect();
+    assert_eq!(found, expected, "{query}");
+    let Answer::ByTime(by_time) = summed("| timeline 1h") else {
+        panic!("no timeline");
+    };
+    let found: BTreeMap<_, _> = by_time
+        .steps
+        .into_iter()
+        .filter(|step| step.count > 0)
+        .map(|step| (step.time[..13].to_owned(), step.count))
+        .collect();
+    assert_eq!(found, steps, "{query}");
 }
 
 proptest! {

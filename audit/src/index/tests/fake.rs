@@ -29,9 +29,9 @@ use crate::{
 };
 
 /// 2026-11-20T12:00:00Z.
-pub(super) const NOW: i64 = 1_795_176_000_000_000;
+pub(crate) const NOW: i64 = 1_795_176_000_000_000;
 
-pub(super) struct Log {
+pub(crate) struct Log {
     entries: Mutex<Vec<Entry>>,
     broken: Mutex<HashSet<u64>>,
     length: watch::Sender<u64>,
@@ -39,7 +39,7 @@ pub(super) struct Log {
 }
 
 impl Log {
-    pub(super) fn new() -> Arc<Self> {
+    pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             entries: Mutex::default(),
             broken: Mutex::default(),
@@ -49,12 +49,12 @@ impl Log {
     }
 
     /// Appends a record as the reporter named in it, received at its time.
-    pub(super) fn append(&self, record: Record) -> u64 {
+    pub(crate) fn append(&self, record: Record) -> u64 {
         let received_us = record.time_us;
         self.append_received(record, received_us)
     }
 
-    pub(super) fn append_received(&self, record: Record, received_us: i64) -> u64 {
+    pub(crate) fn append_received(&self, record: Record, received_us: i64) -> u64 {
         let mut entries = self.entries.lock().unwrap();
         let index = entries.len() as u64;
         entries.push(Entry {
@@ -76,22 +76,22 @@ impl Log {
         index
     }
 
-    pub(super) fn truncate(&self, to: usize) {
+    pub(crate) fn truncate(&self, to: usize) {
         self.entries.lock().unwrap().truncate(to);
         self.length.send_replace(to as u64);
     }
 
     /// From now on there is no room for an index, or there is again.
-    pub(super) fn press(&self, why: Option<&str>) {
+    pub(crate) fn press(&self, why: Option<&str>) {
         *self.pressed.lock().unwrap() = why.map(Into::into);
     }
 
-    pub(super) fn break_entry(&self, index: u64) {
+    pub(crate) fn break_entry(&self, index: u64) {
         self.broken.lock().unwrap().insert(index);
     }
 
     /// Every item, joined by the rule, in the obvious way.
-    pub(super) fn items(&self) -> Vec<Item> {
+    pub(crate) fn items(&self) -> Vec<Item> {
         let mut items: Vec<Item> = Vec::new();
         let mut last: HashMap<JoinKey, usize> = HashMap::new();
         for entry in self.entries.lock().unwrap().iter() {
@@ -111,7 +111,7 @@ impl Log {
     }
 
     /// What a linear scan finds, newest first.
-    pub(super) fn scan_for(&self, query: &Query, window: Window) -> Vec<Item> {
+    pub(crate) fn scan_for(&self, query: &Query, window: Window) -> Vec<Item> {
         let mut found: Vec<Item> = self
             .items()
             .into_iter()
@@ -150,7 +150,7 @@ impl Source for Log {
     }
 }
 
-pub(super) fn options() -> Options {
+pub(crate) fn options() -> Options {
     Options {
         bucket: BucketSpan::Hour,
         writer_heap_bytes: 15_000_000,
@@ -161,17 +161,17 @@ pub(super) fn options() -> Options {
     }
 }
 
-pub(super) fn open(log: &Arc<Log>, dir: &Path) -> Store {
+pub(crate) fn open(log: &Arc<Log>, dir: &Path) -> Store {
     open_with(log, dir, options())
 }
 
-pub(super) fn open_with(log: &Arc<Log>, dir: &Path, options: Options) -> Store {
+pub(crate) fn open_with(log: &Arc<Log>, dir: &Path, options: Options) -> Store {
     let source: Arc<dyn Source> = Arc::clone(log) as _;
     let clock = Clock::manual(jiff::Timestamp::from_microsecond(NOW).unwrap());
     Store::open(source, dir, clock, options).unwrap()
 }
 
-pub(super) fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -180,7 +180,7 @@ pub(super) fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// Waits until everything in the log can be found.
-pub(super) fn caught_up(store: &Store) {
+pub(crate) fn caught_up(store: &Store) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     loop {
         let status = store.status();
@@ -193,12 +193,12 @@ pub(super) fn caught_up(store: &Store) {
 }
 
 /// An id of this moment.
-pub(super) fn id_at(time_us: i64, random: u128) -> Vec<u8> {
+pub(crate) fn id_at(time_us: i64, random: u128) -> Vec<u8> {
     let id = ((time_us / 1000) as u128) << 80 | random;
     id.to_be_bytes().to_vec()
 }
 
-pub(super) fn decision(time_us: i64, random: u128) -> Record {
+pub(crate) fn decision(time_us: i64, random: u128) -> Record {
     Record {
         id: id_at(time_us, random),
         time_us,
@@ -237,7 +237,7 @@ pub(super) fn decision(time_us: i64, random: u128) -> Record {
     }
 }
 
-pub(super) fn outcome_of(decision: &Record, time_us: i64, status: u32) -> Record {
+pub(crate) fn outcome_of(decision: &Record, time_us: i64, status: u32) -> Record {
     Record {
         time_us,
         body: Some(Body::Outcome(Outcome {
@@ -257,7 +257,7 @@ pub(super) fn outcome_of(decision: &Record, time_us: i64, status: u32) -> Record
 
 /// Records of all kinds over some hours, with outcomes that belong to earlier
 /// decisions, to none, or come twice.
-pub(super) fn any_records() -> impl Strategy<Value = Vec<Record>> {
+pub(crate) fn any_records() -> impl Strategy<Value = Vec<Record>> {
     prop::collection::vec(any_step(), 1..90).prop_map(|steps| {
         let mut records: Vec<Record> = Vec::new();
         for (kind, pick, seconds, words) in steps {

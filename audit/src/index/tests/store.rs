@@ -294,7 +294,7 @@ fn matches_are_summed_up_by_value_and_by_time() {
     let groups: Vec<(String, u64)> = counted
         .groups
         .into_iter()
-        .map(|(group, n)| (group.join(" "), n))
+        .map(|group| (group.values.join(" "), group.count))
         .collect();
     let expected = [
         ("allow 200", 20),
@@ -306,20 +306,113 @@ fn matches_are_summed_up_by_value_and_by_time() {
     let Answer::Counted(counted) = answer("decision:deny | count") else {
         panic!("not counted");
     };
-    assert_eq!(counted.groups, vec![(vec![], 20)]);
-    let Answer::ByTime(by_time) = answer("| timeline 30m") else {
-        panic!("no timeline");
-    };
-    let expected = [
-        ("2026-11-20T11:00:00.000000Z", 30),
-        ("2026-11-20T11:30:00.000000Z", 30),
-    ];
-    assert_eq!(by_time.steps, expected.map(|(at, n)| (at.to_owned(), n)));
+    assert_eq!(counted.groups[0].count, 20);
+    assert!(counted.groups[0].values.is_empty());
     let refused = store.facets(&Query::parse("").unwrap(), &["path"], 5);
     assert!(matches!(refused, Err(StoreError::Query(told)) if told.code.0 == 7108));
     let facets = |n: usize| store.facets(&Query::parse("").unwrap(), &vec!["service"; n], 5);
-    assert_eq!(facets(FACETS_MAX).unwrap().len(), FACETS_MAX);
+    assert_eq!(facets(FACETS_MAX).unwrap().facets.len(), FACETS_MAX);
     assert!(facets(FACETS_MAX + 1).is_err());
+    let refused = store.facets(&Query::parse("").unwrap(), &["servce"], 5);
+    let Err(StoreError::Query(told)) = refused else {
+        panic!("an unknown field was counted");
+    };
+    assert_eq!(
+        (told.code.0, told.help.as_deref()),
+        (7102, Some("did you mean `service`?"))
+    );
+}
+
+/// A silent step is a finding: it is there, with 0.
+#[test]
+fn a_timeline_has_every_step_and_tells_values_apart() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(60));
+    let store = indexed(&log, dir.path());
+    let by_time = |query: &str| {
+        let query = Query::parse(query).unwrap();
+        match store.answer(&query, 10, None).unwrap() {
+            Answer::ByTime(by_time) => by_time,
+            other => panic!("no timeline: {other:?}"),
+        }
+    };
+    let plain = by_time("since:-2h | timeline 30m");
+    let counts = |steps: &[Step]| -> Vec<(String, u64)> {
+        let hour = |s: &Step| s.time[11..16].to_owned();
+        steps.iter().map(|s| (hour(s), s.count)).collect()
+    };
+    let expected = [
+        ("10:00", 0),
+        ("10:30", 0),
+        ("11:00", 30),
+        ("11:30", 30),
+        ("12:00", 0),
+    ];
+    assert_eq!(
+        counts(&plain.steps),
+        expected.map(|(at, n)| (at.to_owned(), n))
+    );
+    assert!(
+        plain
+            .steps
+            .iter()
+            .all(|s| s.values.is_empty() && s.other == 0)
+    );
+
+    let apart = by_time("since:-2h | timeline 30m by decision | top 1");
+    assert_eq!(counts(&apart.steps), counts(&plain.steps));
+    for step in apart.steps.iter().filter(|s| s.count > 0) {
+        assert_eq!(step.values, [("allow".to_owned(), 20)]);
+        assert_eq!(step.other, 10);
+    }
+    // As many steps as there may be, and one more.
+    let steps = |secs: i64| {
+        let text =
+            format!("since:2026-11-20T00:00:00Z until:2026-11-20T12:00:00Z | timeline {secs}s");
+        store.answer(&Query::parse(&text).unwrap(), 10, None)
+    };
+    assert!(steps(43_200 / STEPS_MAX + 1).is_ok());
+    let Err(StoreError::Query(told)) = steps(43_200 / STEPS_MAX) else {
+        panic!("a timeline without end");
+    };
+    assert_eq!(told.code.0, 7112);
+    assert!(told.help.unwrap().contains("timeline 10s"));
+    let chosen = store.timeline(&Query::parse("since:-2h").unwrap(), None, None, 20);
+    assert_eq!(chosen.unwrap().step_secs, 300);
+}
+
+/// What was first and last seen of each caller, in the order that is asked for.
+#[test]
+fn groups_know_their_first_and_last_record_and_are_sorted() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(60));
+    let store = indexed(&log, dir.path());
+    let counted = |query: &str| {
+        let query = Query::parse(query).unwrap();
+        match store.answer(&query, 10, None).unwrap() {
+            Answer::Counted(counted) => counted,
+            other => panic!("not counted: {other:?}"),
+        }
+    };
+    let all = rows(&store, "class:decision");
+    let spans = counted("| first, last by decision");
+    assert_eq!((spans.distinct, spans.uncounted), (2, 0));
+    for group in &spans.groups {
+        let of = |row: &&Row| row.text("decision") == Some(group.values[0].as_str());
+        let times: Vec<String> = all.iter().filter(of).map(Row::time).collect();
+        assert_eq!(Some(&group.first), times.iter().min());
+        assert_eq!(Some(&group.last), times.iter().max());
+        assert_eq!(group.count, times.len() as u64);
+    }
+    assert!(
+        spans.groups[0].last >= spans.groups[1].last,
+        "the latest first"
+    );
+    let first = counted("| first, last by decision | sort decision | top 1");
+    assert_eq!(first.groups.len(), 1);
+    assert_eq!(first.groups[0].values, ["allow"]);
+    let least = counted("| count by decision | sort count");
+    assert_eq!(least.groups[0].values, ["not_permitted"]);
+    let statuses = counted("| count by status | sort -status");
+    assert_eq!(statuses.groups[0].values, ["500"]);
 }
 
 #[test]

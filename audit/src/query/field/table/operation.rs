@@ -1,0 +1,160 @@
+//! What operators, authorities and readers of the log did.
+
+use palisade_mesh::wire::record::{Credential, PolicyChange, record::Body};
+
+use super::put_all;
+use crate::{
+    item::Item,
+    merkle::hex,
+    query::field::{Field, Kind, Value},
+};
+
+pub(super) const VERB: Field = Field {
+    name: "verb",
+    kind: Kind::Keyword,
+    classes: &[
+        "admin",
+        "credential",
+        "policy_change",
+        "log_lifecycle",
+        "spool_event",
+    ],
+    countable: true,
+    help: "what was done",
+    example: "class:credential verb:issued",
+    read: |item, put| match &item.record.body {
+        Some(Body::Admin(a)) => put(Value::Text(&a.verb)),
+        Some(Body::Credential(c)) => put(Value::Text(&c.verb)),
+        Some(Body::PolicyChange(c)) => put(Value::Text(&c.verb)),
+        Some(Body::LogLifecycle(l)) => put(Value::Text(&l.verb)),
+        Some(Body::SpoolEvent(e)) => put(Value::Text(&e.verb)),
+        _ => {}
+    },
+};
+
+pub(super) const ACTOR: Field = Field {
+    name: "actor",
+    kind: Kind::Name,
+    classes: &["admin", "policy_change", "audit_read"],
+    countable: true,
+    help: "who did it: operator, author of the change, reader of the log",
+    example: "class:admin actor:ana@acme.test",
+    read: |item, put| match &item.record.body {
+        Some(Body::Admin(a)) => put(Value::Text(&a.actor)),
+        Some(Body::PolicyChange(c)) => put(Value::Text(&c.author)),
+        Some(Body::AuditRead(r)) => put(Value::Text(&r.actor)),
+        _ => {}
+    },
+};
+
+pub(super) const OBJECT: Field = Field {
+    name: "object",
+    kind: Kind::Keyword,
+    classes: &["admin"],
+    countable: true,
+    help: "what an operator's action was done to",
+    example: "class:admin object:**orders",
+    read: |item, put| {
+        if let Some(Body::Admin(a)) = &item.record.body {
+            put(Value::Text(&a.object));
+        }
+    },
+};
+
+pub(super) const SPIFFE_ID: Field = Field {
+    name: "spiffe_id",
+    kind: Kind::Name,
+    classes: &["credential"],
+    countable: true,
+    help: "identity a certificate was issued for",
+    example: "class:credential spiffe_id:orders",
+    read: |item, put| {
+        if let Some(c) = credential(item) {
+            put(Value::Text(&c.spiffe_id));
+        }
+    },
+};
+
+pub(super) const AUTHORITY: Field = Field {
+    name: "authority",
+    kind: Kind::Hex,
+    classes: &["credential"],
+    countable: true,
+    help: "key id of the authority that issued the certificate",
+    example: "class:credential authority:9a*",
+    read: |item, put| {
+        if let Some(c) = credential(item) {
+            put(Value::Text(&hex(&c.authority)));
+        }
+    },
+};
+
+pub(super) const SELECTOR: Field = Field {
+    name: "selector",
+    kind: Kind::Keyword,
+    classes: &["credential"],
+    countable: true,
+    help: "selector that attested the workload",
+    example: "class:credential selector:unix:uid:1000",
+    read: |item, put| {
+        if let Some(c) = credential(item) {
+            put_all(&c.selectors, put);
+        }
+    },
+};
+
+pub(super) const COMMIT: Field = Field {
+    name: "commit",
+    kind: Kind::Keyword,
+    classes: &["policy_change"],
+    countable: true,
+    help: "git revision of the policy repository",
+    example: "class:policy_change commit:9f2c*",
+    read: |item, put| {
+        if let Some(c) = policy_change(item) {
+            put(Value::Text(&c.git_revision));
+        }
+    },
+};
+
+pub(super) const SUBJECT: Field = Field {
+    name: "subject",
+    kind: Kind::Keyword,
+    classes: &["erasure"],
+    countable: false,
+    help: "pseudonym of the person whose data was erased",
+    example: "class:erasure subject:*",
+    read: |item, put| {
+        if let Some(Body::Erasure(e)) = &item.record.body {
+            put(Value::Text(&e.subject));
+        }
+    },
+};
+
+pub(super) const ROWS: Field = Field {
+    name: "rows",
+    kind: Kind::Number,
+    classes: &["audit_read"],
+    countable: false,
+    help: "how many rows a reader of the log was given",
+    example: "class:audit_read rows:>1000",
+    read: |item, put| {
+        if let Some(Body::AuditRead(r)) = &item.record.body {
+            put(Value::Number(r.rows));
+        }
+    },
+};
+
+fn credential(item: &Item) -> Option<&Credential> {
+    match &item.record.body {
+        Some(Body::Credential(credential)) => Some(credential),
+        _ => None,
+    }
+}
+
+fn policy_change(item: &Item) -> Option<&PolicyChange> {
+    match &item.record.body {
+        Some(Body::PolicyChange(change)) => Some(change),
+        _ => None,
+    }
+}

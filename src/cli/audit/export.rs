@@ -1,0 +1,291 @@
+//! `palisade audit export`: records in a file that other programs read.
+//!
+//! Pages of rows come from the running mesh and go into `FILE.part`, with a note of where
+//! the last page ended beside it; the file gets its name when it is whole.
+
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use clap::ValueEnum;
+use palisade_audit::query::Query;
+use palisade_mesh::diagnostic::Diagnostic;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Context, Exit, block_on},
+    control::client::Mesh,
+    render::{self, Output, screen},
+    run::audit::Search,
+};
+
+mod out;
+mod part;
+
+use out::Sink;
+use part::{Note, Part};
+
+/// Rows of one page; so many are in memory at once.
+const PAGE_ROWS: usize = 2000;
+/// How often a terminal hears how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(200);
+
+/// Arguments of `audit export`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportArgs {
+    /// The query; all decisions of the last day where nothing is said.
+    query: Vec<String>,
+    /// The file; `-` is standard output, for every format but Parquet.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// The format; what the ending of FILE says where nothing is said.
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+    /// Go on with an export that was interrupted.
+    #[arg(long)]
+    resume: bool,
+    /// Replace FILE, and what an interrupted export has left.
+    #[arg(long, conflicts_with = "resume")]
+    overwrite: bool,
+}
+
+/// What the file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Comma-separated, safe to open in a spreadsheet.
+    Csv,
+    /// A row on each line, as `audit search -o json` has them.
+    Jsonl,
+    /// Events of OCSF 1.8, class 6003, one on each line; decisions only.
+    Ocsf,
+    /// Columns, for DuckDB, Spark and the like.
+    Parquet,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Ocsf => "ocsf",
+            Self::Parquet => "parquet",
+        }
+    }
+}
+
+pub(super) fn main(args: ExportArgs, context: &Context) -> Exit {
+    match block_on(export(&args, context)) {
+        Ok(done) => {
+            // What the records went to is not for another word.
+            if args.to.as_os_str() == "-" {
+                return Exit::Ok;
+            }
+            match context.output {
+                Output::Json => render::json(&done),
+                Output::Human => print(&done),
+            }
+            Exit::Ok
+        }
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
+    }
+}
+
+async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnostic> {
+    let query = args.query.join(" ");
+    let format = understood(args, &query)?;
+    let mesh = Mesh::find(context.mesh.as_deref()).await?;
+    if args.to.as_os_str() == "-" {
+        let mut note = Note::new(&query, format.name());
+        let mut sink = Sink::stdout(format)?;
+        pages(&mesh, &mut note, |rows, note| sink.rows(rows, note)).await?;
+        return Ok(Value::Null);
+    }
+    let mut part = Part::open(&args.to, &query, format, args.resume, args.overwrite)?;
+    let mut note = part.note().clone();
+    pages(&mesh, &mut note, |rows, note| part.add(rows, note)).await?;
+    part.finish(&note)
+}
+
+/// Checks what can be checked before anything is asked or written.
+fn understood(args: &ExportArgs, query: &str) -> Result<Format, Diagnostic> {
+    if let Some(stage) = Query::parse(query)?.stage() {
+        return Err(
+            Diagnostic::error(7701, "an export has records, and this is a summary")
+                .cause(format!("the query ends in `| {stage}`"))
+                .help("leave it out, or print the summary: palisade audit search QUERY -o json"),
+        );
+    }
+    let stdout = args.to.as_os_str() == "-";
+    let ending = args.to.extension().and_then(|e| e.to_str());
+    let by_ending = ending.and_then(|e| Format::from_str(e, true).ok());
+    match args.format.or(by_ending) {
+        Some(Format::Parquet) if stdout => Err(Diagnostic::error(
+            7702,
+            "Parquet does not go to standard output",
+        )
+        .cause("its end tells where everything is, so it is written when all is there")
+        .help("name a file: --to records.parquet")),
+        Some(format) => Ok(format),
+        None => Err(Diagnostic::error(
+            7702,
+            format!("`{}` does not say which format", args.to.display()),
+        )
+        .help("end it in .csv, .jsonl, .ocsf or .parquet, or add --format")),
+    }
+}
+
+/// Asks for one page after the other, from where `note` stands, and hands each to `take`.
+async fn pages(
+    mesh: &Mesh,
+    note: &mut Note,
+    mut take: impl FnMut(&[Value], &mut Note) -> Result<(), Diagnostic>,
+) -> Result<(), Diagnostic> {
+    if note.expected.is_none() {
+        note.expected = expected(mesh, &note.query).await?;
+    }
+    let mut watch = Progress::new(note);
+    while !note.done {
+        let asked = Search {
+            query: note.query.clone(),
+            limit: Some(PAGE_ROWS),
+            cursor: note.cursor.clone(),
+        };
+        let page = tokio::select! {
+            page = mesh.post::<Value>("audit", "/v1/audit/search", &asked) => page?,
+            _ = tokio::signal::ctrl_c() => {
+                watch.end();
+                return Err(part::interrupted(note));
+            }
+        };
+        note.turn(&page);
+        let rows = page.get("rows").and_then(Value::as_array);
+        take(rows.map_or(&[], Vec::as_slice), note)?;
+        watch.tell(note);
+    }
+    watch.end();
+    Ok(())
+}
+
+/// How many records there will be, for the progress; what arrives meanwhile is beyond it.
+async fn expected(mesh: &Mesh, query: &str) -> Result<Option<u64>, Diagnostic> {
+    let counting = Search {
+        query: format!("{query} | count"),
+        limit: None,
+        cursor: None,
+    };
+    // Of the longest queries there is no counting form; then nobody knows.
+    if Query::parse(&counting.query).is_err() {
+        return Ok(None);
+    }
+    let counted = mesh
+        .post::<Value>("audit", "/v1/audit/search", &counting)
+        .await?;
+    Ok(counted.get("total").and_then(Value::as_u64))
+}
+
+/// What a terminal hears meanwhile: records, rate, time left.
+struct Progress {
+    shown: bool,
+    begun: Instant,
+    told: Instant,
+    rows_before: u64,
+}
+
+impl Progress {
+    fn new(note: &Note) -> Self {
+        Self {
+            shown: screen::tells_progress(),
+            begun: Instant::now(),
+            told: Instant::now(),
+            rows_before: note.seen(),
+        }
+    }
+
+    fn tell(&mut self, note: &Note) {
+        if !self.shown || self.told.elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        self.told = Instant::now();
+        let (seen, taken) = (note.seen(), self.begun.elapsed());
+        screen::progress(&said(seen, seen - self.rows_before, note.expected, taken));
+    }
+
+    fn end(&self) {
+        if self.shown {
+            screen::progress("");
+        }
+    }
+}
+
+fn said(seen: u64, of_this_run: u64, expected: Option<u64>, taken: Duration) -> String {
+    let millis = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX).max(1);
+    let rate = of_this_run.saturating_mul(1000) / millis;
+    let mut said = render::thousands(seen);
+    if let Some(all) = expected {
+        said += &format!(" of {}", render::thousands(all));
+    }
+    said += &format!(" records · {}/s", render::thousands(rate));
+    match expected.map(|all| all.saturating_sub(seen)) {
+        Some(left) if rate > 0 => {
+            let left = Duration::from_secs(left.div_ceil(rate));
+            said + &format!(" · {} left", render::duration(left))
+        }
+        _ => said,
+    }
+}
+
+fn print(done: &Value) {
+    let number = |key: &str| done.get(key).and_then(Value::as_u64).unwrap_or_default();
+    let text = |key: &str| done.get(key).and_then(Value::as_str).unwrap_or_default();
+    render::line(&format!(
+        "{}: {} in {} ({})",
+        render::paint(render::GOOD.bold(), "✓ exported"),
+        render::count(number("records"), "record", "records"),
+        render::snippet::clean(text("file")),
+        render::count(number("bytes"), "byte", "bytes"),
+    ));
+    for (key, value) in [
+        ("time", format!("{} to {}", text("from"), text("to"))),
+        ("sha256", text("sha256").to_owned()),
+    ] {
+        render::line(&format!("  {key:<8}{value}"));
+    }
+    if number("left_out") > 0 {
+        let n = render::count(number("left_out"), "record is", "records are");
+        let said = format!("{n} no decision and not in it: OCSF class 6003 is about decisions");
+        render::line(&render::paint(render::WARN, said));
+    }
+    if done.get("complete") == Some(&json!(false)) {
+        let said = "the records are not complete: palisade audit gaps";
+        render::line(&render::paint(render::WARN, said));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_tells_records_rate_and_time_left() {
+        let check = |seen, run, all, secs, expected: &str| {
+            assert_eq!(said(seen, run, all, Duration::from_secs(secs)), expected);
+        };
+        check(
+            12_000,
+            12_000,
+            Some(50_000),
+            3,
+            "12,000 of 50,000 records · 4,000/s · 10 s left",
+        );
+        check(
+            12_000,
+            2_000,
+            Some(12_000),
+            1,
+            "12,000 of 12,000 records · 2,000/s · 0 ms left",
+        );
+        check(5, 5, None, 1, "5 records · 5/s");
+        check(0, 0, Some(7), 1, "0 of 7 records · 0/s");
+    }
+}

@@ -1,0 +1,100 @@
+//! Rows as the bytes of a format.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write},
+    path::Path,
+};
+
+use palisade_audit::export::{self, Object, ParquetFile};
+use palisade_mesh::diagnostic::Diagnostic;
+use serde_json::Value;
+
+use super::{
+    Format,
+    part::{Note, failed, reader_gone},
+};
+
+/// Standard output.
+pub(super) struct Sink {
+    format: Format,
+}
+
+impl Sink {
+    /// Begins with the head of the format.
+    pub(super) fn stdout(format: Format) -> Result<Self, Diagnostic> {
+        let mut bytes = Vec::new();
+        head(format, &mut bytes)?;
+        print(&bytes)?;
+        Ok(Self { format })
+    }
+
+    pub(super) fn rows(&mut self, page: &[Value], note: &mut Note) -> Result<(), Diagnostic> {
+        let mut bytes = Vec::new();
+        rows(self.format, page, &mut bytes, note)?;
+        print(&bytes)
+    }
+}
+
+fn print(bytes: &[u8]) -> Result<(), Diagnostic> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(|e| match e.kind() {
+        ErrorKind::BrokenPipe => reader_gone(),
+        _ => failed(Path::new("-"), &e),
+    })
+}
+
+/// What stands before all rows.
+pub(super) fn head(format: Format, bytes: &mut Vec<u8>) -> Result<(), Diagnostic> {
+    match format {
+        Format::Csv => export::write_csv_head(bytes).map_err(|e| broken(&e)),
+        Format::Jsonl | Format::Ocsf | Format::Parquet => Ok(()),
+    }
+}
+
+/// Appends a page. Rows for Parquet are lines of JSON until all are there.
+pub(super) fn rows(
+    format: Format,
+    page: &[Value],
+    bytes: &mut Vec<u8>,
+    note: &mut Note,
+) -> Result<(), Diagnostic> {
+    for row in page.iter().filter_map(Value::as_object) {
+        match format {
+            Format::Csv => export::write_csv(row, bytes).map_err(|e| broken(&e))?,
+            Format::Jsonl | Format::Parquet => {
+                export::write_jsonl(row, bytes).map_err(|e| broken(&e))?;
+            }
+            Format::Ocsf => {
+                let Some(event) = export::ocsf_event(row) else {
+                    note.left_out += 1;
+                    continue;
+                };
+                serde_json::to_writer(&mut *bytes, &event).map_err(|e| broken(&e))?;
+                bytes.push(b'\n');
+            }
+        }
+        note.records += 1;
+    }
+    Ok(())
+}
+
+/// Makes a Parquet file of the lines of `part`.
+pub(super) fn parquet(part: &mut File, whole: &Path, note: &Note) -> Result<(), Diagnostic> {
+    part.seek(SeekFrom::Start(0))
+        .map_err(|e| failed(whole, &e))?;
+    let out = File::create(whole).map_err(|e| failed(whole, &e))?;
+    let mut file = ParquetFile::new(out).map_err(|e| failed(whole, &e))?;
+    for line in BufReader::new(part).lines() {
+        let line = line.map_err(|e| failed(whole, &e))?;
+        let row: Object = serde_json::from_str(&line).map_err(|e| failed(whole, &e))?;
+        file.row(&row).map_err(|e| failed(whole, &e))?;
+    }
+    let out = file.finish(&note.facts()).map_err(|e| failed(whole, &e))?;
+    out.sync_all().map_err(|e| failed(whole, &e))
+}
+
+fn broken(why: &impl std::fmt::Display) -> Diagnostic {
+    failed(Path::new("the export"), why)
+}
