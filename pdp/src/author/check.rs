@@ -294,9 +294,15 @@ fn optional(base: impl Fn(u16) -> Diagnostic, message: &str, read: &Read) -> Dia
     if let (Some(guard), Some(text)) = (guard, text) {
         // Cedar calls an entity `e`; the author called it something else.
         let entity = text.rsplit_once('.').map_or(text, |(entity, _)| entity);
-        let help = match guard.strip_prefix("e has ") {
-            Some(attribute) => format!("ask first: `{entity} has {attribute} && {text}`"),
-            None => format!("ask first: `{guard} && {text}`"),
+        let guard = match guard.strip_prefix("e has ") {
+            Some(attribute) => format!("{entity} has {attribute}"),
+            None => guard.to_owned(),
+        };
+        let help = match read.info.permit {
+            true => format!("ask first: `{guard} && {text}`"),
+            false => format!(
+                "say what a request without it is: in `when`, `{guard} && {text}` spares it, and `!({guard}) || {text}` forbids it, too"
+            ),
         };
         diagnostic = diagnostic.help(help);
     }

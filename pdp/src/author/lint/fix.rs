@@ -10,7 +10,7 @@ use palisade_mesh::{diagnostic::Diagnostic, wire::policy::File, yaml::Source};
 use super::{Edit, Finding, Options, look};
 use crate::{
     author::{Draft, Texts, codes, fmt},
-    decide::{Body, Node, Term},
+    decide::{Body, Condition, Kind, Node, Term},
 };
 
 /// Rounds of fixing: one fix may bring to light the next mistake of its policy.
@@ -85,8 +85,9 @@ fn applied(file: &File, edits: &[&Edit]) -> String {
     }
 }
 
-/// For each diagnostic about an optional attribute that is read unasked the edit that
-/// asks first.
+/// For each diagnostic about an optional attribute that is read unasked the edit that asks
+/// first, where one can be had after which a request without the attribute fares no better
+/// than before: a permit does not match it, a forbid does.
 pub(super) fn guards(draft: &Draft, found: &[Diagnostic]) -> Vec<Option<Edit>> {
     found
         .iter()
@@ -101,7 +102,7 @@ pub(super) fn guards(draft: &Draft, found: &[Diagnostic]) -> Vec<Option<Edit>> {
             let body = Body::of(draft.policies.policy(&id)?)?;
             let spot = at.offset..at.offset + at.len;
             let tree = body.tree();
-            let node = tree.iter().find_map(|c| boolean(&c.node, &spot))?;
+            let node = tree.iter().find_map(|c| safe(c, &spot, read.info.permit))?;
             let text = &read.source.text;
             let guard = guard(text.get(spot)?)?;
             Some(asking(text, node, &guard, at.file.clone()))
@@ -119,20 +120,31 @@ fn guard(access: &str) -> Option<String> {
     Some(format!("{of} has {attribute}"))
 }
 
-/// The smallest part around `spot` that is a truth value by its place.
-fn boolean<'n>(node: &'n Node, spot: &Range<usize>) -> Option<&'n Node> {
+/// The smallest part around `spot` that is a truth value by its place, and whose being false
+/// keeps a permit from matching, or makes a forbid match.
+fn safe<'n>(condition: &'n Condition, spot: &Range<usize>, permit: bool) -> Option<&'n Node> {
     let holds = |n: &Node| n.span.start <= spot.start && spot.end <= n.span.end;
-    let mut at = Some(node).filter(|n| holds(n))?;
+    let mut at = Some(&condition.node).filter(|n| holds(n))?;
+    // Whether the policy matches less where `at` is false.
+    let mut narrows = condition.kind == Kind::When;
+    let mut best = None;
     loop {
+        if narrows == permit {
+            best = Some(at);
+        }
         let parts = match &at.term {
             Term::And(_) | Term::Or(_) => at.children(),
-            Term::Not(inner) if inner.span != at.span => at.children(),
-            Term::If(_) => at.children(),
-            _ => return Some(at),
+            Term::Not(inner) if inner.span != at.span => {
+                narrows = !narrows;
+                at.children()
+            }
+            // Its test decides both ways.
+            Term::If(parts) if !parts.first().is_some_and(holds) => at.children(),
+            _ => return best,
         };
         match parts.into_iter().find(|part| holds(part)) {
             Some(part) => at = part,
-            None => return Some(at),
+            None => return best,
         }
     }
 }
@@ -140,6 +152,10 @@ fn boolean<'n>(node: &'n Node, spot: &Range<usize>) -> Option<&'n Node> {
 /// The edit that puts `guard` before `node`, in brackets where it is negated.
 fn asking(text: &str, node: &Node, guard: &str, file: std::sync::Arc<str>) -> Edit {
     let own = text.get(node.span.clone()).unwrap_or_default();
+    let own = match &node.term {
+        Term::If(_) | Term::Or(_) => format!("({own})"),
+        _ => own.to_owned(),
+    };
     let before = text.get(..node.span.start).unwrap_or_default().trim_end();
     let asked = match before.ends_with('!') {
         true => format!("({guard} && {own})"),

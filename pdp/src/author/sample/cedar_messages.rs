@@ -104,6 +104,10 @@ fn a_forbid_that_reads_an_optional_attribute_says_what_would_happen() {
 fn a_guard_is_suggested_in_the_author_s_words() {
     let text = "@id(\"a\")\nforbid (principal is Workload, action, resource)\nwhen { principal.namespace == Namespace::\"demo.test/shop\" };";
     let one = only(policy(text), codes::FORBID_OPTIONAL, 3, 8);
+    let help = "say what a request without it is: in `when`, `principal has namespace && principal.namespace` spares it, and `!(principal has namespace) || principal.namespace` forbids it, too";
+    assert_eq!(one.help.as_deref(), Some(help));
+    let permit = text.replace("forbid", "permit");
+    let one = only(policy(&permit), codes::PERMIT_OPTIONAL, 3, 8);
     let help = "ask first: `principal has namespace && principal.namespace`";
     assert_eq!(one.help.as_deref(), Some(help));
 }

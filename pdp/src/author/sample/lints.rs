@@ -266,7 +266,7 @@ fn a_forbid_on_an_empty_group_is_in_order() {
 
 #[test]
 fn fixes_are_written_where_there_is_one_safe_fix() {
-    let before = "@id(\"x\")\n@owner(\"a\")\nforbid (principal is Workload, action in Action::\"http\", resource in Service::\"demo.test/shop/orders\")\nwhen\n{\n  context.http.path like \"/orders\" &&\n  !(principal.namespace == Namespace::\"demo.test/shop\") &&\n  principal is Workload &&\n  context.http.headers[\"x-change-id\"] == \"1\"\n};\n";
+    let before = "@id(\"x\")\n@owner(\"a\")\nforbid (principal is Workload, action in Action::\"http\", resource in Service::\"demo.test/shop/orders\")\nwhen\n{\n  context.http.path like \"/orders\" &&\n  !(principal.namespace == Namespace::\"demo.test/shop\") &&\n  principal is Workload\n}\nunless { context.http.headers[\"x-change-id\"] == \"1\" };\n";
     let (dir, linted) = linted(
         &[("policies/x.cedar", before)],
         &Options {
@@ -302,6 +302,72 @@ fn fixes_are_written_where_there_is_one_safe_fix() {
 }
 
 /// What is true of today's members and operations is told, and left for who comes later.
+/// A request without the attribute was let through by nothing before, and is not after.
+#[test]
+fn a_guard_never_lets_more_through() {
+    let fixed = |effect: &str, condition: &str| {
+        let before = format!(
+            "@id(\"x\")\n@owner(\"a\")\n{effect} (principal is Workload, action in Action::\"http\", resource in Service::\"demo.test/shop/orders\")\n{condition};\n"
+        );
+        let options = Options {
+            fix: true,
+            ..at_noon()
+        };
+        let (dir, linted) = linted(&[("policies/x.cedar", &before)], &options);
+        let after = fs::read_to_string(dir.path().join("policies/x.cedar")).unwrap();
+        let (_, shown) = after.split_once("orders\")\n").expect("the scope stays");
+        (
+            linted.fixed.len(),
+            shown.trim_end_matches([';', '\n']).to_owned(),
+        )
+    };
+    let own = "principal.namespace == Namespace::\"demo.test/shop\"";
+    let has = "principal has namespace";
+    for (effect, condition, expected) in [
+        (
+            "permit",
+            format!("when {{ {own} }}"),
+            Some(format!("when {{ {has} && {own} }}")),
+        ),
+        (
+            "permit",
+            format!("when {{ !({own}) }}"),
+            Some(format!("when {{ {has} && !({own}) }}")),
+        ),
+        ("permit", format!("unless {{ {own} }}"), None),
+        ("forbid", format!("when {{ {own} }}"), None),
+        (
+            "forbid",
+            format!("when {{ !({own}) }}"),
+            Some(format!("when {{ !({has} && {own}) }}")),
+        ),
+        (
+            "forbid",
+            format!("unless {{ {own} }}"),
+            Some(format!("unless {{ {has} && {own} }}")),
+        ),
+        (
+            "permit",
+            format!("when {{ if {own} then context.tls.mtls else true }}"),
+            Some(format!(
+                "when {{ {has} && (if {own} then context.tls.mtls else true) }}"
+            )),
+        ),
+    ] {
+        let (files, after) = fixed(effect, &condition);
+        assert_eq!(
+            files,
+            usize::from(expected.is_some()),
+            "{effect} {condition}: {after}"
+        );
+        assert_eq!(
+            after,
+            expected.unwrap_or(condition.clone()),
+            "{effect} {condition}"
+        );
+    }
+}
+
 #[test]
 fn no_fix_takes_away_what_only_the_data_makes_superfluous() {
     let text = "@id(\"x\")\n@owner(\"a\")\npermit (principal in Service::\"demo.test/shop/web\", action == Action::\"orders:refund\", resource)\nwhen\n{\n  principal in Group::\"callers\" &&\n  resource == Operation::\"demo.test/shop/orders/refund\" &&\n  context.http.method == \"POST\" &&\n  context.time.hour < 24\n};\n";
