@@ -12,7 +12,7 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
 };
@@ -116,21 +116,45 @@ pub struct Loaded {
 ///
 /// Blocks on disk and CPU; call it outside an async worker.
 pub fn load(dir: &Path) -> Loaded {
-    let mut texts = Texts::read(dir);
-    for contributor in contributors(texts.settings(), dir) {
-        match contributor.place.folder() {
-            Some(folder) => {
-                let mut other = Texts::contributed(folder);
-                other.demand_content();
-                texts.add(&contributor, &other);
-            }
-            None => texts.found.push(elsewhere(&contributor)),
-        }
-    }
-    texts.compile()
+    Gathered::read(dir).together().compile()
 }
 
-pub(crate) fn elsewhere(contributor: &Contributor) -> Diagnostic {
+/// A repository in a folder, and those of its sources that are folders, too.
+pub(crate) struct Gathered {
+    /// The repository itself.
+    pub(crate) own: Texts,
+    /// Who contributes, from where, and what.
+    pub(crate) folders: Vec<(Contributor, PathBuf, Texts)>,
+}
+
+impl Gathered {
+    /// Reads the files of the repository in `dir`, and of the folders that it lists.
+    pub(crate) fn read(dir: &Path) -> Self {
+        let mut own = Texts::read(dir);
+        let mut folders = Vec::new();
+        for contributor in contributors(own.settings(), dir) {
+            let Some(folder) = contributor.place.folder().map(Path::to_owned) else {
+                own.found.push(elsewhere(&contributor));
+                continue;
+            };
+            let mut texts = Texts::contributed(&folder);
+            texts.demand_content();
+            folders.push((contributor, folder, texts));
+        }
+        Self { own, folders }
+    }
+
+    /// All of it as one repository.
+    pub(crate) fn together(self) -> Texts {
+        let mut texts = self.own;
+        for (contributor, _, other) in &self.folders {
+            texts.add(contributor, other);
+        }
+        texts
+    }
+}
+
+fn elsewhere(contributor: &Contributor) -> Diagnostic {
     let (name, place) = (&contributor.name, &contributor.place);
     let mut diagnostic = Diagnostic::warning(
         codes::SOURCE_ELSEWHERE,
@@ -151,18 +175,13 @@ pub fn files_of(dir: &Path) -> Vec<String> {
     files::all(dir)
 }
 
-/// Compiles files that were read elsewhere, such as those of a commit; `git_revision` is that
-/// commit. Files that are no part of a repository are left out.
+/// Compiles files that were read elsewhere; `git_revision` is the commit they are of, or
+/// empty. Files that are no part of a repository are left out.
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn of_files(files: Vec<(String, Vec<u8>)>, git_revision: String) -> Loaded {
     let (files, found) = files::gathered(files);
     Texts::of(git_revision, files, found).compile()
-}
-
-/// Whether a repository has a file at `path` that becomes part of a revision.
-pub fn is_part(path: &str) -> bool {
-    files::is_read(path)
 }
 
 /// The files of a repository as they were read, not yet compiled.
@@ -274,6 +293,14 @@ impl Texts {
                 .cause("it has no file in `services`, `policies` or `entities`")
                 .help("see that it is the right folder or reference; take the source out of `palisade.yaml` where it is no more"),
         );
+    }
+
+    /// What has no settings is no repository; nothing of it is used.
+    pub(crate) fn demand_settings(&mut self, name: &str) {
+        if self.settings().is_empty() && !self.found.iter().any(Diagnostic::is_error) {
+            self.found.push(files::no_repository(name));
+            self.files.clear();
+        }
     }
 
     /// Adds what a source contributes, its files under its name. Its own settings hold where

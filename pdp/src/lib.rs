@@ -22,3 +22,6 @@ pub mod compiled;
 pub mod decide;
 pub mod links;
 pub mod publish;
+
+#[cfg(test)]
+mod testing;

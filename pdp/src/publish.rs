@@ -41,7 +41,7 @@ pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
 };
 pub use fetch::{Fetch, Fetched, Fetching};
-pub use git::load_credited;
+pub use git::{load_commit, load_credited};
 pub use keep::{History, LOG_MAX, REVISION_LEN_MAX};
 pub use parts::{Fault, Standing};
 pub use recorder::Recorder;

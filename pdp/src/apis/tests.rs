@@ -1,11 +1,8 @@
 //! The APIs at their own doors, without sockets: who is answered what.
 
-use std::{
-    future::ready,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, Ordering},
 };
 
 use axum::body::Body;
@@ -15,10 +12,9 @@ use palisade_mesh::{
     clock::Clock,
     kill::{Entry, KillList, Target},
     link::{Gate, Link, LinkAction, LinkRefused},
-    sink::{Durable, RecordStream, SinkError},
     spiffe_id::{SpiffeId, TrustDomain},
     svid::Peer,
-    wire::record::{Record, record::Body as Of},
+    wire::record::record::Body as Of,
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -29,7 +25,10 @@ use super::{
     inquiry::{self, Lines, Raw, Stated},
     judged::judge,
 };
-use crate::decide::testing::{BATCH, FOREIGNER, NOW_US, WEB, snapshot};
+use crate::{
+    decide::testing::{BATCH, FOREIGNER, NOW_US, WEB, snapshot},
+    testing::Records,
+};
 
 const POLICIES: &str = "@id(\"read\") permit (principal, action in Action::\"http\", resource);";
 
@@ -43,22 +42,6 @@ impl Gate for Open {
         let asked = (link.action, service.map(str::to_owned));
         self.0.lock().unwrap().push(asked);
         Ok(())
-    }
-}
-
-#[derive(Clone, Default)]
-struct Records(Arc<Mutex<Vec<Record>>>);
-
-impl RecordStream for Records {
-    fn append(&mut self, record: &Record) -> Result<(), SinkError> {
-        self.0.lock().unwrap().push(record.clone());
-        Ok(())
-    }
-
-    fn flush(&mut self) {}
-
-    fn durable(&mut self) -> Durable {
-        Box::pin(ready(Ok(())))
     }
 }
 

@@ -48,9 +48,9 @@ pub fn drafts(
     wishes: &[Wish],
     prefix: &str,
 ) -> Result<Drafts, Vec<Diagnostic>> {
-    let texts = Texts::of_compiled(compiled)
+    let mut texts = Texts::of_compiled(compiled)
         .ok_or_else(|| vec![bundle::broken("what was compiled is not in order")])?;
-    let mut all = texts.files.clone();
+    let mut all = std::mem::take(&mut texts.files);
     let mut taken: BTreeSet<String> = compiled.info.keys().map(ToString::to_string).collect();
     let mut ids = Vec::new();
     let mut added: Vec<(String, String)> = Vec::new();

@@ -298,19 +298,28 @@ impl Trust {
     }
 }
 
+/// Whom to believe by `configured`; none where that is nobody in particular. Blocks on the
+/// disk.
+///
+/// # Errors
+/// As [`TrustConfig::load`].
+pub fn load(configured: Option<&TrustConfig>) -> Result<Option<Trust>, Diagnostic> {
+    configured.map(TrustConfig::load).transpose()
+}
+
 /// Whether those whom `trust` names have signed a revision; where it is nobody, at least
-/// no signature may be forged. Blocks on the disk.
+/// no signature may be forged.
 ///
 /// # Errors
 /// Who has signed, and who is missing.
 pub fn check(
-    trust: Option<&TrustConfig>,
+    trust: Option<&Trust>,
     domain: &TrustDomain,
     digest: Digest,
     revision: &Revision,
 ) -> Result<SignedBy, Diagnostic> {
     match trust {
-        Some(trust) => trust.load()?.check(domain, digest, revision),
+        Some(trust) => trust.check(domain, digest, revision),
         None => check_untrusting(domain, digest, revision),
     }
 }

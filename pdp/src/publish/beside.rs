@@ -135,6 +135,7 @@ impl Tried {
         let begun = spawn_blocking(move || {
             let Opened { bundle, digest } = keep::open(&revision)?;
             let domain = trust::domain_of(&bundle.trust_domain)?;
+            let trust = trust::load(trust.as_ref())?;
             trust::check(trust.as_ref(), &domain, digest, &revision)?;
             beside.begin(&revision, every)
         })

@@ -19,14 +19,17 @@ use palisade_mesh::{
 };
 
 use super::codes;
-use crate::author::{FILES_MAX, Provenance, REPOSITORY_LEN_MAX, files};
+use crate::author::{Provenance, files};
 
 mod blame;
+mod commit;
 mod credited;
 mod run;
+mod tree;
 
 use blame::Blame;
 pub(crate) use blame::FolderBlame;
+pub use commit::load_commit;
 pub use credited::load_credited;
 use run::{Failure, Git, Run};
 
@@ -38,8 +41,6 @@ pub(crate) const FETCH_TIME_MAX: Duration = Duration::from_secs(120);
 pub(crate) const FETCH_LEN_MAX: u64 = 256 << 20;
 /// Longest time of anything that stays on this host.
 const LOCAL_TIME_MAX: Duration = Duration::from_secs(30);
-/// Longest list of the files of a commit.
-const LIST_LEN_MAX: usize = 64 << 20;
 /// Fetches after which the mirror is packed anew.
 const PACKS_MAX: usize = 20;
 /// Where the fetched commit is named in the mirror.
@@ -357,8 +358,8 @@ impl Mirror {
     /// Texts of the commit that belong to a policy repository.
     async fn files(&self, commit: &str) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
         let tree = format!("{commit}:{}", self.at.subdir);
-        let run = Run::new(["ls-tree", "-r", "-z", &tree], LOCAL_TIME_MAX, LIST_LEN_MAX);
-        let listed = self.git.run(run).await.map_err(|failure| match failure {
+        let blobs = tree::list(&self.git, &tree).await;
+        let blobs = blobs.map_err(|failure| match failure {
             Failure::Said(_) if !self.at.subdir.is_empty() => Diagnostic::error(
                 codes::REFERENCE_MISSING,
                 format!(
@@ -370,34 +371,8 @@ impl Mirror {
             .help("name the folder of the policy repository under `subdir`"),
             failure => self.damaged(&failure.cause()),
         })?;
-        let blobs = blobs(&listed);
-        if blobs.len() > FILES_MAX {
-            let cause = format!("it has {} files, the limit is {FILES_MAX}", blobs.len());
-            return Ok((Vec::new(), vec![files::too_large(cause)]));
-        }
-        let ids: String = blobs.values().map(|id| format!("{id}\n")).collect();
-        let limit = REPOSITORY_LEN_MAX + blobs.len() * 100;
-        let run = Run::new(["cat-file", "--batch"], LOCAL_TIME_MAX, limit).input(ids.as_bytes());
-        let batch = match self.git.run(run).await {
-            Ok(batch) => batch,
-            Err(Failure::Large) => {
-                let cause = format!("its texts exceed {} MiB", REPOSITORY_LEN_MAX >> 20);
-                return Ok((Vec::new(), vec![files::too_large(cause)]));
-            }
-            Err(failure) => return Err(self.damaged(&failure.cause())),
-        };
-        let texts = contents(&batch).ok_or_else(|| self.damaged("an object is cut short"))?;
-        if texts.len() != blobs.len() {
-            return Err(self.damaged("an object is missing"));
-        }
-        let (mut read, mut found) = (Vec::new(), Vec::new());
-        for (path, bytes) in blobs.into_keys().zip(texts) {
-            match files::text(&path, bytes.to_vec()) {
-                Ok(text) => read.push(File { path, text }),
-                Err(diagnostic) => found.push(diagnostic),
-            }
-        }
-        Ok((read, found))
+        let texts = tree::texts(&self.git, blobs).await;
+        texts.map_err(|failure| self.damaged(&failure.cause()))
     }
 
     /// Runs git on the mirror alone; the one line it gives.
@@ -451,48 +426,6 @@ impl Mirror {
     }
 }
 
-/// Paths and object ids of the files that belong to a policy repository (`git ls-tree -z`).
-/// Links and other repositories within are none.
-fn blobs(listed: &[u8]) -> BTreeMap<String, String> {
-    let entries = listed.split(|b| *b == 0);
-    entries
-        .filter_map(|entry| {
-            let (head, path) = std::str::from_utf8(entry).ok()?.split_once('\t')?;
-            let mut head = head.split(' ');
-            let (mode, _, id) = (head.next()?, head.next()?, head.next()?);
-            let wanted = mode.starts_with("100") && files::is_read(path);
-            wanted.then(|| (path.to_owned(), id.to_owned()))
-        })
-        .collect()
-}
-
-/// Contents of objects in the order they were asked for (`git cat-file --batch`); none when
-/// one is missing, or the answer is cut short.
-fn contents(mut batch: &[u8]) -> Option<Vec<&[u8]>> {
-    let mut texts = Vec::new();
-    while !batch.is_empty() {
-        texts.push(object(&mut batch)??);
-    }
-    Some(texts)
-}
-
-/// Takes the next object off the answer of `git cat-file --batch`: its bytes, or nothing
-/// where there is no such object. None when the answer is cut short.
-fn object<'b>(batch: &mut &'b [u8]) -> Option<Option<&'b [u8]>> {
-    let end = batch.iter().position(|b| *b == b'\n')?;
-    let (head, rest) = batch.split_at_checked(end)?;
-    let rest = rest.get(1..)?;
-    let head = std::str::from_utf8(head).ok()?;
-    if head.ends_with(" missing") {
-        *batch = rest;
-        return Some(None);
-    }
-    let len = head.rsplit(' ').next()?.parse().ok()?;
-    let (text, rest) = rest.split_at_checked(len)?;
-    *batch = rest.strip_prefix(b"\n")?;
-    Some(Some(text))
-}
-
 fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
     Diagnostic::error(
         codes::STATE_DIR,
@@ -519,32 +452,4 @@ fn begin(home: &Path, place: &Place) -> io::Result<()> {
 /// A commit as people say it.
 pub(crate) fn short(commit: &str) -> &str {
     commit.get(..10).unwrap_or(commit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_regular_files_of_a_policy_repository_are_read() {
-        let id = "0".repeat(40);
-        let listed = format!(
-            "100644 blob {id}\tpalisade.yaml\0100755 blob {id}\tpolicies/a.cedar\0\
-             120000 blob {id}\tpolicies/link.cedar\0160000 commit {id}\tpolicies/sub.cedar\0\
-             100644 blob {id}\tsrc/main.rs\0100644 blob {id}\tpolicies/.hidden.cedar\0"
-        );
-        let paths: Vec<String> = blobs(listed.as_bytes()).into_keys().collect();
-        assert_eq!(paths, ["palisade.yaml", "policies/a.cedar"]);
-    }
-
-    #[test]
-    fn a_batch_is_whole_or_nothing() {
-        let batch = b"aa blob 3\nabc\nbb blob 0\n\n";
-        assert_eq!(contents(batch), Some(vec![&b"abc"[..], &b""[..]]));
-        for len in 1..batch.len() {
-            let whole = contents(&batch[..len]).is_some_and(|texts| texts.len() == 2);
-            assert!(!whole, "{len}");
-        }
-        assert_eq!(contents(b"aa missing\n"), None);
-    }
 }

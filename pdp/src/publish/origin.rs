@@ -23,7 +23,7 @@ use super::{
     source::SourceConfig,
     watched::Watched,
 };
-use crate::author::{Texts, codes as policy_codes, files};
+use crate::author::{Texts, codes as policy_codes};
 
 /// What a source said when it was asked.
 #[derive(Debug)]
@@ -193,7 +193,10 @@ async fn ask_git(
     *judged = Some((read.commit.clone(), None));
     let mut texts = Texts::of(read.commit.clone(), read.files, read.found);
     texts.provenance = read.provenance;
-    complete(&mut texts, contributes);
+    match contributes {
+        true => texts.demand_content(),
+        false => texts.demand_settings("the source"),
+    }
     Ok(Some(Given {
         texts,
         revision: read.commit,
@@ -211,16 +214,6 @@ pub(super) fn unread(place: &str, error: &JoinError) -> Diagnostic {
     .help("it is read again by itself")
 }
 
-/// Nothing is put in force of what has nothing.
-fn complete(texts: &mut Texts, contributes: bool) {
-    if contributes {
-        texts.demand_content();
-    } else if texts.settings().is_empty() && !texts.found.iter().any(Diagnostic::is_error) {
-        texts.found.push(files::no_repository("the source"));
-        texts.files.clear();
-    }
-}
-
 impl Folder {
     async fn ask(
         &mut self,
@@ -228,13 +221,14 @@ impl Folder {
     ) -> (Option<String>, Result<Option<Given>, Diagnostic>) {
         let (dir, seen) = (self.dir.clone(), self.seen);
         let read = spawn_blocking(move || {
-            let mut texts = match contributes {
-                true => Texts::contributed(&dir),
+            let texts = match contributes {
+                true => {
+                    let mut texts = Texts::contributed(&dir);
+                    texts.demand_content();
+                    texts
+                }
                 false => Texts::read(&dir),
             };
-            if contributes {
-                complete(&mut texts, true);
-            }
             let fingerprint = texts.fingerprint();
             (fingerprint, (Some(fingerprint) != seen).then_some(texts))
         });

@@ -29,12 +29,9 @@ use tokio::{
 };
 
 use super::{
-    bundled::Vouched,
     changes, codes,
     fetch::Fetch,
-    foreign,
-    keep::{History, Keep, REVISION_LEN_MAX},
-    older,
+    keep::{History, Keep},
     origin::Word,
     parts::{Parts, Standing},
     recorder::Recorder,
@@ -44,19 +41,22 @@ use super::{
 use crate::{
     author::{self, Loaded, Texts, codes::FEATURE_UNKNOWN},
     bundle::{
-        codes::{KEYS, STAMP, TOO_LARGE, UNSIGNED_FOLDER},
+        codes::{KEYS, STAMP},
         key::SigningKey,
-        statement::{self, Statement},
-        trust::{self, SignedBy, TrustConfig},
+        statement,
+        trust::{SignedBy, TrustConfig},
     },
     compiled::Compiled,
 };
 
+mod choosing;
 mod obeying;
 mod orders;
 mod rolling;
 mod underway;
+mod vouching;
 
+use choosing::Outcome;
 use rolling::Rolling;
 
 pub use orders::{Content, Difference, Order, Orders};
@@ -292,7 +292,10 @@ impl Source {
             }
             kept => kept.map_err(SourceError::State)?,
         };
-        let sequence = keep.load_number().map_err(SourceError::State)?;
+        let sequence = match &kept {
+            Some(kept) => kept.sequence,
+            None => keep.load_number().map_err(SourceError::State)?,
+        };
         let key = keep.signing_key().map_err(SourceError::State)?;
         let (sender, words) = mpsc::channel(WORDS_MAX);
         let mut source = Self {
@@ -425,73 +428,6 @@ impl Source {
         }
     }
 
-    /// Looks for the most of `pending` that is good together: all of it, or else one source
-    /// after the other, the repository itself first.
-    async fn choose(&self, pending: &BTreeSet<SmolStr>) -> Outcome {
-        let mut outcome = Outcome::default();
-        let all = self.compile(pending, &outcome.left_out).await;
-        if all.compiled.is_some() {
-            outcome.take(all, pending.clone());
-            return outcome;
-        }
-        if let (1, Some(only)) = (pending.len(), pending.first()) {
-            self.judge(only, all, &mut outcome).await;
-            return outcome;
-        }
-        loop {
-            let before = outcome.taken.len();
-            for name in pending {
-                if !outcome.taken.contains(name) {
-                    let with = outcome.with(name);
-                    let loaded = self.compile(&with, &outcome.left_out).await;
-                    self.judge(name, loaded, &mut outcome).await;
-                }
-            }
-            if outcome.taken.len() == before || outcome.taken.len() == pending.len() {
-                return outcome;
-            }
-        }
-    }
-
-    /// Takes the newest content of `name`, or refuses it, by what came of it together with
-    /// what was taken before.
-    async fn judge(&self, name: &SmolStr, loaded: Loaded, outcome: &mut Outcome) {
-        let with = outcome.with(name);
-        if loaded.compiled.is_some() {
-            return outcome.take(loaded, with);
-        }
-        // What a source may say is the repository's to decide: where it says less than
-        // before, a source that says too much cannot hold it up.
-        let beyond = match name.is_empty() {
-            true => self.parts.beyond_remit(&loaded.diagnostics),
-            false => BTreeSet::new(),
-        };
-        if !beyond.is_empty() {
-            let narrowed = self.compile(&with, &beyond).await;
-            if narrowed.compiled.is_some() {
-                outcome.take(narrowed, with);
-                for source in beyond {
-                    let found = of_source(&loaded.diagnostics, &source);
-                    outcome.taken.remove(&source);
-                    outcome.refused.insert(source.clone(), found);
-                    outcome.left_out.insert(source);
-                }
-                return;
-            }
-        }
-        if !loaded.diagnostics.is_empty() {
-            outcome.refused.insert(name.clone(), loaded.diagnostics);
-        }
-    }
-
-    async fn compile(&self, newest: &BTreeSet<SmolStr>, without: &BTreeSet<SmolStr>) -> Loaded {
-        let Some(texts) = self.parts.assemble(newest, without) else {
-            return Loaded::default();
-        };
-        let compiled = spawn_blocking(move || texts.compile()).await;
-        compiled.unwrap_or_default()
-    }
-
     /// Serves the kept revision until a source says otherwise.
     async fn restore(&mut self, kept: Revision) {
         let bundle = kept.bundle.clone();
@@ -525,160 +461,6 @@ impl Source {
             return Some(self.parts.assemble_over(&fresh, &newest, &none));
         }
         self.parts.assemble(&newest, &none)
-    }
-
-    /// The content in force is there again, perhaps signed by more or stamped anew.
-    pub(super) fn renew(
-        &mut self,
-        current: &Published,
-        vouched: Vouched,
-    ) -> Result<(), Diagnostic> {
-        if let Some(next) = self.renewed(current, vouched)? {
-            self.keep.store(&next.revision)?;
-            self.state.send_modify(|s| s.current = Some(Arc::new(next)));
-        }
-        Ok(())
-    }
-
-    /// `before` with what is vouched for it now; none where that is nothing new.
-    ///
-    /// # Errors
-    /// When it may not be in force as it is signed now.
-    fn renewed(
-        &self,
-        before: &Published,
-        vouched: Vouched,
-    ) -> Result<Option<Published>, Diagnostic> {
-        let issued = |stamp: &Option<Stamp>| stamp.as_ref().map(|s| s.issued_us);
-        let mut revision = before.revision.clone();
-        // Copies that lag behind take nothing away.
-        if issued(&vouched.stamp) > issued(&revision.stamp) {
-            revision.stamp = vouched.stamp;
-        }
-        if !vouched.content.is_empty() {
-            revision.content_signatures = vouched.content;
-        }
-        if let Some(release) = vouched.release {
-            revision.issued_us = release.issued_us;
-            revision.release_signatures = release.signatures;
-        }
-        let signed = self.accepted(&before.compiled, &revision)?;
-        if revision == before.revision {
-            return Ok(None);
-        }
-        Ok(Some(Published {
-            stamp: self.stamps(&revision),
-            revision,
-            signed,
-            compiled: before.compiled.clone(),
-            git_revision: before.git_revision.clone(),
-            since_us: before.since_us,
-            diagnostics: before.diagnostics.clone(),
-            slices: Slices::default(),
-        }))
-    }
-
-    /// Whether a revision can have its number: a higher one than any that was used, or that
-    /// of the same content, where it was never in force or was not believed at the start.
-    fn check_number(&self, revision: &Revision) -> Result<(), Diagnostic> {
-        let in_force = self.state.borrow().current.as_ref().map(|c| c.sequence());
-        let is_same = name_of(revision) == self.used && in_force < Some(revision.sequence);
-        match revision.sequence > self.sequence || is_same {
-            true => Ok(()),
-            false => Err(older(revision.sequence, self.sequence)),
-        }
-    }
-
-    /// Notes that a number is used.
-    fn use_number(&mut self, revision: &Revision) {
-        self.sequence = revision.sequence;
-        self.used = name_of(revision);
-    }
-
-    /// A number and the signatures that were vouched for it, or our own.
-    fn signed(&self, compiled: &Compiled, vouched: Vouched, now_us: i64) -> Revision {
-        let (domain, digest) = (&compiled.trust_domain, compiled.digest);
-        let own = |said: Statement<'_>| vec![said.sign(&self.key)];
-        let mut revision = Revision {
-            bundle: compiled.bundle.clone(),
-            sha256: digest.0.to_vec(),
-            content_signatures: vouched.content,
-            stamp: vouched.stamp,
-            ..Revision::default()
-        };
-        if revision.content_signatures.is_empty() {
-            revision.content_signatures = own(statement::content(domain, digest));
-        }
-        match vouched.release {
-            Some(release) => {
-                revision.sequence = release.sequence;
-                revision.issued_us = release.issued_us;
-                revision.release_signatures = release.signatures;
-            }
-            None => {
-                revision.sequence = self.sequence.saturating_add(1);
-                revision.issued_us = now_us;
-                let release = statement::release(domain, digest, &revision);
-                revision.release_signatures = own(release);
-            }
-        }
-        revision
-    }
-
-    /// Whether a revision may be put in force now.
-    fn accepted(&self, compiled: &Compiled, revision: &Revision) -> Result<SignedBy, Diagnostic> {
-        if self.trust.is_some() && !self.place.is_bundle() {
-            return Err(unsigned_place(&self.place));
-        }
-        if let Some(own) = self
-            .domain
-            .as_ref()
-            .filter(|d| **d != compiled.trust_domain)
-        {
-            return Err(foreign(&compiled.trust_domain, own));
-        }
-        check_len(revision)?;
-        let signed = self.believed(compiled, revision)?;
-        if let Some(trust) = &self.trust {
-            trust.load()?.check_stamp(
-                &compiled.trust_domain,
-                (compiled.digest, revision.sequence),
-                revision.stamp.as_ref(),
-                self.clock.now_us(),
-            )?;
-        }
-        Ok(signed)
-    }
-
-    /// Whether those who must have signed have.
-    fn believed(&self, compiled: &Compiled, revision: &Revision) -> Result<SignedBy, Diagnostic> {
-        let trust = self.trust.as_ref();
-        trust::check(trust, &compiled.trust_domain, compiled.digest, revision)
-    }
-
-    fn published(
-        &self,
-        compiled: Compiled,
-        since_us: i64,
-        revision: Revision,
-        diagnostics: Vec<Diagnostic>,
-    ) -> Published {
-        let signed = self.believed(&compiled, &revision);
-        Published {
-            // What is not believed any more is nobody's word but ours.
-            signed: signed.unwrap_or(SignedBy::Pdp),
-            stamp: self.stamps(&revision),
-            revision,
-            git_revision: compiled.git_revision.clone(),
-            since_us,
-            diagnostics,
-            compiled: Arc::new(compiled),
-            slices: Slices::default(),
-        }
-    }
-
-    fn stamps(&self, revision: &Revision) -> Result<Stamp, Arc<SigningKey>> {
-        revision.stamp.clone().ok_or_else(|| self.key.clone())
     }
 
     /// Writes down that a revision is in force. Nothing depends on it but what is shown.
@@ -732,63 +514,4 @@ impl Source {
 /// Number and digest of a revision.
 fn name_of(revision: &Revision) -> Option<(u64, Digest)> {
     Some((revision.sequence, Digest::from_slice(&revision.sha256)?))
-}
-
-/// A revision is sent and kept whole; room is left for what is around it.
-fn check_len(revision: &Revision) -> Result<(), Diagnostic> {
-    let len = prost::Message::encoded_len(revision);
-    if len <= REVISION_LEN_MAX - (1 << 20) {
-        return Ok(());
-    }
-    Err(
-        Diagnostic::error(TOO_LARGE, "the policy revision is too large to be sent")
-            .cause(format!(
-                "it has {len} bytes, the limit is {REVISION_LEN_MAX} less 1 MiB"
-            ))
-            .help("take out what is not policy; see which file is large"),
-    )
-}
-
-/// Content that can be signed by nobody, where somebody must have.
-fn unsigned_place(place: &Place) -> Diagnostic {
-    Diagnostic::error(
-        UNSIGNED_FOLDER,
-        format!("`{place}` is no bundle, and carries no signatures of it"),
-    )
-    .cause("`policy_trust` demands that policies are signed")
-    .help("serve a signed file: palisade bundle build DIR -f FILE, then palisade bundle sign FILE --key KEY --sequence N")
-}
-
-/// What became of the newest content of the sources.
-#[derive(Debug, Default)]
-struct Outcome {
-    loaded: Option<(Compiled, Vec<Diagnostic>)>,
-    /// Whose newest content is in it.
-    taken: BTreeSet<SmolStr>,
-    /// Of whom nothing is in it any more.
-    left_out: BTreeSet<SmolStr>,
-    refused: BTreeMap<SmolStr, Vec<Diagnostic>>,
-}
-
-impl Outcome {
-    fn with(&self, name: &SmolStr) -> BTreeSet<SmolStr> {
-        let mut with = self.taken.clone();
-        with.insert(name.clone());
-        with
-    }
-
-    fn take(&mut self, loaded: Loaded, with: BTreeSet<SmolStr>) {
-        self.loaded = loaded.compiled.map(|c| (c, loaded.diagnostics));
-        self.refused.retain(|name, _| !with.contains(name));
-        self.taken = with;
-    }
-}
-
-/// Those that are about files of `source`.
-fn of_source(found: &[Diagnostic], source: &str) -> Vec<Diagnostic> {
-    let own = |d: &&Diagnostic| {
-        let at = d.location.as_ref();
-        at.is_some_and(|at| author::files::source_of(&at.file).0 == source)
-    };
-    found.iter().filter(own).cloned().collect()
 }

@@ -330,6 +330,7 @@ impl Subscription {
             word::check(&kept, word.as_ref())?;
             let Opened { bundle, digest } = keep::open(&kept)?;
             let domain = trust::domain_of(&bundle.trust_domain)?;
+            let trust = trust::load(trust.as_ref())?;
             let signed = trust::check(trust.as_ref(), &domain, digest, &kept)?;
             Ok(Some((kept, Believed { domain, signed })))
         };
@@ -480,7 +481,7 @@ impl Subscription {
         let stamp = newest.stamp.clone();
         let in_force = self.revision.borrow().clone();
         let stamped = blocking(move || {
-            let trust = trust.map(|t| t.load()).transpose()?;
+            let trust = trust::load(trust.as_ref())?;
             // A key that was taken out counts no longer, also for what is in force.
             if let (Some(trust), Some(in_force)) = (&trust, &in_force) {
                 trust.check(&domain, digest, in_force)?;
@@ -512,8 +513,8 @@ impl Subscription {
         let (trust, now_us) = (self.config.trust.clone(), self.freshness.now_us());
         let revision = revision.clone();
         blocking(move || {
+            let trust = trust::load(trust.as_ref())?;
             let signed = trust::check(trust.as_ref(), &domain, digest, &revision)?;
-            let trust = trust.map(|t| t.load()).transpose()?;
             let of = (digest, revision.sequence);
             let stamp = held(trust.as_ref(), &domain, of, revision.stamp, now_us)?;
             Ok((Believed { domain, signed }, stamp))

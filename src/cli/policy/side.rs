@@ -2,19 +2,13 @@
 //! mesh.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
     sync::Arc,
-    thread,
 };
 
 use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::{
-    author::{self, FILE_LEN_MAX, FILES_MAX, Loaded, REPOSITORY_LEN_MAX},
-    bundle::file,
-    compiled::Compiled,
-    decide::Snapshot,
+    author, bundle::file, compiled::Compiled, decide::Snapshot, publish::load_commit,
 };
 
 use crate::{
@@ -120,13 +114,11 @@ async fn load(name: &str, source: Source, context: &Context) -> Result<Side, Vec
             blocking(move || Ok(author::compile(file::read(&path)?.signed.bundle))).await?
         }
         Source::Git { reference, dir } => {
-            let commit = {
-                let (reference, dir) = (reference.clone(), dir.clone());
-                blocking(move || commit(&dir, &reference)).await?
-            };
+            let loaded = load_commit(&dir, &reference).await;
+            let (commit, loaded) = loaded.map_err(|d| vec![d])?;
             let short: String = commit.chars().take(12).collect();
             name = format!("git:{reference} {short}");
-            blocking(move || of_commit(&dir, &commit)).await?
+            loaded
         }
     };
     match loaded.compiled {
@@ -156,147 +148,6 @@ async fn blocking<T: Send + 'static>(
     }
 }
 
-/// The commit that a reference of the repository around `dir` names.
-fn commit(dir: &Path, reference: &str) -> Result<String, Diagnostic> {
-    let wanted = format!("{reference}^{{commit}}");
-    let out = git(dir, &["rev-parse", "--verify", "--end-of-options", &wanted])?;
-    Ok(String::from_utf8_lossy(&out).trim().to_owned())
-}
-
-/// The texts of a commit, read by git without a checkout, from the folder that `dir` is there.
-fn of_commit(dir: &Path, commit: &str) -> Result<Loaded, Diagnostic> {
-    let prefix = git(dir, &["rev-parse", "--show-prefix"])?;
-    let prefix = String::from_utf8_lossy(&prefix).trim_end().to_owned();
-    let listed = git(
-        dir,
-        &[
-            "ls-tree",
-            "-r",
-            "-l",
-            "-z",
-            "--full-tree",
-            commit,
-            "--",
-            folder(&prefix),
-        ],
-    )?;
-    let blobs = blobs(&listed, &prefix)?;
-    let texts = contents(dir, &blobs)?;
-    let files = blobs.into_iter().map(|b| b.path).zip(texts).collect();
-    Ok(author::of_files(files, commit.to_owned()))
-}
-
-fn folder(prefix: &str) -> &str {
-    if prefix.is_empty() { "." } else { prefix }
-}
-
-/// A file of a commit.
-struct Blob {
-    hash: String,
-    /// Within the policy repository.
-    path: String,
-}
-
-/// The files of a listing that belong to a policy repository; links are left out, as in a folder.
-fn blobs(listed: &[u8], prefix: &str) -> Result<Vec<Blob>, Diagnostic> {
-    let mut blobs = Vec::new();
-    let mut total = 0;
-    for entry in listed.split(|b| *b == 0).filter(|e| !e.is_empty()) {
-        let entry = String::from_utf8_lossy(entry);
-        let Some((facts, path)) = entry.split_once('\t') else {
-            continue;
-        };
-        let facts: Vec<&str> = facts.split_whitespace().collect();
-        let [mode, "blob", hash, size] = facts.as_slice() else {
-            continue;
-        };
-        let path = path.strip_prefix(prefix).unwrap_or(path);
-        if !mode.starts_with("100") || !author::is_part(path) {
-            continue;
-        }
-        let len = size.parse::<usize>().unwrap_or(usize::MAX);
-        total += len.min(REPOSITORY_LEN_MAX);
-        if len > FILE_LEN_MAX || total > REPOSITORY_LEN_MAX || blobs.len() >= FILES_MAX {
-            return Err(
-                Diagnostic::error(2310, format!("`{path}` is too much to be read from git"))
-                    .cause(format!(
-                        "a file may have {FILE_LEN_MAX} bytes, all together {REPOSITORY_LEN_MAX} in {FILES_MAX} files"
-                    ))
-                    .help("compare with a commit whose policy repository is within the limits"),
-            );
-        }
-        blobs.push(Blob {
-            hash: (*hash).to_owned(),
-            path: path.to_owned(),
-        });
-    }
-    Ok(blobs)
-}
-
-/// The bytes of every blob, in order, by one process.
-fn contents(dir: &Path, blobs: &[Blob]) -> Result<Vec<Vec<u8>>, Diagnostic> {
-    let failed = |e: std::io::Error| git_failed("cat-file", &e.to_string());
-    let mut child = command(dir)
-        .args(["cat-file", "--batch"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(failed)?;
-    let (Some(mut input), Some(output)) = (child.stdin.take(), child.stdout.take()) else {
-        return Err(git_failed("cat-file", "bug: it has no pipes"));
-    };
-    let asked: String = blobs.iter().map(|b| format!("{}\n", b.hash)).collect();
-    // Written beside: git answers before it has read everything, and pipes are short.
-    let writer = thread::spawn(move || input.write_all(asked.as_bytes()));
-    let mut output = BufReader::new(output);
-    let mut read = || -> std::io::Result<Vec<Vec<u8>>> {
-        let mut texts = Vec::with_capacity(blobs.len());
-        for blob in blobs {
-            let mut head = String::new();
-            output.read_line(&mut head)?;
-            let len = head.rsplit(' ').next().and_then(|n| n.trim().parse().ok());
-            let broken = || std::io::Error::other(format!("no answer for `{}`", blob.path));
-            let len: usize = len.filter(|l| *l <= FILE_LEN_MAX).ok_or_else(broken)?;
-            let mut text = vec![0; len + 1];
-            output.read_exact(&mut text)?;
-            text.pop();
-            texts.push(text);
-        }
-        Ok(texts)
-    };
-    let texts = read().map_err(failed);
-    drop(output);
-    let _ = writer.join();
-    let _ = child.wait();
-    texts
-}
-
-fn git(dir: &Path, arguments: &[&str]) -> Result<Vec<u8>, Diagnostic> {
-    let verb = arguments.first().copied().unwrap_or_default();
-    let out = command(dir)
-        .args(arguments)
-        .output()
-        .map_err(|e| git_failed(verb, &e.to_string()))?;
-    if out.status.success() {
-        return Ok(out.stdout);
-    }
-    let said = String::from_utf8_lossy(&out.stderr);
-    Err(git_failed(verb, said.trim().trim_start_matches("fatal: ")))
-}
-
-fn command(dir: &Path) -> Command {
-    let mut command = Command::new("git");
-    command.arg("-C").arg(dir).env("GIT_OPTIONAL_LOCKS", "0");
-    command
-}
-
-fn git_failed(verb: &str, cause: &str) -> Diagnostic {
-    Diagnostic::error(2310, format!("git {verb} failed"))
-        .cause(cause.to_owned())
-        .help("HEAD must be a folder of a git repository that has the commit; in CI, fetch it: git fetch --depth=1 origin REF")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,22 +169,5 @@ mod tests {
         ] {
             assert_eq!(Source::of(name, near), expected, "{name}");
         }
-    }
-
-    #[test]
-    fn only_files_of_a_repository_are_taken_from_a_commit() {
-        let listed = "100644 blob aa 10\tp/palisade.yaml\0\
-            120000 blob bb 10\tp/policies/link.cedar\0\
-            100644 blob cc 10\tp/README.md\0\
-            100755 blob dd 10\tp/policies/team/a.cedar\0\
-            100644 blob ee 10\tp/policies/.hidden/b.cedar\0";
-        let found = blobs(listed.as_bytes(), "p/").unwrap();
-        let paths: Vec<&str> = found.iter().map(|b| b.path.as_str()).collect();
-        assert_eq!(paths, ["palisade.yaml", "policies/team/a.cedar"]);
-        let large = format!("100644 blob aa {}\tpalisade.yaml\0", FILE_LEN_MAX + 1);
-        assert_eq!(
-            blobs(large.as_bytes(), "").err().map(|d| d.code.0),
-            Some(2310)
-        );
     }
 }

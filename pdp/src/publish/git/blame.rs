@@ -13,7 +13,7 @@ use std::{
 
 use palisade_mesh::{diagnostic::Diagnostic, wire::policy::File};
 
-use super::{Failure, Git, LOCAL_TIME_MAX, Run, codes, object};
+use super::{Failure, Git, LOCAL_TIME_MAX, Run, codes, tree::object};
 use crate::author::{
     Provenance, REPOSITORY_LEN_MAX,
     files::{self, WorkTree},

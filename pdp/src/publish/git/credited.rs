@@ -3,27 +3,19 @@
 use std::path::Path;
 
 use super::{FolderBlame, codes};
-use crate::author::{Loaded, Provenance, Texts, contributors, elsewhere, files};
+use crate::author::{Gathered, Loaded, Provenance, Texts, files};
 
 /// Loads the repository in `dir` as [`crate::author::load`] does, with commit and author of
 /// each policy. They are known for all of a folder's files or for none, so that the same
 /// history gives the same bundle everywhere: not in a shallow clone, and not where `git blame`
 /// takes too long. `home` is an empty folder for git.
 pub async fn load_credited(dir: &Path, home: &Path) -> Loaded {
-    let mut texts = Texts::read(dir);
-    texts.provenance = credit(dir, home, &mut texts).await;
-    for contributor in contributors(texts.settings(), dir) {
-        match contributor.place.folder() {
-            Some(folder) => {
-                let mut other = Texts::contributed(folder);
-                other.demand_content();
-                other.provenance = credit(folder, home, &mut other).await;
-                texts.add(&contributor, &other);
-            }
-            None => texts.found.push(elsewhere(&contributor)),
-        }
+    let mut gathered = Gathered::read(dir);
+    gathered.own.provenance = credit(dir, home, &mut gathered.own).await;
+    for (_, folder, texts) in &mut gathered.folders {
+        texts.provenance = credit(folder, home, texts).await;
     }
-    let compiled = tokio::task::spawn_blocking(move || texts.compile()).await;
+    let compiled = tokio::task::spawn_blocking(move || gathered.together().compile()).await;
     compiled.unwrap_or_default()
 }
 

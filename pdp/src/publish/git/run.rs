@@ -71,8 +71,9 @@ const CONFIGURATION: &str = "# Written by palisade; changes are lost.
 /// The surroundings it is run in.
 #[derive(Debug, Clone)]
 pub(super) struct Git {
-    /// Holds the configuration; the user's home as far as it can see.
-    home: PathBuf,
+    /// Holds the configuration; the user's home as far as it can see. Without one it runs as
+    /// the user runs it.
+    home: Option<PathBuf>,
     /// The repository.
     pub(super) dir: PathBuf,
     /// Settings of this source, each `key=value`.
@@ -109,14 +110,23 @@ impl Git {
     /// Prepares `home`, and runs in the repository `dir`.
     pub(super) fn new(home: &Path, dir: PathBuf) -> io::Result<Self> {
         fs::create_dir_all(home)?;
-        let git = Self {
-            home: home.to_owned(),
+        fs::write(configuration(home), CONFIGURATION)?;
+        Ok(Self {
+            home: Some(home.to_owned()),
             dir,
             settings: Vec::new(),
             protocol: "none",
-        };
-        fs::write(git.configuration(), CONFIGURATION)?;
-        Ok(git)
+        })
+    }
+
+    /// Runs as the user does in the folder `dir`, with what is configured there.
+    pub(super) fn of_user(dir: PathBuf) -> Self {
+        Self {
+            home: None,
+            dir,
+            settings: Vec::new(),
+            protocol: "none",
+        }
     }
 
     /// Lets it speak to servers over `protocol`.
@@ -131,10 +141,6 @@ impl Git {
         setting.push(value.into());
         self.settings.push(setting);
         self
-    }
-
-    fn configuration(&self) -> PathBuf {
-        self.home.join("config")
     }
 
     /// Runs it; gives what it wrote. Dropped, it ends at once, with all it started.
@@ -196,6 +202,23 @@ impl Git {
             command.arg("-c").arg(setting);
         }
         command.args(&run.args);
+        match &self.home {
+            Some(home) => self.confine(&mut command, home),
+            None => {
+                let quiet = [("LC_ALL", "C"), ("GIT_OPTIONAL_LOCKS", "0")];
+                command.envs(quiet).current_dir(&self.dir);
+            }
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.process_group(0).kill_on_drop(true);
+        command
+    }
+
+    /// Gives it an environment of its own.
+    fn confine(&self, command: &mut Command, home: &Path) {
         command.env_clear();
         command.envs(
             HANDED_ON
@@ -213,17 +236,15 @@ impl Git {
             ("SSH_ASKPASS", ""),
             ("GIT_ALLOW_PROTOCOL", self.protocol),
         ]);
-        command.env("GIT_CONFIG_GLOBAL", self.configuration());
+        command.env("GIT_CONFIG_GLOBAL", configuration(home));
         command.env("GIT_DIR", &self.dir);
-        command.env("HOME", &self.home);
-        command.current_dir(&self.home);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command.process_group(0).kill_on_drop(true);
-        command
+        command.env("HOME", home);
+        command.current_dir(home);
     }
+}
+
+fn configuration(home: &Path) -> PathBuf {
+    home.join("config")
 }
 
 impl<'a> Run<'a> {

@@ -1,0 +1,116 @@
+//! Which of the newest content is taken: all of it, or what is good of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use palisade_mesh::diagnostic::Diagnostic;
+use smol_str::SmolStr;
+use tokio::task::spawn_blocking;
+
+use super::Source;
+use crate::{
+    author::{self, Loaded},
+    compiled::Compiled,
+};
+
+/// What became of the newest content of the sources.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) loaded: Option<(Compiled, Vec<Diagnostic>)>,
+    /// Whose newest content is in it.
+    pub(super) taken: BTreeSet<SmolStr>,
+    /// Of whom nothing is in it any more.
+    pub(super) left_out: BTreeSet<SmolStr>,
+    pub(super) refused: BTreeMap<SmolStr, Vec<Diagnostic>>,
+}
+
+impl Outcome {
+    fn with(&self, name: &SmolStr) -> BTreeSet<SmolStr> {
+        let mut with = self.taken.clone();
+        with.insert(name.clone());
+        with
+    }
+
+    fn take(&mut self, loaded: Loaded, with: BTreeSet<SmolStr>) {
+        self.loaded = loaded.compiled.map(|c| (c, loaded.diagnostics));
+        self.refused.retain(|name, _| !with.contains(name));
+        self.taken = with;
+    }
+}
+
+impl Source {
+    /// Looks for the most of `pending` that is good together: all of it, or else one source
+    /// after the other, the repository itself first.
+    pub(super) async fn choose(&self, pending: &BTreeSet<SmolStr>) -> Outcome {
+        let mut outcome = Outcome::default();
+        let all = self.compile(pending, &outcome.left_out).await;
+        if all.compiled.is_some() {
+            outcome.take(all, pending.clone());
+            return outcome;
+        }
+        if let (1, Some(only)) = (pending.len(), pending.first()) {
+            self.judge(only, all, &mut outcome).await;
+            return outcome;
+        }
+        loop {
+            let before = outcome.taken.len();
+            for name in pending {
+                if !outcome.taken.contains(name) {
+                    let with = outcome.with(name);
+                    let loaded = self.compile(&with, &outcome.left_out).await;
+                    self.judge(name, loaded, &mut outcome).await;
+                }
+            }
+            if outcome.taken.len() == before || outcome.taken.len() == pending.len() {
+                return outcome;
+            }
+        }
+    }
+
+    /// Takes the newest content of `name`, or refuses it, by what came of it together with
+    /// what was taken before.
+    async fn judge(&self, name: &SmolStr, loaded: Loaded, outcome: &mut Outcome) {
+        let with = outcome.with(name);
+        if loaded.compiled.is_some() {
+            return outcome.take(loaded, with);
+        }
+        // What a source may say is the repository's to decide: where it says less than
+        // before, a source that says too much cannot hold it up.
+        let beyond = match name.is_empty() {
+            true => self.parts.beyond_remit(&loaded.diagnostics),
+            false => BTreeSet::new(),
+        };
+        if !beyond.is_empty() {
+            let narrowed = self.compile(&with, &beyond).await;
+            if narrowed.compiled.is_some() {
+                outcome.take(narrowed, with);
+                for source in beyond {
+                    let found = of_source(&loaded.diagnostics, &source);
+                    outcome.taken.remove(&source);
+                    outcome.refused.insert(source.clone(), found);
+                    outcome.left_out.insert(source);
+                }
+                return;
+            }
+        }
+        if !loaded.diagnostics.is_empty() {
+            outcome.refused.insert(name.clone(), loaded.diagnostics);
+        }
+    }
+
+    async fn compile(&self, newest: &BTreeSet<SmolStr>, without: &BTreeSet<SmolStr>) -> Loaded {
+        let Some(texts) = self.parts.assemble(newest, without) else {
+            return Loaded::default();
+        };
+        let compiled = spawn_blocking(move || texts.compile()).await;
+        compiled.unwrap_or_default()
+    }
+}
+
+/// Those that are about files of `source`.
+fn of_source(found: &[Diagnostic], source: &str) -> Vec<Diagnostic> {
+    let own = |d: &&Diagnostic| {
+        let at = d.location.as_ref();
+        at.is_some_and(|at| author::files::source_of(&at.file).0 == source)
+    };
+    found.iter().filter(own).cloned().collect()
+}

@@ -1,0 +1,211 @@
+//! Numbers and signatures: whose word a revision is in force by.
+
+use std::sync::Arc;
+
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    place::Place,
+    wire::policy::{Revision, Stamp},
+};
+
+use super::{
+    super::{bundled::Vouched, foreign, keep::REVISION_LEN_MAX, older, slices::Slices},
+    Published, Source, name_of,
+};
+use crate::{
+    bundle::{
+        codes::{TOO_LARGE, UNSIGNED_FOLDER},
+        key::SigningKey,
+        statement::{self, Statement},
+        trust::{self, SignedBy},
+    },
+    compiled::Compiled,
+};
+
+impl Source {
+    /// The content in force is there again, perhaps signed by more or stamped anew.
+    pub(super) fn renew(
+        &mut self,
+        current: &Published,
+        vouched: Vouched,
+    ) -> Result<(), Diagnostic> {
+        if let Some(next) = self.renewed(current, vouched)? {
+            self.keep.store(&next.revision)?;
+            self.state.send_modify(|s| s.current = Some(Arc::new(next)));
+        }
+        Ok(())
+    }
+
+    /// `before` with what is vouched for it now; none where that is nothing new.
+    ///
+    /// # Errors
+    /// When it may not be in force as it is signed now.
+    pub(super) fn renewed(
+        &self,
+        before: &Published,
+        vouched: Vouched,
+    ) -> Result<Option<Published>, Diagnostic> {
+        let issued = |stamp: &Option<Stamp>| stamp.as_ref().map(|s| s.issued_us);
+        let mut revision = before.revision.clone();
+        // Copies that lag behind take nothing away.
+        if issued(&vouched.stamp) > issued(&revision.stamp) {
+            revision.stamp = vouched.stamp;
+        }
+        if !vouched.content.is_empty() {
+            revision.content_signatures = vouched.content;
+        }
+        if let Some(release) = vouched.release {
+            revision.issued_us = release.issued_us;
+            revision.release_signatures = release.signatures;
+        }
+        let signed = self.accepted(&before.compiled, &revision)?;
+        if revision == before.revision {
+            return Ok(None);
+        }
+        Ok(Some(Published {
+            stamp: self.stamps(&revision),
+            revision,
+            signed,
+            compiled: before.compiled.clone(),
+            git_revision: before.git_revision.clone(),
+            since_us: before.since_us,
+            diagnostics: before.diagnostics.clone(),
+            slices: Slices::default(),
+        }))
+    }
+
+    /// Whether a revision can have its number: a higher one than any that was used, or that
+    /// of the same content, where it was never in force or was not believed at the start.
+    pub(super) fn check_number(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        let in_force = self.state.borrow().current.as_ref().map(|c| c.sequence());
+        let is_same = name_of(revision) == self.used && in_force < Some(revision.sequence);
+        match revision.sequence > self.sequence || is_same {
+            true => Ok(()),
+            false => Err(older(revision.sequence, self.sequence)),
+        }
+    }
+
+    /// Notes that a number is used.
+    pub(super) fn use_number(&mut self, revision: &Revision) {
+        self.sequence = revision.sequence;
+        self.used = name_of(revision);
+    }
+
+    /// A number and the signatures that were vouched for it, or our own.
+    pub(super) fn signed(&self, compiled: &Compiled, vouched: Vouched, now_us: i64) -> Revision {
+        let (domain, digest) = (&compiled.trust_domain, compiled.digest);
+        let own = |said: Statement<'_>| vec![said.sign(&self.key)];
+        let mut revision = Revision {
+            bundle: compiled.bundle.clone(),
+            sha256: digest.0.to_vec(),
+            content_signatures: vouched.content,
+            stamp: vouched.stamp,
+            ..Revision::default()
+        };
+        if revision.content_signatures.is_empty() {
+            revision.content_signatures = own(statement::content(domain, digest));
+        }
+        match vouched.release {
+            Some(release) => {
+                revision.sequence = release.sequence;
+                revision.issued_us = release.issued_us;
+                revision.release_signatures = release.signatures;
+            }
+            None => {
+                revision.sequence = self.sequence.saturating_add(1);
+                revision.issued_us = now_us;
+                let release = statement::release(domain, digest, &revision);
+                revision.release_signatures = own(release);
+            }
+        }
+        revision
+    }
+
+    /// Whether a revision may be put in force now.
+    pub(super) fn accepted(
+        &self,
+        compiled: &Compiled,
+        revision: &Revision,
+    ) -> Result<SignedBy, Diagnostic> {
+        if self.trust.is_some() && !self.place.is_bundle() {
+            return Err(unsigned_place(&self.place));
+        }
+        if let Some(own) = self
+            .domain
+            .as_ref()
+            .filter(|d| **d != compiled.trust_domain)
+        {
+            return Err(foreign(&compiled.trust_domain, own));
+        }
+        check_len(revision)?;
+        let trust = trust::load(self.trust.as_ref())?;
+        let (domain, digest) = (&compiled.trust_domain, compiled.digest);
+        let signed = trust::check(trust.as_ref(), domain, digest, revision)?;
+        if let Some(trust) = &trust {
+            let named = (digest, revision.sequence);
+            trust.check_stamp(domain, named, revision.stamp.as_ref(), self.clock.now_us())?;
+        }
+        Ok(signed)
+    }
+
+    /// Whether those who must have signed have.
+    pub(super) fn believed(
+        &self,
+        compiled: &Compiled,
+        revision: &Revision,
+    ) -> Result<SignedBy, Diagnostic> {
+        let trust = trust::load(self.trust.as_ref())?;
+        let domain = &compiled.trust_domain;
+        trust::check(trust.as_ref(), domain, compiled.digest, revision)
+    }
+
+    pub(super) fn published(
+        &self,
+        compiled: Compiled,
+        since_us: i64,
+        revision: Revision,
+        diagnostics: Vec<Diagnostic>,
+    ) -> Published {
+        let signed = self.believed(&compiled, &revision);
+        Published {
+            // What is not believed any more is nobody's word but ours.
+            signed: signed.unwrap_or(SignedBy::Pdp),
+            stamp: self.stamps(&revision),
+            revision,
+            git_revision: compiled.git_revision.clone(),
+            since_us,
+            diagnostics,
+            compiled: Arc::new(compiled),
+            slices: Slices::default(),
+        }
+    }
+
+    pub(super) fn stamps(&self, revision: &Revision) -> Result<Stamp, Arc<SigningKey>> {
+        revision.stamp.clone().ok_or_else(|| self.key.clone())
+    }
+}
+
+/// A revision is sent and kept whole; room is left for what is around it.
+fn check_len(revision: &Revision) -> Result<(), Diagnostic> {
+    let len = prost::Message::encoded_len(revision);
+    if len <= REVISION_LEN_MAX - (1 << 20) {
+        return Ok(());
+    }
+    Err(
+        Diagnostic::error(TOO_LARGE, "the policy revision is too large to be sent")
+            .cause(format!(
+                "it has {len} bytes, the limit is {REVISION_LEN_MAX} less 1 MiB"
+            ))
+            .help("take out what is not policy; see which file is large"),
+    )
+}
+
+/// Content that can be signed by nobody, where somebody must have.
+fn unsigned_place(place: &Place) -> Diagnostic {
+    Diagnostic::error(
+        UNSIGNED_FOLDER,
+        format!("`{place}` is no bundle, and carries no signatures of it"),
+    )
+    .cause("`policy_trust` demands that policies are signed")
+    .help("serve a signed file: palisade bundle build DIR -f FILE, then palisade bundle sign FILE --key KEY --sequence N")
+}
