@@ -382,6 +382,7 @@ impl Config {
             let mut more = section.listeners(false).check();
             more.extend(section.check_stale());
             more.extend(section.check_stamp_age());
+            more.extend(section.check_alone(cfg!(feature = "full")));
             found.extend(more.into_iter().map(|d| placed(d, "proxy", &whole, &root)));
         }
         #[cfg(feature = "full")]
@@ -494,6 +495,29 @@ impl ProxySection {
         })
     }
 
+    /// What of it asks for a proxy without a control plane, which only the `full` program
+    /// can be.
+    pub(crate) fn check_alone(&self, full: bool) -> Vec<Diagnostic> {
+        let alone = [
+            (
+                "policy: { folder: … }",
+                matches!(self.policy, PolicySource::Folder(_)),
+            ),
+            (
+                "records: { log: … }",
+                matches!(self.records, RecordTarget::Log(_)),
+            ),
+        ];
+        let asked = alone.into_iter().filter(|(_, asked)| *asked && !full);
+        asked
+            .map(|(key, _)| {
+                Diagnostic::error(9213, format!("this program has no part for `{key}`"))
+                    .cause("it is a slim build, which runs beside workloads and follows a control plane")
+                    .help("run the proxy with the full program, or name `mesh` or the address of a PDP and of an audit service")
+            })
+            .collect()
+    }
+
     /// The part of it that the proxy itself reads.
     pub fn listeners(&self, demo: bool) -> ProxyConfig {
         ProxyConfig {
@@ -596,6 +620,22 @@ mod tests {
         let proxy = config.proxy.unwrap();
         assert_eq!(proxy.stale_after, STALE_AFTER_MIN);
         assert_eq!(proxy.drain.deadline, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_slim_program_says_which_parts_of_a_lonely_proxy_it_lacks() {
+        let codes = |policy: &str, records: &str, full: bool| -> Vec<u16> {
+            let text = format!(
+                "trust_domain: acme.test\nproxy:\n  identity: {{ workload_api: \"unix:///a\" }}\n  policy: {policy}\n  records: {records}\n  outbound: {{ listen: \"127.0.0.1:0\" }}\n"
+            );
+            let proxy = Config::parse("m.yaml", &text).unwrap().proxy.unwrap();
+            let found = proxy.check_alone(full);
+            found.iter().map(|d| d.code.0).collect()
+        };
+        assert_eq!(codes("{ folder: p }", "{ log: l }", true), [0_u16; 0]);
+        assert_eq!(codes("{ folder: p }", "{ log: l }", false), [9213, 9213]);
+        assert_eq!(codes("mesh", "{ log: l }", false), [9213]);
+        assert_eq!(codes("mesh", "mesh", false), [0_u16; 0]);
     }
 
     /// `--config mesh.yaml` in the working folder, as most people write it.

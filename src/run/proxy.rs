@@ -40,6 +40,8 @@ use crate::{
     },
 };
 
+#[cfg(feature = "full")]
+mod alone;
 mod barring;
 mod beside;
 mod core;
@@ -171,7 +173,6 @@ pub async fn start_as(
     let feeding = feed::Parts {
         config,
         identity: &identity,
-        sink: sink.as_ref(),
         policy: &policy,
         bars: &bars,
         holder: &holder,
@@ -184,10 +185,13 @@ pub async fn start_as(
     }
     let later = Arc::new(OnceLock::new());
     let subscribed = match &section.policy {
+        #[cfg(feature = "full")]
         PolicySource::Folder(folder) => {
-            feed::folder(&feeding, section, folder).await?;
+            alone::folder(&feeding, sink.as_ref(), section, folder).await?;
             None
         }
+        #[cfg(not(feature = "full"))]
+        PolicySource::Folder(_) => return Err(section.check_alone(false)),
         PolicySource::Pdp(address) => {
             let pdp = Whereabouts::At(*address);
             Some(feed::pdp(&feeding, section, pdp, later.clone()).await?)

@@ -4,11 +4,9 @@
 use std::sync::{Arc, OnceLock};
 
 use axum::{Json, Router, routing::get};
-use palisade_audit::{
-    local::LocalSink,
-    log::Log,
-    spool::{Spool, SpoolOptions},
-};
+use palisade_audit::spool::{Spool, SpoolOptions};
+#[cfg(feature = "full")]
+use palisade_audit::{local::LocalSink, log::Log};
 use palisade_mesh::{
     clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::Identity,
 };
@@ -27,6 +25,7 @@ pub(super) type Sink = Arc<dyn RecordSink>;
 pub(super) struct Records {
     config: Config,
     clock: Clock,
+    #[cfg(feature = "full")]
     log: Option<Log>,
     /// Of each part that asked; none where it writes into the log.
     spools: Vec<(Role, Option<Arc<Spool>>)>,
@@ -45,6 +44,7 @@ impl Records {
         Self {
             config: config.clone(),
             clock,
+            #[cfg(feature = "full")]
             log: None,
             spools: Vec::new(),
             identities: Vec::new(),
@@ -90,6 +90,7 @@ impl Records {
         reporter: SpiffeId,
         audit: Option<Whereabouts>,
     ) -> Result<(Sink, Option<Arc<Pending>>), Vec<Diagnostic>> {
+        #[cfg(feature = "full")]
         if let Some(log) = &self.log {
             self.spools.push((role, None));
             let sink = LocalSink::new(log.clone(), reporter, self.clock.clone());

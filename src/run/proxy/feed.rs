@@ -1,8 +1,7 @@
-//! Where a proxy's policy comes from: a folder, or a PDP with what it last said on disk.
+//! Policy from a PDP, with what it last said on disk.
 
 use std::{
     net::SocketAddr,
-    path::Path,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -10,13 +9,10 @@ use std::{
 use palisade_mesh::{
     clock::Clock,
     diagnostic::Diagnostic,
-    sink::RecordSink,
     svid::Identity,
     wire::policy::{Announcement, Revision, Status},
 };
-use palisade_pdp::publish::{
-    Freshness, Recorder, Source, SourceConfig, State, Subscribed, Subscription, SubscriptionConfig,
-};
+use palisade_pdp::publish::{Freshness, Subscribed, Subscription, SubscriptionConfig};
 use palisade_proxy::{PolicySlot, endpoints::Endpoints};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -32,8 +28,6 @@ use crate::{
     net::{directory::Whereabouts, kill::Holder, tls},
 };
 
-/// Worker number of the proxy's own records, apart from those of its workers.
-const OWN_WORKER: u32 = u32::MAX;
 /// How often a status is sent, and with it the snapshot confirmed, at most.
 const STATUS_EVERY: Duration = Duration::from_secs(5);
 /// How often the age of the snapshot is looked at, at most.
@@ -53,73 +47,12 @@ pub(super) fn follow_kill_list(
 pub(super) struct Parts<'p> {
     pub(super) config: &'p Config,
     pub(super) identity: &'p Identity,
-    pub(super) sink: &'p dyn RecordSink,
     pub(super) policy: &'p PolicySlot,
     pub(super) bars: &'p Arc<Bars>,
     pub(super) holder: &'p Arc<Holder>,
     pub(super) endpoints: &'p Endpoints,
     pub(super) clock: &'p Clock,
     pub(super) stop: &'p CancellationToken,
-}
-
-/// Puts in force whatever good revision the folder holds.
-pub(super) async fn folder(
-    parts: &Parts<'_>,
-    section: &ProxySection,
-    folder: &Path,
-) -> Result<(), Vec<Diagnostic>> {
-    let recorder = Recorder::new(
-        parts.sink.open(OWN_WORKER),
-        parts.identity.id().as_str(),
-        parts.config.demo,
-        parts.clock.clone(),
-    );
-    let mut watched = SourceConfig::new(folder, parts.config.state_dir.join("policy"));
-    watched.domain = Some(parts.config.trust_domain.clone());
-    watched.trust = section.policy_trust.as_ref().map(policy::trust);
-    let source = Source::open(watched, parts.clock.clone(), Arc::new(recorder))
-        .await
-        .map_err(|e| vec![e.diagnostic().clone()])?;
-    let (mut state, bars) = (source.state(), parts.bars.clone());
-    let first = state.borrow().clone();
-    if let (None, Some(rejected)) = (&first.current, &first.rejected) {
-        return Err(rejected.diagnostics.clone());
-    }
-    let (own, engine) = (parts.identity.id(), section.engine);
-    let mut in_force = 0;
-    let mut put = move |state: &State| {
-        let Some(published) = state.current.as_ref().filter(|p| p.sequence() != in_force) else {
-            return Ok(());
-        };
-        let compiled = (*published.compiled).clone();
-        let snapshot = policy::snapshot_for(&own, compiled, published.sequence())?;
-        bars.put(policy::plugged(snapshot, engine));
-        in_force = published.sequence();
-        Ok(())
-    };
-    put(&first).map_err(|d: Diagnostic| vec![d])?;
-    let stop = parts.stop.clone();
-    tokio::spawn(async move {
-        let follow = async {
-            while state.changed().await.is_ok() {
-                let now = state.borrow_and_update().clone();
-                if let Some(rejected) = &now.rejected {
-                    for diagnostic in &rejected.diagnostics {
-                        tracing::error!(%diagnostic, "policy folder was rejected, keeping the present revision");
-                    }
-                }
-                if let Err(error) = put(&now) {
-                    tracing::error!(%error, "revision has no engine, keeping the present one");
-                }
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = source.run() => {}
-            () = follow => {}
-        }
-    });
-    Ok(())
 }
 
 /// Begins from the disk, then follows a PDP: revisions, endpoints, and the status of

@@ -11,23 +11,19 @@ use std::{
     time::Duration,
 };
 
-use palisade_audit::{
-    local::LocalSink,
-    log::{Log, LogOptions},
-    spool::{Spool, SpoolError, SpoolOptions},
-};
+#[cfg(feature = "full")]
+use crate::config::RecordTarget;
+#[cfg(feature = "full")]
+use palisade_audit::log::Log;
+use palisade_audit::spool::{Spool, SpoolError, SpoolOptions};
 use palisade_mesh::{
-    clock::Clock,
-    diagnostic::Diagnostic,
-    sink::RecordSink,
-    spiffe_id::{SpiffeId, TrustDomain},
-    svid::Identity,
+    clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::Identity,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Role, unusable};
 use crate::{
-    config::{Config, ProxySection, RecordTarget},
+    config::{Config, ProxySection},
     net::{directory::Whereabouts, tls},
 };
 
@@ -40,6 +36,7 @@ const RETRY: Duration = Duration::from_millis(250);
 /// Where its records are kept.
 #[derive(Clone)]
 pub(super) enum Kept {
+    #[cfg(feature = "full")]
     Log(Log),
     Spool(Spools),
 }
@@ -68,8 +65,18 @@ impl Kept {
     /// Writes out everything; blocks for about one fsync.
     pub(super) fn close(&self) {
         match self {
+            #[cfg(feature = "full")]
             Self::Log(log) => log.close(),
             Self::Spool(spools) => spools.own.close(),
+        }
+    }
+
+    /// The spools, where they are not kept in a log here.
+    pub(super) fn spools(&self) -> Option<&Spools> {
+        match self {
+            #[cfg(feature = "full")]
+            Self::Log(_) => None,
+            Self::Spool(spools) => Some(spools),
         }
     }
 }
@@ -87,12 +94,9 @@ pub(super) fn open(
 ) -> Result<(Kept, Arc<dyn RecordSink>), Vec<Diagnostic>> {
     let reporter = identity.id();
     match (&section.records, audit) {
+        #[cfg(feature = "full")]
         (RecordTarget::Log(folder), _) => {
-            let domain = TrustDomain::parse(reporter.trust_domain())
-                .unwrap_or_else(|_| config.trust_domain.clone());
-            let log = Log::open(folder, LogOptions::new(domain), clock.clone())
-                .map_err(|e| vec![unusable(&e.to_string())])?;
-            let sink = Arc::new(LocalSink::new(log.clone(), reporter, clock.clone()));
+            let (log, sink) = super::alone::log(folder, reporter, clock)?;
             Ok((Kept::Log(log), sink))
         }
         (_, None) => Err(vec![unusable("records have nowhere to go")]),

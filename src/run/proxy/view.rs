@@ -6,7 +6,7 @@ use palisade_mesh::{
     decision::SelfCheck, diagnostic::Diagnostic, snapshot::Versions, wire::policy::Status,
 };
 
-use super::{super::keeping, Core, beside, records::Kept};
+use super::{super::keeping, Core, beside, records::Spools};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -38,10 +38,7 @@ impl Core {
     }
 
     fn waiting(&self) -> u64 {
-        match &self.kept {
-            Kept::Log(_) => 0,
-            Kept::Spool(spools) => spools.waiting(),
-        }
+        self.kept.spools().map_or(0, Spools::waiting)
     }
 
     /// The status for the PDP; its subscription adds the time.
@@ -291,9 +288,7 @@ impl Core {
     }
 
     fn check_records(&self, name: &str) -> Option<Fact> {
-        let Kept::Spool(spools) = &self.kept else {
-            return None;
-        };
+        let spools = self.kept.spools()?;
         let stats = spools.own().stats();
         let last_us = stats.last_ack_us.unwrap_or(self.started_us);
         let late = u128::try_from(self.clock.now_us() - last_us).unwrap_or_default();
