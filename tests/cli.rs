@@ -75,6 +75,7 @@ fn without_a_mesh_every_question_to_it_exits_with_seven() {
         &["audit", "timeline"],
         &["audit", "gaps"],
         &["audit", "export", "last:1h", "--to", "n.csv"],
+        &["audit", "proof", "01ABCDEFGH"],
         &["identity", "list"],
         &["identity", "show", "web"],
     ] {

@@ -7,7 +7,7 @@
 //! - [`buffer`], [`spool`], [`local`]: where a part of the mesh leaves its records
 //! - [`ingest`], [`stream`]: how they arrive, numbered, each once
 //! - [`log`], [`segment`], [`envelope`]: how they are kept
-//! - [`merkle`], [`note`], [`checkpoint`]: how anybody can check it
+//! - [`merkle`], [`note`], [`checkpoint`], [`proof`]: how anybody can check it
 //! - [`verify`]: the check itself
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
@@ -37,6 +37,7 @@ pub mod log;
 pub mod merkle;
 pub mod note;
 #[cfg(feature = "index")]
+pub mod proof;
 pub mod query;
 #[cfg(feature = "index")]
 pub mod row;

@@ -371,6 +371,14 @@ impl Log {
         self.inner.shared.read(index)
     }
 
+    /// The record at `index` as it is hashed: an encoded `Envelope`.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    pub fn leaf(&self, index: u64) -> Result<Bytes, LogError> {
+        self.inner.shared.leaf(index)
+    }
+
     /// Reads from leaf `from` to what is durable at this call.
     pub fn scan(&self, from: u64) -> Scan {
         Scan::new(self.inner.shared.clone(), from)

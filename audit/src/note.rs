@@ -149,44 +149,70 @@ impl Verifier {
     /// # Errors
     /// [`NoteError`] when it is no note or not signed by this key.
     pub fn open<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
-        if note.len() > NOTE_LEN_MAX {
-            return Err(NoteError::Malformed("too long"));
-        }
-        if note.chars().any(|c| c.is_ascii_control() && c != '\n') {
-            return Err(NoteError::Malformed("control character"));
-        }
-        let end = note
-            .rfind("\n\n")
-            .ok_or(NoteError::Malformed("no blank line before the signatures"))?;
-        let (text, signatures) = note
-            .split_at_checked(end + 1)
-            .ok_or(NoteError::Malformed("no text"))?;
-        if !signatures.ends_with('\n') || signatures.len() < 2 {
-            return Err(NoteError::Malformed("signature line does not end"));
-        }
-        for line in signatures.lines().skip(1).take(SIGNATURES_MAX) {
-            let Some((name, blob)) = line
-                .strip_prefix("\u{2014} ")
-                .and_then(|rest| rest.split_once(' '))
-            else {
-                return Err(NoteError::Malformed("not a signature line"));
-            };
-            let blob = BASE64
-                .decode(blob)
-                .map_err(|_| NoteError::Malformed("signature is not base64"))?;
-            let Some((id, signature)) = blob.split_first_chunk::<4>() else {
-                return Err(NoteError::Malformed("signature is too short"));
-            };
-            if name != self.name || *id != self.id {
-                continue;
-            }
-            return UnparsedPublicKey::new(&ED25519, &self.key)
-                .verify(text.as_bytes(), signature)
-                .map(|()| text)
-                .map_err(|_| NoteError::Forged(self.name.clone()));
-        }
-        Err(NoteError::Unsigned(self.name.clone()))
+        let (text, lines) = parts(note)?;
+        let Some(line) = lines
+            .iter()
+            .find(|line| line.name == self.name && line.id == self.id)
+        else {
+            return Err(NoteError::Unsigned(self.name.clone()));
+        };
+        UnparsedPublicKey::new(&ED25519, &self.key)
+            .verify(text.as_bytes(), &line.signature)
+            .map(|()| text)
+            .map_err(|_| NoteError::Forged(self.name.clone()))
     }
+}
+
+/// A signature line of a note.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SignatureLine<'a> {
+    /// Name of the key that it claims.
+    pub(crate) name: &'a str,
+    /// Id of that key.
+    pub(crate) id: [u8; 4],
+    /// What follows the id.
+    pub(crate) signature: Vec<u8>,
+}
+
+/// Takes a note apart: its text, and the first [`SIGNATURES_MAX`] signature lines.
+pub(crate) fn parts(note: &str) -> Result<(&str, Vec<SignatureLine<'_>>), NoteError> {
+    if note.len() > NOTE_LEN_MAX {
+        return Err(NoteError::Malformed("too long"));
+    }
+    if note.chars().any(|c| c.is_ascii_control() && c != '\n') {
+        return Err(NoteError::Malformed("control character"));
+    }
+    let end = note
+        .rfind("\n\n")
+        .ok_or(NoteError::Malformed("no blank line before the signatures"))?;
+    let (text, signatures) = note
+        .split_at_checked(end + 1)
+        .ok_or(NoteError::Malformed("no text"))?;
+    if !signatures.ends_with('\n') || signatures.len() < 2 {
+        return Err(NoteError::Malformed("signature line does not end"));
+    }
+    let lines = signatures.lines().skip(1).take(SIGNATURES_MAX);
+    Ok((text, lines.map(signature_line).collect::<Result<_, _>>()?))
+}
+
+fn signature_line(line: &str) -> Result<SignatureLine<'_>, NoteError> {
+    let Some((name, blob)) = line
+        .strip_prefix("\u{2014} ")
+        .and_then(|rest| rest.split_once(' '))
+    else {
+        return Err(NoteError::Malformed("not a signature line"));
+    };
+    let blob = BASE64
+        .decode(blob)
+        .map_err(|_| NoteError::Malformed("signature is not base64"))?;
+    let Some((id, signature)) = blob.split_first_chunk::<4>() else {
+        return Err(NoteError::Malformed("signature is too short"));
+    };
+    Ok(SignatureLine {
+        name,
+        id: *id,
+        signature: signature.into(),
+    })
 }
 
 impl std::fmt::Display for Verifier {

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod export;
+mod proof;
 mod sums;
 
 /// What to do with the log.
@@ -36,7 +37,9 @@ pub(super) enum Command {
     Gaps(sums::GapsArgs),
     /// Write records to a file: audit export 'decision:deny last:30d' --to denied.csv.
     Export(export::ExportArgs),
-    /// Check every byte of the log against its signed checkpoints.
+    /// Write one record and the proof that it is in the log: audit proof ID.
+    Proof(proof::ProofArgs),
+    /// Check every byte of the log against its signed checkpoints, or one record by its proof.
     Verify(VerifyArgs),
 }
 
@@ -73,6 +76,22 @@ pub(super) struct VerifyArgs {
     /// Folder of a log, such as a copy, instead of the running mesh's.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Trusted public key of the log: a file such as `checkpoint.pub`, or `NAME+HASH+KEY`. Without
+    /// it the log is only found to agree with itself.
+    #[arg(long)]
+    key: Option<String>,
+    /// A proof that `audit proof` wrote; with --record and --key, and no mesh is asked.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "record",
+        requires = "key",
+        conflicts_with = "dir"
+    )]
+    proof: Option<PathBuf>,
+    /// The record that belongs to the proof.
+    #[arg(long, value_name = "FILE", requires = "proof")]
+    record: Option<PathBuf>,
 }
 
 pub(super) fn main(command: Command, context: &Context) -> Exit {
@@ -84,6 +103,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Timeline(args) => sums::timeline(args, context),
         Command::Gaps(args) => sums::gaps(args, context),
         Command::Export(args) => export::main(args, context),
+        Command::Proof(args) => proof::main(&args, context),
         Command::Verify(args) => verify(args, context),
     }
 }
@@ -171,20 +191,31 @@ fn show(id: &str, context: &Context) -> Exit {
 }
 
 fn verify(args: VerifyArgs, context: &Context) -> Exit {
+    if let (Some(proof), Some(record), Some(key)) = (&args.proof, &args.record, &args.key) {
+        return proof::verify(proof, record, key, context);
+    }
+    let key = args.key.as_deref().map(proof::trusted).transpose();
+    let options = match key {
+        Ok(key) => VerifyOptions {
+            key,
+            progress: None,
+        },
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
     let report = match args.dir {
         Some(dir) if !dir.is_dir() => Err(Diagnostic::error(
             7208,
             format!("there is no folder `{}` to verify", dir.display()),
         )
         .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
-        Some(dir) => {
-            serde_json::to_value(verify::verify(&dir, VerifyOptions::default())).map_err(|e| {
-                Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
-            })
-        }
+        Some(dir) => serde_json::to_value(verify::verify(&dir, options)).map_err(|e| {
+            Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
+        }),
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
-            mesh.post::<Value>("audit", "/v1/audit/verify", &()).await
+            let report = mesh.post::<Value>("audit", "/v1/audit/verify", &()).await?;
+            proof::is_under(&report, options.key.as_ref())?;
+            Ok(report)
         }),
     };
     match report {

@@ -258,9 +258,7 @@ pub(crate) fn print_found(found: &Found) {
             paint(style.bold(), word),
             paint(DIM, text(row, "id"))
         ));
-        for (key, value) in row.as_object().into_iter().flatten() {
-            print_field(key, value);
-        }
+        print_fields(row);
     }
     line(&if found.checkpointed {
         paint(DIM, "under a signed checkpoint")
@@ -273,6 +271,13 @@ pub(crate) fn print_found(found: &Found) {
             format!("palisade why {}", clean(text(decision, "id"))),
             "the policies and the clause behind it",
         )]);
+    }
+}
+
+/// Prints the fields of a record.
+pub(crate) fn print_fields(row: &Value) {
+    for (key, value) in row.as_object().into_iter().flatten() {
+        print_field(key, value);
     }
 }
 

@@ -47,8 +47,10 @@ use crate::{
     net::tls,
 };
 
+mod proof;
 mod sums;
 
+pub use proof::{Proven, Wanted};
 pub use sums::{Facets, Gaps, Timeline};
 
 /// Rows of a search that does not say how many.
@@ -151,6 +153,7 @@ impl AuditRole {
         let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
         let of_decisions = self.clone();
         self.sums()
+            .merge(self.proofs())
             .route(
                 "/v1/audit/search",
                 post(move |Json(q): Json<Search>| async move { of_search.search(q).await }),

@@ -69,6 +69,11 @@ struct Place {
 
 impl Shared {
     pub(super) fn read(&self, index: u64) -> Result<Entry, LogError> {
+        entry(index, self.leaf(index)?)
+    }
+
+    /// The leaf as it is hashed.
+    pub(super) fn leaf(&self, index: u64) -> Result<Bytes, LogError> {
         let place = self.place(index)?;
         let mut frame = vec![0; place.len];
         let len = segment::read_at_most(&place.file, &mut frame, place.offset)
@@ -77,7 +82,7 @@ impl Shared {
         let damaged =
             |what: String| LogError::tampered(place.path.clone(), index, place.offset, what);
         match segment::check_frame(&frame) {
-            Ok(leaf) => entry(index, Bytes::copy_from_slice(leaf)),
+            Ok(leaf) => Ok(Bytes::copy_from_slice(leaf)),
             Err(what) => Err(damaged(what)),
         }
     }

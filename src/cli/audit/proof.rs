@@ -1,0 +1,303 @@
+//! `palisade audit proof` and `audit verify --proof`: one record for an outsider, and
+//! what the outsider does with it.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
+use palisade_audit::{
+    checkpoint::Checkpoint,
+    item::Item,
+    note::Verifier,
+    proof::{PROOF_LEN_MAX, Proof, ProofFault, RECORD_LEN_MAX},
+    row::Row,
+    source::Entry,
+};
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    wire::{audit::Envelope, record::Record},
+};
+use prost::Message as _;
+use serde_json::{Value, json};
+
+use crate::{
+    cli::{Context, Exit, block_on},
+    control::client::Mesh,
+    render::{self, Output, records, snippet::clean},
+    run::audit::{Proven, Wanted},
+};
+
+/// Longest file with a key that is read, in bytes.
+const KEY_LEN_MAX: usize = 4096;
+
+/// Arguments of `audit proof`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ProofArgs {
+    /// Id of a record, or its first six or more characters.
+    id: String,
+    /// Which record of the id, by its place in the log (`entry` in a search); its decision, or
+    /// else its first, where nothing is said.
+    #[arg(long)]
+    entry: Option<u64>,
+    /// File for the proof; `ID.tlog-proof` where nothing is said.
+    #[arg(long, value_name = "FILE")]
+    proof: Option<PathBuf>,
+    /// File for the record; `ID.record` where nothing is said.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Replace files of these names.
+    #[arg(long)]
+    overwrite: bool,
+}
+
+/// Writes a record and its proof.
+pub(super) fn main(args: &ProofArgs, context: &Context) -> Exit {
+    match block_on(write(args, context)) {
+        Ok(done) => {
+            match context.output {
+                Output::Json => render::json(&done),
+                Output::Human => print_written(&done),
+            }
+            Exit::Ok
+        }
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
+    }
+}
+
+async fn write(args: &ProofArgs, context: &Context) -> Result<Value, Diagnostic> {
+    let mesh = Mesh::find(context.mesh.as_deref()).await?;
+    let wanted = Wanted {
+        id: args.id.clone(),
+        entry: args.entry,
+    };
+    let proven: Proven = mesh.post("audit", "/v1/audit/proof", &wanted).await?;
+    let record = BASE64.decode(&proven.record).unwrap_or_default();
+    let id = proven.row.get("id").and_then(Value::as_str);
+    let id = id.unwrap_or(args.id.as_str()).to_owned();
+    let named = |given: &Option<PathBuf>, ending: &str| {
+        let named = given.clone();
+        named.unwrap_or_else(|| PathBuf::from(format!("{id}.{ending}")))
+    };
+    let (proof_file, record_file) = (
+        named(&args.proof, "tlog-proof"),
+        named(&args.record, "record"),
+    );
+    put(&record_file, &record, args.overwrite)?;
+    put(&proof_file, proven.proof.as_bytes(), args.overwrite)?;
+    Ok(json!({
+        "id": id,
+        "entry": proven.entry,
+        "entries": proven.entries,
+        "proof": proof_file,
+        "record": record_file,
+        "key": proven.key,
+    }))
+}
+
+fn put(path: &Path, contents: &[u8], overwrite: bool) -> Result<(), Diagnostic> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    match overwrite {
+        true => options.create(true).truncate(true),
+        false => options.create_new(true),
+    };
+    let written = options.open(path).and_then(|mut f| f.write_all(contents));
+    written.map_err(|e| {
+        let told = Diagnostic::error(7534, format!("`{}` cannot be written", path.display()));
+        match e.kind() {
+            std::io::ErrorKind::AlreadyExists => told
+                .cause("there is a file of this name already")
+                .help("choose another name with --proof and --record, or --overwrite"),
+            _ => told
+                .cause(e.to_string())
+                .help("see that its folder is there and writable"),
+        }
+    })
+}
+
+fn print_written(done: &Value) {
+    let text = |key: &str| clean(done.get(key).and_then(Value::as_str).unwrap_or_default());
+    let entry = done
+        .get("entry")
+        .and_then(Value::as_u64)
+        .unwrap_or_default();
+    let (proof, record, key) = (text("proof"), text("record"), text("key"));
+    let head = format!("record {entry} of the log, {}", text("id"));
+    render::line(&format!(
+        "{}: {head}",
+        render::paint(render::GOOD.bold(), "✓ written")
+    ));
+    for (name, value) in [("record", &record), ("proof", &proof), ("key", &key)] {
+        render::line(&format!("  {name:<8}{value}"));
+    }
+    render::next(&[(
+        format!("palisade audit verify --proof {proof} --record {record} --key '{key}'"),
+        "needs no mesh",
+    )]);
+}
+
+/// Checks a record against its proof; needs no mesh. What the key is worth depends on
+/// where it came from.
+pub(super) fn verify(proof: &Path, record: &Path, key: &str, context: &Context) -> Exit {
+    match verified(proof, record, key) {
+        Ok(report) => {
+            match context.output {
+                Output::Json => render::json(&report),
+                Output::Human => print_verified(&report),
+            }
+            Exit::Ok
+        }
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
+    }
+}
+
+fn verified(proof_file: &Path, record_file: &Path, key: &str) -> Result<Value, Diagnostic> {
+    let key = trusted(key)?;
+    let text = String::from_utf8(read(proof_file, PROOF_LEN_MAX)?)
+        .map_err(|_| no_proof(proof_file, "it is not UTF-8"))?;
+    let record = read(record_file, RECORD_LEN_MAX)?;
+    let read = Proof::parse(&text);
+    let proof = read.map_err(|e| no_proof(proof_file, &e.to_string()))?;
+    let checkpoint = proof
+        .verify(&record, &key)
+        .map_err(|e| refused(proof_file, &e))?;
+    Ok(report(&proof, &record, &checkpoint, &key))
+}
+
+fn report(proof: &Proof, record: &[u8], checkpoint: &Checkpoint, key: &Verifier) -> Value {
+    json!({
+        "verified": true,
+        "origin": checkpoint.origin,
+        "key": key.to_string(),
+        "entry": proof.index,
+        "checkpoint": {
+            "size": checkpoint.size,
+            "root": render::hex(&checkpoint.root),
+            "time": format!("{:.6}", checkpoint.time),
+        },
+        "row": row(proof.index, record),
+    })
+}
+
+/// The record as a search shows it; nothing where this version cannot read it, which
+/// takes nothing from the proof.
+fn row(index: u64, record: &[u8]) -> Value {
+    let decoded = || {
+        let envelope = Envelope::decode(Bytes::copy_from_slice(record)).ok()?;
+        let record = Record::decode(envelope.record.clone()).ok()?;
+        serde_json::to_value(Row::new(&Item::new(Entry {
+            index,
+            envelope,
+            record,
+        })))
+        .ok()
+    };
+    decoded().unwrap_or_default()
+}
+
+fn print_verified(report: &Value) {
+    let of = |at: &str| {
+        clean(
+            report
+                .pointer(at)
+                .and_then(Value::as_str)
+                .unwrap_or_default(),
+        )
+    };
+    let number = |at: &str| {
+        report
+            .pointer(at)
+            .and_then(Value::as_u64)
+            .unwrap_or_default()
+    };
+    let (entry, size) = (number("/entry"), number("/checkpoint/size"));
+    render::line(&format!(
+        "{}: record {} of {}",
+        render::paint(render::GOOD.bold(), "✓ verified"),
+        render::thousands(entry),
+        render::count(size, "record", "records"),
+    ));
+    for (name, at) in [
+        ("log", "/origin"),
+        ("signed", "/checkpoint/time"),
+        ("root", "/checkpoint/root"),
+    ] {
+        render::line(&render::paint(
+            render::DIM,
+            format!("  {name:<7} {}", of(at)),
+        ));
+    }
+    match report.get("row") {
+        Some(row) if row.is_object() => records::print_fields(row),
+        _ => render::line("the record is of a version that this program cannot read"),
+    }
+}
+
+/// A key that is trusted: its text, or a file with it.
+pub(super) fn trusted(key: &str) -> Result<Verifier, Diagnostic> {
+    let unreadable = |cause: String| {
+        Diagnostic::error(7533, format!("`{key}` is no key of a log"))
+            .cause(cause)
+            .help("name a file such as `checkpoint.pub`, or write NAME+HASH+KEY itself; take it from somewhere that you trust, not from whom you check")
+    };
+    let parsed = Verifier::parse(key);
+    if let Ok(key) = parsed {
+        return Ok(key);
+    }
+    let text =
+        read(Path::new(key), KEY_LEN_MAX).map_err(|e| unreadable(e.cause.unwrap_or(e.message)))?;
+    let text = String::from_utf8_lossy(&text);
+    Verifier::parse(text.trim()).map_err(|e| unreadable(e.to_string()))
+}
+
+/// That the log of a mesh was verified with the trusted key, if one is.
+pub(super) fn is_under(report: &Value, key: Option<&Verifier>) -> Result<(), Diagnostic> {
+    let used = report
+        .get("key")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    match key {
+        Some(key) if key.to_string() != used => Err(Diagnostic::error(
+            7532,
+            "the log is under another key than the trusted one",
+        )
+        .cause(format!("its own is `{used}`"))
+        .help("see whether the key or the mesh is the one that you mean; if both are, keep the log as evidence")),
+        _ => Ok(()),
+    }
+}
+
+/// Reads a file that is no longer than something of its kind can be.
+fn read(path: &Path, len_max: usize) -> Result<Vec<u8>, Diagnostic> {
+    let unreadable = |cause: String| {
+        Diagnostic::error(7531, format!("`{}` cannot be read", path.display()))
+            .cause(cause)
+            .help("both files come from `palisade audit proof ID`")
+    };
+    let mut bytes = Vec::new();
+    let most = u64::try_from(len_max).unwrap_or(u64::MAX).saturating_add(1);
+    let file = fs::File::open(path).map_err(|e| unreadable(e.to_string()))?;
+    let read = file.take(most).read_to_end(&mut bytes);
+    read.map_err(|e| unreadable(e.to_string()))?;
+    match bytes.len() > len_max {
+        true => Err(unreadable(format!("it has more than {len_max} bytes"))),
+        false => Ok(bytes),
+    }
+}
+
+fn no_proof(path: &Path, cause: &str) -> Diagnostic {
+    Diagnostic::error(7531, format!("`{}` is no proof", path.display()))
+        .cause(cause)
+        .help("take the file as `palisade audit proof ID` wrote it")
+}
+
+fn refused(path: &Path, fault: &ProofFault) -> Diagnostic {
+    Diagnostic::error(7532, "the record is not proven to be in the log")
+        .cause(format!("`{}`: {fault}", path.display()))
+        .help("record, proof and key belong together; if they came from the log's operator, keep them as evidence")
+}

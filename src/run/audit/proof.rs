@@ -1,0 +1,126 @@
+//! One record as it lies in the log, with the proof that it does.
+
+use std::time::Duration;
+
+use axum::{Json, Router, routing::post};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use palisade_audit::{proof::Proof, row::Row, source::Entry};
+use palisade_mesh::{diagnostic::Diagnostic, wire::record::record::Body};
+use serde::{Deserialize, Serialize};
+
+use super::{AuditRole, Item, blocking, broken, entry};
+use crate::control::api::{Answer, Problem};
+
+/// How long a record may wait for the checkpoint that it will be under; one is signed
+/// every second.
+const CHECKPOINT_WAIT: Duration = Duration::from_secs(5);
+
+/// What `audit proof` asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Wanted {
+    /// The id, or its first characters.
+    pub id: String,
+    /// Which of its records, by index in the log; its decision, or else its first, where
+    /// nothing is said.
+    pub entry: Option<u64>,
+}
+
+/// A record with its proof.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Proven {
+    /// Index in the log.
+    pub entry: u64,
+    /// All records of the id, by index in the log.
+    pub entries: Vec<u64>,
+    /// The record as it is hashed, base64.
+    pub record: String,
+    /// The proof (C2SP tlog-proof).
+    pub proof: String,
+    /// The log's public key, `NAME+HASH+KEY`.
+    pub key: String,
+    /// The record as a search shows it.
+    pub row: serde_json::Value,
+}
+
+impl AuditRole {
+    pub(super) fn proofs(&self) -> Router {
+        let role = self.clone();
+        Router::new().route(
+            "/v1/audit/proof",
+            post(move |Json(wanted): Json<Wanted>| async move { role.proof(wanted).await }),
+        )
+    }
+
+    async fn proof(self, wanted: Wanted) -> Answer<Proven> {
+        let (store, id) = (self.store.clone(), wanted.id.clone());
+        let entries = blocking(move || store.by_id(&id)).await?;
+        let entry = chosen(&entries, &wanted)?;
+        self.signed(entry).await?;
+        let proven = tokio::task::spawn_blocking(move || self.proven(entry, &entries)).await;
+        proven
+            .map_err(|e| broken(&e.to_string()))?
+            .map(Json)
+            .map_err(Problem::from)
+    }
+
+    /// Waits until a checkpoint is over the record.
+    async fn signed(&self, entry: u64) -> Result<(), Problem> {
+        let mut checkpoints = self.log.subscribe_checkpoints();
+        let over = checkpoints.wait_for(|checkpoint| checkpoint.size > entry);
+        match tokio::time::timeout(CHECKPOINT_WAIT, over).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Diagnostic::error(
+                7209,
+                format!("record {entry} is under no signed checkpoint yet"),
+            )
+            .cause("nothing is proven before the log has signed for it")
+            .help("see why the log does not sign: palisade check")
+            .into()),
+        }
+    }
+
+    fn proven(&self, index: u64, entries: &[Entry]) -> Result<Proven, Diagnostic> {
+        let read = || {
+            let leaf = self.log.leaf(index)?;
+            let (checkpoint, hashes) = self.log.prove(index)?;
+            Ok((leaf, checkpoint, hashes, self.log.read(index)?))
+        };
+        let (leaf, checkpoint, hashes, record) =
+            read().map_err(|e: palisade_audit::log::LogError| e.diagnostic())?;
+        let proof = Proof {
+            index,
+            hashes,
+            checkpoint: checkpoint.note,
+        };
+        Ok(Proven {
+            entry: index,
+            entries: entries.iter().map(|e| e.index).collect(),
+            record: BASE64.encode(leaf),
+            proof: proof.to_string(),
+            key: self.log.verifier().to_string(),
+            row: serde_json::to_value(Row::new(&Item::new(entry(record)))).unwrap_or_default(),
+        })
+    }
+}
+
+/// The index of the record that is wanted.
+fn chosen(entries: &[Entry], wanted: &Wanted) -> Result<u64, Problem> {
+    let Some(entry) = wanted.entry else {
+        let decision = |e: &&Entry| matches!(e.record.body, Some(Body::Decision(_)));
+        let first = entries.iter().find(decision).or(entries.first());
+        return first
+            .map(|e| e.index)
+            .ok_or_else(|| broken("an id without records").into());
+    };
+    if entries.iter().any(|e| e.index == entry) {
+        return Ok(entry);
+    }
+    let known: Vec<String> = entries.iter().map(|e| e.index.to_string()).collect();
+    Err(Diagnostic::error(
+        7210,
+        format!("record {entry} is not one of id `{}`", wanted.id),
+    )
+    .cause(format!("its records are {}", known.join(", ")))
+    .help("take one of these for --entry, or leave it out")
+    .into())
+}
