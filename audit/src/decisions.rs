@@ -116,7 +116,7 @@ fn decoded(index: u64, leaf: &[u8]) -> Option<Entry> {
 }
 
 /// Index of the first record that was received at `us` or later.
-fn first_received(log: &Log, us: i64) -> Result<u64, LogError> {
+pub(crate) fn first_received(log: &Log, us: i64) -> Result<u64, LogError> {
     let (mut low, mut high) = (0, log.len());
     while low < high {
         let middle = low + (high - low) / 2;

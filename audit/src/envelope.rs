@@ -105,6 +105,10 @@ pub struct RecordPeek<'a> {
 
 /// Field number of a decision in `record.proto`.
 pub(crate) const DECISION: u32 = 16;
+/// Field number of a call in `record.proto`.
+pub(crate) const CALL: u32 = 31;
+/// Field number of a spool event in `record.proto`.
+pub(crate) const SPOOL_EVENT: u32 = 30;
 /// Field number of a stream head in `record.proto`.
 const STREAM_HEAD: u32 = 25;
 
@@ -149,7 +153,8 @@ impl<'a> RecordPeek<'a> {
             24 => "log_lifecycle",
             STREAM_HEAD => "stream_head",
             26 => "erasure",
-            30 => "spool_event",
+            SPOOL_EVENT => "spool_event",
+            CALL => "call",
             _ => "unknown",
         }
     }

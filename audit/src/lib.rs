@@ -13,6 +13,7 @@
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
 //! - [`export`]: rows as files that other programs read
 //! - [`decisions`]: all decisions of a time, for a replay
+//! - [`reconcile`]: what both sides of a request recorded, held against each other
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
 
 #![cfg(feature = "log")]
@@ -36,9 +37,11 @@ pub mod local;
 pub mod log;
 pub mod merkle;
 pub mod note;
-#[cfg(feature = "index")]
 pub mod proof;
+#[cfg(feature = "index")]
 pub mod query;
+#[cfg(feature = "index")]
+pub mod reconcile;
 #[cfg(feature = "index")]
 pub mod row;
 pub mod segment;

@@ -236,6 +236,14 @@ impl Row {
                     }
                 }
             }
+            Some(Body::Call(call)) => {
+                if call.status != 0 {
+                    self.put("answered", RowValue::Number(call.status.into()));
+                }
+                self.put_text("sent_to", &call.upstream);
+                self.put_text("unanswered", &call.error);
+                self.put_text("decision_id", &ulid_text(&call.decision_id));
+            }
             Some(Body::Outcome(_) | Body::Rejudgement(_)) | None => {}
         }
     }
@@ -248,6 +256,7 @@ impl Row {
             self.put("source_port", RowValue::Number(decision.source_port.into()));
         }
         self.put_text("span", &hex(&decision.span_id));
+        self.put_text("request_id", &ulid_text(&decision.request_id));
         if !decision.shadows.is_empty() {
             let shadows = decision.shadows.iter().map(shadow).collect();
             self.put("shadows", RowValue::Json(serde_json::Value::Array(shadows)));
@@ -268,6 +277,15 @@ impl Row {
             }
         }
     }
+}
+
+/// An id as people write it; empty for what is none.
+fn ulid_text(bytes: &[u8]) -> String {
+    let id = <[u8; 16]>::try_from(bytes);
+    id.map_or_else(
+        |_| String::new(),
+        |id| ulid::Ulid::from_bytes(id).to_string(),
+    )
 }
 
 /// One thing that was tried, whole: the fields of a row have all of them, apart.

@@ -23,7 +23,7 @@ use crate::{
     connection::{Control, Order, Wake},
     health,
     inbound::Caller,
-    recorder::OutcomeFacts,
+    recorder::{CallFacts, OutcomeFacts},
     respond::{Fault, Refusal},
     worker::Worker,
 };
@@ -73,15 +73,29 @@ impl Drop for InFlight {
 }
 
 /// Which listener the request came to.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one in each exchange, which is boxed"
-)]
 pub(crate) enum Side {
     /// It was decided here; an outcome record is due.
     Inbound(Decided),
-    /// The destination decides and records.
-    Outbound,
+    /// The destination decides; a record of the call is due.
+    Outbound(Called),
+}
+
+/// A request of the local application to another service.
+pub(crate) struct Called {
+    /// Under which both sides record it.
+    pub(crate) id: DecisionId,
+    pub(crate) request: CanonicalRequest,
+    noted: Cell<bool>,
+}
+
+impl Called {
+    pub(crate) fn new(id: DecisionId, request: CanonicalRequest) -> Self {
+        Self {
+            id,
+            request,
+            noted: Cell::new(false),
+        }
+    }
 }
 
 /// A request that was allowed, with what it takes to decide it again.
@@ -263,8 +277,27 @@ impl Exchange {
     pub(crate) fn decided(&self) -> Option<&Decided> {
         match &self.side {
             Side::Inbound(decided) => Some(decided),
-            Side::Outbound => None,
+            Side::Outbound(_) => None,
         }
+    }
+
+    /// Records the call, on the side that calls, with what the destination answered;
+    /// only what is known first is recorded.
+    pub(crate) fn note_call(&self, answer: Option<(u16, Option<DecisionId>)>, error: &str) {
+        let Side::Outbound(called) = &self.side else {
+            return;
+        };
+        if called.noted.replace(true) {
+            return;
+        }
+        self.worker.note_call(&CallFacts {
+            id: called.id,
+            service: self.service.id.as_str(),
+            request: &called.request,
+            upstream: self.upstream.get(),
+            answer,
+            error,
+        });
     }
 
     pub(crate) fn service(&self) -> &Arc<Service> {
@@ -410,7 +443,10 @@ impl Exchange {
                 }
                 self.record(decided, end, duration);
             }
-            Side::Outbound => {
+            Side::Outbound(_) => {
+                // Whoever left before there was an answer has not seen one.
+                let error = self.blame.get().map_or("abandoned", |(_, error)| error);
+                self.note_call(None, error);
                 self.worker
                     .telemetry
                     .called(&self.service, self.status.get(), duration);

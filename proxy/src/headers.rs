@@ -23,11 +23,15 @@ use http::{HeaderMap, HeaderName, header::HOST};
 pub use palisade_mesh::fields::{HeaderFault, Hop, clean_request, is_managed};
 use palisade_mesh::{
     canonical::{CanonicalRequest, RawRequest, Refusal},
+    decision::DecisionId,
     fields::{doom_named_by_connection, is_framing, is_hop_by_hop},
 };
 
 /// On every answer, and on every request to the application.
 pub(crate) const DECISION_ID: HeaderName = HeaderName::from_static("palisade-decision-id");
+/// On every request from a proxy to a proxy: the id under which the caller's side
+/// recorded it.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("palisade-request-id");
 /// On every answer that is a refusal of ours; its value is the reason.
 pub(crate) const REFUSED: HeaderName = HeaderName::from_static("palisade-refused");
 /// Who the caller is, in Envoy's format.
@@ -99,6 +103,16 @@ pub(crate) fn take_trace(headers: &mut HeaderMap) -> Option<Trace> {
         headers.remove(TRACESTATE);
     }
     trace
+}
+
+/// The one id that a field says, if it says one.
+pub(crate) fn id_in(headers: &HeaderMap, name: &HeaderName) -> Option<DecisionId> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?;
+    let alone = values.next().is_none();
+    alone
+        .then(|| DecisionId::parse(first.to_str().ok()?))
+        .flatten()
 }
 
 fn parse_trace(text: &[u8]) -> Option<Trace> {

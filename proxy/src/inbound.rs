@@ -422,6 +422,7 @@ fn note_unreadable(worker: &Worker, caller: &Caller, reason: &'static str, statu
         versions: live.map(|l| l.versions),
         took: Duration::ZERO,
         trace: None,
+        request: None,
         status,
         tried: None,
         permits: None,

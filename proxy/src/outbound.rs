@@ -2,9 +2,9 @@
 //! plaintext on loopback in, mTLS and HTTP/2 out.
 //!
 //! The host names the service, the catalogue its identities, the endpoint table
-//! where it is. The destination decides and records; here only hygiene is kept
-//! and the request is brought there. It goes to another endpoint only when
-//! nothing of it was sent.
+//! where it is. The destination decides; here only hygiene is kept, the call is
+//! recorded under an id that the destination repeats in its decision, and the request
+//! is brought there. It goes to another endpoint only when nothing of it was sent.
 
 use std::{
     convert::Infallible,
@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 use crate::{
     body::{RequestBody, ResponseBody, discard},
     connection::{Bytes, Control, Kind, Observed, Place},
-    exchange::{Exchange, InFlight, Opening, Side},
+    exchange::{Called, Exchange, InFlight, Opening, Side},
     forward::{absolute_form, is_event_stream},
     headers,
     hosts::HostCache,
@@ -138,7 +138,7 @@ async fn respond(
         }
     };
     let opening = Opening {
-        side: Side::Outbound,
+        side: Side::Outbound(number(worker, &routed.request, &mut request)),
         service: routed.service.clone(),
         method: routed.request.method,
         started,
@@ -157,6 +157,18 @@ async fn respond(
         Ok((response, lease)) => relay(exchange, response, lease),
         Err(fault) => fail(worker, &exchange, fault, grpc),
     }
+}
+
+/// Gives the request the id under which both sides record it.
+fn number(
+    worker: &Worker,
+    canonical: &CanonicalRequest,
+    request: &mut Request<Incoming>,
+) -> Called {
+    let id = worker.recorder.borrow_mut().next_id(worker.clock.now_us());
+    let value = worker.header_value(id.0.array_to_str(&mut [0; 26]).as_bytes());
+    request.headers_mut().insert(headers::REQUEST_ID, value);
+    Called::new(id, canonical.clone())
 }
 
 /// A request whose service is known.
@@ -247,7 +259,15 @@ fn relay(
     response: Response<Incoming>,
     lease: Lease,
 ) -> Response<ResponseBody> {
-    exchange.answered(response.status().as_u16());
+    let status = response.status().as_u16();
+    exchange.answered(status);
+    exchange.note_call(
+        Some((
+            status,
+            headers::id_in(response.headers(), &headers::DECISION_ID),
+        )),
+        "",
+    );
     exchange.head_came(is_event_stream(response.headers()));
     let (mut parts, body) = response.into_parts();
     headers::clean_peer_response(&mut parts.headers);
@@ -264,6 +284,7 @@ fn fail(worker: &Worker, exchange: &Exchange, fault: Fault, grpc: bool) -> Respo
         .stopped()
         .unwrap_or_else(|| (End::UpstreamFailed, fault.into()));
     exchange.answered(refusal.status);
+    exchange.note_call(None, refusal.reason);
     exchange.blame(end, refusal.reason);
     exchange.finish(end);
     refusal.answer(grpc, None)

@@ -18,7 +18,7 @@ use palisade_mesh::{
     snapshot::Versions,
     svid::{Claim, Peer},
     wire::record::{
-        self, AuditMode, AuthnFailure, Decision, Flip, Outcome, Record, Rejudgement, Shadow,
+        self, AuditMode, AuthnFailure, Call, Decision, Flip, Outcome, Record, Rejudgement, Shadow,
         Verdict, outcome::End, record::Body,
     },
 };
@@ -30,6 +30,10 @@ use crate::{headers::Trace, shadow::Tried};
 /// second: whoever reaches the port causes them, and must not fill the disk.
 const FAILURES_BURST: i64 = 100;
 const FAILURES_PER_S: i64 = 50;
+
+/// How hard a call's record is kept: the destination's decision is what must not be
+/// lost, and of the two the call is shed first. A loss is declared.
+pub(crate) const CALL_MODE: AuditMode = AuditMode::BestEffort;
 
 /// Longest path kept in a record, in bytes.
 pub(crate) const PATH_LEN_MAX: usize = 1024;
@@ -45,6 +49,7 @@ pub(crate) struct Recorder {
     ids: DecisionIds,
     decision: Record,
     outcome: Record,
+    call: Record,
     failure: Record,
     rejudgement: Record,
     allowance: Allowance,
@@ -79,6 +84,7 @@ impl Allowance {
 struct Written {
     source: Option<IpAddr>,
     upstream: Option<SocketAddr>,
+    called: Option<SocketAddr>,
 }
 
 /// What is known of a decided or refused request.
@@ -97,6 +103,8 @@ pub(crate) struct DecisionFacts<'a> {
     pub(crate) versions: Option<Versions>,
     pub(crate) took: Duration,
     pub(crate) trace: Option<Trace>,
+    /// Id of the call, as the caller's proxy gave it.
+    pub(crate) request: Option<DecisionId>,
     /// Status of our own answer; 0 when the request goes on.
     pub(crate) status: u16,
     /// What the revision tried beside the one in force said.
@@ -135,6 +143,17 @@ pub(crate) struct OutcomeFacts<'a> {
     pub(crate) error: &'a str,
 }
 
+/// What came of a call of the local application.
+pub(crate) struct CallFacts<'a> {
+    pub(crate) id: DecisionId,
+    pub(crate) service: &'a str,
+    pub(crate) request: &'a CanonicalRequest,
+    pub(crate) upstream: Option<SocketAddr>,
+    /// Status of the destination's answer, and the decision that it named.
+    pub(crate) answer: Option<(u16, Option<DecisionId>)>,
+    pub(crate) error: &'a str,
+}
+
 /// What came of deciding an open exchange again.
 pub(crate) struct RejudgementFacts<'a> {
     pub(crate) id: DecisionId,
@@ -170,6 +189,7 @@ impl Recorder {
             ids: DecisionIds::new(),
             decision: template(Body::Decision(decision)),
             outcome: template(Body::Outcome(Outcome::default())),
+            call: template(Body::Call(Call::default())),
             failure: template(Body::AuthnFailure(AuthnFailure::default())),
             rejudgement: template(Body::Rejudgement(Rejudgement::default())),
             allowance: Allowance {
@@ -213,10 +233,34 @@ impl Recorder {
         head(&mut self.outcome, facts.id, time_us, facts.mode);
         if let Some(Body::Outcome(body)) = &mut self.outcome.body {
             fill_outcome(body, facts);
-            set_upstream(body, &mut self.written.upstream, facts.upstream);
+            set_text(
+                &mut body.upstream,
+                &mut self.written.upstream,
+                facts.upstream,
+            );
         }
         self.dirty = true;
         self.stream.append(&self.outcome)
+    }
+
+    /// Records a call of the local application.
+    ///
+    /// # Errors
+    /// When the stream does not take it.
+    pub(crate) fn call(&mut self, facts: &CallFacts<'_>, time_us: i64) -> Result<(), SinkError> {
+        head(&mut self.call, facts.id, time_us, CALL_MODE);
+        if let Some(Body::Call(body)) = &mut self.call.body {
+            set(&mut body.service, facts.service);
+            set(&mut body.method, facts.request.method.as_str());
+            set(&mut body.path, head_of(&facts.request.path, PATH_LEN_MAX));
+            set_text(&mut body.upstream, &mut self.written.called, facts.upstream);
+            set(&mut body.error, facts.error);
+            let (status, decision) = facts.answer.unwrap_or_default();
+            body.status = status.into();
+            set_id(&mut body.decision_id, decision);
+        }
+        self.dirty = true;
+        self.stream.append(&self.call)
     }
 
     /// Records that an open exchange was decided again.
@@ -332,6 +376,7 @@ fn fill_decision(body: &mut Decision, facts: &DecisionFacts<'_>) {
         body.trace_id.extend_from_slice(&trace.trace_id);
         body.span_id.extend_from_slice(&trace.span_id);
     }
+    set_id(&mut body.request_id, facts.request);
     body.status = facts.status.into();
     fill_shadows(&mut body.shadows, facts);
 }
@@ -424,16 +469,24 @@ fn set_source(body: &mut Decision, written: &mut Option<IpAddr>, address: Socket
     *written = Some(address.ip());
 }
 
-fn set_upstream(body: &mut Outcome, written: &mut Option<SocketAddr>, address: Option<SocketAddr>) {
+/// Writes an address, unless `field` has it already, as `written` says.
+fn set_text(field: &mut String, written: &mut Option<SocketAddr>, address: Option<SocketAddr>) {
     if *written == address {
         return;
     }
-    body.upstream.clear();
+    field.clear();
     if let Some(address) = address {
         // Writing to a string does not fail.
-        let _ = write!(body.upstream, "{address}");
+        let _ = write!(field, "{address}");
     }
     *written = address;
+}
+
+fn set_id(field: &mut Vec<u8>, id: Option<DecisionId>) {
+    field.clear();
+    if let Some(id) = id {
+        field.extend_from_slice(&id.to_bytes());
+    }
 }
 
 fn set(field: &mut String, value: &str) {
@@ -520,7 +573,7 @@ mod tests {
             Some("[::1]:2"),
         ] {
             let address = address.map(|a| a.parse().unwrap());
-            set_upstream(&mut outcome, &mut upstream, address);
+            set_text(&mut outcome.upstream, &mut upstream, address);
             assert_eq!(
                 outcome.upstream,
                 address.map_or_else(String::new, |a: SocketAddr| a.to_string())

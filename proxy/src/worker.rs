@@ -31,7 +31,7 @@ use crate::{
     penalty::Penalties,
     policy::WorkerPolicy,
     proxy::Shared,
-    recorder::{OutcomeFacts, Recorder},
+    recorder::{CALL_MODE, CallFacts, OutcomeFacts, Recorder},
     rejudge,
     settle::Settling,
     telemetry::Telemetry,
@@ -193,6 +193,15 @@ impl Worker {
         let now_us = self.clock.now_us();
         let noted = self.recorder.borrow_mut().outcome(facts, now_us);
         self.count_record(noted, facts.mode);
+        self.stir();
+    }
+
+    /// Records a call of the local application; a loss is counted, and declared by the
+    /// stream.
+    pub(crate) fn note_call(&self, facts: &CallFacts<'_>) {
+        let now_us = self.clock.now_us();
+        let noted = self.recorder.borrow_mut().call(facts, now_us);
+        self.count_record(noted, CALL_MODE);
         self.stir();
     }
 

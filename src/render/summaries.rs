@@ -152,6 +152,7 @@ pub(crate) fn print_gaps(answer: &Value) {
             records::print_rows(rows);
         }
     }
+    print_calls(answer.get("calls").unwrap_or(&Value::Null));
     let noted = answer.get("noted").unwrap_or(&Value::Null);
     line(&paint(
         DIM,
@@ -162,6 +163,67 @@ pub(crate) fn print_gaps(answer: &Value) {
         ),
     ));
     print_coverage(noted);
+}
+
+/// Prints the requests of which only one side has left a record.
+fn print_calls(calls: &Value) {
+    let found = list(calls, "one_sided");
+    let agreed = count(number(calls, "agreed"), "request", "requests");
+    if found.is_empty() {
+        line(&format!(
+            "{}: both sides recorded {agreed} and agree",
+            paint(GOOD.bold(), "✓ no one-sided request"),
+        ));
+    } else {
+        let mut out = Table::new(&[
+            col("TIME (UTC)"),
+            col("WHAT").short(),
+            col("FROM").short(),
+            col("TO").short(),
+            col("REQUEST").short(),
+            col("ID"),
+        ]);
+        for one in found {
+            let what = match (text(one, "kind"), flag(one, "loss_known")) {
+                (_, Some(true)) => "a loss is known",
+                ("call_alone", _) => "no decision",
+                ("decision_alone", _) => "no call",
+                ("repeated", _) => "id used again",
+                _ => "contradicts its call",
+            };
+            out.row([
+                text(one, "time").get(..23).unwrap_or_default().into(),
+                styled(WARN, what),
+                text(one, "caller").into(),
+                text(one, "service").into(),
+                format!("{} {}", text(one, "method"), text(one, "path")).into(),
+                styled(DIM, text(one, "id")),
+            ]);
+        }
+        out.print();
+        let all = wide(found.len()) + number(calls, "one_sided_more");
+        line(&paint(
+            WARN,
+            format!(
+                "{} that only one side recorded, beside {agreed} that both did",
+                count(all, "request", "requests")
+            ),
+        ));
+    }
+    for (caller, n) in calls
+        .get("without_proxy")
+        .and_then(Value::as_object)
+        .into_iter()
+        .flatten()
+    {
+        let n = count(n.as_u64().unwrap_or_default(), "request", "requests");
+        let said = format!("{n} of {} came through no proxy of the mesh", clean(caller));
+        line(&paint(DIM, said));
+    }
+    if flag(calls, "whole") == Some(false) {
+        let said = format!("both sides were compared from {} on", text(calls, "from"));
+        line(&paint(WARN, said));
+    }
 }
 
 /// Says it when an answer may lack something, and when its time was not asked for.

@@ -40,6 +40,7 @@ const UNMAPPED: &[&str] = &[
     "cached",
     "trace",
     "span",
+    "request_id",
 ];
 
 /// The event of a decision; `None` for a record of another class.

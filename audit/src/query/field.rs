@@ -29,6 +29,7 @@ pub const CLASSES: &[&str] = &[
     "stream_head",
     "erasure",
     "spool_event",
+    "call",
 ];
 
 /// The words of `decision:`. `deny` stands for every way a decision said no.
@@ -201,6 +202,7 @@ pub(crate) fn class_of(record: &Record) -> &'static str {
         Some(Body::StreamHead(_)) => "stream_head",
         Some(Body::Erasure(_)) => "erasure",
         Some(Body::SpoolEvent(_)) => "spool_event",
+        Some(Body::Call(_)) => "call",
         None => "unknown",
     }
 }

@@ -172,6 +172,8 @@ struct Case<'a> {
     caller: &'a Rc<Caller>,
     now_us: i64,
     trace: Option<Trace>,
+    /// Id of the call, as the caller's proxy gave it.
+    request: Option<DecisionId>,
     service: Option<Arc<Service>>,
     versions: Option<Versions>,
 }
@@ -187,6 +189,7 @@ pub(crate) fn judge(
     worker.telemetry.gauges.requests.add(1);
     let grpc = headers::is_grpc(request.headers());
     let trace = headers::take_trace(request.headers_mut());
+    let call = headers::id_in(request.headers(), &headers::REQUEST_ID);
 
     let mut policy = worker.policy.borrow_mut();
     let _ = policy.current();
@@ -203,6 +206,7 @@ pub(crate) fn judge(
         caller,
         now_us: worker.clock.now_us(),
         trace,
+        request: call,
         service: live.as_ref().and_then(|l| l.service.clone()),
         versions: live.as_ref().map(|l| worker.with_discovery(l.versions)),
     };
@@ -389,6 +393,7 @@ impl Case<'_> {
             versions: self.versions,
             took,
             trace: self.trace,
+            request: self.request,
             status: ruling.refusal.as_ref().map_or(0, |r| r.status),
             tried,
             permits: Permits::of(&ruling),

@@ -38,7 +38,15 @@ pub(super) async fn upgrade(
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         return relay(exchange, response, Lease::Single(lease));
     }
-    exchange.answered(response.status().as_u16());
+    let status = response.status().as_u16();
+    exchange.answered(status);
+    exchange.note_call(
+        Some((
+            status,
+            headers::id_in(response.headers(), &headers::DECISION_ID),
+        )),
+        "",
+    );
     let proof = lease.proof().clone();
     let ends = tunnel::Ends {
         downstream,

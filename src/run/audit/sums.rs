@@ -4,7 +4,8 @@ use axum::{Json, Router, routing::post};
 use palisade_audit::{
     index::{Faceted, SearchResult},
     log::OpenGap,
-    query::{Query, TOP_DEFAULT},
+    query::{Limits, Query, TOP_DEFAULT},
+    reconcile::{Reconciliation, reconcile},
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,8 @@ struct Missing {
     noted: SearchResult,
     /// What reporters declared as lost in the time: records that never got a number.
     declared: SearchResult,
+    /// Requests of the time of which only one side has left a record.
+    calls: Reconciliation,
 }
 
 /// Numbers of a stream that have not arrived.
@@ -143,11 +146,19 @@ impl AuditRole {
         let noted = of("class:log_lifecycle (verb:gap OR verb:gap_closed)")?;
         let declared = of("class:spool_event verb:dropped")?;
         let open = self.log.gaps();
+        let window = time
+            .window(self.clock.now_us(), &Limits::default())
+            .map_err(Problem::from)?;
+        let (log, clock) = (self.log.clone(), self.clock.clone());
+        let calls = tokio::task::spawn_blocking(move || reconcile(&log, window, &clock));
+        let calls = calls.await.map_err(|e| broken(&e.to_string()))?;
+        let calls = calls.map_err(|e| broken(&e.to_string()))?;
         blocking(move || {
             Ok(Missing {
                 open: open.iter().map(MissingRange::of).collect(),
                 noted: self.store.search(&noted, LOSSES_MAX, None)?,
                 declared: self.store.search(&declared, LOSSES_MAX, None)?,
+                calls,
             })
         })
         .await

@@ -11,6 +11,8 @@ use crate::{
     query::field::{Field, Kind, Value},
 };
 
+/// Both halves of a request: the destination's and the caller's.
+const OF_REQUESTS: &[&str] = &["decision", "call"];
 const APIS: &[&str] = &["authzen", "ext_authz", "grpc"];
 
 pub(super) const PRINCIPAL: Field = Field {
@@ -48,13 +50,14 @@ pub(super) const CLAIMED: Field = Field {
 pub(super) const SERVICE: Field = Field {
     name: "service",
     kind: Kind::Name,
-    classes: OF_ENDED,
+    classes: &["decision", "outcome", "call"],
     countable: true,
     help: "service that was called, `TRUST_DOMAIN/NAMESPACE/NAME`",
     example: "service:shop/orders",
     read: |item, put| match &item.record.body {
         Some(Body::Decision(d)) => put(Value::Text(&d.service)),
         Some(Body::Outcome(o)) => put(Value::Text(&o.service)),
+        Some(Body::Call(c)) => put(Value::Text(&c.service)),
         _ => {}
     },
 };
@@ -92,11 +95,15 @@ pub(super) const RESOURCE_TYPE: Field = Field {
 pub(super) const METHOD: Field = Field {
     name: "method",
     kind: Kind::Upper,
-    classes: OF_DECISIONS,
+    classes: OF_REQUESTS,
     countable: true,
     help: "HTTP method; written in any case",
     example: "method:post",
-    read: |item, put| of_decision(item, put, |d| &d.method),
+    read: |item, put| match &item.record.body {
+        Some(Body::Decision(d)) => put(Value::Text(&d.method)),
+        Some(Body::Call(c)) => put(Value::Text(&c.method)),
+        _ => {}
+    },
 };
 
 pub(super) const HOST: Field = Field {
@@ -112,11 +119,15 @@ pub(super) const HOST: Field = Field {
 pub(super) const PATH: Field = Field {
     name: "path",
     kind: Kind::Keyword,
-    classes: OF_DECISIONS,
+    classes: OF_REQUESTS,
     countable: false,
     help: "canonical path without the query",
     example: "path:/orders/*",
-    read: |item, put| of_decision(item, put, |d| &d.path),
+    read: |item, put| match &item.record.body {
+        Some(Body::Decision(d)) => put(Value::Text(&d.path)),
+        Some(Body::Call(c)) => put(Value::Text(&c.path)),
+        _ => {}
+    },
 };
 
 pub(super) const ROUTE: Field = Field {
