@@ -31,11 +31,13 @@ pub mod policies;
 pub mod rollout;
 pub mod schema;
 pub mod template;
+pub mod witness;
 
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
 use policies::PoliciesSection;
 use rollout::RolloutSection;
+use witness::{WitnessSection, WitnessesSection};
 
 /// Longest configuration file, in bytes.
 pub const FILE_LEN_MAX: usize = 1 << 20;
@@ -168,6 +170,10 @@ pub struct AuditSection {
     /// Where its identity comes from, when the CA is in another process. Default: the
     /// Workload API at `agent.sock` in the state folder.
     pub identity: Option<IdentityConfig>,
+    /// The logs that are witnessed here. Default: none.
+    pub witness: Option<WitnessSection>,
+    /// Who cosigns the log. Default: nobody.
+    pub witnesses: Option<WitnessesSection>,
 }
 
 /// Section `proxy`.
@@ -399,6 +405,13 @@ impl Config {
             let more = section.check().into_iter();
             found.extend(more.map(|d| placed(d, "pdp.decisions", &whole, &root)));
         }
+        #[cfg(feature = "full")]
+        for audit in config.iter().filter_map(|c| c.audit.as_ref()) {
+            let of_witness = audit.witness.iter().flat_map(WitnessSection::check);
+            found.extend(of_witness.map(|d| placed(d, "audit.witness", &whole, &root)));
+            let of_witnesses = audit.witnesses.iter().flat_map(WitnessesSection::check);
+            found.extend(of_witnesses.map(|d| placed(d, "audit.witnesses", &whole, &root)));
+        }
         layers::relocate(&mut found, &file, &whole);
         match config {
             Some(config) if found.is_empty() => Ok((config, overrides.effective(&file, &root))),
@@ -457,6 +470,8 @@ impl Config {
         }
         if let Some(audit) = &mut self.audit {
             audit.dir.iter_mut().for_each(absolute);
+            let witnesses = audit.witnesses.iter_mut();
+            witnesses.flat_map(|w| &mut w.ca).for_each(absolute);
             audit.identity.iter_mut().for_each(|i| i.resolve(base));
         }
         if let Some(proxy) = &mut self.proxy {

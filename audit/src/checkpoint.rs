@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use crate::{
     merkle::Hash,
     note::{NoteError, Signer, Verifier},
+    proof::decimal,
 };
 
 /// Origin line of the log of a trust domain.
@@ -55,22 +56,13 @@ impl Checkpoint {
     /// [`NoteError`] when it is not one of the log that `verifier` names.
     pub fn open(verifier: &Verifier, note: &str) -> Result<Self, NoteError> {
         let text = verifier.open(note)?;
-        let mut lines = text.lines();
-        let origin = lines.next().unwrap_or_default();
+        let Head { origin, size, root } = Head::read(text)?;
         if origin != verifier.name() {
             return Err(NoteError::Malformed("origin is not the key's name"));
         }
-        let size = lines
-            .next()
-            .filter(|line| *line == "0" || !line.starts_with(['0', '+']))
-            .and_then(|line| line.parse().ok())
-            .ok_or(NoteError::Malformed("size is not a decimal number"))?;
-        let root = lines
-            .next()
-            .and_then(|line| BASE64.decode(line).ok())
-            .and_then(|root| root.try_into().ok())
-            .ok_or(NoteError::Malformed("root is not base64 of 32 bytes"))?;
-        let time = lines
+        let time = text
+            .lines()
+            .skip(3)
             .find_map(|line| line.strip_prefix("time "))
             .and_then(|us| us.parse().ok())
             .and_then(|us| Timestamp::from_microsecond(us).ok())
@@ -81,6 +73,34 @@ impl Checkpoint {
             root,
             time,
             note: note.into(),
+        })
+    }
+}
+
+/// What every log commits itself to in a checkpoint, whatever else it says there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Head<'a> {
+    pub(crate) origin: &'a str,
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
+}
+
+impl<'a> Head<'a> {
+    /// Reads the text of a checkpoint.
+    pub(crate) fn read(text: &'a str) -> Result<Self, NoteError> {
+        let mut lines = text.lines();
+        let origin = lines.next().filter(|origin| !origin.is_empty());
+        Ok(Self {
+            origin: origin.ok_or(NoteError::Malformed("no origin"))?,
+            size: lines
+                .next()
+                .and_then(decimal)
+                .ok_or(NoteError::Malformed("size is not a decimal number"))?,
+            root: lines
+                .next()
+                .and_then(|line| BASE64.decode(line).ok())
+                .and_then(|root| root.try_into().ok())
+                .ok_or(NoteError::Malformed("root is not base64 of 32 bytes"))?,
         })
     }
 }

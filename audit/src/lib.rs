@@ -8,6 +8,7 @@
 //! - [`ingest`], [`stream`]: how they arrive, numbered, each once
 //! - [`log`], [`segment`], [`envelope`]: how they are kept
 //! - [`merkle`], [`note`], [`checkpoint`], [`proof`]: how anybody can check it
+//! - [`cosignature`], [`witness`]: who else has seen the log, and what we have seen of others
 //! - [`verify`]: the check itself
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
@@ -20,6 +21,7 @@
 
 pub mod buffer;
 pub mod checkpoint;
+pub mod cosignature;
 #[cfg(feature = "index")]
 pub mod decisions;
 mod diagnostics;
@@ -50,6 +52,7 @@ pub mod source;
 pub mod spool;
 pub mod stream;
 pub mod verify;
+pub mod witness;
 
 #[cfg(test)]
 mod testing;

@@ -9,6 +9,7 @@
 //! segments/FIRST_LEAF.seg    leaves; the truth           .idx  where each starts
 //! checkpoint                 the latest signed tree head
 //! checkpoints                earlier ones, a sample by the minute
+//! cosigned                   the latest one that enough witnesses have cosigned
 //! checkpoint.key  .pub       the signing key, and what others verify with
 //! tile/                      C2SP tlog-tiles             (derived)
 //! streams                    how far each stream is      (derived)
@@ -36,6 +37,7 @@ use tokio::sync::{Semaphore, watch};
 pub use crate::checkpoint::Checkpoint;
 use crate::{
     disk::{Disk, Room},
+    files,
     merkle::Hash,
     note::Verifier,
     stream::StreamKey,
@@ -425,6 +427,40 @@ impl Log {
         self.inner.shared.prove_prefix(size)
     }
 
+    /// Proves that record `index` is under an earlier checkpoint of `size` records.
+    ///
+    /// # Errors
+    /// As [`Log::prove`].
+    pub fn prove_under(&self, index: u64, size: u64) -> Result<Vec<Hash>, LogError> {
+        self.inner.shared.prove_under(index, size)
+    }
+
+    /// Proves that the log of `first` records is a prefix of an earlier checkpoint's of
+    /// `size`.
+    ///
+    /// # Errors
+    /// As [`Log::prove_prefix`].
+    pub fn prove_prefix_of(&self, first: u64, size: u64) -> Result<Vec<Hash>, LogError> {
+        self.inner.shared.prove_prefix_of(first, size)
+    }
+
+    /// Keeps the latest checkpoint that witnesses have cosigned beside the log, whole or
+    /// not at all.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn keep_cosigned(&self, note: &str) -> io::Result<()> {
+        let path = self.inner.shared.dir.join(recover::COSIGNED);
+        files::replace(&path, note.as_bytes(), files::Sync::Yes)
+    }
+
+    /// The latest checkpoint that witnesses have cosigned, if it is one of this log.
+    pub fn cosigned(&self) -> Option<Checkpoint> {
+        let path = self.inner.shared.dir.join(recover::COSIGNED);
+        let note = std::fs::read_to_string(path).ok()?;
+        Checkpoint::open(self.verifier(), &note).ok()
+    }
+
     /// Writes what waits, signs a last checkpoint and lets the directory go.
     /// Later appends are [`AppendError::Closed`]; reading goes on. Blocks for
     /// about as long as one group commit.
@@ -468,7 +504,7 @@ impl Drop for Inner {
 pub(crate) mod stored {
     pub(crate) use super::{
         lock::is_live,
-        recover::{CHECKPOINT, HISTORY, PUBLIC_KEY, log_id},
+        recover::{CHECKPOINT, COSIGNED, HISTORY, PUBLIC_KEY, log_id},
     };
 }
 

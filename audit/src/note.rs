@@ -10,8 +10,11 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use crate::{files, merkle::sha256};
 
-/// Signature algorithm byte of Ed25519 in key ids and keys.
+/// Algorithm byte, in key ids and keys, of Ed25519 over a note's text.
 const ED25519_TYPE: u8 = 1;
+
+/// The same of Ed25519 over a time and a checkpoint (C2SP tlog-cosignature).
+pub(crate) const COSIGNATURE_TYPE: u8 = 4;
 
 /// Longest note accepted, in bytes.
 pub const NOTE_LEN_MAX: usize = 16 * 1024;
@@ -46,6 +49,7 @@ pub struct Signer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verifier {
     name: String,
+    kind: u8,
     id: [u8; 4],
     key: [u8; 32],
 }
@@ -56,6 +60,11 @@ impl Signer {
     /// # Errors
     /// Those of the file system; `InvalidData` for a file that holds no key.
     pub fn load(path: &Path, name: &str, create: bool) -> io::Result<Self> {
+        Self::load_as(ED25519_TYPE, path, name, create)
+    }
+
+    /// As [`Signer::load`], for signatures of another kind.
+    pub(crate) fn load_as(kind: u8, path: &Path, name: &str, create: bool) -> io::Result<Self> {
         let seed = match fs::read(path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && create => {
                 let mut seed = vec![0; 32];
@@ -71,7 +80,7 @@ impl Signer {
         key.copy_from_slice(pair.public_key().as_ref());
         Ok(Self {
             pair,
-            verifier: Verifier::new(name, key),
+            verifier: Verifier::new(kind, name, key),
         })
     }
 
@@ -82,24 +91,28 @@ impl Signer {
 
     /// Signs `text`, which ends in a newline.
     pub fn sign(&self, text: &str) -> String {
+        format!("{text}\n{}", self.line(&[], text))
+    }
+
+    /// A signature line over `message`; `before` stands before the signature.
+    pub(crate) fn line(&self, before: &[u8], message: &str) -> String {
         let mut blob = self.verifier.id.to_vec();
-        blob.extend_from_slice(self.pair.sign(text.as_bytes()).as_ref());
-        format!(
-            "{text}\n\u{2014} {} {}\n",
-            self.verifier.name,
-            BASE64.encode(blob)
-        )
+        blob.extend_from_slice(before);
+        blob.extend_from_slice(self.pair.sign(message.as_bytes()).as_ref());
+        let name = &self.verifier.name;
+        format!("\u{2014} {name} {}\n", BASE64.encode(blob))
     }
 }
 
 impl Verifier {
-    fn new(name: &str, key: [u8; 32]) -> Self {
+    fn new(kind: u8, name: &str, key: [u8; 32]) -> Self {
         let mut input = name.as_bytes().to_vec();
-        input.extend_from_slice(&[b'\n', ED25519_TYPE]);
+        input.extend_from_slice(&[b'\n', kind]);
         input.extend_from_slice(&key);
         let [a, b, c, d, ..] = sha256(&input);
         Self {
             name: name.into(),
+            kind,
             id: [a, b, c, d],
             key,
         }
@@ -110,6 +123,11 @@ impl Verifier {
     /// # Errors
     /// [`NoteError::Key`] for anything else, or a hash that is not the key's.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
+        Self::parse_as(ED25519_TYPE, text)
+    }
+
+    /// As [`Verifier::parse`], of a key for signatures of another kind.
+    pub(crate) fn parse_as(kind: u8, text: &str) -> Result<Self, NoteError> {
         let mut parts = text.trim_end().splitn(3, '+');
         let (Some(name), Some(hash), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(NoteError::Key("expected `NAME+HASH+KEY`"));
@@ -117,13 +135,19 @@ impl Verifier {
         let key = BASE64
             .decode(key)
             .map_err(|_| NoteError::Key("key is not base64"))?;
-        let Some((&ED25519_TYPE, key)) = key.split_first() else {
-            return Err(NoteError::Key("not an Ed25519 key"));
+        let Some((found, key)) = key.split_first() else {
+            return Err(NoteError::Key("key is empty"));
         };
+        if *found != kind {
+            return Err(NoteError::Key(match kind {
+                COSIGNATURE_TYPE => "not the Ed25519 key of a witness (type 4)",
+                _ => "not the Ed25519 key of a log (type 1)",
+            }));
+        }
         let key = key
             .try_into()
             .map_err(|_| NoteError::Key("an Ed25519 key has 32 bytes"))?;
-        let verifier = Self::new(name, key);
+        let verifier = Self::new(kind, name, key);
         if name.is_empty() || name.contains(char::is_whitespace) || verifier.hash() != hash {
             return Err(NoteError::Key("name and hash do not belong to the key"));
         }
@@ -150,15 +174,21 @@ impl Verifier {
     /// [`NoteError`] when it is no note or not signed by this key.
     pub fn open<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
         let (text, lines) = parts(note)?;
-        let Some(line) = lines
-            .iter()
-            .find(|line| line.name == self.name && line.id == self.id)
-        else {
+        let Some(line) = lines.iter().find(|line| self.is_of(line)) else {
             return Err(NoteError::Unsigned(self.name.clone()));
         };
+        self.check(text, &line.signature).map(|()| text)
+    }
+
+    /// Whether a signature line claims to be by this key.
+    pub(crate) fn is_of(&self, line: &SignatureLine<'_>) -> bool {
+        line.name == self.name && line.id == self.id
+    }
+
+    /// Checks a signature over `message`.
+    pub(crate) fn check(&self, message: &str, signature: &[u8]) -> Result<(), NoteError> {
         UnparsedPublicKey::new(&ED25519, &self.key)
-            .verify(text.as_bytes(), &line.signature)
-            .map(|()| text)
+            .verify(message.as_bytes(), signature)
             .map_err(|_| NoteError::Forged(self.name.clone()))
     }
 }
@@ -217,7 +247,7 @@ fn signature_line(line: &str) -> Result<SignatureLine<'_>, NoteError> {
 
 impl std::fmt::Display for Verifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut key = vec![ED25519_TYPE];
+        let mut key = vec![self.kind];
         key.extend_from_slice(&self.key);
         write!(f, "{}+{}+{}", self.name, self.hash(), BASE64.encode(key))
     }

@@ -92,6 +92,13 @@ pub(super) struct VerifyArgs {
     /// The record that belongs to the proof.
     #[arg(long, value_name = "FILE", requires = "proof")]
     record: Option<PathBuf>,
+    /// Key of a witness that must have cosigned the checkpoint of the proof, as a file or as
+    /// `NAME+HASH+KEY`; may be given several times.
+    #[arg(long = "witness", value_name = "KEY", requires = "proof")]
+    witnesses: Vec<String>,
+    /// How many of the witnesses must have cosigned it; all where nothing is said.
+    #[arg(long, requires = "witnesses")]
+    quorum: Option<usize>,
 }
 
 pub(super) fn main(command: Command, context: &Context) -> Exit {
@@ -192,7 +199,11 @@ fn show(id: &str, context: &Context) -> Exit {
 
 fn verify(args: VerifyArgs, context: &Context) -> Exit {
     if let (Some(proof), Some(record), Some(key)) = (&args.proof, &args.record, &args.key) {
-        return proof::verify(proof, record, key, context);
+        let demanded = proof::Demanded {
+            witnesses: &args.witnesses,
+            quorum: args.quorum.unwrap_or(args.witnesses.len()),
+        };
+        return proof::verify(proof, record, key, &demanded, context);
     }
     let key = args.key.as_deref().map(proof::trusted).transpose();
     let options = match key {

@@ -20,8 +20,10 @@ use crate::{
     },
 };
 
-/// Code of a proxy whose engine differs from the reference.
-const ENGINE_DIFFERS: u16 = 5231;
+/// Codes of what cannot wait: a proxy whose engine differs from the reference; a witness
+/// that has seen another history of the log, too few that sign, a log of others that
+/// forks.
+const ALARMS: [u16; 4] = [5231, 7541, 7542, 7544];
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -61,11 +63,15 @@ async fn ask(context: &Context) -> Result<Status, Diagnostic> {
     })
 }
 
-/// Proxies here whose engine and Cedar's own authorizer have disagreed.
+/// What proxies and audit services here say that cannot wait.
 async fn alarms(mesh: &Mesh) -> Result<Vec<Fact>, Diagnostic> {
-    let facts: Vec<Vec<Fact>> = mesh.get_all("proxy", "/v1/proxy/check").await?;
-    let differs = |fact: &Fact| fact.code == Some(ENGINE_DIFFERS);
-    Ok(facts.into_iter().flatten().filter(differs).collect())
+    let mut facts: Vec<Vec<Fact>> = mesh.get_all("proxy", "/v1/proxy/check").await?;
+    facts.extend(
+        mesh.get_all::<Vec<Fact>>("audit", "/v1/audit/check")
+            .await?,
+    );
+    let alarming = |fact: &Fact| fact.code.is_some_and(|code| ALARMS.contains(&code));
+    Ok(facts.into_iter().flatten().filter(alarming).collect())
 }
 
 fn print(status: &Status) {
@@ -149,6 +155,15 @@ fn print_audit(audit: &AuditStatus, clock: &Clock) {
         index,
     ];
     render::fact("audit", &parts);
+    if !audit.witnesses.is_empty() {
+        let signing = audit.witnesses.iter().filter(|w| w.fault.is_none()).count();
+        let cosigned = match audit.cosigned {
+            Some(records) => format!("{} records cosigned", render::thousands(records)),
+            None => paint(WARN, "not cosigned yet"),
+        };
+        let all = render::count(audit.witnesses.len(), "witness", "witnesses");
+        render::fact("", &[cosigned, format!("{signing} of {all} sign")]);
+    }
 }
 
 fn print_pdp(pdp: &PdpStatus, clock: &Clock) {

@@ -321,6 +321,44 @@ pub struct AuditStatus {
     pub indexed: u64,
     /// Gaps in streams that are open now.
     pub gaps: usize,
+    /// Records under the last checkpoint that enough witnesses have cosigned; none
+    /// without witnesses.
+    #[serde(default)]
+    pub cosigned: Option<u64>,
+    /// Who cosigns the log.
+    #[serde(default)]
+    pub witnesses: Vec<WitnessStatus>,
+    /// The logs that are witnessed here.
+    #[serde(default)]
+    pub witnessing: Option<WitnessingStatus>,
+}
+
+/// A witness of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it is asked.
+    pub url: String,
+    /// Records under the checkpoint that it cosigned last; 0 for none that is known.
+    pub size: u64,
+    /// When it cosigned last, microseconds since the Unix epoch.
+    pub signed_us: Option<i64>,
+    /// Whether it has seen another history of the log.
+    pub conflict: bool,
+    /// Why it did not cosign the last time.
+    pub fault: Option<String>,
+}
+
+/// The witness that runs here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WitnessingStatus {
+    /// Where it is asked.
+    pub address: std::net::SocketAddr,
+    /// Its public key, `NAME+HASH+KEY`.
+    pub key: String,
+    /// Each log, with the records under the checkpoint that was cosigned last.
+    pub logs: Vec<(String, u64)>,
 }
 
 /// One proxy, told by itself.

@@ -1,5 +1,5 @@
-//! A small client of web servers, for bundles that are fetched: HTTPS only (plain HTTP
-//! to this host), bounded in time, size and redirects.
+//! A small client of web servers, for bundles that are fetched and witnesses that are
+//! asked: HTTPS only (plain HTTP to this host, or where the messages are signed), bounded in time, size and redirects.
 //!
 //! One connection for each exchange: a source is asked every few seconds at most.
 
@@ -45,6 +45,8 @@ const SYSTEM_ROOTS: [&str; 4] = [
 #[derive(Clone)]
 pub struct Web {
     tls: TlsConnector,
+    /// Whether servers elsewhere are spoken to without TLS, too.
+    plain: bool,
     credentials: Arc<Vec<Credential>>,
 }
 
@@ -139,8 +141,17 @@ impl Web {
         };
         Ok(Self {
             tls: TlsConnector::from(Arc::new(config)),
+            plain: false,
             credentials: Arc::new(credentials),
         })
+    }
+
+    /// Speaks without TLS to other hosts where the address says so: for messages that
+    /// are signed and no secret.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.plain = true;
+        self
     }
 
     /// Asks, and follows redirects of what only reads. Credentials go to the server they
@@ -196,7 +207,7 @@ impl Web {
         let host = uri.host().map(|h| h.trim_matches(['[', ']']).to_owned());
         let host = host.ok_or_else(|| unreachable(uri, "the address has no host"))?;
         let secure = uri.scheme_str() == Some("https");
-        if !secure && !is_this_host(&host) {
+        if !secure && !self.plain && !is_this_host(&host) {
             return Err(unreachable(uri, "only this host is spoken to without TLS"));
         }
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });

@@ -49,9 +49,13 @@ use crate::{
 
 mod proof;
 mod sums;
+mod witness;
+mod witnesses;
 
 pub use proof::{Proven, Wanted};
 pub use sums::{Facets, Gaps, Timeline};
+use witness::Witnessing;
+use witnesses::Witnesses;
 
 /// Rows of a search that does not say how many.
 const ROWS_DEFAULT: usize = 50;
@@ -70,6 +74,8 @@ pub struct AuditRole {
     dir: PathBuf,
     clock: Clock,
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
+    witnesses: Witnesses,
+    witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
 impl AuditRole {
@@ -97,6 +103,8 @@ impl AuditRole {
         .map_err(|e| vec![unusable(&e.to_string())])?
         .with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window)));
         Ok(Self {
+            witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
+            witnessing: Arc::default(),
             log,
             store: Arc::new(store),
             address: None,
@@ -121,6 +129,13 @@ impl AuditRole {
         self.address = listener.local_addr().ok();
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
+        let records = sink.open(witnesses::OWN_WORKER);
+        self.witnesses.start(reporter.clone(), records, stop);
+        if let Some(section) = &section.witness {
+            let (dir, domain) = (self.dir.join("witness"), &config.trust_domain);
+            let started = Witnessing::start(section, &dir, domain, &self.clock, stop).await?;
+            let _ = self.witnessing.set(started);
+        }
         let gate = LinkGate::new(config, reporter, sink.open(links::OWN_WORKER), &self.clock)?;
         let doubts = links::Doubts {
             gate: gate.clone(),
@@ -285,6 +300,9 @@ impl AuditRole {
             checkpoint_us: checkpoint.time.as_microsecond(),
             indexed: index.searchable,
             gaps: self.log.gaps().len(),
+            cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
+            witnesses: self.witnesses.status(),
+            witnessing: self.witnessing.get().map(Witnessing::status),
         }
     }
 
@@ -329,6 +347,13 @@ impl AuditRole {
                 .fix("see the reporter's spool: its records may still be on the way"),
             );
         }
+        facts.extend(self.witnesses.check());
+        facts.extend(
+            self.witnessing
+                .get()
+                .map(Witnessing::check)
+                .unwrap_or_default(),
+        );
         let health = self.log.health();
         let room = health.room;
         facts.extend(keeping::facts("audit", "the log", &health.into()));

@@ -148,6 +148,25 @@ impl Shared {
         self.proof(index, |size, read| inclusion_proof(index, size, read))
     }
 
+    /// As [`Self::prove`], under an earlier checkpoint of `size` records. Its complete
+    /// subtrees are those of the latest, whose tiles are there.
+    pub(super) fn prove_under(&self, index: u64, size: u64) -> Result<Vec<Hash>, LogError> {
+        let made = self.proof(index, |latest, read| match size <= latest {
+            true => inclusion_proof(index, size, read),
+            false => Ok(None),
+        });
+        made.map(|(_, proof)| proof)
+    }
+
+    /// As [`Self::prove_prefix`], of an earlier checkpoint of `size` records.
+    pub(super) fn prove_prefix_of(&self, first: u64, size: u64) -> Result<Vec<Hash>, LogError> {
+        let made = self.proof(first, |latest, read| match size <= latest {
+            true => consistency_proof(first, size, read),
+            false => Ok(None),
+        });
+        made.map(|(_, proof)| proof)
+    }
+
     pub(super) fn prove_prefix(&self, first: u64) -> Result<(Checkpoint, Vec<Hash>), LogError> {
         self.proof(first, |size, read| consistency_proof(first, size, read))
     }

@@ -39,6 +39,8 @@ use replay::{Cut, Replay};
 pub(crate) const CHECKPOINT: &str = "checkpoint";
 /// File of earlier checkpoints.
 pub(crate) const HISTORY: &str = "checkpoints";
+/// File of the latest checkpoint that witnesses have cosigned.
+pub(crate) const COSIGNED: &str = "cosigned";
 /// File of the public key.
 pub(crate) const PUBLIC_KEY: &str = "checkpoint.pub";
 /// File of the stream positions.

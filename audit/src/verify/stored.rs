@@ -7,7 +7,7 @@ use palisade_mesh::diagnostic::Severity;
 use super::{Finding, FindingKind};
 use crate::{
     checkpoint::{self, Checkpoint},
-    log::stored::{CHECKPOINT, HISTORY, PUBLIC_KEY},
+    log::stored::{CHECKPOINT, COSIGNED, HISTORY, PUBLIC_KEY},
     note::{NoteError, Verifier},
 };
 
@@ -81,6 +81,12 @@ pub(super) fn checkpoints(
             Err(NoteError::Malformed(_)) if notes.peek().is_none() => {}
             Err(e) => bad(HISTORY, format!("checkpoint {n}: {e}")),
         }
+    }
+    match fs::read_to_string(dir.join(COSIGNED)).map(|note| open(&note)) {
+        Ok(Ok(checkpoint)) => all.push(checkpoint),
+        Ok(Err(e)) => bad(COSIGNED, e.to_string()),
+        // A log without witnesses has none.
+        Err(_) => {}
     }
     if let Some(latest) = &latest {
         let later = all

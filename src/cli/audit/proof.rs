@@ -12,8 +12,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use palisade_audit::{
     checkpoint::Checkpoint,
+    cosignature::CosignerKey,
     item::Item,
-    note::Verifier,
+    note::{NoteError, Verifier},
     proof::{PROOF_LEN_MAX, Proof, ProofFault, RECORD_LEN_MAX},
     row::Row,
     source::Entry,
@@ -141,10 +142,24 @@ fn print_written(done: &Value) {
     )]);
 }
 
+/// Who must have cosigned a proof's checkpoint.
+pub(super) struct Demanded<'a> {
+    /// Keys of witnesses.
+    pub(super) witnesses: &'a [String],
+    /// How many of them.
+    pub(super) quorum: usize,
+}
+
 /// Checks a record against its proof; needs no mesh. What the key is worth depends on
 /// where it came from.
-pub(super) fn verify(proof: &Path, record: &Path, key: &str, context: &Context) -> Exit {
-    match verified(proof, record, key) {
+pub(super) fn verify(
+    proof: &Path,
+    record: &Path,
+    key: &str,
+    demanded: &Demanded<'_>,
+    context: &Context,
+) -> Exit {
+    match verified(proof, record, key, demanded) {
         Ok(report) => {
             match context.output {
                 Output::Json => render::json(&report),
@@ -156,8 +171,15 @@ pub(super) fn verify(proof: &Path, record: &Path, key: &str, context: &Context) 
     }
 }
 
-fn verified(proof_file: &Path, record_file: &Path, key: &str) -> Result<Value, Diagnostic> {
+fn verified(
+    proof_file: &Path,
+    record_file: &Path,
+    key: &str,
+    demanded: &Demanded<'_>,
+) -> Result<Value, Diagnostic> {
     let key = trusted(key)?;
+    let witnesses = demanded.witnesses.iter().map(|key| trusted_witness(key));
+    let witnesses: Vec<CosignerKey> = witnesses.collect::<Result<_, _>>()?;
     let text = String::from_utf8(read(proof_file, PROOF_LEN_MAX)?)
         .map_err(|_| no_proof(proof_file, "it is not UTF-8"))?;
     let record = read(record_file, RECORD_LEN_MAX)?;
@@ -166,11 +188,47 @@ fn verified(proof_file: &Path, record_file: &Path, key: &str) -> Result<Value, D
     let checkpoint = proof
         .verify(&record, &key)
         .map_err(|e| refused(proof_file, &e))?;
-    Ok(report(&proof, &record, &checkpoint, &key))
+    let cosigned = cosigned(&proof.checkpoint, &witnesses, demanded.quorum)
+        .map_err(|cause| unwitnessed(proof_file, &cause))?;
+    Ok(report(&proof, &record, &checkpoint, &key, &cosigned))
 }
 
-fn report(proof: &Proof, record: &[u8], checkpoint: &Checkpoint, key: &Verifier) -> Value {
+/// Names and times of the witnesses that cosigned `note`; there must be `quorum` of them.
+fn cosigned(
+    note: &str,
+    witnesses: &[CosignerKey],
+    quorum: usize,
+) -> Result<Vec<(String, u64)>, String> {
+    let mut found = Vec::new();
+    for witness in witnesses {
+        if let Some(time_s) = witness.time_on(note).map_err(|e| e.to_string())? {
+            found.push((witness.name().to_owned(), time_s));
+        }
+    }
+    match found.len() >= quorum {
+        true => Ok(found),
+        false => Err(format!(
+            "{} of {quorum} witnesses have cosigned it",
+            found.len()
+        )),
+    }
+}
+
+fn report(
+    proof: &Proof,
+    record: &[u8],
+    checkpoint: &Checkpoint,
+    key: &Verifier,
+    cosigned: &[(String, u64)],
+) -> Value {
+    let witness = |(name, time_s): &(String, u64)| {
+        let time = i64::try_from(*time_s)
+            .ok()
+            .and_then(|s| jiff::Timestamp::from_second(s).ok());
+        json!({ "name": name, "time": time.unwrap_or_default().to_string() })
+    };
     json!({
+        "witnesses": cosigned.iter().map(witness).collect::<Vec<_>>(),
         "verified": true,
         "origin": checkpoint.origin,
         "key": key.to_string(),
@@ -232,27 +290,45 @@ fn print_verified(report: &Value) {
             format!("  {name:<7} {}", of(at)),
         ));
     }
+    let witnesses = report.get("witnesses").and_then(Value::as_array);
+    for witness in witnesses.into_iter().flatten() {
+        let text = |key: &str| clean(witness.get(key).and_then(Value::as_str).unwrap_or_default());
+        let said = format!("  witness {}, {}", text("name"), text("time"));
+        render::line(&render::paint(render::DIM, said));
+    }
     match report.get("row") {
         Some(row) if row.is_object() => records::print_fields(row),
         _ => render::line("the record is of a version that this program cannot read"),
     }
 }
 
-/// A key that is trusted: its text, or a file with it.
+/// A log's key that is trusted: its text, or a file with it.
 pub(super) fn trusted(key: &str) -> Result<Verifier, Diagnostic> {
+    parsed(key, "log", Verifier::parse)
+}
+
+/// The same of a witness.
+fn trusted_witness(key: &str) -> Result<CosignerKey, Diagnostic> {
+    parsed(key, "witness", CosignerKey::parse)
+}
+
+fn parsed<K>(
+    key: &str,
+    whose: &str,
+    parse: impl Fn(&str) -> Result<K, NoteError>,
+) -> Result<K, Diagnostic> {
     let unreadable = |cause: String| {
-        Diagnostic::error(7533, format!("`{key}` is no key of a log"))
+        Diagnostic::error(7533, format!("`{key}` is no key of a {whose}"))
             .cause(cause)
-            .help("name a file such as `checkpoint.pub`, or write NAME+HASH+KEY itself; take it from somewhere that you trust, not from whom you check")
+            .help("name a file such as `checkpoint.pub` or `witness.pub`, or write NAME+HASH+KEY itself; take it from somewhere that you trust, not from whom you check")
     };
-    let parsed = Verifier::parse(key);
-    if let Ok(key) = parsed {
+    if let Ok(key) = parse(key) {
         return Ok(key);
     }
     let text =
         read(Path::new(key), KEY_LEN_MAX).map_err(|e| unreadable(e.cause.unwrap_or(e.message)))?;
     let text = String::from_utf8_lossy(&text);
-    Verifier::parse(text.trim()).map_err(|e| unreadable(e.to_string()))
+    parse(text.trim()).map_err(|e| unreadable(e.to_string()))
 }
 
 /// That the log of a mesh was verified with the trusted key, if one is.
@@ -294,6 +370,12 @@ fn no_proof(path: &Path, cause: &str) -> Diagnostic {
     Diagnostic::error(7531, format!("`{}` is no proof", path.display()))
         .cause(cause)
         .help("take the file as `palisade audit proof ID` wrote it")
+}
+
+fn unwitnessed(path: &Path, cause: &str) -> Diagnostic {
+    Diagnostic::error(7532, "nobody else is proven to have seen this log")
+        .cause(format!("checkpoint in `{}`: {cause}", path.display()))
+        .help("take a proof under a checkpoint that they have cosigned: `palisade status` tells whether they do")
 }
 
 fn refused(path: &Path, fault: &ProofFault) -> Diagnostic {

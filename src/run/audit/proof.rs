@@ -82,7 +82,15 @@ impl AuditRole {
     fn proven(&self, index: u64, entries: &[Entry]) -> Result<Proven, Diagnostic> {
         let read = || {
             let leaf = self.log.leaf(index)?;
-            let (checkpoint, hashes) = self.log.prove(index)?;
+            // A checkpoint that others have seen, too, is worth more than a newer one.
+            let cosigned = self.witnesses.cosigned().filter(|c| c.size > index);
+            let (checkpoint, hashes) = match cosigned {
+                Some(checkpoint) => {
+                    let hashes = self.log.prove_under(index, checkpoint.size)?;
+                    (checkpoint, hashes)
+                }
+                None => self.log.prove(index)?,
+            };
             Ok((leaf, checkpoint, hashes, self.log.read(index)?))
         };
         let (leaf, checkpoint, hashes, record) =

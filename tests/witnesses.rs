@@ -1,0 +1,180 @@
+//! Two meshes that witness each other's logs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+mod support;
+
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+
+use palisade::{
+    config::Config,
+    control::{api::Fact, client::Mesh, status::AuditStatus},
+    run::{self, ControlPlane, Role},
+};
+use palisade_audit::{
+    cosignature::Cosigner,
+    log::{Log, LogOptions},
+};
+use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain};
+use support::{
+    Home, copy, free_port,
+    inside::{config, until},
+};
+
+/// Longer than the witnesses may be missed before that is an alarm.
+const MISSED: Duration = Duration::from_secs(90);
+
+/// A mesh as it is known before it runs.
+struct Side {
+    name: String,
+    domain: TrustDomain,
+    folder: PathBuf,
+    witness: SocketAddr,
+    log_key: String,
+    witness_key: String,
+}
+
+impl Side {
+    /// Makes the keys that the other side is told.
+    fn new(home: &Home, domain: &str) -> Self {
+        let folder = home.path(domain);
+        let domain = TrustDomain::parse(domain).unwrap();
+        let log = folder.join("state/audit/log");
+        let opened = Log::open(&log, LogOptions::new(domain.clone()), Clock::system()).unwrap();
+        let log_key = opened.verifier().to_string();
+        opened.close();
+        let dir = folder.join("state/audit/witness");
+        fs::create_dir_all(&dir).unwrap();
+        let name = format!("{domain}/witness");
+        let cosigner = Cosigner::load(&dir.join("witness.key"), &name, true).unwrap();
+        Self {
+            name: format!(
+                "{}-{}",
+                domain.as_str().replace('.', "-"),
+                std::process::id()
+            ),
+            domain,
+            folder,
+            witness: free_port(),
+            log_key,
+            witness_key: cosigner.key().to_string(),
+        }
+    }
+
+    fn config(&self, other: &Self) -> Config {
+        let Self {
+            name,
+            domain,
+            folder,
+            witness,
+            ..
+        } = self;
+        let yaml = format!(
+            "trust_domain: {domain}\nname: {name}\nca: {{}}\naudit:\n  listen: 127.0.0.1:0\n  witness: {{ listen: \"{witness}\", logs: [\"{}\"] }}\n  witnesses:\n    each:\n    - {{ url: \"http://{}\", key: \"{}\" }}\n",
+            other.log_key, other.witness, other.witness_key
+        );
+        config(folder, &yaml)
+    }
+
+    async fn start(&self, other: &Self, clock: &Clock) -> ControlPlane {
+        let roles = [Role::Ca, Role::Agent, Role::Audit];
+        run::control_plane(&self.config(other), &roles, clock.clone())
+            .await
+            .unwrap()
+    }
+
+    async fn status(&self) -> AuditStatus {
+        let mesh = Mesh::find(Some(&self.name)).await.unwrap();
+        mesh.get("audit", "/v1/audit/status").await.unwrap()
+    }
+
+    async fn has(&self, code: u16) -> bool {
+        let mesh = Mesh::find(Some(&self.name)).await.unwrap();
+        let facts: Vec<Fact> = mesh.get("audit", "/v1/audit/check").await.unwrap();
+        facts.iter().any(|fact| fact.code == Some(code))
+    }
+
+    async fn until_cosigned(&self, more_than: u64) {
+        until("the witness has cosigned", || async {
+            let status = self.status().await;
+            status.cosigned.is_some_and(|size| size > more_than)
+        })
+        .await;
+    }
+}
+
+/// Each cosigns the other's log; a log that is rolled back to an older copy, key and
+/// all, is told from the one that was there; a witness that is gone is missed.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_meshes_witness_each_other_and_notice_a_rolled_back_log() {
+    let home = Home::new();
+    let (a, b) = (Side::new(&home, "a.test"), Side::new(&home, "b.test"));
+    let clock = Clock::system();
+    let (plane_a, plane_b) = (a.start(&b, &clock).await, b.start(&a, &clock).await);
+    a.until_cosigned(0).await;
+    b.until_cosigned(0).await;
+    let status = a.status().await;
+    assert_eq!(status.witnesses.len(), 1);
+    assert_eq!(status.witnesses[0].name, "b.test/witness");
+    assert_eq!(status.witnesses[0].fault, None);
+    assert!(!a.has(7541).await && !a.has(7542).await);
+    let witnessed = b.status().await.witnessing.unwrap();
+    assert_eq!(witnessed.logs[0].0, "palisade/a.test");
+    assert!(witnessed.logs[0].1 > 0);
+
+    // A copy of the log as it is now, then more of it, which b cosigns.
+    let log = a.folder.join("state/audit/log");
+    plane_a.end().await;
+    copy(&log, &home.path("older"));
+    let plane_a = a.start(&b, &clock).await;
+    let size = a.status().await.checkpointed;
+    a.until_cosigned(size - 1).await;
+    plane_a.end().await;
+    let verified = |dir: &str, code| {
+        let key = log.join("checkpoint.pub").display().to_string();
+        home.says(&["audit", "verify", "--dir", dir, "--key", &key], code)
+    };
+    verified(&log.display().to_string(), 0);
+    verified(&home.path("older").display().to_string(), 0);
+    // What was cosigned last betrays an older checkpoint beside it.
+    let cosigned = log.join("cosigned");
+    fs::copy(&cosigned, home.path("older").join("cosigned")).unwrap();
+    let said = verified(&home.path("older").display().to_string(), 8);
+    assert!(said.contains("was signed before"), "{said}");
+    fs::remove_file(home.path("older").join("cosigned")).unwrap();
+
+    fs::remove_dir_all(&log).unwrap();
+    copy(&home.path("older"), &log);
+    let plane_a = a.start(&b, &clock).await;
+    until("the witness contradicts", || a.has(7541)).await;
+    assert!(a.status().await.witnesses[0].conflict);
+    plane_a.end().await;
+    plane_b.end().await;
+}
+
+/// A witness that is gone is missed, and an alarm.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_witness_that_is_gone_is_missed() {
+    let home = Home::new();
+    let (a, b) = (Side::new(&home, "c.test"), Side::new(&home, "d.test"));
+    let clock = Clock::manual(jiff::Timestamp::now());
+    let (plane_a, plane_b) = (a.start(&b, &clock).await, b.start(&a, &clock).await);
+    a.until_cosigned(0).await;
+    plane_b.end().await;
+    until("nobody answers", || async {
+        a.status().await.witnesses[0].fault.is_some()
+    })
+    .await;
+    assert!(!a.has(7542).await, "not yet");
+    clock.advance(MISSED);
+    assert!(a.has(7542).await);
+    let plane_b = b.start(&a, &clock).await;
+    until("it cosigns again", || async { !a.has(7542).await }).await;
+    plane_a.end().await;
+    plane_b.end().await;
+}
