@@ -34,6 +34,8 @@ pub(crate) mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
 #[cfg(feature = "full")]
+mod report;
+#[cfg(feature = "full")]
 mod rollout;
 mod run;
 #[cfg(feature = "full")]
@@ -82,6 +84,7 @@ impl Exit {
             | 7531
             | 7533
             | 7701..=7705
+            | 7801..=7805
             | 8000..=8999 => Self::Invalid,
             7532 => Self::NotVerified,
             9101..=9105 | 9201 => Self::Unreachable,
@@ -191,6 +194,10 @@ enum Command {
     /// Search and verify the decision log.
     #[command(subcommand)]
     Audit(audit::Command),
+    #[cfg(feature = "full")]
+    /// Make reports for reviewers and auditors, and check them against the log.
+    #[command(subcommand)]
+    Report(report::Command),
     /// Make, rotate, back up and repair the certificate authority.
     #[cfg(feature = "full")]
     #[command(subcommand)]
@@ -294,6 +301,8 @@ fn dispatch(command: Option<Command>, context: &Context) -> Exit {
         Command::Why(args) => why::main(&args, context),
         #[cfg(feature = "full")]
         Command::Audit(command) => audit::main(command, context),
+        #[cfg(feature = "full")]
+        Command::Report(command) => report::main(command, context),
         #[cfg(feature = "full")]
         Command::Ca(command) => ca::main(&command, context),
         #[cfg(feature = "full")]

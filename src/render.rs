@@ -26,6 +26,8 @@ pub(crate) mod impact;
 pub(crate) mod records;
 #[cfg(feature = "full")]
 pub(crate) mod report;
+#[cfg(feature = "full")]
+pub(crate) mod reports;
 pub(crate) mod screen;
 pub mod snippet;
 #[cfg(feature = "full")]

@@ -76,6 +76,7 @@ fn without_a_mesh_every_question_to_it_exits_with_seven() {
         &["audit", "gaps"],
         &["audit", "export", "last:1h", "--to", "n.csv"],
         &["audit", "proof", "01ABCDEFGH"],
+        &["report", "run", "integrity"],
         &["identity", "list"],
         &["identity", "show", "web"],
     ] {

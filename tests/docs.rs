@@ -381,6 +381,7 @@ fn commands_in_the_pages_exist() {
         "docs/concepts.md",
         "docs/deploy.md",
         "docs/operations/ci.md",
+        "docs/operations/reports.md",
         "docs/operations/rotation.md",
         "docs/reference/cli.md",
         "docs/reference/lint.md",
@@ -399,7 +400,16 @@ fn commands_in_the_pages_exist() {
                 .collect();
             let nested = matches!(
                 verbs.first().map(String::as_str),
-                Some("policy" | "audit" | "bundle" | "ca" | "config" | "identity" | "join")
+                Some(
+                    "policy"
+                        | "audit"
+                        | "bundle"
+                        | "ca"
+                        | "config"
+                        | "identity"
+                        | "join"
+                        | "report"
+                )
             );
             let verbs = &verbs[..verbs.len().min(if nested { 2 } else { 1 })];
             let mut args: Vec<&str> = verbs.iter().map(String::as_str).collect();

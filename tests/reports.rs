@@ -1,4 +1,4 @@
-//! What an auditor asks a mesh for: summaries, files, reports.
+//! What an auditor asks a mesh for: summaries and files.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,33 +13,17 @@ use std::{fs, path::Path, process::Command};
 
 use serde_json::Value;
 use support::{
-    Home, LIMIT,
+    Home,
     demo::{Demo, one_at_a_time},
-    said, wait_for,
+    said,
 };
-
-/// A demo whose records stand still, all of them searchable.
-fn at_rest(home: &Home) -> Demo {
-    let demo = Demo::start(home, &["--svid-ttl", "1h"]);
-    wait_for("requests of every kind", LIMIT, || {
-        let kinds = home.json(&["audit", "search", "last:1h | count by decision"]);
-        (kinds["distinct"].as_u64()? >= 2 && kinds["total"].as_u64()? > 50).then_some(())
-    });
-    demo.pause();
-    let mut before = None;
-    wait_for("records that stand still", LIMIT, || {
-        let now = home.decisions()?;
-        (before.replace(now) == Some(now)).then_some(())
-    });
-    demo
-}
 
 /// Facets, groups and timelines of the same records have the same sums.
 #[test]
 fn summaries_of_the_same_records_agree() {
     let _turn = one_at_a_time();
     let home = Home::new();
-    let mut demo = at_rest(&home);
+    let mut demo = Demo::at_rest(&home);
     let rows = home.rows("last:1h").unwrap();
     let total = rows.len() as u64;
 
@@ -104,7 +88,7 @@ fn summaries_of_the_same_records_agree() {
 fn exports_have_every_record_and_replace_nothing() {
     let _turn = one_at_a_time();
     let home = Home::new();
-    let mut demo = at_rest(&home);
+    let mut demo = Demo::at_rest(&home);
     let rows = home.rows("last:1h").unwrap();
     let total = rows.len() as u64;
     for (name, lines) in [
@@ -159,7 +143,7 @@ fn exports_have_every_record_and_replace_nothing() {
 fn other_programs_read_the_exports() {
     let _turn = one_at_a_time();
     let home = Home::new();
-    let mut demo = at_rest(&home);
+    let mut demo = Demo::at_rest(&home);
     let count = |query: &str| home.json(&["audit", "search", query])["total"].to_string();
     let (all, denied) = (
         count("last:1h | count"),

@@ -11,12 +11,16 @@ use std::process::Command;
 
 /// What builds it.
 const SLIM: [&str; 3] = ["--no-default-features", "--features", "proxy,agent"];
-/// Crates that make certificates, keep SQL, prove, search, or draw a demo.
-const ABSENT: [&str; 7] = [
+/// Crates that make certificates, keep SQL, prove, search, write reports, or draw a demo.
+const ABSENT: [&str; 11] = [
+    "askama",
     "cedar-policy-symcc",
+    "dejavu",
     "indicatif",
+    "krilla",
     "libsqlite3-sys",
     "rcgen",
+    "rust-xlsxwriter",
     "sqlx",
     "sqlx-core",
     "tantivy",

@@ -13,6 +13,7 @@
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
 //! - [`export`]: rows as files that other programs read
+//! - [`report`]: what an auditor asks for, made from the log and made again to check it
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`reconcile`]: what both sides of a request recorded, held against each other
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
@@ -44,6 +45,8 @@ pub mod proof;
 pub mod query;
 #[cfg(feature = "index")]
 pub mod reconcile;
+#[cfg(feature = "index")]
+pub mod report;
 #[cfg(feature = "index")]
 pub mod row;
 pub mod segment;

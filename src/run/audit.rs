@@ -48,11 +48,13 @@ use crate::{
 };
 
 mod proof;
+mod reports;
 mod sums;
 mod witness;
 mod witnesses;
 
 pub use proof::{Proven, Wanted};
+pub use reports::RunReport;
 pub use sums::{Facets, Gaps, Timeline};
 use witness::Witnessing;
 use witnesses::Witnesses;
@@ -169,6 +171,7 @@ impl AuditRole {
         let of_decisions = self.clone();
         self.sums()
             .merge(self.proofs())
+            .merge(self.reports())
             .route(
                 "/v1/audit/search",
                 post(move |Json(q): Json<Search>| async move { of_search.search(q).await }),

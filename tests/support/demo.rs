@@ -57,6 +57,22 @@ impl Demo {
         }
     }
 
+    /// One whose records stand still, all of them searchable.
+    pub fn at_rest(home: &Home) -> Self {
+        let demo = Self::start(home, &["--svid-ttl", "1h"]);
+        wait_for("requests of every kind", LIMIT, || {
+            let kinds = home.json(&["audit", "search", "last:1h | count by decision"]);
+            (kinds["distinct"].as_u64()? >= 2 && kinds["total"].as_u64()? > 50).then_some(())
+        });
+        demo.pause();
+        let mut before = None;
+        wait_for("records that stand still", LIMIT, || {
+            let now = home.decisions()?;
+            (before.replace(now) == Some(now)).then_some(())
+        });
+        demo
+    }
+
     /// Address of a sample service, behind its proxy's back.
     pub fn service(&self, name: &str) -> SocketAddr {
         let log = fs::read_to_string(self.state.join(format!("{name}.log"))).unwrap();

@@ -1,0 +1,267 @@
+//! Makes a report again and compares.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use palisade_mesh::diagnostic::Diagnostic;
+use serde::{Deserialize, Serialize};
+
+use super::{FORMAT, Kind, Report, Section, model::Mark};
+use crate::{
+    checkpoint::Checkpoint,
+    index::StoreError,
+    log::Log,
+    merkle::{Hash, verify_consistency},
+    report::{Evidence, Period, run},
+};
+
+/// Differences that are told; more are counted.
+const DIFFERENCES_MAX: usize = 50;
+
+/// The mark before the report in an HTML page.
+pub(super) const EMBEDDED: &str = "<script type=\"application/json\" id=\"report\">";
+
+/// What came of making a report again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Checked {
+    /// Whether the log still begins with what the report's checkpoint signed, and the
+    /// checkpoint is the log's own.
+    pub checkpoint: bool,
+    /// Figures, points and rows that were made again.
+    pub compared: u64,
+    /// What is not the same.
+    pub differences: Vec<Difference>,
+    /// Differences that are not told.
+    pub more: u64,
+    /// Sections that describe the log as it was then, and were not compared.
+    pub momentary: Vec<String>,
+}
+
+/// Something of a report that the log does not say.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// The section.
+    pub section: String,
+    /// What of it.
+    pub what: String,
+    /// In the report.
+    pub report: String,
+    /// By the log.
+    pub log: String,
+}
+
+impl Checked {
+    /// Whether the report says what the log says.
+    pub fn holds(&self) -> bool {
+        self.checkpoint && self.differences.is_empty()
+    }
+}
+
+/// Reads a report from a JSON file or from an HTML page that has it inside.
+///
+/// # Errors
+/// `PLS7803` when there is none in it, `PLS7804` when a later version wrote it.
+pub fn read(text: &str) -> Result<Report, Diagnostic> {
+    let inside = match text.split_once(EMBEDDED) {
+        Some((_, rest)) => rest.split_once("</script>").map_or(rest, |(json, _)| json),
+        None => text,
+    };
+    let none = |why: String| {
+        Diagnostic::error(7803, "this is not a report")
+            .cause(why)
+            .help("verify the JSON or the HTML file; PDF, XLSX and CSV are for reading")
+    };
+    let value: serde_json::Value = serde_json::from_str(inside).map_err(|e| none(e.to_string()))?;
+    let format = value.get("format").and_then(serde_json::Value::as_u64);
+    match format {
+        Some(format) if format > u64::from(FORMAT) => Err(Diagnostic::error(
+            7804,
+            format!("the report has format {format}, newer than {FORMAT}"),
+        )
+        .help("verify it with the version of palisade that made it")),
+        _ => serde_json::from_value(value).map_err(|e| none(e.to_string())),
+    }
+}
+
+/// Makes `report` again and compares every number and row.
+///
+/// # Errors
+/// When the store cannot answer, or the report has a period or a checkpoint that cannot be
+/// read.
+pub fn check<'a>(
+    report: &Report,
+    log: &Log,
+    evidence: impl FnOnce(Period, &Checkpoint) -> Result<Evidence<'a>, StoreError>,
+) -> Result<Checked, StoreError> {
+    let kind = Kind::find(&report.name)?;
+    let header = &report.header;
+    let period = Period::read(
+        &format!("since:{} until:{}", header.from, header.to),
+        i64::MAX / 2,
+    )?;
+    let (checkpoint, signed) = checkpoint(&header.checkpoint, log)?;
+    let evidence = evidence(period, &checkpoint)?;
+    let again = run(kind, &evidence)?;
+    let mut compared = Compared::default();
+    compared.header(report, &again);
+    compared.sections(&report.sections, &again.sections);
+    Ok(Checked {
+        checkpoint: signed,
+        compared: compared.compared,
+        more: u64::try_from(compared.differences.len().saturating_sub(DIFFERENCES_MAX))
+            .unwrap_or(u64::MAX),
+        differences: compared
+            .differences
+            .into_iter()
+            .take(DIFFERENCES_MAX)
+            .collect(),
+        momentary: compared.momentary,
+    })
+}
+
+/// The checkpoint that a report names, and whether this log signed it and still begins
+/// with it.
+fn checkpoint(mark: &Mark, log: &Log) -> Result<(Checkpoint, bool), StoreError> {
+    let bad =
+        |why: String| Diagnostic::error(7803, "the report's checkpoint cannot be read").cause(why);
+    let root = BASE64.decode(&mark.root).map_err(|e| bad(e.to_string()))?;
+    let root: Hash = root
+        .try_into()
+        .map_err(|_| bad("its root is not 32 bytes".to_owned()))?;
+    let time = mark
+        .time
+        .parse()
+        .map_err(|e: jiff::Error| bad(e.to_string()))?;
+    let named = Checkpoint {
+        origin: log.checkpoint().origin,
+        size: mark.size,
+        root,
+        time,
+        note: mark.note.clone(),
+    };
+    let ours = Checkpoint::open(log.verifier(), &mark.note)
+        .is_ok_and(|signed| signed.size == mark.size && signed.root == root);
+    let prefix = log.prove_prefix(mark.size).is_ok_and(|(now, proof)| {
+        verify_consistency(mark.size, &root, now.size, &now.root, &proof).is_ok()
+    });
+    Ok((named, ours && prefix))
+}
+
+#[derive(Default)]
+struct Compared {
+    compared: u64,
+    differences: Vec<Difference>,
+    momentary: Vec<String>,
+}
+
+impl Compared {
+    fn same(&mut self, section: &str, what: &str, report: &str, log: &str) {
+        self.compared += 1;
+        if report != log {
+            self.differences.push(Difference {
+                section: section.to_owned(),
+                what: what.to_owned(),
+                report: report.to_owned(),
+                log: log.to_owned(),
+            });
+        }
+    }
+
+    fn header(&mut self, report: &Report, again: &Report) {
+        let (said, found) = (&report.header, &again.header);
+        for (what, said, found) in [
+            ("records", said.records, found.records),
+            ("decisions", said.decisions, found.decisions),
+        ] {
+            self.same("header", what, &said.to_string(), &found.to_string());
+        }
+        self.same("header", "log", &said.log, &found.log);
+    }
+
+    fn sections(&mut self, report: &[Section], again: &[Section]) {
+        for section in report {
+            let Some(found) = again.iter().find(|s| s.id == section.id) else {
+                self.same(&section.id, "section", "there", "absent");
+                continue;
+            };
+            if found.momentary {
+                self.momentary.push(section.id.clone());
+                continue;
+            }
+            self.section(section, found);
+        }
+        for found in again {
+            if !report.iter().any(|s| s.id == found.id) {
+                self.same(&found.id, "section", "absent", "there");
+            }
+        }
+    }
+
+    fn section(&mut self, section: &Section, found: &Section) {
+        let id = section.id.as_str();
+        self.same(
+            id,
+            "queries",
+            &section.queries.join("\n"),
+            &found.queries.join("\n"),
+        );
+        self.list(
+            id,
+            "figure",
+            section
+                .figures
+                .iter()
+                .map(|f| format!("{}: {}", f.label, f.value)),
+            found
+                .figures
+                .iter()
+                .map(|f| format!("{}: {}", f.label, f.value)),
+        );
+        let points = |section: &Section| -> Vec<String> {
+            let points = section.chart.iter().flat_map(|chart| &chart.points);
+            points
+                .map(|p| format!("{}: {:?}", p.label, p.values))
+                .collect()
+        };
+        self.list(id, "point of the chart", points(section), points(found));
+        let rows = |section: &Section| -> Vec<String> {
+            let rows = section.table.iter().flat_map(|table| {
+                // What people fill in is theirs.
+                let filled = |(cell, column): (&String, &super::Column)| {
+                    (column.kind != super::CellKind::Blank).then(|| cell.clone())
+                };
+                let line = move |row: &Vec<String>| {
+                    let cells: Vec<String> =
+                        row.iter().zip(&table.columns).filter_map(filled).collect();
+                    cells.join(" | ")
+                };
+                table.rows.iter().map(line)
+            });
+            rows.collect()
+        };
+        self.list(id, "row", rows(section), rows(found));
+        let total = |section: &Section| section.table.as_ref().map_or(0, |t| t.total).to_string();
+        self.same(id, "rows in all", &total(section), &total(found));
+    }
+
+    fn list(
+        &mut self,
+        section: &str,
+        what: &str,
+        report: impl IntoIterator<Item = String>,
+        again: impl IntoIterator<Item = String>,
+    ) {
+        let (mut said, mut found) = (report.into_iter(), again.into_iter());
+        let mut n = 0_u64;
+        loop {
+            n += 1;
+            let what = format!("{what} {n}");
+            match (said.next(), found.next()) {
+                (None, None) => return,
+                (said, found) => {
+                    let absent = || "absent".to_owned();
+                    let (said, found) = (said.unwrap_or_else(absent), found.unwrap_or_else(absent));
+                    self.same(section, &what, &said, &found);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Evidence packs: what the mesh shows for the controls of a framework, and what it does
+//! not. A pack supports an auditor's test; it is never compliance by itself.
+//!
+//! Each control names sections of the reports, says what they show for it, and what has to
+//! come from elsewhere. Sources: PCI DSS 4.0.1, the AICPA Trust Services Criteria (2017,
+//! revised points of focus 2022), ISO/IEC 27001:2022 Annex A, 45 CFR 164.
+
+use super::{
+    evidence::Evidence,
+    model::{CellKind, Section, Table},
+    sections::{access, changes, denials, integrity},
+};
+use crate::index::StoreError;
+
+mod hipaa;
+mod iso27001;
+mod pci_dss;
+mod soc2;
+
+/// Rows of evidence for each control: a sample. The report of the same name has all.
+const SAMPLE: usize = 25;
+
+/// What the mesh shows for a control.
+struct Control {
+    /// Its number.
+    id: &'static str,
+    /// What it asks for, in short.
+    asks: &'static str,
+    /// What the evidence below shows for it.
+    shows: &'static str,
+    /// The section that has the evidence.
+    evidence: Build,
+    /// What has to come from elsewhere.
+    elsewhere: &'static str,
+}
+
+type Build = fn(&Evidence<'_>) -> Result<Section, StoreError>;
+
+pub(super) fn pci_dss(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
+    pack("PCI DSS", pci_dss::CONTROLS, e)
+}
+
+pub(super) fn soc2(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
+    pack("SOC 2", soc2::CONTROLS, e)
+}
+
+pub(super) fn iso27001(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
+    pack("ISO 27001", iso27001::CONTROLS, e)
+}
+
+pub(super) fn hipaa(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
+    pack("HIPAA", hipaa::CONTROLS, e)
+}
+
+fn pack(
+    framework: &str,
+    controls: &[Control],
+    e: &Evidence<'_>,
+) -> Result<Vec<Section>, StoreError> {
+    let sections = controls
+        .iter()
+        .map(|control| section(framework, control, e));
+    let sections = sections.collect::<Result<Vec<_>, _>>()?;
+    let mut all = vec![at_a_glance(framework, controls, &sections)];
+    all.extend(sections);
+    Ok(all)
+}
+
+/// Every control on one page: what there is, and what has to come from elsewhere.
+fn at_a_glance(framework: &str, controls: &[Control], sections: &[Section]) -> Section {
+    let section = Section::new(
+        "at-a-glance",
+        "The controls at a glance",
+        "One row for each control. The evidence supports an auditor's test of a control; it is never compliance by itself, and \
+         the last column is what somebody else has to bring.",
+    );
+    let mut table = Table::new(&[
+        ("control", CellKind::Text),
+        ("asks for", CellKind::Text),
+        ("shown here", CellKind::Text),
+        ("rows", CellKind::Number),
+        ("from elsewhere", CellKind::Text),
+    ]);
+    let mut without = 0_u64;
+    for (control, section) in controls.iter().zip(sections) {
+        let rows = section.table.as_ref().map_or(0, |table| table.total);
+        without += u64::from(rows == 0 && section.table.is_some());
+        table.rows.push(vec![
+            control.id.to_owned(),
+            control.asks.to_owned(),
+            shown(section),
+            rows.to_string(),
+            control.elsewhere.to_owned(),
+        ]);
+    }
+    table.total = u64::try_from(controls.len()).unwrap_or(u64::MAX);
+    let mut section = section
+        .figure("framework", framework)
+        .figure("controls", controls.len())
+        .figure("controls without a row of evidence", without);
+    section.table = Some(table);
+    section.momentary()
+}
+
+/// A section's first numbers, in words.
+fn shown(section: &Section) -> String {
+    let short = section
+        .figures
+        .iter()
+        .filter(|figure| figure.value.len() <= 24);
+    let figures = short
+        .take(3)
+        .map(|figure| format!("{}: {}", figure.label, figure.value));
+    figures.collect::<Vec<_>>().join("; ")
+}
+
+fn section(framework: &str, control: &Control, e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let evidence = (control.evidence)(e)?;
+    let mut section = Section {
+        id: control.id.to_owned(),
+        title: format!("{} {}", control.id, control.asks),
+        controls: vec![format!("{framework} {}", control.id)],
+        narrative: format!(
+            "{} {}: {}",
+            control.shows, evidence.title, evidence.narrative
+        ),
+        ..evidence
+    };
+    section.cannot_show.insert(0, control.elsewhere.to_owned());
+    Ok(section)
+}
+
+// The sections as samples.
+
+fn in_use(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    access::in_use(e, SAMPLE)
+}
+
+fn policies_in_use(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    access::policies(e, SAMPLE)
+}
+
+fn callers(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    access::callers(e, SAMPLE)
+}
+
+fn who_what(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    access::who_what(e, SAMPLE)
+}
+
+fn denied(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    denials::who(e, SAMPLE)
+}
+
+fn handshakes(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    denials::handshakes(e, SAMPLE)
+}
+
+fn operators(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    changes::operators(e, SAMPLE)
+}
+
+fn policy_changes(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    changes::policies(e, SAMPLE)
+}
+
+fn credentials(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    changes::credentials(e, SAMPLE)
+}
+
+fn inventory(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    changes::inventory(e, SAMPLE)
+}
+
+fn reads(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    changes::reads(e, SAMPLE)
+}
+
+fn lifecycle(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    integrity::lifecycle(e, SAMPLE)
+}
+
+fn losses(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    integrity::losses(e, SAMPLE)
+}
+
+fn streams(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    integrity::streams(e, SAMPLE)
+}
+
+fn clocks(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    integrity::clocks(e, SAMPLE)
+}

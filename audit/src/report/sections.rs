@@ -1,0 +1,241 @@
+//! The parts that reports and packs are put together from, and the reports.
+
+use super::{
+    evidence::{Evidence, ROWS_MAX},
+    model::{CellKind, Chart, Point, Section, Shape, Table},
+};
+use crate::{
+    index::{Counted, CountedByTime, StoreError},
+    query::time::{length, step_for},
+    row::{Row, RowValue},
+};
+
+pub(super) mod access;
+pub(super) mod changes;
+pub(super) mod denials;
+pub(super) mod integrity;
+
+/// Points of a chart, at most.
+const STEPS: i64 = 60;
+/// Bars of a chart, at most.
+const BARS: usize = 10;
+
+type Sections = Result<Vec<Section>, StoreError>;
+
+pub(super) fn access_review(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        access::in_use(e, ROWS_MAX)?,
+        access::policies(e, ROWS_MAX)?,
+        access::callers(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn access(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        access::over_time(e)?,
+        access::services(e)?,
+        access::who_what(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn privileged(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        changes::operators(e, ROWS_MAX)?,
+        changes::credentials(e, ROWS_MAX)?,
+        changes::reads(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn denials(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        denials::over_time(e)?,
+        denials::who(e, ROWS_MAX)?,
+        denials::policies(e, ROWS_MAX)?,
+        denials::handshakes(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn certificates(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        changes::inventory(e, ROWS_MAX)?,
+        changes::credentials(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn changes(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        changes::policies(e, ROWS_MAX)?,
+        changes::revisions(e, ROWS_MAX)?,
+        changes::rejudgements(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn integrity(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        integrity::statement(e)?,
+        integrity::streams(e, ROWS_MAX)?,
+        integrity::losses(e, ROWS_MAX)?,
+        integrity::lifecycle(e, ROWS_MAX)?,
+        integrity::modes(e)?,
+        integrity::clocks(e, ROWS_MAX)?,
+        integrity::fields(e)?,
+        integrity::retention(e)?,
+    ])
+}
+
+/// A section whose table is the answer to a query that ends in a summary by fields.
+fn of_groups(
+    section: Section,
+    e: &Evidence<'_>,
+    query: String,
+    most: usize,
+) -> Result<(Section, Counted), StoreError> {
+    let most = most.min(crate::query::TOP_MAX);
+    let counted = e.groups(&format!("{query} | top {most}"))?;
+    let mut section = section;
+    section.table = Some(groups_table(&counted));
+    if counted.uncounted > 0 {
+        section = section.cannot_show(&format!(
+            "{} values are in no group, because there were too many groups: the counts are lower bounds",
+            counted.uncounted
+        ));
+    }
+    if counted.absent > 0 {
+        section = section.figure("records without one of the fields", counted.absent);
+    }
+    section.queries.push(query);
+    Ok((section, counted))
+}
+
+fn groups_table(counted: &Counted) -> Table {
+    let mut columns: Vec<(&str, CellKind)> = counted
+        .by
+        .iter()
+        .map(|name| (*name, CellKind::Text))
+        .collect();
+    columns.extend([
+        ("count", CellKind::Number),
+        ("first", CellKind::Time),
+        ("last", CellKind::Time),
+    ]);
+    let mut table = Table::new(&columns);
+    table.total = counted.distinct;
+    for group in &counted.groups {
+        let mut row = group.values.clone();
+        row.extend([
+            group.count.to_string(),
+            group.first.clone(),
+            group.last.clone(),
+        ]);
+        table.rows.push(row);
+    }
+    table
+}
+
+/// A section whose table is the newest records of a query.
+fn of_rows(
+    section: Section,
+    e: &Evidence<'_>,
+    query: String,
+    columns: &[(&str, CellKind)],
+    most: usize,
+) -> Result<Section, StoreError> {
+    let (rows, total) = e.rows(&query, most)?;
+    let mut table = Table::new(columns);
+    table.total = total;
+    for row in &rows {
+        table
+            .rows
+            .push(columns.iter().map(|(name, _)| cell(row, name)).collect());
+    }
+    let mut section = section.figure("records", total);
+    section.table = Some(table);
+    section.queries.push(query);
+    Ok(section)
+}
+
+fn cell(row: &Row, name: &str) -> String {
+    match (name, row.value(name)) {
+        ("time", _) => row.time(),
+        (_, None) => String::new(),
+        (_, Some(RowValue::Flag(flag))) => flag.to_string(),
+        (_, Some(RowValue::Number(number))) => number.to_string(),
+        (_, Some(RowValue::Text(text))) => text.clone(),
+        (_, Some(RowValue::Texts(texts))) => texts.join(", "),
+        (_, Some(RowValue::Json(json))) => json.to_string(),
+    }
+}
+
+/// A step for a chart of the period, as a query has it.
+fn step(e: &Evidence<'_>) -> String {
+    let window = e.period.0;
+    length(step_for(window.to_us - window.from_us, STEPS))
+}
+
+fn columns(title: &str, by_time: &CountedByTime) -> Chart {
+    let mut series: Vec<String> = Vec::new();
+    let mut others = false;
+    for step in &by_time.steps {
+        for (value, _) in &step.values {
+            if !series.contains(value) {
+                series.push(value.clone());
+            }
+        }
+        others |= step.other > 0;
+    }
+    if series.is_empty() {
+        series.push("records".to_owned());
+    }
+    let plain = by_time.by.is_none();
+    let points = by_time.steps.iter().map(|step| {
+        let of = |name: &String| match plain {
+            true => step.count,
+            false => {
+                let found = step.values.iter().find(|(value, _)| value == name);
+                found.map_or(0, |(_, n)| *n)
+            }
+        };
+        let mut values: Vec<u64> = series.iter().map(of).collect();
+        if others {
+            values.push(step.other);
+        }
+        Point {
+            label: step.time.clone(),
+            values,
+        }
+    });
+    let points = points.collect();
+    if others {
+        series.push("other".to_owned());
+    }
+    Chart {
+        title: title.to_owned(),
+        shape: Shape::Columns,
+        series,
+        points,
+    }
+}
+
+fn bars(title: &str, counted: &Counted) -> Chart {
+    let point = |group: &crate::index::Group| Point {
+        label: group.values.join(" · "),
+        values: vec![group.count],
+    };
+    Chart {
+        title: title.to_owned(),
+        shape: Shape::Bars,
+        series: vec!["records".to_owned()],
+        points: counted.groups.iter().take(BARS).map(point).collect(),
+    }
+}
+
+/// `of` as a share of `all`, in per cent with one digit.
+fn share(of: u64, all: u64) -> String {
+    match all {
+        0 => "–".to_owned(),
+        all => {
+            let permille = u128::from(of) * 1000 / u128::from(all);
+            format!("{}.{} %", permille / 10, permille % 10)
+        }
+    }
+}

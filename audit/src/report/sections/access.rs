@@ -1,0 +1,129 @@
+//! Who used what.
+
+use super::{bars, columns, of_groups, step};
+use crate::{
+    index::StoreError,
+    report::{
+        evidence::Evidence,
+        model::{CellKind, Column, Section},
+    },
+};
+
+/// What every report about use has to say.
+const USE_IS_NOT_RIGHT: &str = "access that was granted and never used; `palisade policy unused` and `palisade policy validate` look at the policies themselves";
+const SERVICES_ONLY: &str =
+    "which person stood behind a service: callers are workloads, proven by their certificates";
+const NOT_THROUGH_MESH: &str = "access that did not pass a proxy of the mesh";
+
+/// Access in use, with room for a reviewer's verdict.
+pub(crate) fn in_use(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "access-in-use",
+        "Access in use, for review",
+        "Each row is a caller, a service it reached, and a policy that permitted it, with how often and when. \
+         The last three columns are for the reviewer: keep, revoke or ask; a row that was last used long ago is a candidate for revoking.",
+    );
+    let query = e.decisions("decision:allow enforced:true")
+        + " | first, last by principal, service, policy | sort principal";
+    let (mut section, counted) = of_groups(section, e, query, most)?;
+    if let Some(table) = &mut section.table {
+        for name in ["keep / revoke / ask", "reviewer", "date"] {
+            table.columns.push(Column {
+                name: name.to_owned(),
+                kind: CellKind::Blank,
+            });
+        }
+        for row in &mut table.rows {
+            row.extend([const { String::new() }; 3]);
+        }
+    }
+    Ok(section
+        .figure("accesses in use", counted.distinct)
+        .figure("allowed requests", counted.total)
+        .cannot_show(USE_IS_NOT_RIGHT)
+        .cannot_show(SERVICES_ONLY)
+        .cannot_show("who owns a service; the policy repository says it where its files do"))
+}
+
+/// Policies that permitted something.
+pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "policies-in-use",
+        "Policies in use",
+        "Every policy that determined an allowed request in the period, with its last use. A policy of the repository that is not \
+         in this table granted nothing in the period.",
+    );
+    let query =
+        e.decisions("decision:allow enforced:true") + " | first, last by policy | sort last";
+    let (section, counted) = of_groups(section, e, query, most)?;
+    Ok(section
+        .figure("policies in use", counted.distinct)
+        .cannot_show(USE_IS_NOT_RIGHT))
+}
+
+/// Callers that were seen.
+pub(crate) fn callers(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "callers",
+        "Callers",
+        "Every identity that proved itself to a proxy by its certificate and asked for something, allowed or not.",
+    );
+    let query = e.decisions("principal:*") + " | first, last by principal | sort -count";
+    let (section, counted) = of_groups(section, e, query, most)?;
+    Ok(section
+        .figure("callers", counted.distinct)
+        .figure("requests", counted.total)
+        .cannot_show(SERVICES_ONLY))
+}
+
+/// Decisions over time.
+pub(crate) fn over_time(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let mut section = Section::new(
+        "requests-over-time",
+        "Requests over time",
+        "Decisions of the proxies in each step of the period, by how they were decided. A step without a record is drawn as one: \
+         silence is a finding.",
+    );
+    let query = e.decisions("") + &format!(" | timeline {} by decision", step(e));
+    let by_time = e.steps(&query)?;
+    section.chart = Some(columns("decisions", &by_time));
+    section.queries.push(query);
+    let denied = e.count(&e.decisions("decision:deny"))?;
+    Ok(section
+        .figure("decisions", by_time.total)
+        .figure("denied", denied)
+        .figure("share denied", super::share(denied, by_time.total)))
+}
+
+/// The services that were asked most.
+pub(crate) fn services(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "services",
+        "Services",
+        "Requests that each service got, allowed or not.",
+    );
+    let query = e.decisions("service:*") + " | count by service";
+    let (mut section, counted) = of_groups(section, e, query, super::ROWS_MAX)?;
+    section.chart = Some(bars("requests by service", &counted));
+    Ok(section.figure("services", counted.distinct))
+}
+
+/// Who reached which operation of which service.
+pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "who-accessed-what",
+        "Who accessed what",
+        "Each row is a caller, a service and an operation of it that it was allowed to use, with how often and when.",
+    );
+    let query = e.decisions("decision:allow")
+        + " | first, last by principal, service, action | sort -count";
+    let (section, counted) = of_groups(section, e, query, most)?;
+    Ok(section
+        .figure("caller, service and operation", counted.distinct)
+        .figure("allowed requests", counted.total)
+        .cannot_show(SERVICES_ONLY)
+        .cannot_show(NOT_THROUGH_MESH)
+        .cannot_show(
+            "which rows of a database an operation touched: the log has paths, not bodies",
+        ))
+}

@@ -1,0 +1,211 @@
+//! What was changed: policies, credentials, and what operators did.
+
+use std::collections::BTreeMap;
+
+use super::{cell, columns, of_groups, of_rows, step};
+use crate::{
+    index::StoreError,
+    report::{
+        evidence::Evidence,
+        model::{CellKind, Section, Table},
+    },
+};
+
+/// Certificates that an inventory looks at, newest first.
+const ISSUED_MAX: usize = 200_000;
+
+/// Revisions that were activated or rejected.
+pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "policy-changes",
+        "Policy changes",
+        "Every revision of the policies that came into force or was rejected, with its author, its commit where the policies come from \
+         git, and the policies it added, removed and changed.",
+    );
+    let section = of_rows(
+        section,
+        e,
+        e.records("class:policy_change"),
+        &[
+            ("time", CellKind::Time),
+            ("verb", CellKind::Text),
+            ("sequence_before", CellKind::Number),
+            ("sequence", CellKind::Number),
+            ("actor", CellKind::Text),
+            ("commit", CellKind::Text),
+            ("added", CellKind::Text),
+            ("removed", CellKind::Text),
+            ("changed", CellKind::Text),
+            ("revision_digest", CellKind::Text),
+            ("detail", CellKind::Text),
+        ],
+        most,
+    )?;
+    let rejected = e.count(&e.records("class:policy_change verb:rejected"))?;
+    Ok(section
+        .figure("rejected revisions", rejected)
+        .cannot_show(
+            "who approved a change: reviews are kept where the policy repository is hosted",
+        )
+        .cannot_show("the text of a change; the commit, or the digest, names it"))
+}
+
+/// Which revisions decided.
+pub(crate) fn revisions(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "revisions-in-force",
+        "Revisions in force",
+        "The policy revisions under which requests were decided, with their first and last decision. Each decision names the digest of \
+         the very policies it was made under.",
+    );
+    let query = e.decisions("revision:*") + " | first, last by sequence, revision | sort -last";
+    let (section, counted) = of_groups(section, e, query, most)?;
+    Ok(section.figure("revisions", counted.distinct))
+}
+
+/// Open streams that were judged again.
+pub(crate) fn rejudgements(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "judged-again",
+        "Open requests judged again",
+        "When policies, trust or the kill list change, what is open is judged again; this counts the results, by cause and by whether the \
+         stream was closed.",
+    );
+    let query =
+        e.records("class:rejudgement") + " | first, last by cause, decision, closed | sort -count";
+    let (section, counted) = of_groups(section, e, query, most)?;
+    Ok(section.figure("judged again", counted.total))
+}
+
+/// What operators did.
+pub(crate) fn operators(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "operator-actions",
+        "Operator actions",
+        "What operators and the parts of the mesh acting for them did: rotations of authorities, entries of the kill list, joined nodes, \
+         rollouts.",
+    );
+    let section = of_rows(
+        section,
+        e,
+        e.records("class:admin"),
+        &[
+            ("time", CellKind::Time),
+            ("actor", CellKind::Text),
+            ("verb", CellKind::Text),
+            ("object", CellKind::Text),
+            ("detail", CellKind::Text),
+            ("reporter", CellKind::Text),
+            ("id", CellKind::Text),
+        ],
+        most,
+    )?;
+    Ok(section
+        .cannot_show("who approved an action, and under which ticket")
+        .cannot_show("what was done on a host beside Palisade: its own audit log has that"))
+}
+
+/// Certificates, by what happened.
+pub(crate) fn credentials(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let mut section = Section::new(
+        "credentials",
+        "Certificates issued and refused",
+        "What the authority did with certificates, by identity: issued, refused, revoked.",
+    );
+    let timeline = e.records("class:credential") + &format!(" | timeline {} by verb", step(e));
+    section.chart = Some(columns("certificates", &e.steps(&timeline)?));
+    section.queries.push(timeline);
+    let query = e.records("class:credential") + " | first, last by verb, spiffe_id | sort -count";
+    let (section, counted) = of_groups(section, e, query, most)?;
+    Ok(section
+        .figure("records", counted.total)
+        .cannot_show("secrets of applications: Palisade issues certificates only"))
+}
+
+/// The newest certificate of each identity.
+pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let mut section = Section::new(
+        "certificate-inventory",
+        "Certificates by identity",
+        "The newest certificate that was issued to each identity in the period, with how many it got. `ended` is said where it had \
+         expired by the end of the period and no newer one was issued.",
+    );
+    let query = e.records("class:credential verb:issued");
+    let mut newest = BTreeMap::new();
+    let mut looked = 0_usize;
+    e.visit(&query, |row| {
+        looked += 1;
+        let id = cell(&row, "spiffe_id");
+        let known = newest.entry(id).or_insert_with(|| (row, 0_u64));
+        known.1 += 1;
+        looked < ISSUED_MAX
+    })?;
+    let end = crate::query::time::rfc3339(e.period.0.to_us);
+    let mut table = Table::new(&[
+        ("identity", CellKind::Text),
+        ("serial", CellKind::Text),
+        ("not before", CellKind::Time),
+        ("not after", CellKind::Time),
+        ("ended", CellKind::Text),
+        ("issued", CellKind::Number),
+        ("authority", CellKind::Text),
+        ("attested by", CellKind::Text),
+    ]);
+    table.total = u64::try_from(newest.len()).unwrap_or(u64::MAX);
+    let mut ended = 0_u64;
+    for (id, (row, issued)) in newest.into_iter().take(most) {
+        let not_after = cell(&row, "not_after");
+        let is_over = !not_after.is_empty() && not_after <= end;
+        ended += u64::from(is_over);
+        table.rows.push(vec![
+            id,
+            cell(&row, "serial"),
+            cell(&row, "not_before"),
+            not_after,
+            if is_over { "ended" } else { "" }.to_owned(),
+            issued.to_string(),
+            cell(&row, "authority"),
+            cell(&row, "selector"),
+        ]);
+    }
+    section = section
+        .figure("identities", table.total)
+        .figure("certificates issued", looked)
+        .figure("identities whose last certificate has ended", ended);
+    if looked >= ISSUED_MAX {
+        section = section.cannot_show(&format!(
+            "identities whose last certificate is older than the newest {ISSUED_MAX} of the period"
+        ));
+    }
+    section.table = Some(table);
+    section.queries.push(query);
+    Ok(section.cannot_show(
+        "certificates of other authorities, and what a peer outside the mesh presents",
+    ))
+}
+
+/// Who read records.
+pub(crate) fn reads(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "audit-reads",
+        "Reads of records",
+        "Who asked the decision APIs in a way that reads what is recorded or decided about others, with the query and how many rows \
+         were given.",
+    );
+    let section = of_rows(
+        section,
+        e,
+        e.records("class:audit_read"),
+        &[
+            ("time", CellKind::Time),
+            ("actor", CellKind::Text),
+            ("query", CellKind::Text),
+            ("rows", CellKind::Number),
+            ("reporter", CellKind::Text),
+        ],
+        most,
+    )?;
+    Ok(section.cannot_show(
+        "reads of the log through the local control socket: they are decided by the user id of the host and leave no record yet",
+    ))
+}

@@ -1,0 +1,261 @@
+//! What the log itself is: whole, complete, on time.
+
+use super::{of_groups, of_rows, share};
+use crate::{
+    index::StoreError,
+    query::time::rfc3339,
+    report::{
+        evidence::Evidence,
+        model::{CellKind, Section, Table},
+    },
+    verify::{self, VerifyOptions},
+};
+
+/// Findings of a verification that are shown.
+const FINDINGS_MAX: usize = 50;
+
+/// What every record of a decision must have to say who, what, when, where from, with
+/// what result, and on what (PCI DSS 10.2.2).
+const MANDATORY: &[(&str, &str)] = &[
+    ("user identification", "principal"),
+    ("type of event", "class"),
+    ("success or failure", "decision"),
+    ("origination", "source"),
+    ("affected component", "service"),
+    ("affected resource", "resource"),
+];
+
+/// The log is what was signed.
+pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let report = verify::verify(e.dir, VerifyOptions::default());
+    let mark = e.mark();
+    let section = Section::new(
+        "log-integrity",
+        "Log integrity",
+        "Every byte of the log was read, every record hashed into the Merkle tree (RFC 6962), and every signed checkpoint compared with it. \
+         `intact` means that no record below the checkpoint was altered, removed, added or reordered since it was signed. The checkpoint \
+         is a signed note (C2SP tlog-checkpoint): whoever holds the log's public key can check it without Palisade.",
+    );
+    let mut table = Table::new(&[
+        ("severity", CellKind::Text),
+        ("file", CellKind::Text),
+        ("record", CellKind::Number),
+        ("finding", CellKind::Text),
+    ]);
+    table.total = u64::try_from(report.findings.len()).unwrap_or(u64::MAX) + report.findings_more;
+    for finding in report.findings.iter().take(FINDINGS_MAX) {
+        table.rows.push(vec![
+            format!("{:?}", finding.severity).to_lowercase(),
+            finding.file.clone(),
+            finding.leaf.map(|n| n.to_string()).unwrap_or_default(),
+            finding.what.clone(),
+        ]);
+    }
+    let mut section = section
+        .figure(
+            "result",
+            if report.intact() {
+                "intact"
+            } else {
+                "NOT INTACT"
+            },
+        )
+        .figure("records read", report.records)
+        .figure("signed checkpoints", report.checkpoints)
+        .figure("records under the checkpoint of this report", mark.size)
+        .figure("root", &mark.root)
+        .figure("signed", &mark.time)
+        .figure("public key", &report.key);
+    section.table = (!table.rows.is_empty()).then_some(table);
+    Ok(section
+        .cannot_show("that a proxy recorded everything it saw: a proxy that was taken over can keep silent")
+        .cannot_show("that nobody else was shown another log, until a witness outside signs its checkpoints, too")
+        .momentary())
+}
+
+/// Every number of every stream has arrived.
+pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let report = verify::verify(e.dir, VerifyOptions::default());
+    let mut section = Section::new(
+        "streams",
+        "Streams and their numbers",
+        "Each worker of each start of a reporter numbers its records without a gap. A number that is missing here was given to a record \
+         that has not arrived; a stream that was not closed and has a successor may have lost its last records.",
+    );
+    let mut table = Table::new(&[
+        ("reporter", CellKind::Text),
+        ("boot", CellKind::Text),
+        ("worker", CellKind::Number),
+        ("records", CellKind::Number),
+        ("last number", CellKind::Number),
+        ("missing", CellKind::Text),
+        ("state", CellKind::Text),
+    ]);
+    table.total = u64::try_from(report.streams.len()).unwrap_or(u64::MAX);
+    let incomplete = report.streams.iter().filter(|s| !s.complete()).count();
+    let mut streams: Vec<_> = report.streams.iter().collect();
+    // What an auditor looks for comes first.
+    streams.sort_by_key(|s| (s.complete(), s.reporter.clone(), s.boot.clone(), s.worker));
+    for stream in streams.into_iter().take(most) {
+        let missing: Vec<String> = stream.missing.iter().map(ToString::to_string).collect();
+        let state = match (stream.closed, stream.superseded) {
+            (true, _) => "closed",
+            (false, true) => "not closed, and a later start exists",
+            (false, false) => "open",
+        };
+        table.rows.push(vec![
+            stream.reporter.clone(),
+            stream.boot.clone(),
+            stream.worker.to_string(),
+            stream.records.to_string(),
+            stream.last_sequence.to_string(),
+            missing.join(", "),
+            state.to_owned(),
+        ]);
+    }
+    section.table = Some(table);
+    Ok(section
+        .figure("streams", report.streams.len())
+        .figure("streams that are not complete", incomplete)
+        .momentary())
+}
+
+/// What reporters said they lost, and gaps that were found and closed.
+pub(crate) fn losses(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "losses",
+        "Declared losses and gaps",
+        "Records that found no room were refused a number and counted; their reporter declares them. Gaps in the numbers are noted when \
+         they are found and when they close.",
+    );
+    let filter =
+        "(class:spool_event verb:dropped) OR (class:log_lifecycle (verb:gap OR verb:gap_closed))";
+    let section = of_rows(
+        section,
+        e,
+        e.records(&format!("({filter})")),
+        &[
+            ("time", CellKind::Time),
+            ("class", CellKind::Text),
+            ("verb", CellKind::Text),
+            ("reporter", CellKind::Text),
+            ("dropped_strict", CellKind::Number),
+            ("dropped_spool", CellKind::Number),
+            ("dropped_best_effort", CellKind::Number),
+            ("detail", CellKind::Text),
+        ],
+        most,
+    )?;
+    let dropped = e.count(&e.records("class:spool_event verb:dropped"))?;
+    Ok(section.figure("declarations of a loss", dropped))
+}
+
+/// When the log was opened, closed, recovered.
+pub(crate) fn lifecycle(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "log-lifecycle",
+        "Starts, stops and incidents of the log",
+        "Each opening and closing of the log, recoveries after a crash, files that were removed or replaced under it, and disks that \
+         filled up.",
+    );
+    of_rows(
+        section,
+        e,
+        e.records("(class:log_lifecycle OR class:spool_event)"),
+        &[
+            ("time", CellKind::Time),
+            ("class", CellKind::Text),
+            ("verb", CellKind::Text),
+            ("reporter", CellKind::Text),
+            ("detail", CellKind::Text),
+        ],
+        most,
+    )
+}
+
+/// How durable records had to be.
+pub(crate) fn modes(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "modes",
+        "Audit modes",
+        "`strict`: the request waited until its record was on disk; `spool`: at most 50 ms of records can be lost with a process; \
+         `best_effort`: the request passes even where its record cannot be kept.",
+    );
+    let query = e.records("class:*") + " | first, last by mode, class | sort -count";
+    let (section, counted) = of_groups(section, e, query, super::ROWS_MAX)?;
+    let weak = e.count(&e.records("class:decision mode:best_effort"))?;
+    let all = e.count(&e.records("class:decision"))?;
+    Ok(section
+        .figure("records", counted.total)
+        .figure("decisions in mode best_effort", weak)
+        .figure("share of all decisions", share(weak, all)))
+}
+
+/// Clocks that were not believed.
+pub(crate) fn clocks(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "clocks",
+        "Clocks",
+        "Each record has the reporter's time and the time of receipt. Where the first is more than 5 minutes ahead or 31 days behind, \
+         the record is filed under its receipt and counted here, by reporter.",
+    );
+    let query = e.records("class:* suspect:true") + " | first, last by reporter | sort -count";
+    let (section, counted) = of_groups(section, e, query, most)?;
+    Ok(section
+        .figure("records with a clock that was not believed", counted.total)
+        .cannot_show("whether the hosts' clocks are synchronised; that is the hosts' own evidence"))
+}
+
+/// Every decision says who, what, when, where from and with what result.
+pub(crate) fn fields(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let mut section = Section::new(
+        "record-fields",
+        "What every decision records",
+        "How many decisions have each of the details that PCI DSS 10.2.2 asks for. A caller without a certificate has no identity: its \
+         decisions are denials. A request that matched no operation has its service as resource. Date and time are never missing.",
+    );
+    let all = e.count(&e.records("class:decision"))?;
+    let mut table = Table::new(&[
+        ("detail", CellKind::Text),
+        ("field", CellKind::Text),
+        ("decisions with it", CellKind::Number),
+        ("decisions", CellKind::Number),
+        ("share", CellKind::Text),
+    ]);
+    for (detail, field) in MANDATORY {
+        let query = e.records(&format!("class:decision {field}:*"));
+        let with = e.count(&query)?;
+        section.queries.push(query);
+        table.rows.push(vec![
+            (*detail).to_owned(),
+            (*field).to_owned(),
+            with.to_string(),
+            all.to_string(),
+            share(with, all),
+        ]);
+    }
+    table.total = u64::try_from(MANDATORY.len()).unwrap_or(u64::MAX);
+    section.table = Some(table);
+    Ok(section.figure("decisions", all))
+}
+
+/// How far back the log goes.
+pub(crate) fn retention(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let first_us = e.log.read(0).ok().map(|entry| entry.envelope.received_us);
+    let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
+    let days = first_us.map_or(0, |first| {
+        (e.period.0.to_us - first).max(0) / 86_400_000_000
+    });
+    let section = Section::new(
+        "retention",
+        "Retention",
+        "The log is never shortened by Palisade: what was recorded since its beginning is there and searchable. PCI DSS 10.5.1 asks for \
+         12 months, three of them immediately available; a log that is younger than that cannot show it yet.",
+    );
+    let enough = if days >= 365 { "yes" } else { "not yet" };
+    Ok(section
+        .figure("the log begins", begins)
+        .figure("days from there to the end of the period", days)
+        .figure("12 months kept", enough)
+        .cannot_show("copies and backups of the log that are kept elsewhere"))
+}

@@ -1,0 +1,153 @@
+//! Reports on a terminal: which there are, what one says, whether it still holds.
+
+use std::path::PathBuf;
+
+use palisade_audit::report::{Checked, Kind, Report};
+
+use super::{
+    BAD, DIM, GOOD, NAME, STRONG, WARN, count, line, next, paint,
+    snippet::clean,
+    table::{Table, col, styled},
+    thousands,
+};
+
+/// Differences that are printed.
+const DIFFERENCES_SHOWN: usize = 10;
+
+/// Prints which reports there are.
+pub(crate) fn print_kinds(kinds: &[Kind]) {
+    let mut out = Table::new(&[
+        col("REPORT"),
+        col("ANSWERS").short(),
+        col("CONTROLS").short().optional(),
+    ]);
+    for kind in kinds {
+        out.row([
+            styled(NAME, kind.name),
+            kind.question.into(),
+            styled(DIM, kind.controls.join(", ")),
+        ]);
+    }
+    out.print();
+    next(&[(
+        "palisade report run pci-dss --period last:90d --to pci.html".to_owned(),
+        "make one",
+    )]);
+}
+
+/// Prints a report in short, or where it went.
+pub(crate) fn print(report: &Report, files: &[PathBuf]) {
+    let header = &report.header;
+    line(&format!(
+        "{}  {}",
+        paint(STRONG, clean(&report.title)),
+        paint(
+            DIM,
+            format!("{} to {}", clean(&header.from), clean(&header.to))
+        )
+    ));
+    for section in &report.sections {
+        let figures: Vec<String> = section
+            .figures
+            .iter()
+            .filter(|figure| figure.value.len() <= 24)
+            .map(|figure| format!("{} {}", clean(&figure.label), clean(&figure.value)))
+            .collect();
+        line(&format!("  {}", clean(&section.title)));
+        if !figures.is_empty() {
+            line(&paint(DIM, format!("    {}", figures.join(" · "))));
+        }
+    }
+    line(&format!(
+        "{} in the period, {} of evidence, under a checkpoint of {}",
+        count(header.records, "record", "records"),
+        count(header.rows, "row", "rows"),
+        count(header.checkpoint.size, "record", "records"),
+    ));
+    if !header.complete {
+        line(&paint(
+            WARN,
+            format!(
+                "the report is not complete: {}",
+                clean(&header.lacks.join("; "))
+            ),
+        ));
+    }
+    for file in files {
+        let path = clean(&file.display().to_string());
+        line(&format!("{} {path}", paint(GOOD.bold(), "✓ written")));
+    }
+    let name = clean(&report.name);
+    let to_check = files.iter().find(|file| {
+        let ending = file.extension().and_then(|e| e.to_str());
+        matches!(ending, Some("html" | "json"))
+    });
+    next(&[match (to_check, files.is_empty()) {
+        (Some(file), _) => (
+            format!(
+                "palisade report verify {}",
+                clean(&file.display().to_string())
+            ),
+            "made again from the log and compared",
+        ),
+        (None, true) => (
+            format!("palisade report run {name} --to {name}.html --to {name}.pdf"),
+            "in full",
+        ),
+        (None, false) => (
+            format!("palisade report run {name} --to {name}.json"),
+            "a form that can be verified",
+        ),
+    }]);
+}
+
+/// Prints what came of making a report again.
+pub(crate) fn print_checked(report: &Report, checked: &Checked) {
+    for difference in checked.differences.iter().take(DIFFERENCES_SHOWN) {
+        line(&format!(
+            "{} {}, {}",
+            paint(BAD.bold(), "✗"),
+            clean(&difference.section),
+            clean(&difference.what)
+        ));
+        line(&format!("    report  {}", clean(&difference.report)));
+        line(&format!("    log     {}", clean(&difference.log)));
+    }
+    let told = checked.differences.len();
+    let more = u64::try_from(told.saturating_sub(DIFFERENCES_SHOWN)).unwrap_or(u64::MAX);
+    match more.saturating_add(checked.more) {
+        0 => {}
+        n => line(&paint(BAD, format!("  and {} more", thousands(n)))),
+    }
+    if !checked.checkpoint {
+        line(&format!(
+            "{} the checkpoint is not one that this log signed and still begins with",
+            paint(BAD.bold(), "✗")
+        ));
+    }
+    let title = clean(&report.title);
+    let compared = count(
+        checked.compared,
+        "figure, point or row",
+        "figures, points and rows",
+    );
+    line(&match checked.holds() {
+        true => format!(
+            "{}: {title}: {compared} made again from the log, all the same",
+            paint(GOOD.bold(), "✓ holds")
+        ),
+        false => format!(
+            "{}: {title}: {compared} made again from the log",
+            paint(BAD.bold(), "✗ does not hold")
+        ),
+    });
+    if !checked.momentary.is_empty() {
+        line(&paint(
+            DIM,
+            format!(
+                "not compared, because they describe the log as it was then: {}",
+                clean(&checked.momentary.join(", "))
+            ),
+        ));
+    }
+}

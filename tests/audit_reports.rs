@@ -1,0 +1,122 @@
+//! What an auditor gets from a mesh: reports, made, written in every form, made again.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+mod support;
+
+use std::{fs, path::Path, process::Command};
+
+use serde_json::Value;
+use support::{
+    Home,
+    demo::{Demo, one_at_a_time},
+    said,
+};
+
+/// A report says what the log says: made, written in every form, made again; and one changed
+/// number is found.
+#[test]
+fn reports_are_made_again_and_a_changed_number_is_found() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut demo = Demo::at_rest(&home);
+    let kinds = home.json(&["report", "list"]);
+    let kinds: Vec<&str> = kinds["reports"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|k| k["name"].as_str().unwrap())
+        .collect();
+    assert!(
+        kinds.contains(&"access-review") && kinds.contains(&"hipaa"),
+        "{kinds:?}"
+    );
+    for kind in &kinds {
+        let (page, file) = (format!("{kind}.html"), format!("{kind}.json"));
+        let made = home.json(&[
+            "report", "run", kind, "--period", "last:1h", "--to", &page, "--to", &file,
+        ]);
+        assert_eq!(made["header"]["complete"], true, "{kind}: {made}");
+        assert_eq!(made["header"]["demo"], true);
+        for file in [&page, &file] {
+            let checked = home.json(&["report", "verify", file]);
+            assert_eq!(checked["differences"], serde_json::json!([]), "{kind}");
+            assert_eq!(checked["checkpoint"], true, "{kind}");
+            assert!(checked["compared"].as_u64() > Some(5), "{kind}: {checked}");
+        }
+        home.says(&["report", "verify", &page], 0);
+    }
+    // The numbers are those of a search.
+    let denials = home.json(&["report", "run", "denials", "--period", "last:1h"]);
+    let denied = home.json(&["audit", "search", "decision:deny last:1h | count"]);
+    assert_eq!(
+        denials["sections"][0]["figures"][0]["value"],
+        denied["total"].to_string()
+    );
+    let scoped = home.json(&[
+        "report",
+        "run",
+        "access",
+        "--period",
+        "last:1h",
+        "--scope",
+        "service:orders",
+    ]);
+    let orders = home.json(&["audit", "search", "service:orders last:1h | count"]);
+    assert_eq!(scoped["header"]["decisions"], orders["total"]);
+
+    let text = fs::read_to_string(home.path("denials.json")).unwrap();
+    let mut changed: Value = serde_json::from_str(&text).unwrap();
+    changed["sections"][1]["table"]["rows"][0][3] = "999999".into();
+    fs::write(home.path("changed.json"), changed.to_string()).unwrap();
+    let said = home.says(&["report", "verify", "changed.json"], 8);
+    assert!(
+        said.contains("999999") && said.contains("✗ does not hold"),
+        "{said}"
+    );
+    let mut forged: Value = serde_json::from_str(&text).unwrap();
+    forged["header"]["checkpoint"]["root"] = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".into();
+    fs::write(home.path("forged.json"), forged.to_string()).unwrap();
+    let said = home.says(&["report", "verify", "forged.json"], 8);
+    assert!(said.contains("checkpoint"), "{said}");
+
+    for (args, code) in [
+        (&["run", "denails"][..], "PLS7801"),
+        (&["run", "denials", "--period", "soon"], "PLS7802"),
+        (&["run", "denials", "--scope", "srvice:x"], "PLS7102"),
+        (&["run", "denials", "--to", "denials.doc"], "PLS7805"),
+        (&["run", "denials", "--to", "denials.json"], "PLS7703"),
+        (&["verify", "nothing.json"], "PLS7803"),
+    ] {
+        let said = home.says(&[&["report"], args].concat(), 3);
+        assert!(said.contains(code), "{args:?}: {said}");
+    }
+    demo.running.end();
+}
+
+/// Programs that we did not write open the files: openpyxl the workbook, Poppler the PDF.
+#[test]
+#[ignore = "needs python3 with openpyxl, and pdftotext; .ci/run has them"]
+fn other_programs_open_the_reports() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut demo = Demo::at_rest(&home);
+    home.json(&[
+        "report", "run", "pci-dss", "--period", "last:1h", "--to", "r.xlsx", "--to", "r.pdf",
+        "--to", "r.json",
+    ]);
+    demo.running.end();
+    let python = std::env::var("PALISADE_TEST_PYTHON").unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/interop/reports.py");
+    let output = Command::new(python)
+        .arg(script)
+        .args(["r.xlsx", "r.pdf", "r.json"].map(|name| home.path(name)))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", said(&output));
+}
