@@ -9,11 +9,11 @@ pub mod authority;
 #[cfg(feature = "full")]
 pub mod bundles;
 pub mod crowd;
-#[cfg(feature = "full")]
-pub mod decisions;
 pub mod directory;
 #[cfg(feature = "full")]
 pub mod door;
+#[cfg(feature = "full")]
+pub mod front;
 pub mod identity;
 pub mod inherited;
 pub mod kill;

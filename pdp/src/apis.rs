@@ -28,7 +28,7 @@ mod tests;
 
 use http::{HeaderMap, header::CONTENT_TYPE};
 
-pub use caller::{Caller, Seat};
+pub use caller::{Busy, Caller, Load, Loads, Proof, Seat};
 pub use counts::{Counts, Tally};
 pub use desk::{Desk, DeskConfig, Limits};
 

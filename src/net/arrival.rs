@@ -1,4 +1,4 @@
-//! The accept loop of every listener of control links and decision APIs.
+//! The accept loop of every listener of control links and of the APIs.
 
 use std::{future::Future, net::SocketAddr, pin::pin, sync::Arc};
 

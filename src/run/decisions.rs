@@ -12,23 +12,22 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use http::{Request, Response, header};
-use http_body_util::BodyExt;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use palisade_mesh::{
     diagnostic::Diagnostic,
     svid::{Identity, Peer},
 };
-use palisade_pdp::apis::{Caller, Counts, Desk, Seat, authzen, envoy, is_grpc, native};
+use palisade_pdp::apis::{Caller, Counts, Desk, authzen, envoy, is_grpc, native};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::{tokens::Tokens, unbound};
+use super::tokens::Tokens;
 use crate::{
     config::{Config, decisions::DecisionsSection},
     control::status::{DecisionsStatus, TallyStatus},
-    net::decisions::{self as listener, Door},
+    net::front::{self, Door, bind, seated},
 };
 
 /// The decision APIs, served.
@@ -141,20 +140,14 @@ pub(super) fn metrics(status: &DecisionsStatus) -> String {
     text
 }
 
-async fn bind(
-    key: &str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), Vec<Diagnostic>> {
-    let bound = TcpListener::bind(address).await;
-    let bound = bound.and_then(|listener| {
-        let address = listener.local_addr()?;
-        Ok((listener, address))
-    });
-    bound.map_err(|e| vec![unbound(key, &e)])
-}
-
 fn open(listener: TcpListener, door: Door, office: Office, stop: &CancellationToken) {
-    let serving = listener::serve(listener, door, move |peer| office.of(peer), stop.clone());
+    let serving = front::serve(
+        listener,
+        "decisions",
+        door,
+        move |peer| office.of(peer),
+        stop.clone(),
+    );
     tokio::spawn(serving);
 }
 
@@ -204,10 +197,7 @@ impl Clerk {
         if self.caller.is_some() {
             return self.caller.clone();
         }
-        let field = request.headers().get(header::AUTHORIZATION)?;
-        let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
-        let bearer = scheme.eq_ignore_ascii_case("bearer").then_some(token)?;
-        let (owner, is_good) = self.office.tokens.as_ref()?.owner(bearer.trim())?;
+        let (owner, is_good) = self.office.tokens.as_ref()?.bearer(request.headers())?;
         Some(self.office.desk.client(&owner, is_good))
     }
 }
@@ -238,15 +228,4 @@ impl Service<Request<Incoming>> for Clerk {
         }
         Box::pin(async move { Ok(seated(api.call(request).await?, seat)) })
     }
-}
-
-/// The answer, which keeps its request's seat until its last byte has gone.
-fn seated(answer: Response<Body>, seat: Option<Seat>) -> Response<Body> {
-    let Some(seat) = seat else { return answer };
-    answer.map(|body| {
-        Body::new(body.map_frame(move |frame| {
-            let _kept = &seat;
-            frame
-        }))
-    })
 }

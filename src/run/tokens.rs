@@ -1,4 +1,4 @@
-//! Bearer tokens of the decision APIs: a file of names and hashes, read again when it changes.
+//! Bearer tokens of the APIs: a file of names and hashes, read again when it changes.
 //!
 //! One line for each: `NAME SHA-256`, the hash of the token in hexadecimal. A token is
 //! as good as its randomness: 32 random bytes need no slow hash. Whoever has one is
@@ -12,6 +12,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use http::{HeaderMap, header::AUTHORIZATION};
 use palisade_mesh::{
     diagnostic::{Diagnostic, Location},
     snapshot::Digest,
@@ -61,6 +62,17 @@ impl Tokens {
         let owner = self.of(&digest)?;
         let (tokens, id) = (self.clone(), owner.clone());
         Some((owner, move || tokens.of(&digest).as_ref() == Some(&id)))
+    }
+
+    /// Whose token a request brings, as [`Tokens::owner`].
+    pub(super) fn bearer(
+        &self,
+        headers: &HeaderMap,
+    ) -> Option<(SpiffeId, impl Fn() -> bool + Send + Sync + use<>)> {
+        let field = headers.get(AUTHORIZATION)?;
+        let (scheme, token) = field.to_str().ok()?.split_once(' ')?;
+        let bearer = scheme.eq_ignore_ascii_case("bearer").then_some(token)?;
+        self.owner(bearer.trim())
     }
 
     fn of(&self, digest: &Digest) -> Option<SpiffeId> {

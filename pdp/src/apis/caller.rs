@@ -30,8 +30,10 @@ pub struct Caller {
 
 /// What proved a caller, for as long as that holds.
 #[derive(Clone)]
-pub(super) enum Proof {
+pub enum Proof {
+    /// An X.509-SVID.
     Certificate {
+        /// Its serial number, big-endian.
         serial: Arc<[u8]>,
         /// When it ends, seconds since the Unix epoch.
         until_s: i64,
@@ -50,7 +52,8 @@ impl fmt::Debug for Proof {
 }
 
 impl Proof {
-    pub(super) fn holds(&self, now_us: i64) -> bool {
+    /// Whether it still proves the caller, at `now_us` microseconds since the Unix epoch.
+    pub fn holds(&self, now_us: i64) -> bool {
         match self {
             Self::Certificate { until_s, .. } => now_us.div_euclid(1_000_000) <= *until_s,
             Self::Token(is_good) => is_good(),
@@ -58,7 +61,7 @@ impl Proof {
     }
 
     /// Serial number of the certificate; empty for a token.
-    pub(super) fn serial(&self) -> &[u8] {
+    pub fn serial(&self) -> &[u8] {
         match self {
             Self::Certificate { serial, .. } => serial,
             Self::Token(_) => &[],
@@ -75,7 +78,7 @@ impl Caller {
 
 /// What one identity asks at the moment, and what it was permitted.
 #[derive(Debug)]
-pub(super) struct Load {
+pub struct Load {
     in_flight: AtomicUsize,
     bucket: Mutex<Bucket>,
     permitted: Mutex<Permitted>,
@@ -97,9 +100,11 @@ struct Permitted {
 
 /// Why a caller has to wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Busy {
+pub enum Busy {
+    /// So many of its requests are on their way.
     #[error("PLS{IN_FLIGHT}: more than {0} requests of this caller are in flight")]
     InFlight(usize),
+    /// So many questions are what it may ask in a second.
     #[error("PLS{RATE}: this caller asks more than {0} questions a second")]
     Rate(u32),
 }
@@ -128,7 +133,10 @@ impl Load {
     }
 
     /// Lets a request in.
-    pub(super) fn enter(self: &Arc<Self>, limits: &Limits) -> Result<Seat, Busy> {
+    ///
+    /// # Errors
+    /// When as many as `limits` allow are on their way.
+    pub fn enter(self: &Arc<Self>, limits: &Limits) -> Result<Seat, Busy> {
         let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
         let seat = Seat(self.clone());
         match before < limits.in_flight {
@@ -138,7 +146,10 @@ impl Load {
     }
 
     /// Lets so many questions be asked.
-    pub(super) fn ask(&self, limits: &Limits, questions: usize) -> Result<(), Busy> {
+    ///
+    /// # Errors
+    /// When they are more than a second's worth that is left.
+    pub fn ask(&self, limits: &Limits, questions: usize) -> Result<(), Busy> {
         let asked = f64::from(u32::try_from(questions).unwrap_or(u32::MAX));
         match lock(&self.bucket).take(asked, limits.questions_per_s) {
             true => Ok(()),
@@ -192,10 +203,11 @@ impl Bucket {
 
 /// The loads of all callers.
 #[derive(Debug, Default)]
-pub(super) struct Loads(Mutex<FxHashMap<SpiffeId, Arc<Load>>>);
+pub struct Loads(Mutex<FxHashMap<SpiffeId, Arc<Load>>>);
 
 impl Loads {
-    pub(super) fn of(&self, id: &SpiffeId, limits: &Limits) -> Arc<Load> {
+    /// The load of one identity, whatever connections it has.
+    pub fn of(&self, id: &SpiffeId, limits: &Limits) -> Arc<Load> {
         let mut loads = lock(&self.0);
         if let Some(load) = loads.get(id) {
             return load.clone();

@@ -23,7 +23,7 @@ use crate::{
         api::{Fact, FactState},
         status::WitnessingStatus,
     },
-    net::decisions::{self as listener, Door},
+    net::front::{self, Door},
     run::{unbound, unusable},
 };
 
@@ -73,7 +73,13 @@ impl Witnessing {
                 }
             })
         };
-        tokio::spawn(listener::serve(bound, Door::Plain, office, stop.clone()));
+        tokio::spawn(front::serve(
+            bound,
+            "witness",
+            Door::Plain,
+            office,
+            stop.clone(),
+        ));
         Ok(Self { witness, address })
     }
 

@@ -1,14 +1,21 @@
-//! The listener of the decision APIs: gRPC and HTTP on one port, for peers that prove
-//! themselves by an SVID, or without one by what each request brings.
+//! The listener of the APIs for whoever is no part of the mesh: the PDP's decisions, the
+//! audit service's log. gRPC and HTTP on one port, for peers that prove themselves by an
+//! SVID, or without one by what each request brings.
 
-use std::{io, pin::Pin, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
+use axum::body::Body;
+use http::Response;
+use http_body_util::BodyExt;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
     service::TowerToHyperService,
 };
-use palisade_mesh::svid::{Identity, Peer, peer_of_chain};
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    svid::{Identity, Peer, peer_of_chain},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -25,6 +32,7 @@ use super::{
     ties::Ties,
     tls::{self, HANDSHAKE_TIMEOUT},
 };
+use crate::run::unbound;
 
 /// Connections of the listener; of them of one identity. Callers keep few.
 const CONNECTIONS: (usize, usize) = (4096, 1024);
@@ -49,10 +57,35 @@ pub enum Door {
     Plain,
 }
 
-/// Serves every connection with the service that `office` makes for its peer, until
-/// `stop`; what is in flight then is finished.
+/// Binds the address that the configuration gives at `key`; also tells which port it got.
+pub(crate) async fn bind(
+    key: &str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), Vec<Diagnostic>> {
+    let bound = TcpListener::bind(address).await;
+    let bound = bound.and_then(|listener| {
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    });
+    bound.map_err(|e| vec![unbound(key, &e)])
+}
+
+/// An answer that keeps `seat` until its last byte has gone.
+pub(crate) fn seated<T: Send + 'static>(answer: Response<Body>, seat: Option<T>) -> Response<Body> {
+    let Some(seat) = seat else { return answer };
+    answer.map(|body| {
+        Body::new(body.map_frame(move |frame| {
+            let _kept = &seat;
+            frame
+        }))
+    })
+}
+
+/// Serves every connection of `part` with the service that `office` makes for its peer,
+/// until `stop`; what is in flight then is finished.
 pub async fn serve<S>(
     listener: TcpListener,
+    part: &'static str,
     door: Door,
     office: impl Fn(Option<Peer>) -> S + Clone + Send + Sync + 'static,
     stop: CancellationToken,
@@ -82,7 +115,7 @@ pub async fn serve<S>(
             Ok(())
         }
     };
-    accept(listener, "decisions", crowd, end, receive).await;
+    accept(listener, part, crowd, end, receive).await;
 }
 
 /// A connection of either kind.
@@ -178,6 +211,6 @@ where
         }
     };
     if let Err(error) = ended {
-        debug!(%error, "connection to the decision APIs ended");
+        debug!(%error, "connection to an API ended");
     }
 }
