@@ -53,6 +53,9 @@ pub const ROWS_MAX: usize = 10_000;
 /// Most fields of one facet request.
 pub const FACETS_MAX: usize = 16;
 
+/// Entries behind the log from which on nobody waits for the index.
+const FAR: u64 = 10_000;
+
 /// How the index is kept. [`Options::default`] suits one machine.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -310,6 +313,30 @@ impl Store {
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 
+    /// Resolves when everything that the log has now can be searched; after `limit` where
+    /// that takes longer, and at once where it would. Answers say how it is.
+    pub async fn caught_up(&self, limit: Duration) {
+        let wanted = self.source().len();
+        let mut moved = self.shared.moved.subscribe();
+        let caught_up = async {
+            loop {
+                moved.borrow_and_update();
+                if self.is_settled(wanted) || moved.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        // Who asks does not wait for ever.
+        let _ = tokio::time::timeout(limit, caught_up).await;
+    }
+
+    /// Whether there is nothing to wait for before entry `wanted` is searched for.
+    fn is_settled(&self, wanted: u64) -> bool {
+        let inner = self.shared.read();
+        let behind = wanted.saturating_sub(inner.head);
+        behind == 0 || behind > FAR || inner.stalled.is_some()
+    }
+
     /// How the index stands.
     pub fn status(&self) -> Status {
         let log_len = self.source().len();
@@ -340,16 +367,26 @@ impl Store {
     }
 
     fn coverage(&self, snapshot: &Snapshot, query: &Query) -> Coverage {
-        let gaps = self
+        let mut gaps = self
             .gaps
             .as_ref()
             .map_or_else(Vec::new, |gaps| gaps(snapshot.window));
+        let restricted_to = query.kept_to().cloned();
         let complete = snapshot.behind == 0
             && snapshot.unreadable == 0
             && snapshot.remaking.is_empty()
+            && restricted_to.is_none()
             && gaps.is_empty();
+        let mut gaps_withheld = 0;
+        if restricted_to.is_some() {
+            // They name reporters whose records the reader may not see.
+            gaps_withheld = gaps.len();
+            gaps.clear();
+        }
         Coverage {
             gaps,
+            gaps_withheld,
+            restricted_to,
             from: rfc3339(snapshot.window.from_us),
             to: rfc3339(snapshot.window.to_us),
             default_time: !query.names_its_beginning(),

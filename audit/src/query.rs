@@ -15,12 +15,14 @@ use crate::item::Item;
 pub mod field;
 mod parse;
 mod pattern;
+mod rows;
 mod stage;
 pub(crate) mod time;
 mod value;
 
 pub use field::{FIELDS, Field, Kind};
 pub use pattern::Pattern;
+pub use rows::RowFilter;
 pub use stage::{BY_MAX, STEPS_MAX, Sort, SortKey, Stage, Summary, TOP_DEFAULT, TOP_MAX};
 pub use time::{Bound, Limits, Window};
 pub use value::{DIGEST_PREFIX_MIN, Demand, ID_PREFIX_MIN, IdPrefix, Network};
@@ -51,6 +53,8 @@ pub struct Query {
     until: Option<Bound>,
     stage: Option<Stage>,
     text: Arc<str>,
+    /// What its reader may see.
+    rows: RowFilter,
     /// Where the time bounds stand in the text.
     bounds_span: (usize, usize),
     /// Where the summary stands in the text.
@@ -136,8 +140,14 @@ impl Query {
     }
 
     /// What an item must be, including the class that is meant when none is
-    /// named: decisions, unless a field is named that decisions lack.
+    /// named: decisions, unless a field is named that decisions lack. Includes what its
+    /// reader may see.
     pub fn filter(&self) -> Expr {
+        self.rows.within(self.asked())
+    }
+
+    /// What an item must be by what was written alone.
+    fn asked(&self) -> Expr {
         let mut about_decisions = true;
         let mut named = |field: &Field| {
             about_decisions &= field.name != "class" && field.of_decisions();
@@ -156,22 +166,27 @@ impl Query {
 
     /// Whether it asks for every decision of a time.
     pub fn is_of_time_alone(&self) -> bool {
-        matches!(&self.filter, Expr::All(parts) if parts.is_empty())
+        let all = matches!(&self.filter, Expr::All(parts) if parts.is_empty());
+        all && self.rows.text().is_none()
+    }
+
+    /// The same query, kept to the rows that its reader may see. Answers to it say so.
+    #[must_use]
+    pub fn restricted_to(&self, rows: &RowFilter) -> Self {
+        Self {
+            rows: rows.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// What its rows are kept to beside what was asked; none where that is nothing.
+    pub fn kept_to(&self) -> Option<&Arc<str>> {
+        self.rows.text()
     }
 
     /// Whether `item` is what is asked for, apart from its time.
     pub fn matches(&self, item: &Item) -> bool {
         self.filter().matches(item)
-    }
-
-    /// The same query, kept to what also passes `also`: how a reader's rights
-    /// are put into a query.
-    #[must_use]
-    pub fn restricted_to(&self, also: &Self) -> Self {
-        Self {
-            filter: Expr::all(vec![self.filter(), also.filter()]),
-            ..self.clone()
-        }
     }
 
     /// A place in the text.
@@ -184,6 +199,7 @@ impl PartialEq for Query {
     /// Queries are equal when they mean the same, however they were written.
     fn eq(&self, other: &Self) -> bool {
         self.filter == other.filter
+            && self.rows == other.rows
             && self.since == other.since
             && self.until == other.until
             && self.stage == other.stage

@@ -35,7 +35,7 @@ use crate::{
 };
 
 mod assemble;
-mod cedar;
+pub(crate) mod cedar;
 mod check;
 pub mod codes;
 mod entities;

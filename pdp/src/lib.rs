@@ -9,6 +9,7 @@
 //! - [`apis`]: the decision APIs for whoever is no proxy of the mesh
 //! - `analysis`: two revisions compared, and what the newer one allows proved
 //! - [`links`]: who may call a part of the mesh itself
+//! - [`readers`]: who may ask the audit log what
 //! - [`publish`]: following sources, numbering revisions, sending them to proxies
 //!
 //! `cedar-policy` is used nowhere else in the workspace.
@@ -22,6 +23,7 @@ pub mod compiled;
 pub mod decide;
 pub mod links;
 pub mod publish;
+pub mod readers;
 
 #[cfg(test)]
 mod testing;

@@ -224,14 +224,14 @@ fn principal(link: &Link<'_>) -> Option<Entity> {
     Entity::new(uid(kind, id)?, attributes, Default::default()).ok()
 }
 
-enum Kind<'a> {
+pub(crate) enum Kind<'a> {
     Client(&'a str),
     Node(&'a str),
     Role(&'a str),
     Workload,
 }
 
-fn kind(peer: &SpiffeId) -> Kind<'_> {
+pub(crate) fn kind(peer: &SpiffeId) -> Kind<'_> {
     match peer.path().strip_prefix("/palisade/") {
         Some(rest) => match rest.split_once('/') {
             Some(("agent", name)) => Kind::Node(name),
@@ -242,12 +242,12 @@ fn kind(peer: &SpiffeId) -> Kind<'_> {
     }
 }
 
-fn uid(kind: &str, id: &str) -> Option<EntityUid> {
+pub(crate) fn uid(kind: &str, id: &str) -> Option<EntityUid> {
     let kind = EntityTypeName::from_str(kind).ok()?;
     Some(EntityUid::from_type_name_and_id(kind, EntityId::new(id)))
 }
 
-fn text(value: &str) -> RestrictedExpression {
+pub(crate) fn text(value: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(value.to_owned())
 }
 

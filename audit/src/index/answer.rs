@@ -26,7 +26,8 @@ pub struct Coverage {
     pub to: String,
     /// Whether the query named no time, and this is the default.
     pub default_time: bool,
-    /// Whether everything that was ever recorded in that time was considered.
+    /// Whether everything that was ever recorded in that time was considered; never,
+    /// where the reader may not see everything.
     pub complete: bool,
     /// Entries of the log that the index has not read yet.
     pub behind: u64,
@@ -36,6 +37,13 @@ pub struct Coverage {
     pub skipped_buckets: Vec<String>,
     /// Records that proxies numbered and the log never received.
     pub gaps: Vec<Gap>,
+    /// Gaps that are not told, because the reader may not see every record.
+    #[serde(skip_serializing_if = "is_none")]
+    pub gaps_withheld: usize,
+    /// What the reader may see, where that is not everything; then the answer is not
+    /// complete, for other records may match.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restricted_to: Option<Arc<str>>,
     /// Why the index does not get on, when it does not.
     pub stalled: Option<String>,
 }
@@ -182,6 +190,10 @@ pub struct Step {
 }
 
 fn is_zero(n: &u64) -> bool {
+    *n == 0
+}
+
+fn is_none(n: &usize) -> bool {
     *n == 0
 }
 

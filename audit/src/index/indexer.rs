@@ -285,6 +285,7 @@ impl Indexer {
         }
         inner.head = next;
         inner.unreadable = self.unreadable();
+        self.shared.moved.send_replace(());
         Ok(())
     }
 

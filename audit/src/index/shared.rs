@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, RwLock, RwLockReadGuard, RwLockWriteGuard},
 };
 
+use tokio::sync::watch;
+
 use super::{Options, bucket::View, recent::Recent, schema::Layout};
 use crate::source::Source;
 
@@ -14,6 +16,8 @@ pub(super) struct Shared {
     pub(super) source: Arc<dyn Source>,
     pub(super) options: Options,
     inner: RwLock<Inner>,
+    /// Tells those who wait that there is more to search.
+    pub(super) moved: watch::Sender<()>,
 }
 
 /// Everything that must change in one step.
@@ -41,6 +45,7 @@ impl Shared {
             source,
             options,
             inner: RwLock::default(),
+            moved: watch::Sender::default(),
         }
     }
 

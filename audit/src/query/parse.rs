@@ -22,6 +22,7 @@ use super::{
     Expr, QUERY_DEPTH_MAX, QUERY_LEN_MAX, QUERY_TESTS_MAX, Query,
     field::{FIELDS, Field, Kind},
     pattern::is_special,
+    rows::RowFilter,
     time::Bound,
     value::Demand,
 };
@@ -69,6 +70,7 @@ pub(super) fn query(text: &str) -> Parsed<Query> {
         until: bounds.until,
         stage,
         text,
+        rows: RowFilter::everything(),
         bounds_span: bounds.span.unwrap_or((0, 0)),
         stage_span,
     })
