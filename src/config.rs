@@ -28,6 +28,7 @@ pub mod decisions;
 pub mod keys;
 pub mod layers;
 pub mod policies;
+pub mod readers;
 pub mod rollout;
 pub mod schema;
 pub mod template;
@@ -36,6 +37,7 @@ pub mod witness;
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
 use policies::PoliciesSection;
+use readers::ReadersSection;
 use rollout::RolloutSection;
 use witness::{WitnessSection, WitnessesSection};
 
@@ -174,6 +176,8 @@ pub struct AuditSection {
     pub witness: Option<WitnessSection>,
     /// Who cosigns the log. Default: nobody.
     pub witnesses: Option<WitnessesSection>,
+    /// Where others than this host's user ask it. Default: nowhere.
+    pub api: Option<ReadersSection>,
 }
 
 /// Section `proxy`.
@@ -473,6 +477,10 @@ impl Config {
             let witnesses = audit.witnesses.iter_mut();
             witnesses.flat_map(|w| &mut w.ca).for_each(absolute);
             audit.identity.iter_mut().for_each(|i| i.resolve(base));
+            if let Some(api) = &mut audit.api {
+                absolute(&mut api.policy);
+                api.tokens.iter_mut().for_each(absolute);
+            }
         }
         if let Some(proxy) = &mut self.proxy {
             proxy.identity.resolve(base);

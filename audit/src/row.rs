@@ -218,7 +218,14 @@ impl Row {
                 }
                 self.put_text("detail", &change.detail);
             }
-            Some(Body::AuditRead(read)) => self.put_text("query", &read.query),
+            Some(Body::AuditRead(read)) => {
+                self.put_text("query", &read.query);
+                self.put_text("kept_to", &read.kept_to);
+                self.put_text("request", &read.request);
+                if read.begun {
+                    self.put("begun", RowValue::Flag(true));
+                }
+            }
             Some(Body::LogLifecycle(lifecycle)) => self.put_text("detail", &lifecycle.detail),
             Some(Body::StreamHead(head)) => {
                 self.put("last_sequence", RowValue::Number(head.last_sequence));

@@ -41,6 +41,8 @@ pub(super) enum Command {
     Proof(proof::ProofArgs),
     /// Check every byte of the log against its signed checkpoints, or one record by its proof.
     Verify(VerifyArgs),
+    /// Print the OpenAPI document of the audit API.
+    Openapi,
 }
 
 /// Arguments of `audit search`.
@@ -112,6 +114,10 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Export(args) => export::main(args, context),
         Command::Proof(args) => proof::main(&args, context),
         Command::Verify(args) => verify(args, context),
+        Command::Openapi => {
+            render::json(&crate::run::audit::document());
+            Exit::Ok
+        }
     }
 }
 

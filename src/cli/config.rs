@@ -117,6 +117,7 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
 fn check(args: &CheckArgs, context: &Context) -> Result<(), Vec<Diagnostic>> {
     let (config, _) = args.given.read()?;
     let mut found = registrations(&config);
+    found.extend(readers(&config));
     let sections = sections(&config);
     for section in args.role.iter().flat_map(|r| r.sections()) {
         if !sections.contains(section) {
@@ -157,6 +158,20 @@ fn registrations(config: &Config) -> Vec<Diagnostic> {
     registration::parse(&ca.registrations, &rules)
         .err()
         .unwrap_or_default()
+}
+
+/// What is wrong with the policies about readers of the audit log.
+#[cfg(feature = "full")]
+fn readers(config: &Config) -> Vec<Diagnostic> {
+    let api = config.audit.as_ref().and_then(|audit| audit.api.as_ref());
+    let read = api.map(|api| crate::run::audit::Access::read(&api.policy));
+    read.and_then(Result::err).unwrap_or_default()
+}
+
+/// This build has no audit service.
+#[cfg(not(feature = "full"))]
+fn readers(_: &Config) -> Vec<Diagnostic> {
+    Vec::new()
 }
 
 fn sections(config: &Config) -> Vec<&'static str> {

@@ -5,18 +5,18 @@ use std::{ops::ControlFlow, path::PathBuf, sync::Arc, time::Duration};
 use axum::{
     Json, Router,
     body::Body,
-    extract::Path,
+    extract::{ConnectInfo, Path},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use base64::Engine as _;
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::{Stream, StreamExt};
 use palisade_audit::{
     decisions::Decisions,
     disk::Room,
     envelope::LEAF_LEN_MAX,
-    index::{Cursor, Gap, Options, Store, StoreError, TailEvent},
+    index::{self, Cursor, Gap, Options, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
     local::LocalSink,
@@ -41,26 +41,39 @@ use crate::{
     config::{AuditSection, Config},
     control::{
         api::{Answer, Fact, FactState, Problem},
+        server::PeerUid,
         status::{AuditStatus, ago},
     },
     history::{self, frames},
-    net::tls,
+    net::{
+        kill::{self, Holder},
+        tls,
+    },
 };
 
+mod api;
 mod proof;
+mod reads;
 mod reports;
 mod sums;
 mod witness;
 mod witnesses;
 
-pub use proof::{Proven, Wanted};
-pub use reports::RunReport;
-pub use sums::{Facets, Gaps, Timeline};
+use reads::{Begun, Reader, Reads};
 use witness::Witnessing;
 use witnesses::Witnesses;
 
+pub(crate) use api::Access;
+pub use api::document;
+pub use proof::{Proven, Wanted};
+pub use reports::RunReport;
+pub use sums::{Facets, Gaps, Timeline};
+
 /// Rows of a search that does not say how many.
 const ROWS_DEFAULT: usize = 50;
+/// How long a question waits for the index to have read what the log has: what was recorded
+/// a moment ago, the question before among it, is part of the answer.
+const SETTLE: Duration = Duration::from_millis(250);
 /// Age of the last checkpoint, with records waiting, that is worth a warning.
 const CHECKPOINT_LATE: Duration = Duration::from_secs(30);
 
@@ -75,6 +88,7 @@ pub struct AuditRole {
     pub address: Option<std::net::SocketAddr>,
     dir: PathBuf,
     clock: Clock,
+    reads: Reads,
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
     witnesses: Witnesses,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
@@ -104,9 +118,12 @@ impl AuditRole {
         )
         .map_err(|e| vec![unusable(&e.to_string())])?
         .with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window)));
+        let reporter = config.trust_domain.role(Role::Audit.as_str());
+        let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
         Ok(Self {
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
             witnessing: Arc::default(),
+            reads: Reads::new(sink, reporter, config.demo, clock.clone()),
             log,
             store: Arc::new(store),
             address: None,
@@ -159,8 +176,34 @@ impl AuditRole {
         Ok(())
     }
 
+    /// Answers others than this host's user, where the configuration says so, but for
+    /// those on the kill list that comes from `lists`.
+    pub(super) async fn answer(
+        &self,
+        config: &Config,
+        section: &AuditSection,
+        identity: &Identity,
+        lists: impl FnOnce() -> kill::Source,
+        stop: &CancellationToken,
+    ) -> Result<(), Vec<Diagnostic>> {
+        let Some(api) = &section.api else {
+            return Ok(());
+        };
+        let bundle = {
+            let identity = identity.clone();
+            move || identity.bundle()
+        };
+        let kill = Holder::new(&config.trust_domain, bundle, self.clock.clone(), None);
+        let held = kill.held();
+        let keeping = kill.keep_up(lists());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
+        api::start(config, api, self.clone(), identity, held, stop).await?;
+        Ok(())
+    }
+
     /// Writes out what is left.
     pub(super) fn close(self) {
+        self.reads.close();
         self.log.close();
     }
 
@@ -174,23 +217,41 @@ impl AuditRole {
             .merge(self.reports())
             .route(
                 "/v1/audit/search",
-                post(move |Json(q): Json<Search>| async move { of_search.search(q).await }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Search>| async move {
+                        of_search.search(Reader::local(uid), q).await
+                    },
+                ),
             )
             .route(
                 "/v1/audit/tail",
-                post(move |Json(q): Json<Tail>| async move { of_tail.tail(&q) }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Tail>| async move {
+                        of_tail.tail(&Reader::local(uid), &q)
+                    },
+                ),
             )
             .route(
                 frames::ROUTE,
-                post(move |Json(q): Json<Tail>| async move { of_decisions.decisions(&q) }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Tail>| async move {
+                        of_decisions.decisions(&Reader::local(uid), &q)
+                    },
+                ),
             )
             .route(
                 "/v1/audit/record/{id}",
-                get(move |Path(id): Path<String>| async move { of_record.record(id).await }),
+                get(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Path(id): Path<String>| async move {
+                        of_record.record(Reader::local(uid), id).await
+                    },
+                ),
             )
             .route(
                 "/v1/audit/verify",
-                post(move || async move { of_verify.verify().await }),
+                post(move |ConnectInfo(uid): ConnectInfo<PeerUid>| async move {
+                    of_verify.verify(Reader::local(uid)).await
+                }),
             )
             .route(
                 "/v1/audit/status",
@@ -202,28 +263,55 @@ impl AuditRole {
             )
     }
 
-    async fn search(self, asked: Search) -> Answer<serde_json::Value> {
-        let query = Query::parse(&asked.query).map_err(Problem::from)?;
+    /// Waits, for a moment, until what is in the log is in the index: the record of the
+    /// question before, too.
+    async fn settled(&self) {
+        let durable = self.reads.durable();
+        // A log that is slow or takes nothing is told by whoever records the next read.
+        let _ = tokio::time::timeout(SETTLE, durable).await;
+        self.store.caught_up(SETTLE).await;
+    }
+
+    async fn search(self, reader: Reader, asked: Search) -> Answer<serde_json::Value> {
+        let query = reader.sees(&Query::parse(&asked.query).map_err(Problem::from)?);
         let cursor = match &asked.cursor {
             None => None,
             Some(text) => Some(Cursor::parse(text).ok_or_else(|| not_a_cursor(text))?),
         };
         let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
-        let answer = blocking(move || self.store.answer(&query, limit, cursor)).await?;
+        self.settled().await;
+        let answer = {
+            let store = self.store.clone();
+            blocking(move || store.answer(&query, limit, cursor)).await?
+        };
+        let reads = &self.reads;
+        reads.note(&reader, "search", &asked.query, given(&answer))?;
         serde_json::to_value(answer)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
     }
 
     /// Streams matching records as lines of JSON, from now on.
-    fn tail(self, asked: &Tail) -> Response {
-        let query = match Query::parse(&asked.query) {
-            Ok(query) => query,
-            Err(mistake) => return Problem::from(mistake).into_response(),
-        };
-        let lines = self.store.tail(&query).map(|event| {
+    fn tail(self, reader: &Reader, asked: &Tail) -> Response {
+        match self.follow(reader, &asked.query) {
+            Ok(lines) => Body::from_stream(lines).into_response(),
+            Err(mistake) => Problem::from(mistake).into_response(),
+        }
+    }
+
+    fn follow(
+        &self,
+        reader: &Reader,
+        query: &str,
+    ) -> Result<impl Stream<Item = serde_json::Result<Bytes>> + use<>, Diagnostic> {
+        let asked = reader.sees(&Query::parse(query)?);
+        let mut begun = self.reads.begin(reader, "tail", query)?;
+        Ok(self.store.tail(&asked).map(move |event| {
             let line = match &event {
-                TailEvent::Row(row) => serde_json::to_vec(row),
+                TailEvent::Row(row) => {
+                    begun.gave(1);
+                    serde_json::to_vec(row)
+                }
                 TailEvent::Skipped(n) => serde_json::to_vec(&serde_json::json!({ "skipped": n })),
                 TailEvent::Unreadable(at) => {
                     serde_json::to_vec(&serde_json::json!({ "unreadable": at }))
@@ -233,12 +321,11 @@ impl AuditRole {
                 line.push(b'\n');
                 Bytes::from(line)
             })
-        });
-        Body::from_stream(lines).into_response()
+        }))
     }
 
     /// Streams all decisions that a query asks for as they lie in the log, oldest first.
-    fn decisions(self, asked: &Tail) -> Response {
+    fn decisions(self, reader: &Reader, asked: &Tail) -> Response {
         let begun = history::read(&asked.query).and_then(|query| {
             let window = query.window(self.clock.now_us(), &Limits::default())?;
             let decisions = Decisions::new(&self.log, &query, window);
@@ -246,9 +333,10 @@ impl AuditRole {
             let begins_us = decisions
                 .log_begins_us()
                 .map_err(|e| broken(&e.to_string()))?;
-            Ok((decisions, window, begins_us))
+            let begun = self.reads.begin(reader, "decisions", &asked.query)?;
+            Ok((decisions, window, begins_us, begun))
         });
-        let (decisions, window, begins_us) = match begun {
+        let (decisions, window, begins_us, begun) = match begun {
             Ok(begun) => begun,
             Err(mistake) => return Problem::from(mistake).into_response(),
         };
@@ -260,18 +348,24 @@ impl AuditRole {
             end: decisions.end(),
         };
         let (chunks, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
-        tokio::task::spawn_blocking(move || send_decisions(decisions, &head, &chunks));
+        tokio::task::spawn_blocking(move || send_decisions(decisions, begun, &head, &chunks));
         Body::from_stream(ReceiverStream::new(body)).into_response()
     }
 
-    async fn record(self, id: String) -> Answer<Found> {
+    async fn record(self, reader: Reader, id: String) -> Answer<Found> {
         let (store, log) = (self.store.clone(), self.log.clone());
-        let entries = blocking(move || store.by_id(&id)).await?;
+        let of = id.clone();
+        self.settled().await;
+        let entries = blocking(move || store.by_id(&of)).await?;
         let checkpointed = log.checkpoint().size;
         let rows = entries
             .into_iter()
-            .map(|entry| (entry.index < checkpointed, Row::new(&Item::new(entry))))
+            .map(|entry| (entry.index < checkpointed, Item::new(entry)))
+            .filter(|(_, item)| reader.rows().matches(item))
+            .map(|(under, item)| (under, Row::new(&item)))
             .collect::<Vec<_>>();
+        let asked = format!("id:{id}");
+        self.reads.note(&reader, "show", &asked, rows.len())?;
         Ok(Json(Found {
             checkpointed: rows.iter().all(|(under, _)| *under),
             rows: rows
@@ -281,7 +375,8 @@ impl AuditRole {
         }))
     }
 
-    async fn verify(self) -> Answer<serde_json::Value> {
+    async fn verify(self, reader: Reader) -> Answer<serde_json::Value> {
+        self.reads.note(&reader, "verify", "", 0)?;
         let dir = self.dir.join("log");
         let report =
             tokio::task::spawn_blocking(move || verify::verify(&dir, VerifyOptions::default()))
@@ -421,6 +516,7 @@ const CHUNK_LEN: usize = 256 << 10;
 /// Sends frames until all are sent or nobody reads them any more.
 fn send_decisions(
     mut decisions: Decisions,
+    mut begun: Begun,
     head: &frames::Head,
     chunks: &tokio::sync::mpsc::Sender<Result<Bytes, std::io::Error>>,
 ) {
@@ -430,6 +526,7 @@ fn send_decisions(
         Err(error) => return tracing::error!(%error, "decisions cannot be sent"),
     }
     let sent = decisions.visit(|index, leaf| {
+        begun.gave(1);
         frames::write(&mut chunk, &[&index.to_le_bytes(), leaf]);
         if chunk.len() < CHUNK_LEN {
             return ControlFlow::Continue(());
@@ -449,6 +546,15 @@ fn send_decisions(
         Err(error) => tracing::error!(%error, "decision log cannot be read on"),
     }
     let _ = chunks.blocking_send(Ok(chunk.into()));
+}
+
+/// Rows, groups or steps of an answer.
+fn given(answer: &index::Answer) -> usize {
+    match answer {
+        index::Answer::Rows(found) => found.rows.len(),
+        index::Answer::Counted(counted) => counted.groups.len(),
+        index::Answer::ByTime(counted) => counted.steps.len(),
+    }
 }
 
 /// Runs what blocks on the disk beside the runtime's own threads.

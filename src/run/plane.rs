@@ -181,6 +181,12 @@ impl ControlPlane {
                 .listen(config, section, &identity, services, &self.stop)
                 .await?;
         }
+        if let Some(audit) = &self.audit {
+            let lists = || self.kill_lists(section.identity.as_ref(), config);
+            audit
+                .answer(config, section, &identity, lists, &self.stop)
+                .await?;
+        }
         if let Some(address) = self.audit.as_ref().and_then(|a| a.address) {
             let own = section.identity.as_ref();
             self.announce(NodeRole::Audit, address, own, config).await;

@@ -37,6 +37,17 @@ impl<'h> Desk<'h> {
 
     /// As [`Desk::ready`], with more keys of `pdp.decisions`, one a line.
     pub fn ready_with(home: &'h Home, domain: &str, links: &str, more: &str) -> Self {
+        Self::ready_beside(home, domain, links, more, "")
+    }
+
+    /// As [`Desk::ready_with`], with more keys of `audit`, one a line.
+    pub fn ready_beside(
+        home: &'h Home,
+        domain: &str,
+        links: &str,
+        more: &str,
+        of_audit: &str,
+    ) -> Self {
         let authority = Authority::new(domain);
         for part in ["audit", "pdp"] {
             let leaf = authority.leaf(&format!("palisade/{part}"));
@@ -52,8 +63,9 @@ impl<'h> Desk<'h> {
                 "identity:\n    files: {{ cert: identity-{part}/cert.pem, key: identity-{part}/key.pem, bundle: identity-{part}/bundle.pem }}\n"
             )
         };
+        let of_audit: String = of_audit.lines().map(|line| format!("  {line}\n")).collect();
         let text = format!(
-            "trust_domain: {domain}\nstate_dir: state-audit\naudit:\n  listen: {audit}\n  {}",
+            "trust_domain: {domain}\nstate_dir: state-audit\naudit:\n  listen: {audit}\n  {}{of_audit}",
             files("audit")
         );
         fs::write(home.path("audit.yaml"), text).unwrap();

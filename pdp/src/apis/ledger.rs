@@ -84,6 +84,7 @@ impl Ledger {
             actor: caller.to_string(),
             query: head_of(query, QUERY_LEN_MAX).to_owned(),
             rows,
+            ..AuditRead::default()
         };
         self.append(id, now_us, AuditMode::Spool, Body::AuditRead(read))
     }

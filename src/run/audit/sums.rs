@@ -1,6 +1,6 @@
 //! Questions to the audit service whose answer is a summary: facets, timelines, gaps.
 
-use axum::{Json, Router, routing::post};
+use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
     index::{Faceted, SearchResult},
     log::OpenGap,
@@ -10,8 +10,11 @@ use palisade_audit::{
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, blocking, broken};
-use crate::control::api::{Answer, Problem};
+use super::{AuditRole, Reader, blocking, broken};
+use crate::control::{
+    api::{Answer, Problem},
+    server::PeerUid,
+};
 
 /// Fields that are counted where none are named: who, what, and how it went.
 const FACETS_DEFAULT: &[&str] = &[
@@ -25,7 +28,7 @@ const FACETS_DEFAULT: &[&str] = &[
 ];
 
 /// Values of each facet where nothing is said.
-const FACET_TOP_DEFAULT: usize = 5;
+pub(super) const FACET_TOP_DEFAULT: usize = 5;
 
 /// Records about losses that one answer names.
 const LOSSES_MAX: usize = 1000;
@@ -63,20 +66,29 @@ pub struct Gaps {
 
 /// What is missing from the log, and what was said about it.
 #[derive(Debug, Serialize)]
-struct Missing {
+pub(super) struct Missing {
     /// Numbers that are missing now, whenever they were noticed.
     open: Vec<MissingRange>,
+    /// How many of these are not told, because the reader may not see every record.
+    #[serde(skip_serializing_if = "is_none")]
+    open_withheld: usize,
     /// What the log noted of gaps in the time: found, closed.
     noted: SearchResult,
     /// What reporters declared as lost in the time: records that never got a number.
     declared: SearchResult,
-    /// Requests of the time of which only one side has left a record.
-    calls: Reconciliation,
+    /// Requests of the time of which only one side has left a record; not for readers of
+    /// some rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    calls: Option<Reconciliation>,
+}
+
+fn is_none(n: &usize) -> bool {
+    *n == 0
 }
 
 /// Numbers of a stream that have not arrived.
 #[derive(Debug, Serialize)]
-struct MissingRange {
+pub(super) struct MissingRange {
     reporter: String,
     boot: String,
     worker: u32,
@@ -92,48 +104,70 @@ impl AuditRole {
         Router::new()
             .route(
                 "/v1/audit/facets",
-                post(move |Json(q): Json<Facets>| async move { of_facets.facets(q).await }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Facets>| async move {
+                        of_facets.facets(Reader::local(uid), q).await
+                    },
+                ),
             )
             .route(
                 "/v1/audit/timeline",
-                post(move |Json(q): Json<Timeline>| async move { of_timeline.timeline(q).await }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Timeline>| async move {
+                        of_timeline.timeline(Reader::local(uid), q).await
+                    },
+                ),
             )
             .route(
                 "/v1/audit/gaps",
-                post(move |Json(q): Json<Gaps>| async move { of_gaps.gaps(q).await }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Gaps>| async move {
+                        of_gaps.gaps(Reader::local(uid), q).await
+                    },
+                ),
             )
     }
 
-    async fn facets(self, asked: Facets) -> Answer<Faceted> {
-        let query = records(&asked.query)?;
-        let by = asked.by;
-        blocking(move || {
+    pub(super) async fn facets(self, reader: Reader, asked: Facets) -> Answer<Faceted> {
+        let query = reader.sees(&records(&asked.query)?);
+        let (by, store) = (asked.by, self.store.clone());
+        self.settled().await;
+        let answer = blocking(move || {
             let fields: Vec<&str> = match by.is_empty() {
                 true => FACETS_DEFAULT.to_vec(),
                 false => by.iter().map(String::as_str).collect(),
             };
             let top = asked.top.unwrap_or(FACET_TOP_DEFAULT);
-            self.store.facets(&query, &fields, top)
-        })
-        .await
-        .map(Json)
-    }
-
-    async fn timeline(self, asked: Timeline) -> Answer<serde_json::Value> {
-        let query = records(&asked.query)?;
-        let step_us = asked.step.as_deref().map(step).transpose()?;
-        let answer = blocking(move || {
-            let top = asked.top.unwrap_or(TOP_DEFAULT);
-            self.store
-                .timeline(&query, step_us, asked.by.as_deref(), top)
+            store.facets(&query, &fields, top)
         })
         .await?;
+        let groups = answer.facets.iter().map(|facet| facet.groups.len()).sum();
+        self.reads.note(&reader, "facets", &asked.query, groups)?;
+        Ok(Json(answer))
+    }
+
+    pub(super) async fn timeline(
+        self,
+        reader: Reader,
+        asked: Timeline,
+    ) -> Answer<serde_json::Value> {
+        let query = reader.sees(&records(&asked.query)?);
+        let step_us = asked.step.as_deref().map(step).transpose()?;
+        let store = self.store.clone();
+        self.settled().await;
+        let answer = blocking(move || {
+            let top = asked.top.unwrap_or(TOP_DEFAULT);
+            store.timeline(&query, step_us, asked.by.as_deref(), top)
+        })
+        .await?;
+        let steps = answer.steps.len();
+        self.reads.note(&reader, "timeline", &asked.query, steps)?;
         serde_json::to_value(answer)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
     }
 
-    async fn gaps(self, asked: Gaps) -> Answer<Missing> {
+    pub(super) async fn gaps(self, reader: Reader, asked: Gaps) -> Answer<Missing> {
         let time = records(&asked.query)?;
         if !time.is_of_time_alone() {
             return Err(Problem::from(
@@ -142,27 +176,47 @@ impl AuditRole {
                     .help("as in `palisade audit gaps last:7d`"),
             ));
         }
-        let of = |class: &str| records(&format!("{class} {}", asked.query));
+        let of = |class: &str| {
+            let query = records(&format!("{class} {}", asked.query))?;
+            Ok::<_, Problem>(reader.sees(&query))
+        };
         let noted = of("class:log_lifecycle (verb:gap OR verb:gap_closed)")?;
         let declared = of("class:spool_event verb:dropped")?;
-        let open = self.log.gaps();
-        let window = time
-            .window(self.clock.now_us(), &Limits::default())
-            .map_err(Problem::from)?;
-        let (log, clock) = (self.log.clone(), self.clock.clone());
-        let calls = tokio::task::spawn_blocking(move || reconcile(&log, window, &clock));
-        let calls = calls.await.map_err(|e| broken(&e.to_string()))?;
-        let calls = calls.map_err(|e| broken(&e.to_string()))?;
-        blocking(move || {
+        let (open, store) = (self.log.gaps(), self.store.clone());
+        self.settled().await;
+        let sees_all = reader.rows().text().is_none();
+        let calls = match sees_all {
+            true => Some(self.calls(&time).await?),
+            // They name both sides, whichever of them the reader may see.
+            false => None,
+        };
+        let missing = blocking(move || {
             Ok(Missing {
-                open: open.iter().map(MissingRange::of).collect(),
-                noted: self.store.search(&noted, LOSSES_MAX, None)?,
-                declared: self.store.search(&declared, LOSSES_MAX, None)?,
+                open: match sees_all {
+                    true => open.iter().map(MissingRange::of).collect(),
+                    // They name reporters whose records the reader may not see.
+                    false => Vec::new(),
+                },
+                open_withheld: if sees_all { 0 } else { open.len() },
+                noted: store.search(&noted, LOSSES_MAX, None)?,
+                declared: store.search(&declared, LOSSES_MAX, None)?,
                 calls,
             })
         })
-        .await
-        .map(Json)
+        .await?;
+        let rows = missing.open.len() + missing.noted.rows.len() + missing.declared.rows.len();
+        self.reads.note(&reader, "gaps", &asked.query, rows)?;
+        Ok(Json(missing))
+    }
+
+    /// What both sides recorded of the requests of a time, held against each other.
+    async fn calls(&self, time: &Query) -> Result<Reconciliation, Problem> {
+        let window = time.window(self.clock.now_us(), &Limits::default());
+        let window = window.map_err(Problem::from)?;
+        let (log, clock) = (self.log.clone(), self.clock.clone());
+        let compared = tokio::task::spawn_blocking(move || reconcile(&log, window, &clock)).await;
+        let compared = compared.map_err(|e| broken(&e.to_string()))?;
+        compared.map_err(|e| broken(&e.to_string()).into())
     }
 }
 
@@ -182,7 +236,7 @@ impl MissingRange {
 }
 
 /// A query that asks for records, not for a summary of them.
-fn records(text: &str) -> Result<Query, Problem> {
+pub(super) fn records(text: &str) -> Result<Query, Problem> {
     let query = Query::parse(text).map_err(Problem::from)?;
     match query.stage() {
         None => Ok(query),

@@ -10,19 +10,20 @@ use crate::{
 };
 
 const FLIPS: &[&str] = &["newly_allowed", "newly_denied", "newly_undecided"];
-const JUDGED: &[&str] = &["decision", "rejudgement"];
 
 pub(super) const DECISION: Field = Field {
     name: "decision",
     kind: Kind::Choice(DECISIONS),
-    classes: JUDGED,
+    classes: &["decision", "rejudgement", "audit_read"],
     countable: true,
-    help: "the outcome of a decision; `deny` is forbidden, not_permitted or undecided, a refused request was never decided",
+    help: "the outcome of a decision, or whether a reader of the log was let; `deny` is forbidden, not_permitted or undecided, a refused request was never decided",
     example: "decision:deny",
     read: |item, put| {
         if let Some(d) = item.decision() {
             put(Value::Text(verdict_word(d.verdict())));
         } else if let Some(r) = rejudgement(item) {
+            put(Value::Text(verdict_word(r.verdict())));
+        } else if let Some(Body::AuditRead(r)) = &item.record.body {
             put(Value::Text(verdict_word(r.verdict())));
         }
     },
@@ -46,13 +47,14 @@ pub(super) const REASON: Field = Field {
 pub(super) const POLICY: Field = Field {
     name: "policy",
     kind: Kind::Keyword,
-    classes: &["decision", "rejudgement", "policy_change"],
+    classes: &["decision", "rejudgement", "policy_change", "audit_read"],
     countable: true,
     help: "id of a determining policy, or of one that a change added, removed or changed",
     example: "policy:orders-refund",
     read: |item, put| match &item.record.body {
         Some(Body::Decision(d)) => put_all(&d.policies, put),
         Some(Body::Rejudgement(r)) => put_all(&r.policies, put),
+        Some(Body::AuditRead(r)) => put_all(&r.policies, put),
         Some(Body::PolicyChange(c)) => {
             put_all(&c.added, put);
             put_all(&c.removed, put);

@@ -16,6 +16,7 @@ pub(super) const VERB: Field = Field {
         "admin",
         "credential",
         "policy_change",
+        "audit_read",
         "log_lifecycle",
         "spool_event",
     ],
@@ -26,6 +27,7 @@ pub(super) const VERB: Field = Field {
         Some(Body::Admin(a)) => put(Value::Text(&a.verb)),
         Some(Body::Credential(c)) => put(Value::Text(&c.verb)),
         Some(Body::PolicyChange(c)) => put(Value::Text(&c.verb)),
+        Some(Body::AuditRead(r)) => put(Value::Text(&r.verb)),
         Some(Body::LogLifecycle(l)) => put(Value::Text(&l.verb)),
         Some(Body::SpoolEvent(e)) => put(Value::Text(&e.verb)),
         _ => {}

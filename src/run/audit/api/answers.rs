@@ -1,0 +1,108 @@
+//! Answers to requests: who asks is let or not, and then asks the same functions as the
+//! local socket.
+
+use axum::{
+    Json,
+    extract::Request,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderValue, header::CONTENT_TYPE};
+use palisade_audit::query::FIELDS;
+use serde_json::{Value, json};
+
+use super::{
+    super::reads::Reader,
+    Office, Visit,
+    asked::Asked,
+    openapi,
+    problem::Fault,
+    routes::{Route, What},
+    streams,
+};
+
+/// Answers one request.
+pub(super) async fn answer(
+    office: Office,
+    route: &'static Route,
+    visit: &Visit,
+    request: Request,
+) -> Result<Response, Fault> {
+    let action = match route.what {
+        What::Document => return Ok(Json(openapi::document()).into_response()),
+        What::Fields => {
+            visit.caller()?;
+            return Ok(Json(fields()).into_response());
+        }
+        What::Read(action) => action,
+    };
+    let caller = visit.caller()?;
+    let asked = Asked::read(action, request).await;
+    // Whoever may not read is told so first, whatever it sent.
+    let text = asked.as_ref().map_or_else(|_| String::new(), Asked::text);
+    let reader = office.admit(caller, action, &text, &visit.request)?;
+    match asked? {
+        Asked::Export(asked) => streams::export(office, caller.clone(), reader, asked).await,
+        Asked::Tail(asked) => streams::tail(&office, caller.clone(), &reader, &asked.query),
+        Asked::Checkpoint => checkpoint(&office, &reader),
+        asked => {
+            let role = office.role().clone();
+            office.timed(summed_up(role, reader, asked)).await
+        }
+    }
+}
+
+/// What is computed as a whole before it is answered.
+async fn summed_up(
+    role: super::super::AuditRole,
+    reader: Reader,
+    asked: Asked,
+) -> Result<Response, Fault> {
+    Ok(match asked {
+        Asked::Search(asked) => role.search(reader, asked).await?.into_response(),
+        Asked::Facets(asked) => role.facets(reader, asked).await?.into_response(),
+        Asked::Timeline(asked) => role.timeline(reader, asked).await?.into_response(),
+        Asked::Gaps(asked) => role.gaps(reader, asked).await?.into_response(),
+        Asked::Show(id) => {
+            let unknown = Fault::unknown(&id);
+            match role.record(reader, id).await {
+                // Whether there is one that it may not see is not for the reader to know.
+                Ok(found) if found.rows.is_empty() => return Err(unknown),
+                Ok(found) => found.into_response(),
+                Err(problem) => {
+                    let fault = Fault::from(problem);
+                    return Err(match fault.told.code.0 {
+                        7111 => unknown,
+                        _ => fault,
+                    });
+                }
+            }
+        }
+        Asked::Checkpoint | Asked::Export(_) | Asked::Tail(_) => {
+            return Err(Fault::malformed("bug: this is answered elsewhere"));
+        }
+    })
+}
+
+fn checkpoint(office: &Office, reader: &Reader) -> Result<Response, Fault> {
+    let role = office.role();
+    role.reads.note(reader, "checkpoint", "", 0)?;
+    let mut response = role.log.checkpoint().note.into_response();
+    let kind = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    Ok(response)
+}
+
+/// The table of fields, as programs want it.
+fn fields() -> Value {
+    let fields = FIELDS.iter().map(|field| {
+        json!({
+            "name": field.name,
+            "values": field.kind.describe(),
+            "classes": field.classes,
+            "countable": field.countable,
+            "help": field.help,
+            "example": field.example,
+        })
+    });
+    json!({ "fields": fields.collect::<Vec<_>>() })
+}

@@ -1,0 +1,224 @@
+//! What a request asks, understood and within its limits.
+
+use std::{str::FromStr, time::Duration};
+
+use axum::extract::{Query, Request};
+use http::{Method, StatusCode, Uri, header::CONTENT_TYPE};
+use palisade_audit::{index::ROWS_MAX, query::TOP_MAX};
+use palisade_mesh::diagnostic::Diagnostic;
+use palisade_pdp::readers::ReadAction;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    super::{Facets, Gaps, Search, Tail, Timeline},
+    problem::Fault,
+    routes::BODY_LEN_MAX,
+};
+
+/// How long a caller may take to send its body.
+const BODY_WAIT: Duration = Duration::from_secs(10);
+/// Characters of a whole id.
+const ID_LEN: usize = 26;
+
+/// A question to the log.
+#[derive(Debug)]
+pub(super) enum Asked {
+    Checkpoint,
+    Export(Export),
+    Facets(Facets),
+    Gaps(Gaps),
+    Search(Search),
+    Show(String),
+    Tail(Tail),
+    Timeline(Timeline),
+}
+
+/// Records as a file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Export {
+    #[serde(default)]
+    pub(super) q: String,
+    #[serde(default)]
+    pub(super) format: Format,
+}
+
+/// What the file is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Format {
+    Csv,
+    #[default]
+    Jsonl,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SearchParameters {
+    #[serde(default)]
+    q: String,
+    limit: Option<usize>,
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct QueryParameter {
+    #[serde(default)]
+    q: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FacetsParameters {
+    #[serde(default)]
+    q: String,
+    #[serde(default)]
+    by: String,
+    top: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimelineParameters {
+    #[serde(default)]
+    q: String,
+    step: Option<String>,
+    by: Option<String>,
+    top: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoParameters {}
+
+impl Asked {
+    /// Reads a request for `action`.
+    pub(super) async fn read(action: ReadAction, request: Request) -> Result<Self, Fault> {
+        let uri = request.uri().clone();
+        Ok(match action {
+            ReadAction::Checkpoint => {
+                let NoParameters {} = parameters(&uri)?;
+                Self::Checkpoint
+            }
+            ReadAction::Export => Self::Export(parameters(&uri)?),
+            ReadAction::Facets => {
+                let FacetsParameters { q, by, top } = parameters(&uri)?;
+                let names = by.split(',').map(str::trim).filter(|name| !name.is_empty());
+                Self::Facets(Facets {
+                    query: q,
+                    by: names.map(str::to_owned).collect(),
+                    top: within("top", top, TOP_MAX)?,
+                })
+            }
+            ReadAction::Gaps => {
+                let QueryParameter { q } = parameters(&uri)?;
+                Self::Gaps(Gaps { query: q })
+            }
+            ReadAction::Search => {
+                let SearchParameters { q, limit, cursor } = match *request.method() {
+                    Method::POST => body(request).await?,
+                    _ => parameters(&uri)?,
+                };
+                Self::Search(Search {
+                    query: q,
+                    limit: within("limit", limit, ROWS_MAX)?,
+                    cursor,
+                })
+            }
+            ReadAction::Show => {
+                let NoParameters {} = parameters(&uri)?;
+                Self::Show(whole_id(&uri)?)
+            }
+            ReadAction::Tail => {
+                let QueryParameter { q } = parameters(&uri)?;
+                Self::Tail(Tail { query: q })
+            }
+            ReadAction::Timeline => {
+                let TimelineParameters { q, step, by, top } = parameters(&uri)?;
+                Self::Timeline(Timeline {
+                    query: q,
+                    step,
+                    by,
+                    top: within("top", top, TOP_MAX)?,
+                })
+            }
+        })
+    }
+
+    /// What of it is recorded.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Checkpoint => String::new(),
+            Self::Export(asked) => asked.q.clone(),
+            Self::Facets(asked) => asked.query.clone(),
+            Self::Gaps(asked) => asked.query.clone(),
+            Self::Search(asked) => asked.query.clone(),
+            Self::Show(id) => format!("id:{id}"),
+            Self::Tail(asked) => asked.query.clone(),
+            Self::Timeline(asked) => asked.query.clone(),
+        }
+    }
+}
+
+fn parameters<T: DeserializeOwned>(uri: &Uri) -> Result<T, Fault> {
+    let Query(read) =
+        Query::try_from_uri(uri).map_err(|wrong| Fault::malformed(wrong.body_text()))?;
+    Ok(read)
+}
+
+fn within(name: &str, asked: Option<usize>, max: usize) -> Result<Option<usize>, Fault> {
+    match asked {
+        Some(n) if !(1..=max).contains(&n) => {
+            Err(Fault::beyond(name, u64::try_from(max).unwrap_or(u64::MAX)))
+        }
+        asked => Ok(asked),
+    }
+}
+
+/// The beginning of an id could tell a reader of records that it may not see.
+fn whole_id(uri: &Uri) -> Result<String, Fault> {
+    let id = uri.path().rsplit('/').next().unwrap_or_default();
+    match ulid::Ulid::from_str(id) {
+        Ok(_) if id.len() == ID_LEN => Ok(id.to_owned()),
+        _ => {
+            let told = Diagnostic::error(7110, "this is no whole id")
+                .cause(format!("an id has {ID_LEN} characters"))
+                .help("find it first: GET /v1/audit/search");
+            Err(told.into())
+        }
+    }
+}
+
+async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Fault> {
+    let is_json = request.headers().get(CONTENT_TYPE).is_some_and(|value| {
+        let essence = value.as_bytes().split(|b| *b == b';').next();
+        essence.is_some_and(|e| e.trim_ascii().eq_ignore_ascii_case(b"application/json"))
+    });
+    if !is_json {
+        let fault = Fault::malformed("the content type must be `application/json`");
+        return Err(Fault {
+            status: StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ..fault
+        });
+    }
+    let reading = axum::body::to_bytes(request.into_body(), BODY_LEN_MAX);
+    let bytes = tokio::time::timeout(BODY_WAIT, reading)
+        .await
+        .map_err(|_| Fault {
+            status: StatusCode::REQUEST_TIMEOUT,
+            ..Fault::malformed("its body takes longer than 10 s")
+        })?
+        .map_err(|error| {
+            let long = std::error::Error::source(&error)
+                .is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
+            match long {
+                true => Fault {
+                    status: StatusCode::PAYLOAD_TOO_LARGE,
+                    ..Fault::malformed("its body is longer than 64 KiB")
+                },
+                false => Fault::malformed(format!("its body broke off: {error}")),
+            }
+        })?;
+    serde_json::from_slice(&bytes).map_err(|error| Fault::malformed(error.to_string()))
+}

@@ -1,0 +1,167 @@
+//! Schemas of the answers. What they have in common is written once.
+
+use palisade_audit::export::{ColumnKind, columns};
+use serde_json::{Map, Value, json};
+
+/// All of them, by name.
+pub(super) fn all() -> Value {
+    let text = json!({ "type": "string" });
+    let texts = json!({ "type": "array", "items": { "type": "string" } });
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let time = json!({ "type": "string", "format": "date-time" });
+    let flag = json!({ "type": "boolean" });
+    json!({
+        "Document": { "type": "object", "description": "OpenAPI 3.1." },
+        "Fields": object(&[
+            ("fields", &list("Field")),
+        ], &[]),
+        "Field": object(&[
+            ("name", &text), ("values", &text), ("classes", &texts), ("countable", &flag),
+            ("help", &text), ("example", &text),
+        ], &[]),
+        "Row": row(),
+        "Total": object(&[
+            ("relation", &json!({ "enum": ["exact", "at_least"] })), ("count", &count),
+        ], &[]),
+        "Gap": object(&[
+            ("reporter", &text), ("first", &count), ("last", &count),
+            ("noticed_us", &json!({ "type": "integer" })),
+        ], &[]),
+        "SearchAnswer": { "anyOf": [of("RowsAnswer"), of("GroupsAnswer"), of("StepsAnswer")] },
+        "RowsAnswer": covering(&[
+            ("rows", &list("Row")), ("total", &of("Total")),
+            ("cursor", &json!({ "type": ["string", "null"] })),
+        ]),
+        "GroupsAnswer": covering(&[
+            ("by", &texts), ("groups", &list("Group")), ("distinct", &count),
+            ("total", &count), ("absent", &count), ("uncounted", &count),
+        ]),
+        "Group": object(&[
+            ("values", &texts), ("count", &count), ("first", &time), ("last", &time),
+        ], &[]),
+        "StepsAnswer": covering(&[
+            ("step_secs", &count), ("by", &json!({ "type": ["string", "null"] })),
+            ("steps", &list("Step")), ("total", &count), ("absent", &count),
+            ("uncounted", &count),
+        ]),
+        "Step": object(&[("time", &time), ("count", &count)], &[
+            ("values", &json!({
+                "type": "array",
+                "items": {
+                    "type": "array",
+                    "prefixItems": [{ "type": "string" }, { "type": "integer" }],
+                    "minItems": 2,
+                    "maxItems": 2,
+                },
+            })),
+            ("other", &count),
+        ]),
+        "Facets": covering(&[("facets", &list("Facet")), ("total", &count)]),
+        "Facet": object(&[
+            ("field", &text), ("groups", &list("Group")), ("distinct", &count),
+            ("absent", &count), ("uncounted", &count),
+        ], &[]),
+        "Gaps": object(&[
+            ("open", &list("OpenGap")), ("noted", &of("RowsAnswer")),
+            ("declared", &of("RowsAnswer")),
+        ], &[("open_withheld", &count)]),
+        "OpenGap": object(&[
+            ("reporter", &text), ("boot", &text), ("worker", &count), ("first", &count),
+            ("last", &count), ("missing", &count), ("noticed", &time),
+        ], &[]),
+        "Found": object(&[("checkpointed", &flag), ("rows", &list("Row"))], &[]),
+        "TailLine": { "anyOf": [
+            of("Row"),
+            object(&[("skipped", &count)], &[]),
+            object(&[("unreadable", &count)], &[]),
+            object(&[("ended", &text)], &[]),
+        ] },
+        "Problem": object(&[
+            ("type", &json!({ "type": "string", "pattern": "^urn:palisade:problem:PLS[0-9]{4}$" })),
+            ("title", &text), ("status", &json!({ "type": "integer" })), ("detail", &text),
+            ("code", &json!({ "type": "string", "pattern": "^PLS[0-9]{4}$" })),
+            ("request_id", &text),
+        ], &[
+            ("cause", &text), ("help", &text),
+            ("at", &object(&[("offset", &count), ("len", &count)], &[])),
+        ]),
+    })
+}
+
+fn of(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+fn list(name: &str) -> Value {
+    json!({ "type": "array", "items": of(name) })
+}
+
+/// An object of these members and no others.
+fn object(required: &[(&str, &Value)], optional: &[(&str, &Value)]) -> Value {
+    let names: Vec<&str> = required.iter().map(|(name, _)| *name).collect();
+    let all = required.iter().chain(optional);
+    let properties: Map<String, Value> = all
+        .map(|(name, schema)| ((*name).to_owned(), (*schema).clone()))
+        .collect();
+    json!({
+        "type": "object",
+        "properties": properties,
+        "required": names,
+        "additionalProperties": false,
+    })
+}
+
+/// An answer that says what it covers.
+fn covering(own: &[(&str, &Value)]) -> Value {
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let time = json!({ "type": "string", "format": "date-time" });
+    let flag = json!({ "type": "boolean" });
+    let times = json!({ "type": "array", "items": time });
+    let gaps = list("Gap");
+    let reason = json!({ "type": ["string", "null"] });
+    let mut required = own.to_vec();
+    required.extend([
+        ("from", &time),
+        ("to", &time),
+        ("default_time", &flag),
+        ("complete", &flag),
+        ("behind", &count),
+        ("unreadable", &count),
+        ("skipped_buckets", &times),
+        ("gaps", &gaps),
+        ("stalled", &reason),
+        ("took_us", &count),
+    ]);
+    let restricted = json!({
+        "type": "string",
+        "description": "What the reader may see; then other records may match, and the answer is not complete.",
+    });
+    object(
+        &required,
+        &[("gaps_withheld", &count), ("restricted_to", &restricted)],
+    )
+}
+
+/// A record: what every one has, the fields of the query language, and details.
+fn row() -> Value {
+    let properties: Map<String, Value> = columns()
+        .map(|column| {
+            let schema = match column.kind {
+                ColumnKind::Flag => json!({ "type": "boolean" }),
+                ColumnKind::Json => json!({}),
+                ColumnKind::Number => json!({ "type": "integer", "minimum": 0 }),
+                ColumnKind::Text => json!({ "type": "string" }),
+                ColumnKind::Texts => json!({ "type": "array", "items": { "type": "string" } }),
+                ColumnKind::Time => json!({ "type": "string", "format": "date-time" }),
+            };
+            (column.name.to_owned(), schema)
+        })
+        .collect();
+    json!({
+        "type": "object",
+        "description": "A record of the log; a decision with its outcome.",
+        "properties": properties,
+        "required": ["time", "class", "entry", "received"],
+        "additionalProperties": false,
+    })
+}

@@ -1,0 +1,256 @@
+//! Every route of the API, in one table: the router and the OpenAPI document are made of it.
+
+use http::Method;
+use palisade_audit::{
+    index::{FACETS_MAX, ROWS_MAX},
+    query::TOP_MAX,
+};
+use palisade_pdp::readers::ReadAction;
+
+use super::super::{ROWS_DEFAULT, sums::FACET_TOP_DEFAULT};
+
+/// Longest body of a request, in bytes.
+pub(super) const BODY_LEN_MAX: usize = 64 << 10;
+
+/// One route.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    /// `operationId` of the document.
+    pub(super) id: &'static str,
+    pub(super) what: What,
+    pub(super) about: &'static str,
+    pub(super) parameters: &'static [Parameter],
+    /// What the answer is, and under which content types.
+    pub(super) answer: Reply,
+}
+
+/// What a route is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// The document, for everybody.
+    Document,
+    /// The query language, for whoever is proven.
+    Fields,
+    /// The log, for whoever may.
+    Read(ReadAction),
+}
+
+/// What an answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// JSON of this schema.
+    Json(&'static str),
+    /// Lines of JSON of this schema, as they come.
+    Lines(&'static str),
+    /// A file in the format that was asked for.
+    File,
+    /// A text.
+    Text,
+}
+
+/// Something that a request may say.
+#[derive(Debug)]
+pub(super) struct Parameter {
+    pub(super) name: &'static str,
+    pub(super) kind: Kind,
+    pub(super) about: &'static str,
+}
+
+/// What a parameter can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A query of the log.
+    Query,
+    /// From 1 to the first, by default the second.
+    Count(usize, usize),
+    /// One of these; the first where nothing is said.
+    OneOf(&'static [&'static str]),
+    /// A text.
+    Text,
+    /// Names, at most so many, with commas between them.
+    Names(usize),
+    /// The last part of the path: a whole id.
+    Id,
+}
+
+/// The formats of an export; what each is.
+pub(super) const FORMATS: &[&str] = &["jsonl", "csv"];
+
+const Q: Parameter = Parameter {
+    name: "q",
+    kind: Kind::Query,
+    about: "A query of the log; all decisions of the last day where nothing is said.",
+};
+const SEARCH: &[Parameter] = &[
+    Q,
+    Parameter {
+        name: "limit",
+        kind: Kind::Count(ROWS_MAX, ROWS_DEFAULT),
+        about: "Most rows of the page. A query that ends in a summary says itself how many groups it wants.",
+    },
+    Parameter {
+        name: "cursor",
+        kind: Kind::Text,
+        about: "Where an earlier page ended.",
+    },
+];
+
+const fn read(
+    path: &'static str,
+    id: &'static str,
+    action: ReadAction,
+    parameters: &'static [Parameter],
+    answer: Reply,
+    about: &'static str,
+) -> Route {
+    Route {
+        method: Method::GET,
+        path,
+        id,
+        what: What::Read(action),
+        about,
+        parameters,
+        answer,
+    }
+}
+
+/// Every route.
+pub(super) static ROUTES: &[Route] = &[
+    Route {
+        method: Method::GET,
+        path: "/v1/openapi.json",
+        id: "document",
+        what: What::Document,
+        about: "This document.",
+        parameters: &[],
+        answer: Reply::Json("Document"),
+    },
+    Route {
+        method: Method::GET,
+        path: "/v1/audit/fields",
+        id: "fields",
+        what: What::Fields,
+        about: "Every field that a query can name.",
+        parameters: &[],
+        answer: Reply::Json("Fields"),
+    },
+    read(
+        "/v1/audit/search",
+        "search",
+        ReadAction::Search,
+        SEARCH,
+        Reply::Json("SearchAnswer"),
+        "Records, newest first, or the summary that the query ends in.",
+    ),
+    Route {
+        method: Method::POST,
+        path: "/v1/audit/search",
+        id: "searchByBody",
+        what: What::Read(ReadAction::Search),
+        about: "As the GET, for queries that are no part of an address.",
+        parameters: SEARCH,
+        answer: Reply::Json("SearchAnswer"),
+    },
+    read(
+        "/v1/audit/tail",
+        "tail",
+        ReadAction::Tail,
+        &[Q],
+        Reply::Lines("TailLine"),
+        "Records as they arrive, for an hour at most. Time bounds of the query do not apply.",
+    ),
+    read(
+        "/v1/audit/records/{id}",
+        "record",
+        ReadAction::Show,
+        &[Parameter {
+            name: "id",
+            kind: Kind::Id,
+            about: "A decision id, whole.",
+        }],
+        Reply::Json("Found"),
+        "Everything that was recorded under one id.",
+    ),
+    read(
+        "/v1/audit/facets",
+        "facets",
+        ReadAction::Facets,
+        &[
+            Q,
+            Parameter {
+                name: "by",
+                kind: Kind::Names(FACETS_MAX),
+                about: "Fields to count; the usual ones where nothing is said.",
+            },
+            Parameter {
+                name: "top",
+                kind: Kind::Count(TOP_MAX, FACET_TOP_DEFAULT),
+                about: "Values of each field.",
+            },
+        ],
+        Reply::Json("Facets"),
+        "The most frequent values of several fields, counted in one pass.",
+    ),
+    read(
+        "/v1/audit/timeline",
+        "timeline",
+        ReadAction::Timeline,
+        &[
+            Q,
+            Parameter {
+                name: "step",
+                kind: Kind::Text,
+                about: "Length of a step, such as `30s`, `5m`, `1h`; some 60 steps where nothing is said.",
+            },
+            Parameter {
+                name: "by",
+                kind: Kind::Text,
+                about: "A field whose values are told apart.",
+            },
+            Parameter {
+                name: "top",
+                kind: Kind::Count(TOP_MAX, palisade_audit::query::TOP_DEFAULT),
+                about: "How many of its values.",
+            },
+        ],
+        Reply::Json("StepsAnswer"),
+        "Records counted in steps of time.",
+    ),
+    read(
+        "/v1/audit/gaps",
+        "gaps",
+        ReadAction::Gaps,
+        &[Parameter {
+            name: "q",
+            kind: Kind::Query,
+            about: "The time whose losses are listed, such as `last:7d`; gaps that are open now always are.",
+        }],
+        Reply::Json("Gaps"),
+        "What is missing from the log.",
+    ),
+    read(
+        "/v1/audit/export",
+        "export",
+        ReadAction::Export,
+        &[
+            Q,
+            Parameter {
+                name: "format",
+                kind: Kind::OneOf(FORMATS),
+                about: "What the file is.",
+            },
+        ],
+        Reply::File,
+        "All records that match, newest first, as a file. One that breaks off is cut, never ended.",
+    ),
+    read(
+        "/v1/audit/checkpoint",
+        "checkpoint",
+        ReadAction::Checkpoint,
+        &[],
+        Reply::Text,
+        "The latest checkpoint: a signed note (C2SP tlog-checkpoint).",
+    ),
+];

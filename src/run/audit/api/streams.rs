@@ -1,0 +1,212 @@
+//! Answers that are sent while they are made: tails and exports.
+
+use std::{io, pin::Pin, time::Duration};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{CONTENT_DISPOSITION, CONTENT_TYPE},
+};
+use palisade_audit::{
+    export::{write_csv, write_csv_head, write_jsonl},
+    index::SearchResult,
+    query::Query,
+};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{
+    super::{
+        blocking,
+        reads::{Begun, Reader},
+        sums::records,
+    },
+    Caller, Office,
+    asked::{Export, Format},
+    problem::Fault,
+};
+
+/// Records that are read at once for an export.
+const PAGE_ROWS: usize = 1000;
+/// How often a tail looks whether its reader is still proven.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+const RECORDS: HeaderName = HeaderName::from_static("palisade-records");
+const COMPLETE: HeaderName = HeaderName::from_static("palisade-complete");
+const RESTRICTED: HeaderName = HeaderName::from_static("palisade-restricted");
+
+const LINES: &str = "application/x-ndjson";
+const CSV: &str = "text/csv; charset=utf-8; header=present";
+
+/// Records as they arrive, until the reader goes, is no longer proven, or has followed
+/// for as long as it may; then a last line says which.
+pub(super) fn tail(
+    office: &Office,
+    caller: Caller,
+    reader: &Reader,
+    query: &str,
+) -> Result<Response, Fault> {
+    records(query)?;
+    let place = office.tail_place()?;
+    let lines = office
+        .role()
+        .follow(reader, query)?
+        .map(|line| line.map_err(io::Error::other));
+    let end = until(office.clone(), caller);
+    let begin = Some((Box::pin(lines), Box::pin(end), place));
+    let lines = stream::unfold(begin, |state| async move {
+        let (mut lines, mut end, place) = state?;
+        tokio::select! {
+            line = lines.next() => Some((line?, Some((lines, end, place)))),
+            why = &mut end => {
+                let last = format!("{}\n", json!({ "ended": why }));
+                Some((Ok(Bytes::from(last)), None))
+            }
+        }
+    });
+    Ok(typed(Body::from_stream(lines), LINES))
+}
+
+/// Resolves when a tail must end; why.
+async fn until(office: Office, caller: Caller) -> &'static str {
+    let limit = Instant::now() + office.bounds().tail;
+    loop {
+        tokio::time::sleep_until(limit.min(Instant::now() + LOOK_EVERY)).await;
+        if office.present(&caller).is_err() {
+            return "the reader is no longer proven";
+        }
+        if Instant::now() >= limit {
+            return "its time is over: ask again";
+        }
+    }
+}
+
+/// All matching records. How many there will be is checked before the first is sent.
+pub(super) async fn export(
+    office: Office,
+    caller: Caller,
+    reader: Reader,
+    asked: Export,
+) -> Result<Response, Fault> {
+    let query = reader.sees(&records(&asked.q)?);
+    let deadline = Instant::now() + office.bounds().export;
+    let role = office.role().clone();
+    let of = query.clone();
+    let (count, first) = office
+        .timed(async move {
+            role.settled().await;
+            let store = role.store.clone();
+            let ask = move || Ok((store.count(&of)?, store.search(&of, PAGE_ROWS, None)?));
+            Ok(blocking(ask).await?)
+        })
+        .await?;
+    let max = office.bounds().export_rows;
+    if count > max {
+        return Err(Fault::too_many(count, max));
+    }
+    let begun = office.role().reads.begin(&reader, "export", &asked.q)?;
+    let mut headers = HeaderMap::new();
+    headers.insert(RECORDS, HeaderValue::from(count));
+    let flag = |is: bool| HeaderValue::from_static(if is { "true" } else { "false" });
+    headers.insert(COMPLETE, flag(first.coverage.complete));
+    headers.insert(RESTRICTED, flag(first.coverage.restricted_to.is_some()));
+    let (kind, name) = match asked.format {
+        Format::Csv => (CSV, "attachment; filename=\"audit.csv\""),
+        Format::Jsonl => (LINES, "attachment; filename=\"audit.jsonl\""),
+    };
+    headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static(name));
+    let pages = Pages {
+        office,
+        caller,
+        query,
+        format: asked.format,
+        next: Some(first),
+        left: max,
+        begun,
+        deadline,
+        is_first: true,
+    };
+    let body = Body::from_stream(stream::try_unfold(pages, Pages::turn));
+    let mut response = typed(body, kind);
+    response.headers_mut().extend(headers);
+    Ok(response)
+}
+
+fn typed(body: Body, kind: &'static str) -> Response {
+    let mut response = body.into_response();
+    let kind = HeaderValue::from_static(kind);
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
+/// An export on its way, page by page, as fast as its reader takes them.
+struct Pages {
+    office: Office,
+    caller: Caller,
+    query: Query,
+    format: Format,
+    next: Option<SearchResult>,
+    /// Records that may still be given.
+    left: u64,
+    begun: Begun,
+    deadline: Instant,
+    is_first: bool,
+}
+
+type Turned = Result<Option<(Bytes, Pages)>, io::Error>;
+
+impl Pages {
+    /// The bytes of a page, and what is left. An error cuts the answer, so that nobody
+    /// takes a part for the whole.
+    fn turn(mut self) -> Pin<Box<dyn Future<Output = Turned> + Send>> {
+        Box::pin(async move {
+            let Some(page) = self.next.take() else {
+                return Ok(None);
+            };
+            let broken = |why: &str| io::Error::other(why.to_owned());
+            if Instant::now() >= self.deadline {
+                return Err(broken("PLS7911: the export takes too long"));
+            }
+            if self.office.present(&self.caller).is_err() {
+                return Err(broken("PLS7904: the reader is no longer proven"));
+            }
+            let rows = u64::try_from(page.rows.len()).unwrap_or(u64::MAX);
+            let Some(left) = self.left.checked_sub(rows) else {
+                return Err(broken("PLS7912: the export has become too long"));
+            };
+            self.left = left;
+            let bytes = self.bytes(&page)?;
+            self.begun.gave(page.rows.len());
+            if let Some(cursor) = page.cursor {
+                let (store, query) = (self.office.role().store.clone(), self.query.clone());
+                let ask = move || store.search(&query, PAGE_ROWS, Some(cursor));
+                let next = self.office.timed(async { Ok(blocking(ask).await?) }).await;
+                self.next = Some(next.map_err(|fault| io::Error::other(fault.told))?);
+            }
+            Ok(Some((bytes.into(), self)))
+        })
+    }
+
+    fn bytes(&mut self, page: &SearchResult) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let is_first = std::mem::take(&mut self.is_first);
+        if self.format == Format::Csv && is_first {
+            write_csv_head(&mut bytes)?;
+        }
+        for row in &page.rows {
+            let Value::Object(row) = serde_json::to_value(row)? else {
+                return Err(io::Error::other("bug: a row is no object"));
+            };
+            match self.format {
+                Format::Csv => write_csv(&row, &mut bytes)?,
+                Format::Jsonl => write_jsonl(&row, &mut bytes)?,
+            }
+        }
+        Ok(bytes)
+    }
+}

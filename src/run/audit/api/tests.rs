@@ -1,0 +1,708 @@
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use axum::body::to_bytes;
+use palisade_audit::local::LocalSink;
+use palisade_mesh::{
+    clock::Clock,
+    decision::DecisionIds,
+    kill::{Entry, KillList, Target},
+    sink::RecordSink,
+    wire::record::{
+        Admin, AuditMode, Decision, Outcome, Peer as WirePeer, Record, Verdict,
+        record::Body as What,
+    },
+};
+use palisade_pdp::readers::Readers;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::*;
+
+mod schema;
+
+const POLICIES: &str = r#"
+@id("auditors-read") @rows("*")
+permit (principal is Client, action in Action::"audit:read", resource)
+when { principal.name == "auditor" };
+
+@id("shop-sees-its-own") @rows("service:shop/*")
+permit (principal is Workload, action in Action::"audit:read", resource)
+when { principal.path like "/ns/shop/*" };
+
+@id("nobody-exports-the-shop")
+forbid (principal is Workload, action == Action::"audit:export", resource)
+when { principal.path == "/ns/shop/sa/web" };
+"#;
+const AUDITOR: &str = "palisade/client/auditor";
+const ORDERS: &str = "ns/shop/sa/orders";
+const WEB: &str = "ns/shop/sa/web";
+const BANK: &str = "ns/bank/sa/teller";
+
+/// An audit service with some records of two services, and an office before it.
+struct Service {
+    config: Config,
+    section: ReadersSection,
+    role: AuditRole,
+    kill: watch::Sender<Held>,
+    /// Ids of a decision of the shop and of one of the bank.
+    ids: [String; 2],
+    _dir: tempfile::TempDir,
+}
+
+/// Decisions of each service; every third is denied.
+const EACH: usize = 6;
+
+impl Service {
+    async fn ready() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let text = "trust_domain: acme.test\naudit:\n  listen: 127.0.0.1:0\n  api: { listen: \"127.0.0.1:0\", policy: p, tails: 1, in_flight: 2, requests_per_s: 4 }\n";
+        let mut config = Config::parse("mesh.yaml", text).unwrap();
+        config.state_dir = dir.path().to_owned();
+        let clock = Clock::system();
+        let audit = config.audit.clone().unwrap();
+        let role = AuditRole::open(&config, &audit, &clock).unwrap();
+        let reporter = config.trust_domain.id(ORDERS).unwrap();
+        let sink = LocalSink::new(role.log.clone(), reporter.clone(), clock.clone());
+        let mut stream = sink.open(0);
+        let mut ids = DecisionIds::new();
+        let mut firsts = Vec::new();
+        for service in ["acme.test/shop/orders", "acme.test/bank/accounts"] {
+            for n in 0..EACH {
+                let id = ids.next(clock.now_us());
+                if n == 0 {
+                    firsts.push(id.to_string());
+                }
+                let of = |body| Record {
+                    id: id.to_bytes().to_vec(),
+                    time_us: clock.now_us(),
+                    reporter: reporter.to_string(),
+                    mode: AuditMode::Spool.into(),
+                    body: Some(body),
+                    ..Record::default()
+                };
+                stream.append(&of(decision(service, n))).unwrap();
+                let outcome = Outcome {
+                    status: 200,
+                    service: service.to_owned(),
+                    ..Outcome::default()
+                };
+                stream.append(&of(What::Outcome(outcome))).unwrap();
+            }
+        }
+        let admin = Admin {
+            verb: "kill".into(),
+            actor: "ana@bank.test".into(),
+            object: "acme.test/bank/accounts".into(),
+            ..Admin::default()
+        };
+        let record = Record {
+            id: ids.next(clock.now_us()).to_bytes().to_vec(),
+            time_us: clock.now_us(),
+            body: Some(What::Admin(admin)),
+            ..Record::default()
+        };
+        stream.append(&record).unwrap();
+        stream.flush();
+        stream.durable().await.unwrap();
+        drop(stream);
+        role.store.flush().await.unwrap();
+        Self {
+            section: audit.api.unwrap(),
+            kill: watch::channel(held(&config, Vec::new())).0,
+            role,
+            config,
+            ids: firsts.try_into().unwrap(),
+            _dir: dir,
+        }
+    }
+
+    fn office(&self) -> Office {
+        self.office_within(Bounds::of(&self.section))
+    }
+
+    fn office_within(&self, bounds: Bounds) -> Office {
+        let readers = Readers::parse("readers.cedar", POLICIES).unwrap();
+        let access = Access::of(readers).unwrap_or_else(|found| panic!("{found:?}"));
+        let (role, kill) = (self.role.clone(), self.kill.subscribe());
+        Office::new(&self.section, bounds, role, access, None, kill)
+    }
+
+    fn caller(&self, office: &Office, path: &str) -> Caller {
+        self.caller_while(office, path, || true)
+    }
+
+    fn caller_while(
+        &self,
+        office: &Office,
+        path: &str,
+        is_good: impl Fn() -> bool + Send + Sync + 'static,
+    ) -> Caller {
+        let id = self.config.trust_domain.id(path).unwrap();
+        Caller {
+            load: office.0.loads.of(&id, &office.0.limits),
+            proof: Proof::Token(Arc::new(is_good)),
+            id,
+        }
+    }
+
+    /// Asks as `path`, as nobody where there is none.
+    async fn ask(&self, office: &Office, path: Option<&str>, method: &str, uri: &str) -> Reply {
+        let caller = path.map(|path| self.caller(office, path));
+        self.ask_by(office, caller, method, uri).await
+    }
+
+    async fn ask_by(
+        &self,
+        office: &Office,
+        caller: Option<Caller>,
+        method: &str,
+        uri: &str,
+    ) -> Reply {
+        let body = if method == "POST" { "{}" } else { "" };
+        let mut request = AxumRequest::builder()
+            .method(method)
+            .uri(uri)
+            .header("content-type", "application/json")
+            .body(Body::from(body))
+            .unwrap();
+        let id = RequestId::of(request.headers());
+        let visit = Visit {
+            caller,
+            request: id,
+        };
+        request.extensions_mut().insert(visit);
+        let answer = router(office).oneshot(request).await.unwrap();
+        let (parts, body) = answer.into_parts();
+        Reply {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            body: to_bytes(body, 1 << 24)
+                .await
+                .map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()),
+        }
+    }
+
+    /// The answer to a GET as `path`, which must be given.
+    async fn get(&self, office: &Office, path: &str, uri: &str) -> Reply {
+        let reply = self.ask(office, Some(path), "GET", uri).await;
+        assert_eq!(reply.status, 200, "{uri}: {reply:?}");
+        reply
+    }
+
+    /// Rows of a search on the local socket.
+    async fn rows(&self, query: &str) -> Vec<Value> {
+        self.role.settled().await;
+        self.role.store.flush().await.unwrap();
+        let query = palisade_audit::query::Query::parse(query).unwrap();
+        let found = self.role.store.search(&query, 1000, None).unwrap();
+        let rows = found.rows.iter().map(|r| serde_json::to_value(r).unwrap());
+        rows.collect()
+    }
+}
+
+fn held(config: &Config, entries: Vec<Entry>) -> Held {
+    let list = KillList::new(config.trust_domain.clone(), 1, 1, entries).unwrap();
+    Held {
+        list: Arc::new(list),
+        heard: true,
+    }
+}
+
+fn decision(service: &str, n: usize) -> What {
+    let verdict = match n % 3 {
+        0 => Verdict::NotPermitted,
+        _ => Verdict::Allow,
+    };
+    let principal = WirePeer {
+        spiffe_id: format!("spiffe://{}/caller", service.replacen('/', "/ns/", 1)),
+        ..WirePeer::default()
+    };
+    What::Decision(Decision {
+        verdict: verdict.into(),
+        reason: "permitted".into(),
+        principal: Some(principal),
+        service: service.to_owned(),
+        method: "GET".into(),
+        path: format!("/{n}"),
+        enforced: true,
+        ..Decision::default()
+    })
+}
+
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    headers: HeaderMap,
+    body: Result<String, axum::Error>,
+}
+
+impl Reply {
+    fn text(&self) -> &str {
+        self.body.as_ref().unwrap()
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(self.text()).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+
+    fn is_problem(&self, status: u16, code: &str) {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let told = self.json();
+        assert_eq!(told["code"], code, "{told}");
+        assert_eq!(told["status"], status);
+        assert_eq!(told["type"], format!("urn:palisade:problem:{code}"));
+        schema::check("Problem", &told);
+    }
+}
+
+/// Every address of every read, with what makes an answer of it.
+fn reads(id: &str) -> Vec<(&'static str, String)> {
+    [
+        ("RowsAnswer", "search?q=class:*&limit=1000"),
+        (
+            "GroupsAnswer",
+            "search?q=class:*%20%7C%20count%20by%20service",
+        ),
+        ("StepsAnswer", "search?q=%7C%20timeline%201h%20by%20service"),
+        (
+            "Facets",
+            "facets?q=class:*&by=service,principal,actor,class&top=100",
+        ),
+        ("StepsAnswer", "timeline?q=class:*&by=service"),
+        ("Gaps", "gaps?q=last:1h"),
+        ("Row", "export?q=class:*"),
+        ("", "export?q=class:*&format=csv"),
+        ("", "checkpoint"),
+    ]
+    .into_iter()
+    .map(|(schema, rest)| (schema, format!("/v1/audit/{rest}")))
+    .chain([("Found", format!("/v1/audit/records/{id}"))])
+    .collect()
+}
+
+/// The document and the router know the same routes, methods and parameters, and every
+/// answer is what the document says.
+#[tokio::test]
+async fn the_document_is_what_the_router_does() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let document = document();
+    let mut known = BTreeSet::new();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let at = path.replace("{id}", &service.ids[0]);
+        known.insert(path.clone());
+        for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+            let operation = &methods[method.to_ascii_lowercase()];
+            let reply = service.ask(&office, None, method, &at).await;
+            match operation.is_null() {
+                true => reply.is_problem(405, "PLS7907"),
+                false if operation["operationId"] == "document" => assert_eq!(reply.status, 200),
+                false => reply.is_problem(401, "PLS7904"),
+            }
+            // What is told is taken, and nothing else.
+            for parameter in operation["parameters"].as_array().into_iter().flatten() {
+                let name = parameter["name"].as_str().unwrap();
+                if name == "id" || path.ends_with("tail") {
+                    continue;
+                }
+                let value = match (name, &parameter["schema"]["type"]) {
+                    ("cursor", _) => "0.1.0.0",
+                    ("step", _) => "1h",
+                    ("by", _) => "service",
+                    ("format", _) => "csv",
+                    ("q", _) => "last:1h",
+                    _ => "1",
+                };
+                let reply = service
+                    .ask(
+                        &office,
+                        Some(AUDITOR),
+                        "GET",
+                        &format!("{at}?{name}={value}"),
+                    )
+                    .await;
+                assert_eq!(reply.status, 200, "{path} {name}: {reply:?}");
+            }
+            if !operation.is_null()
+                && path.starts_with("/v1/audit")
+                && !path.ends_with("fields")
+                && method == "GET"
+            {
+                let reply = service
+                    .ask(&office, Some(AUDITOR), "GET", &format!("{at}?unknown=1"))
+                    .await;
+                reply.is_problem(400, "PLS7908");
+            }
+        }
+    }
+    for none in [
+        "/",
+        "/v1",
+        "/v1/audit",
+        "/v1/audit/verify",
+        "/v2/audit/search",
+    ] {
+        let reply = service.ask(&office, Some(AUDITOR), "GET", none).await;
+        reply.is_problem(404, "PLS7907");
+    }
+    assert_eq!(known.len(), 10, "{known:?}");
+    for (name, uri) in reads(&service.ids[0]) {
+        let reply = service.get(&office, AUDITOR, &uri).await;
+        match name {
+            "" => {}
+            "Row" => reply.text().lines().for_each(|line| {
+                schema::check("Row", &serde_json::from_str(line).unwrap());
+            }),
+            name => schema::check(name, &reply.json()),
+        }
+    }
+    let fields = service
+        .get(&office, AUDITOR, "/v1/audit/fields")
+        .await
+        .json();
+    schema::check("Fields", &fields);
+}
+
+/// Whoever may see one service's records sees nothing of another's, by whatever question.
+#[tokio::test]
+async fn a_reader_sees_its_own_rows_by_every_question() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let [shop, bank] = &service.ids;
+    for (name, uri) in reads(shop) {
+        let of_all = service.get(&office, AUDITOR, &uri).await;
+        if uri.contains("export") {
+            // Our own reads are among the records, so one more each time.
+            assert_eq!(of_all.header("palisade-restricted"), "false");
+            let reply = service.get(&office, ORDERS, &uri).await;
+            assert_eq!(reply.header("palisade-restricted"), "true");
+            assert_eq!(reply.header("palisade-complete"), "false");
+            assert_eq!(reply.header("palisade-records"), (2 * EACH).to_string());
+            assert!(!reply.text().contains("bank"), "{uri}: {reply:?}");
+            assert!(of_all.text().contains("bank"), "{uri}");
+            continue;
+        }
+        let reply = service.get(&office, ORDERS, &uri).await;
+        assert!(!reply.text().contains("bank"), "{uri}: {reply:?}");
+        if uri.contains("service") || uri.contains("class") {
+            assert!(of_all.text().contains("bank"), "{uri}: {of_all:?}");
+        }
+        if !name.is_empty() {
+            schema::check(name, &reply.json());
+        }
+        if ["RowsAnswer", "GroupsAnswer", "StepsAnswer", "Facets"].contains(&name) {
+            let answer = reply.json();
+            assert_eq!(answer["restricted_to"], "service:shop/*", "{answer}");
+            assert_eq!(
+                answer["complete"], false,
+                "other records may match: {answer}"
+            );
+            assert!(of_all.json().get("restricted_to").is_none());
+        }
+    }
+    // Counts, and queries that try to get out.
+    let count = async |path: &str, q: &str| {
+        let uri = format!("/v1/audit/search?q={q}%20%7C%20count");
+        service.get(&office, path, &uri).await.json()["total"]
+            .as_u64()
+            .unwrap()
+    };
+    let each = EACH as u64;
+    assert_eq!(count(AUDITOR, "class:decision").await, 2 * each);
+    for q in [
+        "class:decision",
+        "class:decision%20OR%20-service:nothing%20class:decision",
+    ] {
+        assert_eq!(count(ORDERS, q).await, each, "{q}");
+    }
+    for q in [
+        "service:bank/*",
+        "class:admin",
+        "verb:*",
+        "-service:*",
+        "class:audit_read",
+    ] {
+        assert_eq!(count(ORDERS, q).await, 0, "{q}");
+    }
+    // One that it may not see is one that there is not.
+    let unknown = "01JD8K2XQ4ABCDEFGH01234567";
+    for id in [bank.as_str(), unknown] {
+        let uri = format!("/v1/audit/records/{id}");
+        let reply = service.ask(&office, Some(ORDERS), "GET", &uri).await;
+        reply.is_problem(404, "PLS7913");
+        assert_eq!(
+            reply.json()["detail"],
+            format!("there is no record `{id}` that the caller may see")
+        );
+    }
+    let found = service
+        .get(&office, AUDITOR, &format!("/v1/audit/records/{bank}"))
+        .await;
+    assert_eq!(found.json()["rows"].as_array().unwrap().len(), 2);
+    let part = format!("/v1/audit/records/{}", &shop[..10]);
+    let reply = service.ask(&office, Some(ORDERS), "GET", &part).await;
+    reply.is_problem(400, "PLS7110");
+    // A page's cursor brings no rows that the first page would not have had.
+    let page = service
+        .get(&office, AUDITOR, "/v1/audit/search?q=class:*&limit=2")
+        .await
+        .json();
+    let cursor = page["cursor"].as_str().unwrap();
+    let uri = format!("/v1/audit/search?q=class:*&cursor={cursor}");
+    let rest = service.get(&office, ORDERS, &uri).await;
+    assert!(!rest.text().contains("bank"), "{rest:?}");
+}
+
+/// Who asked what, how much was given, by which policy; and who was not let.
+#[tokio::test]
+async fn every_read_leaves_a_record() {
+    let service = Service::ready().await;
+    let office = service.office();
+    for (_, uri) in reads(&service.ids[0]) {
+        service.get(&office, ORDERS, &uri).await;
+    }
+    let denied = "/v1/audit/search?q=decision:deny";
+    let reply = service.ask(&office, Some(BANK), "GET", denied).await;
+    reply.is_problem(403, "PLS7906");
+    let reply = service
+        .ask(&office, Some(WEB), "GET", "/v1/audit/export")
+        .await;
+    reply.is_problem(403, "PLS7906");
+    assert_eq!(
+        reply.json()["cause"],
+        "forbidden by nobody-exports-the-shop"
+    );
+    let rows = service.rows("class:audit_read last:1h").await;
+    let of = |verb: &str, actor: &str| -> Vec<&Value> {
+        let actor = format!("spiffe://acme.test/{actor}");
+        let all = rows
+            .iter()
+            .filter(|r| r["verb"] == verb && r["actor"] == *actor);
+        all.collect()
+    };
+    for (verb, times) in [
+        ("search", 3),
+        ("facets", 1),
+        ("timeline", 1),
+        ("gaps", 1),
+        ("checkpoint", 1),
+        ("show", 1),
+        // Begun and ended, in two formats.
+        ("export", 4),
+    ] {
+        let found = of(verb, ORDERS);
+        assert_eq!(found.len(), times, "{verb}: {rows:#?}");
+        for row in found {
+            assert_eq!(row["decision"], "allow");
+            assert_eq!(row["policy"][0], "shop-sees-its-own");
+            assert_eq!(row["kept_to"], "service:shop/*");
+            assert_eq!(row["request"].as_str().unwrap().len(), 26);
+        }
+    }
+    let exports = of("export", ORDERS);
+    let (begun, ended): (Vec<&Value>, Vec<&Value>) =
+        exports.into_iter().partition(|row| row["begun"] == true);
+    assert_eq!(begun.len(), 2);
+    assert!(ended.iter().all(|row| row["rows"] == 2 * EACH), "{ended:?}");
+    let [show] = of("show", ORDERS)[..] else {
+        panic!()
+    };
+    assert_eq!(show["query"], format!("id:{}", service.ids[0]));
+    assert_eq!(show["rows"], 2);
+    let [refused] = of("search", BANK)[..] else {
+        panic!()
+    };
+    assert_eq!(refused["decision"], "not_permitted");
+    assert_eq!(refused["query"], "decision:deny");
+    assert_eq!(refused["rows"], 0);
+    let [forbidden] = of("export", WEB)[..] else {
+        panic!()
+    };
+    assert_eq!(forbidden["decision"], "forbidden");
+    assert_eq!(forbidden["policy"][0], "nobody-exports-the-shop");
+    // A log that takes no records gives none.
+    service.role.reads.close();
+    let reply = service.ask(&office, Some(ORDERS), "GET", denied).await;
+    reply.is_problem(503, "PLS7901");
+}
+
+/// Each limit lets the last pass that it allows, and stops the next.
+#[tokio::test]
+async fn limits_hold_on_both_sides() {
+    let service = Service::ready().await;
+    let office = service.office();
+    for (uri, last, most) in [
+        ("search?limit=", 10_000, 10_000),
+        ("facets?top=", 1000, 1000),
+        ("timeline?top=", 1000, 1000),
+    ] {
+        let at = |n: usize| format!("/v1/audit/{uri}{n}");
+        service.get(&office, AUDITOR, &at(last)).await;
+        for beyond in [0, most + 1] {
+            let reply = service
+                .ask(&office, Some(AUDITOR), "GET", &at(beyond))
+                .await;
+            reply.is_problem(400, "PLS7909");
+        }
+    }
+    // Records of an export.
+    let q = "/v1/audit/export?q=class:decision";
+    for (export_rows, fits) in [(2 * EACH as u64, true), (2 * EACH as u64 - 1, false)] {
+        let office = service.office_within(Bounds {
+            export_rows,
+            ..Bounds::of(&service.section)
+        });
+        let reply = service.ask(&office, Some(AUDITOR), "GET", q).await;
+        match fits {
+            true => assert_eq!(reply.text().lines().count(), 2 * EACH),
+            false => reply.is_problem(422, "PLS7912"),
+        }
+    }
+    // Requests in flight of one caller, two; and of another.
+    let caller = service.caller(&office, ORDERS);
+    let first = office.enter(&caller).unwrap();
+    let _second = office.enter(&caller).unwrap();
+    let told = office.enter(&caller).unwrap_err();
+    assert_eq!((told.status.as_u16(), told.told.code.0), (429, 7910));
+    assert!(office.enter(&service.caller(&office, WEB)).is_ok());
+    drop(first);
+    // Requests of a second, four; what is left comes back with time.
+    let caller = service.caller(&office, BANK);
+    for _ in 0..4 {
+        assert!(office.enter(&caller).is_ok());
+    }
+    let told = (0..1000).find_map(|_| office.enter(&caller).err()).unwrap();
+    assert_eq!((told.status.as_u16(), told.told.code.0), (429, 7910));
+    assert!(told.told.message.contains("a second"), "{told:?}");
+    // Tails, one.
+    let place = office.tail_place().unwrap();
+    let reply = service
+        .ask(&office, Some(AUDITOR), "GET", "/v1/audit/tail")
+        .await;
+    reply.is_problem(429, "PLS7910");
+    assert_eq!(reply.header("retry-after"), "1");
+    drop(place);
+    assert!(office.tail_place().is_ok());
+}
+
+/// Answers, tails and exports end in time; an export that does is cut, not ended.
+#[tokio::test]
+async fn what_takes_too_long_ends() {
+    let service = Service::ready().await;
+    let bounds = Bounds::of(&service.section);
+    let none = Duration::ZERO;
+    let office = service.office_within(Bounds {
+        answer: none,
+        ..bounds
+    });
+    // Others are being answered, and nobody's turn comes.
+    let all = u32::try_from(TURNS).unwrap();
+    let _busy = office.0.turns.acquire_many(all).await.unwrap();
+    let reply = service
+        .ask(&office, Some(AUDITOR), "GET", "/v1/audit/search")
+        .await;
+    reply.is_problem(503, "PLS7911");
+    let office = service.office_within(Bounds {
+        tail: none,
+        ..bounds
+    });
+    let reply = service.get(&office, AUDITOR, "/v1/audit/tail").await;
+    let last: Value = serde_json::from_str(reply.text().trim_end()).unwrap();
+    assert_eq!(last["ended"], "its time is over: ask again");
+    schema::check("TailLine", &last);
+    let office = service.office_within(Bounds {
+        export: none,
+        ..bounds
+    });
+    let reply = service.get(&office, AUDITOR, "/v1/audit/export").await;
+    assert!(reply.body.is_err(), "{reply:?}");
+}
+
+/// A proof that ends, ends a tail, too; and whoever is barred does not come in.
+#[tokio::test]
+async fn who_is_no_longer_proven_or_barred_gets_nothing_more() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let good = Arc::new(AtomicBool::new(true));
+    let is_good = good.clone();
+    let caller = service.caller_while(&office, AUDITOR, move || is_good.load(Ordering::Relaxed));
+    let tailing = service.ask_by(&office, Some(caller.clone()), "GET", "/v1/audit/tail");
+    good.store(false, Ordering::Relaxed);
+    let reply = tailing.await;
+    assert!(reply.text().contains("no longer proven"), "{reply:?}");
+    let told = office.enter(&caller).unwrap_err();
+    assert_eq!((told.status.as_u16(), told.told.code.0), (401, 7904));
+    good.store(true, Ordering::Relaxed);
+    assert!(office.enter(&caller).is_ok());
+    let entry = Entry {
+        id: ulid::Ulid::generate(),
+        target: Target::Identity(caller.id.clone()),
+        reason: "lost".into(),
+        author: "ana".into(),
+        created_us: 0,
+        expires_us: None,
+    };
+    service
+        .kill
+        .send_replace(held(&service.config, vec![entry]));
+    let told = office.enter(&caller).unwrap_err();
+    assert_eq!((told.status.as_u16(), told.told.code.0), (403, 7905));
+    assert!(office.enter(&service.caller(&office, ORDERS)).is_ok());
+}
+
+/// A tail gives what arrives, kept to what its reader may see.
+#[tokio::test]
+async fn a_tail_shows_what_arrives_and_its_reader_may_see() {
+    let service = Service::ready().await;
+    let office = service.office_within(Bounds {
+        tail: Duration::from_secs(2),
+        ..Bounds::of(&service.section)
+    });
+    let caller = service.caller(&office, ORDERS);
+    let visit = Visit {
+        caller: Some(caller),
+        request: RequestId::of(&HeaderMap::new()),
+    };
+    let mut request = AxumRequest::builder()
+        .uri("/v1/audit/tail")
+        .body(Body::empty())
+        .unwrap();
+    request.extensions_mut().insert(visit);
+    let answer = router(&office).oneshot(request).await.unwrap();
+    // It follows from before its head was sent.
+    let reporter = service.config.trust_domain.id(ORDERS).unwrap();
+    let sink = LocalSink::new(service.role.log.clone(), reporter, Clock::system());
+    let mut stream = sink.open(0);
+    for name in ["acme.test/bank/accounts", "acme.test/shop/orders"] {
+        let record = Record {
+            time_us: Clock::system().now_us(),
+            body: Some(decision(name, 1)),
+            ..Record::default()
+        };
+        stream.append(&record).unwrap();
+    }
+    stream.flush();
+    let body = to_bytes(answer.into_body(), 1 << 20).await.unwrap();
+    let lines: Vec<Value> = String::from_utf8(body.to_vec())
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    lines
+        .iter()
+        .for_each(|line| schema::check("TailLine", line));
+    let services: Vec<&str> = lines.iter().filter_map(|l| l["service"].as_str()).collect();
+    assert_eq!(services, ["acme.test/shop/orders"], "{lines:?}");
+    let rows = service.rows("class:audit_read verb:tail").await;
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert_eq!(rows[0]["rows"], 1);
+    assert_eq!(rows[1]["begun"], true);
+}

@@ -1,0 +1,267 @@
+//! What readers of the log leave in it: who asked what, how much was given, whether they
+//! were let. A read that cannot be recorded is not answered.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use palisade_audit::{
+    local::LocalSink,
+    query::{QUERY_LEN_MAX, Query, RowFilter},
+};
+use palisade_mesh::{
+    clock::Clock,
+    decision::DecisionIds,
+    diagnostic::Diagnostic,
+    sink::{RecordSink, RecordStream},
+    spiffe_id::SpiffeId,
+    wire::record::{AuditMode, AuditRead, Record, Verdict, record::Body},
+};
+
+use crate::control::server::PeerUid;
+
+/// Worker number of these records.
+const WORKER: u32 = 0x5245_4144;
+
+/// Who reads, and what it may see.
+#[derive(Debug, Clone)]
+pub(super) struct Reader {
+    actor: String,
+    rows: RowFilter,
+    policies: Vec<String>,
+    request: String,
+}
+
+impl Reader {
+    /// A user of this host that the local socket let in: this service's own, or root.
+    pub(super) fn local(uid: PeerUid) -> Self {
+        Self {
+            actor: uid.to_string(),
+            rows: RowFilter::everything(),
+            policies: Vec::new(),
+            request: String::new(),
+        }
+    }
+
+    /// Whoever the policies `policies` let see `rows`, in the request `request`.
+    pub(super) fn permitted(
+        id: &SpiffeId,
+        rows: RowFilter,
+        policies: Vec<String>,
+        request: &str,
+    ) -> Self {
+        Self {
+            actor: id.to_string(),
+            rows,
+            policies,
+            request: request.to_owned(),
+        }
+    }
+
+    /// `query` as this reader may have it answered.
+    pub(super) fn sees(&self, query: &Query) -> Query {
+        query.restricted_to(&self.rows)
+    }
+
+    /// What it may see.
+    pub(super) fn rows(&self) -> &RowFilter {
+        &self.rows
+    }
+
+    fn record(&self, verb: &'static str, query: &str) -> AuditRead {
+        AuditRead {
+            actor: self.actor.clone(),
+            query: head_of(query).to_owned(),
+            verb: verb.to_owned(),
+            verdict: Verdict::Allow.into(),
+            policies: self.policies.clone(),
+            kept_to: self.rows.text().map_or_else(String::new, |t| t.to_string()),
+            request: self.request.clone(),
+            ..AuditRead::default()
+        }
+    }
+}
+
+/// Records reads. Clones are one.
+#[derive(Clone)]
+pub(super) struct Reads(Arc<Inner>);
+
+struct Inner {
+    reporter: SpiffeId,
+    demo: bool,
+    clock: Clock,
+    state: Mutex<State>,
+}
+
+struct State {
+    sink: LocalSink,
+    /// Opened with the first read; closed before the log is.
+    records: Option<Box<dyn RecordStream>>,
+    closed: bool,
+    ids: DecisionIds,
+}
+
+impl Reads {
+    /// Into the log behind `sink`, as `reporter`.
+    pub(super) fn new(sink: LocalSink, reporter: SpiffeId, demo: bool, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            reporter,
+            demo,
+            clock,
+            state: Mutex::new(State {
+                sink,
+                records: None,
+                closed: false,
+                ids: DecisionIds::new(),
+            }),
+        }))
+    }
+
+    /// Records that `reader` was given so many rows.
+    ///
+    /// # Errors
+    /// `PLS7901`; then they must not be given.
+    pub(super) fn note(
+        &self,
+        reader: &Reader,
+        verb: &'static str,
+        query: &str,
+        rows: usize,
+    ) -> Result<(), Diagnostic> {
+        self.append(AuditRead {
+            rows: wide(rows),
+            ..reader.record(verb, query)
+        })
+    }
+
+    /// Records that a stream of rows begins. Its end is recorded when the value is dropped.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) fn begin(
+        &self,
+        reader: &Reader,
+        verb: &'static str,
+        query: &str,
+    ) -> Result<Begun, Diagnostic> {
+        let record = reader.record(verb, query);
+        self.append(AuditRead {
+            begun: true,
+            ..record.clone()
+        })?;
+        Ok(Begun {
+            reads: self.clone(),
+            record,
+        })
+    }
+
+    /// Records that `actor` was not let, by these policies or for want of one.
+    pub(super) fn denied(
+        &self,
+        actor: &SpiffeId,
+        verb: &'static str,
+        query: &str,
+        policies: &[String],
+        request: &str,
+    ) {
+        let verdict = match policies {
+            [] => Verdict::NotPermitted,
+            _ => Verdict::Forbidden,
+        };
+        let record = AuditRead {
+            actor: actor.to_string(),
+            query: head_of(query).to_owned(),
+            verb: verb.to_owned(),
+            verdict: verdict.into(),
+            policies: policies.to_vec(),
+            request: request.to_owned(),
+            ..AuditRead::default()
+        };
+        if let Err(error) = self.append(record) {
+            tracing::error!(src.id = %actor, %error, "denied read left no record");
+        }
+    }
+
+    /// Resolves when every read so far is in the log for good, or cannot be.
+    pub(super) fn durable(&self) -> impl Future<Output = ()> + Send + use<> {
+        let durable = self
+            .state()
+            .records
+            .as_mut()
+            .map(|records| records.durable());
+        async {
+            if let Some(durable) = durable {
+                let _ = durable.await;
+            }
+        }
+    }
+
+    /// Ends its stream of records; whoever reads after this is refused.
+    pub(super) fn close(&self) {
+        let mut state = self.state();
+        state.closed = true;
+        state.records = None;
+    }
+
+    fn append(&self, read: AuditRead) -> Result<(), Diagnostic> {
+        let now_us = self.0.clock.now_us();
+        let mut state = self.state();
+        let record = Record {
+            id: state.ids.next(now_us).to_bytes().to_vec(),
+            time_us: now_us,
+            reporter: self.0.reporter.to_string(),
+            mode: AuditMode::Spool.into(),
+            demo: self.0.demo,
+            body: Some(Body::AuditRead(read)),
+        };
+        if state.closed {
+            return Err(unrecorded("the service ends"));
+        }
+        let state = &mut *state;
+        let records = state.records.get_or_insert_with(|| state.sink.open(WORKER));
+        records
+            .append(&record)
+            .map_err(|error| unrecorded(&error.to_string()))?;
+        records.flush();
+        Ok(())
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream of rows on its way to a reader.
+pub(super) struct Begun {
+    reads: Reads,
+    record: AuditRead,
+}
+
+impl Begun {
+    /// So many rows more were given.
+    pub(super) fn gave(&mut self, rows: usize) {
+        self.record.rows = self.record.rows.saturating_add(wide(rows));
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Err(error) = self.reads.append(std::mem::take(&mut self.record)) {
+            tracing::error!(%error, "the end of a read left no record");
+        }
+    }
+}
+
+fn unrecorded(cause: &str) -> Diagnostic {
+    Diagnostic::error(7901, "the read cannot be recorded, and is not answered")
+        .cause(cause.to_owned())
+        .help("see whether the log takes records: palisade check")
+}
+
+/// As much of a query as is recorded.
+fn head_of(query: &str) -> &str {
+    let end = query.floor_char_boundary(QUERY_LEN_MAX);
+    query.get(..end).unwrap_or(query)
+}
+
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
+}
