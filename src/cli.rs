@@ -86,6 +86,7 @@ impl Exit {
             | 7701..=7705
             | 7801..=7805
             | 7902..=7903
+            | 7920..=7923
             | 8000..=8999 => Self::Invalid,
             7532 => Self::NotVerified,
             9101..=9105 | 9201 => Self::Unreachable,

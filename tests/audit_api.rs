@@ -509,6 +509,86 @@ fn a_mistake_in_the_policies_is_told_with_its_line() {
     assert!(check().status.success(), "{}", said(&check()));
 }
 
+/// Saved queries: kept, listed, asked, narrowed, forgotten.
+#[test]
+fn a_saved_query_is_asked_by_its_name() {
+    let home = Home::new();
+    let run = |args: &[&str]| {
+        let mut command = home.palisade(args);
+        command.env("XDG_CONFIG_HOME", home.path("config"));
+        command.output().unwrap()
+    };
+    let expect = |args: &[&str], code: i32| {
+        let output = run(args);
+        assert_eq!(
+            output.status.code(),
+            Some(code),
+            "{args:?}: {}",
+            said(&output)
+        );
+        said(&output)
+    };
+    expect(
+        &[
+            "audit",
+            "saved",
+            "add",
+            "denied",
+            "decision:deny service:*",
+            "last:1h",
+        ],
+        0,
+    );
+    expect(
+        &[
+            "audit",
+            "saved",
+            "add",
+            "by-service",
+            "last:1h | count by service",
+        ],
+        0,
+    );
+    let told = expect(&["audit", "saved", "add", "denied", "last:1h"], 3);
+    assert!(told.contains("PLS7922"), "{told}");
+    let told = expect(&["audit", "saved", "add", "bad", "servce:x"], 3);
+    assert!(told.contains("PLS7102"), "{told}");
+    let told = expect(&["audit", "search", "@denid"], 3);
+    assert!(
+        told.contains("PLS7920") && told.contains("`@denied`"),
+        "{told}"
+    );
+    let told = expect(&["audit", "search", "@by-service", "service:x"], 3);
+    assert!(told.contains("PLS7923"), "{told}");
+    let listed = expect(&["audit", "saved", "list"], 0);
+    assert!(
+        listed.contains("denied") && listed.contains("decision:deny service:* last:1h"),
+        "{listed}"
+    );
+    let _api = Api::ready(&home);
+    let rows = |args: &[&str]| {
+        let output = run(&[&["audit", "search"], args, &["-o", "json"]].concat());
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        answer
+    };
+    assert_eq!(rows(&["@denied"])["rows"].as_array().unwrap().len(), 6);
+    assert_eq!(
+        rows(&["@denied", "service:orders"])["rows"]
+            .as_array()
+            .unwrap()
+            .len(),
+        3
+    );
+    assert_eq!(rows(&["@denied", "| count"])["total"], 6);
+    assert_eq!(
+        rows(&["@by-service"])["groups"].as_array().unwrap().len(),
+        2
+    );
+    expect(&["audit", "saved", "remove", "denied"], 0);
+    let told = expect(&["audit", "saved", "remove", "denied"], 3);
+    assert!(told.contains("PLS7920"), "{told}");
+}
+
 /// A program that we did not write finds the document to be OpenAPI 3.1, and real answers
 /// to be what it says.
 #[test]

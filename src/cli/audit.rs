@@ -15,6 +15,7 @@ use crate::{
 
 mod export;
 mod proof;
+mod saved;
 mod sums;
 
 /// What to do with the log.
@@ -41,6 +42,9 @@ pub(super) enum Command {
     Proof(proof::ProofArgs),
     /// Check every byte of the log against its signed checkpoints, or one record by its proof.
     Verify(VerifyArgs),
+    /// Keep queries under a name: audit search @NAME.
+    #[command(subcommand)]
+    Saved(saved::Command),
     /// Print the OpenAPI document of the audit API.
     Openapi,
 }
@@ -49,7 +53,7 @@ pub(super) enum Command {
 #[derive(Debug, clap::Args)]
 pub(super) struct SearchArgs {
     /// The query, such as `decision:deny service:orders last:15m`; several words are one
-    /// query. Its language: docs/reference/audit-query.md.
+    /// query, and `@NAME` is a saved one. Its language: docs/reference/audit-query.md.
     query: Vec<String>,
     /// Most rows; 20 on a terminal and 50 elsewhere where nothing is said.
     #[arg(short = 'n', long)]
@@ -114,6 +118,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Export(args) => export::main(args, context),
         Command::Proof(args) => proof::main(&args, context),
         Command::Verify(args) => verify(args, context),
+        Command::Saved(command) => saved::main(command, context),
         Command::Openapi => {
             render::json(&crate::run::audit::document());
             Exit::Ok
@@ -122,8 +127,12 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
 }
 
 fn search(args: SearchArgs, context: &Context) -> Exit {
+    let query = match saved::query(&args.query) {
+        Ok(query) => query,
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
     let asked = Search {
-        query: args.query.join(" "),
+        query,
         limit: Some(args.limit.unwrap_or_else(rows_default)),
         cursor: args.cursor,
     };
@@ -153,7 +162,10 @@ fn rows_default() -> usize {
 }
 
 fn tail(args: TailArgs, context: &Context) -> Exit {
-    let mut query = args.query.join(" ");
+    let mut query = match saved::query(&args.query) {
+        Ok(query) => query,
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
     if args.denied {
         query = format!("{query} -decision:allow").trim().to_owned();
     }

@@ -20,6 +20,8 @@ use crate::{
     run::audit::Search,
 };
 
+use super::saved;
+
 mod out;
 mod part;
 
@@ -92,7 +94,7 @@ pub(super) fn main(args: ExportArgs, context: &Context) -> Exit {
 }
 
 async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnostic> {
-    let query = args.query.join(" ");
+    let query = saved::query(&args.query)?;
     let format = understood(args, &query)?;
     let mesh = Mesh::find(context.mesh.as_deref()).await?;
     if args.to.as_os_str() == "-" {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 use serde_json::Value;
 
+use super::saved;
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
@@ -47,8 +48,12 @@ pub(crate) struct GapsArgs {
 }
 
 pub(super) fn facets(args: FacetsArgs, context: &Context) -> Exit {
+    let query = match saved::query(&args.query) {
+        Ok(query) => query,
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
     let asked = Facets {
-        query: args.query.join(" "),
+        query,
         by: args.by,
         top: Some(args.top),
     };
@@ -56,8 +61,12 @@ pub(super) fn facets(args: FacetsArgs, context: &Context) -> Exit {
 }
 
 pub(super) fn timeline(args: TimelineArgs, context: &Context) -> Exit {
+    let query = match saved::query(&args.query) {
+        Ok(query) => query,
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
     let asked = Timeline {
-        query: args.query.join(" "),
+        query,
         step: args.step,
         by: args.by,
         top: args.top,
