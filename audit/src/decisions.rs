@@ -128,7 +128,7 @@ pub(crate) fn first_received(log: &Log, us: i64) -> Result<u64, LogError> {
     Ok(low)
 }
 
-fn received(log: &Log, index: u64) -> Result<i64, LogError> {
+pub(crate) fn received(log: &Log, index: u64) -> Result<i64, LogError> {
     match log.read(index) {
         Ok(entry) => Ok(entry.envelope.received_us),
         // As if it were new: the search then begins earlier, never too late.

@@ -13,12 +13,12 @@ use palisade_mesh::{
     wire::record::{Call, Decision, Record, record::Body},
 };
 use prost::Message as _;
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use serde::{Serialize, Serializer};
 use ulid::Ulid;
 
 use crate::{
-    decisions::first_received,
+    decisions::{first_received, received},
     envelope::{CALL, DECISION, EnvelopeRef, RecordPeek, SPOOL_EVENT},
     item::{AHEAD_MAX_US, filed_time},
     log::{Log, LogError},
@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Records that one comparison reads, from the end of its time backwards.
-pub const RECORDS_MAX: u64 = 4_000_000;
+pub const RECORDS_MAX: u64 = 2_000_000;
 
 /// One-sided records that an answer names; more are counted.
 pub const NAMED_MAX: usize = 1000;
@@ -122,43 +122,44 @@ pub fn reconcile(log: &Log, window: Window, clock: &Clock) -> Result<Reconciliat
     let begin = first_received(log, window.from_us.saturating_sub(AHEAD_MAX_US))?;
     let end = first_received(log, window.to_us.saturating_add(AROUND_US))?;
     let first = begin.max(end.saturating_sub(RECORDS_MAX));
-    let mut sides = Sides::default();
+    let whole = first == begin;
+    // A record of the first moments may have its other half before what is read.
+    let from_us = match whole {
+        true => window.from_us,
+        false => received(log, first)?.saturating_add(SETTLE_US),
+    };
+    let mut sides = Sides::new(Window {
+        from_us: from_us.max(window.from_us),
+        ..window
+    });
     let mut scan = log.scan(first);
-    let mut reached_us = None;
     while let Some(read) = scan.next_leaf() {
         let (entry, leaf) = read?;
         if entry >= end {
             break;
         }
         if let Some(envelope) = EnvelopeRef::decode(leaf) {
-            reached_us.get_or_insert(envelope.received_us);
             sides.take(entry, &envelope);
         }
     }
     for gap in log.gaps().iter() {
         sides.lossy.insert(gap.stream.reporter.to_string());
     }
-    // A record of the first moments may have its other half before what was read.
-    let from_us = match first == begin {
-        true => window.from_us,
-        false => reached_us
-            .unwrap_or(window.from_us)
-            .saturating_add(SETTLE_US),
-    };
-    let asked = Window {
-        from_us,
-        to_us: window.to_us,
-    };
-    let mut report = sides.judged(asked, clock.now_us().saturating_sub(SETTLE_US));
-    report.whole = first == begin;
+    let mut report = sides.judged(clock.now_us().saturating_sub(SETTLE_US));
+    report.whole = whole;
     Ok(report)
 }
 
 /// What was read of both sides, by request id.
-#[derive(Default)]
 struct Sides {
+    window: Window,
+    /// Those whose other half has not come.
     calls: FxHashMap<[u8; 16], Half>,
     decisions: FxHashMap<[u8; 16], Half>,
+    /// Ids of which both halves are there.
+    paired: FxHashSet<[u8; 16]>,
+    agreed: u64,
+    contradicting: Vec<Half>,
     /// Decisions without a request id.
     unnamed: Vec<Half>,
     /// Second decisions of an id.
@@ -186,6 +187,22 @@ struct Half {
 }
 
 impl Sides {
+    fn new(window: Window) -> Self {
+        Self {
+            window,
+            calls: FxHashMap::default(),
+            decisions: FxHashMap::default(),
+            paired: FxHashSet::default(),
+            agreed: 0,
+            contradicting: Vec::new(),
+            unnamed: Vec::new(),
+            repeated: Vec::new(),
+            callers: BTreeSet::new(),
+            destinations: BTreeMap::new(),
+            lossy: BTreeSet::new(),
+        }
+    }
+
     fn take(&mut self, entry: u64, envelope: &EnvelopeRef<'_>) {
         let Some(peek) = RecordPeek::new(envelope.record) else {
             return;
@@ -236,9 +253,25 @@ impl Sides {
             answered: call.status != 0,
             ..half
         };
-        // Ids of a proxy are unique; somebody who repeats one of another's is told from
-        // it by the decision's caller.
-        self.calls.entry(half.id).or_insert(half);
+        match self.decisions.remove(&half.id) {
+            Some(decision) => self.pair(half.id, &half, decision),
+            // Ids of a proxy are unique; somebody who repeats one of another's is told
+            // from it by the decision's caller.
+            None if self.paired.contains(&half.id) => {}
+            None => drop(self.calls.entry(half.id).or_insert(half)),
+        }
+    }
+
+    /// Takes in that both halves of a request are there.
+    fn pair(&mut self, id: [u8; 16], call: &Half, decision: Half) {
+        self.paired.insert(id);
+        if !self.window.contains(decision.time_us) {
+            return;
+        }
+        match agree(call, &decision) {
+            true => self.agreed += 1,
+            false => self.contradicting.push(decision),
+        }
     }
 
     fn decision(&mut self, half: Half, decision: Decision) {
@@ -265,18 +298,24 @@ impl Sides {
         };
         match <[u8; 16]>::try_from(decision.request_id.as_slice()) {
             Err(_) => self.unnamed.push(half),
-            Ok(id) if self.decisions.contains_key(&id) => self.repeated.push(half),
-            Ok(id) => drop(self.decisions.insert(id, half)),
+            Ok(id) if self.paired.contains(&id) || self.decisions.contains_key(&id) => {
+                self.repeated.push(half);
+            }
+            Ok(id) => match self.calls.remove(&id) {
+                Some(call) => self.pair(id, &call, half),
+                None => drop(self.decisions.insert(id, half)),
+            },
         }
     }
 
-    /// What the halves of `window` come to, of those received before `settled_us`.
-    fn judged(mut self, window: Window, settled_us: i64) -> Reconciliation {
+    /// What the halves come to, of those received before `settled_us`.
+    fn judged(mut self, settled_us: i64) -> Reconciliation {
+        let window = self.window;
         let mut report = Reconciliation {
             from_us: window.from_us,
             to_us: window.to_us,
             whole: true,
-            agreed: 0,
+            agreed: self.agreed,
             one_sided: Vec::new(),
             one_sided_more: 0,
             unanswered: 0,
@@ -286,16 +325,14 @@ impl Sides {
         let mut found: Vec<(Mismatch, Half)> = Vec::new();
         let due = |half: &Half| window.contains(half.time_us);
         let settled = |half: &Half| half.received_us < settled_us;
-        for (id, decision) in std::mem::take(&mut self.decisions) {
-            let call = self.calls.remove(&id);
-            if !due(&decision) {
-                continue;
-            }
-            match call {
-                Some(call) if agree(&call, &decision) => report.agreed += 1,
-                Some(_) => found.push((Mismatch::Contradiction, decision)),
-                None if !settled(&decision) => report.settling += 1,
-                None => found.push((Mismatch::DecisionAlone, decision)),
+        for half in std::mem::take(&mut self.contradicting) {
+            found.push((Mismatch::Contradiction, half));
+        }
+        for (_, decision) in std::mem::take(&mut self.decisions) {
+            match (due(&decision), settled(&decision)) {
+                (false, _) => {}
+                (true, false) => report.settling += 1,
+                (true, true) => found.push((Mismatch::DecisionAlone, decision)),
             }
         }
         for half in std::mem::take(&mut self.repeated).into_iter().filter(due) {
