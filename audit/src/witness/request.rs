@@ -66,3 +66,26 @@ impl fmt::Display for AddCheckpoint {
         write!(f, "\n{}", self.checkpoint)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_request_reads_back_and_no_text_panics(
+            old in any::<u64>(), hashes in 0..63_usize, text in "\\PC*(\n\n)?\\PC*",
+        ) {
+            let request = AddCheckpoint {
+                old,
+                proof: vec![[7; 32]; hashes],
+                checkpoint: "a log\n1\nAAAA\n\n\u{2014} a b\n".into(),
+            };
+            prop_assert_eq!(AddCheckpoint::parse(&request.to_string()), Ok(request));
+            let _ = AddCheckpoint::parse(&text);
+            let _ = AddCheckpoint::parse(&format!("old 1\n{text}"));
+        }
+    }
+}
