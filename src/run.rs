@@ -18,9 +18,10 @@ pub mod audit;
 pub mod authority;
 #[cfg(feature = "full")]
 mod decisions;
+#[cfg(any(feature = "agent", feature = "proxy"))]
+mod heads;
 #[cfg(feature = "agent")]
 mod joining;
-#[cfg(any(feature = "agent", feature = "proxy"))]
 mod keeping;
 #[cfg(feature = "full")]
 pub mod kill;

@@ -203,6 +203,11 @@ impl Buffer {
         self.add(Body::SpoolEvent(event));
     }
 
+    /// Adds another record of the spool's own, beyond the limits.
+    pub(crate) fn say(&mut self, body: Body) {
+        self.add(body);
+    }
+
     fn tell_dropped(&mut self) {
         let event = std::mem::take(&mut self.dropped.event);
         self.dropped.told_at = Some(Instant::now());

@@ -107,6 +107,8 @@ pub struct RecordPeek<'a> {
 pub(crate) const DECISION: u32 = 16;
 /// Field number of a call in `record.proto`.
 pub(crate) const CALL: u32 = 31;
+/// Field number of signed heads in `record.proto`.
+pub(crate) const STREAM_HEADS: u32 = 32;
 /// Field number of a spool event in `record.proto`.
 pub(crate) const SPOOL_EVENT: u32 = 30;
 /// Field number of a stream head in `record.proto`.
@@ -155,6 +157,7 @@ impl<'a> RecordPeek<'a> {
             26 => "erasure",
             SPOOL_EVENT => "spool_event",
             CALL => "call",
+            STREAM_HEADS => "stream_heads",
             _ => "unknown",
         }
     }

@@ -6,6 +6,7 @@
 //!
 //! - [`buffer`], [`spool`], [`local`]: where a part of the mesh leaves its records
 //! - [`ingest`], [`stream`]: how they arrive, numbered, each once
+//! - [`heads`], [`watch`]: what reporters sign about their streams, and who is silent
 //! - [`log`], [`segment`], [`envelope`]: how they are kept
 //! - [`merkle`], [`note`], [`checkpoint`], [`proof`]: how anybody can check it
 //! - [`cosignature`], [`witness`]: who else has seen the log, and what we have seen of others
@@ -31,6 +32,7 @@ pub mod envelope;
 #[cfg(feature = "index")]
 pub mod export;
 mod files;
+pub mod heads;
 #[cfg(feature = "index")]
 pub mod index;
 pub mod ingest;
@@ -55,6 +57,8 @@ pub mod source;
 pub mod spool;
 pub mod stream;
 pub mod verify;
+#[cfg(feature = "index")]
+pub mod watch;
 pub mod witness;
 
 #[cfg(test)]

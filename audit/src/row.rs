@@ -1,7 +1,8 @@
 //! A record as people and scripts see it: flat, with the names of the query
 //! language, the same for every class.
 
-use palisade_mesh::wire::record::{Decision, Shadow, record::Body};
+use palisade_mesh::wire::record::{Decision, Head, Heads, Shadow, record::Body};
+use prost::Message as _;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
@@ -251,6 +252,13 @@ impl Row {
                 self.put_text("unanswered", &call.error);
                 self.put_text("decision_id", &ulid_text(&call.decision_id));
             }
+            Some(Body::StreamHeads(signed)) => {
+                self.put_text("certificate", &hex(&signed.certificate));
+                if let Ok(heads) = Heads::decode(signed.heads.as_slice()) {
+                    let heads = heads.streams.iter().map(head).collect();
+                    self.put("heads", RowValue::Json(serde_json::Value::Array(heads)));
+                }
+            }
             Some(Body::Outcome(_) | Body::Rejudgement(_)) | None => {}
         }
     }
@@ -284,6 +292,16 @@ impl Row {
             }
         }
     }
+}
+
+/// How far one stream was.
+fn head(head: &Head) -> serde_json::Value {
+    serde_json::json!({
+        "worker": head.worker,
+        "first": head.first_sequence,
+        "last": head.last_sequence,
+        "digest": hex(&head.digest),
+    })
 }
 
 /// An id as people write it; empty for what is none.

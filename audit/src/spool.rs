@@ -18,7 +18,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
         mpsc,
     },
@@ -40,9 +40,11 @@ use crate::{
     buffer::{self, BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
     disk::{Disk, Room},
     files,
+    heads::HeadSigner,
     stream::{StreamKey, new_ulid},
 };
 
+mod attest;
 mod file;
 mod names;
 mod queue;
@@ -65,6 +67,9 @@ pub const QUEUE_CHUNKS: usize = 64;
 
 /// Size at which a spool file is followed by the next, in bytes.
 pub const FILE_BYTES: u64 = 8 << 20;
+
+/// Time between signed heads of all streams, written to or not.
+pub const HEADS_EVERY: Duration = Duration::from_secs(10);
 
 /// Bytes of disk kept back for the moment in which it is full.
 pub const RESERVE_BYTES: u64 = 64 << 20;
@@ -90,6 +95,8 @@ pub struct SpoolOptions {
     pub file_bytes: u64,
     /// See [`RESERVE_BYTES`]; at most a sixteenth of the file system.
     pub reserve_bytes: u64,
+    /// See [`HEADS_EVERY`]; looked at once a second.
+    pub heads_every: Duration,
 }
 
 impl Default for SpoolOptions {
@@ -101,6 +108,7 @@ impl Default for SpoolOptions {
             group_wait: GROUP_WAIT,
             file_bytes: FILE_BYTES,
             reserve_bytes: RESERVE_BYTES,
+            heads_every: HEADS_EVERY,
         }
     }
 }
@@ -188,6 +196,8 @@ struct Shared {
     streams: Mutex<Vec<watch::Sender<Kept>>>,
     // What ended streams had in their buffers.
     parting: Mutex<Vec<(Chunk, watch::Sender<Kept>)>>,
+    // Who signs heads, once there is somebody.
+    signer: OnceLock<Arc<dyn HeadSigner>>,
     // Written by the uplink.
     connected: AtomicBool,
     last_ack_us: AtomicI64,
@@ -245,6 +255,7 @@ impl Spool {
             disk,
             streams: Mutex::new(Vec::new()),
             parting: Mutex::new(Vec::new()),
+            signer: OnceLock::new(),
             connected: AtomicBool::new(false),
             last_ack_us: AtomicI64::new(0),
             refused: AtomicU64::new(0),
@@ -291,6 +302,11 @@ impl Spool {
             restored: shared.restored.load(Ordering::Relaxed),
             dead: shared.is_dead(),
         }
+    }
+
+    /// Signs the heads of its streams from now on; the first signer stays.
+    pub fn sign_heads(&self, signer: Arc<dyn HeadSigner>) {
+        let _ = self.shared.signer.set(signer);
     }
 
     /// Waits until everything on disk is acknowledged as checkpointed.

@@ -151,6 +151,19 @@ impl Default for Position {
 }
 
 impl Position {
+    /// Notes that there are records up to `last`; those that have not arrived are missing.
+    pub(crate) fn promise(&mut self, last: u64) -> Option<Range> {
+        let range = Range {
+            from: self.next,
+            to: last,
+        };
+        (self.next <= last && last <= SEQUENCE_MAX).then(|| {
+            self.missing.push(range);
+            self.next = last + 1;
+            range
+        })
+    }
+
     /// Notes the arrival of `sequence`, between 1 and [`SEQUENCE_MAX`].
     pub(crate) fn observe(&mut self, sequence: u64) -> Seen {
         if sequence == self.next {

@@ -29,11 +29,13 @@ use crate::{
 mod claim;
 mod foundation;
 mod introduction;
+mod signed;
 mod verify;
 
 pub use claim::{CLAIM_LEN_MAX, Claim, SERIAL_LEN_MAX};
 pub use foundation::{Foundation, PeerFacts, Witness};
 pub use introduction::unproven_client_config;
+pub use signed::{Signed, verify_signed};
 use verify::{Expected, SpiffeVerifier};
 pub use verify::{PeerError, peer_of_chain, peer_of_pem, verify_chain};
 

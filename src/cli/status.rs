@@ -20,10 +20,11 @@ use crate::{
     },
 };
 
-/// Codes of what cannot wait: a proxy whose engine differs from the reference; a witness
+/// Codes of what cannot wait: a proxy whose engine differs from the reference; a reporter
+/// that has stopped sending, or whose records are not what it signed; a witness
 /// that has seen another history of the log, too few that sign, a log of others that
 /// forks.
-const ALARMS: [u16; 4] = [5231, 7541, 7542, 7544];
+const ALARMS: [u16; 6] = [5231, 7526, 7527, 7541, 7542, 7544];
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]

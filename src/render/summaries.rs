@@ -152,6 +152,13 @@ pub(crate) fn print_gaps(answer: &Value) {
             records::print_rows(rows);
         }
     }
+    for silent in list(answer, "silent") {
+        let (who, boot) = (clean(text(silent, "reporter")), text(silent, "boot"));
+        line(&paint(
+            WARN,
+            format!("{who} (boot {boot}) has stopped sending"),
+        ));
+    }
     print_calls(answer.get("calls").unwrap_or(&Value::Null));
     let noted = answer.get("noted").unwrap_or(&Value::Null);
     line(&paint(

@@ -25,6 +25,7 @@ use palisade_audit::{
     row::Row,
     source::{Entry, Source, SourceError},
     verify::{self, VerifyOptions},
+    watch::Watch,
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
 use serde::{Deserialize, Serialize};
@@ -69,6 +70,9 @@ pub use proof::{Proven, Wanted};
 pub use reports::RunReport;
 pub use sums::{Facets, Gaps, Timeline};
 
+/// Shortest time between two looks at what reporters said.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+
 /// Rows of a search that does not say how many.
 const ROWS_DEFAULT: usize = 50;
 /// How long a question waits for the index to have read what the log has: what was recorded
@@ -91,6 +95,7 @@ pub struct AuditRole {
     reads: Reads,
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
     witnesses: Witnesses,
+    watch: Arc<Watch>,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -122,6 +127,7 @@ impl AuditRole {
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
         Ok(Self {
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
+            watch: Arc::new(Watch::new(log.clone(), clock.clone())),
             witnessing: Arc::default(),
             reads: Reads::new(sink, reporter, config.demo, clock.clone()),
             log,
@@ -149,6 +155,8 @@ impl AuditRole {
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
         let records = sink.open(witnesses::OWN_WORKER);
+        let followed = follow(self.watch.clone(), self.log.clone());
+        tokio::spawn(stop.clone().run_until_cancelled_owned(followed));
         self.witnesses.start(reporter.clone(), records, stop);
         if let Some(section) = &section.witness {
             let (dir, domain) = (self.dir.join("witness"), &config.trust_domain);
@@ -445,6 +453,7 @@ impl AuditRole {
                 .fix("see the reporter's spool: its records may still be on the way"),
             );
         }
+        facts.extend(self.reporters());
         facts.extend(self.witnesses.check());
         facts.extend(
             self.witnessing
@@ -480,6 +489,59 @@ impl AuditRole {
         });
         facts.extend(self.gate.get().map(|g| g.check()).unwrap_or_default());
         facts
+    }
+}
+
+impl AuditRole {
+    /// What is to be told of those who report: silence, and words that do not agree.
+    fn reporters(&self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        let silent = self.watch.silent();
+        if let Some(first) = silent.first() {
+            let n = crate::render::count(silent.len(), "reporter has", "reporters have");
+            let text = format!("{n} stopped sending records");
+            let since = ago(&self.clock, first.heard_us);
+            let who = format!(
+                "{} (boot {}) was last heard {since}",
+                first.reporter, first.boot
+            );
+            facts.push(
+                Fact::not_ok("audit", FactState::Error, 7526, text)
+                    .cause(who)
+                    .fix("see that it runs and reaches the audit service; what it has kept arrives then. All of them: palisade audit gaps"),
+            );
+        }
+        let (faults, more) = self.watch.faults();
+        if let Some(first) = faults.first() {
+            let n = more.saturating_add(u64::try_from(faults.len()).unwrap_or(u64::MAX));
+            let n = crate::render::count(n, "stretch of records is", "stretches of records are");
+            let text = format!("{n} not what their reporter signed");
+            facts.push(
+                Fact::not_ok("audit", FactState::Error, 7527, text)
+                    .cause(first.clone())
+                    .fix("they were changed between the reporter and the log: keep both, and find the place with `palisade audit verify`"),
+            );
+        }
+        facts
+    }
+}
+
+/// Keeps the watch at the end of the log.
+async fn follow(watch: Arc<Watch>, log: Log) {
+    let mut grown = log.subscribe();
+    loop {
+        let reading = watch.clone();
+        match tokio::task::spawn_blocking(move || reading.catch_up()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the watch over reporters cannot read the log")
+            }
+            Err(_) => return,
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+        if grown.changed().await.is_err() {
+            return;
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use palisade_mesh::{
 };
 use tokio::sync::Notify;
 
-use super::{Role, keeping, link::Source, unusable};
+use super::{Role, heads::SvidSigner, keeping, link::Source, unusable};
 use crate::{
     config::Config,
     net::{directory::Whereabouts, tls},
@@ -117,6 +117,11 @@ impl Records {
         .map_err(|e| vec![unusable(&e.to_string())])?;
         let pending = Arc::new(Pending::default());
         let waiting = pending.clone();
+        let (signing, of_heads) = (pending.clone(), spool.clone());
+        tokio::spawn(async move {
+            let identity = signing.wait().await;
+            of_heads.sign_heads(Arc::new(SvidSigner(identity)));
+        });
         self.spools.push((role, Some(spool.clone())));
         let expected = self.config.trust_domain.role(Role::Audit.as_str());
         tokio::spawn(spool.clone().uplink(move || {

@@ -55,6 +55,8 @@ const DETAILS: &[Column] = &[
     of("request", ColumnKind::Text),
     of("begun", ColumnKind::Flag),
     of("last_sequence", ColumnKind::Number),
+    of("certificate", ColumnKind::Text),
+    of("heads", ColumnKind::Json),
     of("dropped_strict", ColumnKind::Number),
     of("dropped_spool", ColumnKind::Number),
     of("dropped_best_effort", ColumnKind::Number),

@@ -4,7 +4,7 @@ use std::fs;
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    wire::record::{Decision, record::Body},
+    wire::record::{Decision, Head, Heads, StreamHeads, record::Body},
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -614,4 +614,48 @@ proptest! {
         append(&log, batch(&key(0), 1..=20)).unwrap();
         prop_assert!(contents(&log).iter().map(|(_, n)| *n).eq(1..=20));
     }
+}
+
+/// A reporter's signed word about its streams makes a withheld end a gap, which closes
+/// when the records come after all; a restart comes to the same.
+#[test]
+fn what_a_head_promises_and_does_not_come_is_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let (stream, spool) = (key(0), key(7));
+    append(&log, batch(&stream, 1..=3)).unwrap();
+    let heads = Heads {
+        streams: vec![Head {
+            worker: 0,
+            first_sequence: 1,
+            last_sequence: 5,
+            digest: Vec::new(),
+        }],
+        ..Heads::default()
+    };
+    let record = Record {
+        id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+        body: Some(Body::StreamHeads(StreamHeads {
+            heads: heads.encode_to_vec(),
+            ..StreamHeads::default()
+        })),
+        ..Record::default()
+    };
+    let word = Pending {
+        stream: spool,
+        sequence: 1,
+        record: record.encode_to_vec().into(),
+    };
+    append(&log, vec![word]).unwrap();
+    let missing = |log: &Log| log.gaps().iter().map(|gap| gap.missing).collect::<Vec<_>>();
+    let expected = [crate::stream::Range { from: 4, to: 5 }];
+    until("the gap is told", || missing(&log) == expected);
+    drop(log);
+    let log = open(&dir);
+    until("the gap is told again", || missing(&log) == expected);
+    append(&log, batch(&stream, 4..=5)).unwrap();
+    until("the gap is closed", || missing(&log).is_empty());
+    let verbs = verbs(&log);
+    assert!(verbs.contains(&"gap".into()) && verbs.contains(&"gap_closed".into()));
+    assert_eq!(append(&log, batch(&stream, 6..=6)).unwrap().accepted, 1);
 }

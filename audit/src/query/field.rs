@@ -30,6 +30,7 @@ pub const CLASSES: &[&str] = &[
     "erasure",
     "spool_event",
     "call",
+    "stream_heads",
 ];
 
 /// The words of `decision:`. `deny` stands for every way a decision said no.
@@ -203,6 +204,7 @@ pub(crate) fn class_of(record: &Record) -> &'static str {
         Some(Body::Erasure(_)) => "erasure",
         Some(Body::SpoolEvent(_)) => "spool_event",
         Some(Body::Call(_)) => "call",
+        Some(Body::StreamHeads(_)) => "stream_heads",
         None => "unknown",
     }
 }

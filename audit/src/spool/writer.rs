@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_mesh::wire::record::SpoolEvent;
+use palisade_mesh::wire::record::{SpoolEvent, record::Body};
 use tokio::sync::watch;
 
-use super::{OWN_WORKER, Shared, file, names, stream::Kept};
+use super::{OWN_WORKER, Shared, attest::Attest, file, names, stream::Kept};
 use crate::{
     buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
     disk::{Reserve, Room, TEND_EVERY, is_full},
@@ -46,6 +46,8 @@ pub(super) struct Writer {
     own_kept: watch::Sender<Kept>,
     /// Files that were written anew and not told of yet.
     restored: Vec<PathBuf>,
+    /// What is signed about the streams.
+    attest: Attest,
 }
 
 /// The file being written.
@@ -81,6 +83,7 @@ impl Writer {
             own,
             own_kept: watch::Sender::new(Kept::default()),
             restored: Vec::new(),
+            attest: Attest::new(),
         }
     }
 
@@ -117,7 +120,7 @@ impl Writer {
             match next {
                 Ok(Command::Chunk(chunk, kept)) => {
                     bytes += chunk.bytes.len();
-                    self.group.push((chunk, kept));
+                    self.add(chunk, kept);
                 }
                 Ok(Command::Parting) => bytes += self.part(),
                 Ok(Command::Close) | Err(mpsc::RecvTimeoutError::Disconnected) => return false,
@@ -150,17 +153,37 @@ impl Writer {
         }
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Chunk(chunk, kept) = command {
-                self.group.push((chunk, kept));
+                self.add(chunk, kept);
             }
         }
-        let mut parting = self
-            .shared
-            .parting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let parting = std::mem::take(
+            &mut *self
+                .shared
+                .parting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
         let bytes = parting.iter().map(|(chunk, _)| chunk.bytes.len()).sum();
-        self.group.append(&mut parting);
+        for (chunk, kept) in parting {
+            self.add(chunk, kept);
+        }
         bytes
+    }
+
+    /// Takes a chunk over; it is written in this order.
+    fn add(&mut self, chunk: Chunk, kept: watch::Sender<Kept>) {
+        self.attest.take(&chunk);
+        self.group.push((chunk, kept));
+    }
+
+    /// Signs how far all streams are.
+    fn attest(&mut self, last: bool) {
+        if let Some(signed) = self.attest.sign(&self.shared, last) {
+            self.own.say(Body::StreamHeads(signed));
+            if let Some(chunk) = self.own.take() {
+                self.add(chunk, self.own_kept.clone());
+            }
+        }
     }
 
     /// Looks after the disk: room, and files that lost their names.
@@ -172,6 +195,9 @@ impl Writer {
         self.reserve.tend();
         self.note_room();
         self.keep_sealed();
+        if self.attest.is_due(&self.shared) {
+            self.attest(false);
+        }
     }
 
     /// Gives files that nobody writes any more their names again.
@@ -225,7 +251,7 @@ impl Writer {
             ..SpoolEvent::default()
         });
         if let Some(chunk) = self.own.take() {
-            self.group.push((chunk, self.own_kept.clone()));
+            self.add(chunk, self.own_kept.clone());
         }
     }
 
@@ -381,16 +407,17 @@ impl Writer {
         self.part();
         // Nobody watches them from here on.
         self.keep_sealed();
+        while let Ok(command) = self.commands.try_recv() {
+            if let Command::Chunk(chunk, kept) = command {
+                self.add(chunk, kept);
+            }
+        }
+        self.attest(true);
         // A stream that nothing was said in has no end to be told.
         if self.own.last_sequence() > 0
             && let Some(chunk) = self.own.take_last()
         {
-            self.group.push((chunk, self.own_kept.clone()));
-        }
-        while let Ok(command) = self.commands.try_recv() {
-            if let Command::Chunk(chunk, kept) = command {
-                self.group.push((chunk, kept));
-            }
+            self.add(chunk, self.own_kept.clone());
         }
         let told: Vec<_> = self.group.iter().map(|(_, kept)| kept.clone()).collect();
         if !self.commit() {

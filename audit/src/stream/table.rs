@@ -188,6 +188,29 @@ impl Streams {
         seen
     }
 
+    /// Notes that a stream has records up to `last`, as its reporter signed; gives those
+    /// that should have arrived by now and have not.
+    pub(crate) fn promise(
+        &mut self,
+        key: &Arc<StreamKey>,
+        last: u64,
+        undo: Option<&mut Undo>,
+    ) -> Option<Range> {
+        let id = self.enter(key).ok()?;
+        self.admit_gaps(id, 1).ok()?;
+        let stream = self.list.get_mut(id)?;
+        if let Some(undo) = undo {
+            undo.before
+                .entry(id)
+                .or_insert_with(|| stream.position.clone());
+        }
+        let range = stream.position.promise(last);
+        if range.is_some() {
+            self.note_gaps(id);
+        }
+        range
+    }
+
     fn note_gaps(&mut self, id: usize) {
         let missing = self
             .list

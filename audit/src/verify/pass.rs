@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    envelope::{EnvelopeRef, RecordPeek, decode_prefix},
+    envelope::{EnvelopeRef, RecordPeek, STREAM_HEADS, decode_prefix},
     log::stored::{is_live, log_id},
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
@@ -434,6 +434,14 @@ impl<'a> Pass<'a> {
                 record: record_name(envelope),
                 ..at.finding(FindingKind::Duplicate, "the record is in the log before")
             });
+        }
+        if peek.class == STREAM_HEADS {
+            for what in self.streams.heads(envelope, &peek) {
+                self.find(Finding {
+                    record: record_name(envelope),
+                    ..at.finding(FindingKind::Heads, what)
+                });
+            }
         }
     }
 

@@ -109,6 +109,8 @@ pub enum FindingKind {
     Duplicate,
     /// The header of a segment is not what it was.
     Header,
+    /// Records of a stream are not those that their reporter signed.
+    Heads,
     /// The public key cannot be read or is not the trusted one.
     Key,
     /// A record is whole but is not the one that was signed.

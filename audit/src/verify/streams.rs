@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
+use prost::Message as _;
+
 use super::StreamReport;
 use crate::{
-    envelope::EnvelopeRef,
+    envelope::{EnvelopeRef, RecordPeek},
+    heads::{Running, Signature, Statement},
     stream::{Position, SEQUENCE_MAX, Seen, StreamKey},
 };
 
@@ -15,7 +18,17 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Streams {
     ids: FxHashMap<Box<[u8]>, usize>,
-    list: Vec<(Option<StreamKey>, Position, u64)>,
+    list: Vec<Stream>,
+    /// The certificate that each boot signs with, by reporter and boot.
+    leaves: FxHashMap<(String, Ulid), Vec<u8>>,
+}
+
+#[derive(Default)]
+struct Stream {
+    key: Option<StreamKey>,
+    position: Position,
+    records: u64,
+    running: Running,
 }
 
 impl Streams {
@@ -24,43 +37,97 @@ impl Streams {
         self.ids
             .get(envelope.stream)
             .and_then(|id| self.list.get(*id))
-            .is_some_and(|(_, position, _)| position.next == envelope.sequence)
+            .is_some_and(|stream| stream.position.next == envelope.sequence)
     }
 
     /// Notes a record; false when it was there before.
     pub(super) fn observe(&mut self, envelope: &EnvelopeRef<'_>, closes: bool) -> bool {
-        let id = match self.ids.get(envelope.stream) {
-            Some(id) => *id,
-            None => {
-                let key = StreamKey::decode(envelope.stream);
-                self.list.push((key, Position::default(), 0));
-                self.ids.insert(envelope.stream.into(), self.list.len() - 1);
-                self.list.len() - 1
-            }
-        };
-        let Some((_, position, records)) = self.list.get_mut(id) else {
+        let Some(stream) = self.enter(envelope.stream) else {
             return true;
         };
         if envelope.sequence == 0 || envelope.sequence > SEQUENCE_MAX {
             return true;
         }
-        *records += 1;
-        position.closed |= closes;
-        position.observe(envelope.sequence) != Seen::Duplicate
+        stream.records += 1;
+        stream.position.closed |= closes;
+        let new = stream.position.observe(envelope.sequence) != Seen::Duplicate;
+        if new {
+            stream.running.take(envelope.sequence, envelope.record);
+        }
+        new
+    }
+
+    /// Compares what a reporter signed about its streams with what is here; gives what
+    /// contradicts it, in words.
+    pub(super) fn heads(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        peek: &RecordPeek<'_>,
+    ) -> Vec<String> {
+        let (Some(key), Some(statement)) =
+            (StreamKey::decode(envelope.stream), Statement::read(peek))
+        else {
+            return Vec::new();
+        };
+        let boot = (key.reporter.as_str().to_owned(), key.boot);
+        let leaf = self.leaves.entry(boot).or_default();
+        if let Signature::Wrong(why) = statement.check(&key, leaf) {
+            return vec![format!("heads that its reporter has not signed: {why}")];
+        }
+        let mut wrong = Vec::new();
+        for head in &statement.heads.streams {
+            let of = StreamKey {
+                worker: head.worker,
+                ..key.clone()
+            };
+            let encoded = of.to_wire().encode_to_vec();
+            let Some(stream) = self.enter(&encoded) else {
+                continue;
+            };
+            stream.position.promise(head.last_sequence);
+            if stream.running.contradicts(head) {
+                let (first, last) = (head.first_sequence, head.last_sequence);
+                wrong.push(format!(
+                    "records {first} to {last} of {of} are not those that their reporter signed"
+                ));
+            }
+        }
+        wrong
+    }
+
+    fn enter(&mut self, encoded: &[u8]) -> Option<&mut Stream> {
+        let id = match self.ids.get(encoded) {
+            Some(id) => *id,
+            None => {
+                self.list.push(Stream {
+                    key: StreamKey::decode(encoded),
+                    ..Stream::default()
+                });
+                self.ids.insert(encoded.into(), self.list.len() - 1);
+                self.list.len() - 1
+            }
+        };
+        self.list.get_mut(id)
     }
 
     pub(super) fn report(self) -> Vec<StreamReport> {
         let mut newest: BTreeMap<String, Ulid> = BTreeMap::new();
-        for (key, ..) in &self.list {
-            if let Some(key) = key {
+        for stream in &self.list {
+            if let Some(key) = &stream.key {
                 let newest = newest.entry(key.reporter.to_string()).or_insert(key.boot);
                 *newest = (*newest).max(key.boot);
             }
         }
         let mut list = self.list;
-        list.sort_by(|(a, ..), (b, ..)| a.cmp(b));
+        list.sort_by(|a, b| a.key.cmp(&b.key));
         list.into_iter()
-            .filter_map(|(key, position, records)| {
+            .filter_map(|stream| {
+                let Stream {
+                    key,
+                    position,
+                    records,
+                    ..
+                } = stream;
                 let key = key?;
                 let reporter = key.reporter.to_string();
                 Some(StreamReport {

@@ -6,6 +6,7 @@ use palisade_audit::{
     log::OpenGap,
     query::{Limits, Query, TOP_DEFAULT},
     reconcile::{Reconciliation, reconcile},
+    watch::Silent,
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,8 @@ pub(super) struct Missing {
     noted: SearchResult,
     /// What reporters declared as lost in the time: records that never got a number.
     declared: SearchResult,
+    /// Reporters that have stopped sending, now; not for readers of some rows.
+    silent: Vec<Silent>,
     /// Requests of the time of which only one side has left a record; not for readers of
     /// some rows.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -185,10 +188,10 @@ impl AuditRole {
         let (open, store) = (self.log.gaps(), self.store.clone());
         self.settled().await;
         let sees_all = reader.rows().text().is_none();
-        let calls = match sees_all {
-            true => Some(self.calls(&time).await?),
-            // They name both sides, whichever of them the reader may see.
-            false => None,
+        // They name reporters and both sides, whichever of them the reader may see.
+        let (calls, silent) = match sees_all {
+            true => (Some(self.calls(&time).await?), self.watch.silent()),
+            false => (None, Vec::new()),
         };
         let missing = blocking(move || {
             Ok(Missing {
@@ -200,6 +203,7 @@ impl AuditRole {
                 open_withheld: if sees_all { 0 } else { open.len() },
                 noted: store.search(&noted, LOSSES_MAX, None)?,
                 declared: store.search(&declared, LOSSES_MAX, None)?,
+                silent,
                 calls,
             })
         })

@@ -21,7 +21,7 @@ use palisade_mesh::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Role, unusable};
+use super::super::{Role, heads::SvidSigner, unusable};
 use crate::{
     config::{Config, ProxySection},
     net::{directory::Whereabouts, tls},
@@ -108,6 +108,7 @@ pub(super) fn open(
             let (path, own) = opener
                 .first_free(&config.state_dir, upgrade)
                 .map_err(|e| vec![unusable(&e.to_string())])?;
+            own.sign_heads(Arc::new(SvidSigner(identity.clone())));
             let identity = identity.clone();
             let expected = config.trust_domain.role(Role::Audit.as_str());
             let connect = move || {

@@ -14,6 +14,7 @@ use super::{super::LogError, CHECKPOINT, STREAMS, log_id};
 use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek},
+    heads::promised,
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
     segment::{self, FrameReader, HEADER_LEN, Header, Offsets},
@@ -265,8 +266,12 @@ impl Run<'_> {
             self.streams.make_room();
             if let Ok(id) = self.streams.enter(&key) {
                 self.streams.observe(id, envelope.sequence, None);
-                if RecordPeek::new(envelope.record).is_some_and(|r| r.closes_stream()) {
+                let peek = RecordPeek::new(envelope.record).unwrap_or_default();
+                if peek.closes_stream() {
                     self.streams.close(id);
+                }
+                for (stream, last) in promised(&key, &peek) {
+                    self.streams.promise(&Arc::new(stream), last, None);
                 }
             }
         }

@@ -14,7 +14,8 @@ use super::{
     lifecycle,
 };
 use crate::{
-    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, VERSION},
+    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, STREAM_HEADS, VERSION},
+    heads::promised,
     merkle::{self, Hash},
     segment::{self, FRAME_HEADER_LEN},
     stream::{Range, SEQUENCE_MAX, Seen, StreamKey, Streams, Undo, new_ulid},
@@ -111,12 +112,25 @@ impl Group {
                 self.gap(streams, own, "gap", &pending.stream, range);
             }
             self.push(streams, id, pending.sequence, &pending.record);
+            self.promises(streams, own, pending);
             staged.accepted += 1;
             if let Seen::Filled(Some(range)) = seen {
                 self.gap(streams, own, "gap_closed", &pending.stream, range);
             }
         }
         Ok(staged)
+    }
+
+    /// Notes how far a reporter says that its streams are: what is not here by now,
+    /// though what was written after it is, is missing.
+    fn promises(&mut self, streams: &mut Streams, own: &Arc<StreamKey>, pending: &Pending) {
+        let peek = RecordPeek::new(&pending.record).filter(|peek| peek.class == STREAM_HEADS);
+        for (stream, last) in peek.map_or(Vec::new(), |p| promised(&pending.stream, &p)) {
+            let stream = Arc::new(stream);
+            if let Some(range) = streams.promise(&stream, last, Some(&mut self.undo)) {
+                self.gap(streams, own, "gap", &stream, range);
+            }
+        }
     }
 
     /// Makes room at once: a group is a megabyte under load, and growing to it by

@@ -1,0 +1,239 @@
+//! Who reports, and who has stopped; live, beside the log.
+//!
+//! Reporters that sign heads say something every ten seconds. One that does not, and
+//! has not said farewell, is silent: it was killed, cut off, or keeps its records to
+//! itself. Its next start names the one before, and clears it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use palisade_mesh::clock::Clock;
+use rustc_hash::FxHashMap;
+use serde::Serialize;
+use ulid::Ulid;
+
+use crate::{
+    envelope::{EnvelopeRef, RecordPeek},
+    heads::{Running, Signature, Statement},
+    log::{Log, LogError},
+    spool::HEADS_EVERY,
+    stream::StreamKey,
+};
+
+/// How long a reporter may say nothing before it is silent: three heads, and some time
+/// for the way.
+pub const SILENT_AFTER: Duration = Duration::from_secs(3 * HEADS_EVERY.as_secs() + 5);
+
+/// How long a silent reporter is an alarm; after that the log alone remembers it.
+pub const SILENT_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Records that a start looks back over.
+const LOOK_BACK: u64 = 1 << 20;
+
+/// Streams whose records are compared with their heads as they come; `audit verify`
+/// compares those beyond.
+const FOLLOWED_MAX: usize = 1 << 16;
+
+/// Contradictions that are remembered; more are counted.
+const FAULTS_MAX: usize = 100;
+
+/// A reporter that says nothing any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Silent {
+    /// Who.
+    pub reporter: String,
+    /// Which start of it.
+    pub boot: String,
+    /// When it was last heard, microseconds since the Unix epoch.
+    pub heard_us: i64,
+}
+
+/// What follows the log.
+pub struct Watch {
+    log: Log,
+    clock: Clock,
+    seen: Mutex<Seen>,
+}
+
+#[derive(Default)]
+struct Seen {
+    position: u64,
+    begun_us: i64,
+    boots: BTreeMap<(String, Ulid), Boot>,
+    streams: FxHashMap<Box<[u8]>, Running>,
+    faults: Vec<String>,
+    faults_more: u64,
+}
+
+#[derive(Default)]
+struct Boot {
+    heard_us: i64,
+    leaf: Vec<u8>,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").finish_non_exhaustive()
+    }
+}
+
+impl Watch {
+    /// Watches `log`, and what was last said in it.
+    pub fn new(log: Log, clock: Clock) -> Self {
+        let seen = Seen {
+            position: log.len().saturating_sub(LOOK_BACK),
+            begun_us: clock.now_us(),
+            ..Seen::default()
+        };
+        Self {
+            log,
+            clock,
+            seen: Mutex::new(seen),
+        }
+    }
+
+    /// Reads what is new. Blocks while it does.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub fn catch_up(&self) -> Result<(), LogError> {
+        let from = self.seen().position;
+        let mut scan = self.log.scan(from);
+        while let Some(read) = scan.next_leaf() {
+            let (index, leaf) = read?;
+            let mut seen = self.seen();
+            seen.position = index + 1;
+            if let Some(envelope) = EnvelopeRef::decode(leaf) {
+                seen.take(&envelope);
+            }
+        }
+        let for_us = i64::try_from(SILENT_FOR.as_micros()).unwrap_or(i64::MAX);
+        let long_ago = self.clock.now_us().saturating_sub(for_us);
+        self.seen().forget(long_ago);
+        Ok(())
+    }
+
+    /// Who is silent now.
+    pub fn silent(&self) -> Vec<Silent> {
+        let now_us = self.clock.now_us();
+        let seen = self.seen();
+        let span = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+        let is_silent = |boot: &Boot| {
+            // After a start of ours nobody could have been heard before it.
+            let since = now_us - boot.heard_us.max(seen.begun_us);
+            since > span(SILENT_AFTER) && now_us - boot.heard_us < span(SILENT_FOR)
+        };
+        let silent = seen.boots.iter().filter(|(_, boot)| is_silent(boot));
+        silent
+            .map(|((reporter, id), boot)| Silent {
+                reporter: reporter.clone(),
+                boot: id.to_string(),
+                heard_us: boot.heard_us,
+            })
+            .collect()
+    }
+
+    /// Contradictions between records and what their reporters signed, since the start,
+    /// and how many more there were.
+    pub fn faults(&self) -> (Vec<String>, u64) {
+        let seen = self.seen();
+        (seen.faults.clone(), seen.faults_more)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    fn take(&mut self, envelope: &EnvelopeRef<'_>) {
+        let Some(peek) = RecordPeek::new(envelope.record) else {
+            return;
+        };
+        let room = self.streams.len() < FOLLOWED_MAX;
+        match self.streams.get_mut(envelope.stream) {
+            Some(running) => running.take(envelope.sequence, envelope.record),
+            None if envelope.sequence == 1 && room => {
+                let mut running = Running::default();
+                running.take(1, envelope.record);
+                self.streams.insert(envelope.stream.into(), running);
+            }
+            None => {}
+        }
+        let Some(statement) = Statement::read(&peek) else {
+            return;
+        };
+        let Some(stream) = StreamKey::decode(envelope.stream) else {
+            return;
+        };
+        let key = (stream.reporter.as_str().to_owned(), stream.boot);
+        if let Ok(before) = <[u8; 16]>::try_from(statement.heads.previous_boot.as_slice()) {
+            self.end(&key.0, Ulid::from_bytes(before));
+        }
+        let boot = self.boots.entry(key.clone()).or_default();
+        boot.heard_us = boot.heard_us.max(envelope.received_us);
+        if let Signature::Wrong(why) = statement.check(&stream, &mut boot.leaf) {
+            return self.fault(format!("heads of {stream}: {why}"));
+        }
+        let mut wrong = Vec::new();
+        for head in &statement.heads.streams {
+            let of = StreamKey {
+                worker: head.worker,
+                ..stream.clone()
+            };
+            let encoded = prost::Message::encode_to_vec(&of.to_wire());
+            // One that was not followed from its beginning is followed from here on.
+            let room = self.streams.len() < FOLLOWED_MAX;
+            let running = match self.streams.get_mut(encoded.as_slice()) {
+                Some(running) => running,
+                None if room => self
+                    .streams
+                    .entry(encoded.into())
+                    .or_insert_with(Running::unknown),
+                None => continue,
+            };
+            if running.contradicts(head) {
+                let (first, last) = (head.first_sequence, head.last_sequence);
+                wrong.push(format!("{of} {first}..={last}"));
+            }
+        }
+        for what in wrong {
+            tracing::error!(stream = %what, "records are not those that their reporter signed");
+            self.fault(what);
+        }
+        if statement.heads.last {
+            self.end(&key.0, key.1);
+        }
+    }
+
+    /// Forgets whom nobody has heard since.
+    fn forget(&mut self, since_us: i64) {
+        let gone = self
+            .boots
+            .iter()
+            .filter(|(_, boot)| boot.heard_us < since_us);
+        let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
+        for (reporter, boot) in gone {
+            self.end(&reporter, boot);
+        }
+    }
+
+    /// Forgets a start of a reporter.
+    fn end(&mut self, reporter: &str, boot: Ulid) {
+        self.boots.remove(&(reporter.to_owned(), boot));
+        self.streams.retain(|encoded, _| {
+            StreamKey::decode(encoded)
+                .is_some_and(|key| key.boot != boot || key.reporter.as_str() != reporter)
+        });
+    }
+
+    fn fault(&mut self, what: String) {
+        match self.faults.len() < FAULTS_MAX {
+            true => self.faults.push(what),
+            false => self.faults_more += 1,
+        }
+    }
+}
