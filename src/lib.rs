@@ -11,14 +11,20 @@
 #[cfg(not(any(feature = "agent", feature = "proxy")))]
 compile_error!("choose what to build: the feature `full`, or one or both of `agent` and `proxy`");
 
+#[cfg(feature = "full")]
+mod archive;
 pub mod cli;
 pub mod config;
 pub mod control;
 #[cfg(feature = "full")]
 pub mod demo;
 #[cfg(feature = "full")]
+mod grants;
+#[cfg(feature = "full")]
 mod history;
 pub mod net;
 pub mod notify;
 pub mod render;
+#[cfg(feature = "full")]
+mod review;
 pub mod run;

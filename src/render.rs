@@ -28,6 +28,8 @@ pub(crate) mod records;
 pub(crate) mod report;
 #[cfg(feature = "full")]
 pub(crate) mod reports;
+#[cfg(feature = "full")]
+pub(crate) mod reviews;
 pub(crate) mod screen;
 pub mod snippet;
 #[cfg(feature = "full")]

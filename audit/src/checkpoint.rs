@@ -17,6 +17,11 @@ pub fn origin(trust_domain: &str) -> String {
     format!("palisade/{trust_domain}")
 }
 
+/// The trust domain that an origin line names.
+pub(crate) fn domain(origin: &str) -> Option<&str> {
+    origin.strip_prefix("palisade/")
+}
+
 /// A commitment to the first `size` records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {

@@ -508,5 +508,13 @@ pub(crate) mod stored {
     };
 }
 
+/// The trust domain whose log lies in `dir`, by its public key.
+///
+/// # Errors
+/// [`LogError::Key`] or [`LogError::Io`] when there is no such key.
+pub fn whose(dir: &Path) -> Result<TrustDomain, LogError> {
+    recover::whose(dir)
+}
+
 #[cfg(test)]
 mod tests;

@@ -57,6 +57,31 @@ pub static KINDS: &[Kind] = &[
         build: sections::access_review,
     },
     Kind {
+        name: "reach",
+        title: "Effective access",
+        question: "Who can reach what under the policies in force, and under which conditions?",
+        controls: &[
+            "PCI DSS 7.2.1",
+            "PCI DSS 7.3.3",
+            "SOC 2 CC6.1",
+            "ISO 27001 A.5.15",
+            "HIPAA 164.312(a)(1)",
+        ],
+        build: sections::none,
+    },
+    Kind {
+        name: "unused",
+        title: "Unused access",
+        question: "Which grants did nobody use, and what change of the policies ends them?",
+        controls: &[
+            "PCI DSS 7.2.5.1",
+            "SOC 2 CC6.3",
+            "ISO 27001 A.5.18",
+            "HIPAA 164.308(a)(4)",
+        ],
+        build: sections::none,
+    },
+    Kind {
         name: "access",
         title: "Who accessed what",
         question: "Which callers reached which services and operations, how often and when?",

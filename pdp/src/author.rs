@@ -47,6 +47,7 @@ mod invariants;
 mod kin;
 mod known;
 pub mod lint;
+pub mod narrow;
 mod nesting;
 mod places;
 mod policies;

@@ -5,17 +5,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use clap::ValueEnum;
-use palisade_audit::report::{self, Checked, KINDS, Report};
+use palisade_audit::report::{self, Checked, KINDS, Kind, Report};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::json;
 
 use super::{Context, Exit, block_on};
 use crate::{
+    archive::{Archive, unanswered},
     control::client::Mesh,
-    render::{self, Output, reports, snippet::clean},
+    render::{self, Output, reports},
+    review::Review,
     run::audit::RunReport,
 };
+
+mod files;
+mod granted;
+mod review;
+
+use granted::Origin;
 
 /// The time a report is about where nothing is said.
 const PERIOD_DEFAULT: &str = "last:30d";
@@ -27,10 +34,15 @@ pub(super) enum Command {
     List,
     /// Make a report: report run pci-dss --period 2026-Q4 --to pci.pdf --to pci.xlsx.
     Run(RunArgs),
-    /// Make a report again from the log and compare every number and row.
+    /// Review who has which access: verdicts, sign-off, and the change of the policies.
+    #[command(subcommand)]
+    Review(review::Command),
+    /// Make a report or a review again and compare every number and row.
     Verify {
-        /// A report, as JSON or HTML.
+        /// A report, as JSON or HTML, or a review.
         file: PathBuf,
+        #[command(flatten)]
+        place: Place,
     },
 }
 
@@ -46,43 +58,54 @@ pub(super) struct RunArgs {
     /// Keep decisions to these, as in a query: 'service:payments'.
     #[arg(long, default_value = "", hide_default_value = true)]
     scope: String,
-    /// A file to write, whose ending says the format: .html, .pdf, .xlsx, .csv, .json. May be
-    /// given several times; of CSV there is a file for each table.
+    /// A file to write, whose ending says the format: .html, .pdf, .xlsx, .csv, .json; of
+    /// `unused` also .patch. May be given several times; of CSV there is a file for each
+    /// table.
     #[arg(long, value_name = "FILE")]
     to: Vec<PathBuf>,
     /// Replace files that are there.
     #[arg(long)]
     overwrite: bool,
+    #[command(flatten)]
+    place: Place,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
-    Csv,
-    Html,
-    Json,
-    Pdf,
-    Xlsx,
+/// Where policies and decisions come from.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Place {
+    /// The policy repository, where policies are asked, too; the revision in force in the
+    /// running mesh where nothing is said.
+    #[arg(long, value_name = "DIR")]
+    policies: Option<PathBuf>,
+    /// The folder of a log, such as a copy, instead of the running mesh's.
+    #[arg(long, value_name = "DIR")]
+    log: Option<PathBuf>,
+}
+
+/// What makes reports: the running mesh, or this program from a log in a folder.
+enum Source {
+    Mesh(Mesh),
+    Folder(Box<Archive>),
 }
 
 pub(super) fn main(command: Command, context: &Context) -> Exit {
-    match command {
-        Command::List => list(context),
-        Command::Run(args) => match run(&args, context) {
-            Ok(exit) => exit,
-            Err(diagnostic) => render::failed(context.output, &diagnostic),
-        },
-        Command::Verify { file } => match verify(&file, context) {
-            Ok(exit) => exit,
-            Err(diagnostic) => render::failed(context.output, &diagnostic),
-        },
-    }
+    let done = match command {
+        Command::List => Ok(list(context)),
+        Command::Run(args) => run(&args, context),
+        Command::Review(command) => return review::main(&command, context),
+        Command::Verify { file, place } => verify(&file, &place.origin(), context),
+    };
+    done.unwrap_or_else(|found| {
+        render::diagnostics(context.output, &found);
+        found.first().map_or(Exit::Failed, Exit::of)
+    })
 }
 
 fn list(context: &Context) -> Exit {
     match context.output {
         Output::Human => reports::print_kinds(KINDS),
         Output::Json => {
-            let kind = |kind: &report::Kind| {
+            let kind = |kind: &Kind| {
                 json!({
                     "name": kind.name,
                     "title": kind.title,
@@ -96,53 +119,68 @@ fn list(context: &Context) -> Exit {
     Exit::Ok
 }
 
-fn run(args: &RunArgs, context: &Context) -> Result<Exit, Diagnostic> {
+fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
     // What is wrong with the request is said before minutes of work.
-    report::Kind::find(&args.name)?;
+    Kind::find(&args.name).map_err(one)?;
     let formats = args
         .to
         .iter()
-        .map(|to| Ok((to.as_path(), format_of(to)?)))
-        .collect::<Result<Vec<_>, Diagnostic>>()?;
+        .map(|to| Ok((to.as_path(), files::format_of(to)?)))
+        .collect::<Result<Vec<_>, Diagnostic>>()
+        .map_err(one)?;
     if !args.overwrite {
-        for to in &args.to {
-            free(to)?;
-        }
+        args.to
+            .iter()
+            .try_for_each(|to| files::free(to))
+            .map_err(one)?;
     }
-    let asked = RunReport {
-        name: args.name.clone(),
-        period: args.period.clone(),
-        scope: args.scope.clone(),
-    };
-    let made: Report = block_on(async {
-        let mesh = Mesh::find(context.mesh.as_deref()).await?;
-        mesh.post("audit", "/v1/audit/report/run", &asked).await
+    let origin = args.place.origin();
+    let made = block_on(async {
+        let source = Source::find(&origin, context).await.map_err(one)?;
+        let made = source.run(&args.name, &args.period, &args.scope).await;
+        let mut made = made.map_err(one)?;
+        let granted = granted::sections_of(&made, &origin, context).await?;
+        made.put_first(granted);
+        Ok::<_, Vec<Diagnostic>>(made)
     })?;
-    let mut files = Vec::new();
+    let mut written = Vec::new();
     for (to, format) in formats {
-        files.extend(written(&made, to, format, args.overwrite)?);
+        written.extend(files::written(&made, to, format, args.overwrite).map_err(one)?);
     }
-    match (context.output, files.is_empty()) {
-        (Output::Human, _) => reports::print(&made, &files),
+    match (context.output, written.is_empty()) {
+        (Output::Human, _) => reports::print(&made, &written),
         (Output::Json, true) => render::json(&made),
         (Output::Json, false) => render::json(&json!({
-            "files": files.iter().map(|f| f.display().to_string()).collect::<Vec<_>>(),
+            "files": written.iter().map(|f| f.display().to_string()).collect::<Vec<_>>(),
             "header": made.header,
         })),
     }
     Ok(Exit::Ok)
 }
 
-fn verify(file: &Path, context: &Context) -> Result<Exit, Diagnostic> {
+fn verify(file: &Path, origin: &Origin, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
     let text = fs::read(file).map_err(|e| {
-        Diagnostic::error(7803, format!("`{}` cannot be read", file.display()))
+        let unread = format!("`{}` cannot be read", file.display());
+        one(Diagnostic::error(7803, unread)
             .cause(e.to_string())
-            .help("name the JSON or HTML file of a report")
+            .help("name the JSON or HTML file of a report, or a review"))
     })?;
-    let told = report::read(&String::from_utf8_lossy(&text))?;
-    let checked: Checked = block_on(async {
-        let mesh = Mesh::find(context.mesh.as_deref()).await?;
-        mesh.post("audit", "/v1/audit/report/check", &told).await
+    let text = String::from_utf8_lossy(&text);
+    if let Some(review) = Review::read(&text).map_err(one)? {
+        return review::verify(&review, origin, context);
+    }
+    let mut told = report::read(&text).map_err(one)?;
+    let of_policies = told.take_of_policies();
+    let checked = block_on(async {
+        let source = Source::find(origin, context).await.map_err(one)?;
+        let mut checked = source.check(&told).await.map_err(one)?;
+        if !of_policies.is_empty() {
+            let again = granted::sections_of(&told, origin, context).await?;
+            checked.compare(&of_policies, &again);
+        }
+        Ok::<_, Vec<Diagnostic>>(checked)
     })?;
     match context.output {
         Output::Human => reports::print_checked(&told, &checked),
@@ -154,82 +192,46 @@ fn verify(file: &Path, context: &Context) -> Result<Exit, Diagnostic> {
     })
 }
 
-fn format_of(to: &Path) -> Result<Format, Diagnostic> {
-    let ending = to.extension().and_then(|ending| ending.to_str());
-    ending
-        .and_then(|ending| Format::from_str(ending, true).ok())
-        .ok_or_else(|| {
-            Diagnostic::error(
-                7805,
-                format!(
-                    "`{}` does not say which format",
-                    clean(&to.display().to_string())
-                ),
-            )
-            .help("end it in .html, .pdf, .xlsx, .csv or .json")
-        })
-}
-
-fn free(to: &Path) -> Result<(), Diagnostic> {
-    match to.exists() {
-        false => Ok(()),
-        true => Err(
-            Diagnostic::error(7703, format!("there is a file `{}` already", to.display()))
-                .help("choose another name, or replace it: --overwrite"),
-        ),
+impl Place {
+    fn origin(&self) -> Origin {
+        Origin {
+            policies: self.policies.clone(),
+            log: self.log.clone(),
+        }
     }
 }
 
-/// Writes a report to the files of a format; each gets its name when it is whole.
-fn written(
-    report: &Report,
-    to: &Path,
-    format: Format,
-    overwrite: bool,
-) -> Result<Vec<PathBuf>, Diagnostic> {
-    let failed = |why: &dyn std::fmt::Display| {
-        Diagnostic::error(7806, format!("`{}` cannot be written", to.display()))
-            .cause(why.to_string())
-            .help("check the folder, its rights and the room on the disk")
-    };
-    let files = match format {
-        Format::Html => vec![(
-            to.to_owned(),
-            report::to_html(report)
-                .map_err(|e| failed(&e))?
-                .into_bytes(),
-        )],
-        Format::Json => {
-            let mut text = serde_json::to_vec_pretty(report).map_err(|e| failed(&e))?;
-            text.push(b'\n');
-            vec![(to.to_owned(), text)]
+impl Source {
+    /// The folder that was named, else the running mesh.
+    async fn find(origin: &Origin, context: &Context) -> Result<Self, Diagnostic> {
+        match &origin.log {
+            Some(dir) => Ok(Self::Folder(Box::new(Archive::open(dir).await?))),
+            None => Ok(Self::Mesh(Mesh::find(context.mesh.as_deref()).await?)),
         }
-        Format::Pdf => vec![(
-            to.to_owned(),
-            report::to_pdf(report).map_err(|e| failed(&e))?,
-        )],
-        Format::Xlsx => vec![(
-            to.to_owned(),
-            report::to_xlsx(report).map_err(|e| failed(&e))?,
-        )],
-        Format::Csv => {
-            let stem = to.file_stem().and_then(|s| s.to_str()).unwrap_or("report");
-            let tables = report::to_csv(report).map_err(|e| failed(&e))?;
-            let named = tables
-                .into_iter()
-                .map(|(name, bytes)| (to.with_file_name(format!("{stem}-{name}")), bytes));
-            named.collect()
-        }
-    };
-    for (path, bytes) in &files {
-        if !overwrite {
-            free(path)?;
-        }
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        fs::write(&part, bytes)
-            .and_then(|()| fs::rename(&part, path))
-            .map_err(|e| failed(&e))?;
     }
-    Ok(files.into_iter().map(|(path, _)| path).collect())
+
+    async fn run(&self, name: &str, period: &str, scope: &str) -> Result<Report, Diagnostic> {
+        let asked = RunReport {
+            name: name.to_owned(),
+            period: period.to_owned(),
+            scope: scope.to_owned(),
+        };
+        match self {
+            Self::Mesh(mesh) => mesh.post("audit", "/v1/audit/report/run", &asked).await,
+            Self::Folder(archive) => {
+                let made = archive.desk().run(&asked);
+                made.map_err(|e| unanswered(archive.dir(), e))
+            }
+        }
+    }
+
+    async fn check(&self, report: &Report) -> Result<Checked, Diagnostic> {
+        match self {
+            Self::Mesh(mesh) => mesh.post("audit", "/v1/audit/report/check", report).await,
+            Self::Folder(archive) => {
+                let checked = archive.desk().check(report);
+                checked.map_err(|e| unanswered(archive.dir(), e))
+            }
+        }
+    }
 }

@@ -55,7 +55,7 @@ use crate::{
 mod api;
 mod proof;
 mod reads;
-mod reports;
+pub(crate) mod reports;
 mod sums;
 mod witness;
 mod witnesses;
@@ -113,16 +113,8 @@ impl AuditRole {
         let options = LogOptions::new(config.trust_domain.clone());
         let log =
             Log::open(&dir.join("log"), options, clock.clone()).map_err(|e| vec![refused(&e)])?;
-        let source = Arc::new(LogSource(log.clone()));
-        let of_gaps = log.clone();
-        let store = Store::open(
-            source,
-            &dir.join("index"),
-            clock.clone(),
-            Options::default(),
-        )
-        .map_err(|e| vec![unusable(&e.to_string())])?
-        .with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window)));
+        let store = store_of(&log, &dir.join("index"), clock)
+            .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
         Ok(Self {
@@ -649,6 +641,21 @@ fn refused(error: &LogError) -> Diagnostic {
             .help("keep the folder as evidence; find the extent: palisade audit verify --dir DIR"),
         _ => unusable(&error.to_string()),
     }
+}
+
+/// The index of a log, kept in `dir`.
+///
+/// # Errors
+/// When `dir` cannot be used.
+pub(crate) fn store_of(
+    log: &Log,
+    dir: &std::path::Path,
+    clock: &Clock,
+) -> Result<Store, StoreError> {
+    let source = Arc::new(LogSource(log.clone()));
+    let of_gaps = log.clone();
+    let store = Store::open(source, dir, clock.clone(), Options::default())?;
+    Ok(store.with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window))))
 }
 
 /// The gaps whose records can be of this window: numbered after the boot of their

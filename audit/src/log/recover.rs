@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, RwLock},
 };
 
-use palisade_mesh::clock::Clock;
+use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain};
 use tokio::sync::watch;
 
 use super::{
@@ -202,6 +202,14 @@ fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, Log
         )));
     }
     Ok(signer)
+}
+
+/// The trust domain whose log lies in `dir`.
+pub(super) fn whose(dir: &Path) -> Result<TrustDomain, LogError> {
+    let verifier = load_public_key(dir)?;
+    let name = verifier.name();
+    let domain = checkpoint::domain(name).and_then(|domain| TrustDomain::parse(domain).ok());
+    domain.ok_or_else(|| LogError::Key(format!("it is of `{name}`, which is no log of a mesh")))
 }
 
 fn load_public_key(dir: &Path) -> Result<Verifier, LogError> {

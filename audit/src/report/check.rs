@@ -20,7 +20,7 @@ const DIFFERENCES_MAX: usize = 50;
 pub(super) const EMBEDDED: &str = "<script type=\"application/json\" id=\"report\">";
 
 /// What came of making a report again.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Checked {
     /// Whether the log still begins with what the report's checkpoint signed, and the
     /// checkpoint is the log's own.
@@ -100,21 +100,13 @@ pub fn check<'a>(
     let (checkpoint, signed) = checkpoint(&header.checkpoint, log)?;
     let evidence = evidence(period, &checkpoint)?;
     let again = run(kind, &evidence)?;
-    let mut compared = Compared::default();
-    compared.header(report, &again);
-    compared.sections(&report.sections, &again.sections);
-    Ok(Checked {
+    let mut checked = Checked {
         checkpoint: signed,
-        compared: compared.compared,
-        more: u64::try_from(compared.differences.len().saturating_sub(DIFFERENCES_MAX))
-            .unwrap_or(u64::MAX),
-        differences: compared
-            .differences
-            .into_iter()
-            .take(DIFFERENCES_MAX)
-            .collect(),
-        momentary: compared.momentary,
-    })
+        ..Checked::default()
+    };
+    checked.header(report, &again);
+    checked.compare(&report.sections, &again.sections);
+    Ok(checked)
 }
 
 /// The checkpoint that a report names, and whether this log signed it and still begins
@@ -145,17 +137,17 @@ fn checkpoint(mark: &Mark, log: &Log) -> Result<(Checkpoint, bool), StoreError> 
     Ok((named, ours && prefix))
 }
 
-#[derive(Default)]
-struct Compared {
-    compared: u64,
-    differences: Vec<Difference>,
-    momentary: Vec<String>,
-}
+impl Checked {
+    /// Compares sections with what came of making them again.
+    pub fn compare(&mut self, report: &[Section], again: &[Section]) {
+        self.sections(report, again);
+    }
 
-impl Compared {
     fn same(&mut self, section: &str, what: &str, report: &str, log: &str) {
         self.compared += 1;
-        if report != log {
+        if report != log && self.differences.len() >= DIFFERENCES_MAX {
+            self.more += 1;
+        } else if report != log {
             self.differences.push(Difference {
                 section: section.to_owned(),
                 what: what.to_owned(),
@@ -238,6 +230,8 @@ impl Compared {
             rows.collect()
         };
         self.list(id, "row", rows(section), rows(found));
+        let listing = |section: &Section| section.listing.clone().unwrap_or_default();
+        self.same(id, "listing", &listing(section), &listing(found));
         let total = |section: &Section| section.table.as_ref().map_or(0, |t| t.total).to_string();
         self.same(id, "rows in all", &total(section), &total(found));
     }

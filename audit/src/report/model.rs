@@ -97,6 +97,8 @@ pub struct Section {
     /// Whether it describes the whole log as it was when the report was made. Such a
     /// section is not the same when it is made again later, and not compared.
     pub momentary: bool,
+    /// Whether policies were asked for it, too.
+    pub of_policies: bool,
 }
 
 /// A number with its name.
@@ -177,6 +179,25 @@ pub enum CellKind {
     Time,
 }
 
+impl Report {
+    /// Puts sections before the others, and counts their rows.
+    pub fn put_first(&mut self, sections: Vec<Section>) {
+        let rows = sections.iter().filter_map(|s| s.table.as_ref());
+        let rows: usize = rows.map(|table| table.rows.len()).sum();
+        self.header.rows += u64::try_from(rows).unwrap_or(u64::MAX);
+        self.sections.splice(0..0, sections);
+    }
+
+    /// Takes out the sections that policies have to be asked about; the others are made
+    /// from the log alone.
+    pub fn take_of_policies(&mut self) -> Vec<Section> {
+        let sections = std::mem::take(&mut self.sections);
+        let (of_policies, others) = sections.into_iter().partition(|s| s.of_policies);
+        self.sections = others;
+        of_policies
+    }
+}
+
 impl Section {
     /// An empty section.
     pub fn new(id: &str, title: &str, narrative: &str) -> Self {
@@ -192,6 +213,7 @@ impl Section {
             listing: None,
             cannot_show: Vec::new(),
             momentary: false,
+            of_policies: false,
         }
     }
 
@@ -209,6 +231,13 @@ impl Section {
     #[must_use]
     pub fn cannot_show(mut self, what: &str) -> Self {
         self.cannot_show.push(what.to_owned());
+        self
+    }
+
+    /// As one that policies were asked for, too.
+    #[must_use]
+    pub fn of_policies(mut self) -> Self {
+        self.of_policies = true;
         self
     }
 

@@ -87,6 +87,7 @@ pub(super) fn sample(text: &str) -> Report {
             listing: Some(text.to_owned()),
             cannot_show: vec![text.to_owned()],
             momentary: false,
+            of_policies: false,
         }],
     }
 }

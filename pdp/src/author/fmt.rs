@@ -65,7 +65,7 @@ pub fn check(dir: &Path) -> (Vec<Formatted>, Vec<Diagnostic>) {
             Ok(text) => all.push(Formatted {
                 file: file.path.clone(),
                 changed: text != file.text,
-                diff: diff(&file.path, &file.text, &text),
+                diff: diff(&file.path, &file.path, &file.text, &text),
                 text,
                 old: file.text.clone(),
             }),
@@ -162,12 +162,13 @@ fn gap(text: &str, out: &mut String) {
     }
 }
 
-/// One hunk from the first to the last difference.
-fn diff(file: &str, old: &str, new: &str) -> String {
+/// One hunk from the first to the last difference, of a file that is called `from` and is
+/// to be called `to`.
+pub(super) fn diff(from: &str, to: &str, old: &str, new: &str) -> String {
     if old == new {
         return String::new();
     }
-    let (old, new): (Vec<_>, Vec<_>) = (old.lines().collect(), new.lines().collect());
+    let (old, new): (Vec<_>, Vec<_>) = (lines(old), lines(new));
     let same = |(a, b): &(&&str, &&str)| a == b;
     let head = old.iter().zip(&new).take_while(same).count();
     let room = old.len().min(new.len()) - head;
@@ -180,23 +181,33 @@ fn diff(file: &str, old: &str, new: &str) -> String {
         .min(room);
     let start = head.saturating_sub(CONTEXT);
     let after = CONTEXT.min(tail);
+    let range = |len: usize| {
+        let count = len - tail + after - start;
+        // What is empty begins at line 0.
+        format!("{},{count}", start + usize::from(count > 0))
+    };
     let mut out = format!(
-        "--- {file}\n+++ {file}\n@@ -{},{} +{},{} @@\n",
-        start + 1,
-        old.len() - tail + after - start,
-        start + 1,
-        new.len() - tail + after - start,
+        "--- {from}\n+++ {to}\n@@ -{} +{} @@\n",
+        range(old.len()),
+        range(new.len()),
     );
-    let mut lines = |mark: char, lines: &[&str], from: usize, to: usize| {
+    let mut add = |mark: char, lines: &[&str], from: usize, to: usize| {
         for line in lines.get(from..to).unwrap_or_default() {
             out.push(mark);
             out.push_str(line);
-            out.push('\n');
+            if !line.ends_with('\n') {
+                out.push_str("\n\\ No newline at end of file\n");
+            }
         }
     };
-    lines(' ', &old, start, head);
-    lines('-', &old, head, old.len() - tail);
-    lines('+', &new, head, new.len() - tail);
-    lines(' ', &old, old.len() - tail, old.len() - tail + after);
+    add(' ', &old, start, head);
+    add('-', &old, head, old.len() - tail);
+    add('+', &new, head, new.len() - tail);
+    add(' ', &old, old.len() - tail, old.len() - tail + after);
     out
+}
+
+/// Lines with what ends them, so that a last one without an end differs from one with it.
+fn lines(text: &str) -> Vec<&str> {
+    text.split_inclusive('\n').collect()
 }

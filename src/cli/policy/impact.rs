@@ -158,7 +158,7 @@ fn before(base: Option<Side>) -> Result<(Before, String), Vec<Diagnostic>> {
 }
 
 /// Set to true when the user presses Ctrl-C; what was found so far is then shown.
-pub(super) fn stopped_by_user() -> watch::Receiver<bool> {
+pub(crate) fn stopped_by_user() -> watch::Receiver<bool> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {

@@ -282,7 +282,7 @@ impl Wishes {
 }
 
 /// Path of `dir` in the work tree it is in, as `git apply` wants names to begin.
-fn prefix(dir: &Path) -> String {
+pub(crate) fn prefix(dir: &Path) -> String {
     let Ok(dir) = dir.canonicalize() else {
         return String::new();
     };

@@ -1,8 +1,11 @@
-//! Reports of the running log: made, and made again to check one.
+//! Reports of a log: made, and made again to check one.
+
+use std::path::Path;
 
 use axum::{Json, Router, extract::DefaultBodyLimit, routing::post};
 use palisade_audit::{
-    index::StoreError,
+    index::{Store, StoreError},
+    log::Log,
     report::{self, Checked, Evidence, Kind, Period, Report},
 };
 use serde::{Deserialize, Serialize};
@@ -24,6 +27,53 @@ pub struct RunReport {
     pub scope: String,
 }
 
+/// What reports are made from.
+pub(crate) struct Desk<'a> {
+    /// The index.
+    pub(crate) store: &'a Store,
+    /// The log.
+    pub(crate) log: &'a Log,
+    /// The folder of the log.
+    pub(crate) dir: &'a Path,
+    /// The present moment, microseconds since the Unix epoch.
+    pub(crate) now_us: i64,
+}
+
+impl Desk<'_> {
+    /// Makes a report under the newest checkpoint. Blocks on the disk.
+    ///
+    /// # Errors
+    /// What is wrong with the question, or with the log.
+    pub(crate) fn run(&self, asked: &RunReport) -> Result<Report, StoreError> {
+        let kind = Kind::find(&asked.name)?;
+        let period = Period::read(&asked.period, self.now_us)?;
+        let checkpoint = self.log.checkpoint();
+        let (store, log) = (self.store, self.log);
+        let evidence = Evidence::new(
+            store,
+            log,
+            self.dir,
+            period,
+            &asked.scope,
+            &checkpoint,
+            self.now_us,
+        )?;
+        report::run(kind, &evidence)
+    }
+
+    /// Makes a report again and compares. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Desk::run`].
+    pub(crate) fn check(&self, told: &Report) -> Result<Checked, StoreError> {
+        let scope = &told.header.scope;
+        report::check(told, self.log, |period, checkpoint| {
+            let (store, log) = (self.store, self.log);
+            Evidence::new(store, log, self.dir, period, scope, checkpoint, self.now_us)
+        })
+    }
+}
+
 impl AuditRole {
     pub(super) fn reports(&self) -> Router {
         let (of_run, of_check) = (self.clone(), self.clone());
@@ -40,35 +90,26 @@ impl AuditRole {
     }
 
     async fn report(self, asked: RunReport) -> Answer<Report> {
-        let kind = Kind::find(&asked.name).map_err(Problem::from)?;
-        let period = Period::read(&asked.period, self.clock.now_us()).map_err(Problem::from)?;
         self.catch_up().await?;
-        blocking(move || {
-            let checkpoint = self.log.checkpoint();
-            let dir = self.dir.join("log");
-            let now_us = self.clock.now_us();
-            let (store, log) = (&self.store, &self.log);
-            let evidence =
-                Evidence::new(store, log, &dir, period, &asked.scope, &checkpoint, now_us)?;
-            report::run(kind, &evidence)
-        })
-        .await
-        .map(Json)
+        blocking(move || self.desk(&self.dir.join("log")).run(&asked))
+            .await
+            .map(Json)
     }
 
     async fn check_report(self, report: Report) -> Answer<Checked> {
         self.catch_up().await?;
-        blocking(move || {
-            let dir = self.dir.join("log");
-            let now_us = self.clock.now_us();
-            let scope = &report.header.scope;
-            report::check(&report, &self.log, |period, checkpoint| {
-                let (store, log) = (&self.store, &self.log);
-                Evidence::new(store, log, &dir, period, scope, checkpoint, now_us)
-            })
-        })
-        .await
-        .map(Json)
+        blocking(move || self.desk(&self.dir.join("log")).check(&report))
+            .await
+            .map(Json)
+    }
+
+    fn desk<'a>(&'a self, dir: &'a Path) -> Desk<'a> {
+        Desk {
+            store: &self.store,
+            log: &self.log,
+            dir,
+            now_us: self.clock.now_us(),
+        }
     }
 
     /// Lets the index take in what the log has.

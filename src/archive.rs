@@ -1,0 +1,106 @@
+//! A log in a folder, opened to be read and asked: a copy, a backup, what an evidence
+//! package has, or the log of a mesh that runs.
+//!
+//! The index is made anew in a folder of its own, which goes with it.
+
+use std::path::{Path, PathBuf};
+
+use palisade_audit::{
+    index::{Store, StoreError},
+    log::{Log, LogOptions, whose},
+};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+
+use crate::run::audit::{reports, store_of};
+
+/// A log in a folder.
+pub(crate) struct Archive {
+    log: Log,
+    // Before the folder that it writes to.
+    store: Store,
+    dir: PathBuf,
+    clock: Clock,
+    _index: Scratch,
+}
+
+/// A folder that is removed at the end.
+struct Scratch(PathBuf);
+
+impl Archive {
+    /// Opens the log in `dir`, or in the folder `log` there, and makes its index.
+    ///
+    /// # Errors
+    /// `PLS7809` when it cannot be read, or its index not be made.
+    pub(crate) async fn open(dir: &Path) -> Result<Self, Diagnostic> {
+        let inner = dir.join("log");
+        let dir = if inner.is_dir() {
+            inner
+        } else {
+            dir.to_owned()
+        };
+        let failed = |why: &dyn std::fmt::Display| unreadable(&dir, &why.to_string());
+        let clock = Clock::system();
+        let options = LogOptions {
+            read_only: true,
+            ..LogOptions::new(whose(&dir).map_err(|e| failed(&e))?)
+        };
+        let log = Log::open(&dir, options, clock.clone()).map_err(|e| failed(&e))?;
+        let index = Scratch::new().map_err(|e| failed(&e))?;
+        let store = store_of(&log, &index.0, &clock).map_err(|e| failed(&e))?;
+        store.flush().await.map_err(|e| failed(&e))?;
+        Ok(Self {
+            log,
+            store,
+            dir,
+            clock,
+            _index: index,
+        })
+    }
+
+    /// What reports are made from.
+    pub(crate) fn desk(&self) -> reports::Desk<'_> {
+        reports::Desk {
+            store: &self.store,
+            log: &self.log,
+            dir: &self.dir,
+            now_us: self.clock.now_us(),
+        }
+    }
+
+    /// The folder of the log.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+/// What to say where the index cannot answer.
+pub(crate) fn unanswered(dir: &Path, error: StoreError) -> Diagnostic {
+    match error {
+        StoreError::Query(mistake) => *mistake,
+        error => unreadable(dir, &error.to_string()),
+    }
+}
+
+fn unreadable(dir: &Path, cause: &str) -> Diagnostic {
+    Diagnostic::error(
+        7809,
+        format!("the log in `{}` cannot be read", dir.display()),
+    )
+    .cause(cause)
+    .help("name the folder of a log, or of a copy: it has a public key, a checkpoint and segments")
+}
+
+impl Scratch {
+    fn new() -> std::io::Result<Self> {
+        let name = format!("palisade-index-{}", std::process::id());
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir)?;
+        Ok(Self(dir))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}

@@ -1,0 +1,135 @@
+//! A report as files: each gets its name when it is whole.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+use palisade_audit::report::{self, Report};
+use palisade_mesh::diagnostic::Diagnostic;
+
+use crate::render::snippet::clean;
+
+/// Section whose listing is a patch.
+const PATCH: &str = "proposed-change";
+
+/// A form that a report takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Csv,
+    Html,
+    Json,
+    Patch,
+    Pdf,
+    Xlsx,
+}
+
+/// The format that a name ends in.
+///
+/// # Errors
+/// `PLS7805` when it ends in none.
+pub(super) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
+    let ending = to.extension().and_then(|ending| ending.to_str());
+    ending
+        .and_then(|ending| Format::from_str(ending, true).ok())
+        .ok_or_else(|| {
+            let name = clean(&to.display().to_string());
+            Diagnostic::error(7805, format!("`{name}` does not say which format"))
+                .help("end it in .html, .pdf, .xlsx, .csv or .json; of `unused` also in .patch")
+        })
+}
+
+/// Refuses a name that is taken.
+///
+/// # Errors
+/// `PLS7703`.
+pub(super) fn free(to: &Path) -> Result<(), Diagnostic> {
+    match to.exists() {
+        false => Ok(()),
+        true => Err(
+            Diagnostic::error(7703, format!("there is a file `{}` already", to.display()))
+                .help("choose another name, or replace it: --overwrite"),
+        ),
+    }
+}
+
+/// Writes a report to the files of a format.
+///
+/// # Errors
+/// `PLS7806` when it cannot be written.
+pub(super) fn written(
+    report: &Report,
+    to: &Path,
+    format: Format,
+    overwrite: bool,
+) -> Result<Vec<PathBuf>, Diagnostic> {
+    let files = contents(report, to, format)?;
+    for (path, bytes) in &files {
+        if !overwrite {
+            free(path)?;
+        }
+        put(path, bytes)?;
+    }
+    Ok(files.into_iter().map(|(path, _)| path).collect())
+}
+
+/// Writes a file as a whole.
+///
+/// # Errors
+/// `PLS7806` when it cannot be written.
+pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
+    let mut part = path.as_os_str().to_owned();
+    part.push(".part");
+    let done = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
+    done.map_err(|e| failed(path, &e))
+}
+
+fn contents(
+    report: &Report,
+    to: &Path,
+    format: Format,
+) -> Result<Vec<(PathBuf, Vec<u8>)>, Diagnostic> {
+    let bytes = match format {
+        Format::Html => report::to_html(report)
+            .map_err(|e| failed(to, &e))?
+            .into_bytes(),
+        Format::Json => {
+            let mut text = serde_json::to_vec_pretty(report).map_err(|e| failed(to, &e))?;
+            text.push(b'\n');
+            text
+        }
+        Format::Pdf => report::to_pdf(report).map_err(|e| failed(to, &e))?,
+        Format::Xlsx => report::to_xlsx(report).map_err(|e| failed(to, &e))?,
+        Format::Patch => patch(report)?.into_bytes(),
+        Format::Csv => {
+            let stem = to.file_stem().and_then(|s| s.to_str()).unwrap_or("report");
+            let tables = report::to_csv(report).map_err(|e| failed(to, &e))?;
+            let named = tables
+                .into_iter()
+                .map(|(name, bytes)| (to.with_file_name(format!("{stem}-{name}")), bytes));
+            return Ok(named.collect());
+        }
+    };
+    Ok(vec![(to.to_owned(), bytes)])
+}
+
+/// The patch that a report proposes.
+fn patch(report: &Report) -> Result<String, Diagnostic> {
+    let mut sections = report.sections.iter();
+    let section = sections.find(|section| section.id == PATCH);
+    let patch = section.and_then(|section| section.listing.clone());
+    patch.ok_or_else(|| {
+        Diagnostic::error(
+            7805,
+            format!("the report `{}` proposes no patch", report.name),
+        )
+        .help("palisade report run unused --to unused.patch")
+    })
+}
+
+fn failed(to: &Path, why: &dyn std::fmt::Display) -> Diagnostic {
+    Diagnostic::error(7806, format!("`{}` cannot be written", to.display()))
+        .cause(why.to_string())
+        .help("check the folder, its rights and the room on the disk")
+}

@@ -1,0 +1,184 @@
+//! The parts of a report that only the policies can tell: who may do what, and what of it
+//! the log shows no use of.
+
+use std::{
+    collections::BTreeSet,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+};
+
+use palisade_audit::{
+    envelope::DecisionRef,
+    report::{Header, Report, Section},
+};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
+use palisade_pdp::decide::Replay;
+
+use crate::{
+    cli::{
+        Context,
+        policy::{impact::stopped_by_user, suggest::prefix},
+        target,
+    },
+    grants::{Edge, Grants, Proposal, sections},
+    history::{
+        Wanted,
+        flips::{Before, Comparing, Flips},
+    },
+};
+
+/// Where policies and decisions come from.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    /// A policy repository; the revision in force in the running mesh where it is none.
+    pub(super) policies: Option<PathBuf>,
+    /// The folder of a log; the running mesh's where it is none.
+    pub(super) log: Option<PathBuf>,
+}
+
+/// The sections that `report` needs from the policies, for the time, the scope and the
+/// checkpoint of its header; none where it needs none.
+///
+/// # Errors
+/// When policies or decisions cannot be had, or there is no decision to go by.
+pub(super) async fn sections_of(
+    report: &Report,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Vec<Section>, Vec<Diagnostic>> {
+    match report.name.as_str() {
+        "access-review" if origin.policies.is_none() && origin.log.is_some() => Ok(Vec::new()),
+        "access-review" => {
+            let (grants, query) = used(&report.header, origin, context).await?;
+            Ok(vec![sections::for_review(&grants, &query)])
+        }
+        "reach" => {
+            let grants = granted(origin, context).await?;
+            Ok(vec![sections::reach(&grants)])
+        }
+        "unused" => unused(report, origin, context).await,
+        _ => Ok(Vec::new()),
+    }
+}
+
+async fn unused(
+    report: &Report,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Vec<Section>, Vec<Diagnostic>> {
+    let (grants, query) = used(&report.header, origin, context).await?;
+    if grants.decisions == 0 {
+        let nothing = Diagnostic::error(7810, "no decision was recorded in the period")
+            .cause("everything would be called unused, and nothing was shown to be")
+            .help("choose a period in which there was traffic");
+        return Err(vec![nothing]);
+    }
+    let ended = grants.endable(grants.unused().map(|(edge, _)| edge.clone()));
+    let (proposal, flips) = proposed(&grants, ended, &query, origin, context).await?;
+    Ok(vec![
+        sections::unused(&grants, &proposal, &query),
+        sections::permits(&grants, &proposal),
+        sections::change(&proposal, &flips),
+    ])
+}
+
+/// A change that ends these grants, and what it does to the decisions of `query`.
+///
+/// # Errors
+/// When there is no such change, or the decisions cannot be had.
+pub(super) async fn proposed(
+    grants: &Grants,
+    ended: BTreeSet<Edge>,
+    query: &str,
+    origin: &Origin,
+    context: &Context,
+) -> Result<(Proposal, Flips), Vec<Diagnostic>> {
+    let prefix = origin.policies.as_deref().map(prefix).unwrap_or_default();
+    let proposal = Proposal::to_end(grants, ended, &prefix, &Clock::system())?;
+    let before = Before::Replayed(Box::new(Replay::new(grants.snapshot().clone())));
+    let mut comparing = Comparing::new(proposal.candidate.clone(), before);
+    let mut take = |record: &DecisionRef<'_>| comparing.take(record);
+    visit(query, &domain(grants), origin, context, &mut take).await?;
+    Ok((proposal, comparing.flips))
+}
+
+/// What the policies grant.
+///
+/// # Errors
+/// When the policies cannot be had.
+pub(super) async fn granted(origin: &Origin, context: &Context) -> Result<Grants, Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
+    let snapshot = match &origin.policies {
+        Some(dir) => target::snapshot_of(dir)?,
+        None if origin.log.is_some() => {
+            return Err(one(Diagnostic::error(
+                7811,
+                "this report needs the policies, and a log does not have them",
+            )
+            .help("name the policy repository: --policies DIR")));
+        }
+        None => target::running(context).await.map_err(one)?,
+    };
+    Grants::of(snapshot, &Clock::system()).map_err(one)
+}
+
+/// What the policies grant, with its uses by the decisions that the report is about, and
+/// the query of these.
+///
+/// # Errors
+/// When policies or decisions cannot be had.
+pub(super) async fn used(
+    header: &Header,
+    origin: &Origin,
+    context: &Context,
+) -> Result<(Grants, String), Vec<Diagnostic>> {
+    let mut grants = granted(origin, context).await?;
+    let query = query_of(header);
+    let domain = domain(&grants);
+    let mut take = |record: &DecisionRef<'_>| grants.take(record);
+    visit(&query, &domain, origin, context, &mut take).await?;
+    Ok((grants, query))
+}
+
+fn domain(grants: &Grants) -> TrustDomain {
+    grants.snapshot().catalogue().trust_domain().clone()
+}
+
+/// The decisions that the head of a report is about.
+fn query_of(header: &Header) -> String {
+    let scope = match header.scope.as_str() {
+        "" => String::new(),
+        scope => format!("({scope}) "),
+    };
+    format!(
+        "class:decision {scope}entry:<{} since:{} until:{}",
+        header.checkpoint.size, header.from, header.to
+    )
+}
+
+async fn visit(
+    query: &str,
+    domain: &TrustDomain,
+    origin: &Origin,
+    context: &Context,
+    take: &mut dyn FnMut(&DecisionRef<'_>),
+) -> Result<(), Vec<Diagnostic>> {
+    let log = origin.log.as_deref().map(Path::display);
+    let mut said: Vec<String> = log.iter().map(ToString::to_string).collect();
+    said.push(query.to_owned());
+    let wanted = Wanted::new(&said, "").map_err(|d| vec![d])?;
+    let stop = stopped_by_user();
+    let mut each = |record: &DecisionRef<'_>| {
+        take(record);
+        ControlFlow::Continue(())
+    };
+    let mesh = context.mesh.as_deref();
+    let covered = wanted.visit(mesh, domain, &stop, &mut each).await;
+    match covered.map_err(|d| vec![d])?.interrupted {
+        false => Ok(()),
+        true => Err(vec![
+            Diagnostic::error(7812, "the report was interrupted")
+                .help("make it again; a shorter period takes less time"),
+        ]),
+    }
+}

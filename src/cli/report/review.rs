@@ -1,0 +1,307 @@
+//! `palisade report review`: verdicts on every grant, a sign-off, and the change of the
+//! policies that ends what was revoked.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use palisade_audit::report::Report;
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use serde_json::json;
+
+use super::{
+    PERIOD_DEFAULT, Place, Source, files,
+    granted::{self, Origin},
+};
+use crate::{
+    cli::{Context, Exit, block_on},
+    render::{self, Output, reviews},
+    review::{Review, Verdict, Which, Word},
+};
+
+/// What to do with an access review.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Command {
+    /// Begin a review: every grant of the policies, with its uses in the period.
+    Start {
+        /// The file to keep it in, such as 2026-q4.review.json.
+        file: PathBuf,
+        /// The time whose uses are counted, as for `report run`.
+        #[arg(long, default_value = PERIOD_DEFAULT)]
+        period: String,
+        #[command(flatten)]
+        from: Place,
+    },
+    /// Put a verdict on grants: decide FILE revoke --unused --by ana.
+    Decide(DecideArgs),
+    /// Show where a review stands, or write it as a report.
+    Show {
+        /// The review.
+        file: PathBuf,
+        /// A file to write: .html, .pdf, .xlsx, .csv or .json.
+        #[arg(long, value_name = "FILE")]
+        to: Vec<PathBuf>,
+        /// Replace files that are there.
+        #[arg(long)]
+        overwrite: bool,
+    },
+    /// Stand for a review in which every grant is kept or revoked.
+    Sign {
+        /// The review.
+        file: PathBuf,
+        /// Who signs.
+        #[arg(long, value_name = "NAME")]
+        by: String,
+    },
+    /// Write the change of the policies that ends what was revoked, and nothing else.
+    Patch {
+        /// The review.
+        file: PathBuf,
+        /// The patch to write, for `git apply` in the policy repository.
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Replace a file that is there.
+        #[arg(long)]
+        overwrite: bool,
+        #[command(flatten)]
+        from: Place,
+    },
+}
+
+/// Arguments of `report review decide`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DecideArgs {
+    /// The review.
+    file: PathBuf,
+    /// The verdict.
+    verdict: Word,
+    /// The reviewer.
+    #[arg(long, value_name = "NAME")]
+    by: String,
+    /// Why.
+    #[arg(long, default_value = "", hide_default_value = true)]
+    note: String,
+    /// Grants by their numbers in `show`; may be given several times.
+    #[arg(long = "row", value_name = "N")]
+    rows: Vec<usize>,
+    /// Grants of this caller, NAMESPACE/NAME.
+    #[arg(long)]
+    caller: Option<String>,
+    /// Grants that this permit gives.
+    #[arg(long, value_name = "ID")]
+    permit: Option<String>,
+    /// Grants that nobody used.
+    #[arg(long)]
+    unused: bool,
+    /// Grants without a verdict yet.
+    #[arg(long)]
+    undecided: bool,
+}
+
+pub(super) fn main(command: &Command, context: &Context) -> Exit {
+    let done = match command {
+        Command::Start { file, period, from } => start(file, period, from, context),
+        Command::Decide(args) => decide(args, context).map_err(|d| vec![d]),
+        Command::Show {
+            file,
+            to,
+            overwrite,
+        } => show(file, to, *overwrite, context).map_err(|d| vec![d]),
+        Command::Sign { file, by } => sign(file, by, context).map_err(|d| vec![d]),
+        Command::Patch {
+            file,
+            to,
+            overwrite,
+            from,
+        } => patch(file, to, *overwrite, &from.origin(), context),
+    };
+    match done {
+        Ok(()) => Exit::Ok,
+        Err(found) => {
+            render::diagnostics(context.output, &found);
+            found.first().map_or(Exit::Failed, Exit::of)
+        }
+    }
+}
+
+fn start(
+    file: &Path,
+    period: &str,
+    from: &Place,
+    context: &Context,
+) -> Result<(), Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
+    files::free(file).map_err(one)?;
+    let origin = from.origin();
+    let review = block_on(async {
+        let source = Source::find(&origin, context).await.map_err(one)?;
+        let header = source
+            .run("access-review", period, "")
+            .await
+            .map_err(one)?
+            .header;
+        let (grants, _) = granted::used(&header, &origin, context).await?;
+        Ok::<_, Vec<Diagnostic>>(Review::begin(header, &grants))
+    })?;
+    keep(file, &review).map_err(one)?;
+    told(file, &review, context);
+    Ok(())
+}
+
+fn decide(args: &DecideArgs, context: &Context) -> Result<(), Diagnostic> {
+    let mut review = read(&args.file)?;
+    let which = Which {
+        rows: args.rows.clone(),
+        caller: args.caller.clone(),
+        permit: args.permit.clone(),
+        unused: args.unused,
+        undecided: args.undecided,
+    };
+    if which.is_empty() {
+        return Err(Diagnostic::error(7815, "no grant was named")
+            .help("name some: --row N, --caller NAME, --permit ID, --unused, --undecided"));
+    }
+    let verdict = Verdict {
+        word: args.verdict,
+        by: args.by.clone(),
+        at: now(),
+        note: args.note.clone(),
+    };
+    if review.decide(&which, &verdict) == 0 {
+        return Err(Diagnostic::error(7815, "no grant of the review is meant")
+            .cause("a grant has to fit everything that was given")
+            .help("see their numbers: palisade report review show FILE"));
+    }
+    keep(&args.file, &review)?;
+    told(&args.file, &review, context);
+    Ok(())
+}
+
+fn show(file: &Path, to: &[PathBuf], overwrite: bool, context: &Context) -> Result<(), Diagnostic> {
+    let review = read(file)?;
+    let report: Report = review.report();
+    for to in to {
+        let format = files::format_of(to)?;
+        files::written(&report, to, format, overwrite)?;
+    }
+    match context.output {
+        Output::Json => render::json(&review),
+        Output::Human => reviews::print(&review, file),
+    }
+    Ok(())
+}
+
+fn sign(file: &Path, by: &str, context: &Context) -> Result<(), Diagnostic> {
+    let mut review = read(file)?;
+    review.sign(by, now())?;
+    keep(file, &review)?;
+    told(file, &review, context);
+    Ok(())
+}
+
+fn patch(
+    file: &Path,
+    to: &Path,
+    overwrite: bool,
+    origin: &Origin,
+    context: &Context,
+) -> Result<(), Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
+    let review = read(file).map_err(one)?;
+    if !overwrite {
+        files::free(to).map_err(one)?;
+    }
+    let (proposal, flips) = block_on(async {
+        let (grants, query) = granted::used(&review.header, origin, context).await?;
+        let policy = grants.snapshot().versions().policy.to_string();
+        if policy != review.policy {
+            return Err(one(changed(&review.policy, &policy)));
+        }
+        granted::proposed(&grants, review.revoked(), &query, origin, context).await
+    })?;
+    files::put(to, proposal.patch.as_bytes()).map_err(one)?;
+    match context.output {
+        Output::Json => render::json(&json!({
+            "file": to.display().to_string(),
+            "signed": review.is_signed(),
+            "ended": proposal.ended,
+            "cuts": proposal.cuts,
+            "flips": flips,
+        })),
+        Output::Human => reviews::print_patch(&review, &proposal, &flips, to),
+    }
+    Ok(())
+}
+
+/// Checks a review again: its sign-off, and every grant and use.
+///
+/// # Errors
+/// When policies or decisions cannot be had.
+pub(super) fn verify(
+    review: &Review,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Exit, Vec<Diagnostic>> {
+    let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
+    let differences = review.differences(&grants);
+    let policy = grants.snapshot().versions().policy.to_string();
+    match context.output {
+        Output::Json => render::json(&json!({
+            "signed": review.is_signed(),
+            "same_policies": policy == review.policy,
+            "compared": review.grants.len(),
+            "differences": differences,
+        })),
+        Output::Human => reviews::print_checked(review, &differences),
+    }
+    let holds = differences.is_empty() && review.is_signed() != Some(false);
+    Ok(if holds { Exit::Ok } else { Exit::NotVerified })
+}
+
+fn told(file: &Path, review: &Review, context: &Context) {
+    match context.output {
+        Output::Json => render::json(&json!({
+            "file": file.display().to_string(),
+            "grants": review.grants.len(),
+            "keep": review.count(Some(Word::Keep)),
+            "revoke": review.count(Some(Word::Revoke)),
+            "ask": review.count(Some(Word::Ask)),
+            "undecided": review.count(None),
+            "signed": review.is_signed(),
+        })),
+        Output::Human => reviews::print_standing(review, file),
+    }
+}
+
+fn read(file: &Path) -> Result<Review, Diagnostic> {
+    let none = |why: String| {
+        Diagnostic::error(7813, format!("`{}` is no review", file.display()))
+            .cause(why)
+            .help("begin one: palisade report review start FILE")
+    };
+    let text = fs::read_to_string(file).map_err(|e| none(e.to_string()))?;
+    let review = Review::read(&text)?;
+    review.ok_or_else(|| none("it does not say that it is one".to_owned()))
+}
+
+fn keep(file: &Path, review: &Review) -> Result<(), Diagnostic> {
+    let text = serde_json::to_string_pretty(review);
+    let text = text.map_err(|e| {
+        Diagnostic::error(7806, format!("`{}` cannot be written", file.display()))
+            .cause(e.to_string())
+    })?;
+    files::put(file, format!("{text}\n").as_bytes())
+}
+
+fn changed(then: &str, now: &str) -> Diagnostic {
+    Diagnostic::error(7816, "the policies have changed since the review began")
+        .cause(format!("the review is of {then}, these are {now}"))
+        .help("give the repository as it was, --policies DIR, or begin a review of these")
+}
+
+/// The present moment, as it stands in reviews.
+fn now() -> String {
+    let now = jiff::Timestamp::from_microsecond(Clock::system().now_us());
+    format!("{:.0}", now.unwrap_or_default())
+}

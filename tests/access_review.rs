@@ -1,0 +1,369 @@
+//! Who has access and does not need it: a seeded year with grants that nobody used, the
+//! change that ends them, and a review with verdicts and a sign-off.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+mod support;
+
+use std::{collections::BTreeSet, fs, path::Path, process::Command};
+
+use palisade_mesh::wire::record::Verdict;
+use serde_json::Value;
+use support::{
+    Home, copy,
+    year::{self, Habit},
+};
+
+/// Policies beside the sample's: one that nobody uses, and one that is used in part.
+const SEEDED: &str = r#"@id("refunds-for-reports")
+@owner("team-orders")
+permit (
+  principal in Service::"demo.test/shop/reports",
+  action == Action::"orders:refund",
+  resource in Service::"demo.test/shop/orders"
+);
+
+// Web may do everything with the stock.
+@id("stock-for-web")
+@owner("team-inventory")
+permit (
+  principal in Service::"demo.test/shop/web",
+  action,
+  resource in Service::"demo.test/shop/inventory"
+);
+"#;
+
+/// What is granted and not used, by caller, action and resource.
+const UNUSED: [(&str, &str, &str); 3] = [
+    ("shop/reports", "GET", "demo.test/shop/inventory/read"),
+    (
+        "shop/reports",
+        "orders:refund",
+        "demo.test/shop/orders/refund",
+    ),
+    (
+        "shop/web",
+        "inventory:reserve",
+        "demo.test/shop/inventory/reserve",
+    ),
+];
+
+const PERIOD: &str = "last:366d";
+
+type Edges = BTreeSet<(String, String, String)>;
+
+/// A home with `policies` and the `log` of a year in which everything that they grant is
+/// used each day, except [`UNUSED`].
+fn seeded() -> Home {
+    let home = Home::new();
+    copy(&support::sample_policies(), &home.path("policies"));
+    fs::write(home.path("policies/policies/seeded.cedar"), SEEDED).unwrap();
+    let mut habits: Vec<Habit> = granted(&home, "policies")
+        .iter()
+        .filter(|answer| !unused().contains(&edge(answer)))
+        .map(|answer| habit(answer, Verdict::Allow))
+        .collect();
+    assert!(habits.len() > 5, "{habits:?}");
+    // Denied every day, and so no use of anything.
+    habits.push(Habit {
+        principal: "spiffe://demo.test/ns/shop/sa/web".into(),
+        service: "shop/orders".into(),
+        action: "orders:refund".into(),
+        method: "POST",
+        resource: "demo.test/shop/orders/refund".into(),
+        path: "/orders/42/refund".into(),
+        verdict: Verdict::NotPermitted,
+    });
+    year::fill(&home.path("log"), &habits);
+    home
+}
+
+fn unused() -> Edges {
+    UNUSED
+        .iter()
+        .map(|(caller, action, resource)| {
+            (
+                (*caller).to_owned(),
+                (*action).to_owned(),
+                (*resource).to_owned(),
+            )
+        })
+        .collect()
+}
+
+/// Everything that somebody may do, by the command that people ask.
+fn granted(home: &Home, policies: &str) -> Vec<Value> {
+    let mut all = Vec::new();
+    for caller in support::demo::SHOP {
+        let said = home.json(&["what-can", caller, "--policies", policies]);
+        let answers = said["answers"].as_array().unwrap().iter();
+        all.extend(answers.filter(|a| a["may"] != "no").cloned());
+    }
+    all
+}
+
+fn edge(answer: &Value) -> (String, String, String) {
+    let text = |key: &str| answer[key].as_str().unwrap().to_owned();
+    (text("caller"), text("action"), text("resource"))
+}
+
+fn habit(answer: &Value, verdict: Verdict) -> Habit {
+    let text = |key: &str| answer[key].as_str().unwrap().to_owned();
+    let action = text("action");
+    let method = match action.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "OPTIONS" => "OPTIONS",
+        "payments:read-cards" => "GET",
+        _ => "POST",
+    };
+    Habit {
+        principal: text("principal"),
+        service: text("service"),
+        method,
+        resource: text("resource"),
+        path: text("path").replace("{id}", "42").replace("{sku}", "7"),
+        action,
+        verdict,
+    }
+}
+
+/// Rows of a section of a report, as lists of texts.
+fn rows<'r>(report: &'r Value, section: &str) -> Vec<Vec<&'r str>> {
+    let sections = report["sections"].as_array().unwrap();
+    let section = sections.iter().find(|s| s["id"] == section).unwrap();
+    let rows = section["table"]["rows"].as_array().unwrap().iter();
+    rows.map(|row| {
+        let cells = row.as_array().unwrap().iter();
+        cells.map(|cell| cell.as_str().unwrap()).collect()
+    })
+    .collect()
+}
+
+fn figure<'r>(report: &'r Value, section: &str, label: &str) -> &'r str {
+    let sections = report["sections"].as_array().unwrap();
+    let section = sections.iter().find(|s| s["id"] == section).unwrap();
+    let figures = section["figures"].as_array().unwrap();
+    let figure = figures.iter().find(|f| f["label"] == label).unwrap();
+    figure["value"].as_str().unwrap()
+}
+
+/// Arguments of `report review`.
+fn review<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [&["report", "review"], args].concat()
+}
+
+fn applied(home: &Home, patch: &str, to: &str) {
+    let patch = fs::canonicalize(home.path(patch)).unwrap();
+    let output = Command::new("git")
+        .args(["apply", "--whitespace=nowarn"])
+        .arg(patch)
+        .current_dir(home.path(to))
+        .env("GIT_CEILING_DIRECTORIES", Path::new("/"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", support::said(&output));
+}
+
+/// Exactly the seeded grants are found; the change ends them, keeps all others, and flips
+/// no decision of the year.
+#[test]
+fn the_grants_that_nobody_used_in_a_year_are_found_and_ended() {
+    let home = seeded();
+    let place = ["--policies", "policies", "--log", "log"];
+    let run = ["report", "run", "unused", "--period", PERIOD];
+    let to = [
+        "--to",
+        "unused.json",
+        "--to",
+        "unused.patch",
+        "--to",
+        "unused.html",
+        "--to",
+        "unused.pdf",
+    ];
+    home.json(&[&run[..], &place, &to].concat());
+    let text = fs::read_to_string(home.path("unused.json")).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let found: Edges = rows(&report, "unused-grants")
+        .iter()
+        .map(|row| {
+            (
+                row[0].into(),
+                row[2].into(),
+                format!("demo.test/{}", row[3]),
+            )
+        })
+        .collect();
+    assert_eq!(found, unused());
+    let proposals: BTreeSet<(&str, &str)> = rows(&report, "permits")
+        .iter()
+        .map(|row| (row[0], row[6]))
+        .filter(|(_, proposal)| *proposal != "keep")
+        .collect();
+    let expected = [
+        ("inventory-read", "narrow by 1"),
+        ("refunds-for-reports", "remove"),
+        ("stock-for-web", "narrow by 1"),
+    ];
+    assert_eq!(proposals, expected.into());
+    let of_change = |label| figure(&report, "proposed-change", label);
+    assert_eq!(of_change("newly denied by the change"), "0");
+    assert_eq!(of_change("newly allowed by the change"), "0");
+    assert_eq!(of_change("could not be made again"), "0");
+    let decisions: u32 = of_change("recorded decisions made again").parse().unwrap();
+    assert!(decisions > 8 * year::DAYS && decisions.is_multiple_of(year::DAYS));
+
+    let verify = ["report", "verify", "unused.html"];
+    let checked = home.json(&[&verify[..], &place].concat());
+    assert_eq!(checked["differences"], serde_json::json!([]));
+    assert!(checked["compared"].as_u64() > Some(15), "{checked}");
+
+    copy(&home.path("policies"), &home.path("narrower"));
+    applied(&home, "unused.patch", "narrower");
+    home.says(&["policy", "validate", "narrower"], 0);
+    let left: Edges = granted(&home, "narrower").iter().map(edge).collect();
+    let before: Edges = granted(&home, "policies").iter().map(edge).collect();
+    assert_eq!(left, before.difference(&unused()).cloned().collect());
+    let impact = home.json(&[
+        "policy",
+        "impact",
+        "narrower",
+        "--against",
+        "policies",
+        "--log",
+        "log",
+        "--max-newly-denied",
+        "0",
+        "--max-newly-allowed",
+        "0",
+    ]);
+    assert_eq!(impact["decisions"], decisions);
+    assert_eq!(impact["newly_denied"]["count"], 0, "{impact}");
+    assert_eq!(impact["newly_allowed"]["count"], 0, "{impact}");
+
+    // Of other policies the report does not hold.
+    let other = ["--policies", "narrower", "--log", "log"];
+    let said = home.says(&[&verify[..], &other].concat(), 8);
+    assert!(said.contains("✗ does not hold"), "{said}");
+}
+
+/// Without a decision nothing can be called unused; other reports say that there is none.
+#[test]
+fn a_period_without_records_is_told_and_never_taken_for_evidence() {
+    let home = seeded();
+    let place = [
+        "--policies",
+        "policies",
+        "--log",
+        "log",
+        "--period",
+        "2024-01",
+    ];
+    let said = home.says(&[&["report", "run", "unused"][..], &place].concat(), 3);
+    assert!(said.contains("PLS7810"), "{said}");
+    let files = ["--to", "a.html", "--to", "a.csv"];
+    home.says(
+        &[&["report", "run", "denials"][..], &place, &files].concat(),
+        0,
+    );
+    let page = fs::read_to_string(home.path("a.html")).unwrap();
+    assert!(page.contains("No record at all in this period") && page.contains("log begins"));
+    let table = fs::read_to_string(home.path("a-02-denied-attempts.csv")).unwrap();
+    assert!(table.contains("(no record of the period)"), "{table}");
+    for (args, code) in [
+        (&["unused", "--log", "log"][..], "PLS7811"),
+        (&["denials", "--log", "policies"], "PLS7809"),
+        (&["denials", "--log", "log", "--to", "a.patch"], "PLS7805"),
+    ] {
+        let said = home.says(&[&["report", "run"], args].concat(), 3);
+        assert!(said.contains(code), "{args:?}: {said}");
+    }
+}
+
+/// A review goes from verdicts to a sign-off to a change that ends what was revoked.
+#[test]
+fn a_review_is_decided_signed_and_becomes_a_change() {
+    let home = seeded();
+    let place = ["--policies", "policies", "--log", "log"];
+    let start = review(&["start", "q.json", "--period", PERIOD]);
+    let begun = home.json(&[&start[..], &place].concat());
+    assert_eq!(begun["undecided"], begun["grants"]);
+    assert!(
+        home.says(&[&start[..], &place].concat(), 3)
+            .contains("PLS7703")
+    );
+    let said = home.says(&review(&["decide", "q.json", "keep", "--by", "ana"]), 3);
+    assert!(said.contains("PLS7815"), "{said}");
+
+    let revoked = home.json(&review(&[
+        "decide", "q.json", "revoke", "--unused", "--by", "ana",
+    ]));
+    assert_eq!(revoked["revoke"], UNUSED.len());
+    home.json(&review(&[
+        "decide", "q.json", "ask", "--row", "1", "--by", "ana", "--note", "who?",
+    ]));
+    home.json(&review(&[
+        "decide",
+        "q.json",
+        "keep",
+        "--undecided",
+        "--by",
+        "ana",
+    ]));
+    let said = home.says(&review(&["sign", "q.json", "--by", "ben"]), 3);
+    assert!(
+        said.contains("PLS7814") && said.contains("1 say ask"),
+        "{said}"
+    );
+    home.json(&review(&[
+        "decide", "q.json", "revoke", "--row", "1", "--by", "ana",
+    ]));
+    let signed = home.json(&review(&["sign", "q.json", "--by", "ben"]));
+    assert_eq!(signed["signed"], true);
+    let said = home.says(&review(&["show", "q.json", "--to", "q.html"]), 0);
+    assert!(said.contains("✓ signed off by ben"), "{said}");
+    assert!(
+        fs::read_to_string(home.path("q.html"))
+            .unwrap()
+            .contains("ben")
+    );
+    home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 0);
+
+    let patch = review(&["patch", "q.json", "--to", "q.patch"]);
+    let done = home.json(&[&patch[..], &place].concat());
+    let ended = done["ended"].as_array().unwrap();
+    let first = edge(&ended[0]);
+    // Row 1 was in use: that its requests will be denied is said.
+    let used = !unused().contains(&first);
+    assert_eq!(
+        done["flips"]["newly_denied"]["count"].as_u64() > Some(0),
+        used,
+        "{done}"
+    );
+    assert_eq!(done["flips"]["newly_allowed"]["count"], 0);
+    copy(&home.path("policies"), &home.path("narrower"));
+    applied(&home, "q.patch", "narrower");
+    let left: Edges = granted(&home, "narrower").iter().map(edge).collect();
+    let all: Edges = ended.iter().map(edge).collect();
+    let before: Edges = granted(&home, "policies").iter().map(edge).collect();
+    assert_eq!(left, before.difference(&all).cloned().collect());
+    let other = ["--policies", "narrower", "--log", "log"];
+    let said = home.says(&[&patch[..], &other, &["--overwrite"]].concat(), 3);
+    assert!(said.contains("PLS7816"), "{said}");
+
+    // A verdict that is changed afterwards is seen.
+    let text = fs::read_to_string(home.path("q.json")).unwrap();
+    fs::write(
+        home.path("q.json"),
+        text.replacen("\"revoke\"", "\"keep\"", 1),
+    )
+    .unwrap();
+    let said = home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 8);
+    assert!(said.contains("changed since it was signed off"), "{said}");
+}
