@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use palisade_audit::{
-    index::{Store, StoreError},
+    index::{BucketSpan, Store, StoreError},
     log::{Log, LogOptions, whose},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
@@ -46,7 +46,7 @@ impl Archive {
         };
         let log = Log::open(&dir, options, clock.clone()).map_err(|e| failed(&e))?;
         let index = Scratch::new().map_err(|e| failed(&e))?;
-        let store = store_of(&log, &index.0, &clock).map_err(|e| failed(&e))?;
+        let store = store_of(&log, &index.0, &clock, BucketSpan::Month).map_err(|e| failed(&e))?;
         store.flush().await.map_err(|e| failed(&e))?;
         Ok(Self {
             log,

@@ -150,6 +150,32 @@ pub static KINDS: &[Kind] = &[
         build: sections::integrity,
     },
     Kind {
+        name: "hygiene",
+        title: "Identity hygiene",
+        question: "Which identities are shared, silent or refused?",
+        controls: &[
+            "PCI DSS 8.2.1",
+            "SOC 2 CC6.1",
+            "ISO 27001 A.5.16",
+            "HIPAA 164.312(a)(2)(i)",
+        ],
+        build: sections::hygiene,
+    },
+    Kind {
+        name: "zero-trust",
+        title: "Zero-trust scorecard",
+        question: "How much of the traffic follows the tenets of NIST SP 800-207?",
+        controls: &["NIST SP 800-207 2.1"],
+        build: sections::scorecard,
+    },
+    Kind {
+        name: "incident",
+        title: "Incident timeline",
+        question: "What did the callers of the scope do, what met them, and what was changed meanwhile?",
+        controls: &["SOC 2 CC7.4", "ISO 27001 A.5.28", "HIPAA 164.308(a)(6)(ii)"],
+        build: sections::incident,
+    },
+    Kind {
         name: "pci-dss",
         title: "PCI DSS 4.0.1 evidence pack",
         question: "What does the mesh show for requirements 7, 8 and 10?",

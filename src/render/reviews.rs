@@ -103,7 +103,7 @@ pub(crate) fn print_patch(review: &Review, proposal: &Proposal, flips: &Flips, t
         line(&paint(WARN, "the review is not signed off as it stands"));
     }
     line(&format!(
-        "{} end, by {}",
+        "ended: {}, by {}",
         count(proposal.ended.len(), "grant", "grants"),
         count(proposal.cuts.len(), "changed permit", "changed permits"),
     ));

@@ -16,7 +16,7 @@ use palisade_audit::{
     decisions::Decisions,
     disk::Room,
     envelope::LEAF_LEN_MAX,
-    index::{self, Cursor, Gap, Options, Store, StoreError, TailEvent},
+    index::{self, BucketSpan, Cursor, Gap, Options, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
     local::LocalSink,
@@ -113,7 +113,7 @@ impl AuditRole {
         let options = LogOptions::new(config.trust_domain.clone());
         let log =
             Log::open(&dir.join("log"), options, clock.clone()).map_err(|e| vec![refused(&e)])?;
-        let store = store_of(&log, &dir.join("index"), clock)
+        let store = store_of(&log, &dir.join("index"), clock, BucketSpan::Day)
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
@@ -651,10 +651,15 @@ pub(crate) fn store_of(
     log: &Log,
     dir: &std::path::Path,
     clock: &Clock,
+    bucket: BucketSpan,
 ) -> Result<Store, StoreError> {
     let source = Arc::new(LogSource(log.clone()));
     let of_gaps = log.clone();
-    let store = Store::open(source, dir, clock.clone(), Options::default())?;
+    let options = Options {
+        bucket,
+        ..Options::default()
+    };
+    let store = Store::open(source, dir, clock.clone(), options)?;
     Ok(store.with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window))))
 }
 

@@ -24,6 +24,8 @@ pub enum BucketSpan {
     Day,
     /// An hour, for busy meshes.
     Hour,
+    /// Thirty days, for an index that is made at once, asked and thrown away.
+    Month,
 }
 
 impl BucketSpan {
@@ -31,6 +33,7 @@ impl BucketSpan {
         match self {
             Self::Day => 86_400_000_000,
             Self::Hour => 3_600_000_000,
+            Self::Month => 30 * 86_400_000_000,
         }
     }
 

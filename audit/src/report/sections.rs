@@ -14,6 +14,7 @@ pub(super) mod access;
 pub(super) mod changes;
 pub(super) mod denials;
 pub(super) mod integrity;
+pub(super) mod posture;
 
 /// Points of a chart, at most.
 const STEPS: i64 = 60;
@@ -85,6 +86,32 @@ pub(super) fn integrity(e: &Evidence<'_>) -> Sections {
         integrity::clocks(e, ROWS_MAX)?,
         integrity::fields(e)?,
         integrity::retention(e)?,
+    ])
+}
+
+pub(super) fn hygiene(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        posture::shared(e, ROWS_MAX)?,
+        posture::silent(e, ROWS_MAX)?,
+        denials::handshakes(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn scorecard(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        posture::tenets(e)?,
+        access::over_time(e)?,
+        integrity::modes(e)?,
+    ])
+}
+
+pub(super) fn incident(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        access::over_time(e)?,
+        posture::reasons(e, ROWS_MAX)?,
+        posture::timeline(e, ROWS_MAX)?,
+        changes::policies(e, ROWS_MAX)?,
+        changes::operators(e, ROWS_MAX)?,
     ])
 }
 
