@@ -110,6 +110,18 @@ pub enum Mismatch {
     Repeated,
 }
 
+impl Mismatch {
+    /// A constant word, as answers have it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::CallAlone => "call_alone",
+            Self::Contradiction => "contradiction",
+            Self::DecisionAlone => "decision_alone",
+            Self::Repeated => "repeated",
+        }
+    }
+}
+
 fn time_text<S: Serializer>(us: &i64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&rfc3339(*us))
 }

@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use axum::{Json, Router, routing::post};
+use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{proof::Proof, row::Row, source::Entry};
 use palisade_mesh::{diagnostic::Diagnostic, wire::record::record::Body};
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Item, blocking, broken, entry};
-use crate::control::api::{Answer, Problem};
+use super::{AuditRole, Item, blocking, broken, entry, reads::Reader};
+use crate::control::{
+    api::{Answer, Problem},
+    server::PeerUid,
+};
 
 /// How long a record may wait for the checkpoint that it will be under; one is signed
 /// every second.
@@ -47,20 +50,24 @@ impl AuditRole {
         let role = self.clone();
         Router::new().route(
             "/v1/audit/proof",
-            post(move |Json(wanted): Json<Wanted>| async move { role.proof(wanted).await }),
+            post(
+                move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(wanted): Json<Wanted>| async move {
+                    role.proof(Reader::local(uid), wanted).await
+                },
+            ),
         )
     }
 
-    async fn proof(self, wanted: Wanted) -> Answer<Proven> {
+    async fn proof(self, reader: Reader, wanted: Wanted) -> Answer<Proven> {
         let (store, id) = (self.store.clone(), wanted.id.clone());
         let entries = blocking(move || store.by_id(&id)).await?;
         let entry = chosen(&entries, &wanted)?;
         self.signed(entry).await?;
-        let proven = tokio::task::spawn_blocking(move || self.proven(entry, &entries)).await;
-        proven
-            .map_err(|e| broken(&e.to_string()))?
-            .map(Json)
-            .map_err(Problem::from)
+        let role = self.clone();
+        let proven = tokio::task::spawn_blocking(move || role.proven(entry, &entries)).await;
+        let proven = proven.map_err(|e| broken(&e.to_string()))??;
+        self.reads.note(&reader, "proof", &wanted.id, 1)?;
+        Ok(Json(proven))
     }
 
     /// Waits until a checkpoint is over the record.

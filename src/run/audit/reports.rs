@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use axum::{Json, Router, extract::DefaultBodyLimit, routing::post};
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, DefaultBodyLimit},
+    routing::post,
+};
 use palisade_audit::{
     index::{Store, StoreError},
     log::Log,
@@ -10,8 +14,11 @@ use palisade_audit::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, blocking, broken};
-use crate::control::api::{Answer, Problem};
+use super::{AuditRole, blocking, broken, reads::Reader};
+use crate::control::{
+    api::{Answer, Problem},
+    server::PeerUid,
+};
 
 /// Longest report that is checked, bytes.
 const REPORT_LEN_MAX: usize = 64 << 20;
@@ -80,27 +87,40 @@ impl AuditRole {
         Router::new()
             .route(
                 "/v1/audit/report/run",
-                post(move |Json(q): Json<RunReport>| async move { of_run.report(q).await }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<RunReport>| async move {
+                        of_run.report(Reader::local(uid), q).await
+                    },
+                ),
             )
             .route(
                 "/v1/audit/report/check",
-                post(move |Json(r): Json<Report>| async move { of_check.check_report(r).await }),
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(r): Json<Report>| async move {
+                        of_check.check_report(Reader::local(uid), r).await
+                    },
+                ),
             )
             .layer(DefaultBodyLimit::max(REPORT_LEN_MAX))
     }
 
-    async fn report(self, asked: RunReport) -> Answer<Report> {
+    async fn report(self, reader: Reader, asked: RunReport) -> Answer<Report> {
         self.catch_up().await?;
-        blocking(move || self.desk(&self.dir.join("log")).run(&asked))
-            .await
-            .map(Json)
+        let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
+        let made = blocking(move || role.desk(&role.dir.join("log")).run(&asked)).await?;
+        let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);
+        self.reads.note(&reader, "report", &question, rows)?;
+        Ok(Json(made))
     }
 
-    async fn check_report(self, report: Report) -> Answer<Checked> {
+    async fn check_report(self, reader: Reader, report: Report) -> Answer<Checked> {
         self.catch_up().await?;
-        blocking(move || self.desk(&self.dir.join("log")).check(&report))
-            .await
-            .map(Json)
+        let header = &report.header;
+        let question = told(&report.name, &header.from, &header.scope);
+        let role = self.clone();
+        let checked = blocking(move || role.desk(&role.dir.join("log")).check(&report)).await?;
+        self.reads.note(&reader, "report_verify", &question, 0)?;
+        Ok(Json(checked))
     }
 
     fn desk<'a>(&'a self, dir: &'a Path) -> Desk<'a> {
@@ -119,5 +139,13 @@ impl AuditRole {
             Err(StoreError::Query(mistake)) => Err((*mistake).into()),
             Err(error) => Err(broken(&error.to_string()).into()),
         }
+    }
+}
+
+/// A report as the record of its reading names it.
+fn told(name: &str, period: &str, scope: &str) -> String {
+    match scope {
+        "" => format!("{name} of {period}"),
+        scope => format!("{name} of {period}: {scope}"),
     }
 }

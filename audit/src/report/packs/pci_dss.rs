@@ -65,9 +65,9 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "10.2.1.3",
         asks: "Access to audit logs is logged",
-        shows: "Reads through the decision APIs.",
+        shows: "Questions to the log, over its API and on its host, and searches of the decision APIs.",
         evidence: reads,
-        elsewhere: "reads by an operator on the host of the log",
+        elsewhere: "reads of the log's files on its host, past Palisade",
     },
     Control {
         id: "10.2.1.4",

@@ -189,8 +189,8 @@ pub(crate) fn reads(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError
     let section = Section::new(
         "audit-reads",
         "Reads of records",
-        "Who asked the decision APIs in a way that reads what is recorded or decided about others, with the query and how many rows \
-         were given.",
+        "Who asked the log, through its API or on its host, or searched the decision APIs; with the query, how many rows were given, \
+         and whether the reader was let.",
     );
     let section = of_rows(
         section,
@@ -199,13 +199,15 @@ pub(crate) fn reads(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError
         &[
             ("time", CellKind::Time),
             ("actor", CellKind::Text),
+            ("verb", CellKind::Text),
             ("query", CellKind::Text),
             ("rows", CellKind::Number),
+            ("decision", CellKind::Text),
             ("reporter", CellKind::Text),
         ],
         most,
     )?;
     Ok(section.cannot_show(
-        "reads of the log through the local control socket: they are decided by the user id of the host and leave no record yet",
+        "reads of the log's files on its host, past Palisade: those are the host's own evidence",
     ))
 }

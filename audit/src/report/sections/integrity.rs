@@ -1,9 +1,12 @@
 //! What the log itself is: whole, complete, on time.
 
+use palisade_mesh::clock::Clock;
+
 use super::{of_groups, of_rows, share};
 use crate::{
     index::StoreError,
     query::time::rfc3339,
+    reconcile::reconcile,
     report::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
@@ -117,6 +120,59 @@ pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
     Ok(section
         .figure("streams", report.streams.len())
         .figure("streams that are not complete", incomplete)
+        .momentary())
+}
+
+/// What the proxies at both ends of a request recorded, held against each other.
+pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let found = reconcile(e.log, e.period.0, &Clock::system());
+    let found = found.map_err(|e| StoreError::Io(std::io::Error::other(e)))?;
+    let mut table = Table::new(&[
+        ("time", CellKind::Time),
+        ("kind", CellKind::Text),
+        ("record", CellKind::Number),
+        ("id", CellKind::Text),
+        ("reporter", CellKind::Text),
+        ("caller", CellKind::Text),
+        ("service", CellKind::Text),
+        ("method", CellKind::Text),
+        ("path", CellKind::Text),
+        ("loss known", CellKind::Text),
+    ]);
+    let named = u64::try_from(found.one_sided.len()).unwrap_or(u64::MAX);
+    table.total = named.saturating_add(found.one_sided_more);
+    for one in found.one_sided.iter().take(most) {
+        table.rows.push(vec![
+            rfc3339(one.time_us),
+            one.kind.word().to_owned(),
+            one.entry.to_string(),
+            one.id.clone(),
+            one.reporter.clone(),
+            one.caller.clone(),
+            one.service.clone(),
+            one.method.clone(),
+            one.path.clone(),
+            if one.loss_known { "yes" } else { "no" }.to_owned(),
+        ]);
+    }
+    let alone: u64 = found.without_proxy.values().sum();
+    let mut section = Section::new(
+        "both-sides",
+        "Both sides of each request",
+        "The caller's proxy records a call under an id, and the destination's decision repeats it. What only one of them recorded went \
+         past a proxy, or the other proxy kept silent; where a loss of its records is known, that is the likely reason.",
+    )
+    .figure("requests that both recorded", found.agreed)
+    .figure("one-sided requests", table.total)
+    .figure("calls that nobody answered or decided about", found.unanswered)
+    .figure("decisions about callers without a proxy", alone)
+    .figure("compared from", rfc3339(found.from_us))
+    .figure("until", rfc3339(found.to_us));
+    section.table = (!table.rows.is_empty()).then_some(table);
+    Ok(section
+        .cannot_show(
+            "requests that both proxies kept silent about, and those of callers without a proxy",
+        )
         .momentary())
 }
 
