@@ -3,13 +3,18 @@
 //!
 //! The index is made anew in a folder of its own, which goes with it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
 
 use palisade_audit::{
     index::{BucketSpan, Store, StoreError},
     log::{Log, LogOptions, whose},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use ulid::Ulid;
 
 use crate::run::audit::{reports, store_of};
 
@@ -92,9 +97,10 @@ fn unreadable(dir: &Path, cause: &str) -> Diagnostic {
 
 impl Scratch {
     fn new() -> std::io::Result<Self> {
-        let name = format!("palisade-index-{}", std::process::id());
+        let name = format!("palisade-index-{}", Ulid::generate());
         let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir)?;
+        // The index has what the log has: it is for nobody else.
+        DirBuilder::new().mode(0o700).create(&dir)?;
         Ok(Self(dir))
     }
 }

@@ -247,6 +247,16 @@ fn the_grants_that_nobody_used_in_a_year_are_found_and_ended() {
     assert_eq!(impact["newly_denied"]["count"], 0, "{impact}");
     assert_eq!(impact["newly_allowed"]["count"], 0, "{impact}");
 
+    // The parts that policies were asked for cannot be left out.
+    let mut less = report.clone();
+    less["sections"]
+        .as_array_mut()
+        .unwrap()
+        .retain(|s| s["of_policies"] == false);
+    fs::write(home.path("less.json"), less.to_string()).unwrap();
+    let less = ["report", "verify", "less.json"];
+    home.says(&[&less[..], &place].concat(), 8);
+
     // Of other policies the report does not hold.
     let other = ["--policies", "narrower", "--log", "log"];
     let said = home.says(&[&verify[..], &other].concat(), 8);
@@ -286,6 +296,20 @@ fn a_period_without_records_is_told_and_never_taken_for_evidence() {
     }
 }
 
+/// Of a log alone, what policies would be asked for is said to be lacking; the longest
+/// period can be asked for.
+#[test]
+fn a_report_without_policies_says_so() {
+    let home = seeded();
+    let run = ["report", "run", "access-review", "--period", "last:400d"];
+    let place = ["--log", "log"];
+    home.json(&[&run[..], &place, &["--to", "a.json"]].concat());
+    let text = fs::read_to_string(home.path("a.json")).unwrap();
+    assert!(text.contains("no policies were named"), "{text}");
+    let said = home.says(&[&["report", "verify", "a.json"][..], &place].concat(), 0);
+    assert!(said.contains("not compared: the access in force"), "{said}");
+}
+
 /// A review goes from verdicts to a sign-off to a change that ends what was revoked.
 #[test]
 fn a_review_is_decided_signed_and_becomes_a_change() {
@@ -300,6 +324,17 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     );
     let said = home.says(&review(&["decide", "q.json", "keep", "--by", "ana"]), 3);
     assert!(said.contains("PLS7815"), "{said}");
+
+    let said = home.says(
+        &review(&["decide", "q.json", "keep", "--undecided", "--by", " "]),
+        3,
+    );
+    assert!(said.contains("nobody was named"), "{said}");
+    let said = home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 0);
+    assert!(
+        said.contains("not signed off") && !said.contains('✓'),
+        "{said}"
+    );
 
     let revoked = home.json(&review(&[
         "decide", "q.json", "revoke", "--unused", "--by", "ana",
@@ -366,4 +401,19 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     .unwrap();
     let said = home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 8);
     assert!(said.contains("changed since it was signed off"), "{said}");
+    let said = home.says(&[&patch[..], &place, &["--overwrite"]].concat(), 3);
+    assert!(said.contains("PLS7814"), "{said}");
+
+    // What is not granted cannot be revoked.
+    let mut edited: Value = serde_json::from_str(&text).unwrap();
+    edited["sign_off"] = Value::Null;
+    let revoked = edited["grants"].as_array_mut().unwrap().iter_mut();
+    let mut revoked = revoked.filter(|g| g["verdict"]["word"] == "revoke");
+    revoked.next().unwrap()["caller"] = "shop/nobody".into();
+    fs::write(home.path("q.json"), edited.to_string()).unwrap();
+    let said = home.says(&[&patch[..], &place, &["--overwrite"]].concat(), 3);
+    assert!(
+        said.contains("PLS7816") && said.contains("not granted"),
+        "{said}"
+    );
 }

@@ -255,6 +255,10 @@ fn the_command_line_and_the_api_give_the_same_rows() {
             for key in ["took_us", "to", "from"].iter().chain(drop) {
                 answer.as_object_mut().unwrap().remove(*key);
             }
+            // The same hour, asked a moment later.
+            if let Some(calls) = answer.get_mut("calls").and_then(Value::as_object_mut) {
+                calls.retain(|key, _| key != "from" && key != "to");
+            }
         }
         assert_eq!(told, asked, "{at}");
     };

@@ -85,6 +85,31 @@ fn reports_are_made_again_and_a_changed_number_is_found() {
     let said = home.says(&["report", "verify", "forged.json"], 8);
     assert!(said.contains("checkpoint"), "{said}");
 
+    // What people see is what is compared: a number on the page alone, or a text alone.
+    let page = fs::read_to_string(home.path("denials.html")).unwrap();
+    let (seen, inside) = page.split_once("<script ").unwrap();
+    let (before, after) = seen.split_once("<dd>").unwrap();
+    let forged = format!("{before}<dd>7{after}<script {inside}");
+    fs::write(home.path("forged.html"), forged).unwrap();
+    let said = home.says(&["report", "verify", "forged.html"], 8);
+    assert!(said.contains("page, what people see"), "{said}");
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut report: Value = serde_json::from_str(&text).unwrap();
+        change(&mut report);
+        fs::write(home.path("changed.json"), report.to_string()).unwrap();
+        home.says(&["report", "verify", "changed.json"], 8)
+    };
+    let said = changed(&|r| r["sections"][0]["narrative"] = "Nobody was denied.".into());
+    assert!(said.contains("Nobody was denied."), "{said}");
+    let said = changed(&|r| r["header"]["demo"] = false.into());
+    assert!(said.contains("header, demo"), "{said}");
+    // A column that is said to be left blank is compared all the same.
+    let said = changed(&|r| {
+        r["sections"][1]["table"]["columns"][3]["kind"] = "blank".into();
+        r["sections"][1]["table"]["rows"][0][3] = "888888".into();
+    });
+    assert!(said.contains("888888"), "{said}");
+
     for (args, code) in [
         (&["run", "denails"][..], "PLS7801"),
         (&["run", "denials", "--period", "soon"], "PLS7802"),

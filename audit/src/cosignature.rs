@@ -80,19 +80,23 @@ impl CosignerKey {
         Ok(Some(time_s))
     }
 
-    /// The lines of `answer` that this witness signed over the text of `checkpoint`, a
+    /// The line of `answer` that this witness signed over the text of `checkpoint`, a
     /// signed note.
     ///
     /// # Errors
     /// As [`CosignerKey::time_on`]; [`NoteError::Unsigned`] when there is none.
-    pub fn lines_of(&self, checkpoint: &str, answer: &str) -> Result<String, NoteError> {
-        let together = format!("{checkpoint}{answer}");
-        if self.time_on(&together)?.is_none() {
-            return Err(NoteError::Unsigned(self.name().into()));
-        }
+    pub fn line_of(&self, checkpoint: &str, answer: &str) -> Result<String, NoteError> {
+        let (text, _) = note::parts(checkpoint)?;
         let ours = format!("\u{2014} {} ", self.name());
-        let lines = answer.split_inclusive('\n');
-        Ok(lines.filter(|line| line.starts_with(&ours)).collect())
+        let mut refused = NoteError::Unsigned(self.name().into());
+        for line in answer.lines().filter(|line| line.starts_with(&ours)) {
+            match self.time_on(&format!("{text}\n{line}\n")) {
+                Ok(Some(_)) => return Ok(format!("{line}\n")),
+                Ok(None) => {}
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
     }
 }
 
@@ -131,15 +135,30 @@ mod tests {
         let text = "palisade/acme.test\n7\nAAAA\n";
         let answer = other.cosign(text, 5) + &witness.cosign(text, 1_763_650_000);
         let key = CosignerKey::parse(&witness.key().to_string()).unwrap();
-        let ours = key.lines_of(&note, &answer).unwrap();
+        let ours = key.line_of(&note, &answer).unwrap();
         assert_eq!(ours.lines().count(), 1);
         assert_eq!(
             key.time_on(&format!("{note}{ours}")),
             Ok(Some(1_763_650_000))
         );
         assert_eq!(key.time_on(&note), Ok(None));
-        let strange = key.lines_of(&note, &other.cosign(text, 5));
+        let strange = key.line_of(&note, &other.cosign(text, 5));
         assert!(matches!(strange, Err(NoteError::Unsigned(_))));
+    }
+
+    /// An answer cannot move where the text ends, nor have more kept than was signed.
+    #[test]
+    fn an_answer_is_read_line_by_line() {
+        let (_a, witness) = cosigner("b.test/witness");
+        let (_b, note) = checkpoint();
+        let text = "palisade/acme.test\n7\nAAAA\n";
+        let good = witness.cosign(text, 5);
+        let key = witness.key();
+        let planted = format!("{good}\u{2014} b.test/witness AAAAAAAA\n");
+        assert_eq!(key.line_of(&note, &planted), Ok(good.clone()));
+        let moved = format!("\n{}", witness.cosign(&format!("{note}\n"), 5));
+        let refused = key.line_of(&note, &moved);
+        assert!(matches!(refused, Err(NoteError::Forged(_))), "{refused:?}");
     }
 
     #[test]
@@ -148,7 +167,7 @@ mod tests {
         let (_b, note) = checkpoint();
         let forged = witness.cosign("palisade/acme.test\n8\nAAAA\n", 5);
         let key = witness.key();
-        let refused = key.lines_of(&note, &forged);
+        let refused = key.line_of(&note, &forged);
         assert!(matches!(refused, Err(NoteError::Forged(_))), "{refused:?}");
         // A key of a log is none of a witness, and the other way round.
         assert!(Verifier::parse(&key.to_string()).is_err());

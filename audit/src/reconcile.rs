@@ -26,14 +26,16 @@ use crate::{
     stream::StreamKey,
 };
 
-/// Records that one comparison reads, from the end of its time backwards.
+/// Records that one comparison reads, from the end of its time backwards; as many after it
+/// are looked through for other halves.
 pub const RECORDS_MAX: u64 = 2_000_000;
 
 /// One-sided records that an answer names; more are counted.
 pub const NAMED_MAX: usize = 1000;
 
 /// How long after a record the other half may arrive without being missed: spools are
-/// written every 50 ms and sent at once, and an answer may take its time.
+/// written every 50 ms and sent at once. A call is recorded when its answer begins, so one
+/// that has been waiting for longer than this is named until then.
 pub const SETTLE_US: i64 = 10 * 1_000_000;
 
 /// How far beyond the asked time the other halves are looked for.
@@ -132,8 +134,11 @@ fn time_text<S: Serializer>(us: &i64, serializer: S) -> Result<S::Ok, S::Error> 
 /// When the log cannot be read.
 pub fn reconcile(log: &Log, window: Window, clock: &Clock) -> Result<Reconciliation, LogError> {
     let begin = first_received(log, window.from_us.saturating_sub(AHEAD_MAX_US))?;
+    // What comes after the time must not use up what can be read of it.
+    let over = first_received(log, window.to_us.saturating_add(SETTLE_US))?;
     let end = first_received(log, window.to_us.saturating_add(AROUND_US))?;
-    let first = begin.max(end.saturating_sub(RECORDS_MAX));
+    let end = end.min(over.saturating_add(RECORDS_MAX));
+    let first = begin.max(over.saturating_sub(RECORDS_MAX));
     let whole = first == begin;
     // A record of the first moments may have its other half before what is read.
     let from_us = match whole {

@@ -15,7 +15,7 @@ mod period;
 mod render;
 mod sections;
 
-pub use check::{Checked, Difference, check, read};
+pub use check::{Checked, Difference, check, page, read};
 pub use evidence::Evidence;
 pub use model::{
     Cell, CellKind, Chart, Column, FORMAT, Figure, Header, Mark, Point, Report, Section, Shape,
@@ -185,7 +185,7 @@ pub static KINDS: &[Kind] = &[
     Kind {
         name: "soc2",
         title: "SOC 2 evidence pack",
-        question: "What does the mesh show for the common criteria CC6, CC7 and CC8?",
+        question: "What does the mesh show for the common criteria CC2, CC4, CC6, CC7 and CC8?",
         controls: &[],
         build: packs::soc2,
     },
@@ -199,7 +199,7 @@ pub static KINDS: &[Kind] = &[
     Kind {
         name: "hipaa",
         title: "HIPAA security rule evidence pack",
-        question: "What does the mesh show for the technical safeguards of 164.312?",
+        question: "What does the mesh show for the safeguards of 164.308, 164.312 and 164.316?",
         controls: &[],
         build: packs::hipaa,
     },

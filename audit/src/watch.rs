@@ -153,6 +153,15 @@ impl Seen {
         let Some(peek) = RecordPeek::new(envelope.record) else {
             return;
         };
+        // First what it says of the records before it, those of its own stream too.
+        if let Some(statement) = Statement::read(&peek) {
+            self.heads(envelope, &statement);
+        }
+        self.follow(envelope);
+    }
+
+    /// Takes a record into its stream.
+    fn follow(&mut self, envelope: &EnvelopeRef<'_>) {
         let room = self.streams.len() < FOLLOWED_MAX;
         match self.streams.get_mut(envelope.stream) {
             Some(running) => running.take(envelope.sequence, envelope.record),
@@ -163,9 +172,10 @@ impl Seen {
             }
             None => {}
         }
-        let Some(statement) = Statement::read(&peek) else {
-            return;
-        };
+    }
+
+    /// Holds what a reporter signed against what it sent.
+    fn heads(&mut self, envelope: &EnvelopeRef<'_>, statement: &Statement) {
         let Some(stream) = StreamKey::decode(envelope.stream) else {
             return;
         };
@@ -223,7 +233,9 @@ impl Seen {
 
     /// Forgets a start of a reporter.
     fn end(&mut self, reporter: &str, boot: Ulid) {
-        self.boots.remove(&(reporter.to_owned(), boot));
+        if self.boots.remove(&(reporter.to_owned(), boot)).is_none() {
+            return;
+        }
         self.streams.retain(|encoded, _| {
             StreamKey::decode(encoded)
                 .is_some_and(|key| key.boot != boot || key.reporter.as_str() != reporter)

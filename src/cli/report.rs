@@ -27,6 +27,12 @@ use granted::Origin;
 /// The time a report is about where nothing is said.
 const PERIOD_DEFAULT: &str = "last:30d";
 
+/// What a report of a log alone lacks where policies are asked, too.
+const NO_POLICIES: &str =
+    "the access in force is not in it: no policies were named, and a log does not have them";
+/// How old a checkpoint may be at the end of the period.
+const BEHIND_MAX: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
+
 /// What to do with reports.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
@@ -140,8 +146,11 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
         let source = Source::find(&origin, context).await.map_err(one)?;
         let made = source.run(&args.name, &args.period, &args.scope).await;
         let mut made = made.map_err(one)?;
+        let lacks = lacking(&made, &origin);
         let granted = granted::sections_of(&made, &origin, context).await?;
         made.put_first(granted);
+        made.header.lacks.extend(lacks);
+        made.header.complete = made.header.lacks.is_empty();
         Ok::<_, Vec<Diagnostic>>(made)
     })?;
     let mut written = Vec::new();
@@ -172,13 +181,34 @@ fn verify(file: &Path, origin: &Origin, context: &Context) -> Result<Exit, Vec<D
         return review::verify(&review, origin, context);
     }
     let mut told = report::read(&text).map_err(one)?;
+    let page = report::page(&text, &told).map_err(one)?;
     let of_policies = told.take_of_policies();
+    let without_policies = told.header.lacks.iter().any(|lack| lack == NO_POLICIES);
+    take_lacks(&mut told);
     let checked = block_on(async {
         let source = Source::find(origin, context).await.map_err(one)?;
         let mut checked = source.check(&told).await.map_err(one)?;
-        if !of_policies.is_empty() {
+        checked.differences.extend(page);
+        if without_policies && granted::may_lack(&told.name) && of_policies.is_empty() {
+            checked.not_compared.push(NO_POLICIES.to_owned());
+        } else if granted::lacks_policies(&told.name, origin) {
+            let ids: Vec<&str> = of_policies.iter().map(|s| s.id.as_str()).collect();
+            let ids = if ids.is_empty() {
+                "none there".to_owned()
+            } else {
+                ids.join(", ")
+            };
+            checked.not_compared.push(format!(
+                "what policies were asked for ({ids}): name the repository, --policies DIR"
+            ));
+        } else {
             let again = granted::sections_of(&told, origin, context).await?;
             checked.compare(&of_policies, &again);
+        }
+        if behind(&told).is_some() {
+            let signed = &told.header.checkpoint.time;
+            let later = format!("what was recorded after {signed}: it is not under the checkpoint");
+            checked.not_compared.push(later);
         }
         Ok::<_, Vec<Diagnostic>>(checked)
     })?;
@@ -189,6 +219,47 @@ fn verify(file: &Path, origin: &Origin, context: &Context) -> Result<Exit, Vec<D
     Ok(match checked.holds() {
         true => Exit::Ok,
         false => Exit::NotVerified,
+    })
+}
+
+/// What a report lacks by how it was asked for.
+fn lacking(report: &Report, origin: &Origin) -> Vec<String> {
+    let mut lacks = Vec::new();
+    if granted::lacks_policies(&report.name, origin) {
+        lacks.push(NO_POLICIES.to_owned());
+    }
+    // The checkpoint of a running mesh is the newest there is.
+    if origin.log.is_some() {
+        lacks.extend(behind(report));
+    }
+    lacks
+}
+
+/// Takes out of a report's head what [`lacking`] put there; the log alone cannot say it.
+fn take_lacks(told: &mut Report) {
+    let ours = [Some(NO_POLICIES.to_owned()), behind(told)];
+    let header = &mut told.header;
+    let before = header.lacks.len();
+    header
+        .lacks
+        .retain(|lack| !ours.contains(&Some(lack.clone())));
+    if header.lacks.len() < before {
+        // A report that said both, complete and what it lacks, goes on contradicting itself.
+        header.complete = !header.complete && header.lacks.is_empty();
+    }
+}
+
+/// What to say where the period goes on after the checkpoint.
+fn behind(report: &Report) -> Option<String> {
+    let header = &report.header;
+    let signed: jiff::Timestamp = header.checkpoint.time.parse().ok()?;
+    let to: jiff::Timestamp = header.to.parse().ok()?;
+    let behind = to.duration_since(signed) > BEHIND_MAX;
+    behind.then(|| {
+        format!(
+            "nothing after {} is under the checkpoint",
+            header.checkpoint.time
+        )
     })
 }
 

@@ -145,9 +145,12 @@ pub(crate) fn print_checked(report: &Report, checked: &Checked) {
         line(&paint(
             DIM,
             format!(
-                "not compared, because they describe the log as it was then: {}",
+                "only their texts compared, because they describe the log as it was then: {}",
                 clean(&checked.momentary.join(", "))
             ),
         ));
+    }
+    for what in &checked.not_compared {
+        line(&paint(WARN, format!("not compared: {}", clean(what))));
     }
 }

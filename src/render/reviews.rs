@@ -152,6 +152,10 @@ pub(crate) fn print_checked(review: &Review, differences: &[String]) {
     };
     let holds = differences.is_empty() && review.is_signed() != Some(false);
     line(&match holds {
+        true if review.is_signed().is_none() => format!(
+            "{}: {grants} and their uses found again",
+            paint(WARN, "not signed off")
+        ),
         true => format!(
             "{}: {grants} and their uses found again, {signed}",
             paint(GOOD.bold(), "✓ holds")

@@ -227,7 +227,7 @@ impl AuditRole {
                 "/v1/audit/tail",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Tail>| async move {
-                        of_tail.tail(&Reader::local(uid), &q)
+                        of_tail.tail(&Reader::local(uid), &q).await
                     },
                 ),
             )
@@ -235,7 +235,7 @@ impl AuditRole {
                 frames::ROUTE,
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Tail>| async move {
-                        of_decisions.decisions(&Reader::local(uid), &q)
+                        of_decisions.decisions(&Reader::local(uid), &q).await
                     },
                 ),
             )
@@ -285,27 +285,29 @@ impl AuditRole {
             blocking(move || store.answer(&query, limit, cursor)).await?
         };
         let reads = &self.reads;
-        reads.note(&reader, "search", &asked.query, given(&answer))?;
+        reads
+            .note(&reader, "search", &asked.query, given(&answer))
+            .await?;
         serde_json::to_value(answer)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
     }
 
     /// Streams matching records as lines of JSON, from now on.
-    fn tail(self, reader: &Reader, asked: &Tail) -> Response {
-        match self.follow(reader, &asked.query) {
+    async fn tail(self, reader: &Reader, asked: &Tail) -> Response {
+        match self.follow(reader, &asked.query).await {
             Ok(lines) => Body::from_stream(lines).into_response(),
             Err(mistake) => Problem::from(mistake).into_response(),
         }
     }
 
-    fn follow(
+    async fn follow(
         &self,
         reader: &Reader,
         query: &str,
     ) -> Result<impl Stream<Item = serde_json::Result<Bytes>> + use<>, Diagnostic> {
         let asked = reader.sees(&Query::parse(query)?);
-        let mut begun = self.reads.begin(reader, "tail", query)?;
+        let mut begun = self.reads.begin(reader, "tail", query).await?;
         Ok(self.store.tail(&asked).map(move |event| {
             let line = match &event {
                 TailEvent::Row(row) => {
@@ -325,18 +327,19 @@ impl AuditRole {
     }
 
     /// Streams all decisions that a query asks for as they lie in the log, oldest first.
-    fn decisions(self, reader: &Reader, asked: &Tail) -> Response {
-        let begun = history::read(&asked.query).and_then(|query| {
+    async fn decisions(self, reader: &Reader, asked: &Tail) -> Response {
+        let begun = async {
+            let query = history::read(&asked.query)?;
             let window = query.window(self.clock.now_us(), &Limits::default())?;
             let decisions = Decisions::new(&self.log, &query, window);
             let decisions = decisions.map_err(|e| broken(&e.to_string()))?;
             let begins_us = decisions
                 .log_begins_us()
                 .map_err(|e| broken(&e.to_string()))?;
-            let begun = self.reads.begin(reader, "decisions", &asked.query)?;
-            Ok((decisions, window, begins_us, begun))
-        });
-        let (decisions, window, begins_us, begun) = match begun {
+            let begun = self.reads.begin(reader, "decisions", &asked.query).await?;
+            Ok::<_, Diagnostic>((decisions, window, begins_us, begun))
+        };
+        let (decisions, window, begins_us, begun) = match begun.await {
             Ok(begun) => begun,
             Err(mistake) => return Problem::from(mistake).into_response(),
         };
@@ -354,9 +357,14 @@ impl AuditRole {
 
     async fn record(self, reader: Reader, id: String) -> Answer<Found> {
         let (store, log) = (self.store.clone(), self.log.clone());
-        let of = id.clone();
+        let (of, asked) = (id.clone(), format!("id:{id}"));
         self.settled().await;
-        let entries = blocking(move || store.by_id(&of)).await?;
+        let found = blocking(move || store.by_id(&of)).await;
+        if found.is_err() {
+            // Who looks for what is not there has asked, too.
+            self.reads.note(&reader, "show", &asked, 0).await?;
+        }
+        let entries = found?;
         let checkpointed = log.checkpoint().size;
         let rows = entries
             .into_iter()
@@ -364,8 +372,7 @@ impl AuditRole {
             .filter(|(_, item)| reader.rows().matches(item))
             .map(|(under, item)| (under, Row::new(&item)))
             .collect::<Vec<_>>();
-        let asked = format!("id:{id}");
-        self.reads.note(&reader, "show", &asked, rows.len())?;
+        self.reads.note(&reader, "show", &asked, rows.len()).await?;
         Ok(Json(Found {
             checkpointed: rows.iter().all(|(under, _)| *under),
             rows: rows
@@ -376,7 +383,7 @@ impl AuditRole {
     }
 
     async fn verify(self, reader: Reader) -> Answer<serde_json::Value> {
-        self.reads.note(&reader, "verify", "", 0)?;
+        self.reads.note(&reader, "verify", "", 0).await?;
         let dir = self.dir.join("log");
         let report =
             tokio::task::spawn_blocking(move || verify::verify(&dir, VerifyOptions::default()))

@@ -14,7 +14,8 @@ const EVERY: &str = "*";
 ///
 /// Written as a query without time bounds and without a summary, or as `*` for every
 /// record. It is taken as it is written: where it names no class, it is about records of
-/// every class, and a record that lacks a field it names is not seen.
+/// every class. A record that lacks a field it asks for is not seen; what it only excludes
+/// (`-service:bank/*`) stands beside that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowFilter(Option<Kept>);
 
@@ -55,6 +56,11 @@ impl RowFilter {
         }
         if query.is_of_time_alone() {
             return Err(wrong("to say which rows are seen"));
+        }
+        if !names_something(&query.filter) {
+            return Err(wrong(
+                "to say what a record must be, not only what it must not be: every record without that field would be seen",
+            ));
         }
         Ok(Self(Some(Kept {
             text: text.trim().into(),
@@ -104,6 +110,16 @@ impl RowFilter {
     }
 }
 
+/// Whether whatever matches has a value that was asked for.
+fn names_something(expr: &Expr) -> bool {
+    match expr {
+        Expr::All(parts) => parts.iter().any(names_something),
+        Expr::Any(parts) => !parts.is_empty() && parts.iter().all(names_something),
+        Expr::Not(_) => false,
+        Expr::Test(..) => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +131,8 @@ mod tests {
             ("last:1h", 7903),
             ("service:shop/* until:now", 7903),
             ("service:shop/* | count", 7903),
+            ("-service:bank/*", 7903),
+            ("service:shop/* OR -service:bank/*", 7903),
             ("service:", 7101),
             ("servce:shop/*", 7102),
             ("shop", 7103),

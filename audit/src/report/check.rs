@@ -4,7 +4,9 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, Kind, Report, Section, model::Mark};
+use super::{
+    CellKind, Column, FORMAT, Kind, Report, Section, evidence::program, model::Mark, to_html,
+};
 use crate::{
     checkpoint::Checkpoint,
     index::StoreError,
@@ -15,6 +17,8 @@ use crate::{
 
 /// Differences that are told; more are counted.
 const DIFFERENCES_MAX: usize = 50;
+/// Characters of a line of a page that are told.
+const LINE_MAX: usize = 300;
 
 /// The mark before the report in an HTML page.
 pub(super) const EMBEDDED: &str = "<script type=\"application/json\" id=\"report\">";
@@ -31,8 +35,11 @@ pub struct Checked {
     pub differences: Vec<Difference>,
     /// Differences that are not told.
     pub more: u64,
-    /// Sections that describe the log as it was then, and were not compared.
+    /// Sections that describe the log as it was then, of which only the texts were compared.
     pub momentary: Vec<String>,
+    /// What else was not compared, and why.
+    #[serde(default)]
+    pub not_compared: Vec<String>,
 }
 
 /// Something of a report that the log does not say.
@@ -51,7 +58,7 @@ pub struct Difference {
 impl Checked {
     /// Whether the report says what the log says.
     pub fn holds(&self) -> bool {
-        self.checkpoint && self.differences.is_empty()
+        self.checkpoint && self.differences.is_empty() && self.more == 0
     }
 }
 
@@ -78,6 +85,49 @@ pub fn read(text: &str) -> Result<Report, Diagnostic> {
         )
         .help("verify it with the version of palisade that made it")),
         _ => serde_json::from_value(value).map_err(|e| none(e.to_string())),
+    }
+}
+
+/// What of the HTML page `text` is not what the report inside it says; nothing for a page
+/// that is the very one of `report`, and for JSON, which has no page.
+///
+/// # Errors
+/// `PLS7803` when the page cannot be made again.
+pub fn page(text: &str, report: &Report) -> Result<Option<Difference>, Diagnostic> {
+    if !text.contains(EMBEDDED) {
+        return Ok(None);
+    }
+    let differs = |report: &str, log: &str| Difference {
+        section: "page".to_owned(),
+        what: "what people see".to_owned(),
+        report: report.to_owned(),
+        log: log.to_owned(),
+    };
+    let here = program();
+    if report.header.program != here {
+        return Ok(Some(differs(
+            &format!("made by {}", report.header.program),
+            &format!("this is {here}: the page itself was not compared, its report was"),
+        )));
+    }
+    let again = to_html(report).map_err(|e| {
+        Diagnostic::error(7803, "the page of the report cannot be made again").cause(e.to_string())
+    })?;
+    if again == text {
+        return Ok(None);
+    }
+    let (mut said, mut found) = (text.lines(), again.lines());
+    loop {
+        match (said.next(), found.next()) {
+            (None, None) => return Ok(Some(differs("other line ends", "the page of the report"))),
+            (said, found) if said == found => {}
+            (said, found) => {
+                let short = |line: Option<&str>| -> String {
+                    line.unwrap_or("absent").chars().take(LINE_MAX).collect()
+                };
+                return Ok(Some(differs(&short(said), &short(found))));
+            }
+        }
     }
 }
 
@@ -130,7 +180,7 @@ fn checkpoint(mark: &Mark, log: &Log) -> Result<(Checkpoint, bool), StoreError> 
         note: mark.note.clone(),
     };
     let ours = Checkpoint::open(log.verifier(), &mark.note)
-        .is_ok_and(|signed| signed.size == mark.size && signed.root == root);
+        .is_ok_and(|signed| signed.size == mark.size && signed.root == root && signed.time == time);
     let prefix = log.prove_prefix(mark.size).is_ok_and(|(now, proof)| {
         verify_consistency(mark.size, &root, now.size, &now.root, &proof).is_ok()
     });
@@ -162,18 +212,57 @@ impl Checked {
         for (what, said, found) in [
             ("records", said.records, found.records),
             ("decisions", said.decisions, found.decisions),
+            // Of tables that are compared below; those of momentary sections are of then.
+            ("rows", said.rows, report.rows()),
         ] {
             self.same("header", what, &said.to_string(), &found.to_string());
         }
-        self.same("header", "log", &said.log, &found.log);
+        let begins = |begins: &Option<String>| begins.clone().unwrap_or_default();
+        for (what, said, found) in [
+            ("format", report.format.to_string(), FORMAT.to_string()),
+            ("title", report.title.clone(), again.title.clone()),
+            ("question", report.question.clone(), again.question.clone()),
+            ("log", said.log.clone(), found.log.clone()),
+            ("from", said.from.clone(), found.from.clone()),
+            ("to", said.to.clone(), found.to.clone()),
+            ("scope", said.scope.clone(), found.scope.clone()),
+            ("log begins", begins(&said.begins), begins(&found.begins)),
+            ("demo", said.demo.to_string(), found.demo.to_string()),
+            (
+                "controls",
+                said.controls.join("\n"),
+                found.controls.join("\n"),
+            ),
+            (
+                "complete",
+                said.complete.to_string(),
+                said.lacks.is_empty().to_string(),
+            ),
+        ] {
+            self.same("header", what, &said, &found);
+        }
+        // What was lacking then may have arrived since; what lacks now has to be said.
+        if found.complete && !said.complete {
+            let then = "what the report lacked when it was made, and the log has now".to_owned();
+            self.not_compared.push(then);
+        } else {
+            let (said, found) = (said.lacks.join("\n"), found.lacks.join("\n"));
+            self.same("header", "lacks", &said, &found);
+        }
     }
 
     fn sections(&mut self, report: &[Section], again: &[Section]) {
+        let ids = |sections: &[Section]| -> String {
+            let ids: Vec<&str> = sections.iter().map(|s| s.id.as_str()).collect();
+            ids.join(", ")
+        };
+        self.same("header", "sections", &ids(report), &ids(again));
         for section in report {
             let Some(found) = again.iter().find(|s| s.id == section.id) else {
                 self.same(&section.id, "section", "there", "absent");
                 continue;
             };
+            self.texts(section, found);
             if found.momentary {
                 self.momentary.push(section.id.clone());
                 continue;
@@ -187,26 +276,75 @@ impl Checked {
         }
     }
 
+    /// What is the same whenever the section is made.
+    fn texts(&mut self, section: &Section, found: &Section) {
+        let id = section.id.as_str();
+        for (what, said, found) in [
+            ("title", section.title.clone(), found.title.clone()),
+            ("text", section.narrative.clone(), found.narrative.clone()),
+            (
+                "controls",
+                section.controls.join("\n"),
+                found.controls.join("\n"),
+            ),
+            (
+                "queries",
+                section.queries.join("\n"),
+                found.queries.join("\n"),
+            ),
+            (
+                "momentary",
+                section.momentary.to_string(),
+                found.momentary.to_string(),
+            ),
+            (
+                "of policies",
+                section.of_policies.to_string(),
+                found.of_policies.to_string(),
+            ),
+        ] {
+            self.same(id, what, &said, &found);
+        }
+        let labels = |section: &Section| -> String {
+            let labels: Vec<&str> = section.figures.iter().map(|f| f.label.as_str()).collect();
+            labels.join("\n")
+        };
+        self.same(id, "names of the figures", &labels(section), &labels(found));
+        // A momentary section may have a table only then, or only now.
+        let columns = |section: &Section| {
+            section
+                .table
+                .as_ref()
+                .map(|t| format!("{:?}", names(&t.columns)))
+        };
+        match (columns(section), columns(found)) {
+            (None, None) => {}
+            (None, Some(_)) | (Some(_), None) if found.momentary => {}
+            (said, found) => {
+                let (said, found) = (said.unwrap_or_default(), found.unwrap_or_default());
+                self.same(id, "columns", &said, &found);
+            }
+        }
+    }
+
     fn section(&mut self, section: &Section, found: &Section) {
         let id = section.id.as_str();
-        self.same(
-            id,
-            "queries",
-            &section.queries.join("\n"),
-            &found.queries.join("\n"),
-        );
-        self.list(
-            id,
-            "figure",
-            section
-                .figures
-                .iter()
-                .map(|f| format!("{}: {}", f.label, f.value)),
-            found
-                .figures
-                .iter()
-                .map(|f| format!("{}: {}", f.label, f.value)),
-        );
+        let cannot = |section: &Section| section.cannot_show.join("\n");
+        self.same(id, "what it cannot show", &cannot(section), &cannot(found));
+        let figures = |section: &Section| -> Vec<String> {
+            let figures = section.figures.iter();
+            figures
+                .map(|f| format!("{}: {}", f.label, f.value))
+                .collect()
+        };
+        self.list(id, "figure", figures(section), figures(found));
+        let chart = |section: &Section| {
+            let chart = section.chart.as_ref();
+            chart.map_or_else(String::new, |c| {
+                format!("{:?}, {:?}, {:?}", c.title, c.shape, c.series)
+            })
+        };
+        self.same(id, "chart", &chart(section), &chart(found));
         let points = |section: &Section| -> Vec<String> {
             let points = section.chart.iter().flat_map(|chart| &chart.points);
             points
@@ -214,20 +352,11 @@ impl Checked {
                 .collect()
         };
         self.list(id, "point of the chart", points(section), points(found));
+        // What people fill in is theirs: by the columns that were found, not those of the file.
+        let columns = found.table.as_ref().map_or(&[][..], |t| &t.columns);
         let rows = |section: &Section| -> Vec<String> {
-            let rows = section.table.iter().flat_map(|table| {
-                // What people fill in is theirs.
-                let filled = |(cell, column): (&String, &super::Column)| {
-                    (column.kind != super::CellKind::Blank).then(|| cell.clone())
-                };
-                let line = move |row: &Vec<String>| {
-                    let cells: Vec<String> =
-                        row.iter().zip(&table.columns).filter_map(filled).collect();
-                    cells.join(" | ")
-                };
-                table.rows.iter().map(line)
-            });
-            rows.collect()
+            let rows = section.table.iter().flat_map(|table| &table.rows);
+            rows.map(|row| line(row, columns)).collect()
         };
         self.list(id, "row", rows(section), rows(found));
         let listing = |section: &Section| section.listing.clone().unwrap_or_default();
@@ -258,4 +387,18 @@ impl Checked {
             }
         }
     }
+}
+
+fn names(columns: &[Column]) -> Vec<(&str, CellKind)> {
+    columns.iter().map(|c| (c.name.as_str(), c.kind)).collect()
+}
+
+/// The cells of a row without those that people fill in, told apart.
+fn line(row: &[String], columns: &[Column]) -> String {
+    let cells = row.iter().enumerate().filter(|(i, _)| {
+        let column = columns.get(*i);
+        column.is_none_or(|column| column.kind != CellKind::Blank)
+    });
+    let cells: Vec<&str> = cells.map(|(_, cell)| cell.as_str()).collect();
+    format!("{cells:?}")
 }

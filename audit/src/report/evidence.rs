@@ -225,7 +225,12 @@ impl<'a> Evidence<'a> {
             begins: begins.map(rfc3339),
             demo,
             controls,
-            program: format!("palisade {}", env!("CARGO_PKG_VERSION")),
+            program: program(),
         })
     }
+}
+
+/// The program that makes reports, as they name it.
+pub(super) fn program() -> String {
+    format!("palisade {}", env!("CARGO_PKG_VERSION"))
 }

@@ -182,10 +182,13 @@ pub enum CellKind {
 impl Report {
     /// Puts sections before the others, and counts their rows.
     pub fn put_first(&mut self, sections: Vec<Section>) {
-        let rows = sections.iter().filter_map(|s| s.table.as_ref());
-        let rows: usize = rows.map(|table| table.rows.len()).sum();
-        self.header.rows += u64::try_from(rows).unwrap_or(u64::MAX);
+        self.header.rows = self.header.rows.saturating_add(rows_of(&sections));
         self.sections.splice(0..0, sections);
+    }
+
+    /// Rows of evidence in its tables.
+    pub(super) fn rows(&self) -> u64 {
+        rows_of(&self.sections)
     }
 
     /// Takes out the sections that policies have to be asked about; the others are made
@@ -194,8 +197,15 @@ impl Report {
         let sections = std::mem::take(&mut self.sections);
         let (of_policies, others) = sections.into_iter().partition(|s| s.of_policies);
         self.sections = others;
+        self.header.rows = self.header.rows.saturating_sub(rows_of(&of_policies));
         of_policies
     }
+}
+
+fn rows_of(sections: &[Section]) -> u64 {
+    let tables = sections.iter().filter_map(|s| s.table.as_ref());
+    let rows: usize = tables.map(|table| table.rows.len()).sum();
+    u64::try_from(rows).unwrap_or(u64::MAX)
 }
 
 impl Section {

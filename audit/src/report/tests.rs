@@ -122,6 +122,31 @@ fn the_report_inside_a_page_is_the_report() {
 }
 
 #[test]
+fn a_page_that_is_not_that_of_the_report_inside_is_told() {
+    let mut report = sample(BAD);
+    report.header.program = evidence::program();
+    let told = |text: &str| page(text, &report).unwrap();
+    let whole = to_html(&report).unwrap();
+    assert_eq!(told(&whole), None);
+    assert_eq!(told(&serde_json::to_string(&report).unwrap()), None);
+    let forged = told(&whole.replacen("<dd>12,345", "<dd>12,344", 1)).unwrap();
+    assert!(forged.report.contains("12,344") && forged.log.contains("12,345"));
+    assert!(told(&whole.replace('\n', "\r\n")).is_some());
+    assert!(told(&format!("{whole}<p>more")).is_some());
+    let other = sample(BAD);
+    let of_other = Report {
+        header: Header {
+            program: "palisade 9999.0.0".into(),
+            ..other.header
+        },
+        ..other
+    };
+    let text = to_html(&of_other).unwrap();
+    let told = page(&text, &of_other).unwrap().unwrap();
+    assert!(told.log.contains("not compared"), "{told:?}");
+}
+
+#[test]
 fn tables_are_csv_files_that_no_spreadsheet_computes() {
     let files = to_csv(&sample(BAD)).unwrap();
     let names: Vec<&str> = files.iter().map(|(name, _)| name.as_str()).collect();

@@ -429,12 +429,7 @@ impl<'a> Pass<'a> {
         let peek = RecordPeek::new(envelope.record).unwrap_or_default();
         let closes = peek.closes_stream();
         self.closed = closes && at.leaf + 1 == self.signed;
-        if !self.streams.observe(envelope, closes) {
-            self.find(Finding {
-                record: record_name(envelope),
-                ..at.finding(FindingKind::Duplicate, "the record is in the log before")
-            });
-        }
+        // First what it says of the records before it, those of its own stream too.
         if peek.class == STREAM_HEADS {
             for what in self.streams.heads(envelope, &peek) {
                 self.find(Finding {
@@ -442,6 +437,12 @@ impl<'a> Pass<'a> {
                     ..at.finding(FindingKind::Heads, what)
                 });
             }
+        }
+        if !self.streams.observe(envelope, closes) {
+            self.find(Finding {
+                record: record_name(envelope),
+                ..at.finding(FindingKind::Duplicate, "the record is in the log before")
+            });
         }
     }
 

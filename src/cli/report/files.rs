@@ -1,13 +1,15 @@
 //! A report as files: each gets its name when it is whole.
 
 use std::{
-    fs,
+    fs::{self, OpenOptions},
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use clap::ValueEnum;
 use palisade_audit::report::{self, Report};
 use palisade_mesh::diagnostic::Diagnostic;
+use ulid::Ulid;
 
 use crate::render::snippet::clean;
 
@@ -45,7 +47,8 @@ pub(super) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
 /// # Errors
 /// `PLS7703`.
 pub(super) fn free(to: &Path) -> Result<(), Diagnostic> {
-    match to.exists() {
+    // A link counts, wherever it leads.
+    match to.symlink_metadata().is_ok() {
         false => Ok(()),
         true => Err(
             Diagnostic::error(7703, format!("there is a file `{}` already", to.display()))
@@ -65,24 +68,33 @@ pub(super) fn written(
     overwrite: bool,
 ) -> Result<Vec<PathBuf>, Diagnostic> {
     let files = contents(report, to, format)?;
-    for (path, bytes) in &files {
-        if !overwrite {
-            free(path)?;
-        }
-        put(path, bytes)?;
+    if !overwrite {
+        files.iter().try_for_each(|(path, _)| free(path))?;
     }
+    files
+        .iter()
+        .try_for_each(|(path, bytes)| put(path, bytes))?;
     Ok(files.into_iter().map(|(path, _)| path).collect())
 }
 
-/// Writes a file as a whole.
+/// Writes a file as a whole, under a new name of its own until then: nothing that is there
+/// is written through.
 ///
 /// # Errors
 /// `PLS7806` when it cannot be written.
 pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
     let mut part = path.as_os_str().to_owned();
-    part.push(".part");
-    let done = fs::write(&part, bytes).and_then(|()| fs::rename(&part, path));
-    done.map_err(|e| failed(path, &e))
+    part.push(format!(".{}.part", Ulid::generate()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&part)
+        .map_err(|e| failed(path, &e))?;
+    let done = file.write_all(bytes).and_then(|()| fs::rename(&part, path));
+    done.map_err(|e| {
+        let _ = fs::remove_file(&part);
+        failed(path, &e)
+    })
 }
 
 fn contents(

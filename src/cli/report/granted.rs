@@ -47,7 +47,7 @@ pub(super) async fn sections_of(
     context: &Context,
 ) -> Result<Vec<Section>, Vec<Diagnostic>> {
     match report.name.as_str() {
-        "access-review" if origin.policies.is_none() && origin.log.is_some() => Ok(Vec::new()),
+        name if lacks_policies(name, origin) => Ok(Vec::new()),
         "access-review" => {
             let (grants, query) = used(&report.header, origin, context).await?;
             Ok(vec![sections::for_review(&grants, &query)])
@@ -59,6 +59,16 @@ pub(super) async fn sections_of(
         "unused" => unused(report, origin, context).await,
         _ => Ok(Vec::new()),
     }
+}
+
+/// Whether the report `name` has a part that policies are asked for, and goes without it.
+pub(super) fn lacks_policies(name: &str, origin: &Origin) -> bool {
+    may_lack(name) && origin.policies.is_none() && origin.log.is_some()
+}
+
+/// Whether the report `name` is one without policies, too.
+pub(super) fn may_lack(name: &str) -> bool {
+    name == "access-review"
 }
 
 async fn unused(
@@ -75,6 +85,19 @@ async fn unused(
     }
     let ended = grants.endable(grants.unused().map(|(edge, _)| edge.clone()));
     let (proposal, flips) = proposed(&grants, ended, &query, origin, context).await?;
+    let (denied, allowed) = (flips.newly_denied.count, flips.newly_allowed.count);
+    if denied > 0 || allowed > 0 {
+        return Err(vec![
+            Diagnostic::error(
+                7808,
+                format!(
+                    "the change would deny {denied} recorded requests and newly allow {allowed}"
+                ),
+            )
+            .cause("what nobody used should flip no decision")
+            .help("change the permits by hand: palisade policy impact DIR shows each flip"),
+        ]);
+    }
     Ok(vec![
         sections::unused(&grants, &proposal, &query),
         sections::permits(&grants, &proposal),

@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_audit::report::Report;
+use palisade_audit::{
+    query::Query,
+    report::{Period, Report},
+};
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::json;
 
@@ -16,6 +19,7 @@ use super::{
 };
 use crate::{
     cli::{Context, Exit, block_on},
+    grants::Edge,
     render::{self, Output, reviews},
     review::{Review, Verdict, Which, Word},
 };
@@ -150,6 +154,7 @@ fn start(
 }
 
 fn decide(args: &DecideArgs, context: &Context) -> Result<(), Diagnostic> {
+    named(&args.by)?;
     let mut review = read(&args.file)?;
     let which = Which {
         rows: args.rows.clone(),
@@ -193,6 +198,7 @@ fn show(file: &Path, to: &[PathBuf], overwrite: bool, context: &Context) -> Resu
 }
 
 fn sign(file: &Path, by: &str, context: &Context) -> Result<(), Diagnostic> {
+    named(by)?;
     let mut review = read(file)?;
     review.sign(by, now())?;
     keep(file, &review)?;
@@ -209,6 +215,10 @@ fn patch(
 ) -> Result<(), Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     let review = read(file).map_err(one)?;
+    if review.is_signed() == Some(false) {
+        return Err(one(edited()));
+    }
+    asks(&review).map_err(one)?;
     if !overwrite {
         files::free(to).map_err(one)?;
     }
@@ -218,7 +228,11 @@ fn patch(
         if policy != review.policy {
             return Err(one(changed(&review.policy, &policy)));
         }
-        granted::proposed(&grants, review.revoked(), &query, origin, context).await
+        let revoked = review.revoked();
+        if let Some(edge) = revoked.iter().find(|edge| !grants.all.contains_key(edge)) {
+            return Err(one(not_granted(edge)));
+        }
+        granted::proposed(&grants, revoked, &query, origin, context).await
     })?;
     files::put(to, proposal.patch.as_bytes()).map_err(one)?;
     match context.output {
@@ -243,9 +257,17 @@ pub(super) fn verify(
     origin: &Origin,
     context: &Context,
 ) -> Result<Exit, Vec<Diagnostic>> {
+    asks(review).map_err(|d| vec![d])?;
     let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
-    let differences = review.differences(&grants);
+    let mut differences = review.differences(&grants);
     let policy = grants.snapshot().versions().policy.to_string();
+    if policy != review.policy {
+        let (then, now) = (&review.policy, &policy);
+        differences.insert(
+            0,
+            format!("the review is of policies {then}, these are {now}"),
+        );
+    }
     match context.output {
         Output::Json => render::json(&json!({
             "signed": review.is_signed(),
@@ -298,6 +320,57 @@ fn changed(then: &str, now: &str) -> Diagnostic {
     Diagnostic::error(7816, "the policies have changed since the review began")
         .cause(format!("the review is of {then}, these are {now}"))
         .help("give the repository as it was, --policies DIR, or begin a review of these")
+}
+
+/// Refuses a name that says nothing.
+fn named(by: &str) -> Result<(), Diagnostic> {
+    match by.trim().is_empty() {
+        false => Ok(()),
+        true => {
+            Err(Diagnostic::error(7815, "nobody was named")
+                .help("say who decides or signs: --by NAME"))
+        }
+    }
+}
+
+/// Refuses a review whose head asks for something else than it says.
+fn asks(review: &Review) -> Result<(), Diagnostic> {
+    let header = &review.header;
+    let bounds = format!("since:{} until:{}", header.from, header.to);
+    let period = Period::read(&bounds, i64::MAX / 2);
+    let read = period.and_then(|_| Query::parse(&header.scope));
+    match read {
+        Ok(scope) if scope.stage().is_none() => Ok(()),
+        Ok(_) => Err(bad_head("its scope has a summary".to_owned())),
+        Err(mistake) => Err(bad_head(mistake.to_string())),
+    }
+}
+
+fn bad_head(why: String) -> Diagnostic {
+    Diagnostic::error(7813, "the review cannot be read")
+        .cause(why)
+        .help("take it back from where it is kept; what was edited by hand may be at fault")
+}
+
+fn edited() -> Diagnostic {
+    Diagnostic::error(7814, "the review was changed after it was signed off")
+        .cause("the digest of the sign-off is of another text")
+        .help("see what it says, and sign it again: palisade report review sign FILE --by NAME")
+}
+
+fn not_granted(edge: &Edge) -> Diagnostic {
+    let Edge {
+        caller,
+        action,
+        resource,
+        ..
+    } = edge;
+    Diagnostic::error(
+        7816,
+        format!("the review revokes {action} on {resource} from {caller}, which is not granted"),
+    )
+    .cause("the policies do not grant it: the review was edited, or is of other policies")
+    .help("take the review back from where it is kept, or begin one of these policies")
 }
 
 /// The present moment, as it stands in reviews.

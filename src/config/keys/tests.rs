@@ -86,8 +86,14 @@ fn defaults_are_what_holds_and_examples_can_be_read() {
         .iter()
         .filter(|k| k.variable().is_some() && !k.is_map())
     {
-        // A certificate alone is no identity, a threshold alone no trust, a reference no source.
-        let partial = [".files.", ".policy_trust.", "pdp.policies."];
+        // A certificate alone is no identity, a threshold alone no trust, a reference no source,
+        // a name no witness.
+        let partial = [
+            ".files.",
+            ".policy_trust.",
+            "pdp.policies.",
+            "audit.witness",
+        ];
         if partial.iter().any(|part| key.path.contains(part)) {
             continue;
         }

@@ -66,7 +66,7 @@ impl AuditRole {
         let role = self.clone();
         let proven = tokio::task::spawn_blocking(move || role.proven(entry, &entries)).await;
         let proven = proven.map_err(|e| broken(&e.to_string()))??;
-        self.reads.note(&reader, "proof", &wanted.id, 1)?;
+        self.reads.note(&reader, "proof", &wanted.id, 1).await?;
         Ok(Json(proven))
     }
 
@@ -90,7 +90,9 @@ impl AuditRole {
         let read = || {
             let leaf = self.log.leaf(index)?;
             // A checkpoint that others have seen, too, is worth more than a newer one.
-            let cosigned = self.witnesses.cosigned().filter(|c| c.size > index);
+            let len = self.log.checkpoint().size;
+            let cosigned = self.witnesses.cosigned();
+            let cosigned = cosigned.filter(|c| c.size > index && c.size <= len);
             let (checkpoint, hashes) = match cosigned {
                 Some(checkpoint) => {
                     let hashes = self.log.prove_under(index, checkpoint.size)?;

@@ -1,7 +1,10 @@
 //! What readers of the log leave in it: who asked what, how much was given, whether they
 //! were let. A read that cannot be recorded is not answered.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use palisade_audit::{
     local::LocalSink,
@@ -18,6 +21,8 @@ use palisade_mesh::{
 
 use crate::control::server::PeerUid;
 
+/// How long the log may take to have a read for good.
+const KEEP_TIME_MAX: Duration = Duration::from_secs(5);
 /// Worker number of these records.
 const WORKER: u32 = 0x5245_4144;
 
@@ -119,7 +124,7 @@ impl Reads {
     ///
     /// # Errors
     /// `PLS7901`; then they must not be given.
-    pub(super) fn note(
+    pub(super) async fn note(
         &self,
         reader: &Reader,
         verb: &'static str,
@@ -129,14 +134,15 @@ impl Reads {
         self.append(AuditRead {
             rows: wide(rows),
             ..reader.record(verb, query)
-        })
+        })?;
+        self.kept().await
     }
 
     /// Records that a stream of rows begins. Its end is recorded when the value is dropped.
     ///
     /// # Errors
     /// As [`Reads::note`].
-    pub(super) fn begin(
+    pub(super) async fn begin(
         &self,
         reader: &Reader,
         verb: &'static str,
@@ -147,6 +153,7 @@ impl Reads {
             begun: true,
             ..record.clone()
         })?;
+        self.kept().await?;
         Ok(Begun {
             reads: self.clone(),
             record,
@@ -177,6 +184,17 @@ impl Reads {
         };
         if let Err(error) = self.append(record) {
             tracing::error!(src.id = %actor, %error, "denied read left no record");
+        }
+    }
+
+    /// Waits until every read so far is in the log for good.
+    async fn kept(&self) -> Result<(), Diagnostic> {
+        let durable = self.state().records.as_mut().map(|r| r.durable());
+        let durable = durable.ok_or_else(|| unrecorded("the service ends"))?;
+        match tokio::time::timeout(KEEP_TIME_MAX, durable).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(unrecorded(&error.to_string())),
+            Err(_) => Err(unrecorded("the log has not taken it in time")),
         }
     }
 

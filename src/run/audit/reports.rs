@@ -109,7 +109,7 @@ impl AuditRole {
         let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
         let made = blocking(move || role.desk(&role.dir.join("log")).run(&asked)).await?;
         let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);
-        self.reads.note(&reader, "report", &question, rows)?;
+        self.reads.note(&reader, "report", &question, rows).await?;
         Ok(Json(made))
     }
 
@@ -119,7 +119,9 @@ impl AuditRole {
         let question = told(&report.name, &header.from, &header.scope);
         let role = self.clone();
         let checked = blocking(move || role.desk(&role.dir.join("log")).check(&report)).await?;
-        self.reads.note(&reader, "report_verify", &question, 0)?;
+        self.reads
+            .note(&reader, "report_verify", &question, 0)
+            .await?;
         Ok(Json(checked))
     }
 

@@ -145,7 +145,9 @@ impl AuditRole {
         })
         .await?;
         let groups = answer.facets.iter().map(|facet| facet.groups.len()).sum();
-        self.reads.note(&reader, "facets", &asked.query, groups)?;
+        self.reads
+            .note(&reader, "facets", &asked.query, groups)
+            .await?;
         Ok(Json(answer))
     }
 
@@ -164,7 +166,9 @@ impl AuditRole {
         })
         .await?;
         let steps = answer.steps.len();
-        self.reads.note(&reader, "timeline", &asked.query, steps)?;
+        self.reads
+            .note(&reader, "timeline", &asked.query, steps)
+            .await?;
         serde_json::to_value(answer)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
@@ -209,7 +213,7 @@ impl AuditRole {
         })
         .await?;
         let rows = missing.open.len() + missing.noted.rows.len() + missing.declared.rows.len();
-        self.reads.note(&reader, "gaps", &asked.query, rows)?;
+        self.reads.note(&reader, "gaps", &asked.query, rows).await?;
         Ok(Json(missing))
     }
 

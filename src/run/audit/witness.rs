@@ -14,7 +14,7 @@ use palisade_audit::{
     witness::{REQUEST_LEN_MAX, Seen, Witness, WitnessRefusal},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -27,6 +27,8 @@ use crate::{
     run::{unbound, unusable},
 };
 
+/// Checkpoints that are looked at at a time.
+const TURNS: usize = 4;
 /// What the answer to another size than ours is called.
 const SIZE_TYPE: &str = "text/x.tlog.size";
 
@@ -112,7 +114,14 @@ fn fork(seen: &Seen) -> Fact {
 }
 
 fn router(witness: Arc<Witness>) -> Router {
-    let take = post(move |body: String| async move { answer(witness, body).await });
+    let turns = Arc::new(Semaphore::new(TURNS));
+    let take = post(move |body: String| async move {
+        // Each takes a thread and an fsync; who has to wait asks again.
+        match turns.try_acquire() {
+            Ok(_turn) => answer(witness, body).await,
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        }
+    });
     Router::new()
         .route("/add-checkpoint", take)
         .layer(DefaultBodyLimit::max(REQUEST_LEN_MAX))

@@ -57,7 +57,8 @@ struct Inner {
     each: Vec<One>,
     quorum: usize,
     log: Log,
-    web: Web,
+    /// None where nobody is asked.
+    web: Option<Web>,
     clock: Clock,
     /// The latest checkpoint that enough of them have cosigned.
     cosigned: Mutex<Option<Cosigned>>,
@@ -115,14 +116,17 @@ impl Witnesses {
             })
             .collect();
         let ca = section.and_then(|section| section.ca.as_deref());
-        let web = Web::new(ca, None).map_err(|d| vec![d])?;
+        let web = match section {
+            Some(_) => Some(Web::new(ca, None).map_err(|d| vec![d])?.plain()),
+            None => None,
+        };
         let witnesses = Self(Arc::new(Inner {
             each: each.map_err(|d| vec![d])?,
             quorum: section.map_or(0, WitnessesSection::quorum),
             log: log.clone(),
             // Cosignatures prove the messages: without TLS nothing is believed that
             // should not be.
-            web: web.plain(),
+            web,
             clock: clock.clone(),
             cosigned: Mutex::new(None),
             begun_us: clock.now_us(),
@@ -279,10 +283,7 @@ impl One {
     /// Asks for a cosignature; gives its lines.
     async fn ask(&self, inner: &Inner, checkpoint: &Checkpoint) -> Result<String, Fault> {
         for _ in 0..TRIES {
-            let old = self.lock().size;
-            if old > checkpoint.size {
-                return Err(ahead(old, checkpoint.size));
-            }
+            let old = self.lock().size.min(checkpoint.size);
             let log = inner.log.clone();
             let size = checkpoint.size;
             let proof = tokio::task::spawn_blocking(move || log.prove_prefix_of(old, size));
@@ -298,7 +299,10 @@ impl One {
             };
             let mut ask = Ask::new(Method::POST, self.uri.clone(), ANSWER_LEN_MAX);
             ask.body = Bytes::from(request.to_string());
-            let asked = tokio::time::timeout(ANSWER_TIME_MAX, inner.web.send(ask)).await;
+            let Some(web) = &inner.web else {
+                return Err(Fault::Silent("nobody is asked".into()));
+            };
+            let asked = tokio::time::timeout(ANSWER_TIME_MAX, web.send(ask)).await;
             let reply = match asked {
                 Ok(Ok(reply)) => reply,
                 Ok(Err(d)) => return Err(Fault::Silent(d.cause.unwrap_or(d.message))),
@@ -323,7 +327,7 @@ impl One {
         let body = String::from_utf8_lossy(&reply.body);
         match reply.status {
             StatusCode::OK => {
-                let lines = self.key.lines_of(&checkpoint.note, &body);
+                let lines = self.key.line_of(&checkpoint.note, &body);
                 let lines = lines.map_err(|e| Fault::Silent(e.to_string()))?;
                 self.lock().size = checkpoint.size;
                 Ok(Some(lines))
@@ -336,11 +340,13 @@ impl One {
                     let why = format!("it has another root for the log of {old} records");
                     return Err(Fault::Conflict(why));
                 }
-                self.lock().size = told;
-                match told > checkpoint.size {
-                    true => Err(ahead(told, checkpoint.size)),
-                    false => Ok(None),
+                // Not kept where it is ahead of us: it is asked again each round, and may
+                // have been mended by then.
+                if told > checkpoint.size {
+                    return Err(ahead(told, checkpoint.size));
                 }
+                self.lock().size = told;
+                Ok(None)
             }
             StatusCode::UNPROCESSABLE_ENTITY => Err(Fault::Conflict(format!(
                 "the log of {} records does not continue the {old} that it cosigned",

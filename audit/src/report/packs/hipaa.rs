@@ -1,4 +1,4 @@
-//! HIPAA security rule: 45 CFR 164.308 and 164.312.
+//! HIPAA security rule: 45 CFR 164.308, 164.312 and 164.316.
 
 use super::{
     Control, callers, credentials, denied, handshakes, in_use, integrity, inventory, who_what,
@@ -15,7 +15,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "164.308(a)(4)",
         asks: "Information access management",
-        shows: "The population for a review of access.",
+        shows: "A sample of the population for a review of access; the report `access-review` has all of it.",
         evidence: in_use,
         elsewhere: "the decision to authorise access",
     },
@@ -50,7 +50,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "164.312(c)(1)",
         asks: "Integrity",
-        shows: "The log is what was signed.",
+        shows: "Whether the log is what was signed.",
         evidence: integrity::statement,
         elsewhere: "integrity of health information itself",
     },
@@ -71,8 +71,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "164.316(b)(2)(i)",
         asks: "Documentation is kept for six years",
-        shows: "The age of the log.",
-        evidence: integrity::retention,
+        shows: "The age of the log, against six years.",
+        evidence: integrity::six_years,
         elsewhere: "documentation other than the log",
     },
 ];

@@ -30,7 +30,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "A.5.18",
         asks: "Access rights are reviewed and removed",
-        shows: "The population for the review, with room for the verdict.",
+        shows: "A sample of the population for the review, with room for the verdict; the report `access-review` has all of it.",
         evidence: in_use,
         elsewhere: "the review itself",
     },

@@ -2,7 +2,7 @@
 
 use super::{
     Control, callers, clocks, credentials, denials, denied, in_use, integrity, inventory,
-    lifecycle, losses, operators, policies_in_use, policy_changes, reads, streams, who_what,
+    lifecycle, losses, operators, policies_in_use, policy_changes, reads, who_what,
 };
 
 pub(super) const CONTROLS: &[Control] = &[
@@ -16,7 +16,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "7.2.4",
         asks: "User accounts and access are reviewed every six months",
-        shows: "The population for the review: every access in use, with room for the verdict.",
+        shows: "A sample of the access in use, with room for the verdict; the report `access-review` has all of it. Callers are services: it is about accounts of people only where a service stands for one.",
         evidence: in_use,
         elsewhere: "the review itself: signatures, dates, and that it was done every six months",
     },
@@ -26,6 +26,13 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "Callers are services with one identity each; these are the ones that asked for something.",
         evidence: callers,
         elsewhere: "the owner of each system account and the need for it",
+    },
+    Control {
+        id: "7.2.5.1",
+        asks: "Access by application and system accounts is reviewed",
+        shows: "A sample of the access in use by services, with room for the verdict; the report `access-review` has all of it, and `unused` what nobody needed.",
+        evidence: in_use,
+        elsewhere: "the review itself, how often the risk analysis asks for it, and that management acknowledged it",
     },
     Control {
         id: "7.3.3",
@@ -107,7 +114,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "10.3.1",
         asks: "Read access to logs is limited",
-        shows: "Reads of the log need the user id of the service on its host.",
+        shows: "Reads of the log need the user id of the service on its host, or, over the audit API, a policy about readers that lets the caller; each is recorded with whether it was let.",
         evidence: reads,
         elsewhere: "permissions of files on the host and of backups",
     },
@@ -121,8 +128,8 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "10.3.4",
         asks: "Change detection is used on logs",
-        shows: "The verification below read every byte and compared it with every checkpoint.",
-        evidence: streams,
+        shows: "The result of a verification that read every byte and compared it with every checkpoint.",
+        evidence: integrity::verified,
         elsewhere: "that the result is looked at: schedule palisade audit verify and keep its output",
     },
     Control {

@@ -1,4 +1,4 @@
-//! SOC 2: common criteria CC6, CC7 and CC8.
+//! SOC 2: common criteria CC2, CC4, CC6, CC7 and CC8.
 
 use super::{
     Control, denials, denied, handshakes, in_use, integrity, inventory, operators, policies_in_use,
@@ -16,7 +16,7 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "CC6.2",
         asks: "Access is registered, authorised and removed",
-        shows: "The population for an access review, with room for the verdict.",
+        shows: "A sample of the population for an access review, with room for the verdict; the report `access-review` has all of it.",
         evidence: in_use,
         elsewhere: "requests and approvals of access, and removals after somebody left",
     },
@@ -79,14 +79,14 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "CC4.1",
         asks: "Controls are evaluated over the whole period",
-        shows: "The population is complete: every number of every stream.",
+        shows: "Whether the population is complete: every number of every stream.",
         evidence: streams,
         elsewhere: "evaluation by management",
     },
     Control {
         id: "CC2.1",
         asks: "Information used is of quality",
-        shows: "The log is what was signed.",
+        shows: "Whether the log is what was signed.",
         evidence: integrity::statement,
         elsewhere: "quality of information from elsewhere",
     },

@@ -95,11 +95,17 @@ pub(super) fn draw(chart: &Chart) -> Drawing {
 /// What a chart says, for whoever cannot see it.
 pub(super) fn in_words(chart: &Chart) -> String {
     let most = chart.points.iter().max_by_key(|point| sum(point));
+    // There may be more bars than are drawn.
+    let all = match chart.shape {
+        Shape::Bars => "in the bars shown",
+        Shape::Columns => "in all",
+    };
     match most {
         Some(most) if sum(most) > 0 => format!(
-            "{}: {} in all; the most, {}, at {}",
+            "{}: {} {}; the most, {}, at {}",
             chart.title,
             grouped(&chart.points.iter().map(sum).sum::<u64>().to_string()),
+            all,
             grouped(&sum(most).to_string()),
             label(most, LABEL_LEN),
         ),
@@ -318,5 +324,10 @@ mod tests {
         assert!(drawing.boxes.iter().all(|b| b.height >= 1.0 && b.y >= 0.0));
         assert_eq!(drawing.legend.len(), 2);
         assert!(in_words(&chart).contains("1,600,001 in all"));
+        let bars = Chart {
+            shape: Shape::Bars,
+            ..chart
+        };
+        assert!(in_words(&bars).contains("1,600,001 in the bars shown"));
     }
 }

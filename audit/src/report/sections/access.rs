@@ -50,8 +50,8 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
     let section = Section::new(
         "policies-in-use",
         "Policies in use",
-        "Every policy that determined an allowed request in the period, with its last use. A policy of the repository that is not \
-         in this table granted nothing in the period.",
+        "Policies that determined an allowed request in the period, with their last use. Where every row is shown, no record is lacking and the \
+         report has no scope, a policy of the repository that is not in this table granted nothing in the period.",
     );
     let query =
         e.decisions("decision:allow enforced:true") + " | first, last by policy | sort last";

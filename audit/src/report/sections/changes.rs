@@ -153,10 +153,13 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
     ]);
     table.total = u64::try_from(newest.len()).unwrap_or(u64::MAX);
     let mut ended = 0_u64;
-    for (id, (row, issued)) in newest.into_iter().take(most) {
+    for (id, (row, issued)) in newest {
         let not_after = cell(&row, "not_after");
         let is_over = !not_after.is_empty() && not_after <= end;
         ended += u64::from(is_over);
+        if table.rows.len() >= most {
+            continue;
+        }
         table.rows.push(vec![
             id,
             cell(&row, "serial"),
@@ -170,7 +173,7 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
     }
     section = section
         .figure("identities", table.total)
-        .figure("certificates issued", looked)
+        .figure("certificates issued", e.count(&query)?)
         .figure("identities whose last certificate has ended", ended);
     if looked >= ISSUED_MAX {
         section = section.cannot_show(&format!(

@@ -49,7 +49,11 @@ pub(crate) fn who(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> 
     let query = e.decisions_before("decision:deny") + by + &format!(" | top {TOP_MAX}");
     let before = e.groups(&query)?;
     // Beyond what is known of the time before, nothing can be called new.
-    let whole = before.distinct == u64::try_from(before.groups.len()).unwrap_or(u64::MAX);
+    let all_read = before.distinct == u64::try_from(before.groups.len()).unwrap_or(u64::MAX)
+        && before.uncounted == 0;
+    let begins = e.log.read(0).ok().map(|entry| entry.envelope.received_us);
+    let recorded = begins.is_some_and(|begins| begins <= e.period.before().0.from_us);
+    let whole = all_read && recorded;
     let known: FxHashSet<Vec<String>> = before.groups.into_iter().map(|g| g.values).collect();
     let mut new = 0_u64;
     if let Some(table) = &mut section.table {
@@ -64,9 +68,21 @@ pub(crate) fn who(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> 
         }
     }
     section.queries.push(query);
+    if !recorded {
+        section = section.cannot_show(
+            "what is new: the log does not go back over the time of the same length before the period",
+        );
+    } else if !all_read {
+        section = section
+            .cannot_show("what is new: the time before the period has more rows than were read");
+    }
+    let new = match whole {
+        true => new.to_string(),
+        false => "unknown".to_owned(),
+    };
     Ok(section
         .figure("caller, service and reason", counted.distinct)
-        .figure("new since the time before", new)
+        .figure("new among the rows shown", new)
         .cannot_show("whether an attempt was an attack or a mistake")
         .cannot_show("attempts that did not reach a proxy of the mesh"))
 }

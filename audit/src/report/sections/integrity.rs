@@ -28,7 +28,7 @@ const MANDATORY: &[(&str, &str)] = &[
     ("affected resource", "resource"),
 ];
 
-/// The log is what was signed.
+/// Whether the log is what was signed.
 pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let report = verify::verify(e.dir, VerifyOptions::default());
     let mark = e.mark();
@@ -76,7 +76,14 @@ pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
         .momentary())
 }
 
-/// Every number of every stream has arrived.
+/// The result of a verification, with how many streams are complete.
+pub(crate) fn verified(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let mut section = statement(e)?;
+    section.figures.extend(streams(e, 0)?.figures);
+    Ok(section)
+}
+
+/// Whether every number of every stream has arrived.
 pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
     let report = verify::verify(e.dir, VerifyOptions::default());
     let mut section = Section::new(
@@ -165,10 +172,16 @@ pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, Store
     .figure("requests that both recorded", found.agreed)
     .figure("one-sided requests", table.total)
     .figure("calls that nobody answered or decided about", found.unanswered)
+    .figure("records whose other half may still arrive", found.settling)
     .figure("decisions about callers without a proxy", alone)
     .figure("compared from", rfc3339(found.from_us))
     .figure("until", rfc3339(found.to_us));
     section.table = (!table.rows.is_empty()).then_some(table);
+    if !found.whole {
+        section = section.cannot_show(
+            "requests before `compared from`: the period has more records than one comparison reads",
+        );
+    }
     Ok(section
         .cannot_show(
             "requests that both proxies kept silent about, and those of callers without a proxy",
@@ -295,23 +308,32 @@ pub(crate) fn fields(e: &Evidence<'_>) -> Result<Section, StoreError> {
     Ok(section.figure("decisions", all))
 }
 
-/// How far back the log goes.
+/// How far back the log goes, against the year that PCI DSS asks for.
 pub(crate) fn retention(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let asks = "PCI DSS 10.5.1 asks for 12 months, three of them immediately available; a log that is younger than that cannot show it yet.";
+    Ok(kept(e, asks, "12 months kept", 365))
+}
+
+/// The same, against the six years that HIPAA asks for.
+pub(crate) fn six_years(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let asks =
+        "45 CFR 164.316 asks for six years; a log that is younger than that cannot show it yet.";
+    Ok(kept(e, asks, "six years kept", 6 * 365 + 2))
+}
+
+fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Section {
     let first_us = e.log.read(0).ok().map(|entry| entry.envelope.received_us);
     let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
     let days = first_us.map_or(0, |first| {
-        (e.period.0.to_us - first).max(0) / 86_400_000_000
+        e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
     });
-    let section = Section::new(
-        "retention",
-        "Retention",
-        "The log is never shortened by Palisade: what was recorded since its beginning is there and searchable. PCI DSS 10.5.1 asks for \
-         12 months, three of them immediately available; a log that is younger than that cannot show it yet.",
+    let narrative = format!(
+        "The log is never shortened by Palisade: what was recorded since its beginning is there and searchable. {asks}"
     );
-    let enough = if days >= 365 { "yes" } else { "not yet" };
-    Ok(section
+    let is_kept = if days >= enough { "yes" } else { "not yet" };
+    Section::new("retention", "Retention", &narrative)
         .figure("the log begins", begins)
         .figure("days from there to the end of the period", days)
-        .figure("12 months kept", enough)
-        .cannot_show("copies and backups of the log that are kept elsewhere"))
+        .figure(label, is_kept)
+        .cannot_show("copies and backups of the log that are kept elsewhere")
 }

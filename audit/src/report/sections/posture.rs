@@ -77,9 +77,14 @@ pub(crate) fn silent(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
          another one may be left over.",
     );
     let issued = e.records("class:credential verb:issued") + " | first, last by spiffe_id";
-    let called = e.decisions("principal:*") + " | first, last by principal";
+    let called = e.records("class:decision principal:*") + " | first, last by principal";
     let holders = e.groups(&format!("{issued} | top {TOP_MAX}"))?;
     let callers = e.groups(&format!("{called} | top {TOP_MAX}"))?;
+    // Who is in no group that was read may have called: then nobody is named.
+    let whole = [&holders, &callers].iter().all(|of| {
+        of.distinct == u64::try_from(of.groups.len()).unwrap_or(u64::MAX) && of.uncounted == 0
+    });
+    let identities = holders.distinct;
     let callers: BTreeSet<String> = callers.groups.into_iter().flat_map(|g| g.values).collect();
     let mut table = Table::new(&[
         ("identity", CellKind::Text),
@@ -89,7 +94,7 @@ pub(crate) fn silent(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     ]);
     let quiet = holders.groups.into_iter().filter(|group| {
         let id = group.values.first();
-        id.is_some_and(|id| !callers.contains(id))
+        whole && id.is_some_and(|id| !callers.contains(id))
     });
     for group in quiet {
         let mut row = group.values;
@@ -101,8 +106,13 @@ pub(crate) fn silent(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     table.rows.truncate(most);
     section.table = Some(table);
     section.queries.extend([issued, called]);
+    if !whole {
+        section = section.cannot_show(
+            "which identities asked for nothing: there are more identities or callers than were read, so nobody is named",
+        );
+    }
     Ok(section
-        .figure("identities with a certificate", holders.distinct)
+        .figure("identities with a certificate", identities)
         .cannot_show("identities that got their last certificate before the period"))
 }
 

@@ -42,8 +42,8 @@ pub(super) async fn answer(
     let reader = office.admit(caller, action, &text, &visit.request)?;
     match asked? {
         Asked::Export(asked) => streams::export(office, caller.clone(), reader, asked).await,
-        Asked::Tail(asked) => streams::tail(&office, caller.clone(), &reader, &asked.query),
-        Asked::Checkpoint => checkpoint(&office, &reader),
+        Asked::Tail(asked) => streams::tail(&office, caller.clone(), &reader, &asked.query).await,
+        Asked::Checkpoint => checkpoint(&office, &reader).await,
         asked => {
             let role = office.role().clone();
             office.timed(summed_up(role, reader, asked)).await
@@ -83,9 +83,9 @@ async fn summed_up(
     })
 }
 
-fn checkpoint(office: &Office, reader: &Reader) -> Result<Response, Fault> {
+async fn checkpoint(office: &Office, reader: &Reader) -> Result<Response, Fault> {
     let role = office.role();
-    role.reads.note(reader, "checkpoint", "", 0)?;
+    role.reads.note(reader, "checkpoint", "", 0).await?;
     let mut response = role.log.checkpoint().note.into_response();
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(CONTENT_TYPE, kind);

@@ -45,7 +45,7 @@ const CSV: &str = "text/csv; charset=utf-8; header=present";
 
 /// Records as they arrive, until the reader goes, is no longer proven, or has followed
 /// for as long as it may; then a last line says which.
-pub(super) fn tail(
+pub(super) async fn tail(
     office: &Office,
     caller: Caller,
     reader: &Reader,
@@ -55,7 +55,8 @@ pub(super) fn tail(
     let place = office.tail_place()?;
     let lines = office
         .role()
-        .follow(reader, query)?
+        .follow(reader, query)
+        .await?
         .map(|line| line.map_err(io::Error::other));
     let end = until(office.clone(), caller);
     let begin = Some((Box::pin(lines), Box::pin(end), place));
@@ -107,9 +108,18 @@ pub(super) async fn export(
         .await?;
     let max = office.bounds().export_rows;
     if count > max {
+        office
+            .role()
+            .reads
+            .note(&reader, "export", &asked.q, 0)
+            .await?;
         return Err(Fault::too_many(count, max));
     }
-    let begun = office.role().reads.begin(&reader, "export", &asked.q)?;
+    let begun = office
+        .role()
+        .reads
+        .begin(&reader, "export", &asked.q)
+        .await?;
     let mut headers = HeaderMap::new();
     headers.insert(RECORDS, HeaderValue::from(count));
     let flag = |is: bool| HeaderValue::from_static(if is { "true" } else { "false" });

@@ -63,8 +63,23 @@ pub(super) fn all() -> Value {
         ], &[]),
         "Gaps": object(&[
             ("open", &list("OpenGap")), ("noted", &of("RowsAnswer")),
-            ("declared", &of("RowsAnswer")),
-        ], &[("open_withheld", &count)]),
+            ("declared", &of("RowsAnswer")), ("silent", &list("Silent")),
+        ], &[("open_withheld", &count), ("calls", &of("BothSides"))]),
+        "Silent": object(&[("reporter", &text), ("boot", &text), ("heard_us", &count)], &[]),
+        "BothSides": object(&[
+            ("from", &time), ("to", &time), ("whole", &flag), ("agreed", &count),
+            ("one_sided", &list("OneSided")), ("one_sided_more", &count),
+            ("unanswered", &count), ("settling", &count),
+            ("without_proxy", &json!({ "type": "object", "additionalProperties": count })),
+        ], &[]),
+        "OneSided": object(&[
+            ("kind", &json!({
+                "enum": ["call_alone", "contradiction", "decision_alone", "repeated"],
+            })),
+            ("entry", &count), ("id", &text), ("time", &time), ("reporter", &text),
+            ("caller", &text), ("service", &text), ("method", &text), ("path", &text),
+            ("loss_known", &flag),
+        ], &[]),
         "OpenGap": object(&[
             ("reporter", &text), ("boot", &text), ("worker", &count), ("first", &count),
             ("last", &count), ("missing", &count), ("noticed", &time),
