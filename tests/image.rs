@@ -21,7 +21,7 @@ use std::{
 
 use palisade::config::Config;
 use palisade_mesh::yaml::{self, Codes, Node, Source, Value};
-use support::{Home, LIMIT, authority::Authority, free_port, said, wait_for};
+use support::{Home, LIMIT, decisions::Desk, free_port, said, wait_for};
 
 /// Largest static slim program, in bytes: 20 MiB, and 2 MiB for the C library in it.
 const SLIM_LEN_MAX: u64 = 22 << 20;
@@ -73,14 +73,23 @@ fn content(home: &Home) -> PathBuf {
     folder
 }
 
+/// What every container engine puts beside an image: sources of random bytes, which a static
+/// program opens as files.
+const IN_CONTAINER: &str = "for d in random urandom; do mount --bind /dev/$d \"$0/dev/$d\"; done \
+     && exec chroot \"$0\" /usr/bin/palisade \"$@\"";
+
 /// A command with `folder` as its root, in a user and mount namespace of its own, as
 /// nobody in particular.
 fn inside(folder: &Path, args: &[&str]) -> Command {
+    fs::create_dir_all(folder.join("dev")).unwrap();
+    for device in ["dev/random", "dev/urandom"] {
+        fs::write(folder.join(device), "").unwrap();
+    }
     let mut command = Command::new("unshare");
     command
-        .args(["--user", "--map-root-user", "--mount", "chroot"])
+        .args(["--user", "--map-root-user", "--mount"])
+        .args(["sh", "-c", IN_CONTAINER])
         .arg(folder)
-        .arg("/usr/bin/palisade")
         .args(args)
         .env_clear()
         // For `chroot` itself.
@@ -132,13 +141,15 @@ fn the_slim_image_runs_with_nothing_beside_it() {
     let refused = run(&folder, &["run", "ca"]);
     assert!(said(&refused).contains("PLS8001"), "{}", said(&refused));
 
-    let authority = Authority::new("demo.test");
+    support::copy(&support::sample_policies(), &home.path("policies"));
+    let plane = Desk::ready(&home, "demo.test", "");
     let etc = folder.join("etc/palisade");
-    authority.write(&authority.leaf("ns/shop/sa/orders"), &etc.join("identity"));
-    support::copy(&support::sample_policies(), &etc.join("policies"));
+    let leaf = plane.authority.leaf("ns/shop/sa/orders");
+    plane.authority.write(&leaf, &etc.join("identity"));
+    let (pdp, audit) = (plane.distribution, plane.records);
     let (inbound, admin) = (free_port(), free_port());
     let text = format!(
-        "trust_domain: demo.test\nproxy:\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  policy: {{ folder: policies }}\n  records: {{ log: /var/lib/palisade/log }}\n  inbound: {{ listen: \"{inbound}\", service: shop/orders, upstream: \"127.0.0.1:1\" }}\n  admin: {{ listen: \"{admin}\" }}\n"
+        "trust_domain: demo.test\nproxy:\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  policy: {{ pdp: \"{pdp}\" }}\n  records: {{ audit: \"{audit}\" }}\n  inbound: {{ listen: \"{inbound}\", service: shop/orders, upstream: \"127.0.0.1:1\" }}\n  admin: {{ listen: \"{admin}\" }}\n"
     );
     fs::write(etc.join("palisade.yaml"), text).unwrap();
     let checked = run(&folder, &["config", "check"]);
@@ -164,7 +175,7 @@ fn the_slim_image_runs_with_nothing_beside_it() {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(proxy.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(proxy.wait().unwrap().code(), Some(0));
-    assert!(folder.join("var/lib/palisade/log").is_dir());
+    assert!(folder.join("var/lib/palisade/state/spool").is_dir());
 }
 
 fn tree(path: &Path) -> Node {

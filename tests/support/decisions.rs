@@ -25,6 +25,10 @@ pub struct Desk<'h> {
     pub address: SocketAddr,
     /// In plain text.
     pub plain: SocketAddr,
+    /// Where proxies get their policy.
+    pub distribution: SocketAddr,
+    /// Where records go.
+    pub records: SocketAddr,
     _audit: Running,
     pub pdp: Running,
 }
@@ -75,6 +79,7 @@ impl<'h> Desk<'h> {
             files("pdp")
         );
         fs::write(home.path("pdp.yaml"), text).unwrap();
+        let (distribution, records) = (listen, audit);
         let audit = home.start("audit", &["run", "audit", "--config", "audit.yaml"]);
         let pdp = home.start("pdp", &["run", "pdp", "--config", "pdp.yaml"]);
         let desk = Self {
@@ -83,6 +88,8 @@ impl<'h> Desk<'h> {
             domain: TrustDomain::parse(domain).unwrap(),
             address,
             plain,
+            distribution,
+            records,
             _audit: audit,
             pdp,
         };
