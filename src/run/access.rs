@@ -96,7 +96,7 @@ impl Asked {
         let given = Given {
             now_us: self.at_us.unwrap_or_else(|| clock.now_us()),
             clock: self.at_us.is_some(),
-            context_json: None,
+            ..Given::default()
         };
         let survey = snapshot.survey(given).map_err(|error| {
             Diagnostic::error(9199, format!("bug: an empty context was refused: {error}"))

@@ -9,21 +9,18 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use palisade_audit::{
     decisions::Decisions,
-    disk::Room,
     envelope::LEAF_LEN_MAX,
-    index::{self, BucketSpan, Cursor, Gap, Options, Store, StoreError, TailEvent},
+    index::{self, BucketSpan, Cursor, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
     local::LocalSink,
-    log::{Log, LogError, LogOptions, OpenGap},
-    query::{Limits, Query, Window},
+    log::{Log, LogError, LogOptions},
+    query::{Limits, Query},
     row::Row,
-    source::{Entry, Source, SourceError},
     verify::{self, VerifyOptions},
     watch::Watch,
 };
@@ -34,16 +31,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Role, keeping,
+    Role,
     links::{self, LinkGate},
     unbound, unusable,
 };
 use crate::{
     config::{AuditSection, Config},
     control::{
-        api::{Answer, Fact, FactState, Problem},
+        api::{Answer, Problem},
         server::PeerUid,
-        status::{AuditStatus, ago},
     },
     history::{self, frames},
     net::{
@@ -53,9 +49,11 @@ use crate::{
 };
 
 mod api;
+mod facts;
 mod proof;
 mod reads;
 pub(crate) mod reports;
+mod source;
 mod sums;
 mod witness;
 mod witnesses;
@@ -68,18 +66,14 @@ pub(crate) use api::Access;
 pub use api::document;
 pub use proof::{Proven, Wanted};
 pub use reports::RunReport;
+pub(crate) use source::store_of;
 pub use sums::{Facets, Gaps, Timeline};
-
-/// Shortest time between two looks at what reporters said.
-const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// Rows of a search that does not say how many.
 const ROWS_DEFAULT: usize = 50;
 /// How long a question waits for the index to have read what the log has: what was recorded
 /// a moment ago, the question before among it, is part of the answer.
 const SETTLE: Duration = Duration::from_millis(250);
-/// Age of the last checkpoint, with records waiting, that is worth a warning.
-const CHECKPOINT_LATE: Duration = Duration::from_secs(30);
 
 /// The audit service of this process.
 #[derive(Clone)]
@@ -147,7 +141,7 @@ impl AuditRole {
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
         let records = sink.open(witnesses::OWN_WORKER);
-        let followed = follow(self.watch.clone(), self.log.clone());
+        let followed = facts::follow(self.watch.clone(), self.log.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(followed));
         self.witnesses.start(reporter.clone(), records, stop);
         if let Some(section) = &section.witness {
@@ -393,155 +387,6 @@ impl AuditRole {
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
     }
-
-    fn status(&self) -> AuditStatus {
-        let checkpoint = self.log.checkpoint();
-        let index = self.store.status();
-        AuditStatus {
-            folder: self.dir.display().to_string(),
-            records: self.log.len(),
-            checkpointed: checkpoint.size,
-            root: base64::engine::general_purpose::STANDARD.encode(checkpoint.root),
-            checkpoint_us: checkpoint.time.as_microsecond(),
-            indexed: index.searchable,
-            gaps: self.log.gaps().len(),
-            cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
-            witnesses: self.witnesses.status(),
-            witnessing: self.witnessing.get().map(Witnessing::status),
-        }
-    }
-
-    fn check(&self) -> Vec<Fact> {
-        let status = self.status();
-        let when = ago(&self.clock, status.checkpoint_us);
-        let waiting = status.records - status.checkpointed.min(status.records);
-        let late = u128::try_from(self.clock.now_us() - status.checkpoint_us).unwrap_or_default()
-            > CHECKPOINT_LATE.as_micros();
-        let mut facts = vec![if waiting > 0 && late {
-            Fact::not_ok(
-                "audit",
-                FactState::Error,
-                7202,
-                format!("{waiting} records are under no checkpoint"),
-            )
-            .cause(format!("the last one was signed {when}"))
-            .fix("see the log of the audit service; the disk may be full")
-        } else {
-            let records = crate::render::thousands(status.checkpointed);
-            Fact::ok(
-                "audit",
-                format!("{records} records under a checkpoint signed {when}"),
-            )
-        }];
-        if let Some(gap) = self.log.gaps().first() {
-            let missing = format!(
-                "{} to {} of {} have not arrived",
-                gap.missing.from, gap.missing.to, gap.stream
-            );
-            facts.push(
-                Fact::not_ok(
-                    "audit",
-                    FactState::Warning,
-                    7523,
-                    format!(
-                        "{} in the records",
-                        crate::render::count(status.gaps, "gap", "gaps")
-                    ),
-                )
-                .cause(missing)
-                .fix("see the reporter's spool: its records may still be on the way"),
-            );
-        }
-        facts.extend(self.reporters());
-        facts.extend(self.witnesses.check());
-        facts.extend(
-            self.witnessing
-                .get()
-                .map(Witnessing::check)
-                .unwrap_or_default(),
-        );
-        let health = self.log.health();
-        let room = health.room;
-        facts.extend(keeping::facts("audit", "the log", &health.into()));
-        let behind = status.records.saturating_sub(status.indexed);
-        facts.push(match self.store.status().stalled {
-            None => Fact::ok(
-                "audit",
-                match behind {
-                    0 => "index is up to date".into(),
-                    n => format!(
-                        "index is {} behind",
-                        crate::render::count(n, "record", "records")
-                    ),
-                },
-            ),
-            Some(why) if room != Room::Enough => Fact::not_ok(
-                "audit",
-                FactState::Warning,
-                7608,
-                "the index waits, so that the log has what room there is",
-            )
-            .cause(why)
-            .fix("make room on the disk; the index then catches up"),
-            Some(why) => Fact::not_ok("audit", FactState::Error, 7203, "the index does not get on")
-                .cause(why),
-        });
-        facts.extend(self.gate.get().map(|g| g.check()).unwrap_or_default());
-        facts
-    }
-}
-
-impl AuditRole {
-    /// What is to be told of those who report: silence, and words that do not agree.
-    fn reporters(&self) -> Vec<Fact> {
-        let mut facts = Vec::new();
-        let silent = self.watch.silent();
-        if let Some(first) = silent.first() {
-            let n = crate::render::count(silent.len(), "reporter has", "reporters have");
-            let text = format!("{n} stopped sending records");
-            let since = ago(&self.clock, first.heard_us);
-            let who = format!(
-                "{} (boot {}) was last heard {since}",
-                first.reporter, first.boot
-            );
-            facts.push(
-                Fact::not_ok("audit", FactState::Error, 7526, text)
-                    .cause(who)
-                    .fix("see that it runs and reaches the audit service; what it has kept arrives then. All of them: palisade audit gaps"),
-            );
-        }
-        let (faults, more) = self.watch.faults();
-        if let Some(first) = faults.first() {
-            let n = more.saturating_add(u64::try_from(faults.len()).unwrap_or(u64::MAX));
-            let n = crate::render::count(n, "stretch of records is", "stretches of records are");
-            let text = format!("{n} not what their reporter signed");
-            facts.push(
-                Fact::not_ok("audit", FactState::Error, 7527, text)
-                    .cause(first.clone())
-                    .fix("they were changed between the reporter and the log: keep both, and find the place with `palisade audit verify`"),
-            );
-        }
-        facts
-    }
-}
-
-/// Keeps the watch at the end of the log.
-async fn follow(watch: Arc<Watch>, log: Log) {
-    let mut grown = log.subscribe();
-    loop {
-        let reading = watch.clone();
-        match tokio::task::spawn_blocking(move || reading.catch_up()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(%error, "the watch over reporters cannot read the log")
-            }
-            Err(_) => return,
-        }
-        tokio::time::sleep(WATCH_EVERY).await;
-        if grown.changed().await.is_err() {
-            return;
-        }
-    }
 }
 
 /// What `audit search` asks.
@@ -647,89 +492,5 @@ fn refused(error: &LogError) -> Diagnostic {
             .cause(error.to_string())
             .help("keep the folder as evidence; find the extent: palisade audit verify --dir DIR"),
         _ => unusable(&error.to_string()),
-    }
-}
-
-/// The index of a log, kept in `dir`.
-///
-/// # Errors
-/// When `dir` cannot be used.
-pub(crate) fn store_of(
-    log: &Log,
-    dir: &std::path::Path,
-    clock: &Clock,
-    bucket: BucketSpan,
-) -> Result<Store, StoreError> {
-    let source = Arc::new(LogSource(log.clone()));
-    let of_gaps = log.clone();
-    let options = Options {
-        bucket,
-        ..Options::default()
-    };
-    let store = Store::open(source, dir, clock.clone(), options)?;
-    Ok(store.with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window))))
-}
-
-/// The gaps whose records can be of this window: numbered after the boot of their
-/// reporter, missed before they were noticed.
-fn gaps_of(log: &Log, window: Window) -> Vec<Gap> {
-    let boot_us = |gap: &OpenGap| {
-        i64::try_from(gap.stream.boot.timestamp_ms())
-            .unwrap_or(i64::MAX)
-            .saturating_mul(1000)
-    };
-    let gaps = log.gaps();
-    let overlapping = gaps
-        .iter()
-        .filter(|g| boot_us(g) < window.to_us && window.from_us <= g.noticed_us);
-    overlapping
-        .map(|gap| Gap {
-            reporter: gap.stream.reporter.to_string(),
-            first: gap.missing.from,
-            last: gap.missing.to,
-            noticed_us: gap.noticed_us,
-        })
-        .collect()
-}
-
-/// The log as the index reads it.
-struct LogSource(Log);
-
-impl Source for LogSource {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read(&self, index: u64) -> Result<Entry, SourceError> {
-        self.0.read(index).map(entry).map_err(|e| failed(index, e))
-    }
-
-    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        let numbered = (from..).zip(self.0.scan(from));
-        Box::new(numbered.map(|(index, read)| read.map(entry).map_err(|e| failed(index, e))))
-    }
-
-    fn pressed(&self) -> Option<String> {
-        let room = self.0.health().room;
-        (room != Room::Enough).then(|| "the disk of the log is nearly full".to_owned())
-    }
-
-    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-}
-
-fn entry(entry: palisade_audit::log::Entry) -> Entry {
-    Entry {
-        index: entry.index,
-        envelope: entry.envelope,
-        record: entry.record,
-    }
-}
-
-fn failed(index: u64, error: LogError) -> SourceError {
-    SourceError {
-        index,
-        cause: Box::new(error),
     }
 }

@@ -1,6 +1,9 @@
 //! Asks the store what a report needs, always within a period and under a checkpoint.
 
-use std::{cell::RefCell, path::Path};
+use std::{
+    cell::{OnceCell, RefCell},
+    path::Path,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
@@ -14,6 +17,7 @@ use crate::{
     log::Log,
     query::{Query, time::rfc3339},
     row::Row,
+    verify::{self, VerifyOptions, VerifyReport},
 };
 
 /// Rows of one table where the section does not say.
@@ -36,6 +40,8 @@ pub struct Evidence<'a> {
     now_us: i64,
     /// What answers lacked, each said once.
     lacks: RefCell<Vec<String>>,
+    /// What reading the whole log found, once a section has asked.
+    verified: OnceCell<VerifyReport>,
 }
 
 impl<'a> Evidence<'a> {
@@ -68,6 +74,7 @@ impl<'a> Evidence<'a> {
             log_name: checkpoint.origin.clone(),
             now_us,
             lacks: RefCell::default(),
+            verified: OnceCell::new(),
         })
     }
 
@@ -157,6 +164,12 @@ impl<'a> Evidence<'a> {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// What a reading of the whole log finds.
+    pub(super) fn verified(&self) -> &VerifyReport {
+        let verify = || verify::verify(self.dir, VerifyOptions::default());
+        self.verified.get_or_init(verify)
     }
 
     /// The checkpoint.

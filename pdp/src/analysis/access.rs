@@ -403,6 +403,7 @@ impl<'s> Side<'s> {
         };
         let given = Given {
             now_us,
+            onwards: true,
             ..Given::default()
         };
         let survey = snapshot.survey(given);

@@ -79,6 +79,7 @@ mod tests {
         let caller = snapshot.caller(&principal.parse().unwrap()).unwrap();
         let given = Given {
             now_us: NOW_US,
+            onwards: true,
             ..Given::default()
         };
         let survey = snapshot.survey(given).unwrap();
@@ -116,6 +117,15 @@ mod tests {
             WEB,
             r#"if {["!(context.source.port < 1024)"]: {"q"}} unless {}"#,
         );
+        let until =
+            format!("@expires(\"2026-12-31T00:00:00.5Z\") {PERMIT} when {{ context.tls.mtls }};");
+        check(
+            &until,
+            WEB,
+            r#"if {["context.time.now < datetime(\"2026-12-31T00:00:01Z\")"]: {"p"}} unless {}"#,
+        );
+        let also = format!("{until} @id(\"q\") permit (principal, action, resource);");
+        check(&also, WEB, r#"yes {"q"}"#);
         // The only host of the service, and an exception that is none.
         check(
             &of_http(

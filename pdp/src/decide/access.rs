@@ -43,6 +43,9 @@ pub struct Given<'g> {
     pub now_us: i64,
     /// Whether conditions on the clock are judged at that moment, too; else they are open.
     pub clock: bool,
+    /// Whether every later moment is asked about, too: a permit that expires then depends
+    /// on the clock.
+    pub onwards: bool,
     /// More of the context, in the form of decision records; `None` for nothing.
     pub context_json: Option<&'g str>,
 }

@@ -8,7 +8,7 @@ use palisade_audit::{proof::Proof, row::Row, source::Entry};
 use palisade_mesh::{diagnostic::Diagnostic, wire::record::record::Body};
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Item, blocking, broken, entry, reads::Reader};
+use super::{AuditRole, Item, blocking, broken, reads::Reader, source::entry};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,

@@ -14,7 +14,7 @@ use palisade_audit::{
     witness::{REQUEST_LEN_MAX, Seen, Witness, WitnessRefusal},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
         status::WitnessingStatus,
     },
     net::front::{self, Door},
-    run::{unbound, unusable},
+    run::unusable,
 };
 
 /// Checkpoints that are looked at at a time.
@@ -59,10 +59,7 @@ impl Witnessing {
         };
         let witness = opened()
             .map_err(|e| vec![unusable(&format!("witness in `{}`: {e}", dir.display()))])?;
-        let bound = TcpListener::bind(section.listen).await;
-        let bound = bound.map_err(|e| vec![unbound("audit.witness.listen", &e)])?;
-        let address = bound.local_addr();
-        let address = address.map_err(|e| vec![unbound("audit.witness.listen", &e)])?;
+        let (bound, address) = front::bind("audit.witness.listen", section.listen).await?;
         let witness = Arc::new(witness);
         let router = router(witness.clone());
         let office = move |_| {

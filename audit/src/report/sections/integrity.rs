@@ -11,7 +11,6 @@ use crate::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
     },
-    verify::{self, VerifyOptions},
 };
 
 /// Findings of a verification that are shown.
@@ -30,7 +29,7 @@ const MANDATORY: &[(&str, &str)] = &[
 
 /// Whether the log is what was signed.
 pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
-    let report = verify::verify(e.dir, VerifyOptions::default());
+    let report = e.verified();
     let mark = e.mark();
     let section = Section::new(
         "log-integrity",
@@ -85,7 +84,7 @@ pub(crate) fn verified(e: &Evidence<'_>) -> Result<Section, StoreError> {
 
 /// Whether every number of every stream has arrived.
 pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let report = verify::verify(e.dir, VerifyOptions::default());
+    let report = e.verified();
     let mut section = Section::new(
         "streams",
         "Streams and their numbers",

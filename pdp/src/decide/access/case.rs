@@ -10,10 +10,11 @@ use super::{
         core::{
             Body, Conjunct, Evaluation, Kind, Known, Outcomes, Tree, ValueCache, context, start_of,
         },
-        fact::{Fact, Facts},
+        fact::{self, Fact, Facts, US_PER_SECOND},
         field::Field,
         index::rule_at,
         outcome::Findings,
+        rule::Rule,
         slice::Slice,
         world::Triple,
     },
@@ -165,7 +166,20 @@ impl<'c> Case<'c> {
                 _ => texts,
             }
         });
-        terms.collect()
+        let rules = self.survey.snapshot.rules();
+        let rule = rules.binary_search_by(|rule| rule.id.cmp(id)).ok();
+        let rule = rule.and_then(|at| rules.get(at));
+        let end = rule
+            .and_then(|rule| self.ends(rule))
+            .and_then(fact::moment_text);
+        let end = end.map(|end| format!("context.time.now < datetime(\"{end}\")"));
+        terms.chain(end).collect()
+    }
+
+    /// The first second in which a permit has expired, where later moments count.
+    fn ends(&self, rule: &Rule) -> Option<i64> {
+        let at = rule.expires_us.filter(|_| self.survey.given.onwards)?;
+        Some(at.div_euclid(US_PER_SECOND) + i64::from(at.rem_euclid(US_PER_SECOND) != 0))
     }
 
     /// The open parts of each condition on which a policy depends.
@@ -213,6 +227,7 @@ impl<'c> Case<'c> {
                 false => outcomes != Outcomes::FALSE,
             };
             let list = match outcomes {
+                Outcomes::TRUE if self.ends(rule).is_some() => &mut side.open,
                 Outcomes::TRUE => &mut side.hold,
                 Outcomes::ERROR => &mut side.err,
                 _ if can_matter => &mut side.open,

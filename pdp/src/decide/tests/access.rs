@@ -10,6 +10,7 @@ use super::super::{
 const GIVEN: Given<'_> = Given {
     now_us: NOW_US,
     clock: false,
+    onwards: false,
     context_json: None,
 };
 
@@ -120,7 +121,7 @@ fn the_clock_is_open_unless_it_is_given() {
         let given = Given {
             now_us,
             clock,
-            context_json: None,
+            ..GIVEN
         };
         access(&snapshot, WEB, "GET", "orders/read", given).may
     };

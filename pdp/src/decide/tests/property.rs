@@ -217,6 +217,7 @@ proptest! {
         let given = Given {
             now_us: ask.now_us,
             clock,
+            onwards: false,
             context_json: [None, Some(decision.context_json.as_str()), Some(&whole)][known],
         };
         let caller = snapshot.caller(&ask.connection.peer.id).expect("in the store");

@@ -325,19 +325,7 @@ impl Sheet<'_> {
                 self.turn();
                 self.table_head(table, &widths);
             }
-            let mut x = MARGIN;
-            for ((lines, width), column) in lines.into_iter().zip(&widths).zip(&table.columns) {
-                for (i, line) in lines.into_iter().enumerate() {
-                    let y = self.y + 1.5 + small(i) * CELL * LEADING;
-                    let wide = self.measure.width(&line, Face::Narrow, CELL);
-                    let at = match column.kind {
-                        CellKind::Number => x + width - wide,
-                        _ => x,
-                    };
-                    self.word(at, y, CELL, Face::Narrow, INK, line);
-                }
-                x += width + GUTTER;
-            }
+            self.cells_at(self.y + 1.5, table, &widths, lines, Face::Narrow);
             self.y += height;
             self.rule(self.y - 0.5, LINE);
         }
@@ -358,20 +346,31 @@ impl Sheet<'_> {
         let height = small(most) * CELL * LEADING + 4.0;
         self.room(height + 30.0);
         self.fill(MARGIN, self.y, ROOM, height, SHADE);
+        self.cells_at(self.y + 2.0, table, widths, heads, Face::Bold);
+        self.y += height + 1.0;
+    }
+
+    /// The lines of each cell of one row, from `top`; numbers end where their column does.
+    fn cells_at(
+        &mut self,
+        top: f32,
+        table: &Table,
+        widths: &[f32],
+        cells: Vec<Vec<String>>,
+        face: Face,
+    ) {
         let mut x = MARGIN;
-        for ((lines, width), column) in heads.into_iter().zip(widths).zip(&table.columns) {
+        for ((lines, width), column) in cells.into_iter().zip(widths).zip(&table.columns) {
             for (i, line) in lines.into_iter().enumerate() {
-                let y = self.y + 2.0 + small(i) * CELL * LEADING;
-                let wide = self.measure.width(&line, Face::Bold, CELL);
+                let y = top + small(i) * CELL * LEADING;
                 let at = match column.kind {
-                    CellKind::Number => x + width - wide,
+                    CellKind::Number => x + width - self.measure.width(&line, face, CELL),
                     _ => x,
                 };
-                self.word(at, y, CELL, Face::Bold, INK, line);
+                self.word(at, y, CELL, face, INK, line);
             }
             x += width + GUTTER;
         }
-        self.y += height + 1.0;
     }
 
     fn cells(&self, table: &Table, row: &[String]) -> Vec<String> {

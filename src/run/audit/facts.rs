@@ -1,0 +1,165 @@
+//! How the audit service is: what `status` and `check` say of log, index, witnesses and of
+//! those who report.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use palisade_audit::{disk::Room, log::Log, watch::Watch};
+
+use super::{AuditRole, witness::Witnessing};
+use crate::{
+    control::{
+        api::{Fact, FactState},
+        status::{AuditStatus, ago},
+    },
+    render::{count, thousands},
+    run::keeping,
+};
+
+/// Shortest time between two looks at what reporters said.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// Age of the last checkpoint, with records waiting, that is worth a warning.
+const CHECKPOINT_LATE: Duration = Duration::from_secs(30);
+
+impl AuditRole {
+    pub(super) fn status(&self) -> AuditStatus {
+        let checkpoint = self.log.checkpoint();
+        let index = self.store.status();
+        AuditStatus {
+            folder: self.dir.display().to_string(),
+            records: self.log.len(),
+            checkpointed: checkpoint.size,
+            root: BASE64.encode(checkpoint.root),
+            checkpoint_us: checkpoint.time.as_microsecond(),
+            indexed: index.searchable,
+            gaps: self.log.gaps().len(),
+            cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
+            witnesses: self.witnesses.status(),
+            witnessing: self.witnessing.get().map(Witnessing::status),
+        }
+    }
+
+    pub(super) fn check(&self) -> Vec<Fact> {
+        let status = self.status();
+        let when = ago(&self.clock, status.checkpoint_us);
+        let waiting = status.records - status.checkpointed.min(status.records);
+        let late = u128::try_from(self.clock.now_us() - status.checkpoint_us).unwrap_or_default()
+            > CHECKPOINT_LATE.as_micros();
+        let mut facts = vec![if waiting > 0 && late {
+            Fact::not_ok(
+                "audit",
+                FactState::Error,
+                7202,
+                format!("{waiting} records are under no checkpoint"),
+            )
+            .cause(format!("the last one was signed {when}"))
+            .fix("see the log of the audit service; the disk may be full")
+        } else {
+            let records = thousands(status.checkpointed);
+            Fact::ok(
+                "audit",
+                format!("{records} records under a checkpoint signed {when}"),
+            )
+        }];
+        if let Some(gap) = self.log.gaps().first() {
+            let missing = format!(
+                "{} to {} of {} have not arrived",
+                gap.missing.from, gap.missing.to, gap.stream
+            );
+            facts.push(
+                Fact::not_ok(
+                    "audit",
+                    FactState::Warning,
+                    7523,
+                    format!("{} in the records", count(status.gaps, "gap", "gaps")),
+                )
+                .cause(missing)
+                .fix("see the reporter's spool: its records may still be on the way"),
+            );
+        }
+        facts.extend(self.reporters());
+        facts.extend(self.witnesses.check());
+        facts.extend(
+            self.witnessing
+                .get()
+                .map(Witnessing::check)
+                .unwrap_or_default(),
+        );
+        let health = self.log.health();
+        let room = health.room;
+        facts.extend(keeping::facts("audit", "the log", &health.into()));
+        let behind = status.records.saturating_sub(status.indexed);
+        facts.push(match self.store.status().stalled {
+            None => Fact::ok(
+                "audit",
+                match behind {
+                    0 => "index is up to date".into(),
+                    n => format!("index is {} behind", count(n, "record", "records")),
+                },
+            ),
+            Some(why) if room != Room::Enough => Fact::not_ok(
+                "audit",
+                FactState::Warning,
+                7608,
+                "the index waits, so that the log has what room there is",
+            )
+            .cause(why)
+            .fix("make room on the disk; the index then catches up"),
+            Some(why) => Fact::not_ok("audit", FactState::Error, 7203, "the index does not get on")
+                .cause(why),
+        });
+        facts.extend(self.gate.get().map(|g| g.check()).unwrap_or_default());
+        facts
+    }
+
+    /// What is to be told of those who report: silence, and words that do not agree.
+    fn reporters(&self) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        let silent = self.watch.silent();
+        if let Some(first) = silent.first() {
+            let n = count(silent.len(), "reporter has", "reporters have");
+            let text = format!("{n} stopped sending records");
+            let since = ago(&self.clock, first.heard_us);
+            let who = format!(
+                "{} (boot {}) was last heard {since}",
+                first.reporter, first.boot
+            );
+            facts.push(
+                Fact::not_ok("audit", FactState::Error, 7526, text)
+                    .cause(who)
+                    .fix("see that it runs and reaches the audit service; what it has kept arrives then. All of them: palisade audit gaps"),
+            );
+        }
+        let (faults, more) = self.watch.faults();
+        if let Some(first) = faults.first() {
+            let n = more.saturating_add(u64::try_from(faults.len()).unwrap_or(u64::MAX));
+            let n = count(n, "stretch of records is", "stretches of records are");
+            let text = format!("{n} not what their reporter signed");
+            facts.push(
+                Fact::not_ok("audit", FactState::Error, 7527, text)
+                    .cause(first.clone())
+                    .fix("they were changed between the reporter and the log: keep both, and find the place with `palisade audit verify`"),
+            );
+        }
+        facts
+    }
+}
+
+/// Keeps the watch at the end of the log.
+pub(super) async fn follow(watch: Arc<Watch>, log: Log) {
+    let mut grown = log.subscribe();
+    loop {
+        let reading = watch.clone();
+        match tokio::task::spawn_blocking(move || reading.catch_up()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the watch over reporters cannot read the log")
+            }
+            Err(_) => return,
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+        if grown.changed().await.is_err() {
+            return;
+        }
+    }
+}
