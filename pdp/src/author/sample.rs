@@ -11,8 +11,10 @@ use cedar_policy::{Authorizer, Context, Entity, Request};
 use palisade_mesh::{
     catalogue::HeaderShape,
     decision::{Answer, Decision, Question, Undecided, Verdict},
+    wire::policy::File,
 };
 use prost::Message;
+use smol_str::SmolStr;
 
 use super::{codes, store::uid, tests as tables, tests::Trace, *};
 

@@ -151,8 +151,8 @@ pub struct Target {
 pub struct Survey<'s> {
     snapshot: &'s Snapshot,
     given: Given<'s>,
-    http: Recorded,
-    grpc: Recorded,
+    http: Recorded<'s>,
+    grpc: Recorded<'s>,
     trees: Vec<OnceCell<Tree>>,
     parts: Vec<OnceCell<Vec<Part>>>,
 }

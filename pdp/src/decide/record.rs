@@ -6,16 +6,18 @@
 //! not recorded. Addresses and moments are text. `decided_us` is there when an
 //! `@expires` in scope made the time of the decision an input of its own.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::collections::BTreeSet;
 
-use palisade_mesh::catalogue::HeaderShape;
-use serde_json::Value;
 use smol_str::SmolStr;
 
 use super::{
     fact::{Fact, Facts, moment_text},
-    field::{Field, Form, Layout},
+    field::{Field, Layout},
 };
+
+mod recorded;
+
+pub(crate) use recorded::Recorded;
 
 /// Longest text of a recorded context, in bytes (record schema, `context_json`).
 pub(crate) const CONTEXT_JSON_LEN_MAX: usize = 4096;
@@ -133,90 +135,11 @@ impl Object {
     }
 }
 
-/// The facts of a recorded context.
-#[derive(Debug, Default)]
-pub(crate) struct Recorded {
-    facts: Vec<(Field, Fact<'static>)>,
-    /// Protocol of the context.
-    form: Option<Form>,
-    /// When the decision was made, if that mattered.
-    pub(crate) decided_us: Option<i64>,
-}
-
-impl Recorded {
-    /// Reads what [`write`] wrote; what is not of the right type was not recorded.
-    ///
-    /// # Errors
-    /// When the text is no JSON object.
-    pub(crate) fn parse(text: &str, form: Form, layout: &Layout) -> Result<Self, String> {
-        let value: Value = serde_json::from_str(text).map_err(|e| e.to_string())?;
-        let Value::Object(records) = &value else {
-            return Err("not an object".to_owned());
-        };
-        let mut recorded = Self {
-            form: Some(form),
-            decided_us: value.get(DECIDED_US).and_then(Value::as_i64),
-            ..Self::default()
-        };
-        let mut take = |path: &[&str], value: &Value| {
-            if let Some(field) = layout.find(path).filter(|field| field.is_in(form))
-                && let Some(fact) = fact_of(field, value, layout)
-            {
-                recorded.facts.push((field, fact));
-            }
-        };
-        for (record, value) in records {
-            let record = record.as_str();
-            take(&[record], value);
-            for (name, value) in value.as_object().into_iter().flatten() {
-                take(&[record, name], value);
-                for (last, value) in value.as_object().into_iter().flatten() {
-                    take(&[record, name, last], value);
-                }
-            }
-        }
-        Ok(recorded)
-    }
-}
-
-impl Facts for Recorded {
-    fn fact(&self, field: Field) -> Fact<'_> {
-        match self.facts.iter().find(|(known, _)| *known == field) {
-            Some((_, fact)) => fact.clone(),
-            // The other protocol's record is never part of a context.
-            None if self.form.is_some_and(|form| !field.is_in(form)) => Fact::Absent,
-            None => Fact::Unknown,
-        }
-    }
-}
-
-fn fact_of(field: Field, value: &Value, layout: &Layout) -> Option<Fact<'static>> {
-    let text = |v: &Value| v.as_str().map(|s| Cow::Owned(s.to_owned()));
-    if value.is_null() {
-        return Some(Fact::Absent);
-    }
-    match field {
-        Field::Jwt | Field::User => None,
-        Field::SourceIp => value.as_str()?.parse().ok().map(Fact::Ip),
-        Field::SourcePort | Field::TimeHour | Field::TimeWeekday => value.as_i64().map(Fact::Long),
-        Field::TimeNow => {
-            let at: jiff::Timestamp = value.as_str()?.parse().ok()?;
-            moment_text(at.as_second()).map(|_| Fact::Moment(at.as_second()))
-        }
-        Field::TlsMtls => value.as_bool().map(Fact::Bool),
-        Field::Header(i) if layout.header(i)?.shape == HeaderShape::List => {
-            let texts: Option<Vec<_>> = value.as_array()?.iter().map(text).collect();
-            texts.map(Fact::Texts)
-        }
-        _ => text(value).map(Fact::Text),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use palisade_mesh::catalogue::DeclaredHeader;
+    use palisade_mesh::catalogue::{DeclaredHeader, HeaderShape};
 
-    use super::*;
+    use super::{super::field::Form, *};
 
     struct Long(usize);
 
@@ -286,21 +209,34 @@ mod tests {
 
     #[test]
     fn nonsense_was_not_recorded() {
-        for text in ["", "[]", "3", "{"] {
+        for text in ["", "[]", "3", "{", "null", "\"\"", "{} {}"] {
             assert!(
                 Recorded::parse(text, Form::Http, &layout()).is_err(),
                 "{text}"
             );
         }
-        let odd = r#"{"http":{"path":1},"source":{"ip":"x"},"tls":7,"user":"u"}"#;
+        let odd = r#"{"http":{"path":1,"host":"a","host":{"deep":[{"er":2}]},"headers":{"x-roles":["a",1]}},
+            "source":{"ip":"x","port":1e3},"tls":7,"user":"u","other":{"path":"/"}}"#;
         let recorded = Recorded::parse(odd, Form::Http, &layout()).unwrap();
         for field in [
+            Field::Header(0),
+            Field::HttpHost,
             Field::HttpPath,
+            Field::SourcePort,
             Field::SourceIp,
             Field::TlsMtls,
             Field::User,
         ] {
             assert_eq!(recorded.fact(field), Fact::Unknown, "{field:?}");
         }
+    }
+
+    #[test]
+    fn escapes_are_read_and_the_last_of_two_counts() {
+        let text = r#"{"http":{"p\u0061th":"/a\n","path":"/\u00e9"},"decided_us":-3,"jwt":null}"#;
+        let recorded = Recorded::parse(text, Form::Http, &layout()).unwrap();
+        assert_eq!(recorded.fact(Field::HttpPath), Fact::from("/é"));
+        assert_eq!(recorded.fact(Field::Jwt), Fact::Absent);
+        assert_eq!(recorded.decided_us, Some(-3));
     }
 }

@@ -10,7 +10,10 @@
 use std::{
     hash::{BuildHasherDefault, RandomState},
     net::IpAddr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use palisade_mesh::{
@@ -51,6 +54,13 @@ const ANSWERS: Limits = Limits {
 };
 /// About what an answer takes beside its key.
 const ANSWER_BYTES: usize = 256;
+
+/// Records of a call for which remembering is tried, whatever comes of it.
+const TRIED_FIRST: u32 = 1024;
+/// One in so many must be found for it to go on.
+const FOUND_LEAST: u32 = 16;
+/// One in so many is tried all the same.
+const TRIED_EVERY: u32 = 64;
 
 /// What a record says of a request that was decided.
 #[derive(Debug, Clone, Copy, Default)]
@@ -108,18 +118,40 @@ pub struct Replay {
 #[derive(Debug)]
 struct Call {
     serial: u64,
+    luck: Luck,
     entities: Triple,
     form: Form,
     slice: Slice,
 }
 
+/// Whether remembering answers of a call has paid so far: where no two requests are
+/// alike, looking for an answer and keeping it costs as much as half an evaluation.
+#[derive(Debug, Default)]
+struct Luck {
+    asked: AtomicU32,
+    found: AtomicU32,
+}
+
+impl Luck {
+    /// Whether to look for an answer and to keep it; one in [`TRIED_EVERY`] always.
+    fn hopes(&self) -> bool {
+        let asked = self.asked.fetch_add(1, Ordering::Relaxed);
+        let found = self.found.load(Ordering::Relaxed);
+        asked < TRIED_FIRST || found >= asked / FOUND_LEAST || asked.is_multiple_of(TRIED_EVERY)
+    }
+
+    fn found(&self, outcome: Outcome) -> Outcome {
+        self.found.fetch_add(1, Ordering::Relaxed);
+        outcome
+    }
+}
+
 /// What is known of a recorded context under a call.
 #[derive(Debug, Clone)]
 enum Remembered {
-    Decided(Again),
+    Told(Outcome),
     /// The record tells these fields beside the context, and they matter.
     DependsOn(Arc<[Field]>),
-    Lacking(Arc<Lacking>),
 }
 
 /// A decision that was made again.
@@ -225,6 +257,7 @@ impl Replay {
         };
         let call = Arc::new(Call {
             serial: self.serial,
+            luck: Luck::default(),
             entities,
             form,
             slice: self.snapshot.slice(entities, past.time_us),
@@ -243,32 +276,27 @@ impl Replay {
         call: &Call,
         key: &mut Vec<u8>,
     ) -> Outcome {
+        if !call.luck.hopes() {
+            let facts = self.facts_of(past, call)?;
+            return self.evaluate(past, names, call, &facts);
+        }
         key.clear();
         key.extend(call.serial.to_le_bytes());
         key.push(u8::from(past.proven));
         key.extend(past.context_json.as_bytes());
         let mut depends = None;
         match self.answers.get(key.as_slice()) {
-            Some(Remembered::Decided(again)) => return Ok(again),
-            Some(Remembered::Lacking(why)) => return Err(why),
+            Some(Remembered::Told(outcome)) => return call.luck.found(outcome),
             Some(Remembered::DependsOn(fields)) => depends = Some(fields),
             None => {}
         }
         if let Some(fields) = &depends {
             write_key(fields, &RecordFacts::new(past, call.form), key);
-            match self.answers.get(key.as_slice()) {
-                Some(Remembered::Decided(again)) => return Ok(again),
-                Some(Remembered::Lacking(why)) => return Err(why),
-                Some(Remembered::DependsOn(_)) | None => {}
+            if let Some(Remembered::Told(outcome)) = self.answers.get(key.as_slice()) {
+                return call.luck.found(outcome);
             }
         }
-        let layout = self.snapshot.layout();
-        let recorded = Recorded::parse(past.context_json, call.form, layout)
-            .map_err(|_| Lacking::Unreadable)?;
-        let facts = RecordFacts {
-            recorded,
-            ..RecordFacts::new(past, call.form)
-        };
+        let facts = self.facts_of(past, call)?;
         if depends.is_none() {
             let fields = call.slice.fields.iter().copied();
             let fields: Arc<[Field]> = fields.filter(|f| !facts.is_recorded(*f)).collect();
@@ -278,12 +306,20 @@ impl Replay {
             }
         }
         let again = self.evaluate(past, names, call, &facts);
-        let remembered = match &again {
-            Ok(again) => Remembered::Decided(again.clone()),
-            Err(why) => Remembered::Lacking(Arc::clone(why)),
-        };
-        self.remember(key, remembered);
+        self.remember(key, Remembered::Told(again.clone()));
         again
+    }
+
+    fn facts_of<'r>(
+        &self,
+        past: &'r Past<'r>,
+        call: &Call,
+    ) -> Result<RecordFacts<'r>, Arc<Lacking>> {
+        let recorded = Recorded::parse(past.context_json, call.form, self.snapshot.layout());
+        Ok(RecordFacts {
+            recorded: recorded.map_err(|_| Lacking::Unreadable)?,
+            ..RecordFacts::new(past, call.form)
+        })
     }
 
     fn evaluate(
@@ -383,7 +419,7 @@ fn write_key(fields: &[Field], facts: &RecordFacts<'_>, key: &mut Vec<u8>) {
 struct RecordFacts<'r> {
     past: &'r Past<'r>,
     form: Form,
-    recorded: Recorded,
+    recorded: Recorded<'r>,
 }
 
 impl<'r> RecordFacts<'r> {

@@ -1,7 +1,7 @@
 //! Limits on both sides, and hostile input.
 
 use super::*;
-use crate::decide::NESTING_MAX;
+use crate::{bundle::manifest, decide::NESTING_MAX};
 
 /// Attack T94: hostile sizes end in a code, not in a crash.
 #[test]

@@ -134,6 +134,36 @@ fn a_request_is_what_the_candidate_says_it_is() {
     );
 }
 
+/// Where no request is like another, answers are no longer kept; they are no others.
+#[test]
+fn answers_are_kept_only_where_that_pays() {
+    let asked = |path: &str, replay: &mut Replay, kept: &Kept| {
+        let again = replay.decide(&Past {
+            path,
+            ..kept.past()
+        });
+        again.unwrap().verdict.is_allow()
+    };
+    let kept = Kept::new(PERMIT, get("/orders/42"));
+    let policies = forbid(r#"context.http.path like "*7""#);
+    let mut different = Replay::new(snapshot(&policies));
+    for n in 0..4000 {
+        let path = format!("/orders/{n}");
+        assert_eq!(asked(&path, &mut different, &kept), n % 10 != 7, "{path}");
+    }
+    assert_eq!(different.evaluated(), 4000);
+    let before = different.evaluated();
+    (0..100).for_each(|_| _ = asked("/orders/1", &mut different, &kept));
+    let anew = different.evaluated() - before;
+    assert!((90..100).contains(&anew), "{anew} of 100");
+    let mut alike = Replay::new(snapshot(&policies));
+    for n in 0..4000 {
+        let path = format!("/orders/{}", n % 50);
+        assert_eq!(asked(&path, &mut alike, &kept), n % 10 != 7, "{path}");
+    }
+    assert_eq!(alike.evaluated(), 50);
+}
+
 #[test]
 fn a_path_is_whole_up_to_the_limit() {
     let path = |len: usize| format!("/orders/{}", "a".repeat(len - "/orders/".len()));

@@ -1,0 +1,256 @@
+//! A repository that was read: what its files declare, before a bundle is made of them.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use palisade_mesh::{
+    catalogue::Catalogue,
+    diagnostic::Diagnostic,
+    snapshot::Digest,
+    spiffe_id::TrustDomain,
+    wire::policy::{Bundle, Contribution, File},
+    yaml::Source,
+};
+use prost::Message;
+use smol_str::SmolStr;
+
+use super::{
+    FILES_MAX, Provenance, REPOSITORY_LEN_MAX, assemble, check,
+    entities::{self, Overlay, People},
+    error_count, files, invariants, known,
+    policies::{Policies, Read},
+    remit::{self, Remit},
+    schema,
+    services::{self, Declared},
+    settings, store,
+};
+use crate::{
+    bundle::{self, BASE, manifest},
+    compiled::{Compiled, Coverage, PolicyInfo},
+};
+
+/// A repository that was read, before its bundle is sealed.
+pub(super) struct Draft {
+    pub(super) trust_domain: TrustDomain,
+    pub(super) schema: cedar_policy::Schema,
+    pub(super) policies: cedar_policy::PolicySet,
+    pub(super) entities: cedar_policy::Entities,
+    pub(super) catalogue: Arc<Catalogue>,
+    pub(super) invariants: BTreeMap<SmolStr, PolicyInfo>,
+    pub(super) parts: Parts,
+}
+
+/// What files declared, with the places that are not part of a bundle.
+pub(super) struct Parts {
+    pub(super) read: BTreeMap<SmolStr, Read>,
+    pub(super) declared: Vec<Declared>,
+    pub(super) people: People,
+    pub(super) settings: Source,
+}
+
+/// The bundle of a draft, and what is known of it.
+pub(super) struct Seal {
+    pub(super) bundle: Bytes,
+    pub(super) digest: Digest,
+    pub(super) git_revision: String,
+    pub(super) coverage: Coverage,
+}
+
+impl Seal {
+    pub(super) fn of(compiled: &Compiled) -> Self {
+        Self {
+            bundle: compiled.bundle.clone(),
+            digest: compiled.digest,
+            git_revision: compiled.git_revision.clone(),
+            coverage: compiled.coverage.clone(),
+        }
+    }
+}
+
+impl Draft {
+    /// Notes who last changed which policy.
+    pub(super) fn credit(&mut self, provenance: &Provenance) {
+        for read in self.parts.read.values_mut() {
+            let change = provenance.of(&read.info);
+            read.info.commit = change.map(|c| c.commit.clone());
+            read.info.author = change.map(|c| c.author.clone());
+        }
+    }
+
+    /// The bundle of a draft that was read from these files.
+    pub(super) fn assemble(
+        &self,
+        files: Vec<File>,
+        git_revision: String,
+        contributions: Vec<Contribution>,
+    ) -> Result<Seal, Diagnostic> {
+        let mut bundle = Bundle {
+            trust_domain: self.trust_domain.as_str().to_owned(),
+            files: assemble::without_policies(files, &self.parts.read),
+            git_revision,
+            features: BASE.iter().map(|f| (*f).to_owned()).collect(),
+            groups: assemble::groups(&self.parts.read),
+            contributions,
+            proofs: Vec::new(),
+        };
+        let digest = manifest::digest(&mut bundle).map_err(bundle::broken)?;
+        Ok(Seal {
+            bundle: bundle.encode_to_vec().into(),
+            digest,
+            git_revision: bundle.git_revision,
+            coverage: Coverage::Whole,
+        })
+    }
+
+    pub(super) fn sealed(self, seal: Seal) -> Compiled {
+        self.parted(seal).0
+    }
+
+    /// The compiled repository, and what it leaves behind.
+    pub(super) fn parted(self, seal: Seal) -> (Compiled, Parts) {
+        let info = self.parts.read.iter();
+        let info = info.map(|(id, read)| (id.clone(), read.info.clone()));
+        let compiled = Compiled {
+            trust_domain: self.trust_domain,
+            git_revision: seal.git_revision,
+            schema: self.schema,
+            policies: self.policies,
+            entities: self.entities,
+            catalogue: self.catalogue,
+            info: info.collect(),
+            invariants: self.invariants,
+            digest: seal.digest,
+            bundle: seal.bundle,
+            coverage: seal.coverage,
+        };
+        (compiled, self.parts)
+    }
+}
+
+/// Compiles the texts; goes on after a mistake as far as it makes sense.
+pub(super) fn draft(
+    files: &[File],
+    overlay: Option<&Overlay>,
+    found: &mut Vec<Diagnostic>,
+) -> Option<Draft> {
+    let files = sources_of(files, found);
+    let mut policies = Policies::default();
+    for source in files.iter().filter(|s| files::is_policy(&s.path)) {
+        policies.read(source, found);
+    }
+    let of_invariants = files.iter().filter(|s| files::is_invariant(&s.path));
+    let invariants = invariants::read(of_invariants, &policies, found);
+    let Some(settings_source) = files.iter().find(|s| &*s.path == files::SETTINGS) else {
+        found.push(without_settings());
+        return None;
+    };
+    let settings = settings::read(settings_source, found)?;
+    remit::check_files(&files, &settings, found);
+    check_remits(&policies, &settings, found);
+    check_remits(&invariants, &settings, found);
+    let before = error_count(found);
+    let mut declared: Vec<Declared> = Vec::new();
+    for source in files.iter().filter(|s| files::is_service(&s.path)) {
+        let read = services::read(source, &settings, found);
+        if let (Some(read), Some(remit)) = (&read, Remit::of(&source.path, &settings)) {
+            remit.check_service(read, found);
+        }
+        declared.extend(read);
+    }
+    let mut people = People::default();
+    for source in files.iter().filter(|s| files::is_entities(&s.path)) {
+        if let Some(remit) = Remit::of(&source.path, &settings) {
+            entities::read(source, &settings, &remit, &mut declared, &mut people, found);
+        }
+    }
+    if let Some(overlay) = overlay {
+        entities::read_over(overlay, &settings, &mut declared, &mut people, found);
+    }
+    services::check_together(&declared, found);
+    let services_broken = error_count(found) > before;
+    if !services_broken {
+        // Else the members of what is missing would be reported again.
+        entities::check_together(&people, &declared, found);
+    }
+    let catalogue_broken = error_count(found) > before;
+    let domain = settings.trust_domain.clone();
+    let services = declared.iter().map(|d| d.service.clone()).collect();
+    let catalogue = Catalogue::new(domain.clone(), services, settings.headers.clone());
+    let team = files.iter().find(|s| &*s.path == files::SCHEMA);
+    let schema = schema::compile(&catalogue, team, found)?;
+    for statements in [&policies, &invariants] {
+        check::validate(statements, &schema, catalogue_broken, found);
+    }
+    if catalogue_broken {
+        return None;
+    }
+    let entities = match store::build(&domain, &declared, &people, &schema) {
+        Ok(entities) => entities,
+        Err(diagnostic) => {
+            found.push(diagnostic);
+            return None;
+        }
+    };
+    for statements in [&policies, &invariants] {
+        known::check(statements, &entities, &domain, found);
+    }
+    Some(Draft {
+        trust_domain: domain,
+        schema,
+        policies: policies.set,
+        entities,
+        catalogue: Arc::new(catalogue),
+        invariants: invariants::infos(invariants),
+        parts: Parts {
+            read: policies.read,
+            declared,
+            people,
+            settings: settings_source.clone(),
+        },
+    })
+}
+
+/// Each policy is about what its source may speak for.
+fn check_remits(policies: &Policies, settings: &settings::Settings, found: &mut Vec<Diagnostic>) {
+    for policy in policies.set.policies() {
+        if let Some(read) = policies.read.get::<str>(policy.id().as_ref())
+            && let Some(remit) = Remit::of(&read.info.file, settings)
+        {
+            remit.check_policy(policy, read, found);
+        }
+    }
+}
+
+/// The texts of a bundle; what exceeds a limit is refused here too, because a
+/// bundle may come from elsewhere than [`load`].
+fn sources_of(files: &[File], found: &mut Vec<Diagnostic>) -> Vec<Source> {
+    let total: usize = files.iter().map(|f| f.text.len()).sum();
+    if files.len() > FILES_MAX || total > REPOSITORY_LEN_MAX {
+        found.push(files::too_large(format!(
+            "it has {} files of {total} bytes; the limits are {FILES_MAX} and {REPOSITORY_LEN_MAX}",
+            files.len()
+        )));
+        return Vec::new();
+    }
+    let mut sources = Vec::with_capacity(files.len());
+    let mut paths = HashSet::with_capacity(files.len());
+    for file in files {
+        if !paths.insert(file.path.as_str()) {
+            found.push(bundle::broken(format!("`{}` is in it twice", file.path)));
+            return Vec::new();
+        }
+        match files::check_len(&file.path, file.text.len()) {
+            Ok(()) => sources.push(Source::new(file.path.as_str(), file.text.as_str())),
+            Err(diagnostic) => found.push(diagnostic),
+        }
+    }
+    sources
+}
+
+/// A folder without them is no repository; a bundle may come from elsewhere.
+fn without_settings() -> Diagnostic {
+    bundle::broken(format!("it has no `{}`", files::SETTINGS))
+}
