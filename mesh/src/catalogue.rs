@@ -122,7 +122,7 @@ impl Service {
     }
 }
 
-/// Every service, found by id, host or identity.
+/// Every service, found by id, host, identity or name.
 #[derive(Debug, Clone)]
 pub struct Catalogue {
     trust_domain: TrustDomain,
@@ -131,6 +131,8 @@ pub struct Catalogue {
     by_id: FxHashMap<ServiceId, usize>,
     by_host: FxHashMap<SmolStr, usize>,
     by_identity: FxHashMap<SpiffeId, usize>,
+    /// By every name that people use; none where several have it.
+    by_name: FxHashMap<SmolStr, Option<usize>>,
 }
 
 impl Catalogue {
@@ -148,6 +150,7 @@ impl Catalogue {
             by_id: FxHashMap::default(),
             by_host: FxHashMap::default(),
             by_identity: FxHashMap::default(),
+            by_name: FxHashMap::default(),
             services: Vec::new(),
         };
         for (i, service) in services.iter().enumerate() {
@@ -157,6 +160,10 @@ impl Catalogue {
             }
             for identity in &service.identities {
                 catalogue.by_identity.entry(identity.clone()).or_insert(i);
+            }
+            for name in [service.id.as_str(), service.id.short(), &service.name] {
+                let named = catalogue.by_name.entry(name.into()).or_insert(Some(i));
+                *named = named.filter(|known| *known == i);
             }
         }
         catalogue.services = services;
@@ -197,11 +204,7 @@ impl Catalogue {
 
     /// The service named `NAMESPACE/NAME`, or by its name alone where that is unique.
     pub fn by_name(&self, name: &str) -> Option<&Arc<Service>> {
-        let mut found = self
-            .services
-            .iter()
-            .filter(|s| s.id.short() == name || s.id.as_str() == name || s.name == name);
-        let first = found.next()?;
-        found.next().is_none().then_some(first)
+        let at = self.by_name.get(name).copied().flatten()?;
+        self.services.get(at)
     }
 }

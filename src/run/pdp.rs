@@ -13,16 +13,13 @@ use palisade_mesh::{
 };
 use palisade_pdp::{
     apis::{Desk, DeskConfig},
-    author::{self, Ask},
     bundle::trust::TrustConfig,
-    decide::{Explanation, Snapshot},
+    decide::Snapshot,
     publish::{
-        Distribution, DistributionConfig, History, ProxyStatus, Published, Recorder, Source,
-        SourceConfig, Standing, State,
+        Distribution, DistributionConfig, History, Recorder, Source, SourceConfig, Standing, State,
     },
 };
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
@@ -33,16 +30,13 @@ use super::{
     policy,
     revisions::Revisions,
     rollout::Rollouts,
-    sources, unbound,
+    unbound,
 };
 use crate::{
     config::{Config, PdpSection, rollout::RolloutSection},
     control::{
-        api::{Answer, Fact, FactState, Problem},
-        status::{
-            PastRevision, PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead,
-            span,
-        },
+        api::{Answer, Problem},
+        status::PastRevision,
     },
     net::{
         bundles::Bundles,
@@ -51,6 +45,11 @@ use crate::{
     },
     render,
 };
+
+mod facts;
+mod questions;
+
+pub use questions::{Can, CanAnswer, Explained, Recorded};
 
 /// Where the local socket gives the revision in force, encoded.
 pub(crate) const REVISION_ROUTE: &str = "/v1/pdp/revision";
@@ -352,163 +351,6 @@ impl PdpRole {
             explanation: recorded.explain(&snapshot)?,
         }))
     }
-
-    fn status(&self) -> PdpStatus {
-        let state = self.state.borrow().clone();
-        PdpStatus {
-            folder: self.place.to_string(),
-            sources: sources::status(&self.standings.borrow(), &self.clock),
-            revision: state.current.as_deref().map(revision),
-            rejected: state.rejected.map(|r| RejectedStatus {
-                at_us: r.at_us,
-                problems: r.diagnostics.iter().cloned().map(Into::into).collect(),
-            }),
-            proxies: {
-                let proxies = self.distribution.proxies();
-                let of = |p| subscriber(p, self.state.borrow().wanted(&p.identity, &p.instance));
-                proxies.iter().map(of).collect()
-            },
-            rollout: self.rollouts.status(),
-            decisions: self.decisions.as_ref().map(Decisions::status),
-        }
-    }
-
-    fn check(&self) -> Vec<Fact> {
-        let status = self.status();
-        let mut facts = vec![match &status.revision {
-            Some(r) => Fact::ok(
-                "policy",
-                format!(
-                    "revision {} ({}) in force for {}, {}",
-                    r.sequence,
-                    short(&r.digest),
-                    span(&self.clock, r.since_us),
-                    r.signed
-                ),
-            ),
-            None => Fact::not_ok(
-                "policy",
-                FactState::Error,
-                6002,
-                "no policy revision is in force",
-            )
-            .fix(self.how_to_see()),
-        }];
-        facts.extend(self.check_stamp());
-        if let Some(rejected) = &status.rejected {
-            let first = rejected.problems.first().cloned().map(Diagnostic::from);
-            facts.push(
-                Fact::not_ok(
-                    "policy",
-                    FactState::Warning,
-                    3021,
-                    format!(
-                        "a change of the policies was rejected {}",
-                        ago(&self.clock, rejected.at_us)
-                    ),
-                )
-                .cause(first.map_or_else(String::new, |d| d.to_string()))
-                .fix(self.how_to_see()),
-            );
-        }
-        facts.extend(self.rollouts.check());
-        facts.extend(sources::check(&status.sources, &self.clock));
-        let since_us = status.revision.as_ref().map_or(0, |r| r.since_us);
-        for proxy in &status.proxies {
-            facts.push(self.check_proxy(proxy, since_us));
-            facts.extend(self.check_drift(proxy));
-        }
-        facts.extend(self.gate.check());
-        facts.extend(super::unheard::fact("policy", "the PDP", &self.kill));
-        facts
-    }
-
-    /// Whether what is served would be taken by whoever demands a stamp as this PDP does.
-    fn check_stamp(&self) -> Option<Fact> {
-        let current = self.state.borrow().current.clone()?;
-        let trust = self.trust.as_ref()?.load();
-        let now_us = self.clock.now_us();
-        let of = (current.digest(), current.sequence());
-        let stamp = current.revision.stamp.as_ref();
-        let domain = &current.compiled.trust_domain;
-        let stamped = trust.and_then(|t| t.check_stamp(domain, of, stamp, now_us));
-        let error = stamped.err()?;
-        Some(
-            Fact::not_ok("policy", FactState::Error, 3111, error.message)
-                .cause(error.cause.unwrap_or_default())
-                .fix(error.help.unwrap_or_default()),
-        )
-    }
-
-    /// What does not fit about a proxy that is connected.
-    fn check_drift(&self, proxy: &SubscriberStatus) -> Vec<Fact> {
-        let name = &proxy.instance;
-        let mut facts = Vec::new();
-        if proxy.rivals > 0 {
-            let text = format!("{} processes call themselves {name}", proxy.rivals + 1);
-            facts.push(
-                Fact::not_ok("proxies", FactState::Warning, 5317, text)
-                    .cause(format!(
-                        "all are `{}`; only the newest of them is shown",
-                        proxy.spiffe_id
-                    ))
-                    .fix("give each its own `proxy.instance`, or end the one that is left over"),
-            );
-        }
-        let ahead_us = proxy.clock_ahead_us.filter(|_| proxy.connected);
-        facts.extend(ahead_us.and_then(|ahead_us| {
-            super::proxy::clocks_apart("the PDP's", &format!("{name}'s"), proxy.seen_us, ahead_us)
-        }));
-        facts
-    }
-
-    fn check_proxy(&self, proxy: &SubscriberStatus, since_us: i64) -> Fact {
-        let sequence = proxy.wanted;
-        let name = &proxy.instance;
-        if !proxy.connected {
-            return Fact::not_ok(
-                "proxies",
-                FactState::Warning,
-                3022,
-                format!("{name} is not connected"),
-            )
-            .cause(format!(
-                "last heard of {}, with revision {}",
-                ago(&self.clock, proxy.seen_us),
-                proxy.sequence
-            ))
-            .fix("see whether it runs; it goes on with the last good revision");
-        }
-        if let Some(nack) = &proxy.nack {
-            return Fact::not_ok(
-                "proxies",
-                FactState::Error,
-                3023,
-                format!("{name} refused the revision"),
-            )
-            .cause(nack.clone())
-            .fix("upgrade the proxy, or mend what it names");
-        }
-        if proxy.sequence != sequence {
-            return Fact::not_ok(
-                "proxies",
-                FactState::Warning,
-                3024,
-                format!(
-                    "{name} runs revision {} instead of {sequence}, for {}",
-                    proxy.sequence,
-                    span(&self.clock, since_us)
-                ),
-            )
-            .cause("it is connected, and has neither taken nor refused the newer one yet")
-            .fix("wait a second; if it stays so, see the proxy's log");
-        }
-        let ends = ahead(&self.clock, proxy.svid_not_after_s);
-        Fact::ok(
-            "proxies",
-            format!("{name} runs revision {sequence}, certificate ends {ends}"),
-        )
-    }
 }
 
 /// Puts every revision that comes into force before the decision APIs, and has their
@@ -533,106 +375,6 @@ async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<R
         }
     };
     tokio::join!(follow, desk.run());
-}
-
-/// A question of `can`, as it is asked of the running mesh.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Can {
-    /// Who.
-    pub principal: String,
-    /// Does what.
-    pub verb: String,
-    /// To what.
-    pub target: String,
-    /// Header fields.
-    pub headers: Vec<(String, String)>,
-    /// Address of the caller.
-    pub source: Option<String>,
-    /// When, microseconds since the Unix epoch; now where nothing is said.
-    pub now_us: Option<i64>,
-}
-
-/// The answer of `can`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct CanAnswer {
-    /// The request as it was understood.
-    pub understood: String,
-    /// Verdict and reasons.
-    pub explanation: Explanation,
-}
-
-impl Can {
-    /// Answers under `snapshot`.
-    ///
-    /// # Errors
-    /// Everything about the question that is not understood.
-    pub fn answer(&self, snapshot: &Snapshot, clock: &Clock) -> Result<CanAnswer, Vec<Diagnostic>> {
-        let question = author::question(
-            snapshot.catalogue(),
-            &Ask {
-                principal: self.principal.clone(),
-                verb: self.verb.clone(),
-                target: self.target.clone(),
-                on: None,
-                headers: self.headers.clone(),
-                source: self.source.clone(),
-                anonymous: false,
-                now_us: self.now_us.unwrap_or_else(|| clock.now_us()),
-            },
-        )?;
-        Ok(CanAnswer {
-            understood: question.understood(),
-            explanation: snapshot.explain(&question.as_question()),
-        })
-    }
-}
-
-/// What a decision record says, as far as a replay needs it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Recorded {
-    /// SPIFFE ID of the caller.
-    pub principal: String,
-    /// Cedar action.
-    pub action: String,
-    /// Cedar resource type.
-    pub resource_type: String,
-    /// Cedar resource id.
-    pub resource_id: String,
-    /// What the policies read of the context.
-    pub context_json: String,
-    /// Digest of the revision it was decided under.
-    pub revision: String,
-}
-
-/// An explained record.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Explained {
-    /// Whether it was explained under the very revision that decided.
-    pub exact: bool,
-    /// Verdict and reasons.
-    pub explanation: Explanation,
-}
-
-impl Recorded {
-    /// Explains the record under `snapshot`.
-    ///
-    /// # Errors
-    /// When the record is malformed.
-    pub fn explain(&self, snapshot: &Snapshot) -> Result<Explanation, Diagnostic> {
-        snapshot
-            .explain_recorded(
-                &self.principal,
-                &self.action,
-                &self.resource_type,
-                &self.resource_id,
-                &self.context_json,
-            )
-            .map_err(|error| {
-                Diagnostic::error(6003, "this record cannot be explained")
-                    .cause(error.to_string())
-                    .help("see it as it is: palisade audit show ID")
-            })
-    }
 }
 
 /// What is followed, as the configuration says.
@@ -679,45 +421,4 @@ async fn past(history: History) -> Answer<Vec<PastRevision>> {
         kept: kept.contains(&e.sequence),
     });
     Ok(Json(past.collect()))
-}
-
-fn revision(published: &Published) -> RevisionStatus {
-    RevisionStatus {
-        sequence: published.sequence(),
-        digest: published.digest().to_string(),
-        since_us: published.since_us,
-        policies: published.compiled.info.len(),
-        services: published.compiled.catalogue.services().len(),
-        git_revision: published.git_revision.clone(),
-        signed: published.signed.to_string(),
-    }
-}
-
-fn subscriber(proxy: &ProxyStatus, wanted: Option<&Arc<Published>>) -> SubscriberStatus {
-    let status = proxy.status.clone().unwrap_or_default();
-    SubscriberStatus {
-        instance: proxy.instance.clone(),
-        spiffe_id: proxy.identity.to_string(),
-        sequence: proxy.acked_sequence,
-        wanted: wanted.map_or(0, |wanted| wanted.sequence()),
-        nack: proxy
-            .nack
-            .as_ref()
-            .map(|n| format!("{}: {}", n.code, n.message)),
-        svid_not_after_s: status.svid_not_after_s,
-        requests: status.requests,
-        allowed: status.allowed,
-        denied: status.denied,
-        undecided: status.undecided,
-        spooled: status.spooled_records,
-        connected: proxy.connected,
-        seen_us: proxy.last_seen_us,
-        draining: status.draining,
-        clock_ahead_us: proxy.clock_ahead_us,
-        rivals: proxy.rivals,
-    }
-}
-
-fn short(digest: &str) -> String {
-    digest.chars().take(8).collect()
 }

@@ -129,6 +129,7 @@ impl Policies {
         let before = found.len();
         let mut annotations = Annotations {
             policy,
+            said: policy.annotations().collect(),
             source,
             span,
             found,
@@ -177,12 +178,14 @@ fn to_span(bounds: Option<(usize, usize)>) -> Span {
 /// Reads the annotations of one policy.
 struct Annotations<'a> {
     policy: &'a Policy,
+    /// Keys and values; Cedar's own look-up parses the key each time.
+    said: Vec<(&'a str, &'a str)>,
     source: &'a Source,
     span: Span,
     found: &'a mut Vec<Diagnostic>,
 }
 
-impl Annotations<'_> {
+impl<'a> Annotations<'a> {
     /// Everything but commit and author; `None` without a usable id.
     fn info(&mut self, first_line: usize) -> Option<PolicyInfo> {
         self.unknown();
@@ -212,8 +215,13 @@ impl Annotations<'_> {
         })
     }
 
-    fn value(&self, key: &str) -> Option<&str> {
-        self.policy.annotation(key).filter(|v| !v.is_empty())
+    fn said(&self, key: &str) -> Option<&'a str> {
+        let said = self.said.iter().find(|(name, _)| *name == key);
+        said.map(|(_, value)| *value)
+    }
+
+    fn value(&self, key: &str) -> Option<&'a str> {
+        self.said(key).filter(|v| !v.is_empty())
     }
 
     fn place(source: &Source, span: Span, key: &str) -> Location {
@@ -238,12 +246,8 @@ impl Annotations<'_> {
     }
 
     fn unknown(&mut self) {
-        let mut unknown: Vec<_> = self
-            .policy
-            .annotations()
-            .map(|(key, _)| key.to_owned())
-            .filter(|key| !ANNOTATIONS.contains(&key.as_str()))
-            .collect();
+        let keys = self.said.iter().map(|(key, _)| *key);
+        let mut unknown: Vec<&str> = keys.filter(|key| !ANNOTATIONS.contains(key)).collect();
         unknown.sort_unstable();
         for key in unknown {
             let mut diagnostic = Diagnostic::warning(
@@ -251,15 +255,15 @@ impl Annotations<'_> {
                 format!("annotation `@{key}` has no meaning here"),
             )
             .help(format!("known annotations: @{}", ANNOTATIONS.join(", @")));
-            if let Some(near) = did_you_mean(&key, ANNOTATIONS.iter().copied()) {
+            if let Some(near) = did_you_mean(key, ANNOTATIONS.iter().copied()) {
                 diagnostic = diagnostic.label(format!("did you mean `@{near}`?"));
             }
-            self.report(diagnostic, &key);
+            self.report(diagnostic, key);
         }
     }
 
     fn id(&mut self) -> Option<SmolStr> {
-        let Some(id) = self.value("id").map(str::to_owned) else {
+        let Some(id) = self.value("id") else {
             let diagnostic = Diagnostic::error(codes::ID_MISSING, "policy has no `@id`")
                 .cause("records and reports name policies by id; a position in a file is none")
                 .help("write for example `@id(\"orders-read\")` above it");
@@ -286,7 +290,7 @@ impl Annotations<'_> {
     /// Attack T106: what would widen access without a visible change.
     fn weakened(&mut self) {
         for key in ["expires", "mode"] {
-            if self.policy.annotation(key).is_none() {
+            if self.said(key).is_none() {
                 continue;
             }
             let diagnostic = Diagnostic::error(
@@ -303,7 +307,7 @@ impl Annotations<'_> {
     }
 
     fn mode(&mut self) -> bool {
-        match self.policy.annotation("mode") {
+        match self.said("mode") {
             None | Some("enforce") => false,
             Some("shadow") => true,
             Some(other) => {
@@ -319,7 +323,7 @@ impl Annotations<'_> {
     }
 
     fn expires(&mut self) -> Option<i64> {
-        let text = self.policy.annotation("expires")?.to_owned();
+        let text = self.said("expires")?;
         let midnight = |date: Date| date.to_zoned(TimeZone::UTC).ok().map(|z| z.timestamp());
         let parsed = text
             .parse::<Timestamp>()
@@ -338,7 +342,7 @@ impl Annotations<'_> {
     }
 
     fn message(&mut self, key: &str) -> Option<SmolStr> {
-        let text = self.value(key)?.to_owned();
+        let text = self.value(key)?;
         if text.len() <= MESSAGE_LEN_MAX && !text.contains(char::is_control) {
             return Some(text.into());
         }

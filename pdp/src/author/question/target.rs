@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palisade_mesh::{
     canonical::{CanonicalRequest, Method, RawRequest, canonical_host},
-    catalogue::{Catalogue, Service},
+    catalogue::{Catalogue, Service, ServiceId},
     diagnostic::{Diagnostic, did_you_mean},
     operation::Operation,
 };
@@ -233,11 +233,16 @@ fn target(catalogue: &Catalogue, text: &str) -> Result<Target, Diagnostic> {
         )
         .help("put the service before the path, as in `orders/42/refund`"));
     }
-    let by_short = segments.get(..2).map(|s| s.join("/"));
-    let by_short = by_short.and_then(|short| {
-        let service = catalogue.services().iter().find(|s| s.id.short() == short);
-        Some((service?, whole.get(short.len()..)?.trim_start_matches('/')))
-    });
+    let by_short = match segments.as_slice() {
+        [namespace, name, ..] => {
+            let id = ServiceId::new(catalogue.trust_domain(), namespace, name);
+            let rest = whole.get(namespace.len() + 1 + name.len()..);
+            catalogue
+                .by_id(&id)
+                .zip(rest.map(|rest| rest.trim_start_matches('/')))
+        }
+        _ => None,
+    };
     let by_first = catalogue
         .by_host(first)
         .or_else(|| catalogue.by_name(first))
