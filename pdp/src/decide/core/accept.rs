@@ -11,7 +11,8 @@ use std::{collections::BTreeSet, iter};
 
 use cedar_policy::{Policy, Schema};
 use cedar_policy_core::{
-    ast::{self, ActionConstraint, BinaryOp, EntityUID, Expr, ExprKind, Literal},
+    ast::{self, ActionConstraint, BinaryOp, EntityUID, Expr, ExprKind, Literal, Template},
+    parser::Loc,
     validator::{
         ValidationMode, Validator, ValidatorSchema, confusable_string_checks,
         typecheck::{PolicyCheck, Typechecker},
@@ -122,11 +123,7 @@ impl<'s> Accepting<'s> {
             return false;
         };
         let mut unknown = Validator::validate_entity_types_and_literals(schema, template);
-        if unknown.next().is_some()
-            || confusable_string_checks(iter::once(template))
-                .next()
-                .is_some()
-        {
+        if unknown.next().is_some() || !is_readable(template) {
             return false;
         }
         let condition = template.condition();
@@ -192,6 +189,31 @@ fn holds(scope: &ActionConstraint, class: &Class<'_>, action: &Action<'_>) -> bo
         return uids.iter().any(|uid| is_it(uid));
     }
     true
+}
+
+/// Whether no text in it looks like another, or hides its direction.
+fn is_readable(template: &Template) -> bool {
+    let text = template.loc().and_then(Loc::snippet);
+    text.is_some_and(is_plain)
+        || confusable_string_checks(iter::once(template))
+            .next()
+            .is_none()
+}
+
+/// Whether a policy has nothing but printable ASCII, without escapes and with its line
+/// ends outside of quotation marks: then so have all its texts, and looking the script of each
+/// character up is needless. A quotation mark in a comment makes it not plain, if anything.
+fn is_plain(text: &str) -> bool {
+    let mut quoted = false;
+    text.bytes().all(|byte| match byte {
+        b'"' => {
+            quoted = !quoted;
+            true
+        }
+        b'\n' => !quoted,
+        b'\\' => false,
+        byte => (b' '..=b'~').contains(&byte),
+    })
 }
 
 fn literal(expr: &Expr) -> Option<&EntityUID> {
@@ -290,6 +312,10 @@ mod tests {
             r#"permit (principal, action in Action::"http", resource) when { action == Action::"GET" && context.grpc.method == "a" };"#,
             r#"permit (principal, action == Action::"http:read", resource);"#,
             "permit (principal, action in Action::\"http\", resource) when { context.http.host == \"\u{430}bc\" };",
+            r#"permit (principal, action in Action::"http", resource) when { context.http.host == "\u{430}bc" };"#,
+            "permit (principal in Group::\"a\u{1}b\", action, resource);",
+            "permit (principal in Group::\"a\nb\", action, resource);",
+            "permit (principal // \"\n in Group::\"a\nb\", action, resource);",
             "permit (principal, action, resource) when { 1 == \"a\" };",
         ] {
             assert_eq!(both(&schema, text), (false, false), "{text}");
