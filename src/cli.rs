@@ -10,7 +10,7 @@ use crate::render::{self, Output};
 #[cfg(feature = "full")]
 mod access;
 #[cfg(feature = "full")]
-mod audit;
+pub(crate) mod audit;
 #[cfg(feature = "full")]
 mod bundle;
 #[cfg(feature = "full")]
@@ -43,6 +43,8 @@ mod shop;
 mod status;
 #[cfg(feature = "full")]
 mod target;
+#[cfg(feature = "full")]
+pub(crate) mod timing;
 mod wait;
 #[cfg(feature = "full")]
 mod why;
@@ -79,7 +81,7 @@ impl Exit {
             | 3302..=3304
             | 4401..=4404
             | 7101..=7110
-            | 7112..=7113
+            | 7112..=7114
             | 7210
             | 7531
             | 7533

@@ -23,6 +23,8 @@ pub(crate) mod explanation;
 #[cfg(feature = "full")]
 pub(crate) mod impact;
 #[cfg(feature = "full")]
+pub(crate) mod measured;
+#[cfg(feature = "full")]
 pub(crate) mod records;
 #[cfg(feature = "full")]
 pub(crate) mod report;

@@ -13,6 +13,7 @@ use crate::{
     run::audit::{Found, Search, Tail},
 };
 
+pub(crate) mod bench;
 mod export;
 mod proof;
 mod saved;
@@ -47,6 +48,8 @@ pub(super) enum Command {
     Saved(saved::Command),
     /// Print the OpenAPI document of the audit API.
     Openapi,
+    /// Fill a fresh folder with records of a made-up mesh, and measure log, index and reports.
+    Bench(bench::Args),
 }
 
 /// Arguments of `audit search`.
@@ -119,6 +122,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Proof(args) => proof::main(&args, context),
         Command::Verify(args) => verify(args, context),
         Command::Saved(command) => saved::main(command, context),
+        Command::Bench(args) => bench::main(&args, context),
         Command::Openapi => {
             render::json(&crate::run::audit::document());
             Exit::Ok

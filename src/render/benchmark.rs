@@ -1,7 +1,7 @@
 //! What a repository costs, as `policy bench` prints it.
 
 use super::{DIM, WARN, count, fact, line, paint, snippet::clean, strong, thousands};
-use crate::cli::policy::bench::{Report, Span};
+use crate::cli::{policy::bench::Report, timing::Span};
 
 /// Policies that are printed one by one.
 const POLICIES_SHOWN: usize = 5;

@@ -220,7 +220,7 @@ impl Progress {
     }
 }
 
-fn said(seen: u64, of_this_run: u64, expected: Option<u64>, taken: Duration) -> String {
+pub(super) fn said(seen: u64, of_this_run: u64, expected: Option<u64>, taken: Duration) -> String {
     let millis = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX).max(1);
     let rate = of_this_run.saturating_mul(1000) / millis;
     let mut said = render::thousands(seen);

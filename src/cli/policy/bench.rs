@@ -1,8 +1,7 @@
 //! `palisade policy bench`: what a repository costs to compile and to decide by, in CPU.
 
-use std::{ops::ControlFlow, sync::Arc, time::Instant};
+use std::{ops::ControlFlow, sync::Arc};
 
-use nix::time::{ClockId, clock_gettime};
 use palisade_audit::envelope::DecisionRef;
 use palisade_mesh::{canonical::Method, clock::Clock, decision::Question, diagnostic::Diagnostic};
 use palisade_pdp::{
@@ -13,7 +12,10 @@ use serde::Serialize;
 
 use super::impact::stopped_by_user;
 use crate::{
-    cli::{Context, Exit, Repository, block_on},
+    cli::{
+        Context, Exit, Repository, block_on,
+        timing::{Span, Whose, cpu, timed},
+    },
     history::{
         Wanted,
         flips::{past, unfit},
@@ -59,15 +61,6 @@ pub(crate) struct Report {
     pub(crate) replay: Option<Replayed>,
 }
 
-/// Time that something took, in the mean of so many times.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub(crate) struct Span {
-    /// Nanoseconds of CPU.
-    pub(crate) cpu_ns: f64,
-    /// Nanoseconds on the clock: what other programs took is in it.
-    pub(crate) wall_ns: f64,
-}
-
 /// A replay.
 #[derive(Debug, Serialize)]
 pub(crate) struct Replayed {
@@ -96,12 +89,10 @@ pub(crate) fn main(args: &Args, context: &Context) -> Exit {
 }
 
 fn measure(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
-    let (loaded, compile) = timed(ClockId::CLOCK_PROCESS_CPUTIME_ID, 1, || {
-        author::load(&args.repository.dir)
-    });
+    let (loaded, compile) = timed(Whose::Process, 1, || author::load(&args.repository.dir));
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
     let policies = compiled.info.len();
-    let (snapshot, index) = timed(ClockId::CLOCK_THREAD_CPUTIME_ID, 1, || {
+    let (snapshot, index) = timed(Whose::Thread, 1, || {
         crate::run::policy::snapshot(compiled, 0)
     });
     let snapshot = snapshot.map_err(|d| vec![d])?;
@@ -121,7 +112,7 @@ fn measure(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     let mut forgetful = snapshot.engine().with_self_check(0).forgetful();
     round(&mut forgetful, &questions, 1);
     let evaluated = round(&mut forgetful, &questions, times);
-    let costs = snapshot.costs(&questions, &|| cpu_ns(ClockId::CLOCK_THREAD_CPUTIME_ID));
+    let costs = snapshot.costs(&questions, &cpu_ns);
     let replay = match args.log.is_empty() {
         true => None,
         false => Some(replay(args, &snapshot, context)?),
@@ -182,8 +173,8 @@ fn questions(snapshot: &Snapshot) -> Vec<OwnedQuestion> {
 
 /// One decision, in the mean of all questions asked so many times.
 fn round(engine: &mut Engine, questions: &[Question<'_>], times: usize) -> Span {
-    let n = questions.len() * times;
-    let ((), span) = timed(ClockId::CLOCK_THREAD_CPUTIME_ID, n, || {
+    let n = wide(questions.len() * times);
+    let ((), span) = timed(Whose::Thread, n, || {
         for _ in 0..times {
             for question in questions {
                 std::hint::black_box(engine.decide(question));
@@ -207,7 +198,7 @@ fn replay(
         ControlFlow::Continue(())
     };
     let domain = snapshot.catalogue().trust_domain();
-    let (covered, span) = timed(ClockId::CLOCK_PROCESS_CPUTIME_ID, 1, || {
+    let (covered, span) = timed(Whose::Process, 1, || {
         block_on(async {
             let stop = stopped_by_user();
             let mesh = context.mesh.as_deref();
@@ -226,21 +217,11 @@ fn replay(
     })
 }
 
-/// Does it, and says how long one of `n` took.
-fn timed<T>(clock: ClockId, n: usize, what: impl FnOnce() -> T) -> (T, Span) {
-    let (begun, cpu) = (Instant::now(), cpu_ns(clock));
-    let done = what();
-    let (cpu, wall) = (cpu_ns(clock).saturating_sub(cpu), begun.elapsed());
-    let n = n.max(1) as f64;
-    let span = Span {
-        cpu_ns: cpu as f64 / n,
-        wall_ns: wall.as_nanos() as f64 / n,
-    };
-    (done, span)
+/// CPU time of this thread so far, nanoseconds.
+fn cpu_ns() -> u64 {
+    u64::try_from(cpu(Whose::Thread).as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn cpu_ns(clock: ClockId) -> u64 {
-    let time = clock_gettime(clock).ok();
-    let ns = time.map(|t| t.tv_sec() * 1_000_000_000 + t.tv_nsec());
-    ns.and_then(|ns| u64::try_from(ns).ok()).unwrap_or_default()
+fn wide(n: usize) -> u64 {
+    u64::try_from(n).unwrap_or(u64::MAX)
 }
