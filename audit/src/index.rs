@@ -29,6 +29,7 @@ mod follow;
 mod indexer;
 mod lookup;
 mod recent;
+mod rollup;
 mod schema;
 mod search;
 mod shared;
@@ -44,7 +45,9 @@ pub use answer::{
 };
 pub use bucket::BucketSpan;
 pub use follow::{LAG_MAX, TailEvent};
+pub use rollup::RollUps;
 
+use rollup::Keeper;
 use search::{Counter, Newest, Snapshot, key_of};
 use shared::Shared;
 
@@ -78,6 +81,8 @@ pub struct Options {
     pub count_max: u64,
     /// How much time a query may ask about.
     pub limits: Limits,
+    /// Which roll-ups are worth keeping.
+    pub rollups: RollUps,
 }
 
 impl Default for Options {
@@ -92,6 +97,7 @@ impl Default for Options {
             recent_max: 32_768,
             count_max: 10_000,
             limits: Limits::default(),
+            rollups: RollUps::default(),
         }
     }
 }
@@ -139,6 +145,7 @@ pub struct Store {
     gaps: Option<Gaps>,
     commands: mpsc::UnboundedSender<Command>,
     thread: Option<JoinHandle<()>>,
+    keeper: Keeper,
 }
 
 /// What the index's thread is asked to do.
@@ -164,12 +171,14 @@ impl Store {
         let shared = Arc::new(Shared::new(source, options));
         let (commands, receiver) = mpsc::unbounded_channel();
         let thread = worker::start(Arc::clone(&shared), dir.to_owned(), receiver)?;
+        let keeper = Keeper::start(Arc::clone(&shared))?;
         Ok(Self {
             shared,
             clock,
             gaps: None,
             commands,
             thread: Some(thread),
+            keeper,
         })
     }
 
@@ -311,6 +320,13 @@ impl Store {
             .send(Command::Flush(done))
             .map_err(|_| StoreError::Stopped)?;
         answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Resolves when what is committed now is rolled up, as far as its hours are over; for
+    /// tests and measurements. It happens by itself once a minute.
+    pub async fn rolled_up(&self) {
+        // Without an answer nothing is rolled up, and everything is scanned.
+        let _ = self.keeper.caught_up().await;
     }
 
     /// Resolves when everything that the log has now can be searched; after `limit` where

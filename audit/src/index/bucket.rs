@@ -4,6 +4,7 @@
 //! it: the payload of its last commit.
 
 use std::{
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,6 +14,8 @@ use tantivy::{
     Index, IndexReader, IndexWriter, ReloadPolicy, Searcher, SegmentReader, columnar::Column,
     directory::MmapDirectory, indexer::IndexWriterOptions,
 };
+
+use ulid::Ulid;
 
 use super::schema::{ENDED, ENTRY, ID, LATE, Layout, TIME};
 use crate::query::Window;
@@ -55,6 +58,10 @@ pub(super) struct Bucket {
 /// A bucket as it was at one moment; never changes.
 pub(super) struct View {
     pub(super) span: Window,
+    /// Where the bucket is, and which making of it: another one after it was thrown away
+    /// and made again.
+    pub(super) folder: PathBuf,
+    pub(super) making: u128,
     pub(super) searcher: Searcher,
     /// Positions of decisions whose first document was made before their
     /// outcome was known and has been replaced since.
@@ -69,7 +76,8 @@ impl Bucket {
         span: BucketSpan,
         layout: &Layout,
     ) -> tantivy::Result<Self> {
-        std::fs::create_dir_all(&path)?;
+        fs::create_dir_all(&path)?;
+        let making = making(&path)?;
         let index = Index::builder()
             .schema(layout.schema.clone())
             .settings(Layout::settings())
@@ -85,6 +93,8 @@ impl Bucket {
                 from_us: start_us,
                 to_us: start_us.saturating_add(span.length_us()),
             },
+            folder: path.clone(),
+            making,
             replaced: Arc::new(replaced(&searcher)?),
             searcher,
         });
@@ -133,9 +143,27 @@ impl Bucket {
         }
         Ok(View {
             span: self.view.span,
+            folder: self.view.folder.clone(),
+            making: self.view.making,
             searcher: self.reader.searcher(),
             replaced,
         })
+    }
+}
+
+/// Which making of the bucket in `folder` this is; a new one where nothing says so.
+fn making(folder: &Path) -> io::Result<u128> {
+    let path = folder.join("making");
+    let known = fs::read_to_string(&path)
+        .ok()
+        .and_then(|t| t.parse::<Ulid>().ok());
+    match known {
+        Some(making) => Ok(making.0),
+        None => {
+            let making = Ulid::generate();
+            fs::write(&path, making.to_string())?;
+            Ok(making.0)
+        }
     }
 }
 

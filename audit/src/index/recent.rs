@@ -111,6 +111,11 @@ impl Recent {
         waiting.chain(self.replacing.values().map(|r| &r.item))
     }
 
+    /// The times at which there are such documents.
+    pub(super) fn replaced_times(&self) -> Vec<i64> {
+        self.replacing.values().map(|r| r.item.time_us).collect()
+    }
+
     /// Documents of the index that are out of date.
     pub(super) fn replaced(&self) -> FxHashSet<u64> {
         self.replacing.keys().copied().collect()

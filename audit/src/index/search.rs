@@ -40,6 +40,8 @@ pub(super) struct Snapshot {
     pub(super) recent_count: u64,
     /// Documents that a recent outcome has made out of date.
     outdated: FxHashSet<u64>,
+    /// The times of these.
+    pub(super) changing: Vec<i64>,
     pub(super) behind: u64,
     pub(super) unreadable: u64,
     pub(super) remaking: Vec<i64>,
@@ -140,6 +142,7 @@ impl Snapshot {
             recent,
             recent_count,
             outdated: inner.recent.replaced(),
+            changing: inner.recent.replaced_times(),
             behind: shared.source.len().saturating_sub(inner.head),
             unreadable: inner.unreadable,
             remaking: inner
@@ -163,9 +166,20 @@ impl Snapshot {
         before: Option<Key>,
         visitor: &mut dyn Visitor,
     ) -> Result<(), StoreError> {
+        self.visit_within(self.window, view, source, before, visitor)
+    }
+
+    /// As [`Snapshot::visit`], of a part of the time.
+    pub(super) fn visit_within(
+        &self,
+        mut window: Window,
+        view: &View,
+        source: &dyn Source,
+        before: Option<Key>,
+        visitor: &mut dyn Visitor,
+    ) -> Result<(), StoreError> {
         let scoring = EnableScoring::disabled_from_searcher(&view.searcher);
         let weight = self.plan.query.weight(scoring)?;
-        let mut window = self.window;
         if let Some((time_us, _)) = before {
             window.to_us = window.to_us.min(time_us.saturating_add(1));
         }

@@ -1,13 +1,16 @@
 //! Questions whose answer is a summary.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
 use rustc_hash::FxHashMap;
 
 use super::{
     Answer, Counted, CountedByTime, Cursor, FACETS_MAX, Facet, Faceted, Group, Step, Store,
-    StoreError, micros,
+    StoreError,
+    bucket::View,
+    micros,
+    rollup::{self, Rolled},
     search::Snapshot,
     tally::{Cell, Tally},
 };
@@ -162,20 +165,68 @@ impl Store {
         })
     }
 
-    /// Shows every match to every tally, once.
+    /// Lets every tally count every match, once.
     fn tallied(
         &self,
         query: &Query,
-        mut tallies: Vec<Tally>,
+        tallies: Vec<Tally>,
     ) -> Result<(Vec<Tally>, Snapshot), StoreError> {
         let snapshot = self.everything(query, usize::MAX)?;
-        for view in &snapshot.views {
-            snapshot.visit(view, self.source(), None, &mut tallies)?;
+        let again: Vec<Tally> = tallies.iter().map(Tally::emptied).collect();
+        let (mut tallies, files) = self.summed(&snapshot, tallies, true)?;
+        // Which of too many groups are counted depends on who comes first.
+        if files > 0 && tallies.iter().any(|tally| tally.uncounted > 0) {
+            tallies = self.summed(&snapshot, again, false)?.0;
         }
         for item in &snapshot.recent {
             tallies.iter_mut().for_each(|tally| tally.item(item));
         }
         Ok((tallies, snapshot))
+    }
+
+    /// Counts what is in the index: what roll-ups know by these where `by_rows` lets it,
+    /// the rest match by match. Also says how many files were used.
+    pub(super) fn summed(
+        &self,
+        snapshot: &Snapshot,
+        tallies: Vec<Tally>,
+        by_rows: bool,
+    ) -> Result<(Vec<Tally>, usize), StoreError> {
+        let filter = &snapshot.plan.filter;
+        let covered = |(_, tally): &(usize, Tally)| by_rows && rollup::covers(filter, tally);
+        let numbered = tallies.into_iter().enumerate();
+        let (rolled, scanned): (Vec<_>, Vec<_>) = numbered.partition(covered);
+        let (of_rolled, mut rolled): (Vec<usize>, Vec<Tally>) = rolled.into_iter().unzip();
+        let (of_scanned, mut scanned): (Vec<usize>, Vec<Tally>) = scanned.into_iter().unzip();
+        let mut files = 0;
+        for view in &snapshot.views {
+            if !rolled.is_empty() {
+                files += self.by_rows(snapshot, view, &mut rolled)?;
+            }
+            if !scanned.is_empty() {
+                snapshot.visit(view, self.source(), None, &mut scanned)?;
+            }
+        }
+        let rolled = of_rolled.into_iter().zip(rolled);
+        let mut all: Vec<_> = rolled.chain(of_scanned.into_iter().zip(scanned)).collect();
+        all.sort_unstable_by_key(|(at, _)| *at);
+        Ok((all.into_iter().map(|(_, tally)| tally).collect(), files))
+    }
+
+    /// Counts a bucket by its roll-ups, and scans what these leave.
+    fn by_rows(
+        &self,
+        snapshot: &Snapshot,
+        view: &Arc<View>,
+        tallies: &mut Vec<Tally>,
+    ) -> Result<usize, StoreError> {
+        let filter = &snapshot.plan.filter;
+        let Rolled { files, left } =
+            Rolled::count(view, snapshot.window, filter, &snapshot.changing, tallies)?;
+        for part in left {
+            snapshot.visit_within(part, view, self.source(), None, tallies)?;
+        }
+        Ok(files)
     }
 
     /// The end of a window, or now where it lies ahead.

@@ -53,13 +53,13 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    const EMPTY: Self = Self {
+    pub(super) const EMPTY: Self = Self {
         count: 0,
         first_us: i64::MAX,
         last_us: i64::MIN,
     };
 
-    fn see(&mut self, time_us: i64) {
+    pub(super) fn see(&mut self, time_us: i64) {
         self.count += 1;
         self.first_us = self.first_us.min(time_us);
         self.last_us = self.last_us.max(time_us);
@@ -88,7 +88,7 @@ struct Segment {
 }
 
 /// Where the numbers of a field come from.
-enum Numbers {
+pub(super) enum Numbers {
     None,
     Text(StrColumn),
     Number(Column<u64>),
@@ -106,6 +106,36 @@ impl Tally {
             counted: 0,
             segment: Segment::default(),
             failed: None,
+        }
+    }
+
+    /// The same question, before anything was counted.
+    pub(super) fn emptied(&self) -> Self {
+        Self::new(self.fields.clone(), self.step_us)
+    }
+
+    /// The fields.
+    pub(super) fn fields(&self) -> &[&'static Field] {
+        &self.fields
+    }
+
+    /// Whether everything within a span of this length, microseconds, belongs to one
+    /// step; spans begin at whole multiples of their length.
+    pub(super) fn steps_fit(&self, length_us: i64) -> bool {
+        self.step_us
+            .is_none_or(|step| step.checked_rem(length_us) == Some(0))
+    }
+
+    /// Takes in matches that were counted before: each has these values of the fields,
+    /// and is in the step of `time_us`.
+    pub(super) fn rolled(&mut self, time_us: i64, values: &[&[String]], cell: Cell) {
+        self.counted += cell.count;
+        if values.iter().any(|list| list.is_empty()) {
+            self.absent += cell.count;
+        }
+        let start = self.start(time_us);
+        for values in combinations(values) {
+            self.add((start, values), cell);
         }
     }
 
@@ -220,7 +250,19 @@ impl Segment {
 }
 
 impl Numbers {
-    fn read(&self, doc: u32, into: &mut Vec<u64>) {
+    /// The column of `field` in a segment; one without values where it has none.
+    pub(super) fn open(reader: &SegmentReader, field: Option<&Field>) -> tantivy::Result<Self> {
+        let fast = reader.fast_fields();
+        let found = match field {
+            Some(field) if field.kind.is_number() => fast.column_opt(field.name)?.map(Self::Number),
+            Some(field) => fast.str(field.name)?.map(Self::Text),
+            None => None,
+        };
+        Ok(found.unwrap_or(Self::None))
+    }
+
+    /// Reads the numbers of a document's values, each once, in order.
+    pub(super) fn read(&self, doc: u32, into: &mut Vec<u64>) {
         into.clear();
         match self {
             Self::None => {}
@@ -233,7 +275,8 @@ impl Numbers {
         }
     }
 
-    fn text(&self, number: u64) -> tantivy::Result<String> {
+    /// The value that a number stands for.
+    pub(super) fn text(&self, number: u64) -> tantivy::Result<String> {
         let mut text = String::new();
         match self {
             Self::Text(column) => {
@@ -248,15 +291,10 @@ impl Numbers {
 
 impl Visitor for Tally {
     fn segment(&mut self, reader: &SegmentReader) -> tantivy::Result<()> {
-        let fast = reader.fast_fields();
         self.segment.columns.clear();
         for field in &self.fields {
-            let numbers = if field.kind.is_number() {
-                fast.column_opt(field.name)?.map(Numbers::Number)
-            } else {
-                fast.str(field.name)?.map(Numbers::Text)
-            };
-            self.segment.columns.push(numbers.unwrap_or(Numbers::None));
+            let numbers = Numbers::open(reader, Some(*field))?;
+            self.segment.columns.push(numbers);
         }
         self.segment.found = std::array::from_fn(|_| vec![0]);
         if let ([Numbers::Text(column)], None) = (self.segment.columns.as_slice(), self.step_us) {
@@ -337,7 +375,7 @@ fn values_of(field: &Field, item: &Item) -> Vec<String> {
 }
 
 /// Every way to take one value from each list.
-fn combinations(lists: &[Vec<String>]) -> Vec<Vec<String>> {
+fn combinations(lists: &[impl AsRef<[String]>]) -> Vec<Vec<String>> {
     let none = vec![Vec::new()];
     lists.iter().fold(none, |so_far, list| {
         let with = |group: &Vec<String>, value: &String| {
@@ -347,7 +385,7 @@ fn combinations(lists: &[Vec<String>]) -> Vec<Vec<String>> {
         };
         so_far
             .iter()
-            .flat_map(|group| list.iter().map(move |value| with(group, value)))
+            .flat_map(|group| list.as_ref().iter().map(move |value| with(group, value)))
             .collect()
     })
 }

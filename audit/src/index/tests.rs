@@ -3,4 +3,5 @@
 
 mod against_scan;
 pub(crate) mod fake;
+mod rolled;
 mod store;

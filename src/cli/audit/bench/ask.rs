@@ -92,9 +92,10 @@ pub(super) fn all(dir: &Path, records: u64) -> Result<Asked, Diagnostic> {
     };
     let (made, whole) = timed(Whose::Process, 1, open);
     drop(made.map_err(failed)?);
-    let index_bytes = bytes_of(&index_dir);
     let (opened, opening) = timed(Whose::Process, 1, open);
     let store = opened.map_err(failed)?;
+    let ((), rolling) = timed(Whose::Process, 1, || block_on(store.rolled_up()));
+    let index_bytes = bytes_of(&index_dir);
     let mut figures = vec![
         Figure::new("index", "index a record", records, whole.part(log.len())),
         Figure::new("index", "make the whole index from the log", 1, whole),
@@ -104,6 +105,7 @@ pub(super) fn all(dir: &Path, records: u64) -> Result<Asked, Diagnostic> {
             1,
             opening,
         ),
+        Figure::new("index", "roll up its hours and days", 1, rolling),
     ];
     let ask = Asking {
         store: &store,
