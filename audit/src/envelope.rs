@@ -105,6 +105,9 @@ pub struct RecordPeek<'a> {
 
 /// Field number of a decision in `record.proto`.
 pub(crate) const DECISION: u32 = 16;
+/// Field number of an outcome in `record.proto`.
+#[cfg(feature = "index")]
+pub(crate) const OUTCOME: u32 = 17;
 /// Field number of a call in `record.proto`.
 pub(crate) const CALL: u32 = 31;
 /// Field number of signed heads in `record.proto`.

@@ -227,8 +227,14 @@ fn print_calls(calls: &Value) {
         let said = format!("{n} of {} came through no proxy of the mesh", clean(caller));
         line(&paint(DIM, said));
     }
+    let more = number(calls, "without_proxy_more");
+    if more > 0 {
+        let said = format!("{} of others, too", count(more, "request", "requests"));
+        line(&paint(DIM, said));
+    }
     if flag(calls, "whole") == Some(false) {
-        let said = format!("both sides were compared from {} on", text(calls, "from"));
+        let (from, to) = (text(calls, "from"), text(calls, "to"));
+        let said = format!("both sides were compared from {from} to {to}, and not before or after");
         line(&paint(WARN, said));
     }
 }

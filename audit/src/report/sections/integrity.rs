@@ -161,7 +161,8 @@ pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, Store
             if one.loss_known { "yes" } else { "no" }.to_owned(),
         ]);
     }
-    let alone: u64 = found.without_proxy.values().sum();
+    let named: u64 = found.without_proxy.values().sum();
+    let alone = named.saturating_add(found.without_proxy_more);
     let mut section = Section::new(
         "both-sides",
         "Both sides of each request",
@@ -178,7 +179,7 @@ pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, Store
     section.table = (!table.rows.is_empty()).then_some(table);
     if !found.whole {
         section = section.cannot_show(
-            "requests before `compared from`: the period has more records than one comparison reads",
+            "requests before `compared from` or after `until`: the period has more records than one comparison reads, or more of them without their other half than it holds",
         );
     }
     Ok(section

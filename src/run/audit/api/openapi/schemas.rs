@@ -71,6 +71,7 @@ pub(super) fn all() -> Value {
             ("one_sided", &list("OneSided")), ("one_sided_more", &count),
             ("unanswered", &count), ("settling", &count),
             ("without_proxy", &json!({ "type": "object", "additionalProperties": count })),
+            ("without_proxy_more", &count),
         ], &[]),
         "OneSided": object(&[
             ("kind", &json!({
