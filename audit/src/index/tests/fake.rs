@@ -22,7 +22,7 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::{
-    index::{BucketSpan, Options, Store},
+    index::{BucketSpan, Options, Status, Store},
     item::{Item, JoinKey},
     query::{Query, Window},
     source::{Entry, Source, SourceError},
@@ -181,10 +181,17 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
 
 /// Waits until everything in the log can be found.
 pub(crate) fn caught_up(store: &Store) {
+    until(store, |status| {
+        status.searchable == status.log_len && status.remaking == 0
+    });
+}
+
+/// Asks for the status again and again until it is so, for a bounded time.
+pub(crate) fn until(store: &Store, holds: impl Fn(&Status) -> bool) {
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     loop {
         let status = store.status();
-        if status.searchable == status.log_len && status.remaking == 0 {
+        if holds(&status) {
             return;
         }
         assert!(std::time::Instant::now() < deadline, "{status:?}");

@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use palisade_mesh::wire::record::{Record, record::Body};
 use tokio_stream::StreamExt;
 
-use super::fake::{Log, NOW, caught_up, decision, open, options, outcome_of, runtime};
+use super::fake::{Log, NOW, caught_up, decision, open, options, outcome_of, runtime, until};
 use crate::{
     index::{
         Answer, BucketSpan, FACETS_MAX, LAG_MAX, Options, Step, Store, StoreError, TailEvent, Total,
@@ -171,9 +171,9 @@ fn the_index_waits_for_room_and_then_catches_up() {
     log.press(Some("no room"));
     let record = decision(NOW - SECOND, 900);
     log.append(record);
-    while store.status().stalled.as_deref() != Some("no room") {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    until(&store, |status| {
+        status.stalled.as_deref() == Some("no room")
+    });
     let query = Query::parse("decision:*").unwrap();
     let found = store.search(&query, 1000, None).unwrap();
     assert!(!found.coverage.complete);

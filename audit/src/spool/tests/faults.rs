@@ -57,14 +57,20 @@ impl Bench {
     }
 
     async fn until(&self, what: &str, holds: impl Fn(&SpoolStats) -> bool) {
-        soon(async {
-            while !holds(&self.spool.stats()) {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-        .await;
+        until(|| holds(&self.spool.stats())).await;
         assert!(holds(&self.spool.stats()), "{what}");
     }
+}
+
+/// Asks again and again until it is so, for a bounded time.
+async fn until(holds: impl Fn() -> bool) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let asked = async {
+        while !holds() {
+            ticks.tick().await;
+        }
+    };
+    soon(asked).await;
 }
 
 fn of_mode(n: u64, mode: AuditMode) -> Record {
@@ -165,8 +171,10 @@ async fn the_file_in_use_survives_being_removed_and_being_replaced() {
         match n {
             1 => fs::remove_file(path).unwrap(),
             _ => {
-                fs::remove_file(&path).unwrap();
-                fs::write(path, "stranger").unwrap();
+                // In one step: what is removed alone may be back before the next line.
+                let stranger = path.with_extension("stranger");
+                fs::write(&stranger, "stranger").unwrap();
+                fs::rename(stranger, path).unwrap();
             }
         }
     }
@@ -189,12 +197,7 @@ async fn a_full_disk_sheds_in_order_and_recovers_by_itself() {
     bench.faults.set_free(20 * MIB);
     let mut stream = bench.spool.open(0);
     let reserve = bench.dir.path().join("reserve");
-    soon(async {
-        while !reserve.exists() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until(|| reserve.exists()).await;
     // Somebody else fills the disk to the last byte.
     bench.faults.set_free(0);
     stream.append(&of_mode(1, AuditMode::Strict)).unwrap();
