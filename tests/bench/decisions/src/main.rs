@@ -57,7 +57,7 @@ fn at_size(n: usize) {
     let mut peers: Vec<Peer<'_>> = vec![
         ("ours, found in the cache", Box::new(|| drop(black_box(load.ask(&snapshot, |q| hits.decide(q)))))),
         ("ours, evaluated", Box::new(|| drop(black_box(load.ask(&snapshot, |q| misses.decide(q)))))),
-        ("Cedar's authorizer", Box::new(|| drop(black_box(cedar())))),
+        ("Cedar's authorizer", Box::new(|| _ = black_box(cedar()))),
     ];
     if let Some(rego) = &mut rego {
         peers.push(("regorus", Box::new(|| drop(black_box(allowed_by(rego))))));
