@@ -134,6 +134,7 @@ fn log(dir: &Path, snapshot: &Arc<Snapshot>, distinct: u64) -> Log {
             mode: AuditMode::Spool.into(),
             demo: false,
             body: Some(Body::Decision(body)),
+            ..Record::default()
         };
         batch.push(Pending {
             stream: Arc::clone(&stream),

@@ -5,6 +5,7 @@
 //! and can be built again at any time. In reading order:
 //!
 //! - [`buffer`], [`spool`], [`local`]: where a part of the mesh leaves its records
+//! - [`privacy`]: what is personal in them, and what becomes of it
 //! - [`ingest`], [`stream`]: how they arrive, numbered, each once
 //! - [`heads`], [`watch`]: what reporters sign about their streams, and who is silent
 //! - [`log`], [`segment`], [`envelope`]: how they are kept
@@ -15,6 +16,7 @@
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
 //! - [`export`]: rows as files that other programs read
 //! - [`report`]: what an auditor asks for, made from the log and made again to check it
+//! - [`holds`]: records that must stay
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`reconcile`]: what both sides of a request recorded, held against each other
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
@@ -34,6 +36,8 @@ pub mod export;
 mod files;
 pub mod heads;
 #[cfg(feature = "index")]
+pub mod holds;
+#[cfg(feature = "index")]
 pub mod index;
 pub mod ingest;
 #[cfg(feature = "index")]
@@ -42,6 +46,7 @@ pub mod local;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod privacy;
 pub mod proof;
 #[cfg(feature = "index")]
 pub mod query;

@@ -40,6 +40,7 @@ use crate::{
     files,
     merkle::Hash,
     note::Verifier,
+    privacy::{Rules, Vault},
     stream::StreamKey,
 };
 
@@ -102,6 +103,11 @@ pub struct LogOptions {
     pub reserve_bytes: u64,
     /// Open a damaged log, or one that another process writes, to read from it.
     pub read_only: bool,
+    /// What is personal in the records of this process.
+    pub rules: Arc<Rules>,
+    /// Keys for what reporters send beside their records; without them nothing of that is
+    /// kept.
+    pub vault: Option<Arc<Vault>>,
 }
 
 impl LogOptions {
@@ -116,6 +122,8 @@ impl LogOptions {
             checkpoint_every: CHECKPOINT_EVERY,
             reserve_bytes: RESERVE_BYTES,
             read_only: false,
+            rules: Arc::default(),
+            vault: None,
         }
     }
 }
@@ -127,7 +135,8 @@ pub struct Pending {
     pub stream: Arc<StreamKey>,
     /// Its number there, from 1.
     pub sequence: u64,
-    /// Encoded `Record`, at most [`crate::envelope::RECORD_LEN_MAX`].
+    /// Encoded `Record`, at most [`crate::envelope::RECORD_LEN_MAX`]. Its disclosures are
+    /// sealed, and not in the log.
     pub record: Bytes,
 }
 
@@ -233,6 +242,7 @@ pub struct Log {
 
 struct Inner {
     shared: Arc<Shared>,
+    rules: Arc<Rules>,
     health: Arc<Health>,
     permits: Arc<Semaphore>,
     // Absent in a log that is open for reading only.
@@ -263,9 +273,11 @@ impl Log {
     ) -> Result<Self, LogError> {
         let health = Arc::new(Health::new(disk));
         let permits = Arc::new(Semaphore::new(QUEUE_BATCHES));
+        let rules = options.rules.clone();
         if options.read_only {
             let inner = Inner {
                 shared: Arc::new(recover::open_read_only(dir, &options)?),
+                rules,
                 health,
                 permits,
                 commands: None,
@@ -291,6 +303,7 @@ impl Log {
             .map_err(LogError::io(dir))?;
         let inner = Inner {
             shared,
+            rules,
             health,
             permits,
             commands: Some(sender),
@@ -389,6 +402,11 @@ impl Log {
     /// Numbers that are missing from streams, as of the last checkpoint.
     pub fn gaps(&self) -> Arc<[OpenGap]> {
         self.inner.shared.gaps.borrow().clone()
+    }
+
+    /// What is personal in the records of this process.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.inner.rules.clone()
     }
 
     /// Room on its disk, as of the last look.

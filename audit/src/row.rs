@@ -8,6 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     item::Item,
     merkle::hex,
+    privacy::Handling,
     query::{
         FIELDS,
         field::{Value, flip_word, is_list, verdict_word, versions},
@@ -60,6 +61,7 @@ impl Row {
             field.values(item, &mut |value| row.add(field.name, value));
         }
         row.add_versions(item);
+        row.add_covers(item);
         row.add_details(item);
         row
     }
@@ -194,6 +196,23 @@ impl Row {
         self.put_text("received", &rfc3339(item.received_us));
     }
 
+    /// What was taken out of the record, and what became of it.
+    fn add_covers(&mut self, item: &Item) {
+        let covered = item.record.covers.iter().map(|cover| {
+            let handling = match cover.handling() {
+                Handling::Unspecified => "unknown",
+                Handling::Masked => "masked",
+                Handling::Pseudonym => "pseudonym",
+                Handling::Sealed => "sealed",
+            };
+            (cover.field.clone(), serde_json::Value::from(handling))
+        });
+        let covered: serde_json::Map<_, _> = covered.collect();
+        if !covered.is_empty() {
+            self.put("covered", RowValue::Json(covered.into()));
+        }
+    }
+
     fn add_details(&mut self, item: &Item) {
         match &item.record.body {
             Some(Body::Decision(decision)) => self.add_decision(decision),
@@ -223,6 +242,8 @@ impl Row {
                 self.put_text("query", &read.query);
                 self.put_text("kept_to", &read.kept_to);
                 self.put_text("request", &read.request);
+                self.put_text("because", &read.reason);
+                self.put_text("exported_to", &read.to);
                 if read.begun {
                     self.put("begun", RowValue::Flag(true));
                 }

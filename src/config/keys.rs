@@ -10,11 +10,12 @@ mod table;
 pub use table::KEYS;
 
 /// Keys that cannot change while a proxy runs, with all that stands in them.
-pub const FIXED: [&str; 11] = [
+pub const FIXED: [&str; 12] = [
     "trust_domain",
     "name",
     "state_dir",
     "demo",
+    "privacy",
     "proxy.instance",
     "proxy.identity",
     "proxy.spiffe_id",

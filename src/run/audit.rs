@@ -14,12 +14,14 @@ use futures_util::{Stream, StreamExt};
 use palisade_audit::{
     decisions::Decisions,
     envelope::LEAF_LEN_MAX,
+    holds::Holds,
     index::{self, BucketSpan, Cursor, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
     local::LocalSink,
     log::{Log, LogError, LogOptions},
-    query::{Limits, Query},
+    privacy::Vault,
+    query::Limits,
     row::Row,
     verify::{self, VerifyOptions},
     watch::Watch,
@@ -50,10 +52,12 @@ use crate::{
 
 mod api;
 mod facts;
+mod holds;
 mod proof;
 mod reads;
 pub(crate) mod reports;
 mod source;
+mod subjects;
 mod sums;
 mod witness;
 mod witnesses;
@@ -64,11 +68,15 @@ use witnesses::Witnesses;
 
 pub(crate) use api::Access;
 pub use api::document;
+pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
 pub use reports::RunReport;
 pub(crate) use source::store_of;
+pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation};
 pub use sums::{Facets, Gaps, Timeline};
 
+/// File of the legal holds, in the audit service's folder.
+const HOLDS: &str = "holds.json";
 /// Rows of a search that does not say how many.
 const ROWS_DEFAULT: usize = 50;
 /// How long a question waits for the index to have read what the log has: what was recorded
@@ -87,6 +95,8 @@ pub struct AuditRole {
     dir: PathBuf,
     clock: Clock,
     reads: Reads,
+    vault: Arc<Vault>,
+    holds: Arc<Holds>,
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
     witnesses: Witnesses,
     watch: Arc<Watch>,
@@ -104,7 +114,27 @@ impl AuditRole {
             .dir
             .clone()
             .unwrap_or_else(|| config.state_dir.join("audit"));
-        let options = LogOptions::new(config.trust_domain.clone());
+        let of_keys = |written: &Option<PathBuf>, name: &str| {
+            written.clone().unwrap_or_else(|| dir.join(name))
+        };
+        let (subjects, kek) = (
+            of_keys(&section.subjects, "subjects"),
+            of_keys(&section.kek, "kek"),
+        );
+        let vault = subjects::vault_of(&subjects, &kek).map_err(|told| vec![told])?;
+        let vault = Arc::new(vault);
+        let holds = Holds::open(&dir.join(HOLDS)).map_err(|e| {
+            vec![
+                Diagnostic::error(7568, "the holds cannot be read")
+                    .cause(e.to_string())
+                    .help("put the file back; without it nobody knows what must stay"),
+            ]
+        })?;
+        let options = LogOptions {
+            rules: config.privacy(),
+            vault: Some(vault.clone()),
+            ..LogOptions::new(config.trust_domain.clone())
+        };
         let log =
             Log::open(&dir.join("log"), options, clock.clone()).map_err(|e| vec![refused(&e)])?;
         let store = store_of(&log, &dir.join("index"), clock, BucketSpan::Day)
@@ -118,6 +148,8 @@ impl AuditRole {
             reads: Reads::new(sink, reporter, config.demo, clock.clone()),
             log,
             store: Arc::new(store),
+            vault,
+            holds: Arc::new(holds),
             address: None,
             dir,
             clock: clock.clone(),
@@ -138,6 +170,7 @@ impl AuditRole {
             .await
             .map_err(|e| vec![unbound("audit.listen", &e)])?;
         self.address = listener.local_addr().ok();
+        self.finish_erasures().await.map_err(|told| vec![told])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
         let records = sink.open(witnesses::OWN_WORKER);
@@ -205,15 +238,26 @@ impl AuditRole {
     pub(super) fn routes(&self) -> Router {
         let (of_search, of_tail, of_record) = (self.clone(), self.clone(), self.clone());
         let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
-        let of_decisions = self.clone();
+        let (of_decisions, of_export) = (self.clone(), self.clone());
         self.sums()
             .merge(self.proofs())
             .merge(self.reports())
+            .merge(self.subjects())
+            .merge(self.hold_routes())
+            .route(
+                "/v1/audit/export/page",
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<ExportPage>| async move {
+                        let reader = Reader::local(uid).exporting(&q.to);
+                        of_export.page(reader, q.asked, "export").await
+                    },
+                ),
+            )
             .route(
                 "/v1/audit/search",
                 post(
-                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Search>| async move {
-                        of_search.search(Reader::local(uid), q).await
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Reasoned>| async move {
+                        of_search.reasoned(Reader::local(uid), q).await
                     },
                 ),
             )
@@ -266,8 +310,26 @@ impl AuditRole {
         self.store.caught_up(SETTLE).await;
     }
 
+    async fn reasoned(self, reader: Reader, asked: Reasoned) -> Answer<serde_json::Value> {
+        let reader = match &asked.reason {
+            Some(text) => reader.because(subjects::reason(text, None)?),
+            None => reader,
+        };
+        self.search(reader, asked.asked).await
+    }
+
     async fn search(self, reader: Reader, asked: Search) -> Answer<serde_json::Value> {
-        let query = reader.sees(&Query::parse(&asked.query).map_err(Problem::from)?);
+        self.page(reader, asked, "search").await
+    }
+
+    async fn page(
+        self,
+        reader: Reader,
+        asked: Search,
+        verb: &'static str,
+    ) -> Answer<serde_json::Value> {
+        let query = reader.sees(&self.asked(&asked.query).map_err(Problem::from)?);
+        let told = query.text().to_owned();
         let cursor = match &asked.cursor {
             None => None,
             Some(text) => Some(Cursor::parse(text).ok_or_else(|| not_a_cursor(text))?),
@@ -278,9 +340,8 @@ impl AuditRole {
             let store = self.store.clone();
             blocking(move || store.answer(&query, limit, cursor)).await?
         };
-        let reads = &self.reads;
-        reads
-            .note(&reader, "search", &asked.query, given(&answer))
+        self.reads
+            .note(&reader, verb, &told, given(&answer))
             .await?;
         serde_json::to_value(answer)
             .map(Json)
@@ -300,8 +361,8 @@ impl AuditRole {
         reader: &Reader,
         query: &str,
     ) -> Result<impl Stream<Item = serde_json::Result<Bytes>> + use<>, Diagnostic> {
-        let asked = reader.sees(&Query::parse(query)?);
-        let mut begun = self.reads.begin(reader, "tail", query).await?;
+        let asked = reader.sees(&self.asked(query)?);
+        let mut begun = self.reads.begin(reader, "tail", asked.text()).await?;
         Ok(self.store.tail(&asked).map(move |event| {
             let line = match &event {
                 TailEvent::Row(row) => {
@@ -324,13 +385,14 @@ impl AuditRole {
     async fn decisions(self, reader: &Reader, asked: &Tail) -> Response {
         let begun = async {
             let query = history::read(&asked.query)?;
+            let query = query.naming(&|name| self.vault.pseudonym(name));
             let window = query.window(self.clock.now_us(), &Limits::default())?;
             let decisions = Decisions::new(&self.log, &query, window);
             let decisions = decisions.map_err(|e| broken(&e.to_string()))?;
             let begins_us = decisions
                 .log_begins_us()
                 .map_err(|e| broken(&e.to_string()))?;
-            let begun = self.reads.begin(reader, "decisions", &asked.query).await?;
+            let begun = self.reads.begin(reader, "decisions", query.text()).await?;
             Ok::<_, Diagnostic>((decisions, window, begins_us, begun))
         };
         let (decisions, window, begins_us, begun) = match begun.await {
@@ -398,6 +460,27 @@ pub struct Search {
     pub limit: Option<usize>,
     /// Where an earlier page ended.
     pub cursor: Option<String>,
+}
+
+/// What `audit search --reason` asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reasoned {
+    /// The search.
+    #[serde(flatten)]
+    pub asked: Search,
+    /// Why, for the record of the read.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What `audit export` asks for each page.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExportPage {
+    /// The page.
+    #[serde(flatten)]
+    pub asked: Search,
+    /// Name of the file that it goes to.
+    pub to: String,
 }
 
 /// What `audit tail` asks.

@@ -53,6 +53,8 @@ const DETAILS: &[Column] = &[
     of("query", ColumnKind::Text),
     of("kept_to", ColumnKind::Text),
     of("request", ColumnKind::Text),
+    of("because", ColumnKind::Text),
+    of("exported_to", ColumnKind::Text),
     of("begun", ColumnKind::Flag),
     of("last_sequence", ColumnKind::Number),
     of("certificate", ColumnKind::Text),
@@ -62,6 +64,7 @@ const DETAILS: &[Column] = &[
     of("dropped_best_effort", ColumnKind::Number),
     of("detail", ColumnKind::Text),
     of("context", ColumnKind::Json),
+    of("covered", ColumnKind::Json),
     of("shadows", ColumnKind::Json),
 ];
 

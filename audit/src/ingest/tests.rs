@@ -215,3 +215,47 @@ async fn the_door_inside_the_process_checks_and_dedupes_the_same() {
     let refused = ingest.push(&stream(0), 4, vec![Bytes::from_static(&[0xff])]);
     assert!(matches!(refused, Err(Refused::Record { sequence: 4, .. })));
 }
+
+/// A value beside a record that is not what its cover commits to is refused whole, and so
+/// is a record that hides something behind its values.
+#[tokio::test]
+async fn a_covered_record_is_taken_with_its_own_values_only() {
+    use palisade_mesh::wire::record::PolicyChange;
+    use prost::Message as _;
+
+    use crate::privacy::{Handling, Personal, Rules};
+
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let ingest = Ingest::new(log.clone(), Clock::system());
+    let rules = Rules::new([(Personal::Author, Handling::Sealed)]);
+    let change = PolicyChange {
+        author: "alice@example.org".into(),
+        ..PolicyChange::default()
+    };
+    let record = Record {
+        body: Some(Body::PolicyChange(change)),
+        ..Record::decode(encoded(1)).unwrap()
+    };
+    let whole = rules.cover(&record).unwrap();
+    let push = |record: Vec<u8>| ingest.push(&stream(0), 1, vec![record.into()]);
+    let mut other = whole.clone();
+    other.disclosures[0].value = "bob@example.org".into();
+    let hidden = [whole.encode_to_vec(), record.encode_to_vec()].concat();
+    for refused in [other.encode_to_vec(), hidden] {
+        assert!(matches!(
+            push(refused),
+            Err(Refused::Record { sequence: 1, .. })
+        ));
+    }
+    let mut receipt = push(whole.encode_to_vec()).unwrap();
+    soon(receipt.checkpointed()).await.unwrap();
+    let kept = log
+        .scan(0)
+        .filter_map(Result::ok)
+        .find(|e| !e.record.covers.is_empty());
+    let kept = kept.unwrap();
+    assert_eq!(kept.record.covers, whole.covers);
+    assert!(kept.record.disclosures.is_empty());
+    assert!(!format!("{:?}", log.leaf(kept.index).unwrap()).contains("alice"));
+}

@@ -108,6 +108,7 @@ impl Writer {
         let size_found = recovered.tree.size();
         notes.push(lifecycle("opened", format!("{size_found} records")));
         let disk = health.disk.clone();
+        let vault = options.vault.clone();
         let mut writer = Self {
             reserve: Reserve::new(disk, &recovered.shared.dir, options.reserve_bytes),
             health,
@@ -125,7 +126,7 @@ impl Writer {
             own: Arc::new(own),
             notes,
             signed: [size, size],
-            group: Group::new(),
+            group: Group::new(vault),
             checkpoint_due: None,
             history_at: None,
             streams_at: Instant::now(),
@@ -217,7 +218,7 @@ impl Writer {
         self.reserve.tend();
         self.note_room();
         self.streams.make_room();
-        let mut group = std::mem::replace(&mut self.group, Group::new());
+        let mut group = std::mem::replace(&mut self.group, Group::new(None));
         group.begin(self.clock.now_us());
         let noted = self.notes.len();
         for note in &self.notes {
@@ -265,6 +266,10 @@ impl Writer {
     fn write(&mut self, group: &Group) -> io::Result<()> {
         if group.leaves.is_empty() {
             return Ok(());
+        }
+        // Whoever reads the group finds the keys of what is sealed in it.
+        if let Some(vault) = &self.options.vault {
+            vault.commit()?;
         }
         self.mend()?;
         let full = self.active.end + group.buf.len() as u64

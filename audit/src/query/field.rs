@@ -184,7 +184,7 @@ fn clip(text: &str) -> &str {
 pub(crate) fn is_list(name: &str) -> bool {
     matches!(
         name,
-        "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy"
+        "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy" | "subject"
     )
 }
 

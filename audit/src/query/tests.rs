@@ -304,3 +304,37 @@ proptest! {
         prop_assert_eq!(query.filter, expr);
     }
 }
+
+/// Whoever looks for a person is not recorded with the name, and finds what has the
+/// pseudonym.
+#[test]
+fn names_of_persons_become_pseudonyms_wherever_they_stand() {
+    let pseudonym = |name: &str| {
+        let mut pseudonym = [0; crate::privacy::PSEUDONYM_LEN];
+        pseudonym[0] = name.len() as u8;
+        Pseudonym(pseudonym)
+    };
+    let five = "05000000000000000000000000000000";
+    let check = |text: &str, expected: &str| {
+        let named = Query::parse(text).unwrap().naming(&pseudonym);
+        assert_eq!(named.text(), expected, "{text}");
+        assert_eq!(Query::parse(named.text()).unwrap(), named, "{text}");
+    };
+    check(
+        "subject:alice last:1h",
+        &format!("subject:{five} since:-1h"),
+    );
+    check(
+        "-(subject:\"alice\" OR service:shop/*) | count by subject",
+        &format!("-(subject:{five} OR service:shop/*) | count by subject"),
+    );
+    // A pseudonym is one already, and what names nobody stays as it was written.
+    check(
+        &format!("subject:{five}  last:1h"),
+        &format!("subject:{five}  last:1h"),
+    );
+    check(
+        "subject:* path:/alice  last:1h",
+        "subject:* path:/alice  last:1h",
+    );
+}

@@ -17,7 +17,7 @@ use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
     render::{self, Output, screen},
-    run::audit::Search,
+    run::audit::{ExportPage, Search},
 };
 
 use super::saved;
@@ -100,12 +100,15 @@ async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnosti
     if args.to.as_os_str() == "-" {
         let mut note = Note::new(&query, format.name());
         let mut sink = Sink::stdout(format)?;
-        pages(&mesh, &mut note, |rows, note| sink.rows(rows, note)).await?;
+        pages(&mesh, "-", &mut note, |rows, note| sink.rows(rows, note)).await?;
         return Ok(Value::Null);
     }
     let mut part = Part::open(&args.to, &query, format, args.resume, args.overwrite)?;
     let mut note = part.note().clone();
-    pages(&mesh, &mut note, |rows, note| part.add(rows, note)).await?;
+    // As whoever looks for the file later needs it.
+    let to = std::path::absolute(&args.to).unwrap_or_else(|_| args.to.clone());
+    let to = to.display().to_string();
+    pages(&mesh, &to, &mut note, |rows, note| part.add(rows, note)).await?;
     part.finish(&note)
 }
 
@@ -140,6 +143,7 @@ fn understood(args: &ExportArgs, query: &str) -> Result<Format, Diagnostic> {
 /// Asks for one page after the other, from where `note` stands, and hands each to `take`.
 async fn pages(
     mesh: &Mesh,
+    to: &str,
     note: &mut Note,
     mut take: impl FnMut(&[Value], &mut Note) -> Result<(), Diagnostic>,
 ) -> Result<(), Diagnostic> {
@@ -148,13 +152,16 @@ async fn pages(
     }
     let mut watch = Progress::new(note);
     while !note.done {
-        let asked = Search {
-            query: note.query.clone(),
-            limit: Some(PAGE_ROWS),
-            cursor: note.cursor.clone(),
+        let asked = ExportPage {
+            asked: Search {
+                query: note.query.clone(),
+                limit: Some(PAGE_ROWS),
+                cursor: note.cursor.clone(),
+            },
+            to: to.to_owned(),
         };
         let page = tokio::select! {
-            page = mesh.post::<Value>("audit", "/v1/audit/search", &asked) => page?,
+            page = mesh.post::<Value>("audit", "/v1/audit/export/page", &asked) => page?,
             _ = tokio::signal::ctrl_c() => {
                 watch.end();
                 return Err(part::interrupted(note));

@@ -33,6 +33,10 @@ pub(super) struct Reader {
     rows: RowFilter,
     policies: Vec<String>,
     request: String,
+    /// Why, as it says.
+    reason: String,
+    /// Where what it reads goes, as far as it says.
+    to: String,
 }
 
 impl Reader {
@@ -43,6 +47,8 @@ impl Reader {
             rows: RowFilter::everything(),
             policies: Vec::new(),
             request: String::new(),
+            reason: String::new(),
+            to: String::new(),
         }
     }
 
@@ -58,6 +64,21 @@ impl Reader {
             rows,
             policies,
             request: request.to_owned(),
+            reason: String::new(),
+            to: String::new(),
+        }
+    }
+
+    /// The same reader, with what it says why it reads.
+    pub(super) fn because(self, reason: String) -> Self {
+        Self { reason, ..self }
+    }
+
+    /// The same reader, with the name of the file that it makes of what it reads.
+    pub(super) fn exporting(self, to: &str) -> Self {
+        Self {
+            to: head_of(to).to_owned(),
+            ..self
         }
     }
 
@@ -80,6 +101,8 @@ impl Reader {
             policies: self.policies.clone(),
             kept_to: self.rows.text().map_or_else(String::new, |t| t.to_string()),
             request: self.request.clone(),
+            reason: self.reason.clone(),
+            to: self.to.clone(),
             ..AuditRead::default()
         }
     }
@@ -131,11 +154,25 @@ impl Reads {
         query: &str,
         rows: usize,
     ) -> Result<(), Diagnostic> {
-        self.append(AuditRead {
+        let read = AuditRead {
             rows: wide(rows),
             ..reader.record(verb, query)
-        })?;
+        };
+        self.keep(Body::AuditRead(read)).await
+    }
+
+    /// Records what else the service was ordered to do.
+    ///
+    /// # Errors
+    /// `PLS7901`; then it must not be done.
+    pub(super) async fn keep(&self, body: Body) -> Result<(), Diagnostic> {
+        self.append(body)?;
         self.kept().await
+    }
+
+    /// Who these records are of.
+    pub(super) fn reporter(&self) -> &SpiffeId {
+        &self.0.reporter
     }
 
     /// Records that a stream of rows begins. Its end is recorded when the value is dropped.
@@ -149,11 +186,11 @@ impl Reads {
         query: &str,
     ) -> Result<Begun, Diagnostic> {
         let record = reader.record(verb, query);
-        self.append(AuditRead {
+        let begun = AuditRead {
             begun: true,
             ..record.clone()
-        })?;
-        self.kept().await?;
+        };
+        self.keep(Body::AuditRead(begun)).await?;
         Ok(Begun {
             reads: self.clone(),
             record,
@@ -182,7 +219,7 @@ impl Reads {
             request: request.to_owned(),
             ..AuditRead::default()
         };
-        if let Err(error) = self.append(record) {
+        if let Err(error) = self.append(Body::AuditRead(record)) {
             tracing::error!(src.id = %actor, %error, "denied read left no record");
         }
     }
@@ -219,7 +256,7 @@ impl Reads {
         state.records = None;
     }
 
-    fn append(&self, read: AuditRead) -> Result<(), Diagnostic> {
+    fn append(&self, body: Body) -> Result<(), Diagnostic> {
         let now_us = self.0.clock.now_us();
         let mut state = self.state();
         let record = Record {
@@ -228,7 +265,8 @@ impl Reads {
             reporter: self.0.reporter.to_string(),
             mode: AuditMode::Spool.into(),
             demo: self.0.demo,
-            body: Some(Body::AuditRead(read)),
+            body: Some(body),
+            ..Record::default()
         };
         if state.closed {
             return Err(unrecorded("the service ends"));
@@ -262,7 +300,8 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        if let Err(error) = self.reads.append(std::mem::take(&mut self.record)) {
+        let read = Body::AuditRead(std::mem::take(&mut self.record));
+        if let Err(error) = self.reads.append(read) {
             tracing::error!(%error, "the end of a read left no record");
         }
     }

@@ -104,8 +104,9 @@ impl AuditRole {
             .layer(DefaultBodyLimit::max(REPORT_LEN_MAX))
     }
 
-    async fn report(self, reader: Reader, asked: RunReport) -> Answer<Report> {
+    async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
         self.catch_up().await?;
+        asked.scope = self.told(&asked.scope);
         let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
         let made = blocking(move || role.desk(&role.dir.join("log")).run(&asked)).await?;
         let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);
@@ -116,7 +117,7 @@ impl AuditRole {
     async fn check_report(self, reader: Reader, report: Report) -> Answer<Checked> {
         self.catch_up().await?;
         let header = &report.header;
-        let question = told(&report.name, &header.from, &header.scope);
+        let question = told(&report.name, &header.from, &self.told(&header.scope));
         let role = self.clone();
         let checked = blocking(move || role.desk(&role.dir.join("log")).check(&report)).await?;
         self.reads
@@ -135,7 +136,7 @@ impl AuditRole {
     }
 
     /// Lets the index take in what the log has.
-    async fn catch_up(&self) -> Result<(), Problem> {
+    pub(super) async fn catch_up(&self) -> Result<(), Problem> {
         match self.store.flush().await {
             Ok(()) => Ok(()),
             Err(StoreError::Query(mistake)) => Err((*mistake).into()),

@@ -62,25 +62,35 @@ async fn summed_up(
         Asked::Facets(asked) => role.facets(reader, asked).await?.into_response(),
         Asked::Timeline(asked) => role.timeline(reader, asked).await?.into_response(),
         Asked::Gaps(asked) => role.gaps(reader, asked).await?.into_response(),
+        Asked::Reveal(asked) => {
+            let unknown = Fault::unknown(&asked.id);
+            match role.reveal(reader, asked).await {
+                Ok(found) if found.records.is_empty() => return Err(unknown),
+                Ok(found) => found.into_response(),
+                Err(problem) => return Err(known(problem.into(), unknown)),
+            }
+        }
         Asked::Show(id) => {
             let unknown = Fault::unknown(&id);
             match role.record(reader, id).await {
                 // Whether there is one that it may not see is not for the reader to know.
                 Ok(found) if found.rows.is_empty() => return Err(unknown),
                 Ok(found) => found.into_response(),
-                Err(problem) => {
-                    let fault = Fault::from(problem);
-                    return Err(match fault.told.code.0 {
-                        7111 => unknown,
-                        _ => fault,
-                    });
-                }
+                Err(problem) => return Err(known(problem.into(), unknown)),
             }
         }
         Asked::Checkpoint | Asked::Export(_) | Asked::Tail(_) => {
             return Err(Fault::malformed("bug: this is answered elsewhere"));
         }
     })
+}
+
+/// A fault that does not tell whether there is a record that the reader may not see.
+fn known(fault: Fault, unknown: Fault) -> Fault {
+    match fault.told.code.0 {
+        7111 => unknown,
+        _ => fault,
+    }
 }
 
 async fn checkpoint(office: &Office, reader: &Reader) -> Result<Response, Fault> {

@@ -10,13 +10,15 @@ use palisade_pdp::readers::ReadAction;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    super::{Facets, Gaps, Search, Tail, Timeline},
+    super::{Facets, Gaps, Reveal, Search, Tail, Timeline},
     problem::Fault,
     routes::BODY_LEN_MAX,
 };
 
 /// How long a caller may take to send its body.
 const BODY_WAIT: Duration = Duration::from_secs(10);
+/// What stands behind the id of what is to be revealed.
+const REVEALED: &str = "/revealed";
 /// Characters of a whole id.
 const ID_LEN: usize = 26;
 
@@ -27,6 +29,7 @@ pub(super) enum Asked {
     Export(Export),
     Facets(Facets),
     Gaps(Gaps),
+    Reveal(Reveal),
     Search(Search),
     Show(String),
     Tail(Tail),
@@ -90,6 +93,13 @@ struct TimelineParameters {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ReasonParameter {
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NoParameters {}
 
 impl Asked {
@@ -114,6 +124,13 @@ impl Asked {
             ReadAction::Gaps => {
                 let QueryParameter { q } = parameters(&uri)?;
                 Self::Gaps(Gaps { query: q })
+            }
+            ReadAction::Reveal => {
+                let ReasonParameter { reason } = parameters(&uri)?;
+                Self::Reveal(Reveal {
+                    id: whole_id(&uri)?,
+                    reason,
+                })
             }
             ReadAction::Search => {
                 let SearchParameters { q, limit, cursor } = match *request.method() {
@@ -153,6 +170,7 @@ impl Asked {
             Self::Export(asked) => asked.q.clone(),
             Self::Facets(asked) => asked.query.clone(),
             Self::Gaps(asked) => asked.query.clone(),
+            Self::Reveal(asked) => format!("id:{}", asked.id),
             Self::Search(asked) => asked.query.clone(),
             Self::Show(id) => format!("id:{id}"),
             Self::Tail(asked) => asked.query.clone(),
@@ -178,7 +196,9 @@ fn within(name: &str, asked: Option<usize>, max: usize) -> Result<Option<usize>,
 
 /// The beginning of an id could tell a reader of records that it may not see.
 fn whole_id(uri: &Uri) -> Result<String, Fault> {
-    let id = uri.path().rsplit('/').next().unwrap_or_default();
+    let path = uri.path();
+    let path = path.strip_suffix(REVEALED).unwrap_or(path);
+    let id = path.rsplit('/').next().unwrap_or_default();
     match ulid::Ulid::from_str(id) {
         Ok(_) if id.len() == ID_LEN => Ok(id.to_owned()),
         _ => {

@@ -174,6 +174,25 @@ pub(super) static ROUTES: &[Route] = &[
         "Everything that was recorded under one id.",
     ),
     read(
+        "/v1/audit/records/{id}/revealed",
+        "reveal",
+        ReadAction::Reveal,
+        &[
+            Parameter {
+                name: "id",
+                kind: Kind::Id,
+                about: "A decision id, whole.",
+            },
+            Parameter {
+                name: "reason",
+                kind: Kind::Text,
+                about: "Why, for the record of the read; it must be there.",
+            },
+        ],
+        Reply::Json("Revealed"),
+        "What was taken out of the records of one id, because it is personal.",
+    ),
+    read(
         "/v1/audit/facets",
         "facets",
         ReadAction::Facets,

@@ -24,7 +24,6 @@ use super::{
     super::{
         blocking,
         reads::{Begun, Reader},
-        sums::records,
     },
     Caller, Office,
     asked::{Export, Format},
@@ -51,7 +50,7 @@ pub(super) async fn tail(
     reader: &Reader,
     query: &str,
 ) -> Result<Response, Fault> {
-    records(query)?;
+    office.role().records(query)?;
     let place = office.tail_place()?;
     let lines = office
         .role()
@@ -94,7 +93,8 @@ pub(super) async fn export(
     reader: Reader,
     asked: Export,
 ) -> Result<Response, Fault> {
-    let query = reader.sees(&records(&asked.q)?);
+    let query = reader.sees(&office.role().records(&asked.q)?);
+    let told = query.text().to_owned();
     let deadline = Instant::now() + office.bounds().export;
     let role = office.role().clone();
     let of = query.clone();
@@ -111,15 +111,11 @@ pub(super) async fn export(
         office
             .role()
             .reads
-            .note(&reader, "export", &asked.q, 0)
+            .note(&reader, "export", &told, 0)
             .await?;
         return Err(Fault::too_many(count, max));
     }
-    let begun = office
-        .role()
-        .reads
-        .begin(&reader, "export", &asked.q)
-        .await?;
+    let begun = office.role().reads.begin(&reader, "export", &told).await?;
     let mut headers = HeaderMap::new();
     headers.insert(RECORDS, HeaderValue::from(count));
     let flag = |is: bool| HeaderValue::from_static(if is { "true" } else { "false" });

@@ -37,7 +37,7 @@ pub(super) const VERB: Field = Field {
 pub(super) const ACTOR: Field = Field {
     name: "actor",
     kind: Kind::Name,
-    classes: &["admin", "policy_change", "audit_read"],
+    classes: &["admin", "policy_change", "audit_read", "erasure"],
     countable: true,
     help: "who did it: operator, author of the change, reader of the log",
     example: "class:admin actor:ana@acme.test",
@@ -45,6 +45,7 @@ pub(super) const ACTOR: Field = Field {
         Some(Body::Admin(a)) => put(Value::Text(&a.actor)),
         Some(Body::PolicyChange(c)) => put(Value::Text(&c.author)),
         Some(Body::AuditRead(r)) => put(Value::Text(&r.actor)),
+        Some(Body::Erasure(e)) => put(Value::Text(&e.actor)),
         _ => {}
     },
 };
@@ -122,13 +123,16 @@ pub(super) const COMMIT: Field = Field {
 pub(super) const SUBJECT: Field = Field {
     name: "subject",
     kind: Kind::Keyword,
-    classes: &["erasure"],
-    countable: false,
-    help: "pseudonym of the person whose data was erased",
-    example: "class:erasure subject:*",
+    classes: &["decision", "authn_failure", "policy_change", "erasure"],
+    countable: true,
+    help: "a person whom the record is about: by name, which the log turns into the pseudonym that it has, or by that pseudonym",
+    example: "subject:alice@example.org class:* last:7d",
     read: |item, put| {
         if let Some(Body::Erasure(e)) = &item.record.body {
             put(Value::Text(&e.subject));
+        }
+        for subject in item.subjects() {
+            put(Value::Text(&subject.to_string()));
         }
     },
 };
