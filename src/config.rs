@@ -84,7 +84,8 @@ pub struct Config {
     /// Folder of Cedar policies about control links, beside the built-in ones.
     pub links: Option<PathBuf>,
     /// What is personal in the records of this process. Default: everything is kept.
-    pub privacy: Option<PrivacySection>,
+    #[serde(default)]
+    pub privacy: PrivacySection,
 }
 
 /// Section `ca`.
@@ -440,14 +441,11 @@ impl Config {
     /// What is personal in the records of this process.
     pub fn privacy(&self) -> Arc<Rules> {
         // A file with a mistake in it is not read.
-        let rules = self.privacy.as_ref().and_then(|p| p.rules().ok());
-        Arc::new(rules.unwrap_or_default())
+        Arc::new(self.privacy.rules().unwrap_or_default())
     }
 
     fn check_privacy(&self) -> Vec<Diagnostic> {
-        let Some(section) = &self.privacy else {
-            return Vec::new();
-        };
+        let section = &self.privacy;
         let rules = match section.rules() {
             Ok(rules) => rules,
             Err(found) => return found,

@@ -255,7 +255,7 @@ impl Query {
     #[must_use]
     pub fn about(&self, person: &Pseudonym, window: Window) -> Self {
         let of_person = Field::find(SUBJECT).map(|field| {
-            let pattern = Pattern::literal(&person.to_string());
+            let pattern = Pattern::literal(person.to_string());
             Expr::Test(field, Demand::Text(pattern))
         });
         Self {
@@ -363,7 +363,7 @@ impl Expr {
                 let name = name.filter(|name| Pseudonym::from_str(name).is_err());
                 let pattern = name.map_or_else(
                     || pattern.clone(),
-                    |name| Pattern::literal(&pseudonym(name).to_string()),
+                    |name| Pattern::literal(pseudonym(name).to_string()),
                 );
                 Self::Test(field, Demand::Text(pattern))
             }

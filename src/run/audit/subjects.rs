@@ -367,7 +367,7 @@ impl AuditRole {
                 recall.push(read);
             }
         }
-        recall.sort_by(|a, b| b.entry.cmp(&a.entry));
+        recall.sort_by_key(|read| std::cmp::Reverse(read.entry));
         more |= recall.len() > RECALLS_MAX;
         recall.truncate(RECALLS_MAX);
         Ok((recall, more))
