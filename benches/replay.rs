@@ -179,6 +179,7 @@ fn replay(log: &Log, candidate: &Arc<Snapshot>) -> u64 {
                 source_ip: record.source_ip,
                 source_port: record.source_port,
                 context_json: record.context_json,
+                covered: &record.covered,
             };
             let again = replay.decide(&past).unwrap();
             seen += 1;

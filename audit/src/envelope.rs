@@ -84,20 +84,22 @@ impl<'a> EnvelopeRef<'a> {
 
 /// Reads the envelope that starts `buf`, whatever follows it, and its length: the
 /// record is its last field, or what is sealed of it. For a frame whose length cannot be
-/// trusted.
-pub(crate) fn decode_prefix(buf: &[u8]) -> Option<(EnvelopeRef<'_>, usize)> {
+/// trusted. What follows can look like something sealed, so both are given where both can
+/// be.
+pub(crate) fn decode_prefix(buf: &[u8]) -> Vec<(EnvelopeRef<'_>, usize)> {
     let mut rest = buf;
     loop {
-        let (tag, _) = field(&mut rest)??;
-        if tag == 6 {
-            let mut after = rest;
-            if let Some(Some((7, Value::Bytes(_)))) = field(&mut after) {
-                rest = after;
-            }
-            let len = buf.len() - rest.len();
-            return Some((EnvelopeRef::decode(buf.get(..len)?)?, len));
+        match field(&mut rest) {
+            Some(Some((6, _))) => break,
+            Some(Some(_)) => {}
+            _ => return Vec::new(),
         }
     }
+    let without = buf.len() - rest.len();
+    let sealed = matches!(field(&mut rest), Some(Some((7, Value::Bytes(_)))));
+    let with = sealed.then(|| buf.len() - rest.len());
+    let read = |len| Some((EnvelopeRef::decode(buf.get(..len)?)?, len));
+    with.into_iter().chain([without]).filter_map(read).collect()
 }
 
 /// What can be told of a record without decoding it.
@@ -113,10 +115,14 @@ pub struct RecordPeek<'a> {
     pub body: &'a [u8],
     /// How many bytes of it heads and leaves are about: all but its disclosures.
     pub attested: usize,
+    /// Whether something was taken out of it.
+    pub covered: bool,
 }
 
 /// Field numbers of bodies in `record.proto`.
 const BODIES: std::ops::RangeInclusive<u32> = 16..=59;
+/// Field number of the covers.
+const COVERS: u32 = 60;
 /// Field number of the disclosures.
 const DISCLOSURES: u32 = 61;
 
@@ -156,6 +162,7 @@ impl<'a> RecordPeek<'a> {
                 _ if peek.attested < len => return None,
                 (1, Value::Bytes(id)) => peek.id = id,
                 (2, Value::Varint(v)) => peek.time_us = v as i64,
+                (COVERS, _) => peek.covered = true,
                 (tag, Value::Bytes(body)) if BODIES.contains(&tag) => {
                     (peek.class, peek.body) = (tag, body);
                 }
@@ -344,8 +351,12 @@ mod tests {
             let mut buf = Vec::new();
             envelope.encode(&mut buf);
             let len = buf.len();
-            buf.extend([1, 0, 0, 0]);
-            assert_eq!(decode_prefix(&buf), Some((envelope, len)));
+            // What follows looks like no field, or like something sealed.
+            for after in [[1, 0, 0, 0], [0x3a, 1, 0, 0]] {
+                let bytes = [&buf[..], &after].concat();
+                let found = decode_prefix(&bytes);
+                assert!(found.contains(&(envelope, len)), "{found:?}");
+            }
         }
     }
 
