@@ -29,9 +29,11 @@ pub struct Hold {
     pub id: String,
     /// Which records, in the language of queries, persons by pseudonym.
     pub query: String,
-    /// Time of these records, microseconds since the Unix epoch: from the first to before
-    /// the second; all times where there is none.
-    pub window_us: Option<(i64, i64)>,
+    /// Time of the first of these records, microseconds since the Unix epoch; none for all
+    /// from the beginning.
+    pub from_us: Option<i64>,
+    /// Time before which they are; none for all that are still to come.
+    pub to_us: Option<i64>,
     /// Why.
     pub reason: String,
     /// Who ordered it.
@@ -50,14 +52,13 @@ pub struct Held {
     /// Why.
     pub reason: String,
     query: Query,
-    window: Option<Window>,
+    window: Window,
 }
 
 impl Held {
     /// Whether it keeps a record.
     pub fn keeps(&self, item: &Item) -> bool {
-        let in_time = self.window.is_none_or(|w| w.contains(item.time_us));
-        in_time && self.query.matches(item)
+        self.window.contains(item.time_us) && self.query.matches(item)
     }
 
     /// What it keeps.
@@ -67,10 +68,9 @@ impl Held {
 
     /// What of `window` it is about.
     pub fn within(&self, window: Window) -> Option<Window> {
-        let own = self.window.unwrap_or(window);
         let both = Window {
-            from_us: own.from_us.max(window.from_us),
-            to_us: own.to_us.min(window.to_us),
+            from_us: self.window.from_us.max(window.from_us),
+            to_us: self.window.to_us.min(window.to_us),
         };
         (both.from_us < both.to_us).then_some(both)
     }
@@ -84,16 +84,16 @@ pub struct Holds {
 }
 
 impl Holds {
-    /// Opens those in the file `path`, which is made with the first.
+    /// Opens those in the file `path`, which is made where the log `begins`, too.
     ///
     /// # Errors
-    /// When there is a file that cannot be read: without it nobody knows what must stay.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let all = match fs::read(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            read => serde_json::from_slice(&read?)
-                .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?,
-        };
+    /// When the file cannot be read: without it nobody knows what must stay.
+    pub fn open(path: &Path, begins: bool) -> io::Result<Self> {
+        if begins && !path.try_exists()? {
+            files::replace(path, b"[]\n", files::Sync::Yes)?;
+        }
+        let all = serde_json::from_slice(&fs::read(path)?)
+            .map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e))?;
         Ok(Self {
             path: path.to_owned(),
             all: Mutex::new(all),
@@ -121,9 +121,10 @@ impl Holds {
             })?;
             Ok(Held {
                 query,
-                window: hold
-                    .window_us
-                    .map(|(from_us, to_us)| Window { from_us, to_us }),
+                window: Window {
+                    from_us: hold.from_us.unwrap_or(i64::MIN),
+                    to_us: hold.to_us.unwrap_or(i64::MAX),
+                },
                 id: hold.id,
                 reason: hold.reason,
             })
@@ -131,21 +132,49 @@ impl Holds {
         self.active(now_us).into_iter().map(read).collect()
     }
 
+    /// Whether one could be added, and would keep what it says.
+    ///
+    /// # Errors
+    /// `PLS7566` when there are too many, when it is over already, or when its query would
+    /// not be read again.
+    pub fn check(&self, hold: &Hold) -> Result<(), Diagnostic> {
+        if self.active(hold.since_us).len() >= HOLDS_MAX {
+            let told = format!("there are {HOLDS_MAX} holds already");
+            return Err(
+                Diagnostic::error(7566, told).help("release one first: palisade audit hold list")
+            );
+        }
+        if hold.until_us.is_some_and(|until| until <= hold.since_us) {
+            return Err(Diagnostic::error(7566, "the hold would be over already")
+                .help("name a moment that is to come: --until 2027-12-31"));
+        }
+        if hold
+            .from_us
+            .zip(hold.to_us)
+            .is_some_and(|(from, to)| from >= to)
+        {
+            return Err(Diagnostic::error(7566, "the hold is about no time")
+                .help("`since:` must be before `until:`"));
+        }
+        match Query::parse(&hold.query) {
+            Ok(_) => Ok(()),
+            Err(wrong) => Err(
+                Diagnostic::error(7566, "the query cannot be kept as a hold")
+                    .cause(wrong.message)
+                    .help("shorten it: it is kept in its canonical spelling, with pseudonyms"),
+            ),
+        }
+    }
+
     /// Adds one; forgets those that have ended. Durable when it returns.
     ///
     /// # Errors
-    /// `PLS7566` when there are too many, `PLS7568` when the file cannot be written.
+    /// Those of [`Holds::check`]; `PLS7568` when the file cannot be written.
     pub fn add(&self, hold: Hold) -> Result<(), Diagnostic> {
+        self.check(&hold)?;
         let now_us = hold.since_us;
         self.change(|all| {
             all.retain(|h| h.until_us.is_none_or(|until| now_us < until));
-            if all.len() >= HOLDS_MAX {
-                return Err(Diagnostic::error(
-                    7566,
-                    format!("there are {HOLDS_MAX} holds already"),
-                )
-                .help("release one first: palisade audit hold list"));
-            }
             all.push(hold);
             Ok(())
         })
@@ -194,7 +223,8 @@ mod tests {
         Hold {
             id: id.into(),
             query: "class:* service:shop/*".into(),
-            window_us: Some((10, 20)),
+            from_us: Some(10),
+            to_us: Some(20),
             reason: "case 7".into(),
             by: "uid:1000".into(),
             since_us: 100,
@@ -210,25 +240,37 @@ mod tests {
     fn holds_outlive_the_process_and_end_when_they_say() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("holds.json");
-        let holds = Holds::open(&path).unwrap();
+        let holds = Holds::open(&path, true).unwrap();
         holds.add(hold("a", None)).unwrap();
         holds.add(hold("b", Some(200))).unwrap();
-        let holds = Holds::open(&path).unwrap();
+        let holds = Holds::open(&path, true).unwrap();
         assert_eq!(ids(&holds, 199), ["a", "b"]);
         assert_eq!(ids(&holds, 200), ["a"]);
         assert_eq!(holds.release("x").unwrap(), None);
         assert_eq!(holds.release("a").unwrap(), Some(hold("a", None)));
-        assert_eq!(ids(&Holds::open(&path).unwrap(), 199), ["b"]);
+        assert_eq!(ids(&Holds::open(&path, false).unwrap(), 199), ["b"]);
     }
 
     #[test]
     fn a_hold_is_about_its_own_time() {
         let dir = tempfile::tempdir().unwrap();
-        let holds = Holds::open(&dir.path().join("holds.json")).unwrap();
+        let holds = Holds::open(&dir.path().join("holds.json"), true).unwrap();
         holds.add(hold("a", None)).unwrap();
-        let held = holds.held(100).unwrap().remove(0);
-        let within = |from_us, to_us| held.within(Window { from_us, to_us });
+        holds
+            .add(Hold {
+                to_us: None,
+                ..hold("open", None)
+            })
+            .unwrap();
+        let mut held = holds.held(100).unwrap();
+        let (held, open) = (held.remove(0), held.remove(0));
         let window = |from_us, to_us| Some(Window { from_us, to_us });
+        let all = Window {
+            from_us: 0,
+            to_us: i64::MAX,
+        };
+        assert_eq!(open.within(all), window(10, i64::MAX), "it stays open");
+        let within = |from_us, to_us| held.within(Window { from_us, to_us });
         assert_eq!(within(0, 11), window(10, 11));
         assert_eq!(within(15, 40), window(15, 20));
         assert_eq!(within(0, 10), None);
@@ -239,8 +281,12 @@ mod tests {
     #[test]
     fn there_are_so_many_holds_and_no_more() {
         let dir = tempfile::tempdir().unwrap();
-        let holds = Holds::open(&dir.path().join("holds.json")).unwrap();
-        holds.add(hold("ended", Some(50))).unwrap();
+        let holds = Holds::open(&dir.path().join("holds.json"), true).unwrap();
+        let ends = Hold {
+            since_us: 10,
+            ..hold("ends", Some(50))
+        };
+        holds.add(ends).unwrap();
         for n in 0..HOLDS_MAX {
             holds.add(hold(&n.to_string(), None)).unwrap();
         }
@@ -249,20 +295,40 @@ mod tests {
         holds.add(hold("more", None)).unwrap();
     }
 
+    /// What is recorded as a hold is one: on both sides of the time at which it ends.
+    #[test]
+    fn what_would_hold_nothing_is_no_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let holds = Holds::open(&dir.path().join("holds.json"), true).unwrap();
+        let code = |hold: Hold| holds.check(&hold).map_err(|told| told.code.0);
+        assert_eq!(code(hold("a", Some(101))), Ok(()));
+        assert_eq!(code(hold("a", Some(100))), Err(7566));
+        let wrong = |change: &dyn Fn(&mut Hold)| {
+            let mut hold = hold("a", None);
+            change(&mut hold);
+            code(hold)
+        };
+        assert_eq!(wrong(&|hold| hold.to_us = Some(10)), Err(7566));
+        assert_eq!(wrong(&|hold| hold.to_us = Some(11)), Ok(()));
+        assert_eq!(wrong(&|hold| hold.query = "x".repeat(5000)), Err(7566));
+    }
+
     #[test]
     fn a_file_that_cannot_be_read_is_not_taken_for_none() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("holds.json");
         for bytes in [&b"["[..], b"{}", b""] {
             fs::write(&path, bytes).unwrap();
-            assert!(Holds::open(&path).is_err());
+            assert!(Holds::open(&path, true).is_err());
         }
+        fs::remove_file(&path).unwrap();
+        assert!(Holds::open(&path, false).is_err(), "it was there once");
         let wrong = Hold {
             query: "servce:x".into(),
             ..hold("a", None)
         };
         fs::write(&path, serde_json::to_vec(&[wrong]).unwrap()).unwrap();
-        let holds = Holds::open(&path).unwrap();
+        let holds = Holds::open(&path, false).unwrap();
         assert_eq!(holds.held(0).unwrap_err().code.0, 7567);
     }
 }

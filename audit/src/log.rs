@@ -41,6 +41,7 @@ use crate::{
     merkle::Hash,
     note::Verifier,
     privacy::{Rules, Vault},
+    segment,
     stream::StreamKey,
 };
 
@@ -312,6 +313,18 @@ impl Log {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Whether there is no log in `dir` yet, so that whatever belongs to one is to be begun.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn is_new(dir: &Path) -> io::Result<bool> {
+        let segments = match segment::list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed?,
+        };
+        Ok(segments.is_empty() && !dir.join(recover::CHECKPOINT).try_exists()?)
     }
 
     /// Hands a batch to the writer and returns at once; the receipt tells the rest.

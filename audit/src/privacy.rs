@@ -18,10 +18,17 @@ mod vault;
 
 pub use palisade_mesh::wire::record::cover::Handling;
 pub use rules::{Personal, Rules, UnknownField};
-pub use vault::{Fate, Known, Revealed, SUBJECTS_MAX, Vault, VaultError};
+pub use vault::{Fate, Keeping, Known, Revealed, SUBJECTS_MAX, Vault, VaultError};
 
 /// Most values of a record that are kept for the log; what is beyond is masked.
 pub const VALUES_MAX: usize = 12;
+
+/// Most values of one list that are kept for the log: whoever sends a request chooses how
+/// long its lists are, and must not crowd out what else is to be kept.
+pub const LIST_VALUES_MAX: usize = 4;
+
+/// What pseudonyms begin with, so that no name is taken for one.
+const MARK: &str = "p-";
 
 /// Bytes of a pseudonym.
 pub const PSEUDONYM_LEN: usize = 16;
@@ -40,6 +47,7 @@ impl Pseudonym {
 
 impl fmt::Display for Pseudonym {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(MARK)?;
         f.write_str(&crate::merkle::hex(&self.0))
     }
 }
@@ -53,9 +61,10 @@ impl fmt::Debug for Pseudonym {
 impl FromStr for Pseudonym {
     type Err = ();
 
-    /// Reads 32 hex digits, lower case.
+    /// Reads `p-` and 32 hex digits, lower case.
     fn from_str(text: &str) -> Result<Self, ()> {
         let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let text = text.strip_prefix(MARK).ok_or(())?;
         let whole = text.len() == 2 * PSEUDONYM_LEN && text.bytes().all(lower);
         let number = whole.then(|| u128::from_str_radix(text, 16).ok()).flatten();
         number.map(|n| Self(n.to_be_bytes())).ok_or(())

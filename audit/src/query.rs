@@ -37,7 +37,7 @@ pub const QUERY_DEPTH_MAX: usize = 32;
 pub const QUERY_TESTS_MAX: usize = 128;
 
 /// The field that has persons.
-const SUBJECT: &str = "subject";
+pub(crate) const SUBJECT: &str = "subject";
 
 /// Reads a length of time as queries write it (`30s`, `5m`, `1h`), microseconds; `None`
 /// for anything else, and for none at all.
@@ -102,11 +102,6 @@ impl Query {
         self.since.is_some()
     }
 
-    /// Whether it says itself which time it is about.
-    pub fn names_its_time(&self) -> bool {
-        self.since.or(self.until).is_some()
-    }
-
     /// Whether whatever it matches is of one id.
     pub fn names_an_id(&self) -> bool {
         let is_id = |expr: &Expr| matches!(expr, Expr::Test(_, Demand::Id(_)));
@@ -114,6 +109,28 @@ impl Query {
             Expr::All(parts) => parts.iter().any(is_id),
             one => is_id(one),
         }
+    }
+
+    /// Where its time begins and ends, at the moment `now_us`, as far as it says that.
+    pub fn bounds(&self, now_us: i64) -> (Option<i64>, Option<i64>) {
+        let since = self.since.map(|bound| bound.start(now_us));
+        (since, self.until.map(|bound| bound.end(now_us)))
+    }
+
+    /// Its text within `window`, which does not move on with the clock.
+    pub fn told_within(&self, window: Window) -> String {
+        self.between(window).to_string()
+    }
+
+    /// Persons that it names; a pseudonym is no name.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        self.filter.visit(&mut |field, demand| {
+            if let (SUBJECT, Demand::Text(pattern)) = (field.name, demand) {
+                names.extend(name_in(pattern).map(str::to_owned));
+            }
+        });
+        names
     }
 
     /// The same of any time.
@@ -359,9 +376,7 @@ impl Expr {
             Self::Any(parts) => Self::Any(all(parts)),
             Self::Not(inner) => Self::Not(Box::new(inner.naming(pseudonym))),
             Self::Test(field, Demand::Text(pattern)) if field.name == SUBJECT => {
-                let name = pattern.as_literal();
-                let name = name.filter(|name| Pseudonym::from_str(name).is_err());
-                let pattern = name.map_or_else(
+                let pattern = name_in(pattern).map_or_else(
                     || pattern.clone(),
                     |name| Pattern::literal(pseudonym(name).to_string()),
                 );
@@ -427,6 +442,12 @@ impl fmt::Display for Expr {
             }
         }
     }
+}
+
+/// The name of a person that a pattern of subjects is.
+fn name_in(pattern: &Pattern) -> Option<&str> {
+    let name = pattern.as_literal()?;
+    Pseudonym::from_str(name).is_err().then_some(name)
 }
 
 fn join(f: &mut fmt::Formatter<'_>, parts: &[Expr], between: &str) -> fmt::Result {

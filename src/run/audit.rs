@@ -21,7 +21,7 @@ use palisade_audit::{
     local::LocalSink,
     log::{Log, LogError, LogOptions},
     privacy::Vault,
-    query::Limits,
+    query::{Limits, Query},
     row::Row,
     verify::{self, VerifyOptions},
     watch::Watch,
@@ -72,7 +72,8 @@ pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
 pub use reports::RunReport;
 pub(crate) use source::store_of;
-pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation};
+pub(crate) use subjects::nameless;
+pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation, Told};
 pub use sums::{Facets, Gaps, Timeline};
 
 /// File of the legal holds, in the audit service's folder.
@@ -97,6 +98,8 @@ pub struct AuditRole {
     reads: Reads,
     vault: Arc<Vault>,
     holds: Arc<Holds>,
+    /// Held by whoever changes holds or erases.
+    orders: Arc<tokio::sync::Mutex<()>>,
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
     witnesses: Witnesses,
     watch: Arc<Watch>,
@@ -121,13 +124,14 @@ impl AuditRole {
             of_keys(&section.subjects, "subjects"),
             of_keys(&section.kek, "kek"),
         );
-        let vault = subjects::vault_of(&subjects, &kek).map_err(|told| vec![told])?;
+        let begins = Log::is_new(&dir.join("log")).map_err(|e| vec![unusable(&e.to_string())])?;
+        let vault = subjects::vault_of(&subjects, &kek, begins).map_err(|told| vec![told])?;
         let vault = Arc::new(vault);
-        let holds = Holds::open(&dir.join(HOLDS)).map_err(|e| {
+        let holds = Holds::open(&dir.join(HOLDS), begins).map_err(|e| {
             vec![
                 Diagnostic::error(7568, "the holds cannot be read")
                     .cause(e.to_string())
-                    .help("put the file back; without it nobody knows what must stay"),
+                    .help("put `holds.json` back; without it nobody knows what must stay. For a log that never had holds it is `[]`"),
             ]
         })?;
         let options = LogOptions {
@@ -150,6 +154,7 @@ impl AuditRole {
             store: Arc::new(store),
             vault,
             holds: Arc::new(holds),
+            orders: Arc::default(),
             address: None,
             dir,
             clock: clock.clone(),
@@ -170,7 +175,8 @@ impl AuditRole {
             .await
             .map_err(|e| vec![unbound("audit.listen", &e)])?;
         self.address = listener.local_addr().ok();
-        self.finish_erasures().await.map_err(|told| vec![told])?;
+        let finishing = self.clone().finish_erasures();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(finishing));
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
         let records = sink.open(witnesses::OWN_WORKER);
@@ -312,7 +318,7 @@ impl AuditRole {
 
     async fn reasoned(self, reader: Reader, asked: Reasoned) -> Answer<serde_json::Value> {
         let reader = match &asked.reason {
-            Some(text) => reader.because(subjects::reason(text, None)?),
+            Some(text) => reader.because(subjects::reason(text, &[])?),
             None => reader,
         };
         self.search(reader, asked.asked).await
@@ -328,11 +334,19 @@ impl AuditRole {
         asked: Search,
         verb: &'static str,
     ) -> Answer<serde_json::Value> {
+        reader.names_none_of(&Query::parse(&asked.query)?.names())?;
         let query = reader.sees(&self.asked(&asked.query).map_err(Problem::from)?);
-        let told = query.text().to_owned();
         let cursor = match &asked.cursor {
             None => None,
             Some(text) => Some(Cursor::parse(text).ok_or_else(|| not_a_cursor(text))?),
+        };
+        let told = match verb {
+            // An erasure looks later for what was given.
+            "export" => query.told_within(match &cursor {
+                Some(cursor) => cursor.window(),
+                None => query.window(self.clock.now_us(), &Limits::default())?,
+            }),
+            _ => query.text().to_owned(),
         };
         let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
         self.settled().await;
@@ -413,7 +427,7 @@ impl AuditRole {
 
     async fn record(self, reader: Reader, id: String) -> Answer<Found> {
         let (store, log) = (self.store.clone(), self.log.clone());
-        let (of, asked) = (id.clone(), format!("id:{id}"));
+        let (of, asked) = (id.clone(), subjects::by_id(&id));
         self.settled().await;
         let found = blocking(move || store.by_id(&of)).await;
         if found.is_err() {

@@ -109,6 +109,13 @@ impl Writer {
         notes.push(lifecycle("opened", format!("{size_found} records")));
         let disk = health.disk.clone();
         let vault = options.vault.clone();
+        let damaged = vault.as_ref().map_or(0, |vault| vault.keeping().damaged);
+        if damaged > 0 {
+            notes.push(lifecycle(
+                "keys_damaged",
+                format!("{damaged} keys of persons"),
+            ));
+        }
         let mut writer = Self {
             reserve: Reserve::new(disk, &recovered.shared.dir, options.reserve_bytes),
             health,
@@ -238,8 +245,12 @@ impl Writer {
                 written = self.write(&group);
             }
         }
+        let unstaged = outcomes.iter().find_map(|staged| match staged {
+            Err(AppendError::Io(why)) => Some(why.to_string()),
+            _ => None,
+        });
         let failing = written.as_ref().err().map(ToString::to_string);
-        self.health.set_failing(failing);
+        self.health.set_failing(failing.or(unstaged));
         match written {
             Ok(()) => {
                 // Writing may have added to them.

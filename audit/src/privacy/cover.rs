@@ -5,7 +5,7 @@ use palisade_mesh::wire::record::{
 };
 use serde_json::{Map, Value};
 
-use super::{Personal, Rules, VALUES_MAX, commitment};
+use super::{LIST_VALUES_MAX, Personal, Rules, VALUES_MAX, commitment};
 
 impl Rules {
     /// `record` without what is personal; `None` when nothing in it is.
@@ -90,19 +90,19 @@ impl Taken<'_> {
             return rules.into_iter().for_each(|(field, _)| self.mask(field));
         };
         let mut changed = false;
+        let mut kept: Vec<(&Personal, Handling, Vec<String>)> = Vec::new();
         for (field, handling) in rules {
             let found = place(field).and_then(|path| remove(&mut context, &path));
             changed |= found.is_some();
             match (field, found) {
                 (_, None) => {}
-                (Personal::User, Some(user)) => self.user(handling, &user),
+                (Personal::User, Some(user)) => match name_of(&user) {
+                    Some(name) => kept.push((field, handling, vec![name.to_owned()])),
+                    None => self.mask(field),
+                },
                 // The same as the decision's own.
                 (Personal::Path | Personal::SourceIp, Some(_)) if self.has(field) => {}
-                (_, Some(value)) => {
-                    for value in texts(value) {
-                        self.take(field, handling, &value);
-                    }
-                }
+                (_, Some(value)) => kept.push((field, handling, texts(value))),
             }
             if *field == Personal::SourceIp {
                 changed |= remove(&mut context, &["source", "port"]).is_some();
@@ -110,22 +110,27 @@ impl Taken<'_> {
             // Claims of the token are the user's, too.
             if *field == Personal::User && remove(&mut context, &["jwt"]).is_some() {
                 changed = true;
-                if !self.has(field) {
+                if !self.has(field) && kept.iter().all(|(kept, ..)| *kept != field) {
                     self.mask(field);
                 }
             }
         }
+        self.keep(kept);
         if changed {
             *text = Value::Object(context).to_string();
         }
     }
 
-    /// Of a user its name is kept, what else is known of it is gone.
-    fn user(&mut self, handling: Handling, user: &Value) {
-        let named = ["sub", "id"].iter().find_map(|name| user.get(name));
-        match named.unwrap_or(user).as_str() {
-            Some(name) => self.take(&Personal::User, handling, name),
-            None => self.mask(&Personal::User),
+    /// Takes values that were found; those of lists last, and few of each.
+    fn keep(&mut self, mut kept: Vec<(&Personal, Handling, Vec<String>)>) {
+        kept.sort_by_key(|(_, _, values)| values.len() > 1);
+        for (field, handling, values) in kept {
+            for value in values.iter().take(LIST_VALUES_MAX) {
+                self.take(field, handling, value);
+            }
+            if values.len() > LIST_VALUES_MAX {
+                self.mask(field);
+            }
         }
     }
 
@@ -181,6 +186,12 @@ fn remove(record: &mut Map<String, Value>, path: &[&str]) -> Option<Value> {
         },
         [name, rest @ ..] => remove(record.get_mut(*name)?.as_object_mut()?, rest),
     }
+}
+
+/// Of a user its name is kept, what else is known of it is gone.
+fn name_of(user: &Value) -> Option<&str> {
+    let named = ["sub", "id"].iter().find_map(|name| user.get(name));
+    named.unwrap_or(user).as_str()
 }
 
 /// The values of a field that has one or several.

@@ -11,6 +11,8 @@ use crate::envelope::{
 };
 
 const ALICE: &str = "alice@example.org";
+/// Bytes of the table before its first slot.
+const HEADER_LEN: usize = 32;
 
 fn rules(rules: &[(&str, Handling)]) -> Rules {
     Rules::new(rules.iter().map(|(name, h)| (name.parse().unwrap(), *h)))
@@ -78,7 +80,11 @@ impl Keys {
     }
 
     fn open_for(&self, max: u32) -> Result<Vault, VaultError> {
-        Vault::open_for(&self.dir.path().join("subjects"), &self.kek(), max)
+        Vault::open_for(&self.folder(), &self.kek(), true, max)
+    }
+
+    fn folder(&self) -> std::path::PathBuf {
+        self.dir.path().join("subjects")
     }
 
     fn kek(&self) -> std::path::PathBuf {
@@ -86,7 +92,14 @@ impl Keys {
     }
 
     fn bytes(&self) -> Vec<u8> {
-        std::fs::read(table::path(&self.dir.path().join("subjects"))).unwrap()
+        std::fs::read(table::path(&self.folder())).unwrap()
+    }
+
+    /// Changes a bit of the first slot.
+    fn damage(&self, at: usize) {
+        let mut bytes = self.bytes();
+        bytes[HEADER_LEN + at] ^= 1;
+        std::fs::write(table::path(&self.folder()), &bytes).unwrap();
     }
 }
 
@@ -95,7 +108,7 @@ fn logged(vault: &Vault, rules: &Rules, record: &Record) -> (Record, Sealed) {
     let covered = rules.cover(record).unwrap();
     check(&covered).unwrap();
     let bytes = covered.encode_to_vec();
-    let sealed = vault.seal(&bytes, 5).unwrap();
+    let sealed = vault.seal(&bytes).unwrap();
     vault.commit().unwrap();
     let kept = Record::decode(attested(&bytes)).unwrap();
     assert!(kept.disclosures.is_empty());
@@ -212,30 +225,61 @@ fn a_context_that_cannot_be_read_is_not_kept() {
     }
 }
 
-/// On both sides of the limit of values.
+/// A decision with this context, of which the headers are sealed.
+fn with_headers(headers: Value) -> Record {
+    let names: Vec<String> = headers.as_object().unwrap().keys().cloned().collect();
+    let mut record = decision();
+    if let Some(Body::Decision(decision)) = &mut record.body {
+        let context = serde_json::json!({ "http": { "headers": headers } });
+        decision.context_json = context.to_string();
+    }
+    let rules = names
+        .iter()
+        .map(|name| (Personal::Header(name.clone()), Handling::Sealed));
+    Rules::new(rules).cover(&record).unwrap()
+}
+
+/// On both sides of the limits: of the values of a list, and of all.
 #[test]
-fn values_beyond_the_limit_are_masked() {
-    let with = |n: usize| {
+fn values_beyond_the_limits_are_masked() {
+    let list = |n: usize| {
         let names: Vec<String> = (0..n).map(|i| format!("name{i}")).collect();
-        let mut record = decision();
-        if let Some(Body::Decision(decision)) = &mut record.body {
-            let context = serde_json::json!({ "http": { "headers": { "x-user": names } } });
-            decision.context_json = context.to_string();
-        }
-        rules(&[("header:x-user", Handling::Sealed)])
-            .cover(&record)
-            .unwrap()
+        with_headers(serde_json::json!({ "x-user": names }))
     };
-    let full = with(VALUES_MAX);
+    let last = |record: &Record| record.covers.last().unwrap().handling();
+    let kept = |record: &Record| (record.covers.len(), record.disclosures.len());
+    let full = list(LIST_VALUES_MAX);
+    assert_eq!(kept(&full), (LIST_VALUES_MAX, LIST_VALUES_MAX));
+    let more = list(LIST_VALUES_MAX + 1);
+    assert_eq!(kept(&more), (LIST_VALUES_MAX + 1, LIST_VALUES_MAX));
+    assert_eq!(last(&more), Handling::Masked);
+    assert!(!more.encode_to_vec().windows(5).any(|w| w == b"name4"));
+
+    let many = |n: usize| {
+        let headers = (0..n).map(|i| (format!("x-{i:02}"), Value::from(format!("name{i}"))));
+        with_headers(Value::Object(headers.collect()))
+    };
+    assert_eq!(kept(&many(VALUES_MAX)), (VALUES_MAX, VALUES_MAX));
+    let more = many(VALUES_MAX + 1);
+    assert_eq!(kept(&more), (VALUES_MAX + 1, VALUES_MAX));
+    assert_eq!(last(&more), Handling::Masked);
+}
+
+/// Whoever sends a request chooses its lists, and cannot have its own name crowded out.
+#[test]
+fn a_list_crowds_out_nobody() {
+    let roles: Vec<String> = (0..VALUES_MAX).map(|i| format!("role{i}")).collect();
+    let covered = with_headers(serde_json::json!({
+        "x-a-roles": roles, "x-b-roles": roles, "x-c-roles": roles, "x-user": ALICE,
+    }));
+    let first = &covered.covers[0];
     assert_eq!(
-        (full.covers.len(), full.disclosures.len()),
-        (VALUES_MAX, VALUES_MAX)
+        (first.field.as_str(), first.handling()),
+        ("header:x-user", Handling::Sealed)
     );
-    let more = with(VALUES_MAX + 2);
-    assert_eq!(more.disclosures.len(), VALUES_MAX);
-    assert_eq!(more.covers.len(), VALUES_MAX + 1);
-    assert_eq!(more.covers.last().unwrap().handling(), Handling::Masked);
-    assert!(!more.encode_to_vec().windows(6).any(|w| w == b"name12"));
+    assert_eq!(covered.disclosures[0].value, ALICE);
+    assert_eq!(covered.disclosures.len(), VALUES_MAX);
+    check(&covered).unwrap();
 }
 
 #[test]
@@ -293,7 +337,7 @@ fn the_longest_covered_record_fits_a_leaf() {
     let bytes = record.encode_to_vec();
     assert!(bytes.len() <= RECORD_LEN_MAX && bytes.len() > RECORD_LEN_MAX - 4);
     let stream = vec![1; palisade_mesh::spiffe_id::ID_LEN_MAX + 30];
-    let sealed = vault.seal(&bytes, 0).unwrap();
+    let sealed = vault.seal(&bytes).unwrap();
     let mut leaf = Vec::new();
     EnvelopeRef {
         version: VERSION,
@@ -344,30 +388,49 @@ fn a_sealed_value_is_opened_until_its_key_is_destroyed() {
         "after a start"
     );
     vault.doom(&person).unwrap();
-    assert_eq!(vault.doomed().unwrap(), [person]);
+    assert_eq!(vault.doomed(), [person]);
+    assert_eq!(fates(&vault, &kept), fate(Fate::Erased), "it is ordered");
     drop(vault);
     vault = keys.open();
-    assert_eq!(
-        vault.doomed().unwrap(),
-        [person],
-        "an erasure that was interrupted"
-    );
+    assert_eq!(vault.doomed(), [person], "an erasure that was interrupted");
+    vault.spare(&person).unwrap();
+    assert_eq!(fates(&vault, &kept), fate(Fate::Value(ALICE.into())));
+    assert_eq!(vault.doomed(), [], "taken back");
+    vault.doom(&person).unwrap();
     vault.destroy(&person, 99).unwrap();
     assert_eq!(fates(&vault, &kept), fate(Fate::Erased));
     assert_eq!(vault.known(&person).unwrap(), Known::Erased(99));
     vault.destroy(&person, 100).unwrap();
     assert_eq!(vault.known(&person).unwrap(), Known::Erased(99), "once");
-    assert_eq!(vault.doomed().unwrap(), []);
+    vault.spare(&person).unwrap();
+    assert_eq!(vault.doomed(), []);
     let after = keys.bytes();
     assert_eq!(after.len(), before.len(), "in place");
-    let wrapped = &before[16 + 28..16 + 28 + 60];
+    let wrapped = &before[HEADER_LEN + 28..HEADER_LEN + 28 + 60];
     assert!(!after.windows(60).any(|w| w == wrapped), "overwritten");
 
-    // Who is heard of again is sealed under another key, which opens nothing of before.
-    let again = logged(&vault, &rules, &by_alice());
+    // Who is heard of again is sealed under another key, which opens nothing of before;
+    // what happened before and arrives late is not sealed at all, then and after a start.
+    let at = |time_us| Record {
+        time_us,
+        ..by_alice()
+    };
+    let late = |vault: &Vault| fates(vault, &logged(vault, &rules, &at(99)));
+    assert_eq!(late(&vault), fate(Fate::Pseudonym));
+    assert_eq!(vault.known(&person).unwrap(), Known::Erased(99));
+    let again = logged(&vault, &rules, &at(100));
     assert_eq!(fates(&vault, &again), fate(Fate::Value(ALICE.into())));
     assert_eq!(fates(&vault, &kept), fate(Fate::Erased));
     assert_eq!(keys.bytes().len(), before.len());
+    drop(vault);
+    vault = keys.open();
+    assert_eq!(late(&vault), fate(Fate::Pseudonym));
+    assert_eq!(fates(&vault, &again), fate(Fate::Value(ALICE.into())));
+    vault.doom(&person).unwrap();
+    vault.destroy(&person, 200).unwrap();
+    assert_eq!(vault.known(&person).unwrap(), Known::Erased(200));
+    assert_eq!(fates(&vault, &again), fate(Fate::Erased));
+    assert_eq!(vault.keeping().unsealed, 0, "all of it as it should be");
 }
 
 #[test]
@@ -378,10 +441,10 @@ fn a_changed_ciphertext_or_cover_opens_nothing() {
     let kept = logged(&vault, &rules, &decision());
     let mut changed = kept.clone();
     changed.1.values[0].ciphertext[20] ^= 1;
-    assert_eq!(fates(&vault, &changed)[0].1, Fate::Erased);
+    assert_eq!(fates(&vault, &changed)[0].1, Fate::Unreadable);
     let mut moved = kept.clone();
     moved.0.covers[0].commitment[3] ^= 1;
-    assert_eq!(fates(&vault, &moved)[0].1, Fate::Erased);
+    assert_eq!(fates(&vault, &moved)[0].1, Fate::Unreadable);
 }
 
 /// On both sides of the limit of persons.
@@ -409,27 +472,63 @@ fn beyond_the_limit_of_persons_there_is_a_pseudonym_alone() {
     ] {
         assert_eq!(fate(author), expected);
     }
-    assert_eq!(vault.subjects(), 2);
+    let keeping = vault.keeping();
+    assert_eq!((keeping.used, keeping.max, keeping.unsealed), (2, 2, 1));
 }
 
+/// Nothing is written over a damaged slot: it can be mended, and what is sealed is read
+/// again. Meanwhile its person has a pseudonym alone, and is told of.
 #[test]
-fn a_damaged_slot_keeps_a_key_that_works_and_loses_one_that_does_not() {
+fn a_damaged_slot_is_told_and_can_be_mended() {
     let rules = rules(&[("header:x-user", Handling::Sealed)]);
-    // Byte of the slot, and what is left of the key.
-    for (at, usable) in [(94, true), (17, true), (40, false)] {
+    // State, erasure, key, checksum.
+    for at in [16, 20, 40, 94] {
         let keys = Keys::new();
         let vault = keys.open();
         let kept = logged(&vault, &rules, &decision());
+        let person = vault.pseudonym(ALICE);
+        let whole = keys.bytes();
         drop(vault);
-        let mut bytes = keys.bytes();
-        bytes[16 + at] ^= 1;
-        std::fs::write(table::path(&keys.dir.path().join("subjects")), &bytes).unwrap();
+        keys.damage(at);
         let vault = keys.open();
-        let expected = match usable {
-            true => Fate::Value(ALICE.into()),
-            false => Fate::Erased,
-        };
-        assert_eq!(fates(&vault, &kept)[0].1, expected, "{at}");
+        assert_eq!(vault.keeping().damaged, 1);
+        assert_eq!(fates(&vault, &kept)[0].1, Fate::Unreadable, "{at}");
+        let meanwhile = logged(&vault, &rules, &decision());
+        assert_eq!(fates(&vault, &meanwhile)[0].1, Fate::Pseudonym, "{at}");
+        assert_eq!(vault.keeping().unsealed, 1);
+        assert_eq!(vault.known(&person).unwrap(), Known::Sealed);
+        drop(vault);
+        keys.damage(at);
+        assert_eq!(keys.bytes(), whole, "nothing was written");
+        let vault = keys.open();
+        assert_eq!(fates(&vault, &kept)[0].1, Fate::Value(ALICE.into()));
+        assert_eq!(vault.keeping().damaged, 0);
+    }
+}
+
+/// An erasure destroys the key in a damaged slot as well, also where the slot does not say
+/// any more whose it is.
+#[test]
+fn a_damaged_slot_is_erased_with_its_person() {
+    let rules = rules(&[("header:x-user", Handling::Sealed)]);
+    for at in [3, 16, 94] {
+        let keys = Keys::new();
+        let vault = keys.open();
+        let kept = logged(&vault, &rules, &decision());
+        let person = vault.pseudonym(ALICE);
+        let wrapped = keys.bytes()[HEADER_LEN + 28..HEADER_LEN + 28 + 60].to_vec();
+        drop(vault);
+        keys.damage(at);
+        let vault = keys.open();
+        assert_eq!(vault.known(&person).unwrap(), Known::Sealed, "{at}");
+        vault.doom(&person).unwrap();
+        vault.destroy(&person, 7).unwrap();
+        drop(vault);
+        assert!(!keys.bytes().windows(60).any(|w| w == wrapped), "{at}");
+        let vault = keys.open();
+        assert_eq!(vault.known(&person).unwrap(), Known::Erased(7), "{at}");
+        assert_eq!(vault.keeping().damaged, 0);
+        assert_eq!(fates(&vault, &kept)[0].1, Fate::Erased);
     }
 }
 
@@ -455,8 +554,24 @@ fn keys_without_their_key_are_refused_and_never_made_anew() {
     assert!(matches!(refused(&keys), VaultError::Key(_)), "too short");
     std::fs::write(keys.kek(), &whole).unwrap();
     let path = table::path(&keys.dir.path().join("subjects"));
-    std::fs::write(path, b"something else").unwrap();
+    std::fs::write(&path, b"something else").unwrap();
     assert!(matches!(refused(&keys), VaultError::Io { .. }), "no table");
+
+    // Another key is noticed, and so is a table that is gone while the log has records.
+    std::fs::remove_file(&path).unwrap();
+    drop(keys.open());
+    let mut other = whole.clone();
+    other[0] ^= 1;
+    std::fs::write(keys.kek(), &other).unwrap();
+    assert!(matches!(refused(&keys), VaultError::Other(_)));
+    std::fs::write(keys.kek(), &whole).unwrap();
+    let later = || Vault::open(&keys.folder(), &keys.kek(), false).map(drop);
+    later().unwrap();
+    std::fs::remove_file(&path).unwrap();
+    assert!(matches!(later(), Err(VaultError::NoTable(_))));
+    // Unless somebody says that there never were any.
+    std::fs::write(&path, b"").unwrap();
+    later().unwrap();
 }
 
 #[test]
@@ -482,16 +597,20 @@ fn names_of_fields_are_read_as_they_are_written() {
     }
 }
 
+/// A name of 32 digits is a name.
 #[test]
-fn a_pseudonym_is_32_digits() {
+fn a_pseudonym_is_marked_as_one() {
     let some = Pseudonym([0xa0; PSEUDONYM_LEN]);
+    assert_eq!(some.to_string(), format!("p-{}", "a0".repeat(16)));
     assert_eq!(some.to_string().parse(), Ok(some));
     for text in [
         "",
         "alice",
-        &"A0".repeat(16),
-        &"a0".repeat(15),
-        &"a0".repeat(17),
+        "p-",
+        &"a0".repeat(16),
+        &format!("p-{}", "A0".repeat(16)),
+        &format!("p-{}", "a0".repeat(15)),
+        &format!("p-{}", "a0".repeat(17)),
     ] {
         assert_eq!(text.parse::<Pseudonym>(), Err(()), "{text}");
     }

@@ -10,7 +10,10 @@ use std::{
     io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use aws_lc_rs::{
@@ -26,7 +29,7 @@ use prost::Message as _;
 use super::{
     Pseudonym,
     commitment::{self, SALT_LEN},
-    table::{self, Slot, State, Table, WRAPPED_LEN, Wrapped, erased},
+    table::{CHECK_LEN, Folder, Slot, State, Table, WRAPPED_LEN, Wrapped, erased},
 };
 use crate::files;
 
@@ -38,6 +41,7 @@ const KEY_LEN: usize = 32;
 const NONCE_LEN: usize = 12;
 const PSEUDONYM_DOMAIN: &[u8] = b"palisade/audit/pseudonym/v1";
 const WRAP_DOMAIN: &[u8] = b"palisade/audit/subject-key/v1";
+const CHECK_DOMAIN: &[u8] = b"palisade/audit/kek-check/v1";
 const VALUE_DOMAIN: &[u8] = b"palisade/audit/sealed-value/v1";
 
 /// Why keys cannot be used.
@@ -60,6 +64,12 @@ pub enum VaultError {
     /// There are keys, but not the one that opens them.
     #[error("key-encryption key `{0}` is missing, though keys wrapped with it exist")]
     Missing(PathBuf),
+    /// The log has records, and its keys are gone.
+    #[error("there are no keys in `{0}`, though the log has records")]
+    NoTable(PathBuf),
+    /// The keys are wrapped with another one.
+    #[error("key-encryption key `{0}` is not the one that the keys are wrapped with")]
+    Other(PathBuf),
 }
 
 /// What is known of a person.
@@ -82,6 +92,8 @@ pub enum Fate {
     Masked,
     /// Only its pseudonym was.
     Pseudonym,
+    /// It is sealed, and its key is lost or damaged; nobody erased it.
+    Unreadable,
     /// This.
     Value(String),
 }
@@ -97,41 +109,72 @@ pub struct Revealed {
     pub fate: Fate,
 }
 
+/// How keys are kept, for whoever must warn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keeping {
+    /// Slots of the table that are used; one for each person that has, or had, a key.
+    pub used: u32,
+    /// How many there can be.
+    pub max: u32,
+    /// Slots that were damaged when the table was opened.
+    pub damaged: usize,
+    /// Keys that were ordered to be destroyed, and are not yet.
+    pub doomed: usize,
+    /// Values since then that have a pseudonym alone, though they should be sealed: there
+    /// was no room for a key, or it could not be used.
+    pub unsealed: u64,
+}
+
 /// The keys of a log.
 pub struct Vault {
     pseudonyms: hmac::Key,
     wrapping: RandomizedNonceKey,
     table: Mutex<Table>,
+    unsealed: AtomicU64,
 }
 
 impl Vault {
-    /// Opens the keys in the folder `dir`, under the key-encryption key in the file `kek`;
-    /// makes both where there are none. Blocks while it reads the table.
+    /// Opens the keys in the folder `dir`, under the key-encryption key in the file `kek`.
+    /// Where there are none they are begun, if the log `begins`, too: without a record. For
+    /// a log that has records but never had keys an empty file `keys` in `dir` says so.
+    /// Blocks while it reads the table.
     ///
     /// # Errors
     /// [`VaultError`].
-    pub fn open(dir: &Path, kek: &Path) -> Result<Self, VaultError> {
-        Self::open_for(dir, kek, SUBJECTS_MAX)
+    pub fn open(dir: &Path, kek: &Path, begins: bool) -> Result<Self, VaultError> {
+        Self::open_for(dir, kek, begins, SUBJECTS_MAX)
     }
 
     /// As [`Vault::open`], for at most `max` persons.
-    pub(super) fn open_for(dir: &Path, kek: &Path, max: u32) -> Result<Self, VaultError> {
-        let fresh = !table::path(dir).exists();
-        let kek = key_of(kek, fresh)?;
-        let pseudonyms = derive(&kek, PSEUDONYM_DOMAIN)?;
-        let wrapping = derive(&kek, WRAP_DOMAIN)?;
-        let wrapping =
-            RandomizedNonceKey::new(&AES_256_GCM, &wrapping).map_err(|_| VaultError::Crypto)?;
-        let usable = |pseudonym: &Pseudonym, key: &Wrapped| unwrap(&wrapping, pseudonym, key);
-        let table = Table::open(dir, max, |p, key| usable(p, key).is_some());
-        let table = table.map_err(|source| VaultError::Io {
+    pub(super) fn open_for(
+        dir: &Path,
+        kek: &Path,
+        begins: bool,
+        max: u32,
+    ) -> Result<Self, VaultError> {
+        let failed = |source| VaultError::Io {
             path: dir.to_owned(),
             source,
-        })?;
+        };
+        let folder = Folder::hold(dir).map_err(failed)?;
+        let fresh = match folder.len().map_err(failed)? {
+            Some(len) => len == 0,
+            None if begins => true,
+            None => return Err(VaultError::NoTable(dir.to_owned())),
+        };
+        let written = key_of(kek, fresh)?;
+        let pseudonyms = derive(&written, PSEUDONYM_DOMAIN)?;
+        let wrapping = derive(&written, WRAP_DOMAIN)?;
+        let wrapping =
+            RandomizedNonceKey::new(&AES_256_GCM, &wrapping).map_err(|_| VaultError::Crypto)?;
+        let check = derive(&written, CHECK_DOMAIN)?;
+        let check = check.first_chunk().unwrap_or(&[0; CHECK_LEN]);
+        let table = Table::open(folder, max, check).map_err(failed)?;
         Ok(Self {
             pseudonyms: hmac::Key::new(hmac::HMAC_SHA256, &pseudonyms),
             wrapping,
-            table: Mutex::new(table),
+            table: Mutex::new(table.ok_or_else(|| VaultError::Other(kek.to_owned()))?),
+            unsealed: AtomicU64::new(0),
         })
     }
 
@@ -150,7 +193,7 @@ impl Vault {
     ///
     /// # Errors
     /// When a key cannot be read or made.
-    pub(crate) fn seal(&self, record: &[u8], now_us: i64) -> io::Result<Vec<u8>> {
+    pub(crate) fn seal(&self, record: &[u8]) -> io::Result<Vec<u8>> {
         let invalid = |e| io::Error::new(io::ErrorKind::InvalidData, e);
         let record = Record::decode(record).map_err(invalid)?;
         let mut disclosed = record.disclosures.iter();
@@ -162,7 +205,7 @@ impl Vault {
             let Some(disclosure) = disclosed.next() else {
                 break;
             };
-            values.push(self.value(at, cover, disclosure, now_us)?);
+            values.push(self.value(at, cover, disclosure, record.time_us)?);
         }
         Ok(Sealed { values }.encode_to_vec())
     }
@@ -172,11 +215,11 @@ impl Vault {
         at: u32,
         cover: &Cover,
         disclosure: &Disclosure,
-        now_us: i64,
+        happened_us: i64,
     ) -> io::Result<SealedValue> {
         let pseudonym = self.pseudonym(&disclosure.value);
         let key = match cover.handling() {
-            Handling::Sealed => self.key(pseudonym, now_us)?,
+            Handling::Sealed => self.key(pseudonym, happened_us)?,
             _ => None,
         };
         let ciphertext = match key {
@@ -196,30 +239,53 @@ impl Vault {
         })
     }
 
-    /// The key of a person, made if there is none; `None` when there is no room for it.
-    /// Who is heard of again after an erasure has a new one.
-    fn key(&self, pseudonym: Pseudonym, now_us: i64) -> io::Result<Option<RandomizedNonceKey>> {
+    /// The key of a person for what happened then, made if there is none; `None` when there
+    /// is no room for it, or it cannot be used. Who is heard of again after an erasure has a
+    /// new one; what happened before and arrives after it has none.
+    fn key(
+        &self,
+        pseudonym: Pseudonym,
+        happened_us: i64,
+    ) -> io::Result<Option<RandomizedNonceKey>> {
         let mut table = self.table();
         let known = table.find(&pseudonym)?;
+        let erased_us = match known {
+            None => None,
+            Some(slot) if slot.state == State::Damaged => return Ok(self.without_key()),
+            Some(slot) => slot.erased_us,
+        };
+        if erased_us.is_some_and(|erased| happened_us <= erased) {
+            return Ok(None);
+        }
         if let Some(slot) = known.filter(|slot| slot.state != State::Erased) {
-            return unwrap(&self.wrapping, &pseudonym, &slot.key)
-                .map(Some)
-                .ok_or_else(failed);
+            let key = unwrap(&self.wrapping, &pseudonym, &slot.key);
+            return Ok(key.or_else(|| self.without_key()));
         }
         let mut key = [0; KEY_LEN];
         rand::fill(&mut key).map_err(|_| failed())?;
         let slot = Slot {
             pseudonym,
             state: State::Live,
-            time_us: now_us,
+            erased_us,
             key: self.wrapped(&pseudonym, &key)?,
         };
         let has_room = match known {
             Some(_) => table.replace(&slot).map(|()| true)?,
             None => table.add(slot),
         };
-        let key = has_room.then(|| RandomizedNonceKey::new(&AES_256_GCM, &key));
-        key.transpose().map_err(|_| failed())
+        match RandomizedNonceKey::new(&AES_256_GCM, &key) {
+            Ok(key) if has_room => Ok(Some(key)),
+            Ok(_) => Ok(self.without_key()),
+            Err(_) => Err(failed()),
+        }
+    }
+
+    /// Counts a value that has a pseudonym alone, though it should be sealed.
+    fn without_key(&self) -> Option<RandomizedNonceKey> {
+        if self.unsealed.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!("a value has a pseudonym alone: its key cannot be made or used");
+        }
+        None
     }
 
     fn wrapped(&self, pseudonym: &Pseudonym, key: &[u8; KEY_LEN]) -> io::Result<Wrapped> {
@@ -276,12 +342,20 @@ impl Vault {
             return Ok(Fate::Pseudonym);
         }
         let slot = self.table().find(pseudonym)?;
-        let live = slot.filter(|slot| slot.state != State::Erased);
-        // A value that was sealed before an erasure is not opened by a later key.
-        let value = live
-            .and_then(|slot| unwrap(&self.wrapping, pseudonym, &slot.key))
-            .and_then(|key| open(&key, cover, ciphertext));
-        Ok(value.map_or(Fate::Erased, Fate::Value))
+        let Some(slot) = slot.filter(|slot| slot.state != State::Damaged) else {
+            return Ok(Fate::Unreadable);
+        };
+        if slot.state != State::Live {
+            return Ok(Fate::Erased);
+        }
+        let key = unwrap(&self.wrapping, pseudonym, &slot.key);
+        let value = key.and_then(|key| open(&key, cover, ciphertext));
+        Ok(match (value, slot.erased_us) {
+            (Some(value), _) => Fate::Value(value),
+            // A value that was sealed before an erasure is not opened by a later key.
+            (None, Some(_)) => Fate::Erased,
+            (None, None) => Fate::Unreadable,
+        })
     }
 
     /// What is known of a person.
@@ -289,11 +363,14 @@ impl Vault {
     /// # Errors
     /// When the table cannot be read.
     pub fn known(&self, pseudonym: &Pseudonym) -> io::Result<Known> {
-        let slot = self.table().find(pseudonym)?;
-        Ok(match slot.map(|slot| (slot.state, slot.time_us)) {
-            None => Known::Nobody,
-            Some((State::Erased, at)) => Known::Erased(at),
-            Some((State::Live | State::Doomed, _)) => Known::Sealed,
+        let table = self.table();
+        Ok(match table.find(pseudonym)? {
+            Some(slot) if slot.state == State::Erased => {
+                Known::Erased(slot.erased_us.unwrap_or_default())
+            }
+            Some(_) => Known::Sealed,
+            None if self.damaged(&table, pseudonym)?.is_empty() => Known::Nobody,
+            None => Known::Sealed,
         })
     }
 
@@ -305,8 +382,23 @@ impl Vault {
     pub fn doom(&self, pseudonym: &Pseudonym) -> io::Result<()> {
         let mut table = self.table();
         match table.find(pseudonym)? {
-            Some(slot) if slot.state == State::Live => table.replace(&Slot {
+            Some(slot) if slot.state != State::Erased => table.replace(&Slot {
                 state: State::Doomed,
+                ..slot
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes that back.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn spare(&self, pseudonym: &Pseudonym) -> io::Result<()> {
+        let mut table = self.table();
+        match table.find(pseudonym)? {
+            Some(slot) if slot.state == State::Doomed => table.replace(&Slot {
+                state: State::Live,
                 ..slot
             }),
             _ => Ok(()),
@@ -320,23 +412,42 @@ impl Vault {
     /// Those of the file system.
     pub fn destroy(&self, pseudonym: &Pseudonym, now_us: i64) -> io::Result<()> {
         let mut table = self.table();
+        for place in self.damaged(&table, pseudonym)? {
+            table.write(place, &erased(*pseudonym, now_us))?;
+        }
         match table.find(pseudonym)? {
             Some(slot) if slot.state != State::Erased => table.replace(&erased(*pseudonym, now_us)),
             _ => Ok(()),
         }
     }
 
-    /// Everybody whose key was ordered to be destroyed, and is not yet.
-    ///
-    /// # Errors
-    /// When the table cannot be read.
-    pub fn doomed(&self) -> io::Result<Vec<Pseudonym>> {
-        self.table().doomed()
+    /// Damaged slots that have a key of this person all the same, whomever they name.
+    fn damaged(&self, table: &Table, pseudonym: &Pseudonym) -> io::Result<Vec<u32>> {
+        let mut places = Vec::new();
+        for place in table.damaged() {
+            let slot = table.at(*place)?;
+            if unwrap(&self.wrapping, pseudonym, &slot.key).is_some() {
+                places.push(*place);
+            }
+        }
+        Ok(places)
     }
 
-    /// How many persons have, or had, a key.
-    pub fn subjects(&self) -> usize {
-        self.table().len()
+    /// Everybody whose key was ordered to be destroyed, and is not yet.
+    pub fn doomed(&self) -> Vec<Pseudonym> {
+        self.table().doomed().iter().copied().collect()
+    }
+
+    /// How the keys are kept.
+    pub fn keeping(&self) -> Keeping {
+        let table = self.table();
+        Keeping {
+            used: table.used(),
+            max: table.max(),
+            damaged: table.damaged().len(),
+            doomed: table.doomed().len(),
+            unsealed: self.unsealed.load(Ordering::Relaxed),
+        }
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {

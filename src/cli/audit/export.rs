@@ -17,7 +17,7 @@ use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
     render::{self, Output, screen},
-    run::audit::{ExportPage, Search},
+    run::audit::{self, ExportPage, Search, Told},
 };
 
 use super::saved;
@@ -97,6 +97,7 @@ async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnosti
     let query = saved::query(&args.query)?;
     let format = understood(args, &query)?;
     let mesh = Mesh::find(context.mesh.as_deref()).await?;
+    let query = nameless(&mesh, args, query).await?;
     if args.to.as_os_str() == "-" {
         let mut note = Note::new(&query, format.name());
         let mut sink = Sink::stdout(format)?;
@@ -110,6 +111,20 @@ async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnosti
     let to = to.display().to_string();
     pages(&mesh, &to, &mut note, |rows, note| part.add(rows, note)).await?;
     part.finish(&note)
+}
+
+/// The query with persons by their pseudonyms: the file, and the note beside it, say what
+/// was asked and are kept.
+async fn nameless(mesh: &Mesh, args: &ExportArgs, query: String) -> Result<String, Diagnostic> {
+    let named = Query::parse(&query)?.names();
+    if named.is_empty() {
+        return Ok(query);
+    }
+    audit::nameless(&args.to.display().to_string(), &named)?;
+    let told: Told = mesh
+        .post("audit", "/v1/audit/told", &Told { query })
+        .await?;
+    Ok(told.query)
 }
 
 /// Checks what can be checked before anything is asked or written.

@@ -126,7 +126,11 @@ fn named(subject: &str) -> Result<String, Diagnostic> {
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
     match read {
-        Ok(_) => Ok(line.trim().to_owned()),
+        // What else is at its ends is part of the name, as it is in requests.
+        Ok(_) => {
+            let name = line.strip_suffix('\n').unwrap_or(&line);
+            Ok(name.strip_suffix('\r').unwrap_or(name).to_owned())
+        }
         Err(error) => Err(Diagnostic::error(7563, "nobody is named")
             .cause(error.to_string())
             .help("give the name on a line of standard input")),
@@ -149,6 +153,17 @@ fn print_erased(erased: &Erased) {
     render::line(&said);
     render::line(&format!("  subject   {}", clean(&erased.subject)));
     render::line(&format!("  records   {records} about this person"));
+    if erased.in_clear > 0 {
+        let n = render::count(erased.in_clear, "record has", "records have");
+        let said =
+            format!("  in clear  {n} the name as it is, from before a rule covered it: these stay");
+        render::line(&render::paint(render::WARN, said));
+    }
+    if !erased.whole {
+        let said =
+            "  the index does not have all records: there may be more, and holds that keep them";
+        render::line(&render::paint(render::WARN, said));
+    }
     for hold in &erased.held_by {
         let said = format!("  held by   {}", clean(hold));
         render::line(&render::paint(render::WARN, said));
@@ -244,8 +259,10 @@ fn print_holds(holds: &[Hold]) {
     let time = |us: i64| jiff::Timestamp::from_microsecond(us).unwrap_or_default();
     for hold in holds {
         let mut query = hold.query.clone();
-        if let Some((from, to)) = hold.window_us {
-            query = format!("{query} since:{} until:{}", time(from), time(to));
+        for (bound, us) in [("since", hold.from_us), ("until", hold.to_us)] {
+            if let Some(us) = us {
+                query = format!("{query} {bound}:{}", time(us));
+            }
         }
         out.row([
             clean(&hold.id).into(),

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use palisade_audit::{disk::Room, log::Log, watch::Watch};
+use palisade_audit::{disk::Room, log::Log, privacy::Keeping, watch::Watch};
 
 use super::{AuditRole, witness::Witnessing};
 use crate::{
@@ -78,6 +78,7 @@ impl AuditRole {
             );
         }
         facts.extend(self.reporters());
+        facts.extend(keys(&self.vault.keeping()));
         facts.extend(self.witnesses.check());
         facts.extend(
             self.witnessing
@@ -145,6 +146,59 @@ impl AuditRole {
     }
 }
 
+/// What is to be told of the keys of persons.
+fn keys(keeping: &Keeping) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let unsealed = match keeping.unsealed {
+        0 => "what names a new person then has a pseudonym alone".to_owned(),
+        n => {
+            let values = count(n, "value has", "values have");
+            format!("since the start {values} a pseudonym alone")
+        }
+    };
+    let mut tell = |state, code, text: String, cause: &str, fix: &str| {
+        facts.push(
+            Fact::not_ok("audit", state, code, text)
+                .cause(cause)
+                .fix(fix),
+        );
+    };
+    if keeping.damaged > 0 {
+        let text = format!(
+            "{} damaged",
+            count(keeping.damaged, "key of a person is", "keys of persons are")
+        );
+        let fix = "put back `audit.subjects/keys` from before, if nobody was erased since; what is sealed is readable again then";
+        tell(FactState::Error, 7571, text, &unsealed, fix);
+    }
+    let (used, max) = (u64::from(keeping.used), u64::from(keeping.max));
+    let room = format!(
+        "{} of {} persons have a key",
+        thousands(used),
+        thousands(max)
+    );
+    let fix = "seal fewer fields, or only those that name persons: `privacy.seal`";
+    if used >= max {
+        tell(FactState::Error, 7572, room, &unsealed, fix);
+    } else if used * 5 >= max * 4 {
+        tell(FactState::Warning, 7572, room, &unsealed, fix);
+    } else if keeping.damaged == 0 && keeping.unsealed > 0 {
+        let text = "a key of a person cannot be used".to_owned();
+        let fix = "see the log of the audit service, and the health of its disk";
+        tell(FactState::Error, 7571, text, &unsealed, fix);
+    }
+    if keeping.doomed > 0 {
+        let text = format!(
+            "{} not finished",
+            count(keeping.doomed, "erasure is", "erasures are")
+        );
+        let cause = "it was ordered, and its key is not overwritten yet";
+        let fix = "it is tried again every two seconds; the log of the audit service says what it waits for";
+        tell(FactState::Warning, 7573, text, cause, fix);
+    }
+    facts
+}
+
 /// Keeps the watch at the end of the log.
 pub(super) async fn follow(watch: Arc<Watch>, log: Log) {
     let mut grown = log.subscribe();
@@ -161,5 +215,39 @@ pub(super) async fn follow(watch: Arc<Watch>, log: Log) {
         if grown.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On both sides of each limit.
+    #[test]
+    fn keys_are_told_before_there_are_none_left() {
+        let keeping = Keeping {
+            used: 79,
+            max: 100,
+            damaged: 0,
+            doomed: 0,
+            unsealed: 0,
+        };
+        let told = |keeping: Keeping| -> Vec<(FactState, u16)> {
+            let facts = keys(&keeping).into_iter();
+            facts.map(|f| (f.state, f.code.unwrap())).collect()
+        };
+        assert_eq!(told(keeping), []);
+        let used = |used| told(Keeping { used, ..keeping });
+        assert_eq!(used(80), [(FactState::Warning, 7572)]);
+        assert_eq!(used(99), [(FactState::Warning, 7572)]);
+        assert_eq!(used(100), [(FactState::Error, 7572)]);
+        let changed = |change: &dyn Fn(&mut Keeping)| {
+            let mut keeping = keeping;
+            change(&mut keeping);
+            told(keeping)
+        };
+        assert_eq!(changed(&|k| k.damaged = 1), [(FactState::Error, 7571)]);
+        assert_eq!(changed(&|k| k.unsealed = 1), [(FactState::Error, 7571)]);
+        assert_eq!(changed(&|k| k.doomed = 1), [(FactState::Warning, 7573)]);
     }
 }

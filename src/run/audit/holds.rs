@@ -7,7 +7,7 @@ use axum::{
 };
 use palisade_audit::{
     holds::{Hold, Holds},
-    query::Limits,
+    query::Query,
 };
 use palisade_mesh::{
     decision::DecisionIds,
@@ -16,7 +16,7 @@ use palisade_mesh::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, subjects, sums::records_of};
+use super::{AuditRole, Reader, subjects, sums::records_of};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -55,16 +55,16 @@ impl AuditRole {
         Router::new()
             .route(
                 "/v1/audit/holds",
-                get(move || async move {
-                    let holds = of_list.holds.active(of_list.clock.now_us());
-                    Json(HoldList { holds })
+                get(move |ConnectInfo(uid): ConnectInfo<PeerUid>| async move {
+                    of_list.list_holds(&Reader::local(uid)).await
                 }),
             )
             .route(
                 "/v1/audit/holds/add",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<AddHold>| async move {
-                        of_add.add_hold(uid.to_string(), q).await
+                        let order = |role: Self| async move { role.add_hold(uid.to_string(), q).await };
+                        of_add.in_turn(order).await
                     },
                 ),
             )
@@ -72,45 +72,51 @@ impl AuditRole {
                 "/v1/audit/holds/release",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<ReleaseHold>| async move {
-                        of_release.release_hold(uid.to_string(), q).await
+                        let order =
+                            |role: Self| async move { role.release_hold(&uid.to_string(), q).await };
+                        of_release.in_turn(order).await
                     },
                 ),
             )
     }
 
-    async fn add_hold(self, actor: String, asked: AddHold) -> Answer<Hold> {
-        let reason = subjects::reason(&asked.reason, None)?;
+    async fn list_holds(self, reader: &Reader) -> Answer<HoldList> {
+        let holds = self.holds.active(self.clock.now_us());
+        self.reads.note(reader, "holds", "", holds.len()).await?;
+        Ok(Json(HoldList { holds }))
+    }
+
+    async fn add_hold(self, actor: String, asked: AddHold) -> Result<Hold, Problem> {
+        let named = Query::parse(&asked.query)?.names();
+        let reason = subjects::reason(&asked.reason, &named)?;
         let query = records_of(self.asked(&asked.query)?)?;
         let now_us = self.clock.now_us();
         // Relative times are those of this moment: a hold does not move on with the clock.
-        let window_us = match query.names_its_time() {
-            true => {
-                let window = query.window(now_us, &Limits::default())?;
-                Some((window.from_us, window.to_us))
-            }
-            false => None,
-        };
+        let (from_us, to_us) = query.bounds(now_us);
         let hold = Hold {
             id: DecisionIds::new().next(now_us).to_string(),
             query: query.without_time().to_string(),
-            window_us,
+            from_us,
+            to_us,
             reason,
             by: actor,
             since_us: now_us,
             until_us: asked.until.as_deref().map(until).transpose()?,
         };
+        self.holds.check(&hold)?;
         self.note_hold("hold_added", &hold.by, &hold, &hold.reason)
             .await?;
-        change(&self.holds, {
-            let hold = hold.clone();
-            move |holds| holds.add(hold)
-        })
-        .await?;
-        Ok(Json(hold))
+        let added = hold.clone();
+        if let Err(told) = change(&self.holds, move |holds| holds.add(added)).await {
+            self.note_hold("hold_add_failed", &hold.by, &hold, &told.message)
+                .await?;
+            return Err(told.into());
+        }
+        Ok(hold)
     }
 
-    async fn release_hold(self, actor: String, asked: ReleaseHold) -> Answer<Hold> {
-        let reason = subjects::reason(&asked.reason, None)?;
+    async fn release_hold(self, actor: &str, asked: ReleaseHold) -> Result<Hold, Problem> {
+        let reason = subjects::reason(&asked.reason, &[])?;
         let active = self.holds.active(self.clock.now_us());
         let Some(hold) = active.into_iter().find(|hold| hold.id == asked.id) else {
             return Err(Problem::from(
@@ -118,10 +124,14 @@ impl AuditRole {
                     .help("see which there are: palisade audit hold list"),
             ));
         };
-        self.note_hold("hold_released", &actor, &hold, &reason)
+        self.note_hold("hold_released", actor, &hold, &reason)
             .await?;
-        change(&self.holds, move |holds| holds.release(&asked.id)).await?;
-        Ok(Json(hold))
+        if let Err(told) = change(&self.holds, move |holds| holds.release(&asked.id)).await {
+            self.note_hold("hold_release_failed", actor, &hold, &told.message)
+                .await?;
+            return Err(told.into());
+        }
+        Ok(hold)
     }
 
     async fn note_hold(

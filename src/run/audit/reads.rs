@@ -19,6 +19,7 @@ use palisade_mesh::{
     wire::record::{AuditMode, AuditRead, Record, Verdict, record::Body},
 };
 
+use super::subjects::nameless;
 use crate::control::server::PeerUid;
 
 /// How long the log may take to have a read for good.
@@ -72,6 +73,27 @@ impl Reader {
     /// The same reader, with what it says why it reads.
     pub(super) fn because(self, reason: String) -> Self {
         Self { reason, ..self }
+    }
+
+    /// The same reader, of what another policy lets it see, too.
+    pub(super) fn also(mut self, other: Self) -> Self {
+        self.rows = self.rows.and(&other.rows);
+        self.policies.extend(other.policies);
+        self
+    }
+
+    /// Refuses a reason or a name of a file that names a person whom it asks about.
+    ///
+    /// # Errors
+    /// `PLS7565`.
+    pub(super) fn names_none_of(&self, names: &[String]) -> Result<(), Diagnostic> {
+        nameless(&self.reason, names)?;
+        nameless(&self.to, names)
+    }
+
+    /// Who it is.
+    pub(super) fn actor(&self) -> &str {
+        &self.actor
     }
 
     /// The same reader, with the name of the file that it makes of what it reads.

@@ -106,7 +106,7 @@ impl AuditRole {
 
     async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
         self.catch_up().await?;
-        asked.scope = self.told(&asked.scope);
+        asked.scope = self.asked(&asked.scope)?.text().to_owned();
         let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
         let made = blocking(move || role.desk(&role.dir.join("log")).run(&asked)).await?;
         let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);

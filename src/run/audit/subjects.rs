@@ -1,16 +1,14 @@
 //! Persons in the log: what is sealed of them is shown to whoever may see it, and erased
 //! for good when that is ordered.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
     holds::Held,
     index::{Cursor, StoreError},
-    item::LATE_MAX_US,
-    log::{Log, LogError},
-    privacy::{Fate, Known, Pseudonym, Vault},
-    query::{Limits, Query, RowFilter, Window},
+    privacy::{Fate, Known, Pseudonym, Vault, VaultError},
+    query::{IdPrefix, Limits, Pattern, QUERY_LEN_MAX, Query, RowFilter, Window},
     row::Row,
 };
 use palisade_mesh::{
@@ -35,8 +33,14 @@ const EXPORTS_MAX: usize = 10_000;
 const RECALLS_MAX: usize = 1000;
 /// Length of time of one question about all times: less than a query may ask about.
 const SPAN_US: i64 = 399 * 86_400 * 1_000_000;
-/// How far records may be ahead of the clock.
-const AHEAD_US: i64 = 3600 * 1_000_000;
+/// How often it is looked whether an erasure is to be finished.
+const FINISH_EVERY: Duration = Duration::from_secs(2);
+/// Shortest name, in bytes, that is found within other words, too.
+const NAME_LEN_CLEAR: usize = 5;
+/// Most bytes of a character: where a text was cut, so many can be missing to its limit.
+const LONGEST_CHAR: usize = 4;
+/// What is recorded of a text that is no query: it may name anybody.
+const NO_QUERY: &str = "(no query)";
 
 /// What `audit show --reveal` asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -68,7 +72,7 @@ pub struct RevealedRecord {
 pub struct RevealedValue {
     /// The field.
     pub field: String,
-    /// `value`, `erased`, `pseudonym` or `masked`.
+    /// `value`, `erased`, `unreadable`, `pseudonym` or `masked`.
     pub state: String,
     /// Its pseudonym.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -100,6 +104,10 @@ pub struct Erased {
     pub at: Option<String>,
     /// Records about the person.
     pub records: u64,
+    /// Records that have the name as it is, from before a rule covered it: these stay.
+    pub in_clear: u64,
+    /// Whether the index has every record, so that none is missing here.
+    pub whole: bool,
     /// Ids of the legal holds that cover some of them; then nothing is erased.
     pub held_by: Vec<String>,
     /// Who was given some of them before, and where they went.
@@ -127,9 +135,16 @@ pub struct Recall {
     pub entry: u64,
 }
 
+/// A question whose names are to be pseudonyms.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// The query.
+    pub query: String,
+}
+
 impl AuditRole {
     pub(super) fn subjects(&self) -> Router {
-        let (of_reveal, of_erase) = (self.clone(), self.clone());
+        let (of_reveal, of_erase, of_told) = (self.clone(), self.clone(), self.clone());
         Router::new()
             .route(
                 "/v1/audit/reveal",
@@ -143,10 +158,36 @@ impl AuditRole {
                 "/v1/audit/erase",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Erase>| async move {
-                        of_erase.erase(&uid.to_string(), q).await
+                        let reader = Reader::local(uid);
+                        let order = |role: Self| async move { role.erase(reader, q).await };
+                        of_erase.in_turn(order).await
                     },
                 ),
             )
+            .route(
+                "/v1/audit/told",
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Told>| async move {
+                        of_told.nameless(&Reader::local(uid), &q).await
+                    },
+                ),
+            )
+    }
+
+    /// Carries out an order about erasures or holds: one at a time, for a hold that is added
+    /// meanwhile must count, and to its end, whether or not somebody still waits for it.
+    pub(super) async fn in_turn<T, F>(self, order: impl FnOnce(Self) -> F) -> Answer<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Problem>> + Send + 'static,
+    {
+        let turn = self.orders.clone();
+        let work = order(self);
+        let done = tokio::spawn(async move {
+            let _turn = turn.lock_owned().await;
+            work.await
+        });
+        done.await.map_err(|e| broken(&e.to_string()))?.map(Json)
     }
 
     /// A query with persons by their pseudonyms.
@@ -157,21 +198,24 @@ impl AuditRole {
 
     /// The text of a query as it may be recorded: it names nobody.
     pub(super) fn told(&self, text: &str) -> String {
-        match self.asked(text) {
-            Ok(query) => query.text().to_owned(),
-            Err(_) if text.contains("subject:") => "(no query)".to_owned(),
-            Err(_) => text.to_owned(),
-        }
+        let asked = self.asked(text);
+        asked.map_or_else(|_| NO_QUERY.to_owned(), |query| query.text().to_owned())
+    }
+
+    /// The same for whoever makes a file that says what was asked.
+    async fn nameless(self, reader: &Reader, asked: &Told) -> Answer<Told> {
+        let query = self.asked(&asked.query)?.text().to_owned();
+        self.reads.note(reader, "pseudonym", &query, 1).await?;
+        Ok(Json(Told { query }))
     }
 
     /// Shows what is under the covers of an id's records.
     pub(super) async fn reveal(self, reader: Reader, asked: Reveal) -> Answer<Revelation> {
-        let reason = reason(&asked.reason, None)?;
-        let reader = reader.because(reason);
+        let reason = reason(&asked.reason, &[])?;
         let (store, vault, id) = (self.store.clone(), self.vault.clone(), asked.id.clone());
         self.settled().await;
         let rows = reader.rows().clone();
-        let records = blocking(move || {
+        let found = blocking(move || {
             let mut records = Vec::new();
             for entry in store.by_id(&id)? {
                 let item = palisade_audit::item::Item::new(entry);
@@ -186,44 +230,75 @@ impl AuditRole {
             }
             Ok(records)
         })
-        .await?;
-        let question = format!("id:{}", asked.id);
-        self.reads
-            .note(&reader, "reveal", &question, records.len())
-            .await?;
-        Ok(Json(Revelation { records }))
+        .await;
+        // Records of every class are under an id.
+        let question = format!("class:* {}", by_id(&asked.id));
+        let values = found.iter().flatten().flat_map(|record| &record.values);
+        let values: Vec<String> = values.filter_map(|value| value.value.clone()).collect();
+        if let Err(told) = nameless(&reason, &values) {
+            self.reads.note(&reader, "reveal", &question, 0).await?;
+            return Err(told.into());
+        }
+        // Who looks for what is not there has asked, too.
+        let (reader, given) = (reader.because(reason), found.as_ref().map_or(0, Vec::len));
+        self.reads.note(&reader, "reveal", &question, given).await?;
+        Ok(Json(Revelation { records: found? }))
     }
 
     /// Destroys the key of a person.
-    async fn erase(self, actor: &str, asked: Erase) -> Answer<Erased> {
-        let name = asked.subject.trim();
-        if name.is_empty() || name.len() > NAME_LEN_MAX {
+    async fn erase(self, reader: Reader, asked: Erase) -> Result<Erased, Problem> {
+        let name = asked.subject.as_str();
+        if name.trim().is_empty() || name.len() > NAME_LEN_MAX {
             return Err(Problem::from(
                 Diagnostic::error(7563, "nobody is named")
                     .cause(format!("a name has 1 to {NAME_LEN_MAX} bytes"))
                     .help("as it stands in requests: palisade audit erase alice@example.org --reason TEXT"),
             ));
         }
-        let reason = reason(&asked.reason, Some(name))?;
         let pseudonym: Result<Pseudonym, ()> = name.parse();
+        let named: Vec<String> = pseudonym
+            .is_err()
+            .then(|| name.to_owned())
+            .into_iter()
+            .collect();
+        let reason = reason(&asked.reason, &named)?;
         let person = pseudonym.unwrap_or_else(|()| self.vault.pseudonym(name));
         self.catch_up().await?;
         let role = self.clone();
-        let mut found = blocking(move || role.found(person)).await?;
-        let known = self.vault.known(&person).map_err(|e| unusable(&e))?;
-        if known == Known::Sealed && asked.dry_run {
-            found.state = "would_erase".into();
-        } else if known == Known::Sealed {
-            self.destroy(person, actor, reason, &found).await?;
-            found.state = "erased".into();
-        }
-        if let Known::Erased(at_us) = self.vault.known(&person).map_err(|e| unusable(&e))? {
-            if known == (Known::Erased(at_us)) {
-                found.state = "erased_before".into();
+        let (mut found, known) = blocking(move || {
+            let found = role.found(person, named.first().map(String::as_str))?;
+            Ok((found, role.vault.known(&person)?))
+        })
+        .await?;
+        let reader = reader.because(reason.clone());
+        if known == Known::Sealed && !asked.dry_run {
+            if let Err(held) = may_be_erased(&found) {
+                self.previewed(&reader, &found).await?;
+                return Err(held.into());
             }
-            found.at = Some(time(at_us));
+            self.destroy(person, reader.actor(), reason).await?;
+            found.state = "erased".into();
+            let known = self.keys(move |vault| vault.known(&person)).await?;
+            found.at = erased_at(known);
+            return Ok(found);
         }
-        Ok(Json(found))
+        found.state = match known {
+            Known::Erased(_) => "erased_before",
+            Known::Nobody => "nothing_sealed",
+            Known::Sealed => "would_erase",
+        }
+        .into();
+        found.at = erased_at(known);
+        self.previewed(&reader, &found).await?;
+        Ok(found)
+    }
+
+    /// Records that somebody was told what there is of a person, and nothing was destroyed.
+    async fn previewed(&self, reader: &Reader, found: &Erased) -> Result<(), Diagnostic> {
+        let question = format!("subject:{}", found.subject);
+        let records = usize::try_from(found.records).unwrap_or(usize::MAX);
+        let read = self.reads.note(reader, "erase_preview", &question, records);
+        read.await
     }
 
     async fn destroy(
@@ -231,26 +306,19 @@ impl AuditRole {
         person: Pseudonym,
         actor: &str,
         reason: String,
-        found: &Erased,
     ) -> Result<(), Diagnostic> {
-        if let Some(hold) = found.held_by.first() {
-            let n = found.held_by.len();
-            return Err(
-                Diagnostic::error(7564, "a legal hold keeps records of this person")
-                    .cause(match n {
-                        1 => format!("it is `{hold}`"),
-                        n => format!("there are {n}; the first is `{hold}`"),
-                    })
-                    .help("see why: palisade audit hold list; what is held is erased once it is released"),
-            );
-        }
+        self.keys(move |vault| vault.doom(&person)).await?;
         // From here on it happens, also when this process ends meanwhile.
-        self.vault.doom(&person).map_err(|e| unusable(&e))?;
-        self.finish(person, actor, reason).await
+        if let Err(unrecorded) = self.record_erasure(person, actor, reason).await {
+            // Unless nobody would know of it.
+            self.spare(person, "it could not be recorded").await?;
+            return Err(unrecorded);
+        }
+        let now_us = self.clock.now_us();
+        self.keys(move |vault| vault.destroy(&person, now_us)).await
     }
 
-    /// Records an erasure, then lets the key go.
-    async fn finish(
+    async fn record_erasure(
         &self,
         person: Pseudonym,
         actor: &str,
@@ -261,51 +329,126 @@ impl AuditRole {
             detail: reason,
             actor: actor.to_owned(),
         };
-        self.reads.keep(Body::Erasure(erasure)).await?;
-        let (vault, now_us) = (self.vault.clone(), self.clock.now_us());
-        let done = tokio::task::spawn_blocking(move || vault.destroy(&person, now_us)).await;
-        done.map_err(|e| broken(&e.to_string()))?
-            .map_err(|e| unusable(&e))
+        self.reads.keep(Body::Erasure(erasure)).await
     }
 
-    /// Finishes erasures that the end of a process interrupted.
-    pub(super) async fn finish_erasures(&self) -> Result<(), Diagnostic> {
-        for person in self.vault.doomed().map_err(|e| unusable(&e))? {
-            let reason = "finished after it was interrupted".to_owned();
-            let actor = self.reads.reporter().to_string();
-            self.finish(person, &actor, reason).await?;
+    /// Takes an order to erase back, and records why.
+    async fn spare(&self, person: Pseudonym, why: &str) -> Result<(), Diagnostic> {
+        self.keys(move |vault| vault.spare(&person)).await?;
+        let withheld = record::Admin {
+            actor: self.reads.reporter().to_string(),
+            verb: "erasure_withheld".to_owned(),
+            object: person.to_string(),
+            detail: why.to_owned(),
+        };
+        self.reads.keep(Body::Admin(withheld)).await
+    }
+
+    /// Finishes erasures that were interrupted, for ever: those of an earlier process, and
+    /// those whose key could not be overwritten.
+    pub(super) async fn finish_erasures(self) {
+        loop {
+            let doomed = self.keys(|vault| Ok(vault.doomed())).await;
+            for person in doomed.unwrap_or_default() {
+                let finished = self.clone().in_turn(|role| role.finish(person)).await;
+                if let Err(problem) = finished {
+                    let error = Diagnostic::from(problem);
+                    tracing::error!(subject = %person, %error, "an erasure is not finished; it is tried again");
+                }
+            }
+            tokio::time::sleep(FINISH_EVERY).await;
+        }
+    }
+
+    /// Finishes one, unless a hold has come up meanwhile.
+    async fn finish(self, person: Pseudonym) -> Result<(), Problem> {
+        // Whoever gave the order may have waited for its turn and be done.
+        let doomed = self.keys(|vault| Ok(vault.doomed())).await?;
+        if !doomed.contains(&person) {
+            return Ok(());
+        }
+        self.catch_up().await?;
+        let role = self.clone();
+        let found = blocking(move || role.found(person, None)).await?;
+        match (found.held_by.first(), may_be_erased(&found)) {
+            (Some(hold), _) => {
+                let why = format!("hold `{hold}` keeps records of this person");
+                self.spare(person, &why).await?;
+            }
+            (None, may) => {
+                may?;
+                let actor = self.reads.reporter().to_string();
+                let reason = "finished after it was interrupted".to_owned();
+                self.record_erasure(person, &actor, reason).await?;
+                let now_us = self.clock.now_us();
+                self.keys(move |vault| vault.destroy(&person, now_us))
+                    .await?;
+            }
         }
         Ok(())
     }
 
-    /// What there is of a person. Blocks on the disk.
-    fn found(&self, person: Pseudonym) -> Result<Erased, StoreError> {
-        let now_us = self.clock.now_us();
-        let spans = spans(&self.log, now_us).map_err(|e| Box::new(e.diagnostic()))?;
+    /// Works with the keys of persons, beside the runtime's own threads.
+    async fn keys<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Vault) -> std::io::Result<T> + Send + 'static,
+    ) -> Result<T, Diagnostic> {
+        let vault = self.vault.clone();
+        let done = tokio::task::spawn_blocking(move || work(&vault)).await;
+        done.map_err(|e| broken(&e.to_string()))?
+            .map_err(|e| unusable(&e))
+    }
+
+    /// What there is of a person, who is called `name` where that is known. Blocks on the
+    /// disk.
+    fn found(&self, person: Pseudonym, name: Option<&str>) -> Result<Erased, StoreError> {
+        let status = self.store.status();
+        let mut whole =
+            status.searchable >= status.log_len && (status.remaking, status.unreadable) == (0, 0);
+        let spans = spans(self.store.times());
         let all = Query::parse("class:* -class:erasure")?;
         let mut records = 0;
         for span in &spans {
-            records += self.store.count(&all.about(&person, *span))?;
+            let (counted, of_all) = self.store.count_whole(&all.about(&person, *span))?;
+            records += counted;
+            whole &= of_all;
         }
         let (recall, recall_more) = self.recall(person, &spans)?;
         Ok(Erased {
             subject: person.to_string(),
-            state: "nothing_sealed".into(),
+            state: String::new(),
             at: None,
             records,
-            held_by: self.held_by(person, &spans, now_us)?,
+            in_clear: self.in_clear(name, &spans)?,
+            whole,
+            held_by: self.held_by(person, &spans)?,
             recall,
             recall_more,
         })
     }
 
+    /// Records that have a name as it is, because no rule covered it then: as author of a
+    /// change, or as address of a caller. Recorded contexts are not searched.
+    fn in_clear(&self, name: Option<&str>, spans: &[Window]) -> Result<u64, StoreError> {
+        let Some(name) = name else {
+            return Ok(0);
+        };
+        let author = format!("class:policy_change actor:{}", Pattern::literal(name));
+        let source = name.parse::<std::net::IpAddr>().ok();
+        let source = source.map(|ip| format!("class:* source:{ip}"));
+        let mut found = 0;
+        // What cannot be asked is nowhere.
+        let asked = [Some(author), source].into_iter().flatten();
+        for query in asked.filter_map(|text| Query::parse(&text).ok()) {
+            for span in spans {
+                found += self.store.count(&query.between(*span))?;
+            }
+        }
+        Ok(found)
+    }
+
     /// Holds that cover records of a person.
-    fn held_by(
-        &self,
-        person: Pseudonym,
-        spans: &[Window],
-        now_us: i64,
-    ) -> Result<Vec<String>, StoreError> {
+    fn held_by(&self, person: Pseudonym, spans: &[Window]) -> Result<Vec<String>, StoreError> {
         let covers = |held: &Held| -> Result<bool, StoreError> {
             for span in spans.iter().filter_map(|span| held.within(*span)) {
                 if self.store.count(&held.query().about(&person, span))? > 0 {
@@ -315,7 +458,7 @@ impl AuditRole {
             Ok(false)
         };
         let mut ids = Vec::new();
-        for held in self.holds.held(now_us)? {
+        for held in self.holds.held(self.clock.now_us())? {
             if covers(&held)? {
                 ids.push(held.id);
             }
@@ -329,7 +472,7 @@ impl AuditRole {
         person: Pseudonym,
         spans: &[Window],
     ) -> Result<(Vec<Recall>, bool), StoreError> {
-        let exports = "class:audit_read (verb:export OR verb:reveal) decision:allow";
+        let exports = "class:audit_read (verb:export OR (verb:reveal rows:>0)) decision:allow";
         let mut given: BTreeMap<(String, String, String, String, String), Recall> = BTreeMap::new();
         let mut looked_at = 0;
         let mut more = false;
@@ -382,7 +525,9 @@ impl AuditRole {
         read: &Recall,
         spans: &[Window],
     ) -> Result<bool, StoreError> {
-        let Ok(mut query) = Query::parse(query) else {
+        // Of a longer one only the beginning was recorded.
+        let cut = query.len() + LONGEST_CHAR > QUERY_LEN_MAX;
+        let Some(mut query) = Query::parse(query).ok().filter(|_| !cut) else {
             return Ok(true);
         };
         if !kept_to.is_empty() {
@@ -431,6 +576,7 @@ impl From<palisade_audit::privacy::Revealed> for RevealedValue {
             Fate::Erased => ("erased", None),
             Fate::Masked => ("masked", None),
             Fate::Pseudonym => ("pseudonym", None),
+            Fate::Unreadable => ("unreadable", None),
             Fate::Value(value) => ("value", Some(value)),
         };
         Self {
@@ -442,56 +588,177 @@ impl From<palisade_audit::privacy::Revealed> for RevealedValue {
     }
 }
 
-/// All times that the log has records of, oldest first, in spans that can be asked about.
-pub(super) fn spans(log: &Log, now_us: i64) -> Result<Vec<Window>, LogError> {
-    let first = log.read(0)?;
-    let mut from_us = first.envelope.received_us.saturating_sub(LATE_MAX_US);
-    let end_us = now_us.saturating_add(AHEAD_US);
+/// All times of the index, oldest first, in spans that can be asked about.
+fn spans(all: Option<Window>) -> Vec<Window> {
     let mut spans = Vec::new();
-    while from_us < end_us {
-        let to_us = from_us.saturating_add(SPAN_US).min(end_us);
+    let Some(all) = all else {
+        return spans;
+    };
+    let mut from_us = all.from_us;
+    while from_us < all.to_us {
+        let to_us = from_us.saturating_add(SPAN_US).min(all.to_us);
         spans.push(Window { from_us, to_us });
         from_us = to_us;
     }
-    Ok(spans)
+    spans
 }
 
-/// A reason as it may be recorded.
-pub(super) fn reason(text: &str, name: Option<&str>) -> Result<String, Diagnostic> {
+/// Refuses an erasure that a hold forbids, or of which that cannot be told.
+fn may_be_erased(found: &Erased) -> Result<(), Diagnostic> {
+    if let Some(hold) = found.held_by.first() {
+        return Err(
+            Diagnostic::error(7564, "a legal hold keeps records of this person")
+                .cause(match found.held_by.len() {
+                    1 => format!("it is `{hold}`"),
+                    n => format!("there are {n}; the first is `{hold}`"),
+                })
+                .help(
+                    "see why: palisade audit hold list; what is held is erased once it is released",
+                ),
+        );
+    }
+    match found.whole {
+        true => Ok(()),
+        false => Err(Diagnostic::error(
+            7570,
+            "whether a legal hold keeps records of this person cannot be told",
+        )
+        .cause("the index does not have all records, so a held one could be missing")
+        .help("see what the index waits for: palisade check; then ask again")),
+    }
+}
+
+fn erased_at(known: Known) -> Option<String> {
+    match known {
+        Known::Erased(at_us) => Some(time(at_us)),
+        Known::Nobody | Known::Sealed => None,
+    }
+}
+
+/// A question by an id, as it may be recorded: what is no id could be a name.
+pub(super) fn by_id(id: &str) -> String {
+    match IdPrefix::is_in(id) {
+        true => format!("id:{id}"),
+        false => NO_QUERY.to_owned(),
+    }
+}
+
+/// A reason as it may be recorded, which must not name any of `names`.
+pub(super) fn reason(text: &str, names: &[String]) -> Result<String, Diagnostic> {
     let text = text.trim();
-    let help = "say why, for whoever reads the log later: --reason 'request 4711 of 3 May'";
     if text.is_empty() || text.len() > REASON_LEN_MAX || text.contains(char::is_control) {
         return Err(
             Diagnostic::error(7565, "there is no reason that can be recorded")
                 .cause(format!("a reason is a line of 1 to {REASON_LEN_MAX} bytes"))
-                .help(help),
+                .help("say why, for whoever reads the log later: --reason 'request 4711 of 3 May'"),
         );
     }
-    match name.filter(|name| text.contains(name)) {
-        None => Ok(text.to_owned()),
-        Some(_) => Err(Diagnostic::error(7565, "the reason names the person")
-            .cause("the record of the erasure would keep the name for years")
-            .help("name the request instead: --reason 'request 4711 of 3 May'")),
+    nameless(text, names).map(|()| text.to_owned())
+}
+
+/// Refuses a text that is to be recorded and names somebody, however it is written.
+pub(crate) fn nameless(text: &str, names: &[String]) -> Result<(), Diagnostic> {
+    let text = text.to_lowercase();
+    let is_in = |name: &String| {
+        let name = name.to_lowercase();
+        let mut found = text.match_indices(&name);
+        !name.is_empty()
+            && found.any(|(at, _)| name.len() >= NAME_LEN_CLEAR || is_word(&text, at, name.len()))
+    };
+    match names.iter().any(is_in) {
+        false => Ok(()),
+        true => Err(
+            Diagnostic::error(7565, "the reason or the file's name names the person")
+                .cause("it is recorded, and the name would be kept for years")
+                .help("name the request instead: --reason 'request 4711 of 3 May'"),
+        ),
     }
 }
 
-/// Opens the keys of persons.
-pub(super) fn vault_of(dir: &std::path::Path, kek: &std::path::Path) -> Result<Vault, Diagnostic> {
-    Vault::open(dir, kek).map_err(|e| {
-        Diagnostic::error(7562, "the keys of persons cannot be used")
-            .cause(e.to_string())
-            .help("put back `audit.kek` and the folder `audit.subjects` as they belong together; a new key would open nothing that is sealed")
+/// Whether a short name stands by itself, not within another word.
+fn is_word(text: &str, at: usize, len: usize) -> bool {
+    let (before, rest) = text.split_at(at);
+    let after = rest.get(len..).unwrap_or_default();
+    let joins = |c: char| c.is_alphanumeric();
+    !before.ends_with(joins) && !after.starts_with(joins)
+}
+
+/// Opens the keys of persons; begins them with the log.
+pub(super) fn vault_of(
+    dir: &std::path::Path,
+    kek: &std::path::Path,
+    begins: bool,
+) -> Result<Vault, Diagnostic> {
+    Vault::open(dir, kek, begins).map_err(|e| {
+        let told = Diagnostic::error(7562, "the keys of persons cannot be used").cause(e.to_string());
+        told.help(match e {
+            VaultError::NoTable(_) => "put the folder `audit.subjects` back; for a log that never had keys, put an empty file `keys` into it",
+            _ => "put back `audit.kek` and the folder `audit.subjects` as they belong together; a new key would open nothing that is sealed",
+        })
     })
 }
 
 fn unusable(error: &std::io::Error) -> Diagnostic {
     Diagnostic::error(7569, "the keys of persons cannot be read or written")
         .cause(error.to_string())
-        .help("look at free space, permissions and the health of the disk; ask again then: an erasure that began is finished")
+        .help("look at free space, permissions and the health of the disk: an erasure that began is finished then")
 }
 
 /// A moment, RFC 3339.
 pub(super) fn time(us: i64) -> String {
     let time = jiff::Timestamp::from_microsecond(us).unwrap_or_default();
     format!("{time:.6}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_recorded_names_nobody() {
+        let check = |text: &str, name: &str, expected: bool| {
+            let told = nameless(text, &[name.to_owned()]);
+            assert_eq!(told.is_ok(), expected, "{text}: {name}");
+        };
+        check("request 4711", "alice@example.org", true);
+        check("Alice@Example.ORG asked", "alice@example.org", false);
+        check("to/of-alice@example.org.jsonl", "alice@example.org", false);
+        check("the ticket", "t", true);
+        check("ticket of T", "t", false);
+        check("anna asked", "anna", false);
+        check("hannah asked", "anna", true);
+        check("anything", "", true);
+    }
+
+    #[test]
+    fn a_reason_has_its_limits() {
+        let code = |text: &str| reason(text, &[]).map_err(|told| told.code.0);
+        assert_eq!(code(" x "), Ok("x".into()));
+        assert_eq!(
+            code(&"x".repeat(REASON_LEN_MAX)),
+            Ok("x".repeat(REASON_LEN_MAX))
+        );
+        assert_eq!(code(&"x".repeat(REASON_LEN_MAX + 1)), Err(7565));
+        assert_eq!(code(" "), Err(7565));
+        assert_eq!(code("a\nb"), Err(7565));
+    }
+
+    #[test]
+    fn all_times_are_asked_about_in_spans() {
+        assert!(spans(None).is_empty());
+        let window = |from_us, to_us| Window { from_us, to_us };
+        let all = window(-5, 2 * SPAN_US);
+        let expected = [
+            window(-5, SPAN_US - 5),
+            window(SPAN_US - 5, 2 * SPAN_US - 5),
+            window(2 * SPAN_US - 5, 2 * SPAN_US),
+        ];
+        assert_eq!(spans(Some(all)), expected);
+    }
+
+    #[test]
+    fn what_is_no_id_is_not_recorded() {
+        assert_eq!(by_id("01jd8k2xq4"), "id:01jd8k2xq4");
+        assert_eq!(by_id("alice@example.org"), NO_QUERY);
+    }
 }

@@ -115,12 +115,16 @@ impl Group {
                     .map_err(|e| AppendError::Refused(e.to_string().into()))?,
             };
             current = Some((&pending.stream, id));
-            let leaf = self.sealed(&pending.record)?;
+            // What is here already makes no key: it may be sent again after an erasure.
+            let leaf = match streams.has(id, pending.sequence) {
+                true => None,
+                false => Some(self.sealed(&pending.record)?),
+            };
             let seen = streams.observe(id, pending.sequence, Some(&mut self.undo));
-            if seen == Seen::Duplicate {
+            let Some(leaf) = leaf.filter(|_| seen != Seen::Duplicate) else {
                 staged.duplicates += 1;
                 continue;
-            }
+            };
             if let Seen::Ahead(range) = seen {
                 self.gap(streams, own, "gap", &pending.stream, range);
             }
@@ -202,7 +206,7 @@ impl Group {
         let sealed = match &self.vault {
             _ if attested.len() == record.len() => Vec::new(),
             Some(vault) => vault
-                .seal(record, self.now_us)
+                .seal(record)
                 .map_err(|e| AppendError::Io(e.to_string().into()))?,
             None => {
                 tracing::error!("no keys for what is personal in a record; it is not kept");

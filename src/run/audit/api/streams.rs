@@ -15,7 +15,7 @@ use http::{
 use palisade_audit::{
     export::{write_csv, write_csv_head, write_jsonl},
     index::SearchResult,
-    query::Query,
+    query::{Limits, Query},
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -94,7 +94,9 @@ pub(super) async fn export(
     asked: Export,
 ) -> Result<Response, Fault> {
     let query = reader.sees(&office.role().records(&asked.q)?);
-    let told = query.text().to_owned();
+    // An erasure looks later for what was given.
+    let window = query.window(office.role().clock.now_us(), &Limits::default())?;
+    let told = query.told_within(window);
     let deadline = Instant::now() + office.bounds().export;
     let role = office.role().clone();
     let of = query.clone();

@@ -28,6 +28,10 @@ const POLICIES: &str = r#"
 permit (principal is Client, action in Action::"audit:read", resource)
 when { principal.name == "auditor" };
 
+@id("readers-read") @rows("*")
+permit (principal is Client, action in Action::"audit:read", resource)
+when { principal.name == "reader" };
+
 @id("shop-sees-its-own") @rows("service:shop/*")
 permit (principal is Workload, action in Action::"audit:read", resource)
 when { principal.path like "/ns/shop/*" };
@@ -45,6 +49,7 @@ forbid (principal is Workload, action == Action::"audit:export", resource)
 when { principal.path == "/ns/shop/sa/web" };
 "#;
 const AUDITOR: &str = "palisade/client/auditor";
+const READER: &str = "palisade/client/reader";
 const ORDERS: &str = "ns/shop/sa/orders";
 const WEB: &str = "ns/shop/sa/web";
 const BANK: &str = "ns/bank/sa/teller";
@@ -418,7 +423,8 @@ async fn persons_are_shown_to_whom_a_policy_lets_reveal_and_says_why() {
     let alice = "alice@example.org";
     let id = service.change_by(alice).await;
     let at = format!("/v1/audit/records/{id}");
-    let search = format!("/v1/audit/search?q=subject:{alice}%20class:*");
+    let named = format!("/v1/audit/search?q=subject:{alice}%20class:*");
+    let search = format!("{named}&reason=ticket%208");
     let found = service.get(&office, AUDITOR, &search).await;
     assert_eq!(found.json()["rows"][0]["id"], id.as_str(), "{found:?}");
     for uri in [&at, &search] {
@@ -437,9 +443,36 @@ async fn persons_are_shown_to_whom_a_policy_lets_reveal_and_says_why() {
     refused(ORDERS, &revealed, 404, "PLS7913").await;
     refused(BANK, &revealed, 403, "PLS7906").await;
     refused(BANK, &search, 403, "PLS7906").await;
+    // A name is for whoever may reveal and says why, by every question; a pseudonym is free.
+    refused(AUDITOR, &named, 400, "PLS7565").await;
+    refused(AUDITOR, &format!("{named}&reason={alice}"), 400, "PLS7565").await;
+    for uri in ["search", "facets", "timeline", "export", "tail"] {
+        let uri = format!("/v1/audit/{uri}?q=subject:{alice}&reason=1");
+        refused(READER, &uri, 403, "PLS7906").await;
+    }
+    let person = found.json()["rows"][0]["subject"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let free = format!("/v1/audit/search?q=subject:{person}%20class:*");
+    let found = service.get(&office, READER, &free).await;
+    assert_eq!(found.json()["rows"][0]["id"], id.as_str(), "{found:?}");
+    // What may be revealed to it bounds what it finds by name.
+    let of_change = service.get(&office, ORDERS, &search).await;
+    assert_eq!(of_change.json()["rows"].as_array().unwrap().len(), 0);
+    let unknown = "/v1/audit/records/01JD8K2XQ4ABCDEFGH01234567/revealed?reason=ticket%209";
+    refused(AUDITOR, unknown, 404, "PLS7913").await;
     let reads = service.rows("class:audit_read").await;
     let because = |r: &Value| r["because"] == "ticket 7" && r["verb"] == "reveal";
     assert!(reads.iter().any(because), "{reads:#?}");
+    let because = |why: &str| reads.iter().find(|r| r["because"] == why);
+    assert_eq!(because("ticket 8").unwrap()["verb"], "search");
+    assert_eq!(because("ticket 9").unwrap()["rows"], 0, "it was not there");
+    let denied = |r: &Value| r["verb"] == "reveal" && r["decision"] == "not_permitted";
+    assert!(
+        reads.iter().filter(|r| denied(r)).count() >= 5,
+        "{reads:#?}"
+    );
     assert!(!format!("{reads:?}").contains("alice"), "{reads:#?}");
 }
 
@@ -584,6 +617,8 @@ async fn every_read_leaves_a_record() {
         exports.into_iter().partition(|row| row["begun"] == true);
     assert_eq!(begun.len(), 2);
     assert!(ended.iter().all(|row| row["rows"] == 2 * EACH), "{ended:?}");
+    let bound = |row: &&Value| row["query"].as_str().unwrap().contains(" since:2");
+    assert!(ended.iter().all(bound), "{ended:?}");
     let [show] = of("show", ORDERS)[..] else {
         panic!()
     };

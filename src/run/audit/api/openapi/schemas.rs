@@ -92,7 +92,7 @@ pub(super) fn all() -> Value {
         ], &[]),
         "RevealedValue": object(&[
             ("field", &text),
-            ("state", &json!({ "enum": ["erased", "masked", "pseudonym", "value"] })),
+            ("state", &json!({ "enum": ["erased", "masked", "pseudonym", "unreadable", "value"] })),
         ], &[("subject", &text), ("value", &text)]),
         "TailLine": { "anyOf": [
             of("Row"),
