@@ -8,7 +8,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, TryLockError},
+    time::{Duration, Instant},
 };
 
 use palisade_mesh::clock::Clock;
@@ -42,7 +43,7 @@ pub const NAMED_MAX: usize = 1000;
 pub const SETTLE_US: i64 = 10 * 1_000_000;
 
 /// How far beyond the asked time the other halves are looked for.
-const AROUND_US: i64 = 3600 * 1_000_000;
+const AROUND_US: i64 = OPEN_MAX_US + 2 * SETTLE_US;
 
 /// How long a request may go on before its decision is missed a call. The call is recorded
 /// when the answer begins, so until the outcome says that the request has ended, nothing
@@ -142,13 +143,44 @@ fn time_text<S: Serializer>(us: &i64, serializer: S) -> Result<S::Ok, S::Error> 
 /// One comparison at a time: each may hold some hundred megabytes.
 static TURN: Mutex<()> = Mutex::new(());
 
-/// Compares the requests of `window`. Waits while another comparison goes on.
+/// Longest wait for a turn; the audit API gives an answer up after 30 s.
+pub const TURN_WAIT: Duration = Duration::from_secs(20);
+/// Time between two looks at whose turn it is.
+const TURN_LOOK: Duration = Duration::from_millis(20);
+
+/// Why requests were not compared.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// Another comparison went on for all of [`TURN_WAIT`].
+    #[error("another comparison of both sides is under way")]
+    Busy,
+    /// The log cannot be read.
+    #[error(transparent)]
+    Log(#[from] LogError),
+}
+
+/// Compares the requests of `window`. Waits while another comparison goes on, at most
+/// [`TURN_WAIT`]: who has long gone away must not keep a thread.
 ///
 /// # Errors
-/// When the log cannot be read.
-pub fn reconcile(log: &Log, window: Window, clock: &Clock) -> Result<Reconciliation, LogError> {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-    compare(log, window, clock, HALVES_MAX)
+/// When it is never its turn, or the log cannot be read.
+pub fn reconcile(
+    log: &Log,
+    window: Window,
+    clock: &Clock,
+) -> Result<Reconciliation, ReconcileError> {
+    let begun = Instant::now();
+    let _turn = loop {
+        match TURN.try_lock() {
+            Ok(turn) => break turn,
+            Err(TryLockError::Poisoned(turn)) => break turn.into_inner(),
+            Err(TryLockError::WouldBlock) if begun.elapsed() > TURN_WAIT => {
+                return Err(ReconcileError::Busy);
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_LOOK),
+        }
+    };
+    Ok(compare(log, window, clock, HALVES_MAX)?)
 }
 
 fn compare(
@@ -157,16 +189,15 @@ fn compare(
     clock: &Clock,
     halves_max: usize,
 ) -> Result<Reconciliation, LogError> {
-    let settled_us = clock.now_us().saturating_sub(SETTLE_US);
     let begin = first_received(log, window.from_us.saturating_sub(AHEAD_MAX_US))?;
     // What comes after the time must not use up what can be read of it.
     let over = first_received(log, window.to_us.saturating_add(SETTLE_US))?;
-    let end = first_received(log, window.to_us.saturating_add(AROUND_US))?;
-    let end = end.min(over.saturating_add(RECORDS_MAX));
+    let around = first_received(log, window.to_us.saturating_add(AROUND_US))?;
+    let end = around.min(over.saturating_add(RECORDS_MAX));
     let first = begin.max(over.saturating_sub(RECORDS_MAX));
-    let mut whole = first == begin;
+    let mut whole = first == begin && end == around;
     // A record of the first moments may have its other half before what is read.
-    let from_us = match whole {
+    let from_us = match first == begin {
         true => window.from_us,
         false => received(log, first)?.saturating_add(SETTLE_US),
     };
@@ -174,20 +205,23 @@ fn compare(
         from_us: from_us.max(window.from_us),
         ..window
     };
-    let mut sides = Sides::new(window, settled_us);
+    let mut sides = Sides::new(window);
+    let mut horizon_us = clock.now_us();
     let mut scan = log.scan(first);
     while let Some(read) = scan.next_leaf() {
         let (entry, leaf) = read?;
-        if entry >= end {
-            break;
-        }
         let Some(envelope) = EnvelopeRef::decode(leaf) else {
             continue;
         };
+        if entry >= end {
+            horizon_us = horizon_us.min(envelope.received_us);
+            break;
+        }
         if sides.halves() >= halves_max {
             // What came just before may have its other half in what is not read.
             let seen_us = envelope.received_us.saturating_sub(SETTLE_US);
             window.to_us = window.to_us.min(seen_us).max(window.from_us);
+            horizon_us = horizon_us.min(envelope.received_us);
             whole = false;
             break;
         }
@@ -196,7 +230,7 @@ fn compare(
     for gap in log.gaps().iter() {
         sides.lost(gap.stream.reporter.as_str());
     }
-    told(log, sides.judged(window), window, whole)
+    told(log, sides.judged(window, horizon_us), window, whole)
 }
 
 /// Puts names to what was found, from the log.

@@ -4,7 +4,7 @@
 //! it: the payload of its last commit.
 
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -77,7 +77,7 @@ impl Bucket {
         layout: &Layout,
     ) -> tantivy::Result<Self> {
         fs::create_dir_all(&path)?;
-        let making = making(&path)?;
+        let making = making(&path);
         let index = Index::builder()
             .schema(layout.schema.clone())
             .settings(Layout::settings())
@@ -152,17 +152,20 @@ impl Bucket {
 }
 
 /// Which making of the bucket in `folder` this is; a new one where nothing says so.
-fn making(folder: &Path) -> io::Result<u128> {
+fn making(folder: &Path) -> u128 {
     let path = folder.join("making");
     let known = fs::read_to_string(&path)
         .ok()
         .and_then(|t| t.parse::<Ulid>().ok());
     match known {
-        Some(making) => Ok(making.0),
+        Some(making) => making.0,
         None => {
             let making = Ulid::generate();
-            fs::write(&path, making.to_string())?;
-            Ok(making.0)
+            // What is not kept makes roll-ups anew at the next start, and no more than that.
+            if let Err(error) = fs::write(&path, making.to_string()) {
+                tracing::warn!(%error, path = %path.display(), "cannot be written");
+            }
+            making.0
         }
     }
 }

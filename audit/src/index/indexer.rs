@@ -10,8 +10,8 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::PathBuf,
+    fs, io,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -111,10 +111,14 @@ impl Indexer {
     }
 
     fn open_buckets(&mut self) -> Result<(), StoreError> {
+        remove(&self.dir.join(GONE))?;
         let starts: Vec<(i64, u64)> = self.state.buckets.iter().map(|(k, v)| (*k, *v)).collect();
         for (start, first) in starts {
             let open = match self.open_sound(start) {
-                Some(bucket) => {
+                // One that was never committed is what a crash has left.
+                Some(bucket)
+                    if bucket.applied().is_some() || self.state.remaking.contains(&start) =>
+                {
                     let own = bucket.applied();
                     let applied = if self.state.remaking.contains(&start) {
                         own.unwrap_or(first)
@@ -123,7 +127,7 @@ impl Indexer {
                     };
                     Open::new(bucket, applied)
                 }
-                None => self.begin_again(start, first)?,
+                _ => self.begin_again(start, first)?,
             };
             self.buckets.insert(start, open);
         }
@@ -150,11 +154,16 @@ impl Indexer {
     fn begin_again(&mut self, start: i64, first: u64) -> Result<Open, StoreError> {
         let path = self.path_of(start);
         tracing::warn!(bucket = %path.display(), from = first, "audit index bucket is made again");
-        if path.exists() {
-            fs::remove_dir_all(&path)?;
-        }
+        // Noted before anything goes, and out of the way before it is taken apart: what is
+        // left of a bucket after a crash must not pass for a whole one.
         self.state.remaking.insert(start);
         self.state.save(&self.dir)?;
+        if path.exists() {
+            let gone = self.dir.join(GONE);
+            remove(&gone)?;
+            fs::rename(&path, &gone)?;
+            remove(&gone)?;
+        }
         let span = self.shared.options.bucket;
         let bucket = Bucket::open(path, start, span, &self.shared.layout)?;
         Ok(Open::new(bucket, first))
@@ -473,6 +482,16 @@ impl Indexer {
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
 /// Directory of a bucket: its first hour, as `bucket-2026-11-20T00`.
+/// Where a bucket is taken apart.
+const GONE: &str = "gone";
+
+fn remove(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn name_of(start_us: i64) -> String {
     let time = crate::query::time::rfc3339(start_us);
     let text: String = time.chars().take(13).collect();

@@ -86,11 +86,14 @@ pub(super) fn covered(filter: &Expr) -> bool {
     covered
 }
 
+/// What the name of every file of a roll-up begins with.
+const PREFIX: &str = "rollup-";
+
 /// The file of a span of a bucket.
 fn path_of(folder: &Path, span: Window) -> PathBuf {
     let start: String = rfc3339(span.from_us).chars().take(13).collect();
     let hours = span.to_us.saturating_sub(span.from_us) / HOUR_US;
-    folder.join(format!("rollup-{start}-{hours}h"))
+    folder.join(format!("{PREFIX}{start}-{hours}h"))
 }
 
 /// The spans of a bucket that files are kept of: all of it, and its hours.

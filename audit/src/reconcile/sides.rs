@@ -1,14 +1,17 @@
 //! What was read of both sides, as little of each record as tells them apart: where it is,
 //! when it was, and prints of who called whom. The rest is read again for what is named.
 
-use std::hash::{BuildHasher as _, RandomState};
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{BuildHasher as _, RandomState},
+};
 
 use palisade_mesh::wire::record::{Call, Decision, Record, record::Body};
 use prost::Message as _;
 use rustc_hash::{FxHashMap, FxHashSet};
 use ulid::Ulid;
 
-use super::{Mismatch, OPEN_MAX_US, OneSided};
+use super::{Mismatch, OPEN_MAX_US, OneSided, SETTLE_US};
 use crate::{
     envelope::{CALL, DECISION, EnvelopeRef, OUTCOME, RecordPeek, SPOOL_EVENT},
     item::{Item, filed_time},
@@ -27,17 +30,15 @@ type Print = u64;
 /// Both sides, by request id.
 pub(super) struct Sides {
     window: Window,
-    /// What was received before this had time to find its other half.
-    settled_us: i64,
     prints: RandomState,
-    /// Those whose other half has not come.
-    calls: FxHashMap<Id, Half>,
-    decisions: FxHashMap<Id, Half>,
+    /// Those whose other half has not come. Callers choose ids, hence the keyed hash.
+    calls: HashMap<Id, Half>,
+    decisions: HashMap<Id, Half>,
     /// Decisions among these that wait for their outcome, by their own id: under which
     /// request id, and whose.
-    open: FxHashMap<Id, (Id, Print)>,
+    open: HashMap<Id, (Id, Print)>,
     /// Ids of which both halves are there.
-    paired: FxHashSet<Id>,
+    paired: HashSet<Id>,
     agreed: u64,
     contradicting: Vec<Half>,
     /// Decisions of the time without a request id: where, when, and about whom.
@@ -62,8 +63,19 @@ struct Half {
     services: [Print; 3],
     /// Of a call: the destination answered.
     answered: bool,
-    /// The other half had time to arrive.
-    settled: bool,
+    received_us: i64,
+    /// When it was heard that the request had ended, as far as its other half waits for
+    /// that; never, where it has not been.
+    ended_us: i64,
+}
+
+impl Half {
+    /// Whether the other half had time to arrive before `horizon_us`, up to which was read.
+    fn is_settled(&self, horizon_us: i64) -> bool {
+        let by_us = horizon_us.saturating_sub(SETTLE_US);
+        let given_up = self.received_us < by_us.saturating_sub(OPEN_MAX_US);
+        self.received_us < by_us && (self.ended_us < by_us || given_up)
+    }
 }
 
 /// What the halves come to.
@@ -86,15 +98,14 @@ pub(super) struct Found {
 }
 
 impl Sides {
-    pub(super) fn new(window: Window, settled_us: i64) -> Self {
+    pub(super) fn new(window: Window) -> Self {
         Self {
             window,
-            settled_us,
             prints: RandomState::new(),
-            calls: FxHashMap::default(),
-            decisions: FxHashMap::default(),
-            open: FxHashMap::default(),
-            paired: FxHashSet::default(),
+            calls: HashMap::new(),
+            decisions: HashMap::new(),
+            open: HashMap::new(),
+            paired: HashSet::new(),
             agreed: 0,
             contradicting: Vec::new(),
             unnamed: Vec::new(),
@@ -109,6 +120,7 @@ impl Sides {
     pub(super) fn halves(&self) -> usize {
         self.calls.len()
             + self.decisions.len()
+            + self.open.len()
             + self.contradicting.len()
             + self.repeated.len()
             + self.destinations.len()
@@ -146,14 +158,12 @@ impl Sides {
             caller: 0,
             services: [0; 3],
             answered: false,
-            settled: envelope.received_us < self.settled_us,
+            received_us: envelope.received_us,
+            ended_us: envelope.received_us,
         };
         match record.body {
             Some(Body::Call(call)) => self.call(id, reporter, half, &call),
-            Some(Body::Decision(decision)) => {
-                let arrived_us = envelope.received_us;
-                self.decision(id, reporter, half, &decision, arrived_us);
-            }
+            Some(Body::Decision(decision)) => self.decision(id, reporter, half, &decision),
             Some(Body::SpoolEvent(event)) if event.verb == "dropped" => self.lost(reporter),
             _ => {}
         }
@@ -191,14 +201,7 @@ impl Sides {
         }
     }
 
-    fn decision(
-        &mut self,
-        id: Id,
-        reporter: &str,
-        half: Half,
-        decision: &Decision,
-        received_us: i64,
-    ) {
+    fn decision(&mut self, id: Id, reporter: &str, half: Half, decision: &Decision) {
         // Answers of the decision APIs are about requests of other proxies than ours.
         if !decision.api.is_empty() {
             return;
@@ -211,11 +214,10 @@ impl Sides {
             .map(|peer| peer.spiffe_id.as_str());
         // What the destination answered by itself has ended with the decision.
         let ended = decision.status != 0;
-        let given_up = received_us < self.settled_us.saturating_sub(OPEN_MAX_US);
         let half = Half {
             caller: self.print(caller.unwrap_or_default()),
             services: [service, 0, 0],
-            settled: (half.settled && ended) || given_up,
+            ended_us: if ended { half.ended_us } else { i64::MAX },
             ..half
         };
         let Ok(request) = Id::try_from(decision.request_id.as_slice()) else {
@@ -231,7 +233,7 @@ impl Sides {
             Some(call) => self.pair(request, &call, half),
             None => {
                 self.decisions.insert(request, half);
-                if !half.settled && !ended {
+                if !ended {
                     self.open.insert(id, (request, reporter));
                 }
             }
@@ -246,12 +248,13 @@ impl Sides {
         };
         self.open.remove(&id);
         if let Some(decision) = self.decisions.get_mut(&request) {
-            decision.settled = received_us < self.settled_us;
+            decision.ended_us = received_us;
         }
     }
 
-    /// What the halves of `window` come to.
-    pub(super) fn judged(self, window: Window) -> Judged {
+    /// What the halves of `window` come to, where the log was read up to what was received
+    /// at `horizon_us`.
+    pub(super) fn judged(self, window: Window, horizon_us: i64) -> Judged {
         let mut judged = Judged {
             agreed: self.agreed,
             unanswered: 0,
@@ -264,7 +267,7 @@ impl Sides {
             judged.found.push(self.found(Mismatch::Contradiction, half));
         }
         for half in self.decisions.values().filter(due) {
-            match half.settled {
+            match half.is_settled(horizon_us) {
                 false => judged.settling += 1,
                 true => judged.found.push(self.found(Mismatch::DecisionAlone, half)),
             }
@@ -289,7 +292,7 @@ impl Sides {
             }
         }
         for half in self.calls.values().filter(due) {
-            match (half.answered, half.settled) {
+            match (half.answered, half.is_settled(horizon_us)) {
                 (false, _) => judged.unanswered += 1,
                 (true, false) => judged.settling += 1,
                 (true, true) => judged.found.push(self.found(Mismatch::CallAlone, half)),

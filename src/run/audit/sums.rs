@@ -5,7 +5,7 @@ use palisade_audit::{
     index::{Faceted, SearchResult},
     log::OpenGap,
     query::{Limits, Query, TOP_DEFAULT},
-    reconcile::{Reconciliation, reconcile},
+    reconcile::{ReconcileError, Reconciliation, reconcile},
     watch::Silent,
 };
 use palisade_mesh::diagnostic::Diagnostic;
@@ -227,7 +227,14 @@ impl AuditRole {
         let (log, clock) = (self.log.clone(), self.clock.clone());
         let compared = tokio::task::spawn_blocking(move || reconcile(&log, window, &clock)).await;
         let compared = compared.map_err(|e| broken(&e.to_string()))?;
-        compared.map_err(|e| broken(&e.to_string()).into())
+        compared.map_err(|error| match error {
+            ReconcileError::Busy => Problem::from(
+                Diagnostic::error(7116, error.to_string())
+                    .cause("each may take some hundred megabytes, so there is one at a time")
+                    .help("ask again in a moment, or for a shorter time"),
+            ),
+            ReconcileError::Log(error) => broken(&error.to_string()).into(),
+        })
     }
 }
 

@@ -32,26 +32,62 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(again.map(|again| again.digest), Some(compiled.digest));
     let snapshot = Snapshot::new(compiled, 1).expect("what compiles has an engine");
     let mut engine = snapshot.engine();
-    for (principal, verb, target) in [
-        ("web", "GET", "orders/orders/42"),
-        ("spiffe://elsewhere.test/ns/shop/sa/web", "POST", "orders/"),
-    ] {
+    for (principal, verb, target, headers) in ASKED {
+        let headers = headers
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
         let ask = Ask {
-            principal: principal.into(),
-            verb: verb.into(),
-            target: target.into(),
+            principal: (*principal).into(),
+            verb: (*verb).into(),
+            target: (*target).into(),
+            headers: headers.collect(),
             now_us: 1_800_000_000_000_000,
             ..Ask::default()
         };
         let Ok(question) = author::question(snapshot.catalogue(), &ask) else {
             continue;
         };
-        let answer = engine.decide(&question.as_question());
         let reference = snapshot.reference(&question.as_question());
-        assert_eq!(answer.decision.verdict, reference.verdict);
-        assert_eq!(answer.decision.determining, reference.determining);
+        // Evaluated, and then as it is remembered.
+        for _ in 0..2 {
+            let answer = engine.decide(&question.as_question()).decision;
+            assert_eq!(answer.verdict, reference.verdict);
+            assert_eq!(answer.determining, reference.determining);
+            assert_eq!(answer.errors, reference.errors);
+        }
     }
 }
+
+/// Who asks for what, with which header fields.
+type Asked = (
+    &'static str,
+    &'static str,
+    &'static str,
+    &'static [(&'static str, &'static str)],
+);
+
+const ASKED: &[Asked] = &[
+    ("web", "GET", "orders/orders/42", &[]),
+    (
+        "web",
+        "POST",
+        "orders/orders/42/refund",
+        &[("x-change-id", "CHG-1")],
+    ),
+    (
+        "reports",
+        "GET",
+        "payments/cards/7",
+        &[("x-change-id", "1")],
+    ),
+    ("orders", "POST", "payments/payments", &[]),
+    (
+        "spiffe://elsewhere.test/ns/shop/sa/web",
+        "POST",
+        "orders/",
+        &[],
+    ),
+];
 
 fn repository(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
     let text = std::str::from_utf8(bytes).ok()?.strip_prefix("--- ")?;

@@ -115,9 +115,12 @@ impl Asked<'_> {
 
     /// The file of a span, if it is true of the bucket as it is.
     fn block(&self, span: Window) -> Option<Block> {
-        let bytes = std::fs::read(path_of(&self.view.folder, span)).ok()?;
+        let path = path_of(&self.view.folder, span);
+        let bytes = std::fs::read(&path).ok()?;
         let Some(block) = Block::decode(&bytes) else {
-            tracing::warn!(bucket = %self.view.folder.display(), "a roll-up of the audit index is damaged and not used");
+            tracing::warn!(path = %path.display(), "a roll-up of the audit index is damaged and made again");
+            // What is not there is noticed.
+            let _ = std::fs::remove_file(&path);
             return None;
         };
         let head = &block.head;

@@ -78,8 +78,9 @@ impl Drop for Keeper {
 struct Looking {
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
-    /// Of each making of a bucket, how many documents it had when all was kept.
-    seen: FxHashMap<u128, u64>,
+    /// Of each making of a bucket, how many documents it had when all was kept, and the
+    /// bytes of what is kept.
+    seen: FxHashMap<u128, (u64, u64)>,
 }
 
 impl Looking {
@@ -91,10 +92,8 @@ impl Looking {
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
             // What room there is belongs to the log.
-            if self.shared.source.pressed().is_none()
-                && let Err(error) = self.look()
-            {
-                tracing::warn!(%error, "roll-ups of the audit index cannot be kept; what they save is scanned");
+            if self.shared.source.pressed().is_none() {
+                self.look();
             }
             if let Some(done) = asked {
                 // Who asked may have gone away.
@@ -104,17 +103,19 @@ impl Looking {
     }
 
     /// Makes what is missing, from the newest bucket backwards.
-    fn look(&mut self) -> io::Result<()> {
+    fn look(&mut self) {
         let views: Vec<Arc<View>> = self.shared.read().views.values().cloned().collect();
         let known: Vec<u128> = views.iter().map(|view| view.making).collect();
         self.seen.retain(|making, _| known.contains(making));
         for (back, view) in views.iter().rev().enumerate() {
             if self.stop.load(Ordering::Relaxed) {
-                return Ok(());
+                return;
             }
-            self.bucket(view, back > 0).map_err(io::Error::other)?;
+            if let Err(error) = self.bucket(view, back > 0) {
+                let bucket = view.folder.display();
+                tracing::warn!(%error, %bucket, "roll-ups cannot be kept; what they save is scanned");
+            }
         }
-        Ok(())
     }
 
     fn bucket(&mut self, view: &Arc<View>, is_over: bool) -> Result<(), tantivy::TantivyError> {
@@ -122,7 +123,7 @@ impl Looking {
         let documents = counts.documents(view.span);
         // The one that goes on is looked at again, for hours that have ended without a
         // record since.
-        if is_over && self.seen.get(&view.making) == Some(&documents) {
+        if is_over && self.seen.get(&view.making) == Some(&(documents, kept(&view.folder))) {
             return Ok(());
         }
         let mut spans: Vec<(Window, u64)> = hours(view)
@@ -149,7 +150,8 @@ impl Looking {
             }
         }
         if is_over {
-            self.seen.insert(view.making, documents);
+            self.seen
+                .insert(view.making, (documents, kept(&view.folder)));
         }
         Ok(())
     }
@@ -168,6 +170,18 @@ fn is_true(path: &Path, view: &View, span: Window, documents: u64) -> bool {
 /// waits for the disk.
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let new = path.with_extension("new");
-    fs::write(&new, bytes)?;
-    fs::rename(&new, path)
+    let written = fs::write(&new, bytes).and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written
+}
+
+/// Bytes of the roll-ups in a folder: other ones when one is gone or cut.
+fn kept(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let ours = entries.filter(|e| e.file_name().to_string_lossy().starts_with(super::PREFIX));
+    ours.filter_map(|e| e.metadata().ok())
+        .map(|m| m.len())
+        .sum()
 }

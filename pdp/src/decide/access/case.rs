@@ -10,7 +10,7 @@ use super::{
         core::{
             Body, Conjunct, Evaluation, Kind, Known, Outcomes, Tree, ValueCache, context, start_of,
         },
-        fact::{self, Fact, Facts, US_PER_SECOND},
+        fact::{Fact, Facts, US_PER_SECOND},
         field::Field,
         index::rule_at,
         outcome::Findings,
@@ -171,7 +171,7 @@ impl<'c> Case<'c> {
         let rule = rule.and_then(|at| rules.get(at));
         let end = rule
             .and_then(|rule| self.ends(rule))
-            .and_then(fact::moment_text);
+            .and_then(super::super::fact::moment_text);
         let end = end.map(|end| format!("context.time.now < datetime(\"{end}\")"));
         terms.chain(end).collect()
     }

@@ -310,8 +310,8 @@ impl Dice {
 
     /// The same, small numbers more often: a quarter of all come from the first sixteenth.
     fn skewed(&mut self, end: u64) -> u64 {
-        let of_256 = self.below(256);
-        (of_256 * of_256 * end.max(1)) >> 16
+        let part = self.below(1 << 16);
+        (part * part * end.max(1)) >> 32
     }
 
     fn bytes(&mut self, len: usize) -> Vec<u8> {

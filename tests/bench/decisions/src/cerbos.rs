@@ -101,33 +101,33 @@ fn policy(k: usize) -> String {
     let (named, member, peers) = (workload(k + 1), service_id(k + 2), namespace(k + 1));
     let path = "request.resource.attr.path.startsWith(\"/orders/\")";
     let kind = service_id(k);
+    let rules = [
+        rule("GET", "ALLOW", "workload", &[&format!("request.principal.id == \"{named}\"")]),
+        rule("GET", "ALLOW", "workload", &[&format!("request.principal.attr.service == \"{member}\""), path]),
+        rule(
+            "POST",
+            "ALLOW",
+            "workload",
+            &[
+                &format!("request.principal.attr.namespace == \"{peers}\""),
+                path,
+                "request.resource.attr.ip.inIPAddrRange(\"10.0.0.0/8\")",
+            ],
+        ),
+        rule("*", "ALLOW", "batch", &["request.resource.attr.hour >= 8", "request.resource.attr.hour < 18"]),
+        rule("POST", "DENY", "*", &["!request.resource.attr.changeId.startsWith(\"CHG-\")"]),
+    ];
     format!(
-        r#"apiVersion: api.cerbos.dev/v1
-resourcePolicy:
-  version: default
-  resource: "{kind}"
-  rules:
-    - actions: ["GET"]
-      effect: EFFECT_ALLOW
-      roles: ["workload"]
-      condition: {{match: {{expr: request.principal.id == "{named}"}}}}
-    - actions: ["GET"]
-      effect: EFFECT_ALLOW
-      roles: ["workload"]
-      condition: {{match: {{all: {{of: [{{expr: request.principal.attr.service == "{member}"}}, {{expr: '{path}'}}]}}}}}}
-    - actions: ["POST"]
-      effect: EFFECT_ALLOW
-      roles: ["workload"]
-      condition: {{match: {{all: {{of: [{{expr: request.principal.attr.namespace == "{peers}"}}, {{expr: '{path}'}}, {{expr: 'request.resource.attr.ip.inIPAddrRange("10.0.0.0/8")'}}]}}}}}}
-    - actions: ["*"]
-      effect: EFFECT_ALLOW
-      roles: ["batch"]
-      condition: {{match: {{all: {{of: [{{expr: request.resource.attr.hour >= 8}}, {{expr: request.resource.attr.hour < 18}}]}}}}}}
-    - actions: ["POST", "DELETE"]
-      effect: EFFECT_DENY
-      roles: ["*"]
-      condition: {{match: {{none: {{of: [{{expr: 'request.resource.attr.changeId.startsWith("CHG-")'}}]}}}}}}
-"#
+        "apiVersion: api.cerbos.dev/v1\nresourcePolicy:\n  version: default\n  resource: \"{kind}\"\n  rules:\n{}",
+        rules.concat()
+    )
+}
+
+/// One rule whose expressions must all hold; Cerbos wants quotation marks in blocks.
+fn rule(action: &str, effect: &str, role: &str, all: &[&str]) -> String {
+    let of: String = all.iter().map(|e| format!("              - expr: |-\n                  {e}\n")).collect();
+    format!(
+        "    - actions: [\"{action}\"]\n      effect: EFFECT_{effect}\n      roles: [\"{role}\"]\n      condition:\n        match:\n          all:\n            of:\n{of}"
     )
 }
 
