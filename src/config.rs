@@ -23,6 +23,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::net::identity::IdentityConfig;
 
+pub mod alerts;
 mod de;
 pub mod decisions;
 pub mod keys;
@@ -30,15 +31,18 @@ pub mod layers;
 pub mod policies;
 pub mod readers;
 pub mod rollout;
+pub mod schedules;
 pub mod schema;
 pub mod template;
 pub mod witness;
 
+use alerts::{AlertSection, DeliverSection};
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
 use policies::PoliciesSection;
 use readers::ReadersSection;
 use rollout::RolloutSection;
+use schedules::ScheduleSection;
 use witness::{WitnessSection, WitnessesSection};
 
 /// Longest configuration file, in bytes.
@@ -178,6 +182,15 @@ pub struct AuditSection {
     pub witnesses: Option<WitnessesSection>,
     /// Where others than this host's user ask it. Default: nowhere.
     pub api: Option<ReadersSection>,
+    /// Whom alerts and scheduled reports are brought to. Default: nobody.
+    #[serde(default)]
+    pub deliver: Vec<DeliverSection>,
+    /// What is looked for in the log as it grows. Default: nothing.
+    #[serde(default)]
+    pub alerts: Vec<AlertSection>,
+    /// Reports that are made by themselves. Default: none.
+    #[serde(default)]
+    pub schedules: Vec<ScheduleSection>,
 }
 
 /// Section `proxy`.
@@ -415,6 +428,8 @@ impl Config {
             found.extend(of_witness.map(|d| placed(d, "audit.witness", &whole, &root)));
             let of_witnesses = audit.witnesses.iter().flat_map(WitnessesSection::check);
             found.extend(of_witnesses.map(|d| placed(d, "audit.witnesses", &whole, &root)));
+            found.extend(alerts::check(&audit.alerts, &audit.deliver));
+            found.extend(schedules::check(&audit.schedules, &audit.deliver));
         }
         layers::relocate(&mut found, &file, &whole);
         match config {
@@ -477,6 +492,9 @@ impl Config {
             let witnesses = audit.witnesses.iter_mut();
             witnesses.flat_map(|w| &mut w.ca).for_each(absolute);
             audit.identity.iter_mut().for_each(|i| i.resolve(base));
+            audit.deliver.iter_mut().for_each(|d| d.resolve(base));
+            let schedules = audit.schedules.iter_mut();
+            schedules.for_each(|s| absolute(&mut s.folder));
             if let Some(api) = &mut audit.api {
                 absolute(&mut api.policy);
                 api.tokens.iter_mut().for_each(absolute);

@@ -3,11 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use palisade_audit::report::{CellKind, Header, Report, Section, Table};
+use palisade_audit::{
+    note::Verifier,
+    report::{CellKind, Header, Report, Section, Table},
+};
 use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
 use serde::{Deserialize, Serialize};
 
-use crate::grants::{Edge, Grant, Grants};
+use crate::{
+    grants::{Edge, Grant, Grants},
+    run::audit::SignReview,
+};
 
 /// Version of the file.
 const FORMAT: u32 = 1;
@@ -80,6 +86,9 @@ pub(crate) struct SignOff {
     pub(crate) at: String,
     /// SHA-256 of everything else in the review, hexadecimal.
     pub(crate) digest: String,
+    /// The log's signed statement of it; empty in one of an earlier version.
+    #[serde(default)]
+    pub(crate) note: String,
 }
 
 /// Which grants are meant: those that everything given fits.
@@ -165,29 +174,52 @@ impl Review {
         words.filter(|found| *found == word).count()
     }
 
-    /// Signs it off.
+    /// What the log is to state so that it is signed off.
     ///
     /// # Errors
     /// `PLS7814` while grants have no verdict, or one that asks somebody else.
-    pub(crate) fn sign(&mut self, by: &str, at: String) -> Result<(), Diagnostic> {
+    pub(crate) fn to_sign(&self, by: &str, at: String) -> Result<SignReview, Diagnostic> {
         let (open, asked) = (self.count(None), self.count(Some(Word::Ask)));
         if open + asked > 0 {
             return Err(Diagnostic::error(7814, "the review is not finished")
                 .cause(format!("{open} grants have no verdict, and {asked} say ask"))
                 .help("decide about them: palisade report review decide FILE keep --undecided --by NAME"));
         }
-        self.sign_off = Some(SignOff {
+        Ok(SignReview {
             by: by.to_owned(),
             at,
             digest: self.digest(),
-        });
-        Ok(())
+            policy: self.policy.clone(),
+        })
     }
 
-    /// Whether the sign-off is about what the review says now; none without one.
+    /// Signs it off, with the log's statement `note` of what was to be signed.
+    pub(crate) fn sign(&mut self, signed: SignReview, note: String) {
+        self.sign_off = Some(SignOff {
+            by: signed.by,
+            at: signed.at,
+            digest: signed.digest,
+            note,
+        });
+    }
+
+    /// Whether the sign-off is about what the review says now; none without one. Whether
+    /// the log has stated it, only its key tells: [`Review::is_stated`].
     pub(crate) fn is_signed(&self) -> Option<bool> {
         let sign_off = self.sign_off.as_ref()?;
-        Some(sign_off.digest == self.digest())
+        Some(sign_off.digest == self.digest() && !sign_off.note.is_empty())
+    }
+
+    /// Whether the log of `key` has stated the sign-off; none without one.
+    pub(crate) fn is_stated(&self, key: &Verifier) -> Option<Result<(), String>> {
+        let sign_off = self.sign_off.as_ref()?;
+        let stated = SignReview {
+            by: sign_off.by.clone(),
+            at: sign_off.at.clone(),
+            digest: self.digest(),
+            policy: self.policy.clone(),
+        };
+        Some(stated.is_stated(key, &sign_off.note))
     }
 
     fn digest(&self) -> String {
@@ -267,7 +299,7 @@ impl Review {
         let mut section = Section::new(
             "verdicts",
             "Verdicts",
-            "One row for each grant of the policies, with what the reviewer decided. The sign-off is over the digest of everything in the review.",
+            "One row for each grant of the policies, with what the reviewer decided. The log signs the sign-off: who, when, and the digest of everything in the review.",
         )
         .figure("policy digest", &self.policy)
         .figure("grants", self.grants.len())
@@ -285,7 +317,7 @@ impl Review {
         };
         section.table = Some(table);
         section.cannot_show(
-            "that reviewer and signer are who they say: keep the file where commits are signed",
+            "that reviewer and signer are who they say: the log vouches for the moment and the content",
         )
     }
 }

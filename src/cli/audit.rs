@@ -13,9 +13,10 @@ use crate::{
     run::audit::{Found, Search, Tail},
 };
 
+mod alerts;
 pub(crate) mod bench;
 mod export;
-mod proof;
+pub(super) mod proof;
 mod saved;
 mod sums;
 
@@ -43,6 +44,9 @@ pub(super) enum Command {
     Proof(proof::ProofArgs),
     /// Check every byte of the log against its signed checkpoints, or one record by its proof.
     Verify(VerifyArgs),
+    /// What alert rules found, and who answered for it.
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     /// Keep queries under a name: audit search @NAME.
     #[command(subcommand)]
     Saved(saved::Command),
@@ -121,6 +125,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Export(args) => export::main(args, context),
         Command::Proof(args) => proof::main(&args, context),
         Command::Verify(args) => verify(args, context),
+        Command::Alerts(command) => alerts::main(command, context),
         Command::Saved(command) => saved::main(command, context),
         Command::Bench(args) => bench::main(&args, context),
         Command::Openapi => {

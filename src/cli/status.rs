@@ -156,6 +156,16 @@ fn print_audit(audit: &AuditStatus, clock: &Clock) {
         index,
     ];
     render::fact("audit", &parts);
+    if audit.open_alerts > 0 {
+        let open = render::count(audit.open_alerts, "alert", "alerts");
+        render::fact(
+            "",
+            &[
+                paint(WARN, format!("{open} open")),
+                "palisade audit alerts list".into(),
+            ],
+        );
+    }
     if !audit.witnesses.is_empty() {
         let signing = audit.witnesses.iter().filter(|w| w.fault.is_none()).count();
         let cosigned = match audit.cosigned {

@@ -313,6 +313,9 @@ pub struct AuditStatus {
     pub records: u64,
     /// Records under the last signed checkpoint.
     pub checkpointed: u64,
+    /// Public key of the log, `NAME+HASH+KEY`.
+    #[serde(default)]
+    pub key: String,
     /// Root hash of that checkpoint, base64.
     pub root: String,
     /// When it was signed, microseconds since the Unix epoch.
@@ -321,6 +324,9 @@ pub struct AuditStatus {
     pub indexed: u64,
     /// Gaps in streams that are open now.
     pub gaps: usize,
+    /// Alerts that nobody has answered for.
+    #[serde(default)]
+    pub open_alerts: usize,
     /// Records under the last checkpoint that enough witnesses have cosigned; none
     /// without witnesses.
     #[serde(default)]

@@ -48,24 +48,31 @@ use crate::{
     },
 };
 
+mod alerts;
 mod api;
+mod deliver;
 mod facts;
 mod proof;
 mod reads;
 pub(crate) mod reports;
+mod schedules;
 mod source;
 mod sums;
 mod witness;
 mod witnesses;
 
+use alerts::Alerts;
 use reads::{Begun, Reader, Reads};
+use schedules::Schedules;
 use witness::Witnessing;
 use witnesses::Witnesses;
 
+pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiting};
 pub(crate) use api::Access;
 pub use api::document;
 pub use proof::{Proven, Wanted};
-pub use reports::RunReport;
+pub use reports::{PackReport, RunReport, SignReview, Signed};
+pub use schedules::{Last, RunSchedule, Scheduled};
 pub(crate) use source::store_of;
 pub use sums::{Facets, Gaps, Timeline};
 
@@ -90,6 +97,8 @@ pub struct AuditRole {
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
     witnesses: Witnesses,
     watch: Arc<Watch>,
+    alerts: Alerts,
+    schedules: Schedules,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -111,11 +120,18 @@ impl AuditRole {
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
+        let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
+        let reads = Reads::new(sink, reporter, config.demo, clock.clone());
+        let alerts = Alerts::open(config, section, &dir, (&log, &watch, &reads), clock)?;
+        let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
+        let schedules = Schedules::open(section, &dir, alerts.outbox(), actor, clock)?;
         Ok(Self {
+            alerts,
+            schedules,
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
-            watch: Arc::new(Watch::new(log.clone(), clock.clone())),
+            watch,
             witnessing: Arc::default(),
-            reads: Reads::new(sink, reporter, config.demo, clock.clone()),
+            reads,
             log,
             store: Arc::new(store),
             address: None,
@@ -144,6 +160,8 @@ impl AuditRole {
         let followed = facts::follow(self.watch.clone(), self.log.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(followed));
         self.witnesses.start(reporter.clone(), records, stop);
+        self.alerts.start(stop);
+        self.schedules.start(self, stop);
         if let Some(section) = &section.witness {
             let (dir, domain) = (self.dir.join("witness"), &config.trust_domain);
             let started = Witnessing::start(section, &dir, domain, &self.clock, stop).await?;
@@ -209,6 +227,8 @@ impl AuditRole {
         self.sums()
             .merge(self.proofs())
             .merge(self.reports())
+            .merge(self.alerts.routes())
+            .merge(self.schedules.routes(self))
             .route(
                 "/v1/audit/search",
                 post(

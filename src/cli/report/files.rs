@@ -18,10 +18,11 @@ const PATCH: &str = "proposed-change";
 
 /// A form that a report takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     Csv,
     Html,
     Json,
+    Package,
     Patch,
     Pdf,
     Xlsx,
@@ -31,14 +32,20 @@ pub(super) enum Format {
 ///
 /// # Errors
 /// `PLS7805` when it ends in none.
-pub(super) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
+pub(crate) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
     let ending = to.extension().and_then(|ending| ending.to_str());
+    let name = to.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(|name| name.ends_with(".tar.zst")) {
+        return Ok(Format::Package);
+    }
     ending
         .and_then(|ending| Format::from_str(ending, true).ok())
+        .filter(|format| *format != Format::Package)
         .ok_or_else(|| {
             let name = clean(&to.display().to_string());
-            Diagnostic::error(7805, format!("`{name}` does not say which format"))
-                .help("end it in .html, .pdf, .xlsx, .csv or .json; of `unused` also in .patch")
+            Diagnostic::error(7805, format!("`{name}` does not say which format")).help(
+                "end it in .html, .pdf, .xlsx, .csv, .json or .tar.zst; of `unused` also in .patch",
+            )
         })
 }
 
@@ -46,7 +53,7 @@ pub(super) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
 ///
 /// # Errors
 /// `PLS7703`.
-pub(super) fn free(to: &Path) -> Result<(), Diagnostic> {
+pub(crate) fn free(to: &Path) -> Result<(), Diagnostic> {
     // A link counts, wherever it leads.
     match to.symlink_metadata().is_ok() {
         false => Ok(()),
@@ -61,7 +68,7 @@ pub(super) fn free(to: &Path) -> Result<(), Diagnostic> {
 ///
 /// # Errors
 /// `PLS7806` when it cannot be written.
-pub(super) fn written(
+pub(crate) fn written(
     report: &Report,
     to: &Path,
     format: Format,
@@ -82,7 +89,7 @@ pub(super) fn written(
 ///
 /// # Errors
 /// `PLS7806` when it cannot be written.
-pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}.part", Ulid::generate()));
     let mut file = OpenOptions::new()
@@ -113,6 +120,7 @@ fn contents(
         }
         Format::Pdf => report::to_pdf(report).map_err(|e| failed(to, &e))?,
         Format::Xlsx => report::to_xlsx(report).map_err(|e| failed(to, &e))?,
+        Format::Package => return Err(no_package(to)),
         Format::Patch => patch(report)?.into_bytes(),
         Format::Csv => {
             let stem = to.file_stem().and_then(|s| s.to_str()).unwrap_or("report");
@@ -138,6 +146,13 @@ fn patch(report: &Report) -> Result<String, Diagnostic> {
         )
         .help("palisade report run unused --to unused.patch")
     })
+}
+
+fn no_package(to: &Path) -> Diagnostic {
+    let name = clean(&to.display().to_string());
+    Diagnostic::error(7805, format!("`{name}` cannot be a package of evidence"))
+        .cause("a review rests on policies, and has no records of its own")
+        .help("sign it: palisade report review sign FILE --by NAME; and write it as .html, .pdf or .json")
 }
 
 fn failed(to: &Path, why: &dyn std::fmt::Display) -> Diagnostic {

@@ -18,7 +18,7 @@ use super::{
     granted::{self, Origin},
 };
 use crate::{
-    cli::{Context, Exit, block_on},
+    cli::{Context, Exit, audit::proof, block_on},
     grants::Edge,
     render::{self, Output, reviews},
     review::{Review, Verdict, Which, Word},
@@ -57,6 +57,9 @@ pub(crate) enum Command {
         /// Who signs.
         #[arg(long, value_name = "NAME")]
         by: String,
+        /// The folder of the log that signs with its key, instead of the running mesh.
+        #[arg(long, value_name = "DIR")]
+        log: Option<PathBuf>,
     },
     /// Write the change of the policies that ends what was revoked, and nothing else.
     Patch {
@@ -112,7 +115,9 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
             to,
             overwrite,
         } => show(file, to, *overwrite, context).map_err(|d| vec![d]),
-        Command::Sign { file, by } => sign(file, by, context).map_err(|d| vec![d]),
+        Command::Sign { file, by, log } => {
+            sign(file, by, log.as_deref(), context).map_err(|d| vec![d])
+        }
         Command::Patch {
             file,
             to,
@@ -197,10 +202,18 @@ fn show(file: &Path, to: &[PathBuf], overwrite: bool, context: &Context) -> Resu
     Ok(())
 }
 
-fn sign(file: &Path, by: &str, context: &Context) -> Result<(), Diagnostic> {
+fn sign(file: &Path, by: &str, log: Option<&Path>, context: &Context) -> Result<(), Diagnostic> {
     named(by)?;
     let mut review = read(file)?;
-    review.sign(by, now())?;
+    let asked = review.to_sign(by, now())?;
+    // What cannot be signed is said before anybody is asked.
+    asked.statement()?;
+    let origin = Origin {
+        policies: None,
+        log: log.map(Path::to_owned),
+    };
+    let signed = block_on(async { Source::find(&origin, context).await?.sign(&asked).await })?;
+    review.sign(asked, signed.note);
     keep(file, &review)?;
     told(file, &review, context);
     Ok(())
@@ -254,12 +267,21 @@ fn patch(
 /// When policies or decisions cannot be had.
 pub(super) fn verify(
     review: &Review,
+    key: Option<&str>,
     origin: &Origin,
     context: &Context,
 ) -> Result<Exit, Vec<Diagnostic>> {
     asks(review).map_err(|d| vec![d])?;
     let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
     let mut differences = review.differences(&grants);
+    let key = match key {
+        Some(key) => proof::trusted(key),
+        None => block_on(async { Source::find(origin, context).await?.key().await }),
+    };
+    let key = key.map_err(|d| vec![d])?;
+    if let Some(Err(why)) = review.is_stated(&key) {
+        differences.insert(0, format!("the sign-off is not the log's: {why}"));
+    }
     let policy = grants.snapshot().versions().policy.to_string();
     if policy != review.policy {
         let (then, now) = (&review.policy, &policy);

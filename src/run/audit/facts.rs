@@ -29,10 +29,12 @@ impl AuditRole {
             folder: self.dir.display().to_string(),
             records: self.log.len(),
             checkpointed: checkpoint.size,
+            key: self.log.verifier().to_string(),
             root: BASE64.encode(checkpoint.root),
             checkpoint_us: checkpoint.time.as_microsecond(),
             indexed: index.searchable,
             gaps: self.log.gaps().len(),
+            open_alerts: self.alerts.open_count(),
             cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
             witnesses: self.witnesses.status(),
             witnessing: self.witnessing.get().map(Witnessing::status),
@@ -79,6 +81,8 @@ impl AuditRole {
         }
         facts.extend(self.reporters());
         facts.extend(self.witnesses.check());
+        facts.extend(self.alerts.check());
+        facts.extend(self.schedules.check());
         facts.extend(
             self.witnessing
                 .get()
