@@ -33,6 +33,7 @@ pub mod readers;
 pub mod rollout;
 pub mod schedules;
 pub mod schema;
+pub mod syslog;
 pub mod template;
 pub mod witness;
 
@@ -43,6 +44,7 @@ use policies::PoliciesSection;
 use readers::ReadersSection;
 use rollout::RolloutSection;
 use schedules::ScheduleSection;
+use syslog::SyslogSection;
 use witness::{WitnessSection, WitnessesSection};
 
 /// Longest configuration file, in bytes.
@@ -191,6 +193,8 @@ pub struct AuditSection {
     /// Reports that are made by themselves. Default: none.
     #[serde(default)]
     pub schedules: Vec<ScheduleSection>,
+    /// Where records are forwarded to as they come. Default: nowhere.
+    pub syslog: Option<SyslogSection>,
 }
 
 /// Section `proxy`.
@@ -430,6 +434,8 @@ impl Config {
             found.extend(of_witnesses.map(|d| placed(d, "audit.witnesses", &whole, &root)));
             found.extend(alerts::check(&audit.alerts, &audit.deliver));
             found.extend(schedules::check(&audit.schedules, &audit.deliver));
+            let syslog = audit.syslog.iter();
+            found.extend(syslog.filter_map(|s| s.parsed("-").err()));
         }
         layers::relocate(&mut found, &file, &whole);
         match config {
@@ -495,6 +501,10 @@ impl Config {
             audit.deliver.iter_mut().for_each(|d| d.resolve(base));
             let schedules = audit.schedules.iter_mut();
             schedules.for_each(|s| absolute(&mut s.folder));
+            if let Some(syslog) = &mut audit.syslog {
+                let files = syslog.ca.iter_mut().chain(&mut syslog.cert);
+                files.chain(&mut syslog.key).for_each(absolute);
+            }
             if let Some(api) = &mut audit.api {
                 absolute(&mut api.policy);
                 api.tokens.iter_mut().for_each(absolute);

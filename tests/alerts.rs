@@ -14,6 +14,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
+    path::Path,
     sync::{Arc, Mutex},
     thread,
 };
@@ -64,6 +65,11 @@ fn recorded(home: &Home, verb: &str) -> Vec<Value> {
     let query = format!("class:alert verb:{verb} last:1h");
     let answer = home.json(&["audit", "search", &query]);
     answer["rows"].as_array().unwrap().clone()
+}
+
+/// What a program wrote, once all of it is there.
+fn written(file: &Path) -> Option<Value> {
+    serde_json::from_str(&fs::read_to_string(file).ok()?).ok()
 }
 
 /// A web server that refuses what comes first, and keeps what it takes.
@@ -167,7 +173,7 @@ fn an_alert_is_recorded_once_delivered_once_and_open_until_answered_for() {
         message["group"].as_str().map(|g| g.starts_with("uid:")),
         Some(true)
     );
-    let of_file: Value = serde_json::from_str(&fs::read_to_string(&got).unwrap()).unwrap();
+    let of_file = wait_for("the whole message", LIMIT, || written(&got));
     assert_eq!(&of_file, message);
 
     // More of the same are quiet; it stays one, also across another restart.
@@ -287,8 +293,7 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
         detail.contains("for 4 that were due") || detail.contains("for 5 that were due"),
         "{detail}"
     );
-    let message = wait_for("its message", LIMIT, || fs::read_to_string(&got).ok());
-    let message: Value = serde_json::from_str(&message).unwrap();
+    let message = wait_for("its message", LIMIT, || written(&got));
     assert_eq!(message["kind"], "report");
     let files = message["files"].as_array().unwrap();
     let key = home.path("state/audit/log/checkpoint.pub");

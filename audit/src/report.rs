@@ -24,6 +24,7 @@ pub use model::{
     Table,
 };
 pub use period::Period;
+pub(crate) use render::visible;
 pub use render::{RenderError, to_csv, to_html, to_pdf, to_xlsx};
 
 use crate::index::StoreError;

@@ -119,21 +119,8 @@ impl Web {
     /// # Errors
     /// When a file cannot be read.
     pub fn new(ca: Option<&Path>, credentials: Option<&Path>) -> Result<Self, Diagnostic> {
-        let mut roots = RootCertStore::empty();
-        let system = || {
-            SYSTEM_ROOTS
-                .iter()
-                .map(Path::new)
-                .find(|path| path.exists())
-        };
-        if let Some(file) = ca.or_else(system) {
-            let read = CertificateDer::pem_file_iter(file)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let read = read.map_err(|e| unreadable(file, &e.to_string()))?;
-            roots.add_parsable_certificates(read);
-        }
         let config = ClientConfig::builder()
-            .with_root_certificates(roots)
+            .with_root_certificates(roots(ca)?)
             .with_no_client_auth();
         let credentials = match credentials {
             Some(file) => read_credentials(file)?,
@@ -234,6 +221,27 @@ impl Web {
         connection.abort();
         reply
     }
+}
+
+/// The roots in `ca`, else the system's.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn roots(ca: Option<&Path>) -> Result<RootCertStore, Diagnostic> {
+    let mut roots = RootCertStore::empty();
+    let system = || {
+        SYSTEM_ROOTS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.exists())
+    };
+    if let Some(file) = ca.or_else(system) {
+        let read =
+            CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let read = read.map_err(|e| unreadable(file, &e.to_string()))?;
+        roots.add_parsable_certificates(read);
+    }
+    Ok(roots)
 }
 
 async fn exchange(

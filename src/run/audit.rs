@@ -52,6 +52,7 @@ mod alerts;
 mod api;
 mod deliver;
 mod facts;
+mod forward;
 mod proof;
 mod reads;
 pub(crate) mod reports;
@@ -62,6 +63,7 @@ mod witness;
 mod witnesses;
 
 use alerts::Alerts;
+use forward::Forward;
 use reads::{Begun, Reader, Reads};
 use schedules::Schedules;
 use witness::Witnessing;
@@ -99,6 +101,7 @@ pub struct AuditRole {
     watch: Arc<Watch>,
     alerts: Alerts,
     schedules: Schedules,
+    forward: Option<Forward>,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -125,9 +128,15 @@ impl AuditRole {
         let alerts = Alerts::open(config, section, &dir, (&log, &watch, &reads), clock)?;
         let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
         let schedules = Schedules::open(section, &dir, alerts.outbox(), actor, clock)?;
+        let host = config.trust_domain.as_str();
+        let forward = section
+            .syslog
+            .as_ref()
+            .map(|s| Forward::open(s, host, &dir, &log, clock));
         Ok(Self {
             alerts,
             schedules,
+            forward: forward.transpose()?,
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
             watch,
             witnessing: Arc::default(),
@@ -162,6 +171,9 @@ impl AuditRole {
         self.witnesses.start(reporter.clone(), records, stop);
         self.alerts.start(stop);
         self.schedules.start(self, stop);
+        if let Some(forward) = &self.forward {
+            forward.start(stop);
+        }
         if let Some(section) = &section.witness {
             let (dir, domain) = (self.dir.join("witness"), &config.trust_domain);
             let started = Witnessing::start(section, &dir, domain, &self.clock, stop).await?;
@@ -215,6 +227,9 @@ impl AuditRole {
 
     /// Writes out what is left.
     pub(super) fn close(self) {
+        if let Some(forward) = &self.forward {
+            forward.close();
+        }
         self.reads.close();
         self.log.close();
     }

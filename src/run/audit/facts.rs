@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{disk::Room, log::Log, watch::Watch};
 
-use super::{AuditRole, witness::Witnessing};
+use super::{AuditRole, forward::Forward, witness::Witnessing};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -34,6 +34,7 @@ impl AuditRole {
             checkpoint_us: checkpoint.time.as_microsecond(),
             indexed: index.searchable,
             gaps: self.log.gaps().len(),
+            syslog: self.forward.as_ref().map(Forward::status),
             open_alerts: self.alerts.open_count(),
             cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
             witnesses: self.witnesses.status(),
@@ -83,6 +84,7 @@ impl AuditRole {
         facts.extend(self.witnesses.check());
         facts.extend(self.alerts.check());
         facts.extend(self.schedules.check());
+        facts.extend(self.forward.as_ref().map(Forward::check));
         facts.extend(
             self.witnessing
                 .get()
