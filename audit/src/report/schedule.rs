@@ -147,7 +147,7 @@ impl Cron {
     /// The bounds of `span` before the moment `due`, as a report's period has them.
     pub fn period(&self, span: &Span, due: Timestamp) -> Option<String> {
         let unit = match span {
-            Span::Last(text) => return Some(last(text, due)?),
+            Span::Last(text) => return last(text, due),
             Span::Previous(unit) => *unit,
         };
         let today = due.to_zoned(self.zone.clone()).date();

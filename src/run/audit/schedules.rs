@@ -333,8 +333,7 @@ impl Schedules {
             .help("mend it and try again")
             .into()),
             None => {
-                let all = self.listed().into_iter();
-                let one = all.into_iter().find(|s| s.name == asked.name);
+                let one = self.listed().into_iter().find(|s| s.name == asked.name);
                 one.map(Json)
                     .ok_or_else(|| broken("a schedule is gone").into())
             }
