@@ -330,9 +330,9 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
         3,
     );
     assert!(said.contains("nobody was named"), "{said}");
-    let said = home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 0);
+    let said = home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 8);
     assert!(
-        said.contains("not signed off") && !said.contains('✓'),
+        said.contains("not signed off, unfinished") && !said.contains('✓'),
         "{said}"
     );
 
@@ -374,13 +374,25 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     assert!(said.contains("PLS7825"), "{said}");
     let signed = home.json(&sign);
     assert_eq!(signed["signed"], true);
+    // Without the key it is what the file says of itself.
     let said = home.says(&review(&["show", "q.json", "--to", "q.html"]), 0);
-    assert!(said.contains("✓ signed off by ben"), "{said}");
     assert!(
-        fs::read_to_string(home.path("q.html"))
-            .unwrap()
-            .contains("ben")
+        said.contains("claims to be signed off by ben") && !said.contains('✓'),
+        "{said}"
     );
+    let page = fs::read_to_string(home.path("q.html")).unwrap();
+    assert!(page.contains("claims to be signed off by") && page.contains("NOT CHECKED"));
+    let shown = [
+        "--key",
+        "log/checkpoint.pub",
+        "--to",
+        "q.html",
+        "--overwrite",
+    ];
+    let said = home.says(&[&review(&["show", "q.json"])[..], &shown].concat(), 0);
+    assert!(said.contains("✓ signed off by ben"), "{said}");
+    let page = fs::read_to_string(home.path("q.html")).unwrap();
+    assert!(page.contains("ben") && !page.contains("claims to be"));
     home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 0);
 
     // The log signed this name, this moment and this text, and no other.
@@ -393,6 +405,23 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     fs::write(home.path("eve.json"), text.replace("\"ben\"", "\"eve\"")).unwrap();
     let said = home.says(&[&["report", "verify", "eve.json"][..], &place].concat(), 8);
     assert!(said.contains("the sign-off is not the log's"), "{said}");
+    let shown = ["--key", "log/checkpoint.pub"];
+    let said = home.says(&[&review(&["show", "eve.json"])[..], &shown].concat(), 0);
+    assert!(
+        said.contains("not by this log") && !said.contains('✓'),
+        "{said}"
+    );
+    let forged = review(&["patch", "eve.json", "--to", "eve.patch"]);
+    let said = home.says(&[&forged[..], &place].concat(), 3);
+    assert!(said.contains("PLS7814"), "{said}");
+    // A review that somebody took the sign-off from is not finished.
+    let mut bare: Value = serde_json::from_str(&text).unwrap();
+    bare["sign_off"] = Value::Null;
+    fs::write(home.path("bare.json"), bare.to_string()).unwrap();
+    home.says(
+        &[&["report", "verify", "bare.json"][..], &place].concat(),
+        8,
+    );
 
     let patch = review(&["patch", "q.json", "--to", "q.patch"]);
     let done = home.json(&[&patch[..], &place].concat());
@@ -477,7 +506,13 @@ fn a_package_of_evidence_is_verified_with_the_key_alone() {
     bytes[middle] ^= 1;
     fs::write(elsewhere.path("f.tar.zst"), bytes).unwrap();
     let damaged = elsewhere.run(&["report", "verify", "f.tar.zst", "--key", "key"]);
-    assert!(!damaged.status.success(), "{}", support::said(&damaged));
+    let said = support::said(&damaged);
+    // Where it cannot be unpacked any more, no file can be named.
+    assert!(
+        said.contains("PLS7820") || said.contains("PLS7822"),
+        "{said}"
+    );
+    assert!(!said.contains('✓'), "{said}");
 
     // As many records as it has are allowed, and not one fewer.
     let records = checked["records"].as_u64().unwrap();

@@ -283,7 +283,7 @@ fn take_lacks(told: &mut Report) {
 }
 
 /// What to say where the period goes on after the checkpoint.
-fn behind(report: &Report) -> Option<String> {
+pub(crate) fn behind(report: &Report) -> Option<String> {
     let header = &report.header;
     let signed: jiff::Timestamp = header.checkpoint.time.parse().ok()?;
     let to: jiff::Timestamp = header.to.parse().ok()?;

@@ -155,9 +155,13 @@ pub(crate) fn print_checked(report: &Report, checked: &Checked) {
         "figure, point or row",
         "figures, points and rows",
     );
+    let but = match checked.momentary.is_empty() && checked.not_compared.is_empty() {
+        true => "",
+        false => "; but for what is named below",
+    };
     line(&match checked.holds() {
         true => format!(
-            "{}: {title}: {compared} made again from the log, all the same",
+            "{}: {title}: {compared} made again from the log, all the same{but}",
             paint(GOOD.bold(), "✓ holds")
         ),
         false => format!(

@@ -169,11 +169,19 @@ pub(super) fn period_of(header: &Header) -> Result<Period, Diagnostic> {
 
 /// Makes `report` again from `evidence` and compares; its checkpoint is not looked at.
 pub(super) fn remade(report: &Report, evidence: &Evidence<'_>) -> Result<Checked, StoreError> {
+    Ok(compared(report, evidence)?.0)
+}
+
+/// The same, and the report as it is now.
+pub(super) fn compared(
+    report: &Report,
+    evidence: &Evidence<'_>,
+) -> Result<(Checked, Report), StoreError> {
     let again = run(Kind::find(&report.name)?, evidence)?;
     let mut checked = Checked::default();
     checked.header(report, &again);
     checked.compare(&report.sections, &again.sections);
-    Ok(checked)
+    Ok((checked, again))
 }
 
 /// The checkpoint that a report names, and whether this log signed it and still begins

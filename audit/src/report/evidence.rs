@@ -6,8 +6,6 @@ use std::{
     path::Path,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 
 use super::{
@@ -15,7 +13,7 @@ use super::{
     period::Period,
 };
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, domain},
     index::{Answer, Counted, CountedByTime, Coverage, Cursor, Store, StoreError},
     log::Log,
     query::{Limits, Query, time::rfc3339},
@@ -78,12 +76,7 @@ impl<'a> Evidence<'a> {
             ground,
             period,
             scope: scope.trim().to_owned(),
-            mark: Mark {
-                size: checkpoint.size,
-                root: BASE64.encode(checkpoint.root),
-                time: rfc3339(checkpoint.time.as_microsecond()),
-                note: checkpoint.note.clone(),
-            },
+            mark: Mark::of(checkpoint),
             log_name: checkpoint.origin.clone(),
             now_us,
             lacks: RefCell::default(),
@@ -262,6 +255,12 @@ impl<'a> Evidence<'a> {
             Ground::Log(log, _) => Some(log),
             Ground::Records { .. } => None,
         }
+    }
+
+    /// What keeps a query to what the log says of itself.
+    pub(super) fn of_the_log(&self) -> String {
+        let domain = domain(&self.log_name).unwrap_or(&self.log_name);
+        format!("reporter:\"spiffe://{domain}/palisade/audit\"")
     }
 
     /// When the log received its first record, microseconds since the Unix epoch.

@@ -3,26 +3,30 @@
 //!
 //! Whoever has the file and the log's public key needs nothing else, and nobody's word:
 //! the sums are under the signature, each record is proven to be in the log, and the report
-//! is made again from these records alone and compared. Below the name of the file:
+//! is made again from these records alone and compared. The signature is looked at first:
+//! nothing that it does not speak for is unpacked or read. Below the name of the file:
 //!
 //! ```text
 //! README.txt            how to check it, with Palisade and without
 //! SHA256SUMS  .note     the sum of every other file, and the signed statement over them
 //! checkpoint  .pub      what the log had signed, and the key that it claims
 //! cosigned              the same, cosigned by witnesses, where there are any
-//! policy/               what was attached: the policies in force, where they were at hand
+//! policy/               the policies in force, where they were at hand, by their SHA-256
 //! queries.txt           every query that was asked
 //! records/              proofs.jsonl, records.jsonl, records.parquet
 //! report/               report.json, .html, .pdf, .xlsx, and a CSV for each table
 //! ```
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{
-    Checked, Difference, Evidence, Ground, Report,
-    check::{period_of, remade},
+    Checked, Evidence, Ground, Mark, Report, Section,
+    check::{compared, period_of, remade},
     evidence::program,
     to_csv, to_html, to_pdf, to_xlsx,
 };
@@ -60,6 +64,23 @@ const ROWS: &str = "records/records.jsonl";
 const COLUMNS: &str = "records/records.parquet";
 const REPORT: &str = "report/report.json";
 const ATTACHED: &str = "policy/";
+const BUNDLE: &str = ".bundle";
+const ABOUT: &str = "README.txt";
+
+/// Longest report in a package, in bytes.
+const REPORT_LEN_MAX: u64 = 64 << 20;
+/// Longest file of sums, notes, keys and words, in bytes.
+const SMALL_LEN_MAX: u64 = 1 << 20;
+
+/// Sections that a report may have though only policies can tell them. What they say, the
+/// log does not bear out; whoever verifies is told.
+const OF_POLICIES: [(&str, &str); 5] = [
+    ("access-review", "access-in-force"),
+    ("reach", "effective-access"),
+    ("unused", "unused-grants"),
+    ("unused", "permits"),
+    ("unused", "proposed-change"),
+];
 
 const README: &str = "\
 Evidence from the audit log of a Palisade mesh.
@@ -79,11 +100,13 @@ kept to: give the file to nobody who may not read all of it.
 ";
 
 /// Packs a report that was made from a whole log. It is made again first: the key of a log
-/// signs nothing that the log does not say. Blocks on the disk.
+/// signs nothing that the log does not say. What describes the log as it was then is put as
+/// it is now, with the time and the program that say so. Blocks on the disk.
 ///
 /// # Errors
 /// `PLS7826` for a report that the log does not bear out, `PLS7821` for more than
-/// `records_max` records, `PLS7825` where the signing key is not there.
+/// `records_max` records, `PLS7825` where the signing key is not there, `PLS7827` for a
+/// file that is not to be attached.
 pub fn pack(
     report: &Report,
     evidence: &Evidence<'_>,
@@ -95,12 +118,16 @@ pub fn pack(
         .log()
         .ok_or(StoreError::Bug("a package of a package"))?;
     let mut of_log = report.clone();
-    of_log.take_of_policies();
-    let checked = remade(&of_log, evidence)?;
+    let of_policies = of_log.take_of_policies();
+    if let Some(section) = strange(&report.name, &of_policies) {
+        return Err(unsaid_of(section).into());
+    }
+    let (checked, again) = compared(&of_log, evidence)?;
     let (checkpoint, signed) = super::check::checkpoint(&report.header.checkpoint, log)?;
-    if !signed || !checked.differences.is_empty() {
+    if !signed || !checked.differences.is_empty() || checked.more > 0 {
         return Err(unsaid(&checked).into());
     }
+    let report = &borne_out(report, again, evidence);
     let entries = evidence.records_behind(records_max.min(RECORDS_MOST))?;
     let failed = |e: LogError| StoreError::from(e.diagnostic());
     let (records, proofs) = Records::of_log(log, entries, checkpoint.size).map_err(failed)?;
@@ -111,16 +138,49 @@ pub fn pack(
     files.insert(COLUMNS.into(), columns);
     files.insert(CHECKPOINT.into(), checkpoint.note.clone().into());
     files.insert(KEY.into(), format!("{}\n", log.verifier()).into());
-    files.insert("README.txt".into(), README.into());
+    files.insert(ABOUT.into(), README.into());
     files.extend(witnessed(log, &checkpoint));
     for (name, content) in attached {
         let name = format!("{ATTACHED}{name}");
-        if !archive::is_name(&name) {
-            return Err(unpacked(&format!("`{name}` is no name for a file of a package")).into());
+        if !is_bundle(&name, &content) {
+            return Err(unpacked(&format!("`{name}` is not named by its SHA-256")).into());
         }
         files.insert(name, content);
     }
     sealed(files, report, log, now)
+}
+
+/// The report with what of it is of this moment: sections that describe the whole log, the
+/// time, the program, and the checkpoint as the log has it.
+fn borne_out(report: &Report, again: Report, evidence: &Evidence<'_>) -> Report {
+    let mut report = report.clone();
+    for section in &mut report.sections {
+        let found = again.sections.iter().find(|found| found.id == section.id);
+        if let Some(found) = found.filter(|found| found.momentary && !section.of_policies) {
+            *section = found.clone();
+        }
+    }
+    report.header.rows = report.rows();
+    report.header.made = again.header.made;
+    report.header.program = program();
+    report.header.checkpoint = evidence.mark().clone();
+    report
+}
+
+/// A section that no report of this name has from policies, or has twice.
+fn strange<'s>(report: &str, of_policies: &'s [Section]) -> Option<&'s Section> {
+    let mut seen = BTreeSet::new();
+    of_policies.iter().find(|section| {
+        let known = OF_POLICIES.contains(&(report, section.id.as_str()));
+        !known || !seen.insert(section.id.as_str())
+    })
+}
+
+/// Whether a file of this name holds policies: the name is their SHA-256.
+fn is_bundle(name: &str, content: &[u8]) -> bool {
+    let stem = name.strip_prefix(ATTACHED);
+    let stem = stem.and_then(|name| name.strip_suffix(BUNDLE));
+    stem == Some(hex(&sha256(content)).as_str())
 }
 
 /// The files with their sums and the statement over these, in one.
@@ -253,22 +313,19 @@ impl Package {
     /// spoken for, `PLS7823` for a signature that is not by `key`, `PLS7824` for a record
     /// that is not proven to be in the log.
     pub fn open(bytes: &[u8], key: &Verifier) -> Result<Self, Diagnostic> {
-        let files = archive::read(bytes, PACKAGE_BYTES_MAX).map_err(|e| no_package(&e))?;
+        let mut seal = Seal::new(key);
+        let files = archive::read(bytes, PACKAGE_BYTES_MAX, &mut seal).map_err(no_package)?;
+        let said = seal.whole()?;
         let report_text = text(&files, REPORT)?;
         let report = super::read(report_text)?;
-        let sums_text = text(&files, SUMS)?;
-        let note = text(&files, NOTE)?;
-        let said = Statement::open(Subject::Evidence, key, note)
-            .map_err(|e| not_signed(NOTE, &e.to_string()))?;
-        if said.fact("sha256sums") != Some(hex(&sha256(sums_text.as_bytes())).as_str()) {
-            return Err(changed(SUMS, "it is not what was signed"));
+        let of_policies = report.sections.iter().filter(|s| s.of_policies);
+        let of_policies: Vec<Section> = of_policies.cloned().collect();
+        if let Some(section) = strange(&report.name, &of_policies) {
+            return Err(unsaid_of(section));
         }
-        spoken_for(&files, sums_text)?;
         let checkpoint = Checkpoint::open(key, text(&files, CHECKPOINT)?)
             .map_err(|e| not_signed(CHECKPOINT, &e.to_string()))?;
-        if report.header.checkpoint.note != checkpoint.note
-            || report.header.checkpoint.size != checkpoint.size
-        {
+        if report.header.checkpoint != Mark::of(&checkpoint) {
             return Err(changed(
                 REPORT,
                 "it rests on another checkpoint than is here",
@@ -343,16 +400,9 @@ impl Package {
         Ok(checked)
     }
 
-    /// Compares the files that follow from report and records.
+    /// Compares the files that follow from report and records, and finds those that do not
+    /// belong there.
     fn files_again(&self, checked: &mut Checked) -> Result<(), StoreError> {
-        if self.report.header.program != program() {
-            let made = &self.report.header.program;
-            let here = program();
-            checked.not_compared.push(format!(
-                "the forms of the report and the rows of the records: made by {made}, this is {here}"
-            ));
-            return Ok(());
-        }
         let mut again = forms(&self.report)?;
         let (rows, columns) = self
             .records
@@ -360,50 +410,140 @@ impl Package {
             .map_err(|e| unpacked(&e))?;
         again.insert(ROWS.into(), rows);
         again.insert(COLUMNS.into(), columns);
-        for (name, content) in &again {
-            let same = self.files.get(name) == Some(content);
-            checked.compared += 1;
-            if !same {
-                checked.differences.push(Difference {
-                    section: "package".into(),
-                    what: name.clone(),
-                    report: "another content".into(),
-                    log: "what follows from report and records".into(),
-                });
+        again.insert(ABOUT.into(), README.into());
+        let given = [SUMS, NOTE, CHECKPOINT, KEY, COSIGNED, CONSISTENCY, PROOFS];
+        for (name, content) in &self.files {
+            let known = again.contains_key(name)
+                || given.contains(&name.as_str())
+                || is_bundle(name, content);
+            if !known {
+                checked.same("package", name, "there", "no file of a package");
             }
         }
-        let known = |name: &str| {
-            again.contains_key(name)
-                || !(name.starts_with("report/") || name.starts_with("records/"))
-                || name == PROOFS
-        };
-        for name in self.files.keys().filter(|name| !known(name)) {
-            checked.same("package", name, "there", "no file of a package");
+        let (made, here) = (&self.report.header.program, program());
+        if *made != here {
+            // What people see was not looked at: nobody may take it for verified.
+            let this = format!("this is {here}: not compared, verify it with that version");
+            let what = "the forms of the report and the rows of the records";
+            checked.same("package", what, &format!("made by {made}"), &this);
+            return Ok(());
+        }
+        for (name, content) in &again {
+            let (said, found) = match self.files.get(name) == Some(content) {
+                true => ("", ""),
+                false => ("another content", "what follows from report and records"),
+            };
+            checked.same("package", name, said, found);
         }
         Ok(())
     }
 }
 
-/// Whether the sums name every file, no other, and are right.
-fn spoken_for(files: &Files, sums: &str) -> Result<(), Diagnostic> {
-    let mut named = BTreeMap::new();
-    for line in sums.lines() {
-        let (sum, name) = line
-            .split_once("  ")
-            .ok_or_else(|| changed(SUMS, "a line is no sum and name"))?;
-        named.insert(name, sum);
+/// The signature over the sums, and these over every other file: looked at as they come,
+/// before whatever is large.
+struct Seal<'k> {
+    key: &'k Verifier,
+    /// What came before the sums were known to be signed.
+    early: Files,
+    signed: Option<Signed>,
+}
+
+/// Sums that are signed.
+struct Signed {
+    statement: Statement,
+    /// Of files that have not come yet.
+    sums: BTreeMap<String, String>,
+}
+
+impl<'k> Seal<'k> {
+    fn new(key: &'k Verifier) -> Self {
+        Self {
+            key,
+            early: Files::new(),
+            signed: None,
+        }
     }
-    for (name, content) in files {
-        match named.remove(name.as_str()) {
-            _ if name == SUMS || name == NOTE => {}
+
+    /// Reads the sums, if they are what was signed, and looks at what came before.
+    fn open(&self) -> Result<Signed, Diagnostic> {
+        let sums = text(&self.early, SUMS)?;
+        let note = text(&self.early, NOTE)?;
+        let statement = Statement::open(Subject::Evidence, self.key, note)
+            .map_err(|e| not_signed(NOTE, &e.to_string()))?;
+        if statement.fact("sha256sums") != Some(hex(&sha256(sums.as_bytes())).as_str()) {
+            return Err(changed(SUMS, "it is not what was signed"));
+        }
+        let line = |line: &str| {
+            let (sum, name) = line.split_once("  ")?;
+            Some((name.to_owned(), sum.to_owned()))
+        };
+        let sums: Option<BTreeMap<_, _>> = sums.lines().map(line).collect();
+        let mut signed = Signed {
+            statement,
+            sums: sums.ok_or_else(|| changed(SUMS, "a line is no sum and name"))?,
+        };
+        let early = self.early.iter();
+        for (name, content) in early.filter(|(name, _)| *name != SUMS && *name != NOTE) {
+            signed.speaks_for(name, content)?;
+        }
+        Ok(signed)
+    }
+
+    /// What was signed, once every file has come.
+    fn whole(mut self) -> Result<Statement, Diagnostic> {
+        let signed = match self.signed.take() {
+            Some(signed) => signed,
+            None => self.open()?,
+        };
+        match signed.sums.keys().next() {
+            Some(name) => Err(missing(name)),
+            None => Ok(signed.statement),
+        }
+    }
+}
+
+impl archive::Gate for Seal<'_> {
+    fn room(&self, name: &str) -> u64 {
+        match name {
+            REPORT => REPORT_LEN_MAX,
+            SUMS | NOTE | CHECKPOINT | KEY | COSIGNED | CONSISTENCY | ABOUT => SMALL_LEN_MAX,
+            // Before the signature nothing else is due.
+            _ if name < NOTE => 0,
+            _ => PACKAGE_BYTES_MAX,
+        }
+    }
+
+    fn pass(&mut self, name: &str, content: &[u8]) -> Result<(), Diagnostic> {
+        if name <= NOTE {
+            self.early.insert(name.to_owned(), content.to_vec());
+        }
+        if name < NOTE {
+            return Ok(());
+        }
+        let mut signed = match self.signed.take() {
+            Some(signed) => signed,
+            None => self.open()?,
+        };
+        if name > NOTE {
+            signed.speaks_for(name, content)?;
+        }
+        self.signed = Some(signed);
+        Ok(())
+    }
+}
+
+impl Signed {
+    /// Whether a file is what the sums say that it is.
+    fn speaks_for(&mut self, name: &str, content: &[u8]) -> Result<(), Diagnostic> {
+        match self.sums.remove(name) {
             Some(sum) if sum == hex(&sha256(content)) => {}
             Some(_) => return Err(changed(name, "its sum is not the one that was signed")),
             None => return Err(changed(name, "no sum speaks for it: it was added")),
         }
-    }
-    match named.keys().next() {
-        Some(name) => Err(missing(name)),
-        None => Ok(()),
+        match name.starts_with(ATTACHED) && !is_bundle(name, content) {
+            true => Err(changed(name, "it is not named by its SHA-256")),
+            false => Ok(()),
+        }
     }
 }
 
@@ -436,7 +576,10 @@ fn text<'f>(files: &'f Files, name: &str) -> Result<&'f str, Diagnostic> {
     std::str::from_utf8(content).map_err(|_| changed(name, "it is not UTF-8"))
 }
 
-fn no_package(why: &Fault) -> Diagnostic {
+fn no_package(why: Fault) -> Diagnostic {
+    if let Fault::Refused(told) = why {
+        return *told;
+    }
     Diagnostic::error(7820, "this is no evidence package")
         .cause(why.to_string())
         .help("take the file as `palisade report run NAME --to evidence.tar.zst` wrote it")
@@ -486,6 +629,15 @@ fn unsaid(checked: &Checked) -> Diagnostic {
     );
     Diagnostic::error(7826, "the log does not say what the report says")
         .cause(cause)
+        .help("make the report again")
+}
+
+fn unsaid_of(section: &Section) -> Diagnostic {
+    let id = super::render::visible(&section.id);
+    Diagnostic::error(7826, "the log does not say what the report says")
+        .cause(format!(
+            "no report of this name has a section `{id}` from policies"
+        ))
         .help("make the report again")
 }
 

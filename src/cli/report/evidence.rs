@@ -8,7 +8,7 @@ use palisade_audit::report::{
     Report,
     package::{PACKAGE_BYTES_MAX, Package},
 };
-use palisade_mesh::{diagnostic::Diagnostic, wire::policy::Revision};
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::policy::Revision};
 use palisade_pdp::author;
 use prost::Message as _;
 
@@ -55,23 +55,21 @@ pub(super) fn packed(
     })
 }
 
-/// The policies in force, where they are at hand: a bundle, named by its digest.
+/// The policies in force, where they are at hand: a bundle, named by its SHA-256.
 async fn policies(origin: &Origin, context: &Context) -> BTreeMap<String, String> {
     let bundle = match (&origin.policies, &origin.log) {
-        (Some(dir), _) => author::load(dir)
-            .compiled
-            .map(|c| (c.digest.to_string(), c.bundle)),
+        (Some(dir), _) => author::load(dir).compiled.map(|c| c.bundle),
         (None, Some(_)) => None,
         (None, None) => in_force(context).await,
     };
-    let named = bundle.map(|(digest, bundle)| {
-        let digest: String = digest.chars().filter(char::is_ascii_hexdigit).collect();
-        (format!("{digest}.bundle"), BASE64.encode(bundle))
+    let named = bundle.map(|bundle| {
+        let name = format!("{}.bundle", Digest::of(&bundle));
+        (name, BASE64.encode(bundle))
     });
     named.into_iter().collect()
 }
 
-async fn in_force(context: &Context) -> Option<(String, bytes::Bytes)> {
+async fn in_force(context: &Context) -> Option<bytes::Bytes> {
     let mesh = Mesh::find(context.mesh.as_deref()).await.ok()?;
     let mut revision = Vec::new();
     let asked = mesh.bytes("pdp", pdp::REVISION_ROUTE, &(), |bytes| {
@@ -80,7 +78,7 @@ async fn in_force(context: &Context) -> Option<(String, bytes::Bytes)> {
     });
     asked.await.ok()?;
     let revision = Revision::decode(revision.as_slice()).ok()?;
-    Some((render::hex(&revision.sha256), revision.bundle))
+    Some(revision.bundle)
 }
 
 /// Checks a package with the public key of its log; no mesh is asked.
@@ -124,6 +122,12 @@ fn read(file: &Path) -> Result<Vec<u8>, Diagnostic> {
     };
     let mut bytes = Vec::new();
     let opened = fs::File::open(file).map_err(|e| unread(e.to_string()))?;
+    let len = opened.metadata().map_err(|e| unread(e.to_string()))?.len();
+    if len > PACKAGE_BYTES_MAX {
+        return Err(unread(format!(
+            "it has {len} bytes, more than the {PACKAGE_BYTES_MAX} of the largest package"
+        )));
+    }
     let read = opened.take(PACKAGE_BYTES_MAX).read_to_end(&mut bytes);
     read.map_err(|e| unread(e.to_string()))?;
     Ok(bytes)

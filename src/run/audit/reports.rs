@@ -57,8 +57,6 @@ pub struct PackReport {
 pub struct SignReview {
     /// Who signs, as given.
     pub by: String,
-    /// When, RFC 3339.
-    pub at: String,
     /// SHA-256 of everything else in the review, hexadecimal.
     pub digest: String,
     /// Digest of the policies that were reviewed, hexadecimal.
@@ -68,6 +66,8 @@ pub struct SignReview {
 /// A sign-off with the log behind it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Signed {
+    /// When the log signed, RFC 3339, by its clock.
+    pub at: String,
     /// The signed note.
     pub note: String,
     /// The log's public key, `NAME+HASH+KEY`.
@@ -75,15 +75,15 @@ pub struct Signed {
 }
 
 impl SignReview {
-    /// What the log says.
+    /// What the log says when it signs `at` a moment.
     ///
     /// # Errors
     /// `PLS7828` for a name that is no single line.
-    pub(crate) fn statement(&self) -> Result<Statement, Diagnostic> {
+    pub(crate) fn statement(&self, at: &str) -> Result<Statement, Diagnostic> {
         let said = || -> Result<Statement, StatementError> {
             Statement::new(Subject::Review)
                 .with("by", &self.by)?
-                .with("at", &self.at)?
+                .with("at", at)?
                 .with("sha256", &self.digest)?
                 .with("policies", &self.policy)
         };
@@ -94,13 +94,13 @@ impl SignReview {
         })
     }
 
-    /// Whether a note is the log's statement of exactly this.
+    /// Whether a note is the log's statement of exactly this, at this moment.
     ///
     /// # Errors
     /// In words, why it is not.
-    pub(crate) fn is_stated(&self, key: &Verifier, note: &str) -> Result<(), String> {
+    pub(crate) fn is_stated(&self, at: &str, key: &Verifier, note: &str) -> Result<(), String> {
         let said = Statement::open(Subject::Review, key, note).map_err(|e| e.to_string())?;
-        match self.statement() {
+        match self.statement(at) {
             Ok(expected) if expected == said => Ok(()),
             _ => Err("the log signed another sign-off".to_owned()),
         }
@@ -177,10 +177,12 @@ impl Desk<'_> {
     /// # Errors
     /// `PLS7828` for a name that cannot be signed, `PLS7825` without a key.
     pub(crate) fn sign(&self, asked: &SignReview) -> Result<Signed, Diagnostic> {
-        let note = self.log.sign(&asked.statement()?);
+        let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap_or_default();
+        let at = format!("{now:.0}");
+        let note = self.log.sign(&asked.statement(&at)?);
         let note = note.map_err(|e| package::unsigned(&e))?;
         let key = self.log.verifier().to_string();
-        Ok(Signed { note, key })
+        Ok(Signed { at, note, key })
     }
 
     fn evidence(
@@ -283,7 +285,8 @@ impl AuditRole {
     async fn sign_review(self, actor: &str, asked: SignReview) -> Answer<Signed> {
         let dir = self.dir.join("log");
         let signed = self.desk(&dir).sign(&asked)?;
-        let (object, detail) = (asked.digest.as_str(), format!("by {}", asked.by));
+        let detail = format!("by {} at {}", asked.by, signed.at);
+        let object = asked.digest.as_str();
         self.reads
             .acted(actor, "review_signed", object, &detail)
             .await?;

@@ -3,12 +3,15 @@
 //!
 //! Nothing of a file but its name and content is kept. What is read has to be exactly what
 //! is written here, so there are no links, no folders, no second file of a name, and
-//! nothing after the end.
+//! nothing after the end of the archive, nor of the frame. Whoever reads says of each file
+//! how long it may be, before it is unpacked, and whether to go on, after.
 
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
 };
+
+use palisade_mesh::diagnostic::Diagnostic;
 
 /// Files by name, in the order in which they are written.
 pub(super) type Files = BTreeMap<String, Vec<u8>>;
@@ -39,6 +42,22 @@ pub(super) enum Fault {
     TooMany,
     #[error("its files have more than {0} bytes")]
     TooLarge(u64),
+    #[error("`{0}` is longer than such a file may be")]
+    TooLong(String),
+    #[error("{}", .0.message)]
+    Refused(Box<Diagnostic>),
+}
+
+/// Looks at files while they are read, in the order of their names.
+pub(super) trait Gate {
+    /// How many bytes the file may have.
+    fn room(&self, name: &str) -> u64;
+
+    /// Looks at a file.
+    ///
+    /// # Errors
+    /// When nothing more is to be read.
+    fn pass(&mut self, name: &str, content: &[u8]) -> Result<(), Diagnostic>;
 }
 
 /// Writes `files`, which have names that [`is_name`] takes.
@@ -58,12 +77,12 @@ pub(super) fn write(files: &Files, out: impl Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads the files of a package, `len_max` bytes of content at most.
+/// Reads the files of a package past `gate`, `len_max` bytes of content at most.
 ///
 /// # Errors
-/// [`Fault`] for whatever [`write`] does not write.
-pub(super) fn read(input: impl Read, len_max: u64) -> Result<Files, Fault> {
-    let mut input = zstd::stream::read::Decoder::new(input)?;
+/// [`Fault`] for whatever [`write`] does not write, and for what `gate` refuses.
+pub(super) fn read(bytes: &[u8], len_max: u64, gate: &mut impl Gate) -> Result<Files, Fault> {
+    let mut input = zstd::stream::read::Decoder::with_buffer(bytes)?.single_frame();
     let mut files = Files::new();
     let mut left = len_max;
     loop {
@@ -79,6 +98,9 @@ pub(super) fn read(input: impl Read, len_max: u64) -> Result<Files, Fault> {
         }
         let wide = u64::try_from(len).unwrap_or(u64::MAX);
         left = left.checked_sub(wide).ok_or(Fault::TooLarge(len_max))?;
+        if wide > gate.room(&name) {
+            return Err(Fault::TooLong(name));
+        }
         if files.len() >= FILES_MAX {
             return Err(Fault::TooMany);
         }
@@ -93,11 +115,14 @@ pub(super) fn read(input: impl Read, len_max: u64) -> Result<Files, Fault> {
         if pad.iter().any(|b| *b != 0) {
             return Err(Fault::Member(name));
         }
+        gate.pass(&name, &content)
+            .map_err(|told| Fault::Refused(Box::new(told)))?;
         files.insert(name, content);
     }
     let mut end = [0; BLOCK];
     whole(&mut input, &mut end)?;
-    let more = input.read(&mut [0; 1])? > 0;
+    // Neither more of the frame, nor another one, be it one that decoders skip.
+    let more = input.read(&mut [0; 1])? > 0 || !input.finish().is_empty();
     match more || end.iter().any(|b| *b != 0) {
         true => Err(Fault::Trailing),
         false => Ok(files),
@@ -178,6 +203,26 @@ mod tests {
 
     use super::*;
 
+    /// Lets everything through of which `room` bytes are enough.
+    struct Open(u64);
+
+    impl Gate for Open {
+        fn room(&self, _: &str) -> u64 {
+            self.0
+        }
+
+        fn pass(&mut self, name: &str, _: &[u8]) -> Result<(), Diagnostic> {
+            match name {
+                "refused" => Err(Diagnostic::error(7822, "no")),
+                _ => Ok(()),
+            }
+        }
+    }
+
+    fn read(bytes: &[u8], len_max: u64) -> Result<Files, Fault> {
+        super::read(bytes, len_max, &mut Open(u64::MAX))
+    }
+
     fn packed(files: &Files) -> Vec<u8> {
         let mut out = Vec::new();
         write(files, &mut out).unwrap();
@@ -229,6 +274,19 @@ mod tests {
         let mut frames = packed(&all);
         frames.extend(packed(&all));
         assert!(matches!(read(frames.as_slice(), 99), Err(Fault::Trailing)));
+        // A frame that decoders skip (RFC 8878, section 3.1.2), after and before.
+        let skipped = [b"\x50\x2a\x4d\x18\x04\x00\x00\x00".as_slice(), b"hide"].concat();
+        let tail = [packed(&all), skipped.clone()].concat();
+        assert!(matches!(read(&tail, 99), Err(Fault::Trailing)));
+        assert!(read(&[skipped, packed(&all)].concat(), 99).is_err());
+    }
+
+    #[test]
+    fn a_file_is_refused_before_it_is_unpacked_and_after() {
+        let all = packed(&files(&[("a", b"xyz"), ("refused", b"")]));
+        let gated = |room| super::read(&all, 99, &mut Open(room));
+        assert!(matches!(gated(2), Err(Fault::TooLong(name)) if name == "a"));
+        assert!(matches!(gated(3), Err(Fault::Refused(_))));
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Stage {
 
     fn pack(&self, report: &Report, most: usize) -> Result<Vec<u8>, StoreError> {
         let evidence = self.evidence(&self.log.checkpoint());
-        let attached = BTreeMap::from([("revision-1.palisade".to_owned(), b"texts".to_vec())]);
+        let attached = BTreeMap::from([(bundle(), b"texts".to_vec())]);
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap();
         pack(report, &evidence, attached, most, now)
     }
@@ -156,12 +156,18 @@ impl Stage {
 
     fn files(&self, report: &Report) -> Files {
         let packed = self.pack(report, RECORDS_MAX).unwrap();
-        archive::read(packed.as_slice(), PACKAGE_BYTES_MAX).unwrap()
+        let mut seal = Seal::new(self.log.verifier());
+        archive::read(&packed, PACKAGE_BYTES_MAX, &mut seal).unwrap()
     }
 
     fn refused(&self, bytes: &[u8]) -> Diagnostic {
         Package::open(bytes, self.log.verifier()).unwrap_err()
     }
+}
+
+/// Name of what is attached.
+fn bundle() -> String {
+    format!("{}.bundle", hex(&sha256(b"texts")))
 }
 
 fn written(files: &Files) -> Vec<u8> {
@@ -196,7 +202,7 @@ async fn a_package_is_verified_with_the_key_alone_and_is_the_same_bytes_each_tim
         assert!(
             package
                 .files()
-                .any(|name| name == "policy/revision-1.palisade")
+                .any(|name| name == format!("policy/{}", bundle()))
         );
         let checked = checked(&package).await;
         assert!(checked.holds(), "{kind}: {checked:#?}");
@@ -267,6 +273,39 @@ async fn what_the_records_do_not_say_is_found_though_it_is_signed() {
         "{found:#?}"
     );
 
+    // Forms that this program cannot make again are not said to hold.
+    let mut newer = report.clone();
+    newer.header.program = "palisade 99.0.0".into();
+    let packed = stage.resealed(&report, |files| files.extend(forms(&newer).unwrap()));
+    let package = Package::open(&packed, stage.log.verifier()).unwrap();
+    let found = checked(&package).await;
+    assert!(!found.holds(), "{found:#?}");
+    assert!(found.differences[0].log.contains("not compared"));
+
+    // What belongs to no package, and words that are not ours.
+    for name in ["notes.txt", "report/more.pdf", "README.txt"] {
+        let packed = stage.resealed(&report, |files| {
+            files.insert(name.to_owned(), b"call us".to_vec());
+        });
+        let package = Package::open(&packed, stage.log.verifier()).unwrap();
+        let found = checked(&package).await;
+        let told: Vec<&str> = found.differences.iter().map(|d| d.what.as_str()).collect();
+        assert_eq!(told, [name]);
+    }
+    let other = format!("policy/{}", bundle());
+    let packed = stage.resealed(&report, |files| {
+        files.insert(other.clone(), b"other texts".to_vec());
+    });
+    let told = stage.refused(&packed);
+    assert_eq!(told.code.0, 7822);
+    assert!(told.message.contains(&other), "{told:?}");
+
+    // Another root or time of the checkpoint than was signed.
+    let mut moved = report.clone();
+    moved.header.checkpoint.time = "2026-01-01T00:00:00.000000Z".into();
+    let packed = stage.resealed(&report, |files| files.extend(forms(&moved).unwrap()));
+    assert_eq!(stage.refused(&packed).code.0, 7822);
+
     // A record that is left out, or is another one.
     let lines = |files: &Files| -> Vec<String> {
         let text = String::from_utf8(files[PROOFS].clone()).unwrap();
@@ -303,9 +342,41 @@ async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for
     let mut forged = report.clone();
     forged.header.decisions += 1;
     assert_eq!(code(stage.pack(&forged, RECORDS_MAX)), 7826);
+    for (of, id) in [("denials", "effective-access"), ("denials", "invented")] {
+        let (mut forged, _) = stage.made(of);
+        let section = Section::new(id, "All is well", "So it is.").of_policies();
+        forged.sections.push(section.clone());
+        assert_eq!(code(stage.pack(&forged, RECORDS_MAX)), 7826, "{id}");
+        // Signed all the same, by whoever has the key.
+        let (report, _) = stage.made(of);
+        let packed = stage.resealed(&report, |files| files.extend(forms(&forged).unwrap()));
+        assert_eq!(stage.refused(&packed).code.0, 7826, "{id}");
+    }
+    let evidence = stage.evidence(&stage.log.checkpoint());
+    let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let named = pack(&report, &evidence, attached, RECORDS_MAX, now);
+    assert_eq!(code(named), 7827);
+
     let packed = stage.pack(&report, RECORDS_MAX).unwrap();
     let package = Package::open(&packed, stage.log.verifier()).unwrap();
     let records = usize::try_from(package.records()).unwrap();
     assert!(stage.pack(&report, records).is_ok());
     assert_eq!(code(stage.pack(&report, records - 1)), 7821);
+}
+
+/// What describes the whole log is what the log says when it signs; time and program are
+/// its own, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_signs_of_itself_is_its_own() {
+    let stage = stage().await;
+    let (report, _) = stage.made("integrity");
+    let mut forged = report.clone();
+    forged.header.made = "2020-01-01T00:00:00.000000Z".into();
+    forged.header.program = "palisade 99.0.0".into();
+    let momentary = forged.sections.iter_mut().find(|s| s.momentary).unwrap();
+    momentary.figures[0].value = "flawless".into();
+    let packed = stage.pack(&forged, RECORDS_MAX).unwrap();
+    let package = Package::open(&packed, stage.log.verifier()).unwrap();
+    assert_eq!(package.report, report);
 }

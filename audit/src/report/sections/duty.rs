@@ -24,8 +24,9 @@ struct Alert {
 
 /// What rules found, who answered for it after how long, and what is open.
 pub(crate) fn alerts(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let filter = "class:alert (verb:fired OR verb:acknowledged)";
-    let queries = [e.records(filter), e.records_before(filter)];
+    let log = e.of_the_log();
+    let filter = format!("class:alert (verb:fired OR verb:acknowledged) {log}");
+    let queries = [e.records(&filter), e.records_before(&filter)];
     let mut rows = Vec::new();
     for query in &queries {
         e.visit(query, |row| {
@@ -161,7 +162,7 @@ pub(crate) fn undelivered(e: &Evidence<'_>, most: usize) -> Result<Section, Stor
     of_rows(
         section,
         e,
-        e.records("class:admin verb:undelivered"),
+        e.records(&format!("class:admin verb:undelivered {}", e.of_the_log())),
         &[
             ("time", CellKind::Time),
             ("object", CellKind::Text),
