@@ -14,6 +14,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     sync::{Arc, Mutex},
     thread,
@@ -145,6 +146,8 @@ fn an_alert_is_recorded_once_delivered_once_and_open_until_answered_for() {
     let home = Home::new();
     let hook = Hook::start(2);
     fs::write(home.path("secret"), SECRET).unwrap();
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(home.path("secret"), mode).unwrap();
     let got = home.path("got");
     let of_audit = format!(
         "  deliver:\n    - {{ name: hook, webhook: \"{}\", secret: secret }}\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  alerts:\n    - {{ name: curious, query: \"class:audit_read verb:search\", threshold: 3, window: 1h, by: actor, severity: high }}\n",
@@ -182,7 +185,10 @@ fn an_alert_is_recorded_once_delivered_once_and_open_until_answered_for() {
     }
     audit.kill();
     let mut audit = again(&home);
-    assert_eq!(open(&home).len(), 1);
+    // The rules have read to the end of the log, and nothing waits to be delivered.
+    let listed = home.json(&["audit", "alerts", "list"]);
+    assert_eq!(listed["open"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["waiting"], serde_json::json!([]), "{listed}");
     let records = recorded(&home, "fired");
     assert_eq!(records.len(), 1, "{records:#?}");
     assert_eq!(records[0]["severity"], "high");
@@ -277,6 +283,9 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
     );
     audit.end();
 
+    // A file of state that is damaged is put aside and told; the log starts.
+    fs::write(home.path("state/audit/alerts.json"), b"{\"book\"").unwrap();
+
     // As if it had been away for some hours.
     let file = home.path("state/audit/schedules.json");
     let mut state: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
@@ -298,10 +307,18 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
     let files = message["files"].as_array().unwrap();
     let key = home.path("state/audit/log/checkpoint.pub");
     let package = files[1].as_str().unwrap();
+    let mode = fs::metadata(package).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let verify = ["report", "verify", package, "--key", key.to_str().unwrap()];
     let said = home.says(&verify, 0);
     assert!(said.contains("✓ holds"), "{said}");
     home.says(&["report", "verify", files[0].as_str().unwrap()], 0);
+
+    let said = support::said(&home.run(&["check"]));
+    assert!(said.contains("PLS7934"), "{said}");
+    assert!(home.path("state/audit/alerts.json.bad").exists());
+    let rows = home.rows("class:admin verb:state_lost last:1h").unwrap();
+    assert_eq!(rows.len(), 1, "{rows:#?}");
 
     // Again by hand, and where it cannot be.
     home.json(&["report", "schedule", "run", "hourly"]);

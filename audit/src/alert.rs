@@ -5,7 +5,10 @@
 //! records again finds the same, and nothing that a reporter writes moves it. A firing's id
 //! follows from rule, group and record: found again, it is the same.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, VecDeque},
+};
 
 use palisade_mesh::{
     diagnostic::{Diagnostic, did_you_mean},
@@ -23,8 +26,18 @@ use crate::{
 pub const RULES_MAX: usize = 64;
 /// Largest threshold: so many times of each group are in memory.
 pub const THRESHOLD_MAX: u64 = 1000;
-/// Groups of one rule that are counted; beyond, the one that was quiet longest is forgotten.
+/// Groups of one rule that are counted, and that are quiet; beyond, the one whose last record
+/// is oldest, or whose quiet ends first, is forgotten.
 pub const GROUPS_MAX: usize = 1000;
+/// Times that one rule holds: with a threshold above 50 fewer groups are counted.
+pub const TIMES_MAX: u64 = 50_000;
+/// Longest value that a group is named by, bytes; a longer one is cut, with a hash of it all.
+pub const GROUP_LEN_MAX: usize = 256;
+/// Beginning of the names of rules that need no configuration.
+pub const BUILT_IN: &str = "palisade-";
+/// Verb of the record of a message that was given up. It sets off no rule: what came of an
+/// alert that cannot be delivered would be the next one.
+pub const UNDELIVERED: &str = "undelivered";
 /// Longest window and longest cool-down, microseconds: 31 days.
 pub const WINDOW_MAX_US: i64 = 31 * 24 * 3600 * 1_000_000;
 /// Open firings that are listed; beyond, the oldest is forgotten here, and stays in the log.
@@ -111,7 +124,7 @@ impl Rule {
             )));
         }
         let query = Query::parse(text.query).map_err(|d| bad(d.message))?;
-        if query.stage().is_some() || query.names_its_beginning() {
+        if query.stage().is_some() || query.names_a_time() {
             return Err(bad("its query has a summary or a time of its own".into())
                 .help("the rule's `threshold` and `window` say how many within how long"));
         }
@@ -185,8 +198,28 @@ impl Rule {
                 }
             });
         }
-        group
+        bounded(&group).into_owned()
     }
+
+    /// How many groups are counted at a time.
+    fn groups_max(&self) -> usize {
+        let groups = TIMES_MAX / self.threshold.max(1);
+        usize::try_from(groups)
+            .unwrap_or(GROUPS_MAX)
+            .clamp(1, GROUPS_MAX)
+    }
+}
+
+/// A value as the name of a group. A caller chooses how long what it is called is, and what
+/// is recorded of it has to have room.
+fn bounded(value: &str) -> Cow<'_, str> {
+    if value.len() <= GROUP_LEN_MAX {
+        return value.into();
+    }
+    let head = value.get(..value.floor_char_boundary(GROUP_LEN_MAX));
+    let digest = hex(&sha256(value.as_bytes()));
+    let hash = digest.get(..16).unwrap_or_default();
+    format!("{}…{hash}", head.unwrap_or_default()).into()
 }
 
 /// Whether a rule, a target or a schedule can have this name.
@@ -241,13 +274,13 @@ impl Firing {
         ulid::Ulid::from_parts(ms, random).to_string()
     }
 
-    /// That something which is no record was met: `group` at `at_us`.
+    /// That something which is no record was met: `group`, as it is since `at_us`.
     pub fn of_state(rule: &str, severity: Severity, group: &str, at_us: i64, what: &str) -> Self {
         Self {
             id: Self::identify(rule, group, 0, at_us),
             rule: rule.to_owned(),
             severity,
-            group: group.to_owned(),
+            group: bounded(group).into_owned(),
             count: 1,
             threshold: 1,
             from_us: at_us,
@@ -303,17 +336,20 @@ pub struct Open {
     pub at_us: i64,
 }
 
-/// Times at which records of a group came, the newest last; no more than the threshold.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Group {
-    times_us: VecDeque<i64>,
-    quiet_until_us: i64,
-}
-
+/// What a rule has counted.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Counts {
     fingerprint: String,
-    groups: BTreeMap<String, Group>,
+    /// Index of the first record that it is asked about.
+    begins: u64,
+    /// Times at which records of a group came, the newest last; fewer than the threshold,
+    /// and none without one.
+    groups: BTreeMap<String, VecDeque<i64>>,
+    /// Until when a group is quiet, microseconds since the Unix epoch. Apart from what is
+    /// counted, so that many that were met push out none that will be.
+    quiet: BTreeMap<String, i64>,
+    /// Groups that were forgotten while they were being counted.
+    forgotten: u64,
 }
 
 /// How far the rules have read, what they have counted, and what is open.
@@ -334,21 +370,42 @@ impl Book {
         }
     }
 
-    /// Drops the counts of rules that are gone or ask something else now.
-    pub fn keep_to(&mut self, rules: &[Rule]) {
+    /// Drops the counts of rules that are gone or ask something else now; those that are
+    /// new begin at `end`.
+    pub fn keep_to(&mut self, rules: &[Rule], end: u64) {
         self.counts.retain(|name, counts| {
             let rule = rules.iter().find(|rule| rule.name == *name);
             rule.is_some_and(|rule| rule.fingerprint() == counts.fingerprint)
         });
+        for rule in rules {
+            let counts = self.counts.entry(rule.name.clone());
+            counts.or_insert_with(|| Counts {
+                begins: end,
+                ..Counts::of(rule)
+            });
+        }
+    }
+
+    /// Groups of the rule `name` that had to be forgotten while they were being counted.
+    pub fn forgotten(&self, name: &str) -> u64 {
+        self.counts.get(name).map_or(0, |counts| counts.forgotten)
     }
 
     /// Reads the next record of the log; what it meets.
     pub fn take(&mut self, rules: &[Rule], item: &Item) -> Vec<Firing> {
         self.position = item.at + 1;
         // What alerts leave behind does not set off others.
-        if let Some(Body::Alert(alert)) = &item.record.body {
-            self.note(alert, item);
-            return Vec::new();
+        match &item.record.body {
+            Some(Body::Alert(alert)) => {
+                self.note(alert, item);
+                return Vec::new();
+            }
+            Some(Body::Admin(admin))
+                if admin.verb == UNDELIVERED && admin.actor == item.record.reporter =>
+            {
+                return Vec::new();
+            }
+            _ => {}
         }
         let met = rules.iter().filter(|rule| rule.query.matches(item));
         met.filter_map(|rule| self.count(rule, item)).collect()
@@ -364,31 +421,16 @@ impl Book {
         let counts = self
             .counts
             .entry(rule.name.clone())
-            .or_insert_with(|| Counts {
-                fingerprint: rule.fingerprint(),
-                groups: BTreeMap::new(),
-            });
-        let name = rule.group_of(item);
-        if counts.groups.len() >= GROUPS_MAX && !counts.groups.contains_key(&name) {
-            forget_quietest(&mut counts.groups);
-        }
-        let group = counts.groups.entry(name.clone()).or_default();
-        let now_us = item.received_us;
-        if now_us < group.quiet_until_us {
+            .or_insert_with(|| Counts::of(rule));
+        if item.at < counts.begins {
             return None;
         }
-        group.times_us.push_back(now_us);
-        let threshold = usize::try_from(rule.threshold).unwrap_or(usize::MAX);
-        if group.times_us.len() > threshold {
-            group.times_us.pop_front();
-        }
-        let from_us = group.times_us.front().copied().unwrap_or(now_us);
-        let enough = group.times_us.len() >= threshold;
-        if !enough || now_us.saturating_sub(from_us) > rule.window_us {
+        let (name, now_us) = (rule.group_of(item), item.received_us);
+        if counts.is_quiet(rule, &name, now_us) {
             return None;
         }
-        group.times_us.clear();
-        group.quiet_until_us = now_us.saturating_add(rule.cooldown_us);
+        let from_us = counts.reaches(rule, &name, now_us)?;
+        counts.hush(rule, &name, now_us);
         Some(Firing {
             id: Firing::identify(&rule.name, &name, item.at, now_us),
             rule: rule.name.clone(),
@@ -426,17 +468,72 @@ impl Book {
     }
 }
 
-fn forget_quietest(groups: &mut BTreeMap<String, Group>) {
-    let last = |group: &Group| {
-        group
-            .times_us
-            .back()
-            .copied()
-            .unwrap_or(group.quiet_until_us)
-    };
-    let quietest = groups.iter().min_by_key(|(_, group)| last(group));
-    if let Some(name) = quietest.map(|(name, _)| name.clone()) {
-        groups.remove(&name);
+impl Counts {
+    fn of(rule: &Rule) -> Self {
+        Self {
+            fingerprint: rule.fingerprint(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether a group was met a short time ago. An end that is further away than a
+    /// cool-down lasts was set by a clock that was ahead, and holds nothing back.
+    fn is_quiet(&mut self, rule: &Rule, name: &str, now_us: i64) -> bool {
+        let Some(until_us) = self.quiet.get(name) else {
+            return false;
+        };
+        let left_us = until_us.saturating_sub(now_us);
+        let quiet = left_us > 0 && left_us <= rule.cooldown_us;
+        if !quiet {
+            self.quiet.remove(name);
+        }
+        quiet
+    }
+
+    /// Counts a record of a group; when the first of them came, if these are enough.
+    fn reaches(&mut self, rule: &Rule, name: &str, now_us: i64) -> Option<i64> {
+        let since_us = now_us.saturating_sub(rule.window_us);
+        let full = self.groups.len() >= rule.groups_max();
+        if full && !self.groups.contains_key(name) {
+            self.forget_oldest(since_us);
+        }
+        let times = self.groups.entry(name.to_owned()).or_default();
+        // Not those of before the window, nor of a clock that was ahead.
+        times.retain(|time_us| (since_us..=now_us).contains(time_us));
+        times.push_back(now_us);
+        let enough = times.len() >= usize::try_from(rule.threshold).unwrap_or(usize::MAX);
+        let from_us = times.front().copied().filter(|_| enough)?;
+        self.groups.remove(name);
+        Some(from_us)
+    }
+
+    /// Makes a group quiet, for as long as the rule says.
+    fn hush(&mut self, rule: &Rule, name: &str, now_us: i64) {
+        if rule.cooldown_us == 0 {
+            return;
+        }
+        if self.quiet.len() >= GROUPS_MAX {
+            self.quiet.retain(|_, until_us| *until_us > now_us);
+        }
+        if self.quiet.len() >= GROUPS_MAX {
+            let first = self.quiet.iter().min_by_key(|(_, until_us)| **until_us);
+            if let Some(first) = first.map(|(name, _)| name.clone()) {
+                self.quiet.remove(&first);
+            }
+        }
+        let until_us = now_us.saturating_add(rule.cooldown_us);
+        self.quiet.insert(name.to_owned(), until_us);
+    }
+
+    /// Forgets the group whose last record is oldest; that is a loss where it is of the
+    /// window.
+    fn forget_oldest(&mut self, since_us: i64) {
+        let last = |times: &VecDeque<i64>| times.back().copied().unwrap_or(i64::MIN);
+        let oldest = self.groups.iter().min_by_key(|(_, times)| last(times));
+        if let Some((name, last_us)) = oldest.map(|(name, times)| (name.clone(), last(times))) {
+            self.groups.remove(&name);
+            self.forgotten += u64::from(last_us >= since_us);
+        }
     }
 }
 
@@ -529,6 +626,102 @@ mod tests {
             assert_eq!(fired(&mut book, &rule, &[(10 + n, 100, &who)]), []);
         }
         assert_eq!(book.counts["refusals"].groups.len(), GROUPS_MAX);
+        // All but the first that was forgotten was being counted; what is quiet is apart.
+        assert_eq!(book.forgotten("refusals"), 5);
+        assert_eq!(book.counts["refusals"].quiet.len(), 1);
+        let rule = Rule::new(&text(THRESHOLD_MAX, 10, Some("principal"))).unwrap();
+        let mut book = Book::at(0);
+        for n in 0..60 {
+            fired(&mut book, &rule, &[(n, 1, &format!("caller-{n}"))]);
+        }
+        assert_eq!(book.counts["refusals"].groups.len(), 50);
+    }
+
+    /// Many that were met do not push out one that is about to be.
+    #[test]
+    fn what_is_quiet_takes_no_room_of_what_is_counted() {
+        let rule = Rule::new(&text(2, 1000, Some("principal"))).unwrap();
+        let mut book = Book::at(0);
+        assert_eq!(fired(&mut book, &rule, &[(0, 1, "slow")]), []);
+        for n in 0..GROUPS_MAX as u64 + 5 {
+            let who = format!("caller-{n}");
+            let twice = [
+                (1 + 2 * n, 100, who.as_str()),
+                (2 + 2 * n, 100, who.as_str()),
+            ];
+            assert_eq!(fired(&mut book, &rule, &twice).len(), 1);
+        }
+        assert_eq!(book.counts["refusals"].quiet.len(), GROUPS_MAX);
+        let met = fired(&mut book, &rule, &[(9000, 101, "slow")]);
+        assert_eq!(met, [(9000, "slow".to_owned())]);
+    }
+
+    /// A caller with an endless name is one group, and its alert has room in a record.
+    #[test]
+    fn a_long_value_is_cut_and_told_from_others() {
+        let rule = Rule::new(&text(1, 10, Some("principal"))).unwrap();
+        let rules = [rule];
+        let mut book = Book::at(0);
+        let long = "ä".repeat(30_000);
+        let other = format!("{long}x");
+        let met = [&long, &other].map(|who| book.take(&rules, &denied(0, 1, who)).remove(0));
+        assert_ne!(met[0].group, met[1].group);
+        for firing in &met {
+            assert_eq!(firing.group.chars().filter(|c| *c == 'ä').count(), 128);
+            assert!(prost::Message::encoded_len(&firing.record()) < 1024);
+        }
+        assert!(book.take(&rules, &denied(1, 2, &long)).is_empty(), "quiet");
+        let fits = "x".repeat(GROUP_LEN_MAX);
+        assert_eq!(bounded(&fits), fits.as_str());
+    }
+
+    /// A clock that was ahead neither keeps a rule quiet for years nor counts for it.
+    #[test]
+    fn a_clock_that_is_set_back_does_not_silence() {
+        let rule = Rule::new(&text(2, 10, None)).unwrap();
+        let mut book = Book::at(0);
+        let ahead = [(0, 9_000_000, "a"), (1, 9_000_001, "a")];
+        assert_eq!(fired(&mut book, &rule, &ahead).len(), 1);
+        assert_eq!(fired(&mut book, &rule, &[(2, 100, "a")]), []);
+        let back = fired(&mut book, &rule, &[(3, 101, "a"), (4, 102, "a")]);
+        assert_eq!(back, [(3, String::new())]);
+        let mut book = Book::at(0);
+        let one = [(0, 9_000_000, "a"), (1, 100, "a"), (2, 101, "a")];
+        assert_eq!(fired(&mut book, &rule, &one), [(2, String::new())]);
+    }
+
+    #[test]
+    fn a_new_rule_begins_at_the_end_of_the_log() {
+        let rule = Rule::new(&text(1, 10, None)).unwrap();
+        let mut book = Book::at(0);
+        book.keep_to(std::slice::from_ref(&rule), 5);
+        assert_eq!(fired(&mut book, &rule, &[(4, 1, "a")]), []);
+        assert_eq!(fired(&mut book, &rule, &[(5, 2, "a")]).len(), 1);
+    }
+
+    /// What could not be delivered is recorded; that cannot be delivered either.
+    #[test]
+    fn what_was_given_up_sets_off_nothing() {
+        let rule = Rule::new(&RuleText {
+            query: "class:admin",
+            ..text(1, 10, None)
+        })
+        .unwrap();
+        let given_up = |reporter: &str| Record {
+            reporter: reporter.into(),
+            body: Some(Body::Admin(palisade_mesh::wire::record::Admin {
+                actor: "spiffe://acme.test/palisade/audit".into(),
+                verb: UNDELIVERED.into(),
+                ..Default::default()
+            })),
+            ..Record::default()
+        };
+        let rules = [rule];
+        let mut book = Book::at(0);
+        let ours = given_up("spiffe://acme.test/palisade/audit");
+        assert_eq!(book.take(&rules, &of(0, 1, ours)), []);
+        let theirs = given_up("spiffe://acme.test/ns/shop/sa/web");
+        assert_eq!(book.take(&rules, &of(1, 1, theirs)).len(), 1);
     }
 
     /// A restart goes on from what was kept; gone through again, the same is found.
@@ -545,7 +738,7 @@ mod tests {
             let mut met = fired(&mut book, &rule, &items[..cut]);
             let kept = serde_json::to_string(&book).unwrap();
             let mut book: Book = serde_json::from_str(&kept).unwrap();
-            book.keep_to(std::slice::from_ref(&rule));
+            book.keep_to(std::slice::from_ref(&rule), 0);
             assert_eq!(book.position, cut as u64);
             met.extend(fired(&mut book, &rule, &items[cut..]));
             assert_eq!(met, whole, "cut at {cut}");
@@ -601,6 +794,7 @@ mod tests {
         for query in [
             "decision:deny | count",
             "decision:deny last:1h",
+            "decision:deny until:2026-11-29",
             "desision:deny",
         ] {
             assert_eq!(

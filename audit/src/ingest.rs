@@ -303,9 +303,10 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
     if record.id.len() != 16 {
         return Err(malformed("its id is no ULID".into()));
     }
-    // What a workload says about the log or about certificates is hearsay.
+    // What a workload says about the log or about certificates is hearsay; alerts are what
+    // the log's own rules found, and who answered for it.
     let entitled = match &record.body {
-        Some(Body::LogLifecycle(_)) => false,
+        Some(Body::Alert(_) | Body::LogLifecycle(_)) => false,
         Some(Body::Credential(_)) => stream.reporter.is_reserved(),
         _ => true,
     };

@@ -9,7 +9,7 @@ use std::{
 #[cfg(feature = "full")]
 use http::Uri;
 #[cfg(feature = "full")]
-use palisade_audit::alert::{RULES_MAX, Rule, RuleText, Severity, is_name};
+use palisade_audit::alert::{BUILT_IN, RULES_MAX, Rule, RuleText, Severity, is_name};
 #[cfg(feature = "full")]
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::Deserialize;
@@ -100,6 +100,12 @@ impl DeliverSection {
             return Ok(None);
         };
         let uri = text.parse::<Uri>().ok().filter(|uri| uri.host().is_some());
+        let authority = uri.as_ref().and_then(Uri::authority);
+        if authority.is_some_and(|a| a.as_str().contains('@')) {
+            return Err(self.wrong(
+                "its `webhook` has a name or a password in it, which would not be sent".into(),
+            ));
+        }
         let usable = uri.filter(|uri| match uri.scheme_str() {
             Some("https") => true,
             Some("http") => uri.host().is_some_and(crate::net::web::is_this_host),
@@ -170,6 +176,15 @@ impl AlertSection {
 pub fn check(alerts: &[AlertSection], deliver: &[DeliverSection]) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = deliver.iter().filter_map(DeliverSection::check).collect();
     found.extend(alerts.iter().filter_map(|alert| alert.rule().err()));
+    let ours = alerts.iter().filter(|a| a.name.starts_with(BUILT_IN));
+    found.extend(ours.map(|alert| {
+        let what = format!("the alert rule `{}` cannot be used", alert.name);
+        Diagnostic::error(7931, what)
+            .cause(format!(
+                "`{BUILT_IN}…` are rules that need no configuration"
+            ))
+            .help("give it another name")
+    }));
     let known = |name: &String| deliver.iter().any(|target| target.name == *name);
     for alert in alerts {
         let wanted = alert.deliver.iter().flatten();
@@ -229,7 +244,7 @@ fn default_timeout() -> Duration {
 
 #[cfg(all(test, feature = "full"))]
 mod tests {
-    use crate::config::Config;
+    use crate::config::{Config, layers::Overrides};
 
     fn codes(audit: &str) -> Vec<u16> {
         let text = format!("trust_domain: acme.test\naudit:\n  listen: 127.0.0.1:0\n{audit}");
@@ -244,6 +259,7 @@ mod tests {
         assert_eq!(codes(&hook("https://hooks.acme.test/p")), [0_u16; 0]);
         assert_eq!(codes(&hook("http://127.0.0.1:9/p")), [0_u16; 0]);
         assert_eq!(codes(&hook("http://hooks.acme.test/p")), [7935]);
+        assert_eq!(codes(&hook("https://ana:pw@hooks.acme.test/p")), [7935]);
         assert_eq!(codes(&target("      exec: [/bin/true, a]\n")), [0_u16; 0]);
         assert_eq!(codes(&target("      exec: [true]\n")), [7935]);
         assert_eq!(codes(&target("      exec: []\n")), [7935]);
@@ -271,5 +287,21 @@ mod tests {
             [7931]
         );
         assert_eq!(codes(&alert("      severity: bad\n")), [8005]);
+        let named = |name: &str| {
+            codes(&format!(
+                "  alerts:\n    - name: {name}\n      query: decision:deny\n"
+            ))
+        };
+        assert_eq!(named("palisade-gap"), [7931]);
+        assert_eq!(named("palisade"), [0_u16; 0]);
+    }
+
+    /// Whoever has the address of a webhook may write there.
+    #[test]
+    fn targets_are_not_shown() {
+        let text = "trust_domain: acme.test\naudit:\n  listen: 127.0.0.1:0\n  deliver:\n    - name: ops\n      webhook: https://hooks.acme.test/T0KEN\n";
+        let (_, shown) = Config::parse_over("m.yaml", text, &Overrides::default()).unwrap();
+        let targets = shown.iter().find(|each| each.path == "audit.deliver");
+        assert_eq!(targets.unwrap().value, "(hidden)");
     }
 }

@@ -8,6 +8,7 @@ use palisade_audit::{
     query::Query,
     report::{
         Kind,
+        package::RECORDS_MOST,
         schedule::{Cron, Span},
     },
 };
@@ -23,7 +24,7 @@ use super::alerts::DeliverSection;
 const SCHEDULES_MAX: usize = 64;
 /// Reports that only policies can tell, which the audit service does not have.
 #[cfg(feature = "full")]
-const OF_POLICIES: [&str; 2] = ["reach", "unused"];
+const OF_POLICIES: [&str; 3] = ["access-review", "reach", "unused"];
 
 /// One of `audit.schedules`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -48,6 +49,9 @@ pub struct ScheduleSection {
     pub formats: Vec<FormatWord>,
     /// Where they are put.
     pub folder: PathBuf,
+    /// Most records of a package. Default: 50,000.
+    #[serde(default = "default_records_max")]
+    pub records_max: usize,
     /// Names of targets that are told. Default: none.
     #[serde(default)]
     pub deliver: Vec<String>,
@@ -96,6 +100,9 @@ impl ScheduleSection {
             Err(mistake) => Err(self.wrong(&mistake.message)),
             Ok(scope) if scope.stage().is_some() => Err(self.wrong("its scope has a summary")),
             Ok(_) if self.formats.is_empty() => Err(self.wrong("it has no format")),
+            Ok(_) if !(1..=RECORDS_MOST).contains(&self.records_max) => {
+                Err(self.wrong(&format!("its `records_max` is not 1 to {RECORDS_MOST}")))
+            }
             Ok(_) => Ok((cron, span)),
         }
     }
@@ -137,6 +144,10 @@ fn default_zone() -> String {
     "UTC".to_owned()
 }
 
+fn default_records_max() -> usize {
+    50_000
+}
+
 fn default_formats() -> Vec<FormatWord> {
     vec![FormatWord::Pdf, FormatWord::Json]
 }
@@ -158,15 +169,20 @@ mod tests {
         assert_eq!(
             codes((
                 "UTC",
-                "UTC\n      formats: [package, csv]\n      scope: service:orders"
+                "UTC\n      formats: [package, csv]\n      scope: service:orders\n      records_max: 1000000"
             )),
             [0_u16; 0]
         );
+        assert_eq!(codes(("previous-month", "last:400d")), [0_u16; 0]);
         for (from, to) in [
             ("0 6 1 * *", "0 6 1 *"),
             ("zone: UTC", "zone: Nowhere/Land"),
             ("pci-dss", "pci"),
             ("pci-dss", "unused"),
+            ("pci-dss", "access-review"),
+            ("previous-month", "last:401d"),
+            ("UTC", "UTC\n      records_max: 0"),
+            ("UTC", "UTC\n      records_max: 1000001"),
             ("previous-month", "next-month"),
             ("UTC", "UTC\n      scope: srvice:orders"),
             ("UTC", "UTC\n      formats: []"),

@@ -58,7 +58,7 @@ impl SyslogSection {
         let wrong =
             |cause: String| Diagnostic::error(7721, "`audit.syslog` cannot be used").cause(cause);
         let query = Query::parse(&self.query).map_err(|d| wrong(d.message))?;
-        if query.stage().is_some() || query.names_its_beginning() {
+        if query.stage().is_some() || query.names_a_time() {
             return Err(wrong("its query has a summary or a time".into()));
         }
         if self.facility > FACILITY_MAX {
@@ -113,6 +113,10 @@ mod tests {
         assert_eq!(codes("    facility: 24\n"), [7721]);
         assert_eq!(codes("    cert: a.pem\n"), [7721]);
         assert_eq!(codes("    query: 'decision:deny last:1h'\n"), [7721]);
+        assert_eq!(
+            codes("    query: 'decision:deny until:2026-11-29'\n"),
+            [7721]
+        );
         assert_eq!(codes("    format: cef\n"), [8005]);
     }
 }

@@ -35,6 +35,24 @@ pub struct Receiver {
     config: Arc<ClientConfig>,
 }
 
+/// The name of the receiver at `HOST:PORT`.
+///
+/// # Errors
+/// `PLS7720` when it is none.
+pub fn address(text: &str) -> Result<ServerName<'static>, Diagnostic> {
+    let none = || {
+        Diagnostic::error(7720, format!("`{text}` is no address of a syslog receiver"))
+            .help("write HOST:PORT, as in syslog.acme.test:6514")
+    };
+    let (host, port) = text.rsplit_once(':').ok_or_else(none)?;
+    port.parse::<u16>()
+        .ok()
+        .filter(|port| *port > 0)
+        .ok_or_else(none)?;
+    let host = host.trim_matches(['[', ']']).to_owned();
+    ServerName::try_from(host).map_err(|_| none())
+}
+
 /// A connection.
 pub struct Line {
     stream: StreamOwned<ClientConnection, TcpStream>,
@@ -53,20 +71,7 @@ impl Receiver {
         ca: Option<&Path>,
         client: Option<(&Path, &Path)>,
     ) -> Result<Self, Diagnostic> {
-        let none = || {
-            Diagnostic::error(
-                7720,
-                format!("`{address}` is no address of a syslog receiver"),
-            )
-            .help("write HOST:PORT, as in syslog.acme.test:6514")
-        };
-        let (host, port) = address.rsplit_once(':').ok_or_else(none)?;
-        port.parse::<u16>()
-            .ok()
-            .filter(|port| *port > 0)
-            .ok_or_else(none)?;
-        let host = host.trim_matches(['[', ']']).to_owned();
-        let name = ServerName::try_from(host).map_err(|_| none())?;
+        let name = self::address(address)?;
         let builder = ClientConfig::builder().with_root_certificates(web::roots(ca)?);
         let config = match client {
             None => builder.with_no_client_auth(),
@@ -172,11 +177,12 @@ impl Line {
         }
     }
 
-    /// Ends in order: when this returns, the receiver has taken everything.
+    /// Ends in order; whether the receiver has said its own end (`close_notify`), after
+    /// which it has taken everything. One that goes without a word may have been cut off.
     ///
     /// # Errors
     /// When it does not end within two seconds, or before it has everything.
-    pub fn end(mut self) -> io::Result<()> {
+    pub fn end(mut self) -> io::Result<bool> {
         self.stream.conn.send_close_notify();
         self.stream.flush()?;
         self.stream.sock.shutdown(std::net::Shutdown::Write)?;
@@ -184,9 +190,8 @@ impl Line {
         let mut rest = [0; 256];
         loop {
             match self.stream.read(&mut rest) {
-                // Some end without a word, when all has been read.
-                Ok(0) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+                Ok(0) => return Ok(true),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
                 Ok(_) => {}
                 Err(e) => return Err(e),
             }

@@ -69,7 +69,7 @@ pub struct Ask {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
-    /// Most bytes of the answer's body.
+    /// Most bytes of the answer's body; with 0 the head is the answer, and no body is read.
     pub len_max: usize,
 }
 
@@ -266,6 +266,14 @@ async fn exchange(
     let (head, body) = answer
         .map_err(|e| unreachable(uri, e.to_string()))?
         .into_parts();
+    if ask.len_max == 0 {
+        return Ok(Reply {
+            status: head.status,
+            headers: head.headers,
+            body: Bytes::new(),
+            from: uri.clone(),
+        });
+    }
     let told = head
         .headers
         .get(CONTENT_LENGTH)

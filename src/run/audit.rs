@@ -63,6 +63,7 @@ mod witness;
 mod witnesses;
 
 use alerts::Alerts;
+use deliver::Lost;
 use forward::Forward;
 use reads::{Begun, Reader, Reads};
 use schedules::Schedules;
@@ -102,6 +103,8 @@ pub struct AuditRole {
     alerts: Alerts,
     schedules: Schedules,
     forward: Option<Forward>,
+    /// What could not be read when it started, and what was given up with it.
+    lost: Arc<[Lost]>,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -125,18 +128,22 @@ impl AuditRole {
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
         let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
         let reads = Reads::new(sink, reporter, config.demo, clock.clone());
-        let alerts = Alerts::open(config, section, &dir, (&log, &watch, &reads), clock)?;
+        let mut lost = Vec::new();
+        let parts = (&log, &watch, &reads);
+        let alerts = Alerts::open(config, section, &dir, parts, clock, &mut lost)?;
         let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
-        let schedules = Schedules::open(section, &dir, alerts.outbox(), actor, clock)?;
+        let outbox = alerts.outbox();
+        let schedules = Schedules::open(section, &dir, outbox, actor, clock, &mut lost)?;
         let host = config.trust_domain.as_str();
         let forward = section
             .syslog
             .as_ref()
-            .map(|s| Forward::open(s, host, &dir, &log, clock));
+            .map(|s| Forward::open(s, host, &dir, &log, clock, &mut lost));
         Ok(Self {
             alerts,
             schedules,
             forward: forward.transpose()?,
+            lost: lost.into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
             watch,
             witnessing: Arc::default(),
@@ -171,6 +178,9 @@ impl AuditRole {
         self.witnesses.start(reporter.clone(), records, stop);
         self.alerts.start(stop);
         self.schedules.start(self, stop);
+        if !self.lost.is_empty() {
+            tokio::spawn(self.clone().record_lost(reporter.to_string()));
+        }
         if let Some(forward) = &self.forward {
             forward.start(stop);
         }
@@ -198,6 +208,21 @@ impl AuditRole {
             );
         tokio::spawn(served);
         Ok(())
+    }
+
+    /// Records what was lost before this start.
+    async fn record_lost(self, actor: String) {
+        for Lost {
+            verb,
+            object,
+            detail,
+        } in &*self.lost
+        {
+            if let Err(error) = self.reads.acted(&actor, verb, object, detail).await {
+                return tracing::error!(%error, "what was lost left no record");
+            }
+        }
+        self.alerts.outbox().keep();
     }
 
     /// Answers others than this host's user, where the configuration says so, but for

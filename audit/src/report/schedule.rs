@@ -4,8 +4,10 @@
 use jiff::{
     Timestamp, ToSpan,
     civil::{Date, Weekday},
-    tz::TimeZone,
+    tz::{AmbiguousOffset, TimeZone},
 };
+
+use super::Period;
 
 /// Days that are looked through for the next moment: 29 February comes within eight years.
 const DAYS_MAX: u32 = 8 * 366 + 1;
@@ -29,7 +31,7 @@ pub struct Cron {
     zone: TimeZone,
 }
 
-/// The values of a field, a bit for each, and whether it was anything but `*`.
+/// The values of a field, a bit for each, and whether these are not all there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Field {
     bits: u64,
@@ -87,6 +89,7 @@ impl Cron {
         if cron.weekdays.has(7) {
             cron.weekdays.bits |= 1;
         }
+        cron.weekdays.restricted = (0..7).any(|day| !cron.weekdays.has(day));
         match cron.after(Timestamp::UNIX_EPOCH) {
             Some(_) => Ok(cron),
             None => Err(format!("`{text}` is never")),
@@ -94,28 +97,37 @@ impl Cron {
     }
 
     /// The first moment after `time`. A time of the clock that a day does not have, because
-    /// summer begins, is taken as much later; one that it has twice, the first time.
+    /// summer begins, is taken as much later; one that it has twice, the first time, and
+    /// where every hour is meant, both times.
     pub fn after(&self, time: Timestamp) -> Option<Timestamp> {
         let mut day = time.to_zoned(self.zone.clone()).date();
         for _ in 0..DAYS_MAX {
             if self.is_day(day) {
-                let minutes =
-                    (0..24 * 60).filter(|m| self.hours.has(m / 60) && self.minutes.has(m % 60));
-                for minute in minutes {
-                    let (hour, minute) = (minute / 60, minute % 60);
-                    let (hour, minute) = (i8::try_from(hour).ok()?, i8::try_from(minute).ok()?);
-                    let at = day
-                        .at(hour, minute, 0, 0)
-                        .to_zoned(self.zone.clone())
-                        .ok()?;
-                    if at.timestamp() > time {
-                        return Some(at.timestamp());
-                    }
+                let later = self.of_day(day)?.into_iter().filter(|at| *at > time);
+                if let Some(first) = later.min() {
+                    return Some(first);
                 }
             }
             day = day.tomorrow().ok()?;
         }
         None
+    }
+
+    /// The moments of a day, in the order of its clock; which is not always that of time.
+    fn of_day(&self, day: Date) -> Option<Vec<Timestamp>> {
+        let minutes = (0..24 * 60).filter(|m| self.hours.has(m / 60) && self.minutes.has(m % 60));
+        let mut moments = Vec::new();
+        for minute in minutes {
+            let (hour, minute) = (minute / 60, minute % 60);
+            let (hour, minute) = (i8::try_from(hour).ok()?, i8::try_from(minute).ok()?);
+            let on_clock = day.at(hour, minute, 0, 0);
+            let at = self.zone.to_ambiguous_zoned(on_clock);
+            if matches!(at.offset(), AmbiguousOffset::Fold { .. }) && !self.hours.restricted {
+                moments.push(at.clone().later().ok()?.timestamp());
+            }
+            moments.push(at.compatible().ok()?.timestamp());
+        }
+        Some(moments)
     }
 
     /// The last moment after `since` that is not after `now`, and how many there were; more
@@ -188,6 +200,8 @@ impl Span {
             "previous-quarter" => Unit::Quarter,
             "previous-year" => Unit::Year,
             text if last(text, Timestamp::UNIX_EPOCH).is_some() => {
+                let epoch_us = Timestamp::UNIX_EPOCH.as_microsecond();
+                Period::read(text, epoch_us).map_err(|d| d.message)?;
                 return Ok(Self::Last(text.to_owned()));
             }
             text => {
@@ -270,14 +284,13 @@ fn field(text: &str, least: u32, most: u32, names: &[&str]) -> Result<Field, Str
     }
     Ok(Field {
         bits,
-        restricted: !text.starts_with('*'),
+        restricted: (least..=most).any(|value| bits >> value & 1 == 0),
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::Period;
 
     fn at(text: &str) -> Timestamp {
         text.parse().unwrap()
@@ -324,6 +337,67 @@ mod tests {
             "10/20 0 * * *",
             "2026-11-29T00:10:00Z",
             "2026-11-29T00:30:00Z",
+        );
+    }
+
+    /// What a schedule gives in a zone between two moments.
+    fn within(cron: &str, zone: &str, from: &str, to: &str) -> Vec<String> {
+        let cron = Cron::parse(cron, zone).unwrap();
+        let (mut time, to) = (at(from), at(to));
+        let mut all = Vec::new();
+        while let Some(next) = cron.after(time).filter(|next| *next <= to) {
+            all.push(format!("{next:.0}")[11..16].to_owned());
+            time = next;
+        }
+        all
+    }
+
+    /// Summer begins in Berlin on 2026-03-29 at 01:00 UTC and ends on 2026-10-25 at 01:00
+    /// UTC; on Lord Howe it is half an hour, and ends on 2026-04-04 at 15:00 UTC.
+    #[test]
+    fn a_time_that_a_day_has_twice_or_not_at_all_is_one() {
+        let (berlin, spring) = ("Europe/Berlin", "2026-03-29T00:00:00Z");
+        let autumn = "2026-10-24T23:00:00Z";
+        let spring = |cron| within(cron, berlin, spring, "2026-03-29T03:00:00Z");
+        assert_eq!(spring("30 2 * * *"), ["01:30"]);
+        assert_eq!(spring("30 * * * *"), ["00:30", "01:30", "02:30"]);
+        let autumn = |cron| within(cron, berlin, autumn, "2026-10-25T02:45:00Z");
+        assert_eq!(autumn("30 2 * * *"), ["00:30"]);
+        assert_eq!(autumn("30 * * * *"), ["23:30", "00:30", "01:30", "02:30"]);
+        assert_eq!(
+            autumn("*/30 2-3 * * *"),
+            ["00:00", "00:30", "02:00", "02:30"]
+        );
+        let island = |cron, from, to| within(cron, "Australia/Lord_Howe", from, to);
+        let (from, to) = ("2026-04-04T14:00:00Z", "2026-04-04T16:30:00Z");
+        assert_eq!(
+            island("*/30 * * * *", from, to),
+            ["14:30", "15:00", "15:30", "16:00", "16:30"]
+        );
+        assert_eq!(island("45 1 * * *", from, to), ["14:45"]);
+        // It begins on 2026-10-03 at 15:30 UTC.
+        let (from, to) = ("2026-10-03T15:00:00Z", "2026-10-03T16:31:00Z");
+        assert_eq!(island("15 2 * * *", from, to), ["15:45"]);
+        assert_eq!(island("*/15 2 * * *", from, to), ["15:30", "15:45"]);
+    }
+
+    #[test]
+    fn a_step_restricts_a_field() {
+        // The 1st, the 3rd and so on, or a Monday.
+        check(
+            "0 0 */2 * mon",
+            "2026-11-29T00:00:00Z",
+            "2026-11-30T00:00:00Z",
+        );
+        check(
+            "0 0 */2 * mon",
+            "2026-11-30T00:00:00Z",
+            "2026-12-01T00:00:00Z",
+        );
+        check(
+            "0 0 1-31 * mon",
+            "2026-11-30T00:00:00Z",
+            "2026-12-07T00:00:00Z",
         );
     }
 
@@ -388,6 +462,7 @@ mod tests {
             "previous-century",
             "last:",
             "last:soon",
+            "last:401d",
             "2026-11",
         ] {
             assert!(Span::parse(bad).is_err(), "{bad}");

@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -92,19 +93,35 @@ pub(crate) fn written(
 pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}.part", Ulid::generate()));
+    // It has what the log has: who else may read it, its owner says.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
+        .mode(0o600)
         .open(&part)
         .map_err(|e| failed(path, &e))?;
-    let done = file.write_all(bytes).and_then(|()| fs::rename(&part, path));
+    let done = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&part, path))
+        .and_then(|()| settled(path));
     done.map_err(|e| {
         let _ = fs::remove_file(&part);
         failed(path, &e)
     })
 }
 
-fn contents(
+/// Has the name of a file on disk, as its content is.
+fn settled(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The files of a report in a format: names, as `to` has them, and contents.
+///
+/// # Errors
+/// `PLS7805` for a format that it does not have, `PLS7806` when it cannot be made.
+pub(crate) fn contents(
     report: &Report,
     to: &Path,
     format: Format,

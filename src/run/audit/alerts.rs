@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post},
 };
 use palisade_audit::{
-    alert::{Book, Firing, Open, Rule, Severity},
+    alert::{Book, Firing, Open, Rule, RuleText, Severity},
     item::Item,
     log::{Log, LogError},
     watch::Watch,
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     broken,
-    deliver::{Outbox, keep, read, unkept},
+    deliver::{Lost, Outbox, keep, read},
     reads::{Reader, Reads},
     source::entry,
 };
@@ -52,8 +52,12 @@ use crate::{
 
 /// Time between two looks at the log.
 const EVERY: Duration = Duration::from_secs(1);
-/// Records that are read between two looks at whether to stop.
-const BATCH: usize = 20_000;
+/// Records that are read at once; whoever asks what is open waits for as long.
+const BATCH: usize = 2000;
+/// Firings that are not recorded yet; with more of them no record is read.
+const MET_MAX: usize = 1000;
+/// How long what is no record is remembered after it is over, microseconds.
+const TOLD_US: i64 = 24 * 3600 * 1_000_000;
 /// How long an unchanged position may stay in memory alone: so much is read again after
 /// a crash.
 const KEEP_EVERY: Duration = Duration::from_secs(10);
@@ -66,21 +70,25 @@ const ID_LEN_MIN: usize = 6;
 /// Longest reason of an acknowledgement, bytes.
 const REASON_LEN_MAX: usize = 1024;
 
-/// Rules that need no configuration, where alerts go anywhere.
-const BUILT_IN: [(&str, &str, Severity); 3] = [
+/// Rules that need no configuration, where alerts go anywhere: what they ask for, whether
+/// the log itself has to say it, and how bad that is.
+const BUILT_IN: [(&str, &str, bool, Severity); 3] = [
     (
         "palisade-gap",
         "class:log_lifecycle verb:gap",
+        true,
         Severity::High,
     ),
     (
         "palisade-lost",
         "class:spool_event verb:dropped",
+        false,
         Severity::High,
     ),
     (
         "palisade-witness",
         "class:admin verb:witness_conflict",
+        true,
         Severity::Critical,
     ),
 ];
@@ -122,13 +130,24 @@ struct Turn {
 }
 
 /// What survives a restart.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Kept {
     book: Book,
-    /// Firings that are not recorded yet.
-    met: VecDeque<Firing>,
-    /// What of the states that are no records was told.
-    told: BTreeSet<String>,
+    /// Firings that are not recorded, or not put up for delivery yet.
+    met: VecDeque<Met>,
+    /// Ids of firings of what is no record, and when they were told, microseconds since the
+    /// Unix epoch.
+    told: BTreeMap<String, i64>,
+}
+
+/// A firing on its way.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Met {
+    firing: Firing,
+    /// Whether this process has given its record to the log; whoever starts anew looks
+    /// there.
+    #[serde(skip)]
+    stated: bool,
 }
 
 /// What one step through the log came to.
@@ -142,12 +161,14 @@ impl Alerts {
     pub(super) fn open(
         config: &Config,
         section: &AuditSection,
-        dir: &std::path::Path,
+        dir: &Path,
         parts: (&Log, &Arc<Watch>, &Reads),
         clock: &Clock,
+        lost: &mut Vec<Lost>,
     ) -> Result<Self, Vec<Diagnostic>> {
         let one = |d: Diagnostic| vec![d];
-        let outbox = Outbox::open(&section.deliver, dir.join("outbox.json"), clock).map_err(one)?;
+        let outbox = Outbox::open(&section.deliver, dir.join("outbox.json"), clock, lost);
+        let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
         let built_in = !outbox.is_idle();
         let mut rules = Vec::new();
         let mut targets = BTreeMap::new();
@@ -156,13 +177,14 @@ impl Alerts {
             targets.extend(alert.deliver.clone().map(|to| (alert.name.clone(), to)));
         }
         if built_in {
-            for (name, query, severity) in BUILT_IN {
-                rules.push(built(name, query, severity).map_err(one)?);
+            for (name, query, of_log, severity) in BUILT_IN {
+                let log = of_log.then_some(actor.as_str());
+                rules.push(built(name, query, log, severity).map_err(one)?);
             }
         }
         let (log, watch, reads) = parts;
         let file = dir.join("alerts.json");
-        let kept: Option<Kept> = read(&file).map_err(|e| vec![unkept(&file, &e)])?;
+        let kept: Option<Kept> = read(&file, lost);
         let mut kept = kept.unwrap_or_else(|| Kept {
             book: Book::at(log.len()),
             ..Kept::default()
@@ -170,7 +192,7 @@ impl Alerts {
         if kept.book.position > log.len() {
             kept.book = Book::at(log.len());
         }
-        kept.book.keep_to(&rules);
+        kept.book.keep_to(&rules, log.len());
         Ok(Self(Arc::new(Inner {
             rules,
             targets,
@@ -180,7 +202,7 @@ impl Alerts {
             watch: watch.clone(),
             reads: reads.clone(),
             mesh: config.mesh_name().to_owned(),
-            actor: config.trust_domain.role(Role::Audit.as_str()).to_string(),
+            actor,
             clock: clock.clone(),
             file,
             turn: tokio::sync::Mutex::default(),
@@ -236,14 +258,24 @@ impl Alerts {
             self.record(recorded).await?;
             let due = saved.is_none_or(|at| at.elapsed() >= KEEP_EVERY);
             if step.met || due {
-                let kept = lock(&self.0.kept);
-                keep(&self.0.file, &*kept).map_err(|e| broken(&e.to_string()))?;
+                self.keep().await?;
                 *saved = Some(Instant::now());
             }
             if !step.more {
                 return Ok(());
             }
         }
+    }
+
+    /// Puts what survives a restart on disk.
+    async fn keep(&self) -> Result<(), Diagnostic> {
+        let inner = self.0.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            let kept = lock(&inner.kept).clone();
+            keep(&inner.file, &kept)
+        });
+        let kept = kept.await.map_err(|e| broken(&e.to_string()))?;
+        kept.map_err(|e| broken(&e.to_string()))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -256,31 +288,28 @@ impl Alerts {
         done.map_err(|e| e.diagnostic())
     }
 
-    /// Records what is met and puts it up for delivery, in this order.
+    /// Records what is met and puts it up for delivery, in this order. After a failure it
+    /// goes on where it was: what the log was given once is not given again.
     async fn record(&self, recorded: &BTreeSet<String>) -> Result<(), Diagnostic> {
         let inner = &*self.0;
         loop {
-            let Some(firing) = lock(&inner.kept).met.front().cloned() else {
+            let Some(Met { firing, stated }) = lock(&inner.kept).met.front().cloned() else {
                 return Ok(());
             };
-            if !recorded.contains(&firing.id) {
-                inner.reads.stated(firing.record()).await?;
+            if !stated && !recorded.contains(&firing.id) {
+                inner.reads.tell(firing.record())?;
             }
+            if let Some(first) = lock(&inner.kept).met.front_mut() {
+                first.stated = true;
+            }
+            inner.reads.kept().await?;
             let to = match inner.targets.get(&firing.rule) {
                 Some(to) => to.clone(),
                 None => inner.outbox.names(),
             };
-            let put = inner
-                .outbox
-                .put(&firing.id, &to, &inner.message(&firing, false));
-            for (target, id) in put.map_err(|e| broken(&e.to_string()))? {
-                let object = format!("{target} {id}");
-                let why = "more waited than is kept";
-                inner
-                    .reads
-                    .acted(&inner.actor, "undelivered", &object, why)
-                    .await?;
-            }
+            let (outbox, message) = (&inner.outbox, inner.message(&firing, false));
+            let put = outbox.tell(&firing.id, &to, &message, (&inner.reads, &inner.actor));
+            put.await.map_err(|e| broken(&e.to_string()))?;
             lock(&inner.kept).met.pop_front();
         }
     }
@@ -341,9 +370,11 @@ impl Alerts {
 
     fn listed(&self) -> Listed {
         let inner = &*self.0;
+        let kept = lock(&inner.kept).clone();
         let rule = |rule: &Rule| {
             let (threshold, window_us) = rule.bounds();
             RuleStatus {
+                forgotten: kept.book.forgotten(&rule.name),
                 name: rule.name.clone(),
                 query: rule.query().to_owned(),
                 threshold,
@@ -359,7 +390,7 @@ impl Alerts {
         let waiting = inner.outbox.waiting().into_iter();
         Listed {
             rules: inner.rules.iter().map(rule).collect(),
-            open: lock(&inner.kept).book.open().cloned().collect(),
+            open: kept.book.open().cloned().collect(),
             waiting: waiting
                 .map(|(target, (messages, fault))| Waiting {
                     target,
@@ -471,41 +502,51 @@ impl Inner {
     /// Reads some records, and looks at what is none.
     fn step(&self) -> Result<Step, LogError> {
         let mut kept = lock(&self.kept);
+        let kept = &mut *kept;
         let mut scan = self.log.scan(kept.book.position);
-        let mut met = Vec::new();
-        for read in scan.by_ref().take(BATCH) {
-            match read {
-                Ok(read) => met.extend(kept.book.take(&self.rules, &Item::new(entry(read)))),
+        let before = kept.met.len();
+        let mut read = 0;
+        while read < BATCH && kept.met.len() < MET_MAX {
+            read += 1;
+            let met = match scan.next() {
+                None => break,
+                Some(Ok(read)) => kept.book.take(&self.rules, &Item::new(entry(read))),
                 // It is of a later version: no rule of ours can ask for it.
-                Err(LogError::Undecodable { index, .. }) => kept.book.position = index + 1,
-                Err(error) => return Err(error),
-            }
+                Some(Err(LogError::Undecodable { index, .. })) => {
+                    kept.book.position = index + 1;
+                    continue;
+                }
+                Some(Err(error)) => return Err(error),
+            };
+            kept.met.extend(met.into_iter().map(Met::new));
         }
         if self.built_in {
-            met.extend(self.states(&mut kept.told));
+            let new = new(&mut kept.told, self.states(), self.clock.now_us());
+            kept.met.extend(new.into_iter().map(Met::new));
         }
-        let step = Step {
+        Ok(Step {
             more: kept.book.position < scan.end(),
-            met: !met.is_empty(),
-        };
-        kept.met.extend(met);
-        Ok(step)
+            met: kept.met.len() > before,
+        })
     }
 
-    /// What is new of what is no record.
-    fn states(&self, told: &mut BTreeSet<String>) -> Vec<Firing> {
-        let now_us = self.clock.now_us();
+    /// What is so and is no record. The id follows from what it is and since when: found
+    /// again after a restart, it is the same.
+    fn states(&self) -> Vec<Firing> {
         let silent = self.watch.silent().into_iter();
-        let silent = silent.map(|s| (SILENT, format!("{} boot {}", s.reporter, s.boot)));
-        let unsigned = self.watch.faults().0.into_iter().map(|f| (UNSIGNED, f));
-        let now: Vec<_> = silent.chain(unsigned).collect();
-        // What is over can begin again.
-        told.retain(|old| now.iter().any(|(_, group)| group == old));
-        let new = now
-            .into_iter()
-            .filter(|(_, group)| told.insert(group.clone()));
-        new.map(|((rule, what), group)| {
-            Firing::of_state(rule, Severity::Critical, &group, now_us, what)
+        let silent = silent.map(|s| {
+            let who = format!("{} boot {}", s.reporter, s.boot);
+            (SILENT, who, s.heard_us)
+        });
+        let (faults, more) = self.watch.faults();
+        let beyond = faults.first().filter(|_| more > 0).map(|first| {
+            let what = format!("and more than these {}", faults.len());
+            (UNSIGNED, what, first.at_us)
+        });
+        let unsigned = faults.iter().map(|f| (UNSIGNED, f.what.clone(), f.at_us));
+        let now = silent.chain(unsigned).chain(beyond);
+        now.map(|((rule, what), group, at_us)| {
+            Firing::of_state(rule, Severity::Critical, &group, at_us, what)
         })
         .collect()
     }
@@ -587,14 +628,46 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn built(name: &str, query: &str, severity: Severity) -> Result<Rule, Diagnostic> {
-    Rule::new(&palisade_audit::alert::RuleText {
+impl Met {
+    fn new(firing: Firing) -> Self {
+        Self {
+            firing,
+            stated: false,
+        }
+    }
+}
+
+/// Those of `now` that were not told yet. What is over is remembered for a day, so that
+/// neither a restart nor a clock that jumps tells it again.
+fn new(told: &mut BTreeMap<String, i64>, now: Vec<Firing>, now_us: i64) -> Vec<Firing> {
+    told.retain(|id, told_us| {
+        let lately = now_us.saturating_sub(*told_us).saturating_abs() < TOLD_US;
+        lately || now.iter().any(|firing| firing.id == *id)
+    });
+    let mut unknown = now;
+    unknown.retain(|firing| told.insert(firing.id.clone(), now_us).is_none());
+    unknown
+}
+
+/// A rule of ours: each of what the log at `log` says is one, of others the first in an
+/// hour of each reporter.
+fn built(
+    name: &str,
+    query: &str,
+    log: Option<&str>,
+    severity: Severity,
+) -> Result<Rule, Diagnostic> {
+    let query = match log {
+        Some(log) => format!("{query} reporter:\"{log}\""),
+        None => query.to_owned(),
+    };
+    Rule::new(&RuleText {
         name,
-        query,
+        query: &query,
         threshold: 1,
         window_us: 60 * 1_000_000,
-        cooldown_us: 3600 * 1_000_000,
-        by: Some("reporter"),
+        cooldown_us: if log.is_some() { 0 } else { 3600 * 1_000_000 },
+        by: log.is_none().then_some("reporter"),
         severity,
     })
 }
@@ -644,6 +717,8 @@ pub struct RuleStatus {
     pub window_us: i64,
     /// The field whose values are counted apart; empty without one.
     pub by: String,
+    /// Values that had to be forgotten while they were being counted.
+    pub forgotten: u64,
     /// How bad it is.
     pub severity: String,
     /// Targets.
@@ -701,4 +776,41 @@ pub struct Delivered {
     pub target: String,
     /// Why it was not taken.
     pub fault: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn silent(who: &str, since_us: i64) -> Firing {
+        Firing::of_state(SILENT.0, Severity::Critical, who, since_us, SILENT.1)
+    }
+
+    /// Told once, across a restart and a clock that jumps; and again when it is new.
+    #[test]
+    fn what_is_no_record_is_told_once() {
+        let day = TOLD_US;
+        let mut told = BTreeMap::new();
+        let now = || vec![silent("a", 5), silent("b", 6)];
+        assert_eq!(new(&mut told, now(), 10), now());
+        assert_eq!(new(&mut told, now(), 11), []);
+        assert_eq!(new(&mut told, now(), 11 + 30 * day), [], "it goes on");
+        assert_eq!(new(&mut told, now(), 12), [], "the clock is set back");
+        // Gone for a moment, as after a start that has not read the log yet.
+        assert_eq!(new(&mut told, Vec::new(), 13), []);
+        assert_eq!(new(&mut told, now(), 14), []);
+        let again = vec![silent("a", 7)];
+        assert_eq!(new(&mut told, again.clone(), 15), again, "silent anew");
+        assert_eq!(new(&mut told, Vec::new(), 16 + day), []);
+        assert!(told.is_empty());
+    }
+
+    #[test]
+    fn the_rules_that_need_no_configuration_can_be_read() {
+        for (name, query, of_log, severity) in BUILT_IN {
+            let log = of_log.then_some("spiffe://acme.test/palisade/audit");
+            let rule = built(name, query, log, severity).unwrap();
+            assert_eq!(rule.by().is_none(), of_log, "{name}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{disk::Room, log::Log, watch::Watch};
 
-use super::{AuditRole, forward::Forward, witness::Witnessing};
+use super::{AuditRole, deliver::Lost, forward::Forward, witness::Witnessing};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -82,6 +82,7 @@ impl AuditRole {
         }
         facts.extend(self.reporters());
         facts.extend(self.witnesses.check());
+        facts.extend(self.lost.iter().filter_map(Lost::fact));
         facts.extend(self.alerts.check());
         facts.extend(self.schedules.check());
         facts.extend(self.forward.as_ref().map(Forward::check));
@@ -143,7 +144,7 @@ impl AuditRole {
             let text = format!("{n} not what their reporter signed");
             facts.push(
                 Fact::not_ok("audit", FactState::Error, 7527, text)
-                    .cause(first.clone())
+                    .cause(first.what.clone())
                     .fix("they were changed between the reporter and the log: keep both, and find the place with `palisade audit verify`"),
             );
         }

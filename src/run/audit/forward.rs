@@ -27,7 +27,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliver::{keep, read, unkept},
+    deliver::{Lost, keep, read},
     source::entry,
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
         api::{Fact, FactState},
         status::{SyslogStatus, ago},
     },
-    net::syslog::{Line, Receiver},
+    net::syslog::{Line, Receiver, address},
     render::thousands,
 };
 
@@ -60,7 +60,7 @@ const LATE_US: i64 = 60 * 1_000_000;
 pub(super) struct Forward(Arc<Inner>);
 
 struct Inner {
-    receiver: Receiver,
+    section: SyslogSection,
     query: Query,
     syslog: Syslog,
     log: Log,
@@ -96,18 +96,19 @@ impl Forward {
         dir: &Path,
         log: &Log,
         clock: &Clock,
+        lost: &mut Vec<Lost>,
     ) -> Result<Self, Vec<Diagnostic>> {
         let one = |d: Diagnostic| vec![d];
         let (query, syslog) = section.parsed(host).map_err(one)?;
-        let client = section.cert.as_deref().zip(section.key.as_deref());
-        let receiver = Receiver::new(&section.address, section.ca.as_deref(), client);
-        let receiver = receiver.map_err(one)?;
+        address(&section.address).map_err(one)?;
         let file = dir.join("syslog.json");
-        let kept: Option<Kept> = read(&file).map_err(|e| vec![unkept(&file, &e)])?;
+        let kept: Option<Kept> = read(&file, lost);
         let position = kept.map_or(log.len(), |kept| kept.position.min(log.len()));
-        keep(&file, &Kept { position }).map_err(|e| vec![unkept(&file, &e)])?;
+        if let Err(error) = keep(&file, &Kept { position }) {
+            tracing::error!(%error, "the position of the syslog receiver cannot be kept");
+        }
         Ok(Self(Arc::new(Inner {
-            receiver,
+            section: section.clone(),
             query,
             syslog,
             log: log.clone(),
@@ -149,7 +150,7 @@ impl Forward {
     pub(super) fn status(&self) -> SyslogStatus {
         let state = self.0.state().clone();
         SyslogStatus {
-            address: self.0.receiver.address().to_owned(),
+            address: self.0.section.address.clone(),
             connected: state.connected,
             since_us: state.since_us,
             position: state.position,
@@ -186,7 +187,7 @@ impl Inner {
         let mut pause = first;
         while !stop.is_cancelled() {
             let begun = self.state().messages;
-            let ended = self.receiver.connect().and_then(|line| {
+            let ended = self.receiver().and_then(|r| r.connect()).and_then(|line| {
                 self.stands(None);
                 self.feed(line, stop)
             });
@@ -203,6 +204,23 @@ impl Inner {
         }
     }
 
+    /// The receiver, with its certificates as they are now: one that cannot be read keeps
+    /// nothing but the forwarding from starting, and may be mended meanwhile.
+    fn receiver(&self) -> io::Result<Receiver> {
+        let SyslogSection {
+            address,
+            ca,
+            cert,
+            key,
+            ..
+        } = &self.section;
+        let client = cert.as_deref().zip(key.as_deref());
+        let receiver = Receiver::new(address, ca.as_deref(), client);
+        receiver.map_err(|d| {
+            io::Error::other(format!("{}: {}", d.message, d.cause.unwrap_or_default()))
+        })
+    }
+
     /// Sends what there is and what comes, until `stop` or the connection is lost.
     fn feed(&self, mut line: Line, stop: &CancellationToken) -> io::Result<()> {
         let mut position = self.state().position;
@@ -211,9 +229,12 @@ impl Inner {
         let mut saved = Instant::now();
         loop {
             if stop.is_cancelled() {
-                line.end()?;
-                self.confirm(position)?;
-                return Ok(());
+                // Without the receiver's word, what is left in between comes again.
+                let confirmed = match line.end()? {
+                    true => position,
+                    false => self.state().position,
+                };
+                return self.confirm(confirmed);
             }
             let (frames, next, messages) = self.batch(position).map_err(io::Error::other)?;
             if frames.is_empty() {

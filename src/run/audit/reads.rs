@@ -208,7 +208,10 @@ impl Reads {
     }
 
     /// Waits until every read so far is in the log for good.
-    async fn kept(&self) -> Result<(), Diagnostic> {
+    ///
+    /// # Errors
+    /// `PLS7901` when it is not within five seconds, or cannot be.
+    pub(super) async fn kept(&self) -> Result<(), Diagnostic> {
         let durable = self.state().records.as_mut().map(|r| r.durable());
         let durable = durable.ok_or_else(|| unrecorded("the service ends"))?;
         match tokio::time::timeout(KEEP_TIME_MAX, durable).await {
@@ -249,8 +252,16 @@ impl Reads {
     /// # Errors
     /// As [`Reads::note`].
     pub(super) async fn stated(&self, record: Record) -> Result<(), Diagnostic> {
-        self.append_record(record)?;
+        self.tell(record)?;
         self.kept().await
+    }
+
+    /// The same, without waiting until the log has it: [`Reads::kept`] does.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) fn tell(&self, record: Record) -> Result<(), Diagnostic> {
+        self.append_record(record)
     }
 
     fn append_body(&self, body: Body) -> Result<(), Diagnostic> {

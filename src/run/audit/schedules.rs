@@ -5,6 +5,8 @@
 
 use std::{
     collections::BTreeMap,
+    fs::DirBuilder,
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,9 +18,12 @@ use axum::{
     routing::{get, post},
 };
 use jiff::Timestamp;
-use palisade_audit::report::{
-    Report, package,
-    schedule::{Cron, Span},
+use palisade_audit::{
+    index::StoreError,
+    report::{
+        Report,
+        schedule::{Cron, Span},
+    },
 };
 use palisade_mesh::{
     clock::Clock,
@@ -30,10 +35,14 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     AuditRole, PackReport, RunReport, blocking, broken,
-    deliver::{Outbox, keep, read, unkept},
+    deliver::{Lost, Outbox, keep, read},
+    reports::Desk,
 };
 use crate::{
-    cli::report::files::{self, Format},
+    cli::report::{
+        behind,
+        files::{self, Format},
+    },
     config::{
         AuditSection,
         schedules::{FormatWord, ScheduleSection},
@@ -46,6 +55,13 @@ use crate::{
 
 /// Time between two looks at the clock.
 const EVERY: Duration = Duration::from_secs(1);
+/// How long after it is due a report is made: what reporters still had at the end of its
+/// period arrives.
+const GRACE: Duration = Duration::from_secs(60);
+/// How long a checkpoint over what the log has by then is waited for.
+const CHECKPOINT_TIME_MAX: Duration = Duration::from_secs(60);
+/// Names that are tried where files of the same moment are there.
+const NAMES_MAX: u32 = 20;
 
 /// The schedules. Clones are one.
 #[derive(Clone)]
@@ -90,6 +106,7 @@ impl Schedules {
         outbox: Outbox,
         actor: String,
         clock: &Clock,
+        lost: &mut Vec<Lost>,
     ) -> Result<Self, Vec<Diagnostic>> {
         let each = section.schedules.iter().map(|section| {
             let (cron, span) = section.parsed().map_err(|d| vec![d])?;
@@ -101,9 +118,7 @@ impl Schedules {
         });
         let each = each.collect::<Result<Vec<_>, _>>()?;
         let file = dir.join("schedules.json");
-        let last: Option<BTreeMap<String, Last>> =
-            read(&file).map_err(|e| vec![unkept(&file, &e)])?;
-        let mut last = last.unwrap_or_default();
+        let mut last: BTreeMap<String, Last> = read(&file, lost).unwrap_or_default();
         last.retain(|name, _| each.iter().any(|s| s.section.name == *name));
         for schedule in &each {
             let name = schedule.section.name.clone();
@@ -135,13 +150,18 @@ impl Schedules {
     async fn follow(self, role: AuditRole) {
         let inner = &*self.0;
         // A new schedule begins now, also if nothing is due before the next start.
-        self.keep();
+        let kept = self.keep();
+        if let Err(error) = kept {
+            tracing::error!(%error, "the last runs of schedules cannot be kept");
+        }
         loop {
             for schedule in &inner.each {
                 let last = inner.last().get(&schedule.section.name).cloned();
-                let since = last.unwrap_or_default().due_us;
-                if let Some((due, missed)) = schedule.cron.missed(moment(since), inner.clock.now())
-                {
+                // A clock that was ahead had made what is not due yet.
+                let since = last.unwrap_or_default().due_us.min(inner.clock.now_us());
+                let until = inner.clock.now().checked_sub(GRACE);
+                let until = until.unwrap_or(Timestamp::MIN);
+                if let Some((due, missed)) = schedule.cron.missed(moment(since), until) {
                     let actor = inner.actor.clone();
                     let made = self.make(&role, schedule, due, missed, &actor).await;
                     if let Err(error) = made {
@@ -153,7 +173,8 @@ impl Schedules {
         }
     }
 
-    /// Makes one report, and notes, records and tells what came of it.
+    /// Makes one report, for so many moments that were due, none by hand; and records and
+    /// tells what came of it.
     async fn make(
         &self,
         role: &AuditRole,
@@ -181,13 +202,22 @@ impl Schedules {
                 None,
             ),
         };
+        let due_us = match missed {
+            // By hand: what is due is due all the same.
+            0 => self
+                .0
+                .last()
+                .get(&section.name)
+                .map_or(0, |last| last.due_us),
+            _ => due.as_microsecond(),
+        };
         let last = Last {
-            due_us: due.as_microsecond(),
+            due_us,
             made_us: Some(self.0.clock.now_us()),
             ..last
         };
+        // This process does not make it again, whatever becomes of the rest.
         self.0.last().insert(section.name.clone(), last.clone());
-        self.keep();
         let more = match missed {
             0 | 1 => String::new(),
             n => format!(", for {n} that were due"),
@@ -214,8 +244,11 @@ impl Schedules {
             "error": last.fault,
         });
         let id = format!("{}-{}", section.name, due.as_second());
-        let put = self.0.outbox.put(&id, &section.deliver, &body);
-        put.map_err(|e| broken(&e.to_string()))?;
+        let by = (&role.reads, self.0.actor.as_str());
+        let put = self.0.outbox.tell(&id, &section.deliver, &body, by);
+        put.await.map_err(|e| broken(&e.to_string()))?;
+        // On disk last: what a crash comes before is done again.
+        self.keep().map_err(|e| broken(&e.to_string()))?;
         Ok(last)
     }
 
@@ -235,6 +268,7 @@ impl Schedules {
         let (working, section) = (role.clone(), section.clone());
         // The record of the run names it; nobody was given any row. The checkpoint is taken
         // before the index catches up, so that it has everything under it.
+        let whole = signed(&working).await;
         let checkpoint = working.log.checkpoint();
         working
             .store
@@ -244,41 +278,20 @@ impl Schedules {
         let made = blocking(move || {
             let dir = working.dir.join("log");
             let desk = working.desk(&dir);
-            let report = desk.run_under(&checkpoint, &asked)?;
-            let stem = format!("{}-{}", section.name, due.strftime("%Y%m%dT%H%MZ"));
-            let mut all = Vec::new();
-            std::fs::create_dir_all(&section.folder)?;
-            for format in &section.formats {
-                let to = section.folder.join(format!("{stem}.{}", ending(*format)));
-                let format = match format {
-                    FormatWord::Csv => Format::Csv,
-                    FormatWord::Html => Format::Html,
-                    FormatWord::Json => Format::Json,
-                    FormatWord::Pdf => Format::Pdf,
-                    FormatWord::Xlsx => Format::Xlsx,
-                    FormatWord::Package => {
-                        let packed = desk.pack(&PackReport {
-                            report: report.clone(),
-                            attached: BTreeMap::new(),
-                            records_max: package::RECORDS_MAX,
-                        })?;
-                        files::put(&to, &packed)?;
-                        all.push(to);
-                        continue;
-                    }
-                };
-                all.extend(files::written(&report, &to, format, true)?);
+            let mut report = desk.run_under(&checkpoint, &asked)?;
+            if let Some(lack) = behind(&report).filter(|_| !whole) {
+                report.header.lacks.push(lack);
+                report.header.complete = false;
             }
+            let all = put(&desk, &section, &report, due)?;
             Ok((all, report))
         });
         made.await.map_err(Diagnostic::from)
     }
 
-    fn keep(&self) {
+    fn keep(&self) -> std::io::Result<()> {
         let last = self.0.last();
-        if let Err(error) = keep(&self.0.file, &*last) {
-            tracing::error!(%error, "the last runs of schedules cannot be kept");
-        }
+        keep(&self.0.file, &*last)
     }
 
     fn listed(&self) -> Vec<Scheduled> {
@@ -322,7 +335,7 @@ impl Schedules {
         let found = inner.each.iter().find(|s| s.section.name == asked.name);
         let schedule = found.ok_or_else(|| inner.unknown(&asked.name))?;
         let last = self
-            .make(&role, schedule, inner.clock.now(), 1, actor)
+            .make(&role, schedule, inner.clock.now(), 0, actor)
             .await?;
         match last.fault {
             Some(fault) => Err(Diagnostic::error(
@@ -370,6 +383,75 @@ impl Inner {
             |near| format!("did you mean `{near}`?"),
         ))
     }
+}
+
+/// Waits until everything that the log has now is under a checkpoint; whether it is.
+async fn signed(role: &AuditRole) -> bool {
+    let len = role.log.len();
+    let mut newest = role.log.subscribe_checkpoints();
+    let covered = newest.wait_for(|checkpoint| checkpoint.size >= len);
+    let covered = tokio::time::timeout(CHECKPOINT_TIME_MAX, covered).await;
+    matches!(covered, Ok(Ok(_)))
+}
+
+/// Writes a report in the forms of a schedule, under names that are free.
+fn put(
+    desk: &Desk<'_>,
+    section: &ScheduleSection,
+    report: &Report,
+    due: Timestamp,
+) -> Result<Vec<PathBuf>, StoreError> {
+    let stem = format!("{}-{}", section.name, due.strftime("%Y%m%dT%H%M%SZ"));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&section.folder)?;
+    for n in 1..=NAMES_MAX {
+        let stem = match n {
+            1 => stem.clone(),
+            n => format!("{stem}-{n}"),
+        };
+        let all = forms(desk, section, report, &stem)?;
+        if all.iter().all(|(path, _)| files::free(path).is_ok()) {
+            for (path, bytes) in &all {
+                files::put(path, bytes)?;
+            }
+            return Ok(all.into_iter().map(|(path, _)| path).collect());
+        }
+    }
+    let taken = std::io::Error::other(format!("{NAMES_MAX} reports of `{stem}` are there"));
+    Err(taken.into())
+}
+
+/// All files of a report; each is made before the first is written.
+fn forms(
+    desk: &Desk<'_>,
+    section: &ScheduleSection,
+    report: &Report,
+    stem: &str,
+) -> Result<Vec<(PathBuf, Vec<u8>)>, StoreError> {
+    let mut all = Vec::new();
+    for format in &section.formats {
+        let to = section.folder.join(format!("{stem}.{}", ending(*format)));
+        let format = match format {
+            FormatWord::Csv => Format::Csv,
+            FormatWord::Html => Format::Html,
+            FormatWord::Json => Format::Json,
+            FormatWord::Pdf => Format::Pdf,
+            FormatWord::Xlsx => Format::Xlsx,
+            FormatWord::Package => {
+                let packed = desk.pack(&PackReport {
+                    report: report.clone(),
+                    attached: BTreeMap::new(),
+                    records_max: section.records_max,
+                })?;
+                all.push((to, packed));
+                continue;
+            }
+        };
+        all.extend(files::contents(report, &to, format)?);
+    }
+    Ok(all)
 }
 
 fn moment(us: i64) -> Timestamp {

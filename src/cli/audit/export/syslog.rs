@@ -101,7 +101,7 @@ impl Sender {
     /// `PLS7724`.
     pub(super) fn finish(self, note: &Note) -> Result<Value, Diagnostic> {
         let bytes = self.line.sent();
-        self.line.end().map_err(|e| gone(&self.address, &e))?;
+        let confirmed = self.line.end().map_err(|e| gone(&self.address, &e))?;
         let mut done = note.summary();
         if let Some(done) = done.as_object_mut() {
             done.insert(
@@ -109,6 +109,7 @@ impl Sender {
                 json!(format!("{SCHEME}{}", self.address)),
             );
             done.insert("bytes".to_owned(), json!(bytes));
+            done.insert("confirmed".to_owned(), json!(confirmed));
         }
         Ok(done)
     }
