@@ -286,7 +286,7 @@ mod tests {
             codes(&alert("    - name: a\n      query: decision:deny\n")),
             [7931]
         );
-        assert_eq!(codes(&alert("      severity: bad\n")), [8005]);
+        assert_eq!(codes(&alert("      severity: bad\n")), [8003]);
         let named = |name: &str| {
             codes(&format!(
                 "  alerts:\n    - name: {name}\n      query: decision:deny\n"

@@ -191,6 +191,6 @@ mod tests {
         ] {
             assert_eq!(codes((from, to)), [7940], "{to}");
         }
-        assert_eq!(codes(("UTC", "UTC\n      formats: [docx]")), [8005]);
+        assert_eq!(codes(("UTC", "UTC\n      formats: [docx]")), [8003]);
     }
 }

@@ -117,6 +117,6 @@ mod tests {
             codes("    query: 'decision:deny until:2026-11-29'\n"),
             [7721]
         );
-        assert_eq!(codes("    format: cef\n"), [8005]);
+        assert_eq!(codes("    format: cef\n"), [8003]);
     }
 }
