@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::net::identity::IdentityConfig;
 
+pub mod alerts;
 mod de;
 pub mod decisions;
 pub mod keys;
@@ -33,16 +34,21 @@ pub mod policies;
 pub mod privacy;
 pub mod readers;
 pub mod rollout;
+pub mod schedules;
 pub mod schema;
+pub mod syslog;
 pub mod template;
 pub mod witness;
 
+use alerts::{AlertSection, DeliverSection};
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
 use policies::PoliciesSection;
 use privacy::PrivacySection;
 use readers::ReadersSection;
 use rollout::RolloutSection;
+use schedules::ScheduleSection;
+use syslog::SyslogSection;
 use witness::{WitnessSection, WitnessesSection};
 
 /// Longest configuration file, in bytes.
@@ -189,6 +195,17 @@ pub struct AuditSection {
     pub witnesses: Option<WitnessesSection>,
     /// Where others than this host's user ask it. Default: nowhere.
     pub api: Option<ReadersSection>,
+    /// Whom alerts and scheduled reports are brought to. Default: nobody.
+    #[serde(default)]
+    pub deliver: Vec<DeliverSection>,
+    /// What is looked for in the log as it grows. Default: nothing.
+    #[serde(default)]
+    pub alerts: Vec<AlertSection>,
+    /// Reports that are made by themselves. Default: none.
+    #[serde(default)]
+    pub schedules: Vec<ScheduleSection>,
+    /// Where records are forwarded to as they come. Default: nowhere.
+    pub syslog: Option<SyslogSection>,
 }
 
 /// Section `proxy`.
@@ -430,6 +447,10 @@ impl Config {
             found.extend(of_witness.map(|d| placed(d, "audit.witness", &whole, &root)));
             let of_witnesses = audit.witnesses.iter().flat_map(WitnessesSection::check);
             found.extend(of_witnesses.map(|d| placed(d, "audit.witnesses", &whole, &root)));
+            found.extend(alerts::check(&audit.alerts, &audit.deliver));
+            found.extend(schedules::check(&audit.schedules, &audit.deliver));
+            let syslog = audit.syslog.iter();
+            found.extend(syslog.filter_map(|s| s.parsed("-").err()));
         }
         layers::relocate(&mut found, &file, &whole);
         match config {
@@ -521,6 +542,13 @@ impl Config {
             let witnesses = audit.witnesses.iter_mut();
             witnesses.flat_map(|w| &mut w.ca).for_each(absolute);
             audit.identity.iter_mut().for_each(|i| i.resolve(base));
+            audit.deliver.iter_mut().for_each(|d| d.resolve(base));
+            let schedules = audit.schedules.iter_mut();
+            schedules.for_each(|s| absolute(&mut s.folder));
+            if let Some(syslog) = &mut audit.syslog {
+                let files = syslog.ca.iter_mut().chain(&mut syslog.cert);
+                files.chain(&mut syslog.key).for_each(absolute);
+            }
             if let Some(api) = &mut audit.api {
                 absolute(&mut api.policy);
                 api.tokens.iter_mut().for_each(absolute);

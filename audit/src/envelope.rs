@@ -202,6 +202,7 @@ impl<'a> RecordPeek<'a> {
             SPOOL_EVENT => "spool_event",
             CALL => "call",
             STREAM_HEADS => "stream_heads",
+            36 => "alert",
             _ => "unknown",
         }
     }

@@ -308,9 +308,10 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
         return Err(malformed("something follows its disclosures".into()));
     }
     privacy::check(&record).map_err(|what| malformed(what.into()))?;
-    // What a workload says about the log or about certificates is hearsay.
+    // What a workload says about the log or about certificates is hearsay; alerts are what
+    // the log's own rules found, and who answered for it.
     let entitled = match &record.body {
-        Some(Body::LogLifecycle(_) | Body::Erasure(_)) => false,
+        Some(Body::Alert(_) | Body::LogLifecycle(_) | Body::Erasure(_)) => false,
         Some(Body::Credential(_)) => stream.reporter.is_reserved(),
         _ => true,
     };

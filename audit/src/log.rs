@@ -39,9 +39,10 @@ use crate::{
     disk::{Disk, Room},
     files,
     merkle::Hash,
-    note::Verifier,
+    note::{Signer, Verifier},
     privacy::{Rules, Vault},
     segment,
+    statement::Statement,
     stream::StreamKey,
 };
 
@@ -246,6 +247,8 @@ struct Inner {
     rules: Arc<Rules>,
     health: Arc<Health>,
     permits: Arc<Semaphore>,
+    // Of a log that is open for reading only, where its key is there.
+    signer: Option<Arc<Signer>>,
     // Absent in a log that is open for reading only.
     commands: Option<mpsc::Sender<Command>>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
@@ -279,6 +282,7 @@ impl Log {
             let inner = Inner {
                 shared: Arc::new(recover::open_read_only(dir, &options)?),
                 rules,
+                signer: recover::signer_of(dir, &options).map(Arc::new),
                 health,
                 permits,
                 commands: None,
@@ -289,6 +293,7 @@ impl Log {
             });
         }
         let recovered = recover::recover(dir, &options, &clock)?;
+        let signer = recovered.signer.clone();
         let (sender, commands) = mpsc::channel();
         let writer = Writer::new(recovered, options, clock, commands, health.clone())?;
         let shared = writer.shared();
@@ -305,6 +310,7 @@ impl Log {
         let inner = Inner {
             shared,
             rules,
+            signer: Some(signer),
             health,
             permits,
             commands: Some(sender),
@@ -473,6 +479,17 @@ impl Log {
     /// As [`Log::prove_prefix`].
     pub fn prove_prefix_of(&self, first: u64, size: u64) -> Result<Vec<Hash>, LogError> {
         self.inner.shared.prove_prefix_of(first, size)
+    }
+
+    /// Signs a statement with the key of the log; gives the signed note.
+    ///
+    /// # Errors
+    /// [`LogError::Key`] for a log that is only read and whose key is not there.
+    pub fn sign(&self, statement: &Statement) -> Result<String, LogError> {
+        match &self.inner.signer {
+            Some(signer) => Ok(statement.sign(signer)),
+            None => Err(LogError::Key("it is not in this folder".into())),
+        }
     }
 
     /// Keeps the latest checkpoint that witnesses have cosigned beside the log, whole or

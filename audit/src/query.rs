@@ -168,6 +168,11 @@ impl Query {
         }
     }
 
+    /// Whether it says itself from when or until when it asks.
+    pub fn names_a_time(&self) -> bool {
+        self.since.is_some() || self.until.is_some()
+    }
+
     /// The same records, summed up in another way.
     #[must_use]
     pub fn summed_up(&self, stage: Stage) -> Self {

@@ -1,7 +1,7 @@
 //! A record as people and scripts see it: flat, with the names of the query
 //! language, the same for every class.
 
-use palisade_mesh::wire::record::{Decision, Head, Heads, Shadow, record::Body};
+use palisade_mesh::wire::record::{Alert, Decision, Head, Heads, Shadow, record::Body};
 use prost::Message as _;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
@@ -280,6 +280,7 @@ impl Row {
                     self.put("heads", RowValue::Json(serde_json::Value::Array(heads)));
                 }
             }
+            Some(Body::Alert(alert)) => self.add_alert(alert),
             Some(Body::Outcome(_) | Body::Rejudgement(_)) | None => {}
         }
     }
@@ -304,6 +305,18 @@ impl Row {
         let context = serde_json::from_str(&decision.context_json)
             .unwrap_or_else(|_| serde_json::Value::String(decision.context_json.clone()));
         self.put("context", RowValue::Json(context));
+    }
+
+    fn add_alert(&mut self, alert: &Alert) {
+        self.put_text("group", &alert.group);
+        if alert.threshold > 0 {
+            self.put("count", RowValue::Number(alert.count));
+            self.put("threshold", RowValue::Number(alert.threshold));
+            self.put_text("from", &rfc3339(alert.from_us));
+            self.put_text("until", &rfc3339(alert.until_us));
+        }
+        self.put_text("query", &alert.query);
+        self.put_text("detail", &alert.detail);
     }
 
     fn add_validity(&mut self, from_s: i64, to_s: i64) {

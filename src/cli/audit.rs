@@ -13,9 +13,10 @@ use crate::{
     run::audit::{Found, Reasoned, Search, Tail},
 };
 
+mod alerts;
 pub(crate) mod bench;
 mod export;
-mod proof;
+pub(super) mod proof;
 mod saved;
 mod subjects;
 mod sums;
@@ -46,6 +47,9 @@ pub(super) enum Command {
     /// Keep records from being erased: audit hold add 'subject:alice@example.org' --reason TEXT.
     #[command(subcommand)]
     Hold(subjects::HoldCommand),
+    /// What alert rules found, and who answered for it.
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     /// Keep queries under a name: audit search @NAME.
     #[command(subcommand)]
     Saved(saved::Command),
@@ -142,6 +146,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Verify(args) => verify(args, context),
         Command::Erase(args) => subjects::erase(&args, context),
         Command::Hold(command) => subjects::hold(command, context),
+        Command::Alerts(command) => alerts::main(command, context),
         Command::Saved(command) => saved::main(command, context),
         Command::Bench(args) => bench::main(&args, context),
         Command::Openapi => {

@@ -50,27 +50,37 @@ use crate::{
     },
 };
 
+mod alerts;
 mod api;
+mod deliver;
 mod facts;
+mod forward;
 mod holds;
 mod proof;
 mod reads;
 pub(crate) mod reports;
+mod schedules;
 mod source;
 mod subjects;
 mod sums;
 mod witness;
 mod witnesses;
 
+use alerts::Alerts;
+use deliver::Lost;
+use forward::Forward;
 use reads::{Begun, Reader, Reads};
+use schedules::Schedules;
 use witness::Witnessing;
 use witnesses::Witnesses;
 
+pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiting};
 pub(crate) use api::Access;
 pub use api::document;
 pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
-pub use reports::RunReport;
+pub use reports::{PackReport, RunReport, SignReview, Signed};
+pub use schedules::{Last, RunSchedule, Scheduled};
 pub(crate) use source::store_of;
 pub(crate) use subjects::nameless;
 pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation, Told};
@@ -103,6 +113,11 @@ pub struct AuditRole {
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
     witnesses: Witnesses,
     watch: Arc<Watch>,
+    alerts: Alerts,
+    schedules: Schedules,
+    forward: Option<Forward>,
+    /// What could not be read when it started, and what was given up with it.
+    lost: Arc<[Lost]>,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -145,11 +160,28 @@ impl AuditRole {
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
+        let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
+        let reads = Reads::new(sink, reporter, config.demo, clock.clone());
+        let mut lost = Vec::new();
+        let parts = (&log, &watch, &reads);
+        let alerts = Alerts::open(config, section, &dir, parts, clock, &mut lost)?;
+        let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
+        let outbox = alerts.outbox();
+        let schedules = Schedules::open(section, &dir, outbox, actor, clock, &mut lost)?;
+        let host = config.trust_domain.as_str();
+        let forward = section
+            .syslog
+            .as_ref()
+            .map(|s| Forward::open(s, host, &dir, &log, clock, &mut lost));
         Ok(Self {
+            alerts,
+            schedules,
+            forward: forward.transpose()?,
+            lost: lost.into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
-            watch: Arc::new(Watch::new(log.clone(), clock.clone())),
+            watch,
             witnessing: Arc::default(),
-            reads: Reads::new(sink, reporter, config.demo, clock.clone()),
+            reads,
             log,
             store: Arc::new(store),
             vault,
@@ -183,6 +215,14 @@ impl AuditRole {
         let followed = facts::follow(self.watch.clone(), self.log.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(followed));
         self.witnesses.start(reporter.clone(), records, stop);
+        self.alerts.start(stop);
+        self.schedules.start(self, stop);
+        if !self.lost.is_empty() {
+            tokio::spawn(self.clone().record_lost(reporter.to_string()));
+        }
+        if let Some(forward) = &self.forward {
+            forward.start(stop);
+        }
         if let Some(section) = &section.witness {
             let (dir, domain) = (self.dir.join("witness"), &config.trust_domain);
             let started = Witnessing::start(section, &dir, domain, &self.clock, stop).await?;
@@ -207,6 +247,21 @@ impl AuditRole {
             );
         tokio::spawn(served);
         Ok(())
+    }
+
+    /// Records what was lost before this start.
+    async fn record_lost(self, actor: String) {
+        for Lost {
+            verb,
+            object,
+            detail,
+        } in &*self.lost
+        {
+            if let Err(error) = self.reads.acted(&actor, verb, object, detail).await {
+                return tracing::error!(%error, "what was lost left no record");
+            }
+        }
+        self.alerts.outbox().keep();
     }
 
     /// Answers others than this host's user, where the configuration says so, but for
@@ -236,6 +291,9 @@ impl AuditRole {
 
     /// Writes out what is left.
     pub(super) fn close(self) {
+        if let Some(forward) = &self.forward {
+            forward.close();
+        }
         self.reads.close();
         self.log.close();
     }
@@ -259,6 +317,8 @@ impl AuditRole {
                     },
                 ),
             )
+            .merge(self.alerts.routes())
+            .merge(self.schedules.routes(self))
             .route(
                 "/v1/audit/search",
                 post(

@@ -2,7 +2,7 @@
 
 use palisade_mesh::wire::{
     audit::ingest_client::IngestClient,
-    record::{Credential, LogLifecycle},
+    record::{Alert, Credential, LogLifecycle},
 };
 use tempfile::TempDir;
 use tonic::Code;
@@ -113,7 +113,11 @@ async fn batches_of_many_streams_are_acknowledged_as_durable_and_as_checkpointed
 async fn a_workload_speaks_neither_for_the_log_nor_for_the_authority() {
     let lifecycle = Body::LogLifecycle(LogLifecycle::default());
     let credential = Body::Credential(Credential::default());
-    for body in [lifecycle, credential] {
+    let alert = Body::Alert(Alert {
+        verb: "acknowledged".into(),
+        ..Alert::default()
+    });
+    for body in [lifecycle, credential, alert] {
         let mut record = Record::decode(encoded(1)).unwrap();
         record.body = Some(body);
         let mut forged = batch(0, 1..=1);

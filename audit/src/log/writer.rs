@@ -62,7 +62,7 @@ pub(super) struct Writer {
     options: LogOptions,
     clock: Clock,
     commands: mpsc::Receiver<Command>,
-    signer: Signer,
+    signer: Arc<Signer>,
     // Held until the writer ends.
     _lock: File,
     active: ActiveFile,

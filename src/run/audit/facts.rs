@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{disk::Room, log::Log, privacy::Keeping, watch::Watch};
 
-use super::{AuditRole, witness::Witnessing};
+use super::{AuditRole, deliver::Lost, forward::Forward, witness::Witnessing};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -29,10 +29,13 @@ impl AuditRole {
             folder: self.dir.display().to_string(),
             records: self.log.len(),
             checkpointed: checkpoint.size,
+            key: self.log.verifier().to_string(),
             root: BASE64.encode(checkpoint.root),
             checkpoint_us: checkpoint.time.as_microsecond(),
             indexed: index.searchable,
             gaps: self.log.gaps().len(),
+            syslog: self.forward.as_ref().map(Forward::status),
+            open_alerts: self.alerts.open_count(),
             cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
             witnesses: self.witnesses.status(),
             witnessing: self.witnessing.get().map(Witnessing::status),
@@ -80,6 +83,10 @@ impl AuditRole {
         facts.extend(self.reporters());
         facts.extend(keys(&self.vault.keeping()));
         facts.extend(self.witnesses.check());
+        facts.extend(self.lost.iter().filter_map(Lost::fact));
+        facts.extend(self.alerts.check());
+        facts.extend(self.schedules.check());
+        facts.extend(self.forward.as_ref().map(Forward::check));
         facts.extend(
             self.witnessing
                 .get()
@@ -138,7 +145,7 @@ impl AuditRole {
             let text = format!("{n} not what their reporter signed");
             facts.push(
                 Fact::not_ok("audit", FactState::Error, 7527, text)
-                    .cause(first.clone())
+                    .cause(first.what.clone())
                     .fix("they were changed between the reporter and the log: keep both, and find the place with `palisade audit verify`"),
             );
         }

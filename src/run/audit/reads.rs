@@ -16,7 +16,7 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     sink::{RecordSink, RecordStream},
     spiffe_id::SpiffeId,
-    wire::record::{AuditMode, AuditRead, Record, Verdict, record::Body},
+    wire::record::{Admin, AuditMode, AuditRead, Record, Verdict, record::Body},
 };
 
 use super::subjects::nameless;
@@ -219,6 +219,26 @@ impl Reads {
         })
     }
 
+    /// Records something that `actor` did to what is kept beside the log.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) async fn acted(
+        &self,
+        actor: &str,
+        verb: &str,
+        object: &str,
+        detail: &str,
+    ) -> Result<(), Diagnostic> {
+        self.append(Body::Admin(Admin {
+            actor: actor.to_owned(),
+            verb: verb.to_owned(),
+            object: object.to_owned(),
+            detail: detail.to_owned(),
+        }))?;
+        self.kept().await
+    }
+
     /// Records that `actor` was not let, by these policies or for want of one.
     pub(super) fn denied(
         &self,
@@ -247,7 +267,10 @@ impl Reads {
     }
 
     /// Waits until every read so far is in the log for good.
-    async fn kept(&self) -> Result<(), Diagnostic> {
+    ///
+    /// # Errors
+    /// `PLS7901` when it is not within five seconds, or cannot be.
+    pub(super) async fn kept(&self) -> Result<(), Diagnostic> {
         let durable = self.state().records.as_mut().map(|r| r.durable());
         let durable = durable.ok_or_else(|| unrecorded("the service ends"))?;
         match tokio::time::timeout(KEEP_TIME_MAX, durable).await {
@@ -278,16 +301,48 @@ impl Reads {
         state.records = None;
     }
 
+    /// Records what this service itself found or was told: under the record's own id and
+    /// time, where it has them.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) async fn stated(&self, record: Record) -> Result<(), Diagnostic> {
+        self.tell(record)?;
+        self.kept().await
+    }
+
+    /// The same, without waiting until the log has it: [`Reads::kept`] does.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) fn tell(&self, record: Record) -> Result<(), Diagnostic> {
+        self.append_record(record)
+    }
+
     fn append(&self, body: Body) -> Result<(), Diagnostic> {
+        self.append_record(Record {
+            body: Some(body),
+            ..Record::default()
+        })
+    }
+
+    fn append_record(&self, record: Record) -> Result<(), Diagnostic> {
         let now_us = self.0.clock.now_us();
         let mut state = self.state();
         let record = Record {
-            id: state.ids.next(now_us).to_bytes().to_vec(),
-            time_us: now_us,
+            id: match record.id.is_empty() {
+                true => state.ids.next(now_us).to_bytes().to_vec(),
+                false => record.id,
+            },
+            time_us: if record.time_us == 0 {
+                now_us
+            } else {
+                record.time_us
+            },
             reporter: self.0.reporter.to_string(),
             mode: AuditMode::Spool.into(),
             demo: self.0.demo,
-            body: Some(body),
+            body: record.body,
             ..Record::default()
         };
         if state.closed {

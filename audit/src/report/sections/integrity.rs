@@ -1,12 +1,9 @@
 //! What the log itself is: whole, complete, on time.
 
-use palisade_mesh::clock::Clock;
-
 use super::{of_groups, of_rows, share};
 use crate::{
     index::StoreError,
     query::time::rfc3339,
-    reconcile::reconcile,
     report::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
@@ -131,8 +128,7 @@ pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
 
 /// What the proxies at both ends of a request recorded, held against each other.
 pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let found = reconcile(e.log, e.period.0, &Clock::system());
-    let found = found.map_err(|e| StoreError::Io(std::io::Error::other(e)))?;
+    let found = e.reconciled()?;
     let mut table = Table::new(&[
         ("time", CellKind::Time),
         ("kind", CellKind::Text),
@@ -322,7 +318,7 @@ pub(crate) fn six_years(e: &Evidence<'_>) -> Result<Section, StoreError> {
 }
 
 fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Section, StoreError> {
-    let first_us = e.log.read(0).ok().map(|entry| entry.envelope.received_us);
+    let first_us = e.begins_us();
     let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
     let days = first_us.map_or(0, |first| {
         e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
