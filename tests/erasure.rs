@@ -246,7 +246,9 @@ fn a_person_is_erased_and_everything_still_verifies() {
     wait_for("an erasure that is finished", LIMIT, || {
         (home.decisions().is_some() && his(&home).0 == "erased").then_some(())
     });
-    assert_eq!(home.rows("class:erasure last:1h").unwrap().len(), 2);
+    wait_for("the record of it", LIMIT, || {
+        (home.rows("class:erasure last:1h")?.len() == 2).then_some(())
+    });
 
     // A spool file goes once the log has signed for all of it and it grows no more: when it
     // is full, or at the next start.
