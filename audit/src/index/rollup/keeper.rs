@@ -121,8 +121,7 @@ impl Looking {
     fn bucket(&mut self, view: &Arc<View>, is_over: bool) -> Result<(), tantivy::TantivyError> {
         let counts = Counts::of(view)?;
         let documents = counts.documents(view.span);
-        // The one that goes on is looked at again, for hours that have ended without a
-        // record since.
+        // The one that goes on has hours to come, and no file of all of it.
         if is_over && self.seen.get(&view.making) == Some(&(documents, kept(&view.folder))) {
             return Ok(());
         }
@@ -133,7 +132,7 @@ impl Looking {
         if is_over {
             spans.push((whole(view), documents));
         } else {
-            // More may come.
+            // More may come into the last hour that has any.
             spans.pop();
         }
         for (span, documents) in spans {
