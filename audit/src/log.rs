@@ -324,13 +324,14 @@ impl Log {
     /// Whether there is no log in `dir` yet, so that whatever belongs to one is to be begun.
     ///
     /// # Errors
-    /// Those of the file system.
-    pub fn is_new(dir: &Path) -> io::Result<bool> {
+    /// [`LogError::Io`].
+    pub fn is_new(dir: &Path) -> Result<bool, LogError> {
         let segments = match segment::list(dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
-            listed => listed?,
+            listed => listed.map_err(LogError::io(dir))?,
         };
-        Ok(segments.is_empty() && !dir.join(recover::CHECKPOINT).try_exists()?)
+        let checkpoint = dir.join(recover::CHECKPOINT).try_exists();
+        Ok(segments.is_empty() && !checkpoint.map_err(LogError::io(dir))?)
     }
 
     /// Hands a batch to the writer and returns at once; the receipt tells the rest.

@@ -56,6 +56,7 @@ mod deliver;
 mod facts;
 mod forward;
 mod holds;
+mod needs;
 mod proof;
 mod reads;
 pub(crate) mod reports;
@@ -69,6 +70,7 @@ mod witnesses;
 use alerts::Alerts;
 use deliver::Lost;
 use forward::Forward;
+use needs::Needs;
 use reads::{Begun, Reader, Reads};
 use schedules::Schedules;
 use witness::Witnessing;
@@ -139,14 +141,21 @@ impl AuditRole {
             of_keys(&section.subjects, "subjects"),
             of_keys(&section.kek, "kek"),
         );
-        let begins = Log::is_new(&dir.join("log")).map_err(|e| vec![unusable(&e.to_string())])?;
-        let vault = subjects::vault_of(&subjects, &kek, begins).map_err(|told| vec![told])?;
+        let (log, holds) = (dir.join("log"), dir.join(HOLDS));
+        let needs = match Vault::is_in(&subjects) && holds.exists() {
+            true => Needs::default(),
+            false => {
+                let needs = Needs::of(&log, &config.trust_domain, clock);
+                needs.map_err(|e| vec![refused(&e)])?
+            }
+        };
+        let vault = subjects::vault_of(&subjects, &kek, !needs.keys).map_err(|told| vec![told])?;
         let vault = Arc::new(vault);
-        let holds = Holds::open(&dir.join(HOLDS), begins).map_err(|e| {
+        let holds = Holds::open(&holds, !needs.holds).map_err(|e| {
             vec![
                 Diagnostic::error(7568, "the holds cannot be read")
                     .cause(e.to_string())
-                    .help("put `holds.json` back; without it nobody knows what must stay. For a log that never had holds it is `[]`"),
+                    .help("put `holds.json` back; without it nobody knows what must stay"),
             ]
         })?;
         let options = LogOptions {
@@ -154,8 +163,7 @@ impl AuditRole {
             vault: Some(vault.clone()),
             ..LogOptions::new(config.trust_domain.clone())
         };
-        let log =
-            Log::open(&dir.join("log"), options, clock.clone()).map_err(|e| vec![refused(&e)])?;
+        let log = Log::open(&log, options, clock.clone()).map_err(|e| vec![refused(&e)])?;
         let store = store_of(&log, &dir.join("index"), clock, BucketSpan::Day)
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());

@@ -142,11 +142,11 @@ impl Folder {
         })
     }
 
-    /// Bytes of the table; none where there is no file.
-    pub(super) fn len(&self) -> io::Result<Option<u64>> {
+    /// Bytes of the table; 0 where there is no file, too.
+    pub(super) fn len(&self) -> io::Result<u64> {
         match fs::metadata(&self.path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            meta => Ok(Some(meta?.len())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
+            meta => Ok(meta?.len()),
         }
     }
 }
@@ -176,7 +176,7 @@ impl Table {
         max: u32,
         check: &[u8; CHECK_LEN],
     ) -> io::Result<Option<Self>> {
-        if folder.len()?.is_none_or(|len| len == 0) {
+        if folder.len()? == 0 {
             let header = [&head()[..], check].concat();
             files::replace(&folder.path, &header, files::Sync::Yes)?;
         }

@@ -64,8 +64,8 @@ pub enum VaultError {
     /// There are keys, but not the one that opens them.
     #[error("key-encryption key `{0}` is missing, though keys wrapped with it exist")]
     Missing(PathBuf),
-    /// The log has records, and its keys are gone.
-    #[error("there are no keys in `{0}`, though the log has records")]
+    /// The log has records that need keys, and these are gone.
+    #[error("there are no keys in `{0}`, though the log has sealed records")]
     NoTable(PathBuf),
     /// The keys are wrapped with another one.
     #[error("key-encryption key `{0}` is not the one that the keys are wrapped with")]
@@ -135,14 +135,18 @@ pub struct Vault {
 
 impl Vault {
     /// Opens the keys in the folder `dir`, under the key-encryption key in the file `kek`.
-    /// Where there are none they are begun, if the log `begins`, too: without a record. For
-    /// a log that has records but never had keys an empty file `keys` in `dir` says so.
+    /// Where there are none they are begun, if the log `begins`: nothing sealed is in it.
     /// Blocks while it reads the table.
     ///
     /// # Errors
     /// [`VaultError`].
     pub fn open(dir: &Path, kek: &Path, begins: bool) -> Result<Self, VaultError> {
         Self::open_for(dir, kek, begins, SUBJECTS_MAX)
+    }
+
+    /// Whether there are keys in the folder `dir`.
+    pub fn is_in(dir: &Path) -> bool {
+        std::fs::metadata(super::table::path(dir)).is_ok_and(|file| file.len() > 0)
     }
 
     /// As [`Vault::open`], for at most `max` persons.
@@ -157,11 +161,10 @@ impl Vault {
             source,
         };
         let folder = Folder::hold(dir).map_err(failed)?;
-        let fresh = match folder.len().map_err(failed)? {
-            Some(len) => len == 0,
-            None if begins => true,
-            None => return Err(VaultError::NoTable(dir.to_owned())),
-        };
+        let fresh = folder.len().map_err(failed)? == 0;
+        if fresh && !begins {
+            return Err(VaultError::NoTable(dir.to_owned()));
+        }
         let written = key_of(kek, fresh)?;
         let pseudonyms = derive(&written, PSEUDONYM_DOMAIN)?;
         let wrapping = derive(&written, WRAP_DOMAIN)?;

@@ -22,6 +22,9 @@ use crate::control::{
     server::PeerUid,
 };
 
+/// Verb of the record that a hold was ordered.
+pub(super) const HOLD_ADDED: &str = "hold_added";
+
 /// What `audit hold add` asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AddHold {
@@ -104,7 +107,7 @@ impl AuditRole {
             until_us: asked.until.as_deref().map(until).transpose()?,
         };
         self.holds.check(&hold)?;
-        self.note_hold("hold_added", &hold.by, &hold, &hold.reason)
+        self.note_hold(HOLD_ADDED, &hold.by, &hold, &hold.reason)
             .await?;
         let added = hold.clone();
         if let Err(told) = change(&self.holds, move |holds| holds.add(added)).await {

@@ -683,7 +683,7 @@ fn is_word(text: &str, at: usize, len: usize) -> bool {
     !before.ends_with(joins) && !after.starts_with(joins)
 }
 
-/// Opens the keys of persons; begins them with the log.
+/// Opens the keys of persons; begins them where the log `begins`: it holds nothing sealed.
 pub(super) fn vault_of(
     dir: &std::path::Path,
     kek: &std::path::Path,
@@ -692,7 +692,7 @@ pub(super) fn vault_of(
     Vault::open(dir, kek, begins).map_err(|e| {
         let told = Diagnostic::error(7562, "the keys of persons cannot be used").cause(e.to_string());
         told.help(match e {
-            VaultError::NoTable(_) => "put the folder `audit.subjects` back; for a log that never had keys, put an empty file `keys` into it",
+            VaultError::NoTable(_) => "put the folder `audit.subjects` back; what is sealed in the log opens with nothing else",
             _ => "put back `audit.kek` and the folder `audit.subjects` as they belong together; a new key would open nothing that is sealed",
         })
     })
