@@ -134,6 +134,7 @@ fn log(dir: &Path, snapshot: &Arc<Snapshot>, distinct: u64) -> Log {
             mode: AuditMode::Spool.into(),
             demo: false,
             body: Some(Body::Decision(body)),
+            ..Record::default()
         };
         batch.push(Pending {
             stream: Arc::clone(&stream),
@@ -178,6 +179,7 @@ fn replay(log: &Log, candidate: &Arc<Snapshot>) -> u64 {
                 source_ip: record.source_ip,
                 source_port: record.source_port,
                 context_json: record.context_json,
+                covered: &record.covered,
             };
             let again = replay.decide(&past).unwrap();
             seen += 1;

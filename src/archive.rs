@@ -10,8 +10,9 @@ use std::{
 };
 
 use palisade_audit::{
-    index::{BucketSpan, Store, StoreError},
+    index::{BucketSpan, Options, Store, StoreError},
     log::{Log, LogOptions, whose},
+    report::{Checked, package::Package},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use ulid::Ulid;
@@ -76,6 +77,30 @@ impl Archive {
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// Makes the report of a package again, from an index over its records that goes with it.
+///
+/// # Errors
+/// `PLS7809` when the index cannot be made, and what is wrong with the report's head.
+pub(crate) async fn checked(package: &Package) -> Result<Checked, Diagnostic> {
+    let failed = |why: &dyn std::fmt::Display| {
+        Diagnostic::error(7809, "the records of the package cannot be searched")
+            .cause(why.to_string())
+            .help("see that there is room in the folder for temporary files")
+    };
+    let (index, clock) = (Scratch::new().map_err(|e| failed(&e))?, Clock::system());
+    let options = Options {
+        bucket: BucketSpan::Month,
+        ..Options::default()
+    };
+    let store = Store::open(package.source(), &index.0, clock.clone(), options);
+    let store = store.map_err(|e| failed(&e))?;
+    store.flush().await.map_err(|e| failed(&e))?;
+    package.check(&store, clock.now_us()).map_err(|e| match e {
+        StoreError::Query(mistake) => *mistake,
+        e => failed(&e),
+    })
 }
 
 /// What to say where the index cannot answer.

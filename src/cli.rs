@@ -34,7 +34,7 @@ pub(crate) mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
 #[cfg(feature = "full")]
-mod report;
+pub(crate) mod report;
 #[cfg(feature = "full")]
 mod rollout;
 mod run;
@@ -86,13 +86,20 @@ impl Exit {
             | 7531
             | 7533
             | 7701..=7705
+            | 7720..=7722
             | 7801..=7805
             | 7807..=7811
             | 7813..=7816
+            | 7820..=7821
+            | 7828..=7829
             | 7902..=7903
+            | 7931
+            | 7935
+            | 7937..=7938
+            | 7940..=7941
             | 7920..=7923
             | 8000..=8999 => Self::Invalid,
-            7532 => Self::NotVerified,
+            7532 | 7822..=7824 => Self::NotVerified,
             9101..=9105 | 9201 => Self::Unreachable,
             _ => Self::Failed,
         }

@@ -9,9 +9,11 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
+use palisade_audit::privacy::Rules;
 use palisade_ca::registration::RegistrationConfig;
 use palisade_mesh::{
     diagnostic::Diagnostic,
@@ -23,22 +25,30 @@ use serde::{Deserialize, Deserializer};
 
 use crate::net::identity::IdentityConfig;
 
+pub mod alerts;
 mod de;
 pub mod decisions;
 pub mod keys;
 pub mod layers;
 pub mod policies;
+pub mod privacy;
 pub mod readers;
 pub mod rollout;
+pub mod schedules;
 pub mod schema;
+pub mod syslog;
 pub mod template;
 pub mod witness;
 
+use alerts::{AlertSection, DeliverSection};
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
 use policies::PoliciesSection;
+use privacy::PrivacySection;
 use readers::ReadersSection;
 use rollout::RolloutSection;
+use schedules::ScheduleSection;
+use syslog::SyslogSection;
 use witness::{WitnessSection, WitnessesSection};
 
 /// Longest configuration file, in bytes.
@@ -79,6 +89,9 @@ pub struct Config {
     pub proxy: Option<ProxySection>,
     /// Folder of Cedar policies about control links, beside the built-in ones.
     pub links: Option<PathBuf>,
+    /// What is personal in the records of this process. Default: everything is kept.
+    #[serde(default)]
+    pub privacy: PrivacySection,
 }
 
 /// Section `ca`.
@@ -169,6 +182,10 @@ pub struct AuditSection {
     pub listen: SocketAddr,
     /// Folder of log and index. Default: `audit` in the state folder.
     pub dir: Option<PathBuf>,
+    /// Folder with the keys of persons. Default: `subjects` in that folder.
+    pub subjects: Option<PathBuf>,
+    /// File with the key that wraps them. Default: `kek` in that folder.
+    pub kek: Option<PathBuf>,
     /// Where its identity comes from, when the CA is in another process. Default: the
     /// Workload API at `agent.sock` in the state folder.
     pub identity: Option<IdentityConfig>,
@@ -178,6 +195,17 @@ pub struct AuditSection {
     pub witnesses: Option<WitnessesSection>,
     /// Where others than this host's user ask it. Default: nowhere.
     pub api: Option<ReadersSection>,
+    /// Whom alerts and scheduled reports are brought to. Default: nobody.
+    #[serde(default)]
+    pub deliver: Vec<DeliverSection>,
+    /// What is looked for in the log as it grows. Default: nothing.
+    #[serde(default)]
+    pub alerts: Vec<AlertSection>,
+    /// Reports that are made by themselves. Default: none.
+    #[serde(default)]
+    pub schedules: Vec<ScheduleSection>,
+    /// Where records are forwarded to as they come. Default: nowhere.
+    pub syslog: Option<SyslogSection>,
 }
 
 /// Section `proxy`.
@@ -388,6 +416,10 @@ impl Config {
         let whole = overrides.apply(&file, &mut root, &mut found);
         let read = de::read(&whole, root.clone()).map_err(|more| found.extend(more));
         let config: Option<Self> = read.ok();
+        if let Some(config) = &config {
+            let more = config.check_privacy().into_iter();
+            found.extend(more.map(|d| placed(d, "privacy", &whole, &root)));
+        }
         for section in config.iter().filter_map(|c| c.proxy.as_ref()) {
             let mut more = section.listeners(false).check();
             more.extend(section.check_stale());
@@ -415,12 +447,44 @@ impl Config {
             found.extend(of_witness.map(|d| placed(d, "audit.witness", &whole, &root)));
             let of_witnesses = audit.witnesses.iter().flat_map(WitnessesSection::check);
             found.extend(of_witnesses.map(|d| placed(d, "audit.witnesses", &whole, &root)));
+            found.extend(alerts::check(&audit.alerts, &audit.deliver));
+            found.extend(schedules::check(&audit.schedules, &audit.deliver));
+            let syslog = audit.syslog.iter();
+            found.extend(syslog.filter_map(|s| s.parsed("-").err()));
         }
         layers::relocate(&mut found, &file, &whole);
         match config {
             Some(config) if found.is_empty() => Ok((config, overrides.effective(&file, &root))),
             _ => Err(found),
         }
+    }
+
+    /// What is personal in the records of this process.
+    pub fn privacy(&self) -> Arc<Rules> {
+        // A file with a mistake in it is not read.
+        Arc::new(self.privacy.rules().unwrap_or_default())
+    }
+
+    fn check_privacy(&self) -> Vec<Diagnostic> {
+        let section = &self.privacy;
+        let rules = match section.rules() {
+            Ok(rules) => rules,
+            Err(found) => return found,
+        };
+        let own_log = self.proxy.as_ref().map(|proxy| &proxy.records);
+        if rules.needs_keys() && matches!(own_log, Some(RecordTarget::Log(_))) {
+            let key = match section.seal.is_empty() {
+                true => "pseudonym",
+                false => "seal",
+            };
+            let told = format!("`{key}` needs an audit service, and this proxy keeps its own log");
+            return vec![
+                Diagnostic::error(7561, told)
+                    .cause("the keys of persons are with the audit service")
+                    .help("write the fields under `mask`, or send records to an audit service"),
+            ];
+        }
+        Vec::new()
     }
 
     /// Name of the mesh.
@@ -473,10 +537,18 @@ impl Config {
             decisions.flat_map(|d| &mut d.tokens).for_each(absolute);
         }
         if let Some(audit) = &mut self.audit {
-            audit.dir.iter_mut().for_each(absolute);
+            let own = audit.dir.iter_mut().chain(&mut audit.subjects);
+            own.chain(&mut audit.kek).for_each(absolute);
             let witnesses = audit.witnesses.iter_mut();
             witnesses.flat_map(|w| &mut w.ca).for_each(absolute);
             audit.identity.iter_mut().for_each(|i| i.resolve(base));
+            audit.deliver.iter_mut().for_each(|d| d.resolve(base));
+            let schedules = audit.schedules.iter_mut();
+            schedules.for_each(|s| absolute(&mut s.folder));
+            if let Some(syslog) = &mut audit.syslog {
+                let files = syslog.ca.iter_mut().chain(&mut syslog.cert);
+                files.chain(&mut syslog.key).for_each(absolute);
+            }
             if let Some(api) = &mut audit.api {
                 absolute(&mut api.policy);
                 api.tokens.iter_mut().for_each(absolute);

@@ -20,6 +20,8 @@ pub mod kill;
 pub mod parent;
 #[cfg(feature = "full")]
 pub mod registry;
+#[cfg(feature = "full")]
+pub mod syslog;
 mod ties;
 pub mod tls;
 pub mod uds;

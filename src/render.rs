@@ -15,6 +15,8 @@ use crate::cli::Exit;
 #[cfg(feature = "full")]
 pub(crate) mod access;
 #[cfg(feature = "full")]
+pub(crate) mod alerts;
+#[cfg(feature = "full")]
 pub(crate) mod benchmark;
 #[cfg(feature = "full")]
 pub(crate) mod comparison;

@@ -3,11 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use palisade_audit::report::{CellKind, Header, Report, Section, Table};
+use palisade_audit::{
+    note::Verifier,
+    report::{CellKind, Header, Report, Section, Table},
+};
 use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
 use serde::{Deserialize, Serialize};
 
-use crate::grants::{Edge, Grant, Grants};
+use crate::{
+    grants::{Edge, Grant, Grants},
+    run::audit::{SignReview, Signed},
+};
 
 /// Version of the file.
 const FORMAT: u32 = 1;
@@ -80,6 +86,22 @@ pub(crate) struct SignOff {
     pub(crate) at: String,
     /// SHA-256 of everything else in the review, hexadecimal.
     pub(crate) digest: String,
+    /// The log's signed statement of it; empty in one of an earlier version.
+    #[serde(default)]
+    pub(crate) note: String,
+}
+
+/// How a review stands, by its sign-off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Nobody has signed it off.
+    Unsigned,
+    /// It says that it is signed off as it is, and no key was there to check that.
+    Claimed,
+    /// The log of the key has stated the sign-off of what it is.
+    Stated,
+    /// It is not what was signed off, or not by this log.
+    Not,
 }
 
 /// Which grants are meant: those that everything given fits.
@@ -165,29 +187,58 @@ impl Review {
         words.filter(|found| *found == word).count()
     }
 
-    /// Signs it off.
+    /// What the log is to state so that it is signed off.
     ///
     /// # Errors
     /// `PLS7814` while grants have no verdict, or one that asks somebody else.
-    pub(crate) fn sign(&mut self, by: &str, at: String) -> Result<(), Diagnostic> {
+    pub(crate) fn to_sign(&self, by: &str) -> Result<SignReview, Diagnostic> {
         let (open, asked) = (self.count(None), self.count(Some(Word::Ask)));
         if open + asked > 0 {
             return Err(Diagnostic::error(7814, "the review is not finished")
                 .cause(format!("{open} grants have no verdict, and {asked} say ask"))
                 .help("decide about them: palisade report review decide FILE keep --undecided --by NAME"));
         }
-        self.sign_off = Some(SignOff {
+        Ok(SignReview {
             by: by.to_owned(),
-            at,
             digest: self.digest(),
-        });
-        Ok(())
+            policy: self.policy.clone(),
+        })
     }
 
-    /// Whether the sign-off is about what the review says now; none without one.
-    pub(crate) fn is_signed(&self) -> Option<bool> {
+    /// Signs it off, with what the log says of what was to be signed.
+    pub(crate) fn sign(&mut self, asked: SignReview, signed: Signed) {
+        self.sign_off = Some(SignOff {
+            by: asked.by,
+            at: signed.at,
+            digest: asked.digest,
+            note: signed.note,
+        });
+    }
+
+    /// How it stands; only the key of the log tells a sign-off from what says that it is one.
+    pub(crate) fn standing(&self, key: Option<&Verifier>) -> Standing {
+        let Some(sign_off) = &self.sign_off else {
+            return Standing::Unsigned;
+        };
+        if sign_off.digest != self.digest() || sign_off.note.is_empty() {
+            return Standing::Not;
+        }
+        match key.and_then(|key| self.is_stated(key)) {
+            None => Standing::Claimed,
+            Some(Ok(())) => Standing::Stated,
+            Some(Err(_)) => Standing::Not,
+        }
+    }
+
+    /// Whether the log of `key` has stated the sign-off; none without one.
+    pub(crate) fn is_stated(&self, key: &Verifier) -> Option<Result<(), String>> {
         let sign_off = self.sign_off.as_ref()?;
-        Some(sign_off.digest == self.digest())
+        let stated = SignReview {
+            by: sign_off.by.clone(),
+            digest: self.digest(),
+            policy: self.policy.clone(),
+        };
+        Some(stated.is_stated(&sign_off.at, key, &sign_off.note))
     }
 
     fn digest(&self) -> String {
@@ -234,8 +285,8 @@ impl Review {
         told
     }
 
-    /// The review as a report.
-    pub(crate) fn report(&self) -> Report {
+    /// The review as a report, which says how it stands.
+    pub(crate) fn report(&self, standing: Standing) -> Report {
         let mut header = self.header.clone();
         header.rows = u64::try_from(self.grants.len()).unwrap_or(u64::MAX);
         Report {
@@ -244,11 +295,11 @@ impl Review {
             title: "Access review".to_owned(),
             question: "Who has which access, and should they keep it?".to_owned(),
             header,
-            sections: vec![self.verdicts()],
+            sections: vec![self.verdicts(standing)],
         }
     }
 
-    fn verdicts(&self) -> Section {
+    fn verdicts(&self, standing: Standing) -> Section {
         let mut table = Table::new(&[
             ("row", CellKind::Number),
             ("caller", CellKind::Text),
@@ -267,7 +318,7 @@ impl Review {
         let mut section = Section::new(
             "verdicts",
             "Verdicts",
-            "One row for each grant of the policies, with what the reviewer decided. The sign-off is over the digest of everything in the review.",
+            "One row for each grant of the policies, with what the reviewer decided. The log signs the sign-off: who, when, and the digest of everything in the review.",
         )
         .figure("policy digest", &self.policy)
         .figure("grants", self.grants.len())
@@ -275,17 +326,22 @@ impl Review {
         .figure("revoke", self.count(Some(Word::Revoke)))
         .figure("ask", self.count(Some(Word::Ask)))
         .figure("without a verdict", self.count(None));
-        section = match (&self.sign_off, self.is_signed()) {
-            (Some(sign_off), Some(true)) => section
+        section = match (&self.sign_off, standing) {
+            (Some(sign_off), Standing::Stated) => section
                 .figure("signed off by", &sign_off.by)
                 .figure("signed off at", &sign_off.at)
+                .figure("digest", &sign_off.digest),
+            (Some(sign_off), Standing::Claimed) => section
+                .figure("claims to be signed off by", &sign_off.by)
+                .figure("claims to be signed off at", &sign_off.at)
+                .figure("signature of the log", "NOT CHECKED")
                 .figure("digest", &sign_off.digest),
             (Some(_), _) => section.figure("signed off", "NOT AS IT STANDS"),
             (None, _) => section.figure("signed off", "no"),
         };
         section.table = Some(table);
         section.cannot_show(
-            "that reviewer and signer are who they say: keep the file where commits are signed",
+            "that reviewer and signer are who they say: the log vouches for the moment and the content",
         )
     }
 }

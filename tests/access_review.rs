@@ -330,9 +330,9 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
         3,
     );
     assert!(said.contains("nobody was named"), "{said}");
-    let said = home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 0);
+    let said = home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 8);
     assert!(
-        said.contains("not signed off") && !said.contains('✓'),
+        said.contains("not signed off, unfinished") && !said.contains('✓'),
         "{said}"
     );
 
@@ -351,7 +351,8 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
         "--by",
         "ana",
     ]));
-    let said = home.says(&review(&["sign", "q.json", "--by", "ben"]), 3);
+    let sign = review(&["sign", "q.json", "--by", "ben", "--log", "log"]);
+    let said = home.says(&sign, 3);
     assert!(
         said.contains("PLS7814") && said.contains("1 say ask"),
         "{said}"
@@ -359,16 +360,68 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     home.json(&review(&[
         "decide", "q.json", "revoke", "--row", "1", "--by", "ana",
     ]));
-    let signed = home.json(&review(&["sign", "q.json", "--by", "ben"]));
-    assert_eq!(signed["signed"], true);
-    let said = home.says(&review(&["show", "q.json", "--to", "q.html"]), 0);
-    assert!(said.contains("✓ signed off by ben"), "{said}");
-    assert!(
-        fs::read_to_string(home.path("q.html"))
-            .unwrap()
-            .contains("ben")
+    let said = home.says(
+        &review(&["sign", "q.json", "--by", "ben\nby: eve", "--log", "log"]),
+        3,
     );
+    assert!(said.contains("PLS7828"), "{said}");
+    copy(&home.path("log"), &home.path("keyless"));
+    fs::remove_file(home.path("keyless/checkpoint.key")).unwrap();
+    let said = home.says(
+        &review(&["sign", "q.json", "--by", "ben", "--log", "keyless"]),
+        1,
+    );
+    assert!(said.contains("PLS7825"), "{said}");
+    let signed = home.json(&sign);
+    assert_eq!(signed["signed"], true);
+    // Without the key it is what the file says of itself.
+    let said = home.says(&review(&["show", "q.json", "--to", "q.html"]), 0);
+    assert!(
+        said.contains("claims to be signed off by ben") && !said.contains('✓'),
+        "{said}"
+    );
+    let page = fs::read_to_string(home.path("q.html")).unwrap();
+    assert!(page.contains("claims to be signed off by") && page.contains("NOT CHECKED"));
+    let shown = [
+        "--key",
+        "log/checkpoint.pub",
+        "--to",
+        "q.html",
+        "--overwrite",
+    ];
+    let said = home.says(&[&review(&["show", "q.json"])[..], &shown].concat(), 0);
+    assert!(said.contains("✓ signed off by ben"), "{said}");
+    let page = fs::read_to_string(home.path("q.html")).unwrap();
+    assert!(page.contains("ben") && !page.contains("claims to be"));
     home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 0);
+
+    // The log signed this name, this moment and this text, and no other.
+    let key = ["--key", "log/checkpoint.pub"];
+    home.says(
+        &[&["report", "verify", "q.json"][..], &place, &key].concat(),
+        0,
+    );
+    let text = fs::read_to_string(home.path("q.json")).unwrap();
+    fs::write(home.path("eve.json"), text.replace("\"ben\"", "\"eve\"")).unwrap();
+    let said = home.says(&[&["report", "verify", "eve.json"][..], &place].concat(), 8);
+    assert!(said.contains("the sign-off is not the log's"), "{said}");
+    let shown = ["--key", "log/checkpoint.pub"];
+    let said = home.says(&[&review(&["show", "eve.json"])[..], &shown].concat(), 0);
+    assert!(
+        said.contains("not by this log") && !said.contains('✓'),
+        "{said}"
+    );
+    let forged = review(&["patch", "eve.json", "--to", "eve.patch"]);
+    let said = home.says(&[&forged[..], &place].concat(), 3);
+    assert!(said.contains("PLS7814"), "{said}");
+    // A review that somebody took the sign-off from is not finished.
+    let mut bare: Value = serde_json::from_str(&text).unwrap();
+    bare["sign_off"] = Value::Null;
+    fs::write(home.path("bare.json"), bare.to_string()).unwrap();
+    home.says(
+        &[&["report", "verify", "bare.json"][..], &place].concat(),
+        8,
+    );
 
     let patch = review(&["patch", "q.json", "--to", "q.patch"]);
     let done = home.json(&[&patch[..], &place].concat());
@@ -416,4 +469,60 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
         said.contains("PLS7816") && said.contains("not granted"),
         "{said}"
     );
+}
+
+/// A package is made of a log, and verified by whoever has it and the log's key: no mesh, no
+/// log. One byte of it changed is named.
+#[test]
+fn a_package_of_evidence_is_verified_with_the_key_alone() {
+    let home = seeded();
+    let run = ["report", "run", "access-review", "--period", "last:60d"];
+    let place = ["--policies", "policies", "--log", "log"];
+    let to = ["--to", "e.tar.zst"];
+    let made = home.json(&[&run[..], &place, &to].concat());
+    assert_eq!(made["files"], serde_json::json!(["e.tar.zst"]));
+    let elsewhere = Home::new();
+    for (from, to) in [("e.tar.zst", "e.tar.zst"), ("log/checkpoint.pub", "key")] {
+        fs::copy(home.path(from), elsewhere.path(to)).unwrap();
+    }
+    let verify = ["report", "verify", "e.tar.zst", "--key", "key"];
+    let said = elsewhere.says(&verify, 0);
+    assert!(
+        said.contains("✓ signed") && said.contains("✓ holds"),
+        "{said}"
+    );
+    assert!(said.contains("what policies were asked for"), "{said}");
+    let checked = elsewhere.json(&verify);
+    assert!(checked["records"].as_u64() > Some(100), "{checked}");
+    let files = checked["files"].as_array().unwrap();
+    let is_bundle = |f: &&Value| f.as_str().unwrap().starts_with("policy/");
+    assert_eq!(files.iter().filter(is_bundle).count(), 1);
+    assert_eq!(checked["checked"]["differences"], serde_json::json!([]));
+
+    let said = elsewhere.says(&["report", "verify", "e.tar.zst"], 3);
+    assert!(said.contains("PLS7829"), "{said}");
+    let mut bytes = fs::read(elsewhere.path("e.tar.zst")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(elsewhere.path("f.tar.zst"), bytes).unwrap();
+    let damaged = elsewhere.run(&["report", "verify", "f.tar.zst", "--key", "key"]);
+    let said = support::said(&damaged);
+    // Where it cannot be unpacked any more, no file can be named.
+    assert!(
+        said.contains("PLS7820") || said.contains("PLS7822"),
+        "{said}"
+    );
+    assert!(!said.contains('✓'), "{said}");
+
+    // As many records as it has are allowed, and not one fewer.
+    let records = checked["records"].as_u64().unwrap();
+    let most = |n: u64, code: i32| {
+        let n = n.to_string();
+        let args = ["--records-max", &n, "--overwrite"];
+        home.says(&[&run[..], &place, &to, &args].concat(), code)
+    };
+    most(records, 0);
+    assert!(most(records - 1, 3).contains("PLS7821"));
+    let said = home.says(&review(&["show", "none.json", "--to", "r.tar.zst"]), 3);
+    assert!(said.contains("PLS7813"), "{said}");
 }

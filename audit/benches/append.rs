@@ -77,6 +77,7 @@ fn record(n: u64) -> Record {
             span_id: vec![6; 8],
             ..Decision::default()
         })),
+        ..Record::default()
     }
 }
 

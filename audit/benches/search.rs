@@ -102,6 +102,7 @@ fn entry(index: u64) -> Entry {
             mode: 2,
             demo: false,
             body: Some(body),
+            ..Record::default()
         },
     }
 }

@@ -12,6 +12,7 @@ use prost::Message as _;
 
 use crate::{
     envelope::RECORD_LEN_MAX,
+    privacy::Rules,
     stream::{StreamKey, new_ulid},
 };
 
@@ -89,6 +90,7 @@ pub(crate) struct Buffer {
     stream: Arc<StreamKey>,
     clock: Clock,
     limits: Limits,
+    rules: Arc<Rules>,
     bytes: Vec<u8>,
     count: u64,
     next_sequence: u64,
@@ -127,6 +129,7 @@ impl Buffer {
             stream,
             clock,
             limits,
+            rules: Arc::default(),
             bytes: Vec::new(),
             count: 0,
             next_sequence: 1,
@@ -134,6 +137,12 @@ impl Buffer {
             head_at: Instant::now(),
             dropped: Dropped::default(),
         }
+    }
+
+    /// Takes what is personal by `rules` out of every record.
+    pub(crate) fn covering(mut self, rules: Arc<Rules>) -> Self {
+        self.rules = rules;
+        self
     }
 
     pub(crate) fn stream(&self) -> &Arc<StreamKey> {
@@ -160,7 +169,8 @@ impl Buffer {
             return Err(SinkError::Full);
         }
         let start = self.bytes.len();
-        self.encode(record);
+        let covered = self.rules.cover(record);
+        self.encode(covered.as_ref().unwrap_or(record));
         let len = self.bytes.len() - start - 4;
         let refused = if len > RECORD_LEN_MAX {
             SinkError::Io(format!(
@@ -275,8 +285,8 @@ impl Buffer {
             time_us: self.clock.now_us(),
             reporter: self.stream.reporter.as_str().into(),
             mode: AuditMode::Spool.into(),
-            demo: false,
             body: Some(body),
+            ..Record::default()
         };
         self.encode(&record);
         self.count += 1;

@@ -35,8 +35,10 @@ pub struct EnvelopeRef<'a> {
     pub received_us: i64,
     /// [`SALT_LEN`] random bytes.
     pub salt: &'a [u8],
-    /// Encoded `Record`.
+    /// Encoded `Record`, without its disclosures.
     pub record: &'a [u8],
+    /// Encoded `Sealed`; empty where the record covers nothing that can be opened.
+    pub sealed: &'a [u8],
 }
 
 impl<'a> EnvelopeRef<'a> {
@@ -50,6 +52,7 @@ impl<'a> EnvelopeRef<'a> {
         varint(4, self.received_us as u64, buf);
         bytes(5, self.salt, buf);
         bytes(6, self.record, buf);
+        bytes(7, self.sealed, buf);
     }
 
     /// Reads an encoded envelope; `None` when it is none or has another version.
@@ -61,6 +64,7 @@ impl<'a> EnvelopeRef<'a> {
             received_us: 0,
             salt: &[],
             record: &[],
+            sealed: &[],
         };
         while let Some((tag, value)) = field(&mut buf)? {
             match (tag, value) {
@@ -70,6 +74,7 @@ impl<'a> EnvelopeRef<'a> {
                 (4, Value::Varint(v)) => envelope.received_us = v as i64,
                 (5, Value::Bytes(b)) => envelope.salt = b,
                 (6, Value::Bytes(b)) => envelope.record = b,
+                (7, Value::Bytes(b)) => envelope.sealed = b,
                 _ => return None,
             }
         }
@@ -78,16 +83,23 @@ impl<'a> EnvelopeRef<'a> {
 }
 
 /// Reads the envelope that starts `buf`, whatever follows it, and its length: the
-/// record is its last field. For a frame whose length cannot be trusted.
-pub(crate) fn decode_prefix(buf: &[u8]) -> Option<(EnvelopeRef<'_>, usize)> {
+/// record is its last field, or what is sealed of it. For a frame whose length cannot be
+/// trusted. What follows can look like something sealed, so both are given where both can
+/// be.
+pub(crate) fn decode_prefix(buf: &[u8]) -> Vec<(EnvelopeRef<'_>, usize)> {
     let mut rest = buf;
     loop {
-        let (tag, _) = field(&mut rest)??;
-        if tag == 6 {
-            let len = buf.len() - rest.len();
-            return Some((EnvelopeRef::decode(buf.get(..len)?)?, len));
+        match field(&mut rest) {
+            Some(Some((6, _))) => break,
+            Some(Some(_)) => {}
+            _ => return Vec::new(),
         }
     }
+    let without = buf.len() - rest.len();
+    let sealed = matches!(field(&mut rest), Some(Some((7, Value::Bytes(_)))));
+    let with = sealed.then(|| buf.len() - rest.len());
+    let read = |len| Some((EnvelopeRef::decode(buf.get(..len)?)?, len));
+    with.into_iter().chain([without]).filter_map(read).collect()
 }
 
 /// What can be told of a record without decoding it.
@@ -101,6 +113,23 @@ pub struct RecordPeek<'a> {
     pub class: u32,
     /// Encoded body.
     pub body: &'a [u8],
+    /// How many bytes of it heads and leaves are about: all but its disclosures.
+    pub attested: usize,
+    /// Whether something was taken out of it.
+    pub covered: bool,
+}
+
+/// Field numbers of bodies in `record.proto`.
+const BODIES: std::ops::RangeInclusive<u32> = 16..=59;
+/// Field number of the covers.
+const COVERS: u32 = 60;
+/// Field number of the disclosures.
+const DISCLOSURES: u32 = 61;
+
+/// The bytes of an encoded record that heads and leaves are about.
+pub(crate) fn attested(record: &[u8]) -> &[u8] {
+    let len = RecordPeek::new(record).map_or(record.len(), |peek| peek.attested);
+    record.get(..len).unwrap_or(record)
 }
 
 /// Field number of a decision in `record.proto`.
@@ -118,16 +147,28 @@ pub(crate) const SPOOL_EVENT: u32 = 30;
 const STREAM_HEAD: u32 = 25;
 
 impl<'a> RecordPeek<'a> {
-    /// Looks at an encoded record; `None` when it is not protobuf.
+    /// Looks at an encoded record; `None` when it is not protobuf, or something follows
+    /// its disclosures.
     pub fn new(mut record: &'a [u8]) -> Option<Self> {
-        let mut peek = Self::default();
+        let len = record.len();
+        let mut peek = Self {
+            attested: len,
+            ..Self::default()
+        };
+        let mut at = 0;
         while let Some((tag, value)) = field(&mut record)? {
             match (tag, value) {
+                (DISCLOSURES, _) => peek.attested = peek.attested.min(at),
+                _ if peek.attested < len => return None,
                 (1, Value::Bytes(id)) => peek.id = id,
                 (2, Value::Varint(v)) => peek.time_us = v as i64,
-                (16.., Value::Bytes(body)) => (peek.class, peek.body) = (tag, body),
+                (COVERS, _) => peek.covered = true,
+                (tag, Value::Bytes(body)) if BODIES.contains(&tag) => {
+                    (peek.class, peek.body) = (tag, body);
+                }
                 _ => {}
             }
+            at = len - record.len();
         }
         Some(peek)
     }
@@ -161,6 +202,7 @@ impl<'a> RecordPeek<'a> {
             SPOOL_EVENT => "spool_event",
             CALL => "call",
             STREAM_HEADS => "stream_heads",
+            36 => "alert",
             _ => "unknown",
         }
     }
@@ -215,8 +257,8 @@ mod tests {
     use palisade_mesh::{
         spiffe_id::ID_LEN_MAX,
         wire::{
-            audit::{Envelope, StreamId},
-            record::{Decision, Record, StreamHead, record::Body},
+            audit::{Envelope, Sealed, SealedValue, StreamId},
+            record::{Cover, Decision, Disclosure, Record, StreamHead, record::Body},
         },
     };
     use proptest::prelude::*;
@@ -230,18 +272,22 @@ mod tests {
             reporter in "[a-z/:]{0,40}", worker in any::<u32>(), sequence in any::<u64>(),
             received_us in any::<i64>(), salt in any::<[u8; 16]>(),
             record in prop::collection::vec(any::<u8>(), 0..300),
+            ciphertext in prop::collection::vec(any::<u8>(), 0..30),
         ) {
             let stream = StreamId { reporter, boot: vec![7; 16], worker };
             let encoded = stream.encode_to_vec();
+            let values = vec![SealedValue { ciphertext, ..SealedValue::default() }];
+            let sealed = Sealed { values };
+            let sealed_bytes = sealed.encode_to_vec();
             let ours = EnvelopeRef {
                 version: VERSION, stream: &encoded, sequence, received_us,
-                salt: &salt, record: &record,
+                salt: &salt, record: &record, sealed: &sealed_bytes,
             };
             let mut buf = Vec::new();
             ours.encode(&mut buf);
             let theirs = Envelope {
                 version: VERSION, stream: Some(stream), sequence, received_us,
-                salt: salt.to_vec(), record: record.clone().into(),
+                salt: salt.to_vec(), record: record.clone().into(), sealed: Some(sealed),
             };
             prop_assert_eq!(&buf, &theirs.encode_to_vec());
             prop_assert_eq!(EnvelopeRef::decode(&buf), Some(ours));
@@ -268,8 +314,51 @@ mod tests {
             received_us: -1,
             salt: vec![1; SALT_LEN],
             record: vec![1; RECORD_LEN_MAX].into(),
+            sealed: None,
         };
         assert!(leaf.encoded_len() <= LEAF_LEN_MAX);
+    }
+
+    #[test]
+    fn disclosures_are_no_part_of_what_is_attested_and_come_last() {
+        let mut record = Record {
+            id: vec![3; 16],
+            body: Some(Body::Decision(Decision::default())),
+            covers: vec![Cover::default()],
+            ..Record::default()
+        };
+        let kept = record.encode_to_vec();
+        assert_eq!(attested(&kept), kept);
+        record.disclosures = vec![Disclosure::default(), Disclosure::default()];
+        let whole = record.encode_to_vec();
+        assert_eq!(attested(&whole), kept);
+        assert_eq!(RecordPeek::new(&whole).unwrap().class_name(), "decision");
+        let hidden = [&whole[..], &kept].concat();
+        assert_eq!(RecordPeek::new(&hidden), None, "something follows them");
+    }
+
+    #[test]
+    fn a_damaged_length_is_found_with_and_without_what_is_sealed() {
+        for sealed in [&[][..], &[9, 9, 9]] {
+            let envelope = EnvelopeRef {
+                version: VERSION,
+                stream: &[],
+                sequence: 4,
+                received_us: 5,
+                salt: &[1; SALT_LEN],
+                record: b"record",
+                sealed,
+            };
+            let mut buf = Vec::new();
+            envelope.encode(&mut buf);
+            let len = buf.len();
+            // What follows looks like no field, or like something sealed.
+            for after in [[1, 0, 0, 0], [0x3a, 1, 0, 0]] {
+                let bytes = [&buf[..], &after].concat();
+                let found = decode_prefix(&bytes);
+                assert!(found.contains(&(envelope, len)), "{found:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Records as files that other programs read: CSV, JSON lines, Parquet, OCSF events.
+//! Records as other programs read them: CSV, JSON lines, Parquet, OCSF events, syslog.
 //!
 //! Every format is made from the rows that a search answers, as JSON objects, so that
 //! whoever asks the HTTP API can make the same files.
@@ -9,11 +9,13 @@ pub mod columns;
 mod csv;
 mod ocsf;
 mod parquet;
+mod syslog;
 
 pub use self::columns::{Column, ColumnKind, columns};
 pub use self::csv::{neutral, write_csv, write_csv_head};
 pub use self::ocsf::{OCSF_VERSION, ocsf_event};
 pub use self::parquet::{GROUP_ROWS, ParquetError, ParquetFile};
+pub use self::syslog::{Content, FACILITY, FACILITY_MAX, MESSAGE_LEN_MAX, Syslog};
 
 /// One row as it is on the wire.
 pub type Object = Map<String, Value>;

@@ -15,7 +15,7 @@ use prost::Message as _;
 
 use crate::{
     buffer::Chunk,
-    envelope::{RecordPeek, STREAM_HEADS},
+    envelope::{RecordPeek, STREAM_HEADS, attested},
     merkle::sha256,
     stream::StreamKey,
 };
@@ -76,21 +76,27 @@ impl Running {
         }
     }
 
-    /// Takes in the record that is numbered `sequence`.
+    /// Takes in the record that is numbered `sequence`, as the log has it.
     pub(crate) fn take(&mut self, sequence: u64, record: &[u8]) {
         self.whole &= sequence == self.next;
         if self.whole {
-            self.digest.update(&(record.len() as u32).to_le_bytes());
-            self.digest.update(record);
+            self.update(record);
         }
         self.next = self.next.max(sequence.saturating_add(1));
     }
 
-    /// Takes in the records of a chunk, which has them as they are hashed.
+    /// Takes in the records of a chunk. What goes beside them is not in the log.
     pub(crate) fn take_chunk(&mut self, chunk: &Chunk) {
         self.whole &= chunk.first_sequence == self.next;
-        self.digest.update(&chunk.bytes);
+        for record in chunk.records() {
+            self.update(attested(&record));
+        }
         self.next = chunk.last_sequence() + 1;
+    }
+
+    fn update(&mut self, record: &[u8]) {
+        self.digest.update(&(record.len() as u32).to_le_bytes());
+        self.digest.update(record);
     }
 
     /// The head of what came in; the next one is about what follows.
@@ -215,7 +221,16 @@ pub(crate) fn promised(stream: &StreamKey, peek: &RecordPeek<'_>) -> Vec<(Stream
 
 #[cfg(test)]
 mod tests {
+    use palisade_mesh::{
+        clock::Clock,
+        wire::record::{PolicyChange, Record, record::Body},
+    };
+
     use super::*;
+    use crate::{
+        buffer::{Buffer, Limits},
+        privacy::{Handling, Personal, Rules},
+    };
 
     fn heads_of(records: &[&[u8]]) -> Head {
         let mut running = Running::default();
@@ -241,6 +256,46 @@ mod tests {
         // Missing is not changed, and what came out of order is not judged.
         check(&[(1, b"one")], false);
         check(&[(2, b"two"), (1, b"one")], false);
+    }
+
+    /// What goes beside records is in no head: the log, which has none of it, agrees.
+    #[test]
+    fn a_head_is_about_records_without_what_goes_beside_them() {
+        let rules = Rules::new([(Personal::Author, Handling::Sealed)]);
+        let stream = StreamKey {
+            reporter: palisade_mesh::spiffe_id::SpiffeId::parse("spiffe://acme.test/pdp").unwrap(),
+            boot: ulid::Ulid::from_parts(1, 1),
+            worker: 0,
+        };
+        let limits = Limits {
+            bytes: 1 << 16,
+            records: 16,
+        };
+        let mut buffer = Buffer::new(stream.into(), limits, Clock::system()).covering(rules.into());
+        for author in ["alice", "bob"] {
+            let change = PolicyChange {
+                author: author.into(),
+                ..PolicyChange::default()
+            };
+            let record = Record {
+                body: Some(Body::PolicyChange(change)),
+                ..Record::default()
+            };
+            buffer.append(&record).unwrap();
+        }
+        let chunk = buffer.take().unwrap();
+        let mut sender = Running::default();
+        sender.take_chunk(&chunk);
+        let head = sender.head(0);
+        let mut log = Running::default();
+        let mut with_values = Running::default();
+        for (n, record) in (1..).zip(chunk.records()) {
+            assert!(attested(&record).len() < record.len());
+            log.take(n, attested(&record));
+            with_values.take(n, &record);
+        }
+        assert!(!log.contradicts(&head));
+        assert!(with_values.contradicts(&head));
     }
 
     #[test]

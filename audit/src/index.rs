@@ -241,12 +241,45 @@ impl Store {
     /// # Errors
     /// As [`Store::search`].
     pub fn count(&self, query: &Query) -> Result<u64, StoreError> {
+        self.count_whole(query).map(|(counted, _)| counted)
+    }
+
+    /// How many match, and whether everything that could was looked at: nothing is behind,
+    /// being made again or unreadable.
+    ///
+    /// # Errors
+    /// As [`Store::search`].
+    pub fn count_whole(&self, query: &Query) -> Result<(u64, bool), StoreError> {
         let snapshot = self.everything(query, 0)?;
         let mut counter = Counter::default();
         for view in &snapshot.views {
             snapshot.visit(view, self.source(), None, &mut counter)?;
         }
-        Ok(counter.counted.saturating_add(snapshot.recent_count))
+        let counted = counter.counted.saturating_add(snapshot.recent_count);
+        Ok((counted, snapshot.is_whole() && snapshot.stalled.is_none()))
+    }
+
+    /// All times that there are records of; none where there is no record.
+    pub fn times(&self) -> Option<Window> {
+        let length_us = self.shared.options.bucket.length_us();
+        let inner = self.shared.read();
+        let views = inner.views.values().map(|view| Window {
+            from_us: view.span.from_us,
+            to_us: view.span.to_us,
+        });
+        let remaking = inner.remaking.iter().map(|start| Window {
+            from_us: *start,
+            to_us: start.saturating_add(length_us),
+        });
+        let recent = inner.recent.visible().map(|item| Window {
+            from_us: item.time_us,
+            to_us: item.time_us.saturating_add(1),
+        });
+        let both = |a: Window, b: Window| Window {
+            from_us: a.from_us.min(b.from_us),
+            to_us: a.to_us.max(b.to_us),
+        };
+        views.chain(remaking).chain(recent).reduce(both)
     }
 
     /// Everything recorded under an id: the decision, its outcome, its
@@ -388,11 +421,7 @@ impl Store {
             .as_ref()
             .map_or_else(Vec::new, |gaps| gaps(snapshot.window));
         let restricted_to = query.kept_to().cloned();
-        let complete = snapshot.behind == 0
-            && snapshot.unreadable == 0
-            && snapshot.remaking.is_empty()
-            && restricted_to.is_none()
-            && gaps.is_empty();
+        let complete = snapshot.is_whole() && restricted_to.is_none() && gaps.is_empty();
         let mut gaps_withheld = 0;
         if restricted_to.is_some() {
             // They name reporters whose records the reader may not see.

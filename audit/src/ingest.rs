@@ -25,8 +25,9 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    envelope::RECORD_LEN_MAX,
+    envelope::{RECORD_LEN_MAX, RecordPeek},
     log::{Log, Pending, Receipt},
+    privacy,
     stream::{SEQUENCE_MAX, StreamIdError, StreamKey},
 };
 
@@ -303,9 +304,14 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
     if record.id.len() != 16 {
         return Err(malformed("its id is no ULID".into()));
     }
-    // What a workload says about the log or about certificates is hearsay.
+    if RecordPeek::new(bytes).is_none() {
+        return Err(malformed("something follows its disclosures".into()));
+    }
+    privacy::check(&record).map_err(|what| malformed(what.into()))?;
+    // What a workload says about the log or about certificates is hearsay; alerts are what
+    // the log's own rules found, and who answered for it.
     let entitled = match &record.body {
-        Some(Body::LogLifecycle(_)) => false,
+        Some(Body::Alert(_) | Body::LogLifecycle(_) | Body::Erasure(_)) => false,
         Some(Body::Credential(_)) => stream.reporter.is_reserved(),
         _ => true,
     };

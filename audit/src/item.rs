@@ -7,12 +7,12 @@
 use palisade_mesh::{
     decision::DecisionId,
     wire::{
-        audit::Envelope,
+        audit::{Envelope, SealedValue},
         record::{Decision, Outcome, Record, record::Body},
     },
 };
 
-use crate::source::Entry;
+use crate::{privacy::Pseudonym, source::Entry};
 
 /// How far a reporter's clock may be ahead of the log's before the record is
 /// filed under its time of receipt.
@@ -42,6 +42,8 @@ pub struct Item {
     pub record: Record,
     /// For a decision: index and text of its outcome.
     pub outcome: Option<(u64, Outcome)>,
+    /// What the log keeps of what the record covers.
+    pub sealed: Vec<SealedValue>,
 }
 
 /// Which outcome belongs to which decision: same id, same sender. An outcome
@@ -57,10 +59,12 @@ impl Item {
     pub fn new(entry: Entry) -> Self {
         let Entry {
             index,
-            envelope,
+            mut envelope,
             record,
         } = entry;
+        let sealed = envelope.sealed.take().unwrap_or_default();
         Self {
+            sealed: sealed.values,
             at: index,
             time_us: filed_time(record.time_us, envelope.received_us),
             received_us: envelope.received_us,
@@ -74,6 +78,12 @@ impl Item {
     /// ahead of the log's or more than [`LATE_MAX_US`] behind it.
     pub fn is_suspect(&self) -> bool {
         filed_time(self.record.time_us, self.received_us) != self.record.time_us
+    }
+
+    /// Pseudonyms of those whom it is about.
+    pub fn subjects(&self) -> impl Iterator<Item = Pseudonym> {
+        let all = self.sealed.iter();
+        all.filter_map(|value| Pseudonym::of(&value.pseudonym))
     }
 
     /// The id as a number, if the record carries one.

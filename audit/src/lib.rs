@@ -5,22 +5,27 @@
 //! and can be built again at any time. In reading order:
 //!
 //! - [`buffer`], [`spool`], [`local`]: where a part of the mesh leaves its records
+//! - [`privacy`]: what is personal in them, and what becomes of it
 //! - [`ingest`], [`stream`]: how they arrive, numbered, each once
 //! - [`heads`], [`watch`]: what reporters sign about their streams, and who is silent
 //! - [`log`], [`segment`], [`envelope`]: how they are kept
-//! - [`merkle`], [`note`], [`checkpoint`], [`proof`]: how anybody can check it
+//! - [`merkle`], [`note`], [`checkpoint`], [`proof`], [`statement`]: how anybody can check it
 //! - [`cosignature`], [`witness`]: who else has seen the log, and what we have seen of others
 //! - [`verify`]: the check itself
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
 //! - [`export`]: rows as files that other programs read
 //! - [`report`]: what an auditor asks for, made from the log and made again to check it
+//! - [`holds`]: records that must stay
+//! - [`alert`]: rules over the log as it grows
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`reconcile`]: what both sides of a request recorded, held against each other
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
 
 #![cfg(feature = "log")]
 
+#[cfg(feature = "index")]
+pub mod alert;
 pub mod buffer;
 pub mod checkpoint;
 pub mod cosignature;
@@ -34,6 +39,8 @@ pub mod export;
 mod files;
 pub mod heads;
 #[cfg(feature = "index")]
+pub mod holds;
+#[cfg(feature = "index")]
 pub mod index;
 pub mod ingest;
 #[cfg(feature = "index")]
@@ -42,6 +49,7 @@ pub mod local;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod privacy;
 pub mod proof;
 #[cfg(feature = "index")]
 pub mod query;
@@ -55,6 +63,7 @@ pub mod segment;
 #[cfg(feature = "index")]
 pub mod source;
 pub mod spool;
+pub mod statement;
 pub mod stream;
 pub mod verify;
 #[cfg(feature = "index")]

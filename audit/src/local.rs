@@ -100,7 +100,8 @@ impl LocalSink {
         };
         LocalStream {
             log: self.log.clone(),
-            buffer: Buffer::new(Arc::new(stream), limits, self.clock.clone()),
+            buffer: Buffer::new(Arc::new(stream), limits, self.clock.clone())
+                .covering(self.log.rules()),
             handed: VecDeque::new(),
             handed_max,
             usable: fresh,

@@ -39,7 +39,10 @@ use crate::{
     disk::{Disk, Room},
     files,
     merkle::Hash,
-    note::Verifier,
+    note::{Signer, Verifier},
+    privacy::{Rules, Vault},
+    segment,
+    statement::Statement,
     stream::StreamKey,
 };
 
@@ -102,6 +105,11 @@ pub struct LogOptions {
     pub reserve_bytes: u64,
     /// Open a damaged log, or one that another process writes, to read from it.
     pub read_only: bool,
+    /// What is personal in the records of this process.
+    pub rules: Arc<Rules>,
+    /// Keys for what reporters send beside their records; without them nothing of that is
+    /// kept.
+    pub vault: Option<Arc<Vault>>,
 }
 
 impl LogOptions {
@@ -116,6 +124,8 @@ impl LogOptions {
             checkpoint_every: CHECKPOINT_EVERY,
             reserve_bytes: RESERVE_BYTES,
             read_only: false,
+            rules: Arc::default(),
+            vault: None,
         }
     }
 }
@@ -127,7 +137,8 @@ pub struct Pending {
     pub stream: Arc<StreamKey>,
     /// Its number there, from 1.
     pub sequence: u64,
-    /// Encoded `Record`, at most [`crate::envelope::RECORD_LEN_MAX`].
+    /// Encoded `Record`, at most [`crate::envelope::RECORD_LEN_MAX`]. Its disclosures are
+    /// sealed, and not in the log.
     pub record: Bytes,
 }
 
@@ -233,8 +244,11 @@ pub struct Log {
 
 struct Inner {
     shared: Arc<Shared>,
+    rules: Arc<Rules>,
     health: Arc<Health>,
     permits: Arc<Semaphore>,
+    // Of a log that is open for reading only, where its key is there.
+    signer: Option<Arc<Signer>>,
     // Absent in a log that is open for reading only.
     commands: Option<mpsc::Sender<Command>>,
     thread: std::sync::Mutex<Option<JoinHandle<()>>>,
@@ -263,9 +277,12 @@ impl Log {
     ) -> Result<Self, LogError> {
         let health = Arc::new(Health::new(disk));
         let permits = Arc::new(Semaphore::new(QUEUE_BATCHES));
+        let rules = options.rules.clone();
         if options.read_only {
             let inner = Inner {
                 shared: Arc::new(recover::open_read_only(dir, &options)?),
+                rules,
+                signer: recover::signer_of(dir, &options).map(Arc::new),
                 health,
                 permits,
                 commands: None,
@@ -276,6 +293,7 @@ impl Log {
             });
         }
         let recovered = recover::recover(dir, &options, &clock)?;
+        let signer = recovered.signer.clone();
         let (sender, commands) = mpsc::channel();
         let writer = Writer::new(recovered, options, clock, commands, health.clone())?;
         let shared = writer.shared();
@@ -291,6 +309,8 @@ impl Log {
             .map_err(LogError::io(dir))?;
         let inner = Inner {
             shared,
+            rules,
+            signer: Some(signer),
             health,
             permits,
             commands: Some(sender),
@@ -299,6 +319,19 @@ impl Log {
         Ok(Self {
             inner: Arc::new(inner),
         })
+    }
+
+    /// Whether there is no log in `dir` yet, so that whatever belongs to one is to be begun.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub fn is_new(dir: &Path) -> Result<bool, LogError> {
+        let segments = match segment::list(dir) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+            listed => listed.map_err(LogError::io(dir))?,
+        };
+        let checkpoint = dir.join(recover::CHECKPOINT).try_exists();
+        Ok(segments.is_empty() && !checkpoint.map_err(LogError::io(dir))?)
     }
 
     /// Hands a batch to the writer and returns at once; the receipt tells the rest.
@@ -391,6 +424,11 @@ impl Log {
         self.inner.shared.gaps.borrow().clone()
     }
 
+    /// What is personal in the records of this process.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.inner.rules.clone()
+    }
+
     /// Room on its disk, as of the last look.
     pub(crate) fn room(&self) -> Room {
         self.inner.health.room()
@@ -442,6 +480,17 @@ impl Log {
     /// As [`Log::prove_prefix`].
     pub fn prove_prefix_of(&self, first: u64, size: u64) -> Result<Vec<Hash>, LogError> {
         self.inner.shared.prove_prefix_of(first, size)
+    }
+
+    /// Signs a statement with the key of the log; gives the signed note.
+    ///
+    /// # Errors
+    /// [`LogError::Key`] for a log that is only read and whose key is not there.
+    pub fn sign(&self, statement: &Statement) -> Result<String, LogError> {
+        match &self.inner.signer {
+            Some(signer) => Ok(statement.sign(signer)),
+            None => Err(LogError::Key("it is not in this folder".into())),
+        }
     }
 
     /// Keeps the latest checkpoint that witnesses have cosigned beside the log, whole or

@@ -6,11 +6,11 @@
 //! as the same query unless it has become longer than a query may be. The reference
 //! page is `docs/reference/audit-query.md`.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr as _, sync::Arc};
 
 use palisade_mesh::diagnostic::{Diagnostic, Location};
 
-use crate::item::Item;
+use crate::{item::Item, privacy::Pseudonym};
 
 pub mod field;
 mod parse;
@@ -35,6 +35,9 @@ pub const QUERY_LEN_MAX: usize = 4096;
 pub const QUERY_DEPTH_MAX: usize = 32;
 /// Most `field:value` tests in a query.
 pub const QUERY_TESTS_MAX: usize = 128;
+
+/// The field that has persons.
+pub(crate) const SUBJECT: &str = "subject";
 
 /// Reads a length of time as queries write it (`30s`, `5m`, `1h`), microseconds; `None`
 /// for anything else, and for none at all.
@@ -97,6 +100,77 @@ impl Query {
     /// Whether it says itself how far back it asks.
     pub fn names_its_beginning(&self) -> bool {
         self.since.is_some()
+    }
+
+    /// Whether whatever it matches is of one id.
+    pub fn names_an_id(&self) -> bool {
+        let is_id = |expr: &Expr| matches!(expr, Expr::Test(_, Demand::Id(_)));
+        match &self.filter {
+            Expr::All(parts) => parts.iter().any(is_id),
+            one => is_id(one),
+        }
+    }
+
+    /// Where its time begins and ends, at the moment `now_us`, as far as it says that.
+    pub fn bounds(&self, now_us: i64) -> (Option<i64>, Option<i64>) {
+        let since = self.since.map(|bound| bound.start(now_us));
+        (since, self.until.map(|bound| bound.end(now_us)))
+    }
+
+    /// Its text within `window`, which does not move on with the clock.
+    pub fn told_within(&self, window: Window) -> String {
+        self.between(window).to_string()
+    }
+
+    /// Persons that it names; a pseudonym is no name.
+    pub fn names(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        self.filter.visit(&mut |field, demand| {
+            if let (SUBJECT, Demand::Text(pattern)) = (field.name, demand) {
+                names.extend(name_in(pattern).map(str::to_owned));
+            }
+        });
+        names
+    }
+
+    /// The same of any time.
+    #[must_use]
+    pub fn without_time(&self) -> Self {
+        Self {
+            since: None,
+            until: None,
+            bounds_span: (0, 0),
+            ..self.clone()
+        }
+    }
+
+    /// The same within `window`.
+    #[must_use]
+    pub fn between(&self, window: Window) -> Self {
+        Self {
+            since: Some(Bound::At(window.from_us)),
+            until: Some(Bound::At(window.to_us)),
+            bounds_span: (0, 0),
+            ..self.clone()
+        }
+    }
+
+    /// What of it stands before an entry of the log.
+    #[must_use]
+    pub fn before(&self, entry: u64) -> Self {
+        let earlier = Field::find("entry")
+            .map(|field| Expr::Test(field, Demand::Range(0, entry.saturating_sub(1))));
+        Self {
+            filter: Expr::all(Vec::from_iter(
+                earlier.into_iter().chain([self.filter.clone()]),
+            )),
+            ..self.clone()
+        }
+    }
+
+    /// Whether it says itself from when or until when it asks.
+    pub fn names_a_time(&self) -> bool {
+        self.since.is_some() || self.until.is_some()
     }
 
     /// The same records, summed up in another way.
@@ -176,6 +250,43 @@ impl Query {
         Self {
             rows: rows.clone(),
             ..self.clone()
+        }
+    }
+
+    /// The same query, with persons by their pseudonyms where it has them by name. Its
+    /// text is that of what it has become: whoever records it names nobody.
+    #[must_use]
+    pub fn naming(&self, pseudonym: &dyn Fn(&str) -> Pseudonym) -> Self {
+        let filter = self.filter.naming(pseudonym);
+        if filter == self.filter {
+            return self.clone();
+        }
+        let named = Self {
+            filter,
+            bounds_span: (0, 0),
+            stage_span: (0, 0),
+            ..self.clone()
+        };
+        Self {
+            text: named.to_string().into(),
+            ..named
+        }
+    }
+
+    /// What of this query is about one person, within `window`.
+    #[must_use]
+    pub fn about(&self, person: &Pseudonym, window: Window) -> Self {
+        let of_person = Field::find(SUBJECT).map(|field| {
+            let pattern = Pattern::literal(person.to_string());
+            Expr::Test(field, Demand::Text(pattern))
+        });
+        Self {
+            filter: Expr::all(Vec::from_iter(
+                of_person.into_iter().chain([self.filter.clone()]),
+            )),
+            stage: None,
+            stage_span: (0, 0),
+            ..self.between(window)
         }
     }
 
@@ -262,6 +373,24 @@ impl Expr {
         }
     }
 
+    /// The same, with persons by pseudonym.
+    fn naming(&self, pseudonym: &dyn Fn(&str) -> Pseudonym) -> Self {
+        let all = |parts: &[Self]| parts.iter().map(|part| part.naming(pseudonym)).collect();
+        match self {
+            Self::All(parts) => Self::All(all(parts)),
+            Self::Any(parts) => Self::Any(all(parts)),
+            Self::Not(inner) => Self::Not(Box::new(inner.naming(pseudonym))),
+            Self::Test(field, Demand::Text(pattern)) if field.name == SUBJECT => {
+                let pattern = name_in(pattern).map_or_else(
+                    || pattern.clone(),
+                    |name| Pattern::literal(pseudonym(name).to_string()),
+                );
+                Self::Test(field, Demand::Text(pattern))
+            }
+            Self::Test(field, demand) => Self::Test(field, demand.clone()),
+        }
+    }
+
     /// Looks at every test.
     pub(crate) fn visit(&self, look: &mut impl FnMut(&'static Field, &Demand)) {
         match self {
@@ -318,6 +447,12 @@ impl fmt::Display for Expr {
             }
         }
     }
+}
+
+/// The name of a person that a pattern of subjects is.
+fn name_in(pattern: &Pattern) -> Option<&str> {
+    let name = pattern.as_literal()?;
+    Pseudonym::from_str(name).is_err().then_some(name)
 }
 
 fn join(f: &mut fmt::Formatter<'_>, parts: &[Expr], between: &str) -> fmt::Result {

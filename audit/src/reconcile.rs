@@ -51,7 +51,7 @@ const AROUND_US: i64 = OPEN_MAX_US + 2 * SETTLE_US;
 pub const OPEN_MAX_US: i64 = 3600 * 1_000_000;
 
 /// What both sides of the requests of a time recorded.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Reconciliation {
     /// From when on requests were compared; later than asked where there were more than
     /// [`RECORDS_MAX`] records.

@@ -10,18 +10,21 @@ use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
 mod check;
 mod evidence;
 mod model;
+pub mod package;
 mod packs;
 mod period;
 mod render;
+pub mod schedule;
 mod sections;
 
-pub use check::{Checked, Difference, check, page, read};
-pub use evidence::Evidence;
+pub use check::{Checked, Difference, check, covered, page, read};
+pub use evidence::{Evidence, Ground};
 pub use model::{
     Cell, CellKind, Chart, Column, FORMAT, Figure, Header, Mark, Point, Report, Section, Shape,
     Table,
 };
 pub use period::Period;
+pub(crate) use render::visible;
 pub use render::{RenderError, to_csv, to_html, to_pdf, to_xlsx};
 
 use crate::index::StoreError;
@@ -174,6 +177,25 @@ pub static KINDS: &[Kind] = &[
         question: "What did the callers of the scope do, what met them, and what was changed meanwhile?",
         controls: &["SOC 2 CC7.4", "ISO 27001 A.5.28", "HIPAA 164.308(a)(6)(ii)"],
         build: sections::incident,
+    },
+    Kind {
+        name: "digest",
+        title: "Daily review digest",
+        question: "Which alerts came, who answered for them after how long, and what is open?",
+        controls: &[
+            "PCI DSS 10.4.1",
+            "SOC 2 CC7.3",
+            "ISO 27001 A.8.16",
+            "HIPAA 164.308(a)(1)(ii)(D)",
+        ],
+        build: sections::digest,
+    },
+    Kind {
+        name: "personal-data",
+        title: "Personal-data processing",
+        question: "Which services processed what for whom, who read the records, and what was erased?",
+        controls: &["GDPR article 30", "ISO 27001 A.5.34"],
+        build: sections::personal_data,
     },
     Kind {
         name: "pci-dss",

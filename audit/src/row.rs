@@ -1,13 +1,14 @@
 //! A record as people and scripts see it: flat, with the names of the query
 //! language, the same for every class.
 
-use palisade_mesh::wire::record::{Decision, Head, Heads, Shadow, record::Body};
+use palisade_mesh::wire::record::{Alert, Decision, Head, Heads, Shadow, record::Body};
 use prost::Message as _;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     item::Item,
     merkle::hex,
+    privacy::Handling,
     query::{
         FIELDS,
         field::{Value, flip_word, is_list, verdict_word, versions},
@@ -60,6 +61,7 @@ impl Row {
             field.values(item, &mut |value| row.add(field.name, value));
         }
         row.add_versions(item);
+        row.add_covers(item);
         row.add_details(item);
         row
     }
@@ -194,6 +196,23 @@ impl Row {
         self.put_text("received", &rfc3339(item.received_us));
     }
 
+    /// What was taken out of the record, and what became of it.
+    fn add_covers(&mut self, item: &Item) {
+        let covered = item.record.covers.iter().map(|cover| {
+            let handling = match cover.handling() {
+                Handling::Unspecified => "unknown",
+                Handling::Masked => "masked",
+                Handling::Pseudonym => "pseudonym",
+                Handling::Sealed => "sealed",
+            };
+            (cover.field.clone(), serde_json::Value::from(handling))
+        });
+        let covered: serde_json::Map<_, _> = covered.collect();
+        if !covered.is_empty() {
+            self.put("covered", RowValue::Json(covered.into()));
+        }
+    }
+
     fn add_details(&mut self, item: &Item) {
         match &item.record.body {
             Some(Body::Decision(decision)) => self.add_decision(decision),
@@ -223,6 +242,8 @@ impl Row {
                 self.put_text("query", &read.query);
                 self.put_text("kept_to", &read.kept_to);
                 self.put_text("request", &read.request);
+                self.put_text("because", &read.reason);
+                self.put_text("exported_to", &read.to);
                 if read.begun {
                     self.put("begun", RowValue::Flag(true));
                 }
@@ -259,6 +280,7 @@ impl Row {
                     self.put("heads", RowValue::Json(serde_json::Value::Array(heads)));
                 }
             }
+            Some(Body::Alert(alert)) => self.add_alert(alert),
             Some(Body::Outcome(_) | Body::Rejudgement(_)) | None => {}
         }
     }
@@ -283,6 +305,18 @@ impl Row {
         let context = serde_json::from_str(&decision.context_json)
             .unwrap_or_else(|_| serde_json::Value::String(decision.context_json.clone()));
         self.put("context", RowValue::Json(context));
+    }
+
+    fn add_alert(&mut self, alert: &Alert) {
+        self.put_text("group", &alert.group);
+        if alert.threshold > 0 {
+            self.put("count", RowValue::Number(alert.count));
+            self.put("threshold", RowValue::Number(alert.threshold));
+            self.put_text("from", &rfc3339(alert.from_us));
+            self.put_text("until", &rfc3339(alert.until_us));
+        }
+        self.put_text("query", &alert.query);
+        self.put_text("detail", &alert.detail);
     }
 
     fn add_validity(&mut self, from_s: i64, to_s: i64) {

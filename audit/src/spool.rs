@@ -41,6 +41,7 @@ use crate::{
     disk::{Disk, Room},
     files,
     heads::HeadSigner,
+    privacy::Rules,
     stream::{StreamKey, new_ulid},
 };
 
@@ -97,6 +98,8 @@ pub struct SpoolOptions {
     pub reserve_bytes: u64,
     /// See [`HEADS_EVERY`]; looked at once a second.
     pub heads_every: Duration,
+    /// What is personal in the records.
+    pub rules: Arc<Rules>,
 }
 
 impl Default for SpoolOptions {
@@ -109,6 +112,7 @@ impl Default for SpoolOptions {
             file_bytes: FILE_BYTES,
             reserve_bytes: RESERVE_BYTES,
             heads_every: HEADS_EVERY,
+            rules: Arc::default(),
         }
     }
 }
@@ -372,7 +376,8 @@ impl RecordSink for Spool {
             bytes: self.shared.options.buffer_bytes,
             records: self.shared.options.buffer_records,
         };
-        let buffer = Buffer::new(Arc::new(stream), limits, self.shared.clock.clone());
+        let buffer = Buffer::new(Arc::new(stream), limits, self.shared.clock.clone())
+            .covering(self.shared.options.rules.clone());
         let kept = watch::Sender::new(Kept {
             closed: self.shared.is_dead(),
             ..Kept::default()

@@ -164,6 +164,13 @@ impl Position {
         })
     }
 
+    /// Whether a number was observed.
+    pub(crate) fn has(&self, sequence: u64) -> bool {
+        let at = self.missing.partition_point(|range| range.to < sequence);
+        let is_missing = self.missing.get(at).is_some_and(|r| r.from <= sequence);
+        sequence < self.next && !is_missing
+    }
+
     /// Notes the arrival of `sequence`, between 1 and [`SEQUENCE_MAX`].
     pub(crate) fn observe(&mut self, sequence: u64) -> Seen {
         if sequence == self.next {

@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use palisade_mesh::clock::Clock;
@@ -51,26 +51,39 @@ pub struct Silent {
     pub heard_us: i64,
 }
 
+/// A contradiction between records and what their reporter signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Which records, or what is wrong with the signature.
+    pub what: String,
+    /// When the log received what was signed, microseconds since the Unix epoch.
+    pub at_us: i64,
+}
+
 /// What follows the log.
 pub struct Watch {
     log: Log,
     clock: Clock,
+    began: Instant,
     seen: Mutex<Seen>,
 }
 
 #[derive(Default)]
 struct Seen {
     position: u64,
-    begun_us: i64,
     boots: BTreeMap<(String, Ulid), Boot>,
     streams: FxHashMap<Box<[u8]>, Running>,
-    faults: Vec<String>,
+    faults: Vec<Fault>,
     faults_more: u64,
 }
 
 #[derive(Default)]
 struct Boot {
     heard_us: i64,
+    /// When that was read here, and how old it was by then. From there on only time that
+    /// passes makes it older: a clock that is set ahead makes nobody silent.
+    read: Duration,
+    age: Duration,
     leaf: Vec<u8>,
 }
 
@@ -85,12 +98,12 @@ impl Watch {
     pub fn new(log: Log, clock: Clock) -> Self {
         let seen = Seen {
             position: log.len().saturating_sub(LOOK_BACK),
-            begun_us: clock.now_us(),
             ..Seen::default()
         };
         Self {
             log,
             clock,
+            began: Instant::now(),
             seen: Mutex::new(seen),
         }
     }
@@ -107,24 +120,20 @@ impl Watch {
             let mut seen = self.seen();
             seen.position = index + 1;
             if let Some(envelope) = EnvelopeRef::decode(leaf) {
-                seen.take(&envelope);
+                seen.take(&envelope, (self.passed(), self.clock.now_us()));
             }
         }
-        let for_us = i64::try_from(SILENT_FOR.as_micros()).unwrap_or(i64::MAX);
-        let long_ago = self.clock.now_us().saturating_sub(for_us);
-        self.seen().forget(long_ago);
+        self.seen().forget(self.passed());
         Ok(())
     }
 
     /// Who is silent now.
     pub fn silent(&self) -> Vec<Silent> {
-        let now_us = self.clock.now_us();
+        let now = self.passed();
         let seen = self.seen();
-        let span = |d: Duration| i64::try_from(d.as_micros()).unwrap_or(i64::MAX);
+        // After a start of ours nobody could have been heard before it.
         let is_silent = |boot: &Boot| {
-            // After a start of ours nobody could have been heard before it.
-            let since = now_us - boot.heard_us.max(seen.begun_us);
-            since > span(SILENT_AFTER) && now_us - boot.heard_us < span(SILENT_FOR)
+            now.saturating_sub(boot.read) > SILENT_AFTER && boot.age_at(now) < SILENT_FOR
         };
         let silent = seen.boots.iter().filter(|(_, boot)| is_silent(boot));
         silent
@@ -138,9 +147,15 @@ impl Watch {
 
     /// Contradictions between records and what their reporters signed, since the start,
     /// and how many more there were.
-    pub fn faults(&self) -> (Vec<String>, u64) {
+    pub fn faults(&self) -> (Vec<Fault>, u64) {
         let seen = self.seen();
         (seen.faults.clone(), seen.faults_more)
+    }
+
+    /// How much time has passed since the start, however the clock was set meanwhile.
+    fn passed(&self) -> Duration {
+        let manual = self.clock.steady_us().map(Duration::from_micros);
+        manual.unwrap_or_else(|| self.began.elapsed())
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -148,14 +163,20 @@ impl Watch {
     }
 }
 
+impl Boot {
+    fn age_at(&self, now: Duration) -> Duration {
+        self.age.saturating_add(now.saturating_sub(self.read))
+    }
+}
+
 impl Seen {
-    fn take(&mut self, envelope: &EnvelopeRef<'_>) {
+    fn take(&mut self, envelope: &EnvelopeRef<'_>, now: (Duration, i64)) {
         let Some(peek) = RecordPeek::new(envelope.record) else {
             return;
         };
         // First what it says of the records before it, those of its own stream too.
         if let Some(statement) = Statement::read(&peek) {
-            self.heads(envelope, &statement);
+            self.heads(envelope, &statement, now);
         }
         self.follow(envelope);
     }
@@ -175,7 +196,12 @@ impl Seen {
     }
 
     /// Holds what a reporter signed against what it sent.
-    fn heads(&mut self, envelope: &EnvelopeRef<'_>, statement: &Statement) {
+    fn heads(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        statement: &Statement,
+        (passed, now_us): (Duration, i64),
+    ) {
         let Some(stream) = StreamKey::decode(envelope.stream) else {
             return;
         };
@@ -184,9 +210,12 @@ impl Seen {
             self.end(&key.0, Ulid::from_bytes(before));
         }
         let boot = self.boots.entry(key.clone()).or_default();
-        boot.heard_us = boot.heard_us.max(envelope.received_us);
+        let at_us = envelope.received_us;
+        let age_us = u64::try_from(now_us.saturating_sub(at_us)).unwrap_or_default();
+        boot.heard_us = boot.heard_us.max(at_us);
+        (boot.read, boot.age) = (passed, Duration::from_micros(age_us));
         if let Signature::Wrong(why) = statement.check(&stream, &mut boot.leaf) {
-            return self.fault(format!("heads of {stream}: {why}"));
+            return self.fault(format!("heads of {stream}: {why}"), at_us);
         }
         let mut wrong = Vec::new();
         for head in &statement.heads.streams {
@@ -212,7 +241,7 @@ impl Seen {
         }
         for what in wrong {
             tracing::error!(stream = %what, "records are not those that their reporter signed");
-            self.fault(what);
+            self.fault(what, at_us);
         }
         if statement.heads.last {
             self.end(&key.0, key.1);
@@ -220,11 +249,11 @@ impl Seen {
     }
 
     /// Forgets whom nobody has heard since.
-    fn forget(&mut self, since_us: i64) {
+    fn forget(&mut self, now: Duration) {
         let gone = self
             .boots
             .iter()
-            .filter(|(_, boot)| boot.heard_us < since_us);
+            .filter(|(_, boot)| boot.age_at(now) >= SILENT_FOR);
         let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
         for (reporter, boot) in gone {
             self.end(&reporter, boot);
@@ -242,9 +271,9 @@ impl Seen {
         });
     }
 
-    fn fault(&mut self, what: String) {
+    fn fault(&mut self, what: String, at_us: i64) {
         match self.faults.len() < FAULTS_MAX {
-            true => self.faults.push(what),
+            true => self.faults.push(Fault { what, at_us }),
             false => self.faults_more += 1,
         }
     }

@@ -56,6 +56,7 @@ impl Recorder {
             mode: AuditMode::Spool.into(),
             demo: self.demo,
             body: Some(body),
+            ..Record::default()
         }
     }
 }

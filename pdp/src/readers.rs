@@ -41,6 +41,8 @@ pub enum ReadAction {
     Facets,
     /// What is missing.
     Gaps,
+    /// What is under the covers of the records of one id.
+    Reveal,
     /// Records or a summary of them.
     Search,
     /// What is under one id.
@@ -53,11 +55,12 @@ pub enum ReadAction {
 
 impl ReadAction {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Checkpoint,
         Self::Export,
         Self::Facets,
         Self::Gaps,
+        Self::Reveal,
         Self::Search,
         Self::Show,
         Self::Tail,
@@ -71,6 +74,7 @@ impl ReadAction {
             Self::Export => "export",
             Self::Facets => "facets",
             Self::Gaps => "gaps",
+            Self::Reveal => "reveal",
             Self::Search => "search",
             Self::Show => "show",
             Self::Tail => "tail",

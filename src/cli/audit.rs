@@ -4,19 +4,21 @@ use std::path::PathBuf;
 
 use palisade_audit::verify::{self, VerifyOptions};
 use palisade_mesh::diagnostic::Diagnostic;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{Context, Exit, block_on};
 use crate::{
     control::client::Mesh,
     render::{self, Output, records},
-    run::audit::{Found, Search, Tail},
+    run::audit::{Found, Reasoned, Search, Tail},
 };
 
+mod alerts;
 pub(crate) mod bench;
 mod export;
-mod proof;
+pub(super) mod proof;
 mod saved;
+mod subjects;
 mod sums;
 
 /// What to do with the log.
@@ -27,10 +29,7 @@ pub(super) enum Command {
     /// Follow matching records as they arrive.
     Tail(TailArgs),
     /// Show everything recorded under an id.
-    Show {
-        /// Decision id, or its first six or more characters.
-        id: String,
-    },
+    Show(ShowArgs),
     /// Count the values of several fields: audit facets decision:deny last:7d.
     Facets(sums::FacetsArgs),
     /// Count records in steps of time: audit timeline last:24h --by decision.
@@ -43,6 +42,14 @@ pub(super) enum Command {
     Proof(proof::ProofArgs),
     /// Check every byte of the log against its signed checkpoints, or one record by its proof.
     Verify(VerifyArgs),
+    /// Erase a person: destroy the key of what is sealed of them, for good.
+    Erase(subjects::EraseArgs),
+    /// Keep records from being erased: audit hold add 'subject:alice@example.org' --reason TEXT.
+    #[command(subcommand)]
+    Hold(subjects::HoldCommand),
+    /// What alert rules found, and who answered for it.
+    #[command(subcommand)]
+    Alerts(alerts::Command),
     /// Keep queries under a name: audit search @NAME.
     #[command(subcommand)]
     Saved(saved::Command),
@@ -64,6 +71,22 @@ pub(super) struct SearchArgs {
     /// Where an earlier page ended.
     #[arg(long)]
     cursor: Option<String>,
+    /// Why, for the record of the read.
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+}
+
+/// Arguments of `audit show`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ShowArgs {
+    /// Decision id, or its first six or more characters.
+    id: String,
+    /// Show persons whose names are sealed, too; the read is recorded with the reason.
+    #[arg(long, requires = "reason")]
+    reveal: bool,
+    /// Why.
+    #[arg(long, value_name = "TEXT", requires = "reveal")]
+    reason: Option<String>,
 }
 
 /// Arguments of `audit tail`.
@@ -114,13 +137,16 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
     match command {
         Command::Search(args) => search(args, context),
         Command::Tail(args) => tail(args, context),
-        Command::Show { id } => show(&id, context),
+        Command::Show(args) => show(&args, context),
         Command::Facets(args) => sums::facets(args, context),
         Command::Timeline(args) => sums::timeline(args, context),
         Command::Gaps(args) => sums::gaps(args, context),
         Command::Export(args) => export::main(args, context),
         Command::Proof(args) => proof::main(&args, context),
         Command::Verify(args) => verify(args, context),
+        Command::Erase(args) => subjects::erase(&args, context),
+        Command::Hold(command) => subjects::hold(command, context),
+        Command::Alerts(command) => alerts::main(command, context),
         Command::Saved(command) => saved::main(command, context),
         Command::Bench(args) => bench::main(&args, context),
         Command::Openapi => {
@@ -135,10 +161,13 @@ fn search(args: SearchArgs, context: &Context) -> Exit {
         Ok(query) => query,
         Err(diagnostic) => return render::failed(context.output, &diagnostic),
     };
-    let asked = Search {
-        query,
-        limit: Some(args.limit.unwrap_or_else(rows_default)),
-        cursor: args.cursor,
+    let asked = Reasoned {
+        asked: Search {
+            query,
+            limit: Some(args.limit.unwrap_or_else(rows_default)),
+            cursor: args.cursor,
+        },
+        reason: args.reason,
     };
     let answer = block_on(async {
         let mesh = Mesh::find(context.mesh.as_deref()).await?;
@@ -149,7 +178,7 @@ fn search(args: SearchArgs, context: &Context) -> Exit {
         Ok(answer) => {
             match context.output {
                 Output::Json => render::json(&answer),
-                Output::Human => records::print_answer(&answer, &asked.query),
+                Output::Human => records::print_answer(&answer, &asked.asked.query),
             }
             Exit::Ok
         }
@@ -198,20 +227,30 @@ fn tail(args: TailArgs, context: &Context) -> Exit {
     }
 }
 
-fn show(id: &str, context: &Context) -> Exit {
+fn show(args: &ShowArgs, context: &Context) -> Exit {
     let found = block_on(async {
         let mesh = Mesh::find(context.mesh.as_deref()).await?;
-        mesh.get::<Found>(
-            "audit",
-            &format!("/v1/audit/record/{}", super::path_segment(id)),
-        )
-        .await
+        let path = format!("/v1/audit/record/{}", super::path_segment(&args.id));
+        let found = mesh.get::<Found>("audit", &path).await?;
+        let revealed = match (args.reveal, &args.reason) {
+            (true, Some(reason)) => Some(subjects::reveal(&mesh, &args.id, reason).await?),
+            _ => None,
+        };
+        Ok((found, revealed))
     });
     match found {
-        Ok(found) => {
-            match context.output {
-                Output::Json => render::json(&found),
-                Output::Human => records::print_found(&found),
+        Ok((found, revealed)) => {
+            match (context.output, &revealed) {
+                (Output::Json, None) => render::json(&found),
+                (Output::Json, Some(revealed)) => render::json(&json!({
+                    "checkpointed": found.checkpointed,
+                    "rows": found.rows,
+                    "revealed": revealed.records,
+                })),
+                (Output::Human, _) => {
+                    records::print_found(&found);
+                    revealed.iter().for_each(subjects::print_revealed);
+                }
             }
             Exit::Ok
         }

@@ -5,22 +5,25 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_audit::report::{self, Checked, KINDS, Kind, Report};
+use palisade_audit::note::Verifier;
+use palisade_audit::report::{self, Checked, KINDS, Kind, Report, package};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::json;
 
-use super::{Context, Exit, block_on};
+use super::{Context, Exit, audit::proof, block_on};
 use crate::{
     archive::{Archive, unanswered},
-    control::client::Mesh,
+    control::{client::Mesh, status::AuditStatus},
     render::{self, Output, reports},
     review::Review,
-    run::audit::RunReport,
+    run::audit::{RunReport, SignReview, Signed},
 };
 
-mod files;
+mod evidence;
+pub(crate) mod files;
 mod granted;
 mod review;
+mod schedule;
 
 use granted::Origin;
 
@@ -43,10 +46,18 @@ pub(super) enum Command {
     /// Review who has which access: verdicts, sign-off, and the change of the policies.
     #[command(subcommand)]
     Review(review::Command),
-    /// Make a report or a review again and compare every number and row.
+    /// Reports that the audit service makes by itself: when they are due, how the last went.
+    #[command(subcommand)]
+    Schedule(schedule::Command),
+    /// Make a report or a review again and compare every number and row; of a package of
+    /// evidence with nothing but the log's public key.
     Verify {
-        /// A report, as JSON or HTML, or a review.
+        /// A report, as JSON or HTML, a package (.tar.zst), or a review.
         file: PathBuf,
+        /// Trusted public key of the log: a file such as `checkpoint.pub`, or `NAME+HASH+KEY`.
+        /// A package needs it, and the sign-off of a review is checked with it.
+        #[arg(long)]
+        key: Option<String>,
         #[command(flatten)]
         place: Place,
     },
@@ -66,12 +77,16 @@ pub(super) struct RunArgs {
     scope: String,
     /// A file to write, whose ending says the format: .html, .pdf, .xlsx, .csv, .json; of
     /// `unused` also .patch. May be given several times; of CSV there is a file for each
-    /// table.
+    /// table. With .tar.zst it is a package of evidence: all forms, the records, their
+    /// proofs, signed by the log.
     #[arg(long, value_name = "FILE")]
     to: Vec<PathBuf>,
     /// Replace files that are there.
     #[arg(long)]
     overwrite: bool,
+    /// Most records of a package.
+    #[arg(long, value_name = "N", default_value_t = package::RECORDS_MAX)]
+    records_max: usize,
     #[command(flatten)]
     place: Place,
 }
@@ -99,7 +114,10 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::List => Ok(list(context)),
         Command::Run(args) => run(&args, context),
         Command::Review(command) => return review::main(&command, context),
-        Command::Verify { file, place } => verify(&file, &place.origin(), context),
+        Command::Schedule(command) => return schedule::main(&command, context),
+        Command::Verify { file, key, place } => {
+            verify(&file, key.as_deref(), &place.origin(), context)
+        }
     };
     done.unwrap_or_else(|found| {
         render::diagnostics(context.output, &found);
@@ -155,6 +173,13 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
     })?;
     let mut written = Vec::new();
     for (to, format) in formats {
+        if format == files::Format::Package {
+            let packed =
+                evidence::packed(&made, args.records_max, &origin, context).map_err(one)?;
+            files::put(to, &packed).map_err(one)?;
+            written.push(to.to_owned());
+            continue;
+        }
         written.extend(files::written(&made, to, format, args.overwrite).map_err(one)?);
     }
     match (context.output, written.is_empty()) {
@@ -168,8 +193,16 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
     Ok(Exit::Ok)
 }
 
-fn verify(file: &Path, origin: &Origin, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
+fn verify(
+    file: &Path,
+    key: Option<&str>,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Exit, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
+    if matches!(files::format_of(file), Ok(files::Format::Package)) {
+        return evidence::verify(file, key, context).map_err(one);
+    }
     let text = fs::read(file).map_err(|e| {
         let unread = format!("`{}` cannot be read", file.display());
         one(Diagnostic::error(7803, unread)
@@ -178,7 +211,7 @@ fn verify(file: &Path, origin: &Origin, context: &Context) -> Result<Exit, Vec<D
     })?;
     let text = String::from_utf8_lossy(&text);
     if let Some(review) = Review::read(&text).map_err(one)? {
-        return review::verify(&review, origin, context);
+        return review::verify(&review, key, origin, context);
     }
     let mut told = report::read(&text).map_err(one)?;
     let page = report::page(&text, &told).map_err(one)?;
@@ -250,7 +283,7 @@ fn take_lacks(told: &mut Report) {
 }
 
 /// What to say where the period goes on after the checkpoint.
-fn behind(report: &Report) -> Option<String> {
+pub(crate) fn behind(report: &Report) -> Option<String> {
     let header = &report.header;
     let signed: jiff::Timestamp = header.checkpoint.time.parse().ok()?;
     let to: jiff::Timestamp = header.to.parse().ok()?;
@@ -293,6 +326,25 @@ impl Source {
                 let made = archive.desk().run(&asked);
                 made.map_err(|e| unanswered(archive.dir(), e))
             }
+        }
+    }
+
+    /// Has the log state a sign-off.
+    async fn sign(&self, asked: &SignReview) -> Result<Signed, Diagnostic> {
+        match self {
+            Self::Mesh(mesh) => mesh.post("audit", "/v1/audit/review/sign", asked).await,
+            Self::Folder(archive) => archive.desk().sign(asked),
+        }
+    }
+
+    /// The log's public key.
+    async fn key(&self) -> Result<Verifier, Diagnostic> {
+        match self {
+            Self::Mesh(mesh) => {
+                let status: AuditStatus = mesh.get("audit", "/v1/audit/status").await?;
+                proof::trusted(&status.key)
+            }
+            Self::Folder(archive) => Ok(archive.desk().log.verifier().clone()),
         }
     }
 

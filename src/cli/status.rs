@@ -156,6 +156,28 @@ fn print_audit(audit: &AuditStatus, clock: &Clock) {
         index,
     ];
     render::fact("audit", &parts);
+    if let Some(syslog) = &audit.syslog {
+        let stands = match syslog.connected {
+            true => format!("forwarded to {}", snippet::clean(&syslog.address)),
+            false => paint(
+                WARN,
+                format!("{} takes nothing", snippet::clean(&syslog.address)),
+            ),
+        };
+        let behind = audit.records.saturating_sub(syslog.position);
+        let behind = render::count(behind, "record", "records");
+        render::fact("", &[stands, format!("{behind} not known to have arrived")]);
+    }
+    if audit.open_alerts > 0 {
+        let open = render::count(audit.open_alerts, "alert", "alerts");
+        render::fact(
+            "",
+            &[
+                paint(WARN, format!("{open} open")),
+                "palisade audit alerts list".into(),
+            ],
+        );
+    }
     if !audit.witnesses.is_empty() {
         let signing = audit.witnesses.iter().filter(|w| w.fault.is_none()).count();
         let cosigned = match audit.cosigned {

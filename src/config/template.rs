@@ -59,6 +59,13 @@ impl Template {
             Self::Proxy => &["proxy"],
         }
     }
+
+    /// Whether its file shows `key`, which stands in no section: a section of its roles, or
+    /// what every role reads.
+    pub fn shows(self, key: &Key) -> bool {
+        let everybody = key.kind != Kind::Section || key.path == "privacy";
+        everybody || self.sections().contains(&key.name())
+    }
 }
 
 /// The annotated file of `template`.
@@ -78,8 +85,7 @@ pub fn annotated(template: Template) -> String {
         );
     }
     for key in keys::children("") {
-        let here = key.kind != Kind::Section || template.sections().contains(&key.name());
-        if here && key.path != "demo" {
+        if template.shows(key) && key.path != "demo" {
             out.push('\n');
             write_key(&mut out, key, &Place::of(template));
         }

@@ -313,6 +313,9 @@ pub struct AuditStatus {
     pub records: u64,
     /// Records under the last signed checkpoint.
     pub checkpointed: u64,
+    /// Public key of the log, `NAME+HASH+KEY`.
+    #[serde(default)]
+    pub key: String,
     /// Root hash of that checkpoint, base64.
     pub root: String,
     /// When it was signed, microseconds since the Unix epoch.
@@ -321,6 +324,12 @@ pub struct AuditStatus {
     pub indexed: u64,
     /// Gaps in streams that are open now.
     pub gaps: usize,
+    /// Where records are forwarded to, if anywhere.
+    #[serde(default)]
+    pub syslog: Option<SyslogStatus>,
+    /// Alerts that nobody has answered for.
+    #[serde(default)]
+    pub open_alerts: usize,
     /// Records under the last checkpoint that enough witnesses have cosigned; none
     /// without witnesses.
     #[serde(default)]
@@ -331,6 +340,23 @@ pub struct AuditStatus {
     /// The logs that are witnessed here.
     #[serde(default)]
     pub witnessing: Option<WitnessingStatus>,
+}
+
+/// The syslog receiver that records are forwarded to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SyslogStatus {
+    /// Where it is.
+    pub address: String,
+    /// Whether it is connected.
+    pub connected: bool,
+    /// Since when that is so, microseconds since the Unix epoch.
+    pub since_us: i64,
+    /// Index of the first record that it may not have.
+    pub position: u64,
+    /// Messages since the start.
+    pub messages: u64,
+    /// Why it is not connected.
+    pub fault: Option<String>,
 }
 
 /// A witness of the log.

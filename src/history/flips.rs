@@ -168,7 +168,7 @@ pub(crate) fn unfit(record: &DecisionRef<'_>) -> Option<&'static str> {
 }
 
 /// The record as a replay takes it.
-pub(crate) fn past<'r>(record: &DecisionRef<'r>) -> Past<'r> {
+pub(crate) fn past<'r>(record: &'r DecisionRef<'r>) -> Past<'r> {
     Past {
         time_us: record.time_us,
         principal: record.principal,
@@ -180,13 +180,16 @@ pub(crate) fn past<'r>(record: &DecisionRef<'r>) -> Past<'r> {
         source_ip: record.source_ip,
         source_port: record.source_port,
         context_json: record.context_json,
+        covered: &record.covered,
     }
 }
 
 pub(crate) fn words(why: &Lacking) -> String {
     match why {
         Lacking::Fields(paths) => format!("the record lacks {}", paths.join(", ")),
-        Lacking::Path => format!("a path of more than {PATH_LEN_MAX} bytes was not recorded whole"),
+        Lacking::Path => format!(
+            "the path was not recorded whole: it has more than {PATH_LEN_MAX} bytes, or is masked"
+        ),
         Lacking::Service => "the candidate has no such service".to_owned(),
         Lacking::Unreadable => "it is no decision record as this version writes them".to_owned(),
     }

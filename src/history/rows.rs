@@ -101,6 +101,12 @@ impl Owned {
             source_ip: text(row, "source"),
             source_port: u32::try_from(number("source_port")).unwrap_or_default(),
             context_json: &self.context,
+            covered: row
+                .get("covered")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flat_map(|fields| fields.keys().map(String::as_str))
+                .collect(),
         }
     }
 }

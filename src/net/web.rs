@@ -69,7 +69,7 @@ pub struct Ask {
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
-    /// Most bytes of the answer's body.
+    /// Most bytes of the answer's body; with 0 the head is the answer, and no body is read.
     pub len_max: usize,
 }
 
@@ -119,21 +119,8 @@ impl Web {
     /// # Errors
     /// When a file cannot be read.
     pub fn new(ca: Option<&Path>, credentials: Option<&Path>) -> Result<Self, Diagnostic> {
-        let mut roots = RootCertStore::empty();
-        let system = || {
-            SYSTEM_ROOTS
-                .iter()
-                .map(Path::new)
-                .find(|path| path.exists())
-        };
-        if let Some(file) = ca.or_else(system) {
-            let read = CertificateDer::pem_file_iter(file)
-                .and_then(Iterator::collect::<Result<Vec<_>, _>>);
-            let read = read.map_err(|e| unreadable(file, &e.to_string()))?;
-            roots.add_parsable_certificates(read);
-        }
         let config = ClientConfig::builder()
-            .with_root_certificates(roots)
+            .with_root_certificates(roots(ca)?)
             .with_no_client_auth();
         let credentials = match credentials {
             Some(file) => read_credentials(file)?,
@@ -236,6 +223,27 @@ impl Web {
     }
 }
 
+/// The roots in `ca`, else the system's.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(super) fn roots(ca: Option<&Path>) -> Result<RootCertStore, Diagnostic> {
+    let mut roots = RootCertStore::empty();
+    let system = || {
+        SYSTEM_ROOTS
+            .iter()
+            .map(Path::new)
+            .find(|path| path.exists())
+    };
+    if let Some(file) = ca.or_else(system) {
+        let read =
+            CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let read = read.map_err(|e| unreadable(file, &e.to_string()))?;
+        roots.add_parsable_certificates(read);
+    }
+    Ok(roots)
+}
+
 async fn exchange(
     sender: &mut hyper::client::conn::http1::SendRequest<Full<Bytes>>,
     ask: &Ask,
@@ -258,6 +266,14 @@ async fn exchange(
     let (head, body) = answer
         .map_err(|e| unreachable(uri, e.to_string()))?
         .into_parts();
+    if ask.len_max == 0 {
+        return Ok(Reply {
+            status: head.status,
+            headers: head.headers,
+            body: Bytes::new(),
+            from: uri.clone(),
+        });
+    }
     let told = head
         .headers
         .get(CONTENT_LENGTH)

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use palisade_audit::report::{Checked, Kind, Report};
+use palisade_audit::report::{Checked, Kind, Report, package::Package};
 
 use super::{
     BAD, DIM, GOOD, NAME, STRONG, WARN, count, line, next, paint,
@@ -80,7 +80,7 @@ pub(crate) fn print(report: &Report, files: &[PathBuf]) {
     let name = clean(&report.name);
     let to_check = files.iter().find(|file| {
         let ending = file.extension().and_then(|e| e.to_str());
-        matches!(ending, Some("html" | "json"))
+        matches!(ending, Some("html" | "json" | "zst"))
     });
     next(&[match (to_check, files.is_empty()) {
         (Some(file), _) => (
@@ -99,6 +99,30 @@ pub(crate) fn print(report: &Report, files: &[PathBuf]) {
             "a form that can be verified",
         ),
     }]);
+}
+
+/// Prints what came of checking a package.
+pub(crate) fn print_package(package: &Package, checked: &Checked) {
+    let signed = clean(package.signed());
+    let checkpoint = package.checkpoint();
+    line(&format!(
+        "{}: {} of {}, each proven to be in the log; {}, all as signed at {signed}",
+        paint(GOOD.bold(), "✓ signed"),
+        count(package.records(), "record", "records"),
+        clean(&checkpoint.origin),
+        count(package.files().count(), "file", "files"),
+    ));
+    if let Some(cosigned) = package.cosigned() {
+        let lines = cosigned.lines().filter(|line| line.starts_with('\u{2014}'));
+        let names = lines.filter_map(|line| line.split(' ').nth(1));
+        let names: Vec<&str> = names.filter(|name| *name != checkpoint.origin).collect();
+        let names = clean(&names.join(", "));
+        line(&paint(
+            DIM,
+            format!("  a checkpoint of this log is cosigned, as it says by {names}"),
+        ));
+    }
+    print_checked(&package.report, checked);
 }
 
 /// Prints what came of making a report again.
@@ -131,9 +155,13 @@ pub(crate) fn print_checked(report: &Report, checked: &Checked) {
         "figure, point or row",
         "figures, points and rows",
     );
+    let but = match checked.momentary.is_empty() && checked.not_compared.is_empty() {
+        true => "",
+        false => "; but for what is named below",
+    };
     line(&match checked.holds() {
         true => format!(
-            "{}: {title}: {compared} made again from the log, all the same",
+            "{}: {title}: {compared} made again from the log, all the same{but}",
             paint(GOOD.bold(), "✓ holds")
         ),
         false => format!(

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     grants::Proposal,
     history::flips::{Flips, short},
-    review::{Review, Reviewed, Word},
+    review::{Review, Reviewed, Standing, Word},
 };
 
 /// Rows of a review on a terminal.
@@ -20,7 +20,7 @@ const ROWS_SHOWN: usize = 200;
 const DIFFERENCES_SHOWN: usize = 20;
 
 /// Prints every grant with its verdict.
-pub(crate) fn print(review: &Review, file: &Path) {
+pub(crate) fn print(review: &Review, standing: Standing, file: &Path) {
     let mut out = Table::new(&[
         col("ROW"),
         col("VERDICT"),
@@ -48,7 +48,7 @@ pub(crate) fn print(review: &Review, file: &Path) {
     if more > 0 {
         line(&paint(DIM, format!("and {more} more: --to FILE has all")));
     }
-    print_standing(review, file);
+    print_standing(review, standing, file);
 }
 
 fn verdict(reviewed: &Reviewed) -> super::table::Cell {
@@ -61,7 +61,7 @@ fn verdict(reviewed: &Reviewed) -> super::table::Cell {
 }
 
 /// Prints how far a review is, and what comes next.
-pub(crate) fn print_standing(review: &Review, file: &Path) {
+pub(crate) fn print_standing(review: &Review, standing: Standing, file: &Path) {
     let file = clean(&file.display().to_string());
     let of = |word| review.count(word);
     let (open, ask) = (of(None), of(Some(Word::Ask)));
@@ -71,17 +71,28 @@ pub(crate) fn print_standing(review: &Review, file: &Path) {
         of(Some(Word::Keep)),
         of(Some(Word::Revoke)),
     ));
-    let signed = match (&review.sign_off, review.is_signed()) {
-        (Some(by), Some(true)) => paint(
+    let signed = match (&review.sign_off, standing) {
+        (Some(by), Standing::Stated) => paint(
             GOOD,
             format!("✓ signed off by {} at {}", clean(&by.by), clean(&by.at)),
         ),
-        (Some(_), _) => paint(BAD, "✗ signed off, and changed since".to_owned()),
+        (Some(by), Standing::Claimed) => paint(
+            WARN,
+            format!(
+                "claims to be signed off by {} at {}: not checked, --key KEY does",
+                clean(&by.by),
+                clean(&by.at)
+            ),
+        ),
+        (Some(_), _) => paint(
+            BAD,
+            "✗ signed off, and changed since, or not by this log".to_owned(),
+        ),
         (None, _) => paint(DIM, "not signed off".to_owned()),
     };
     line(&signed.to_string());
-    let command = match (open + ask, review.is_signed()) {
-        (0, Some(true)) => (
+    let command = match (open + ask, standing) {
+        (0, Standing::Stated | Standing::Claimed) => (
             format!("palisade report review patch {file} --to revoke.patch"),
             "the change that ends what was revoked",
         ),
@@ -98,8 +109,8 @@ pub(crate) fn print_standing(review: &Review, file: &Path) {
 }
 
 /// Prints what the change of a review does.
-pub(crate) fn print_patch(review: &Review, proposal: &Proposal, flips: &Flips, to: &Path) {
-    if review.is_signed() != Some(true) {
+pub(crate) fn print_patch(standing: Standing, proposal: &Proposal, flips: &Flips, to: &Path) {
+    if standing != Standing::Stated {
         line(&paint(WARN, "the review is not signed off as it stands"));
     }
     line(&format!(
@@ -136,7 +147,7 @@ pub(crate) fn print_patch(review: &Review, proposal: &Proposal, flips: &Flips, t
 }
 
 /// Prints whether a review is what policies and log say.
-pub(crate) fn print_checked(review: &Review, differences: &[String]) {
+pub(crate) fn print_checked(review: &Review, standing: Standing, differences: &[String]) {
     for difference in differences.iter().take(DIFFERENCES_SHOWN) {
         line(&format!("{} {}", paint(BAD.bold(), "✗"), clean(difference)));
     }
@@ -145,16 +156,17 @@ pub(crate) fn print_checked(review: &Review, differences: &[String]) {
         line(&paint(BAD, format!("  and {more} more")));
     }
     let grants = count(review.grants.len(), "grant", "grants");
-    let signed = match review.is_signed() {
-        None => "not signed off",
-        Some(true) => "signed off as it stands",
-        Some(false) => "changed since it was signed off",
+    let signed = match standing {
+        Standing::Unsigned => "not signed off",
+        Standing::Stated => "signed off as it stands",
+        Standing::Claimed => "its sign-off not checked",
+        Standing::Not => "changed since it was signed off, or not by this log",
     };
-    let holds = differences.is_empty() && review.is_signed() != Some(false);
+    let holds = differences.is_empty() && standing == Standing::Stated;
     line(&match holds {
-        true if review.is_signed().is_none() => format!(
-            "{}: {grants} and their uses found again",
-            paint(WARN, "not signed off")
+        false if differences.is_empty() && standing == Standing::Unsigned => format!(
+            "{}: {grants} and their uses found again, and nobody stands for them",
+            paint(WARN, "not signed off, unfinished")
         ),
         true => format!(
             "{}: {grants} and their uses found again, {signed}",

@@ -14,11 +14,13 @@ use futures_util::{Stream, StreamExt};
 use palisade_audit::{
     decisions::Decisions,
     envelope::LEAF_LEN_MAX,
+    holds::Holds,
     index::{self, BucketSpan, Cursor, Store, StoreError, TailEvent},
     ingest::Ingest,
     item::Item,
     local::LocalSink,
     log::{Log, LogError, LogOptions},
+    privacy::Vault,
     query::{Limits, Query},
     row::Row,
     verify::{self, VerifyOptions},
@@ -48,27 +50,46 @@ use crate::{
     },
 };
 
+mod alerts;
 mod api;
+mod deliver;
 mod facts;
+mod forward;
+mod holds;
+mod needs;
 mod proof;
 mod reads;
 pub(crate) mod reports;
+mod schedules;
 mod source;
+mod subjects;
 mod sums;
 mod witness;
 mod witnesses;
 
+use alerts::Alerts;
+use deliver::Lost;
+use forward::Forward;
+use needs::Needs;
 use reads::{Begun, Reader, Reads};
+use schedules::Schedules;
 use witness::Witnessing;
 use witnesses::Witnesses;
 
+pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiting};
 pub(crate) use api::Access;
 pub use api::document;
+pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
-pub use reports::RunReport;
+pub use reports::{PackReport, RunReport, SignReview, Signed};
+pub use schedules::{Last, RunSchedule, Scheduled};
 pub(crate) use source::store_of;
+pub(crate) use subjects::nameless;
+pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation, Told};
 pub use sums::{Facets, Gaps, Timeline};
 
+/// File of the legal holds, in the audit service's folder.
+const HOLDS: &str = "holds.json";
 /// Rows of a search that does not say how many.
 const ROWS_DEFAULT: usize = 50;
 /// How long a question waits for the index to have read what the log has: what was recorded
@@ -87,9 +108,18 @@ pub struct AuditRole {
     dir: PathBuf,
     clock: Clock,
     reads: Reads,
+    vault: Arc<Vault>,
+    holds: Arc<Holds>,
+    /// Held by whoever changes holds or erases.
+    orders: Arc<tokio::sync::Mutex<()>>,
     gate: Arc<std::sync::OnceLock<Arc<LinkGate>>>,
     witnesses: Witnesses,
     watch: Arc<Watch>,
+    alerts: Alerts,
+    schedules: Schedules,
+    forward: Option<Forward>,
+    /// What could not be read when it started, and what was given up with it.
+    lost: Arc<[Lost]>,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -104,20 +134,67 @@ impl AuditRole {
             .dir
             .clone()
             .unwrap_or_else(|| config.state_dir.join("audit"));
-        let options = LogOptions::new(config.trust_domain.clone());
-        let log =
-            Log::open(&dir.join("log"), options, clock.clone()).map_err(|e| vec![refused(&e)])?;
+        let of_keys = |written: &Option<PathBuf>, name: &str| {
+            written.clone().unwrap_or_else(|| dir.join(name))
+        };
+        let (subjects, kek) = (
+            of_keys(&section.subjects, "subjects"),
+            of_keys(&section.kek, "kek"),
+        );
+        let (log, holds) = (dir.join("log"), dir.join(HOLDS));
+        let needs = match Vault::is_in(&subjects) && holds.exists() {
+            true => Needs::default(),
+            false => {
+                let needs = Needs::of(&log, &config.trust_domain, clock);
+                needs.map_err(|e| vec![refused(&e)])?
+            }
+        };
+        let vault = subjects::vault_of(&subjects, &kek, !needs.keys).map_err(|told| vec![told])?;
+        let vault = Arc::new(vault);
+        let holds = Holds::open(&holds, !needs.holds).map_err(|e| {
+            vec![
+                Diagnostic::error(7568, "the holds cannot be read")
+                    .cause(e.to_string())
+                    .help("put `holds.json` back; without it nobody knows what must stay"),
+            ]
+        })?;
+        let options = LogOptions {
+            rules: config.privacy(),
+            vault: Some(vault.clone()),
+            ..LogOptions::new(config.trust_domain.clone())
+        };
+        let log = Log::open(&log, options, clock.clone()).map_err(|e| vec![refused(&e)])?;
         let store = store_of(&log, &dir.join("index"), clock, BucketSpan::Day)
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
+        let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
+        let reads = Reads::new(sink, reporter, config.demo, clock.clone());
+        let mut lost = Vec::new();
+        let parts = (&log, &watch, &reads);
+        let alerts = Alerts::open(config, section, &dir, parts, clock, &mut lost)?;
+        let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
+        let outbox = alerts.outbox();
+        let schedules = Schedules::open(section, &dir, outbox, actor, clock, &mut lost)?;
+        let host = config.trust_domain.as_str();
+        let forward = section
+            .syslog
+            .as_ref()
+            .map(|s| Forward::open(s, host, &dir, &log, clock, &mut lost));
         Ok(Self {
+            alerts,
+            schedules,
+            forward: forward.transpose()?,
+            lost: lost.into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
-            watch: Arc::new(Watch::new(log.clone(), clock.clone())),
+            watch,
             witnessing: Arc::default(),
-            reads: Reads::new(sink, reporter, config.demo, clock.clone()),
+            reads,
             log,
             store: Arc::new(store),
+            vault,
+            holds: Arc::new(holds),
+            orders: Arc::default(),
             address: None,
             dir,
             clock: clock.clone(),
@@ -138,12 +215,22 @@ impl AuditRole {
             .await
             .map_err(|e| vec![unbound("audit.listen", &e)])?;
         self.address = listener.local_addr().ok();
+        let finishing = self.clone().finish_erasures();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(finishing));
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
         let records = sink.open(witnesses::OWN_WORKER);
         let followed = facts::follow(self.watch.clone(), self.log.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(followed));
         self.witnesses.start(reporter.clone(), records, stop);
+        self.alerts.start(stop);
+        self.schedules.start(self, stop);
+        if !self.lost.is_empty() {
+            tokio::spawn(self.clone().record_lost(reporter.to_string()));
+        }
+        if let Some(forward) = &self.forward {
+            forward.start(stop);
+        }
         if let Some(section) = &section.witness {
             let (dir, domain) = (self.dir.join("witness"), &config.trust_domain);
             let started = Witnessing::start(section, &dir, domain, &self.clock, stop).await?;
@@ -168,6 +255,21 @@ impl AuditRole {
             );
         tokio::spawn(served);
         Ok(())
+    }
+
+    /// Records what was lost before this start.
+    async fn record_lost(self, actor: String) {
+        for Lost {
+            verb,
+            object,
+            detail,
+        } in &*self.lost
+        {
+            if let Err(error) = self.reads.acted(&actor, verb, object, detail).await {
+                return tracing::error!(%error, "what was lost left no record");
+            }
+        }
+        self.alerts.outbox().keep();
     }
 
     /// Answers others than this host's user, where the configuration says so, but for
@@ -197,6 +299,9 @@ impl AuditRole {
 
     /// Writes out what is left.
     pub(super) fn close(self) {
+        if let Some(forward) = &self.forward {
+            forward.close();
+        }
         self.reads.close();
         self.log.close();
     }
@@ -205,15 +310,28 @@ impl AuditRole {
     pub(super) fn routes(&self) -> Router {
         let (of_search, of_tail, of_record) = (self.clone(), self.clone(), self.clone());
         let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
-        let of_decisions = self.clone();
+        let (of_decisions, of_export) = (self.clone(), self.clone());
         self.sums()
             .merge(self.proofs())
             .merge(self.reports())
+            .merge(self.subjects())
+            .merge(self.hold_routes())
+            .route(
+                "/v1/audit/export/page",
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<ExportPage>| async move {
+                        let reader = Reader::local(uid).exporting(&q.to);
+                        of_export.page(reader, q.asked, "export").await
+                    },
+                ),
+            )
+            .merge(self.alerts.routes())
+            .merge(self.schedules.routes(self))
             .route(
                 "/v1/audit/search",
                 post(
-                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Search>| async move {
-                        of_search.search(Reader::local(uid), q).await
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Reasoned>| async move {
+                        of_search.reasoned(Reader::local(uid), q).await
                     },
                 ),
             )
@@ -266,11 +384,37 @@ impl AuditRole {
         self.store.caught_up(SETTLE).await;
     }
 
+    async fn reasoned(self, reader: Reader, asked: Reasoned) -> Answer<serde_json::Value> {
+        let reader = match &asked.reason {
+            Some(text) => reader.because(subjects::reason(text, &[])?),
+            None => reader,
+        };
+        self.search(reader, asked.asked).await
+    }
+
     async fn search(self, reader: Reader, asked: Search) -> Answer<serde_json::Value> {
-        let query = reader.sees(&Query::parse(&asked.query).map_err(Problem::from)?);
+        self.page(reader, asked, "search").await
+    }
+
+    async fn page(
+        self,
+        reader: Reader,
+        asked: Search,
+        verb: &'static str,
+    ) -> Answer<serde_json::Value> {
+        reader.names_none_of(&Query::parse(&asked.query)?.names())?;
+        let query = reader.sees(&self.asked(&asked.query).map_err(Problem::from)?);
         let cursor = match &asked.cursor {
             None => None,
             Some(text) => Some(Cursor::parse(text).ok_or_else(|| not_a_cursor(text))?),
+        };
+        let told = match verb {
+            // An erasure looks later for what was given.
+            "export" => query.told_within(match &cursor {
+                Some(cursor) => cursor.window(),
+                None => query.window(self.clock.now_us(), &Limits::default())?,
+            }),
+            _ => query.text().to_owned(),
         };
         let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
         self.settled().await;
@@ -278,9 +422,8 @@ impl AuditRole {
             let store = self.store.clone();
             blocking(move || store.answer(&query, limit, cursor)).await?
         };
-        let reads = &self.reads;
-        reads
-            .note(&reader, "search", &asked.query, given(&answer))
+        self.reads
+            .note(&reader, verb, &told, given(&answer))
             .await?;
         serde_json::to_value(answer)
             .map(Json)
@@ -300,8 +443,8 @@ impl AuditRole {
         reader: &Reader,
         query: &str,
     ) -> Result<impl Stream<Item = serde_json::Result<Bytes>> + use<>, Diagnostic> {
-        let asked = reader.sees(&Query::parse(query)?);
-        let mut begun = self.reads.begin(reader, "tail", query).await?;
+        let asked = reader.sees(&self.asked(query)?);
+        let mut begun = self.reads.begin(reader, "tail", asked.text()).await?;
         Ok(self.store.tail(&asked).map(move |event| {
             let line = match &event {
                 TailEvent::Row(row) => {
@@ -324,13 +467,14 @@ impl AuditRole {
     async fn decisions(self, reader: &Reader, asked: &Tail) -> Response {
         let begun = async {
             let query = history::read(&asked.query)?;
+            let query = query.naming(&|name| self.vault.pseudonym(name));
             let window = query.window(self.clock.now_us(), &Limits::default())?;
             let decisions = Decisions::new(&self.log, &query, window);
             let decisions = decisions.map_err(|e| broken(&e.to_string()))?;
             let begins_us = decisions
                 .log_begins_us()
                 .map_err(|e| broken(&e.to_string()))?;
-            let begun = self.reads.begin(reader, "decisions", &asked.query).await?;
+            let begun = self.reads.begin(reader, "decisions", query.text()).await?;
             Ok::<_, Diagnostic>((decisions, window, begins_us, begun))
         };
         let (decisions, window, begins_us, begun) = match begun.await {
@@ -351,7 +495,7 @@ impl AuditRole {
 
     async fn record(self, reader: Reader, id: String) -> Answer<Found> {
         let (store, log) = (self.store.clone(), self.log.clone());
-        let (of, asked) = (id.clone(), format!("id:{id}"));
+        let (of, asked) = (id.clone(), subjects::by_id(&id));
         self.settled().await;
         let found = blocking(move || store.by_id(&of)).await;
         if found.is_err() {
@@ -398,6 +542,27 @@ pub struct Search {
     pub limit: Option<usize>,
     /// Where an earlier page ended.
     pub cursor: Option<String>,
+}
+
+/// What `audit search --reason` asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reasoned {
+    /// The search.
+    #[serde(flatten)]
+    pub asked: Search,
+    /// Why, for the record of the read.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What `audit export` asks for each page.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ExportPage {
+    /// The page.
+    #[serde(flatten)]
+    pub asked: Search,
+    /// Name of the file that it goes to.
+    pub to: String,
 }
 
 /// What `audit tail` asks.

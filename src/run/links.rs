@@ -130,6 +130,7 @@ impl LinkGate {
                 detail: text,
                 ..AuthnFailure::default()
             })),
+            ..Record::default()
         };
         if let Err(error) = state.records.append(&record) {
             tracing::error!(%error, "refused link left no record");

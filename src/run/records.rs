@@ -108,13 +108,12 @@ impl Records {
                 ]
             })?;
         let folder = self.config.state_dir.join("spool").join(role.as_str());
-        let spool = Spool::open(
-            &folder,
-            reporter,
-            SpoolOptions::default(),
-            self.clock.clone(),
-        )
-        .map_err(|e| vec![unusable(&e.to_string())])?;
+        let options = SpoolOptions {
+            rules: self.config.privacy(),
+            ..SpoolOptions::default()
+        };
+        let spool = Spool::open(&folder, reporter, options, self.clock.clone())
+            .map_err(|e| vec![unusable(&e.to_string())])?;
         let pending = Arc::new(Pending::default());
         let waiting = pending.clone();
         let (signing, of_heads) = (pending.clone(), spool.clone());

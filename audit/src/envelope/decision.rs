@@ -2,7 +2,7 @@
 
 use palisade_mesh::wire::record::Verdict;
 
-use super::{DECISION, EnvelopeRef, RecordPeek, Value, field};
+use super::{COVERS, DECISION, EnvelopeRef, RecordPeek, Value, field};
 
 /// What a decision record says, borrowed from its bytes: for whoever goes through
 /// hundreds of thousands a second. Absent fields have the defaults of proto3.
@@ -48,6 +48,9 @@ pub struct DecisionRef<'a> {
     pub source_port: u32,
     /// What was read of the context.
     pub context_json: &'a str,
+    /// Fields that were taken out of it because they are personal; what it does not have of
+    /// them is not known.
+    pub covered: Vec<&'a str>,
 }
 
 impl<'a> DecisionRef<'a> {
@@ -67,6 +70,9 @@ impl<'a> DecisionRef<'a> {
             time_us: peek.time_us,
             ..Self::default()
         };
+        if peek.covered {
+            decision.covered = covered(record)?;
+        }
         let mut body = peek.body;
         while let Some((tag, value)) = field(&mut body)? {
             decision.set(tag, &value)?;
@@ -134,13 +140,31 @@ impl<'a> DecisionRef<'a> {
     }
 }
 
+/// Names of the fields that were taken out of a record.
+fn covered(mut record: &[u8]) -> Option<Vec<&str>> {
+    let mut fields = Vec::new();
+    while let Some(read) = field(&mut record)? {
+        let (COVERS, Value::Bytes(mut cover)) = read else {
+            continue;
+        };
+        while let Some(read) = field(&mut cover)? {
+            if let (1, Value::Bytes(name)) = read {
+                fields.push(text(name)?);
+            }
+        }
+    }
+    Some(fields)
+}
+
 fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
 #[cfg(test)]
 mod tests {
-    use palisade_mesh::wire::record::{Decision, Outcome, Peer, Record, Versions, record::Body};
+    use palisade_mesh::wire::record::{
+        Cover, Decision, Outcome, Peer, Record, Versions, record::Body,
+    };
     use proptest::prelude::*;
     use prost::Message as _;
 
@@ -177,7 +201,8 @@ mod tests {
                 status: 403,
                 ..Decision::default()
             };
-            let record = Record { id: vec![9; 16], time_us, body: Some(Body::Decision(body)), ..Record::default() };
+            let covers = policies.iter().map(|name| Cover { field: name.clone(), ..Cover::default() }).collect();
+            let record = Record { id: vec![9; 16], time_us, body: Some(Body::Decision(body)), covers, ..Record::default() };
             let bytes = record.encode_to_vec();
             let read = DecisionRef::of_record(&bytes).unwrap();
             let expected = DecisionRef {
@@ -201,6 +226,7 @@ mod tests {
                 source_ip: "10.0.0.1",
                 source_port: port,
                 context_json: &texts[9],
+                covered: policies.iter().map(String::as_str).filter(|name| !name.is_empty()).collect(),
             };
             prop_assert_eq!(read, expected);
         }

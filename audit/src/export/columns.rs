@@ -53,7 +53,14 @@ const DETAILS: &[Column] = &[
     of("query", ColumnKind::Text),
     of("kept_to", ColumnKind::Text),
     of("request", ColumnKind::Text),
+    of("because", ColumnKind::Text),
+    of("exported_to", ColumnKind::Text),
     of("begun", ColumnKind::Flag),
+    of("group", ColumnKind::Text),
+    of("count", ColumnKind::Number),
+    of("threshold", ColumnKind::Number),
+    of("from", ColumnKind::Time),
+    of("until", ColumnKind::Time),
     of("last_sequence", ColumnKind::Number),
     of("certificate", ColumnKind::Text),
     of("heads", ColumnKind::Json),
@@ -62,6 +69,7 @@ const DETAILS: &[Column] = &[
     of("dropped_best_effort", ColumnKind::Number),
     of("detail", ColumnKind::Text),
     of("context", ColumnKind::Json),
+    of("covered", ColumnKind::Json),
     of("shadows", ColumnKind::Json),
 ];
 

@@ -229,6 +229,11 @@ pub struct Status {
 }
 
 impl Cursor {
+    /// The time that the page's query asks about.
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
     /// Reads what [`Cursor`] prints; anything else is `None`.
     pub fn parse(text: &str) -> Option<Self> {
         let mut numbers = text.split('.');

@@ -158,6 +158,11 @@ impl Snapshot {
         }
     }
 
+    /// Whether it has everything of its time.
+    pub(super) fn is_whole(&self) -> bool {
+        self.behind == 0 && self.unreadable == 0 && self.remaking.is_empty()
+    }
+
     /// Shows the matches of one bucket to `visitor`, starting below `before`.
     pub(super) fn visit(
         &self,

@@ -2,7 +2,7 @@
 
 use palisade_mesh::wire::{
     audit::ingest_client::IngestClient,
-    record::{Credential, LogLifecycle},
+    record::{Alert, Credential, LogLifecycle},
 };
 use tempfile::TempDir;
 use tonic::Code;
@@ -113,7 +113,11 @@ async fn batches_of_many_streams_are_acknowledged_as_durable_and_as_checkpointed
 async fn a_workload_speaks_neither_for_the_log_nor_for_the_authority() {
     let lifecycle = Body::LogLifecycle(LogLifecycle::default());
     let credential = Body::Credential(Credential::default());
-    for body in [lifecycle, credential] {
+    let alert = Body::Alert(Alert {
+        verb: "acknowledged".into(),
+        ..Alert::default()
+    });
+    for body in [lifecycle, credential, alert] {
         let mut record = Record::decode(encoded(1)).unwrap();
         record.body = Some(body);
         let mut forged = batch(0, 1..=1);
@@ -214,4 +218,48 @@ async fn the_door_inside_the_process_checks_and_dedupes_the_same() {
     assert_eq!(received(&log).len(), 3);
     let refused = ingest.push(&stream(0), 4, vec![Bytes::from_static(&[0xff])]);
     assert!(matches!(refused, Err(Refused::Record { sequence: 4, .. })));
+}
+
+/// A value beside a record that is not what its cover commits to is refused whole, and so
+/// is a record that hides something behind its values.
+#[tokio::test]
+async fn a_covered_record_is_taken_with_its_own_values_only() {
+    use palisade_mesh::wire::record::PolicyChange;
+    use prost::Message as _;
+
+    use crate::privacy::{Handling, Personal, Rules};
+
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let ingest = Ingest::new(log.clone(), Clock::system());
+    let rules = Rules::new([(Personal::Author, Handling::Sealed)]);
+    let change = PolicyChange {
+        author: "alice@example.org".into(),
+        ..PolicyChange::default()
+    };
+    let record = Record {
+        body: Some(Body::PolicyChange(change)),
+        ..Record::decode(encoded(1)).unwrap()
+    };
+    let whole = rules.cover(&record).unwrap();
+    let push = |record: Vec<u8>| ingest.push(&stream(0), 1, vec![record.into()]);
+    let mut other = whole.clone();
+    other.disclosures[0].value = "bob@example.org".into();
+    let hidden = [whole.encode_to_vec(), record.encode_to_vec()].concat();
+    for refused in [other.encode_to_vec(), hidden] {
+        assert!(matches!(
+            push(refused),
+            Err(Refused::Record { sequence: 1, .. })
+        ));
+    }
+    let mut receipt = push(whole.encode_to_vec()).unwrap();
+    soon(receipt.checkpointed()).await.unwrap();
+    let kept = log
+        .scan(0)
+        .filter_map(Result::ok)
+        .find(|e| !e.record.covers.is_empty());
+    let kept = kept.unwrap();
+    assert_eq!(kept.record.covers, whole.covers);
+    assert!(kept.record.disclosures.is_empty());
+    assert!(!format!("{:?}", log.leaf(kept.index).unwrap()).contains("alice"));
 }

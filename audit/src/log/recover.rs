@@ -50,7 +50,7 @@ const KEY: &str = "checkpoint.key";
 /// A log that is ready to be written.
 pub(super) struct Recovered {
     pub(super) shared: Arc<Shared>,
-    pub(super) signer: Signer,
+    pub(super) signer: Arc<Signer>,
     pub(super) lock: File,
     pub(super) active: ActiveFile,
     pub(super) tree: Tree,
@@ -89,7 +89,7 @@ pub(super) fn recover(
     let lock = lock::lock(dir)?;
     let mut firsts = segment::list(dir).map_err(LogError::io(dir))?;
     let fresh = firsts.is_empty() && !dir.join(CHECKPOINT).exists();
-    let signer = load_key(dir, options, fresh)?;
+    let signer = Arc::new(load_key(dir, options, fresh)?);
     let verifier = signer.verifier().clone();
     if fresh {
         let empty = Checkpoint::sign(&signer, 0, Tree::new().root(), clock.now());
@@ -202,6 +202,11 @@ fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, Log
         )));
     }
     Ok(signer)
+}
+
+/// The signing key of a log that is only read, where it is there and the log's own.
+pub(super) fn signer_of(dir: &Path, options: &LogOptions) -> Option<Signer> {
+    load_key(dir, options, false).ok()
 }
 
 /// The trust domain whose log lies in `dir`.

@@ -4,7 +4,7 @@ use std::fs;
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    wire::record::{Decision, Head, Heads, StreamHeads, record::Body},
+    wire::record::{Decision, Head, Heads, PolicyChange, StreamHeads, record::Body},
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -12,7 +12,12 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 use super::*;
-use crate::{disk::Faults, merkle, stream::new_ulid};
+use crate::{
+    disk::Faults,
+    merkle,
+    privacy::{Handling, Known, Personal},
+    stream::new_ulid,
+};
 
 fn options() -> LogOptions {
     LogOptions {
@@ -658,4 +663,48 @@ fn what_a_head_promises_and_does_not_come_is_a_gap() {
     let verbs = verbs(&log);
     assert!(verbs.contains(&"gap".into()) && verbs.contains(&"gap_closed".into()));
     assert_eq!(append(&log, batch(&stream, 6..=6)).unwrap().accepted, 1);
+}
+
+/// A reporter that was not answered sends again, perhaps after an erasure: what the log has
+/// already makes no new key.
+#[test]
+fn what_is_sent_again_makes_no_key() {
+    let (dir, keys) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let vault = Vault::open(
+        &keys.path().join("subjects"),
+        &keys.path().join("kek"),
+        true,
+    );
+    let vault = Arc::new(vault.unwrap());
+    let options = LogOptions {
+        vault: Some(vault.clone()),
+        ..options()
+    };
+    let log = Log::open(dir.path(), options, Clock::system()).unwrap();
+    let change = PolicyChange {
+        author: "alice@example.org".into(),
+        ..PolicyChange::default()
+    };
+    let record = Record {
+        id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+        time_us: 10,
+        body: Some(Body::PolicyChange(change)),
+        ..Record::default()
+    };
+    let rules = Rules::new([(Personal::Author, Handling::Sealed)]);
+    let covered = rules.cover(&record).unwrap();
+    let sent = || {
+        let pending = Pending {
+            stream: key(0),
+            sequence: 1,
+            record: covered.encode_to_vec().into(),
+        };
+        append(&log, vec![pending]).unwrap()
+    };
+    assert_eq!((sent().accepted, sent().duplicates), (1, 1));
+    let person = vault.pseudonym("alice@example.org");
+    assert_eq!(vault.known(&person).unwrap(), Known::Sealed);
+    vault.destroy(&person, 5).unwrap();
+    assert_eq!(sent().duplicates, 1);
+    assert_eq!(vault.known(&person).unwrap(), Known::Erased(5));
 }

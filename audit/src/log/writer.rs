@@ -62,7 +62,7 @@ pub(super) struct Writer {
     options: LogOptions,
     clock: Clock,
     commands: mpsc::Receiver<Command>,
-    signer: Signer,
+    signer: Arc<Signer>,
     // Held until the writer ends.
     _lock: File,
     active: ActiveFile,
@@ -108,6 +108,14 @@ impl Writer {
         let size_found = recovered.tree.size();
         notes.push(lifecycle("opened", format!("{size_found} records")));
         let disk = health.disk.clone();
+        let vault = options.vault.clone();
+        let damaged = vault.as_ref().map_or(0, |vault| vault.keeping().damaged);
+        if damaged > 0 {
+            notes.push(lifecycle(
+                "keys_damaged",
+                format!("{damaged} keys of persons"),
+            ));
+        }
         let mut writer = Self {
             reserve: Reserve::new(disk, &recovered.shared.dir, options.reserve_bytes),
             health,
@@ -125,7 +133,7 @@ impl Writer {
             own: Arc::new(own),
             notes,
             signed: [size, size],
-            group: Group::new(),
+            group: Group::new(vault),
             checkpoint_due: None,
             history_at: None,
             streams_at: Instant::now(),
@@ -217,7 +225,7 @@ impl Writer {
         self.reserve.tend();
         self.note_room();
         self.streams.make_room();
-        let mut group = std::mem::replace(&mut self.group, Group::new());
+        let mut group = std::mem::replace(&mut self.group, Group::new(None));
         group.begin(self.clock.now_us());
         let noted = self.notes.len();
         for note in &self.notes {
@@ -237,8 +245,12 @@ impl Writer {
                 written = self.write(&group);
             }
         }
+        let unstaged = outcomes.iter().find_map(|staged| match staged {
+            Err(AppendError::Io(why)) => Some(why.to_string()),
+            _ => None,
+        });
         let failing = written.as_ref().err().map(ToString::to_string);
-        self.health.set_failing(failing);
+        self.health.set_failing(failing.or(unstaged));
         match written {
             Ok(()) => {
                 // Writing may have added to them.
@@ -265,6 +277,10 @@ impl Writer {
     fn write(&mut self, group: &Group) -> io::Result<()> {
         if group.leaves.is_empty() {
             return Ok(());
+        }
+        // Whoever reads the group finds the keys of what is sealed in it.
+        if let Some(vault) = &self.options.vault {
+            vault.commit()?;
         }
         self.mend()?;
         let full = self.active.end + group.buf.len() as u64

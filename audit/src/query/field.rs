@@ -31,6 +31,7 @@ pub const CLASSES: &[&str] = &[
     "spool_event",
     "call",
     "stream_heads",
+    "alert",
 ];
 
 /// The words of `decision:`. `deny` stands for every way a decision said no.
@@ -184,7 +185,7 @@ fn clip(text: &str) -> &str {
 pub(crate) fn is_list(name: &str) -> bool {
     matches!(
         name,
-        "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy"
+        "policy" | "policy_error" | "selector" | "shadow" | "flip" | "shadow_policy" | "subject"
     )
 }
 
@@ -205,6 +206,7 @@ pub(crate) fn class_of(record: &Record) -> &'static str {
         Some(Body::SpoolEvent(_)) => "spool_event",
         Some(Body::Call(_)) => "call",
         Some(Body::StreamHeads(_)) => "stream_heads",
+        Some(Body::Alert(_)) => "alert",
         None => "unknown",
     }
 }

@@ -57,6 +57,9 @@ impl RowFilter {
         if query.is_of_time_alone() {
             return Err(wrong("to say which rows are seen"));
         }
+        if !query.names().is_empty() {
+            return Err(wrong("no name of a person: it is recorded with every read"));
+        }
         if !names_something(&query.filter) {
             return Err(wrong(
                 "to say what a record must be, not only what it must not be: every record without that field would be seen",
@@ -88,6 +91,20 @@ impl RowFilter {
             text: text.into(),
             expr: Expr::any(kept.iter().map(|one| one.expr.clone()).collect()),
         }))
+    }
+
+    /// What both let be seen.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        match (&self.0, &other.0) {
+            (None, _) => other.clone(),
+            (_, None) => self.clone(),
+            (Some(a), Some(b)) if a == b => self.clone(),
+            (Some(a), Some(b)) => Self(Some(Kept {
+                text: format!("({}) ({})", a.text, b.text).into(),
+                expr: Expr::all(vec![a.expr.clone(), b.expr.clone()]),
+            })),
+        }
     }
 
     /// What it keeps rows to, as a query says it; none where every row is seen.
@@ -136,6 +153,8 @@ mod tests {
             ("service:", 7101),
             ("servce:shop/*", 7102),
             ("shop", 7103),
+            ("subject:alice class:*", 7903),
+            ("subject:ali* class:*", 7104),
         ] {
             assert_eq!(RowFilter::parse(text).unwrap_err().code.0, code, "{text}");
         }
@@ -154,6 +173,13 @@ mod tests {
         assert_eq!(RowFilter::any([&shop]).text(), shop.text());
         let all = RowFilter::everything();
         assert_eq!(RowFilter::any([&shop, &all]), all);
+        assert_eq!(shop.and(&all), shop);
+        assert_eq!(all.and(&shop), shop);
+        assert_eq!(shop.and(&shop), shop);
+        assert_eq!(
+            shop.and(&bank).text().map(|t| &**t),
+            Some("(service:shop/*) (service:bank/*)")
+        );
         let none = RowFilter::any([]);
         assert_ne!(none, all, "no grant is no right");
         let query = Query::parse("class:*").unwrap().restricted_to(&none);

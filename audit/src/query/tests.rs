@@ -304,3 +304,84 @@ proptest! {
         prop_assert_eq!(query.filter, expr);
     }
 }
+
+/// Whoever looks for a person is not recorded with the name, and finds what has the
+/// pseudonym.
+#[test]
+fn names_of_persons_become_pseudonyms_wherever_they_stand() {
+    let pseudonym = |name: &str| {
+        let mut pseudonym = [0; crate::privacy::PSEUDONYM_LEN];
+        pseudonym[0] = name.len() as u8;
+        Pseudonym(pseudonym)
+    };
+    let five = "p-05000000000000000000000000000000";
+    let check = |text: &str, expected: &str| {
+        let named = Query::parse(text).unwrap().naming(&pseudonym);
+        assert_eq!(named.text(), expected, "{text}");
+        assert_eq!(Query::parse(named.text()).unwrap(), named, "{text}");
+    };
+    check(
+        "subject:alice last:1h",
+        &format!("subject:{five} since:-1h"),
+    );
+    check(
+        "-(subject:\"alice\" OR service:shop/*) | count by subject",
+        &format!("-(subject:{five} OR service:shop/*) | count by subject"),
+    );
+    // A pseudonym is one already, and what names nobody stays as it was written.
+    check(
+        &format!("subject:{five}  last:1h"),
+        &format!("subject:{five}  last:1h"),
+    );
+    check(
+        "subject:05000000000000000000000000000000",
+        "subject:p-20000000000000000000000000000000",
+    );
+    check(
+        "subject:* path:/alice  last:1h",
+        "subject:* path:/alice  last:1h",
+    );
+}
+
+/// Part of a name has no pseudonym, and must not be recorded.
+#[test]
+fn a_person_is_named_whole() {
+    for text in [
+        "subject:ali*",
+        "subject:**example.org",
+        r#"subject:"a" -subject:b*"#,
+    ] {
+        let refused = Query::parse(text).unwrap_err();
+        assert_eq!(refused.code.0, 7104, "{text}");
+        assert_eq!(refused.message, "a person is named whole");
+    }
+    let names = |text: &str| Query::parse(text).unwrap().names();
+    assert_eq!(
+        names(r#"-(subject:"ali*" OR subject:bob)"#),
+        ["ali*", "bob"]
+    );
+    let pseudonym = format!("subject:p-{} subject:* actor:ana", "05".repeat(16));
+    assert!(names(&pseudonym).is_empty());
+}
+
+/// What is recorded of an export is about the same records at any later time.
+#[test]
+fn a_text_can_be_bound_to_its_window() {
+    let query = Query::parse("(service:a OR service:b) last:1h | count").unwrap();
+    let window = query
+        .window(1_795_176_000_000_000, &Limits::default())
+        .unwrap();
+    let told = query.told_within(window);
+    let again = Query::parse(&told).unwrap();
+    let later = 1_895_176_000_000_000;
+    assert_eq!(again.window(later, &Limits::default()).unwrap(), window);
+    assert_eq!(again.without_time(), query.without_time());
+    assert_eq!(
+        again.bounds(later),
+        (Some(window.from_us), Some(window.to_us))
+    );
+    assert_eq!(
+        Query::parse("until:-1s").unwrap().bounds(5_000_000),
+        (None, Some(4_000_000))
+    );
+}

@@ -155,7 +155,7 @@ impl Bound {
         Some(Self::Ago(number.checked_mul(scale)?))
     }
 
-    fn start(self, now_us: i64) -> i64 {
+    pub(super) fn start(self, now_us: i64) -> i64 {
         match self {
             Self::Ago(us) => now_us.saturating_sub(us),
             Self::At(us) => us,
@@ -164,7 +164,7 @@ impl Bound {
         }
     }
 
-    fn end(self, now_us: i64) -> i64 {
+    pub(super) fn end(self, now_us: i64) -> i64 {
         match self {
             Self::Ago(_) | Self::At(_) => self.start(now_us),
             Self::On(_) | Self::DaysAgo(_) => self.start(now_us).saturating_add(DAY_US),

@@ -8,6 +8,7 @@ use std::{
 use palisade_mesh::diagnostic::did_you_mean;
 
 use super::{
+    SUBJECT,
     field::{DENIALS, Field, Kind, Value},
     pattern::Pattern,
 };
@@ -96,6 +97,7 @@ impl Demand {
         }
         let demand = match field.kind {
             Kind::Choice(words) => read_choice(field, words, word)?,
+            Kind::Keyword if field.name == SUBJECT => Self::Text(read_person(word, quoted)?),
             Kind::Keyword | Kind::Name => Self::Text(read_text(word, quoted)),
             Kind::Upper => Self::Text(rewritten(word, quoted, str::to_uppercase)),
             Kind::Hex => read_hex(field, word, quoted)?,
@@ -142,6 +144,21 @@ fn read_text(word: &str, quoted: bool) -> Pattern {
         Pattern::literal(word)
     } else {
         Pattern::parse(word)
+    }
+}
+
+/// A person, who has a pseudonym as a whole: a part of a name would find nobody, and would
+/// stand in the record of the read.
+fn read_person(word: &str, quoted: bool) -> Result<Pattern, BadValue> {
+    let pattern = read_text(word, quoted);
+    match pattern.as_literal() {
+        Some(_) => Ok(pattern),
+        None => Err(BadValue {
+            message: "a person is named whole".into(),
+            help: Some(
+                "write the name, in quotes where it has a `*`, or `subject:*` for anybody".into(),
+            ),
+        }),
     }
 }
 
@@ -438,6 +455,11 @@ impl IdPrefix {
 }
 
 impl IdPrefix {
+    /// Whether a text is an id or begins one.
+    pub fn is_in(text: &str) -> bool {
+        Self::read(text).is_ok()
+    }
+
     pub(crate) fn read(text: &str) -> Result<Self, BadValue> {
         const WHOLE: usize = 26;
         let bad = |help: &str| BadValue {

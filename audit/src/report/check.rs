@@ -5,7 +5,8 @@ use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CellKind, Column, FORMAT, Kind, Report, Section, evidence::program, model::Mark, to_html,
+    CellKind, Column, FORMAT, Header, Kind, Report, Section, evidence::program, model::Mark,
+    to_html,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -141,27 +142,51 @@ pub fn check<'a>(
     log: &Log,
     evidence: impl FnOnce(Period, &Checkpoint) -> Result<Evidence<'a>, StoreError>,
 ) -> Result<Checked, StoreError> {
-    let kind = Kind::find(&report.name)?;
-    let header = &report.header;
-    let period = Period::read(
-        &format!("since:{} until:{}", header.from, header.to),
-        i64::MAX / 2,
-    )?;
-    let (checkpoint, signed) = checkpoint(&header.checkpoint, log)?;
+    let period = period_of(&report.header)?;
+    let (checkpoint, signed) = checkpoint(&report.header.checkpoint, log)?;
     let evidence = evidence(period, &checkpoint)?;
-    let again = run(kind, &evidence)?;
-    let mut checked = Checked {
+    let checked = remade(report, &evidence)?;
+    Ok(Checked {
         checkpoint: signed,
-        ..Checked::default()
-    };
+        ..checked
+    })
+}
+
+/// What a report that this log made covers: its checkpoint and its period.
+///
+/// # Errors
+/// `PLS7802` or `PLS7803` for a head that cannot be read.
+pub fn covered(report: &Report, log: &Log) -> Result<(Checkpoint, Period), StoreError> {
+    let (checkpoint, _) = checkpoint(&report.header.checkpoint, log)?;
+    Ok((checkpoint, period_of(&report.header)?))
+}
+
+/// The period that the head of a report names.
+pub(super) fn period_of(header: &Header) -> Result<Period, Diagnostic> {
+    let bounds = format!("since:{} until:{}", header.from, header.to);
+    Period::read(&bounds, i64::MAX / 2)
+}
+
+/// Makes `report` again from `evidence` and compares; its checkpoint is not looked at.
+pub(super) fn remade(report: &Report, evidence: &Evidence<'_>) -> Result<Checked, StoreError> {
+    Ok(compared(report, evidence)?.0)
+}
+
+/// The same, and the report as it is now.
+pub(super) fn compared(
+    report: &Report,
+    evidence: &Evidence<'_>,
+) -> Result<(Checked, Report), StoreError> {
+    let again = run(Kind::find(&report.name)?, evidence)?;
+    let mut checked = Checked::default();
     checked.header(report, &again);
     checked.compare(&report.sections, &again.sections);
-    Ok(checked)
+    Ok((checked, again))
 }
 
 /// The checkpoint that a report names, and whether this log signed it and still begins
 /// with it.
-fn checkpoint(mark: &Mark, log: &Log) -> Result<(Checkpoint, bool), StoreError> {
+pub(super) fn checkpoint(mark: &Mark, log: &Log) -> Result<(Checkpoint, bool), StoreError> {
     let bad =
         |why: String| Diagnostic::error(7803, "the report's checkpoint cannot be read").cause(why);
     let root = BASE64.decode(&mark.root).map_err(|e| bad(e.to_string()))?;
@@ -193,7 +218,7 @@ impl Checked {
         self.sections(report, again);
     }
 
-    fn same(&mut self, section: &str, what: &str, report: &str, log: &str) {
+    pub(super) fn same(&mut self, section: &str, what: &str, report: &str, log: &str) {
         self.compared += 1;
         if report != log && self.differences.len() >= DIFFERENCES_MAX {
             self.more += 1;

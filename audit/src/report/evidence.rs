@@ -2,20 +2,22 @@
 
 use std::{
     cell::{OnceCell, RefCell},
+    collections::BTreeSet,
     path::Path,
 };
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 
 use super::{
     model::{Header, Mark, Section},
     period::Period,
 };
 use crate::{
-    checkpoint::Checkpoint,
+    checkpoint::{Checkpoint, domain},
     index::{Answer, Counted, CountedByTime, Coverage, Cursor, Store, StoreError},
     log::Log,
-    query::{Query, time::rfc3339},
+    query::{Limits, Query, time::rfc3339},
+    reconcile::{Reconciliation, reconcile},
     row::Row,
     verify::{self, VerifyOptions, VerifyReport},
 };
@@ -29,10 +31,7 @@ const PAGE_ROWS: usize = 2000;
 /// What a report is made from.
 pub struct Evidence<'a> {
     store: &'a Store,
-    /// The log itself.
-    pub(super) log: &'a Log,
-    /// The folder of the log.
-    pub(super) dir: &'a Path,
+    ground: Ground<'a>,
     pub(super) period: Period,
     scope: String,
     mark: Mark,
@@ -40,8 +39,22 @@ pub struct Evidence<'a> {
     now_us: i64,
     /// What answers lacked, each said once.
     lacks: RefCell<Vec<String>>,
+    /// Every query that was asked.
+    asked: RefCell<BTreeSet<String>>,
     /// What reading the whole log found, once a section has asked.
     verified: OnceCell<VerifyReport>,
+}
+
+/// What lies behind the store.
+#[derive(Clone, Copy)]
+pub enum Ground<'a> {
+    /// A whole log, and its folder.
+    Log(&'a Log, &'a Path),
+    /// Some records of a log, each proven: what describes the whole log is not known.
+    Records {
+        /// When the log received its first record, microseconds since the Unix epoch.
+        begins_us: Option<i64>,
+    },
 }
 
 impl<'a> Evidence<'a> {
@@ -51,8 +64,7 @@ impl<'a> Evidence<'a> {
     /// What is wrong with the scope.
     pub fn new(
         store: &'a Store,
-        log: &'a Log,
-        dir: &'a Path,
+        ground: Ground<'a>,
         period: Period,
         scope: &str,
         checkpoint: &Checkpoint,
@@ -61,19 +73,14 @@ impl<'a> Evidence<'a> {
         Query::parse(scope)?;
         Ok(Self {
             store,
-            log,
-            dir,
+            ground,
             period,
             scope: scope.trim().to_owned(),
-            mark: Mark {
-                size: checkpoint.size,
-                root: BASE64.encode(checkpoint.root),
-                time: rfc3339(checkpoint.time.as_microsecond()),
-                note: checkpoint.note.clone(),
-            },
+            mark: Mark::of(checkpoint),
             log_name: checkpoint.origin.clone(),
             now_us,
             lacks: RefCell::default(),
+            asked: RefCell::default(),
             verified: OnceCell::new(),
         })
     }
@@ -93,6 +100,11 @@ impl<'a> Evidence<'a> {
         self.within(filter, self.period)
     }
 
+    /// The same, of the time before the period.
+    pub(super) fn records_before(&self, filter: &str) -> String {
+        self.within(filter, self.period.before())
+    }
+
     fn scoped(&self, filter: &str) -> String {
         match self.scope.as_str() {
             "" => format!("class:decision {filter}"),
@@ -107,7 +119,7 @@ impl<'a> Evidence<'a> {
 
     /// Groups of a query that ends in a summary by fields.
     pub(super) fn groups(&self, query: &str) -> Result<Counted, StoreError> {
-        match self.store.answer(&Query::parse(query)?, 1, None)? {
+        match self.store.answer(&self.asking(query)?, 1, None)? {
             Answer::Counted(counted) => {
                 self.note(&counted.coverage);
                 Ok(counted)
@@ -123,7 +135,7 @@ impl<'a> Evidence<'a> {
 
     /// Steps of a query that ends in a timeline.
     pub(super) fn steps(&self, query: &str) -> Result<CountedByTime, StoreError> {
-        match self.store.answer(&Query::parse(query)?, 1, None)? {
+        match self.store.answer(&self.asking(query)?, 1, None)? {
             Answer::ByTime(by_time) => {
                 self.note(&by_time.coverage);
                 Ok(by_time)
@@ -149,7 +161,7 @@ impl<'a> Evidence<'a> {
         query: &str,
         mut visit: impl FnMut(Row) -> bool,
     ) -> Result<(), StoreError> {
-        let query = Query::parse(query)?;
+        let query = self.asking(query)?;
         let mut cursor: Option<Cursor> = None;
         loop {
             let page = self.store.search(&query, PAGE_ROWS, cursor)?;
@@ -166,10 +178,97 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// What a reading of the whole log finds.
+    /// Reads a query, and remembers that it was asked.
+    fn asking(&self, query: &str) -> Result<Query, StoreError> {
+        let parsed = Query::parse(query)?;
+        self.asked.borrow_mut().insert(query.to_owned());
+        Ok(parsed)
+    }
+
+    /// Indexes of the records that every answer so far rests on, and of all of the period:
+    /// the first of the log, those that match a query, and their outcomes. Only what is
+    /// under the checkpoint.
+    ///
+    /// # Errors
+    /// `PLS7821` when they are more than `most`.
+    pub(super) fn records_behind(&self, most: usize) -> Result<BTreeSet<u64>, StoreError> {
+        let mut found = BTreeSet::from([0]);
+        let whole = self.records("class:*");
+        let window = |query: &Query| query.window(self.now_us, &Limits::default());
+        let period = self.period.0;
+        let mut queries = vec![whole];
+        for text in self.asked.borrow().iter() {
+            let window = window(&Query::parse(text)?)?;
+            // What is of the period is among all of it.
+            if window.from_us < period.from_us || window.to_us > period.to_us {
+                queries.push(text.clone());
+            }
+        }
+        for text in queries {
+            let query = Query::parse(&text)?;
+            let mut cursor = None;
+            loop {
+                let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+                for row in &page.rows {
+                    let entries = [Some(row.entry), row.number("outcome_entry")];
+                    let signed = entries
+                        .into_iter()
+                        .flatten()
+                        .filter(|e| *e < self.mark.size);
+                    found.extend(signed);
+                }
+                if found.len() > most {
+                    return Err(too_many(most).into());
+                }
+                match page.cursor {
+                    Some(next) => cursor = Some(next),
+                    None => break,
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// What a reading of the whole log finds; nothing where there is none.
     pub(super) fn verified(&self) -> &VerifyReport {
-        let verify = || verify::verify(self.dir, VerifyOptions::default());
-        self.verified.get_or_init(verify)
+        self.verified.get_or_init(|| match self.ground {
+            Ground::Log(_, dir) => verify::verify(dir, VerifyOptions::default()),
+            Ground::Records { .. } => VerifyReport::default(),
+        })
+    }
+
+    /// Both sides of the requests of the period; nothing where there is no whole log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(super) fn reconciled(&self) -> Result<Reconciliation, StoreError> {
+        match self.ground {
+            Ground::Log(log, _) => reconcile(log, self.period.0, &Clock::system())
+                .map_err(|e| StoreError::Io(std::io::Error::other(e))),
+            Ground::Records { .. } => Ok(Reconciliation::default()),
+        }
+    }
+
+    /// The whole log, where there is one.
+    pub(super) fn log(&self) -> Option<&'a Log> {
+        match self.ground {
+            Ground::Log(log, _) => Some(log),
+            Ground::Records { .. } => None,
+        }
+    }
+
+    /// What keeps a query to what the log says of itself.
+    pub(super) fn of_the_log(&self) -> String {
+        let domain = domain(&self.log_name).unwrap_or(&self.log_name);
+        format!("reporter:\"spiffe://{domain}/palisade/audit\"")
+    }
+
+    /// When the log received its first record, microseconds since the Unix epoch.
+    pub(super) fn begins_us(&self) -> Option<i64> {
+        match self.ground {
+            Ground::Log(log, _) => log.read(0).ok().map(|entry| entry.envelope.received_us),
+            Ground::Records { begins_us } => begins_us,
+        }
     }
 
     /// The checkpoint.
@@ -200,7 +299,8 @@ impl<'a> Evidence<'a> {
             ));
         }
         // What is not indexed yet is no matter unless it is under the checkpoint.
-        let indexed = self.log.len().saturating_sub(coverage.behind);
+        let len = self.store.status().log_len;
+        let indexed = len.saturating_sub(coverage.behind);
         if indexed < self.mark.size {
             say(format!(
                 "{} records are not indexed yet",
@@ -220,9 +320,9 @@ impl<'a> Evidence<'a> {
         let tables = sections.iter().filter_map(|s| s.table.as_ref());
         let rows: usize = tables.map(|t| t.rows.len()).sum();
         let lacks = self.lacks.borrow().clone();
-        let first = self.log.read(0).ok();
-        let begins = first.map(|entry| entry.envelope.received_us);
-        let begins = begins.filter(|begins| *begins > self.period.0.from_us);
+        let begins = self
+            .begins_us()
+            .filter(|begins| *begins > self.period.0.from_us);
         Ok(Header {
             log: self.log_name.clone(),
             from: rfc3339(self.period.0.from_us),
@@ -241,6 +341,15 @@ impl<'a> Evidence<'a> {
             program: program(),
         })
     }
+}
+
+fn too_many(most: usize) -> Diagnostic {
+    Diagnostic::error(
+        7821,
+        format!("the report rests on more than {most} records"),
+    )
+    .cause("a package has every record of the period with its proof")
+    .help("make it of a shorter period, or let it have more: --records-max")
 }
 
 /// The program that makes reports, as they name it.

@@ -1,6 +1,9 @@
 //! A report as a document: what is written to files, shown to people, and made again.
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
+
+use crate::{checkpoint::Checkpoint, query::time::rfc3339};
 
 /// Version of the document.
 pub const FORMAT: u32 = 1;
@@ -69,6 +72,18 @@ pub struct Mark {
     pub time: String,
     /// The signed note itself, for whoever has the log's public key.
     pub note: String,
+}
+
+impl Mark {
+    /// That of a checkpoint.
+    pub(super) fn of(checkpoint: &Checkpoint) -> Self {
+        Self {
+            size: checkpoint.size,
+            root: BASE64.encode(checkpoint.root),
+            time: rfc3339(checkpoint.time.as_microsecond()),
+            note: checkpoint.note.clone(),
+        }
+    }
 }
 
 /// A part of a report: one query or fact, and what it means.

@@ -13,6 +13,7 @@ use crate::{
 pub(super) mod access;
 pub(super) mod changes;
 pub(super) mod denials;
+pub(super) mod duty;
 pub(super) mod integrity;
 pub(super) mod posture;
 
@@ -113,6 +114,27 @@ pub(super) fn incident(e: &Evidence<'_>) -> Sections {
         posture::timeline(e, ROWS_MAX)?,
         changes::policies(e, ROWS_MAX)?,
         changes::operators(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn digest(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        duty::alerts(e, ROWS_MAX)?,
+        duty::undelivered(e, ROWS_MAX)?,
+        denials::who(e, ROWS_MAX)?,
+        changes::policies(e, ROWS_MAX)?,
+        changes::operators(e, ROWS_MAX)?,
+        integrity::losses(e, ROWS_MAX)?,
+    ])
+}
+
+pub(super) fn personal_data(e: &Evidence<'_>) -> Sections {
+    Ok(vec![
+        duty::processing(e, ROWS_MAX)?,
+        duty::recipients(e, ROWS_MAX)?,
+        changes::reads(e, ROWS_MAX)?,
+        duty::erasures(e, ROWS_MAX)?,
+        duty::kept(e),
     ])
 }
 

@@ -168,6 +168,12 @@ impl Streams {
         sequence > position.next || position.missing.iter().any(parts)
     }
 
+    /// Whether a number of a stream was noted.
+    pub(crate) fn has(&self, id: usize, sequence: u64) -> bool {
+        let stream = self.list.get(id);
+        stream.is_some_and(|stream| stream.position.has(sequence))
+    }
+
     /// Notes a sequence number; `undo` remembers what was before.
     pub(crate) fn observe(&mut self, id: usize, sequence: u64, undo: Option<&mut Undo>) -> Seen {
         let Some(stream) = self.list.get_mut(id) else {

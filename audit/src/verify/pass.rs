@@ -300,9 +300,8 @@ impl<'a> Pass<'a> {
         // length, the frame another; right is the one that a whole frame follows.
         let (stored, payload) = ahead(file, at.offset)?;
         let leaf = payload.get(1..).unwrap_or_default();
-        let envelope = decode_prefix(leaf);
-        let told = envelope.as_ref().map(|(_, len)| len + 1);
-        if let Some((envelope, _)) = &envelope {
+        let told = decode_prefix(leaf);
+        if let Some((envelope, _)) = told.first() {
             finding.record = record_name(envelope);
             // Its number may be what is damaged; then it is missing in its stream.
             if self.streams.expects(envelope) {
@@ -312,7 +311,7 @@ impl<'a> Pass<'a> {
         let frame = |len: usize| at.offset + (FRAME_HEADER_LEN + len) as u64;
         let end = file.metadata()?.len();
         let mut next = None;
-        for len in told.into_iter().chain([stored]) {
+        for len in told.iter().map(|(_, len)| len + 1).chain([stored]) {
             if next.is_none() && is_frame(file, frame(len), end)? {
                 next = Some(frame(len));
                 if len != stored {

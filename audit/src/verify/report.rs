@@ -6,7 +6,7 @@ use serde::{Serialize, Serializer};
 use crate::stream::Range;
 
 /// The result of verifying a log.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct VerifyReport {
     /// Which log, by its key: `palisade/TRUST_DOMAIN`.
     pub origin: String,

@@ -103,6 +103,7 @@ impl Ledger {
             mode: mode.into(),
             demo: self.demo,
             body: Some(body),
+            ..Record::default()
         };
         let mut stream = self.stream();
         stream.dirty = true;

@@ -42,6 +42,11 @@ use super::{
 /// Longest path that a record holds whole, in bytes; a longer one may have been cut.
 pub const PATH_LEN_MAX: usize = 1020;
 
+/// The covered fields whose values a record tells in other places, too.
+const PATH: &str = "path";
+const SOURCE_IP: &str = "source_ip";
+const USER: &str = "user";
+
 /// Callers with what they ask for that are remembered, and about how many bytes they take.
 const CALLS: Limits = Limits {
     entries: 1 << 18,
@@ -85,6 +90,9 @@ pub struct Past<'r> {
     pub source_port: u32,
     /// What was read of the context.
     pub context_json: &'r str,
+    /// Fields that were taken out of the record because they are personal: `path`,
+    /// `source_ip`, `user` and the like. What the record does not tell of them is not known.
+    pub covered: &'r [&'r str],
 }
 
 /// Why a record cannot be decided again; the record is to blame, or the candidate.
@@ -92,7 +100,7 @@ pub struct Past<'r> {
 pub enum Lacking {
     /// Policies read these paths of the context now, which were not recorded.
     Fields(Vec<String>),
-    /// The path was too long to be recorded whole, so the operation is not known.
+    /// The path was not recorded whole, or not at all, so the operation is not known.
     Path,
     /// No service has this id any more.
     Service,
@@ -393,7 +401,8 @@ impl Replay {
 
 /// The request's line, as the candidate's catalogue wants to see it.
 fn request_of(past: &Past<'_>) -> Result<CanonicalRequest, Lacking> {
-    if past.path.len() > PATH_LEN_MAX {
+    let taken_out = past.path.is_empty() || past.covered.contains(&PATH);
+    if taken_out || past.path.len() > PATH_LEN_MAX {
         return Err(Lacking::Path);
     }
     Ok(CanonicalRequest {
@@ -439,8 +448,22 @@ impl<'r> RecordFacts<'r> {
         !clock && self.recorded.fact(field) != Fact::Unknown
     }
 
+    /// Whether what would tell the field was taken out of the record.
+    fn is_covered(&self, field: Field) -> bool {
+        let name = match field {
+            Field::GrpcMethod | Field::GrpcService | Field::HttpPath => PATH,
+            Field::Jwt | Field::User => USER,
+            Field::SourceIp | Field::SourcePort => SOURCE_IP,
+            _ => return false,
+        };
+        self.past.covered.contains(&name)
+    }
+
     fn implied(&self, field: Field) -> Fact<'_> {
         let past = self.past;
+        if self.is_covered(field) {
+            return Fact::Unknown;
+        }
         let text = |text: Option<_>| text.map_or(Fact::Unknown, Fact::from);
         let proven = |fact| if past.proven { fact } else { Fact::Unknown };
         match field {
@@ -448,7 +471,7 @@ impl<'r> RecordFacts<'r> {
             Field::GrpcService => text(grpc_of(past.path).map(|(service, _)| service)),
             Field::HttpHost => text(Some(past.host).filter(|host| !host.is_empty())),
             Field::HttpMethod => past.method.into(),
-            Field::HttpPath => past.path.into(),
+            Field::HttpPath => text(Some(past.path).filter(|path| !path.is_empty())),
             Field::SourceIp => match past.source_ip.parse::<IpAddr>() {
                 Ok(ip) => Fact::Ip(ip.to_canonical()),
                 Err(_) => Fact::Unknown,

@@ -67,6 +67,7 @@ impl Recorder {
             mode: AuditMode::Spool.into(),
             demo: self.demo,
             body: Some(body),
+            ..Record::default()
         };
         if let Err(error) = stream.records.append(&record) {
             tracing::error!(%error, "record of a policy event is lost");

@@ -16,6 +16,11 @@ when { principal.path like "/ns/shop/*" };
 permit (principal is Workload, action == Action::"audit:search", resource)
 when { principal.path == "/ns/shop/sa/web" };
 
+@id("the-officer-sees-persons")
+@rows("class:decision")
+permit (principal is Client, action == Action::"audit:reveal", resource)
+when { principal.name == "officer" };
+
 @id("not-the-guest")
 forbid (principal is Workload, action, resource)
 when { principal.path == "/ns/shop/sa/guest" };
@@ -28,7 +33,15 @@ fn id(path: &str) -> SpiffeId {
 #[test]
 fn readers_get_what_a_permit_says_and_nothing_else() {
     let readers = Readers::parse("readers.cedar", POLICIES).unwrap();
-    for action in ReadAction::ALL {
+    // Whoever may read everything is shown nobody by that.
+    let of_reads = |action: &ReadAction| *action != ReadAction::Reveal;
+    let auditor = id("palisade/client/auditor");
+    assert!(readers.decide(&auditor, ReadAction::Reveal).is_err());
+    let officer = id("palisade/client/officer");
+    let granted = readers.decide(&officer, ReadAction::Reveal).unwrap();
+    assert_eq!(granted.rows, ["class:decision"]);
+    assert!(readers.decide(&officer, ReadAction::Show).is_err());
+    for action in ReadAction::ALL.into_iter().filter(of_reads) {
         let granted = readers
             .decide(&id("palisade/client/auditor"), action)
             .unwrap();

@@ -9,7 +9,10 @@ use std::{
 };
 
 use clap::ValueEnum;
-use palisade_audit::query::Query;
+use palisade_audit::{
+    export::{FACILITY, FACILITY_MAX},
+    query::Query,
+};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::{Value, json};
 
@@ -17,13 +20,14 @@ use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
     render::{self, Output, screen},
-    run::audit::Search,
+    run::audit::{self, ExportPage, Search, Told},
 };
 
 use super::saved;
 
 mod out;
 mod part;
+mod syslog;
 
 use out::Sink;
 use part::{Note, Part};
@@ -38,7 +42,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 pub(crate) struct ExportArgs {
     /// The query; all decisions of the last day where nothing is said.
     query: Vec<String>,
-    /// The file; `-` is standard output, for every format but Parquet.
+    /// The file; `-` is standard output, for every format but Parquet, and
+    /// `syslog+tls://HOST:PORT` a receiver of syslog.
     #[arg(long, value_name = "FILE")]
     to: PathBuf,
     /// The format; what the ending of FILE says where nothing is said.
@@ -50,6 +55,20 @@ pub(crate) struct ExportArgs {
     /// Replace FILE, and what an interrupted export has left.
     #[arg(long, conflicts_with = "resume")]
     overwrite: bool,
+    /// PEM file with the roots that a receiver's certificate is under; the system's where
+    /// nothing is said.
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// PEM file with a certificate to show a receiver.
+    #[arg(long, value_name = "FILE", requires = "cert_key")]
+    cert: Option<PathBuf>,
+    /// PEM file with its private key.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    cert_key: Option<PathBuf>,
+    /// Facility of syslog messages, 0 to 23.
+    #[arg(long, value_name = "N", default_value_t = FACILITY,
+        value_parser = clap::value_parser!(u8).range(..=i64::from(FACILITY_MAX)))]
+    facility: u8,
 }
 
 /// What the file is.
@@ -97,16 +116,45 @@ async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnosti
     let query = saved::query(&args.query)?;
     let format = understood(args, &query)?;
     let mesh = Mesh::find(context.mesh.as_deref()).await?;
+    let query = nameless(&mesh, args, query).await?;
+    if let Some(address) = syslog::address(&args.to) {
+        let mut note = Note::new(&query, format.name());
+        let host = mesh
+            .processes()
+            .next()
+            .map_or("", |about| about.mesh.as_str());
+        let mut sender = syslog::Sender::connect(address, args, format, host)?;
+        let to = args.to.display().to_string();
+        pages(&mesh, &to, &mut note, |rows, note| sender.rows(rows, note)).await?;
+        return sender.finish(&note);
+    }
     if args.to.as_os_str() == "-" {
         let mut note = Note::new(&query, format.name());
         let mut sink = Sink::stdout(format)?;
-        pages(&mesh, &mut note, |rows, note| sink.rows(rows, note)).await?;
+        pages(&mesh, "-", &mut note, |rows, note| sink.rows(rows, note)).await?;
         return Ok(Value::Null);
     }
     let mut part = Part::open(&args.to, &query, format, args.resume, args.overwrite)?;
     let mut note = part.note().clone();
-    pages(&mesh, &mut note, |rows, note| part.add(rows, note)).await?;
+    // As whoever looks for the file later needs it.
+    let to = std::path::absolute(&args.to).unwrap_or_else(|_| args.to.clone());
+    let to = to.display().to_string();
+    pages(&mesh, &to, &mut note, |rows, note| part.add(rows, note)).await?;
     part.finish(&note)
+}
+
+/// The query with persons by their pseudonyms: the file, and the note beside it, say what
+/// was asked and are kept.
+async fn nameless(mesh: &Mesh, args: &ExportArgs, query: String) -> Result<String, Diagnostic> {
+    let named = Query::parse(&query)?.names();
+    if named.is_empty() {
+        return Ok(query);
+    }
+    audit::nameless(&args.to.display().to_string(), &named)?;
+    let told: Told = mesh
+        .post("audit", "/v1/audit/told", &Told { query })
+        .await?;
+    Ok(told.query)
 }
 
 /// Checks what can be checked before anything is asked or written.
@@ -117,6 +165,9 @@ fn understood(args: &ExportArgs, query: &str) -> Result<Format, Diagnostic> {
                 .cause(format!("the query ends in `| {stage}`"))
                 .help("leave it out, or print the summary: palisade audit search QUERY -o json"),
         );
+    }
+    if syslog::address(&args.to).is_some() {
+        return syslog::understood(args);
     }
     let stdout = args.to.as_os_str() == "-";
     let ending = args.to.extension().and_then(|e| e.to_str());
@@ -140,6 +191,7 @@ fn understood(args: &ExportArgs, query: &str) -> Result<Format, Diagnostic> {
 /// Asks for one page after the other, from where `note` stands, and hands each to `take`.
 async fn pages(
     mesh: &Mesh,
+    to: &str,
     note: &mut Note,
     mut take: impl FnMut(&[Value], &mut Note) -> Result<(), Diagnostic>,
 ) -> Result<(), Diagnostic> {
@@ -148,13 +200,16 @@ async fn pages(
     }
     let mut watch = Progress::new(note);
     while !note.done {
-        let asked = Search {
-            query: note.query.clone(),
-            limit: Some(PAGE_ROWS),
-            cursor: note.cursor.clone(),
+        let asked = ExportPage {
+            asked: Search {
+                query: note.query.clone(),
+                limit: Some(PAGE_ROWS),
+                cursor: note.cursor.clone(),
+            },
+            to: to.to_owned(),
         };
         let page = tokio::select! {
-            page = mesh.post::<Value>("audit", "/v1/audit/search", &asked) => page?,
+            page = mesh.post::<Value>("audit", "/v1/audit/export/page", &asked) => page?,
             _ = tokio::signal::ctrl_c() => {
                 watch.end();
                 return Err(part::interrupted(note));
@@ -251,6 +306,9 @@ fn print(done: &Value) {
         ("time", format!("{} to {}", text("from"), text("to"))),
         ("sha256", text("sha256").to_owned()),
     ] {
+        if value.is_empty() {
+            continue;
+        }
         render::line(&format!("  {key:<8}{value}"));
     }
     if number("left_out") > 0 {

@@ -303,7 +303,7 @@ fn print_verified(report: &Value) {
 }
 
 /// A log's key that is trusted: its text, or a file with it.
-pub(super) fn trusted(key: &str) -> Result<Verifier, Diagnostic> {
+pub(crate) fn trusted(key: &str) -> Result<Verifier, Diagnostic> {
     parsed(key, "log", Verifier::parse)
 }
 

@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, OpenOptions},
-    io::Write as _,
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -18,10 +19,11 @@ const PATCH: &str = "proposed-change";
 
 /// A form that a report takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(crate) enum Format {
     Csv,
     Html,
     Json,
+    Package,
     Patch,
     Pdf,
     Xlsx,
@@ -31,14 +33,20 @@ pub(super) enum Format {
 ///
 /// # Errors
 /// `PLS7805` when it ends in none.
-pub(super) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
+pub(crate) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
     let ending = to.extension().and_then(|ending| ending.to_str());
+    let name = to.file_name().and_then(|name| name.to_str());
+    if name.is_some_and(|name| name.ends_with(".tar.zst")) {
+        return Ok(Format::Package);
+    }
     ending
         .and_then(|ending| Format::from_str(ending, true).ok())
+        .filter(|format| *format != Format::Package)
         .ok_or_else(|| {
             let name = clean(&to.display().to_string());
-            Diagnostic::error(7805, format!("`{name}` does not say which format"))
-                .help("end it in .html, .pdf, .xlsx, .csv or .json; of `unused` also in .patch")
+            Diagnostic::error(7805, format!("`{name}` does not say which format")).help(
+                "end it in .html, .pdf, .xlsx, .csv, .json or .tar.zst; of `unused` also in .patch",
+            )
         })
 }
 
@@ -46,7 +54,7 @@ pub(super) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
 ///
 /// # Errors
 /// `PLS7703`.
-pub(super) fn free(to: &Path) -> Result<(), Diagnostic> {
+pub(crate) fn free(to: &Path) -> Result<(), Diagnostic> {
     // A link counts, wherever it leads.
     match to.symlink_metadata().is_ok() {
         false => Ok(()),
@@ -61,7 +69,7 @@ pub(super) fn free(to: &Path) -> Result<(), Diagnostic> {
 ///
 /// # Errors
 /// `PLS7806` when it cannot be written.
-pub(super) fn written(
+pub(crate) fn written(
     report: &Report,
     to: &Path,
     format: Format,
@@ -82,22 +90,38 @@ pub(super) fn written(
 ///
 /// # Errors
 /// `PLS7806` when it cannot be written.
-pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
+pub(crate) fn put(path: &Path, bytes: &[u8]) -> Result<(), Diagnostic> {
     let mut part = path.as_os_str().to_owned();
     part.push(format!(".{}.part", Ulid::generate()));
+    // It has what the log has: who else may read it, its owner says.
     let mut file = OpenOptions::new()
         .write(true)
         .create_new(true)
+        .mode(0o600)
         .open(&part)
         .map_err(|e| failed(path, &e))?;
-    let done = file.write_all(bytes).and_then(|()| fs::rename(&part, path));
+    let done = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&part, path))
+        .and_then(|()| settled(path));
     done.map_err(|e| {
         let _ = fs::remove_file(&part);
         failed(path, &e)
     })
 }
 
-fn contents(
+/// Has the name of a file on disk, as its content is.
+fn settled(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The files of a report in a format: names, as `to` has them, and contents.
+///
+/// # Errors
+/// `PLS7805` for a format that it does not have, `PLS7806` when it cannot be made.
+pub(crate) fn contents(
     report: &Report,
     to: &Path,
     format: Format,
@@ -113,6 +137,7 @@ fn contents(
         }
         Format::Pdf => report::to_pdf(report).map_err(|e| failed(to, &e))?,
         Format::Xlsx => report::to_xlsx(report).map_err(|e| failed(to, &e))?,
+        Format::Package => return Err(no_package(to)),
         Format::Patch => patch(report)?.into_bytes(),
         Format::Csv => {
             let stem = to.file_stem().and_then(|s| s.to_str()).unwrap_or("report");
@@ -138,6 +163,13 @@ fn patch(report: &Report) -> Result<String, Diagnostic> {
         )
         .help("palisade report run unused --to unused.patch")
     })
+}
+
+fn no_package(to: &Path) -> Diagnostic {
+    let name = clean(&to.display().to_string());
+    Diagnostic::error(7805, format!("`{name}` cannot be a package of evidence"))
+        .cause("a review rests on policies, and has no records of its own")
+        .help("sign it: palisade report review sign FILE --by NAME; and write it as .html, .pdf or .json")
 }
 
 fn failed(to: &Path, why: &dyn std::fmt::Display) -> Diagnostic {

@@ -7,6 +7,7 @@ use std::{
 };
 
 use palisade_audit::{
+    note::Verifier,
     query::Query,
     report::{Period, Report},
 };
@@ -18,10 +19,10 @@ use super::{
     granted::{self, Origin},
 };
 use crate::{
-    cli::{Context, Exit, block_on},
+    cli::{Context, Exit, audit::proof, block_on},
     grants::Edge,
     render::{self, Output, reviews},
-    review::{Review, Verdict, Which, Word},
+    review::{Review, Standing, Verdict, Which, Word},
 };
 
 /// What to do with an access review.
@@ -49,6 +50,10 @@ pub(crate) enum Command {
         /// Replace files that are there.
         #[arg(long)]
         overwrite: bool,
+        /// Trusted public key of the log that signed it off: a file such as `checkpoint.pub`,
+        /// or `NAME+HASH+KEY`. Without it the sign-off is not checked, which is said.
+        #[arg(long)]
+        key: Option<String>,
     },
     /// Stand for a review in which every grant is kept or revoked.
     Sign {
@@ -57,6 +62,9 @@ pub(crate) enum Command {
         /// Who signs.
         #[arg(long, value_name = "NAME")]
         by: String,
+        /// The folder of the log that signs with its key, instead of the running mesh.
+        #[arg(long, value_name = "DIR")]
+        log: Option<PathBuf>,
     },
     /// Write the change of the policies that ends what was revoked, and nothing else.
     Patch {
@@ -68,6 +76,10 @@ pub(crate) enum Command {
         /// Replace a file that is there.
         #[arg(long)]
         overwrite: bool,
+        /// Trusted public key of the log that signed it off, as for `show`; that of the log
+        /// where none is given.
+        #[arg(long)]
+        key: Option<String>,
         #[command(flatten)]
         from: Place,
     },
@@ -111,14 +123,21 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
             file,
             to,
             overwrite,
-        } => show(file, to, *overwrite, context).map_err(|d| vec![d]),
-        Command::Sign { file, by } => sign(file, by, context).map_err(|d| vec![d]),
+            key,
+        } => show(file, to, *overwrite, key.as_deref(), context).map_err(|d| vec![d]),
+        Command::Sign { file, by, log } => {
+            sign(file, by, log.as_deref(), context).map_err(|d| vec![d])
+        }
         Command::Patch {
             file,
             to,
             overwrite,
+            key,
             from,
-        } => patch(file, to, *overwrite, &from.origin(), context),
+        } => {
+            let origin = from.origin();
+            patch(file, (to, *overwrite), key.as_deref(), &origin, context)
+        }
     };
     match done {
         Ok(()) => Exit::Ok,
@@ -149,7 +168,7 @@ fn start(
         Ok::<_, Vec<Diagnostic>>(Review::begin(header, &grants))
     })?;
     keep(file, &review).map_err(one)?;
-    told(file, &review, context);
+    told(file, &review, None, context);
     Ok(())
 }
 
@@ -179,44 +198,68 @@ fn decide(args: &DecideArgs, context: &Context) -> Result<(), Diagnostic> {
             .help("see their numbers: palisade report review show FILE"));
     }
     keep(&args.file, &review)?;
-    told(&args.file, &review, context);
+    told(&args.file, &review, None, context);
     Ok(())
 }
 
-fn show(file: &Path, to: &[PathBuf], overwrite: bool, context: &Context) -> Result<(), Diagnostic> {
+fn show(
+    file: &Path,
+    to: &[PathBuf],
+    overwrite: bool,
+    key: Option<&str>,
+    context: &Context,
+) -> Result<(), Diagnostic> {
     let review = read(file)?;
-    let report: Report = review.report();
+    let key = key.map(proof::trusted).transpose()?;
+    let standing = review.standing(key.as_ref());
+    let report: Report = review.report(standing);
     for to in to {
         let format = files::format_of(to)?;
         files::written(&report, to, format, overwrite)?;
     }
     match context.output {
         Output::Json => render::json(&review),
-        Output::Human => reviews::print(&review, file),
+        Output::Human => reviews::print(&review, standing, file),
     }
     Ok(())
 }
 
-fn sign(file: &Path, by: &str, context: &Context) -> Result<(), Diagnostic> {
+fn sign(file: &Path, by: &str, log: Option<&Path>, context: &Context) -> Result<(), Diagnostic> {
     named(by)?;
     let mut review = read(file)?;
-    review.sign(by, now())?;
+    let asked = review.to_sign(by)?;
+    // What cannot be signed is said before anybody is asked.
+    asked.statement(&now())?;
+    let origin = Origin {
+        policies: None,
+        log: log.map(Path::to_owned),
+    };
+    let signed = block_on(async { Source::find(&origin, context).await?.sign(&asked).await })?;
+    let key = proof::trusted(&signed.key)?;
+    review.sign(asked, signed);
     keep(file, &review)?;
-    told(file, &review, context);
+    told(file, &review, Some(&key), context);
     Ok(())
 }
 
 fn patch(
     file: &Path,
-    to: &Path,
-    overwrite: bool,
+    (to, overwrite): (&Path, bool),
+    key: Option<&str>,
     origin: &Origin,
     context: &Context,
 ) -> Result<(), Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     let review = read(file).map_err(one)?;
-    if review.is_signed() == Some(false) {
-        return Err(one(edited()));
+    // A review that nobody signed needs no key.
+    let key = match review.standing(None) {
+        Standing::Claimed => Some(trusted(key, origin, context).map_err(one)?),
+        _ => None,
+    };
+    let standing = review.standing(key.as_ref());
+    if standing == Standing::Not {
+        let why = key.and_then(|key| review.is_stated(&key)?.err());
+        return Err(one(edited(why)));
     }
     asks(&review).map_err(one)?;
     if !overwrite {
@@ -238,12 +281,12 @@ fn patch(
     match context.output {
         Output::Json => render::json(&json!({
             "file": to.display().to_string(),
-            "signed": review.is_signed(),
+            "signed": signed(standing),
             "ended": proposal.ended,
             "cuts": proposal.cuts,
             "flips": flips,
         })),
-        Output::Human => reviews::print_patch(&review, &proposal, &flips, to),
+        Output::Human => reviews::print_patch(standing, &proposal, &flips, to),
     }
     Ok(())
 }
@@ -254,12 +297,18 @@ fn patch(
 /// When policies or decisions cannot be had.
 pub(super) fn verify(
     review: &Review,
+    key: Option<&str>,
     origin: &Origin,
     context: &Context,
 ) -> Result<Exit, Vec<Diagnostic>> {
     asks(review).map_err(|d| vec![d])?;
     let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
     let mut differences = review.differences(&grants);
+    let key = trusted(key, origin, context).map_err(|d| vec![d])?;
+    let standing = review.standing(Some(&key));
+    if let Some(Err(why)) = review.is_stated(&key) {
+        differences.insert(0, format!("the sign-off is not the log's: {why}"));
+    }
     let policy = grants.snapshot().versions().policy.to_string();
     if policy != review.policy {
         let (then, now) = (&review.policy, &policy);
@@ -270,18 +319,38 @@ pub(super) fn verify(
     }
     match context.output {
         Output::Json => render::json(&json!({
-            "signed": review.is_signed(),
+            "signed": signed(standing),
             "same_policies": policy == review.policy,
             "compared": review.grants.len(),
             "differences": differences,
         })),
-        Output::Human => reviews::print_checked(review, &differences),
+        Output::Human => reviews::print_checked(review, standing, &differences),
     }
-    let holds = differences.is_empty() && review.is_signed() != Some(false);
+    // Without a sign-off nobody stands for it: a review that somebody took it from is as one
+    // that is not finished.
+    let holds = differences.is_empty() && standing == Standing::Stated;
     Ok(if holds { Exit::Ok } else { Exit::NotVerified })
 }
 
-fn told(file: &Path, review: &Review, context: &Context) {
+/// The key that was given, else that of the log.
+fn trusted(key: Option<&str>, origin: &Origin, context: &Context) -> Result<Verifier, Diagnostic> {
+    match key {
+        Some(key) => proof::trusted(key),
+        None => block_on(async { Source::find(origin, context).await?.key().await }),
+    }
+}
+
+/// Whether it is signed off, as far as that was checked.
+fn signed(standing: Standing) -> Option<bool> {
+    match standing {
+        Standing::Unsigned => None,
+        Standing::Stated => Some(true),
+        Standing::Claimed | Standing::Not => Some(false),
+    }
+}
+
+fn told(file: &Path, review: &Review, key: Option<&Verifier>, context: &Context) {
+    let standing = review.standing(key);
     match context.output {
         Output::Json => render::json(&json!({
             "file": file.display().to_string(),
@@ -290,9 +359,9 @@ fn told(file: &Path, review: &Review, context: &Context) {
             "revoke": review.count(Some(Word::Revoke)),
             "ask": review.count(Some(Word::Ask)),
             "undecided": review.count(None),
-            "signed": review.is_signed(),
+            "signed": signed(standing),
         })),
-        Output::Human => reviews::print_standing(review, file),
+        Output::Human => reviews::print_standing(review, standing, file),
     }
 }
 
@@ -352,9 +421,10 @@ fn bad_head(why: String) -> Diagnostic {
         .help("take it back from where it is kept; what was edited by hand may be at fault")
 }
 
-fn edited() -> Diagnostic {
+fn edited(why: Option<String>) -> Diagnostic {
+    let digest = || "the digest of the sign-off is of another text".to_owned();
     Diagnostic::error(7814, "the review was changed after it was signed off")
-        .cause("the digest of the sign-off is of another text")
+        .cause(why.unwrap_or_else(digest))
         .help("see what it says, and sign it again: palisade report review sign FILE --by NAME")
 }
 

@@ -260,8 +260,8 @@ impl Office {
             )),
             Err(refused) => {
                 let reads = &self.role().reads;
-                let verb = action.as_str();
-                reads.denied(&caller.id, verb, query, &refused.policies, request.as_str());
+                let (verb, told) = (action.as_str(), self.role().told(query));
+                reads.denied(&caller.id, verb, &told, &refused.policies, request.as_str());
                 Err(Fault::denied(&refused))
             }
         }

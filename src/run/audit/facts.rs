@@ -4,9 +4,9 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use palisade_audit::{disk::Room, log::Log, watch::Watch};
+use palisade_audit::{disk::Room, log::Log, privacy::Keeping, watch::Watch};
 
-use super::{AuditRole, witness::Witnessing};
+use super::{AuditRole, deliver::Lost, forward::Forward, witness::Witnessing};
 use crate::{
     control::{
         api::{Fact, FactState},
@@ -29,10 +29,13 @@ impl AuditRole {
             folder: self.dir.display().to_string(),
             records: self.log.len(),
             checkpointed: checkpoint.size,
+            key: self.log.verifier().to_string(),
             root: BASE64.encode(checkpoint.root),
             checkpoint_us: checkpoint.time.as_microsecond(),
             indexed: index.searchable,
             gaps: self.log.gaps().len(),
+            syslog: self.forward.as_ref().map(Forward::status),
+            open_alerts: self.alerts.open_count(),
             cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
             witnesses: self.witnesses.status(),
             witnessing: self.witnessing.get().map(Witnessing::status),
@@ -78,7 +81,12 @@ impl AuditRole {
             );
         }
         facts.extend(self.reporters());
+        facts.extend(keys(&self.vault.keeping()));
         facts.extend(self.witnesses.check());
+        facts.extend(self.lost.iter().filter_map(Lost::fact));
+        facts.extend(self.alerts.check());
+        facts.extend(self.schedules.check());
+        facts.extend(self.forward.as_ref().map(Forward::check));
         facts.extend(
             self.witnessing
                 .get()
@@ -137,12 +145,65 @@ impl AuditRole {
             let text = format!("{n} not what their reporter signed");
             facts.push(
                 Fact::not_ok("audit", FactState::Error, 7527, text)
-                    .cause(first.clone())
+                    .cause(first.what.clone())
                     .fix("they were changed between the reporter and the log: keep both, and find the place with `palisade audit verify`"),
             );
         }
         facts
     }
+}
+
+/// What is to be told of the keys of persons.
+fn keys(keeping: &Keeping) -> Vec<Fact> {
+    let mut facts = Vec::new();
+    let unsealed = match keeping.unsealed {
+        0 => "what names a new person then has a pseudonym alone".to_owned(),
+        n => {
+            let values = count(n, "value has", "values have");
+            format!("since the start {values} a pseudonym alone")
+        }
+    };
+    let mut tell = |state, code, text: String, cause: &str, fix: &str| {
+        facts.push(
+            Fact::not_ok("audit", state, code, text)
+                .cause(cause)
+                .fix(fix),
+        );
+    };
+    if keeping.damaged > 0 {
+        let text = format!(
+            "{} damaged",
+            count(keeping.damaged, "key of a person is", "keys of persons are")
+        );
+        let fix = "put back `audit.subjects/keys` from before, if nobody was erased since; what is sealed is readable again then";
+        tell(FactState::Error, 7571, text, &unsealed, fix);
+    }
+    let (used, max) = (u64::from(keeping.used), u64::from(keeping.max));
+    let room = format!(
+        "{} of {} persons have a key",
+        thousands(used),
+        thousands(max)
+    );
+    let fix = "seal fewer fields, or only those that name persons: `privacy.seal`";
+    if used >= max {
+        tell(FactState::Error, 7572, room, &unsealed, fix);
+    } else if used * 5 >= max * 4 {
+        tell(FactState::Warning, 7572, room, &unsealed, fix);
+    } else if keeping.damaged == 0 && keeping.unsealed > 0 {
+        let text = "a key of a person cannot be used".to_owned();
+        let fix = "see the log of the audit service, and the health of its disk";
+        tell(FactState::Error, 7571, text, &unsealed, fix);
+    }
+    if keeping.doomed > 0 {
+        let text = format!(
+            "{} not finished",
+            count(keeping.doomed, "erasure is", "erasures are")
+        );
+        let cause = "it was ordered, and its key is not overwritten yet";
+        let fix = "it is tried again every two seconds; the log of the audit service says what it waits for";
+        tell(FactState::Warning, 7573, text, cause, fix);
+    }
+    facts
 }
 
 /// Keeps the watch at the end of the log.
@@ -161,5 +222,39 @@ pub(super) async fn follow(watch: Arc<Watch>, log: Log) {
         if grown.changed().await.is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On both sides of each limit.
+    #[test]
+    fn keys_are_told_before_there_are_none_left() {
+        let keeping = Keeping {
+            used: 79,
+            max: 100,
+            damaged: 0,
+            doomed: 0,
+            unsealed: 0,
+        };
+        let told = |keeping: Keeping| -> Vec<(FactState, u16)> {
+            let facts = keys(&keeping).into_iter();
+            facts.map(|f| (f.state, f.code.unwrap())).collect()
+        };
+        assert_eq!(told(keeping), []);
+        let used = |used| told(Keeping { used, ..keeping });
+        assert_eq!(used(80), [(FactState::Warning, 7572)]);
+        assert_eq!(used(99), [(FactState::Warning, 7572)]);
+        assert_eq!(used(100), [(FactState::Error, 7572)]);
+        let changed = |change: &dyn Fn(&mut Keeping)| {
+            let mut keeping = keeping;
+            change(&mut keeping);
+            told(keeping)
+        };
+        assert_eq!(changed(&|k| k.damaged = 1), [(FactState::Error, 7571)]);
+        assert_eq!(changed(&|k| k.unsealed = 1), [(FactState::Error, 7571)]);
+        assert_eq!(changed(&|k| k.doomed = 1), [(FactState::Warning, 7573)]);
     }
 }

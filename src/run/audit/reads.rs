@@ -16,9 +16,10 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     sink::{RecordSink, RecordStream},
     spiffe_id::SpiffeId,
-    wire::record::{AuditMode, AuditRead, Record, Verdict, record::Body},
+    wire::record::{Admin, AuditMode, AuditRead, Record, Verdict, record::Body},
 };
 
+use super::subjects::nameless;
 use crate::control::server::PeerUid;
 
 /// How long the log may take to have a read for good.
@@ -33,6 +34,10 @@ pub(super) struct Reader {
     rows: RowFilter,
     policies: Vec<String>,
     request: String,
+    /// Why, as it says.
+    reason: String,
+    /// Where what it reads goes, as far as it says.
+    to: String,
 }
 
 impl Reader {
@@ -43,6 +48,8 @@ impl Reader {
             rows: RowFilter::everything(),
             policies: Vec::new(),
             request: String::new(),
+            reason: String::new(),
+            to: String::new(),
         }
     }
 
@@ -58,6 +65,42 @@ impl Reader {
             rows,
             policies,
             request: request.to_owned(),
+            reason: String::new(),
+            to: String::new(),
+        }
+    }
+
+    /// The same reader, with what it says why it reads.
+    pub(super) fn because(self, reason: String) -> Self {
+        Self { reason, ..self }
+    }
+
+    /// The same reader, of what another policy lets it see, too.
+    pub(super) fn also(mut self, other: Self) -> Self {
+        self.rows = self.rows.and(&other.rows);
+        self.policies.extend(other.policies);
+        self
+    }
+
+    /// Refuses a reason or a name of a file that names a person whom it asks about.
+    ///
+    /// # Errors
+    /// `PLS7565`.
+    pub(super) fn names_none_of(&self, names: &[String]) -> Result<(), Diagnostic> {
+        nameless(&self.reason, names)?;
+        nameless(&self.to, names)
+    }
+
+    /// Who it is.
+    pub(super) fn actor(&self) -> &str {
+        &self.actor
+    }
+
+    /// The same reader, with the name of the file that it makes of what it reads.
+    pub(super) fn exporting(self, to: &str) -> Self {
+        Self {
+            to: head_of(to).to_owned(),
+            ..self
         }
     }
 
@@ -80,6 +123,8 @@ impl Reader {
             policies: self.policies.clone(),
             kept_to: self.rows.text().map_or_else(String::new, |t| t.to_string()),
             request: self.request.clone(),
+            reason: self.reason.clone(),
+            to: self.to.clone(),
             ..AuditRead::default()
         }
     }
@@ -131,11 +176,25 @@ impl Reads {
         query: &str,
         rows: usize,
     ) -> Result<(), Diagnostic> {
-        self.append(AuditRead {
+        let read = AuditRead {
             rows: wide(rows),
             ..reader.record(verb, query)
-        })?;
+        };
+        self.keep(Body::AuditRead(read)).await
+    }
+
+    /// Records what else the service was ordered to do.
+    ///
+    /// # Errors
+    /// `PLS7901`; then it must not be done.
+    pub(super) async fn keep(&self, body: Body) -> Result<(), Diagnostic> {
+        self.append(body)?;
         self.kept().await
+    }
+
+    /// Who these records are of.
+    pub(super) fn reporter(&self) -> &SpiffeId {
+        &self.0.reporter
     }
 
     /// Records that a stream of rows begins. Its end is recorded when the value is dropped.
@@ -149,15 +208,35 @@ impl Reads {
         query: &str,
     ) -> Result<Begun, Diagnostic> {
         let record = reader.record(verb, query);
-        self.append(AuditRead {
+        let begun = AuditRead {
             begun: true,
             ..record.clone()
-        })?;
-        self.kept().await?;
+        };
+        self.keep(Body::AuditRead(begun)).await?;
         Ok(Begun {
             reads: self.clone(),
             record,
         })
+    }
+
+    /// Records something that `actor` did to what is kept beside the log.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) async fn acted(
+        &self,
+        actor: &str,
+        verb: &str,
+        object: &str,
+        detail: &str,
+    ) -> Result<(), Diagnostic> {
+        self.append(Body::Admin(Admin {
+            actor: actor.to_owned(),
+            verb: verb.to_owned(),
+            object: object.to_owned(),
+            detail: detail.to_owned(),
+        }))?;
+        self.kept().await
     }
 
     /// Records that `actor` was not let, by these policies or for want of one.
@@ -182,13 +261,16 @@ impl Reads {
             request: request.to_owned(),
             ..AuditRead::default()
         };
-        if let Err(error) = self.append(record) {
+        if let Err(error) = self.append(Body::AuditRead(record)) {
             tracing::error!(src.id = %actor, %error, "denied read left no record");
         }
     }
 
     /// Waits until every read so far is in the log for good.
-    async fn kept(&self) -> Result<(), Diagnostic> {
+    ///
+    /// # Errors
+    /// `PLS7901` when it is not within five seconds, or cannot be.
+    pub(super) async fn kept(&self) -> Result<(), Diagnostic> {
         let durable = self.state().records.as_mut().map(|r| r.durable());
         let durable = durable.ok_or_else(|| unrecorded("the service ends"))?;
         match tokio::time::timeout(KEEP_TIME_MAX, durable).await {
@@ -219,16 +301,49 @@ impl Reads {
         state.records = None;
     }
 
-    fn append(&self, read: AuditRead) -> Result<(), Diagnostic> {
+    /// Records what this service itself found or was told: under the record's own id and
+    /// time, where it has them.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) async fn stated(&self, record: Record) -> Result<(), Diagnostic> {
+        self.tell(record)?;
+        self.kept().await
+    }
+
+    /// The same, without waiting until the log has it: [`Reads::kept`] does.
+    ///
+    /// # Errors
+    /// As [`Reads::note`].
+    pub(super) fn tell(&self, record: Record) -> Result<(), Diagnostic> {
+        self.append_record(record)
+    }
+
+    fn append(&self, body: Body) -> Result<(), Diagnostic> {
+        self.append_record(Record {
+            body: Some(body),
+            ..Record::default()
+        })
+    }
+
+    fn append_record(&self, record: Record) -> Result<(), Diagnostic> {
         let now_us = self.0.clock.now_us();
         let mut state = self.state();
         let record = Record {
-            id: state.ids.next(now_us).to_bytes().to_vec(),
-            time_us: now_us,
+            id: match record.id.is_empty() {
+                true => state.ids.next(now_us).to_bytes().to_vec(),
+                false => record.id,
+            },
+            time_us: if record.time_us == 0 {
+                now_us
+            } else {
+                record.time_us
+            },
             reporter: self.0.reporter.to_string(),
             mode: AuditMode::Spool.into(),
             demo: self.0.demo,
-            body: Some(Body::AuditRead(read)),
+            body: record.body,
+            ..Record::default()
         };
         if state.closed {
             return Err(unrecorded("the service ends"));
@@ -262,7 +377,8 @@ impl Begun {
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        if let Err(error) = self.reads.append(std::mem::take(&mut self.record)) {
+        let read = Body::AuditRead(std::mem::take(&mut self.record));
+        if let Err(error) = self.reads.append(read) {
             tracing::error!(%error, "the end of a read left no record");
         }
     }

@@ -1,17 +1,24 @@
-//! Reports of a log: made, and made again to check one.
+//! Reports of a log: made, made again to check one, packed with their evidence and signed.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use axum::{
     Json, Router,
+    body::Body,
     extract::{ConnectInfo, DefaultBodyLimit},
+    response::{IntoResponse, Response},
     routing::post,
 };
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{
+    checkpoint::Checkpoint,
     index::{Store, StoreError},
     log::Log,
-    report::{self, Checked, Evidence, Kind, Period, Report},
+    note::Verifier,
+    report::{self, Checked, Evidence, Ground, Kind, Period, Report, package},
+    statement::{Statement, StatementError, Subject},
 };
+use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
 use super::{AuditRole, blocking, broken, reads::Reader};
@@ -34,6 +41,72 @@ pub struct RunReport {
     pub scope: String,
 }
 
+/// What `report run --to FILE.tar.zst` asks.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct PackReport {
+    /// The report, as it was made.
+    pub report: Report,
+    /// Files that go with it: name, and content in base64.
+    pub attached: BTreeMap<String, String>,
+    /// Most records.
+    pub records_max: usize,
+}
+
+/// What `report review sign` asks: that the log states the sign-off.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignReview {
+    /// Who signs, as given.
+    pub by: String,
+    /// SHA-256 of everything else in the review, hexadecimal.
+    pub digest: String,
+    /// Digest of the policies that were reviewed, hexadecimal.
+    pub policy: String,
+}
+
+/// A sign-off with the log behind it.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Signed {
+    /// When the log signed, RFC 3339, by its clock.
+    pub at: String,
+    /// The signed note.
+    pub note: String,
+    /// The log's public key, `NAME+HASH+KEY`.
+    pub key: String,
+}
+
+impl SignReview {
+    /// What the log says when it signs `at` a moment.
+    ///
+    /// # Errors
+    /// `PLS7828` for a name that is no single line.
+    pub(crate) fn statement(&self, at: &str) -> Result<Statement, Diagnostic> {
+        let said = || -> Result<Statement, StatementError> {
+            Statement::new(Subject::Review)
+                .with("by", &self.by)?
+                .with("at", at)?
+                .with("sha256", &self.digest)?
+                .with("policies", &self.policy)
+        };
+        said().map_err(|e| {
+            Diagnostic::error(7828, "the sign-off cannot be signed by the log")
+                .cause(e.to_string())
+                .help("give a name of one line: --by NAME")
+        })
+    }
+
+    /// Whether a note is the log's statement of exactly this, at this moment.
+    ///
+    /// # Errors
+    /// In words, why it is not.
+    pub(crate) fn is_stated(&self, at: &str, key: &Verifier, note: &str) -> Result<(), String> {
+        let said = Statement::open(Subject::Review, key, note).map_err(|e| e.to_string())?;
+        match self.statement(at) {
+            Ok(expected) if expected == said => Ok(()),
+            _ => Err("the log signed another sign-off".to_owned()),
+        }
+    }
+}
+
 /// What reports are made from.
 pub(crate) struct Desk<'a> {
     /// The index.
@@ -52,19 +125,21 @@ impl Desk<'_> {
     /// # Errors
     /// What is wrong with the question, or with the log.
     pub(crate) fn run(&self, asked: &RunReport) -> Result<Report, StoreError> {
+        self.run_under(&self.log.checkpoint(), asked)
+    }
+
+    /// Makes a report under a checkpoint of the log. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`Desk::run`].
+    pub(crate) fn run_under(
+        &self,
+        checkpoint: &Checkpoint,
+        asked: &RunReport,
+    ) -> Result<Report, StoreError> {
         let kind = Kind::find(&asked.name)?;
         let period = Period::read(&asked.period, self.now_us)?;
-        let checkpoint = self.log.checkpoint();
-        let (store, log) = (self.store, self.log);
-        let evidence = Evidence::new(
-            store,
-            log,
-            self.dir,
-            period,
-            &asked.scope,
-            &checkpoint,
-            self.now_us,
-        )?;
+        let evidence = self.evidence(period, &asked.scope, checkpoint)?;
         report::run(kind, &evidence)
     }
 
@@ -75,15 +150,56 @@ impl Desk<'_> {
     pub(crate) fn check(&self, told: &Report) -> Result<Checked, StoreError> {
         let scope = &told.header.scope;
         report::check(told, self.log, |period, checkpoint| {
-            let (store, log) = (self.store, self.log);
-            Evidence::new(store, log, self.dir, period, scope, checkpoint, self.now_us)
+            self.evidence(period, scope, checkpoint)
         })
+    }
+
+    /// Packs a report with its evidence; the key of the log signs it. Blocks on the disk.
+    ///
+    /// # Errors
+    /// As [`package::pack`].
+    pub(crate) fn pack(&self, asked: &PackReport) -> Result<Vec<u8>, StoreError> {
+        let attached = asked.attached.iter().map(|(name, content)| {
+            let content = BASE64.decode(content);
+            content.map(|content| (name.clone(), content))
+        });
+        let attached: BTreeMap<_, _> = attached
+            .collect::<Result<_, _>>()
+            .map_err(|e| broken(&e.to_string()))?;
+        let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap_or_default();
+        let (checkpoint, period) = report::covered(&asked.report, self.log)?;
+        let evidence = self.evidence(period, &asked.report.header.scope, &checkpoint)?;
+        package::pack(&asked.report, &evidence, attached, asked.records_max, now)
+    }
+
+    /// Has the key of the log sign a review off.
+    ///
+    /// # Errors
+    /// `PLS7828` for a name that cannot be signed, `PLS7825` without a key.
+    pub(crate) fn sign(&self, asked: &SignReview) -> Result<Signed, Diagnostic> {
+        let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap_or_default();
+        let at = format!("{now:.0}");
+        let note = self.log.sign(&asked.statement(&at)?);
+        let note = note.map_err(|e| package::unsigned(&e))?;
+        let key = self.log.verifier().to_string();
+        Ok(Signed { at, note, key })
+    }
+
+    fn evidence(
+        &self,
+        period: Period,
+        scope: &str,
+        checkpoint: &Checkpoint,
+    ) -> Result<Evidence<'_>, StoreError> {
+        let ground = Ground::Log(self.log, self.dir);
+        Evidence::new(self.store, ground, period, scope, checkpoint, self.now_us)
     }
 }
 
 impl AuditRole {
     pub(super) fn reports(&self) -> Router {
         let (of_run, of_check) = (self.clone(), self.clone());
+        let (of_pack, of_sign) = (self.clone(), self.clone());
         Router::new()
             .route(
                 "/v1/audit/report/run",
@@ -101,13 +217,36 @@ impl AuditRole {
                     },
                 ),
             )
+            .route(
+                "/v1/audit/report/package",
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<PackReport>| async move {
+                        of_pack.pack(Reader::local(uid), q).await
+                    },
+                ),
+            )
+            .route(
+                "/v1/audit/review/sign",
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<SignReview>| async move {
+                        of_sign.sign_review(&uid.to_string(), q).await
+                    },
+                ),
+            )
             .layer(DefaultBodyLimit::max(REPORT_LEN_MAX))
     }
 
-    async fn report(self, reader: Reader, asked: RunReport) -> Answer<Report> {
+    async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
+        // Before the index catches up, so that it has everything under it.
+        let checkpoint = self.log.checkpoint();
         self.catch_up().await?;
+        asked.scope = self.asked(&asked.scope)?.text().to_owned();
         let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
-        let made = blocking(move || role.desk(&role.dir.join("log")).run(&asked)).await?;
+        let made = blocking(move || {
+            let dir = role.dir.join("log");
+            role.desk(&dir).run_under(&checkpoint, &asked)
+        });
+        let made = made.await?;
         let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);
         self.reads.note(&reader, "report", &question, rows).await?;
         Ok(Json(made))
@@ -116,7 +255,7 @@ impl AuditRole {
     async fn check_report(self, reader: Reader, report: Report) -> Answer<Checked> {
         self.catch_up().await?;
         let header = &report.header;
-        let question = told(&report.name, &header.from, &header.scope);
+        let question = told(&report.name, &header.from, &self.told(&header.scope));
         let role = self.clone();
         let checked = blocking(move || role.desk(&role.dir.join("log")).check(&report)).await?;
         self.reads
@@ -125,7 +264,37 @@ impl AuditRole {
         Ok(Json(checked))
     }
 
-    fn desk<'a>(&'a self, dir: &'a Path) -> Desk<'a> {
+    async fn pack(self, reader: Reader, asked: PackReport) -> Response {
+        let packed = async {
+            self.catch_up().await?;
+            let header = &asked.report.header;
+            let question = told(&asked.report.name, &header.from, &header.scope);
+            let rows = usize::try_from(header.records).unwrap_or(usize::MAX);
+            let role = self.clone();
+            let packed = blocking(move || role.desk(&role.dir.join("log")).pack(&asked)).await?;
+            self.reads
+                .note(&reader, "report_package", &question, rows)
+                .await?;
+            Ok::<_, Problem>(packed)
+        };
+        match packed.await {
+            Ok(packed) => Body::from(packed).into_response(),
+            Err(problem) => problem.into_response(),
+        }
+    }
+
+    async fn sign_review(self, actor: &str, asked: SignReview) -> Answer<Signed> {
+        let dir = self.dir.join("log");
+        let signed = self.desk(&dir).sign(&asked)?;
+        let detail = format!("by {} at {}", asked.by, signed.at);
+        let object = asked.digest.as_str();
+        self.reads
+            .acted(actor, "review_signed", object, &detail)
+            .await?;
+        Ok(Json(signed))
+    }
+
+    pub(super) fn desk<'a>(&'a self, dir: &'a Path) -> Desk<'a> {
         Desk {
             store: &self.store,
             log: &self.log,
@@ -135,7 +304,7 @@ impl AuditRole {
     }
 
     /// Lets the index take in what the log has.
-    async fn catch_up(&self) -> Result<(), Problem> {
+    pub(super) async fn catch_up(&self) -> Result<(), Problem> {
         match self.store.flush().await {
             Ok(()) => Ok(()),
             Err(StoreError::Query(mistake)) => Err((*mistake).into()),

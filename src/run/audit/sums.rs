@@ -132,7 +132,8 @@ impl AuditRole {
     }
 
     pub(super) async fn facets(self, reader: Reader, asked: Facets) -> Answer<Faceted> {
-        let query = reader.sees(&records(&asked.query)?);
+        let query = reader.sees(&self.records(&asked.query)?);
+        let told = query.text().to_owned();
         let (by, store) = (asked.by, self.store.clone());
         self.settled().await;
         let answer = blocking(move || {
@@ -145,9 +146,7 @@ impl AuditRole {
         })
         .await?;
         let groups = answer.facets.iter().map(|facet| facet.groups.len()).sum();
-        self.reads
-            .note(&reader, "facets", &asked.query, groups)
-            .await?;
+        self.reads.note(&reader, "facets", &told, groups).await?;
         Ok(Json(answer))
     }
 
@@ -156,7 +155,8 @@ impl AuditRole {
         reader: Reader,
         asked: Timeline,
     ) -> Answer<serde_json::Value> {
-        let query = reader.sees(&records(&asked.query)?);
+        let query = reader.sees(&self.records(&asked.query)?);
+        let told = query.text().to_owned();
         let step_us = asked.step.as_deref().map(step).transpose()?;
         let store = self.store.clone();
         self.settled().await;
@@ -166,16 +166,14 @@ impl AuditRole {
         })
         .await?;
         let steps = answer.steps.len();
-        self.reads
-            .note(&reader, "timeline", &asked.query, steps)
-            .await?;
+        self.reads.note(&reader, "timeline", &told, steps).await?;
         serde_json::to_value(answer)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
     }
 
     pub(super) async fn gaps(self, reader: Reader, asked: Gaps) -> Answer<Missing> {
-        let time = records(&asked.query)?;
+        let time = self.records(&asked.query)?;
         if !time.is_of_time_alone() {
             return Err(Problem::from(
                 Diagnostic::error(7113, "gaps are asked for by time alone")
@@ -184,7 +182,7 @@ impl AuditRole {
             ));
         }
         let of = |class: &str| {
-            let query = records(&format!("{class} {}", asked.query))?;
+            let query = self.records(&format!("{class} {}", asked.query))?;
             Ok::<_, Problem>(reader.sees(&query))
         };
         let noted = of("class:log_lifecycle (verb:gap OR verb:gap_closed)")?;
@@ -215,6 +213,11 @@ impl AuditRole {
         let rows = missing.open.len() + missing.noted.rows.len() + missing.declared.rows.len();
         self.reads.note(&reader, "gaps", &asked.query, rows).await?;
         Ok(Json(missing))
+    }
+
+    /// A query that asks for records, with persons by their pseudonyms.
+    pub(super) fn records(&self, text: &str) -> Result<Query, Problem> {
+        records_of(self.asked(text)?).map_err(Problem::from)
     }
 
     /// What both sides recorded of the requests of a time, held against each other.
@@ -251,14 +254,13 @@ impl MissingRange {
 }
 
 /// A query that asks for records, not for a summary of them.
-pub(super) fn records(text: &str) -> Result<Query, Problem> {
-    let query = Query::parse(text).map_err(Problem::from)?;
+pub(super) fn records_of(query: Query) -> Result<Query, Diagnostic> {
     match query.stage() {
         None => Ok(query),
-        Some(stage) => Err(Problem::from(
+        Some(stage) => Err(
             Diagnostic::error(7109, format!("`{stage}` is a summary already"))
                 .help("leave out what stands after `|`, or ask with `palisade audit search`"),
-        )),
+        ),
     }
 }
 

@@ -437,5 +437,6 @@ fn noted(clock: &Clock, reporter: &SpiffeId, witness: &str, why: &str) -> Record
             object: witness.into(),
             detail: why.into(),
         })),
+        ..Record::default()
     }
 }

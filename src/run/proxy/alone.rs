@@ -8,6 +8,7 @@ use std::{path::Path, sync::Arc};
 use palisade_audit::{
     local::LocalSink,
     log::{Log, LogOptions},
+    privacy::Rules,
 };
 use palisade_mesh::{
     clock::Clock,
@@ -26,15 +27,20 @@ use crate::config::ProxySection;
 /// Worker number of the proxy's own records, apart from those of its workers.
 const OWN_WORKER: u32 = u32::MAX;
 
-/// Opens the log in `folder`, and a sink that reports as `reporter`.
+/// Opens the log in `folder`, and a sink that reports as `reporter`, without what is
+/// personal by `rules`.
 pub(super) fn log(
     folder: &Path,
     reporter: SpiffeId,
+    rules: Arc<Rules>,
     clock: &Clock,
 ) -> Result<(Log, Arc<dyn RecordSink>), Vec<Diagnostic>> {
     let unusable = |why: String| vec![unusable(&why)];
     let domain = TrustDomain::parse(reporter.trust_domain());
-    let options = LogOptions::new(domain.map_err(|e| unusable(e.to_string()))?);
+    let options = LogOptions {
+        rules,
+        ..LogOptions::new(domain.map_err(|e| unusable(e.to_string()))?)
+    };
     let log = Log::open(folder, options, clock.clone()).map_err(|e| unusable(e.to_string()))?;
     let sink = LocalSink::new(log.clone(), reporter, clock.clone());
     Ok((log, Arc::new(sink)))

@@ -15,7 +15,10 @@ use std::{
 use crate::config::RecordTarget;
 #[cfg(feature = "full")]
 use palisade_audit::log::Log;
-use palisade_audit::spool::{Spool, SpoolError, SpoolOptions};
+use palisade_audit::{
+    privacy::Rules,
+    spool::{Spool, SpoolError, SpoolOptions},
+};
 use palisade_mesh::{
     clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::Identity,
 };
@@ -96,13 +99,14 @@ pub(super) fn open(
     match (&section.records, audit) {
         #[cfg(feature = "full")]
         (RecordTarget::Log(folder), _) => {
-            let (log, sink) = super::alone::log(folder, reporter, clock)?;
+            let (log, sink) = super::alone::log(folder, reporter, config.privacy(), clock)?;
             Ok((Kept::Log(log), sink))
         }
         (_, None) => Err(vec![unusable("records have nowhere to go")]),
         (_, Some(audit)) => {
             let opener = Opener {
                 reporter,
+                rules: config.privacy(),
                 clock: clock.clone(),
             };
             let (path, own) = opener
@@ -155,12 +159,16 @@ pub(super) fn open(
 #[derive(Clone)]
 struct Opener {
     reporter: SpiffeId,
+    rules: Arc<Rules>,
     clock: Clock,
 }
 
 impl Opener {
     fn open(&self, folder: &Path) -> Result<Arc<Spool>, SpoolError> {
-        let options = SpoolOptions::default();
+        let options = SpoolOptions {
+            rules: self.rules.clone(),
+            ..SpoolOptions::default()
+        };
         Spool::open(folder, self.reporter.clone(), options, self.clock.clone())
     }
 

@@ -161,6 +161,7 @@ fn fixed_keys(present: &Config, next: &Config) -> Vec<&'static str> {
         ("name", present.mesh_name() != next.mesh_name()),
         ("state_dir", present.state_dir != next.state_dir),
         ("demo", present.demo != next.demo),
+        ("privacy", present.privacy != next.privacy),
     ];
     if let (Some(present), Some(next)) = (&present.proxy, &next.proxy) {
         differ.extend([

@@ -69,6 +69,7 @@ impl Log {
                 received_us,
                 salt: index.to_be_bytes().to_vec(),
                 record: record.encode_to_vec().into(),
+                sealed: None,
             },
             record,
         });
@@ -241,6 +242,7 @@ pub(crate) fn decision(time_us: i64, random: u128) -> Record {
             trace_id: (0..16).collect(),
             ..Decision::default()
         })),
+        ..Record::default()
     }
 }
 

@@ -14,9 +14,10 @@ use super::{
     lifecycle,
 };
 use crate::{
-    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, STREAM_HEADS, VERSION},
+    envelope::{self, EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, STREAM_HEADS, VERSION},
     heads::promised,
     merkle::{self, Hash},
+    privacy::Vault,
     segment::{self, FRAME_HEADER_LEN},
     stream::{Range, SEQUENCE_MAX, Seen, StreamKey, Streams, Undo, new_ulid},
 };
@@ -38,6 +39,14 @@ pub(super) struct Group {
     pub(super) undo: Undo,
     now_us: i64,
     salts: Salts,
+    vault: Option<Arc<Vault>>,
+}
+
+/// What of a record becomes a leaf.
+struct Leaf<'r> {
+    record: &'r [u8],
+    /// Encoded `Sealed`.
+    sealed: Vec<u8>,
 }
 
 /// What a batch came to.
@@ -57,8 +66,10 @@ impl Staged {
 }
 
 impl Group {
-    pub(super) fn new() -> Self {
+    /// With keys for what goes beside records, if there are any.
+    pub(super) fn new(vault: Option<Arc<Vault>>) -> Self {
         Self {
+            vault,
             buf: Vec::new(),
             ends: Vec::new(),
             leaves: Vec::new(),
@@ -81,7 +92,8 @@ impl Group {
         self.now_us = now_us;
     }
 
-    /// Takes in a batch, whole or not at all.
+    /// Takes in a batch, whole or not at all; where the keys fail, what came before that
+    /// record, and the rest when it is sent again.
     pub(super) fn stage(
         &mut self,
         streams: &mut Streams,
@@ -103,15 +115,20 @@ impl Group {
                     .map_err(|e| AppendError::Refused(e.to_string().into()))?,
             };
             current = Some((&pending.stream, id));
+            // What is here already makes no key: it may be sent again after an erasure.
+            let leaf = match streams.has(id, pending.sequence) {
+                true => None,
+                false => Some(self.sealed(&pending.record)?),
+            };
             let seen = streams.observe(id, pending.sequence, Some(&mut self.undo));
-            if seen == Seen::Duplicate {
+            let Some(leaf) = leaf.filter(|_| seen != Seen::Duplicate) else {
                 staged.duplicates += 1;
                 continue;
-            }
+            };
             if let Seen::Ahead(range) = seen {
                 self.gap(streams, own, "gap", &pending.stream, range);
             }
-            self.push(streams, id, pending.sequence, &pending.record);
+            self.push(streams, id, pending.sequence, &leaf);
             self.promises(streams, own, pending);
             staged.accepted += 1;
             if let Seen::Filled(Some(range)) = seen {
@@ -159,10 +176,15 @@ impl Group {
             time_us: self.now_us,
             reporter: own.reporter.as_str().into(),
             mode: AuditMode::Strict.into(),
-            demo: false,
             body: Some(body),
+            ..Record::default()
         };
-        self.push(streams, id, sequence, &record.encode_to_vec());
+        let record = record.encode_to_vec();
+        let leaf = Leaf {
+            record: &record,
+            sealed: Vec::new(),
+        };
+        self.push(streams, id, sequence, &leaf);
     }
 
     fn gap(
@@ -178,7 +200,27 @@ impl Group {
         self.note(streams, own, lifecycle(verb, detail));
     }
 
-    fn push(&mut self, streams: &mut Streams, id: usize, sequence: u64, record: &[u8]) {
+    /// Splits a record from what goes beside it, which is sealed.
+    fn sealed<'r>(&self, record: &'r [u8]) -> Result<Leaf<'r>, AppendError> {
+        let attested = envelope::attested(record);
+        let sealed = match &self.vault {
+            _ if attested.len() == record.len() => Vec::new(),
+            Some(vault) => vault
+                .seal(record)
+                .map_err(|e| AppendError::Io(e.to_string().into()))?,
+            None => {
+                tracing::error!("no keys for what is personal in a record; it is not kept");
+                Vec::new()
+            }
+        };
+        Ok(Leaf {
+            record: attested,
+            sealed,
+        })
+    }
+
+    fn push(&mut self, streams: &mut Streams, id: usize, sequence: u64, leaf: &Leaf<'_>) {
+        let record = leaf.record;
         let start = self.buf.len();
         let envelope = EnvelopeRef {
             version: VERSION,
@@ -187,6 +229,7 @@ impl Group {
             received_us: self.now_us,
             salt: &self.salts.draw(),
             record,
+            sealed: &leaf.sealed,
         };
         segment::frame(&mut self.buf, |buf| envelope.encode(buf));
         let payload = self.buf.get(start + FRAME_HEADER_LEN..).unwrap_or_default();

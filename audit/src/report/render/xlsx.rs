@@ -39,10 +39,15 @@ struct Formats {
 pub fn to_xlsx(report: &Report) -> Result<Vec<u8>, RenderError> {
     let formats = Formats::new();
     let mut book = Workbook::new();
-    let properties = DocProperties::new()
+    let mut properties = DocProperties::new()
         .set_title(visible(&report.title))
         .set_subject(visible(&report.question))
         .set_author(visible(&report.header.program));
+    // The moment of the report, not of this file: the same report is the same workbook.
+    let made = report.header.made.parse::<jiff::Timestamp>().ok();
+    if let Some(made) = made.and_then(|t| ExcelDateTime::from_timestamp(t.as_second()).ok()) {
+        properties = properties.set_creation_datetime(&made);
+    }
     book.set_properties(&properties);
     provenance(book.add_worksheet(), report, &formats)?;
     for (i, section) in report.sections.iter().enumerate() {

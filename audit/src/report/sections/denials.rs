@@ -51,7 +51,7 @@ pub(crate) fn who(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> 
     // Beyond what is known of the time before, nothing can be called new.
     let all_read = before.distinct == u64::try_from(before.groups.len()).unwrap_or(u64::MAX)
         && before.uncounted == 0;
-    let begins = e.log.read(0).ok().map(|entry| entry.envelope.received_us);
+    let begins = e.begins_us();
     let recorded = begins.is_some_and(|begins| begins <= e.period.before().0.from_us);
     let whole = all_read && recorded;
     let known: FxHashSet<Vec<String>> = before.groups.into_iter().map(|g| g.values).collect();

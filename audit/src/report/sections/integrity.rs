@@ -1,12 +1,9 @@
 //! What the log itself is: whole, complete, on time.
 
-use palisade_mesh::clock::Clock;
-
 use super::{of_groups, of_rows, share};
 use crate::{
     index::StoreError,
     query::time::rfc3339,
-    reconcile::reconcile,
     report::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
@@ -131,8 +128,7 @@ pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
 
 /// What the proxies at both ends of a request recorded, held against each other.
 pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let found = reconcile(e.log, e.period.0, &Clock::system());
-    let found = found.map_err(|e| StoreError::Io(std::io::Error::other(e)))?;
+    let found = e.reconciled()?;
     let mut table = Table::new(&[
         ("time", CellKind::Time),
         ("kind", CellKind::Text),
@@ -311,29 +307,35 @@ pub(crate) fn fields(e: &Evidence<'_>) -> Result<Section, StoreError> {
 /// How far back the log goes, against the year that PCI DSS asks for.
 pub(crate) fn retention(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let asks = "PCI DSS 10.5.1 asks for 12 months, three of them immediately available; a log that is younger than that cannot show it yet.";
-    Ok(kept(e, asks, "12 months kept", 365))
+    kept(e, asks, "12 months kept", 365)
 }
 
 /// The same, against the six years that HIPAA asks for.
 pub(crate) fn six_years(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let asks =
         "45 CFR 164.316 asks for six years; a log that is younger than that cannot show it yet.";
-    Ok(kept(e, asks, "six years kept", 6 * 365 + 2))
+    kept(e, asks, "six years kept", 6 * 365 + 2)
 }
 
-fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Section {
-    let first_us = e.log.read(0).ok().map(|entry| entry.envelope.received_us);
+fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Section, StoreError> {
+    let first_us = e.begins_us();
     let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
     let days = first_us.map_or(0, |first| {
         e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
     });
     let narrative = format!(
-        "The log is never shortened by Palisade: what was recorded since its beginning is there and searchable. {asks}"
+        "The log is never shortened by Palisade: what was recorded since its beginning is there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
     );
+    let erasures = e.count(&e.records("class:erasure"))?;
+    let held = e.count(&e.records("class:admin verb:hold_added"))?;
+    let released = e.count(&e.records("class:admin verb:hold_released"))?;
     let is_kept = if days >= enough { "yes" } else { "not yet" };
-    Section::new("retention", "Retention", &narrative)
+    let section = Section::new("retention", "Retention", &narrative)
         .figure("the log begins", begins)
         .figure("days from there to the end of the period", days)
         .figure(label, is_kept)
-        .cannot_show("copies and backups of the log that are kept elsewhere")
+        .figure("persons erased", erasures)
+        .figure("legal holds added", held)
+        .figure("legal holds released", released);
+    Ok(section.cannot_show("copies and backups of the log that are kept elsewhere"))
 }

@@ -288,6 +288,7 @@ proptest! {
                 source_ip: &source.ip().to_string(),
                 source_port: source.port().into(),
                 context_json: &kept.context_json,
+                covered: &[],
             };
             let again = own.decide(&past).expect("it recorded what it read");
             prop_assert!(oracle::agree(&again, &kept), "{again:?} {kept:?}");

@@ -38,6 +38,7 @@ impl Kept {
             source_ip: "10.1.2.3",
             source_port: 40_000,
             context_json: &self.decision.context_json,
+            covered: &[],
         }
     }
 
@@ -212,4 +213,37 @@ fn a_stranger_is_replayed_as_one() {
         replay.decide(&nobody).unwrap_err().as_ref(),
         &Lacking::Unreadable
     );
+}
+
+/// What was taken out of a record because it is personal is not known, whatever the rest
+/// of the record seems to say of it.
+#[test]
+fn what_was_taken_out_is_not_known() {
+    let kept = Kept::new(PERMIT, get("/orders/42"));
+    let again = |covered: &[&str], path: &str, policies: &str| {
+        let past = Past {
+            covered,
+            path,
+            ..kept.past()
+        };
+        let mut replay = Replay::new(snapshot(policies));
+        let again = replay.decide(&past);
+        again
+            .map(|decision| decision.verdict.is_allow())
+            .map_err(|why| (*why).clone())
+    };
+    let lacks = |path: &str| Err(Lacking::Fields(vec![path.to_owned()]));
+    let by_user = forbid("context has user");
+    let by_source = forbid(r#"context.source.ip.isInRange(ip("10.0.0.0/8"))"#);
+    let whole = "/orders/42";
+    assert_eq!(again(&[], whole, &by_user), Ok(true));
+    assert_eq!(again(&["user"], whole, &by_user), lacks("context.user"));
+    assert_eq!(again(&["user"], whole, &by_source), Ok(false));
+    assert_eq!(
+        again(&["source_ip"], whole, &by_source),
+        lacks("context.source.ip")
+    );
+    assert_eq!(again(&["path"], "", PERMIT), Err(Lacking::Path));
+    assert_eq!(again(&["path"], whole, PERMIT), Err(Lacking::Path));
+    assert_eq!(again(&[], "", PERMIT), Err(Lacking::Path));
 }

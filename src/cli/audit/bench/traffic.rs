@@ -112,6 +112,7 @@ impl Traffic {
             mode: AuditMode::Spool.into(),
             demo: false,
             body: Some(body),
+            ..Record::default()
         };
         Some((service.stream.clone(), record))
     }

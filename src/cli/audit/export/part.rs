@@ -209,6 +209,20 @@ impl Part {
 }
 
 impl Note {
+    /// What there is to say about it.
+    pub(super) fn summary(&self) -> Value {
+        json!({
+            "format": self.format,
+            "query": self.query,
+            "records": self.records,
+            "left_out": self.left_out,
+            "from": self.from,
+            "to": self.to,
+            "complete": self.complete,
+            "gaps": self.gaps,
+        })
+    }
+
     /// What a Parquet file says about itself.
     pub(super) fn facts(&self) -> [(&'static str, String); 6] {
         [

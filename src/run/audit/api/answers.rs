@@ -7,13 +7,14 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderValue, header::CONTENT_TYPE};
-use palisade_audit::query::FIELDS;
+use palisade_audit::query::{FIELDS, Query};
+use palisade_pdp::readers::ReadAction;
 use serde_json::{Value, json};
 
 use super::{
-    super::reads::Reader,
+    super::{reads::Reader, subjects},
     Office, Visit,
-    asked::Asked,
+    asked::{Asked, Question},
     openapi,
     problem::Fault,
     routes::{Route, What},
@@ -36,11 +37,14 @@ pub(super) async fn answer(
         What::Read(action) => action,
     };
     let caller = visit.caller()?;
-    let asked = Asked::read(action, request).await;
+    let question = Question::read(action, request).await;
     // Whoever may not read is told so first, whatever it sent.
-    let text = asked.as_ref().map_or_else(|_| String::new(), Asked::text);
+    let text = question.as_ref().map(|question| question.asked.text());
+    let text = text.unwrap_or_default();
     let reader = office.admit(caller, action, &text, &visit.request)?;
-    match asked? {
+    let Question { asked, reason } = question?;
+    let reader = for_reason(&office, visit, reader, &text, reason)?;
+    match asked {
         Asked::Export(asked) => streams::export(office, caller.clone(), reader, asked).await,
         Asked::Tail(asked) => streams::tail(&office, caller.clone(), &reader, &asked.query).await,
         Asked::Checkpoint => checkpoint(&office, &reader).await,
@@ -49,6 +53,30 @@ pub(super) async fn answer(
             office.timed(summed_up(role, reader, asked)).await
         }
     }
+}
+
+/// The reader with its reason. Whoever asks by name learns whom a pseudonym means, so that
+/// is only for those who may reveal and say why.
+fn for_reason(
+    office: &Office,
+    visit: &Visit,
+    reader: Reader,
+    query: &str,
+    reason: Option<String>,
+) -> Result<Reader, Fault> {
+    let named = Query::parse(query).map_or_else(|_| Vec::new(), |query| query.names());
+    let reader = match named.as_slice() {
+        [] => reader,
+        _ => {
+            let reveals =
+                office.admit(visit.caller()?, ReadAction::Reveal, query, &visit.request)?;
+            reader.also(reveals)
+        }
+    };
+    Ok(match reason {
+        None if named.is_empty() => reader,
+        given => reader.because(subjects::reason(&given.unwrap_or_default(), &named)?),
+    })
 }
 
 /// What is computed as a whole before it is answered.
@@ -62,25 +90,35 @@ async fn summed_up(
         Asked::Facets(asked) => role.facets(reader, asked).await?.into_response(),
         Asked::Timeline(asked) => role.timeline(reader, asked).await?.into_response(),
         Asked::Gaps(asked) => role.gaps(reader, asked).await?.into_response(),
+        Asked::Reveal(asked) => {
+            let unknown = Fault::unknown(&asked.id);
+            match role.reveal(reader, asked).await {
+                Ok(found) if found.records.is_empty() => return Err(unknown),
+                Ok(found) => found.into_response(),
+                Err(problem) => return Err(known(problem.into(), unknown)),
+            }
+        }
         Asked::Show(id) => {
             let unknown = Fault::unknown(&id);
             match role.record(reader, id).await {
                 // Whether there is one that it may not see is not for the reader to know.
                 Ok(found) if found.rows.is_empty() => return Err(unknown),
                 Ok(found) => found.into_response(),
-                Err(problem) => {
-                    let fault = Fault::from(problem);
-                    return Err(match fault.told.code.0 {
-                        7111 => unknown,
-                        _ => fault,
-                    });
-                }
+                Err(problem) => return Err(known(problem.into(), unknown)),
             }
         }
         Asked::Checkpoint | Asked::Export(_) | Asked::Tail(_) => {
             return Err(Fault::malformed("bug: this is answered elsewhere"));
         }
     })
+}
+
+/// A fault that does not tell whether there is a record that the reader may not see.
+fn known(fault: Fault, unknown: Fault) -> Fault {
+    match fault.told.code.0 {
+        7111 => unknown,
+        _ => fault,
+    }
 }
 
 async fn checkpoint(office: &Office, reader: &Reader) -> Result<Response, Fault> {

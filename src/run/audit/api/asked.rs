@@ -10,23 +10,33 @@ use palisade_pdp::readers::ReadAction;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    super::{Facets, Gaps, Search, Tail, Timeline},
+    super::{Facets, Gaps, Reveal, Search, Tail, Timeline},
     problem::Fault,
     routes::BODY_LEN_MAX,
 };
 
 /// How long a caller may take to send its body.
 const BODY_WAIT: Duration = Duration::from_secs(10);
+/// What stands behind the id of what is to be revealed.
+const REVEALED: &str = "/revealed";
 /// Characters of a whole id.
 const ID_LEN: usize = 26;
 
-/// A question to the log.
+/// A question, and why it is asked as far as its caller says.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) asked: Asked,
+    pub(super) reason: Option<String>,
+}
+
+/// What is asked of the log.
 #[derive(Debug)]
 pub(super) enum Asked {
     Checkpoint,
     Export(Export),
     Facets(Facets),
     Gaps(Gaps),
+    Reveal(Reveal),
     Search(Search),
     Show(String),
     Tail(Tail),
@@ -41,6 +51,7 @@ pub(super) struct Export {
     pub(super) q: String,
     #[serde(default)]
     pub(super) format: Format,
+    reason: Option<String>,
 }
 
 /// What the file is.
@@ -59,6 +70,7 @@ struct SearchParameters {
     q: String,
     limit: Option<usize>,
     cursor: Option<String>,
+    reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -70,12 +82,21 @@ struct QueryParameter {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct TailParameters {
+    #[serde(default)]
+    q: String,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct FacetsParameters {
     #[serde(default)]
     q: String,
     #[serde(default)]
     by: String,
     top: Option<usize>,
+    reason: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,66 +107,94 @@ struct TimelineParameters {
     step: Option<String>,
     by: Option<String>,
     top: Option<usize>,
+    reason: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReasonParameter {
+    #[serde(default)]
+    reason: String,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoParameters {}
 
-impl Asked {
+impl Question {
     /// Reads a request for `action`.
     pub(super) async fn read(action: ReadAction, request: Request) -> Result<Self, Fault> {
         let uri = request.uri().clone();
-        Ok(match action {
+        let mut why = None;
+        let asked = match action {
             ReadAction::Checkpoint => {
                 let NoParameters {} = parameters(&uri)?;
-                Self::Checkpoint
+                Asked::Checkpoint
             }
-            ReadAction::Export => Self::Export(parameters(&uri)?),
+            ReadAction::Export => {
+                let mut asked: Export = parameters(&uri)?;
+                why = asked.reason.take();
+                Asked::Export(asked)
+            }
             ReadAction::Facets => {
-                let FacetsParameters { q, by, top } = parameters(&uri)?;
-                let names = by.split(',').map(str::trim).filter(|name| !name.is_empty());
-                Self::Facets(Facets {
-                    query: q,
+                let read: FacetsParameters = parameters(&uri)?;
+                why = read.reason;
+                let names = read.by.split(',').map(str::trim);
+                let names = names.filter(|name| !name.is_empty());
+                Asked::Facets(Facets {
+                    query: read.q,
                     by: names.map(str::to_owned).collect(),
-                    top: within("top", top, TOP_MAX)?,
+                    top: within("top", read.top, TOP_MAX)?,
                 })
             }
             ReadAction::Gaps => {
                 let QueryParameter { q } = parameters(&uri)?;
-                Self::Gaps(Gaps { query: q })
+                Asked::Gaps(Gaps { query: q })
+            }
+            ReadAction::Reveal => {
+                let ReasonParameter { reason } = parameters(&uri)?;
+                Asked::Reveal(Reveal {
+                    id: whole_id(&uri)?,
+                    reason,
+                })
             }
             ReadAction::Search => {
-                let SearchParameters { q, limit, cursor } = match *request.method() {
+                let read: SearchParameters = match *request.method() {
                     Method::POST => body(request).await?,
                     _ => parameters(&uri)?,
                 };
-                Self::Search(Search {
-                    query: q,
-                    limit: within("limit", limit, ROWS_MAX)?,
-                    cursor,
+                why = read.reason;
+                Asked::Search(Search {
+                    query: read.q,
+                    limit: within("limit", read.limit, ROWS_MAX)?,
+                    cursor: read.cursor,
                 })
             }
             ReadAction::Show => {
                 let NoParameters {} = parameters(&uri)?;
-                Self::Show(whole_id(&uri)?)
+                Asked::Show(whole_id(&uri)?)
             }
             ReadAction::Tail => {
-                let QueryParameter { q } = parameters(&uri)?;
-                Self::Tail(Tail { query: q })
+                let read: TailParameters = parameters(&uri)?;
+                why = read.reason;
+                Asked::Tail(Tail { query: read.q })
             }
             ReadAction::Timeline => {
-                let TimelineParameters { q, step, by, top } = parameters(&uri)?;
-                Self::Timeline(Timeline {
-                    query: q,
-                    step,
-                    by,
-                    top: within("top", top, TOP_MAX)?,
+                let read: TimelineParameters = parameters(&uri)?;
+                why = read.reason;
+                Asked::Timeline(Timeline {
+                    query: read.q,
+                    step: read.step,
+                    by: read.by,
+                    top: within("top", read.top, TOP_MAX)?,
                 })
             }
-        })
+        };
+        Ok(Self { asked, reason: why })
     }
+}
 
+impl Asked {
     /// What of it is recorded.
     pub(super) fn text(&self) -> String {
         match self {
@@ -153,6 +202,7 @@ impl Asked {
             Self::Export(asked) => asked.q.clone(),
             Self::Facets(asked) => asked.query.clone(),
             Self::Gaps(asked) => asked.query.clone(),
+            Self::Reveal(asked) => format!("id:{}", asked.id),
             Self::Search(asked) => asked.query.clone(),
             Self::Show(id) => format!("id:{id}"),
             Self::Tail(asked) => asked.query.clone(),
@@ -178,7 +228,9 @@ fn within(name: &str, asked: Option<usize>, max: usize) -> Result<Option<usize>,
 
 /// The beginning of an id could tell a reader of records that it may not see.
 fn whole_id(uri: &Uri) -> Result<String, Fault> {
-    let id = uri.path().rsplit('/').next().unwrap_or_default();
+    let path = uri.path();
+    let path = path.strip_suffix(REVEALED).unwrap_or(path);
+    let id = path.rsplit('/').next().unwrap_or_default();
     match ulid::Ulid::from_str(id) {
         Ok(_) if id.len() == ID_LEN => Ok(id.to_owned()),
         _ => {

@@ -174,7 +174,7 @@ impl From<Diagnostic> for Fault {
     fn from(told: Diagnostic) -> Self {
         let status = match told.code.0 {
             7111 => StatusCode::NOT_FOUND,
-            7100..=7199 | 7207 => StatusCode::BAD_REQUEST,
+            7100..=7199 | 7207 | 7565 => StatusCode::BAD_REQUEST,
             7901 => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -83,8 +83,14 @@ const Q: Parameter = Parameter {
     kind: Kind::Query,
     about: "A query of the log; all decisions of the last day where nothing is said.",
 };
+const REASON: Parameter = Parameter {
+    name: "reason",
+    kind: Kind::Text,
+    about: "Why, for the record of the read; it must be there where the query names a person.",
+};
 const SEARCH: &[Parameter] = &[
     Q,
+    REASON,
     Parameter {
         name: "limit",
         kind: Kind::Count(ROWS_MAX, ROWS_DEFAULT),
@@ -149,7 +155,7 @@ pub(super) static ROUTES: &[Route] = &[
         path: "/v1/audit/search",
         id: "searchByBody",
         what: What::Read(ReadAction::Search),
-        about: "As the GET, for queries that are no part of an address.",
+        about: "As the GET, for queries that are no part of an address: those that name persons, above all.",
         parameters: SEARCH,
         answer: Reply::Json("SearchAnswer"),
     },
@@ -157,7 +163,7 @@ pub(super) static ROUTES: &[Route] = &[
         "/v1/audit/tail",
         "tail",
         ReadAction::Tail,
-        &[Q],
+        &[Q, REASON],
         Reply::Lines("TailLine"),
         "Records as they arrive, for an hour at most. Time bounds of the query do not apply.",
     ),
@@ -174,11 +180,31 @@ pub(super) static ROUTES: &[Route] = &[
         "Everything that was recorded under one id.",
     ),
     read(
+        "/v1/audit/records/{id}/revealed",
+        "reveal",
+        ReadAction::Reveal,
+        &[
+            Parameter {
+                name: "id",
+                kind: Kind::Id,
+                about: "A decision id, whole.",
+            },
+            Parameter {
+                name: "reason",
+                kind: Kind::Text,
+                about: "Why, for the record of the read; it must be there.",
+            },
+        ],
+        Reply::Json("Revealed"),
+        "What was taken out of the records of one id, because it is personal.",
+    ),
+    read(
         "/v1/audit/facets",
         "facets",
         ReadAction::Facets,
         &[
             Q,
+            REASON,
             Parameter {
                 name: "by",
                 kind: Kind::Names(FACETS_MAX),
@@ -199,6 +225,7 @@ pub(super) static ROUTES: &[Route] = &[
         ReadAction::Timeline,
         &[
             Q,
+            REASON,
             Parameter {
                 name: "step",
                 kind: Kind::Text,
@@ -236,6 +263,7 @@ pub(super) static ROUTES: &[Route] = &[
         ReadAction::Export,
         &[
             Q,
+            REASON,
             Parameter {
                 name: "format",
                 kind: Kind::OneOf(FORMATS),

@@ -15,7 +15,7 @@ use http::{
 use palisade_audit::{
     export::{write_csv, write_csv_head, write_jsonl},
     index::SearchResult,
-    query::Query,
+    query::{Limits, Query},
 };
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -24,7 +24,6 @@ use super::{
     super::{
         blocking,
         reads::{Begun, Reader},
-        sums::records,
     },
     Caller, Office,
     asked::{Export, Format},
@@ -51,7 +50,7 @@ pub(super) async fn tail(
     reader: &Reader,
     query: &str,
 ) -> Result<Response, Fault> {
-    records(query)?;
+    office.role().records(query)?;
     let place = office.tail_place()?;
     let lines = office
         .role()
@@ -94,7 +93,10 @@ pub(super) async fn export(
     reader: Reader,
     asked: Export,
 ) -> Result<Response, Fault> {
-    let query = reader.sees(&records(&asked.q)?);
+    let query = reader.sees(&office.role().records(&asked.q)?);
+    // An erasure looks later for what was given.
+    let window = query.window(office.role().clock.now_us(), &Limits::default())?;
+    let told = query.told_within(window);
     let deadline = Instant::now() + office.bounds().export;
     let role = office.role().clone();
     let of = query.clone();
@@ -111,15 +113,11 @@ pub(super) async fn export(
         office
             .role()
             .reads
-            .note(&reader, "export", &asked.q, 0)
+            .note(&reader, "export", &told, 0)
             .await?;
         return Err(Fault::too_many(count, max));
     }
-    let begun = office
-        .role()
-        .reads
-        .begin(&reader, "export", &asked.q)
-        .await?;
+    let begun = office.role().reads.begin(&reader, "export", &told).await?;
     let mut headers = HeaderMap::new();
     headers.insert(RECORDS, HeaderValue::from(count));
     let flag = |is: bool| HeaderValue::from_static(if is { "true" } else { "false" });

@@ -11,7 +11,7 @@ use palisade_mesh::{
     kill::{Entry, KillList, Target},
     sink::RecordSink,
     wire::record::{
-        Admin, AuditMode, Decision, Outcome, Peer as WirePeer, Record, Verdict,
+        Admin, AuditMode, Decision, Outcome, Peer as WirePeer, PolicyChange, Record, Verdict,
         record::Body as What,
     },
 };
@@ -28,8 +28,20 @@ const POLICIES: &str = r#"
 permit (principal is Client, action in Action::"audit:read", resource)
 when { principal.name == "auditor" };
 
+@id("readers-read") @rows("*")
+permit (principal is Client, action in Action::"audit:read", resource)
+when { principal.name == "reader" };
+
 @id("shop-sees-its-own") @rows("service:shop/*")
 permit (principal is Workload, action in Action::"audit:read", resource)
+when { principal.path like "/ns/shop/*" };
+
+@id("auditors-reveal") @rows("*")
+permit (principal is Client, action == Action::"audit:reveal", resource)
+when { principal.name == "auditor" };
+
+@id("shop-reveals-its-own") @rows("service:shop/*")
+permit (principal is Workload, action == Action::"audit:reveal", resource)
 when { principal.path like "/ns/shop/*" };
 
 @id("nobody-exports-the-shop")
@@ -37,6 +49,7 @@ forbid (principal is Workload, action == Action::"audit:export", resource)
 when { principal.path == "/ns/shop/sa/web" };
 "#;
 const AUDITOR: &str = "palisade/client/auditor";
+const READER: &str = "palisade/client/reader";
 const ORDERS: &str = "ns/shop/sa/orders";
 const WEB: &str = "ns/shop/sa/web";
 const BANK: &str = "ns/bank/sa/teller";
@@ -58,7 +71,7 @@ const EACH: usize = 6;
 impl Service {
     async fn ready() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let text = "trust_domain: acme.test\naudit:\n  listen: 127.0.0.1:0\n  api: { listen: \"127.0.0.1:0\", policy: p, tails: 1, in_flight: 2, requests_per_s: 4 }\n";
+        let text = "trust_domain: acme.test\nprivacy: { seal: [author] }\naudit:\n  listen: 127.0.0.1:0\n  api: { listen: \"127.0.0.1:0\", policy: p, tails: 1, in_flight: 2, requests_per_s: 4 }\n";
         let mut config = Config::parse("mesh.yaml", text).unwrap();
         config.state_dir = dir.path().to_owned();
         let clock = Clock::system();
@@ -117,6 +130,30 @@ impl Service {
             ids: firsts.try_into().unwrap(),
             _dir: dir,
         }
+    }
+
+    /// The id of a policy change by somebody.
+    async fn change_by(&self, author: &str) -> String {
+        let clock = Clock::system();
+        let reporter = self.config.trust_domain.id("palisade/pdp").unwrap();
+        let sink = LocalSink::new(self.role.log.clone(), reporter.clone(), clock.clone());
+        let mut stream = sink.open(0);
+        let id = DecisionIds::new().next(clock.now_us());
+        let change = PolicyChange {
+            author: author.into(),
+            ..PolicyChange::default()
+        };
+        let record = Record {
+            id: id.to_bytes().to_vec(),
+            time_us: clock.now_us(),
+            reporter: reporter.to_string(),
+            body: Some(What::PolicyChange(change)),
+            ..Record::default()
+        };
+        stream.append(&record).unwrap();
+        stream.flush();
+        stream.durable().await.unwrap();
+        id.to_string()
     }
 
     fn office(&self) -> Office {
@@ -284,7 +321,13 @@ fn reads(id: &str) -> Vec<(&'static str, String)> {
     ]
     .into_iter()
     .map(|(schema, rest)| (schema, format!("/v1/audit/{rest}")))
-    .chain([("Found", format!("/v1/audit/records/{id}"))])
+    .chain([
+        ("Found", format!("/v1/audit/records/{id}")),
+        (
+            "Revealed",
+            format!("/v1/audit/records/{id}/revealed?reason=1"),
+        ),
+    ])
     .collect()
 }
 
@@ -353,7 +396,7 @@ async fn the_document_is_what_the_router_does() {
         let reply = service.ask(&office, Some(AUDITOR), "GET", none).await;
         reply.is_problem(404, "PLS7907");
     }
-    assert_eq!(known.len(), 10, "{known:?}");
+    assert_eq!(known.len(), 11, "{known:?}");
     for (name, uri) in reads(&service.ids[0]) {
         let reply = service.get(&office, AUDITOR, &uri).await;
         match name {
@@ -369,6 +412,68 @@ async fn the_document_is_what_the_router_does() {
         .await
         .json();
     schema::check("Fields", &fields);
+}
+
+/// Persons are shown to whom a policy names for it, for a reason; and looking for somebody
+/// is on record without the name.
+#[tokio::test]
+async fn persons_are_shown_to_whom_a_policy_lets_reveal_and_says_why() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let alice = "alice@example.org";
+    let id = service.change_by(alice).await;
+    let at = format!("/v1/audit/records/{id}");
+    let named = format!("/v1/audit/search?q=subject:{alice}%20class:*");
+    let search = format!("{named}&reason=ticket%208");
+    let found = service.get(&office, AUDITOR, &search).await;
+    assert_eq!(found.json()["rows"][0]["id"], id.as_str(), "{found:?}");
+    for uri in [&at, &search] {
+        let reply = service.get(&office, AUDITOR, uri).await;
+        assert!(!reply.text().contains("alice"), "{reply:?}");
+    }
+    let revealed = format!("{at}/revealed?reason=ticket%207");
+    let reply = service.get(&office, AUDITOR, &revealed).await.json();
+    schema::check("Revealed", &reply);
+    assert_eq!(reply["records"][0]["values"][0]["value"], alice, "{reply}");
+    let refused = async |path, uri: &str, status, code| {
+        let reply = service.ask(&office, Some(path), "GET", uri).await;
+        reply.is_problem(status, code);
+    };
+    refused(AUDITOR, &format!("{at}/revealed"), 400, "PLS7565").await;
+    refused(ORDERS, &revealed, 404, "PLS7913").await;
+    refused(BANK, &revealed, 403, "PLS7906").await;
+    refused(BANK, &search, 403, "PLS7906").await;
+    // A name is for whoever may reveal and says why, by every question; a pseudonym is free.
+    refused(AUDITOR, &named, 400, "PLS7565").await;
+    refused(AUDITOR, &format!("{named}&reason={alice}"), 400, "PLS7565").await;
+    for uri in ["search", "facets", "timeline", "export", "tail"] {
+        let uri = format!("/v1/audit/{uri}?q=subject:{alice}&reason=1");
+        refused(READER, &uri, 403, "PLS7906").await;
+    }
+    let person = found.json()["rows"][0]["subject"][0]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let free = format!("/v1/audit/search?q=subject:{person}%20class:*");
+    let found = service.get(&office, READER, &free).await;
+    assert_eq!(found.json()["rows"][0]["id"], id.as_str(), "{found:?}");
+    // What may be revealed to it bounds what it finds by name.
+    let of_change = service.get(&office, ORDERS, &search).await;
+    assert_eq!(of_change.json()["rows"].as_array().unwrap().len(), 0);
+    let unknown = "/v1/audit/records/01JD8K2XQ4ABCDEFGH01234567/revealed?reason=ticket%209";
+    refused(AUDITOR, unknown, 404, "PLS7913").await;
+    let reads = service.rows("class:audit_read").await;
+    let because = |r: &Value| r["because"] == "ticket 7" && r["verb"] == "reveal";
+    assert!(reads.iter().any(because), "{reads:#?}");
+    let because = |why: &str| reads.iter().find(|r| r["because"] == why);
+    assert_eq!(because("ticket 8").unwrap()["verb"], "search");
+    assert_eq!(because("ticket 9").unwrap()["rows"], 0, "it was not there");
+    let denied = |r: &Value| r["verb"] == "reveal" && r["decision"] == "not_permitted";
+    assert!(
+        reads.iter().filter(|r| denied(r)).count() >= 5,
+        "{reads:#?}"
+    );
+    assert!(!format!("{reads:?}").contains("alice"), "{reads:#?}");
 }
 
 /// Whoever may see one service's records sees nothing of another's, by whatever question.
@@ -512,6 +617,8 @@ async fn every_read_leaves_a_record() {
         exports.into_iter().partition(|row| row["begun"] == true);
     assert_eq!(begun.len(), 2);
     assert!(ended.iter().all(|row| row["rows"] == 2 * EACH), "{ended:?}");
+    let bound = |row: &&Value| row["query"].as_str().unwrap().contains(" since:2");
+    assert!(ended.iter().all(bound), "{ended:?}");
     let [show] = of("show", ORDERS)[..] else {
         panic!()
     };

@@ -9,6 +9,9 @@ use crate::{
     query::field::{Field, Kind, Value},
 };
 
+/// How bad something is, mildest first.
+const SEVERITIES: &[&str] = &["low", "medium", "high", "critical"];
+
 pub(super) const VERB: Field = Field {
     name: "verb",
     kind: Kind::Keyword,
@@ -19,6 +22,7 @@ pub(super) const VERB: Field = Field {
         "audit_read",
         "log_lifecycle",
         "spool_event",
+        "alert",
     ],
     countable: true,
     help: "what was done",
@@ -30,14 +34,59 @@ pub(super) const VERB: Field = Field {
         Some(Body::AuditRead(r)) => put(Value::Text(&r.verb)),
         Some(Body::LogLifecycle(l)) => put(Value::Text(&l.verb)),
         Some(Body::SpoolEvent(e)) => put(Value::Text(&e.verb)),
+        Some(Body::Alert(a)) => put(Value::Text(&a.verb)),
         _ => {}
+    },
+};
+
+pub(super) const RULE: Field = Field {
+    name: "rule",
+    kind: Kind::Keyword,
+    classes: &["alert"],
+    countable: true,
+    help: "name of the alert rule that was met",
+    example: "class:alert rule:refusals verb:fired",
+    read: |item, put| {
+        if let Some(Body::Alert(a)) = &item.record.body {
+            put(Value::Text(&a.rule));
+        }
+    },
+};
+
+pub(super) const SEVERITY: Field = Field {
+    name: "severity",
+    kind: Kind::Choice(SEVERITIES),
+    classes: &["alert"],
+    countable: true,
+    help: "how bad the alert rule says that it is",
+    example: "class:alert severity:critical last:7d",
+    read: |item, put| {
+        if let Some(Body::Alert(a)) = &item.record.body {
+            put(Value::Text(&a.severity));
+        }
+    },
+};
+
+pub(super) const FIRING: Field = Field {
+    name: "firing",
+    kind: Kind::Keyword,
+    classes: &["alert"],
+    countable: true,
+    help: "id of the firing that a record about an alert belongs to",
+    example: "class:alert firing:01JD8K2XQ4*",
+    read: |item, put| {
+        if let Some(Body::Alert(a)) = &item.record.body
+            && let Ok(id) = <[u8; 16]>::try_from(a.firing.as_slice())
+        {
+            put(Value::Text(&ulid::Ulid::from_bytes(id).to_string()));
+        }
     },
 };
 
 pub(super) const ACTOR: Field = Field {
     name: "actor",
     kind: Kind::Name,
-    classes: &["admin", "policy_change", "audit_read"],
+    classes: &["admin", "policy_change", "audit_read", "erasure", "alert"],
     countable: true,
     help: "who did it: operator, author of the change, reader of the log",
     example: "class:admin actor:ana@acme.test",
@@ -45,6 +94,8 @@ pub(super) const ACTOR: Field = Field {
         Some(Body::Admin(a)) => put(Value::Text(&a.actor)),
         Some(Body::PolicyChange(c)) => put(Value::Text(&c.author)),
         Some(Body::AuditRead(r)) => put(Value::Text(&r.actor)),
+        Some(Body::Erasure(e)) => put(Value::Text(&e.actor)),
+        Some(Body::Alert(a)) => put(Value::Text(&a.actor)),
         _ => {}
     },
 };
@@ -122,13 +173,16 @@ pub(super) const COMMIT: Field = Field {
 pub(super) const SUBJECT: Field = Field {
     name: "subject",
     kind: Kind::Keyword,
-    classes: &["erasure"],
-    countable: false,
-    help: "pseudonym of the person whose data was erased",
-    example: "class:erasure subject:*",
+    classes: &["decision", "authn_failure", "policy_change", "erasure"],
+    countable: true,
+    help: "a person whom the record is about: by name, which the log turns into the pseudonym that it has, or by that pseudonym",
+    example: "subject:alice@example.org class:* last:7d",
     read: |item, put| {
         if let Some(Body::Erasure(e)) = &item.record.body {
             put(Value::Text(&e.subject));
+        }
+        for subject in item.subjects() {
+            put(Value::Text(&subject.to_string()));
         }
     },
 };

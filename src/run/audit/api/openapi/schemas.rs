@@ -86,6 +86,14 @@ pub(super) fn all() -> Value {
             ("last", &count), ("missing", &count), ("noticed", &time),
         ], &[]),
         "Found": object(&[("checkpointed", &flag), ("rows", &list("Row"))], &[]),
+        "Revealed": object(&[("records", &list("RevealedRecord"))], &[]),
+        "RevealedRecord": object(&[
+            ("entry", &count), ("values", &list("RevealedValue")),
+        ], &[]),
+        "RevealedValue": object(&[
+            ("field", &text),
+            ("state", &json!({ "enum": ["erased", "masked", "pseudonym", "unreadable", "value"] })),
+        ], &[("subject", &text), ("value", &text)]),
         "TailLine": { "anyOf": [
             of("Row"),
             object(&[("skipped", &count)], &[]),

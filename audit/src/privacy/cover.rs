@@ -1,0 +1,204 @@
+//! Takes what is personal out of a record, before it is encoded.
+
+use palisade_mesh::wire::record::{
+    Cover, Decision, Disclosure, Record, cover::Handling, record::Body,
+};
+use serde_json::{Map, Value};
+
+use super::{LIST_VALUES_MAX, Personal, Rules, VALUES_MAX, commitment};
+
+impl Rules {
+    /// `record` without what is personal; `None` when nothing in it is.
+    pub(crate) fn cover(&self, record: &Record) -> Option<Record> {
+        let concerned = matches!(
+            record.body,
+            Some(Body::AuthnFailure(_) | Body::Call(_) | Body::Decision(_) | Body::PolicyChange(_))
+        );
+        if self.is_empty() || !concerned {
+            return None;
+        }
+        let mut record = record.clone();
+        let mut taken = Taken {
+            rules: self,
+            covers: Vec::new(),
+            disclosures: Vec::new(),
+        };
+        match &mut record.body {
+            Some(Body::AuthnFailure(f)) => taken.source(&mut f.source_ip, &mut f.source_port),
+            Some(Body::Call(c)) => taken.text(&Personal::Path, &mut c.path),
+            Some(Body::Decision(d)) => taken.decision(d),
+            Some(Body::PolicyChange(c)) => taken.text(&Personal::Author, &mut c.author),
+            _ => {}
+        }
+        let Taken {
+            covers,
+            disclosures,
+            ..
+        } = taken;
+        if covers.is_empty() {
+            return None;
+        }
+        record.covers = covers;
+        record.disclosures = disclosures;
+        Some(record)
+    }
+}
+
+/// What was taken out of a record so far.
+struct Taken<'r> {
+    rules: &'r Rules,
+    covers: Vec<Cover>,
+    disclosures: Vec<Disclosure>,
+}
+
+impl Taken<'_> {
+    fn decision(&mut self, decision: &mut Decision) {
+        self.source(&mut decision.source_ip, &mut decision.source_port);
+        self.text(&Personal::Path, &mut decision.path);
+        if !decision.context_json.is_empty() {
+            self.context(&mut decision.context_json);
+        }
+    }
+
+    fn source(&mut self, ip: &mut String, port: &mut u32) {
+        if self.rules.of(&Personal::SourceIp).is_some() {
+            *port = 0;
+        }
+        self.text(&Personal::SourceIp, ip);
+    }
+
+    fn text(&mut self, field: &Personal, text: &mut String) {
+        if let Some(handling) = self.rules.of(field)
+            && !text.is_empty()
+        {
+            self.take(field, handling, text);
+            text.clear();
+        }
+    }
+
+    /// What policies read of a request. A value that is taken out was not recorded, for
+    /// whoever replays the decision; one that was looked for and absent stays so.
+    fn context(&mut self, text: &mut String) {
+        let places = |(field, _): &(&Personal, Handling)| place(field).is_some();
+        let rules: Vec<_> = self.rules.all().filter(places).collect();
+        if rules.is_empty() {
+            return;
+        }
+        let Ok(Value::Object(mut context)) = serde_json::from_str(text) else {
+            // What cannot be read may hold anything.
+            text.clear();
+            return rules.into_iter().for_each(|(field, _)| self.mask(field));
+        };
+        let mut changed = false;
+        let mut kept: Vec<(&Personal, Handling, Vec<String>)> = Vec::new();
+        for (field, handling) in rules {
+            let found = place(field).and_then(|path| remove(&mut context, &path));
+            changed |= found.is_some();
+            match (field, found) {
+                (_, None) => {}
+                (Personal::User, Some(user)) => match name_of(&user) {
+                    Some(name) => kept.push((field, handling, vec![name.to_owned()])),
+                    None => self.mask(field),
+                },
+                // The same as the decision's own.
+                (Personal::Path | Personal::SourceIp, Some(_)) if self.has(field) => {}
+                (_, Some(value)) => kept.push((field, handling, texts(value))),
+            }
+            if *field == Personal::SourceIp {
+                changed |= remove(&mut context, &["source", "port"]).is_some();
+            }
+            // Claims of the token are the user's, too.
+            if *field == Personal::User && remove(&mut context, &["jwt"]).is_some() {
+                changed = true;
+                if !self.has(field) && kept.iter().all(|(kept, ..)| *kept != field) {
+                    self.mask(field);
+                }
+            }
+        }
+        self.keep(kept);
+        if changed {
+            *text = Value::Object(context).to_string();
+        }
+    }
+
+    /// Takes values that were found; those of lists last, and few of each.
+    fn keep(&mut self, mut kept: Vec<(&Personal, Handling, Vec<String>)>) {
+        kept.sort_by_key(|(_, _, values)| values.len() > 1);
+        for (field, handling, values) in kept {
+            for value in values.iter().take(LIST_VALUES_MAX) {
+                self.take(field, handling, value);
+            }
+            if values.len() > LIST_VALUES_MAX {
+                self.mask(field);
+            }
+        }
+    }
+
+    fn take(&mut self, field: &Personal, handling: Handling, value: &str) {
+        let committed = (handling != Handling::Masked && self.disclosures.len() < VALUES_MAX)
+            .then(|| commitment::commit(field, handling, value))
+            .flatten();
+        match committed {
+            Some((cover, disclosure)) => {
+                self.covers.push(cover);
+                self.disclosures.push(disclosure);
+            }
+            None => self.mask(field),
+        }
+    }
+
+    fn mask(&mut self, field: &Personal) {
+        let cover = Cover {
+            field: field.to_string(),
+            handling: Handling::Masked.into(),
+            commitment: Vec::new(),
+        };
+        if !self.covers.contains(&cover) {
+            self.covers.push(cover);
+        }
+    }
+
+    fn has(&self, field: &Personal) -> bool {
+        let field = field.to_string();
+        self.covers.iter().any(|cover| cover.field == field)
+    }
+}
+
+/// Where a field stands in the recorded context.
+fn place(field: &Personal) -> Option<Vec<&str>> {
+    Some(match field {
+        Personal::Author => return None,
+        Personal::Header(name) => vec!["http", "headers", name],
+        Personal::Path => vec!["http", "path"],
+        Personal::Query => vec!["http", "query"],
+        Personal::SourceIp => vec!["source", "ip"],
+        Personal::User => vec!["user"],
+    })
+}
+
+/// Takes a value out, unless it says that there was none.
+fn remove(record: &mut Map<String, Value>, path: &[&str]) -> Option<Value> {
+    match path {
+        [] => None,
+        [name] => match record.get(*name) {
+            None | Some(Value::Null) => None,
+            Some(_) => record.remove(*name),
+        },
+        [name, rest @ ..] => remove(record.get_mut(*name)?.as_object_mut()?, rest),
+    }
+}
+
+/// Of a user its name is kept, what else is known of it is gone.
+fn name_of(user: &Value) -> Option<&str> {
+    let named = ["sub", "id"].iter().find_map(|name| user.get(name));
+    named.unwrap_or(user).as_str()
+}
+
+/// The values of a field that has one or several.
+fn texts(value: Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(values) => values.into_iter().flat_map(texts).collect(),
+        other => vec![other.to_string()],
+    }
+}

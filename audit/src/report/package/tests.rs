@@ -1,0 +1,382 @@
+//! A package of a real log holds, and none that was changed does.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use palisade_mesh::{
+    clock::Clock,
+    wire::record::{Decision, Peer, Record, Verdict, record::Body},
+};
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    index::Options,
+    log::Pending,
+    report::{Kind, Period, run},
+    source::{Entry, SourceError},
+    stream::{StreamKey, new_ulid},
+    testing::{REPORTER, open_log, reporter},
+};
+
+/// The log as the index reads it.
+struct Whole(Log);
+
+impl Source for Whole {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        let read = self.0.read(index).map_err(|e| SourceError {
+            index,
+            cause: Box::new(e),
+        })?;
+        Ok(Entry {
+            index,
+            envelope: read.envelope,
+            record: read.record,
+        })
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        Box::new((from..self.len()).map(|index| self.read(index)))
+    }
+
+    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// A log with decisions of the last hours, its index, and what holds their folders.
+struct Stage {
+    log: Log,
+    store: Store,
+    dir: tempfile::TempDir,
+    _index: tempfile::TempDir,
+    now_us: i64,
+}
+
+const DENIED: u64 = 30;
+
+fn record(n: u64, time_us: i64) -> Bytes {
+    let record = Record {
+        id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+        time_us,
+        reporter: REPORTER.into(),
+        body: Some(Body::Decision(Decision {
+            verdict: if n.is_multiple_of(2) {
+                Verdict::NotPermitted.into()
+            } else {
+                Verdict::Allow.into()
+            },
+            reason: "no_permit".into(),
+            principal: Some(Peer {
+                spiffe_id: REPORTER.into(),
+                ..Peer::default()
+            }),
+            service: "acme.test/shop/orders".into(),
+            path: format!("/orders/{n}"),
+            ..Decision::default()
+        })),
+        ..Record::default()
+    };
+    record.encode_to_vec().into()
+}
+
+fn open_store(source: Arc<dyn Source>, dir: &Path) -> Store {
+    Store::open(source, dir, Clock::system(), Options::default()).unwrap()
+}
+
+async fn stage() -> Stage {
+    let (dir, index) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = open_log(&dir);
+    let now_us = Clock::system().now_us();
+    let stream = Arc::new(StreamKey {
+        reporter: reporter(),
+        boot: ulid::Ulid::from_parts(7, 7),
+        worker: 0,
+    });
+    // Two hours apart: half of them are of the time before the period.
+    let pending = (1..=2 * DENIED).map(|n| Pending {
+        stream: stream.clone(),
+        sequence: n,
+        record: record(
+            n,
+            now_us
+                - if n <= DENIED {
+                    7_000_000_000
+                } else {
+                    60_000_000
+                },
+        ),
+    });
+    let mut receipt = log.append(pending.collect());
+    receipt.checkpointed().await.unwrap();
+    let store = open_store(Arc::new(Whole(log.clone())), index.path());
+    store.flush().await.unwrap();
+    Stage {
+        log,
+        store,
+        dir,
+        _index: index,
+        now_us: Clock::system().now_us(),
+    }
+}
+
+impl Stage {
+    fn evidence(&self, checkpoint: &Checkpoint) -> Evidence<'_> {
+        let period = Period::read("last:1h", self.now_us).unwrap();
+        let ground = Ground::Log(&self.log, self.dir.path());
+        Evidence::new(&self.store, ground, period, "", checkpoint, self.now_us).unwrap()
+    }
+
+    fn made(&self, kind: &str) -> (Report, Checkpoint) {
+        let checkpoint = self.log.checkpoint();
+        let evidence = self.evidence(&checkpoint);
+        let report = run(Kind::find(kind).unwrap(), &evidence).unwrap();
+        (report, checkpoint)
+    }
+
+    fn pack(&self, report: &Report, most: usize) -> Result<Vec<u8>, StoreError> {
+        let evidence = self.evidence(&self.log.checkpoint());
+        let attached = BTreeMap::from([(bundle(), b"texts".to_vec())]);
+        let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap();
+        pack(report, &evidence, attached, most, now)
+    }
+
+    /// Puts changed files together, with right sums, and signed by the log's own key.
+    fn resealed(&self, report: &Report, change: impl Fn(&mut Files)) -> Vec<u8> {
+        let mut files = self.files(report);
+        files.remove(SUMS);
+        files.remove(NOTE);
+        change(&mut files);
+        sealed(files, report, &self.log, jiff::Timestamp::UNIX_EPOCH).unwrap()
+    }
+
+    fn files(&self, report: &Report) -> Files {
+        let packed = self.pack(report, RECORDS_MAX).unwrap();
+        let mut seal = Seal::new(self.log.verifier());
+        archive::read(&packed, PACKAGE_BYTES_MAX, &mut seal).unwrap()
+    }
+
+    fn refused(&self, bytes: &[u8]) -> Diagnostic {
+        Package::open(bytes, self.log.verifier()).unwrap_err()
+    }
+}
+
+/// Name of what is attached.
+fn bundle() -> String {
+    format!("{}.bundle", hex(&sha256(b"texts")))
+}
+
+fn written(files: &Files) -> Vec<u8> {
+    let mut out = Vec::new();
+    archive::write(files, &mut out).unwrap();
+    out
+}
+
+async fn checked(package: &Package) -> Checked {
+    let index = tempfile::tempdir().unwrap();
+    let store = open_store(package.source(), index.path());
+    tokio::time::timeout(Duration::from_secs(60), store.flush())
+        .await
+        .unwrap()
+        .unwrap();
+    package.check(&store, Clock::system().now_us()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_is_verified_with_the_key_alone_and_is_the_same_bytes_each_time() {
+    let stage = stage().await;
+    for kind in ["denials", "pci-dss", "integrity"] {
+        let (report, checkpoint) = stage.made(kind);
+        let packed = stage.pack(&report, RECORDS_MAX).unwrap();
+        assert_eq!(packed, stage.pack(&report, RECORDS_MAX).unwrap(), "{kind}");
+        let key = Verifier::parse(&stage.log.verifier().to_string()).unwrap();
+        let package = Package::open(&packed, &key).unwrap();
+        assert_eq!(package.report, report);
+        assert_eq!(package.checkpoint().size, checkpoint.size);
+        // All of the period, and what came before it where the report looks there.
+        assert!(package.records() > DENIED, "{}", package.records());
+        assert!(
+            package
+                .files()
+                .any(|name| name == format!("policy/{}", bundle()))
+        );
+        let checked = checked(&package).await;
+        assert!(checked.holds(), "{kind}: {checked:#?}");
+        assert!(checked.compared > 15, "{checked:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_changed_missing_or_added_is_named() {
+    let stage = stage().await;
+    let (report, _) = stage.made("denials");
+    let files = stage.files(&report);
+    for name in files.keys() {
+        let mut less = files.clone();
+        less.remove(name);
+        let told = stage.refused(&written(&less));
+        assert!(told.message.contains(name.as_str()), "{name}: {told:?}");
+        let mut other = files.clone();
+        other.get_mut(name).unwrap().push(b'\n');
+        let told = stage.refused(&written(&other));
+        assert!(matches!(told.code.0, 7822 | 7823), "{name}: {told:?}");
+        assert!(told.message.contains(name.as_str()), "{name}: {told:?}");
+    }
+    let mut more = files.clone();
+    more.insert("report/extra.txt".into(), b"x".to_vec());
+    let told = stage.refused(&written(&more));
+    assert_eq!(told.code.0, 7822);
+    assert!(told.message.contains("report/extra.txt"), "{told:?}");
+    assert_eq!(stage.refused(b"no package").code.0, 7820);
+    let other = open_log(&tempfile::tempdir().unwrap());
+    let packed = written(&files);
+    let told = Package::open(&packed, other.verifier()).unwrap_err();
+    assert_eq!(told.code.0, 7823);
+}
+
+/// Whoever has the log's own key can sign what he likes; the records do not follow him.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_records_do_not_say_is_found_though_it_is_signed() {
+    let stage = stage().await;
+    let (report, _) = stage.made("denials");
+    let mut forged = report.clone();
+    let mut tables = forged.sections.iter_mut().filter_map(|s| s.table.as_mut());
+    let table = tables.find(|table| !table.rows.is_empty()).unwrap();
+    table.rows[0][0] = "spiffe://acme.test/ns/shop/sa/nobody".into();
+    let packed = stage.resealed(&report, |files| files.extend(forms(&forged).unwrap()));
+    let package = Package::open(&packed, stage.log.verifier()).unwrap();
+    let found = checked(&package).await;
+    assert!(
+        found
+            .differences
+            .iter()
+            .any(|d| d.report.contains("nobody")),
+        "{found:#?}"
+    );
+
+    // A page for people that is not the report's.
+    let page = stage.resealed(&report, |files| {
+        let page = files.get_mut("report/report.pdf").unwrap();
+        page.push(b' ');
+    });
+    let package = Package::open(&page, stage.log.verifier()).unwrap();
+    let found = checked(&package).await;
+    assert!(
+        found
+            .differences
+            .iter()
+            .any(|d| d.what == "report/report.pdf"),
+        "{found:#?}"
+    );
+
+    // Forms that this program cannot make again are not said to hold.
+    let mut newer = report.clone();
+    newer.header.program = "palisade 99.0.0".into();
+    let packed = stage.resealed(&report, |files| files.extend(forms(&newer).unwrap()));
+    let package = Package::open(&packed, stage.log.verifier()).unwrap();
+    let found = checked(&package).await;
+    assert!(!found.holds(), "{found:#?}");
+    assert!(found.differences[0].log.contains("not compared"));
+
+    // What belongs to no package, and words that are not ours.
+    for name in ["notes.txt", "report/more.pdf", "README.txt"] {
+        let packed = stage.resealed(&report, |files| {
+            files.insert(name.to_owned(), b"call us".to_vec());
+        });
+        let package = Package::open(&packed, stage.log.verifier()).unwrap();
+        let found = checked(&package).await;
+        let told: Vec<&str> = found.differences.iter().map(|d| d.what.as_str()).collect();
+        assert_eq!(told, [name]);
+    }
+    let other = format!("policy/{}", bundle());
+    let packed = stage.resealed(&report, |files| {
+        files.insert(other.clone(), b"other texts".to_vec());
+    });
+    let told = stage.refused(&packed);
+    assert_eq!(told.code.0, 7822);
+    assert!(told.message.contains(&other), "{told:?}");
+
+    // Another root or time of the checkpoint than was signed.
+    let mut moved = report.clone();
+    moved.header.checkpoint.time = "2026-01-01T00:00:00.000000Z".into();
+    let packed = stage.resealed(&report, |files| files.extend(forms(&moved).unwrap()));
+    assert_eq!(stage.refused(&packed).code.0, 7822);
+
+    // A record that is left out, or is another one.
+    let lines = |files: &Files| -> Vec<String> {
+        let text = String::from_utf8(files[PROOFS].clone()).unwrap();
+        text.split_inclusive('\n').map(str::to_owned).collect()
+    };
+    let less = stage.resealed(&report, |files| {
+        let mut lines = lines(files);
+        lines.pop();
+        files.insert(PROOFS.into(), lines.concat().into());
+    });
+    let package = Package::open(&less, stage.log.verifier()).unwrap();
+    assert!(!checked(&package).await.holds());
+    let moved = stage.resealed(&report, |files| {
+        let mut lines = lines(files);
+        let last = lines.len() - 1;
+        let (a, b) = (lines[last].clone(), lines[last - 1].clone());
+        let leaf = |line: &str| line.split('"').nth(5).unwrap().to_owned();
+        lines[last] = a.replace(&leaf(&a), &leaf(&b));
+        files.insert(PROOFS.into(), lines.concat().into());
+    });
+    let told = stage.refused(&moved);
+    assert_eq!(told.code.0, 7824, "{told:?}");
+    assert!(told.cause.unwrap().contains("is not in the log"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for() {
+    let stage = stage().await;
+    let (report, _) = stage.made("denials");
+    let code = |packed: Result<Vec<u8>, StoreError>| match packed {
+        Err(StoreError::Query(told)) => told.code.0,
+        other => panic!("{other:?}"),
+    };
+    let mut forged = report.clone();
+    forged.header.decisions += 1;
+    assert_eq!(code(stage.pack(&forged, RECORDS_MAX)), 7826);
+    for (of, id) in [("denials", "effective-access"), ("denials", "invented")] {
+        let (mut forged, _) = stage.made(of);
+        let section = Section::new(id, "All is well", "So it is.").of_policies();
+        forged.sections.push(section.clone());
+        assert_eq!(code(stage.pack(&forged, RECORDS_MAX)), 7826, "{id}");
+        // Signed all the same, by whoever has the key.
+        let (report, _) = stage.made(of);
+        let packed = stage.resealed(&report, |files| files.extend(forms(&forged).unwrap()));
+        assert_eq!(stage.refused(&packed).code.0, 7826, "{id}");
+    }
+    let evidence = stage.evidence(&stage.log.checkpoint());
+    let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let named = pack(&report, &evidence, attached, RECORDS_MAX, now);
+    assert_eq!(code(named), 7827);
+
+    let packed = stage.pack(&report, RECORDS_MAX).unwrap();
+    let package = Package::open(&packed, stage.log.verifier()).unwrap();
+    let records = usize::try_from(package.records()).unwrap();
+    assert!(stage.pack(&report, records).is_ok());
+    assert_eq!(code(stage.pack(&report, records - 1)), 7821);
+}
+
+/// What describes the whole log is what the log says when it signs; time and program are
+/// its own, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_signs_of_itself_is_its_own() {
+    let stage = stage().await;
+    let (report, _) = stage.made("integrity");
+    let mut forged = report.clone();
+    forged.header.made = "2020-01-01T00:00:00.000000Z".into();
+    forged.header.program = "palisade 99.0.0".into();
+    let momentary = forged.sections.iter_mut().find(|s| s.momentary).unwrap();
+    momentary.figures[0].value = "flawless".into();
+    let packed = stage.pack(&forged, RECORDS_MAX).unwrap();
+    let package = Package::open(&packed, stage.log.verifier()).unwrap();
+    assert_eq!(package.report, report);
+}

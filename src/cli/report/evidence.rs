@@ -1,0 +1,134 @@
+//! A report as a package of evidence: made with the log that signs it, and checked without
+//! one.
+
+use std::{collections::BTreeMap, fs, io::Read as _, path::Path};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use palisade_audit::report::{
+    Report,
+    package::{PACKAGE_BYTES_MAX, Package},
+};
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::policy::Revision};
+use palisade_pdp::author;
+use prost::Message as _;
+
+use super::{Source, granted::Origin};
+use crate::{
+    archive::{self, unanswered},
+    cli::{Context, Exit, audit::proof, block_on},
+    control::client::Mesh,
+    render::{self, Output, reports},
+    run::{audit::PackReport, pdp},
+};
+
+/// The package of a report.
+///
+/// # Errors
+/// When it cannot be made, or nobody can sign it.
+pub(super) fn packed(
+    report: &Report,
+    records_max: usize,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Vec<u8>, Diagnostic> {
+    block_on(async {
+        let asked = PackReport {
+            report: report.clone(),
+            attached: policies(origin, context).await,
+            records_max,
+        };
+        match Source::find(origin, context).await? {
+            Source::Folder(archive) => {
+                let packed = archive.desk().pack(&asked);
+                packed.map_err(|e| unanswered(archive.dir(), e))
+            }
+            Source::Mesh(mesh) => {
+                let mut packed = Vec::new();
+                mesh.bytes("audit", "/v1/audit/report/package", &asked, |bytes| {
+                    packed.extend_from_slice(bytes);
+                    true
+                })
+                .await?;
+                Ok(packed)
+            }
+        }
+    })
+}
+
+/// The policies in force, where they are at hand: a bundle, named by its SHA-256.
+async fn policies(origin: &Origin, context: &Context) -> BTreeMap<String, String> {
+    let bundle = match (&origin.policies, &origin.log) {
+        (Some(dir), _) => author::load(dir).compiled.map(|c| c.bundle),
+        (None, Some(_)) => None,
+        (None, None) => in_force(context).await,
+    };
+    let named = bundle.map(|bundle| {
+        let name = format!("{}.bundle", Digest::of(&bundle));
+        (name, BASE64.encode(bundle))
+    });
+    named.into_iter().collect()
+}
+
+async fn in_force(context: &Context) -> Option<bytes::Bytes> {
+    let mesh = Mesh::find(context.mesh.as_deref()).await.ok()?;
+    let mut revision = Vec::new();
+    let asked = mesh.bytes("pdp", pdp::REVISION_ROUTE, &(), |bytes| {
+        revision.extend_from_slice(bytes);
+        true
+    });
+    asked.await.ok()?;
+    let revision = Revision::decode(revision.as_slice()).ok()?;
+    Some(revision.bundle)
+}
+
+/// Checks a package with the public key of its log; no mesh is asked.
+///
+/// # Errors
+/// What it is lacking before anything can be compared.
+pub(super) fn verify(
+    file: &Path,
+    key: Option<&str>,
+    context: &Context,
+) -> Result<Exit, Diagnostic> {
+    let key = key.ok_or_else(|| {
+        Diagnostic::error(7829, "a package is verified with the public key of its log")
+            .cause("the key in the package is only what it says of itself")
+            .help("take `checkpoint.pub` from somewhere that you trust: --key FILE")
+    })?;
+    let key = proof::trusted(key)?;
+    let package = Package::open(&read(file)?, &key)?;
+    let checked = block_on(archive::checked(&package))?;
+    match context.output {
+        Output::Human => reports::print_package(&package, &checked),
+        Output::Json => render::json(&serde_json::json!({
+            "report": package.report.name,
+            "records": package.records(),
+            "files": package.files().collect::<Vec<_>>(),
+            "signed": package.signed(),
+            "checked": checked,
+        })),
+    }
+    Ok(match checked.holds() {
+        true => Exit::Ok,
+        false => Exit::NotVerified,
+    })
+}
+
+fn read(file: &Path) -> Result<Vec<u8>, Diagnostic> {
+    let unread = |cause: String| {
+        Diagnostic::error(7820, format!("`{}` cannot be read", file.display()))
+            .cause(cause)
+            .help("take the file as `palisade report run NAME --to evidence.tar.zst` wrote it")
+    };
+    let mut bytes = Vec::new();
+    let opened = fs::File::open(file).map_err(|e| unread(e.to_string()))?;
+    let len = opened.metadata().map_err(|e| unread(e.to_string()))?.len();
+    if len > PACKAGE_BYTES_MAX {
+        return Err(unread(format!(
+            "it has {len} bytes, more than the {PACKAGE_BYTES_MAX} of the largest package"
+        )));
+    }
+    let read = opened.take(PACKAGE_BYTES_MAX).read_to_end(&mut bytes);
+    read.map_err(|e| unread(e.to_string()))?;
+    Ok(bytes)
+}

@@ -1,0 +1,351 @@
+//! Alerts as an operator lives with them: a rule is met, somebody is told, it is open until
+//! it is answered for; and neither a crash nor a target that is away loses or repeats one.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+};
+
+use aws_lc_rs::hmac;
+use serde_json::Value;
+use support::{Home, LIMIT, Running, authority::Authority, free_port, said, wait_for};
+
+const SECRET: &str = "0123456789abcdef0123";
+
+/// An audit service alone, with this in its section.
+fn start(home: &Home, of_audit: &str) -> Running {
+    let authority = Authority::new("acme.test");
+    let leaf = authority.leaf("palisade/audit");
+    authority.write(&leaf, &home.path("identity"));
+    let listen = free_port();
+    let text = format!(
+        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: {listen}\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n{of_audit}"
+    );
+    fs::write(home.path("audit.yaml"), text).unwrap();
+    again(home)
+}
+
+fn again(home: &Home) -> Running {
+    let running = home.start("audit", &["run", "audit", "--config", "audit.yaml"]);
+    wait_for("an audit service", LIMIT, || {
+        home.run(&["status"]).status.success().then_some(())
+    });
+    running
+}
+
+/// Leaves one record that the rule asks for.
+fn search(home: &Home) {
+    let output = home.run(&["audit", "search", "class:admin last:1h"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
+
+fn open(home: &Home) -> Vec<Value> {
+    home.json(&["audit", "alerts", "list"])["open"]
+        .as_array()
+        .unwrap()
+        .clone()
+}
+
+/// Records about alerts with this verb; what a killed service had in memory alone may be
+/// missing from the log, which is no matter here.
+fn recorded(home: &Home, verb: &str) -> Vec<Value> {
+    let query = format!("class:alert verb:{verb} last:1h");
+    let answer = home.json(&["audit", "search", &query]);
+    answer["rows"].as_array().unwrap().clone()
+}
+
+/// What a program was told, once all of it is there. A service that is killed between
+/// telling and noting it tells again: those have the same id.
+fn written(file: &Path) -> Option<Value> {
+    let text = fs::read_to_string(file).ok()?;
+    let told = serde_json::Deserializer::from_str(&text).into_iter();
+    let mut told: Vec<Value> = told.collect::<Result<_, _>>().ok()?;
+    told.dedup();
+    assert!(told.len() < 2, "{told:#?}");
+    told.pop()
+}
+
+/// A web server that refuses what comes first, and keeps what it takes.
+struct Hook {
+    got: Arc<Mutex<Vec<(String, Value)>>>,
+    url: String,
+}
+
+impl Hook {
+    fn start(refuse: usize) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let got: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+        let keep = got.clone();
+        thread::spawn(move || {
+            for (n, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let mut request = Vec::new();
+                let mut byte = [0; 1];
+                while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() == 1 {
+                    request.push(byte[0]);
+                }
+                let head = String::from_utf8(request).unwrap().to_lowercase();
+                let len = head.split("content-length: ").nth(1).unwrap();
+                let len: usize = len.split("\r\n").next().unwrap().parse().unwrap();
+                let mut body = vec![0; len];
+                stream.read_exact(&mut body).unwrap();
+                let status = if n < refuse {
+                    "503 Not Now"
+                } else {
+                    "204 Taken"
+                };
+                let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+                if n >= refuse {
+                    signed(&head, &body);
+                    let body = serde_json::from_slice(&body).unwrap();
+                    keep.lock().unwrap().push((head, body));
+                }
+            }
+        });
+        Self { got, url }
+    }
+
+    /// What it took, once each: a service that is killed between telling and noting it
+    /// tells again.
+    fn got(&self) -> Vec<Value> {
+        let got = self.got.lock().unwrap();
+        let mut got: Vec<Value> = got.iter().map(|(_, body)| body.clone()).collect();
+        got.dedup();
+        got
+    }
+}
+
+/// That the signature is over the time and the body.
+fn signed(head: &str, body: &[u8]) {
+    let field = head.split("palisade-signature: ").nth(1).unwrap();
+    let (time, tag) = field
+        .split("\r\n")
+        .next()
+        .unwrap()
+        .split_once(",v1=")
+        .unwrap();
+    let mut message = format!("{}.", time.strip_prefix("t=").unwrap()).into_bytes();
+    message.extend_from_slice(body);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    let tag: Vec<u8> = (0..tag.len())
+        .step_by(2)
+        .map(|i| u8::from_str_radix(&tag[i..i + 2], 16).unwrap())
+        .collect();
+    hmac::verify(&key, &message, &tag).unwrap();
+}
+
+/// A rule is met at its threshold and not before; the webhook and the program are told once,
+/// through refusals and a `kill -9`; the alert is open, in `check`, until it is answered for.
+#[test]
+fn an_alert_is_recorded_once_delivered_once_and_open_until_answered_for() {
+    let home = Home::new();
+    let hook = Hook::start(2);
+    fs::write(home.path("secret"), SECRET).unwrap();
+    let mode = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(home.path("secret"), mode).unwrap();
+    let got = home.path("got");
+    let of_audit = format!(
+        "  deliver:\n    - {{ name: hook, webhook: \"{}\", secret: secret }}\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  alerts:\n    - {{ name: curious, query: \"class:audit_read verb:search\", threshold: 3, window: 1h, by: actor, severity: high }}\n",
+        hook.url,
+        got.display()
+    );
+    let mut audit = start(&home, &of_audit);
+    search(&home);
+    search(&home);
+    assert_eq!(open(&home), Vec::<Value>::new());
+    search(&home);
+    let id = wait_for("an alert", LIMIT, || {
+        Some(open(&home).first()?["id"].as_str()?.to_owned())
+    });
+    // Right after it is recorded, whatever was delivered by then.
+    audit.kill();
+    let mut audit = again(&home);
+    wait_for("both deliveries", LIMIT, || {
+        (hook.got().len() == 1 && got.exists()).then_some(())
+    });
+    let message = &hook.got()[0];
+    assert_eq!(message["id"], id.as_str());
+    assert_eq!(message["rule"], "curious");
+    assert_eq!(message["count"], 3);
+    assert_eq!(
+        message["group"].as_str().map(|g| g.starts_with("uid:")),
+        Some(true)
+    );
+    let of_file = wait_for("the whole message", LIMIT, || written(&got));
+    assert_eq!(&of_file, message);
+
+    // More of the same are quiet; it stays one, also across another restart.
+    for _ in 0..4 {
+        search(&home);
+    }
+    audit.kill();
+    let mut audit = again(&home);
+    // The rules have read to the end of the log, and nothing waits to be delivered.
+    let listed = home.json(&["audit", "alerts", "list"]);
+    assert_eq!(listed["open"].as_array().unwrap().len(), 1);
+    assert_eq!(listed["waiting"], serde_json::json!([]), "{listed}");
+    let records = recorded(&home, "fired");
+    assert_eq!(records.len(), 1, "{records:#?}");
+    assert_eq!(records[0]["severity"], "high");
+    assert_eq!(hook.got().len(), 1);
+    let said = support::said(&home.run(&["check"]));
+    assert!(
+        said.contains("PLS7930") && said.contains("curious"),
+        "{said}"
+    );
+    let said = home.says(&["status"], 0);
+    assert!(said.contains("1 alert open"), "{said}");
+
+    for (args, code) in [
+        (&["ack", &id, "--reason", " "][..], "PLS7938"),
+        (&["ack", "01ZZZZZZ", "--reason", "x"], "PLS7937"),
+        (&["test", "curios"], "PLS7937"),
+    ] {
+        let said = home.says(&[&["audit", "alerts"], args].concat(), 3);
+        assert!(said.contains(code), "{args:?}: {said}");
+    }
+    let ack = ["audit", "alerts", "ack", &id[..16], "--reason", "it was me"];
+    home.json(&ack);
+    assert_eq!(open(&home), Vec::<Value>::new());
+    let records = recorded(&home, "acknowledged");
+    assert_eq!(records[0]["detail"], "it was me");
+    assert_eq!(records[0]["firing"], id.as_str());
+    let said = support::said(&home.run(&["check"]));
+    assert!(
+        said.contains("none met and open") && !said.contains("PLS7930"),
+        "{said}"
+    );
+
+    let tested = home.json(&["audit", "alerts", "test", "curious", "--deliver"]);
+    assert!(tested["met"].as_u64() >= Some(1), "{tested}");
+    let taken = tested["delivered"].as_array().unwrap();
+    assert!(
+        taken.len() == 2 && taken.iter().all(|d| d["fault"].is_null()),
+        "{tested}"
+    );
+    assert_eq!(hook.got()[1]["test"], true);
+    audit.end();
+}
+
+/// A target that is away holds up nothing: neither the log nor the other target.
+#[test]
+fn a_target_that_is_away_holds_up_nothing() {
+    let home = Home::new();
+    let got = home.path("got");
+    let gone = free_port();
+    let of_audit = format!(
+        "  deliver:\n    - {{ name: gone, webhook: \"http://{gone}/\" }}\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  alerts:\n    - {{ name: any, query: \"class:audit_read verb:search\" }}\n",
+        got.display()
+    );
+    let mut audit = start(&home, &of_audit);
+    search(&home);
+    wait_for("the other target", LIMIT, || got.exists().then_some(()));
+    let waiting = wait_for("a message that waits", LIMIT, || {
+        let listed = home.json(&["audit", "alerts", "list"]);
+        let waiting = listed["waiting"].as_array()?.first()?.clone();
+        waiting["fault"].is_string().then_some(waiting)
+    });
+    assert_eq!(waiting["target"], "gone");
+    assert_eq!(waiting["messages"], 1);
+    let tested = home.run(&["audit", "alerts", "test", "any", "--deliver"]);
+    assert_eq!(tested.status.code(), Some(1), "{}", said(&tested));
+    search(&home);
+    audit.end();
+}
+
+/// What was due while nobody ran is made once, recorded and told; the package it leaves is
+/// verified with the log's key alone.
+#[test]
+fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
+    let home = Home::new();
+    let got = home.path("got");
+    let of_audit = format!(
+        "  deliver:\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  schedules:\n    - {{ name: hourly, cron: \"0 * * * *\", report: digest, period: \"last:2h\", formats: [json, package], folder: reports, deliver: [file] }}\n    - {{ name: broken, cron: \"0 0 1 1 *\", report: denials, period: previous-year, folder: secret/reports }}\n",
+        got.display()
+    );
+    fs::write(home.path("secret"), SECRET).unwrap();
+    let mut audit = start(&home, &of_audit);
+    search(&home);
+    let listed = home.json(&["report", "schedule", "list"]);
+    assert!(listed["schedules"][0]["next_us"].is_i64(), "{listed}");
+    assert!(
+        listed["schedules"][0]["last"]["made_us"].is_null(),
+        "{listed}"
+    );
+    assert!(
+        !home.path("reports").exists(),
+        "a new schedule makes nothing up"
+    );
+    audit.end();
+
+    // A file of state that is damaged is put aside and told; the log starts.
+    fs::write(home.path("state/audit/alerts.json"), b"{\"book\"").unwrap();
+
+    // As if it had been away for some hours.
+    let file = home.path("state/audit/schedules.json");
+    let mut state: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+    let hours = 3600 * 1_000_000;
+    state["hourly"]["due_us"] = (jiff::Timestamp::now().as_microsecond() - 4 * hours).into();
+    fs::write(&file, state.to_string()).unwrap();
+    let mut audit = again(&home);
+    let made = wait_for("the report", LIMIT, || {
+        let rows = home.rows("class:admin verb:report_made last:1h")?;
+        (!rows.is_empty()).then_some(rows)
+    });
+    let detail = made[0]["detail"].as_str().unwrap();
+    assert!(
+        detail.contains("for 4 that were due") || detail.contains("for 5 that were due"),
+        "{detail}"
+    );
+    let message = wait_for("its message", LIMIT, || written(&got));
+    assert_eq!(message["kind"], "report");
+    let files = message["files"].as_array().unwrap();
+    let key = home.path("state/audit/log/checkpoint.pub");
+    let package = files[1].as_str().unwrap();
+    let mode = fs::metadata(package).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let verify = ["report", "verify", package, "--key", key.to_str().unwrap()];
+    let said = home.says(&verify, 0);
+    assert!(said.contains("✓ holds"), "{said}");
+    home.says(&["report", "verify", files[0].as_str().unwrap()], 0);
+
+    let said = support::said(&home.run(&["check"]));
+    assert!(said.contains("PLS7934"), "{said}");
+    assert!(home.path("state/audit/alerts.json.bad").exists());
+    let rows = home.rows("class:admin verb:state_lost last:1h").unwrap();
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+
+    // Again by hand, and where it cannot be.
+    home.json(&["report", "schedule", "run", "hourly"]);
+    let said = home.says(&["report", "schedule", "run", "broken"], 1);
+    assert!(said.contains("PLS7942"), "{said}");
+    let said = home.says(&["report", "schedule", "run", "hourli"], 3);
+    assert!(
+        said.contains("PLS7941") && said.contains("hourly"),
+        "{said}"
+    );
+    let said = home.run(&["check"]);
+    assert!(
+        support::said(&said).contains("PLS7942"),
+        "{}",
+        support::said(&said)
+    );
+    let made = home.rows("class:admin verb:report_made last:1h").unwrap();
+    assert_eq!(made.len(), 2, "{made:#?}");
+    audit.end();
+}
