@@ -30,6 +30,7 @@ mod de;
 pub mod decisions;
 pub mod keys;
 pub mod layers;
+pub mod log_key;
 pub mod policies;
 pub mod privacy;
 pub mod readers;
@@ -43,6 +44,7 @@ pub mod witness;
 use alerts::{AlertSection, DeliverSection};
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
+use log_key::LogKeySection;
 use policies::PoliciesSection;
 use privacy::PrivacySection;
 use readers::ReadersSection;
@@ -186,6 +188,8 @@ pub struct AuditSection {
     pub subjects: Option<PathBuf>,
     /// File with the key that wraps them. Default: `kek` in that folder.
     pub kek: Option<PathBuf>,
+    /// The device that has the key of the log. Default: a file of the log has it.
+    pub log_key: Option<LogKeySection>,
     /// Where its identity comes from, when the CA is in another process. Default: the
     /// Workload API at `agent.sock` in the state folder.
     pub identity: Option<IdentityConfig>,
@@ -539,6 +543,8 @@ impl Config {
         if let Some(audit) = &mut self.audit {
             let own = audit.dir.iter_mut().chain(&mut audit.subjects);
             own.chain(&mut audit.kek).for_each(absolute);
+            let log_key = audit.log_key.iter_mut();
+            log_key.flat_map(|k| k.paths()).for_each(absolute);
             let witnesses = audit.witnesses.iter_mut();
             witnesses.flat_map(|w| &mut w.ca).for_each(absolute);
             audit.identity.iter_mut().for_each(|i| i.resolve(base));

@@ -10,6 +10,12 @@ use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use crate::{files, merkle::sha256};
 
+#[cfg(feature = "pkcs11")]
+mod device;
+
+#[cfg(feature = "pkcs11")]
+pub use device::DeviceKey;
+
 /// Algorithm byte, in key ids and keys, of Ed25519 over a note's text.
 const ED25519_TYPE: u8 = 1;
 
@@ -41,8 +47,25 @@ pub enum NoteError {
 
 /// Signs notes under a name.
 pub struct Signer {
-    pair: Ed25519KeyPair,
+    key: Key,
     verifier: Verifier,
+}
+
+/// Who signs.
+enum Key {
+    Pair(Ed25519KeyPair),
+    #[cfg(feature = "pkcs11")]
+    Device(device::Device),
+}
+
+impl Key {
+    fn sign(&self, message: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Pair(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+            #[cfg(feature = "pkcs11")]
+            Self::Device(device) => device.sign(message),
+        }
+    }
 }
 
 /// Checks notes of one key; its text form is `NAME+HASH+KEY`.
@@ -79,8 +102,21 @@ impl Signer {
         let mut key = [0; 32];
         key.copy_from_slice(pair.public_key().as_ref());
         Ok(Self {
-            pair,
+            key: Key::Pair(pair),
             verifier: Verifier::new(kind, name, key),
+        })
+    }
+
+    /// Finds a key on a device, which makes none.
+    ///
+    /// # Errors
+    /// What the device says, or that there is not one such key.
+    #[cfg(feature = "pkcs11")]
+    pub fn on_device(place: &DeviceKey, name: &str) -> io::Result<Self> {
+        let device = device::Device::open(place)?;
+        Ok(Self {
+            verifier: Verifier::new(ED25519_TYPE, name, device.public),
+            key: Key::Device(device),
         })
     }
 
@@ -90,17 +126,23 @@ impl Signer {
     }
 
     /// Signs `text`, which ends in a newline.
-    pub fn sign(&self, text: &str) -> String {
-        format!("{text}\n{}", self.line(&[], text))
+    ///
+    /// # Errors
+    /// Those of the device that has the key; where we have it there is none.
+    pub fn sign(&self, text: &str) -> io::Result<String> {
+        Ok(format!("{text}\n{}", self.line(&[], text)?))
     }
 
     /// A signature line over `message`; `before` stands before the signature.
-    pub(crate) fn line(&self, before: &[u8], message: &str) -> String {
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub(crate) fn line(&self, before: &[u8], message: &str) -> io::Result<String> {
         let mut blob = self.verifier.id.to_vec();
         blob.extend_from_slice(before);
-        blob.extend_from_slice(self.pair.sign(message.as_bytes()).as_ref());
+        blob.extend(self.key.sign(message.as_bytes())?);
         let name = &self.verifier.name;
-        format!("\u{2014} {name} {}\n", BASE64.encode(blob))
+        Ok(format!("\u{2014} {name} {}\n", BASE64.encode(blob)))
     }
 }
 
@@ -289,7 +331,10 @@ mod tests {
     fn a_signed_note_opens_with_the_text_form_of_its_key() {
         let (dir, signer) = signer();
         let verifier = Verifier::parse(&signer.verifier().to_string()).unwrap();
-        assert_eq!(verifier.open(&signer.sign("hello\n")), Ok("hello\n"));
+        assert_eq!(
+            verifier.open(&signer.sign("hello\n").unwrap()),
+            Ok("hello\n")
+        );
         let path = dir.path().join("key");
         let again = Signer::load(&path, "palisade/acme.test", false).unwrap();
         assert_eq!(again.verifier(), &verifier);
@@ -300,7 +345,7 @@ mod tests {
     #[test]
     fn another_key_s_note_is_unsigned_for_us() {
         let ((_a, ours), (_b, theirs)) = (signer(), signer());
-        let note = theirs.sign("hello\n");
+        let note = theirs.sign("hello\n").unwrap();
         let refused = ours.verifier().open(&note);
         assert!(
             matches!(refused, Err(NoteError::Unsigned(_))),
@@ -312,7 +357,7 @@ mod tests {
         #[test]
         fn any_changed_byte_is_refused(at in any::<prop::sample::Index>(), bit in 0..8u8) {
             let (_dir, signer) = signer();
-            let note = signer.sign("palisade/acme.test\n12\nAAAA\n");
+            let note = signer.sign("palisade/acme.test\n12\nAAAA\n").unwrap();
             let mut bytes = note.into_bytes();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

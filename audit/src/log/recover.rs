@@ -92,7 +92,8 @@ pub(super) fn recover(
     let signer = Arc::new(load_key(dir, options, fresh)?);
     let verifier = signer.verifier().clone();
     if fresh {
-        let empty = Checkpoint::sign(&signer, 0, Tree::new().root(), clock.now());
+        let empty = Checkpoint::sign(&signer, 0, Tree::new().root(), clock.now())
+            .map_err(|e| LogError::Key(e.to_string()))?;
         write_checkpoint(dir, &empty).map_err(LogError::io(dir.join(CHECKPOINT)))?;
     }
     let checkpoint = read_checkpoint(dir, &verifier)?;
@@ -186,9 +187,7 @@ fn shared(
 /// log would leave nothing to check the old checkpoints against.
 fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, LogError> {
     let origin = checkpoint::origin(options.trust_domain.as_str());
-    let path = dir.join(KEY);
-    let signer = Signer::load(&path, &origin, fresh)
-        .map_err(|e| LogError::Key(format!("`{}`: {e}", path.display())))?;
+    let signer = signer(dir, options, &origin, fresh).map_err(LogError::Key)?;
     let public = dir.join(PUBLIC_KEY);
     if fresh {
         let text = format!("{}\n", signer.verifier());
@@ -202,6 +201,17 @@ fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, Log
         )));
     }
     Ok(signer)
+}
+
+/// The key where the options say that it is; a file is made for a log that is.
+fn signer(dir: &Path, options: &LogOptions, name: &str, fresh: bool) -> Result<Signer, String> {
+    #[cfg(feature = "pkcs11")]
+    if let Some(place) = &options.device {
+        let told = |e| format!("on token `{}`: {e}", place.token);
+        return Signer::on_device(place, name).map_err(told);
+    }
+    let path = dir.join(KEY);
+    Signer::load(&path, name, fresh).map_err(|e| format!("`{}`: {e}", path.display()))
 }
 
 /// The signing key of a log that is only read, where it is there and the log's own.

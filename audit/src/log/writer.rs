@@ -409,7 +409,10 @@ impl Writer {
     fn checkpoint(&mut self) {
         self.checkpoint_due = None;
         self.tell_gaps();
-        if let Err(e) = self.try_checkpoint() {
+        let signed = self.try_checkpoint();
+        let why = signed.as_ref().err().map(ToString::to_string);
+        self.health.set_unsigned(why);
+        if let Err(e) = signed {
             tracing::error!(error = %e, "audit log checkpoint cannot be written");
             if disk::is_full(&e) {
                 self.reserve.give_up();
@@ -443,7 +446,7 @@ impl Writer {
             self.shared.tiles.write(&tile)?;
         }
         let time: Timestamp = self.clock.now();
-        let checkpoint = Checkpoint::sign(&self.signer, size, self.tree.root(), time);
+        let checkpoint = Checkpoint::sign(&self.signer, size, self.tree.root(), time)?;
         recover::write_checkpoint(&self.shared.dir, &checkpoint)?;
         let note = checkpoint.note.clone();
         self.shared.checkpoint.send_replace(Arc::new(checkpoint));
