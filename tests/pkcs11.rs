@@ -166,6 +166,9 @@ fn a_device_signs_the_checkpoints_and_one_that_is_away_is_told() {
         (told.contains("PLS7202") && told.contains("token")).then_some(())
     });
     let now = home.json(&["status"]);
-    assert!(now["audit"][0]["records"].as_u64().unwrap() > before, "{now}");
+    assert!(
+        now["audit"][0]["records"].as_u64().unwrap() > before,
+        "{now}"
+    );
     audit.kill();
 }
