@@ -136,7 +136,7 @@ impl Snapshot {
             .cloned()
             .collect();
         Self {
-            plan: Plan::new(&shared.layout, filter),
+            plan: Plan::new(&shared.layout, &shared.names, filter),
             window,
             views,
             recent,

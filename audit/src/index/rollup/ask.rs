@@ -112,14 +112,16 @@ impl Asked<'_> {
     fn block(&self, span: Window) -> Option<Block> {
         let path = path_of(&self.view.folder, span);
         let bytes = std::fs::read(&path).ok()?;
-        let ours = |block: &Block| block.head.making == self.view.making && block.head.span == span;
+        let ours = |block: &Block| block.head.span == span;
         let Some(block) = Block::decode(&bytes).filter(ours) else {
             tracing::warn!(path = %path.display(), "a roll-up of the audit index is damaged or another's, and made again");
             // What is not there is noticed.
             let _ = std::fs::remove_file(&path);
             return None;
         };
-        (block.head.documents == self.view.documents(span)).then_some(block)
+        let is_true = block.head.making == self.view.making
+            && block.head.documents == self.view.documents(span);
+        is_true.then_some(block)
     }
 }
 
