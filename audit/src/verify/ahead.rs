@@ -42,10 +42,19 @@ pub(super) struct Ahead {
     end: u64,
     /// File offset of the next frame.
     offset: u64,
-    batches: Receiver<Batch>,
+    batches: Batches,
+    batch_len: usize,
     batch: Batch,
     /// Frames of the batch that were given.
     given: usize,
+}
+
+/// Where batches come from.
+enum Batches {
+    /// A thread that is ahead.
+    Thread(Receiver<Batch>),
+    /// Whoever asks reads: the system has no thread to give.
+    Here(Box<FrameReader>),
 }
 
 /// Frames that follow each other, and what follows them if these are the last.
@@ -74,23 +83,29 @@ enum Stop {
 
 impl Ahead {
     /// Reads from `offset` to `end`, both file offsets.
-    ///
-    /// # Errors
-    /// When the system has no thread to give.
-    pub(super) fn new(file: Arc<File>, offset: u64, end: u64) -> io::Result<Self> {
+    pub(super) fn new(file: Arc<File>, offset: u64, end: u64) -> Self {
+        Self::in_batches(file, offset, end, BATCH_LEN)
+    }
+
+    fn in_batches(file: Arc<File>, offset: u64, end: u64, batch_len: usize) -> Self {
         let (sender, batches) = sync_channel(BATCHES);
         let reader = FrameReader::new(file.clone(), offset, end);
-        std::thread::Builder::new()
+        let started = std::thread::Builder::new()
             .name("audit-verify".into())
-            .spawn(move || read(reader, &sender))?;
-        Ok(Self {
+            .spawn(move || read(reader, &sender, batch_len));
+        let batches = match started {
+            Ok(_) => Batches::Thread(batches),
+            Err(_) => Batches::Here(Box::new(FrameReader::new(file.clone(), offset, end))),
+        };
+        Self {
             file,
             end,
             offset,
             batches,
+            batch_len,
             batch: Batch::default(),
             given: 0,
-        })
+        }
     }
 
     /// File offset of the next frame.
@@ -99,12 +114,8 @@ impl Ahead {
     }
 
     /// Goes on at `offset`.
-    ///
-    /// # Errors
-    /// As [`Ahead::new`].
-    pub(super) fn go_to(&mut self, offset: u64) -> io::Result<()> {
-        *self = Self::new(self.file.clone(), offset, self.end)?;
-        Ok(())
+    pub(super) fn go_to(&mut self, offset: u64) {
+        *self = Self::in_batches(self.file.clone(), offset, self.end, self.batch_len);
     }
 
     /// The next frame; `None` at the end. After a fault there is nothing more until
@@ -114,7 +125,10 @@ impl Ahead {
             match &self.batch.stop {
                 None => {
                     let gone = |_| io::Error::other("the thread that reads ahead has ended");
-                    self.batch = self.batches.recv().map_err(gone)?;
+                    self.batch = match &mut self.batches {
+                        Batches::Thread(batches) => batches.recv().map_err(gone)?,
+                        Batches::Here(reader) => batch(reader, self.batch_len),
+                    };
                     self.given = 0;
                 }
                 Some(Ok(Stop::End)) => return Ok(None),
@@ -136,9 +150,9 @@ impl Ahead {
 }
 
 /// Reads to the end, to the first fault, or until nobody listens.
-fn read(mut reader: FrameReader, batches: &SyncSender<Batch>) {
+fn read(mut reader: FrameReader, batches: &SyncSender<Batch>, batch_len: usize) {
     loop {
-        let batch = batch(&mut reader);
+        let batch = batch(&mut reader, batch_len);
         let last = batch.stop.is_some();
         if batches.send(batch).is_err() || last {
             return;
@@ -146,10 +160,10 @@ fn read(mut reader: FrameReader, batches: &SyncSender<Batch>) {
     }
 }
 
-fn batch(reader: &mut FrameReader) -> Batch {
+fn batch(reader: &mut FrameReader, len: usize) -> Batch {
     let mut batch = Batch::default();
-    batch.bytes.reserve(BATCH_LEN);
-    while batch.bytes.len() < BATCH_LEN {
+    batch.bytes.reserve(len);
+    while batch.bytes.len() < len {
         let (payload, hash) = match reader.next() {
             Ok(Some(Ok(frame))) => {
                 let start = batch.bytes.len();
@@ -173,4 +187,116 @@ fn batch(reader: &mut FrameReader) -> Batch {
         });
     }
     batch
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::segment::frame;
+
+    /// What a reader gives: leaves with their hashes and ends, and faults; from each fault it
+    /// goes on where the next frame was written.
+    type Seen = Vec<Result<(Vec<u8>, Hash, u64), Fault>>;
+
+    fn by_ahead(mut ahead: Ahead, starts: &[u64]) -> Seen {
+        let mut seen = Seen::new();
+        loop {
+            let at = ahead.offset();
+            match ahead.next().unwrap() {
+                None => return seen,
+                Some(Ok(read)) => {
+                    let (leaf, hash) = (read.leaf().to_vec(), read.hash);
+                    seen.push(Ok((leaf, hash, ahead.offset())));
+                }
+                Some(Err(fault)) => {
+                    // It stays where it is.
+                    assert!(matches!(ahead.next(), Ok(Some(Err(again))) if again == fault));
+                    seen.push(Err(fault));
+                    match starts.iter().find(|start| **start > at) {
+                        Some(next) => ahead.go_to(*next),
+                        None => return seen,
+                    }
+                }
+            }
+        }
+    }
+
+    fn by_reader(file: &Arc<File>, end: u64, starts: &[u64]) -> Seen {
+        let mut reader = FrameReader::new(file.clone(), 0, end);
+        let mut seen = Seen::new();
+        loop {
+            let at = reader.offset();
+            let read = match reader.next().unwrap() {
+                None => return seen,
+                Some(Ok(frame)) => {
+                    Ok((frame.leaf().to_vec(), merkle::leaf_in_place(frame.payload)))
+                }
+                Some(Err(fault)) => Err(fault),
+            };
+            let damaged = read.is_err();
+            seen.push(read.map(|(leaf, hash)| (leaf, hash, reader.offset())));
+            if damaged {
+                match starts.iter().find(|start| **start > at) {
+                    Some(next) => reader = FrameReader::new(file.clone(), *next, end),
+                    None => return seen,
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever the batches, and on whichever thread, it gives what a reader gives.
+        #[test]
+        fn frames_and_faults_come_as_a_reader_gives_them(
+            leaves in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..60), 0..60),
+            flips in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            cut in 0..5usize,
+            batch_len in 1..200usize,
+            here in any::<bool>(),
+        ) {
+            let (mut bytes, mut starts) = (Vec::new(), Vec::new());
+            for leaf in &leaves {
+                starts.push(bytes.len() as u64);
+                frame(&mut bytes, |buf| buf.extend_from_slice(leaf));
+            }
+            bytes.truncate(bytes.len() - cut.min(bytes.len()));
+            for flip in flips.iter().take(bytes.len()) {
+                let at = flip.index(bytes.len());
+                bytes[at] ^= 16;
+            }
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            let (file, end) = (Arc::new(file), bytes.len() as u64);
+            let mut ahead = Ahead::in_batches(file.clone(), 0, end, batch_len);
+            if here {
+                ahead.batches = Batches::Here(Box::new(FrameReader::new(file.clone(), 0, end)));
+            }
+            prop_assert_eq!(by_ahead(ahead, &starts), by_reader(&file, end, &starts));
+        }
+    }
+
+    /// Who stops early leaves no thread behind that waits to hand over.
+    #[test]
+    fn a_reader_that_nobody_listens_to_ends() {
+        let mut bytes = Vec::new();
+        for _ in 0..1000 {
+            frame(&mut bytes, |buf| buf.extend_from_slice(&[7; 50]));
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let file = Arc::new(file);
+        let mut ahead = Ahead::in_batches(file.clone(), 0, bytes.len() as u64, 1);
+        assert!(ahead.next().unwrap().unwrap().is_ok());
+        drop(ahead);
+        let begun = std::time::Instant::now();
+        // The thread has the file, too.
+        while Arc::strong_count(&file) > 1 {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+    }
 }

@@ -200,7 +200,7 @@ impl<'a> Pass<'a> {
         }
         let mut index = header.first_leaf;
         let len = file.metadata()?.len();
-        let mut reader = Ahead::new(file.clone(), HEADER_LEN, len)?;
+        let mut reader = Ahead::new(file.clone(), HEADER_LEN, len);
         loop {
             if self.report.live && index >= self.signed {
                 return Ok(index);
@@ -231,7 +231,7 @@ impl<'a> Pass<'a> {
             match frame {
                 Ok(frame) => self.leaf(at, &frame),
                 Err(fault) => match self.fault(at, &fault, &file)? {
-                    Some(offset) => reader.go_to(offset)?,
+                    Some(offset) => reader.go_to(offset),
                     None => break,
                 },
             }
