@@ -7,6 +7,7 @@ mod support;
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -34,8 +35,8 @@ impl<'h> Token<'h> {
             format!("directories.tokendir = {}\n", tokens.display()),
         )
         .unwrap();
-        fs::write(home.path("pin"), format!("{PIN}\n")).unwrap();
         let token = Self { home, conf };
+        token.pin(&format!("{PIN}\n"));
         let init = [
             "--init-token",
             "--free",
@@ -55,6 +56,17 @@ impl<'h> Token<'h> {
         let output = command.args(args).env("SOFTHSM2_CONF", &self.conf).output();
         let output = output.unwrap();
         assert!(output.status.success(), "{program}: {}", said(&output));
+    }
+
+    /// Takes it away, or brings it back.
+    fn is_away(&self, away: bool) {
+        let (here, there) = (self.home.path("tokens"), self.home.path("elsewhere"));
+        let (from, to) = if away { (here, there) } else { (there, here) };
+        for token in fs::read_dir(&from).unwrap() {
+            let token = token.unwrap();
+            fs::create_dir_all(&to).unwrap();
+            fs::rename(token.path(), to.join(token.file_name())).unwrap();
+        }
     }
 
     fn make_key(&self, label: &str) {
@@ -79,11 +91,18 @@ impl<'h> Token<'h> {
 
     /// Starts an audit service alone, whose key has this label.
     fn start(&self, label: &str) -> Running {
+        let key =
+            format!("  log_key: {{ pkcs11: {MODULE}, token: mesh, label: {label}, pin: pin }}\n");
+        self.start_with(&key)
+    }
+
+    /// As [`Token::start`], with this line in its section.
+    fn start_with(&self, of_audit: &str) -> Running {
         let authority = Authority::new("acme.test");
         let leaf = authority.leaf("palisade/audit");
         authority.write(&leaf, &self.home.path("identity"));
         let text = format!(
-            "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: 127.0.0.1:0\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  log_key: {{ pkcs11: {MODULE}, token: mesh, label: {label}, pin: pin }}\n"
+            "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: 127.0.0.1:0\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n{of_audit}"
         );
         fs::write(self.home.path("audit.yaml"), text).unwrap();
         let conf = format!("SOFTHSM2_CONF={}", self.conf.display());
@@ -95,15 +114,25 @@ impl<'h> Token<'h> {
     /// Starts it, and expects that it says why it does not run.
     fn is_refused(&self, label: &str, why: &str) {
         let _ = fs::remove_file(self.home.path("audit.log"));
-        let mut audit = self.start(label);
-        let status = wait_for("the end of a refused start", LIMIT, || audit.ended());
-        let told = audit.printed();
-        assert!(!status.success(), "{told}");
-        assert!(
-            told.contains("PLS7211") && told.contains(why),
-            "{why}: {told}"
-        );
+        refused(self.start(label), why);
     }
+
+    fn pin(&self, text: &str) {
+        let (path, mode) = (self.home.path("pin"), fs::Permissions::from_mode(0o600));
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, mode).unwrap();
+    }
+}
+
+/// Waits until it has ended, and said why.
+fn refused(mut audit: Running, why: &str) {
+    let status = wait_for("the end of a refused start", LIMIT, || audit.ended());
+    let told = audit.printed();
+    assert!(!status.success(), "{told}");
+    assert!(
+        told.contains("PLS7211") && told.contains(why),
+        "{why}: {told}"
+    );
 }
 
 /// Waits until more than `records` are under a checkpoint.
@@ -150,25 +179,52 @@ fn a_device_signs_the_checkpoints_and_one_that_is_away_is_told() {
     token.make_key("twice");
     token.make_key("twice");
     token.is_refused("twice", "2 private Ed25519 keys `twice`");
-    fs::write(home.path("pin"), "wrong").unwrap();
-    token.is_refused("log", "the token refuses the PIN");
-    fs::write(home.path("pin"), "\n").unwrap();
-    token.is_refused("log", "it has 0 bytes");
-    fs::write(home.path("pin"), PIN).unwrap();
+    let _ = fs::remove_file(home.path("audit.log"));
+    refused(token.start_with(""), "checkpoint.key");
 
-    // While the token is away nothing is signed, and everything is kept.
+    // A PIN that was refused is tried once.
+    token.pin("wrong");
+    token.is_refused("log", "refuses the PIN");
+    token.is_refused("log", "was refused and has not been written since");
+    token.pin("\n");
+    token.is_refused("log", "1 to 255 bytes that only its owner reads");
+    token.pin(PIN);
+    let open = fs::Permissions::from_mode(0o640);
+    fs::set_permissions(home.path("pin"), open).unwrap();
+    token.is_refused("log", "1 to 255 bytes that only its owner reads");
+
+    // While the token is away nothing is signed, and everything is kept; then it is.
+    token.pin(PIN);
     let mut audit = token.start("log");
-    let before = checkpointed(&home, 0)["checkpointed"].as_u64().unwrap();
-    token.tool("softhsm2-util", &["--delete-token", "--token", "mesh"]);
+    checkpointed(&home, 0);
+    token.is_away(true);
     wait_for("word of the device", LIMIT, || {
         home.run(&["audit", "search", "class:admin last:1h"]);
         let told = said(&home.run(&["check"]));
         (told.contains("PLS7202") && told.contains("token")).then_some(())
     });
-    let now = home.json(&["status"]);
-    assert!(
-        now["audit"][0]["records"].as_u64().unwrap() > before,
-        "{now}"
-    );
+    let kept = home.json(&["status"])["audit"][0]["records"]
+        .as_u64()
+        .unwrap();
     audit.kill();
+    // It is away at the start, too, which keeps nobody from recording.
+    let mut audit = token.start("log");
+    wait_for("an audit service", LIMIT, || {
+        home.run(&["audit", "search", "class:admin last:1h"]);
+        let status: Value =
+            serde_json::from_slice(&home.run(&["status", "-o", "json"]).stdout).ok()?;
+        (status["audit"][0]["records"].as_u64()? > kept).then_some(())
+    });
+    token.is_away(false);
+    checkpointed(&home, kept);
+    assert!(audit.end().success());
+    let shown = home.json(&[
+        "audit",
+        "verify",
+        "--dir",
+        log.to_str().unwrap(),
+        "--key",
+        key,
+    ]);
+    assert_eq!(shown["findings"], json!([]), "{shown}");
 }

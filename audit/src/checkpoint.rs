@@ -45,19 +45,27 @@ impl Checkpoint {
     /// # Errors
     /// As [`Signer::sign`].
     pub fn sign(signer: &Signer, size: u64, root: Hash, time: Timestamp) -> io::Result<Self> {
-        let origin = signer.verifier().name().to_owned();
+        let unsigned = Self::unsigned(signer.verifier().name(), size, root, time);
+        Ok(Self {
+            note: signer.sign(&unsigned.note)?,
+            ..unsigned
+        })
+    }
+
+    /// One whose note is the text that is to be signed.
+    pub(crate) fn unsigned(origin: &str, size: u64, root: Hash, time: Timestamp) -> Self {
         let text = format!(
             "{origin}\n{size}\n{}\ntime {}\n",
             BASE64.encode(root),
             time.as_microsecond()
         );
-        Ok(Self {
-            note: signer.sign(&text)?,
-            origin,
+        Self {
+            note: text,
+            origin: origin.into(),
             size,
             root,
             time,
-        })
+        }
     }
 
     /// Reads a checkpoint and checks its signature.

@@ -3,7 +3,9 @@
 //! The log's key is its own, apart from the CA, so that whoever holds the CA
 //! cannot rewrite what was recorded about it.
 
-use std::{fs, io, path::Path};
+#[cfg(feature = "pkcs11")]
+use std::path::PathBuf;
+use std::{fs, io, path::Path, time::Duration};
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -14,7 +16,10 @@ use crate::{files, merkle::sha256};
 mod device;
 
 #[cfg(feature = "pkcs11")]
-pub use device::DeviceKey;
+pub use device::{DeviceKey, SIGN_WAIT};
+/// Longest wait for a signature.
+#[cfg(not(feature = "pkcs11"))]
+pub const SIGN_WAIT: Duration = Duration::ZERO;
 
 /// Algorithm byte, in key ids and keys, of Ed25519 over a note's text.
 const ED25519_TYPE: u8 = 1;
@@ -63,7 +68,28 @@ impl Key {
         match self {
             Self::Pair(pair) => Ok(pair.sign(message).as_ref().to_vec()),
             #[cfg(feature = "pkcs11")]
-            Self::Device(device) => device.sign(message),
+            Self::Device(device) => {
+                let signature = device.begin(message)?.wait(SIGN_WAIT)?;
+                device.checked(message, signature)
+            }
+        }
+    }
+}
+
+/// A signed note, or what a device is still to sign.
+pub(crate) enum Begun {
+    Done(String),
+    #[cfg(feature = "pkcs11")]
+    Waits(device::Signing),
+}
+
+impl Begun {
+    /// Whether it takes longer than anybody waits who can do nothing else.
+    pub(crate) fn is_late(&self) -> bool {
+        match self {
+            Self::Done(_) => false,
+            #[cfg(feature = "pkcs11")]
+            Self::Waits(signing) => signing.elapsed() > SIGN_WAIT,
         }
     }
 }
@@ -107,13 +133,19 @@ impl Signer {
         })
     }
 
-    /// Finds a key on a device, which makes none.
+    /// Finds a key on a device, which makes none. One that is `known` may be away: it is
+    /// looked for when it is to sign. That a PIN was refused is noted in `notes`.
     ///
     /// # Errors
     /// What the device says, or that there is not one such key.
     #[cfg(feature = "pkcs11")]
-    pub fn on_device(place: &DeviceKey, name: &str) -> io::Result<Self> {
-        let device = device::Device::open(place)?;
+    pub(crate) fn on_device(
+        place: &DeviceKey,
+        name: &str,
+        notes: PathBuf,
+        known: Option<&Verifier>,
+    ) -> io::Result<Self> {
+        let device = device::Device::open(place, notes, known.map(|verifier| verifier.key))?;
         Ok(Self {
             verifier: Verifier::new(ED25519_TYPE, name, device.public),
             key: Key::Device(device),
@@ -123,6 +155,50 @@ impl Signer {
     /// The public half.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    /// Signs `text`, as [`Signer::sign`] does, without waiting for a device.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub(crate) fn begin(&self, text: &str) -> io::Result<Begun> {
+        match &self.key {
+            Key::Pair(_) => self.sign(text).map(Begun::Done),
+            #[cfg(feature = "pkcs11")]
+            Key::Device(device) => device.begin(text.as_bytes()).map(Begun::Waits),
+        }
+    }
+
+    /// The signed note, or what was begun where it has not come after `wait` in all.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    #[cfg_attr(
+        not(feature = "pkcs11"),
+        expect(unused_variables, reason = "only devices are waited for")
+    )]
+    pub(crate) fn end(
+        &self,
+        text: &str,
+        begun: Begun,
+        wait: Duration,
+    ) -> io::Result<Result<String, Begun>> {
+        match begun {
+            Begun::Done(note) => Ok(Ok(note)),
+            #[cfg(feature = "pkcs11")]
+            Begun::Waits(signing) if wait.is_zero() && !signing.is_done() => {
+                Ok(Err(Begun::Waits(signing)))
+            }
+            #[cfg(feature = "pkcs11")]
+            Begun::Waits(signing) => {
+                let signature = signing.wait(wait)?;
+                let signature = match &self.key {
+                    Key::Device(device) => device.checked(text.as_bytes(), signature)?,
+                    Key::Pair(_) => signature,
+                };
+                Ok(Ok(format!("{text}\n{}", self.signed_line(&[], &signature))))
+            }
+        }
     }
 
     /// Signs `text`, which ends in a newline.
@@ -138,11 +214,14 @@ impl Signer {
     /// # Errors
     /// As [`Signer::sign`].
     pub(crate) fn line(&self, before: &[u8], message: &str) -> io::Result<String> {
-        let mut blob = self.verifier.id.to_vec();
-        blob.extend_from_slice(before);
-        blob.extend(self.key.sign(message.as_bytes())?);
+        let signature = self.key.sign(message.as_bytes())?;
+        Ok(self.signed_line(before, &signature))
+    }
+
+    fn signed_line(&self, before: &[u8], signature: &[u8]) -> String {
+        let blob = [&self.verifier.id, before, signature].concat();
         let name = &self.verifier.name;
-        Ok(format!("\u{2014} {name} {}\n", BASE64.encode(blob)))
+        format!("\u{2014} {name} {}\n", BASE64.encode(blob))
     }
 }
 

@@ -46,6 +46,9 @@ pub(crate) const PUBLIC_KEY: &str = "checkpoint.pub";
 /// File of the stream positions.
 pub(crate) const STREAMS: &str = "streams";
 const KEY: &str = "checkpoint.key";
+/// File that notes which PIN a device has refused.
+#[cfg(feature = "pkcs11")]
+const PIN_REFUSED: &str = "pin-refused";
 
 /// A log that is ready to be written.
 pub(super) struct Recovered {
@@ -207,8 +210,12 @@ fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, Log
 fn signer(dir: &Path, options: &LogOptions, name: &str, fresh: bool) -> Result<Signer, String> {
     #[cfg(feature = "pkcs11")]
     if let Some(place) = &options.device {
-        let told = |e| format!("on token `{}`: {e}", place.token);
-        return Signer::on_device(place, name).map_err(told);
+        let known = match fresh {
+            true => None,
+            false => Some(load_public_key(dir).map_err(|e| e.to_string())?),
+        };
+        let signer = Signer::on_device(place, name, dir.join(PIN_REFUSED), known.as_ref());
+        return signer.map_err(|e| format!("on token `{}`: {e}", place.token));
     }
     let path = dir.join(KEY);
     Signer::load(&path, name, fresh).map_err(|e| format!("`{}`: {e}", path.display()))

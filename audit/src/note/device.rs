@@ -1,41 +1,38 @@
-//! Signing keys that never leave a device: PKCS #11 (OASIS, 2.40 and 3.x), Ed25519 by
-//! `CKM_EDDSA`.
+//! Signing keys that never leave a device.
+//!
+//! A device can be slow, be away, and hang. So it has a thread of its own, which alone talks
+//! to it, and whoever wants a signature waits for the thread, as long as they can.
 
 use std::{
-    fs, io,
+    io,
     path::PathBuf,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
     time::{Duration, Instant},
 };
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
-use cryptoki::{
-    context::{CInitializeArgs, CInitializeFlags, Pkcs11},
-    error::{Error, RvError},
-    mechanism::{
-        Mechanism,
-        eddsa::{EddsaParams, EddsaSignatureScheme},
-    },
-    object::{Attribute, AttributeType, KeyType, ObjectClass, ObjectHandle},
-    session::{Session, UserType},
-    slot::Slot,
-    types::AuthPin,
-};
 
-/// DER of an `OCTET STRING` of 32 bytes, before these.
-const OCTETS: [u8; 2] = [0x04, 0x20];
+mod pin;
+mod token;
 
-/// How long a device that failed is left alone: a call to one that is away may take long, and
-/// records are waiting.
+use token::{Refusal, Token};
+
+/// Longest wait for a signature.
+pub const SIGN_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a device that failed is left alone.
 const REST: Duration = Duration::from_secs(1);
 
-/// Longest PIN, in bytes.
-const PIN_LEN_MAX: usize = 255;
+/// Signatures that are waited for.
+const ORDERS: usize = 16;
 
 /// Which key of which device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceKey {
-    /// The vendor's library.
+    /// The vendor's library, PKCS #11.
     pub module: PathBuf,
     /// Label of the token.
     pub token: String,
@@ -45,164 +42,202 @@ pub struct DeviceKey {
     pub pin: PathBuf,
 }
 
-/// A key that was found, and the session that signs with it.
+/// A key, by the thread that talks to its device.
 pub(super) struct Device {
-    place: DeviceKey,
     pub(super) public: [u8; 32],
-    state: Mutex<State>,
+    orders: SyncSender<Order>,
+}
+
+struct Order {
+    message: Vec<u8>,
+    answer: SyncSender<io::Result<Vec<u8>>>,
+}
+
+/// A signature that is on its way.
+pub(crate) struct Signing {
+    since: Instant,
+    answer: Receiver<io::Result<Vec<u8>>>,
+    /// It came, and nobody has taken it.
+    come: Mutex<Option<io::Result<Vec<u8>>>>,
+}
+
+impl Device {
+    /// Finds the key; one that is `known` may be away, and is looked for again when it is to
+    /// sign. A refusal is noted in `notes`.
+    ///
+    /// # Errors
+    /// In words, with the step that failed.
+    pub(super) fn open(
+        place: &DeviceKey,
+        notes: PathBuf,
+        known: Option<[u8; 32]>,
+    ) -> io::Result<Self> {
+        let (orders, taken) = sync_channel(ORDERS);
+        let (found, finding) = sync_channel(1);
+        let place = place.clone();
+        std::thread::Builder::new()
+            .name("log-key".into())
+            .spawn(move || {
+                let mut desk = Desk {
+                    place,
+                    notes,
+                    state: State::Failed(None, String::new()),
+                };
+                // Who asked may have gone on without it.
+                let _ = found.send(desk.find());
+                desk.run(&taken);
+            })?;
+        let public = match (finding.recv_timeout(SIGN_WAIT), known) {
+            (Ok(Ok(public)), _) => public,
+            (Ok(Err(Refusal::Away(why))), Some(known)) => {
+                tracing::error!(why, "the device that signs the log is away");
+                known
+            }
+            (Ok(Err(refusal)), _) => return Err(io::Error::other(refusal.to_string())),
+            (Err(_), Some(known)) => {
+                tracing::error!("the device that signs the log does not answer");
+                known
+            }
+            (Err(_), None) => return Err(late(SIGN_WAIT)),
+        };
+        Ok(Self { public, orders })
+    }
+
+    /// Asks for a signature.
+    ///
+    /// # Errors
+    /// When too many are waited for.
+    pub(super) fn begin(&self, message: &[u8]) -> io::Result<Signing> {
+        let (answer, come) = sync_channel(1);
+        let order = Order {
+            message: message.to_vec(),
+            answer,
+        };
+        self.orders.try_send(order).map_err(|e| match e {
+            TrySendError::Full(_) => io::Error::other("the device has too much to sign"),
+            TrySendError::Disconnected(_) => gone(),
+        })?;
+        Ok(Signing {
+            since: Instant::now(),
+            answer: come,
+            come: Mutex::new(None),
+        })
+    }
+
+    /// What the device signed, if it is a signature. What does not verify is none, whatever
+    /// the device says.
+    pub(super) fn checked(&self, message: &[u8], signature: Vec<u8>) -> io::Result<Vec<u8>> {
+        UnparsedPublicKey::new(&ED25519, &self.public)
+            .verify(message, &signature)
+            .map_err(|_| io::Error::other("what the device signed is no signature of the log"))?;
+        Ok(signature)
+    }
+}
+
+impl Signing {
+    /// Waits for it, at most until it has taken `limit` in all.
+    pub(super) fn wait(self, limit: Duration) -> io::Result<Vec<u8>> {
+        let come = self
+            .come
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(come) = come {
+            return come;
+        }
+        let left = limit.saturating_sub(self.since.elapsed());
+        match self.answer.recv_timeout(left) {
+            Ok(come) => come,
+            Err(RecvTimeoutError::Timeout) => Err(late(limit)),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+        }
+    }
+
+    /// Whether it has come, or never will.
+    pub(crate) fn is_done(&self) -> bool {
+        let mut come = self.come.lock().unwrap_or_else(PoisonError::into_inner);
+        if come.is_none() {
+            *come = match self.answer.try_recv() {
+                Ok(answer) => Some(answer),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => Some(Err(gone())),
+            };
+        }
+        come.is_some()
+    }
+
+    /// How long it has taken.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+/// Who talks to the device.
+struct Desk {
+    place: DeviceKey,
+    notes: PathBuf,
+    state: State,
 }
 
 /// How the device is.
 enum State {
-    Open(Open),
-    /// It failed then, and why.
-    Failed(Instant, String),
+    Open(Token),
+    /// It failed then, and why; at first it was not asked.
+    Failed(Option<Instant>, String),
 }
 
-struct Open {
-    session: Session,
-    key: ObjectHandle,
-}
-
-impl Device {
-    /// Finds both halves of the key.
-    ///
-    /// # Errors
-    /// In words, with the step that failed.
-    pub(super) fn open(place: &DeviceKey) -> io::Result<Self> {
-        let open = Open::new(place)?;
-        let public = open.public(place)?;
-        Ok(Self {
-            place: place.clone(),
-            public,
-            state: Mutex::new(State::Open(open)),
-        })
+impl Desk {
+    fn run(&mut self, orders: &Receiver<Order>) {
+        while let Ok(order) = orders.recv() {
+            // Who asked may have given up.
+            let _ = order.answer.send(self.sign(&order.message));
+        }
     }
 
-    /// Signs, in a new session where the old one has ended. What does not verify is no
-    /// signature, whatever the device says.
-    pub(super) fn sign(&self, message: &[u8]) -> io::Result<Vec<u8>> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let signed = match &*state {
-            State::Failed(since, why) if since.elapsed() < REST => {
+    fn find(&mut self) -> Result<[u8; 32], Refusal> {
+        let opened = Token::open(&self.place, &self.notes);
+        let found = opened.and_then(|token| Ok((token.public(&self.place)?, token)));
+        let (public, token) = found.inspect_err(|refusal| {
+            self.state = State::Failed(Some(Instant::now()), refusal.to_string());
+        })?;
+        self.state = State::Open(token);
+        Ok(public)
+    }
+
+    /// Signs, in a new session where the old one has ended.
+    fn sign(&mut self, message: &[u8]) -> io::Result<Vec<u8>> {
+        match &self.state {
+            State::Failed(Some(since), why) if since.elapsed() < REST => {
                 return Err(io::Error::other(why.clone()));
             }
-            State::Open(open) => open.sign(message),
-            State::Failed(..) => Err(failed("there is no session")),
-        };
-        let signed = signed.or_else(|_| {
-            let open = Open::new(&self.place)?;
-            let signed = open.sign(message);
-            *state = State::Open(open);
-            signed
-        });
-        let verified = signed.and_then(|signature| {
-            UnparsedPublicKey::new(&ED25519, &self.public)
-                .verify(message, &signature)
-                .map_err(|_| failed("what the device signed does not verify"))?;
-            Ok(signature)
-        });
-        if let Err(e) = &verified {
-            *state = State::Failed(Instant::now(), e.to_string());
+            State::Open(token) => {
+                if let Ok(signature) = token.sign(message) {
+                    return Ok(signature);
+                }
+            }
+            State::Failed(..) => {}
         }
-        verified
-    }
-}
-
-impl Open {
-    fn new(place: &DeviceKey) -> io::Result<Self> {
-        let step = |what: &'static str| move |e: Error| failed(&format!("{what}: {e}"));
-        let library = Pkcs11::new(&place.module).map_err(step("the module does not load"))?;
-        let args = CInitializeArgs::new(CInitializeFlags::OS_LOCKING_OK);
-        match library.initialize(args) {
-            Ok(()) | Err(Error::Pkcs11(RvError::CryptokiAlreadyInitialized, _)) => {}
-            Err(e) => return Err(step("the module does not start")(e)),
-        }
-        let slot = slot(&library, &place.token).map_err(step("its tokens cannot be listed"))?;
-        let slot = slot.ok_or_else(|| failed(&format!("there is no token `{}`", place.token)))?;
-        let session = library
-            .open_ro_session(slot)
-            .map_err(step("the token gives no session"))?;
-        match session.login(UserType::User, Some(&pin(place)?)) {
-            Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
-            Err(e) => return Err(step("the token refuses the PIN")(e)),
-        }
-        let key = one(&session, ObjectClass::PRIVATE_KEY, place)?;
-        Ok(Self { session, key })
-    }
-
-    fn public(&self, place: &DeviceKey) -> io::Result<[u8; 32]> {
-        let key = one(&self.session, ObjectClass::PUBLIC_KEY, place)?;
-        let read = self
-            .session
-            .get_attributes(key, &[AttributeType::EcPoint])
-            .map_err(|e| failed(&format!("its public half cannot be read: {e}")))?;
-        let point = read.into_iter().find_map(|attribute| match attribute {
-            Attribute::EcPoint(point) => Some(point),
-            _ => None,
-        });
-        let point = point.unwrap_or_default();
-        // The standard asks for DER; some devices give the bytes alone.
-        let bytes = point.strip_prefix(&OCTETS).unwrap_or(&point);
-        bytes
-            .try_into()
-            .map_err(|_| failed("its public half is no Ed25519 key"))
-    }
-
-    fn sign(&self, message: &[u8]) -> io::Result<Vec<u8>> {
-        let mechanism = Mechanism::Eddsa(EddsaParams::new(EddsaSignatureScheme::Ed25519));
-        let signed = self.session.sign(&mechanism, self.key, message);
-        signed.map_err(|e| failed(&format!("the token does not sign: {e}")))
-    }
-}
-
-fn slot(library: &Pkcs11, token: &str) -> Result<Option<Slot>, Error> {
-    for slot in library.get_slots_with_initialized_token()? {
-        if library.get_token_info(slot)?.label().trim_end() == token {
-            return Ok(Some(slot));
+        // Its session ends before the module is begun anew.
+        self.state = State::Failed(None, String::new());
+        match Token::open(&self.place, &self.notes) {
+            Ok(token) => {
+                let signed = token.sign(message);
+                self.state = State::Open(token);
+                signed.map_err(|refusal| io::Error::other(refusal.to_string()))
+            }
+            Err(refusal) => {
+                let why = refusal.to_string();
+                self.state = State::Failed(Some(Instant::now()), why.clone());
+                Err(io::Error::other(why))
+            }
         }
     }
-    Ok(None)
 }
 
-fn pin(place: &DeviceKey) -> io::Result<AuthPin> {
-    let path = place.pin.display();
-    let text = fs::read_to_string(&place.pin).map_err(|e| failed(&format!("PIN `{path}`: {e}")))?;
-    let pin = text.trim_end();
-    match pin.is_empty() || pin.len() > PIN_LEN_MAX {
-        true => Err(failed(&format!(
-            "PIN `{path}`: it has {} bytes, not 1 to {PIN_LEN_MAX}",
-            pin.len()
-        ))),
-        false => Ok(AuthPin::new(pin.into())),
-    }
+fn late(limit: Duration) -> io::Error {
+    let why = format!("the device has not answered for {} s", limit.as_secs());
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
-/// The one object of this class that has the label of the key.
-fn one(session: &Session, class: ObjectClass, place: &DeviceKey) -> io::Result<ObjectHandle> {
-    let template = [
-        Attribute::Class(class),
-        Attribute::KeyType(KeyType::EC_EDWARDS),
-        Attribute::Label(place.label.as_bytes().to_vec()),
-    ];
-    let half = match class {
-        ObjectClass::PRIVATE_KEY => "private",
-        _ => "public",
-    };
-    let found = session
-        .find_objects(&template)
-        .map_err(|e| failed(&format!("its keys cannot be listed: {e}")))?;
-    match found.as_slice() {
-        [key] => Ok(*key),
-        all => Err(failed(&format!(
-            "token `{}` has {} {half} Ed25519 keys `{}`, not one",
-            place.token,
-            all.len(),
-            place.label
-        ))),
-    }
-}
-
-fn failed(why: &str) -> io::Error {
-    io::Error::other(why)
+fn gone() -> io::Error {
+    io::Error::other("the thread that talks to the device has ended")
 }
