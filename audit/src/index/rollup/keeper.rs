@@ -1,5 +1,5 @@
-//! The thread that keeps the files of roll-ups. It looks at buckets as searches see them,
-//! and is in nobody's way.
+//! The thread that keeps the files of roll-ups, and has names ready. It looks at buckets as
+//! searches see them, and is in nobody's way.
 
 use std::{
     fs, io,
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::{build, file::Block, hours, path_of, whole};
 use crate::{
     index::{bucket::View, shared::Shared},
-    query::Window,
+    query::{FIELDS, Kind, Window},
 };
 
 /// Time between two looks at the buckets.
@@ -28,6 +28,9 @@ const EVERY: Duration = Duration::from_secs(60);
 /// How long the files of a bucket that is over stay as they are when a late record makes them
 /// untrue, which costs a scan of its span: more of them may come.
 const LATE: Duration = Duration::from_secs(600);
+
+/// Buckets whose names are kept ready, the newest: what people ask for most.
+const NAMED: usize = 32;
 
 /// The running thread. It ends with the value.
 pub(in super::super) struct Keeper {
@@ -133,11 +136,29 @@ impl Looking {
                 0 => self.hours(view),
                 _ => self.whole(view, at_once),
             };
+            let made = made.and_then(|()| match back < NAMED {
+                true => self.names(view),
+                false => Ok(()),
+            });
             if let Err(error) = made {
                 let bucket = view.folder.display();
                 tracing::warn!(%error, %bucket, "roll-ups cannot be kept; what they save is scanned");
             }
         }
+    }
+
+    /// Has the names of a bucket read before somebody asks for one.
+    fn names(&self, view: &View) -> tantivy::Result<()> {
+        let named = FIELDS.iter().filter(|field| field.kind == Kind::Name);
+        let columns: Vec<_> = named
+            .filter_map(|field| self.shared.layout.column(field))
+            .collect();
+        for (reader, _) in view.segments() {
+            for column in &columns {
+                self.shared.names.of(reader, *column)?;
+            }
+        }
+        Ok(())
     }
 
     /// Of the bucket that goes on: more may come into the last hour that has any.
