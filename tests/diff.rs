@@ -338,6 +338,27 @@ fn a_bundle_attests_what_is_proved_of_it() {
     let shown = home.json(&["bundle", "inspect", "shop.palisade"]);
     assert_eq!(shown["proofs"][0]["invariant"], id);
 
+    // The same texts are the same bundle where there is no solver; only nothing is proved of it.
+    let plain = ["bundle", "build", "work/policy", "-f", "plain.palisade"];
+    let mut command = home.palisade(&plain);
+    let path = without_solver(home);
+    let out = command.env("PATH", path).env("CVC5", "").output().unwrap();
+    assert!(out.status.success(), "{}", said(&out));
+    let unproved = home.json(&["bundle", "inspect", "plain.palisade"]);
+    assert_eq!(unproved["digest"], shown["digest"]);
+    assert_eq!(unproved["proofs"], serde_json::json!([]));
+    home.says(&["bundle", "sign", "plain.palisade", "--key", "ci.key"], 0);
+    let demanded = [
+        "bundle",
+        "verify",
+        "plain.palisade",
+        "--keys",
+        "trusted.keys",
+        "--require-proved",
+        id,
+    ];
+    assert!(home.says(&demanded, 8).contains("PLS3114"));
+
     fs::write(&file, CARDS).unwrap();
     fs::remove_file(home.path("shop.palisade")).unwrap();
     home.says(&build, 5);

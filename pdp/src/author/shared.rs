@@ -163,7 +163,7 @@ mod tests {
             (file, "permit (principal, action, resource"),
             (
                 file,
-                "@id(\"x\") permit (principal is Workload, action, resource) when { principal is Unregistered };",
+                "@id(\"x\") permit (principal in Group::\"nobody\", action, resource);",
             ),
             (
                 "palisade.yaml",
