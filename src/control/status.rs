@@ -6,6 +6,8 @@ use palisade_mesh::clock::Clock;
 use palisade_proxy::ProxyConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::config::EngineChoice;
+
 /// The certificate authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaStatus {
@@ -147,6 +149,15 @@ pub struct DecisionsStatus {
     pub address: std::net::SocketAddr,
     /// Where in plain text, if anywhere.
     pub insecure: Option<std::net::SocketAddr>,
+    /// How they decide.
+    #[serde(default)]
+    pub engine: EngineChoice,
+    /// Decisions under the revision in force that were compared with Cedar's own authorizer.
+    #[serde(default)]
+    pub checked: u64,
+    /// Of these, how many differed.
+    #[serde(default)]
+    pub differed: u64,
     /// Answers since the start.
     pub answers: Vec<TallyStatus>,
     /// Time that deciding them took, microseconds, all together.
@@ -403,6 +414,9 @@ pub struct ProxyStatus {
     /// Who vouches for it, in words; none without a PDP.
     #[serde(default)]
     pub signed: Option<String>,
+    /// How it decides.
+    #[serde(default)]
+    pub engine: EngineChoice,
     /// Services of which an endpoint is known.
     pub endpoints: usize,
     /// Bound address of the inbound listener.

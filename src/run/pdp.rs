@@ -33,7 +33,7 @@ use super::{
     unbound,
 };
 use crate::{
-    config::{Config, PdpSection, rollout::RolloutSection},
+    config::{Config, EngineChoice, PdpSection, rollout::RolloutSection},
     control::{
         api::{Answer, Problem},
         status::PastRevision,
@@ -154,11 +154,13 @@ impl PdpRole {
                     kill_list: Box::new(move || held.borrow().list.clone()),
                     clock: clock.clone(),
                     limits: written.limits(),
+                    by_reference: section.engine == EngineChoice::Reference,
                 });
                 let keeping = keep_up(desk.clone(), state.clone(), revisions.clone());
                 tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
                 let identity = &identity;
-                Some(Decisions::start(config, written, identity, desk, stop).await?)
+                let engine = section.engine;
+                Some(Decisions::start(config, (written, engine), identity, desk, stop).await?)
             }
             None => None,
         };

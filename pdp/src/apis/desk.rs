@@ -9,7 +9,7 @@ use axum::body::Body;
 use http::{HeaderMap, Response};
 use palisade_mesh::{
     clock::Clock,
-    decision::DecisionId,
+    decision::{DecisionId, SelfCheck},
     kill::KillList,
     link::{About, Gate, Link, LinkAction, LinkRefused},
     sink::RecordStream,
@@ -67,6 +67,8 @@ pub struct DeskConfig {
     pub clock: Clock,
     /// What one caller may ask at once.
     pub limits: Limits,
+    /// Whether Cedar's own authorizer decides, on the whole set.
+    pub by_reference: bool,
 }
 
 /// Where all questions arrive. Clones are one desk.
@@ -87,6 +89,7 @@ struct Parts {
     kill_list: Box<dyn Fn() -> Arc<KillList> + Send + Sync>,
     clock: Clock,
     limits: Limits,
+    by_reference: bool,
 }
 
 /// A recorded answer.
@@ -171,6 +174,7 @@ impl Desk {
                 kill_list: config.kill_list,
                 clock: config.clock,
                 limits: config.limits,
+                by_reference: config.by_reference,
             },
             loads: Loads::default(),
             counts: Counters::default(),
@@ -180,7 +184,7 @@ impl Desk {
 
     /// Puts a revision in force. What is being answered ends under the one before.
     pub fn put(&self, snapshot: Arc<Snapshot>) {
-        let force = Arc::new(Force::new(snapshot));
+        let force = Arc::new(Force::new(snapshot, self.0.config.by_reference));
         let mut slot = self.0.force.write().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(force);
     }
@@ -223,6 +227,13 @@ impl Desk {
     /// What was answered so far.
     pub fn counts(&self) -> Counts {
         self.0.counts.read()
+    }
+
+    /// What the comparison of the engine with its reference has found under the revision
+    /// in force; one that comes begins anew.
+    pub fn self_check(&self) -> SelfCheck {
+        self.force()
+            .map_or_else(SelfCheck::default, |force| force.snapshot.self_check())
     }
 
     pub(super) fn clock(&self) -> &Clock {

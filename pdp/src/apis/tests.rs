@@ -85,6 +85,7 @@ fn office() -> Office {
             in_flight: 2,
             questions_per_s: 1000,
         },
+        by_reference: false,
     });
     desk.put(snapshot(POLICIES));
     Office {
@@ -112,7 +113,7 @@ impl Office {
             .body(Body::from(asked.to_string()))
             .unwrap();
         request.extensions_mut().insert(caller);
-        let answer = authzen::router(&self.desk, "https")
+        let answer = authzen::router(&self.desk, Arc::default(), "https")
             .oneshot(request)
             .await
             .unwrap();
@@ -182,7 +183,7 @@ async fn a_killed_identity_is_refused_to_whoever_asks_about_it() {
 /// A certificate that an Envoy passes on is one that the kill list can name.
 #[test]
 fn a_killed_certificate_is_refused_to_whoever_passes_it_on() {
-    let force = Force::new(snapshot(POLICIES));
+    let force = Force::new(snapshot(POLICIES), false);
     let judged = |serial: u8| {
         let raw = Raw {
             method: "GET",

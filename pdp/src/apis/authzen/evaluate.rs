@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Fault, json as as_json,
+    names::Names,
     words::{Evaluation, Whole, understand},
 };
 use crate::apis::codes::{BATCH, NOT_UNDERSTOOD, UNDECIDED};
@@ -59,13 +60,14 @@ struct Decisions {
 /// Answers one question.
 pub(super) async fn single(
     desk: &Desk,
+    names: &Names,
     caller: &Caller,
     asked: Evaluation,
 ) -> Result<Decision, Fault> {
     let whole = asked.whole()?;
     desk.ask(caller, 1)?;
     let force = desk.force();
-    let understood = meaning(desk, force.as_deref(), &whole);
+    let understood = meaning(desk, names, force.as_deref(), &whole);
     let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
     let ruling = decided(ruling.await?)?;
     match is_nonsense(&ruling) {
@@ -80,11 +82,14 @@ pub(super) async fn single(
 /// Answers several, all under one revision.
 pub(super) async fn several(
     desk: &Desk,
+    names: &Names,
     caller: &Caller,
     asked: Evaluations,
 ) -> Result<Response, Fault> {
     if asked.evaluations.is_empty() {
-        return single(desk, caller, asked.defaults).await.map(as_json);
+        return single(desk, names, caller, asked.defaults)
+            .await
+            .map(as_json);
     }
     let count = asked.evaluations.len();
     if count > BATCH_MAX {
@@ -107,7 +112,9 @@ pub(super) async fn several(
     };
     let mut rulings = match stop_at {
         None => {
-            let understood = whole.iter().map(|w| meaning(desk, force.as_deref(), w));
+            let understood = whole
+                .iter()
+                .map(|w| meaning(desk, names, force.as_deref(), w));
             let understood = understood.collect();
             let answers = desk.answers(caller, Api::Authzen, force.as_deref(), understood);
             answers.await?
@@ -115,7 +122,7 @@ pub(super) async fn several(
         Some(stop_at) => {
             let mut rulings = Vec::new();
             for whole in &whole {
-                let understood = meaning(desk, force.as_deref(), whole);
+                let understood = meaning(desk, names, force.as_deref(), whole);
                 let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
                 let ruling = ruling.await?;
                 let last = ruling.is_allow() == stop_at;
@@ -137,9 +144,14 @@ pub(super) async fn several(
     Ok(as_json(Decisions { evaluations }))
 }
 
-fn meaning(desk: &Desk, force: Option<&Force>, whole: &Whole) -> Result<Inquiry, Misread> {
+fn meaning(
+    desk: &Desk,
+    names: &Names,
+    force: Option<&Force>,
+    whole: &Whole,
+) -> Result<Inquiry, Misread> {
     let force = force.ok_or_else(Misread::no_snapshot)?;
-    understand(force.catalogue(), whole, desk.clock().now_us())
+    understand(names, force.catalogue(), whole, desk.clock().now_us())
 }
 
 /// What could not be decided is a fault where it is all that was asked: an enforcement
