@@ -11,7 +11,7 @@ use arc_swap::{ArcSwapOption, Cache, Guard};
 use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, Service},
     changes::{Changes, Follower},
-    decision::{Answer, Question, SelfCheck},
+    decision::{Answer, Pins, Question, SelfCheck},
     snapshot::{Digest, Versions},
     svid::PeerFacts,
 };
@@ -64,6 +64,13 @@ pub trait PolicySnapshot: Send + Sync {
 pub trait Decider: Send {
     /// Answers one question.
     fn decide(&mut self, question: &Question<'_>) -> Answer;
+
+    /// Answers one about a request of the connection that `pins` belongs to, so that what
+    /// holds for all of its requests is found once.
+    fn decide_on(&mut self, question: &Question<'_>, pins: &mut Pins) -> Answer {
+        let _ = pins;
+        self.decide(question)
+    }
 }
 
 /// Where the binary puts the snapshot in force; empty until the first arrives.
