@@ -168,6 +168,21 @@ pub struct DecisionsStatus {
     pub refused: u64,
     /// Requests of callers that were at a limit.
     pub busy: u64,
+    /// Answers that a revision tried beside the one that decided was asked about, too.
+    #[serde(default)]
+    pub tried: u64,
+    /// Of these, stopped by the older of the two and passed by the newer one.
+    #[serde(default)]
+    pub newly_allowed: u64,
+    /// Passed by the older one and stopped by the newer one.
+    #[serde(default)]
+    pub newly_denied: u64,
+    /// Decided by the older one and not by the newer one.
+    #[serde(default)]
+    pub newly_undecided: u64,
+    /// Trials that ended because an engine failed.
+    #[serde(default)]
+    pub trials_failed: u64,
 }
 
 /// How many answers were of one kind.

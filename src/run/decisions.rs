@@ -101,6 +101,11 @@ impl Decisions {
             searches,
             refused,
             busy,
+            tried,
+            newly_allowed,
+            newly_denied,
+            newly_undecided,
+            trials_failed,
         } = self.desk.counts();
         let found = self.desk.self_check();
         DecisionsStatus {
@@ -125,6 +130,11 @@ impl Decisions {
             searches,
             refused,
             busy,
+            tried,
+            newly_allowed,
+            newly_denied,
+            newly_undecided,
+            trials_failed,
         }
     }
 }
@@ -154,9 +164,20 @@ pub(super) fn metrics(status: &DecisionsStatus) -> String {
         ("searches", status.searches),
         ("refused", status.refused),
         ("busy", status.busy),
+        ("tried", status.tried),
+        ("trials_failed", status.trials_failed),
     ] {
         let name = name(what);
         let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
+    }
+    let flips = name("flips");
+    let _ = writeln!(text, "# TYPE {flips} counter");
+    for (direction, count) in [
+        ("newly_allowed", status.newly_allowed),
+        ("newly_denied", status.newly_denied),
+        ("newly_undecided", status.newly_undecided),
+    ] {
+        let _ = writeln!(text, "{flips}{{direction=\"{direction}\"}} {count}");
     }
     let name = "palisade_engine_self_checks_total";
     let _ = writeln!(text, "# TYPE {name} counter");

@@ -13,8 +13,7 @@ use crate::apis::codes::{BATCH, NOT_UNDERSTOOD, UNDECIDED};
 use crate::apis::{
     Api, BATCH_MAX, Caller,
     desk::{Desk, Ruling},
-    force::Force,
-    inquiry::{Inquiry, Misread},
+    stage::Ask,
 };
 
 /// An access evaluations request.
@@ -66,9 +65,9 @@ pub(super) async fn single(
 ) -> Result<Decision, Fault> {
     let whole = asked.whole()?;
     desk.ask(caller, 1)?;
-    let force = desk.force();
-    let understood = meaning(desk, names, force.as_deref(), &whole);
-    let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
+    let stage = desk.stage();
+    let ask = meaning(desk, names, &whole);
+    let ruling = desk.answer(caller, Api::Authzen, stage.as_deref(), ask);
     let ruling = decided(ruling.await?)?;
     match is_nonsense(&ruling) {
         true => Err(Fault::bad(format!(
@@ -79,7 +78,7 @@ pub(super) async fn single(
     }
 }
 
-/// Answers several, all under one revision.
+/// Answers several, all under one revision, or those of one moment of a rollout.
 pub(super) async fn several(
     desk: &Desk,
     names: &Names,
@@ -104,7 +103,7 @@ pub(super) async fn several(
         .map(|e| e.over(&defaults).whole());
     let whole: Vec<Whole> = whole.collect::<Result<_, _>>()?;
     desk.ask(caller, count)?;
-    let force = desk.force();
+    let stage = desk.stage();
     let stop_at = match asked.options.evaluations_semantic {
         Semantic::DenyOnFirstDeny => Some(false),
         Semantic::ExecuteAll => None,
@@ -112,18 +111,15 @@ pub(super) async fn several(
     };
     let mut rulings = match stop_at {
         None => {
-            let understood = whole
-                .iter()
-                .map(|w| meaning(desk, names, force.as_deref(), w));
-            let understood = understood.collect();
-            let answers = desk.answers(caller, Api::Authzen, force.as_deref(), understood);
+            let asks = whole.iter().map(|w| meaning(desk, names, w)).collect();
+            let answers = desk.answers(caller, Api::Authzen, stage.as_deref(), asks);
             answers.await?
         }
         Some(stop_at) => {
             let mut rulings = Vec::new();
             for whole in &whole {
-                let understood = meaning(desk, names, force.as_deref(), whole);
-                let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
+                let ask = meaning(desk, names, whole);
+                let ruling = desk.answer(caller, Api::Authzen, stage.as_deref(), ask);
                 let ruling = ruling.await?;
                 let last = ruling.is_allow() == stop_at;
                 rulings.push(ruling);
@@ -135,7 +131,7 @@ pub(super) async fn several(
         }
     };
     // Without a revision it is the request as a whole that has no answer.
-    if force.is_none()
+    if stage.is_none()
         && let Some(ruling) = rulings.pop()
     {
         decided(ruling)?;
@@ -144,14 +140,9 @@ pub(super) async fn several(
     Ok(as_json(Decisions { evaluations }))
 }
 
-fn meaning(
-    desk: &Desk,
-    names: &Names,
-    force: Option<&Force>,
-    whole: &Whole,
-) -> Result<Inquiry, Misread> {
-    let force = force.ok_or_else(Misread::no_snapshot)?;
-    understand(names, force.catalogue(), whole, desk.clock().now_us())
+fn meaning<'a>(desk: &Desk, names: &'a Names, whole: &'a Whole) -> Ask<'a> {
+    let now_us = desk.clock().now_us();
+    Box::new(move |force| understand(names, force.catalogue(), whole, now_us))
 }
 
 /// What could not be decided is a fault where it is all that was asked: an enforcement

@@ -87,10 +87,11 @@ pub(super) async fn search(
 ) -> Result<Found, Fault> {
     let said = asked.checked(kind)?;
     desk.ask(caller, 1)?;
-    let force = desk.force().ok_or_else(|| {
+    let stage = desk.stage().ok_or_else(|| {
         let text = format!("PLS{UNDECIDED}: no policy revision is in force");
         Fault(http::StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
+    let force = stage.of(None);
     // Whoever may not search does not learn either what is wrong with the question.
     let own = said.ours(names).map_err(nonsense).and_then(|own| {
         let about = own.about(force.catalogue(), kind)?;
@@ -103,11 +104,14 @@ pub(super) async fn search(
         subject: subject.as_ref(),
         service: service.as_deref(),
     };
-    desk.permit(caller, Some(&force), LinkAction::Search, about)
+    desk.permit(caller, Some(force.as_ref()), LinkAction::Search, about)
         .map_err(NoAnswer::from)?;
     let (own, _) = own?;
+    // About one service what its proxies enforce counts, as when it is asked about alone.
+    let short = service.as_deref().and_then(|id| id.split_once('/'));
+    let force = stage.of(short.map(|(_, short)| short));
     let now_us = desk.clock().now_us();
-    let bound = said.bound(caller, &force, kind);
+    let bound = said.bound(caller, force, kind);
     let query = said.text(kind);
     let mut said = said;
     let page = std::mem::take(&mut said.page);
