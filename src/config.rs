@@ -21,11 +21,12 @@ use palisade_mesh::{
     yaml::{self, Codes, Source},
 };
 use palisade_proxy::config::{AdminConfig, InboundConfig, Limits, OutboundConfig, ProxyConfig};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::net::identity::IdentityConfig;
 
 pub mod alerts;
+pub mod authzen;
 mod de;
 pub mod decisions;
 pub mod keys;
@@ -164,6 +165,9 @@ pub struct PdpSection {
     pub policy_trust: Option<PolicyTrust>,
     /// Where proxies subscribe.
     pub listen: SocketAddr,
+    /// How the decision APIs decide. Default: `indexed`.
+    #[serde(default)]
+    pub engine: EngineChoice,
     /// Where its identity comes from, when the CA is in another process. Default: the
     /// Workload API at `agent.sock` in the state folder.
     pub identity: Option<IdentityConfig>,
@@ -330,8 +334,8 @@ pub enum PolicySource {
     Pdp(SocketAddr),
 }
 
-/// How a proxy decides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// How a proxy or a PDP decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineChoice {
     /// By index and caches; a sample is compared with the reference.
@@ -444,6 +448,15 @@ impl Config {
         for section in pdp.filter_map(|pdp| pdp.decisions.as_ref()) {
             let more = section.check().into_iter();
             found.extend(more.map(|d| placed(d, "pdp.decisions", &whole, &root)));
+        }
+        #[cfg(feature = "full")]
+        if let Some(config) = &config {
+            let section = config.pdp.iter().filter_map(|pdp| pdp.decisions.as_ref());
+            for authzen in section.filter_map(|d| d.authzen.as_ref()) {
+                let more = authzen.names(&config.trust_domain).err();
+                let more = more.into_iter().flatten();
+                found.extend(more.map(|d| placed(d, "pdp.decisions.authzen", &whole, &root)));
+            }
         }
         #[cfg(feature = "full")]
         for audit in config.iter().filter_map(|c| c.audit.as_ref()) {

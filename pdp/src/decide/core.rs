@@ -33,7 +33,7 @@ pub use depth::NESTING_MAX;
 pub(crate) use depth::{nesting, with_stack};
 pub(crate) use open::{Known, Outcomes, PathShape, Tree};
 pub(crate) use tree::{Condition, Glob, Node, Term, written};
-pub(crate) use values::{ValueCache, context};
+pub(crate) use values::{FixedRecords, ValueCache, context};
 pub(crate) use walk::{Uses, uses};
 
 /// The type of the context that an action comes with.
