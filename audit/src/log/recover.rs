@@ -207,6 +207,10 @@ fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, Log
 }
 
 /// The key where the options say that it is; a file is made for a log that is.
+#[cfg_attr(
+    not(feature = "pkcs11"),
+    expect(unused_variables, reason = "only a device is an option")
+)]
 fn signer(dir: &Path, options: &LogOptions, name: &str, fresh: bool) -> Result<Signer, String> {
     #[cfg(feature = "pkcs11")]
     if let Some(place) = &options.device {

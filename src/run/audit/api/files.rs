@@ -85,10 +85,11 @@ impl FileBytes {
             Self::Csv(_) => write_csv(row, bytes)?,
             Self::Jsonl => write_jsonl(row, bytes)?,
             // Records of other classes are no events of OCSF.
-            Self::Ocsf => match ocsf_event(row) {
-                Some(Value::Object(event)) => write_jsonl(&event, bytes)?,
-                _ => {}
-            },
+            Self::Ocsf => {
+                if let Some(Value::Object(event)) = ocsf_event(row) {
+                    write_jsonl(&event, bytes)?;
+                }
+            }
             Self::Parquet(Some(file), _) => file.row(row).map_err(io::Error::other)?,
             Self::Parquet(None, _) => return Err(io::Error::other("bug: rows after the end")),
         }
