@@ -1,7 +1,11 @@
 //! The key of the log on a device: checkpoints are signed there, whatever restarts, and a
 //! device that is away is told.
 
-#![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a panic here is a failed test"
+)]
 
 mod support;
 
