@@ -233,6 +233,8 @@ fn settled(text: &str) -> String {
             unit && i > 0 && words[i - 1].parse::<f64>().is_ok()
         };
         let settled = words.iter().enumerate().map(|(i, word)| match *word {
+            // Eight hex digits at random, of which none need be a decimal one.
+            _ if i > 1 && words[i - 1] == "key" && words[i - 2] == "with" => "KEY",
             _ if is_time(i) => "TIME",
             _ if is_time(i + 1) => "N",
             word if digest(word) => "DIGEST",
