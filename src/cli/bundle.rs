@@ -291,6 +291,7 @@ fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
     let now_us = Clock::system().now_us();
     // Who only stamps does not vouch for what is in it.
     if args.sequence.is_some() || args.stamp.is_none() {
+        show::compiled(&file)?;
         file.sign_content(&key);
     }
     if let Some(sequence) = args.sequence {
@@ -330,6 +331,7 @@ fn verify(args: &VerifyArgs, output: Output) -> Exit {
             proved: args.require_proved.clone(),
         };
         let signed = config.load()?.check_file(&file, Clock::system().now_us())?;
+        show::compiled(&file)?;
         Ok((file, signed))
     });
     match checked {

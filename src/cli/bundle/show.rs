@@ -11,6 +11,7 @@ use palisade_pdp::{
     author,
     bundle::{
         file::{self, BundleFile},
+        proofs,
         statement::{Forged, Says},
         trust::Keys,
     },
@@ -27,14 +28,24 @@ use crate::{
     },
 };
 
-pub(super) fn inspect(path: &Path, keys: Option<&Path>, output: Output) -> Result<(), Diagnostic> {
-    let file = file::read(path)?;
-    let keys = keys.map(Keys::read).transpose()?;
+/// Compiles what is in a file, and sees that what it attests is about that.
+///
+/// # Errors
+/// The first mistake in it.
+pub(super) fn compiled(file: &BundleFile) -> Result<Compiled, Diagnostic> {
     let loaded = author::compile(file.signed.bundle.clone());
     let Some(compiled) = loaded.compiled else {
         let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
         return Err(first.expect("what does not compile has an error"));
     };
+    proofs::fit(file.signed.attestation.as_ref(), &compiled)?;
+    Ok(compiled)
+}
+
+pub(super) fn inspect(path: &Path, keys: Option<&Path>, output: Output) -> Result<(), Diagnostic> {
+    let file = file::read(path)?;
+    let keys = keys.map(Keys::read).transpose()?;
+    let compiled = compiled(&file)?;
     match output {
         Output::Json => {
             let policies: Vec<Value> = compiled.info.values().map(policy).collect();

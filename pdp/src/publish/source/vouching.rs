@@ -16,6 +16,7 @@ use crate::{
     bundle::{
         codes::{TOO_LARGE, UNSIGNED_FOLDER},
         key::SigningKey,
+        proofs,
         statement::{self, Statement},
         trust::{self, SignedBy},
     },
@@ -145,6 +146,7 @@ impl Source {
         let trust = trust::load(self.trust.as_ref())?;
         let (domain, digest) = (&compiled.trust_domain, compiled.digest);
         let signed = trust::check(trust.as_ref(), domain, digest, revision)?;
+        proofs::fit(revision.attestation.as_ref(), compiled)?;
         if let Some(trust) = &trust {
             let named = (digest, revision.sequence);
             trust.check_stamp(domain, named, revision.stamp.as_ref(), self.clock.now_us())?;
