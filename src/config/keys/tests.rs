@@ -60,7 +60,7 @@ fn the_table_knows_every_key_that_is_read_and_no_other() {
 
 /// Smallest files in which the keys of each section can be written.
 const LEAST: &str = "trust_domain: acme.test
-pdp: {policies: p, listen: \"127.0.0.1:1\", decisions: {listen: \"127.0.0.1:6\", tokens: t}}
+pdp: {policies: p, listen: \"127.0.0.1:1\", decisions: {listen: \"127.0.0.1:6\", tokens: t, authzen: {}}}
 audit: {listen: \"127.0.0.1:2\", api: {listen: \"127.0.0.1:7\", policy: r}, syslog: {address: \"acme.test:6514\"}}
 agent: {}
 ca: {}
