@@ -11,7 +11,8 @@
 //! ([`rollout`]); which one a proxy has is still its PDP's word.
 //!
 //! Invariant: a bad revision never replaces a good one, and a sequence number
-//! never goes backwards, also over restarts of either side.
+//! never goes backwards, also over restarts of either side; unless those who have numbered
+//! both revisions said so.
 
 use palisade_mesh::{diagnostic::Diagnostic, spiffe_id::TrustDomain};
 

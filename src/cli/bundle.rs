@@ -20,7 +20,7 @@ use palisade_pdp::{
         key::{self, SigningKey},
         trust::{NAME_LEN_MAX, TrustConfig},
     },
-    publish::load_credited,
+    publish::{load_credited, rollout::TIME_MAX},
 };
 use serde_json::json;
 use ulid::Ulid;
@@ -110,6 +110,12 @@ pub(super) struct SignArgs {
     /// Say that it is the newest, for this long, such as `24h`.
     #[arg(long, value_name = "TIME", value_parser = life)]
     stamp: Option<Duration>,
+    /// Let it be taken back to the bundle in this file, which has a lower number.
+    #[arg(long, value_name = "FILE", requires = "sequence")]
+    back_to: Option<PathBuf>,
+    /// For how long from now, at most a week; a later signer signs what the first one said.
+    #[arg(long, value_name = "TIME", value_parser = way_back, default_value = "24h", requires = "back_to")]
+    back_within: Duration,
 }
 
 /// Arguments of `bundle verify`.
@@ -138,6 +144,14 @@ fn life(text: &str) -> Result<Duration, String> {
     span(text)
         .filter(|life| !life.is_zero())
         .ok_or_else(|| format!("`{text}` is not a span of time such as `30m` or `24h`"))
+}
+
+/// A week, as the longest plan of a rollout.
+fn way_back(text: &str) -> Result<Duration, String> {
+    match life(text)? {
+        long if long > TIME_MAX => Err("a way back lasts at most 7 days".to_owned()),
+        span => Ok(span),
+    }
 }
 
 pub(super) fn main(command: &Command, context: &Context) -> Exit {
@@ -296,6 +310,10 @@ fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
     if let Some(sequence) = args.sequence {
         file.sign_release(&key, sequence, now_us);
     }
+    if let Some(to) = &args.back_to {
+        let until_us = now_us.saturating_add(micros(args.back_within));
+        file.sign_way_back(&key, &file::read(to)?, until_us)?;
+    }
     if let Some(life) = args.stamp {
         if file.release().is_none() {
             return Err(Diagnostic::error(
@@ -305,8 +323,7 @@ fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
             .cause("a stamp says that a number is the newest")
             .help("give it one: --sequence N"));
         }
-        let life_us = i64::try_from(life.as_micros()).unwrap_or(i64::MAX);
-        file.stamp(&key, now_us, now_us.saturating_add(life_us));
+        file.stamp(&key, now_us, now_us.saturating_add(micros(life)));
     }
     write(&args.file, &file)?;
     match output {
@@ -318,6 +335,10 @@ fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
         }
     }
     Ok(())
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn verify(args: &VerifyArgs, output: Output) -> Exit {

@@ -314,6 +314,9 @@ fn print(status: &RolloutStatus) {
             clean(&status.actor)
         ),
     ));
+    if let Some(us) = status.back_until_us {
+        render::line(&paint(DIM, format!("  {}", way_back(us, &clock))));
+    }
     if let Some(stopped) = &status.stopped {
         render::line(&format!(
             "  {}  {}, during {}",
@@ -331,6 +334,17 @@ fn print(status: &RolloutStatus) {
     print_proxies(status);
     print_turns(status);
     render::next(&next(status));
+}
+
+/// How long it may be taken back, by the word of those who have numbered it.
+fn way_back(until_us: i64, clock: &Clock) -> String {
+    match until_us > clock.now_us() {
+        true => format!(
+            "its signers' way back ends {}",
+            ahead(clock, until_us / 1_000_000)
+        ),
+        false => "its signers' way back has ended".to_owned(),
+    }
 }
 
 fn print_gates(status: &RolloutStatus) {
@@ -472,6 +486,12 @@ fn print_preview(preview: &RolloutPreview, of: Option<&str>) {
         ]);
     }
     rows.print();
+    if let Some(us) = preview.back_until_us {
+        render::line(&format!("\n{}", way_back(us, &Clock::system())));
+    }
+    if let Some(note) = &preview.note {
+        render::line(&format!("\n{} {}", paint(WARN, "!"), clean(note)));
+    }
     render::line(&format!(
         "\nhalts on {}; a phase needs {}",
         preview.gates.join(", "),

@@ -24,6 +24,10 @@ use super::{
     statement::{self, Forged, Says, Statement},
 };
 
+mod back;
+
+pub use back::way_back;
+
 /// Most keys of a file.
 pub const KEYS_MAX: usize = 256;
 /// Most bytes of a file.
@@ -169,8 +173,8 @@ impl Trust {
         self
     }
 
-    /// Whether content and number of a revision are signed by enough trusted keys, and what
-    /// must be proved of it is.
+    /// Whether content and number of a revision, and its way back where it has one, are signed
+    /// by enough trusted keys, and what must be proved of it is.
     ///
     /// # Errors
     /// Who has signed, and who is missing.
@@ -187,6 +191,8 @@ impl Trust {
         let what = format!("policy revision {} ({})", revision.sequence, digest.short());
         self.enough(&what, "its content", &content)?;
         self.enough(&what, "its number", &release)?;
+        let named = (digest, revision.sequence);
+        self.check_way_back(&what, domain, named, revision.way_back.as_ref())?;
         if !self.proved.is_empty() {
             let bundle = Bundle::decode(revision.bundle.clone());
             let bundle = bundle.map_err(|e| broken(e.to_string()))?;
@@ -195,8 +201,8 @@ impl Trust {
         Ok(self.keys.vouch(&content))
     }
 
-    /// Whether a file's content, and its number where it has one, are signed by enough
-    /// trusted keys, and it has a good stamp where one is demanded.
+    /// Whether a file's content, and its number and way back where it has them, are signed by
+    /// enough trusted keys, and it has a good stamp where one is demanded.
     ///
     /// # Errors
     /// Who has signed, and who is missing.
@@ -207,8 +213,10 @@ impl Trust {
         let content = self.signers(&content, &signed.content_signatures)?;
         self.enough(&what, "its content", &content)?;
         if let Some((says, release)) = file.release().zip(signed.release.as_ref()) {
-            let release = self.signers(&file.statement(says), &release.signatures)?;
-            self.enough(&what, "its number", &release)?;
+            let signers = self.signers(&file.statement(says), &release.signatures)?;
+            self.enough(&what, "its number", &signers)?;
+            let named = (file.digest, release.sequence);
+            self.check_way_back(&what, &file.domain, named, release.way_back.as_ref())?;
         }
         proofs::check(&file.bundle, &self.proved, &what)?;
         let sequence = signed.release.as_ref().map_or(0, |r| r.sequence);
@@ -342,6 +350,8 @@ fn check_untrusting(
     ] {
         said.signers(signatures).map_err(|f| forged(&f, &nobody))?;
     }
+    let named = (digest, revision.sequence);
+    back::check_untrusting(domain, named, revision.way_back.as_ref())?;
     Ok(SignedBy::Pdp)
 }
 

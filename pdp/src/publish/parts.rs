@@ -399,6 +399,7 @@ impl Parts {
                     sequence: revision.sequence,
                     issued_us: revision.issued_us,
                     signatures: revision.release_signatures.clone(),
+                    way_back: revision.way_back.clone(),
                 }),
                 stamp: revision.stamp.clone(),
             };

@@ -52,6 +52,7 @@ use crate::{
 mod choosing;
 mod obeying;
 mod orders;
+mod returning;
 mod rolling;
 mod underway;
 mod vouching;
@@ -168,6 +169,7 @@ impl Published {
         let signed = Revision {
             content_signatures: self.revision.content_signatures.clone(),
             release_signatures: self.revision.release_signatures.clone(),
+            way_back: self.revision.way_back.clone(),
             ..Revision::default()
         };
         Digest::of(&prost::Message::encode_to_vec(&signed))

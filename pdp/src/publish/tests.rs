@@ -47,6 +47,7 @@ mod composed;
 mod discovery;
 mod git;
 mod remote;
+mod returning;
 mod rolling;
 mod scripted;
 mod sources;

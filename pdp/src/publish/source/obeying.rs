@@ -48,7 +48,7 @@ impl Source {
     ) -> Result<Option<Difference>, Diagnostic> {
         let done = match order {
             Order::Preview(plan, content) => {
-                return self.preview(&plan, content).await.map(Some);
+                return self.preview(plan, content).await.map(Some);
             }
             Order::Start(plan, content) => self.start(actor, plan, content).await,
             Order::Rollback(to) if to.is_some() || self.rolling.running().is_none() => {
@@ -94,22 +94,29 @@ impl Source {
                     .help("wait for its end, or stop it: palisade rollout abort"),
             );
         }
-        let vouched = match &content {
-            Content::Source => self.parts.vouched(&self.parts.with_newest()),
-            Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
-        };
-        let (current, compiled, diagnostics) = self.candidate(&plan, content).await?;
-        let plan = match &vouched.release {
-            None => plan,
-            Some(_) => plan.irrevocable().ok_or_else(|| {
-                nothing("it has its own number, and can only be tried: give the plan a `shadow`")
-            })?,
-        };
+        let vouched = self.vouched_for(&content);
+        let (current, compiled, mut diagnostics) = self.candidate(&plan, content).await?;
+        let course = self.course(plan, &compiled, &vouched, &current);
+        diagnostics.extend(course.note);
+        let plan = course.plan.ok_or_else(|| {
+            nothing("it has its own number and no way back, and can only be tried: give the plan a `shadow`")
+        })?;
+        let plan = (plan, course.back_until_us);
         self.begin(plan, compiled, vouched, diagnostics, actor, &current)
     }
 
-    async fn preview(&self, plan: &Plan, content: Content) -> Result<Difference, Diagnostic> {
-        let (current, compiled, _) = self.candidate(plan, content).await?;
+    /// What others have signed about content that is to be rolled out.
+    fn vouched_for(&self, content: &Content) -> Vouched {
+        match content {
+            Content::Source => self.parts.vouched(&self.parts.with_newest()),
+            Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
+        }
+    }
+
+    async fn preview(&self, plan: Plan, content: Content) -> Result<Difference, Diagnostic> {
+        let vouched = self.vouched_for(&content);
+        let (current, compiled, _) = self.candidate(&plan, content).await?;
+        let course = self.course(plan, &compiled, &vouched, &current);
         let [added, removed, changed] = changes::of(&current.compiled.info, &compiled.info);
         Ok(Difference {
             digest: compiled.digest,
@@ -117,6 +124,9 @@ impl Source {
             added,
             removed,
             changed,
+            plan: course.plan,
+            back_until_us: course.back_until_us,
+            note: course.note,
         })
     }
 
@@ -190,6 +200,9 @@ impl Source {
         let current = self
             .current()
             .ok_or_else(|| nothing("nothing is in force"))?;
+        if current.revision.way_back.is_some() {
+            return self.return_by(actor, &current, to).await;
+        }
         let name = match to {
             Some(name) => name.to_owned(),
             None => {
@@ -216,6 +229,44 @@ impl Source {
         self.publish(compiled, Vouched::default(), diagnostics)?;
         self.set_aside(aside);
         let object = format!("revision {}", self.sequence);
+        self.recorder.admin(actor, "rollback", &object, &told);
+        Ok(())
+    }
+}
+
+impl Source {
+    /// Takes the revision in force back to the one that its signers named, as it is numbered.
+    async fn return_by(
+        &mut self,
+        actor: &str,
+        current: &Published,
+        to: Option<&str>,
+    ) -> Result<(), Diagnostic> {
+        let back = current.revision.way_back.as_ref();
+        let named = back.map_or_else(String::new, |back| back.sequence.to_string());
+        let kept = self.kept(to.unwrap_or(&named))?;
+        let digest = Digest::from_slice(&kept.sha256).unwrap_or_default();
+        if digest == current.digest() {
+            return Err(nothing("this is the content that is in force already"));
+        }
+        self.may_return(current, (digest, kept.sequence))?;
+        let bundle = kept.bundle.clone();
+        let loaded = spawn_blocking(move || author::compile(bundle)).await;
+        let Loaded {
+            compiled,
+            diagnostics,
+        } = loaded.unwrap_or_default();
+        let compiled = compiled.ok_or_else(|| nothing("it does not compile any more"))?;
+        self.stop(
+            Stop::Aborted,
+            "the one before is put in force again",
+            Some(actor),
+        );
+        let told = format!("from {} to {}", current.sequence(), kept.sequence);
+        let object = format!("revision {}", kept.sequence);
+        let aside = self.rolling.offered.filter(|offered| *offered != digest);
+        self.take_back(name(current), (compiled, kept), diagnostics)?;
+        self.set_aside(aside);
         self.recorder.admin(actor, "rollback", &object, &told);
         Ok(())
     }

@@ -46,6 +46,9 @@ struct Journal {
     rollout: Option<Rollout>,
     /// Content of the source that was stopped or replaced: not put in force by itself.
     set_aside: Option<String>,
+    /// The revision that was taken back last: neither it nor one before it is begun again.
+    #[serde(default)]
+    taken_back: Option<Name>,
 }
 
 /// A source's part in rollouts.
@@ -53,6 +56,7 @@ pub(super) struct Rolling {
     plan: Option<Plan>,
     underway: Option<Underway>,
     pub(super) set_aside: Option<Digest>,
+    pub(super) taken_back: Option<Name>,
     /// What the source had last.
     pub(super) offered: Option<Digest>,
     collected: Collected,
@@ -76,6 +80,7 @@ impl Rolling {
             plan,
             underway: None,
             set_aside: None,
+            taken_back: None,
             offered: None,
             collected: Collected::default(),
             observe: None,
@@ -141,6 +146,11 @@ impl Source {
         if let Some(candidate) = candidate.as_ref().filter(|c| c.sequence == self.sequence) {
             self.use_number(candidate);
         }
+        self.rolling.taken_back = journal.taken_back;
+        if let Some(taken) = journal.taken_back.filter(|t| t.sequence >= self.sequence) {
+            self.sequence = taken.sequence;
+            self.used = Some((taken.sequence, taken.digest));
+        }
         let set_aside = journal.set_aside.as_deref().and_then(Digest::from_hex);
         self.rolling.set_aside = set_aside;
         self.state.send_modify(|s| s.set_aside = set_aside);
@@ -191,8 +201,15 @@ impl Source {
     /// Gives up a rollout of which a revision is lost: nobody may be left with it.
     fn forget(&mut self, rollout: Rollout) -> Result<(), Diagnostic> {
         self.rolling.set_aside = Some(rollout.candidate.digest);
-        // What others have numbered nobody enforces, so nobody has to go back.
-        if let Some(current) = self.current().filter(|_| self.trust.is_none()) {
+        let is_before = |c: &Arc<Published>| c.sequence() < rollout.candidate.sequence;
+        if rollout.back_until_us.is_some() {
+            // Whoever has it is sent what is in force, and takes it.
+            if self.current().is_some_and(|c| is_before(&c)) {
+                self.rolling.taken_back = Some(rollout.candidate);
+            }
+        } else if let Some(current) = self.current().filter(|_| self.trust.is_none()) {
+            // What others have numbered without a way back nobody enforces before all do, so
+            // nobody has to go back.
             self.republish(&current)?;
         }
         let set_aside = self.rolling.set_aside;
@@ -208,7 +225,7 @@ impl Source {
         &mut self,
         compiled: Compiled,
         vouched: Vouched,
-        diagnostics: Vec<Diagnostic>,
+        mut diagnostics: Vec<Diagnostic>,
     ) -> Result<(), Diagnostic> {
         let digest = compiled.digest;
         self.rolling.offered = Some(digest);
@@ -219,8 +236,9 @@ impl Source {
             if underway.rollout.stopped().is_none() && same {
                 return self.renew_candidate(vouched);
             }
+            let is_lower = numbered.is_some_and(|n| n < underway.candidate.sequence());
             // The newest content is what is wanted, so nothing waits behind another.
-            self.stop(Stop::Superseded, "the source has something newer", None);
+            self.make_room(is_lower);
         }
         let current = self.current();
         let numbered = vouched.release.as_ref().map(|r| r.sequence);
@@ -233,16 +251,34 @@ impl Source {
         if self.rolling.set_aside == Some(digest) {
             return Ok(());
         }
-        let plan = self.rolling.plan.clone();
-        let plan = match numbered {
-            None => plan,
-            Some(_) => plan.and_then(Plan::irrevocable),
+        let before = current.as_ref().filter(|c| {
+            c.revision.way_back.is_some() && numbered.is_some_and(|n| n < c.sequence())
+        });
+        if let Some(before) = before {
+            return self.return_to(before, (compiled, vouched), diagnostics);
+        }
+        let Some((plan, current)) = self.rolling.plan.clone().zip(current) else {
+            return self.publish(compiled, vouched, diagnostics);
         };
-        match (plan, current) {
-            (Some(plan), Some(current)) => {
+        let course = self.course(plan, &compiled, &vouched, &current);
+        diagnostics.extend(course.note);
+        match course.plan {
+            Some(plan) => {
+                let plan = (plan, course.back_until_us);
                 self.begin(plan, compiled, vouched, diagnostics, BY_SOURCE, &current)
             }
-            _ => self.publish(compiled, vouched, diagnostics),
+            None => self.publish(compiled, vouched, diagnostics),
+        }
+    }
+
+    /// Ends what is under way for something newer, or for what it may be taken back to.
+    fn make_room(&mut self, is_lower: bool) {
+        const WHY: &str = "the source has something newer";
+        let completed = self.with_underway(|rollout, seen| {
+            rollout.back_until_us.is_some() && !is_lower && rollout.complete(WHY, seen)
+        });
+        if completed != Some(true) {
+            self.stop(Stop::Superseded, WHY, None);
         }
     }
 
@@ -294,7 +330,7 @@ impl Source {
         Ok(self.sequence)
     }
 
-    fn put_in_force(&self, next: Arc<Published>) {
+    pub(super) fn put_in_force(&self, next: Arc<Published>) {
         tracing::info!(
             sequence = next.sequence(),
             digest = %next.digest(),
@@ -311,7 +347,7 @@ impl Source {
 
     pub(super) fn begin(
         &mut self,
-        plan: Plan,
+        (plan, back_until_us): (Plan, Option<i64>),
         compiled: Compiled,
         vouched: Vouched,
         diagnostics: Vec<Diagnostic>,
@@ -347,7 +383,8 @@ impl Source {
             proxies: &proxies,
             evidence: &evidence,
         };
-        let rollout = Rollout::begin(plan, name(current), name(&candidate), actor, &seen);
+        let rollout = Rollout::begin(plan, name(current), name(&candidate), actor, &seen)
+            .returning_until(back_until_us);
         self.rolling.underway = Some(Underway::new(rollout, current.clone(), candidate));
         self.set_aside(None);
         self.look();
@@ -427,9 +464,9 @@ impl Source {
             return;
         };
         self.log_failure(self.write_journal());
-        let is_next = self
-            .current()
-            .is_none_or(|c| c.sequence() < underway.candidate.sequence());
+        let next = underway.candidate.sequence();
+        let is_next =
+            self.current().is_none_or(|c| c.sequence() < next) && !self.was_taken_back(next);
         let is_full = matches!(underway.rollout.phase, Phase::Full | Phase::Completed);
         if is_full && is_next {
             let (compiled, revision) = (&underway.candidate.compiled, &underway.candidate.revision);
@@ -446,7 +483,7 @@ impl Source {
             }
         }
         if underway.rollout.owes_restoring() {
-            match self.republish(&underway.baseline) {
+            match self.restore_old(&underway) {
                 Ok(sequence) => underway.rollout.restored_as(sequence),
                 Err(error) => {
                     tracing::error!(%error, "the old policy revision is not in force again yet")
@@ -462,16 +499,28 @@ impl Source {
         });
     }
 
+    /// Puts the revision before in force again: under its own number where those who have
+    /// numbered both said so, else its content under the next.
+    fn restore_old(&mut self, underway: &Underway) -> Result<u64, Diagnostic> {
+        let old = &underway.baseline;
+        if underway.rollout.back_until_us.is_none() {
+            return self.republish(old);
+        }
+        let to = ((*old.compiled).clone(), old.revision.clone());
+        self.take_back(underway.rollout.candidate, to, old.diagnostics.clone())
+    }
+
     fn log_failure(&self, done: Result<(), Diagnostic>) {
         if let Err(error) = done {
             tracing::error!(%error, "the rollout is not kept on disk");
         }
     }
 
-    fn write_journal(&self) -> Result<(), Diagnostic> {
+    pub(super) fn write_journal(&self) -> Result<(), Diagnostic> {
         self.keep.store_journal(&Journal {
             rollout: self.rolling.underway.as_ref().map(|u| u.rollout.clone()),
             set_aside: self.rolling.set_aside.map(|digest| digest.to_string()),
+            taken_back: self.rolling.taken_back,
         })
     }
 

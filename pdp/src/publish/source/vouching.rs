@@ -11,6 +11,7 @@ use palisade_mesh::{
 use super::{
     super::{bundled::Vouched, foreign, keep::REVISION_LEN_MAX, older, slices::Slices},
     Published, Source, name_of,
+    returning::taken_back,
 };
 use crate::{
     bundle::{
@@ -57,6 +58,7 @@ impl Source {
         if let Some(release) = vouched.release {
             revision.issued_us = release.issued_us;
             revision.release_signatures = release.signatures;
+            revision.way_back = release.way_back.or(revision.way_back);
         }
         let signed = self.accepted(&before.compiled, &revision)?;
         if revision == before.revision {
@@ -77,6 +79,9 @@ impl Source {
     /// Whether a revision can have its number: a higher one than any that was used, or that
     /// of the same content, where it was never in force or was not believed at the start.
     pub(super) fn check_number(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        if self.was_taken_back(revision.sequence) {
+            return Err(taken_back(revision.sequence));
+        }
         let in_force = self.state.borrow().current.as_ref().map(|c| c.sequence());
         let is_same = name_of(revision) == self.used && in_force < Some(revision.sequence);
         match revision.sequence > self.sequence || is_same {
@@ -110,6 +115,7 @@ impl Source {
                 revision.sequence = release.sequence;
                 revision.issued_us = release.issued_us;
                 revision.release_signatures = release.signatures;
+                revision.way_back = release.way_back;
             }
             None => {
                 revision.sequence = self.sequence.saturating_add(1);

@@ -20,11 +20,11 @@ use crate::{
 };
 
 /// Longer than any test.
-const LONG: Duration = Duration::from_secs(600);
+pub(super) const LONG: Duration = Duration::from_secs(600);
 /// As short as it can be seen.
-const SHORT: Duration = Duration::from_millis(60);
+pub(super) const SHORT: Duration = Duration::from_millis(60);
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     Plan {
         shadow: Some(SHORT),
         every: 1,
@@ -45,10 +45,10 @@ fn plan() -> Plan {
 
 /// A proxy that does what it is told, and tells of so many flips.
 #[derive(Default)]
-struct Proxy {
+pub(super) struct Proxy {
     registry: Mutex<Registry>,
     asked: AtomicU64,
-    denied: AtomicU64,
+    pub(super) denied: AtomicU64,
 }
 
 impl Proxy {
@@ -91,15 +91,15 @@ impl Proxy {
 }
 
 /// A folder, a state folder, and one proxy.
-struct Stage {
-    dir: TempDir,
-    state: TempDir,
-    records: Records,
-    proxy: Arc<Proxy>,
+pub(super) struct Stage {
+    pub(super) dir: TempDir,
+    pub(super) state: TempDir,
+    pub(super) records: Records,
+    pub(super) proxy: Arc<Proxy>,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: sample::copy(),
             state: tempfile::tempdir().unwrap(),
@@ -112,7 +112,7 @@ impl Stage {
         self.open_at(self.dir.path(), plan).await
     }
 
-    async fn open_at(&self, place: &Path, plan: Plan) -> Source {
+    pub(super) async fn open_at(&self, place: &Path, plan: Plan) -> Source {
         let config = SourceConfig {
             rollout: Some(plan),
             look: Duration::from_millis(20),
@@ -124,25 +124,25 @@ impl Stage {
         source.observing(move || proxy.tell(&state.borrow().clone()))
     }
 
-    fn edit(&self, id: &str) {
+    pub(super) fn edit(&self, id: &str) {
         let text = format!("@id(\"{id}\")\n{PERMIT}");
         sample::write(self.dir.path(), "policies/x.cedar", &text);
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.state.path().join(name)
     }
 }
 
-fn phase(state: &State) -> Option<Phase> {
+pub(super) fn phase(state: &State) -> Option<Phase> {
     state.rollout.as_ref().map(|u| u.rollout.phase.clone())
 }
 
-fn candidate(state: &State) -> u64 {
+pub(super) fn candidate(state: &State) -> u64 {
     state.rollout.as_ref().map_or(0, |u| u.candidate.sequence())
 }
 
-fn why(state: &State) -> Option<Stop> {
+pub(super) fn why(state: &State) -> Option<Stop> {
     Some(state.rollout.as_ref()?.rollout.stopped()?.by)
 }
 
