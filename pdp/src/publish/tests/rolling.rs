@@ -276,8 +276,16 @@ async fn what_was_halted_stays_out_until_the_source_has_something_else() {
     let mut seen = source.state();
     assert!(seen.borrow().set_aside.is_some(), "also after a restart");
     let orders = source.orders();
+    let mut standings = source.standings();
     let task = tokio::spawn(source.run());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The folder is read again, twice, and still has it.
+    for _ in 0..2 {
+        let heard_us = standings.borrow()[0].heard_us;
+        until(&mut standings, "a word of the folder", |all| {
+            all[0].heard_us > heard_us
+        })
+        .await;
+    }
     assert_eq!(
         (sequence(&seen.borrow()), candidate(&seen.borrow())),
         (1, 2)
