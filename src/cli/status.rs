@@ -18,6 +18,7 @@ use crate::{
         self, BAD, DIM, GOOD, Output, WARN, paint, snippet,
         table::{self, col},
     },
+    run::proxy::clocks_apart,
 };
 
 /// Codes of what cannot wait: a proxy whose engine differs from the reference; a reporter
@@ -270,9 +271,21 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
 }
 
 /// The decision APIs: where, and what they answered.
+    pdp.proxies.iter().for_each(print_clocks);
 fn print_decisions(decisions: &DecisionsStatus) {
     let sum = |verdicts: &[&str]| -> u64 {
         let of = |t: &&TallyStatus| verdicts.contains(&t.verdict.as_str());
+/// A line where the clock of a proxy that is there is not the PDP's.
+fn print_clocks(proxy: &SubscriberStatus) {
+    let ahead_us = proxy.clock_ahead_us.filter(|_| proxy.connected);
+    let theirs = format!("{}'s", proxy.instance);
+    let apart = ahead_us.and_then(|us| clocks_apart("the PDP's", &theirs, proxy.seen_us, us));
+    if let Some(fact) = apart {
+        let text = paint(WARN, format!("! {}", snippet::clean(&fact.text)));
+        render::line(&format!("{text}  palisade check"));
+    }
+}
+
         decisions.answers.iter().filter(of).map(|t| t.count).sum()
     };
     let mut parts = vec![

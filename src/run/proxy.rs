@@ -58,7 +58,6 @@ use orders::{Order, routes};
 
 pub use orders::{DrainOrder, Ordered, UpgradeOrder};
 pub use upgrade::Launch;
-#[cfg(feature = "full")]
 pub(crate) use view::clocks_apart;
 
 /// How long a process that takes over waits for its PDP before it says that it is
