@@ -29,6 +29,7 @@ mod keep;
 mod origin;
 mod parts;
 mod recorder;
+mod proving;
 mod registry;
 pub mod rollout;
 mod slices;
@@ -47,6 +48,7 @@ pub use keep::{History, LOG_MAX, REVISION_LEN_MAX};
 pub use parts::{Fault, Standing};
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
+pub use proving::{Prove, Proved};
 pub use source::{
     Content, Difference, Observe, Order, Orders, Published, Rejected, Source, SourceConfig,
     SourceError, State, Underway,

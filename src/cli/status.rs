@@ -199,7 +199,7 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
                 .iter()
                 .filter(|p| p.connected && p.sequence == p.wanted)
                 .count();
-            let parts = [
+            let mut parts = vec![
                 format!(
                     "revision {} {digest}, in force for {}",
                     r.sequence,
@@ -209,6 +209,10 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
                 render::count(r.policies, "policy", "policies"),
                 format!("{in_sync}/{} proxies in sync", pdp.proxies.len()),
             ];
+            if !r.unproved.is_empty() {
+                let n = render::count(r.unproved.len(), "invariant", "invariants");
+                parts.push(paint(WARN, format!("{n} unproved")));
+            }
             render::fact("policy", &parts);
         }
         None => render::fact("policy", &[paint(BAD, "no revision is in force")]),
@@ -267,14 +271,10 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
         ]);
     }
     rows.print();
+    pdp.proxies.iter().for_each(print_clocks);
     render::line("");
 }
 
-/// The decision APIs: where, and what they answered.
-    pdp.proxies.iter().for_each(print_clocks);
-fn print_decisions(decisions: &DecisionsStatus) {
-    let sum = |verdicts: &[&str]| -> u64 {
-        let of = |t: &&TallyStatus| verdicts.contains(&t.verdict.as_str());
 /// A line where the clock of a proxy that is there is not the PDP's.
 fn print_clocks(proxy: &SubscriberStatus) {
     let ahead_us = proxy.clock_ahead_us.filter(|_| proxy.connected);
@@ -286,6 +286,10 @@ fn print_clocks(proxy: &SubscriberStatus) {
     }
 }
 
+/// The decision APIs: where, and what they answered.
+fn print_decisions(decisions: &DecisionsStatus) {
+    let sum = |verdicts: &[&str]| -> u64 {
+        let of = |t: &&TallyStatus| verdicts.contains(&t.verdict.as_str());
         decisions.answers.iter().filter(of).map(|t| t.count).sum()
     };
     let mut parts = vec![

@@ -34,6 +34,7 @@ use super::{
     keep::{History, Keep},
     origin::Word,
     parts::{Parts, Standing},
+    proving::Prove,
     recorder::Recorder,
     rollout::Plan,
     slices::Slices,
@@ -90,6 +91,11 @@ pub struct SourceConfig {
     pub domain: Option<TrustDomain>,
     /// Who must have signed; without it, nobody.
     pub trust: Option<TrustConfig>,
+    /// What proves invariants of what is put together here; without it they are not proved.
+    pub prove: Option<Arc<dyn Prove>>,
+    /// Whether the same history has to give the same bytes on every machine, however long git
+    /// takes for it.
+    pub reproducible: bool,
 }
 
 impl SourceConfig {
@@ -106,6 +112,8 @@ impl SourceConfig {
             fetch: None,
             domain: None,
             trust: None,
+            prove: None,
+            reproducible: false,
         }
     }
 }
@@ -133,6 +141,8 @@ pub struct Published {
     pub diagnostics: Vec<Diagnostic>,
     /// Who vouches for it.
     pub signed: SignedBy,
+    /// Ids of its invariants that nobody has proved.
+    pub unproved: Vec<String>,
     slices: Slices,
     /// What others have stamped, or our own key.
     stamp: Result<Stamp, Arc<SigningKey>>,
@@ -258,6 +268,7 @@ pub struct Source {
     key: Arc<SigningKey>,
     domain: Option<TrustDomain>,
     trust: Option<TrustConfig>,
+    prove: Option<Arc<dyn Prove>>,
     /// What has the highest number, whether or not it is served.
     used: Option<(u64, Digest)>,
     /// The keys that are trusted, as they last were.
@@ -306,6 +317,7 @@ impl Source {
             keys: None,
             domain: config.domain.clone(),
             trust: config.trust.clone(),
+            prove: config.prove.clone(),
             used: kept.as_ref().and_then(name_of),
             place: config.place.clone(),
             look_every: config.look,

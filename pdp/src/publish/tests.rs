@@ -46,6 +46,7 @@ use crate::{
 mod composed;
 mod discovery;
 mod git;
+mod proved;
 mod remote;
 mod returning;
 mod rolling;

@@ -8,8 +8,9 @@ use tokio::task::spawn_blocking;
 
 use super::Source;
 use crate::{
-    author::{self, Loaded},
+    author::{self, Loaded, Texts},
     compiled::Compiled,
+    publish::proving::proved,
 };
 
 /// What became of the newest content of the sources.
@@ -101,8 +102,14 @@ impl Source {
         let Some(texts) = self.parts.assemble(newest, without) else {
             return Loaded::default();
         };
-        let compiled = spawn_blocking(move || texts.compile()).await;
-        compiled.unwrap_or_default()
+        self.load(texts).await
+    }
+
+    /// Compiles texts, and has their invariants proved where nobody else could have.
+    pub(super) async fn load(&self, texts: Texts) -> Loaded {
+        let prover = self.prove.clone().filter(|_| texts.signed.is_none());
+        let loading = spawn_blocking(move || proved(texts.compile(), prover.as_deref()));
+        loading.await.unwrap_or_default()
     }
 }
 

@@ -15,12 +15,13 @@ use super::{
     rolling::name,
 };
 use crate::{
-    author::{self, Loaded, Texts},
+    author::{self, Loaded},
     compiled::Compiled,
     publish::{
         bundled::Vouched,
         changes, codes,
         keep::CANDIDATE,
+        proving::proved,
         rollout::{OrderError, Plan, Rollout, Seen, Stop, Target},
     },
 };
@@ -156,17 +157,24 @@ impl Source {
             Content::Kept(name) => Some(self.kept(name)?),
             Content::Bundle(_) | Content::Source => None,
         };
-        let loading = spawn_blocking(move || match (content, kept) {
-            (_, Some(revision)) => author::compile(revision.bundle),
-            (Content::Bundle(bundle), None) => author::compile(bundle),
-            (Content::Source | Content::Kept(_), None) => {
-                texts.map_or_else(Loaded::default, Texts::compile)
-            }
-        });
         let Loaded {
             compiled,
             diagnostics,
-        } = loading.await.unwrap_or_default();
+        } = match texts {
+            Some(texts) => self.load(texts).await,
+            None => {
+                let prover = self.prove.clone();
+                let loading = spawn_blocking(move || match (content, kept) {
+                    // What was in force has its proofs with it.
+                    (_, Some(revision)) => author::compile(revision.bundle),
+                    (Content::Bundle(bundle), None) => {
+                        proved(author::compile(bundle), prover.as_deref())
+                    }
+                    (Content::Source | Content::Kept(_), None) => Loaded::default(),
+                });
+                loading.await.unwrap_or_default()
+            }
+        };
         let first = || diagnostics.iter().find(|d| d.is_error()).cloned();
         match compiled {
             Some(compiled) => Ok((compiled, diagnostics)),

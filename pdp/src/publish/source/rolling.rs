@@ -261,6 +261,9 @@ impl Source {
             return self.publish(compiled, vouched, diagnostics);
         };
         let course = self.course(plan, &compiled, &vouched, &current);
+        if let Some(note) = &course.note {
+            tracing::warn!(%note, "policy revision goes to all proxies at once");
+        }
         diagnostics.extend(course.note);
         match course.plan {
             Some(plan) => {

@@ -9,7 +9,9 @@ use palisade_mesh::{
 };
 
 use super::{
-    super::{bundled::Vouched, foreign, keep::REVISION_LEN_MAX, older, slices::Slices},
+    super::{
+        bundled::Vouched, foreign, keep::REVISION_LEN_MAX, older, proving::unproved, slices::Slices,
+    },
     Published, Source, name_of,
     returning::taken_back,
 };
@@ -72,6 +74,7 @@ impl Source {
             git_revision: before.git_revision.clone(),
             since_us: before.since_us,
             diagnostics: before.diagnostics.clone(),
+            unproved: before.unproved.clone(),
             slices: Slices::default(),
         }))
     }
@@ -181,6 +184,7 @@ impl Source {
             git_revision: compiled.git_revision.clone(),
             since_us,
             diagnostics,
+            unproved: unproved(&compiled),
             compiled: Arc::new(compiled),
             slices: Slices::default(),
         }

@@ -308,8 +308,14 @@ async fn what_was_halted_stays_out_until_the_source_has_something_else() {
 #[tokio::test]
 async fn a_restart_goes_on_where_it_was() {
     let stage = Stage::new();
+    // Nothing goes on by itself, however slow the machine.
     let long = Plan {
         shadow: Some(LONG),
+        steps: vec![Step {
+            target: Target::Share(10_000),
+            last: LONG,
+        }],
+        watch: LONG,
         ..plan()
     };
     let source = stage.open(long.clone()).await;
