@@ -21,6 +21,7 @@ mod beside;
 mod bundled;
 mod changes;
 pub mod codes;
+mod compose;
 mod distribution;
 mod endpoints;
 mod fetch;
@@ -28,8 +29,8 @@ mod git;
 mod keep;
 mod origin;
 mod parts;
-mod recorder;
 mod proving;
+mod recorder;
 mod registry;
 pub mod rollout;
 mod slices;
@@ -39,6 +40,7 @@ mod watched;
 mod word;
 
 pub use beside::Beside;
+pub use compose::{COMPOSE_WAIT, compose};
 pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
 };
@@ -46,9 +48,9 @@ pub use fetch::{Fetch, Fetched, Fetching};
 pub use git::{load_commit, load_credited};
 pub use keep::{History, LOG_MAX, REVISION_LEN_MAX};
 pub use parts::{Fault, Standing};
+pub use proving::{Prove, Proved};
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
-pub use proving::{Prove, Proved};
 pub use source::{
     Content, Difference, Observe, Order, Orders, Published, Rejected, Source, SourceConfig,
     SourceError, State, Underway,

@@ -8,28 +8,25 @@ use std::{
     time::Duration,
 };
 
+use super::{Context, Exit, policy::invariants};
+use crate::{
+    config::span,
+    render::{self, DIM, GOOD, Output, paint, snippet::clean},
+};
 use palisade_mesh::{
     clock::Clock,
     diagnostic::{Diagnostic, Severity},
 };
 use palisade_pdp::{
-    author::{self, Loaded},
     bundle::{
         codes,
         file::{self, BundleFile},
         key::{self, SigningKey},
         trust::{NAME_LEN_MAX, TrustConfig},
     },
-    publish::{load_credited, rollout::TIME_MAX},
+    publish::rollout::TIME_MAX,
 };
 use serde_json::json;
-use ulid::Ulid;
-
-use super::{Context, Exit, block_on, policy::invariants};
-use crate::{
-    config::span,
-    render::{self, DIM, GOOD, Output, paint, snippet::clean},
-};
 
 /// Highest number that can be given: far beyond any, and well below where counting ends.
 const SEQUENCE_MAX: u64 = 1 << 62;
@@ -38,9 +35,11 @@ const SOLVER: &str = "cvc5";
 
 mod log;
 mod remote;
+mod repository;
 mod show;
 
 use remote::Server;
+use repository::Repository;
 
 /// What to do with a bundle.
 #[derive(Debug, clap::Subcommand)]
@@ -55,9 +54,8 @@ pub(super) enum Command {
     },
     /// Compile a policy repository into one file; the same texts give the same bytes.
     Build {
-        /// Folder of the policy repository.
-        #[arg(default_value = ".")]
-        dir: PathBuf,
+        #[command(flatten)]
+        of: Repository,
         /// File to write, such as `shop.palisade`.
         #[arg(short = 'f', long = "file", value_name = "FILE")]
         file: PathBuf,
@@ -158,7 +156,7 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
     let output = context.output;
     let done = match command {
         Command::Keygen { file, name } => keygen(file, name.as_deref(), output),
-        Command::Build { dir, file, proved } => return build(dir, file, *proved, output),
+        Command::Build { of, file, proved } => return build(of, file, *proved, output),
         Command::Sign(args) => sign(args, output),
         Command::Verify(args) => return verify(args, output),
         Command::Inspect { file, keys } => show::inspect(file, keys.as_deref(), output),
@@ -220,12 +218,11 @@ fn keygen(path: &Path, name: Option<&str>, output: Output) -> Result<(), Diagnos
     Ok(())
 }
 
-fn build(dir: &Path, path: &Path, all_proved: bool, output: Output) -> Exit {
-    let mut loaded = load(dir);
-    if let Some(missing) = incomplete(&loaded.diagnostics) {
-        loaded.compiled = None;
-        loaded.diagnostics.push(missing);
-    }
+fn build(of: &Repository, path: &Path, all_proved: bool, output: Output) -> Exit {
+    let loaded = match of.load() {
+        Ok(loaded) => loaded,
+        Err(diagnostic) => return render::failed(output, &diagnostic),
+    };
     let Some(compiled) = loaded.compiled else {
         render::diagnostics(output, &loaded.diagnostics);
         return Exit::Invalid;
@@ -274,29 +271,6 @@ fn build(dir: &Path, path: &Path, all_proved: bool, output: Output) -> Exit {
         }
     }
     Exit::Ok
-}
-
-/// The repository with who changed what, as far as git knows.
-fn load(dir: &Path) -> Loaded {
-    let home = std::env::temp_dir().join(format!("palisade-{}", Ulid::generate()));
-    if fs::create_dir(&home).is_err() {
-        return author::load(dir);
-    }
-    let loaded = block_on(load_credited(dir, &home));
-    let _ = fs::remove_dir_all(&home);
-    loaded
-}
-
-/// A bundle without what a source contributes, perhaps what it forbids, would be signed as whole.
-pub(super) fn incomplete(found: &[Diagnostic]) -> Option<Diagnostic> {
-    let elsewhere = |d: &&Diagnostic| d.code.0 == author::codes::SOURCE_ELSEWHERE;
-    let first = found.iter().find(elsewhere)?;
-    let cause = first.cause.clone().unwrap_or_default();
-    Some(
-        Diagnostic::error(codes::INCOMPLETE, "the bundle would lack a source")
-            .cause(format!("{}: {cause}", first.message))
-            .help("check the source out, and name the folder in `palisade.yaml`; or let the PDP put the sources together"),
-    )
 }
 
 fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {

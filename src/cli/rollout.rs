@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::{
     author,
+    bundle::codes::INCOMPLETE,
     publish::rollout::{Standing, Stop},
 };
 
@@ -132,7 +133,7 @@ impl Wish {
 /// The bundle of a repository on this machine, base64.
 fn bundle(dir: &Path) -> Result<String, Diagnostic> {
     let loaded = author::load(dir);
-    if let Some(missing) = super::bundle::incomplete(&loaded.diagnostics) {
+    if let Some(missing) = incomplete(&loaded.diagnostics) {
         return Err(missing);
     }
     let compiled = loaded.compiled.ok_or_else(|| {
@@ -140,6 +141,18 @@ fn bundle(dir: &Path) -> Result<String, Diagnostic> {
         first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
     })?;
     Ok(STANDARD.encode(&compiled.bundle))
+}
+
+/// A bundle without what a source contributes, perhaps what it forbids, would be taken for the whole.
+fn incomplete(found: &[Diagnostic]) -> Option<Diagnostic> {
+    let elsewhere = |d: &&Diagnostic| d.code.0 == author::codes::SOURCE_ELSEWHERE;
+    let first = found.iter().find(elsewhere)?;
+    let cause = first.cause.clone().unwrap_or_default();
+    Some(
+        Diagnostic::error(INCOMPLETE, "the bundle would lack a source")
+            .cause(format!("{}: {cause}", first.message))
+            .help("check the source out, and name the folder in `palisade.yaml`; or let the PDP put the sources together"),
+    )
 }
 
 async fn plan(wish: &Wish, context: &Context) -> Result<Exit, Diagnostic> {
