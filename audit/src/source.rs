@@ -1,18 +1,14 @@
-//! What the index needs from the log: numbered entries, and word of new ones.
+//! What the index needs from a log, [`Log`] or another: numbered entries, and word of new
+//! ones.
 
-use palisade_mesh::wire::{audit::Envelope, record::Record};
 use tokio::sync::watch;
 
-/// One entry of the log, decoded.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    /// Position in the log, from 0.
-    pub index: u64,
-    /// The leaf as it is hashed.
-    pub envelope: Envelope,
-    /// The record in it.
-    pub record: Record,
-}
+use crate::{
+    disk::Room,
+    log::{Log, LogError},
+};
+
+pub use crate::log::Entry;
 
 /// The log as the index reads it. Entries below [`Source::len`] are durable and
 /// never change.
@@ -53,4 +49,35 @@ pub struct SourceError {
     /// What the log said.
     #[source]
     pub cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Source for Log {
+    fn len(&self) -> u64 {
+        Self::len(self)
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        Self::read(self, index).map_err(|e| failed(index, e))
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        let numbered = (from..).zip(Self::scan(self, from));
+        Box::new(numbered.map(|(index, read)| read.map_err(|e| failed(index, e))))
+    }
+
+    fn pressed(&self) -> Option<String> {
+        let room = self.health().room;
+        (room != Room::Enough).then(|| "the disk of the log is nearly full".to_owned())
+    }
+
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        Self::subscribe(self)
+    }
+}
+
+fn failed(index: u64, error: LogError) -> SourceError {
+    SourceError {
+        index,
+        cause: Box::new(error),
+    }
 }

@@ -17,14 +17,11 @@ use palisade_mesh::{
     clock::Clock,
     diagnostic::{Diagnostic, Severity},
 };
-use palisade_pdp::{
-    bundle::{
-        codes,
-        file::{self, BundleFile},
-        key::{self, SigningKey},
-        trust::{NAME_LEN_MAX, TrustConfig},
-    },
-    publish::rollout::TIME_MAX,
+use palisade_pdp::bundle::{
+    codes,
+    file::{self, BundleFile},
+    key::{self, SigningKey},
+    trust::{NAME_LEN_MAX, TrustConfig, WAY_BACK_MAX},
 };
 use serde_json::json;
 
@@ -144,10 +141,9 @@ fn life(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a span of time such as `30m` or `24h`"))
 }
 
-/// A week, as the longest plan of a rollout.
 fn way_back(text: &str) -> Result<Duration, String> {
     match life(text)? {
-        long if long > TIME_MAX => Err("a way back lasts at most 7 days".to_owned()),
+        long if long > WAY_BACK_MAX => Err("a way back lasts at most 7 days".to_owned()),
         span => Ok(span),
     }
 }
@@ -240,7 +236,7 @@ fn build(of: &Repository, path: &Path, all_proved: bool, output: Output) -> Exit
     }
     let proved = &invariants.proved;
     let written = BundleFile::new(compiled.bundle).and_then(|file| {
-        let file = file.attesting(proved.iter().map(String::as_str), SOLVER)?;
+        let file = file.attesting(proved.iter().map(String::as_str), SOLVER);
         write(path, &file)?;
         Ok(file)
     });
@@ -324,17 +320,20 @@ fn verify(args: &VerifyArgs, output: Output) -> Exit {
             stamp_keys: args.stamp_keys.clone(),
             proved: args.require_proved.clone(),
         };
-        let signed = config.load()?.check_file(&file, Clock::system().now_us())?;
-        Ok((file, signed))
+        let (trust, now_us) = (config.load()?, Clock::system().now_us());
+        let signed = trust.check_file(&file, now_us)?;
+        let back = trust.way_back_of(&file, now_us);
+        Ok((file, signed, back))
     });
     match checked {
-        Ok((file, signed)) => {
+        Ok((file, signed, back)) => {
             match output {
                 Output::Json => render::json(&json!({
                     "digest": file.digest.to_string(),
                     "signed": signed.to_string(),
                     "signers": signed.signers(),
                     "sequence": file.signed.release.as_ref().map(|r| r.sequence),
+                    "way_back": show::leads(&back),
                 })),
                 Output::Human => {
                     let number = file.signed.release.as_ref().map_or_else(
@@ -347,6 +346,7 @@ fn verify(args: &VerifyArgs, output: Output) -> Exit {
                         signed.signers().join(", "),
                         paint(DIM, format!("sha256:{}", file.digest)),
                     ));
+                    show::way_back(&back);
                 }
             }
             Exit::Ok

@@ -14,6 +14,7 @@ use ulid::Ulid;
 use super::{
     CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
     VerifyReport,
+    ahead::{Ahead, HashedFrame},
     stored::{self, about},
     streams::Streams,
 };
@@ -199,7 +200,7 @@ impl<'a> Pass<'a> {
         }
         let mut index = header.first_leaf;
         let len = file.metadata()?.len();
-        let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
+        let mut reader = Ahead::new(file.clone(), HEADER_LEN, len);
         loop {
             if self.report.live && index >= self.signed {
                 return Ok(index);
@@ -228,7 +229,7 @@ impl<'a> Pass<'a> {
             }
             index += 1;
             match frame {
-                Ok(frame) => self.leaf(at, frame.payload, frame.leaf()),
+                Ok(frame) => self.leaf(at, &frame),
                 Err(fault) => match self.fault(at, &fault, &file)? {
                     Some(offset) => reader.go_to(offset),
                     None => break,
@@ -257,8 +258,8 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes in a whole record.
-    fn leaf(&mut self, at: At<'_>, payload: &[u8], leaf: &[u8]) {
-        let hash = merkle::leaf_in_place(payload);
+    fn leaf(&mut self, at: At<'_>, frame: &HashedFrame<'_>) {
+        let (hash, leaf) = (frame.hash, frame.leaf());
         if let Some(stored) = self.tile_hash(at.leaf)
             && stored != hash
             && self.suspect.is_none()

@@ -12,14 +12,14 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Bundle, Release, Signature, SignedBundle, Stamp, WayBack},
+    wire::policy::{Attestation, Bundle, Release, Signature, SignedBundle, Stamp, WayBack},
 };
 use prost::Message;
 
 use super::{
     Opened, broken, census, codes,
     key::SigningKey,
-    read_bounded, slice,
+    proofs, read_bounded, slice,
     statement::{self, SIGNATURES_MAX, Says, Statement},
     trust,
 };
@@ -107,12 +107,17 @@ impl BundleFile {
         let of_stamp = signed.stamp.iter().map(|s| &s.signatures);
         let backs = signed.release.iter().flat_map(|r| &r.way_back);
         let of_back = backs.map(|b| &b.signatures);
-        let mut all = of_release.chain(of_stamp).chain(of_back);
+        let of_proofs = signed.attestation.iter().map(|a| &a.signatures);
+        let of_others = of_stamp.chain(of_back).chain(of_proofs);
+        let mut all = of_release.chain(of_others);
         if signed.content_signatures.len() > SIGNATURES_MAX || all.any(|s| s.len() > SIGNATURES_MAX)
         {
             return Err(broken(format!(
                 "it has more than {SIGNATURES_MAX} signatures"
             )));
+        }
+        if let Some(attestation) = &signed.attestation {
+            proofs::says(attestation).map_err(broken)?;
         }
         Ok(Self {
             signed,
@@ -120,6 +125,24 @@ impl BundleFile {
             digest,
             domain,
         })
+    }
+
+    /// The same bundle, with the word that these invariants were proved of it by `solver`. Its
+    /// digest stays; nobody has signed the word yet.
+    #[must_use]
+    pub fn attesting<'i>(
+        mut self,
+        proved: impl IntoIterator<Item = &'i str>,
+        solver: &str,
+    ) -> Self {
+        self.signed.attestation = proofs::attestation(proved, solver);
+        self
+    }
+
+    /// What is said to be proved of it, if anything is.
+    pub fn proved_says(&self) -> Option<Says> {
+        let attestation = self.signed.attestation.as_ref()?;
+        proofs::says(attestation).ok()
     }
 
     /// The bytes of the file.
@@ -169,10 +192,18 @@ impl BundleFile {
         })
     }
 
-    /// Signs the content.
+    /// Signs the content, and what was proved of it.
     pub fn sign_content(&mut self, key: &SigningKey) {
         let signature = self.statement(Says::Content).sign(key);
         add(&mut self.signed.content_signatures, signature);
+        let proved = self
+            .proved_says()
+            .map(|says| self.statement(says).sign(key));
+        if let (Some(Attestation { signatures, .. }), Some(signature)) =
+            (&mut self.signed.attestation, proved)
+        {
+            add(signatures, signature);
+        }
     }
 
     /// Signs number `sequence`, as of `now_us` where nobody has signed it yet. Another
@@ -199,10 +230,11 @@ impl BundleFile {
     }
 
     /// Signs that its number may be taken back to that of `to`, until `until_us` where nobody
-    /// has signed the same yet, and otherwise until then. Says until when.
+    /// has signed the same yet, and otherwise until then, if that is no later. Says until when.
     ///
     /// # Errors
-    /// When one of them has no number, `to` none that is lower, or another trust domain.
+    /// When one of them has no number, `to` none that is lower, or another trust domain; when it
+    /// would last too long, or somebody has said so for longer than this one does.
     pub fn sign_way_back(
         &mut self,
         key: &SigningKey,
@@ -233,6 +265,21 @@ impl BundleFile {
             until_us,
             signatures: Vec::new(),
         });
+        let time = |us| jiff::Timestamp::from_microsecond(us).unwrap_or_default();
+        if back.until_us > until_us {
+            return Err(no_way(&format!(
+                "it was given until {:.0}, and this signer gives it until {:.0}",
+                time(back.until_us),
+                time(until_us)
+            )));
+        }
+        if trust::is_too_long(own.issued_us, back.until_us) {
+            return Err(no_way(&format!(
+                "it would end at {:.0}, more than 7 days after the number was given at {:.0}",
+                time(back.until_us),
+                time(own.issued_us)
+            )));
+        }
         let says = Says::WayBack {
             sequence: own.sequence,
             back: to.digest,
@@ -269,7 +316,7 @@ impl BundleFile {
 fn no_way(cause: &str) -> Diagnostic {
     Diagnostic::error(codes::WAY_BACK, "the bundle cannot be given this way back")
         .cause(cause)
-        .help("name the signed file of the revision before it: --back-to FILE")
+        .help("name the signed file of the revision before it: --back-to FILE; --back-within says for how long")
 }
 
 /// Adds a signature at its place; a key signs once.
@@ -342,7 +389,19 @@ mod tests {
         assert_eq!(code(new.sign_way_back(&a, &old, 500)), Err(codes::WAY_BACK));
         new.sign_release(&a, 7, 100);
         assert_eq!(code(new.sign_way_back(&a, &old, 500)), Ok(500));
+        // Who gives less time does not sign for more, and nobody for more than a week.
+        assert_eq!(code(new.sign_way_back(&b, &old, 499)), Err(codes::WAY_BACK));
+        assert_eq!(code(new.sign_way_back(&b, &old, 500)), Ok(500));
         assert_eq!(code(new.sign_way_back(&b, &old, 900)), Ok(500));
+        let week_us = 7 * 24 * 3_600_000_000_i64;
+        for (until_us, expected) in [
+            (100 + week_us, Ok(100 + week_us)),
+            (101 + week_us, Err(codes::WAY_BACK)),
+        ] {
+            let mut long = file();
+            long.sign_release(&a, 7, 100);
+            assert_eq!(code(long.sign_way_back(&a, &old, until_us)), expected);
+        }
         let back = |file: &BundleFile| file.signed.release.clone().unwrap().way_back;
         let given = back(&new).unwrap();
         assert_eq!((given.sequence, given.signatures.len()), (6, 2));

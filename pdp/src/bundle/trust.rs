@@ -12,9 +12,8 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Bundle, Revision, Signature, Stamp},
+    wire::policy::{Attestation, Revision, Signature, Stamp},
 };
-use prost::Message;
 
 use super::{
     broken, codes,
@@ -26,7 +25,8 @@ use super::{
 
 mod back;
 
-pub use back::way_back;
+pub(crate) use back::is_too_long;
+pub use back::{WAY_BACK_MAX, way_back};
 
 /// Most keys of a file.
 pub const KEYS_MAX: usize = 256;
@@ -173,8 +173,9 @@ impl Trust {
         self
     }
 
-    /// Whether content and number of a revision, and its way back where it has one, are signed
-    /// by enough trusted keys, and what must be proved of it is.
+    /// Whether content and number of a revision are signed by enough trusted keys, what must be
+    /// proved of it is, and nothing is forged. A way back that too few have signed leads nowhere
+    /// ([`way_back`]), and takes nothing from the rest.
     ///
     /// # Errors
     /// Who has signed, and who is missing.
@@ -191,18 +192,15 @@ impl Trust {
         let what = format!("policy revision {} ({})", revision.sequence, digest.short());
         self.enough(&what, "its content", &content)?;
         self.enough(&what, "its number", &release)?;
-        let named = (digest, revision.sequence);
-        self.check_way_back(&what, domain, named, revision.way_back.as_ref())?;
-        if !self.proved.is_empty() {
-            let bundle = Bundle::decode(revision.bundle.clone());
-            let bundle = bundle.map_err(|e| broken(e.to_string()))?;
-            proofs::check(&bundle, &self.proved, &what)?;
-        }
+        let back = revision.way_back.as_ref();
+        back::check(&self.keys, domain, (digest, revision.sequence), back)?;
+        self.proved(domain, digest, revision.attestation.as_ref(), &what)?;
         Ok(self.keys.vouch(&content))
     }
 
-    /// Whether a file's content, and its number and way back where it has them, are signed by
-    /// enough trusted keys, and it has a good stamp where one is demanded.
+    /// Whether a file's content, and its number where it has one, are signed by enough trusted
+    /// keys, and it has a good stamp where one is demanded. For its way back, see
+    /// [`Trust::way_back_of`].
     ///
     /// # Errors
     /// Who has signed, and who is missing.
@@ -216,9 +214,10 @@ impl Trust {
             let signers = self.signers(&file.statement(says), &release.signatures)?;
             self.enough(&what, "its number", &signers)?;
             let named = (file.digest, release.sequence);
-            self.check_way_back(&what, &file.domain, named, release.way_back.as_ref())?;
+            back::check(&self.keys, &file.domain, named, release.way_back.as_ref())?;
         }
-        proofs::check(&file.bundle, &self.proved, &what)?;
+        let attestation = signed.attestation.as_ref();
+        self.proved(&file.domain, file.digest, attestation, &what)?;
         let sequence = signed.release.as_ref().map_or(0, |r| r.sequence);
         let revision = (file.digest, sequence);
         self.check_stamp(&file.domain, revision, signed.stamp.as_ref(), now_us)?;
@@ -270,6 +269,30 @@ impl Trust {
             return Err(bad(format!("its stamp ended at {at:.0}")));
         }
         Ok(Some(until_us))
+    }
+
+    /// Whether enough trusted keys say that what is demanded was proved. A word that nobody
+    /// needs may be signed by anybody, but not forged.
+    fn proved(
+        &self,
+        domain: &TrustDomain,
+        digest: Digest,
+        attestation: Option<&Attestation>,
+        what: &str,
+    ) -> Result<(), Diagnostic> {
+        if let Some(attestation) = attestation {
+            let says = proofs::says(attestation).map_err(broken)?;
+            let said = Statement {
+                domain,
+                digest,
+                says,
+            };
+            let signers = self.signers(&said, &attestation.signatures)?;
+            if !self.proved.is_empty() {
+                self.enough(what, "what was proved of it", &signers)?;
+            }
+        }
+        proofs::check(attestation, &self.proved, what)
     }
 
     fn signers(
@@ -351,7 +374,16 @@ fn check_untrusting(
         said.signers(signatures).map_err(|f| forged(&f, &nobody))?;
     }
     let named = (digest, revision.sequence);
-    back::check_untrusting(domain, named, revision.way_back.as_ref())?;
+    back::check(&nobody, domain, named, revision.way_back.as_ref())?;
+    if let Some(attestation) = &revision.attestation {
+        let said = Statement {
+            domain,
+            digest,
+            says: proofs::says(attestation).map_err(broken)?,
+        };
+        let signers = said.signers(&attestation.signatures);
+        signers.map_err(|f| forged(&f, &nobody))?;
+    }
     Ok(SignedBy::Pdp)
 }
 

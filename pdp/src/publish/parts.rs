@@ -414,6 +414,7 @@ impl Parts {
                     way_back: revision.way_back.clone(),
                 }),
                 stamp: revision.stamp.clone(),
+                attestation: revision.attestation.clone(),
             };
             part.good = Some(Arc::new(Texts::whole(signed)));
             part.restored(&compiled.digest.short(), revision.issued_us);

@@ -1,15 +1,17 @@
 //! What must never become possible, proved before a revision is published.
 //!
-//! A bundle that was built elsewhere says itself what was proved of it. Of what a PDP puts
-//! together it has to find out: what does not hold is refused, what is proved is part of what
-//! it signs, and of the rest it says that it is not proved.
+//! A bundle that was built elsewhere comes with the word of those who signed it about what was
+//! proved of it. Of what a PDP puts together it has to find out: what does not hold is refused,
+//! what is proved is attested beside the content, and of the rest it says that it is not proved.
 
 use std::fmt;
 
-use palisade_mesh::{diagnostic::Diagnostic, wire::policy::Bundle};
-use prost::Message;
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    wire::policy::{Attestation, Revision},
+};
 
-use crate::{author::Loaded, bundle::file::BundleFile, compiled::Compiled};
+use crate::{author::Loaded, bundle::proofs, compiled::Compiled};
 
 /// Proves invariants; the binary plugs a solver in.
 pub trait Prove: fmt::Debug + Send + Sync {
@@ -28,12 +30,23 @@ pub struct Proved {
     pub solver: String,
 }
 
+/// What was loaded, and what was found out about it.
+#[derive(Debug, Default)]
+pub(super) struct Tried {
+    pub(super) loaded: Loaded,
+    /// What is proved of it, which nobody has signed yet.
+    pub(super) proved: Option<Attestation>,
+}
+
 /// `loaded` with what `prover` finds out about its invariants: not compiled where one does not
-/// hold; else with the word of what is proved, which is part of its content and its digest.
-pub(super) fn proved(mut loaded: Loaded, prover: Option<&dyn Prove>) -> Loaded {
-    let has_any = |c: &&mut Compiled| !c.invariants.is_empty();
-    let (Some(prover), Some(compiled)) = (prover, loaded.compiled.as_mut().filter(has_any)) else {
-        return loaded;
+/// hold. What is proved stands beside it, and its digest is that of its texts.
+pub(super) fn proved(mut loaded: Loaded, prover: Option<&dyn Prove>) -> Tried {
+    let has_any = |c: &&Compiled| !c.invariants.is_empty();
+    let (Some(prover), Some(compiled)) = (prover, loaded.compiled.as_ref().filter(has_any)) else {
+        return Tried {
+            loaded,
+            proved: None,
+        };
     };
     let Proved {
         findings,
@@ -41,27 +54,21 @@ pub(super) fn proved(mut loaded: Loaded, prover: Option<&dyn Prove>) -> Loaded {
         solver,
     } = prover.prove(compiled);
     loaded.diagnostics.extend(findings);
-    if !ids.is_empty() {
-        let attesting = BundleFile::new(compiled.bundle.clone())
-            .and_then(|file| file.attesting(ids.iter().map(String::as_str), &solver));
-        match attesting {
-            Ok(file) => (compiled.bundle, compiled.digest) = (file.signed.bundle, file.digest),
-            Err(broken) => loaded.diagnostics.push(broken),
-        }
-    }
     if loaded.diagnostics.iter().any(Diagnostic::is_error) {
         loaded.compiled = None;
     }
-    loaded
+    Tried {
+        loaded,
+        proved: proofs::attestation(ids.iter().map(String::as_str), &solver),
+    }
 }
 
-/// Ids of the invariants of a revision that its bundle does not attest.
-pub(super) fn unproved(compiled: &Compiled) -> Vec<String> {
-    if compiled.invariants.is_empty() {
-        return Vec::new();
-    }
-    let bundle = Bundle::decode(compiled.bundle.clone()).unwrap_or_default();
-    let is_proved = |id: &str| bundle.proofs.iter().any(|p| p.invariant == id);
+/// Ids of the invariants of a revision that nobody vouches for to be proved.
+pub(super) fn unproved(compiled: &Compiled, revision: &Revision) -> Vec<String> {
+    let signed = |a: &&Attestation| !a.signatures.is_empty();
+    let proofs = revision.attestation.as_ref().filter(signed);
+    let proofs = proofs.map_or(&[][..], |a| &a.proofs);
+    let is_proved = |id: &str| proofs.iter().any(|p| p.invariant == id);
     let ids = compiled.invariants.keys().filter(|id| !is_proved(id));
     ids.map(ToString::to_string).collect()
 }

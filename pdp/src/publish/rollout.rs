@@ -69,7 +69,7 @@ pub struct Rollout {
     /// Until when whoever has the candidate may be taken back to the revision before, as those
     /// said who have numbered both, microseconds since the Unix epoch. None where the old
     /// content goes back under a number of the PDP's own, or nobody goes back.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub back_until_us: Option<i64>,
     /// Turns that nobody has taken note of yet.
     #[serde(skip)]
@@ -622,7 +622,8 @@ fn after(since_us: i64, time: Duration) -> i64 {
     since_us.saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn named(missing: &[&str]) -> String {
+/// Names, the first few of them where they are many.
+pub(crate) fn named(missing: &[&str]) -> String {
     let first: Vec<&str> = missing.iter().take(NAMED_MAX).copied().collect();
     match missing.len().saturating_sub(NAMED_MAX) {
         0 => first.join(", "),

@@ -29,12 +29,13 @@ use tokio::{
 };
 
 use super::{
+    bundled::Vouched,
     changes, codes,
     fetch::Fetch,
     keep::{History, Keep},
     origin::Word,
     parts::{Parts, Standing},
-    proving::Prove,
+    proving::{Prove, Tried},
     recorder::Recorder,
     rollout::Plan,
     slices::Slices,
@@ -180,6 +181,7 @@ impl Published {
             content_signatures: self.revision.content_signatures.clone(),
             release_signatures: self.revision.release_signatures.clone(),
             way_back: self.revision.way_back.clone(),
+            attestation: self.revision.attestation.clone(),
             ..Revision::default()
         };
         Digest::of(&prost::Message::encode_to_vec(&signed))
@@ -369,8 +371,17 @@ impl Source {
                     self.settle().await;
                 }
                 given = self.rolling.ordered() => self.obey(given).await,
-                () = look, if self.rolling.is_busy() => self.look(),
+                () = look, if self.rolling.is_busy() || self.has_way_back() => self.look_around(),
             }
+        }
+    }
+
+    /// What is under way has to be looked after; and as long as something may be taken back,
+    /// the time has to be known.
+    fn look_around(&mut self) {
+        self.note_time();
+        if self.rolling.is_busy() {
+            self.look();
         }
     }
 
@@ -390,6 +401,7 @@ impl Source {
     /// Puts in force what is new and good; what is new and bad is told, and what was good
     /// of its source stays.
     async fn settle(&mut self) {
+        self.note_time();
         self.look_at_keys().await;
         let pending = self.parts.pending();
         if !pending.is_empty() {
@@ -403,10 +415,14 @@ impl Source {
     /// Puts in force what was chosen, or notes what keeps it from being so.
     fn decide(&mut self, mut outcome: Outcome) {
         let now_us = self.clock.now_us();
-        let stored = match outcome.loaded.take() {
-            Some((compiled, notes)) => {
-                let vouched = self.parts.vouched(&outcome.taken);
-                self.offer(compiled, vouched, notes)
+        let Tried { loaded, proved } = outcome.tried.take().unwrap_or_default();
+        let stored = match loaded.compiled {
+            Some(compiled) => {
+                let vouched = Vouched {
+                    proved,
+                    ..self.parts.vouched(&outcome.taken)
+                };
+                self.offer(compiled, vouched, loaded.diagnostics)
             }
             None => Ok(()),
         };

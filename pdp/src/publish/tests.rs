@@ -53,6 +53,7 @@ mod rolling;
 mod scripted;
 mod sources;
 mod streams;
+mod taken_back;
 mod trust;
 
 /// Longest wait for anything; only a failure takes that long.

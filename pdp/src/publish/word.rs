@@ -102,6 +102,8 @@ struct Word {
     /// The least time it can have been at `since`: a stamp told a time, and what has
     /// passed since then is known.
     known_us: i64,
+    /// The latest that the wall clock here ever showed.
+    seen_us: i64,
 }
 
 impl Word {
@@ -191,12 +193,21 @@ impl Freshness {
         self.clock.now_us().max(known_us)
     }
 
+    /// The time by which ways back are judged: the latest that the wall clock ever showed here,
+    /// unless stamps have shown that it is later. Setting it back opens none again.
+    pub(crate) fn latest_us(&self) -> i64 {
+        let now_us = self.now_us();
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().map_or(now_us, |w| w.seen_us.max(now_us))
+    }
+
     /// Notes that the PDP calls this revision the newest, and the stamp that proves it.
     pub(crate) fn confirm(&self, sequence: u64, digest: Digest, stamp: Option<Held>) {
         let since = (self.meter.0)();
         let mut word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
         let known_us = word.as_ref().map_or(i64::MIN, |w| w.known_us(&since));
         let before = word.as_ref().map(|w| w.highest);
+        let seen_us = word.as_ref().map_or(i64::MIN, |w| w.seen_us);
         let highest = before.filter(|(n, _)| *n > sequence);
         *word = Some(Word {
             sequence,
@@ -207,6 +218,7 @@ impl Freshness {
             since,
             stamp_until_us: stamp.map(|s| s.until_us),
             known_us: stamp.map_or(known_us, |s| s.issued_us.max(known_us)),
+            seen_us: seen_us.max(self.clock.now_us()),
         });
     }
 
@@ -238,6 +250,7 @@ impl Freshness {
                     .saturating_add(i64::try_from(since_written).unwrap_or(i64::MAX)),
                 false => kept.known_us,
             },
+            seen_us: kept.seen_us.max(kept.written_us).max(kept.confirmed_us),
         };
         *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
     }
@@ -260,6 +273,7 @@ impl Freshness {
             up_us: now.us,
             highest_sequence: word.highest.0,
             highest_sha256: word.highest.1.0.to_vec(),
+            seen_us: word.seen_us.max(self.clock.now_us()),
         })
     }
 
@@ -357,6 +371,25 @@ mod tests {
         }
         clock.set_ahead(MINUTE * 60);
         assert_eq!(fresh.now_us(), clock.now_us());
+    }
+
+    /// What the wall clock showed once is not over because somebody sets it back.
+    #[test]
+    fn the_latest_that_the_clock_showed_is_known_over_a_restart() {
+        let clock = clock();
+        let fresh = confirmed(&clock);
+        clock.set_ahead(MINUTE * 60);
+        fresh.confirm(7, Digest::of(b"abc"), None);
+        let late_us = clock.now_us();
+        clock.set_back(MINUTE * 60);
+        fresh.confirm(7, Digest::of(b"abc"), None);
+        assert!(fresh.now_us() < late_us);
+        assert_eq!(fresh.latest_us(), late_us);
+        let second = Freshness::new(clock.clone());
+        second.restore(&fresh.to_keep().unwrap());
+        assert_eq!(second.latest_us(), late_us);
+        clock.set_ahead(MINUTE * 61);
+        assert_eq!(second.latest_us(), clock.now_us());
     }
 
     #[test]

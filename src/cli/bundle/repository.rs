@@ -32,7 +32,7 @@ pub(in crate::cli) struct Repository {
     /// The policy repository: a folder, or `git+https://…#REF`.
     #[arg(default_value = ".", value_name = "DIR")]
     of: String,
-    /// Who may have signed the commit, where it is one: an allowed-signers file of ssh-keygen.
+    /// Who may have signed the commit of a git reference: an allowed-signers file of ssh-keygen.
     #[arg(long, value_name = "FILE")]
     require_signed: Option<PathBuf>,
     /// Folder that remembers between builds what was fetched, and the highest number of each
@@ -55,6 +55,12 @@ impl Repository {
         })?;
         let scratch = Scratch::new();
         match &place {
+            At::Folder(_) if self.require_signed.is_some() => {
+                let wrong = format!("`{}` is a folder, which nobody signs", self.of);
+                return Err(Diagnostic::error(PLACE, wrong)
+                    .cause("`--require-signed` is about the commit of a git reference")
+                    .help("name the commit: git+https://…#REF, or leave --require-signed out"));
+            }
             At::Folder(dir) => {
                 let loaded = credited(dir, scratch.dir());
                 let is_elsewhere = |d: &Diagnostic| d.code.0 == author::codes::SOURCE_ELSEWHERE;

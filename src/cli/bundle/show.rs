@@ -58,7 +58,8 @@ pub(super) fn inspect(path: &Path, keys: Option<&Path>, output: Output) -> Resul
 
 fn attested(file: &BundleFile) -> Value {
     let proof = |p: &Proof| json!({"invariant": p.invariant, "solver": p.solver});
-    file.bundle.proofs.iter().map(proof).collect()
+    let attestation = file.signed.attestation.iter();
+    attestation.flat_map(|a| &a.proofs).map(proof).collect()
 }
 
 fn about(file: &BundleFile, compiled: &Compiled) {
@@ -88,10 +89,10 @@ fn about(file: &BundleFile, compiled: &Compiled) {
 
 /// What was proved of it when it was built.
 fn proofs(file: &BundleFile) {
-    let proofs = &file.bundle.proofs;
-    if !proofs.is_empty() {
+    if let Some(attestation) = &file.signed.attestation {
         let proof = |p: &Proof| format!("{} by {}", clean(&p.invariant), clean(&p.solver));
-        render::fact("proved", &proofs.iter().map(proof).collect::<Vec<_>>());
+        let proofs = attestation.proofs.iter().map(proof);
+        render::fact("proved", &proofs.collect::<Vec<_>>());
     }
 }
 
@@ -113,6 +114,10 @@ pub(super) fn signatures(file: &BundleFile, keys: Option<&Keys>) {
         "content",
         &by.into_iter().chain([content]).collect::<Vec<_>>(),
     );
+    if let (Some(attestation), Some(says)) = (&file.signed.attestation, file.proved_says()) {
+        let proved = render::count(attestation.proofs.len(), "invariant", "invariants");
+        render::fact("proofs", &[proved, who(says, &attestation.signatures)]);
+    }
     match (&file.signed.release, file.release()) {
         (Some(release), Some(says)) => render::fact(
             "number",
@@ -161,6 +166,31 @@ pub(super) fn signatures(file: &BundleFile, keys: Option<&Keys>) {
             );
         }
         _ => render::fact("stamp", &[paint(DIM, "none")]),
+    }
+}
+
+/// Where a file that is good may be taken back to, or why its way back does not serve.
+pub(super) fn way_back(back: &Result<Option<(u64, i64)>, Diagnostic>) {
+    match back {
+        Ok(None) => {}
+        Ok(Some((to, until_us))) => {
+            let until = time(*until_us);
+            render::fact("way back", &[format!("to {to} until {until}")]);
+        }
+        Err(error) => {
+            let why = error.cause.as_deref().unwrap_or(&error.message);
+            let told = format!("does not serve: {}", clean(why));
+            render::fact("way back", &[paint(WARN, told)]);
+        }
+    }
+}
+
+/// The same as `--output json` has it.
+pub(super) fn leads(back: &Result<Option<(u64, i64)>, Diagnostic>) -> Value {
+    match back {
+        Ok(None) => Value::Null,
+        Ok(Some((to, until_us))) => json!({"sequence": to, "until_us": until_us}),
+        Err(error) => json!({"error": error.to_string()}),
     }
 }
 

@@ -37,7 +37,6 @@ use super::{
     broken,
     deliver::{Lost, Outbox, keep, read},
     reads::{Reader, Reads},
-    source::entry,
 };
 use crate::{
     config::{AuditSection, Config},
@@ -510,7 +509,7 @@ impl Inner {
             read += 1;
             let met = match scan.next() {
                 None => break,
-                Some(Ok(read)) => kept.book.take(&self.rules, &Item::new(entry(read))),
+                Some(Ok(read)) => kept.book.take(&self.rules, &Item::new(read)),
                 // It is of a later version: no rule of ours can ask for it.
                 Some(Err(LogError::Undecodable { index, .. })) => {
                     kept.book.position = index + 1;
@@ -588,7 +587,7 @@ impl Inner {
                 Err(LogError::Undecodable { .. }) => continue,
                 Err(error) => return Err(error),
             };
-            let item = Item::new(entry(read));
+            let item = Item::new(read);
             tested.from_us.get_or_insert(item.received_us);
             tested.records += 1;
             tested.firings.extend(book.take(&rules, &item));

@@ -33,8 +33,14 @@ impl Needs {
             ..LogOptions::new(domain.clone())
         };
         let log = Log::open(dir, options, clock.clone())?;
-        for entry in log.scan(0) {
-            let entry = entry?;
+        // What is beyond is cut off if it is torn, and nobody was told to forget it.
+        let signed = usize::try_from(log.checkpoint().size).unwrap_or(usize::MAX);
+        for entry in log.scan(0).take(signed) {
+            let entry = match entry {
+                // Of a later version.
+                Err(LogError::Undecodable { .. }) => continue,
+                entry => entry?,
+            };
             needs.keys |= entry.envelope.sealed.is_some();
             needs.holds |=
                 matches!(&entry.record.body, Some(Body::Admin(a)) if a.verb == HOLD_ADDED);

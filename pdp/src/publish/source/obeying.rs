@@ -21,13 +21,20 @@ use crate::{
         bundled::Vouched,
         changes, codes,
         keep::CANDIDATE,
-        proving::proved,
+        proving::{Tried, proved},
         rollout::{OrderError, Plan, Rollout, Seen, Stop, Target},
     },
 };
 
 /// Fewest digits that name a digest.
 const DIGEST_LEN_MIN: usize = 8;
+
+/// What somebody wants in force.
+struct Wanted {
+    compiled: Compiled,
+    vouched: Vouched,
+    diagnostics: Vec<Diagnostic>,
+}
 
 impl Source {
     /// Carries out an order and answers it.
@@ -95,8 +102,12 @@ impl Source {
                     .help("wait for its end, or stop it: palisade rollout abort"),
             );
         }
-        let vouched = self.vouched_for(&content);
-        let (current, compiled, mut diagnostics) = self.candidate(&plan, content).await?;
+        let (current, wanted) = self.candidate(&plan, content).await?;
+        let Wanted {
+            compiled,
+            vouched,
+            mut diagnostics,
+        } = wanted;
         let course = self.course(plan, &compiled, &vouched, &current);
         diagnostics.extend(course.note);
         let plan = course.plan.ok_or_else(|| {
@@ -106,18 +117,10 @@ impl Source {
         self.begin(plan, compiled, vouched, diagnostics, actor, &current)
     }
 
-    /// What others have signed about content that is to be rolled out.
-    fn vouched_for(&self, content: &Content) -> Vouched {
-        match content {
-            Content::Source => self.parts.vouched(&self.parts.with_newest()),
-            Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
-        }
-    }
-
     async fn preview(&self, plan: Plan, content: Content) -> Result<Difference, Diagnostic> {
-        let vouched = self.vouched_for(&content);
-        let (current, compiled, _) = self.candidate(&plan, content).await?;
-        let course = self.course(plan, &compiled, &vouched, &current);
+        let (current, wanted) = self.candidate(&plan, content).await?;
+        let compiled = &wanted.compiled;
+        let course = self.course(plan, compiled, &wanted.vouched, &current);
         let [added, removed, changed] = changes::of(&current.compiled.info, &compiled.info);
         Ok(Difference {
             digest: compiled.digest,
@@ -136,19 +139,23 @@ impl Source {
         &self,
         plan: &Plan,
         content: Content,
-    ) -> Result<(Arc<Published>, Compiled, Vec<Diagnostic>), Diagnostic> {
+    ) -> Result<(Arc<Published>, Wanted), Diagnostic> {
         let current = self
             .current()
             .ok_or_else(|| nothing("nothing is in force"))?;
-        let (compiled, diagnostics) = self.content(content).await?;
-        if compiled.digest == current.digest() {
+        let wanted = self.content(content).await?;
+        if wanted.compiled.digest == current.digest() {
             return Err(nothing("this is the content that is in force already"));
         }
-        check_services(plan, &[&current.compiled, &compiled])?;
-        Ok((current, compiled, diagnostics))
+        check_services(plan, &[&current.compiled, &wanted.compiled])?;
+        Ok((current, wanted))
     }
 
-    async fn content(&self, content: Content) -> Result<(Compiled, Vec<Diagnostic>), Diagnostic> {
+    async fn content(&self, content: Content) -> Result<Wanted, Diagnostic> {
+        let mut vouched = match &content {
+            Content::Source => self.parts.vouched(&self.parts.with_newest()),
+            Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
+        };
         let texts = match &content {
             Content::Source => self.newest().await,
             Content::Bundle(_) | Content::Kept(_) => None,
@@ -157,27 +164,36 @@ impl Source {
             Content::Kept(name) => Some(self.kept(name)?),
             Content::Bundle(_) | Content::Source => None,
         };
-        let Loaded {
-            compiled,
-            diagnostics,
-        } = match texts {
+        if let Some(kept) = &kept {
+            // What was proved of it when it was in force still is.
+            vouched.attestation.clone_from(&kept.attestation);
+        }
+        let Tried { loaded, proved } = match texts {
             Some(texts) => self.load(texts).await,
             None => {
                 let prover = self.prove.clone();
                 let loading = spawn_blocking(move || match (content, kept) {
-                    // What was in force has its proofs with it.
-                    (_, Some(revision)) => author::compile(revision.bundle),
+                    (_, Some(revision)) => proved(author::compile(revision.bundle), None),
                     (Content::Bundle(bundle), None) => {
                         proved(author::compile(bundle), prover.as_deref())
                     }
-                    (Content::Source | Content::Kept(_), None) => Loaded::default(),
+                    (Content::Source | Content::Kept(_), None) => Tried::default(),
                 });
                 loading.await.unwrap_or_default()
             }
         };
+        let Loaded {
+            compiled,
+            diagnostics,
+        } = loaded;
+        vouched.proved = proved;
         let first = || diagnostics.iter().find(|d| d.is_error()).cloned();
         match compiled {
-            Some(compiled) => Ok((compiled, diagnostics)),
+            Some(compiled) => Ok(Wanted {
+                compiled,
+                vouched,
+                diagnostics,
+            }),
             None => Err(first().unwrap_or_else(|| nothing("it does not compile"))),
         }
     }
@@ -209,7 +225,13 @@ impl Source {
             .current()
             .ok_or_else(|| nothing("nothing is in force"))?;
         if current.revision.way_back.is_some() {
-            return self.return_by(actor, &current, to).await;
+            match self.return_by(actor, &current, to).await {
+                // Where nobody else has to have signed, a number of ours does as well.
+                Err(refused) if self.trust.is_none() => {
+                    tracing::info!(%refused, "the old content gets a new number");
+                }
+                done => return done,
+            }
         }
         let name = match to {
             Some(name) => name.to_owned(),
@@ -220,7 +242,11 @@ impl Source {
                 before.sequence.to_string()
             }
         };
-        let (compiled, diagnostics) = self.content(Content::Kept(name)).await?;
+        let Wanted {
+            compiled,
+            vouched,
+            diagnostics,
+        } = self.content(Content::Kept(name)).await?;
         if compiled.digest == current.digest() {
             return Err(nothing("this is the content that is in force already"));
         }
@@ -234,7 +260,7 @@ impl Source {
             current.sequence(),
             compiled.digest.short()
         );
-        self.publish(compiled, Vouched::default(), diagnostics)?;
+        self.publish(compiled, vouched, diagnostics)?;
         self.set_aside(aside);
         let object = format!("revision {}", self.sequence);
         self.recorder.admin(actor, "rollback", &object, &told);

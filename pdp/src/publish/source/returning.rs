@@ -2,20 +2,30 @@
 //!
 //! Whoever has numbered a revision may say in what is signed which one it may be taken back
 //! to ([`trust::way_back`]). Where they have, it can go to some proxies before others and come
-//! back by itself; what was taken back is refused from then on, until a higher number comes.
+//! back, by an order or by a gate; what was taken back is refused from then on, until a higher
+//! number comes. What a source has never takes anything back: a copy that lags behind looks like
+//! somebody who puts the old file there.
 
-use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::policy::Revision};
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    snapshot::Digest,
+    spiffe_id::TrustDomain,
+    wire::policy::{Revision, WayBack},
+};
 
-use super::{Published, Source, rolling::name};
+use super::{Published, Source};
 use crate::{
-    bundle::trust,
+    bundle::{codes::FORGED, trust},
     compiled::Compiled,
     publish::{
         bundled::Vouched,
         codes, older,
-        rollout::{Name, Plan},
+        rollout::{Name, Plan, named},
     },
 };
+
+/// How often the time is written down while something could be taken back, microseconds.
+const NOTE_EVERY_US: i64 = 60_000_000;
 
 /// How a candidate goes to the proxies.
 #[derive(Debug, Clone)]
@@ -47,20 +57,23 @@ impl Source {
         let least_us = i64::try_from(plan.least().as_micros()).unwrap_or(i64::MAX);
         let note = match self.returns_until(compiled, vouched, current) {
             _ if release.way_back.is_none() => None,
-            Ok(until_us) if self.clock.now_us().saturating_add(least_us) <= until_us => {
-                return Course {
-                    plan: Some(plan),
-                    back_until_us: Some(until_us),
-                    note: None,
-                };
-            }
-            Ok(until_us) => {
+            Ok(until_us) if self.latest_us().saturating_add(least_us) > until_us => {
                 let at = jiff::Timestamp::from_microsecond(until_us).unwrap_or_default();
                 let needed = plan.least().as_secs();
                 Some(format!(
                     "it ends at {at:.0}, and the plan needs at least {needed} s until it could still be taken back at its end"
                 ))
             }
+            Ok(until_us) => match self.who_cannot_return() {
+                None => {
+                    return Course {
+                        plan: Some(plan),
+                        back_until_us: Some(until_us),
+                        note: None,
+                    };
+                }
+                some => some,
+            },
             Err(refused) => Some(refused.cause.unwrap_or(refused.message)),
         };
         Course {
@@ -68,6 +81,19 @@ impl Source {
             back_until_us: None,
             note: note.map(|cause| no_canary(release.sequence, &cause)),
         }
+    }
+
+    /// Connected proxies of a build that takes no lower number, whoever signed it, in words.
+    fn who_cannot_return(&self) -> Option<String> {
+        let proxies = self.rolling.proxies();
+        let old = proxies.iter().filter(|p| p.connected && !p.returns);
+        let old: Vec<&str> = old.map(|p| p.instance.as_str()).collect();
+        (!old.is_empty()).then(|| {
+            format!(
+                "these proxies are of a build that cannot go back: {}",
+                named(&old)
+            )
+        })
     }
 
     /// Until when what is offered could be taken back to `current`.
@@ -82,7 +108,7 @@ impl Source {
         let trust = trust::load(self.trust.as_ref())?;
         let domain = &compiled.trust_domain;
         let to = (current.digest(), current.sequence());
-        let until_us = trust::way_back(trust.as_ref(), domain, &candidate, to, now_us)?;
+        let until_us = trust::way_back(trust.as_ref(), domain, &candidate, to, self.latest_us())?;
         // Proxies that have it already, or come back to it, want a stamp that holds.
         let stamped_us = match &trust {
             Some(trust) => {
@@ -103,16 +129,25 @@ impl Source {
         if current.sequence() != self.sequence || current.revision.way_back.is_none() {
             return Err(older(sequence, self.sequence));
         }
+        self.leads_back(current, (digest, sequence)).map(drop)
+    }
+
+    /// Until when a revision may be taken back to this one, as far as its signers go.
+    pub(super) fn leads_back(
+        &self,
+        from: &Published,
+        to: (Digest, u64),
+    ) -> Result<i64, Diagnostic> {
         let trust = trust::load(self.trust.as_ref())?;
-        let domain = &current.compiled.trust_domain;
-        let (from, now_us) = (&current.revision, self.clock.now_us());
-        trust::way_back(trust.as_ref(), domain, from, (digest, sequence), now_us).map(|_| ())
+        let domain = &from.compiled.trust_domain;
+        let now_us = self.latest_us();
+        trust::way_back(trust.as_ref(), domain, &from.revision, to, now_us)
     }
 
     /// Puts in force what `from` is taken back to, and refuses `from` from now on.
     ///
     /// # Errors
-    /// When it may not be in force, or cannot be kept.
+    /// When it may not be in force, or cannot be kept; then `from` is not taken back yet.
     pub(super) fn take_back(
         &mut self,
         from: Name,
@@ -120,43 +155,85 @@ impl Source {
         diagnostics: Vec<Diagnostic>,
     ) -> Result<u64, Diagnostic> {
         let sequence = revision.sequence;
+        let to = (compiled.digest, sequence);
+        // Of those who have it first, the others never left it.
+        let is_there = self
+            .current()
+            .is_some_and(|c| (c.digest(), c.sequence()) == to);
+        if !is_there {
+            self.accepted(&compiled, &revision)?;
+        }
         // Point of no return: whatever a restart finds in force, this is not begun again.
         self.rolling.taken_back = Some(from);
         self.write_journal()?;
-        let to = (
-            Digest::from_slice(&revision.sha256).unwrap_or_default(),
-            sequence,
-        );
-        let is_there = |c: &Published| (c.digest(), c.sequence()) == to;
-        // Of those who have it first, the others never left it.
-        if self.current().is_some_and(|c| is_there(&c)) {
-            return Ok(sequence);
+        if !is_there {
+            self.keep.succeed(&revision)?;
+            let next = self.published(compiled, self.clock.now_us(), revision, diagnostics);
+            self.put_in_force(std::sync::Arc::new(next));
         }
-        self.accepted(&compiled, &revision)?;
-        self.keep.succeed(&revision)?;
-        let next = self.published(compiled, self.clock.now_us(), revision, diagnostics);
-        self.put_in_force(std::sync::Arc::new(next));
         Ok(sequence)
     }
 
-    /// The source has the revision again that the one in force may be taken back to.
-    pub(super) fn return_to(
-        &mut self,
-        current: &Published,
-        (compiled, vouched): (Compiled, Vouched),
-        diagnostics: Vec<Diagnostic>,
-    ) -> Result<(), Diagnostic> {
-        let revision = self.signed(&compiled, vouched, self.clock.now_us());
-        self.may_return(current, (compiled.digest, revision.sequence))?;
-        self.take_back(name(current), (compiled, revision), diagnostics)?;
-        self.set_aside(None);
-        Ok(())
+    /// The way back that a revision has once it came again with `given`. What does not serve
+    /// takes the place of nothing; and while a rollout counts on one, no other takes its place
+    /// that leads elsewhere or ends earlier.
+    pub(super) fn renewed_way_back(
+        &self,
+        domain: &TrustDomain,
+        revision: &Revision,
+        given: WayBack,
+    ) -> WayBack {
+        let Some(held) = &revision.way_back else {
+            return given;
+        };
+        let is_counted_on = self.rolling.running().is_some_and(|u| {
+            u.candidate.sequence() == revision.sequence && u.rollout.back_until_us.is_some()
+        });
+        let is_as_good = (&given.sha256, given.sequence) == (&held.sha256, held.sequence)
+            && given.until_us >= held.until_us;
+        let to = Digest::from_slice(&given.sha256).unwrap_or_default();
+        let to = (to, given.sequence);
+        let with = Revision {
+            way_back: Some(given.clone()),
+            ..revision.clone()
+        };
+        let leads = trust::load(self.trust.as_ref())
+            .and_then(|trust| trust::way_back(trust.as_ref(), domain, &with, to, self.latest_us()));
+        match leads {
+            Ok(_) if is_as_good || !is_counted_on => given,
+            // That is told, as every forgery is.
+            Err(error) if error.code.0 == FORGED => given,
+            Ok(_) | Err(_) => held.clone(),
+        }
     }
 
     /// Whether a revision of this number was taken back, or one of a higher.
     pub(super) fn was_taken_back(&self, sequence: u64) -> bool {
         let taken = self.rolling.taken_back;
         taken.is_some_and(|taken| sequence <= taken.sequence)
+    }
+
+    /// The time by which ways back are judged, microseconds since the Unix epoch: the latest
+    /// that the clock ever showed here, so that setting it back opens none again.
+    pub(super) fn latest_us(&self) -> i64 {
+        self.clock.now_us().max(self.rolling.seen_us)
+    }
+
+    /// Whether a revision in force, or on its way, may be taken back as it is numbered.
+    pub(super) fn has_way_back(&self) -> bool {
+        let has = |p: &Published| p.revision.way_back.is_some();
+        let candidate = self.rolling.running().map(|u| &u.candidate);
+        self.current().is_some_and(|c| has(&c)) || candidate.is_some_and(|c| has(c))
+    }
+
+    /// Remembers what time it was, over restarts, too, where something depends on it.
+    pub(super) fn note_time(&mut self) {
+        self.rolling.seen_us = self.latest_us();
+        let is_due = self.rolling.seen_us.saturating_sub(self.rolling.noted_us) >= NOTE_EVERY_US;
+        if is_due && self.has_way_back() {
+            self.rolling.noted_us = self.rolling.seen_us;
+            self.log_failure(self.write_journal());
+        }
     }
 }
 

@@ -18,11 +18,13 @@ use super::{
 };
 use crate::{
     author,
+    bundle::codes::KEYS,
     compiled::Compiled,
     publish::{
         bundled::Vouched,
         changes,
         keep::{BASELINE, CANDIDATE},
+        older,
         registry::ProxyStatus,
         rollout::{
             Evidence, HALTED, Name, Phase, Plan, Proxy, Rollout, Seen, Stop,
@@ -47,8 +49,12 @@ struct Journal {
     /// Content of the source that was stopped or replaced: not put in force by itself.
     set_aside: Option<String>,
     /// The revision that was taken back last: neither it nor one before it is begun again.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     taken_back: Option<Name>,
+    /// The latest that the clock ever showed, microseconds since the Unix epoch, where something
+    /// may be taken back until a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seen_us: Option<i64>,
 }
 
 /// A source's part in rollouts.
@@ -57,6 +63,10 @@ pub(super) struct Rolling {
     underway: Option<Underway>,
     pub(super) set_aside: Option<Digest>,
     pub(super) taken_back: Option<Name>,
+    /// The latest that the clock ever showed, and that of which was written down.
+    pub(super) seen_us: i64,
+    /// See `seen_us`.
+    pub(super) noted_us: i64,
     /// What the source had last.
     pub(super) offered: Option<Digest>,
     collected: Collected,
@@ -81,6 +91,8 @@ impl Rolling {
             underway: None,
             set_aside: None,
             taken_back: None,
+            seen_us: i64::MIN,
+            noted_us: i64::MIN,
             offered: None,
             collected: Collected::default(),
             observe: None,
@@ -108,7 +120,7 @@ impl Rolling {
         self.underway.as_ref().filter(|u| !u.rollout.has_ended())
     }
 
-    fn proxies(&self) -> Vec<ProxyStatus> {
+    pub(super) fn proxies(&self) -> Vec<ProxyStatus> {
         let all = self.observe.as_ref().map(|observe| observe());
         all.unwrap_or_default()
     }
@@ -147,6 +159,7 @@ impl Source {
             self.use_number(candidate);
         }
         self.rolling.taken_back = journal.taken_back;
+        self.rolling.seen_us = journal.seen_us.unwrap_or(i64::MIN);
         if let Some(taken) = journal.taken_back.filter(|t| t.sequence >= self.sequence) {
             self.sequence = taken.sequence;
             self.used = Some((taken.sequence, taken.digest));
@@ -177,9 +190,15 @@ impl Source {
         let is_believed = self
             .believed(&old_compiled, &old)
             .and(self.believed(&new_compiled, &new));
-        if let Err(error) = is_believed {
+        // Keys that cannot be read now may be there in a moment; nothing is put in force without.
+        if let Err(error) = is_believed
+            && error.code.0 != KEYS
+        {
             tracing::error!(%error, "the last rollout is not taken up again");
-            return self.write_journal();
+            return match rollout.has_ended() {
+                true => self.write_journal(),
+                false => self.forget(rollout),
+            };
         }
         let is_over = rollout.has_ended() && rollout.candidate.sequence <= kept;
         let underway = Underway::new(
@@ -201,10 +220,10 @@ impl Source {
     /// Gives up a rollout of which a revision is lost: nobody may be left with it.
     fn forget(&mut self, rollout: Rollout) -> Result<(), Diagnostic> {
         self.rolling.set_aside = Some(rollout.candidate.digest);
-        let is_before = |c: &Arc<Published>| c.sequence() < rollout.candidate.sequence;
+        let is_in_force = |c: &Arc<Published>| c.sequence() >= rollout.candidate.sequence;
         if rollout.back_until_us.is_some() {
-            // Whoever has it is sent what is in force, and takes it.
-            if self.current().is_some_and(|c| is_before(&c)) {
+            // Whoever has it is sent what is in force, or will be, and takes it.
+            if !self.current().is_some_and(|c| is_in_force(&c)) {
                 self.rolling.taken_back = Some(rollout.candidate);
             }
         } else if let Some(current) = self.current().filter(|_| self.trust.is_none()) {
@@ -228,34 +247,40 @@ impl Source {
         mut diagnostics: Vec<Diagnostic>,
     ) -> Result<(), Diagnostic> {
         let digest = compiled.digest;
-        self.rolling.offered = Some(digest);
+        let numbered = vouched.release.as_ref().map(|r| r.sequence);
+        let is = |c: &Published| c.digest() == digest && numbered.is_none_or(|n| n == c.sequence());
         if let Some(underway) = self.rolling.running() {
-            let numbered = vouched.release.as_ref().map(|r| r.sequence);
-            let same = underway.candidate.digest() == digest
-                && numbered.is_none_or(|n| n == underway.candidate.sequence());
-            if underway.rollout.stopped().is_none() && same {
+            let is_stopped = underway.rollout.stopped().is_some();
+            if !is_stopped && is(&underway.candidate) {
+                self.rolling.offered = Some(digest);
                 return self.renew_candidate(vouched);
             }
-            let is_lower = numbered.is_some_and(|n| n < underway.candidate.sequence());
+            // A copy that lags behind ends nothing.
+            let highest = underway.candidate.sequence();
+            if let Some(older_one) = numbered.filter(|n| *n < highest && !is_stopped) {
+                return Err(older(older_one, highest));
+            }
+        }
+        let is_there = self.current().is_some_and(|c| is(&c));
+        if !is_there && self.rolling.set_aside != Some(digest) {
+            // Before anything has to make room for it.
+            let revision = self.signed(&compiled, vouched.clone(), self.clock.now_us());
+            self.check_number(&revision)?;
+            self.accepted(&compiled, &revision)?;
+        }
+        self.rolling.offered = Some(digest);
+        if self.rolling.running().is_some() {
             // The newest content is what is wanted, so nothing waits behind another.
-            self.make_room(is_lower);
+            self.make_room();
         }
         let current = self.current();
-        let numbered = vouched.release.as_ref().map(|r| r.sequence);
-        let same = current.as_ref().filter(|c| c.digest() == digest);
-        if let Some(same) = same.filter(|c| numbered.is_none_or(|n| n == c.sequence())) {
+        if let Some(same) = current.as_ref().filter(|c| is(c)) {
             // Nothing new but perhaps signatures; what was set aside is not there any more.
             self.set_aside(None);
             return self.renew(&same.clone(), vouched);
         }
         if self.rolling.set_aside == Some(digest) {
             return Ok(());
-        }
-        let before = current.as_ref().filter(|c| {
-            c.revision.way_back.is_some() && numbered.is_some_and(|n| n < c.sequence())
-        });
-        if let Some(before) = before {
-            return self.return_to(before, (compiled, vouched), diagnostics);
         }
         let Some((plan, current)) = self.rolling.plan.clone().zip(current) else {
             return self.publish(compiled, vouched, diagnostics);
@@ -274,11 +299,13 @@ impl Source {
         }
     }
 
-    /// Ends what is under way for something newer, or for what it may be taken back to.
-    fn make_room(&mut self, is_lower: bool) {
+    /// Ends what is under way for something newer. What somebody paused is in doubt, and goes
+    /// back first.
+    fn make_room(&mut self) {
         const WHY: &str = "the source has something newer";
         let completed = self.with_underway(|rollout, seen| {
-            rollout.back_until_us.is_some() && !is_lower && rollout.complete(WHY, seen)
+            let is_sure = rollout.back_until_us.is_some() && rollout.paused.is_none();
+            is_sure && rollout.complete(WHY, seen)
         });
         if completed != Some(true) {
             self.stop(Stop::Superseded, WHY, None);
@@ -324,7 +351,11 @@ impl Source {
     fn republish(&mut self, old: &Published) -> Result<u64, Diagnostic> {
         let compiled = (*old.compiled).clone();
         let now_us = self.clock.now_us();
-        let revision = self.signed(&compiled, Vouched::default(), now_us);
+        let vouched = Vouched {
+            attestation: old.revision.attestation.clone(),
+            ..Vouched::default()
+        };
+        let revision = self.signed(&compiled, vouched, now_us);
         self.accepted(&compiled, &revision)?;
         self.keep.succeed(&revision)?;
         self.use_number(&revision);
@@ -452,9 +483,10 @@ impl Source {
         if news.iter().any(|turn| turn.what == HALTED) && stopped != Some(Stop::Superseded) {
             self.rolling.set_aside = Some(underway.candidate.digest());
         }
+        let is_owing = underway.rollout.owes_restoring();
         let is_news = underway.rollout != before || !news.is_empty();
         self.rolling.underway = Some(underway);
-        if is_news {
+        if is_news || is_owing {
             self.follow_up();
         }
         Some(changed)
@@ -487,10 +519,12 @@ impl Source {
         }
         if underway.rollout.owes_restoring() {
             match self.restore_old(&underway) {
-                Ok(sequence) => underway.rollout.restored_as(sequence),
-                Err(error) => {
-                    tracing::error!(%error, "the old policy revision is not in force again yet")
+                Ok(sequence) => {
+                    underway.rollout.restored_as(sequence);
+                    self.tell_refused();
                 }
+                // Told, and tried again at every look.
+                Err(error) => self.reject(vec![error]),
             }
             self.rolling.underway = Some(underway.clone());
             self.log_failure(self.write_journal());
@@ -509,11 +543,16 @@ impl Source {
         if underway.rollout.back_until_us.is_none() {
             return self.republish(old);
         }
+        let to = (old.digest(), old.sequence());
+        if self.trust.is_none() && self.leads_back(&underway.candidate, to).is_err() {
+            // Nobody else has to have numbered what is in force.
+            return self.republish(old);
+        }
         let to = ((*old.compiled).clone(), old.revision.clone());
         self.take_back(underway.rollout.candidate, to, old.diagnostics.clone())
     }
 
-    fn log_failure(&self, done: Result<(), Diagnostic>) {
+    pub(super) fn log_failure(&self, done: Result<(), Diagnostic>) {
         if let Err(error) = done {
             tracing::error!(%error, "the rollout is not kept on disk");
         }
@@ -524,6 +563,7 @@ impl Source {
             rollout: self.rolling.underway.as_ref().map(|u| u.rollout.clone()),
             set_aside: self.rolling.set_aside.map(|digest| digest.to_string()),
             taken_back: self.rolling.taken_back,
+            seen_us: self.has_way_back().then(|| self.latest_us()),
         })
     }
 

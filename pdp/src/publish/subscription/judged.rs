@@ -120,6 +120,7 @@ impl Subscription {
             had.content_signatures != revision.content_signatures
                 || had.release_signatures != revision.release_signatures
                 || had.way_back != revision.way_back
+                || had.attestation != revision.attestation
         });
         if !is_news {
             return Ok(());
@@ -192,7 +193,7 @@ impl Subscription {
         let in_force = self.revision.borrow().clone();
         let in_force = in_force.filter(|r| is_held(r));
         let (trust, keep) = (self.config.trust.clone(), self.keep.clone());
-        let (domain, now_us) = (domain.clone(), self.freshness.now_us());
+        let (domain, now_us) = (domain.clone(), self.freshness.latest_us());
         blocking(move || {
             // Killed between the two files of a change, it is not in force but on disk.
             let from = match in_force {

@@ -1,6 +1,6 @@
 //! A source with a rollout: over restarts, changes of mind, and losses on its disk.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
@@ -16,7 +16,7 @@ use crate::publish::{
 };
 use crate::{
     author,
-    bundle::{file::BundleFile, key::SigningKey, trust::TrustConfig},
+    bundle::{WAY_BACK, file::BundleFile, key::SigningKey, trust::TrustConfig},
 };
 
 /// Longer than any test.
@@ -49,6 +49,8 @@ pub(super) struct Proxy {
     registry: Mutex<Registry>,
     asked: AtomicU64,
     pub(super) denied: AtomicU64,
+    /// Whether it is of a build that takes no lower number.
+    pub(super) old: AtomicBool,
 }
 
 impl Proxy {
@@ -57,6 +59,10 @@ impl Proxy {
         let id = SpiffeId::parse("spiffe://demo.test/ns/shop/sa/web").unwrap();
         let hello = Hello {
             instance: "web".into(),
+            features: match self.old.load(Ordering::Relaxed) {
+                true => Vec::new(),
+                false => vec![WAY_BACK.to_owned()],
+            },
             ..Hello::default()
         };
         let key = registry.hello(&id, &hello, 1, 0).unwrap();
@@ -113,8 +119,18 @@ impl Stage {
     }
 
     pub(super) async fn open_at(&self, place: &Path, plan: Plan) -> Source {
+        self.open_believing(place, plan, None).await
+    }
+
+    pub(super) async fn open_believing(
+        &self,
+        place: &Path,
+        plan: Plan,
+        trust: Option<TrustConfig>,
+    ) -> Source {
         let config = SourceConfig {
             rollout: Some(plan),
+            trust,
             look: Duration::from_millis(20),
             ..config(place, self.state.path())
         };
