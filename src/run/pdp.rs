@@ -48,6 +48,7 @@ use crate::{
 };
 
 mod facts;
+mod proving;
 mod questions;
 
 pub use questions::{Can, CanAnswer, Explained, Recorded};
@@ -414,6 +415,7 @@ fn followed(
     let mut followed = SourceConfig::new(policies.place.clone(), state_dir);
     followed.fetch = Some(Arc::new(Bundles));
     followed.domain = Some(domain.clone());
+    followed.prove = Some(Arc::new(proving::Cvc5));
     if let Some(file) = &policies.require_signed {
         let signers = std::fs::read_to_string(file).map_err(|error| {
             let wrong = format!("signers in `{}` cannot be read", file.display());

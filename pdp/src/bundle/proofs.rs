@@ -102,7 +102,7 @@ pub(super) fn check(
         format!("{what} is not proved to keep the invariant `{missing}`"),
     )
     .cause(match attested.is_empty() {
-        true => "it attests no proof; only `palisade bundle build` makes one, with a solver beside it".to_owned(),
+        true => "it attests no proof; who builds it makes one, with a solver beside it".to_owned(),
         false => format!("what it attests is {}", attested.join(", ")),
     })
     .help("see that `invariants/` has it, and build the bundle where cvc5 is installed: palisade bundle build DIR -f FILE --proved"))

@@ -333,7 +333,6 @@ fn apart(us: i64) -> bool {
 
 /// Two clocks that differ, if they do by more than [`CLOCKS_APART`]: the other is
 /// `ahead_us` ahead of ours, where it is `now_us`.
-#[cfg(any(feature = "full", test))]
 pub(crate) fn clocks_apart(ours: &str, theirs: &str, now_us: i64, ahead_us: i64) -> Option<Fact> {
     apart(ahead_us).then(|| clocks(ours, theirs, now_us, ahead_us))
 }
