@@ -96,10 +96,12 @@ impl PdpRole {
     }
 
     /// Whether the decision APIs decide as Cedar's own authorizer does.
-    fn check_engine(&self) -> Option<Fact> {
-        let found = self.decisions.as_ref()?.self_check();
-        let sequence = self.state.borrow().current.as_ref()?.sequence();
-        proxy::engine_fact("policy", "the PDP", sequence, found)
+    fn check_engine(&self) -> Vec<Fact> {
+        let found = self.decisions.as_ref().map(Decisions::self_checks);
+        let found = found.into_iter().flatten();
+        let facts =
+            found.map(|(sequence, found)| proxy::engine_fact("policy", "the PDP", sequence, found));
+        facts.flatten().collect()
     }
 
     /// Whether what is served would be taken by whoever demands a stamp as this PDP does.
