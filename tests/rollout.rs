@@ -118,7 +118,9 @@ fn decided_by(home: &Home, at_least: u64) -> BTreeSet<u64> {
     wait_for("every decision in the log", LIMIT, || {
         home.decisions().filter(|n| *n >= at_least)
     });
-    let rows = home.rows("class:decision last:1h").unwrap();
+    let rows = wait_for("an answer that is complete", LIMIT, || {
+        home.rows("class:decision last:1h")
+    });
     let ids: BTreeSet<&str> = rows.iter().map(|r| r["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), rows.len(), "a request was decided twice");
     let by_policy = ["allow", "forbidden", "not_permitted"];
