@@ -10,6 +10,7 @@ use crate::{
         About,
         api::{Fact, Problem},
         client::Mesh,
+        clocks::clocks_apart,
         status::{
             AuditStatus, CaStatus, DecisionsStatus, PdpStatus, SubscriberStatus, TallyStatus, ago,
             ahead, span,
@@ -19,7 +20,6 @@ use crate::{
         self, BAD, DIM, GOOD, Output, WARN, paint, snippet,
         table::{self, col},
     },
-    run::proxy::clocks_apart,
 };
 
 /// Codes of what cannot wait: a proxy or a PDP whose engine differs from the reference; a reporter

@@ -58,7 +58,6 @@ use orders::{Order, routes};
 
 pub use orders::{DrainOrder, Ordered, UpgradeOrder};
 pub use upgrade::Launch;
-pub(crate) use view::clocks_apart;
 #[cfg(feature = "full")]
 pub(crate) use view::engine_fact;
 

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     control::{
         api::{Fact, FactState},
+        clocks::clocks_apart,
         status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
     },
     render,
@@ -158,7 +159,7 @@ impl PdpRole {
         }
         let ahead_us = proxy.clock_ahead_us.filter(|_| proxy.connected);
         facts.extend(ahead_us.and_then(|ahead_us| {
-            proxy::clocks_apart("the PDP's", &format!("{name}'s"), proxy.seen_us, ahead_us)
+            clocks_apart("the PDP's", &format!("{name}'s"), proxy.seen_us, ahead_us)
         }));
         facts
     }
