@@ -87,11 +87,12 @@ fn defaults_are_what_holds_and_examples_can_be_read() {
         .filter(|k| k.variable().is_some() && !k.is_map())
     {
         // A certificate alone is no identity, a threshold alone no trust, a reference no source,
-        // a name no witness.
+        // a name no witness, a library no key.
         let partial = [
             ".files.",
             ".policy_trust.",
             "pdp.policies.",
+            "audit.log_key",
             "audit.witness",
             // A certificate alone, a key alone.
             "audit.syslog.cert",
