@@ -137,6 +137,8 @@ pub(crate) const DECISION: u32 = 16;
 /// Field number of an outcome in `record.proto`.
 #[cfg(feature = "index")]
 pub(crate) const OUTCOME: u32 = 17;
+/// Field number of what the log says about itself in `record.proto`.
+pub(crate) const LOG_LIFECYCLE: u32 = 24;
 /// Field number of a call in `record.proto`.
 pub(crate) const CALL: u32 = 31;
 /// Field number of signed heads in `record.proto`.
@@ -187,24 +189,29 @@ impl<'a> RecordPeek<'a> {
 
     /// The body's name in `record.proto`.
     pub fn class_name(&self) -> &'static str {
-        match self.class {
-            DECISION => "decision",
-            17 => "outcome",
-            18 => "rejudgement",
-            19 => "authn_failure",
-            20 => "admin",
-            21 => "credential",
-            22 => "policy_change",
-            23 => "audit_read",
-            24 => "log_lifecycle",
-            STREAM_HEAD => "stream_head",
-            26 => "erasure",
-            SPOOL_EVENT => "spool_event",
-            CALL => "call",
-            STREAM_HEADS => "stream_heads",
-            36 => "alert",
-            _ => "unknown",
-        }
+        class_name(self.class)
+    }
+}
+
+/// The name of the body with the field number `class` in `record.proto`.
+pub fn class_name(class: u32) -> &'static str {
+    match class {
+        DECISION => "decision",
+        17 => "outcome",
+        18 => "rejudgement",
+        19 => "authn_failure",
+        20 => "admin",
+        21 => "credential",
+        22 => "policy_change",
+        23 => "audit_read",
+        LOG_LIFECYCLE => "log_lifecycle",
+        STREAM_HEAD => "stream_head",
+        26 => "erasure",
+        SPOOL_EVENT => "spool_event",
+        CALL => "call",
+        STREAM_HEADS => "stream_heads",
+        36 => "alert",
+        _ => "unknown",
     }
 }
 

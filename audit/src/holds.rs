@@ -61,6 +61,11 @@ impl Held {
         self.window.contains(item.time_us) && self.query.matches(item)
     }
 
+    /// Whether it keeps a record, or would with the outcome that belongs to it.
+    pub(crate) fn may_keep(&self, item: &Item) -> bool {
+        self.window.contains(item.time_us) && self.query.may_match(item)
+    }
+
     /// What it keeps.
     pub fn query(&self) -> &Query {
         &self.query

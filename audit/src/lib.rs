@@ -17,6 +17,7 @@
 //! - [`export`]: rows as files that other programs read
 //! - [`report`]: what an auditor asks for, made from the log and made again to check it
 //! - [`holds`]: records that must stay
+//! - [`retention`]: how long the others do
 //! - [`alert`]: rules over the log as it grows
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`reconcile`]: what both sides of a request recorded, held against each other
@@ -57,6 +58,8 @@ pub mod query;
 pub mod reconcile;
 #[cfg(feature = "index")]
 pub mod report;
+#[cfg(feature = "index")]
+pub mod retention;
 #[cfg(feature = "index")]
 pub mod row;
 pub mod segment;

@@ -34,7 +34,10 @@ use palisade_mesh::{
 };
 use tokio::sync::{Semaphore, watch};
 
-pub use crate::checkpoint::Checkpoint;
+pub use crate::{
+    checkpoint::Checkpoint,
+    segment::{Dropped, Lacking},
+};
 use crate::{
     disk::{Disk, Room},
     files,
@@ -52,6 +55,8 @@ mod lock;
 mod reader;
 mod receipt;
 mod recover;
+#[cfg(feature = "index")]
+mod thin;
 mod writer;
 
 pub use gaps::OpenGap;
@@ -60,6 +65,10 @@ use health::{Deathwatch, Health};
 pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
+#[cfg(all(test, feature = "index"))]
+pub(crate) use thin::Point;
+#[cfg(feature = "index")]
+pub use thin::{Fate, Thinned, Thinning, Weight};
 use writer::{Command, Job, Writer};
 
 /// Most records that share one fsync, unless a single batch is larger.
@@ -172,6 +181,12 @@ pub enum LogError {
         index: u64,
         /// How many there are.
         len: u64,
+    },
+    /// The record was dropped because its time was over; what proves it is there.
+    #[error("record {index} was dropped: its time was over")]
+    Dropped {
+        /// Index of its leaf.
+        index: u64,
     },
     /// The leaf is as it was written, but holds no record that this version reads.
     #[error("record {index} cannot be decoded: {cause}")]
@@ -366,8 +381,28 @@ impl Log {
         let (done, receipt) = self.receipt(None);
         let job = Job {
             batch,
+            note: None,
             done: done.clone(),
             _permit: permit,
+        };
+        if commands.send(Command::Append(job)).is_err() {
+            done.send_replace(Some(Err(AppendError::Closed)));
+        }
+        receipt
+    }
+
+    /// Records what the log has to say about itself.
+    #[cfg(feature = "index")]
+    fn note(&self, body: palisade_mesh::wire::record::record::Body) -> Receipt {
+        let Some(commands) = &self.inner.commands else {
+            return self.receipt(Some(AppendError::ReadOnly)).1;
+        };
+        let (done, receipt) = self.receipt(None);
+        let job = Job {
+            batch: Vec::new(),
+            note: Some(body),
+            done: done.clone(),
+            _permit: None,
         };
         if commands.send(Command::Append(job)).is_err() {
             done.send_replace(Some(Err(AppendError::Closed)));
@@ -412,6 +447,37 @@ impl Log {
     /// As [`Log::read`].
     pub fn leaf(&self, index: u64) -> Result<Bytes, LogError> {
         self.inner.shared.leaf(index)
+    }
+
+    /// When the record at `index` was received, microseconds since the Unix epoch; also of
+    /// one that was dropped.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    #[cfg(feature = "index")]
+    pub fn received_us(&self, index: u64) -> Result<i64, LogError> {
+        self.inner.shared.received_us(index)
+    }
+
+    /// The records of each segment that is finished and under the latest checkpoint, the
+    /// oldest first.
+    #[cfg(feature = "index")]
+    pub fn sealed(&self) -> Vec<std::ops::Range<u64>> {
+        self.inner.shared.sealed_spans()
+    }
+
+    /// Which records of the segment that begins with `segment` were dropped.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    #[cfg(feature = "index")]
+    pub fn dropped_from(&self, segment: u64) -> Result<Vec<std::ops::Range<u64>>, LogError> {
+        thin::dropped_from(&self.inner.shared, segment)
+    }
+
+    /// What was dropped because its time was over, by segment, the oldest first.
+    pub fn lacking(&self) -> Arc<[Lacking]> {
+        self.inner.shared.lacking.borrow().clone()
     }
 
     /// Reads from leaf `from` to what is durable at this call.

@@ -40,6 +40,10 @@ pub(super) struct State {
     pub(super) remaking: BTreeSet<i64>,
     /// Entries that could not be read when it was their turn.
     pub(super) unreadable: BTreeSet<u64>,
+    /// How many records of each segment of the log, by its first, were dropped and are not
+    /// in the buckets any more.
+    #[serde(default)]
+    pub(super) thinned: BTreeMap<u64, u64>,
 }
 
 impl State {
@@ -53,6 +57,7 @@ impl State {
             buckets: BTreeMap::new(),
             remaking: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            thinned: BTreeMap::new(),
         }
     }
 

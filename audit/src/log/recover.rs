@@ -25,7 +25,7 @@ use crate::{
     checkpoint, files,
     merkle::{Tiles, Tree},
     note::{Signer, Verifier},
-    segment::{self, FrameReader, HEADER_LEN, Header, Offsets},
+    segment::{self, FrameReader, HEADER_LEN, Header, Lacking, Offsets},
     stream::Streams,
 };
 
@@ -103,6 +103,7 @@ pub(super) fn recover(
         offsets,
         cut,
     } = replayed;
+    remove_aside(dir).map_err(LogError::io(dir))?;
     let cut = cut
         .map(|cut| cut::cut(dir, &mut firsts, &cut, clock))
         .transpose()
@@ -120,7 +121,7 @@ pub(super) fn recover(
         offsets,
     };
     Ok(Recovered {
-        shared: Arc::new(shared(dir, verifier, tree.size(), checkpoint, segments)),
+        shared: Arc::new(shared(dir, verifier, tree.size(), checkpoint, segments)?),
         signer,
         lock,
         active,
@@ -147,10 +148,12 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
         let file = Arc::new(File::open(&path).map_err(LogError::io(&path))?);
         let len = file.metadata().map_err(LogError::io(&path))?.len();
         let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
-        while let Some(Ok(_) | Err(segment::Fault::Crc { .. })) =
-            reader.next().map_err(LogError::io(&path))?
-        {
-            offsets.push(reader.offset());
+        loop {
+            match reader.next().map_err(LogError::io(&path))? {
+                Some(Ok(frame)) if offsets.take(&frame, last).is_some() => {}
+                Some(Err(segment::Fault::Crc { .. })) => offsets.push(reader.offset()),
+                _ => break,
+            }
         }
         active = Some(file);
     }
@@ -160,7 +163,7 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
         active,
         offsets,
     };
-    Ok(shared(dir, verifier, len, checkpoint, segments))
+    shared(dir, verifier, len, checkpoint, segments)
 }
 
 fn shared(
@@ -169,8 +172,9 @@ fn shared(
     len: u64,
     checkpoint: Checkpoint,
     segments: Segments,
-) -> Shared {
-    Shared {
+) -> Result<Shared, LogError> {
+    let lacking = lacking(dir, &segments.firsts)?;
+    Ok(Shared {
         dir: dir.into(),
         tiles: Tiles::new(dir),
         verifier,
@@ -178,8 +182,36 @@ fn shared(
         checkpoint: watch::Sender::new(Arc::new(checkpoint)),
         gaps: watch::Sender::new(Arc::default()),
         segments: RwLock::new(segments),
+        lacking: watch::Sender::new(lacking.into()),
         sealed: Mutex::new(VecDeque::new()),
+    })
+}
+
+/// What each segment says that it lacks.
+fn lacking(dir: &Path, firsts: &[u64]) -> Result<Vec<Lacking>, LogError> {
+    let mut all = Vec::new();
+    for first in firsts {
+        let path = dir.join(segment::relative(*first));
+        let sparse = File::open(&path).and_then(|file| segment::sparse_of(&file));
+        match sparse {
+            Ok(sparse) => all.extend(sparse.and_then(|s| Lacking::read(*first, &s))),
+            // Whoever reads it is told.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(LogError::io(path)(e)),
+        }
     }
+    Ok(all)
+}
+
+/// Removes what was to become a segment when a process ended.
+fn remove_aside(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir.join(segment::DIR))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == segment::ASIDE) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Loads the signing key, or makes it for a log that begins. A new key in an old

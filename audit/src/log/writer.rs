@@ -53,6 +53,8 @@ pub(super) enum Command {
 /// A batch with whom to tell.
 pub(super) struct Job {
     pub(super) batch: Vec<Pending>,
+    /// What the log is to say about itself, before them.
+    pub(super) note: Option<Body>,
     pub(super) done: Done,
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
@@ -233,7 +235,12 @@ impl Writer {
         }
         let outcomes: Vec<_> = jobs
             .iter()
-            .map(|job| group.stage(&mut self.streams, &self.own, &job.batch))
+            .map(|job| {
+                if let Some(note) = &job.note {
+                    group.note(&mut self.streams, &self.own, note.clone());
+                }
+                group.stage(&mut self.streams, &self.own, &job.batch)
+            })
             .collect();
         let mut written = self.write(&group);
         if let Err(e) = &written
@@ -507,10 +514,11 @@ impl Writer {
 const DETAIL_LEN_MAX: usize = 4096;
 
 /// What the log says about itself.
-fn lifecycle(verb: &str, mut detail: String) -> Body {
+pub(super) fn lifecycle(verb: &str, mut detail: String) -> Body {
     detail.truncate(detail.floor_char_boundary(DETAIL_LEN_MAX));
     Body::LogLifecycle(LogLifecycle {
         verb: verb.into(),
         detail,
+        dropping: None,
     })
 }

@@ -165,6 +165,13 @@ impl Field {
     pub(crate) fn of_decisions(&self) -> bool {
         self.classes.contains(&"decision")
     }
+
+    /// Whether what decisions have of it can come from their outcome; what records of every
+    /// class have is their own.
+    pub(crate) fn of_endings(&self) -> bool {
+        let of_outcomes = self.classes.contains(&"outcome");
+        self.name == "ended" || of_outcomes && self.classes.len() < CLASSES.len()
+    }
 }
 
 /// Fields are the same when their names are: the table has each once.

@@ -1,14 +1,15 @@
 //! One pass over all segments.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use palisade_mesh::diagnostic::Severity;
+use palisade_mesh::{diagnostic::Severity, wire::record::LogLifecycle};
+use prost::Message as _;
 use ulid::Ulid;
 
 use super::{
@@ -19,13 +20,13 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
-    envelope::{EnvelopeRef, RecordPeek, STREAM_HEADS, decode_prefix},
+    envelope::{EnvelopeRef, LOG_LIFECYCLE, RecordPeek, STREAM_HEADS, decode_prefix},
     log::stored::{is_live, log_id},
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
     segment::{
-        self, FRAME_HEADER_LEN, Fault, FrameReader, HEADER_LEN, Header, PAYLOAD_LEN_MAX,
-        read_at_most,
+        self, Content, FRAME_HEADER_LEN, Fault, FrameReader, GoneRun, HEADER_LEN, Header,
+        PAYLOAD_LEN_MAX, SparseSum, read_at_most, sum_of,
     },
     stream::StreamKey,
 };
@@ -52,7 +53,19 @@ pub(super) struct Pass<'a> {
     streams: Streams,
     /// Whether the last signed record closes the log.
     closed: bool,
+    /// Segments that lack something, with the digest of what they say they do.
+    sparse: Vec<(u64, Hash)>,
+    /// The same, as records of the log tell it.
+    told: BTreeSet<(u64, Vec<u8>)>,
     bytes_total: u64,
+}
+
+/// What a segment lacks, while it is read.
+#[derive(Default)]
+struct Lacks {
+    sum: SparseSum,
+    /// What it says of itself, encoded.
+    said: Option<Vec<u8>>,
 }
 
 /// Where a record lies.
@@ -76,6 +89,7 @@ impl<'a> Pass<'a> {
                 checkpoints: 0,
                 segments: 0,
                 records: 0,
+                dropped: 0,
                 bytes: 0,
                 unsigned: 0,
                 findings: Vec::new(),
@@ -94,6 +108,8 @@ impl<'a> Pass<'a> {
             tile: None,
             streams: Streams::default(),
             closed: false,
+            sparse: Vec::new(),
+            told: BTreeSet::new(),
             bytes_total: 0,
         }
     }
@@ -173,7 +189,24 @@ impl<'a> Pass<'a> {
                 ..about(FindingKind::Segment, &file.to_string_lossy(), what)
             });
         }
+        self.untold();
         Ok(())
+    }
+
+    /// Names segments that lack what no signed record says was dropped.
+    fn untold(&mut self) {
+        for (first, digest) in std::mem::take(&mut self.sparse) {
+            if self.told.contains(&(first, digest.to_vec())) {
+                continue;
+            }
+            let file = segment::relative(first);
+            let what = "records were dropped from it, and no record of the log says so";
+            self.find(Finding {
+                leaf: Some(first),
+                computed: Some(merkle::hex(&digest)),
+                ..about(FindingKind::Dropped, &file.to_string_lossy(), what)
+            });
+        }
     }
 
     /// Reads one segment; gives the index after its last record.
@@ -198,6 +231,7 @@ impl<'a> Pass<'a> {
             });
         }
         let mut index = header.first_leaf;
+        let mut lacks = Lacks::default();
         let len = file.metadata()?.len();
         let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
         loop {
@@ -217,6 +251,16 @@ impl<'a> Pass<'a> {
                 self.find(finding);
                 break;
             }
+            if let Ok(frame) = &frame
+                && let Content::Sparse(said) = frame.content()
+            {
+                // It comes first, and once; anything else is a frame too many.
+                if frame.offset != HEADER_LEN {
+                    self.find(at.finding(FindingKind::Record, "it cannot stand here"));
+                }
+                lacks.said = Some(said.to_vec());
+                continue;
+            }
             if index >= self.signed {
                 let whole = frame.is_ok();
                 self.beyond(at, whole, len);
@@ -226,16 +270,25 @@ impl<'a> Pass<'a> {
                 index += 1;
                 continue;
             }
-            index += 1;
+            let mut read = 1;
             match frame {
-                Ok(frame) => self.leaf(at, frame.payload, frame.leaf()),
+                Ok(frame) => match frame.content() {
+                    Content::Leaf(leaf) => self.leaf(at, frame.payload, leaf),
+                    Content::Gone(gone) => read = self.gone(at, gone, next, &mut lacks),
+                    Content::Sparse(_) => read = 0,
+                },
                 Err(fault) => match self.fault(at, &fault, &file)? {
                     Some(offset) => reader.go_to(offset),
-                    None => break,
+                    None => {
+                        index += 1;
+                        break;
+                    }
                 },
             }
-            self.count(reader.offset() - at.offset);
+            index += read;
+            self.count(read, reader.offset() - at.offset);
         }
+        self.lacks(name, header.first_leaf, lacks);
         match next {
             // What a damaged length hides is counted as lost.
             Some(next) if index < next => {
@@ -277,6 +330,61 @@ impl<'a> Pass<'a> {
             self.observe(at, &envelope);
         }
         self.push(hash);
+    }
+
+    /// Takes in what records left that were dropped; gives how many they were.
+    fn gone(&mut self, at: At<'_>, encoded: &[u8], next: Option<u64>, lacks: &mut Lacks) -> u64 {
+        let most = next.unwrap_or(self.signed).min(self.signed);
+        let run = GoneRun::read(encoded).filter(|run| run.first() == at.leaf && run.next() <= most);
+        let Some(run) = run else {
+            let what = "it does not say which records were dropped";
+            self.find(at.finding(FindingKind::Record, what));
+            self.lose(at.leaf, at.leaf + 1);
+            return 1;
+        };
+        sum_of(&mut lacks.sum, encoded, &run);
+        for (leaf, record) in (at.leaf..).zip(run.records()) {
+            if let Some(stored) = self.tile_hash(leaf)
+                && stored != record.leaf
+                && self.suspect.is_none()
+            {
+                self.suspect = Some(Finding {
+                    stored: Some(merkle::hex(&stored)),
+                    computed: Some(merkle::hex(&record.leaf)),
+                    ..At { leaf, ..at }.finding(
+                        FindingKind::Leaf,
+                        "what was dropped is not the record that was signed",
+                    )
+                });
+            }
+            if !self.streams.dropped(record.stream, record.sequence) {
+                self.find(At { leaf, ..at }.finding(
+                    FindingKind::Duplicate,
+                    "the record that was dropped is in the log before",
+                ));
+            }
+            self.push(record.leaf);
+        }
+        self.report.dropped += run.len();
+        run.len()
+    }
+
+    /// Compares what a segment lacks with what it says of itself.
+    fn lacks(&mut self, file: &str, first: u64, lacks: Lacks) {
+        let Lacks { sum, said } = lacks;
+        if sum.is_empty() && said.is_none() {
+            return;
+        }
+        let found = sum.encode();
+        if said.as_ref() != Some(&found) {
+            let what = "what it says that it lacks is not what it lacks";
+            self.find(Finding {
+                leaf: Some(first),
+                offset: Some(HEADER_LEN),
+                ..about(FindingKind::Dropped, file, what)
+            });
+        }
+        self.sparse.push((first, merkle::sha256(&found)));
     }
 
     /// Names a damaged frame; gives where the next one starts, if that can be told.
@@ -428,6 +536,14 @@ impl<'a> Pass<'a> {
         let peek = RecordPeek::new(envelope.record).unwrap_or_default();
         let closes = peek.closes_stream();
         self.closed = closes && at.leaf + 1 == self.signed;
+        if peek.class == LOG_LIFECYCLE
+            && let Ok(LogLifecycle {
+                dropping: Some(dropping),
+                ..
+            }) = LogLifecycle::decode(peek.body)
+        {
+            self.told.insert((dropping.segment, dropping.digest));
+        }
         // First what it says of the records before it, those of its own stream too.
         if peek.class == STREAM_HEADS {
             for what in self.streams.heads(envelope, &peek) {
@@ -453,10 +569,11 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn count(&mut self, bytes: u64) {
-        self.report.records += 1;
+    fn count(&mut self, records: u64, bytes: u64) {
+        let before = self.report.records / PROGRESS_RECORDS;
+        self.report.records += records;
         self.report.bytes += bytes;
-        if self.report.records.is_multiple_of(PROGRESS_RECORDS) {
+        if self.report.records / PROGRESS_RECORDS > before {
             self.progress();
         }
     }

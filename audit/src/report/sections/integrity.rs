@@ -324,16 +324,18 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
         e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
     });
     let narrative = format!(
-        "The log is never shortened by Palisade: what was recorded since its beginning is there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
+        "Records go only when the period of their class is over, where one is configured, and the log says each time what goes; all others are there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
     );
     let erasures = e.count(&e.records("class:erasure"))?;
     let held = e.count(&e.records("class:admin verb:hold_added"))?;
     let released = e.count(&e.records("class:admin verb:hold_released"))?;
+    let dropped = e.count(&e.records("class:log_lifecycle verb:records_dropped"))?;
     let is_kept = if days >= enough { "yes" } else { "not yet" };
     let section = Section::new("retention", "Retention", &narrative)
         .figure("the log begins", begins)
         .figure("days from there to the end of the period", days)
         .figure(label, is_kept)
+        .figure("times that records were dropped", dropped)
         .figure("persons erased", erasures)
         .figure("legal holds added", held)
         .figure("legal holds released", released);

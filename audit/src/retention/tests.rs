@@ -1,0 +1,867 @@
+//! What is dropped, what stays, and what proves both.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use palisade_mesh::{
+    clock::Clock,
+    wire::record::{Admin, Decision, Outcome as Ended, record::Body},
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::{runtime::Runtime, sync::watch};
+
+use super::*;
+use crate::{
+    holds::{Hold, Holds},
+    index::{BucketSpan, Options, Store},
+    log::{Lacking, LogOptions, Pending, Point},
+    merkle::{self, Hash, Tree, leaf, verify_inclusion},
+    query::Query,
+    segment,
+    source::{Source, SourceError},
+    stream::{StreamKey, new_ulid},
+    testing::{REPORTER, reporter},
+    verify::{FindingKind, VerifyOptions, VerifyReport, verify},
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn periods(written: &[(&'static str, &str)]) -> Periods {
+    Periods::parse(written.iter().copied()).unwrap()
+}
+
+/// Decisions and outcomes for two months, administration for ten, reads of the log for ever.
+fn usual() -> Periods {
+    periods(&[
+        ("decision", "60 days"),
+        ("outcome", "60 days"),
+        ("admin", "300 days"),
+    ])
+}
+
+/// A log with small segments, a clock that is moved, and holds.
+struct Stage {
+    dir: TempDir,
+    clock: Clock,
+    log: Option<Log>,
+    holds: Holds,
+    stream: Arc<StreamKey>,
+    next: u64,
+    ledger: Ledger,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
+        let holds = Holds::open(&dir.path().join("holds.json"), true).unwrap();
+        let stream = StreamKey {
+            reporter: reporter(),
+            boot: ulid::Ulid::from_parts(7, 7),
+            worker: 0,
+        };
+        let mut stage = Self {
+            dir,
+            clock,
+            log: None,
+            holds,
+            stream: stream.into(),
+            next: 1,
+            ledger: Ledger::default(),
+        };
+        stage.restart();
+        stage
+    }
+
+    fn folder(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn options() -> LogOptions {
+        LogOptions {
+            segment_bytes: 1500,
+            ..crate::testing::options()
+        }
+    }
+
+    fn restart(&mut self) {
+        self.log = None;
+        let log = Log::open(&self.folder(), Self::options(), self.clock.clone());
+        self.log = Some(log.unwrap());
+    }
+
+    fn log(&self) -> &Log {
+        self.log.as_ref().unwrap()
+    }
+
+    /// Appends records, each with its own fsync.
+    fn append(&mut self, bodies: Vec<(ulid::Ulid, Body)>) {
+        let runtime = Runtime::new().unwrap();
+        for (id, body) in bodies {
+            let record = Record {
+                id: id.to_bytes().to_vec(),
+                time_us: self.clock.now_us(),
+                reporter: REPORTER.into(),
+                body: Some(body),
+                ..Record::default()
+            };
+            let pending = Pending {
+                stream: self.stream.clone(),
+                sequence: self.next,
+                record: Bytes::from(record.encode_to_vec()),
+            };
+            self.next += 1;
+            let mut receipt = self.log().append(vec![pending]);
+            runtime.block_on(receipt.durable()).unwrap();
+        }
+    }
+
+    /// Waits until everything is signed.
+    fn signed(&self) {
+        let (len, mut signed) = (self.log().len(), self.log().subscribe_checkpoints());
+        let over = signed.wait_for(|checkpoint| checkpoint.size >= len);
+        Runtime::new().unwrap().block_on(over).unwrap();
+    }
+
+    /// A request to `path` and how it ended, and something that an operator did.
+    fn request(&mut self, path: &str, status: u32) {
+        let id = new_ulid(&self.clock);
+        let decision = Decision {
+            path: path.into(),
+            ..Decision::default()
+        };
+        let ended = Ended {
+            status,
+            ..Ended::default()
+        };
+        let admin = Admin {
+            verb: "kill".into(),
+            detail: path.into(),
+            ..Admin::default()
+        };
+        self.append(vec![
+            (id, Body::Decision(decision)),
+            (id, Body::Outcome(ended)),
+            (new_ulid(&self.clock), Body::Admin(admin)),
+        ]);
+    }
+
+    fn hold(&self, id: &str, query: &str) {
+        self.holds
+            .add(Hold {
+                id: id.into(),
+                query: query.into(),
+                from_us: None,
+                to_us: None,
+                reason: "case 7".into(),
+                by: "uid:1000".into(),
+                since_us: self.clock.now_us(),
+                until_us: None,
+            })
+            .unwrap();
+    }
+
+    fn run_of(&mut self, periods: &Periods, dry: bool, crash: Option<Point>) -> Outcome {
+        self.signed();
+        let mut ledger = std::mem::take(&mut self.ledger);
+        let run = Run {
+            log: self.log(),
+            periods,
+            now: self.clock.now(),
+            dry,
+            crash,
+        };
+        let now_us = self.clock.now_us();
+        let mut turn = || {
+            Ok(Turn {
+                holds: self.holds.held(now_us)?,
+                guard: None,
+            })
+        };
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let outcome = run.go(&mut ledger, &mut turn, go_on).unwrap();
+        self.ledger = ledger;
+        outcome
+    }
+
+    fn run(&mut self) -> Outcome {
+        self.run_of(&usual(), false, None)
+    }
+
+    fn check(&self) -> VerifyReport {
+        verify(&self.folder(), VerifyOptions::default())
+    }
+
+    /// What is there, by class.
+    fn classes(&self) -> BTreeMap<&'static str, u64> {
+        let mut classes = BTreeMap::new();
+        for entry in self.log().scan(0) {
+            let class = crate::query::field::class_of(&entry.unwrap().record);
+            *classes.entry(class).or_default() += 1;
+        }
+        classes
+    }
+
+    fn count(&self, class: &str) -> u64 {
+        self.classes().get(class).copied().unwrap_or(0)
+    }
+
+    /// Paths of the decisions that are there.
+    fn paths(&self) -> Vec<String> {
+        let all = self.log().scan(0).map(Result::unwrap);
+        all.filter_map(|entry| match entry.record.body {
+            Some(Body::Decision(decision)) => Some(decision.path),
+            _ => None,
+        })
+        .collect()
+    }
+
+    /// Lets segments be finished.
+    fn fill(&mut self) {
+        for _ in 0..8 {
+            self.request("/new", 200);
+        }
+        self.signed();
+    }
+}
+
+/// What the log over which an index is made says.
+struct Over(Log);
+
+impl Source for Over {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        self.0.read(index).map(entry).map_err(|e| failed(index, e))
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        Box::new(
+            self.0
+                .scan(from)
+                .map(|read| read.map(entry).map_err(|e| failed(0, e))),
+        )
+    }
+
+    fn lacking(&self) -> Arc<[Lacking]> {
+        self.0.lacking()
+    }
+
+    fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, SourceError> {
+        self.0.dropped_from(segment).map_err(|e| failed(segment, e))
+    }
+
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+fn entry(read: crate::log::Entry) -> Entry {
+    Entry {
+        index: read.index,
+        envelope: read.envelope,
+        record: read.record,
+    }
+}
+
+fn failed(index: u64, error: LogError) -> SourceError {
+    SourceError {
+        index,
+        cause: Box::new(error),
+    }
+}
+
+#[test]
+fn periods_are_limited_on_both_sides() {
+    let codes = |written: &[(&'static str, &str)]| -> Vec<u16> {
+        let found = Periods::parse(written.iter().copied()).err();
+        found.iter().flatten().map(|d| d.code.0).collect()
+    };
+    for good in [
+        "31 days",
+        "31d",
+        "5w",
+        "2 months",
+        "13 months",
+        "7y",
+        "100 years",
+    ] {
+        assert_eq!(codes(&[("decision", good)]), [0_u16; 0], "{good}");
+    }
+    for bad in [
+        "30 days",
+        "1 month",
+        "4w",
+        "101 years",
+        "0d",
+        "-60 days",
+        "60",
+        "60 days 3 hours",
+        "9000h",
+        "",
+        "for ever",
+    ] {
+        assert_eq!(codes(&[("decision", bad)]), [7574], "{bad}");
+    }
+    assert_eq!(
+        codes(&[("decision", "1y"), ("stream_heads", "1y")]),
+        [0_u16; 0]
+    );
+    assert_eq!(
+        codes(&[("decision", "1y"), ("stream_heads", "11 months")]),
+        [7574]
+    );
+    // Which is longer is a matter of the calendar, not of 28 days.
+    assert_eq!(
+        codes(&[("decision", "13 months"), ("stream_heads", "1y")]),
+        [7574]
+    );
+    assert_eq!(
+        codes(&[("decision", "12 months"), ("stream_heads", "1y")]),
+        [0_u16; 0]
+    );
+}
+
+/// Months are those of the calendar, and what is not named is never over.
+#[test]
+fn what_is_over_is_counted_back_from_now() {
+    let periods = periods(&[("decision", "13 months")]);
+    let now: Timestamp = "2026-03-31T12:00:00Z".parse().unwrap();
+    let over: Timestamp = "2025-02-28T12:00:00Z".parse().unwrap();
+    assert_eq!(
+        periods.over_before_us("decision", now),
+        Some(over.as_microsecond())
+    );
+    assert_eq!(periods.over_before_us("admin", now), None);
+}
+
+/// Each side of the moment, by class; the rest is there, proven, after a restart, too.
+#[test]
+fn what_is_over_goes_and_what_is_not_stays_and_is_proven() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(60 * DAY);
+    stage.fill();
+    let root = stage.log().checkpoint();
+    let leaves: Vec<Hash> = (0..root.size)
+        .map(|i| leaf(&stage.log().leaf(i).unwrap()))
+        .collect();
+    assert_eq!(stage.run().records(), 0, "received exactly so long ago");
+    stage.clock.advance(Duration::from_secs(1));
+    let preview = stage.run_of(&usual(), true, None);
+    assert_eq!(stage.count("decision"), 14, "a preview drops nothing");
+    let done = stage.run();
+    assert_eq!(done.dropped, preview.dropped);
+    let of = |class: &str| done.dropped.get(class).map(|d| d.records);
+    assert_eq!(
+        (of("decision"), of("outcome"), of("admin")),
+        (Some(6), Some(6), None)
+    );
+    assert_eq!(stage.count("admin"), 14);
+    for _ in 0..2 {
+        assert_eq!(stage.paths(), ["/new"; 8]);
+        let log = stage.log();
+        assert!(matches!(log.read(1), Err(LogError::Dropped { index: 1 })));
+        assert!(log.received_us(1).unwrap() < log.received_us(log.len() - 1).unwrap());
+        for index in 0..root.size {
+            let proof = log.prove_under(index, root.size).unwrap();
+            let hash = leaves[index as usize];
+            verify_inclusion(&hash, index, root.size, &proof, &root.root).unwrap();
+            if let Ok(bytes) = log.leaf(index) {
+                assert_eq!(leaf(&bytes), hash);
+            }
+        }
+        let report = stage.check();
+        assert_eq!(report.findings, []);
+        assert_eq!((report.dropped, report.intact()), (12, true));
+        let stream = report
+            .streams
+            .iter()
+            .find(|s| s.reporter == REPORTER)
+            .unwrap();
+        assert!(stream.missing.is_empty(), "dropped is not missing");
+        assert_eq!((stream.records, stream.dropped), (42, 12));
+        stage.restart();
+    }
+    assert_eq!(stage.run().records(), 0, "there is nothing left to do");
+    stage.clock.advance(300 * DAY);
+    stage.fill();
+    stage.run();
+    assert_eq!(stage.count("admin"), 8);
+    assert_eq!(stage.check().findings, []);
+}
+
+/// Nothing that is derived is needed: tiles and positions of streams are made again.
+#[test]
+fn a_log_from_which_records_were_dropped_is_recovered_from_its_segments() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    stage.run();
+    let lacking = stage.log().lacking();
+    assert!(!lacking.is_empty());
+    let next = stage.next;
+    stage.log = None;
+    std::fs::remove_dir_all(stage.folder().join("tile")).unwrap();
+    std::fs::remove_file(stage.folder().join("streams")).unwrap();
+    for name in std::fs::read_dir(stage.folder().join("segments")).unwrap() {
+        let path = name.unwrap().path();
+        if path.extension().is_some_and(|e| e == "idx") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let left = stage.folder().join("segments/00000000000000000000.sparse");
+    std::fs::write(&left, b"half").unwrap();
+    stage.restart();
+    assert!(!left.exists(), "what a crash left aside");
+    assert_eq!(stage.log().lacking(), lacking);
+    assert_eq!(stage.paths(), ["/new"; 8]);
+    // A number that was used is not used again, though its record is gone.
+    stage.next = 2;
+    let len = stage.log().len();
+    stage.request("/again", 200);
+    assert_eq!(stage.paths(), ["/new"; 8]);
+    assert_eq!(stage.log().len(), len);
+    stage.next = next;
+    stage.fill();
+    let report = stage.check();
+    assert_eq!(report.findings, []);
+    assert_eq!(report.dropped, 12);
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+/// The same segment, dropped by whoever can write the file but not the log.
+#[test]
+fn what_was_dropped_without_a_record_of_it_is_named() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    stage.log().close();
+    let before = tempfile::tempdir().unwrap();
+    copy(&stage.folder(), before.path());
+    stage.restart();
+    stage.run();
+    stage.log().close();
+    assert_eq!(stage.check().findings, []);
+    let first = stage.log().lacking()[0].segment;
+    let name = segment::relative(first);
+    std::fs::copy(stage.folder().join(&name), before.path().join(&name)).unwrap();
+    let report = verify(before.path(), VerifyOptions::default());
+    let damage = report.first_damage().unwrap();
+    assert_eq!(
+        (damage.kind, damage.leaf),
+        (FindingKind::Dropped, Some(first))
+    );
+    assert!(!report.intact());
+}
+
+/// Each byte of a segment from which records were dropped.
+#[test]
+fn whatever_is_changed_in_such_a_segment_is_named() {
+    let mut stage = Stage::new();
+    for n in 0..4 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    stage.run();
+    stage.log().close();
+    let first = stage.log().lacking()[0].segment;
+    let path = stage.folder().join(segment::relative(first));
+    let good = std::fs::read(&path).unwrap();
+    for at in (0..good.len()).step_by(7) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 4;
+        std::fs::write(&path, bytes).unwrap();
+        assert!(!stage.check().intact(), "byte {at} of {}", good.len());
+    }
+    // A hash is changed, and all that is around it made to fit.
+    let sparse = {
+        let file = std::fs::File::open(&path).unwrap();
+        std::fs::write(&path, &good).unwrap();
+        segment::sparse_of(&file).unwrap().unwrap()
+    };
+    let mut forged = sparse.clone();
+    *forged.last_mut().unwrap() ^= 1;
+    let mut frame = Vec::new();
+    segment::frame_sparse(&mut frame, &forged);
+    let start = segment::HEADER_LEN as usize;
+    let mut bytes = good.clone();
+    bytes[start..start + frame.len()].copy_from_slice(&frame);
+    std::fs::write(&path, bytes).unwrap();
+    let damage = stage.check().first_damage().unwrap().clone();
+    assert_eq!(
+        (damage.kind, damage.leaf),
+        (FindingKind::Dropped, Some(first))
+    );
+    std::fs::write(&path, &good).unwrap();
+    assert!(stage.check().intact());
+}
+
+/// What is held stays whatever its class, with what belongs to it; released, it goes.
+#[test]
+fn a_legal_hold_wins_until_it_is_released() {
+    let mut stage = Stage::new();
+    for n in 0..3 {
+        stage.request(&format!("/held/{n}"), 200);
+        stage.request(&format!("/free/{n}"), 500);
+    }
+    stage.hold("h", "path:/held/**");
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let done = stage.run();
+    assert_eq!((done.records(), done.held), (6, 6));
+    assert_eq!(stage.paths()[..3], ["/held/0", "/held/1", "/held/2"]);
+    assert_eq!(stage.count("outcome"), 11);
+    assert_eq!(stage.run().records(), 0);
+    stage.holds.release("h").unwrap();
+    assert_eq!(stage.run().records(), 6);
+    assert_eq!(stage.paths(), ["/new"; 8]);
+    assert_eq!(stage.check().findings, []);
+}
+
+/// A hold about how requests ended keeps decisions, too, though they say nothing of that.
+#[test]
+fn a_hold_about_outcomes_keeps_the_decisions_that_may_have_had_them() {
+    let mut stage = Stage::new();
+    stage.request("/a", 500);
+    stage.hold("h", "status:>=500 path:/a");
+    stage.request("/b", 200);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    stage.run();
+    assert_eq!(stage.paths()[..2], ["/a".to_owned(), "/new".into()]);
+}
+
+#[test]
+fn a_hold_that_cannot_be_read_stops_the_run() {
+    let mut stage = Stage::new();
+    stage.request("/a", 200);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let periods = usual();
+    let run = Run {
+        log: stage.log(),
+        periods: &periods,
+        now: stage.clock.now(),
+        dry: false,
+        crash: None,
+    };
+    let mut turn = || Err(Diagnostic::error(7567, "hold `h` cannot be read"));
+    let told = run.go(&mut Ledger::default(), &mut turn, &mut |_| {
+        ControlFlow::Continue(())
+    });
+    assert_eq!(told.unwrap_err().code.0, 7567);
+    assert_eq!(stage.count("decision"), 9);
+}
+
+/// On both sides of the limit.
+#[test]
+fn holds_keep_so_many_ids_and_no_more() {
+    let mut stage = Stage::new();
+    for _ in 0..3 {
+        stage.request("/a", 200);
+    }
+    stage.hold("h", "path:/a");
+    let kept = Kept {
+        holds: stage.holds.held(0).unwrap(),
+        ids: FxHashSet::default(),
+    };
+    let ids = |most| kept.held_ids(stage.log(), u64::MAX, most);
+    assert_eq!(ids(3).unwrap().len(), 3);
+    assert_eq!(ids(2).unwrap_err().code.0, 7575);
+}
+
+/// It ends between two segments, and the next goes on from there.
+#[test]
+fn a_run_that_is_interrupted_is_gone_on_with() {
+    let mut stage = Stage::new();
+    for n in 0..12 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let periods = usual();
+    let mut ledger = Ledger::default();
+    let run = Run {
+        log: stage.log(),
+        periods: &periods,
+        now: stage.clock.now(),
+        dry: false,
+        crash: None,
+    };
+    let mut turn = || {
+        Ok(Turn {
+            holds: Vec::new(),
+            guard: None,
+        })
+    };
+    let first = run.go(&mut ledger, &mut turn, &mut |far| match far.segments {
+        0..2 => ControlFlow::Continue(()),
+        _ => ControlFlow::Break(()),
+    });
+    let first = first.unwrap();
+    assert!(first.interrupted && first.segments == 2);
+    let rest = run.go(&mut ledger, &mut turn, &mut |_| ControlFlow::Continue(()));
+    let rest = rest.unwrap();
+    assert!(!rest.interrupted);
+    assert_eq!(first.records() + rest.records(), 24);
+    let file = stage.dir.path().join("ledger");
+    ledger.save(&file).unwrap();
+    assert_eq!(Ledger::load(&file), ledger);
+    std::fs::write(&file, b"{").unwrap();
+    assert_eq!(Ledger::load(&file), Ledger::default());
+}
+
+/// A segment that is not what was signed is left as it is, and named; the others are done.
+#[test]
+fn a_damaged_segment_is_not_touched() {
+    let mut stage = Stage::new();
+    for n in 0..12 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let sealed = stage.log().sealed();
+    let path = stage.folder().join(segment::relative(sealed[1].start));
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    let done = stage.run();
+    assert_eq!(done.faults.len(), 1, "{:?}", done.faults);
+    assert!(done.records() > 0 && done.records() < 24);
+    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    assert!(stage.ledger.last.as_ref().unwrap().faults[0].contains("tampered"));
+}
+
+/// The index lets go of what the log has dropped: it is what the log, read again, gives.
+#[test]
+fn the_index_lets_go_of_it_and_answers_say_so() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.hold("h", "path:/old/3");
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let open = |dir: &str| {
+        let source: Arc<dyn Source> = Arc::new(Over(stage.log().clone()));
+        let options = Options {
+            bucket: BucketSpan::Day,
+            commit_every: Duration::ZERO,
+            hold: Duration::ZERO,
+            ..Options::default()
+        };
+        let dir = stage.dir.path().join(dir);
+        Store::open(source, &dir, stage.clock.clone(), options).unwrap()
+    };
+    let store = open("index");
+    runtime.block_on(store.flush()).unwrap();
+    let all = "last:90d class:*";
+    let rows = |store: &Store, query: &str| {
+        let found = store
+            .search(&Query::parse(query).unwrap(), 1000, None)
+            .unwrap();
+        assert_eq!(found.coverage.unreadable, 0);
+        let rows: Vec<_> = found
+            .rows
+            .iter()
+            .map(|r| serde_json::to_value(r).unwrap())
+            .collect();
+        (rows, found.coverage)
+    };
+    assert!(rows(&store, all).1.complete);
+    let buckets = store.status().buckets;
+    let mut ledger = Ledger::default();
+    let (periods, now_us) = (
+        periods(&[("decision", "60d"), ("outcome", "60d"), ("admin", "60d")]),
+        stage.clock.now_us(),
+    );
+    let run = Run {
+        log: stage.log(),
+        periods: &periods,
+        now: stage.clock.now(),
+        dry: false,
+        crash: None,
+    };
+    let mut turn = || {
+        Ok(Turn {
+            holds: stage.holds.held(now_us)?,
+            guard: None,
+        })
+    };
+    let done = run.go(&mut ledger, &mut turn, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(done.unwrap().records(), 16);
+    runtime.block_on(store.flush()).unwrap();
+    let (found, coverage) = rows(&store, all);
+    assert!(!coverage.complete);
+    let told: BTreeMap<&str, u64> = coverage
+        .dropped
+        .iter()
+        .map(|d| (d.class, d.records))
+        .collect();
+    assert_eq!(
+        told,
+        BTreeMap::from([("admin", 6), ("decision", 5), ("outcome", 5)])
+    );
+    let again = open("again");
+    runtime.block_on(again.flush()).unwrap();
+    assert_eq!(found, rows(&again, all).0);
+    let counted = |query: &str| store.count(&Query::parse(query).unwrap()).unwrap();
+    assert_eq!(counted("last:90d"), 9);
+    assert_eq!(counted("last:90d path:/old/**"), 1);
+    // A time, and a class, of which nothing was dropped.
+    assert!(rows(&store, "last:30d").1.complete);
+    assert!(rows(&store, "last:90d class:log_lifecycle").1.complete);
+    assert!(!rows(&store, "last:90d class:admin").1.complete);
+    assert!(store.status().buckets <= buckets);
+    drop(store);
+    let store = open("index");
+    assert_eq!(found, rows(&store, all).0);
+}
+
+/// A step of the story that a property tells.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Requests(u8, bool),
+    Days(u8),
+    Run,
+    Crash(Point),
+    Hold,
+    Release,
+    Restart,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..6u8, any::<bool>()).prop_map(|(n, held)| Step::Requests(n, held)),
+        3 => (1..50u8).prop_map(Step::Days),
+        3 => Just(Step::Run),
+        2 => prop_oneof![
+            Just(Point::Written),
+            Just(Point::Recorded),
+            Just(Point::Unindexed),
+            Just(Point::Replaced),
+        ].prop_map(Step::Crash),
+        1 => Just(Step::Hold),
+        1 => Just(Step::Release),
+        2 => Just(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Whatever happens in whatever order: the tree is what it would have been, what is there
+    /// is proven, what is not was over and not held, and verification agrees.
+    #[test]
+    fn the_tree_stays_and_only_what_is_over_and_free_goes(
+        steps in prop::collection::vec(step(), 1..25),
+    ) {
+        let mut stage = Stage::new();
+        let mut leaves: Vec<Hash> = Vec::new();
+        let mut ever_over = BTreeSet::new();
+        let mut held = false;
+        for step in steps {
+            match step {
+                Step::Requests(n, held) => for n in 0..n {
+                    let path = if held { "/held" } else { "/free" };
+                    stage.request(&format!("{path}/{n}"), 200);
+                },
+                Step::Days(days) => stage.clock.advance(u32::from(days) * DAY),
+                Step::Run => drop(stage.run()),
+                Step::Crash(point) => {
+                    stage.run_of(&usual(), false, Some(point));
+                    stage.restart();
+                }
+                Step::Hold if !held => {
+                    stage.hold("h", "path:/held/**");
+                    held = true;
+                }
+                Step::Release if held => {
+                    stage.holds.release("h").unwrap();
+                    held = false;
+                }
+                Step::Hold | Step::Release => {}
+                Step::Restart => stage.restart(),
+            }
+            // What is in the log now, before anything more of it may go.
+            stage.signed();
+            let log = stage.log();
+            let checkpoint = log.checkpoint();
+            let (periods, now) = (usual(), stage.clock.now());
+            for index in 0..log.len() {
+                match log.leaf(index) {
+                    Ok(bytes) => {
+                        let hash = leaf(&bytes);
+                        match leaves.get(index as usize) {
+                            Some(known) => prop_assert_eq!(*known, hash),
+                            None => leaves.push(hash),
+                        }
+                        let entry = log.read(index).unwrap();
+                        let class = crate::query::field::class_of(&entry.record);
+                        let over = periods.over_before_us(class, now);
+                        let received_us = entry.envelope.received_us;
+                        let kept = held && matches!(&entry.record.body,
+                            Some(Body::Decision(d)) if d.path.starts_with("/held"));
+                        match over.is_some_and(|over| received_us < over) && !kept {
+                            true => ever_over.insert(index),
+                            false => ever_over.remove(&index),
+                        };
+                    }
+                    Err(LogError::Dropped { .. }) => {
+                        prop_assert!(ever_over.contains(&index), "{}", index);
+                    }
+                    Err(error) => prop_assert!(false, "{error}"),
+                }
+            }
+            let mut tree = Tree::new();
+            let signed = checkpoint.size as usize;
+            leaves.iter().take(signed).for_each(|hash| tree.push(*hash));
+            prop_assert_eq!(merkle::hex(&tree.root()), merkle::hex(&checkpoint.root));
+        }
+        let log = stage.log();
+        let checkpoint = log.checkpoint();
+        for index in 0..checkpoint.size {
+            let proof = log.prove_under(index, checkpoint.size).unwrap();
+            verify_inclusion(&leaves[index as usize], index, checkpoint.size, &proof, &checkpoint.root).unwrap();
+        }
+        let there = log.scan(0).map(|entry| entry.unwrap().index).collect::<BTreeSet<_>>();
+        let gone = log.lacking().iter().map(Lacking::records).sum::<u64>();
+        prop_assert_eq!(there.len() as u64 + gone, log.len());
+        stage.log().close();
+        let report = stage.check();
+        prop_assert_eq!(report.findings, []);
+        prop_assert_eq!(report.dropped, gone);
+    }
+}
