@@ -1,11 +1,11 @@
 //! The log as the index over it reads it, with what is missing from it.
 
-use std::{path::Path, sync::Arc};
+use std::{ops::Range, path::Path, sync::Arc};
 
 use palisade_audit::{
     disk::Room,
     index::{BucketSpan, Gap, Options, Store, StoreError},
-    log::{self, Log, LogError, OpenGap},
+    log::{self, Lacking, Log, LogError, OpenGap},
     query::Window,
     source::{Entry, Source, SourceError},
 };
@@ -66,8 +66,30 @@ impl Source for LogSource {
     }
 
     fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        let numbered = (from..).zip(self.0.scan(from));
-        Box::new(numbered.map(|(index, read)| read.map(entry).map_err(|e| failed(index, e))))
+        let mut next = from;
+        Box::new(self.0.scan(from).map(move |read| match read {
+            Ok(read) => {
+                next = read.index + 1;
+                Ok(entry(read))
+            }
+            Err(error) => {
+                let index = match &error {
+                    LogError::Undecodable { index, .. } => *index,
+                    LogError::Tampered(damage) => damage.leaf,
+                    _ => next,
+                };
+                next = index + 1;
+                Err(failed(index, error))
+            }
+        }))
+    }
+
+    fn lacking(&self) -> Arc<[Lacking]> {
+        self.0.lacking()
+    }
+
+    fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, SourceError> {
+        self.0.dropped_from(segment).map_err(|e| failed(segment, e))
     }
 
     fn pressed(&self) -> Option<String> {
