@@ -400,7 +400,7 @@ impl Log {
         let (done, receipt) = self.receipt(None);
         let job = Job {
             batch: Vec::new(),
-            note: Some(body),
+            note: Some(Box::new(body)),
             done: done.clone(),
             _permit: None,
         };

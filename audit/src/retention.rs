@@ -148,7 +148,7 @@ fn period(class: &str, text: &str) -> Result<Period, Diagnostic> {
                 "a spool may bring records {PERIOD_DAYS_MIN} days late, and they must find what belongs to them"
             ))
             .help(format!("{PERIOD_DAYS_MIN} days or more; a month counts as 28 here"))),
-        ..=PERIOD_DAYS_MAX => Ok(Period {
+        PERIOD_DAYS_MIN..=PERIOD_DAYS_MAX => Ok(Period {
             span,
             text: text.trim().to_owned(),
         }),

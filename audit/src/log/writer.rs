@@ -54,7 +54,7 @@ pub(super) enum Command {
 pub(super) struct Job {
     pub(super) batch: Vec<Pending>,
     /// What the log is to say about itself, before them.
-    pub(super) note: Option<Body>,
+    pub(super) note: Option<Box<Body>>,
     pub(super) done: Done,
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
@@ -237,7 +237,7 @@ impl Writer {
             .iter()
             .map(|job| {
                 if let Some(note) = &job.note {
-                    group.note(&mut self.streams, &self.own, note.clone());
+                    group.note(&mut self.streams, &self.own, Body::clone(note));
                 }
                 group.stage(&mut self.streams, &self.own, &job.batch)
             })
