@@ -21,15 +21,17 @@ use palisade_mesh::{
     yaml::{self, Codes, Source},
 };
 use palisade_proxy::config::{AdminConfig, InboundConfig, Limits, OutboundConfig, ProxyConfig};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::net::identity::IdentityConfig;
 
 pub mod alerts;
+pub mod authzen;
 mod de;
 pub mod decisions;
 pub mod keys;
 pub mod layers;
+pub mod log_key;
 pub mod policies;
 pub mod privacy;
 pub mod readers;
@@ -44,6 +46,7 @@ pub mod witness;
 use alerts::{AlertSection, DeliverSection};
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
+use log_key::LogKeySection;
 use policies::PoliciesSection;
 use privacy::PrivacySection;
 use readers::ReadersSection;
@@ -164,6 +167,9 @@ pub struct PdpSection {
     pub policy_trust: Option<PolicyTrust>,
     /// Where proxies subscribe.
     pub listen: SocketAddr,
+    /// How the decision APIs decide. Default: `indexed`.
+    #[serde(default)]
+    pub engine: EngineChoice,
     /// Where its identity comes from, when the CA is in another process. Default: the
     /// Workload API at `agent.sock` in the state folder.
     pub identity: Option<IdentityConfig>,
@@ -188,6 +194,8 @@ pub struct AuditSection {
     pub subjects: Option<PathBuf>,
     /// File with the key that wraps them. Default: `kek` in that folder.
     pub kek: Option<PathBuf>,
+    /// The device that has the key of the log. Default: a file of the log has it.
+    pub log_key: Option<LogKeySection>,
     /// Where its identity comes from, when the CA is in another process. Default: the
     /// Workload API at `agent.sock` in the state folder.
     pub identity: Option<IdentityConfig>,
@@ -331,8 +339,8 @@ pub enum PolicySource {
     Pdp(SocketAddr),
 }
 
-/// How a proxy decides.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// How a proxy or a PDP decides.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EngineChoice {
     /// By index and caches; a sample is compared with the reference.
@@ -447,6 +455,15 @@ impl Config {
             found.extend(more.map(|d| placed(d, "pdp.decisions", &whole, &root)));
         }
         #[cfg(feature = "full")]
+        if let Some(config) = &config {
+            let section = config.pdp.iter().filter_map(|pdp| pdp.decisions.as_ref());
+            for authzen in section.filter_map(|d| d.authzen.as_ref()) {
+                let more = authzen.names(&config.trust_domain).err();
+                let more = more.into_iter().flatten();
+                found.extend(more.map(|d| placed(d, "pdp.decisions.authzen", &whole, &root)));
+            }
+        }
+        #[cfg(feature = "full")]
         for audit in config.iter().filter_map(|c| c.audit.as_ref()) {
             let of_witness = audit.witness.iter().flat_map(WitnessSection::check);
             found.extend(of_witness.map(|d| placed(d, "audit.witness", &whole, &root)));
@@ -547,6 +564,8 @@ impl Config {
         if let Some(audit) = &mut self.audit {
             let own = audit.dir.iter_mut().chain(&mut audit.subjects);
             own.chain(&mut audit.kek).for_each(absolute);
+            let log_key = audit.log_key.iter_mut();
+            log_key.flat_map(|k| k.paths()).for_each(absolute);
             let witnesses = audit.witnesses.iter_mut();
             witnesses.flat_map(|w| &mut w.ca).for_each(absolute);
             audit.identity.iter_mut().for_each(|i| i.resolve(base));

@@ -245,9 +245,12 @@ fn the_command_line_and_the_api_give_the_same_rows() {
             .map(|line| serde_json::from_str(line).unwrap())
             .collect();
         assert_eq!(lines, told, "{query}");
-        let csv = api.auditor(&format!("/v1/audit/export?format=csv&q={}", encoded(query)));
-        let exported = home.run(&["audit", "export", query, "--to", "-", "--format", "csv"]);
-        assert_eq!(unchunked(&csv).as_bytes(), exported.stdout, "{query}");
+        for format in ["csv", "ocsf"] {
+            let at = format!("/v1/audit/export?format={format}&q={}", encoded(query));
+            let exported = home.run(&["audit", "export", query, "--to", "-", "--format", format]);
+            let file = api.auditor(&at);
+            assert_eq!(unchunked(&file).as_bytes(), exported.stdout, "{query}");
+        }
     }
     let same = |args: &[&str], at: &str, drop: &[&str]| {
         let (mut told, mut asked) = (home.json(args), api.auditor(at).json());

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use support::{Home, LIMIT, copy, demo::Demo, said, sample_policies, wait_for};
+use support::{Home, LIMIT, copy, demo::Demo, registry::registry, said, sample_policies, wait_for};
 
 mod support;
 
@@ -195,25 +195,35 @@ fn words(command: &str) -> Vec<String> {
     words
 }
 
-/// Everything that a command prints, in the order in which a terminal shows it.
+/// Everything that a command prints, in the order in which a terminal shows it; behind ` > `
+/// may stand the file that its output goes to.
 fn run(home: &Home, command: &str) -> String {
+    let (command, file) = match command.split_once(" > ") {
+        Some((command, file)) => (command, Some(file)),
+        None => (command, None),
+    };
     let words = words(command);
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let screen = home.path("screen");
     let both = fs::File::create(&screen).unwrap();
     let mut command = home.palisade(&words);
-    command.stdout(both.try_clone().unwrap()).stderr(both);
+    match file {
+        Some(file) => command.stdout(fs::File::create(home.path(file)).unwrap()),
+        None => command.stdout(both.try_clone().unwrap()),
+    };
+    command.stderr(both);
     command.status().unwrap();
     fs::read_to_string(screen).unwrap()
 }
 
-/// Without what differs from run to run, or with each change of the sample: times and digests.
+/// Without what differs from run to run, or with each change of the sample: times, digests and keys.
 fn settled(text: &str) -> String {
     let digest = |word: &str| {
         let bare = word.trim_start_matches("sha256:").trim_end_matches(',');
         let hex = bare.bytes().all(|b| b"0123456789abcdef".contains(&b));
         bare.len() >= 8 && hex && bare.bytes().any(|b| b.is_ascii_digit())
     };
+    let is_moment = |word: &str| word.len() == 20 && word.starts_with("20") && word.ends_with('Z');
     let line = |line: &str| {
         let words: Vec<&str> = line.split(' ').collect();
         let is_time = |i: usize| {
@@ -226,6 +236,8 @@ fn settled(text: &str) -> String {
             _ if is_time(i) => "TIME",
             _ if is_time(i + 1) => "N",
             word if digest(word) => "DIGEST",
+            word if word.contains("ed25519:") => "KEY",
+            word if is_moment(word) => "WHEN",
             word => word,
         });
         settled.collect::<Vec<_>>().join(" ").trim_end().to_owned()
@@ -269,11 +281,19 @@ fn compared(printed: &str, expected: &str) -> (String, String) {
 
 /// Runs the examples of a page that need no running mesh, and compares what they print.
 fn check_examples(name: &str) {
+    check_examples_at(name, None);
+}
+
+/// The same, where the registry of the page is at this address.
+fn check_examples_at(name: &str, registry: Option<std::net::SocketAddr>) {
+    const REGISTRY: &str = "registry.acme.test";
+    let address = registry.map_or_else(|| REGISTRY.to_owned(), |at| at.to_string());
     let home = examples_home();
     let examples = examples(&page(name));
     assert!(!examples.is_empty(), "{name} has no examples");
     for (command, expected) in examples {
-        let printed = run(&home, &command);
+        let printed = run(&home, &command.replace(REGISTRY, &address));
+        let printed = printed.replace(&address, REGISTRY);
         let (own, said) = compared(&printed, &expected);
         assert_eq!(
             own, said,
@@ -358,6 +378,31 @@ fn examples_of_the_command_line_reference_print_what_it_says() {
 fn examples_of_changes_and_their_impact_print_what_they_say() {
     check_examples("docs/policy-changes.md");
     check_examples("docs/policy-impact.md");
+}
+
+/// From a key to a bundle that was fetched, and what a PDP had in force.
+#[test]
+fn examples_of_bundles_print_what_they_say() {
+    let name = "docs/reference/bundles.md";
+    check_examples_at(name, Some(registry()));
+    let page = page(name);
+    let shown: Vec<String> = examples(&page).into_iter().map(|(c, _)| c).collect();
+    for verb in [
+        "keygen", "build", "sign", "verify", "inspect", "push", "pull",
+    ] {
+        let verb = format!("bundle {verb} ");
+        assert!(shown.iter().any(|c| c.starts_with(&verb)), "{verb}");
+    }
+    let block = page.split("```text\npalisade bundle log\n").nth(1).unwrap();
+    let expected = block.split("```").next().unwrap();
+    let home = Home::new();
+    let _demo = Demo::start(&home, &[]);
+    let printed = run(&home, "bundle log");
+    let words = |text: &str| -> Vec<String> {
+        let settled = anonymous(&settled(text));
+        settled.split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(words(&printed), words(expected), "{printed}");
 }
 
 #[test]

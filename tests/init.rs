@@ -251,22 +251,34 @@ fn run_script(home: &Home, dir: &str, text: &str, env: &[(&str, &str)]) -> std::
     command.output().unwrap()
 }
 
-/// What `init` writes for GitHub is the action of deploy/ci, and its script passes and
-/// fails as it should.
+/// The script of a step of the action.
+fn step(action: &str, name: &str) -> String {
+    script(action, &format!("- name: {name}\n"))
+}
+
+/// What `init` writes for GitHub is the action of deploy/ci. Each check is a step, for GitHub
+/// shows ten annotations of a step; each passes and fails as it should.
 #[test]
 fn the_github_action_checks_the_repository() {
     let home = Home::new();
     home.says(&["init", "mine"], 0);
     let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
-    let text = script(&action, "- name: Check\n");
     let env = [
         ("DIR", "."),
         ("FAIL_ON", "warn"),
         ("COVERAGE", "100"),
         ("REPORTS", "reports"),
     ];
-    let output = run_script(&home, "mine", &text, &env);
-    assert!(output.status.success(), "{}", support::said(&output));
+    let run = |name: &str| run_script(&home, "mine", &step(&action, name), &env);
+    let checks = ["Layout", "Lint", "Test"];
+    for name in checks {
+        let output = run(name);
+        assert!(
+            output.status.success(),
+            "{name}: {}",
+            support::said(&output)
+        );
+    }
     for report in ["lint.sarif", "tests.junit.xml"] {
         assert!(
             home.path(&format!("mine/reports/{report}")).exists(),
@@ -276,17 +288,16 @@ fn the_github_action_checks_the_repository() {
     let file = home.path("mine/policies/orders.cedar");
     let good = fs::read_to_string(&file).unwrap();
     fs::write(&file, good.replace("@owner(\"team-orders\")\n", "")).unwrap();
-    let output = run_script(&home, "mine", &text, &env);
-    assert_eq!(output.status.code(), Some(1), "{}", support::said(&output));
+    let output = run("Lint");
+    assert_eq!(output.status.code(), Some(9), "{}", support::said(&output));
     let said = support::said(&output);
     assert!(
         said.contains("::warning file=policies/orders.cedar,line=2"),
         "{said}"
     );
-    assert!(
-        said.contains("9 cases, all passed"),
-        "every check is made: {said}"
-    );
+    // The checks behind one that fails are made all the same, but not without the program.
+    let condition = "if: ${{ !cancelled() && steps.program.outcome != 'failure' }}\n";
+    assert_eq!(action.matches(condition).count(), checks.len());
     // An input is data, whatever it looks like.
     let hostile = [
         ("DIR", "$(touch pwned); echo ::error::x"),
@@ -294,8 +305,94 @@ fn the_github_action_checks_the_repository() {
         env[2],
         env[3],
     ];
-    let output = run_script(&home, "mine", &text, &hostile);
-    assert_eq!(output.status.code(), Some(1));
+    for name in checks {
+        let output = run_script(&home, "mine", &step(&action, name), &hostile);
+        assert!(!output.status.success(), "{name}");
+    }
+    assert!(!home.path("mine/pwned").exists());
+}
+
+/// A clone in which a branch adds a permit, and where its `main` was fetched from.
+fn pull_request(home: &Home, init: &[&str]) {
+    home.says(&[&["init", "origin"], init].concat(), 0);
+    let git = |dir: &str, args: &[&str]| {
+        let mut command = std::process::Command::new("git");
+        command.args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"]);
+        let output = command.args(args).current_dir(home.path(dir)).output();
+        let output = output.unwrap();
+        assert!(
+            output.status.success(),
+            "{args:?} {}",
+            support::said(&output)
+        );
+    };
+    git("origin", &["init", "--quiet", "--initial-branch=main"]);
+    git("origin", &["add", "."]);
+    git("origin", &["commit", "--quiet", "--message", "first"]);
+    git("", &["clone", "--quiet", "origin", "mine"]);
+    git("mine", &["switch", "--quiet", "--create", "wider"]);
+    let more = "\n@id(\"orders-delete\")\n@owner(\"team-orders\")\npermit (\n  \
+        principal in Service::\"example.test/shop/web\",\n  action == Action::\"DELETE\",\n  \
+        resource in Service::\"example.test/shop/orders\"\n);\n";
+    let domain = fs::read_to_string(home.path("mine/palisade.yaml")).unwrap();
+    let domain = domain
+        .lines()
+        .find_map(|l| l.strip_prefix("trust_domain: "))
+        .unwrap();
+    let file = home.path("mine/policies/orders.cedar");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text + &more.replace("example.test", domain)).unwrap();
+    git(
+        "mine",
+        &["commit", "--quiet", "--all", "--message", "wider"],
+    );
+    fs::write(home.path("mine/rows.json"), "").unwrap();
+}
+
+/// On a pull request the action compares it with the branch that it goes to.
+#[test]
+fn the_github_action_compares_a_pull_request_with_its_base() {
+    let home = Home::new();
+    pull_request(&home, &[]);
+    let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
+    let outputs = home.path("outputs").display().to_string();
+    let base = [("DIR", "."), ("BASE", "main"), ("GITHUB_OUTPUT", &outputs)];
+    let output = run_script(&home, "mine", &step(&action, "Base"), &base);
+    assert!(output.status.success(), "{}", support::said(&output));
+    let commit = fs::read_to_string(&outputs).unwrap();
+    let commit = commit.trim().strip_prefix("commit=").unwrap();
+    let run = |name: &str, gates: &str| {
+        let env = [
+            ("DIR", "."),
+            ("COMMIT", commit),
+            ("GATES", gates),
+            ("LOG", "rows.json"),
+            ("REPORTS", "reports"),
+            ("CVC5", "/nowhere/cvc5"),
+        ];
+        run_script(&home, "mine", &step(&action, name), &env)
+    };
+    let output = run("Diff", "");
+    assert!(output.status.success(), "{}", support::said(&output));
+    let text = fs::read_to_string(home.path("mine/reports/diff.md")).unwrap();
+    assert!(
+        text.starts_with("<!-- palisade policy diff -->\n") && text.contains("orders-delete"),
+        "{text}"
+    );
+    let output = run("Diff", "--no-new-access --no-proof");
+    assert_eq!(output.status.code(), Some(5), "{}", support::said(&output));
+    let output = run("Impact", "");
+    assert!(output.status.success(), "{}", support::said(&output));
+    let text = fs::read_to_string(home.path("mine/reports/impact.md")).unwrap();
+    assert!(
+        text.starts_with("<!-- palisade policy impact -->\n"),
+        "{text}"
+    );
+    // Nothing was recorded, so the gate knows nothing.
+    let output = run("Impact", "--max-newly-allowed 0");
+    assert_eq!(output.status.code(), Some(5), "{}", support::said(&output));
+    let output = run("Diff", "$(touch pwned) `touch pwned` *");
+    assert_eq!(output.status.code(), Some(2), "{}", support::said(&output));
     assert!(!home.path("mine/pwned").exists());
 }
 
@@ -369,6 +466,49 @@ fn the_gitlab_pipeline_checks_the_repository() {
         assert_eq!(text.trim(), "[]", "{report}");
     }
     assert!(home.path("mine/tests.junit.xml").exists());
+}
+
+/// On a merge request the pipeline compares it with the branch that it goes to.
+#[test]
+fn the_gitlab_pipeline_compares_a_merge_request_with_its_base() {
+    let home = Home::new();
+    pull_request(&home, &["--ci", "gitlab"]);
+    let pipeline = fs::read_to_string(home.path("mine/.gitlab-ci.yml")).unwrap();
+    let text = script(&pipeline, "  script:\n");
+    let run = |gates: &str, impact_gates: &str, target: &str| {
+        let env = [
+            ("PALISADE_DIR", "."),
+            ("PALISADE_FAIL_ON", "error"),
+            ("PALISADE_COVERAGE", "0"),
+            ("PALISADE_GATES", gates),
+            ("PALISADE_LOG", "rows.json"),
+            ("PALISADE_IMPACT_GATES", impact_gates),
+            ("CI_MERGE_REQUEST_TARGET_BRANCH_NAME", target),
+            ("CVC5", "/nowhere/cvc5"),
+        ];
+        run_script(&home, "mine", &text, &env)
+    };
+    let output = run("", "", "main");
+    assert!(output.status.success(), "{}", support::said(&output));
+    for (file, part) in [
+        ("palisade-diff.md", "orders-delete"),
+        ("palisade-impact.md", "<!-- palisade policy impact -->"),
+        ("gl-code-quality-diff.json", "["),
+    ] {
+        let text = fs::read_to_string(home.path(&format!("mine/{file}"))).unwrap();
+        assert!(text.contains(part), "{file}: {text}");
+    }
+    for (gates, impact_gates, target) in [
+        ("--no-new-access --no-proof", "", "main"),
+        ("", "--max-newly-allowed 0", "main"),
+        ("", "", "no-such-branch"),
+        ("$(touch pwned) *", "", "main"),
+    ] {
+        let output = run(gates, impact_gates, target);
+        let said = support::said(&output);
+        assert_eq!(output.status.code(), Some(1), "{gates} {target}: {said}");
+    }
+    assert!(!home.path("mine/pwned").exists());
 }
 
 /// Each entry of the hooks is a command that the new repository passes.
@@ -455,6 +595,16 @@ fn a_failing_case_is_explained_and_coverage_can_fail() {
     ] {
         assert!(said.contains(part), "{part} in {said}");
     }
+    // What CI reads says so without being asked, each in its own way.
+    for format in ["github", "gitlab", "junit", "markdown", "plain", "sarif"] {
+        let said = home.says(&["policy", "test", "mine", "--format", format], 4);
+        for part in ["nearest policies", "x-change-id", " = absent"] {
+            assert!(said.contains(part), "{format}: {part} in {said}");
+        }
+        assert!(!said.contains('\u{fffd}'), "{format}: {said}");
+    }
+    let said = home.says(&["policy", "test", "mine"], 4);
+    assert!(!said.contains("nearest policies"), "{said}");
     fs::write(&table, good).unwrap();
     let said = home.says(
         &[

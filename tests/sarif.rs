@@ -44,6 +44,11 @@ fn reports_are_valid_sarif() {
     assert_ne!(wide, text);
     fs::write(&orders, wide).unwrap();
 
+    copy(&sample_policies(), &home.path("narrower"));
+    let narrow = text.replace("demo.test/shop/reports", "demo.test/shop/inventory");
+    fs::write(home.path("narrower/policies/orders.cedar"), narrow).unwrap();
+    let rows = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples/rows.json");
+    fs::copy(rows, home.path("rows.json")).unwrap();
     let mut logs = Vec::new();
     for (name, args, code, findings) in [
         ("lint-clean", &["lint", "clean"][..], 0, false),
@@ -58,6 +63,25 @@ fn reports_are_valid_sarif() {
         (
             "diff",
             &["diff", "clean", "wider", "--no-proof", "--no-new-access"],
+            5,
+            true,
+        ),
+        (
+            "impact-clean",
+            &["impact", "clean", "--log", "rows.json"],
+            0,
+            false,
+        ),
+        (
+            "impact",
+            &[
+                "impact",
+                "narrower",
+                "--log",
+                "rows.json",
+                "--max-newly-denied",
+                "0",
+            ],
             5,
             true,
         ),

@@ -3,6 +3,8 @@
 //! A signed note of origin, size and root. The time of signing travels in an
 //! extension line, `time MICROSECONDS`, covered by the signature.
 
+use std::io;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use jiff::Timestamp;
 
@@ -39,16 +41,27 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Signs a checkpoint.
-    pub fn sign(signer: &Signer, size: u64, root: Hash, time: Timestamp) -> Self {
-        let origin = signer.verifier().name().to_owned();
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub fn sign(signer: &Signer, size: u64, root: Hash, time: Timestamp) -> io::Result<Self> {
+        let unsigned = Self::unsigned(signer.verifier().name(), size, root, time);
+        Ok(Self {
+            note: signer.sign(&unsigned.note)?,
+            ..unsigned
+        })
+    }
+
+    /// One whose note is the text that is to be signed.
+    pub(crate) fn unsigned(origin: &str, size: u64, root: Hash, time: Timestamp) -> Self {
         let text = format!(
             "{origin}\n{size}\n{}\ntime {}\n",
             BASE64.encode(root),
             time.as_microsecond()
         );
         Self {
-            note: signer.sign(&text),
-            origin,
+            note: text,
+            origin: origin.into(),
             size,
             root,
             time,
@@ -146,7 +159,7 @@ mod tests {
     fn a_checkpoint_reads_back_as_it_was_signed() {
         let (_dir, signer) = signer();
         let time = Timestamp::from_microsecond(1_763_650_000_123_456).unwrap();
-        let signed = Checkpoint::sign(&signer, 7, [9; 32], time);
+        let signed = Checkpoint::sign(&signer, 7, [9; 32], time).unwrap();
         assert!(signed.note.starts_with("palisade/acme.test\n7\nCQkJ"));
         let read = Checkpoint::open(signer.verifier(), &signed.note).unwrap();
         assert_eq!(read, signed);
@@ -167,7 +180,7 @@ mod tests {
             format!("palisade/acme.test\n1\n{root}\ntime x\n"),
             "palisade/acme.test\n".into(),
         ] {
-            let opened = Checkpoint::open(signer.verifier(), &signer.sign(&body));
+            let opened = Checkpoint::open(signer.verifier(), &signer.sign(&body).unwrap());
             assert!(matches!(opened, Err(NoteError::Malformed(_))), "{body}");
         }
     }
@@ -176,7 +189,11 @@ mod tests {
     fn a_history_splits_into_its_notes() {
         let (_dir, signer) = signer();
         let all: Vec<String> = (0..3)
-            .map(|size| Checkpoint::sign(&signer, size, [1; 32], Timestamp::UNIX_EPOCH).note)
+            .map(|size| {
+                Checkpoint::sign(&signer, size, [1; 32], Timestamp::UNIX_EPOCH)
+                    .unwrap()
+                    .note
+            })
             .collect();
         assert_eq!(notes(&all.concat()).collect::<Vec<_>>(), all);
         assert_eq!(notes("").count(), 0);

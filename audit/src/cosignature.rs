@@ -34,7 +34,10 @@ impl Cosigner {
 
     /// A signature line over the text of a checkpoint, at `time_s` seconds since the
     /// Unix epoch.
-    pub(crate) fn cosign(&self, text: &str, time_s: u64) -> String {
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub(crate) fn cosign(&self, text: &str, time_s: u64) -> io::Result<String> {
         self.0.line(&time_s.to_be_bytes(), &message(text, time_s))
     }
 }
@@ -124,7 +127,7 @@ mod tests {
     fn checkpoint() -> (tempfile::TempDir, String) {
         let dir = tempfile::tempdir().unwrap();
         let signer = Signer::load(&dir.path().join("key"), "palisade/acme.test", true).unwrap();
-        let note = signer.sign("palisade/acme.test\n7\nAAAA\n");
+        let note = signer.sign("palisade/acme.test\n7\nAAAA\n").unwrap();
         (dir, note)
     }
 
@@ -133,7 +136,7 @@ mod tests {
         let ((_a, witness), (_b, other)) = (cosigner("b.test/witness"), cosigner("c.test/witness"));
         let (_c, note) = checkpoint();
         let text = "palisade/acme.test\n7\nAAAA\n";
-        let answer = other.cosign(text, 5) + &witness.cosign(text, 1_763_650_000);
+        let answer = other.cosign(text, 5).unwrap() + &witness.cosign(text, 1_763_650_000).unwrap();
         let key = CosignerKey::parse(&witness.key().to_string()).unwrap();
         let ours = key.line_of(&note, &answer).unwrap();
         assert_eq!(ours.lines().count(), 1);
@@ -142,7 +145,7 @@ mod tests {
             Ok(Some(1_763_650_000))
         );
         assert_eq!(key.time_on(&note), Ok(None));
-        let strange = key.line_of(&note, &other.cosign(text, 5));
+        let strange = key.line_of(&note, &other.cosign(text, 5).unwrap());
         assert!(matches!(strange, Err(NoteError::Unsigned(_))));
     }
 
@@ -152,11 +155,11 @@ mod tests {
         let (_a, witness) = cosigner("b.test/witness");
         let (_b, note) = checkpoint();
         let text = "palisade/acme.test\n7\nAAAA\n";
-        let good = witness.cosign(text, 5);
+        let good = witness.cosign(text, 5).unwrap();
         let key = witness.key();
         let planted = format!("{good}\u{2014} b.test/witness AAAAAAAA\n");
         assert_eq!(key.line_of(&note, &planted), Ok(good.clone()));
-        let moved = format!("\n{}", witness.cosign(&format!("{note}\n"), 5));
+        let moved = format!("\n{}", witness.cosign(&format!("{note}\n"), 5).unwrap());
         let refused = key.line_of(&note, &moved);
         assert!(matches!(refused, Err(NoteError::Forged(_))), "{refused:?}");
     }
@@ -165,7 +168,7 @@ mod tests {
     fn another_text_or_time_is_forged() {
         let (_a, witness) = cosigner("b.test/witness");
         let (_b, note) = checkpoint();
-        let forged = witness.cosign("palisade/acme.test\n8\nAAAA\n", 5);
+        let forged = witness.cosign("palisade/acme.test\n8\nAAAA\n", 5).unwrap();
         let key = witness.key();
         let refused = key.line_of(&note, &forged);
         assert!(matches!(refused, Err(NoteError::Forged(_))), "{refused:?}");

@@ -22,7 +22,7 @@ impl LogError {
             Self::Locked(_) => Diagnostic::error(7502, text)
                 .help("stop the other process, or give this one a directory of its own"),
             Self::Key(_) => Diagnostic::error(7503, text)
-                .help("put back `checkpoint.key` and `checkpoint.pub` of this log; a new key would leave its past unverifiable"),
+                .help("put back `checkpoint.key` and `checkpoint.pub` of this log, or the device that has its key; a new key would leave its past unverifiable"),
             Self::Io { .. } => Diagnostic::error(7504, text)
                 .help("look at free space, permissions and the health of the disk"),
             Self::NotFound { .. } => Diagnostic::error(7505, text),

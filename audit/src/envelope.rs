@@ -7,7 +7,7 @@
 mod decision;
 
 pub use decision::DecisionRef;
-use prost::encoding::{WireType, decode_key, decode_varint, encode_key, encode_varint};
+use prost::encoding::{WireType, decode_varint, encode_key, encode_varint};
 
 /// Version of the envelope.
 pub const VERSION: u32 = 1;
@@ -177,6 +177,9 @@ impl<'a> RecordPeek<'a> {
 
     /// Whether it ends its stream.
     pub fn closes_stream(&self) -> bool {
+        if self.class != STREAM_HEAD {
+            return false;
+        }
         let mut body = self.body;
         let mut closes = false;
         while let Some(Some((tag, value))) = field(&mut body) {
@@ -184,7 +187,7 @@ impl<'a> RecordPeek<'a> {
                 closes = v != 0;
             }
         }
-        self.class == STREAM_HEAD && closes
+        closes
     }
 
     /// The body's name in `record.proto`.
@@ -226,11 +229,12 @@ fn field<'a>(buf: &mut &'a [u8]) -> Option<Option<(u32, Value<'a>)>> {
     if buf.is_empty() {
         return Some(None);
     }
-    let (tag, kind) = decode_key(buf).ok()?;
-    let fixed = match kind {
-        WireType::Varint => return Some(Some((tag, Value::Varint(decode_varint(buf).ok()?)))),
+    let key = u32::try_from(take_varint(buf)?).ok()?;
+    let tag = Some(key >> 3).filter(|tag| *tag != 0)?;
+    let fixed = match WireType::try_from(u64::from(key & 7)).ok()? {
+        WireType::Varint => return Some(Some((tag, Value::Varint(take_varint(buf)?)))),
         WireType::LengthDelimited => {
-            let len = usize::try_from(decode_varint(buf).ok()?).ok()?;
+            let len = usize::try_from(take_varint(buf)?).ok()?;
             let (value, rest) = buf.split_at_checked(len)?;
             *buf = rest;
             return Some(Some((tag, Value::Bytes(value))));
@@ -241,6 +245,17 @@ fn field<'a>(buf: &mut &'a [u8]) -> Option<Option<(u32, Value<'a>)>> {
     };
     *buf = buf.get(fixed..)?;
     Some(Some((tag, Value::Fixed)))
+}
+
+/// Takes a varint off `buf`. Nearly all have one byte: every key here, and most lengths.
+fn take_varint(buf: &mut &[u8]) -> Option<u64> {
+    match buf.split_first() {
+        Some((&byte, rest)) if byte < 0x80 => {
+            *buf = rest;
+            Some(byte.into())
+        }
+        _ => decode_varint(buf).ok(),
+    }
 }
 
 // Proto3 leaves fields out that hold their default.

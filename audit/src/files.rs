@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
     time::Duration,
 };
@@ -92,4 +92,16 @@ fn open_truncated(path: &Path) -> io::Result<File> {
         .truncate(true)
         .mode(FILE_MODE)
         .open(path)
+}
+
+/// Whether only its owner reads the file. A credential of the service manager is root's,
+/// in a folder that this service alone can enter.
+pub(crate) fn is_private(path: &Path, meta: &fs::Metadata) -> bool {
+    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let credential = folder.is_some_and(|folder| path.parent() == Some(Path::new(&folder)));
+    let loose = match credential && meta.uid() == 0 {
+        true => 0o037,
+        false => 0o077,
+    };
+    meta.mode() & loose == 0
 }

@@ -29,6 +29,7 @@ mod compile;
 mod follow;
 mod indexer;
 mod lookup;
+mod names;
 mod recent;
 mod rollup;
 mod schema;

@@ -34,6 +34,8 @@ use palisade_mesh::{
 };
 use tokio::sync::{Semaphore, watch};
 
+#[cfg(feature = "pkcs11")]
+use crate::note::DeviceKey;
 pub use crate::{
     checkpoint::Checkpoint,
     segment::{Dropped, Lacking},
@@ -119,6 +121,9 @@ pub struct LogOptions {
     /// Keys for what reporters send beside their records; without them nothing of that is
     /// kept.
     pub vault: Option<Arc<Vault>>,
+    /// The device that has the key of the log; a file of the log has it otherwise.
+    #[cfg(feature = "pkcs11")]
+    pub device: Option<DeviceKey>,
 }
 
 impl LogOptions {
@@ -135,6 +140,8 @@ impl LogOptions {
             read_only: false,
             rules: Arc::default(),
             vault: None,
+            #[cfg(feature = "pkcs11")]
+            device: None,
         }
     }
 }
@@ -551,10 +558,13 @@ impl Log {
     /// Signs a statement with the key of the log; gives the signed note.
     ///
     /// # Errors
-    /// [`LogError::Key`] for a log that is only read and whose key is not there.
+    /// [`LogError::Key`] for a log that is only read and whose key is not there, or when the
+    /// device that has the key does not sign.
     pub fn sign(&self, statement: &Statement) -> Result<String, LogError> {
         match &self.inner.signer {
-            Some(signer) => Ok(statement.sign(signer)),
+            Some(signer) => statement
+                .sign(signer)
+                .map_err(|e| LogError::Key(e.to_string())),
             None => Err(LogError::Key("it is not in this folder".into())),
         }
     }

@@ -3,12 +3,23 @@
 //! The log's key is its own, apart from the CA, so that whoever holds the CA
 //! cannot rewrite what was recorded about it.
 
-use std::{fs, io, path::Path};
+#[cfg(feature = "pkcs11")]
+use std::path::PathBuf;
+use std::{fs, io, path::Path, time::Duration};
 
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 
 use crate::{files, merkle::sha256};
+
+#[cfg(feature = "pkcs11")]
+mod device;
+
+#[cfg(feature = "pkcs11")]
+pub use device::{DeviceKey, SIGN_WAIT};
+/// Longest wait for a signature.
+#[cfg(not(feature = "pkcs11"))]
+pub const SIGN_WAIT: Duration = Duration::ZERO;
 
 /// Algorithm byte, in key ids and keys, of Ed25519 over a note's text.
 const ED25519_TYPE: u8 = 1;
@@ -41,8 +52,46 @@ pub enum NoteError {
 
 /// Signs notes under a name.
 pub struct Signer {
-    pair: Ed25519KeyPair,
+    key: Key,
     verifier: Verifier,
+}
+
+/// Who signs.
+enum Key {
+    Pair(Ed25519KeyPair),
+    #[cfg(feature = "pkcs11")]
+    Device(device::Device),
+}
+
+impl Key {
+    fn sign(&self, message: &[u8]) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Pair(pair) => Ok(pair.sign(message).as_ref().to_vec()),
+            #[cfg(feature = "pkcs11")]
+            Self::Device(device) => {
+                let signature = device.begin(message)?.wait(SIGN_WAIT)?;
+                device.checked(message, signature)
+            }
+        }
+    }
+}
+
+/// A signed note, or what a device is still to sign.
+pub(crate) enum Begun {
+    Done(String),
+    #[cfg(feature = "pkcs11")]
+    Waits(device::Signing),
+}
+
+impl Begun {
+    /// Whether it takes longer than anybody waits who can do nothing else.
+    pub(crate) fn is_late(&self) -> bool {
+        match self {
+            Self::Done(_) => false,
+            #[cfg(feature = "pkcs11")]
+            Self::Waits(signing) => signing.elapsed() > SIGN_WAIT,
+        }
+    }
 }
 
 /// Checks notes of one key; its text form is `NAME+HASH+KEY`.
@@ -79,8 +128,27 @@ impl Signer {
         let mut key = [0; 32];
         key.copy_from_slice(pair.public_key().as_ref());
         Ok(Self {
-            pair,
+            key: Key::Pair(pair),
             verifier: Verifier::new(kind, name, key),
+        })
+    }
+
+    /// Finds a key on a device, which makes none. One that is `known` may be away: it is
+    /// looked for when it is to sign. That a PIN was refused is noted in `notes`.
+    ///
+    /// # Errors
+    /// What the device says, or that there is not one such key.
+    #[cfg(feature = "pkcs11")]
+    pub(crate) fn on_device(
+        place: &DeviceKey,
+        name: &str,
+        notes: PathBuf,
+        known: Option<&Verifier>,
+    ) -> io::Result<Self> {
+        let device = device::Device::open(place, notes, known.map(|verifier| verifier.key))?;
+        Ok(Self {
+            verifier: Verifier::new(ED25519_TYPE, name, device.public),
+            key: Key::Device(device),
         })
     }
 
@@ -89,16 +157,69 @@ impl Signer {
         &self.verifier
     }
 
+    /// Signs `text`, as [`Signer::sign`] does, without waiting for a device.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub(crate) fn begin(&self, text: &str) -> io::Result<Begun> {
+        match &self.key {
+            Key::Pair(_) => self.sign(text).map(Begun::Done),
+            #[cfg(feature = "pkcs11")]
+            Key::Device(device) => device.begin(text.as_bytes()).map(Begun::Waits),
+        }
+    }
+
+    /// The signed note, or what was begun where it has not come after `wait` in all.
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    #[cfg_attr(
+        not(feature = "pkcs11"),
+        expect(unused_variables, reason = "only devices are waited for")
+    )]
+    pub(crate) fn end(
+        &self,
+        text: &str,
+        begun: Begun,
+        wait: Duration,
+    ) -> io::Result<Result<String, Begun>> {
+        match begun {
+            Begun::Done(note) => Ok(Ok(note)),
+            #[cfg(feature = "pkcs11")]
+            Begun::Waits(signing) if wait.is_zero() && !signing.is_done() => {
+                Ok(Err(Begun::Waits(signing)))
+            }
+            #[cfg(feature = "pkcs11")]
+            Begun::Waits(signing) => {
+                let signature = signing.wait(wait)?;
+                let signature = match &self.key {
+                    Key::Device(device) => device.checked(text.as_bytes(), signature)?,
+                    Key::Pair(_) => signature,
+                };
+                Ok(Ok(format!("{text}\n{}", self.signed_line(&[], &signature))))
+            }
+        }
+    }
+
     /// Signs `text`, which ends in a newline.
-    pub fn sign(&self, text: &str) -> String {
-        format!("{text}\n{}", self.line(&[], text))
+    ///
+    /// # Errors
+    /// Those of the device that has the key; where we have it there is none.
+    pub fn sign(&self, text: &str) -> io::Result<String> {
+        Ok(format!("{text}\n{}", self.line(&[], text)?))
     }
 
     /// A signature line over `message`; `before` stands before the signature.
-    pub(crate) fn line(&self, before: &[u8], message: &str) -> String {
-        let mut blob = self.verifier.id.to_vec();
-        blob.extend_from_slice(before);
-        blob.extend_from_slice(self.pair.sign(message.as_bytes()).as_ref());
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub(crate) fn line(&self, before: &[u8], message: &str) -> io::Result<String> {
+        let signature = self.key.sign(message.as_bytes())?;
+        Ok(self.signed_line(before, &signature))
+    }
+
+    fn signed_line(&self, before: &[u8], signature: &[u8]) -> String {
+        let blob = [&self.verifier.id, before, signature].concat();
         let name = &self.verifier.name;
         format!("\u{2014} {name} {}\n", BASE64.encode(blob))
     }
@@ -289,7 +410,10 @@ mod tests {
     fn a_signed_note_opens_with_the_text_form_of_its_key() {
         let (dir, signer) = signer();
         let verifier = Verifier::parse(&signer.verifier().to_string()).unwrap();
-        assert_eq!(verifier.open(&signer.sign("hello\n")), Ok("hello\n"));
+        assert_eq!(
+            verifier.open(&signer.sign("hello\n").unwrap()),
+            Ok("hello\n")
+        );
         let path = dir.path().join("key");
         let again = Signer::load(&path, "palisade/acme.test", false).unwrap();
         assert_eq!(again.verifier(), &verifier);
@@ -300,7 +424,7 @@ mod tests {
     #[test]
     fn another_key_s_note_is_unsigned_for_us() {
         let ((_a, ours), (_b, theirs)) = (signer(), signer());
-        let note = theirs.sign("hello\n");
+        let note = theirs.sign("hello\n").unwrap();
         let refused = ours.verifier().open(&note);
         assert!(
             matches!(refused, Err(NoteError::Unsigned(_))),
@@ -312,7 +436,7 @@ mod tests {
         #[test]
         fn any_changed_byte_is_refused(at in any::<prop::sample::Index>(), bit in 0..8u8) {
             let (_dir, signer) = signer();
-            let note = signer.sign("palisade/acme.test\n12\nAAAA\n");
+            let note = signer.sign("palisade/acme.test\n12\nAAAA\n").unwrap();
             let mut bytes = note.into_bytes();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;

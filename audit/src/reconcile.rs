@@ -8,8 +8,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, TryLockError},
-    time::{Duration, Instant},
+    sync::{Condvar, Mutex, PoisonError},
+    time::Duration,
 };
 
 use palisade_mesh::clock::Clock;
@@ -140,13 +140,36 @@ fn time_text<S: Serializer>(us: &i64, serializer: S) -> Result<S::Ok, S::Error> 
     serializer.serialize_str(&rfc3339(*us))
 }
 
-/// One comparison at a time: each may hold some hundred megabytes.
-static TURN: Mutex<()> = Mutex::new(());
+/// Whether a comparison is under way.
+static UNDER_WAY: Mutex<bool> = Mutex::new(false);
+/// Told when one ends.
+static ENDED: Condvar = Condvar::new();
 
 /// Longest wait for a turn; the audit API gives an answer up after 30 s.
 pub const TURN_WAIT: Duration = Duration::from_secs(20);
-/// Time between two looks at whose turn it is.
-const TURN_LOOK: Duration = Duration::from_millis(20);
+
+/// One comparison at a time: each may hold some hundred megabytes.
+struct Turn;
+
+impl Turn {
+    /// Waits for it, at most [`TURN_WAIT`].
+    fn wait() -> Option<Self> {
+        let under_way = UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut under_way, _) = ENDED
+            .wait_timeout_while(under_way, TURN_WAIT, |under_way| *under_way)
+            .unwrap_or_else(PoisonError::into_inner);
+        let free = !std::mem::replace(&mut *under_way, true);
+        // Made only where it is ours: dropping one ends a comparison.
+        free.then(|| Self)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        *UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        ENDED.notify_one();
+    }
+}
 
 /// Why requests were not compared.
 #[derive(Debug, thiserror::Error)]
@@ -169,17 +192,7 @@ pub fn reconcile(
     window: Window,
     clock: &Clock,
 ) -> Result<Reconciliation, ReconcileError> {
-    let begun = Instant::now();
-    let _turn = loop {
-        match TURN.try_lock() {
-            Ok(turn) => break turn,
-            Err(TryLockError::Poisoned(turn)) => break turn.into_inner(),
-            Err(TryLockError::WouldBlock) if begun.elapsed() > TURN_WAIT => {
-                return Err(ReconcileError::Busy);
-            }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(TURN_LOOK),
-        }
-    };
+    let _turn = Turn::wait().ok_or(ReconcileError::Busy)?;
     Ok(compare(log, window, clock, HALVES_MAX)?)
 }
 

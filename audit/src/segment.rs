@@ -338,12 +338,6 @@ impl FrameReader {
         self.offset
     }
 
-    /// Goes on at `offset`.
-    pub(crate) fn go_to(&mut self, offset: u64) {
-        (self.offset, self.start, self.filled) = (offset, 0, 0);
-        self.buf.clear();
-    }
-
     /// The next frame; `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Result<Frame<'_>, Fault>>> {
         let offset = self.offset;

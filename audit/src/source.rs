@@ -1,22 +1,16 @@
-//! What the index needs from the log: numbered entries, and word of new ones.
+//! What the index needs from a log, [`Log`] or another: numbered entries, and word of new
+//! ones.
 
 use std::{ops::Range, sync::Arc};
 
-use palisade_mesh::wire::{audit::Envelope, record::Record};
 use tokio::sync::watch;
 
-use crate::log::{Lacking, LogError};
+use crate::{
+    disk::Room,
+    log::{Lacking, Log, LogError},
+};
 
-/// One entry of the log, decoded.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
-    /// Position in the log, from 0.
-    pub index: u64,
-    /// The leaf as it is hashed.
-    pub envelope: Envelope,
-    /// The record in it.
-    pub record: Record,
-}
+pub use crate::log::Entry;
 
 /// The log as the index reads it. Entries below [`Source::len`] are durable and
 /// never change; one that was dropped is there no more.
@@ -78,5 +72,53 @@ impl SourceError {
     /// Whether it was dropped because its time was over.
     pub fn is_dropped(&self) -> bool {
         matches!(self.cause.downcast_ref(), Some(LogError::Dropped { .. }))
+    }
+}
+
+impl Source for Log {
+    fn len(&self) -> u64 {
+        Self::len(self)
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        Self::read(self, index).map_err(|e| failed(index, e))
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        let mut next = from;
+        Box::new(Self::scan(self, from).map(move |read| {
+            let index = match &read {
+                Ok(read) => read.index,
+                Err(LogError::Undecodable { index, .. }) => *index,
+                Err(LogError::Tampered(damage)) => damage.leaf,
+                Err(_) => next,
+            };
+            next = index + 1;
+            read.map_err(|e| failed(index, e))
+        }))
+    }
+
+    fn lacking(&self) -> Arc<[Lacking]> {
+        Self::lacking(self)
+    }
+
+    fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, SourceError> {
+        Self::dropped_from(self, segment).map_err(|e| failed(segment, e))
+    }
+
+    fn pressed(&self) -> Option<String> {
+        let room = self.health().room;
+        (room != Room::Enough).then(|| "the disk of the log is nearly full".to_owned())
+    }
+
+    fn subscribe(&self) -> watch::Receiver<u64> {
+        Self::subscribe(self)
+    }
+}
+
+fn failed(index: u64, error: LogError) -> SourceError {
+    SourceError {
+        index,
+        cause: Box::new(error),
     }
 }

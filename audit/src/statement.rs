@@ -5,6 +5,8 @@
 //! checkpoint can have: the origin of a log has no blank in it. Then the log, what kind of
 //! statement it is, and one line for each fact.
 
+use std::io;
+
 use crate::note::{NoteError, Signer, Verifier};
 
 /// First line of every statement.
@@ -84,7 +86,10 @@ impl Statement {
     }
 
     /// The signed note.
-    pub(crate) fn sign(&self, signer: &Signer) -> String {
+    ///
+    /// # Errors
+    /// As [`Signer::sign`].
+    pub(crate) fn sign(&self, signer: &Signer) -> io::Result<String> {
         signer.sign(&self.text(signer.verifier().name()))
     }
 
@@ -146,7 +151,7 @@ mod tests {
         let said = Statement::new(Subject::Review)
             .with("by", "Ben: of audit")
             .unwrap();
-        let note = said.sign(&signer);
+        let note = said.sign(&signer).unwrap();
         let key = signer.verifier();
         let read = Statement::open(Subject::Review, key, &note).unwrap();
         assert_eq!(read, said);
@@ -154,7 +159,7 @@ mod tests {
         assert!(Statement::open(Subject::Evidence, key, &note).is_err());
         assert!(Checkpoint::open(key, &note).is_err());
         let root = [0; 32];
-        let checkpoint = Checkpoint::sign(&signer, 1, root, jiff::Timestamp::UNIX_EPOCH);
+        let checkpoint = Checkpoint::sign(&signer, 1, root, jiff::Timestamp::UNIX_EPOCH).unwrap();
         assert!(Statement::open(Subject::Review, key, &checkpoint.note).is_err());
         let changed = note.replace("Ben", "Eve");
         assert!(matches!(

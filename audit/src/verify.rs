@@ -11,6 +11,7 @@ use std::path::Path;
 
 use crate::{log::stored::is_live, note::Verifier};
 
+mod ahead;
 mod pass;
 mod report;
 mod stored;

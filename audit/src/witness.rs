@@ -197,7 +197,7 @@ impl Witness {
             files::replace(&file, checkpoint.as_bytes(), files::Sync::Yes)?;
         }
         let now_s = u64::try_from(self.clock.now_us() / 1_000_000).unwrap_or_default();
-        Ok(self.cosigner.cosign(text, now_s))
+        Ok(self.cosigner.cosign(text, now_s)?)
     }
 
     /// The text of a checkpoint that a trusted key has signed.

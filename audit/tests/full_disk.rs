@@ -19,8 +19,7 @@ use bytes::Bytes;
 use palisade_audit::{
     disk::Room,
     index::{Options, Store},
-    log::{AppendError, Log, LogError, LogOptions, Pending},
-    source::{Entry, Source, SourceError},
+    log::{AppendError, Log, LogOptions, Pending},
     spool::{Spool, SpoolOptions},
     stream::StreamKey,
     verify::{VerifyOptions, verify},
@@ -155,47 +154,6 @@ fn a_spool_on_a_full_disk_sheds_refuses_and_recovers() {
     assert!(waiting >= kept + 2, "{waiting} of {kept}");
 }
 
-/// The log as the index reads it.
-struct Follow(Log);
-
-impl Source for Follow {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read(&self, index: u64) -> Result<Entry, SourceError> {
-        self.0.read(index).map(entry).map_err(|e| failed(index, e))
-    }
-
-    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        let numbered = (from..).zip(self.0.scan(from));
-        Box::new(numbered.map(|(index, read)| read.map(entry).map_err(|e| failed(index, e))))
-    }
-
-    fn pressed(&self) -> Option<String> {
-        (self.0.health().room != Room::Enough).then(|| "full".to_owned())
-    }
-
-    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-}
-
-fn entry(entry: palisade_audit::log::Entry) -> Entry {
-    Entry {
-        index: entry.index,
-        envelope: entry.envelope,
-        record: entry.record,
-    }
-}
-
-fn failed(index: u64, error: LogError) -> SourceError {
-    SourceError {
-        index,
-        cause: Box::new(error),
-    }
-}
-
 #[test]
 #[ignore = "mounts a tmpfs in namespaces of its own"]
 fn a_log_on_a_full_disk_outlives_its_index_refuses_and_recovers() {
@@ -206,7 +164,7 @@ fn a_log_on_a_full_disk_outlives_its_index_refuses_and_recovers() {
     let runtime = Runtime::new().unwrap();
     let options = LogOptions::new(TrustDomain::parse("acme.test").unwrap());
     let log = Log::open(&dir.join("log"), options.clone(), Clock::system()).unwrap();
-    let source = Arc::new(Follow(log.clone()));
+    let source = Arc::new(log.clone());
     let store = Store::open(
         source,
         &dir.join("index"),

@@ -1,14 +1,17 @@
 //! A question to the PDP and its answer, with the four outcomes kept apart.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{any::Any, fmt, net::SocketAddr, sync::Arc};
 
 use http::HeaderMap;
 use smol_str::SmolStr;
 use ulid::Ulid;
 
 use crate::{
-    canonical::CanonicalRequest, catalogue::Service, operation::Operation, svid::Peer,
-    wire::record::Verdict as WireVerdict,
+    canonical::CanonicalRequest,
+    catalogue::Service,
+    operation::Operation,
+    svid::Peer,
+    wire::record::{Flip, Verdict as WireVerdict},
 };
 
 /// The four outcomes of a decision (design, invariant 2). Deny is not an error.
@@ -114,6 +117,29 @@ pub struct Question<'a> {
     pub now_us: i64,
 }
 
+/// What a decider keeps of its answers on one connection. Each connection has its own, for
+/// each decider that is asked about it; what is in it is that decider's.
+#[derive(Default)]
+pub struct Pins(Option<Box<dyn Any>>);
+
+impl Pins {
+    /// What is kept, beginning anew where it is of another kind.
+    pub fn of<T: Any + Default>(&mut self) -> &mut T {
+        if !self.0.as_deref().is_some_and(<dyn Any>::is::<T>) {
+            self.0 = Some(Box::new(T::default()));
+        }
+        let kept = self.0.as_deref_mut().and_then(<dyn Any>::downcast_mut);
+        kept.expect("it was put there above where it was not of this kind")
+    }
+}
+
+impl fmt::Debug for Pins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kept = if self.0.is_some() { "kept" } else { "empty" };
+        f.debug_tuple("Pins").field(&kept).finish()
+    }
+}
+
 /// What the PDP says, shared by all requests that get the same answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
@@ -139,6 +165,27 @@ pub struct Decision {
     pub context_json: SmolStr,
     /// When the answer may change by itself, microseconds since the Unix epoch.
     pub valid_until_us: Option<i64>,
+}
+
+impl Decision {
+    /// What would be decided if the permits in shadow mode were enforced, and what that
+    /// changes for a request that would be `known` to the catalogue, or forwarded all the
+    /// same; none where no such permit matched.
+    pub fn with_shadow_permits(&self, known: bool) -> Option<(Verdict, Flip)> {
+        if self.shadow_permits.is_empty() {
+            return None;
+        }
+        let would_allow = self.verdict == Verdict::NotPermitted;
+        let verdict = match would_allow {
+            true => Verdict::Allow,
+            false => self.verdict,
+        };
+        let flip = match would_allow && known {
+            true => Flip::NewlyAllowed,
+            false => Flip::Unspecified,
+        };
+        Some((verdict, flip))
+    }
 }
 
 /// A decision as one request received it.
@@ -219,6 +266,15 @@ pub struct SelfCheck {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pins_of_another_kind_begin_anew() {
+        let mut pins = Pins::default();
+        *pins.of::<u8>() = 7;
+        assert_eq!(*pins.of::<u8>(), 7);
+        assert_eq!(*pins.of::<u16>(), 0);
+        assert_eq!(*pins.of::<u8>(), 0);
+    }
 
     #[test]
     fn ids_of_two_workers_differ_and_those_of_one_ascend() {

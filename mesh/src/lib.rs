@@ -19,6 +19,7 @@ pub mod clock;
 pub mod decision;
 pub mod diagnostic;
 pub mod fields;
+pub mod flip;
 pub mod kill;
 pub mod link;
 pub mod merkle;

@@ -97,8 +97,9 @@ fn desk() -> Desk {
             in_flight: 1 << 20,
             questions_per_s: u32::MAX,
         },
+        by_reference: false,
     });
-    desk.put(Snapshot::new(compiled, 1).unwrap());
+    desk.put(Snapshot::new(compiled, 1).unwrap(), None);
     desk
 }
 

@@ -10,6 +10,7 @@
 use std::{hint::black_box, time::Duration};
 
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use palisade_mesh::decision::Pins;
 use palisade_pdp::{
     author,
     compiled::Compiled,
@@ -59,6 +60,30 @@ fn decisions(c: &mut Criterion) {
     group.bench_function("hit, nothing read", |b| {
         load.ask(&unread, |q| b.iter(|| black_box(engine.decide(q))));
     });
+    let mut pins = Pins::default();
+    group.bench_function("pinned, nothing read", |b| {
+        load.ask(&unread, |q| {
+            b.iter(|| black_box(engine.decide_on(q, &mut pins)));
+        });
+    });
+    // Ever new paths, so that each is evaluated: with the records of the context that are its
+    // connection's, and without.
+    let snapshot = Snapshot::new(compiled(1_000), 1).unwrap();
+    for (name, on_connection) in [("miss, alone", false), ("miss, on a connection", true)] {
+        let mut load = Load::new(&snapshot);
+        let mut engine = snapshot.engine().with_self_check(0);
+        let (mut pins, mut i) = (Pins::default(), 0_u64);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                i += 1;
+                load.request.path = format!("/orders/{i}").into();
+                load.ask(&snapshot, |q| match on_connection {
+                    true => black_box(engine.decide_on(q, &mut pins)),
+                    false => black_box(engine.decide(q)),
+                })
+            });
+        });
+    }
     group.finish();
 }
 
@@ -114,8 +139,8 @@ fn unread() -> Compiled {
 }
 
 /// What a worker does on its own thread when another revision is in force, before the next
-/// request is answered: it takes a new engine, answers the first question, and drops the
-/// old engine with full caches. The old snapshot is freed elsewhere.
+/// request is answered: it takes a new engine and answers the first question. The old engine
+/// with its full caches is freed elsewhere, and so is the old snapshot.
 fn swap(c: &mut Criterion) {
     let mut group = c.benchmark_group("swap");
     group.warm_up_time(Duration::from_millis(100));
@@ -142,8 +167,7 @@ fn swap(c: &mut Criterion) {
                 |before| {
                     let mut engine = new.engine();
                     black_box(first.ask(&new, |q| engine.decide(q)));
-                    drop(before);
-                    engine
+                    (engine, before)
                 },
                 criterion::BatchSize::PerIteration,
             );

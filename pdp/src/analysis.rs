@@ -13,7 +13,7 @@
 //!                       └─────────► prove: one claim for each kind of request
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use palisade_mesh::diagnostic::Location;
 use serde::Serialize;
@@ -33,8 +33,8 @@ mod tests;
 pub mod texts;
 mod universe;
 
-use access::Comparing;
 pub use access::{Access, AccessChange, AccessKind};
+use access::{Comparing, Differing};
 use change::Changed;
 use universe::Universe;
 
@@ -44,6 +44,8 @@ pub struct Comparison {
     head: Arc<Snapshot>,
     universe: Universe,
     now_us: i64,
+    /// Who reaches what otherwise; the report, the proof and the gates all ask.
+    reached: OnceLock<(Access, Vec<Differing>)>,
 }
 
 /// Where a policy stands, and whose it is.
@@ -67,6 +69,7 @@ impl Comparison {
             base,
             head,
             now_us,
+            reached: OnceLock::new(),
         }
     }
 
@@ -77,8 +80,7 @@ impl Comparison {
 
     /// Who newly reaches, or no longer reaches, what.
     pub fn access(&self) -> Access {
-        let changed = self.changed();
-        self.comparing(&changed).access().0
+        self.reached().0.clone()
     }
 
     /// Where a policy stands, with the text of its file; the newer revision's before the older one's.
@@ -87,10 +89,10 @@ impl Comparison {
             .into_iter()
             .map(|s| texts::files(s));
         texts.into_iter().find_map(|texts| {
-            let text = texts.get(&place.file)?;
+            let text = texts.get(place.file.as_str())?;
             Some(Location::line(
                 place.file.as_str(),
-                text.as_str(),
+                text.clone(),
                 place.line,
             ))
         })
@@ -98,8 +100,7 @@ impl Comparison {
 
     /// An ordinary request that is allowed and was not, where somebody known can make one.
     pub fn example(&self) -> Option<prove::Example> {
-        let changed = self.changed();
-        let (_, differing) = self.comparing(&changed).access();
+        let (_, differing) = self.reached();
         let pairs = differing.iter().map(|d| (d.caller, d.ask));
         prove::ordinary_example(self, pairs)
     }
@@ -108,14 +109,17 @@ impl Comparison {
         change::changed(&self.base, &self.head)
     }
 
-    fn comparing<'s>(&'s self, changed: &'s [Changed<'s>]) -> Comparing<'s> {
-        Comparing {
-            base: &self.base,
-            head: &self.head,
-            universe: &self.universe,
-            changed,
-            now_us: self.now_us,
-        }
+    fn reached(&self) -> &(Access, Vec<Differing>) {
+        self.reached.get_or_init(|| {
+            let comparing = Comparing {
+                base: &self.base,
+                head: &self.head,
+                universe: &self.universe,
+                changed: &self.changed(),
+                now_us: self.now_us,
+            };
+            comparing.access()
+        })
     }
 }
 

@@ -23,6 +23,7 @@ mod inquiry;
 mod judged;
 mod ledger;
 pub mod native;
+mod stage;
 #[cfg(test)]
 mod tests;
 

@@ -47,6 +47,7 @@ pub(crate) mod sample;
 mod schema;
 mod services;
 mod settings;
+mod shared;
 mod store;
 pub mod suggest;
 pub mod tests;
@@ -62,6 +63,7 @@ pub use settings::{
     TIMEOUT_DEFAULT, TIMEOUT_MAX,
     sources::{Contributor, SOURCES_MAX, contributors},
 };
+pub use shared::Shared;
 
 pub(crate) use gathered::{Gathered, Texts};
 pub(crate) use provenance::Provenance;
@@ -107,6 +109,15 @@ pub fn load(dir: &Path) -> Loaded {
     Gathered::read(dir).together().compile()
 }
 
+/// Loads the repository in `dir` as [`load`] does, with what other compilations that were
+/// given `shared` have worked out already.
+///
+/// Blocks on disk and CPU; call it outside an async worker.
+pub fn load_with(dir: &Path, shared: &Shared) -> Loaded {
+    let texts = Gathered::read(dir).together();
+    texts.compile_with(Some(shared.clone()))
+}
+
 /// Paths of the files that a repository consists of, tests too, sorted.
 pub fn files_of(dir: &Path) -> Vec<String> {
     files::all(dir)
@@ -125,7 +136,15 @@ pub fn of_files(files: Vec<(String, Vec<u8>)>, git_revision: String) -> Loaded {
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn compile(bytes: Bytes) -> Loaded {
-    received(bytes, None)
+    received(bytes, None, None)
+}
+
+/// Compiles an encoded [`Bundle`] as [`compile`] does, with what other compilations that were
+/// given `shared` have worked out already.
+///
+/// Blocks on CPU; call it outside an async worker.
+pub fn compile_with(bytes: Bytes, shared: &Shared) -> Loaded {
+    received(bytes, None, Some(shared.clone()))
 }
 
 /// Compiles what a PDP sent to the proxy `own`: a bundle, whole or with those policies
@@ -133,10 +152,10 @@ pub fn compile(bytes: Bytes) -> Loaded {
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn compile_slice(bytes: Bytes, own: &SpiffeId) -> Loaded {
-    received(bytes, Some(own.clone()))
+    received(bytes, Some(own.clone()), None)
 }
 
-fn received(bytes: Bytes, own: Option<SpiffeId>) -> Loaded {
+fn received(bytes: Bytes, own: Option<SpiffeId>, shared: Option<Shared>) -> Loaded {
     let opened = bundle::open(&bytes).and_then(|opened| {
         let policies = texts::of_policies(&opened.bundle).map_err(bundle::broken)?;
         Ok((opened, policies))
@@ -150,7 +169,7 @@ fn received(bytes: Bytes, own: Option<SpiffeId>) -> Loaded {
         let mut found = Vec::new();
         let mut files = std::mem::take(&mut bundle.files);
         files.extend(policies);
-        let mut draft = draft(&files, None, &mut found);
+        let mut draft = draft(&files, None, shared.as_ref(), &mut found);
         let mut coverage = Coverage::Whole;
         if let Some(draft) = &mut draft {
             let fit = assemble::fit(&bundle, draft).map_err(|cause| {
@@ -183,7 +202,7 @@ fn with_entities(compiled: &Compiled, overlay: Overlay) -> Loaded {
     };
     loaded(on_own_stack(move || {
         let mut found = Vec::new();
-        let draft = draft(&files, Some(&overlay), &mut found);
+        let draft = draft(&files, Some(&overlay), None, &mut found);
         let compiled = draft
             .filter(|_| !any_error(&found))
             .map(|draft| draft.sealed(seal));

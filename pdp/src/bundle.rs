@@ -26,7 +26,7 @@ pub mod codes;
 pub mod file;
 pub mod key;
 pub mod manifest;
-mod proofs;
+pub mod proofs;
 pub(crate) mod scope;
 pub mod slice;
 pub mod statement;
@@ -34,11 +34,9 @@ pub(crate) mod texts;
 pub mod trust;
 
 /// Features of the bundle format that this build understands.
-pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1", "manifest-1", PROOFS];
+pub const FEATURES: &[&str] = BASE;
 /// Those that every bundle needs.
 pub(crate) const BASE: &[&str] = &["cedar-4", "catalogue-1", "manifest-1"];
-/// What a bundle needs that attests proofs.
-pub(crate) const PROOFS: &str = "proofs-1";
 
 /// A bundle whose digest was computed from what is in it.
 #[derive(Debug, Clone)]

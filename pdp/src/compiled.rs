@@ -75,8 +75,6 @@ impl Compiled {
         bundle.files.retain(|f| !files::is_entities(&f.path));
         bundle.git_revision.clear();
         bundle.contributions.clear();
-        // What was proved was proved of the entities, too.
-        bundle.proofs.clear();
         bundle.features.clear();
         manifest::digest(&mut bundle).ok()
     }

@@ -43,6 +43,7 @@ mod index;
 mod known;
 pub(crate) mod oracle;
 mod outcome;
+mod pinned;
 mod record;
 mod replay;
 pub(crate) mod rule;
@@ -72,6 +73,7 @@ pub use explain::{
 };
 pub use known::Known;
 pub use palisade_mesh::decision::SelfCheck;
+pub use pinned::PINS_MAX;
 pub use replay::{Again, Lacking, PATH_LEN_MAX, Past, Replay};
 pub(crate) use rule::{Scope, Shape};
 pub use snapshot::Snapshot;

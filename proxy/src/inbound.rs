@@ -5,6 +5,7 @@
 //! forwarded.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     future::Future,
     net::SocketAddr,
@@ -23,7 +24,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use palisade_mesh::{
-    decision::{Connection, TlsFacts},
+    decision::{Connection, Pins, TlsFacts},
     snapshot::Digest,
     svid::{Claim, Peer, PeerError, peer_of_chain},
     wire::record::{AuditMode, Verdict},
@@ -78,6 +79,9 @@ pub(crate) struct Caller {
     pub(crate) source: SmolStr,
     pub(crate) allowed: Arc<Count>,
     pub(crate) hosts: HostCache,
+    /// What the engine in force, and the one that is tried, keep of this connection.
+    pub(crate) pins: RefCell<Pins>,
+    pub(crate) tried_pins: RefCell<Pins>,
 }
 
 impl Caller {
@@ -204,6 +208,8 @@ fn admit(
         source,
         control,
         hosts: HostCache::default(),
+        pins: RefCell::default(),
+        tried_pins: RefCell::default(),
         connection,
     }
 }

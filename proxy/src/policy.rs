@@ -11,7 +11,7 @@ use arc_swap::{ArcSwapOption, Cache, Guard};
 use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, Service},
     changes::{Changes, Follower},
-    decision::{Answer, Question, SelfCheck},
+    decision::{Answer, Pins, Question, SelfCheck},
     snapshot::{Digest, Versions},
     svid::PeerFacts,
 };
@@ -60,10 +60,17 @@ pub trait PolicySnapshot: Send + Sync {
     }
 }
 
-/// A worker's own engine; owns its caches, is not `Send`.
-pub trait Decider {
+/// A worker's own engine; owns its caches. One worker uses it, and another thread frees it.
+pub trait Decider: Send {
     /// Answers one question.
     fn decide(&mut self, question: &Question<'_>) -> Answer;
+
+    /// Answers one about a request of the connection that `pins` belongs to, so that what
+    /// holds for all of its requests is found once.
+    fn decide_on(&mut self, question: &Question<'_>, pins: &mut Pins) -> Answer {
+        let _ = pins;
+        self.decide(question)
+    }
 }
 
 /// Where the binary puts the snapshot in force; empty until the first arrives.
@@ -334,12 +341,91 @@ impl Live {
     }
 }
 
-/// Freeing a large snapshot takes milliseconds; no request should wait for it.
+/// Freeing a large snapshot, or an engine with full caches, takes milliseconds; no request
+/// should wait for it.
 fn retire(live: Option<Live>) {
     if let Some(Live {
-        origin, catalogue, ..
+        origin,
+        catalogue,
+        decider,
+        ..
     }) = live
     {
-        tokio::task::spawn_blocking(move || drop((origin, catalogue)));
+        tokio::task::spawn_blocking(move || drop((decider, origin, catalogue)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{Receiver, Sender, channel},
+        thread::{self, ThreadId},
+        time::Duration,
+    };
+
+    use palisade_mesh::spiffe_id::TrustDomain;
+
+    use super::*;
+
+    /// A snapshot whose deciders say on which thread they are freed.
+    struct Snapshot(Arc<Catalogue>, Sender<ThreadId>);
+
+    struct Freed(Sender<ThreadId>);
+
+    impl Drop for Freed {
+        fn drop(&mut self) {
+            let _ = self.0.send(thread::current().id());
+        }
+    }
+
+    impl Decider for Freed {
+        fn decide(&mut self, _: &Question<'_>) -> Answer {
+            unreachable!("nobody asks");
+        }
+    }
+
+    impl PolicySnapshot for Snapshot {
+        fn versions(&self) -> Versions {
+            Versions::default()
+        }
+
+        fn catalogue(&self) -> &Arc<Catalogue> {
+            &self.0
+        }
+
+        fn decider(self: Arc<Self>) -> Box<dyn Decider> {
+            Box::new(Freed(self.1.clone()))
+        }
+    }
+
+    fn live() -> (Arc<LivePolicy>, Receiver<ThreadId>) {
+        let (told, freed) = channel();
+        let domain = TrustDomain::parse("acme.test").unwrap();
+        let catalogue = Catalogue::new(domain, Vec::new(), Vec::new());
+        let snapshot = Snapshot(Arc::new(catalogue), told);
+        (Arc::new(LivePolicy::new(Arc::new(snapshot))), freed)
+    }
+
+    /// The request that sees a new snapshot first does not wait until the caches of the old
+    /// engine are freed; nor does one that sees a trial end.
+    #[tokio::test]
+    async fn an_old_engine_is_freed_by_another_thread() {
+        let (first, freed) = live();
+        let slot = PolicySlot::new(first);
+        let mut worker = WorkerPolicy::new(slot.clone(), "shop/orders");
+        assert!(worker.current().is_some());
+        slot.store(Some(live().0));
+        assert!(worker.current().is_some());
+        let by = freed.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_ne!(by, thread::current().id());
+
+        let (tried, freed) = live();
+        let candidate = Candidate::new(tried.snapshot().clone(), 1);
+        slot.try_beside(Some(Arc::new(candidate)));
+        let _ = worker.trial();
+        slot.try_beside(None);
+        let _ = worker.trial();
+        let by = freed.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert_ne!(by, thread::current().id());
     }
 }

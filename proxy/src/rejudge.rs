@@ -211,6 +211,7 @@ fn decide(worker: &Worker, decided: &Decided, now_us: i64) -> Ruling {
         request: &decided.request,
         headers: &decided.headers,
         now_us,
+        pins: &decided.caller.pins,
     };
     enforce::rule(&asked, live, service.as_deref())
 }

@@ -15,6 +15,7 @@ use std::{
 
 use palisade_mesh::{
     decision::Answer,
+    flip::Standing,
     snapshot::{Digest, Versions},
     wire::record::{Flip, Verdict},
 };
@@ -211,10 +212,10 @@ impl Trial {
             self.tally.failed();
             return Some(Err(Broken));
         };
-        let (now, tried) = (Standing::of(ruled), Standing::of(&ruling));
+        let (now, tried) = (standing(ruled), standing(&ruling));
         let flip = match self.live.versions.sequence < self.beside {
-            true => flip(tried, now),
-            false => flip(now, tried),
+            true => tried.flip_to(now),
+            false => now.flip_to(tried),
         };
         self.tally.note(flip);
         Some(Ok(Tried {
@@ -228,53 +229,11 @@ impl Trial {
     }
 }
 
-/// What becomes of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Standing {
-    Passes,
-    Stopped,
-    Undecided,
-}
-
-impl Standing {
-    fn of(ruling: &Ruling) -> Self {
-        match (&ruling.refusal, ruling.verdict) {
-            (None, _) => Self::Passes,
-            (Some(_), Verdict::Undecided) => Self::Undecided,
-            (Some(_), _) => Self::Stopped,
-        }
-    }
-}
-
-/// What changes for a request from one revision to the next.
-pub(crate) fn flip(older: Standing, newer: Standing) -> Flip {
-    use Standing::{Passes, Stopped, Undecided};
-    match (older, newer) {
-        (Stopped | Undecided, Passes) => Flip::NewlyAllowed,
-        (Passes, Stopped) => Flip::NewlyDenied,
-        (Passes | Stopped, Undecided) => Flip::NewlyUndecided,
-        (Passes, Passes) | (Stopped | Undecided, Stopped) | (Undecided, Undecided) => {
-            Flip::Unspecified
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flip_is_what_the_newer_revision_changes() {
-        use Standing::{Passes, Stopped, Undecided};
-        let check = |older, newer, expected| assert_eq!(flip(older, newer), expected);
-        check(Passes, Passes, Flip::Unspecified);
-        check(Passes, Stopped, Flip::NewlyDenied);
-        check(Passes, Undecided, Flip::NewlyUndecided);
-        check(Stopped, Passes, Flip::NewlyAllowed);
-        check(Stopped, Stopped, Flip::Unspecified);
-        check(Stopped, Undecided, Flip::NewlyUndecided);
-        check(Undecided, Passes, Flip::NewlyAllowed);
-        check(Undecided, Stopped, Flip::Unspecified);
-        check(Undecided, Undecided, Flip::Unspecified);
+/// What becomes of a request that was ruled on.
+fn standing(ruling: &Ruling) -> Standing {
+    match (&ruling.refusal, ruling.verdict) {
+        (None, _) => Standing::Passes,
+        (Some(_), Verdict::Undecided) => Standing::Undecided,
+        (Some(_), _) => Standing::Stopped,
     }
 }

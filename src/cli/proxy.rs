@@ -7,6 +7,7 @@ use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 
 use super::{Context, Exit, block_on};
 use crate::{
+    config::EngineChoice,
     control::{
         client::Mesh,
         status::{ProxyConfigStatus, ProxyStatus, ago, ahead},
@@ -99,6 +100,9 @@ fn status(name: &str, context: &Context) -> Result<(), Diagnostic> {
         true => "PDP connected".to_owned(),
         false => paint(WARN, "PDP not connected"),
     }));
+    if status.engine == EngineChoice::Reference {
+        policy.push("decided by Cedar's own authorizer".to_owned());
+    }
     render::fact("policy", &policy);
     for (what, address) in [
         ("inbound", status.inbound),

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Context, Exit, block_on};
 use crate::{
+    config::EngineChoice,
     control::{
         About,
         api::{Fact, Problem},
@@ -20,7 +21,7 @@ use crate::{
     },
 };
 
-/// Codes of what cannot wait: a proxy whose engine differs from the reference; a reporter
+/// Codes of what cannot wait: a proxy or a PDP whose engine differs from the reference; a reporter
 /// that has stopped sending, or whose records are not what it signed; a witness
 /// that has seen another history of the log, too few that sign, a log of others that
 /// forks.
@@ -64,13 +65,12 @@ async fn ask(context: &Context) -> Result<Status, Diagnostic> {
     })
 }
 
-/// What proxies and audit services here say that cannot wait.
+/// What proxies, PDPs and audit services here say that cannot wait.
 async fn alarms(mesh: &Mesh) -> Result<Vec<Fact>, Diagnostic> {
-    let mut facts: Vec<Vec<Fact>> = mesh.get_all("proxy", "/v1/proxy/check").await?;
-    facts.extend(
-        mesh.get_all::<Vec<Fact>>("audit", "/v1/audit/check")
-            .await?,
-    );
+    let mut facts: Vec<Vec<Fact>> = Vec::new();
+    for role in ["proxy", "pdp", "audit"] {
+        facts.extend(mesh.get_all(role, &format!("/v1/{role}/check")).await?);
+    }
     let alarming = |fact: &Fact| fact.code.is_some_and(|code| ALARMS.contains(&code));
     Ok(facts.into_iter().flatten().filter(alarming).collect())
 }
@@ -292,6 +292,9 @@ fn print_decisions(decisions: &DecisionsStatus) {
     ];
     let more = more.into_iter().filter(|(n, _)| *n > 0);
     parts.extend(more.map(|(n, what)| format!("{} {what}", render::thousands(n))));
+    if decisions.engine == EngineChoice::Reference {
+        parts.push("decided by Cedar's own authorizer".to_owned());
+    }
     render::fact("decisions", &parts);
     if let Some(address) = decisions.insecure {
         let text = format!("also in plain text on {address}");

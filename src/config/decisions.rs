@@ -7,6 +7,8 @@ use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::apis::Limits;
 use serde::Deserialize;
 
+use super::authzen::AuthzenSection;
+
 /// Section `pdp.decisions`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,6 +27,8 @@ pub struct DecisionsSection {
     /// Questions of one caller in a second. Default: 20,000.
     #[serde(default = "default_questions_per_s")]
     pub questions_per_s: u32,
+    /// What the words of callers of AuthZEN mean. Default: every word is ours.
+    pub authzen: Option<AuthzenSection>,
 }
 
 fn default_in_flight() -> usize {

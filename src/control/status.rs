@@ -6,6 +6,8 @@ use palisade_mesh::clock::Clock;
 use palisade_proxy::ProxyConfig;
 use serde::{Deserialize, Serialize};
 
+use crate::config::EngineChoice;
+
 /// The certificate authority.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CaStatus {
@@ -147,6 +149,15 @@ pub struct DecisionsStatus {
     pub address: std::net::SocketAddr,
     /// Where in plain text, if anywhere.
     pub insecure: Option<std::net::SocketAddr>,
+    /// How they decide.
+    #[serde(default)]
+    pub engine: EngineChoice,
+    /// Decisions under the revision in force that were compared with Cedar's own authorizer.
+    #[serde(default)]
+    pub checked: u64,
+    /// Of these, how many differed.
+    #[serde(default)]
+    pub differed: u64,
     /// Answers since the start.
     pub answers: Vec<TallyStatus>,
     /// Time that deciding them took, microseconds, all together.
@@ -157,6 +168,21 @@ pub struct DecisionsStatus {
     pub refused: u64,
     /// Requests of callers that were at a limit.
     pub busy: u64,
+    /// Answers that a revision tried beside the one that decided was asked about, too.
+    #[serde(default)]
+    pub tried: u64,
+    /// Of these, stopped by the older of the two and passed by the newer one.
+    #[serde(default)]
+    pub newly_allowed: u64,
+    /// Passed by the older one and stopped by the newer one.
+    #[serde(default)]
+    pub newly_denied: u64,
+    /// Decided by the older one and not by the newer one.
+    #[serde(default)]
+    pub newly_undecided: u64,
+    /// Trials that ended because an engine failed.
+    #[serde(default)]
+    pub trials_failed: u64,
 }
 
 /// How many answers were of one kind.
@@ -403,6 +429,9 @@ pub struct ProxyStatus {
     /// Who vouches for it, in words; none without a PDP.
     #[serde(default)]
     pub signed: Option<String>,
+    /// How it decides.
+    #[serde(default)]
+    pub engine: EngineChoice,
     /// Services of which an endpoint is known.
     pub endpoints: usize,
     /// Bound address of the inbound listener.

@@ -1,7 +1,11 @@
 //! What a candidate would have decided otherwise: recorded decisions against the same
 //! questions under another revision, counted, grouped and with samples.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
 
 use palisade_audit::envelope::DecisionRef;
 use palisade_mesh::{
@@ -42,27 +46,53 @@ pub(crate) struct Flips {
     /// Not allowed before, and allowed by the candidate.
     pub(crate) newly_allowed: Side,
     /// Neither.
-    pub(crate) unchanged: u64,
+    pub(crate) unchanged: Side,
     /// Of these: by another verdict or other policies than before.
     pub(crate) other_reason: u64,
     /// Those that cannot be decided again, by cause.
     pub(crate) not_replayable: Lacks,
+    /// Those that were decided, and that the candidate's catalogue and schema have no decision
+    /// about, by cause. Each is counted among the others, too.
+    pub(crate) broken: Lacks,
 }
 
-/// Decisions that changed in one direction.
+/// Decisions that changed in one direction, or did not.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Side {
     /// How many.
     pub(crate) count: u64,
-    /// By caller, target and policy.
+    /// By caller, target and policy, in the order in which they were met.
     #[serde(serialize_with = "sorted")]
-    pub(crate) groups: BTreeMap<Edge, Group>,
+    groups: Vec<(Edge, Group)>,
     /// How many are in no group, because there were too many groups.
     pub(crate) ungrouped: u64,
+    #[serde(skip)]
+    met: Met,
+}
+
+/// Which group decisions are of that are alike to the letter. Almost every decision is like
+/// one before, and making the words of its group anew would take as long as deciding it.
+#[derive(Debug, Default)]
+struct Met {
+    hasher: RandomState,
+    /// By hash: what such decisions say, and the position of their group.
+    alike: HashMap<u64, Vec<(Alike, usize)>>,
+    known: usize,
+    /// Positions of groups.
+    groups: HashMap<Edge, usize>,
+}
+
+/// What tells the group of a decision.
+#[derive(Debug)]
+struct Alike {
+    principal: Box<str>,
+    after: Arc<Decision>,
+    /// Recorded policies, where they are part of the group.
+    policies: Vec<Box<str>>,
 }
 
 /// Who asked for what, and the policies behind the change.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(crate) struct Edge {
     /// Service of the caller, `NAMESPACE/NAME`, or its SPIFFE ID if it is none.
     pub(crate) from: String,
@@ -117,8 +147,18 @@ impl Comparing {
         let past = past(record);
         let after = match self.candidate.decide(&past) {
             Ok(after) => after,
-            Err(why) => return self.flips.not_replayable.add(words(&why), record),
+            Err(why) => {
+                if *why == Lacking::Service && self.was_decided(record, &past) {
+                    self.flips.broken.add(words(&why), record);
+                }
+                return self.flips.not_replayable.add(words(&why), record);
+            }
         };
+        if let Some(cause) = self.breaks(&past, &after)
+            && self.was_decided(record, &past)
+        {
+            self.flips.broken.add(cause, record);
+        }
         let (allowed, same) = match &mut self.before {
             Before::Recorded => (
                 record.verdict == WireVerdict::Allow,
@@ -145,12 +185,38 @@ impl Comparing {
             (true, false) => &mut self.flips.newly_denied,
             (false, true) => &mut self.flips.newly_allowed,
             _ => {
-                self.flips.unchanged += 1;
                 self.flips.other_reason += u64::from(!same);
-                return;
+                &mut self.flips.unchanged
             }
         };
-        side.add(record, || edge(self.candidate.snapshot(), record, &after));
+        side.add(record, &after, self.candidate.snapshot());
+    }
+
+    /// Why the candidate has no decision about a request, where it has none.
+    fn breaks(&self, past: &Past<'_>, after: &Decision) -> Option<String> {
+        match after.verdict {
+            Verdict::Undecided(_) => Some(format!(
+                "the candidate leaves it undecided ({})",
+                after.verdict.reason()
+            )),
+            _ if !self.candidate.serves(past) => Some(
+                "it is no operation of the candidate's catalogue, and would be answered with 404"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
+
+    /// Whether there was a decision about a request, by what it is compared with.
+    fn was_decided(&mut self, record: &DecisionRef<'_>, past: &Past<'_>) -> bool {
+        match &mut self.before {
+            Before::Recorded => record.verdict != WireVerdict::Undecided,
+            Before::Replayed(replay) => {
+                let before = replay.decide(past);
+                let undecided = |d: &Decision| matches!(d.verdict, Verdict::Undecided(_));
+                before.is_ok_and(|before| !undecided(&before)) && replay.serves(past)
+            }
+        }
     }
 }
 
@@ -218,15 +284,79 @@ pub(crate) fn short(id: &str) -> &str {
     id.split_once('/').map_or(id, |(_, rest)| rest)
 }
 
+impl Alike {
+    fn is_of(&self, record: &DecisionRef<'_>, after: &Decision) -> bool {
+        let policies = self.policies.iter().map(|p| &**p);
+        *self.principal == *record.principal
+            && self.after.verdict == after.verdict
+            && self.after.action == after.action
+            && self.after.resource_id == after.resource_id
+            && self.after.determining == after.determining
+            && policies.eq(named(record, after).iter().copied())
+    }
+}
+
+/// The recorded policies, where they are part of the group.
+fn named<'r>(record: &'r DecisionRef<'_>, after: &Decision) -> &'r [&'r str] {
+    match after.verdict {
+        Verdict::NotPermitted => &record.policies,
+        _ => &[],
+    }
+}
+
 impl Side {
-    fn add(&mut self, record: &DecisionRef<'_>, edge: impl FnOnce() -> Edge) {
+    fn add(&mut self, record: &DecisionRef<'_>, after: &Arc<Decision>, candidate: &Snapshot) {
         self.count += 1;
-        let edge = edge();
-        if self.groups.len() >= GROUPS_MAX && !self.groups.contains_key(&edge) {
+        let Some(at) = self.place(record, after, candidate) else {
             self.ungrouped += 1;
             return;
+        };
+        if let Some((_, group)) = self.groups.get_mut(at) {
+            group.add(record);
         }
-        self.groups.entry(edge).or_default().add(record);
+    }
+
+    /// The position of a decision's group; `None` where there are too many groups.
+    fn place(
+        &mut self,
+        record: &DecisionRef<'_>,
+        after: &Arc<Decision>,
+        candidate: &Snapshot,
+    ) -> Option<usize> {
+        let met = &mut self.met;
+        let hash = met.hasher.hash_one((
+            record.principal,
+            &after.action,
+            &after.resource_id,
+            &after.determining,
+            after.verdict,
+            named(record, after),
+        ));
+        let mut known = met.alike.get(&hash).into_iter().flatten();
+        if let Some((_, at)) = known.find(|(alike, _)| alike.is_of(record, after)) {
+            return Some(*at);
+        }
+        let edge = edge(candidate, record, after);
+        let at = match met.groups.get(&edge) {
+            Some(at) => *at,
+            None if self.groups.len() >= GROUPS_MAX => return None,
+            None => {
+                let at = self.groups.len();
+                met.groups.insert(edge.clone(), at);
+                self.groups.push((edge, Group::default()));
+                at
+            }
+        };
+        if met.known < GROUPS_MAX {
+            met.known += 1;
+            let alike = Alike {
+                principal: record.principal.into(),
+                after: Arc::clone(after),
+                policies: named(record, after).iter().map(|p| Box::from(*p)).collect(),
+            };
+            met.alike.entry(hash).or_default().push((alike, at));
+        }
+        Some(at)
     }
 
     /// The groups, largest first.
@@ -235,8 +365,8 @@ impl Side {
     }
 }
 
-fn largest(groups: &BTreeMap<Edge, Group>) -> Vec<(&Edge, &Group)> {
-    let mut groups: Vec<_> = groups.iter().collect();
+fn largest(groups: &[(Edge, Group)]) -> Vec<(&Edge, &Group)> {
+    let mut groups: Vec<_> = groups.iter().map(|(edge, group)| (edge, group)).collect();
     groups.sort_by_key(|(edge, group)| (std::cmp::Reverse(group.count), *edge));
     groups
 }
@@ -258,10 +388,16 @@ impl Lacks {
         self.count += 1;
         self.causes.entry(cause).or_default().add(record);
     }
+
+    /// The cause of most of them.
+    pub(crate) fn largest(&self) -> Option<&str> {
+        let largest = self.causes.iter().max_by_key(|(_, group)| group.count);
+        largest.map(|(cause, _)| cause.as_str())
+    }
 }
 
-/// A map whose keys are objects, as a list, largest group first.
-fn sorted<S: serde::Serializer>(groups: &BTreeMap<Edge, Group>, s: S) -> Result<S::Ok, S::Error> {
+/// The groups as a list, largest first.
+fn sorted<S: serde::Serializer>(groups: &[(Edge, Group)], s: S) -> Result<S::Ok, S::Error> {
     #[derive(Serialize)]
     struct Entry<'g> {
         #[serde(flatten)]

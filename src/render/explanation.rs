@@ -62,6 +62,26 @@ pub(crate) fn print_reasons(explanation: &Explanation) {
     reasons(explanation).iter().for_each(|l| line(l));
 }
 
+/// What a decision rests on, for a report that has no colours and little room: at most so many
+/// lines, none longer than `len_max` characters; the last one says how many have no room.
+pub(crate) fn in_words(explanation: &Explanation, lines_max: usize, len_max: usize) -> Vec<String> {
+    let plain = |line: String| {
+        let line = anstream::adapter::strip_str(&line).to_string();
+        let line = line.trim();
+        match line.char_indices().nth(len_max) {
+            Some((end, _)) => format!("{}…", line.get(..end).unwrap_or_default()),
+            None => line.to_owned(),
+        }
+    };
+    let lines = reasons(explanation).into_iter().map(plain);
+    let mut lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
+    if lines.len() > lines_max {
+        let rest = lines.split_off(lines_max.saturating_sub(1));
+        lines.push(format!("and {} more lines: --trace failed", rest.len()));
+    }
+    lines
+}
+
 /// Determining policies, or the nearest permits with their first false clause.
 pub(crate) fn reasons(explanation: &Explanation) -> Vec<String> {
     let mut lines = Vec::new();

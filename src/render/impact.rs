@@ -5,8 +5,9 @@ use std::fmt::Write;
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{
-    BAD, DIM, GOOD, Output, WARN, count, diagnostics, line, next, paint,
-    report::{Grid, markdown},
+    BAD, DIM, GOOD, WARN, count, next, paint,
+    report::Grid,
+    screen,
     snippet::clean,
     strong,
     table::{self, col},
@@ -16,69 +17,58 @@ use crate::{
     cli::policy::impact::Report,
     history::{
         Covered,
-        flips::{Edge, Group, Side},
+        flips::{Edge, Group, Lacks, Side},
     },
 };
 
-/// Groups that are printed one by one.
+/// Groups that are told one by one.
 const GROUPS_SHOWN: usize = 10;
 
-/// Prints a report for people.
-pub(crate) fn print(report: &Report) {
-    line(&headline(report));
+/// A report for people.
+pub(crate) fn lines(report: &Report) -> Vec<String> {
     let flips = &report.flips;
-    print_side("newly denied", &flips.newly_denied, BAD);
-    print_side("newly allowed", &flips.newly_allowed, WARN);
+    let mut out = vec![headline(report)];
+    tell_side("newly denied", &flips.newly_denied, BAD, "", &mut out);
+    tell_side("newly allowed", &flips.newly_allowed, WARN, "", &mut out);
     let other = match flips.other_reason {
         0 => String::new(),
-        n => paint(
-            DIM,
-            format!("   {} of them for another reason", thousands(n)),
-        ),
+        n => format!("   {} of them for another reason", thousands(n)),
     };
-    line(&format!(
-        "{}{other}",
-        number("unchanged", flips.unchanged, GOOD)
-    ));
-    let lacking = &flips.not_replayable;
-    line(&number("not replayable", lacking.count, WARN));
-    for (cause, group) in &lacking.causes {
-        line(&format!(
-            "    {:>9}  {}",
-            thousands(group.count),
-            clean(cause)
-        ));
+    tell_side("unchanged", &flips.unchanged, GOOD, &other, &mut out);
+    tell_causes("not replayable", &flips.not_replayable, &mut out);
+    if flips.broken.count > 0 {
+        tell_causes("broken", &flips.broken, &mut out);
     }
-    line(&paint(DIM, read(&report.covered)));
-    if lacking.count > 0 {
-        diagnostics(Output::Human, &[incomplete(report)]);
-    }
+    out.push(paint(DIM, read(&report.covered)));
     if report.covered.interrupted {
-        line(&paint(
-            WARN,
-            "interrupted: what was not read is not counted",
-        ));
+        let text = "interrupted: what was not read is not counted";
+        out.push(paint(WARN, text));
     }
-    for failed in &report.failed {
-        line(&format!("{} {failed}", paint(BAD, "✗")));
-    }
-    let sides = [&flips.newly_denied, &flips.newly_allowed];
+    let failed = report.failed.iter();
+    out.extend(failed.map(|failed| format!("{} {failed}", paint(BAD, "✗"))));
+    out
+}
+
+/// Prints how one of the changed decisions is looked at.
+pub(crate) fn hint(report: &Report) {
+    let sides = [&report.flips.newly_denied, &report.flips.newly_allowed];
     let first = sides
         .into_iter()
         .find_map(|side| side.largest().first()?.1.samples.first());
-    if let Some(id) = first {
-        let hint = match &report.folder {
-            Some(dir) => (
-                format!("palisade why {id} --policies {}", dir.display()),
-                "one of them under the candidate, clause by clause",
-            ),
-            None => (
-                format!("palisade why {id}"),
-                "one of them as it was decided, clause by clause",
-            ),
-        };
-        next(&[hint]);
-    }
+    let Some(id) = first else {
+        return;
+    };
+    let hint = match &report.folder {
+        Some(dir) => (
+            format!("palisade why {id} --policies {}", dir.display()),
+            "one of them under the candidate, clause by clause",
+        ),
+        None => (
+            format!("palisade why {id}"),
+            "one of them as it was decided, clause by clause",
+        ),
+    };
+    next(&[hint]);
 }
 
 fn headline(report: &Report) -> String {
@@ -117,8 +107,12 @@ fn number(what: &str, n: u64, style: anstyle::Style) -> String {
     format!("  {what:<15}{n_text}")
 }
 
-fn print_side(what: &str, side: &Side, style: anstyle::Style) {
-    line(&number(what, side.count, style));
+fn tell_side(what: &str, side: &Side, style: anstyle::Style, note: &str, out: &mut Vec<String>) {
+    out.push(format!(
+        "{}{}",
+        number(what, side.count, style),
+        paint(DIM, note)
+    ));
     let groups = side.largest();
     if groups.is_empty() {
         return;
@@ -143,10 +137,18 @@ fn print_side(what: &str, side: &Side, style: anstyle::Style) {
             table::styled(DIM, group.samples.first().map_or("", String::as_str)),
         ]);
     }
-    rows.print();
-    if let Some(rest) = rest(side, &groups) {
-        line(&paint(DIM, format!("    {rest}")));
-    }
+    out.extend(rows.lines(screen::width()));
+    let rest = rest(side, &groups);
+    out.extend(rest.map(|rest| paint(DIM, format!("    and {rest} more in other groups"))));
+}
+
+fn tell_causes(what: &str, lacks: &Lacks, out: &mut Vec<String>) {
+    out.push(number(what, lacks.count, WARN));
+    let causes = lacks.causes.iter();
+    out.extend(causes.map(|(cause, group)| {
+        let count = thousands(group.count);
+        format!("    {count:>9}  {}", clean(cause))
+    }));
 }
 
 /// Why a group changed.
@@ -160,12 +162,12 @@ fn by(edge: &Edge) -> String {
     }
 }
 
-/// What of a side is not shown.
+/// How many decisions of a side are in groups that are not shown.
 fn rest(side: &Side, groups: &[(&Edge, &Group)]) -> Option<String> {
     let hidden = groups.iter().skip(GROUPS_SHOWN);
     let decisions: u64 = hidden.map(|(_, group)| group.count).sum();
     let decisions = decisions + side.ungrouped;
-    (decisions > 0).then(|| format!("and {} more in other groups", thousands(decisions)))
+    (decisions > 0).then(|| thousands(decisions))
 }
 
 /// Where the decisions came from, and from when.
@@ -188,7 +190,7 @@ pub(crate) fn read(covered: &Covered) -> String {
 }
 
 /// That some of what was asked is not known.
-fn incomplete(report: &Report) -> Diagnostic {
+pub(crate) fn incomplete(report: &Report) -> Option<Diagnostic> {
     let flips = &report.flips;
     let lacking = flips.not_replayable.count;
     let message = format!(
@@ -197,89 +199,90 @@ fn incomplete(report: &Report) -> Diagnostic {
         thousands(flips.decisions)
     );
     let percent = lacking as f64 * 100.0 / flips.decisions.max(1) as f64;
-    let causes = flips.not_replayable.causes.iter();
-    let largest = causes.max_by_key(|(_, group)| group.count);
-    Diagnostic::warning(2207, message)
-        .cause(largest.map_or_else(String::new, |(cause, _)| cause.clone()))
+    let told = Diagnostic::warning(2207, message)
+        .cause(flips.not_replayable.largest().unwrap_or_default())
         .help(format!(
             "the counts may be off by at most {percent:.3} %; they are counted, never guessed"
-        ))
+        ));
+    (lacking > 0).then_some(told)
 }
 
-/// Prints a report for a comment on a pull request.
-pub(crate) fn print_markdown(report: &Report) {
+/// A report as tables, for pull requests.
+pub(crate) fn tables(report: &Report) -> Vec<Grid> {
     let flips = &report.flips;
-    let mark = match report.failed.is_empty() {
-        true => "✅",
-        false => "❌",
+    let counts = Grid {
+        title: format!(
+            "{} made again, compared with {}; {}",
+            count(flips.decisions, "recorded decision", "recorded decisions"),
+            report.against,
+            read(&report.covered)
+        ),
+        head: vec![
+            "newly denied",
+            "newly allowed",
+            "unchanged",
+            "not replayable",
+            "broken",
+        ],
+        rows: vec![
+            [
+                flips.newly_denied.count,
+                flips.newly_allowed.count,
+                flips.unchanged.count,
+                flips.not_replayable.count,
+                flips.broken.count,
+            ]
+            .map(thousands)
+            .to_vec(),
+        ],
     };
-    line(&format!("### {mark} Impact on recorded decisions\n"));
-    line("| newly denied | newly allowed | unchanged | not replayable |");
-    line("|---:|---:|---:|---:|");
-    line(&format!(
-        "| {} | {} | {} | {} |\n",
-        thousands(flips.newly_denied.count),
-        thousands(flips.newly_allowed.count),
-        thousands(flips.unchanged),
-        thousands(flips.not_replayable.count)
-    ));
-    for (what, side) in [
-        ("Newly denied", &flips.newly_denied),
-        ("Newly allowed", &flips.newly_allowed),
-    ] {
-        markdown_side(what, side);
-    }
-    if flips.not_replayable.count > 0 {
-        line("<details><summary>Not replayable</summary>\n");
-        for (cause, group) in &flips.not_replayable.causes {
-            line(&format!(
-                "- {}: {}",
-                thousands(group.count),
-                markdown::escape(cause)
-            ));
-        }
-        line("\n</details>\n");
-    }
-    for failed in &report.failed {
-        line(&format!("**{}**\n", markdown::escape(failed)));
-    }
-    line(&format!(
-        "<sub>{} replayed with the production engine in {}, compared with {}; {}.</sub>",
-        count(flips.decisions, "decision", "decisions"),
-        duration(report.took_ms),
-        markdown::escape(&report.against),
-        markdown::escape(&read(&report.covered)),
-    ));
+    vec![
+        counts,
+        grid("Newly denied", &flips.newly_denied),
+        grid("Newly allowed", &flips.newly_allowed),
+        grid("Unchanged", &flips.unchanged),
+        causes("Not replayable", &flips.not_replayable),
+        causes("Broken", &flips.broken),
+    ]
 }
 
 /// A side's groups as a table.
-fn markdown_side(what: &str, side: &Side) {
+fn grid(what: &str, side: &Side) -> Grid {
     let groups = side.largest();
-    let shown = groups.iter().take(GROUPS_SHOWN);
-    let grid = Grid {
+    let shown = groups.iter().take(GROUPS_SHOWN).map(|(edge, group)| {
+        vec![
+            thousands(group.count),
+            edge.from.clone(),
+            edge.action.clone(),
+            edge.to.clone(),
+            by(edge),
+            group.samples.first().cloned().unwrap_or_default(),
+        ]
+    });
+    let rest = rest(side, &groups).map(|rest| {
+        let mut row = vec![String::new(); 6];
+        if let [count, from, ..] = row.as_mut_slice() {
+            (*count, *from) = (rest, "others".to_owned());
+        }
+        row
+    });
+    Grid {
         title: what.to_owned(),
         head: vec!["decisions", "from", "action", "to", "by", "sample"],
-        rows: shown
-            .map(|(edge, group)| {
+        rows: shown.chain(rest).collect(),
+    }
+}
+
+fn causes(what: &str, lacks: &Lacks) -> Grid {
+    let rows = lacks.causes.iter();
+    Grid {
+        title: what.to_owned(),
+        head: vec!["decisions", "cause", "sample"],
+        rows: rows
+            .map(|(cause, group)| {
                 let sample = group.samples.first().cloned().unwrap_or_default();
-                let (from, action) = (edge.from.clone(), edge.action.clone());
-                vec![
-                    thousands(group.count),
-                    from,
-                    action,
-                    edge.to.clone(),
-                    by(edge),
-                    sample,
-                ]
+                vec![thousands(group.count), cause.clone(), sample]
             })
             .collect(),
-    };
-    let mut text = String::new();
-    markdown::table(&grid, &mut text);
-    if let Some(rest) = rest(side, &groups) {
-        text.push_str(&format!("\n{rest}\n"));
-    }
-    if !text.is_empty() {
-        line(&text);
     }
 }

@@ -222,7 +222,8 @@ pub(crate) fn root_of(dir: &Path) -> String {
 fn sentences(d: &Diagnostic) -> Vec<String> {
     let mut said = vec![d.message.clone()];
     said.extend(d.label.clone());
-    said.extend(d.cause.clone());
+    let cause = d.cause.iter().flat_map(|cause| cause.lines());
+    said.extend(cause.map(str::to_owned));
     said.extend(d.help.as_ref().map(|help| format!("fix: {help}")));
     said
 }

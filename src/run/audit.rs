@@ -38,7 +38,7 @@ use super::{
     unbound, unusable,
 };
 use crate::{
-    config::{AuditSection, Config},
+    config::{AuditSection, Config, log_key::LogKeySection},
     control::{
         api::{Answer, Problem},
         server::PeerUid,
@@ -165,6 +165,7 @@ impl AuditRole {
         let options = LogOptions {
             rules: config.privacy(),
             vault: Some(vault.clone()),
+            device: section.log_key.as_ref().map(LogKeySection::device),
             ..LogOptions::new(config.trust_domain.clone())
         };
         let log = Log::open(&log, options, clock.clone()).map_err(|e| vec![refused(&e)])?;
@@ -663,6 +664,9 @@ fn refused(error: &LogError) -> Diagnostic {
         LogError::Tampered(_) => Diagnostic::error(7205, "the decision log was tampered with")
             .cause(error.to_string())
             .help("keep the folder as evidence; find the extent: palisade audit verify --dir DIR"),
+        LogError::Key(_) => Diagnostic::error(7211, "the key of the decision log cannot be used")
+            .cause(error.to_string())
+            .help("a log has one key for good: put its file back, or see that `audit.log_key` names the device that has it"),
         _ => unusable(&error.to_string()),
     }
 }

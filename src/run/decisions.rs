@@ -15,17 +15,22 @@ use axum::{Router, body::Body};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use palisade_mesh::{
+    decision::SelfCheck,
     diagnostic::Diagnostic,
     svid::{Identity, Peer},
 };
-use palisade_pdp::apis::{Caller, Counts, Desk, authzen, envoy, is_grpc, native};
+use palisade_pdp::apis::{
+    Caller, Counts, Desk,
+    authzen::{self, Names},
+    envoy, is_grpc, native,
+};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::tokens::Tokens;
 use crate::{
-    config::{Config, decisions::DecisionsSection},
+    config::{Config, EngineChoice, decisions::DecisionsSection},
     control::status::{DecisionsStatus, TallyStatus},
     net::front::{self, Door, bind, seated},
 };
@@ -34,6 +39,7 @@ use crate::{
 #[derive(Clone)]
 pub(super) struct Decisions {
     desk: Desk,
+    engine: EngineChoice,
     address: SocketAddr,
     insecure: Option<SocketAddr>,
 }
@@ -42,7 +48,7 @@ impl Decisions {
     /// Opens the listeners and serves `desk` there until `stop`.
     pub(super) async fn start(
         config: &Config,
-        section: &DecisionsSection,
+        (section, engine): (&DecisionsSection, EngineChoice),
         identity: &Identity,
         desk: Desk,
         stop: &CancellationToken,
@@ -58,13 +64,19 @@ impl Decisions {
         };
         let started = Self {
             desk: desk.clone(),
+            engine,
             address,
             insecure: insecure.as_ref().map(|(_, address)| *address),
         };
         if let Some(tokens) = tokens.clone() {
             tokio::spawn(stop.clone().run_until_cancelled_owned(tokens.follow()));
         }
-        let office = |scheme| Office::new(&desk, tokens.clone(), scheme);
+        let names = match &section.authzen {
+            Some(written) => written.names(&config.trust_domain)?,
+            None => Names::default(),
+        };
+        let names = Arc::new(names);
+        let office = |scheme| Office::new(&desk, tokens.clone(), names.clone(), scheme);
         let door = Door::Tls {
             identity: identity.clone(),
             open: tokens.is_some(),
@@ -76,7 +88,12 @@ impl Decisions {
         Ok(started)
     }
 
-    /// How it stands.
+    /// What the comparison of its engine with Cedar's own authorizer has found.
+    pub(super) fn self_check(&self) -> SelfCheck {
+        self.desk.self_check()
+    }
+
+    /// How it stands, as `status` says it.
     pub(super) fn status(&self) -> DecisionsStatus {
         let Counts {
             answers,
@@ -84,10 +101,19 @@ impl Decisions {
             searches,
             refused,
             busy,
+            tried,
+            newly_allowed,
+            newly_denied,
+            newly_undecided,
+            trials_failed,
         } = self.desk.counts();
+        let found = self.desk.self_check();
         DecisionsStatus {
             address: self.address,
             insecure: self.insecure,
+            engine: self.engine,
+            checked: found.checked,
+            differed: found.mismatched,
             answers: answers
                 .into_iter()
                 .map(|tally| TallyStatus {
@@ -104,6 +130,11 @@ impl Decisions {
             searches,
             refused,
             busy,
+            tried,
+            newly_allowed,
+            newly_denied,
+            newly_undecided,
+            trials_failed,
         }
     }
 }
@@ -133,9 +164,26 @@ pub(super) fn metrics(status: &DecisionsStatus) -> String {
         ("searches", status.searches),
         ("refused", status.refused),
         ("busy", status.busy),
+        ("tried", status.tried),
+        ("trials_failed", status.trials_failed),
     ] {
         let name = name(what);
         let _ = writeln!(text, "# TYPE {name} counter\n{name} {count}");
+    }
+    let flips = name("flips");
+    let _ = writeln!(text, "# TYPE {flips} counter");
+    for (direction, count) in [
+        ("newly_allowed", status.newly_allowed),
+        ("newly_denied", status.newly_denied),
+        ("newly_undecided", status.newly_undecided),
+    ] {
+        let _ = writeln!(text, "{flips}{{direction=\"{direction}\"}} {count}");
+    }
+    let name = "palisade_engine_self_checks_total";
+    let _ = writeln!(text, "# TYPE {name} counter");
+    let agreed = status.checked.saturating_sub(status.differed);
+    for (result, count) in [("agreed", agreed), ("differed", status.differed)] {
+        let _ = writeln!(text, "{name}{{result=\"{result}\"}} {count}");
     }
     text
 }
@@ -161,7 +209,7 @@ struct Office {
 }
 
 impl Office {
-    fn new(desk: &Desk, tokens: Option<Tokens>, scheme: &'static str) -> Self {
+    fn new(desk: &Desk, tokens: Option<Tokens>, names: Arc<Names>, scheme: &'static str) -> Self {
         let grpc = tonic::service::Routes::new(native::service(desk))
             .add_service(envoy::service(desk))
             .prepare()
@@ -170,7 +218,7 @@ impl Office {
             desk: desk.clone(),
             tokens,
             grpc,
-            http: authzen::router(desk, scheme),
+            http: authzen::router(desk, names, scheme),
         }
     }
 

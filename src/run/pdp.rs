@@ -16,7 +16,8 @@ use palisade_pdp::{
     bundle::trust::TrustConfig,
     decide::Snapshot,
     publish::{
-        Distribution, DistributionConfig, History, Recorder, Source, SourceConfig, Standing, State,
+        Distribution, DistributionConfig, History, Published, Recorder, Source, SourceConfig,
+        Standing, State, rollout::Rollout,
     },
 };
 use prost::Message as _;
@@ -33,7 +34,7 @@ use super::{
     unbound,
 };
 use crate::{
-    config::{Config, PdpSection, rollout::RolloutSection},
+    config::{Config, EngineChoice, PdpSection, rollout::RolloutSection},
     control::{
         api::{Answer, Problem},
         status::PastRevision,
@@ -154,11 +155,13 @@ impl PdpRole {
                     kill_list: Box::new(move || held.borrow().list.clone()),
                     clock: clock.clone(),
                     limits: written.limits(),
+                    by_reference: section.engine == EngineChoice::Reference,
                 });
                 let keeping = keep_up(desk.clone(), state.clone(), revisions.clone());
                 tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
                 let identity = &identity;
-                Some(Decisions::start(config, written, identity, desk, stop).await?)
+                let engine = section.engine;
+                Some(Decisions::start(config, (written, engine), identity, desk, stop).await?)
             }
             None => None,
         };
@@ -353,21 +356,16 @@ impl PdpRole {
     }
 }
 
-/// Puts every revision that comes into force before the decision APIs, and has their
-/// records handed on, for ever.
+/// Puts every revision that comes into force before the decision APIs, and the one that is on
+/// its way, and has their records handed on, for ever.
 async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<Revisions>) {
     let follow = async {
         loop {
-            let current = state.borrow_and_update().current.clone();
-            if let Some(published) = current {
-                revisions.note(&published.revision);
-                match revisions.engine(&published.digest()).await {
-                    Ok(Some(snapshot)) => desk.put(snapshot),
-                    Ok(None) => tracing::error!("bug: the revision in force is forgotten"),
-                    Err(error) => {
-                        tracing::error!(%error, "the decision APIs stay at the revision before");
-                    }
-                }
+            let now = state.borrow_and_update().clone();
+            if let Some(published) = &now.current
+                && let Some(snapshot) = built(&revisions, published).await
+            {
+                desk.put(snapshot, underway(&revisions, &now).await);
             }
             if state.changed().await.is_err() {
                 return;
@@ -375,6 +373,35 @@ async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<R
         }
     };
     tokio::join!(follow, desk.run());
+}
+
+/// The engine of a revision; none where it cannot be built, and then the APIs stay at the
+/// one before.
+async fn built(revisions: &Revisions, published: &Published) -> Option<Arc<Snapshot>> {
+    revisions.note(&published.revision);
+    match revisions.engine(&published.digest()).await {
+        Ok(found) => {
+            if found.is_none() {
+                tracing::error!("bug: a revision is forgotten that the decision APIs need");
+            }
+            found
+        }
+        Err(error) => {
+            tracing::error!(%error, "the decision APIs go without this revision");
+            None
+        }
+    }
+}
+
+/// The revision that is on its way, while it may decide or be tried.
+async fn underway(revisions: &Revisions, state: &State) -> Option<(Arc<Snapshot>, Rollout)> {
+    let underway = state.rollout.as_ref()?;
+    let rollout = &underway.rollout;
+    if rollout.has_ended() || rollout.stopped().is_some() {
+        return None;
+    }
+    let candidate = built(revisions, &underway.candidate).await?;
+    Some((candidate, rollout.clone()))
 }
 
 /// What is followed, as the configuration says.

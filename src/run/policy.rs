@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use palisade_mesh::{
     catalogue::{Catalogue, ServiceId},
-    decision::{Answer, Question, SelfCheck},
+    decision::{Answer, Pins, Question, SelfCheck},
     diagnostic::Diagnostic,
     snapshot::{Digest, Versions},
     spiffe_id::SpiffeId,
@@ -71,6 +71,10 @@ struct PluggedEngine(Engine);
 impl Decider for PluggedEngine {
     fn decide(&mut self, question: &Question<'_>) -> Answer {
         self.0.decide(question)
+    }
+
+    fn decide_on(&mut self, question: &Question<'_>, pins: &mut Pins) -> Answer {
+        self.0.decide_on(question, pins)
     }
 }
 

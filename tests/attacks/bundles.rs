@@ -11,7 +11,7 @@ use palisade_mesh::{
     clock::Clock,
     spiffe_id::TrustDomain,
     wire::policy::{
-        Bundle, Newest, PdpMessage, ProxyMessage, Revision, Stamp,
+        Attestation, Bundle, Newest, PdpMessage, Proof, ProxyMessage, Revision, Stamp,
         distribution_server::{Distribution, DistributionServer},
         pdp_message::Kind as FromPdp,
         proxy_message::Kind as ToPdp,
@@ -236,6 +236,15 @@ fn t60_t104_a_pdp_in_strange_hands_changes_nothing() {
     by_a_stranger.content_signatures.push(said.sign(&stranger));
     let mut of_another = ci.sign(&[0, 1], &open, 6, hour());
     of_another.content_signatures = ci.sign(&[0, 1], &good, 6, hour()).content_signatures;
+    // A word about proofs that nobody gave, under signatures that are of something else.
+    let mut attested = ci.sign(&[0, 1], &open, 6, hour());
+    attested.attestation = Some(Attestation {
+        proofs: vec![Proof {
+            invariant: "never".into(),
+            solver: "cvc5".into(),
+        }],
+        signatures: attested.content_signatures.clone(),
+    });
     let mut renumbered = ci.sign(&[0, 1], &open, 4, hour());
     renumbered.sequence = 6;
     let (now_us, _) = hour();
@@ -254,6 +263,7 @@ fn t60_t104_a_pdp_in_strange_hands_changes_nothing() {
         (by_a_stranger, "nack PLS3102"),
         (of_another, "nack PLS3101"),
         (renumbered, "nack PLS3101"),
+        (attested, "nack PLS3101"),
         (stale, "nack PLS3103"),
         (swapped, "nack PLS3003"),
         (ci.sign(&[0, 1], &without_rail, 6, hour()), "nack PLS3106"),

@@ -1,16 +1,17 @@
 //! What was acknowledged, and whether the log has it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{File, OpenOptions},
     io::Write as _,
     path::Path,
     sync::{Arc, Mutex},
 };
 
-use palisade_audit::log::{Log, LogOptions, whose};
+use palisade_audit::log::{Entry, Log, LogOptions, whose};
 use palisade_mesh::{clock::Clock, wire::record::record::Body};
 use serde_json::Value;
+use ulid::Ulid;
 
 use crate::reporter;
 
@@ -84,7 +85,12 @@ impl Account {
     /// Compares with the log in `dir`, which nobody writes now, and with the gaps that
     /// were told; gives how many acknowledged records are within these.
     pub fn check(&self, dir: &Path, gaps: &[Told]) -> u64 {
-        let kept = numbers(dir);
+        let (kept, places) = numbers(dir);
+        for gap in gaps {
+            let told = (gap.boot.clone(), gap.first)..=(gap.boot.clone(), gap.last);
+            let there = places.range(told).next();
+            assert_eq!(there, None, "told as missing, and in the log");
+        }
         let doubled: Vec<_> = kept.iter().filter(|(_, n)| **n > 1).take(5).collect();
         assert!(doubled.is_empty(), "in the log more than once: {doubled:?}");
         let book = self.0.lock().unwrap();
@@ -127,23 +133,29 @@ pub fn missing(gaps: &[Told]) -> u64 {
     gaps.iter().map(|gap| gap.last - gap.first + 1).sum()
 }
 
-/// How often each number of the reporters is in the log.
-fn numbers(dir: &Path) -> BTreeMap<u64, u32> {
+/// How often each number of the reporters is in the log, and where these are in their streams:
+/// boot and sequence.
+fn numbers(dir: &Path) -> (BTreeMap<u64, u32>, BTreeSet<(String, u64)>) {
     let options = LogOptions {
         read_only: true,
         ..LogOptions::new(whose(dir).unwrap())
     };
     let log = Log::open(dir, options, Clock::system()).unwrap();
-    let mut numbers = BTreeMap::new();
+    let (mut numbers, mut places) = (BTreeMap::new(), BTreeSet::new());
     for entry in log.scan(0) {
-        let Some(Body::Decision(decision)) = entry.unwrap().record.body else {
+        let Entry {
+            envelope, record, ..
+        } = entry.unwrap();
+        let Some(Body::Decision(decision)) = record.body else {
             continue;
         };
         if let Some(n) = decision.path.strip_prefix("/n/") {
             *numbers.entry(n.parse().unwrap()).or_default() += 1;
+            let boot = envelope.stream.unwrap().boot.try_into().unwrap();
+            places.insert((Ulid::from_bytes(boot).to_string(), envelope.sequence));
         }
     }
-    numbers
+    (numbers, places)
 }
 
 impl Told {

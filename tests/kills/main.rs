@@ -6,12 +6,13 @@
 //! has, without the proxy, which takes too long to start a thousand times. What was
 //! acknowledged to it is written to a file of the test's own, and fsynced, before it counts
 //! ([`account`]). In the end each of these records is in the log once, and what a lost spool
-//! file took along is within the gaps that are told.
+//! file took along is within the gaps that are told. Whole proxies are killed under requests
+//! in [`proxies`].
 //!
 //! `PALISADE_KILLS_SEED` repeats a run. The long form:
 //!
 //! ```text
-//! cargo test --release --test kills a_thousand -- --ignored --nocapture
+//! cargo test --release --test kills a_thousand -- --ignored --nocapture --test-threads=1
 //! ```
 
 #![allow(
@@ -26,14 +27,17 @@
 mod support;
 
 mod account;
+mod proxies;
 mod reporter;
 mod stage;
 
 use stage::{Fault, Stage};
-use support::Home;
+use support::{Home, demo::one_at_a_time};
 
 /// Kills of the short form; each fault comes twice.
 const KILLS: u64 = 24;
+/// Kills of proxies, and of the audit service beside them, in the short form.
+const KILLS_OF_PROXIES: u64 = 14;
 
 /// Numbers that follow from a seed (SplitMix64).
 pub struct Dice(u64);
@@ -51,24 +55,26 @@ impl Dice {
 
 fn seed() -> u64 {
     let asked = std::env::var("PALISADE_KILLS_SEED");
-    asked.map_or_else(|_| ulid::Ulid::generate().0 as u64, |s| s.parse().unwrap())
+    let seed = asked.map_or_else(|_| ulid::Ulid::generate().0 as u64, |s| s.parse().unwrap());
+    println!("PALISADE_KILLS_SEED={seed}");
+    seed
 }
 
 /// Kills until `enough` processes have died, at moments that the seed gives.
 fn survive(enough: u64) {
     let seed = seed();
-    println!("PALISADE_KILLS_SEED={seed}");
     let mut dice = Dice(seed);
     let home = Home::new();
     let mut stage = Stage::start(&home, seed);
     let mut round = 0;
-    while stage.kills() < enough {
+    while stage.kills() < enough || round < Fault::ALL.len() {
         // Each kind comes in turn, so that none is left to chance.
         let fault = Fault::ALL[round % Fault::ALL.len()];
         stage.round(fault, &mut dice);
         round += 1;
     }
     stage.settle();
+    stage.saw_everything();
 }
 
 #[test]
@@ -81,4 +87,17 @@ fn no_kill_and_no_fault_loses_or_repeats_an_acknowledged_record() {
 #[ignore = "takes long; in release, by name"]
 fn a_thousand_kills_lose_and_repeat_nothing() {
     survive(1000);
+}
+
+#[test]
+fn no_kill_of_a_proxy_loses_or_repeats_an_answered_decision() {
+    let _turn = one_at_a_time();
+    proxies::survive(KILLS_OF_PROXIES, Dice(seed()));
+}
+
+/// Takes some half an hour.
+#[test]
+#[ignore = "takes long; in release, by name"]
+fn a_thousand_kills_of_proxies_lose_and_repeat_nothing() {
+    proxies::survive(1000, Dice(seed()));
 }

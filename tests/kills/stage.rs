@@ -23,6 +23,14 @@ const HEADER: u64 = 40;
 const FRAME: u64 = 8;
 /// Acknowledged records before something happens, at most.
 const PATIENCE: u64 = 160;
+/// Tries to find the log with a record that no checkpoint covers.
+const KILLS_MAX: u64 = 20;
+/// Faults that happened, as they are counted.
+const ABOVE: &str = "flipped above the checkpoint";
+const BELOW: &str = "flipped below the checkpoint, refused";
+const FULL: &str = "disk full";
+const UNLINKED: &str = "segment unlinked";
+const UNLINKED_SPOOL: &str = "spool file unlinked";
 /// What the log says when the disk does not take a group.
 const REFUSED: &str = "audit log cannot be written";
 
@@ -182,31 +190,33 @@ impl<'h> Stage<'h> {
     }
 
     fn flip_above(&mut self) {
-        self.kill_audit();
-        let Some(segment) = Segment::newest(&self.log()) else {
-            return;
-        };
+        let (segment, at) = (0..KILLS_MAX)
+            .find_map(|_| {
+                self.up();
+                self.acknowledged(8);
+                self.kill_audit();
+                self.last_unsigned()
+            })
+            .expect("a record that no checkpoint covers");
+        segment.flip(at);
+        self.note(ABOVE);
+    }
+
+    /// A place within the first record that no checkpoint covers; none where that came last.
+    fn last_unsigned(&self) -> Option<(Segment, u64)> {
+        let segment = Segment::newest(&self.log())?;
         let signed = checkpointed(&self.log());
-        let unsigned = segment.frames().into_iter().rev();
-        let last = unsigned.take_while(|frame| frame.leaf >= signed).next();
-        // The checkpoint may have come last.
-        if let Some(frame) = last {
-            segment.flip(frame.offset + FRAME + frame.len / 2);
-            self.note("flipped above the checkpoint");
-        }
+        let frame = segment.frames().into_iter().find(|f| f.leaf >= signed)?;
+        Some((segment, frame.offset + FRAME + frame.len / 2))
     }
 
     fn flip_below(&mut self, dice: &mut Dice) {
         self.kill_audit();
-        let Some(segment) = Segment::newest(&self.log()) else {
-            return;
-        };
+        let segment = Segment::newest(&self.log()).unwrap();
         let signed = checkpointed(&self.log());
         let frames = segment.frames();
         let below = frames.iter().filter(|frame| frame.leaf < signed).count() as u64;
-        if below == 0 {
-            return;
-        }
+        assert!(below > 0, "records under a checkpoint");
         let frame = &frames[dice.below(below) as usize];
         let at = frame.offset + dice.below(FRAME + frame.len);
         segment.flip(at);
@@ -218,7 +228,7 @@ impl<'h> Stage<'h> {
         let _ = fs::remove_file(&audit.log);
         // Whoever has a copy puts it back, and nothing is lost.
         segment.flip(at);
-        self.note("flipped below the checkpoint, refused");
+        self.note(BELOW);
     }
 
     /// Starts the service anew under a limit that its segment will reach.
@@ -242,18 +252,16 @@ impl<'h> Stage<'h> {
         // The reporter goes on meanwhile.
         self.acknowledged(64);
         self.kill_audit();
-        self.note("disk full");
+        self.note(FULL);
     }
 
     fn unlink_segment(&mut self) {
-        let Some(segment) = Segment::newest(&self.log()) else {
-            return;
-        };
+        let segment = Segment::newest(&self.log()).unwrap();
         fs::remove_file(&segment.path).unwrap();
         wait_for("the segment under its name", LIMIT, || {
             segment.path.exists().then_some(())
         });
-        self.note("segment unlinked");
+        self.note(UNLINKED);
         self.kill_audit();
     }
 
@@ -261,16 +269,14 @@ impl<'h> Stage<'h> {
         // With the service away, what is there stays there.
         self.kill_audit();
         self.acknowledged(16);
-        let Some(newest) = spool_files(self.home).pop() else {
-            return;
-        };
+        let newest = spool_files(self.home).pop().unwrap();
         fs::remove_file(&newest).unwrap();
         // After each fsync the reporter looks for the name of what it writes, and now and
         // then for those of what waits.
         wait_for("the spool file under its name", LIMIT, || {
             newest.exists().then_some(())
         });
-        self.note("spool file unlinked");
+        self.note(UNLINKED_SPOOL);
         self.kill_reporter();
     }
 
@@ -343,6 +349,17 @@ impl<'h> Stage<'h> {
         // What was acknowledged and is gone went with those files, and with nothing else.
         assert_eq!(lost > 0, losses > 0, "{losses} files lost, {gaps:?}");
         assert_eq!(losses > 0, !gaps.is_empty(), "{gaps:?}");
+    }
+
+    /// That each kind of fault happened.
+    pub fn saw_everything(&self) {
+        for what in [ABOVE, BELOW, FULL, UNLINKED, UNLINKED_SPOOL] {
+            assert!(
+                self.happened.contains_key(what),
+                "{what}: {:?}",
+                self.happened
+            );
+        }
     }
 
     fn log(&self) -> PathBuf {

@@ -182,6 +182,11 @@ impl<'h> Separate<'h> {
         });
     }
 
+    /// Where web's proxy takes its calls.
+    pub fn outbound(&self) -> SocketAddr {
+        self.outbound
+    }
+
     /// Status of a GET of web to orders; none when there was no answer.
     pub fn get(&self, path: &str) -> Option<u16> {
         let reply = http::send(self.outbound, "GET", "orders", path, "");

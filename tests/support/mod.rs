@@ -31,6 +31,7 @@ pub mod demo;
 pub mod http;
 pub mod inside;
 pub mod mesh;
+pub mod registry;
 pub mod year;
 
 /// Longest wait for something that a loaded machine does in a few seconds.

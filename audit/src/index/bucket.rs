@@ -63,6 +63,8 @@ pub(super) struct View {
     pub(super) folder: PathBuf,
     pub(super) making: u128,
     pub(super) searcher: Searcher,
+    /// Of each of its segments.
+    columns: Vec<Columns>,
     /// Positions of decisions whose first document was made before their
     /// outcome was known and has been replaced since.
     pub(super) replaced: Arc<FxHashSet<u64>>,
@@ -88,6 +90,7 @@ impl Bucket {
             .doc_store_cache_num_blocks(0)
             .try_into()?;
         let searcher = reader.searcher();
+        let columns = columns_of(&searcher)?;
         let view = Arc::new(View {
             span: Window {
                 from_us: start_us,
@@ -95,8 +98,9 @@ impl Bucket {
             },
             folder: path.clone(),
             making,
-            replaced: Arc::new(replaced(&searcher)?),
+            replaced: Arc::new(replaced(&searcher, &columns)),
             searcher,
+            columns,
         });
         Ok(Self {
             path,
@@ -141,14 +145,42 @@ impl Bucket {
         if !newly_replaced.is_empty() {
             Arc::make_mut(&mut replaced).extend(newly_replaced);
         }
+        let searcher = self.reader.searcher();
         Ok(View {
             span: self.view.span,
             folder: self.view.folder.clone(),
             making: self.view.making,
-            searcher: self.reader.searcher(),
+            columns: columns_of(&searcher)?,
+            searcher,
             replaced,
         })
     }
+}
+
+impl View {
+    /// Its segments, each with the columns that every search looks at.
+    pub(super) fn segments(&self) -> impl Iterator<Item = (&SegmentReader, &Columns)> {
+        self.searcher.segment_readers().iter().zip(&self.columns)
+    }
+
+    /// Documents of a span, those that were replaced included.
+    pub(super) fn documents(&self, span: Window) -> u64 {
+        let each = self.segments().map(|(reader, columns)| {
+            let range = columns.range(span, reader.max_doc());
+            u64::from(range.end.saturating_sub(range.start))
+        });
+        each.sum()
+    }
+}
+
+/// The columns of each segment. To open one is to look it up by name in a dictionary of the
+/// segment's file, which costs more than most searches do in it.
+fn columns_of(searcher: &Searcher) -> tantivy::Result<Vec<Columns>> {
+    searcher
+        .segment_readers()
+        .iter()
+        .map(Columns::open)
+        .collect()
 }
 
 /// Which making of the bucket in `folder` this is; a new one where nothing says so.
@@ -170,10 +202,9 @@ fn making(folder: &Path) -> u128 {
     }
 }
 
-fn replaced(searcher: &Searcher) -> tantivy::Result<FxHashSet<u64>> {
+fn replaced(searcher: &Searcher, columns: &[Columns]) -> FxHashSet<u64> {
     let mut positions = FxHashSet::default();
-    for reader in searcher.segment_readers() {
-        let columns = Columns::open(reader)?;
+    for (reader, columns) in searcher.segment_readers().iter().zip(columns) {
         let Some(late) = &columns.late else { continue };
         for doc in 0..reader.max_doc() {
             if late.first(doc).is_some() {
@@ -181,7 +212,7 @@ fn replaced(searcher: &Searcher) -> tantivy::Result<FxHashSet<u64>> {
             }
         }
     }
-    Ok(positions)
+    positions
 }
 
 /// The columns of a segment that every search looks at.
@@ -194,7 +225,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    pub(super) fn open(reader: &SegmentReader) -> tantivy::Result<Self> {
+    fn open(reader: &SegmentReader) -> tantivy::Result<Self> {
         let fast = reader.fast_fields();
         Ok(Self {
             time: fast.i64(TIME)?,

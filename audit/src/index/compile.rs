@@ -4,10 +4,11 @@
 //! value (ids, trace ids) it may find more, and says so: then every hit is
 //! compared with the record in the log.
 
-use std::ops::Bound;
+use std::{ops::Bound, sync::Arc};
 
 use tantivy::{
     DocId, Score, SegmentReader, TantivyError, Term,
+    postings::TermInfo,
     query::{
         AllQuery, BitSetDocSet, BooleanQuery, ConstScorer, EmptyQuery, EmptyScorer, EnableScoring,
         ExistsQuery, Explanation, Occur, Query, RangeQuery, Scorer, TermQuery, Weight,
@@ -15,7 +16,10 @@ use tantivy::{
     schema::{Field as Column, IndexRecordOption},
 };
 
-use super::schema::{ID, Layout, TRACE, id_column, trace_column};
+use super::{
+    names::NameCache,
+    schema::{ID, Layout, TRACE, id_column, trace_column},
+};
 use crate::query::{Demand, Expr, Field, Kind, Pattern, field::DENIALS};
 
 /// What tantivy is asked.
@@ -29,9 +33,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(layout: &Layout, filter: Expr) -> Self {
+    pub(super) fn new(layout: &Layout, names: &Arc<NameCache>, filter: Expr) -> Self {
         let mut compiler = Compiler {
             layout,
+            names,
             exact: true,
         };
         let query = compiler.expr(&filter, false);
@@ -45,6 +50,7 @@ impl Plan {
 
 struct Compiler<'a> {
     layout: &'a Layout,
+    names: &'a Arc<NameCache>,
     exact: bool,
 }
 
@@ -107,7 +113,7 @@ impl Compiler<'_> {
 
     fn found(&self, field: &Field, demand: &Demand) -> Found {
         if let Some(column) = self.layout.column(field) {
-            return Found::exactly(in_column(field, column, demand));
+            return Found::exactly(in_column(field, column, demand, self.names));
         }
         match demand {
             Demand::Id(prefix) => {
@@ -149,7 +155,12 @@ impl Found {
     }
 }
 
-fn in_column(field: &Field, column: Column, demand: &Demand) -> Box<dyn Query> {
+fn in_column(
+    field: &Field,
+    column: Column,
+    demand: &Demand,
+    names: &Arc<NameCache>,
+) -> Box<dyn Query> {
     match demand {
         Demand::Exists if field.countable || !field.kind.is_text() => {
             Box::new(ExistsQuery::new(field.name.into(), false))
@@ -159,11 +170,13 @@ fn in_column(field: &Field, column: Column, demand: &Demand) -> Box<dyn Query> {
             DENIALS.iter().map(|word| term(column, word)).collect(),
         )),
         Demand::Word(word) => term(column, word),
-        Demand::Text(pattern) => in_texts(field, column, pattern),
+        Demand::Text(pattern) => in_texts(field, column, pattern, names),
         Demand::Range(low, high) if low == high && field.countable => Box::new(TermQuery::new(
             Term::from_field_u64(column, *low),
             IndexRecordOption::Basic,
         )),
+        // What can be counted has few values.
+        Demand::Range(low, high) if field.countable => terms(column, Match::Numbers(*low, *high)),
         Demand::Range(low, high) => between(
             Term::from_field_u64(column, *low),
             Term::from_field_u64(column, *high),
@@ -179,11 +192,16 @@ fn in_column(field: &Field, column: Column, demand: &Demand) -> Box<dyn Query> {
     }
 }
 
-fn in_texts(field: &Field, column: Column, pattern: &Pattern) -> Box<dyn Query> {
+fn in_texts(
+    field: &Field,
+    column: Column,
+    pattern: &Pattern,
+    names: &Arc<NameCache>,
+) -> Box<dyn Query> {
     let by_segments = field.kind == Kind::Name && !pattern.is_whole_name();
     match pattern.as_literal() {
         Some(text) if !by_segments => term(column, text),
-        _ if by_segments => terms(column, Match::Name(pattern.clone())),
+        _ if by_segments => terms(column, Match::Name(pattern.clone(), names.clone())),
         _ => terms(column, Match::Whole(pattern.clone())),
     }
 }
@@ -205,8 +223,8 @@ fn terms(column: Column, matching: Match) -> Box<dyn Query> {
     Box::new(TermsQuery { column, matching })
 }
 
-/// Finds documents by walking the terms of a column and asking each the very
-/// question that [`Expr::matches`] asks a record.
+/// Finds documents by the terms of a column, asking each the very question that
+/// [`Expr::matches`] asks a record.
 #[derive(Debug, Clone)]
 struct TermsQuery {
     column: Column,
@@ -216,27 +234,49 @@ struct TermsQuery {
 #[derive(Debug, Clone)]
 enum Match {
     Every,
-    Name(Pattern),
+    Name(Pattern, Arc<NameCache>),
+    /// From the first to the last.
+    Numbers(u64, u64),
     Whole(Pattern),
 }
 
 impl Match {
-    fn accepts(&self, term: &[u8]) -> bool {
-        let Ok(text) = std::str::from_utf8(term) else {
-            return false;
-        };
-        match self {
-            Self::Every => true,
-            Self::Name(pattern) => pattern.matches_name(text),
-            Self::Whole(pattern) => pattern.matches(text),
+    /// The terms of a segment that it accepts.
+    fn find(&self, reader: &SegmentReader, column: Column) -> tantivy::Result<Vec<TermInfo>> {
+        if let Self::Name(pattern, names) = self
+            && let Some(names) = names.of(reader, column)?
+        {
+            return Ok(names.matching(pattern));
         }
+        let inverted = reader.inverted_index(column)?;
+        let terms = inverted.terms();
+        let (mut stream, prefix) = match self {
+            Self::Numbers(low, high) => {
+                let (low, high) = (low.to_be_bytes(), high.to_be_bytes());
+                (terms.range().ge(low).le(high).into_stream()?, &[][..])
+            }
+            Self::Whole(pattern) => {
+                let prefix = pattern.prefix().as_bytes();
+                (terms.range().ge(prefix).into_stream()?, prefix)
+            }
+            Self::Every | Self::Name(..) => (terms.stream()?, &[][..]),
+        };
+        let mut found = Vec::new();
+        while stream.advance() && stream.key().starts_with(prefix) {
+            if self.accepts(stream.key()) {
+                found.push(stream.value().clone());
+            }
+        }
+        Ok(found)
     }
 
-    /// What every term begins with, to begin walking there.
-    fn prefix(&self) -> &[u8] {
+    fn accepts(&self, term: &[u8]) -> bool {
+        let accepts = |matches: &dyn Fn(&str) -> bool| std::str::from_utf8(term).is_ok_and(matches);
         match self {
-            Self::Whole(pattern) => pattern.prefix().as_bytes(),
-            _ => &[],
+            Self::Every => accepts(&|_| true),
+            Self::Name(pattern, _) => accepts(&|text| pattern.matches_name(text)),
+            Self::Numbers(..) => true,
+            Self::Whole(pattern) => accepts(&|text| pattern.matches(text)),
         }
     }
 }
@@ -250,14 +290,7 @@ impl Query for TermsQuery {
 impl Weight for TermsQuery {
     fn scorer(&self, reader: &SegmentReader, boost: Score) -> tantivy::Result<Box<dyn Scorer>> {
         let inverted = reader.inverted_index(self.column)?;
-        let prefix = self.matching.prefix();
-        let mut stream = inverted.terms().range().ge(prefix).into_stream()?;
-        let mut found = Vec::new();
-        while stream.advance() && stream.key().starts_with(prefix) {
-            if self.matching.accepts(stream.key()) {
-                found.push(stream.value().clone());
-            }
-        }
+        let found = self.matching.find(reader, self.column)?;
         if found.is_empty() {
             return Ok(Box::new(EmptyScorer));
         }

@@ -5,11 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use rustc_hash::FxHashSet;
 
-use super::{
-    StoreError,
-    bucket::{Columns, View},
-    schema::id_column,
-};
+use super::{StoreError, bucket::View, schema::id_column};
 use crate::{
     item::{AHEAD_MAX_US, Item, JOIN_SLACK_US, JoinKey, id_time_us},
     query::{IdPrefix, Window},
@@ -37,8 +33,7 @@ pub(super) fn decision(
     let wanted = id_column(key.id);
     let mut best: Option<FoundDecision> = None;
     for view in overlapping(views, around) {
-        for reader in view.searcher.segment_readers() {
-            let columns = Columns::open(reader)?;
+        for (reader, columns) in view.segments() {
             let Some(ids) = &columns.id else { continue };
             for doc in columns.range(around, reader.max_doc()) {
                 let at = columns.entry(doc);
@@ -133,8 +128,7 @@ fn collect(
     let span = id_column(prefix.lowest)..=id_column(prefix.highest);
     let mut docs = Vec::new();
     for view in overlapping(views, window) {
-        for reader in view.searcher.segment_readers() {
-            let columns = Columns::open(reader)?;
+        for (reader, columns) in view.segments() {
             let Some(ids) = &columns.id else { continue };
             if ids.max_value() < *span.start() || ids.min_value() > *span.end() {
                 continue;

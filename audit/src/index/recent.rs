@@ -67,10 +67,14 @@ impl Recent {
     }
 
     fn find(&mut self, at: u64) -> Option<&mut Item> {
-        let place = self
-            .waiting
-            .binary_search_by_key(&at, |waiting| waiting.item.at)
-            .ok()?;
+        let first = self.waiting.front()?.item.at;
+        let near = usize::try_from(at.checked_sub(first)?).ok()?;
+        // Nothing lies between two positions unless an entry could not be read.
+        let is_there = self.waiting.get(near).is_some_and(|w| w.item.at == at);
+        let place = match is_there {
+            true => near,
+            false => self.waiting.binary_search_by_key(&at, |w| w.item.at).ok()?,
+        };
         self.waiting.get_mut(place).map(|waiting| &mut waiting.item)
     }
 

@@ -12,12 +12,9 @@
 //! it was made, in the same making of the bucket. A file that is not, that is damaged or
 //! that is not there costs a scan, and is made again.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
 
-use super::bucket::{Columns, View};
+use super::bucket::View;
 use crate::query::{Expr, Field, Window, time::rfc3339};
 
 mod ask;
@@ -112,28 +109,4 @@ fn hours(view: &View) -> impl Iterator<Item = Window> + use<> {
             from_us,
             to_us: from_us.saturating_add(HOUR_US),
         })
-}
-
-/// The columns of every segment, to find what is in a span.
-struct Counts {
-    segments: Vec<(Columns, u32)>,
-}
-
-impl Counts {
-    fn of(view: &Arc<View>) -> tantivy::Result<Self> {
-        let readers = view.searcher.segment_readers().iter();
-        let segments = readers.map(|reader| Ok((Columns::open(reader)?, reader.max_doc())));
-        Ok(Self {
-            segments: segments.collect::<tantivy::Result<_>>()?,
-        })
-    }
-
-    /// Documents of a span, those that were replaced included.
-    fn documents(&self, span: Window) -> u64 {
-        let each = self.segments.iter().map(|(columns, max_doc)| {
-            let range = columns.range(span, *max_doc);
-            u64::from(range.end.saturating_sub(range.start))
-        });
-        each.sum()
-    }
 }

@@ -154,7 +154,7 @@ impl Snapshot {
             .cloned()
             .collect();
         Self {
-            plan: Plan::new(&shared.layout, filter),
+            plan: Plan::new(&shared.layout, &shared.names, filter),
             window,
             views,
             recent,
@@ -206,8 +206,7 @@ impl Snapshot {
         if let Some((time_us, _)) = before {
             window.to_us = window.to_us.min(time_us.saturating_add(1));
         }
-        for reader in view.searcher.segment_readers() {
-            let columns = Columns::open(reader)?;
+        for (reader, columns) in view.segments() {
             let range = columns.range(window, reader.max_doc());
             if range.is_empty() {
                 continue;
@@ -218,7 +217,7 @@ impl Snapshot {
                 view,
                 source,
                 before,
-                &columns,
+                columns,
                 range,
                 scorer.as_mut(),
                 visitor,

@@ -7,12 +7,13 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{Options, bucket::View, recent::Recent, schema::Layout};
+use super::{Options, bucket::View, names::NameCache, recent::Recent, schema::Layout};
 use crate::source::Source;
 
 /// What searches look at; the indexer alone changes it.
 pub(super) struct Shared {
     pub(super) layout: Layout,
+    pub(super) names: Arc<NameCache>,
     pub(super) source: Arc<dyn Source>,
     pub(super) options: Options,
     inner: RwLock<Inner>,
@@ -42,6 +43,7 @@ impl Shared {
     pub(super) fn new(source: Arc<dyn Source>, options: Options) -> Self {
         Self {
             layout: Layout::new(),
+            names: Arc::default(),
             source,
             options,
             inner: RwLock::default(),

@@ -222,7 +222,7 @@ impl Store {
     ) -> Result<usize, StoreError> {
         let filter = &snapshot.plan.filter;
         let Rolled { files, left } =
-            Rolled::count(view, snapshot.window, filter, &snapshot.changing, tallies)?;
+            Rolled::count(view, snapshot.window, filter, &snapshot.changing, tallies);
         for part in left {
             snapshot.visit_within(part, view, self.source(), None, tallies)?;
         }

@@ -8,7 +8,7 @@ use std::{fs, ops::Range, sync::Arc};
 
 use super::{
     StoreError,
-    bucket::{Bucket, Columns, View},
+    bucket::{Bucket, View},
     indexer::{GONE, Indexer, remove},
     search::Place,
     writer::Open,
@@ -138,8 +138,7 @@ fn window_of(lacking: &[&Lacking]) -> Option<Window> {
 /// Where the records of a bucket are, each once.
 fn places_of(view: &View) -> Result<Vec<Place>, StoreError> {
     let mut places = Vec::new();
-    for reader in view.searcher.segment_readers() {
-        let columns = Columns::open(reader)?;
+    for (reader, columns) in view.segments() {
         for doc in 0..reader.max_doc() {
             let at = columns.entry(doc);
             if columns.is_late(doc) || !view.replaced.contains(&at) {

@@ -23,6 +23,8 @@ pub struct LogHealth {
     pub fsync: FsyncTimes,
     /// Why the last write failed, until one succeeds.
     pub failing: Option<String>,
+    /// Why the last checkpoint could not be signed and kept, until one is.
+    pub unsigned: Option<String>,
     /// Whether the writing thread is gone; nothing more is kept.
     pub dead: bool,
 }
@@ -46,6 +48,7 @@ pub(super) struct Health {
     pub(super) disk: Disk,
     room: AtomicU8,
     failing: Mutex<Option<String>>,
+    unsigned: Mutex<Option<String>>,
     dead: AtomicBool,
 }
 
@@ -70,16 +73,21 @@ impl Health {
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = why;
     }
 
+    pub(super) fn set_unsigned(&self, why: Option<String>) {
+        *self.unsigned.lock().unwrap_or_else(PoisonError::into_inner) = why;
+    }
+
     pub(super) fn read(&self) -> LogHealth {
+        let words = |of: &Mutex<Option<String>>| {
+            let why = of.lock().unwrap_or_else(PoisonError::into_inner);
+            why.clone()
+        };
         LogHealth {
             room: self.room(),
             stalled: self.disk.stalled(),
             fsync: self.disk.fsyncs(),
-            failing: self
-                .failing
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone(),
+            failing: words(&self.failing),
+            unsigned: words(&self.unsigned),
             dead: self.dead.load(Ordering::SeqCst),
         }
     }

@@ -46,6 +46,9 @@ pub(crate) const PUBLIC_KEY: &str = "checkpoint.pub";
 /// File of the stream positions.
 pub(crate) const STREAMS: &str = "streams";
 const KEY: &str = "checkpoint.key";
+/// File that notes which PIN a device has refused.
+#[cfg(feature = "pkcs11")]
+const PIN_REFUSED: &str = "pin-refused";
 
 /// A log that is ready to be written.
 pub(super) struct Recovered {
@@ -92,7 +95,8 @@ pub(super) fn recover(
     let signer = Arc::new(load_key(dir, options, fresh)?);
     let verifier = signer.verifier().clone();
     if fresh {
-        let empty = Checkpoint::sign(&signer, 0, Tree::new().root(), clock.now());
+        let empty = Checkpoint::sign(&signer, 0, Tree::new().root(), clock.now())
+            .map_err(|e| LogError::Key(e.to_string()))?;
         write_checkpoint(dir, &empty).map_err(LogError::io(dir.join(CHECKPOINT)))?;
     }
     let checkpoint = read_checkpoint(dir, &verifier)?;
@@ -218,9 +222,7 @@ fn remove_aside(dir: &Path) -> io::Result<()> {
 /// log would leave nothing to check the old checkpoints against.
 fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, LogError> {
     let origin = checkpoint::origin(options.trust_domain.as_str());
-    let path = dir.join(KEY);
-    let signer = Signer::load(&path, &origin, fresh)
-        .map_err(|e| LogError::Key(format!("`{}`: {e}", path.display())))?;
+    let signer = signer(dir, options, &origin, fresh).map_err(LogError::Key)?;
     let public = dir.join(PUBLIC_KEY);
     if fresh {
         let text = format!("{}\n", signer.verifier());
@@ -234,6 +236,25 @@ fn load_key(dir: &Path, options: &LogOptions, fresh: bool) -> Result<Signer, Log
         )));
     }
     Ok(signer)
+}
+
+/// The key where the options say that it is; a file is made for a log that is.
+#[cfg_attr(
+    not(feature = "pkcs11"),
+    expect(unused_variables, reason = "only a device is an option")
+)]
+fn signer(dir: &Path, options: &LogOptions, name: &str, fresh: bool) -> Result<Signer, String> {
+    #[cfg(feature = "pkcs11")]
+    if let Some(place) = &options.device {
+        let known = match fresh {
+            true => None,
+            false => Some(load_public_key(dir).map_err(|e| e.to_string())?),
+        };
+        let signer = Signer::on_device(place, name, dir.join(PIN_REFUSED), known.as_ref());
+        return signer.map_err(|e| format!("on token `{}`: {e}", place.token));
+    }
+    let path = dir.join(KEY);
+    Signer::load(&path, name, fresh).map_err(|e| format!("`{}`: {e}", path.display()))
 }
 
 /// The signing key of a log that is only read, where it is there and the log's own.

@@ -8,7 +8,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use jiff::Timestamp;
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::SpiffeId,
@@ -26,8 +25,8 @@ use super::{
 use crate::{
     disk::{self, Reserve, Room, TEND_EVERY},
     files,
-    merkle::Tree,
-    note::Signer,
+    merkle::{Tile, Tree},
+    note::{Begun, SIGN_WAIT, Signer},
     segment::{self, HEADER_LEN, Offsets},
     stream::{StreamKey, Streams, new_ulid},
 };
@@ -44,6 +43,9 @@ const HISTORY_EVERY: Duration = Duration::from_secs(60);
 
 /// Time between snapshots of the stream positions.
 const STREAMS_EVERY: Duration = Duration::from_secs(10);
+
+/// Time between looks whether a device has signed.
+const SIGN_LOOK: Duration = Duration::from_millis(10);
 
 pub(super) enum Command {
     Append(Job),
@@ -81,10 +83,19 @@ pub(super) struct Writer {
     /// Memory for the next group.
     group: Group,
     checkpoint_due: Option<Instant>,
+    awaited: Option<Awaited>,
     history_at: Option<Instant>,
     streams_at: Instant,
     health: Arc<Health>,
     reserve: Reserve,
+}
+
+/// A checkpoint that a device is signing, while more is written.
+struct Awaited {
+    unsigned: Checkpoint,
+    /// Partial tiles of its size.
+    tiles: Vec<Tile>,
+    begun: Begun,
 }
 
 impl Writer {
@@ -137,6 +148,7 @@ impl Writer {
             signed: [size, size],
             group: Group::new(vault),
             checkpoint_due: None,
+            awaited: None,
             history_at: None,
             streams_at: Instant::now(),
         };
@@ -414,9 +426,17 @@ impl Writer {
     /// Signs what is durable. When that fails it is tried again a little later,
     /// and nobody is told that anything is checkpointed.
     fn checkpoint(&mut self) {
+        self.checkpoint_within(Duration::ZERO);
+    }
+
+    /// As [`Writer::checkpoint`], waiting so long for a device.
+    fn checkpoint_within(&mut self, wait: Duration) {
         self.checkpoint_due = None;
         self.tell_gaps();
-        if let Err(e) = self.try_checkpoint() {
+        let signed = self.try_checkpoint(wait);
+        let why = signed.as_ref().err().map(ToString::to_string);
+        self.health.set_unsigned(why);
+        if let Err(e) = signed {
             tracing::error!(error = %e, "audit log checkpoint cannot be written");
             if disk::is_full(&e) {
                 self.reserve.give_up();
@@ -435,30 +455,66 @@ impl Writer {
         }
     }
 
-    fn try_checkpoint(&mut self) -> io::Result<()> {
+    fn try_checkpoint(&mut self, wait: Duration) -> io::Result<()> {
         let size = self.tree.size();
-        let [before, last] = self.signed;
-        if size == last {
-            return Ok(());
+        let Awaited {
+            unsigned,
+            tiles,
+            begun,
+        } = match self.awaited.take() {
+            Some(awaited) => awaited,
+            None if size == self.signed[1] => return Ok(()),
+            None => {
+                let origin = self.signer.verifier().name();
+                let root = self.tree.root();
+                let unsigned = Checkpoint::unsigned(origin, size, root, self.clock.now());
+                Awaited {
+                    tiles: self.tree.partial_tiles().collect(),
+                    begun: self.signer.begin(&unsigned.note)?,
+                    unsigned,
+                }
+            }
+        };
+        match self.signer.end(&unsigned.note, begun, wait)? {
+            Ok(note) => self.keep(Checkpoint { note, ..unsigned }, &tiles),
+            Err(begun) => {
+                let late = begun.is_late();
+                self.awaited = Some(Awaited {
+                    unsigned,
+                    tiles,
+                    begun,
+                });
+                self.checkpoint_due = Some(Instant::now() + SIGN_LOOK);
+                match late {
+                    true => Err(io::Error::other("the device that signs does not answer")),
+                    false => Ok(()),
+                }
+            }
         }
+    }
+
+    /// Publishes a checkpoint, whose partial tiles these are.
+    fn keep(&mut self, checkpoint: Checkpoint, tiles: &[Tile]) -> io::Result<()> {
+        let [before, last] = self.signed;
         // Tiles first: whoever sees a checkpoint can ask for its proofs.
         for tile in self.tree.full_tiles() {
             self.shared.tiles.write(tile)?;
         }
         self.tree.forget_full_tiles();
-        for tile in self.tree.partial_tiles() {
-            self.shared.tiles.write(&tile)?;
+        for tile in tiles {
+            self.shared.tiles.write(tile)?;
         }
-        let time: Timestamp = self.clock.now();
-        let checkpoint = Checkpoint::sign(&self.signer, size, self.tree.root(), time);
         recover::write_checkpoint(&self.shared.dir, &checkpoint)?;
-        let note = checkpoint.note.clone();
+        let (note, size) = (checkpoint.note.clone(), checkpoint.size);
         self.shared.checkpoint.send_replace(Arc::new(checkpoint));
         // Partial tiles of the last checkpoint stay for readers that just saw it.
         if before != last {
             self.shared.tiles.remove_partial(before, last);
         }
         self.signed = [last, size];
+        if size < self.tree.size() {
+            self.checkpoint_due = Some(Instant::now() + self.options.checkpoint_every);
+        }
         if self
             .history_at
             .is_none_or(|at| at.elapsed() >= HISTORY_EVERY)
@@ -499,9 +555,12 @@ impl Writer {
             closed: true,
         }));
         self.commit(Vec::new());
-        // Into the history as well, so that the end of this run stays vouched for.
-        self.history_at = None;
-        self.checkpoint();
+        // The one that is under way, and that of the end.
+        for _ in 0..2 {
+            // Into the history as well, so that the end of this run stays vouched for.
+            self.history_at = None;
+            self.checkpoint_within(SIGN_WAIT);
+        }
         self.save_streams();
         // Whoever still waits for the queue hears that the log is closed.
         while let Ok(Command::Append(job)) = self.commands.try_recv() {

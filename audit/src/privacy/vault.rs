@@ -6,9 +6,8 @@
 //! years and copied, and a copy of the table would undo every erasure since.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, Read as _},
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -515,24 +514,12 @@ fn key_of(path: &Path, fresh: bool) -> Result<[u8; KEY_LEN], VaultError> {
         other => other.map_err(io)?,
     };
     let meta = file.metadata().map_err(io)?;
-    if !meta.is_file() || meta.len() != KEY_LEN as u64 || !is_private(path, &meta) {
+    if !meta.is_file() || meta.len() != KEY_LEN as u64 || !files::is_private(path, &meta) {
         return Err(VaultError::Key(path.to_owned()));
     }
     let mut key = [0; KEY_LEN];
     file.read_exact(&mut key).map_err(io)?;
     Ok(key)
-}
-
-/// Whether only its owner reads the file. A credential of the service manager is root's,
-/// in a folder that this service alone can enter.
-fn is_private(path: &Path, meta: &fs::Metadata) -> bool {
-    let folder = std::env::var_os("CREDENTIALS_DIRECTORY");
-    let credential = folder.is_some_and(|folder| path.parent() == Some(Path::new(&folder)));
-    let loose = match credential && meta.uid() == 0 {
-        true => 0o037,
-        false => 0o077,
-    };
-    meta.mode() & loose == 0
 }
 
 fn derive(kek: &[u8; KEY_LEN], info: &[u8]) -> Result<[u8; KEY_LEN], VaultError> {

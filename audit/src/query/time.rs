@@ -58,7 +58,7 @@ impl Default for Limits {
 
 /// A span of time: from the first moment to before the second, microseconds
 /// since the Unix epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Window {
     /// First moment in it.
     pub from_us: i64,

@@ -618,7 +618,7 @@ fn unproven(why: &str) -> Diagnostic {
 pub fn unsigned(why: &LogError) -> Diagnostic {
     Diagnostic::error(7825, "nothing can be signed for this log")
         .cause(why.to_string())
-        .help("ask the running mesh, or use the folder that has `checkpoint.key`")
+        .help("ask the running mesh, or use the folder that has `checkpoint.key`; where a device has the key, see that it is there")
 }
 
 fn unsaid(checked: &Checked) -> Diagnostic {

@@ -14,7 +14,7 @@ use palisade_mesh::{
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
-use tokio::{runtime::Runtime, sync::watch};
+use tokio::runtime::Runtime;
 
 use super::*;
 use crate::{
@@ -24,7 +24,7 @@ use crate::{
     merkle::{self, Hash, Tree, leaf, verify_inclusion},
     query::Query,
     segment,
-    source::{Source, SourceError},
+    source::Source,
     stream::{StreamKey, new_ulid},
     testing::{REPORTER, reporter},
     verify::{FindingKind, VerifyOptions, VerifyReport, verify},
@@ -228,54 +228,6 @@ impl Stage {
             self.request("/new", 200);
         }
         self.signed();
-    }
-}
-
-/// What the log over which an index is made says.
-struct Over(Log);
-
-impl Source for Over {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read(&self, index: u64) -> Result<Entry, SourceError> {
-        self.0.read(index).map(entry).map_err(|e| failed(index, e))
-    }
-
-    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        Box::new(
-            self.0
-                .scan(from)
-                .map(|read| read.map(entry).map_err(|e| failed(0, e))),
-        )
-    }
-
-    fn lacking(&self) -> Arc<[Lacking]> {
-        self.0.lacking()
-    }
-
-    fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, SourceError> {
-        self.0.dropped_from(segment).map_err(|e| failed(segment, e))
-    }
-
-    fn subscribe(&self) -> watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-}
-
-fn entry(read: crate::log::Entry) -> Entry {
-    Entry {
-        index: read.index,
-        envelope: read.envelope,
-        record: read.record,
-    }
-}
-
-fn failed(index: u64, error: LogError) -> SourceError {
-    SourceError {
-        index,
-        cause: Box::new(error),
     }
 }
 
@@ -675,7 +627,7 @@ fn the_index_lets_go_of_it_and_answers_say_so() {
     let runtime = Runtime::new().unwrap();
     let _entered = runtime.enter();
     let open = |dir: &str| {
-        let source: Arc<dyn Source> = Arc::new(Over(stage.log().clone()));
+        let source: Arc<dyn Source> = Arc::new(stage.log().clone());
         let options = Options {
             bucket: BucketSpan::Day,
             commit_every: Duration::ZERO,

@@ -15,6 +15,7 @@ use ulid::Ulid;
 use super::{
     CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
     VerifyReport,
+    ahead::Ahead,
     stored::{self, about},
     streams::Streams,
 };
@@ -233,7 +234,7 @@ impl<'a> Pass<'a> {
         let mut index = header.first_leaf;
         let mut lacks = Lacks::default();
         let len = file.metadata()?.len();
-        let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
+        let mut reader = Ahead::new(file.clone(), HEADER_LEN, len);
         loop {
             if self.report.live && index >= self.signed {
                 return Ok(index);
@@ -255,7 +256,7 @@ impl<'a> Pass<'a> {
                 && let Content::Sparse(said) = frame.content()
             {
                 // It comes first, and once; anything else is a frame too many.
-                if frame.offset != HEADER_LEN {
+                if frame.offset() != HEADER_LEN {
                     self.find(at.finding(FindingKind::Record, "it cannot stand here"));
                 }
                 lacks.said = Some(said.to_vec());
@@ -273,7 +274,7 @@ impl<'a> Pass<'a> {
             let mut read = 1;
             match frame {
                 Ok(frame) => match frame.content() {
-                    Content::Leaf(leaf) => self.leaf(at, frame.payload, leaf),
+                    Content::Leaf(leaf) => self.leaf(at, leaf, frame.hash),
                     Content::Gone(gone) => read = self.gone(at, gone, next, &mut lacks),
                     Content::Sparse(_) => read = 0,
                 },
@@ -310,8 +311,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes in a whole record.
-    fn leaf(&mut self, at: At<'_>, payload: &[u8], leaf: &[u8]) {
-        let hash = merkle::leaf_in_place(payload);
+    fn leaf(&mut self, at: At<'_>, leaf: &[u8], hash: Hash) {
         if let Some(stored) = self.tile_hash(at.leaf)
             && stored != hash
             && self.suspect.is_none()

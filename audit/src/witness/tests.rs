@@ -134,7 +134,8 @@ fn two_roots_for_one_size_are_never_both_cosigned_and_the_proof_is_kept() {
     let size = witness.seen()[0].size;
     let path = story.log_dir.path().join("checkpoint.key");
     let signer = Signer::load(&path, "palisade/acme.test", false).unwrap();
-    let fork = crate::checkpoint::Checkpoint::sign(&signer, size, [9; 32], Clock::system().now());
+    let fork =
+        crate::checkpoint::Checkpoint::sign(&signer, size, [9; 32], Clock::system().now()).unwrap();
     let fork = AddCheckpoint {
         old: size,
         proof: Vec::new(),

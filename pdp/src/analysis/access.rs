@@ -119,7 +119,9 @@ impl Comparing<'_> {
     /// Compares every pair that the change can concern.
     pub(crate) fn access(&self) -> (Access, Vec<Differing>) {
         let others = (self.callers_that_changed(), self.asks_that_changed());
-        let (pairs, complete) = self.pairs(&others);
+        let old = Side::new(self.base, self.universe, self.now_us);
+        let new = Side::new(self.head, self.universe, self.now_us);
+        let (pairs, complete) = self.pairs(&others, [(&old, false), (&new, true)]);
         let takes_more = |i: &usize| {
             self.universe
                 .asks
@@ -127,8 +129,6 @@ impl Comparing<'_> {
                 .is_some_and(|a| self.takes_more(a))
         };
         let wider: BTreeSet<usize> = others.1.iter().copied().filter(takes_more).collect();
-        let old = Side::new(self.base, self.universe, self.now_us);
-        let new = Side::new(self.head, self.universe, self.now_us);
         let mut differing = Vec::new();
         for (caller, ask) in &pairs {
             let (before, after) = (old.look(*caller, *ask), new.look(*caller, *ask));
@@ -164,6 +164,7 @@ impl Comparing<'_> {
     fn pairs(
         &self,
         (other_callers, other_asks): &(BTreeSet<usize>, BTreeSet<usize>),
+        sides: [(&Side<'_>, bool); 2],
     ) -> (Vec<(usize, usize)>, bool) {
         let Universe { callers, asks, .. } = self.universe;
         let (mut whole_callers, mut whole_asks) = (other_callers.clone(), other_asks.clone());
@@ -176,9 +177,7 @@ impl Comparing<'_> {
                 complete = false;
             }
         };
-        let sides = [(self.base, false), (self.head, true)];
-        for (snapshot, new) in sides {
-            let side = Side::new(snapshot, self.universe, self.now_us);
+        for (side, new) in sides {
             for changed in self.changed {
                 let Some(rule) = (if new { changed.new } else { changed.old }) else {
                     continue;
@@ -204,10 +203,10 @@ impl Comparing<'_> {
     }
 
     fn callers_that_changed(&self) -> BTreeSet<usize> {
-        let entity = |snapshot: &Snapshot, caller: &Caller| {
+        fn entity<'s>(snapshot: &'s Snapshot, caller: &Caller) -> Option<Seen<'s>> {
             let uid = snapshot.world().uid(snapshot.principal(&caller.id)?)?;
             Some(Seen::of(snapshot, uid))
-        };
+        }
         let callers = self.universe.callers.iter().enumerate();
         callers
             .filter(|(_, c)| entity(self.base, c) != entity(self.head, c))
@@ -216,15 +215,15 @@ impl Comparing<'_> {
     }
 
     fn asks_that_changed(&self) -> BTreeSet<usize> {
-        let entity = |snapshot: &Snapshot, ask: &Ask| {
-            let resolved = ask.resolve(snapshot)?;
-            let (action, resource) = resolved.entities(snapshot)?;
+        type Both<'s> = [Option<Seen<'s>>; 2];
+        fn entities<'s>(snapshot: &'s Snapshot, ask: &Ask) -> Option<Both<'s>> {
+            let (action, resource) = ask.resolve(snapshot)?.entities(snapshot)?;
             let world = snapshot.world();
             let seen = |e| world.uid(e).map(|uid| Seen::of(snapshot, uid));
-            Some((seen(action), seen(resource)))
-        };
+            Some([action, resource].map(seen))
+        }
         let asks = self.universe.asks.iter().enumerate();
-        asks.filter(|(_, a)| entity(self.base, a) != entity(self.head, a) || self.takes_more(a))
+        asks.filter(|(_, a)| entities(self.base, a) != entities(self.head, a) || self.takes_more(a))
             .map(|(i, _)| i)
             .collect()
     }
@@ -350,21 +349,21 @@ impl Comparing<'_> {
 }
 
 /// What a policy can see of an entity.
-struct Seen {
-    uid: EntityUid,
-    entity: Option<cedar_policy::Entity>,
+struct Seen<'s> {
+    uid: &'s EntityUid,
+    entity: Option<&'s cedar_policy::Entity>,
 }
 
-impl Seen {
-    fn of(snapshot: &Snapshot, uid: &EntityUid) -> Self {
+impl<'s> Seen<'s> {
+    fn of(snapshot: &'s Snapshot, uid: &'s EntityUid) -> Self {
         Self {
-            uid: uid.clone(),
-            entity: snapshot.compiled().entities.get(uid).cloned(),
+            uid,
+            entity: snapshot.compiled().entities.get(uid),
         }
     }
 }
 
-impl PartialEq for Seen {
+impl PartialEq for Seen<'_> {
     fn eq(&self, other: &Self) -> bool {
         self.uid == other.uid
             && match (&self.entity, &other.entity) {

@@ -224,11 +224,11 @@ impl Comparison {
         let kinds = Kind::all(&self.head, &self.universe);
         proof.kinds = kinds.len();
         let (wider, forbids) = (ids(&new, true), ids(&new, false));
-        let (_, differing) = self.comparing(changed).access();
+        let (_, differing) = self.reached();
         let work = Work {
             world,
             kinds: &kinds,
-            differing: &differing,
+            differing,
             forbids: &forbids,
         };
         let mut jobs = Vec::new();

@@ -1,6 +1,9 @@
 //! What was added, removed and changed between two revisions, by what it is and its id.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use cedar_policy::{Entity, EntityUid};
 use palisade_mesh::{
@@ -85,9 +88,10 @@ pub(crate) fn compare(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
         // Whatever is written otherwise may mean something else.
         &|old, new| old.text != new.text,
     ));
-    items.extend(services(base, head));
-    items.extend(entities(base, head));
-    items.extend(settings(base, head));
+    let texts = [files(base), files(head)];
+    items.extend(services(base, head, &texts));
+    items.extend(entities(base, head, &texts));
+    items.extend(settings(base, head, &texts));
     items.sort();
     items
 }
@@ -141,8 +145,8 @@ fn of_policy(old: &PolicyInfo, new: &PolicyInfo, meaning: bool) -> Option<Vec<St
     (!details.is_empty()).then_some(details)
 }
 
-fn services(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
-    let by_name = |catalogue: &Catalogue| -> BTreeMap<String, std::sync::Arc<Service>> {
+fn services(base: &Snapshot, head: &Snapshot, texts: &[Files; 2]) -> Vec<Item> {
+    let by_name = |catalogue: &Catalogue| -> BTreeMap<String, Arc<Service>> {
         let services = catalogue.services().iter();
         services
             .map(|s| (s.id.short().to_owned(), s.clone()))
@@ -150,35 +154,44 @@ fn services(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
     };
     let (old, new) = (by_name(base.catalogue()), by_name(head.catalogue()));
     let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-    let places = [Places::of(head), Places::of(base)];
     let mut items = Vec::new();
     for name in names {
         let (before, after) = (old.get(name), new.get(name));
-        let (file, line) = find(&places, |p| p.service(name));
-        let item = |kind, id: String, change, details| Item {
-            kind,
-            id,
-            change,
-            file: file.clone(),
-            line,
-            owner: None,
-            details,
-        };
         let change = change_of(before.is_some(), after.is_some());
-        let details = match (before, after) {
-            (Some(a), Some(b)) => of_service(a, b),
-            _ => Vec::new(),
+        let (details, of_operations) = match (before, after) {
+            (Some(a), Some(b)) => (of_service(a, b), operations(a, b)),
+            _ => (Vec::new(), Vec::new()),
         };
-        if change != Change::Changed || !details.is_empty() {
-            items.push(item(ItemKind::Service, name.clone(), change, details));
-        }
-        let (Some(before), Some(after)) = (before, after) else {
+        let of_itself = change != Change::Changed || !details.is_empty();
+        let of_operations = of_operations
+            .into_iter()
+            .map(|(operation, change, details)| {
+                let id = format!("{name}/{operation}");
+                (ItemKind::Operation, id, change, details)
+            });
+        let differing: Vec<_> = of_itself
+            .then(|| (ItemKind::Service, name.clone(), change, details))
+            .into_iter()
+            .chain(of_operations)
+            .collect();
+        if differing.is_empty() {
+            // Most are as they were: looking for where each stands would take longer than all else.
             continue;
-        };
-        for (operation, change, details) in operations(before, after) {
-            let id = format!("{name}/{operation}");
-            items.push(item(ItemKind::Operation, id, change, details));
         }
+        let (file, line) = find(texts, |files| service_at(files, name));
+        items.extend(
+            differing
+                .into_iter()
+                .map(|(kind, id, change, details)| Item {
+                    kind,
+                    id,
+                    change,
+                    file: file.clone(),
+                    line,
+                    owner: None,
+                    details,
+                }),
+        );
     }
     items
 }
@@ -254,7 +267,7 @@ fn matched(operation: &Operation) -> String {
 
 /// Entities that do not follow from the catalogue alone: groups, users and the team's own,
 /// and what services and workloads have of groups, labels and tier.
-fn entities(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
+fn entities(base: &Snapshot, head: &Snapshot, texts: &[Files; 2]) -> Vec<Item> {
     let all = |snapshot: &Snapshot| -> BTreeMap<EntityUid, Entity> {
         let entities = snapshot.compiled().entities.iter();
         let told = entities.filter(|e| {
@@ -268,7 +281,6 @@ fn entities(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
     };
     let (old, new) = (all(base), all(head));
     let uids: BTreeSet<&EntityUid> = old.keys().chain(new.keys()).collect();
-    let places = [Places::of(head), Places::of(base)];
     let mut items = Vec::new();
     for uid in uids {
         let (before, after) = (old.get(uid), new.get(uid));
@@ -283,7 +295,7 @@ fn entities(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
         if of_catalogue && details.is_empty() {
             continue;
         }
-        let (file, line) = find(&places, |p| p.entity(uid.id().unescaped()));
+        let (file, line) = find(texts, |files| entity_at(files, uid.id().unescaped()));
         items.push(Item {
             kind: ItemKind::Entity,
             id: uid.to_string(),
@@ -319,7 +331,7 @@ fn of_entity(old: &Entity, new: &Entity, base: &Snapshot, head: &Snapshot) -> Ve
     details
 }
 
-fn settings(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
+fn settings(base: &Snapshot, head: &Snapshot, texts: &[Files; 2]) -> Vec<Item> {
     let headers = |snapshot: &Snapshot| -> Vec<String> {
         let headers = snapshot.catalogue().headers().iter();
         let word = |shape| match shape {
@@ -338,7 +350,6 @@ fn settings(base: &Snapshot, head: &Snapshot) -> Vec<Item> {
             format!("trust domain {} → {}", domain(base), domain(head)),
         );
     }
-    let texts = [files(base), files(head)];
     let differs = |path: &str| {
         let [old, new] = texts.each_ref().map(|t| t.get(path));
         (old != new).then(|| change_of(old.is_some(), new.is_some()))
@@ -384,53 +395,44 @@ fn lists<T: ToString>(what: &str, old: &[T], new: &[T]) -> Vec<String> {
     }
 }
 
-/// The files of a revision, by path.
-pub(crate) fn files(snapshot: &Snapshot) -> BTreeMap<String, String> {
-    let texts = author::texts_of(snapshot.compiled());
-    let texts = texts.into_iter();
-    texts
-        .map(|(path, text)| (path.to_string(), text.to_string()))
-        .collect()
+/// Texts of a revision, by path.
+pub(crate) type Files = BTreeMap<Arc<str>, Arc<str>>;
+
+/// The files of a revision.
+pub(crate) fn files(snapshot: &Snapshot) -> Files {
+    author::texts_of(snapshot.compiled()).into_iter().collect()
 }
 
-/// Where in the texts of a revision something is declared.
-struct Places(BTreeMap<String, String>);
+/// Where a service is declared in the texts of a revision.
+fn service_at(files: &Files, name: &str) -> Option<(String, usize)> {
+    line_at(files, "services/", |line| {
+        line.strip_prefix("service:")
+            .is_some_and(|rest| unquoted(rest) == name)
+    })
+}
 
-impl Places {
-    fn of(snapshot: &Snapshot) -> Self {
-        Self(files(snapshot))
-    }
+/// Where an entity is declared in the texts of a revision.
+fn entity_at(files: &Files, name: &str) -> Option<(String, usize)> {
+    let short = name.split_once('/').map_or(name, |(_, rest)| rest);
+    line_at(files, "entities/", |line| {
+        let key = line.split_once(':').map(|(key, _)| unquoted(key));
+        key.is_some_and(|key| key == name || key == short)
+    })
+}
 
-    fn service(&self, name: &str) -> Option<(String, usize)> {
-        self.line("services/", |line| {
-            line.strip_prefix("service:")
-                .is_some_and(|rest| unquoted(rest) == name)
-        })
-    }
-
-    fn entity(&self, name: &str) -> Option<(String, usize)> {
-        let short = name.split_once('/').map_or(name, |(_, rest)| rest);
-        self.line("entities/", |line| {
-            let key = line.split_once(':').map(|(key, _)| unquoted(key));
-            key.is_some_and(|key| key == name || key == short)
-        })
-    }
-
-    fn line(&self, folder: &str, is: impl Fn(&str) -> bool) -> Option<(String, usize)> {
-        let files = self.0.iter().filter(|(path, _)| path.starts_with(folder));
-        files
-            .filter_map(|(path, text)| {
-                let at = text.lines().position(|line| is(line.trim()))?;
-                Some((path.clone(), at + 1))
-            })
-            .next()
-    }
+fn line_at(files: &Files, folder: &str, is: impl Fn(&str) -> bool) -> Option<(String, usize)> {
+    let mut files = files.iter().filter(|(path, _)| path.starts_with(folder));
+    files.find_map(|(path, text)| {
+        let at = text.lines().position(|line| is(line.trim()))?;
+        Some((path.to_string(), at + 1))
+    })
 }
 
 fn unquoted(text: &str) -> &str {
     text.trim().trim_matches(['"', '\''])
 }
 
-fn find(places: &[Places; 2], f: impl Fn(&Places) -> Option<(String, usize)>) -> (String, usize) {
-    places.iter().find_map(f).unwrap_or_default()
+/// Looks in the newer revision, then in the older one.
+fn find([old, new]: &[Files; 2], f: impl Fn(&Files) -> Option<(String, usize)>) -> (String, usize) {
+    f(new).or_else(|| f(old)).unwrap_or_default()
 }

@@ -7,12 +7,14 @@
 //! | resource of type `operation`, `service`, `url` | the operation, the service, or the request's own address |
 //! | context, `properties` | what policies may read; anything else is refused |
 //!
+//! Callers who have other words for these get them mapped, both ways ([`Mapping`]).
+//!
 //! A denial is 200 with `decision: false`. What could not be decided is no denial: 503.
 //! A question in a batch that means nothing here, or could not be decided, is
 //! `decision: false` with an `error` (section "Errors" of the Access Evaluations API);
 //! alone it is 400 or 503.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -36,11 +38,18 @@ use super::{
 use crate::apis::codes::{MALFORMED, NO_API, NO_HOST, NOT_JSON, SLOW, TOO_LONG, UNPROVEN};
 
 mod evaluate;
+mod mapping;
+mod names;
 mod once;
 mod page;
+mod pattern;
 mod search;
 mod words;
 
+pub use mapping::{
+    ActionRule, Mapping, RULES_MAX, ResourceRule, SubjectRule, Target, WORD_LEN_MAX,
+};
+pub use names::Names;
 pub use page::{PAGE_DEFAULT, PAGE_MAX};
 
 use once::Once;
@@ -55,15 +64,17 @@ const MESSAGE_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 struct Office {
     desk: Desk,
+    names: Arc<Names>,
     pages: Pages,
     scheme: &'static str,
 }
 
 /// The API. Questions must carry their [`Caller`] as an extension, or are answered with
-/// 401; `scheme` is how the listener is reached.
-pub fn router(desk: &Desk, scheme: &'static str) -> Router {
+/// 401; `names` says what their words mean, `scheme` how the listener is reached.
+pub fn router(desk: &Desk, names: Arc<Names>, scheme: &'static str) -> Router {
     let office = Office {
         desk: desk.clone(),
+        names,
         pages: Pages::default(),
         scheme,
     };
@@ -141,14 +152,14 @@ type Answer = Result<Response, Fault>;
 
 async fn evaluation(State(office): State<Office>, request: Request) -> Answer {
     let (caller, asked) = read(request).await?;
-    evaluate::single(&office.desk, &caller, asked)
+    evaluate::single(&office.desk, &office.names, &caller, asked)
         .await
         .map(json)
 }
 
 async fn evaluations(State(office): State<Office>, request: Request) -> Answer {
     let (caller, asked) = read(request).await?;
-    evaluate::several(&office.desk, &caller, asked).await
+    evaluate::several(&office.desk, &office.names, &caller, asked).await
 }
 
 async fn subjects(State(office): State<Office>, request: Request) -> Answer {
@@ -165,7 +176,13 @@ async fn actions(State(office): State<Office>, request: Request) -> Answer {
 
 async fn searched(office: Office, request: Request, kind: Kind) -> Answer {
     let (caller, asked) = read(request).await?;
-    let found = search::search(&office.desk, &office.pages, &caller, kind, asked);
+    let found = search::search(
+        &office.desk,
+        &office.names,
+        &office.pages,
+        &caller,
+        (kind, asked),
+    );
     found.await.map(json)
 }
 

@@ -30,5 +30,15 @@ pub(super) const UNRECORDED: u16 = 6114;
 pub(super) const PAGE: u16 = 6115;
 /// The caller is on the kill list.
 pub(super) const BARRED: u16 = 6124;
+/// A name of callers is mapped to two things.
+pub(super) const MAP_MEANINGS: u16 = 6125;
+/// Two names of callers are mapped to one thing.
+pub(super) const MAP_NAMES: u16 = 6126;
+/// A mapping is about a type that nothing has.
+pub(super) const MAP_KIND: u16 = 6127;
+/// A name of callers cannot be mapped.
+pub(super) const MAP_WRONG: u16 = 6128;
+/// A property that is read cannot be left out.
+pub(super) const MAP_UNREAD: u16 = 6129;
 /// A search broke off.
 pub(super) const BROKEN: u16 = 6116;

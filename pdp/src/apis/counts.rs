@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::wire::record::Verdict as WireVerdict;
+use palisade_mesh::wire::record::{Flip, Verdict as WireVerdict};
 
 use super::Api;
 
@@ -18,6 +18,10 @@ pub(super) struct Counters {
     searches: AtomicU64,
     refused: AtomicU64,
     busy: AtomicU64,
+    tried: AtomicU64,
+    /// By flip as on the wire.
+    flips: [AtomicU64; 4],
+    trials_failed: AtomicU64,
 }
 
 /// What was answered since the start.
@@ -33,6 +37,16 @@ pub struct Counts {
     pub refused: u64,
     /// Callers that were at a limit.
     pub busy: u64,
+    /// Answers that a revision tried beside the one that decided was asked about, too.
+    pub tried: u64,
+    /// Of these, how many one of the revisions stops and the newer one passes.
+    pub newly_allowed: u64,
+    /// How many the older one passes and the newer one stops.
+    pub newly_denied: u64,
+    /// How many the older one decides and the newer one does not.
+    pub newly_undecided: u64,
+    /// Trials that ended because an engine failed.
+    pub trials_failed: u64,
 }
 
 /// How many answers were of one kind.
@@ -62,6 +76,25 @@ impl Counters {
         self.busy.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts what came of a question that was put to a revision beside.
+    pub(super) fn tried(&self, flip: Option<Flip>) {
+        let Some(flip) = flip else {
+            self.trials_failed.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        self.tried.fetch_add(1, Ordering::Relaxed);
+        let cell = usize::try_from(i32::from(flip)).ok();
+        if let Some(cell) = cell.and_then(|i| self.flips.get(i)) {
+            cell.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn flipped(&self, flip: Flip) -> u64 {
+        let cell = usize::try_from(i32::from(flip)).ok();
+        let cell = cell.and_then(|i| self.flips.get(i));
+        cell.map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+
     pub(super) fn refused(&self) {
         self.refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -89,6 +122,11 @@ impl Counters {
             searches: self.searches.load(Ordering::Relaxed),
             refused: self.refused.load(Ordering::Relaxed),
             busy: self.busy.load(Ordering::Relaxed),
+            tried: self.tried.load(Ordering::Relaxed),
+            newly_allowed: self.flipped(Flip::NewlyAllowed),
+            newly_denied: self.flipped(Flip::NewlyDenied),
+            newly_undecided: self.flipped(Flip::NewlyUndecided),
+            trials_failed: self.trials_failed.load(Ordering::Relaxed),
         }
     }
 }

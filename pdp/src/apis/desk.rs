@@ -9,7 +9,7 @@ use axum::body::Body;
 use http::{HeaderMap, Response};
 use palisade_mesh::{
     clock::Clock,
-    decision::DecisionId,
+    decision::{DecisionId, SelfCheck},
     kill::KillList,
     link::{About, Gate, Link, LinkAction, LinkRefused},
     sink::RecordStream,
@@ -26,13 +26,14 @@ use super::{
     codes::{BARRED, UNPROVEN, UNRECORDED},
     counts::{Counters, Counts},
     force::Force,
-    inquiry::{Inquiry, Misread},
+    inquiry::Misread,
     is_grpc,
     judged::{Judged, judge, subject_of},
     ledger::{Ledger, Noted},
     native,
+    stage::{Ask, Case, Stage},
 };
-use crate::decide::Snapshot;
+use crate::{decide::Snapshot, publish::rollout::Rollout};
 
 /// How often records are handed on: the stated bound of what a killed process loses.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
@@ -67,6 +68,8 @@ pub struct DeskConfig {
     pub clock: Clock,
     /// What one caller may ask at once.
     pub limits: Limits,
+    /// Whether Cedar's own authorizer decides, on the whole set.
+    pub by_reference: bool,
 }
 
 /// Where all questions arrive. Clones are one desk.
@@ -74,7 +77,7 @@ pub struct DeskConfig {
 pub struct Desk(Arc<Inner>);
 
 struct Inner {
-    force: RwLock<Option<Arc<Force>>>,
+    stage: RwLock<Option<Arc<Stage>>>,
     config: Parts,
     ledger: Ledger,
     loads: Loads,
@@ -87,6 +90,8 @@ struct Parts {
     kill_list: Box<dyn Fn() -> Arc<KillList> + Send + Sync>,
     clock: Clock,
     limits: Limits,
+    by_reference: bool,
+    reporter: SpiffeId,
 }
 
 /// A recorded answer.
@@ -164,13 +169,15 @@ impl Desk {
     /// A desk without a revision: everything is undecided.
     pub fn new(config: DeskConfig) -> Self {
         Self(Arc::new(Inner {
-            force: RwLock::new(None),
+            stage: RwLock::new(None),
             ledger: Ledger::new(config.records, &config.reporter, config.demo),
             config: Parts {
                 gate: config.gate,
                 kill_list: config.kill_list,
                 clock: config.clock,
                 limits: config.limits,
+                by_reference: config.by_reference,
+                reporter: config.reporter,
             },
             loads: Loads::default(),
             counts: Counters::default(),
@@ -178,11 +185,19 @@ impl Desk {
         }))
     }
 
-    /// Puts a revision in force. What is being answered ends under the one before.
-    pub fn put(&self, snapshot: Arc<Snapshot>) {
-        let force = Arc::new(Force::new(snapshot));
-        let mut slot = self.0.force.write().unwrap_or_else(PoisonError::into_inner);
-        *slot = Some(force);
+    /// Puts a revision in force, and beside it one that is on its way, which decides and is
+    /// tried as its rollout says. What is being answered ends under what was there before.
+    pub fn put(&self, snapshot: Arc<Snapshot>, underway: Option<(Arc<Snapshot>, Rollout)>) {
+        let config = &self.0.config;
+        let before = self.stage();
+        let force = |snapshot: Arc<Snapshot>| {
+            let known = before.as_ref().and_then(|stage| stage.known(&snapshot));
+            known.unwrap_or_else(|| Arc::new(Force::new(snapshot, config.by_reference)))
+        };
+        let underway = underway.map(|(candidate, rollout)| (force(candidate), rollout));
+        let stage = Stage::new(force(snapshot), underway, &config.reporter);
+        let mut slot = self.0.stage.write().unwrap_or_else(PoisonError::into_inner);
+        *slot = Some(Arc::new(stage));
     }
 
     /// Hands records on, for ever.
@@ -225,12 +240,21 @@ impl Desk {
         self.0.counts.read()
     }
 
+    /// What the comparison of the engine with its reference has found under the revision
+    /// in force; one that comes begins anew.
+    pub fn self_check(&self) -> SelfCheck {
+        self.stage().map_or_else(SelfCheck::default, |stage| {
+            stage.current().snapshot.self_check()
+        })
+    }
+
     pub(super) fn clock(&self) -> &Clock {
         &self.0.config.clock
     }
 
-    pub(super) fn force(&self) -> Option<Arc<Force>> {
-        let slot = self.0.force.read().unwrap_or_else(PoisonError::into_inner);
+    /// The revisions that answers come from now.
+    pub(super) fn stage(&self) -> Option<Arc<Stage>> {
+        let slot = self.0.stage.read().unwrap_or_else(PoisonError::into_inner);
         slot.clone()
     }
 
@@ -301,10 +325,10 @@ impl Desk {
         &self,
         caller: &Caller,
         api: Api,
-        force: Option<&Force>,
-        understood: Result<Inquiry, Misread>,
+        stage: Option<&Stage>,
+        ask: Ask<'_>,
     ) -> Result<Ruling, NoAnswer> {
-        let mut rulings = self.answers(caller, api, force, vec![understood]).await?;
+        let mut rulings = self.answers(caller, api, stage, vec![ask]).await?;
         rulings.pop().ok_or(NoAnswer::Unrecorded)
     }
 
@@ -313,17 +337,10 @@ impl Desk {
         &self,
         caller: &Caller,
         api: Api,
-        force: Option<&Force>,
-        understood: Vec<Result<Inquiry, Misread>>,
+        stage: Option<&Stage>,
+        asks: Vec<Ask<'_>>,
     ) -> Result<Vec<Ruling>, NoAnswer> {
-        // Before there is a revision nothing is told, and no policy could name a service.
-        if force.is_some() {
-            self.permit_each(caller, api, force, &understood)?;
-        }
-        let rulings: Vec<Ruling> = understood
-            .into_iter()
-            .map(|asked| self.rule(caller, api, force, asked))
-            .collect::<Result<_, _>>()?;
+        let rulings = self.rule_each(caller, api, stage, asks)?;
         let strict = |r: &Ruling| r.judged.mode == AuditMode::Strict;
         if rulings.iter().any(strict) {
             let durable = tokio::time::timeout(DURABLE_WAIT, self.0.ledger.durable()).await;
@@ -335,15 +352,31 @@ impl Desk {
         Ok(rulings)
     }
 
+    fn rule_each(
+        &self,
+        caller: &Caller,
+        api: Api,
+        stage: Option<&Stage>,
+        asks: Vec<Ask<'_>>,
+    ) -> Result<Vec<Ruling>, NoAnswer> {
+        let cases = asks.into_iter().map(|ask| Case::of(stage, ask));
+        let cases: Vec<Case<'_>> = cases.collect();
+        // Before there is a revision nothing is told, and no policy could name a service.
+        if stage.is_some() {
+            self.permit_each(caller, api, &cases)?;
+        }
+        let rulings = cases.into_iter().map(|case| self.rule(caller, api, case));
+        rulings.collect()
+    }
+
     fn permit_each(
         &self,
         caller: &Caller,
         api: Api,
-        force: Option<&Force>,
-        understood: &[Result<Inquiry, Misread>],
+        cases: &[Case<'_>],
     ) -> Result<(), LinkRefused> {
-        for asked in understood {
-            let (subject, service) = match asked {
+        for case in cases {
+            let (subject, service) = match &case.understood {
                 Ok(inquiry) => {
                     let q = &inquiry.question;
                     (Some(&q.connection.peer.id), Some(q.service.id.as_str()))
@@ -362,7 +395,7 @@ impl Desk {
                 subject,
                 service,
             };
-            self.permit(caller, force, action, about)?;
+            self.permit(caller, case.force.map(|f| &**f), action, about)?;
         }
         Ok(())
     }
@@ -402,14 +435,11 @@ impl Desk {
         may
     }
 
-    fn rule(
-        &self,
-        caller: &Caller,
-        api: Api,
-        force: Option<&Force>,
-        understood: Result<Inquiry, Misread>,
-    ) -> Result<Ruling, NoAnswer> {
+    fn rule(&self, caller: &Caller, api: Api, mut case: Case<'_>) -> Result<Ruling, NoAnswer> {
         let started = Instant::now();
+        let force = case.force;
+        let understood = std::mem::replace(&mut case.understood, Err(Misread::no_snapshot()));
+        let is_question = understood.is_ok();
         let now_us = self.0.config.clock.now_us();
         let list = self.kill_list();
         let versions = force.map(|f| Versions {
@@ -423,6 +453,13 @@ impl Desk {
         };
         let id = self.0.ledger.next_id(now_us);
         let took = started.elapsed();
+        let tried = is_question.then(|| case.try_beside(&judged, &list, now_us));
+        let tried = tried.flatten().and_then(|tried| {
+            self.0
+                .counts
+                .tried(tried.as_ref().ok().map(|tried| tried.flip));
+            tried.ok()
+        });
         let recorded = self.0.ledger.answer(&Noted {
             id,
             now_us,
@@ -430,6 +467,7 @@ impl Desk {
             api,
             judged: &judged,
             versions,
+            tried: tried.as_ref(),
             took_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
         });
         if let Err(error) = recorded
@@ -445,7 +483,7 @@ impl Desk {
                 subject: None,
                 service: judged.service.as_ref().map(|s| s.id.as_str()),
             };
-            self.explains(caller, force, about)
+            self.explains(caller, force.map(|f| &**f), about)
         };
         Ok(Ruling {
             id,

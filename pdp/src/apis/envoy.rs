@@ -33,6 +33,7 @@ use super::{
     force::Force,
     inquiry::{self, Inquiry, Lines, Misread, Raw, Stated},
     native::{caller_of, status_of},
+    stage::Ask,
 };
 use crate::decide::Known;
 
@@ -59,11 +60,11 @@ impl Authorization for ExtAuthz {
         let caller = caller_of(&request)?;
         let desk = &self.0;
         desk.ask(&caller, 1).map_err(status_of)?;
-        let force = desk.force();
+        let stage = desk.stage();
         let asked = Asked::of(request.into_inner());
         let now_us = desk.clock().now_us();
-        let understood = asked.understand(force.as_deref(), now_us);
-        let ruling = desk.answer(&caller, Api::ExtAuthz, force.as_deref(), understood);
+        let ask: Ask<'_> = Box::new(|force| asked.understand(force, now_us));
+        let ruling = desk.answer(&caller, Api::ExtAuthz, stage.as_deref(), ask);
         let ruling = ruling.await.map_err(status_of)?;
         Ok(Response::new(match ruling.is_allow() {
             true => asked.pass(&ruling),
@@ -103,10 +104,7 @@ impl Asked {
         }
     }
 
-    fn understand(&self, force: Option<&Force>, now_us: i64) -> Result<Inquiry, Misread> {
-        let Some(force) = force else {
-            return Err(Misread::no_snapshot());
-        };
+    fn understand(&self, force: &Force, now_us: i64) -> Result<Inquiry, Misread> {
         let subject = SpiffeId::parse(&self.principal)
             .map_err(|error| Misread::no_principal(&self.principal, &error))?;
         inquiry::check_domain(force.catalogue(), &subject)?;

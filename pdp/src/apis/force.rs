@@ -13,13 +13,16 @@ const IDLE_MAX: usize = 16;
 /// belongs to one thread while it decides.
 pub(super) struct Force {
     pub(super) snapshot: Arc<Snapshot>,
+    by_reference: bool,
     idle: Mutex<Vec<Engine>>,
 }
 
 impl Force {
-    pub(super) fn new(snapshot: Arc<Snapshot>) -> Self {
+    /// A revision that index and caches decide by, or Cedar's own authorizer.
+    pub(super) fn new(snapshot: Arc<Snapshot>, by_reference: bool) -> Self {
         Self {
             snapshot,
+            by_reference,
             idle: Mutex::default(),
         }
     }
@@ -36,7 +39,13 @@ impl Force {
     pub(super) fn with_engine<T>(&self, decide: impl FnOnce(&mut Engine) -> T) -> T {
         let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         let engine = idle().pop();
-        let mut engine = engine.unwrap_or_else(|| self.snapshot.engine());
+        let mut engine = engine.unwrap_or_else(|| {
+            let engine = self.snapshot.engine();
+            match self.by_reference {
+                true => engine.by_reference(),
+                false => engine,
+            }
+        });
         let decided = decide(&mut engine);
         let mut idle = idle();
         if idle.len() < IDLE_MAX {

@@ -39,6 +39,8 @@ pub(super) struct Judged {
     pub(super) rewritten: bool,
     pub(super) query: Option<SmolStr>,
     pub(super) route: SmolStr,
+    /// Whether an allowed request would be known to the catalogue, or forwarded all the same.
+    pub(super) is_known: bool,
 }
 
 /// Decides under one revision and one kill list.
@@ -99,6 +101,8 @@ impl Judged {
         let route = SmolStr::from(route.unwrap_or_default());
         let source = question.connection.source;
         let said = inquiry.known.has_source();
+        let forwards = question.service.unmatched == Unmatched::Forward;
+        let is_known = question.operation.is_some() || forwards;
         Self {
             verdict,
             reason,
@@ -119,6 +123,7 @@ impl Judged {
             },
             rewritten: question.request.rewritten,
             query: question.request.query,
+            is_known,
         }
     }
 
@@ -147,6 +152,7 @@ impl Judged {
             rewritten: false,
             query: None,
             route: SmolStr::default(),
+            is_known: false,
         }
     }
 }

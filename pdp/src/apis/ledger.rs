@@ -7,10 +7,10 @@ use palisade_mesh::{
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     spiffe_id::SpiffeId,
-    wire::record::{AuditMode, AuditRead, Decision, Peer, Record, Verdict, record::Body},
+    wire::record::{AuditMode, AuditRead, Decision, Peer, Record, Shadow, Verdict, record::Body},
 };
 
-use super::{Api, judged::Judged};
+use super::{Api, judged::Judged, stage::Tried};
 
 /// Longest path kept in a record, in bytes (record schema, `path`).
 const PATH_LEN_MAX: usize = 1024;
@@ -39,6 +39,8 @@ pub(super) struct Noted<'a> {
     pub(super) api: Api,
     pub(super) judged: &'a Judged,
     pub(super) versions: Option<Versions>,
+    /// What was tried beside it.
+    pub(super) tried: Option<&'a Tried>,
     pub(super) took_ns: u64,
 }
 
@@ -160,6 +162,7 @@ fn decision(noted: &Noted<'_>) -> Body {
         status: judged.status.into(),
         asserted_by: noted.caller.to_string(),
         api: noted.api.as_str().to_owned(),
+        shadows: shadows(noted),
         ..Decision::default()
     };
     if let Some(Answer { decision, cached }) = &judged.answer {
@@ -174,6 +177,33 @@ fn decision(noted: &Noted<'_>) -> Body {
     }
     debug_assert!(body.verdict != i32::from(Verdict::Unspecified));
     Body::Decision(body)
+}
+
+/// What would have been decided by the revision beside this one, and by the permits in
+/// shadow mode of this one.
+fn shadows(noted: &Noted<'_>) -> Vec<Shadow> {
+    let owned = |ids: &[smol_str::SmolStr]| ids.iter().map(ToString::to_string).collect();
+    let tried = noted.tried.map(|tried| Shadow {
+        policy_digest: tried.versions.policy.0.to_vec(),
+        policy_sequence: tried.versions.sequence,
+        verdict: tried.verdict.into(),
+        reason: tried.reason.to_owned(),
+        policies: owned(&tried.policies),
+        flip: tried.flip.into(),
+    });
+    let judged = noted.judged;
+    let decision = judged.answer.as_ref().map(|answer| &answer.decision);
+    let permits = decision.and_then(|decision| {
+        let (verdict, flip) = decision.with_shadow_permits(judged.is_known)?;
+        Some(Shadow {
+            verdict: verdict.wire().into(),
+            reason: verdict.reason().to_owned(),
+            policies: owned(&decision.shadow_permits),
+            flip: flip.into(),
+            ..Shadow::default()
+        })
+    });
+    tried.into_iter().chain(permits).collect()
 }
 
 /// The first `len` bytes of `text`, cut at a character.

@@ -22,6 +22,7 @@ use super::{
     desk::{Desk, NoAnswer, Ruling},
     force::Force,
     inquiry::{self, Inquiry, Lines, Misread, Raw, Stated, Words},
+    stage::Ask,
 };
 use crate::apis::codes::{BATCH, MALFORMED, UNPROVEN};
 use crate::decide::Known;
@@ -62,13 +63,12 @@ impl Decisions for Native {
         }
         let desk = &self.0;
         desk.ask(&caller, questions.len()).map_err(status_of)?;
-        let force = desk.force();
-        let understood = questions.into_iter().map(|question| {
-            let now_us = desk.clock().now_us();
-            understand(force.as_deref(), caller.id(), question, now_us)
-        });
-        let understood = understood.collect();
-        let rulings = desk.answers(&caller, Api::Grpc, force.as_deref(), understood);
+        let stage = desk.stage();
+        let asks = questions
+            .into_iter()
+            .map(|question| ask(desk, &caller, question));
+        let asks = asks.collect();
+        let rulings = desk.answers(&caller, Api::Grpc, stage.as_deref(), asks);
         let rulings = rulings.await.map_err(status_of)?;
         Ok(Response::new(CheckBatchResponse {
             answers: rulings.into_iter().map(answer_of).collect(),
@@ -125,10 +125,9 @@ async fn one(desk: &Desk, caller: &Caller, question: Option<Question>) -> Result
     desk.ask(caller, 1).map_err(status_of)?;
     let question = question
         .ok_or_else(|| Status::invalid_argument(format!("PLS{MALFORMED}: there is no question")))?;
-    let force = desk.force();
-    let now_us = desk.clock().now_us();
-    let understood = understand(force.as_deref(), caller.id(), question, now_us);
-    let ruling = desk.answer(caller, Api::Grpc, force.as_deref(), understood);
+    let stage = desk.stage();
+    let asked = ask(desk, caller, question);
+    let ruling = desk.answer(caller, Api::Grpc, stage.as_deref(), asked);
     ruling.await.map(answer_of).map_err(status_of)
 }
 
@@ -143,15 +142,17 @@ pub(super) fn status_of(why: NoAnswer) -> Status {
     Status::new(code, why.to_string())
 }
 
+fn ask<'a>(desk: &Desk, caller: &'a Caller, question: Question) -> Ask<'a> {
+    let now_us = desk.clock().now_us();
+    Box::new(move |force| understand(force, caller.id(), question.clone(), now_us))
+}
+
 fn understand(
-    force: Option<&Force>,
+    force: &Force,
     caller: &SpiffeId,
     question: Question,
     now_us: i64,
 ) -> Result<Inquiry, Misread> {
-    let Some(force) = force else {
-        return Err(Misread::no_snapshot());
-    };
     let catalogue = force.catalogue();
     let subject = match question.principal.as_str() {
         "" => caller.clone(),

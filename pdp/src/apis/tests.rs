@@ -1,8 +1,11 @@
 //! The APIs at their own doors, without sockets: who is answered what.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -14,7 +17,7 @@ use palisade_mesh::{
     link::{Gate, Link, LinkAction, LinkRefused},
     spiffe_id::{SpiffeId, TrustDomain},
     svid::Peer,
-    wire::record::record::Body as Of,
+    wire::record::{Decision, Flip, Verdict, record::Body as Of},
 };
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -26,7 +29,11 @@ use super::{
     judged::judge,
 };
 use crate::{
-    decide::testing::{BATCH, FOREIGNER, NOW_US, WEB, snapshot},
+    decide::{
+        Snapshot,
+        testing::{BATCH, FOREIGNER, NOW_US, WEB, compiled, snapshot},
+    },
+    publish::rollout::{Evidence, Name, Plan, Rollout, Seen, Step, Target as Whose},
     testing::Records,
 };
 
@@ -85,8 +92,9 @@ fn office() -> Office {
             in_flight: 2,
             questions_per_s: 1000,
         },
+        by_reference: false,
     });
-    desk.put(snapshot(POLICIES));
+    desk.put(snapshot(POLICIES), None);
     Office {
         desk,
         gate,
@@ -112,7 +120,7 @@ impl Office {
             .body(Body::from(asked.to_string()))
             .unwrap();
         request.extensions_mut().insert(caller);
-        let answer = authzen::router(&self.desk, "https")
+        let answer = authzen::router(&self.desk, Arc::default(), "https")
             .oneshot(request)
             .await
             .unwrap();
@@ -182,7 +190,7 @@ async fn a_killed_identity_is_refused_to_whoever_asks_about_it() {
 /// A certificate that an Envoy passes on is one that the kill list can name.
 #[test]
 fn a_killed_certificate_is_refused_to_whoever_passes_it_on() {
-    let force = Force::new(snapshot(POLICIES));
+    let force = Force::new(snapshot(POLICIES), false);
     let judged = |serial: u8| {
         let raw = Raw {
             method: "GET",
@@ -290,7 +298,7 @@ async fn what_is_not_said_of_a_connection_is_not_known() {
     let office = office();
     let unproven = "@id(\"u\") permit (principal, action, resource) \
                     unless { context.tls.mtls };";
-    office.desk.put(snapshot(unproven));
+    office.desk.put(snapshot(unproven), None);
     let with = |context: Value| {
         let mut asked = list_orders(WEB);
         asked["context"] = context;
@@ -314,4 +322,135 @@ async fn what_is_not_said_of_a_connection_is_not_known() {
             .await;
         assert_eq!(status, expected, "{context}: {body}");
     }
+}
+
+const OPEN: &str = "@id(\"open\") permit (principal, action, resource);";
+const CLOSED: &str = "@id(\"closed\") forbid (principal, action, resource);";
+
+/// A rollout of number 8 over number 7 that begins with `plan`, and its candidate.
+fn begin(office: &Office, plan: Plan) -> (Arc<Snapshot>, Rollout) {
+    let (before, next) = (snapshot(OPEN), Snapshot::new(compiled(CLOSED), 8).unwrap());
+    let name = |snapshot: &Snapshot| Name {
+        digest: snapshot.versions().policy,
+        sequence: snapshot.versions().sequence,
+    };
+    let rollout = Rollout::begin(plan, name(&before), name(&next), "test", &SEEN);
+    office
+        .desk
+        .put(before, Some((next.clone(), rollout.clone())));
+    (next, rollout)
+}
+
+static NOTHING: std::sync::LazyLock<Evidence> = std::sync::LazyLock::new(Evidence::default);
+static SEEN: std::sync::LazyLock<Seen<'static>> = std::sync::LazyLock::new(|| Seen {
+    now_us: NOW_US,
+    proxies: &[],
+    evidence: &NOTHING,
+});
+
+fn reserve(subject: &str) -> Value {
+    json!({
+        "subject": { "type": "workload", "id": subject },
+        "action": { "name": "grpc:call" },
+        "resource": { "type": "operation", "id": "shop/inventory/reserve" },
+    })
+}
+
+impl Office {
+    /// Asks, and what the record of the answer has.
+    async fn recorded(&self, asked: &Value) -> (bool, Decision) {
+        let answer = self.answer(EVALUATION, asked).await;
+        let last = self.records.0.lock().unwrap().last().cloned().unwrap();
+        let Some(Of::Decision(decision)) = last.body else {
+            panic!("{last:?}");
+        };
+        (answer["decision"] == true, decision)
+    }
+}
+
+/// Number that decided, and numbers, verdicts and flips of what was tried beside it.
+fn said(decision: &Decision) -> (u64, Vec<(u64, Verdict, Flip)>) {
+    let number = decision.versions.as_ref().map_or(0, |v| v.policy_sequence);
+    let tried = decision.shadows.iter();
+    let tried = tried.map(|s| (s.policy_sequence, s.verdict(), s.flip()));
+    (number, tried.collect())
+}
+
+/// An answer about a service comes from the revision that its proxies enforce, and its record
+/// has what the other one said.
+#[tokio::test]
+async fn an_answer_during_a_rollout_is_what_proxies_enforce() {
+    let office = office();
+    let shadowed = Plan {
+        every: 2,
+        ..Plan::default()
+    };
+    begin(&office, shadowed);
+    let denied = (8, Verdict::Forbidden, Flip::NewlyDenied);
+    let was_allowed = (7, Verdict::Allow, Flip::NewlyDenied);
+    let (allowed, decision) = office.recorded(&list_orders(WEB)).await;
+    assert!(allowed);
+    assert_eq!(said(&decision), (7, vec![denied]));
+    assert_eq!(decision.shadows[0].policies, ["closed"]);
+    // One in two is put to both.
+    let (_, decision) = office.recorded(&list_orders(WEB)).await;
+    assert_eq!(said(&decision), (7, vec![]));
+    assert_eq!(office.desk.counts().tried, 1);
+    assert_eq!(office.desk.counts().newly_denied, 1);
+
+    let canary = |target| Plan {
+        shadow: None,
+        steps: vec![Step {
+            target,
+            last: Duration::from_secs(60),
+        }],
+        ..Plan::default()
+    };
+    let orders = Whose::parse("svc=shop/orders").unwrap();
+    let (next, mut rollout) = begin(&office, canary(orders));
+    let (allowed, decision) = office.recorded(&list_orders(WEB)).await;
+    assert!(!allowed);
+    assert_eq!(said(&decision), (8, vec![was_allowed]));
+    let (allowed, decision) = office.recorded(&reserve(WEB)).await;
+    assert!(allowed);
+    assert_eq!(said(&decision), (7, vec![denied]));
+    // Several at once, and a search about one service, the same.
+    let both = json!({ "evaluations": [list_orders(WEB), reserve(WEB)] });
+    let answer = office.answer("/access/v1/evaluations", &both).await;
+    let decisions = ["0", "1"].map(|i| &answer["evaluations"][i.parse::<usize>().unwrap()]);
+    assert_eq!(decisions.map(|d| d["decision"] == true), [false, true]);
+    let found = office.answer(SUBJECTS, &list_orders("")).await;
+    assert_eq!(found["results"], json!([]), "{found}");
+    let found = office.answer(SUBJECTS, &reserve("")).await;
+    assert_ne!(found["results"], json!([]), "{found}");
+
+    // From `full` on, for all of them.
+    rollout.promote("test", &SEEN).unwrap();
+    office.desk.put(snapshot(OPEN), Some((next, rollout)));
+    let (allowed, decision) = office.recorded(&reserve(WEB)).await;
+    assert!(!allowed);
+    assert_eq!(said(&decision), (8, vec![was_allowed]));
+    // Everybody's share is ours, too.
+    begin(&office, canary(Whose::parse("100%").unwrap()));
+    let (allowed, decision) = office.recorded(&reserve(WEB)).await;
+    assert!(!allowed);
+    assert_eq!(said(&decision), (8, vec![was_allowed]));
+    // Without a rollout nothing is beside.
+    office.desk.put(snapshot(OPEN), None);
+    let (allowed, decision) = office.recorded(&reserve(WEB)).await;
+    assert!(allowed);
+    assert_eq!(said(&decision), (7, vec![]));
+}
+
+/// What permits in shadow mode would have allowed is in the record, as with a proxy.
+#[tokio::test]
+async fn a_shadow_permit_is_recorded_by_the_apis() {
+    let office = office();
+    let tried = "@id(\"try\") @mode(\"shadow\") permit (principal, action, resource);";
+    office.desk.put(snapshot(tried), None);
+    let (allowed, decision) = office.recorded(&list_orders(WEB)).await;
+    assert!(!allowed);
+    let would = (0, Verdict::Allow, Flip::NewlyAllowed);
+    assert_eq!(said(&decision), (7, vec![would]));
+    assert_eq!(decision.shadows[0].policies, ["try"]);
 }

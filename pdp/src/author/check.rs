@@ -6,10 +6,14 @@ use std::{
 };
 
 use cedar_policy::{
-    PolicyId, PolicySet, Schema, ValidationError, ValidationMode, ValidationWarning, Validator,
+    Policy, PolicyId, PolicySet, Schema, ValidationError, ValidationMode, ValidationWarning,
+    Validator,
 };
 use miette::Diagnostic as Report;
-use palisade_mesh::diagnostic::{Diagnostic, Severity, did_you_mean};
+use palisade_mesh::{
+    diagnostic::{Diagnostic, Severity, did_you_mean},
+    snapshot::Digest,
+};
 
 use super::{
     DIAGNOSTICS_MAX, cedar, codes, impossible,
@@ -23,16 +27,17 @@ const LEVEL: u32 = 1;
 /// Most impossible policies whose contradiction is looked for.
 const TRIED_MAX: usize = 20;
 
-/// Validates all policies. `catalogue_broken` says that services are missing from
-/// the schema, so that actions which may be theirs are not reported again.
+/// Validates all policies under a schema, which is known by its digest. `catalogue_broken` says
+/// that services are missing from the schema, so that actions which may be theirs are not
+/// reported again.
 pub(crate) fn validate(
     policies: &Policies,
-    schema: &Schema,
+    (schema, digest): (&Schema, Digest),
     catalogue_broken: bool,
     found: &mut Vec<Diagnostic>,
 ) {
     let validator = Validator::new(schema.clone());
-    let doubtful = doubtful(policies, schema);
+    let doubtful = doubtful(policies, schema, digest);
     let result = validator.validate_with_level(&doubtful, ValidationMode::Strict, LEVEL);
     let mut warnings: BTreeMap<&str, Vec<&ValidationWarning>> = BTreeMap::new();
     for warning in result.validation_warnings() {
@@ -86,11 +91,18 @@ pub(crate) fn validate(
 }
 
 /// The policies of which validation has something to say, and perhaps others.
-fn doubtful(policies: &Policies, schema: &Schema) -> PolicySet {
+fn doubtful(policies: &Policies, schema: &Schema, digest: Digest) -> PolicySet {
     let accepting = Accepting::new(schema);
-    let all = policies.set.policies();
-    let doubtful = all.filter(|policy| !accepting.accepts(policy)).cloned();
-    PolicySet::from_policies(doubtful).expect("ids of one set are told apart")
+    let accepts = |policy: &Policy| match policies.read.get(name(policy.id())) {
+        Some(read) => read.judged.under(digest, || accepting.accepts(policy)),
+        None => accepting.accepts(policy),
+    };
+    let all: Vec<&Policy> = policies.set.policies().collect();
+    let in_turn = policies.turn.order(&all).into_iter();
+    let doubtful: Vec<&Policy> = in_turn.copied().filter(|p| !accepts(p)).collect();
+    // The order in which mistakes are told is the same in every turn.
+    let in_order = policies.turn.order(&doubtful).into_iter();
+    PolicySet::from_policies(in_order.map(|p| (*p).clone())).expect("ids of one set are told apart")
 }
 
 fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize) -> Diagnostic {
@@ -331,7 +343,9 @@ fn of_warnings(
             ValidationWarning::InvalidActionApplication(_) | ValidationWarning::ImpossiblePolicy(_)
         )
     };
-    if let Some(first) = warnings.iter().find(never) {
+    if let Some(first) = warnings.iter().find(never)
+        && !read.may_be_impossible
+    {
         let scope = matches!(first, ValidationWarning::InvalidActionApplication(_));
         let mut diagnostic =
             Diagnostic::warning(codes::IMPOSSIBLE, format!("policy `{id}` can never match"))
@@ -348,7 +362,7 @@ fn of_warnings(
                             .to_owned()
                     }
                 })
-                .help("remove it, or correct the type that is tested");
+                .help("remove it, or correct the type that is tested; where it is meant so, write `@allow(\"impossible-policy\")` above it");
         diagnostic.location = Some(read.find(read.effect()));
         found.push(diagnostic);
     }

@@ -21,11 +21,13 @@ use super::{
     FILES_MAX, Provenance, REPOSITORY_LEN_MAX, assemble, check,
     entities::{self, Overlay, People},
     error_count, files, invariants, known,
-    policies::{Policies, Read},
+    policies::{Parsed, Policies, Read},
     remit::{self, Remit},
     schema,
     services::{self, Declared},
-    settings, store,
+    settings,
+    shared::Shared,
+    store,
 };
 use crate::{
     bundle::{self, BASE, manifest},
@@ -94,7 +96,6 @@ impl Draft {
             features: BASE.iter().map(|f| (*f).to_owned()).collect(),
             groups: assemble::groups(&self.parts.read),
             contributions,
-            proofs: Vec::new(),
         };
         let digest = manifest::digest(&mut bundle).map_err(bundle::broken)?;
         Ok(Seal {
@@ -134,15 +135,21 @@ impl Draft {
 pub(super) fn draft(
     files: &[File],
     overlay: Option<&Overlay>,
+    shared: Option<&Shared>,
     found: &mut Vec<Diagnostic>,
 ) -> Option<Draft> {
     let files = sources_of(files, found);
-    let mut policies = Policies::default();
-    for source in files.iter().filter(|s| files::is_policy(&s.path)) {
-        policies.read(source, found);
-    }
-    let of_invariants = files.iter().filter(|s| files::is_invariant(&s.path));
-    let invariants = invariants::read(of_invariants, &policies, found);
+    let turn = shared.map(Shared::turn).unwrap_or_default();
+    let parsed = |is: fn(&str) -> bool| {
+        let sources: Vec<&Source> = files.iter().filter(|s| is(&s.path)).collect();
+        let parsed: Vec<Parsed> = match shared {
+            Some(shared) => shared.parsed(&sources, turn),
+            None => sources.iter().map(|source| Parsed::of(source)).collect(),
+        };
+        sources.into_iter().zip(parsed)
+    };
+    let policies = Policies::of(parsed(files::is_policy), turn, found);
+    let invariants = invariants::read(parsed(files::is_invariant), &policies, found);
     let Some(settings_source) = files.iter().find(|s| &*s.path == files::SETTINGS) else {
         found.push(without_settings());
         return None;
@@ -180,9 +187,10 @@ pub(super) fn draft(
     let services = declared.iter().map(|d| d.service.clone()).collect();
     let catalogue = Catalogue::new(domain.clone(), services, settings.headers.clone());
     let team = files.iter().find(|s| &*s.path == files::SCHEMA);
-    let schema = schema::compile(&catalogue, team, found)?;
+    let (schema, schema_digest) = schema::compile(&catalogue, team, found)?;
     for statements in [&policies, &invariants] {
-        check::validate(statements, &schema, catalogue_broken, found);
+        let under = (&schema, schema_digest);
+        check::validate(statements, under, catalogue_broken, found);
     }
     if catalogue_broken {
         return None;

@@ -13,8 +13,8 @@ use palisade_mesh::{
 use prost::Message;
 
 use super::{
-    Contributor, Loaded, Provenance, any_error, codes, compile, contributors, draft, files, finish,
-    loaded, on_own_stack,
+    Contributor, Loaded, Provenance, Shared, any_error, codes, contributors, draft, files, finish,
+    lint, loaded, on_own_stack, received,
 };
 use crate::{bundle::texts, compiled::Compiled};
 
@@ -229,8 +229,13 @@ impl Texts {
     }
 
     pub(crate) fn compile(self) -> Loaded {
+        self.compile_with(None)
+    }
+
+    /// Compiles them, with what other compilations have worked out already.
+    pub(crate) fn compile_with(self, shared: Option<Shared>) -> Loaded {
         if let Some(signed) = self.signed {
-            return compile(signed.bundle.clone());
+            return received(signed.bundle.clone(), None, shared);
         }
         let Self {
             files,
@@ -244,7 +249,13 @@ impl Texts {
             return finish(None, found);
         }
         loaded(on_own_stack(move || {
-            let draft = draft(&files, None, &mut found).filter(|_| !any_error(&found));
+            let draft = draft(&files, None, shared.as_ref(), &mut found);
+            // What is only compared becomes no revision by that; a base that has such a policy
+            // must not keep its correction from being compared with it.
+            if let (Some(draft), None) = (&draft, &shared) {
+                lint::impossible::refuse(draft, &mut found);
+            }
+            let draft = draft.filter(|_| !any_error(&found));
             let sealed = draft.map(|mut draft| {
                 draft.credit(&provenance);
                 let seal = draft.assemble(files, git_revision, contributions)?;

@@ -9,19 +9,19 @@ use std::collections::BTreeMap;
 use palisade_mesh::{diagnostic::Diagnostic, yaml::Source};
 use smol_str::SmolStr;
 
-use super::{codes, policies::Policies};
+use super::{
+    codes,
+    policies::{Parsed, Policies},
+};
 use crate::compiled::PolicyInfo;
 
-/// Reads the invariants among `sources`; an id is theirs alone, also among `policies`.
+/// Puts the invariants of files together; an id is theirs alone, also among `policies`.
 pub(crate) fn read<'a>(
-    sources: impl Iterator<Item = &'a Source>,
+    files: impl IntoIterator<Item = (&'a Source, Parsed)>,
     policies: &Policies,
     found: &mut Vec<Diagnostic>,
 ) -> Policies {
-    let mut invariants = Policies::default();
-    for source in sources {
-        invariants.read(source, found);
-    }
+    let invariants = Policies::of(files, policies.turn, found);
     for (id, read) in &invariants.read {
         if read.info.permit {
             found.push(

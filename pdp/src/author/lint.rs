@@ -29,7 +29,7 @@ use crate::{
 mod condition;
 mod expiry;
 mod fix;
-mod impossible;
+pub(super) mod impossible;
 mod like;
 mod owner;
 mod rules;
@@ -165,13 +165,15 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
         if files.is_empty() {
             return (plain(found), 0);
         }
-        let Some(draft) = super::draft(&files, None, &mut found) else {
+        let Some(draft) = super::draft(&files, None, None, &mut found) else {
             return (plain(found), 0);
         };
         let fixes = fix::guards(&draft, &found);
+        let broken = any_error(&found);
+        impossible::strict(&mut found);
         let policies = draft.parts.read.len();
         let mut findings: Vec<Finding> = Vec::new();
-        if !any_error(&found) {
+        if !broken {
             match draft.assemble(files, git_revision, contributions) {
                 Ok(seal) => {
                     let study = Study::new(draft, seal, &dir, options.now_us, &mut found);
@@ -246,17 +248,12 @@ impl Study {
             .filter_map(|policy| {
                 let id: &str = policy.id().as_ref();
                 let info = &parts.read.get(id)?.info;
-                let scope = Scope::of(policy);
-                let conditions = Body::of(policy).map_or_else(Vec::new, |body| body.tree());
-                let mut all = known(&scope, &vocabulary, &kin);
-                all.extend(conditions.iter().flat_map(facts::of_condition));
-                let two = facts::contradiction(&all, &kin);
                 Some(Policy {
                     id: info.id.clone(),
                     permit: info.permit,
-                    contradiction: two.map(|(a, b)| (a.clone(), b.clone())),
-                    scope,
-                    conditions,
+                    contradiction: contradiction(policy, &vocabulary, &kin),
+                    scope: Scope::of(policy),
+                    conditions: conditions(policy),
                 })
             })
             .collect();
@@ -315,6 +312,22 @@ impl Study {
         let info = &self.read(policy).info;
         format!("{}:{}", info.file, info.first_line)
     }
+}
+
+fn conditions(policy: &cedar_policy::Policy) -> Vec<Condition> {
+    Body::of(policy).map_or_else(Vec::new, |body| body.tree())
+}
+
+/// Two facts that a policy cannot have both, where there are such.
+fn contradiction(
+    policy: &cedar_policy::Policy,
+    vocabulary: &[Fact],
+    kin: &Kin,
+) -> Option<(Fact, Fact)> {
+    let mut all = known(&Scope::of(policy), vocabulary, kin);
+    all.extend(conditions(policy).iter().flat_map(facts::of_condition));
+    let two = facts::contradiction(&all, kin);
+    two.map(|(a, b)| (a.clone(), b.clone()))
 }
 
 /// Facts of the vocabulary and of a scope.

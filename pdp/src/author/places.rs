@@ -20,7 +20,7 @@ impl Places {
     pub fn of(compiled: &Compiled) -> Self {
         let texts = Texts::of_compiled(compiled).unwrap_or_default();
         let files = texts.files;
-        let read = on_own_stack(move || super::draft(&files, None, &mut Vec::new()));
+        let read = on_own_stack(move || super::draft(&files, None, None, &mut Vec::new()));
         let parts = read.ok().flatten().map(|draft| draft.parts);
         parts.map_or_else(Self::default, |parts| Self::new(&parts))
     }

@@ -10,7 +10,10 @@ use palisade_mesh::{
 };
 use smol_str::SmolStr;
 
-use super::{POLICIES_MAX, cedar, codes, nesting};
+use super::{
+    POLICIES_MAX, cedar, codes, nesting,
+    shared::{Judged, Turn},
+};
 use crate::{bundle::scope, compiled::PolicyInfo};
 
 /// Longest `@id`.
@@ -18,7 +21,11 @@ pub const ID_LEN_MAX: usize = 128;
 /// Longest `@deny_message` and `@help_url`; both travel in answers.
 pub const MESSAGE_LEN_MAX: usize = 1_000;
 
+/// The rule that [`Read::may_be_impossible`] sets aside, by its name.
+pub(super) const IMPOSSIBLE_RULE: &str = "impossible-policy";
+
 const ANNOTATIONS: &[&str] = &[
+    "allow",
     "deny_message",
     "description",
     "expires",
@@ -33,17 +40,42 @@ const ANNOTATIONS: &[&str] = &[
 pub(crate) struct Policies {
     pub(crate) set: PolicySet,
     pub(crate) read: BTreeMap<SmolStr, Read>,
+    /// From which end they are validated.
+    pub(super) turn: Turn,
     count: usize,
 }
 
 /// A policy with its place.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Read {
     pub(crate) info: PolicyInfo,
     pub(crate) source: Source,
     pub(crate) span: Span,
     /// What it can concern, see [`scope`].
     pub(crate) scope: String,
+    /// Whether validation has anything against it.
+    pub(super) judged: Judged,
+    /// Whether its author means it so where it can never match.
+    pub(super) may_be_impossible: bool,
+}
+
+/// What one file says, whatever other files say.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Parsed {
+    /// What is wrong with the file as a whole.
+    found: Vec<Diagnostic>,
+    /// Its policies in order; what is too deep to be looked at is refused.
+    statements: Vec<Result<Statement, Box<Diagnostic>>>,
+}
+
+/// One policy of a file.
+#[derive(Debug, Clone)]
+struct Statement {
+    span: Span,
+    /// The policy under its `@id`; `None` without a usable one.
+    kept: Option<(Policy, Read)>,
+    /// What is wrong with its annotations.
+    found: Vec<Diagnostic>,
 }
 
 impl Read {
@@ -63,29 +95,27 @@ impl Read {
     }
 }
 
-impl Policies {
-    /// Reads one file. One that does not parse adds nothing but diagnostics.
-    pub(crate) fn read(&mut self, source: &Source, found: &mut Vec<Diagnostic>) {
+impl Parsed {
+    /// Reads one file. One that does not parse has nothing but diagnostics.
+    pub(super) fn of(source: &Source) -> Self {
+        let broken = |found| Self {
+            found,
+            ..Self::default()
+        };
         if let Err(diagnostic) = nesting::check(source) {
-            found.push(*diagnostic);
-            return;
+            return broken(vec![*diagnostic]);
         }
         let parsed: PolicySet = match source.text.parse() {
             Ok(parsed) => parsed,
-            Err(errors) => {
-                found.extend(cedar::of_parse(&errors, source));
-                return;
-            }
+            Err(errors) => return broken(cedar::of_parse(&errors, source)),
         };
-        for template in parsed.templates() {
+        let templates = parsed.templates().map(|template| {
             let span = template.as_ref().loc().map(|l| (l.start(), l.end()));
-            found.push(
-                Diagnostic::error(codes::TEMPLATE, "a template cannot be used here")
-                    .cause("nothing in a repository fills `?principal` or `?resource`")
-                    .help("name the principal and resource, or use a group")
-                    .at(source.span(to_span(span))),
-            );
-        }
+            Diagnostic::error(codes::TEMPLATE, "a template cannot be used here")
+                .cause("nothing in a repository fills `?principal` or `?resource`")
+                .help("name the principal and resource, or use a group")
+                .at(source.span(to_span(span)))
+        });
         let mut policies: Vec<_> = parsed
             .policies()
             .map(|p| {
@@ -95,25 +125,80 @@ impl Policies {
             .collect();
         policies.sort_by_key(|(span, _)| span.start);
         let (mut line, mut at) = (1, 0);
-        for (span, policy) in policies {
+        let statements = policies.into_iter().map(|(span, policy)| {
             let between = source.text.get(at..span.start).unwrap_or_default();
             line += between.matches('\n').count();
             at = span.start;
-            match nesting::check_policy(policy, source, span) {
-                Ok(()) => self.add(policy, span, line, source, found),
+            nesting::check_policy(policy, source, span)?;
+            Ok(Statement::of(policy, span, line, source))
+        });
+        Self {
+            statements: statements.collect(),
+            found: templates.collect(),
+        }
+    }
+}
+
+impl Statement {
+    fn of(policy: &Policy, span: Span, first_line: usize, source: &Source) -> Self {
+        let mut found = Vec::new();
+        let mut annotations = Annotations {
+            policy,
+            said: policy.annotations().collect(),
+            source,
+            span,
+            found: &mut found,
+        };
+        let may_be_impossible = annotations.allows_impossible();
+        let kept = annotations.info(first_line).map(|info| {
+            let renamed = policy.new_id(PolicyId::new(info.id.as_str()));
+            let read = Read {
+                scope: scope::of(policy),
+                source: source.clone(),
+                span,
+                info,
+                judged: Judged::default(),
+                may_be_impossible,
+            };
+            (renamed, read)
+        });
+        Self { span, kept, found }
+    }
+}
+
+impl Policies {
+    /// Puts what files say together, in the order of the files.
+    pub(crate) fn of<'s>(
+        files: impl IntoIterator<Item = (&'s Source, Parsed)>,
+        turn: Turn,
+        found: &mut Vec<Diagnostic>,
+    ) -> Self {
+        let mut policies = Self {
+            turn,
+            ..Self::default()
+        };
+        for (source, parsed) in files {
+            policies.take(source, parsed, found);
+        }
+        policies
+    }
+
+    fn take(&mut self, source: &Source, parsed: Parsed, found: &mut Vec<Diagnostic>) {
+        found.extend(parsed.found);
+        for statement in parsed.statements {
+            match statement {
+                Ok(statement) => self.add(statement, source, found),
                 Err(diagnostic) => found.push(*diagnostic),
             }
         }
     }
 
-    fn add(
-        &mut self,
-        policy: &Policy,
-        span: Span,
-        first_line: usize,
-        source: &Source,
-        found: &mut Vec<Diagnostic>,
-    ) {
+    fn add(&mut self, statement: Statement, source: &Source, found: &mut Vec<Diagnostic>) {
+        let Statement {
+            span,
+            kept,
+            found: of_annotations,
+        } = statement;
         self.count += 1;
         if self.count > POLICIES_MAX {
             if self.count == POLICIES_MAX + 1 {
@@ -126,47 +211,34 @@ impl Policies {
             }
             return;
         }
-        let before = found.len();
-        let mut annotations = Annotations {
-            policy,
-            said: policy.annotations().collect(),
-            source,
-            span,
-            found,
-        };
-        let Some(info) = annotations.info(first_line) else {
-            return;
-        };
-        let found = annotations.found;
-        if let Some(first) = self.read.get(&info.id) {
-            let at = Annotations::place(source, span, "id");
-            found.insert(
-                before,
-                Diagnostic::error(
-                    codes::ID_TWICE,
-                    format!("two policies have the id `{}`", info.id),
-                )
-                .label("second time")
-                .cause(format!(
-                    "`{}:{}` has it too; records and reports name policies by id",
-                    first.info.file, first.info.first_line
-                ))
-                .help("give each policy its own `@id`")
-                .at(at),
-            );
-            return;
-        }
-        let renamed = policy.new_id(PolicyId::new(info.id.as_str()));
-        if self.set.add(renamed).is_ok() {
-            let read = Read {
-                scope: scope::of(policy),
-                source: source.clone(),
-                span,
-                info,
-            };
+        let first = kept
+            .as_ref()
+            .and_then(|(_, read)| self.read.get(&read.info.id));
+        let twice = first.map(|first| twice(first, source, span));
+        let is_first = twice.is_none();
+        found.extend(twice);
+        found.extend(of_annotations);
+        if let Some((policy, read)) = kept.filter(|_| is_first)
+            && self.set.add(policy).is_ok()
+        {
             self.read.insert(read.info.id.clone(), read);
         }
     }
+}
+
+/// The policy at `span` has the id of `first`.
+fn twice(first: &Read, source: &Source, span: Span) -> Diagnostic {
+    Diagnostic::error(
+        codes::ID_TWICE,
+        format!("two policies have the id `{}`", first.info.id),
+    )
+    .label("second time")
+    .cause(format!(
+        "`{}:{}` has it too; records and reports name policies by id",
+        first.info.file, first.info.first_line
+    ))
+    .help("give each policy its own `@id`")
+    .at(Annotations::place(source, span, "id"))
 }
 
 fn to_span(bounds: Option<(usize, usize)>) -> Span {
@@ -322,6 +394,26 @@ impl<'a> Annotations<'a> {
         }
     }
 
+    /// Of the rules that keep a revision from being made, one can be set aside for a policy.
+    fn allows_impossible(&mut self) -> bool {
+        match self.said("allow") {
+            None => false,
+            Some(IMPOSSIBLE_RULE) => true,
+            Some(other) => {
+                let diagnostic = Diagnostic::error(
+                    codes::ANNOTATION_VALUE,
+                    format!("`@allow` cannot be `{other}`"),
+                )
+                .cause("a warning keeps no revision from being made, and every other error is a mistake in any case")
+                .help(format!(
+                    "`@allow(\"{IMPOSSIBLE_RULE}\")` says that a policy is meant so which can never match; leave it out"
+                ));
+                self.report(diagnostic, "allow");
+                false
+            }
+        }
+    }
+
     fn expires(&mut self) -> Option<i64> {
         let text = self.said("expires")?;
         let midnight = |date: Date| date.to_zoned(TimeZone::UTC).ok().map(|z| z.timestamp());
@@ -386,7 +478,8 @@ mod tests {
         let text = "@id(\"a\") permit (principal, action, resource);\n\
                     @id(\"b\") permit (principal, action, resource);";
         let mut found = Vec::new();
-        policies.read(&Source::new("policies/a.cedar", text), &mut found);
+        let source = Source::new("policies/a.cedar", text);
+        policies.take(&source, Parsed::of(&source), &mut found);
         found.iter().map(|d| d.code.0).collect()
     }
 

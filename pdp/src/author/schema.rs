@@ -11,6 +11,7 @@ use palisade_mesh::{
     canonical::Method,
     catalogue::{Catalogue, HeaderShape, Protocol},
     diagnostic::Diagnostic,
+    snapshot::Digest,
     yaml::Source,
 };
 
@@ -78,13 +79,21 @@ fn parent(protocol: Protocol, methods: &BTreeSet<Method>) -> &'static str {
     }
 }
 
-/// Joins the generated vocabulary with the team's file, where there is one.
+/// Joins the generated vocabulary with the team's file, where there is one; and the digest of
+/// both texts, by which equal schemas are known.
 pub(crate) fn compile(
     catalogue: &Catalogue,
     team: Option<&Source>,
     found: &mut Vec<Diagnostic>,
-) -> Option<Schema> {
+) -> Option<(Schema, Digest)> {
     let text = generated(catalogue);
+    // No schema has a NUL in it, so no two pairs of texts are one.
+    let both = [&*text, team.map_or("", |team| &*team.text)].join("\0");
+    let digest = Digest::of(both.as_bytes());
+    compiled(text, team, found).map(|schema| (schema, digest))
+}
+
+fn compiled(text: String, team: Option<&Source>, found: &mut Vec<Diagnostic>) -> Option<Schema> {
     let base = match SchemaFragment::from_cedarschema_str(&text) {
         Ok((fragment, _)) => fragment,
         Err(error) => {

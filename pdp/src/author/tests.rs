@@ -11,7 +11,8 @@
 //!     policies: []
 //! ```
 //!
-//! Principals times requests gives the cases. All cases are run, whatever fails;
+//! Principals times requests gives the cases; in place of requests, actions and resources may
+//! be listed, and each action is asked of each resource. All cases are run, whatever fails;
 //! no case selected is a failure. What rows share (callers, contexts, entities that are
 //! otherwise for a while) stands in fixtures. Tests in Cedar's own format run beside them
 //! (`cedar`).

@@ -36,7 +36,6 @@ const BUNDLE: &[Limit] = &[
         inside: &[limit(4, MANY)],
     },
     limit(20, 1_024),
-    limit(26, MANY),
 ];
 /// `palisade.policy.v1.SignedBundle`
 const SIGNED: &[Limit] = &[
@@ -50,6 +49,11 @@ const SIGNED: &[Limit] = &[
         field: 4,
         max: 1,
         inside: &[limit(3, SIGNATURES_MAX)],
+    },
+    Limit {
+        field: 5,
+        max: 1,
+        inside: &[limit(1, POLICIES_MAX), limit(2, SIGNATURES_MAX)],
     },
 ];
 

@@ -12,14 +12,14 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Bundle, Release, Signature, SignedBundle, Stamp},
+    wire::policy::{Attestation, Bundle, Release, Signature, SignedBundle, Stamp},
 };
 use prost::Message;
 
 use super::{
     Opened, broken, census, codes,
     key::SigningKey,
-    read_bounded, slice,
+    proofs, read_bounded, slice,
     statement::{SIGNATURES_MAX, Says, Statement},
     trust,
 };
@@ -105,12 +105,16 @@ impl BundleFile {
         let domain = trust::domain_of(&bundle.trust_domain)?;
         let of_release = signed.release.iter().map(|r| &r.signatures);
         let of_stamp = signed.stamp.iter().map(|s| &s.signatures);
-        let mut all = of_release.chain(of_stamp);
+        let of_proofs = signed.attestation.iter().map(|a| &a.signatures);
+        let mut all = of_release.chain(of_stamp).chain(of_proofs);
         if signed.content_signatures.len() > SIGNATURES_MAX || all.any(|s| s.len() > SIGNATURES_MAX)
         {
             return Err(broken(format!(
                 "it has more than {SIGNATURES_MAX} signatures"
             )));
+        }
+        if let Some(attestation) = &signed.attestation {
+            proofs::says(attestation).map_err(broken)?;
         }
         Ok(Self {
             signed,
@@ -118,6 +122,24 @@ impl BundleFile {
             digest,
             domain,
         })
+    }
+
+    /// The same bundle, with the word that these invariants were proved of it by `solver`. Its
+    /// digest stays; nobody has signed the word yet.
+    #[must_use]
+    pub fn attesting<'i>(
+        mut self,
+        proved: impl IntoIterator<Item = &'i str>,
+        solver: &str,
+    ) -> Self {
+        self.signed.attestation = proofs::attestation(proved, solver);
+        self
+    }
+
+    /// What is said to be proved of it, if anything is.
+    pub fn proved_says(&self) -> Option<Says> {
+        let attestation = self.signed.attestation.as_ref()?;
+        proofs::says(attestation).ok()
     }
 
     /// The bytes of the file.
@@ -159,10 +181,18 @@ impl BundleFile {
         })
     }
 
-    /// Signs the content.
+    /// Signs the content, and what was proved of it.
     pub fn sign_content(&mut self, key: &SigningKey) {
         let signature = self.statement(Says::Content).sign(key);
         add(&mut self.signed.content_signatures, signature);
+        let proved = self
+            .proved_says()
+            .map(|says| self.statement(says).sign(key));
+        if let (Some(Attestation { signatures, .. }), Some(signature)) =
+            (&mut self.signed.attestation, proved)
+        {
+            add(signatures, signature);
+        }
     }
 
     /// Signs number `sequence`, as of `now_us` where nobody has signed it yet. Another

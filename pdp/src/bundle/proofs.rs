@@ -1,49 +1,76 @@
-//! What was proved of a bundle when it was built, as part of what is signed.
+//! What was proved of a bundle when it was built.
+//!
+//! It depends on who builds: without a solver nothing is proved, and the same texts must
+//! be the same bundle all the same. So it stands beside the bundle, and is signed as a statement of
+//! its own, about the bundle's digest. Whoever could make up one could sign as many keys as are
+//! trusted; and one about another bundle is about another digest.
 
 use palisade_mesh::{
     diagnostic::Diagnostic,
-    wire::policy::{Bundle, Proof},
+    snapshot::Digest,
+    wire::policy::{Attestation, Proof},
 };
 
-use super::{PROOFS, codes, file::BundleFile};
+use super::{codes, statement::Says};
 
-impl BundleFile {
-    /// The same bundle, with the word that these invariants were proved of it by `solver`.
-    /// It has another digest, and is signed by nobody yet.
-    ///
-    /// # Errors
-    /// When it is not a whole bundle any more; that is a bug.
-    pub fn attesting<'i>(
-        self,
-        proved: impl IntoIterator<Item = &'i str>,
-        solver: &str,
-    ) -> Result<Self, Diagnostic> {
-        let mut bundle = self.bundle;
-        let proof = |invariant: &str| Proof {
-            invariant: invariant.to_owned(),
-            solver: solver.to_owned(),
-        };
-        bundle.proofs = proved.into_iter().map(proof).collect();
-        bundle.proofs.sort_by(|a, b| a.invariant.cmp(&b.invariant));
-        bundle.features.retain(|f| f != PROOFS);
-        if !bundle.proofs.is_empty() {
-            bundle.features.push(PROOFS.to_owned());
-        }
-        Self::new(prost::Message::encode_to_vec(&bundle).into())
+/// What is said of these proofs.
+///
+/// # Errors
+/// What is not in order: there is one spelling of each list.
+pub(crate) fn says(attestation: &Attestation) -> Result<Says, String> {
+    let proofs = &attestation.proofs;
+    if proofs.is_empty() {
+        return Err("it attests nothing".to_owned());
     }
+    if !proofs.is_sorted_by(|a, b| a.invariant < b.invariant) {
+        return Err("its proofs are not in order".to_owned());
+    }
+    let is_word = |text: &String| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    let mut lines = String::new();
+    for Proof { invariant, solver } in proofs {
+        if !is_word(invariant) || !is_word(solver) {
+            return Err("a proof in it has no name, or one that is no word".to_owned());
+        }
+        lines.push_str(&format!("{invariant} {solver}\n"));
+    }
+    Ok(Says::Proved {
+        proofs: Digest::of(lines.as_bytes()),
+    })
 }
 
-/// Whether all of `demanded` are attested in `bundle`, which diagnostics call `what`.
+/// The word that these invariants were proved by `solver`, signed by nobody yet; `None` where
+/// none was.
+pub fn attestation<'i>(
+    proved: impl IntoIterator<Item = &'i str>,
+    solver: &str,
+) -> Option<Attestation> {
+    let proof = |invariant: &str| Proof {
+        invariant: invariant.to_owned(),
+        solver: solver.to_owned(),
+    };
+    let mut proofs: Vec<Proof> = proved.into_iter().map(proof).collect();
+    proofs.sort_by(|a, b| a.invariant.cmp(&b.invariant));
+    (!proofs.is_empty()).then_some(Attestation {
+        proofs,
+        signatures: Vec::new(),
+    })
+}
+
+/// Whether all of `demanded` are attested; diagnostics call the bundle `what`.
 ///
 /// # Errors
 /// The first invariant that is not.
-pub(super) fn check(bundle: &Bundle, demanded: &[String], what: &str) -> Result<(), Diagnostic> {
-    let is_attested = |id: &&String| bundle.proofs.iter().any(|p| p.invariant == **id);
+pub(super) fn check(
+    attestation: Option<&Attestation>,
+    demanded: &[String],
+    what: &str,
+) -> Result<(), Diagnostic> {
+    let proofs = attestation.map_or(&[][..], |a| &a.proofs);
+    let is_attested = |id: &&String| proofs.iter().any(|p| p.invariant == **id);
     let Some(missing) = demanded.iter().find(|id| !is_attested(id)) else {
         return Ok(());
     };
-    let attested: Vec<_> = bundle
-        .proofs
+    let attested: Vec<_> = proofs
         .iter()
         .map(|p| format!("`{}`", p.invariant))
         .collect();

@@ -41,7 +41,6 @@ fn cut(whole: &Bundle, concern: &mut Concern<'_>) -> Bundle {
         features: whole.features.clone(),
         groups: groups.collect(),
         contributions: whole.contributions.clone(),
-        proofs: whole.proofs.clone(),
     }
 }
 

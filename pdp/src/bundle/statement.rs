@@ -33,6 +33,11 @@ pub struct Statement<'a> {
 pub enum Says {
     /// It is good content.
     Content,
+    /// This was proved of it when it was built.
+    Proved {
+        /// Of the lines `INVARIANT SOLVER`, sorted.
+        proofs: Digest,
+    },
     /// It has a number, which only grows: a rollback is old content under a new one.
     Release {
         /// The number.
@@ -56,6 +61,7 @@ impl fmt::Display for Statement<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = match self.says {
             Says::Content => "content",
+            Says::Proved { .. } => "proofs",
             Says::Release { .. } => "release",
             Says::Stamp { .. } => "stamp",
         };
@@ -64,6 +70,7 @@ impl fmt::Display for Statement<'_> {
         writeln!(f, "digest sha256:{}", self.digest)?;
         match self.says {
             Says::Content => Ok(()),
+            Says::Proved { proofs } => writeln!(f, "proofs sha256:{proofs}"),
             Says::Release {
                 sequence,
                 issued_us,

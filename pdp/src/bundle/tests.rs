@@ -1,6 +1,6 @@
 //! One digest for each content, and texts that come back as they were.
 
-use palisade_mesh::wire::policy::{File, PolicyText};
+use palisade_mesh::wire::policy::{File, PolicyText, Signature};
 
 use super::{
     file::BundleFile,
@@ -188,39 +188,100 @@ fn an_unknown_feature_is_named_before_anything_else() {
     assert!(error.message.contains("time-travel"));
 }
 
-/// What was proved is content: it changes the digest, and so what is signed.
+/// What was proved stands beside the content: the same texts have the same digest, whoever
+/// builds them. But only who is trusted can say that something was proved, and only of this content.
 #[test]
-fn what_was_proved_is_part_of_a_bundle_and_can_be_demanded() {
+fn what_was_proved_leaves_the_digest_alone_and_cannot_be_made_up() {
     let dir = sample::copy();
     let never = "@id(\"never\")\nforbid (principal, action, resource in Service::\"demo.test/shop/payments\") when { !context.tls.mtls };\n";
     sample::write(dir.path(), "invariants/never.cedar", never);
     let compiled = author::load(dir.path()).compiled.unwrap();
     let plain = BundleFile::new(compiled.bundle).unwrap();
-    let (key, _) = SigningKey::generate().unwrap();
+    let [key, other] = [(), ()].map(|()| SigningKey::generate().unwrap().0);
     let keys = Keys::parse("keys", &format!("ci {}", key.public())).unwrap();
     let demanding = |file: &BundleFile, id: &str| {
+        let file = BundleFile::parse(&file.encode().into()).unwrap();
         let trust = Trust::new(keys.clone(), 1).demanding(vec![id.to_owned()]);
-        trust.check_file(file, 0).map(drop).map_err(|d| d.code.0)
+        trust.check_file(&file, 0).map(drop).map_err(|d| d.code.0)
     };
     let mut signed = plain.clone();
     signed.sign_content(&key);
     assert_eq!(demanding(&signed, "never"), Err(codes::NOT_PROVED));
 
-    let mut proved = plain.clone().attesting(["never"], "cvc5").unwrap();
-    assert_ne!(proved.digest, plain.digest);
+    let mut proved = plain.clone().attesting(["never"], "cvc5");
+    assert_eq!(proved.digest, plain.digest);
+    assert_eq!(proved.signed.bundle, plain.signed.bundle, "to the byte");
     assert_eq!(demanding(&proved, "never"), Err(codes::NOT_SIGNED));
     proved.sign_content(&key);
     assert_eq!(demanding(&proved, "never"), Ok(()));
     assert_eq!(demanding(&proved, "other"), Err(codes::NOT_PROVED));
-    let again = author::compile(proved.signed.bundle.clone());
-    assert_eq!(again.compiled.unwrap().digest, proved.digest);
-    let nothing = plain.clone().attesting([], "cvc5").unwrap();
-    assert_eq!(nothing.digest, plain.digest);
+    assert_eq!(plain.clone().attesting([], "cvc5").signed, plain.signed);
 
-    // The word about something that is no invariant is no word at all.
-    let made_up = plain.attesting(["card-data"], "cvc5").unwrap();
-    let found = author::compile(made_up.signed.bundle).diagnostics;
-    assert_eq!(found[0].code.0, BUNDLE_BROKEN);
+    // Put beside content that is signed, by who may not say so, or may not say anything.
+    let beside = |signatures: Vec<Signature>| {
+        let mut file = signed.clone().attesting(["never"], "cvc5");
+        file.signed.attestation.as_mut().unwrap().signatures = signatures;
+        demanding(&file, "never")
+    };
+    assert_eq!(beside(Vec::new()), Err(codes::NOT_SIGNED));
+    let mut by_other = plain.clone().attesting(["never"], "cvc5");
+    by_other.sign_content(&other);
+    let of = |file: &BundleFile| file.signed.attestation.clone().unwrap().signatures;
+    assert_eq!(beside(of(&by_other)), Err(codes::NOT_SIGNED));
+    // The signature of the content is none of the proofs.
+    let content = signed.signed.content_signatures.clone();
+    assert_eq!(beside(content), Err(codes::FORGED));
+    // Neither is that of other proofs, nor that of another bundle's.
+    let mut fewer = plain.clone().attesting(["another"], "cvc5");
+    fewer.sign_content(&key);
+    assert_eq!(beside(of(&fewer)), Err(codes::FORGED));
+    sample::write(
+        dir.path(),
+        "policies/x.cedar",
+        "@id(\"x\") forbid (principal, action, resource);",
+    );
+    let elsewhere = author::load(dir.path()).compiled.unwrap().bundle;
+    let mut elsewhere = BundleFile::new(elsewhere)
+        .unwrap()
+        .attesting(["never"], "cvc5");
+    elsewhere.sign_content(&key);
+    assert_eq!(beside(of(&elsewhere)), Err(codes::FORGED));
+    // What is taken away is missed.
+    let mut without = proved.clone();
+    without.signed.attestation = None;
+    assert_eq!(demanding(&without, "never"), Err(codes::NOT_PROVED));
+}
+
+/// One spelling of each list: none that is empty, out of order, or a text that is two lines.
+#[test]
+fn an_attestation_out_of_order_is_refused() {
+    let dir = sample::copy();
+    let compiled = author::load(dir.path()).compiled.unwrap();
+    let file = BundleFile::new(compiled.bundle).unwrap();
+    let with = |names: &[&str]| {
+        let mut file = file.clone().attesting(["a"], "cvc5");
+        let proofs = &mut file.signed.attestation.as_mut().unwrap().proofs;
+        let mut one = proofs[0].clone();
+        proofs.clear();
+        for name in names {
+            one.invariant = (*name).to_owned();
+            proofs.push(one.clone());
+        }
+        BundleFile::parse(&file.encode().into())
+            .map(drop)
+            .map_err(|d| d.code.0)
+    };
+    assert_eq!(with(&["a", "b"]), Ok(()));
+    for bad in [
+        &[][..],
+        &["b", "a"],
+        &["a", "a"],
+        &["a b"],
+        &["a\nb"],
+        &[""],
+    ] {
+        assert_eq!(with(bad), Err(BUNDLE_BROKEN), "{bad:?}");
+    }
 }
 
 /// Two texts for one file would be two policies: one for who compiles it, one for who checks.

@@ -12,9 +12,8 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Bundle, Revision, Signature, Stamp},
+    wire::policy::{Attestation, Revision, Signature, Stamp},
 };
-use prost::Message;
 
 use super::{
     broken, codes,
@@ -187,11 +186,7 @@ impl Trust {
         let what = format!("policy revision {} ({})", revision.sequence, digest.short());
         self.enough(&what, "its content", &content)?;
         self.enough(&what, "its number", &release)?;
-        if !self.proved.is_empty() {
-            let bundle = Bundle::decode(revision.bundle.clone());
-            let bundle = bundle.map_err(|e| broken(e.to_string()))?;
-            proofs::check(&bundle, &self.proved, &what)?;
-        }
+        self.proved(domain, digest, revision.attestation.as_ref(), &what)?;
         Ok(self.keys.vouch(&content))
     }
 
@@ -210,7 +205,8 @@ impl Trust {
             let release = self.signers(&file.statement(says), &release.signatures)?;
             self.enough(&what, "its number", &release)?;
         }
-        proofs::check(&file.bundle, &self.proved, &what)?;
+        let attestation = signed.attestation.as_ref();
+        self.proved(&file.domain, file.digest, attestation, &what)?;
         let sequence = signed.release.as_ref().map_or(0, |r| r.sequence);
         let revision = (file.digest, sequence);
         self.check_stamp(&file.domain, revision, signed.stamp.as_ref(), now_us)?;
@@ -262,6 +258,30 @@ impl Trust {
             return Err(bad(format!("its stamp ended at {at:.0}")));
         }
         Ok(Some(until_us))
+    }
+
+    /// Whether enough trusted keys say that what is demanded was proved. A word that nobody
+    /// needs may be signed by anybody, but not forged.
+    fn proved(
+        &self,
+        domain: &TrustDomain,
+        digest: Digest,
+        attestation: Option<&Attestation>,
+        what: &str,
+    ) -> Result<(), Diagnostic> {
+        if let Some(attestation) = attestation {
+            let says = proofs::says(attestation).map_err(broken)?;
+            let said = Statement {
+                domain,
+                digest,
+                says,
+            };
+            let signers = self.signers(&said, &attestation.signatures)?;
+            if !self.proved.is_empty() {
+                self.enough(what, "what was proved of it", &signers)?;
+            }
+        }
+        proofs::check(attestation, &self.proved, what)
     }
 
     fn signers(
@@ -341,6 +361,15 @@ fn check_untrusting(
         (release, &revision.release_signatures),
     ] {
         said.signers(signatures).map_err(|f| forged(&f, &nobody))?;
+    }
+    if let Some(attestation) = &revision.attestation {
+        let said = Statement {
+            domain,
+            digest,
+            says: proofs::says(attestation).map_err(broken)?,
+        };
+        let signers = said.signers(&attestation.signatures);
+        signers.map_err(|f| forged(&f, &nobody))?;
     }
     Ok(SignedBy::Pdp)
 }

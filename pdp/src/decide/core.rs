@@ -9,12 +9,13 @@ use std::{
     sync::Arc,
 };
 
-use cedar_policy::{EntityUid, Policy};
+use cedar_policy::{EntityUid, Policy, Schema};
 use cedar_policy_core::{
     ast::{self, Context, EntityUIDEntry, Literal, SlotEnv, ValueKind},
     entities::{Entities, NoEntitiesSchema, TCComputation},
     evaluator::{EvaluationError, Evaluator},
     extensions::Extensions,
+    validator::{ValidatorSchema, types::Type},
 };
 
 mod accept;
@@ -32,8 +33,20 @@ pub use depth::NESTING_MAX;
 pub(crate) use depth::{nesting, with_stack};
 pub(crate) use open::{Known, Outcomes, PathShape, Tree};
 pub(crate) use tree::{Condition, Glob, Node, Term, written};
-pub(crate) use values::{ValueCache, context};
+pub(crate) use values::{FixedRecords, ValueCache, context};
 pub(crate) use walk::{Uses, uses};
+
+/// The type of the context that an action comes with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ContextType<'s>(&'s Type);
+
+impl<'s> ContextType<'s> {
+    /// `None` where the schema does not say.
+    pub(crate) fn of(schema: &'s Schema, action: &EntityUid) -> Option<Self> {
+        let schema: &ValidatorSchema = schema.as_ref();
+        schema.context_type(action.as_ref()).map(Self)
+    }
+}
 
 /// An entity in the shape a request wants it: cloning it copies a pointer.
 #[derive(Debug, Clone)]

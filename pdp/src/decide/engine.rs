@@ -2,6 +2,7 @@
 //!
 //! | layer | key | holds |
 //! |---|---|---|
+//! | connection | service, operation, method | the answer, where nothing of a request is read |
 //! | decisions | slice, and the values of exactly the fields it reads | the answer |
 //! | slices | principal, action, resource | candidates, fields read, the answer where none is read |
 //! | evaluation | | bodies of the candidates, against the snapshot's entities |
@@ -12,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-use palisade_mesh::decision::{Answer, Decision, Question, Undecided};
+use palisade_mesh::decision::{Answer, Decision, Pins, Question, Undecided};
 use rustc_hash::FxHasher;
 
 use super::{
@@ -23,6 +24,7 @@ use super::{
     fact::Live,
     index::rule_at,
     known::Known,
+    pinned::Pinned,
     slice::{Cached, Slice},
     world::Triple,
 };
@@ -68,6 +70,8 @@ pub struct Engine {
     /// Keyed by bytes that callers choose, hence the keyed hash.
     decisions: Generations<Box<[u8]>, Cached, RandomState>,
     values: ValueCache,
+    /// Tells this engine from every other one.
+    token: Arc<()>,
     /// The key of the present question.
     key: Vec<u8>,
     /// Of evaluations, and of answers that were remembered.
@@ -101,6 +105,7 @@ impl Engine {
                 bytes: DECISION_BYTES_MAX,
             }),
             values: ValueCache::default(),
+            token: Arc::default(),
             key: Vec::new(),
             sampled: [
                 sampler(SELF_CHECK_EVERY_PER_POLICY, SELF_CHECK_EVERY),
@@ -143,9 +148,38 @@ impl Engine {
         self.decide_knowing(question, Known::ALL).answer
     }
 
+    /// Decides a question about a request of the connection that `pins` belongs to, as
+    /// [`Engine::decide`] does: principal, address and TLS facts must be the same each time.
+    pub fn decide_on(&mut self, question: &Question<'_>, pins: &mut Pins) -> Answer {
+        if self.way != Way::Indexed {
+            return self.decide(question);
+        }
+        let pinned = pins.of::<Pinned>();
+        pinned.belong_to(&self.token);
+        let [_, remembered] = &mut self.sampled;
+        if let Some(cached) = pinned.find(question)
+            && remembered.spares()
+        {
+            return answer(&self.snapshot, cached, true).answer;
+        }
+        self.values.fixed = Some(std::mem::take(&mut pinned.records));
+        let told = self.decided(question, Known::ALL, Some(&mut *pinned));
+        pinned.records = self.values.fixed.take().unwrap_or_default();
+        told.answer
+    }
+
     /// Decides a question of which only `known` is known. If a policy that counts reads
     /// anything else there is no answer: what was not said is never guessed.
     pub fn decide_knowing(&mut self, question: &Question<'_>, known: Known) -> Told {
+        self.decided(question, known, None)
+    }
+
+    fn decided(
+        &mut self,
+        question: &Question<'_>,
+        known: Known,
+        mut pinned: Option<&mut Pinned>,
+    ) -> Told {
         // Not cloned: other workers count references to it, too.
         let snapshot = &*self.snapshot;
         let [evaluated, remembered] = &mut self.sampled;
@@ -158,15 +192,22 @@ impl Engine {
             Err(why) => return fresh(snapshot.fault(Names::of(question), why), Vec::new()),
         };
         let (serial, slice) = self.slices.get(snapshot, asked.entities(), now_us);
+        let mut pin = |cached: &Cached| {
+            if let Some(pinned) = &mut pinned {
+                pinned.keep(question, &slice, asked.form, cached);
+            }
+        };
         if let Some(cached) = slice.constant.get() {
             if remembered.is_due()
                 && let Some(corrected) = cached.checked(snapshot, question)
             {
+                pin(&corrected);
                 let told = answer(snapshot, &corrected, true);
                 self.slices
                     .correct(snapshot, asked.entities(), now_us, corrected);
                 return told;
             }
+            pin(cached);
             return answer(snapshot, cached, true);
         }
         if known != Known::ALL {
@@ -190,11 +231,13 @@ impl Engine {
             if remembered.is_due()
                 && let Some(corrected) = cached.checked(snapshot, question)
             {
+                pin(&corrected);
                 let bytes = self.key.len() + bytes_of(&corrected.decision);
                 self.decisions
                     .insert(self.key.as_slice().into(), corrected.clone(), bytes);
                 return answer(snapshot, &corrected, true);
             }
+            pin(&cached);
             return answer(snapshot, &cached, true);
         }
         let mut cached = snapshot.evaluate(&asked, &slice, &facts, now_us, &mut self.values);
@@ -209,7 +252,9 @@ impl Engine {
         if slice.fields.is_empty() {
             // Only this engine has the slice, and it has just found it empty.
             let _ = slice.constant.set(cached.clone());
+            pin(&cached);
         } else if keyed {
+            pin(&cached);
             let bytes = self.key.len() + bytes_of(&cached.decision);
             self.decisions
                 .insert(self.key.as_slice().into(), cached.clone(), bytes);
@@ -291,6 +336,17 @@ impl Sampler {
             interval: every,
             left: every,
         }
+    }
+
+    /// Counts an answer that was not even looked for; false where it is the turn of the next
+    /// one, which must then be looked for.
+    fn spares(&mut self) -> bool {
+        if self.every == 0 {
+            return true;
+        }
+        let spared = self.left > 1;
+        self.left -= u32::from(spared);
+        spared
     }
 
     fn is_due(&mut self) -> bool {

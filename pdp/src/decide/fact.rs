@@ -3,7 +3,7 @@
 //! A fact exists only when something asks for its field, so a request costs
 //! what its slice reads and no more.
 
-use std::{borrow::Cow, net::IpAddr};
+use std::{borrow::Cow, net::IpAddr, ops::Range};
 
 use http::HeaderValue;
 use jiff::Timestamp;
@@ -214,12 +214,19 @@ pub(crate) fn clock_fact(field: Field, now_us: i64) -> Fact<'static> {
 
 /// When a field of the clock next says something else; none for any other field.
 pub(crate) fn next_tick(field: Field, now_us: i64) -> Option<i64> {
+    tick(field, now_us).map(|tick| tick.end)
+}
+
+/// While a field of the clock says what it says now; none for any other field.
+pub(crate) fn tick(field: Field, now_us: i64) -> Option<Range<i64>> {
     let step = match field {
         Field::TimeNow => US_PER_SECOND,
         Field::TimeHour | Field::TimeWeekday => US_PER_HOUR,
         _ => return None,
     };
-    now_us.div_euclid(step).saturating_add(1).checked_mul(step)
+    let number = now_us.div_euclid(step);
+    let end = number.saturating_add(1).checked_mul(step)?;
+    Some(end.saturating_sub(step)..end)
 }
 
 pub(crate) fn hour_of(now_us: i64) -> i64 {

@@ -165,6 +165,21 @@ impl Layout {
 }
 
 impl Field {
+    /// Whether it is the same for every request of a connection.
+    pub(crate) fn is_of_connection(self) -> bool {
+        match self {
+            Self::SourceIp
+            | Self::SourcePort
+            | Self::TlsAlpn
+            | Self::TlsMtls
+            | Self::TlsSni
+            | Self::TlsVersion => true,
+            // No listener verifies tokens yet, so they are absent.
+            Self::Jwt | Self::User => true,
+            _ => false,
+        }
+    }
+
     /// Whether a context of `form` can have it.
     pub(crate) fn is_in(self, form: Form) -> bool {
         match self {

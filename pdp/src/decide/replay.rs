@@ -18,7 +18,7 @@ use std::{
 
 use palisade_mesh::{
     canonical::{CanonicalRequest, Method},
-    catalogue::Service,
+    catalogue::{Service, Unmatched},
     decision::{Decision, Undecided},
     spiffe_id::SpiffeId,
 };
@@ -214,6 +214,17 @@ impl Replay {
     pub fn uses(&self) -> Vec<PolicyUse> {
         let watch = self.watch.as_ref();
         watch.map_or_else(Vec::new, |watch| watch.told(&self.snapshot))
+    }
+
+    /// Whether the request comes to a decision at all: it is an operation of the catalogue, or
+    /// its service forwards what is none. Any other is answered with 404, whatever policies say.
+    pub fn serves(&self, past: &Past<'_>) -> bool {
+        let service = self.services.get(past.service);
+        let request = request_of(past);
+        let (Some(service), Ok(request)) = (service, request) else {
+            return false;
+        };
+        service.unmatched == Unmatched::Forward || service.operations.find(&request).is_some()
     }
 
     /// Decides again what was decided then.

@@ -6,13 +6,14 @@
 
 use std::{
     collections::BTreeSet,
+    ops::Range,
     sync::{Arc, OnceLock},
 };
 
 use palisade_mesh::decision::Decision;
 
 use super::{
-    fact::{Facts, US_PER_HOUR, next_tick},
+    fact::{Facts, US_PER_HOUR, next_tick, tick},
     field::{Field, Form},
     index::{Index, rule_at},
     rule::Rule,
@@ -116,6 +117,20 @@ impl Slice {
             }
             field => facts.fact(*field).write_key(key),
         })
+    }
+
+    /// While an answer made at `now_us` holds for all requests of one connection; none where
+    /// something of the request is read.
+    pub(crate) fn span_on_connection(&self, now_us: i64) -> Option<Range<i64>> {
+        let mut span = self.from_us..self.until_us;
+        for field in &self.fields {
+            if let Some(tick) = tick(*field, now_us) {
+                span = span.start.max(tick.start)..span.end.min(tick.end);
+            } else if !field.is_of_connection() {
+                return None;
+            }
+        }
+        Some(span)
     }
 
     /// Until when an answer made at `now_us` holds by itself.

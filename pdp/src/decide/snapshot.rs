@@ -20,7 +20,10 @@ use smol_str::SmolStr;
 use super::{
     SelfCheck, SnapshotError,
     asked::{Asked, GRPC_CALL, Names},
-    core::{Body, Evaluation, Store, Truth, Uses, ValueCache, Values, context, uses, with_stack},
+    core::{
+        Body, ContextType, Evaluation, Store, Truth, Uses, ValueCache, Values, context, uses,
+        with_stack,
+    },
     engine::Engine,
     fact::{Fact, Facts, is_grpc_path},
     field::{Field, Form, Layout},
@@ -408,7 +411,8 @@ fn info_of<'c>(compiled: &'c Compiled, policy: &Policy) -> Result<&'c PolicyInfo
     Ok(info)
 }
 
-/// Finds out which context each action takes by asking the schema about samples.
+/// Finds out which context each action takes by asking the schema about samples. What fits a
+/// type of context fits it under each action, so of the many that share one, one is asked about.
 fn forms_of(
     compiled: &Compiled,
     world: &World,
@@ -416,14 +420,22 @@ fn forms_of(
 ) -> Result<FxHashMap<Ent, Form>, SnapshotError> {
     let mut forms = FxHashMap::default();
     let needed = oracle::needed_actions(&compiled.catalogue);
+    let mut of_types: Vec<(ContextType<'_>, Form)> = Vec::new();
     for uid in compiled.schema.actions() {
         let id = uid.id().unescaped();
         let Some(entity) = world.requested(Requested::Action, id) else {
             continue;
         };
+        let context = ContextType::of(&compiled.schema, uid).filter(|_| id != GRPC_CALL);
+        let known = of_types.iter().find(|(of, _)| Some(*of) == context);
+        if let Some((_, form)) = known {
+            forms.insert(entity, *form);
+            continue;
+        }
         match form_of(compiled, layout, uid) {
             Ok(form) => {
                 forms.insert(entity, form);
+                of_types.extend(context.map(|context| (context, form)));
             }
             Err(cause) if needed.contains(id) => {
                 let action = id.into();

@@ -70,9 +70,17 @@ pub(crate) const FOREIGNER: &str = "spiffe://evil.test/ns/shop/sa/web";
 
 /// The shop with these policies; each has an `@id`.
 pub(crate) fn compiled(policies: &str) -> Compiled {
-    let schema = Schema::from_cedarschema_str(SCHEMA).expect("schema").0;
+    let store = entities(&catalogue());
+    compiled_in(SCHEMA, store, policies)
+}
+
+/// The same with another schema and other entities.
+pub(crate) fn compiled_in(schema: &str, store: Value, policies: &str) -> Compiled {
+    let schema = Schema::from_cedarschema_str(schema)
+        .unwrap_or_else(|e| panic!("{e:?}\n{schema}"))
+        .0;
     let catalogue = Arc::new(catalogue());
-    let entities = Entities::from_json_value(entities(&catalogue), Some(&schema));
+    let entities = Entities::from_json_value(store, Some(&schema));
     let (policies, info) = parse(policies);
     let bundle = Bytes::from(policies.to_string());
     Compiled {
@@ -156,7 +164,7 @@ fn operation(id: &str, method: Method, template: &str, action: Option<&str>) -> 
     }
 }
 
-fn catalogue() -> Catalogue {
+pub(crate) fn catalogue() -> Catalogue {
     let orders = vec![
         operation("orders/list", Method::Get, "/orders", None),
         operation("orders/create", Method::Post, "/orders", None),
@@ -195,7 +203,7 @@ fn catalogue() -> Catalogue {
     )
 }
 
-fn entities(catalogue: &Catalogue) -> Value {
+pub(crate) fn entities(catalogue: &Catalogue) -> Value {
     let entity = |kind: &str, id: &str, attrs: Value, parents: Value| json!({"uid": {"type": kind, "id": id}, "attrs": attrs, "parents": parents});
     let name = |kind: &str, id: &str| json!({"type": kind, "id": id});
     let reference = |kind: &str, id: &str| json!({"__entity": {"type": kind, "id": id}});

@@ -1,7 +1,7 @@
 //! The engine at its public door: what it decides, and that it says what the
 //! reference says.
 
-use palisade_mesh::decision::{Answer, Decision, Undecided, Verdict};
+use palisade_mesh::decision::{Answer, Decision, Pins, Undecided, Verdict};
 
 use super::{
     Engine, Snapshot, SnapshotError, oracle,
@@ -409,6 +409,33 @@ fn a_remembered_answer_is_checked_and_corrected() {
         let found = broken.self_check();
         assert_eq!((found.checked, found.mismatched), (2, 1), "{lost}");
     }
+}
+
+/// An answer that is pinned to a connection is checked as often as any other that is
+/// remembered, and corrected for all connections.
+#[test]
+fn a_pinned_answer_is_checked_and_corrected() {
+    let policies = r#"
+        @id("all") permit (principal, action, resource);
+        @id("stop") forbid (principal in Service::"acme.test/shop/web", action, resource)
+            when { context.tls.mtls };"#;
+    let mut broken = snapshot(policies);
+    std::sync::Arc::get_mut(&mut broken).unwrap().lose("stop");
+    let mut engine = broken.engine().with_self_check(3);
+    let (mut here, mut there) = (Pins::default(), Pins::default());
+    let ask = Ask::new(WEB, "GET", "orders", "/orders");
+    let mut answers = Vec::new();
+    for _ in 0..8 {
+        let answer = ask.ask(&broken, |q| engine.decide_on(q, &mut here));
+        answers.push((answer.cached, answer.decision.verdict.is_allow()));
+    }
+    assert_eq!(answers[0], (false, true));
+    assert_eq!(answers[1..3], [(true, true); 2]);
+    assert_eq!(answers[3..], [(true, false); 5]);
+    let answer = ask.ask(&broken, |q| engine.decide_on(q, &mut there));
+    assert!(!answer.decision.verdict.is_allow());
+    let found = broken.self_check();
+    assert_eq!((found.checked, found.mismatched), (2, 1));
 }
 
 /// The reference can enforce, too; then nothing depends on the index.

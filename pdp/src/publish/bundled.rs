@@ -15,7 +15,7 @@ use palisade_mesh::{
     place::Place,
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Release, Signature, Stamp},
+    wire::policy::{Attestation, Release, Signature, Stamp},
 };
 use tokio::task::spawn_blocking;
 
@@ -42,6 +42,7 @@ pub(crate) struct Vouched {
     pub(crate) content: Vec<Signature>,
     pub(crate) release: Option<Release>,
     pub(crate) stamp: Option<Stamp>,
+    pub(crate) attestation: Option<Attestation>,
 }
 
 impl Vouched {
@@ -54,6 +55,7 @@ impl Vouched {
             content: signed.content_signatures,
             release: signed.release,
             stamp: signed.stamp,
+            attestation: signed.attestation,
         }
     }
 }

@@ -401,6 +401,7 @@ impl Parts {
                     signatures: revision.release_signatures.clone(),
                 }),
                 stamp: revision.stamp.clone(),
+                attestation: revision.attestation.clone(),
             };
             part.good = Some(Arc::new(Texts::whole(signed)));
             part.restored(&compiled.digest.short(), revision.issued_us);

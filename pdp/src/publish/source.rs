@@ -168,6 +168,7 @@ impl Published {
         let signed = Revision {
             content_signatures: self.revision.content_signatures.clone(),
             release_signatures: self.revision.release_signatures.clone(),
+            attestation: self.revision.attestation.clone(),
             ..Revision::default()
         };
         Digest::of(&prost::Message::encode_to_vec(&signed))

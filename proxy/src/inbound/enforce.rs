@@ -5,6 +5,7 @@
 //! [`Permit`] can be made here only, and nothing is forwarded without one.
 
 use std::{
+    cell::RefCell,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,9 +16,9 @@ use hyper::body::Incoming;
 use palisade_mesh::{
     canonical::CanonicalRequest,
     catalogue::{Service, Unmatched},
-    decision::{Answer, Connection, DecisionId, Question, Verdict},
+    decision::{Answer, Connection, DecisionId, Pins, Question},
     snapshot::Versions,
-    wire::record::{AuditMode, Flip, Verdict as WireVerdict, outcome::End},
+    wire::record::{AuditMode, Verdict as WireVerdict, outcome::End},
 };
 
 use super::Caller;
@@ -154,6 +155,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) request: &'a CanonicalRequest,
     pub(crate) headers: &'a HeaderMap,
     pub(crate) now_us: i64,
+    /// What the engine keeps of the connection.
+    pub(crate) pins: &'a RefCell<Pins>,
 }
 
 /// What is recorded of a request.
@@ -330,6 +333,7 @@ impl Case<'_> {
             request: &examined.request,
             headers: request.headers(),
             now_us: self.now_us,
+            pins: &self.caller.pins,
         };
         rule(&asked, live, self.service.as_deref())
     }
@@ -349,6 +353,7 @@ impl Case<'_> {
             request: &examined.request,
             headers: request.headers(),
             now_us: self.now_us,
+            pins: &self.caller.tried_pins,
         };
         let tried = trial.ask(&asked, ruling)?;
         self.worker.telemetry.tried(tried.as_ref());
@@ -465,14 +470,16 @@ pub(crate) fn rule(
         return Ruling::refused(Fault::HostUnknown.into());
     }
     let operation = service.operations.find(asked.request);
-    let answer = live.decider.decide(&Question {
+    let question = Question {
         connection: asked.connection,
         request: asked.request,
         headers: asked.headers,
         service,
         operation,
         now_us: asked.now_us,
-    });
+    };
+    let pins = &mut asked.pins.borrow_mut();
+    let answer = live.decider.decide_on(&question, pins);
     let verdict = answer.decision.verdict;
     let (reason, refusal) = if !verdict.is_allow() {
         let refusal = Refusal::of_decision(&answer.decision);
@@ -503,21 +510,11 @@ impl<'r> Permits<'r> {
     /// The permits in shadow mode that matched, if any did.
     fn of(ruling: &'r Ruling) -> Option<Self> {
         let decision = &ruling.answer.as_ref()?.decision;
-        if decision.shadow_permits.is_empty() {
-            return None;
-        }
-        let would_allow = decision.verdict == Verdict::NotPermitted;
-        let verdict = match would_allow {
-            true => Verdict::Allow,
-            false => decision.verdict,
-        };
+        let (verdict, flip) = decision.with_shadow_permits(ruling.is_known)?;
         Some(Self {
             verdict,
             ids: &decision.shadow_permits,
-            flip: match would_allow && ruling.is_known {
-                true => Flip::NewlyAllowed,
-                false => Flip::Unspecified,
-            },
+            flip,
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What it costs an ordinary request that it can be judged again.
 
-use std::{hint::black_box, rc::Rc, sync::Arc, time::Instant};
+use std::{cell::RefCell, hint::black_box, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderValue};
 use palisade_mesh::{
@@ -43,6 +43,8 @@ fn of_being_judged_again() {
         source: "shop/web".into(),
         allowed: Arc::default(),
         hosts: HostCache::default(),
+        pins: RefCell::default(),
+        tried_pins: RefCell::default(),
     });
     let declared: Rc<[DeclaredHeader]> = ["x-tenant", "x-role"]
         .map(|name| DeclaredHeader {

@@ -58,7 +58,8 @@ pub(super) fn inspect(path: &Path, keys: Option<&Path>, output: Output) -> Resul
 
 fn attested(file: &BundleFile) -> Value {
     let proof = |p: &Proof| json!({"invariant": p.invariant, "solver": p.solver});
-    file.bundle.proofs.iter().map(proof).collect()
+    let attestation = file.signed.attestation.iter();
+    attestation.flat_map(|a| &a.proofs).map(proof).collect()
 }
 
 fn about(file: &BundleFile, compiled: &Compiled) {
@@ -88,10 +89,10 @@ fn about(file: &BundleFile, compiled: &Compiled) {
 
 /// What was proved of it when it was built.
 fn proofs(file: &BundleFile) {
-    let proofs = &file.bundle.proofs;
-    if !proofs.is_empty() {
+    if let Some(attestation) = &file.signed.attestation {
         let proof = |p: &Proof| format!("{} by {}", clean(&p.invariant), clean(&p.solver));
-        render::fact("proved", &proofs.iter().map(proof).collect::<Vec<_>>());
+        let proofs = attestation.proofs.iter().map(proof);
+        render::fact("proved", &proofs.collect::<Vec<_>>());
     }
 }
 
@@ -113,6 +114,10 @@ pub(super) fn signatures(file: &BundleFile, keys: Option<&Keys>) {
         "content",
         &by.into_iter().chain([content]).collect::<Vec<_>>(),
     );
+    if let (Some(attestation), Some(says)) = (&file.signed.attestation, file.proved_says()) {
+        let proved = render::count(attestation.proofs.len(), "invariant", "invariants");
+        render::fact("proofs", &[proved, who(says, &attestation.signatures)]);
+    }
     match (&file.signed.release, file.release()) {
         (Some(release), Some(says)) => render::fact(
             "number",

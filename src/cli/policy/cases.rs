@@ -54,6 +54,11 @@ fn percent(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "expected 0 to 100, such as 90%".to_owned())
 }
 
+/// Most lines about the clauses behind a failing case in a report.
+const WHY_LINES_MAX: usize = 20;
+/// Longest of them, in characters.
+const WHY_LEN_MAX: usize = 200;
+
 /// What a run gave.
 struct Run {
     results: Results,
@@ -106,7 +111,12 @@ fn run(args: &Args) -> Result<Run, Vec<Diagnostic>> {
     }
     let compiled = engines.compiled().clone();
     let filter = args.run.as_deref();
-    let mut results = tests::run(&cases, filter, args.trace.into(), &compiled, &mut engines);
+    // Whatever is shown here, reports of failing cases say why.
+    let trace = match args.trace {
+        Trace::All => tests::Trace::All,
+        Trace::Failed | Trace::None => tests::Trace::Failed,
+    };
+    let mut results = tests::run(&cases, filter, trace, &compiled, &mut engines);
     results.coverage = engines.coverage();
     results
         .diagnostics
@@ -167,7 +177,7 @@ fn begun(args: &Args) -> Report {
 }
 
 fn told(args: &Args, run: Run) -> Report {
-    let lines = lines(&run, args.verbose);
+    let lines = lines(&run, args);
     let results = run.results;
     Report {
         document: serde_json::json!(&results),
@@ -179,7 +189,12 @@ fn told(args: &Args, run: Run) -> Report {
     }
 }
 
-fn case(result: CaseResult) -> Case {
+fn case(mut result: CaseResult) -> Case {
+    if let (Some(failure), Some(why)) = (&mut result.failure, &result.trace) {
+        let why = explanation::in_words(why, WHY_LINES_MAX, WHY_LEN_MAX);
+        let cause = failure.cause.iter().cloned().chain(why);
+        failure.cause = Some(cause.collect::<Vec<_>>().join("\n"));
+    }
     Case {
         name: format!(
             "{} · {} · {}",
@@ -192,14 +207,14 @@ fn case(result: CaseResult) -> Case {
     }
 }
 
-fn lines(run: &Run, verbose: bool) -> Vec<String> {
+fn lines(run: &Run, args: &Args) -> Vec<String> {
     let results = &run.results;
     let mut lines: Vec<String> = run.updated.iter().cloned().collect();
     let mut files: Vec<&str> = results.results.iter().map(|r| r.file.as_str()).collect();
     files.dedup();
     for file in files {
         let of_file: Vec<&CaseResult> = results.results.iter().filter(|r| r.file == file).collect();
-        lines.extend(file_lines(file, &of_file, verbose, &run.places));
+        lines.extend(file_lines(file, &of_file, args, &run.places));
     }
     let total = results.passed + results.failed;
     if total == 0 {
@@ -230,7 +245,8 @@ fn lines(run: &Run, verbose: bool) -> Vec<String> {
     lines
 }
 
-fn file_lines(file: &str, results: &[&CaseResult], verbose: bool, places: &Places) -> Vec<String> {
+fn file_lines(file: &str, results: &[&CaseResult], args: &Args, places: &Places) -> Vec<String> {
+    let explained = args.trace != Trace::None;
     let failed = results.iter().filter(|r| !r.passed).count();
     let tally = match failed {
         0 => paint(render::GOOD, format!("{} passed", results.len())),
@@ -240,7 +256,7 @@ fn file_lines(file: &str, results: &[&CaseResult], verbose: bool, places: &Place
     for result in results {
         match &result.failure {
             Some(failure) => lines.extend(failure_lines(failure)),
-            None if verbose || result.trace.is_some() => lines.push(format!(
+            None if args.verbose || result.trace.is_some() => lines.push(format!(
                 "  {} {}",
                 paint(render::GOOD, "✓"),
                 clean(&format!(
@@ -250,7 +266,9 @@ fn file_lines(file: &str, results: &[&CaseResult], verbose: bool, places: &Place
             )),
             None => {}
         }
-        lines.extend(trace_lines(result, places));
+        if explained {
+            lines.extend(trace_lines(result, places));
+        }
     }
     lines
 }
@@ -352,15 +370,5 @@ fn uncovered(coverage: &Coverage) -> Grid {
         title: format!("Coverage: {} %", coverage.percent()),
         head: vec!["policy", "where", "clause", "not seen"],
         rows,
-    }
-}
-
-impl From<Trace> for tests::Trace {
-    fn from(trace: Trace) -> Self {
-        match trace {
-            Trace::All => Self::All,
-            Trace::Failed => Self::Failed,
-            Trace::None => Self::None,
-        }
     }
 }

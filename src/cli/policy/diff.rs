@@ -1,8 +1,9 @@
 //! `palisade policy diff`: what a change does, and whether it passes the gates.
 
 use std::{
+    panic::resume_unwind,
     path::Path,
-    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -120,31 +121,38 @@ struct Done {
 }
 
 async fn compared(args: &Args, context: &Context) -> Result<Done, Vec<Diagnostic>> {
+    // The solver answers its test questions while the revisions are compiled.
+    let solver = args
+        .proving()
+        .map(|_| tokio::task::spawn_blocking(Solver::find));
     let (base, head) = side::both(&args.base, &args.head, context).await?;
-    let domains = (&base.compiled.trust_domain, &head.compiled.trust_domain);
-    if domains.0 != domains.1 {
+    let solver = match solver {
+        None => None,
+        Some(finding) => Some(finding.await.map_err(|error| not_ended(&error))?),
+    };
+    let domain = |side: &Side| side.snapshot.catalogue().trust_domain().clone();
+    let (of_base, of_head) = (domain(&base), domain(&head));
+    if of_base != of_head {
         return Err(vec![
             Diagnostic::error(
                 codes::TRUST_DOMAINS,
                 "these revisions have nothing in common",
             )
-            .cause(format!(
-                "one governs `{}`, the other `{}`",
-                domains.0, domains.1
-            ))
+            .cause(format!("one governs `{of_base}`, the other `{of_head}`"))
             .help("compare two revisions of one trust domain"),
         ]);
     }
     let now_us = args
         .at
         .map_or_else(|| Clock::system().now_us(), jiff::Timestamp::as_microsecond);
-    let (gates, asked) = (args.gates(), args.proving());
-    let done = tokio::task::spawn_blocking(move || report(base, head, &gates, asked, now_us)).await;
-    done.unwrap_or_else(|error| {
-        Err(vec![
-            Diagnostic::error(9199, "bug: the comparison did not end").cause(error.to_string()),
-        ])
-    })
+    let (gates, time_max) = (args.gates(), args.proving().unwrap_or_default());
+    let work = move || report(base, head, &gates, (solver, time_max), now_us);
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|error| Err(not_ended(&error)))
+}
+
+fn not_ended(error: &tokio::task::JoinError) -> Vec<Diagnostic> {
+    vec![Diagnostic::error(9199, "bug: the comparison did not end").cause(error.to_string())]
 }
 
 /// The gates as they were asked for, not yet understood.
@@ -199,23 +207,25 @@ impl Gates {
     }
 }
 
+/// What came of looking for a solver; `None` where nothing is to be proved.
+type Sought = Option<Result<Option<Solver>, Diagnostic>>;
+
 fn report(
     base: Side,
     head: Side,
     gates: &Gates,
-    proving: Option<Duration>,
+    (sought, time_max): (Sought, Duration),
     now_us: i64,
 ) -> Result<Done, Vec<Diagnostic>> {
     let named = |side: &Side| Named {
         name: side.name.clone(),
-        digest: side.compiled.digest.to_string(),
-        policies: side.compiled.info.len(),
+        digest: side.snapshot.compiled().digest.to_string(),
+        policies: side.snapshot.compiled().info.len(),
     };
     let named = (named(&base), named(&head));
-    let (base, head): (Arc<Snapshot>, _) = (base.snapshot()?, head.snapshot()?);
-    let gates = gates.understood(&head)?;
+    let gates = gates.understood(&head.snapshot)?;
     let mut findings = Vec::new();
-    let (solver, no_proof) = match proving.map(|_| Solver::find()) {
+    let (solver, no_proof) = match sought {
         None => (None, Some("not asked for".to_owned())),
         Some(Ok(Some(solver))) => (Some(solver), None),
         Some(Ok(None)) => {
@@ -231,9 +241,15 @@ fn report(
         }
     };
     let start = Instant::now();
-    let comparison = Comparison::new(base, head, now_us);
-    let time_max = proving.unwrap_or_default();
-    let proof = solver.as_ref().map(|s| comparison.prove(s, time_max));
+    let comparison = Comparison::new(base.snapshot, head.snapshot, now_us);
+    let (text, access, proof) = thread::scope(|scope| {
+        // The proof waits for the solver most of its time.
+        let (solver, comparison) = (solver.as_ref(), &comparison);
+        let proving = solver.map(|s| scope.spawn(move || comparison.prove(s, time_max)));
+        let (access, text) = (comparison.access(), comparison.texts());
+        let proof = proving.map(|p| p.join().unwrap_or_else(|panic| resume_unwind(panic)));
+        (text, access, proof)
+    });
     let answers = gates.iter().map(|gate| {
         comparison
             .answer(gate, solver.as_ref(), time_max, proof.as_ref())
@@ -255,8 +271,8 @@ fn report(
         comparison: comparison::Comparison {
             base: named.0,
             head: named.1,
-            text: comparison.texts(),
-            access: comparison.access(),
+            text,
+            access,
             proof,
             no_proof,
             gates: answers,

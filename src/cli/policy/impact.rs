@@ -1,21 +1,33 @@
 //! `palisade policy impact`: recorded decisions, made again under a candidate.
 
-use std::{ops::ControlFlow, path::PathBuf, sync::Arc, time::Instant};
+use std::{
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
 
 use palisade_audit::envelope::DecisionRef;
-use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::decide::Replay;
+use palisade_mesh::diagnostic::{Diagnostic, Location, Severity};
+use palisade_pdp::{author, compiled::Compiled, decide::Replay};
 use serde::Serialize;
 use tokio::sync::watch;
 
-use super::side::{self, Side};
+use super::{
+    Outputs,
+    side::{self, Side as Revision},
+    tally,
+};
 use crate::{
     cli::{Context, Exit, block_on},
     history::{
         Covered, Wanted,
-        flips::{Before, Comparing, Flips},
+        flips::{Before, Comparing, Flips, Side},
     },
-    render::{self, Output, impact},
+    render::{
+        self, impact,
+        report::{self, Format, root_of},
+    },
 };
 
 /// What is replayed of a running mesh where nothing is said.
@@ -44,9 +56,11 @@ pub(crate) struct Args {
     /// Fail when more would be allowed than this.
     #[arg(long, value_name = "N")]
     max_newly_allowed: Option<u64>,
-    /// Print Markdown, for a comment on a pull request.
-    #[arg(long)]
-    markdown: bool,
+    /// Fail when the candidate has no decision about more requests than this that had one.
+    #[arg(long, value_name = "N")]
+    max_broken: Option<u64>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 /// What the command found.
@@ -74,35 +88,62 @@ pub(crate) struct Report {
     pub(crate) took_ms: u64,
     /// Gates that did not hold, in words.
     pub(crate) failed: Vec<String>,
+    /// What there is to say about it, at the policies that are why.
+    #[serde(skip)]
+    pub(crate) findings: Vec<Diagnostic>,
 }
 
 pub(crate) fn main(args: &Args, context: &Context) -> Exit {
-    match block_on(replay(args, context)) {
-        Ok(report) => {
-            match (context.output, args.markdown) {
-                (Output::Json, _) => render::json(&report),
-                (Output::Human, true) => impact::print_markdown(&report),
-                (Output::Human, false) => impact::print(&report),
-            }
-            match (report.failed.is_empty(), report.covered.interrupted) {
-                (false, _) => Exit::Gate,
-                (true, true) => Exit::Failed,
-                (true, false) => Exit::Ok,
-            }
-        }
+    let report = match block_on(replay(args, context)) {
+        Ok(report) => report,
         Err(found) => {
-            render::diagnostics(context.output, &found);
-            found.first().map_or(Exit::Failed, Exit::of)
+            let exit = found.first().map_or(Exit::Failed, Exit::of);
+            let told = report::Report {
+                document: serde_json::json!({ "diagnostics": &found }),
+                lines: tally(&found).into_iter().collect(),
+                findings: found,
+                ..begun(args)
+            };
+            return args.outputs.tell(context, &told, exit);
         }
+    };
+    let exit = match (report.failed.is_empty(), report.covered.interrupted) {
+        (false, _) => Exit::Gate,
+        (true, true) => Exit::Failed,
+        (true, false) => Exit::Ok,
+    };
+    let told = report::Report {
+        document: serde_json::to_value(&report).unwrap_or_default(),
+        lines: impact::lines(&report),
+        tables: impact::tables(&report),
+        findings: report.findings.clone(),
+        ..begun(args)
+    };
+    let exit = args.outputs.tell(context, &told, exit);
+    if args.outputs.format(context) == Format::Human {
+        impact::hint(&report);
+    }
+    exit
+}
+
+fn begun(args: &Args) -> report::Report {
+    let dir = Path::new(&args.candidate);
+    report::Report {
+        command: "palisade policy impact",
+        root: root_of(dir),
+        files: author::files_of(dir),
+        ..report::Report::default()
     }
 }
 
 async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     let wanted = Wanted::new(&args.log, LOG_DEFAULT).map_err(|d| vec![d])?;
     let (candidate, base) = sides(args, context).await?;
-    let name = candidate.name.clone();
-    let candidate = candidate.snapshot()?;
-    let (before, against) = before(base)?;
+    let Revision {
+        name,
+        snapshot: candidate,
+    } = candidate;
+    let (before, against) = before(base);
     let started = Instant::now();
     let mut comparing = Comparing::new(Arc::clone(&candidate), before);
     let domain = candidate.catalogue().trust_domain().clone();
@@ -118,8 +159,9 @@ async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic
     let covered = covered.map_err(|d| vec![d])?;
     let evaluated = comparing.evaluated();
     let flips = comparing.flips;
-    let failed = failed(args, &flips);
-    Ok(Report {
+    let gates = Gates::of(args);
+    let failed: Vec<Failed> = gates.failed(&flips);
+    let mut report = Report {
         candidate: name,
         folder: Some(PathBuf::from(&args.candidate)).filter(|dir| dir.is_dir()),
         digest: candidate.compiled().digest.to_string(),
@@ -129,12 +171,22 @@ async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic
         flips,
         evaluated,
         took_ms: u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
-        failed,
-    })
+        failed: failed.iter().map(|f| f.what.clone()).collect(),
+        findings: Vec::new(),
+    };
+    let compiled = candidate.compiled();
+    let mut findings: Vec<Diagnostic> = failed.iter().map(|f| f.told(compiled)).collect();
+    findings.extend(gates.broken(&report.flips));
+    findings.extend(impact::incomplete(&report));
+    report.findings = findings;
+    Ok(report)
 }
 
 /// The candidate, and what to compare it with if that is another revision.
-async fn sides(args: &Args, context: &Context) -> Result<(Side, Option<Side>), Vec<Diagnostic>> {
+async fn sides(
+    args: &Args,
+    context: &Context,
+) -> Result<(Revision, Option<Revision>), Vec<Diagnostic>> {
     match &args.against {
         None => Ok((
             side::one(&args.candidate, &args.candidate, context).await?,
@@ -148,13 +200,13 @@ async fn sides(args: &Args, context: &Context) -> Result<(Side, Option<Side>), V
 }
 
 /// What the candidate is compared with, and how that is called.
-fn before(base: Option<Side>) -> Result<(Before, String), Vec<Diagnostic>> {
-    let Some(base) = base else {
-        return Ok((Before::Recorded, "what was recorded".to_owned()));
-    };
-    let name = base.name.clone();
-    let replay = Replay::new(base.snapshot()?);
-    Ok((Before::Replayed(Box::new(replay)), name))
+fn before(base: Option<Revision>) -> (Before, String) {
+    match base {
+        None => (Before::Recorded, "what was recorded".to_owned()),
+        Some(Revision { name, snapshot }) => {
+            (Before::Replayed(Box::new(Replay::new(snapshot))), name)
+        }
+    }
 }
 
 /// Set to true when the user presses Ctrl-C; what was found so far is then shown.
@@ -184,29 +236,113 @@ fn is_sampled(decision: &DecisionRef<'_>, every: Option<u64>) -> bool {
     spread % every == 0
 }
 
-fn failed(args: &Args, flips: &Flips) -> Vec<String> {
-    let over = |found: u64, most: Option<u64>, what: &str| {
-        let most = most.filter(|most| found > *most)?;
-        Some(format!(
-            "{} {what}, at most {} may be",
-            render::thousands(found),
-            render::thousands(most)
-        ))
-    };
-    let gates = [
-        over(
-            flips.newly_denied.count,
-            args.max_newly_denied,
-            "newly denied",
-        ),
-        over(
-            flips.newly_allowed.count,
-            args.max_newly_allowed,
-            "newly allowed",
-        ),
-    ];
-    let asked = args.max_newly_denied.is_some() || args.max_newly_allowed.is_some();
-    let nothing = asked && flips.decisions == flips.not_replayable.count;
-    let nothing = nothing.then(|| "nothing could be replayed, so nothing is known".to_owned());
-    gates.into_iter().flatten().chain(nothing).collect()
+/// How many recorded decisions may change in which way.
+struct Gates {
+    newly_denied: Option<u64>,
+    newly_allowed: Option<u64>,
+    broken: Option<u64>,
+}
+
+/// A gate that did not hold.
+struct Failed {
+    what: String,
+    /// The policies behind most of it.
+    policies: Vec<String>,
+    sample: Option<String>,
+}
+
+impl Gates {
+    fn of(args: &Args) -> Self {
+        Self {
+            newly_denied: args.max_newly_denied,
+            newly_allowed: args.max_newly_allowed,
+            broken: args.max_broken,
+        }
+    }
+
+    fn failed(&self, flips: &Flips) -> Vec<Failed> {
+        let over = |most: Option<u64>, side: &Side, what: &str| {
+            let what = over(side.count, most, what)?;
+            let groups = side.largest();
+            let first = groups.first();
+            Some(Failed {
+                what,
+                policies: first.map_or_else(Vec::new, |(edge, _)| edge.policies.clone()),
+                sample: first.and_then(|(_, group)| group.samples.first().cloned()),
+            })
+        };
+        let sides = [
+            over(self.newly_denied, &flips.newly_denied, "newly denied"),
+            over(self.newly_allowed, &flips.newly_allowed, "newly allowed"),
+        ];
+        let alone = |what| Failed {
+            what,
+            policies: Vec::new(),
+            sample: None,
+        };
+        let broken = self::over(flips.broken.count, self.broken, "broken");
+        let asked = [self.newly_denied, self.newly_allowed, self.broken];
+        let asked = asked.iter().any(Option::is_some);
+        let nothing = asked && flips.decisions == flips.not_replayable.count;
+        let nothing = nothing.then(|| "nothing could be replayed, so nothing is known".to_owned());
+        let others = broken.into_iter().chain(nothing).map(alone);
+        sides.into_iter().flatten().chain(others).collect()
+    }
+
+    /// That requests which had a decision have none any more, where there are such.
+    fn broken(&self, flips: &Flips) -> Option<Diagnostic> {
+        let count = flips.broken.count;
+        let message = format!(
+            "the candidate has no decision about {} that had one",
+            render::count(count, "recorded request", "recorded requests")
+        );
+        let mut told = Diagnostic::warning(2209, message)
+            .cause(flips.broken.largest().unwrap_or_default())
+            .help("keep the service, the operation or the type of the schema, or see that nobody asks for it any more; --max-broken 0 makes it a gate");
+        if over(count, self.broken, "").is_some() {
+            told.severity = Severity::Error;
+        }
+        (count > 0).then_some(told)
+    }
+}
+
+/// What to say of more than may be.
+fn over(found: u64, most: Option<u64>, what: &str) -> Option<String> {
+    let most = most.filter(|most| found > *most)?;
+    Some(format!(
+        "{} {what}, at most {} may be",
+        render::thousands(found),
+        render::thousands(most)
+    ))
+}
+
+impl Failed {
+    /// It as a diagnostic, at the first policy that the candidate still has.
+    fn told(&self, candidate: &Compiled) -> Diagnostic {
+        let mut cause = match self.policies.as_slice() {
+            [] => String::new(),
+            some => format!("most of them by {}", some.join(", ")),
+        };
+        if let Some(sample) = &self.sample {
+            cause.push_str(&format!(", such as decision {sample}"));
+        }
+        let mut told = Diagnostic::error(2208, self.what.clone()).help(
+            "narrow the policy that is why, or have the change approved and merge without the gate",
+        );
+        if !cause.is_empty() {
+            told = told.cause(cause.trim_start_matches(", "));
+        }
+        let known = self.policies.iter();
+        let info = known
+            .filter_map(|id| candidate.info.get(id.as_str()))
+            .next();
+        let Some(info) = info else {
+            return told;
+        };
+        let texts = author::texts_of(candidate);
+        match texts.into_iter().find(|(path, _)| *path == info.file) {
+            Some((path, text)) => told.at(Location::line(path, text, info.first_line)),
+            None => told,
+        }
+    }
 }

@@ -8,7 +8,10 @@ use std::{
 
 use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::{
-    author, bundle::file, compiled::Compiled, decide::Snapshot, publish::load_commit,
+    author::{self, Loaded, Shared},
+    bundle::file,
+    decide::Snapshot,
+    publish::load_commit,
 };
 
 use crate::{
@@ -20,17 +23,8 @@ use crate::{
 pub(super) struct Side {
     /// As it was asked for, with the commit where there is one.
     pub(super) name: String,
-    pub(super) compiled: Compiled,
-}
-
-impl Side {
     /// Its engine.
-    ///
-    /// # Errors
-    /// When it cannot be built; the compiler is to blame.
-    pub(super) fn snapshot(self) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
-        policy::snapshot(self.compiled, 0).map_err(|d| vec![d])
-    }
+    pub(super) snapshot: Arc<Snapshot>,
 }
 
 /// Where a revision is.
@@ -63,7 +57,7 @@ impl Source {
     }
 }
 
-/// Both revisions of a comparison, compiled at the same time.
+/// Both revisions of a comparison, compiled at the same time: what both have is worked out once.
 ///
 /// # Errors
 /// What is wrong with the older one, then what is wrong with the newer one.
@@ -72,7 +66,9 @@ pub(super) async fn both(
     head: &str,
     context: &Context,
 ) -> Result<(Side, Side), Vec<Diagnostic>> {
-    match tokio::join!(one(base, head, context), one(head, head, context)) {
+    let shared = Shared::default();
+    let of = |name| load(name, head, context, &shared);
+    match tokio::join!(of(base), of(head)) {
         (Ok(base), Ok(head)) => Ok((base, head)),
         (Err(wrong), Ok(_)) | (Ok(_), Err(wrong)) => Err(wrong),
         (Err(mut of_base), Err(of_head)) => {
@@ -92,42 +88,67 @@ pub(super) async fn one(
     head: &str,
     context: &Context,
 ) -> Result<Side, Vec<Diagnostic>> {
+    load(name, head, context, &Shared::default()).await
+}
+
+async fn load(
+    name: &str,
+    head: &str,
+    context: &Context,
+    shared: &Shared,
+) -> Result<Side, Vec<Diagnostic>> {
     let near = match Source::of(head, Path::new(".")) {
         Source::Folder(dir) => dir,
         _ => PathBuf::from("."),
     };
-    load(name, Source::of(name, &near), context).await
-}
-
-async fn load(name: &str, source: Source, context: &Context) -> Result<Side, Vec<Diagnostic>> {
-    let mut name = name.to_owned();
-    let loaded = match source {
+    let shared = shared.clone();
+    match Source::of(name, &near) {
         Source::Running => {
             let snapshot = running(context).await.map_err(|d| vec![d])?;
-            return Ok(Side {
+            Ok(Side {
                 name: format!("running, revision {}", snapshot.versions().sequence),
-                compiled: snapshot.compiled().clone(),
-            });
+                snapshot,
+            })
         }
-        Source::Folder(dir) => blocking(move || Ok(author::load(&dir))).await?,
+        Source::Folder(dir) => {
+            let load = move || Ok(author::load_with(&dir, &shared));
+            built(name.to_owned(), load).await
+        }
         Source::Bundle(path) => {
-            blocking(move || Ok(author::compile(file::read(&path)?.signed.bundle))).await?
+            let load = move || {
+                let bundle = file::read(&path)?.signed.bundle;
+                Ok(author::compile_with(bundle, &shared))
+            };
+            built(name.to_owned(), load).await
         }
         Source::Git { reference, dir } => {
-            let loaded = load_commit(&dir, &reference).await;
+            let loaded = load_commit(&dir, &reference, &shared).await;
             let (commit, loaded) = loaded.map_err(|d| vec![d])?;
             let short: String = commit.chars().take(12).collect();
-            name = format!("git:{reference} {short}");
-            loaded
+            built(format!("git:{reference} {short}"), || Ok(loaded)).await
         }
+    }
+}
+
+/// What was loaded, with its engine.
+async fn built(
+    name: String,
+    load: impl FnOnce() -> Result<Loaded, Diagnostic> + Send + 'static,
+) -> Result<Side, Vec<Diagnostic>> {
+    let work = move || {
+        let loaded = load().map_err(|d| vec![d])?;
+        let Some(compiled) = loaded.compiled else {
+            let found = loaded.diagnostics.into_iter();
+            return Err(found.map(|d| told(d, &name)).collect());
+        };
+        let snapshot = policy::snapshot(compiled, 0).map_err(|d| vec![d])?;
+        Ok(Side { name, snapshot })
     };
-    match loaded.compiled {
-        Some(compiled) => Ok(Side { name, compiled }),
-        None => Err(loaded
-            .diagnostics
-            .into_iter()
-            .map(|d| told(d, &name))
-            .collect()),
+    match tokio::task::spawn_blocking(work).await {
+        Ok(side) => side,
+        Err(error) => Err(vec![
+            Diagnostic::error(9199, "bug: reading a revision did not end").cause(error.to_string()),
+        ]),
     }
 }
 
@@ -135,17 +156,6 @@ async fn load(name: &str, source: Source, context: &Context) -> Result<Side, Vec
 fn told(mut diagnostic: Diagnostic, name: &str) -> Diagnostic {
     diagnostic.message = format!("{name}: {}", diagnostic.message);
     diagnostic
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Diagnostic> + Send + 'static,
-) -> Result<T, Vec<Diagnostic>> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done.map_err(|d| vec![d]),
-        Err(error) => Err(vec![
-            Diagnostic::error(9199, "bug: reading a revision did not end").cause(error.to_string()),
-        ]),
-    }
 }
 
 #[cfg(test)]

@@ -155,7 +155,7 @@ async fn draft(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>
                 && wish.actions.contains(&edge.action)
         })
     };
-    let groups = newly_allowed.groups.iter();
+    let groups = newly_allowed.largest().into_iter();
     let allows: u64 = groups
         .filter(|(edge, _)| meant(edge))
         .map(|(_, g)| g.count)

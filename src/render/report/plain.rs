@@ -50,7 +50,10 @@ fn told(report: &Report, d: &Diagnostic) -> Vec<String> {
         lines.extend(marked.lines().next().map(|text| format!("Text: {text}")));
     }
     for (word, text) in [("Note", &d.label), ("Why", &d.cause), ("Fix", &d.help)] {
-        lines.extend(text.as_ref().map(|text| format!("{word}: {text}")));
+        let Some(text) = text else { continue };
+        let mut rows = text.lines();
+        lines.extend(rows.next().map(|first| format!("{word}: {first}")));
+        lines.extend(rows.map(str::to_owned));
     }
     lines.push(format!("More: palisade explain {}", d.code));
     lines

@@ -37,7 +37,6 @@ use super::{
     broken,
     deliver::{Lost, Outbox, keep, read},
     reads::{Reader, Reads},
-    source::entry,
 };
 use crate::{
     config::{AuditSection, Config},
@@ -514,7 +513,7 @@ impl Inner {
                     kept.book.position = scan.end().max(kept.book.position);
                     break;
                 }
-                Some(Ok(read)) => kept.book.take(&self.rules, &Item::new(entry(read))),
+                Some(Ok(read)) => kept.book.take(&self.rules, &Item::new(read)),
                 // It is of a later version: no rule of ours can ask for it.
                 Some(Err(LogError::Undecodable { index, .. })) => {
                     kept.book.position = index + 1;
@@ -592,7 +591,7 @@ impl Inner {
                 Err(LogError::Undecodable { .. }) => continue,
                 Err(error) => return Err(error),
             };
-            let item = Item::new(entry(read));
+            let item = Item::new(read);
             tested.from_us.get_or_insert(item.received_us);
             tested.records += 1;
             tested.firings.extend(book.take(&rules, &item));

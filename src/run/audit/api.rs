@@ -51,6 +51,7 @@ use crate::{
 mod access;
 mod answers;
 mod asked;
+mod files;
 mod openapi;
 mod problem;
 mod request_id;

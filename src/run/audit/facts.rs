@@ -55,8 +55,11 @@ impl AuditRole {
                 7202,
                 format!("{waiting} records are under no checkpoint"),
             )
-            .cause(format!("the last one was signed {when}"))
-            .fix("see the log of the audit service; the disk may be full")
+            .cause(match self.log.health().unsigned {
+                Some(why) => format!("{why}; the last one was signed {when}"),
+                None => format!("the last one was signed {when}"),
+            })
+            .fix("see the log of the audit service; the disk may be full, or the device that signs away")
         } else {
             let records = thousands(status.checkpointed);
             Fact::ok(

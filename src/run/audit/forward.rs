@@ -26,10 +26,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    deliver::{Lost, keep, read},
-    source::entry,
-};
+use super::deliver::{Lost, keep, read};
 use crate::{
     config::syslog::SyslogSection,
     control::{
@@ -283,7 +280,7 @@ impl Inner {
                 Err(error) => return Err(error),
             };
             position = read.index + 1;
-            let item = Item::new(entry(read));
+            let item = Item::new(read);
             if !self.query.matches(&item) {
                 continue;
             }

@@ -33,8 +33,16 @@ impl Needs {
             ..LogOptions::new(domain.clone())
         };
         let log = Log::open(dir, options, clock.clone())?;
+        // What is beyond is cut off if it is torn, and nobody was told to forget it.
+        let signed = log.checkpoint().size;
         for entry in log.scan(0) {
-            let entry = entry?;
+            let entry = match entry {
+                Ok(entry) if entry.index >= signed => break,
+                Err(LogError::Tampered(damage)) if damage.leaf >= signed => break,
+                // Of a later version.
+                Err(LogError::Undecodable { .. }) => continue,
+                entry => entry?,
+            };
             needs.keys |= entry.envelope.sealed.is_some();
             needs.holds |=
                 matches!(&entry.record.body, Some(Body::Admin(a)) if a.verb == HOLD_ADDED);

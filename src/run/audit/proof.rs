@@ -8,7 +8,7 @@ use palisade_audit::{proof::Proof, row::Row, source::Entry};
 use palisade_mesh::{diagnostic::Diagnostic, wire::record::record::Body};
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Item, blocking, broken, reads::Reader, source::entry};
+use super::{AuditRole, Item, blocking, broken, reads::Reader};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -115,7 +115,7 @@ impl AuditRole {
             record: BASE64.encode(leaf),
             proof: proof.to_string(),
             key: self.log.verifier().to_string(),
-            row: serde_json::to_value(Row::new(&Item::new(entry(record)))).unwrap_or_default(),
+            row: serde_json::to_value(Row::new(&Item::new(record))).unwrap_or_default(),
         })
     }
 }

@@ -284,10 +284,13 @@ impl AuditRole {
     }
 
     async fn sign_review(self, actor: &str, asked: SignReview) -> Answer<Signed> {
-        let dir = self.dir.join("log");
-        let signed = self.desk(&dir).sign(&asked)?;
-        let detail = format!("by {} at {}", asked.by, signed.at);
-        let object = asked.digest.as_str();
+        let (role, dir) = (self.clone(), self.dir.join("log"));
+        let (by, digest) = (asked.by.clone(), asked.digest.clone());
+        // A device may take its time.
+        let signed = tokio::task::spawn_blocking(move || role.desk(&dir).sign(&asked)).await;
+        let signed = signed.map_err(|e| broken(&e.to_string()))??;
+        let detail = format!("by {by} at {}", signed.at);
+        let object = digest.as_str();
         self.reads
             .acted(actor, "review_signed", object, &detail)
             .await?;

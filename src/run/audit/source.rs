@@ -1,13 +1,11 @@
-//! The log as the index over it reads it, with what is missing from it.
+//! The index over a log, with what is missing from the log.
 
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use palisade_audit::{
-    disk::Room,
     index::{BucketSpan, Gap, Options, Store, StoreError},
-    log::{self, Lacking, Log, LogError, OpenGap},
+    log::{Log, OpenGap},
     query::Window,
-    source::{Entry, Source, SourceError},
 };
 use palisade_mesh::clock::Clock;
 
@@ -21,13 +19,12 @@ pub(crate) fn store_of(
     clock: &Clock,
     bucket: BucketSpan,
 ) -> Result<Store, StoreError> {
-    let source = Arc::new(LogSource(log.clone()));
     let of_gaps = log.clone();
     let options = Options {
         bucket,
         ..Options::default()
     };
-    let store = Store::open(source, dir, clock.clone(), options)?;
+    let store = Store::open(Arc::new(log.clone()), dir, clock.clone(), options)?;
     Ok(store.with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window))))
 }
 
@@ -51,68 +48,4 @@ fn gaps_of(log: &Log, window: Window) -> Vec<Gap> {
             noticed_us: gap.noticed_us,
         })
         .collect()
-}
-
-/// The log as the index reads it.
-struct LogSource(Log);
-
-impl Source for LogSource {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read(&self, index: u64) -> Result<Entry, SourceError> {
-        self.0.read(index).map(entry).map_err(|e| failed(index, e))
-    }
-
-    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        let mut next = from;
-        Box::new(self.0.scan(from).map(move |read| match read {
-            Ok(read) => {
-                next = read.index + 1;
-                Ok(entry(read))
-            }
-            Err(error) => {
-                let index = match &error {
-                    LogError::Undecodable { index, .. } => *index,
-                    LogError::Tampered(damage) => damage.leaf,
-                    _ => next,
-                };
-                next = index + 1;
-                Err(failed(index, error))
-            }
-        }))
-    }
-
-    fn lacking(&self) -> Arc<[Lacking]> {
-        self.0.lacking()
-    }
-
-    fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, SourceError> {
-        self.0.dropped_from(segment).map_err(|e| failed(segment, e))
-    }
-
-    fn pressed(&self) -> Option<String> {
-        let room = self.0.health().room;
-        (room != Room::Enough).then(|| "the disk of the log is nearly full".to_owned())
-    }
-
-    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-}
-
-pub(super) fn entry(entry: log::Entry) -> Entry {
-    Entry {
-        index: entry.index,
-        envelope: entry.envelope,
-        record: entry.record,
-    }
-}
-
-fn failed(index: u64, error: LogError) -> SourceError {
-    SourceError {
-        index,
-        cause: Box::new(error),
-    }
 }

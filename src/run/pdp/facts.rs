@@ -81,9 +81,17 @@ impl PdpRole {
             facts.push(self.check_proxy(proxy, since_us));
             facts.extend(self.check_drift(proxy));
         }
+        facts.extend(self.check_engine());
         facts.extend(self.gate.check());
         facts.extend(unheard::fact("policy", "the PDP", &self.kill));
         facts
+    }
+
+    /// Whether the decision APIs decide as Cedar's own authorizer does.
+    fn check_engine(&self) -> Option<Fact> {
+        let found = self.decisions.as_ref()?.self_check();
+        let sequence = self.state.borrow().current.as_ref()?.sequence();
+        proxy::engine_fact("policy", "the PDP", sequence, found)
     }
 
     /// Whether what is served would be taken by whoever demands a stamp as this PDP does.

@@ -72,6 +72,7 @@ impl Core {
             sequence: versions.sequence,
             digest: versions.policy.to_string(),
             signed: self.signed(),
+            engine: self.section().engine,
             endpoints: self.endpoints.load().iter().count(),
             inbound: running.inbound,
             outbound: running.outbound,
@@ -279,7 +280,7 @@ impl Core {
     fn check_engine(&self, name: &str) -> Option<Fact> {
         let live = self.policy.load();
         let found = live.as_ref()?.snapshot().self_check();
-        engine_fact(name, self.versions().sequence, found)
+        engine_fact("proxies", name, self.versions().sequence, found)
     }
 
     fn last_error(&self) -> Option<String> {
@@ -308,17 +309,17 @@ impl Core {
     }
 }
 
-/// The alarm that engine and reference have disagreed.
-fn engine_fact(instance: &str, sequence: u64, found: SelfCheck) -> Option<Fact> {
+/// The alarm that engine and reference have disagreed in `who`, which is among `of`.
+pub(crate) fn engine_fact(of: &str, who: &str, sequence: u64, found: SelfCheck) -> Option<Fact> {
     (found.mismatched > 0).then(|| {
-        let text = format!("{instance} decides otherwise than Cedar's own authorizer");
-        Fact::not_ok("proxies", FactState::Error, 5231, text)
+        let text = format!("{who} decides otherwise than Cedar's own authorizer");
+        Fact::not_ok(of, FactState::Error, 5231, text)
             .cause(format!(
                 "{} of {} decisions that were compared under revision {sequence} differed",
                 render::thousands(found.mismatched),
                 render::thousands(found.checked)
             ))
-            .fix("report it with the proxy's log, which has both answers; where they differed, the deny was enforced")
+            .fix("report it with its log, which has both answers; where they differed, the deny was enforced")
     })
 }
 
@@ -365,8 +366,8 @@ mod tests {
             checked,
             mismatched,
         };
-        assert_eq!(engine_fact("orders", 3, found(5000, 0)), None);
-        let fact = engine_fact("orders", 3, found(5000, 1)).unwrap();
+        assert_eq!(engine_fact("proxies", "orders", 3, found(5000, 0)), None);
+        let fact = engine_fact("proxies", "orders", 3, found(5000, 1)).unwrap();
         assert_eq!(
             (fact.state, fact.code),
             (FactState::Error, Some(5231)),

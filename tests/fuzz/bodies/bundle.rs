@@ -1,10 +1,15 @@
 //! A policy revision as a proxy receives it. An input is the bytes of a bundle, or a
 //! repository written as text: `--- PATH` begins each file. What compiles has an
 //! engine that answers like the reference.
+//!
+//! It is asked what the input asks: a file `questions` has one a line, `CALLER VERB TARGET`
+//! and then `NAME=VALUE` for header fields, `from=IP:PORT`, `at=SECONDS` or `anonymous`. It is
+//! asked about operations of the input's own catalogue, too, and some things always.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use palisade_mesh::{catalogue::Catalogue, decision::Pins};
 use palisade_pdp::{
     author::{self, Ask},
     decide::Snapshot,
@@ -12,8 +17,13 @@ use palisade_pdp::{
 
 /// Checks one input.
 pub fn check(bytes: &[u8]) {
+    let mut questions = String::new();
     let loaded = match repository(bytes) {
-        Some(files) => author::of_files(files, String::new()),
+        Some(mut files) => {
+            let own = files.remove(QUESTIONS).unwrap_or_default();
+            questions = String::from_utf8_lossy(&own).into_owned();
+            author::of_files(files.into_iter().collect(), String::new())
+        }
         None => author::compile(Bytes::copy_from_slice(bytes)),
     };
     let errors = loaded.diagnostics.iter().filter(|d| d.is_error()).count();
@@ -32,69 +42,92 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(again.map(|again| again.digest), Some(compiled.digest));
     let snapshot = Snapshot::new(compiled, 1).expect("what compiles has an engine");
     let mut engine = snapshot.engine();
-    for (principal, verb, target, headers) in ASKED {
-        let headers = headers
-            .iter()
-            .map(|(name, value)| ((*name).into(), (*value).into()));
-        let ask = Ask {
-            principal: (*principal).into(),
-            verb: (*verb).into(),
-            target: (*target).into(),
-            headers: headers.collect(),
-            now_us: 1_800_000_000_000_000,
-            ..Ask::default()
-        };
+    let own = questions.lines().filter_map(asked).take(QUESTIONS_MAX);
+    let always = ASKED.iter().filter_map(|text| asked(text));
+    for ask in own.chain(of_catalogue(snapshot.catalogue())).chain(always) {
         let Ok(question) = author::question(snapshot.catalogue(), &ask) else {
             continue;
         };
-        let reference = snapshot.reference(&question.as_question());
-        // Evaluated, and then as it is remembered.
-        for _ in 0..2 {
-            let answer = engine.decide(&question.as_question()).decision;
-            assert_eq!(answer.verdict, reference.verdict);
-            assert_eq!(answer.determining, reference.determining);
-            assert_eq!(answer.errors, reference.errors);
+        let question = question.as_question();
+        let reference = snapshot.reference(&question);
+        let mut pins = Pins::default();
+        // Evaluated, then as it is remembered, and as it is pinned to a connection.
+        for pinned in [false, false, true, true] {
+            let answer = match pinned {
+                true => engine.decide_on(&question, &mut pins),
+                false => engine.decide(&question),
+            };
+            let decision = answer.decision;
+            assert_eq!(decision.verdict, reference.verdict, "{ask:?}");
+            assert_eq!(decision.determining, reference.determining, "{ask:?}");
+            assert_eq!(decision.errors, reference.errors, "{ask:?}");
         }
     }
 }
 
-/// Who asks for what, with which header fields.
-type Asked = (
-    &'static str,
-    &'static str,
-    &'static str,
-    &'static [(&'static str, &'static str)],
-);
+/// The file of an input that says what is asked.
+const QUESTIONS: &str = "questions";
+/// Most questions of an input's own.
+const QUESTIONS_MAX: usize = 64;
+/// Services, and operations of each, that are asked about.
+const SERVICES_MAX: usize = 6;
 
-const ASKED: &[Asked] = &[
-    ("web", "GET", "orders/orders/42", &[]),
-    (
-        "web",
-        "POST",
-        "orders/orders/42/refund",
-        &[("x-change-id", "CHG-1")],
-    ),
-    (
-        "reports",
-        "GET",
-        "payments/cards/7",
-        &[("x-change-id", "1")],
-    ),
-    ("orders", "POST", "payments/payments", &[]),
-    (
-        "spiffe://elsewhere.test/ns/shop/sa/web",
-        "POST",
-        "orders/",
-        &[],
-    ),
+/// What is asked whatever the input is.
+const ASKED: &[&str] = &[
+    "web GET orders/orders/42",
+    "web POST orders/orders/42/refund x-change-id=CHG-1",
+    "reports GET payments/cards/7 x-change-id=1",
+    "orders POST payments/payments",
+    "spiffe://elsewhere.test/ns/shop/sa/web POST orders/",
 ];
 
-fn repository(bytes: &[u8]) -> Option<Vec<(String, Vec<u8>)>> {
+/// A question in one line.
+fn asked(line: &str) -> Option<Ask> {
+    let mut words = line.split_ascii_whitespace().map(str::to_owned);
+    let mut ask = Ask {
+        principal: words.next()?,
+        verb: words.next()?,
+        target: words.next()?,
+        now_us: 1_800_000_000_000_000,
+        ..Ask::default()
+    };
+    for word in words {
+        match word.split_once('=') {
+            Some(("from", source)) => ask.source = Some(source.to_owned()),
+            Some(("at", seconds)) => {
+                ask.now_us = seconds.parse::<i64>().ok()?.saturating_mul(1_000_000);
+            }
+            Some((name, value)) => ask.headers.push((name.to_owned(), value.to_owned())),
+            None => ask.anonymous |= word == "anonymous",
+        }
+    }
+    Some(ask)
+}
+
+/// Each of the first services asks for the first operations of each.
+fn of_catalogue(catalogue: &Catalogue) -> Vec<Ask> {
+    let services = || catalogue.services().iter().take(SERVICES_MAX);
+    let mut all = Vec::new();
+    for caller in services().filter_map(|s| s.identities.first()) {
+        for service in services() {
+            let Some(host) = service.hosts.first() else {
+                continue;
+            };
+            for operation in service.operations.iter().take(SERVICES_MAX) {
+                let path = operation.template.as_str().replace(['{', '}', '*'], "");
+                let method = operation.methods.first().map_or("GET", |m| m.as_str());
+                all.extend(asked(&format!("{caller} {method} http://{host}{path}")));
+            }
+        }
+    }
+    all
+}
+
+fn repository(bytes: &[u8]) -> Option<BTreeMap<String, Vec<u8>>> {
     let text = std::str::from_utf8(bytes).ok()?.strip_prefix("--- ")?;
     let file = |part: &str| {
         let (path, text) = part.split_once('\n').unwrap_or((part, ""));
         (path.to_owned(), text.as_bytes().to_vec())
     };
-    let files: BTreeMap<String, Vec<u8>> = text.split("\n--- ").map(file).collect();
-    Some(files.into_iter().collect())
+    Some(text.split("\n--- ").map(file).collect())
 }

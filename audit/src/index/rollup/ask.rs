@@ -1,7 +1,5 @@
 //! Answers from rows: what of a bucket is counted without looking at a document.
 
-use std::sync::Arc;
-
 use rustc_hash::FxHashMap;
 
 use super::{
@@ -9,7 +7,7 @@ use super::{
         bucket::View,
         tally::{Cell, Tally},
     },
-    Counts, column_of, covered,
+    column_of, covered,
     file::{Block, Rows},
     hours, path_of, whole,
 };
@@ -36,25 +34,23 @@ impl Rolled {
     /// Counts what files know of `window` in a bucket; `changing` are times at which it has
     /// documents that are out of date.
     pub(in super::super) fn count(
-        view: &Arc<View>,
+        view: &View,
         window: Window,
         filter: &Expr,
         changing: &[i64],
         tallies: &mut [Tally],
-    ) -> tantivy::Result<Self> {
-        let counts = Counts::of(view)?;
+    ) -> Self {
         let asked = Asked {
             view,
-            counts,
             window,
             filter,
             changing,
         };
         if asked.tally(whole(view), tallies) {
-            return Ok(Self {
+            return Self {
                 files: 1,
                 left: Vec::new(),
-            });
+            };
         }
         let mut files = 0;
         let mut left: Vec<Window> = Vec::new();
@@ -69,7 +65,7 @@ impl Rolled {
             }
         }
         left.extend(between(scanned, ends));
-        Ok(Self { files, left })
+        Self { files, left }
     }
 }
 
@@ -79,8 +75,7 @@ fn between(from_us: i64, to_us: i64) -> Option<Window> {
 
 /// A question to one bucket.
 struct Asked<'a> {
-    view: &'a Arc<View>,
-    counts: Counts,
+    view: &'a View,
     window: Window,
     filter: &'a Expr,
     changing: &'a [i64],
@@ -117,16 +112,15 @@ impl Asked<'_> {
     fn block(&self, span: Window) -> Option<Block> {
         let path = path_of(&self.view.folder, span);
         let bytes = std::fs::read(&path).ok()?;
-        let Some(block) = Block::decode(&bytes) else {
-            tracing::warn!(path = %path.display(), "a roll-up of the audit index is damaged and made again");
+        let ours = |block: &Block| block.head.span == span;
+        let Some(block) = Block::decode(&bytes).filter(ours) else {
+            tracing::warn!(path = %path.display(), "a roll-up of the audit index is damaged or another's, and made again");
             // What is not there is noticed.
             let _ = std::fs::remove_file(&path);
             return None;
         };
-        let head = &block.head;
-        let is_true = head.making == self.view.making
-            && head.span == span
-            && head.documents == self.counts.documents(span);
+        let is_true = block.head.making == self.view.making
+            && block.head.documents == self.view.documents(span);
         is_true.then_some(block)
     }
 }

@@ -28,8 +28,8 @@ pub(super) fn block(
     stop: &AtomicBool,
 ) -> tantivy::Result<Option<Block>> {
     let mut builder = Builder::new(limits.rows_max);
-    for reader in view.searcher.segment_readers() {
-        builder.segment(view, reader, span, stop)?;
+    for segment in view.segments() {
+        builder.segment(view, segment, span, stop)?;
     }
     if stop.load(Ordering::Relaxed) {
         return Ok(None);
@@ -86,11 +86,10 @@ impl Builder {
     fn segment(
         &mut self,
         view: &View,
-        reader: &SegmentReader,
+        (reader, columns): (&SegmentReader, &Columns),
         span: Window,
         stop: &AtomicBool,
     ) -> tantivy::Result<()> {
-        let columns = Columns::open(reader)?;
         let range = columns.range(span, reader.max_doc());
         let mut fields = Vec::with_capacity(KEY.len());
         for name in KEY {

@@ -1,5 +1,5 @@
-//! The thread that keeps the files of roll-ups. It looks at buckets as searches see them,
-//! and is in nobody's way.
+//! The thread that keeps the files of roll-ups, and has names ready. It looks at buckets as
+//! searches see them, and is in nobody's way.
 
 use std::{
     fs, io,
@@ -10,20 +10,27 @@ use std::{
         mpsc,
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustc_hash::FxHashMap;
 use tokio::sync::oneshot;
 
-use super::{Counts, build, file::Block, hours, path_of, whole};
+use super::{build, file::Block, hours, path_of, whole};
 use crate::{
     index::{bucket::View, shared::Shared},
-    query::Window,
+    query::{FIELDS, Kind, Window},
 };
 
 /// Time between two looks at the buckets.
 const EVERY: Duration = Duration::from_secs(60);
+
+/// How long the files of a bucket that is over stay as they are when a late record makes them
+/// untrue, which costs a scan of its span: more of them may come.
+const LATE: Duration = Duration::from_secs(600);
+
+/// Buckets whose names are kept ready, the newest: what people ask for most.
+const NAMED: usize = 32;
 
 /// The running thread. It ends with the value.
 pub(in super::super) struct Keeper {
@@ -40,7 +47,8 @@ impl Keeper {
         let mut looking = Looking {
             shared,
             stop: Arc::clone(&stop),
-            seen: FxHashMap::default(),
+            over: FxHashMap::default(),
+            known: FxHashMap::default(),
         };
         let thread = std::thread::Builder::new()
             .name("audit-rollup".into())
@@ -78,9 +86,19 @@ impl Drop for Keeper {
 struct Looking {
     shared: Arc<Shared>,
     stop: Arc<AtomicBool>,
-    /// Of each making of a bucket, how many documents it had when all was kept, and the
-    /// bytes of what is kept.
-    seen: FxHashMap<u128, (u64, u64)>,
+    /// What was kept of each making of a bucket that is over.
+    over: FxHashMap<u128, Over>,
+    /// Of each span of a making, the documents and the bytes of its file when that was true.
+    known: FxHashMap<(u128, Window), (u64, u64)>,
+}
+
+/// What was kept of a bucket.
+struct Over {
+    /// How many documents it had.
+    documents: u64,
+    /// Bytes of all of its files.
+    bytes: u64,
+    since: Instant,
 }
 
 impl Looking {
@@ -93,7 +111,7 @@ impl Looking {
             };
             // What room there is belongs to the log.
             if self.shared.source.pressed().is_none() {
-                self.look();
+                self.look(asked.is_some());
             }
             if let Some(done) = asked {
                 // Who asked may have gone away.
@@ -102,58 +120,108 @@ impl Looking {
         }
     }
 
-    /// Makes what is missing, from the newest bucket backwards.
-    fn look(&mut self) {
+    /// Makes what is missing, from the newest bucket backwards; `at_once`, too, what may
+    /// soon be untrue again.
+    fn look(&mut self, at_once: bool) {
         let views: Vec<Arc<View>> = self.shared.read().views.values().cloned().collect();
-        let known: Vec<u128> = views.iter().map(|view| view.making).collect();
-        self.seen.retain(|making, _| known.contains(making));
+        let makings: Vec<u128> = views.iter().map(|view| view.making).collect();
+        self.over.retain(|making, _| makings.contains(making));
+        self.known.retain(|(making, _), _| makings.contains(making));
         for (back, view) in views.iter().rev().enumerate() {
             if self.stop.load(Ordering::Relaxed) {
                 return;
             }
-            if let Err(error) = self.bucket(view, back > 0) {
+            let made = match back {
+                // Hours are to come, and no file of all of it.
+                0 => self.hours(view),
+                _ => self.whole(view, at_once),
+            };
+            let made = made.and_then(|()| match back < NAMED {
+                true => self.names(view),
+                false => Ok(()),
+            });
+            if let Err(error) = made {
                 let bucket = view.folder.display();
                 tracing::warn!(%error, %bucket, "roll-ups cannot be kept; what they save is scanned");
             }
         }
     }
 
-    fn bucket(&mut self, view: &Arc<View>, is_over: bool) -> Result<(), tantivy::TantivyError> {
-        let counts = Counts::of(view)?;
-        let documents = counts.documents(view.span);
-        // The one that goes on has hours to come, and no file of all of it.
-        if is_over && self.seen.get(&view.making) == Some(&(documents, kept(&view.folder))) {
-            return Ok(());
-        }
-        let mut spans: Vec<(Window, u64)> = hours(view)
-            .map(|hour| (hour, counts.documents(hour)))
-            .filter(|(_, documents)| *documents > 0)
+    /// Has the names of a bucket read before somebody asks for one.
+    fn names(&self, view: &View) -> tantivy::Result<()> {
+        let named = FIELDS.iter().filter(|field| field.kind == Kind::Name);
+        let columns: Vec<_> = named
+            .filter_map(|field| self.shared.layout.column(field))
             .collect();
-        if is_over {
-            spans.push((whole(view), documents));
-        } else {
-            // More may come into the last hour that has any.
-            spans.pop();
+        for (reader, _) in view.segments() {
+            for column in &columns {
+                self.shared.names.of(reader, *column)?;
+            }
         }
-        for (span, documents) in spans {
-            if self.stop.load(Ordering::Relaxed) {
+        Ok(())
+    }
+
+    /// Of the bucket that goes on: more may come into the last hour that has any.
+    fn hours(&mut self, view: &View) -> tantivy::Result<()> {
+        let mut spans = filled(view);
+        spans.pop();
+        self.spans(view, &spans).map(|_| ())
+    }
+
+    /// Of a bucket that is over.
+    fn whole(&mut self, view: &View, at_once: bool) -> tantivy::Result<()> {
+        let documents = view.documents(view.span);
+        if let Some(over) = self.over.get(&view.making) {
+            let is_true = over.documents == documents;
+            let waits = !at_once && over.since.elapsed() < LATE;
+            if over.bytes == kept(&view.folder) && (is_true || waits) {
                 return Ok(());
             }
+        }
+        let mut spans = filled(view);
+        spans.push((whole(view), documents));
+        if self.spans(view, &spans)? {
+            let over = Over {
+                documents,
+                bytes: kept(&view.folder),
+                since: Instant::now(),
+            };
+            self.over.insert(view.making, over);
+        }
+        Ok(())
+    }
+
+    /// Sees that each span has its file; false once it is to stop.
+    fn spans(&mut self, view: &View, spans: &[(Window, u64)]) -> tantivy::Result<bool> {
+        for &(span, documents) in spans {
+            if self.stop.load(Ordering::Relaxed) {
+                return Ok(false);
+            }
             let path = path_of(&view.folder, span);
+            let len = || path.metadata().map_or(0, |file| file.len());
+            let key = (view.making, span);
+            if self.known.get(&key) == Some(&(documents, len())) {
+                continue;
+            }
             if !is_true(&path, view, span, documents) {
                 let limits = self.shared.options.rollups;
                 match build::block(view, span, documents, limits, &self.stop)? {
                     Some(block) => write(&path, &block.encode())?,
-                    None => return Ok(()),
+                    None => return Ok(false),
                 }
             }
+            self.known.insert(key, (documents, len()));
         }
-        if is_over {
-            self.seen
-                .insert(view.making, (documents, kept(&view.folder)));
-        }
-        Ok(())
+        Ok(true)
     }
+}
+
+/// The hours of a bucket that have documents, with how many.
+fn filled(view: &View) -> Vec<(Window, u64)> {
+    hours(view)
+        .map(|hour| (hour, view.documents(hour)))
+        .filter(|(_, documents)| *documents > 0)
+        .collect()
 }
 
 /// Whether the file is there, whole and true of the bucket.

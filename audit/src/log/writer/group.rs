@@ -14,7 +14,7 @@ use super::{
     lifecycle,
 };
 use crate::{
-    envelope::{self, EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, STREAM_HEADS, VERSION},
+    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, STREAM_HEADS, VERSION},
     heads::promised,
     merkle::{self, Hash},
     privacy::Vault,
@@ -47,6 +47,8 @@ struct Leaf<'r> {
     record: &'r [u8],
     /// Encoded `Sealed`.
     sealed: Vec<u8>,
+    /// What can be told of the record.
+    peek: RecordPeek<'r>,
 }
 
 /// What a batch came to.
@@ -118,7 +120,7 @@ impl Group {
             // What is here already makes no key: it may be sent again after an erasure.
             let leaf = match streams.has(id, pending.sequence) {
                 true => None,
-                false => Some(self.sealed(&pending.record)?),
+                false => Some(self.leaf(&pending.record)?),
             };
             let seen = streams.observe(id, pending.sequence, Some(&mut self.undo));
             let Some(leaf) = leaf.filter(|_| seen != Seen::Duplicate) else {
@@ -129,7 +131,7 @@ impl Group {
                 self.gap(streams, own, "gap", &pending.stream, range);
             }
             self.push(streams, id, pending.sequence, &leaf);
-            self.promises(streams, own, pending);
+            self.promises(streams, own, &pending.stream, &leaf.peek);
             staged.accepted += 1;
             if let Seen::Filled(Some(range)) = seen {
                 self.gap(streams, own, "gap_closed", &pending.stream, range);
@@ -140,9 +142,17 @@ impl Group {
 
     /// Notes how far a reporter says that its streams are: what is not here by now,
     /// though what was written after it is, is missing.
-    fn promises(&mut self, streams: &mut Streams, own: &Arc<StreamKey>, pending: &Pending) {
-        let peek = RecordPeek::new(&pending.record).filter(|peek| peek.class == STREAM_HEADS);
-        for (stream, last) in peek.map_or(Vec::new(), |p| promised(&pending.stream, &p)) {
+    fn promises(
+        &mut self,
+        streams: &mut Streams,
+        own: &Arc<StreamKey>,
+        reporter: &StreamKey,
+        peek: &RecordPeek<'_>,
+    ) {
+        if peek.class != STREAM_HEADS {
+            return;
+        }
+        for (stream, last) in promised(reporter, peek) {
             let stream = Arc::new(stream);
             if let Some(range) = streams.promise(&stream, last, Some(&mut self.undo)) {
                 self.gap(streams, own, "gap", &stream, range);
@@ -183,6 +193,7 @@ impl Group {
         let leaf = Leaf {
             record: &record,
             sealed: Vec::new(),
+            peek: RecordPeek::new(&record).unwrap_or_default(),
         };
         self.push(streams, id, sequence, &leaf);
     }
@@ -201,10 +212,14 @@ impl Group {
     }
 
     /// Splits a record from what goes beside it, which is sealed.
-    fn sealed<'r>(&self, record: &'r [u8]) -> Result<Leaf<'r>, AppendError> {
-        let attested = envelope::attested(record);
+    fn leaf<'r>(&self, record: &'r [u8]) -> Result<Leaf<'r>, AppendError> {
+        // What is no record has nothing beside it.
+        let peek = RecordPeek::new(record).unwrap_or(RecordPeek {
+            attested: record.len(),
+            ..RecordPeek::default()
+        });
         let sealed = match &self.vault {
-            _ if attested.len() == record.len() => Vec::new(),
+            _ if peek.attested == record.len() => Vec::new(),
             Some(vault) => vault
                 .seal(record)
                 .map_err(|e| AppendError::Io(e.to_string().into()))?,
@@ -214,8 +229,9 @@ impl Group {
             }
         };
         Ok(Leaf {
-            record: attested,
+            record: record.get(..peek.attested).unwrap_or(record),
             sealed,
+            peek,
         })
     }
 
@@ -235,7 +251,7 @@ impl Group {
         let payload = self.buf.get(start + FRAME_HEADER_LEN..).unwrap_or_default();
         self.leaves.push(merkle::leaf_in_place(payload));
         self.ends.push(self.buf.len() as u64);
-        if RecordPeek::new(record).is_some_and(|record| record.closes_stream()) {
+        if leaf.peek.closes_stream() {
             streams.close(id);
         }
     }

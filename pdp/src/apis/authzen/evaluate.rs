@@ -6,14 +6,14 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Fault, json as as_json,
+    names::Names,
     words::{Evaluation, Whole, understand},
 };
 use crate::apis::codes::{BATCH, NOT_UNDERSTOOD, UNDECIDED};
 use crate::apis::{
     Api, BATCH_MAX, Caller,
     desk::{Desk, Ruling},
-    force::Force,
-    inquiry::{Inquiry, Misread},
+    stage::Ask,
 };
 
 /// An access evaluations request.
@@ -59,14 +59,15 @@ struct Decisions {
 /// Answers one question.
 pub(super) async fn single(
     desk: &Desk,
+    names: &Names,
     caller: &Caller,
     asked: Evaluation,
 ) -> Result<Decision, Fault> {
     let whole = asked.whole()?;
     desk.ask(caller, 1)?;
-    let force = desk.force();
-    let understood = meaning(desk, force.as_deref(), &whole);
-    let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
+    let stage = desk.stage();
+    let ask = meaning(desk, names, &whole);
+    let ruling = desk.answer(caller, Api::Authzen, stage.as_deref(), ask);
     let ruling = decided(ruling.await?)?;
     match is_nonsense(&ruling) {
         true => Err(Fault::bad(format!(
@@ -77,14 +78,17 @@ pub(super) async fn single(
     }
 }
 
-/// Answers several, all under one revision.
+/// Answers several, all under one revision, or those of one moment of a rollout.
 pub(super) async fn several(
     desk: &Desk,
+    names: &Names,
     caller: &Caller,
     asked: Evaluations,
 ) -> Result<Response, Fault> {
     if asked.evaluations.is_empty() {
-        return single(desk, caller, asked.defaults).await.map(as_json);
+        return single(desk, names, caller, asked.defaults)
+            .await
+            .map(as_json);
     }
     let count = asked.evaluations.len();
     if count > BATCH_MAX {
@@ -99,7 +103,7 @@ pub(super) async fn several(
         .map(|e| e.over(&defaults).whole());
     let whole: Vec<Whole> = whole.collect::<Result<_, _>>()?;
     desk.ask(caller, count)?;
-    let force = desk.force();
+    let stage = desk.stage();
     let stop_at = match asked.options.evaluations_semantic {
         Semantic::DenyOnFirstDeny => Some(false),
         Semantic::ExecuteAll => None,
@@ -107,16 +111,15 @@ pub(super) async fn several(
     };
     let mut rulings = match stop_at {
         None => {
-            let understood = whole.iter().map(|w| meaning(desk, force.as_deref(), w));
-            let understood = understood.collect();
-            let answers = desk.answers(caller, Api::Authzen, force.as_deref(), understood);
+            let asks = whole.iter().map(|w| meaning(desk, names, w)).collect();
+            let answers = desk.answers(caller, Api::Authzen, stage.as_deref(), asks);
             answers.await?
         }
         Some(stop_at) => {
             let mut rulings = Vec::new();
             for whole in &whole {
-                let understood = meaning(desk, force.as_deref(), whole);
-                let ruling = desk.answer(caller, Api::Authzen, force.as_deref(), understood);
+                let ask = meaning(desk, names, whole);
+                let ruling = desk.answer(caller, Api::Authzen, stage.as_deref(), ask);
                 let ruling = ruling.await?;
                 let last = ruling.is_allow() == stop_at;
                 rulings.push(ruling);
@@ -128,7 +131,7 @@ pub(super) async fn several(
         }
     };
     // Without a revision it is the request as a whole that has no answer.
-    if force.is_none()
+    if stage.is_none()
         && let Some(ruling) = rulings.pop()
     {
         decided(ruling)?;
@@ -137,9 +140,9 @@ pub(super) async fn several(
     Ok(as_json(Decisions { evaluations }))
 }
 
-fn meaning(desk: &Desk, force: Option<&Force>, whole: &Whole) -> Result<Inquiry, Misread> {
-    let force = force.ok_or_else(Misread::no_snapshot)?;
-    understand(force.catalogue(), whole, desk.clock().now_us())
+fn meaning<'a>(desk: &Desk, names: &'a Names, whole: &'a Whole) -> Ask<'a> {
+    let now_us = desk.clock().now_us();
+    Box::new(move |force| understand(names, force.catalogue(), whole, now_us))
 }
 
 /// What could not be decided is a fault where it is all that was asked: an enforcement

@@ -3,7 +3,7 @@
 //! What is searched is the catalogue: identities of services, operations, methods and
 //! business actions. Each candidate is put to the engine like any question. One that
 //! depends on what the question does not say is no result; how many there were of them
-//! is in the answer's context.
+//! is in the answer's context. Questions and answers are in the caller's words ([`Names`]).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -21,10 +21,11 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Fault,
+    names::Names,
     page::{Given, Pages, Wanted},
     words::{
-        Action, OPERATION, Resource, SERVICE, Subject, WORKLOAD, Whole, is_workload, principal,
-        stated, understand,
+        Action, OPERATION, Resource, SERVICE, Subject, Whole, is_workload, of_ours, principal,
+        stated,
     },
 };
 use crate::apis::codes::{BROKEN, MALFORMED, NOT_UNDERSTOOD, UNDECIDED};
@@ -35,6 +36,7 @@ use crate::apis::{
     inquiry::Misread,
     judged::subject_of,
 };
+use crate::decide::asked::GRPC_CALL;
 
 /// What is searched for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +71,8 @@ pub(super) struct Found {
 struct Sifted {
     results: Vec<Value>,
     undecided: usize,
+    /// Rules of the mapping whose ids the catalogue does not know.
+    unlisted: usize,
     /// Candidates that were a question at all, and the first that was none.
     understood: usize,
     misread: Option<Misread>,
@@ -76,39 +80,47 @@ struct Sifted {
 
 pub(super) async fn search(
     desk: &Desk,
+    names: &Arc<Names>,
     pages: &Pages,
     caller: &Caller,
-    kind: Kind,
-    asked: Search,
+    (kind, asked): (Kind, Search),
 ) -> Result<Found, Fault> {
-    let asked = asked.checked(kind)?;
+    let said = asked.checked(kind)?;
     desk.ask(caller, 1)?;
-    let force = desk.force().ok_or_else(|| {
+    let stage = desk.stage().ok_or_else(|| {
         let text = format!("PLS{UNDECIDED}: no policy revision is in force");
         Fault(http::StatusCode::SERVICE_UNAVAILABLE, text)
     })?;
+    let force = stage.of(None);
     // Whoever may not search does not learn either what is wrong with the question.
-    let named = asked.about(force.catalogue(), kind);
-    let (subject, service) = named.as_ref().map_or((None, None), Clone::clone);
+    let own = said.ours(names).map_err(nonsense).and_then(|own| {
+        let about = own.about(force.catalogue(), kind)?;
+        Ok((own, about))
+    });
+    let about = own.as_ref().map(|(_, about)| about);
+    let (subject, service) = about.map_or((None, None), Clone::clone);
     let about = About {
         api: Api::Authzen.as_str(),
         subject: subject.as_ref(),
         service: service.as_deref(),
     };
-    desk.permit(caller, Some(&force), LinkAction::Search, about)
+    desk.permit(caller, Some(force.as_ref()), LinkAction::Search, about)
         .map_err(NoAnswer::from)?;
-    named?;
+    let (own, _) = own?;
+    // About one service what its proxies enforce counts, as when it is asked about alone.
+    let short = service.as_deref().and_then(|id| id.split_once('/'));
+    let force = stage.of(short.map(|(_, short)| short));
     let now_us = desk.clock().now_us();
-    let bound = asked.bound(caller, &force, kind);
-    let query = asked.text(kind);
-    let page = asked.page;
-    let parts = (asked.subject, asked.action, asked.resource, asked.context);
-    let (engine, list) = (force.clone(), desk.kill_list());
+    let bound = said.bound(caller, force, kind);
+    let query = said.text(kind);
+    let mut said = said;
+    let page = std::mem::take(&mut said.page);
+    let (engine, list, names) = (force.clone(), desk.kill_list(), names.clone());
     // A catalogue may hold tens of thousands of operations. Whoever gives a search up does
     // not end it, so its turn is its own.
     let turn = desk.turn().await;
     let sifting = tokio::task::spawn_blocking(move || {
-        let sifted = sift(&engine, &list, kind, parts, now_us);
+        let sifted = sift(&engine, &list, &names, kind, (&said, own), now_us);
         drop(turn);
         sifted
     });
@@ -124,6 +136,9 @@ pub(super) async fn search(
     if sifted.undecided > 0 {
         context.insert("undecided".into(), json!(sifted.undecided));
     }
+    if sifted.unlisted > 0 {
+        context.insert("unlisted".into(), json!(sifted.unlisted));
+    }
     Ok(Found {
         page,
         context,
@@ -131,16 +146,23 @@ pub(super) async fn search(
     })
 }
 
-/// Subject, action, resource, context; what is searched for is without its id.
-type Parts = (Subject, Action, Resource, Map<String, Value>);
-
-/// A search with everything that its kind demands.
+/// A search with everything that its kind demands; what is searched for is without its id.
 struct Checked {
     subject: Subject,
     action: Action,
     resource: Resource,
     context: Map<String, Value>,
     page: Wanted,
+}
+
+/// The same in our words.
+struct Own {
+    subject: Subject,
+    action: Action,
+    resource: Resource,
+    context: Arc<Map<String, Value>>,
+    /// Whether resources of the caller's type have rules, and may be of several types here.
+    mapped: bool,
 }
 
 impl Search {
@@ -177,7 +199,7 @@ impl Search {
     }
 }
 
-impl Checked {
+impl Own {
     /// Whom and which service the search is about, for those who permit it.
     fn about(
         &self,
@@ -192,6 +214,7 @@ impl Checked {
         stated(&self.subject, &self.context, 0).map_err(nonsense)?;
         let id = self.resource.id.as_deref().unwrap_or_default();
         let service = match (kind, self.resource.kind.as_str()) {
+            (Kind::Resource, _) if self.mapped => None,
             (Kind::Resource, OPERATION | SERVICE) => None,
             (Kind::Resource, other) => {
                 let wrong = format!("resources are searched by `{OPERATION}` or `{SERVICE}`");
@@ -209,6 +232,18 @@ impl Checked {
             (_, _) => service_of_url(catalogue, id).map(|s| s.id.to_string()),
         };
         Ok((subject, service))
+    }
+}
+
+impl Checked {
+    fn ours(&self, names: &Names) -> Result<Own, Misread> {
+        Ok(Own {
+            subject: names.subject(&self.subject)?,
+            action: names.action(&self.action, &self.resource.kind),
+            resource: names.resource(&self.resource)?,
+            context: names.context(&Arc::new(self.context.clone())),
+            mapped: names.maps(&self.resource.kind),
+        })
     }
 
     /// What a page token of this search is good for.
@@ -261,36 +296,54 @@ fn nonsense(misread: Misread) -> Fault {
 fn sift(
     force: &Force,
     list: &KillList,
+    names: &Names,
     kind: Kind,
-    (subject, action, resource, context): Parts,
+    (said, own): (&Checked, Own),
     now_us: i64,
 ) -> Result<Sifted, Fault> {
     let catalogue = force.catalogue();
-    let context = Arc::new(context);
+    let Own {
+        subject,
+        action,
+        resource,
+        context,
+        mapped,
+    } = own;
     let mut sifted = Sifted::default();
-    let mut ask = |subject: Subject, action: Action, resource: Resource, result: &str| {
-        let whole = Whole {
-            subject,
-            action,
-            resource,
-            context: context.clone(),
-        };
-        sifted.take(force, list, &whole, now_us, |decided| match kind {
-            Kind::Action => json!({ "name": decided }),
-            Kind::Resource => json!({ "type": whole.resource.kind, "id": result }),
-            Kind::Subject => json!({ "type": WORKLOAD, "id": result }),
-        });
+    let whole = |subject: &Subject, action: &Action, resource: &Resource| Whole {
+        subject: subject.clone(),
+        action: action.clone(),
+        resource: resource.clone(),
+        context: context.clone(),
     };
+    let mut ask = |whole: &Whole, result: &dyn Fn(&str) -> Option<Value>| {
+        sifted.take(force, list, whole, now_us, result);
+    };
+    let entity = |kind: &str, id: &str| Some(json!({ "type": kind, "id": id }));
+    let mut unlisted = 0;
     match kind {
         Kind::Subject => {
             for id in identities(catalogue) {
-                let one = named(&subject, id.as_str());
-                ask(one, action.clone(), resource.clone(), id.as_str());
+                if let Some(shown) = names.subject_back(&said.subject.kind, id.as_str()) {
+                    let one = named(&subject, id.as_str());
+                    let result = |_: &str| entity(&said.subject.kind, &shown);
+                    ask(&whole(&one, &action, &resource), &result);
+                }
+            }
+        }
+        Kind::Resource if mapped => {
+            let fits = |s: &Service, o: &Operation| is_of(s, o, &action.name);
+            let (listed, open) = names.listed(catalogue, &said.resource, &fits);
+            unlisted = open;
+            for one in listed {
+                let result = |_: &str| entity(&said.resource.kind, &one.id);
+                ask(&whole(&subject, &action, &one.resource), &result);
             }
         }
         Kind::Resource => {
             for id in resources(catalogue, &resource.kind, &action.name) {
-                ask(subject.clone(), action.clone(), named(&resource, id), id);
+                let result = |_: &str| entity(&resource.kind, id);
+                ask(&whole(&subject, &action, &named(&resource, id)), &result);
             }
         }
         Kind::Action => {
@@ -299,7 +352,11 @@ fn sift(
                     name: method.as_str().to_owned(),
                     properties: Map::new(),
                 };
-                ask(subject.clone(), one, resource.clone(), "");
+                let result = |decided: &str| {
+                    let shown = names.action_back(&said.resource.kind, decided)?;
+                    Some(json!({ "name": shown }))
+                };
+                ask(&whole(&subject, &one, &resource), &result);
             }
             // Several methods may be one action.
             let mut seen = Vec::new();
@@ -312,6 +369,7 @@ fn sift(
             });
         }
     }
+    sifted.unlisted = unlisted;
     match sifted.misread {
         Some(misread) if sifted.understood == 0 => Err(nonsense(misread)),
         _ => Ok(sifted),
@@ -326,9 +384,9 @@ impl Sifted {
         list: &KillList,
         whole: &Whole,
         now_us: i64,
-        result: impl FnOnce(&str) -> Value,
+        result: &dyn Fn(&str) -> Option<Value>,
     ) {
-        let inquiry = match understand(force.catalogue(), whole, now_us) {
+        let inquiry = match of_ours(force.catalogue(), whole, now_us) {
             Ok(inquiry) => inquiry,
             Err(misread) => {
                 self.misread.get_or_insert(misread);
@@ -347,8 +405,7 @@ impl Sifted {
             question.operation.is_some() || question.service.unmatched == Unmatched::Forward;
         match decision.verdict {
             Verdict::Allow if is_declared => {
-                let result = result(&decision.action);
-                self.results.push(result);
+                self.results.extend(result(&decision.action));
             }
             Verdict::Undecided(_) => self.undecided += 1,
             _ => {}
@@ -375,16 +432,18 @@ fn resources<'c>(catalogue: &'c Catalogue, kind: &str, action: &str) -> Vec<&'c 
     if kind == SERVICE {
         return services.map(|s| s.id.as_str()).collect();
     }
-    let fits = |service: &Service, operation: &Operation| {
-        let method = operation.methods.iter().any(|m| m.as_str() == action);
-        let grpc = action == "grpc:call" && service.protocol == Protocol::Grpc;
-        method || grpc || operation.action.as_deref() == Some(action)
-    };
     let of_service = services.flat_map(|s| s.operations.iter().map(move |o| (s, o)));
-    let fitting = of_service.filter(|(service, operation)| fits(service, operation));
+    let fitting = of_service.filter(|(service, operation)| is_of(service, operation, action));
     fitting
         .map(|(_, operation)| operation.id.as_str())
         .collect()
+}
+
+/// Whether an operation can be asked about with this action.
+fn is_of(service: &Service, operation: &Operation, action: &str) -> bool {
+    let method = operation.methods.iter().any(|m| m.as_str() == action);
+    let grpc = action == GRPC_CALL && service.protocol == Protocol::Grpc;
+    method || grpc || operation.action.as_deref() == Some(action)
 }
 
 /// The methods that a resource can be asked with.

@@ -14,7 +14,10 @@ use palisade_mesh::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::Fault;
+use super::{
+    Fault,
+    names::{Names, Part},
+};
 use crate::apis::codes::MALFORMED;
 use crate::{
     apis::{
@@ -28,7 +31,17 @@ use crate::{
 pub(super) const WORKLOAD: &str = "workload";
 pub(super) const OPERATION: &str = "operation";
 pub(super) const SERVICE: &str = "service";
-const URL: &str = "url";
+pub(super) const URL: &str = "url";
+/// Every property that can change an answer.
+pub(super) const READ: &[(Part, &str)] = &[
+    (Part::Action, "method"),
+    (Part::Context, "http"),
+    (Part::Context, "source"),
+    (Part::Context, "time"),
+    (Part::Context, "tls"),
+    (Part::Resource, "path"),
+    (Part::Subject, "ip_address"),
+];
 
 /// Section 5.1 of the specification; in a search without its id.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -120,8 +133,24 @@ pub(super) fn is_workload(subject: &Subject) -> Result<(), Misread> {
     )))
 }
 
-/// What a question means.
+/// What a question in the words of a caller means.
 pub(super) fn understand(
+    names: &Names,
+    catalogue: &Catalogue,
+    whole: &Whole,
+    now_us: i64,
+) -> Result<Inquiry, Misread> {
+    if names.is_empty() {
+        return of_ours(catalogue, whole, now_us);
+    }
+    let subject = names.subject(&whole.subject)?;
+    let subject = principal(catalogue, &subject)?;
+    let own = names.whole(whole).map_err(|m| m.about(&subject))?;
+    of_ours(catalogue, &own, now_us)
+}
+
+/// What a question in our words means.
+pub(super) fn of_ours(
     catalogue: &Catalogue,
     whole: &Whole,
     now_us: i64,

@@ -1,25 +1,69 @@
 //! Policies that contradict themselves.
+//!
+//! A policy that can never match is a mistake of whoever wrote it, and it hides one: a guard
+//! rail that guards nothing looks like one that does. So no revision is made of it, unless its
+//! author says `@allow("impossible-policy")`. A revision that is there is taken as it is: it
+//! allows nothing that it should not, and whoever runs it did not write it.
 
-use palisade_mesh::diagnostic::Diagnostic;
+use palisade_mesh::diagnostic::{Diagnostic, Location, Severity};
 
-use super::{Finding, Policy, Study};
+use super::{Finding, Study, contradiction, mark};
 use crate::author::{
     codes,
-    facts::{Claim, Fact},
+    draft::Draft,
+    facts::{self, Claim, Fact},
+    kin::Kin,
+    policies::Read,
 };
 
 pub(super) fn look(study: &Study, findings: &mut Vec<Finding>) {
     for policy in &study.policies {
-        if let Some((first, second)) = &policy.contradiction {
-            findings.push(told(study, policy, first, second).into());
+        let read = study.read(policy);
+        if let Some((first, second)) = &policy.contradiction
+            && !read.may_be_impossible
+        {
+            findings.push(told(read, first, second).into());
         }
     }
 }
 
-fn told(study: &Study, policy: &Policy, first: &Fact, second: &Fact) -> Diagnostic {
-    let at = study.at(policy, second.span.as_ref());
+/// Looks for policies that can never match in what is about to become a revision.
+pub(in crate::author) fn refuse(draft: &Draft, found: &mut Vec<Diagnostic>) {
+    strict(found);
+    let kin = Kin::new(&draft.entities, &draft.catalogue);
+    let vocabulary = facts::vocabulary();
+    for policy in draft.policies.policies() {
+        let id: &str = policy.id().as_ref();
+        let Some(read) = draft.parts.read.get(id).filter(|r| !r.may_be_impossible) else {
+            continue;
+        };
+        let Some((first, second)) = contradiction(policy, &vocabulary, &kin) else {
+            continue;
+        };
+        let one = told(read, &first, &second);
+        // One that the types alone make impossible was told by the compiler.
+        let is_told = |d: &Diagnostic| d.code == one.code && d.message == one.message;
+        if !found.iter().any(is_told) {
+            found.push(one);
+        }
+    }
+}
+
+/// What the compiler tells everybody is a mistake for those who can mend it.
+pub(super) fn strict(found: &mut [Diagnostic]) {
+    let impossible = found.iter_mut().filter(|d| d.code.0 == codes::IMPOSSIBLE);
+    impossible.for_each(|d| d.severity = Severity::Error);
+}
+
+fn told(read: &Read, first: &Fact, second: &Fact) -> Diagnostic {
+    let at = |fact: &Fact| -> Location {
+        match &fact.span {
+            Some(span) => mark(&read.source, span),
+            None => read.find(read.effect()),
+        }
+    };
     let line = |fact: &Fact| match &fact.span {
-        Some(span) => format!("{} (line {})", fact.text, study.at(policy, Some(span)).line),
+        Some(_) => format!("{} (line {})", fact.text, at(fact).line),
         None => fact.text.clone(),
     };
     let of_entities = |fact: &Fact| {
@@ -30,9 +74,9 @@ fn told(study: &Study, policy: &Policy, first: &Fact, second: &Fact) -> Diagnost
         true => format!("; in this repository no {} is both", first.subject),
         false => String::new(),
     };
-    Diagnostic::warning(
+    Diagnostic::error(
         codes::IMPOSSIBLE,
-        format!("policy `{}` can never match", policy.id),
+        format!("policy `{}` can never match", read.info.id),
     )
     .label("contradicts what stands before it")
     .cause(format!(
@@ -40,6 +84,6 @@ fn told(study: &Study, policy: &Policy, first: &Fact, second: &Fact) -> Diagnost
         line(first),
         line(second)
     ))
-    .help("correct one of the two, or remove the policy")
-    .at(at)
+    .help("correct one of the two, or remove the policy; where it is meant so, write `@allow(\"impossible-policy\")` above it")
+    .at(at(second))
 }

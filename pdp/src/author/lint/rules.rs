@@ -3,7 +3,7 @@
 use super::{
     Finding, Study, condition, expiry, impossible, like, owner, scope, shadow, tested, unused,
 };
-use crate::author::codes;
+use crate::author::{codes, policies::IMPOSSIBLE_RULE};
 
 /// A rule: what is looked for.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ pub static RULES: &[Rule] = &[
         "a `forbid` that reads an optional attribute without `has`",
     ),
     rule(
-        "impossible-policy",
+        IMPOSSIBLE_RULE,
         codes::IMPOSSIBLE,
         "a policy that can never match, with the two facts that contradict",
         impossible::look,

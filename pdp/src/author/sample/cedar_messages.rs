@@ -146,10 +146,10 @@ fn types_functions_and_levels_are_told_apart() {
 }
 
 #[test]
-fn an_impossible_policy_is_a_warning_with_a_reason() {
+fn an_impossible_policy_is_an_error_with_a_reason() {
     let text = "@id(\"a\")\npermit (principal is User, action, resource);";
     let one = only(policy(text), codes::IMPOSSIBLE, 2, 1);
-    assert!(!one.is_error() && one.message == "policy `a` can never match");
+    assert!(one.is_error() && one.message == "policy `a` can never match");
     assert!(one.cause.unwrap().contains("scope"));
 }
 

@@ -217,6 +217,49 @@ fn a_contradiction_of_types_names_the_two_facts() {
     );
 }
 
+/// No revision is made of a policy that can never match, whether types, the catalogue or
+/// groups make it so; unless its author says that it is meant so. One that is there already
+/// is taken: a proxy goes on with what it was given.
+#[test]
+fn no_revision_is_made_of_an_impossible_policy_unless_it_is_meant_so() {
+    let orders = "resource in Service::\"demo.test/shop/orders\"";
+    for (scope, condition) in [
+        (
+            "principal, action",
+            "principal is Workload && principal is Unregistered",
+        ),
+        ("principal is User, action", "true"),
+        ("principal, action", "context.time.hour > 23"),
+        (
+            "principal in Service::\"demo.test/shop/web\", action",
+            "principal in Group::\"card-handlers\"",
+        ),
+        ("principal, action == Action::\"payments:charge\"", "true"),
+    ] {
+        for effect in ["permit", "forbid"] {
+            let text = format!(
+                "@id(\"x\")\n@owner(\"a\")\n{effect} ({scope}, {orders})\nwhen {{ {condition} }};"
+            );
+            let (dir, linted) = linted(&[("policies/x.cedar", &text)], &at_noon());
+            let is_it = |d: &&Diagnostic| d.code.0 == codes::IMPOSSIBLE && d.is_error();
+            let found: Vec<&Diagnostic> = linted.findings.iter().filter(is_it).collect();
+            assert_eq!(found.len(), 1, "{text}: {:#?}", linted.findings);
+            let loaded = load(dir.path());
+            assert!(loaded.compiled.is_none(), "{text}");
+            let found: Vec<&Diagnostic> = loaded.diagnostics.iter().filter(is_it).collect();
+            assert_eq!(found.len(), 1, "{text}: {:#?}", loaded.diagnostics);
+            // To be compared with what corrects it, it compiles; as it does where it is in force.
+            let compared = load_with(dir.path(), &Shared::default()).compiled.unwrap();
+            assert!(compile(compared.bundle).compiled.is_some(), "{text}");
+            let meant = format!("@allow(\"impossible-policy\")\n{text}");
+            assert_eq!(policy(&meant), [], "{meant}");
+            assert!(told("impossible-policy", &meant).is_empty(), "{meant}");
+        }
+    }
+    let other = "@id(\"x\")\n@allow(\"missing-owner\")\npermit (principal, action, resource in Service::\"demo.test/shop/orders\");";
+    only(policy(other), codes::ANNOTATION_VALUE, 2, 1);
+}
+
 /// What could be, is not told.
 #[test]
 fn what_can_be_is_no_contradiction() {

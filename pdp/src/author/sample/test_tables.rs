@@ -26,6 +26,64 @@ fn tables_of(
     (dir, cases, found, compiled)
 }
 
+/// Three lists, and their product: each is a case, told by what it asks, and counts for coverage.
+#[test]
+fn every_principal_asks_every_action_of_every_resource() {
+    let row = "tests:\n  - principals: [web, reports]\n    actions: [GET, PUT]\n    resources: [orders/orders, orders/42]\n    expect: EXPECT\n";
+    let (cases, found, compiled) = table(&row.replace("EXPECT", "deny"));
+    assert_eq!(found, []);
+    let asked: Vec<String> = cases
+        .iter()
+        .map(|c| format!("{} {}", c.principal, c.request))
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            "web GET orders/orders",
+            "web GET orders/42",
+            "web PUT orders/orders",
+            "web PUT orders/42",
+            "reports GET orders/orders",
+            "reports GET orders/42",
+            "reports PUT orders/orders",
+            "reports PUT orders/42",
+        ]
+    );
+    let mut engines = tables::Engines::new(compiled.clone(), &cases, true).unwrap();
+    let report = tables::run(&cases, None, Trace::None, &compiled, &mut engines);
+    let passed: Vec<bool> = report.results.iter().map(|r| r.passed).collect();
+    // The shop reads both, the reports the list alone; nobody writes.
+    assert_eq!(
+        passed,
+        [false, false, true, true, false, true, true, true],
+        "{report:#?}"
+    );
+    let coverage = engines.coverage().unwrap();
+    let decided = |id: &str| {
+        let policy = coverage.policies.iter().find(|p| p.id == id);
+        policy.unwrap().decided
+    };
+    assert_eq!(decided("orders-from-web"), 2);
+    assert_eq!(decided("orders-list-for-reports"), 1);
+
+    let one = "tests:\n  - {principal: web, action: GET, resource: orders/orders, expect: allow}\n";
+    assert_eq!(table(one).0.len(), 1);
+    let both = "tests:\n  - {principal: web, request: GET orders/42, action: GET, resource: orders/orders, expect: allow}\n";
+    assert_eq!(table(both).0.len(), 2);
+    for (lacking, key) in [
+        ("actions: [GET]", "`resource`"),
+        ("resource: orders/orders", "`action`"),
+        ("actions: [GET], resources: []", "`resource`"),
+        ("requests: []", "`request`"),
+    ] {
+        let text = format!("tests:\n  - {{principal: web, {lacking}, expect: allow}}\n");
+        let (cases, found, _) = table(&text);
+        assert_eq!((cases.len(), found.len()), (0, 1), "{lacking}: {found:#?}");
+        assert_eq!(found[0].code.0, codes::MISSING_KEY);
+        assert!(found[0].message.contains(key), "{lacking}: {found:#?}");
+    }
+}
+
 const FIXTURES: &str = "principals:\n  readers: [web, reports]\n  gone: nobody\ncontexts:\n  night: { now: 2026-11-20T23:00:00Z, source: 10.0.0.7 }\n  broken: { nwo: x }\nentities:\n  web-handles-cards:\n    groups: { card-handlers: { services: [shop/web] } }\n  wrong:\n    groups: { card-handlers: { services: [shop/wbe] } }\n";
 
 #[test]

@@ -1,6 +1,6 @@
 //! Reads test tables: rows of YAML become questions with what is expected.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use jiff::Timestamp;
 use palisade_mesh::{
@@ -28,6 +28,10 @@ const KEYS: &[&str] = &[
     "principals",
     "request",
     "requests",
+    "action",
+    "actions",
+    "resource",
+    "resources",
     "on",
     "context",
     "entities",
@@ -91,7 +95,7 @@ fn read_row(
         None => None,
     };
     let principals = one_or_more(fields, "principal", "principals", "web", reader);
-    let requests = one_or_more(fields, "request", "requests", "GET /orders", reader);
+    let requests = requests(fields, reader);
     let on = fields.get("on").and_then(|n| reader.text(n, "`on`"));
     let expected = match fields.get("expect") {
         Some(node) => reader.choice(node, "`expect`", EXPECTED),
@@ -143,7 +147,7 @@ fn read_row(
                     principal: called(principal, caller),
                     request: match on {
                         Some(on) => format!("{request} on {on}"),
-                        None => (*request).to_owned(),
+                        None => request.to_string(),
                     },
                     location: reader.source.span(fields.span),
                     world: world.clone(),
@@ -170,6 +174,30 @@ fn read_row(
     }
 }
 
+/// Verbs with their targets: as they were written, or every action on every resource.
+fn requests<'n>(fields: Fields<'n>, reader: &mut Reader<'_>) -> Vec<(Cow<'n, str>, Span)> {
+    let has = |key| fields.get(key).is_some();
+    let crossed = ["action", "actions", "resource", "resources"]
+        .into_iter()
+        .any(has);
+    let mut all = Vec::new();
+    if !crossed || has("request") || has("requests") {
+        let whole = one_or_more(fields, "request", "requests", "GET /orders", reader);
+        all.extend(whole.into_iter().map(|(text, span)| (text.into(), span)));
+    }
+    if crossed {
+        let actions = one_or_more(fields, "action", "actions", "GET", reader);
+        let resources = one_or_more(fields, "resource", "resources", "orders/orders", reader);
+        for (action, _) in &actions {
+            let of_action = resources.iter();
+            all.extend(
+                of_action.map(|(resource, span)| (format!("{action} {resource}").into(), *span)),
+            );
+        }
+    }
+    all
+}
+
 fn one_or_more<'n>(
     fields: Fields<'n>,
     one: &'static str,
@@ -183,7 +211,8 @@ fn one_or_more<'n>(
             all.extend(reader.texts(node, &format!("`{key}`")));
         }
     }
-    if all.is_empty() && fields.get(one).is_none() {
+    if all.is_empty() {
+        // A row without a case would look like one that passes.
         reader.missing(fields.span, "a test", one, &format!("{one}: {example}"));
     }
     all

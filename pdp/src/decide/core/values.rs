@@ -22,6 +22,36 @@ pub(crate) struct ValueCache {
     ip: Option<(IpAddr, Value)>,
     moment: Option<(i64, Value)>,
     empty: Option<Value>,
+    /// Records of the connection that is asked about, where it has a place to keep them.
+    pub(crate) fixed: Option<FixedRecords>,
+}
+
+/// Records of a context that are the same for every request of a connection: its address and
+/// its TLS facts, as much of them as some slice reads. At most one for each selection of the
+/// fields, 20 in all.
+#[derive(Debug, Default)]
+pub(crate) struct FixedRecords(Vec<(Group, u8, Value)>);
+
+/// Such a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    Source,
+    Tls,
+}
+
+impl Group {
+    /// The field's bit among those of the record, and its name there.
+    fn place(self, field: Field) -> Option<(u8, &'static str)> {
+        Some(match (self, field) {
+            (Self::Source, Field::SourceIp) => (1, "ip"),
+            (Self::Source, Field::SourcePort) => (2, "port"),
+            (Self::Tls, Field::TlsAlpn) => (1, "alpn"),
+            (Self::Tls, Field::TlsMtls) => (2, "mtls"),
+            (Self::Tls, Field::TlsSni) => (4, "sni"),
+            (Self::Tls, Field::TlsVersion) => (8, "version"),
+            _ => return None,
+        })
+    }
 }
 
 /// A context with those of these fields that `form` has, and nothing else: both forms
@@ -35,12 +65,13 @@ pub(crate) fn context(
     layout: &Layout,
     cache: &mut ValueCache,
 ) -> Context {
-    let mut source = Record::new();
-    let mut tls = Record::new();
     let mut time = Record::new();
     let mut protocol = Record::new();
     let mut headers = Record::new();
     for field in fields.iter().filter(|field| field.is_in(form)) {
+        if field.is_of_connection() {
+            continue;
+        }
         let Some(value) = cache.value(facts.fact(*field)) else {
             continue;
         };
@@ -57,16 +88,10 @@ pub(crate) fn context(
             Field::HttpMethod => (&mut protocol, "method"),
             Field::HttpPath => (&mut protocol, "path"),
             Field::HttpQuery => (&mut protocol, "query"),
-            Field::SourceIp => (&mut source, "ip"),
-            Field::SourcePort => (&mut source, "port"),
             Field::TimeHour => (&mut time, "hour"),
             Field::TimeNow => (&mut time, "now"),
             Field::TimeWeekday => (&mut time, "weekday"),
-            Field::TlsAlpn => (&mut tls, "alpn"),
-            Field::TlsMtls => (&mut tls, "mtls"),
-            Field::TlsSni => (&mut tls, "sni"),
-            Field::TlsVersion => (&mut tls, "version"),
-            Field::Jwt | Field::User => continue,
+            _ => continue,
         };
         record.insert(SmolStr::new_static(name), value);
     }
@@ -78,16 +103,13 @@ pub(crate) fn context(
         }
     };
     let groups = [
-        ("source", source),
-        ("tls", tls),
-        ("time", time),
-        (name, protocol),
+        ("source", cache.fixed(facts, fields, Group::Source)),
+        ("tls", cache.fixed(facts, fields, Group::Tls)),
+        ("time", cache.record(time)),
+        (name, cache.record(protocol)),
     ];
-    let whole: Record = groups
-        .into_iter()
-        .map(|(name, record)| (SmolStr::new_static(name), cache.record(record)))
-        .collect();
-    Context::Value(Arc::new(whole))
+    let named = groups.map(|(name, record)| (SmolStr::new_static(name), record));
+    Context::Value(Arc::new(named.into_iter().collect()))
 }
 
 impl ValueCache {
@@ -101,6 +123,28 @@ impl ValueCache {
             Fact::Text(text) => Some(text_value(&text)),
             Fact::Texts(texts) => Some(Value::set(texts.iter().map(|t| text_value(t)), None)),
         }
+    }
+
+    /// A record of what is the same for every request of a connection.
+    fn fixed(&mut self, facts: &dyn Facts, fields: &[Field], group: Group) -> Value {
+        let of_group = fields.iter().filter_map(|f| Some((*f, group.place(*f)?)));
+        let mask = of_group.clone().fold(0, |mask, (_, (bit, _))| mask | bit);
+        let known = self.fixed.iter().flat_map(|kept| &kept.0);
+        let mut known = known.filter(|(g, m, _)| (*g, *m) == (group, mask));
+        if let Some((_, _, value)) = known.next() {
+            return value.clone();
+        }
+        let mut record = Record::new();
+        for (field, (_, name)) in of_group {
+            if let Some(value) = self.value(facts.fact(field)) {
+                record.insert(SmolStr::new_static(name), value);
+            }
+        }
+        let value = self.record(record);
+        if let Some(kept) = &mut self.fixed {
+            kept.0.push((group, mask, value.clone()));
+        }
+        value
     }
 
     fn record(&mut self, record: Record) -> Value {

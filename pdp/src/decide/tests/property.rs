@@ -5,12 +5,17 @@ use cedar_policy::{ValidationMode, Validator};
 use http::HeaderValue;
 use proptest::{prelude::*, sample::select};
 
-use palisade_mesh::decision::{Undecided, Verdict};
+use palisade_mesh::decision::{Decision, Pins, Undecided, Verdict};
 
-use self::condition::condition;
+use self::{
+    condition::condition,
+    vocabulary::{Dice, Vocabulary},
+};
 use super::super::{
     Given, May, Past, Replay, Snapshot, oracle,
-    testing::{Ask, BATCH, FOREIGNER, ORDERS, STRANGER, WEB, compiled, snapshot},
+    testing::{
+        Ask, BATCH, FOREIGNER, ORDERS, STRANGER, WEB, catalogue, compiled, compiled_in, snapshot,
+    },
 };
 use crate::{
     bundle::scope::{self, Concern},
@@ -18,6 +23,7 @@ use crate::{
 };
 
 mod condition;
+mod vocabulary;
 
 const PRINCIPALS: [&str; 12] = [
     "principal",
@@ -159,18 +165,29 @@ fn is_strict(snapshot: &Snapshot) -> bool {
     result.validation_passed()
 }
 
-/// A hundred cases each time; `PROPTEST_CASES` asks for more.
-fn config() -> ProptestConfig {
+/// A decision without the moment at which it was made: of two moments between which nothing
+/// expires, either may be the one that is remembered.
+fn timeless(decision: &Decision) -> Decision {
+    let mut decision = decision.clone();
+    if let Some(rest) = decision.context_json.strip_prefix("{\"decided_us\":") {
+        let rest = rest.trim_start_matches(|c: char| c == '-' || c.is_ascii_digit());
+        decision.context_json = format!("{{{}", rest.trim_start_matches(',')).into();
+    }
+    decision
+}
+
+/// So many cases each time; `PROPTEST_CASES` asks for more.
+fn config(few: u32) -> ProptestConfig {
     let default = ProptestConfig::default();
     let cases = match std::env::var_os("PROPTEST_CASES") {
         Some(_) => default.cases,
-        None => 100,
+        None => few,
     };
     ProptestConfig { cases, ..default }
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(100))]
 
     #[test]
     fn engine_says_what_the_reference_says(
@@ -196,6 +213,35 @@ proptest! {
                 let until = answer.decision.valid_until_us;
                 prop_assert!(until.is_none_or(|until| until > ask.now_us));
             }
+        }
+    }
+
+    /// What is pinned to a connection is what would be decided without, whatever changes from
+    /// one request to the next, and whichever revision comes.
+    #[test]
+    fn a_pinned_answer_is_the_one_that_is_found(
+        before in proptest::collection::vec(policy(), 0..8),
+        after in proptest::collection::vec(policy(), 0..8),
+        asks in proptest::collection::vec(ask(), 1..12),
+        sampled in 0..4_u32,
+    ) {
+        let text = |policies: &[String]| -> String {
+            let numbered = policies.iter().enumerate();
+            numbered.map(|(i, p)| format!("@id(\"p{i:02}\") {p}\n")).collect()
+        };
+        let revisions = [text(&before), text(&after)].map(|text| snapshot(&text));
+        let mut pins = Pins::default();
+        let connection = &asks[0].connection;
+        for snapshot in revisions.iter().chain(&revisions) {
+            let mut with = snapshot.engine().with_self_check(sampled);
+            let mut without = snapshot.engine().with_self_check(0);
+            for ask in asks.iter().chain(&asks) {
+                let ask = Ask { connection: connection.clone(), ..ask.clone() };
+                let pinned = ask.ask(snapshot, |q| with.decide_on(q, &mut pins)).decision;
+                let found = ask.ask(snapshot, |q| without.decide(q)).decision;
+                prop_assert_eq!(timeless(&pinned), timeless(&found), "{:?}\n{:?}\n{:?}", ask, before, after);
+            }
+            prop_assert_eq!(snapshot.self_check().mismatched, 0);
         }
     }
 
@@ -371,6 +417,40 @@ proptest! {
             prop_assert_eq!(recorded.verdict, live.verdict, "{}", text);
             prop_assert_eq!(recorded.determining.len(), live.determining.len());
             prop_assert_eq!(recall(&whole).verdict, live.verdict, "{}", whole);
+        }
+    }
+}
+
+proptest! {
+    // A schema is parsed for each.
+    #![proptest_config(config(40))]
+
+    /// The same whatever the schema and the entities are: types, hierarchies, attributes of
+    /// every kind of type, tags, groups of actions.
+    #[test]
+    fn engine_says_what_the_reference_says_in_any_vocabulary(
+        world in proptest::collection::vec(any::<u8>(), 0..500),
+        rolled in proptest::collection::vec(any::<u8>(), 0..300),
+        policies in proptest::collection::vec(policy(), 0..3),
+        asks in proptest::collection::vec(ask(), 1..4),
+    ) {
+        let vocabulary = Vocabulary::roll(&mut Dice::new(&world), &catalogue());
+        let numbered = policies.iter().enumerate();
+        let text: String = numbered.map(|(i, p)| format!("@id(\"p{i:02}\") {p}\n")).collect();
+        let text = text + &vocabulary.policies(&mut Dice::new(&rolled), 8);
+        let compiled = compiled_in(&vocabulary.schema, vocabulary.entities.clone(), &text);
+        let snapshot = Snapshot::new(compiled, 7).expect("snapshot");
+        let mut engine = snapshot.engine().with_self_check(0);
+        for ask in asks.iter().chain(&asks) {
+            let answer = ask.ask(&snapshot, |q| engine.decide(q));
+            let reference = ask.ask(&snapshot, |q| snapshot.reference(q));
+            prop_assert!(
+                oracle::agree(&answer.decision, &reference),
+                "{ask:?}\nengine {:?}\nreference {reference:?}\n{}\n{}\n{text}",
+                answer.decision,
+                vocabulary.schema,
+                vocabulary.entities,
+            );
         }
     }
 }

@@ -1,10 +1,11 @@
 //! What the engine remembers, what separates answers, and when they end.
 
-use palisade_mesh::decision::Verdict;
+use palisade_mesh::decision::{Pins, Verdict};
 
 use super::{
     super::{
-        KEY_LEN_MAX,
+        KEY_LEN_MAX, PINS_MAX,
+        pinned::Pinned,
         testing::{Ask, BATCH, STRANGER, WEB, snapshot},
     },
     SHOP, decide, get,
@@ -177,6 +178,60 @@ fn a_clock_that_is_read_ends_the_answer() {
     let second = Some("2026-11-20T15:30:01Z");
     check(now, second, "2026-11-20T15:30:00.999Z", true);
     check(now, second, "2026-11-20T15:30:01Z", false);
+}
+
+/// Where something of the request is read there is nothing to pin; where not, the answer holds
+/// for every request of the connection until a clock or an expiry says otherwise.
+#[test]
+fn what_reads_nothing_of_a_request_is_pinned_to_its_connection() {
+    let pinned = |policies: &str| {
+        let snapshot = snapshot(policies);
+        let (mut engine, mut pins) = (snapshot.engine(), Pins::default());
+        get(WEB).ask(&snapshot, |q| engine.decide_on(q, &mut pins));
+        pins.of::<Pinned>().len()
+    };
+    let with = |condition: &str| {
+        pinned(&format!(
+            r#"@id("c") permit (principal, action, resource) when {{ {condition} }};"#
+        ))
+    };
+    for pin in [
+        "true",
+        "context.tls.mtls",
+        r#"context.tls has sni && context.tls.sni == "orders""#,
+        "context.source.port > 1024",
+        "context.time.hour >= 8",
+    ] {
+        assert_eq!(with(pin), 1, "{pin}");
+    }
+    for read in [
+        r#"context.http.path == "/orders/1""#,
+        r#"context.http.headers has "x-change-id""#,
+        "context.tls.mtls && context.http has query",
+    ] {
+        assert_eq!(with(read), 0, "{read}");
+    }
+}
+
+/// A connection that asks for many things keeps the newest of them.
+#[test]
+fn pins_are_bounded() {
+    let snapshot = snapshot(r#"@id("all") permit (principal, action, resource);"#);
+    let (mut engine, mut pins) = (snapshot.engine(), Pins::default());
+    for round in 0..2 {
+        for method in ["GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"] {
+            for (host, path) in [("orders", "/orders"), ("orders", "/x"), ("web", "/")] {
+                let ask = Ask::new(WEB, method, host, path);
+                let answer = ask.ask(&snapshot, |q| engine.decide_on(q, &mut pins));
+                assert!(
+                    answer.decision.verdict.is_allow(),
+                    "{round} {method} {path}"
+                );
+                assert!(pins.of::<Pinned>().len() <= PINS_MAX);
+            }
+        }
+    }
+    assert_eq!(pins.of::<Pinned>().len(), PINS_MAX);
 }
 
 #[test]

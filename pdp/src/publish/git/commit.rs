@@ -5,18 +5,23 @@ use std::path::Path;
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{Failure, Git, LOCAL_TIME_MAX, Run, tree};
-use crate::author::{Loaded, Texts};
+use crate::author::{Loaded, Shared, Texts};
 
 /// The commit cannot be read.
 const UNREAD: u16 = 2310;
 
 /// Compiles the repository in the folder `dir` as it is in the commit that `reference` names
 /// in the clone around it; gives the commit, too. Git is run as the user runs it: a partial
-/// clone fetches what it lacks.
+/// clone fetches what it lacks. What other compilations that were given `shared` have worked
+/// out is not worked out again.
 ///
 /// # Errors
 /// When git is not there, `dir` is in no clone, or the clone lacks the commit.
-pub async fn load_commit(dir: &Path, reference: &str) -> Result<(String, Loaded), Diagnostic> {
+pub async fn load_commit(
+    dir: &Path,
+    reference: &str,
+    shared: &Shared,
+) -> Result<(String, Loaded), Diagnostic> {
     let git = Git::of_user(dir.to_owned());
     let unread = |failure: Failure| unread(reference, &failure);
     let wanted = format!("{reference}^{{commit}}");
@@ -29,7 +34,8 @@ pub async fn load_commit(dir: &Path, reference: &str) -> Result<(String, Loaded)
     let (files, found) = tree::texts(&git, blobs).await.map_err(unread)?;
     let mut texts = Texts::of(commit.clone(), files, found);
     texts.demand_settings("the commit");
-    let compiled = tokio::task::spawn_blocking(move || texts.compile()).await;
+    let shared = shared.clone();
+    let compiled = tokio::task::spawn_blocking(move || texts.compile_with(Some(shared))).await;
     Ok((commit, compiled.unwrap_or_default()))
 }
 

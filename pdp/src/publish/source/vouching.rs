@@ -54,6 +54,9 @@ impl Source {
         if !vouched.content.is_empty() {
             revision.content_signatures = vouched.content;
         }
+        if vouched.attestation.is_some() {
+            revision.attestation = vouched.attestation;
+        }
         if let Some(release) = vouched.release {
             revision.issued_us = release.issued_us;
             revision.release_signatures = release.signatures;
@@ -100,6 +103,7 @@ impl Source {
             sha256: digest.0.to_vec(),
             content_signatures: vouched.content,
             stamp: vouched.stamp,
+            attestation: vouched.attestation,
             ..Revision::default()
         };
         if revision.content_signatures.is_empty() {

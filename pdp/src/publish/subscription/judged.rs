@@ -119,6 +119,7 @@ impl Subscription {
         let is_news = self.revision.borrow().as_ref().is_some_and(|had| {
             had.content_signatures != revision.content_signatures
                 || had.release_signatures != revision.release_signatures
+                || had.attestation != revision.attestation
         });
         if !is_news {
             return Ok(());

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use palisade_audit::{
     log::{GROUP_RECORDS, Log, LogOptions, Pending, Receipt},
     stream::StreamKey,
@@ -165,21 +166,29 @@ impl Filler<'_> {
     /// then stands at the time of the last.
     fn group(&mut self, until: u64) -> Result<Vec<Pending>, Diagnostic> {
         let before = cpu(Whose::Thread);
-        let mut group = Vec::with_capacity(GROUP_RECORDS);
-        while group.len() < GROUP_RECORDS && self.next < until {
+        let mut numbered = Vec::with_capacity(GROUP_RECORDS);
+        let mut bytes = Vec::new();
+        while numbered.len() < GROUP_RECORDS && self.next < until {
             let (stream, record) = self
                 .traffic
                 .record(self.next)
                 .ok_or_else(|| wrong("a record cannot be made up", &self.next))?;
             let sequence = self.sequences.entry(stream.clone()).or_default();
             *sequence += 1;
-            group.push(Pending {
-                stream,
-                sequence: *sequence,
-                record: record.encode_to_vec().into(),
-            });
+            let start = bytes.len();
+            // A vector grows.
+            let _ = record.encode(&mut bytes);
+            numbered.push((stream, *sequence, start..bytes.len()));
             self.next += 1;
         }
+        // Off a link they are parts of one message, too.
+        let bytes = Bytes::from(bytes);
+        let group = numbered.into_iter().map(|(stream, sequence, at)| Pending {
+            stream,
+            sequence,
+            record: bytes.slice(at),
+        });
+        let group = group.collect();
         let time_us = self.traffic.time_us(self.next.saturating_sub(1));
         self.follow(time_us);
         self.making += cpu(Whose::Thread).saturating_sub(before);

@@ -61,6 +61,8 @@ pub(super) enum Format {
     Csv,
     #[default]
     Jsonl,
+    Ocsf,
+    Parquet,
 }
 
 #[derive(Debug, Deserialize)]

@@ -143,16 +143,17 @@ fn answer(reply: Reply) -> Value {
             json!({ "text/plain": { "schema": { "type": "string" } } }),
         ),
         Reply::File => (
-            "The file: a Row on each line, or a table with the names of its columns first.",
+            "The file: a Row or an OCSF event on each line, a table with the names of its columns first, or Parquet.",
             json!({
                 "application/x-ndjson": { "schema": of("Row") },
                 "text/csv": { "schema": { "type": "string" } },
+                "application/vnd.apache.parquet": { "schema": { "type": "string" } },
             }),
         ),
     };
     let mut headers = json!({ "x-request-id": request_id() });
     if let (Reply::File, Value::Object(headers)) = (reply, &mut headers) {
-        debug_assert_eq!(FORMATS.len(), 2);
+        debug_assert_eq!(FORMATS.len(), 4);
         for (name, about, kind) in [
             (
                 "palisade-records",

@@ -76,7 +76,7 @@ pub(super) enum Kind {
 }
 
 /// The formats of an export; what each is.
-pub(super) const FORMATS: &[&str] = &["jsonl", "csv"];
+pub(super) const FORMATS: &[&str] = &["jsonl", "csv", "ocsf", "parquet"];
 
 const Q: Parameter = Parameter {
     name: "q",

@@ -13,20 +13,20 @@ use http::{
     header::{CONTENT_DISPOSITION, CONTENT_TYPE},
 };
 use palisade_audit::{
-    export::{write_csv, write_csv_head, write_jsonl},
     index::SearchResult,
     query::{Limits, Query},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::{
     super::{
-        blocking,
+        blocking, broken,
         reads::{Begun, Reader},
     },
     Caller, Office,
     asked::{Export, Format},
+    files::FileBytes,
     problem::Fault,
 };
 
@@ -40,6 +40,7 @@ const COMPLETE: HeaderName = HeaderName::from_static("palisade-complete");
 const RESTRICTED: HeaderName = HeaderName::from_static("palisade-restricted");
 
 const LINES: &str = "application/x-ndjson";
+const PARQUET: &str = "application/vnd.apache.parquet";
 const CSV: &str = "text/csv; charset=utf-8; header=present";
 
 /// Records as they arrive, until the reader goes, is no longer proven, or has followed
@@ -126,18 +127,21 @@ pub(super) async fn export(
     let (kind, name) = match asked.format {
         Format::Csv => (CSV, "attachment; filename=\"audit.csv\""),
         Format::Jsonl => (LINES, "attachment; filename=\"audit.jsonl\""),
+        Format::Ocsf => (LINES, "attachment; filename=\"audit.ocsf.jsonl\""),
+        Format::Parquet => (PARQUET, "attachment; filename=\"audit.parquet\""),
     };
     headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static(name));
     let pages = Pages {
         office,
         caller,
         query,
-        format: asked.format,
+        told,
+        file: FileBytes::new(asked.format).map_err(|e| broken(&e.to_string()))?,
         next: Some(first),
-        left: max,
+        given: 0,
+        max,
         begun,
         deadline,
-        is_first: true,
     };
     let body = Body::from_stream(stream::try_unfold(pages, Pages::turn));
     let mut response = typed(body, kind);
@@ -157,13 +161,16 @@ struct Pages {
     office: Office,
     caller: Caller,
     query: Query,
-    format: Format,
+    /// The query, as it is recorded.
+    told: String,
+    file: FileBytes,
     next: Option<SearchResult>,
-    /// Records that may still be given.
-    left: u64,
+    /// Records so far.
+    given: u64,
+    /// Most that may be given.
+    max: u64,
     begun: Begun,
     deadline: Instant,
-    is_first: bool,
 }
 
 type Turned = Result<Option<(Bytes, Pages)>, io::Error>;
@@ -184,37 +191,22 @@ impl Pages {
                 return Err(broken("PLS7904: the reader is no longer proven"));
             }
             let rows = u64::try_from(page.rows.len()).unwrap_or(u64::MAX);
-            let Some(left) = self.left.checked_sub(rows) else {
+            self.given = self.given.saturating_add(rows);
+            if self.given > self.max {
                 return Err(broken("PLS7912: the export has become too long"));
-            };
-            self.left = left;
-            let bytes = self.bytes(&page)?;
-            self.begun.gave(page.rows.len());
-            if let Some(cursor) = page.cursor {
-                let (store, query) = (self.office.role().store.clone(), self.query.clone());
-                let ask = move || store.search(&query, PAGE_ROWS, Some(cursor));
-                let next = self.office.timed(async { Ok(blocking(ask).await?) }).await;
-                self.next = Some(next.map_err(|fault| io::Error::other(fault.told))?);
             }
+            let mut bytes = self.file.page(&page.rows)?;
+            self.begun.gave(page.rows.len());
+            let Some(cursor) = page.cursor else {
+                let end = self.file.end(&self.told, self.given, &page.coverage)?;
+                bytes.extend(end);
+                return Ok(Some((bytes.into(), self)));
+            };
+            let (store, query) = (self.office.role().store.clone(), self.query.clone());
+            let ask = move || store.search(&query, PAGE_ROWS, Some(cursor));
+            let next = self.office.timed(async { Ok(blocking(ask).await?) }).await;
+            self.next = Some(next.map_err(|fault| io::Error::other(fault.told))?);
             Ok(Some((bytes.into(), self)))
         })
-    }
-
-    fn bytes(&mut self, page: &SearchResult) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let is_first = std::mem::take(&mut self.is_first);
-        if self.format == Format::Csv && is_first {
-            write_csv_head(&mut bytes)?;
-        }
-        for row in &page.rows {
-            let Value::Object(row) = serde_json::to_value(row)? else {
-                return Err(io::Error::other("bug: a row is no object"));
-            };
-            match self.format {
-                Format::Csv => write_csv(&row, &mut bytes)?,
-                Format::Jsonl => write_jsonl(&row, &mut bytes)?,
-            }
-        }
-        Ok(bytes)
     }
 }

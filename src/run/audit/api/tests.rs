@@ -4,7 +4,8 @@ use std::{
 };
 
 use axum::body::to_bytes;
-use palisade_audit::local::LocalSink;
+use bytes::Bytes;
+use palisade_audit::{export::ParquetFile, local::LocalSink};
 use palisade_mesh::{
     clock::Clock,
     decision::DecisionIds,
@@ -216,9 +217,7 @@ impl Service {
         Reply {
             status: parts.status.as_u16(),
             headers: parts.headers,
-            body: to_bytes(body, 1 << 24)
-                .await
-                .map(|bytes| String::from_utf8(bytes.to_vec()).unwrap()),
+            body: to_bytes(body, 1 << 24).await,
         }
     }
 
@@ -273,12 +272,12 @@ fn decision(service: &str, n: usize) -> What {
 struct Reply {
     status: u16,
     headers: HeaderMap,
-    body: Result<String, axum::Error>,
+    body: Result<Bytes, axum::Error>,
 }
 
 impl Reply {
     fn text(&self) -> &str {
-        self.body.as_ref().unwrap()
+        std::str::from_utf8(self.body.as_ref().unwrap()).unwrap()
     }
 
     fn json(&self) -> Value {
@@ -698,6 +697,39 @@ async fn limits_hold_on_both_sides() {
     assert_eq!(reply.header("retry-after"), "1");
     drop(place);
     assert!(office.tail_place().is_ok());
+}
+
+/// What a Parquet file has before its footer, and the footer.
+fn halves(file: &[u8]) -> (&[u8], &[u8]) {
+    let (rest, magic) = file.split_last_chunk::<4>().unwrap();
+    assert_eq!(magic, b"PAR1");
+    let (rest, len) = rest.split_last_chunk::<4>().unwrap();
+    let len = usize::try_from(u32::from_le_bytes(*len)).unwrap();
+    rest.split_at(rest.len() - len)
+}
+
+/// The columns are those of the rows that a search gives, and the file says what was asked.
+#[tokio::test]
+async fn an_export_as_parquet_has_the_rows_of_a_search() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let at = "/v1/audit/export?q=class:decision&format=parquet";
+    let reply = service.get(&office, AUDITOR, at).await;
+    assert_eq!(
+        reply.header("content-type"),
+        "application/vnd.apache.parquet"
+    );
+    let (columns, footer) = halves(reply.body.as_ref().unwrap());
+    let mut made = ParquetFile::new(Vec::new()).unwrap();
+    for row in service.rows("class:decision").await {
+        made.row(row.as_object().unwrap()).unwrap();
+    }
+    let made = made.finish(&[]).unwrap();
+    assert_eq!(columns, halves(&made).0);
+    let footer = String::from_utf8_lossy(footer);
+    for fact in ["palisade.query", "class:decision", "palisade.complete"] {
+        assert!(footer.contains(fact), "{fact}: {footer}");
+    }
 }
 
 /// Answers, tails and exports end in time; an export that does is cut, not ended.

@@ -1,0 +1,322 @@
+//! Frames of a segment, read, checked and hashed by a thread of their own: half of the work
+//! of a verification, which needs to know nothing of what came before.
+
+use std::{
+    fs::File,
+    io,
+    ops::Range,
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+};
+
+use crate::{
+    merkle::{self, Hash},
+    segment::{Content, Fault, Frame, FrameReader},
+};
+
+/// Bytes of payloads that are handed over together: few enough that an allocator keeps them.
+const BATCH_LEN: usize = 64 << 10;
+
+/// Batches that are ready and not taken; what the thread may be ahead.
+const BATCHES: usize = 16;
+
+/// A whole frame.
+pub(super) struct HashedFrame<'a> {
+    frame: Frame<'a>,
+    /// Of its leaf, if it has one.
+    pub(super) hash: Hash,
+}
+
+impl<'a> HashedFrame<'a> {
+    /// What it has.
+    pub(super) fn content(&self) -> Content<'a> {
+        self.frame.content()
+    }
+
+    /// Where it starts in the file.
+    pub(super) fn offset(&self) -> u64 {
+        self.frame.offset
+    }
+}
+
+/// Gives the frames of a file in order, as [`FrameReader`] does.
+pub(super) struct Ahead {
+    file: Arc<File>,
+    end: u64,
+    /// File offset of the next frame.
+    offset: u64,
+    batches: Batches,
+    batch_len: usize,
+    batch: Batch,
+    /// Frames of the batch that were given.
+    given: usize,
+}
+
+/// Where batches come from.
+enum Batches {
+    /// A thread that is ahead.
+    Thread(Receiver<Batch>),
+    /// Whoever asks reads: the system has no thread to give.
+    Here(Box<FrameReader>),
+}
+
+/// Frames that follow each other, and what follows them if these are the last.
+#[derive(Default)]
+struct Batch {
+    bytes: Vec<u8>,
+    frames: Vec<Place>,
+    stop: Option<io::Result<Stop>>,
+}
+
+/// A frame: where its payload is among the bytes, and where it ends in the file.
+struct Place {
+    payload: Range<usize>,
+    hash: Hash,
+    ends: u64,
+}
+
+/// Why there are no more.
+#[derive(Clone)]
+enum Stop {
+    /// The file ends.
+    End,
+    /// A frame is damaged. Where to go on is for others to say.
+    Fault(Fault),
+}
+
+impl Ahead {
+    /// Reads from `offset` to `end`, both file offsets.
+    pub(super) fn new(file: Arc<File>, offset: u64, end: u64) -> Self {
+        Self::in_batches(file, offset, end, BATCH_LEN)
+    }
+
+    fn in_batches(file: Arc<File>, offset: u64, end: u64, batch_len: usize) -> Self {
+        let (sender, batches) = sync_channel(BATCHES);
+        let reader = FrameReader::new(file.clone(), offset, end);
+        let started = std::thread::Builder::new()
+            .name("audit-verify".into())
+            .spawn(move || read(reader, &sender, batch_len));
+        let batches = match started {
+            Ok(_) => Batches::Thread(batches),
+            Err(_) => Batches::Here(Box::new(FrameReader::new(file.clone(), offset, end))),
+        };
+        Self {
+            file,
+            end,
+            offset,
+            batches,
+            batch_len,
+            batch: Batch::default(),
+            given: 0,
+        }
+    }
+
+    /// File offset of the next frame.
+    pub(super) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// Goes on at `offset`.
+    pub(super) fn go_to(&mut self, offset: u64) {
+        *self = Self::in_batches(self.file.clone(), offset, self.end, self.batch_len);
+    }
+
+    /// The next frame; `None` at the end. After a fault there is nothing more until
+    /// [`Ahead::go_to`].
+    pub(super) fn next(&mut self) -> io::Result<Option<Result<HashedFrame<'_>, Fault>>> {
+        while self.given == self.batch.frames.len() {
+            match &self.batch.stop {
+                None => {
+                    let gone = |_| io::Error::other("the thread that reads ahead has ended");
+                    self.batch = match &mut self.batches {
+                        Batches::Thread(batches) => batches.recv().map_err(gone)?,
+                        Batches::Here(reader) => batch(reader, self.batch_len),
+                    };
+                    self.given = 0;
+                }
+                Some(Ok(Stop::End)) => return Ok(None),
+                Some(Ok(Stop::Fault(fault))) => return Ok(Some(Err(fault.clone()))),
+                Some(Err(e)) => return Err(io::Error::new(e.kind(), e.to_string())),
+            }
+        }
+        let Some(place) = self.batch.frames.get(self.given) else {
+            return Ok(None);
+        };
+        self.given += 1;
+        let offset = std::mem::replace(&mut self.offset, place.ends);
+        let payload = self.batch.bytes.get(place.payload.clone());
+        let frame = Frame {
+            offset,
+            payload: payload.unwrap_or_default(),
+        };
+        Ok(Some(Ok(HashedFrame {
+            frame,
+            hash: place.hash,
+        })))
+    }
+}
+
+/// Reads to the end, to the first fault, or until nobody listens.
+fn read(mut reader: FrameReader, batches: &SyncSender<Batch>, batch_len: usize) {
+    loop {
+        let batch = batch(&mut reader, batch_len);
+        let last = batch.stop.is_some();
+        if batches.send(batch).is_err() || last {
+            return;
+        }
+    }
+}
+
+fn batch(reader: &mut FrameReader, len: usize) -> Batch {
+    let mut batch = Batch::default();
+    batch.bytes.reserve(len);
+    while batch.bytes.len() < len {
+        let (payload, hash) = match reader.next() {
+            Ok(Some(Ok(frame))) => {
+                let start = batch.bytes.len();
+                batch.bytes.extend_from_slice(frame.payload);
+                let hash = match frame.content() {
+                    Content::Leaf(_) => merkle::leaf_in_place(frame.payload),
+                    Content::Gone(_) | Content::Sparse(_) => Hash::default(),
+                };
+                (start..batch.bytes.len(), hash)
+            }
+            ended => {
+                batch.stop = Some(ended.map(|fault| match fault {
+                    Some(Err(fault)) => Stop::Fault(fault),
+                    _ => Stop::End,
+                }));
+                break;
+            }
+        };
+        let ends = reader.offset();
+        batch.frames.push(Place {
+            payload,
+            hash,
+            ends,
+        });
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::segment::frame;
+
+    /// What a reader gives: leaves with their hashes and ends, and faults; from each fault it
+    /// goes on where the next frame was written.
+    type Seen = Vec<Result<(Vec<u8>, Hash, u64), Fault>>;
+
+    fn leaf(content: Content<'_>) -> Vec<u8> {
+        match content {
+            Content::Leaf(leaf) => leaf.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn by_ahead(mut ahead: Ahead, starts: &[u64]) -> Seen {
+        let mut seen = Seen::new();
+        loop {
+            let at = ahead.offset();
+            match ahead.next().unwrap() {
+                None => return seen,
+                Some(Ok(read)) => {
+                    assert_eq!(read.offset(), at);
+                    let (leaf, hash) = (leaf(read.content()), read.hash);
+                    seen.push(Ok((leaf, hash, ahead.offset())));
+                }
+                Some(Err(fault)) => {
+                    // It stays where it is.
+                    assert!(matches!(ahead.next(), Ok(Some(Err(again))) if again == fault));
+                    seen.push(Err(fault));
+                    match starts.iter().find(|start| **start > at) {
+                        Some(next) => ahead.go_to(*next),
+                        None => return seen,
+                    }
+                }
+            }
+        }
+    }
+
+    fn by_reader(file: &Arc<File>, end: u64, starts: &[u64]) -> Seen {
+        let mut reader = FrameReader::new(file.clone(), 0, end);
+        let mut seen = Seen::new();
+        loop {
+            let at = reader.offset();
+            let read = match reader.next().unwrap() {
+                None => return seen,
+                Some(Ok(frame)) => {
+                    Ok((leaf(frame.content()), merkle::leaf_in_place(frame.payload)))
+                }
+                Some(Err(fault)) => Err(fault),
+            };
+            let damaged = read.is_err();
+            seen.push(read.map(|(leaf, hash)| (leaf, hash, reader.offset())));
+            if damaged {
+                match starts.iter().find(|start| **start > at) {
+                    Some(next) => reader = FrameReader::new(file.clone(), *next, end),
+                    None => return seen,
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// Whatever the batches, and on whichever thread, it gives what a reader gives.
+        #[test]
+        fn frames_and_faults_come_as_a_reader_gives_them(
+            leaves in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..60), 0..60),
+            flips in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+            cut in 0..5usize,
+            batch_len in 1..200usize,
+            here in any::<bool>(),
+        ) {
+            let (mut bytes, mut starts) = (Vec::new(), Vec::new());
+            for leaf in &leaves {
+                starts.push(bytes.len() as u64);
+                frame(&mut bytes, |buf| buf.extend_from_slice(leaf));
+            }
+            bytes.truncate(bytes.len() - cut.min(bytes.len()));
+            for flip in flips.iter().take(bytes.len()) {
+                let at = flip.index(bytes.len());
+                bytes[at] ^= 16;
+            }
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            let (file, end) = (Arc::new(file), bytes.len() as u64);
+            let mut ahead = Ahead::in_batches(file.clone(), 0, end, batch_len);
+            if here {
+                ahead.batches = Batches::Here(Box::new(FrameReader::new(file.clone(), 0, end)));
+            }
+            prop_assert_eq!(by_ahead(ahead, &starts), by_reader(&file, end, &starts));
+        }
+    }
+
+    /// Who stops early leaves no thread behind that waits to hand over.
+    #[test]
+    fn a_reader_that_nobody_listens_to_ends() {
+        let mut bytes = Vec::new();
+        for _ in 0..1000 {
+            frame(&mut bytes, |buf| buf.extend_from_slice(&[7; 50]));
+        }
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        let file = Arc::new(file);
+        let mut ahead = Ahead::in_batches(file.clone(), 0, bytes.len() as u64, 1);
+        assert!(ahead.next().unwrap().unwrap().is_ok());
+        drop(ahead);
+        let begun = std::time::Instant::now();
+        // The thread has the file, too.
+        while Arc::strong_count(&file) > 1 {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60));
+            std::thread::yield_now();
+        }
+    }
+}
