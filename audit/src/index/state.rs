@@ -68,8 +68,22 @@ impl State {
         let usable = state.layout == Layout::fingerprint()
             && state.bucket_us == bucket_us
             && state.position <= source.len()
-            && state.is_about(source);
+            && state.is_about(source)
+            && state.lacks_no_more_than(source);
         usable.then_some(state)
+    }
+
+    /// Whether nothing was let go that the log has: a disk that lost what it had confirmed,
+    /// or a segment that was put back.
+    fn lacks_no_more_than(&self, source: &dyn Source) -> bool {
+        let lacking = source.lacking();
+        let of = |segment: u64| {
+            let at = lacking.binary_search_by_key(&segment, |l| l.segment).ok()?;
+            lacking.get(at).map(crate::log::Lacking::records)
+        };
+        self.thinned
+            .iter()
+            .all(|(segment, records)| of(*segment).unwrap_or(0) >= *records)
     }
 
     /// Writes it, whole or not at all.

@@ -15,6 +15,10 @@ use super::{
 };
 use crate::{item::LATE_MAX_US, log::Lacking, query::Window};
 
+/// Ranges of dropped records with which buckets are gone through, more by what one segment
+/// has.
+const RANGES_MAX: usize = 1 << 18;
+
 /// Where a bucket is made again.
 const THINNED: &str = "thinned";
 
@@ -30,29 +34,56 @@ impl Indexer {
         let thinned = &self.state.thinned;
         let is_new = |l: &&Lacking| thinned.get(&l.segment) != Some(&l.records());
         let new: Vec<&Lacking> = lacking.iter().filter(is_new).collect();
-        if let Some(window) = window_of(&new) {
+        if !new.is_empty() {
             // What was read before it was dropped must not come after.
             let waiting = self.shared.read().recent.len();
             self.commit(waiting)?;
+        }
+        let mut rest = new.into_iter().peekable();
+        while rest.peek().is_some() {
             let mut gone = Vec::new();
-            for lacking in &new {
-                gone.extend(source.dropped_from(lacking.segment)?);
+            let mut batch = Vec::new();
+            while gone.len() < RANGES_MAX
+                && let Some(lacking) = rest.next()
+            {
+                if self.overlapping(&[lacking]).is_empty() {
+                    // The log is not asked for what is in no bucket.
+                    batch.push(lacking);
+                    continue;
+                }
+                match source.dropped_from(lacking.segment) {
+                    Ok(ranges) => {
+                        gone.extend(ranges);
+                        batch.push(lacking);
+                    }
+                    // Its records are told as unreadable, one by one; the others are let go.
+                    Err(error) => {
+                        tracing::error!(segment = lacking.segment, %error, "what was dropped from a segment cannot be told");
+                    }
+                }
             }
             gone.sort_unstable_by_key(|range: &Range<u64>| range.start);
-            let spans = self.buckets.iter().filter(|(_, open)| {
-                let span = open.bucket.view.span;
-                span.from_us < window.to_us && window.from_us < span.to_us
-            });
-            let starts: Vec<i64> = spans.map(|(start, _)| *start).collect();
-            for start in starts {
+            for start in self.overlapping(&batch) {
                 self.thin(start, &gone)?;
             }
-            let done = new.iter().map(|l| (l.segment, l.records()));
+            let done = batch.iter().map(|l| (l.segment, l.records()));
             self.state.thinned.extend(done);
             self.state.save(&self.dir)?;
         }
         self.lacking = Some(lacking);
         Ok(())
+    }
+
+    /// Buckets that may have something of what is `lacking`.
+    fn overlapping(&self, lacking: &[&Lacking]) -> Vec<i64> {
+        let Some(window) = window_of(lacking) else {
+            return Vec::new();
+        };
+        let spans = self.buckets.iter().filter(|(_, open)| {
+            let span = open.bucket.view.span;
+            span.from_us < window.to_us && window.from_us < span.to_us
+        });
+        spans.map(|(start, _)| *start).collect()
     }
 
     /// Makes a bucket again without what is `gone`.
@@ -75,10 +106,10 @@ impl Indexer {
         let path = self.path_of(start);
         let out_of_the_way = self.dir.join(GONE);
         remove(&out_of_the_way)?;
-        if places.is_empty() {
+        // One that is not made again up to the rest stays: it says how far it is.
+        if places.is_empty() && !self.state.remaking.contains(&start) {
             // The state forgets it first: what is left after a crash is a stranger's.
             self.state.buckets.remove(&start);
-            self.state.remaking.remove(&start);
             self.state.save(&self.dir)?;
             self.buckets.remove(&start);
             self.shared.write().views.remove(&start);
