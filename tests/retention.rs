@@ -151,7 +151,12 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
     ]);
     let preview = home.json(&["audit", "retention", "run", "--dry-run"]);
     assert_eq!(rows(&home, all) as u64, OLD);
-    let done = home.json(&["audit", "retention", "run"]);
+    // Between the log of then and today lie a hundred days: a service that was away, or a
+    // clock that is wrong.
+    let refused = home.says(&["audit", "retention", "run"], 1);
+    assert!(refused.contains("PLS7578"), "{refused}");
+    assert_eq!(rows(&home, all) as u64, OLD);
+    let done = home.json(&["audit", "retention", "run", "--trust-clock"]);
     assert_eq!(done["dropped"], preview["dropped"]);
     let dropped = done["dropped"]["decision"]["records"].as_u64().unwrap();
     let held = done["held"].as_u64().unwrap();
@@ -177,7 +182,7 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
     assert!(details.contains("decision kept for 60 days"), "{details}");
     assert!(details.contains("stay under a legal hold"), "{details}");
     let acted = search(&home, "class:admin verb:retention_run last:1h");
-    assert_eq!(acted["rows"].as_array().unwrap().len(), 2);
+    assert_eq!(acted["rows"].as_array().unwrap().len(), 3);
 
     let verified = home.json(&["audit", "verify"]);
     assert_eq!(verified["findings"], json!([]), "{verified}");

@@ -147,6 +147,16 @@ pub(crate) const STREAM_HEADS: u32 = 32;
 pub(crate) const SPOOL_EVENT: u32 = 30;
 /// Field number of a stream head in `record.proto`.
 const STREAM_HEAD: u32 = 25;
+/// Field number of an erasure in `record.proto`.
+const ERASURE: u32 = 26;
+/// Field number of what an operator did in `record.proto`.
+#[cfg(feature = "index")]
+pub(crate) const ADMIN: u32 = 20;
+
+/// Whether no record of a class is ever dropped: the check of the log rests on it.
+pub(crate) fn is_always_kept(class: u32) -> bool {
+    matches!(class, LOG_LIFECYCLE | STREAM_HEAD | ERASURE)
+}
 
 impl<'a> RecordPeek<'a> {
     /// Looks at an encoded record; `None` when it is not protobuf, or something follows
@@ -209,7 +219,7 @@ pub fn class_name(class: u32) -> &'static str {
         23 => "audit_read",
         LOG_LIFECYCLE => "log_lifecycle",
         STREAM_HEAD => "stream_head",
-        26 => "erasure",
+        ERASURE => "erasure",
         SPOOL_EVENT => "spool_event",
         CALL => "call",
         STREAM_HEADS => "stream_heads",

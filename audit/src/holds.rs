@@ -19,6 +19,12 @@ use crate::{
     query::{Query, Window},
 };
 
+/// The verb under which it is recorded that a hold was added.
+pub const HOLD_ADDED: &str = "hold_added";
+
+/// The verb under which it is recorded that a hold was released.
+pub const HOLD_RELEASED: &str = "hold_released";
+
 /// Most holds at a time.
 pub const HOLDS_MAX: usize = 256;
 

@@ -68,6 +68,7 @@ pub mod source;
 pub mod spool;
 pub mod statement;
 pub mod stream;
+mod told;
 pub mod verify;
 #[cfg(feature = "index")]
 pub mod watch;

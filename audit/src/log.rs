@@ -51,6 +51,8 @@ use crate::{
     stream::StreamKey,
 };
 
+#[cfg(feature = "index")]
+mod book;
 mod gaps;
 mod health;
 mod lock;
@@ -61,6 +63,8 @@ mod recover;
 mod thin;
 mod writer;
 
+#[cfg(feature = "index")]
+pub(crate) use book::LEAP_US;
 pub use gaps::OpenGap;
 pub use health::LogHealth;
 use health::{Deathwatch, Health};
@@ -68,7 +72,7 @@ pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
 #[cfg(all(test, feature = "index"))]
-pub(crate) use thin::Point;
+pub(crate) use thin::{Crash, Point, room_for};
 #[cfg(feature = "index")]
 pub use thin::{Fate, Thinned, Thinning, Weight};
 use writer::{Command, Job, Writer};
@@ -482,6 +486,34 @@ impl Log {
         thin::dropped_from(&self.inner.shared, segment)
     }
 
+    /// From when to when its clock leapt last, by more than a month between two records or
+    /// from the last to `now_us`; microseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    #[cfg(feature = "index")]
+    pub fn leap(&self, now_us: i64) -> Result<Option<(i64, i64)>, LogError> {
+        book::with(self, |book| book.leap(now_us))
+    }
+
+    /// Says of what was told to be dropped and is there that it is. Blocks until that is
+    /// signed.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be said.
+    #[cfg(feature = "index")]
+    pub fn settle(&self) -> Result<(), LogError> {
+        book::look_again(self);
+        thin::settle(self)
+    }
+
+    /// What names it among other logs: the beginning of the digest of its key, in
+    /// hexadecimal.
+    #[cfg(feature = "index")]
+    pub(crate) fn id(&self) -> String {
+        crate::merkle::hex(&recover::log_id(self.verifier()))
+    }
+
     /// What was dropped because its time was over, by segment, the oldest first.
     pub fn lacking(&self) -> Arc<[Lacking]> {
         self.inner.shared.lacking.borrow().clone()
@@ -630,6 +662,7 @@ pub(crate) mod stored {
     pub(crate) use super::{
         lock::is_live,
         recover::{CHECKPOINT, COSIGNED, HISTORY, PUBLIC_KEY, log_id},
+        writer::OWN_WORKER,
     };
 }
 

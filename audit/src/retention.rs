@@ -16,10 +16,11 @@ use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    envelope::class_name,
     files,
     holds::Held,
     item::Item,
-    log::{Fate, Log, LogError, Thinning, Weight},
+    log::{Fate, LEAP_US, Log, LogError, Thinning, Weight},
     query::field::CLASSES,
     source::Entry,
 };
@@ -40,9 +41,6 @@ const HEADS: &str = "stream_heads";
 
 /// 2101-01-01T00:00:00Z, after a year without a leap day.
 const FIXED_S: i64 = 4_133_980_800;
-
-/// Records beyond the last segment in which it is looked for what belongs to a held one.
-const LOOKAHEAD: u64 = 65_536;
 
 /// Most ids that holds may keep at a time.
 pub const HELD_IDS_MAX: usize = 4_000_000;
@@ -65,15 +63,22 @@ impl Periods {
     /// Reads what is written, by class: `13 months`.
     ///
     /// # Errors
-    /// `PLS7574` for each period that is none, is out of range, or lets heads go before what
-    /// they are about.
+    /// `PLS7574` for each period that is none, is out of range, is of a class that is always
+    /// kept, or lets heads go before what they are about.
     pub fn parse<'t>(
         written: impl IntoIterator<Item = (&'static str, &'t str)>,
     ) -> Result<Self, Vec<Diagnostic>> {
         let mut periods = BTreeMap::new();
         let mut found = Vec::new();
         for (class, text) in written {
-            match period(class, text) {
+            let period = match CLASSES.contains(&class) && !ALWAYS_KEPT.contains(&class) {
+                true => period(class, text),
+                false => Err(
+                    Diagnostic::error(7574, format!("`{class}` is kept for ever"))
+                        .help("the check of the log rests on it; leave it out"),
+                ),
+            };
+            match period {
                 Ok(period) => drop(periods.insert(class, period)),
                 Err(mistake) => found.push(mistake),
             }
@@ -91,6 +96,22 @@ impl Periods {
                         "they are what reporters signed about every {class}"
                     ))
                     .help(format!("{HEADS}: {}", period.text)),
+            );
+        }
+        // What they are about may be kept for ever.
+        let mut without = CLASSES.iter().filter(|class| {
+            **class != HEADS && !ALWAYS_KEPT.contains(class) && !periods.contains_key(*class)
+        });
+        if let (Some(heads), Some(class)) = (periods.get(HEADS), without.next())
+            && found.is_empty()
+        {
+            let told = format!("`{HEADS}` are kept for {}, `{class}` for ever", heads.text);
+            found.push(
+                Diagnostic::error(7574, told)
+                    .cause(format!(
+                        "they are what reporters signed about every {class}"
+                    ))
+                    .help(format!("give every other class a period, or {HEADS} none")),
             );
         }
         match found.is_empty() {
@@ -170,12 +191,18 @@ fn seconds(span: &Span) -> i64 {
     before.map_or(i64::MAX, |before| FIXED_S - before.timestamp().as_second())
 }
 
-/// What is known of the segments without reading them: when the first record of each class
-/// was received. Lost, it is found out again.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Version of the file that a ledger is kept in.
+const LEDGER_VERSION: u32 = 1;
+
+/// What is known of the segments of a log without reading them: the time of the first record
+/// of each class that is there. Lost, it is found out again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
-    /// By first record of the segment, and class.
-    segments: BTreeMap<u64, BTreeMap<String, i64>>,
+    version: u32,
+    /// Of which log.
+    log: String,
+    /// By first record of the segment, and class as in `record.proto`.
+    segments: BTreeMap<u64, BTreeMap<u32, i64>>,
     /// What the last run came to.
     pub last: Option<LastRun>,
 }
@@ -196,11 +223,24 @@ pub struct LastRun {
 }
 
 impl Ledger {
-    /// Reads the file `path`; what cannot be read is as if it were not there.
-    pub fn load(path: &Path) -> Self {
+    /// Of a log of which nothing is known.
+    pub fn new(log: &Log) -> Self {
+        Self {
+            version: LEDGER_VERSION,
+            log: log.id(),
+            segments: BTreeMap::new(),
+            last: None,
+        }
+    }
+
+    /// Reads the file `path`; what cannot be read, or is about another log, is as if it were
+    /// not there.
+    pub fn load(path: &Path, log: &Log) -> Self {
         let read = fs::read(path).ok();
-        read.and_then(|bytes| serde_json::from_slice(&bytes).ok())
-            .unwrap_or_default()
+        let read: Option<Self> = read.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let new = Self::new(log);
+        read.filter(|read| (read.version, &read.log) == (new.version, &new.log))
+            .unwrap_or(new)
     }
 
     /// Writes it, whole or not at all.
@@ -221,8 +261,9 @@ impl Ledger {
             .each()
             .filter_map(|(class, _)| Some((class, periods.over_before_us(class, now)?)))
             .collect();
-        let over = |(class, first): (&String, &i64)| {
-            before.get(class.as_str()).is_some_and(|over| first < over)
+        let over = |(class, first): (&u32, &i64)| {
+            let before = before.get(class_name(*class));
+            before.is_some_and(|over| first < over)
         };
         sealed.retain(|segment| {
             let known = self.segments.get(&segment.start);
@@ -303,9 +344,11 @@ pub struct Run<'a> {
     pub now: Timestamp,
     /// Tell what would be done, and do nothing.
     pub dry: bool,
-    /// Where it ends as in a crash.
+    /// The clock is right though it has leapt: whoever asks for the run has looked.
+    pub sure: bool,
+    /// Where it ends as in a crash, or fails.
     #[cfg(test)]
-    pub(crate) crash: Option<crate::log::Point>,
+    pub(crate) crash: Option<(crate::log::Point, bool)>,
 }
 
 impl Run<'_> {
@@ -313,8 +356,9 @@ impl Run<'_> {
     /// disk. A run that was interrupted is gone on with by the next.
     ///
     /// # Errors
-    /// Those of `turn`, such as a hold that cannot be read; and `PLS7575` when it cannot be
-    /// told what holds keep. Nothing more is dropped then.
+    /// Those of `turn`, such as a hold that cannot be read; `PLS7575` when it cannot be
+    /// told what holds keep; and `PLS7578` when the clock has leapt. Nothing more is dropped
+    /// then.
     pub fn go(
         &self,
         ledger: &mut Ledger,
@@ -322,7 +366,14 @@ impl Run<'_> {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Outcome, Diagnostic> {
         let due = ledger.due(self.log, self.periods, self.now);
-        let through = due.last().map_or(0, |last| last.end);
+        let runs = !self.dry && !self.periods.is_empty();
+        if runs {
+            // Though nothing is due: a run that ends vouches for the clock.
+            self.ask_the_clock(ledger)?;
+        }
+        if runs && !due.is_empty() {
+            self.log.settle().map_err(|e| unread(&e))?;
+        }
         let mut outcome = Outcome::default();
         let mut told = Progress {
             segments_total: due.len() as u64,
@@ -335,7 +386,7 @@ impl Run<'_> {
                 break;
             }
             let turn = turn()?;
-            kept.follow(self.log, turn.holds, through)?;
+            kept.follow(self.log, turn.holds)?;
             if let Err(error) = self.segment(&segment, &kept, ledger, &mut outcome) {
                 tracing::error!(%error, segment = segment.start, "records whose time is over are not dropped");
                 outcome.faults.push(error.to_string());
@@ -350,7 +401,7 @@ impl Run<'_> {
         }
         // Whoever looks on sees its end.
         let _ = progress(told);
-        if !self.dry {
+        if runs {
             ledger.last = Some(LastRun {
                 ended_us: self.now.as_microsecond(),
                 records: outcome.records(),
@@ -360,6 +411,34 @@ impl Run<'_> {
             });
         }
         Ok(outcome)
+    }
+
+    /// Refuses to go by a clock that has leapt: what a wrong one drops does not come back.
+    fn ask_the_clock(&self, ledger: &Ledger) -> Result<(), Diagnostic> {
+        let now_us = self.now.as_microsecond();
+        let leap = match &ledger.last {
+            _ if self.sure => None,
+            // Runs go by the same clock, so that the last one vouches for it until then.
+            Some(last) => Some((last.ended_us, now_us))
+                .filter(|(from, to)| to.saturating_sub(*from) > LEAP_US),
+            None => self.log.leap(now_us).map_err(|e| unread(&e))?,
+        };
+        let Some((from_us, to_us)) = leap else {
+            return Ok(());
+        };
+        let time = |us| Timestamp::from_microsecond(us).unwrap_or_default();
+        Err(Diagnostic::error(
+            7578,
+            "the clock of the audit service has leapt: nothing is dropped",
+        )
+        .cause(format!(
+            "from {:.0} to {:.0}, more than 31 days at once",
+            time(from_us),
+            time(to_us)
+        ))
+        .help(
+            "if it is right, and the service was away: palisade audit retention run --trust-clock",
+        ))
     }
 
     fn segment(
@@ -374,21 +453,25 @@ impl Run<'_> {
             .iter()
             .map(|class| (*class, self.periods.over_before_us(class, self.now)))
             .collect();
-        let thinning = Thinning::weigh(self.log, segment.clone(), |index, envelope, peek| {
-            let over = before.get(peek.class_name()).copied().flatten();
-            if over.is_none_or(|over| envelope.received_us >= over) {
-                return Fate::Keep;
-            }
-            let is_held = !kept.is_empty() && {
-                let leaf = |buf: &mut Vec<u8>| envelope.encode(buf);
-                kept.keeps(index, leaf)
-            };
-            held += u64::from(is_held);
-            match is_held {
-                true => Fate::Keep,
-                false => Fate::Drop,
-            }
-        })?;
+        let thinning = Thinning::weigh(
+            self.log,
+            segment.clone(),
+            |index, time_us, envelope, peek| {
+                let over = before.get(peek.class_name()).copied().flatten();
+                if over.is_none_or(|over| time_us >= over) {
+                    return Fate::Keep;
+                }
+                let is_held = !kept.is_empty() && {
+                    let leaf = |buf: &mut Vec<u8>| envelope.encode(buf);
+                    kept.keeps(index, leaf)
+                };
+                held += u64::from(is_held);
+                match is_held {
+                    true => Fate::Keep,
+                    false => Fate::Drop,
+                }
+            },
+        )?;
         let (dropped, stays) = (thinning.dropped.clone(), thinning.kept.clone());
         match (thinning.is_empty(), self.dry) {
             (true, _) => {}
@@ -399,7 +482,10 @@ impl Run<'_> {
                 let thinned = thinning.carry_out(told)?;
                 #[cfg(test)]
                 let thinned = thinning.carry_out_to(told, &mut |point| match self.crash {
-                    Some(crash) if crash == point => Err(io::Error::other("a crash")),
+                    Some((crash, true)) if crash == point => {
+                        Err(io::Error::other(crate::log::Crash))
+                    }
+                    Some((crash, false)) if crash == point => Err(io::Error::other("a fault")),
                     _ => Ok(()),
                 })?;
                 outcome.bytes += thinned.bytes_before.saturating_sub(thinned.bytes);
@@ -408,8 +494,7 @@ impl Run<'_> {
         outcome.held += held;
         outcome.add(&dropped);
         if !self.dry {
-            let stays = stays.into_iter().map(|(c, us)| (c.to_owned(), us));
-            ledger.segments.insert(segment.start, stays.collect());
+            ledger.segments.insert(segment.start, stays);
         }
         Ok(())
     }
@@ -444,8 +529,9 @@ struct Kept {
 }
 
 impl Kept {
-    /// Looks for what is held before `through`, where the holds are others than before.
-    fn follow(&mut self, log: &Log, holds: Vec<Held>, through: u64) -> Result<(), Diagnostic> {
+    /// Looks in the whole log for what is held, where the holds are others than before: what
+    /// belongs to a record may come long after it.
+    fn follow(&mut self, log: &Log, holds: Vec<Held>) -> Result<(), Diagnostic> {
         let same = self
             .holds
             .iter()
@@ -455,20 +541,17 @@ impl Kept {
             return Ok(());
         }
         self.holds = holds;
-        self.ids = self.held_ids(log, through.saturating_add(LOOKAHEAD), HELD_IDS_MAX)?;
+        self.ids = match self.is_empty() {
+            true => FxHashSet::default(),
+            false => self.held_ids(log, HELD_IDS_MAX)?,
+        };
         Ok(())
     }
 
-    fn held_ids(
-        &self,
-        log: &Log,
-        through: u64,
-        most: usize,
-    ) -> Result<FxHashSet<[u8; 16]>, Diagnostic> {
+    fn held_ids(&self, log: &Log, most: usize) -> Result<FxHashSet<[u8; 16]>, Diagnostic> {
         let mut ids = FxHashSet::default();
         for entry in log.scan(0) {
             let entry = match entry {
-                Ok(entry) if entry.index >= through => break,
                 Ok(entry) => entry,
                 // It stays, whatever it is.
                 Err(LogError::Undecodable { .. }) => continue,
@@ -516,6 +599,12 @@ fn item(index: u64, envelope: Envelope, record: Record) -> Item {
         envelope,
         record,
     })
+}
+
+fn unread(error: &LogError) -> Diagnostic {
+    Diagnostic::error(7576, "it cannot be told what was dropped before")
+        .cause(error.to_string())
+        .help("nothing is dropped meanwhile; see: palisade audit verify")
 }
 
 fn untold(cause: &str) -> Diagnostic {

@@ -402,6 +402,56 @@ impl FrameReader {
     }
 }
 
+/// The index of the leaf at `offset`, told by what follows: by the next records that were
+/// dropped, which say where they stand, or else by the end of the file, where the leaf after
+/// the last is `next`. `None` where that cannot be told.
+pub(crate) fn index_at(
+    file: &Arc<File>,
+    offset: u64,
+    end: u64,
+    next: Option<u64>,
+) -> io::Result<Option<u64>> {
+    let mut reader = FrameReader::new(file.clone(), offset, end);
+    let mut leaves = 0;
+    loop {
+        let stands_at = match reader.next()? {
+            None => next,
+            Some(Err(_)) => return Ok(None),
+            Some(Ok(frame)) => match frame.content() {
+                Content::Leaf(_) => {
+                    leaves += 1;
+                    continue;
+                }
+                Content::Gone(gone) => GoneRun::read(gone).map(|run| run.first()),
+                Content::Sparse(_) => None,
+            },
+        };
+        return Ok(stands_at.and_then(|at| at.checked_sub(leaves)));
+    }
+}
+
+/// Where the next whole frame begins in the bytes that follow `from`; for a frame that is no
+/// leaf and whose length cannot be trusted.
+pub(crate) fn next_frame(bytes: &[u8], from: usize) -> Option<usize> {
+    (from..bytes.len()).find(|at| {
+        let rest = bytes.get(*at..).unwrap_or_default();
+        let Some((header, payload)) = rest.split_first_chunk::<FRAME_HEADER_LEN>() else {
+            return false;
+        };
+        let len = frame_header(*header).0 as usize;
+        let frame = rest.get(..FRAME_HEADER_LEN + len);
+        // Few places get as far as the CRC.
+        let may_be = matches!(payload.first(), Some(&(LEAF_PREFIX | GONE_PREFIX)));
+        let sane = (2..=PAYLOAD_LEN_MAX).contains(&len);
+        may_be && sane && frame.is_some_and(|frame| check_frame(frame).is_ok())
+    })
+}
+
+/// Whether a payload is, as far as its first byte can be trusted, no leaf.
+pub(crate) fn is_no_leaf(payload: &[u8]) -> bool {
+    payload.first().is_some_and(|first| *first != LEAF_PREFIX)
+}
+
 /// Reads until `buf` is full or the file ends.
 pub(crate) fn read_at_most(file: &File, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;

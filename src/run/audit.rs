@@ -189,7 +189,7 @@ impl AuditRole {
         Ok(Self {
             alerts,
             schedules,
-            retention: Retention::open(section, &dir)?,
+            retention: Retention::open(section, &dir, &log)?,
             forward: forward.transpose()?,
             lost: lost.into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,

@@ -40,6 +40,8 @@ pub(super) struct Shared {
     pub(super) lacking: watch::Sender<Arc<[Lacking]>>,
     // Used by readers alone.
     pub(super) sealed: Mutex<VecDeque<Arc<Sealed>>>,
+    #[cfg(feature = "index")]
+    pub(super) book: Mutex<super::book::Book>,
 }
 
 /// Which segments there are.
@@ -302,6 +304,8 @@ pub struct Scan {
     end: u64,
     run: Run,
     dropped: u64,
+    /// When the last of those was received.
+    passed_us: Option<i64>,
 }
 
 impl Scan {
@@ -313,6 +317,7 @@ impl Scan {
             end,
             run: None,
             dropped: 0,
+            passed_us: None,
         }
     }
 
@@ -341,6 +346,13 @@ impl Scan {
         }
     }
 
+    /// When the last of the records was received that it has passed over, microseconds since
+    /// the Unix epoch.
+    #[cfg(feature = "index")]
+    pub(crate) fn passed_us(&self) -> Option<i64> {
+        self.passed_us
+    }
+
     /// The index that it reads next.
     #[cfg(feature = "index")]
     pub(crate) fn position(&self) -> u64 {
@@ -352,7 +364,8 @@ impl Scan {
         while self.next < self.end {
             match read(&self.shared, &mut self.run, self.next, self.end) {
                 Ok(None) => return Some(Ok(self.next)),
-                Ok(Some(after)) => {
+                Ok(Some((after, latest_us))) => {
+                    self.passed_us = self.passed_us.max(latest_us);
                     let after = after.min(self.end);
                     self.dropped += after - self.next;
                     self.next = after;
@@ -384,8 +397,14 @@ impl Walk {
 type Run = Option<Walk>;
 
 /// Reads the leaf at `index`, at which `run` stands if it stands anywhere; gives the index
-/// after those that were dropped where it is one of them.
-fn read(shared: &Shared, run: &mut Run, index: u64, end: u64) -> Result<Option<u64>, LogError> {
+/// after those that were dropped where it is one of them, and when the last of these was
+/// received.
+fn read(
+    shared: &Shared,
+    run: &mut Run,
+    index: u64,
+    end: u64,
+) -> Result<Option<(u64, Option<i64>)>, LogError> {
     if run.as_ref().is_none_or(|walk| walk.left == 0) {
         let place = shared.place(index)?;
         *run = Some(Walk {
@@ -402,6 +421,11 @@ fn read(shared: &Shared, run: &mut Run, index: u64, end: u64) -> Result<Option<u
     let damaged = |what: String| LogError::tampered(path.clone(), index, offset, what);
     let frame = match reader.next() {
         Ok(Some(Ok(frame))) => frame,
+        // Damaged, and one of those that were dropped but the last of them: that is told.
+        Ok(Some(Err(_))) if shared.place(index)?.len == 0 => {
+            *run = None;
+            return Ok(Some((index + 1, None)));
+        }
         Ok(Some(Err(fault))) => return Err(damaged(fault.to_string())),
         Ok(None) => return Err(not_found),
         Err(e) => return Err(LogError::io(shared.dir.join(path))(e)),
@@ -410,12 +434,12 @@ fn read(shared: &Shared, run: &mut Run, index: u64, end: u64) -> Result<Option<u
         Content::Leaf(_) => None,
         Content::Gone(gone) => GoneRun::read(gone)
             .filter(|run| (run.first()..run.next()).contains(&index))
-            .map(|run| run.next())
+            .map(|run| (run.next(), run.latest_us()))
             .ok_or_else(|| damaged("it does not say which records were dropped".into()))
             .map(Some)?,
         Content::Sparse(_) => return Err(damaged("it says what the segment lacks".into())),
     };
-    *left = left.saturating_sub(after.map_or(1, |after| after - index));
+    *left = left.saturating_sub(after.map_or(1, |(after, _)| after - index));
     Ok(after)
 }
 

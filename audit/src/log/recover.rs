@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, RwLock},
 };
 
-use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain};
+use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::Dropping};
 use tokio::sync::watch;
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     checkpoint, files,
-    merkle::{Tiles, Tree},
+    merkle::{self, Tiles, Tree},
     note::{Signer, Verifier},
     segment::{self, FrameReader, HEADER_LEN, Header, Lacking, Offsets},
     stream::Streams,
@@ -60,6 +60,8 @@ pub(super) struct Recovered {
     pub(super) streams: Streams,
     /// What was cut off, in words, when something was.
     pub(super) cut: Option<String>,
+    /// What may have been told to be dropped, and was not when a process ended.
+    pub(super) left: Vec<Dropping>,
 }
 
 /// The segment that grows.
@@ -107,7 +109,7 @@ pub(super) fn recover(
         offsets,
         cut,
     } = replayed;
-    remove_aside(dir).map_err(LogError::io(dir))?;
+    let left = left(dir, &firsts).map_err(LogError::io(dir))?;
     let cut = cut
         .map(|cut| cut::cut(dir, &mut firsts, &cut, clock))
         .transpose()
@@ -132,6 +134,7 @@ pub(super) fn recover(
         tree,
         streams,
         cut,
+        left,
     })
 }
 
@@ -188,6 +191,8 @@ fn shared(
         segments: RwLock::new(segments),
         lacking: watch::Sender::new(lacking.into()),
         sealed: Mutex::new(VecDeque::new()),
+        #[cfg(feature = "index")]
+        book: Mutex::default(),
     })
 }
 
@@ -207,8 +212,31 @@ fn lacking(dir: &Path, firsts: &[u64]) -> Result<Vec<Lacking>, LogError> {
     Ok(all)
 }
 
+/// What was to become a segment when a process ended, and never did.
+fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
+    let mut all = Vec::new();
+    for first in firsts {
+        let path = dir.join(segment::relative(*first));
+        let aside = match File::open(path.with_extension(segment::ASIDE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        // One that is half written was not told of.
+        let Some(sparse) = segment::sparse_of(&aside)? else {
+            continue;
+        };
+        let before = segment::sparse_of(&File::open(&path)?)?;
+        all.push(Dropping {
+            segment: *first,
+            digest: merkle::sha256(&sparse).to_vec(),
+            previous: before.map_or_else(Vec::new, |before| merkle::sha256(&before).to_vec()),
+        });
+    }
+    Ok(all)
+}
+
 /// Removes what was to become a segment when a process ended.
-fn remove_aside(dir: &Path) -> io::Result<()> {
+pub(super) fn remove_aside(dir: &Path) -> io::Result<()> {
     for entry in fs::read_dir(dir.join(segment::DIR))? {
         let path = entry?.path();
         if path.extension().is_some_and(|e| e == segment::ASIDE) {

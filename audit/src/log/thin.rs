@@ -4,7 +4,10 @@
 //! The segment is written again without them, aside; it is read back and compared with the
 //! tree; what is dropped is recorded and signed; then it takes the place of the old one. A
 //! crash before that leaves the old one, a crash after it the new one: never none, and never
-//! one that drops what no signed record tells of.
+//! one that drops what no signed record tells of. What was recorded and not done is recorded
+//! as that, too, so that nobody can do it later.
+//!
+//! What an earlier run has left is believed only if it is what the log says of it.
 
 use std::{
     collections::BTreeMap,
@@ -13,26 +16,27 @@ use std::{
     ops::Range,
     os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
-use palisade_mesh::wire::record::{Dropping, record::Body};
+use palisade_mesh::wire::record::{Admin, Dropping};
+use prost::Message as _;
 
-use super::{Log, LogError, reader::Shared, recover::log_id, writer::lifecycle};
+use super::{Log, LogError, book, reader::Shared, recover::log_id, writer::about_dropping};
 use crate::{
-    envelope::{EnvelopeRef, RecordPeek},
+    disk::Room,
+    envelope::{ADMIN, EnvelopeRef, RecordPeek, class_name, is_always_kept},
     files,
+    holds::{HOLD_ADDED, HOLD_RELEASED},
     item::filed_time,
-    merkle::{self, Hash, TILE_WIDTH, TilePath},
+    merkle::{self, Hash, TILE_WIDTH, TilePath, verify_inclusion},
     segment::{
         self, Content, FrameReader, GoneBuilder, GoneRun, HEADER_LEN, Header, Lacking, Offsets,
         SparseSum, sum_of,
     },
+    told::{self, RECORDS_DROPPED, RECORDS_LEFT},
 };
-
-/// The verb under which it is recorded what was dropped.
-pub(crate) const RECORDS_DROPPED: &str = "records_dropped";
 
 /// How long the log may take to sign that something is dropped.
 const SIGN_TIME_MAX: Duration = Duration::from_secs(60);
@@ -67,11 +71,13 @@ pub struct Thinning {
     drop: Vec<u64>,
     /// What the segment lacks afterwards, without its digest.
     sum: SparseSum,
+    /// The digest of what it says that it lacks now.
+    before: Option<Hash>,
     /// What is to be dropped, by class.
     pub dropped: BTreeMap<&'static str, Weight>,
-    /// What stays, by class: when the first of them was received, microseconds since the
-    /// Unix epoch.
-    pub kept: BTreeMap<&'static str, i64>,
+    /// What stays and might go, by class as in `record.proto`: the time of the first of them,
+    /// microseconds since the Unix epoch.
+    pub kept: BTreeMap<u32, i64>,
 }
 
 /// What came of it.
@@ -97,31 +103,41 @@ pub(crate) enum Point {
 }
 
 impl Thinning {
-    /// Asks of every record of `segment`, one of [`Log::sealed`], what is to become of it.
-    /// Each is compared with the tree; what is no record that this version reads stays.
+    /// Asks of every record of `segment`, one of [`Log::sealed`], what is to become of it,
+    /// with its time: when it was received, or any before it, whichever is later. Each is
+    /// compared with the tree, and what is missing already with what the log says of it. What
+    /// is no record that this version reads stays, and so does what is never dropped.
     ///
     /// # Errors
     /// [`LogError`] when the segment is not what was signed or cannot be read.
     pub fn weigh(
         log: &Log,
         segment: Range<u64>,
-        mut fate: impl FnMut(u64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
+        mut fate: impl FnMut(u64, i64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
     ) -> Result<Self, LogError> {
         let shared = &log.inner.shared;
+        let mut time_us = book::with(log, |book| book.before_us(segment.start))?;
         let mut found = Self {
             log: log.clone(),
             segment: segment.clone(),
             drop: Vec::new(),
             sum: SparseSum::default(),
+            before: None,
             dropped: BTreeMap::new(),
             kept: BTreeMap::new(),
         };
         let mut hashes = Hashes::new(shared);
-        walk(shared, &segment, &path(shared, &segment), |part| {
+        let mut was = SparseSum::default();
+        let walked = walk(shared, &segment, &path(shared, &segment), |part| {
             match part {
-                Part::Gone(_, run) => {
+                Part::Gone(encoded, run) => {
+                    sum_of(&mut was, encoded, &run);
                     for (index, record) in (run.first()..).zip(run.records()) {
                         hashes.check(index, &record.leaf)?;
+                        if is_always_kept(record.class) {
+                            return Err(Differs::error(index, never(record.class)));
+                        }
+                        time_us = time_us.max(record.received_us);
                         found.sum.count(record.class, record.filed_us);
                     }
                 }
@@ -132,29 +148,36 @@ impl Thinning {
                     len,
                 } => {
                     hashes.check(index, &hash)?;
-                    found.weigh_leaf(index, leaf, len, &mut fate);
+                    if let Some((envelope, peek)) = envelope_of(leaf) {
+                        time_us = time_us.max(envelope.received_us);
+                        if may_go(&peek) {
+                            let fate = fate(index, time_us, &envelope, &peek);
+                            found.note(index, time_us, (&envelope, &peek), len, fate);
+                        }
+                    }
                 }
             }
             Ok(())
-        })
-        .map_err(|e| shared.failed(&segment, e))?;
+        });
+        let (_, said) = walked.map_err(|e| shared.failed(&segment, e))?;
+        let lacks = lacks(&segment, was, said).map_err(|e| shared.failed(&segment, e))?;
+        let standing = book::with(log, |book| book.told().standing(segment.start, lacks))?;
+        if let Some(fault) = standing.fault() {
+            return Err(shared.failed(&segment, Differs::error(segment.start, fault)));
+        }
+        found.before = lacks;
         Ok(found)
     }
 
-    fn weigh_leaf(
+    fn note(
         &mut self,
         index: u64,
-        leaf: &[u8],
+        time_us: i64,
+        (envelope, peek): (&EnvelopeRef<'_>, &RecordPeek<'_>),
         len: u64,
-        fate: &mut impl FnMut(u64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
+        fate: Fate,
     ) {
-        let Some(envelope) = EnvelopeRef::decode(leaf) else {
-            return;
-        };
-        let Some(peek) = RecordPeek::new(envelope.record) else {
-            return;
-        };
-        match fate(index, &envelope, &peek) {
+        match fate {
             Fate::Drop => {
                 self.drop.push(index);
                 let filed_us = filed_time(peek.time_us, envelope.received_us);
@@ -164,9 +187,8 @@ impl Thinning {
                 weight.bytes += len;
             }
             Fate::Keep => {
-                let first = self.kept.entry(peek.class_name());
-                let first = first.or_insert(envelope.received_us);
-                *first = envelope.received_us.min(*first);
+                // Times do not fall.
+                self.kept.entry(peek.class).or_insert(time_us);
             }
         }
     }
@@ -196,39 +218,45 @@ impl Thinning {
         if log.inner.commands.is_none() {
             return Err(self.failed(io::Error::other(super::AppendError::ReadOnly)));
         }
+        settle(&log)?;
         let old = path(shared, &self.segment);
         let aside = old.with_extension(segment::ASIDE);
-        let written = self.write(&old, &aside).and_then(|sparse| {
-            let offsets = check(shared, &self.segment, &aside, &sparse)?;
-            at(Point::Written)?;
-            self.record(detail, &sparse)?;
-            at(Point::Recorded)?;
-            Ok((sparse, offsets))
-        });
-        let (sparse, offsets) = match written {
-            Ok(done) => done,
+        let put = self.put(detail, &old, &aside, at);
+        let (sparse, offsets, thinned) = match put {
+            Ok(put) => put,
+            Err(e) if is_crash(&e) => return Err(self.failed(e)),
             Err(e) => {
-                // Best effort: the next start removes it, too.
+                // Best effort, both: the next run and the next start do it, too.
+                if let Err(error) = settle(&log) {
+                    tracing::warn!(%error, "it is not recorded yet that nothing was dropped");
+                }
                 let _ = fs::remove_file(&aside);
                 return Err(self.failed(e));
             }
         };
-        self.replace(&old, &aside, &sparse, &offsets, at)
-            .map_err(|e| self.failed(e))
+        self.finish(&old, &sparse, &offsets, at)
+            .map_err(|e| self.failed(e))?;
+        Ok(thinned)
     }
 
-    /// Puts the new segment into the place of the old one.
-    fn replace(
-        &self,
+    /// Makes the new segment and puts it into the place of the old one. After an error that
+    /// has its old place.
+    fn put(
+        &mut self,
+        detail: String,
         old: &Path,
         aside: &Path,
-        sparse: &[u8],
-        offsets: &Offsets,
         at: &mut dyn FnMut(Point) -> io::Result<()>,
-    ) -> io::Result<Thinned> {
-        let shared = &self.log.inner.shared;
+    ) -> io::Result<(Vec<u8>, Offsets, Thinned)> {
+        let log = self.log.clone();
         let bytes_before = fs::metadata(old)?.len();
+        room_for(&log, bytes_before)?;
+        let sparse = self.write(old, aside)?;
+        let offsets = check(&log.inner.shared, &self.segment, aside, &sparse)?;
+        at(Point::Written)?;
         let bytes = fs::metadata(aside)?.len();
+        let dropping = self.record(detail, &sparse)?;
+        at(Point::Recorded)?;
         // Those of the old one must not be taken for those of the new one.
         match fs::remove_file(old.with_extension("idx")) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
@@ -237,17 +265,41 @@ impl Thinning {
         at(Point::Unindexed)?;
         // The point of no return.
         fs::rename(aside, old)?;
+        unsettled(&log, |left| {
+            *left = left.take().filter(|left| *left != dropping)
+        });
+        Ok((
+            sparse,
+            offsets,
+            Thinned {
+                bytes_before,
+                bytes,
+            },
+        ))
+    }
+
+    /// Tells everybody of the new segment, once that survives a power cut.
+    fn finish(
+        &self,
+        old: &Path,
+        sparse: &[u8],
+        offsets: &Offsets,
+        at: &mut dyn FnMut(Point) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let shared = &self.log.inner.shared;
+        let dir = old.parent().unwrap_or(&shared.dir);
+        let synced = at(Point::Replaced).and_then(|()| files::sync_dir(dir));
+        if synced.as_ref().is_err_and(is_crash) {
+            return synced;
+        }
+        // It is there in any case; what follows a power cut is seen by the next start.
         let lacking = Lacking::read(self.segment.start, sparse);
         lacking.into_iter().for_each(|l| shared.thinned(l));
-        at(Point::Replaced)?;
-        files::sync_dir(old.parent().unwrap_or(&shared.dir))?;
+        synced?;
         if let Err(e) = offsets.save(old) {
             tracing::warn!(error = %e, "offsets of a segment not written; they will be made again");
         }
-        Ok(Thinned {
-            bytes_before,
-            bytes,
-        })
+        Ok(())
     }
 
     /// Writes the segment without what is dropped; durable when it returns what it then says
@@ -274,10 +326,12 @@ impl Thinning {
         };
         out.send()?;
         let mut gone = GoneBuilder::default();
+        let mut was = SparseSum::default();
         let mut drop = self.drop.iter().copied().peekable();
-        walk(shared, &self.segment, old, |part| {
+        let (_, said) = walk(shared, &self.segment, old, |part| {
             match part {
-                Part::Gone(_, run) => {
+                Part::Gone(encoded, run) => {
+                    sum_of(&mut was, encoded, &run);
                     for (index, record) in (run.first()..).zip(run.records()) {
                         out.gone(gone.push(index, &record))?;
                     }
@@ -302,6 +356,10 @@ impl Thinning {
         out.gone(gone.finish())?;
         out.file.flush()?;
         std::mem::drop(out);
+        if lacks(&self.segment, was, said)? != self.before {
+            let what = "it is not as it was a moment ago";
+            return Err(Differs::error(self.segment.start, what));
+        }
         let sparse = std::mem::take(&mut self.sum).encode();
         let mut frame = Vec::new();
         segment::frame_sparse(&mut frame, &sparse);
@@ -311,32 +369,135 @@ impl Thinning {
     }
 
     /// Records what is dropped; signed when it returns.
-    fn record(&self, detail: String, sparse: &[u8]) -> io::Result<()> {
-        let mut body = lifecycle(RECORDS_DROPPED, detail);
-        if let Body::LogLifecycle(lifecycle) = &mut body {
-            lifecycle.dropping = Some(Dropping {
-                segment: self.segment.start,
-                digest: merkle::sha256(sparse).to_vec(),
-            });
-        }
-        let mut receipt = self.log.note(body);
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()?;
-        let signed = runtime
-            .block_on(async { tokio::time::timeout(SIGN_TIME_MAX, receipt.checkpointed()).await });
-        match signed {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(io::Error::other(error)),
-            Err(_) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "the log has not signed what would be dropped",
-            )),
-        }
+    fn record(&self, detail: String, sparse: &[u8]) -> io::Result<Dropping> {
+        let dropping = Dropping {
+            segment: self.segment.start,
+            digest: told::digest(sparse).to_vec(),
+            previous: self.before.map_or_else(Vec::new, |hash| hash.to_vec()),
+        };
+        // From here on it may be in the log, whatever is heard of it.
+        unsettled(&self.log, |left| *left = Some(dropping.clone()));
+        say(&self.log, RECORDS_DROPPED, detail, dropping.clone())?;
+        Ok(dropping)
     }
 
     fn failed(&self, error: io::Error) -> LogError {
         self.log.inner.shared.failed(&self.segment, error)
+    }
+}
+
+/// Says of what was told to be dropped and was not that it is there. Signed when it returns.
+pub(super) fn settle(log: &Log) -> Result<(), LogError> {
+    let shared = &log.inner.shared;
+    let (known, pending) = book::with(log, |book| {
+        (book.unsettled().clone(), book.told().pending())
+    })?;
+    let left = match known {
+        Some(left) => Some(left),
+        // What an earlier process has told.
+        None => match pending {
+            Some((segment, digest, before)) => {
+                let path = shared.dir.join(segment::relative(segment));
+                let said = File::open(&path).and_then(|file| segment::sparse_of(&file));
+                let said = said.map_err(LogError::io(&path))?;
+                (said.map(|said| told::digest(&said)) == before).then(|| Dropping {
+                    segment,
+                    digest: digest.to_vec(),
+                    previous: before.map_or_else(Vec::new, |hash| hash.to_vec()),
+                })
+            }
+            None => None,
+        },
+    };
+    if let Some(left) = left {
+        let detail = format!(
+            "of the segment that begins with record {}: it was not done",
+            left.segment
+        );
+        let segment = left.segment..left.segment;
+        say(log, RECORDS_LEFT, detail, left).map_err(|e| shared.failed(&segment, e))?;
+        unsettled(log, |left| *left = None);
+    }
+    Ok(())
+}
+
+fn unsettled(log: &Log, change: impl FnOnce(&mut Option<Dropping>)) {
+    let book = log.inner.shared.book.lock();
+    change(book.unwrap_or_else(PoisonError::into_inner).unsettled());
+}
+
+/// Records something about what is dropped; signed when it returns.
+fn say(log: &Log, verb: &str, detail: String, dropping: Dropping) -> io::Result<()> {
+    let mut receipt = log.note(about_dropping(verb, detail, dropping));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()?;
+    let signed = runtime
+        .block_on(async { tokio::time::timeout(SIGN_TIME_MAX, receipt.checkpointed()).await });
+    match signed {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(io::Error::other(error)),
+        Err(_) => Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the log has not signed what would be dropped",
+        )),
+    }
+}
+
+/// Refuses to write so much aside as long as records need the room.
+pub(crate) fn room_for(log: &Log, bytes: u64) -> io::Result<()> {
+    let free = log.inner.health.disk.space(&log.inner.shared.dir)?.free;
+    match log.room() == Room::Enough && free >= bytes {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!("the disk is nearly full: {bytes} bytes are needed to write the segment aside"),
+        )),
+    }
+}
+
+/// Whether a record may be dropped at all.
+fn may_go(peek: &RecordPeek<'_>) -> bool {
+    match peek.class {
+        // They tell a start that there are holds.
+        ADMIN => !Admin::decode(peek.body)
+            .is_ok_and(|admin| [HOLD_ADDED, HOLD_RELEASED].contains(&admin.verb.as_str())),
+        class => !is_always_kept(class),
+    }
+}
+
+fn never(class: u32) -> String {
+    format!(
+        "records of the class {} are never dropped",
+        class_name(class)
+    )
+}
+
+/// The digest of what a segment says that it lacks, which must be what it lacks.
+fn lacks(segment: &Range<u64>, was: SparseSum, said: Option<Vec<u8>>) -> io::Result<Option<Hash>> {
+    let found = (!was.is_empty()).then(|| was.encode());
+    match found == said {
+        true => Ok(said.map(|said| told::digest(&said))),
+        false => {
+            let what = "what it says that it lacks is not what it lacks";
+            Err(Differs::error(segment.start, what))
+        }
+    }
+}
+
+/// A crash that is tried out: nothing is put in order after it.
+#[cfg(test)]
+#[derive(Debug, thiserror::Error)]
+#[error("a crash")]
+pub(crate) struct Crash;
+
+fn is_crash(error: &io::Error) -> bool {
+    #[cfg(test)]
+    return error.get_ref().is_some_and(|inner| inner.is::<Crash>());
+    #[cfg(not(test))]
+    {
+        let _ = error;
+        false
     }
 }
 
@@ -541,13 +702,27 @@ impl<'a> Hashes<'a> {
     fn read(&self, number: u64) -> io::Result<Vec<Hash>> {
         let mut tries = 1;
         loop {
-            let size = self.shared.checkpoint.borrow().size;
-            let path = TilePath::at(0, number, size)
-                .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-            match self.shared.tiles.read(path) {
+            match self.read_once(number) {
                 Err(_) if tries < TILE_TRIES => tries += 1,
                 read => return read,
             }
+        }
+    }
+
+    /// Reads a tile and proves it under the latest checkpoint: the proof of its first leaf
+    /// is made from all others of it.
+    fn read_once(&self, number: u64) -> io::Result<Vec<Hash>> {
+        let checkpoint = self.shared.checkpoint.borrow().clone();
+        let not_found = || io::Error::from(io::ErrorKind::NotFound);
+        let path = TilePath::at(0, number, checkpoint.size).ok_or_else(not_found)?;
+        let hashes = self.shared.tiles.read(path)?;
+        let (index, first) = (number * TILE_WIDTH as u64, hashes.first());
+        let first = first.ok_or_else(not_found)?;
+        let proof = self.shared.prove_under(index, checkpoint.size);
+        let proof = proof.map_err(io::Error::other)?;
+        match verify_inclusion(first, index, checkpoint.size, &proof, &checkpoint.root) {
+            Ok(()) => Ok(hashes),
+            Err(_) => Err(Differs::error(index, "its tile is not what was signed")),
         }
     }
 }

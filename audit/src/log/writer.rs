@@ -11,7 +11,7 @@ use std::{
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::SpiffeId,
-    wire::record::{LogLifecycle, StreamHead, record::Body},
+    wire::record::{Dropping, LogLifecycle, StreamHead, record::Body},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -29,6 +29,7 @@ use crate::{
     note::{Begun, SIGN_WAIT, Signer},
     segment::{self, HEADER_LEN, Offsets},
     stream::{StreamKey, Streams, new_ulid},
+    told::RECORDS_LEFT,
 };
 
 mod group;
@@ -36,7 +37,7 @@ mod group;
 use group::Group;
 
 /// Worker number of the log's own stream.
-pub(super) const OWN_WORKER: u32 = u32::MAX;
+pub(crate) const OWN_WORKER: u32 = u32::MAX;
 
 /// Time between checkpoints that are kept in the history.
 const HISTORY_EVERY: Duration = Duration::from_secs(60);
@@ -118,6 +119,13 @@ impl Writer {
             tracing::warn!(what = %cut, "audit log recovered");
             notes.push(lifecycle("recovered", cut));
         }
+        for left in &recovered.left {
+            let detail = format!(
+                "of the segment that begins with record {}: the process ended before it was done",
+                left.segment
+            );
+            notes.push(about_dropping(RECORDS_LEFT, detail, left.clone()));
+        }
         let size_found = recovered.tree.size();
         notes.push(lifecycle("opened", format!("{size_found} records")));
         let disk = health.disk.clone();
@@ -154,6 +162,11 @@ impl Writer {
         };
         // A full disk must not keep anybody from reading: the notes then wait.
         writer.commit(Vec::new());
+        if writer.notes.is_empty() {
+            // It is told that they came to nothing; before, they are all that says so.
+            let removed = recover::remove_aside(&writer.shared.dir);
+            removed.map_err(LogError::io(&writer.shared.dir))?;
+        }
         writer.checkpoint();
         Ok(writer)
     }
@@ -580,4 +593,13 @@ pub(super) fn lifecycle(verb: &str, mut detail: String) -> Body {
         detail,
         dropping: None,
     })
+}
+
+/// What the log says about records that are dropped, or left.
+pub(super) fn about_dropping(verb: &str, detail: String, dropping: Dropping) -> Body {
+    let mut body = lifecycle(verb, detail);
+    if let Body::LogLifecycle(lifecycle) = &mut body {
+        lifecycle.dropping = Some(dropping);
+    }
+    body
 }

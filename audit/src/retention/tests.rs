@@ -53,7 +53,7 @@ struct Stage {
     holds: Holds,
     stream: Arc<StreamKey>,
     next: u64,
-    ledger: Ledger,
+    ledger: Option<Ledger>,
 }
 
 impl Stage {
@@ -73,7 +73,7 @@ impl Stage {
             holds,
             stream: stream.into(),
             next: 1,
-            ledger: Ledger::default(),
+            ledger: None,
         };
         stage.restart();
         stage
@@ -167,15 +167,14 @@ impl Stage {
             .unwrap();
     }
 
-    fn run_of(&mut self, periods: &Periods, dry: bool, crash: Option<Point>) -> Outcome {
+    fn run_of(&mut self, periods: &Periods, dry: bool, crash: Option<(Point, bool)>) -> Outcome {
         self.signed();
-        let mut ledger = std::mem::take(&mut self.ledger);
+        let ledger = self.ledger.take();
+        let mut ledger = ledger.unwrap_or_else(|| Ledger::new(self.log()));
         let run = Run {
-            log: self.log(),
-            periods,
-            now: self.clock.now(),
-            dry,
             crash,
+            dry,
+            ..self.plan(periods)
         };
         let now_us = self.clock.now_us();
         let mut turn = || {
@@ -186,8 +185,29 @@ impl Stage {
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         let outcome = run.go(&mut ledger, &mut turn, go_on).unwrap();
-        self.ledger = ledger;
+        self.ledger = Some(ledger);
         outcome
+    }
+
+    /// A run now; these clocks leap, and are right.
+    fn plan<'a>(&'a self, periods: &'a Periods) -> Run<'a> {
+        Run {
+            log: self.log(),
+            periods,
+            now: self.clock.now(),
+            dry: false,
+            sure: true,
+            crash: None,
+        }
+    }
+
+    fn segment(&self, first: u64) -> PathBuf {
+        self.folder().join(segment::relative(first))
+    }
+
+    fn kinds(&self) -> Vec<(FindingKind, Option<u64>)> {
+        let report = self.check();
+        report.findings.iter().map(|f| (f.kind, f.leaf)).collect()
     }
 
     fn run(&mut self) -> Outcome {
@@ -263,23 +283,33 @@ fn periods_are_limited_on_both_sides() {
     ] {
         assert_eq!(codes(&[("decision", bad)]), [7574], "{bad}");
     }
-    assert_eq!(
-        codes(&[("decision", "1y"), ("stream_heads", "1y")]),
-        [0_u16; 0]
-    );
-    assert_eq!(
-        codes(&[("decision", "1y"), ("stream_heads", "11 months")]),
-        [7574]
-    );
+    let with = |others: &'static str, heads: &'static str| {
+        let all = CLASSES.iter().filter(|class| !ALWAYS_KEPT.contains(class));
+        let written = all.map(|class| (*class, if *class == HEADS { heads } else { others }));
+        codes(&written.collect::<Vec<_>>())
+    };
+    assert_eq!(with("1y", "1y"), [0_u16; 0]);
+    assert_eq!(with("1y", "11 months"), [7574]);
     // Which is longer is a matter of the calendar, not of 28 days.
-    assert_eq!(
-        codes(&[("decision", "13 months"), ("stream_heads", "1y")]),
-        [7574]
-    );
-    assert_eq!(
-        codes(&[("decision", "12 months"), ("stream_heads", "1y")]),
-        [0_u16; 0]
-    );
+    assert_eq!(with("13 months", "1y"), [7574]);
+    assert_eq!(with("12 months", "1y"), [0_u16; 0]);
+    // What is kept for ever is kept longer than any time.
+    assert_eq!(codes(&[("decision", "1y"), ("stream_heads", "1y")]), [7574]);
+}
+
+/// The words and the numbers of what is always kept are the same.
+#[test]
+fn what_is_always_kept_has_no_period() {
+    for class in ALWAYS_KEPT {
+        let told = Periods::parse([(class, "1y")]).unwrap_err();
+        assert_eq!(told[0].code.0, 7574, "{class}");
+    }
+    let always: BTreeSet<&str> = (0..64)
+        .filter(|class| crate::envelope::is_always_kept(*class))
+        .map(class_name)
+        .collect();
+    assert_eq!(always, BTreeSet::from(ALWAYS_KEPT));
+    assert!(Periods::parse([("unknown", "1y")]).is_err());
 }
 
 /// Months are those of the calendar, and what is not named is never over.
@@ -519,15 +549,9 @@ fn a_hold_that_cannot_be_read_stops_the_run() {
     stage.clock.advance(61 * DAY);
     stage.fill();
     let periods = usual();
-    let run = Run {
-        log: stage.log(),
-        periods: &periods,
-        now: stage.clock.now(),
-        dry: false,
-        crash: None,
-    };
+    let run = stage.plan(&periods);
     let mut turn = || Err(Diagnostic::error(7567, "hold `h` cannot be read"));
-    let told = run.go(&mut Ledger::default(), &mut turn, &mut |_| {
+    let told = run.go(&mut Ledger::new(stage.log()), &mut turn, &mut |_| {
         ControlFlow::Continue(())
     });
     assert_eq!(told.unwrap_err().code.0, 7567);
@@ -546,7 +570,7 @@ fn holds_keep_so_many_ids_and_no_more() {
         holds: stage.holds.held(0).unwrap(),
         ids: FxHashSet::default(),
     };
-    let ids = |most| kept.held_ids(stage.log(), u64::MAX, most);
+    let ids = |most| kept.held_ids(stage.log(), most);
     assert_eq!(ids(3).unwrap().len(), 3);
     assert_eq!(ids(2).unwrap_err().code.0, 7575);
 }
@@ -561,14 +585,8 @@ fn a_run_that_is_interrupted_is_gone_on_with() {
     stage.clock.advance(61 * DAY);
     stage.fill();
     let periods = usual();
-    let mut ledger = Ledger::default();
-    let run = Run {
-        log: stage.log(),
-        periods: &periods,
-        now: stage.clock.now(),
-        dry: false,
-        crash: None,
-    };
+    let mut ledger = Ledger::new(stage.log());
+    let run = stage.plan(&periods);
     let mut turn = || {
         Ok(Turn {
             holds: Vec::new(),
@@ -587,9 +605,17 @@ fn a_run_that_is_interrupted_is_gone_on_with() {
     assert_eq!(first.records() + rest.records(), 24);
     let file = stage.dir.path().join("ledger");
     ledger.save(&file).unwrap();
-    assert_eq!(Ledger::load(&file), ledger);
-    std::fs::write(&file, b"{").unwrap();
-    assert_eq!(Ledger::load(&file), Ledger::default());
+    let log = stage.log();
+    assert_eq!(Ledger::load(&file, log), ledger);
+    // One of another log, or of another version, says nothing of this one.
+    let other = Stage::new();
+    assert_eq!(Ledger::load(&file, other.log()), Ledger::new(other.log()));
+    let text = std::fs::read_to_string(&file).unwrap();
+    for other in [text.replace("\"version\":1", "\"version\":2"), "{".into()] {
+        assert_ne!(other, text);
+        std::fs::write(&file, other).unwrap();
+        assert_eq!(Ledger::load(&file, log), Ledger::new(log));
+    }
 }
 
 /// A segment that is not what was signed is left as it is, and named; the others are done.
@@ -611,7 +637,8 @@ fn a_damaged_segment_is_not_touched() {
     assert_eq!(done.faults.len(), 1, "{:?}", done.faults);
     assert!(done.records() > 0 && done.records() < 24);
     assert_eq!(std::fs::read(&path).unwrap(), bytes);
-    assert!(stage.ledger.last.as_ref().unwrap().faults[0].contains("tampered"));
+    let last = stage.ledger.unwrap().last.unwrap();
+    assert!(last.faults[0].contains("tampered"));
 }
 
 /// The index lets go of what the log has dropped: it is what the log, read again, gives.
@@ -654,18 +681,12 @@ fn the_index_lets_go_of_it_and_answers_say_so() {
     };
     assert!(rows(&store, all).1.complete);
     let buckets = store.status().buckets;
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::new(stage.log());
     let (periods, now_us) = (
         periods(&[("decision", "60d"), ("outcome", "60d"), ("admin", "60d")]),
         stage.clock.now_us(),
     );
-    let run = Run {
-        log: stage.log(),
-        periods: &periods,
-        now: stage.clock.now(),
-        dry: false,
-        crash: None,
-    };
+    let run = stage.plan(&periods);
     let mut turn = || {
         Ok(Turn {
             holds: stage.holds.held(now_us)?,
@@ -702,6 +723,567 @@ fn the_index_lets_go_of_it_and_answers_say_so() {
     assert_eq!(found, rows(&store, all).0);
 }
 
+/// Replaces the segment that begins with `first` by one that lacks `gone`, as whoever can
+/// write the files and has no key would: every hash is right.
+fn forge(stage: &Stage, first: u64, gone: impl Fn(u64) -> bool) {
+    let log = stage.log();
+    let span = log.sealed().into_iter().find(|span| span.start == first);
+    let mut sum = segment::SparseSum::default();
+    let (mut builder, mut frames) = (segment::GoneBuilder::default(), Vec::new());
+    let end = |run: Option<Vec<u8>>, frames: &mut Vec<u8>, sum: &mut segment::SparseSum| {
+        if let Some(run) = run {
+            sum.run(&run);
+            segment::frame_gone(frames, &run);
+        }
+    };
+    for index in span.unwrap() {
+        let bytes = log.leaf(index).unwrap();
+        match gone(index) {
+            true => {
+                let envelope = crate::envelope::EnvelopeRef::decode(&bytes).unwrap();
+                let peek = crate::envelope::RecordPeek::new(envelope.record).unwrap();
+                let record = segment::GoneRecord::of(leaf(&bytes), &envelope, peek.class, 5);
+                sum.count(peek.class, 5);
+                end(builder.push(index, &record), &mut frames, &mut sum);
+            }
+            false => {
+                end(builder.finish(), &mut frames, &mut sum);
+                segment::frame(&mut frames, |buf| buf.extend_from_slice(&bytes));
+            }
+        }
+    }
+    end(builder.finish(), &mut frames, &mut sum);
+    let path = stage.segment(first);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes.truncate(segment::HEADER_LEN as usize);
+    segment::frame_sparse(&mut bytes, &sum.encode());
+    bytes.extend(frames);
+    std::fs::write(&path, bytes).unwrap();
+    let _ = std::fs::remove_file(path.with_extension("idx"));
+}
+
+/// What somebody has taken out of a segment is not signed over by the next run.
+#[test]
+fn a_run_does_not_sign_for_what_another_has_taken_out() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let first = stage.log().sealed()[0].start;
+    // Something that an operator did, whose time is not over.
+    let admin = stage.log().scan(first).map(Result::unwrap);
+    let mut admin = admin.filter(|e| matches!(e.record.body, Some(Body::Admin(_))));
+    let admin = admin.next().unwrap().index;
+    assert!(stage.log().sealed()[0].contains(&admin));
+    forge(&stage, first, |index| index == admin);
+    stage.restart();
+    let forged = std::fs::read(stage.segment(first)).unwrap();
+    let done = stage.run();
+    assert_eq!(done.faults.len(), 1, "{:?}", done.faults);
+    assert!(
+        done.faults[0].contains("no record of the log says so"),
+        "{:?}",
+        done.faults
+    );
+    assert!(done.records() > 0, "the others are done");
+    assert_eq!(std::fs::read(stage.segment(first)).unwrap(), forged);
+    assert_eq!(stage.kinds(), [(FindingKind::Dropped, Some(first))]);
+}
+
+/// The same in a segment from which a run has dropped something before.
+#[test]
+fn what_is_added_to_what_was_dropped_is_not_signed_for_either() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let first = stage.log().sealed()[0].start;
+    let whole = std::fs::read(stage.segment(first)).unwrap();
+    stage.run();
+    assert_eq!(stage.check().findings, []);
+    let before = stage.log().dropped_from(first).unwrap();
+    assert!(!before.is_empty());
+    // Back to the whole one, to take out more than was told.
+    let thinned = std::fs::read(stage.segment(first)).unwrap();
+    std::fs::write(stage.segment(first), &whole).unwrap();
+    stage.restart();
+    let admins: BTreeSet<u64> = stage
+        .log()
+        .scan(0)
+        .map(Result::unwrap)
+        .filter(|entry| matches!(entry.record.body, Some(Body::Admin(_))))
+        .map(|entry| entry.index)
+        .collect();
+    let was = |index: u64| before.iter().any(|range| range.contains(&index));
+    forge(&stage, first, |index| was(index) || admins.contains(&index));
+    stage.restart();
+    stage.clock.advance(300 * DAY);
+    let done = stage.run();
+    assert_eq!(done.faults.len(), 1, "{:?}", done.faults);
+    assert!(stage.kinds().contains(&(FindingKind::Dropped, Some(first))));
+    std::fs::write(stage.segment(first), &thinned).unwrap();
+    let _ = std::fs::remove_file(stage.segment(first).with_extension("idx"));
+    stage.restart();
+    stage.run();
+    assert_eq!(stage.check().findings, []);
+}
+
+/// What proves the rest is never dropped, whoever says so.
+#[test]
+fn what_is_always_kept_is_missed() {
+    let mut stage = Stage::new();
+    stage.fill();
+    let first = stage.log().sealed()[0].start;
+    // The first record of a log says that it was opened.
+    assert_eq!(first, 0);
+    forge(&stage, first, |index| index == 0);
+    stage.log().close();
+    let report = stage.check();
+    let whats: Vec<&str> = report.findings.iter().map(|f| f.what.as_str()).collect();
+    assert!(
+        whats.contains(&"a record of the class log_lifecycle is never dropped"),
+        "{whats:?}"
+    );
+    stage.restart();
+    let weighed = Thinning::weigh(
+        stage.log(),
+        stage.log().sealed()[0].clone(),
+        |_, _, _, _| Fate::Drop,
+    );
+    let told = weighed.unwrap_err().to_string();
+    assert!(told.contains("never dropped"), "{told}");
+}
+
+/// A segment that is put back has what the log says is dropped.
+#[test]
+fn a_segment_that_is_put_back_is_named() {
+    let mut stage = Stage::new();
+    for n in 0..12 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let first = stage.log().sealed()[0].start;
+    let whole = std::fs::read(stage.segment(first)).unwrap();
+    stage.run();
+    let thinned = stage.log().lacking();
+    assert!(thinned.len() > 1 && thinned[0].segment == first);
+    stage.log().close();
+    assert_eq!(stage.check().findings, []);
+    std::fs::write(stage.segment(first), whole).unwrap();
+    let report = stage.check();
+    let named: Vec<_> = report.findings.iter().map(|f| (f.kind, f.leaf)).collect();
+    assert_eq!(named, [(FindingKind::Dropped, Some(first))]);
+    assert!(report.findings[0].what.contains("put back"));
+    assert!(!report.intact());
+}
+
+/// What was recorded and not done is recorded as that: who does it later is named.
+#[test]
+fn what_was_told_and_not_done_cannot_be_done_by_others_later() {
+    for (point, crash) in [
+        (Point::Recorded, true),
+        (Point::Unindexed, true),
+        (Point::Recorded, false),
+        (Point::Unindexed, false),
+    ] {
+        let mut stage = Stage::new();
+        for n in 0..6 {
+            stage.request(&format!("/old/{n}"), 200);
+        }
+        stage.clock.advance(61 * DAY);
+        stage.fill();
+        // What the run would have put there.
+        let twin = tempfile::tempdir().unwrap();
+        let first = stage.log().sealed()[0].start;
+        let aside = stage.segment(first).with_extension("sparse");
+        let whole = std::fs::read(stage.segment(first)).unwrap();
+        stage.run_of(
+            &periods(&[("decision", "60 days")]),
+            false,
+            Some((point, crash)),
+        );
+        if crash {
+            std::fs::copy(&aside, twin.path().join("new")).unwrap();
+            stage.restart();
+        }
+        stage.signed();
+        assert!(!aside.exists());
+        let left = stage.log().scan(0).map(Result::unwrap).filter(|entry| {
+            matches!(&entry.record.body, Some(Body::LogLifecycle(l)) if l.verb == "records_left")
+        });
+        assert!(left.count() > 0, "{point:?} {crash}");
+        assert_eq!(std::fs::read(stage.segment(first)).unwrap(), whole);
+        stage.log().close();
+        assert_eq!(stage.check().findings, [], "{point:?} {crash}");
+        if crash {
+            std::fs::copy(twin.path().join("new"), stage.segment(first)).unwrap();
+            assert_eq!(stage.kinds(), [(FindingKind::Dropped, Some(first))]);
+            std::fs::write(stage.segment(first), &whole).unwrap();
+        }
+        stage.restart();
+        assert_eq!(stage.run().records(), 12, "the next run does it");
+        stage.log().close();
+        assert_eq!(stage.check().findings, []);
+    }
+}
+
+/// The leftover of a crash whose word is lost is settled by the next run.
+#[test]
+fn a_run_settles_what_an_earlier_process_has_left() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    stage.run_of(&usual(), false, Some((Point::Recorded, true)));
+    for entry in std::fs::read_dir(stage.folder().join("segments")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "sparse") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    stage.signed();
+    stage.log().close();
+    let report = stage.check();
+    assert_eq!(report.findings.len(), 1, "{:?}", report.findings);
+    assert!(report.intact(), "it may be done yet");
+    stage.restart();
+    stage.run();
+    stage.log().close();
+    assert_eq!(stage.check().findings, []);
+}
+
+/// Verification of a log that is thinned meanwhile, at each moment of it.
+#[test]
+fn a_log_that_is_thinned_while_it_is_verified_is_intact() {
+    let mut stage = Stage::new();
+    for n in 0..60 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let folder = stage.folder();
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let ended = stop.clone();
+    let verifier = std::thread::spawn(move || {
+        let mut reports = 0;
+        while !ended.load(std::sync::atomic::Ordering::SeqCst) || reports == 0 {
+            let report = verify(&folder, VerifyOptions::default());
+            assert_eq!(report.findings, []);
+            reports += 1;
+        }
+    });
+    let done = stage.run();
+    stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    verifier.join().unwrap();
+    assert_eq!((done.records(), done.faults.len()), (120, 0));
+}
+
+/// What belongs to a held record may come long after it, and many records later.
+#[test]
+fn what_belongs_to_a_held_record_is_found_however_late_it_came() {
+    let mut stage = Stage::new();
+    let id = new_ulid(&stage.clock);
+    let decision = Decision {
+        path: "/a".into(),
+        ..Decision::default()
+    };
+    stage.append(vec![(id, Body::Decision(decision))]);
+    stage.request("/b", 200);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let ended = Ended {
+        status: 599,
+        ..Ended::default()
+    };
+    // Its outcome is what the hold is about, and is not over.
+    stage.append(vec![(id, Body::Outcome(ended))]);
+    stage.hold("h", "class:outcome status:599");
+    stage.signed();
+    let kept = {
+        let mut kept = Kept::default();
+        let holds = stage.holds.held(stage.clock.now_us()).unwrap();
+        kept.follow(stage.log(), holds).unwrap();
+        kept
+    };
+    assert!(kept.ids.contains(&id.to_bytes()));
+    stage.run();
+    assert!(stage.paths().contains(&"/a".into()));
+    assert!(!stage.paths().contains(&"/b".into()));
+}
+
+/// A start learns from them that there must be holds.
+#[test]
+fn orders_of_holds_are_never_dropped() {
+    let mut stage = Stage::new();
+    let order = |verb: &str| {
+        Body::Admin(Admin {
+            verb: verb.into(),
+            ..Admin::default()
+        })
+    };
+    for verb in ["hold_added", "kill", "hold_released"] {
+        let id = new_ulid(&stage.clock);
+        stage.append(vec![(id, order(verb))]);
+    }
+    stage.clock.advance(301 * DAY);
+    stage.fill();
+    let done = stage.run();
+    assert_eq!(done.dropped.get("admin").map(|d| d.records), Some(1));
+    let verbs: Vec<String> = stage
+        .log()
+        .scan(0)
+        .filter_map(|entry| match entry.unwrap().record.body {
+            Some(Body::Admin(admin)) if admin.verb != "kill" => Some(admin.verb),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(verbs, ["hold_added", "hold_released"]);
+}
+
+/// A clock that was behind for a while makes no record older than those before it.
+#[test]
+fn a_record_is_no_older_than_those_before_it() {
+    let mut stage = Stage::new();
+    stage.clock.advance(100 * DAY);
+    stage.request("/a", 200);
+    stage.clock.set_back(90 * DAY);
+    stage.request("/behind", 200);
+    stage.clock.advance(90 * DAY);
+    stage.clock.advance(59 * DAY);
+    stage.fill();
+    assert_eq!(stage.run().records(), 0);
+    stage.clock.advance(2 * DAY);
+    assert_eq!(stage.run().records(), 4);
+}
+
+fn periods_of_admin() -> Periods {
+    periods(&[("admin", "100 years")])
+}
+
+/// On both sides of the limit, after a run and in a log of which nothing is known.
+#[test]
+fn a_clock_that_has_leapt_drops_nothing_until_somebody_has_looked() {
+    let mut stage = Stage::new();
+    stage.request("/old", 200);
+    for _ in 0..3 {
+        stage.clock.advance(31 * DAY);
+        stage.fill();
+    }
+    let periods = usual();
+    let go = |stage: &Stage, ledger: &mut Ledger, sure: bool| {
+        let mut turn = || {
+            Ok(Turn {
+                holds: Vec::new(),
+                guard: None,
+            })
+        };
+        let run = Run {
+            sure,
+            ..stage.plan(&periods)
+        };
+        let go_on = &mut |_| ControlFlow::Continue(());
+        let done = run.go(ledger, &mut turn, go_on);
+        done.map(|done| done.records()).map_err(|told| told.code.0)
+    };
+    let ledger = &mut Ledger::new(stage.log());
+    assert_eq!(go(&stage, ledger, false), Ok(18), "31 days at a time");
+    stage.clock.advance(31 * DAY + Duration::from_secs(1));
+    stage.fill();
+    assert_eq!(go(&stage, ledger, false), Err(7578));
+    let unknown = &mut Ledger::new(stage.log());
+    assert_eq!(go(&stage, unknown, false), Err(7578), "between two records");
+    let preview = Run {
+        dry: true,
+        sure: false,
+        ..stage.plan(&periods)
+    };
+    let mut turn = || {
+        Ok(Turn {
+            holds: Vec::new(),
+            guard: None,
+        })
+    };
+    let seen = preview.go(unknown, &mut turn, &mut |_| ControlFlow::Continue(()));
+    assert!(seen.unwrap().records() > 0);
+    assert!(go(&stage, ledger, true).unwrap() > 0);
+    assert_eq!(go(&stage, ledger, false), Ok(0), "it vouches for the clock");
+    // Nothing is due, and still no run vouches for such a clock but one that is told to.
+    stage.clock.advance(32 * DAY);
+    let of_admin = periods_of_admin();
+    let unasked = Run {
+        sure: false,
+        ..stage.plan(&of_admin)
+    };
+    let told = unasked.go(ledger, &mut turn, &mut |_| ControlFlow::Continue(()));
+    assert_eq!(told.unwrap_err().code.0, 7578);
+}
+
+/// Records come first: what is written aside waits for room.
+#[test]
+fn nothing_is_written_aside_on_a_disk_that_is_nearly_full() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let len = stage.log().len();
+    let free = crate::log::room_for(stage.log(), u64::MAX).unwrap_err();
+    assert_eq!(free.kind(), io::ErrorKind::StorageFull);
+    crate::log::room_for(stage.log(), 1).unwrap();
+    // A fault before the new one is in place leaves nothing aside.
+    stage.run_of(&usual(), false, Some((Point::Written, false)));
+    let left = std::fs::read_dir(stage.folder().join("segments")).unwrap();
+    let left = left.map(|entry| entry.unwrap().path());
+    assert_eq!(
+        left.filter(|p| p.extension().is_some_and(|e| e == "sparse"))
+            .count(),
+        0
+    );
+    assert_eq!(stage.log().len(), len, "nothing was told");
+}
+
+/// One flipped bit in each place of what was dropped: what follows is read as before.
+#[test]
+fn damage_to_what_was_dropped_does_not_hide_what_follows() {
+    let mut stage = Stage::new();
+    for _ in 0..6 {
+        let id = new_ulid(&stage.clock);
+        stage.append(vec![(id, Body::Decision(Decision::default()))]);
+    }
+    stage.request("/stays", 200);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    stage.run();
+    stage.log().close();
+    let first = stage.log().lacking()[0].segment;
+    let path = stage.segment(first);
+    let good = std::fs::read(&path).unwrap();
+    let whole = stage.check();
+    assert_eq!(whole.findings, []);
+    let start = segment::HEADER_LEN as usize;
+    let next = |at: &usize| {
+        let (len, _) = segment::frame_header(*good.get(*at..)?.first_chunk()?);
+        Some(at + segment::FRAME_HEADER_LEN + len as usize)
+    };
+    let frames: Vec<usize> = std::iter::successors(Some(start), next)
+        .take_while(|at| *at < good.len())
+        .collect();
+    for (n, from) in frames.iter().enumerate() {
+        let content = good[from + segment::FRAME_HEADER_LEN];
+        if content == 0 {
+            continue;
+        }
+        let to = frames.get(n + 1).copied().unwrap_or(good.len());
+        // Length, CRC, kind, and what is said.
+        for at in (*from..to).step_by(5) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 16;
+            std::fs::write(&path, bytes).unwrap();
+            let report = stage.check();
+            let named: Vec<_> = report.findings.iter().map(|f| (f.kind, f.offset)).collect();
+            assert!(
+                named.contains(&(FindingKind::Record, Some(*from as u64))),
+                "byte {at}: {named:?}"
+            );
+            assert_eq!(named.len(), 1, "byte {at}: {:?}", report.findings);
+            if n + 1 < frames.len() {
+                assert_eq!(report.records, whole.records, "byte {at}");
+            }
+        }
+    }
+}
+
+/// The index goes on past a segment that is damaged.
+#[test]
+fn a_damaged_segment_does_not_stop_the_index() {
+    let mut stage = Stage::new();
+    for n in 0..12 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let open = |stage: &Stage, dir: &str| {
+        let source: Arc<dyn Source> = Arc::new(stage.log().clone());
+        let options = Options {
+            bucket: BucketSpan::Day,
+            commit_every: Duration::ZERO,
+            hold: Duration::ZERO,
+            ..Options::default()
+        };
+        let dir = stage.dir.path().join(dir);
+        Store::open(source, &dir, stage.clock.clone(), options).unwrap()
+    };
+    let store = open(&stage, "index");
+    runtime.block_on(store.flush()).unwrap();
+    drop(store);
+    stage.run();
+    let lacking = stage.log().lacking();
+    let path = stage.segment(lacking[0].segment);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    for dir in ["index", "anew"] {
+        let store = open(&stage, dir);
+        runtime.block_on(store.flush()).unwrap();
+        let found = store.count(&Query::parse("last:90d path:/new class:decision").unwrap());
+        assert_eq!(found.unwrap(), 8, "{dir}");
+        let gone = store.count(&Query::parse("last:90d path:/old/11").unwrap());
+        assert_eq!(gone.unwrap(), 0, "{dir}: what the others dropped is let go");
+    }
+}
+
+/// An index that lacks what the log has is made again.
+#[test]
+fn an_index_that_has_let_go_of_what_is_there_begins_anew() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let kept = tempfile::tempdir().unwrap();
+    stage.log().close();
+    copy(&stage.folder(), kept.path());
+    stage.restart();
+    stage.run();
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let count = |stage: &Stage| {
+        let source: Arc<dyn Source> = Arc::new(stage.log().clone());
+        let options = Options {
+            bucket: BucketSpan::Day,
+            commit_every: Duration::ZERO,
+            hold: Duration::ZERO,
+            ..Options::default()
+        };
+        let dir = stage.dir.path().join("index");
+        let store = Store::open(source, &dir, stage.clock.clone(), options).unwrap();
+        runtime.block_on(store.flush()).unwrap();
+        let found = store.count(&Query::parse("last:90d path:/old/**").unwrap());
+        found.unwrap()
+    };
+    assert_eq!(count(&stage), 0);
+    // The segments as they were before, as a disk may have them after a power cut.
+    for lacking in stage.log().lacking().iter() {
+        let name = segment::relative(lacking.segment);
+        std::fs::copy(kept.path().join(&name), stage.folder().join(&name)).unwrap();
+        let _ = std::fs::remove_file(stage.segment(lacking.segment).with_extension("idx"));
+    }
+    stage.restart();
+    assert_eq!(count(&stage), 6);
+}
+
 /// A step of the story that a property tells.
 #[derive(Debug, Clone, Copy)]
 enum Step {
@@ -709,9 +1291,19 @@ enum Step {
     Days(u8),
     Run,
     Crash(Point),
+    Fail(Point),
     Hold,
     Release,
     Restart,
+}
+
+fn point() -> impl Strategy<Value = Point> {
+    prop_oneof![
+        Just(Point::Written),
+        Just(Point::Recorded),
+        Just(Point::Unindexed),
+        Just(Point::Replaced),
+    ]
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -719,12 +1311,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1..6u8, any::<bool>()).prop_map(|(n, held)| Step::Requests(n, held)),
         3 => (1..50u8).prop_map(Step::Days),
         3 => Just(Step::Run),
-        2 => prop_oneof![
-            Just(Point::Written),
-            Just(Point::Recorded),
-            Just(Point::Unindexed),
-            Just(Point::Replaced),
-        ].prop_map(Step::Crash),
+        2 => point().prop_map(Step::Crash),
+        2 => point().prop_map(Step::Fail),
         1 => Just(Step::Hold),
         1 => Just(Step::Release),
         2 => Just(Step::Restart),
@@ -753,9 +1341,10 @@ proptest! {
                 Step::Days(days) => stage.clock.advance(u32::from(days) * DAY),
                 Step::Run => drop(stage.run()),
                 Step::Crash(point) => {
-                    stage.run_of(&usual(), false, Some(point));
+                    stage.run_of(&usual(), false, Some((point, true)));
                     stage.restart();
                 }
+                Step::Fail(point) => drop(stage.run_of(&usual(), false, Some((point, false)))),
                 Step::Hold if !held => {
                     stage.hold("h", "path:/held/**");
                     held = true;

@@ -136,8 +136,17 @@ impl Offsets {
                 Some(Ok(frame)) => {
                     offsets.take(&frame, first_leaf).ok_or_else(invalid)?;
                 }
-                // A frame whose CRC is wrong still has its place; reading it tells.
-                Some(Err(super::Fault::Crc { .. })) => offsets.push(reader.offset()),
+                // A frame whose CRC is wrong still has its place; reading it tells. How many
+                // leaves it stands for is told by what follows.
+                Some(Err(super::Fault::Crc { .. })) => {
+                    let (end, stood) = (reader.offset(), first_leaf + offsets.len());
+                    let next = super::index_at(file, end, len, Some(first_leaf + count))?;
+                    match next.and_then(|next| next.checked_sub(stood)) {
+                        Some(0) if offsets.begin(end) => {}
+                        Some(leaves @ 1..) => offsets.push_gone(leaves, end),
+                        _ => offsets.push(end),
+                    }
+                }
                 _ => return Err(invalid()),
             }
         }

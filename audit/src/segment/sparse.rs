@@ -138,6 +138,11 @@ impl GoneRun {
         self.first() + self.len()
     }
 
+    /// When the last of them was received.
+    pub(crate) fn latest_us(&self) -> Option<i64> {
+        self.gone.received_us.iter().copied().max()
+    }
+
     /// Each of them, in order.
     pub(crate) fn records(&self) -> impl Iterator<Item = GoneRecord<'_>> {
         let gone = &self.gone;

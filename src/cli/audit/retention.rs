@@ -24,6 +24,10 @@ pub(crate) enum Command {
         /// Tell what would be dropped, and drop nothing.
         #[arg(long)]
         dry_run: bool,
+        /// The clock is right: drop though it has gone more than 31 days ahead at once, as when
+        /// the service was away.
+        #[arg(long)]
+        trust_clock: bool,
     },
     /// Show how long each class is kept, what was dropped, and the last run.
     Status,
@@ -31,12 +35,15 @@ pub(crate) enum Command {
 
 pub(super) fn main(command: &Command, context: &Context) -> Exit {
     match command {
-        Command::Run { dry_run } => run(*dry_run, context),
+        Command::Run {
+            dry_run,
+            trust_clock,
+        } => run(*dry_run, *trust_clock, context),
         Command::Status => status(context),
     }
 }
 
-fn run(dry_run: bool, context: &Context) -> Exit {
+fn run(dry_run: bool, trust_clock: bool, context: &Context) -> Exit {
     let mut ended = None;
     let shown = screen::tells_progress();
     let take = |line: &[u8]| {
@@ -49,7 +56,10 @@ fn run(dry_run: bool, context: &Context) -> Exit {
     };
     let answered = block_on(async {
         let mesh = Mesh::find(context.mesh.as_deref()).await?;
-        let asked = RunRetention { dry_run };
+        let asked = RunRetention {
+            dry_run,
+            trust_clock,
+        };
         mesh.stream("audit", "/v1/audit/retention/run", &asked, take)
             .await
     });

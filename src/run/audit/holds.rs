@@ -6,7 +6,7 @@ use axum::{
     routing::{get, post},
 };
 use palisade_audit::{
-    holds::{Hold, Holds},
+    holds::{HOLD_ADDED, HOLD_RELEASED, Hold, Holds},
     query::Query,
 };
 use palisade_mesh::{
@@ -21,9 +21,6 @@ use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
 };
-
-/// Verb of the record that a hold was ordered.
-pub(super) const HOLD_ADDED: &str = "hold_added";
 
 /// What `audit hold add` asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -127,8 +124,7 @@ impl AuditRole {
                     .help("see which there are: palisade audit hold list"),
             ));
         };
-        self.note_hold("hold_released", actor, &hold, &reason)
-            .await?;
+        self.note_hold(HOLD_RELEASED, actor, &hold, &reason).await?;
         if let Err(told) = change(&self.holds, move |holds| holds.release(&asked.id)).await {
             self.note_hold("hold_release_failed", actor, &hold, &told.message)
                 .await?;

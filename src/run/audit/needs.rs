@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use palisade_audit::log::{Log, LogError, LogOptions};
+use palisade_audit::{
+    holds::HOLD_ADDED,
+    log::{Log, LogError, LogOptions},
+};
 use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::record::Body};
-
-use super::holds::HOLD_ADDED;
 
 /// What the records of a log need beside them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -16,7 +16,10 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use palisade_audit::retention::{LastRun, Ledger, Outcome, Periods, Progress, Run, Turn};
+use palisade_audit::{
+    log::Log,
+    retention::{LastRun, Ledger, Outcome, Periods, Progress, Run, Turn},
+};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 use tokio_stream::wrappers::ReceiverStream;
@@ -95,6 +98,9 @@ pub struct DroppedSoFar {
 pub struct RunRetention {
     /// Tell what would be done, and do nothing.
     pub dry_run: bool,
+    /// The clock is right though it has leapt.
+    #[serde(default)]
+    pub trust_clock: bool,
 }
 
 /// A line of the answer to it.
@@ -119,12 +125,16 @@ pub enum RetentionLine {
 }
 
 impl Retention {
-    /// That of `section`, with what is known of the log in `dir`.
-    pub(super) fn open(section: &AuditSection, dir: &Path) -> Result<Self, Vec<Diagnostic>> {
+    /// That of `section`, with what is known in `dir` of `log`.
+    pub(super) fn open(
+        section: &AuditSection,
+        dir: &Path,
+        log: &Log,
+    ) -> Result<Self, Vec<Diagnostic>> {
         let file = dir.join("retention.json");
         Ok(Self(Arc::new(Inner {
             periods: section.retention.periods()?,
-            ledger: Mutex::new(Ledger::load(&file)),
+            ledger: Mutex::new(Ledger::load(&file, log)),
             file,
             fault: Mutex::default(),
             turn: Arc::default(),
@@ -150,7 +160,7 @@ impl Retention {
                 let (role, stop) = (role.clone(), stop.clone());
                 let run = move || {
                     let _turn = turn;
-                    role.retain(false, &mut |_| match stop.is_cancelled() {
+                    role.retain(false, false, &mut |_| match stop.is_cancelled() {
                         true => ControlFlow::Break(()),
                         false => ControlFlow::Continue(()),
                     })
@@ -277,15 +287,19 @@ impl AuditRole {
             );
         };
         self.holds.held(self.clock.now_us())?;
-        let dry = asked.dry_run;
+        let (dry, sure) = (asked.dry_run, asked.trust_clock);
         let (actor, verb) = (uid.to_string(), "retention_run");
+        let how = match sure {
+            true => "by hand, trusting the clock",
+            false => "by hand",
+        };
         match dry {
             true => {
                 self.reads
                     .note(&Reader::local(uid), "retention", "", 1)
                     .await?
             }
-            false => self.reads.acted(&actor, verb, "", "by hand").await?,
+            false => self.reads.acted(&actor, verb, "", how).await?,
         }
         let (lines, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
         tokio::task::spawn_blocking(move || {
@@ -295,10 +309,14 @@ impl AuditRole {
                 bytes.push(b'\n');
                 lines.blocking_send(Ok(bytes.into()))
             };
-            let run = self.retain(dry, &mut |far| match send(&RetentionLine::Progress(far)) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            });
+            let run = self.retain(
+                dry,
+                sure,
+                &mut |far| match send(&RetentionLine::Progress(far)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(_) => ControlFlow::Break(()),
+                },
+            );
             // Who has gone away is told by the next status.
             let _ = send(&match run {
                 Ok(outcome) => RetentionLine::Outcome(outcome),
@@ -317,6 +335,7 @@ impl AuditRole {
     fn retain(
         &self,
         dry: bool,
+        sure: bool,
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Outcome, Diagnostic> {
         let inner = &self.retention.0;
@@ -326,6 +345,7 @@ impl AuditRole {
             periods: &inner.periods,
             now: self.clock.now(),
             dry,
+            sure,
         };
         let mut turn = || {
             let guard = Some(self.orders.clone().blocking_lock_owned());

@@ -330,12 +330,14 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
     let held = e.count(&e.records("class:admin verb:hold_added"))?;
     let released = e.count(&e.records("class:admin verb:hold_released"))?;
     let dropped = e.count(&e.records("class:log_lifecycle verb:records_dropped"))?;
+    let left = e.count(&e.records("class:log_lifecycle verb:records_left"))?;
     let is_kept = if days >= enough { "yes" } else { "not yet" };
     let section = Section::new("retention", "Retention", &narrative)
         .figure("the log begins", begins)
         .figure("days from there to the end of the period", days)
         .figure(label, is_kept)
-        .figure("times that records were dropped", dropped)
+        .figure("times that records were announced to be dropped", dropped)
+        .figure("times that this was not carried out", left)
         .figure("persons erased", erasures)
         .figure("legal holds added", held)
         .figure("legal holds released", released);
