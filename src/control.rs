@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 pub mod api;
 pub mod client;
+pub(crate) mod clocks;
 pub mod server;
 pub mod status;
 

@@ -436,11 +436,16 @@ fn a_bundle_is_built_signed_and_verified_offline() {
 
     let settings = home.path("policies/palisade.yaml");
     let whole = fs::read_to_string(&settings).unwrap();
-    let source = "sources: {pay: {namespaces: [pay], oci: \"registry.acme.test/pay:prod\"}}\n";
+    let source = "sources: {pay: {namespaces: [pay], oci: \"127.0.0.1:1/pay:prod\"}}\n";
     fs::write(&settings, format!("{whole}{source}")).unwrap();
     let told = home.says(&["bundle", "build", "policies", "-f", "c.palisade"], 3);
-    assert!(told.contains("PLS3113"), "{told}");
+    assert!(
+        told.contains("PLS3201") && !home.path("c.palisade").exists(),
+        "{told}"
+    );
     fs::write(&settings, whole).unwrap();
+    let of_itself = ["bundle", "build", "a.palisade", "-f", "c.palisade"];
+    assert!(home.says(&of_itself, 3).contains("PLS1308"));
     fs::write(home.path("policies/policies/x.cedar"), "permit (").unwrap();
     let told = home.says(&["bundle", "build", "policies", "-f", "c.palisade"], 3);
     assert!(

@@ -233,6 +233,8 @@ fn settled(text: &str) -> String {
             unit && i > 0 && words[i - 1].parse::<f64>().is_ok()
         };
         let settled = words.iter().enumerate().map(|(i, word)| match *word {
+            // Eight hex digits at random, of which none need be a decimal one.
+            _ if i > 1 && words[i - 1] == "key" && words[i - 2] == "with" => "KEY",
             _ if is_time(i) => "TIME",
             _ if is_time(i + 1) => "N",
             word if digest(word) => "DIGEST",
@@ -340,6 +342,76 @@ fn the_example_of_why_is_what_a_mesh_says() {
     });
     let printed = run(&home, &format!("why {id}"));
     assert_eq!(anonymous(&printed), anonymous(expected), "{printed}");
+}
+
+/// Without any number, unit of time or digest, and without the room that they take.
+fn unnumbered(text: &str) -> String {
+    let word = |word: &str| -> String {
+        let bare = word.trim_matches(|c: char| "(),".contains(c));
+        if bare.len() == 8 && bare.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return word.replace(bare, "DIGEST");
+        }
+        if matches!(word, "ms" | "s" | "min" | "h") {
+            return "TIME".to_owned();
+        }
+        let mut bare = String::new();
+        for c in word.chars() {
+            let is_number = c.is_ascii_digit() || (c == ',' && bare.ends_with('N'));
+            match (is_number, bare.ends_with('N')) {
+                (true, true) => {}
+                (true, false) => bare.push('N'),
+                (false, _) => bare.push(c),
+            }
+        }
+        bare
+    };
+    let line = |line: &str| {
+        let words: Vec<String> = line.split_whitespace().map(word).collect();
+        words.join(" ")
+    };
+    text.trim().lines().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The examples of a rollout are a story of one demo, in their order; what only looks is
+/// asked again until it sees what the page says.
+#[test]
+fn examples_of_a_rollout_print_what_they_say() {
+    let home = examples_home();
+    let _demo = Demo::start(&home, &["--rate", "60"]);
+    let examples = examples(&page("docs/operations/rollout.md"));
+    for verb in [
+        "plan", "start", "status", "pause", "resume", "promote", "abort", "rollback",
+    ] {
+        let command = format!("rollout {verb}");
+        let shown = examples.iter().any(|(c, _)| c.starts_with(&command));
+        assert!(shown, "{command} has no example");
+    }
+    for (command, expected) in examples {
+        let expected = unnumbered(&expected);
+        let shown = expected.strip_suffix("\n…").unwrap_or(&expected);
+        let say = || {
+            // A machine that is busy may not say in time who is there.
+            let printed = wait_for("a mesh that answers", LIMIT, || {
+                let printed = run(&home, &command);
+                (!printed.contains("no running process")).then_some(printed)
+            });
+            let printed = unnumbered(&printed);
+            let lines = printed.lines().take(shown.lines().count());
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        match command.starts_with("rollout status") {
+            true => {
+                let mut last = String::new();
+                let begun = std::time::Instant::now();
+                while last != shown && begun.elapsed() < LIMIT {
+                    std::thread::park_timeout(std::time::Duration::from_millis(200));
+                    last = say();
+                }
+                assert_eq!(last, shown, "$ palisade {command}");
+            }
+            false => assert_eq!(say(), shown, "$ palisade {command}"),
+        }
+    }
 }
 
 /// Each command of those who write policies has an example that is run.

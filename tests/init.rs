@@ -312,20 +312,24 @@ fn the_github_action_checks_the_repository() {
     assert!(!home.path("mine/pwned").exists());
 }
 
+/// Runs git in a folder; gives what it printed.
+fn git_in(home: &Home, dir: &str, args: &[&str]) -> String {
+    let mut command = std::process::Command::new("git");
+    command.args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"]);
+    let output = command.args(args).current_dir(home.path(dir)).output();
+    let output = output.unwrap();
+    assert!(
+        output.status.success(),
+        "{args:?} {}",
+        support::said(&output)
+    );
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 /// A clone in which a branch adds a permit, and where its `main` was fetched from.
 fn pull_request(home: &Home, init: &[&str]) {
     home.says(&[&["init", "origin"], init].concat(), 0);
-    let git = |dir: &str, args: &[&str]| {
-        let mut command = std::process::Command::new("git");
-        command.args(["-c", "user.name=ana", "-c", "user.email=ana@demo.test"]);
-        let output = command.args(args).current_dir(home.path(dir)).output();
-        let output = output.unwrap();
-        assert!(
-            output.status.success(),
-            "{args:?} {}",
-            support::said(&output)
-        );
-    };
+    let git = |dir: &str, args: &[&str]| git_in(home, dir, args);
     git("origin", &["init", "--quiet", "--initial-branch=main"]);
     git("origin", &["add", "."]);
     git("origin", &["commit", "--quiet", "--message", "first"]);
@@ -347,6 +351,52 @@ fn pull_request(home: &Home, init: &[&str]) {
         &["commit", "--quiet", "--all", "--message", "wider"],
     );
     fs::write(home.path("mine/rows.json"), "").unwrap();
+}
+
+/// What the branch has and the change has not would pass for what the change takes away: the
+/// change is compared once it has it, or with what it was merged into.
+#[test]
+fn a_change_without_what_the_branch_has_is_not_compared() {
+    let home = Home::new();
+    pull_request(&home, &[]);
+    let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
+    let outputs = home.path("outputs").display().to_string();
+    let base = [("DIR", "."), ("BASE", "main"), ("GITHUB_OUTPUT", &outputs)];
+    let found = || {
+        let _ = fs::remove_file(home.path("outputs"));
+        let output = run_script(&home, "mine", &step(&action, "Base"), &base);
+        let told = fs::read_to_string(&outputs).unwrap_or_default();
+        let commit = told.trim().strip_prefix("commit=").map(str::to_owned);
+        assert_eq!(
+            output.status.success(),
+            commit.is_some(),
+            "{}",
+            support::said(&output)
+        );
+        commit
+    };
+    let git = |dir: &str, args: &[&str]| git_in(&home, dir, args);
+    git(
+        "origin",
+        &["commit", "--quiet", "--allow-empty", "--message", "more"],
+    );
+    assert_eq!(found(), None);
+    // As the change merges the branch: the whole branch is there.
+    let change = git("mine", &["rev-parse", "HEAD"]);
+    git("mine", &["merge", "--quiet", "--no-edit", "FETCH_HEAD"]);
+    let tip = git("origin", &["rev-parse", "HEAD"]);
+    assert_eq!(found().as_deref(), Some(tip.as_str()));
+    // As GitHub merges the change into the branch, which has gone on since.
+    git("mine", &["checkout", "--quiet", "--detach", &tip]);
+    git(
+        "mine",
+        &["merge", "--quiet", "--no-edit", "--no-ff", &change],
+    );
+    git(
+        "origin",
+        &["commit", "--quiet", "--allow-empty", "--message", "later"],
+    );
+    assert_eq!(found().as_deref(), Some(tip.as_str()));
 }
 
 /// On a pull request the action compares it with the branch that it goes to.
@@ -379,8 +429,14 @@ fn the_github_action_compares_a_pull_request_with_its_base() {
         text.starts_with("<!-- palisade policy diff -->\n") && text.contains("orders-delete"),
         "{text}"
     );
-    let output = run("Diff", "--no-new-access --no-proof");
-    assert_eq!(output.status.code(), Some(5), "{}", support::said(&output));
+    // Over several lines, too.
+    for gates in [
+        "--no-new-access --no-proof",
+        "--no-proof\n--no-new-access\n",
+    ] {
+        let output = run("Diff", gates);
+        assert_eq!(output.status.code(), Some(5), "{}", support::said(&output));
+    }
     let output = run("Impact", "");
     assert!(output.status.success(), "{}", support::said(&output));
     let text = fs::read_to_string(home.path("mine/reports/impact.md")).unwrap();

@@ -10,13 +10,20 @@
 
 mod support;
 
-use std::{collections::BTreeSet, fs};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
 
 use serde_json::Value;
 use support::{
     Home, LIMIT,
-    demo::one_at_a_time,
-    mesh::{Separate, pause, to_orders},
+    demo::{self, one_at_a_time},
+    mesh::{Separate, pause, sent_to_orders, to_orders},
     wait_for,
 };
 
@@ -111,7 +118,9 @@ fn decided_by(home: &Home, at_least: u64) -> BTreeSet<u64> {
     wait_for("every decision in the log", LIMIT, || {
         home.decisions().filter(|n| *n >= at_least)
     });
-    let rows = home.rows("class:decision last:1h").unwrap();
+    let rows = wait_for("an answer that is complete", LIMIT, || {
+        home.rows("class:decision last:1h")
+    });
     let ids: BTreeSet<&str> = rows.iter().map(|r| r["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), rows.len(), "a request was decided twice");
     let by_policy = ["allow", "forbidden", "not_permitted"];
@@ -288,6 +297,266 @@ fn a_canary_that_denies_too_much_goes_back_to_the_old_content() {
             (&"not_permitted".into(), &"allow".into())
         );
     }
+}
+
+/// Signs what the folder has as revision `n`, which may be taken back to `back`, and puts it
+/// where the PDP looks.
+fn release(home: &Home, n: u64, back: Option<u64>) {
+    let (file, number) = (format!("r{n}.palisade"), n.to_string());
+    home.says(&["bundle", "build", "policies", "-f", &file], 0);
+    let before = back.map(|n| format!("r{n}.palisade"));
+    let mut args = vec!["bundle", "sign", &file, "--key", "ci.key"];
+    args.extend(["--sequence", &number]);
+    if let Some(before) = &before {
+        args.extend(["--back-to", before]);
+    }
+    home.says(&args, 0);
+    serve(home, n);
+}
+
+/// Puts a release where the PDP looks.
+fn serve(home: &Home, n: u64) {
+    let draft = home.path("live.new");
+    fs::copy(home.path(&format!("r{n}.palisade")), &draft).unwrap();
+    fs::rename(draft, home.path("live.palisade")).unwrap();
+}
+
+/// A mesh that enforces release 41, which CI has signed; nobody in it believes anybody else.
+fn signed_mesh<'h>(home: &'h Home, plan: &str) -> Separate<'h> {
+    const PROXIES: [&str; 2] = ["proxy-web", "proxy-orders"];
+    let mut mesh = Separate::ready(home);
+    let made = home.says(&["bundle", "keygen", "ci.key", "--name", "ci"], 0);
+    let line = made.lines().find(|l| l.starts_with("ci ed25519:")).unwrap();
+    fs::write(home.path("trusted.keys"), format!("{line}\n")).unwrap();
+    release(home, 41, None);
+    let trust = "  policy_trust: { keys: trusted.keys, threshold: 1 }\n";
+    let source = format!("  policies: live.palisade\n{trust}{plan}");
+    let config = home.path("mesh.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("  policies: policies\n", &source)).unwrap();
+    for name in PROXIES {
+        let config = home.path(&format!("{name}.yaml"));
+        let text = fs::read_to_string(&config).unwrap();
+        fs::write(&config, text + trust).unwrap();
+    }
+    for name in ["pdp"].iter().chain(&PROXIES) {
+        mesh.end(name);
+        mesh.start(name);
+    }
+    wait_for("both proxies with what CI has signed", LIMIT, || {
+        let proxies = status(home)?["proxies"].as_array()?.clone();
+        let has_it = |p: &&Value| p["connected"] == true && p["sequence"] == 41;
+        (proxies.iter().filter(has_it).count() == 2).then_some(())
+    });
+    mesh.wait_until_ready();
+    mesh
+}
+
+/// Issue 4, shown by 5, with numbers that the PDP cannot give: signers say what 42 may be taken
+/// back to, so it reaches a canary, and comes back by itself. What they sign after it arrives
+/// step by step, while PDP and proxy are killed.
+#[test]
+fn what_ci_has_signed_goes_back_and_arrives_under_live_traffic() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let plan = PLAN.replace("shadow: 6s", "shadow: 0s");
+    let mut mesh = signed_mesh(&home, &plan);
+    mesh.start_calls(RATE);
+    mesh.wait_for_calls(30);
+    edit(&home, deny_list);
+    release(&home, 42, Some(41));
+    let halted = reaches(&home, "rolled_back");
+    assert_eq!(halted["stopped"]["by"], "gate", "{halted:#}");
+    assert_eq!(
+        halted["stopped"]["during"], "canary 1 (shop/orders)",
+        "{halted:#}"
+    );
+    assert_eq!(halted["restored"], 41, "as CI has numbered it");
+    assert_eq!(part(&halted, "orders-1"), Some((41, 0)));
+    let pdp = status(&home).unwrap();
+    assert_eq!(pdp["revision"]["sequence"], 41, "{pdp:#}");
+    wait_for("orders as before", LIMIT, || {
+        (mesh.get("/orders") == Some(200)).then_some(())
+    });
+
+    // Both remember: the one what it has, the other what it does not give out again.
+    let first = pause(&mesh);
+    mesh.kill("proxy-orders");
+    mesh.kill("pdp");
+    mesh.start("proxy-orders");
+    mesh.wait_until_ready();
+    mesh.start("pdp");
+    wait_for("both proxies at the PDP", LIMIT, || {
+        let proxies = status(&home)?["proxies"].as_array()?.clone();
+        let has_it = |p: &&Value| p["connected"] == true && p["sequence"] == 41;
+        (proxies.iter().filter(has_it).count() == 2).then_some(())
+    });
+    serve(&home, 41);
+    let shown = home.json(&["bundle", "inspect", "r41.palisade"]);
+    let digest = &shown["digest"].as_str().unwrap()[..8];
+    wait_for("what is in force, at the source", LIMIT, || {
+        (status(&home)?["sources"][0]["wanted"] == *digest).then_some(())
+    });
+    serve(&home, 42);
+    wait_for("a refusal of what was taken back", LIMIT, || {
+        let said = support::said(&home.run(&["status"]));
+        said.contains("PLS3004").then_some(())
+    });
+
+    mesh.start_calls(RATE);
+    edit(&home, |text| {
+        allow_refund(&text.replace(
+            "when\n{\n",
+            "when\n{\n  resource == Operation::\"demo.test/shop/orders/list\" ||\n",
+        ))
+    });
+    release(&home, 43, Some(41));
+    wait_for("a canary that has it", LIMIT, || {
+        let (status, _) = rollout(&home)?;
+        (part(&status, "orders-1") == Some((43, 41))).then_some(())
+    });
+    mesh.kill("pdp");
+    mesh.start("pdp");
+    let done = reaches(&home, "completed");
+    for proxy in ["orders-1", "web-1"] {
+        assert_eq!(part(&done, proxy).unwrap().0, 43, "{proxy}");
+    }
+    let second = pause(&mesh).since(&first);
+    let decided = decided_by(&home, to_orders(&first) + to_orders(&second));
+    assert!(
+        decided.is_subset(&BTreeSet::from([1, 41, 42, 43])),
+        "{decided:?}"
+    );
+    assert!(
+        decided.contains(&42) && decided.contains(&43),
+        "{decided:?}"
+    );
+
+    // Back at once, to the number that was signed, on both; and no further.
+    home.says(&["rollout", "rollback"], 0);
+    wait_for("both proxies back", LIMIT, || {
+        let now = status(&home)?;
+        assert_eq!(now["revision"]["sequence"], 41);
+        let proxies = now["proxies"].as_array()?;
+        proxies.iter().all(|p| p["sequence"] == 41).then_some(())
+    });
+    let further = support::said(&home.run(&["rollout", "rollback"]));
+    assert!(further.contains("PLS3102"), "{further}");
+}
+
+/// An application in which a refund goes wrong: it gives this status, after this long.
+fn refunding(status: u16, pause: Duration) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let stream = stream.unwrap();
+            thread::spawn(move || answer(&stream, status, pause));
+        }
+    });
+    address
+}
+
+/// Answers one request after the other, until the other side has gone.
+fn answer(stream: &TcpStream, status: u16, pause: Duration) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if reader.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            match line.trim() {
+                "" => break,
+                line => head.push(line.to_ascii_lowercase()),
+            }
+        }
+        let len = head.iter().find_map(|l| l.strip_prefix("content-length:"));
+        let len: usize = len.map_or(0, |len| len.trim().parse().unwrap());
+        assert!(!head.iter().any(|l| l.starts_with("transfer-encoding")));
+        reader.read_exact(&mut vec![0; len]).ok()?;
+        let status = match head.first()?.contains("/refund ") {
+            true => {
+                thread::park_timeout(pause);
+                status
+            }
+            false => 200,
+        };
+        let answer = format!("HTTP/1.1 {status} -\r\ncontent-length: 2\r\n\r\nok");
+        let mut writer = stream;
+        writer.write_all(answer.as_bytes()).ok()?;
+    }
+}
+
+/// A rollout of the permit to refund, where `app` answers for orders; how it was stopped.
+fn refunds_go_wrong(plan: &str, app: SocketAddr, rate: f64, calls: u64) -> Value {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut mesh = mesh(&home, plan);
+    let config = home.path("proxy-orders.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let own = format!("upstream: \"{}\"", mesh.app("orders"));
+    assert!(text.contains(&own));
+    fs::write(&config, text.replace(&own, &format!("upstream: \"{app}\""))).unwrap();
+    mesh.end("proxy-orders");
+    mesh.start("proxy-orders");
+    mesh.wait_until_ready();
+    let before = status(&home).unwrap()["revision"]["sequence"]
+        .as_u64()
+        .unwrap();
+    mesh.start_calls(rate);
+    for _ in 0..calls / 100 {
+        mesh.wait_for_calls(100);
+    }
+    edit(&home, allow_refund);
+    let halted = wait_for("a halt", LIMIT * 3, || {
+        assert_eq!(mesh.get("/orders"), Some(200));
+        let (status, _) = rollout(&home)?;
+        (status["phase"] == "rolled_back").then_some(status)
+    });
+    assert_eq!(halted["stopped"]["by"], "gate", "{halted:#}");
+    assert_eq!(
+        halted["stopped"]["during"], "canary 1 (shop/orders)",
+        "{halted:#}"
+    );
+    assert_eq!(halted["restored"], before + 2);
+    assert_eq!(part(&halted, "orders-1"), Some((before + 2, 0)));
+    // Nothing was lost, and each was decided by one of the three.
+    demo::pause(mesh.app("web"));
+    let tally = demo::settled(mesh.app("web"));
+    assert_eq!(tally.failed, 0, "{tally:?}");
+    let decided = decided_by(&home, sent_to_orders(&tally));
+    let three = BTreeSet::from([before, before + 1, before + 2]);
+    assert!(decided.is_subset(&three), "{decided:?}");
+    assert!(decided.contains(&(before + 1)), "{decided:?}");
+    halted
+}
+
+/// Issue 4, shown by 5: what the new revision lets pass is answered with 500.
+#[test]
+fn a_canary_whose_requests_fail_goes_back() {
+    let plan = PLAN
+        .replace("shadow: 6s", "shadow: 0s")
+        .replace("for: 6s", "for: 5m");
+    let app = refunding(500, Duration::ZERO);
+    let halted = refunds_go_wrong(&plan, app, RATE, 100);
+    let why = halted["stopped"]["why"].as_str().unwrap();
+    assert!(why.starts_with("server_errors: "), "{why}");
+}
+
+/// Issue 4, shown by 5: what the new revision lets pass takes far longer than what the old one
+/// did, once there are a thousand of each.
+#[test]
+fn a_canary_whose_requests_are_slow_goes_back() {
+    let plan = PLAN
+        .replace("shadow: 6s", "shadow: 0s")
+        .replace("for: 6s", "for: 5m")
+        .replace("p99: off", "p99: 2");
+    let app = refunding(201, Duration::from_millis(500));
+    let halted = refunds_go_wrong(&plan, app, 250.0, 3_000);
+    let why = halted["stopped"]["why"].as_str().unwrap();
+    assert!(why.starts_with("p99: "), "{why}");
 }
 
 /// People decide: a folder beside the source, a pause, a promotion, an abort.

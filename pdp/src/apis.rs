@@ -32,6 +32,7 @@ use http::{HeaderMap, header::CONTENT_TYPE};
 pub use caller::{Busy, Caller, Load, Loads, Proof, Seat};
 pub use counts::{Counts, Tally};
 pub use desk::{Desk, DeskConfig, Limits};
+pub use stage::Underway;
 
 /// Longest message of a caller, in bytes.
 pub const MESSAGE_LEN_MAX: usize = 1 << 20;

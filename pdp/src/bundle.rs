@@ -35,6 +35,9 @@ pub mod trust;
 
 /// Features of the bundle format that this build understands.
 pub const FEATURES: &[&str] = BASE;
+/// What a proxy says at its hello that can be taken back to a lower number, where the signers
+/// of the higher said so ([`trust::way_back`]).
+pub const WAY_BACK: &str = "way-back-1";
 /// Those that every bundle needs.
 pub(crate) const BASE: &[&str] = &["cedar-4", "catalogue-1", "manifest-1"];
 

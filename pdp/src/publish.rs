@@ -11,7 +11,8 @@
 //! ([`rollout`]); which one a proxy has is still its PDP's word.
 //!
 //! Invariant: a bad revision never replaces a good one, and a sequence number
-//! never goes backwards, also over restarts of either side.
+//! never goes backwards, also over restarts of either side; unless those who have numbered
+//! both revisions said so.
 
 use palisade_mesh::{diagnostic::Diagnostic, spiffe_id::TrustDomain};
 
@@ -20,6 +21,7 @@ mod beside;
 mod bundled;
 mod changes;
 pub mod codes;
+mod compose;
 mod distribution;
 mod endpoints;
 mod fetch;
@@ -27,6 +29,7 @@ mod git;
 mod keep;
 mod origin;
 mod parts;
+mod proving;
 mod recorder;
 mod registry;
 pub mod rollout;
@@ -37,6 +40,7 @@ mod watched;
 mod word;
 
 pub use beside::Beside;
+pub use compose::{COMPOSE_WAIT, compose};
 pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
 };
@@ -44,6 +48,7 @@ pub use fetch::{Fetch, Fetched, Fetching};
 pub use git::{load_commit, load_credited};
 pub use keep::{History, LOG_MAX, REVISION_LEN_MAX};
 pub use parts::{Fault, Standing};
+pub use proving::{Prove, Proved};
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};
 pub use source::{

@@ -8,28 +8,22 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::{
-    clock::Clock,
-    diagnostic::{Diagnostic, Severity},
-};
-use palisade_pdp::{
-    author::{self, Loaded},
-    bundle::{
-        codes,
-        file::{self, BundleFile},
-        key::{self, SigningKey},
-        trust::{NAME_LEN_MAX, TrustConfig},
-    },
-    publish::load_credited,
-};
-use serde_json::json;
-use ulid::Ulid;
-
-use super::{Context, Exit, block_on, policy::invariants};
+use super::{Context, Exit, policy::invariants};
 use crate::{
     config::span,
     render::{self, DIM, GOOD, Output, paint, snippet::clean},
 };
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::{Diagnostic, Severity},
+};
+use palisade_pdp::bundle::{
+    codes,
+    file::{self, BundleFile},
+    key::{self, SigningKey},
+    trust::{NAME_LEN_MAX, TrustConfig, WAY_BACK_MAX},
+};
+use serde_json::json;
 
 /// Highest number that can be given: far beyond any, and well below where counting ends.
 const SEQUENCE_MAX: u64 = 1 << 62;
@@ -38,9 +32,11 @@ const SOLVER: &str = "cvc5";
 
 mod log;
 mod remote;
+mod repository;
 mod show;
 
 use remote::Server;
+use repository::Repository;
 
 /// What to do with a bundle.
 #[derive(Debug, clap::Subcommand)]
@@ -55,9 +51,8 @@ pub(super) enum Command {
     },
     /// Compile a policy repository into one file; the same texts give the same bytes.
     Build {
-        /// Folder of the policy repository.
-        #[arg(default_value = ".")]
-        dir: PathBuf,
+        #[command(flatten)]
+        of: Repository,
         /// File to write, such as `shop.palisade`.
         #[arg(short = 'f', long = "file", value_name = "FILE")]
         file: PathBuf,
@@ -110,6 +105,12 @@ pub(super) struct SignArgs {
     /// Say that it is the newest, for this long, such as `24h`.
     #[arg(long, value_name = "TIME", value_parser = life)]
     stamp: Option<Duration>,
+    /// Let it be taken back to the bundle in this file, which has a lower number.
+    #[arg(long, value_name = "FILE", requires = "sequence")]
+    back_to: Option<PathBuf>,
+    /// For how long from now, at most a week; a later signer signs what the first one said.
+    #[arg(long, value_name = "TIME", value_parser = way_back, default_value = "24h", requires = "back_to")]
+    back_within: Duration,
 }
 
 /// Arguments of `bundle verify`.
@@ -140,11 +141,18 @@ fn life(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| format!("`{text}` is not a span of time such as `30m` or `24h`"))
 }
 
+fn way_back(text: &str) -> Result<Duration, String> {
+    match life(text)? {
+        long if long > WAY_BACK_MAX => Err("a way back lasts at most 7 days".to_owned()),
+        span => Ok(span),
+    }
+}
+
 pub(super) fn main(command: &Command, context: &Context) -> Exit {
     let output = context.output;
     let done = match command {
         Command::Keygen { file, name } => keygen(file, name.as_deref(), output),
-        Command::Build { dir, file, proved } => return build(dir, file, *proved, output),
+        Command::Build { of, file, proved } => return build(of, file, *proved, output),
         Command::Sign(args) => sign(args, output),
         Command::Verify(args) => return verify(args, output),
         Command::Inspect { file, keys } => show::inspect(file, keys.as_deref(), output),
@@ -206,12 +214,11 @@ fn keygen(path: &Path, name: Option<&str>, output: Output) -> Result<(), Diagnos
     Ok(())
 }
 
-fn build(dir: &Path, path: &Path, all_proved: bool, output: Output) -> Exit {
-    let mut loaded = load(dir);
-    if let Some(missing) = incomplete(&loaded.diagnostics) {
-        loaded.compiled = None;
-        loaded.diagnostics.push(missing);
-    }
+fn build(of: &Repository, path: &Path, all_proved: bool, output: Output) -> Exit {
+    let loaded = match of.load() {
+        Ok(loaded) => loaded,
+        Err(diagnostic) => return render::failed(output, &diagnostic),
+    };
     let Some(compiled) = loaded.compiled else {
         render::diagnostics(output, &loaded.diagnostics);
         return Exit::Invalid;
@@ -262,39 +269,21 @@ fn build(dir: &Path, path: &Path, all_proved: bool, output: Output) -> Exit {
     Exit::Ok
 }
 
-/// The repository with who changed what, as far as git knows.
-fn load(dir: &Path) -> Loaded {
-    let home = std::env::temp_dir().join(format!("palisade-{}", Ulid::generate()));
-    if fs::create_dir(&home).is_err() {
-        return author::load(dir);
-    }
-    let loaded = block_on(load_credited(dir, &home));
-    let _ = fs::remove_dir_all(&home);
-    loaded
-}
-
-/// A bundle without what a source contributes, perhaps what it forbids, would be signed as whole.
-pub(super) fn incomplete(found: &[Diagnostic]) -> Option<Diagnostic> {
-    let elsewhere = |d: &&Diagnostic| d.code.0 == author::codes::SOURCE_ELSEWHERE;
-    let first = found.iter().find(elsewhere)?;
-    let cause = first.cause.clone().unwrap_or_default();
-    Some(
-        Diagnostic::error(codes::INCOMPLETE, "the bundle would lack a source")
-            .cause(format!("{}: {cause}", first.message))
-            .help("check the source out, and name the folder in `palisade.yaml`; or let the PDP put the sources together"),
-    )
-}
-
 fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
     let mut file = file::read(&args.file)?;
     let key = read_key(&args.key)?;
     let now_us = Clock::system().now_us();
     // Who only stamps does not vouch for what is in it.
     if args.sequence.is_some() || args.stamp.is_none() {
+        show::compiled(&file)?;
         file.sign_content(&key);
     }
     if let Some(sequence) = args.sequence {
         file.sign_release(&key, sequence, now_us);
+    }
+    if let Some(to) = &args.back_to {
+        let until_us = now_us.saturating_add(micros(args.back_within));
+        file.sign_way_back(&key, &file::read(to)?, until_us)?;
     }
     if let Some(life) = args.stamp {
         if file.release().is_none() {
@@ -305,8 +294,7 @@ fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
             .cause("a stamp says that a number is the newest")
             .help("give it one: --sequence N"));
         }
-        let life_us = i64::try_from(life.as_micros()).unwrap_or(i64::MAX);
-        file.stamp(&key, now_us, now_us.saturating_add(life_us));
+        file.stamp(&key, now_us, now_us.saturating_add(micros(life)));
     }
     write(&args.file, &file)?;
     match output {
@@ -320,6 +308,10 @@ fn sign(args: &SignArgs, output: Output) -> Result<(), Diagnostic> {
     Ok(())
 }
 
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 fn verify(args: &VerifyArgs, output: Output) -> Exit {
     let checked = file::read(&args.file).and_then(|file| {
         let config = TrustConfig {
@@ -329,17 +321,21 @@ fn verify(args: &VerifyArgs, output: Output) -> Exit {
             stamp_keys: args.stamp_keys.clone(),
             proved: args.require_proved.clone(),
         };
-        let signed = config.load()?.check_file(&file, Clock::system().now_us())?;
-        Ok((file, signed))
+        let (trust, now_us) = (config.load()?, Clock::system().now_us());
+        let signed = trust.check_file(&file, now_us)?;
+        show::compiled(&file)?;
+        let back = trust.way_back_of(&file, now_us);
+        Ok((file, signed, back))
     });
     match checked {
-        Ok((file, signed)) => {
+        Ok((file, signed, back)) => {
             match output {
                 Output::Json => render::json(&json!({
                     "digest": file.digest.to_string(),
                     "signed": signed.to_string(),
                     "signers": signed.signers(),
                     "sequence": file.signed.release.as_ref().map(|r| r.sequence),
+                    "way_back": show::leads(&back),
                 })),
                 Output::Human => {
                     let number = file.signed.release.as_ref().map_or_else(
@@ -352,6 +348,7 @@ fn verify(args: &VerifyArgs, output: Output) -> Exit {
                         signed.signers().join(", "),
                         paint(DIM, format!("sha256:{}", file.digest)),
                     ));
+                    show::way_back(&back);
                 }
             }
             Exit::Ok

@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::{
     author,
+    bundle::codes::INCOMPLETE,
     publish::rollout::{Standing, Stop},
 };
 
@@ -132,7 +133,7 @@ impl Wish {
 /// The bundle of a repository on this machine, base64.
 fn bundle(dir: &Path) -> Result<String, Diagnostic> {
     let loaded = author::load(dir);
-    if let Some(missing) = super::bundle::incomplete(&loaded.diagnostics) {
+    if let Some(missing) = incomplete(&loaded.diagnostics) {
         return Err(missing);
     }
     let compiled = loaded.compiled.ok_or_else(|| {
@@ -140,6 +141,18 @@ fn bundle(dir: &Path) -> Result<String, Diagnostic> {
         first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
     })?;
     Ok(STANDARD.encode(&compiled.bundle))
+}
+
+/// A bundle without what a source contributes, perhaps what it forbids, would be taken for the whole.
+fn incomplete(found: &[Diagnostic]) -> Option<Diagnostic> {
+    let elsewhere = |d: &&Diagnostic| d.code.0 == author::codes::SOURCE_ELSEWHERE;
+    let first = found.iter().find(elsewhere)?;
+    let cause = first.cause.clone().unwrap_or_default();
+    Some(
+        Diagnostic::error(INCOMPLETE, "the bundle would lack a source")
+            .cause(format!("{}: {cause}", first.message))
+            .help("check the source out, and name the folder in `palisade.yaml`; or let the PDP put the sources together"),
+    )
 }
 
 async fn plan(wish: &Wish, context: &Context) -> Result<Exit, Diagnostic> {
@@ -314,6 +327,9 @@ fn print(status: &RolloutStatus) {
             clean(&status.actor)
         ),
     ));
+    if let Some(us) = status.back_until_us {
+        render::line(&paint(DIM, format!("  {}", way_back(us, &clock))));
+    }
     if let Some(stopped) = &status.stopped {
         render::line(&format!(
             "  {}  {}, during {}",
@@ -331,6 +347,17 @@ fn print(status: &RolloutStatus) {
     print_proxies(status);
     print_turns(status);
     render::next(&next(status));
+}
+
+/// How long it may be taken back, by the word of those who have numbered it.
+fn way_back(until_us: i64, clock: &Clock) -> String {
+    match until_us > clock.now_us() {
+        true => format!(
+            "its signers' way back ends {}",
+            ahead(clock, until_us / 1_000_000)
+        ),
+        false => "its signers' way back has ended".to_owned(),
+    }
 }
 
 fn print_gates(status: &RolloutStatus) {
@@ -472,6 +499,12 @@ fn print_preview(preview: &RolloutPreview, of: Option<&str>) {
         ]);
     }
     rows.print();
+    if let Some(us) = preview.back_until_us {
+        render::line(&format!("\n{}", way_back(us, &Clock::system())));
+    }
+    if let Some(note) = &preview.note {
+        render::line(&format!("\n{} {}", paint(WARN, "!"), clean(note)));
+    }
     render::line(&format!(
         "\nhalts on {}; a phase needs {}",
         preview.gates.join(", "),

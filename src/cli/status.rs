@@ -10,6 +10,7 @@ use crate::{
         About,
         api::{Fact, Problem},
         client::Mesh,
+        clocks::clocks_apart,
         status::{
             AuditStatus, CaStatus, DecisionsStatus, PdpStatus, SubscriberStatus, TallyStatus, ago,
             ahead, span,
@@ -198,7 +199,7 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
                 .iter()
                 .filter(|p| p.connected && p.sequence == p.wanted)
                 .count();
-            let parts = [
+            let mut parts = vec![
                 format!(
                     "revision {} {digest}, in force for {}",
                     r.sequence,
@@ -208,6 +209,10 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
                 render::count(r.policies, "policy", "policies"),
                 format!("{in_sync}/{} proxies in sync", pdp.proxies.len()),
             ];
+            if !r.unproved.is_empty() {
+                let n = render::count(r.unproved.len(), "invariant", "invariants");
+                parts.push(paint(WARN, format!("{n} unproved")));
+            }
             render::fact("policy", &parts);
         }
         None => render::fact("policy", &[paint(BAD, "no revision is in force")]),
@@ -266,7 +271,19 @@ fn print_pdp(pdp: &PdpStatus, clock: &Clock) {
         ]);
     }
     rows.print();
+    pdp.proxies.iter().for_each(print_clocks);
     render::line("");
+}
+
+/// A line where the clock of a proxy that is there is not the PDP's.
+fn print_clocks(proxy: &SubscriberStatus) {
+    let ahead_us = proxy.clock_ahead_us.filter(|_| proxy.connected);
+    let theirs = format!("{}'s", proxy.instance);
+    let apart = ahead_us.and_then(|us| clocks_apart("the PDP's", &theirs, proxy.seen_us, us));
+    if let Some(fact) = apart {
+        let text = paint(WARN, format!("! {}", snippet::clean(&fact.text)));
+        render::line(&format!("{text}  palisade check"));
+    }
 }
 
 /// The decision APIs: where, and what they answered.

@@ -200,6 +200,20 @@ mod tests {
                 resources("{ type: account, id: \"a/b\", url: \"http://account/ab\" }"),
                 6126,
             ),
+            // However either of them is spelled.
+            (actions("{ name: read, is: get, on: [account] }"), 6126),
+            (
+                resources("{ type: account, id: \"a/b\", url: \"https://Account.:80/1\" }"),
+                6126,
+            ),
+            (
+                "{ resources: [{ type: shop, id: a, service: shop/orders }, { type: shop, id: b, service: acme.test/shop/orders }] }".to_owned(),
+                6126,
+            ),
+            (
+                "{ resources: [{ type: desk, id: a, operation: shop/orders/list }, { type: desk, id: b, operation: acme.test/shop/orders/list }] }".to_owned(),
+                6126,
+            ),
             // A type that nothing has.
             (actions("{ name: see, is: GET, on: [acount] }"), 6127),
             // What cannot be mapped.

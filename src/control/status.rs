@@ -249,6 +249,9 @@ pub struct RevisionStatus {
     pub git_revision: String,
     /// Who vouches for it, in words.
     pub signed: String,
+    /// Ids of its invariants that nobody has proved.
+    #[serde(default)]
+    pub unproved: Vec<String>,
 }
 
 /// A revision that was in force at a PDP.

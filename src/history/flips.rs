@@ -16,6 +16,9 @@ use palisade_mesh::{
 use palisade_pdp::decide::{Lacking, PATH_LEN_MAX, Past, Replay, Snapshot};
 use serde::Serialize;
 
+/// Cedar type of what the catalogue has an operation for.
+const OPERATION: &str = "Operation";
+
 /// Groups that are told apart on each side; what comes later is counted together.
 pub(crate) const GROUPS_MAX: usize = 10_000;
 /// Decision ids that a group, or a cause, names.
@@ -154,7 +157,7 @@ impl Comparing {
                 return self.flips.not_replayable.add(words(&why), record);
             }
         };
-        if let Some(cause) = self.breaks(&past, &after)
+        if let Some(cause) = self.breaks(record, &past, &after)
             && self.was_decided(record, &past)
         {
             self.flips.broken.add(cause, record);
@@ -193,14 +196,23 @@ impl Comparing {
     }
 
     /// Why the candidate has no decision about a request, where it has none.
-    fn breaks(&self, past: &Past<'_>, after: &Decision) -> Option<String> {
+    fn breaks(
+        &self,
+        record: &DecisionRef<'_>,
+        past: &Past<'_>,
+        after: &Decision,
+    ) -> Option<String> {
+        // What was no operation when it was recorded is none that the candidate lacks; of a
+        // replay of what was before that is known from there.
+        let was_served =
+            matches!(self.before, Before::Replayed(_)) || record.resource_type == OPERATION;
         match after.verdict {
             Verdict::Undecided(_) => Some(format!(
                 "the candidate leaves it undecided ({})",
                 after.verdict.reason()
             )),
-            _ if !self.candidate.serves(past) => Some(
-                "it is no operation of the candidate's catalogue, and would be answered with 404"
+            _ if was_served && !self.candidate.serves(past) => Some(
+                "it is no operation of the candidate's catalogue, and would be answered as none"
                     .to_owned(),
             ),
             _ => None,

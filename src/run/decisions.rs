@@ -88,9 +88,10 @@ impl Decisions {
         Ok(started)
     }
 
-    /// What the comparison of its engine with Cedar's own authorizer has found.
-    pub(super) fn self_check(&self) -> SelfCheck {
-        self.desk.self_check()
+    /// What the comparison of its engine with Cedar's own authorizer has found, by the number
+    /// of each revision that it answers by or tries.
+    pub(super) fn self_checks(&self) -> Vec<(u64, SelfCheck)> {
+        self.desk.self_checks()
     }
 
     /// How it stands, as `status` says it.
@@ -107,13 +108,13 @@ impl Decisions {
             newly_undecided,
             trials_failed,
         } = self.desk.counts();
-        let found = self.desk.self_check();
+        let found = self.desk.self_checks();
         DecisionsStatus {
             address: self.address,
             insecure: self.insecure,
             engine: self.engine,
-            checked: found.checked,
-            differed: found.mismatched,
+            checked: found.iter().map(|(_, found)| found.checked).sum(),
+            differed: found.iter().map(|(_, found)| found.mismatched).sum(),
             answers: answers
                 .into_iter()
                 .map(|tally| TallyStatus {

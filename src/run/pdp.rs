@@ -8,16 +8,21 @@ use axum::{
     routing::{get, post},
 };
 use palisade_mesh::{
-    clock::Clock, diagnostic::Diagnostic, place::Place, sink::RecordSink, snapshot::Digest,
-    spiffe_id::TrustDomain, svid::Identity,
+    clock::Clock,
+    diagnostic::Diagnostic,
+    place::Place,
+    sink::RecordSink,
+    snapshot::{Digest, Versions},
+    spiffe_id::TrustDomain,
+    svid::Identity,
 };
 use palisade_pdp::{
-    apis::{Desk, DeskConfig},
+    apis::{Desk, DeskConfig, Underway},
     bundle::trust::TrustConfig,
     decide::Snapshot,
     publish::{
         Distribution, DistributionConfig, History, Published, Recorder, Source, SourceConfig,
-        Standing, State, rollout::Rollout,
+        Standing, State,
     },
 };
 use prost::Message as _;
@@ -48,6 +53,7 @@ use crate::{
 };
 
 mod facts;
+mod proving;
 mod questions;
 
 pub use questions::{Can, CanAnswer, Explained, Recorded};
@@ -363,9 +369,9 @@ async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<R
         loop {
             let now = state.borrow_and_update().clone();
             if let Some(published) = &now.current
-                && let Some(snapshot) = built(&revisions, published).await
+                && let Some(snapshot) = built(&desk, &revisions, published).await
             {
-                desk.put(snapshot, underway(&revisions, &now).await);
+                desk.put(snapshot, underway(&desk, &revisions, &now).await);
             }
             if state.changed().await.is_err() {
                 return;
@@ -377,8 +383,16 @@ async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<R
 
 /// The engine of a revision; none where it cannot be built, and then the APIs stay at the
 /// one before.
-async fn built(revisions: &Revisions, published: &Published) -> Option<Arc<Snapshot>> {
+async fn built(desk: &Desk, revisions: &Revisions, published: &Published) -> Option<Arc<Snapshot>> {
     revisions.note(&published.revision);
+    let held = desk.holds(&Versions {
+        policy: published.digest(),
+        sequence: published.sequence(),
+        ..Versions::default()
+    });
+    if held.is_some() {
+        return held;
+    }
     match revisions.engine(&published.digest()).await {
         Ok(found) => {
             if found.is_none() {
@@ -394,14 +408,17 @@ async fn built(revisions: &Revisions, published: &Published) -> Option<Arc<Snaps
 }
 
 /// The revision that is on its way, while it may decide or be tried.
-async fn underway(revisions: &Revisions, state: &State) -> Option<(Arc<Snapshot>, Rollout)> {
+async fn underway(desk: &Desk, revisions: &Revisions, state: &State) -> Option<Underway> {
     let underway = state.rollout.as_ref()?;
     let rollout = &underway.rollout;
     if rollout.has_ended() || rollout.stopped().is_some() {
         return None;
     }
-    let candidate = built(revisions, &underway.candidate).await?;
-    Some((candidate, rollout.clone()))
+    Some(Underway {
+        baseline: built(desk, revisions, &underway.baseline).await?,
+        candidate: built(desk, revisions, &underway.candidate).await?,
+        rollout: rollout.clone(),
+    })
 }
 
 /// What is followed, as the configuration says.
@@ -414,6 +431,7 @@ fn followed(
     let mut followed = SourceConfig::new(policies.place.clone(), state_dir);
     followed.fetch = Some(Arc::new(Bundles));
     followed.domain = Some(domain.clone());
+    followed.prove = Some(Arc::new(proving::Cvc5));
     if let Some(file) = &policies.require_signed {
         let signers = std::fs::read_to_string(file).map_err(|error| {
             let wrong = format!("signers in `{}` cannot be read", file.display());

@@ -59,7 +59,7 @@ use orders::{Order, routes};
 pub use orders::{DrainOrder, Ordered, UpgradeOrder};
 pub use upgrade::Launch;
 #[cfg(feature = "full")]
-pub(crate) use view::{clocks_apart, engine_fact};
+pub(crate) use view::engine_fact;
 
 /// How long a process that takes over waits for its PDP before it says that it is
 /// ready: with an endpoint of its own on record it is found when the other leaves.

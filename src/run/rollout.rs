@@ -73,6 +73,11 @@ pub struct RolloutPreview {
     pub gates: Vec<String>,
     /// Decisions that a phase must have seen.
     pub min_decisions: u64,
+    /// Until when it could be taken back, where others have numbered it, microseconds since
+    /// the Unix epoch.
+    pub back_until_us: Option<i64>,
+    /// Why its way back does not serve, if it has one and it does not.
+    pub note: Option<String>,
 }
 
 /// A phase of a plan.
@@ -118,6 +123,9 @@ pub struct RolloutStatus {
     pub stopped: Option<StoppedStatus>,
     /// Number under which the old content was put in force again.
     pub restored: Option<u64>,
+    /// Until when it may be taken back to the revision before as that is numbered, where
+    /// others have numbered both, microseconds since the Unix epoch.
+    pub back_until_us: Option<i64>,
     /// Decisions that the phase has seen.
     pub decisions: u64,
     /// How many it needs.
@@ -348,6 +356,7 @@ fn status(underway: &Underway, state: &State, distribution: &Distribution) -> Ro
             during: why.during.clone(),
         }),
         restored: rollout.restored,
+        back_until_us: rollout.back_until_us,
         decisions,
         decisions_needed,
         evaluated: evidence.flips.evaluated,
@@ -372,7 +381,38 @@ fn word(phase: &Phase) -> &'static str {
     }
 }
 
-fn preview(difference: Difference, plan: &Plan) -> RolloutPreview {
+/// What would come of `wanted`, where it may be carried out so.
+fn preview(difference: Difference, wanted: &Plan) -> RolloutPreview {
+    let phases = match &difference.plan {
+        Some(plan) => phases(plan),
+        None => vec![PlannedPhase {
+            phase: "full".into(),
+            for_s: 0,
+            limit_s: 0,
+            then: "it is in force everywhere at once".into(),
+        }],
+    };
+    let gates = wanted
+        .gates
+        .read(&palisade_pdp::publish::rollout::Evidence::default());
+    RolloutPreview {
+        digest: difference.digest.to_string(),
+        baseline: difference.baseline,
+        added: difference.added,
+        removed: difference.removed,
+        changed: difference.changed,
+        phases,
+        gates: gates
+            .iter()
+            .map(|g| format!("{} > {}", g.gate, g.limit))
+            .collect(),
+        min_decisions: wanted.gates.min_decisions,
+        back_until_us: difference.back_until_us,
+        note: difference.note.map(|note| note.to_string()),
+    }
+}
+
+fn phases(plan: &Plan) -> Vec<PlannedPhase> {
     let secs = |time: Duration| time.as_secs();
     let patient = |phase: String, last: Duration, then: &str| PlannedPhase {
         phase,
@@ -404,22 +444,7 @@ fn preview(difference: Difference, plan: &Plan) -> RolloutPreview {
         limit_s: secs(plan.watch),
         then: "it is complete".into(),
     });
-    let gates = plan
-        .gates
-        .read(&palisade_pdp::publish::rollout::Evidence::default());
-    RolloutPreview {
-        digest: difference.digest.to_string(),
-        baseline: difference.baseline,
-        added: difference.added,
-        removed: difference.removed,
-        changed: difference.changed,
-        phases,
-        gates: gates
-            .iter()
-            .map(|g| format!("{} > {}", g.gate, g.limit))
-            .collect(),
-        min_decisions: plan.gates.min_decisions,
-    }
+    phases
 }
 
 impl RolloutWish {

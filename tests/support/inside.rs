@@ -20,20 +20,40 @@ use tokio::net::{TcpListener, TcpStream};
 /// Longest wait for something that should take milliseconds.
 pub const LIMIT: Duration = Duration::from_secs(30);
 
-/// Control plane and two proxies under one clock, each of them to be stopped and started.
+/// Control plane and two proxies, each of them to be stopped and started: under one clock,
+/// unless the proxies have their own.
 pub struct Story {
     pub name: String,
     pub plane_config: Config,
     pub plane: Option<ControlPlane>,
     pub proxies: Vec<ProxyRole>,
     pub clock: Clock,
+    /// The clock of the proxies.
+    pub theirs: Clock,
     pub outbound: SocketAddr,
 }
 
 impl Story {
     pub async fn start(home: &super::Home, name: &str, policies: &str) -> Self {
-        let name = format!("{name}-{}", std::process::id());
         let clock = Clock::manual(jiff::Timestamp::now());
+        Self::start_under(home, name, policies, clock.clone(), clock).await
+    }
+
+    /// One whose proxies have a clock of their own, which is right at first.
+    pub async fn start_apart(home: &super::Home, name: &str, policies: &str) -> Self {
+        let now = jiff::Timestamp::now();
+        let (clock, theirs) = (Clock::manual(now), Clock::manual(now));
+        Self::start_under(home, name, policies, clock, theirs).await
+    }
+
+    async fn start_under(
+        home: &super::Home,
+        name: &str,
+        policies: &str,
+        clock: Clock,
+        theirs: Clock,
+    ) -> Self {
+        let name = format!("{name}-{}", std::process::id());
         let app = start_app().await;
         let (pdp, audit) = (super::free_port(), super::free_port());
         let yaml = control_plane(&name, policies)
@@ -48,7 +68,7 @@ impl Story {
         for service in ["web", "orders"] {
             let yaml = proxy(&name, service, app, pdp, audit, &agent);
             let config = config(&home.path(service), &yaml);
-            proxies.push(run::proxy::start(&config, clock.clone()).await.unwrap());
+            proxies.push(run::proxy::start(&config, theirs.clone()).await.unwrap());
         }
         let outbound = ready(&name).await;
         Self {
@@ -57,6 +77,7 @@ impl Story {
             plane: Some(plane),
             proxies,
             clock,
+            theirs,
             outbound,
         }
     }

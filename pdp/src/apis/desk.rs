@@ -31,9 +31,9 @@ use super::{
     judged::{Judged, judge, subject_of},
     ledger::{Ledger, Noted},
     native,
-    stage::{Ask, Case, Stage},
+    stage::{Ask, Case, Stage, Underway},
 };
-use crate::{decide::Snapshot, publish::rollout::Rollout};
+use crate::decide::Snapshot;
 
 /// How often records are handed on: the stated bound of what a killed process loses.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
@@ -187,17 +187,22 @@ impl Desk {
 
     /// Puts a revision in force, and beside it one that is on its way, which decides and is
     /// tried as its rollout says. What is being answered ends under what was there before.
-    pub fn put(&self, snapshot: Arc<Snapshot>, underway: Option<(Arc<Snapshot>, Rollout)>) {
+    pub fn put(&self, snapshot: Arc<Snapshot>, underway: Option<Underway>) {
         let config = &self.0.config;
         let before = self.stage();
-        let force = |snapshot: Arc<Snapshot>| {
-            let known = before.as_ref().and_then(|stage| stage.known(&snapshot));
-            known.unwrap_or_else(|| Arc::new(Force::new(snapshot, config.by_reference)))
-        };
-        let underway = underway.map(|(candidate, rollout)| (force(candidate), rollout));
-        let stage = Stage::new(force(snapshot), underway, &config.reporter);
+        let how = (&config.reporter, config.by_reference);
+        let stage = Stage::new(snapshot, underway, before.as_deref(), how);
         let mut slot = self.0.stage.write().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Arc::new(stage));
+    }
+
+    /// The revision with these versions, where answers come from it or it is tried: what its
+    /// comparison with the reference has found is the snapshot's, and another one of the same
+    /// revision would begin anew.
+    pub fn holds(&self, versions: &Versions) -> Option<Arc<Snapshot>> {
+        let all = self.stage()?.all();
+        let found = all.iter().find(|force| force.is_of(versions))?;
+        Some(found.snapshot.clone())
     }
 
     /// Hands records on, for ever.
@@ -240,12 +245,13 @@ impl Desk {
         self.0.counts.read()
     }
 
-    /// What the comparison of the engine with its reference has found under the revision
-    /// in force; one that comes begins anew.
-    pub fn self_check(&self) -> SelfCheck {
-        self.stage().map_or_else(SelfCheck::default, |stage| {
-            stage.current().snapshot.self_check()
-        })
+    /// What the comparison of engine and reference has found, by the number of each revision
+    /// that answers come from or that is tried, the one in force first. A revision that comes
+    /// begins anew.
+    pub fn self_checks(&self) -> Vec<(u64, SelfCheck)> {
+        let all = self.stage().map(|stage| stage.all()).unwrap_or_default();
+        let found = |force: &Arc<Force>| (force.sequence(), force.snapshot.self_check());
+        all.iter().map(found).collect()
     }
 
     pub(super) fn clock(&self) -> &Clock {

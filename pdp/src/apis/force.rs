@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use palisade_mesh::catalogue::Catalogue;
+use palisade_mesh::{catalogue::Catalogue, snapshot::Versions};
 
 use crate::decide::{Engine, Snapshot};
 
@@ -29,6 +29,12 @@ impl Force {
 
     pub(super) fn catalogue(&self) -> &Catalogue {
         self.snapshot.catalogue()
+    }
+
+    /// Whether it is the policy revision with these versions.
+    pub(super) fn is_of(&self, versions: &Versions) -> bool {
+        let own = self.snapshot.versions();
+        (own.policy, own.sequence) == (versions.policy, versions.sequence)
     }
 
     pub(super) fn sequence(&self) -> u64 {

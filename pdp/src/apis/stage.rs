@@ -42,13 +42,33 @@ pub(super) type Ask<'a> = Box<dyn Fn(&Force) -> Result<Inquiry, Misread> + Send 
 /// The revision in force, and the one that is on its way, if one is.
 pub(super) struct Stage {
     force: Arc<Force>,
-    underway: Option<Underway>,
+    trial: Option<Trial>,
 }
 
-struct Underway {
+/// A revision that is on its way, as a desk gets it.
+pub struct Underway {
+    /// The revision before it. From the phase `full` on it is not in force any more, and is
+    /// tried.
+    pub baseline: Arc<Snapshot>,
+    /// The revision itself.
+    pub candidate: Arc<Snapshot>,
+    /// Where it stands.
+    pub rollout: Rollout,
+}
+
+/// The same, ready to be asked.
+struct Trial {
+    baseline: Arc<Force>,
     candidate: Arc<Force>,
     rollout: Rollout,
     own: SpiffeId,
+    /// Of this pair, however often it is put there.
+    progress: Arc<Progress>,
+}
+
+/// How far the trial of one pair of revisions is.
+#[derive(Default)]
+struct Progress {
     /// Questions that were put to one revision only, to know whose turn it is.
     turns: AtomicU32,
     /// Whether an engine failed while it was tried; then the trial is over.
@@ -59,7 +79,7 @@ struct Underway {
 pub(super) struct Case<'s> {
     pub(super) force: Option<&'s Arc<Force>>,
     pub(super) understood: Result<Inquiry, Misread>,
-    beside: Option<(&'s Underway, &'s Arc<Force>)>,
+    beside: Option<(&'s Trial, &'s Arc<Force>)>,
     ask: Ask<'s>,
 }
 
@@ -73,35 +93,56 @@ pub(super) struct Tried {
 }
 
 impl Stage {
-    /// `current`, and a candidate with its rollout, for a PDP that is `own`.
+    /// `current`, and what is on its way beside it, for a PDP that is `own`. What is known of
+    /// a revision or of a trial that was there `before` stays known: what engines have found,
+    /// whose turn it is, and that a trial broke.
     pub(super) fn new(
-        current: Arc<Force>,
-        underway: Option<(Arc<Force>, Rollout)>,
-        own: &SpiffeId,
+        current: Arc<Snapshot>,
+        underway: Option<Underway>,
+        before: Option<&Self>,
+        (own, by_reference): (&SpiffeId, bool),
     ) -> Self {
+        let mut known: Vec<Arc<Force>> = before.map(Self::all).unwrap_or_default();
+        let mut force = |snapshot: Arc<Snapshot>| {
+            let found = known.iter().find(|force| force.is_of(&snapshot.versions()));
+            found.cloned().unwrap_or_else(|| {
+                let made = Arc::new(Force::new(snapshot, by_reference));
+                known.push(made.clone());
+                made
+            })
+        };
+        let current = force(current);
+        let trial = underway.map(|underway| {
+            let (baseline, candidate) = (force(underway.baseline), force(underway.candidate));
+            let before = before.and_then(|stage| stage.trial.as_ref());
+            let same = before.filter(|before| {
+                Arc::ptr_eq(&before.baseline, &baseline)
+                    && Arc::ptr_eq(&before.candidate, &candidate)
+            });
+            Trial {
+                progress: same.map(|same| same.progress.clone()).unwrap_or_default(),
+                baseline,
+                candidate,
+                rollout: underway.rollout,
+                own: own.clone(),
+            }
+        });
         Self {
             force: current,
-            underway: underway.map(|(candidate, rollout)| Underway {
-                candidate,
-                rollout,
-                own: own.clone(),
-                turns: AtomicU32::new(0),
-                broken: AtomicBool::new(false),
-            }),
+            trial,
         }
     }
 
-    /// The revision with this snapshot, with what its engines have found already.
-    pub(super) fn known(&self, snapshot: &Arc<Snapshot>) -> Option<Arc<Force>> {
-        let candidate = self.underway.as_ref().map(|u| &u.candidate);
-        let mut all = std::iter::once(&self.force).chain(candidate);
-        all.find(|force| Arc::ptr_eq(&force.snapshot, snapshot))
-            .cloned()
-    }
-
-    /// The revision in force.
-    pub(super) fn current(&self) -> &Arc<Force> {
-        &self.force
+    /// Every revision that answers come from or that is tried, the one in force first.
+    pub(super) fn all(&self) -> Vec<Arc<Force>> {
+        let mut all = vec![self.force.clone()];
+        let tried = self.trial.iter().flat_map(|t| [&t.baseline, &t.candidate]);
+        for force in tried {
+            if all.iter().all(|known| !Arc::ptr_eq(known, force)) {
+                all.push(force.clone());
+            }
+        }
+        all
     }
 
     /// The revision that decides about a service, `NAMESPACE/NAME`, or about none.
@@ -109,19 +150,23 @@ impl Stage {
         self.pair(service).0
     }
 
-    fn pair(&self, service: Option<&str>) -> (&Arc<Force>, Option<(&Underway, &Arc<Force>)>) {
-        let Some(underway) = &self.underway else {
+    fn pair(&self, service: Option<&str>) -> (&Arc<Force>, Option<(&Trial, &Arc<Force>)>) {
+        let Some(trial) = &self.trial else {
             return (&self.force, None);
         };
         let services: Vec<String> = service.into_iter().map(str::to_owned).collect();
-        let rollout = &underway.rollout;
-        let wanted = rollout.wanted(&underway.own, INSTANCE, &services);
-        let of = |which| match which {
+        let rollout = &trial.rollout;
+        let wanted = rollout.wanted(&trial.own, INSTANCE, &services);
+        // As with proxies: what is in force is enforced, be it the baseline or not.
+        let decides = match wanted {
             Which::Baseline => &self.force,
-            Which::Candidate => &underway.candidate,
+            Which::Candidate => &trial.candidate,
         };
-        let tried = rollout.tried(wanted).map(|which| (underway, of(which)));
-        (of(wanted), tried)
+        let tried = rollout.tried(wanted).map(|which| match which {
+            Which::Baseline => (trial, &trial.baseline),
+            Which::Candidate => (trial, &trial.candidate),
+        });
+        (decides, tried)
     }
 }
 
@@ -160,14 +205,15 @@ impl<'s> Case<'s> {
         list: &KillList,
         now_us: i64,
     ) -> Option<Result<Tried, Broken>> {
-        let (underway, tried) = self.beside?;
+        let (trial, tried) = self.beside?;
         let now = self.force?.snapshot.versions();
         let versions = tried.snapshot.versions();
-        let every = underway.rollout.plan.every.max(1);
-        if now.policy == versions.policy || underway.broken.load(Ordering::Relaxed) {
+        let every = trial.rollout.plan.every.max(1);
+        let progress = &trial.progress;
+        if now.policy == versions.policy || progress.broken.load(Ordering::Relaxed) {
             return None;
         }
-        if underway.turns.fetch_add(1, Ordering::Relaxed) % every != 0 {
+        if progress.turns.fetch_add(1, Ordering::Relaxed) % every != 0 {
             return None;
         }
         let ask = || match (self.ask)(tried) {
@@ -175,7 +221,7 @@ impl<'s> Case<'s> {
             Err(misread) => Judged::misread(misread),
         };
         let Ok(other) = catch_unwind(AssertUnwindSafe(ask)) else {
-            underway.broken.store(true, Ordering::Relaxed);
+            progress.broken.store(true, Ordering::Relaxed);
             return Some(Err(Broken));
         };
         let (was, is) = match versions.sequence < now.sequence {

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use super::{
-    Caller, Desk, DeskConfig, Limits, authzen,
+    Caller, Desk, DeskConfig, Limits, Underway, authzen,
     force::Force,
     inquiry::{self, Lines, Raw, Stated},
     judged::judge,
@@ -292,6 +292,23 @@ async fn a_search_is_about_its_service_however_that_is_written() {
     }
 }
 
+/// An action that is a method, by itself or by a mapping, is not overruled beside it.
+#[tokio::test]
+async fn a_method_that_contradicts_the_action_is_refused() {
+    let office = office();
+    for (kind, id) in [("service", "orders"), ("operation", "shop/orders/list")] {
+        for (method, expected) in [("GET", 200), ("get", 200), ("DELETE", 400)] {
+            let asked = json!({
+                "subject": { "type": "workload", "id": WEB },
+                "action": { "name": "GET", "properties": { "method": method } },
+                "resource": { "type": kind, "id": id, "properties": { "path": "/orders" } },
+            });
+            let (status, body) = office.post(office.caller(), EVALUATION, &asked).await;
+            assert_eq!(status, expected, "{kind} {method}: {body}");
+        }
+    }
+}
+
 /// `null` says nothing, and nothing that was said is left out in silence.
 #[tokio::test]
 async fn what_is_not_said_of_a_connection_is_not_known() {
@@ -335,10 +352,21 @@ fn begin(office: &Office, plan: Plan) -> (Arc<Snapshot>, Rollout) {
         sequence: snapshot.versions().sequence,
     };
     let rollout = Rollout::begin(plan, name(&before), name(&next), "test", &SEEN);
-    office
-        .desk
-        .put(before, Some((next.clone(), rollout.clone())));
+    let of = underway(&before, &next, &rollout);
+    office.desk.put(before, of);
     (next, rollout)
+}
+
+fn underway(
+    baseline: &Arc<Snapshot>,
+    candidate: &Arc<Snapshot>,
+    rollout: &Rollout,
+) -> Option<Underway> {
+    Some(Underway {
+        baseline: baseline.clone(),
+        candidate: candidate.clone(),
+        rollout: rollout.clone(),
+    })
 }
 
 static NOTHING: std::sync::LazyLock<Evidence> = std::sync::LazyLock::new(Evidence::default);
@@ -426,7 +454,13 @@ async fn an_answer_during_a_rollout_is_what_proxies_enforce() {
 
     // From `full` on, for all of them.
     rollout.promote("test", &SEEN).unwrap();
-    office.desk.put(snapshot(OPEN), Some((next, rollout)));
+    let of = || underway(&snapshot(OPEN), &next, &rollout);
+    office.desk.put(snapshot(OPEN), of());
+    let (allowed, decision) = office.recorded(&reserve(WEB)).await;
+    assert!(!allowed);
+    assert_eq!(said(&decision), (8, vec![was_allowed]));
+    // Also once it is in force, and what was there before is not.
+    office.desk.put(next.clone(), of());
     let (allowed, decision) = office.recorded(&reserve(WEB)).await;
     assert!(!allowed);
     assert_eq!(said(&decision), (8, vec![was_allowed]));
@@ -440,6 +474,42 @@ async fn an_answer_during_a_rollout_is_what_proxies_enforce() {
     let (allowed, decision) = office.recorded(&reserve(WEB)).await;
     assert!(allowed);
     assert_eq!(said(&decision), (7, vec![]));
+}
+
+/// A pair of revisions that is put there again, for a rejected edit or a renewed stamp, goes
+/// on where it was; what was found of its engines stays, and each of them is told about.
+#[tokio::test]
+async fn a_trial_goes_on_when_it_is_put_there_again() {
+    let office = office();
+    let every_second = || Plan {
+        every: 2,
+        ..Plan::default()
+    };
+    let (next, _) = begin(&office, every_second());
+    let (_, decision) = office.recorded(&list_orders(WEB)).await;
+    assert_eq!(decision.shadows.len(), 1);
+    // Built anew, as an engine that was not kept.
+    let (again, mut rollout) = begin(&office, every_second());
+    assert!(!Arc::ptr_eq(&next, &again));
+    let (_, decision) = office.recorded(&list_orders(WEB)).await;
+    assert_eq!(decision.shadows.len(), 0);
+    let held = office.desk.holds(&again.versions()).unwrap();
+    assert!(Arc::ptr_eq(&next, &held));
+    let numbers = |office: &Office| {
+        let found = office.desk.self_checks();
+        found.iter().map(|(number, _)| *number).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(&office), [7, 8]);
+    // When it comes into force as well.
+    while rollout.promote("test", &SEEN).is_ok() {}
+    let of = underway(&snapshot(OPEN), &again, &rollout);
+    office.desk.put(again.clone(), of);
+    let held = office.desk.holds(&again.versions()).unwrap();
+    assert!(Arc::ptr_eq(&next, &held));
+    assert_eq!(numbers(&office), [8, 7]);
+    office.desk.put(snapshot(OPEN), None);
+    assert!(office.desk.holds(&again.versions()).is_none());
+    assert_eq!(numbers(&office), [7]);
 }
 
 /// What permits in shadow mode would have allowed is in the record, as with a proxy.

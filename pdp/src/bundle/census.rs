@@ -43,7 +43,14 @@ const SIGNED: &[Limit] = &[
     Limit {
         field: 3,
         max: 1,
-        inside: &[limit(3, SIGNATURES_MAX)],
+        inside: &[
+            limit(3, SIGNATURES_MAX),
+            Limit {
+                field: 4,
+                max: 1,
+                inside: &[limit(4, SIGNATURES_MAX)],
+            },
+        ],
     },
     Limit {
         field: 4,

@@ -26,3 +26,5 @@ pub const INCOMPLETE: u16 = 3113;
 pub const NOT_PROVED: u16 = 3114;
 /// A revision is too large to be sent.
 pub const TOO_LARGE: u16 = 3115;
+/// A revision may not be taken back to the one that is offered.
+pub const WAY_BACK: u16 = 3117;

@@ -12,7 +12,7 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Attestation, Bundle, Release, Signature, SignedBundle, Stamp},
+    wire::policy::{Attestation, Bundle, Release, Signature, SignedBundle, Stamp, WayBack},
 };
 use prost::Message;
 
@@ -20,7 +20,7 @@ use super::{
     Opened, broken, census, codes,
     key::SigningKey,
     proofs, read_bounded, slice,
-    statement::{SIGNATURES_MAX, Says, Statement},
+    statement::{self, SIGNATURES_MAX, Says, Statement},
     trust,
 };
 
@@ -105,8 +105,11 @@ impl BundleFile {
         let domain = trust::domain_of(&bundle.trust_domain)?;
         let of_release = signed.release.iter().map(|r| &r.signatures);
         let of_stamp = signed.stamp.iter().map(|s| &s.signatures);
+        let backs = signed.release.iter().flat_map(|r| &r.way_back);
+        let of_back = backs.map(|b| &b.signatures);
         let of_proofs = signed.attestation.iter().map(|a| &a.signatures);
-        let mut all = of_release.chain(of_stamp).chain(of_proofs);
+        let of_others = of_stamp.chain(of_back).chain(of_proofs);
+        let mut all = of_release.chain(of_others);
         if signed.content_signatures.len() > SIGNATURES_MAX || all.any(|s| s.len() > SIGNATURES_MAX)
         {
             return Err(broken(format!(
@@ -167,6 +170,14 @@ impl BundleFile {
         })
     }
 
+    /// What is said about where its number may be taken back to, if anything is.
+    pub fn way_back_says(&self) -> Option<Says> {
+        let release = self.signed.release.as_ref()?;
+        let back = release.way_back.as_ref()?;
+        let said = statement::way_back(&self.domain, self.digest, release.sequence, back)?;
+        Some(said.says)
+    }
+
     /// What is said about how long it is the newest, if anything is.
     pub fn stamp_says(&self) -> Option<Says> {
         let (release, stamp) = self
@@ -196,7 +207,7 @@ impl BundleFile {
     }
 
     /// Signs number `sequence`, as of `now_us` where nobody has signed it yet. Another
-    /// number, and a stamp on it, are given up.
+    /// number, its way back and a stamp on it, are given up.
     pub fn sign_release(&mut self, key: &SigningKey, sequence: u64, now_us: i64) {
         let before = self.signed.release.take();
         let mut release = before
@@ -207,6 +218,7 @@ impl BundleFile {
                     sequence,
                     issued_us: now_us,
                     signatures: Vec::new(),
+                    way_back: None,
                 }
             });
         let says = Says::Release {
@@ -215,6 +227,71 @@ impl BundleFile {
         };
         add(&mut release.signatures, self.statement(says).sign(key));
         self.signed.release = Some(release);
+    }
+
+    /// Signs that its number may be taken back to that of `to`, until `until_us` where nobody
+    /// has signed the same yet, and otherwise until then, if that is no later. Says until when.
+    ///
+    /// # Errors
+    /// When one of them has no number, `to` none that is lower, or another trust domain; when it
+    /// would last too long, or somebody has said so for longer than this one does.
+    pub fn sign_way_back(
+        &mut self,
+        key: &SigningKey,
+        to: &Self,
+        until_us: i64,
+    ) -> Result<i64, Diagnostic> {
+        let (own, of) = (self.signed.release.as_ref(), to.signed.release.as_ref());
+        let (Some(own), Some(of)) = (own, of) else {
+            return Err(no_way("both need a number"));
+        };
+        if of.sequence >= own.sequence {
+            return Err(no_way(&format!(
+                "{} does not come before {}",
+                of.sequence, own.sequence
+            )));
+        }
+        if to.domain != self.domain {
+            return Err(no_way(&format!(
+                "they are policy of `{}` and of `{}`",
+                self.domain, to.domain
+            )));
+        }
+        let same = |b: &WayBack| b.sequence == of.sequence && b.sha256 == to.digest.0;
+        let before = own.way_back.clone().filter(same);
+        let mut back = before.unwrap_or_else(|| WayBack {
+            sha256: to.digest.0.to_vec(),
+            sequence: of.sequence,
+            until_us,
+            signatures: Vec::new(),
+        });
+        let time = |us| jiff::Timestamp::from_microsecond(us).unwrap_or_default();
+        if back.until_us > until_us {
+            return Err(no_way(&format!(
+                "it was given until {:.0}, and this signer gives it until {:.0}",
+                time(back.until_us),
+                time(until_us)
+            )));
+        }
+        if trust::is_too_long(own.issued_us, back.until_us) {
+            return Err(no_way(&format!(
+                "it would end at {:.0}, more than 7 days after the number was given at {:.0}",
+                time(back.until_us),
+                time(own.issued_us)
+            )));
+        }
+        let says = Says::WayBack {
+            sequence: own.sequence,
+            back: to.digest,
+            back_sequence: of.sequence,
+            until_us: back.until_us,
+        };
+        add(&mut back.signatures, self.statement(says).sign(key));
+        let until_us = back.until_us;
+        if let Some(release) = &mut self.signed.release {
+            release.way_back = Some(back);
+        }
+        Ok(until_us)
     }
 
     /// Stamps its number as the newest from `now_us` until `until_us`, in place of the
@@ -234,6 +311,12 @@ impl BundleFile {
             signatures: vec![self.statement(says).sign(key)],
         });
     }
+}
+
+fn no_way(cause: &str) -> Diagnostic {
+    Diagnostic::error(codes::WAY_BACK, "the bundle cannot be given this way back")
+        .cause(cause)
+        .help("name the signed file of the revision before it: --back-to FILE; --back-within says for how long")
 }
 
 /// Adds a signature at its place; a key signs once.
@@ -292,6 +375,47 @@ mod tests {
         let release = file.signed.release.unwrap();
         assert_eq!((release.issued_us, release.signatures.len()), (130, 1));
         assert_eq!(file.signed.stamp, None);
+    }
+
+    /// A second signer signs until when the first one did; another number has no way back yet.
+    #[test]
+    fn a_way_back_is_signed_as_it_was_said_first() {
+        let (a, b) = (key(), key());
+        let (mut old, mut new) = (file(), file());
+        let code = |done: Result<i64, Diagnostic>| done.map_err(|d| d.code.0);
+        assert_eq!(code(new.sign_way_back(&a, &old, 500)), Err(codes::WAY_BACK));
+        old.sign_release(&a, 6, 100);
+        new.sign_release(&a, 6, 100);
+        assert_eq!(code(new.sign_way_back(&a, &old, 500)), Err(codes::WAY_BACK));
+        new.sign_release(&a, 7, 100);
+        assert_eq!(code(new.sign_way_back(&a, &old, 500)), Ok(500));
+        // Who gives less time does not sign for more, and nobody for more than a week.
+        assert_eq!(code(new.sign_way_back(&b, &old, 499)), Err(codes::WAY_BACK));
+        assert_eq!(code(new.sign_way_back(&b, &old, 500)), Ok(500));
+        assert_eq!(code(new.sign_way_back(&b, &old, 900)), Ok(500));
+        let week_us = 7 * 24 * 3_600_000_000_i64;
+        for (until_us, expected) in [
+            (100 + week_us, Ok(100 + week_us)),
+            (101 + week_us, Err(codes::WAY_BACK)),
+        ] {
+            let mut long = file();
+            long.sign_release(&a, 7, 100);
+            assert_eq!(code(long.sign_way_back(&a, &old, until_us)), expected);
+        }
+        let back = |file: &BundleFile| file.signed.release.clone().unwrap().way_back;
+        let given = back(&new).unwrap();
+        assert_eq!((given.sequence, given.signatures.len()), (6, 2));
+        let said = new.statement(new.way_back_says().unwrap());
+        assert_eq!(said.signers(&given.signatures).unwrap().len(), 2);
+        let read = BundleFile::parse(&new.encode().into()).unwrap();
+        assert_eq!(back(&read), Some(given));
+        let mut crowded = new.clone();
+        let release = crowded.signed.release.as_mut().unwrap();
+        release.way_back.as_mut().unwrap().signatures =
+            vec![Signature::default(); SIGNATURES_MAX + 1];
+        assert!(BundleFile::parse(&crowded.encode().into()).is_err());
+        new.sign_release(&b, 8, 110);
+        assert_eq!(back(&new), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use palisade_mesh::{
 };
 
 use super::{codes, statement::Says};
+use crate::{author::codes::BUNDLE_BROKEN, compiled::Compiled};
 
 /// What is said of these proofs.
 ///
@@ -56,6 +57,28 @@ pub fn attestation<'i>(
     })
 }
 
+/// Whether what is attested about `compiled` are invariants that it has: the word about
+/// something that nobody can look up is none, and a demand for it would be met by nothing.
+///
+/// # Errors
+/// The first that is none of them.
+pub fn fit(attestation: Option<&Attestation>, compiled: &Compiled) -> Result<(), Diagnostic> {
+    let proofs = attestation.map_or(&[][..], |a| &a.proofs);
+    let is_one = |proof: &&Proof| compiled.invariants.contains_key(proof.invariant.as_str());
+    match proofs.iter().find(|proof| !is_one(proof)) {
+        None => Ok(()),
+        Some(proof) => Err(Diagnostic::error(
+            BUNDLE_BROKEN,
+            format!(
+                "it attests `{}`, which is none of its invariants",
+                proof.invariant
+            ),
+        )
+        .cause("what was proved of a bundle stands beside it, and this was not")
+        .help("build it again: palisade bundle build DIR -f FILE")),
+    }
+}
+
 /// Whether all of `demanded` are attested; diagnostics call the bundle `what`.
 ///
 /// # Errors
@@ -79,7 +102,7 @@ pub(super) fn check(
         format!("{what} is not proved to keep the invariant `{missing}`"),
     )
     .cause(match attested.is_empty() {
-        true => "it attests no proof; only `palisade bundle build` makes one, with a solver beside it".to_owned(),
+        true => "it attests no proof; who builds it makes one, with a solver beside it".to_owned(),
         false => format!("what it attests is {}", attested.join(", ")),
     })
     .help("see that `invariants/` has it, and build the bundle where cvc5 is installed: palisade bundle build DIR -f FILE --proved"))

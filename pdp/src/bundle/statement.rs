@@ -9,7 +9,7 @@ use std::fmt;
 use palisade_mesh::{
     snapshot::Digest,
     spiffe_id::TrustDomain,
-    wire::policy::{Revision, Signature, Stamp},
+    wire::policy::{Revision, Signature, Stamp, WayBack},
 };
 
 use super::key::{PublicKey, SigningKey};
@@ -55,6 +55,17 @@ pub enum Says {
         /// Until when it may be taken for the newest.
         until_us: i64,
     },
+    /// Under this number it may be taken back to one with a lower number, until a time.
+    WayBack {
+        /// The number.
+        sequence: u64,
+        /// Digest of the one that it may be taken back to.
+        back: Digest,
+        /// The number of that one.
+        back_sequence: u64,
+        /// Until when.
+        until_us: i64,
+    },
 }
 
 impl fmt::Display for Statement<'_> {
@@ -64,6 +75,7 @@ impl fmt::Display for Statement<'_> {
             Says::Proved { .. } => "proofs",
             Says::Release { .. } => "release",
             Says::Stamp { .. } => "stamp",
+            Says::WayBack { .. } => "way-back",
         };
         writeln!(f, "palisade policy {kind} v1")?;
         writeln!(f, "trust-domain {}", self.domain)?;
@@ -82,6 +94,15 @@ impl fmt::Display for Statement<'_> {
             } => writeln!(
                 f,
                 "sequence {sequence}\nissued-us {issued_us}\nuntil-us {until_us}"
+            ),
+            Says::WayBack {
+                sequence,
+                back,
+                back_sequence,
+                until_us,
+            } => writeln!(
+                f,
+                "sequence {sequence}\nback-digest sha256:{back}\nback-sequence {back_sequence}\nuntil-us {until_us}"
             ),
         }
     }
@@ -155,4 +176,24 @@ pub fn stamp<'a>(
             until_us: stamp.until_us,
         },
     }
+}
+
+/// The statement that number `sequence` may be taken back; none where what it names is no
+/// digest.
+pub fn way_back<'a>(
+    domain: &'a TrustDomain,
+    digest: Digest,
+    sequence: u64,
+    back: &WayBack,
+) -> Option<Statement<'a>> {
+    Some(Statement {
+        domain,
+        digest,
+        says: Says::WayBack {
+            sequence,
+            back: Digest::from_slice(&back.sha256)?,
+            back_sequence: back.sequence,
+            until_us: back.until_us,
+        },
+    })
 }

@@ -5,6 +5,7 @@ use palisade_mesh::wire::policy::{File, PolicyText, Signature};
 use super::{
     file::BundleFile,
     key::SigningKey,
+    proofs,
     trust::{Keys, Trust},
     *,
 };
@@ -250,6 +251,23 @@ fn what_was_proved_leaves_the_digest_alone_and_cannot_be_made_up() {
     let mut without = proved.clone();
     without.signed.attestation = None;
     assert_eq!(demanding(&without, "never"), Err(codes::NOT_PROVED));
+}
+
+/// The word about something that is no invariant of the bundle is no word at all.
+#[test]
+fn what_is_attested_is_an_invariant_of_the_bundle() {
+    let dir = sample::copy();
+    let never = "@id(\"never\")\nforbid (principal, action, resource in Service::\"demo.test/shop/payments\") when { !context.tls.mtls };\n";
+    sample::write(dir.path(), "invariants/never.cedar", never);
+    let compiled = author::load(dir.path()).compiled.unwrap();
+    let of = |ids: &[&str]| {
+        let attestation = proofs::attestation(ids.iter().copied(), "cvc5");
+        proofs::fit(attestation.as_ref(), &compiled).map_err(|d| d.code.0)
+    };
+    assert_eq!(of(&[]), Ok(()));
+    assert_eq!(of(&["never"]), Ok(()));
+    assert_eq!(of(&["card-data"]), Err(BUNDLE_BROKEN));
+    assert_eq!(of(&["card-data", "never"]), Err(BUNDLE_BROKEN));
 }
 
 /// One spelling of each list: none that is empty, out of order, or a text that is two lines.

@@ -23,6 +23,11 @@ use super::{
     statement::{self, Forged, Says, Statement},
 };
 
+mod back;
+
+pub(crate) use back::is_too_long;
+pub use back::{WAY_BACK_MAX, way_back};
+
 /// Most keys of a file.
 pub const KEYS_MAX: usize = 256;
 /// Most bytes of a file.
@@ -168,8 +173,9 @@ impl Trust {
         self
     }
 
-    /// Whether content and number of a revision are signed by enough trusted keys, and what
-    /// must be proved of it is.
+    /// Whether content and number of a revision are signed by enough trusted keys, what must be
+    /// proved of it is, and nothing is forged. A way back that too few have signed leads nowhere
+    /// ([`way_back`]), and takes nothing from the rest.
     ///
     /// # Errors
     /// Who has signed, and who is missing.
@@ -186,12 +192,15 @@ impl Trust {
         let what = format!("policy revision {} ({})", revision.sequence, digest.short());
         self.enough(&what, "its content", &content)?;
         self.enough(&what, "its number", &release)?;
+        let back = revision.way_back.as_ref();
+        back::check(&self.keys, domain, (digest, revision.sequence), back)?;
         self.proved(domain, digest, revision.attestation.as_ref(), &what)?;
         Ok(self.keys.vouch(&content))
     }
 
-    /// Whether a file's content, and its number where it has one, are signed by enough
-    /// trusted keys, and it has a good stamp where one is demanded.
+    /// Whether a file's content, and its number where it has one, are signed by enough trusted
+    /// keys, and it has a good stamp where one is demanded. For its way back, see
+    /// [`Trust::way_back_of`].
     ///
     /// # Errors
     /// Who has signed, and who is missing.
@@ -202,8 +211,10 @@ impl Trust {
         let content = self.signers(&content, &signed.content_signatures)?;
         self.enough(&what, "its content", &content)?;
         if let Some((says, release)) = file.release().zip(signed.release.as_ref()) {
-            let release = self.signers(&file.statement(says), &release.signatures)?;
-            self.enough(&what, "its number", &release)?;
+            let signers = self.signers(&file.statement(says), &release.signatures)?;
+            self.enough(&what, "its number", &signers)?;
+            let named = (file.digest, release.sequence);
+            back::check(&self.keys, &file.domain, named, release.way_back.as_ref())?;
         }
         let attestation = signed.attestation.as_ref();
         self.proved(&file.domain, file.digest, attestation, &what)?;
@@ -362,6 +373,8 @@ fn check_untrusting(
     ] {
         said.signers(signatures).map_err(|f| forged(&f, &nobody))?;
     }
+    let named = (digest, revision.sequence);
+    back::check(&nobody, domain, named, revision.way_back.as_ref())?;
     if let Some(attestation) = &revision.attestation {
         let said = Statement {
             domain,

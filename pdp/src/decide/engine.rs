@@ -70,7 +70,8 @@ pub struct Engine {
     /// Keyed by bytes that callers choose, hence the keyed hash.
     decisions: Generations<Box<[u8]>, Cached, RandomState>,
     values: ValueCache,
-    /// Tells this engine from every other one.
+    /// Tells this engine from every other one, and from itself before its last correction:
+    /// what connections have pinned until then is forgotten.
     token: Arc<()>,
     /// The key of the present question.
     key: Vec<u8>,
@@ -116,7 +117,8 @@ impl Engine {
     }
 
     /// Decides by Cedar's own authorizer on the whole set instead of index and caches:
-    /// for who distrusts these, at 1 to 2 µs a policy and request.
+    /// for who distrusts these, at 1 to 2 µs a policy and request. What permits in shadow
+    /// mode would have allowed is not found out.
     #[must_use]
     pub fn by_reference(mut self) -> Self {
         self.way = Way::Reference;
@@ -185,15 +187,16 @@ impl Engine {
         let [evaluated, remembered] = &mut self.sampled;
         let now_us = question.now_us;
         if self.way == Way::Reference && known == Known::ALL {
-            return fresh(snapshot.referred(question), Vec::new());
+            return fresh(snapshot.referred(question, known), Vec::new());
         }
         let asked = match snapshot.ask(question) {
             Ok(asked) => asked,
             Err(why) => return fresh(snapshot.fault(Names::of(question), why), Vec::new()),
         };
         let (serial, slice) = self.slices.get(snapshot, asked.entities(), now_us);
-        let mut pin = |cached: &Cached| {
+        let mut pin = |cached: &Cached, owner: &Arc<()>| {
             if let Some(pinned) = &mut pinned {
+                pinned.belong_to(owner);
                 pinned.keep(question, &slice, asked.form, cached);
             }
         };
@@ -201,13 +204,14 @@ impl Engine {
             if remembered.is_due()
                 && let Some(corrected) = cached.checked(snapshot, question)
             {
-                pin(&corrected);
+                self.token = Arc::default();
+                pin(&corrected, &self.token);
                 let told = answer(snapshot, &corrected, true);
                 self.slices
                     .correct(snapshot, asked.entities(), now_us, corrected);
                 return told;
             }
-            pin(cached);
+            pin(cached, &self.token);
             return answer(snapshot, cached, true);
         }
         if known != Known::ALL {
@@ -220,7 +224,7 @@ impl Engine {
                 return fresh(decision, missing);
             }
             if self.way == Way::Reference {
-                return fresh(snapshot.referred(question), Vec::new());
+                return fresh(snapshot.referred(question, known), Vec::new());
             }
         }
         let facts = Live::knowing(question, snapshot.layout(), asked.form, known);
@@ -231,19 +235,21 @@ impl Engine {
             if remembered.is_due()
                 && let Some(corrected) = cached.checked(snapshot, question)
             {
-                pin(&corrected);
+                self.token = Arc::default();
+                pin(&corrected, &self.token);
                 let bytes = self.key.len() + bytes_of(&corrected.decision);
                 self.decisions
                     .insert(self.key.as_slice().into(), corrected.clone(), bytes);
                 return answer(snapshot, &corrected, true);
             }
-            pin(&cached);
+            pin(&cached, &self.token);
             return answer(snapshot, &cached, true);
         }
         let mut cached = snapshot.evaluate(&asked, &slice, &facts, now_us, &mut self.values);
         if evaluated.is_due()
             && let Some(corrected) = cached.checked(snapshot, question)
         {
+            self.token = Arc::default();
             cached = corrected;
         }
         if self.way == Way::Forgetful {
@@ -252,9 +258,9 @@ impl Engine {
         if slice.fields.is_empty() {
             // Only this engine has the slice, and it has just found it empty.
             let _ = slice.constant.set(cached.clone());
-            pin(&cached);
+            pin(&cached, &self.token);
         } else if keyed {
-            pin(&cached);
+            pin(&cached, &self.token);
             let bytes = self.key.len() + bytes_of(&cached.decision);
             self.decisions
                 .insert(self.key.as_slice().into(), cached.clone(), bytes);

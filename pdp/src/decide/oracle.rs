@@ -26,6 +26,7 @@ use super::{
     asked::{Asked, Names},
     fact::{Fact, Facts, Live, moment_text, next_tick},
     field::{Field, Form, Layout},
+    known::Known,
     outcome::Findings,
     record,
     rule::{Rule, Scope, Shape},
@@ -37,13 +38,14 @@ pub(crate) fn agree(a: &Decision, b: &Decision) -> bool {
     (a.verdict, &a.determining, &a.errors) == (b.verdict, &b.determining, &b.errors)
 }
 
-/// See [`Snapshot::reference`].
-pub(crate) fn reference(snapshot: &Snapshot, question: &Question<'_>) -> Decision {
+/// See [`Snapshot::reference`]. What is not `known` is no fact: a policy in scope that reads
+/// it leaves the question undecided, and the record does not have it.
+pub(crate) fn reference(snapshot: &Snapshot, question: &Question<'_>, known: Known) -> Decision {
     let asked = match snapshot.ask(question) {
         Ok(asked) => asked,
         Err(why) => return snapshot.fault(Names::of(question), why),
     };
-    let facts = Live::new(question, snapshot.layout(), asked.form);
+    let facts = Live::knowing(question, snapshot.layout(), asked.form, known);
     let fields = snapshot.layout().fields(asked.form);
     let found = findings(snapshot, question, &asked, &facts, &fields);
     let mut decision = match found {

@@ -28,6 +28,7 @@ use super::{
     fact::{Fact, Facts, is_grpc_path},
     field::{Field, Form, Layout},
     index::{Index, rule_at},
+    known::Known,
     oracle,
     outcome::Findings,
     record,
@@ -138,16 +139,20 @@ impl Snapshot {
     /// Decides by Cedar's own authorizer on the whole set, with the whole context:
     /// slow, and what the engine is measured by. Its `valid_until_us` is not set.
     pub fn reference(&self, question: &Question<'_>) -> Decision {
-        with_stack(self.deepest, || oracle::reference(self, question))
+        self.reference_knowing(question, Known::ALL)
     }
 
-    /// The reference's decision, for whoever enforces it: with the moment at which it
-    /// may change by itself.
-    pub(crate) fn referred(&self, question: &Question<'_>) -> Decision {
+    /// The reference's decision, for whoever enforces it: of what is `known`, and with the
+    /// moment at which it may change by itself.
+    pub(crate) fn referred(&self, question: &Question<'_>, known: Known) -> Decision {
         Decision {
             valid_until_us: oracle::valid_until_us(self, question.now_us),
-            ..self.reference(question)
+            ..self.reference_knowing(question, known)
         }
+    }
+
+    fn reference_knowing(&self, question: &Question<'_>, known: Known) -> Decision {
+        with_stack(self.deepest, || oracle::reference(self, question, known))
     }
 
     #[cfg(test)]

@@ -43,6 +43,8 @@ pub(crate) struct Vouched {
     pub(crate) release: Option<Release>,
     pub(crate) stamp: Option<Stamp>,
     pub(crate) attestation: Option<Attestation>,
+    /// What was found proved of it here, which nobody has signed yet.
+    pub(crate) proved: Option<Attestation>,
 }
 
 impl Vouched {
@@ -56,6 +58,7 @@ impl Vouched {
             release: signed.release,
             stamp: signed.stamp,
             attestation: signed.attestation,
+            proved: None,
         }
     }
 }

@@ -54,3 +54,5 @@ pub const ROLLOUT_ORDER: u16 = 3306;
 pub const UNTRIED: u16 = 3307;
 /// What is known of a rollout cannot be read.
 pub const ROLLOUT_JOURNAL: u16 = 3308;
+/// A revision has a way back that does not serve, and goes to all proxies at once.
+pub const ROLLOUT_NO_CANARY: u16 = 3311;

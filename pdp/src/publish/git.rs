@@ -30,6 +30,7 @@ mod tree;
 use blame::Blame;
 pub(crate) use blame::FolderBlame;
 pub use commit::load_commit;
+pub(crate) use credited::credit;
 pub use credited::load_credited;
 use run::{Failure, Git, Run};
 

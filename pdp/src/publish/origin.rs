@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     bundled::{Contribution, LocalBundle, RemoteBundle, Use},
     codes,
-    git::{FolderBlame, Mirror},
+    git::{FolderBlame, Mirror, credit},
     source::SourceConfig,
     watched::Watched,
 };
@@ -74,6 +74,8 @@ struct Folder {
     watched: Watched,
     seen: Option<Digest>,
     blame: FolderBlame,
+    /// Folder for git where authors are known of all policies or of none.
+    reproducible: Option<PathBuf>,
 }
 
 impl Origin {
@@ -108,6 +110,7 @@ impl Origin {
                     dir: dir.clone(),
                     watched,
                     seen: None,
+                    reproducible: config.reproducible.then(|| home.clone()),
                     blame: FolderBlame::new(home),
                 })
             }
@@ -243,10 +246,13 @@ impl Folder {
         let Some(mut texts) = new else {
             return (None, Ok(None));
         };
-        texts.provenance = self
-            .blame
-            .of(&self.dir, &texts.files, &mut texts.found)
-            .await;
+        texts.provenance = match &self.reproducible {
+            Some(home) => credit(&self.dir, home, &mut texts).await,
+            None => {
+                let blame = &mut self.blame;
+                blame.of(&self.dir, &texts.files, &mut texts.found).await
+            }
+        };
         let revision = match texts.git_revision.as_str() {
             "" => fingerprint.short(),
             commit => commit.to_owned(),

@@ -19,6 +19,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{
     bundled::Vouched,
+    compose::unheard,
     origin::{Given, Origin, Word},
     source::SourceConfig,
 };
@@ -152,6 +153,17 @@ impl Parts {
     /// Whether every source has said something.
     pub(crate) fn all_spoke(&self) -> bool {
         self.parts.values().all(|p| p.spoke)
+    }
+
+    /// What keeps those from being read that have no content at all.
+    pub(crate) fn absent(&self) -> Vec<Diagnostic> {
+        let absent = self.parts.values().filter(|p| p.newest.is_none());
+        absent
+            .flat_map(|part| match &part.standing.fault {
+                Some(fault) => fault.diagnostics.clone(),
+                None => vec![unheard(&part.standing.place)],
+            })
+            .collect()
     }
 
     /// Names of those whose newest content is not in force, when any of it is yet to be
@@ -399,6 +411,7 @@ impl Parts {
                     sequence: revision.sequence,
                     issued_us: revision.issued_us,
                     signatures: revision.release_signatures.clone(),
+                    way_back: revision.way_back.clone(),
                 }),
                 stamp: revision.stamp.clone(),
                 attestation: revision.attestation.clone(),

@@ -8,6 +8,8 @@ use palisade_mesh::{
     wire::policy::{Ack, Hello, Nack, Status},
 };
 
+use crate::bundle::WAY_BACK;
+
 /// Most proxies that are remembered, connected or not.
 pub const PROXIES_MAX: usize = 10_000;
 /// Most instances of one identity that are remembered: one workload must not be able
@@ -40,6 +42,8 @@ pub struct ProxyStatus {
     pub boot: Vec<u8>,
     /// Its build.
     pub build: String,
+    /// Whether it can be taken back to a lower number, where the signers of the higher said so.
+    pub returns: bool,
     /// Whether its stream is open.
     pub connected: bool,
     /// Number of the revision it has acknowledged; 0 for none.
@@ -125,6 +129,7 @@ impl Registry {
             instance: key.1.clone(),
             boot: hello.boot.iter().copied().take(16).collect(),
             build: cut(&hello.build),
+            returns: hello.features.iter().any(|f| f == WAY_BACK),
             connected: true,
             acked_sequence: hello.have_sequence,
             acked: Digest::from_slice(&hello.have_sha256),

@@ -66,6 +66,11 @@ pub struct Rollout {
     ready: bool,
     /// Number under which the old content was put in force again.
     pub restored: Option<u64>,
+    /// Until when whoever has the candidate may be taken back to the revision before, as those
+    /// said who have numbered both, microseconds since the Unix epoch. None where the old
+    /// content goes back under a number of the PDP's own, or nobody goes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub back_until_us: Option<i64>,
     /// Turns that nobody has taken note of yet.
     #[serde(skip)]
     news: Vec<Turn>,
@@ -94,6 +99,7 @@ impl Rollout {
             mark: 0,
             ready: false,
             restored: None,
+            back_until_us: None,
             news: Vec::new(),
         };
         let first = match rollout.plan.shadow {
@@ -115,6 +121,11 @@ impl Rollout {
             return self.finish_halt(why, seen);
         }
         self.ready |= self.unready(seen).is_none();
+        if self.phase == Phase::Full && self.is_beyond_return(seen.now_us) {
+            self.paused = None;
+            self.enter(Phase::Completed, "its way back ends", None, seen);
+            return true;
+        }
         if let Some((by, text)) = self.harm(seen).or_else(|| self.overdue(seen)) {
             self.halt(by, text, None, seen);
             return true;
@@ -170,6 +181,40 @@ impl Rollout {
         matches!(self.phase, Phase::Halted(_)) && self.share_began() && self.restored.is_none()
     }
 
+    /// Until when it may be taken back, where the old content goes back under its own number.
+    #[must_use]
+    pub fn returning_until(mut self, back_until_us: Option<i64>) -> Self {
+        self.back_until_us = back_until_us;
+        self
+    }
+
+    /// When whoever has the candidate has to be on the way back at the latest, microseconds
+    /// since the Unix epoch.
+    fn return_us(&self) -> Option<i64> {
+        let ready_us = after(0, self.plan.ready_within);
+        self.back_until_us.map(|us| us.saturating_sub(ready_us))
+    }
+
+    /// Whether nobody is taken back any more whom nothing holds up.
+    fn is_beyond_return(&self, now_us: i64) -> bool {
+        let last = match self.paused {
+            None => self.return_us(),
+            Some(_) => self.back_until_us,
+        };
+        last.is_some_and(|us| now_us >= us)
+    }
+
+    /// Lets it end well at once, where everybody has the candidate and something newer is
+    /// to take its place; says whether it does.
+    pub fn complete(&mut self, why: &str, seen: &Seen<'_>) -> bool {
+        let is_full = self.phase == Phase::Full;
+        if is_full {
+            self.paused = None;
+            self.enter(Phase::Completed, why, None, seen);
+        }
+        is_full
+    }
+
     /// The old content is in force again, under this number.
     pub fn restored_as(&mut self, sequence: u64) {
         self.restored = Some(sequence);
@@ -178,6 +223,18 @@ impl Rollout {
     /// When the phase ends at the latest, microseconds since the Unix epoch, and what
     /// happens then; none where it has ended.
     pub fn outlook(&self) -> Option<(i64, &'static str)> {
+        let outlook = self.outlook_by_plan()?;
+        let is_carried = matches!(self.phase, Phase::Canary(_) | Phase::Full);
+        match self.return_us().filter(|us| is_carried && *us < outlook.0) {
+            Some(us) if self.phase == Phase::Full && self.paused.is_none() => {
+                Some((us, "it is complete, because its way back ends"))
+            }
+            Some(us) => Some((us, "it is rolled back, because its way back ends")),
+            None => Some(outlook),
+        }
+    }
+
+    fn outlook_by_plan(&self) -> Option<(i64, &'static str)> {
         if let Some(pause) = &self.paused {
             let ends = after(pause.since_us, self.plan.pause_limit);
             return Some((ends, "it is rolled back, because nobody resumed it"));
@@ -286,6 +343,9 @@ impl Rollout {
         seen: &Seen<'_>,
     ) -> Result<(), OrderError> {
         self.check_running()?;
+        if self.phase == Phase::Full && self.back_until_us.is_some_and(|us| seen.now_us >= us) {
+            return Err(OrderError::NoWayBack);
+        }
         self.halt(by, text.to_owned(), actor, seen);
         Ok(())
     }
@@ -319,6 +379,14 @@ impl Rollout {
 
     /// What the phase still lacks at the end of its time.
     fn overdue(&self, seen: &Seen<'_>) -> Option<(Stop, String)> {
+        let is_carried = matches!(self.phase, Phase::Canary(_) | Phase::Full);
+        if is_carried && self.return_us().is_some_and(|us| seen.now_us >= us) {
+            let text = match &self.paused {
+                Some(pause) => format!("its way back ends, and it was paused by {}", pause.by),
+                None => "its way back ends".to_owned(),
+            };
+            return Some((Stop::TimedOut, text));
+        }
         if let Some(pause) = &self.paused {
             let ends = after(pause.since_us, self.plan.pause_limit);
             let text = || format!("paused by {} and not resumed in time", pause.by);
@@ -554,7 +622,8 @@ fn after(since_us: i64, time: Duration) -> i64 {
     since_us.saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn named(missing: &[&str]) -> String {
+/// Names, the first few of them where they are many.
+pub(crate) fn named(missing: &[&str]) -> String {
     let first: Vec<&str> = missing.iter().take(NAMED_MAX).copied().collect();
     match missing.len().saturating_sub(NAMED_MAX) {
         0 => first.join(", "),

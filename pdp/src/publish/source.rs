@@ -29,11 +29,13 @@ use tokio::{
 };
 
 use super::{
+    bundled::Vouched,
     changes, codes,
     fetch::Fetch,
     keep::{History, Keep},
     origin::Word,
     parts::{Parts, Standing},
+    proving::{Prove, Tried},
     recorder::Recorder,
     rollout::Plan,
     slices::Slices,
@@ -52,6 +54,7 @@ use crate::{
 mod choosing;
 mod obeying;
 mod orders;
+mod returning;
 mod rolling;
 mod underway;
 mod vouching;
@@ -89,6 +92,11 @@ pub struct SourceConfig {
     pub domain: Option<TrustDomain>,
     /// Who must have signed; without it, nobody.
     pub trust: Option<TrustConfig>,
+    /// What proves invariants of what is put together here; without it they are not proved.
+    pub prove: Option<Arc<dyn Prove>>,
+    /// Whether the same history has to give the same bytes on every machine, however long git
+    /// takes for it.
+    pub reproducible: bool,
 }
 
 impl SourceConfig {
@@ -105,6 +113,8 @@ impl SourceConfig {
             fetch: None,
             domain: None,
             trust: None,
+            prove: None,
+            reproducible: false,
         }
     }
 }
@@ -132,6 +142,8 @@ pub struct Published {
     pub diagnostics: Vec<Diagnostic>,
     /// Who vouches for it.
     pub signed: SignedBy,
+    /// Ids of its invariants that nobody has proved.
+    pub unproved: Vec<String>,
     slices: Slices,
     /// What others have stamped, or our own key.
     stamp: Result<Stamp, Arc<SigningKey>>,
@@ -168,6 +180,7 @@ impl Published {
         let signed = Revision {
             content_signatures: self.revision.content_signatures.clone(),
             release_signatures: self.revision.release_signatures.clone(),
+            way_back: self.revision.way_back.clone(),
             attestation: self.revision.attestation.clone(),
             ..Revision::default()
         };
@@ -257,6 +270,7 @@ pub struct Source {
     key: Arc<SigningKey>,
     domain: Option<TrustDomain>,
     trust: Option<TrustConfig>,
+    prove: Option<Arc<dyn Prove>>,
     /// What has the highest number, whether or not it is served.
     used: Option<(u64, Digest)>,
     /// The keys that are trusted, as they last were.
@@ -305,6 +319,7 @@ impl Source {
             keys: None,
             domain: config.domain.clone(),
             trust: config.trust.clone(),
+            prove: config.prove.clone(),
             used: kept.as_ref().and_then(name_of),
             place: config.place.clone(),
             look_every: config.look,
@@ -356,8 +371,17 @@ impl Source {
                     self.settle().await;
                 }
                 given = self.rolling.ordered() => self.obey(given).await,
-                () = look, if self.rolling.is_busy() => self.look(),
+                () = look, if self.rolling.is_busy() || self.has_way_back() => self.look_around(),
             }
+        }
+    }
+
+    /// What is under way has to be looked after; and as long as something may be taken back,
+    /// the time has to be known.
+    fn look_around(&mut self) {
+        self.note_time();
+        if self.rolling.is_busy() {
+            self.look();
         }
     }
 
@@ -377,6 +401,7 @@ impl Source {
     /// Puts in force what is new and good; what is new and bad is told, and what was good
     /// of its source stays.
     async fn settle(&mut self) {
+        self.note_time();
         self.look_at_keys().await;
         let pending = self.parts.pending();
         if !pending.is_empty() {
@@ -390,10 +415,14 @@ impl Source {
     /// Puts in force what was chosen, or notes what keeps it from being so.
     fn decide(&mut self, mut outcome: Outcome) {
         let now_us = self.clock.now_us();
-        let stored = match outcome.loaded.take() {
-            Some((compiled, notes)) => {
-                let vouched = self.parts.vouched(&outcome.taken);
-                self.offer(compiled, vouched, notes)
+        let Tried { loaded, proved } = outcome.tried.take().unwrap_or_default();
+        let stored = match loaded.compiled {
+            Some(compiled) => {
+                let vouched = Vouched {
+                    proved,
+                    ..self.parts.vouched(&outcome.taken)
+                };
+                self.offer(compiled, vouched, loaded.diagnostics)
             }
             None => Ok(()),
         };

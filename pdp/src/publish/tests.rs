@@ -46,11 +46,14 @@ use crate::{
 mod composed;
 mod discovery;
 mod git;
+mod proved;
 mod remote;
+mod returning;
 mod rolling;
 mod scripted;
 mod sources;
 mod streams;
+mod taken_back;
 mod trust;
 
 /// Longest wait for anything; only a failure takes that long.

@@ -1,5 +1,5 @@
-//! The PDP's last word: when it last said that a proxy runs the newest revision, and
-//! the highest revision that was ever in force here.
+//! The PDP's last word: when it last said that a proxy runs the newest revision, which one
+//! was in force last, and the highest that ever was: another one where it was taken back.
 //!
 //! The age of a snapshot counts from that word and survives restarts. It is counted
 //! by time that nobody can set: how long the machine has been up, sleep included. Over
@@ -90,6 +90,8 @@ fn micros(time: Duration) -> u64 {
 struct Word {
     sequence: u64,
     digest: Digest,
+    /// Number and digest of the highest revision that was ever in force.
+    highest: (u64, Digest),
     /// Wall clock at the last word, microseconds since the Unix epoch.
     confirmed_us: i64,
     /// Age at `since`, microseconds.
@@ -100,6 +102,8 @@ struct Word {
     /// The least time it can have been at `since`: a stamp told a time, and what has
     /// passed since then is known.
     known_us: i64,
+    /// The latest that the wall clock here ever showed.
+    seen_us: i64,
 }
 
 impl Word {
@@ -163,6 +167,13 @@ impl Freshness {
     /// The highest revision that was ever in force here, and its digest.
     pub(crate) fn highest(&self) -> Option<(u64, Digest)> {
         let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().map(|w| w.highest)
+    }
+
+    /// The revision that was in force last, and its digest: the highest, unless that was taken
+    /// back.
+    pub(crate) fn last(&self) -> Option<(u64, Digest)> {
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
         word.as_ref().map(|w| (w.sequence, w.digest))
     }
 
@@ -182,19 +193,32 @@ impl Freshness {
         self.clock.now_us().max(known_us)
     }
 
+    /// The time by which ways back are judged: the latest that the wall clock ever showed here,
+    /// unless stamps have shown that it is later. Setting it back opens none again.
+    pub(crate) fn latest_us(&self) -> i64 {
+        let now_us = self.now_us();
+        let word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
+        word.as_ref().map_or(now_us, |w| w.seen_us.max(now_us))
+    }
+
     /// Notes that the PDP calls this revision the newest, and the stamp that proves it.
     pub(crate) fn confirm(&self, sequence: u64, digest: Digest, stamp: Option<Held>) {
         let since = (self.meter.0)();
         let mut word = self.word.lock().unwrap_or_else(PoisonError::into_inner);
         let known_us = word.as_ref().map_or(i64::MIN, |w| w.known_us(&since));
+        let before = word.as_ref().map(|w| w.highest);
+        let seen_us = word.as_ref().map_or(i64::MIN, |w| w.seen_us);
+        let highest = before.filter(|(n, _)| *n > sequence);
         *word = Some(Word {
             sequence,
             digest,
+            highest: highest.unwrap_or((sequence, digest)),
             confirmed_us: self.clock.now_us(),
             age_us: 0,
             since,
             stamp_until_us: stamp.map(|s| s.until_us),
             known_us: stamp.map_or(known_us, |s| s.issued_us.max(known_us)),
+            seen_us: seen_us.max(self.clock.now_us()),
         });
     }
 
@@ -207,9 +231,14 @@ impl Freshness {
             false => u64::try_from(self.clock.now_us().saturating_sub(kept.written_us))
                 .unwrap_or_default(),
         };
+        let digest = Digest::from_slice(&kept.sha256).unwrap_or_default();
+        let highest = Digest::from_slice(&kept.highest_sha256);
+        let highest = highest.map(|digest| (kept.highest_sequence, digest));
+        let highest = highest.filter(|(n, _)| *n > kept.sequence);
         let word = Word {
             sequence: kept.sequence,
-            digest: Digest::from_slice(&kept.sha256).unwrap_or_default(),
+            digest,
+            highest: highest.unwrap_or((kept.sequence, digest)),
             confirmed_us: kept.confirmed_us,
             age_us: kept.age_us.saturating_add(since_written),
             since: now,
@@ -221,6 +250,7 @@ impl Freshness {
                     .saturating_add(i64::try_from(since_written).unwrap_or(i64::MAX)),
                 false => kept.known_us,
             },
+            seen_us: kept.seen_us.max(kept.written_us).max(kept.confirmed_us),
         };
         *self.word.lock().unwrap_or_else(PoisonError::into_inner) = Some(word);
     }
@@ -241,6 +271,9 @@ impl Freshness {
             known_us: word.known_us(&now),
             boot: now.boot,
             up_us: now.us,
+            highest_sequence: word.highest.0,
+            highest_sha256: word.highest.1.0.to_vec(),
+            seen_us: word.seen_us.max(self.clock.now_us()),
         })
     }
 
@@ -340,6 +373,25 @@ mod tests {
         assert_eq!(fresh.now_us(), clock.now_us());
     }
 
+    /// What the wall clock showed once is not over because somebody sets it back.
+    #[test]
+    fn the_latest_that_the_clock_showed_is_known_over_a_restart() {
+        let clock = clock();
+        let fresh = confirmed(&clock);
+        clock.set_ahead(MINUTE * 60);
+        fresh.confirm(7, Digest::of(b"abc"), None);
+        let late_us = clock.now_us();
+        clock.set_back(MINUTE * 60);
+        fresh.confirm(7, Digest::of(b"abc"), None);
+        assert!(fresh.now_us() < late_us);
+        assert_eq!(fresh.latest_us(), late_us);
+        let second = Freshness::new(clock.clone());
+        second.restore(&fresh.to_keep().unwrap());
+        assert_eq!(second.latest_us(), late_us);
+        clock.set_ahead(MINUTE * 61);
+        assert_eq!(second.latest_us(), clock.now_us());
+    }
+
     #[test]
     fn the_age_goes_on_over_a_restart_wherever_the_clock_is() {
         let clock = clock();
@@ -352,6 +404,22 @@ mod tests {
         second.restore(&kept);
         assert_eq!(second.age(), Some(MINUTE * 2));
         assert_eq!(second.highest(), Some((7, Digest::of(b"abc"))));
+    }
+
+    /// What was taken back is not forgotten, also over a restart.
+    #[test]
+    fn the_highest_is_known_also_when_it_is_not_the_last() {
+        let clock = clock();
+        let fresh = confirmed(&clock);
+        let (seven, six) = ((7, Digest::of(b"abc")), (6, Digest::of(b"old")));
+        fresh.confirm(6, six.1, None);
+        let second = Freshness::new(clock.clone());
+        second.restore(&fresh.to_keep().unwrap());
+        for word in [&fresh, &second] {
+            assert_eq!((word.last(), word.highest()), (Some(six), Some(seven)));
+        }
+        second.confirm(8, seven.1, None);
+        assert_eq!(second.last(), second.highest());
     }
 
     /// A reboot with the clock set back takes no age away; one without adds the time

@@ -11,6 +11,7 @@ use palisade_pdp::{
     author,
     bundle::{
         file::{self, BundleFile},
+        proofs,
         statement::{Forged, Says},
         trust::Keys,
     },
@@ -27,14 +28,24 @@ use crate::{
     },
 };
 
-pub(super) fn inspect(path: &Path, keys: Option<&Path>, output: Output) -> Result<(), Diagnostic> {
-    let file = file::read(path)?;
-    let keys = keys.map(Keys::read).transpose()?;
+/// Compiles what is in a file, and sees that what it attests is about that.
+///
+/// # Errors
+/// The first mistake in it.
+pub(super) fn compiled(file: &BundleFile) -> Result<Compiled, Diagnostic> {
     let loaded = author::compile(file.signed.bundle.clone());
     let Some(compiled) = loaded.compiled else {
         let first = loaded.diagnostics.into_iter().find(Diagnostic::is_error);
         return Err(first.expect("what does not compile has an error"));
     };
+    proofs::fit(file.signed.attestation.as_ref(), &compiled)?;
+    Ok(compiled)
+}
+
+pub(super) fn inspect(path: &Path, keys: Option<&Path>, output: Output) -> Result<(), Diagnostic> {
+    let file = file::read(path)?;
+    let keys = keys.map(Keys::read).transpose()?;
+    let compiled = compiled(&file)?;
     match output {
         Output::Json => {
             let policies: Vec<Value> = compiled.info.values().map(policy).collect();
@@ -132,6 +143,24 @@ pub(super) fn signatures(file: &BundleFile, keys: Option<&Keys>) {
         ),
         _ => render::fact("number", &[paint(DIM, "none yet")]),
     }
+    let back = file
+        .signed
+        .release
+        .as_ref()
+        .and_then(|r| r.way_back.as_ref());
+    if let (Some(back), Some(says)) = (back, file.way_back_says()) {
+        let (to, until) = (back.sequence, time(back.until_us));
+        render::fact(
+            "way back",
+            &[
+                match back.until_us <= clock.now_us() {
+                    true => paint(WARN, format!("to {to} until {until}, which is over")),
+                    false => format!("to {to} until {until}"),
+                },
+                who(says, &back.signatures),
+            ],
+        );
+    }
     match (&file.signed.stamp, file.stamp_says()) {
         (Some(stamp), Some(says)) => {
             let ended = stamp.until_us < clock.now_us();
@@ -148,6 +177,31 @@ pub(super) fn signatures(file: &BundleFile, keys: Option<&Keys>) {
             );
         }
         _ => render::fact("stamp", &[paint(DIM, "none")]),
+    }
+}
+
+/// Where a file that is good may be taken back to, or why its way back does not serve.
+pub(super) fn way_back(back: &Result<Option<(u64, i64)>, Diagnostic>) {
+    match back {
+        Ok(None) => {}
+        Ok(Some((to, until_us))) => {
+            let until = time(*until_us);
+            render::fact("way back", &[format!("to {to} until {until}")]);
+        }
+        Err(error) => {
+            let why = error.cause.as_deref().unwrap_or(&error.message);
+            let told = format!("does not serve: {}", clean(why));
+            render::fact("way back", &[paint(WARN, told)]);
+        }
+    }
+}
+
+/// The same as `--output json` has it.
+pub(super) fn leads(back: &Result<Option<(u64, i64)>, Diagnostic>) -> Value {
+    match back {
+        Ok(None) => Value::Null,
+        Ok(Some((to, until_us))) => json!({"sequence": to, "until_us": until_us}),
+        Err(error) => json!({"error": error.to_string()}),
     }
 }
 
@@ -199,6 +253,12 @@ pub(super) fn view(file: &BundleFile, keys: Option<&Keys>) -> Value {
     };
     let release = file.signed.release.as_ref().zip(file.release());
     let stamp = file.signed.stamp.as_ref().zip(file.stamp_says());
+    let back = file
+        .signed
+        .release
+        .as_ref()
+        .and_then(|r| r.way_back.as_ref());
+    let back = back.zip(file.way_back_says());
     json!({
         "trust_domain": file.domain.to_string(),
         "digest": file.digest.to_string(),
@@ -209,6 +269,14 @@ pub(super) fn view(file: &BundleFile, keys: Option<&Keys>) -> Value {
         "release": release.map(|(r, says)| with(
             who(says, &r.signatures),
             [("sequence", json!(r.sequence)), ("issued_us", json!(r.issued_us))],
+        )),
+        "way_back": back.map(|(b, says)| with(
+            who(says, &b.signatures),
+            [
+                ("digest", json!(palisade_mesh::snapshot::Digest::from_slice(&b.sha256).map(|d| d.to_string()))),
+                ("sequence", json!(b.sequence)),
+                ("until_us", json!(b.until_us)),
+            ],
         )),
         "stamp": stamp.map(|(s, says)| with(
             who(says, &s.signatures),

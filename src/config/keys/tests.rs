@@ -60,7 +60,7 @@ fn the_table_knows_every_key_that_is_read_and_no_other() {
 
 /// Smallest files in which the keys of each section can be written.
 const LEAST: &str = "trust_domain: acme.test
-pdp: {policies: p, listen: \"127.0.0.1:1\", decisions: {listen: \"127.0.0.1:6\", tokens: t}}
+pdp: {policies: p, listen: \"127.0.0.1:1\", decisions: {listen: \"127.0.0.1:6\", tokens: t, authzen: {}}}
 audit: {listen: \"127.0.0.1:2\", api: {listen: \"127.0.0.1:7\", policy: r}, syslog: {address: \"acme.test:6514\"}}
 agent: {}
 ca: {}
@@ -87,11 +87,12 @@ fn defaults_are_what_holds_and_examples_can_be_read() {
         .filter(|k| k.variable().is_some() && !k.is_map())
     {
         // A certificate alone is no identity, a threshold alone no trust, a reference no source,
-        // a name no witness.
+        // a name no witness, a library no key.
         let partial = [
             ".files.",
             ".policy_trust.",
             "pdp.policies.",
+            "audit.log_key",
             "audit.witness",
             // A certificate alone, a key alone.
             "audit.syslog.cert",

@@ -4,15 +4,22 @@
 use std::sync::Arc;
 
 use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::publish::{ProxyStatus, Published};
+use palisade_pdp::{
+    analysis::codes::INVARIANT_UNPROVED,
+    publish::{ProxyStatus, Published, codes::ROLLOUT_NO_CANARY},
+};
 
 use super::{
     super::{proxy, sources, unheard},
     Decisions, PdpRole,
 };
-use crate::control::{
-    api::{Fact, FactState},
-    status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
+use crate::{
+    control::{
+        api::{Fact, FactState},
+        clocks::clocks_apart,
+        status::{PdpStatus, RejectedStatus, RevisionStatus, SubscriberStatus, ago, ahead, span},
+    },
+    render,
 };
 
 impl PdpRole {
@@ -57,6 +64,7 @@ impl PdpRole {
             )
             .fix(self.how_to_see()),
         }];
+        facts.extend(status.revision.as_ref().and_then(unproved));
         facts.extend(self.check_stamp());
         if let Some(rejected) = &status.rejected {
             let first = rejected.problems.first().cloned().map(Diagnostic::from);
@@ -75,6 +83,7 @@ impl PdpRole {
             );
         }
         facts.extend(self.rollouts.check());
+        facts.extend(self.check_way_back());
         facts.extend(sources::check(&status.sources, &self.clock));
         let since_us = status.revision.as_ref().map_or(0, |r| r.since_us);
         for proxy in &status.proxies {
@@ -88,10 +97,12 @@ impl PdpRole {
     }
 
     /// Whether the decision APIs decide as Cedar's own authorizer does.
-    fn check_engine(&self) -> Option<Fact> {
-        let found = self.decisions.as_ref()?.self_check();
-        let sequence = self.state.borrow().current.as_ref()?.sequence();
-        proxy::engine_fact("policy", "the PDP", sequence, found)
+    fn check_engine(&self) -> Vec<Fact> {
+        let found = self.decisions.as_ref().map(Decisions::self_checks);
+        let found = found.into_iter().flatten();
+        let facts =
+            found.map(|(sequence, found)| proxy::engine_fact("policy", "the PDP", sequence, found));
+        facts.flatten().collect()
     }
 
     /// Whether what is served would be taken by whoever demands a stamp as this PDP does.
@@ -108,6 +119,26 @@ impl PdpRole {
             Fact::not_ok("policy", FactState::Error, 3111, error.message)
                 .cause(error.cause.unwrap_or_default())
                 .fix(error.help.unwrap_or_default()),
+        )
+    }
+
+    /// Whether what is on its way, or in force, had a way back that did not serve.
+    fn check_way_back(&self) -> Option<Fact> {
+        let state = self.state.borrow().clone();
+        let underway = state.rollout.as_deref();
+        let underway = underway.filter(|u| !u.rollout.has_ended());
+        let published = underway.map(|u| &u.candidate).or(state.current.as_ref())?;
+        let noted = |d: &&Diagnostic| d.code.0 == ROLLOUT_NO_CANARY;
+        let note = published.diagnostics.iter().find(noted)?.clone();
+        Some(
+            Fact::not_ok(
+                "rollout",
+                FactState::Warning,
+                ROLLOUT_NO_CANARY,
+                note.message,
+            )
+            .cause(note.cause.unwrap_or_default())
+            .fix(note.help.unwrap_or_default()),
         )
     }
 
@@ -128,7 +159,7 @@ impl PdpRole {
         }
         let ahead_us = proxy.clock_ahead_us.filter(|_| proxy.connected);
         facts.extend(ahead_us.and_then(|ahead_us| {
-            proxy::clocks_apart("the PDP's", &format!("{name}'s"), proxy.seen_us, ahead_us)
+            clocks_apart("the PDP's", &format!("{name}'s"), proxy.seen_us, ahead_us)
         }));
         facts
     }
@@ -182,6 +213,19 @@ impl PdpRole {
     }
 }
 
+/// What must never be possible, and nobody has proved that it is not.
+fn unproved(revision: &RevisionStatus) -> Option<Fact> {
+    let ids = &revision.unproved;
+    let named: Vec<String> = ids.iter().map(|id| format!("`{id}`")).collect();
+    let n = render::count(ids.len(), "invariant", "invariants");
+    (!ids.is_empty()).then(|| {
+        let text = format!("{n} of revision {} not proved", revision.sequence);
+        Fact::not_ok("policy", FactState::Warning, INVARIANT_UNPROVED, text)
+            .cause(format!("nothing is known to break {}; nobody has proved that nothing does", named.join(", ")))
+            .fix("install cvc5 where the revision is built or put together; see docs/policy-changes.md")
+    })
+}
+
 fn revision(published: &Published) -> RevisionStatus {
     RevisionStatus {
         sequence: published.sequence(),
@@ -191,6 +235,7 @@ fn revision(published: &Published) -> RevisionStatus {
         services: published.compiled.catalogue.services().len(),
         git_revision: published.git_revision.clone(),
         signed: published.signed.to_string(),
+        unproved: published.unproved.clone(),
     }
 }
 

@@ -28,8 +28,9 @@ use crate::{
     net::{directory::Whereabouts, kill::Holder, tls},
 };
 
-/// How often a status is sent, and with it the snapshot confirmed, at most.
-const STATUS_EVERY: Duration = Duration::from_secs(5);
+/// How often a status is sent, and with it the snapshot confirmed and the clocks compared, at
+/// most: what is wrong is to be told within five seconds.
+const STATUS_EVERY: Duration = Duration::from_secs(3);
 /// How often the age of the snapshot is looked at, at most.
 const AGE_EVERY: Duration = Duration::from_secs(1);
 

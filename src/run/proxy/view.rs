@@ -10,6 +10,7 @@ use super::{super::keeping, Core, beside, records::Spools};
 use crate::{
     control::{
         api::{Fact, FactState},
+        clocks::clocks_apart,
         status::{ProxyConfigStatus, ProxyStatus, ago, ahead},
     },
     render,
@@ -25,9 +26,6 @@ const AGE_WARN_PERCENT: u32 = 80;
 /// Part of a certificate's life by which it is renewed, in percent: half of it, and a
 /// fifth of that for chance, with room for a second try.
 const RENEWED_PERCENT: i64 = 75;
-/// How far clocks may be apart before that is worth a word: certificates and records
-/// stand on them.
-pub(crate) const CLOCKS_APART: Duration = Duration::from_secs(10);
 
 impl Core {
     fn versions(&self) -> Versions {
@@ -244,8 +242,9 @@ impl Core {
                     .fix(refused.help.clone().unwrap_or_default()),
             );
         }
-        if let Some(ahead_us) = state.clock_ahead_us.filter(|us| apart(*us)) {
-            facts.push(clocks(&format!("{name}'s"), "its PDP's", now_us, ahead_us));
+        let clocks = |ahead_us| clocks_apart(&format!("{name}'s"), "its PDP's", now_us, ahead_us);
+        if let Some(fact) = state.clock_ahead_us.and_then(clocks) {
+            facts.push(fact);
         }
         facts
     }
@@ -327,35 +326,6 @@ fn micros(us: i64) -> Duration {
     Duration::from_micros(u64::try_from(us).unwrap_or_default())
 }
 
-fn apart(us: i64) -> bool {
-    u128::from(us.unsigned_abs()) >= CLOCKS_APART.as_micros()
-}
-
-/// Two clocks that differ, if they do by more than [`CLOCKS_APART`]: the other is
-/// `ahead_us` ahead of ours, where it is `now_us`.
-#[cfg(any(feature = "full", test))]
-pub(crate) fn clocks_apart(ours: &str, theirs: &str, now_us: i64, ahead_us: i64) -> Option<Fact> {
-    apart(ahead_us).then(|| clocks(ours, theirs, now_us, ahead_us))
-}
-
-fn clocks(ours: &str, theirs: &str, now_us: i64, ahead_us: i64) -> Fact {
-    let time = |us| {
-        let time = jiff::Timestamp::from_microsecond(us);
-        time.map_or_else(|_| us.to_string(), |t| format!("{t:.0}"))
-    };
-    let text = format!(
-        "{ours} clock and {theirs} differ by {}",
-        render::duration(Duration::from_micros(ahead_us.unsigned_abs()))
-    );
-    Fact::not_ok("proxies", FactState::Warning, 5315, text)
-        .cause(format!(
-            "{ours} clock says {}, {theirs} {}",
-            time(now_us),
-            time(now_us.saturating_add(ahead_us))
-        ))
-        .fix("set the wrong one: certificates begin and end by these clocks")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -374,20 +344,5 @@ mod tests {
             "{fact:?}"
         );
         assert!(fact.cause.unwrap().starts_with("1 of 5"));
-    }
-
-    #[test]
-    fn clocks_are_told_of_from_the_limit_on_with_both_times() {
-        let limit = i64::try_from(CLOCKS_APART.as_micros()).unwrap();
-        for near in [0, limit - 1, 1 - limit] {
-            assert_eq!(clocks_apart("a's", "b's", 0, near), None);
-        }
-        let fact = clocks_apart("a's", "b's", 0, limit).unwrap();
-        let cause = fact.cause.unwrap();
-        assert!(
-            cause.contains("1970-01-01T00:00:00Z") && cause.contains("00:00:10Z"),
-            "{cause}"
-        );
-        assert!(clocks_apart("a's", "b's", 0, -limit).is_some());
     }
 }

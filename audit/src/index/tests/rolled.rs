@@ -39,28 +39,21 @@ fn by_day(rollups: RollUps) -> Options {
 /// What a tally has come to: groups, matches, matches without a value.
 type Sum = (BTreeMap<(i64, Vec<String>), Cell>, u64, u64);
 
-/// Counts by `fields`, from files where there are such; also how many were used.
-fn summed(
-    store: &Store,
-    query: &Query,
-    fields: &[&str],
-    step_us: Option<i64>,
-    by_rows: bool,
-) -> (Sum, usize) {
-    let fields = fields.iter().map(|name| Field::find(name).unwrap());
-    let tally = Tally::new(fields.collect(), step_us);
-    let snapshot = store.everything(query, usize::MAX).unwrap();
-    let (mut tallies, files) = store.summed(&snapshot, vec![tally], by_rows).unwrap();
-    let tally = tallies.remove(0);
-    let (counted, absent) = (tally.counted, tally.absent);
-    ((tally.into_groups().collect(), counted, absent), files)
-}
-
-/// Compares both ways to count; how many files were used.
+/// Compares both ways to count, of what was there at one moment: the index goes on meanwhile.
+/// Gives how many files were used.
 fn check(store: &Store, query: &str, fields: &[&str], step_us: Option<i64>) -> usize {
     let query = Query::parse(query).unwrap();
-    let (by_rows, files) = summed(store, &query, fields, step_us, true);
-    let (scanned, none) = summed(store, &query, fields, step_us, false);
+    let snapshot = store.everything(&query, usize::MAX).unwrap();
+    let summed = |by_rows: bool| -> (Sum, usize) {
+        let fields = fields.iter().map(|name| Field::find(name).unwrap());
+        let tally = Tally::new(fields.collect(), step_us);
+        let (mut tallies, files) = store.summed(&snapshot, vec![tally], by_rows).unwrap();
+        let tally = tallies.remove(0);
+        let (counted, absent) = (tally.counted, tally.absent);
+        ((tally.into_groups().collect(), counted, absent), files)
+    };
+    let (by_rows, files) = summed(true);
+    let (scanned, none) = summed(false);
     assert_eq!(by_rows, scanned, "{query} by {fields:?}");
     assert_eq!(none, 0);
     files

@@ -111,7 +111,10 @@ impl Mapping {
         }
         let subjects = self.subjects.iter().map(|rule| rule.read(domain));
         let subjects = kept(subjects, &mut found);
-        let resources = kept(self.resources.iter().map(ResourceRule::read), &mut found);
+        let resources = kept(
+            self.resources.iter().map(|rule| rule.read(domain)),
+            &mut found,
+        );
         let actions = kept(self.actions.iter().map(|rule| self.verb(rule)), &mut found);
         let unread = kept(self.unread.iter().map(|text| unread(text)), &mut found);
         twice("subjects", &subjects, &mut found);
@@ -146,7 +149,8 @@ impl Mapping {
         }
         Ok(Verb {
             name: name.clone(),
-            is: is.clone(),
+            is: Method::parse(&is.to_ascii_uppercase())
+                .map_or_else(|| is.clone(), |method| method.as_str().to_owned()),
             on: on.clone(),
         })
     }
@@ -165,19 +169,39 @@ impl SubjectRule {
 }
 
 impl ResourceRule {
-    fn read(&self) -> Result<Entity, Diagnostic> {
-        let (kind, is) = match &self.is {
-            Target::Operation(id) => (OPERATION, id),
-            Target::Service(name) => (SERVICE, name),
-            Target::Url(url) => (URL, url),
-        };
-        let entity = entity("resources", (&self.kind, &self.id), (kind, is))?;
-        if kind != URL || is_address(is) {
+    fn read(&self, domain: &TrustDomain) -> Result<Entity, Diagnostic> {
+        let (kind, is) = self.is.plain(domain);
+        let entity = entity("resources", (&self.kind, &self.id), (kind, &is))?;
+        if kind != URL || is_address(&is) {
             return Ok(entity);
         }
         let cause = format!("`{is}` is no address such as `http://orders/orders/*`");
         Err(wrong("resources", &self.id, &cause))
     }
+}
+
+impl Target {
+    /// Its type, and the one spelling of it that is compared and used: an id with its trust
+    /// domain, an address with a canonical host and without port. A service by its name
+    /// alone, or by a host, stays what it is; the catalogue alone knows which one that is.
+    fn plain(&self, domain: &TrustDomain) -> (&'static str, String) {
+        let whole = |id: &str, slashes: usize| match id.matches('/').count() == slashes {
+            true => format!("{domain}/{id}"),
+            false => id.to_owned(),
+        };
+        match self {
+            Self::Operation(id) => (OPERATION, whole(id, 2)),
+            Self::Service(name) => (SERVICE, whole(name, 1)),
+            Self::Url(url) => (URL, canonical_url(url).unwrap_or_else(|| url.clone())),
+        }
+    }
+}
+
+/// An address as it is compared; none where it is none. Which of the two schemes it has
+/// changes nothing about what is decided.
+fn canonical_url(url: &str) -> Option<String> {
+    let (host, path) = parts_of(url)?;
+    Some(format!("http://{}{path}", canonical_host(host).ok()?))
 }
 
 /// Host and path of an address.

@@ -67,9 +67,11 @@ impl Part {
     }
 }
 
-/// A resource that a search asks about, and its id in the caller's words.
+/// A resource that a search asks about: by our type and id, and its id in the caller's
+/// words. The properties are the search's.
 pub(super) struct Listed {
-    pub(super) resource: Resource,
+    pub(super) own_kind: &'static str,
+    pub(super) own_id: String,
     pub(super) id: String,
 }
 
@@ -163,31 +165,28 @@ impl Names {
         self.resources.iter().any(|rule| rule.kind == kind)
     }
 
-    /// Every resource of the caller's type that the catalogue knows, of operations those that
+    /// Every resource of the caller's type `kind` that the catalogue knows, of operations those that
     /// `fits`, and how many rules have ids that it does not know.
     pub(super) fn listed(
         &self,
         catalogue: &Catalogue,
-        said: &Resource,
+        kind: &str,
         fits: &dyn Fn(&Service, &Operation) -> bool,
     ) -> (Vec<Listed>, usize) {
-        let mut properties = said.properties.clone();
-        self.strip(Part::Resource, &mut properties);
         let (mut listed, mut unlisted, mut seen) = (Vec::new(), 0, BTreeSet::new());
-        for rule in self.resources.iter().filter(|rule| rule.kind == said.kind) {
+        for rule in self.resources.iter().filter(|rule| rule.kind == kind) {
             let (known, open) = rule.known(catalogue, fits);
             unlisted += usize::from(open);
-            for own in known {
-                let id = rule.back(&own).or_else(|| rule.back(short(&own)));
+            for own_id in known {
+                let id = rule.back(&own_id).or_else(|| rule.back(short(&own_id)));
                 let Some(id) = id.filter(|id| seen.insert(id.clone())) else {
                     continue;
                 };
-                let resource = Resource {
-                    kind: rule.own_kind.to_owned(),
-                    id: Some(own),
-                    properties: properties.clone(),
-                };
-                listed.push(Listed { resource, id });
+                listed.push(Listed {
+                    own_kind: rule.own_kind,
+                    own_id,
+                    id,
+                });
             }
         }
         (listed, unlisted)

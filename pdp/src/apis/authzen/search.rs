@@ -310,45 +310,46 @@ fn sift(
         mapped,
     } = own;
     let mut sifted = Sifted::default();
-    let whole = |subject: &Subject, action: &Action, resource: &Resource| Whole {
-        subject: subject.clone(),
-        action: action.clone(),
-        resource: resource.clone(),
-        context: context.clone(),
+    // One question for all candidates: its properties may be as long as a message, and the
+    // catalogue as long as it likes.
+    let mut whole = Whole {
+        subject,
+        action,
+        resource,
+        context,
     };
-    let mut ask = |whole: &Whole, result: &dyn Fn(&str) -> Option<Value>| {
-        sifted.take(force, list, whole, now_us, result);
-    };
-    let entity = |kind: &str, id: &str| Some(json!({ "type": kind, "id": id }));
-    let mut unlisted = 0;
+    let entity = |id: &str, kind: &str| Some(json!({ "type": kind, "id": id }));
     match kind {
         Kind::Subject => {
             for id in identities(catalogue) {
                 if let Some(shown) = names.subject_back(&said.subject.kind, id.as_str()) {
-                    let one = named(&subject, id.as_str());
-                    let result = |_: &str| entity(&said.subject.kind, &shown);
-                    ask(&whole(&one, &action, &resource), &result);
+                    whole.subject.id = Some(id.to_string());
+                    let result = |_: &str| entity(&shown, &said.subject.kind);
+                    sifted.take(force, list, &whole, now_us, &result);
                 }
             }
         }
         Kind::Resource if mapped => {
-            let fits = |s: &Service, o: &Operation| is_of(s, o, &action.name);
-            let (listed, open) = names.listed(catalogue, &said.resource, &fits);
-            unlisted = open;
+            let fits = |s: &Service, o: &Operation| is_of(s, o, &whole.action.name);
+            let (listed, open) = names.listed(catalogue, &said.resource.kind, &fits);
+            sifted.unlisted = open;
             for one in listed {
-                let result = |_: &str| entity(&said.resource.kind, &one.id);
-                ask(&whole(&subject, &action, &one.resource), &result);
+                whole.resource.kind = one.own_kind.to_owned();
+                whole.resource.id = Some(one.own_id);
+                let result = |_: &str| entity(&one.id, &said.resource.kind);
+                sifted.take(force, list, &whole, now_us, &result);
             }
         }
         Kind::Resource => {
-            for id in resources(catalogue, &resource.kind, &action.name) {
-                let result = |_: &str| entity(&resource.kind, id);
-                ask(&whole(&subject, &action, &named(&resource, id)), &result);
+            for id in resources(catalogue, &whole.resource.kind, &whole.action.name) {
+                whole.resource.id = Some(id.to_owned());
+                let result = |_: &str| entity(id, &said.resource.kind);
+                sifted.take(force, list, &whole, now_us, &result);
             }
         }
         Kind::Action => {
-            for method in methods(catalogue, &resource) {
-                let one = Action {
+            for method in methods(catalogue, &whole.resource) {
+                whole.action = Action {
                     name: method.as_str().to_owned(),
                     properties: Map::new(),
                 };
@@ -356,7 +357,7 @@ fn sift(
                     let shown = names.action_back(&said.resource.kind, decided)?;
                     Some(json!({ "name": shown }))
                 };
-                ask(&whole(&subject, &one, &resource), &result);
+                sifted.take(force, list, &whole, now_us, &result);
             }
             // Several methods may be one action.
             let mut seen = Vec::new();
@@ -369,7 +370,6 @@ fn sift(
             });
         }
     }
-    sifted.unlisted = unlisted;
     match sifted.misread {
         Some(misread) if sifted.understood == 0 => Err(nonsense(misread)),
         _ => Ok(sifted),
@@ -410,13 +410,6 @@ impl Sifted {
             Verdict::Undecided(_) => self.undecided += 1,
             _ => {}
         }
-    }
-}
-
-fn named(entity: &Subject, id: &str) -> Subject {
-    Subject {
-        id: Some(id.to_owned()),
-        ..entity.clone()
     }
 }
 

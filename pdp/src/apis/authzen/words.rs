@@ -6,6 +6,7 @@ use std::{
 };
 
 use palisade_mesh::{
+    canonical::Method,
     catalogue::{Catalogue, Service},
     decision::TlsFacts,
     operation::Operation,
@@ -201,6 +202,7 @@ impl<'a> Asked<'a> {
         let id = resource.id.as_deref().unwrap_or_default();
         let path = text(&resource.properties, "path")?;
         let method = text(&action.properties, "method")?;
+        agree(&action.name, method)?;
         match resource.kind.as_str() {
             OPERATION => {
                 allow_only("resource", &resource.properties, &["path"])?;
@@ -240,6 +242,20 @@ impl<'a> Asked<'a> {
                  `{URL}`"
             ))),
         }
+    }
+}
+
+/// Refuses two methods: which of them is meant would have to be guessed.
+fn agree(action: &str, method: Option<&str>) -> Result<(), Misread> {
+    let is_method = Method::parse(&action.to_ascii_uppercase()).is_some();
+    match method {
+        Some(method) if is_method && !method.eq_ignore_ascii_case(action) => {
+            Err(Misread::words(format!(
+                "the action is `{action}`, and its `method` is `{}`",
+                method.escape_debug()
+            )))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -4,7 +4,11 @@
 //! rail that guards nothing looks like one that does. So no revision is made of it, unless its
 //! author says `@allow("impossible-policy")`. A revision that is there is taken as it is: it
 //! allows nothing that it should not, and whoever runs it did not write it.
+//!
+//! Who is in which group changes from day to day, and by other hands: what only that makes
+//! impossible is told by the lint and holds nothing up, least of all that somebody leaves a group.
 
+use cedar_policy::EntityUid;
 use palisade_mesh::diagnostic::{Diagnostic, Location, Severity};
 
 use super::{Finding, Study, contradiction, mark};
@@ -12,6 +16,7 @@ use crate::author::{
     codes,
     draft::Draft,
     facts::{self, Claim, Fact},
+    files,
     kin::Kin,
     policies::Read,
 };
@@ -40,6 +45,9 @@ pub(in crate::author) fn refuse(draft: &Draft, found: &mut Vec<Diagnostic>) {
         let Some((first, second)) = contradiction(policy, &vocabulary, &kin) else {
             continue;
         };
+        if by_groups(&first) || by_groups(&second) {
+            continue;
+        }
         let one = told(read, &first, &second);
         // One that the types alone make impossible was told by the compiler.
         let is_told = |d: &Diagnostic| d.code == one.code && d.message == one.message;
@@ -49,10 +57,24 @@ pub(in crate::author) fn refuse(draft: &Draft, found: &mut Vec<Diagnostic>) {
     }
 }
 
-/// What the compiler tells everybody is a mistake for those who can mend it.
+/// What the compiler tells everybody is a mistake for those who can mend it; an invariant that
+/// nothing can break is none.
 pub(super) fn strict(found: &mut [Diagnostic]) {
-    let impossible = found.iter_mut().filter(|d| d.code.0 == codes::IMPOSSIBLE);
+    let of_policy = |d: &&mut Diagnostic| {
+        let file = d.location.as_ref().map_or("", |at| &at.file);
+        d.code.0 == codes::IMPOSSIBLE && !files::is_invariant(file)
+    };
+    let impossible = found.iter_mut().filter(of_policy);
     impossible.for_each(|d| d.severity = Severity::Error);
+}
+
+/// Whether a fact is about a group, whose members are not for ever.
+fn by_groups(fact: &Fact) -> bool {
+    let is_group = |uid: &EntityUid| uid.type_name().to_string() == "Group";
+    match &fact.claim {
+        Claim::In(all) | Claim::NotIn(all) => all.iter().any(is_group),
+        _ => false,
+    }
 }
 
 fn told(read: &Read, first: &Fact, second: &Fact) -> Diagnostic {
@@ -74,10 +96,17 @@ fn told(read: &Read, first: &Fact, second: &Fact) -> Diagnostic {
         true => format!("; in this repository no {} is both", first.subject),
         false => String::new(),
     };
-    Diagnostic::error(
-        codes::IMPOSSIBLE,
-        format!("policy `{}` can never match", read.info.id),
-    )
+    let severity = match by_groups(first) || by_groups(second) {
+        true => Severity::Warning,
+        false => Severity::Error,
+    };
+    Diagnostic {
+        severity,
+        ..Diagnostic::error(
+            codes::IMPOSSIBLE,
+            format!("policy `{}` can never match", read.info.id),
+        )
+    }
     .label("contradicts what stands before it")
     .cause(format!(
         "{} and {} cannot both hold{why}",

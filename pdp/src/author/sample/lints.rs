@@ -217,8 +217,8 @@ fn a_contradiction_of_types_names_the_two_facts() {
     );
 }
 
-/// No revision is made of a policy that can never match, whether types, the catalogue or
-/// groups make it so; unless its author says that it is meant so. One that is there already
+/// No revision is made of a policy that can never match, whether types or the catalogue
+/// make it so; unless its author says that it is meant so. One that is there already
 /// is taken: a proxy goes on with what it was given.
 #[test]
 fn no_revision_is_made_of_an_impossible_policy_unless_it_is_meant_so() {
@@ -230,10 +230,6 @@ fn no_revision_is_made_of_an_impossible_policy_unless_it_is_meant_so() {
         ),
         ("principal is User, action", "true"),
         ("principal, action", "context.time.hour > 23"),
-        (
-            "principal in Service::\"demo.test/shop/web\", action",
-            "principal in Group::\"card-handlers\"",
-        ),
         ("principal, action == Action::\"payments:charge\"", "true"),
     ] {
         for effect in ["permit", "forbid"] {
@@ -258,6 +254,17 @@ fn no_revision_is_made_of_an_impossible_policy_unless_it_is_meant_so() {
     }
     let other = "@id(\"x\")\n@allow(\"missing-owner\")\npermit (principal, action, resource in Service::\"demo.test/shop/orders\");";
     only(policy(other), codes::ANNOTATION_VALUE, 2, 1);
+}
+
+/// What only members of groups make impossible holds no revision up: they change.
+#[test]
+fn groups_that_share_nobody_are_a_warning_and_hold_nothing_up() {
+    let text = "@id(\"x\")\n@owner(\"a\")\npermit (principal in Service::\"demo.test/shop/web\", action, resource in Service::\"demo.test/shop/orders\")\nwhen { principal in Group::\"card-handlers\" };";
+    let (dir, linted) = linted(&[("policies/x.cedar", text)], &at_noon());
+    let is_it = |d: &&Diagnostic| d.code.0 == codes::IMPOSSIBLE;
+    let found: Vec<&Diagnostic> = linted.findings.iter().filter(is_it).collect();
+    assert!(matches!(found[..], [one] if !one.is_error()), "{found:#?}");
+    assert!(load(dir.path()).compiled.is_some());
 }
 
 /// What could be, is not told.

@@ -188,12 +188,13 @@ fn requests<'n>(fields: Fields<'n>, reader: &mut Reader<'_>) -> Vec<(Cow<'n, str
     if crossed {
         let actions = one_or_more(fields, "action", "actions", "GET", reader);
         let resources = one_or_more(fields, "resource", "resources", "orders/orders", reader);
-        for (action, _) in &actions {
+        // One more than fit is enough to know that there are too many.
+        let most = CASES_MAX + 1;
+        let crossed = actions.iter().flat_map(|(action, _)| {
             let of_action = resources.iter();
-            all.extend(
-                of_action.map(|(resource, span)| (format!("{action} {resource}").into(), *span)),
-            );
-        }
+            of_action.map(move |(resource, span)| (format!("{action} {resource}").into(), *span))
+        });
+        all.extend(crossed.take(most));
     }
     all
 }

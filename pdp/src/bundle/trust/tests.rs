@@ -1,5 +1,7 @@
 //! n of m keys, each side of every limit.
 
+use palisade_mesh::wire::policy::WayBack;
+
 use super::*;
 use crate::bundle::key::SigningKey;
 
@@ -257,4 +259,103 @@ fn a_file_of_keys_is_read_line_by_line_and_doubles_are_refused() {
         (load(0), load(1), load(2)),
         (Err(codes::KEYS), Ok(()), Err(codes::KEYS))
     );
+}
+
+/// The bytes that are signed about a way back, as the reference page has them.
+#[test]
+fn a_way_back_names_where_it_leads_and_until_when() {
+    let back = WayBack {
+        sha256: vec![0xcd; 32],
+        sequence: 6,
+        until_us: 13,
+        signatures: Vec::new(),
+    };
+    let (domain, digest) = (domain(), Digest([0xab; 32]));
+    let said = statement::way_back(&domain, digest, 7, &back).unwrap();
+    assert_eq!(
+        said.to_string(),
+        format!(
+            "palisade policy way-back v1\ntrust-domain acme.test\ndigest sha256:{}\nsequence 7\nback-digest sha256:{}\nback-sequence 6\nuntil-us 13\n",
+            "ab".repeat(32),
+            "cd".repeat(32),
+        )
+    );
+    let none = WayBack {
+        sha256: vec![0xcd; 31],
+        ..back
+    };
+    assert_eq!(statement::way_back(&domain, digest, 7, &none), None);
+}
+
+/// Attack T104: as many must have signed a way back as a number, and it leads to nothing else
+/// and no longer than they said. Who does not demand signatures demands one.
+#[test]
+fn a_way_back_is_as_good_as_its_signatures() {
+    let keys = keys(3);
+    let (k0, k1, k2) = (&keys[0], &keys[1], &keys[2]);
+    let domain = domain();
+    let to = (Digest::of(b"old"), 6);
+    let with = |by: &[&SigningKey], sequence: u64| {
+        let mut revision = signed(&[k0, k1], &[k0, k1]);
+        revision.sha256 = digest().0.to_vec();
+        let mut back = WayBack {
+            sha256: to.0.0.to_vec(),
+            sequence,
+            until_us: 100,
+            signatures: Vec::new(),
+        };
+        let said = statement::way_back(&domain, digest(), 7, &back).unwrap();
+        back.signatures = by.iter().map(|key| said.sign(key)).collect();
+        revision.way_back = Some(back);
+        revision
+    };
+    let two = trust(&keys, &[], 2);
+    let code = |trust: Option<&Trust>, revision: &Revision| {
+        check(trust, &domain, digest(), revision)
+            .map(|_| ())
+            .map_err(|d| d.code.0)
+    };
+    assert_eq!(code(Some(&two), &with(&[k1, k2], 6)), Ok(()));
+    assert_eq!(code(None, &with(&[k2], 6)), Ok(()));
+    let broken = crate::author::codes::BUNDLE_BROKEN;
+    // Too few leave the revision good, and lead nowhere.
+    let weak = |trust: Option<&Trust>, by: &[&SigningKey]| {
+        let revision = with(by, 6);
+        assert_eq!(code(trust, &revision), Ok(()));
+        way_back(trust, &domain, &revision, to, 99).map_err(|d| d.code.0)
+    };
+    assert_eq!(weak(Some(&two), &[k1]), Err(codes::NOT_SIGNED));
+    assert_eq!(weak(Some(&two), &[]), Err(codes::NOT_SIGNED));
+    assert_eq!(weak(None, &[]), Err(codes::WAY_BACK));
+    assert_eq!(weak(None, &[k2]), Ok(100));
+    for trusting in [Some(&two), None] {
+        // It does not lead to a lower number, or to none.
+        assert_eq!(code(trusting, &with(&[k0, k1], 7)), Err(broken));
+        assert_eq!(code(trusting, &with(&[k0, k1], 0)), Err(broken));
+        let mut later = with(&[k0, k1], 6);
+        later.way_back.as_mut().unwrap().until_us += 1;
+        assert_eq!(code(trusting, &later), Err(codes::FORGED));
+        // It was given to another number of the same content.
+        let mut moved = with(&[k0, k1], 6);
+        moved.sequence = 8;
+        let said = statement::release(&domain, digest(), &moved);
+        moved.release_signatures = vec![said.sign(k0), said.sign(k1)];
+        assert_eq!(code(trusting, &moved), Err(codes::FORGED));
+    }
+
+    let good = with(&[k0, k1], 6);
+    let leads = |trust: &Trust, to, now_us| {
+        way_back(Some(trust), &domain, &good, to, now_us).map_err(|d| d.code.0)
+    };
+    assert_eq!(leads(&two, to, 99), Ok(100));
+    assert_eq!(leads(&two, to, 100), Err(codes::WAY_BACK));
+    assert_eq!(leads(&two, (to.0, 5), 99), Err(codes::WAY_BACK));
+    let other = (Digest::of(b"other"), 6);
+    assert_eq!(leads(&two, other, 99), Err(codes::WAY_BACK));
+    // A key that was taken out since counts no longer.
+    let without = trust(&keys, &[0], 2);
+    assert_eq!(leads(&without, to, 99), Err(codes::NOT_SIGNED));
+    let none = signed(&[k0, k1], &[k0, k1]);
+    let none = way_back(Some(&two), &domain, &none, to, 99).unwrap_err();
+    assert_eq!(none.code.0, codes::WAY_BACK);
 }

@@ -19,7 +19,8 @@ pub async fn load_credited(dir: &Path, home: &Path) -> Loaded {
     compiled.unwrap_or_default()
 }
 
-async fn credit(folder: &Path, home: &Path, texts: &mut Texts) -> Provenance {
+/// Commit and author of each policy of a folder: of all, or of none.
+pub(crate) async fn credit(folder: &Path, home: &Path, texts: &mut Texts) -> Provenance {
     let shallow = |tree: files::WorkTree| tree.git_dir.join("shallow").exists();
     if files::work_tree(folder).is_some_and(shallow) {
         return Provenance::default();

@@ -111,9 +111,9 @@ impl fmt::Display for Target {
 }
 
 impl Plan {
-    /// As far as it goes with a candidate whose number others have given: nobody but they
-    /// could put the old content in force again under a higher one, so nobody enforces it
-    /// before everybody does. None where that leaves nothing.
+    /// As far as it goes with a candidate whose number others have given, without a way back:
+    /// nobody but they could put the old content in force again under a higher one, so nobody
+    /// enforces it before everybody does. None where that leaves nothing.
     pub fn irrevocable(self) -> Option<Self> {
         let shadow = Some(self.shadow?);
         Some(Self {
@@ -122,6 +122,12 @@ impl Plan {
             watch: Duration::ZERO,
             ..self
         })
+    }
+
+    /// The shortest time in which it can be complete, and still be taken back at its end.
+    pub fn least(&self) -> Duration {
+        let steps: Duration = self.steps.iter().map(|step| step.last).sum();
+        self.shadow.unwrap_or_default() + steps + self.watch + self.ready_within
     }
 
     /// Everything that is wrong with it.

@@ -130,6 +130,9 @@ pub enum Which {
 /// Why an order cannot be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum OrderError {
+    /// Everybody has it, and it may not be taken back any more.
+    #[error("every proxy has it, and its way back has ended")]
+    NoWayBack,
     /// It is on its way back, or has ended.
     #[error("the rollout is on its way back, or has ended")]
     Ended,

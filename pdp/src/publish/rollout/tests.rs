@@ -566,3 +566,69 @@ fn a_rollout_comes_back_from_its_journal_as_it_was() {
         world.rollout
     );
 }
+
+/// Signers let it be taken back until second 60; proxies need five of that to come back.
+fn returning(second: i64) -> World {
+    let mut world = World::new(plan());
+    world.rollout.back_until_us = Some(60 * S);
+    world.at(second);
+    world
+}
+
+/// A canary is on its way back before its signers' word ends, whatever else it waits for.
+#[test]
+fn a_canary_goes_back_while_it_may() {
+    let mut world = returning(11);
+    world.idle_until(12).is("canary 1 (shop/orders)");
+    let (ends, what) = world.rollout.outlook().unwrap();
+    assert_eq!(ends, 55 * S);
+    assert!(what.contains("way back"), "{what}");
+    world.idle_until(54).is("canary 1 (shop/orders)");
+    world.idle_until(55).is("halted");
+    assert_eq!(world.why().by, Stop::TimedOut);
+    assert_eq!(world.why().text, "its way back ends");
+}
+
+/// Once everybody has it and nothing halts it, it is complete when nobody can go back any more;
+/// unless somebody holds it up.
+#[test]
+fn what_everybody_has_is_watched_no_longer_than_it_may_go_back() {
+    let mut world = returning(31);
+    world.is("full");
+    world.since_full(40 * S);
+    assert_eq!(world.rollout.outlook().unwrap().0, 55 * S);
+    world.at(54).is("full").at(55).is("completed");
+
+    let mut world = returning(31);
+    world.since_full(40 * S);
+    world
+        .order(|rollout, seen| rollout.pause("uid 7", seen.now_us))
+        .unwrap();
+    world.at(54).is("full").at(55).is("halted");
+    assert!(world.why().text.contains("uid 7"), "{}", world.why().text);
+
+    // The PDP was away: nobody comes back any more, and a gate says so too late.
+    let mut world = returning(31);
+    world.now_us = 61 * S;
+    world.evidence.flips.newly_denied = world.evidence.flips.evaluated;
+    let stopped = world.order(|r, seen| r.abort(Stop::Aborted, "", None, seen));
+    assert_eq!(stopped, Err(OrderError::NoWayBack));
+    world.look().is("completed");
+}
+
+/// Something newer finds everybody on it: it is complete, and has not to be undone first.
+#[test]
+fn what_everybody_has_can_be_completed_and_nothing_else_can() {
+    let mut world = returning(15);
+    assert!(!world.order(|r, seen| r.complete("newer", seen)));
+    world.at(40).is("full");
+    assert!(world.order(|r, seen| r.complete("newer", seen)));
+    world.is("completed");
+}
+
+impl World {
+    /// As if it had begun to be watched then.
+    fn since_full(&mut self, us: i64) {
+        self.rollout.since_us = us;
+    }
+}

@@ -8,14 +8,14 @@ use tokio::task::spawn_blocking;
 
 use super::Source;
 use crate::{
-    author::{self, Loaded},
-    compiled::Compiled,
+    author::{self, Texts},
+    publish::proving::{Tried, proved},
 };
 
 /// What became of the newest content of the sources.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    pub(super) loaded: Option<(Compiled, Vec<Diagnostic>)>,
+    pub(super) tried: Option<Tried>,
     /// Whose newest content is in it.
     pub(super) taken: BTreeSet<SmolStr>,
     /// Of whom nothing is in it any more.
@@ -30,8 +30,8 @@ impl Outcome {
         with
     }
 
-    fn take(&mut self, loaded: Loaded, with: BTreeSet<SmolStr>) {
-        self.loaded = loaded.compiled.map(|c| (c, loaded.diagnostics));
+    fn take(&mut self, tried: Tried, with: BTreeSet<SmolStr>) {
+        self.tried = Some(tried);
         self.refused.retain(|name, _| !with.contains(name));
         self.taken = with;
     }
@@ -43,7 +43,7 @@ impl Source {
     pub(super) async fn choose(&self, pending: &BTreeSet<SmolStr>) -> Outcome {
         let mut outcome = Outcome::default();
         let all = self.compile(pending, &outcome.left_out).await;
-        if all.compiled.is_some() {
+        if all.loaded.compiled.is_some() {
             outcome.take(all, pending.clone());
             return outcome;
         }
@@ -56,8 +56,8 @@ impl Source {
             for name in pending {
                 if !outcome.taken.contains(name) {
                     let with = outcome.with(name);
-                    let loaded = self.compile(&with, &outcome.left_out).await;
-                    self.judge(name, loaded, &mut outcome).await;
+                    let tried = self.compile(&with, &outcome.left_out).await;
+                    self.judge(name, tried, &mut outcome).await;
                 }
             }
             if outcome.taken.len() == before || outcome.taken.len() == pending.len() {
@@ -68,11 +68,12 @@ impl Source {
 
     /// Takes the newest content of `name`, or refuses it, by what came of it together with
     /// what was taken before.
-    async fn judge(&self, name: &SmolStr, loaded: Loaded, outcome: &mut Outcome) {
+    async fn judge(&self, name: &SmolStr, tried: Tried, outcome: &mut Outcome) {
         let with = outcome.with(name);
-        if loaded.compiled.is_some() {
-            return outcome.take(loaded, with);
+        if tried.loaded.compiled.is_some() {
+            return outcome.take(tried, with);
         }
+        let loaded = tried.loaded;
         // What a source may say is the repository's to decide: where it says less than
         // before, a source that says too much cannot hold it up.
         let beyond = match name.is_empty() {
@@ -81,7 +82,7 @@ impl Source {
         };
         if !beyond.is_empty() {
             let narrowed = self.compile(&with, &beyond).await;
-            if narrowed.compiled.is_some() {
+            if narrowed.loaded.compiled.is_some() {
                 outcome.take(narrowed, with);
                 for source in beyond {
                     let found = of_source(&loaded.diagnostics, &source);
@@ -97,12 +98,18 @@ impl Source {
         }
     }
 
-    async fn compile(&self, newest: &BTreeSet<SmolStr>, without: &BTreeSet<SmolStr>) -> Loaded {
+    async fn compile(&self, newest: &BTreeSet<SmolStr>, without: &BTreeSet<SmolStr>) -> Tried {
         let Some(texts) = self.parts.assemble(newest, without) else {
-            return Loaded::default();
+            return Tried::default();
         };
-        let compiled = spawn_blocking(move || texts.compile()).await;
-        compiled.unwrap_or_default()
+        self.load(texts).await
+    }
+
+    /// Compiles texts, and has their invariants proved where nobody else could have.
+    pub(super) async fn load(&self, texts: Texts) -> Tried {
+        let prover = self.prove.clone().filter(|_| texts.signed.is_none());
+        let loading = spawn_blocking(move || proved(texts.compile(), prover.as_deref()));
+        loading.await.unwrap_or_default()
     }
 }
 

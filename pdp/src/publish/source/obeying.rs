@@ -15,18 +15,26 @@ use super::{
     rolling::name,
 };
 use crate::{
-    author::{self, Loaded, Texts},
+    author::{self, Loaded},
     compiled::Compiled,
     publish::{
         bundled::Vouched,
         changes, codes,
         keep::CANDIDATE,
+        proving::{Tried, proved},
         rollout::{OrderError, Plan, Rollout, Seen, Stop, Target},
     },
 };
 
 /// Fewest digits that name a digest.
 const DIGEST_LEN_MIN: usize = 8;
+
+/// What somebody wants in force.
+struct Wanted {
+    compiled: Compiled,
+    vouched: Vouched,
+    diagnostics: Vec<Diagnostic>,
+}
 
 impl Source {
     /// Carries out an order and answers it.
@@ -48,7 +56,7 @@ impl Source {
     ) -> Result<Option<Difference>, Diagnostic> {
         let done = match order {
             Order::Preview(plan, content) => {
-                return self.preview(&plan, content).await.map(Some);
+                return self.preview(plan, content).await.map(Some);
             }
             Order::Start(plan, content) => self.start(actor, plan, content).await,
             Order::Rollback(to) if to.is_some() || self.rolling.running().is_none() => {
@@ -94,22 +102,25 @@ impl Source {
                     .help("wait for its end, or stop it: palisade rollout abort"),
             );
         }
-        let vouched = match &content {
-            Content::Source => self.parts.vouched(&self.parts.with_newest()),
-            Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
-        };
-        let (current, compiled, diagnostics) = self.candidate(&plan, content).await?;
-        let plan = match &vouched.release {
-            None => plan,
-            Some(_) => plan.irrevocable().ok_or_else(|| {
-                nothing("it has its own number, and can only be tried: give the plan a `shadow`")
-            })?,
-        };
+        let (current, wanted) = self.candidate(&plan, content).await?;
+        let Wanted {
+            compiled,
+            vouched,
+            mut diagnostics,
+        } = wanted;
+        let course = self.course(plan, &compiled, &vouched, &current);
+        diagnostics.extend(course.note);
+        let plan = course.plan.ok_or_else(|| {
+            nothing("it has its own number and no way back, and can only be tried: give the plan a `shadow`")
+        })?;
+        let plan = (plan, course.back_until_us);
         self.begin(plan, compiled, vouched, diagnostics, actor, &current)
     }
 
-    async fn preview(&self, plan: &Plan, content: Content) -> Result<Difference, Diagnostic> {
-        let (current, compiled, _) = self.candidate(plan, content).await?;
+    async fn preview(&self, plan: Plan, content: Content) -> Result<Difference, Diagnostic> {
+        let (current, wanted) = self.candidate(&plan, content).await?;
+        let compiled = &wanted.compiled;
+        let course = self.course(plan, compiled, &wanted.vouched, &current);
         let [added, removed, changed] = changes::of(&current.compiled.info, &compiled.info);
         Ok(Difference {
             digest: compiled.digest,
@@ -117,6 +128,9 @@ impl Source {
             added,
             removed,
             changed,
+            plan: course.plan,
+            back_until_us: course.back_until_us,
+            note: course.note,
         })
     }
 
@@ -125,19 +139,23 @@ impl Source {
         &self,
         plan: &Plan,
         content: Content,
-    ) -> Result<(Arc<Published>, Compiled, Vec<Diagnostic>), Diagnostic> {
+    ) -> Result<(Arc<Published>, Wanted), Diagnostic> {
         let current = self
             .current()
             .ok_or_else(|| nothing("nothing is in force"))?;
-        let (compiled, diagnostics) = self.content(content).await?;
-        if compiled.digest == current.digest() {
+        let wanted = self.content(content).await?;
+        if wanted.compiled.digest == current.digest() {
             return Err(nothing("this is the content that is in force already"));
         }
-        check_services(plan, &[&current.compiled, &compiled])?;
-        Ok((current, compiled, diagnostics))
+        check_services(plan, &[&current.compiled, &wanted.compiled])?;
+        Ok((current, wanted))
     }
 
-    async fn content(&self, content: Content) -> Result<(Compiled, Vec<Diagnostic>), Diagnostic> {
+    async fn content(&self, content: Content) -> Result<Wanted, Diagnostic> {
+        let mut vouched = match &content {
+            Content::Source => self.parts.vouched(&self.parts.with_newest()),
+            Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
+        };
         let texts = match &content {
             Content::Source => self.newest().await,
             Content::Bundle(_) | Content::Kept(_) => None,
@@ -146,20 +164,36 @@ impl Source {
             Content::Kept(name) => Some(self.kept(name)?),
             Content::Bundle(_) | Content::Source => None,
         };
-        let loading = spawn_blocking(move || match (content, kept) {
-            (_, Some(revision)) => author::compile(revision.bundle),
-            (Content::Bundle(bundle), None) => author::compile(bundle),
-            (Content::Source | Content::Kept(_), None) => {
-                texts.map_or_else(Loaded::default, Texts::compile)
+        if let Some(kept) = &kept {
+            // What was proved of it when it was in force still is.
+            vouched.attestation.clone_from(&kept.attestation);
+        }
+        let Tried { loaded, proved } = match texts {
+            Some(texts) => self.load(texts).await,
+            None => {
+                let prover = self.prove.clone();
+                let loading = spawn_blocking(move || match (content, kept) {
+                    (_, Some(revision)) => proved(author::compile(revision.bundle), None),
+                    (Content::Bundle(bundle), None) => {
+                        proved(author::compile(bundle), prover.as_deref())
+                    }
+                    (Content::Source | Content::Kept(_), None) => Tried::default(),
+                });
+                loading.await.unwrap_or_default()
             }
-        });
+        };
         let Loaded {
             compiled,
             diagnostics,
-        } = loading.await.unwrap_or_default();
+        } = loaded;
+        vouched.proved = proved;
         let first = || diagnostics.iter().find(|d| d.is_error()).cloned();
         match compiled {
-            Some(compiled) => Ok((compiled, diagnostics)),
+            Some(compiled) => Ok(Wanted {
+                compiled,
+                vouched,
+                diagnostics,
+            }),
             None => Err(first().unwrap_or_else(|| nothing("it does not compile"))),
         }
     }
@@ -190,6 +224,15 @@ impl Source {
         let current = self
             .current()
             .ok_or_else(|| nothing("nothing is in force"))?;
+        if current.revision.way_back.is_some() {
+            match self.return_by(actor, &current, to).await {
+                // Where nobody else has to have signed, a number of ours does as well.
+                Err(refused) if self.trust.is_none() => {
+                    tracing::info!(%refused, "the old content gets a new number");
+                }
+                done => return done,
+            }
+        }
         let name = match to {
             Some(name) => name.to_owned(),
             None => {
@@ -199,7 +242,11 @@ impl Source {
                 before.sequence.to_string()
             }
         };
-        let (compiled, diagnostics) = self.content(Content::Kept(name)).await?;
+        let Wanted {
+            compiled,
+            vouched,
+            diagnostics,
+        } = self.content(Content::Kept(name)).await?;
         if compiled.digest == current.digest() {
             return Err(nothing("this is the content that is in force already"));
         }
@@ -213,9 +260,47 @@ impl Source {
             current.sequence(),
             compiled.digest.short()
         );
-        self.publish(compiled, Vouched::default(), diagnostics)?;
+        self.publish(compiled, vouched, diagnostics)?;
         self.set_aside(aside);
         let object = format!("revision {}", self.sequence);
+        self.recorder.admin(actor, "rollback", &object, &told);
+        Ok(())
+    }
+}
+
+impl Source {
+    /// Takes the revision in force back to the one that its signers named, as it is numbered.
+    async fn return_by(
+        &mut self,
+        actor: &str,
+        current: &Published,
+        to: Option<&str>,
+    ) -> Result<(), Diagnostic> {
+        let back = current.revision.way_back.as_ref();
+        let named = back.map_or_else(String::new, |back| back.sequence.to_string());
+        let kept = self.kept(to.unwrap_or(&named))?;
+        let digest = Digest::from_slice(&kept.sha256).unwrap_or_default();
+        if digest == current.digest() {
+            return Err(nothing("this is the content that is in force already"));
+        }
+        self.may_return(current, (digest, kept.sequence))?;
+        let bundle = kept.bundle.clone();
+        let loaded = spawn_blocking(move || author::compile(bundle)).await;
+        let Loaded {
+            compiled,
+            diagnostics,
+        } = loaded.unwrap_or_default();
+        let compiled = compiled.ok_or_else(|| nothing("it does not compile any more"))?;
+        self.stop(
+            Stop::Aborted,
+            "the one before is put in force again",
+            Some(actor),
+        );
+        let told = format!("from {} to {}", current.sequence(), kept.sequence);
+        let object = format!("revision {}", kept.sequence);
+        let aside = self.rolling.offered.filter(|offered| *offered != digest);
+        self.take_back(name(current), (compiled, kept), diagnostics)?;
+        self.set_aside(aside);
         self.recorder.admin(actor, "rollback", &object, &told);
         Ok(())
     }

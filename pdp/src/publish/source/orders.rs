@@ -42,7 +42,7 @@ pub enum Content {
 }
 
 /// In what content differs from what is in force.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// Its digest.
     pub digest: Digest,
@@ -54,6 +54,12 @@ pub struct Difference {
     pub removed: Vec<String>,
     /// Ids of policies whose text differs.
     pub changed: Vec<String>,
+    /// The plan as it would be carried out; none for everybody at once.
+    pub plan: Option<Plan>,
+    /// Until when it could be taken back, where others have numbered it.
+    pub back_until_us: Option<i64>,
+    /// Why its way back does not serve, if it has one and it does not.
+    pub note: Option<Diagnostic>,
 }
 
 /// Gives orders to a source; clones are one.

@@ -18,11 +18,13 @@ use super::{
 };
 use crate::{
     author,
+    bundle::codes::KEYS,
     compiled::Compiled,
     publish::{
         bundled::Vouched,
         changes,
         keep::{BASELINE, CANDIDATE},
+        older,
         registry::ProxyStatus,
         rollout::{
             Evidence, HALTED, Name, Phase, Plan, Proxy, Rollout, Seen, Stop,
@@ -46,6 +48,13 @@ struct Journal {
     rollout: Option<Rollout>,
     /// Content of the source that was stopped or replaced: not put in force by itself.
     set_aside: Option<String>,
+    /// The revision that was taken back last: neither it nor one before it is begun again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    taken_back: Option<Name>,
+    /// The latest that the clock ever showed, microseconds since the Unix epoch, where something
+    /// may be taken back until a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seen_us: Option<i64>,
 }
 
 /// A source's part in rollouts.
@@ -53,6 +62,11 @@ pub(super) struct Rolling {
     plan: Option<Plan>,
     underway: Option<Underway>,
     pub(super) set_aside: Option<Digest>,
+    pub(super) taken_back: Option<Name>,
+    /// The latest that the clock ever showed, and that of which was written down.
+    pub(super) seen_us: i64,
+    /// See `seen_us`.
+    pub(super) noted_us: i64,
     /// What the source had last.
     pub(super) offered: Option<Digest>,
     collected: Collected,
@@ -76,6 +90,9 @@ impl Rolling {
             plan,
             underway: None,
             set_aside: None,
+            taken_back: None,
+            seen_us: i64::MIN,
+            noted_us: i64::MIN,
             offered: None,
             collected: Collected::default(),
             observe: None,
@@ -103,7 +120,7 @@ impl Rolling {
         self.underway.as_ref().filter(|u| !u.rollout.has_ended())
     }
 
-    fn proxies(&self) -> Vec<ProxyStatus> {
+    pub(super) fn proxies(&self) -> Vec<ProxyStatus> {
         let all = self.observe.as_ref().map(|observe| observe());
         all.unwrap_or_default()
     }
@@ -141,6 +158,12 @@ impl Source {
         if let Some(candidate) = candidate.as_ref().filter(|c| c.sequence == self.sequence) {
             self.use_number(candidate);
         }
+        self.rolling.taken_back = journal.taken_back;
+        self.rolling.seen_us = journal.seen_us.unwrap_or(i64::MIN);
+        if let Some(taken) = journal.taken_back.filter(|t| t.sequence >= self.sequence) {
+            self.sequence = taken.sequence;
+            self.used = Some((taken.sequence, taken.digest));
+        }
         let set_aside = journal.set_aside.as_deref().and_then(Digest::from_hex);
         self.rolling.set_aside = set_aside;
         self.state.send_modify(|s| s.set_aside = set_aside);
@@ -167,9 +190,15 @@ impl Source {
         let is_believed = self
             .believed(&old_compiled, &old)
             .and(self.believed(&new_compiled, &new));
-        if let Err(error) = is_believed {
+        // Keys that cannot be read now may be there in a moment; nothing is put in force without.
+        if let Err(error) = is_believed
+            && error.code.0 != KEYS
+        {
             tracing::error!(%error, "the last rollout is not taken up again");
-            return self.write_journal();
+            return match rollout.has_ended() {
+                true => self.write_journal(),
+                false => self.forget(rollout),
+            };
         }
         let is_over = rollout.has_ended() && rollout.candidate.sequence <= kept;
         let underway = Underway::new(
@@ -191,8 +220,15 @@ impl Source {
     /// Gives up a rollout of which a revision is lost: nobody may be left with it.
     fn forget(&mut self, rollout: Rollout) -> Result<(), Diagnostic> {
         self.rolling.set_aside = Some(rollout.candidate.digest);
-        // What others have numbered nobody enforces, so nobody has to go back.
-        if let Some(current) = self.current().filter(|_| self.trust.is_none()) {
+        let is_in_force = |c: &Arc<Published>| c.sequence() >= rollout.candidate.sequence;
+        if rollout.back_until_us.is_some() {
+            // Whoever has it is sent what is in force, or will be, and takes it.
+            if !self.current().is_some_and(|c| is_in_force(&c)) {
+                self.rolling.taken_back = Some(rollout.candidate);
+            }
+        } else if let Some(current) = self.current().filter(|_| self.trust.is_none()) {
+            // What others have numbered without a way back nobody enforces before all do, so
+            // nobody has to go back.
             self.republish(&current)?;
         }
         let set_aside = self.rolling.set_aside;
@@ -208,24 +244,37 @@ impl Source {
         &mut self,
         compiled: Compiled,
         vouched: Vouched,
-        diagnostics: Vec<Diagnostic>,
+        mut diagnostics: Vec<Diagnostic>,
     ) -> Result<(), Diagnostic> {
         let digest = compiled.digest;
-        self.rolling.offered = Some(digest);
+        let numbered = vouched.release.as_ref().map(|r| r.sequence);
+        let is = |c: &Published| c.digest() == digest && numbered.is_none_or(|n| n == c.sequence());
         if let Some(underway) = self.rolling.running() {
-            let numbered = vouched.release.as_ref().map(|r| r.sequence);
-            let same = underway.candidate.digest() == digest
-                && numbered.is_none_or(|n| n == underway.candidate.sequence());
-            if underway.rollout.stopped().is_none() && same {
+            let is_stopped = underway.rollout.stopped().is_some();
+            if !is_stopped && is(&underway.candidate) {
+                self.rolling.offered = Some(digest);
                 return self.renew_candidate(vouched);
             }
+            // A copy that lags behind ends nothing.
+            let highest = underway.candidate.sequence();
+            if let Some(older_one) = numbered.filter(|n| *n < highest && !is_stopped) {
+                return Err(older(older_one, highest));
+            }
+        }
+        let is_there = self.current().is_some_and(|c| is(&c));
+        if !is_there && self.rolling.set_aside != Some(digest) {
+            // Before anything has to make room for it.
+            let revision = self.signed(&compiled, vouched.clone(), self.clock.now_us());
+            self.check_number(&revision)?;
+            self.accepted(&compiled, &revision)?;
+        }
+        self.rolling.offered = Some(digest);
+        if self.rolling.running().is_some() {
             // The newest content is what is wanted, so nothing waits behind another.
-            self.stop(Stop::Superseded, "the source has something newer", None);
+            self.make_room();
         }
         let current = self.current();
-        let numbered = vouched.release.as_ref().map(|r| r.sequence);
-        let same = current.as_ref().filter(|c| c.digest() == digest);
-        if let Some(same) = same.filter(|c| numbered.is_none_or(|n| n == c.sequence())) {
+        if let Some(same) = current.as_ref().filter(|c| is(c)) {
             // Nothing new but perhaps signatures; what was set aside is not there any more.
             self.set_aside(None);
             return self.renew(&same.clone(), vouched);
@@ -233,16 +282,33 @@ impl Source {
         if self.rolling.set_aside == Some(digest) {
             return Ok(());
         }
-        let plan = self.rolling.plan.clone();
-        let plan = match numbered {
-            None => plan,
-            Some(_) => plan.and_then(Plan::irrevocable),
+        let Some((plan, current)) = self.rolling.plan.clone().zip(current) else {
+            return self.publish(compiled, vouched, diagnostics);
         };
-        match (plan, current) {
-            (Some(plan), Some(current)) => {
+        let course = self.course(plan, &compiled, &vouched, &current);
+        if let Some(note) = &course.note {
+            tracing::warn!(%note, "policy revision goes to all proxies at once");
+        }
+        diagnostics.extend(course.note);
+        match course.plan {
+            Some(plan) => {
+                let plan = (plan, course.back_until_us);
                 self.begin(plan, compiled, vouched, diagnostics, BY_SOURCE, &current)
             }
-            _ => self.publish(compiled, vouched, diagnostics),
+            None => self.publish(compiled, vouched, diagnostics),
+        }
+    }
+
+    /// Ends what is under way for something newer. What somebody paused is in doubt, and goes
+    /// back first.
+    fn make_room(&mut self) {
+        const WHY: &str = "the source has something newer";
+        let completed = self.with_underway(|rollout, seen| {
+            let is_sure = rollout.back_until_us.is_some() && rollout.paused.is_none();
+            is_sure && rollout.complete(WHY, seen)
+        });
+        if completed != Some(true) {
+            self.stop(Stop::Superseded, WHY, None);
         }
     }
 
@@ -285,7 +351,11 @@ impl Source {
     fn republish(&mut self, old: &Published) -> Result<u64, Diagnostic> {
         let compiled = (*old.compiled).clone();
         let now_us = self.clock.now_us();
-        let revision = self.signed(&compiled, Vouched::default(), now_us);
+        let vouched = Vouched {
+            attestation: old.revision.attestation.clone(),
+            ..Vouched::default()
+        };
+        let revision = self.signed(&compiled, vouched, now_us);
         self.accepted(&compiled, &revision)?;
         self.keep.succeed(&revision)?;
         self.use_number(&revision);
@@ -294,7 +364,7 @@ impl Source {
         Ok(self.sequence)
     }
 
-    fn put_in_force(&self, next: Arc<Published>) {
+    pub(super) fn put_in_force(&self, next: Arc<Published>) {
         tracing::info!(
             sequence = next.sequence(),
             digest = %next.digest(),
@@ -311,7 +381,7 @@ impl Source {
 
     pub(super) fn begin(
         &mut self,
-        plan: Plan,
+        (plan, back_until_us): (Plan, Option<i64>),
         compiled: Compiled,
         vouched: Vouched,
         diagnostics: Vec<Diagnostic>,
@@ -347,7 +417,8 @@ impl Source {
             proxies: &proxies,
             evidence: &evidence,
         };
-        let rollout = Rollout::begin(plan, name(current), name(&candidate), actor, &seen);
+        let rollout = Rollout::begin(plan, name(current), name(&candidate), actor, &seen)
+            .returning_until(back_until_us);
         self.rolling.underway = Some(Underway::new(rollout, current.clone(), candidate));
         self.set_aside(None);
         self.look();
@@ -412,9 +483,10 @@ impl Source {
         if news.iter().any(|turn| turn.what == HALTED) && stopped != Some(Stop::Superseded) {
             self.rolling.set_aside = Some(underway.candidate.digest());
         }
+        let is_owing = underway.rollout.owes_restoring();
         let is_news = underway.rollout != before || !news.is_empty();
         self.rolling.underway = Some(underway);
-        if is_news {
+        if is_news || is_owing {
             self.follow_up();
         }
         Some(changed)
@@ -427,9 +499,9 @@ impl Source {
             return;
         };
         self.log_failure(self.write_journal());
-        let is_next = self
-            .current()
-            .is_none_or(|c| c.sequence() < underway.candidate.sequence());
+        let next = underway.candidate.sequence();
+        let is_next =
+            self.current().is_none_or(|c| c.sequence() < next) && !self.was_taken_back(next);
         let is_full = matches!(underway.rollout.phase, Phase::Full | Phase::Completed);
         if is_full && is_next {
             let (compiled, revision) = (&underway.candidate.compiled, &underway.candidate.revision);
@@ -446,11 +518,13 @@ impl Source {
             }
         }
         if underway.rollout.owes_restoring() {
-            match self.republish(&underway.baseline) {
-                Ok(sequence) => underway.rollout.restored_as(sequence),
-                Err(error) => {
-                    tracing::error!(%error, "the old policy revision is not in force again yet")
+            match self.restore_old(&underway) {
+                Ok(sequence) => {
+                    underway.rollout.restored_as(sequence);
+                    self.tell_refused();
                 }
+                // Told, and tried again at every look.
+                Err(error) => self.reject(vec![error]),
             }
             self.rolling.underway = Some(underway.clone());
             self.log_failure(self.write_journal());
@@ -462,16 +536,34 @@ impl Source {
         });
     }
 
-    fn log_failure(&self, done: Result<(), Diagnostic>) {
+    /// Puts the revision before in force again: under its own number where those who have
+    /// numbered both said so, else its content under the next.
+    fn restore_old(&mut self, underway: &Underway) -> Result<u64, Diagnostic> {
+        let old = &underway.baseline;
+        if underway.rollout.back_until_us.is_none() {
+            return self.republish(old);
+        }
+        let to = (old.digest(), old.sequence());
+        if self.trust.is_none() && self.leads_back(&underway.candidate, to).is_err() {
+            // Nobody else has to have numbered what is in force.
+            return self.republish(old);
+        }
+        let to = ((*old.compiled).clone(), old.revision.clone());
+        self.take_back(underway.rollout.candidate, to, old.diagnostics.clone())
+    }
+
+    pub(super) fn log_failure(&self, done: Result<(), Diagnostic>) {
         if let Err(error) = done {
             tracing::error!(%error, "the rollout is not kept on disk");
         }
     }
 
-    fn write_journal(&self) -> Result<(), Diagnostic> {
+    pub(super) fn write_journal(&self) -> Result<(), Diagnostic> {
         self.keep.store_journal(&Journal {
             rollout: self.rolling.underway.as_ref().map(|u| u.rollout.clone()),
             set_aside: self.rolling.set_aside.map(|digest| digest.to_string()),
+            taken_back: self.rolling.taken_back,
+            seen_us: self.has_way_back().then(|| self.latest_us()),
         })
     }
 

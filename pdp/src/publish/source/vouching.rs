@@ -5,17 +5,21 @@ use std::sync::Arc;
 use palisade_mesh::{
     diagnostic::Diagnostic,
     place::Place,
-    wire::policy::{Revision, Stamp},
+    wire::policy::{Attestation, Revision, Stamp},
 };
 
 use super::{
-    super::{bundled::Vouched, foreign, keep::REVISION_LEN_MAX, older, slices::Slices},
+    super::{
+        bundled::Vouched, foreign, keep::REVISION_LEN_MAX, older, proving::unproved, slices::Slices,
+    },
     Published, Source, name_of,
+    returning::taken_back,
 };
 use crate::{
     bundle::{
         codes::{TOO_LARGE, UNSIGNED_FOLDER},
         key::SigningKey,
+        proofs,
         statement::{self, Statement},
         trust::{self, SignedBy},
     },
@@ -57,9 +61,16 @@ impl Source {
         if vouched.attestation.is_some() {
             revision.attestation = vouched.attestation;
         }
+        if let Some(found) = vouched.proved {
+            self.attest(&before.compiled, &mut revision, found);
+        }
         if let Some(release) = vouched.release {
             revision.issued_us = release.issued_us;
             revision.release_signatures = release.signatures;
+            if let Some(given) = release.way_back {
+                let domain = &before.compiled.trust_domain;
+                revision.way_back = Some(self.renewed_way_back(domain, &revision, given));
+            }
         }
         let signed = self.accepted(&before.compiled, &revision)?;
         if revision == before.revision {
@@ -67,19 +78,23 @@ impl Source {
         }
         Ok(Some(Published {
             stamp: self.stamps(&revision),
-            revision,
             signed,
             compiled: before.compiled.clone(),
             git_revision: before.git_revision.clone(),
             since_us: before.since_us,
             diagnostics: before.diagnostics.clone(),
+            unproved: unproved(&before.compiled, &revision),
             slices: Slices::default(),
+            revision,
         }))
     }
 
     /// Whether a revision can have its number: a higher one than any that was used, or that
     /// of the same content, where it was never in force or was not believed at the start.
     pub(super) fn check_number(&self, revision: &Revision) -> Result<(), Diagnostic> {
+        if self.was_taken_back(revision.sequence) {
+            return Err(taken_back(revision.sequence));
+        }
         let in_force = self.state.borrow().current.as_ref().map(|c| c.sequence());
         let is_same = name_of(revision) == self.used && in_force < Some(revision.sequence);
         match revision.sequence > self.sequence || is_same {
@@ -114,6 +129,7 @@ impl Source {
                 revision.sequence = release.sequence;
                 revision.issued_us = release.issued_us;
                 revision.release_signatures = release.signatures;
+                revision.way_back = release.way_back;
             }
             None => {
                 revision.sequence = self.sequence.saturating_add(1);
@@ -122,7 +138,40 @@ impl Source {
                 revision.release_signatures = own(release);
             }
         }
+        if let Some(found) = vouched.proved {
+            self.attest(compiled, &mut revision, found);
+        }
         revision
+    }
+
+    /// Signs what was found proved of a revision here, with what we have signed before: a
+    /// solver that had less time takes nothing away.
+    fn attest(&self, compiled: &Compiled, revision: &mut Revision, found: Attestation) {
+        let own = self.key.public();
+        let is_ours = |a: &&Attestation| a.signatures.iter().any(|s| s.key == own.as_bytes());
+        let before = revision.attestation.as_ref().filter(is_ours);
+        let mut proofs = found.proofs;
+        for proof in before.iter().flat_map(|a| &a.proofs) {
+            if proofs.iter().all(|p| p.invariant != proof.invariant) {
+                proofs.push(proof.clone());
+            }
+        }
+        proofs.sort_by(|a, b| a.invariant.cmp(&b.invariant));
+        let mut attestation = Attestation {
+            proofs,
+            signatures: Vec::new(),
+        };
+        // What has no name that can be signed is not proved to anybody else.
+        let Ok(says) = proofs::says(&attestation) else {
+            return;
+        };
+        let said = Statement {
+            domain: &compiled.trust_domain,
+            digest: compiled.digest,
+            says,
+        };
+        attestation.signatures = vec![said.sign(&self.key)];
+        revision.attestation = Some(attestation);
     }
 
     /// Whether a revision may be put in force now.
@@ -145,6 +194,7 @@ impl Source {
         let trust = trust::load(self.trust.as_ref())?;
         let (domain, digest) = (&compiled.trust_domain, compiled.digest);
         let signed = trust::check(trust.as_ref(), domain, digest, revision)?;
+        proofs::fit(revision.attestation.as_ref(), compiled)?;
         if let Some(trust) = &trust {
             let named = (digest, revision.sequence);
             trust.check_stamp(domain, named, revision.stamp.as_ref(), self.clock.now_us())?;
@@ -175,12 +225,13 @@ impl Source {
             // What is not believed any more is nobody's word but ours.
             signed: signed.unwrap_or(SignedBy::Pdp),
             stamp: self.stamps(&revision),
-            revision,
             git_revision: compiled.git_revision.clone(),
             since_us,
             diagnostics,
+            unproved: unproved(&compiled, &revision),
             compiled: Arc::new(compiled),
             slices: Slices::default(),
+            revision,
         }
     }
 

@@ -119,6 +119,7 @@ impl Subscription {
         let is_news = self.revision.borrow().as_ref().is_some_and(|had| {
             had.content_signatures != revision.content_signatures
                 || had.release_signatures != revision.release_signatures
+                || had.way_back != revision.way_back
                 || had.attestation != revision.attestation
         });
         if !is_news {
@@ -143,25 +144,18 @@ impl Subscription {
         A: FnMut(Revision) -> Result<(), Diagnostic> + Send + 'static,
     {
         let Opened { bundle, digest } = keep::open(&revision)?;
-        let (have_sequence, have_digest) = {
+        let have = {
             let state = self.state.borrow();
             (state.sequence, state.digest)
         };
-        if revision.sequence == have_sequence && digest == have_digest {
+        if have == (revision.sequence, digest) {
             let domain = trust::domain_of(&bundle.trust_domain)?;
             return self.resigned(domain, digest, revision).await;
         }
-        if revision.sequence <= have_sequence {
-            return Err(older(revision.sequence, have_sequence));
-        }
-        // The last one that was in force may be lost, or have been refused on disk.
-        if let Some((seen, seen_digest)) = self.freshness.highest()
-            && (revision.sequence < seen || (revision.sequence == seen && digest != seen_digest))
-        {
-            return Err(older(revision.sequence, seen));
-        }
         let domain = trust::domain_of(&bundle.trust_domain)?;
         drop(bundle);
+        let named = (revision.sequence, digest);
+        self.may_follow(&domain, named).await?;
         let (believed, stamp) = self.believed(domain, digest, &revision).await?;
         applied(apply, revision.clone()).await?;
         let keep = self.keep.clone();
@@ -175,6 +169,53 @@ impl Subscription {
         self.keep_word().await;
         self.in_force(revision, believed, false);
         Ok(())
+    }
+
+    /// Whether a revision may follow what was in force here: it has a higher number than any
+    /// that was; it is what was in force last, which may be lost, or have been refused on
+    /// disk; or it is what the highest says that it may be taken back to, which happens once.
+    async fn may_follow(
+        &self,
+        domain: &TrustDomain,
+        (sequence, digest): (u64, Digest),
+    ) -> Result<(), Diagnostic> {
+        let (highest, last) = (self.freshness.highest(), self.freshness.last());
+        let Some(highest) = highest.filter(|highest| sequence <= highest.0) else {
+            return Ok(());
+        };
+        if last == Some((sequence, digest)) {
+            return Ok(());
+        }
+        if last != Some(highest) || sequence == highest.0 {
+            return Err(older(sequence, highest.0));
+        }
+        let is_held = move |r: &Revision| r.sequence == highest.0 && r.sha256 == highest.1.0;
+        let in_force = self.revision.borrow().clone();
+        let in_force = in_force.filter(|r| is_held(r));
+        let (trust, keep) = (self.config.trust.clone(), self.keep.clone());
+        let (domain, now_us) = (domain.clone(), self.freshness.latest_us());
+        blocking(move || {
+            // Killed between the two files of a change, it is not in force but on disk.
+            let from = match in_force {
+                Some(in_force) => Some((*in_force).clone()),
+                None => {
+                    let past = keep.past().unwrap_or_default();
+                    past.into_iter().find(is_held)
+                }
+            };
+            let Some(from) = from.filter(|from| from.way_back.is_some()) else {
+                return Err(older(sequence, highest.0));
+            };
+            let trust = trust::load(trust.as_ref())?;
+            trust::way_back(trust.as_ref(), &domain, &from, (digest, sequence), now_us)?;
+            tracing::warn!(
+                from = highest.0,
+                to = sequence,
+                "policy revision is taken back"
+            );
+            Ok(())
+        })
+        .await
     }
 
     pub(super) fn in_force(&self, revision: Revision, believed: Believed, from_disk: bool) {

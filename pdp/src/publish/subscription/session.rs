@@ -22,7 +22,7 @@ use super::{
     Apply, OPEN_TIMEOUT, Subscription, TRIED_EVERY,
 };
 use crate::bundle::{
-    FEATURES,
+    FEATURES, WAY_BACK,
     codes::{KEYS, NOT_SIGNED, STAMP},
 };
 
@@ -111,7 +111,11 @@ impl Subscription {
             instance: self.config.instance.clone(),
             boot: self.config.boot.clone(),
             build: self.config.build.clone(),
-            features: FEATURES.iter().map(|f| (*f).to_owned()).collect(),
+            features: FEATURES
+                .iter()
+                .chain([&WAY_BACK])
+                .map(|f| (*f).to_owned())
+                .collect(),
             have_sha256: have.as_ref().map(|r| r.sha256.clone()).unwrap_or_default(),
             have_sequence: have.as_ref().map_or(0, |r| r.sequence),
             announcements: self.tell.announcements.borrow().clone(),

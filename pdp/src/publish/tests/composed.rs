@@ -123,6 +123,48 @@ async fn sources_come_together_in_one_revision() {
     assert_eq!(shown, [("", true), ("desk", true), ("pay", true)]);
 }
 
+/// A bundle is built of the same; and not at all without a source, or with one that is not
+/// signed by who may.
+#[tokio::test]
+async fn what_is_built_once_is_what_a_pdp_puts_together() {
+    let composed = Composed::new();
+    let source = composed.open().await;
+    let served = source.state().borrow().current.clone().unwrap();
+    let build = async || {
+        let home = tempfile::tempdir().unwrap();
+        let config = config(composed.guard.path(), home.path());
+        compose(config, Clock::system()).await
+    };
+    let built = build().await.compiled.unwrap();
+    assert_eq!(built.digest, served.digest());
+    assert!(built.info.contains_key("pay-read"));
+
+    let codes_of = |loaded: crate::author::Loaded| -> Vec<u16> {
+        assert!(loaded.compiled.is_none());
+        let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
+        errors.map(|d| d.code.0).collect()
+    };
+    composed.pay.git(&["branch", "-m", "main", "other"]);
+    assert_eq!(codes_of(build().await), [codes::REFERENCE_MISSING]);
+    composed.pay.git(&["branch", "-m", "other", "main"]);
+    composed
+        .pay
+        .write("policies/pay.cedar", &permit("pay-all", ""));
+    assert_eq!(codes_of(build().await), [policy::FOREIGN_RESOURCE]);
+    composed
+        .pay
+        .write("policies/pay.cedar", &permit("pay-read", OWN));
+    let listed = composed.guard.path().join("palisade.yaml");
+    let text = fs::read_to_string(&listed).unwrap();
+    let signed = text.replace(
+        "    ref: main\n",
+        "    ref: main\n    signers: [\"eve@acme.test ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGxhSp4bo4gVF5FZ3tOKcF7TRxLzzdv7wXrSXRIOTnQL\"]\n",
+    );
+    assert_ne!(text, signed);
+    fs::write(listed, signed).unwrap();
+    assert_eq!(codes_of(build().await), [codes::NOT_SIGNED]);
+}
+
 /// A source that is broken, says too much or is gone keeps its last good contribution, and
 /// holds up no other.
 #[tokio::test]

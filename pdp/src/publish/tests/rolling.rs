@@ -1,6 +1,6 @@
 //! A source with a rollout: over restarts, changes of mind, and losses on its disk.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
@@ -16,15 +16,15 @@ use crate::publish::{
 };
 use crate::{
     author,
-    bundle::{file::BundleFile, key::SigningKey, trust::TrustConfig},
+    bundle::{WAY_BACK, file::BundleFile, key::SigningKey, trust::TrustConfig},
 };
 
 /// Longer than any test.
-const LONG: Duration = Duration::from_secs(600);
+pub(super) const LONG: Duration = Duration::from_secs(600);
 /// As short as it can be seen.
-const SHORT: Duration = Duration::from_millis(60);
+pub(super) const SHORT: Duration = Duration::from_millis(60);
 
-fn plan() -> Plan {
+pub(super) fn plan() -> Plan {
     Plan {
         shadow: Some(SHORT),
         every: 1,
@@ -45,10 +45,12 @@ fn plan() -> Plan {
 
 /// A proxy that does what it is told, and tells of so many flips.
 #[derive(Default)]
-struct Proxy {
+pub(super) struct Proxy {
     registry: Mutex<Registry>,
     asked: AtomicU64,
-    denied: AtomicU64,
+    pub(super) denied: AtomicU64,
+    /// Whether it is of a build that takes no lower number.
+    pub(super) old: AtomicBool,
 }
 
 impl Proxy {
@@ -57,6 +59,10 @@ impl Proxy {
         let id = SpiffeId::parse("spiffe://demo.test/ns/shop/sa/web").unwrap();
         let hello = Hello {
             instance: "web".into(),
+            features: match self.old.load(Ordering::Relaxed) {
+                true => Vec::new(),
+                false => vec![WAY_BACK.to_owned()],
+            },
             ..Hello::default()
         };
         let key = registry.hello(&id, &hello, 1, 0).unwrap();
@@ -91,15 +97,15 @@ impl Proxy {
 }
 
 /// A folder, a state folder, and one proxy.
-struct Stage {
-    dir: TempDir,
-    state: TempDir,
-    records: Records,
-    proxy: Arc<Proxy>,
+pub(super) struct Stage {
+    pub(super) dir: TempDir,
+    pub(super) state: TempDir,
+    pub(super) records: Records,
+    pub(super) proxy: Arc<Proxy>,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             dir: sample::copy(),
             state: tempfile::tempdir().unwrap(),
@@ -112,9 +118,19 @@ impl Stage {
         self.open_at(self.dir.path(), plan).await
     }
 
-    async fn open_at(&self, place: &Path, plan: Plan) -> Source {
+    pub(super) async fn open_at(&self, place: &Path, plan: Plan) -> Source {
+        self.open_believing(place, plan, None).await
+    }
+
+    pub(super) async fn open_believing(
+        &self,
+        place: &Path,
+        plan: Plan,
+        trust: Option<TrustConfig>,
+    ) -> Source {
         let config = SourceConfig {
             rollout: Some(plan),
+            trust,
             look: Duration::from_millis(20),
             ..config(place, self.state.path())
         };
@@ -124,25 +140,25 @@ impl Stage {
         source.observing(move || proxy.tell(&state.borrow().clone()))
     }
 
-    fn edit(&self, id: &str) {
+    pub(super) fn edit(&self, id: &str) {
         let text = format!("@id(\"{id}\")\n{PERMIT}");
         sample::write(self.dir.path(), "policies/x.cedar", &text);
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(super) fn path(&self, name: &str) -> std::path::PathBuf {
         self.state.path().join(name)
     }
 }
 
-fn phase(state: &State) -> Option<Phase> {
+pub(super) fn phase(state: &State) -> Option<Phase> {
     state.rollout.as_ref().map(|u| u.rollout.phase.clone())
 }
 
-fn candidate(state: &State) -> u64 {
+pub(super) fn candidate(state: &State) -> u64 {
     state.rollout.as_ref().map_or(0, |u| u.candidate.sequence())
 }
 
-fn why(state: &State) -> Option<Stop> {
+pub(super) fn why(state: &State) -> Option<Stop> {
     Some(state.rollout.as_ref()?.rollout.stopped()?.by)
 }
 
@@ -276,8 +292,16 @@ async fn what_was_halted_stays_out_until_the_source_has_something_else() {
     let mut seen = source.state();
     assert!(seen.borrow().set_aside.is_some(), "also after a restart");
     let orders = source.orders();
+    let mut standings = source.standings();
     let task = tokio::spawn(source.run());
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The folder is read again, twice, and still has it.
+    for _ in 0..2 {
+        let heard_us = standings.borrow()[0].heard_us;
+        until(&mut standings, "a word of the folder", |all| {
+            all[0].heard_us > heard_us
+        })
+        .await;
+    }
     assert_eq!(
         (sequence(&seen.borrow()), candidate(&seen.borrow())),
         (1, 2)
@@ -300,8 +324,14 @@ async fn what_was_halted_stays_out_until_the_source_has_something_else() {
 #[tokio::test]
 async fn a_restart_goes_on_where_it_was() {
     let stage = Stage::new();
+    // Nothing goes on by itself, however slow the machine.
     let long = Plan {
         shadow: Some(LONG),
+        steps: vec![Step {
+            target: Target::Share(10_000),
+            last: LONG,
+        }],
+        watch: LONG,
         ..plan()
     };
     let source = stage.open(long.clone()).await;

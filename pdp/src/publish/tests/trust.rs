@@ -17,15 +17,15 @@ use crate::bundle::{
 };
 
 /// Three keys, of which two must have signed, and stamps of at most an hour.
-struct Signers {
-    keys: Vec<SigningKey>,
+pub(super) struct Signers {
+    pub(super) keys: Vec<SigningKey>,
     dir: tempfile::TempDir,
 }
 
-const HOUR_US: i64 = 3_600_000_000;
+pub(super) const HOUR_US: i64 = 3_600_000_000;
 
 impl Signers {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let made = |_| SigningKey::generate().unwrap().0;
         let signers = Self {
             keys: (0..3).map(made).collect(),
@@ -40,7 +40,7 @@ impl Signers {
     }
 
     /// Writes the file anew; these keys are removed in it.
-    fn trust_without(&self, removed: &[usize]) {
+    pub(super) fn trust_without(&self, removed: &[usize]) {
         let line = |(i, key): (usize, &SigningKey)| {
             let end = ["", " removed 2026-11-02"][usize::from(removed.contains(&i))];
             format!("k{i} {}{end}\n", key.public())
@@ -49,7 +49,7 @@ impl Signers {
         fs::write(self.file(), text).unwrap();
     }
 
-    fn trust(&self) -> TrustConfig {
+    pub(super) fn trust(&self) -> TrustConfig {
         TrustConfig {
             keys: self.file(),
             threshold: 2,
@@ -276,7 +276,7 @@ mod files {
     }
 }
 
-mod streams {
+pub(super) mod streams {
     use super::*;
 
     fn domain() -> TrustDomain {
@@ -299,7 +299,13 @@ mod streams {
         }
 
         /// Signed by these, stamped for an hour from `now_us`.
-        fn revision(&self, by: &[usize], content: &str, sequence: u64, now_us: i64) -> Revision {
+        pub(in crate::publish::tests) fn revision(
+            &self,
+            by: &[usize],
+            content: &str,
+            sequence: u64,
+            now_us: i64,
+        ) -> Revision {
             let mut revision = revision_of(content, sequence);
             revision.issued_us = now_us;
             let digest = Digest::from_slice(&revision.sha256).unwrap();
@@ -312,7 +318,7 @@ mod streams {
         }
     }
 
-    fn message(revision: Revision) -> PdpMessage {
+    pub(in crate::publish::tests) fn message(revision: Revision) -> PdpMessage {
         PdpMessage {
             kind: Some(pdp_message::Kind::Revision(revision)),
         }
@@ -330,7 +336,7 @@ mod streams {
     }
 
     /// A PDP that says this, and a proxy with that trust; what the proxy answers.
-    async fn play(
+    pub(in crate::publish::tests) async fn play(
         script: Vec<PdpMessage>,
         signers: &Signers,
         state: &Path,
@@ -354,7 +360,10 @@ mod streams {
         (seen, heard, tokio::spawn(running).abort_handle())
     }
 
-    async fn answers(heard: &mut mpsc::Receiver<ProxyMessage>, n: usize) -> Vec<String> {
+    pub(in crate::publish::tests) async fn answers(
+        heard: &mut mpsc::Receiver<ProxyMessage>,
+        n: usize,
+    ) -> Vec<String> {
         let mut answers = Vec::new();
         while answers.len() < n {
             let message = tokio::time::timeout(PATIENCE, heard.recv()).await.unwrap();
@@ -367,7 +376,7 @@ mod streams {
         answers
     }
 
-    fn clock() -> Clock {
+    pub(in crate::publish::tests) fn clock() -> Clock {
         Clock::manual("2026-11-28T12:00:00Z".parse().unwrap())
     }
 
