@@ -22,35 +22,18 @@ use std::{
 
 use aws_lc_rs::hmac;
 use serde_json::Value;
-use support::{Home, LIMIT, Running, authority::Authority, free_port, said, wait_for};
+use support::{
+    Home, LIMIT, Running, free_port,
+    lone::{self, search},
+    said, wait_for,
+};
 
 const SECRET: &str = "0123456789abcdef0123";
 
 /// An audit service alone, with this in its section.
 fn start(home: &Home, of_audit: &str) -> Running {
-    let authority = Authority::new("acme.test");
-    let leaf = authority.leaf("palisade/audit");
-    authority.write(&leaf, &home.path("identity"));
-    let listen = free_port();
-    let text = format!(
-        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: {listen}\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n{of_audit}"
-    );
-    fs::write(home.path("audit.yaml"), text).unwrap();
-    again(home)
-}
-
-fn again(home: &Home) -> Running {
-    let running = home.start("audit", &["run", "audit", "--config", "audit.yaml"]);
-    wait_for("an audit service", LIMIT, || {
-        home.run(&["status"]).status.success().then_some(())
-    });
-    running
-}
-
-/// Leaves one record that the rule asks for.
-fn search(home: &Home) {
-    let output = home.run(&["audit", "search", "class:admin last:1h"]);
-    assert!(output.status.success(), "{}", said(&output));
+    lone::configure(home, of_audit);
+    lone::start(home)
 }
 
 fn open(home: &Home) -> Vec<Value> {
@@ -174,7 +157,7 @@ fn an_alert_is_recorded_once_delivered_once_and_open_until_answered_for() {
     });
     // Right after it is recorded, whatever was delivered by then.
     audit.kill();
-    let mut audit = again(&home);
+    let mut audit = lone::start(&home);
     wait_for("both deliveries", LIMIT, || {
         (hook.got().len() == 1 && got.exists()).then_some(())
     });
@@ -194,7 +177,7 @@ fn an_alert_is_recorded_once_delivered_once_and_open_until_answered_for() {
         search(&home);
     }
     audit.kill();
-    let mut audit = again(&home);
+    let mut audit = lone::start(&home);
     // The rules have read to the end of the log, and nothing waits to be delivered.
     let listed = home.json(&["audit", "alerts", "list"]);
     assert_eq!(listed["open"].as_array().unwrap().len(), 1);
@@ -302,7 +285,7 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
     let hours = 3600 * 1_000_000;
     state["hourly"]["due_us"] = (jiff::Timestamp::now().as_microsecond() - 4 * hours).into();
     fs::write(&file, state.to_string()).unwrap();
-    let mut audit = again(&home);
+    let mut audit = lone::start(&home);
     let made = wait_for("the report", LIMIT, || {
         let rows = home.rows("class:admin verb:report_made last:1h")?;
         (!rows.is_empty()).then_some(rows)

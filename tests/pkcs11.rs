@@ -17,7 +17,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use support::{Home, LIMIT, Running, authority::Authority, said, wait_for};
+use support::{Home, LIMIT, Running, lone, said, wait_for};
 
 /// Where Debian has it.
 const MODULE: &str = "/usr/lib/softhsm/libsofthsm2.so";
@@ -102,13 +102,7 @@ impl<'h> Token<'h> {
 
     /// As [`Token::start`], with this line in its section.
     fn start_with(&self, of_audit: &str) -> Running {
-        let authority = Authority::new("acme.test");
-        let leaf = authority.leaf("palisade/audit");
-        authority.write(&leaf, &self.home.path("identity"));
-        let text = format!(
-            "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: 127.0.0.1:0\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n{of_audit}"
-        );
-        fs::write(self.home.path("audit.yaml"), text).unwrap();
+        lone::configure(self.home, of_audit);
         let conf = format!("SOFTHSM2_CONF={}", self.conf.display());
         let run = ["run", "audit", "--config", "audit.yaml"];
         let args = [&[&conf, env!("CARGO_BIN_EXE_palisade")][..], &run].concat();

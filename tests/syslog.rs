@@ -26,7 +26,11 @@ use std::{
 use rustls::{ServerConfig, ServerConnection, StreamOwned, server::WebPkiClientVerifier};
 use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use serde_json::Value;
-use support::{Home, LIMIT, Running, authority::Authority, free_port, said, wait_for};
+use support::{
+    Home, LIMIT, Running, free_port,
+    lone::{self, search},
+    wait_for,
+};
 
 /// A certificate and its key for this host, written to `NAME.pem` and `NAME.key`.
 fn certificate(home: &Home, name: &str) -> rcgen::CertifiedKey<rcgen::KeyPair> {
@@ -162,29 +166,9 @@ fn entries(messages: &[String]) -> Vec<u64> {
 
 /// An audit service alone, that forwards to `address`.
 fn start(home: &Home, address: SocketAddr, more: &str) -> Running {
-    let authority = Authority::new("acme.test");
-    let leaf = authority.leaf("palisade/audit");
-    authority.write(&leaf, &home.path("identity"));
-    let text = format!(
-        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: {}\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  syslog:\n    address: {address}\n    ca: receiver.pem\n{more}",
-        free_port()
-    );
-    fs::write(home.path("audit.yaml"), text).unwrap();
-    again(home)
-}
-
-fn again(home: &Home) -> Running {
-    let running = home.start("audit", &["run", "audit", "--config", "audit.yaml"]);
-    wait_for("an audit service", LIMIT, || {
-        home.run(&["status"]).status.success().then_some(())
-    });
-    running
-}
-
-/// Leaves one record.
-fn search(home: &Home) {
-    let output = home.run(&["audit", "search", "class:admin last:1h"]);
-    assert!(output.status.success(), "{}", said(&output));
+    let syslog = format!("  syslog:\n    address: {address}\n    ca: receiver.pem\n{more}");
+    lone::configure(home, &syslog);
+    lone::start(home)
 }
 
 fn status(home: &Home) -> Value {
@@ -238,7 +222,7 @@ fn every_record_arrives_through_a_receiver_that_goes_away_and_a_kill() {
     });
     audit.kill();
     let receiver = Receiver::start(address, &made, None, messages.clone());
-    let mut audit = again(&home);
+    let mut audit = lone::start(&home);
     search(&home);
     let mut seen = all_arrived(&home, &receiver);
     seen.sort_unstable();
@@ -249,7 +233,7 @@ fn every_record_arrives_through_a_receiver_that_goes_away_and_a_kill() {
     let last = *seen.last().unwrap();
     audit.end();
     let told = entries(&receiver.messages()).len();
-    let mut audit = again(&home);
+    let mut audit = lone::start(&home);
     search(&home);
     let after = all_arrived(&home, &receiver)[told..].to_vec();
     assert!(

@@ -30,6 +30,7 @@ pub mod decisions;
 pub mod demo;
 pub mod http;
 pub mod inside;
+pub mod lone;
 pub mod mesh;
 pub mod registry;
 pub mod year;

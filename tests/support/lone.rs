@@ -1,0 +1,31 @@
+//! An audit service by itself, with an identity from files.
+
+use std::fs;
+
+use super::{Home, LIMIT, Running, authority::Authority, said, wait_for};
+
+/// Writes `audit.yaml`, with this in the section `audit`, and the identity that it names.
+pub fn configure(home: &Home, of_audit: &str) {
+    let authority = Authority::new("acme.test");
+    let leaf = authority.leaf("palisade/audit");
+    authority.write(&leaf, &home.path("identity"));
+    let text = format!(
+        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: 127.0.0.1:0\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n{of_audit}"
+    );
+    fs::write(home.path("audit.yaml"), text).unwrap();
+}
+
+/// Starts it as it is configured, and waits until it answers.
+pub fn start(home: &Home) -> Running {
+    let running = home.start("audit", &["run", "audit", "--config", "audit.yaml"]);
+    wait_for("an audit service", LIMIT, || {
+        home.run(&["status"]).status.success().then_some(())
+    });
+    running
+}
+
+/// Leaves one record, of a search.
+pub fn search(home: &Home) {
+    let output = home.run(&["audit", "search", "class:admin last:1h"]);
+    assert!(output.status.success(), "{}", said(&output));
+}
