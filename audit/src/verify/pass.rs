@@ -669,7 +669,10 @@ impl<'a> Pass<'a> {
         let peek = RecordPeek::new(envelope.record).unwrap_or_default();
         let closes = peek.closes_stream();
         self.closed = closes && at.leaf + 1 == self.signed;
-        if let Some(said) = self.key.as_ref().and_then(|key| told::said(key, envelope))
+        if let Some(said) = self
+            .key
+            .as_ref()
+            .and_then(|key| told::said(key, envelope, &peek))
             && let Err(what) = self.told.take(at.leaf, &said)
         {
             self.find(Finding {

@@ -218,7 +218,6 @@ pub const KEYS: &[Key] = &[
     key("audit.retention.admin", Text, Off("7 years"), "What operators did."),
     key("audit.retention.credential", Text, Off("7 years"), "Certificates and keys."),
     key("audit.retention.policy_change", Text, Off("7 years"), "Changes of policy."),
-    key("audit.retention.stream_heads", Text, Off("7 years"), "What reporters signed; not less than any of the others, which all need a period."),
     key("audit.syslog", Section, Off(""), "Where records are forwarded to as they come: syslog over TLS. docs/operations/audit.md"),
     key("audit.syslog.address", Text, Required("syslog.acme.test:6514"), "The receiver, `HOST:PORT`."),
     key("audit.syslog.ca", Path, Told("the system's roots", "roots.pem"), "PEM file with the roots that its certificate is under."),
