@@ -929,7 +929,7 @@ fn append_forged(stage: &mut Stage, said: LogLifecycle) {
         stream: Some(stream.to_wire()),
         sequence: 1,
         received_us: stage.clock.now_us(),
-        salt: vec![7; 16].into(),
+        salt: vec![7; 16],
         record: record.encode_to_vec().into(),
         sealed: None,
     };
