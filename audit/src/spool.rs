@@ -69,6 +69,10 @@ pub const QUEUE_CHUNKS: usize = 64;
 /// Size at which a spool file is followed by the next, in bytes.
 pub const FILE_BYTES: u64 = 8 << 20;
 
+/// Time after which a spool file is followed by the next, so that what the log has does not
+/// stay in the file of a reporter that says little; looked at once a second.
+pub const FILE_AGE: Duration = Duration::from_secs(600);
+
 /// Time between signed heads of all streams, written to or not.
 pub const HEADS_EVERY: Duration = Duration::from_secs(10);
 
@@ -94,6 +98,8 @@ pub struct SpoolOptions {
     pub group_wait: Duration,
     /// See [`FILE_BYTES`].
     pub file_bytes: u64,
+    /// See [`FILE_AGE`].
+    pub file_age: Duration,
     /// See [`RESERVE_BYTES`]; at most a sixteenth of the file system.
     pub reserve_bytes: u64,
     /// See [`HEADS_EVERY`]; looked at once a second.
@@ -110,6 +116,7 @@ impl Default for SpoolOptions {
             buffer_records: BUFFER_RECORDS,
             group_wait: GROUP_WAIT,
             file_bytes: FILE_BYTES,
+            file_age: FILE_AGE,
             reserve_bytes: RESERVE_BYTES,
             heads_every: HEADS_EVERY,
             rules: Arc::default(),

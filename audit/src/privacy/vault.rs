@@ -24,6 +24,7 @@ use palisade_mesh::wire::{
     record::{Cover, Disclosure, Record, cover::Handling},
 };
 use prost::Message as _;
+use zeroize::Zeroizing;
 
 use super::{
     Pseudonym,
@@ -168,12 +169,12 @@ impl Vault {
         let pseudonyms = derive(&written, PSEUDONYM_DOMAIN)?;
         let wrapping = derive(&written, WRAP_DOMAIN)?;
         let wrapping =
-            RandomizedNonceKey::new(&AES_256_GCM, &wrapping).map_err(|_| VaultError::Crypto)?;
+            RandomizedNonceKey::new(&AES_256_GCM, &*wrapping).map_err(|_| VaultError::Crypto)?;
         let check = derive(&written, CHECK_DOMAIN)?;
         let check = check.first_chunk().unwrap_or(&[0; CHECK_LEN]);
         let table = Table::open(folder, max, check).map_err(failed)?;
         Ok(Self {
-            pseudonyms: hmac::Key::new(hmac::HMAC_SHA256, &pseudonyms),
+            pseudonyms: hmac::Key::new(hmac::HMAC_SHA256, &*pseudonyms),
             wrapping,
             table: Mutex::new(table.ok_or_else(|| VaultError::Other(kek.to_owned()))?),
             unsealed: AtomicU64::new(0),
@@ -263,8 +264,8 @@ impl Vault {
             let key = unwrap(&self.wrapping, &pseudonym, &slot.key);
             return Ok(key.or_else(|| self.without_key()));
         }
-        let mut key = [0; KEY_LEN];
-        rand::fill(&mut key).map_err(|_| failed())?;
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        rand::fill(&mut *key).map_err(|_| failed())?;
         let slot = Slot {
             pseudonym,
             state: State::Live,
@@ -275,7 +276,7 @@ impl Vault {
             Some(_) => table.replace(&slot).map(|()| true)?,
             None => table.add(slot),
         };
-        match RandomizedNonceKey::new(&AES_256_GCM, &key) {
+        match RandomizedNonceKey::new(&AES_256_GCM, &*key) {
             Ok(key) if has_room => Ok(Some(key)),
             Ok(_) => Ok(self.without_key()),
             Err(_) => Err(failed()),
@@ -489,7 +490,7 @@ fn unwrap(
     wrapped: &[u8; WRAPPED_LEN],
 ) -> Option<RandomizedNonceKey> {
     let (nonce, sealed) = wrapped.split_first_chunk::<NONCE_LEN>()?;
-    let mut sealed = sealed.to_vec();
+    let mut sealed = Zeroizing::new(sealed.to_vec());
     let key = wrapping
         .open_in_place(Nonce::from(nonce), Aad::from(pseudonym.0), &mut sealed)
         .ok()?;
@@ -497,15 +498,15 @@ fn unwrap(
 }
 
 /// Reads the key-encryption key; makes one for a table that begins.
-fn key_of(path: &Path, fresh: bool) -> Result<[u8; KEY_LEN], VaultError> {
+fn key_of(path: &Path, fresh: bool) -> Result<Zeroizing<[u8; KEY_LEN]>, VaultError> {
     let io = |source| VaultError::Io {
         path: path.to_owned(),
         source,
     };
     if fresh && !path.exists() {
-        let mut key = [0; KEY_LEN];
-        rand::fill(&mut key).map_err(|_| VaultError::Crypto)?;
-        files::replace(path, &key, files::Sync::Yes).map_err(io)?;
+        let mut key = Zeroizing::new([0; KEY_LEN]);
+        rand::fill(&mut *key).map_err(|_| VaultError::Crypto)?;
+        files::replace(path, &*key, files::Sync::Yes).map_err(io)?;
     }
     let mut file = match File::open(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -517,23 +518,23 @@ fn key_of(path: &Path, fresh: bool) -> Result<[u8; KEY_LEN], VaultError> {
     if !meta.is_file() || meta.len() != KEY_LEN as u64 || !files::is_private(path, &meta) {
         return Err(VaultError::Key(path.to_owned()));
     }
-    let mut key = [0; KEY_LEN];
-    file.read_exact(&mut key).map_err(io)?;
+    let mut key = Zeroizing::new([0; KEY_LEN]);
+    file.read_exact(&mut *key).map_err(io)?;
     Ok(key)
 }
 
-fn derive(kek: &[u8; KEY_LEN], info: &[u8]) -> Result<[u8; KEY_LEN], VaultError> {
+fn derive(kek: &[u8; KEY_LEN], info: &[u8]) -> Result<Zeroizing<[u8; KEY_LEN]>, VaultError> {
     struct Len;
     impl hkdf::KeyType for Len {
         fn len(&self) -> usize {
             KEY_LEN
         }
     }
-    let mut key = [0; KEY_LEN];
+    let mut key = Zeroizing::new([0; KEY_LEN]);
     hkdf::Salt::new(hkdf::HKDF_SHA256, &[])
         .extract(kek)
         .expand(&[info], Len)
-        .and_then(|okm| okm.fill(&mut key))
+        .and_then(|okm| okm.fill(&mut *key))
         .map_err(|_| VaultError::Crypto)?;
     Ok(key)
 }

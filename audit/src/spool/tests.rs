@@ -87,6 +87,38 @@ async fn records_of_all_workers_arrive_once_and_the_disk_is_freed() {
     assert_eq!(closing.count(), 2);
 }
 
+/// Nobody starts such a reporter again, and its file is never full.
+#[tokio::test]
+async fn what_the_log_has_leaves_the_file_of_a_reporter_that_says_little() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let options = SpoolOptions {
+        file_age: Duration::from_millis(500),
+        ..SpoolOptions::default()
+    };
+    let spool = open_with(&dir, options);
+    let mut stream = spool.open(0);
+    append(&mut stream, 1..=3).await;
+    let files = spool_files(&dir);
+    assert_eq!(files.len(), 1);
+    // Nobody has it yet, however old the file is.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(spool_files(&dir), files);
+    uplink(&spool, &server);
+    soon(spool.delivered()).await;
+    soon(async {
+        while !spool_files(&dir).is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(spool.stats().bytes, 0);
+    append(&mut stream, 4..=6).await;
+    soon(spool.delivered()).await;
+    assert_eq!(paths(&log), expected_paths(1..=6));
+}
+
 #[tokio::test]
 async fn without_an_uplink_records_wait_and_the_next_boot_sends_them_first() {
     let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

@@ -57,6 +57,7 @@ struct Open {
     id: u64,
     /// End of the last durable chunk.
     end: u64,
+    begun: Instant,
 }
 
 impl Writer {
@@ -195,9 +196,23 @@ impl Writer {
         self.reserve.tend();
         self.note_room();
         self.keep_sealed();
+        self.retire();
         if self.attest.is_due(&self.shared) {
             self.attest(false);
         }
+    }
+
+    /// Ends a file that is written for long, so that it goes once the log has it.
+    fn retire(&mut self) {
+        let age = self.shared.options.file_age;
+        let Some(open) = self.file.take_if(|open| open.begun.elapsed() >= age) else {
+            return;
+        };
+        let mut queue = self.shared.queue();
+        queue.seal(open.id);
+        let freed = queue.free();
+        drop(queue);
+        self.shared.release(freed);
     }
 
     /// Gives files that nobody writes any more their names again.
@@ -375,6 +390,7 @@ impl Writer {
             path,
             id,
             end,
+            begun: Instant::now(),
         })
     }
 
