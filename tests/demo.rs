@@ -51,14 +51,39 @@ fn ask_about_policy(home: &Home) {
     assert!(said.contains("nobody"), "{said}");
 }
 
+/// Other policies may decide otherwise: what was decided stays first.
+fn ask_why_by_other_policies(home: &Home, id: &str) {
+    let other = home.path("other");
+    support::copy(&home.path("palisade-demo/policies"), &other);
+    let orders = other.join("policies/orders.cedar");
+    let text = fs::read_to_string(&orders).unwrap();
+    let (before, refund) = text.split_once("// @id(").unwrap();
+    let refund = refund.replace("\n// ", "\n");
+    fs::write(&orders, format!("{before}@id({refund}")).unwrap();
+    let said = home.says(&["why", id, "--policies", other.to_str().unwrap()], 0);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(lines[0].starts_with("DENY"), "{said}");
+    assert!(
+        lines[1].starts_with("ALLOW") && lines[1].contains("instead of the revision that decided"),
+        "{said}"
+    );
+    assert!(
+        said.contains("permitted by orders-refund-from-web"),
+        "{said}"
+    );
+}
+
 fn ask_why(home: &Home, id: &str) {
     let whole = home.json(&["why", id]);
     assert_eq!(whole["exact"], true);
     assert_eq!(whole["record"]["id"], id);
     assert_eq!(whole["explanation"]["verdict"], "not_permitted");
     ask_why_by_the_first_half(home);
+    ask_why_by_other_policies(home, id);
     let said = home.says(&["why", id], 0);
     assert!(said.contains("policies/orders.cedar"), "{said}");
+    let serial = whole["record"]["serial"].as_str().unwrap();
+    assert!(said.contains(&format!("certificate {serial}")), "{said}");
     let said = home.says(&["why", &id[..6]], 3);
     assert!(said.contains("PLS7110"), "{said}");
     assert!(said.lines().count() < 9, "{said}");

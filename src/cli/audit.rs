@@ -1,8 +1,6 @@
 //! `palisade audit`: search, follow, show and verify the decision log.
 
-use std::path::PathBuf;
-
-use palisade_audit::verify::{self, VerifyOptions};
+use palisade_audit::query::Query;
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::{Value, json};
 
@@ -21,6 +19,7 @@ mod retention;
 mod saved;
 mod subjects;
 mod sums;
+mod verify;
 
 /// What to do with the log.
 #[derive(Debug, clap::Subcommand)]
@@ -42,7 +41,7 @@ pub(super) enum Command {
     /// Write one record and the proof that it is in the log: audit proof ID.
     Proof(proof::ProofArgs),
     /// Check every byte of the log against its signed checkpoints, or one record by its proof.
-    Verify(VerifyArgs),
+    Verify(verify::Args),
     /// Erase a person: destroy the key of what is sealed of them, for good.
     Erase(subjects::EraseArgs),
     /// Keep records from being erased: audit hold add 'subject:alice@example.org' --reason TEXT.
@@ -106,37 +105,6 @@ pub(super) struct TailArgs {
     limit: Option<usize>,
 }
 
-/// Arguments of `audit verify`.
-#[derive(Debug, clap::Args)]
-pub(super) struct VerifyArgs {
-    /// Folder of a log, such as a copy, instead of the running mesh's.
-    #[arg(long)]
-    dir: Option<PathBuf>,
-    /// Trusted public key of the log: a file such as `checkpoint.pub`, or `NAME+HASH+KEY`. Without
-    /// it the log is only found to agree with itself.
-    #[arg(long)]
-    key: Option<String>,
-    /// A proof that `audit proof` wrote; with --record and --key, and no mesh is asked.
-    #[arg(
-        long,
-        value_name = "FILE",
-        requires = "record",
-        requires = "key",
-        conflicts_with = "dir"
-    )]
-    proof: Option<PathBuf>,
-    /// The record that belongs to the proof.
-    #[arg(long, value_name = "FILE", requires = "proof")]
-    record: Option<PathBuf>,
-    /// Key of a witness that must have cosigned the checkpoint of the proof, as a file or as
-    /// `NAME+HASH+KEY`; may be given several times.
-    #[arg(long = "witness", value_name = "KEY", requires = "proof")]
-    witnesses: Vec<String>,
-    /// How many of the witnesses must have cosigned it; all where nothing is said.
-    #[arg(long, requires = "witnesses")]
-    quorum: Option<usize>,
-}
-
 pub(super) fn main(command: Command, context: &Context) -> Exit {
     match command {
         Command::Search(args) => search(args, context),
@@ -147,7 +115,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Gaps(args) => sums::gaps(args, context),
         Command::Export(args) => export::main(args, context),
         Command::Proof(args) => proof::main(&args, context),
-        Command::Verify(args) => verify(args, context),
+        Command::Verify(args) => verify::main(args, context),
         Command::Erase(args) => subjects::erase(&args, context),
         Command::Hold(command) => subjects::hold(command, context),
         Command::Retention(command) => retention::main(&command, context),
@@ -205,7 +173,10 @@ fn tail(args: TailArgs, context: &Context) -> Exit {
         Err(diagnostic) => return render::failed(context.output, &diagnostic),
     };
     if args.denied {
-        query = format!("{query} -decision:allow").trim().to_owned();
+        query = match denied(&query) {
+            Ok(denied) => denied,
+            Err(diagnostic) => return render::failed(context.output, &diagnostic),
+        };
     }
     let mut left = args.limit.unwrap_or(usize::MAX);
     let line = |line: &[u8]| {
@@ -230,6 +201,12 @@ fn tail(args: TailArgs, context: &Context) -> Exit {
         Ok(()) => Exit::Ok,
         Err(diagnostic) => render::failed(context.output, &diagnostic),
     }
+}
+
+/// What of a query was not allowed.
+fn denied(query: &str) -> Result<String, Diagnostic> {
+    let denied = Query::parse("-decision:allow")?;
+    Ok(Query::parse(query)?.and(&denied).to_string())
 }
 
 fn show(args: &ShowArgs, context: &Context) -> Exit {
@@ -263,50 +240,30 @@ fn show(args: &ShowArgs, context: &Context) -> Exit {
     }
 }
 
-fn verify(args: VerifyArgs, context: &Context) -> Exit {
-    if let (Some(proof), Some(record), Some(key)) = (&args.proof, &args.record, &args.key) {
-        let demanded = proof::Demanded {
-            witnesses: &args.witnesses,
-            quorum: args.quorum.unwrap_or(args.witnesses.len()),
-        };
-        return proof::verify(proof, record, key, &demanded, context);
-    }
-    let key = args.key.as_deref().map(proof::trusted).transpose();
-    let options = match key {
-        Ok(key) => VerifyOptions {
-            key,
-            progress: None,
-        },
-        Err(diagnostic) => return render::failed(context.output, &diagnostic),
-    };
-    let report = match args.dir {
-        Some(dir) if !dir.is_dir() => Err(Diagnostic::error(
-            7208,
-            format!("there is no folder `{}` to verify", dir.display()),
-        )
-        .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
-        Some(dir) => serde_json::to_value(verify::verify(&dir, options)).map_err(|e| {
-            Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
-        }),
-        None => block_on(async {
-            let mesh = Mesh::find(context.mesh.as_deref()).await?;
-            let report = mesh.post::<Value>("audit", "/v1/audit/verify", &()).await?;
-            proof::is_under(&report, options.key.as_ref())?;
-            Ok(report)
-        }),
-    };
-    match report {
-        Ok(report) => {
-            match context.output {
-                Output::Json => render::json(&report),
-                Output::Human => records::print_verified(&report),
-            }
-            if records::is_verified(&report) {
-                Exit::Ok
-            } else {
-                Exit::NotVerified
-            }
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
+    use super::*;
+
+    #[test]
+    fn only_what_was_denied_is_followed_whatever_is_asked() {
+        for (asked, whole) in [
+            ("", "-decision:allow"),
+            (
+                "service:a OR service:b",
+                "(service:a OR service:b) -decision:allow",
+            ),
+            ("service:a", "service:a -decision:allow"),
+            (
+                "(service:a OR service:b) last:1h",
+                "(service:a OR service:b) -decision:allow last:1h",
+            ),
+        ] {
+            let told = denied(asked).unwrap();
+            let (told, whole) = (Query::parse(&told), Query::parse(whole));
+            assert_eq!(told.unwrap(), whole.unwrap(), "{asked}");
         }
-        Err(diagnostic) => render::failed(context.output, &diagnostic),
+        assert!(denied("servcie:a").is_err());
     }
 }

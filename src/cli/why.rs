@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::{Context, Exit, block_on, target};
 use crate::{
     control::client::Mesh,
-    render::{self, DIM, NAME, Output, explanation, paint, snippet::clean},
+    render::{self, DIM, NAME, Output, explanation, paint, records, snippet::clean},
     run::{
         audit::Found,
         pdp::{Explained, Recorded},
@@ -121,13 +121,35 @@ fn recorded(record: &Value) -> Recorded {
     }
 }
 
+/// Says that other policies decide otherwise, where they do.
+fn print_turn(why: &Why, args: &Args) {
+    let (_, then) = records::standing(&why.record);
+    let (style, now) = explanation::verdict(why.explanation.verdict);
+    if !why.exact && now != then {
+        render::line(&format!(
+            "{}  under {}",
+            paint(style.bold(), now),
+            other(args)
+        ));
+    }
+}
+
+/// The policies that explain what another revision decided.
+fn other(args: &Args) -> String {
+    match &args.policies {
+        Some(dir) => format!("{} instead of the revision that decided", dir.display()),
+        None => "the present revision".into(),
+    }
+}
+
 fn text<'r>(record: &'r Value, key: &str) -> &'r str {
     record.get(key).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn print(why: &Why, args: &Args) {
     let record = &why.record;
-    let (style, word) = explanation::verdict(why.explanation.verdict);
+    // What was decided then, whatever the policies say that explain it now.
+    let (style, word) = records::standing(record);
     render::line(&format!(
         "{}  {} → {}   {} {}   {}",
         paint(style.bold(), word),
@@ -137,6 +159,7 @@ fn print(why: &Why, args: &Args) {
         clean(text(record, "path")),
         paint(DIM, clean(&when(record))),
     ));
+    print_turn(why, args);
     render::line(&format!(
         "{}  {}",
         paint(NAME, "reason"),
@@ -145,25 +168,25 @@ fn print(why: &Why, args: &Args) {
     explanation::print_reasons(&why.explanation);
     print_shadows(record);
     let revision: String = text(record, "revision_digest").chars().take(8).collect();
+    let certificate = match text(record, "serial") {
+        // Whom another program named has none here.
+        "" => String::new(),
+        serial => format!(" · certificate {}", clean(serial)),
+    };
     render::line(&paint(
         DIM,
         format!(
-            "\nprincipal {} · revision {revision} · id {}",
+            "\nprincipal {}{certificate} · revision {revision} · id {}",
             clean(text(record, "principal")),
             clean(text(record, "id"))
         ),
     ));
     if !why.exact {
         let under = match &args.policies {
-            Some(dir) => format!(
-                "explained under {} instead of the revision that decided",
-                dir.display()
-            ),
-            None => {
-                "the revision that decided is not at hand any more; explained under the present one"
-                    .into()
-            }
+            Some(_) => "",
+            None => "the revision that decided is not at hand any more; ",
         };
+        let under = format!("{under}explained under {}", other(args));
         render::line(&paint(render::WARN, under));
     }
     let id = clean(text(record, "id"));

@@ -71,6 +71,12 @@ pub(crate) fn print_row(row: &Value) {
             ),
         ));
     }
+    if let Some(at) = row.get("unreadable").and_then(Value::as_u64) {
+        return line(&paint(
+            BAD,
+            format!("✗ record {at} of the log cannot be read: palisade audit verify"),
+        ));
+    }
     let [time, verdict, from, to, what, why, status, id] = columns(row);
     let (style, _) = standing(row);
     let verdict = format!("{verdict:<7}");
@@ -167,7 +173,8 @@ fn columns(row: &Value) -> [String; 8] {
 }
 
 /// The word for what a record says, and its style.
-fn standing(row: &Value) -> (Style, String) {
+/// How a record stands, in a word, and its colour.
+pub(crate) fn standing(row: &Value) -> (Style, String) {
     match text(row, "decision") {
         "allow" => (GOOD, "ALLOW".into()),
         "forbidden" | "not_permitted" => (BAD, "DENY".into()),
@@ -304,23 +311,29 @@ pub(crate) fn is_verified(report: &Value) -> bool {
 }
 
 fn errors(report: &Value) -> impl Iterator<Item = &Value> {
-    let findings = report
-        .get("findings")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten();
-    findings.filter(|f| text(f, "severity") == "error")
+    findings(report).filter(|f| text(f, "severity") == "error")
+}
+
+fn findings(report: &Value) -> impl Iterator<Item = &Value> {
+    let findings = report.get("findings").and_then(Value::as_array);
+    findings.into_iter().flatten()
 }
 
 /// Prints the report of a verification.
 pub(crate) fn print_verified(report: &Value) {
     let number = |key: &str| report.get(key).and_then(Value::as_u64).unwrap_or_default();
-    for finding in errors(report).take(FINDINGS_SHOWN) {
-        print_finding(finding);
-    }
-    let more = errors(report).count().saturating_sub(FINDINGS_SHOWN);
-    if more > 0 {
-        line(&paint(BAD, format!("  and {more} more")));
+    let warnings = || findings(report).filter(|f| text(f, "severity") != "error");
+    for (style, mark, found) in [
+        (BAD, "✗", errors(report).collect::<Vec<_>>()),
+        (WARN, "!", warnings().collect()),
+    ] {
+        for finding in found.iter().take(FINDINGS_SHOWN) {
+            print_finding(&paint(style, mark), finding);
+        }
+        let more = found.len().saturating_sub(FINDINGS_SHOWN);
+        if more > 0 {
+            line(&paint(style, format!("  and {more} more")));
+        }
     }
     let checkpoint = report.get("checkpoint");
     let root = checkpoint.map_or("", |c| text(c, "root"));
@@ -375,7 +388,7 @@ pub(crate) fn print_verified(report: &Value) {
     print_streams(report);
 }
 
-fn print_finding(finding: &Value) {
+fn print_finding(mark: &str, finding: &Value) {
     let at = |key: &str| {
         finding
             .get(key)
@@ -384,8 +397,7 @@ fn print_finding(finding: &Value) {
             .unwrap_or_default()
     };
     line(&format!(
-        "{} {}{}{}: {}",
-        paint(BAD, "✗"),
+        "{mark} {}{}{}: {}",
         clean(text(finding, "file")),
         at("offset"),
         at("leaf"),

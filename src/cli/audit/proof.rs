@@ -2,6 +2,7 @@
 //! what the outsider does with it.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, OpenOptions},
     io::{Read as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
@@ -180,6 +181,7 @@ fn verified(
     let key = trusted(key)?;
     let witnesses = demanded.witnesses.iter().map(|key| trusted_witness(key));
     let witnesses: Vec<CosignerKey> = witnesses.collect::<Result<_, _>>()?;
+    each_once(&witnesses)?;
     let text = String::from_utf8(read(proof_file, PROOF_LEN_MAX)?)
         .map_err(|_| no_proof(proof_file, "it is not UTF-8"))?;
     let record = read(record_file, RECORD_LEN_MAX)?;
@@ -191,6 +193,20 @@ fn verified(
     let cosigned = cosigned(&proof.checkpoint, &witnesses, demanded.quorum)
         .map_err(|cause| unwitnessed(proof_file, &cause))?;
     Ok(report(&proof, &record, &checkpoint, &key, &cosigned))
+}
+
+/// A witness that is named twice is one.
+fn each_once(witnesses: &[CosignerKey]) -> Result<(), Diagnostic> {
+    let mut seen = BTreeSet::new();
+    match witnesses.iter().find(|key| !seen.insert(key.to_string())) {
+        None => Ok(()),
+        Some(twice) => Err(Diagnostic::error(
+            7547,
+            format!("witness `{}` is named twice", clean(twice.name())),
+        )
+        .cause("it would count twice for the quorum")
+        .help("name each witness once")),
+    }
 }
 
 /// Names and times of the witnesses that cosigned `note`; there must be `quorum` of them.
@@ -382,4 +398,25 @@ fn refused(path: &Path, fault: &ProofFault) -> Diagnostic {
     Diagnostic::error(7532, "the record is not proven to be in the log")
         .cause(format!("`{}`: {fault}", path.display()))
         .help("record, proof and key belong together; if they came from the log's operator, keep them as evidence")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
+    use palisade_audit::cosignature::Cosigner;
+
+    use super::*;
+
+    #[test]
+    fn a_witness_counts_once_for_a_quorum() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = |name: &str| {
+            let cosigner = Cosigner::load(&dir.path().join(name), name, true).unwrap();
+            CosignerKey::parse(&cosigner.key().to_string()).unwrap()
+        };
+        let (a, b) = (key("a"), key("b"));
+        assert!(each_once(&[a.clone(), b]).is_ok());
+        assert_eq!(each_once(&[a.clone(), a]).unwrap_err().code.0, 7547);
+    }
 }
