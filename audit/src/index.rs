@@ -203,7 +203,7 @@ impl Store {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`StoreError::Query`] when the query's time is wrong.
+    /// [`StoreError::Query`] when the query's time is wrong, or that of the cursor.
     pub fn search(
         &self,
         query: &Query,
@@ -212,7 +212,10 @@ impl Store {
     ) -> Result<SearchResult, StoreError> {
         let begun = Instant::now();
         let window = match cursor {
-            Some(cursor) => cursor.window,
+            Some(cursor) => {
+                let (now_us, limits) = (self.clock.now_us(), &self.shared.options.limits);
+                query.page_window(cursor.window, now_us, limits)?
+            }
             None => self.window(query)?,
         };
         let before = cursor.map(|cursor| cursor.key);
@@ -451,7 +454,7 @@ impl Store {
             default_time: !query.names_its_beginning(),
             complete,
             behind: snapshot.behind,
-            unreadable: snapshot.unreadable,
+            unreadable: snapshot.unreadable(),
             skipped_buckets: snapshot.remaking.iter().map(|s| rfc3339(*s)).collect(),
             stalled: snapshot.stalled.clone(),
         }

@@ -155,6 +155,15 @@ impl Query {
         }
     }
 
+    /// What of it is also `other`; times and summary stay its own.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        Self {
+            filter: Expr::all(vec![self.filter.clone(), other.filter.clone()]),
+            ..self.clone()
+        }
+    }
+
     /// What of it stands before an entry of the log.
     #[must_use]
     pub fn before(&self, entry: u64) -> Self {
@@ -210,6 +219,21 @@ impl Query {
     /// `limits` allow.
     pub fn window(&self, now_us: i64, limits: &Limits) -> Result<Window, Diagnostic> {
         time::window(self.since, self.until, now_us, limits)
+            .map_err(|bad| bad.tell(self.location(self.bounds_span)))
+    }
+
+    /// The time of a page, as a cursor has it: no longer than a query's.
+    ///
+    /// # Errors
+    /// As [`Query::window`].
+    pub fn page_window(
+        &self,
+        of_cursor: Window,
+        now_us: i64,
+        limits: &Limits,
+    ) -> Result<Window, Diagnostic> {
+        of_cursor
+            .checked(now_us, limits)
             .map_err(|bad| bad.tell(self.location(self.bounds_span)))
     }
 

@@ -416,13 +416,14 @@ impl AuditRole {
             None => None,
             Some(text) => Some(Cursor::parse(text).ok_or_else(|| not_a_cursor(text))?),
         };
-        let told = match verb {
+        let told = match (&cursor, verb) {
+            // Its time is that of the first page, whatever the text says.
+            (Some(cursor), _) => query.told_within(cursor.window()),
             // An erasure looks later for what was given.
-            "export" => query.told_within(match &cursor {
-                Some(cursor) => cursor.window(),
-                None => query.window(self.clock.now_us(), &Limits::default())?,
-            }),
-            _ => query.text().to_owned(),
+            (None, "export") => {
+                query.told_within(query.window(self.clock.now_us(), &Limits::default())?)
+            }
+            (None, _) => query.text().to_owned(),
         };
         let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
         self.settled().await;

@@ -2,6 +2,8 @@
 //!
 //! A cell that begins with `=`, `+`, `-`, `@`, a tab or a line break is a formula to a
 //! spreadsheet, and callers choose their paths and hosts; such a cell gets a `'` before it.
+//! Where lists are separated by `;`, as in much of Europe, so is a file of commas, whatever is
+//! quoted in it: what follows a `;` is treated as a beginning, too.
 
 use std::borrow::Cow;
 
@@ -9,6 +11,11 @@ use csv::{Terminator, WriterBuilder};
 use serde_json::Value;
 
 use super::{Object, columns};
+
+/// How formulas begin; some programs take the wide forms of East Asia, too.
+const FORMULA: [char; 11] = [
+    '=', '+', '-', '@', '\t', '\r', '\n', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}',
+];
 
 /// Between the texts of a cell that has several.
 const BETWEEN: &str = "; ";
@@ -35,10 +42,20 @@ pub fn write_csv(row: &Object, out: &mut Vec<u8>) -> csv::Result<()> {
 
 /// `text` so that a spreadsheet takes it for a text.
 pub fn neutral(text: &str) -> Cow<'_, str> {
-    match text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) {
-        true => format!("'{text}").into(),
-        false => text.into(),
+    let parts = || text.split(';');
+    if !parts().any(is_formula) {
+        return text.into();
     }
+    let quoted = parts().map(|part| match is_formula(part) {
+        true => format!("'{part}"),
+        false => part.to_owned(),
+    });
+    quoted.collect::<Vec<_>>().join(";").into()
+}
+
+/// Whether a spreadsheet takes a text for a formula.
+fn is_formula(text: &str) -> bool {
+    text.trim_start_matches(' ').starts_with(FORMULA)
 }
 
 fn record(out: &mut Vec<u8>, cells: impl Iterator<Item = Vec<u8>>) -> csv::Result<()> {

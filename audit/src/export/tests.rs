@@ -48,7 +48,18 @@ fn read_csv(bytes: &[u8]) -> (Vec<String>, Vec<Vec<String>>) {
 /// What a caller chooses never becomes a formula.
 #[test]
 fn a_cell_that_a_spreadsheet_would_compute_is_a_text() {
-    for bad in ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "\n=1"] {
+    for bad in [
+        "=1+1",
+        "+1",
+        "-1",
+        "@SUM(A1)",
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        " =1",
+        "＝1+1",
+        "＠SUM(A1)",
+    ] {
         let mut out = Vec::new();
         write_csv_head(&mut out).unwrap();
         write_csv(&decision(json!({ "host": bad, "path": bad })), &mut out).unwrap();
@@ -60,6 +71,9 @@ fn a_cell_that_a_spreadsheet_would_compute_is_a_text() {
     }
     assert_eq!(neutral("/orders=1"), "/orders=1");
     assert_eq!(neutral(""), "");
+    // Where a `;` begins the next cell.
+    assert_eq!(neutral("/x;=1+1;b; @c"), "/x;'=1+1;b;' @c");
+    assert_eq!(neutral("a; b=1"), "a; b=1");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The tail: matching records as they become durable, straight from the log.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
@@ -17,7 +17,8 @@ use crate::{
 const EVENTS_MAX: usize = 256;
 /// Entries read at once.
 const BATCH_MAX: usize = 512;
-/// Decisions that wait for their outcome when a query asks about outcomes.
+/// Decisions that wait for their outcome when a query asks about outcomes. Some never
+/// have one: the oldest make room.
 const OPEN_MAX: usize = 8192;
 
 /// Entries a reader may be behind before the tail jumps to the newest.
@@ -27,7 +28,8 @@ pub const LAG_MAX: u64 = 20_000;
 #[derive(Debug)]
 pub enum TailEvent {
     /// A record that matches. A decision comes when it first matches: at once,
-    /// or with its outcome when the query asks about that.
+    /// or with its outcome when the query asks about that and no more than 8,192 later
+    /// ones wait for theirs.
     Row(Box<Row>),
     /// The reader was too slow: so many entries were not looked at.
     Skipped(u64),
@@ -47,6 +49,7 @@ pub(super) fn follow(
         source,
         filter: query.filter(),
         open: FxHashMap::default(),
+        waiting: VecDeque::new(),
     };
     tokio::spawn(async move {
         let mut length = follower.source.subscribe();
@@ -79,6 +82,8 @@ struct Follower {
     filter: crate::query::Expr,
     /// Decisions that did not match without their outcome.
     open: FxHashMap<JoinKey, Item>,
+    /// Keys of these and of some that have their outcome, oldest first.
+    waiting: VecDeque<JoinKey>,
 }
 
 impl Follower {
@@ -90,6 +95,7 @@ impl Follower {
             events.push(TailEvent::Skipped(behind));
             self.next += behind;
             self.open.clear();
+            self.waiting.clear();
             return (self, events);
         }
         let source = Arc::clone(&self.source);
@@ -128,10 +134,20 @@ impl Follower {
         if self.filter.matches(&item) {
             events.push(TailEvent::Row(Box::new(Row::new(&item))));
         } else if let Some(key) = item.joinable() {
-            if self.open.len() >= OPEN_MAX {
-                self.open.clear();
-            }
-            self.open.insert(key, item);
+            self.wait(key, item);
         }
+    }
+
+    fn wait(&mut self, key: JoinKey, item: Item) {
+        while self.open.len() >= OPEN_MAX
+            && let Some(oldest) = self.waiting.pop_front()
+        {
+            self.open.remove(&oldest);
+        }
+        if self.waiting.len() >= 2 * OPEN_MAX {
+            self.waiting.retain(|key| self.open.contains_key(key));
+        }
+        self.waiting.push_back(key.clone());
+        self.open.insert(key, item);
     }
 }

@@ -1,6 +1,6 @@
 //! Walks what matches, newest first, in the index and among the recent records.
 
-use std::{cmp::Reverse, collections::BinaryHeap, ops::ControlFlow, sync::Arc};
+use std::{cell::Cell, cmp::Reverse, collections::BinaryHeap, ops::ControlFlow, sync::Arc};
 
 use rustc_hash::FxHashSet;
 use tantivy::{
@@ -43,7 +43,10 @@ pub(super) struct Snapshot {
     /// The times of these.
     pub(super) changing: Vec<i64>,
     pub(super) behind: u64,
-    pub(super) unreadable: u64,
+    /// Entries that could not be read when they were indexed.
+    unindexed: u64,
+    /// Those that had to be looked at, and cannot be read any more.
+    lost: Cell<u64>,
     pub(super) remaking: Vec<i64>,
     pub(super) stalled: Option<String>,
 }
@@ -162,7 +165,8 @@ impl Snapshot {
             outdated: inner.recent.replaced(),
             changing: inner.recent.replaced_times(),
             behind: shared.source.len().saturating_sub(inner.head),
-            unreadable: inner.unreadable,
+            unindexed: inner.unreadable,
+            lost: Cell::new(0),
             remaking: inner
                 .remaking
                 .iter()
@@ -178,7 +182,12 @@ impl Snapshot {
 
     /// Whether it has everything of its time.
     pub(super) fn is_whole(&self) -> bool {
-        self.behind == 0 && self.unreadable == 0 && self.remaking.is_empty()
+        self.behind == 0 && self.unreadable() == 0 && self.remaking.is_empty()
+    }
+
+    /// Entries that cannot be read, as far as is known by now.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unindexed + self.lost.get()
     }
 
     /// Shows the matches of one bucket to `visitor`, starting below `before`.
@@ -263,11 +272,18 @@ impl Snapshot {
     }
 
     fn is_match(&self, hit: &Hit<'_>, source: &dyn Source) -> bool {
-        self.plan.exact
-            || hit
-                .place()
-                .read(source)
-                .is_ok_and(|item| self.plan.filter.matches(&item))
+        if self.plan.exact {
+            return true;
+        }
+        match hit.place().read(source) {
+            Ok(item) => self.plan.filter.matches(&item),
+            // It may be one, and the answer says that it is not whole.
+            Err(error) => {
+                tracing::error!(index = hit.key.1, %error, "audit record cannot be read");
+                self.lost.set(self.lost.get() + 1);
+                false
+            }
+        }
     }
 }
 

@@ -67,6 +67,19 @@ pub struct Window {
 }
 
 impl Window {
+    /// Itself, unless no query may ask about so much time.
+    pub(crate) fn checked(self, now_us: i64, limits: &Limits) -> Result<Self, BadWindow> {
+        let Self { from_us, to_us } = self;
+        if from_us >= to_us {
+            return Err(BadWindow::Empty);
+        }
+        let max_secs = limits.max_secs;
+        match to_us.min(now_us).saturating_sub(from_us) > max_secs.saturating_mul(SECOND_US) {
+            true => Err(BadWindow::TooLong { max_secs }),
+            false => Ok(self),
+        }
+    }
+
     /// Whether the moment is in it.
     pub fn contains(&self, time_us: i64) -> bool {
         (self.from_us..self.to_us).contains(&time_us)
@@ -92,7 +105,7 @@ impl BadWindow {
                     max_secs / 86_400
                 ),
             )
-            .help("narrow it with `since:` and `until:`, or raise the limit in the configuration"),
+            .help("narrow it with `since:` and `until:`, and ask about the rest of the time for itself"),
         }
         .at(at)
     }
@@ -110,16 +123,7 @@ pub(crate) fn window(
     let from_us = since.map_or(to_us.min(now_us).saturating_sub(default_us), |b| {
         b.start(now_us)
     });
-    let max_us = limits.max_secs.saturating_mul(SECOND_US);
-    if from_us >= to_us {
-        return Err(BadWindow::Empty);
-    }
-    if to_us.min(now_us).saturating_sub(from_us) > max_us {
-        return Err(BadWindow::TooLong {
-            max_secs: limits.max_secs,
-        });
-    }
-    Ok(Window { from_us, to_us })
+    Window { from_us, to_us }.checked(now_us, limits)
 }
 
 impl Bound {

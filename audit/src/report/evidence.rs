@@ -6,7 +6,10 @@ use std::{
     path::Path,
 };
 
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use palisade_mesh::{
+    clock::Clock,
+    diagnostic::{Diagnostic, Severity},
+};
 
 use super::{
     model::{Header, Mark, Section},
@@ -315,6 +318,18 @@ impl<'a> Evidence<'a> {
         }
     }
 
+    /// What a verification found, where a section needed one.
+    fn damage(&self) -> Option<String> {
+        let report = self.verified.get().filter(|report| !report.intact())?;
+        let errors = report.findings.iter();
+        let errors = errors.filter(|found| found.severity == Severity::Error);
+        let more = usize::try_from(report.findings_more).unwrap_or(usize::MAX);
+        let found = errors.count().saturating_add(more);
+        Some(format!(
+            "the log is not what was signed: {found} findings, see log integrity"
+        ))
+    }
+
     pub(super) fn header(
         &self,
         controls: Vec<String>,
@@ -325,7 +340,14 @@ impl<'a> Evidence<'a> {
         let demo = self.count(&self.records("class:* demo:true"))? > 0;
         let tables = sections.iter().filter_map(|s| s.table.as_ref());
         let rows: usize = tables.map(|t| t.rows.len()).sum();
-        let lacks = self.lacks.borrow().clone();
+        let mut lacks = self.lacks.borrow().clone();
+        lacks.extend(self.damage());
+        let lost = self.count(&self.records("class:spool_event verb:dropped"))?;
+        if lost > 0 {
+            lacks.push(format!(
+                "reporters told {lost} times of records that found no room"
+            ));
+        }
         let begins = self
             .begins_us()
             .filter(|begins| *begins > self.period.0.from_us);

@@ -109,6 +109,13 @@ impl AuditRole {
             hashes,
             checkpoint: checkpoint.note,
         };
+        // A damaged tile would make it one that accuses the log before whoever checks it.
+        if let Err(why) = proof.verify(&leaf, self.log.verifier()) {
+            let what = "the tiles of the log do not prove the record";
+            return Err(Diagnostic::error(7204, what)
+                .cause(why.to_string())
+                .help("see which are damaged, and mend them from a copy: palisade audit verify"));
+        }
         Ok(Proven {
             entry: index,
             entries: entries.iter().map(|e| e.index).collect(),

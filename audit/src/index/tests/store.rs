@@ -5,10 +5,13 @@ use std::{fs, path::Path, sync::Arc, time::Duration};
 use palisade_mesh::wire::record::{Record, record::Body};
 use tokio_stream::StreamExt;
 
-use super::fake::{Log, NOW, caught_up, decision, open, options, outcome_of, runtime, until};
+use super::fake::{
+    Log, NOW, caught_up, decision, id_at, open, options, outcome_of, runtime, until,
+};
 use crate::{
     index::{
-        Answer, BucketSpan, FACETS_MAX, LAG_MAX, Options, Step, Store, StoreError, TailEvent, Total,
+        Answer, BucketSpan, Cursor, FACETS_MAX, LAG_MAX, Options, Step, Store, StoreError,
+        TailEvent, Total,
     },
     query::{Query, STEPS_MAX},
     row::Row,
@@ -160,6 +163,43 @@ fn an_unreadable_record_is_left_out_and_the_answer_says_so() {
     let found = store.search(&query, 100, None).unwrap();
     assert_eq!(found.rows.len(), 18);
     assert_eq!(found.coverage.unreadable, 2);
+}
+
+/// Where the record itself has to tell whether it matches, a lost one may be a match.
+#[test]
+fn a_record_that_was_lost_makes_no_answer_whole() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(20));
+    let store = indexed(&log, dir.path());
+    let id = id_at(NOW - 60 * SECOND * 4 - SECOND, 4).try_into().unwrap();
+    let query = Query::parse(&format!("id:{}", ulid::Ulid::from_bytes(id))).unwrap();
+    let found = store.search(&query, 100, None).unwrap();
+    assert_eq!((found.rows.len(), found.coverage.complete), (1, true));
+    log.break_entry(8);
+    let found = store.search(&query, 100, None).unwrap();
+    assert_eq!((found.rows.len(), found.coverage.complete), (0, false));
+    assert_eq!(found.coverage.unreadable, 1);
+    let found = store.facets(&query, &["service"], 10).unwrap();
+    assert!(!found.coverage.complete);
+    assert_eq!(store.count_whole(&query).unwrap(), (0, false));
+}
+
+/// A cursor is what a caller sends: it widens no question.
+#[test]
+fn a_page_is_of_no_more_time_than_a_query() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(3));
+    let store = indexed(&log, dir.path());
+    let query = Query::parse("last:1h").unwrap();
+    for (cursor, told) in [
+        (format!("0.{}.{}.9", i64::MAX, i64::MAX), 7106),
+        (format!("{}.{}.{NOW}.9", i64::MIN, i64::MAX), 7106),
+        (format!("{NOW}.{NOW}.{NOW}.9"), 7105),
+    ] {
+        let cursor = Cursor::parse(&cursor).unwrap();
+        match store.search(&query, 10, Some(cursor)) {
+            Err(StoreError::Query(found)) => assert_eq!(found.code.0, told),
+            other => panic!("{cursor}: {other:?}"),
+        }
+    }
 }
 
 /// A full disk: what room there is belongs to the log. Answers say so, and the
@@ -480,6 +520,29 @@ fn the_tail_tells_matches_as_they_become_durable() {
             (row.entry, row.number("outcome_entry")),
             (denial, Some(outcome))
         );
+    });
+}
+
+/// Decisions of programs that ask have no outcome: they crowd out no other.
+#[test]
+fn a_tail_waits_for_an_outcome_through_many_decisions_without_one() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let store = open(&log, dir.path());
+    runtime().block_on(async {
+        let mut tail = Box::pin(store.tail(&Query::parse("status:5xx").unwrap()));
+        let slow = decision(NOW, 1 << 40);
+        for i in 0..8191 {
+            log.append(decision(NOW, i));
+        }
+        let at = log.append(slow.clone());
+        for i in 8191..12_000 {
+            log.append(decision(NOW, i));
+        }
+        log.append(outcome_of(&slow, NOW + 1, 503));
+        let TailEvent::Row(row) = next(&mut tail).await else {
+            panic!("no row");
+        };
+        assert_eq!((row.entry, row.number("status")), (at, Some(503)));
     });
 }
 

@@ -66,7 +66,8 @@ pub(crate) fn callers(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
     let section = Section::new(
         "callers",
         "Callers",
-        "Every identity that proved itself to a proxy by its certificate and asked for something, allowed or not.",
+        "Every identity that asked for something, allowed or not. It proved itself to a proxy by its certificate, or, where a program asked a \
+         decision API, is whom that program named.",
     );
     let query = e.decisions("principal:*") + " | first, last by principal | sort -count";
     let (section, counted) = of_groups(section, e, query, most)?;

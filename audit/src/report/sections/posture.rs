@@ -165,8 +165,8 @@ const TENETS: &[(&str, &str, &str)] = &[
     ),
     (
         "3 access is granted per session",
-        "requests that were decided, each anew",
-        "decision:*",
+        "requests that were decided one by one, whatever was decided on their connection before",
+        "(decision:allow OR decision:deny)",
     ),
     (
         "4 access follows dynamic policy",
@@ -175,8 +175,8 @@ const TENETS: &[(&str, &str, &str)] = &[
     ),
     (
         "6 authentication and authorization come first",
-        "requests that a policy allowed or none did",
-        "(decision:allow OR decision:deny)",
+        "requests of a proven caller that a policy allowed, or none did",
+        "serial:* (decision:allow OR decision:deny)",
     ),
     (
         "7 as much as possible is recorded",

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CONTENT_DISPOSITION, CONTENT_TYPE},
+    header::{CONTENT_DISPOSITION, CONTENT_TYPE, TRAILER},
 };
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use palisade_audit::{
-    index::SearchResult,
+    index::{Coverage, SearchResult},
     query::{Limits, Query},
 };
 use serde_json::json;
@@ -121,7 +123,6 @@ pub(super) async fn export(
     let begun = office.role().reads.begin(&reader, "export", &told).await?;
     let mut headers = HeaderMap::new();
     headers.insert(RECORDS, HeaderValue::from(count));
-    let flag = |is: bool| HeaderValue::from_static(if is { "true" } else { "false" });
     headers.insert(COMPLETE, flag(first.coverage.complete));
     headers.insert(RESTRICTED, flag(first.coverage.restricted_to.is_some()));
     let (kind, name) = match asked.format {
@@ -131,19 +132,23 @@ pub(super) async fn export(
         Format::Parquet => (PARQUET, "attachment; filename=\"audit.parquet\""),
     };
     headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static(name));
+    // What a later page lacks is not known before it is read.
+    headers.insert(TRAILER, HeaderValue::from_static("palisade-complete"));
     let pages = Pages {
+        complete: first.coverage.complete,
         office,
         caller,
         query,
         told,
         file: FileBytes::new(asked.format).map_err(|e| broken(&e.to_string()))?,
         next: Some(first),
+        ended: false,
         given: 0,
         max,
         begun,
         deadline,
     };
-    let body = Body::from_stream(stream::try_unfold(pages, Pages::turn));
+    let body = Body::new(StreamBody::new(stream::try_unfold(pages, Pages::turn)));
     let mut response = typed(body, kind);
     response.headers_mut().extend(headers);
     Ok(response)
@@ -156,6 +161,10 @@ fn typed(body: Body, kind: &'static str) -> Response {
     response
 }
 
+fn flag(is: bool) -> HeaderValue {
+    HeaderValue::from_static(if is { "true" } else { "false" })
+}
+
 /// An export on its way, page by page, as fast as its reader takes them.
 struct Pages {
     office: Office,
@@ -165,6 +174,10 @@ struct Pages {
     told: String,
     file: FileBytes,
     next: Option<SearchResult>,
+    /// Whether nothing was lacking so far.
+    complete: bool,
+    /// Whether the trailer was sent.
+    ended: bool,
     /// Records so far.
     given: u64,
     /// Most that may be given.
@@ -173,7 +186,7 @@ struct Pages {
     deadline: Instant,
 }
 
-type Turned = Result<Option<(Bytes, Pages)>, io::Error>;
+type Turned = Result<Option<(Frame<Bytes>, Pages)>, io::Error>;
 
 impl Pages {
     /// The bytes of a page, and what is left. An error cuts the answer, so that nobody
@@ -181,7 +194,7 @@ impl Pages {
     fn turn(mut self) -> Pin<Box<dyn Future<Output = Turned> + Send>> {
         Box::pin(async move {
             let Some(page) = self.next.take() else {
-                return Ok(None);
+                return Ok(self.end());
             };
             let broken = |why: &str| io::Error::other(why.to_owned());
             if Instant::now() >= self.deadline {
@@ -197,16 +210,30 @@ impl Pages {
             }
             let mut bytes = self.file.page(&page.rows)?;
             self.begun.gave(page.rows.len());
+            self.complete &= page.coverage.complete;
             let Some(cursor) = page.cursor else {
-                let end = self.file.end(&self.told, self.given, &page.coverage)?;
+                let coverage = Coverage {
+                    complete: self.complete,
+                    ..page.coverage
+                };
+                let end = self.file.end(&self.told, self.given, &coverage)?;
                 bytes.extend(end);
-                return Ok(Some((bytes.into(), self)));
+                return Ok(Some((Frame::data(bytes.into()), self)));
             };
             let (store, query) = (self.office.role().store.clone(), self.query.clone());
             let ask = move || store.search(&query, PAGE_ROWS, Some(cursor));
             let next = self.office.timed(async { Ok(blocking(ask).await?) }).await;
             self.next = Some(next.map_err(|fault| io::Error::other(fault.told))?);
-            Ok(Some((bytes.into(), self)))
+            Ok(Some((Frame::data(bytes.into()), self)))
         })
+    }
+
+    /// After the last page: whether something was lacking.
+    fn end(mut self) -> Option<(Frame<Bytes>, Self)> {
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        let trailers = HeaderMap::from_iter([(COMPLETE, flag(self.complete))]);
+        Some((Frame::trailers(trailers), self))
     }
 }

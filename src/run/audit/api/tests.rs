@@ -563,6 +563,23 @@ async fn a_reader_sees_its_own_rows_by_every_question() {
     let uri = format!("/v1/audit/search?q=class:*&cursor={cursor}");
     let rest = service.get(&office, ORDERS, &uri).await;
     assert!(!rest.text().contains("bank"), "{rest:?}");
+    // It is recorded with the time that it asks about, whatever its text says.
+    let uri = format!("/v1/audit/search?q=last:1m%20class:credential&cursor={cursor}");
+    service.get(&office, AUDITOR, &uri).await;
+    let reads = service.rows("class:audit_read verb:search last:1h").await;
+    let of_page = |row: &&Value| row["query"].as_str().unwrap().contains("class:credential");
+    let [read] = reads.iter().filter(of_page).collect::<Vec<_>>()[..] else {
+        panic!("{reads:#?}")
+    };
+    assert!(
+        read["query"].as_str().unwrap().contains("since:2"),
+        "{read}"
+    );
+    let everything = format!("/v1/audit/search?cursor=0.{0}.{0}.{0}", i64::MAX);
+    let reply = service
+        .ask(&office, Some(AUDITOR), "GET", &everything)
+        .await;
+    reply.is_problem(400, "PLS7106");
 }
 
 /// Who asked what, how much was given, by which policy; and who was not let.
