@@ -35,6 +35,7 @@ pub mod log_key;
 pub mod policies;
 pub mod privacy;
 pub mod readers;
+pub mod retention;
 pub mod rollout;
 pub mod schedules;
 pub mod schema;
@@ -49,6 +50,7 @@ use log_key::LogKeySection;
 use policies::PoliciesSection;
 use privacy::PrivacySection;
 use readers::ReadersSection;
+use retention::RetentionSection;
 use rollout::RolloutSection;
 use schedules::ScheduleSection;
 use syslog::SyslogSection;
@@ -214,6 +216,9 @@ pub struct AuditSection {
     pub schedules: Vec<ScheduleSection>,
     /// Where records are forwarded to as they come. Default: nowhere.
     pub syslog: Option<SyslogSection>,
+    /// How long records are kept, by class. Default: for ever.
+    #[serde(default)]
+    pub retention: RetentionSection,
 }
 
 /// Section `proxy`.
@@ -466,6 +471,9 @@ impl Config {
             found.extend(of_witnesses.map(|d| placed(d, "audit.witnesses", &whole, &root)));
             found.extend(alerts::check(&audit.alerts, &audit.deliver));
             found.extend(schedules::check(&audit.schedules, &audit.deliver));
+            let of_retention = audit.retention.periods().err().unwrap_or_default();
+            let of_retention = of_retention.into_iter();
+            found.extend(of_retention.map(|d| placed(d, "audit.retention", &whole, &root)));
             let syslog = audit.syslog.iter();
             found.extend(syslog.filter_map(|s| s.parsed("-").err()));
         }

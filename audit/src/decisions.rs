@@ -92,15 +92,19 @@ impl Decisions {
         Ok(None)
     }
 
-    /// When the first record of the log was received, microseconds since the Unix
-    /// epoch; what happened before cannot be in it.
+    /// Since when the log has every decision, microseconds since the Unix epoch: since its
+    /// first record was received, or after the last decision that was dropped because its
+    /// time was over.
     ///
     /// # Errors
     /// When the log cannot be read.
     pub fn log_begins_us(&self) -> Result<Option<i64>, LogError> {
         match self.log.len() {
             0 => Ok(None),
-            _ => received(&self.log, 0).map(Some),
+            _ => {
+                let whole = whole_since(&self.log, &["decision"]);
+                received(&self.log, 0).map(|first| Some(first.max(whole)))
+            }
         }
     }
 }
@@ -128,9 +132,19 @@ pub(crate) fn first_received(log: &Log, us: i64) -> Result<u64, LogError> {
     Ok(low)
 }
 
+/// Since when every record of these classes is there that ever arrived, microseconds since
+/// the Unix epoch.
+pub(crate) fn whole_since(log: &Log, classes: &[&str]) -> i64 {
+    let lacking = log.lacking();
+    let dropped = lacking.iter().flat_map(|lacking| &lacking.dropped);
+    let dropped = dropped.filter(|dropped| classes.contains(&dropped.class));
+    let last = dropped.map(|dropped| dropped.last_us).max();
+    last.map_or(i64::MIN, |last| last.saturating_add(1))
+}
+
 pub(crate) fn received(log: &Log, index: u64) -> Result<i64, LogError> {
-    match log.read(index) {
-        Ok(entry) => Ok(entry.envelope.received_us),
+    match log.received_us(index) {
+        Ok(received_us) => Ok(received_us),
         // As if it were new: the search then begins earlier, never too late.
         Err(LogError::Undecodable { .. }) => Ok(i64::MAX),
         Err(error) => Err(error),

@@ -26,6 +26,8 @@ impl LogError {
             Self::Io { .. } => Diagnostic::error(7504, text)
                 .help("look at free space, permissions and the health of the disk"),
             Self::NotFound { .. } => Diagnostic::error(7505, text),
+            Self::Dropped { .. } => Diagnostic::error(7507, text)
+                .help("what was dropped, when and by which rule: palisade audit search 'class:log_lifecycle verb:records_dropped'"),
             Self::Undecodable { .. } => Diagnostic::error(7506, text)
                 .help("it may be of a newer version; its bytes are kept and verified all the same"),
         }
@@ -141,6 +143,7 @@ mod tests {
             reporter: "spiffe://acme.test/web".into(),
             boot: "0".into(),
             worker: 0,
+            dropped: 0,
             records: 3,
             last_sequence: 5,
             missing: vec![crate::stream::Range { from: 2, to: 3 }],

@@ -137,6 +137,8 @@ pub(crate) const DECISION: u32 = 16;
 /// Field number of an outcome in `record.proto`.
 #[cfg(feature = "index")]
 pub(crate) const OUTCOME: u32 = 17;
+/// Field number of what the log says about itself in `record.proto`.
+pub(crate) const LOG_LIFECYCLE: u32 = 24;
 /// Field number of a call in `record.proto`.
 pub(crate) const CALL: u32 = 31;
 /// Field number of signed heads in `record.proto`.
@@ -145,6 +147,15 @@ pub(crate) const STREAM_HEADS: u32 = 32;
 pub(crate) const SPOOL_EVENT: u32 = 30;
 /// Field number of a stream head in `record.proto`.
 const STREAM_HEAD: u32 = 25;
+/// Field number of an erasure in `record.proto`.
+const ERASURE: u32 = 26;
+/// Field number of what an operator did in `record.proto`.
+pub(crate) const ADMIN: u32 = 20;
+
+/// Whether no record of a class is ever dropped: the check of the log rests on it.
+pub(crate) fn is_always_kept(class: u32) -> bool {
+    matches!(class, LOG_LIFECYCLE | STREAM_HEAD | ERASURE | STREAM_HEADS)
+}
 
 impl<'a> RecordPeek<'a> {
     /// Looks at an encoded record; `None` when it is not protobuf, or something follows
@@ -190,24 +201,29 @@ impl<'a> RecordPeek<'a> {
 
     /// The body's name in `record.proto`.
     pub fn class_name(&self) -> &'static str {
-        match self.class {
-            DECISION => "decision",
-            17 => "outcome",
-            18 => "rejudgement",
-            19 => "authn_failure",
-            20 => "admin",
-            21 => "credential",
-            22 => "policy_change",
-            23 => "audit_read",
-            24 => "log_lifecycle",
-            STREAM_HEAD => "stream_head",
-            26 => "erasure",
-            SPOOL_EVENT => "spool_event",
-            CALL => "call",
-            STREAM_HEADS => "stream_heads",
-            36 => "alert",
-            _ => "unknown",
-        }
+        class_name(self.class)
+    }
+}
+
+/// The name of the body with the field number `class` in `record.proto`.
+pub fn class_name(class: u32) -> &'static str {
+    match class {
+        DECISION => "decision",
+        17 => "outcome",
+        18 => "rejudgement",
+        19 => "authn_failure",
+        20 => "admin",
+        21 => "credential",
+        22 => "policy_change",
+        23 => "audit_read",
+        LOG_LIFECYCLE => "log_lifecycle",
+        STREAM_HEAD => "stream_head",
+        ERASURE => "erasure",
+        SPOOL_EVENT => "spool_event",
+        CALL => "call",
+        STREAM_HEADS => "stream_heads",
+        36 => "alert",
+        _ => "unknown",
     }
 }
 

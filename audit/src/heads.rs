@@ -85,6 +85,13 @@ impl Running {
         self.next = self.next.max(sequence.saturating_add(1));
     }
 
+    /// Passes over the record that is numbered `sequence`, of which it is only known that
+    /// it came: the next head cannot be compared.
+    pub(crate) fn pass(&mut self, sequence: u64) {
+        self.whole = false;
+        self.next = self.next.max(sequence.saturating_add(1));
+    }
+
     /// Takes in the records of a chunk. What goes beside them is not in the log.
     pub(crate) fn take_chunk(&mut self, chunk: &Chunk) {
         self.whole &= chunk.first_sequence == self.next;

@@ -5,6 +5,7 @@
 //! is complete, and is the same as a linear scan of the log would give.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::Arc,
     thread::JoinHandle,
@@ -37,12 +38,13 @@ mod shared;
 mod state;
 mod sum;
 mod tally;
+mod thin;
 mod worker;
 mod writer;
 
 pub use answer::{
-    Answer, Counted, CountedByTime, Coverage, Cursor, Facet, Faceted, Gap, Gaps, Group,
-    SearchResult, Status, Step, Total,
+    Answer, Counted, CountedByTime, Coverage, Cursor, DroppedRecords, Facet, Faceted, Gap, Gaps,
+    Group, SearchResult, Status, Step, Total,
 };
 pub use bucket::BucketSpan;
 pub use follow::{LAG_MAX, TailEvent};
@@ -130,6 +132,13 @@ pub enum StoreError {
     /// A promise of this module was broken.
     #[error("bug: {0}")]
     Bug(&'static str),
+}
+
+impl StoreError {
+    /// Whether a record cannot be had because it was dropped.
+    fn is_dropped(&self) -> bool {
+        matches!(self, Self::Source(error) if error.is_dropped())
+    }
 }
 
 impl From<Diagnostic> for StoreError {
@@ -424,16 +433,20 @@ impl Store {
             .gaps
             .as_ref()
             .map_or_else(Vec::new, |gaps| gaps(snapshot.window));
+        let mut dropped = self.dropped(snapshot.window, query);
         let restricted_to = query.kept_to().cloned();
-        let complete = snapshot.is_whole() && restricted_to.is_none() && gaps.is_empty();
+        let complete =
+            snapshot.is_whole() && restricted_to.is_none() && gaps.is_empty() && dropped.is_empty();
         let mut gaps_withheld = 0;
         if restricted_to.is_some() {
             // They name reporters whose records the reader may not see.
             gaps_withheld = gaps.len();
             gaps.clear();
+            dropped.clear();
         }
         Coverage {
             gaps,
+            dropped,
             gaps_withheld,
             restricted_to,
             from: rfc3339(snapshot.window.from_us),
@@ -445,6 +458,28 @@ impl Store {
             skipped_buckets: snapshot.remaking.iter().map(|s| rfc3339(*s)).collect(),
             stalled: snapshot.stalled.clone(),
         }
+    }
+
+    /// What was dropped that may have been asked for.
+    fn dropped(&self, window: Window, query: &Query) -> Vec<DroppedRecords> {
+        let mut found: BTreeMap<&'static str, (u64, i64)> = BTreeMap::new();
+        let lacking = self.source().lacking();
+        let of_window = lacking.iter().flat_map(|lacking| &lacking.dropped);
+        let of_window =
+            of_window.filter(|d| d.first_us < window.to_us && window.from_us <= d.last_us);
+        for dropped in of_window {
+            let (records, last_us) = found.entry(dropped.class).or_insert((0, i64::MIN));
+            *records += dropped.records;
+            *last_us = dropped.last_us.max(*last_us);
+        }
+        found.retain(|class, _| query.may_match_class(class));
+        let told = found.into_iter();
+        told.map(|(class, (records, last_us))| DroppedRecords {
+            class,
+            records,
+            until: rfc3339(last_us),
+        })
+        .collect()
     }
 
     /// Merges recent and indexed matches, and reads the latter from the log.
@@ -474,9 +509,12 @@ impl Store {
                     // The log names it when it is verified.
                     let read = place.read(self.source());
                     if let Err(error) = &read {
-                        tracing::error!(index = place.at, %error, "audit record cannot be read");
-                        coverage.unreadable += 1;
                         coverage.complete = false;
+                        // One that goes at this moment is told with what was dropped.
+                        if !error.is_dropped() {
+                            tracing::error!(index = place.at, %error, "audit record cannot be read");
+                            coverage.unreadable += 1;
+                        }
                     }
                     read.ok()
                 })
@@ -498,6 +536,9 @@ impl Store {
         let behind = status.log_len.saturating_sub(status.searchable);
         if behind > 0 {
             told.cause(format!("{behind} records are not indexed yet"))
+        } else if !self.source().lacking().is_empty() {
+            told.cause("it may be one that was dropped because its time was over")
+                .help("what was dropped: palisade audit retention status")
         } else {
             told.help("`palisade audit search last:1h` lists recent ids")
         }

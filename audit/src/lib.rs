@@ -17,6 +17,7 @@
 //! - [`export`]: rows as files that other programs read
 //! - [`report`]: what an auditor asks for, made from the log and made again to check it
 //! - [`holds`]: records that must stay
+//! - [`retention`]: how long the others do
 //! - [`alert`]: rules over the log as it grows
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`reconcile`]: what both sides of a request recorded, held against each other
@@ -58,6 +59,8 @@ pub mod reconcile;
 #[cfg(feature = "index")]
 pub mod report;
 #[cfg(feature = "index")]
+pub mod retention;
+#[cfg(feature = "index")]
 pub mod row;
 pub mod segment;
 #[cfg(feature = "index")]
@@ -65,6 +68,7 @@ pub mod source;
 pub mod spool;
 pub mod statement;
 pub mod stream;
+mod told;
 pub mod verify;
 #[cfg(feature = "index")]
 pub mod watch;

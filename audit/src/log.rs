@@ -34,9 +34,12 @@ use palisade_mesh::{
 };
 use tokio::sync::{Semaphore, watch};
 
-pub use crate::checkpoint::Checkpoint;
 #[cfg(feature = "pkcs11")]
 use crate::note::DeviceKey;
+pub use crate::{
+    checkpoint::Checkpoint,
+    segment::{Dropped, Lacking},
+};
 use crate::{
     disk::{Disk, Room},
     files,
@@ -48,12 +51,16 @@ use crate::{
     stream::StreamKey,
 };
 
+#[cfg(feature = "index")]
+mod book;
 mod gaps;
 mod health;
 mod lock;
 mod reader;
 mod receipt;
 mod recover;
+#[cfg(feature = "index")]
+mod thin;
 mod writer;
 
 pub use gaps::OpenGap;
@@ -62,6 +69,10 @@ use health::{Deathwatch, Health};
 pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
+#[cfg(all(test, feature = "index"))]
+pub(crate) use thin::{Crash, Point, room_for};
+#[cfg(feature = "index")]
+pub use thin::{Fate, Thinned, Thinning, Weight};
 use writer::{Command, Job, Writer};
 
 /// Most records that share one fsync, unless a single batch is larger.
@@ -179,6 +190,12 @@ pub enum LogError {
         index: u64,
         /// How many there are.
         len: u64,
+    },
+    /// The record was dropped because its time was over; what proves it is there.
+    #[error("record {index} was dropped: its time was over")]
+    Dropped {
+        /// Index of its leaf.
+        index: u64,
     },
     /// The leaf is as it was written, but holds no record that this version reads.
     #[error("record {index} cannot be decoded: {cause}")]
@@ -373,8 +390,28 @@ impl Log {
         let (done, receipt) = self.receipt(None);
         let job = Job {
             batch,
+            note: None,
             done: done.clone(),
             _permit: permit,
+        };
+        if commands.send(Command::Append(job)).is_err() {
+            done.send_replace(Some(Err(AppendError::Closed)));
+        }
+        receipt
+    }
+
+    /// Records what the log has to say about itself.
+    #[cfg(feature = "index")]
+    fn note(&self, body: palisade_mesh::wire::record::record::Body) -> Receipt {
+        let Some(commands) = &self.inner.commands else {
+            return self.receipt(Some(AppendError::ReadOnly)).1;
+        };
+        let (done, receipt) = self.receipt(None);
+        let job = Job {
+            batch: Vec::new(),
+            note: Some(Box::new(body)),
+            done: done.clone(),
+            _permit: None,
         };
         if commands.send(Command::Append(job)).is_err() {
             done.send_replace(Some(Err(AppendError::Closed)));
@@ -419,6 +456,86 @@ impl Log {
     /// As [`Log::read`].
     pub fn leaf(&self, index: u64) -> Result<Bytes, LogError> {
         self.inner.shared.leaf(index)
+    }
+
+    /// When the record at `index` was received, microseconds since the Unix epoch; also of
+    /// one that was dropped.
+    ///
+    /// # Errors
+    /// As [`Log::read`].
+    #[cfg(feature = "index")]
+    pub fn received_us(&self, index: u64) -> Result<i64, LogError> {
+        self.inner.shared.received_us(index)
+    }
+
+    /// The records of each segment that is finished and under the latest checkpoint, the
+    /// oldest first.
+    #[cfg(feature = "index")]
+    pub fn sealed(&self) -> Vec<std::ops::Range<u64>> {
+        self.inner.shared.sealed_spans()
+    }
+
+    /// Which records of the segment that begins with `segment` were dropped.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    #[cfg(feature = "index")]
+    pub fn dropped_from(&self, segment: u64) -> Result<Vec<std::ops::Range<u64>>, LogError> {
+        thin::dropped_from(&self.inner.shared, segment)
+    }
+
+    /// From when to when its clock leapt last, by more than a month between two records or
+    /// from the last to `now_us`, and after `seen_us`, when it was looked at; microseconds
+    /// since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    #[cfg(feature = "index")]
+    pub fn leap(&self, seen_us: Option<i64>, now_us: i64) -> Result<Option<(i64, i64)>, LogError> {
+        book::with(self, |book| book.leap(seen_us, now_us))
+    }
+
+    /// The holds that it says are in force at `now_us`, microseconds since the Unix epoch: what
+    /// lies beside it can be changed by whoever can write there.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    #[cfg(feature = "index")]
+    pub fn holds(&self, now_us: i64) -> Result<Vec<crate::holds::Ordered>, LogError> {
+        book::with(self, |book| book.holds(now_us))
+    }
+
+    /// Waits until all that is there is under a checkpoint, a minute at most. Blocks.
+    ///
+    /// # Errors
+    /// [`LogError`] when it is not signed in time.
+    #[cfg(feature = "index")]
+    pub fn await_signature(&self) -> Result<(), LogError> {
+        thin::await_signature(self)
+    }
+
+    /// Says of what was told to be dropped and is there that it is, and of what was told last
+    /// and is done that it is. Blocks until that is signed.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be said.
+    #[cfg(feature = "index")]
+    pub fn settle(&self) -> Result<(), LogError> {
+        book::look_again(self);
+        thin::settle(self)?;
+        thin::conclude(self)
+    }
+
+    /// What names it among other logs: the beginning of the digest of its key, in
+    /// hexadecimal.
+    #[cfg(feature = "index")]
+    pub(crate) fn id(&self) -> String {
+        crate::merkle::hex(&recover::log_id(self.verifier()))
+    }
+
+    /// What was dropped because its time was over, by segment, the oldest first.
+    pub fn lacking(&self) -> Arc<[Lacking]> {
+        self.inner.shared.lacking.borrow().clone()
     }
 
     /// Reads from leaf `from` to what is durable at this call.
@@ -564,6 +681,7 @@ pub(crate) mod stored {
     pub(crate) use super::{
         lock::is_live,
         recover::{CHECKPOINT, COSIGNED, HISTORY, PUBLIC_KEY, log_id},
+        writer::OWN_WORKER,
     };
 }
 

@@ -324,6 +324,27 @@ impl Query {
         self.filter().matches(item)
     }
 
+    /// Whether `item` may be what is asked for, apart from its time: for a decision whose
+    /// outcome is not at hand, with some outcome.
+    pub(crate) fn may_match(&self, item: &Item) -> bool {
+        let ends = item.decision().is_some() && item.outcome.is_none();
+        let test = |field: &'static Field, demand: &Demand| {
+            let own = !(ends && field.of_endings());
+            own.then(|| Expr::Test(field, demand.clone()).matches(item))
+        };
+        self.filter().settled(&test) != Some(false)
+    }
+
+    /// Whether a record of `class` may be what is asked for.
+    pub(crate) fn may_match_class(&self, class: &'static str) -> bool {
+        let test = |field: &'static Field, demand: &Demand| match field.name {
+            "class" => Some(demand.accepts(field.kind, field::Value::Text(class))),
+            _ if !field.classes.contains(&class) => Some(false),
+            _ => None,
+        };
+        self.filter().settled(&test) != Some(false)
+    }
+
     /// A place in the text.
     fn location(&self, (from, to): (usize, usize)) -> Location {
         Location::span("query", Arc::clone(&self.text), from, to - from)
@@ -394,6 +415,29 @@ impl Expr {
                 });
                 hit
             }
+        }
+    }
+
+    /// Whether it is so, as far as `test` can tell of its tests; `None` where that depends on
+    /// one of which it cannot.
+    fn settled(&self, test: &dyn Fn(&'static Field, &Demand) -> Option<bool>) -> Option<bool> {
+        // Of parts, one that is `deciding` decides, and one that is open leaves it open.
+        let parts = |parts: &[Self], deciding: bool| {
+            let mut open = false;
+            for part in parts {
+                match part.settled(test) {
+                    Some(truth) if truth == deciding => return Some(deciding),
+                    Some(_) => {}
+                    None => open = true,
+                }
+            }
+            (!open).then_some(!deciding)
+        };
+        match self {
+            Self::All(all) => parts(all, false),
+            Self::Any(any) => parts(any, true),
+            Self::Not(inner) => inner.settled(test).map(|truth| !truth),
+            Self::Test(field, demand) => test(field, demand),
         }
     }
 

@@ -16,7 +16,7 @@ use palisade_mesh::clock::Clock;
 use serde::{Serialize, Serializer};
 
 use crate::{
-    decisions::{first_received, received},
+    decisions::{first_received, received, whole_since},
     envelope::EnvelopeRef,
     item::AHEAD_MAX_US,
     log::{Log, LogError},
@@ -214,8 +214,11 @@ fn compare(
         true => window.from_us,
         false => received(log, first)?.saturating_add(SETTLE_US),
     };
+    // What was dropped may have had its other half among what was not.
+    let kept_us = whole_since(log, &["decision", "call"]).saturating_add(SETTLE_US);
+    whole &= kept_us <= from_us.max(window.from_us);
     let mut window = Window {
-        from_us: from_us.max(window.from_us),
+        from_us: from_us.max(window.from_us).max(kept_us).min(window.to_us),
         ..window
     };
     let mut sides = Sides::new(window);

@@ -3,11 +3,14 @@
 //! ```text
 //! header  magic 8 · version u32 · first leaf u64 · log id 16 · crc32 u32
 //! frame   length u32 · crc32 u32 · 0x00 · envelope
+//!         length u32 · crc32 u32 · 0x02 · what records that were dropped leave
+//!         length u32 · crc32 u32 · 0x03 · what the segment lacks; first, if at all
 //! ```
 //! Numbers are little-endian. A CRC covers what precedes it in its header, or the
 //! length and everything after the CRC in its frame. Every byte is determined by
-//! the leaves and the name of the log, so none can change unnoticed. The zero
-//! byte is the prefix of RFC 6962, stored so that leaves are hashed in place.
+//! the leaves, the name of the log and what the log says it has dropped, so none can
+//! change unnoticed. The zero byte is the prefix of RFC 6962, stored so that leaves are
+//! hashed in place.
 
 use std::{
     fs::{self, File},
@@ -20,8 +23,19 @@ use std::{
 use crate::{envelope::LEAF_LEN_MAX, merkle::LEAF_PREFIX};
 
 mod offsets;
+mod sparse;
 
 pub(crate) use offsets::Offsets;
+pub use sparse::{Dropped, Lacking};
+#[cfg(feature = "index")]
+pub(crate) use sparse::{GoneBuilder, GoneRecord};
+pub(crate) use sparse::{GoneRun, SparseSum, sum_of};
+
+/// First byte of what records that were dropped leave.
+const GONE_PREFIX: u8 = 2;
+
+/// First byte of what a segment says that it lacks.
+const SPARSE_PREFIX: u8 = 3;
 
 /// First bytes of a segment.
 const MAGIC: [u8; 8] = *b"palislog";
@@ -43,6 +57,9 @@ pub(crate) const DIR: &str = "segments";
 
 /// How much is read from a segment at once.
 const READ_LEN: usize = 1 << 20;
+
+/// What the file is called that is to become a segment.
+pub(crate) const ASIDE: &str = "sparse";
 
 /// Path of a segment below the log's directory.
 pub(crate) fn relative(first_leaf: u64) -> PathBuf {
@@ -125,11 +142,27 @@ impl Header {
     }
 }
 
-/// Appends a frame whose payload, after the prefix byte, is what `write` appends.
+/// Appends a frame with a leaf, which is what `write` appends.
 pub(crate) fn frame(buf: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    prefixed(buf, LEAF_PREFIX, write);
+}
+
+/// Appends a frame of what records that were dropped leave, encoded.
+#[cfg(feature = "index")]
+pub(crate) fn frame_gone(buf: &mut Vec<u8>, gone: &[u8]) {
+    prefixed(buf, GONE_PREFIX, |buf| buf.extend_from_slice(gone));
+}
+
+/// Appends the frame of what a segment lacks, encoded.
+#[cfg(feature = "index")]
+pub(crate) fn frame_sparse(buf: &mut Vec<u8>, sparse: &[u8]) {
+    prefixed(buf, SPARSE_PREFIX, |buf| buf.extend_from_slice(sparse));
+}
+
+fn prefixed(buf: &mut Vec<u8>, prefix: u8, write: impl FnOnce(&mut Vec<u8>)) {
     let start = buf.len();
     buf.extend_from_slice(&[0; FRAME_HEADER_LEN]);
-    buf.push(LEAF_PREFIX);
+    buf.push(prefix);
     write(buf);
     let Some(frame) = buf.get_mut(start..) else {
         return;
@@ -162,19 +195,47 @@ pub(crate) fn frame_header(bytes: [u8; FRAME_HEADER_LEN]) -> (u32, u32) {
 pub(crate) struct Frame<'a> {
     /// Where it starts in the file.
     pub(crate) offset: u64,
-    /// [`LEAF_PREFIX`] and the envelope.
+    /// A byte that says what it is, and that.
     pub(crate) payload: &'a [u8],
 }
 
-impl<'a> Frame<'a> {
-    /// The envelope.
-    pub(crate) fn leaf(&self) -> &'a [u8] {
-        self.payload.get(1..).unwrap_or_default()
+/// What a frame has, after the byte that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content<'a> {
+    /// The envelope of a record.
+    Leaf(&'a [u8]),
+    /// What records that were dropped leave.
+    Gone(&'a [u8]),
+    /// What the segment lacks.
+    Sparse(&'a [u8]),
+}
+
+impl<'a> Content<'a> {
+    fn of(payload: &'a [u8]) -> Option<Self> {
+        match payload.split_first()? {
+            (&LEAF_PREFIX, leaf) => Some(Self::Leaf(leaf)),
+            (&GONE_PREFIX, gone) => Some(Self::Gone(gone)),
+            (&SPARSE_PREFIX, sparse) => Some(Self::Sparse(sparse)),
+            _ => None,
+        }
     }
 }
 
-/// The leaf in a whole frame, or what is wrong with it.
-pub(crate) fn check_frame(frame: &[u8]) -> Result<&[u8], String> {
+impl<'a> Frame<'a> {
+    /// What it has.
+    pub(crate) fn content(&self) -> Content<'a> {
+        // The reader gives no frame of another kind.
+        Content::of(self.payload).unwrap_or(Content::Leaf(&[]))
+    }
+
+    /// Where the next one starts.
+    pub(crate) fn end(&self) -> u64 {
+        self.offset + (FRAME_HEADER_LEN + self.payload.len()) as u64
+    }
+}
+
+/// What is in a whole frame, or what is wrong with it.
+pub(crate) fn check_frame(frame: &[u8]) -> Result<Content<'_>, String> {
     let short = || "the file ends inside a record".to_owned();
     let (header, payload) = frame
         .split_first_chunk::<FRAME_HEADER_LEN>()
@@ -184,8 +245,8 @@ pub(crate) fn check_frame(frame: &[u8]) -> Result<&[u8], String> {
         return Err(format!("length stored {len}, found {}", payload.len()));
     }
     let computed = crc(len.to_le_bytes(), payload);
-    match payload.split_first() {
-        Some((&LEAF_PREFIX, leaf)) if computed == stored => Ok(leaf),
+    match Content::of(payload) {
+        Some(content) if computed == stored => Ok(content),
         _ => Err(format!("crc stored {stored:08x}, computed {computed:08x}")),
     }
 }
@@ -217,6 +278,28 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// What the segment in `file` says that it lacks, encoded; `None` where nothing was
+/// dropped, or where it cannot be read, which whoever reads on is told.
+pub(crate) fn sparse_of(file: &File) -> io::Result<Option<Vec<u8>>> {
+    // Most segments are whole: a few bytes tell.
+    let mut start = [0; FRAME_HEADER_LEN + 1];
+    let len = read_at_most(file, &mut start, HEADER_LEN)?;
+    let (Some(header), Some(&SPARSE_PREFIX)) = (start.first_chunk(), start.last()) else {
+        return Ok(None);
+    };
+    let (payload_len, _) = frame_header(*header);
+    if len < start.len() || payload_len as usize > PAYLOAD_LEN_MAX {
+        return Ok(None);
+    }
+    let mut frame = vec![0; FRAME_HEADER_LEN + payload_len as usize];
+    let len = read_at_most(file, &mut frame, HEADER_LEN)?;
+    frame.truncate(len);
+    Ok(match check_frame(&frame) {
+        Ok(Content::Sparse(sparse)) => Some(sparse.to_vec()),
+        _ => None,
+    })
+}
+
 /// Reads frames one after another.
 #[derive(Debug)]
 pub(crate) struct FrameReader {
@@ -227,6 +310,8 @@ pub(crate) struct FrameReader {
     buf: Vec<u8>,
     start: usize,
     filled: usize,
+    /// Where the payload of the last frame is in `buf`.
+    last: std::ops::Range<usize>,
 }
 
 impl FrameReader {
@@ -239,7 +324,13 @@ impl FrameReader {
             buf: Vec::new(),
             start: 0,
             filled: 0,
+            last: 0..0,
         }
+    }
+
+    /// What the frame has that was read last; `None` before the first and after a fault.
+    pub(crate) fn last(&self) -> Option<Content<'_>> {
+        Content::of(self.buf.get(self.last.clone())?)
     }
 
     /// File offset of the next frame.
@@ -250,6 +341,7 @@ impl FrameReader {
     /// The next frame; `None` at the end.
     pub(crate) fn next(&mut self) -> io::Result<Option<Result<Frame<'_>, Fault>>> {
         let offset = self.offset;
+        self.last = 0..0;
         if offset >= self.end {
             return Ok(None);
         }
@@ -273,13 +365,14 @@ impl FrameReader {
         self.offset += total as u64;
         let payload = self.buf.get(from..self.start).unwrap_or_default();
         let computed = crc(len.to_le_bytes(), payload);
-        if computed != stored || payload.first() != Some(&LEAF_PREFIX) {
+        if computed != stored || Content::of(payload).is_none() {
             return Ok(Some(Err(Fault::Crc {
                 offset,
                 stored,
                 computed,
             })));
         }
+        self.last = from..self.start;
         Ok(Some(Ok(Frame { offset, payload })))
     }
 
@@ -307,6 +400,56 @@ impl FrameReader {
         self.filled += read_at_most(&self.file, room, from)?;
         Ok(())
     }
+}
+
+/// The index of the leaf at `offset`, told by what follows: by the next records that were
+/// dropped, which say where they stand, or else by the end of the file, where the leaf after
+/// the last is `next`. `None` where that cannot be told.
+pub(crate) fn index_at(
+    file: &Arc<File>,
+    offset: u64,
+    end: u64,
+    next: Option<u64>,
+) -> io::Result<Option<u64>> {
+    let mut reader = FrameReader::new(file.clone(), offset, end);
+    let mut leaves = 0;
+    loop {
+        let stands_at = match reader.next()? {
+            None => next,
+            Some(Err(_)) => return Ok(None),
+            Some(Ok(frame)) => match frame.content() {
+                Content::Leaf(_) => {
+                    leaves += 1;
+                    continue;
+                }
+                Content::Gone(gone) => GoneRun::read(gone).map(|run| run.first()),
+                Content::Sparse(_) => None,
+            },
+        };
+        return Ok(stands_at.and_then(|at| at.checked_sub(leaves)));
+    }
+}
+
+/// Where the next whole frame begins in the bytes that follow `from`; for a frame that is no
+/// leaf and whose length cannot be trusted.
+pub(crate) fn next_frame(bytes: &[u8], from: usize) -> Option<usize> {
+    (from..bytes.len()).find(|at| {
+        let rest = bytes.get(*at..).unwrap_or_default();
+        let Some((header, payload)) = rest.split_first_chunk::<FRAME_HEADER_LEN>() else {
+            return false;
+        };
+        let len = frame_header(*header).0 as usize;
+        let frame = rest.get(..FRAME_HEADER_LEN + len);
+        // Few places get as far as the CRC.
+        let may_be = matches!(payload.first(), Some(&(LEAF_PREFIX | GONE_PREFIX)));
+        let sane = (2..=PAYLOAD_LEN_MAX).contains(&len);
+        may_be && sane && frame.is_some_and(|frame| check_frame(frame).is_ok())
+    })
+}
+
+/// Whether a payload is, as far as its first byte can be trusted, no leaf.
+pub(crate) fn is_no_leaf(payload: &[u8]) -> bool {
+    payload.first().is_some_and(|first| *first != LEAF_PREFIX)
 }
 
 /// Reads until `buf` is full or the file ends.
@@ -342,7 +485,10 @@ mod tests {
         let mut all = Vec::new();
         while let Some(next) = reader.next().unwrap() {
             let go_on = !matches!(next, Err(Fault::Short { .. } | Fault::Length { .. }));
-            all.push(next.map(|frame| frame.leaf().to_vec()));
+            all.push(next.map(|frame| match frame.content() {
+                Content::Leaf(leaf) => leaf.to_vec(),
+                other => panic!("{other:?}"),
+            }));
             if !go_on {
                 break;
             }

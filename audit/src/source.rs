@@ -1,17 +1,19 @@
 //! What the index needs from a log, [`Log`] or another: numbered entries, and word of new
 //! ones.
 
+use std::{ops::Range, sync::Arc};
+
 use tokio::sync::watch;
 
 use crate::{
     disk::Room,
-    log::{Log, LogError},
+    log::{Lacking, Log, LogError},
 };
 
 pub use crate::log::Entry;
 
 /// The log as the index reads it. Entries below [`Source::len`] are durable and
-/// never change.
+/// never change; one that was dropped is there no more.
 pub trait Source: Send + Sync + 'static {
     /// How many entries are durable.
     fn len(&self) -> u64;
@@ -27,8 +29,23 @@ pub trait Source: Send + Sync + 'static {
     /// When there is no such entry, or its bytes cannot be read or decoded.
     fn read(&self, index: u64) -> Result<Entry, SourceError>;
 
-    /// Reads entries in order from `from` to the end as it stands now.
+    /// Reads entries in order from `from` to the end as it stands now; those that were
+    /// dropped are passed over.
     fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_>;
+
+    /// What was dropped because its time was over; another value each time there is more.
+    fn lacking(&self) -> Arc<[Lacking]> {
+        Arc::default()
+    }
+
+    /// Which entries of the segment that begins with `segment` were dropped.
+    ///
+    /// # Errors
+    /// When the segment cannot be read.
+    fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, SourceError> {
+        let _ = segment;
+        Ok(Vec::new())
+    }
 
     /// Why nothing that can be made again should be written now; the index then
     /// waits, so that what room there is belongs to the log.
@@ -51,6 +68,13 @@ pub struct SourceError {
     pub cause: Box<dyn std::error::Error + Send + Sync>,
 }
 
+impl SourceError {
+    /// Whether it was dropped because its time was over.
+    pub fn is_dropped(&self) -> bool {
+        matches!(self.cause.downcast_ref(), Some(LogError::Dropped { .. }))
+    }
+}
+
 impl Source for Log {
     fn len(&self) -> u64 {
         Self::len(self)
@@ -61,8 +85,26 @@ impl Source for Log {
     }
 
     fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        let numbered = (from..).zip(Self::scan(self, from));
-        Box::new(numbered.map(|(index, read)| read.map_err(|e| failed(index, e))))
+        let mut next = from;
+        Box::new(Self::scan(self, from).map(move |read| {
+            let index = match &read {
+                Ok(read) => read.index,
+                Err(LogError::Undecodable { index, .. }) => *index,
+                // Of a segment that cannot be read through, its first is named.
+                Err(LogError::Tampered(damage)) => damage.leaf.max(next),
+                Err(_) => next,
+            };
+            next = index + 1;
+            read.map_err(|e| failed(index, e))
+        }))
+    }
+
+    fn lacking(&self) -> Arc<[Lacking]> {
+        Self::lacking(self)
+    }
+
+    fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, SourceError> {
+        Self::dropped_from(self, segment).map_err(|e| failed(segment, e))
     }
 
     fn pressed(&self) -> Option<String> {

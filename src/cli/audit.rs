@@ -15,6 +15,7 @@ mod alerts;
 pub(crate) mod bench;
 mod export;
 pub(super) mod proof;
+mod retention;
 mod saved;
 mod subjects;
 mod sums;
@@ -46,6 +47,9 @@ pub(super) enum Command {
     /// Keep records from being erased: audit hold add 'subject:alice@example.org' --reason TEXT.
     #[command(subcommand)]
     Hold(subjects::HoldCommand),
+    /// How long records are kept, and what drops them when their time is over.
+    #[command(subcommand)]
+    Retention(retention::Command),
     /// What alert rules found, and who answered for it.
     #[command(subcommand)]
     Alerts(alerts::Command),
@@ -114,6 +118,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Verify(args) => verify::main(args, context),
         Command::Erase(args) => subjects::erase(&args, context),
         Command::Hold(command) => subjects::hold(command, context),
+        Command::Retention(command) => retention::main(&command, context),
         Command::Alerts(command) => alerts::main(command, context),
         Command::Saved(command) => saved::main(command, context),
         Command::Bench(args) => bench::main(&args, context),

@@ -184,7 +184,7 @@ pub(crate) fn read(covered: &Covered) -> String {
     if let (Some(from), Some(begins)) = (at(covered.from_us), begins)
         && begins > from
     {
-        text.push_str(", when the log begins");
+        text.push_str(", since when the log has all of them");
     }
     text
 }

@@ -368,6 +368,14 @@ pub(crate) fn print_verified(report: &Value) {
             line(&paint(DIM, format!("  {name:<7} {}", clean(value))));
         }
     }
+    if number("dropped") > 0 {
+        let why = match is_verified(report) {
+            true => " when their time was over, as signed records say",
+            false => "",
+        };
+        let dropped = thousands(number("dropped"));
+        line(&format!("  {dropped} of them were dropped{why}"));
+    }
     if number("unsigned") > 0 {
         line(&paint(
             DIM,

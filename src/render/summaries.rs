@@ -269,6 +269,13 @@ pub(super) fn print_coverage(answer: &Value) {
             n => lacks.push(count(n, one, many)),
         }
     }
+    for dropped in list(answer, "dropped") {
+        let (class, until) = (text(dropped, "class"), text(dropped, "until"));
+        let until = until.get(..10).unwrap_or(until);
+        lacks.push(format!(
+            "{class} records until {until} were dropped, their time was over"
+        ));
+    }
     line(&paint(
         WARN,
         format!("this answer is not complete: {}", lacks.join(", ")),

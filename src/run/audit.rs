@@ -60,6 +60,7 @@ mod needs;
 mod proof;
 mod reads;
 pub(crate) mod reports;
+mod retention;
 mod schedules;
 mod source;
 mod subjects;
@@ -72,6 +73,7 @@ use deliver::Lost;
 use forward::Forward;
 use needs::Needs;
 use reads::{Begun, Reader, Reads};
+use retention::Retention;
 use schedules::Schedules;
 use witness::Witnessing;
 use witnesses::Witnesses;
@@ -82,6 +84,7 @@ pub use api::document;
 pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
+pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
 pub use schedules::{Last, RunSchedule, Scheduled};
 pub(crate) use source::store_of;
 pub(crate) use subjects::nameless;
@@ -117,6 +120,7 @@ pub struct AuditRole {
     watch: Arc<Watch>,
     alerts: Alerts,
     schedules: Schedules,
+    retention: Retention,
     forward: Option<Forward>,
     /// What could not be read when it started, and what was given up with it.
     lost: Arc<[Lost]>,
@@ -185,6 +189,7 @@ impl AuditRole {
         Ok(Self {
             alerts,
             schedules,
+            retention: Retention::open(section, &dir, &log)?,
             forward: forward.transpose()?,
             lost: lost.into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
@@ -226,6 +231,7 @@ impl AuditRole {
         self.witnesses.start(reporter.clone(), records, stop);
         self.alerts.start(stop);
         self.schedules.start(self, stop);
+        self.retention.start(self, stop);
         if !self.lost.is_empty() {
             tokio::spawn(self.clone().record_lost(reporter.to_string()));
         }
@@ -317,6 +323,7 @@ impl AuditRole {
             .merge(self.reports())
             .merge(self.subjects())
             .merge(self.hold_routes())
+            .merge(self.retention_routes())
             .route(
                 "/v1/audit/export/page",
                 post(

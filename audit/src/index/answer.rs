@@ -37,6 +37,9 @@ pub struct Coverage {
     pub skipped_buckets: Vec<String>,
     /// Records that proxies numbered and the log never received.
     pub gaps: Vec<Gap>,
+    /// Records that may have been of that time, and were dropped because theirs was over.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub dropped: Vec<DroppedRecords>,
     /// Gaps that are not told, because the reader may not see every record.
     #[serde(skip_serializing_if = "is_none")]
     pub gaps_withheld: usize,
@@ -59,6 +62,17 @@ pub struct Gap {
     pub last: u64,
     /// When it was noticed, microseconds since the Unix epoch.
     pub noticed_us: i64,
+}
+
+/// Records of one class that were dropped because their time was over.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DroppedRecords {
+    /// Their class.
+    pub class: &'static str,
+    /// How many at most are of the time asked about: what was dropped is counted by segment.
+    pub records: u64,
+    /// When the last of them happened, RFC 3339.
+    pub until: String,
 }
 
 /// Tells the gaps that overlap a window; the part that numbers streams knows.

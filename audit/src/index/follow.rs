@@ -99,18 +99,25 @@ impl Follower {
             return (self, events);
         }
         let source = Arc::clone(&self.source);
+        let end = source.len();
+        let mut read = 0;
         for entry in source.scan(self.next).take(BATCH_MAX) {
+            read += 1;
             match entry {
                 Ok(entry) => {
                     self.next = entry.index + 1;
                     self.take(Item::new(entry), &mut events);
                 }
-                Err(_) => {
-                    events.push(TailEvent::Unreadable(self.next));
-                    self.next += 1;
-                    break;
+                Err(error) => {
+                    events.push(TailEvent::Unreadable(error.index));
+                    self.next = error.index + 1;
+                    return (self, events);
                 }
             }
+        }
+        if read < BATCH_MAX {
+            // What follows to the end as it was has been dropped.
+            self.next = self.next.max(end);
         }
         (self, events)
     }

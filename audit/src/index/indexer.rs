@@ -25,7 +25,10 @@ use super::{
     state::{State, UNREADABLE_MAX},
     writer::Open,
 };
-use crate::item::{Item, JoinKey};
+use crate::{
+    item::{Item, JoinKey},
+    log::Lacking,
+};
 
 /// Entries read before others get their turn.
 const PULL_MAX: usize = 1024;
@@ -45,10 +48,12 @@ pub(super) enum Step {
 
 /// The one writer of the index.
 pub(super) struct Indexer {
-    shared: Arc<Shared>,
-    dir: PathBuf,
-    state: State,
-    buckets: BTreeMap<i64, Open>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) dir: PathBuf,
+    pub(super) state: State,
+    pub(super) buckets: BTreeMap<i64, Open>,
+    /// What the log had dropped when it was looked at last.
+    pub(super) lacking: Option<Arc<[Lacking]>>,
 }
 
 impl Indexer {
@@ -71,6 +76,7 @@ impl Indexer {
             dir,
             state,
             buckets: BTreeMap::new(),
+            lacking: None,
         };
         indexer.remove_strangers()?;
         indexer.open_buckets()?;
@@ -169,7 +175,7 @@ impl Indexer {
         Ok(Open::new(bucket, first))
     }
 
-    fn path_of(&self, start: i64) -> PathBuf {
+    pub(super) fn path_of(&self, start: i64) -> PathBuf {
         self.dir.join(name_of(start))
     }
 
@@ -187,6 +193,7 @@ impl Indexer {
     /// Reads some of the log, and commits when it is time. After an error the
     /// index must be opened again: writers may hold half of a commit.
     pub(super) fn step(&mut self) -> Result<Step, StoreError> {
+        self.let_go()?;
         let pulled = self.pull()?;
         let options = &self.shared.options;
         let (every, full) = (options.commit_every, options.recent_max);
@@ -213,6 +220,7 @@ impl Indexer {
 
     /// Commits everything that has been read, after reading all there is.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
+        self.let_go()?;
         while self.pull()? {
             let waiting = self.shared.read().recent.len();
             if waiting >= self.shared.options.recent_max {
@@ -232,23 +240,31 @@ impl Indexer {
         };
         let room = self.shared.options.recent_max.saturating_sub(waiting);
         let source = Arc::clone(&self.shared.source);
-        if head >= source.len() || room == 0 {
+        let end = source.len();
+        if head >= end || room == 0 {
             return Ok(false);
         }
         let mut next = head;
-        let mut items = Vec::with_capacity(PULL_MAX.min(room));
-        for entry in source.scan(head).take(PULL_MAX.min(room)) {
+        let most = PULL_MAX.min(room);
+        let mut items = Vec::with_capacity(most);
+        let mut failed = false;
+        for entry in source.scan(head).take(most) {
             match entry {
                 Ok(entry) => {
                     next = entry.index + 1;
                     items.push(Item::new(entry));
                 }
                 Err(error) => {
-                    self.note_unreadable(next, &error)?;
-                    next += 1;
+                    self.note_unreadable(error.index, &error)?;
+                    next = error.index + 1;
+                    failed = true;
                     break;
                 }
             }
+        }
+        if !failed && items.len() < most {
+            // What follows the last one to the end as it was has been dropped.
+            next = next.max(end);
         }
         if next == head {
             return Ok(false);
@@ -258,7 +274,7 @@ impl Indexer {
     }
 
     /// A record that cannot be read is not searchable; the others are.
-    fn note_unreadable(
+    pub(super) fn note_unreadable(
         &mut self,
         index: u64,
         error: &crate::source::SourceError,
@@ -330,7 +346,7 @@ impl Indexer {
     }
 
     /// Puts the `count` oldest of the recent records into the index.
-    fn commit(&mut self, count: usize) -> Result<(), StoreError> {
+    pub(super) fn commit(&mut self, count: usize) -> Result<(), StoreError> {
         if count == 0 {
             return Ok(());
         }
@@ -481,17 +497,17 @@ impl Indexer {
 /// Shortest wait between steps, so that a slow disk does not make a busy loop.
 const MIN_WAIT: Duration = Duration::from_millis(20);
 
-/// Directory of a bucket: its first hour, as `bucket-2026-11-20T00`.
 /// Where a bucket is taken apart.
-const GONE: &str = "gone";
+pub(super) const GONE: &str = "gone";
 
-fn remove(folder: &Path) -> io::Result<()> {
+pub(super) fn remove(folder: &Path) -> io::Result<()> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
+/// Directory of a bucket: its first hour, as `bucket-2026-11-20T00`.
 fn name_of(start_us: i64) -> String {
     let time = crate::query::time::rfc3339(start_us);
     let text: String = time.chars().take(13).collect();

@@ -94,6 +94,7 @@ pub(super) fn by_id(
     positions.at.sort_unstable();
     positions.at.dedup();
     let entries = positions.at.into_iter().map(|at| source.read(at));
+    let entries = entries.filter(|read| !matches!(read, Err(error) if error.is_dropped()));
     Ok(ById::Entries(entries.collect::<Result<_, _>>()?))
 }
 

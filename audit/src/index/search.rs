@@ -96,11 +96,29 @@ impl Place {
     /// Reads it from the log.
     pub(super) fn read(self, source: &dyn Source) -> Result<Item, StoreError> {
         let mut item = Item::new(source.read(self.at)?);
-        if let Some(at) = self.outcome {
-            let outcome = Item::new(source.read(at)?);
-            item.outcome = outcome.joins().map(|(_, outcome)| (at, outcome.clone()));
+        let Some(at) = self.outcome else {
+            return Ok(item);
+        };
+        match source.read(at) {
+            Ok(outcome) => {
+                let outcome = Item::new(outcome);
+                item.outcome = outcome.joins().map(|(_, outcome)| (at, outcome.clone()));
+            }
+            // A decision may outlive its outcome.
+            Err(error) if error.is_dropped() => {}
+            Err(error) => return Err(error.into()),
         }
         Ok(item)
+    }
+
+    /// A place that a bucket names.
+    pub(super) fn new(at: u64, outcome: Option<u64>) -> Self {
+        Self { at, outcome }
+    }
+
+    /// Whether its record, or its outcome, is one of these.
+    pub(super) fn is_among(self, gone: &impl Fn(u64) -> bool) -> bool {
+        gone(self.at) || self.outcome.is_some_and(gone)
     }
 }
 

@@ -40,6 +40,10 @@ pub(super) struct State {
     pub(super) remaking: BTreeSet<i64>,
     /// Entries that could not be read when it was their turn.
     pub(super) unreadable: BTreeSet<u64>,
+    /// How many records of each segment of the log, by its first, were dropped and are not
+    /// in the buckets any more.
+    #[serde(default)]
+    pub(super) thinned: BTreeMap<u64, u64>,
 }
 
 impl State {
@@ -53,6 +57,7 @@ impl State {
             buckets: BTreeMap::new(),
             remaking: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            thinned: BTreeMap::new(),
         }
     }
 
@@ -63,8 +68,22 @@ impl State {
         let usable = state.layout == Layout::fingerprint()
             && state.bucket_us == bucket_us
             && state.position <= source.len()
-            && state.is_about(source);
+            && state.is_about(source)
+            && state.lacks_no_more_than(source);
         usable.then_some(state)
+    }
+
+    /// Whether nothing was let go that the log has: a disk that lost what it had confirmed,
+    /// or a segment that was put back.
+    fn lacks_no_more_than(&self, source: &dyn Source) -> bool {
+        let lacking = source.lacking();
+        let of = |segment: u64| {
+            let at = lacking.binary_search_by_key(&segment, |l| l.segment).ok()?;
+            lacking.get(at).map(crate::log::Lacking::records)
+        };
+        self.thinned
+            .iter()
+            .all(|(segment, records)| of(*segment).unwrap_or(0) >= *records)
     }
 
     /// Writes it, whole or not at all.

@@ -17,7 +17,7 @@ use super::{Checkpoint, Entry, LogError, OpenGap};
 use crate::{
     merkle::{Hash, Tiles, consistency_proof, inclusion_proof},
     note::Verifier,
-    segment::{self, FrameReader, Offsets},
+    segment::{self, Content, FrameReader, GoneRun, Lacking, Offsets},
 };
 
 /// Sealed segments kept open with their offsets.
@@ -36,8 +36,15 @@ pub(super) struct Shared {
     pub(super) checkpoint: watch::Sender<Arc<Checkpoint>>,
     pub(super) gaps: watch::Sender<Arc<[OpenGap]>>,
     pub(super) segments: RwLock<Segments>,
+    /// Held by the writer, and by whoever replaces a segment until that is done.
+    #[cfg(feature = "index")]
+    pub(super) lock: std::sync::Weak<File>,
+    /// What was dropped, by segment; set after it is.
+    pub(super) lacking: watch::Sender<Arc<[Lacking]>>,
     // Used by readers alone.
     pub(super) sealed: Mutex<VecDeque<Arc<Sealed>>>,
+    #[cfg(feature = "index")]
+    pub(super) book: Mutex<super::book::Book>,
 }
 
 /// Which segments there are.
@@ -75,16 +82,100 @@ impl Shared {
     /// The leaf as it is hashed.
     pub(super) fn leaf(&self, index: u64) -> Result<Bytes, LogError> {
         let place = self.place(index)?;
+        let damaged =
+            |what: String| LogError::tampered(place.path.clone(), index, place.offset, what);
+        if place.len == 0 {
+            // The frame decides: offsets are not what was signed.
+            return Err(match self.is_gone(&place, index)? {
+                true => LogError::Dropped { index },
+                false => damaged("no record is where its offset says that one was dropped".into()),
+            });
+        }
         let mut frame = vec![0; place.len];
         let len = segment::read_at_most(&place.file, &mut frame, place.offset)
             .map_err(LogError::io(self.dir.join(&place.path)))?;
         frame.truncate(len);
-        let damaged =
-            |what: String| LogError::tampered(place.path.clone(), index, place.offset, what);
         match segment::check_frame(&frame) {
-            Ok(leaf) => Ok(Bytes::copy_from_slice(leaf)),
+            Ok(Content::Leaf(leaf)) => Ok(Bytes::copy_from_slice(leaf)),
+            Ok(Content::Gone(gone)) => Err(match has(gone, index) {
+                true => LogError::Dropped { index },
+                false => damaged("it does not say which records were dropped".into()),
+            }),
+            Ok(Content::Sparse(_)) => Err(damaged("it says what the segment lacks".into())),
             Err(what) => Err(damaged(what)),
         }
+    }
+
+    /// When the record at `index` was received, whether or not it was dropped since.
+    #[cfg(feature = "index")]
+    pub(super) fn received_us(&self, index: u64) -> Result<i64, LogError> {
+        match self.read(index) {
+            Ok(entry) => Ok(entry.envelope.received_us),
+            Err(LogError::Dropped { .. }) => {
+                let place = self.place(index)?;
+                let damaged =
+                    |what| LogError::tampered(place.path.clone(), index, place.offset, what);
+                let run = self.gone_at(&place)?;
+                run.and_then(|run| run.received_us(index))
+                    .ok_or_else(|| damaged("it does not say when the record was received"))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sealed segments, as far as they are under the latest checkpoint, oldest first.
+    #[cfg(feature = "index")]
+    pub(super) fn sealed_spans(&self) -> Vec<std::ops::Range<u64>> {
+        let signed = self.checkpoint.borrow().size;
+        let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
+        let nexts = segments.firsts.iter().skip(1);
+        let spans = segments.firsts.iter().zip(nexts);
+        spans
+            .map(|(first, next)| *first..*next)
+            .filter(|span| span.end <= signed)
+            .collect()
+    }
+
+    /// Notes that a segment has been replaced by one that lacks something.
+    #[cfg(feature = "index")]
+    pub(super) fn thinned(&self, lacking: Lacking) {
+        let mut open = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|sealed| sealed.first != lacking.segment);
+        drop(open);
+        self.lacking.send_modify(|all| {
+            let others = all.iter().filter(|l| l.segment != lacking.segment);
+            let mut now: Vec<Lacking> = others.cloned().collect();
+            let at = now.partition_point(|l| l.segment < lacking.segment);
+            now.insert(at, lacking);
+            *all = now.into();
+        });
+    }
+
+    /// Whether what stands at `place` says that the record at `index` was dropped.
+    fn is_gone(&self, place: &Place, index: u64) -> Result<bool, LogError> {
+        let mut reader = FrameReader::new(place.file.clone(), place.offset, place.segment_end);
+        let frame = reader
+            .next()
+            .map_err(LogError::io(self.dir.join(&place.path)))?;
+        Ok(
+            matches!(frame, Some(Ok(frame)) if matches!(frame.content(), Content::Gone(gone) if has(gone, index))),
+        )
+    }
+
+    /// What the records left that were dropped at `place`.
+    #[cfg(feature = "index")]
+    fn gone_at(&self, place: &Place) -> Result<Option<GoneRun>, LogError> {
+        let mut reader = FrameReader::new(place.file.clone(), place.offset, place.segment_end);
+        let frame = reader
+            .next()
+            .map_err(LogError::io(self.dir.join(&place.path)))?;
+        Ok(match frame {
+            Some(Ok(frame)) => match frame.content() {
+                Content::Gone(gone) => GoneRun::read(gone),
+                _ => None,
+            },
+            _ => None,
+        })
     }
 
     fn place(&self, index: u64) -> Result<Place, LogError> {
@@ -124,7 +215,7 @@ impl Shared {
         let relative = segment::relative(first);
         let path = self.dir.join(&relative);
         let file = Arc::new(File::open(&path).map_err(LogError::io(&path))?);
-        let offsets = Offsets::load(&path, &file, count).map_err(|e| {
+        let offsets = Offsets::load(&path, &file, first, count).map_err(|e| {
             if e.kind() == io::ErrorKind::InvalidData {
                 let what = "the segment cannot be read through; `audit verify` names the place";
                 LogError::tampered(relative, first, segment::HEADER_LEN, what)
@@ -223,7 +314,13 @@ fn entry(index: u64, leaf: Bytes) -> Result<Entry, LogError> {
     })
 }
 
-/// Reads records in order, up to what was durable when it was made.
+/// Whether the record at `index` is one of those that left `gone`.
+fn has(gone: &[u8], index: u64) -> bool {
+    GoneRun::read(gone).is_some_and(|run| (run.first()..run.next()).contains(&index))
+}
+
+/// Reads records in order, up to what was durable when it was made. Those that were
+/// dropped since are passed over.
 ///
 /// A record that cannot be decoded is an `Err` and reading goes on after it; after
 /// any other error it ends.
@@ -232,6 +329,9 @@ pub struct Scan {
     next: u64,
     end: u64,
     run: Run,
+    dropped: u64,
+    /// When the last of those was received.
+    passed_us: Option<i64>,
 }
 
 impl Scan {
@@ -242,6 +342,8 @@ impl Scan {
             next: from,
             end,
             run: None,
+            dropped: 0,
+            passed_us: None,
         }
     }
 
@@ -250,21 +352,31 @@ impl Scan {
         self.end
     }
 
+    /// How many records it has passed over.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// The next leaf as it is hashed, undecoded; after an error there is none.
     #[cfg(feature = "index")]
     pub(crate) fn next_leaf(&mut self) -> Option<Result<(u64, &[u8]), LogError>> {
-        if self.next >= self.end {
-            return None;
-        }
-        let index = self.next;
-        self.next += 1;
-        match read(&self.shared, &mut self.run, index, self.end) {
-            Ok(leaf) => Some(Ok((index, leaf))),
+        match self.settle()? {
+            Ok(index) => {
+                self.next = index + 1;
+                Some(Ok((index, self.run.as_ref().map_or(&[][..], Walk::leaf))))
+            }
             Err(error) => {
-                self.end = index;
+                self.end = self.next;
                 Some(Err(error))
             }
         }
+    }
+
+    /// When the last of the records was received that it has passed over, microseconds since
+    /// the Unix epoch.
+    #[cfg(feature = "index")]
+    pub(crate) fn passed_us(&self) -> Option<i64> {
+        self.passed_us
     }
 
     /// The index that it reads next.
@@ -272,45 +384,99 @@ impl Scan {
     pub(crate) fn position(&self) -> u64 {
         self.next
     }
+
+    /// Has the next leaf that is there in `run`; gives its index.
+    fn settle(&mut self) -> Option<Result<u64, LogError>> {
+        while self.next < self.end {
+            match read(&self.shared, &mut self.run, self.next, self.end) {
+                Ok(None) => return Some(Ok(self.next)),
+                Ok(Some((after, latest_us))) => {
+                    self.passed_us = self.passed_us.max(latest_us);
+                    let after = after.min(self.end);
+                    self.dropped += after - self.next;
+                    self.next = after;
+                }
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        None
+    }
 }
 
-/// A run of frames in one segment: where it is, its reader, and how many are left.
-type Run = Option<(PathBuf, FrameReader, u64)>;
+/// A run of leaves in one segment: where it is, its reader, and how many are left.
+struct Walk {
+    path: PathBuf,
+    reader: FrameReader,
+    left: u64,
+}
 
-/// Reads the leaf at `index`, at which `run` stands if it stands anywhere.
-fn read<'r>(shared: &Shared, run: &'r mut Run, index: u64, end: u64) -> Result<&'r [u8], LogError> {
-    if run.as_ref().is_none_or(|(_, _, left)| *left == 0) {
+impl Walk {
+    /// The leaf that was read last.
+    fn leaf(&self) -> &[u8] {
+        match self.reader.last() {
+            Some(Content::Leaf(leaf)) => leaf,
+            _ => &[],
+        }
+    }
+}
+
+type Run = Option<Walk>;
+
+/// Reads the leaf at `index`, at which `run` stands if it stands anywhere; gives the index
+/// after those that were dropped where it is one of them, and when the last of these was
+/// received.
+fn read(
+    shared: &Shared,
+    run: &mut Run,
+    index: u64,
+    end: u64,
+) -> Result<Option<(u64, Option<i64>)>, LogError> {
+    if run.as_ref().is_none_or(|walk| walk.left == 0) {
         let place = shared.place(index)?;
-        let reader = FrameReader::new(place.file, place.offset, place.segment_end);
-        *run = Some((place.path, reader, place.left));
+        *run = Some(Walk {
+            reader: FrameReader::new(place.file, place.offset, place.segment_end),
+            path: place.path,
+            left: place.left,
+        });
     }
     let not_found = LogError::NotFound { index, len: end };
-    let Some((path, reader, left)) = run else {
+    let Some(Walk { path, reader, left }) = run else {
         return Err(not_found);
     };
-    *left -= 1;
     let offset = reader.offset();
-    match reader.next() {
-        Ok(Some(Ok(frame))) => Ok(frame.leaf()),
-        Ok(Some(Err(fault))) => {
-            let (path, what) = (path.clone(), fault.to_string());
-            Err(LogError::tampered(path, index, offset, what))
+    let damaged = |what: String| LogError::tampered(path.clone(), index, offset, what);
+    let frame = match reader.next() {
+        Ok(Some(Ok(frame))) => frame,
+        // Damaged, and one of those that were dropped but the last of them: that is told.
+        Ok(Some(Err(_))) if shared.place(index)?.len == 0 => {
+            *run = None;
+            return Ok(Some((index + 1, None)));
         }
-        Ok(None) => Err(not_found),
-        Err(e) => Err(LogError::io(shared.dir.join(path))(e)),
-    }
+        Ok(Some(Err(fault))) => return Err(damaged(fault.to_string())),
+        Ok(None) => return Err(not_found),
+        Err(e) => return Err(LogError::io(shared.dir.join(path))(e)),
+    };
+    let after = match frame.content() {
+        Content::Leaf(_) => None,
+        Content::Gone(gone) => GoneRun::read(gone)
+            .filter(|run| (run.first()..run.next()).contains(&index))
+            .map(|run| (run.next(), run.latest_us()))
+            .ok_or_else(|| damaged("it does not say which records were dropped".into()))
+            .map(Some)?,
+        Content::Sparse(_) => return Err(damaged("it says what the segment lacks".into())),
+    };
+    *left = left.saturating_sub(after.map_or(1, |(after, _)| after - index));
+    Ok(after)
 }
 
 impl Iterator for Scan {
     type Item = Result<Entry, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next >= self.end {
-            return None;
-        }
-        let index = self.next;
-        let leaf = read(&self.shared, &mut self.run, index, self.end);
-        let entry = leaf.and_then(|leaf| entry(index, Bytes::copy_from_slice(leaf)));
+        let entry = self.settle()?.and_then(|index| {
+            let leaf = self.run.as_ref().map_or(&[][..], Walk::leaf);
+            entry(index, Bytes::copy_from_slice(leaf))
+        });
         match &entry {
             Ok(_) | Err(LogError::Undecodable { .. }) => self.next += 1,
             Err(_) => self.next = self.end,

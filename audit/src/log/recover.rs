@@ -14,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, RwLock},
 };
 
-use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain};
+use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::Dropping};
 use tokio::sync::watch;
 
 use super::{
@@ -23,9 +23,9 @@ use super::{
 };
 use crate::{
     checkpoint, files,
-    merkle::{Tiles, Tree},
+    merkle::{self, Tiles, Tree},
     note::{Signer, Verifier},
-    segment::{self, FrameReader, HEADER_LEN, Header, Offsets},
+    segment::{self, FrameReader, HEADER_LEN, Header, Lacking, Offsets},
     stream::Streams,
 };
 
@@ -54,12 +54,17 @@ const PIN_REFUSED: &str = "pin-refused";
 pub(super) struct Recovered {
     pub(super) shared: Arc<Shared>,
     pub(super) signer: Arc<Signer>,
-    pub(super) lock: File,
+    pub(super) lock: Arc<File>,
     pub(super) active: ActiveFile,
     pub(super) tree: Tree,
     pub(super) streams: Streams,
     /// What was cut off, in words, when something was.
     pub(super) cut: Option<String>,
+    /// What may have been told to be dropped, and was not when a process ended.
+    pub(super) left: Vec<Dropping>,
+    /// What records above the checkpoint say of what is dropped, and of holds, must be told to
+    /// count for nothing before they are signed.
+    pub(super) unsigned: bool,
 }
 
 /// The segment that grows.
@@ -89,7 +94,7 @@ pub(super) fn recover(
     clock: &Clock,
 ) -> Result<Recovered, LogError> {
     files::create_dir(&dir.join(segment::DIR)).map_err(LogError::io(dir))?;
-    let lock = lock::lock(dir)?;
+    let lock = Arc::new(lock::lock(dir)?);
     let mut firsts = segment::list(dir).map_err(LogError::io(dir))?;
     let fresh = firsts.is_empty() && !dir.join(CHECKPOINT).exists();
     let signer = Arc::new(load_key(dir, options, fresh)?);
@@ -106,7 +111,11 @@ pub(super) fn recover(
         streams,
         offsets,
         cut,
+        unsigned,
     } = replayed;
+    let left = left(dir, &firsts).map_err(LogError::io(dir))?;
+    // What replaced a segment shall survive a power cut before more is told.
+    files::sync_dir(&dir.join(segment::DIR)).map_err(LogError::io(dir))?;
     let cut = cut
         .map(|cut| cut::cut(dir, &mut firsts, &cut, clock))
         .transpose()
@@ -123,14 +132,22 @@ pub(super) fn recover(
         active: Some(active.file.clone()),
         offsets,
     };
+    let shared = shared(dir, verifier, tree.size(), checkpoint, segments)?;
+    #[cfg(feature = "index")]
+    let shared = Shared {
+        lock: Arc::downgrade(&lock),
+        ..shared
+    };
     Ok(Recovered {
-        shared: Arc::new(shared(dir, verifier, tree.size(), checkpoint, segments)),
+        shared: Arc::new(shared),
         signer,
         lock,
         active,
         tree,
         streams,
         cut,
+        left,
+        unsigned,
     })
 }
 
@@ -151,10 +168,12 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
         let file = Arc::new(File::open(&path).map_err(LogError::io(&path))?);
         let len = file.metadata().map_err(LogError::io(&path))?.len();
         let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
-        while let Some(Ok(_) | Err(segment::Fault::Crc { .. })) =
-            reader.next().map_err(LogError::io(&path))?
-        {
-            offsets.push(reader.offset());
+        loop {
+            match reader.next().map_err(LogError::io(&path))? {
+                Some(Ok(frame)) if offsets.take(&frame, last).is_some() => {}
+                Some(Err(segment::Fault::Crc { .. })) => offsets.push(reader.offset()),
+                _ => break,
+            }
         }
         active = Some(file);
     }
@@ -164,7 +183,7 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
         active,
         offsets,
     };
-    Ok(shared(dir, verifier, len, checkpoint, segments))
+    shared(dir, verifier, len, checkpoint, segments)
 }
 
 fn shared(
@@ -173,17 +192,73 @@ fn shared(
     len: u64,
     checkpoint: Checkpoint,
     segments: Segments,
-) -> Shared {
-    Shared {
+) -> Result<Shared, LogError> {
+    let lacking = lacking(dir, &segments.firsts)?;
+    Ok(Shared {
         dir: dir.into(),
         tiles: Tiles::new(dir),
         verifier,
         len: watch::Sender::new(len),
         checkpoint: watch::Sender::new(Arc::new(checkpoint)),
         gaps: watch::Sender::new(Arc::default()),
+        #[cfg(feature = "index")]
+        lock: std::sync::Weak::new(),
         segments: RwLock::new(segments),
+        lacking: watch::Sender::new(lacking.into()),
         sealed: Mutex::new(VecDeque::new()),
+        #[cfg(feature = "index")]
+        book: Mutex::default(),
+    })
+}
+
+/// What each segment says that it lacks.
+fn lacking(dir: &Path, firsts: &[u64]) -> Result<Vec<Lacking>, LogError> {
+    let mut all = Vec::new();
+    for first in firsts {
+        let path = dir.join(segment::relative(*first));
+        let sparse = File::open(&path).and_then(|file| segment::sparse_of(&file));
+        match sparse {
+            Ok(sparse) => all.extend(sparse.and_then(|s| Lacking::read(*first, &s))),
+            // Whoever reads it is told.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(LogError::io(path)(e)),
+        }
     }
+    Ok(all)
+}
+
+/// What was to become a segment when a process ended, and never did.
+fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
+    let mut all = Vec::new();
+    for first in firsts {
+        let path = dir.join(segment::relative(*first));
+        let aside = match File::open(path.with_extension(segment::ASIDE)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        // One that is half written was not told of.
+        let Some(sparse) = segment::sparse_of(&aside)? else {
+            continue;
+        };
+        let before = segment::sparse_of(&File::open(&path)?)?;
+        all.push(Dropping {
+            segment: *first,
+            digest: merkle::sha256(&sparse).to_vec(),
+            previous: before.map_or_else(Vec::new, |before| merkle::sha256(&before).to_vec()),
+        });
+    }
+    Ok(all)
+}
+
+/// Removes what was to become a segment when a process ended.
+pub(super) fn remove_aside(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir.join(segment::DIR))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == segment::ASIDE) {
+            fs::remove_file(path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Loads the signing key, or makes it for a log that begins. A new key in an old

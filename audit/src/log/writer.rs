@@ -11,7 +11,7 @@ use std::{
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::SpiffeId,
-    wire::record::{LogLifecycle, StreamHead, record::Body},
+    wire::record::{Dropping, LogLifecycle, StreamHead, record::Body},
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -29,6 +29,7 @@ use crate::{
     note::{Begun, SIGN_WAIT, Signer},
     segment::{self, HEADER_LEN, Offsets},
     stream::{StreamKey, Streams, new_ulid},
+    told::{RECORDS_LEFT, RECORDS_UNSIGNED},
 };
 
 mod group;
@@ -36,7 +37,7 @@ mod group;
 use group::Group;
 
 /// Worker number of the log's own stream.
-pub(super) const OWN_WORKER: u32 = u32::MAX;
+pub(crate) const OWN_WORKER: u32 = u32::MAX;
 
 /// Time between checkpoints that are kept in the history.
 const HISTORY_EVERY: Duration = Duration::from_secs(60);
@@ -55,6 +56,8 @@ pub(super) enum Command {
 /// A batch with whom to tell.
 pub(super) struct Job {
     pub(super) batch: Vec<Pending>,
+    /// What the log is to say about itself, before them.
+    pub(super) note: Option<Box<Body>>,
     pub(super) done: Done,
     pub(super) _permit: Option<OwnedSemaphorePermit>,
 }
@@ -66,7 +69,7 @@ pub(super) struct Writer {
     commands: mpsc::Receiver<Command>,
     signer: Arc<Signer>,
     // Held until the writer ends.
-    _lock: File,
+    _lock: Arc<File>,
     active: ActiveFile,
     active_since: Instant,
     /// A write failed: the file may be longer than what is durable.
@@ -86,6 +89,8 @@ pub(super) struct Writer {
     streams_at: Instant,
     health: Arc<Health>,
     reserve: Reserve,
+    /// Something was found that must not be signed before the notes are written.
+    unvoided: bool,
 }
 
 /// A checkpoint that a device is signing, while more is written.
@@ -115,6 +120,16 @@ impl Writer {
         if let Some(cut) = recovered.cut {
             tracing::warn!(what = %cut, "audit log recovered");
             notes.push(lifecycle("recovered", cut));
+        }
+        if recovered.unsigned {
+            notes.push(unsigned(size));
+        }
+        for left in &recovered.left {
+            let detail = format!(
+                "of the segment that begins with record {}: the process ended before it was done",
+                left.segment
+            );
+            notes.push(about_dropping(RECORDS_LEFT, detail, left.clone()));
         }
         let size_found = recovered.tree.size();
         notes.push(lifecycle("opened", format!("{size_found} records")));
@@ -149,9 +164,16 @@ impl Writer {
             awaited: None,
             history_at: None,
             streams_at: Instant::now(),
+            unvoided: recovered.unsigned,
         };
         // A full disk must not keep anybody from reading: the notes then wait.
         writer.commit(Vec::new());
+        if writer.notes.is_empty() {
+            // It is told that they came to nothing; before, they are all that says so.
+            if let Err(error) = recover::remove_aside(&writer.shared.dir) {
+                tracing::warn!(%error, "what was written aside stays until the next start");
+            }
+        }
         writer.checkpoint();
         Ok(writer)
     }
@@ -245,7 +267,12 @@ impl Writer {
         }
         let outcomes: Vec<_> = jobs
             .iter()
-            .map(|job| group.stage(&mut self.streams, &self.own, &job.batch))
+            .map(|job| {
+                if let Some(note) = &job.note {
+                    group.note(&mut self.streams, &self.own, Body::clone(note));
+                }
+                group.stage(&mut self.streams, &self.own, &job.batch)
+            })
             .collect();
         let mut written = self.write(&group);
         if let Err(e) = &written
@@ -267,6 +294,7 @@ impl Writer {
             Ok(()) => {
                 // Writing may have added to them.
                 self.notes.drain(..noted);
+                self.unvoided = false;
                 self.publish(&group);
                 let size = self.tree.size();
                 for (job, outcome) in jobs.iter().zip(outcomes) {
@@ -449,6 +477,10 @@ impl Writer {
     }
 
     fn try_checkpoint(&mut self, wait: Duration) -> io::Result<()> {
+        if self.unvoided {
+            let what = "what was not signed when the log was opened cannot be told of yet";
+            return Err(io::Error::other(what));
+        }
         let size = self.tree.size();
         let Awaited {
             unsigned,
@@ -566,10 +598,31 @@ impl Writer {
 const DETAIL_LEN_MAX: usize = 4096;
 
 /// What the log says about itself.
-fn lifecycle(verb: &str, mut detail: String) -> Body {
+pub(super) fn lifecycle(verb: &str, mut detail: String) -> Body {
     detail.truncate(detail.floor_char_boundary(DETAIL_LEN_MAX));
     Body::LogLifecycle(LogLifecycle {
         verb: verb.into(),
         detail,
+        ..LogLifecycle::default()
     })
+}
+
+/// What the log says about records from `from` on, which nobody had signed.
+fn unsigned(from: u64) -> Body {
+    let detail =
+        format!("from record {from} on: what they say of what is dropped counts for nothing");
+    let mut body = lifecycle(RECORDS_UNSIGNED, detail);
+    if let Body::LogLifecycle(lifecycle) = &mut body {
+        lifecycle.unsigned_from = Some(from);
+    }
+    body
+}
+
+/// What the log says about records that are dropped, or left.
+pub(super) fn about_dropping(verb: &str, detail: String, dropping: Dropping) -> Body {
+    let mut body = lifecycle(verb, detail);
+    if let Body::LogLifecycle(lifecycle) = &mut body {
+        lifecycle.dropping = Some(dropping);
+    }
+    body
 }

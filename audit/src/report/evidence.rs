@@ -269,7 +269,7 @@ impl<'a> Evidence<'a> {
     /// When the log received its first record, microseconds since the Unix epoch.
     pub(super) fn begins_us(&self) -> Option<i64> {
         match self.ground {
-            Ground::Log(log, _) => log.read(0).ok().map(|entry| entry.envelope.received_us),
+            Ground::Log(log, _) => log.received_us(0).ok(),
             Ground::Records { begins_us } => begins_us,
         }
     }
@@ -299,6 +299,12 @@ impl<'a> Evidence<'a> {
             say(format!(
                 "records {} to {} of {} have not arrived",
                 gap.first, gap.last, gap.reporter
+            ));
+        }
+        for dropped in &coverage.dropped {
+            say(format!(
+                "records of the class {} until {} were dropped, because their time was over",
+                dropped.class, dropped.until
             ));
         }
         // What is not indexed yet is no matter unless it is under the checkpoint.

@@ -5,13 +5,16 @@
 
 use std::{fs, fs::File, io, path::Path, sync::Arc};
 
-use super::{FrameReader, HEADER_LEN};
+use super::{Content, Frame, FrameReader, GoneRun, HEADER_LEN};
 use crate::files;
 
 /// First bytes of an offsets file.
 const MAGIC: &[u8; 8] = b"palisidx";
 
-/// Start of each frame of a segment, and the end of the last.
+/// Start of the frame of each leaf of a segment, and the end of the last.
+///
+/// Leaves that were dropped share a frame: all but the last of them start where it does
+/// and have no length.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Offsets(Vec<u32>);
 
@@ -21,7 +24,7 @@ impl Offsets {
         Self(vec![HEADER_LEN as u32])
     }
 
-    /// Number of frames.
+    /// Number of leaves.
     pub(crate) fn len(&self) -> u64 {
         self.0.len() as u64 - 1
     }
@@ -31,13 +34,52 @@ impl Offsets {
         self.0.last().copied().map_or(HEADER_LEN, u64::from)
     }
 
-    /// Adds a frame that ends at `end`.
+    /// Adds a frame of one leaf that ends at `end`.
     pub(crate) fn push(&mut self, end: u64) {
         // Segments are kept far below 4 GiB (`SEGMENT_BYTES_MAX`).
         self.0.push(u32::try_from(end).unwrap_or(u32::MAX));
     }
 
-    /// Start and end of a frame.
+    /// Adds a frame of the segment that begins with `first_leaf`; gives how many leaves it
+    /// stands for, none when it cannot stand here.
+    pub(crate) fn take(&mut self, frame: &Frame<'_>, first_leaf: u64) -> Option<u64> {
+        let end = frame.end();
+        match frame.content() {
+            Content::Leaf(_) => {
+                self.push(end);
+                Some(1)
+            }
+            Content::Sparse(_) => self.begin(end).then_some(0),
+            Content::Gone(gone) => {
+                let run = GoneRun::read(gone)?;
+                (run.first() == first_leaf + self.len()).then(|| {
+                    self.push_gone(run.len(), end);
+                    run.len()
+                })
+            }
+        }
+    }
+
+    /// Notes that the leaves begin at `start`; false when some did already.
+    pub(crate) fn begin(&mut self, start: u64) -> bool {
+        let none_yet = *self == Self::empty();
+        if none_yet {
+            self.0.clear();
+            self.push(start);
+        }
+        none_yet
+    }
+
+    /// Adds a frame of `count` leaves that were dropped.
+    pub(crate) fn push_gone(&mut self, count: u64, end: u64) {
+        let start = self.end();
+        for _ in 1..count {
+            self.push(start);
+        }
+        self.push(end);
+    }
+
+    /// Start and end of a leaf's frame.
     pub(crate) fn get(&self, frame: u64) -> Option<(u64, u64)> {
         let at = usize::try_from(frame).ok()?;
         let (start, end) = (self.0.get(at)?, self.0.get(at + 1)?);
@@ -56,7 +98,12 @@ impl Offsets {
 
     /// Reads the offsets of a sealed segment of `count` frames, or makes them
     /// again; `InvalidData` when the segment itself is damaged.
-    pub(crate) fn load(segment: &Path, file: &Arc<File>, count: u64) -> io::Result<Self> {
+    pub(crate) fn load(
+        segment: &Path,
+        file: &Arc<File>,
+        first_leaf: u64,
+        count: u64,
+    ) -> io::Result<Self> {
         let len = file.metadata()?.len();
         let read = fs::read(segment.with_extension("idx"))
             .ok()
@@ -64,7 +111,7 @@ impl Offsets {
             .filter(|offsets| offsets.len() == count && offsets.end() == len);
         match read {
             Some(offsets) => Ok(offsets),
-            None => Self::scan(file, len, count),
+            None => Self::scan(file, len, first_leaf, count),
         }
     }
 
@@ -80,17 +127,28 @@ impl Offsets {
         (!offsets.is_empty() && offsets.is_sorted()).then_some(Self(offsets))
     }
 
-    fn scan(file: &Arc<File>, len: u64, count: u64) -> io::Result<Self> {
+    fn scan(file: &Arc<File>, len: u64, first_leaf: u64, count: u64) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let mut offsets = Self::empty();
         let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
         while offsets.len() < count {
-            // A frame whose CRC is wrong still has its place; reading it tells.
             match reader.next()? {
-                Some(Ok(_) | Err(super::Fault::Crc { .. })) => {}
+                Some(Ok(frame)) => {
+                    offsets.take(&frame, first_leaf).ok_or_else(invalid)?;
+                }
+                // A frame whose CRC is wrong still has its place; reading it tells. How many
+                // leaves it stands for is told by what follows.
+                Some(Err(super::Fault::Crc { .. })) => {
+                    let (end, stood) = (reader.offset(), first_leaf + offsets.len());
+                    let next = super::index_at(file, end, len, Some(first_leaf + count))?;
+                    match next.and_then(|next| next.checked_sub(stood)) {
+                        Some(0) if offsets.begin(end) => {}
+                        Some(leaves @ 1..) => offsets.push_gone(leaves, end),
+                        _ => offsets.push(end),
+                    }
+                }
                 _ => return Err(invalid()),
             }
-            offsets.push(reader.offset());
         }
         Ok(offsets)
     }
@@ -112,7 +170,7 @@ mod tests {
         }
         fs::write(&segment, &bytes).unwrap();
         let file = Arc::new(File::open(&segment).unwrap());
-        let load = || Offsets::load(&segment, &file, 49).unwrap();
+        let load = || Offsets::load(&segment, &file, 0, 49).unwrap();
         assert_eq!(load(), offsets);
         offsets.save(&segment).unwrap();
         assert_eq!(load(), offsets);
@@ -121,6 +179,6 @@ mod tests {
         damaged[20] ^= 1;
         fs::write(&sidecar, damaged).unwrap();
         assert_eq!(load(), offsets);
-        assert!(Offsets::load(&segment, &file, 50).is_err());
+        assert!(Offsets::load(&segment, &file, 0, 50).is_err());
     }
 }

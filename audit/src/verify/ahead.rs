@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     merkle::{self, Hash},
-    segment::{Fault, FrameReader},
+    segment::{Content, Fault, Frame, FrameReader},
 };
 
 /// Bytes of payloads that are handed over together: few enough that an allocator keeps them.
@@ -22,17 +22,22 @@ const BATCH_LEN: usize = 64 << 10;
 /// Batches that are ready and not taken; what the thread may be ahead.
 const BATCHES: usize = 16;
 
-/// A whole frame, and the hash of its leaf.
+/// A whole frame.
 pub(super) struct HashedFrame<'a> {
-    /// The prefix byte and the envelope.
-    pub(super) payload: &'a [u8],
+    frame: Frame<'a>,
+    /// Of its leaf, if it has one.
     pub(super) hash: Hash,
 }
 
-impl HashedFrame<'_> {
-    /// The envelope.
-    pub(super) fn leaf(&self) -> &[u8] {
-        self.payload.get(1..).unwrap_or_default()
+impl<'a> HashedFrame<'a> {
+    /// What it has.
+    pub(super) fn content(&self) -> Content<'a> {
+        self.frame.content()
+    }
+
+    /// Where it starts in the file.
+    pub(super) fn offset(&self) -> u64 {
+        self.frame.offset
     }
 }
 
@@ -140,10 +145,14 @@ impl Ahead {
             return Ok(None);
         };
         self.given += 1;
-        self.offset = place.ends;
+        let offset = std::mem::replace(&mut self.offset, place.ends);
         let payload = self.batch.bytes.get(place.payload.clone());
-        Ok(Some(Ok(HashedFrame {
+        let frame = Frame {
+            offset,
             payload: payload.unwrap_or_default(),
+        };
+        Ok(Some(Ok(HashedFrame {
+            frame,
             hash: place.hash,
         })))
     }
@@ -168,7 +177,10 @@ fn batch(reader: &mut FrameReader, len: usize) -> Batch {
             Ok(Some(Ok(frame))) => {
                 let start = batch.bytes.len();
                 batch.bytes.extend_from_slice(frame.payload);
-                let hash = merkle::leaf_in_place(frame.payload);
+                let hash = match frame.content() {
+                    Content::Leaf(_) => merkle::leaf_in_place(frame.payload),
+                    Content::Gone(_) | Content::Sparse(_) => Hash::default(),
+                };
                 (start..batch.bytes.len(), hash)
             }
             ended => {
@@ -202,6 +214,13 @@ mod tests {
     /// goes on where the next frame was written.
     type Seen = Vec<Result<(Vec<u8>, Hash, u64), Fault>>;
 
+    fn leaf(content: Content<'_>) -> Vec<u8> {
+        match content {
+            Content::Leaf(leaf) => leaf.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn by_ahead(mut ahead: Ahead, starts: &[u64]) -> Seen {
         let mut seen = Seen::new();
         loop {
@@ -209,7 +228,8 @@ mod tests {
             match ahead.next().unwrap() {
                 None => return seen,
                 Some(Ok(read)) => {
-                    let (leaf, hash) = (read.leaf().to_vec(), read.hash);
+                    assert_eq!(read.offset(), at);
+                    let (leaf, hash) = (leaf(read.content()), read.hash);
                     seen.push(Ok((leaf, hash, ahead.offset())));
                 }
                 Some(Err(fault)) => {
@@ -233,7 +253,7 @@ mod tests {
             let read = match reader.next().unwrap() {
                 None => return seen,
                 Some(Ok(frame)) => {
-                    Ok((frame.leaf().to_vec(), merkle::leaf_in_place(frame.payload)))
+                    Ok((leaf(frame.content()), merkle::leaf_in_place(frame.payload)))
                 }
                 Some(Err(fault)) => Err(fault),
             };

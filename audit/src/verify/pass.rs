@@ -14,21 +14,22 @@ use ulid::Ulid;
 use super::{
     CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
     VerifyReport,
-    ahead::{Ahead, HashedFrame},
+    ahead::Ahead,
     stored::{self, about},
     streams::Streams,
 };
 use crate::{
     checkpoint::Checkpoint,
-    envelope::{EnvelopeRef, RecordPeek, STREAM_HEADS, decode_prefix},
+    envelope::{EnvelopeRef, RecordPeek, STREAM_HEADS, class_name, decode_prefix, is_always_kept},
     log::stored::{is_live, log_id},
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
     segment::{
-        self, FRAME_HEADER_LEN, Fault, FrameReader, HEADER_LEN, Header, PAYLOAD_LEN_MAX,
-        read_at_most,
+        self, Content, FRAME_HEADER_LEN, Fault, FrameReader, GoneRun, HEADER_LEN, Header,
+        PAYLOAD_LEN_MAX, SparseSum, read_at_most, sum_of,
     },
     stream::StreamKey,
+    told::{self, Standing, Told},
 };
 
 pub(super) struct Pass<'a> {
@@ -53,7 +54,36 @@ pub(super) struct Pass<'a> {
     streams: Streams,
     /// Whether the last signed record closes the log.
     closed: bool,
+    key: Option<Verifier>,
+    /// The index after the last record that was read.
+    index: u64,
+    /// The first record of the last segment that was read through.
+    read: Option<u64>,
+    /// The segment that is read through no further than what is signed.
+    begun: Option<Begun>,
+    /// What segments lack: the digest of what they say they do, nothing for whole ones.
+    lacking: Vec<(u64, Option<Hash>)>,
+    /// What records of the log say that they lack.
+    told: Told,
     bytes_total: u64,
+}
+
+/// A segment that is read on when more is signed.
+struct Begun {
+    first: u64,
+    /// Where its next frame is.
+    offset: u64,
+    lacks: Lacks,
+}
+
+/// What a segment lacks, while it is read.
+#[derive(Default)]
+struct Lacks {
+    sum: SparseSum,
+    /// What it says of itself, encoded.
+    said: Option<Vec<u8>>,
+    /// A part of it could not be read.
+    damaged: bool,
 }
 
 /// Where a record lies.
@@ -77,6 +107,7 @@ impl<'a> Pass<'a> {
                 checkpoints: 0,
                 segments: 0,
                 records: 0,
+                dropped: 0,
                 bytes: 0,
                 unsigned: 0,
                 findings: Vec::new(),
@@ -95,6 +126,12 @@ impl<'a> Pass<'a> {
             tile: None,
             streams: Streams::default(),
             closed: false,
+            key: None,
+            index: 0,
+            read: None,
+            begun: None,
+            lacking: Vec::new(),
+            told: Told::default(),
             bytes_total: 0,
         }
     }
@@ -108,6 +145,7 @@ impl<'a> Pass<'a> {
         };
         self.report.origin = key.name().into();
         self.report.key = key.to_string();
+        self.key = Some(key.clone());
         let live = self.report.live;
         let (latest, all) = stored::checkpoints(&self.dir, &key, live, &mut self.report.findings);
         self.ahead = all.into();
@@ -128,27 +166,52 @@ impl<'a> Pass<'a> {
     }
 
     fn segments(&mut self, key: &Verifier) -> io::Result<()> {
-        let firsts = segment::list(&self.dir)?;
-        for first in &firsts {
-            let path = self.dir.join(segment::relative(*first));
+        for first in segment::list(&self.dir)? {
+            let path = self.dir.join(segment::relative(first));
             self.bytes_total += path.metadata().map_or(0, |metadata| metadata.len());
         }
+        if self.report.live {
+            self.told = Told::meanwhile(self.signed);
+        }
         self.roots();
-        let mut index = 0;
-        for (at, &first) in firsts.iter().enumerate() {
+        self.read_on(key)?;
+        // What was dropped since is told under a later checkpoint, which was signed before.
+        while self.report.live && self.is_untold() && self.goes_on() {
+            self.read_on(key)?;
+        }
+        if self.index < self.signed && !self.damaged {
+            let file = segment::relative(self.index);
+            let what = format!("the log ends here, but {} records were signed", self.signed);
+            self.find(Finding {
+                leaf: Some(self.index),
+                ..about(FindingKind::Segment, &file.to_string_lossy(), what)
+            });
+        }
+        self.untold();
+        Ok(())
+    }
+
+    /// Reads segments from where it is to the last signed record.
+    fn read_on(&mut self, key: &Verifier) -> io::Result<()> {
+        let firsts = segment::list(&self.dir)?;
+        let from = firsts.partition_point(|first| self.read.is_some_and(|read| *first <= read));
+        for (at, &first) in firsts.iter().enumerate().skip(from) {
             if self.report.live && first >= self.signed {
                 break;
             }
             let relative = segment::relative(first);
             let file = relative.to_string_lossy();
-            if first != index {
+            let begun = self.begun.take().filter(|begun| begun.first == first);
+            let is_new = begun.is_none();
+            if is_new && first != self.index {
+                let index = self.index;
                 let what = format!("the log goes on at record {first}, not {index}");
                 self.find(Finding {
                     leaf: Some(index.min(first)),
                     ..about(FindingKind::Segment, &file, what)
                 });
                 self.lose(index, first);
-                index = first;
+                self.index = first;
             }
             let next = firsts.get(at + 1).copied();
             match File::open(self.dir.join(&relative)) {
@@ -157,52 +220,97 @@ impl<'a> Pass<'a> {
                         first_leaf: first,
                         log_id: log_id(key),
                     };
-                    index = self.segment(&file, Arc::new(opened), header, next)?;
+                    self.index = self.segment(&file, Arc::new(opened), header, next, begun)?;
                 }
                 Err(e) => self.find(Finding {
                     leaf: Some(first),
                     ..about(FindingKind::Segment, &file, e.to_string())
                 }),
             }
-            self.report.segments += 1;
-        }
-        if index < self.signed && !self.damaged {
-            let file = segment::relative(index);
-            let what = format!("the log ends here, but {} records were signed", self.signed);
-            self.find(Finding {
-                leaf: Some(index),
-                ..about(FindingKind::Segment, &file.to_string_lossy(), what)
-            });
+            self.report.segments += u64::from(is_new);
+            if self.begun.is_some() {
+                break;
+            }
+            self.read = Some(first);
         }
         Ok(())
     }
 
-    /// Reads one segment; gives the index after its last record.
+    /// Goes on under a later checkpoint, if there is one by now.
+    fn goes_on(&mut self) -> bool {
+        let latest = self
+            .key
+            .as_ref()
+            .and_then(|key| stored::latest(&self.dir, key));
+        let Some(latest) = latest.filter(|latest| latest.size > self.signed) else {
+            return false;
+        };
+        self.signed = latest.size;
+        self.report.checkpoint = Some(CheckpointReport {
+            size: latest.size,
+            root: merkle::hex(&latest.root),
+            time: latest.time,
+        });
+        // The last of the tiles may have been a part of one.
+        self.tile = None;
+        self.ahead.push_back(latest);
+        true
+    }
+
+    /// Whether a segment is not as it was told so far.
+    fn is_untold(&self) -> bool {
+        let mut all = self.lacking.iter();
+        all.any(|(first, lacks)| self.told.standing(*first, *lacks).fault().is_some())
+    }
+
+    /// Names segments that lack what no signed record says was dropped, or have what one
+    /// says was.
+    fn untold(&mut self) {
+        for (first, lacks) in std::mem::take(&mut self.lacking) {
+            let standing = self.told.standing(first, lacks);
+            let (severity, what) = match (standing, standing.fault()) {
+                (_, Some(fault)) => (Severity::Error, fault),
+                (Standing::Pending, None) if !self.report.live => (
+                    Severity::Warning,
+                    "the log ends before what it says was dropped from it was: a start of the audit service settles it",
+                ),
+                _ => continue,
+            };
+            let file = segment::relative(first);
+            self.find(Finding {
+                severity,
+                leaf: Some(first),
+                computed: lacks.map(|digest| merkle::hex(&digest)),
+                ..about(FindingKind::Dropped, &file.to_string_lossy(), what)
+            });
+        }
+    }
+
+    /// Reads one segment, from where it was `begun`; gives the index after its last record.
     fn segment(
         &mut self,
         name: &str,
         file: Arc<File>,
         header: Header,
         next: Option<u64>,
+        begun: Option<Begun>,
     ) -> io::Result<u64> {
-        if let Err(fault) = header.check(&file)? {
-            self.find(Finding {
-                leaf: Some(header.first_leaf),
-                offset: Some(0),
-                stored: Some(fault.stored),
-                computed: Some(fault.expected),
-                ..about(
-                    FindingKind::Header,
-                    name,
-                    format!("header field {}", fault.field),
-                )
-            });
-        }
-        let mut index = header.first_leaf;
+        let (mut index, mut lacks, start) = match begun {
+            Some(begun) => (self.index, begun.lacks, begun.offset),
+            None => {
+                self.header(name, &file, header)?;
+                (header.first_leaf, Lacks::default(), HEADER_LEN)
+            }
+        };
         let len = file.metadata()?.len();
-        let mut reader = Ahead::new(file.clone(), HEADER_LEN, len);
+        let mut reader = Ahead::new(file.clone(), start, len);
         loop {
             if self.report.live && index >= self.signed {
+                self.begun = Some(Begun {
+                    first: header.first_leaf,
+                    offset: reader.offset(),
+                    lacks,
+                });
                 return Ok(index);
             }
             let at = At {
@@ -218,6 +326,16 @@ impl<'a> Pass<'a> {
                 self.find(finding);
                 break;
             }
+            if let Ok(frame) = &frame
+                && let Content::Sparse(said) = frame.content()
+            {
+                // It comes first, and once; anything else is a frame too many.
+                if frame.offset() != HEADER_LEN {
+                    self.find(at.finding(FindingKind::Record, "it cannot stand here"));
+                }
+                lacks.said = Some(said.to_vec());
+                continue;
+            }
             if index >= self.signed {
                 let whole = frame.is_ok();
                 self.beyond(at, whole, len);
@@ -227,16 +345,31 @@ impl<'a> Pass<'a> {
                 index += 1;
                 continue;
             }
-            index += 1;
+            let mut read = 1;
             match frame {
-                Ok(frame) => self.leaf(at, &frame),
-                Err(fault) => match self.fault(at, &fault, &file)? {
-                    Some(offset) => reader.go_to(offset),
-                    None => break,
+                Ok(frame) => match frame.content() {
+                    Content::Leaf(leaf) => self.leaf(at, leaf, frame.hash),
+                    Content::Gone(gone) => read = self.gone(at, gone, next, &mut lacks),
+                    Content::Sparse(_) => read = 0,
                 },
+                Err(fault) => {
+                    lacks.damaged = true;
+                    match self.fault(at, &fault, &file, next)? {
+                        (Some(offset), leaves) => {
+                            reader.go_to(offset);
+                            read = leaves;
+                        }
+                        (None, leaves) => {
+                            index += leaves;
+                            break;
+                        }
+                    }
+                }
             }
-            self.count(reader.offset() - at.offset);
+            index += read;
+            self.count(read, reader.offset() - at.offset);
         }
+        self.lacks(name, header.first_leaf, lacks);
         match next {
             // What a damaged length hides is counted as lost.
             Some(next) if index < next => {
@@ -257,9 +390,25 @@ impl<'a> Pass<'a> {
         }
     }
 
+    fn header(&mut self, name: &str, file: &File, header: Header) -> io::Result<()> {
+        if let Err(fault) = header.check(file)? {
+            self.find(Finding {
+                leaf: Some(header.first_leaf),
+                offset: Some(0),
+                stored: Some(fault.stored),
+                computed: Some(fault.expected),
+                ..about(
+                    FindingKind::Header,
+                    name,
+                    format!("header field {}", fault.field),
+                )
+            });
+        }
+        Ok(())
+    }
+
     /// Takes in a whole record.
-    fn leaf(&mut self, at: At<'_>, frame: &HashedFrame<'_>) {
-        let (hash, leaf) = (frame.hash, frame.leaf());
+    fn leaf(&mut self, at: At<'_>, leaf: &[u8], hash: Hash) {
         if let Some(stored) = self.tile_hash(at.leaf)
             && stored != hash
             && self.suspect.is_none()
@@ -280,8 +429,84 @@ impl<'a> Pass<'a> {
         self.push(hash);
     }
 
-    /// Names a damaged frame; gives where the next one starts, if that can be told.
-    fn fault(&mut self, at: At<'_>, fault: &Fault, file: &Arc<File>) -> io::Result<Option<u64>> {
+    /// Takes in what records left that were dropped; gives how many they were.
+    fn gone(&mut self, at: At<'_>, encoded: &[u8], next: Option<u64>, lacks: &mut Lacks) -> u64 {
+        let run = GoneRun::read(encoded);
+        if self.report.live && run.as_ref().is_some_and(|run| run.next() > self.signed) {
+            // Dropped since it is read: what was dropped is signed.
+            self.goes_on();
+        }
+        let most = next.unwrap_or(self.signed).min(self.signed);
+        let run = run.filter(|run| run.first() == at.leaf && run.next() <= most);
+        let Some(run) = run else {
+            let what = "it does not say which records were dropped";
+            self.find(at.finding(FindingKind::Record, what));
+            self.lose(at.leaf, at.leaf + 1);
+            lacks.damaged = true;
+            return 1;
+        };
+        sum_of(&mut lacks.sum, encoded, &run);
+        for (leaf, record) in (at.leaf..).zip(run.records()) {
+            if let Some(stored) = self.tile_hash(leaf)
+                && stored != record.leaf
+                && self.suspect.is_none()
+            {
+                self.suspect = Some(Finding {
+                    stored: Some(merkle::hex(&stored)),
+                    computed: Some(merkle::hex(&record.leaf)),
+                    ..At { leaf, ..at }.finding(
+                        FindingKind::Leaf,
+                        "what was dropped is not the record that was signed",
+                    )
+                });
+            }
+            if is_always_kept(record.class) {
+                let class = class_name(record.class);
+                let what = format!("a record of the class {class} is never dropped");
+                self.find(At { leaf, ..at }.finding(FindingKind::Dropped, what));
+            }
+            if !self.streams.dropped(record.stream, record.sequence) {
+                self.find(At { leaf, ..at }.finding(
+                    FindingKind::Duplicate,
+                    "the record that was dropped is in the log before",
+                ));
+            }
+            self.push(record.leaf);
+        }
+        self.report.dropped += run.len();
+        run.len()
+    }
+
+    /// Compares what a segment lacks with what it says of itself.
+    fn lacks(&mut self, file: &str, first: u64, lacks: Lacks) {
+        let Lacks { sum, said, damaged } = lacks;
+        let found = (!sum.is_empty()).then(|| sum.encode());
+        // What is damaged is named; it lacks what it says, as far as can be told.
+        let found = match damaged {
+            true => said.clone().or(found),
+            false => found,
+        };
+        if said != found && !damaged {
+            let what = "what it says that it lacks is not what it lacks";
+            self.find(Finding {
+                leaf: Some(first),
+                offset: Some(HEADER_LEN),
+                ..about(FindingKind::Dropped, file, what)
+            });
+        }
+        let lacks = found.map(|found| told::digest(&found));
+        self.lacking.push((first, lacks));
+    }
+
+    /// Names a damaged frame; gives where the next one starts, if that can be told, and for
+    /// how many leaves it stands.
+    fn fault(
+        &mut self,
+        at: At<'_>,
+        fault: &Fault,
+        file: &Arc<File>,
+        after: Option<u64>,
+    ) -> io::Result<(Option<u64>, u64)> {
         let finding = at.finding(FindingKind::Record, fault.to_string());
         let mut finding = match *fault {
             Fault::Crc {
@@ -323,13 +548,28 @@ impl<'a> Pass<'a> {
             }
         }
         self.find(finding);
+        if next.is_none() && segment::is_no_leaf(&payload) {
+            let found = segment::next_frame(&payload, 1);
+            next = found.map(|found| at.offset + (FRAME_HEADER_LEN + found) as u64);
+        }
+        // What records left that were dropped stands for many; what a segment lacks, for none.
+        let told = match next {
+            Some(next) => segment::index_at(file, next, end, after)?,
+            None => None,
+        };
+        let run = GoneRun::read(leaf)
+            .filter(|run| segment::is_no_leaf(&payload) && run.first() == at.leaf);
+        let most = after.unwrap_or(self.signed).min(self.signed);
+        let leaves = told
+            .and_then(|index| index.checked_sub(at.leaf))
+            .filter(|leaves| *leaves > 0 || at.offset == HEADER_LEN)
+            .or(run.map(|run| run.len()))
+            .filter(|leaves| at.leaf + leaves <= most)
+            .unwrap_or(1);
         self.damaged = true;
         // The tile keeps the hash of what was signed; the next root tells if it is true.
-        match self.tile_hash(at.leaf) {
-            Some(hash) => self.push(hash),
-            None => self.broken = true,
-        }
-        Ok(next)
+        self.lose(at.leaf, at.leaf + leaves);
+        Ok((next, leaves))
     }
 
     /// Looks at what follows the signed records.
@@ -429,6 +669,17 @@ impl<'a> Pass<'a> {
         let peek = RecordPeek::new(envelope.record).unwrap_or_default();
         let closes = peek.closes_stream();
         self.closed = closes && at.leaf + 1 == self.signed;
+        if let Some(said) = self
+            .key
+            .as_ref()
+            .and_then(|key| told::said(key, envelope, &peek))
+            && let Err(what) = self.told.take(at.leaf, &said)
+        {
+            self.find(Finding {
+                record: record_name(envelope),
+                ..at.finding(FindingKind::Dropped, what)
+            });
+        }
         // First what it says of the records before it, those of its own stream too.
         if peek.class == STREAM_HEADS {
             for what in self.streams.heads(envelope, &peek) {
@@ -454,10 +705,11 @@ impl<'a> Pass<'a> {
         }
     }
 
-    fn count(&mut self, bytes: u64) {
-        self.report.records += 1;
+    fn count(&mut self, records: u64, bytes: u64) {
+        let before = self.report.records / PROGRESS_RECORDS;
+        self.report.records += records;
         self.report.bytes += bytes;
-        if self.report.records.is_multiple_of(PROGRESS_RECORDS) {
+        if self.report.records / PROGRESS_RECORDS > before {
             self.progress();
         }
     }

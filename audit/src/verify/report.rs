@@ -22,8 +22,11 @@ pub struct VerifyReport {
     pub checkpoints: u64,
     /// Segments read.
     pub segments: u64,
-    /// Records read that are under the checkpoint.
+    /// Records read that are under the checkpoint, those that were dropped among them.
     pub records: u64,
+    /// Of these, how many were dropped because their time was over: what proves the others
+    /// is there, and a signed record says that they were.
+    pub dropped: u64,
     /// Bytes of segments read.
     pub bytes: u64,
     /// Records above the checkpoint: kept, not signed yet.
@@ -105,6 +108,8 @@ pub struct Finding {
 pub enum FindingKind {
     /// A checkpoint cannot be read, is not signed, or contradicts another.
     Checkpoint,
+    /// Records were dropped that no record of the log says were.
+    Dropped,
     /// A record is in the log twice.
     Duplicate,
     /// The header of a segment is not what it was.
@@ -155,8 +160,10 @@ pub struct StreamReport {
     pub boot: String,
     /// One worker of it.
     pub worker: u32,
-    /// Records in the log.
+    /// Records that arrived.
     pub records: u64,
+    /// Of these, how many were dropped because their time was over.
+    pub dropped: u64,
     /// Highest number.
     pub last_sequence: u64,
     /// Numbers below it that never arrived.

@@ -51,6 +51,12 @@ pub(super) fn key(
     }
 }
 
+/// The latest checkpoint, where it is a good one.
+pub(super) fn latest(dir: &Path, key: &Verifier) -> Option<Checkpoint> {
+    let note = fs::read_to_string(dir.join(CHECKPOINT)).ok()?;
+    Checkpoint::open(key, &note).ok()
+}
+
 /// The latest checkpoint and all stored ones, by size.
 pub(super) fn checkpoints(
     dir: &Path,

@@ -28,6 +28,7 @@ struct Stream {
     key: Option<StreamKey>,
     position: Position,
     records: u64,
+    dropped: u64,
     running: Running,
 }
 
@@ -53,6 +54,23 @@ impl Streams {
         let new = stream.position.observe(envelope.sequence) != Seen::Duplicate;
         if new {
             stream.running.take(envelope.sequence, envelope.record);
+        }
+        new
+    }
+
+    /// Notes a record that was dropped; false when it was there before.
+    pub(super) fn dropped(&mut self, stream: &[u8], sequence: u64) -> bool {
+        let Some(stream) = self.enter(stream) else {
+            return true;
+        };
+        if sequence == 0 || sequence > SEQUENCE_MAX {
+            return true;
+        }
+        stream.records += 1;
+        stream.dropped += 1;
+        let new = stream.position.observe(sequence) != Seen::Duplicate;
+        if new {
+            stream.running.pass(sequence);
         }
         new
     }
@@ -126,6 +144,7 @@ impl Streams {
                     key,
                     position,
                     records,
+                    dropped,
                     ..
                 } = stream;
                 let key = key?;
@@ -136,6 +155,7 @@ impl Streams {
                     boot: key.boot.to_string(),
                     worker: key.worker,
                     records,
+                    dropped,
                     last_sequence: position.next - 1,
                     missing: position.missing,
                     closed: position.closed,

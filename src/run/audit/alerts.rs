@@ -508,7 +508,11 @@ impl Inner {
         while read < BATCH && kept.met.len() < MET_MAX {
             read += 1;
             let met = match scan.next() {
-                None => break,
+                None => {
+                    // What follows the last one has been dropped.
+                    kept.book.position = scan.end().max(kept.book.position);
+                    break;
+                }
                 Some(Ok(read)) => kept.book.take(&self.rules, &Item::new(read)),
                 // It is of a later version: no rule of ours can ask for it.
                 Some(Err(LogError::Undecodable { index, .. })) => {

@@ -89,6 +89,7 @@ impl AuditRole {
         facts.extend(self.lost.iter().filter_map(Lost::fact));
         facts.extend(self.alerts.check());
         facts.extend(self.schedules.check());
+        facts.extend(self.retention.check());
         facts.extend(self.forward.as_ref().map(Forward::check));
         facts.extend(
             self.witnessing

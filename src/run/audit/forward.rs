@@ -263,7 +263,13 @@ impl Inner {
     /// Frames of the next records, the position after them, and how many they are.
     fn batch(&self, from: u64) -> Result<(Vec<u8>, u64, u64), LogError> {
         let (mut frames, mut position, mut messages) = (Vec::new(), from, 0);
-        for read in self.log.scan(from).take(BATCH) {
+        let mut scan = self.log.scan(from);
+        for _ in 0..BATCH {
+            let Some(read) = scan.next() else {
+                // What follows the last one has been dropped.
+                position = scan.end().max(position);
+                break;
+            };
             let read = match read {
                 Ok(read) => read,
                 // Of a later version: there is nothing of it that could be said.
@@ -287,6 +293,13 @@ impl Inner {
             if frames.len() >= BATCH_BYTES {
                 break;
             }
+        }
+        if scan.dropped() > 0 {
+            let records = scan.dropped();
+            tracing::warn!(
+                records,
+                "records were dropped before they could be forwarded"
+            );
         }
         Ok((frames, position, messages))
     }

@@ -3,10 +3,11 @@
 
 use std::path::Path;
 
-use palisade_audit::log::{Log, LogError, LogOptions};
+use palisade_audit::{
+    holds::HOLD_ADDED,
+    log::{Log, LogError, LogOptions},
+};
 use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::record::Body};
-
-use super::holds::HOLD_ADDED;
 
 /// What the records of a log need beside them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,9 +35,11 @@ impl Needs {
         };
         let log = Log::open(dir, options, clock.clone())?;
         // What is beyond is cut off if it is torn, and nobody was told to forget it.
-        let signed = usize::try_from(log.checkpoint().size).unwrap_or(usize::MAX);
-        for entry in log.scan(0).take(signed) {
+        let signed = log.checkpoint().size;
+        for entry in log.scan(0) {
             let entry = match entry {
+                Ok(entry) if entry.index >= signed => break,
+                Err(LogError::Tampered(damage)) if damage.leaf >= signed => break,
                 // Of a later version.
                 Err(LogError::Undecodable { .. }) => continue,
                 entry => entry?,

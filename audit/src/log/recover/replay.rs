@@ -17,8 +17,9 @@ use crate::{
     heads::promised,
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
-    segment::{self, FrameReader, HEADER_LEN, Header, Offsets},
+    segment::{self, Content, FrameReader, GoneRun, HEADER_LEN, Header, Offsets},
     stream::{KeyCache, SEQUENCE_MAX, Streams},
+    told,
 };
 
 /// Full tiles held before they are written.
@@ -32,6 +33,8 @@ pub(super) struct Replay {
     /// Of the newest segment, up to the cut.
     pub(super) offsets: Offsets,
     pub(super) cut: Option<Cut>,
+    /// Above the checkpoint something is said of what is dropped, or of holds.
+    pub(super) unsigned: bool,
 }
 
 /// Where the log must end, because nothing readable follows.
@@ -86,6 +89,8 @@ pub(super) fn replay(
             keys: KeyCache::default(),
             tile: None,
             offsets: Offsets::empty(),
+            verifier,
+            unsigned: false,
         }
         .run()
     };
@@ -119,6 +124,8 @@ struct Run<'a> {
     keys: KeyCache,
     tile: Option<(u64, Vec<Hash>)>,
     offsets: Offsets,
+    verifier: &'a Verifier,
+    unsigned: bool,
 }
 
 impl Run<'_> {
@@ -164,6 +171,7 @@ impl Run<'_> {
             streams: self.streams,
             offsets: self.offsets,
             cut,
+            unsigned: self.unsigned,
         })
     }
 
@@ -200,10 +208,28 @@ impl Run<'_> {
                 None => break,
                 Some(_) if next == Some(*index) => Some("the segment goes on too long".into()),
                 Some(Ok(frame)) => {
-                    let hash = merkle::leaf_in_place(frame.payload);
-                    match self.leaf(*index, hash, frame.leaf(), &relative, offset)? {
-                        true => None,
-                        false => Some("it is no envelope".into()),
+                    let sound = match frame.content() {
+                        Content::Leaf(leaf) => {
+                            let hash = merkle::leaf_in_place(frame.payload);
+                            match self.leaf(*index, hash, leaf, &relative, offset)? {
+                                true => None,
+                                false => Some("it is no envelope"),
+                            }
+                        }
+                        Content::Gone(gone) => match self.gone(*index, gone, &relative, offset)? {
+                            true => None,
+                            false => Some("it does not say which records were dropped"),
+                        },
+                        Content::Sparse(_) => None,
+                    };
+                    let stands = match sound {
+                        None => offsets.take(&frame, first),
+                        Some(_) => None,
+                    };
+                    *index += stands.unwrap_or(0);
+                    match (sound, stands) {
+                        (None, Some(_)) => None,
+                        (what, _) => Some(what.unwrap_or("it cannot stand here").to_owned()),
                     }
                 }
                 Some(Err(fault)) => Some(fault.to_string()),
@@ -212,8 +238,6 @@ impl Run<'_> {
                 self.offsets = offsets;
                 return self.stop(first, offset, *index, what).map(Some);
             }
-            *index += 1;
-            offsets.push(reader.offset());
             if self.tree.full_tiles().len() > TILES_HELD_MAX {
                 self.write_tiles()?;
             }
@@ -238,27 +262,18 @@ impl Run<'_> {
         file: &Path,
         offset: u64,
     ) -> Result<bool, Stopped> {
-        let signed = self.checkpoint.size;
         let Some(envelope) = EnvelopeRef::decode(leaf) else {
             return Ok(false);
         };
         let Some(key) = self.keys.key(envelope.stream) else {
             return Ok(false);
         };
-        if self.whole || index >= signed {
-            self.tree.push(hash);
-            if self.tree.size() == signed && self.tree.root() != self.checkpoint.root {
-                let what = format!("the tree of {signed} records has another root than the signed");
-                let error = LogError::tampered(PathBuf::from(CHECKPOINT), index, 0, what);
-                return Err(error.into());
-            }
-        } else if let Some(stored) = self.tile_hash(index)
-            && stored != hash
+        self.grow(index, hash, file, offset)?;
+        if index >= self.checkpoint.size
+            && let Some(peek) = RecordPeek::new(envelope.record)
         {
-            let (stored, computed) = (merkle::hex(&stored), merkle::hex(&hash));
-            let what = format!("leaf hash stored {stored}, computed {computed}");
-            let error = LogError::tampered(file.into(), index, offset, what);
-            return Err(Stopped::Contradiction(error));
+            self.unsigned |= told::said(self.verifier, &envelope, &peek).is_some()
+                || told::ordered(self.verifier, &envelope, &peek).is_some();
         }
         let sane = (1..=SEQUENCE_MAX).contains(&envelope.sequence);
         if index >= self.streams_from && sane {
@@ -276,6 +291,53 @@ impl Run<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Takes in what records left that were dropped; false when it cannot be one of ours.
+    fn gone(&mut self, index: u64, gone: &[u8], file: &Path, offset: u64) -> Result<bool, Stopped> {
+        let Some(run) = GoneRun::read(gone).filter(|run| run.first() == index) else {
+            return Ok(false);
+        };
+        // Only what is signed is ever dropped.
+        if run.next() > self.checkpoint.size {
+            return Ok(false);
+        }
+        for (index, record) in (index..).zip(run.records()) {
+            self.grow(index, record.leaf, file, offset)?;
+            let sane = (1..=SEQUENCE_MAX).contains(&record.sequence);
+            if index < self.streams_from || !sane {
+                continue;
+            }
+            let Some(key) = self.keys.key(record.stream) else {
+                return Ok(false);
+            };
+            self.streams.make_room();
+            if let Ok(id) = self.streams.enter(&key) {
+                self.streams.observe(id, record.sequence, None);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Lets the tree grow by a leaf, or compares that with what the tiles have.
+    fn grow(&mut self, index: u64, hash: Hash, file: &Path, offset: u64) -> Result<(), Stopped> {
+        let signed = self.checkpoint.size;
+        if self.whole || index >= signed {
+            self.tree.push(hash);
+            if self.tree.size() == signed && self.tree.root() != self.checkpoint.root {
+                let what = format!("the tree of {signed} records has another root than the signed");
+                let error = LogError::tampered(PathBuf::from(CHECKPOINT), index, 0, what);
+                return Err(error.into());
+            }
+        } else if let Some(stored) = self.tile_hash(index)
+            && stored != hash
+        {
+            let (stored, computed) = (merkle::hex(&stored), merkle::hex(&hash));
+            let what = format!("leaf hash stored {stored}, computed {computed}");
+            let error = LogError::tampered(file.into(), index, offset, what);
+            return Err(Stopped::Contradiction(error));
+        }
+        Ok(())
     }
 
     /// The hash that the tiles have for a leaf; `None` when its tile is lost.

@@ -1,5 +1,7 @@
 //! What the log itself is: whole, complete, on time.
 
+use std::collections::BTreeSet;
+
 use super::{of_groups, of_rows, share};
 use crate::{
     index::StoreError,
@@ -8,6 +10,7 @@ use crate::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
     },
+    retention::{days_of, kept_for},
 };
 
 /// Findings of a verification that are shown.
@@ -317,6 +320,23 @@ pub(crate) fn six_years(e: &Evidence<'_>) -> Result<Section, StoreError> {
     kept(e, asks, "six years kept", 6 * 365 + 2)
 }
 
+/// Classes of which records were announced to be dropped in the period before they were
+/// `enough` days old, each with how long it was kept.
+fn shorter(e: &Evidence<'_>, enough: i64) -> Result<BTreeSet<String>, StoreError> {
+    let mut short = BTreeSet::new();
+    e.visit(
+        &e.records("class:log_lifecycle verb:records_dropped"),
+        |row| {
+            let parts = kept_for(row.text("detail").unwrap_or_default());
+            let found =
+                parts.filter(|(_, period)| days_of(period).is_none_or(|days| days < enough));
+            short.extend(found.map(|(class, period)| format!("{class} kept for {period}")));
+            true
+        },
+    )?;
+    Ok(short)
+}
+
 fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Section, StoreError> {
     let first_us = e.begins_us();
     let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
@@ -324,16 +344,25 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
         e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
     });
     let narrative = format!(
-        "The log is never shortened by Palisade: what was recorded since its beginning is there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
+        "Records go only when the period of their class is over, where one is configured, and the log says each time what goes; all others are there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
     );
     let erasures = e.count(&e.records("class:erasure"))?;
     let held = e.count(&e.records("class:admin verb:hold_added"))?;
     let released = e.count(&e.records("class:admin verb:hold_released"))?;
-    let is_kept = if days >= enough { "yes" } else { "not yet" };
+    let dropped = e.count(&e.records("class:log_lifecycle verb:records_dropped"))?;
+    let left = e.count(&e.records("class:log_lifecycle verb:records_left"))?;
+    let short = shorter(e, enough)?;
+    let is_kept = match short.is_empty() {
+        false => format!("no: {}", Vec::from_iter(short).join(", ")),
+        true if days >= enough => "yes".to_owned(),
+        true => "not yet".to_owned(),
+    };
     let section = Section::new("retention", "Retention", &narrative)
         .figure("the log begins", begins)
         .figure("days from there to the end of the period", days)
         .figure(label, is_kept)
+        .figure("times that records were announced to be dropped", dropped)
+        .figure("times that this was not carried out", left)
         .figure("persons erased", erasures)
         .figure("legal holds added", held)
         .figure("legal holds released", released);

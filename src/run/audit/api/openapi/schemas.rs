@@ -27,6 +27,7 @@ pub(super) fn all() -> Value {
             ("reporter", &text), ("first", &count), ("last", &count),
             ("noticed_us", &json!({ "type": "integer" })),
         ], &[]),
+        "Dropped": object(&[("class", &text), ("records", &count), ("until", &time)], &[]),
         "SearchAnswer": { "anyOf": [of("RowsAnswer"), of("GroupsAnswer"), of("StepsAnswer")] },
         "RowsAnswer": covering(&[
             ("rows", &list("Row")), ("total", &of("Total")),
@@ -160,9 +161,14 @@ fn covering(own: &[(&str, &Value)]) -> Value {
         "type": "string",
         "description": "What the reader may see; then other records may match, and the answer is not complete.",
     });
+    let dropped = list("Dropped");
     object(
         &required,
-        &[("gaps_withheld", &count), ("restricted_to", &restricted)],
+        &[
+            ("dropped", &dropped),
+            ("gaps_withheld", &count),
+            ("restricted_to", &restricted),
+        ],
     )
 }
 
