@@ -24,8 +24,8 @@ use palisade_mesh::{
 use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
-    time::{Instant, sleep, timeout_at},
+    task::{JoinHandle, JoinSet, spawn_blocking},
+    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
 };
 
 use super::{
@@ -41,7 +41,7 @@ use super::{
     slices::Slices,
 };
 use crate::{
-    author::{self, Loaded, Texts, codes::FEATURE_UNKNOWN},
+    author::{self, Loaded, codes::FEATURE_UNKNOWN},
     bundle::{
         codes::{KEYS, STAMP},
         key::SigningKey,
@@ -60,6 +60,7 @@ mod underway;
 mod vouching;
 
 use choosing::Outcome;
+use obeying::Sought;
 use rolling::Rolling;
 
 pub use orders::{Content, Difference, Order, Orders};
@@ -285,6 +286,11 @@ pub struct Source {
     standings: watch::Sender<Vec<Standing>>,
     words: mpsc::Receiver<Word>,
     parts: Parts,
+    /// What finds out about the newest content. As long as it does no source is heard, so what it
+    /// looks at is what they have.
+    choosing: Option<JoinHandle<Outcome>>,
+    /// What finds out about content that somebody named.
+    sought: JoinSet<Sought>,
 }
 
 impl Source {
@@ -329,6 +335,8 @@ impl Source {
             state: watch::Sender::new(State::default()),
             standings: watch::Sender::new(Vec::new()),
             words,
+            choosing: None,
+            sought: JoinSet::new(),
             parts: Parts::new(config, sender, clock.clone()).map_err(SourceError::of)?,
             clock,
         };
@@ -355,12 +363,20 @@ impl Source {
         History::new(self.keep.clone())
     }
 
-    /// Follows the sources, orders and the rollout under way until dropped.
+    /// Follows the sources, orders and the rollout under way until dropped. Nothing of that waits
+    /// for compilers and solvers: they work beside it.
     pub async fn run(mut self) {
+        let mut looks = interval(self.look_every);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let look = sleep(self.look_every);
             tokio::select! {
-                word = self.words.recv() => {
+                outcome = finished(&mut self.choosing) => self.chosen(outcome),
+                Some(found) = self.sought.join_next() => {
+                    if let Ok(found) = found {
+                        self.found(found);
+                    }
+                }
+                word = self.words.recv(), if self.choosing.is_none() => {
                     let Some(word) = word else {
                         return;
                     };
@@ -371,7 +387,11 @@ impl Source {
                     self.settle().await;
                 }
                 given = self.rolling.ordered() => self.obey(given).await,
-                () = look, if self.rolling.is_busy() || self.has_way_back() => self.look_around(),
+                _ = looks.tick() => {
+                    if self.rolling.is_busy() || self.has_way_back() {
+                        self.look_around();
+                    }
+                }
             }
         }
     }
@@ -396,19 +416,34 @@ impl Source {
             self.parts.follow();
         }
         self.settle().await;
+        // What is under way is looked after by [`Source::run`], which it must not wait for long.
+        let outcome = match self.rolling.is_busy() {
+            _ if self.choosing.is_none() => return,
+            true => timeout(START_WAIT, finished(&mut self.choosing)).await,
+            false => Ok(finished(&mut self.choosing).await),
+        };
+        if let Ok(outcome) = outcome {
+            self.chosen(outcome);
+        }
     }
 
-    /// Puts in force what is new and good; what is new and bad is told, and what was good
-    /// of its source stays.
+    /// Begins to find out about what is new, if anything is: [`Source::chosen`] takes it up.
     async fn settle(&mut self) {
         self.note_time();
         self.look_at_keys().await;
         let pending = self.parts.pending();
         if !pending.is_empty() {
-            let outcome = self.choose(&pending).await;
-            self.decide(outcome);
-            self.parts.follow();
+            self.choosing = Some(tokio::spawn(self.chooser().choose(pending)));
         }
+        self.standings.send_replace(self.parts.standings());
+    }
+
+    /// Puts in force what is new and good; what is new and bad is told, and what was good
+    /// of its source stays.
+    fn chosen(&mut self, outcome: Outcome) {
+        self.choosing = None;
+        self.decide(outcome);
+        self.parts.follow();
         self.standings.send_replace(self.parts.standings());
     }
 
@@ -420,7 +455,7 @@ impl Source {
             Some(compiled) => {
                 let vouched = Vouched {
                     proved,
-                    ..self.parts.vouched(&outcome.taken)
+                    ..self.parts.assembly().vouched(&outcome.taken)
                 };
                 self.offer(compiled, vouched, loaded.diagnostics)
             }
@@ -481,18 +516,6 @@ impl Source {
         }
     }
 
-    /// What the sources have now, put together; a folder is read anew.
-    async fn newest(&self) -> Option<Texts> {
-        let (newest, none) = (self.parts.with_newest(), BTreeSet::new());
-        if let Some(dir) = self.place.folder().map(std::path::Path::to_owned)
-            && let Ok(fresh) = spawn_blocking(move || Texts::read(&dir)).await
-            && !self.parts.is_known(&fresh)
-        {
-            return Some(self.parts.assemble_over(&fresh, &newest, &none));
-        }
-        self.parts.assemble(&newest, &none)
-    }
-
     /// Writes down that a revision is in force. Nothing depends on it but what is shown.
     fn note(&self, published: &Published) {
         let entry = RevisionEntry {
@@ -538,6 +561,14 @@ impl Source {
         };
         self.state
             .send_modify(|s| s.rejected = Some(Arc::new(rejected)));
+    }
+}
+
+/// What was found out about the newest content, once it was; never where nobody looks.
+async fn finished(choosing: &mut Option<JoinHandle<Outcome>>) -> Outcome {
+    match choosing {
+        Some(task) => task.await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }
 

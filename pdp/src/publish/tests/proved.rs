@@ -4,7 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use palisade_mesh::diagnostic::Severity;
 
-use super::*;
+use tokio::time::timeout;
+
+use super::{
+    rolling::{LONG, Stage},
+    *,
+};
 use crate::{
     author,
     bundle::{
@@ -13,7 +18,10 @@ use crate::{
         trust::{Keys, Trust},
     },
     compiled::Compiled,
-    publish::{Content, Order, Prove, Proved, rollout::Plan},
+    publish::{
+        Content, Order, Prove, Proved,
+        rollout::{Phase, Plan},
+    },
 };
 
 const BROKEN: u16 = 2321;
@@ -46,6 +54,31 @@ impl Prove for Scripted {
             ids,
             solver: "scripted".to_owned(),
         }
+    }
+}
+
+/// Proves nothing for as long as it is held up; whoever holds it lets it go.
+#[derive(Debug, Default)]
+struct Slow {
+    held: AtomicBool,
+    begun: AtomicBool,
+}
+
+struct Hold(Arc<Slow>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.held.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Prove for Slow {
+    fn prove(&self, _: &Compiled) -> Proved {
+        while self.held.load(Ordering::SeqCst) {
+            self.begun.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Proved::default()
     }
 }
 
@@ -109,6 +142,67 @@ async fn what_does_not_hold_is_not_published_and_what_is_proved_is_signed() {
     let again = open_with(dir.path(), state.path(), Some(prover)).await;
     let again = again.state().borrow().current.clone().unwrap();
     assert_eq!((again.sequence(), again.digest()), (1, first.digest()));
+}
+
+/// A solver may take its time: orders are carried out, and a gate that is exceeded halts.
+#[tokio::test]
+async fn what_is_being_proved_holds_up_no_rollout() {
+    let stage = Stage::new();
+    sample::write(stage.dir.path(), "invariants/cards.cedar", NO_CARDS);
+    let prover = Arc::new(Slow::default());
+    let patient = Plan {
+        shadow: Some(LONG),
+        ..rolling::plan()
+    };
+    let opened = stage.open_with(SourceConfig {
+        rollout: Some(patient),
+        prove: Some(prover.clone()),
+        ..config(stage.dir.path(), stage.state.path())
+    });
+    let source = opened.await;
+    let (mut seen, orders) = (source.state(), source.orders());
+    let task = tokio::spawn(source.run());
+    wide(stage.dir.path());
+    let is_in =
+        |s: &State, phase: Phase| s.rollout.as_ref().is_some_and(|u| u.rollout.phase == phase);
+    until(&mut seen, "in shadow", |s| is_in(s, Phase::Shadow)).await;
+
+    let hold = Hold(prover.clone());
+    prover.held.store(true, Ordering::SeqCst);
+    let more = format!("@id(\"more\")\n{PERMIT}");
+    sample::write(stage.dir.path(), "policies/more.cedar", &more);
+    let begun = async {
+        while !prover.begun.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, begun).await.expect("the solver is asked");
+    let paused = timeout(PATIENCE, orders.give("ana", Order::Pause)).await;
+    paused.expect("while the solver works").unwrap();
+    let content = Content::Source;
+    let preview = tokio::spawn(async move {
+        let shown = orders.preview(Plan::default(), content).await;
+        shown.map(|difference| difference.added)
+    });
+    stage.proxy.denied.store(1_000, Ordering::Relaxed);
+    let halted = |s: &State| {
+        s.rollout
+            .as_ref()
+            .is_some_and(|u| u.rollout.stopped().is_some())
+    };
+    until(&mut seen, "halted by a gate", halted).await;
+    assert!(prover.held.load(Ordering::SeqCst) && !preview.is_finished());
+
+    drop(hold);
+    let added = timeout(PATIENCE, preview).await.unwrap().unwrap().unwrap();
+    assert_eq!(added, ["more", "wide"]);
+    let is_next = |s: &State| {
+        s.rollout
+            .as_ref()
+            .is_some_and(|u| u.candidate.compiled.info.contains_key("more"))
+    };
+    until(&mut seen, "the newer content", is_next).await;
+    task.abort();
 }
 
 #[tokio::test]

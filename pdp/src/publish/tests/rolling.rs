@@ -128,11 +128,18 @@ impl Stage {
         plan: Plan,
         trust: Option<TrustConfig>,
     ) -> Source {
-        let config = SourceConfig {
+        self.open_with(SourceConfig {
             rollout: Some(plan),
             trust,
-            look: Duration::from_millis(20),
             ..config(place, self.state.path())
+        })
+        .await
+    }
+
+    pub(super) async fn open_with(&self, config: SourceConfig) -> Source {
+        let config = SourceConfig {
+            look: Duration::from_millis(20),
+            ..config
         };
         let source = Source::open(config, Clock::system(), self.records.recorder());
         let source = source.await.expect("opens");
