@@ -124,15 +124,16 @@ impl PdpRole {
             recorder,
             gate.clone(),
         );
-        let rollouts = Rollouts {
+        let mut rollouts = Rollouts {
             orders: source.orders(),
             state: state.clone(),
             distribution: distribution.clone(),
+            desk: None,
             plan: plan.unwrap_or_default(),
             clock: clock.clone(),
         };
         let observed = distribution.clone();
-        let source = source.observing(move || observed.proxies());
+        let mut source = source.observing(move || observed.proxies());
         let listener = TcpListener::bind(section.listen)
             .await
             .map_err(|e| vec![unbound("pdp.listen", &e)])?;
@@ -165,6 +166,9 @@ impl PdpRole {
                 });
                 let keeping = keep_up(desk.clone(), state.clone(), revisions.clone());
                 tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
+                rollouts.desk = Some(desk.clone());
+                let asked = desk.clone();
+                source = source.answering(move || asked.standing());
                 let identity = &identity;
                 let engine = section.engine;
                 Some(Decisions::start(config, (written, engine), identity, desk, stop).await?)
@@ -368,6 +372,7 @@ async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<R
     let follow = async {
         loop {
             let now = state.borrow_and_update().clone();
+            desk.refuse(None);
             if let Some(published) = &now.current
                 && let Some(snapshot) = built(&desk, &revisions, published).await
             {
@@ -402,6 +407,7 @@ async fn built(desk: &Desk, revisions: &Revisions, published: &Published) -> Opt
         }
         Err(error) => {
             tracing::error!(%error, "the decision APIs go without this revision");
+            desk.refuse(Some((published.sequence(), error.to_string())));
             None
         }
     }

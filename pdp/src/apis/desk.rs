@@ -33,7 +33,7 @@ use super::{
     native,
     stage::{Ask, Case, Stage, Underway},
 };
-use crate::decide::Snapshot;
+use crate::{decide::Snapshot, publish::rollout::Apis};
 
 /// How often records are handed on: the stated bound of what a killed process loses.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
@@ -78,6 +78,7 @@ pub struct Desk(Arc<Inner>);
 
 struct Inner {
     stage: RwLock<Option<Arc<Stage>>>,
+    refused: RwLock<Option<(u64, String)>>,
     config: Parts,
     ledger: Ledger,
     loads: Loads,
@@ -170,6 +171,7 @@ impl Desk {
     pub fn new(config: DeskConfig) -> Self {
         Self(Arc::new(Inner {
             stage: RwLock::new(None),
+            refused: RwLock::new(None),
             ledger: Ledger::new(config.records, &config.reporter, config.demo),
             config: Parts {
                 gate: config.gate,
@@ -194,6 +196,27 @@ impl Desk {
         let stage = Stage::new(snapshot, underway, before.as_deref(), how);
         let mut slot = self.0.stage.write().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Arc::new(stage));
+    }
+
+    /// Notes that there is no engine of the revision with this number, or that there is one of
+    /// every revision.
+    pub fn refuse(&self, refused: Option<(u64, String)>) {
+        let slot = self.0.refused.write();
+        *slot.unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    /// How it stands in a rollout.
+    pub fn standing(&self) -> Apis {
+        let stage = self.stage();
+        let (enforces, tries, asked) = stage.map_or((0, 0, None), |stage| stage.standing());
+        let refused = self.0.refused.read();
+        Apis {
+            identity: self.0.config.reporter.clone(),
+            enforces,
+            tries,
+            refused: refused.unwrap_or_else(PoisonError::into_inner).clone(),
+            asked,
+        }
     }
 
     /// The revision with these versions, where answers come from it or it is tried: what its
@@ -459,6 +482,9 @@ impl Desk {
         };
         let id = self.0.ledger.next_id(now_us);
         let took = started.elapsed();
+        if let Some(force) = force.filter(|_| is_question) {
+            force.count(took);
+        }
         let tried = is_question.then(|| case.try_beside(&judged, &list, now_us));
         let tried = tried.flatten().and_then(|tried| {
             self.0

@@ -9,7 +9,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -30,11 +30,8 @@ use super::{
 };
 use crate::{
     decide::Snapshot,
-    publish::rollout::{Rollout, Which},
+    publish::rollout::{Asked, Flips, INSTANCE, Rollout, Seat, Which},
 };
-
-/// What the APIs call themselves among the proxies of a share.
-const INSTANCE: &str = "decisions";
 
 /// A question, to be understood under whichever revision.
 pub(super) type Ask<'a> = Box<dyn Fn(&Force) -> Result<Inquiry, Misread> + Send + Sync + 'a>;
@@ -66,6 +63,16 @@ struct Trial {
     progress: Arc<Progress>,
 }
 
+impl Trial {
+    fn seat(&self) -> Seat<'_> {
+        Seat {
+            identity: &self.own,
+            instance: INSTANCE,
+            returns: true,
+        }
+    }
+}
+
 /// How far the trial of one pair of revisions is.
 #[derive(Default)]
 struct Progress {
@@ -73,6 +80,31 @@ struct Progress {
     turns: AtomicU32,
     /// Whether an engine failed while it was tried; then the trial is over.
     broken: AtomicBool,
+    /// What it has shown.
+    flips: Mutex<Flips>,
+}
+
+impl Progress {
+    /// Counts what came of a question; no flip where the engine failed.
+    fn count(&self, flip: Option<Flip>) {
+        let mut flips = self.flips.lock().unwrap_or_else(PoisonError::into_inner);
+        match flip {
+            None => flips.errors += 1,
+            Some(flip) => {
+                flips.evaluated += 1;
+                match flip {
+                    Flip::NewlyAllowed => flips.newly_allowed += 1,
+                    Flip::NewlyDenied => flips.newly_denied += 1,
+                    Flip::NewlyUndecided => flips.newly_undecided += 1,
+                    Flip::Unspecified => {}
+                }
+            }
+        }
+    }
+
+    fn flips(&self) -> Flips {
+        *self.flips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A question under the revision that decides it.
@@ -145,6 +177,35 @@ impl Stage {
         all
     }
 
+    /// Number of the highest revision that any question is decided by, of what is tried beside
+    /// it, and what came of that.
+    pub(super) fn standing(&self) -> (u64, u64, Option<Asked>) {
+        let Some(trial) = &self.trial else {
+            return (self.force.sequence(), 0, None);
+        };
+        let services = self.all();
+        let services = services.iter().flat_map(|f| f.catalogue().services());
+        let services: Vec<String> = services.map(|s| s.id.short().to_owned()).collect();
+        let wanted = trial.rollout.wanted(trial.seat(), &services);
+        let tried = trial.rollout.tried(wanted).map(|which| match which {
+            Which::Baseline => &trial.baseline,
+            Which::Candidate => &trial.candidate,
+        });
+        let enforces = match wanted {
+            Which::Baseline => &self.force,
+            Which::Candidate => &trial.candidate,
+        };
+        let asked = Asked {
+            baseline: trial.rollout.baseline,
+            candidate: trial.rollout.candidate,
+            flips: trial.progress.flips(),
+            old: trial.baseline.load(),
+            new: trial.candidate.load(),
+        };
+        let tries = tried.map_or(0, |force| force.sequence());
+        (enforces.sequence(), tries, Some(asked))
+    }
+
     /// The revision that decides about a service, `NAMESPACE/NAME`, or about none.
     pub(super) fn of(&self, service: Option<&str>) -> &Arc<Force> {
         self.pair(service).0
@@ -156,7 +217,7 @@ impl Stage {
         };
         let services: Vec<String> = service.into_iter().map(str::to_owned).collect();
         let rollout = &trial.rollout;
-        let wanted = rollout.wanted(&trial.own, INSTANCE, &services);
+        let wanted = rollout.wanted(trial.seat(), &services);
         // As with proxies: what is in force is enforced, be it the baseline or not.
         let decides = match wanted {
             Which::Baseline => &self.force,
@@ -222,19 +283,22 @@ impl<'s> Case<'s> {
         };
         let Ok(other) = catch_unwind(AssertUnwindSafe(ask)) else {
             progress.broken.store(true, Ordering::Relaxed);
+            progress.count(None);
             return Some(Err(Broken));
         };
         let (was, is) = match versions.sequence < now.sequence {
             true => (other.standing(), judged.standing()),
             false => (judged.standing(), other.standing()),
         };
+        let flip = was.flip_to(is);
+        progress.count(Some(flip));
         let determining = other.answer.map(|a| a.decision.determining.clone());
         Some(Ok(Tried {
             versions,
             verdict: other.verdict,
             reason: other.reason,
             policies: determining.unwrap_or_default(),
-            flip: was.flip_to(is),
+            flip,
         }))
     }
 }

@@ -13,6 +13,7 @@
 //! Proxies that have the new revision try the old one beside it, so that what it changes
 //! is seen in every phase, whether or not there was a shadow before.
 
+mod apis;
 pub(crate) mod evidence;
 mod gate;
 mod plan;
@@ -22,13 +23,14 @@ mod tests;
 
 use std::time::Duration;
 
-use palisade_mesh::{snapshot::Digest, spiffe_id::SpiffeId};
+use palisade_mesh::snapshot::Digest;
 use serde::{Deserialize, Serialize};
 
-pub use evidence::{Evidence, Flips, Load};
+pub use apis::{Apis, Asked, INSTANCE};
+pub use evidence::{Evidence, Flips, Load, Questions};
 pub use gate::{Gates, Reading, Standing, Threshold};
 pub use plan::{Plan, STEPS_MAX, Step, TIME_MAX, Target};
-pub use state::{Name, OrderError, Pause, Phase, Proxy, Seen, Stop, Turn, Which, Why};
+pub use state::{Name, OrderError, Pause, Phase, Proxy, Seat, Seen, Stop, Turn, Which, Why};
 
 /// Turns that are remembered of one rollout.
 const TURNS_MAX: usize = 64;
@@ -62,6 +64,9 @@ pub struct Rollout {
     share: u32,
     /// Decisions at the begin of the phase.
     mark: u64,
+    /// Those of them that the decision APIs made: a restart of the PDP forgets them.
+    #[serde(default)]
+    mark_of_apis: u64,
     /// Whether every proxy has done once what the phase begins with.
     ready: bool,
     /// Number under which the old content was put in force again.
@@ -97,6 +102,7 @@ impl Rollout {
             turns: Vec::new(),
             share: 0,
             mark: 0,
+            mark_of_apis: 0,
             ready: false,
             restored: None,
             back_until_us: None,
@@ -120,6 +126,7 @@ impl Rollout {
             let why = why.clone();
             return self.finish_halt(why, seen);
         }
+        self.fill_share(seen);
         self.ready |= self.unready(seen).is_none();
         if self.phase == Phase::Full && self.is_beyond_return(seen.now_us) {
             self.paused = None;
@@ -138,12 +145,14 @@ impl Rollout {
         true
     }
 
-    /// Which revision a proxy shall enforce.
-    pub fn wanted(&self, identity: &SpiffeId, instance: &str, services: &[String]) -> Which {
+    /// Which revision a proxy of these services shall enforce. Who could not leave the candidate
+    /// again gets it when nobody has to.
+    pub fn wanted(&self, seat: Seat<'_>, services: &[String]) -> Which {
         let is_candidate = match &self.phase {
             Phase::Planned | Phase::Shadow | Phase::Halted(_) | Phase::RolledBack(_) => false,
-            Phase::Canary(step) => self.is_canary(*step, identity, instance, services),
-            Phase::Full | Phase::Completed => true,
+            Phase::Canary(step) => self.can_leave(seat) && self.is_canary(*step, seat, services),
+            Phase::Full => self.can_leave(seat),
+            Phase::Completed => true,
         };
         match is_candidate {
             true => Which::Candidate,
@@ -154,12 +163,16 @@ impl Rollout {
     /// Which revision a proxy shall try beside the one it enforces.
     pub fn tried(&self, wanted: Which) -> Option<Which> {
         match (&self.phase, wanted) {
-            (Phase::Planned | Phase::Shadow, _) | (Phase::Canary(_), Which::Baseline) => {
-                Some(Which::Candidate)
-            }
-            (Phase::Canary(_) | Phase::Full, _) => Some(Which::Baseline),
+            (Phase::Planned | Phase::Shadow, _)
+            | (Phase::Canary(_) | Phase::Full, Which::Baseline) => Some(Which::Candidate),
+            (Phase::Canary(_) | Phase::Full, Which::Candidate) => Some(Which::Baseline),
             (Phase::Halted(_) | Phase::RolledBack(_) | Phase::Completed, _) => None,
         }
+    }
+
+    /// Whether somebody who has the candidate can be taken back as this rollout would do it.
+    fn can_leave(&self, seat: Seat<'_>) -> bool {
+        seat.returns || self.back_until_us.is_none()
     }
 
     /// Whether nothing more is to come of it.
@@ -433,7 +446,9 @@ impl Rollout {
             _ => self.targets(seen).next().is_none(),
         };
         match (nobody, missing.is_empty()) {
-            (true, _) => Some("no proxy that it is for is connected".to_owned()),
+            (true, _) => {
+                Some("no proxy that it is for is connected, and no decision API answers".to_owned())
+            }
             (false, true) => None,
             (false, false) => Some(format!(
                 "these do not {verb} the candidate: {}",
@@ -468,12 +483,8 @@ impl Rollout {
         if let Phase::Canary(step) = &phase
             && let Some(Target::Share(share)) = self.plan.steps.get(*step).map(|s| &s.target)
         {
-            // Somebody has to be in it: who stands nearest.
-            let places = seen
-                .proxies
-                .iter()
-                .map(|p| self.place(&p.identity, &p.instance));
-            let nearest = places.min().map_or(0, |place| place + 1);
+            // Somebody has to be in it.
+            let nearest = self.nearest(seen);
             self.share = self.share.max(*share).max(nearest);
         }
         if phase == Phase::Full {
@@ -482,8 +493,32 @@ impl Rollout {
         self.phase = phase;
         self.since_us = seen.now_us;
         self.mark = self.decisions(seen.evidence);
+        self.mark_of_apis = self.decisions_of_apis(seen.evidence);
         self.ready = false;
         self.note(seen.now_us, &self.word(), why, by);
+    }
+
+    /// Who stands nearest, as a share that it is in: a proxy, where one is connected, for the
+    /// decision APIs may be asked nothing.
+    fn nearest(&self, seen: &Seen<'_>) -> u32 {
+        let is_any = |p: &Proxy| !p.apis && self.can_leave(p.seat());
+        let is_any = seen.proxies.iter().any(is_any);
+        let who = seen.proxies.iter().filter(|p| !(is_any && p.apis));
+        let who = who.map(Proxy::seat).filter(|seat| self.can_leave(*seat));
+        let places = who.map(|seat| self.place(seat));
+        places.min().map_or(0, |place| place + 1)
+    }
+
+    /// Takes whoever stands nearest into a share that nobody was in when it began.
+    fn fill_share(&mut self, seen: &Seen<'_>) {
+        let Phase::Canary(step) = self.phase else {
+            return;
+        };
+        let target = self.plan.steps.get(step).map(|s| &s.target);
+        let is_share = matches!(target, Some(Target::Share(_)));
+        if is_share && !self.ready && self.targets(seen).next().is_none() {
+            self.share = self.share.max(self.nearest(seen));
+        }
     }
 
     fn halt(&mut self, by: Stop, text: String, actor: Option<&str>, seen: &Seen<'_>) {
@@ -537,8 +572,10 @@ impl Rollout {
     }
 
     /// Gives proxies, who have to come back first, the time that they had at the begin of
-    /// the phase.
+    /// the phase. Proxies go on counting; what the decision APIs have counted is lost.
     pub fn restarted(&mut self, now_us: i64) {
+        self.mark = self.mark.saturating_sub(self.mark_of_apis);
+        self.mark_of_apis = 0;
         if !self.ready && !self.has_ended() {
             self.since_us = self.since_us.max(now_us);
         }
@@ -569,8 +606,15 @@ impl Rollout {
     /// or while it was enforced.
     fn decisions(&self, evidence: &Evidence) -> u64 {
         match self.phase {
-            Phase::Canary(_) | Phase::Full => evidence.new.decided,
+            Phase::Canary(_) | Phase::Full => evidence.new.decided + evidence.asked.new.decided,
             _ => evidence.flips.evaluated,
+        }
+    }
+
+    fn decisions_of_apis(&self, evidence: &Evidence) -> u64 {
+        match self.phase {
+            Phase::Canary(_) | Phase::Full => evidence.asked.new.decided,
+            _ => evidence.asked.evaluated,
         }
     }
 
@@ -586,30 +630,24 @@ impl Rollout {
     fn targets<'s>(&'s self, seen: &Seen<'s>) -> impl Iterator<Item = &'s Proxy> {
         seen.proxies
             .iter()
-            .filter(|p| self.wanted(&p.identity, &p.instance, &p.services) == Which::Candidate)
+            .filter(|p| self.wanted(p.seat(), &p.services) == Which::Candidate)
     }
 
-    fn is_canary(
-        &self,
-        step: usize,
-        identity: &SpiffeId,
-        instance: &str,
-        services: &[String],
-    ) -> bool {
+    fn is_canary(&self, step: usize, seat: Seat<'_>, services: &[String]) -> bool {
         let steps = self.plan.steps.iter().take(step + 1);
         let mut named = steps.filter_map(|s| match &s.target {
             Target::Services(names) => Some(names),
             Target::Share(_) => None,
         });
-        self.place(identity, instance) < self.share
+        self.place(seat) < self.share
             || named.any(|names| services.iter().any(|s| names.contains(s)))
     }
 
     /// The place of a proxy among all, in ten-thousandths: the same as long as the
     /// rollout lasts, another one in the next.
-    fn place(&self, identity: &SpiffeId, instance: &str) -> u32 {
-        let id = identity.as_str().as_bytes();
-        let text = [&self.candidate.digest.0[..], id, b"\0", instance.as_bytes()].concat();
+    fn place(&self, seat: Seat<'_>) -> u32 {
+        let (id, instance) = (seat.identity.as_str().as_bytes(), seat.instance.as_bytes());
+        let text = [&self.candidate.digest.0[..], id, b"\0", instance].concat();
         let [a, b, c, d, ..] = Digest::of(&text).0;
         u32::from_be_bytes([a, b, c, d]) % SHARES
     }

@@ -37,7 +37,7 @@ use super::{
     parts::{Parts, Standing},
     proving::{Prove, Tried},
     recorder::Recorder,
-    rollout::Plan,
+    rollout::{Plan, Seat},
     slices::Slices,
 };
 use crate::{
@@ -224,16 +224,16 @@ pub struct State {
 
 impl State {
     /// What a proxy shall enforce; `None` only before the first good revision.
-    pub fn wanted(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
+    pub fn wanted(&self, seat: Seat<'_>) -> Option<&Arc<Published>> {
         let underway = self.rollout.as_deref();
         underway
-            .and_then(|u| u.wanted(identity, instance))
+            .and_then(|u| u.wanted(seat))
             .or(self.current.as_ref())
     }
 
     /// What a proxy shall try beside it.
-    pub fn tried(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
-        self.rollout.as_deref()?.tried(identity, instance)
+    pub fn tried(&self, seat: Seat<'_>) -> Option<&Arc<Published>> {
+        self.rollout.as_deref()?.tried(seat)
     }
 }
 

@@ -7,7 +7,7 @@ use palisade_mesh::{
     wire::policy::{Health, Status, Trial},
 };
 
-use super::Name;
+use super::{Asked, Name};
 
 /// Starts of proxies whose counts are remembered; the smallest keys are forgotten
 /// beyond it, which only makes gates wait longer.
@@ -21,6 +21,20 @@ pub struct Evidence {
     /// Requests decided by the candidate.
     pub new: Load,
     /// Requests decided by the baseline, on the proxies of the same services.
+    pub old: Load,
+    /// What came of questions to the decision APIs.
+    pub asked: Questions,
+}
+
+/// Questions to the decision APIs. Who asks forwards nothing through them, and how long an
+/// answer takes there says nothing about proxies: they are compared with themselves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Questions {
+    /// Put to both revisions; their flips are among those of [`Evidence::flips`].
+    pub evaluated: u64,
+    /// Decided by the candidate.
+    pub new: Load,
+    /// Decided by the baseline.
     pub old: Load,
 }
 
@@ -37,6 +51,16 @@ pub struct Flips {
     pub newly_undecided: u64,
     /// Engines that failed.
     pub errors: u64,
+}
+
+impl std::ops::AddAssign for Flips {
+    fn add_assign(&mut self, more: Self) {
+        self.evaluated += more.evaluated;
+        self.newly_allowed += more.newly_allowed;
+        self.newly_denied += more.newly_denied;
+        self.newly_undecided += more.newly_undecided;
+        self.errors += more.errors;
+    }
 }
 
 /// Requests under one revision.
@@ -87,9 +111,19 @@ struct Told {
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
     told: BTreeMap<Boot, Told>,
+    asked: Option<Asked>,
 }
 
 impl Collected {
+    /// Notes what the decision APIs tell of the two revisions.
+    pub(crate) fn hear(&mut self, asked: Option<Asked>, (baseline, candidate): (Name, Name)) {
+        let is_of = |asked: &Asked| (asked.baseline, asked.candidate) == (baseline, candidate);
+        // Once it is stopped there is nothing more to hear.
+        if let Some(asked) = asked.filter(is_of) {
+            self.asked = Some(asked);
+        }
+    }
+
     /// Notes what a proxy told of the two revisions.
     pub(crate) fn note(
         &mut self,
@@ -143,6 +177,14 @@ impl Collected {
             {
                 sum.old.add(old);
             }
+        }
+        if let Some(asked) = &self.asked {
+            sum.flips += asked.flips;
+            sum.asked = Questions {
+                evaluated: asked.flips.evaluated,
+                new: asked.new.clone(),
+                old: asked.old.clone(),
+            };
         }
         sum
     }

@@ -162,13 +162,7 @@ impl Gates {
                 |l| &l.request_times,
                 REQUEST_NOISE,
             ),
-            self.p99(
-                "decision_p99",
-                &evidence.old,
-                &evidence.new,
-                |l| &l.decision_times,
-                DECISION_NOISE,
-            ),
+            self.decision_p99(evidence),
         ];
         readings.into_iter().flatten().collect()
     }
@@ -201,6 +195,27 @@ impl Gates {
         })
     }
 
+    /// Of proxies, or of the decision APIs where those say more.
+    fn decision_p99(&self, evidence: &Evidence) -> Option<Reading> {
+        let of = |old, new| {
+            self.p99(
+                "decision_p99",
+                old,
+                new,
+                |l| &l.decision_times,
+                DECISION_NOISE,
+            )
+        };
+        let proxies = of(&evidence.old, &evidence.new)?;
+        let apis = of(&evidence.asked.old, &evidence.asked.new)?;
+        let says_more = match proxies.standing {
+            Standing::Exceeded => false,
+            Standing::Holds => apis.standing == Standing::Exceeded,
+            Standing::Unknown => apis.standing != Standing::Unknown,
+        };
+        Some(if says_more { apis } else { proxies })
+    }
+
     fn p99(
         &self,
         gate: &str,
@@ -210,8 +225,8 @@ impl Gates {
         noise: Duration,
     ) -> Option<Reading> {
         let percent = self.p99_percent?;
-        let enough = |load| times(load).iter().sum::<u64>() >= COMPARED_MIN;
-        let p99 = |load| spread::quantile(times(load), 99).filter(|_| enough(load));
+        let enough = |load: &Load| times(load).iter().sum::<u64>() >= COMPARED_MIN;
+        let p99 = |load: &Load| spread::quantile(times(load), 99).filter(|_| enough(load));
         let (was, is) = (p99(old), p99(new));
         let limit = was.map(|was| was * percent / 100);
         let exceeded = match (is, was, limit) {
@@ -235,7 +250,7 @@ impl Gates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::rollout::Flips;
+    use crate::publish::rollout::{Flips, Questions};
 
     #[test]
     fn thresholds_are_counts_or_shares() {
@@ -350,5 +365,39 @@ mod tests {
         check((999, 20), (1_000, 45), Standing::Unknown);
         check((1_000, 20), (999, 45), Standing::Unknown);
         check((1_000, 1), (1_000, 9), Standing::Holds);
+    }
+
+    /// What the APIs take is compared with what they took, and whoever says more is told.
+    #[test]
+    fn decisions_of_the_apis_are_compared_with_their_own() {
+        let check = |proxies: (u64, u64), apis: (u64, u64), expected| {
+            let load = |ms| {
+                let mut decision_times = vec![0; spread::BUCKETS];
+                decision_times[spread::bucket(Duration::from_millis(ms))] =
+                    u64::from(ms > 0) * 1_000;
+                Load {
+                    decision_times,
+                    ..Load::default()
+                }
+            };
+            let evidence = Evidence {
+                old: load(proxies.0),
+                new: load(proxies.1),
+                asked: Questions {
+                    old: load(apis.0),
+                    new: load(apis.1),
+                    ..Questions::default()
+                },
+                ..Evidence::default()
+            };
+            let found = standing(&Gates::default(), &evidence, "decision_p99");
+            assert_eq!(found, Some(expected), "{proxies:?} {apis:?}");
+        };
+        check((0, 0), (0, 0), Standing::Unknown);
+        check((0, 0), (5, 6), Standing::Holds);
+        check((0, 0), (5, 20), Standing::Exceeded);
+        check((5, 6), (5, 20), Standing::Exceeded);
+        check((5, 20), (5, 6), Standing::Exceeded);
+        check((5, 6), (0, 20), Standing::Holds);
     }
 }

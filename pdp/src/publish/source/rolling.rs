@@ -27,7 +27,7 @@ use crate::{
         older,
         registry::ProxyStatus,
         rollout::{
-            Evidence, HALTED, Name, Phase, Plan, Proxy, Rollout, Seen, Stop,
+            Apis, Evidence, HALTED, INSTANCE, Name, Phase, Plan, Proxy, Rollout, Seat, Seen, Stop,
             evidence::{Boot, Collected},
         },
     },
@@ -40,6 +40,9 @@ const ORDERS_MAX: usize = 4;
 
 /// Tells of every proxy.
 pub type Observe = Box<dyn Fn() -> Vec<ProxyStatus> + Send + Sync>;
+
+/// Tells how the decision APIs stand.
+type Answering = Box<dyn Fn() -> Apis + Send + Sync>;
 
 /// What a restart has to know.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -71,6 +74,7 @@ pub(super) struct Rolling {
     pub(super) offered: Option<Digest>,
     collected: Collected,
     observe: Option<Observe>,
+    answering: Option<Answering>,
     sender: mpsc::Sender<Given>,
     given: mpsc::Receiver<Given>,
 }
@@ -96,6 +100,7 @@ impl Rolling {
             offered: None,
             collected: Collected::default(),
             observe: None,
+            answering: None,
             sender,
             given,
         }
@@ -124,6 +129,25 @@ impl Rolling {
         let all = self.observe.as_ref().map(|observe| observe());
         all.unwrap_or_default()
     }
+
+    fn apis(&self) -> Option<Apis> {
+        self.answering.as_ref().map(|answering| answering())
+    }
+
+    /// Who is there when a rollout begins; what they do is seen at the first look.
+    fn seats(&self) -> Vec<Proxy> {
+        let proxies = self.proxies().into_iter().filter(|p| p.connected);
+        let proxies = proxies.map(|p| Proxy::seated(p.seat(), false));
+        let apis = self.apis().map(|apis| {
+            let seat = Seat {
+                identity: &apis.identity,
+                instance: INSTANCE,
+                returns: true,
+            };
+            Proxy::seated(seat, true)
+        });
+        proxies.chain(apis).collect()
+    }
 }
 
 impl Source {
@@ -134,6 +158,13 @@ impl Source {
         observe: impl Fn() -> Vec<ProxyStatus> + Send + Sync + 'static,
     ) -> Self {
         self.rolling.observe = Some(Box::new(observe));
+        self
+    }
+
+    /// The decision APIs that answer by what is in force here; without them nobody is asked.
+    #[must_use]
+    pub fn answering(mut self, apis: impl Fn() -> Apis + Send + Sync + 'static) -> Self {
+        self.rolling.answering = Some(Box::new(apis));
         self
     }
 
@@ -397,20 +428,7 @@ impl Source {
         self.use_number(&revision);
         let candidate = Arc::new(self.published(compiled, now_us, revision, diagnostics));
         self.rolling.collected = Collected::default();
-        let proxies: Vec<Proxy> = self
-            .rolling
-            .proxies()
-            .iter()
-            .filter(|p| p.connected)
-            .map(|p| Proxy {
-                identity: p.identity.clone(),
-                instance: p.instance.clone(),
-                services: Vec::new(),
-                enforces: p.acked_sequence,
-                tries: 0,
-                refused: None,
-            })
-            .collect();
+        let proxies = self.rolling.seats();
         let evidence = Evidence::default();
         let seen = Seen {
             now_us,
@@ -459,6 +477,10 @@ impl Source {
             if status.connected {
                 proxies.push(proxy);
             }
+        }
+        if let Some(apis) = self.rolling.apis() {
+            proxies.push(underway.apis(&apis));
+            self.rolling.collected.hear(apis.asked, names);
         }
         let evidence = Arc::new(self.rolling.collected.evidence());
         underway.tell(evidence.clone());
