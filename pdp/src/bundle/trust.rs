@@ -355,6 +355,34 @@ pub fn check(
     }
 }
 
+/// How many vouch for what was proved of a revision: of those whom `trust` names as many as are
+/// needed at most, where it is nobody one at most; and how many do at all.
+///
+/// # Errors
+/// When it is not in order, or a signature is forged.
+pub(crate) fn vouchers(
+    trust: Option<&Trust>,
+    domain: &TrustDomain,
+    digest: Digest,
+    attestation: &Attestation,
+) -> Result<(usize, usize), Diagnostic> {
+    let nobody = Keys::default();
+    let says = proofs::says(attestation).map_err(broken)?;
+    let said = Statement {
+        domain,
+        digest,
+        says,
+    };
+    let keys = trust.map_or(&nobody, |trust| &trust.keys);
+    let signers = said.signers(&attestation.signatures);
+    let signers = signers.map_err(|f| forged(&f, keys))?;
+    let good = match trust {
+        Some(_) => signers.iter().filter(|key| keys.is_trusted(key)).count(),
+        None => signers.len(),
+    };
+    Ok((good.min(trust.map_or(1, |t| t.threshold)), good))
+}
+
 /// What a revision is signed by, where nobody in particular has to.
 ///
 /// # Errors

@@ -58,8 +58,8 @@ impl Source {
         if !vouched.content.is_empty() {
             revision.content_signatures = vouched.content;
         }
-        if vouched.attestation.is_some() {
-            revision.attestation = vouched.attestation;
+        if let Some(given) = vouched.attestation {
+            revision.attestation = Some(self.better_vouched(&before.compiled, &revision, given)?);
         }
         if let Some(found) = vouched.proved {
             self.attest(&before.compiled, &mut revision, found);
@@ -87,6 +87,33 @@ impl Source {
             slices: Slices::default(),
             revision,
         }))
+    }
+
+    /// The word about what was proved that a revision has once it came again with `given`: what
+    /// too few of those who are trusted have signed, or what says less, takes the place of nothing.
+    /// A forged one takes it, for that is told.
+    fn better_vouched(
+        &self,
+        compiled: &Compiled,
+        revision: &Revision,
+        given: Attestation,
+    ) -> Result<Attestation, Diagnostic> {
+        let Some(held) = &revision.attestation else {
+            return Ok(given);
+        };
+        let trust = trust::load(self.trust.as_ref())?;
+        let weight = |attestation: &Attestation| {
+            let (domain, digest) = (&compiled.trust_domain, compiled.digest);
+            trust::vouchers(trust.as_ref(), domain, digest, attestation)
+        };
+        let (Ok((enough, all)), Ok((enough_now, all_now))) = (weight(held), weight(&given)) else {
+            return Ok(given);
+        };
+        let before = (enough, held.proofs.len(), all);
+        Ok(match (enough_now, given.proofs.len(), all_now) >= before {
+            true => given,
+            false => held.clone(),
+        })
     }
 
     /// Whether a revision can have its number: a higher one than any that was used, or that

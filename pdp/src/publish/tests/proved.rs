@@ -14,8 +14,9 @@ use crate::{
     author,
     bundle::{
         codes::NOT_PROVED,
-        key,
-        trust::{Keys, Trust},
+        file::BundleFile,
+        key::{self, SigningKey},
+        trust::{Keys, Trust, TrustConfig},
     },
     compiled::Compiled,
     publish::{
@@ -226,4 +227,94 @@ async fn what_nobody_could_prove_is_published_and_says_so() {
         let found = current.diagnostics.iter().any(|d| d.code.0 == UNPROVED);
         assert!(!found || told);
     }
+}
+
+/// A trusted key, the file of it, and a place for bundles that it signs.
+struct Signer {
+    dir: tempfile::TempDir,
+    key: SigningKey,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let signer = Self {
+            dir: tempfile::tempdir().unwrap(),
+            key: SigningKey::generate().unwrap().0,
+        };
+        let line = format!("ci {}\n", signer.key.public());
+        fs::write(signer.dir.path().join("trusted.keys"), line).unwrap();
+        signer
+    }
+
+    fn place(&self) -> std::path::PathBuf {
+        self.dir.path().join("shop.palisade")
+    }
+
+    fn sign(&self, file: &mut BundleFile, number: u64) {
+        file.sign_content(&self.key);
+        file.sign_release(&self.key, number, Clock::system().now_us());
+    }
+
+    fn put(&self, file: &BundleFile) {
+        let draft = self.dir.path().join("draft");
+        fs::write(&draft, file.encode()).unwrap();
+        fs::rename(draft, self.place()).unwrap();
+    }
+
+    /// A PDP that believes this key, and demands that no cards are read.
+    async fn open(&self, state: &Path) -> Source {
+        let trust = TrustConfig {
+            keys: self.dir.path().join("trusted.keys"),
+            threshold: 1,
+            stamp_age: None,
+            stamp_keys: None,
+            proved: vec!["no-cards".to_owned()],
+        };
+        let config = SourceConfig {
+            trust: Some(trust),
+            ..config(&self.place(), state)
+        };
+        let source = Source::open(config, Clock::system(), Records::default().recorder());
+        source.await.unwrap()
+    }
+}
+
+fn built() -> BundleFile {
+    let dir = sample::copy();
+    sample::write(dir.path(), "invariants/cards.cedar", NO_CARDS);
+    let compiled = author::load(dir.path()).compiled.unwrap();
+    BundleFile::new(compiled.bundle).unwrap()
+}
+
+/// A mirror that lags behind, or somebody at it, may bring the same bundle with a word about its
+/// proofs that nobody who is trusted has signed: it takes nothing away.
+#[tokio::test]
+async fn a_copy_takes_no_good_attestation_away() {
+    let (signer, state) = (Signer::new(), tempfile::tempdir().unwrap());
+    let bare = built();
+    let mut good = bare.clone().attesting(["no-cards"], "cvc5");
+    signer.sign(&mut good, 5);
+    signer.put(&good);
+    let source = signer.open(state.path()).await;
+    let mut seen = source.state();
+    assert_eq!(sequence(&seen.borrow()), 5);
+    let task = tokio::spawn(source.run());
+    let other = SigningKey::generate().unwrap().0;
+    let mut lagging = bare.attesting(["no-cards"], "nobody");
+    lagging.sign_content(&other);
+    lagging.signed.content_signatures = good.signed.content_signatures.clone();
+    lagging.signed.release = good.signed.release.clone();
+    let now_us = Clock::system().now_us();
+    lagging.stamp(&signer.key, now_us, now_us + 60_000_000);
+    signer.put(&lagging);
+    let stamped = |s: &State| {
+        s.current
+            .as_ref()
+            .is_some_and(|c| c.revision.stamp.is_some())
+    };
+    let current = until(&mut seen, "stamped", stamped).await.current.unwrap();
+    let attested = current.revision.attestation.as_ref().unwrap();
+    assert_eq!(attested.proofs[0].solver, "cvc5");
+    assert_eq!(attested.signatures[0].key, signer.key.public().as_bytes());
+    task.abort();
 }
