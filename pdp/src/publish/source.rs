@@ -43,7 +43,7 @@ use super::{
 use crate::{
     author::{self, Loaded, codes::FEATURE_UNKNOWN},
     bundle::{
-        codes::{KEYS, STAMP},
+        codes::{KEYS, OLD_PROOFS, STAMP},
         key::SigningKey,
         statement,
         trust::{SignedBy, TrustConfig},
@@ -505,6 +505,9 @@ impl Source {
             tracing::warn!("kept policy revision cannot be used by this build");
             return;
         };
+        if let Some(old) = diagnostics.iter().find(|d| d.code.0 == OLD_PROOFS) {
+            tracing::warn!(%old, "the kept policy revision stays in force");
+        }
         match self.believed(&compiled, &kept) {
             Ok(_) => {
                 self.parts.restore(&compiled, &kept);

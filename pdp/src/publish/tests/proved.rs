@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use palisade_mesh::diagnostic::Severity;
+use palisade_mesh::{diagnostic::Severity, wire::policy::Proof};
 
 use tokio::time::timeout;
 
@@ -13,7 +13,7 @@ use super::{
 use crate::{
     author,
     bundle::{
-        codes::NOT_PROVED,
+        codes::{NOT_PROVED, OLD_PROOFS},
         file::BundleFile,
         key::{self, SigningKey},
         trust::{Keys, Trust, TrustConfig},
@@ -317,4 +317,42 @@ async fn a_copy_takes_no_good_attestation_away() {
     assert_eq!(attested.proofs[0].solver, "cvc5");
     assert_eq!(attested.signatures[0].key, signer.key.public().as_bytes());
     task.abort();
+}
+
+/// After an upgrade what was in force stays, also where what was proved of it is demanded and
+/// nobody has built it anew; and it is told that it has to be.
+#[tokio::test]
+async fn what_the_build_before_has_kept_stays_in_force() {
+    let (signer, state) = (Signer::new(), tempfile::tempdir().unwrap());
+    let mut bundle = Bundle::decode(&*built().signed.bundle).unwrap();
+    bundle.features.push("proofs-1".to_owned());
+    bundle.old_proofs = vec![Proof {
+        invariant: "no-cards".to_owned(),
+        solver: "cvc5".to_owned(),
+    }];
+    let mut file = BundleFile::new(bundle.encode_to_vec().into()).unwrap();
+    signer.sign(&mut file, 5);
+    let release = file.signed.release.clone().unwrap();
+    let kept = Revision {
+        bundle: file.signed.bundle.clone(),
+        sha256: file.digest.0.to_vec(),
+        content_signatures: file.signed.content_signatures.clone(),
+        sequence: 5,
+        issued_us: release.issued_us,
+        release_signatures: release.signatures,
+        ..Revision::default()
+    };
+    Keep::open(state.path()).unwrap().store(&kept).unwrap();
+    let source = signer.open(state.path()).await;
+    let current = source.state().borrow().current.clone().expect("not dark");
+    assert_eq!((current.sequence(), current.digest()), (5, file.digest));
+    assert_eq!(current.diagnostics[0].code.0, OLD_PROOFS);
+    assert_eq!(current.unproved, ["no-cards"], "whoever looks is told");
+    // A change of the proofs is another bundle, which nobody has signed.
+    bundle.old_proofs[0].solver = "nobody".to_owned();
+    let other = BundleFile::new(bundle.encode_to_vec().into()).unwrap();
+    assert_ne!(other.digest, file.digest);
+    bundle.old_proofs.clear();
+    let unsaid = BundleFile::new(bundle.encode_to_vec().into());
+    assert_eq!(unsaid.unwrap_err().code.0, BUNDLE_BROKEN);
 }
