@@ -1,7 +1,8 @@
 //! From a question to a recorded answer, the same for every API.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -37,6 +38,8 @@ use crate::{decide::Snapshot, publish::rollout::Apis};
 
 /// How often records are handed on: the stated bound of what a killed process loses.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
+/// How often it is looked whether engine and reference have differed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an answer waits for its record, where its service demands that.
 const DURABLE_WAIT: Duration = Duration::from_secs(2);
 /// Searches at the same time; each may take a thread for as long as the catalogue is
@@ -79,6 +82,8 @@ pub struct Desk(Arc<Inner>);
 struct Inner {
     stage: RwLock<Option<Arc<Stage>>>,
     refused: RwLock<Option<(u64, String)>>,
+    /// Differences of engine and reference that are recorded, by the number of the revision.
+    differed: Mutex<BTreeMap<u64, u64>>,
     config: Parts,
     ledger: Ledger,
     loads: Loads,
@@ -172,6 +177,7 @@ impl Desk {
         Self(Arc::new(Inner {
             stage: RwLock::new(None),
             refused: RwLock::new(None),
+            differed: Mutex::default(),
             ledger: Ledger::new(config.records, &config.reporter, config.demo),
             config: Parts {
                 gate: config.gate,
@@ -193,6 +199,8 @@ impl Desk {
         let config = &self.0.config;
         let before = self.stage();
         let how = (&config.reporter, config.by_reference);
+        // Of a revision that goes nobody would hear any more.
+        self.record_differences();
         let stage = Stage::new(snapshot, underway, before.as_deref(), how);
         let mut slot = self.0.stage.write().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Arc::new(stage));
@@ -228,13 +236,37 @@ impl Desk {
         Some(found.snapshot.clone())
     }
 
-    /// Hands records on, for ever.
+    /// Hands records on, and looks whether engine and reference have differed, for ever.
     pub async fn run(&self) {
         let mut ticks = tokio::time::interval(FLUSH_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.0.ledger.flush();
+            tokio::select! {
+                _ = ticks.tick() => self.0.ledger.flush(),
+                _ = looks.tick() => self.record_differences(),
+            }
+        }
+    }
+
+    /// Records that engine and reference have differed: the first time under a revision, and
+    /// whenever it was twice as often since, so that a broken engine cannot fill the log.
+    fn record_differences(&self) {
+        let found = self.self_checks();
+        let mut told = self
+            .0
+            .differed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        told.retain(|sequence, _| found.iter().any(|(of, _)| of == sequence));
+        for (sequence, found) in found {
+            let before = told.get(&sequence).copied().unwrap_or_default();
+            if found.mismatched > 0 && found.mismatched >= before.saturating_mul(2) {
+                told.insert(sequence, found.mismatched);
+                let now_us = self.0.config.clock.now_us();
+                self.0.ledger.differed(now_us, sequence, found);
+            }
         }
     }
 

@@ -3,15 +3,19 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palisade_mesh::{
-    decision::{Answer, DecisionId, DecisionIds},
+    decision::{Answer, DecisionId, DecisionIds, SelfCheck},
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     spiffe_id::SpiffeId,
-    wire::record::{AuditMode, AuditRead, Decision, Peer, Record, Shadow, Verdict, record::Body},
+    wire::record::{
+        Admin, AuditMode, AuditRead, Decision, Peer, Record, Shadow, Verdict, record::Body,
+    },
 };
 
-use super::{Api, judged::Judged, stage::Tried};
+use super::{Api, codes::ENGINE_DIFFERS, judged::Judged, stage::Tried};
 
+/// Verb of the records about an engine that decides otherwise than the reference.
+const DIFFERS: &str = "engine_differs";
 /// Longest path kept in a record, in bytes (record schema, `path`).
 const PATH_LEN_MAX: usize = 1024;
 /// Longest query of a search kept in a record, in bytes.
@@ -89,6 +93,26 @@ impl Ledger {
             ..AuditRead::default()
         };
         self.append(id, now_us, AuditMode::Spool, Body::AuditRead(read))
+    }
+
+    /// Records that engine and reference have differed under the revision with this number.
+    pub(super) fn differed(&self, now_us: i64, sequence: u64, found: SelfCheck) {
+        let SelfCheck {
+            checked,
+            mismatched,
+        } = found;
+        let admin = Admin {
+            actor: self.reporter.clone(),
+            verb: DIFFERS.to_owned(),
+            object: format!("revision {sequence}"),
+            detail: format!(
+                "PLS{ENGINE_DIFFERS}: {mismatched} of {checked} decisions that were compared with Cedar's own authorizer differed"
+            ),
+        };
+        let id = self.next_id(now_us);
+        if let Err(error) = self.append(id, now_us, AuditMode::Spool, Body::Admin(admin)) {
+            tracing::error!(%error, "record of a difference of engine and reference is lost");
+        }
     }
 
     fn append(
