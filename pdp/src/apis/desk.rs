@@ -17,7 +17,7 @@ use palisade_mesh::{
     snapshot::Versions,
     spiffe_id::SpiffeId,
     svid::Peer,
-    wire::record::{AuditMode, Verdict as WireVerdict},
+    wire::record::{AuditMode, Searched, Verdict as WireVerdict},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -561,13 +561,16 @@ impl Desk {
     pub(super) fn searched(
         &self,
         caller: &Caller,
-        query: &str,
+        (query, searched): (&str, Searched),
         rows: usize,
     ) -> Result<DecisionId, NoAnswer> {
         let now_us = self.0.config.clock.now_us();
         let id = self.0.ledger.next_id(now_us);
         let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-        let recorded = self.0.ledger.search(id, now_us, &caller.id, query, rows);
+        let recorded = self
+            .0
+            .ledger
+            .search(id, now_us, &caller.id, (query, searched), rows);
         self.0.counts.searched();
         recorded.map(|()| id).map_err(|error| {
             tracing::error!(%error, "search cannot be recorded, and is not answered");

@@ -8,7 +8,8 @@ use palisade_mesh::{
     snapshot::Versions,
     spiffe_id::SpiffeId,
     wire::record::{
-        Admin, AuditMode, AuditRead, Decision, Peer, Record, Shadow, Verdict, record::Body,
+        Admin, AuditMode, AuditRead, Decision, Peer, Record, Searched, Shadow, Verdict,
+        record::Body,
     },
 };
 
@@ -83,13 +84,14 @@ impl Ledger {
         id: DecisionId,
         now_us: i64,
         caller: &SpiffeId,
-        query: &str,
+        (query, searched): (&str, Searched),
         rows: u64,
     ) -> Result<(), SinkError> {
         let read = AuditRead {
             actor: caller.to_string(),
             query: head_of(query, QUERY_LEN_MAX).to_owned(),
             rows,
+            searched: Some(searched),
             ..AuditRead::default()
         };
         self.append(id, now_us, AuditMode::Spool, Body::AuditRead(read))

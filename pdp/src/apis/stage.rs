@@ -211,6 +211,24 @@ impl Stage {
         self.pair(service).0
     }
 
+    /// What `ask` comes to under the revision in force; or, where that finds no `service` in it,
+    /// under the one that is on its way, if that finds one which it decides about already.
+    pub(super) fn understood<T>(
+        &self,
+        ask: impl Fn(&Force) -> T,
+        service: impl Fn(&T) -> Option<SmolStr>,
+    ) -> T {
+        let found = ask(&self.force);
+        let Some(trial) = self.trial.as_ref().filter(|_| service(&found).is_none()) else {
+            return found;
+        };
+        let other = ask(&trial.candidate);
+        match service(&other) {
+            Some(name) if Arc::ptr_eq(self.of(Some(&name)), &trial.candidate) => other,
+            _ => found,
+        }
+    }
+
     fn pair(&self, service: Option<&str>) -> (&Arc<Force>, Option<(&Trial, &Arc<Force>)>) {
         let Some(trial) = &self.trial else {
             return (&self.force, None);
@@ -242,12 +260,15 @@ impl<'s> Case<'s> {
                 ask,
             };
         };
-        let understood = ask(&stage.force);
-        let service = match &understood {
-            Ok(inquiry) => Some(inquiry.question.service.id.clone()),
-            Err(misread) => misread.service.as_ref().map(|s| s.id.clone()),
+        let service = |understood: &Result<Inquiry, Misread>| {
+            let id = match understood {
+                Ok(inquiry) => Some(&inquiry.question.service.id),
+                Err(misread) => misread.service.as_ref().map(|s| &s.id),
+            };
+            id.map(|id| SmolStr::from(id.short()))
         };
-        let (force, beside) = stage.pair(service.as_ref().map(|id| id.short()));
+        let understood = stage.understood(&ask, service);
+        let (force, beside) = stage.pair(service(&understood).as_deref());
         Self {
             understood: match Arc::ptr_eq(force, &stage.force) {
                 true => understood,

@@ -29,11 +29,12 @@ use super::{
     judged::judge,
 };
 use crate::{
+    author::{self, sample},
     decide::{
         Snapshot,
         testing::{BATCH, FOREIGNER, NOW_US, WEB, compiled, snapshot},
     },
-    publish::rollout::{Evidence, Name, Plan, Rollout, Seen, Step, Target as Whose},
+    publish::rollout::{Evidence, Name, Phase, Plan, Rollout, Seen, Step, Target as Whose},
     testing::Records,
 };
 
@@ -474,6 +475,59 @@ async fn an_answer_during_a_rollout_is_what_proxies_enforce() {
     let (allowed, decision) = office.recorded(&reserve(WEB)).await;
     assert!(allowed);
     assert_eq!(said(&decision), (7, vec![]));
+}
+
+/// A service that only the new revision knows is answered about by it as soon as it decides about
+/// that service, as its proxies do; before that, there is no such service.
+#[tokio::test]
+async fn what_only_a_canary_knows_is_answered_by_it() {
+    let (office, dir) = (office(), sample::copy());
+    let load = |number| Snapshot::new(author::load(dir.path()).compiled.unwrap(), number).unwrap();
+    let before = load(7);
+    let quotes = "service: shop/quotes\nidentities: [ns/shop/sa/quotes]\nhosts: [quotes]\noperations:\n  - { name: list, match: GET /quotes }\n";
+    sample::write(dir.path(), "services/quotes.yaml", quotes);
+    let policy = "@id(\"quotes\")\npermit (principal, action, resource in Service::\"demo.test/shop/quotes\");\n";
+    sample::write(dir.path(), "policies/quotes.cedar", policy);
+    let next = load(8);
+    let name = |snapshot: &Snapshot| Name {
+        digest: snapshot.versions().policy,
+        sequence: snapshot.versions().sequence,
+    };
+    let plan = Plan {
+        steps: vec![Step {
+            target: Whose::parse("svc=shop/quotes").unwrap(),
+            last: Duration::from_secs(60),
+        }],
+        ..Plan::default()
+    };
+    let mut rollout = Rollout::begin(plan, name(&before), name(&next), "test", &SEEN);
+    office
+        .desk
+        .put(before.clone(), underway(&before, &next, &rollout));
+    let asked = |id: &str| {
+        json!({
+            "subject": { "type": "workload", "id": id },
+            "action": { "name": "GET" },
+            "resource": { "type": "operation", "id": "shop/quotes/list" },
+        })
+    };
+    let web = asked("spiffe://demo.test/ns/shop/sa/web");
+    let (status, _) = office.post(office.caller(), EVALUATION, &web).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "nobody has it yet");
+    let (status, _) = office.post(office.caller(), SUBJECTS, &asked("")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+
+    while !matches!(rollout.phase, Phase::Canary(_)) {
+        rollout.promote("test", &SEEN).unwrap();
+    }
+    office
+        .desk
+        .put(before.clone(), underway(&before, &next, &rollout));
+    let (allowed, decision) = office.recorded(&web).await;
+    assert!(allowed);
+    assert_eq!(said(&decision).0, 8);
+    let found = office.answer(SUBJECTS, &asked("")).await;
+    assert_ne!(found["results"], json!([]), "{found}");
 }
 
 /// A pair of revisions that is put there again, for a rejected edit or a renewed stamp, goes
