@@ -509,6 +509,7 @@ async fn what_only_a_canary_knows_is_answered_by_it() {
             "subject": { "type": "workload", "id": id },
             "action": { "name": "GET" },
             "resource": { "type": "operation", "id": "shop/quotes/list" },
+            "context": { "tls": { "mtls": true } },
         })
     };
     let web = asked("spiffe://demo.test/ns/shop/sa/web");
