@@ -373,8 +373,16 @@ pub fn check(
     }
 }
 
-/// How many vouch for what was proved of a revision: of those whom `trust` names as many as are
-/// needed at most, where it is nobody one at most; and how many do at all.
+/// Who vouches for what was proved of a revision.
+pub(crate) struct Vouchers {
+    /// Keys of those whom is trusted, where it is nobody of all.
+    pub(crate) keys: Vec<PublicKey>,
+    /// Whether that is proved by enough of them which has to be.
+    pub(crate) is_enough: bool,
+}
+
+/// Who vouches for what was proved of a revision, of those whom `trust` names; where it is nobody,
+/// anybody, and it is never enough.
 ///
 /// # Errors
 /// When it is not in order, or a signature is forged.
@@ -383,7 +391,7 @@ pub(crate) fn vouchers(
     domain: &TrustDomain,
     digest: Digest,
     attestation: &Attestation,
-) -> Result<(usize, usize), Diagnostic> {
+) -> Result<Vouchers, Diagnostic> {
     let nobody = Keys::default();
     let says = proofs::says(attestation).map_err(broken)?;
     let said = Statement {
@@ -394,11 +402,22 @@ pub(crate) fn vouchers(
     let keys = trust.map_or(&nobody, |trust| &trust.keys);
     let signers = said.signers(&attestation.signatures);
     let signers = signers.map_err(|f| forged(&f, keys))?;
-    let good = match trust {
-        Some(_) => signers.iter().filter(|key| keys.is_trusted(key)).count(),
-        None => signers.len(),
+    let Some(trust) = trust else {
+        let is_enough = false;
+        return Ok(Vouchers {
+            keys: signers,
+            is_enough,
+        });
     };
-    Ok((good.min(trust.map_or(1, |t| t.threshold)), good))
+    let good: Vec<PublicKey> = signers
+        .into_iter()
+        .filter(|key| keys.is_trusted(key))
+        .collect();
+    let is_proved = |id: &String| attestation.proofs.iter().any(|p| p.invariant == *id);
+    Ok(Vouchers {
+        is_enough: good.len() >= trust.threshold && trust.proved.iter().all(is_proved),
+        keys: good,
+    })
 }
 
 /// What a revision is signed by, where nobody in particular has to.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use palisade_mesh::{
     diagnostic::Diagnostic,
     place::Place,
-    wire::policy::{Attestation, Revision, Stamp},
+    wire::policy::{Attestation, Proof, Revision, Stamp},
 };
 
 use super::{
@@ -89,9 +89,9 @@ impl Source {
         }))
     }
 
-    /// The word about what was proved that a revision has once it came again with `given`: what
-    /// too few of those who are trusted have signed, or what says less, takes the place of nothing.
-    /// A forged one takes it, for that is told.
+    /// The word about what was proved that a revision has once it came again with `given`, which
+    /// takes the place of one that has not what is demanded where it has, and else only of one
+    /// whose every proof and every signer it has, too. A forged one takes it, for that is told.
     fn better_vouched(
         &self,
         compiled: &Compiled,
@@ -106,11 +106,18 @@ impl Source {
             let (domain, digest) = (&compiled.trust_domain, compiled.digest);
             trust::vouchers(trust.as_ref(), domain, digest, attestation)
         };
-        let (Ok((enough, all)), Ok((enough_now, all_now))) = (weight(held), weight(&given)) else {
+        let (Ok(before), Ok(now)) = (weight(held), weight(&given)) else {
             return Ok(given);
         };
-        let before = (enough, held.proofs.len(), all);
-        Ok(match (enough_now, given.proofs.len(), all_now) >= before {
+        let has_proof = |p: &Proof| given.proofs.iter().any(|q| q.invariant == p.invariant);
+        let has_all =
+            held.proofs.iter().all(has_proof) && before.keys.iter().all(|k| now.keys.contains(k));
+        let is_better = match (before.is_enough, now.is_enough) {
+            (false, true) => true,
+            (true, false) => false,
+            (true, true) | (false, false) => has_all,
+        };
+        Ok(match is_better {
             true => given,
             false => held.clone(),
         })
