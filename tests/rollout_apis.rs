@@ -49,7 +49,7 @@ const PLAN: &str = "rollout:
     - { share: 50%, for: 1s }
   watch: 1s
   patience: 60s
-  ready_within: 20s
+  ready_within: 8s
   min_decisions: 5
 ";
 

@@ -335,6 +335,7 @@ impl Rollouts {
 fn status(underway: &Underway, state: &State, distribution: &Distribution) -> RolloutStatus {
     let rollout = &underway.rollout;
     let evidence = underway.evidence();
+    let flips = evidence.all_flips();
     let outlook = rollout.outlook();
     let (decisions, decisions_needed) = rollout.seen_of_needed(&evidence);
     let connected = distribution.proxies().into_iter().filter(|p| p.connected);
@@ -370,10 +371,10 @@ fn status(underway: &Underway, state: &State, distribution: &Distribution) -> Ro
         back_until_us: rollout.back_until_us,
         decisions,
         decisions_needed,
-        evaluated: evidence.flips.evaluated,
-        newly_allowed: evidence.flips.newly_allowed,
-        newly_denied: evidence.flips.newly_denied,
-        newly_undecided: evidence.flips.newly_undecided,
+        evaluated: flips.evaluated,
+        newly_allowed: flips.newly_allowed,
+        newly_denied: flips.newly_denied,
+        newly_undecided: flips.newly_undecided,
         gates: rollout.readings(&evidence),
         proxies: proxies.collect(),
         turns: rollout.turns.clone(),
@@ -382,7 +383,7 @@ fn status(underway: &Underway, state: &State, distribution: &Distribution) -> Ro
 
 /// The decision APIs' part in it.
 fn place(underway: &Underway, state: &State, apis: Apis) -> RolloutProxy {
-    let wanted = underway.wanted_of_apis(&apis).or(state.current.as_ref());
+    let wanted = underway.wanted_of_apis(&apis).or(state.settled());
     RolloutProxy {
         instance: INSTANCE.to_owned(),
         wanted: wanted.map_or(0, |wanted| wanted.sequence()),

@@ -374,6 +374,7 @@ static NOTHING: std::sync::LazyLock<Evidence> = std::sync::LazyLock::new(Evidenc
 static SEEN: std::sync::LazyLock<Seen<'static>> = std::sync::LazyLock::new(|| Seen {
     now_us: NOW_US,
     proxies: &[],
+    away: &[],
     evidence: &NOTHING,
 });
 

@@ -18,6 +18,7 @@ pub(crate) mod evidence;
 mod gate;
 mod plan;
 mod state;
+mod taken;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 use palisade_mesh::snapshot::Digest;
 use serde::{Deserialize, Serialize};
+use taken::Taken;
 
 pub use apis::{Apis, Asked, INSTANCE};
 pub use evidence::{Evidence, Flips, Load, Questions};
@@ -62,11 +64,17 @@ pub struct Rollout {
     pub turns: Vec<Turn>,
     /// Ten-thousandths of the proxies that enforce the candidate, by their place.
     share: u32,
-    /// Decisions at the begin of the phase.
+    /// Who is part of every share besides, because nobody stood in one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    taken: Vec<Taken>,
+    /// Decisions of proxies at the begin of the phase.
     mark: u64,
-    /// Those of them that the decision APIs made: a restart of the PDP forgets them.
+    /// Those of the decision APIs: a restart of the PDP forgets them.
     #[serde(default)]
     mark_of_apis: u64,
+    /// Whether a proxy was seen that the phase is about: its own decisions are waited for then.
+    #[serde(default)]
+    by_proxies: bool,
     /// Whether every proxy has done once what the phase begins with.
     ready: bool,
     /// Number under which the old content was put in force again.
@@ -101,8 +109,10 @@ impl Rollout {
             paused: None,
             turns: Vec::new(),
             share: 0,
+            taken: Vec::new(),
             mark: 0,
             mark_of_apis: 0,
+            by_proxies: false,
             ready: false,
             restored: None,
             back_until_us: None,
@@ -127,6 +137,7 @@ impl Rollout {
             return self.finish_halt(why, seen);
         }
         self.fill_share(seen);
+        self.by_proxies |= self.is_about_proxies(seen);
         self.ready |= self.unready(seen).is_none();
         if self.phase == Phase::Full && self.is_beyond_return(seen.now_us) {
             self.paused = None;
@@ -293,9 +304,16 @@ impl Rollout {
         self.plan.gates.read(evidence)
     }
 
-    /// Decisions that the phase has seen, and how many it needs.
+    /// Decisions that the phase has seen, and how many it needs: of proxies, where it is about
+    /// any; what the decision APIs are asked says nothing about those.
     pub fn seen_of_needed(&self, evidence: &Evidence) -> (u64, u64) {
-        let seen = self.decisions(evidence).saturating_sub(self.mark);
+        let proxies = self.decisions(evidence).saturating_sub(self.mark);
+        let apis = self.decisions_of_apis(evidence);
+        let apis = apis.saturating_sub(self.mark_of_apis);
+        let seen = match self.by_proxies {
+            true => proxies,
+            false => proxies + apis,
+        };
         let needed = match self.phase {
             Phase::Shadow | Phase::Canary(_) => self.plan.gates.min_decisions,
             _ => 0,
@@ -361,6 +379,13 @@ impl Rollout {
         }
         self.halt(by, text.to_owned(), actor, seen);
         Ok(())
+    }
+
+    /// Stops it because the candidate may not be in force any more, whatever its way back says.
+    pub fn refuse(&mut self, text: String, seen: &Seen<'_>) {
+        if self.check_running().is_ok() {
+            self.halt(Stop::Refused, text, None, seen);
+        }
     }
 
     fn check_running(&self) -> Result<(), OrderError> {
@@ -443,8 +468,12 @@ impl Rollout {
         };
         let nobody = match &self.phase {
             Phase::Planned => seen.proxies.is_empty(),
-            _ => self.targets(seen).next().is_none(),
+            _ => self.targets(seen).next().is_none() || self.waits_for_proxies(seen),
         };
+        let away = self.away(seen);
+        if !away.is_empty() {
+            return Some(format!("these are not connected: {}", named(&away)));
+        }
         match (nobody, missing.is_empty()) {
             (true, _) => {
                 Some("no proxy that it is for is connected, and no decision API answers".to_owned())
@@ -454,6 +483,32 @@ impl Rollout {
                 "these do not {verb} the candidate: {}",
                 named(&missing)
             )),
+        }
+    }
+
+    /// Whether the decision APIs are alone in a share, and a proxy may still come.
+    fn waits_for_proxies(&self, seen: &Seen<'_>) -> bool {
+        let is_waited_for = |p: &Proxy| p.apis && !self.is_taken(p.seat());
+        self.is_share() && self.targets(seen).all(is_waited_for)
+    }
+
+    /// The proxies of a step's services, where all of them are gone: the decision APIs alone, who
+    /// answer about these services, say nothing about them.
+    fn away<'s>(&self, seen: &Seen<'s>) -> Vec<&'s str> {
+        if !matches!(self.phase, Phase::Canary(_)) || self.is_share() || self.is_about_proxies(seen)
+        {
+            return Vec::new();
+        }
+        let away = seen.away.iter();
+        let away = away.filter(|p| self.wanted(p.seat(), &p.services) == Which::Candidate);
+        away.map(|p| p.instance.as_str()).collect()
+    }
+
+    /// Whether a proxy is connected that the phase is about.
+    fn is_about_proxies(&self, seen: &Seen<'_>) -> bool {
+        match self.phase {
+            Phase::Canary(_) => self.targets(seen).any(|p| !p.apis),
+            _ => seen.proxies.iter().any(|p| !p.apis),
         }
     }
 
@@ -483,9 +538,7 @@ impl Rollout {
         if let Phase::Canary(step) = &phase
             && let Some(Target::Share(share)) = self.plan.steps.get(*step).map(|s| &s.target)
         {
-            // Somebody has to be in it.
-            let nearest = self.nearest(seen);
-            self.share = self.share.max(*share).max(nearest);
+            self.share = self.share.max(*share);
         }
         if phase == Phase::Full {
             self.share = SHARES;
@@ -495,30 +548,9 @@ impl Rollout {
         self.mark = self.decisions(seen.evidence);
         self.mark_of_apis = self.decisions_of_apis(seen.evidence);
         self.ready = false;
+        self.fill_share(seen);
+        self.by_proxies = self.is_about_proxies(seen);
         self.note(seen.now_us, &self.word(), why, by);
-    }
-
-    /// Who stands nearest, as a share that it is in: a proxy, where one is connected, for the
-    /// decision APIs may be asked nothing.
-    fn nearest(&self, seen: &Seen<'_>) -> u32 {
-        let is_any = |p: &Proxy| !p.apis && self.can_leave(p.seat());
-        let is_any = seen.proxies.iter().any(is_any);
-        let who = seen.proxies.iter().filter(|p| !(is_any && p.apis));
-        let who = who.map(Proxy::seat).filter(|seat| self.can_leave(*seat));
-        let places = who.map(|seat| self.place(seat));
-        places.min().map_or(0, |place| place + 1)
-    }
-
-    /// Takes whoever stands nearest into a share that nobody was in when it began.
-    fn fill_share(&mut self, seen: &Seen<'_>) {
-        let Phase::Canary(step) = self.phase else {
-            return;
-        };
-        let target = self.plan.steps.get(step).map(|s| &s.target);
-        let is_share = matches!(target, Some(Target::Share(_)));
-        if is_share && !self.ready && self.targets(seen).next().is_none() {
-            self.share = self.share.max(self.nearest(seen));
-        }
     }
 
     fn halt(&mut self, by: Stop, text: String, actor: Option<&str>, seen: &Seen<'_>) {
@@ -574,7 +606,6 @@ impl Rollout {
     /// Gives proxies, who have to come back first, the time that they had at the begin of
     /// the phase. Proxies go on counting; what the decision APIs have counted is lost.
     pub fn restarted(&mut self, now_us: i64) {
-        self.mark = self.mark.saturating_sub(self.mark_of_apis);
         self.mark_of_apis = 0;
         if !self.ready && !self.has_ended() {
             self.since_us = self.since_us.max(now_us);
@@ -602,11 +633,11 @@ impl Rollout {
         }
     }
 
-    /// Decisions that count for the phase: those the candidate made while it was tried,
-    /// or while it was enforced.
+    /// Decisions of proxies that count for the phase: those the candidate made while it was
+    /// tried, or while it was enforced.
     fn decisions(&self, evidence: &Evidence) -> u64 {
         match self.phase {
-            Phase::Canary(_) | Phase::Full => evidence.new.decided + evidence.asked.new.decided,
+            Phase::Canary(_) | Phase::Full => evidence.new.decided,
             _ => evidence.flips.evaluated,
         }
     }
@@ -614,7 +645,7 @@ impl Rollout {
     fn decisions_of_apis(&self, evidence: &Evidence) -> u64 {
         match self.phase {
             Phase::Canary(_) | Phase::Full => evidence.asked.new.decided,
-            _ => evidence.asked.evaluated,
+            _ => evidence.asked.flips.evaluated,
         }
     }
 
@@ -639,8 +670,7 @@ impl Rollout {
             Target::Services(names) => Some(names),
             Target::Share(_) => None,
         });
-        self.place(seat) < self.share
-            || named.any(|names| services.iter().any(|s| names.contains(s)))
+        self.is_of_share(seat) || named.any(|names| services.iter().any(|s| names.contains(s)))
     }
 
     /// The place of a proxy among all, in ten-thousandths: the same as long as the

@@ -25,7 +25,7 @@ use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, watch},
     task::{JoinHandle, JoinSet, spawn_blocking},
-    time::{Instant, MissedTickBehavior, interval, timeout, timeout_at},
+    time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
 };
 
 use super::{
@@ -227,8 +227,20 @@ impl State {
     pub fn wanted(&self, seat: Seat<'_>) -> Option<&Arc<Published>> {
         let underway = self.rollout.as_deref();
         underway
-            .and_then(|u| u.wanted(seat))
+            .and_then(|u| u.wanted(seat, self.current.as_ref()))
             .or(self.current.as_ref())
+    }
+
+    /// What whoever is in no canary shall enforce: what is in force; the revision before, where that
+    /// was halted and is not back yet.
+    pub fn settled(&self) -> Option<&Arc<Published>> {
+        let going_back = self.rollout.as_deref().filter(|u| {
+            let is_stopped = u.rollout.stopped().is_some() && !u.rollout.has_ended();
+            let candidate = u.candidate.sequence();
+            let current = self.current.as_ref();
+            is_stopped && current.is_some_and(|c| c.sequence() == candidate)
+        });
+        going_back.map(|u| &u.baseline).or(self.current.as_ref())
     }
 
     /// What a proxy shall try beside it.
@@ -364,9 +376,10 @@ impl Source {
     }
 
     /// Follows the sources, orders and the rollout under way until dropped. Nothing of that waits
-    /// for compilers and solvers: they work beside it.
+    /// for solvers, which work beside it, nor for compilers, but for that of a `rollback`.
     pub async fn run(mut self) {
-        let mut looks = interval(self.look_every);
+        // Not at once: proxies have to come back first.
+        let mut looks = interval_at(Instant::now() + self.look_every, self.look_every);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -388,6 +401,9 @@ impl Source {
                 }
                 given = self.rolling.ordered() => self.obey(given).await,
                 _ = looks.tick() => {
+                    if self.rolling.is_busy() && self.choosing.is_none() && self.look_at_keys().await {
+                        self.settle().await;
+                    }
                     if self.rolling.is_busy() || self.has_way_back() {
                         self.look_around();
                     }
@@ -480,16 +496,33 @@ impl Source {
         }
     }
 
-    /// What was refused may be good once the keys are mended.
-    async fn look_at_keys(&mut self) {
+    /// What was refused may be good once the keys are mended, and what is under way may not be any
+    /// more. Says whether they are others.
+    async fn look_at_keys(&mut self) -> bool {
         let Some(trust) = self.trust.clone() else {
-            return;
+            return false;
         };
         let read = spawn_blocking(move || trust.fingerprint()).await;
-        if let Ok(keys) = read
-            && self.keys.replace(keys).is_some_and(|before| before != keys)
-        {
+        let is_new = |keys| self.keys.replace(keys).is_some_and(|before| before != keys);
+        let changed = read.is_ok_and(is_new);
+        if changed {
             self.parts.judge_again();
+            self.look_at_candidate();
+        }
+        changed
+    }
+
+    /// Stops what is under way where those who must have signed it are not trusted any more.
+    fn look_at_candidate(&mut self) {
+        let underway = self.rolling.running();
+        let underway = underway.filter(|u| u.rollout.stopped().is_none());
+        let Some(candidate) = underway.map(|u| u.candidate.clone()) else {
+            return;
+        };
+        if let Err(error) = self.believed(&candidate.compiled, &candidate.revision)
+            && error.code.0 != KEYS
+        {
+            self.refuse_candidate(error);
         }
     }
 

@@ -16,7 +16,7 @@ const BOOTS_MAX: usize = 20_000;
 /// What came of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Evidence {
-    /// What one revision changes against the other.
+    /// What one revision changes against the other, on proxies.
     pub flips: Flips,
     /// Requests decided by the candidate.
     pub new: Load,
@@ -26,12 +26,22 @@ pub struct Evidence {
     pub asked: Questions,
 }
 
+impl Evidence {
+    /// What one revision changes against the other, on proxies and for who asks.
+    pub fn all_flips(&self) -> Flips {
+        let mut all = self.flips;
+        all += self.asked.flips;
+        all
+    }
+}
+
 /// Questions to the decision APIs. Who asks forwards nothing through them, and how long an
-/// answer takes there says nothing about proxies: they are compared with themselves.
+/// answer takes there says nothing about proxies: they are compared with themselves. Nor do many
+/// questions say that few flips are few of the requests of proxies.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Questions {
-    /// Put to both revisions; their flips are among those of [`Evidence::flips`].
-    pub evaluated: u64,
+    /// What one revision changes against the other.
+    pub flips: Flips,
     /// Decided by the candidate.
     pub new: Load,
     /// Decided by the baseline.
@@ -179,9 +189,8 @@ impl Collected {
             }
         }
         if let Some(asked) = &self.asked {
-            sum.flips += asked.flips;
             sum.asked = Questions {
-                evaluated: asked.flips.evaluated,
+                flips: asked.flips,
                 new: asked.new.clone(),
                 old: asked.old.clone(),
             };

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use palisade_mesh::spread;
 use serde::{Deserialize, Serialize};
 
-use super::{Evidence, Load};
+use super::{Evidence, Flips, Load};
 
 /// Requests on each side from which on latencies are compared.
 const COMPARED_MIN: u64 = 1_000;
@@ -130,30 +130,18 @@ pub struct Reading {
 impl Gates {
     /// How every gate stands.
     pub fn read(&self, evidence: &Evidence) -> Vec<Reading> {
-        let flips = &evidence.flips;
-        let of_flips = |gate: &str, limit: Option<Threshold>, count: u64| {
-            let limit = limit?;
-            let exceeded = limit.is_exceeded(count, flips.evaluated, self.min_decisions);
-            Some(Reading {
-                gate: gate.to_owned(),
-                value: format!("{count} of {}", flips.evaluated),
-                limit: limit.to_string(),
-                standing: match (exceeded, flips.evaluated) {
-                    (true, _) => Standing::Exceeded,
-                    (false, 0) => Standing::Unknown,
-                    (false, _) => Standing::Holds,
-                },
-            })
-        };
+        let of_flips = |gate, limit, count| self.flips(gate, limit, count, evidence);
         let readings = [
-            of_flips("newly_denied", self.newly_denied, flips.newly_denied),
-            of_flips("newly_allowed", self.newly_allowed, flips.newly_allowed),
-            of_flips(
-                "newly_undecided",
-                self.newly_undecided,
-                flips.newly_undecided,
-            ),
-            of_flips("errors", self.errors, flips.errors),
+            of_flips("newly_denied", self.newly_denied, |f: &Flips| {
+                f.newly_denied
+            }),
+            of_flips("newly_allowed", self.newly_allowed, |f: &Flips| {
+                f.newly_allowed
+            }),
+            of_flips("newly_undecided", self.newly_undecided, |f: &Flips| {
+                f.newly_undecided
+            }),
+            of_flips("errors", self.errors, |f: &Flips| f.errors),
             self.server_errors(&evidence.old, &evidence.new),
             self.p99(
                 "p99",
@@ -165,6 +153,38 @@ impl Gates {
             self.decision_p99(evidence),
         ];
         readings.into_iter().flatten().collect()
+    }
+
+    /// Of proxies, of the decision APIs, and of both: many questions make no share of few requests
+    /// smaller, nor the other way round.
+    fn flips(
+        &self,
+        gate: &str,
+        limit: Option<Threshold>,
+        count: fn(&Flips) -> u64,
+        evidence: &Evidence,
+    ) -> Option<Reading> {
+        let limit = limit?;
+        let all = evidence.all_flips();
+        let groups = [
+            (all, ""),
+            (evidence.flips, " by proxies"),
+            (evidence.asked.flips, " by the decision APIs"),
+        ];
+        let is_exceeded =
+            |flips: &Flips| limit.is_exceeded(count(flips), flips.evaluated, self.min_decisions);
+        let exceeded = groups.into_iter().find(|(flips, _)| is_exceeded(flips));
+        let (flips, by) = exceeded.unwrap_or((all, ""));
+        Some(Reading {
+            gate: gate.to_owned(),
+            value: format!("{} of {}{by}", count(&flips), flips.evaluated),
+            limit: limit.to_string(),
+            standing: match (exceeded, all.evaluated) {
+                (Some(_), _) => Standing::Exceeded,
+                (None, 0) => Standing::Unknown,
+                (None, _) => Standing::Holds,
+            },
+        })
     }
 
     fn server_errors(&self, old: &Load, new: &Load) -> Option<Reading> {
@@ -250,7 +270,7 @@ impl Gates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::rollout::{Flips, Questions};
+    use crate::publish::rollout::Questions;
 
     #[test]
     fn thresholds_are_counts_or_shares() {
@@ -314,6 +334,34 @@ mod tests {
         check(Some(Threshold::Count(5)), 6, 6, Some(Standing::Exceeded));
         check(Some(Threshold::Count(0)), 0, 0, Some(Standing::Unknown));
         check(None, 1_000, 1_000, None);
+    }
+
+    /// A hundred thousand questions make no tenth of a proxy's requests a small share, and a
+    /// proxy's requests none of the questions.
+    #[test]
+    fn no_group_washes_out_the_flips_of_the_other() {
+        let flips = |newly_denied, evaluated| Flips {
+            evaluated,
+            newly_denied,
+            ..Flips::default()
+        };
+        for (proxies, apis, expected) in [
+            (flips(50, 500), flips(0, 100_000), Standing::Exceeded),
+            (flips(0, 100_000), flips(50, 500), Standing::Exceeded),
+            (flips(0, 500), flips(0, 100_000), Standing::Holds),
+            (flips(0, 0), flips(0, 1), Standing::Holds),
+        ] {
+            let evidence = Evidence {
+                flips: proxies,
+                asked: Questions {
+                    flips: apis,
+                    ..Questions::default()
+                },
+                ..Evidence::default()
+            };
+            let found = standing(&Gates::default(), &evidence, "newly_denied");
+            assert_eq!(found, Some(expected), "{proxies:?} {apis:?}");
+        }
     }
 
     #[test]

@@ -154,6 +154,8 @@ pub struct Seen<'s> {
     pub now_us: i64,
     /// The proxies that are connected, and the decision APIs, where there are any.
     pub proxies: &'s [Proxy],
+    /// Proxies that were connected not long ago and are not.
+    pub away: &'s [Proxy],
     /// What came of requests since the rollout began.
     pub evidence: &'s Evidence,
 }

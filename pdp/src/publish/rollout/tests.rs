@@ -57,6 +57,8 @@ struct World {
     now_us: i64,
     rollout: Rollout,
     proxies: Vec<Proxy>,
+    /// Proxies that are gone.
+    away: Vec<Proxy>,
     evidence: Evidence,
     obedient: bool,
 }
@@ -68,12 +70,14 @@ impl World {
         let seen = Seen {
             now_us: 0,
             proxies: &proxies,
+            away: &[],
             evidence: &evidence,
         };
         Self {
             now_us: 0,
             rollout: Rollout::begin(plan, name(1), name(2), "uid 7", &seen),
             proxies,
+            away: Vec::new(),
             evidence,
             obedient: true,
         }
@@ -108,6 +112,7 @@ impl World {
         let seen = Seen {
             now_us: self.now_us,
             proxies: &self.proxies,
+            away: &self.away,
             evidence: &self.evidence,
         };
         while self.rollout.step(&seen) {}
@@ -149,6 +154,7 @@ impl World {
         let seen = Seen {
             now_us: self.now_us,
             proxies: &self.proxies,
+            away: &[],
             evidence: &self.evidence,
         };
         order(&mut self.rollout, &seen)
@@ -505,6 +511,7 @@ fn shares_grow_by_proxies_that_stay() {
     let seen = |now_us| Seen {
         now_us,
         proxies: &proxies,
+        away: &[],
         evidence: &evidence,
     };
     let plan = Plan {
@@ -537,6 +544,7 @@ fn the_smallest_share_is_one_proxy() {
         let seen = Seen {
             now_us: 0,
             proxies: &proxies,
+            away: &[],
             evidence: &evidence,
         };
         let plan = Plan {

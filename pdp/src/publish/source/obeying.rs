@@ -22,7 +22,7 @@ use crate::{
         changes, codes,
         keep::CANDIDATE,
         proving::Tried,
-        rollout::{OrderError, Plan, Rollout, Seen, Stop, Target},
+        rollout::{Name, OrderError, Plan, Rollout, Seen, Stop, Target},
     },
 };
 
@@ -38,6 +38,8 @@ pub(super) struct Wish {
     plan: Plan,
     /// Whether it is to be begun, not only shown.
     starts: bool,
+    /// What was in force when it was given, and what the source had last.
+    over: (Option<Name>, Option<Digest>),
     reply: oneshot::Sender<Result<Option<Difference>, Diagnostic>>,
 }
 
@@ -62,12 +64,14 @@ impl Source {
             order,
             reply,
         } = given;
+        let over = self.now();
         let done = match order {
             Order::Preview(plan, content) => {
                 let wish = Wish {
                     actor,
                     plan,
                     starts: false,
+                    over,
                     reply,
                 };
                 return self.seek(wish, content);
@@ -77,6 +81,7 @@ impl Source {
                     actor,
                     plan,
                     starts: true,
+                    over,
                     reply,
                 };
                 return self.seek(wish, content);
@@ -122,15 +127,30 @@ impl Source {
         }
     }
 
-    /// Goes on with an order once its content is there.
+    /// What is in force, and what the source had last: what a wish is about.
+    fn now(&self) -> (Option<Name>, Option<Digest>) {
+        let current = self.current();
+        (current.as_deref().map(name), self.rolling.offered)
+    }
+
+    /// Goes on with an order once its content is there. One whose author has given up is dropped;
+    /// so is one that was overtaken, or it would put what is older over what is newer.
     pub(super) fn found(&mut self, sought: Sought) {
         let Sought { wish, found } = sought;
         let Wish {
             actor,
             plan,
             starts,
+            over,
             reply,
         } = wish;
+        if reply.is_closed() {
+            return;
+        }
+        let found = match starts && over != self.now() {
+            true => Err(overtaken()),
+            false => found,
+        };
         let done = found.and_then(|wanted| match starts {
             true => self.start(&actor, plan, wanted).map(|()| None),
             false => self.preview(plan, &wanted).map(Some),
@@ -273,7 +293,8 @@ impl Source {
         })
     }
 
-    /// Puts a kept revision in force again at once: the named one, or the one before.
+    /// Puts a kept revision in force again at once: the named one, or the one before. Compiling it
+    /// is waited for, since nothing that comes meanwhile may overtake it; nothing is proved anew.
     async fn roll_back(&mut self, actor: &str, to: Option<&str>) -> Result<(), Diagnostic> {
         let current = self
             .current()
@@ -304,11 +325,8 @@ impl Source {
         if compiled.digest == current.digest() {
             return Err(nothing("this is the content that is in force already"));
         }
+        let aside = self.aside(&current, compiled.digest);
         self.stop(Stop::Aborted, "something else is put in force", Some(actor));
-        let aside = self
-            .rolling
-            .offered
-            .filter(|offered| *offered != compiled.digest);
         let told = format!(
             "from {} to the content {}",
             current.sequence(),
@@ -323,6 +341,17 @@ impl Source {
 }
 
 impl Source {
+    /// Content that does not come back by itself once `wanted` is put in force: what the source had
+    /// last; as long as that is not known, or is being found out, what goes now.
+    fn aside(&self, current: &Published, wanted: Digest) -> Option<Digest> {
+        let goes = match self.rolling.running() {
+            Some(underway) => underway.candidate.digest(),
+            None => current.digest(),
+        };
+        let offered = self.rolling.offered.filter(|_| self.choosing.is_none());
+        Some(offered.unwrap_or(goes)).filter(|aside| *aside != wanted)
+    }
+
     /// Takes the revision in force back to the one that its signers named, as it is numbered.
     async fn return_by(
         &mut self,
@@ -345,6 +374,7 @@ impl Source {
             diagnostics,
         } = loaded.unwrap_or_default();
         let compiled = compiled.ok_or_else(|| nothing("it does not compile any more"))?;
+        let aside = self.aside(current, digest);
         self.stop(
             Stop::Aborted,
             "the one before is put in force again",
@@ -352,7 +382,6 @@ impl Source {
         );
         let told = format!("from {} to {}", current.sequence(), kept.sequence);
         let object = format!("revision {}", kept.sequence);
-        let aside = self.rolling.offered.filter(|offered| *offered != digest);
         self.take_back(name(current), (compiled, kept), diagnostics)?;
         self.set_aside(aside);
         self.recorder.admin(actor, "rollback", &object, &told);
@@ -412,6 +441,14 @@ fn busy(cause: &str) -> Diagnostic {
     Diagnostic::error(codes::ROLLOUT_BUSY, "a rollout is in progress")
         .cause(cause)
         .help("wait for its end, or stop it: palisade rollout abort")
+}
+
+fn overtaken() -> Diagnostic {
+    Diagnostic::error(codes::ROLLOUT_BUSY, "something else came first")
+        .cause(
+            "while this was compiled and proved, what is in force or what the source has changed",
+        )
+        .help("look at what is there now, and try again: palisade rollout start")
 }
 
 fn many() -> Diagnostic {

@@ -396,6 +396,11 @@ impl Source {
     }
 
     pub(super) fn put_in_force(&self, next: Arc<Published>) {
+        self.activate(next, None);
+    }
+
+    /// Puts a revision in force, at one moment with the rollout that says for whom it is not.
+    fn activate(&self, next: Arc<Published>, rollout: Option<Arc<Underway>>) {
         tracing::info!(
             sequence = next.sequence(),
             digest = %next.digest(),
@@ -407,7 +412,10 @@ impl Source {
         let current = self.current();
         self.recorder
             .leave(changes::activated(current.as_deref(), &next));
-        self.state.send_modify(|s| s.current = Some(next));
+        self.state.send_modify(|s| {
+            s.current = Some(next);
+            s.rollout = rollout.or(s.rollout.take());
+        });
     }
 
     pub(super) fn begin(
@@ -433,6 +441,7 @@ impl Source {
         let seen = Seen {
             now_us,
             proxies: &proxies,
+            away: &[],
             evidence: &evidence,
         };
         let rollout = Rollout::begin(plan, name(current), name(&candidate), actor, &seen)
@@ -462,7 +471,7 @@ impl Source {
     ) -> Option<T> {
         let mut underway = self.rolling.underway.take()?;
         let names = (underway.rollout.baseline, underway.rollout.candidate);
-        let mut proxies = Vec::new();
+        let (mut proxies, mut away) = (Vec::new(), Vec::new());
         for status in self.rolling.proxies() {
             let proxy = underway.proxy(&status);
             if let Some(told) = &status.status {
@@ -474,8 +483,9 @@ impl Source {
                     .collected
                     .note(boot, &proxy.services, told, names);
             }
-            if status.connected {
-                proxies.push(proxy);
+            match status.connected {
+                true => proxies.push(proxy),
+                false => away.push(proxy),
             }
         }
         if let Some(apis) = self.rolling.apis() {
@@ -487,6 +497,7 @@ impl Source {
         let seen = Seen {
             now_us: self.clock.now_us(),
             proxies: &proxies,
+            away: &away,
             evidence: &evidence,
         };
         let before = underway.rollout.clone();
@@ -505,7 +516,8 @@ impl Source {
         if news.iter().any(|turn| turn.what == HALTED) && stopped != Some(Stop::Superseded) {
             self.rolling.set_aside = Some(underway.candidate.digest());
         }
-        let is_owing = underway.rollout.owes_restoring();
+        // Keys that could not be read may be there now.
+        let is_owing = underway.rollout.owes_restoring() || self.owes_full(&underway);
         let is_news = underway.rollout != before || !news.is_empty();
         self.rolling.underway = Some(underway);
         if is_news || is_owing {
@@ -521,19 +533,21 @@ impl Source {
             return;
         };
         self.log_failure(self.write_journal());
-        let next = underway.candidate.sequence();
-        let is_next =
-            self.current().is_none_or(|c| c.sequence() < next) && !self.was_taken_back(next);
-        let is_full = matches!(underway.rollout.phase, Phase::Full | Phase::Completed);
-        if is_full && is_next {
+        if self.owes_full(&underway) {
             let (compiled, revision) = (&underway.candidate.compiled, &underway.candidate.revision);
-            if let Err(error) = self.accepted(compiled, revision) {
-                // A key was removed, or the stamp has ended, while it was tried: once it is
-                // signed anew it begins anew.
-                self.reject(vec![error]);
-            } else {
-                self.log_failure(self.keep.succeed(revision));
-                self.put_in_force(underway.candidate.clone());
+            match self.accepted(compiled, revision) {
+                Ok(_) => {
+                    self.log_failure(self.keep.succeed(revision));
+                    self.activate(underway.candidate.clone(), Some(Arc::new(underway.clone())));
+                }
+                // Told, and tried again at every look.
+                Err(error) if error.code.0 == KEYS => self.reject(vec![error]),
+                // A key was removed, or the stamp has ended, while it was tried: nobody is left
+                // with it.
+                Err(error) if !underway.rollout.has_ended() => {
+                    return self.refuse_candidate(error);
+                }
+                Err(error) => self.reject(vec![error]),
             }
             if self.rolling.offered != Some(underway.candidate.digest()) {
                 self.set_aside(self.rolling.offered);
@@ -556,6 +570,21 @@ impl Source {
             s.rollout = Some(Arc::new(underway));
             s.set_aside = set_aside;
         });
+    }
+
+    /// Whether everybody is to have the candidate, and it is not in force yet.
+    fn owes_full(&self, underway: &Underway) -> bool {
+        let next = underway.candidate.sequence();
+        matches!(underway.rollout.phase, Phase::Full | Phase::Completed)
+            && self.current().is_none_or(|c| c.sequence() < next)
+            && !self.was_taken_back(next)
+    }
+
+    /// Stops what is under way, because those who must have signed it have not any more.
+    pub(super) fn refuse_candidate(&mut self, error: Diagnostic) {
+        let text = format!("it is not accepted any more: {error}");
+        self.reject(vec![error]);
+        self.with_underway(|rollout, seen| rollout.refuse(text, seen));
     }
 
     /// Puts the revision before in force again: under its own number where those who have

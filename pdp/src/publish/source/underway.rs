@@ -7,7 +7,7 @@ use palisade_mesh::{catalogue::Service, spiffe_id::SpiffeId};
 use super::Published;
 use crate::publish::{
     registry::ProxyStatus,
-    rollout::{Apis, Evidence, INSTANCE, Phase, Proxy, Rollout, Seat, Which},
+    rollout::{Apis, Evidence, INSTANCE, Proxy, Rollout, Seat, Which},
 };
 
 /// A revision on its way to the proxies, or the last one that was.
@@ -36,12 +36,19 @@ impl Underway {
         }
     }
 
-    /// The revision of the two that a proxy shall enforce; none where that is what is in force.
-    pub fn wanted(&self, seat: Seat<'_>) -> Option<&Arc<Published>> {
+    /// The revision of the two that a proxy shall enforce while `current` is in force; none where
+    /// that is it.
+    pub fn wanted(
+        &self,
+        seat: Seat<'_>,
+        current: Option<&Arc<Published>>,
+    ) -> Option<&Arc<Published>> {
+        let candidate = self.candidate.sequence();
+        let is_in_force = current.is_some_and(|current| current.sequence() == candidate);
         match self.which(seat) {
             Which::Candidate => Some(&self.candidate),
-            // It is in force for everybody else.
-            Which::Baseline if self.rollout.phase == Phase::Full => Some(&self.baseline),
+            // It is in force for everybody else, or is on its way back and not there yet.
+            Which::Baseline if is_in_force && !self.rollout.has_ended() => Some(&self.baseline),
             Which::Baseline => None,
         }
     }

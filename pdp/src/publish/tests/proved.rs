@@ -280,7 +280,16 @@ impl Signer {
 }
 
 fn built() -> BundleFile {
+    built_with(&[])
+}
+
+/// With more invariants of these ids.
+fn built_with(more: &[&str]) -> BundleFile {
     let dir = sample::copy();
+    for id in more {
+        let text = NO_CARDS.replace("no-cards", id);
+        sample::write(dir.path(), &format!("invariants/{id}.cedar"), &text);
+    }
     sample::write(dir.path(), "invariants/cards.cedar", NO_CARDS);
     let compiled = author::load(dir.path()).compiled.unwrap();
     BundleFile::new(compiled.bundle).unwrap()
@@ -316,6 +325,80 @@ async fn a_copy_takes_no_good_attestation_away() {
     let attested = current.revision.attestation.as_ref().unwrap();
     assert_eq!(attested.proofs[0].solver, "cvc5");
     assert_eq!(attested.signatures[0].key, signer.key.public().as_bytes());
+    task.abort();
+}
+
+/// More proofs are not the same proofs: a copy of whoever is trusted that says other things takes
+/// away nothing that is demanded, and its stamp counts.
+#[tokio::test]
+async fn a_copy_that_proves_more_but_something_else_takes_nothing_away() {
+    let (signer, state) = (Signer::new(), tempfile::tempdir().unwrap());
+    let bare = built_with(&["no-x", "no-y"]);
+    let mut good = bare.clone().attesting(["no-cards"], "cvc5");
+    signer.sign(&mut good, 5);
+    signer.put(&good);
+    let source = signer.open(state.path()).await;
+    let mut seen = source.state();
+    let task = tokio::spawn(source.run());
+    let mut other = bare.attesting(["no-x", "no-y"], "cvc5");
+    other.sign_content(&signer.key);
+    other.signed.release = good.signed.release.clone();
+    let now_us = Clock::system().now_us();
+    other.stamp(&signer.key, now_us, now_us + 60_000_000);
+    signer.put(&other);
+    let stamped = |s: &State| {
+        s.current
+            .as_ref()
+            .is_some_and(|c| c.revision.stamp.is_some())
+    };
+    let current = until(&mut seen, "stamped", stamped).await.current.unwrap();
+    let proofs = &current.revision.attestation.as_ref().unwrap().proofs;
+    assert_eq!(proofs.len(), 1);
+    assert_eq!(proofs[0].invariant, "no-cards");
+    task.abort();
+}
+
+/// What somebody wants begun takes its time to be proved; what came into force meanwhile is newer,
+/// and is not replaced by it.
+#[tokio::test]
+async fn an_order_that_was_overtaken_begins_nothing() {
+    let stage = Stage::new();
+    sample::write(stage.dir.path(), "invariants/cards.cedar", NO_CARDS);
+    let prover = Arc::new(Slow::default());
+    let opened = stage.open_with(SourceConfig {
+        prove: Some(prover.clone()),
+        ..config(stage.dir.path(), stage.state.path())
+    });
+    let source = opened.await;
+    let (mut seen, orders) = (source.state(), source.orders());
+    let task = tokio::spawn(source.run());
+    stage.edit("x");
+    until(&mut seen, "second", |s| sequence(s) == 2).await;
+
+    let other = sample::copy();
+    sample::write(other.path(), "invariants/cards.cedar", NO_CARDS);
+    wide(other.path());
+    let bundle = author::load(other.path()).compiled.unwrap().bundle;
+    let hold = Hold(prover.clone());
+    prover.held.store(true, Ordering::SeqCst);
+    let content = Content::Bundle(bundle);
+    let of_start = orders.clone();
+    let started = tokio::spawn(async move {
+        let order = Order::Start(Plan::default(), content);
+        of_start.give("ana", order).await.map_err(|d| d.code.0)
+    });
+    let begun = async {
+        while !prover.begun.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, begun).await.expect("the solver is asked");
+    orders.give("bea", Order::Rollback(None)).await.unwrap();
+    assert_eq!(sequence(&seen.borrow()), 3);
+    drop(hold);
+    let started = timeout(PATIENCE, started).await.unwrap().unwrap();
+    assert_eq!(started.map(drop), Err(codes::ROLLOUT_BUSY));
+    assert!(seen.borrow().rollout.is_none());
     task.abort();
 }
 

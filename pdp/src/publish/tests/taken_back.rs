@@ -11,9 +11,10 @@ use crate::{
     bundle::{WAY_BACK, codes as signing, file::BundleFile, key::SigningKey, trust::TrustConfig},
     publish::{
         Content, Order,
-        rollout::{Phase, Plan, Step, Stop, Target},
+        rollout::{Phase, Plan, Seat, Step, Stop, Target},
     },
 };
+use palisade_mesh::spiffe_id::SpiffeId;
 use palisade_mesh::wire::policy::{Hello, distribution_client::DistributionClient, proxy_message};
 use tokio_stream::StreamExt as _;
 
@@ -548,10 +549,48 @@ async fn a_way_back_that_is_blocked_is_gone_once_it_can_be() {
     let now = until(&mut seen, "told", |s| rejected(s) == Some(signing::KEYS)).await;
     assert_eq!(sequence(&now), 8);
     assert!(matches!(phase(&now), Some(Phase::Halted(_))));
+    // Whoever connects meanwhile does not get it any more.
+    let id = SpiffeId::parse("spiffe://demo.test/ns/shop/sa/web").unwrap();
+    for returns in [true, false] {
+        let seat = Seat {
+            identity: &id,
+            instance: "late",
+            returns,
+        };
+        assert_eq!(now.wanted(seat).unwrap().sequence(), 7);
+    }
     ci.trust_in(&ci.key);
     let back = until(&mut seen, "back", |s| sequence(s) == 7).await;
     assert_eq!(why(&back), Some(Stop::Aborted));
     until(&mut seen, "mended", |s| s.rejected.is_none()).await;
+    task.abort();
+}
+
+/// What those who are trusted have not signed any more is not brought to more of the proxies.
+#[tokio::test]
+async fn a_candidate_whose_key_is_taken_out_is_halted() {
+    let stage = Stage::new();
+    let ci = Ci::new(&stage);
+    ci.serve(&stage, 7, None);
+    let slow = Plan {
+        steps: vec![Step {
+            last: LONG,
+            ..bold().steps[0].clone()
+        }],
+        ..bold()
+    };
+    let source = ci.open(&stage, slow).await;
+    let mut seen = source.state();
+    let task = tokio::spawn(source.run());
+    stage.edit("x");
+    ci.serve(&stage, 8, Some(DAY));
+    until(&mut seen, "canary", |s| {
+        matches!(phase(s), Some(Phase::Canary(_)))
+    })
+    .await;
+    ci.trust_in(&SigningKey::generate().unwrap().0);
+    let now = until(&mut seen, "halted", |s| why(s).is_some()).await;
+    assert_eq!((sequence(&now), why(&now)), (7, Some(Stop::Refused)));
     task.abort();
 }
 
