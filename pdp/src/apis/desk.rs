@@ -252,7 +252,7 @@ impl Desk {
 
     /// Records that engine and reference have differed: the first time under a revision, and
     /// whenever it was twice as often since, so that a broken engine cannot fill the log.
-    fn record_differences(&self) {
+    pub(super) fn record_differences(&self) {
         let found = self.self_checks();
         let mut told = self
             .0
@@ -263,9 +263,13 @@ impl Desk {
         for (sequence, found) in found {
             let before = told.get(&sequence).copied().unwrap_or_default();
             if found.mismatched > 0 && found.mismatched >= before.saturating_mul(2) {
-                told.insert(sequence, found.mismatched);
                 let now_us = self.0.config.clock.now_us();
-                self.0.ledger.differed(now_us, sequence, found);
+                match self.0.ledger.differed(now_us, sequence, found) {
+                    Ok(()) => drop(told.insert(sequence, found.mismatched)),
+                    Err(error) => {
+                        tracing::error!(%error, "a difference of engine and reference is not recorded yet");
+                    }
+                }
             }
         }
     }
@@ -508,7 +512,7 @@ impl Desk {
             ..f.snapshot.versions()
         });
         let judged = match (understood, force) {
-            (Ok(inquiry), Some(force)) => judge(inquiry, force, &list, now_us),
+            (Ok(inquiry), Some(force)) => case.watched(|| judge(inquiry, force, &list, now_us)),
             (Ok(_), None) => Judged::misread(Misread::no_snapshot()),
             (Err(misread), _) => Judged::misread(misread),
         };
@@ -517,8 +521,8 @@ impl Desk {
         if let Some(force) = force.filter(|_| is_question) {
             force.count(took);
         }
-        let tried = is_question.then(|| case.try_beside(&judged, &list, now_us));
-        let tried = tried.flatten().and_then(|tried| {
+        let tried = case.try_beside((&judged, is_question), &list, now_us);
+        let tried = tried.and_then(|tried| {
             self.0
                 .counts
                 .tried(tried.as_ref().ok().map(|tried| tried.flip));

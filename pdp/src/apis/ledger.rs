@@ -21,6 +21,8 @@ const DIFFERS: &str = "engine_differs";
 const PATH_LEN_MAX: usize = 1024;
 /// Longest query of a search kept in a record, in bytes.
 const QUERY_LEN_MAX: usize = 2048;
+/// Longest name of what a search was about that is kept in a record, in bytes.
+const WORD_LEN_MAX: usize = 1024;
 
 /// One record stream, shared by all who answer.
 pub(super) struct Ledger {
@@ -91,14 +93,22 @@ impl Ledger {
             actor: caller.to_string(),
             query: head_of(query, QUERY_LEN_MAX).to_owned(),
             rows,
-            searched: Some(searched),
+            searched: Some(cut(searched)),
             ..AuditRead::default()
         };
         self.append(id, now_us, AuditMode::Spool, Body::AuditRead(read))
     }
 
     /// Records that engine and reference have differed under the revision with this number.
-    pub(super) fn differed(&self, now_us: i64, sequence: u64, found: SelfCheck) {
+    ///
+    /// # Errors
+    /// When the stream does not take it; it is to be recorded later then.
+    pub(super) fn differed(
+        &self,
+        now_us: i64,
+        sequence: u64,
+        found: SelfCheck,
+    ) -> Result<(), SinkError> {
         let SelfCheck {
             checked,
             mismatched,
@@ -112,9 +122,7 @@ impl Ledger {
             ),
         };
         let id = self.next_id(now_us);
-        if let Err(error) = self.append(id, now_us, AuditMode::Spool, Body::Admin(admin)) {
-            tracing::error!(%error, "record of a difference of engine and reference is lost");
-        }
+        self.append(id, now_us, AuditMode::Spool, Body::Admin(admin))
     }
 
     fn append(
@@ -230,6 +238,18 @@ fn shadows(noted: &Noted<'_>) -> Vec<Shadow> {
         })
     });
     tried.into_iter().chain(permits).collect()
+}
+
+/// What a search was about, as far as a record takes a caller's words.
+fn cut(searched: Searched) -> Searched {
+    let head = |text: String| head_of(&text, WORD_LEN_MAX).to_owned();
+    Searched {
+        principal: head(searched.principal),
+        service: head(searched.service),
+        action: head(searched.action),
+        resource_type: head(searched.resource_type),
+        resource_id: head(searched.resource_id),
+    }
 }
 
 /// The first `len` bytes of `text`, cut at a character.

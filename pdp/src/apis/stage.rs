@@ -7,7 +7,7 @@
 //! it says goes into the record of the answer, and nothing that goes wrong with it reaches the caller.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -109,6 +109,7 @@ impl Progress {
 
 /// A question under the revision that decides it.
 pub(super) struct Case<'s> {
+    stage: Option<&'s Stage>,
     pub(super) force: Option<&'s Arc<Force>>,
     pub(super) understood: Result<Inquiry, Misread>,
     beside: Option<(&'s Trial, &'s Arc<Force>)>,
@@ -218,15 +219,28 @@ impl Stage {
         ask: impl Fn(&Force) -> T,
         service: impl Fn(&T) -> Option<SmolStr>,
     ) -> T {
-        let found = ask(&self.force);
+        let found = self.watched(&self.force, || ask(&self.force));
         let Some(trial) = self.trial.as_ref().filter(|_| service(&found).is_none()) else {
             return found;
         };
-        let other = ask(&trial.candidate);
+        let other = self.watched(&trial.candidate, || ask(&trial.candidate));
         match service(&other) {
             Some(name) if Arc::ptr_eq(self.of(Some(&name)), &trial.candidate) => other,
             _ => found,
         }
+    }
+
+    /// What `decide` comes to; where the revision that is on its way breaks off, that is counted
+    /// before the question does.
+    fn watched<T>(&self, force: &Arc<Force>, decide: impl FnOnce() -> T) -> T {
+        let trial = self.trial.as_ref();
+        let Some(trial) = trial.filter(|trial| Arc::ptr_eq(&trial.candidate, force)) else {
+            return decide();
+        };
+        catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|broken| {
+            trial.progress.count(None);
+            resume_unwind(broken)
+        })
     }
 
     fn pair(&self, service: Option<&str>) -> (&Arc<Force>, Option<(&Trial, &Arc<Force>)>) {
@@ -254,6 +268,7 @@ impl<'s> Case<'s> {
     pub(super) fn of(stage: Option<&'s Stage>, ask: Ask<'s>) -> Self {
         let Some(stage) = stage else {
             return Self {
+                stage: None,
                 force: None,
                 understood: Err(Misread::no_snapshot()),
                 beside: None,
@@ -272,18 +287,29 @@ impl<'s> Case<'s> {
         Self {
             understood: match Arc::ptr_eq(force, &stage.force) {
                 true => understood,
-                false => ask(force),
+                false => stage.watched(force, || ask(force)),
             },
+            stage: Some(stage),
             force: Some(force),
             beside,
             ask,
         }
     }
 
-    /// Asks what is tried, if it is its turn, about a question that was judged.
+    /// What `decide` comes to under the revision that decides; that of one that is on its way is
+    /// counted where it breaks off.
+    pub(super) fn watched<T>(&self, decide: impl FnOnce() -> T) -> T {
+        match self.stage.zip(self.force) {
+            Some((stage, force)) => stage.watched(force, decide),
+            None => decide(),
+        }
+    }
+
+    /// Asks what is tried, if it is its turn, about a question that was judged. What only one of
+    /// the two understands is a question; what neither does is none.
     pub(super) fn try_beside(
         &self,
-        judged: &Judged,
+        (judged, is_question): (&Judged, bool),
         list: &KillList,
         now_us: i64,
     ) -> Option<Result<Tried, Broken>> {
@@ -295,18 +321,26 @@ impl<'s> Case<'s> {
         if now.policy == versions.policy || progress.broken.load(Ordering::Relaxed) {
             return None;
         }
-        if progress.turns.fetch_add(1, Ordering::Relaxed) % every != 0 {
+        let is_turn = || progress.turns.fetch_add(1, Ordering::Relaxed) % every == 0;
+        if is_question && !is_turn() {
             return None;
         }
-        let ask = || match (self.ask)(tried) {
-            Ok(inquiry) => judge(inquiry, tried, list, now_us),
-            Err(misread) => Judged::misread(misread),
+        let ask = || {
+            let understood = (self.ask)(tried);
+            if !is_question && !(understood.is_ok() && is_turn()) {
+                return None;
+            }
+            Some(match understood {
+                Ok(inquiry) => judge(inquiry, tried, list, now_us),
+                Err(misread) => Judged::misread(misread),
+            })
         };
         let Ok(other) = catch_unwind(AssertUnwindSafe(ask)) else {
             progress.broken.store(true, Ordering::Relaxed);
             progress.count(None);
             return Some(Err(Broken));
         };
+        let other = other?;
         let (was, is) = match versions.sequence < now.sequence {
             true => (other.standing(), judged.standing()),
             false => (judged.standing(), other.standing()),
