@@ -327,7 +327,8 @@ impl<'s> Case<'s> {
         }
         let ask = || {
             let understood = (self.ask)(tried);
-            if !is_question && !(understood.is_ok() && is_turn()) {
+            let is_one = is_question || (understood.is_ok() && is_turn());
+            if !is_one {
                 return None;
             }
             Some(match understood {

@@ -639,6 +639,20 @@ async fn a_search_with_endless_words_leaves_a_record_that_is_not() {
     assert!(longest > 0 && longest <= 1024, "{longest}");
 }
 
+/// One query finds what was decided and what was searched for: the words are the same.
+#[tokio::test]
+async fn a_search_is_recorded_in_the_words_of_a_decision() {
+    let office = office();
+    let mut asked = list_orders("");
+    asked["action"]["name"] = "get".into();
+    office.answer(SUBJECTS, &asked).await;
+    let last = office.records.0.lock().unwrap().last().cloned().unwrap();
+    let Some(Of::AuditRead(read)) = last.body else {
+        panic!("{last:?}");
+    };
+    assert_eq!(read.searched.unwrap().action, "GET");
+}
+
 /// A difference of engine and reference that could not be recorded is recorded later.
 #[tokio::test]
 async fn a_difference_that_no_record_took_is_recorded_once_one_does() {

@@ -12,6 +12,7 @@ use super::{
     super::words::{Action, OPERATION, SERVICE, Subject, Whole, of_ours, operation},
     Kind, Own, identities,
 };
+use crate::{apis::inquiry::Inquiry, decide::asked::Names};
 
 /// The types of resources in records.
 const OF_OPERATIONS: &str = "Operation";
@@ -29,10 +30,20 @@ impl Own {
         Searched {
             principal: subject.map_or_else(String::new, ToString::to_string),
             service: service.unwrap_or_default(),
-            action: self.action.name.clone(),
+            action: self.searched_action(catalogue, kind),
             resource_type,
             resource_id,
         }
+    }
+
+    /// As a decision about it is recorded; in the caller's words where they are no question.
+    fn searched_action(&self, catalogue: &Catalogue, kind: Kind) -> String {
+        let inquiry = match kind {
+            Kind::Subject => self.inquiry(catalogue, self.action.name.clone()),
+            Kind::Action | Kind::Resource => None,
+        };
+        let named = inquiry.map(|i| Names::of(&i.question.as_question()).action.to_owned());
+        named.unwrap_or_else(|| self.action.name.clone())
     }
 
     fn searched_resource(
@@ -64,28 +75,38 @@ impl Own {
 
     /// The operation that the URL of the search is, by any method that it asks about.
     fn operation_of_url(&self, catalogue: &Catalogue, kind: Kind) -> Option<SmolStr> {
-        let anybody = identities(catalogue).first()?.to_string();
-        let subject = Subject {
-            id: Some(anybody),
-            properties: Map::new(),
-            ..self.subject.clone()
-        };
         let asked = match kind {
             Kind::Action => Method::ALL.iter().map(|m| m.as_str().to_owned()).collect(),
             Kind::Resource | Kind::Subject => vec![self.action.name.clone()],
         };
-        asked.into_iter().find_map(|name| {
-            let whole = Whole {
-                subject: subject.clone(),
-                action: Action {
-                    name,
-                    properties: self.action.properties.clone(),
-                },
-                resource: self.resource.clone(),
-                context: Arc::default(),
-            };
-            let inquiry = of_ours(catalogue, &whole, 0).ok()?;
-            Some(inquiry.question.operation?.id.clone())
+        let mut asked = asked.into_iter();
+        asked.find_map(|name| {
+            Some(
+                self.inquiry(catalogue, name)?
+                    .question
+                    .operation?
+                    .id
+                    .clone(),
+            )
         })
+    }
+
+    /// The question that the search is for anybody who may be a subject, where it is one.
+    fn inquiry(&self, catalogue: &Catalogue, name: String) -> Option<Inquiry> {
+        let anybody = identities(catalogue).first()?.to_string();
+        let whole = Whole {
+            subject: Subject {
+                id: Some(anybody),
+                properties: Map::new(),
+                ..self.subject.clone()
+            },
+            action: Action {
+                name,
+                properties: self.action.properties.clone(),
+            },
+            resource: self.resource.clone(),
+            context: Arc::default(),
+        };
+        of_ours(catalogue, &whole, 0).ok()
     }
 }
