@@ -18,9 +18,9 @@ use std::fs;
 
 use serde_json::{Value, json};
 use support::{
-    Home,
+    Home, LIMIT,
     decisions::{Desk, TOKEN, request},
-    http,
+    http, wait_for,
 };
 
 const DOMAIN: &str = "example.com";
@@ -694,6 +694,24 @@ fn searches_of_the_text_are_answered_as_the_text_does() {
         found["results"],
         json!([{"name": "can_read"}, {"name": "can_write"}])
     );
+
+    // Each search is recorded as what it was about here, whatever the caller calls that.
+    for query in [
+        "class:audit_read action:GET resource_type:Operation resource:example.com/bank/account/a123",
+        "class:audit_read principal:spiffe://example.com/ns/people/sa/alice service:example.com/bank/account",
+        "class:audit_read action:GET principal:spiffe://example.com/ns/people/sa/alice rows:2",
+    ] {
+        let rows = wait_for(query, LIMIT, || {
+            let rows = home.rows(&format!("{query} last:1h"))?;
+            (!rows.is_empty()).then_some(rows)
+        });
+        assert_eq!(rows.len(), 1, "{query}: {rows:?}");
+        let said = rows[0]["query"].as_str().unwrap();
+        assert!(
+            said.contains("said as") && said.contains("\"user\""),
+            "{said}"
+        );
+    }
 
     // What has no rule keeps its name, both ways.
     let ours = json!({

@@ -119,7 +119,7 @@ async fn asked_plane(home: &support::Home, name: &str, engine: &str) -> (Control
             "  listen: 127.0.0.1:0\n  engine: {engine}\n  decisions:\n    listen: 127.0.0.1:0\n    tokens: tokens\n    insecure_loopback: {plain}\naudit"
         ),
         1,
-    ) + "links: links\n";
+    ) + "  deliver:\n    - { name: ops, exec: [/bin/true] }\nlinks: links\n";
     let plane = run::control_plane(&config(&dir, &yaml), &Role::ALL, Clock::system())
         .await
         .unwrap();
@@ -175,6 +175,16 @@ async fn a_broken_index_is_noticed_by_those_who_ask_the_pdp() {
     let differed = "palisade_engine_self_checks_total{result=\"differed\"} 1";
     let metrics = metrics(&name);
     assert!(metrics.contains(differed), "{metrics}");
+    // It is a record of its own, and an alert that nobody had to configure.
+    for (query, word) in [
+        ("class:admin verb:engine_differs", "1 of"),
+        ("class:alert rule:palisade-engine verb:fired", "critical"),
+    ] {
+        support::wait_for(query, support::LIMIT, || {
+            let found = asked(&name, &["audit", "search", query, "last:1h", "-o", "json"]);
+            found.contains(word).then_some(())
+        });
+    }
     plane.end().await;
 }
 

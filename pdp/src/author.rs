@@ -16,7 +16,7 @@ use bytes::Bytes;
 use palisade_mesh::{diagnostic::Diagnostic, spiffe_id::SpiffeId, wire::policy::Bundle};
 
 use crate::{
-    bundle::{self, Opened, scope::Concern, slice, texts},
+    bundle::{self, Opened, proofs, scope::Concern, slice, texts},
     compiled::{Compiled, Coverage},
 };
 
@@ -170,6 +170,7 @@ fn received(bytes: Bytes, own: Option<SpiffeId>, shared: Option<Shared>) -> Load
         let mut files = std::mem::take(&mut bundle.files);
         files.extend(policies);
         let mut draft = draft(&files, None, shared.as_ref(), &mut found);
+        found.extend(proofs::of_the_format_before(&bundle));
         let mut coverage = Coverage::Whole;
         if let Some(draft) = &mut draft {
             let fit = assemble::fit(&bundle, draft).map_err(|cause| {

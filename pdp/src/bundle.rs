@@ -34,12 +34,15 @@ pub(crate) mod texts;
 pub mod trust;
 
 /// Features of the bundle format that this build understands.
-pub const FEATURES: &[&str] = BASE;
+pub const FEATURES: &[&str] = &["cedar-4", "catalogue-1", "manifest-1", OLD_PROOFS];
 /// What a proxy says at its hello that can be taken back to a lower number, where the signers
 /// of the higher said so ([`trust::way_back`]).
 pub const WAY_BACK: &str = "way-back-1";
 /// Those that every bundle needs.
 pub(crate) const BASE: &[&str] = &["cedar-4", "catalogue-1", "manifest-1"];
+
+/// What a bundle of the format before has that says what was proved of it.
+pub(crate) const OLD_PROOFS: &str = "proofs-1";
 
 /// A bundle whose digest was computed from what is in it.
 #[derive(Debug, Clone)]
@@ -60,6 +63,10 @@ pub fn open(bytes: &Bytes) -> Result<Opened, Diagnostic> {
     let mut bundle = Bundle::decode(bytes.clone()).map_err(|e| broken(e.to_string()))?;
     if let Some(unknown) = unknown_feature(&bundle) {
         return Err(unknown);
+    }
+    let is_announced = bundle.features.iter().any(|f| f == OLD_PROOFS);
+    if is_announced == bundle.old_proofs.is_empty() {
+        return Err(broken("what was proved of it is not what it announces"));
     }
     let digest = manifest::digest(&mut bundle).map_err(broken)?;
     Ok(Opened { bundle, digest })

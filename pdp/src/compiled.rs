@@ -76,6 +76,7 @@ impl Compiled {
         bundle.git_revision.clear();
         bundle.contributions.clear();
         bundle.features.clear();
+        bundle.old_proofs.clear();
         manifest::digest(&mut bundle).ok()
     }
 }

@@ -16,6 +16,7 @@
 
 use palisade_mesh::{diagnostic::Diagnostic, spiffe_id::TrustDomain};
 
+mod assembly;
 mod backoff;
 mod beside;
 mod bundled;

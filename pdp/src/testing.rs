@@ -2,7 +2,10 @@
 
 use std::{
     future::ready,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use palisade_mesh::{
@@ -10,12 +13,18 @@ use palisade_mesh::{
     wire::record::Record,
 };
 
-/// A stream of records that keeps them.
+/// A stream of records that keeps them, unless it is told to take none.
 #[derive(Clone, Default)]
-pub(crate) struct Records(pub(crate) Arc<Mutex<Vec<Record>>>);
+pub(crate) struct Records(
+    pub(crate) Arc<Mutex<Vec<Record>>>,
+    pub(crate) Arc<AtomicBool>,
+);
 
 impl RecordStream for Records {
     fn append(&mut self, record: &Record) -> Result<(), SinkError> {
+        if self.1.load(Ordering::Relaxed) {
+            return Err(SinkError::Full);
+        }
         self.0.lock().unwrap().push(record.clone());
         Ok(())
     }

@@ -397,7 +397,10 @@ fn print_proxies(status: &RolloutStatus) {
         };
         rows.row([
             styled(style, mark),
-            clean(&proxy.instance).into(),
+            match proxy.apis {
+                true => "the decision APIs".into(),
+                false => clean(&proxy.instance).into(),
+            },
             table::Cell::from(proxy.enforces.to_string()),
             match proxy.tries {
                 0 => "".into(),

@@ -1,6 +1,6 @@
 //! The `pdp` role: watches the repository, distributes it, answers `can` and `why`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
@@ -22,7 +22,7 @@ use palisade_pdp::{
     decide::Snapshot,
     publish::{
         Distribution, DistributionConfig, History, Published, Recorder, Source, SourceConfig,
-        Standing, State,
+        Standing, State, rollout::Rollout,
     },
 };
 use prost::Message as _;
@@ -55,6 +55,10 @@ use crate::{
 mod facts;
 mod proving;
 mod questions;
+
+/// How soon an engine that could not be built is tried again at first, and at last.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
+const AGAIN_MAX: Duration = Duration::from_secs(60);
 
 pub use questions::{Can, CanAnswer, Explained, Recorded};
 
@@ -124,15 +128,16 @@ impl PdpRole {
             recorder,
             gate.clone(),
         );
-        let rollouts = Rollouts {
+        let mut rollouts = Rollouts {
             orders: source.orders(),
             state: state.clone(),
             distribution: distribution.clone(),
+            desk: None,
             plan: plan.unwrap_or_default(),
             clock: clock.clone(),
         };
         let observed = distribution.clone();
-        let source = source.observing(move || observed.proxies());
+        let mut source = source.observing(move || observed.proxies());
         let listener = TcpListener::bind(section.listen)
             .await
             .map_err(|e| vec![unbound("pdp.listen", &e)])?;
@@ -165,6 +170,9 @@ impl PdpRole {
                 });
                 let keeping = keep_up(desk.clone(), state.clone(), revisions.clone());
                 tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
+                rollouts.desk = Some(desk.clone());
+                let asked = desk.clone();
+                source = source.answering(move || asked.standing());
                 let identity = &identity;
                 let engine = section.engine;
                 Some(Decisions::start(config, (written, engine), identity, desk, stop).await?)
@@ -366,14 +374,23 @@ impl PdpRole {
 /// its way, and has their records handed on, for ever.
 async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<Revisions>) {
     let follow = async {
+        let mut wait = AGAIN_MIN;
         loop {
             let now = state.borrow_and_update().clone();
-            if let Some(published) = &now.current
-                && let Some(snapshot) = built(&desk, &revisions, published).await
-            {
-                desk.put(snapshot, underway(&desk, &revisions, &now).await);
-            }
-            if state.changed().await.is_err() {
+            let whole = put(&desk, &revisions, &now).await;
+            let changed = match whole {
+                true => {
+                    desk.refuse(None);
+                    wait = AGAIN_MIN;
+                    state.changed().await
+                }
+                false => {
+                    let changed = tokio::time::timeout(wait, state.changed()).await;
+                    wait = (wait * 2).min(AGAIN_MAX);
+                    changed.unwrap_or(Ok(()))
+                }
+            };
+            if changed.is_err() {
                 return;
             }
         }
@@ -381,15 +398,50 @@ async fn keep_up(desk: Desk, mut state: watch::Receiver<State>, revisions: Arc<R
     tokio::join!(follow, desk.run());
 }
 
+/// Puts what is wanted now before the decision APIs; says whether there is an engine of all of it.
+async fn put(desk: &Desk, revisions: &Revisions, now: &State) -> bool {
+    let Some(published) = now.settled() else {
+        return true;
+    };
+    let stopped = now.rollout.as_deref();
+    let stopped = stopped.filter(|u| u.rollout.stopped().is_some());
+    // What was halted decides nothing any more, whatever has to be built first.
+    if desk.holds(&versions(published)).is_none()
+        && let Some(before) = stopped.and_then(|u| desk.holds(&versions(&u.baseline)))
+    {
+        desk.put(before, None);
+    }
+    let Some(snapshot) = built(desk, revisions, published).await else {
+        return false;
+    };
+    match underway(desk, revisions, now).await {
+        Ok(underway) => {
+            desk.put(snapshot, underway);
+            true
+        }
+        Err(Unbuilt) => {
+            desk.put(snapshot, None);
+            false
+        }
+    }
+}
+
+fn versions(published: &Published) -> Versions {
+    Versions {
+        policy: published.digest(),
+        sequence: published.sequence(),
+        ..Versions::default()
+    }
+}
+
+/// There is no engine of a revision.
+struct Unbuilt;
+
 /// The engine of a revision; none where it cannot be built, and then the APIs stay at the
 /// one before.
 async fn built(desk: &Desk, revisions: &Revisions, published: &Published) -> Option<Arc<Snapshot>> {
     revisions.note(&published.revision);
-    let held = desk.holds(&Versions {
-        policy: published.digest(),
-        sequence: published.sequence(),
-        ..Versions::default()
-    });
+    let held = desk.holds(&versions(published));
     if held.is_some() {
         return held;
     }
@@ -402,23 +454,29 @@ async fn built(desk: &Desk, revisions: &Revisions, published: &Published) -> Opt
         }
         Err(error) => {
             tracing::error!(%error, "the decision APIs go without this revision");
+            desk.refuse(Some((published.sequence(), error.to_string())));
             None
         }
     }
 }
 
 /// The revision that is on its way, while it may decide or be tried.
-async fn underway(desk: &Desk, revisions: &Revisions, state: &State) -> Option<Underway> {
-    let underway = state.rollout.as_ref()?;
-    let rollout = &underway.rollout;
-    if rollout.has_ended() || rollout.stopped().is_some() {
-        return None;
-    }
-    Some(Underway {
-        baseline: built(desk, revisions, &underway.baseline).await?,
-        candidate: built(desk, revisions, &underway.candidate).await?,
-        rollout: rollout.clone(),
-    })
+async fn underway(
+    desk: &Desk,
+    revisions: &Revisions,
+    state: &State,
+) -> Result<Option<Underway>, Unbuilt> {
+    let underway = state.rollout.as_ref();
+    let is_running = |r: &Rollout| !r.has_ended() && r.stopped().is_none();
+    let Some(underway) = underway.filter(|u| is_running(&u.rollout)) else {
+        return Ok(None);
+    };
+    let engine = async |published| built(desk, revisions, published).await.ok_or(Unbuilt);
+    Ok(Some(Underway {
+        baseline: engine(&underway.baseline).await?,
+        candidate: engine(&underway.candidate).await?,
+        rollout: underway.rollout.clone(),
+    }))
 }
 
 /// What is followed, as the configuration says.

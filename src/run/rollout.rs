@@ -9,10 +9,13 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
-use palisade_pdp::publish::{
-    Content, Difference, Distribution, Order, Orders, State, Underway,
-    codes::{ROLLOUT_HALTED, ROLLOUT_PLAN},
-    rollout::{Name, Phase, Plan, Reading, Step, Stop, Target, Turn},
+use palisade_pdp::{
+    apis::Desk,
+    publish::{
+        Content, Difference, Distribution, Order, Orders, State, Underway,
+        codes::{ROLLOUT_HALTED, ROLLOUT_PLAN},
+        rollout::{Apis, INSTANCE, Name, Phase, Plan, Reading, Step, Stop, Target, Turn},
+    },
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -140,7 +143,7 @@ pub struct RolloutStatus {
     pub newly_undecided: u64,
     /// How every gate stands.
     pub gates: Vec<Reading>,
-    /// Connected proxies.
+    /// Connected proxies, and the decision APIs, where they are served.
     pub proxies: Vec<RolloutProxy>,
     /// What has happened, oldest first.
     pub turns: Vec<Turn>,
@@ -168,6 +171,9 @@ pub struct RolloutProxy {
     pub enforces: u64,
     /// Number of the revision it tries beside it; 0 for none.
     pub tries: u64,
+    /// Whether it is the decision APIs of the PDP, and no proxy.
+    #[serde(default)]
+    pub apis: bool,
 }
 
 /// An order that says all by itself.
@@ -179,6 +185,8 @@ pub(super) struct Rollouts {
     pub(super) orders: Orders,
     pub(super) state: watch::Receiver<State>,
     pub(super) distribution: Distribution,
+    /// The decision APIs, where they are served.
+    pub(super) desk: Option<Desk>,
     /// What holds where a wish says nothing.
     pub(super) plan: Plan,
     pub(super) clock: Clock,
@@ -259,7 +267,11 @@ impl Rollouts {
     pub(super) fn status(&self) -> Option<RolloutStatus> {
         let state = self.state.borrow().clone();
         let underway = state.rollout.as_deref()?;
-        Some(status(underway, &state, &self.distribution))
+        let mut told = status(underway, &state, &self.distribution);
+        let apis = self.desk.as_ref().map(Desk::standing);
+        told.proxies
+            .extend(apis.map(|apis| place(underway, &state, apis)));
+        Some(told)
     }
 
     /// What `check` says of it.
@@ -323,13 +335,12 @@ impl Rollouts {
 fn status(underway: &Underway, state: &State, distribution: &Distribution) -> RolloutStatus {
     let rollout = &underway.rollout;
     let evidence = underway.evidence();
+    let flips = evidence.all_flips();
     let outlook = rollout.outlook();
     let (decisions, decisions_needed) = rollout.seen_of_needed(&evidence);
     let connected = distribution.proxies().into_iter().filter(|p| p.connected);
     let proxies = connected.map(|p| RolloutProxy {
-        wanted: state
-            .wanted(&p.identity, &p.instance)
-            .map_or(0, |wanted| wanted.sequence()),
+        wanted: state.wanted(p.seat()).map_or(0, |wanted| wanted.sequence()),
         enforces: p.acked_sequence,
         tries: p
             .status
@@ -337,6 +348,7 @@ fn status(underway: &Underway, state: &State, distribution: &Distribution) -> Ro
             .and_then(|s| s.trial.as_ref())
             .map_or(0, |t| t.sequence),
         instance: p.instance,
+        apis: false,
     });
     RolloutStatus {
         phase: word(&rollout.phase).to_owned(),
@@ -359,13 +371,25 @@ fn status(underway: &Underway, state: &State, distribution: &Distribution) -> Ro
         back_until_us: rollout.back_until_us,
         decisions,
         decisions_needed,
-        evaluated: evidence.flips.evaluated,
-        newly_allowed: evidence.flips.newly_allowed,
-        newly_denied: evidence.flips.newly_denied,
-        newly_undecided: evidence.flips.newly_undecided,
+        evaluated: flips.evaluated,
+        newly_allowed: flips.newly_allowed,
+        newly_denied: flips.newly_denied,
+        newly_undecided: flips.newly_undecided,
         gates: rollout.readings(&evidence),
         proxies: proxies.collect(),
         turns: rollout.turns.clone(),
+    }
+}
+
+/// The decision APIs' part in it.
+fn place(underway: &Underway, state: &State, apis: Apis) -> RolloutProxy {
+    let wanted = underway.wanted_of_apis(&apis).or(state.settled());
+    RolloutProxy {
+        instance: INSTANCE.to_owned(),
+        wanted: wanted.map_or(0, |wanted| wanted.sequence()),
+        enforces: apis.enforces,
+        tries: apis.tries,
+        apis: true,
     }
 }
 

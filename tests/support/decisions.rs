@@ -52,6 +52,20 @@ impl<'h> Desk<'h> {
         more: &str,
         of_audit: &str,
     ) -> Self {
+        Self::start(home, domain, links, [more, of_audit, ""])
+    }
+
+    /// As [`Desk::ready`], with more keys of `pdp`, one a line.
+    pub fn ready_with_pdp(home: &'h Home, domain: &str, links: &str, of_pdp: &str) -> Self {
+        Self::start(home, domain, links, ["", "", of_pdp])
+    }
+
+    fn start(
+        home: &'h Home,
+        domain: &str,
+        links: &str,
+        [more, of_audit, of_pdp]: [&str; 3],
+    ) -> Self {
         let authority = Authority::new(domain);
         for part in ["audit", "pdp"] {
             let leaf = authority.leaf(&format!("palisade/{part}"));
@@ -73,9 +87,10 @@ impl<'h> Desk<'h> {
             files("audit")
         );
         fs::write(home.path("audit.yaml"), text).unwrap();
+        let of_pdp: String = of_pdp.lines().map(|line| format!("  {line}\n")).collect();
         let more: String = more.lines().map(|line| format!("    {line}\n")).collect();
         let text = format!(
-            "trust_domain: {domain}\nstate_dir: state-pdp\nlinks: links\npdp:\n  policies: policies\n  listen: {listen}\n  audit: {audit}\n  {}  decisions:\n    listen: {address}\n    tokens: tokens\n    insecure_loopback: {plain}\n{more}",
+            "trust_domain: {domain}\nstate_dir: state-pdp\nlinks: links\npdp:\n  policies: policies\n  listen: {listen}\n  audit: {audit}\n  {}  decisions:\n    listen: {address}\n    tokens: tokens\n    insecure_loopback: {plain}\n{more}{of_pdp}",
             files("pdp")
         );
         fs::write(home.path("pdp.yaml"), text).unwrap();

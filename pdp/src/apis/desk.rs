@@ -1,7 +1,8 @@
 //! From a question to a recorded answer, the same for every API.
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use palisade_mesh::{
     snapshot::Versions,
     spiffe_id::SpiffeId,
     svid::Peer,
-    wire::record::{AuditMode, Verdict as WireVerdict},
+    wire::record::{AuditMode, Searched, Verdict as WireVerdict},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -33,10 +34,12 @@ use super::{
     native,
     stage::{Ask, Case, Stage, Underway},
 };
-use crate::decide::Snapshot;
+use crate::{decide::Snapshot, publish::rollout::Apis};
 
 /// How often records are handed on: the stated bound of what a killed process loses.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
+/// How often it is looked whether engine and reference have differed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long an answer waits for its record, where its service demands that.
 const DURABLE_WAIT: Duration = Duration::from_secs(2);
 /// Searches at the same time; each may take a thread for as long as the catalogue is
@@ -78,6 +81,9 @@ pub struct Desk(Arc<Inner>);
 
 struct Inner {
     stage: RwLock<Option<Arc<Stage>>>,
+    refused: RwLock<Option<(u64, String)>>,
+    /// Differences of engine and reference that are recorded, by the number of the revision.
+    differed: Mutex<BTreeMap<u64, u64>>,
     config: Parts,
     ledger: Ledger,
     loads: Loads,
@@ -170,6 +176,8 @@ impl Desk {
     pub fn new(config: DeskConfig) -> Self {
         Self(Arc::new(Inner {
             stage: RwLock::new(None),
+            refused: RwLock::new(None),
+            differed: Mutex::default(),
             ledger: Ledger::new(config.records, &config.reporter, config.demo),
             config: Parts {
                 gate: config.gate,
@@ -191,9 +199,32 @@ impl Desk {
         let config = &self.0.config;
         let before = self.stage();
         let how = (&config.reporter, config.by_reference);
+        // Of a revision that goes nobody would hear any more.
+        self.record_differences();
         let stage = Stage::new(snapshot, underway, before.as_deref(), how);
         let mut slot = self.0.stage.write().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Arc::new(stage));
+    }
+
+    /// Notes that there is no engine of the revision with this number, or that there is one of
+    /// every revision.
+    pub fn refuse(&self, refused: Option<(u64, String)>) {
+        let slot = self.0.refused.write();
+        *slot.unwrap_or_else(PoisonError::into_inner) = refused;
+    }
+
+    /// How it stands in a rollout.
+    pub fn standing(&self) -> Apis {
+        let stage = self.stage();
+        let (enforces, tries, asked) = stage.map_or((0, 0, None), |stage| stage.standing());
+        let refused = self.0.refused.read();
+        Apis {
+            identity: self.0.config.reporter.clone(),
+            enforces,
+            tries,
+            refused: refused.unwrap_or_else(PoisonError::into_inner).clone(),
+            asked,
+        }
     }
 
     /// The revision with these versions, where answers come from it or it is tried: what its
@@ -205,13 +236,41 @@ impl Desk {
         Some(found.snapshot.clone())
     }
 
-    /// Hands records on, for ever.
+    /// Hands records on, and looks whether engine and reference have differed, for ever.
     pub async fn run(&self) {
         let mut ticks = tokio::time::interval(FLUSH_EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            ticks.tick().await;
-            self.0.ledger.flush();
+            tokio::select! {
+                _ = ticks.tick() => self.0.ledger.flush(),
+                _ = looks.tick() => self.record_differences(),
+            }
+        }
+    }
+
+    /// Records that engine and reference have differed: the first time under a revision, and
+    /// whenever it was twice as often since, so that a broken engine cannot fill the log.
+    pub(super) fn record_differences(&self) {
+        let found = self.self_checks();
+        let mut told = self
+            .0
+            .differed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        told.retain(|sequence, _| found.iter().any(|(of, _)| of == sequence));
+        for (sequence, found) in found {
+            let before = told.get(&sequence).copied().unwrap_or_default();
+            if found.mismatched > 0 && found.mismatched >= before.saturating_mul(2) {
+                let now_us = self.0.config.clock.now_us();
+                match self.0.ledger.differed(now_us, sequence, found) {
+                    Ok(()) => drop(told.insert(sequence, found.mismatched)),
+                    Err(error) => {
+                        tracing::error!(%error, "a difference of engine and reference is not recorded yet");
+                    }
+                }
+            }
         }
     }
 
@@ -453,14 +512,17 @@ impl Desk {
             ..f.snapshot.versions()
         });
         let judged = match (understood, force) {
-            (Ok(inquiry), Some(force)) => judge(inquiry, force, &list, now_us),
+            (Ok(inquiry), Some(force)) => case.watched(|| judge(inquiry, force, &list, now_us)),
             (Ok(_), None) => Judged::misread(Misread::no_snapshot()),
             (Err(misread), _) => Judged::misread(misread),
         };
         let id = self.0.ledger.next_id(now_us);
         let took = started.elapsed();
-        let tried = is_question.then(|| case.try_beside(&judged, &list, now_us));
-        let tried = tried.flatten().and_then(|tried| {
+        if let Some(force) = force.filter(|_| is_question) {
+            force.count(took);
+        }
+        let tried = case.try_beside((&judged, is_question), &list, now_us);
+        let tried = tried.and_then(|tried| {
             self.0
                 .counts
                 .tried(tried.as_ref().ok().map(|tried| tried.flip));
@@ -503,13 +565,16 @@ impl Desk {
     pub(super) fn searched(
         &self,
         caller: &Caller,
-        query: &str,
+        (query, searched): (&str, Searched),
         rows: usize,
     ) -> Result<DecisionId, NoAnswer> {
         let now_us = self.0.config.clock.now_us();
         let id = self.0.ledger.next_id(now_us);
         let rows = u64::try_from(rows).unwrap_or(u64::MAX);
-        let recorded = self.0.ledger.search(id, now_us, &caller.id, query, rows);
+        let recorded = self
+            .0
+            .ledger
+            .search(id, now_us, &caller.id, (query, searched), rows);
         self.0.counts.searched();
         recorded.map(|()| id).map_err(|error| {
             tracing::error!(%error, "search cannot be recorded, and is not answered");

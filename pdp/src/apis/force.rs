@@ -1,10 +1,16 @@
 //! The revision in force, ready to be asked by many at once.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use palisade_mesh::{catalogue::Catalogue, snapshot::Versions};
+use palisade_mesh::{catalogue::Catalogue, snapshot::Versions, spread};
 
-use crate::decide::{Engine, Snapshot};
+use crate::{
+    decide::{Engine, Snapshot},
+    publish::rollout::Load,
+};
 
 /// Most engines that are kept while nobody uses them; each holds caches of some megabytes.
 const IDLE_MAX: usize = 16;
@@ -15,6 +21,7 @@ pub(super) struct Force {
     pub(super) snapshot: Arc<Snapshot>,
     by_reference: bool,
     idle: Mutex<Vec<Engine>>,
+    load: Mutex<Load>,
 }
 
 impl Force {
@@ -24,7 +31,24 @@ impl Force {
             snapshot,
             by_reference,
             idle: Mutex::default(),
+            load: Mutex::default(),
         }
+    }
+
+    /// Counts a question that it decided, and how long that took.
+    pub(super) fn count(&self, took: Duration) {
+        let mut load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        load.decided += 1;
+        load.decision_times.resize(spread::BUCKETS, 0);
+        if let Some(times) = load.decision_times.get_mut(spread::bucket(took)) {
+            *times += 1;
+        }
+    }
+
+    /// What it decided so far.
+    pub(super) fn load(&self) -> Load {
+        let load = self.load.lock().unwrap_or_else(PoisonError::into_inner);
+        load.clone()
     }
 
     pub(super) fn catalogue(&self) -> &Catalogue {

@@ -3,19 +3,26 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palisade_mesh::{
-    decision::{Answer, DecisionId, DecisionIds},
+    decision::{Answer, DecisionId, DecisionIds, SelfCheck},
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     spiffe_id::SpiffeId,
-    wire::record::{AuditMode, AuditRead, Decision, Peer, Record, Shadow, Verdict, record::Body},
+    wire::record::{
+        Admin, AuditMode, AuditRead, Decision, Peer, Record, Searched, Shadow, Verdict,
+        record::Body,
+    },
 };
 
-use super::{Api, judged::Judged, stage::Tried};
+use super::{Api, codes::ENGINE_DIFFERS, judged::Judged, stage::Tried};
 
+/// Verb of the records about an engine that decides otherwise than the reference.
+const DIFFERS: &str = "engine_differs";
 /// Longest path kept in a record, in bytes (record schema, `path`).
 const PATH_LEN_MAX: usize = 1024;
 /// Longest query of a search kept in a record, in bytes.
 const QUERY_LEN_MAX: usize = 2048;
+/// Longest name of what a search was about that is kept in a record, in bytes.
+const WORD_LEN_MAX: usize = 1024;
 
 /// One record stream, shared by all who answer.
 pub(super) struct Ledger {
@@ -79,16 +86,43 @@ impl Ledger {
         id: DecisionId,
         now_us: i64,
         caller: &SpiffeId,
-        query: &str,
+        (query, searched): (&str, Searched),
         rows: u64,
     ) -> Result<(), SinkError> {
         let read = AuditRead {
             actor: caller.to_string(),
             query: head_of(query, QUERY_LEN_MAX).to_owned(),
             rows,
+            searched: Some(cut(searched)),
             ..AuditRead::default()
         };
         self.append(id, now_us, AuditMode::Spool, Body::AuditRead(read))
+    }
+
+    /// Records that engine and reference have differed under the revision with this number.
+    ///
+    /// # Errors
+    /// When the stream does not take it; it is to be recorded later then.
+    pub(super) fn differed(
+        &self,
+        now_us: i64,
+        sequence: u64,
+        found: SelfCheck,
+    ) -> Result<(), SinkError> {
+        let SelfCheck {
+            checked,
+            mismatched,
+        } = found;
+        let admin = Admin {
+            actor: self.reporter.clone(),
+            verb: DIFFERS.to_owned(),
+            object: format!("revision {sequence}"),
+            detail: format!(
+                "PLS{ENGINE_DIFFERS}: {mismatched} of {checked} decisions that were compared with Cedar's own authorizer differed"
+            ),
+        };
+        let id = self.next_id(now_us);
+        self.append(id, now_us, AuditMode::Spool, Body::Admin(admin))
     }
 
     fn append(
@@ -204,6 +238,18 @@ fn shadows(noted: &Noted<'_>) -> Vec<Shadow> {
         })
     });
     tried.into_iter().chain(permits).collect()
+}
+
+/// What a search was about, as far as a record takes a caller's words.
+fn cut(searched: Searched) -> Searched {
+    let head = |text: String| head_of(&text, WORD_LEN_MAX).to_owned();
+    Searched {
+        principal: head(searched.principal),
+        service: head(searched.service),
+        action: head(searched.action),
+        resource_type: head(searched.resource_type),
+        resource_id: head(searched.resource_id),
+    }
 }
 
 /// The first `len` bytes of `text`, cut at a character.

@@ -7,9 +7,9 @@
 //! it says goes into the record of the answer, and nothing that goes wrong with it reaches the caller.
 
 use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
 };
@@ -30,11 +30,8 @@ use super::{
 };
 use crate::{
     decide::Snapshot,
-    publish::rollout::{Rollout, Which},
+    publish::rollout::{Asked, Flips, INSTANCE, Rollout, Seat, Which},
 };
-
-/// What the APIs call themselves among the proxies of a share.
-const INSTANCE: &str = "decisions";
 
 /// A question, to be understood under whichever revision.
 pub(super) type Ask<'a> = Box<dyn Fn(&Force) -> Result<Inquiry, Misread> + Send + Sync + 'a>;
@@ -66,6 +63,16 @@ struct Trial {
     progress: Arc<Progress>,
 }
 
+impl Trial {
+    fn seat(&self) -> Seat<'_> {
+        Seat {
+            identity: &self.own,
+            instance: INSTANCE,
+            returns: true,
+        }
+    }
+}
+
 /// How far the trial of one pair of revisions is.
 #[derive(Default)]
 struct Progress {
@@ -73,10 +80,36 @@ struct Progress {
     turns: AtomicU32,
     /// Whether an engine failed while it was tried; then the trial is over.
     broken: AtomicBool,
+    /// What it has shown.
+    flips: Mutex<Flips>,
+}
+
+impl Progress {
+    /// Counts what came of a question; no flip where the engine failed.
+    fn count(&self, flip: Option<Flip>) {
+        let mut flips = self.flips.lock().unwrap_or_else(PoisonError::into_inner);
+        match flip {
+            None => flips.errors += 1,
+            Some(flip) => {
+                flips.evaluated += 1;
+                match flip {
+                    Flip::NewlyAllowed => flips.newly_allowed += 1,
+                    Flip::NewlyDenied => flips.newly_denied += 1,
+                    Flip::NewlyUndecided => flips.newly_undecided += 1,
+                    Flip::Unspecified => {}
+                }
+            }
+        }
+    }
+
+    fn flips(&self) -> Flips {
+        *self.flips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A question under the revision that decides it.
 pub(super) struct Case<'s> {
+    stage: Option<&'s Stage>,
     pub(super) force: Option<&'s Arc<Force>>,
     pub(super) understood: Result<Inquiry, Misread>,
     beside: Option<(&'s Trial, &'s Arc<Force>)>,
@@ -145,9 +178,69 @@ impl Stage {
         all
     }
 
+    /// Number of the highest revision that any question is decided by, of what is tried beside
+    /// it, and what came of that.
+    pub(super) fn standing(&self) -> (u64, u64, Option<Asked>) {
+        let Some(trial) = &self.trial else {
+            return (self.force.sequence(), 0, None);
+        };
+        let services = self.all();
+        let services = services.iter().flat_map(|f| f.catalogue().services());
+        let services: Vec<String> = services.map(|s| s.id.short().to_owned()).collect();
+        let wanted = trial.rollout.wanted(trial.seat(), &services);
+        let tried = trial.rollout.tried(wanted).map(|which| match which {
+            Which::Baseline => &trial.baseline,
+            Which::Candidate => &trial.candidate,
+        });
+        let enforces = match wanted {
+            Which::Baseline => &self.force,
+            Which::Candidate => &trial.candidate,
+        };
+        let asked = Asked {
+            baseline: trial.rollout.baseline,
+            candidate: trial.rollout.candidate,
+            flips: trial.progress.flips(),
+            old: trial.baseline.load(),
+            new: trial.candidate.load(),
+        };
+        let tries = tried.map_or(0, |force| force.sequence());
+        (enforces.sequence(), tries, Some(asked))
+    }
+
     /// The revision that decides about a service, `NAMESPACE/NAME`, or about none.
     pub(super) fn of(&self, service: Option<&str>) -> &Arc<Force> {
         self.pair(service).0
+    }
+
+    /// What `ask` comes to under the revision in force; or, where that finds no `service` in it,
+    /// under the one that is on its way, if that finds one which it decides about already.
+    pub(super) fn understood<T>(
+        &self,
+        ask: impl Fn(&Force) -> T,
+        service: impl Fn(&T) -> Option<SmolStr>,
+    ) -> T {
+        let found = self.watched(&self.force, || ask(&self.force));
+        let Some(trial) = self.trial.as_ref().filter(|_| service(&found).is_none()) else {
+            return found;
+        };
+        let other = self.watched(&trial.candidate, || ask(&trial.candidate));
+        match service(&other) {
+            Some(name) if Arc::ptr_eq(self.of(Some(&name)), &trial.candidate) => other,
+            _ => found,
+        }
+    }
+
+    /// What `decide` comes to; where the revision that is on its way breaks off, that is counted
+    /// before the question does.
+    fn watched<T>(&self, force: &Arc<Force>, decide: impl FnOnce() -> T) -> T {
+        let trial = self.trial.as_ref();
+        let Some(trial) = trial.filter(|trial| Arc::ptr_eq(&trial.candidate, force)) else {
+            return decide();
+        };
+        catch_unwind(AssertUnwindSafe(decide)).unwrap_or_else(|broken| {
+            trial.progress.count(None);
+            resume_unwind(broken)
+        })
     }
 
     fn pair(&self, service: Option<&str>) -> (&Arc<Force>, Option<(&Trial, &Arc<Force>)>) {
@@ -156,7 +249,7 @@ impl Stage {
         };
         let services: Vec<String> = service.into_iter().map(str::to_owned).collect();
         let rollout = &trial.rollout;
-        let wanted = rollout.wanted(&trial.own, INSTANCE, &services);
+        let wanted = rollout.wanted(trial.seat(), &services);
         // As with proxies: what is in force is enforced, be it the baseline or not.
         let decides = match wanted {
             Which::Baseline => &self.force,
@@ -175,33 +268,48 @@ impl<'s> Case<'s> {
     pub(super) fn of(stage: Option<&'s Stage>, ask: Ask<'s>) -> Self {
         let Some(stage) = stage else {
             return Self {
+                stage: None,
                 force: None,
                 understood: Err(Misread::no_snapshot()),
                 beside: None,
                 ask,
             };
         };
-        let understood = ask(&stage.force);
-        let service = match &understood {
-            Ok(inquiry) => Some(inquiry.question.service.id.clone()),
-            Err(misread) => misread.service.as_ref().map(|s| s.id.clone()),
+        let service = |understood: &Result<Inquiry, Misread>| {
+            let id = match understood {
+                Ok(inquiry) => Some(&inquiry.question.service.id),
+                Err(misread) => misread.service.as_ref().map(|s| &s.id),
+            };
+            id.map(|id| SmolStr::from(id.short()))
         };
-        let (force, beside) = stage.pair(service.as_ref().map(|id| id.short()));
+        let understood = stage.understood(&ask, service);
+        let (force, beside) = stage.pair(service(&understood).as_deref());
         Self {
             understood: match Arc::ptr_eq(force, &stage.force) {
                 true => understood,
-                false => ask(force),
+                false => stage.watched(force, || ask(force)),
             },
+            stage: Some(stage),
             force: Some(force),
             beside,
             ask,
         }
     }
 
-    /// Asks what is tried, if it is its turn, about a question that was judged.
+    /// What `decide` comes to under the revision that decides; that of one that is on its way is
+    /// counted where it breaks off.
+    pub(super) fn watched<T>(&self, decide: impl FnOnce() -> T) -> T {
+        match self.stage.zip(self.force) {
+            Some((stage, force)) => stage.watched(force, decide),
+            None => decide(),
+        }
+    }
+
+    /// Asks what is tried, if it is its turn, about a question that was judged. What only one of
+    /// the two understands is a question; what neither does is none.
     pub(super) fn try_beside(
         &self,
-        judged: &Judged,
+        (judged, is_question): (&Judged, bool),
         list: &KillList,
         now_us: i64,
     ) -> Option<Result<Tried, Broken>> {
@@ -213,28 +321,40 @@ impl<'s> Case<'s> {
         if now.policy == versions.policy || progress.broken.load(Ordering::Relaxed) {
             return None;
         }
-        if progress.turns.fetch_add(1, Ordering::Relaxed) % every != 0 {
+        let is_turn = || progress.turns.fetch_add(1, Ordering::Relaxed) % every == 0;
+        if is_question && !is_turn() {
             return None;
         }
-        let ask = || match (self.ask)(tried) {
-            Ok(inquiry) => judge(inquiry, tried, list, now_us),
-            Err(misread) => Judged::misread(misread),
+        let ask = || {
+            let understood = (self.ask)(tried);
+            let is_one = is_question || (understood.is_ok() && is_turn());
+            if !is_one {
+                return None;
+            }
+            Some(match understood {
+                Ok(inquiry) => judge(inquiry, tried, list, now_us),
+                Err(misread) => Judged::misread(misread),
+            })
         };
         let Ok(other) = catch_unwind(AssertUnwindSafe(ask)) else {
             progress.broken.store(true, Ordering::Relaxed);
+            progress.count(None);
             return Some(Err(Broken));
         };
+        let other = other?;
         let (was, is) = match versions.sequence < now.sequence {
             true => (other.standing(), judged.standing()),
             false => (judged.standing(), other.standing()),
         };
+        let flip = was.flip_to(is);
+        progress.count(Some(flip));
         let determining = other.answer.map(|a| a.decision.determining.clone());
         Some(Ok(Tried {
             versions,
             verdict: other.verdict,
             reason: other.reason,
             policies: determining.unwrap_or_default(),
-            flip: was.flip_to(is),
+            flip,
         }))
     }
 }

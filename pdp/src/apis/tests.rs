@@ -1,6 +1,7 @@
 //! The APIs at their own doors, without sockets: who is answered what.
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -25,15 +26,17 @@ use tower::ServiceExt;
 use super::{
     Caller, Desk, DeskConfig, Limits, Underway, authzen,
     force::Force,
-    inquiry::{self, Lines, Raw, Stated},
+    inquiry::{self, Lines, Misread, Raw, Stated},
     judged::judge,
+    stage::Case,
 };
 use crate::{
+    author::{self, sample},
     decide::{
         Snapshot,
         testing::{BATCH, FOREIGNER, NOW_US, WEB, compiled, snapshot},
     },
-    publish::rollout::{Evidence, Name, Plan, Rollout, Seen, Step, Target as Whose},
+    publish::rollout::{Evidence, Name, Phase, Plan, Rollout, Seen, Step, Target as Whose},
     testing::Records,
 };
 
@@ -373,6 +376,7 @@ static NOTHING: std::sync::LazyLock<Evidence> = std::sync::LazyLock::new(Evidenc
 static SEEN: std::sync::LazyLock<Seen<'static>> = std::sync::LazyLock::new(|| Seen {
     now_us: NOW_US,
     proxies: &[],
+    away: &[],
     evidence: &NOTHING,
 });
 
@@ -474,6 +478,208 @@ async fn an_answer_during_a_rollout_is_what_proxies_enforce() {
     let (allowed, decision) = office.recorded(&reserve(WEB)).await;
     assert!(allowed);
     assert_eq!(said(&decision), (7, vec![]));
+}
+
+/// A service that only the new revision knows is answered about by it as soon as it decides about
+/// that service, as its proxies do; before that, there is no such service.
+#[tokio::test]
+async fn what_only_a_canary_knows_is_answered_by_it() {
+    let (office, dir) = (office(), sample::copy());
+    let load = |number| Snapshot::new(author::load(dir.path()).compiled.unwrap(), number).unwrap();
+    let before = load(7);
+    let quotes = "service: shop/quotes\nidentities: [ns/shop/sa/quotes]\nhosts: [quotes]\noperations:\n  - { name: list, match: GET /quotes }\n";
+    sample::write(dir.path(), "services/quotes.yaml", quotes);
+    let policy = "@id(\"quotes\")\npermit (principal, action, resource in Service::\"demo.test/shop/quotes\");\n";
+    sample::write(dir.path(), "policies/quotes.cedar", policy);
+    let next = load(8);
+    let name = |snapshot: &Snapshot| Name {
+        digest: snapshot.versions().policy,
+        sequence: snapshot.versions().sequence,
+    };
+    let plan = Plan {
+        steps: vec![Step {
+            target: Whose::parse("svc=shop/quotes").unwrap(),
+            last: Duration::from_secs(60),
+        }],
+        ..Plan::default()
+    };
+    let mut rollout = Rollout::begin(plan, name(&before), name(&next), "test", &SEEN);
+    office
+        .desk
+        .put(before.clone(), underway(&before, &next, &rollout));
+    let asked = |id: &str| {
+        json!({
+            "subject": { "type": "workload", "id": id },
+            "action": { "name": "GET" },
+            "resource": { "type": "operation", "id": "shop/quotes/list" },
+            "context": { "tls": { "mtls": true } },
+        })
+    };
+    let web = asked("spiffe://demo.test/ns/shop/sa/web");
+    let (status, _) = office.post(office.caller(), EVALUATION, &web).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "nobody has it yet");
+    let (status, _) = office.post(office.caller(), SUBJECTS, &asked("")).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+
+    while !matches!(rollout.phase, Phase::Canary(_)) {
+        rollout.promote("test", &SEEN).unwrap();
+    }
+    office
+        .desk
+        .put(before.clone(), underway(&before, &next, &rollout));
+    let (allowed, decision) = office.recorded(&web).await;
+    assert!(allowed);
+    assert_eq!(said(&decision).0, 8);
+    let found = office.answer(SUBJECTS, &asked("")).await;
+    assert_ne!(found["results"], json!([]), "{found}");
+}
+
+/// What the candidate does not understand any more is stopped by it: that is a flip, and what
+/// neither understands is none.
+#[tokio::test]
+async fn what_a_canary_does_not_understand_any_more_is_newly_denied() {
+    let (office, dir) = (office(), sample::copy());
+    let quotes = |name: &str| {
+        format!(
+            "service: shop/quotes\nidentities: [ns/shop/sa/quotes]\nhosts: [quotes]\noperations:\n  - {{ name: {name}, match: GET /quotes }}\n"
+        )
+    };
+    let policy = "@id(\"quotes\")\npermit (principal, action, resource in Service::\"demo.test/shop/quotes\");\n";
+    sample::write(dir.path(), "policies/quotes.cedar", policy);
+    let load = |name: &str, number| {
+        sample::write(dir.path(), "services/quotes.yaml", &quotes(name));
+        Snapshot::new(author::load(dir.path()).compiled.unwrap(), number).unwrap()
+    };
+    let (before, next) = (load("list", 7), load("all", 8));
+    let name = |snapshot: &Snapshot| Name {
+        digest: snapshot.versions().policy,
+        sequence: snapshot.versions().sequence,
+    };
+    let plan = Plan {
+        shadow: None,
+        steps: vec![Step {
+            target: Whose::parse("svc=shop/quotes").unwrap(),
+            last: Duration::from_secs(60),
+        }],
+        ..Plan::default()
+    };
+    let rollout = Rollout::begin(plan, name(&before), name(&next), "test", &SEEN);
+    let of = underway(&before, &next, &rollout);
+    office.desk.put(before, of);
+    let asked = |operation: &str| {
+        json!({
+            "subject": { "type": "workload", "id": "spiffe://demo.test/ns/shop/sa/web" },
+            "action": { "name": "GET" },
+            "resource": { "type": "operation", "id": format!("shop/quotes/{operation}") },
+            "context": { "tls": { "mtls": true } },
+        })
+    };
+    let tried = |office: &Office| {
+        let flips = office.desk.standing().asked.unwrap().flips;
+        (flips.evaluated, flips.newly_denied, flips.newly_allowed)
+    };
+    for (operation, status, expected) in [
+        ("list", StatusCode::BAD_REQUEST, (1, 1, 0)),
+        ("nothing", StatusCode::BAD_REQUEST, (1, 1, 0)),
+        ("all", StatusCode::OK, (2, 1, 1)),
+    ] {
+        let asked = asked(operation);
+        let (found, body) = office.post(office.caller(), EVALUATION, &asked).await;
+        assert_eq!(found, status, "{operation}: {body}");
+        assert_eq!(tried(&office), expected, "{operation}");
+    }
+}
+
+/// An engine that breaks off while it decides is as much an error as one that is tried.
+#[tokio::test]
+async fn a_candidate_that_breaks_off_while_it_decides_is_counted() {
+    let office = office();
+    let canary = Plan {
+        shadow: None,
+        steps: Vec::new(),
+        ..Plan::default()
+    };
+    begin(&office, canary);
+    let stage = office.desk.stage().unwrap();
+    let errors = || stage.standing().2.unwrap().flips.errors;
+    let case = || Case::of(Some(&stage), Box::new(|_| Err(Misread::words("none"))));
+    let broken = |case: Case<'_>| {
+        let decide = || case.watched(|| panic!("an engine breaks off"));
+        catch_unwind(AssertUnwindSafe(decide)).is_err()
+    };
+    assert!(broken(case()));
+    assert_eq!(errors(), 1);
+    // That of the revision before is nobody's fault here.
+    begin(&office, Plan::default());
+    let stage = office.desk.stage().unwrap();
+    let case = Case::of(Some(&stage), Box::new(|_| Err(Misread::words("none"))));
+    assert!(broken(case));
+    let errors = stage.standing().2.unwrap().flips.errors;
+    assert_eq!(errors, 1, "of the same pair as before");
+}
+
+/// A record takes as much of a caller's words as it has room for.
+#[tokio::test]
+async fn a_search_with_endless_words_leaves_a_record_that_is_not() {
+    let office = office();
+    let asked = json!({
+        "subject": { "type": "workload", "id": WEB },
+        "action": { "name": "x".repeat(70_000) },
+        "resource": { "type": "operation" },
+    });
+    let path = "/access/v1/search/resource";
+    office.post(office.caller(), path, &asked).await;
+    let records = office.records.0.lock().unwrap();
+    let searched = records.iter().filter_map(|record| match &record.body {
+        Some(Of::AuditRead(read)) => read.searched.as_ref(),
+        _ => None,
+    });
+    let longest = searched.map(|s| s.action.len().max(s.resource_id.len()));
+    let longest = longest.max().expect("a search is recorded");
+    assert!(longest > 0 && longest <= 1024, "{longest}");
+}
+
+/// One query finds what was decided and what was searched for: the words are the same.
+#[tokio::test]
+async fn a_search_is_recorded_in_the_words_of_a_decision() {
+    let office = office();
+    let mut asked = list_orders("");
+    asked["action"]["name"] = "get".into();
+    office.answer(SUBJECTS, &asked).await;
+    let last = office.records.0.lock().unwrap().last().cloned().unwrap();
+    let Some(Of::AuditRead(read)) = last.body else {
+        panic!("{last:?}");
+    };
+    assert_eq!(read.searched.unwrap().action, "GET");
+}
+
+/// A difference of engine and reference that could not be recorded is recorded later.
+#[tokio::test]
+async fn a_difference_that_no_record_took_is_recorded_once_one_does() {
+    let office = office();
+    let mut broken = snapshot(OPEN);
+    Arc::get_mut(&mut broken).unwrap().lose("open");
+    office.desk.put(broken, None);
+    for _ in 0..200 {
+        office.answer(EVALUATION, &list_orders(WEB)).await;
+    }
+    let (_, found) = office.desk.self_checks()[0];
+    assert!(found.mismatched > 0, "{found:?}");
+    let told = |office: &Office| {
+        let records = office.records.0.lock().unwrap();
+        let admins = records
+            .iter()
+            .filter(|r| matches!(&r.body, Some(Of::Admin(_))));
+        admins.count()
+    };
+    office.records.1.store(true, Ordering::Relaxed);
+    office.desk.record_differences();
+    assert_eq!(told(&office), 0);
+    office.records.1.store(false, Ordering::Relaxed);
+    office.desk.record_differences();
+    assert_eq!(told(&office), 1);
+    office.desk.record_differences();
+    assert_eq!(told(&office), 1);
 }
 
 /// A pair of revisions that is put there again, for a rejected edit or a renewed stamp, goes

@@ -65,6 +65,16 @@ pub(super) fn fit(bundle: &Bundle, draft: &mut Draft) -> Result<(), String> {
             bundle.trust_domain, draft.trust_domain
         ));
     }
+    let old = bundle.old_proofs.iter().map(|p| p.invariant.as_str());
+    if !old.clone().is_sorted_by(|a, b| a < b) {
+        return Err("its proofs are not in order".to_owned());
+    }
+    let mut old = old;
+    if let Some(id) = old.find(|id| !draft.invariants.contains_key(*id)) {
+        return Err(format!(
+            "it attests `{id}`, which is none of its invariants"
+        ));
+    }
     let mut named: HashMap<&str, (&str, &PolicyText)> = HashMap::new();
     for group in &bundle.groups {
         let of_group = group.policies.iter();

@@ -96,6 +96,7 @@ impl Draft {
             features: BASE.iter().map(|f| (*f).to_owned()).collect(),
             groups: assemble::groups(&self.parts.read),
             contributions,
+            old_proofs: Vec::new(),
         };
         let digest = manifest::digest(&mut bundle).map_err(bundle::broken)?;
         Ok(Seal {

@@ -36,6 +36,7 @@ const BUNDLE: &[Limit] = &[
         inside: &[limit(4, MANY)],
     },
     limit(20, 1_024),
+    limit(26, MANY),
 ];
 /// `palisade.policy.v1.SignedBundle`
 const SIGNED: &[Limit] = &[

@@ -28,3 +28,5 @@ pub const NOT_PROVED: u16 = 3114;
 pub const TOO_LARGE: u16 = 3115;
 /// A revision may not be taken back to the one that is offered.
 pub const WAY_BACK: u16 = 3117;
+/// What was proved of a bundle is attested as the format before did.
+pub const OLD_PROOFS: u16 = 3118;

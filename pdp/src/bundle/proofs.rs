@@ -8,8 +8,10 @@
 use palisade_mesh::{
     diagnostic::Diagnostic,
     snapshot::Digest,
-    wire::policy::{Attestation, Proof},
+    wire::policy::{Attestation, Bundle, Proof},
 };
+
+use prost::Message as _;
 
 use super::{codes, statement::Says};
 use crate::{author::codes::BUNDLE_BROKEN, compiled::Compiled};
@@ -79,16 +81,30 @@ pub fn fit(attestation: Option<&Attestation>, compiled: &Compiled) -> Result<(),
     }
 }
 
+/// What was proved of an encoded bundle of the format before, which had that in its content:
+/// whoever signed the content has signed it. Nothing where it cannot be read.
+pub(super) fn within(bundle: &[u8]) -> Vec<Proof> {
+    let bundle = Bundle::decode(bundle).unwrap_or_default();
+    bundle.old_proofs
+}
+
+/// That a bundle is of the format before, if it is.
+pub(crate) fn of_the_format_before(bundle: &Bundle) -> Option<Diagnostic> {
+    (!bundle.old_proofs.is_empty()).then(|| {
+        Diagnostic::warning(
+            codes::OLD_PROOFS,
+            "what was proved of this bundle is attested as the format before did",
+        )
+        .cause("it is a part of the content there, and beside the content now; it holds as long as this bundle is in force")
+        .help("have it proved again: palisade bundle build DIR -f FILE --proved, and sign that")
+    })
+}
+
 /// Whether all of `demanded` are attested; diagnostics call the bundle `what`.
 ///
 /// # Errors
 /// The first invariant that is not.
-pub(super) fn check(
-    attestation: Option<&Attestation>,
-    demanded: &[String],
-    what: &str,
-) -> Result<(), Diagnostic> {
-    let proofs = attestation.map_or(&[][..], |a| &a.proofs);
+pub(super) fn check(proofs: &[Proof], demanded: &[String], what: &str) -> Result<(), Diagnostic> {
     let is_attested = |id: &&String| proofs.iter().any(|p| p.invariant == **id);
     let Some(missing) = demanded.iter().find(|id| !is_attested(id)) else {
         return Ok(());

@@ -41,6 +41,7 @@ fn cut(whole: &Bundle, concern: &mut Concern<'_>) -> Bundle {
         features: whole.features.clone(),
         groups: groups.collect(),
         contributions: whole.contributions.clone(),
+        old_proofs: whole.old_proofs.clone(),
     }
 }
 

@@ -194,7 +194,12 @@ impl Trust {
         self.enough(&what, "its number", &release)?;
         let back = revision.way_back.as_ref();
         back::check(&self.keys, domain, (digest, revision.sequence), back)?;
-        self.proved(domain, digest, revision.attestation.as_ref(), &what)?;
+        self.proved(
+            domain,
+            digest,
+            (revision.attestation.as_ref(), &revision.bundle),
+            &what,
+        )?;
         Ok(self.keys.vouch(&content))
     }
 
@@ -217,7 +222,12 @@ impl Trust {
             back::check(&self.keys, &file.domain, named, release.way_back.as_ref())?;
         }
         let attestation = signed.attestation.as_ref();
-        self.proved(&file.domain, file.digest, attestation, &what)?;
+        self.proved(
+            &file.domain,
+            file.digest,
+            (attestation, &signed.bundle),
+            &what,
+        )?;
         let sequence = signed.release.as_ref().map_or(0, |r| r.sequence);
         let revision = (file.digest, sequence);
         self.check_stamp(&file.domain, revision, signed.stamp.as_ref(), now_us)?;
@@ -271,13 +281,14 @@ impl Trust {
         Ok(Some(until_us))
     }
 
-    /// Whether enough trusted keys say that what is demanded was proved. A word that nobody
-    /// needs may be signed by anybody, but not forged.
+    /// Whether enough trusted keys say that what is demanded was proved: beside the content, or
+    /// as a part of it as the format before had it. A word that nobody needs may be signed by
+    /// anybody, but not forged.
     fn proved(
         &self,
         domain: &TrustDomain,
         digest: Digest,
-        attestation: Option<&Attestation>,
+        (attestation, bundle): (Option<&Attestation>, &[u8]),
         what: &str,
     ) -> Result<(), Diagnostic> {
         if let Some(attestation) = attestation {
@@ -292,7 +303,14 @@ impl Trust {
                 self.enough(what, "what was proved of it", &signers)?;
             }
         }
-        proofs::check(attestation, &self.proved, what)
+        if self.proved.is_empty() {
+            return Ok(());
+        }
+        let within = match attestation {
+            Some(attestation) => attestation.proofs.clone(),
+            None => proofs::within(bundle),
+        };
+        proofs::check(&within, &self.proved, what)
     }
 
     fn signers(
@@ -353,6 +371,53 @@ pub fn check(
         Some(trust) => trust.check(domain, digest, revision),
         None => check_untrusting(domain, digest, revision),
     }
+}
+
+/// Who vouches for what was proved of a revision.
+pub(crate) struct Vouchers {
+    /// Keys of those whom is trusted, where it is nobody of all.
+    pub(crate) keys: Vec<PublicKey>,
+    /// Whether that is proved by enough of them which has to be.
+    pub(crate) is_enough: bool,
+}
+
+/// Who vouches for what was proved of a revision, of those whom `trust` names; where it is nobody,
+/// anybody, and it is never enough.
+///
+/// # Errors
+/// When it is not in order, or a signature is forged.
+pub(crate) fn vouchers(
+    trust: Option<&Trust>,
+    domain: &TrustDomain,
+    digest: Digest,
+    attestation: &Attestation,
+) -> Result<Vouchers, Diagnostic> {
+    let nobody = Keys::default();
+    let says = proofs::says(attestation).map_err(broken)?;
+    let said = Statement {
+        domain,
+        digest,
+        says,
+    };
+    let keys = trust.map_or(&nobody, |trust| &trust.keys);
+    let signers = said.signers(&attestation.signatures);
+    let signers = signers.map_err(|f| forged(&f, keys))?;
+    let Some(trust) = trust else {
+        let is_enough = false;
+        return Ok(Vouchers {
+            keys: signers,
+            is_enough,
+        });
+    };
+    let good: Vec<PublicKey> = signers
+        .into_iter()
+        .filter(|key| keys.is_trusted(key))
+        .collect();
+    let is_proved = |id: &String| attestation.proofs.iter().any(|p| p.invariant == *id);
+    Ok(Vouchers {
+        is_enough: good.len() >= trust.threshold && trust.proved.iter().all(is_proved),
+        keys: good,
+    })
 }
 
 /// What a revision is signed by, where nobody in particular has to.

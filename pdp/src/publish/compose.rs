@@ -45,7 +45,7 @@ pub async fn compose(mut config: SourceConfig, clock: Clock) -> Loaded {
         return failed(absent);
     }
     let newest = parts.with_newest();
-    let Some(texts) = parts.assemble(&newest, &BTreeSet::new()) else {
+    let Some(texts) = parts.assembly().assemble(&newest, &BTreeSet::new()) else {
         return Loaded::default();
     };
     let compiled = spawn_blocking(move || texts.compile()).await;

@@ -10,7 +10,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -41,7 +41,8 @@ use super::{
     endpoints::{self, Announced},
     keep::Keep,
     recorder::Recorder,
-    registry::{ProxyStatus, Registry},
+    registry::{self, ProxyStatus, Registry},
+    rollout::Seat,
     source::{Published, State},
 };
 use crate::links::Links;
@@ -237,6 +238,7 @@ impl server::Distribution for Distribution {
             identity: peer.id,
             not_after_s: peer.not_after_s,
             nacked: AtomicU64::new(0),
+            returns: AtomicBool::new(false),
             sender: sender.clone(),
         };
         let inbound = request.into_inner();
@@ -352,6 +354,8 @@ struct Session {
     not_after_s: i64,
     /// The newest revision whose refusal is recorded.
     nacked: AtomicU64,
+    /// Whether it is of a build that can be taken back to a lower number.
+    returns: AtomicBool,
     sender: mpsc::Sender<Result<PdpMessage, Status>>,
 }
 
@@ -387,6 +391,8 @@ impl Session {
 
     fn hello(&self, hello: &Hello) -> Result<Key, Status> {
         let now_us = self.shared.clock.now_us();
+        let returns = registry::returns(hello);
+        self.returns.store(returns, Ordering::Relaxed);
         let key = lock(&self.shared.registry)
             .hello(&self.identity, hello, self.stream, now_us)
             .map_err(|_| Status::resource_exhausted("too many proxies"))?;
@@ -454,7 +460,7 @@ impl Session {
             if let Some(current) = &now.current {
                 self.admit(current)?;
             }
-            if let Some(wanted) = now.wanted(&self.identity, &key.1) {
+            if let Some(wanted) = now.wanted(self.seat(&key.1)) {
                 let name = (wanted.digest(), wanted.sequence());
                 let signatures = wanted.signatures();
                 let is_resigned = sent_signatures.is_some_and(|sent| sent != signatures);
@@ -465,7 +471,7 @@ impl Session {
                 }
                 sent_signatures = Some(signatures);
             }
-            let tried = now.tried(&self.identity, &key.1);
+            let tried = now.tried(self.seat(&key.1));
             let name = tried.map(|t| (t.digest(), t.sequence()));
             if sent_trial != Some(name) {
                 sent_trial = Some(name);
@@ -503,6 +509,15 @@ impl Session {
                     Err(_) => return Err(Status::deadline_exceeded("proxy is silent")),
                 },
             }
+        }
+    }
+
+    /// Who it is, to a rollout.
+    fn seat<'s>(&'s self, instance: &'s str) -> Seat<'s> {
+        Seat {
+            identity: &self.identity,
+            instance,
+            returns: self.returns.load(Ordering::Relaxed),
         }
     }
 
@@ -571,7 +586,7 @@ impl Session {
     /// What the proxy shall enforce and try, for as long as it hears so.
     fn words(&self, instance: &str, now_us: i64) -> Vec<pdp_message::Kind> {
         let now = self.shared.state.borrow().clone();
-        let newest = now.wanted(&self.identity, instance).map(|wanted| {
+        let newest = now.wanted(self.seat(instance)).map(|wanted| {
             pdp_message::Kind::Newest(Newest {
                 sha256: wanted.digest().0.to_vec(),
                 sequence: wanted.sequence(),
@@ -579,7 +594,7 @@ impl Session {
                 stamp: Some(wanted.stamp(now_us)),
             })
         });
-        let tried = now.tried(&self.identity, instance).map(|tried| {
+        let tried = now.tried(self.seat(instance)).map(|tried| {
             pdp_message::Kind::TryOn(TryOn {
                 sha256: tried.digest().0.to_vec(),
             })

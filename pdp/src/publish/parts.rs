@@ -18,13 +18,13 @@ use smol_str::SmolStr;
 use tokio::{sync::mpsc, task::AbortHandle};
 
 use super::{
-    bundled::Vouched,
+    assembly::{Assembly, Has},
     compose::unheard,
     origin::{Given, Origin, Word},
     source::SourceConfig,
 };
 use crate::{
-    author::{Contributor, Texts, codes, contributors, files},
+    author::{Contributor, Texts, contributors, files},
     compiled::Compiled,
 };
 
@@ -181,49 +181,15 @@ impl Parts {
         newest.map(|(name, _)| name.clone()).collect()
     }
 
-    /// Whether these are the texts that the repository itself is known to have.
-    pub(crate) fn is_known(&self, texts: &Texts) -> bool {
-        let root = self.of("", &self.with_newest());
-        root.is_some_and(|root| root.fingerprint() == texts.fingerprint())
-    }
-
-    /// The repository with all that contribute to it: of those in `newest` what they have
-    /// now, of the others what is in force, of those in `without` nothing.
-    pub(crate) fn assemble(
-        &self,
-        newest: &BTreeSet<SmolStr>,
-        without: &BTreeSet<SmolStr>,
-    ) -> Option<Texts> {
-        let root = self.of("", newest)?;
-        Some(self.assemble_over(root, newest, without))
-    }
-
-    /// As [`Parts::assemble`], with `root` as the repository itself.
-    pub(crate) fn assemble_over(
-        &self,
-        root: &Texts,
-        newest: &BTreeSet<SmolStr>,
-        without: &BTreeSet<SmolStr>,
-    ) -> Texts {
-        let mut texts = root.clone();
-        if texts.signed.is_some() {
-            return texts;
-        }
-        for contributor in contributors(root.settings(), &self.base()) {
-            let name = contributor.name.as_str();
-            if let Some(other) = self.of(name, newest).filter(|_| !without.contains(name)) {
-                texts.add(&contributor, other);
-            }
-        }
-        texts
-    }
-
-    /// What a source has, or what of it is in force.
-    fn of(&self, name: &str, newest: &BTreeSet<SmolStr>) -> Option<&Texts> {
-        let part = self.parts.get(name)?;
-        let new = part.newest.as_ref().map(|(texts, _)| texts);
-        let texts = new.filter(|_| newest.contains(name)).or(part.good.as_ref());
-        texts.map(|texts| &**texts)
+    /// What every source has now.
+    pub(crate) fn assembly(&self) -> Assembly {
+        let has = |part: &Part| Has {
+            good: part.good.clone(),
+            newest: part.newest.as_ref().map(|(texts, _)| texts.clone()),
+        };
+        let texts = self.parts.iter();
+        let texts = texts.map(|(name, part)| (name.clone(), has(part)));
+        Assembly::new(texts.collect(), self.base())
     }
 
     /// Notes whose newest content is in force now, and of whom nothing is.
@@ -296,21 +262,6 @@ impl Parts {
         refused
             .flat_map(|f| f.diagnostics.iter().cloned())
             .collect()
-    }
-
-    /// The sources whose files hold all of the errors in `found`, if each of them is that a
-    /// source says more than it may.
-    pub(crate) fn beyond_remit(&self, found: &[Diagnostic]) -> BTreeSet<SmolStr> {
-        let errors = found.iter().filter(|d| d.is_error());
-        let culprits: Option<BTreeSet<SmolStr>> = errors
-            .map(|d| {
-                let file = &d.location.as_ref()?.file;
-                let (source, _) = files::source_of(file);
-                let beyond = (codes::FOREIGN_SERVICE..=codes::FOREIGN_FILE).contains(&d.code.0);
-                (beyond && self.parts.contains_key(source)).then(|| source.into())
-            })
-            .collect();
-        culprits.unwrap_or_default()
     }
 
     /// Follows those that the repository lists, and no others.
@@ -419,11 +370,6 @@ impl Parts {
             part.good = Some(Arc::new(Texts::whole(signed)));
             part.restored(&compiled.digest.short(), revision.issued_us);
         }
-    }
-
-    /// What others have signed about the repository, as it is with those in `newest`.
-    pub(crate) fn vouched(&self, newest: &BTreeSet<SmolStr>) -> Vouched {
-        self.of("", newest).map(Vouched::of).unwrap_or_default()
     }
 
     /// How each stands, the repository itself first.

@@ -8,6 +8,7 @@ use palisade_mesh::{
     wire::policy::{Ack, Hello, Nack, Status},
 };
 
+use super::rollout::Seat;
 use crate::bundle::WAY_BACK;
 
 /// Most proxies that are remembered, connected or not.
@@ -65,6 +66,22 @@ pub struct ProxyStatus {
     connection: u64,
     /// Open streams of those processes.
     older: BTreeSet<u64>,
+}
+
+impl ProxyStatus {
+    /// Who it is, to a rollout.
+    pub fn seat(&self) -> Seat<'_> {
+        Seat {
+            identity: &self.identity,
+            instance: &self.instance,
+            returns: self.returns,
+        }
+    }
+}
+
+/// Whether a proxy says that it can be taken back to a lower number.
+pub(crate) fn returns(hello: &Hello) -> bool {
+    hello.features.iter().any(|f| f == WAY_BACK)
 }
 
 type Key = (SpiffeId, String);
@@ -129,7 +146,7 @@ impl Registry {
             instance: key.1.clone(),
             boot: hello.boot.iter().copied().take(16).collect(),
             build: cut(&hello.build),
-            returns: hello.features.iter().any(|f| f == WAY_BACK),
+            returns: returns(hello),
             connected: true,
             acked_sequence: hello.have_sequence,
             acked: Digest::from_slice(&hello.have_sha256),

@@ -13,22 +13,26 @@
 //! Proxies that have the new revision try the old one beside it, so that what it changes
 //! is seen in every phase, whether or not there was a shadow before.
 
+mod apis;
 pub(crate) mod evidence;
 mod gate;
 mod plan;
 mod state;
+mod taken;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use palisade_mesh::{snapshot::Digest, spiffe_id::SpiffeId};
+use palisade_mesh::snapshot::Digest;
 use serde::{Deserialize, Serialize};
+use taken::Taken;
 
-pub use evidence::{Evidence, Flips, Load};
+pub use apis::{Apis, Asked, INSTANCE};
+pub use evidence::{Evidence, Flips, Load, Questions};
 pub use gate::{Gates, Reading, Standing, Threshold};
 pub use plan::{Plan, STEPS_MAX, Step, TIME_MAX, Target};
-pub use state::{Name, OrderError, Pause, Phase, Proxy, Seen, Stop, Turn, Which, Why};
+pub use state::{Name, OrderError, Pause, Phase, Proxy, Seat, Seen, Stop, Turn, Which, Why};
 
 /// Turns that are remembered of one rollout.
 const TURNS_MAX: usize = 64;
@@ -60,8 +64,17 @@ pub struct Rollout {
     pub turns: Vec<Turn>,
     /// Ten-thousandths of the proxies that enforce the candidate, by their place.
     share: u32,
-    /// Decisions at the begin of the phase.
+    /// Who is part of every share besides, because nobody stood in one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    taken: Vec<Taken>,
+    /// Decisions of proxies at the begin of the phase.
     mark: u64,
+    /// Those of the decision APIs: a restart of the PDP forgets them.
+    #[serde(default)]
+    mark_of_apis: u64,
+    /// Whether a proxy was seen that the phase is about: its own decisions are waited for then.
+    #[serde(default)]
+    by_proxies: bool,
     /// Whether every proxy has done once what the phase begins with.
     ready: bool,
     /// Number under which the old content was put in force again.
@@ -96,7 +109,10 @@ impl Rollout {
             paused: None,
             turns: Vec::new(),
             share: 0,
+            taken: Vec::new(),
             mark: 0,
+            mark_of_apis: 0,
+            by_proxies: false,
             ready: false,
             restored: None,
             back_until_us: None,
@@ -120,6 +136,8 @@ impl Rollout {
             let why = why.clone();
             return self.finish_halt(why, seen);
         }
+        self.fill_share(seen);
+        self.by_proxies |= self.is_about_proxies(seen);
         self.ready |= self.unready(seen).is_none();
         if self.phase == Phase::Full && self.is_beyond_return(seen.now_us) {
             self.paused = None;
@@ -138,12 +156,14 @@ impl Rollout {
         true
     }
 
-    /// Which revision a proxy shall enforce.
-    pub fn wanted(&self, identity: &SpiffeId, instance: &str, services: &[String]) -> Which {
+    /// Which revision a proxy of these services shall enforce. Who could not leave the candidate
+    /// again gets it when nobody has to.
+    pub fn wanted(&self, seat: Seat<'_>, services: &[String]) -> Which {
         let is_candidate = match &self.phase {
             Phase::Planned | Phase::Shadow | Phase::Halted(_) | Phase::RolledBack(_) => false,
-            Phase::Canary(step) => self.is_canary(*step, identity, instance, services),
-            Phase::Full | Phase::Completed => true,
+            Phase::Canary(step) => self.can_leave(seat) && self.is_canary(*step, seat, services),
+            Phase::Full => self.can_leave(seat),
+            Phase::Completed => true,
         };
         match is_candidate {
             true => Which::Candidate,
@@ -154,12 +174,16 @@ impl Rollout {
     /// Which revision a proxy shall try beside the one it enforces.
     pub fn tried(&self, wanted: Which) -> Option<Which> {
         match (&self.phase, wanted) {
-            (Phase::Planned | Phase::Shadow, _) | (Phase::Canary(_), Which::Baseline) => {
-                Some(Which::Candidate)
-            }
-            (Phase::Canary(_) | Phase::Full, _) => Some(Which::Baseline),
+            (Phase::Planned | Phase::Shadow, _)
+            | (Phase::Canary(_) | Phase::Full, Which::Baseline) => Some(Which::Candidate),
+            (Phase::Canary(_) | Phase::Full, Which::Candidate) => Some(Which::Baseline),
             (Phase::Halted(_) | Phase::RolledBack(_) | Phase::Completed, _) => None,
         }
+    }
+
+    /// Whether somebody who has the candidate can be taken back as this rollout would do it.
+    fn can_leave(&self, seat: Seat<'_>) -> bool {
+        seat.returns || self.back_until_us.is_none()
     }
 
     /// Whether nothing more is to come of it.
@@ -280,9 +304,16 @@ impl Rollout {
         self.plan.gates.read(evidence)
     }
 
-    /// Decisions that the phase has seen, and how many it needs.
+    /// Decisions that the phase has seen, and how many it needs: of proxies, where it is about
+    /// any; what the decision APIs are asked says nothing about those.
     pub fn seen_of_needed(&self, evidence: &Evidence) -> (u64, u64) {
-        let seen = self.decisions(evidence).saturating_sub(self.mark);
+        let proxies = self.decisions(evidence).saturating_sub(self.mark);
+        let apis = self.decisions_of_apis(evidence);
+        let apis = apis.saturating_sub(self.mark_of_apis);
+        let seen = match self.by_proxies {
+            true => proxies,
+            false => proxies + apis,
+        };
         let needed = match self.phase {
             Phase::Shadow | Phase::Canary(_) => self.plan.gates.min_decisions,
             _ => 0,
@@ -348,6 +379,13 @@ impl Rollout {
         }
         self.halt(by, text.to_owned(), actor, seen);
         Ok(())
+    }
+
+    /// Stops it because the candidate may not be in force any more, whatever its way back says.
+    pub fn refuse(&mut self, text: String, seen: &Seen<'_>) {
+        if self.check_running().is_ok() {
+            self.halt(Stop::Refused, text, None, seen);
+        }
     }
 
     fn check_running(&self) -> Result<(), OrderError> {
@@ -430,15 +468,47 @@ impl Rollout {
         };
         let nobody = match &self.phase {
             Phase::Planned => seen.proxies.is_empty(),
-            _ => self.targets(seen).next().is_none(),
+            _ => self.targets(seen).next().is_none() || self.waits_for_proxies(seen),
         };
+        let away = self.away(seen);
+        if !away.is_empty() {
+            return Some(format!("these are not connected: {}", named(&away)));
+        }
         match (nobody, missing.is_empty()) {
-            (true, _) => Some("no proxy that it is for is connected".to_owned()),
+            (true, _) => {
+                Some("no proxy that it is for is connected, and no decision API answers".to_owned())
+            }
             (false, true) => None,
             (false, false) => Some(format!(
                 "these do not {verb} the candidate: {}",
                 named(&missing)
             )),
+        }
+    }
+
+    /// Whether the decision APIs are alone in a share, and a proxy may still come.
+    fn waits_for_proxies(&self, seen: &Seen<'_>) -> bool {
+        let is_waited_for = |p: &Proxy| p.apis && !self.is_taken(p.seat());
+        self.is_share() && self.targets(seen).all(is_waited_for)
+    }
+
+    /// The proxies of a step's services, where all of them are gone: the decision APIs alone, who
+    /// answer about these services, say nothing about them.
+    fn away<'s>(&self, seen: &Seen<'s>) -> Vec<&'s str> {
+        if !matches!(self.phase, Phase::Canary(_)) || self.is_share() || self.is_about_proxies(seen)
+        {
+            return Vec::new();
+        }
+        let away = seen.away.iter();
+        let away = away.filter(|p| self.wanted(p.seat(), &p.services) == Which::Candidate);
+        away.map(|p| p.instance.as_str()).collect()
+    }
+
+    /// Whether a proxy is connected that the phase is about.
+    fn is_about_proxies(&self, seen: &Seen<'_>) -> bool {
+        match self.phase {
+            Phase::Canary(_) => self.targets(seen).any(|p| !p.apis),
+            _ => seen.proxies.iter().any(|p| !p.apis),
         }
     }
 
@@ -468,13 +538,7 @@ impl Rollout {
         if let Phase::Canary(step) = &phase
             && let Some(Target::Share(share)) = self.plan.steps.get(*step).map(|s| &s.target)
         {
-            // Somebody has to be in it: who stands nearest.
-            let places = seen
-                .proxies
-                .iter()
-                .map(|p| self.place(&p.identity, &p.instance));
-            let nearest = places.min().map_or(0, |place| place + 1);
-            self.share = self.share.max(*share).max(nearest);
+            self.share = self.share.max(*share);
         }
         if phase == Phase::Full {
             self.share = SHARES;
@@ -482,7 +546,10 @@ impl Rollout {
         self.phase = phase;
         self.since_us = seen.now_us;
         self.mark = self.decisions(seen.evidence);
+        self.mark_of_apis = self.decisions_of_apis(seen.evidence);
         self.ready = false;
+        self.fill_share(seen);
+        self.by_proxies = self.is_about_proxies(seen);
         self.note(seen.now_us, &self.word(), why, by);
     }
 
@@ -537,8 +604,9 @@ impl Rollout {
     }
 
     /// Gives proxies, who have to come back first, the time that they had at the begin of
-    /// the phase.
+    /// the phase. Proxies go on counting; what the decision APIs have counted is lost.
     pub fn restarted(&mut self, now_us: i64) {
+        self.mark_of_apis = 0;
         if !self.ready && !self.has_ended() {
             self.since_us = self.since_us.max(now_us);
         }
@@ -565,12 +633,19 @@ impl Rollout {
         }
     }
 
-    /// Decisions that count for the phase: those the candidate made while it was tried,
-    /// or while it was enforced.
+    /// Decisions of proxies that count for the phase: those the candidate made while it was
+    /// tried, or while it was enforced.
     fn decisions(&self, evidence: &Evidence) -> u64 {
         match self.phase {
             Phase::Canary(_) | Phase::Full => evidence.new.decided,
             _ => evidence.flips.evaluated,
+        }
+    }
+
+    fn decisions_of_apis(&self, evidence: &Evidence) -> u64 {
+        match self.phase {
+            Phase::Canary(_) | Phase::Full => evidence.asked.new.decided,
+            _ => evidence.asked.flips.evaluated,
         }
     }
 
@@ -586,30 +661,23 @@ impl Rollout {
     fn targets<'s>(&'s self, seen: &Seen<'s>) -> impl Iterator<Item = &'s Proxy> {
         seen.proxies
             .iter()
-            .filter(|p| self.wanted(&p.identity, &p.instance, &p.services) == Which::Candidate)
+            .filter(|p| self.wanted(p.seat(), &p.services) == Which::Candidate)
     }
 
-    fn is_canary(
-        &self,
-        step: usize,
-        identity: &SpiffeId,
-        instance: &str,
-        services: &[String],
-    ) -> bool {
+    fn is_canary(&self, step: usize, seat: Seat<'_>, services: &[String]) -> bool {
         let steps = self.plan.steps.iter().take(step + 1);
         let mut named = steps.filter_map(|s| match &s.target {
             Target::Services(names) => Some(names),
             Target::Share(_) => None,
         });
-        self.place(identity, instance) < self.share
-            || named.any(|names| services.iter().any(|s| names.contains(s)))
+        self.is_of_share(seat) || named.any(|names| services.iter().any(|s| names.contains(s)))
     }
 
     /// The place of a proxy among all, in ten-thousandths: the same as long as the
     /// rollout lasts, another one in the next.
-    fn place(&self, identity: &SpiffeId, instance: &str) -> u32 {
-        let id = identity.as_str().as_bytes();
-        let text = [&self.candidate.digest.0[..], id, b"\0", instance.as_bytes()].concat();
+    fn place(&self, seat: Seat<'_>) -> u32 {
+        let (id, instance) = (seat.identity.as_str().as_bytes(), seat.instance.as_bytes());
+        let text = [&self.candidate.digest.0[..], id, b"\0", instance].concat();
         let [a, b, c, d, ..] = Digest::of(&text).0;
         u32::from_be_bytes([a, b, c, d]) % SHARES
     }

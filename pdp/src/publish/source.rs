@@ -24,8 +24,8 @@ use palisade_mesh::{
 use smol_str::SmolStr;
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
-    time::{Instant, sleep, timeout_at},
+    task::{JoinHandle, JoinSet, spawn_blocking},
+    time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at},
 };
 
 use super::{
@@ -37,13 +37,13 @@ use super::{
     parts::{Parts, Standing},
     proving::{Prove, Tried},
     recorder::Recorder,
-    rollout::Plan,
+    rollout::{Plan, Seat},
     slices::Slices,
 };
 use crate::{
-    author::{self, Loaded, Texts, codes::FEATURE_UNKNOWN},
+    author::{self, Loaded, codes::FEATURE_UNKNOWN},
     bundle::{
-        codes::{KEYS, STAMP},
+        codes::{KEYS, OLD_PROOFS, STAMP},
         key::SigningKey,
         statement,
         trust::{SignedBy, TrustConfig},
@@ -60,6 +60,7 @@ mod underway;
 mod vouching;
 
 use choosing::Outcome;
+use obeying::Sought;
 use rolling::Rolling;
 
 pub use orders::{Content, Difference, Order, Orders};
@@ -223,16 +224,28 @@ pub struct State {
 
 impl State {
     /// What a proxy shall enforce; `None` only before the first good revision.
-    pub fn wanted(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
+    pub fn wanted(&self, seat: Seat<'_>) -> Option<&Arc<Published>> {
         let underway = self.rollout.as_deref();
         underway
-            .and_then(|u| u.wanted(identity, instance))
+            .and_then(|u| u.wanted(seat, self.current.as_ref()))
             .or(self.current.as_ref())
     }
 
+    /// What whoever is in no canary shall enforce: what is in force; the revision before, where that
+    /// was halted and is not back yet.
+    pub fn settled(&self) -> Option<&Arc<Published>> {
+        let going_back = self.rollout.as_deref().filter(|u| {
+            let is_stopped = u.rollout.stopped().is_some() && !u.rollout.has_ended();
+            let candidate = u.candidate.sequence();
+            let current = self.current.as_ref();
+            is_stopped && current.is_some_and(|c| c.sequence() == candidate)
+        });
+        going_back.map(|u| &u.baseline).or(self.current.as_ref())
+    }
+
     /// What a proxy shall try beside it.
-    pub fn tried(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
-        self.rollout.as_deref()?.tried(identity, instance)
+    pub fn tried(&self, seat: Seat<'_>) -> Option<&Arc<Published>> {
+        self.rollout.as_deref()?.tried(seat)
     }
 }
 
@@ -285,6 +298,11 @@ pub struct Source {
     standings: watch::Sender<Vec<Standing>>,
     words: mpsc::Receiver<Word>,
     parts: Parts,
+    /// What finds out about the newest content. As long as it does no source is heard, so what it
+    /// looks at is what they have.
+    choosing: Option<JoinHandle<Outcome>>,
+    /// What finds out about content that somebody named.
+    sought: JoinSet<Sought>,
 }
 
 impl Source {
@@ -329,6 +347,8 @@ impl Source {
             state: watch::Sender::new(State::default()),
             standings: watch::Sender::new(Vec::new()),
             words,
+            choosing: None,
+            sought: JoinSet::new(),
             parts: Parts::new(config, sender, clock.clone()).map_err(SourceError::of)?,
             clock,
         };
@@ -355,12 +375,21 @@ impl Source {
         History::new(self.keep.clone())
     }
 
-    /// Follows the sources, orders and the rollout under way until dropped.
+    /// Follows the sources, orders and the rollout under way until dropped. Nothing of that waits
+    /// for solvers, which work beside it, nor for compilers, but for that of a `rollback`.
     pub async fn run(mut self) {
+        // Not at once: proxies have to come back first.
+        let mut looks = interval_at(Instant::now() + self.look_every, self.look_every);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let look = sleep(self.look_every);
             tokio::select! {
-                word = self.words.recv() => {
+                outcome = finished(&mut self.choosing) => self.chosen(outcome),
+                Some(found) = self.sought.join_next() => {
+                    if let Ok(found) = found {
+                        self.found(found);
+                    }
+                }
+                word = self.words.recv(), if self.choosing.is_none() => {
                     let Some(word) = word else {
                         return;
                     };
@@ -371,7 +400,14 @@ impl Source {
                     self.settle().await;
                 }
                 given = self.rolling.ordered() => self.obey(given).await,
-                () = look, if self.rolling.is_busy() || self.has_way_back() => self.look_around(),
+                _ = looks.tick() => {
+                    if self.rolling.is_busy() && self.choosing.is_none() && self.look_at_keys().await {
+                        self.settle().await;
+                    }
+                    if self.rolling.is_busy() || self.has_way_back() {
+                        self.look_around();
+                    }
+                }
             }
         }
     }
@@ -396,19 +432,34 @@ impl Source {
             self.parts.follow();
         }
         self.settle().await;
+        // What is under way is looked after by [`Source::run`], which it must not wait for long.
+        let outcome = match self.rolling.is_busy() {
+            _ if self.choosing.is_none() => return,
+            true => timeout(START_WAIT, finished(&mut self.choosing)).await,
+            false => Ok(finished(&mut self.choosing).await),
+        };
+        if let Ok(outcome) = outcome {
+            self.chosen(outcome);
+        }
     }
 
-    /// Puts in force what is new and good; what is new and bad is told, and what was good
-    /// of its source stays.
+    /// Begins to find out about what is new, if anything is: [`Source::chosen`] takes it up.
     async fn settle(&mut self) {
         self.note_time();
         self.look_at_keys().await;
         let pending = self.parts.pending();
         if !pending.is_empty() {
-            let outcome = self.choose(&pending).await;
-            self.decide(outcome);
-            self.parts.follow();
+            self.choosing = Some(tokio::spawn(self.chooser().choose(pending)));
         }
+        self.standings.send_replace(self.parts.standings());
+    }
+
+    /// Puts in force what is new and good; what is new and bad is told, and what was good
+    /// of its source stays.
+    fn chosen(&mut self, outcome: Outcome) {
+        self.choosing = None;
+        self.decide(outcome);
+        self.parts.follow();
         self.standings.send_replace(self.parts.standings());
     }
 
@@ -420,7 +471,7 @@ impl Source {
             Some(compiled) => {
                 let vouched = Vouched {
                     proved,
-                    ..self.parts.vouched(&outcome.taken)
+                    ..self.parts.assembly().vouched(&outcome.taken)
                 };
                 self.offer(compiled, vouched, loaded.diagnostics)
             }
@@ -445,16 +496,33 @@ impl Source {
         }
     }
 
-    /// What was refused may be good once the keys are mended.
-    async fn look_at_keys(&mut self) {
+    /// What was refused may be good once the keys are mended, and what is under way may not be any
+    /// more. Says whether they are others.
+    async fn look_at_keys(&mut self) -> bool {
         let Some(trust) = self.trust.clone() else {
-            return;
+            return false;
         };
         let read = spawn_blocking(move || trust.fingerprint()).await;
-        if let Ok(keys) = read
-            && self.keys.replace(keys).is_some_and(|before| before != keys)
-        {
+        let is_new = |keys| self.keys.replace(keys).is_some_and(|before| before != keys);
+        let changed = read.is_ok_and(is_new);
+        if changed {
             self.parts.judge_again();
+            self.look_at_candidate();
+        }
+        changed
+    }
+
+    /// Stops what is under way where those who must have signed it are not trusted any more.
+    fn look_at_candidate(&mut self) {
+        let underway = self.rolling.running();
+        let underway = underway.filter(|u| u.rollout.stopped().is_none());
+        let Some(candidate) = underway.map(|u| u.candidate.clone()) else {
+            return;
+        };
+        if let Err(error) = self.believed(&candidate.compiled, &candidate.revision)
+            && error.code.0 != KEYS
+        {
+            self.refuse_candidate(error);
         }
     }
 
@@ -470,6 +538,9 @@ impl Source {
             tracing::warn!("kept policy revision cannot be used by this build");
             return;
         };
+        if let Some(old) = diagnostics.iter().find(|d| d.code.0 == OLD_PROOFS) {
+            tracing::warn!(%old, "the kept policy revision stays in force");
+        }
         match self.believed(&compiled, &kept) {
             Ok(_) => {
                 self.parts.restore(&compiled, &kept);
@@ -479,18 +550,6 @@ impl Source {
             }
             Err(error) => tracing::warn!(%error, "kept policy revision is not served"),
         }
-    }
-
-    /// What the sources have now, put together; a folder is read anew.
-    async fn newest(&self) -> Option<Texts> {
-        let (newest, none) = (self.parts.with_newest(), BTreeSet::new());
-        if let Some(dir) = self.place.folder().map(std::path::Path::to_owned)
-            && let Ok(fresh) = spawn_blocking(move || Texts::read(&dir)).await
-            && !self.parts.is_known(&fresh)
-        {
-            return Some(self.parts.assemble_over(&fresh, &newest, &none));
-        }
-        self.parts.assemble(&newest, &none)
     }
 
     /// Writes down that a revision is in force. Nothing depends on it but what is shown.
@@ -538,6 +597,14 @@ impl Source {
         };
         self.state
             .send_modify(|s| s.rejected = Some(Arc::new(rejected)));
+    }
+}
+
+/// What was found out about the newest content, once it was; never where nobody looks.
+async fn finished(choosing: &mut Option<JoinHandle<Outcome>>) -> Outcome {
+    match choosing {
+        Some(task) => task.await.unwrap_or_default(),
+        None => std::future::pending().await,
     }
 }
 

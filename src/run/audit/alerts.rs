@@ -71,7 +71,13 @@ const REASON_LEN_MAX: usize = 1024;
 
 /// Rules that need no configuration, where alerts go anywhere: what they ask for, whether
 /// the log itself has to say it, and how bad that is.
-const BUILT_IN: [(&str, &str, bool, Severity); 3] = [
+const BUILT_IN: [(&str, &str, bool, Severity); 4] = [
+    (
+        "palisade-engine",
+        "class:admin verb:engine_differs",
+        false,
+        Severity::Critical,
+    ),
     (
         "palisade-gap",
         "class:log_lifecycle verb:gap",

@@ -35,7 +35,7 @@ impl PdpRole {
             }),
             proxies: {
                 let proxies = self.distribution.proxies();
-                let of = |p| subscriber(p, self.state.borrow().wanted(&p.identity, &p.instance));
+                let of = |p| subscriber(p, self.state.borrow().wanted(p.seat()));
                 proxies.iter().map(of).collect()
             },
             rollout: self.rollouts.status(),

@@ -44,17 +44,25 @@ pub fn check(bytes: &[u8]) {
     let mut engine = snapshot.engine();
     let own = questions.lines().filter_map(asked).take(QUESTIONS_MAX);
     let always = ASKED.iter().filter_map(|text| asked(text));
-    for ask in own.chain(of_catalogue(snapshot.catalogue())).chain(always) {
-        let Ok(question) = author::question(snapshot.catalogue(), &ask) else {
+    let asks = own.chain(of_catalogue(snapshot.catalogue())).chain(always);
+    let mut connections: BTreeMap<Connection, Pins> = BTreeMap::new();
+    let asks: Vec<Ask> = asks.collect();
+    // Evaluated, then as it is remembered, and as it is pinned to its connection; and once all
+    // that this connection asks is pinned, again, as it is pinned beside the rest.
+    let rounds = [&[false, false, true, true][..], &[true, false]];
+    for (ask, round) in rounds
+        .iter()
+        .flat_map(|r| asks.iter().map(move |ask| (ask, *r)))
+    {
+        let Ok(question) = author::question(snapshot.catalogue(), ask) else {
             continue;
         };
         let question = question.as_question();
         let reference = snapshot.reference(&question);
-        let mut pins = Pins::default();
-        // Evaluated, then as it is remembered, and as it is pinned to a connection.
-        for pinned in [false, false, true, true] {
+        let pins = connections.entry(connection(ask)).or_default();
+        for pinned in round {
             let answer = match pinned {
-                true => engine.decide_on(&question, &mut pins),
+                true => engine.decide_on(&question, pins),
                 false => engine.decide(&question),
             };
             let decision = answer.decision;
@@ -63,6 +71,14 @@ pub fn check(bytes: &[u8]) {
             assert_eq!(decision.errors, reference.errors, "{ask:?}");
         }
     }
+}
+
+/// What is the same for every request of a connection: who calls, from where, and whether TLS
+/// proved it.
+type Connection = (String, Option<String>, bool);
+
+fn connection(ask: &Ask) -> Connection {
+    (ask.principal.clone(), ask.source.clone(), ask.anonymous)
 }
 
 /// The file of an input that says what is asked.

@@ -1,6 +1,6 @@
 //! The table of fields, in the order rows show them.
 
-use palisade_mesh::wire::record::Decision;
+use palisade_mesh::wire::record::{AuditRead, Decision, Searched, record::Body};
 
 use super::{Field, Kind, Value};
 use crate::item::Item;
@@ -102,6 +102,29 @@ fn of_decision<'a>(
 ) {
     if let Some(decision) = item.decision() {
         put(Value::Text(read(decision)));
+    }
+}
+
+/// The same, and what a search of the decision APIs was about.
+fn of_question<'a>(
+    item: &'a Item,
+    put: &mut dyn FnMut(Value<'_>),
+    read: impl Fn(&'a Decision) -> &'a str,
+    searched: impl Fn(&'a Searched) -> &'a str,
+) {
+    of_decision(item, put, read);
+    if let Some(Body::AuditRead(read)) = &item.record.body {
+        of_search(read, put, searched);
+    }
+}
+
+fn of_search<'a>(
+    read: &'a AuditRead,
+    put: &mut dyn FnMut(Value<'_>),
+    searched: impl Fn(&'a Searched) -> &'a str,
+) {
+    if let Some(of) = &read.searched {
+        put(Value::Text(searched(of)));
     }
 }
 

@@ -18,6 +18,9 @@ use palisade_mesh::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use smol_str::SmolStr;
+
+mod searched;
 
 use super::{
     Fault,
@@ -94,7 +97,11 @@ pub(super) async fn search(
     let force = stage.of(None);
     // Whoever may not search does not learn either what is wrong with the question.
     let own = said.ours(names).map_err(nonsense).and_then(|own| {
-        let about = own.about(force.catalogue(), kind)?;
+        let about = |force: &Force| own.about(force.catalogue(), kind);
+        let about = stage.understood(about, |found| {
+            let (_, service) = found.as_ref().ok()?;
+            service.as_deref().and_then(short).map(SmolStr::from)
+        })?;
         Ok((own, about))
     });
     let about = own.as_ref().map(|(_, about)| about);
@@ -108,11 +115,11 @@ pub(super) async fn search(
         .map_err(NoAnswer::from)?;
     let (own, _) = own?;
     // About one service what its proxies enforce counts, as when it is asked about alone.
-    let short = service.as_deref().and_then(|id| id.split_once('/'));
-    let force = stage.of(short.map(|(_, short)| short));
+    let force = stage.of(service.as_deref().and_then(short));
     let now_us = desk.clock().now_us();
     let bound = said.bound(caller, force, kind);
-    let query = said.text(kind);
+    let searched = own.searched(force.catalogue(), kind, (subject.as_ref(), service));
+    let query = said.text(&own, kind);
     let mut said = said;
     let page = std::mem::take(&mut said.page);
     let (engine, list, names) = (force.clone(), desk.kill_list(), names.clone());
@@ -130,7 +137,7 @@ pub(super) async fn search(
         Fault(http::StatusCode::INTERNAL_SERVER_ERROR, text)
     })??;
     let (page, results) = pages.cut(sifted.results, &page, &bound)?;
-    let id = desk.searched(caller, &query, results.len())?;
+    let id = desk.searched(caller, (&query, searched), results.len())?;
     let mut context = Map::new();
     context.insert("id".into(), json!(id.to_string()));
     if sifted.undecided > 0 {
@@ -262,24 +269,47 @@ impl Checked {
         parts.to_string().into_bytes()
     }
 
-    /// As it is recorded.
-    fn text(&self, kind: Kind) -> String {
-        let mut parts = json!({ "subject": self.subject, "resource": self.resource });
-        if let Some(parts) = parts.as_object_mut() {
+    /// As it is recorded: in our words, and in the caller's where those are others.
+    fn text(&self, own: &Own, kind: Kind) -> String {
+        let parts = |subject, action, resource, context| {
+            let mut parts = Map::new();
+            parts.insert("subject".into(), subject);
+            parts.insert("resource".into(), resource);
             if kind != Kind::Action {
-                parts.insert("action".into(), json!(self.action));
+                parts.insert("action".into(), action);
             }
-            if !self.context.is_empty() {
-                parts.insert("context".into(), json!(self.context));
+            if context != json!({}) {
+                parts.insert("context".into(), context);
             }
-        }
+            Value::Object(parts)
+        };
+        let ours = parts(
+            json!(own.subject),
+            json!(own.action),
+            json!(own.resource),
+            json!(own.context),
+        );
+        let said = parts(
+            json!(self.subject),
+            json!(self.action),
+            json!(self.resource),
+            json!(self.context),
+        );
         let word = match kind {
             Kind::Action => "action",
             Kind::Resource => "resource",
             Kind::Subject => "subject",
         };
-        format!("authzen search {word} {parts}")
+        match ours == said {
+            true => format!("authzen search {word} {ours}"),
+            false => format!("authzen search {word} {ours} said as {said}"),
+        }
     }
+}
+
+/// A service's name without its trust domain.
+fn short(id: &str) -> Option<&str> {
+    id.split_once('/').map(|(_, short)| short)
 }
 
 fn service_of_url<'c>(catalogue: &'c Catalogue, url: &str) -> Option<&'c Arc<Service>> {

@@ -7,7 +7,7 @@ use palisade_mesh::{
     wire::policy::{Health, Status, Trial},
 };
 
-use super::Name;
+use super::{Asked, Name};
 
 /// Starts of proxies whose counts are remembered; the smallest keys are forgotten
 /// beyond it, which only makes gates wait longer.
@@ -16,11 +16,35 @@ const BOOTS_MAX: usize = 20_000;
 /// What came of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Evidence {
-    /// What one revision changes against the other.
+    /// What one revision changes against the other, on proxies.
     pub flips: Flips,
     /// Requests decided by the candidate.
     pub new: Load,
     /// Requests decided by the baseline, on the proxies of the same services.
+    pub old: Load,
+    /// What came of questions to the decision APIs.
+    pub asked: Questions,
+}
+
+impl Evidence {
+    /// What one revision changes against the other, on proxies and for who asks.
+    pub fn all_flips(&self) -> Flips {
+        let mut all = self.flips;
+        all += self.asked.flips;
+        all
+    }
+}
+
+/// Questions to the decision APIs. Who asks forwards nothing through them, and how long an
+/// answer takes there says nothing about proxies: they are compared with themselves. Nor do many
+/// questions say that few flips are few of the requests of proxies.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Questions {
+    /// What one revision changes against the other.
+    pub flips: Flips,
+    /// Decided by the candidate.
+    pub new: Load,
+    /// Decided by the baseline.
     pub old: Load,
 }
 
@@ -37,6 +61,16 @@ pub struct Flips {
     pub newly_undecided: u64,
     /// Engines that failed.
     pub errors: u64,
+}
+
+impl std::ops::AddAssign for Flips {
+    fn add_assign(&mut self, more: Self) {
+        self.evaluated += more.evaluated;
+        self.newly_allowed += more.newly_allowed;
+        self.newly_denied += more.newly_denied;
+        self.newly_undecided += more.newly_undecided;
+        self.errors += more.errors;
+    }
 }
 
 /// Requests under one revision.
@@ -87,9 +121,19 @@ struct Told {
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
     told: BTreeMap<Boot, Told>,
+    asked: Option<Asked>,
 }
 
 impl Collected {
+    /// Notes what the decision APIs tell of the two revisions.
+    pub(crate) fn hear(&mut self, asked: Option<Asked>, (baseline, candidate): (Name, Name)) {
+        let is_of = |asked: &Asked| (asked.baseline, asked.candidate) == (baseline, candidate);
+        // Once it is stopped there is nothing more to hear.
+        if let Some(asked) = asked.filter(is_of) {
+            self.asked = Some(asked);
+        }
+    }
+
     /// Notes what a proxy told of the two revisions.
     pub(crate) fn note(
         &mut self,
@@ -143,6 +187,13 @@ impl Collected {
             {
                 sum.old.add(old);
             }
+        }
+        if let Some(asked) = &self.asked {
+            sum.asked = Questions {
+                flips: asked.flips,
+                new: asked.new.clone(),
+                old: asked.old.clone(),
+            };
         }
         sum
     }

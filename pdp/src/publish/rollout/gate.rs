@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 use palisade_mesh::spread;
 use serde::{Deserialize, Serialize};
 
-use super::{Evidence, Load};
+use super::{Evidence, Flips, Load};
 
 /// Requests on each side from which on latencies are compared.
 const COMPARED_MIN: u64 = 1_000;
@@ -130,30 +130,18 @@ pub struct Reading {
 impl Gates {
     /// How every gate stands.
     pub fn read(&self, evidence: &Evidence) -> Vec<Reading> {
-        let flips = &evidence.flips;
-        let of_flips = |gate: &str, limit: Option<Threshold>, count: u64| {
-            let limit = limit?;
-            let exceeded = limit.is_exceeded(count, flips.evaluated, self.min_decisions);
-            Some(Reading {
-                gate: gate.to_owned(),
-                value: format!("{count} of {}", flips.evaluated),
-                limit: limit.to_string(),
-                standing: match (exceeded, flips.evaluated) {
-                    (true, _) => Standing::Exceeded,
-                    (false, 0) => Standing::Unknown,
-                    (false, _) => Standing::Holds,
-                },
-            })
-        };
+        let of_flips = |gate, limit, count| self.flips(gate, limit, count, evidence);
         let readings = [
-            of_flips("newly_denied", self.newly_denied, flips.newly_denied),
-            of_flips("newly_allowed", self.newly_allowed, flips.newly_allowed),
-            of_flips(
-                "newly_undecided",
-                self.newly_undecided,
-                flips.newly_undecided,
-            ),
-            of_flips("errors", self.errors, flips.errors),
+            of_flips("newly_denied", self.newly_denied, |f: &Flips| {
+                f.newly_denied
+            }),
+            of_flips("newly_allowed", self.newly_allowed, |f: &Flips| {
+                f.newly_allowed
+            }),
+            of_flips("newly_undecided", self.newly_undecided, |f: &Flips| {
+                f.newly_undecided
+            }),
+            of_flips("errors", self.errors, |f: &Flips| f.errors),
             self.server_errors(&evidence.old, &evidence.new),
             self.p99(
                 "p99",
@@ -162,15 +150,41 @@ impl Gates {
                 |l| &l.request_times,
                 REQUEST_NOISE,
             ),
-            self.p99(
-                "decision_p99",
-                &evidence.old,
-                &evidence.new,
-                |l| &l.decision_times,
-                DECISION_NOISE,
-            ),
+            self.decision_p99(evidence),
         ];
         readings.into_iter().flatten().collect()
+    }
+
+    /// Of proxies, of the decision APIs, and of both: many questions make no share of few requests
+    /// smaller, nor the other way round.
+    fn flips(
+        &self,
+        gate: &str,
+        limit: Option<Threshold>,
+        count: fn(&Flips) -> u64,
+        evidence: &Evidence,
+    ) -> Option<Reading> {
+        let limit = limit?;
+        let all = evidence.all_flips();
+        let groups = [
+            (all, ""),
+            (evidence.flips, " by proxies"),
+            (evidence.asked.flips, " by the decision APIs"),
+        ];
+        let is_exceeded =
+            |flips: &Flips| limit.is_exceeded(count(flips), flips.evaluated, self.min_decisions);
+        let exceeded = groups.into_iter().find(|(flips, _)| is_exceeded(flips));
+        let (flips, by) = exceeded.unwrap_or((all, ""));
+        Some(Reading {
+            gate: gate.to_owned(),
+            value: format!("{} of {}{by}", count(&flips), flips.evaluated),
+            limit: limit.to_string(),
+            standing: match (exceeded, all.evaluated) {
+                (Some(_), _) => Standing::Exceeded,
+                (None, 0) => Standing::Unknown,
+                (None, _) => Standing::Holds,
+            },
+        })
     }
 
     fn server_errors(&self, old: &Load, new: &Load) -> Option<Reading> {
@@ -201,6 +215,27 @@ impl Gates {
         })
     }
 
+    /// Of proxies, or of the decision APIs where those say more.
+    fn decision_p99(&self, evidence: &Evidence) -> Option<Reading> {
+        let of = |old, new| {
+            self.p99(
+                "decision_p99",
+                old,
+                new,
+                |l| &l.decision_times,
+                DECISION_NOISE,
+            )
+        };
+        let proxies = of(&evidence.old, &evidence.new)?;
+        let apis = of(&evidence.asked.old, &evidence.asked.new)?;
+        let says_more = match proxies.standing {
+            Standing::Exceeded => false,
+            Standing::Holds => apis.standing == Standing::Exceeded,
+            Standing::Unknown => apis.standing != Standing::Unknown,
+        };
+        Some(if says_more { apis } else { proxies })
+    }
+
     fn p99(
         &self,
         gate: &str,
@@ -210,8 +245,8 @@ impl Gates {
         noise: Duration,
     ) -> Option<Reading> {
         let percent = self.p99_percent?;
-        let enough = |load| times(load).iter().sum::<u64>() >= COMPARED_MIN;
-        let p99 = |load| spread::quantile(times(load), 99).filter(|_| enough(load));
+        let enough = |load: &Load| times(load).iter().sum::<u64>() >= COMPARED_MIN;
+        let p99 = |load: &Load| spread::quantile(times(load), 99).filter(|_| enough(load));
         let (was, is) = (p99(old), p99(new));
         let limit = was.map(|was| was * percent / 100);
         let exceeded = match (is, was, limit) {
@@ -235,7 +270,7 @@ impl Gates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publish::rollout::Flips;
+    use crate::publish::rollout::Questions;
 
     #[test]
     fn thresholds_are_counts_or_shares() {
@@ -301,6 +336,34 @@ mod tests {
         check(None, 1_000, 1_000, None);
     }
 
+    /// A hundred thousand questions make no tenth of a proxy's requests a small share, and a
+    /// proxy's requests none of the questions.
+    #[test]
+    fn no_group_washes_out_the_flips_of_the_other() {
+        let flips = |newly_denied, evaluated| Flips {
+            evaluated,
+            newly_denied,
+            ..Flips::default()
+        };
+        for (proxies, apis, expected) in [
+            (flips(50, 500), flips(0, 100_000), Standing::Exceeded),
+            (flips(0, 100_000), flips(50, 500), Standing::Exceeded),
+            (flips(0, 500), flips(0, 100_000), Standing::Holds),
+            (flips(0, 0), flips(0, 1), Standing::Holds),
+        ] {
+            let evidence = Evidence {
+                flips: proxies,
+                asked: Questions {
+                    flips: apis,
+                    ..Questions::default()
+                },
+                ..Evidence::default()
+            };
+            let found = standing(&Gates::default(), &evidence, "newly_denied");
+            assert_eq!(found, Some(expected), "{proxies:?} {apis:?}");
+        }
+    }
+
     #[test]
     fn server_errors_count_beyond_the_usual() {
         let check = |old: (u64, u64), new: (u64, u64), expected| {
@@ -350,5 +413,39 @@ mod tests {
         check((999, 20), (1_000, 45), Standing::Unknown);
         check((1_000, 20), (999, 45), Standing::Unknown);
         check((1_000, 1), (1_000, 9), Standing::Holds);
+    }
+
+    /// What the APIs take is compared with what they took, and whoever says more is told.
+    #[test]
+    fn decisions_of_the_apis_are_compared_with_their_own() {
+        let check = |proxies: (u64, u64), apis: (u64, u64), expected| {
+            let load = |ms| {
+                let mut decision_times = vec![0; spread::BUCKETS];
+                decision_times[spread::bucket(Duration::from_millis(ms))] =
+                    u64::from(ms > 0) * 1_000;
+                Load {
+                    decision_times,
+                    ..Load::default()
+                }
+            };
+            let evidence = Evidence {
+                old: load(proxies.0),
+                new: load(proxies.1),
+                asked: Questions {
+                    old: load(apis.0),
+                    new: load(apis.1),
+                    ..Questions::default()
+                },
+                ..Evidence::default()
+            };
+            let found = standing(&Gates::default(), &evidence, "decision_p99");
+            assert_eq!(found, Some(expected), "{proxies:?} {apis:?}");
+        };
+        check((0, 0), (0, 0), Standing::Unknown);
+        check((0, 0), (5, 6), Standing::Holds);
+        check((0, 0), (5, 20), Standing::Exceeded);
+        check((5, 6), (5, 20), Standing::Exceeded);
+        check((5, 20), (5, 6), Standing::Exceeded);
+        check((5, 6), (0, 20), Standing::Holds);
     }
 }

@@ -90,15 +90,19 @@ pub struct Pause {
     pub by: String,
 }
 
-/// What is known of a proxy that is connected.
+/// What is known of a proxy that is connected, or of the decision APIs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Proxy {
     /// Who it is.
     pub identity: SpiffeId,
     /// What it calls itself.
     pub instance: String,
-    /// The services of its identity, `NAMESPACE/NAME`.
+    /// The services of its identity, `NAMESPACE/NAME`; of the APIs, all that they answer about.
     pub services: Vec<String>,
+    /// Whether it is the decision APIs of the PDP.
+    pub apis: bool,
+    /// Whether it can be taken back to a lower number.
+    pub returns: bool,
     /// Number of the revision it enforces; 0 for none.
     pub enforces: u64,
     /// Number of the revision it tries beside it; 0 for none.
@@ -107,13 +111,51 @@ pub struct Proxy {
     pub refused: Option<(u64, String)>,
 }
 
+/// Who asks which revision is for them.
+#[derive(Debug, Clone, Copy)]
+pub struct Seat<'s> {
+    /// Who it proved to be.
+    pub identity: &'s SpiffeId,
+    /// What it calls itself.
+    pub instance: &'s str,
+    /// Whether it can be taken back to a lower number, where the signers of the higher said so.
+    pub returns: bool,
+}
+
+impl Proxy {
+    /// Somebody of whom nothing is known but who it is.
+    pub(crate) fn seated(seat: Seat<'_>, apis: bool) -> Self {
+        Self {
+            identity: seat.identity.clone(),
+            instance: seat.instance.to_owned(),
+            services: Vec::new(),
+            apis,
+            returns: seat.returns,
+            enforces: 0,
+            tries: 0,
+            refused: None,
+        }
+    }
+
+    /// Who it is.
+    pub fn seat(&self) -> Seat<'_> {
+        Seat {
+            identity: &self.identity,
+            instance: &self.instance,
+            returns: self.returns,
+        }
+    }
+}
+
 /// What is seen at a moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Seen<'s> {
     /// The time, microseconds since the Unix epoch.
     pub now_us: i64,
-    /// The proxies that are connected.
+    /// The proxies that are connected, and the decision APIs, where there are any.
     pub proxies: &'s [Proxy],
+    /// Proxies that were connected not long ago and are not.
+    pub away: &'s [Proxy],
     /// What came of requests since the rollout began.
     pub evidence: &'s Evidence,
 }

@@ -6,6 +6,8 @@ use palisade_mesh::{snapshot::Digest, spiffe_id::SpiffeId};
 
 use super::*;
 
+mod apis;
+
 const S: i64 = 1_000_000;
 
 fn name(sequence: u64) -> Name {
@@ -20,6 +22,8 @@ fn proxy(service: &str) -> Proxy {
         identity: SpiffeId::parse(&format!("spiffe://x.test/{service}")).unwrap(),
         instance: service.to_owned(),
         services: vec![format!("shop/{service}")],
+        apis: false,
+        returns: true,
         enforces: 1,
         tries: 0,
         refused: None,
@@ -53,6 +57,8 @@ struct World {
     now_us: i64,
     rollout: Rollout,
     proxies: Vec<Proxy>,
+    /// Proxies that are gone.
+    away: Vec<Proxy>,
     evidence: Evidence,
     obedient: bool,
 }
@@ -64,12 +70,14 @@ impl World {
         let seen = Seen {
             now_us: 0,
             proxies: &proxies,
+            away: &[],
             evidence: &evidence,
         };
         Self {
             now_us: 0,
             rollout: Rollout::begin(plan, name(1), name(2), "uid 7", &seen),
             proxies,
+            away: Vec::new(),
             evidence,
             obedient: true,
         }
@@ -104,6 +112,7 @@ impl World {
         let seen = Seen {
             now_us: self.now_us,
             proxies: &self.proxies,
+            away: &self.away,
             evidence: &self.evidence,
         };
         while self.rollout.step(&seen) {}
@@ -119,9 +128,7 @@ impl World {
             Which::Candidate => 2,
         };
         for proxy in &mut self.proxies {
-            let wanted = self
-                .rollout
-                .wanted(&proxy.identity, &proxy.instance, &proxy.services);
+            let wanted = self.rollout.wanted(proxy.seat(), &proxy.services);
             proxy.enforces = match self.rollout.restored {
                 Some(restored) => restored,
                 None => number(wanted),
@@ -147,6 +154,7 @@ impl World {
         let seen = Seen {
             now_us: self.now_us,
             proxies: &self.proxies,
+            away: &[],
             evidence: &self.evidence,
         };
         order(&mut self.rollout, &seen)
@@ -444,7 +452,10 @@ fn a_proxy_that_is_away_for_a_while_halts_nothing() {
     world.proxies.remove(0);
     world.evidence.new.decided += 100;
     world.at(131);
-    assert_eq!(world.why().text, "no proxy that it is for is connected");
+    assert_eq!(
+        world.why().text,
+        "no proxy that it is for is connected, and no decision API answers"
+    );
 }
 
 /// A restart of the PDP is no fault of the proxies.
@@ -500,6 +511,7 @@ fn shares_grow_by_proxies_that_stay() {
     let seen = |now_us| Seen {
         now_us,
         proxies: &proxies,
+        away: &[],
         evidence: &evidence,
     };
     let plan = Plan {
@@ -511,7 +523,7 @@ fn shares_grow_by_proxies_that_stay() {
     let chosen = |rollout: &Rollout| -> BTreeSet<String> {
         let chosen = proxies
             .iter()
-            .filter(|p| rollout.wanted(&p.identity, &p.instance, &p.services) == Which::Candidate);
+            .filter(|p| rollout.wanted(p.seat(), &p.services) == Which::Candidate);
         chosen.map(|p| p.instance.clone()).collect()
     };
     let tenth = chosen(&rollout);
@@ -532,6 +544,7 @@ fn the_smallest_share_is_one_proxy() {
         let seen = Seen {
             now_us: 0,
             proxies: &proxies,
+            away: &[],
             evidence: &evidence,
         };
         let plan = Plan {

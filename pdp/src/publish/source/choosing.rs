@@ -1,7 +1,12 @@
 //! Which of the newest content is taken: all of it, or what is good of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
+use bytes::Bytes;
 use palisade_mesh::diagnostic::Diagnostic;
 use smol_str::SmolStr;
 use tokio::task::spawn_blocking;
@@ -9,7 +14,10 @@ use tokio::task::spawn_blocking;
 use super::Source;
 use crate::{
     author::{self, Texts},
-    publish::proving::{Tried, proved},
+    publish::{
+        assembly::Assembly,
+        proving::{Prove, Tried, proved},
+    },
 };
 
 /// What became of the newest content of the sources.
@@ -37,14 +45,31 @@ impl Outcome {
     }
 }
 
+/// What finds out; it needs nothing of the task that owns the source, which goes on meanwhile.
+#[derive(Debug, Clone)]
+pub(super) struct Chooser {
+    assembly: Assembly,
+    prove: Option<Arc<dyn Prove>>,
+}
+
 impl Source {
+    /// What finds out about what the sources have now.
+    pub(super) fn chooser(&self) -> Chooser {
+        Chooser {
+            assembly: self.parts.assembly(),
+            prove: self.prove.clone(),
+        }
+    }
+}
+
+impl Chooser {
     /// Looks for the most of `pending` that is good together: all of it, or else one source
     /// after the other, the repository itself first.
-    pub(super) async fn choose(&self, pending: &BTreeSet<SmolStr>) -> Outcome {
+    pub(super) async fn choose(self, pending: BTreeSet<SmolStr>) -> Outcome {
         let mut outcome = Outcome::default();
-        let all = self.compile(pending, &outcome.left_out).await;
+        let all = self.compile(&pending, &outcome.left_out).await;
         if all.loaded.compiled.is_some() {
-            outcome.take(all, pending.clone());
+            outcome.take(all, pending);
             return outcome;
         }
         if let (1, Some(only)) = (pending.len(), pending.first()) {
@@ -53,7 +78,7 @@ impl Source {
         }
         loop {
             let before = outcome.taken.len();
-            for name in pending {
+            for name in &pending {
                 if !outcome.taken.contains(name) {
                     let with = outcome.with(name);
                     let tried = self.compile(&with, &outcome.left_out).await;
@@ -77,7 +102,7 @@ impl Source {
         // What a source may say is the repository's to decide: where it says less than
         // before, a source that says too much cannot hold it up.
         let beyond = match name.is_empty() {
-            true => self.parts.beyond_remit(&loaded.diagnostics),
+            true => self.assembly.beyond_remit(&loaded.diagnostics),
             false => BTreeSet::new(),
         };
         if !beyond.is_empty() {
@@ -99,17 +124,37 @@ impl Source {
     }
 
     async fn compile(&self, newest: &BTreeSet<SmolStr>, without: &BTreeSet<SmolStr>) -> Tried {
-        let Some(texts) = self.parts.assemble(newest, without) else {
+        let Some(texts) = self.assembly.assemble(newest, without) else {
             return Tried::default();
         };
         self.load(texts).await
     }
 
     /// Compiles texts, and has their invariants proved where nobody else could have.
-    pub(super) async fn load(&self, texts: Texts) -> Tried {
+    async fn load(&self, texts: Texts) -> Tried {
         let prover = self.prove.clone().filter(|_| texts.signed.is_none());
         let loading = spawn_blocking(move || proved(texts.compile(), prover.as_deref()));
         loading.await.unwrap_or_default()
+    }
+
+    /// The same of a bundle that nobody has signed.
+    pub(super) async fn load_bundle(&self, bundle: Bytes) -> Tried {
+        let prover = self.prove.clone();
+        let loading = spawn_blocking(move || proved(author::compile(bundle), prover.as_deref()));
+        loading.await.unwrap_or_default()
+    }
+
+    /// The same of all that the sources have, put together; a folder is read anew.
+    pub(super) async fn load_newest(&self, folder: Option<PathBuf>) -> Tried {
+        let (newest, none) = (self.assembly.with_newest(), BTreeSet::new());
+        if let Some(dir) = folder
+            && let Ok(fresh) = spawn_blocking(move || Texts::read(&dir)).await
+            && !self.assembly.is_known(&fresh)
+        {
+            let texts = self.assembly.assemble_over(&fresh, &newest, &none);
+            return self.load(texts).await;
+        }
+        self.compile(&newest, &none).await
     }
 }
 

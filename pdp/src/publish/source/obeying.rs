@@ -1,13 +1,13 @@
 //! Carrying out what people want of a rollout.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use palisade_mesh::{
     diagnostic::{Diagnostic, did_you_mean},
     snapshot::Digest,
     wire::policy::Revision,
 };
-use tokio::task::spawn_blocking;
+use tokio::{sync::oneshot, task::spawn_blocking};
 
 use super::{
     Published, Source,
@@ -21,16 +21,36 @@ use crate::{
         bundled::Vouched,
         changes, codes,
         keep::CANDIDATE,
-        proving::{Tried, proved},
-        rollout::{OrderError, Plan, Rollout, Seen, Stop, Target},
+        proving::Tried,
+        rollout::{Name, OrderError, Plan, Rollout, Seen, Stop, Target},
     },
 };
 
 /// Fewest digits that name a digest.
 const DIGEST_LEN_MIN: usize = 8;
 
+/// Orders whose content is looked for at once.
+const SOUGHT_MAX: usize = 4;
+
+/// An order, before its content is there.
+pub(super) struct Wish {
+    actor: String,
+    plan: Plan,
+    /// Whether it is to be begun, not only shown.
+    starts: bool,
+    /// What was in force when it was given, and what the source had last.
+    over: (Option<Name>, Option<Digest>),
+    reply: oneshot::Sender<Result<Option<Difference>, Diagnostic>>,
+}
+
+/// An order, and what was found for it.
+pub(super) struct Sought {
+    wish: Wish,
+    found: Result<Wanted, Diagnostic>,
+}
+
 /// What somebody wants in force.
-struct Wanted {
+pub(super) struct Wanted {
     compiled: Compiled,
     vouched: Vouched,
     diagnostics: Vec<Diagnostic>,
@@ -44,21 +64,38 @@ impl Source {
             order,
             reply,
         } = given;
-        let done = self.carry_out(&actor, order).await;
+        let over = self.now();
+        let done = match order {
+            Order::Preview(plan, content) => {
+                let wish = Wish {
+                    actor,
+                    plan,
+                    starts: false,
+                    over,
+                    reply,
+                };
+                return self.seek(wish, content);
+            }
+            Order::Start(plan, content) => {
+                let wish = Wish {
+                    actor,
+                    plan,
+                    starts: true,
+                    over,
+                    reply,
+                };
+                return self.seek(wish, content);
+            }
+            order => self.carry_out(&actor, order).await.map(|()| None),
+        };
         // Whoever asked may have gone.
         let _ = reply.send(done);
     }
 
-    async fn carry_out(
-        &mut self,
-        actor: &str,
-        order: Order,
-    ) -> Result<Option<Difference>, Diagnostic> {
-        let done = match order {
-            Order::Preview(plan, content) => {
-                return self.preview(plan, content).await.map(Some);
-            }
-            Order::Start(plan, content) => self.start(actor, plan, content).await,
+    async fn carry_out(&mut self, actor: &str, order: Order) -> Result<(), Diagnostic> {
+        match order {
+            // They wait for content first.
+            Order::Preview(..) | Order::Start(..) => Ok(()),
             Order::Rollback(to) if to.is_some() || self.rolling.running().is_none() => {
                 self.roll_back(actor, to.as_deref()).await
             }
@@ -68,8 +105,58 @@ impl Source {
             Order::Abort | Order::Rollback(_) => {
                 self.change(|r, seen| r.abort(Stop::Aborted, "aborted", Some(actor), seen))
             }
+        }
+    }
+
+    /// Has content looked for, beside what goes on: [`Source::found`] takes it up.
+    fn seek(&mut self, wish: Wish, content: Content) {
+        let is_free = match wish.starts {
+            true => self.check_free(),
+            false => Ok(()),
         };
-        done.map(|()| None)
+        let is_free = is_free.and_then(|()| match self.sought.len() < SOUGHT_MAX {
+            true => Ok(()),
+            false => Err(many()),
+        });
+        match is_free.and_then(|()| self.content(content)) {
+            Ok(content) => drop(self.sought.spawn(async move {
+                let found = content.await;
+                Sought { wish, found }
+            })),
+            Err(error) => drop(wish.reply.send(Err(error))),
+        }
+    }
+
+    /// What is in force, and what the source had last: what a wish is about.
+    fn now(&self) -> (Option<Name>, Option<Digest>) {
+        let current = self.current();
+        (current.as_deref().map(name), self.rolling.offered)
+    }
+
+    /// Goes on with an order once its content is there. One whose author has given up is dropped;
+    /// so is one that was overtaken, or it would put what is older over what is newer.
+    pub(super) fn found(&mut self, sought: Sought) {
+        let Sought { wish, found } = sought;
+        let Wish {
+            actor,
+            plan,
+            starts,
+            over,
+            reply,
+        } = wish;
+        if reply.is_closed() {
+            return;
+        }
+        let found = match starts && over != self.now() {
+            true => Err(overtaken()),
+            false => found,
+        };
+        let done = found.and_then(|wanted| match starts {
+            true => self.start(&actor, plan, wanted).map(|()| None),
+            false => self.preview(plan, &wanted).map(Some),
+        });
+        // Whoever asked may have gone.
+        let _ = reply.send(done);
     }
 
     fn change(
@@ -90,19 +177,20 @@ impl Source {
         }
     }
 
-    async fn start(&mut self, actor: &str, plan: Plan, content: Content) -> Result<(), Diagnostic> {
-        if let Some(underway) = self.rolling.running() {
-            return Err(
-                Diagnostic::error(codes::ROLLOUT_BUSY, "a rollout is in progress")
-                    .cause(format!(
-                        "{} is in the phase {}",
-                        underway.rollout.candidate,
-                        underway.rollout.word()
-                    ))
-                    .help("wait for its end, or stop it: palisade rollout abort"),
-            );
+    fn check_free(&self) -> Result<(), Diagnostic> {
+        match self.rolling.running() {
+            None => Ok(()),
+            Some(underway) => Err(busy(&format!(
+                "{} is in the phase {}",
+                underway.rollout.candidate,
+                underway.rollout.word()
+            ))),
         }
-        let (current, wanted) = self.candidate(&plan, content).await?;
+    }
+
+    fn start(&mut self, actor: &str, plan: Plan, wanted: Wanted) -> Result<(), Diagnostic> {
+        self.check_free()?;
+        let current = self.replaceable(&plan, &wanted)?;
         let Wanted {
             compiled,
             vouched,
@@ -117,8 +205,8 @@ impl Source {
         self.begin(plan, compiled, vouched, diagnostics, actor, &current)
     }
 
-    async fn preview(&self, plan: Plan, content: Content) -> Result<Difference, Diagnostic> {
-        let (current, wanted) = self.candidate(&plan, content).await?;
+    fn preview(&self, plan: Plan, wanted: &Wanted) -> Result<Difference, Diagnostic> {
+        let current = self.replaceable(&plan, wanted)?;
         let compiled = &wanted.compiled;
         let course = self.course(plan, compiled, &wanted.vouched, &current);
         let [added, removed, changed] = changes::of(&current.compiled.info, &compiled.info);
@@ -134,68 +222,54 @@ impl Source {
         })
     }
 
-    /// What is in force, and content that could take its place by `plan`.
-    async fn candidate(
-        &self,
-        plan: &Plan,
-        content: Content,
-    ) -> Result<(Arc<Published>, Wanted), Diagnostic> {
+    /// What is in force, where `wanted` could take its place by `plan`.
+    fn replaceable(&self, plan: &Plan, wanted: &Wanted) -> Result<Arc<Published>, Diagnostic> {
         let current = self
             .current()
             .ok_or_else(|| nothing("nothing is in force"))?;
-        let wanted = self.content(content).await?;
         if wanted.compiled.digest == current.digest() {
             return Err(nothing("this is the content that is in force already"));
         }
         check_services(plan, &[&current.compiled, &wanted.compiled])?;
-        Ok((current, wanted))
+        Ok(current)
     }
 
-    async fn content(&self, content: Content) -> Result<Wanted, Diagnostic> {
+    /// Content, once it is compiled and what it has to keep is proved; that needs nothing more of
+    /// the source.
+    fn content(
+        &self,
+        content: Content,
+    ) -> Result<impl Future<Output = Result<Wanted, Diagnostic>> + Send + 'static, Diagnostic> {
+        let chooser = self.chooser();
+        let folder = self.place.folder().map(Path::to_owned);
         let mut vouched = match &content {
-            Content::Source => self.parts.vouched(&self.parts.with_newest()),
+            Content::Source => {
+                let assembly = self.parts.assembly();
+                assembly.vouched(&assembly.with_newest())
+            }
             Content::Bundle(_) | Content::Kept(_) => Vouched::default(),
-        };
-        let texts = match &content {
-            Content::Source => self.newest().await,
-            Content::Bundle(_) | Content::Kept(_) => None,
         };
         let kept = match &content {
             Content::Kept(name) => Some(self.kept(name)?),
             Content::Bundle(_) | Content::Source => None,
         };
-        if let Some(kept) = &kept {
-            // What was proved of it when it was in force still is.
-            vouched.attestation.clone_from(&kept.attestation);
-        }
-        let Tried { loaded, proved } = match texts {
-            Some(texts) => self.load(texts).await,
-            None => {
-                let prover = self.prove.clone();
-                let loading = spawn_blocking(move || match (content, kept) {
-                    (_, Some(revision)) => proved(author::compile(revision.bundle), None),
-                    (Content::Bundle(bundle), None) => {
-                        proved(author::compile(bundle), prover.as_deref())
+        Ok(async move {
+            let Tried { loaded, proved } = match (content, kept) {
+                (_, Some(kept)) => {
+                    // What was proved of it when it was in force still is.
+                    vouched.attestation = kept.attestation;
+                    let loading = spawn_blocking(move || author::compile(kept.bundle));
+                    Tried {
+                        loaded: loading.await.unwrap_or_default(),
+                        proved: None,
                     }
-                    (Content::Source | Content::Kept(_), None) => Tried::default(),
-                });
-                loading.await.unwrap_or_default()
-            }
-        };
-        let Loaded {
-            compiled,
-            diagnostics,
-        } = loaded;
-        vouched.proved = proved;
-        let first = || diagnostics.iter().find(|d| d.is_error()).cloned();
-        match compiled {
-            Some(compiled) => Ok(Wanted {
-                compiled,
-                vouched,
-                diagnostics,
-            }),
-            None => Err(first().unwrap_or_else(|| nothing("it does not compile"))),
-        }
+                }
+                (Content::Bundle(bundle), None) => chooser.load_bundle(bundle).await,
+                (Content::Source | Content::Kept(_), None) => chooser.load_newest(folder).await,
+            };
+            vouched.proved = proved;
+            wanted(loaded, vouched)
+        })
     }
 
     /// The kept revision with this number, or whose digest begins so.
@@ -219,7 +293,8 @@ impl Source {
         })
     }
 
-    /// Puts a kept revision in force again at once: the named one, or the one before.
+    /// Puts a kept revision in force again at once: the named one, or the one before. Compiling it
+    /// is waited for, since nothing that comes meanwhile may overtake it; nothing is proved anew.
     async fn roll_back(&mut self, actor: &str, to: Option<&str>) -> Result<(), Diagnostic> {
         let current = self
             .current()
@@ -246,15 +321,12 @@ impl Source {
             compiled,
             vouched,
             diagnostics,
-        } = self.content(Content::Kept(name)).await?;
+        } = self.content(Content::Kept(name))?.await?;
         if compiled.digest == current.digest() {
             return Err(nothing("this is the content that is in force already"));
         }
+        let aside = self.aside(&current, compiled.digest);
         self.stop(Stop::Aborted, "something else is put in force", Some(actor));
-        let aside = self
-            .rolling
-            .offered
-            .filter(|offered| *offered != compiled.digest);
         let told = format!(
             "from {} to the content {}",
             current.sequence(),
@@ -269,6 +341,17 @@ impl Source {
 }
 
 impl Source {
+    /// Content that does not come back by itself once `wanted` is put in force: what the source had
+    /// last; as long as that is not known, or is being found out, what goes now.
+    fn aside(&self, current: &Published, wanted: Digest) -> Option<Digest> {
+        let goes = match self.rolling.running() {
+            Some(underway) => underway.candidate.digest(),
+            None => current.digest(),
+        };
+        let offered = self.rolling.offered.filter(|_| self.choosing.is_none());
+        Some(offered.unwrap_or(goes)).filter(|aside| *aside != wanted)
+    }
+
     /// Takes the revision in force back to the one that its signers named, as it is numbered.
     async fn return_by(
         &mut self,
@@ -291,6 +374,7 @@ impl Source {
             diagnostics,
         } = loaded.unwrap_or_default();
         let compiled = compiled.ok_or_else(|| nothing("it does not compile any more"))?;
+        let aside = self.aside(current, digest);
         self.stop(
             Stop::Aborted,
             "the one before is put in force again",
@@ -298,11 +382,27 @@ impl Source {
         );
         let told = format!("from {} to {}", current.sequence(), kept.sequence);
         let object = format!("revision {}", kept.sequence);
-        let aside = self.rolling.offered.filter(|offered| *offered != digest);
         self.take_back(name(current), (compiled, kept), diagnostics)?;
         self.set_aside(aside);
         self.recorder.admin(actor, "rollback", &object, &told);
         Ok(())
+    }
+}
+
+/// Content that compiled, or why it did not.
+fn wanted(loaded: Loaded, vouched: Vouched) -> Result<Wanted, Diagnostic> {
+    let Loaded {
+        compiled,
+        diagnostics,
+    } = loaded;
+    let first = || diagnostics.iter().find(|d| d.is_error()).cloned();
+    match compiled {
+        Some(compiled) => Ok(Wanted {
+            compiled,
+            vouched,
+            diagnostics,
+        }),
+        None => Err(first().unwrap_or_else(|| nothing("it does not compile"))),
     }
 }
 
@@ -335,6 +435,26 @@ pub(super) fn nothing(cause: &str) -> Diagnostic {
     Diagnostic::error(codes::ROLLOUT_NOTHING, "there is nothing to roll out")
         .cause(cause)
         .help("name a folder, a kept revision, or change the source")
+}
+
+fn busy(cause: &str) -> Diagnostic {
+    Diagnostic::error(codes::ROLLOUT_BUSY, "a rollout is in progress")
+        .cause(cause)
+        .help("wait for its end, or stop it: palisade rollout abort")
+}
+
+fn overtaken() -> Diagnostic {
+    Diagnostic::error(codes::ROLLOUT_BUSY, "something else came first")
+        .cause(
+            "while this was compiled and proved, what is in force or what the source has changed",
+        )
+        .help("look at what is there now, and try again: palisade rollout start")
+}
+
+fn many() -> Diagnostic {
+    Diagnostic::error(codes::ROLLOUT_BUSY, "too many rollouts are looked at")
+        .cause(format!("{SOUGHT_MAX} at once are compiled and proved"))
+        .help("try again in a moment")
 }
 
 fn none_running() -> Diagnostic {

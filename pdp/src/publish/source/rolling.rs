@@ -27,7 +27,7 @@ use crate::{
         older,
         registry::ProxyStatus,
         rollout::{
-            Evidence, HALTED, Name, Phase, Plan, Proxy, Rollout, Seen, Stop,
+            Apis, Evidence, HALTED, INSTANCE, Name, Phase, Plan, Proxy, Rollout, Seat, Seen, Stop,
             evidence::{Boot, Collected},
         },
     },
@@ -40,6 +40,9 @@ const ORDERS_MAX: usize = 4;
 
 /// Tells of every proxy.
 pub type Observe = Box<dyn Fn() -> Vec<ProxyStatus> + Send + Sync>;
+
+/// Tells how the decision APIs stand.
+type Answering = Box<dyn Fn() -> Apis + Send + Sync>;
 
 /// What a restart has to know.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -71,6 +74,7 @@ pub(super) struct Rolling {
     pub(super) offered: Option<Digest>,
     collected: Collected,
     observe: Option<Observe>,
+    answering: Option<Answering>,
     sender: mpsc::Sender<Given>,
     given: mpsc::Receiver<Given>,
 }
@@ -96,6 +100,7 @@ impl Rolling {
             offered: None,
             collected: Collected::default(),
             observe: None,
+            answering: None,
             sender,
             given,
         }
@@ -124,6 +129,25 @@ impl Rolling {
         let all = self.observe.as_ref().map(|observe| observe());
         all.unwrap_or_default()
     }
+
+    fn apis(&self) -> Option<Apis> {
+        self.answering.as_ref().map(|answering| answering())
+    }
+
+    /// Who is there when a rollout begins; what they do is seen at the first look.
+    fn seats(&self) -> Vec<Proxy> {
+        let proxies = self.proxies().into_iter().filter(|p| p.connected);
+        let proxies = proxies.map(|p| Proxy::seated(p.seat(), false));
+        let apis = self.apis().map(|apis| {
+            let seat = Seat {
+                identity: &apis.identity,
+                instance: INSTANCE,
+                returns: true,
+            };
+            Proxy::seated(seat, true)
+        });
+        proxies.chain(apis).collect()
+    }
 }
 
 impl Source {
@@ -134,6 +158,13 @@ impl Source {
         observe: impl Fn() -> Vec<ProxyStatus> + Send + Sync + 'static,
     ) -> Self {
         self.rolling.observe = Some(Box::new(observe));
+        self
+    }
+
+    /// The decision APIs that answer by what is in force here; without them nobody is asked.
+    #[must_use]
+    pub fn answering(mut self, apis: impl Fn() -> Apis + Send + Sync + 'static) -> Self {
+        self.rolling.answering = Some(Box::new(apis));
         self
     }
 
@@ -365,6 +396,11 @@ impl Source {
     }
 
     pub(super) fn put_in_force(&self, next: Arc<Published>) {
+        self.activate(next, None);
+    }
+
+    /// Puts a revision in force, at one moment with the rollout that says for whom it is not.
+    fn activate(&self, next: Arc<Published>, rollout: Option<Arc<Underway>>) {
         tracing::info!(
             sequence = next.sequence(),
             digest = %next.digest(),
@@ -376,7 +412,10 @@ impl Source {
         let current = self.current();
         self.recorder
             .leave(changes::activated(current.as_deref(), &next));
-        self.state.send_modify(|s| s.current = Some(next));
+        self.state.send_modify(|s| {
+            s.current = Some(next);
+            s.rollout = rollout.or(s.rollout.take());
+        });
     }
 
     pub(super) fn begin(
@@ -397,24 +436,12 @@ impl Source {
         self.use_number(&revision);
         let candidate = Arc::new(self.published(compiled, now_us, revision, diagnostics));
         self.rolling.collected = Collected::default();
-        let proxies: Vec<Proxy> = self
-            .rolling
-            .proxies()
-            .iter()
-            .filter(|p| p.connected)
-            .map(|p| Proxy {
-                identity: p.identity.clone(),
-                instance: p.instance.clone(),
-                services: Vec::new(),
-                enforces: p.acked_sequence,
-                tries: 0,
-                refused: None,
-            })
-            .collect();
+        let proxies = self.rolling.seats();
         let evidence = Evidence::default();
         let seen = Seen {
             now_us,
             proxies: &proxies,
+            away: &[],
             evidence: &evidence,
         };
         let rollout = Rollout::begin(plan, name(current), name(&candidate), actor, &seen)
@@ -444,7 +471,7 @@ impl Source {
     ) -> Option<T> {
         let mut underway = self.rolling.underway.take()?;
         let names = (underway.rollout.baseline, underway.rollout.candidate);
-        let mut proxies = Vec::new();
+        let (mut proxies, mut away) = (Vec::new(), Vec::new());
         for status in self.rolling.proxies() {
             let proxy = underway.proxy(&status);
             if let Some(told) = &status.status {
@@ -456,15 +483,21 @@ impl Source {
                     .collected
                     .note(boot, &proxy.services, told, names);
             }
-            if status.connected {
-                proxies.push(proxy);
+            match status.connected {
+                true => proxies.push(proxy),
+                false => away.push(proxy),
             }
+        }
+        if let Some(apis) = self.rolling.apis() {
+            proxies.push(underway.apis(&apis));
+            self.rolling.collected.hear(apis.asked, names);
         }
         let evidence = Arc::new(self.rolling.collected.evidence());
         underway.tell(evidence.clone());
         let seen = Seen {
             now_us: self.clock.now_us(),
             proxies: &proxies,
+            away: &away,
             evidence: &evidence,
         };
         let before = underway.rollout.clone();
@@ -483,7 +516,8 @@ impl Source {
         if news.iter().any(|turn| turn.what == HALTED) && stopped != Some(Stop::Superseded) {
             self.rolling.set_aside = Some(underway.candidate.digest());
         }
-        let is_owing = underway.rollout.owes_restoring();
+        // Keys that could not be read may be there now.
+        let is_owing = underway.rollout.owes_restoring() || self.owes_full(&underway);
         let is_news = underway.rollout != before || !news.is_empty();
         self.rolling.underway = Some(underway);
         if is_news || is_owing {
@@ -499,19 +533,21 @@ impl Source {
             return;
         };
         self.log_failure(self.write_journal());
-        let next = underway.candidate.sequence();
-        let is_next =
-            self.current().is_none_or(|c| c.sequence() < next) && !self.was_taken_back(next);
-        let is_full = matches!(underway.rollout.phase, Phase::Full | Phase::Completed);
-        if is_full && is_next {
+        if self.owes_full(&underway) {
             let (compiled, revision) = (&underway.candidate.compiled, &underway.candidate.revision);
-            if let Err(error) = self.accepted(compiled, revision) {
-                // A key was removed, or the stamp has ended, while it was tried: once it is
-                // signed anew it begins anew.
-                self.reject(vec![error]);
-            } else {
-                self.log_failure(self.keep.succeed(revision));
-                self.put_in_force(underway.candidate.clone());
+            match self.accepted(compiled, revision) {
+                Ok(_) => {
+                    self.log_failure(self.keep.succeed(revision));
+                    self.activate(underway.candidate.clone(), Some(Arc::new(underway.clone())));
+                }
+                // Told, and tried again at every look.
+                Err(error) if error.code.0 == KEYS => self.reject(vec![error]),
+                // A key was removed, or the stamp has ended, while it was tried: nobody is left
+                // with it.
+                Err(error) if !underway.rollout.has_ended() => {
+                    return self.refuse_candidate(error);
+                }
+                Err(error) => self.reject(vec![error]),
             }
             if self.rolling.offered != Some(underway.candidate.digest()) {
                 self.set_aside(self.rolling.offered);
@@ -534,6 +570,21 @@ impl Source {
             s.rollout = Some(Arc::new(underway));
             s.set_aside = set_aside;
         });
+    }
+
+    /// Whether everybody is to have the candidate, and it is not in force yet.
+    fn owes_full(&self, underway: &Underway) -> bool {
+        let next = underway.candidate.sequence();
+        matches!(underway.rollout.phase, Phase::Full | Phase::Completed)
+            && self.current().is_none_or(|c| c.sequence() < next)
+            && !self.was_taken_back(next)
+    }
+
+    /// Stops what is under way, because those who must have signed it have not any more.
+    pub(super) fn refuse_candidate(&mut self, error: Diagnostic) {
+        let text = format!("it is not accepted any more: {error}");
+        self.reject(vec![error]);
+        self.with_underway(|rollout, seen| rollout.refuse(text, seen));
     }
 
     /// Puts the revision before in force again: under its own number where those who have

@@ -2,12 +2,12 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use palisade_mesh::spiffe_id::SpiffeId;
+use palisade_mesh::{catalogue::Service, spiffe_id::SpiffeId};
 
 use super::Published;
 use crate::publish::{
     registry::ProxyStatus,
-    rollout::{Evidence, Proxy, Rollout, Which},
+    rollout::{Apis, Evidence, INSTANCE, Proxy, Rollout, Seat, Which},
 };
 
 /// A revision on its way to the proxies, or the last one that was.
@@ -36,18 +36,26 @@ impl Underway {
         }
     }
 
-    /// The candidate, where a proxy shall enforce it; otherwise it enforces what is in
-    /// force.
-    pub fn wanted(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
-        match self.which(identity, instance) {
+    /// The revision of the two that a proxy shall enforce while `current` is in force; none where
+    /// that is it.
+    pub fn wanted(
+        &self,
+        seat: Seat<'_>,
+        current: Option<&Arc<Published>>,
+    ) -> Option<&Arc<Published>> {
+        let candidate = self.candidate.sequence();
+        let is_in_force = current.is_some_and(|current| current.sequence() == candidate);
+        match self.which(seat) {
             Which::Candidate => Some(&self.candidate),
+            // It is in force for everybody else, or is on its way back and not there yet.
+            Which::Baseline if is_in_force && !self.rollout.has_ended() => Some(&self.baseline),
             Which::Baseline => None,
         }
     }
 
     /// What a proxy shall try beside what it enforces.
-    pub fn tried(&self, identity: &SpiffeId, instance: &str) -> Option<&Arc<Published>> {
-        match self.rollout.tried(self.which(identity, instance))? {
+    pub fn tried(&self, seat: Seat<'_>) -> Option<&Arc<Published>> {
+        match self.rollout.tried(self.which(seat))? {
             Which::Candidate => Some(&self.candidate),
             Which::Baseline => Some(&self.baseline),
         }
@@ -63,26 +71,55 @@ impl Underway {
         *self.lock() = evidence;
     }
 
-    fn which(&self, identity: &SpiffeId, instance: &str) -> Which {
+    fn which(&self, seat: Seat<'_>) -> Which {
         // From its end on, what is in force is for everybody.
         if self.rollout.has_ended() {
             return Which::Baseline;
         }
-        let services = self.services_of(identity);
-        self.rollout.wanted(identity, instance, &services)
+        let services = self.services_of(seat.identity);
+        self.rollout.wanted(seat, &services)
     }
 
     /// The services of an identity in either revision.
     fn services_of(&self, identity: &SpiffeId) -> Vec<String> {
+        self.services(|service| service.identities.contains(identity))
+    }
+
+    /// Services of either revision.
+    fn services(&self, is_wanted: impl Fn(&Service) -> bool) -> Vec<String> {
         let mut names: Vec<String> = [&self.baseline, &self.candidate]
             .into_iter()
             .flat_map(|published| published.compiled.catalogue.services())
-            .filter(|service| service.identities.contains(identity))
+            .filter(|service| is_wanted(service))
             .map(|service| service.id.short().to_owned())
             .collect();
         names.sort();
         names.dedup();
         names
+    }
+
+    /// The candidate, where the decision APIs shall answer any question by it.
+    pub fn wanted_of_apis(&self, apis: &Apis) -> Option<&Arc<Published>> {
+        let apis = self.apis(apis);
+        let rollout = Some(&self.rollout).filter(|rollout| !rollout.has_ended())?;
+        match rollout.wanted(apis.seat(), &apis.services) {
+            Which::Candidate => Some(&self.candidate),
+            Which::Baseline => None,
+        }
+    }
+
+    /// What the machine sees of the decision APIs, which answer about every service.
+    pub(super) fn apis(&self, apis: &Apis) -> Proxy {
+        Proxy {
+            identity: apis.identity.clone(),
+            instance: INSTANCE.to_owned(),
+            services: self.services(|_| true),
+            apis: true,
+            returns: true,
+            enforces: apis.enforces,
+            tries: apis.tries,
+            refused: apis.refused.clone(),
+        }
     }
 
     /// What the machine sees of a proxy.
@@ -94,6 +131,8 @@ impl Underway {
         let untried = trial.filter(|t| t.sequence == candidate && !t.refused.is_empty());
         Proxy {
             services: self.services_of(&status.identity),
+            apis: false,
+            returns: status.returns,
             identity: status.identity.clone(),
             instance: status.instance.clone(),
             enforces: status.acked_sequence,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use palisade_mesh::{
     diagnostic::Diagnostic,
     place::Place,
-    wire::policy::{Attestation, Revision, Stamp},
+    wire::policy::{Attestation, Proof, Revision, Stamp},
 };
 
 use super::{
@@ -58,8 +58,8 @@ impl Source {
         if !vouched.content.is_empty() {
             revision.content_signatures = vouched.content;
         }
-        if vouched.attestation.is_some() {
-            revision.attestation = vouched.attestation;
+        if let Some(given) = vouched.attestation {
+            revision.attestation = Some(self.better_vouched(&before.compiled, &revision, given)?);
         }
         if let Some(found) = vouched.proved {
             self.attest(&before.compiled, &mut revision, found);
@@ -87,6 +87,40 @@ impl Source {
             slices: Slices::default(),
             revision,
         }))
+    }
+
+    /// The word about what was proved that a revision has once it came again with `given`, which
+    /// takes the place of one that has not what is demanded where it has, and else only of one
+    /// whose every proof and every signer it has, too. A forged one takes it, for that is told.
+    fn better_vouched(
+        &self,
+        compiled: &Compiled,
+        revision: &Revision,
+        given: Attestation,
+    ) -> Result<Attestation, Diagnostic> {
+        let Some(held) = &revision.attestation else {
+            return Ok(given);
+        };
+        let trust = trust::load(self.trust.as_ref())?;
+        let weight = |attestation: &Attestation| {
+            let (domain, digest) = (&compiled.trust_domain, compiled.digest);
+            trust::vouchers(trust.as_ref(), domain, digest, attestation)
+        };
+        let (Ok(before), Ok(now)) = (weight(held), weight(&given)) else {
+            return Ok(given);
+        };
+        let has_proof = |p: &Proof| given.proofs.iter().any(|q| q.invariant == p.invariant);
+        let has_all =
+            held.proofs.iter().all(has_proof) && before.keys.iter().all(|k| now.keys.contains(k));
+        let is_better = match (before.is_enough, now.is_enough) {
+            (false, true) => true,
+            (true, false) => false,
+            (true, true) | (false, false) => has_all,
+        };
+        Ok(match is_better {
+            true => given,
+            false => held.clone(),
+        })
     }
 
     /// Whether a revision can have its number: a higher one than any that was used, or that

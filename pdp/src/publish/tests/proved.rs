@@ -2,18 +2,27 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use palisade_mesh::diagnostic::Severity;
+use palisade_mesh::{diagnostic::Severity, wire::policy::Proof};
 
-use super::*;
+use tokio::time::timeout;
+
+use super::{
+    rolling::{LONG, Stage},
+    *,
+};
 use crate::{
     author,
     bundle::{
-        codes::NOT_PROVED,
-        key,
-        trust::{Keys, Trust},
+        codes::{NOT_PROVED, OLD_PROOFS},
+        file::BundleFile,
+        key::{self, SigningKey},
+        trust::{Keys, Trust, TrustConfig},
     },
     compiled::Compiled,
-    publish::{Content, Order, Prove, Proved, rollout::Plan},
+    publish::{
+        Content, Order, Prove, Proved,
+        rollout::{Phase, Plan},
+    },
 };
 
 const BROKEN: u16 = 2321;
@@ -46,6 +55,31 @@ impl Prove for Scripted {
             ids,
             solver: "scripted".to_owned(),
         }
+    }
+}
+
+/// Proves nothing for as long as it is held up; whoever holds it lets it go.
+#[derive(Debug, Default)]
+struct Slow {
+    held: AtomicBool,
+    begun: AtomicBool,
+}
+
+struct Hold(Arc<Slow>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.held.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Prove for Slow {
+    fn prove(&self, _: &Compiled) -> Proved {
+        while self.held.load(Ordering::SeqCst) {
+            self.begun.store(true, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Proved::default()
     }
 }
 
@@ -111,6 +145,67 @@ async fn what_does_not_hold_is_not_published_and_what_is_proved_is_signed() {
     assert_eq!((again.sequence(), again.digest()), (1, first.digest()));
 }
 
+/// A solver may take its time: orders are carried out, and a gate that is exceeded halts.
+#[tokio::test]
+async fn what_is_being_proved_holds_up_no_rollout() {
+    let stage = Stage::new();
+    sample::write(stage.dir.path(), "invariants/cards.cedar", NO_CARDS);
+    let prover = Arc::new(Slow::default());
+    let patient = Plan {
+        shadow: Some(LONG),
+        ..rolling::plan()
+    };
+    let opened = stage.open_with(SourceConfig {
+        rollout: Some(patient),
+        prove: Some(prover.clone()),
+        ..config(stage.dir.path(), stage.state.path())
+    });
+    let source = opened.await;
+    let (mut seen, orders) = (source.state(), source.orders());
+    let task = tokio::spawn(source.run());
+    wide(stage.dir.path());
+    let is_in =
+        |s: &State, phase: Phase| s.rollout.as_ref().is_some_and(|u| u.rollout.phase == phase);
+    until(&mut seen, "in shadow", |s| is_in(s, Phase::Shadow)).await;
+
+    let hold = Hold(prover.clone());
+    prover.held.store(true, Ordering::SeqCst);
+    let more = format!("@id(\"more\")\n{PERMIT}");
+    sample::write(stage.dir.path(), "policies/more.cedar", &more);
+    let begun = async {
+        while !prover.begun.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, begun).await.expect("the solver is asked");
+    let paused = timeout(PATIENCE, orders.give("ana", Order::Pause)).await;
+    paused.expect("while the solver works").unwrap();
+    let content = Content::Source;
+    let preview = tokio::spawn(async move {
+        let shown = orders.preview(Plan::default(), content).await;
+        shown.map(|difference| difference.added)
+    });
+    stage.proxy.denied.store(1_000, Ordering::Relaxed);
+    let halted = |s: &State| {
+        s.rollout
+            .as_ref()
+            .is_some_and(|u| u.rollout.stopped().is_some())
+    };
+    until(&mut seen, "halted by a gate", halted).await;
+    assert!(prover.held.load(Ordering::SeqCst) && !preview.is_finished());
+
+    drop(hold);
+    let added = timeout(PATIENCE, preview).await.unwrap().unwrap().unwrap();
+    assert_eq!(added, ["more", "wide"]);
+    let is_next = |s: &State| {
+        s.rollout
+            .as_ref()
+            .is_some_and(|u| u.candidate.compiled.info.contains_key("more"))
+    };
+    until(&mut seen, "the newer content", is_next).await;
+    task.abort();
+}
+
 #[tokio::test]
 async fn what_nobody_could_prove_is_published_and_says_so() {
     let (dir, state) = (sample::copy(), tempfile::tempdir().unwrap());
@@ -132,4 +227,215 @@ async fn what_nobody_could_prove_is_published_and_says_so() {
         let found = current.diagnostics.iter().any(|d| d.code.0 == UNPROVED);
         assert!(!found || told);
     }
+}
+
+/// A trusted key, the file of it, and a place for bundles that it signs.
+struct Signer {
+    dir: tempfile::TempDir,
+    key: SigningKey,
+}
+
+impl Signer {
+    fn new() -> Self {
+        let signer = Self {
+            dir: tempfile::tempdir().unwrap(),
+            key: SigningKey::generate().unwrap().0,
+        };
+        let line = format!("ci {}\n", signer.key.public());
+        fs::write(signer.dir.path().join("trusted.keys"), line).unwrap();
+        signer
+    }
+
+    fn place(&self) -> std::path::PathBuf {
+        self.dir.path().join("shop.palisade")
+    }
+
+    fn sign(&self, file: &mut BundleFile, number: u64) {
+        file.sign_content(&self.key);
+        file.sign_release(&self.key, number, Clock::system().now_us());
+    }
+
+    fn put(&self, file: &BundleFile) {
+        let draft = self.dir.path().join("draft");
+        fs::write(&draft, file.encode()).unwrap();
+        fs::rename(draft, self.place()).unwrap();
+    }
+
+    /// A PDP that believes this key, and demands that no cards are read.
+    async fn open(&self, state: &Path) -> Source {
+        let trust = TrustConfig {
+            keys: self.dir.path().join("trusted.keys"),
+            threshold: 1,
+            stamp_age: None,
+            stamp_keys: None,
+            proved: vec!["no-cards".to_owned()],
+        };
+        let config = SourceConfig {
+            trust: Some(trust),
+            ..config(&self.place(), state)
+        };
+        let source = Source::open(config, Clock::system(), Records::default().recorder());
+        source.await.unwrap()
+    }
+}
+
+fn built() -> BundleFile {
+    built_with(&[])
+}
+
+/// With more invariants of these ids.
+fn built_with(more: &[&str]) -> BundleFile {
+    let dir = sample::copy();
+    for id in more {
+        let text = NO_CARDS.replace("no-cards", id);
+        sample::write(dir.path(), &format!("invariants/{id}.cedar"), &text);
+    }
+    sample::write(dir.path(), "invariants/cards.cedar", NO_CARDS);
+    let compiled = author::load(dir.path()).compiled.unwrap();
+    BundleFile::new(compiled.bundle).unwrap()
+}
+
+/// A mirror that lags behind, or somebody at it, may bring the same bundle with a word about its
+/// proofs that nobody who is trusted has signed: it takes nothing away.
+#[tokio::test]
+async fn a_copy_takes_no_good_attestation_away() {
+    let (signer, state) = (Signer::new(), tempfile::tempdir().unwrap());
+    let bare = built();
+    let mut good = bare.clone().attesting(["no-cards"], "cvc5");
+    signer.sign(&mut good, 5);
+    signer.put(&good);
+    let source = signer.open(state.path()).await;
+    let mut seen = source.state();
+    assert_eq!(sequence(&seen.borrow()), 5);
+    let task = tokio::spawn(source.run());
+    let other = SigningKey::generate().unwrap().0;
+    let mut lagging = bare.attesting(["no-cards"], "nobody");
+    lagging.sign_content(&other);
+    lagging.signed.content_signatures = good.signed.content_signatures.clone();
+    lagging.signed.release = good.signed.release.clone();
+    let now_us = Clock::system().now_us();
+    lagging.stamp(&signer.key, now_us, now_us + 60_000_000);
+    signer.put(&lagging);
+    let stamped = |s: &State| {
+        s.current
+            .as_ref()
+            .is_some_and(|c| c.revision.stamp.is_some())
+    };
+    let current = until(&mut seen, "stamped", stamped).await.current.unwrap();
+    let attested = current.revision.attestation.as_ref().unwrap();
+    assert_eq!(attested.proofs[0].solver, "cvc5");
+    assert_eq!(attested.signatures[0].key, signer.key.public().as_bytes());
+    task.abort();
+}
+
+/// More proofs are not the same proofs: a copy of whoever is trusted that says other things takes
+/// away nothing that is demanded, and its stamp counts.
+#[tokio::test]
+async fn a_copy_that_proves_more_but_something_else_takes_nothing_away() {
+    let (signer, state) = (Signer::new(), tempfile::tempdir().unwrap());
+    let bare = built_with(&["no-x", "no-y"]);
+    let mut good = bare.clone().attesting(["no-cards"], "cvc5");
+    signer.sign(&mut good, 5);
+    signer.put(&good);
+    let source = signer.open(state.path()).await;
+    let mut seen = source.state();
+    let task = tokio::spawn(source.run());
+    let mut other = bare.attesting(["no-x", "no-y"], "cvc5");
+    other.sign_content(&signer.key);
+    other.signed.release = good.signed.release.clone();
+    let now_us = Clock::system().now_us();
+    other.stamp(&signer.key, now_us, now_us + 60_000_000);
+    signer.put(&other);
+    let stamped = |s: &State| {
+        s.current
+            .as_ref()
+            .is_some_and(|c| c.revision.stamp.is_some())
+    };
+    let current = until(&mut seen, "stamped", stamped).await.current.unwrap();
+    let proofs = &current.revision.attestation.as_ref().unwrap().proofs;
+    assert_eq!(proofs.len(), 1);
+    assert_eq!(proofs[0].invariant, "no-cards");
+    task.abort();
+}
+
+/// What somebody wants begun takes its time to be proved; what came into force meanwhile is newer,
+/// and is not replaced by it.
+#[tokio::test]
+async fn an_order_that_was_overtaken_begins_nothing() {
+    let stage = Stage::new();
+    sample::write(stage.dir.path(), "invariants/cards.cedar", NO_CARDS);
+    let prover = Arc::new(Slow::default());
+    let opened = stage.open_with(SourceConfig {
+        prove: Some(prover.clone()),
+        ..config(stage.dir.path(), stage.state.path())
+    });
+    let source = opened.await;
+    let (mut seen, orders) = (source.state(), source.orders());
+    let task = tokio::spawn(source.run());
+    stage.edit("x");
+    until(&mut seen, "second", |s| sequence(s) == 2).await;
+
+    let other = sample::copy();
+    sample::write(other.path(), "invariants/cards.cedar", NO_CARDS);
+    wide(other.path());
+    let bundle = author::load(other.path()).compiled.unwrap().bundle;
+    let hold = Hold(prover.clone());
+    prover.held.store(true, Ordering::SeqCst);
+    let content = Content::Bundle(bundle);
+    let of_start = orders.clone();
+    let started = tokio::spawn(async move {
+        let order = Order::Start(Plan::default(), content);
+        of_start.give("ana", order).await.map_err(|d| d.code.0)
+    });
+    let begun = async {
+        while !prover.begun.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, begun).await.expect("the solver is asked");
+    orders.give("bea", Order::Rollback(None)).await.unwrap();
+    assert_eq!(sequence(&seen.borrow()), 3);
+    drop(hold);
+    let started = timeout(PATIENCE, started).await.unwrap().unwrap();
+    assert_eq!(started.map(drop), Err(codes::ROLLOUT_BUSY));
+    assert!(seen.borrow().rollout.is_none());
+    task.abort();
+}
+
+/// After an upgrade what was in force stays, also where what was proved of it is demanded and
+/// nobody has built it anew; and it is told that it has to be.
+#[tokio::test]
+async fn what_the_build_before_has_kept_stays_in_force() {
+    let (signer, state) = (Signer::new(), tempfile::tempdir().unwrap());
+    let mut bundle = Bundle::decode(&*built().signed.bundle).unwrap();
+    bundle.features.push("proofs-1".to_owned());
+    bundle.old_proofs = vec![Proof {
+        invariant: "no-cards".to_owned(),
+        solver: "cvc5".to_owned(),
+    }];
+    let mut file = BundleFile::new(bundle.encode_to_vec().into()).unwrap();
+    signer.sign(&mut file, 5);
+    let release = file.signed.release.clone().unwrap();
+    let kept = Revision {
+        bundle: file.signed.bundle.clone(),
+        sha256: file.digest.0.to_vec(),
+        content_signatures: file.signed.content_signatures.clone(),
+        sequence: 5,
+        issued_us: release.issued_us,
+        release_signatures: release.signatures,
+        ..Revision::default()
+    };
+    Keep::open(state.path()).unwrap().store(&kept).unwrap();
+    let source = signer.open(state.path()).await;
+    let current = source.state().borrow().current.clone().expect("not dark");
+    assert_eq!((current.sequence(), current.digest()), (5, file.digest));
+    assert_eq!(current.diagnostics[0].code.0, OLD_PROOFS);
+    assert_eq!(current.unproved, ["no-cards"], "whoever looks is told");
+    // A change of the proofs is another bundle, which nobody has signed.
+    bundle.old_proofs[0].solver = "nobody".to_owned();
+    let other = BundleFile::new(bundle.encode_to_vec().into()).unwrap();
+    assert_ne!(other.digest, file.digest);
+    bundle.old_proofs.clear();
+    let unsaid = BundleFile::new(bundle.encode_to_vec().into());
+    assert_eq!(unsaid.unwrap_err().code.0, BUNDLE_BROKEN);
 }

@@ -12,7 +12,7 @@ use super::*;
 use crate::publish::{
     Content, Order, ProxyStatus,
     registry::Registry,
-    rollout::{Gates, Phase, Plan, Step, Stop, Target},
+    rollout::{Gates, Phase, Plan, Seat, Step, Stop, Target},
 };
 use crate::{
     author,
@@ -66,14 +66,19 @@ impl Proxy {
             ..Hello::default()
         };
         let key = registry.hello(&id, &hello, 1, 0).unwrap();
-        let wanted = state.wanted(&id, "web").unwrap();
+        let seat = Seat {
+            identity: &id,
+            instance: "web",
+            returns: !self.old.load(Ordering::Relaxed),
+        };
+        let wanted = state.wanted(seat).unwrap();
         let ack = Ack {
             sha256: wanted.digest().0.to_vec(),
             sequence: wanted.sequence(),
         };
         registry.ack(&key, 1, &ack, 0);
         let asked = self.asked.fetch_add(10, Ordering::Relaxed) + 10;
-        let trial = state.tried(&id, "web").map(|tried| Trial {
+        let trial = state.tried(seat).map(|tried| Trial {
             sequence: tried.sequence(),
             beside: wanted.sequence(),
             evaluated: asked,
@@ -128,11 +133,18 @@ impl Stage {
         plan: Plan,
         trust: Option<TrustConfig>,
     ) -> Source {
-        let config = SourceConfig {
+        self.open_with(SourceConfig {
             rollout: Some(plan),
             trust,
-            look: Duration::from_millis(20),
             ..config(place, self.state.path())
+        })
+        .await
+    }
+
+    pub(super) async fn open_with(&self, config: SourceConfig) -> Source {
+        let config = SourceConfig {
+            look: Duration::from_millis(20),
+            ..config
         };
         let source = Source::open(config, Clock::system(), self.records.recorder());
         let source = source.await.expect("opens");

@@ -8,12 +8,15 @@ use super::{
 };
 use crate::{
     author,
-    bundle::{codes as signing, file::BundleFile, key::SigningKey, trust::TrustConfig},
+    bundle::{WAY_BACK, codes as signing, file::BundleFile, key::SigningKey, trust::TrustConfig},
     publish::{
         Content, Order,
-        rollout::{Phase, Plan, Stop},
+        rollout::{Phase, Plan, Seat, Step, Stop, Target},
     },
 };
+use palisade_mesh::spiffe_id::SpiffeId;
+use palisade_mesh::wire::policy::{Hello, distribution_client::DistributionClient, proxy_message};
+use tokio_stream::StreamExt as _;
 
 /// A file that CI signs, with a way back to the one it signed before.
 struct Ci {
@@ -170,6 +173,81 @@ async fn a_signed_revision_that_does_harm_comes_back_by_itself() {
     *ci.last.lock().unwrap() = Some(old);
     ci.serve(&stage, 9, Some(DAY));
     until(&mut seen, "full", |s| sequence(s) == 9).await;
+    task.abort();
+}
+
+/// Number of the revision that a proxy of such a build is sent first.
+async fn sent(pdp: &Pdp, features: &[&str]) -> u64 {
+    let hello = Hello {
+        instance: "late".to_owned(),
+        features: features.iter().map(|f| (*f).to_owned()).collect(),
+        ..Hello::default()
+    };
+    let hello = ProxyMessage {
+        kind: Some(proxy_message::Kind::Hello(hello)),
+    };
+    let endpoint = Endpoint::from_shared(format!("http://{}", pdp.address)).unwrap();
+    let channel = endpoint.connect().await.unwrap();
+    let mut client = DistributionClient::new(channel);
+    let said = tokio_stream::once(hello).chain(tokio_stream::pending());
+    let mut heard = client.subscribe(said).await.unwrap().into_inner();
+    let first = async {
+        loop {
+            let message = heard.message().await.unwrap().unwrap();
+            if let Some(pdp_message::Kind::Revision(revision)) = message.kind {
+                return revision.sequence;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, first)
+        .await
+        .expect("a revision")
+}
+
+/// A proxy that could not leave it again may come late: it gets the candidate when nobody has to
+/// leave it any more.
+#[tokio::test]
+async fn who_cannot_go_back_and_comes_late_gets_what_nobody_has_to_leave() {
+    let stage = Stage::new();
+    let ci = Ci::new(&stage);
+    ci.serve(&stage, 7, None);
+    let step = Step {
+        target: Target::Share(10_000),
+        last: LONG,
+    };
+    let slow = Plan {
+        steps: vec![step],
+        ..bold()
+    };
+    let source = ci.open(&stage, slow).await;
+    let (mut seen, orders) = (source.state(), source.orders());
+    let distribution = Distribution::new(
+        DistributionConfig::default(),
+        source.state(),
+        Clock::system(),
+        stage.records.recorder(),
+    );
+    let pdp = Pdp::serve(&distribution, Some("spiffe://demo.test/ns/shop/sa/web")).await;
+    let task = tokio::spawn(source.run());
+    stage.edit("x");
+    ci.serve(&stage, 8, Some(DAY));
+    until(&mut seen, "canary", |s| phase(s) == Some(Phase::Canary(0))).await;
+    assert_eq!(
+        (sent(&pdp, &[]).await, sent(&pdp, &[WAY_BACK]).await),
+        (7, 8)
+    );
+    orders.give("ana", Order::Promote).await.unwrap();
+    until(&mut seen, "full", |s| sequence(s) == 8).await;
+    assert_eq!(
+        (sent(&pdp, &[]).await, sent(&pdp, &[WAY_BACK]).await),
+        (7, 8)
+    );
+    orders.give("ana", Order::Promote).await.unwrap();
+    until(&mut seen, "completed", |s| {
+        phase(s) == Some(Phase::Completed)
+    })
+    .await;
+    assert_eq!(sent(&pdp, &[]).await, 8);
     task.abort();
 }
 
@@ -471,10 +549,48 @@ async fn a_way_back_that_is_blocked_is_gone_once_it_can_be() {
     let now = until(&mut seen, "told", |s| rejected(s) == Some(signing::KEYS)).await;
     assert_eq!(sequence(&now), 8);
     assert!(matches!(phase(&now), Some(Phase::Halted(_))));
+    // Whoever connects meanwhile does not get it any more.
+    let id = SpiffeId::parse("spiffe://demo.test/ns/shop/sa/web").unwrap();
+    for returns in [true, false] {
+        let seat = Seat {
+            identity: &id,
+            instance: "late",
+            returns,
+        };
+        assert_eq!(now.wanted(seat).unwrap().sequence(), 7);
+    }
     ci.trust_in(&ci.key);
     let back = until(&mut seen, "back", |s| sequence(s) == 7).await;
     assert_eq!(why(&back), Some(Stop::Aborted));
     until(&mut seen, "mended", |s| s.rejected.is_none()).await;
+    task.abort();
+}
+
+/// What those who are trusted have not signed any more is not brought to more of the proxies.
+#[tokio::test]
+async fn a_candidate_whose_key_is_taken_out_is_halted() {
+    let stage = Stage::new();
+    let ci = Ci::new(&stage);
+    ci.serve(&stage, 7, None);
+    let slow = Plan {
+        steps: vec![Step {
+            last: LONG,
+            ..bold().steps[0].clone()
+        }],
+        ..bold()
+    };
+    let source = ci.open(&stage, slow).await;
+    let mut seen = source.state();
+    let task = tokio::spawn(source.run());
+    stage.edit("x");
+    ci.serve(&stage, 8, Some(DAY));
+    until(&mut seen, "canary", |s| {
+        matches!(phase(s), Some(Phase::Canary(_)))
+    })
+    .await;
+    ci.trust_in(&SigningKey::generate().unwrap().0);
+    let now = until(&mut seen, "halted", |s| why(s).is_some()).await;
+    assert_eq!((sequence(&now), why(&now)), (7, Some(Stop::Refused)));
     task.abort();
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use palisade_mesh::wire::record::{AuthnFailure, Decision, record::Body};
 
-use super::{OF_DECISIONS, OF_ENDED, of_decision};
+use super::{OF_DECISIONS, of_decision, of_question, of_search};
 use crate::{
     item::Item,
     merkle::hex,
@@ -13,12 +13,14 @@ use crate::{
 
 /// Both halves of a request: the destination's and the caller's.
 const OF_REQUESTS: &[&str] = &["decision", "call"];
+/// Decisions, and searches of the decision APIs for what would be decided.
+const OF_QUESTIONS: &[&str] = &["decision", "audit_read"];
 const APIS: &[&str] = &["authzen", "ext_authz", "grpc"];
 
 pub(super) const PRINCIPAL: Field = Field {
     name: "principal",
     kind: Kind::Name,
-    classes: OF_ENDED,
+    classes: &["decision", "outcome", "audit_read"],
     countable: true,
     help: "SPIFFE ID of the caller, proven by TLS",
     example: "principal:spiffe://acme.test/ns/shop/**",
@@ -29,6 +31,7 @@ pub(super) const PRINCIPAL: Field = Field {
             }
         }
         Some(Body::Outcome(o)) => put(Value::Text(&o.principal)),
+        Some(Body::AuditRead(r)) => of_search(r, put, |s| &s.principal),
         _ => {}
     },
 };
@@ -50,7 +53,7 @@ pub(super) const CLAIMED: Field = Field {
 pub(super) const SERVICE: Field = Field {
     name: "service",
     kind: Kind::Name,
-    classes: &["decision", "outcome", "call"],
+    classes: &["decision", "outcome", "call", "audit_read"],
     countable: true,
     help: "service that was called, `TRUST_DOMAIN/NAMESPACE/NAME`",
     example: "service:shop/orders",
@@ -58,6 +61,7 @@ pub(super) const SERVICE: Field = Field {
         Some(Body::Decision(d)) => put(Value::Text(&d.service)),
         Some(Body::Outcome(o)) => put(Value::Text(&o.service)),
         Some(Body::Call(c)) => put(Value::Text(&c.service)),
+        Some(Body::AuditRead(r)) => of_search(r, put, |s| &s.service),
         _ => {}
     },
 };
@@ -65,31 +69,31 @@ pub(super) const SERVICE: Field = Field {
 pub(super) const ACTION: Field = Field {
     name: "action",
     kind: Kind::Keyword,
-    classes: OF_DECISIONS,
+    classes: OF_QUESTIONS,
     countable: true,
     help: "Cedar action id",
     example: "action:orders:refund",
-    read: |item, put| of_decision(item, put, |d| &d.action),
+    read: |item, put| of_question(item, put, |d| &d.action, |s| &s.action),
 };
 
 pub(super) const RESOURCE: Field = Field {
     name: "resource",
     kind: Kind::Keyword,
-    classes: OF_DECISIONS,
+    classes: OF_QUESTIONS,
     countable: true,
     help: "Cedar resource id",
     example: "resource:**list-orders",
-    read: |item, put| of_decision(item, put, |d| &d.resource_id),
+    read: |item, put| of_question(item, put, |d| &d.resource_id, |s| &s.resource_id),
 };
 
 pub(super) const RESOURCE_TYPE: Field = Field {
     name: "resource_type",
     kind: Kind::Keyword,
-    classes: OF_DECISIONS,
+    classes: OF_QUESTIONS,
     countable: true,
     help: "Cedar resource type: `Operation`, or `Service` when no operation matched",
     example: "resource_type:Service",
-    read: |item, put| of_decision(item, put, |d| &d.resource_type),
+    read: |item, put| of_question(item, put, |d| &d.resource_type, |s| &s.resource_type),
 };
 
 pub(super) const METHOD: Field = Field {
