@@ -73,6 +73,24 @@ impl Comparison {
         }
     }
 
+    /// Whether a revision lacks a source that it lists, so that what is true of it may be false
+    /// of the whole.
+    pub fn is_partial(&self) -> bool {
+        self.absent().next().is_some()
+    }
+
+    /// What is not in one of them, in words.
+    fn absent(&self) -> impl Iterator<Item = String> {
+        let sides = [&self.base, &self.head];
+        let absent = sides.into_iter().flat_map(|side| &side.compiled().absent);
+        absent.map(|a| {
+            format!(
+                "part of the revision is not here: source `{}`, at {}",
+                a.source, a.place
+            )
+        })
+    }
+
     /// What was added, removed and changed, by what it is and its id.
     pub fn texts(&self) -> Vec<texts::Item> {
         texts::compare(&self.base, &self.head)

@@ -65,7 +65,7 @@ pub use settings::{
 };
 pub use shared::Shared;
 
-pub(crate) use gathered::{Gathered, Texts};
+pub(crate) use gathered::{Gathered, NOT_ASKED, Texts};
 pub(crate) use provenance::Provenance;
 pub(crate) use store::uid;
 

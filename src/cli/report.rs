@@ -10,7 +10,7 @@ use palisade_audit::report::{self, Checked, KINDS, Kind, Report, package};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::json;
 
-use super::{Context, Exit, audit::proof, block_on};
+use super::{Composing, Context, Exit, audit::proof, block_on};
 use crate::{
     archive::{Archive, unanswered},
     control::{client::Mesh, status::AuditStatus},
@@ -98,6 +98,8 @@ pub(crate) struct Place {
     /// running mesh where nothing is said.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    #[command(flatten)]
+    composing: Composing,
     /// The folder of a log, such as a copy, instead of the running mesh's.
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
@@ -300,6 +302,7 @@ impl Place {
     fn origin(&self) -> Origin {
         Origin {
             policies: self.policies.clone(),
+            composing: self.composing.clone(),
             log: self.log.clone(),
         }
     }

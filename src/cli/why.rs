@@ -1,12 +1,12 @@
 //! `palisade why`: explain a recorded decision.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Exit, block_on, target};
+use super::{Composing, Context, Exit, block_on, target};
 use crate::{
     control::client::Mesh,
     render::{self, DIM, NAME, Output, explanation, paint, snippet::clean},
@@ -24,6 +24,8 @@ pub(super) struct Args {
     /// Replay against this repository instead of the revision that decided.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    #[command(flatten)]
+    composing: Composing,
 }
 
 /// The record and its explanation.
@@ -70,7 +72,7 @@ async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
     let recorded = recorded(&record);
     let explained = match &args.policies {
         None => mesh.post("pdp", "/v1/pdp/explain", &recorded).await?,
-        Some(dir) => replay(dir, &recorded)?,
+        Some(dir) => replay(dir, &args.composing, &recorded).await?,
     };
     Ok(Why {
         exact: explained.exact,
@@ -94,8 +96,13 @@ fn refused(record: &Value) -> Diagnostic {
         ))
 }
 
-fn replay(dir: &std::path::Path, recorded: &Recorded) -> Result<Explained, Diagnostic> {
-    let snapshot = target::snapshot_of(dir).map_err(|found| {
+async fn replay(
+    dir: &Path,
+    composing: &Composing,
+    recorded: &Recorded,
+) -> Result<Explained, Diagnostic> {
+    let snapshot = target::snapshot_of(dir, composing).await;
+    let snapshot = snapshot.map_err(|found| {
         let first = found.into_iter().find(Diagnostic::is_error);
         first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
     })?;

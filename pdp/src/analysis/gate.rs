@@ -265,6 +265,10 @@ impl Comparison {
             || vec!["no solver is installed: cvc5, on PATH or named in CVC5".to_owned()],
             |p| p.unproved.clone(),
         );
+        if proof.is_none() {
+            why.extend(self.absent());
+            why.dedup();
+        }
         if broken || settled {
             why.clear();
         } else if verdict == Some(ProofVerdict::Proved) {

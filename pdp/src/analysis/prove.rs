@@ -168,12 +168,13 @@ impl Comparison {
             elsewhere: Vec::new(),
             unproved: Vec::new(),
         };
-        if changed.is_empty() {
-            return proof;
-        }
-        match self.proved(&changed, solver, time_max, &mut proof) {
-            Ok(()) => {}
-            Err(Failure(why)) => proof.unproved.push(why),
+        // A source that is not here may forbid, or group callers: of the rest nothing follows.
+        proof.unproved.extend(self.absent());
+        if !changed.is_empty() {
+            match self.proved(&changed, solver, time_max, &mut proof) {
+                Ok(()) => {}
+                Err(Failure(why)) => proof.unproved.push(why),
+            }
         }
         proof.unproved.sort_unstable();
         proof.unproved.dedup();

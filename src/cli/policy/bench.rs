@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::impact::stopped_by_user;
 use crate::{
     cli::{
-        Context, Exit, Repository, block_on,
+        Context, Exit, Repository, block_on, target,
         timing::{Span, Whose, cpu, timed},
     },
     history::{
@@ -89,8 +89,11 @@ pub(crate) fn main(args: &Args, context: &Context) -> Exit {
 }
 
 fn measure(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
-    let (loaded, compile) = timed(Whose::Process, 1, || author::load(&args.repository.dir));
+    let Repository { dir, composing } = &args.repository;
+    let (loaded, compile) = timed(Whose::Process, 1, || block_on(composing.load(dir)));
+    let loaded = loaded.map_err(|d| vec![d])?;
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
+    target::tell_absent(&compiled);
     let policies = compiled.info.len();
     let (snapshot, index) = timed(Whose::Thread, 1, || {
         crate::run::policy::snapshot(compiled, 0)

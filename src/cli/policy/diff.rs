@@ -27,12 +27,16 @@ use super::{
     tally,
 };
 use crate::{
-    cli::{Context, Exit, block_on},
+    cli::{Composing, Context, Exit, block_on},
     render::{
         comparison::{self, Named},
         report::{Report, root_of},
     },
 };
+
+/// How a gate comes to be about a whole revision.
+const WHOLE: &str =
+    "have the whole of it: --fetch, or --checkout NAME=DIR for each source that is not here";
 
 /// Arguments of `policy diff`.
 #[derive(Debug, clap::Args)]
@@ -67,6 +71,8 @@ pub(in crate::cli) struct Args {
     /// The moment from which on requests count, as RFC 3339; now where nothing is said.
     #[arg(long, value_name = "TIME")]
     at: Option<jiff::Timestamp>,
+    #[command(flatten)]
+    composing: Composing,
     #[command(flatten)]
     outputs: Outputs,
 }
@@ -125,7 +131,7 @@ async fn compared(args: &Args, context: &Context) -> Result<Done, Vec<Diagnostic
     let solver = args
         .proving()
         .map(|_| tokio::task::spawn_blocking(Solver::find));
-    let (base, head) = side::both(&args.base, &args.head, context).await?;
+    let (base, head) = side::both((&args.base, &args.head), &args.composing, context).await?;
     let solver = match solver {
         None => None,
         Some(finding) => Some(finding.await.map_err(|error| not_ended(&error))?),
@@ -224,7 +230,7 @@ fn report(
     };
     let named = (named(&base), named(&head));
     let gates = gates.understood(&head.snapshot)?;
-    let mut findings = Vec::new();
+    let (absent, mut findings) = side::absent([&base, &head]);
     let (solver, no_proof) = match sought {
         None => (None, Some("not asked for".to_owned())),
         Some(Ok(Some(solver))) => (Some(solver), None),
@@ -271,6 +277,7 @@ fn report(
         comparison: comparison::Comparison {
             base: named.0,
             head: named.1,
+            absent,
             text,
             access,
             proof,
@@ -317,9 +324,10 @@ fn told(answer: &GateAnswer, comparison: &Comparison) -> Option<Diagnostic> {
                 format!("`{}` is not proved", answer.gate),
             )
             .cause(answer.why.join("; "))
-            .help(
-                "see docs/policy-changes.md for what can be proved; --allow-unproved lets it pass",
-            ),
+            .help(match comparison.is_partial() {
+                true => WHOLE,
+                false => "see docs/policy-changes.md for what can be proved; --allow-unproved lets it pass",
+            }),
         ),
     }
 }

@@ -6,7 +6,7 @@ use palisade_pdp::author::{
     lint::{self, Linted, Options, RULES},
 };
 
-use super::{Context, Exit, Outputs, Repository, tally};
+use super::{Context, Exit, Folder, Outputs, tally};
 use crate::{
     cli::FailOn,
     render::{
@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    repository: Repository,
+    repository: Folder,
     /// Rewrite what has one safe fix.
     #[arg(long)]
     fix: bool,

@@ -112,7 +112,7 @@ async fn draft(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>
     let one = |d: Diagnostic| vec![d];
     let From::Denials = args.from;
     let dir = &args.repository.dir;
-    let present = target::snapshot_of(dir)?;
+    let present = target::snapshot_of(dir, &args.repository.composing).await?;
     let (denied, all, service) = wanted(args, &present, context).await.map_err(one)?;
     // A file of rows has not been filtered.
     let is_meant = |record: &DecisionRef<'_>| service.as_ref().is_none_or(|s| record.service == s);

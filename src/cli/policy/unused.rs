@@ -75,7 +75,7 @@ pub(crate) fn main(args: &Args, context: &Context) -> Exit {
 
 async fn look(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
-    let snapshot = target::snapshot_of(&args.repository.dir)?;
+    let snapshot = target::snapshot_of(&args.repository.dir, &args.repository.composing).await?;
     let query = format!("last:{}", args.last);
     let said: Vec<String> = match &args.log {
         Some(log) if std::path::Path::new(log).is_file() => vec![log.clone()],

@@ -9,7 +9,6 @@ use palisade_audit::report::{
     package::{PACKAGE_BYTES_MAX, Package},
 };
 use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::policy::Revision};
-use palisade_pdp::author;
 use prost::Message as _;
 
 use super::{Source, granted::Origin};
@@ -58,7 +57,10 @@ pub(super) fn packed(
 /// The policies in force, where they are at hand: a bundle, named by its SHA-256.
 async fn policies(origin: &Origin, context: &Context) -> BTreeMap<String, String> {
     let bundle = match (&origin.policies, &origin.log) {
-        (Some(dir), _) => author::load(dir).compiled.map(|c| c.bundle),
+        (Some(dir), _) => {
+            let loaded = origin.composing.load(dir).await.unwrap_or_default();
+            loaded.compiled.map(|c| c.bundle)
+        }
         (None, Some(_)) => None,
         (None, None) => in_force(context).await,
     };

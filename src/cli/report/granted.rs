@@ -16,7 +16,7 @@ use palisade_pdp::decide::Replay;
 
 use crate::{
     cli::{
-        Context,
+        Composing, Context,
         policy::{impact::stopped_by_user, suggest::prefix},
         target,
     },
@@ -32,6 +32,8 @@ use crate::{
 pub(super) struct Origin {
     /// A policy repository; the revision in force in the running mesh where it is none.
     pub(super) policies: Option<PathBuf>,
+    /// How that is put together.
+    pub(super) composing: Composing,
     /// The folder of a log; the running mesh's where it is none.
     pub(super) log: Option<PathBuf>,
 }
@@ -132,7 +134,7 @@ pub(super) async fn proposed(
 pub(super) async fn granted(origin: &Origin, context: &Context) -> Result<Grants, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     let snapshot = match &origin.policies {
-        Some(dir) => target::snapshot_of(dir)?,
+        Some(dir) => target::snapshot_of(dir, &origin.composing).await?,
         None if origin.log.is_some() => {
             return Err(one(Diagnostic::error(
                 7811,
