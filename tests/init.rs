@@ -411,10 +411,12 @@ fn the_github_action_compares_a_pull_request_with_its_base() {
     assert!(output.status.success(), "{}", support::said(&output));
     let commit = fs::read_to_string(&outputs).unwrap();
     let commit = commit.trim().strip_prefix("commit=").unwrap();
+    let sources = std::cell::Cell::new("--checkout nothing");
     let run = |name: &str, gates: &str| {
         let env = [
             ("DIR", "."),
             ("COMMIT", commit),
+            ("SOURCES", sources.get()),
             ("GATES", gates),
             ("LOG", "rows.json"),
             ("REPORTS", "reports"),
@@ -422,6 +424,12 @@ fn the_github_action_compares_a_pull_request_with_its_base() {
         ];
         run_script(&home, "mine", &step(&action, name), &env)
     };
+    // What is elsewhere is had as the input says, or that is a mistake.
+    for name in ["Diff", "Impact"] {
+        let output = run(name, "");
+        assert_eq!(output.status.code(), Some(2), "{}", support::said(&output));
+    }
+    sources.set("--fetch");
     let output = run("Diff", "");
     assert!(output.status.success(), "{}", support::said(&output));
     let text = fs::read_to_string(home.path("mine/reports/diff.md")).unwrap();
