@@ -525,11 +525,56 @@ fn the_gitlab_pipeline_checks_the_repository() {
     ];
     let output = run_script(&home, "mine", &text, &env);
     assert!(output.status.success(), "{}", support::said(&output));
-    for report in ["gl-code-quality-fmt.json", "gl-code-quality-lint.json"] {
-        let text = fs::read_to_string(home.path(&format!("mine/{report}"))).unwrap();
-        assert_eq!(text.trim(), "[]", "{report}");
+    assert_eq!(issues(&home, &pipeline), Vec::<String>::new());
+    assert!(
+        home.path("mine")
+            .join(artifact(&pipeline, "junit"))
+            .exists()
+    );
+    // What each command finds is in the one file, and nothing of the run before.
+    let file = home.path("mine/policies/orders.cedar");
+    let good = fs::read_to_string(&file).unwrap();
+    let untidy = good.replace("@owner(\"team-orders\")\n", "") + "\n\n\n";
+    fs::write(&file, untidy).unwrap();
+    for _ in 0..2 {
+        let output = run_script(&home, "mine", &text, &env);
+        assert_eq!(output.status.code(), Some(1), "{}", support::said(&output));
+        let mut found = issues(&home, &pipeline);
+        found.sort_unstable();
+        assert_eq!(found, ["PLS1160", "PLS1161", "PLS1161"]);
     }
-    assert!(home.path("mine/tests.junit.xml").exists());
+    // What is there already is not overwritten where it is something else.
+    fs::write(home.path("mine/other"), "mine").unwrap();
+    let add = ["policy", "lint", "mine", "--report", "gitlab+=mine/other"];
+    let said = home.says(&add, 1);
+    assert!(said.contains("PLS2030"), "{said}");
+    assert_eq!(fs::read_to_string(home.path("mine/other")).unwrap(), "mine");
+    let said = home.says(&["policy", "lint", "mine", "--report", "json+=x"], 2);
+    assert!(said.contains("gitlab"), "{said}");
+}
+
+/// The one file that a pipeline hands on as a report of this kind: GitLab's runner refuses more
+/// than one.
+fn artifact(pipeline: &str, kind: &str) -> String {
+    let begin = format!("      {kind}:");
+    let (_, rest) = pipeline.split_once(&begin).unwrap();
+    let name = rest.lines().next().unwrap().trim();
+    assert!(!name.is_empty(), "{kind} is a list: {rest}");
+    name.to_owned()
+}
+
+/// Codes of what the pipeline hands on as Code Quality, each told once.
+fn issues(home: &Home, pipeline: &str) -> Vec<String> {
+    let file = home.path("mine").join(artifact(pipeline, "codequality"));
+    let text = fs::read_to_string(file).unwrap();
+    let issues: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let known: std::collections::BTreeSet<String> = issues
+        .iter()
+        .map(|i| i["fingerprint"].to_string())
+        .collect();
+    assert_eq!(known.len(), issues.len(), "{text}");
+    let codes = issues.iter().map(|i| i["check_name"].as_str().unwrap());
+    codes.map(str::to_owned).collect()
 }
 
 /// On a merge request the pipeline compares it with the branch that it goes to.
@@ -544,6 +589,7 @@ fn the_gitlab_pipeline_compares_a_merge_request_with_its_base() {
             ("PALISADE_DIR", "."),
             ("PALISADE_FAIL_ON", "error"),
             ("PALISADE_COVERAGE", "0"),
+            ("PALISADE_SOURCES", "--fetch"),
             ("PALISADE_GATES", gates),
             ("PALISADE_LOG", "rows.json"),
             ("PALISADE_IMPACT_GATES", impact_gates),
@@ -557,13 +603,15 @@ fn the_gitlab_pipeline_compares_a_merge_request_with_its_base() {
     for (file, part) in [
         ("palisade-diff.md", "orders-delete"),
         ("palisade-impact.md", "<!-- palisade policy impact -->"),
-        ("gl-code-quality-diff.json", "["),
     ] {
         let text = fs::read_to_string(home.path(&format!("mine/{file}"))).unwrap();
         assert!(text.contains(part), "{file}: {text}");
     }
+    // What the gate says is in the one file, beside what the other commands said.
+    let output = run("--no-new-access --no-proof", "", "main");
+    assert_eq!(output.status.code(), Some(1), "{}", support::said(&output));
+    assert!(issues(&home, &pipeline).contains(&"PLS2302".to_owned()));
     for (gates, impact_gates, target) in [
-        ("--no-new-access --no-proof", "", "main"),
         ("", "--max-newly-allowed 0", "main"),
         ("", "", "no-such-branch"),
         ("$(touch pwned) *", "", "main"),
