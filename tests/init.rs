@@ -460,6 +460,75 @@ fn the_github_action_compares_a_pull_request_with_its_base() {
     assert!(!home.path("mine/pwned").exists());
 }
 
+/// GitHub shows fifty annotations of a job. All commands of the action together make fewer,
+/// whatever they find, so that those of the last ones are seen; what has no room is counted, and
+/// is in the summary.
+#[test]
+fn a_job_on_github_annotates_no_more_than_is_shown_of_it() {
+    let home = Home::new();
+    pull_request(&home, &[]);
+    let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
+    let commit = git_in(&home, "mine", &["rev-parse", "origin/main"]);
+    let mut rows = String::from("tests:\n");
+    for i in 0..10 {
+        let policy = format!(
+            "@id(\"many-{i}\") permit (principal, action == Action::\"PUT\",\n resource in Service::\"acme.test/shop/orders\");\n"
+        );
+        fs::write(home.path(&format!("mine/policies/many-{i}.cedar")), policy).unwrap();
+        rows += &format!(
+            "  - name: case {i}\n    principal: web\n    request: GET orders/orders/{i}\n    expect: forbidden\n"
+        );
+    }
+    fs::write(home.path("mine/tests/many.yaml"), rows).unwrap();
+    let gates = ["orders", "web"].map(|service| {
+        let of = ["to", "new"]
+            .map(|_| format!("--no-access-to shop/{service} --no-new-access-to shop/{service}"));
+        of.join(" ")
+    });
+    let gates = format!(
+        "{} --no-new-access --not-public --no-proof",
+        gates.join(" ")
+    );
+    let summary = home.path("summary.md");
+    let env = [
+        ("DIR", "."),
+        ("FAIL_ON", "warn"),
+        ("COVERAGE", "100"),
+        ("REPORTS", "reports"),
+        ("COMMIT", commit.as_str()),
+        ("LOG", "rows.json"),
+    ];
+    let mut all = 0;
+    for (name, gates) in [
+        ("Layout", ""),
+        ("Lint", ""),
+        ("Test", ""),
+        ("Diff", gates.as_str()),
+        ("Impact", "--max-newly-allowed 0"),
+    ] {
+        let text = format!(
+            "export GITHUB_STEP_SUMMARY={}\n{}",
+            summary.display(),
+            step(&action, name)
+        );
+        let env = [&env[..], &[("GATES", gates)]].concat();
+        let output = run_script(&home, "mine", &text, &env);
+        let said = support::said(&output);
+        let commands = ["::error ", "::warning ", "::notice "];
+        let is_annotation = |l: &&str| commands.iter().any(|c| l.starts_with(c));
+        let shown: Vec<&str> = said.lines().filter(is_annotation).collect();
+        assert!((1..=9).contains(&shown.len()), "{name}: {shown:#?}");
+        all += shown.len();
+        let counted: Vec<&&str> = shown.iter().filter(|l| l.contains("more")).collect();
+        assert_eq!(counted.is_empty(), name == "Impact", "{name}: {shown:#?}");
+    }
+    assert!(all <= 45, "{all}");
+    let text = fs::read_to_string(&summary).unwrap();
+    for i in 0..10 {
+        assert!(text.contains(&format!("many-{i}")) && text.contains(&format!("case {i}")));
+    }
+}
+
 /// The program that the action fetches is run only if its digest is the one that was said.
 #[test]
 fn the_github_action_runs_no_program_that_it_was_not_promised() {
