@@ -757,6 +757,57 @@ fn lint_has_exit_codes_a_list_and_fixes() {
 }
 
 /// A failing case says why, clause by clause, and too little coverage fails the run.
+/// Types and actions of the team's own compile, and no request is about them: the lint says so.
+#[test]
+fn a_policy_that_nobody_can_ask_for_is_told() {
+    let home = Home::new();
+    home.says(&["init", "mine"], 0);
+    let schema = "entity Team in [TrustDomain] { trustDomain: TrustDomain };\nentity Document in [Team] { owner?: Team };\naction \"share\" in [\"http\"]\n  appliesTo { principal: [Team, Workload], resource: [Document, Service], context: HttpContext };\n";
+    fs::write(home.path("mine/schema.cedarschema"), schema).unwrap();
+    let lint = |scope: &str, condition: &str| {
+        let text =
+            format!("@id(\"own\")\n@owner(\"team-orders\")\npermit (\n  {scope}\n){condition};\n");
+        fs::write(home.path("mine/policies/own.cedar"), text).unwrap();
+        home.says(&["policy", "validate", "mine"], 0);
+        let rules = "+never-asked,+never-carried";
+        let found = home.json(&["policy", "lint", "mine", "--rule", rules]);
+        let found = found["diagnostics"].as_array().unwrap().iter();
+        let told = |d: &serde_json::Value| {
+            assert!(d["help"].is_string() && d["cause"].is_string(), "{d}");
+            assert_eq!(d["location"]["file"], "policies/own.cedar", "{d}");
+            d["code"].as_str().unwrap().to_owned()
+        };
+        found.map(told).collect::<Vec<_>>()
+    };
+    let orders = "resource in Service::\"acme.test/shop/orders\"";
+    for scope in [
+        "principal is Team, action == Action::\"share\", resource is Document".to_owned(),
+        "principal == Team::\"x\", action == Action::\"share\", resource".to_owned(),
+        "principal, action, resource in Team::\"x\"".to_owned(),
+        // What a request could be about, but for the action, which no operation has.
+        format!("principal, action == Action::\"share\", {orders}"),
+        format!("principal, action == Action::\"tcp:connect\", {orders}"),
+    ] {
+        assert_eq!(lint(&scope, ""), ["PLS1176"], "{scope}");
+    }
+    for scope in [
+        format!("principal, action, {orders}"),
+        format!("principal, action in Action::\"http\", {orders}"),
+        format!("principal is Unregistered, action == Action::\"orders:refund\", {orders}"),
+    ] {
+        assert_eq!(lint(&scope, ""), [] as [&str; 0], "{scope}");
+    }
+    let scope = format!("principal, action in Action::\"http\", {orders}");
+    for condition in [
+        " when { context has jwt && context.jwt.scopes.contains(\"x\") }",
+        " when { context has user && context.user.issuer == \"x\" }",
+        " unless { context has jwt }",
+    ] {
+        assert_eq!(lint(&scope, condition), ["PLS1177"], "{condition}");
+    }
+    assert_eq!(lint(&scope, " when { context.tls.mtls }"), [] as [&str; 0]);
+}
+
 #[test]
 fn a_failing_case_is_explained_and_coverage_can_fail() {
     let home = Home::new();

@@ -148,6 +148,10 @@ pub const UNUSED_GROUP: u16 = 1173;
 pub const UNUSED_HEADER: u16 = 1174;
 /// Operation that no permit reaches.
 pub const UNUSED_OPERATION: u16 = 1175;
+/// Policy about requests that nobody can make.
+pub const NEVER_ASKED: u16 = 1176;
+/// Condition on what no request carries.
+pub const NEVER_CARRIED: u16 = 1177;
 /// No lint rule is called that.
 pub const LINT_RULE: u16 = 1180;
 

@@ -36,6 +36,7 @@ mod rules;
 mod scope;
 mod shadow;
 mod tested;
+mod unasked;
 mod unused;
 
 pub use expiry::EXPIRES_SOON_DAYS;
