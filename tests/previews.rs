@@ -164,6 +164,16 @@ fn what_is_outside_of_the_clone_is_the_same_on_both_sides() {
     story.write("team/policies/book.cedar", BOOK);
     assert_eq!(story.differs(&[]), Vec::<String>::new());
 
+    // Also where CI has put the clone of the other team into this one.
+    let story = Story::new(|_| "folder: ../beside/pay".to_owned());
+    story.write("repo/.gitignore", "/beside/\n");
+    story.commit("repo");
+    let team = story.path("team").display().to_string();
+    story.git("repo", &["clone", "--quiet", &team, "beside/pay"]);
+    assert_eq!(story.differs(&[]), Vec::<String>::new());
+    story.write("repo/beside/pay/policies/book.cedar", BOOK);
+    assert_eq!(story.differs(&[]), Vec::<String>::new());
+
     let story = Story::new(|_| "file: pay.palisade".to_owned());
     let build = || {
         story.write("team/palisade.yaml", "trust_domain: acme.test\n");

@@ -180,14 +180,17 @@ async fn had(
     }
     match &contributor.place.at {
         At::Folder(folder) => {
-            let Some((past, inside)) = past.and_then(|p| Some((p, p.within(folder)?))) else {
-                return Ok(Ok(present(folder).await));
+            let read = match past.and_then(|p| Some((p, p.within(folder)?))) {
+                Some((past, inside)) => past.folder(&inside).await?,
+                None => None,
             };
-            let read = past.folder(&inside).await?;
-            Ok(read.map(|mut texts| {
-                texts.demand_content();
-                texts
-            }))
+            match read {
+                Some(read) => Ok(read.map(|mut texts| {
+                    texts.demand_content();
+                    texts
+                })),
+                None => Ok(Ok(present(folder).await)),
+            }
         }
         At::File(path) => {
             let read = match past.and_then(|p| Some((p, p.within(path)?))) {

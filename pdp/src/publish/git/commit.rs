@@ -104,31 +104,43 @@ impl Past {
         Some(parts?.join("/"))
     }
 
-    /// What the folder at a path of the clone contributes, or why that is not known here.
+    /// What the folder at a path of the clone contributes, or why that is not known here;
+    /// nothing where it is of another clone, which only stands in this one.
     ///
     /// # Errors
     /// When it cannot be read.
     pub(in crate::publish) async fn folder(
         &self,
         inside: &str,
-    ) -> Result<Result<Texts, String>, Diagnostic> {
+    ) -> Result<Option<Result<Texts, String>>, Diagnostic> {
         let unread = |failure: Failure| self.unread(&failure);
         match self.entry(inside).await.map_err(unread)? {
             Entry::Folder(tree) => {
                 let texts = texts(&self.git, &tree, &self.commit).await;
-                texts.map(Ok).map_err(unread)
+                Ok(Some(Ok(texts.map_err(unread)?)))
             }
             Entry::Submodule(commit) => {
                 let git = Git::of_user(self.root.join(inside));
                 let texts = texts(&git, &commit, &commit).await;
-                Ok(texts.map_err(|failure| {
+                Ok(Some(texts.map_err(|failure| {
                     let short = super::short(&commit);
                     let why = failure.cause();
                     format!("that is a submodule, whose commit {short} is not here: {why}")
-                }))
+                })))
             }
-            Entry::Other => Ok(Ok(Texts::of(self.commit.clone(), Vec::new(), Vec::new()))),
+            Entry::Other if self.is_of_another(inside) => Ok(None),
+            Entry::Other => {
+                let nothing = Texts::of(self.commit.clone(), Vec::new(), Vec::new());
+                Ok(Some(Ok(nothing)))
+            }
         }
+    }
+
+    /// Whether another clone stands there, or around it, as CI puts one beside the sources.
+    fn is_of_another(&self, inside: &str) -> bool {
+        let path = self.root.join(inside);
+        let mut above = path.ancestors().take_while(|dir| *dir != self.root);
+        above.any(|dir| dir.join(".git").exists())
     }
 
     /// The bytes of the bundle file at a path of the clone.
