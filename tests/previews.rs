@@ -322,6 +322,17 @@ fn what_is_fetched_or_checked_out_counts() {
     fs::rename(story.path("team"), story.path("away")).unwrap();
     let gone = story.says(&["policy", "validate", "policy", "--fetch"], 1);
     assert!(gone.contains("PLS3201"), "{gone}");
+    // In the form that was asked for, in reports too, and with one exit code.
+    let report = story.path("gone.md").display().to_string();
+    let report = format!("markdown={report}");
+    for command in ["validate", "lint", "test"] {
+        let args = ["policy", command, "policy", "--fetch", "--format", "github"];
+        let told = story.says(&[&args[..], &["--report", &report]].concat(), 1);
+        assert!(told.contains("\n::error "), "{command}: {told}");
+        let text = fs::read_to_string(story.path("gone.md")).unwrap();
+        assert!(text.contains("PLS3201"), "{command}: {text}");
+        fs::remove_file(story.path("gone.md")).unwrap();
+    }
     // What was fetched is gone, and nothing is left of it.
     let left = fs::read_dir(story.path("")).unwrap();
     let left = left.filter(|e| {
@@ -403,7 +414,195 @@ fn nothing_is_proved_of_a_part_of_a_revision() {
         assert_eq!(story.json(&diff, 5)["proof"]["verdict"], "unproved");
         let whole = story.json(&[&diff[..], &["--fetch"]].concat(), 0);
         assert_eq!(whole["gates"][0]["verdict"], "kept", "{whole}");
-        let here = story.json(&[&diff[..], &["--checkout", "pay=pay"]].concat(), 0);
-        assert_eq!(here["gates"][0]["verdict"], "kept", "{here}");
+        let both = ["--fetch", "--checkout", "pay=pay"];
+        let whole = story.json(&[&diff[..], &both].concat(), 0);
+        assert_eq!(whole["gates"][0]["verdict"], "kept", "{whole}");
+        // Of the older revision it is not there, so only what is about the newer one is known.
+        let (code, verdict) = match gates[0] {
+            "--no-new-access" => (5, "unproved"),
+            _ => (0, "kept"),
+        };
+        let here = story.json(&[&diff[..], &both[1..]].concat(), code);
+        assert_eq!(here["gates"][0]["verdict"], verdict, "{here}");
     }
+}
+
+/// A check-out of a source that no revision lists would leave the answer about something else.
+#[test]
+fn a_check_out_is_of_a_source_that_is_listed_once() {
+    let story = Story::elsewhere();
+    for (args, of) in [
+        (
+            vec!["policy", "diff", "git:main", "policy", "--no-proof"],
+            3,
+        ),
+        (vec!["policy", "validate", "policy"], 3),
+        (vec!["policy", "lint", "policy"], 3),
+        (vec!["policy", "test", "policy"], 3),
+        (vec!["who-can", "*", "web", "--policies", "policy"], 3),
+    ] {
+        let told = story.says(&[&args[..], &["--checkout", "pya=pay"]].concat(), of);
+        assert!(
+            told.contains("PLS1309") && told.contains("`pay`"),
+            "{args:?}: {told}"
+        );
+        let twice = ["--checkout", "pay=pay", "--checkout", "pay=team"];
+        let told = story.says(&[&args[..], &twice].concat(), of);
+        assert!(told.contains("PLS1309"), "{args:?}: {told}");
+    }
+    // Where a running mesh would answer, they are about nothing.
+    let told = story.says(&["who-can", "*", "web", "--fetch"], 3);
+    assert!(
+        told.contains("PLS1309") && told.contains("--policies"),
+        "{told}"
+    );
+}
+
+/// What is checked out is the change, and so no part of what it is compared with.
+#[test]
+fn a_check_out_is_of_the_newer_revision() {
+    let story = Story::elsewhere();
+    story.write("repo/pay/policies/book.cedar", BOOK);
+    let here = ["--checkout", "pay=pay"];
+    assert_eq!(
+        story.differs(&[&["--fetch"], &here[..]].concat()),
+        ["ledger-book"]
+    );
+    // Without the older one's nothing is told of it, and no gate answered that compares.
+    assert_eq!(story.differs(&here), Vec::<String>::new());
+    let gates = [
+        &["policy", "diff", "git:main", "policy", "--no-proof"],
+        &here[..],
+        &["--no-new-access", "--no-new-access-to", "pay/ledger"],
+    ]
+    .concat();
+    let unproved = [&gates[..], &["--allow-unproved"]].concat();
+    let report = story.json(&unproved, 5);
+    assert_eq!(report["access"]["untold"][0], "pay", "{report}");
+    assert_eq!(report["access"]["changes"], serde_json::json!([]));
+    for gate in report["gates"].as_array().unwrap() {
+        assert_eq!(
+            (&gate["verdict"], &gate["partial"]),
+            (&"unproved".into(), &true.into()),
+            "{gate}"
+        );
+    }
+    assert!(story.says(&unproved, 5).contains("--allow-partial"));
+    story.says(&[&gates[..], &["--allow-partial"]].concat(), 5);
+    story.says(&[&unproved[..], &["--allow-partial"]].concat(), 0);
+    let whole = [
+        &gates[..],
+        &["--fetch", "--allow-unproved", "--allow-partial"],
+    ]
+    .concat();
+    assert_eq!(story.json(&whole, 5)["gates"][0]["verdict"], "broken");
+}
+
+/// A commit has what it has, whatever the way to it is called now.
+#[test]
+fn a_link_does_not_lead_from_a_commit_to_what_is_there_now() {
+    let story = Story::new(|home| format!("folder: \"{}/pay\"", home.path("alias").display()));
+    std::os::unix::fs::symlink(story.path("repo"), story.path("alias")).unwrap();
+    story.write("repo/pay/policies/book.cedar", BOOK);
+    assert_eq!(story.differs(&[]), ["ledger-book"]);
+
+    // `..` is where the link leads, not where it stands.
+    let story = Story::new(|home| format!("folder: \"{}/../pay\"", home.path("alias").display()));
+    std::os::unix::fs::symlink(story.path("repo/policy"), story.path("alias")).unwrap();
+    story.write("repo/pay/policies/book.cedar", BOOK);
+    assert_eq!(story.differs(&[]), ["ledger-book"]);
+
+    // A link of the clone may have led elsewhere.
+    let story = Story::new(|_| "folder: ../way".to_owned());
+    std::os::unix::fs::symlink("pay", story.path("repo/way")).unwrap();
+    story.commit("repo");
+    let diff = ["policy", "diff", "git:main", "policy", "--no-proof"];
+    let told = story.json(&diff, 0);
+    assert_eq!(told["access"]["untold"][0], "pay", "{told}");
+    assert!(
+        told["absent"][0]["why"].to_string().contains("`way`"),
+        "{told}"
+    );
+}
+
+/// Where a clone lacks the commit of a submodule that the older revision names, all of it is no
+/// news; what lies within a submodule is of its commit.
+#[test]
+fn a_submodule_of_which_the_older_commit_is_not_here_is_no_news() {
+    let story = Story::new(|_| "folder: ../mono/pay".to_owned());
+    story.write("mono/pay/services/ledger.yaml", LEDGER);
+    story.write("mono/pay/policies/ledger.cedar", LIST);
+    story.git("mono", &["init", "--quiet", "--initial-branch=main"]);
+    story.commit("mono");
+    let mono = format!("file://{}", story.path("mono").display());
+    let file = ["-c", "protocol.file.allow=always"];
+    let add = ["submodule", "--quiet", "add", &mono, "mono"];
+    story.git("repo", &[&file[..], &add].concat());
+    story.commit("repo");
+    assert_eq!(story.differs(&[]), Vec::<String>::new());
+    story.write("repo/mono/pay/policies/book.cedar", BOOK);
+    assert_eq!(story.differs(&[]), ["ledger-book"]);
+
+    story.write("mono/pay/policies/book.cedar", BOOK);
+    story.commit("mono");
+    fs::remove_dir_all(story.path("repo/mono")).unwrap();
+    story.git("repo", &["clone", "--quiet", "--depth=1", &mono, "mono"]);
+    let diff = ["policy", "diff", "git:main", "policy", "--no-proof"];
+    let gates = [&diff[..], &["--no-new-access"]].concat();
+    let told = story.json(&gates, 5);
+    assert_eq!(told["gates"][0]["verdict"], "unproved", "{told}");
+    assert_eq!(ids(&told), Vec::<String>::new());
+    let why = told["absent"][0]["why"].to_string();
+    assert!(why.contains("git -C mono fetch"), "{why}");
+}
+
+/// A bundle of another trust domain is not what a PDP takes.
+#[test]
+fn a_bundle_of_another_trust_domain_is_no_source() {
+    let story = Story::new(|_| "file: pay.palisade".to_owned());
+    fs::remove_dir_all(story.path("team/policies")).unwrap();
+    for (domain, code) in [("acme.test", 0), ("other.test", 3)] {
+        story.write("team/palisade.yaml", &format!("trust_domain: {domain}\n"));
+        let team = story.path("team").display().to_string();
+        story.says(&["bundle", "build", &team, "-f", "policy/pay.palisade"], 0);
+        let told = story.says(&["policy", "validate", "policy"], code);
+        assert_eq!(told.contains("other.test"), code == 3, "{told}");
+        let all = ["bundle", "build", "policy", "-f", "all.palisade"];
+        let out = story
+            .home
+            .palisade(&all)
+            .current_dir(story.path("repo"))
+            .output()
+            .unwrap();
+        assert_eq!(out.status.success(), code == 0, "{}", said(&out));
+    }
+}
+
+/// The lint looks at what a PDP would put together, and says of the part that is here nothing that
+/// the other one may make false.
+#[test]
+fn the_lint_knows_what_sources_contribute() {
+    let story = Story::elsewhere();
+    let policy = |service: &str| {
+        let text = format!(
+            "@id(\"web-books\")\n@owner(\"ana\")\npermit (\n  principal in Service::\"acme.test/shop/web\",\n  action,\n  resource in Service::\"acme.test/pay/{service}\"\n);\n"
+        );
+        story.write("repo/policy/policies/books.cedar", &text);
+    };
+    policy("ledger");
+    story.write(
+        "repo/policy/tests/ledger_test.yaml",
+        &CASES.replace("GET", "POST"),
+    );
+    let lint = ["policy", "lint", "policy", "--fail-on", "warn"];
+    let part = story.says(&lint, 0);
+    assert!(part.contains("without source pay"), "{part}");
+    assert_eq!(story.json(&lint, 0)["absent"][0]["source"], "pay");
+    for more in [&["--fetch"][..], &["--checkout", "pay=pay"]] {
+        let whole = story.says(&[&lint[..], more].concat(), 0);
+        assert!(!whole.contains("without"), "{whole}");
+    }
+    policy("legder");
+    let wrong = story.says(&[&lint[..], &["--fetch"]].concat(), 9);
+    assert!(wrong.contains("PLS1130"), "{wrong}");
 }

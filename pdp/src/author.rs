@@ -67,6 +67,7 @@ pub use shared::Shared;
 
 pub(crate) use gathered::{Gathered, NOT_ASKED, Texts};
 pub(crate) use provenance::Provenance;
+pub(crate) use settings::trust_domain;
 pub(crate) use store::uid;
 
 use draft::{Draft, Parts, Seal, draft};

@@ -49,7 +49,7 @@ pub use fetch::{Fetch, Fetched, Fetching};
 pub use git::load_credited;
 pub use keep::{History, LOG_MAX, REVISION_LEN_MAX};
 pub use parts::{Fault, Standing};
-pub use preview::{Elsewhere, Preview, preview};
+pub use preview::{Elsewhere, Preview, Revision, linted, preview};
 pub use proving::{Prove, Proved};
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};

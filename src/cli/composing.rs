@@ -8,8 +8,8 @@ use std::{
 
 use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::{
-    author::{Loaded, Shared},
-    publish::{Elsewhere, Preview, preview},
+    author::{Loaded, Shared, lint},
+    publish::{Elsewhere, Preview, Revision, linted, preview},
 };
 use ulid::Ulid;
 
@@ -21,7 +21,8 @@ pub(crate) struct Composing {
     /// Fetch what sources elsewhere contribute (git, https, oci), as a PDP does.
     #[arg(long)]
     fetch: bool,
-    /// Take a source of `palisade.yaml` from a folder of this host; may be given several times.
+    /// Take a source of `palisade.yaml` from a folder of this host, for the newer of two revisions;
+    /// may be given several times.
     #[arg(long = "checkout", value_name = "NAME=DIR", value_parser = checkout)]
     checkouts: Vec<(String, PathBuf)>,
     /// Folder that remembers between runs what was fetched, and the highest number of each
@@ -63,8 +64,32 @@ impl Composing {
     /// # Errors
     /// When a source that is to be fetched cannot be had.
     pub(crate) async fn load(&self, dir: &Path) -> Result<Loaded, Diagnostic> {
-        let made = self.begin().revision(dir, None, None).await;
-        made.map(|made| made.loaded)
+        let composer = self.begin();
+        let revision = Revision {
+            dir,
+            reference: None,
+            older: false,
+        };
+        let made = composer.revision(revision, None).await?;
+        composer.settled()?;
+        Ok(made.loaded)
+    }
+
+    /// Lints the repository in `dir`, put together.
+    ///
+    /// # Errors
+    /// When a source that is to be fetched cannot be had, or a fixed file cannot be written.
+    pub(crate) async fn lint(
+        &self,
+        dir: &Path,
+        options: lint::Options,
+    ) -> Result<lint::Linted, Diagnostic> {
+        linted(dir, &self.begin().elsewhere, options).await
+    }
+
+    /// Whether something is said of how a repository on this host is put together.
+    pub(crate) fn is_given(&self) -> bool {
+        self.fetch || !self.checkouts.is_empty()
     }
 }
 
@@ -75,17 +100,24 @@ pub(crate) struct Composer {
 }
 
 impl Composer {
-    /// The repository in `dir`, or as it is in the commit that `reference` names.
+    /// A revision, put together and compiled.
     ///
     /// # Errors
     /// When the commit cannot be read, or a source that is to be fetched cannot be had.
     pub(crate) async fn revision(
         &self,
-        dir: &Path,
-        reference: Option<&str>,
+        revision: Revision<'_>,
         shared: Option<&Shared>,
     ) -> Result<Preview, Diagnostic> {
-        preview(dir, reference, &self.elsewhere, shared).await
+        preview(revision, &self.elsewhere, shared).await
+    }
+
+    /// To be asked after the last revision.
+    ///
+    /// # Errors
+    /// When a check-out is of no source that one of them lists.
+    pub(crate) fn settled(&self) -> Result<(), Diagnostic> {
+        self.elsewhere.settled()
     }
 }
 

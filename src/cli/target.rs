@@ -7,7 +7,7 @@ use std::{
 };
 
 use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::{compiled::Compiled, decide::Snapshot};
+use palisade_pdp::{author, compiled::Compiled, decide::Snapshot};
 
 use super::{Composing, Context};
 use crate::{
@@ -67,7 +67,7 @@ impl Target {
     /// Chooses by what was given and what is there.
     ///
     /// # Errors
-    /// When neither a folder was given, nor a mesh runs, nor the working folder is a
+    /// When it is said how a repository is put together and there is none; when neither a folder was given, nor a mesh runs, nor the working folder is a
     /// repository.
     pub(super) async fn find(
         (policies, composing): (Option<&Path>, &Composing),
@@ -75,6 +75,17 @@ impl Target {
     ) -> Result<Self, Diagnostic> {
         if let Some(dir) = policies {
             return Ok(Self::Folder(dir.to_path_buf(), composing.clone()));
+        }
+        if composing.is_given() {
+            if context.mesh.is_none() && Path::new(REPOSITORY_FILE).is_file() {
+                return Ok(Self::Folder(PathBuf::from("."), composing.clone()));
+            }
+            return Err(Diagnostic::error(
+                author::codes::SOURCE_OPTION,
+                "`--fetch` and `--checkout` are about a repository, and none is named",
+            )
+            .cause("a running mesh has its sources")
+            .help("name the repository: --policies DIR"));
         }
         match Mesh::find(context.mesh.as_deref()).await {
             Ok(mesh) => Ok(Self::Mesh(mesh)),

@@ -104,7 +104,12 @@ fn tell_access(access: &Access, out: &mut Vec<String>) {
         strong("access"),
         paint(DIM, universe(access))
     ));
-    if access.changes.is_empty() {
+    if !access.untold.is_empty() {
+        let sources = clean(&access.untold.join(", "));
+        out.push(format!(
+            "  not told: only one of the two has source {sources}"
+        ));
+    } else if access.changes.is_empty() {
         out.push("  nobody known reaches more or less".to_owned());
     }
     for change in &access.changes {

@@ -61,6 +61,9 @@ pub struct GateAnswer {
     pub gate: String,
     /// The answer.
     pub verdict: GateVerdict,
+    /// Whether a revision that it is about lacks a source, so that it can be no other than not
+    /// proved or broken.
+    pub partial: bool,
     /// Why it is not kept, or what the answer rests on.
     pub why: Vec<String>,
     /// Pairs of caller and request that were looked at.
@@ -286,6 +289,7 @@ impl Comparison {
         }
         GateAnswer {
             gate: gate.name(),
+            partial: self.is_partial(),
             verdict: match (broken, settled) {
                 (true, _) => GateVerdict::Broken,
                 (false, true) => GateVerdict::Kept,

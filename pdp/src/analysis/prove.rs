@@ -170,7 +170,8 @@ impl Comparison {
         };
         // A source that is not here may forbid, or group callers: of the rest nothing follows.
         proof.unproved.extend(self.absent());
-        if !changed.is_empty() {
+        // Of a source that only one of them has, all would be new, or gone.
+        if !changed.is_empty() && self.lopsided().is_empty() {
             match self.proved(&changed, solver, time_max, &mut proof) {
                 Ok(()) => {}
                 Err(Failure(why)) => proof.unproved.push(why),

@@ -171,6 +171,8 @@ pub const SOURCE_ELSEWHERE: u16 = 1305;
 pub const SOURCE_UNKNOWN: u16 = 1306;
 /// A source contributes nothing.
 pub const SOURCE_EMPTY: u16 = 1307;
+/// An option about sources is about none.
+pub const SOURCE_OPTION: u16 = 1309;
 /// A contributing source declares a service of another's namespace.
 pub const FOREIGN_SERVICE: u16 = 1310;
 /// A contributing source claims an identity of another's namespace.

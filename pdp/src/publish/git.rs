@@ -29,7 +29,7 @@ mod tree;
 
 use blame::Blame;
 pub(crate) use blame::FolderBlame;
-pub(super) use commit::Past;
+pub(super) use commit::{Past, Within};
 pub(crate) use credited::credit;
 pub use credited::load_credited;
 use run::{Failure, Git, Run};

@@ -8,7 +8,7 @@
 //! counts as proved of the rest.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeSet, HashMap},
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -18,7 +18,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use palisade_mesh::{diagnostic::Diagnostic, place::At, snapshot::Digest};
+use palisade_mesh::{
+    diagnostic::{Diagnostic, did_you_mean},
+    place::At,
+    snapshot::Digest,
+    spiffe_id::TrustDomain,
+};
 use smol_str::SmolStr;
 use tokio::{sync::OnceCell, task::spawn_blocking, time::timeout};
 
@@ -26,11 +31,13 @@ use super::{
     COMPOSE_WAIT, Fetch, SourceConfig,
     bundled::{Contribution, contributed},
     compose::unheard,
-    git::Past,
+    git::{Past, Within},
     origin::Origin,
 };
 use crate::{
-    author::{Contributor, Loaded, NOT_ASKED, Shared, Texts, contributors},
+    author::{
+        Contributor, Loaded, NOT_ASKED, Shared, Texts, codes, contributors, lint, trust_domain,
+    },
     bundle::file,
 };
 
@@ -38,7 +45,9 @@ use crate::{
 #[derive(Debug)]
 pub struct Elsewhere {
     state: PathBuf,
-    checkouts: BTreeMap<SmolStr, PathBuf>,
+    checkouts: Vec<(SmolStr, PathBuf)>,
+    /// The sources that the revisions which were put together list.
+    listed: Mutex<BTreeSet<SmolStr>>,
     fetch: Option<Arc<dyn Fetch>>,
     /// What was fetched: two revisions that are compared see the same.
     known: Mutex<HashMap<Digest, Arc<OnceCell<Had>>>>,
@@ -63,19 +72,61 @@ impl Elsewhere {
     pub fn new(state: impl Into<PathBuf>) -> Self {
         Self {
             state: state.into(),
-            checkouts: BTreeMap::new(),
+            checkouts: Vec::new(),
+            listed: Mutex::default(),
             fetch: None,
             known: Mutex::default(),
             files: AtomicUsize::new(0),
         }
     }
 
-    /// Takes the source `name` from the folder `dir` as it is now, for every revision, wherever
-    /// the repository says it is.
+    /// Takes the source `name` from the folder `dir` as it is now, wherever the repository says
+    /// it is. Of the older one of two revisions it stays what the repository says: the folder may
+    /// have what the change brings, and then nothing would be new.
     #[must_use]
     pub fn checkout(mut self, name: &str, dir: impl Into<PathBuf>) -> Self {
-        self.checkouts.insert(name.into(), dir.into());
+        self.checkouts.push((name.into(), dir.into()));
         self
+    }
+
+    /// The folder that the source `name` is taken from.
+    fn folder(&self, name: &str) -> Option<&Path> {
+        let mut all = self.checkouts.iter();
+        all.find(|(of, _)| of == name).map(|(_, dir)| dir.as_path())
+    }
+
+    /// Notes which sources a revision lists.
+    fn lists(&self, contributors: &[Contributor]) {
+        let mut listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        listed.extend(contributors.iter().map(|c| c.name.clone()));
+    }
+
+    /// To be asked when all revisions are put together: whether each folder was taken for a
+    /// source that there is.
+    ///
+    /// # Errors
+    /// `PLS1309` when no revision lists a source of a name, or it was given two folders.
+    pub fn settled(&self) -> Result<(), Diagnostic> {
+        let listed = self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (i, (name, _)) in self.checkouts.iter().enumerate() {
+            if self
+                .checkouts
+                .iter()
+                .skip(i + 1)
+                .any(|(other, _)| other == name)
+            {
+                return Err(Diagnostic::error(
+                    codes::SOURCE_OPTION,
+                    format!("source `{name}` has two folders"),
+                )
+                .cause("`--checkout` names it twice")
+                .help("name each source once"));
+            }
+            if !listed.contains(name) {
+                return Err(unlisted(name, &listed));
+            }
+        }
+        Ok(())
     }
 
     /// Fetches the others as a PDP does, with `fetch` for bundles. One that cannot be had is
@@ -87,11 +138,12 @@ impl Elsewhere {
     }
 
     /// What a source has that is not on this host; nothing where nobody is asked.
-    async fn asked(&self, contributor: &Contributor) -> Option<Had> {
+    async fn asked(&self, contributor: &Contributor, domain: Option<TrustDomain>) -> Option<Had> {
         let fetch = self.fetch.clone()?;
         let (name, signers) = (&contributor.name, contributor.signers());
         let signed = signers.as_deref().unwrap_or_default();
-        let key = Digest::of(format!("{}\n{signed}", contributor.place).as_bytes());
+        let of = domain.as_ref().map_or("", |domain| domain.as_str());
+        let key = Digest::of(format!("{}\n{of}\n{signed}", contributor.place).as_bytes());
         let cell = {
             // Nothing that is done under the lock can leave the map half changed.
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,6 +154,7 @@ impl Elsewhere {
         let ask = async || {
             let mut config = SourceConfig::new(contributor.place.clone(), &self.state);
             config.fetch = Some(fetch);
+            config.domain = domain;
             let signers = signers.as_deref();
             let origin = Origin::new(name.clone(), &contributor.place, signers, home, &config);
             let place = contributor.place.to_string();
@@ -113,14 +166,19 @@ impl Elsewhere {
 
     /// What the bundle in a file contributes. Each has a memory of its own for numbers: of two
     /// revisions that are compared, one is older.
-    fn bundle(&self, contributor: &Contributor, read: Result<Bytes, Diagnostic>) -> Texts {
+    fn bundle(
+        &self,
+        contributor: &Contributor,
+        domain: Option<TrustDomain>,
+        read: Result<Bytes, Diagnostic>,
+    ) -> Texts {
         let number = self.files.fetch_add(1, Ordering::Relaxed);
         let home = self
             .state
             .join(format!("file-{}-{number}", std::process::id()));
         let asked = Contribution {
             signers: contributor.signers(),
-            domain: None,
+            domain,
             home: home.clone(),
         };
         let texts = contributed(&contributor.place.to_string(), read, asked);
@@ -129,20 +187,83 @@ impl Elsewhere {
     }
 }
 
-/// The repository in the folder `dir` with what every source contributes that can be had, or
-/// the same as it is in the commit that `reference` names in the clone around it. Git is run as
+fn unlisted(name: &str, listed: &BTreeSet<SmolStr>) -> Diagnostic {
+    let names: Vec<&str> = listed.iter().map(SmolStr::as_str).collect();
+    let told = Diagnostic::error(
+        codes::SOURCE_OPTION,
+        format!("there is no source `{name}` to check out"),
+    )
+    .help("name a source of `palisade.yaml`: --checkout NAME=DIR");
+    let told = match names.as_slice() {
+        [] => told.cause("no revision that is looked at lists any"),
+        some => told.cause(format!("what is looked at lists {}", some.join(", "))),
+    };
+    match did_you_mean(name, names) {
+        Some(near) => told.label(format!("did you mean `{near}`?")),
+        None => told,
+    }
+}
+
+/// A revision that is to be put together.
+#[derive(Debug, Clone, Copy)]
+pub struct Revision<'r> {
+    /// The folder of the repository.
+    pub dir: &'r Path,
+    /// The commit of the clone around it; none for the folder as it is now.
+    pub reference: Option<&'r str>,
+    /// Whether another one is compared with it. Check-outs are then not for this one.
+    pub older: bool,
+}
+
+/// The repository of `revision` with what every source contributes that can be had. Git is run as
 /// the user runs it: a partial clone fetches what it lacks. What other compilations that were
 /// given `shared` have worked out is not worked out again.
 ///
 /// # Errors
-/// When git is not there, `dir` is in no clone, the clone lacks the commit, or a source that is
-/// to be fetched cannot be had.
+/// When git is not there, the folder is in no clone, the clone lacks the commit, or a source that
+/// is to be fetched cannot be had.
 pub async fn preview(
-    dir: &Path,
-    reference: Option<&str>,
+    revision: Revision<'_>,
     elsewhere: &Elsewhere,
     shared: Option<&Shared>,
 ) -> Result<Preview, Diagnostic> {
+    let (texts, past) = gathered(revision, elsewhere).await?;
+    let shared = shared.cloned();
+    let loaded = blocking(move || texts.compile_with(shared)).await;
+    Ok(Preview {
+        commit: past.map(|past| past.commit().to_owned()),
+        loaded: loaded.unwrap_or_default(),
+    })
+}
+
+/// Lints the repository in the folder `dir`, with what every source contributes that can be had.
+///
+/// # Errors
+/// When a source that is to be fetched cannot be had, a check-out is of no source, or a fixed file
+/// cannot be written.
+pub async fn linted(
+    dir: &Path,
+    elsewhere: &Elsewhere,
+    options: lint::Options,
+) -> Result<lint::Linted, Diagnostic> {
+    let revision = Revision {
+        dir,
+        reference: None,
+        older: false,
+    };
+    let (texts, _) = gathered(revision, elsewhere).await?;
+    elsewhere.settled()?;
+    let dir = dir.to_owned();
+    let linted = blocking(move || lint::whole(texts, &dir, &options)).await;
+    linted.unwrap_or_else(|| Ok(lint::Linted::default()))
+}
+
+/// The texts of a revision, and its commit where one was asked for.
+async fn gathered(
+    revision: Revision<'_>,
+    elsewhere: &Elsewhere,
+) -> Result<(Texts, Option<Past>), Diagnostic> {
+    let Revision { dir, reference, .. } = revision;
     let past = match reference {
         Some(reference) => Some(Past::at(dir, reference).await?),
         None => None,
@@ -155,34 +276,39 @@ pub async fn preview(
             own.unwrap_or_default()
         }
     };
-    for contributor in contributors(texts.settings(), &base) {
-        match had(&contributor, past.as_ref(), elsewhere).await? {
+    let contributors = contributors(texts.settings(), &base);
+    let domain = trust_domain(texts.settings());
+    elsewhere.lists(&contributors);
+    for contributor in contributors {
+        let checked_out = elsewhere
+            .folder(&contributor.name)
+            .filter(|_| !revision.older);
+        let had = match checked_out {
+            Some(folder) => Ok(present(folder).await),
+            None => had(&contributor, domain.clone(), past.as_ref(), elsewhere).await?,
+        };
+        match had {
             Ok(other) => texts.add(&contributor, &other),
             Err(why) => texts.lacks(&contributor, &why),
         }
     }
-    let shared = shared.cloned();
-    let loaded = blocking(move || texts.compile_with(shared)).await;
-    Ok(Preview {
-        commit: past.map(|past| past.commit().to_owned()),
-        loaded: loaded.unwrap_or_default(),
-    })
+    Ok((texts, past))
 }
 
 /// What one source contributes, or why that is not known.
 async fn had(
     contributor: &Contributor,
+    domain: Option<TrustDomain>,
     past: Option<&Past>,
     elsewhere: &Elsewhere,
 ) -> Result<Result<Texts, String>, Diagnostic> {
-    if let Some(folder) = elsewhere.checkouts.get(&contributor.name) {
-        return Ok(Ok(present(folder).await));
-    }
+    let within = |path: &Path| past.map_or(Within::Outside, |past| past.within(path));
     match &contributor.place.at {
         At::Folder(folder) => {
-            let read = match past.and_then(|p| Some((p, p.within(folder)?))) {
-                Some((past, inside)) => past.folder(&inside).await?,
-                None => None,
+            let read = match (past, within(folder)) {
+                (_, Within::Unknown(why)) => Some(Err(why)),
+                (Some(past), Within::At(inside)) => past.folder(&inside).await?,
+                _ => None,
             };
             match read {
                 Some(read) => Ok(read.map(|mut texts| {
@@ -193,20 +319,23 @@ async fn had(
             }
         }
         At::File(path) => {
-            let read = match past.and_then(|p| Some((p, p.within(path)?))) {
-                Some((past, inside)) => past.file(&inside).await,
-                None => {
+            let read = match (past, within(path)) {
+                (_, Within::Unknown(why)) => return Ok(Err(why)),
+                (Some(past), Within::At(inside)) => past.file(&inside).await,
+                _ => {
                     let path = path.clone();
                     let read = blocking(move || file::bytes(&path)).await;
                     read.unwrap_or_else(|| Ok(Bytes::new()))
                 }
             };
-            Ok(Ok(elsewhere.bundle(contributor, read)))
+            Ok(Ok(elsewhere.bundle(contributor, domain, read)))
         }
-        At::Git(_) | At::Https(_) | At::Oci(_) => match elsewhere.asked(contributor).await {
-            Some(had) => had.map(Ok),
-            None => Ok(Err(NOT_ASKED.to_owned())),
-        },
+        At::Git(_) | At::Https(_) | At::Oci(_) => {
+            match elsewhere.asked(contributor, domain).await {
+                Some(had) => had.map(Ok),
+                None => Ok(Err(NOT_ASKED.to_owned())),
+            }
+        }
     }
 }
 

@@ -80,13 +80,14 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
             (told(args, run), exit)
         }
         Err(found) => {
+            let exit = found.first().map_or(Exit::Failed, Exit::of);
             let report = Report {
                 document: serde_json::json!({ "diagnostics": &found }),
                 lines: tally(&found).into_iter().collect(),
                 findings: found,
                 ..begun(args)
             };
-            (report, Exit::Invalid)
+            (report, exit)
         }
     };
     args.outputs.tell(context, &report, exit)

@@ -35,8 +35,7 @@ use crate::{
 };
 
 /// How a gate comes to be about a whole revision.
-const WHOLE: &str =
-    "have the whole of it: --fetch, or --checkout NAME=DIR for each source that is not here";
+const WHOLE: &str = "have the whole of it: --fetch has each source of both revisions, --checkout NAME=DIR one of the newer; --allow-partial lets it pass";
 
 /// Arguments of `policy diff`.
 #[derive(Debug, clap::Args)]
@@ -62,6 +61,9 @@ pub(in crate::cli) struct Args {
     /// Let a gate pass that is neither proved nor broken.
     #[arg(long)]
     allow_unproved: bool,
+    /// Let a gate pass that is not broken, though a revision that it is about lacks a source.
+    #[arg(long)]
+    allow_partial: bool,
     /// Do not look for a solver; nothing is proved.
     #[arg(long)]
     no_proof: bool,
@@ -91,10 +93,13 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
             return args.outputs.tell(context, &report, exit);
         }
     };
-    let fails = |gate: &GateAnswer| match gate.verdict {
-        GateVerdict::Broken => true,
-        GateVerdict::Kept => false,
-        GateVerdict::Unproved => !args.allow_unproved,
+    // Of a part a proof is not even looked for: that there is no solver is another reason.
+    let no_proof = done.comparison.no_proof.is_some();
+    let fails = |gate: &GateAnswer| match (gate.verdict, gate.partial) {
+        (GateVerdict::Broken, _) => true,
+        (GateVerdict::Kept, _) => false,
+        (GateVerdict::Unproved, false) => !args.allow_unproved,
+        (GateVerdict::Unproved, true) => !args.allow_partial || no_proof && !args.allow_unproved,
     };
     let exit = match done.comparison.gates.iter().any(fails) {
         true => Exit::Gate,
@@ -324,7 +329,7 @@ fn told(answer: &GateAnswer, comparison: &Comparison) -> Option<Diagnostic> {
                 format!("`{}` is not proved", answer.gate),
             )
             .cause(answer.why.join("; "))
-            .help(match comparison.is_partial() {
+            .help(match answer.partial {
                 true => WHOLE,
                 false => "see docs/policy-changes.md for what can be proved; --allow-unproved lets it pass",
             }),

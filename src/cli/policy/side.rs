@@ -12,7 +12,7 @@ use palisade_pdp::{
     bundle::file,
     compiled::Absent,
     decide::Snapshot,
-    publish::Preview,
+    publish::{Preview, Revision},
 };
 
 use crate::{
@@ -90,9 +90,12 @@ pub(super) async fn both(
 ) -> Result<(Side, Side), Vec<Diagnostic>> {
     let shared = Shared::default();
     let composer = composing.begin();
-    let of = |name| load(name, head, context, (&composer, Some(&shared)));
-    match tokio::join!(of(base), of(head)) {
-        (Ok(base), Ok(head)) => Ok((base, head)),
+    let of = |name, older| load((name, older), head, context, (&composer, Some(&shared)));
+    match tokio::join!(of(base, true), of(head, false)) {
+        (Ok(base), Ok(head)) => {
+            composer.settled().map_err(|d| vec![d])?;
+            Ok((base, head))
+        }
         (Err(wrong), Ok(_)) | (Ok(_), Err(wrong)) => Err(wrong),
         (Err(mut of_base), Err(of_head)) => {
             of_base.extend(of_head);
@@ -111,11 +114,14 @@ pub(super) async fn one(
     context: &Context,
 ) -> Result<Side, Vec<Diagnostic>> {
     let shared = Shared::default();
-    load(name, name, context, (&composing.begin(), Some(&shared))).await
+    let composer = composing.begin();
+    let side = load((name, false), name, context, (&composer, Some(&shared))).await?;
+    composer.settled().map_err(|d| vec![d])?;
+    Ok(side)
 }
 
 async fn load(
-    name: &str,
+    (name, older): (&str, bool),
     head: &str,
     context: &Context,
     (composer, shared): (&Composer, Option<&Shared>),
@@ -133,7 +139,16 @@ async fn load(
             })
         }
         Source::Folder(dir) => {
-            let made = composer.revision(&dir, None, shared).await;
+            let made = composer
+                .revision(
+                    Revision {
+                        dir: &dir,
+                        reference: None,
+                        older,
+                    },
+                    shared,
+                )
+                .await;
             let loaded = made.map_err(|d| vec![told(d, name)])?.loaded;
             built(name.to_owned(), || Ok(loaded)).await
         }
@@ -146,7 +161,16 @@ async fn load(
             built(name.to_owned(), load).await
         }
         Source::Git { reference, dir } => {
-            let made = composer.revision(&dir, Some(&reference), shared).await;
+            let made = composer
+                .revision(
+                    Revision {
+                        dir: &dir,
+                        reference: Some(&reference),
+                        older,
+                    },
+                    shared,
+                )
+                .await;
             let Preview { commit, loaded } = made.map_err(|d| vec![d])?;
             let short: String = commit.iter().flat_map(|c| c.chars().take(12)).collect();
             built(format!("git:{reference} {short}"), || Ok(loaded)).await

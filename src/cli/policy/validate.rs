@@ -1,6 +1,6 @@
 //! `palisade policy validate`: all mistakes of a repository at once.
 
-use std::time::Instant;
+use std::{path::Path, time::Instant};
 
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::{author, compiled::Compiled};
@@ -24,7 +24,17 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
     let dir = &args.repository.dir;
     let report = match check(&args.repository) {
         Ok(report) => report,
-        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+        Err(diagnostic) => {
+            let exit = Exit::of(&diagnostic);
+            let found = vec![diagnostic];
+            let report = Report {
+                document: serde_json::json!({ "diagnostics": &found }),
+                lines: tally(&found).into_iter().collect(),
+                findings: found,
+                ..begun(dir)
+            };
+            return args.outputs.tell(context, &report, exit);
+        }
     };
     let valid = !report.findings.iter().any(Diagnostic::is_error);
     let exit = if valid { Exit::Ok } else { Exit::Invalid };
@@ -56,14 +66,20 @@ fn check(repository: &Repository) -> Result<Report, Diagnostic> {
     }
     lines.extend(tally(&found));
     Ok(Report {
-        command: "palisade policy validate",
-        root: root_of(dir),
-        files: author::files_of(dir),
         document: serde_json::json!({ "diagnostics": &found }),
         findings: found,
         lines,
-        ..Report::default()
+        ..begun(dir)
     })
+}
+
+fn begun(dir: &Path) -> Report {
+    Report {
+        command: "palisade policy validate",
+        root: root_of(dir),
+        files: author::files_of(dir),
+        ..Report::default()
+    }
 }
 
 fn valid(compiled: &Compiled, start: Instant) -> Vec<String> {

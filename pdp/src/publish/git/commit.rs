@@ -16,6 +16,8 @@ use crate::{
 
 /// The commit cannot be read.
 const UNREAD: u16 = 2310;
+/// Most links on the way to a path, as many as the system follows.
+const LINKS_MAX: usize = 40;
 
 /// A commit of the clone that a folder lies in. Git is run as the user runs it: a partial clone
 /// fetches what it lacks.
@@ -29,12 +31,25 @@ pub(in crate::publish) struct Past {
     root: PathBuf,
 }
 
+/// Where a path is, seen from a clone.
+pub(in crate::publish) enum Within {
+    /// In it: the path from its root, `/` as separator.
+    At(String),
+    /// Elsewhere.
+    Outside,
+    /// That depends on a link of the clone, which may have led elsewhere in the commit; why in
+    /// words.
+    Unknown(String),
+}
+
 /// What a path of a commit is.
 enum Entry {
     Folder(String),
-    /// Another repository within, at a commit.
-    Submodule(String),
-    /// A file, a link, or nothing.
+    /// Another repository within, or around it: where it stands, its commit, and the path in it.
+    Submodule(String, String, String),
+    /// A link.
+    Link,
+    /// A file, or nothing.
     Other,
 }
 
@@ -78,7 +93,10 @@ impl Past {
     /// # Errors
     /// When they cannot be read.
     pub(in crate::publish) async fn repository(&self) -> Result<Texts, Diagnostic> {
-        let inside = self.within(&self.dir).unwrap_or_default();
+        let inside = match self.within(&self.dir) {
+            Within::At(inside) => inside,
+            _ => String::new(),
+        };
         let tree = format!("{}:{inside}", self.commit);
         let texts = texts(&self.git, &tree, &self.commit).await;
         let mut texts = texts.map_err(|failure| self.unread(&failure))?;
@@ -86,22 +104,46 @@ impl Past {
         Ok(texts)
     }
 
-    /// The path in the clone of what `path` names, `/` as separator; nothing where that is
-    /// outside.
-    pub(in crate::publish) fn within(&self, path: &Path) -> Option<String> {
-        let mut clean = PathBuf::new();
-        for part in self.dir.join(path).components() {
-            match part {
-                Component::CurDir => {}
-                Component::ParentDir => {
-                    clean.pop();
+    /// Where what `path` names is. Links outside of the clone are followed as they are now, and
+    /// `..` is what the system takes it for: the parent of where a link leads.
+    pub(in crate::publish) fn within(&self, path: &Path) -> Within {
+        let whole = self.dir.join(path);
+        let mut real = PathBuf::new();
+        let mut ahead: Vec<PathBuf> = parts(&whole);
+        let mut links = 0;
+        while let Some(part) = ahead.pop() {
+            match part.components().next() {
+                Some(Component::CurDir) | None => continue,
+                Some(Component::ParentDir) => {
+                    real.pop();
+                    continue;
                 }
-                part => clean.push(part),
+                Some(_) => real.push(part),
             }
+            let Ok(target) = real.read_link() else {
+                continue;
+            };
+            links += 1;
+            if let Ok(link) = real.strip_prefix(&self.root) {
+                let link = link.display();
+                return Within::Unknown(format!(
+                    "the way there is the link `{link}` of the clone, which a commit may have elsewhere"
+                ));
+            }
+            if links > LINKS_MAX {
+                return Within::Unknown("links lead to each other".to_owned());
+            }
+            real.pop();
+            ahead.extend(parts(&target));
         }
-        let inside = clean.strip_prefix(&self.root).ok()?;
-        let parts: Option<Vec<&str>> = inside.iter().map(|part| part.to_str()).collect();
-        Some(parts?.join("/"))
+        let Ok(inside) = real.strip_prefix(&self.root) else {
+            return Within::Outside;
+        };
+        let texts: Option<Vec<&str>> = inside.iter().map(|part| part.to_str()).collect();
+        match texts {
+            Some(parts) => Within::At(parts.join("/")),
+            None => Within::Unknown("its path is no text".to_owned()),
+        }
     }
 
     /// What the folder at a path of the clone contributes, or why that is not known here;
@@ -119,16 +161,22 @@ impl Past {
                 let texts = texts(&self.git, &tree, &self.commit).await;
                 Ok(Some(Ok(texts.map_err(unread)?)))
             }
-            Entry::Submodule(commit) => {
-                let git = Git::of_user(self.root.join(inside));
-                let texts = texts(&git, &commit, &commit).await;
+            Entry::Submodule(at, commit, rest) => {
+                let git = Git::of_user(self.root.join(&at));
+                let tree = format!("{commit}:{rest}");
+                let texts = texts(&git, &tree, &commit).await;
                 Ok(Some(texts.map_err(|failure| {
-                    let short = super::short(&commit);
                     let why = failure.cause();
-                    format!("that is a submodule, whose commit {short} is not here: {why}")
+                    format!(
+                        "commit {commit} of submodule `{at}` does not have it here: {why}; fetch it: git -C {at} fetch --depth=1 origin {commit}"
+                    )
                 })))
             }
+            Entry::Link => Ok(Some(Err(format!("`{inside}` is a link in the commit")))),
             Entry::Other if self.is_of_another(inside) => Ok(None),
+            Entry::Other if self.root.join(inside).exists() => Ok(Some(Err(format!(
+                "the commit has nothing at `{inside}`, though there is something now"
+            )))),
             Entry::Other => {
                 let nothing = Texts::of(self.commit.clone(), Vec::new(), Vec::new());
                 Ok(Some(Ok(nothing)))
@@ -160,26 +208,51 @@ impl Past {
         })
     }
 
+    /// What the commit has at a path, where that may be in another repository within, or behind a
+    /// link.
     async fn entry(&self, inside: &str) -> Result<Entry, Failure> {
         if inside.is_empty() {
             return Ok(Entry::Folder(self.commit.clone()));
         }
-        let args = ["ls-tree", "-z", "--full-tree", &self.commit, "--", inside];
+        let ends = inside.match_indices('/').map(|(end, _)| end);
+        for end in ends.chain([inside.len()]) {
+            let (path, rest) = inside.split_at(end);
+            let (kind, id) = self.listed(path).await?;
+            match kind.as_str() {
+                "040000" if rest.is_empty() => return Ok(Entry::Folder(id)),
+                "040000" => {}
+                "160000" => {
+                    let rest = rest.trim_start_matches('/').to_owned();
+                    return Ok(Entry::Submodule(path.to_owned(), id, rest));
+                }
+                "120000" => return Ok(Entry::Link),
+                _ => break,
+            }
+        }
+        Ok(Entry::Other)
+    }
+
+    /// Mode and id of what the commit has at a path; nothing of either where it has nothing.
+    async fn listed(&self, path: &str) -> Result<(String, String), Failure> {
+        let args = ["ls-tree", "-z", "--full-tree", &self.commit, "--", path];
         let run = Run::new(args, LOCAL_TIME_MAX, 1 << 16);
         let listed = self.git.run(run).await?;
         let listed = String::from_utf8_lossy(&listed);
         let head = listed.split('\t').next().unwrap_or_default();
-        let words: Vec<&str> = head.split(' ').collect();
-        Ok(match words.as_slice() {
-            [_, "tree", id] => Entry::Folder((*id).to_owned()),
-            [_, "commit", id] => Entry::Submodule((*id).to_owned()),
-            _ => Entry::Other,
-        })
+        let mut words = head.split(' ').map(str::to_owned);
+        let mode = words.next().unwrap_or_default();
+        Ok((mode, words.nth(1).unwrap_or_default()))
     }
 
     fn unread(&self, failure: &Failure) -> Diagnostic {
         unread(&self.reference, failure)
     }
+}
+
+/// The parts of a path, the last one first.
+fn parts(path: &Path) -> Vec<PathBuf> {
+    let parts = path.components().rev();
+    parts.map(|part| PathBuf::from(part.as_os_str())).collect()
 }
 
 /// The texts of a policy repository in `tree`, which is of `commit`.
