@@ -1,11 +1,11 @@
 //! GitHub Actions: workflow commands that become annotations, and the job summary.
 //!
-//! GitHub shows ten annotations of a kind of a step and fifty of a job, and drops the rest
-//! without a word: those of the last steps, however bad. So a command makes few enough for
-//! five of them to have room in a job. Where there are more, those of one code become one
-//! annotation, and what still has no room is counted in the last one. The summary and the log
-//! have everything, the log between `stop-commands` and a token that nobody can guess, so that
-//! no text in it is obeyed.
+//! GitHub shows ten annotations of a kind (error, warning, notice) of a step, and drops the rest
+//! without a word: the later ones, however bad. An action of several commands is one step. So a
+//! command makes few enough of a kind for five of them to have room. Where there are more, those
+//! of one code become one annotation, and what still has no room is counted in the last one of
+//! its kind. The log has everything, between `stop-commands` and a token that nobody can guess,
+//! so that no text in it is obeyed; the summary has what it can hold.
 
 use std::{env, fs, io::Write};
 
@@ -14,9 +14,8 @@ use ulid::Ulid;
 
 use super::{super::snippet::clean, Report, end_of, markdown, sentences};
 
-/// Annotations of a command, whatever their severity: five commands make 45 of the 50 that
-/// GitHub shows of a job, and the steps around them have the others.
-const ANNOTATIONS_MAX: usize = 9;
+/// Annotations of a command of one kind: five commands make the ten that GitHub shows of a step.
+const ANNOTATIONS_MAX: usize = 2;
 /// Where GitHub wants the summary of a step.
 const SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
@@ -32,21 +31,22 @@ pub(super) fn text(report: &Report) -> String {
     let mut out = format!("::group::{}: {}\n", report.command, report.tally());
     out.push_str(&format!("::stop-commands::{token}\n{log}"));
     out.push_str(&format!("::{token}::\n::endgroup::\n"));
-    let of = |severity| report.problems().filter(move |d| d.severity == severity);
-    let all: Vec<_> = [Severity::Error, Severity::Warning, Severity::Note]
-        .into_iter()
-        .flat_map(of)
-        .collect();
-    let (shown, hidden) = annotations(&all);
-    for one in &shown {
-        out.push_str(&annotation(report, one));
-    }
-    if let Some(worst) = hidden.first() {
-        out.push_str(&format!(
-            "::{} title=Palisade::+{} more, see the summary or the log of this step\n",
-            word(worst.first.severity),
-            told_by(&hidden)
-        ));
+    for severity in [Severity::Error, Severity::Warning, Severity::Note] {
+        let all: Vec<_> = report
+            .problems()
+            .filter(|d| d.severity == severity)
+            .collect();
+        let (shown, hidden) = annotations(&all);
+        for one in &shown {
+            out.push_str(&annotation(report, one));
+        }
+        if !hidden.is_empty() {
+            out.push_str(&format!(
+                "::{} title=Palisade::+{} more, see the log of this step\n",
+                word(severity),
+                told_by(&hidden)
+            ));
+        }
     }
     out
 }
@@ -70,19 +70,18 @@ fn told_by(annotations: &[Annotation<'_>]) -> usize {
     annotations.iter().map(|one| one.more + 1).sum()
 }
 
-/// What fits of findings, the worst first: each for itself, or else by code, or else the first
+/// What fits of findings of one kind: each for itself, or else by code, or else the first
 /// groups; and what has no room.
 fn annotations<'d>(all: &[&'d Diagnostic]) -> (Vec<Annotation<'d>>, Vec<Annotation<'d>>) {
     let alone = |first: &&'d Diagnostic| Annotation { first, more: 0 };
     if all.len() <= ANNOTATIONS_MAX {
         return (all.iter().map(alone).collect(), Vec::new());
     }
-    let mut groups: Vec<((Code, Severity), Annotation<'d>)> = Vec::new();
+    let mut groups: Vec<(Code, Annotation<'d>)> = Vec::new();
     for diagnostic in all {
-        let kind = (diagnostic.code, diagnostic.severity);
-        match groups.iter_mut().find(|(of, _)| *of == kind) {
+        match groups.iter_mut().find(|(of, _)| *of == diagnostic.code) {
             Some((_, group)) => group.more += 1,
-            None => groups.push((kind, alone(diagnostic))),
+            None => groups.push((diagnostic.code, alone(diagnostic))),
         }
     }
     let mut groups: Vec<Annotation<'d>> = groups.into_iter().map(|(_, group)| group).collect();
@@ -108,7 +107,7 @@ fn annotation(report: &Report, one: &Annotation<'_>) -> String {
     properties.push(format!("title={}", d.code));
     let mut said = sentences(d);
     if one.more > 0 {
-        said.push(format!("{} more of this code, see the summary", one.more));
+        said.push(format!("{} more of this code, see the log", one.more));
     }
     let said: Vec<String> = said.iter().map(|s| clean(s)).collect();
     format!(
@@ -164,14 +163,10 @@ mod tests {
     #[test]
     fn no_more_is_annotated_than_github_shows_and_the_rest_is_counted() {
         let own = |i| 1000 + u16::try_from(i).unwrap_or(0);
-        check(&many(9, own), (9, 0, 0));
-        check(&many(10, own), (8, 0, 2));
+        check(&many(2, own), (2, 0, 0));
+        check(&many(3, own), (1, 0, 2));
         check(&many(47, |_| 1100), (1, 46, 0));
-        check(&many(40, |i| own(i % 20)), (8, 8, 24));
-        // An error and a warning of one code are two.
-        let mut mixed = many(10, |_| 1100);
-        mixed[9].severity = Severity::Warning;
-        check(&mixed, (2, 8, 0));
+        check(&many(40, |i| own(i % 20)), (1, 1, 38));
     }
 
     #[test]
