@@ -256,6 +256,19 @@ fn settled(text: &str) -> String {
         let settled = words.iter().enumerate().map(|(i, word)| match *word {
             // Eight hex digits at random, of which none need be a decimal one.
             _ if i > 1 && words[i - 1] == "key" && words[i - 2] == "with" => "KEY",
+            // Each solver has its own version, and needs its own number of questions.
+            _ if i > 0
+                && words[i - 1] == "cvc5"
+                && word.starts_with(|c: char| c.is_ascii_digit()) =>
+            {
+                "VERSION"
+            }
+            _ if words
+                .get(i + 1)
+                .is_some_and(|w| matches!(*w, "question" | "questions")) =>
+            {
+                "N"
+            }
             _ if is_time(i) => "TIME",
             _ if is_time(i + 1) => "N",
             word if digest(word) => "DIGEST",

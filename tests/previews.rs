@@ -370,6 +370,15 @@ fn no_gate_of_a_replay_holds_of_a_part() {
     let told = story.says(&args, 5);
     assert!(told.contains("part of a revision is not here"), "{told}");
     assert_eq!(story.json(&args, 5)["absent"][0]["source"], "pay");
+    for command in ["unused", "suggest", "bench"] {
+        let args = ["policy", command, "policy", "--log", &rows];
+        let args = match command {
+            "suggest" => [&args[..], &["--from", "denials"]].concat(),
+            _ => args.to_vec(),
+        };
+        let part = story.json(&args, 0);
+        assert_eq!(part["absent"][0]["source"], "pay", "{command}: {part}");
+    }
     let whole = story.json(&[&args[..], &["--fetch"]].concat(), 0);
     assert_eq!(whole["absent"], serde_json::json!([]));
     assert_eq!(whole["unchanged"]["count"], 1, "{whole}");

@@ -162,22 +162,24 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
             .map_err(one)?;
     }
     let origin = args.place.origin();
-    let made = block_on(async {
+    let (made, of) = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
         let made = source.run(&args.name, &args.period, &args.scope).await;
         let mut made = made.map_err(one)?;
         let lacks = lacking(&made, &origin);
-        let granted = granted::sections_of(&made, &origin, context).await?;
-        made.put_first(granted);
+        let mut of = granted::sections_of(&made, &origin, context).await?;
+        made.put_first(std::mem::take(&mut of.sections));
         made.header.lacks.extend(lacks);
+        made.header.lacks.extend(of.lacks());
         made.header.complete = made.header.lacks.is_empty();
-        Ok::<_, Vec<Diagnostic>>(made)
+        Ok::<_, Vec<Diagnostic>>((made, of.snapshot))
     })?;
     let mut written = Vec::new();
     for (to, format) in formats {
         if format == files::Format::Package {
             let packed =
-                evidence::packed(&made, args.records_max, &origin, context).map_err(one)?;
+                evidence::packed((&made, of.as_deref()), args.records_max, &origin, context)
+                    .map_err(one)?;
             files::put(to, &packed).map_err(one)?;
             written.push(to.to_owned());
             continue;
@@ -237,7 +239,7 @@ fn verify(
                 "what policies were asked for ({ids}): name the repository, --policies DIR"
             ));
         } else {
-            let again = granted::sections_of(&told, origin, context).await?;
+            let again = granted::sections_of(&told, origin, context).await?.sections;
             checked.compare(&of_policies, &again);
         }
         if behind(&told).is_some() {

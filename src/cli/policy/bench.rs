@@ -6,6 +6,7 @@ use palisade_audit::envelope::DecisionRef;
 use palisade_mesh::{canonical::Method, clock::Clock, decision::Question, diagnostic::Diagnostic};
 use palisade_pdp::{
     author::{self, Ask, OwnedQuestion},
+    compiled::Absent,
     decide::{Costs, Engine, Replay, Snapshot, Who},
 };
 use serde::Serialize;
@@ -43,6 +44,9 @@ pub(crate) struct Args {
 pub(crate) struct Report {
     /// Policies of the repository.
     pub(crate) policies: usize,
+    /// Sources that the revision lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) absent: Vec<Absent>,
     /// Reading, parsing and validating it.
     pub(crate) compile: Span,
     /// Building engine and index.
@@ -94,7 +98,7 @@ fn measure(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     let loaded = loaded.map_err(|d| vec![d])?;
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
     target::tell_absent(&compiled);
-    let policies = compiled.info.len();
+    let (policies, absent) = (compiled.info.len(), compiled.absent.clone());
     let (snapshot, index) = timed(Whose::Thread, 1, || {
         crate::run::policy::snapshot(compiled, 0)
     });
@@ -122,6 +126,7 @@ fn measure(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     };
     Ok(Report {
         policies,
+        absent,
         compile,
         index,
         questions: questions.len(),
