@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use palisade_mesh::diagnostic::Diagnostic;
 
+#[cfg(feature = "full")]
+use composing::Composing;
+
 use crate::render::{self, Output};
 
 #[cfg(feature = "full")]
@@ -18,6 +21,8 @@ mod ca;
 #[cfg(feature = "full")]
 mod can;
 mod check;
+#[cfg(feature = "full")]
+mod composing;
 mod config;
 pub(crate) mod explain;
 #[cfg(feature = "full")]
@@ -403,6 +408,17 @@ pub(crate) fn short_service(service: &str) -> &str {
 /// A policy repository given on the command line.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Repository {
+    /// Folder of the policy repository.
+    #[arg(default_value = ".")]
+    pub(crate) dir: std::path::PathBuf,
+    #[command(flatten)]
+    pub(crate) composing: Composing,
+}
+
+#[cfg(feature = "full")]
+/// The folder of a policy repository, of which nothing is read but its own files.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Folder {
     /// Folder of the policy repository.
     #[arg(default_value = ".")]
     pub(crate) dir: std::path::PathBuf,

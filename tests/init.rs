@@ -360,6 +360,8 @@ fn a_change_without_what_the_branch_has_is_not_compared() {
     let home = Home::new();
     pull_request(&home, &[]);
     let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
+    // A change must not make the runner ask whom it names, unless somebody wanted that.
+    assert!(!action.contains("default: --fetch"), "{action}");
     let outputs = home.path("outputs").display().to_string();
     let base = [("DIR", "."), ("BASE", "main"), ("GITHUB_OUTPUT", &outputs)];
     let found = || {
@@ -405,16 +407,20 @@ fn the_github_action_compares_a_pull_request_with_its_base() {
     let home = Home::new();
     pull_request(&home, &[]);
     let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
+    // A change must not make the runner ask whom it names, unless somebody wanted that.
+    assert!(!action.contains("default: --fetch"), "{action}");
     let outputs = home.path("outputs").display().to_string();
     let base = [("DIR", "."), ("BASE", "main"), ("GITHUB_OUTPUT", &outputs)];
     let output = run_script(&home, "mine", &step(&action, "Base"), &base);
     assert!(output.status.success(), "{}", support::said(&output));
     let commit = fs::read_to_string(&outputs).unwrap();
     let commit = commit.trim().strip_prefix("commit=").unwrap();
+    let sources = std::cell::Cell::new("--checkout nothing");
     let run = |name: &str, gates: &str| {
         let env = [
             ("DIR", "."),
             ("COMMIT", commit),
+            ("SOURCES", sources.get()),
             ("GATES", gates),
             ("LOG", "rows.json"),
             ("REPORTS", "reports"),
@@ -422,6 +428,12 @@ fn the_github_action_compares_a_pull_request_with_its_base() {
         ];
         run_script(&home, "mine", &step(&action, name), &env)
     };
+    // What is elsewhere is had as the input says, or that is a mistake.
+    for name in ["Diff", "Impact"] {
+        let output = run(name, "");
+        assert_eq!(output.status.code(), Some(2), "{}", support::said(&output));
+    }
+    sources.set("--fetch");
     let output = run("Diff", "");
     assert!(output.status.success(), "{}", support::said(&output));
     let text = fs::read_to_string(home.path("mine/reports/diff.md")).unwrap();
@@ -450,6 +462,77 @@ fn the_github_action_compares_a_pull_request_with_its_base() {
     let output = run("Diff", "$(touch pwned) `touch pwned` *");
     assert_eq!(output.status.code(), Some(2), "{}", support::said(&output));
     assert!(!home.path("mine/pwned").exists());
+}
+
+/// GitHub takes an action for one step, and shows ten annotations of a kind of it. All commands of
+/// the action together make no more, whatever they find, so that those of the last ones are seen;
+/// what has no room is counted, and is in the summary.
+#[test]
+fn a_job_on_github_annotates_no_more_than_is_shown_of_it() {
+    let home = Home::new();
+    pull_request(&home, &[]);
+    let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
+    let commit = git_in(&home, "mine", &["rev-parse", "origin/main"]);
+    let mut rows = String::from("tests:\n");
+    for i in 0..10 {
+        let policy = format!(
+            "@id(\"many-{i}\") permit (principal, action == Action::\"PUT\",\n resource in Service::\"acme.test/shop/orders\");\n"
+        );
+        fs::write(home.path(&format!("mine/policies/many-{i}.cedar")), policy).unwrap();
+        rows += &format!(
+            "  - name: case {i}\n    principal: web\n    request: GET orders/orders/{i}\n    expect: forbidden\n"
+        );
+    }
+    fs::write(home.path("mine/tests/many.yaml"), rows).unwrap();
+    let gates = ["orders", "web"].map(|service| {
+        let of = ["to", "new"]
+            .map(|_| format!("--no-access-to shop/{service} --no-new-access-to shop/{service}"));
+        of.join(" ")
+    });
+    let gates = format!(
+        "{} --no-new-access --not-public --no-proof",
+        gates.join(" ")
+    );
+    let summary = home.path("summary.md");
+    let env = [
+        ("DIR", "."),
+        ("FAIL_ON", "warn"),
+        ("COVERAGE", "100"),
+        ("REPORTS", "reports"),
+        ("COMMIT", commit.as_str()),
+        ("LOG", "rows.json"),
+    ];
+    let mut all = [0; 3];
+    for (name, gates) in [
+        ("Layout", ""),
+        ("Lint", ""),
+        ("Test", ""),
+        ("Diff", gates.as_str()),
+        ("Impact", "--max-newly-allowed 0"),
+    ] {
+        let text = format!(
+            "export GITHUB_STEP_SUMMARY={}\n{}",
+            summary.display(),
+            step(&action, name)
+        );
+        let env = [&env[..], &[("GATES", gates)]].concat();
+        let output = run_script(&home, "mine", &text, &env);
+        let said = support::said(&output);
+        let commands = ["::error ", "::warning ", "::notice "];
+        let is_annotation = |l: &&str| commands.iter().any(|c| l.starts_with(c));
+        let shown: Vec<&str> = said.lines().filter(is_annotation).collect();
+        assert!(!shown.is_empty(), "{name}");
+        for (kind, all) in commands.iter().zip(&mut all) {
+            *all += shown.iter().filter(|l| l.starts_with(kind)).count();
+        }
+        let counted: Vec<&&str> = shown.iter().filter(|l| l.contains("more")).collect();
+        assert_eq!(counted.is_empty(), name == "Impact", "{name}: {shown:#?}");
+    }
+    assert!(all.iter().all(|all| *all <= 10), "{all:?}");
+    let text = fs::read_to_string(&summary).unwrap();
+    for i in 0..10 {
+        assert!(text.contains(&format!("many-{i}")) && text.contains(&format!("case {i}")));
+    }
 }
 
 /// The program that the action fetches is run only if its digest is the one that was said.
@@ -517,11 +600,56 @@ fn the_gitlab_pipeline_checks_the_repository() {
     ];
     let output = run_script(&home, "mine", &text, &env);
     assert!(output.status.success(), "{}", support::said(&output));
-    for report in ["gl-code-quality-fmt.json", "gl-code-quality-lint.json"] {
-        let text = fs::read_to_string(home.path(&format!("mine/{report}"))).unwrap();
-        assert_eq!(text.trim(), "[]", "{report}");
+    assert_eq!(issues(&home, &pipeline), Vec::<String>::new());
+    assert!(
+        home.path("mine")
+            .join(artifact(&pipeline, "junit"))
+            .exists()
+    );
+    // What each command finds is in the one file, and nothing of the run before.
+    let file = home.path("mine/policies/orders.cedar");
+    let good = fs::read_to_string(&file).unwrap();
+    let untidy = good.replace("@owner(\"team-orders\")\n", "") + "\n\n\n";
+    fs::write(&file, untidy).unwrap();
+    for _ in 0..2 {
+        let output = run_script(&home, "mine", &text, &env);
+        assert_eq!(output.status.code(), Some(1), "{}", support::said(&output));
+        let mut found = issues(&home, &pipeline);
+        found.sort_unstable();
+        assert_eq!(found, ["PLS1160", "PLS1161", "PLS1161"]);
     }
-    assert!(home.path("mine/tests.junit.xml").exists());
+    // What is there already is not overwritten where it is something else.
+    fs::write(home.path("mine/other"), "mine").unwrap();
+    let add = ["policy", "lint", "mine", "--report", "gitlab+=mine/other"];
+    let said = home.says(&add, 1);
+    assert!(said.contains("PLS2030"), "{said}");
+    assert_eq!(fs::read_to_string(home.path("mine/other")).unwrap(), "mine");
+    let said = home.says(&["policy", "lint", "mine", "--report", "json+=x"], 2);
+    assert!(said.contains("gitlab"), "{said}");
+}
+
+/// The one file that a pipeline hands on as a report of this kind: GitLab's runner refuses more
+/// than one.
+fn artifact(pipeline: &str, kind: &str) -> String {
+    let begin = format!("      {kind}:");
+    let (_, rest) = pipeline.split_once(&begin).unwrap();
+    let name = rest.lines().next().unwrap().trim();
+    assert!(!name.is_empty(), "{kind} is a list: {rest}");
+    name.to_owned()
+}
+
+/// Codes of what the pipeline hands on as Code Quality, each told once.
+fn issues(home: &Home, pipeline: &str) -> Vec<String> {
+    let file = home.path("mine").join(artifact(pipeline, "codequality"));
+    let text = fs::read_to_string(file).unwrap();
+    let issues: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let known: std::collections::BTreeSet<String> = issues
+        .iter()
+        .map(|i| i["fingerprint"].to_string())
+        .collect();
+    assert_eq!(known.len(), issues.len(), "{text}");
+    let codes = issues.iter().map(|i| i["check_name"].as_str().unwrap());
+    codes.map(str::to_owned).collect()
 }
 
 /// On a merge request the pipeline compares it with the branch that it goes to.
@@ -536,6 +664,7 @@ fn the_gitlab_pipeline_compares_a_merge_request_with_its_base() {
             ("PALISADE_DIR", "."),
             ("PALISADE_FAIL_ON", "error"),
             ("PALISADE_COVERAGE", "0"),
+            ("PALISADE_SOURCES", "--fetch"),
             ("PALISADE_GATES", gates),
             ("PALISADE_LOG", "rows.json"),
             ("PALISADE_IMPACT_GATES", impact_gates),
@@ -549,13 +678,15 @@ fn the_gitlab_pipeline_compares_a_merge_request_with_its_base() {
     for (file, part) in [
         ("palisade-diff.md", "orders-delete"),
         ("palisade-impact.md", "<!-- palisade policy impact -->"),
-        ("gl-code-quality-diff.json", "["),
     ] {
         let text = fs::read_to_string(home.path(&format!("mine/{file}"))).unwrap();
         assert!(text.contains(part), "{file}: {text}");
     }
+    // What the gate says is in the one file, beside what the other commands said.
+    let output = run("--no-new-access --no-proof", "", "main");
+    assert_eq!(output.status.code(), Some(1), "{}", support::said(&output));
+    assert!(issues(&home, &pipeline).contains(&"PLS2302".to_owned()));
     for (gates, impact_gates, target) in [
-        ("--no-new-access --no-proof", "", "main"),
         ("", "--max-newly-allowed 0", "main"),
         ("", "", "no-such-branch"),
         ("$(touch pwned) *", "", "main"),
@@ -632,6 +763,57 @@ fn lint_has_exit_codes_a_list_and_fixes() {
 }
 
 /// A failing case says why, clause by clause, and too little coverage fails the run.
+/// Types and actions of the team's own compile, and no request is about them: the lint says so.
+#[test]
+fn a_policy_that_nobody_can_ask_for_is_told() {
+    let home = Home::new();
+    home.says(&["init", "mine"], 0);
+    let schema = "entity Team in [TrustDomain] { trustDomain: TrustDomain };\nentity Document in [Team] { owner?: Team };\naction \"share\" in [\"http\"]\n  appliesTo { principal: [Team, Workload], resource: [Document, Service], context: HttpContext };\n";
+    fs::write(home.path("mine/schema.cedarschema"), schema).unwrap();
+    let lint = |scope: &str, condition: &str| {
+        let text =
+            format!("@id(\"own\")\n@owner(\"team-orders\")\npermit (\n  {scope}\n){condition};\n");
+        fs::write(home.path("mine/policies/own.cedar"), text).unwrap();
+        home.says(&["policy", "validate", "mine"], 0);
+        let rules = "+never-asked,+never-carried";
+        let found = home.json(&["policy", "lint", "mine", "--rule", rules]);
+        let found = found["diagnostics"].as_array().unwrap().iter();
+        let told = |d: &serde_json::Value| {
+            assert!(d["help"].is_string() && d["cause"].is_string(), "{d}");
+            assert_eq!(d["location"]["file"], "policies/own.cedar", "{d}");
+            d["code"].as_str().unwrap().to_owned()
+        };
+        found.map(told).collect::<Vec<_>>()
+    };
+    let orders = "resource in Service::\"acme.test/shop/orders\"";
+    for scope in [
+        "principal is Team, action == Action::\"share\", resource is Document".to_owned(),
+        "principal == Team::\"x\", action == Action::\"share\", resource".to_owned(),
+        "principal, action, resource in Team::\"x\"".to_owned(),
+        // What a request could be about, but for the action, which no operation has.
+        format!("principal, action == Action::\"share\", {orders}"),
+        format!("principal, action == Action::\"tcp:connect\", {orders}"),
+    ] {
+        assert_eq!(lint(&scope, ""), ["PLS1176"], "{scope}");
+    }
+    for scope in [
+        format!("principal, action, {orders}"),
+        format!("principal, action in Action::\"http\", {orders}"),
+        format!("principal is Unregistered, action == Action::\"orders:refund\", {orders}"),
+    ] {
+        assert_eq!(lint(&scope, ""), [] as [&str; 0], "{scope}");
+    }
+    let scope = format!("principal, action in Action::\"http\", {orders}");
+    for condition in [
+        " when { context has jwt && context.jwt.scopes.contains(\"x\") }",
+        " when { context has user && context.user.issuer == \"x\" }",
+        " unless { context has jwt }",
+    ] {
+        assert_eq!(lint(&scope, condition), ["PLS1177"], "{condition}");
+    }
+    assert_eq!(lint(&scope, " when { context.tls.mtls }"), [] as [&str; 0]);
+}
+
 #[test]
 fn a_failing_case_is_explained_and_coverage_can_fail() {
     let home = Home::new();

@@ -13,7 +13,10 @@
 //!                       └─────────► prove: one claim for each kind of request
 //! ```
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 
 use palisade_mesh::diagnostic::Location;
 use serde::Serialize;
@@ -73,12 +76,49 @@ impl Comparison {
         }
     }
 
-    /// What was added, removed and changed, by what it is and its id.
-    pub fn texts(&self) -> Vec<texts::Item> {
-        texts::compare(&self.base, &self.head)
+    /// Whether a revision lacks a source that it lists, so that what is true of it may be false
+    /// of the whole.
+    pub fn is_partial(&self) -> bool {
+        self.absent().next().is_some()
     }
 
-    /// Who newly reaches, or no longer reaches, what.
+    /// Sources that one revision has and the other lacks: what of them seems new, or gone, may be
+    /// neither.
+    fn lopsided(&self) -> BTreeSet<&str> {
+        let [base, head] = [&self.base, &self.head].map(|side| {
+            let absent = side.compiled().absent.iter();
+            absent.map(|a| a.source.as_str()).collect::<BTreeSet<_>>()
+        });
+        base.symmetric_difference(&head).copied().collect()
+    }
+
+    /// What is not in one of them, in words.
+    fn absent(&self) -> impl Iterator<Item = String> {
+        let sides = [&self.base, &self.head];
+        let absent = sides.into_iter().flat_map(|side| &side.compiled().absent);
+        absent.map(|a| {
+            format!(
+                "part of the revision is not here: source `{}`, at {}",
+                a.source, a.place
+            )
+        })
+    }
+
+    /// What was added, removed and changed, by what it is and its id; nothing of sources that
+    /// one of the two lacks.
+    pub fn texts(&self) -> Vec<texts::Item> {
+        let lopsided = self.lopsided();
+        let is_of_both = |item: &texts::Item| {
+            let folder = item.file.split_once('/').map_or("", |(first, _)| first);
+            !lopsided.contains(folder) && (lopsided.is_empty() || !item.file.is_empty())
+        };
+        let mut items = texts::compare(&self.base, &self.head);
+        items.retain(is_of_both);
+        items
+    }
+
+    /// Who newly reaches, or no longer reaches, what; nobody where one of the two lacks a source
+    /// that the other has.
     pub fn access(&self) -> Access {
         self.reached().0.clone()
     }
@@ -100,6 +140,7 @@ impl Comparison {
 
     /// An ordinary request that is allowed and was not, where somebody known can make one.
     pub fn example(&self) -> Option<prove::Example> {
+        // What one of the two lacks has no pair here.
         let (_, differing) = self.reached();
         let pairs = differing.iter().map(|d| (d.caller, d.ask));
         prove::ordinary_example(self, pairs)
@@ -118,7 +159,13 @@ impl Comparison {
                 changed: &self.changed(),
                 now_us: self.now_us,
             };
-            comparing.access()
+            let (mut access, mut differing) = comparing.access();
+            access.untold = self.lopsided().into_iter().map(str::to_owned).collect();
+            if !access.untold.is_empty() {
+                access.changes.clear();
+                differing.clear();
+            }
+            (access, differing)
         })
     }
 }

@@ -65,8 +65,9 @@ pub use settings::{
 };
 pub use shared::Shared;
 
-pub(crate) use gathered::{Gathered, Texts};
+pub(crate) use gathered::{Gathered, NOT_ASKED, Texts};
 pub(crate) use provenance::Provenance;
+pub(crate) use settings::trust_domain;
 pub(crate) use store::uid;
 
 use draft::{Draft, Parts, Seal, draft};

@@ -8,14 +8,19 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use palisade_mesh::{
     catalogue::{Catalogue, ServiceId},
+    diagnostic::Diagnostic,
     snapshot::Digest,
     spiffe_id::TrustDomain,
     wire::policy::Bundle,
 };
 use prost::Message;
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use crate::{author::files, bundle::manifest};
+use crate::{
+    author::{codes, files},
+    bundle::manifest,
+};
 
 /// A policy repository after parsing and strict validation; what an engine is built from.
 #[derive(Debug, Clone)]
@@ -45,6 +50,37 @@ pub struct Compiled {
     pub digest: Digest,
     /// What can be decided with it.
     pub coverage: Coverage,
+    /// Sources of the repository that are not in it, because whoever read it did not have them.
+    /// What is true of it may be false of the whole: nothing is proved of it.
+    pub absent: Vec<Absent>,
+}
+
+/// A source that is not in what was compiled, though the repository lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Absent {
+    /// Its name.
+    pub source: String,
+    /// Where it is, as the repository writes it.
+    pub place: String,
+    /// Why it is not there.
+    pub why: String,
+}
+
+impl Absent {
+    /// That it is not there, and how to have it there.
+    pub fn told(&self) -> Diagnostic {
+        let Self { source, place, why } = self;
+        Diagnostic::warning(
+            codes::SOURCE_ELSEWHERE,
+            format!("what source `{source}` contributes is not here"),
+        )
+        .cause(format!(
+            "it is at `{place}`, and {why}; what is said here is of a part of the revision, of which nothing counts as proved"
+        ))
+        .help(format!(
+            "--fetch asks for it as a PDP does; --checkout {source}=DIR takes it from a folder"
+        ))
+    }
 }
 
 /// What can be decided with a bundle.

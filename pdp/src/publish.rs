@@ -30,6 +30,7 @@ mod git;
 mod keep;
 mod origin;
 mod parts;
+mod preview;
 mod proving;
 mod recorder;
 mod registry;
@@ -46,9 +47,10 @@ pub use distribution::{
     ANNOUNCEMENTS_MAX, Distribution, DistributionConfig, HELLO_TIMEOUT, IDLE_TIMEOUT,
 };
 pub use fetch::{Fetch, Fetched, Fetching};
-pub use git::{load_commit, load_credited};
+pub use git::load_credited;
 pub use keep::{History, LOG_MAX, REVISION_LEN_MAX};
 pub use parts::{Fault, Standing};
+pub use preview::{Elsewhere, Preview, Revision, linted, preview};
 pub use proving::{Prove, Proved};
 pub use recorder::Recorder;
 pub use registry::{INSTANCES_MAX, Nacked, PROXIES_MAX, ProxyStatus};

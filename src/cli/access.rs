@@ -1,11 +1,11 @@
 //! `palisade who-can` and `palisade what-can`: questions about many requests at once.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 
 use super::{
-    Context, Exit, block_on,
+    Composing, Context, Exit, block_on,
     target::{self, Target},
 };
 use crate::{
@@ -48,6 +48,8 @@ struct Place {
     /// Ask this repository instead of the running mesh.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    #[command(flatten)]
+    composing: Composing,
     /// When, as RFC 3339: decides conditions on the clock, too. Where nothing is said,
     /// they stay open, and what has expired by now is gone.
     #[arg(long, value_name = "TIME")]
@@ -89,7 +91,7 @@ fn answer(
     context: &Context,
     print: impl FnOnce(&Answers, &str),
 ) -> Exit {
-    match block_on(ask(asked, place.policies.as_deref(), context)) {
+    match block_on(ask(asked, place, context)) {
         Ok((answers, _)) if context.output == Output::Json => {
             render::json(&answers);
             Exit::Ok
@@ -108,13 +110,17 @@ fn answer(
 /// The answers, and whom they were asked of.
 async fn ask(
     asked: &Asked,
-    policies: Option<&Path>,
+    place: &Place,
     context: &Context,
 ) -> Result<(Answers, String), Vec<Diagnostic>> {
-    let found = Target::find(policies, context).await.map_err(|d| vec![d])?;
+    let wanted = (place.policies.as_deref(), &place.composing);
+    let found = Target::find(wanted, context).await.map_err(|d| vec![d])?;
     let name = found.name();
     let answers = match found {
-        Target::Folder(dir) => asked.answer(&*target::snapshot_of(&dir)?, &Clock::system()),
+        Target::Folder(dir, composing) => {
+            let snapshot = target::snapshot_of(&dir, &composing).await?;
+            asked.answer(&snapshot, &Clock::system())
+        }
         Target::Mesh(mesh) => mesh.post("pdp", ROUTE, asked).await,
     };
     Ok((answers.map_err(|d| vec![d])?, name))

@@ -6,7 +6,7 @@ use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::decide::Outcome;
 
 use super::{
-    Context, Exit, block_on,
+    Composing, Context, Exit, block_on,
     target::{self, Target},
 };
 use crate::{
@@ -27,6 +27,8 @@ pub(super) struct Args {
     /// Ask this repository instead of the running mesh.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    #[command(flatten)]
+    composing: Composing,
     /// A header field, NAME=VALUE.
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
@@ -85,12 +87,15 @@ async fn ask(args: &Args, context: &Context) -> Result<(CanAnswer, String), Vec<
         source: args.source.clone(),
         now_us: args.at.map(jiff::Timestamp::as_microsecond),
     };
-    let target = Target::find(args.policies.as_deref(), context)
+    let target = Target::find((args.policies.as_deref(), &args.composing), context)
         .await
         .map_err(|d| vec![d])?;
     let name = target.name();
     let answer = match target {
-        Target::Folder(dir) => question.answer(&*target::snapshot_of(&dir)?, &Clock::system())?,
+        Target::Folder(dir, composing) => {
+            let snapshot = target::snapshot_of(&dir, &composing).await?;
+            question.answer(&snapshot, &Clock::system())?
+        }
         Target::Mesh(mesh) => mesh
             .post("pdp", "/v1/pdp/can", &question)
             .await

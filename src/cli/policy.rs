@@ -1,11 +1,9 @@
 //! `palisade policy`: everything about a policy repository.
 
-use std::path::Path;
-
 use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::author::{self, Loaded};
 
-use super::{Context, Exit, Repository};
+use super::{Context, Exit, Folder, Repository, block_on, target};
 use crate::render::{self, paint};
 
 pub(crate) mod bench;
@@ -55,7 +53,7 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
         Command::Test(args) => cases::main(args, context),
         Command::Fmt(args) => fmt::main(args, context),
         Command::Diff(args) => diff::main(args, context),
-        Command::Schema(repository) => schema(&repository.dir, context),
+        Command::Schema(repository) => schema(repository, context),
         Command::Impact(args) => impact::main(args, context),
         Command::Suggest(args) => suggest::main(args, context),
         Command::Unused(args) => unused::main(args, context),
@@ -63,12 +61,17 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
     }
 }
 
-fn schema(dir: &Path, context: &Context) -> Exit {
-    match author::load(dir) {
+fn schema(repository: &Repository, context: &Context) -> Exit {
+    let loaded = match block_on(repository.composing.load(&repository.dir)) {
+        Ok(loaded) => loaded,
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
+    match loaded {
         Loaded {
             compiled: Some(compiled),
             ..
         } => {
+            target::tell_absent(&compiled);
             render::line(&author::generated_schema(&compiled.catalogue));
             Exit::Ok
         }

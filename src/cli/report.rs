@@ -10,7 +10,7 @@ use palisade_audit::report::{self, Checked, KINDS, Kind, Report, package};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::json;
 
-use super::{Context, Exit, audit::proof, block_on};
+use super::{Composing, Context, Exit, audit::proof, block_on};
 use crate::{
     archive::{Archive, unanswered},
     control::{client::Mesh, status::AuditStatus},
@@ -98,6 +98,8 @@ pub(crate) struct Place {
     /// running mesh where nothing is said.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    #[command(flatten)]
+    composing: Composing,
     /// The folder of a log, such as a copy, instead of the running mesh's.
     #[arg(long, value_name = "DIR")]
     log: Option<PathBuf>,
@@ -160,22 +162,24 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
             .map_err(one)?;
     }
     let origin = args.place.origin();
-    let made = block_on(async {
+    let (made, of) = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
         let made = source.run(&args.name, &args.period, &args.scope).await;
         let mut made = made.map_err(one)?;
         let lacks = lacking(&made, &origin);
-        let granted = granted::sections_of(&made, &origin, context).await?;
-        made.put_first(granted);
+        let mut of = granted::sections_of(&made, &origin, context).await?;
+        made.put_first(std::mem::take(&mut of.sections));
         made.header.lacks.extend(lacks);
+        made.header.lacks.extend(of.lacks());
         made.header.complete = made.header.lacks.is_empty();
-        Ok::<_, Vec<Diagnostic>>(made)
+        Ok::<_, Vec<Diagnostic>>((made, of.snapshot))
     })?;
     let mut written = Vec::new();
     for (to, format) in formats {
         if format == files::Format::Package {
             let packed =
-                evidence::packed(&made, args.records_max, &origin, context).map_err(one)?;
+                evidence::packed((&made, of.as_deref()), args.records_max, &origin, context)
+                    .map_err(one)?;
             files::put(to, &packed).map_err(one)?;
             written.push(to.to_owned());
             continue;
@@ -235,7 +239,7 @@ fn verify(
                 "what policies were asked for ({ids}): name the repository, --policies DIR"
             ));
         } else {
-            let again = granted::sections_of(&told, origin, context).await?;
+            let again = granted::sections_of(&told, origin, context).await?.sections;
             checked.compare(&of_policies, &again);
         }
         if behind(&told).is_some() {
@@ -300,6 +304,7 @@ impl Place {
     fn origin(&self) -> Origin {
         Origin {
             policies: self.policies.clone(),
+            composing: self.composing.clone(),
             log: self.log.clone(),
         }
     }

@@ -7,11 +7,12 @@ use std::{
 };
 
 use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::{author, decide::Snapshot};
+use palisade_pdp::{author, compiled::Compiled, decide::Snapshot};
 
-use super::Context;
+use super::{Composing, Context};
 use crate::{
     control::client::Mesh,
+    render,
     run::{pdp, policy},
 };
 
@@ -22,10 +23,21 @@ const REPOSITORY_FILE: &str = "palisade.yaml";
 ///
 /// # Errors
 /// Everything that is wrong with it.
-pub(super) fn snapshot_of(dir: &Path) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
-    let loaded = author::load(dir);
+pub(super) async fn snapshot_of(
+    dir: &Path,
+    composing: &Composing,
+) -> Result<Arc<Snapshot>, Vec<Diagnostic>> {
+    let loaded = composing.load(dir).await.map_err(|d| vec![d])?;
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
+    tell_absent(&compiled);
     policy::snapshot(compiled, 0).map_err(|d| vec![d])
+}
+
+/// Says on standard error which sources are not in a revision.
+pub(super) fn tell_absent(compiled: &Compiled) {
+    for absent in &compiled.absent {
+        render::note(&render::snippet::render(&absent.told()));
+    }
 }
 
 /// The engine of the revision that is in force in the running mesh.
@@ -45,8 +57,8 @@ pub(super) async fn running(context: &Context) -> Result<Arc<Snapshot>, Diagnost
 
 /// Where to ask.
 pub(super) enum Target {
-    /// A policy repository on this machine.
-    Folder(PathBuf),
+    /// A policy repository on this machine, and how it is put together.
+    Folder(PathBuf, Composing),
     /// A running mesh.
     Mesh(Mesh),
 }
@@ -55,19 +67,30 @@ impl Target {
     /// Chooses by what was given and what is there.
     ///
     /// # Errors
-    /// When neither a folder was given, nor a mesh runs, nor the working folder is a
+    /// When it is said how a repository is put together and there is none; when neither a folder was given, nor a mesh runs, nor the working folder is a
     /// repository.
     pub(super) async fn find(
-        policies: Option<&Path>,
+        (policies, composing): (Option<&Path>, &Composing),
         context: &Context,
     ) -> Result<Self, Diagnostic> {
         if let Some(dir) = policies {
-            return Ok(Self::Folder(dir.to_path_buf()));
+            return Ok(Self::Folder(dir.to_path_buf(), composing.clone()));
+        }
+        if composing.is_given() {
+            if context.mesh.is_none() && Path::new(REPOSITORY_FILE).is_file() {
+                return Ok(Self::Folder(PathBuf::from("."), composing.clone()));
+            }
+            return Err(Diagnostic::error(
+                author::codes::SOURCE_OPTION,
+                "`--fetch` and `--checkout` are about a repository, and none is named",
+            )
+            .cause("a running mesh has its sources")
+            .help("name the repository: --policies DIR"));
         }
         match Mesh::find(context.mesh.as_deref()).await {
             Ok(mesh) => Ok(Self::Mesh(mesh)),
             Err(_) if context.mesh.is_none() && Path::new(REPOSITORY_FILE).is_file() => {
-                Ok(Self::Folder(PathBuf::from(".")))
+                Ok(Self::Folder(PathBuf::from("."), composing.clone()))
             }
             Err(none) => {
                 Err(none.help("start a mesh: palisade demo; or name a repository: --policies DIR"))
@@ -78,7 +101,7 @@ impl Target {
     /// How the answer names it.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::Folder(dir) => format!("repository {}", dir.display()),
+            Self::Folder(dir, _) => format!("repository {}", dir.display()),
             Self::Mesh(mesh) => {
                 let name = mesh.processes().next().map_or("", |a| a.mesh.as_str());
                 format!("running mesh {name}")

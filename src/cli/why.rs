@@ -1,12 +1,13 @@
 //! `palisade why`: explain a recorded decision.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use palisade_mesh::diagnostic::Diagnostic;
+use palisade_pdp::compiled::Absent;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Exit, block_on, target};
+use super::{Composing, Context, Exit, block_on, target};
 use crate::{
     control::client::Mesh,
     render::{self, DIM, NAME, Output, explanation, paint, records, snippet::clean},
@@ -24,6 +25,8 @@ pub(super) struct Args {
     /// Replay against this repository instead of the revision that decided.
     #[arg(long, value_name = "DIR")]
     policies: Option<PathBuf>,
+    #[command(flatten)]
+    composing: Composing,
 }
 
 /// The record and its explanation.
@@ -33,6 +36,9 @@ struct Why {
     exact: bool,
     record: Value,
     explanation: palisade_pdp::decide::Explanation,
+    /// Sources that the revision lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    absent: Vec<Absent>,
 }
 
 pub(super) fn main(args: &Args, context: &Context) -> Exit {
@@ -68,14 +74,18 @@ async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
         return Err(refused(&record));
     }
     let recorded = recorded(&record);
-    let explained = match &args.policies {
-        None => mesh.post("pdp", "/v1/pdp/explain", &recorded).await?,
-        Some(dir) => replay(dir, &recorded)?,
+    let (explained, absent) = match &args.policies {
+        None => {
+            let explained: Explained = mesh.post("pdp", "/v1/pdp/explain", &recorded).await?;
+            (explained, Vec::new())
+        }
+        Some(dir) => replay(dir, &args.composing, &recorded).await?,
     };
     Ok(Why {
         exact: explained.exact,
         record,
         explanation: explained.explanation,
+        absent,
     })
 }
 
@@ -94,15 +104,21 @@ fn refused(record: &Value) -> Diagnostic {
         ))
 }
 
-fn replay(dir: &std::path::Path, recorded: &Recorded) -> Result<Explained, Diagnostic> {
-    let snapshot = target::snapshot_of(dir).map_err(|found| {
+async fn replay(
+    dir: &Path,
+    composing: &Composing,
+    recorded: &Recorded,
+) -> Result<(Explained, Vec<Absent>), Diagnostic> {
+    let snapshot = target::snapshot_of(dir, composing).await;
+    let snapshot = snapshot.map_err(|found| {
         let first = found.into_iter().find(Diagnostic::is_error);
         first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
     })?;
-    Ok(Explained {
+    let explained = Explained {
         exact: snapshot.versions().policy.to_string() == recorded.revision,
         explanation: recorded.explain(&snapshot)?,
-    })
+    };
+    Ok((explained, snapshot.compiled().absent.clone()))
 }
 
 fn recorded(record: &Value) -> Recorded {

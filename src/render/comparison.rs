@@ -1,10 +1,13 @@
 //! A comparison of two revisions, for people and for pull requests.
 
-use palisade_pdp::analysis::{
-    Access, AccessChange, AccessKind, Place,
-    gate::{GateAnswer, GateVerdict},
-    prove::{Counterexample, Proof, ProofVerdict},
-    texts::{Change, Item, ItemKind},
+use palisade_pdp::{
+    analysis::{
+        Access, AccessChange, AccessKind, Place,
+        gate::{GateAnswer, GateVerdict},
+        prove::{Counterexample, Proof, ProofVerdict},
+        texts::{Change, Item, ItemKind},
+    },
+    compiled::Absent,
 };
 
 use serde::Serialize;
@@ -16,6 +19,8 @@ use super::{BAD, DIM, GOOD, NAME, WARN, count, paint, report::Grid, snippet::cle
 pub(crate) struct Comparison {
     pub(crate) base: Named,
     pub(crate) head: Named,
+    /// Sources that are in neither, or in one of both only, because they were not read.
+    pub(crate) absent: Vec<Absent>,
     pub(crate) text: Vec<Item>,
     pub(crate) access: Access,
     pub(crate) proof: Option<Proof>,
@@ -54,11 +59,20 @@ pub(crate) fn lines(report: &Comparison) -> Vec<String> {
             ),
         ));
     }
+    for absent in &report.absent {
+        out.push(paint(WARN, clean(&without(absent))));
+    }
     tell_text(&report.text, &mut out);
     tell_access(&report.access, &mut out);
     tell_proof(report, &mut out);
     tell_gates(&report.gates, &mut out);
     out
+}
+
+/// `without source shop, which is at …`
+pub(crate) fn without(absent: &Absent) -> String {
+    let Absent { source, place, .. } = absent;
+    format!("without source {source}, which is at {place}")
 }
 
 fn tell_text(items: &[Item], out: &mut Vec<String>) {
@@ -90,7 +104,12 @@ fn tell_access(access: &Access, out: &mut Vec<String>) {
         strong("access"),
         paint(DIM, universe(access))
     ));
-    if access.changes.is_empty() {
+    if !access.untold.is_empty() {
+        let sources = clean(&access.untold.join(", "));
+        out.push(format!(
+            "  not told: only one of the two has source {sources}"
+        ));
+    } else if access.changes.is_empty() {
         out.push("  nobody known reaches more or less".to_owned());
     }
     for change in &access.changes {

@@ -5,7 +5,9 @@ use std::fmt::Write;
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{
-    BAD, DIM, GOOD, WARN, count, next, paint,
+    BAD, DIM, GOOD, WARN,
+    comparison::without,
+    count, next, paint,
     report::Grid,
     screen,
     snippet::clean,
@@ -28,6 +30,8 @@ const GROUPS_SHOWN: usize = 10;
 pub(crate) fn lines(report: &Report) -> Vec<String> {
     let flips = &report.flips;
     let mut out = vec![headline(report)];
+    let absent = report.absent.iter();
+    out.extend(absent.map(|a| paint(WARN, clean(&without(a)))));
     tell_side("newly denied", &flips.newly_denied, BAD, "", &mut out);
     tell_side("newly allowed", &flips.newly_allowed, WARN, "", &mut out);
     let other = match flips.other_reason {

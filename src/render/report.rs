@@ -126,6 +126,12 @@ impl Report {
         }
     }
 
+    /// It in the form of GitLab, behind the issues of another such report; none where `before`
+    /// is none.
+    pub(crate) fn added(&self, before: Option<&str>) -> Option<String> {
+        gitlab::added(before, self).map(|all| pretty(&all))
+    }
+
     fn human(&self) -> String {
         let findings = self.findings.iter().map(snippet::render);
         let all: Vec<String> = findings.chain(self.lines.iter().cloned()).collect();

@@ -11,6 +11,7 @@ use palisade_mesh::{
 };
 use palisade_pdp::{
     author::{self, Ask},
+    compiled::Absent,
     decide::{Access, Caller, Given, May, OpenPolicy, Snapshot, Survey, Target},
 };
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,9 @@ pub(crate) struct Answers {
     pub(crate) targets: usize,
     /// Every pair of them.
     pub(crate) answers: Vec<Answer>,
+    /// Sources that the revision lacks; none of one that is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) absent: Vec<Absent>,
     /// Microseconds it took.
     pub(crate) took_us: u64,
 }
@@ -116,6 +120,7 @@ impl Asked {
             callers: callers.len(),
             targets: targets.len(),
             answers,
+            absent: snapshot.compiled().absent.clone(),
             took_us: u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX),
         })
     }

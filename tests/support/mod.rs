@@ -29,6 +29,7 @@ pub mod authority;
 pub mod decisions;
 pub mod demo;
 pub mod http;
+pub mod https;
 pub mod inside;
 pub mod lone;
 pub mod mesh;

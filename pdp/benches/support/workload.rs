@@ -241,6 +241,7 @@ pub fn compiled(n: usize) -> Compiled {
         bundle: Bytes::new(),
         digest: Digest::default(),
         coverage: Coverage::Whole,
+        absent: Vec::new(),
     }
 }
 

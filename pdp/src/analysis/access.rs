@@ -40,6 +40,10 @@ pub struct Access {
     pub complete: bool,
     /// Whether callers or operations are others than before: groups, attributes, the catalogue.
     pub registry_changed: bool,
+    /// Sources that only one of the two revisions has; where there are such, no change is told,
+    /// for it may be none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub untold: Vec<String>,
     /// What is different, grouped.
     pub changes: Vec<AccessChange>,
 }
@@ -155,6 +159,7 @@ impl Comparing<'_> {
             compared: pairs.len(),
             complete,
             registry_changed: !(others.0.is_empty() && others.1.is_empty()),
+            untold: Vec::new(),
             changes: self.grouped(&differing),
         };
         (access, differing)

@@ -61,6 +61,9 @@ pub struct GateAnswer {
     pub gate: String,
     /// The answer.
     pub verdict: GateVerdict,
+    /// Whether a revision that it is about lacks a source, so that it can be no other than not
+    /// proved or broken.
+    pub partial: bool,
     /// Why it is not kept, or what the answer rests on.
     pub why: Vec<String>,
     /// Pairs of caller and request that were looked at.
@@ -265,6 +268,10 @@ impl Comparison {
             || vec!["no solver is installed: cvc5, on PATH or named in CVC5".to_owned()],
             |p| p.unproved.clone(),
         );
+        if proof.is_none() {
+            why.extend(self.absent());
+            why.dedup();
+        }
         if broken || settled {
             why.clear();
         } else if verdict == Some(ProofVerdict::Proved) {
@@ -282,6 +289,7 @@ impl Comparison {
         }
         GateAnswer {
             gate: gate.name(),
+            partial: self.is_partial(),
             verdict: match (broken, settled) {
                 (true, _) => GateVerdict::Broken,
                 (false, true) => GateVerdict::Kept,

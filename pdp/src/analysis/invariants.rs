@@ -72,7 +72,8 @@ pub fn checked(head: &Arc<Snapshot>, time_max: Duration, now_us: i64) -> Checked
     match check(head, solver.as_ref(), time_max, now_us) {
         Ok(answers) => {
             let texts = author::texts_of(head.compiled());
-            let told = answers.iter().filter_map(|a| told(a, &texts));
+            let partial = !head.compiled().absent.is_empty();
+            let told = answers.iter().filter_map(|a| told(a, &texts, partial));
             checked.findings.extend(told);
             checked.answers = answers;
         }
@@ -113,7 +114,11 @@ pub fn check(
     answers.collect()
 }
 
-fn told(one: &InvariantAnswer, texts: &[(Arc<str>, Arc<str>)]) -> Option<Diagnostic> {
+fn told(
+    one: &InvariantAnswer,
+    texts: &[(Arc<str>, Arc<str>)],
+    partial: bool,
+) -> Option<Diagnostic> {
     let id = &one.info.id;
     let text = texts.iter().find(|(path, _)| *path == one.info.file);
     let at =
@@ -142,7 +147,10 @@ fn told(one: &InvariantAnswer, texts: &[(Arc<str>, Arc<str>)]) -> Option<Diagnos
                 one.answer.why.join("; "),
                 pairs(one.searched)
             ))
-            .help("install cvc5, or name it in CVC5; see docs/policy-changes.md for what can be proved"),
+            .help(match partial {
+                true => "have the whole of it: --fetch, or --checkout NAME=DIR for each source that is not here",
+                false => "install cvc5, or name it in CVC5; see docs/policy-changes.md for what can be proved",
+            }),
         )),
     }
 }

@@ -168,12 +168,14 @@ impl Comparison {
             elsewhere: Vec::new(),
             unproved: Vec::new(),
         };
-        if changed.is_empty() {
-            return proof;
-        }
-        match self.proved(&changed, solver, time_max, &mut proof) {
-            Ok(()) => {}
-            Err(Failure(why)) => proof.unproved.push(why),
+        // A source that is not here may forbid, or group callers: of the rest nothing follows.
+        proof.unproved.extend(self.absent());
+        // Of a source that only one of them has, all would be new, or gone.
+        if !changed.is_empty() && self.lopsided().is_empty() {
+            match self.proved(&changed, solver, time_max, &mut proof) {
+                Ok(()) => {}
+                Err(Failure(why)) => proof.unproved.push(why),
+            }
         }
         proof.unproved.sort_unstable();
         proof.unproved.dedup();

@@ -148,6 +148,10 @@ pub const UNUSED_GROUP: u16 = 1173;
 pub const UNUSED_HEADER: u16 = 1174;
 /// Operation that no permit reaches.
 pub const UNUSED_OPERATION: u16 = 1175;
+/// Policy about requests that nobody can make.
+pub const NEVER_ASKED: u16 = 1176;
+/// Condition on what no request carries.
+pub const NEVER_CARRIED: u16 = 1177;
 /// No lint rule is called that.
 pub const LINT_RULE: u16 = 1180;
 
@@ -167,6 +171,8 @@ pub const SOURCE_ELSEWHERE: u16 = 1305;
 pub const SOURCE_UNKNOWN: u16 = 1306;
 /// A source contributes nothing.
 pub const SOURCE_EMPTY: u16 = 1307;
+/// An option about sources is about none.
+pub const SOURCE_OPTION: u16 = 1309;
 /// A contributing source declares a service of another's namespace.
 pub const FOREIGN_SERVICE: u16 = 1310;
 /// A contributing source claims an identity of another's namespace.

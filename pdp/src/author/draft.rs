@@ -127,6 +127,7 @@ impl Draft {
             digest: seal.digest,
             bundle: seal.bundle,
             coverage: seal.coverage,
+            absent: Vec::new(),
         };
         (compiled, self.parts)
     }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use palisade_mesh::{
-    diagnostic::{Diagnostic, Severity},
+    diagnostic::Diagnostic,
     snapshot::Digest,
     wire::policy::{Bundle, Contribution, File, SignedBundle},
 };
@@ -16,7 +16,13 @@ use super::{
     Contributor, Loaded, Provenance, Shared, any_error, codes, contributors, draft, files, finish,
     lint, loaded, on_own_stack, received,
 };
-use crate::{bundle::texts, compiled::Compiled};
+use crate::{
+    bundle::texts,
+    compiled::{Absent, Compiled},
+};
+
+/// Why what is on no folder of this host is not there.
+pub(crate) const NOT_ASKED: &str = "nobody was asked for it";
 
 /// A repository in a folder, and those of its sources that are folders, too.
 pub(crate) struct Gathered {
@@ -33,7 +39,7 @@ impl Gathered {
         let mut folders = Vec::new();
         for contributor in contributors(own.settings(), dir) {
             let Some(folder) = contributor.place.folder().map(Path::to_owned) else {
-                own.found.push(elsewhere(&contributor));
+                own.lacks(&contributor, NOT_ASKED);
                 continue;
             };
             let mut texts = Texts::contributed(&folder);
@@ -53,22 +59,6 @@ impl Gathered {
     }
 }
 
-fn elsewhere(contributor: &Contributor) -> Diagnostic {
-    let (name, place) = (&contributor.name, &contributor.place);
-    let mut diagnostic = Diagnostic::warning(
-        codes::SOURCE_ELSEWHERE,
-        format!("what source `{name}` contributes is not seen here"),
-    )
-    .cause(format!(
-        "it is at `{place}`, and nothing is fetched for this"
-    ))
-    .help(
-        "the PDP puts all sources together; a check-out beside this one can be named as `folder:`",
-    );
-    diagnostic.severity = Severity::Note;
-    diagnostic
-}
-
 /// The files of a repository as they were read, not yet compiled.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Texts {
@@ -77,6 +67,8 @@ pub(crate) struct Texts {
     pub(crate) found: Vec<Diagnostic>,
     pub(crate) provenance: Provenance,
     pub(super) contributions: Vec<Contribution>,
+    /// Sources that it lists and that were not read.
+    pub(crate) absent: Vec<Absent>,
     /// The bundle that it came as: it is taken as it is, or what was signed would not be
     /// what is in force.
     pub(crate) signed: Option<Arc<SignedBundle>>,
@@ -211,6 +203,15 @@ impl Texts {
         self.provenance.merge(&prefix, &other.provenance);
     }
 
+    /// Notes that a source is not among them, for it was not read.
+    pub(crate) fn lacks(&mut self, contributor: &Contributor, why: &str) {
+        self.absent.push(Absent {
+            source: contributor.name.to_string(),
+            place: contributor.written.clone(),
+            why: why.to_owned(),
+        });
+    }
+
     /// Tells two states apart, also broken ones.
     pub(crate) fn fingerprint(&self) -> Digest {
         if let Some(signed) = &self.signed {
@@ -243,12 +244,14 @@ impl Texts {
             mut found,
             provenance,
             contributions,
+            absent,
             ..
         } = self;
+        found.extend(absent.iter().map(Absent::told));
         if files.is_empty() {
             return finish(None, found);
         }
-        loaded(on_own_stack(move || {
+        let mut loaded = loaded(on_own_stack(move || {
             let draft = draft(&files, None, shared.as_ref(), &mut found);
             // What is only compared becomes no revision by that; a base that has such a policy
             // must not keep its correction from being compared with it.
@@ -265,6 +268,10 @@ impl Texts {
                 Ok(compiled) => finish(compiled, found),
                 Err(diagnostic) => finish(None, vec![diagnostic]),
             }
-        }))
+        }));
+        if let Some(compiled) = &mut loaded.compiled {
+            compiled.absent = absent;
+        }
+        loaded
     }
 }

@@ -14,7 +14,7 @@ use palisade_mesh::{
 use smol_str::SmolStr;
 
 use super::{
-    DIAGNOSTICS_MAX, Draft, Parts, Seal, Texts, any_error, codes, facts,
+    DIAGNOSTICS_MAX, Draft, Gathered, Parts, Seal, Texts, any_error, codes, facts,
     facts::Fact,
     kin::Kin,
     on_own_stack, place,
@@ -22,7 +22,7 @@ use super::{
     tests::{self, Decide, Engines},
 };
 use crate::{
-    compiled::Compiled,
+    compiled::{Absent, Compiled},
     decide::{Body, Condition, Scope},
 };
 
@@ -36,6 +36,7 @@ mod rules;
 mod scope;
 mod shadow;
 mod tested;
+mod unasked;
 mod unused;
 
 pub use expiry::EXPIRES_SOON_DAYS;
@@ -66,6 +67,9 @@ pub struct Linted {
     pub fixed: Vec<(String, usize)>,
     /// How many of the findings `fix` would mend.
     pub fixable: usize,
+    /// Sources that it lists and that were not there. Nothing is then said about what does not
+    /// exist: they may have it.
+    pub absent: Vec<Absent>,
 }
 
 impl Options {
@@ -108,19 +112,43 @@ fn unknown_rule(name: &str) -> Diagnostic {
     }
 }
 
-/// Lints the repository in `dir`.
+/// What is said of a repository of which part is not there is nothing about what does not exist.
+const OF_THE_WHOLE: &[u16] = &[
+    codes::UNKNOWN_ENTITY,
+    codes::IMPOSSIBLE,
+    codes::UNREACHABLE,
+    codes::UNTESTED,
+    codes::UNUSED_GROUP,
+    codes::UNUSED_HEADER,
+    codes::UNUSED_OPERATION,
+    codes::NEVER_ASKED,
+    codes::TEST_PRINCIPAL,
+    codes::TEST_TARGET,
+    codes::TEST_REQUEST,
+    codes::TEST_POLICY,
+];
+
+/// Lints the repository in `dir`, with those of its sources that are folders.
 ///
 /// Blocks on disk and CPU.
 ///
 /// # Errors
 /// When a fixed file cannot be written.
 pub fn run(dir: &Path, options: &Options) -> Result<Linted, Diagnostic> {
+    whole(Gathered::read(dir).together(), dir, options)
+}
+
+/// Lints the repository in `dir` that was put together as `texts`. Of what sources contribute it
+/// tells only what keeps it from compiling: the rest is for those who write it.
+pub(crate) fn whole(mut texts: Texts, dir: &Path, options: &Options) -> Result<Linted, Diagnostic> {
     let mut fixed = Vec::new();
     if options.fix {
-        fixed = fix::write(dir, options)?;
+        fixed = fix::write(&mut texts, dir, options)?;
     }
-    let (findings, policies) = look(Texts::read(dir), dir, options);
+    let absent = texts.absent.clone();
+    let (findings, policies) = look(texts, dir, options);
     Ok(Linted {
+        absent,
         fixable: findings.iter().filter(|f| f.edit.is_some()).count(),
         findings: findings.into_iter().map(|f| f.diagnostic).collect(),
         policies,
@@ -160,8 +188,13 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
             git_revision,
             mut found,
             contributions,
+            absent,
             ..
         } = texts;
+        let told = Told {
+            sources: contributions.iter().map(|c| c.name.clone()).collect(),
+            partial: !absent.is_empty(),
+        };
         if files.is_empty() {
             return (plain(found), 0);
         }
@@ -184,13 +217,43 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
         }
         // What the study added to `found` has no fix.
         let fixes = fixes.into_iter().chain(iter::repeat(None));
-        let told = found.into_iter().zip(fixes);
-        findings.extend(told.map(|(diagnostic, edit)| Finding { diagnostic, edit }));
-        findings.retain(|f| options.wants(&f.diagnostic));
+        let mended = found.into_iter().zip(fixes);
+        findings.extend(mended.map(|(diagnostic, edit)| Finding { diagnostic, edit }));
+        findings.retain(|f| told.has(&f.diagnostic) && options.wants(&f.diagnostic));
+        findings.iter_mut().for_each(|f| told.leave(f));
         findings.sort_by(|a, b| place(&a.diagnostic).cmp(&place(&b.diagnostic)));
         (bounded(findings), policies)
     };
     on_own_stack(work).unwrap_or_else(|diagnostic| (plain(vec![diagnostic]), 0))
+}
+
+/// What of a repository that was put together is told.
+struct Told {
+    /// Names of the sources, under which their files are.
+    sources: BTreeSet<String>,
+    /// Whether some are not there.
+    partial: bool,
+}
+
+impl Told {
+    fn is_of_source(&self, file: &str) -> bool {
+        let folder = file.split_once('/').map_or("", |(first, _)| first);
+        self.sources.contains(folder)
+    }
+
+    fn has(&self, diagnostic: &Diagnostic) -> bool {
+        if self.partial && OF_THE_WHOLE.contains(&diagnostic.code.0) {
+            return false;
+        }
+        let at = diagnostic.location.as_ref();
+        diagnostic.is_error() || !at.is_some_and(|at| self.is_of_source(&at.file))
+    }
+
+    /// Leaves files of sources as they are.
+    fn leave(&self, finding: &mut Finding) {
+        let edit = finding.edit.take();
+        finding.edit = edit.filter(|edit| !self.is_of_source(&edit.file));
+    }
 }
 
 /// At most [`DIAGNOSTICS_MAX`] findings; how many more there are is as bad as the worst of them.

@@ -63,6 +63,12 @@ pub(crate) struct Settings {
     pub(crate) sources: Vec<Contributor>,
 }
 
+/// The trust domain that the settings `text` name, where they can be read.
+pub(crate) fn trust_domain(text: &str) -> Option<TrustDomain> {
+    let source = Source::new(super::files::SETTINGS, text);
+    read(&source, &mut Vec::new()).map(|settings| settings.trust_domain)
+}
+
 /// Reads the settings; `None` when there is no usable trust domain.
 pub(crate) fn read(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Settings> {
     let root = parse(source, found)?;

@@ -47,15 +47,20 @@ pub struct BundleFile {
 /// # Errors
 /// When it cannot be read, or is not a whole bundle.
 pub fn read(path: &Path) -> Result<BundleFile, Diagnostic> {
-    let bytes = read_bounded(path, FILE_LEN_MAX).map_err(|error| {
-        Diagnostic::error(
-            codes::FILE,
-            format!("bundle file `{}` cannot be read", path.display()),
-        )
-        .cause(error.to_string())
+    BundleFile::parse_from(&path.display().to_string(), &bytes(path)?)
+}
+
+/// The bytes of a file, at most [`FILE_LEN_MAX`].
+pub(crate) fn bytes(path: &Path) -> Result<Bytes, Diagnostic> {
+    let read = read_bounded(path, FILE_LEN_MAX).map(Bytes::from);
+    read.map_err(|error| unread(&path.display().to_string(), &error.to_string()))
+}
+
+/// That a bundle file cannot be read, and why.
+pub(crate) fn unread(name: &str, why: &str) -> Diagnostic {
+    Diagnostic::error(codes::FILE, format!("bundle file `{name}` cannot be read"))
+        .cause(why)
         .help("build one: palisade bundle build DIR -f FILE")
-    })?;
-    BundleFile::parse_from(&path.display().to_string(), &bytes.into())
 }
 
 impl BundleFile {

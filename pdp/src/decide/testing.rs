@@ -95,6 +95,7 @@ pub(crate) fn compiled_in(schema: &str, store: Value, policies: &str) -> Compile
         digest: Digest::of(&bundle),
         bundle,
         coverage: Coverage::Whole,
+        absent: Vec::new(),
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use palisade_mesh::{
     diagnostic::Diagnostic,
     place::Place,
@@ -130,6 +131,17 @@ fn given(read: Result<BundleFile, Diagnostic>, used: &Use) -> (Digest, Given) {
         signer,
     };
     (digest, given)
+}
+
+/// What the bundle of one source of several contributes, where its bytes could be read from
+/// `place`; what is wrong with it is among what was found.
+pub(super) fn contributed(
+    place: &str,
+    read: Result<Bytes, Diagnostic>,
+    asked: Contribution,
+) -> Texts {
+    let read = read.and_then(|bytes| BundleFile::parse_from(place, &bytes));
+    given(read, &Use::Part(asked)).1.texts
 }
 
 impl Contribution {

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{SourceConfig, codes, parts::Parts};
-use crate::author::Loaded;
+use crate::author::{Loaded, Texts, trust_domain};
 
 /// Longest time for all sources to be fetched.
 pub const COMPOSE_WAIT: Duration = Duration::from_secs(180);
@@ -27,6 +27,9 @@ const WORDS_MAX: usize = 64;
 /// What one source lacks is an error: a bundle without it would be signed as whole.
 pub async fn compose(mut config: SourceConfig, clock: Clock) -> Loaded {
     config.reproducible = true;
+    if let (None, Some(dir)) = (&config.domain, config.place.folder()) {
+        config.domain = trust_domain(Texts::read(dir).settings());
+    }
     let (sender, mut words) = mpsc::channel(WORDS_MAX);
     let mut parts = match Parts::new(config, sender, clock) {
         Ok(parts) => parts,

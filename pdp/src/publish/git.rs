@@ -29,7 +29,7 @@ mod tree;
 
 use blame::Blame;
 pub(crate) use blame::FolderBlame;
-pub use commit::load_commit;
+pub(super) use commit::{Past, Within};
 pub(crate) use credited::credit;
 pub use credited::load_credited;
 use run::{Failure, Git, Run};
@@ -104,8 +104,7 @@ impl Mirror {
             };
             let mut git = Git::new(&home, home.join("mirror.git"))?.over(protocol);
             if let Some(file) = &place.credentials {
-                let quoted = file.display().to_string().replace('\'', "'\\''");
-                git = git.set("credential.helper", format!("store --file='{quoted}'"));
+                git = git.set("credential.helper", reading(file));
             }
             if let Some(file) = &place.ca {
                 git = git.set("http.sslCAInfo", file.as_os_str());
@@ -434,6 +433,16 @@ fn unusable(path: &Path, error: &io::Error) -> Diagnostic {
     )
     .cause(error.to_string())
     .help("check that the folder exists, that this user may write it, and that the disk has room")
+}
+
+/// A helper that gives git what a file of credentials has. Git tells its helpers to forget what a
+/// server refuses (gitcredentials(7)), and `store` alone would take the line out of the file:
+/// one wrong answer of a server, and the PDP could never ask it again.
+fn reading(file: &Path) -> String {
+    let quoted = file.display().to_string().replace('\'', "'\\''");
+    format!(
+        "!only_get() {{ if [ \"$1\" = get ]; then exec git credential-store --file='{quoted}' get; fi; }}; only_get"
+    )
 }
 
 /// Prepares the folder; what is of another place is removed.

@@ -152,6 +152,15 @@ impl Origin {
         }
     }
 
+    /// What it has now, asked for once.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) async fn given(mut self) -> Result<Texts, Diagnostic> {
+        let given = self.ask().await.given?;
+        Ok(given.map(|given| given.texts).unwrap_or_default())
+    }
+
     async fn ask(&mut self) -> Word {
         let contributes = !self.name.is_empty();
         let (wanted, given) = match &mut self.kind {

@@ -16,10 +16,9 @@ use palisade_pdp::{
     author::{self, Loaded},
     publish::{SourceConfig, compose, load_credited},
 };
-use ulid::Ulid;
 
 use super::super::block_on;
-use crate::net::bundles::Bundles;
+use crate::{cli::composing::Scratch, net::bundles::Bundles};
 
 /// A place from which no bundle is built.
 const PLACE: u16 = 1308;
@@ -110,26 +109,4 @@ fn read(file: &Path) -> Result<String, Diagnostic> {
             .cause(error.to_string())
             .help("name a file of lines such as `alice@acme.test ssh-ed25519 AAAAC3…`")
     })
-}
-
-/// A folder for git that is gone with the value.
-struct Scratch(Option<PathBuf>);
-
-impl Scratch {
-    fn new() -> Self {
-        let dir = std::env::temp_dir().join(format!("palisade-{}", Ulid::generate()));
-        Self(fs::create_dir(&dir).is_ok().then_some(dir))
-    }
-
-    fn dir(&self) -> Option<&Path> {
-        self.0.as_deref()
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Some(dir) = &self.0 {
-            let _ = fs::remove_dir_all(dir);
-        }
-    }
 }

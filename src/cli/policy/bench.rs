@@ -6,6 +6,7 @@ use palisade_audit::envelope::DecisionRef;
 use palisade_mesh::{canonical::Method, clock::Clock, decision::Question, diagnostic::Diagnostic};
 use palisade_pdp::{
     author::{self, Ask, OwnedQuestion},
+    compiled::Absent,
     decide::{Costs, Engine, Replay, Snapshot, Who},
 };
 use serde::Serialize;
@@ -13,7 +14,7 @@ use serde::Serialize;
 use super::impact::stopped_by_user;
 use crate::{
     cli::{
-        Context, Exit, Repository, block_on,
+        Context, Exit, Repository, block_on, target,
         timing::{Span, Whose, cpu, timed},
     },
     history::{
@@ -43,6 +44,9 @@ pub(crate) struct Args {
 pub(crate) struct Report {
     /// Policies of the repository.
     pub(crate) policies: usize,
+    /// Sources that the revision lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) absent: Vec<Absent>,
     /// Reading, parsing and validating it.
     pub(crate) compile: Span,
     /// Building engine and index.
@@ -89,9 +93,12 @@ pub(crate) fn main(args: &Args, context: &Context) -> Exit {
 }
 
 fn measure(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
-    let (loaded, compile) = timed(Whose::Process, 1, || author::load(&args.repository.dir));
+    let Repository { dir, composing } = &args.repository;
+    let (loaded, compile) = timed(Whose::Process, 1, || block_on(composing.load(dir)));
+    let loaded = loaded.map_err(|d| vec![d])?;
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
-    let policies = compiled.info.len();
+    target::tell_absent(&compiled);
+    let (policies, absent) = (compiled.info.len(), compiled.absent.clone());
     let (snapshot, index) = timed(Whose::Thread, 1, || {
         crate::run::policy::snapshot(compiled, 0)
     });
@@ -119,6 +126,7 @@ fn measure(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     };
     Ok(Report {
         policies,
+        absent,
         compile,
         index,
         questions: questions.len(),

@@ -4,12 +4,15 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
-use palisade_pdp::author::{
-    self, Places,
-    tests::{self, Case as TestCase, CaseResult, Coverage, Engines, Report as Results},
+use palisade_pdp::{
+    author::{
+        Places,
+        tests::{self, Case as TestCase, CaseResult, Coverage, Engines, Report as Results},
+    },
+    compiled::Absent,
 };
 
-use super::{Context, Exit, Outputs, Repository, tally};
+use super::{Context, Exit, Outputs, Repository, block_on, tally};
 use crate::render::{
     self, explanation, paint,
     report::{Case, Grid, Report, root_of},
@@ -77,13 +80,14 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
             (told(args, run), exit)
         }
         Err(found) => {
+            let exit = found.first().map_or(Exit::Failed, Exit::of);
             let report = Report {
                 document: serde_json::json!({ "diagnostics": &found }),
                 lines: tally(&found).into_iter().collect(),
                 findings: found,
                 ..begun(args)
             };
-            (report, Exit::Invalid)
+            (report, exit)
         }
     };
     args.outputs.tell(context, &report, exit)
@@ -93,8 +97,9 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
 fn run(args: &Args) -> Result<Run, Vec<Diagnostic>> {
     let start = Instant::now();
     let dir = &args.repository.dir;
-    let loaded = author::load(dir);
+    let loaded = block_on(args.repository.composing.load(dir)).map_err(|d| vec![d])?;
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
+    let absent: Vec<Diagnostic> = compiled.absent.iter().map(Absent::told).collect();
     let now_us = Clock::system().now_us();
     let (mut cases, found) = tests::read(dir, &compiled, now_us);
     if found.iter().any(Diagnostic::is_error) {
@@ -118,6 +123,7 @@ fn run(args: &Args) -> Result<Run, Vec<Diagnostic>> {
     };
     let mut results = tests::run(&cases, filter, trace, &compiled, &mut engines);
     results.coverage = engines.coverage();
+    results.diagnostics.extend(absent);
     results
         .diagnostics
         .extend(too_little(args, results.coverage.as_ref()));

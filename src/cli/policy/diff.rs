@@ -27,12 +27,15 @@ use super::{
     tally,
 };
 use crate::{
-    cli::{Context, Exit, block_on},
+    cli::{Composing, Context, Exit, block_on},
     render::{
         comparison::{self, Named},
         report::{Report, root_of},
     },
 };
+
+/// How a gate comes to be about a whole revision.
+const WHOLE: &str = "have the whole of it: --fetch has each source of both revisions, --checkout NAME=DIR one of the newer; --allow-partial lets it pass";
 
 /// Arguments of `policy diff`.
 #[derive(Debug, clap::Args)]
@@ -58,6 +61,9 @@ pub(in crate::cli) struct Args {
     /// Let a gate pass that is neither proved nor broken.
     #[arg(long)]
     allow_unproved: bool,
+    /// Let a gate pass that is not broken, though a revision that it is about lacks a source.
+    #[arg(long)]
+    allow_partial: bool,
     /// Do not look for a solver; nothing is proved.
     #[arg(long)]
     no_proof: bool,
@@ -67,6 +73,8 @@ pub(in crate::cli) struct Args {
     /// The moment from which on requests count, as RFC 3339; now where nothing is said.
     #[arg(long, value_name = "TIME")]
     at: Option<jiff::Timestamp>,
+    #[command(flatten)]
+    composing: Composing,
     #[command(flatten)]
     outputs: Outputs,
 }
@@ -85,10 +93,13 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
             return args.outputs.tell(context, &report, exit);
         }
     };
-    let fails = |gate: &GateAnswer| match gate.verdict {
-        GateVerdict::Broken => true,
-        GateVerdict::Kept => false,
-        GateVerdict::Unproved => !args.allow_unproved,
+    // Of a part a proof is not even looked for: that there is no solver is another reason.
+    let no_proof = done.comparison.no_proof.is_some();
+    let fails = |gate: &GateAnswer| match (gate.verdict, gate.partial) {
+        (GateVerdict::Broken, _) => true,
+        (GateVerdict::Kept, _) => false,
+        (GateVerdict::Unproved, false) => !args.allow_unproved,
+        (GateVerdict::Unproved, true) => !args.allow_partial || no_proof && !args.allow_unproved,
     };
     let exit = match done.comparison.gates.iter().any(fails) {
         true => Exit::Gate,
@@ -125,7 +136,7 @@ async fn compared(args: &Args, context: &Context) -> Result<Done, Vec<Diagnostic
     let solver = args
         .proving()
         .map(|_| tokio::task::spawn_blocking(Solver::find));
-    let (base, head) = side::both(&args.base, &args.head, context).await?;
+    let (base, head) = side::both((&args.base, &args.head), &args.composing, context).await?;
     let solver = match solver {
         None => None,
         Some(finding) => Some(finding.await.map_err(|error| not_ended(&error))?),
@@ -224,7 +235,7 @@ fn report(
     };
     let named = (named(&base), named(&head));
     let gates = gates.understood(&head.snapshot)?;
-    let mut findings = Vec::new();
+    let (absent, mut findings) = side::absent([&base, &head]);
     let (solver, no_proof) = match sought {
         None => (None, Some("not asked for".to_owned())),
         Some(Ok(Some(solver))) => (Some(solver), None),
@@ -271,6 +282,7 @@ fn report(
         comparison: comparison::Comparison {
             base: named.0,
             head: named.1,
+            absent,
             text,
             access,
             proof,
@@ -317,9 +329,10 @@ fn told(answer: &GateAnswer, comparison: &Comparison) -> Option<Diagnostic> {
                 format!("`{}` is not proved", answer.gate),
             )
             .cause(answer.why.join("; "))
-            .help(
-                "see docs/policy-changes.md for what can be proved; --allow-unproved lets it pass",
-            ),
+            .help(match answer.partial {
+                true => WHOLE,
+                false => "see docs/policy-changes.md for what can be proved; --allow-unproved lets it pass",
+            }),
         ),
     }
 }

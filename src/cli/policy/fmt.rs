@@ -2,7 +2,7 @@
 
 use palisade_pdp::author::{self, fmt::Formatted};
 
-use super::{Context, Exit, Outputs, Repository};
+use super::{Context, Exit, Folder, Outputs};
 use crate::render::{
     self,
     report::{Report, root_of},
@@ -13,7 +13,7 @@ use crate::render::{
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Args {
     #[command(flatten)]
-    repository: Repository,
+    repository: Folder,
     /// Write nothing; fail when a file would change.
     #[arg(long)]
     check: bool,

@@ -9,7 +9,11 @@ use std::{
 
 use palisade_audit::envelope::DecisionRef;
 use palisade_mesh::diagnostic::{Diagnostic, Location, Severity};
-use palisade_pdp::{author, compiled::Compiled, decide::Replay};
+use palisade_pdp::{
+    author,
+    compiled::{Absent, Compiled},
+    decide::Replay,
+};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -19,7 +23,7 @@ use super::{
     tally,
 };
 use crate::{
-    cli::{Context, Exit, block_on},
+    cli::{Composing, Context, Exit, block_on},
     history::{
         Covered, Wanted,
         flips::{Before, Comparing, Flips, Side},
@@ -60,6 +64,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     max_broken: Option<u64>,
     #[command(flatten)]
+    composing: Composing,
+    #[command(flatten)]
     outputs: Outputs,
 }
 
@@ -73,6 +79,8 @@ pub(crate) struct Report {
     pub(crate) folder: Option<PathBuf>,
     /// Digest of the candidate, hexadecimal.
     pub(crate) digest: String,
+    /// Sources that are not in it, or not in what it was compared with.
+    pub(crate) absent: Vec<Absent>,
     /// What it was compared with.
     pub(crate) against: String,
     /// What was gone through.
@@ -139,6 +147,7 @@ fn begun(args: &Args) -> report::Report {
 async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     let wanted = Wanted::new(&args.log, LOG_DEFAULT).map_err(|d| vec![d])?;
     let (candidate, base) = sides(args, context).await?;
+    let (absent, mut findings) = side::absent(base.iter().chain([&candidate]));
     let Revision {
         name,
         snapshot: candidate,
@@ -160,11 +169,12 @@ async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic
     let evaluated = comparing.evaluated();
     let flips = comparing.flips;
     let gates = Gates::of(args);
-    let failed: Vec<Failed> = gates.failed(&flips);
+    let failed: Vec<Failed> = gates.failed(&flips, !absent.is_empty());
     let mut report = Report {
         candidate: name,
         folder: Some(PathBuf::from(&args.candidate)).filter(|dir| dir.is_dir()),
         digest: candidate.compiled().digest.to_string(),
+        absent,
         against,
         sample: args.sample,
         covered,
@@ -175,7 +185,7 @@ async fn replay(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic
         findings: Vec::new(),
     };
     let compiled = candidate.compiled();
-    let mut findings: Vec<Diagnostic> = failed.iter().map(|f| f.told(compiled)).collect();
+    findings.extend(failed.iter().map(|f| f.told(compiled)));
     findings.extend(gates.broken(&report.flips));
     findings.extend(impact::incomplete(&report));
     report.findings = findings;
@@ -189,11 +199,12 @@ async fn sides(
 ) -> Result<(Revision, Option<Revision>), Vec<Diagnostic>> {
     match &args.against {
         None => Ok((
-            side::one(&args.candidate, &args.candidate, context).await?,
+            side::one(&args.candidate, &args.composing, context).await?,
             None,
         )),
         Some(against) => {
-            let (base, candidate) = side::both(against, &args.candidate, context).await?;
+            let (base, candidate) =
+                side::both((against, &args.candidate), &args.composing, context).await?;
             Ok((candidate, Some(base)))
         }
     }
@@ -260,7 +271,8 @@ impl Gates {
         }
     }
 
-    fn failed(&self, flips: &Flips) -> Vec<Failed> {
+    /// Those that do not hold; of revisions that lack a source, none does.
+    fn failed(&self, flips: &Flips, partial: bool) -> Vec<Failed> {
         let over = |most: Option<u64>, side: &Side, what: &str| {
             let what = over(side.count, most, what)?;
             let groups = side.largest();
@@ -285,7 +297,9 @@ impl Gates {
         let asked = asked.iter().any(Option::is_some);
         let nothing = asked && flips.decisions == flips.not_replayable.count;
         let nothing = nothing.then(|| "nothing could be replayed, so nothing is known".to_owned());
-        let others = broken.into_iter().chain(nothing).map(alone);
+        let partial = (asked && partial)
+            .then(|| "part of a revision is not here, so no gate is known to hold".to_owned());
+        let others = broken.into_iter().chain(nothing).chain(partial).map(alone);
         sides.into_iter().flatten().chain(others).collect()
     }
 

@@ -3,15 +3,18 @@
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::author::{
     self,
-    lint::{self, Linted, Options, RULES},
+    lint::{Linted, Options, RULES},
 };
 
-use super::{Context, Exit, Outputs, Repository, tally};
+use super::{Context, Exit, Outputs, Repository, block_on, tally};
 use crate::{
     cli::FailOn,
     render::{
-        self, Output, paint,
+        self, Output,
+        comparison::without,
+        paint,
         report::{Report, root_of},
+        snippet::clean,
         table::{Table, col},
     },
 };
@@ -46,7 +49,14 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
             let exit = exit(args, &linted.findings);
             args.outputs.tell(context, &told(args, linted), exit)
         }
-        Err(diagnostic) => render::failed(context.output, &diagnostic),
+        Err(diagnostic) => {
+            let exit = Exit::of(&diagnostic);
+            let linted = Linted {
+                findings: vec![diagnostic],
+                ..Linted::default()
+            };
+            args.outputs.tell(context, &told(args, linted), exit)
+        }
     }
 }
 
@@ -76,7 +86,8 @@ fn looked(args: &Args) -> Result<Linted, Diagnostic> {
     for list in &args.rules {
         options.rules(list)?;
     }
-    lint::run(&args.repository.dir, &options)
+    let repository = &args.repository;
+    block_on(repository.composing.lint(&repository.dir, options))
 }
 
 fn exit(args: &Args, findings: &[Diagnostic]) -> Exit {
@@ -94,6 +105,11 @@ fn told(args: &Args, linted: Linted) -> Report {
         format!("{} {file}: {places} mended", paint(render::GOOD, "✓"))
     });
     let mut lines: Vec<String> = fixed.collect();
+    lines.extend(linted.absent.iter().map(|absent| {
+        let without = clean(&without(absent));
+        let mark = paint(render::WARN, "!");
+        format!("{mark} {without}: nothing is said about what does not exist")
+    }));
     lines.extend(tally(&linted.findings));
     if linted.findings.is_empty() {
         let policies = render::count(linted.policies, "policy", "policies");
@@ -119,6 +135,7 @@ fn told(args: &Args, linted: Linted) -> Report {
         files: author::files_of(dir),
         document: serde_json::json!({
             "diagnostics": &linted.findings,
+            "absent": &linted.absent,
             "policies": linted.policies,
             "fixable": linted.fixable,
             "fixed": linted.fixed.iter().map(|(file, n)| serde_json::json!({ "file": file, "fixes": n })).collect::<Vec<_>>(),

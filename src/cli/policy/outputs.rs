@@ -1,9 +1,6 @@
 //! How a checking command tells what it found: one form on the screen, any in files.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, io, path::PathBuf};
 
 use clap::ValueEnum;
 use palisade_mesh::diagnostic::Diagnostic;
@@ -22,13 +19,28 @@ pub(super) struct Outputs {
     /// How to tell it; `-o json` is the same as json.
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Write it to a file as well; may be given several times.
+    /// Write it to a file as well; may be given several times. `gitlab+=FILE` adds it to the
+    /// report that is in the file already.
     #[arg(long = "report", value_name = "FORMAT=FILE", value_parser = report)]
-    reports: Vec<(Format, PathBuf)>,
+    reports: Vec<ReportFile>,
 }
 
-fn report(text: &str) -> Result<(Format, PathBuf), String> {
+/// A file that a report is written to.
+#[derive(Debug, Clone)]
+struct ReportFile {
+    format: Format,
+    path: PathBuf,
+    /// Whether what is there stays.
+    adds: bool,
+}
+
+fn report(text: &str) -> Result<ReportFile, String> {
     let (format, file) = text.split_once('=').ok_or("expected FORMAT=FILE")?;
+    let (format, adds) = match format.strip_suffix('+') {
+        Some("gitlab") => ("gitlab", true),
+        Some(_) => return Err("only a report for gitlab can be added to a file".to_owned()),
+        None => (format, false),
+    };
     let format = Format::from_str(format, false).map_err(|_| {
         let known = Format::value_variants()
             .iter()
@@ -38,7 +50,11 @@ fn report(text: &str) -> Result<(Format, PathBuf), String> {
     })?;
     match file {
         "" => Err("the file has no name".to_owned()),
-        file => Ok((format, PathBuf::from(file))),
+        file => Ok(ReportFile {
+            format,
+            path: PathBuf::from(file),
+            adds,
+        }),
     }
 }
 
@@ -51,8 +67,8 @@ impl Outputs {
     /// Tells a report, and gives `exit`, or another code where a file cannot be written.
     pub(super) fn tell(&self, context: &Context, report: &Report, exit: Exit) -> Exit {
         report.print(self.format(context));
-        for (format, path) in &self.reports {
-            if let Err(diagnostic) = write(path, &report.text(*format)) {
+        for file in &self.reports {
+            if let Err(diagnostic) = file.write(report) {
                 render::note(&render::snippet::render(&diagnostic));
                 return Exit::Failed;
             }
@@ -61,13 +77,30 @@ impl Outputs {
     }
 }
 
-fn write(path: &Path, text: &str) -> Result<(), Diagnostic> {
-    fs::write(path, text).map_err(|error| {
-        Diagnostic::error(
-            2030,
-            format!("report `{}` cannot be written", path.display()),
-        )
-        .cause(error.to_string())
-        .help("check that the folder exists and that this user may write there")
-    })
+impl ReportFile {
+    fn write(&self, report: &Report) -> Result<(), Diagnostic> {
+        let text = match self.adds {
+            true => self.added(report),
+            false => Ok(report.text(self.format)),
+        };
+        let written = text.and_then(|text| fs::write(&self.path, text));
+        written.map_err(|error| {
+            Diagnostic::error(
+                2030,
+                format!("report `{}` cannot be written", self.path.display()),
+            )
+            .cause(error.to_string())
+            .help("check that the folder exists and that this user may write there")
+        })
+    }
+
+    /// The report behind what the file has already.
+    fn added(&self, report: &Report) -> io::Result<String> {
+        let before = match fs::read_to_string(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            read => Some(read?),
+        };
+        let wrong = || io::Error::other("what is there is no report for gitlab");
+        report.added(before.as_deref()).ok_or_else(wrong)
+    }
 }

@@ -10,12 +10,13 @@ use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::{
     author::{self, Loaded, Shared},
     bundle::file,
+    compiled::Absent,
     decide::Snapshot,
-    publish::load_commit,
+    publish::{Preview, Revision},
 };
 
 use crate::{
-    cli::{Context, target::running},
+    cli::{Composing, Context, composing::Composer, target::running},
     run::policy,
 };
 
@@ -25,6 +26,27 @@ pub(super) struct Side {
     pub(super) name: String,
     /// Its engine.
     pub(super) snapshot: Arc<Snapshot>,
+}
+
+impl Side {
+    /// The sources that are not in it.
+    pub(super) fn absent(&self) -> &[Absent] {
+        &self.snapshot.compiled().absent
+    }
+}
+
+/// What is not in some of these revisions, and that as diagnostics.
+pub(super) fn absent<'s>(
+    sides: impl IntoIterator<Item = &'s Side>,
+) -> (Vec<Absent>, Vec<Diagnostic>) {
+    let mut all: Vec<Absent> = Vec::new();
+    for absent in sides.into_iter().flat_map(Side::absent) {
+        if !all.contains(absent) {
+            all.push(absent.clone());
+        }
+    }
+    let told = all.iter().map(Absent::told).collect();
+    (all, told)
 }
 
 /// Where a revision is.
@@ -62,14 +84,18 @@ impl Source {
 /// # Errors
 /// What is wrong with the older one, then what is wrong with the newer one.
 pub(super) async fn both(
-    base: &str,
-    head: &str,
+    (base, head): (&str, &str),
+    composing: &Composing,
     context: &Context,
 ) -> Result<(Side, Side), Vec<Diagnostic>> {
     let shared = Shared::default();
-    let of = |name| load(name, head, context, &shared);
-    match tokio::join!(of(base), of(head)) {
-        (Ok(base), Ok(head)) => Ok((base, head)),
+    let composer = composing.begin();
+    let of = |name, older| load((name, older), head, context, (&composer, Some(&shared)));
+    match tokio::join!(of(base, true), of(head, false)) {
+        (Ok(base), Ok(head)) => {
+            composer.settled().map_err(|d| vec![d])?;
+            Ok((base, head))
+        }
         (Err(wrong), Ok(_)) | (Ok(_), Err(wrong)) => Err(wrong),
         (Err(mut of_base), Err(of_head)) => {
             of_base.extend(of_head);
@@ -78,30 +104,32 @@ pub(super) async fn both(
     }
 }
 
-/// One revision, compiled. A commit is one of the repository that the folder `head` lies
-/// in; of the working folder's, where `head` is no folder.
+/// One revision, compiled. A commit is one of the repository that the working folder lies in.
 ///
 /// # Errors
 /// What is wrong with it.
 pub(super) async fn one(
     name: &str,
-    head: &str,
+    composing: &Composing,
     context: &Context,
 ) -> Result<Side, Vec<Diagnostic>> {
-    load(name, head, context, &Shared::default()).await
+    let shared = Shared::default();
+    let composer = composing.begin();
+    let side = load((name, false), name, context, (&composer, Some(&shared))).await?;
+    composer.settled().map_err(|d| vec![d])?;
+    Ok(side)
 }
 
 async fn load(
-    name: &str,
+    (name, older): (&str, bool),
     head: &str,
     context: &Context,
-    shared: &Shared,
+    (composer, shared): (&Composer, Option<&Shared>),
 ) -> Result<Side, Vec<Diagnostic>> {
     let near = match Source::of(head, Path::new(".")) {
         Source::Folder(dir) => dir,
         _ => PathBuf::from("."),
     };
-    let shared = shared.clone();
     match Source::of(name, &near) {
         Source::Running => {
             let snapshot = running(context).await.map_err(|d| vec![d])?;
@@ -111,10 +139,21 @@ async fn load(
             })
         }
         Source::Folder(dir) => {
-            let load = move || Ok(author::load_with(&dir, &shared));
-            built(name.to_owned(), load).await
+            let made = composer
+                .revision(
+                    Revision {
+                        dir: &dir,
+                        reference: None,
+                        older,
+                    },
+                    shared,
+                )
+                .await;
+            let loaded = made.map_err(|d| vec![told(d, name)])?.loaded;
+            built(name.to_owned(), || Ok(loaded)).await
         }
         Source::Bundle(path) => {
+            let shared = shared.cloned().unwrap_or_default();
             let load = move || {
                 let bundle = file::read(&path)?.signed.bundle;
                 Ok(author::compile_with(bundle, &shared))
@@ -122,9 +161,18 @@ async fn load(
             built(name.to_owned(), load).await
         }
         Source::Git { reference, dir } => {
-            let loaded = load_commit(&dir, &reference, &shared).await;
-            let (commit, loaded) = loaded.map_err(|d| vec![d])?;
-            let short: String = commit.chars().take(12).collect();
+            let made = composer
+                .revision(
+                    Revision {
+                        dir: &dir,
+                        reference: Some(&reference),
+                        older,
+                    },
+                    shared,
+                )
+                .await;
+            let Preview { commit, loaded } = made.map_err(|d| vec![d])?;
+            let short: String = commit.iter().flat_map(|c| c.chars().take(12)).collect();
             built(format!("git:{reference} {short}"), || Ok(loaded)).await
         }
     }

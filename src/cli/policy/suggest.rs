@@ -16,6 +16,7 @@ use palisade_mesh::{
 };
 use palisade_pdp::{
     author::suggest::{self, Wish},
+    compiled::Absent,
     decide::{Replay, Snapshot},
 };
 use serde::Serialize;
@@ -66,6 +67,9 @@ enum From {
 pub(crate) struct Report {
     /// The permits, one for each caller and operation.
     pub(crate) permits: Vec<Permit>,
+    /// Sources that the revision lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) absent: Vec<Absent>,
     /// The change, for `git apply` in the repository.
     pub(crate) patch: String,
     /// Recorded denials that the permits would have allowed.
@@ -112,10 +116,11 @@ async fn draft(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>
     let one = |d: Diagnostic| vec![d];
     let From::Denials = args.from;
     let dir = &args.repository.dir;
-    let present = target::snapshot_of(dir)?;
+    let present = target::snapshot_of(dir, &args.repository.composing).await?;
     let (denied, all, service) = wanted(args, &present, context).await.map_err(one)?;
     // A file of rows has not been filtered.
     let is_meant = |record: &DecisionRef<'_>| service.as_ref().is_none_or(|s| record.service == s);
+    let absent = present.compiled().absent.clone();
     let domain = present.catalogue().trust_domain().clone();
     let mesh = context.mesh.as_deref();
     let stop = stopped_by_user();
@@ -162,6 +167,7 @@ async fn draft(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>
         .sum();
     let permits = drafted.ids.into_iter().zip(wanted).zip(denials);
     Ok(Report {
+        absent,
         permits: permits
             .map(|((id, wish), denials)| Permit { id, wish, denials })
             .collect(),

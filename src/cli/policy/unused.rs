@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, ops::ControlFlow};
 
 use palisade_audit::envelope::DecisionRef;
 use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::decide::{PolicyUse, Replay, Snapshot};
+use palisade_pdp::{
+    compiled::Absent,
+    decide::{PolicyUse, Replay, Snapshot},
+};
 use serde::Serialize;
 
 use super::impact::stopped_by_user;
@@ -35,6 +38,9 @@ pub(crate) struct Args {
 pub(crate) struct Report {
     /// Every policy, with how many recorded decisions it would have made.
     pub(crate) policies: Vec<Used>,
+    /// Sources that the revision lacks.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) absent: Vec<Absent>,
     /// SPIFFE IDs of the repository that asked for nothing.
     pub(crate) silent: Vec<String>,
     /// Services that nobody asked.
@@ -75,7 +81,7 @@ pub(crate) fn main(args: &Args, context: &Context) -> Exit {
 
 async fn look(args: &Args, context: &Context) -> Result<Report, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
-    let snapshot = target::snapshot_of(&args.repository.dir)?;
+    let snapshot = target::snapshot_of(&args.repository.dir, &args.repository.composing).await?;
     let query = format!("last:{}", args.last);
     let said: Vec<String> = match &args.log {
         Some(log) if std::path::Path::new(log).is_file() => vec![log.clone()],
@@ -146,6 +152,7 @@ impl Seen {
         let unasked = asked.filter(|s| !self.services.contains_key(s.id.as_str()));
         let policies = self.replay.uses().into_iter();
         Report {
+            absent: snapshot.compiled().absent.clone(),
             policies: policies
                 .map(|policy| Used {
                     matched: self.matched.get(&policy.id).copied().unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::{path::Path, time::Instant};
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::{author, compiled::Compiled};
 
-use super::{Context, Exit, Outputs, Repository, invariants, tally};
+use super::{Context, Exit, Outputs, Repository, block_on, invariants, tally};
 use crate::render::{
     self, paint,
     report::{Format, Report, root_of},
@@ -22,7 +22,20 @@ pub(in crate::cli) struct Args {
 
 pub(super) fn main(args: &Args, context: &Context) -> Exit {
     let dir = &args.repository.dir;
-    let report = check(dir);
+    let report = match check(&args.repository) {
+        Ok(report) => report,
+        Err(diagnostic) => {
+            let exit = Exit::of(&diagnostic);
+            let found = vec![diagnostic];
+            let report = Report {
+                document: serde_json::json!({ "diagnostics": &found }),
+                lines: tally(&found).into_iter().collect(),
+                findings: found,
+                ..begun(dir)
+            };
+            return args.outputs.tell(context, &report, exit);
+        }
+    };
     let valid = !report.findings.iter().any(Diagnostic::is_error);
     let exit = if valid { Exit::Ok } else { Exit::Invalid };
     let exit = args.outputs.tell(context, &report, exit);
@@ -33,9 +46,10 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
     exit
 }
 
-fn check(dir: &Path) -> Report {
+fn check(repository: &Repository) -> Result<Report, Diagnostic> {
     let start = Instant::now();
-    let loaded = author::load(dir);
+    let dir = repository.dir.as_path();
+    let loaded = block_on(repository.composing.load(dir))?;
     let mut found = loaded.diagnostics;
     if let Some(compiled) = &loaded.compiled {
         let (_, of_tests) = author::tests::read(dir, compiled, Clock::system().now_us());
@@ -51,13 +65,19 @@ fn check(dir: &Path) -> Report {
         found.extend(checked.findings);
     }
     lines.extend(tally(&found));
+    Ok(Report {
+        document: serde_json::json!({ "diagnostics": &found }),
+        findings: found,
+        lines,
+        ..begun(dir)
+    })
+}
+
+fn begun(dir: &Path) -> Report {
     Report {
         command: "palisade policy validate",
         root: root_of(dir),
         files: author::files_of(dir),
-        document: serde_json::json!({ "diagnostics": &found }),
-        findings: found,
-        lines,
         ..Report::default()
     }
 }

@@ -8,8 +8,12 @@ use palisade_audit::report::{
     Report,
     package::{PACKAGE_BYTES_MAX, Package},
 };
-use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::policy::Revision};
-use palisade_pdp::author;
+use palisade_mesh::{
+    diagnostic::{Diagnostic, Severity},
+    snapshot::Digest,
+    wire::policy::Revision,
+};
+use palisade_pdp::decide::Snapshot;
 use prost::Message as _;
 
 use super::{Source, granted::Origin};
@@ -21,12 +25,12 @@ use crate::{
     run::{audit::PackReport, pdp},
 };
 
-/// The package of a report.
+/// The package of a report, about the policies of `snapshot` where it says something of them.
 ///
 /// # Errors
-/// When it cannot be made, or nobody can sign it.
+/// When it cannot be made, nobody can sign it, or a source of the policies is not there.
 pub(super) fn packed(
-    report: &Report,
+    (report, snapshot): (&Report, Option<&Snapshot>),
     records_max: usize,
     origin: &Origin,
     context: &Context,
@@ -34,7 +38,7 @@ pub(super) fn packed(
     block_on(async {
         let asked = PackReport {
             report: report.clone(),
-            attached: policies(origin, context).await,
+            attached: policies(snapshot, origin, context).await?,
             records_max,
         };
         match Source::find(origin, context).await? {
@@ -56,9 +60,24 @@ pub(super) fn packed(
 }
 
 /// The policies in force, where they are at hand: a bundle, named by its SHA-256.
-async fn policies(origin: &Origin, context: &Context) -> BTreeMap<String, String> {
+async fn policies(
+    snapshot: Option<&Snapshot>,
+    origin: &Origin,
+    context: &Context,
+) -> Result<BTreeMap<String, String>, Diagnostic> {
     let bundle = match (&origin.policies, &origin.log) {
-        (Some(dir), _) => author::load(dir).compiled.map(|c| c.bundle),
+        (Some(dir), _) => {
+            let compiled = match snapshot {
+                Some(snapshot) => Some(snapshot.compiled().clone()),
+                None => origin.composing.load(dir).await?.compiled,
+            };
+            if let Some(absent) = compiled.iter().flat_map(|c| &c.absent).next() {
+                let mut told = absent.told();
+                told.severity = Severity::Error;
+                return Err(told);
+            }
+            compiled.map(|c| c.bundle)
+        }
         (None, Some(_)) => None,
         (None, None) => in_force(context).await,
     };
@@ -66,7 +85,7 @@ async fn policies(origin: &Origin, context: &Context) -> BTreeMap<String, String
         let name = format!("{}.bundle", Digest::of(&bundle));
         (name, BASE64.encode(bundle))
     });
-    named.into_iter().collect()
+    Ok(named.into_iter().collect())
 }
 
 async fn in_force(context: &Context) -> Option<bytes::Bytes> {

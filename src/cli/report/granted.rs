@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     ops::ControlFlow,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use palisade_audit::{
@@ -12,11 +13,11 @@ use palisade_audit::{
     report::{Header, Report, Section},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
-use palisade_pdp::decide::Replay;
+use palisade_pdp::decide::{Replay, Snapshot};
 
 use crate::{
     cli::{
-        Context,
+        Composing, Context,
         policy::{impact::stopped_by_user, suggest::prefix},
         target,
     },
@@ -25,6 +26,7 @@ use crate::{
         Wanted,
         flips::{Before, Comparing, Flips},
     },
+    render::comparison,
 };
 
 /// Where policies and decisions come from.
@@ -32,8 +34,33 @@ use crate::{
 pub(super) struct Origin {
     /// A policy repository; the revision in force in the running mesh where it is none.
     pub(super) policies: Option<PathBuf>,
+    /// How that is put together.
+    pub(super) composing: Composing,
     /// The folder of a log; the running mesh's where it is none.
     pub(super) log: Option<PathBuf>,
+}
+
+/// What a report says of the policies.
+#[derive(Default)]
+pub(super) struct OfPolicies {
+    pub(super) sections: Vec<Section>,
+    /// The revision that it says it of.
+    pub(super) snapshot: Option<Arc<Snapshot>>,
+}
+
+impl OfPolicies {
+    fn new(grants: &Grants, sections: Vec<Section>) -> Self {
+        Self {
+            sections,
+            snapshot: Some(Arc::clone(grants.snapshot())),
+        }
+    }
+
+    /// The sources that the revision lacks, in words.
+    pub(super) fn lacks(&self) -> Vec<String> {
+        let absent = self.snapshot.iter().flat_map(|s| &s.compiled().absent);
+        absent.map(comparison::without).collect()
+    }
 }
 
 /// The sections that `report` needs from the policies, for the time, the scope and the
@@ -45,19 +72,20 @@ pub(super) async fn sections_of(
     report: &Report,
     origin: &Origin,
     context: &Context,
-) -> Result<Vec<Section>, Vec<Diagnostic>> {
+) -> Result<OfPolicies, Vec<Diagnostic>> {
     match report.name.as_str() {
-        name if lacks_policies(name, origin) => Ok(Vec::new()),
+        name if lacks_policies(name, origin) => Ok(OfPolicies::default()),
         "access-review" => {
             let (grants, query) = used(&report.header, origin, context).await?;
-            Ok(vec![sections::for_review(&grants, &query)])
+            let sections = vec![sections::for_review(&grants, &query)];
+            Ok(OfPolicies::new(&grants, sections))
         }
         "reach" => {
             let grants = granted(origin, context).await?;
-            Ok(vec![sections::reach(&grants)])
+            Ok(OfPolicies::new(&grants, vec![sections::reach(&grants)]))
         }
         "unused" => unused(report, origin, context).await,
-        _ => Ok(Vec::new()),
+        _ => Ok(OfPolicies::default()),
     }
 }
 
@@ -75,7 +103,7 @@ async fn unused(
     report: &Report,
     origin: &Origin,
     context: &Context,
-) -> Result<Vec<Section>, Vec<Diagnostic>> {
+) -> Result<OfPolicies, Vec<Diagnostic>> {
     let (grants, query) = used(&report.header, origin, context).await?;
     if grants.decisions == 0 {
         let nothing = Diagnostic::error(7810, "no decision was recorded in the period")
@@ -98,11 +126,12 @@ async fn unused(
             .help("change the permits by hand: palisade policy impact DIR shows each flip"),
         ]);
     }
-    Ok(vec![
+    let sections = vec![
         sections::unused(&grants, &proposal, &query),
         sections::permits(&grants, &proposal),
         sections::change(&proposal, &flips),
-    ])
+    ];
+    Ok(OfPolicies::new(&grants, sections))
 }
 
 /// A change that ends these grants, and what it does to the decisions of `query`.
@@ -132,7 +161,7 @@ pub(super) async fn proposed(
 pub(super) async fn granted(origin: &Origin, context: &Context) -> Result<Grants, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     let snapshot = match &origin.policies {
-        Some(dir) => target::snapshot_of(dir)?,
+        Some(dir) => target::snapshot_of(dir, &origin.composing).await?,
         None if origin.log.is_some() => {
             return Err(one(Diagnostic::error(
                 7811,

@@ -19,7 +19,7 @@ use super::{
     granted::{self, Origin},
 };
 use crate::{
-    cli::{Context, Exit, audit::proof, block_on},
+    cli::{Composing, Context, Exit, audit::proof, block_on},
     grants::Edge,
     render::{self, Output, reviews},
     review::{Review, Standing, Verdict, Which, Word},
@@ -232,6 +232,7 @@ fn sign(file: &Path, by: &str, log: Option<&Path>, context: &Context) -> Result<
     asked.statement(&now())?;
     let origin = Origin {
         policies: None,
+        composing: Composing::default(),
         log: log.map(Path::to_owned),
     };
     let signed = block_on(async { Source::find(&origin, context).await?.sign(&asked).await })?;

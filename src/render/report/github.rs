@@ -1,9 +1,11 @@
 //! GitHub Actions: workflow commands that become annotations, and the job summary.
 //!
-//! GitHub shows ten errors, ten warnings and ten notices of a step and drops the rest
-//! without a word. Where there are more, those of one code become one annotation, and
-//! what still has no room is counted in the last one. The log has everything, between
-//! `stop-commands` and a token that nobody can guess, so that no text in it is obeyed.
+//! GitHub shows ten annotations of a kind (error, warning, notice) of a step, and drops the rest
+//! without a word: the later ones, however bad. An action of several commands is one step. So a
+//! command makes few enough of a kind for five of them to have room. Where there are more, those
+//! of one code become one annotation, and what still has no room is counted in the last one of
+//! its kind. The log has everything, between `stop-commands` and a token that nobody can guess,
+//! so that no text in it is obeyed; the summary has what it can hold.
 
 use std::{env, fs, io::Write};
 
@@ -12,8 +14,8 @@ use ulid::Ulid;
 
 use super::{super::snippet::clean, Report, end_of, markdown, sentences};
 
-/// Annotations of one severity that a step may have.
-const ANNOTATIONS_MAX: usize = 10;
+/// Annotations of a command of one kind: five commands make the ten that GitHub shows of a step.
+const ANNOTATIONS_MAX: usize = 2;
 /// Where GitHub wants the summary of a step.
 const SUMMARY: &str = "GITHUB_STEP_SUMMARY";
 
@@ -30,18 +32,19 @@ pub(super) fn text(report: &Report) -> String {
     out.push_str(&format!("::stop-commands::{token}\n{log}"));
     out.push_str(&format!("::{token}::\n::endgroup::\n"));
     for severity in [Severity::Error, Severity::Warning, Severity::Note] {
-        let of: Vec<_> = report
+        let all: Vec<_> = report
             .problems()
             .filter(|d| d.severity == severity)
             .collect();
-        let (shown, hidden) = annotations(&of);
-        for one in shown {
-            out.push_str(&annotation(report, &one));
+        let (shown, hidden) = annotations(&all);
+        for one in &shown {
+            out.push_str(&annotation(report, one));
         }
-        if hidden > 0 {
+        if !hidden.is_empty() {
             out.push_str(&format!(
-                "::{} title=Palisade::+{hidden} more, see the summary or the log of this step\n",
-                word(severity)
+                "::{} title=Palisade::+{} more, see the log of this step\n",
+                word(severity),
+                told_by(&hidden)
             ));
         }
     }
@@ -62,26 +65,30 @@ pub(super) fn summarize(report: &Report) {
     }
 }
 
-/// What fits: each for itself, or else by code, or else the first groups; and how many
-/// are then told by nobody.
-fn annotations<'d>(all: &[&'d Diagnostic]) -> (Vec<Annotation<'d>>, usize) {
+/// How many findings these stand for.
+fn told_by(annotations: &[Annotation<'_>]) -> usize {
+    annotations.iter().map(|one| one.more + 1).sum()
+}
+
+/// What fits of findings of one kind: each for itself, or else by code, or else the first
+/// groups; and what has no room.
+fn annotations<'d>(all: &[&'d Diagnostic]) -> (Vec<Annotation<'d>>, Vec<Annotation<'d>>) {
     let alone = |first: &&'d Diagnostic| Annotation { first, more: 0 };
     if all.len() <= ANNOTATIONS_MAX {
-        return (all.iter().map(alone).collect(), 0);
+        return (all.iter().map(alone).collect(), Vec::new());
     }
     let mut groups: Vec<(Code, Annotation<'d>)> = Vec::new();
     for diagnostic in all {
-        match groups.iter_mut().find(|(code, _)| *code == diagnostic.code) {
+        match groups.iter_mut().find(|(of, _)| *of == diagnostic.code) {
             Some((_, group)) => group.more += 1,
             None => groups.push((diagnostic.code, alone(diagnostic))),
         }
     }
     let mut groups: Vec<Annotation<'d>> = groups.into_iter().map(|(_, group)| group).collect();
-    let mut hidden = 0;
-    if groups.len() > ANNOTATIONS_MAX {
-        let rest = groups.split_off(ANNOTATIONS_MAX - 1);
-        hidden = rest.iter().map(|g| g.more + 1).sum();
-    }
+    let hidden = match groups.len() > ANNOTATIONS_MAX {
+        true => groups.split_off(ANNOTATIONS_MAX - 1),
+        false => Vec::new(),
+    };
     (groups, hidden)
 }
 
@@ -100,7 +107,7 @@ fn annotation(report: &Report, one: &Annotation<'_>) -> String {
     properties.push(format!("title={}", d.code));
     let mut said = sentences(d);
     if one.more > 0 {
-        said.push(format!("{} more of this code, see the summary", one.more));
+        said.push(format!("{} more of this code, see the log", one.more));
     }
     let said: Vec<String> = said.iter().map(|s| clean(s)).collect();
     format!(
@@ -146,6 +153,7 @@ mod tests {
     fn check(all: &[Diagnostic], expected: (usize, usize, usize)) {
         let refs: Vec<&Diagnostic> = all.iter().collect();
         let (shown, hidden) = annotations(&refs);
+        let hidden = told_by(&hidden);
         let more: usize = shown.iter().map(|a| a.more).sum();
         assert_eq!((shown.len(), more, hidden), expected);
         assert_eq!(shown.len() + more + hidden, all.len(), "none is lost");
@@ -155,10 +163,10 @@ mod tests {
     #[test]
     fn no_more_is_annotated_than_github_shows_and_the_rest_is_counted() {
         let own = |i| 1000 + u16::try_from(i).unwrap_or(0);
-        check(&many(10, own), (10, 0, 0));
-        check(&many(11, own), (9, 0, 2));
+        check(&many(2, own), (2, 0, 0));
+        check(&many(3, own), (1, 0, 2));
         check(&many(47, |_| 1100), (1, 46, 0));
-        check(&many(40, |i| own(i % 20)), (9, 9, 22));
+        check(&many(40, |i| own(i % 20)), (1, 1, 38));
     }
 
     #[test]

@@ -32,6 +32,19 @@ pub(super) fn document(report: &Report) -> Value {
     Value::Array(issues)
 }
 
+/// The issues of `before`, and behind them those of `report` that are not among them. A job has
+/// one Code Quality report: the runner takes no second file.
+pub(super) fn added(before: Option<&str>, report: &Report) -> Option<Value> {
+    let before = before.map(serde_json::from_str::<Vec<Value>>);
+    let mut issues = before.transpose().ok()?.unwrap_or_default();
+    let of = |issue: &Value| issue.get("fingerprint").cloned();
+    let known: Vec<Option<Value>> = issues.iter().map(of).collect();
+    if let Value::Array(own) = document(report) {
+        issues.extend(own.into_iter().filter(|issue| !known.contains(&of(issue))));
+    }
+    Some(Value::Array(issues))
+}
+
 fn severity(severity: Severity) -> &'static str {
     match severity {
         Severity::Error => "critical",

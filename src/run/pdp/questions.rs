@@ -3,6 +3,7 @@
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use palisade_pdp::{
     author::{self, Ask},
+    compiled::Absent,
     decide::{Explanation, Snapshot},
 };
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub struct CanAnswer {
     pub understood: String,
     /// Verdict and reasons.
     pub explanation: Explanation,
+    /// Sources that the revision lacks; none of one that is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub absent: Vec<Absent>,
 }
 
 impl Can {
@@ -55,6 +59,7 @@ impl Can {
         Ok(CanAnswer {
             understood: question.understood(),
             explanation: snapshot.explain(&question.as_question()),
+            absent: snapshot.compiled().absent.clone(),
         })
     }
 }

@@ -16,9 +16,13 @@ use crate::{
 /// Rounds of fixing: one fix may bring to light the next mistake of its policy.
 const ROUNDS_MAX: usize = 8;
 
-/// Mends what can be mended in the repository in `dir`; which files, and how often.
-pub(super) fn write(dir: &Path, options: &Options) -> Result<Vec<(String, usize)>, Diagnostic> {
-    let mut texts = Texts::read(dir);
+/// Mends what can be mended in the repository in `dir`, which was put together as `texts`; which
+/// files, and how often.
+pub(super) fn write(
+    texts: &mut Texts,
+    dir: &Path,
+    options: &Options,
+) -> Result<Vec<(String, usize)>, Diagnostic> {
     let before = texts.files.clone();
     let mut fixed: BTreeMap<String, usize> = BTreeMap::new();
     for _ in 0..ROUNDS_MAX {
@@ -46,7 +50,7 @@ pub(super) fn write(dir: &Path, options: &Options) -> Result<Vec<(String, usize)
         for (file, n) in counts {
             *fixed.entry(file).or_default() += n;
         }
-        texts = next;
+        *texts = next;
     }
     for (old, new) in before.iter().zip(&texts.files) {
         if old.text != new.text {

@@ -1,7 +1,8 @@
 //! The table of rules.
 
 use super::{
-    Finding, Study, condition, expiry, impossible, like, owner, scope, shadow, tested, unused,
+    Finding, Study, condition, expiry, impossible, like, owner, scope, shadow, tested, unasked,
+    unused,
 };
 use crate::author::{codes, policies::IMPOSSIBLE_RULE};
 
@@ -123,6 +124,18 @@ pub static RULES: &[Rule] = &[
         codes::OWNER_MISSING,
         "a policy without `@owner`",
         owner::look,
+    ),
+    rule(
+        "never-asked",
+        codes::NEVER_ASKED,
+        "a policy about requests that nobody can make",
+        unasked::asked,
+    ),
+    rule(
+        "never-carried",
+        codes::NEVER_CARRIED,
+        "a condition on what no request carries",
+        unasked::carried,
     ),
     kept(
         "permit-all",
