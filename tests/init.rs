@@ -360,8 +360,6 @@ fn a_change_without_what_the_branch_has_is_not_compared() {
     let home = Home::new();
     pull_request(&home, &[]);
     let action = fs::read_to_string(home.path("mine/.github/actions/palisade/action.yml")).unwrap();
-    // A change must not make the runner ask whom it names, unless somebody wanted that.
-    assert!(!action.contains("default: --fetch"), "{action}");
     let outputs = home.path("outputs").display().to_string();
     let base = [("DIR", "."), ("BASE", "main"), ("GITHUB_OUTPUT", &outputs)];
     let found = || {
@@ -523,7 +521,10 @@ fn a_job_on_github_annotates_no_more_than_is_shown_of_it() {
         let shown: Vec<&str> = said.lines().filter(is_annotation).collect();
         assert!(!shown.is_empty(), "{name}");
         for (kind, all) in commands.iter().zip(&mut all) {
-            *all += shown.iter().filter(|l| l.starts_with(kind)).count();
+            let of_kind = shown.iter().filter(|l| l.starts_with(kind)).count();
+            // Five commands share the ten.
+            assert!(of_kind <= 2, "{name}: {shown:#?}");
+            *all += of_kind;
         }
         let counted: Vec<&&str> = shown.iter().filter(|l| l.contains("more")).collect();
         assert_eq!(counted.is_empty(), name == "Impact", "{name}: {shown:#?}");
