@@ -354,7 +354,8 @@ fn anonymous(text: &str) -> String {
         let digits = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit());
         let is_moment = word.len() > 7 && word.bytes().all(|b| b"0123456789-:.".contains(&b));
         let is_id = word.len() == 26 && word.bytes().all(|b| b.is_ascii_alphanumeric());
-        let is_digest = word.len() == 8 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_digest =
+            [8, 32].contains(&word.len()) && word.bytes().all(|b| b.is_ascii_hexdigit());
         match word {
             _ if is_moment => "WHEN".to_owned(),
             _ if is_id => "ID".to_owned(),
