@@ -473,6 +473,7 @@ impl Run<'_> {
             },
         )?;
         let (dropped, stays) = (thinning.dropped.clone(), thinning.kept.clone());
+        let was_away = self.log.is_away(segment.start);
         match (thinning.is_empty(), self.dry) {
             (true, _) => {}
             (false, true) => outcome.bytes += dropped.values().map(|w| w.bytes).sum::<u64>(),
@@ -495,6 +496,10 @@ impl Run<'_> {
         outcome.add(&dropped);
         if !self.dry {
             ledger.segments.insert(segment.start, stays);
+        }
+        if was_away && !self.dry && !dropped.is_empty() {
+            // The object that has what was dropped goes, and the segment is another one.
+            self.log.move_away(segment, &mut |_| Ok(()))?;
         }
         Ok(())
     }
@@ -614,4 +619,4 @@ fn untold(cause: &str) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

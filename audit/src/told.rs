@@ -1,4 +1,5 @@
-//! What the log says of what is dropped from its segments.
+//! What the log says of what becomes of its segments: what is dropped from them, and where
+//! they went.
 //!
 //! Each time it is told before it is done, with what the segment lacked before and what it
 //! will lack, so that what is told of a segment is a chain that begins with a whole one. What
@@ -25,6 +26,13 @@ pub(crate) const RECORDS_DROPPED: &str = "records_dropped";
 /// The verb under which it is told that they were not.
 pub(crate) const RECORDS_LEFT: &str = "records_left";
 
+/// The verb under which it is told that a segment goes to the archive.
+pub(crate) const SEGMENTS_MOVED: &str = "segments_moved";
+
+/// The verb under which it is told that segments came back.
+#[cfg(feature = "index")]
+pub(crate) const SEGMENTS_RESTORED: &str = "segments_restored";
+
 /// All that was told, in the order of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
@@ -33,6 +41,8 @@ pub(crate) struct Told {
     newest: Option<u64>,
     /// What is told from this record on happens while segments are read.
     meanwhile: Option<u64>,
+    /// By segment, the digest of each stub that may stand in its place.
+    moved: BTreeMap<u64, Vec<Hash>>,
 }
 
 /// What was told of one segment.
@@ -90,10 +100,17 @@ impl Told {
         index: u64,
         lifecycle: &LogLifecycle,
     ) -> Result<(), &'static str> {
+        let hash = |bytes: &[u8]| Hash::try_from(bytes).ok();
+        if let Some(moving) = &lifecycle.moving {
+            let stub = hash(&moving.stub).ok_or("it does not say what stays of a segment")?;
+            let all = self.moved.entry(moving.segment).or_default();
+            if !all.contains(&stub) {
+                all.push(stub);
+            }
+        }
         let Some(dropping) = &lifecycle.dropping else {
             return Ok(());
         };
-        let hash = |bytes: &[u8]| Hash::try_from(bytes).ok();
         let previous = match dropping.previous.as_slice() {
             [] => Some(None),
             bytes => hash(bytes).map(Some),
@@ -151,6 +168,14 @@ impl Told {
         }
     }
 
+    /// Whether a signed record says that `segment` went away, and that this is the digest of
+    /// what stays of it. An earlier one that was put back is known by what its object lacks.
+    pub(crate) fn is_moved(&self, segment: u64, stub: &Hash) -> bool {
+        self.moved
+            .get(&segment)
+            .is_some_and(|all| all.contains(stub))
+    }
+
     /// What was told last, as long as it may not be done: the segment, what it lacks then,
     /// and before.
     #[cfg(feature = "index")]
@@ -170,14 +195,16 @@ impl Chain {
     }
 }
 
-/// What `envelope` says of what is dropped, where the log whose key is `key` says it itself.
+/// What `envelope` says of what became of segments, where the log whose key is `key` says it itself.
 pub(crate) fn said(key: &Verifier, envelope: &EnvelopeRef<'_>) -> Option<LogLifecycle> {
     let peek = RecordPeek::new(envelope.record)?;
     if peek.class != LOG_LIFECYCLE {
         return None;
     }
     let lifecycle = LogLifecycle::decode(peek.body).ok()?;
-    lifecycle.dropping.as_ref()?;
+    if lifecycle.dropping.is_none() && lifecycle.moving.is_none() {
+        return None;
+    }
     let stream = StreamKey::decode(envelope.stream)?;
     let domain = TrustDomain::parse(checkpoint::domain(key.name())?).ok()?;
     let own = stream.worker == OWN_WORKER && stream.reporter == domain.role("audit");
@@ -204,6 +231,7 @@ mod tests {
                 digest: vec![digest; 32],
                 previous: previous.map_or_else(Vec::new, |byte| vec![byte; 32]),
             }),
+            moving: None,
         }
     }
 

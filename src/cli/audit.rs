@@ -275,7 +275,7 @@ fn verify(args: VerifyArgs, context: &Context) -> Exit {
     let options = match key {
         Ok(key) => VerifyOptions {
             key,
-            progress: None,
+            ..VerifyOptions::default()
         },
         Err(diagnostic) => return render::failed(context.output, &diagnostic),
     };

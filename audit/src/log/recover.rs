@@ -127,7 +127,14 @@ pub(super) fn recover(
         offsets,
     };
     Ok(Recovered {
-        shared: Arc::new(shared(dir, verifier, tree.size(), checkpoint, segments)?),
+        shared: Arc::new(shared(
+            dir,
+            options,
+            verifier,
+            tree.size(),
+            checkpoint,
+            segments,
+        )?),
         signer,
         lock,
         active,
@@ -170,11 +177,16 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
         active,
         offsets,
     };
-    shared(dir, verifier, len, checkpoint, segments)
+    shared(dir, options, verifier, len, checkpoint, segments)
 }
 
+#[cfg_attr(
+    not(feature = "index"),
+    expect(unused_variables, reason = "only an archive is an option")
+)]
 fn shared(
     dir: &Path,
+    options: &LogOptions,
     verifier: Verifier,
     len: u64,
     checkpoint: Checkpoint,
@@ -193,6 +205,8 @@ fn shared(
         sealed: Mutex::new(VecDeque::new()),
         #[cfg(feature = "index")]
         book: Mutex::default(),
+        #[cfg(feature = "index")]
+        archive: options.archive.clone(),
     })
 }
 
@@ -204,8 +218,13 @@ fn lacking(dir: &Path, firsts: &[u64]) -> Result<Vec<Lacking>, LogError> {
         let sparse = File::open(&path).and_then(|file| segment::sparse_of(&file));
         match sparse {
             Ok(sparse) => all.extend(sparse.and_then(|s| Lacking::read(*first, &s))),
-            // Whoever reads it is told.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            // Whoever reads it is told, unless it went to an archive.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                #[cfg(feature = "index")]
+                if let Ok(stub) = segment::Stub::read(dir, *first) {
+                    all.extend(stub.sparse().and_then(|s| Lacking::read(*first, s)));
+                }
+            }
             Err(e) => return Err(LogError::io(path)(e)),
         }
     }
