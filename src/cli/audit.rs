@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod alerts;
+mod archive;
 pub(crate) mod bench;
 mod export;
 pub(super) mod proof;
@@ -51,6 +52,9 @@ pub(super) enum Command {
     /// How long records are kept, and what drops them when their time is over.
     #[command(subcommand)]
     Retention(retention::Command),
+    /// Where old segments of the log go, and how they come back.
+    #[command(subcommand)]
+    Archive(archive::Command),
     /// What alert rules found, and who answered for it.
     #[command(subcommand)]
     Alerts(alerts::Command),
@@ -112,6 +116,9 @@ pub(super) struct VerifyArgs {
     /// Folder of a log, such as a copy, instead of the running mesh's.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Configuration whose `audit.archive` says where segments are that are not in the folder.
+    #[arg(long, value_name = "FILE", requires = "dir")]
+    archive_config: Option<PathBuf>,
     /// Trusted public key of the log: a file such as `checkpoint.pub`, or `NAME+HASH+KEY`. Without
     /// it the log is only found to agree with itself.
     #[arg(long)]
@@ -151,6 +158,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Erase(args) => subjects::erase(&args, context),
         Command::Hold(command) => subjects::hold(command, context),
         Command::Retention(command) => retention::main(&command, context),
+        Command::Archive(command) => archive::main(&command, context),
         Command::Alerts(command) => alerts::main(command, context),
         Command::Saved(command) => saved::main(command, context),
         Command::Bench(args) => bench::main(&args, context),
@@ -285,9 +293,16 @@ fn verify(args: VerifyArgs, context: &Context) -> Exit {
             format!("there is no folder `{}` to verify", dir.display()),
         )
         .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
-        Some(dir) => serde_json::to_value(verify::verify(&dir, options)).map_err(|e| {
-            Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
-        }),
+        Some(dir) => {
+            let archive = args.archive_config.as_deref();
+            let archive = archive.map(|file| archive::named(file, &dir)).transpose();
+            archive.and_then(|archive| {
+                let options = VerifyOptions { archive, ..options };
+                serde_json::to_value(verify::verify(&dir, options)).map_err(|e| {
+                    Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
+                })
+            })
+        }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
             let report = mesh.post::<Value>("audit", "/v1/audit/verify", &()).await?;

@@ -90,6 +90,7 @@ impl AuditRole {
         facts.extend(self.alerts.check());
         facts.extend(self.schedules.check());
         facts.extend(self.retention.check());
+        facts.extend(self.archiving.check(&self.log));
         facts.extend(self.forward.as_ref().map(Forward::check));
         facts.extend(
             self.witnessing
