@@ -34,7 +34,7 @@ use palisade_mesh::{
 };
 use prost::Message as _;
 use serde_json::Value;
-use support::{Home, LIMIT, Running, authority::Authority, free_port, wait_for};
+use support::{Home, LIMIT, Running, authority::Authority, free_port, http::over_unix, wait_for};
 
 const WEB: &str = "spiffe://acme.test/ns/shop/sa/web";
 const OLD: u64 = 60;
@@ -107,6 +107,12 @@ fn start(home: &Home, archive: &str) -> Running {
 fn rows(home: &Home, query: &str) -> Vec<Value> {
     let found = home.json(&["audit", "search", query, "-n", "1000"]);
     found["rows"].as_array().unwrap().clone()
+}
+
+/// What the service tells programs that collect numbers.
+fn metrics(home: &Home) -> String {
+    let socket = home.path("run/palisade/acme.test.audit.sock");
+    over_unix(&socket, "/v1/audit/metrics").unwrap().body
 }
 
 /// The whole life of old segments: they go, all is read and proven as before, the log is
@@ -185,6 +191,21 @@ fn old_segments_go_to_a_folder_and_come_back() {
         "{refused}"
     );
     assert!(!rows(&home, "class:log_lifecycle last:1h").is_empty());
+    let refused = home.says(&["audit", "search", "class:decision last:200d"], 1);
+    assert!(refused.contains("PLS7581"), "{refused}");
+    let counted = home.json(&["audit", "search", "class:decision last:200d | count"]);
+    assert!(counted.to_string().contains(&OLD.to_string()), "{counted}");
+    let metrics = metrics(&home);
+    assert!(
+        metrics.contains("palisade_archive_failing 1\n"),
+        "{metrics}"
+    );
+    let status = home.run(&["status"]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(
+        status.contains("file://") && status.contains("cannot be used"),
+        "{status}"
+    );
     let check = home.run(&["check"]);
     let check = String::from_utf8_lossy(&check.stdout).into_owned();
     assert!(check.contains("PLS7588"), "{check}");

@@ -385,6 +385,13 @@ impl Archive {
                 // An earlier try of ours, perhaps; reading it back tells.
                 Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
                 Err(object_store::Error::Precondition { .. }) => Ok(()),
+                // No object is not there, but the bucket.
+                Err(object_store::Error::NotFound { source, .. }) => {
+                    Err(object_store::Error::Generic {
+                        store: "the store",
+                        source,
+                    })
+                }
                 Err(error) => Err(error),
             }
         })

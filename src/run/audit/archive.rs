@@ -268,12 +268,17 @@ impl Archiving {
 impl AuditRole {
     pub(super) fn archive_routes(&self) -> Router {
         let (of_status, of_run, of_restore) = (self.clone(), self.clone(), self.clone());
+        let of_metrics = self.clone();
         Router::new()
             .route(
                 "/v1/audit/archive",
                 get(move |ConnectInfo(uid): ConnectInfo<PeerUid>| async move {
                     of_status.archive_status(&Reader::local(uid)).await
                 }),
+            )
+            .route(
+                "/v1/audit/metrics",
+                get(async move || of_metrics.log.archive().map_or_else(String::new, |of| metrics(of))),
             )
             .route(
                 "/v1/audit/archive/run",
@@ -408,6 +413,24 @@ impl AuditRole {
         *lock(&inner.last) = Some(last);
         Ok(outcome)
     }
+}
+
+/// How an archive does, in the Prometheus text format.
+fn metrics(archive: &Archive) -> String {
+    let health = archive.health();
+    let failing = u64::from(health.fault.is_some());
+    [
+        ("failing", "gauge", failing),
+        ("failed_total", "counter", health.failed),
+        ("fetched_segments_total", "counter", health.fetched),
+        ("fetched_bytes_total", "counter", health.fetched_bytes),
+        ("cached_bytes", "gauge", health.cached_bytes),
+    ]
+    .map(|(what, kind, value)| {
+        let name = format!("palisade_archive_{what}");
+        format!("# TYPE {name} {kind}\n{name} {value}\n")
+    })
+    .concat()
 }
 
 fn lines(answer: Result<Response, Diagnostic>) -> Response {
