@@ -150,12 +150,11 @@ const STREAM_HEAD: u32 = 25;
 /// Field number of an erasure in `record.proto`.
 const ERASURE: u32 = 26;
 /// Field number of what an operator did in `record.proto`.
-#[cfg(feature = "index")]
 pub(crate) const ADMIN: u32 = 20;
 
 /// Whether no record of a class is ever dropped: the check of the log rests on it.
 pub(crate) fn is_always_kept(class: u32) -> bool {
-    matches!(class, LOG_LIFECYCLE | STREAM_HEAD | ERASURE)
+    matches!(class, LOG_LIFECYCLE | STREAM_HEAD | ERASURE | STREAM_HEADS)
 }
 
 impl<'a> RecordPeek<'a> {

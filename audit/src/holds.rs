@@ -5,25 +5,23 @@
 //! change of them is a record.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use palisade_mesh::diagnostic::Diagnostic;
+use palisade_mesh::{diagnostic::Diagnostic, wire::record::Admin};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     files,
     item::Item,
-    query::{Query, Window},
+    query::{Query, Window, time::rfc3339},
+    told::voided,
 };
 
-/// The verb under which it is recorded that a hold was added.
-pub const HOLD_ADDED: &str = "hold_added";
-
-/// The verb under which it is recorded that a hold was released.
-pub const HOLD_RELEASED: &str = "hold_released";
+pub use crate::told::{HOLD_ADD_FAILED, HOLD_ADDED, HOLD_RELEASE_FAILED, HOLD_RELEASED};
 
 /// Most holds at a time.
 pub const HOLDS_MAX: usize = 256;
@@ -50,11 +48,116 @@ pub struct Hold {
     pub until_us: Option<i64>,
 }
 
+impl Hold {
+    /// What is recorded of it: `why` something is done, which records, and until when.
+    pub fn told(&self, why: &str) -> String {
+        let bound = |word: &str, us: Option<i64>| us.map(|us| format!("{word}:{}", rfc3339(us)));
+        let bounds = [bound("since", self.from_us), bound("until", self.to_us)];
+        let bounds: Vec<String> = bounds.into_iter().flatten().collect();
+        let bounds = match bounds.is_empty() {
+            true => "of all times".to_owned(),
+            false => bounds.join(" "),
+        };
+        format!("{why} ({} {bounds}){}", self.query, self.ends())
+    }
+
+    /// The same as it was recorded before it named its bounds.
+    fn told_once(&self) -> String {
+        format!("{} ({}){}", self.reason, self.query, self.ends())
+    }
+
+    fn ends(&self) -> String {
+        let until = |us| format!("{UNTIL}{}", rfc3339(us));
+        self.until_us.map_or_else(String::new, until)
+    }
+}
+
+/// What comes before the moment at which a hold ends by itself, after all else of it.
+const UNTIL: &str = " until ";
+
+/// A hold, as the log says that it was ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ordered {
+    /// Its id.
+    pub id: String,
+    /// What was recorded of it.
+    pub told: String,
+}
+
+impl Ordered {
+    /// When it ends by itself, microseconds since the Unix epoch.
+    fn until_us(&self) -> Option<i64> {
+        // What precedes it ends with a bracket, and nothing follows it.
+        let (_, until) = self.told.rsplit_once(&format!("){UNTIL}"))?;
+        let until: jiff::Timestamp = until.parse().ok()?;
+        Some(until.as_microsecond())
+    }
+
+    /// Whether `hold` is the one that was ordered.
+    pub(crate) fn is(&self, hold: &Held) -> bool {
+        self.id == hold.id && hold.told.contains(&self.told)
+    }
+}
+
+/// What the log says of holds, in its order.
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    orders: Vec<(u64, Admin)>,
+    /// From which record on nothing was signed when the log was opened, and where that is told.
+    unsigned: Vec<(u64, u64)>,
+}
+
+impl Orders {
+    /// Takes in the record at `index`.
+    pub(crate) fn take(&mut self, index: u64, order: Admin) {
+        self.orders.push((index, order));
+    }
+
+    /// Notes what the record at `index` says: nothing from `from` on was signed.
+    pub(crate) fn unsigned(&mut self, index: u64, from: u64) {
+        self.unsigned.push((index, from));
+    }
+
+    /// What is in force at `now_us`, by id. What was not signed when the log was opened ends
+    /// no hold.
+    pub(crate) fn in_force(&self, now_us: i64) -> Vec<Ordered> {
+        let mut all: BTreeMap<&str, (&str, bool)> = BTreeMap::new();
+        let void = voided(&self.unsigned);
+        for (index, order) in &self.orders {
+            let id = order.object.as_str();
+            match order.verb.as_str() {
+                HOLD_ADDED => drop(all.insert(id, (&order.detail, true))),
+                HOLD_RELEASE_FAILED => {
+                    if let Some(known) = all.get_mut(id) {
+                        known.1 = true;
+                    }
+                }
+                _ if void(*index) => {}
+                _ => {
+                    if let Some(known) = all.get_mut(id) {
+                        known.1 = false;
+                    }
+                }
+            }
+        }
+        let in_force = all.into_iter().filter(|(_, (_, stands))| *stands);
+        let ordered = in_force.map(|(id, (told, _))| Ordered {
+            id: id.to_owned(),
+            told: told.to_owned(),
+        });
+        ordered
+            .filter(|ordered| ordered.until_us().is_none_or(|until| now_us < until))
+            .collect()
+    }
+}
+
 /// A hold, understood.
 #[derive(Debug)]
 pub struct Held {
     /// Its id.
     pub id: String,
+    /// What may be recorded of it.
+    told: [String; 2],
     /// Why.
     pub reason: String,
     query: Query,
@@ -131,6 +234,7 @@ impl Holds {
                     )
             })?;
             Ok(Held {
+                told: [hold.told(&hold.reason), hold.told_once()],
                 query,
                 window: Window {
                     from_us: hold.from_us.unwrap_or(i64::MIN),
@@ -175,6 +279,29 @@ impl Holds {
                     .help("shorten it: it is kept in its canonical spelling, with pseudonyms"),
             ),
         }
+    }
+
+    /// Refuses when one that the log says is in force is not among `held`, or is another there:
+    /// the file can be changed, or put back, by whoever can write it.
+    ///
+    /// # Errors
+    /// `PLS7579`, naming it.
+    pub(crate) fn compare(ordered: &[Ordered], held: &[Held]) -> Result<(), Diagnostic> {
+        let Some(missing) = ordered
+            .iter()
+            .find(|ordered| !held.iter().any(|held| ordered.is(held)))
+        else {
+            return Ok(());
+        };
+        let id = &missing.id;
+        Err(
+            Diagnostic::error(7579, format!("hold `{id}` is not what was ordered"))
+                .cause(format!(
+                    "the log says: {}; the file of the holds has another, or none",
+                    missing.told
+                ))
+                .help(format!("nothing is dropped meanwhile; put the file back, or add a hold that keeps the same and: palisade audit hold release {id}")),
+        )
     }
 
     /// Adds one; forgets those that have ended. Durable when it returns.
@@ -229,6 +356,90 @@ impl Holds {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn order(verb: &str, id: &str, detail: String) -> Admin {
+        Admin {
+            verb: verb.into(),
+            object: id.into(),
+            detail,
+            ..Admin::default()
+        }
+    }
+
+    /// Each way in which the file can say something else than the log.
+    #[test]
+    fn the_file_is_compared_with_what_was_ordered() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |hold: &Hold| {
+            let path = dir.path().join("holds.json");
+            fs::write(&path, serde_json::to_vec(&[hold]).unwrap()).unwrap();
+            Holds::open(&path, false).unwrap().held(100).unwrap()
+        };
+        let code = |orders: &Orders, now_us: i64, held: &[Held]| {
+            let told = Holds::compare(&orders.in_force(now_us), held);
+            told.map_err(|told| told.code.0)
+        };
+        let endless = Hold {
+            from_us: None,
+            to_us: None,
+            ..hold("a", None)
+        };
+        for hold in [hold("a", None), hold("a", Some(200_000_000)), endless] {
+            let mut orders = Orders::default();
+            orders.take(1, order(HOLD_ADDED, "a", hold.told(&hold.reason)));
+            assert_eq!(code(&orders, 100, &file(&hold)), Ok(()), "{hold:?}");
+            assert_eq!(code(&orders, 100, &[]), Err(7579));
+            let is_another = |change: &dyn Fn(&mut Hold)| {
+                let mut changed = hold.clone();
+                change(&mut changed);
+                assert_eq!(
+                    code(&orders, 100, &file(&changed)),
+                    Err(7579),
+                    "{changed:?}"
+                );
+            };
+            is_another(&|hold| hold.id = "b".into());
+            is_another(&|hold| hold.query = "service:other".into());
+            is_another(&|hold| hold.from_us = Some(11));
+            is_another(&|hold| hold.to_us = Some(12));
+            is_another(&|hold| hold.until_us = Some(150_000_000));
+            let ends = hold.until_us.map_or(Err(7579), |_| Ok(()));
+            assert_eq!(code(&orders, 199_999_999, &[]), Err(7579));
+            assert_eq!(code(&orders, 200_000_000, &[]), ends);
+        }
+        // As it was recorded once.
+        let hold = hold("a", None);
+        let mut orders = Orders::default();
+        orders.take(1, order(HOLD_ADDED, "a", hold.told_once()));
+        assert_eq!(code(&orders, 100, &file(&hold)), Ok(()));
+    }
+
+    /// What came to nothing, and what nobody had signed, ends none.
+    #[test]
+    fn a_hold_is_in_force_until_the_log_says_that_it_was_released() {
+        let in_force = |verbs: &[&str], unsigned: &[(u64, u64)]| {
+            let mut orders = Orders::default();
+            for (index, verb) in (1..).zip(verbs) {
+                orders.take(index, order(verb, "a", "case 7 (path:/a)".into()));
+            }
+            for (index, from) in unsigned {
+                orders.unsigned(*index, *from);
+            }
+            orders.in_force(0).len() == 1
+        };
+        let (added, released) = (HOLD_ADDED, HOLD_RELEASED);
+        assert!(in_force(&[added], &[]));
+        assert!(!in_force(&[added, released], &[]));
+        assert!(!in_force(&[added, HOLD_ADD_FAILED], &[]));
+        assert!(in_force(&[added, released, HOLD_RELEASE_FAILED], &[]));
+        assert!(!in_force(&[released], &[]));
+        assert!(in_force(&[added, released], &[(3, 2)]));
+        assert!(!in_force(&[added, released], &[(4, 3)]));
+        assert!(
+            in_force(&[added], &[(2, 1)]),
+            "it keeps too much, never too little"
+        );
+    }
 
     fn hold(id: &str, until_us: Option<i64>) -> Hold {
         Hold {

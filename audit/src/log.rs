@@ -69,8 +69,6 @@ mod shift;
 mod thin;
 mod writer;
 
-#[cfg(feature = "index")]
-pub(crate) use book::LEAP_US;
 pub use gaps::OpenGap;
 pub use health::LogHealth;
 use health::{Deathwatch, Health};
@@ -517,24 +515,45 @@ impl Log {
     }
 
     /// From when to when its clock leapt last, by more than a month between two records or
-    /// from the last to `now_us`; microseconds since the Unix epoch.
+    /// from the last to `now_us`, and after `seen_us`, when it was looked at; microseconds
+    /// since the Unix epoch.
     ///
     /// # Errors
     /// [`LogError`] when it cannot be read.
     #[cfg(feature = "index")]
-    pub fn leap(&self, now_us: i64) -> Result<Option<(i64, i64)>, LogError> {
-        book::with(self, |book| book.leap(now_us))
+    pub fn leap(&self, seen_us: Option<i64>, now_us: i64) -> Result<Option<(i64, i64)>, LogError> {
+        book::with(self, |book| book.leap(seen_us, now_us))
     }
 
-    /// Says of what was told to be dropped and is there that it is. Blocks until that is
-    /// signed.
+    /// The holds that it says are in force at `now_us`, microseconds since the Unix epoch: what
+    /// lies beside it can be changed by whoever can write there.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    #[cfg(feature = "index")]
+    pub fn holds(&self, now_us: i64) -> Result<Vec<crate::holds::Ordered>, LogError> {
+        book::with(self, |book| book.holds(now_us))
+    }
+
+    /// Waits until all that is there is under a checkpoint, a minute at most. Blocks.
+    ///
+    /// # Errors
+    /// [`LogError`] when it is not signed in time.
+    #[cfg(feature = "index")]
+    pub fn await_signature(&self) -> Result<(), LogError> {
+        thin::await_signature(self)
+    }
+
+    /// Says of what was told to be dropped and is there that it is, and of what was told last
+    /// and is done that it is. Blocks until that is signed.
     ///
     /// # Errors
     /// [`LogError`] when it cannot be said.
     #[cfg(feature = "index")]
     pub fn settle(&self) -> Result<(), LogError> {
         book::look_again(self);
-        thin::settle(self)
+        thin::settle(self)?;
+        thin::conclude(self)
     }
 
     /// What names it among other logs: the beginning of the digest of its key, in

@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     envelope::class_name,
     files,
-    holds::Held,
+    holds::{Held, Holds},
     item::Item,
-    log::{Fate, LEAP_US, Log, LogError, Thinning, Weight},
+    log::{Fate, Lacking, Log, LogError, Thinning, Weight},
     query::field::CLASSES,
     source::Entry,
 };
@@ -34,19 +34,26 @@ pub const PERIOD_DAYS_MAX: i64 = 100 * 366;
 
 /// Classes that are always kept: they say what else is in the log, what is missing from it,
 /// and what was dropped or erased.
-pub const ALWAYS_KEPT: [&str; 3] = ["log_lifecycle", "stream_head", "erasure"];
+pub const ALWAYS_KEPT: [&str; 4] = ["log_lifecycle", "stream_head", "stream_heads", "erasure"];
 
-/// Heads that reporters sign: they are about the records of every class.
-const HEADS: &str = "stream_heads";
+/// Classes of which the second is kept no shorter than the first: what is asked of the first
+/// is answered from both.
+const TOGETHER: (&str, &str) = ("decision", "outcome");
 
 /// 2101-01-01T00:00:00Z, after a year without a leap day.
 const FIXED_S: i64 = 4_133_980_800;
 
+/// What is between a class and its period where a run is recorded.
+const KEPT_FOR: &str = " kept for ";
+
 /// Most ids that holds may keep at a time.
 pub const HELD_IDS_MAX: usize = 4_000_000;
 
-/// Segments that may fail in a run before it ends.
+/// Segments that the disk may refuse in a run, one after another, before it ends.
 pub const FAULTS_MAX: usize = 8;
+
+/// Faults of a run that are told.
+pub const FAULTS_TOLD_MAX: usize = 64;
 
 /// How long records of each class are kept.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +71,7 @@ impl Periods {
     ///
     /// # Errors
     /// `PLS7574` for each period that is none, is out of range, is of a class that is always
-    /// kept, or lets heads go before what they are about.
+    /// kept, or lets outcomes go before their decisions.
     pub fn parse<'t>(
         written: impl IntoIterator<Item = (&'static str, &'t str)>,
     ) -> Result<Self, Vec<Diagnostic>> {
@@ -83,35 +90,26 @@ impl Periods {
                 Err(mistake) => found.push(mistake),
             }
         }
-        let longest = periods
-            .iter()
-            .max_by_key(|(_, period)| seconds(&period.span));
-        if let (Some(heads), Some((class, period))) = (periods.get(HEADS), longest)
-            && seconds(&heads.span) < seconds(&period.span)
-        {
-            let told = format!("`{HEADS}` are kept for {}, less than `{class}`", heads.text);
-            found.push(
-                Diagnostic::error(7574, told)
-                    .cause(format!(
-                        "they are what reporters signed about every {class}"
-                    ))
-                    .help(format!("{HEADS}: {}", period.text)),
-            );
-        }
-        // What they are about may be kept for ever.
-        let mut without = CLASSES.iter().filter(|class| {
-            **class != HEADS && !ALWAYS_KEPT.contains(class) && !periods.contains_key(*class)
-        });
-        if let (Some(heads), Some(class)) = (periods.get(HEADS), without.next())
+        let (first, second) = TOGETHER;
+        if let Some(short) = periods.get(second)
+            && periods
+                .get(first)
+                .is_none_or(|long| seconds(&short.span) < seconds(&long.span))
             && found.is_empty()
         {
-            let told = format!("`{HEADS}` are kept for {}, `{class}` for ever", heads.text);
+            let kept = periods.get(first).map_or("ever", |long| &long.text);
+            let told = format!(
+                "`{second}` is kept for {}, `{first}` for {kept}",
+                short.text
+            );
             found.push(
                 Diagnostic::error(7574, told)
                     .cause(format!(
-                        "they are what reporters signed about every {class}"
+                        "what is asked of a {first} is answered from its {second}, too"
                     ))
-                    .help(format!("give every other class a period, or {HEADS} none")),
+                    .help(format!(
+                        "give {second} the period of {first} or a longer one"
+                    )),
             );
         }
         match found.is_empty() {
@@ -178,6 +176,27 @@ fn period(class: &str, text: &str) -> Result<Period, Diagnostic> {
     }
 }
 
+/// The classes that a record of a run names, each with the period that was over; none of a
+/// record that says something else.
+pub(crate) fn kept_for(detail: &str) -> impl Iterator<Item = (&str, &str)> {
+    let parts = detail.split_once(": ").map_or("", |(_, parts)| parts);
+    let parts = parts.split("; ").next().unwrap_or_default();
+    parts.split(", ").filter_map(|part| {
+        let (records, period) = part.split_once(KEPT_FOR)?;
+        let (_, class) = records.split_once(' ')?;
+        Some((class, period))
+    })
+}
+
+/// How many days a period has, as it was written; in a year with a leap day one more counts
+/// for it.
+pub(crate) fn days_of(period: &str) -> Option<i64> {
+    let span: Span = period.parse().ok()?;
+    let years = i64::from(span.get_years()) + i64::from(span.get_months()) / 12;
+    let leap_days = if years > 0 { years / 4 + 1 } else { 0 };
+    Some(seconds(&span) / 86_400 + leap_days)
+}
+
 /// How many days a span has at least.
 fn days(span: &Span) -> i64 {
     let (years, months) = (i64::from(span.get_years()), i64::from(span.get_months()));
@@ -192,19 +211,27 @@ fn seconds(span: &Span) -> i64 {
 }
 
 /// Version of the file that a ledger is kept in.
-const LEDGER_VERSION: u32 = 1;
+const LEDGER_VERSION: u32 = 2;
 
-/// What is known of the segments of a log without reading them: the time of the first record
+/// What is known of the segments of a log without reading them: the time of the oldest record
 /// of each class that is there. Lost, it is found out again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     version: u32,
     /// Of which log.
     log: String,
-    /// By first record of the segment, and class as in `record.proto`.
-    segments: BTreeMap<u64, BTreeMap<u32, i64>>,
+    /// By first record of the segment.
+    segments: BTreeMap<u64, Known>,
     /// What the last run came to.
     pub last: Option<LastRun>,
+}
+
+/// What is known of a segment, as long as it lacks so many records.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    dropped: u64,
+    /// By class as in `record.proto`.
+    oldest_us: BTreeMap<u32, i64>,
 }
 
 /// A run that has ended.
@@ -265,12 +292,22 @@ impl Ledger {
             let before = before.get(class_name(*class));
             before.is_some_and(|over| first < over)
         };
+        let lacking = log.lacking();
         sealed.retain(|segment| {
             let known = self.segments.get(&segment.start);
-            known.is_none_or(|classes| classes.iter().any(over))
+            // One that was put back, or whose thinning came to nothing, is another.
+            let known = known.filter(|known| known.dropped == dropped_of(&lacking, segment.start));
+            known.is_none_or(|known| known.oldest_us.iter().any(over))
         });
         sealed
     }
+}
+
+/// How many records of the segment that begins with `first` were dropped.
+fn dropped_of(lacking: &[Lacking], first: u64) -> u64 {
+    let at = lacking.binary_search_by_key(&first, |lacking| lacking.segment);
+    let of = at.ok().and_then(|at| lacking.get(at));
+    of.map_or(0, Lacking::records)
 }
 
 /// What a run is allowed at this moment; it is asked before each segment, so that what was
@@ -357,8 +394,8 @@ impl Run<'_> {
     ///
     /// # Errors
     /// Those of `turn`, such as a hold that cannot be read; `PLS7575` when it cannot be
-    /// told what holds keep; and `PLS7578` when the clock has leapt. Nothing more is dropped
-    /// then.
+    /// told what holds keep; `PLS7578` when the clock has leapt; and `PLS7579` when a hold is
+    /// not what was ordered. Nothing more is dropped then.
     pub fn go(
         &self,
         ledger: &mut Ledger,
@@ -380,24 +417,40 @@ impl Run<'_> {
             ..Progress::default()
         };
         let mut kept = Kept::default();
+        let mut refused = 0;
         for segment in due {
             if progress(told).is_break() {
                 outcome.interrupted = true;
                 break;
             }
             let turn = turn()?;
+            self.ask_the_log(&turn.holds)?;
             kept.follow(self.log, turn.holds)?;
             if let Err(error) = self.segment(&segment, &kept, ledger, &mut outcome) {
                 tracing::error!(%error, segment = segment.start, "records whose time is over are not dropped");
-                outcome.faults.push(error.to_string());
-                if outcome.faults.len() >= FAULTS_MAX {
+                if outcome.faults.len() < FAULTS_TOLD_MAX {
+                    outcome.faults.push(error.to_string());
+                }
+                // A segment that is damaged says nothing of the others.
+                refused += usize::from(!matches!(error, LogError::Tampered(_)));
+                if refused >= FAULTS_MAX {
                     outcome.interrupted = true;
                     break;
                 }
+            } else {
+                refused = 0;
             }
             outcome.segments += 1;
             told.segments += 1;
             told.records = outcome.records();
+        }
+        #[cfg(test)]
+        if self.crash.is_some_and(|(_, crash)| crash) {
+            return Ok(outcome);
+        }
+        if runs && let Err(error) = self.log.settle() {
+            // Until then the last of them may be undone without being named.
+            outcome.faults.push(error.to_string());
         }
         // Whoever looks on sees its end.
         let _ = progress(told);
@@ -416,12 +469,11 @@ impl Run<'_> {
     /// Refuses to go by a clock that has leapt: what a wrong one drops does not come back.
     fn ask_the_clock(&self, ledger: &Ledger) -> Result<(), Diagnostic> {
         let now_us = self.now.as_microsecond();
-        let leap = match &ledger.last {
-            _ if self.sure => None,
-            // Runs go by the same clock, so that the last one vouches for it until then.
-            Some(last) => Some((last.ended_us, now_us))
-                .filter(|(from, to)| to.saturating_sub(*from) > LEAP_US),
-            None => self.log.leap(now_us).map_err(|e| unread(&e))?,
+        // Runs go by the same clock as records, so that the last one vouches for it until then.
+        let seen_us = ledger.last.as_ref().map(|last| last.ended_us);
+        let leap = match self.sure {
+            true => None,
+            false => self.log.leap(seen_us, now_us).map_err(|e| unread(&e))?,
         };
         let Some((from_us, to_us)) = leap else {
             return Ok(());
@@ -441,6 +493,20 @@ impl Run<'_> {
         ))
     }
 
+    /// Refuses to go by a file of holds that is not what was ordered.
+    fn ask_the_log(&self, held: &[Held]) -> Result<(), Diagnostic> {
+        let now_us = self.now.as_microsecond();
+        let compare = || {
+            let ordered = self.log.holds(now_us).map_err(|e| unread(&e))?;
+            Holds::compare(&ordered, held)
+        };
+        compare().or_else(|_| {
+            // It may have been released a moment ago, which is not signed yet.
+            self.log.await_signature().map_err(|e| unread(&e))?;
+            compare()
+        })
+    }
+
     fn segment(
         &self,
         segment: &Range<u64>,
@@ -456,6 +522,7 @@ impl Run<'_> {
         let thinning = Thinning::weigh(
             self.log,
             segment.clone(),
+            self.now.as_microsecond(),
             |index, time_us, envelope, peek| {
                 let over = before.get(peek.class_name()).copied().flatten();
                 if over.is_none_or(|over| time_us >= over) {
@@ -495,7 +562,11 @@ impl Run<'_> {
         outcome.held += held;
         outcome.add(&dropped);
         if !self.dry {
-            ledger.segments.insert(segment.start, stays);
+            let known = Known {
+                dropped: dropped_of(&self.log.lacking(), segment.start),
+                oldest_us: stays,
+            };
+            ledger.segments.insert(segment.start, known);
         }
         if was_away && !self.dry && !dropped.is_empty() {
             // The object that has what was dropped goes, and the segment is another one.
@@ -513,7 +584,7 @@ impl Run<'_> {
     ) -> String {
         let classes = dropped.iter().map(|(class, weight)| {
             let period = self.periods.of(class).unwrap_or("no time");
-            format!("{} {class} kept for {period}", weight.records)
+            format!("{} {class}{KEPT_FOR}{period}", weight.records)
         });
         let classes = classes.collect::<Vec<_>>().join(", ");
         let held = match held {

@@ -109,7 +109,8 @@ impl Source for Log {
             let index = match &read {
                 Ok(read) => read.index,
                 Err(LogError::Undecodable { index, .. }) => *index,
-                Err(LogError::Tampered(damage)) => damage.leaf,
+                // Of a segment that cannot be read through, its first is named.
+                Err(LogError::Tampered(damage)) => damage.leaf.max(next),
                 Err(_) => next,
             };
             next = index + 1;

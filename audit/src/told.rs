@@ -5,15 +5,22 @@
 //! will lack, so that what is told of a segment is a chain that begins with a whole one. What
 //! came to nothing is told, too, and takes its link off again: who puts it in place later has
 //! no record that says so.
+//!
+//! It is done only when what was told is signed. So what a start finds above the last
+//! checkpoint was not done by us, whoever wrote it, and the start says that it counts for
+//! nothing before it signs it.
 
 use std::collections::BTreeMap;
 
-use palisade_mesh::{spiffe_id::TrustDomain, wire::record::LogLifecycle};
+use palisade_mesh::{
+    spiffe_id::TrustDomain,
+    wire::record::{Admin, Dropping, LogLifecycle},
+};
 use prost::Message as _;
 
 use crate::{
     checkpoint,
-    envelope::{EnvelopeRef, LOG_LIFECYCLE, RecordPeek},
+    envelope::{ADMIN, EnvelopeRef, LOG_LIFECYCLE, RecordPeek},
     log::stored::OWN_WORKER,
     merkle::{self, Hash},
     note::Verifier,
@@ -32,10 +39,37 @@ pub(crate) const SEGMENTS_MOVED: &str = "segments_moved";
 /// The verb under which it is told that segments came back.
 #[cfg(feature = "index")]
 pub(crate) const SEGMENTS_RESTORED: &str = "segments_restored";
+/// The verb under which it is told that what was told last is done.
+pub(crate) const RECORDS_GONE: &str = "records_gone";
+
+/// The verb under which it is told from where on nothing was signed at a start.
+pub(crate) const RECORDS_UNSIGNED: &str = "records_unsigned";
+
+/// The verb under which it is recorded that a hold was added.
+pub const HOLD_ADDED: &str = "hold_added";
+
+/// The verb under which it is recorded that one was not, though it was recorded before.
+pub const HOLD_ADD_FAILED: &str = "hold_add_failed";
+
+/// The verb under which it is recorded that a hold was released.
+pub const HOLD_RELEASED: &str = "hold_released";
+
+/// The verb under which it is recorded that one was not, though it was recorded before.
+pub const HOLD_RELEASE_FAILED: &str = "hold_release_failed";
+
+/// All that is recorded of holds.
+pub(crate) const ORDERS: [&str; 4] = [
+    HOLD_ADDED,
+    HOLD_ADD_FAILED,
+    HOLD_RELEASED,
+    HOLD_RELEASE_FAILED,
+];
 
 /// All that was told, in the order of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Told {
+    /// What the rest follows from, by index.
+    said: Vec<(u64, Said)>,
     chains: BTreeMap<u64, Chain>,
     /// The segment about which it was told last, as long as that may not be done.
     newest: Option<u64>,
@@ -43,6 +77,19 @@ pub(crate) struct Told {
     meanwhile: Option<u64>,
     /// By segment, the digest of each stub that may stand in its place.
     moved: BTreeMap<u64, Vec<Hash>>,
+}
+
+/// What one record tells.
+#[derive(Debug)]
+enum Said {
+    Dropped(Dropping),
+    Left(Dropping),
+    /// What was told last is done.
+    Gone(Dropping),
+    /// A segment went away, and the digest of what stays of it.
+    Moved(u64, Hash),
+    /// Nothing counts that was told from this record on.
+    Unsigned(u64),
 }
 
 /// What was told of one segment.
@@ -100,17 +147,67 @@ impl Told {
         index: u64,
         lifecycle: &LogLifecycle,
     ) -> Result<(), &'static str> {
-        let hash = |bytes: &[u8]| Hash::try_from(bytes).ok();
-        if let Some(moving) = &lifecycle.moving {
-            let stub = hash(&moving.stub).ok_or("it does not say what stays of a segment")?;
-            let all = self.moved.entry(moving.segment).or_default();
-            if !all.contains(&stub) {
-                all.push(stub);
+        let said = match (lifecycle.verb.as_str(), &lifecycle.dropping) {
+            (RECORDS_DROPPED, Some(dropping)) => Said::Dropped(dropping.clone()),
+            (RECORDS_LEFT, Some(dropping)) => Said::Left(dropping.clone()),
+            (RECORDS_GONE, Some(dropping)) => Said::Gone(dropping.clone()),
+            (SEGMENTS_MOVED, _) => match &lifecycle.moving {
+                Some(moving) => Said::Moved(
+                    moving.segment,
+                    Hash::try_from(moving.stub.as_slice())
+                        .map_err(|_| "it does not say what stays of a segment")?,
+                ),
+                None => return Ok(()),
+            },
+            (RECORDS_UNSIGNED, _) => match lifecycle.unsigned_from {
+                Some(from) => Said::Unsigned(from),
+                None => return Ok(()),
+            },
+            _ => return Ok(()),
+        };
+        let linked = match &said {
+            Said::Unsigned(_) => {
+                self.said.push((index, said));
+                self.again();
+                return Ok(());
+            }
+            said => self.link(index, said),
+        };
+        self.said.push((index, said));
+        linked
+    }
+
+    /// Takes in again what counts of all that was said.
+    fn again(&mut self) {
+        let said = std::mem::take(&mut self.said);
+        *self = Self {
+            meanwhile: self.meanwhile,
+            ..Self::default()
+        };
+        let marks = said.iter().filter_map(|(index, said)| match said {
+            Said::Unsigned(from) => Some((*index, *from)),
+            _ => None,
+        });
+        let marks: Vec<(u64, u64)> = marks.collect();
+        let void = voided(&marks);
+        for (index, said) in said.iter().filter(|(index, _)| !void(*index)) {
+            // What is wrong with one was told when it was taken in.
+            let _ = self.link(*index, said);
+        }
+        self.said = said;
+    }
+
+    fn link(&mut self, index: u64, said: &Said) -> Result<(), &'static str> {
+        if let Said::Moved(segment, stub) = said {
+            let all = self.moved.entry(*segment).or_default();
+            if !all.contains(stub) {
+                all.push(*stub);
             }
         }
-        let Some(dropping) = &lifecycle.dropping else {
+        let (Said::Dropped(dropping) | Said::Left(dropping) | Said::Gone(dropping)) = said else {
             return Ok(());
         };
+        let hash = |bytes: &[u8]| Hash::try_from(bytes).ok();
         let previous = match dropping.previous.as_slice() {
             [] => Some(None),
             bytes => hash(bytes).map(Some),
@@ -126,25 +223,21 @@ impl Told {
             newest.earlier.push(newest.before);
         }
         let chain = self.chains.entry(dropping.segment).or_default();
-        let goes_on = match lifecycle.verb.as_str() {
-            RECORDS_DROPPED => {
-                let goes_on = chain.last == previous;
-                chain.goes_to(Some(digest), meanwhile);
-                chain.before = previous;
-                self.newest = Some(dropping.segment);
-                goes_on
-            }
-            // Only what was told last can have come to nothing.
-            RECORDS_LEFT => {
-                let fits = (chain.last, chain.before) == (Some(digest), previous);
-                if fits && self.newest == Some(dropping.segment) {
+        if !matches!(said, Said::Dropped(_)) {
+            // Only what was told last can have come to nothing, or be done only now.
+            let fits = (chain.last, chain.before) == (Some(digest), previous);
+            if fits && self.newest == Some(dropping.segment) {
+                if matches!(said, Said::Left(_)) {
                     chain.goes_to(previous, meanwhile);
-                    self.newest = None;
                 }
-                true
+                self.newest = None;
             }
-            _ => true,
-        };
+            return Ok(());
+        }
+        let goes_on = chain.last == previous;
+        chain.goes_to(Some(digest), meanwhile);
+        chain.before = previous;
+        self.newest = Some(dropping.segment);
         match goes_on {
             true => Ok(()),
             false => Err("it says that the segment lacked something else before than was told"),
@@ -195,20 +288,62 @@ impl Chain {
     }
 }
 
-/// What `envelope` says of what became of segments, where the log whose key is `key` says it itself.
-pub(crate) fn said(key: &Verifier, envelope: &EnvelopeRef<'_>) -> Option<LogLifecycle> {
-    let peek = RecordPeek::new(envelope.record)?;
+/// Whether the record at an index counts for nothing: what was not signed when the log was
+/// opened, by the ascending (index, first record that was not signed) of those that tell so.
+/// One that is itself among these tells nothing.
+pub(crate) fn voided(marks: &[(u64, u64)]) -> impl Fn(u64) -> bool {
+    let mut spans: Vec<std::ops::Range<u64>> = Vec::new();
+    for (index, from) in marks.iter().rev() {
+        let counts = spans.last().is_none_or(|later| *index < later.start);
+        if counts && from < index {
+            spans.push(*from..*index);
+        }
+    }
+    move |index| spans.iter().any(|span| span.contains(&index))
+}
+
+/// What a record says of what became of segments, where the log whose key is `key` says it itself.
+pub(crate) fn said(
+    key: &Verifier,
+    envelope: &EnvelopeRef<'_>,
+    peek: &RecordPeek<'_>,
+) -> Option<LogLifecycle> {
     if peek.class != LOG_LIFECYCLE {
         return None;
     }
     let lifecycle = LogLifecycle::decode(peek.body).ok()?;
-    if lifecycle.dropping.is_none() && lifecycle.moving.is_none() {
+    if lifecycle.dropping.is_none()
+        && lifecycle.moving.is_none()
+        && lifecycle.unsigned_from.is_none()
+    {
         return None;
     }
+    let stream = of_audit(key, envelope)?;
+    (stream.worker == OWN_WORKER).then_some(lifecycle)
+}
+
+/// What a record says of a legal hold, where the audit service of the log whose key is `key`
+/// says it.
+pub(crate) fn ordered(
+    key: &Verifier,
+    envelope: &EnvelopeRef<'_>,
+    peek: &RecordPeek<'_>,
+) -> Option<Admin> {
+    if peek.class != ADMIN {
+        return None;
+    }
+    let admin = Admin::decode(peek.body).ok()?;
+    if !ORDERS.contains(&admin.verb.as_str()) {
+        return None;
+    }
+    of_audit(key, envelope).map(|_| admin)
+}
+
+/// The stream of a record, if it is one of the audit service.
+fn of_audit(key: &Verifier, envelope: &EnvelopeRef<'_>) -> Option<StreamKey> {
     let stream = StreamKey::decode(envelope.stream)?;
     let domain = TrustDomain::parse(checkpoint::domain(key.name())?).ok()?;
-    let own = stream.worker == OWN_WORKER && stream.reporter == domain.role("audit");
-    own.then_some(lifecycle)
+    (stream.reporter == domain.role("audit")).then_some(stream)
 }
 
 /// The digest by which is told what a segment lacks.
@@ -232,6 +367,15 @@ mod tests {
                 previous: previous.map_or_else(Vec::new, |byte| vec![byte; 32]),
             }),
             moving: None,
+            unsigned_from: None,
+        }
+    }
+
+    fn unsigned(from: u64) -> LogLifecycle {
+        LogLifecycle {
+            verb: RECORDS_UNSIGNED.into(),
+            unsigned_from: Some(from),
+            ..LogLifecycle::default()
         }
     }
 
@@ -283,6 +427,26 @@ mod tests {
         all.take(4, &told(RECORDS_LEFT, 9, None, 8)).unwrap();
         assert_eq!(all.standing(0, None), Standing::Back);
         assert_eq!(all.standing(9, is(7)), Standing::Told);
+    }
+
+    /// On both sides of what was signed, and though it says the same of what was.
+    #[test]
+    fn what_was_not_signed_when_the_log_was_opened_counts_for_nothing() {
+        let mut all = Told::default();
+        all.take(1, &told(RECORDS_DROPPED, 0, None, 1)).unwrap();
+        all.take(2, &told(RECORDS_DROPPED, 9, None, 7)).unwrap();
+        all.take(3, &told(RECORDS_DROPPED, 0, Some(1), 2)).unwrap();
+        all.take(4, &unsigned(0)).unwrap();
+        all.take(5, &told(RECORDS_LEFT, 0, Some(1), 2)).unwrap();
+        assert_eq!(all.standing(9, None), Standing::Told);
+        all.take(6, &unsigned(3)).unwrap();
+        // Of those above, the one that says that none counts does not count either.
+        assert_eq!(all.standing(0, is(1)), Standing::Told);
+        assert_eq!(all.standing(0, is(2)), Standing::Untold);
+        assert_eq!(all.standing(9, is(7)), Standing::Told);
+        assert_eq!(all.standing(9, None), Standing::Pending);
+        all.take(7, &told(RECORDS_DROPPED, 0, Some(1), 3)).unwrap();
+        assert_eq!(all.standing(0, is(3)), Standing::Told);
     }
 
     /// A segment may have been read before or after what is told meanwhile.

@@ -32,8 +32,6 @@ pub struct RetentionSection {
     pub rejudgement: Option<String>,
     /// What became of reporters' spools.
     pub spool_event: Option<String>,
-    /// What reporters signed about their records; as long as the longest of the others.
-    pub stream_heads: Option<String>,
 }
 
 #[cfg(feature = "full")]
@@ -47,7 +45,7 @@ impl RetentionSection {
         Periods::parse(named.filter_map(|(class, text)| Some((class, text.as_deref()?))))
     }
 
-    fn each(&self) -> [(&'static str, &Option<String>); 12] {
+    fn each(&self) -> [(&'static str, &Option<String>); 11] {
         [
             ("alert", &self.alert),
             ("admin", &self.admin),
@@ -60,7 +58,6 @@ impl RetentionSection {
             ("policy_change", &self.policy_change),
             ("rejudgement", &self.rejudgement),
             ("spool_event", &self.spool_event),
-            ("stream_heads", &self.stream_heads),
         ]
     }
 }
@@ -95,8 +92,11 @@ mod tests {
 
     #[test]
     fn periods_are_checked_before_anything_starts() {
-        assert_eq!(codes("decision: 13 months, admin: 7y"), [0_u16; 0]);
+        assert_eq!(
+            codes("decision: 13 months, outcome: 2 years, admin: 7y"),
+            [0_u16; 0]
+        );
         assert_eq!(codes("decision: 30 days, admin: never"), [7574, 7574]);
-        assert_eq!(codes("decision: 13 months, stream_heads: 1y"), [7574]);
+        assert_eq!(codes("decision: 13 months, outcome: 1y"), [7574]);
     }
 }

@@ -436,7 +436,7 @@ fn a_stub_that_nobody_signed_is_told() {
     Stub::new(moved).unwrap().save(&dir).unwrap();
     assert_eq!(scene.kinds(), [FindingKind::Archive]);
     scene.stage.restart();
-    let error = scene.log().leap(0).unwrap_err();
+    let error = scene.log().leap(None, 0).unwrap_err();
     assert!(
         matches!(&error, LogError::Tampered(d) if d.what.contains("no record of the log says")),
         "{error}"

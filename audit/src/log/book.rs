@@ -1,18 +1,18 @@
 //! What the log says of itself, read once from its beginning and then as it grows: what was
-//! dropped, and how its clock went.
+//! dropped, what was ordered of holds, and how its clock went.
 //!
 //! Nothing that lies beside the log is asked, for whoever can write there could say what they
-//! like; each record that tells of something dropped is proven under the latest checkpoint. Of
-//! a segment that went to an archive what stays is asked, so that nothing has to be fetched:
-//! a later record has the digest of that, and its own segment is either here or vouched for in
-//! the same way.
+//! like; each record that tells of something dropped, or of a hold, is proven under the latest
+//! checkpoint. Of a segment that went to an archive what stays is asked, so that nothing has
+//! to be fetched: a later record has the digest of that, and its own segment is either here or
+//! vouched for in the same way.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, PoisonError},
 };
 
-use palisade_mesh::wire::record::{Dropping, LogLifecycle};
+use palisade_mesh::wire::record::{Admin, Dropping, LogLifecycle};
 
 use super::{
     Log, LogError, Scan,
@@ -20,7 +20,8 @@ use super::{
     shift::{self, is_away},
 };
 use crate::{
-    envelope::EnvelopeRef,
+    envelope::{EnvelopeRef, RecordPeek},
+    holds::{Ordered, Orders},
     merkle::{Hash, leaf, verify_inclusion},
     segment::Stub,
     told::{self, Told},
@@ -28,7 +29,7 @@ use crate::{
 
 /// More time than this between two records, or since the last, is a leap of the clock: 31
 /// days.
-pub(crate) const LEAP_US: i64 = 31 * 86_400_000_000;
+pub(super) const LEAP_US: i64 = 31 * 86_400_000_000;
 
 /// What was read so far.
 #[derive(Debug, Default)]
@@ -36,10 +37,12 @@ pub(super) struct Book {
     /// The record that is read next.
     position: u64,
     told: Told,
+    /// What was ordered of holds.
+    orders: Orders,
     /// The latest time of receipt before `position`.
     latest_us: Option<i64>,
-    /// The same before each segment, by its first record.
-    before: BTreeMap<u64, i64>,
+    /// The times of receipt of each segment, the earliest and the latest, by its first record.
+    times: BTreeMap<u64, (i64, i64)>,
     /// From when to when the clock leapt last.
     leap: Option<(i64, i64)>,
     /// A segment could not be read through: something that was told may be missing.
@@ -51,6 +54,21 @@ pub(super) struct Book {
 }
 
 impl Book {
+    fn takes(&mut self, index: u64, said: Said) -> Result<(), &'static str> {
+        match said {
+            Said::OfDropping(said) => {
+                if let Some(from) = said.unsigned_from {
+                    self.orders.unsigned(index, from);
+                }
+                self.told.take(index, &said)
+            }
+            Said::OfHold(said) => {
+                self.orders.take(index, said);
+                Ok(())
+            }
+        }
+    }
+
     /// Reads on to what is signed.
     fn follow(&mut self, shared: &Arc<Shared>) -> Result<(), LogError> {
         let signed = shared.checkpoint.borrow().size;
@@ -66,7 +84,7 @@ impl Book {
             let after = firsts.partition_point(|first| *first <= self.position);
             let at = after.checked_sub(1).and_then(|at| firsts.get(at)).copied();
             if let Some(first) = at.filter(away) {
-                self.recalls(shared, first, &firsts)?;
+                self.recalls(shared, first)?;
                 continue;
             }
             let ahead = firsts.get(after..).unwrap_or_default();
@@ -99,24 +117,24 @@ impl Book {
 
     /// Takes in what stays of a segment that went away. It is believed once a signed record
     /// says that this stays.
-    fn recalls(&mut self, shared: &Shared, first: u64, firsts: &[u64]) -> Result<(), LogError> {
+    fn recalls(&mut self, shared: &Shared, first: u64) -> Result<(), LogError> {
         let stub =
             Stub::read(&shared.dir, first).map_err(LogError::io(Stub::path(&shared.dir, first)))?;
         let checkpoint = shared.checkpoint.borrow().clone();
-        self.passes(first.max(self.position), None, firsts);
         for said in &stub.moved.said {
             let envelope = EnvelopeRef::decode(&said.leaf);
-            let told = envelope.and_then(|e| told::said(&shared.verifier, &e));
+            let told = envelope.and_then(|e| Said::of(shared, &e));
             if let Some(told) = told.filter(|_| said.index >= self.position) {
-                self.hears(shared, &checkpoint, said.index, &told, &leaf(&said.leaf))?;
+                self.hears(shared, &checkpoint, said.index, told, &leaf(&said.leaf))?;
             }
         }
         let moved = &stub.moved;
         if moved.leap_from_us != moved.leap_to_us {
             self.leap = Some((moved.leap_from_us, moved.leap_to_us));
         }
-        let latest_us = (moved.latest_us > i64::MIN).then_some(moved.latest_us);
-        self.latest_us = self.latest_us.max(latest_us);
+        let times = (moved.first_us, moved.latest_us);
+        self.times.insert(first, times);
+        self.latest_us = self.latest_us.max(Some(moved.latest_us));
         self.recalled.insert(first, stub.digest);
         self.position = moved.next;
         Ok(())
@@ -134,7 +152,7 @@ impl Book {
             let next = scan.next_leaf().map(|read| {
                 read.map(|(index, bytes)| {
                     let envelope = EnvelopeRef::decode(bytes);
-                    let said = envelope.and_then(|e| told::said(&shared.verifier, &e));
+                    let said = envelope.and_then(|e| Said::of(shared, &e));
                     let said = said.map(|said| (said, leaf(bytes)));
                     (index, envelope.map(|e| e.received_us), said)
                 })
@@ -149,10 +167,10 @@ impl Book {
             };
             self.passes(index, passed_us, firsts);
             if let Some(received_us) = received_us {
-                self.receives(received_us);
+                self.receives(index, received_us, firsts);
             }
             if let Some((said, hash)) = said {
-                self.hears(shared, &checkpoint, index, &said, &hash)?;
+                self.hears(shared, &checkpoint, index, said, &hash)?;
             }
             self.position = index + 1;
         }
@@ -160,21 +178,20 @@ impl Book {
 
     /// Notes that all before `index` is read, of which some was dropped.
     fn passes(&mut self, index: u64, dropped_us: Option<i64>, firsts: &[u64]) {
-        if let Some(dropped_us) = dropped_us {
-            self.receives(dropped_us);
-        }
-        let from = firsts.partition_point(|first| *first < self.position);
-        let begun = firsts
-            .iter()
-            .skip(from)
-            .take_while(|first| **first <= index);
-        for first in begun {
-            self.before
-                .insert(*first, self.latest_us.unwrap_or(i64::MIN));
+        if let (Some(dropped_us), Some(last)) = (dropped_us, index.checked_sub(1)) {
+            self.receives(last, dropped_us, firsts);
         }
     }
 
-    fn receives(&mut self, received_us: i64) {
+    fn receives(&mut self, index: u64, received_us: i64, firsts: &[u64]) {
+        let next = firsts.partition_point(|first| *first <= index);
+        if let Some(first) = next.checked_sub(1).and_then(|at| firsts.get(at)) {
+            let times = self
+                .times
+                .entry(*first)
+                .or_insert((received_us, received_us));
+            *times = (times.0.min(received_us), times.1.max(received_us));
+        }
         if let Some(latest_us) = self.latest_us
             && received_us.saturating_sub(latest_us) > LEAP_US
         {
@@ -188,13 +205,13 @@ impl Book {
         shared: &Shared,
         checkpoint: &super::Checkpoint,
         index: u64,
-        said: &LogLifecycle,
+        said: Said,
         hash: &Hash,
     ) -> Result<(), LogError> {
         let proof = shared.prove_under(index, checkpoint.size)?;
         let proven = verify_inclusion(hash, index, checkpoint.size, &proof, &checkpoint.root);
         let wrong = match proven {
-            Ok(()) => self.told.take(index, said).err().map(ToOwned::to_owned),
+            Ok(()) => self.takes(index, said).err().map(ToOwned::to_owned),
             Err(error) => Some(error.to_string()),
         };
         if let Some(wrong) = wrong {
@@ -202,6 +219,21 @@ impl Book {
             self.damaged = true;
         }
         Ok(())
+    }
+}
+
+/// What a record says that is noted here.
+pub(super) enum Said {
+    OfDropping(LogLifecycle),
+    OfHold(Admin),
+}
+
+impl Said {
+    pub(super) fn of(shared: &Shared, envelope: &EnvelopeRef<'_>) -> Option<Self> {
+        let (key, peek) = (&shared.verifier, RecordPeek::new(envelope.record)?);
+        told::said(key, envelope, &peek)
+            .map(Self::OfDropping)
+            .or_else(|| told::ordered(key, envelope, &peek).map(Self::OfHold))
     }
 }
 
@@ -231,16 +263,28 @@ impl Book {
         &self.told
     }
 
-    /// The latest time of receipt before the segment that begins with `first`.
-    pub(super) fn before_us(&self, first: u64) -> i64 {
-        self.before.get(&first).copied().unwrap_or(i64::MIN)
+    /// What was ordered of holds, as far as it counts and is in force at `now_us`.
+    pub(super) fn holds(&self, now_us: i64) -> Vec<Ordered> {
+        self.orders.in_force(now_us)
     }
 
-    /// From when to when the clock leapt last, at the latest from the last record to `now_us`.
-    pub(super) fn leap(&self, now_us: i64) -> Option<(i64, i64)> {
+    /// The latest time of receipt before the segment that begins with `first`, no later than
+    /// `now_us`: what is later was stamped by a clock that was ahead.
+    pub(super) fn before_us(&self, first: u64, now_us: i64) -> i64 {
+        let before = self.times.range(..first).map(|(_, times)| times);
+        let sane = before.flat_map(|(from, to)| [*from, *to]);
+        sane.filter(|us| *us <= now_us).max().unwrap_or(i64::MIN)
+    }
+
+    /// From when to when the clock leapt last, at the latest from the last record to `now_us`,
+    /// if that was after `seen_us`, when it was looked at.
+    pub(super) fn leap(&self, seen_us: Option<i64>, now_us: i64) -> Option<(i64, i64)> {
         let last = self.latest_us.map(|latest_us| (latest_us, now_us));
-        let leaps = |(from, to): &(i64, i64)| to.saturating_sub(*from) > LEAP_US;
-        last.filter(leaps).or(self.leap)
+        let since = |(from, to): (i64, i64)| {
+            let from = seen_us.map_or(from, |seen_us| from.max(seen_us));
+            (to.saturating_sub(from) > LEAP_US).then_some((from, to))
+        };
+        last.and_then(since).or(self.leap.and_then(since))
     }
 
     pub(super) fn unsettled(&mut self) -> &mut Option<Dropping> {

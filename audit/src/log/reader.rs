@@ -91,18 +91,25 @@ impl Shared {
     /// The leaf as it is hashed.
     pub(super) fn leaf(&self, index: u64) -> Result<Bytes, LogError> {
         let place = self.place(index)?;
+        let damaged =
+            |what: String| LogError::tampered(place.path.clone(), index, place.offset, what);
         if place.len == 0 {
-            return Err(LogError::Dropped { index });
+            // The frame decides: offsets are not what was signed.
+            return Err(match self.is_gone(&place, index)? {
+                true => LogError::Dropped { index },
+                false => damaged("no record is where its offset says that one was dropped".into()),
+            });
         }
         let mut frame = vec![0; place.len];
         let len = segment::read_at_most(&place.file, &mut frame, place.offset)
             .map_err(LogError::io(self.dir.join(&place.path)))?;
         frame.truncate(len);
-        let damaged =
-            |what: String| LogError::tampered(place.path.clone(), index, place.offset, what);
         match segment::check_frame(&frame) {
             Ok(Content::Leaf(leaf)) => Ok(Bytes::copy_from_slice(leaf)),
-            Ok(Content::Gone(_)) => Err(LogError::Dropped { index }),
+            Ok(Content::Gone(gone)) => Err(match has(gone, index) {
+                true => LogError::Dropped { index },
+                false => damaged("it does not say which records were dropped".into()),
+            }),
             Ok(Content::Sparse(_)) => Err(damaged("it says what the segment lacks".into())),
             Err(what) => Err(damaged(what)),
         }
@@ -151,6 +158,17 @@ impl Shared {
             now.insert(at, lacking);
             *all = now.into();
         });
+    }
+
+    /// Whether what stands at `place` says that the record at `index` was dropped.
+    fn is_gone(&self, place: &Place, index: u64) -> Result<bool, LogError> {
+        let mut reader = FrameReader::new(place.file.clone(), place.offset, place.segment_end);
+        let frame = reader
+            .next()
+            .map_err(LogError::io(self.dir.join(&place.path)))?;
+        Ok(
+            matches!(frame, Some(Ok(frame)) if matches!(frame.content(), Content::Gone(gone) if has(gone, index))),
+        )
     }
 
     /// What the records left that were dropped at `place`.
@@ -326,6 +344,11 @@ fn entry(index: u64, leaf: Bytes) -> Result<Entry, LogError> {
         envelope,
         record,
     })
+}
+
+/// Whether the record at `index` is one of those that left `gone`.
+fn has(gone: &[u8], index: u64) -> bool {
+    GoneRun::read(gone).is_some_and(|run| (run.first()..run.next()).contains(&index))
 }
 
 /// Reads records in order, up to what was durable when it was made. Those that were

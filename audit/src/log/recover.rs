@@ -62,6 +62,9 @@ pub(super) struct Recovered {
     pub(super) cut: Option<String>,
     /// What may have been told to be dropped, and was not when a process ended.
     pub(super) left: Vec<Dropping>,
+    /// What records above the checkpoint say of what is dropped, and of holds, must be told to
+    /// count for nothing before they are signed.
+    pub(super) unsigned: bool,
 }
 
 /// The segment that grows.
@@ -108,8 +111,11 @@ pub(super) fn recover(
         streams,
         offsets,
         cut,
+        unsigned,
     } = replayed;
     let left = left(dir, &firsts).map_err(LogError::io(dir))?;
+    // What replaced a segment shall survive a power cut before more is told.
+    files::sync_dir(&dir.join(segment::DIR)).map_err(LogError::io(dir))?;
     let cut = cut
         .map(|cut| cut::cut(dir, &mut firsts, &cut, clock))
         .transpose()
@@ -142,6 +148,7 @@ pub(super) fn recover(
         streams,
         cut,
         left,
+        unsigned,
     })
 }
 

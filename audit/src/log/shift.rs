@@ -21,7 +21,7 @@ use palisade_mesh::wire::{
 
 use super::{
     Log, LogError,
-    book::{self, LEAP_US},
+    book::{self, LEAP_US, Said},
     lock,
     reader::Shared,
     recover::log_id,
@@ -133,8 +133,7 @@ impl Log {
         Ok(all)
     }
 
-    /// Segments that are in the archive alone, with the first time of each and the latest up
-    /// to its end.
+    /// Segments that are in the archive alone, with the first and the latest time of each.
     pub(crate) fn moved(&self) -> Result<Vec<(Range<u64>, [i64; 2])>, LogError> {
         let dir = &self.inner.shared.dir;
         let firsts = segment::list(dir).map_err(LogError::io(dir))?;
@@ -296,7 +295,7 @@ impl Log {
     ) -> io::Result<Stub> {
         let shared = &self.inner.shared;
         let file = File::open(path(shared, segment.start))?;
-        let before_us = book::with(self, |book| book.before_us(segment.start));
+        let before_us = book::with(self, |book| book.before_us(segment.start, i64::MAX));
         let mut times = Times::after(before_us.map_err(io::Error::other)?);
         let mut hashes = Hashes::new(shared);
         let (mut was, mut said) = (SparseSum::default(), Vec::new());
@@ -315,7 +314,7 @@ impl Log {
                     hashes.check(index, &hash)?;
                     if let Some((envelope, _)) = thin::envelope_of(leaf) {
                         times.receive(envelope.received_us);
-                        if told::said(&shared.verifier, &envelope).is_some() {
+                        if Said::of(shared, &envelope).is_some() {
                             let leaf = leaf.to_vec();
                             said.push(MovedLeaf { index, leaf });
                         }
@@ -339,7 +338,7 @@ impl Log {
             object: archive::object_name(domain, &log, segment.start, &sum),
             store: archive.url().to_owned(),
             sparse: sparse.unwrap_or_default(),
-            latest_us: times.latest_us.unwrap_or(i64::MIN),
+            latest_us: times.last_us.unwrap_or(i64::MIN),
             leap_from_us: times.leap.map_or(0, |(from, _)| from),
             leap_to_us: times.leap.map_or(0, |(_, to)| to),
             said,
@@ -439,8 +438,10 @@ fn remove_stub(dir: &Path, first: u64) -> io::Result<()> {
 
 /// The times of receipt of a segment, as the book of the log reads them.
 struct Times {
-    /// In the segment alone.
+    /// The earliest and the latest in the segment alone.
     first_us: Option<i64>,
+    last_us: Option<i64>,
+    /// The latest up to there.
     latest_us: Option<i64>,
     leap: Option<(i64, i64)>,
 }
@@ -449,6 +450,7 @@ impl Times {
     fn after(before_us: i64) -> Self {
         Self {
             first_us: None,
+            last_us: None,
             latest_us: (before_us > i64::MIN).then_some(before_us),
             leap: None,
         }
@@ -456,6 +458,7 @@ impl Times {
 
     fn receive(&mut self, us: i64) {
         self.first_us = Some(self.first_us.map_or(us, |first_us| first_us.min(us)));
+        self.last_us = self.last_us.max(Some(us));
         if let Some(latest_us) = self.latest_us
             && us.saturating_sub(latest_us) > LEAP_US
         {

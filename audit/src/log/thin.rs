@@ -35,7 +35,7 @@ use crate::{
         self, Content, FrameReader, GoneBuilder, GoneRun, HEADER_LEN, Header, Lacking, Offsets,
         SparseSum, sum_of,
     },
-    told::{self, RECORDS_DROPPED, RECORDS_LEFT},
+    told::{self, RECORDS_DROPPED, RECORDS_GONE, RECORDS_LEFT},
 };
 
 /// How long the log may take to sign that something is dropped.
@@ -75,9 +75,25 @@ pub struct Thinning {
     before: Option<Hash>,
     /// What is to be dropped, by class.
     pub dropped: BTreeMap<&'static str, Weight>,
-    /// What stays and might go, by class as in `record.proto`: the time of the first of them,
+    /// What stays and might go, by class as in `record.proto`: the time of the oldest of them,
     /// microseconds since the Unix epoch.
     pub kept: BTreeMap<u32, i64>,
+}
+
+/// What counts as the time of a record.
+struct Age {
+    now_us: i64,
+    latest_us: i64,
+}
+
+impl Age {
+    /// Of the next one, which was received then.
+    fn of(&mut self, received_us: i64) -> i64 {
+        if received_us <= self.now_us {
+            self.latest_us = self.latest_us.max(received_us);
+        }
+        self.latest_us.max(received_us)
+    }
 }
 
 /// What came of it.
@@ -104,7 +120,8 @@ pub(crate) enum Point {
 
 impl Thinning {
     /// Asks of every record of `segment`, one of [`Log::sealed`], what is to become of it,
-    /// with its time: when it was received, or any before it, whichever is later. Each is
+    /// with its time: when it was received, or any before it, whichever is later; of these, one
+    /// that is to come at `now_us` counts for itself alone, for the clock was ahead then. Each is
     /// compared with the tree, and what is missing already with what the log says of it. What
     /// is no record that this version reads stays, and so does what is never dropped.
     ///
@@ -113,10 +130,14 @@ impl Thinning {
     pub fn weigh(
         log: &Log,
         segment: Range<u64>,
+        now_us: i64,
         mut fate: impl FnMut(u64, i64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
     ) -> Result<Self, LogError> {
         let shared = &log.inner.shared;
-        let mut time_us = book::with(log, |book| book.before_us(segment.start))?;
+        let mut age = Age {
+            now_us,
+            latest_us: book::with(log, |book| book.before_us(segment.start, now_us))?,
+        };
         let mut found = Self {
             log: log.clone(),
             segment: segment.clone(),
@@ -139,7 +160,7 @@ impl Thinning {
                         if is_always_kept(record.class) {
                             return Err(Differs::error(index, never(record.class)));
                         }
-                        time_us = time_us.max(record.received_us);
+                        age.of(record.received_us);
                         found.sum.count(record.class, record.filed_us);
                     }
                 }
@@ -151,7 +172,7 @@ impl Thinning {
                 } => {
                     hashes.check(index, &hash)?;
                     if let Some((envelope, peek)) = envelope_of(leaf) {
-                        time_us = time_us.max(envelope.received_us);
+                        let time_us = age.of(envelope.received_us);
                         if may_go(&peek) {
                             let fate = fate(index, time_us, &envelope, &peek);
                             found.note(index, time_us, (&envelope, &peek), len, fate);
@@ -189,8 +210,8 @@ impl Thinning {
                 weight.bytes += len;
             }
             Fate::Keep => {
-                // Times do not fall.
-                self.kept.entry(peek.class).or_insert(time_us);
+                let first = self.kept.entry(peek.class).or_insert(time_us);
+                *first = time_us.min(*first);
             }
         }
     }
@@ -395,9 +416,43 @@ impl Thinning {
     }
 }
 
-/// Says of what was told to be dropped and was not that it is there. Signed when it returns.
+/// Says of what was told last and was done that it is: from then on it cannot be undone
+/// without being named. Signed when it returns.
+pub(super) fn conclude(log: &Log) -> Result<(), LogError> {
+    let Some((segment, digest, before)) = book::with(log, |book| book.told().pending())? else {
+        return Ok(());
+    };
+    if lacks_now(&log.inner.shared, segment)? != Some(digest) {
+        return Ok(());
+    }
+    let gone = dropping(segment, digest, before);
+    let detail = format!("of the segment that begins with record {segment}: it is done");
+    let segment = segment..segment;
+    say(log, about_dropping(RECORDS_GONE, detail, gone))
+        .map_err(|e| log.inner.shared.failed(&segment, e))
+}
+
+fn dropping(segment: u64, digest: Hash, before: Option<Hash>) -> Dropping {
+    Dropping {
+        segment,
+        digest: digest.to_vec(),
+        previous: before.map_or_else(Vec::new, |hash| hash.to_vec()),
+    }
+}
+
+/// The digest of what the segment says that it lacks.
+fn lacks_now(shared: &Shared, segment: u64) -> Result<Option<Hash>, LogError> {
+    let path = shared.dir.join(segment::relative(segment));
+    let said = shared.sparse(segment).map_err(LogError::io(&path))?;
+    Ok(said.map(|said| told::digest(&said)))
+}
+
+/// Says of what was told to be dropped and was not that it is there. Signed when it returns,
+/// and what was put in place before survives a power cut.
 pub(super) fn settle(log: &Log) -> Result<(), LogError> {
     let shared = &log.inner.shared;
+    let dir = shared.dir.join(segment::DIR);
+    files::sync_dir(&dir).map_err(LogError::io(&dir))?;
     let (known, pending) = book::with(log, |book| {
         (book.unsettled().clone(), book.told().pending())
     })?;
@@ -406,13 +461,7 @@ pub(super) fn settle(log: &Log) -> Result<(), LogError> {
         // What an earlier process has told.
         None => match pending {
             Some((segment, digest, before)) => {
-                let path = shared.dir.join(segment::relative(segment));
-                let said = shared.sparse(segment).map_err(LogError::io(&path))?;
-                (said.map(|said| told::digest(&said)) == before).then(|| Dropping {
-                    segment,
-                    digest: digest.to_vec(),
-                    previous: before.map_or_else(Vec::new, |hash| hash.to_vec()),
-                })
+                (lacks_now(shared, segment)? == before).then(|| dropping(segment, digest, before))
             }
             None => None,
         },
@@ -435,6 +484,30 @@ fn unsettled(log: &Log, change: impl FnOnce(&mut Option<Dropping>)) {
     change(book.unwrap_or_else(PoisonError::into_inner).unsettled());
 }
 
+/// Waits until all that is there is signed.
+pub(super) fn await_signature(log: &Log) -> Result<(), LogError> {
+    let (len, mut signed) = (log.len(), log.subscribe_checkpoints());
+    let over = async {
+        let over = signed.wait_for(|checkpoint| checkpoint.size >= len);
+        tokio::time::timeout(SIGN_TIME_MAX, over).await.is_ok()
+    };
+    let waited = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map(|runtime| runtime.block_on(over));
+    match waited {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(unsigned()),
+        Err(error) => Err(error),
+    }
+    .map_err(LogError::io(&log.inner.shared.dir))
+}
+
+fn unsigned() -> io::Error {
+    let what = "the log has not signed what it has to say";
+    io::Error::new(io::ErrorKind::TimedOut, what)
+}
+
 /// Records something about a segment; signed when it returns.
 pub(super) fn say(log: &Log, body: Body) -> io::Result<()> {
     let mut receipt = log.note(body);
@@ -446,10 +519,7 @@ pub(super) fn say(log: &Log, body: Body) -> io::Result<()> {
     match signed {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(io::Error::other(error)),
-        Err(_) => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the log has not signed what would be done",
-        )),
+        Err(_) => Err(unsigned()),
     }
 }
 

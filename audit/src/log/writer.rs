@@ -33,7 +33,7 @@ use crate::{
     note::{Begun, SIGN_WAIT, Signer},
     segment::{self, HEADER_LEN, Offsets},
     stream::{StreamKey, Streams, new_ulid},
-    told::RECORDS_LEFT,
+    told::{RECORDS_LEFT, RECORDS_UNSIGNED},
 };
 
 mod group;
@@ -93,6 +93,8 @@ pub(super) struct Writer {
     streams_at: Instant,
     health: Arc<Health>,
     reserve: Reserve,
+    /// Something was found that must not be signed before the notes are written.
+    unvoided: bool,
 }
 
 /// A checkpoint that a device is signing, while more is written.
@@ -122,6 +124,9 @@ impl Writer {
         if let Some(cut) = recovered.cut {
             tracing::warn!(what = %cut, "audit log recovered");
             notes.push(lifecycle("recovered", cut));
+        }
+        if recovered.unsigned {
+            notes.push(unsigned(size));
         }
         for left in &recovered.left {
             let detail = format!(
@@ -163,13 +168,15 @@ impl Writer {
             awaited: None,
             history_at: None,
             streams_at: Instant::now(),
+            unvoided: recovered.unsigned,
         };
         // A full disk must not keep anybody from reading: the notes then wait.
         writer.commit(Vec::new());
         if writer.notes.is_empty() {
             // It is told that they came to nothing; before, they are all that says so.
-            let removed = recover::remove_aside(&writer.shared.dir);
-            removed.map_err(LogError::io(&writer.shared.dir))?;
+            if let Err(error) = recover::remove_aside(&writer.shared.dir) {
+                tracing::warn!(%error, "what was written aside stays until the next start");
+            }
         }
         writer.checkpoint();
         Ok(writer)
@@ -291,6 +298,7 @@ impl Writer {
             Ok(()) => {
                 // Writing may have added to them.
                 self.notes.drain(..noted);
+                self.unvoided = false;
                 self.publish(&group);
                 let size = self.tree.size();
                 for (job, outcome) in jobs.iter().zip(outcomes) {
@@ -473,6 +481,10 @@ impl Writer {
     }
 
     fn try_checkpoint(&mut self, wait: Duration) -> io::Result<()> {
+        if self.unvoided {
+            let what = "what was not signed when the log was opened cannot be told of yet";
+            return Err(io::Error::other(what));
+        }
         let size = self.tree.size();
         let Awaited {
             unsigned,
@@ -595,8 +607,7 @@ pub(super) fn lifecycle(verb: &str, mut detail: String) -> Body {
     Body::LogLifecycle(LogLifecycle {
         verb: verb.into(),
         detail,
-        dropping: None,
-        moving: None,
+        ..LogLifecycle::default()
     })
 }
 
@@ -606,6 +617,17 @@ pub(super) fn about_moving(detail: String, moving: Moving) -> Body {
     let mut body = lifecycle(SEGMENTS_MOVED, detail);
     if let Body::LogLifecycle(lifecycle) = &mut body {
         lifecycle.moving = Some(moving);
+    }
+    body
+}
+
+/// What the log says about records from `from` on, which nobody had signed.
+fn unsigned(from: u64) -> Body {
+    let detail =
+        format!("from record {from} on: what they say of what is dropped counts for nothing");
+    let mut body = lifecycle(RECORDS_UNSIGNED, detail);
+    if let Body::LogLifecycle(lifecycle) = &mut body {
+        lifecycle.unsigned_from = Some(from);
     }
     body
 }

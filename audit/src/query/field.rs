@@ -166,11 +166,9 @@ impl Field {
         self.classes.contains(&"decision")
     }
 
-    /// Whether what decisions have of it can come from their outcome; what records of every
-    /// class have is their own.
+    /// Whether what decisions have of it can come from their outcome.
     pub(crate) fn of_endings(&self) -> bool {
-        let of_outcomes = self.classes.contains(&"outcome");
-        self.name == "ended" || of_outcomes && self.classes.len() < CLASSES.len()
+        table::OF_ENDINGS.contains(&self.name)
     }
 }
 
@@ -257,8 +255,13 @@ pub(crate) fn versions(item: &Item) -> Option<&Versions> {
 
 #[cfg(test)]
 mod tests {
+    use palisade_mesh::wire::{
+        audit::Envelope,
+        record::{Decision, Outcome},
+    };
+
     use super::*;
-    use crate::query::Query;
+    use crate::{query::Query, source::Entry};
 
     #[test]
     fn every_field_is_named_once_and_its_example_parses_and_uses_it() {
@@ -276,6 +279,44 @@ mod tests {
             );
             assert!(!field.help.is_empty() && !field.help.ends_with('.'));
             assert!(field.classes.iter().all(|c| CLASSES.contains(c)));
+        }
+    }
+
+    /// What an outcome changes of its decision, and nothing else, is of endings.
+    #[test]
+    fn fields_of_endings_are_those_that_an_outcome_changes() {
+        let record = Record {
+            body: Some(Body::Decision(Decision::default())),
+            ..Record::default()
+        };
+        let alone = Item::new(Entry {
+            index: 0,
+            envelope: Envelope::default(),
+            record,
+        });
+        let outcome = Outcome {
+            status: 599,
+            end: 1,
+            bytes_in: 1,
+            bytes_out: 2,
+            duration_us: 3,
+            service: "a".into(),
+            principal: "b".into(),
+            upstream: "c".into(),
+            error: "d".into(),
+        };
+        let ended = Item {
+            outcome: Some((1, outcome)),
+            ..alone.clone()
+        };
+        let values = |field: &Field, item: &Item| {
+            let mut values = Vec::new();
+            field.values(item, &mut |value| values.push(format!("{value:?}")));
+            values
+        };
+        for field in FIELDS {
+            let changed = values(field, &alone) != values(field, &ended);
+            assert_eq!(field.of_endings(), changed, "{}", field.name);
         }
     }
 

@@ -376,7 +376,11 @@ impl Found {
 
 /// Whom the decision at `entry` names as the caller.
 pub(super) fn caller_of(log: &Log, entry: u64) -> Result<String, LogError> {
-    let item = item(log, entry)?;
+    let item = match item(log, entry) {
+        // Its time was over a moment ago.
+        Err(LogError::Dropped { .. }) => return Ok(String::new()),
+        item => item?,
+    };
     let principal = item.decision().and_then(|d| d.principal.as_ref());
     Ok(principal
         .map(|peer| peer.spiffe_id.clone())

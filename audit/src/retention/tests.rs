@@ -10,7 +10,11 @@ use std::{
 use bytes::Bytes;
 use palisade_mesh::{
     clock::Clock,
-    wire::record::{Admin, Decision, Outcome as Ended, record::Body},
+    spiffe_id::SpiffeId,
+    wire::{
+        audit::Envelope,
+        record::{Admin, Decision, Dropping, LogLifecycle, Outcome as Ended, Peer, record::Body},
+    },
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -310,10 +314,9 @@ fn periods_are_limited_on_both_sides() {
     ] {
         assert_eq!(codes(&[("decision", bad)]), [7574], "{bad}");
     }
-    let with = |others: &'static str, heads: &'static str| {
-        let all = CLASSES.iter().filter(|class| !ALWAYS_KEPT.contains(class));
-        let written = all.map(|class| (*class, if *class == HEADS { heads } else { others }));
-        codes(&written.collect::<Vec<_>>())
+    // Answers about decisions rest on their outcomes, which may be kept longer and no shorter.
+    let with = |decision: &'static str, outcome: &'static str| {
+        codes(&[("decision", decision), ("outcome", outcome)])
     };
     assert_eq!(with("1y", "1y"), [0_u16; 0]);
     assert_eq!(with("1y", "11 months"), [7574]);
@@ -321,7 +324,7 @@ fn periods_are_limited_on_both_sides() {
     assert_eq!(with("13 months", "1y"), [7574]);
     assert_eq!(with("12 months", "1y"), [0_u16; 0]);
     // What is kept for ever is kept longer than any time.
-    assert_eq!(codes(&[("decision", "1y"), ("stream_heads", "1y")]), [7574]);
+    assert_eq!(codes(&[("outcome", "1y")]), [7574]);
 }
 
 /// The words and the numbers of what is always kept are the same.
@@ -569,6 +572,118 @@ fn a_hold_about_outcomes_keeps_the_decisions_that_may_have_had_them() {
     assert_eq!(stage.paths()[..2], ["/a".to_owned(), "/new".into()]);
 }
 
+/// What a decision says itself decides, whatever its outcome may say.
+#[test]
+fn a_hold_by_service_or_caller_keeps_no_decision_of_others() {
+    for (query, free) in [
+        ("service:shop/held", 1),
+        ("principal:spiffe://acme.test/held", 1),
+        ("service:shop/held status:>=500", 1),
+        ("status:>=500", 0),
+    ] {
+        let mut stage = Stage::new();
+        for name in ["held", "free"] {
+            let decision = Decision {
+                path: format!("/{name}"),
+                service: format!("shop/{name}"),
+                principal: Some(Peer {
+                    spiffe_id: format!("spiffe://acme.test/{name}"),
+                    ..Peer::default()
+                }),
+                ..Decision::default()
+            };
+            let id = new_ulid(&stage.clock);
+            stage.append(vec![(id, Body::Decision(decision))]);
+        }
+        stage.hold("h", query);
+        stage.clock.advance(61 * DAY);
+        stage.fill();
+        let done = stage.run();
+        assert_eq!((done.records(), done.held), (free, 2 - free), "{query}");
+        assert_eq!(stage.paths()[0], "/held", "{query}");
+    }
+}
+
+/// Records an order of a hold as the audit service does.
+fn order(stage: &mut Stage, verb: &str, id: &str, detail: String) {
+    let ours = StreamKey {
+        reporter: SpiffeId::parse("spiffe://acme.test/palisade/audit").unwrap(),
+        boot: new_ulid(&stage.clock),
+        worker: 0,
+    };
+    let admin = Admin {
+        verb: verb.into(),
+        object: id.into(),
+        detail,
+        ..Admin::default()
+    };
+    let (stream, next) = (
+        std::mem::replace(&mut stage.stream, ours.into()),
+        stage.next,
+    );
+    stage.next = 1;
+    let record = (new_ulid(&stage.clock), Body::Admin(admin));
+    stage.append(vec![record]);
+    (stage.stream, stage.next) = (stream, next);
+}
+
+/// A run of which it is told why it is refused.
+fn code(stage: &Stage) -> Result<u64, u16> {
+    stage.signed();
+    let now_us = stage.clock.now_us();
+    let mut turn = || {
+        Ok(Turn {
+            holds: stage.holds.held(now_us)?,
+            guard: None,
+        })
+    };
+    let (periods, go_on) = (usual(), &mut |_| ControlFlow::Continue(()));
+    let done = stage
+        .plan(&periods)
+        .go(&mut Ledger::new(stage.log()), &mut turn, go_on);
+    done.map(|done| done.records()).map_err(|told| told.code.0)
+}
+
+/// Who can write the file of the holds, and has no key, lets nothing go.
+#[test]
+fn a_file_of_holds_that_is_not_what_was_ordered_lets_nothing_go() {
+    let mut stage = Stage::new();
+    stage.request("/held", 200);
+    stage.request("/free", 200);
+    let file = stage.dir.path().join("holds.json");
+    let before = std::fs::read(&file).unwrap();
+    stage.hold("h", "path:/held");
+    let hold = stage.holds.active(stage.clock.now_us()).remove(0);
+    order(&mut stage, "hold_added", "h", hold.told(&hold.reason));
+    // Who is not the audit service orders nothing.
+    let told = Admin {
+        verb: "hold_released".into(),
+        object: "h".into(),
+        ..Admin::default()
+    };
+    let id = new_ulid(&stage.clock);
+    stage.append(vec![(id, Body::Admin(told))]);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let now = std::fs::read(&file).unwrap();
+    let narrowed = Hold {
+        to_us: Some(1),
+        ..hold.clone()
+    };
+    let narrowed = serde_json::to_vec(&[narrowed]).unwrap();
+    for (bytes, told) in [(before, Err(7579)), (narrowed, Err(7579)), (now, Ok(2))] {
+        std::fs::write(&file, bytes).unwrap();
+        stage.holds = Holds::open(&file, false).unwrap();
+        assert_eq!(code(&stage), told);
+        assert!(stage.paths().contains(&"/held".into()));
+    }
+    stage.holds.release("h").unwrap();
+    assert_eq!(code(&stage), Err(7579), "nobody has recorded that");
+    order(&mut stage, "hold_released", "h", "case closed".into());
+    assert_eq!(code(&stage), Ok(2));
+    assert_eq!(stage.check().findings, []);
+}
+
 #[test]
 fn a_hold_that_cannot_be_read_stops_the_run() {
     let mut stage = Stage::new();
@@ -638,7 +753,7 @@ fn a_run_that_is_interrupted_is_gone_on_with() {
     let other = Stage::new();
     assert_eq!(Ledger::load(&file, other.log()), Ledger::new(other.log()));
     let text = std::fs::read_to_string(&file).unwrap();
-    for other in [text.replace("\"version\":1", "\"version\":2"), "{".into()] {
+    for other in [text.replace("\"version\":2", "\"version\":1"), "{".into()] {
         assert_ne!(other, text);
         std::fs::write(&file, other).unwrap();
         assert_eq!(Ledger::load(&file, log), Ledger::new(log));
@@ -819,6 +934,140 @@ fn a_run_does_not_sign_for_what_another_has_taken_out() {
     assert_eq!(stage.kinds(), [(FindingKind::Dropped, Some(first))]);
 }
 
+/// Appends a record that the log seems to say of itself, as whoever can write the files would
+/// while no service runs.
+fn append_forged(stage: &mut Stage, said: LogLifecycle) {
+    stage.log = None;
+    let firsts = segment::list(&stage.folder()).unwrap();
+    let record = Record {
+        id: new_ulid(&stage.clock).to_bytes().to_vec(),
+        time_us: stage.clock.now_us(),
+        reporter: "spiffe://acme.test/palisade/audit".into(),
+        body: Some(Body::LogLifecycle(said)),
+        ..Record::default()
+    };
+    let stream = StreamKey {
+        reporter: SpiffeId::parse(&record.reporter).unwrap(),
+        boot: new_ulid(&stage.clock),
+        worker: u32::MAX,
+    };
+    let envelope = Envelope {
+        version: 1,
+        stream: Some(stream.to_wire()),
+        sequence: 1,
+        received_us: stage.clock.now_us(),
+        salt: vec![7; 16].into(),
+        record: record.encode_to_vec().into(),
+        sealed: None,
+    };
+    let path = stage.segment(*firsts.last().unwrap());
+    let mut bytes = std::fs::read(&path).unwrap();
+    segment::frame(&mut bytes, |buf| envelope.encode(buf).unwrap());
+    std::fs::write(&path, bytes).unwrap();
+    stage.restart();
+    stage.signed();
+}
+
+/// What a start finds unsigned tells of nothing that was done, whoever wrote it: it is signed
+/// with the log, and counts for nothing.
+#[test]
+fn a_record_that_nobody_had_signed_explains_nothing() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let first = stage.log().sealed()[1].start;
+    let whole = std::fs::read(stage.segment(first)).unwrap();
+    forge(&stage, first, |index| index == first);
+    let forged = std::fs::File::open(stage.segment(first)).unwrap();
+    let sparse = segment::sparse_of(&forged).unwrap().unwrap();
+    let dropping = Dropping {
+        segment: first,
+        digest: merkle::sha256(&sparse).to_vec(),
+        previous: Vec::new(),
+    };
+    append_forged(
+        &mut stage,
+        LogLifecycle {
+            verb: "records_dropped".into(),
+            dropping: Some(dropping),
+            ..LogLifecycle::default()
+        },
+    );
+    let done = stage.run();
+    assert_eq!(done.faults.len(), 1, "{:?}", done.faults);
+    assert!(done.records() > 0, "the others are done");
+    stage.log().close();
+    assert_eq!(stage.kinds(), [(FindingKind::Dropped, Some(first))]);
+    std::fs::write(stage.segment(first), whole).unwrap();
+    let _ = std::fs::remove_file(stage.segment(first).with_extension("idx"));
+    assert_eq!(stage.check().findings, []);
+    // Nor does one that says that what was signed counts for nothing.
+    append_forged(
+        &mut stage,
+        LogLifecycle {
+            verb: "records_unsigned".into(),
+            unsigned_from: Some(0),
+            ..LogLifecycle::default()
+        },
+    );
+    stage.log().close();
+    assert_eq!(stage.check().findings, []);
+}
+
+/// Offsets lie beside a segment, unsigned: the frame says whether a record was dropped.
+#[test]
+fn offsets_that_lie_hide_no_record() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    stage.run();
+    let lacking = stage.log().lacking();
+    let mut hidden = 0;
+    for span in stage.log().sealed() {
+        let path = stage.segment(span.start);
+        let file = Arc::new(std::fs::File::open(&path).unwrap());
+        let len = file.metadata().unwrap().len();
+        let dropped = stage.log().dropped_from(span.start).unwrap();
+        let is_gone = |index: &u64| dropped.iter().any(|range| range.contains(index));
+        let there: Vec<u64> = span.clone().filter(|index| !is_gone(index)).collect();
+        let Some(hide) = there.windows(2).find(|two| two[0] + 1 == two[1]) else {
+            continue;
+        };
+        let hide = hide[0];
+        let count = span.end - span.start;
+        let good = segment::Offsets::load(&path, &file, span.start, count).unwrap();
+        let mut forged = segment::Offsets::empty();
+        let start = good.get(0).unwrap().0;
+        if start > segment::HEADER_LEN {
+            forged.begin(start);
+        }
+        for index in span.clone() {
+            let (start, end) = good.get(index - span.start).unwrap();
+            forged.push(if index == hide { start } else { end });
+        }
+        assert_eq!((forged.len(), forged.end()), (count, len));
+        forged.save(&path).unwrap();
+        stage.restart();
+        let read = stage.log().read(hide);
+        assert!(matches!(read, Err(LogError::Tampered(_))), "{read:?}");
+        good.save(&path).unwrap();
+        stage.restart();
+        assert!(stage.log().read(hide).is_ok());
+        for gone in dropped.into_iter().flatten() {
+            let read = stage.log().read(gone);
+            assert!(matches!(read, Err(LogError::Dropped { .. })), "{read:?}");
+        }
+        hidden += 1;
+    }
+    assert!(hidden > 0 && !lacking.is_empty());
+}
+
 /// The same in a segment from which a run has dropped something before.
 #[test]
 fn what_is_added_to_what_was_dropped_is_not_signed_for_either() {
@@ -879,6 +1128,7 @@ fn what_is_always_kept_is_missed() {
     let weighed = Thinning::weigh(
         stage.log(),
         stage.log().sealed()[0].clone(),
+        i64::MAX,
         |_, _, _, _| Fate::Drop,
     );
     let told = weighed.unwrap_err().to_string();
@@ -907,6 +1157,47 @@ fn a_segment_that_is_put_back_is_named() {
     assert_eq!(named, [(FindingKind::Dropped, Some(first))]);
     assert!(report.findings[0].what.contains("put back"));
     assert!(!report.intact());
+}
+
+/// The last of a run as well, once the run has ended, and the next run does not pass it over.
+#[test]
+fn the_segment_that_was_thinned_last_cannot_be_put_back_either() {
+    let mut stage = Stage::new();
+    for n in 0..12 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let whole: BTreeMap<u64, Vec<u8>> = stage
+        .log()
+        .sealed()
+        .into_iter()
+        .map(|span| {
+            (
+                span.start,
+                std::fs::read(stage.segment(span.start)).unwrap(),
+            )
+        })
+        .collect();
+    stage.run();
+    let last = stage.log().lacking().last().unwrap().segment;
+    let thinned = std::fs::read(stage.segment(last)).unwrap();
+    stage.log().close();
+    assert_eq!(stage.check().findings, []);
+    std::fs::write(stage.segment(last), &whole[&last]).unwrap();
+    let _ = std::fs::remove_file(stage.segment(last).with_extension("idx"));
+    assert_eq!(stage.kinds(), [(FindingKind::Dropped, Some(last))]);
+    stage.restart();
+    let told = stage.run();
+    assert_eq!(told.faults.len(), 1, "{:?}", told.faults);
+    assert!(told.faults[0].contains("put back"), "{:?}", told.faults);
+    stage.log().close();
+    std::fs::write(stage.segment(last), &thinned).unwrap();
+    let _ = std::fs::remove_file(stage.segment(last).with_extension("idx"));
+    stage.restart();
+    assert_eq!(stage.run().faults, [""; 0]);
+    stage.log().close();
+    assert_eq!(stage.check().findings, []);
 }
 
 /// What was recorded and not done is recorded as that: who does it later is named.
@@ -1090,6 +1381,64 @@ fn a_record_is_no_older_than_those_before_it() {
     assert_eq!(stage.run().records(), 4);
 }
 
+/// A clock that was far ahead for a while, and was put right, keeps nothing for longer than
+/// what it stamped.
+#[test]
+fn a_clock_that_was_ahead_does_not_keep_what_follows() {
+    let mut stage = Stage::new();
+    stage.request("/before", 200);
+    stage.clock.advance(1000 * DAY);
+    stage.request("/ahead", 200);
+    stage.clock.set_back(1000 * DAY);
+    for n in 0..6 {
+        stage.request(&format!("/after/{n}"), 200);
+    }
+    stage.clock.advance(59 * DAY);
+    stage.fill();
+    assert_eq!(stage.run().records(), 0);
+    stage.clock.advance(2 * DAY);
+    assert_eq!(stage.run().records(), 14);
+    assert_eq!(stage.paths()[0], "/ahead", "its own time is not over");
+    assert_eq!(stage.paths()[1..], ["/new"; 8]);
+}
+
+/// Records go by the same clock as runs: while there are some, it has not leapt.
+#[test]
+fn a_run_that_was_kept_waiting_for_long_is_no_leap() {
+    let mut stage = Stage::new();
+    stage.request("/old", 200);
+    let ledger = &mut Ledger::new(stage.log());
+    let periods = usual();
+    let go = |stage: &Stage, ledger: &mut Ledger| {
+        stage.signed();
+        let mut turn = || {
+            Ok(Turn {
+                holds: Vec::new(),
+                guard: None,
+            })
+        };
+        let run = Run {
+            sure: false,
+            ..stage.plan(&periods)
+        };
+        let done = run.go(ledger, &mut turn, &mut |_| ControlFlow::Continue(()));
+        done.map(|done| done.records()).map_err(|told| told.code.0)
+    };
+    assert_eq!(go(&stage, ledger), Ok(0));
+    for _ in 0..4 {
+        stage.clock.advance(20 * DAY);
+        stage.fill();
+    }
+    assert!(go(&stage, ledger).unwrap() > 0, "80 days after the last");
+    // A run vouches for it, too, where there are no records.
+    stage.clock.advance(20 * DAY);
+    assert!(go(&stage, ledger).is_ok());
+    stage.clock.advance(20 * DAY);
+    assert!(go(&stage, ledger).is_ok());
+    stage.clock.advance(32 * DAY);
+    assert_eq!(go(&stage, ledger), Err(7578));
+}
+
 fn periods_of_admin() -> Periods {
     periods(&[("admin", "100 years")])
 }
@@ -1268,6 +1617,99 @@ fn a_damaged_segment_does_not_stop_the_index() {
         let gone = store.count(&Query::parse("last:90d path:/old/11").unwrap());
         assert_eq!(gone.unwrap(), 0, "{dir}: what the others dropped is let go");
     }
+}
+
+/// Nor does one that cannot be read through.
+#[test]
+fn a_segment_that_is_cut_off_does_not_stop_the_index() {
+    let mut stage = Stage::new();
+    for n in 0..12 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.fill();
+    let span = stage.log().sealed().remove(1);
+    stage.log().close();
+    let path = stage.segment(span.start);
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() - 5]).unwrap();
+    let _ = std::fs::remove_file(path.with_extension("idx"));
+    stage.restart();
+    for from in span.start..span.end {
+        let source: &dyn Source = stage.log();
+        let read = source.scan(from).find_map(Result::err).unwrap();
+        assert_eq!(read.index, from);
+    }
+    let runtime = Runtime::new().unwrap();
+    let _entered = runtime.enter();
+    let options = Options {
+        bucket: BucketSpan::Day,
+        commit_every: Duration::ZERO,
+        hold: Duration::ZERO,
+        ..Options::default()
+    };
+    let source: Arc<dyn Source> = Arc::new(stage.log().clone());
+    let dir = stage.dir.path().join("index");
+    let store = Store::open(source, &dir, stage.clock.clone(), options).unwrap();
+    runtime.block_on(store.flush()).unwrap();
+    let found = store.count(&Query::parse("last:90d path:/new class:decision").unwrap());
+    assert_eq!(found.unwrap(), 8);
+}
+
+/// Segments that are damaged, however many, keep no other from being done.
+#[test]
+fn many_damaged_segments_do_not_end_a_run() {
+    let mut stage = Stage::new();
+    for n in 0..60 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let sealed = stage.log().sealed();
+    let damaged = FAULTS_MAX + 2;
+    assert!(sealed.len() > damaged + 2, "{}", sealed.len());
+    for span in &sealed[..damaged] {
+        let path = stage.segment(span.start);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+    }
+    let done = stage.run();
+    assert_eq!(done.faults.len(), damaged, "{:?}", done.faults);
+    assert!(!done.interrupted && done.records() > 0);
+    assert_eq!(stage.paths().last().unwrap(), "/new");
+}
+
+/// What a run records of itself is read back by reports.
+#[test]
+fn how_long_records_were_kept_is_told_by_what_was_recorded() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.hold("h", "path:/old/1");
+    stage.clock.advance(301 * DAY);
+    stage.fill();
+    stage.run();
+    let mut told = BTreeSet::new();
+    for entry in stage.log().scan(0).map(Result::unwrap) {
+        if let Some(Body::LogLifecycle(said)) = entry.record.body
+            && said.verb == "records_dropped"
+        {
+            let owned = |(class, period): (&str, &str)| format!("{class} {period}");
+            told.extend(kept_for(&said.detail).map(owned));
+        }
+    }
+    let told: Vec<String> = told.into_iter().collect();
+    assert_eq!(
+        told,
+        ["admin 300 days", "decision 60 days", "outcome 60 days"]
+    );
+    for (period, days) in [("60 days", 60), ("12 months", 366), ("364 days", 364)] {
+        assert_eq!(days_of(period), Some(days), "{period}");
+    }
+    assert!(days_of("6 years").unwrap() >= 6 * 365 + 2);
+    assert_eq!(kept_for("12 records").count(), 0);
 }
 
 /// An index that lacks what the log has is made again.

@@ -313,7 +313,8 @@ impl<'a> Pass<'a> {
                 let envelope = EnvelopeRef::decode(&said.leaf);
                 let signed = self.tile_hash(said.index) == Some(merkle::leaf(&said.leaf));
                 if let (Some(key), Some(envelope), true) = (&self.key, envelope, signed)
-                    && let Some(told) = told::said(key, &envelope)
+                    && let Some(peek) = RecordPeek::new(envelope.record)
+                    && let Some(told) = told::said(key, &envelope, &peek)
                 {
                     // What does not fit is named where its segment is read.
                     let _ = self.told.take(said.index, &told);
@@ -778,7 +779,10 @@ impl<'a> Pass<'a> {
         let peek = RecordPeek::new(envelope.record).unwrap_or_default();
         let closes = peek.closes_stream();
         self.closed = closes && at.leaf + 1 == self.signed;
-        if let Some(said) = self.key.as_ref().and_then(|key| told::said(key, envelope))
+        if let Some(said) = self
+            .key
+            .as_ref()
+            .and_then(|key| told::said(key, envelope, &peek))
             && let Err(what) = self.told.take(at.leaf, &said)
         {
             self.find(Finding {

@@ -218,7 +218,6 @@ pub const KEYS: &[Key] = &[
     key("audit.retention.admin", Text, Off("7 years"), "What operators did."),
     key("audit.retention.credential", Text, Off("7 years"), "Certificates and keys."),
     key("audit.retention.policy_change", Text, Off("7 years"), "Changes of policy."),
-    key("audit.retention.stream_heads", Text, Off("7 years"), "What reporters signed; not less than any of the others, which all need a period."),
     key("audit.archive", Section, Off(""), "Where old segments of the log go, so that they need no disk here. docs/operations/archive.md"),
     key("audit.archive.url", Text, Required("s3://acme-audit/log"), "`s3://BUCKET/PREFIX`, or `file:///FOLDER`, which must be there."),
     key("audit.archive.after", Text, Is("30 days"), "How old a finished segment is when it goes, in whole days, weeks, months or years."),

@@ -351,7 +351,7 @@ impl AuditRole {
         }
         let Ok(turn) = self.archiving.0.turn.clone().try_lock_owned() else {
             return Err(Diagnostic::error(
-                7579,
+                7591,
                 "another run over the segments of the log is under way",
             )
             .help("see how it ended: palisade audit archive status, or retention status"));

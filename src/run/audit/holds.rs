@@ -6,7 +6,9 @@ use axum::{
     routing::{get, post},
 };
 use palisade_audit::{
-    holds::{HOLD_ADDED, HOLD_RELEASED, Hold, Holds},
+    holds::{
+        HOLD_ADD_FAILED, HOLD_ADDED, HOLD_RELEASE_FAILED, HOLD_RELEASED, Hold, Holds, Ordered,
+    },
     query::Query,
 };
 use palisade_mesh::{
@@ -108,7 +110,7 @@ impl AuditRole {
             .await?;
         let added = hold.clone();
         if let Err(told) = change(&self.holds, move |holds| holds.add(added)).await {
-            self.note_hold("hold_add_failed", &hold.by, &hold, &told.message)
+            self.note_hold(HOLD_ADD_FAILED, &hold.by, &hold, &told.message)
                 .await?;
             return Err(told.into());
         }
@@ -117,20 +119,56 @@ impl AuditRole {
 
     async fn release_hold(self, actor: &str, asked: ReleaseHold) -> Result<Hold, Problem> {
         let reason = subjects::reason(&asked.reason, &[])?;
-        let active = self.holds.active(self.clock.now_us());
+        let now_us = self.clock.now_us();
+        let active = self.holds.active(now_us);
         let Some(hold) = active.into_iter().find(|hold| hold.id == asked.id) else {
+            return self.release_missing(actor, &asked, &reason).await;
+        };
+        self.note_hold(HOLD_RELEASED, actor, &hold, &reason).await?;
+        if let Err(told) = change(&self.holds, move |holds| holds.release(&asked.id)).await {
+            self.note_hold(HOLD_RELEASE_FAILED, actor, &hold, &told.message)
+                .await?;
+            return Err(told.into());
+        }
+        Ok(hold)
+    }
+
+    /// Releases a hold that is in force by the log and not in the file.
+    async fn release_missing(
+        &self,
+        actor: &str,
+        asked: &ReleaseHold,
+        reason: &str,
+    ) -> Result<Hold, Problem> {
+        let now_us = self.clock.now_us();
+        let log = self.log.clone();
+        let ordered = tokio::task::spawn_blocking(move || log.holds(now_us)).await;
+        let ordered = ordered.map_err(|e| super::broken(&e.to_string()))?;
+        let ordered = ordered.map_err(|e| super::broken(&e.to_string()))?;
+        let Some(Ordered { id, told }) = ordered.into_iter().find(|held| held.id == asked.id)
+        else {
             return Err(Problem::from(
                 Diagnostic::error(7566, format!("there is no hold `{}`", asked.id))
                     .help("see which there are: palisade audit hold list"),
             ));
         };
-        self.note_hold(HOLD_RELEASED, actor, &hold, &reason).await?;
-        if let Err(told) = change(&self.holds, move |holds| holds.release(&asked.id)).await {
-            self.note_hold("hold_release_failed", actor, &hold, &told.message)
-                .await?;
-            return Err(told.into());
-        }
-        Ok(hold)
+        let admin = Admin {
+            actor: actor.to_owned(),
+            verb: HOLD_RELEASED.to_owned(),
+            object: id.clone(),
+            detail: format!("{reason}, of one that the file did not have: {told}"),
+        };
+        self.reads.keep(Body::Admin(admin)).await?;
+        Ok(Hold {
+            id,
+            query: told,
+            from_us: None,
+            to_us: None,
+            reason: reason.to_owned(),
+            by: actor.to_owned(),
+            since_us: now_us,
+            until_us: None,
+        })
     }
 
     async fn note_hold(
@@ -140,14 +178,11 @@ impl AuditRole {
         hold: &Hold,
         reason: &str,
     ) -> Result<(), Diagnostic> {
-        let until = hold
-            .until_us
-            .map_or_else(String::new, |us| format!(" until {}", subjects::time(us)));
         let admin = Admin {
             actor: actor.to_owned(),
             verb: verb.to_owned(),
             object: hold.id.clone(),
-            detail: format!("{reason} ({}){until}", hold.query),
+            detail: hold.told(reason),
         };
         self.reads.keep(Body::Admin(admin)).await
     }

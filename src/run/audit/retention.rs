@@ -22,6 +22,7 @@ use palisade_audit::{
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -161,7 +162,10 @@ impl Retention {
             }
             let due_us = self.next_us().unwrap_or(i64::MIN);
             if due_us <= role.clock.now_us() {
-                let turn = self.0.turn.clone().lock_owned().await;
+                let turn = tokio::select! {
+                    turn = self.0.turn.clone().lock_owned() => turn,
+                    () = stop.cancelled() => return,
+                };
                 let (role, stop) = (role.clone(), stop.clone());
                 let run = move || {
                     let _turn = turn;
@@ -308,22 +312,21 @@ impl AuditRole {
         }
         let (lines, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
         tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let send = |line: &RetentionLine| {
+            let line = |line: &RetentionLine| {
                 let mut bytes = serde_json::to_vec(line).unwrap_or_default();
                 bytes.push(b'\n');
-                lines.blocking_send(Ok(bytes.into()))
+                Ok(Bytes::from(bytes))
             };
-            let run = self.retain(
-                dry,
-                sure,
-                &mut |far| match send(&RetentionLine::Progress(far)) {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                },
-            );
+            let run = self.retain(dry, sure, &mut |far| {
+                // Who does not read keeps nobody waiting.
+                match lines.try_send(line(&RetentionLine::Progress(far))) {
+                    Err(TrySendError::Closed(_)) => ControlFlow::Break(()),
+                    Ok(()) | Err(TrySendError::Full(_)) => ControlFlow::Continue(()),
+                }
+            });
+            drop(turn);
             // Who has gone away is told by the next status.
-            let _ = send(&match run {
+            let _ = lines.blocking_send(line(&match run {
                 Ok(outcome) => RetentionLine::Outcome(outcome),
                 Err(told) => RetentionLine::Failed {
                     code: told.code.0,
@@ -331,7 +334,7 @@ impl AuditRole {
                     cause: told.cause.map(|cause| cause.to_string()),
                     help: told.help.map(|help| help.to_string()),
                 },
-            });
+            }));
         });
         Ok(Body::from_stream(ReceiverStream::new(body)).into_response())
     }
@@ -345,16 +348,19 @@ impl AuditRole {
     ) -> Result<Outcome, Diagnostic> {
         let inner = &self.retention.0;
         let mut ledger = lock(&inner.ledger).clone();
+        let now = self.clock.now();
         let run = Run {
             log: &self.log,
             periods: &inner.periods,
-            now: self.clock.now(),
+            now,
             dry,
             sure,
         };
         let mut turn = || {
             let guard = Some(self.orders.clone().blocking_lock_owned());
-            let holds = self.holds.held(self.clock.now_us())?;
+            // A clock that goes ahead meanwhile ends no hold.
+            let now_us = self.clock.now_us().min(now.as_microsecond());
+            let holds = self.holds.held(now_us)?;
             Ok(Turn { holds, guard })
         };
         let outcome = run.go(&mut ledger, &mut turn, progress);

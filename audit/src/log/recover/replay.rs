@@ -19,6 +19,7 @@ use crate::{
     note::Verifier,
     segment::{self, Content, FrameReader, GoneRun, HEADER_LEN, Header, Offsets},
     stream::{KeyCache, SEQUENCE_MAX, Streams},
+    told,
 };
 
 /// Full tiles held before they are written.
@@ -32,6 +33,8 @@ pub(super) struct Replay {
     /// Of the newest segment, up to the cut.
     pub(super) offsets: Offsets,
     pub(super) cut: Option<Cut>,
+    /// Above the checkpoint something is said of what is dropped, or of holds.
+    pub(super) unsigned: bool,
 }
 
 /// Where the log must end, because nothing readable follows.
@@ -86,6 +89,8 @@ pub(super) fn replay(
             keys: KeyCache::default(),
             tile: None,
             offsets: Offsets::empty(),
+            verifier,
+            unsigned: false,
         }
         .run()
     };
@@ -119,6 +124,8 @@ struct Run<'a> {
     keys: KeyCache,
     tile: Option<(u64, Vec<Hash>)>,
     offsets: Offsets,
+    verifier: &'a Verifier,
+    unsigned: bool,
 }
 
 impl Run<'_> {
@@ -164,6 +171,7 @@ impl Run<'_> {
             streams: self.streams,
             offsets: self.offsets,
             cut,
+            unsigned: self.unsigned,
         })
     }
 
@@ -266,6 +274,12 @@ impl Run<'_> {
             return Ok(false);
         };
         self.grow(index, hash, file, offset)?;
+        if index >= self.checkpoint.size
+            && let Some(peek) = RecordPeek::new(envelope.record)
+        {
+            self.unsigned |= told::said(self.verifier, &envelope, &peek).is_some()
+                || told::ordered(self.verifier, &envelope, &peek).is_some();
+        }
         let sane = (1..=SEQUENCE_MAX).contains(&envelope.sequence);
         if index >= self.streams_from && sane {
             // As the writer did before each group.

@@ -14,6 +14,18 @@ mod request;
 const BOOL: Kind = Kind::Choice(&["true", "false"]);
 const OF_DECISIONS: &[&str] = &["decision"];
 const OF_ENDED: &[&str] = &["decision", "outcome"];
+/// Fields that decisions have from their outcome.
+pub(super) const OF_ENDINGS: &[&str] = &[
+    "status",
+    "latency",
+    "ended",
+    "end",
+    "bytes",
+    "bytes_in",
+    "bytes_out",
+    "upstream",
+    "error",
+];
 
 /// Every field.
 pub static FIELDS: &[Field] = &[

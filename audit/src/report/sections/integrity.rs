@@ -1,5 +1,7 @@
 //! What the log itself is: whole, complete, on time.
 
+use std::collections::BTreeSet;
+
 use super::{of_groups, of_rows, share};
 use crate::{
     index::StoreError,
@@ -8,6 +10,7 @@ use crate::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
     },
+    retention::{days_of, kept_for},
 };
 
 /// Findings of a verification that are shown.
@@ -317,6 +320,23 @@ pub(crate) fn six_years(e: &Evidence<'_>) -> Result<Section, StoreError> {
     kept(e, asks, "six years kept", 6 * 365 + 2)
 }
 
+/// Classes of which records were announced to be dropped in the period before they were
+/// `enough` days old, each with how long it was kept.
+fn shorter(e: &Evidence<'_>, enough: i64) -> Result<BTreeSet<String>, StoreError> {
+    let mut short = BTreeSet::new();
+    e.visit(
+        &e.records("class:log_lifecycle verb:records_dropped"),
+        |row| {
+            let parts = kept_for(row.text("detail").unwrap_or_default());
+            let found =
+                parts.filter(|(_, period)| days_of(period).is_none_or(|days| days < enough));
+            short.extend(found.map(|(class, period)| format!("{class} kept for {period}")));
+            true
+        },
+    )?;
+    Ok(short)
+}
+
 fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Section, StoreError> {
     let first_us = e.begins_us();
     let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
@@ -331,7 +351,12 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
     let released = e.count(&e.records("class:admin verb:hold_released"))?;
     let dropped = e.count(&e.records("class:log_lifecycle verb:records_dropped"))?;
     let left = e.count(&e.records("class:log_lifecycle verb:records_left"))?;
-    let is_kept = if days >= enough { "yes" } else { "not yet" };
+    let short = shorter(e, enough)?;
+    let is_kept = match short.is_empty() {
+        false => format!("no: {}", Vec::from_iter(short).join(", ")),
+        true if days >= enough => "yes".to_owned(),
+        true => "not yet".to_owned(),
+    };
     let section = Section::new("retention", "Retention", &narrative)
         .figure("the log begins", begins)
         .figure("days from there to the end of the period", days)
