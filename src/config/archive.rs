@@ -165,7 +165,6 @@ fn default_after() -> String {
 
 #[cfg(all(test, feature = "full"))]
 mod tests {
-    use super::*;
     use crate::config::Config;
 
     fn codes(archive: &str) -> Vec<u16> {

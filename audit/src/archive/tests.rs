@@ -126,7 +126,7 @@ fn old_segments_go_and_everything_is_read_as_before() {
     assert_eq!(
         scene
             .log()
-            .leap(scene.stage.clock.now_us())
+            .leap(None, scene.stage.clock.now_us())
             .unwrap()
             .map(|_| ()),
         Some(())
@@ -245,7 +245,7 @@ fn a_return_that_ends_anywhere_is_gone_on_with() {
 /// What was brought back stays as long as what is new, and goes again as the same object.
 #[test]
 fn what_comes_back_stays_its_time_and_goes_again() {
-    let mut scene = Scene::new();
+    let scene = Scene::new();
     let before = scene.leaves();
     let moved = scene.run("30 days").segments;
     let objects = scene.objects();
