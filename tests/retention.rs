@@ -149,6 +149,11 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
         "--reason",
         "case 7",
     ]);
+    let gaps = home.json(&["audit", "gaps"]);
+    let free = search(&home, "last:120d path:/free/1");
+    let free = free["rows"][0]["id"].as_str().unwrap().to_owned();
+    let proof = ["--proof", "free.proof", "--record", "free.record"];
+    home.says(&[&["audit", "proof", &free], &proof[..]].concat(), 0);
     let preview = home.json(&["audit", "retention", "run", "--dry-run"]);
     assert_eq!(rows(&home, all) as u64, OLD);
     // Between the log of then and today lie a hundred days: a service that was away, or a
@@ -191,10 +196,33 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
     assert!(said.contains("dropped"), "{said}");
     // The first decision is one that is held; another that is not is gone.
     home.says(&["audit", "show", &first], 0);
+    for asked in ["show", "proof"] {
+        let said = home.says(&["audit", asked, &free], 1);
+        assert!(
+            said.contains("PLS7111") && said.contains("dropped"),
+            "{said}"
+        );
+    }
+    // A number that was dropped is not one that never arrived.
+    assert_eq!(home.json(&["audit", "gaps"])["gaps"], gaps["gaps"]);
+    // Twelve months are not kept where decisions are for two.
+    let pack = home.json(&["report", "run", "pci-dss", "--period", "last:120d"]);
+    let sections = pack["sections"].as_array().unwrap().iter();
+    let figures = sections.flat_map(|s| s["figures"].as_array().unwrap());
+    let kept = figures.filter(|f| f["label"] == "12 months kept");
+    let kept: Vec<&str> = kept.map(|f| f["value"].as_str().unwrap()).collect();
+    assert_eq!(kept, ["no: decision kept for 60 days"]);
+    let lacks = pack["header"]["lacks"].to_string();
+    assert!(lacks.contains("of the class decision"), "{lacks}");
     audit.end();
     let copy = home.path("state/audit/log");
     let key = copy.join("checkpoint.pub");
     let (copy, key) = (copy.to_str().unwrap(), key.to_str().unwrap());
+    // What was proven before it went is proven for ever.
+    home.says(
+        &[&["audit", "verify", "--key", key], &proof[..]].concat(),
+        0,
+    );
     let verified = home.json(&["audit", "verify", "--dir", copy, "--key", key]);
     assert_eq!(
         (&verified["findings"], &verified["dropped"]),
@@ -209,5 +237,62 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
     assert_eq!(status["last"]["records"], dropped);
     let again = home.json(&["audit", "retention", "run"]);
     assert_eq!(again["dropped"], json!({}));
+    audit.end();
+}
+
+/// The file of the holds is put back as it was before a hold: nothing goes, until the file is
+/// as it was ordered or the hold is released by name.
+#[test]
+fn a_file_of_holds_that_was_put_back_lets_nothing_go() {
+    let home = Home::new();
+    let authority = Authority::new("acme.test");
+    let leaf = authority.leaf("palisade/audit");
+    authority.write(&leaf, &home.path("identity"));
+    long_ago(&home.path("state/audit/log"));
+    let file = home.path("state/audit/holds.json");
+    let retention = "  retention: { decision: 60 days }\n";
+    let run = ["audit", "retention", "run", "--trust-clock"];
+
+    let mut audit = start(&home, retention);
+    let before = fs::read(&file).unwrap();
+    let add = [
+        "audit",
+        "hold",
+        "add",
+        "path:/held/**",
+        "--reason",
+        "case 7",
+    ];
+    let held = home.json(&add);
+    let id = held["holds"][0]["id"].as_str().unwrap().to_owned();
+    audit.end();
+    let ordered = fs::read(&file).unwrap();
+    fs::write(&file, before).unwrap();
+    let mut audit = start(&home, retention);
+    let refused = home.says(&run, 1);
+    assert!(
+        refused.contains("PLS7579") && refused.contains(&id),
+        "{refused}"
+    );
+    assert!(refused.contains("path:/held/**"), "{refused}");
+    let said = support::said(&home.run(&["check"]));
+    assert!(said.contains("PLS7576"), "{said}");
+    audit.end();
+    fs::write(&file, ordered).unwrap();
+    let mut audit = start(&home, retention);
+    let done = home.json(&run);
+    assert!(done["held"].as_u64().unwrap() >= 5, "{done}");
+    audit.end();
+    fs::write(&file, "[]\n").unwrap();
+    let mut audit = start(&home, retention);
+    home.says(&["audit", "retention", "run", "--dry-run"], 1);
+    let release = ["audit", "hold", "release", &id, "--reason", "case closed"];
+    home.says(&release, 0);
+    let done = home.json(&["audit", "retention", "run"]);
+    assert!(
+        done["dropped"]["decision"]["records"].as_u64() >= Some(5),
+        "{done}"
+    );
+    assert_eq!(home.json(&["audit", "verify"])["findings"], json!([]));
     audit.end();
 }

@@ -24,7 +24,7 @@ pub struct RetentionSection {
     pub credential: Option<String>,
     /// Decisions.
     pub decision: Option<String>,
-    /// How requests ended.
+    /// How requests ended; kept no shorter than decisions.
     pub outcome: Option<String>,
     /// Changes of policy.
     pub policy_change: Option<String>,

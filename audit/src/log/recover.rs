@@ -11,7 +11,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock},
+    sync::{Arc, Mutex, RwLock, Weak},
 };
 
 use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::Dropping};
@@ -54,7 +54,7 @@ const PIN_REFUSED: &str = "pin-refused";
 pub(super) struct Recovered {
     pub(super) shared: Arc<Shared>,
     pub(super) signer: Arc<Signer>,
-    pub(super) lock: File,
+    pub(super) lock: Arc<File>,
     pub(super) active: ActiveFile,
     pub(super) tree: Tree,
     pub(super) streams: Streams,
@@ -94,7 +94,7 @@ pub(super) fn recover(
     clock: &Clock,
 ) -> Result<Recovered, LogError> {
     files::create_dir(&dir.join(segment::DIR)).map_err(LogError::io(dir))?;
-    let lock = lock::lock(dir)?;
+    let lock = Arc::new(lock::lock(dir)?);
     let mut firsts = segment::list(dir).map_err(LogError::io(dir))?;
     let fresh = firsts.is_empty() && !dir.join(CHECKPOINT).exists();
     let signer = Arc::new(load_key(dir, options, fresh)?);
@@ -133,14 +133,10 @@ pub(super) fn recover(
         offsets,
     };
     Ok(Recovered {
-        shared: Arc::new(shared(
-            dir,
-            options,
-            verifier,
-            tree.size(),
-            checkpoint,
-            segments,
-        )?),
+        shared: Arc::new(Shared {
+            lock: Arc::downgrade(&lock),
+            ..shared(dir, options, verifier, tree.size(), checkpoint, segments)?
+        }),
         signer,
         lock,
         active,
@@ -207,6 +203,7 @@ fn shared(
         len: watch::Sender::new(len),
         checkpoint: watch::Sender::new(Arc::new(checkpoint)),
         gaps: watch::Sender::new(Arc::default()),
+        lock: Weak::new(),
         segments: RwLock::new(segments),
         lacking: watch::Sender::new(lacking.into()),
         sealed: Mutex::new(VecDeque::new()),

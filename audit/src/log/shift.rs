@@ -20,7 +20,7 @@ use palisade_mesh::wire::{
 };
 
 use super::{
-    Log, LogError,
+    AppendError, Log, LogError,
     book::{self, LEAP_US, Said},
     lock,
     reader::Shared,
@@ -221,6 +221,8 @@ impl Log {
     /// and until the log has signed the record.
     pub(crate) fn move_away(&self, segment: &Range<u64>, at: At<'_>) -> Result<u64, LogError> {
         let shared = &self.inner.shared;
+        // Nobody else opens the log for writing before it is done.
+        let _lock = self.hold()?;
         thin::settle(self)?;
         self.tidy_one(segment.start)?;
         if is_away(&shared.dir, segment.start) {
@@ -367,6 +369,7 @@ impl Log {
         at: At<'_>,
     ) -> Result<u64, LogError> {
         let shared = &self.inner.shared;
+        let _lock = self.hold()?;
         let stub = self.stub(first)?;
         let length = stub.moved.length;
         let fetched = archive_of(shared)
@@ -375,6 +378,14 @@ impl Log {
         fetched.map_err(|e| shared.failed(&(first..stub.moved.next), e))?;
         shared.forget(first);
         Ok(length)
+    }
+
+    /// Keeps the log locked.
+    fn hold(&self) -> Result<Arc<File>, LogError> {
+        let shared = &self.inner.shared;
+        let closed = || io::Error::other(AppendError::Closed);
+        let lock = shared.lock.upgrade().ok_or_else(closed);
+        lock.map_err(LogError::io(&shared.dir))
     }
 
     /// Records that segments were brought back.

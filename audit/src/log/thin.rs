@@ -241,6 +241,10 @@ impl Thinning {
         if log.inner.commands.is_none() {
             return Err(self.failed(io::Error::other(super::AppendError::ReadOnly)));
         }
+        // Nobody else opens the log for writing before it is done.
+        let Some(_lock) = shared.lock.upgrade() else {
+            return Err(self.failed(io::Error::other(super::AppendError::Closed)));
+        };
         settle(&log)?;
         if log.is_away(self.segment.start) {
             // It goes again at once, as another object.

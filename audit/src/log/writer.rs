@@ -73,7 +73,7 @@ pub(super) struct Writer {
     commands: mpsc::Receiver<Command>,
     signer: Arc<Signer>,
     // Held until the writer ends.
-    _lock: File,
+    _lock: Arc<File>,
     active: ActiveFile,
     active_since: Instant,
     /// A write failed: the file may be longer than what is durable.

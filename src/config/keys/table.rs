@@ -208,7 +208,7 @@ pub const KEYS: &[Key] = &[
     key("audit.schedules[].deliver", Texts, Off("[ops]"), "Names of targets of `audit.deliver` that are told."),
     key("audit.retention", Section, Off(""), "How long records are kept, by class, 31 days at least: `13 months`, `7y`. What is not named is kept for ever. docs/operations/retention.md"),
     key("audit.retention.decision", Text, Off("13 months"), "What was decided, and why."),
-    key("audit.retention.outcome", Text, Off("13 months"), "How requests ended."),
+    key("audit.retention.outcome", Text, Off("13 months"), "How requests ended; kept no shorter than decisions."),
     key("audit.retention.rejudgement", Text, Off("13 months"), "Open streams that were judged again."),
     key("audit.retention.call", Text, Off("13 months"), "Requests as their callers' proxies saw them."),
     key("audit.retention.authn_failure", Text, Off("13 months"), "Peers that were refused at the handshake."),
