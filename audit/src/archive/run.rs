@@ -163,9 +163,8 @@ impl Run<'_> {
         let mut outcome = Outcome::default();
         outcome.tells(self.log.tidy());
         let due = self.log.moved().map_err(|e| unread(&e))?.into_iter();
-        let due =
-            due.filter(|(_, [first_us, latest_us])| *first_us <= to_us && *latest_us >= from_us);
-        let due = due.map(|(segment, _)| segment).collect();
+        let due = due.filter(|span| span.first_us <= to_us && span.latest_us >= from_us);
+        let due = due.map(|span| span.segment).collect();
         let since_us = self.now.as_microsecond();
         let outcome = self.each(due, outcome, progress, &mut |segment| {
             self.log

@@ -421,7 +421,7 @@ fn a_damaged_segment_stays() {
         .unwrap_err();
     assert!(matches!(error, LogError::Tampered(_)), "{error}");
     assert!(path.exists());
-    assert_eq!(scene.objects(), [PathBuf::new(); 0]);
+    assert!(scene.objects().is_empty());
 }
 
 /// What stays is believed only where the log says that it does.

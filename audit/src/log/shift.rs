@@ -58,6 +58,15 @@ pub(crate) enum Step {
 /// Asked at each step whether to go on.
 pub(crate) type At<'a> = &'a mut dyn FnMut(Step) -> io::Result<()>;
 
+/// A segment that went away.
+pub(crate) struct Span {
+    /// Its records.
+    pub(crate) segment: Range<u64>,
+    /// The first time of receipt, microseconds since the Unix epoch, and the latest.
+    pub(crate) first_us: i64,
+    pub(crate) latest_us: i64,
+}
+
 /// Where the segments of a log are.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Whereabouts {
@@ -134,7 +143,7 @@ impl Log {
     }
 
     /// Segments that are in the archive alone, with the first and the latest time of each.
-    pub(crate) fn moved(&self) -> Result<Vec<(Range<u64>, [i64; 2])>, LogError> {
+    pub(crate) fn moved(&self) -> Result<Vec<Span>, LogError> {
         let dir = &self.inner.shared.dir;
         let firsts = segment::list(dir).map_err(LogError::io(dir))?;
         let away = firsts.into_iter().filter(|first| is_away(dir, *first));
@@ -147,7 +156,11 @@ impl Log {
                 latest_us,
                 ..
             } = stub.moved;
-            Ok((first..next, [first_us, latest_us]))
+            Ok(Span {
+                segment: first..next,
+                first_us,
+                latest_us,
+            })
         });
         stubs.collect()
     }
