@@ -18,10 +18,20 @@ use crate::{
     files,
     item::Item,
     query::{Query, Window, time::rfc3339},
-    told::voided,
+    told::{self, voided},
 };
 
-pub use crate::told::{HOLD_ADD_FAILED, HOLD_ADDED, HOLD_RELEASE_FAILED, HOLD_RELEASED};
+/// The verb under which it is recorded that a hold was added.
+pub const HOLD_ADDED: &str = told::HOLD_ADDED;
+
+/// The verb under which it is recorded that one was not, though it was recorded before.
+pub const HOLD_ADD_FAILED: &str = told::HOLD_ADD_FAILED;
+
+/// The verb under which it is recorded that a hold was released.
+pub const HOLD_RELEASED: &str = told::HOLD_RELEASED;
+
+/// The verb under which it is recorded that one was not, though it was recorded before.
+pub const HOLD_RELEASE_FAILED: &str = told::HOLD_RELEASE_FAILED;
 
 /// Most holds at a time.
 pub const HOLDS_MAX: usize = 256;

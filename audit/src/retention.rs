@@ -52,6 +52,9 @@ pub const HELD_IDS_MAX: usize = 4_000_000;
 /// Segments that the disk may refuse in a run, one after another, before it ends.
 pub const FAULTS_MAX: usize = 8;
 
+/// Times that the log is read for what holds keep while these may change.
+const TURNS_MAX: usize = 3;
+
 /// Faults of a run that are told.
 pub const FAULTS_TOLD_MAX: usize = 64;
 
@@ -423,9 +426,7 @@ impl Run<'_> {
                 outcome.interrupted = true;
                 break;
             }
-            let turn = turn()?;
-            self.ask_the_log(&turn.holds)?;
-            kept.follow(self.log, turn.holds)?;
+            let _guard = self.turn(turn, &mut kept)?;
             if let Err(error) = self.segment(&segment, &kept, ledger, &mut outcome) {
                 tracing::error!(%error, segment = segment.start, "records whose time is over are not dropped");
                 if outcome.faults.len() < FAULTS_TOLD_MAX {
@@ -491,6 +492,28 @@ impl Run<'_> {
         .help(
             "if it is right, and the service was away: palisade audit retention run --trust-clock",
         ))
+    }
+
+    /// Asks what is allowed. The whole log is read where the holds are others than before; who
+    /// has orders need not wait for that, unless they change them again and again.
+    fn turn(
+        &self,
+        turn: &mut dyn FnMut() -> Result<Turn, Diagnostic>,
+        kept: &mut Kept,
+    ) -> Result<Option<tokio::sync::OwnedMutexGuard<()>>, Diagnostic> {
+        for _ in 0..TURNS_MAX {
+            let Turn { holds, guard } = turn()?;
+            self.ask_the_log(&holds)?;
+            if kept.is_about(&holds) {
+                return Ok(guard);
+            }
+            drop(guard);
+            kept.follow(self.log, holds)?;
+        }
+        let Turn { holds, guard } = turn()?;
+        self.ask_the_log(&holds)?;
+        kept.follow(self.log, holds)?;
+        Ok(guard)
     }
 
     /// Refuses to go by a file of holds that is not what was ordered.
@@ -608,12 +631,7 @@ impl Kept {
     /// Looks in the whole log for what is held, where the holds are others than before: what
     /// belongs to a record may come long after it.
     fn follow(&mut self, log: &Log, holds: Vec<Held>) -> Result<(), Diagnostic> {
-        let same = self
-            .holds
-            .iter()
-            .map(|h| &h.id)
-            .eq(holds.iter().map(|h| &h.id));
-        if same {
+        if self.is_about(&holds) {
             return Ok(());
         }
         self.holds = holds;
@@ -622,6 +640,12 @@ impl Kept {
             false => self.held_ids(log, HELD_IDS_MAX)?,
         };
         Ok(())
+    }
+
+    /// Whether it is what these keep.
+    fn is_about(&self, holds: &[Held]) -> bool {
+        let known = self.holds.iter().map(|hold| &hold.id);
+        known.eq(holds.iter().map(|hold| &hold.id))
     }
 
     fn held_ids(&self, log: &Log, most: usize) -> Result<FxHashSet<[u8; 16]>, Diagnostic> {

@@ -46,16 +46,16 @@ pub(crate) const RECORDS_GONE: &str = "records_gone";
 pub(crate) const RECORDS_UNSIGNED: &str = "records_unsigned";
 
 /// The verb under which it is recorded that a hold was added.
-pub const HOLD_ADDED: &str = "hold_added";
+pub(crate) const HOLD_ADDED: &str = "hold_added";
 
 /// The verb under which it is recorded that one was not, though it was recorded before.
-pub const HOLD_ADD_FAILED: &str = "hold_add_failed";
+pub(crate) const HOLD_ADD_FAILED: &str = "hold_add_failed";
 
 /// The verb under which it is recorded that a hold was released.
-pub const HOLD_RELEASED: &str = "hold_released";
+pub(crate) const HOLD_RELEASED: &str = "hold_released";
 
 /// The verb under which it is recorded that one was not, though it was recorded before.
-pub const HOLD_RELEASE_FAILED: &str = "hold_release_failed";
+pub(crate) const HOLD_RELEASE_FAILED: &str = "hold_release_failed";
 
 /// All that is recorded of holds.
 pub(crate) const ORDERS: [&str; 4] = [

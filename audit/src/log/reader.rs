@@ -5,7 +5,7 @@ use std::{
     fs::File,
     io,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
@@ -37,7 +37,8 @@ pub(super) struct Shared {
     pub(super) gaps: watch::Sender<Arc<[OpenGap]>>,
     pub(super) segments: RwLock<Segments>,
     /// Held by the writer, and by whoever replaces a segment until that is done.
-    pub(super) lock: Weak<File>,
+    #[cfg(feature = "index")]
+    pub(super) lock: std::sync::Weak<File>,
     /// What was dropped, by segment; set after it is.
     pub(super) lacking: watch::Sender<Arc<[Lacking]>>,
     // Used by readers alone.

@@ -11,7 +11,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, RwLock, Weak},
+    sync::{Arc, Mutex, RwLock},
 };
 
 use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::Dropping};
@@ -132,11 +132,14 @@ pub(super) fn recover(
         active: Some(active.file.clone()),
         offsets,
     };
+    let shared = shared(dir, options, verifier, tree.size(), checkpoint, segments)?;
+    #[cfg(feature = "index")]
+    let shared = Shared {
+        lock: Arc::downgrade(&lock),
+        ..shared
+    };
     Ok(Recovered {
-        shared: Arc::new(Shared {
-            lock: Arc::downgrade(&lock),
-            ..shared(dir, options, verifier, tree.size(), checkpoint, segments)?
-        }),
+        shared: Arc::new(shared),
         signer,
         lock,
         active,
@@ -203,7 +206,8 @@ fn shared(
         len: watch::Sender::new(len),
         checkpoint: watch::Sender::new(Arc::new(checkpoint)),
         gaps: watch::Sender::new(Arc::default()),
-        lock: Weak::new(),
+        #[cfg(feature = "index")]
+        lock: std::sync::Weak::new(),
         segments: RwLock::new(segments),
         lacking: watch::Sender::new(lacking.into()),
         sealed: Mutex::new(VecDeque::new()),

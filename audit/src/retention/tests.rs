@@ -1370,6 +1370,36 @@ fn a_hold_that_is_added_during_a_run_counts() {
     assert!(old > 5, "{old}");
 }
 
+/// The log is read for what holds keep while nobody has to wait for that.
+#[test]
+fn orders_do_not_wait_until_the_log_is_read() {
+    let mut stage = Stage::new();
+    for n in 0..6 {
+        stage.request(&format!("/old/{n}"), 200);
+    }
+    stage.hold("h", "path:/old/1");
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let orders = Arc::new(tokio::sync::Mutex::new(()));
+    let now_us = stage.clock.now_us();
+    let mut asked = 0;
+    let mut turn = || {
+        asked += 1;
+        Ok(Turn {
+            holds: stage.holds.held(now_us)?,
+            guard: Some(orders.clone().try_lock_owned().unwrap()),
+        })
+    };
+    let periods = usual();
+    let run = stage.plan(&periods);
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let done = run.go(&mut Ledger::new(stage.log()), &mut turn, go_on);
+    let done = done.unwrap();
+    assert_eq!(asked, done.segments + 1, "once more after it is read");
+    assert_eq!((done.records(), done.held), (10, 2));
+    assert!(orders.try_lock().is_ok());
+}
+
 /// A log of which records go while they are asked for.
 struct Going {
     log: Log,
