@@ -263,6 +263,7 @@ impl Told {
 
     /// Whether a signed record says that `segment` went away, and that this is the digest of
     /// what stays of it. An earlier one that was put back is known by what its object lacks.
+    #[cfg(feature = "index")]
     pub(crate) fn is_moved(&self, segment: u64, stub: &Hash) -> bool {
         self.moved
             .get(&segment)
