@@ -100,6 +100,15 @@ fn search(home: &Home, query: &str) -> Value {
     home.json(&["audit", "search", query, "-n", "1000"])
 }
 
+/// The home of an audit service that has its certificate.
+fn home() -> Home {
+    let home = Home::new();
+    let authority = Authority::new("acme.test");
+    let leaf = authority.leaf("palisade/audit");
+    authority.write(&leaf, &home.path("identity"));
+    home
+}
+
 fn rows(home: &Home, query: &str) -> usize {
     search(home, query)["rows"].as_array().unwrap().len()
 }
@@ -108,10 +117,7 @@ fn rows(home: &Home, query: &str) -> usize {
 /// over goes, every part says so, and the log verifies before and after a restart.
 #[test]
 fn records_go_when_their_time_is_over_and_every_part_says_so() {
-    let home = Home::new();
-    let authority = Authority::new("acme.test");
-    let leaf = authority.leaf("palisade/audit");
-    authority.write(&leaf, &home.path("identity"));
+    let home = home();
     let first = long_ago(&home.path("state/audit/log"));
     let all = "last:120d path:*";
 
@@ -244,10 +250,7 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
 /// as it was ordered or the hold is released by name.
 #[test]
 fn a_file_of_holds_that_was_put_back_lets_nothing_go() {
-    let home = Home::new();
-    let authority = Authority::new("acme.test");
-    let leaf = authority.leaf("palisade/audit");
-    authority.write(&leaf, &home.path("identity"));
+    let home = home();
     long_ago(&home.path("state/audit/log"));
     let file = home.path("state/audit/holds.json");
     let retention = "  retention: { decision: 60 days }\n";

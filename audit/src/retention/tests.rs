@@ -83,6 +83,15 @@ impl Stage {
         stage
     }
 
+    /// One whose log begins with so many requests, `/old/0` and on, that went well.
+    fn of_old(requests: usize) -> Self {
+        let mut stage = Self::new();
+        for n in 0..requests {
+            stage.request(&format!("/old/{n}"), 200);
+        }
+        stage
+    }
+
     fn folder(&self) -> PathBuf {
         self.dir.path().join("log")
     }
@@ -331,10 +340,7 @@ fn what_is_over_is_counted_back_from_now() {
 /// Each side of the moment, by class; the rest is there, proven, after a restart, too.
 #[test]
 fn what_is_over_goes_and_what_is_not_stays_and_is_proven() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(60 * DAY);
     stage.fill();
     let root = stage.log().checkpoint();
@@ -389,10 +395,7 @@ fn what_is_over_goes_and_what_is_not_stays_and_is_proven() {
 /// Nothing that is derived is needed: tiles and positions of streams are made again.
 #[test]
 fn a_log_from_which_records_were_dropped_is_recovered_from_its_segments() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     stage.run();
@@ -442,10 +445,7 @@ fn copy(from: &Path, to: &Path) {
 /// The same segment, dropped by whoever can write the file but not the log.
 #[test]
 fn what_was_dropped_without_a_record_of_it_is_named() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     stage.log().close();
@@ -470,10 +470,7 @@ fn what_was_dropped_without_a_record_of_it_is_named() {
 /// Each byte of a segment from which records were dropped.
 #[test]
 fn whatever_is_changed_in_such_a_segment_is_named() {
-    let mut stage = Stage::new();
-    for n in 0..4 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(4);
     stage.clock.advance(61 * DAY);
     stage.fill();
     stage.run();
@@ -693,10 +690,7 @@ fn holds_keep_so_many_ids_and_no_more() {
 /// It ends between two segments, and the next goes on from there.
 #[test]
 fn a_run_that_is_interrupted_is_gone_on_with() {
-    let mut stage = Stage::new();
-    for n in 0..12 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(12);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let periods = usual();
@@ -736,10 +730,7 @@ fn a_run_that_is_interrupted_is_gone_on_with() {
 /// A segment that is not what was signed is left as it is, and named; the others are done.
 #[test]
 fn a_damaged_segment_is_not_touched() {
-    let mut stage = Stage::new();
-    for n in 0..12 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(12);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let sealed = stage.log().sealed();
@@ -759,10 +750,7 @@ fn a_damaged_segment_is_not_touched() {
 /// The index lets go of what the log has dropped: it is what the log, read again, gives.
 #[test]
 fn the_index_lets_go_of_it_and_answers_say_so() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.hold("h", "path:/old/3");
     stage.clock.advance(61 * DAY);
     stage.fill();
@@ -880,10 +868,7 @@ fn forge(stage: &Stage, first: u64, gone: impl Fn(u64) -> bool) {
 /// What somebody has taken out of a segment is not signed over by the next run.
 #[test]
 fn a_run_does_not_sign_for_what_another_has_taken_out() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let first = stage.log().sealed()[0].start;
@@ -945,10 +930,7 @@ fn append_forged(stage: &mut Stage, said: LogLifecycle) {
 /// with the log, and counts for nothing.
 #[test]
 fn a_record_that_nobody_had_signed_explains_nothing() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let first = stage.log().sealed()[1].start;
@@ -993,10 +975,7 @@ fn a_record_that_nobody_had_signed_explains_nothing() {
 /// Offsets lie beside a segment, unsigned: the frame says whether a record was dropped.
 #[test]
 fn offsets_that_lie_hide_no_record() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     stage.run();
@@ -1044,10 +1023,7 @@ fn offsets_that_lie_hide_no_record() {
 /// The same in a segment from which a run has dropped something before.
 #[test]
 fn what_is_added_to_what_was_dropped_is_not_signed_for_either() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let first = stage.log().sealed()[0].start;
@@ -1111,10 +1087,7 @@ fn what_is_always_kept_is_missed() {
 /// A segment that is put back has what the log says is dropped.
 #[test]
 fn a_segment_that_is_put_back_is_named() {
-    let mut stage = Stage::new();
-    for n in 0..12 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(12);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let first = stage.log().sealed()[0].start;
@@ -1135,10 +1108,7 @@ fn a_segment_that_is_put_back_is_named() {
 /// The last of a run as well, once the run has ended, and the next run does not pass it over.
 #[test]
 fn the_segment_that_was_thinned_last_cannot_be_put_back_either() {
-    let mut stage = Stage::new();
-    for n in 0..12 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(12);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let whole: BTreeMap<u64, Vec<u8>> = stage
@@ -1226,10 +1196,7 @@ fn what_was_told_and_not_done_cannot_be_done_by_others_later() {
 /// The leftover of a crash whose word is lost is settled by the next run.
 #[test]
 fn a_run_settles_what_an_earlier_process_has_left() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     stage.run_of(&usual(), false, Some((Point::Recorded, true)));
@@ -1253,10 +1220,7 @@ fn a_run_settles_what_an_earlier_process_has_left() {
 /// Verification of a log that is thinned meanwhile, at each moment of it.
 #[test]
 fn a_log_that_is_thinned_while_it_is_verified_is_intact() {
-    let mut stage = Stage::new();
-    for n in 0..60 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(60);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let folder = stage.folder();
@@ -1279,10 +1243,7 @@ fn a_log_that_is_thinned_while_it_is_verified_is_intact() {
 /// A log that is closed meanwhile is nobody else's before the segment is in its place.
 #[test]
 fn a_log_is_locked_until_its_segment_is_in_place() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.fill();
     let span = stage.log().sealed().remove(1);
     let thinning = Thinning::weigh(stage.log(), span.clone(), i64::MAX, |_, _, _, _| Fate::Drop);
@@ -1310,10 +1271,7 @@ fn a_log_is_locked_until_its_segment_is_in_place() {
 /// A hold that is ordered while a run is under way counts from the next segment on.
 #[test]
 fn a_hold_that_is_added_during_a_run_counts() {
-    let mut stage = Stage::new();
-    for n in 0..12 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(12);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let periods = usual();
@@ -1346,10 +1304,7 @@ fn a_hold_that_is_added_during_a_run_counts() {
 /// The log is read for what holds keep while nobody has to wait for that.
 #[test]
 fn orders_do_not_wait_until_the_log_is_read() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.hold("h", "path:/old/1");
     stage.clock.advance(61 * DAY);
     stage.fill();
@@ -1636,10 +1591,7 @@ fn a_clock_that_has_leapt_drops_nothing_until_somebody_has_looked() {
 /// Records come first: what is written aside waits for room.
 #[test]
 fn nothing_is_written_aside_on_a_disk_that_is_nearly_full() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let len = stage.log().len();
@@ -1712,10 +1664,7 @@ fn damage_to_what_was_dropped_does_not_hide_what_follows() {
 /// The index goes on past a segment that is damaged.
 #[test]
 fn a_damaged_segment_does_not_stop_the_index() {
-    let mut stage = Stage::new();
-    for n in 0..12 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(12);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let runtime = Runtime::new().unwrap();
@@ -1754,10 +1703,7 @@ fn a_damaged_segment_does_not_stop_the_index() {
 /// Nor does one that cannot be read through.
 #[test]
 fn a_segment_that_is_cut_off_does_not_stop_the_index() {
-    let mut stage = Stage::new();
-    for n in 0..12 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(12);
     stage.fill();
     let span = stage.log().sealed().remove(1);
     stage.log().close();
@@ -1790,10 +1736,7 @@ fn a_segment_that_is_cut_off_does_not_stop_the_index() {
 /// Segments that are damaged, however many, keep no other from being done.
 #[test]
 fn many_damaged_segments_do_not_end_a_run() {
-    let mut stage = Stage::new();
-    for n in 0..60 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(60);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let sealed = stage.log().sealed();
@@ -1819,10 +1762,7 @@ fn many_damaged_segments_do_not_end_a_run() {
 /// What a run records of itself is read back by reports.
 #[test]
 fn how_long_records_were_kept_is_told_by_what_was_recorded() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.hold("h", "path:/old/1");
     stage.clock.advance(301 * DAY);
     stage.fill();
@@ -1851,10 +1791,7 @@ fn how_long_records_were_kept_is_told_by_what_was_recorded() {
 /// An index that lacks what the log has is made again.
 #[test]
 fn an_index_that_has_let_go_of_what_is_there_begins_anew() {
-    let mut stage = Stage::new();
-    for n in 0..6 {
-        stage.request(&format!("/old/{n}"), 200);
-    }
+    let mut stage = Stage::of_old(6);
     stage.clock.advance(61 * DAY);
     stage.fill();
     let kept = tempfile::tempdir().unwrap();
