@@ -47,8 +47,8 @@ fn a_person_is_erased_and_everything_still_verifies() {
     let _turn = one_at_a_time();
     let home = Home::new();
     let mut mesh = Separate::ready_with(&home, "1h", PRIVACY, PRIVACY);
-    read_headers(&home);
     let outbound = outbound(&home);
+    read_headers(&home, outbound);
     let of_alice = wait_for("a record about alice", LIMIT, || {
         request(outbound, ALICE);
         let rows = home.rows(&format!("subject:{ALICE} last:1h"))?;
@@ -298,8 +298,9 @@ fn wrapped_key(home: &Home, subject: &str) -> Vec<u8> {
     table[at + 28..at + 88].to_vec()
 }
 
-/// Has every proxy read the headers that this is about.
-fn read_headers(home: &Home) {
+/// Has every proxy read the headers that this is about. A request that is open while that
+/// comes into force is ended, so this waits until the policy on them refuses.
+fn read_headers(home: &Home, outbound: SocketAddr) {
     let file = home.path("policies/palisade.yaml");
     let declared = fs::read_to_string(&file).unwrap().replace(
         "headers: {}",
@@ -307,6 +308,10 @@ fn read_headers(home: &Home) {
     );
     fs::write(home.path("policies/policies/not-mallory.cedar"), POLICY).unwrap();
     fs::write(file, declared).unwrap();
+    wait_for("the headers to be read", LIMIT, || {
+        let reply = ask(outbound, "mallory@example.org");
+        (reply.status == 403).then_some(())
+    });
 }
 
 fn outbound(home: &Home) -> SocketAddr {
@@ -316,9 +321,13 @@ fn outbound(home: &Home) -> SocketAddr {
 }
 
 fn request(outbound: SocketAddr, user: &str) {
-    let host = format!("orders\r\nx-user: {user}\r\nx-team: red\r\nx-tenant: {TENANT}");
-    let reply = http::send(outbound, "GET", &host, "/orders", "").unwrap();
+    let reply = ask(outbound, user);
     assert_eq!(reply.status, 200, "{reply:?}");
+}
+
+fn ask(outbound: SocketAddr, user: &str) -> http::Reply {
+    let host = format!("orders\r\nx-user: {user}\r\nx-team: red\r\nx-tenant: {TENANT}");
+    http::send(outbound, "GET", &host, "/orders", "").unwrap()
 }
 
 fn export(home: &Home, query: &str, to: &Path) {
