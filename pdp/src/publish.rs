@@ -28,6 +28,7 @@ mod endpoints;
 mod fetch;
 mod git;
 mod keep;
+mod listed;
 mod origin;
 mod parts;
 mod preview;

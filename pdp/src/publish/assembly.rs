@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
+    path::Path,
     sync::Arc,
 };
 
@@ -17,7 +17,6 @@ use crate::author::{Texts, codes, contributors, files};
 #[derive(Debug, Clone)]
 pub(crate) struct Assembly {
     texts: BTreeMap<SmolStr, Has>,
-    base: PathBuf,
 }
 
 /// What one source has.
@@ -30,9 +29,8 @@ pub(crate) struct Has {
 }
 
 impl Assembly {
-    /// Of sources whose folders start at `base`.
-    pub(crate) fn new(texts: BTreeMap<SmolStr, Has>, base: PathBuf) -> Self {
-        Self { texts, base }
+    pub(crate) fn new(texts: BTreeMap<SmolStr, Has>) -> Self {
+        Self { texts }
     }
 
     /// Names of those whose newest content is not in force.
@@ -69,7 +67,7 @@ impl Assembly {
         if texts.signed.is_some() {
             return texts;
         }
-        for contributor in contributors(root.settings(), &self.base) {
+        for contributor in contributors(root.settings(), Path::new("")) {
             let name = contributor.name.as_str();
             if let Some(other) = self.of(name, newest).filter(|_| !without.contains(name)) {
                 texts.add(&contributor, other);

@@ -32,6 +32,8 @@ pub const NO_AUTHORS: u16 = 3206;
 pub const FOREIGN_DOMAIN: u16 = 3216;
 /// The bundle of a source is put together from several sources.
 pub const NESTED_SOURCE: u16 = 3215;
+/// A source is not where a repository in git can name it by a path.
+pub const BESIDE_GIT: u16 = 3217;
 /// The kept revision is not the last one that was in force.
 pub const KEPT_OLDER: u16 = 5301;
 /// Nothing tells how old the kept revision is.

@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,11 +19,12 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use super::{
     assembly::{Assembly, Has},
     compose::unheard,
+    listed::listed,
     origin::{Given, Origin, Word},
     source::SourceConfig,
 };
 use crate::{
-    author::{Contributor, Texts, contributors, files},
+    author::{Contributor, Texts, files},
     compiled::Compiled,
 };
 
@@ -189,7 +189,7 @@ impl Parts {
         };
         let texts = self.parts.iter();
         let texts = texts.map(|(name, part)| (name.clone(), has(part)));
-        Assembly::new(texts.collect(), self.base())
+        Assembly::new(texts.collect())
     }
 
     /// Notes whose newest content is in force now, and of whom nothing is.
@@ -273,11 +273,14 @@ impl Parts {
         let Some(texts) = root.good.as_ref().or(newest) else {
             return;
         };
-        let listed = self.listed(texts);
+        let listed = listed(texts.settings(), &self.config);
         self.parts.retain(|name, _| {
-            name.is_empty() || listed.iter().any(|contributor| contributor.name == *name)
+            name.is_empty()
+                || listed
+                    .iter()
+                    .any(|(contributor, _)| contributor.name == *name)
         });
-        for contributor in listed {
+        for (contributor, misplaced) in listed {
             let known = self.parts.get(&contributor.name);
             let is_followed = known.is_some_and(|part| {
                 let known = part.contributor.as_ref().filter(|_| part.task.is_some());
@@ -296,7 +299,8 @@ impl Parts {
             }
             // The one before ends first: both would write in one folder.
             self.parts.remove(&contributor.name);
-            match self.begin(Some(&contributor)) {
+            let begun = misplaced.map_or_else(|| self.begin(Some(&contributor)), Err);
+            match begun {
                 Ok(task) => part.task = Some(task),
                 Err(diagnostic) => {
                     part.spoke = true;
@@ -338,10 +342,10 @@ impl Parts {
             part.good = Some(texts("", &kept.git_revision, root));
             part.restored(&kept.git_revision, since_us);
         }
-        let named = contributors(kept.settings(), &self.base());
+        let named = listed(kept.settings(), &self.config);
         for contribution in kept.contributions() {
             let name = contribution.name.as_str();
-            let Some(contributor) = named.iter().find(|c| c.name == name) else {
+            let Some((contributor, _)) = named.iter().find(|(c, _)| c.name == name) else {
                 continue;
             };
             let files = of_source.remove(name).unwrap_or_default();
@@ -424,20 +428,6 @@ impl Parts {
             .join(&*name);
         let origin = Origin::new(name, place, signers, home, &self.config)?;
         Ok(tokio::spawn(origin.follow(self.words.clone())).abort_handle())
-    }
-
-    /// What the repository is put together with. A bundle is whole as it is.
-    fn listed(&self, root: &Texts) -> Vec<Contributor> {
-        match self.config.place.is_bundle() {
-            true => Vec::new(),
-            false => contributors(root.settings(), &self.base()),
-        }
-    }
-
-    /// Where folders of contributing sources start.
-    fn base(&self) -> std::path::PathBuf {
-        let folder = self.config.place.folder();
-        folder.unwrap_or(Path::new("/")).to_owned()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A repository with sources that contribute to it.
 
 use super::{
-    git::{Repository, follow},
+    git::{Repository, Signer, follow},
     *,
 };
 use crate::author::codes as policy;
@@ -302,4 +302,87 @@ async fn a_restart_without_a_source_keeps_what_it_contributed() {
     let state = tempfile::tempdir().unwrap();
     let of_git = follow(guard.place("main", ""), state.path(), None).await;
     assert!(has(&of_git.state().borrow(), "pay-read"));
+}
+
+/// A path that a repository in git names is of the same repository, reference and signers,
+/// whatever folder the PDP runs in; one that leads out of it is refused by name.
+#[tokio::test]
+async fn a_folder_beside_a_repository_in_git_is_of_the_same_commits() {
+    let (guard, state) = (sample::copy(), tempfile::tempdir().unwrap());
+    let settings = fs::read_to_string(guard.path().join("palisade.yaml")).unwrap();
+    let listing = |folder: &str| {
+        let source = format!(
+            "sources:\n  pay:\n    namespaces: [pay]\n    folder: {folder}\n    poll: 1s\n"
+        );
+        format!("{}\n{source}", settings.trim_end())
+    };
+    let repository = Repository::of_folder(guard.path(), "security/prod");
+    sample::write(
+        repository.dir.path(),
+        "teams/pay/services/ledger.yaml",
+        LEDGER,
+    );
+    sample::write(
+        repository.dir.path(),
+        "teams/pay/policies/pay.cedar",
+        &permit("pay-read", OWN),
+    );
+    repository.write("security/prod/palisade.yaml", &listing("../../teams/pay"));
+
+    let place = repository.place("main", "security/prod");
+    let source = follow(place, state.path(), None).await;
+    let (mut seen, mut standings) = (source.state(), source.standings());
+    let task = tokio::spawn(source.run());
+    until(&mut seen, "the folder's policy", |s| has(s, "pay-read")).await;
+    let pay = of(&standings.borrow(), "pay").clone();
+    assert!(pay.place.ends_with("#main in teams/pay"), "{}", pay.place);
+
+    let next = permit("pay-more", OWN);
+    let commit = repository.write("teams/pay/policies/more.cedar", &next);
+    until(&mut seen, "the folder's next policy", |s| {
+        has(s, "pay-more")
+    })
+    .await;
+    until(&mut standings, "its commit", |s| of(s, "pay").has == commit).await;
+
+    repository.write("security/prod/palisade.yaml", &listing("../../../pay"));
+    until(&mut standings, "a way out", |s| {
+        let fault = of(s, "pay").fault.as_ref();
+        fault.is_some_and(|f| f.diagnostics[0].code.0 == codes::BESIDE_GIT)
+    })
+    .await;
+    assert!(has(&seen.borrow(), "pay-more"), "what runs goes on");
+    task.abort();
+}
+
+/// Whoever must sign a repository must sign what it names by a path, too.
+#[tokio::test]
+async fn a_folder_of_a_signed_repository_is_signed_by_the_same() {
+    let (guard, state) = (sample::copy(), tempfile::tempdir().unwrap());
+    let settings = guard.path().join("palisade.yaml");
+    let text = fs::read_to_string(&settings).unwrap();
+    let listed = "sources:\n  pay: { namespaces: [pay], folder: pay, poll: 1s }\n";
+    fs::write(&settings, format!("{}\n{listed}", text.trim_end())).unwrap();
+    let policy = permit("pay-read", OWN);
+    sample::write(guard.path(), "pay/services/ledger.yaml", LEDGER);
+    sample::write(guard.path(), "pay/policies/pay.cedar", &policy);
+    let repository = Repository::of_folder(guard.path(), "");
+    let alice = Signer::new("alice@acme.test");
+    alice.commit(&repository, "2026-01-01T00:00:00Z");
+    let place = repository.place("main", "");
+    let source = follow(place, state.path(), Some(alice.line.clone())).await;
+    let (mut seen, mut standings) = (source.state(), source.standings());
+    let task = tokio::spawn(source.run());
+    until(&mut seen, "the signed policy", |s| has(s, "pay-read")).await;
+    let by = of(&standings.borrow(), "pay").signer.clone();
+    assert_eq!(by.as_deref(), Some("alice@acme.test"));
+
+    repository.write("pay/policies/more.cedar", &permit("pay-more", OWN));
+    until(&mut standings, "an unsigned commit", |s| {
+        let fault = of(s, "pay").fault.as_ref();
+        fault.is_some_and(|f| f.diagnostics[0].code.0 == codes::NOT_SIGNED)
+    })
+    .await;
+    assert!(!has(&seen.borrow(), "pay-more"));
+    task.abort();
 }

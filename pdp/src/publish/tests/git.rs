@@ -235,13 +235,13 @@ fn walk(dir: &Path) -> Vec<PathBuf> {
 }
 
 /// A key of a signer, and the line that allows it.
-struct Signer {
+pub(super) struct Signer {
     dir: tempfile::TempDir,
-    line: String,
+    pub(super) line: String,
 }
 
 impl Signer {
-    fn new(name: &str) -> Self {
+    pub(super) fn new(name: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = dir.path().join("key");
         let made = Command::new("ssh-keygen")
@@ -256,7 +256,7 @@ impl Signer {
         }
     }
 
-    fn commit(&self, repository: &Repository, time: &str) -> String {
+    pub(super) fn commit(&self, repository: &Repository, time: &str) -> String {
         repository.git(&["add", "--all"]);
         let key = self.dir.path().join("key");
         let output = Command::new("git")
