@@ -460,11 +460,17 @@ fn a_check_out_is_of_a_source_that_is_listed_once() {
         assert!(told.contains("PLS1309"), "{args:?}: {told}");
     }
     // Where a running mesh would answer, they are about nothing.
-    let told = story.says(&["who-can", "*", "web", "--fetch"], 3);
-    assert!(
-        told.contains("PLS1309") && told.contains("--policies"),
-        "{told}"
-    );
+    for args in [
+        &["who-can", "*", "web"][..],
+        &["why", "01M8M7BX"],
+        &["report", "run", "unused"],
+        &["report", "verify", "report.json"],
+        &["report", "review", "start", "review.yaml"],
+    ] {
+        let told = story.says(&[args, &["--fetch"]].concat(), 3);
+        let is_told = told.contains("PLS1309") && told.contains("--policies");
+        assert!(is_told, "{args:?}: {told}");
+    }
 }
 
 /// What is checked out is the change, and so no part of what it is compared with.

@@ -52,6 +52,15 @@ pub fn add(sum: &mut Vec<u64>, more: &[u64]) {
     }
 }
 
+/// What `sum` has beyond `first`, bucket by bucket.
+pub fn since(sum: &[u64], first: &[u64]) -> Vec<u64> {
+    let first = first.iter().copied().chain(std::iter::repeat(0));
+    sum.iter()
+        .zip(first)
+        .map(|(sum, first)| sum.saturating_sub(first))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,7 +8,7 @@ use std::{
 
 use palisade_mesh::diagnostic::Diagnostic;
 use palisade_pdp::{
-    author::{Loaded, Shared, lint},
+    author::{Loaded, Shared, codes, lint},
     publish::{Elsewhere, Preview, Revision, linted, preview},
 };
 use ulid::Ulid;
@@ -91,6 +91,27 @@ impl Composing {
     pub(crate) fn is_given(&self) -> bool {
         self.fetch || !self.checkouts.is_empty()
     }
+
+    /// To be asked where a running mesh answers unless `policies` names a repository.
+    ///
+    /// # Errors
+    /// When it is said how a repository is put together and there is none.
+    pub(crate) fn placed(&self, policies: Option<&Path>) -> Result<(), Diagnostic> {
+        match policies.is_none() && self.is_given() {
+            true => Err(unplaced()),
+            false => Ok(()),
+        }
+    }
+}
+
+/// It is said how a repository is put together, and there is none.
+pub(crate) fn unplaced() -> Diagnostic {
+    Diagnostic::error(
+        codes::SOURCE_OPTION,
+        "`--fetch` and `--checkout` are about a repository, and none is named",
+    )
+    .cause("a running mesh has its sources")
+    .help("name the repository: --policies DIR")
 }
 
 /// Puts revisions together.

@@ -118,7 +118,8 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Review(command) => return review::main(&command, context),
         Command::Schedule(command) => return schedule::main(&command, context),
         Command::Verify { file, key, place } => {
-            verify(&file, key.as_deref(), &place.origin(), context)
+            let origin = place.origin().map_err(|d| vec![d]);
+            origin.and_then(|origin| verify(&file, key.as_deref(), &origin, context))
         }
     };
     done.unwrap_or_else(|found| {
@@ -161,7 +162,7 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
             .try_for_each(|to| files::free(to))
             .map_err(one)?;
     }
-    let origin = args.place.origin();
+    let origin = args.place.origin().map_err(one)?;
     let (made, of) = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
         let made = source.run(&args.name, &args.period, &args.scope).await;
@@ -301,12 +302,15 @@ pub(crate) fn behind(report: &Report) -> Option<String> {
 }
 
 impl Place {
-    fn origin(&self) -> Origin {
-        Origin {
+    /// # Errors
+    /// When it is said how a repository is put together and none is named.
+    fn origin(&self) -> Result<Origin, Diagnostic> {
+        self.composing.placed(self.policies.as_deref())?;
+        Ok(Origin {
             policies: self.policies.clone(),
             composing: self.composing.clone(),
             log: self.log.clone(),
-        }
+        })
     }
 }
 

@@ -7,9 +7,9 @@ use std::{
 };
 
 use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::{author, compiled::Compiled, decide::Snapshot};
+use palisade_pdp::{compiled::Compiled, decide::Snapshot};
 
-use super::{Composing, Context};
+use super::{Composing, Context, composing};
 use crate::{
     control::client::Mesh,
     render,
@@ -80,12 +80,7 @@ impl Target {
             if context.mesh.is_none() && Path::new(REPOSITORY_FILE).is_file() {
                 return Ok(Self::Folder(PathBuf::from("."), composing.clone()));
             }
-            return Err(Diagnostic::error(
-                author::codes::SOURCE_OPTION,
-                "`--fetch` and `--checkout` are about a repository, and none is named",
-            )
-            .cause("a running mesh has its sources")
-            .help("name the repository: --policies DIR"));
+            return Err(composing::unplaced());
         }
         match Mesh::find(context.mesh.as_deref()).await {
             Ok(mesh) => Ok(Self::Mesh(mesh)),

@@ -55,6 +55,7 @@ pub(super) fn main(args: &Args, context: &Context) -> Exit {
 }
 
 async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
+    args.composing.placed(args.policies.as_deref())?;
     let mesh = Mesh::find(context.mesh.as_deref()).await?;
     let found: Found = mesh
         .get(

@@ -489,7 +489,7 @@ fn followed(
     let mut followed = SourceConfig::new(policies.place.clone(), state_dir);
     followed.fetch = Some(Arc::new(Bundles));
     followed.domain = Some(domain.clone());
-    followed.prove = Some(Arc::new(proving::Cvc5));
+    followed.prove = Some(Arc::new(proving::Cvc5::new()));
     if let Some(file) = &policies.require_signed {
         let signers = std::fs::read_to_string(file).map_err(|error| {
             let wrong = format!("signers in `{}` cannot be read", file.display());

@@ -135,8 +135,9 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
             key,
             from,
         } => {
-            let origin = from.origin();
-            patch(file, (to, *overwrite), key.as_deref(), &origin, context)
+            let origin = from.origin().map_err(|d| vec![d]);
+            origin
+                .and_then(|origin| patch(file, (to, *overwrite), key.as_deref(), &origin, context))
         }
     };
     match done {
@@ -156,7 +157,7 @@ fn start(
 ) -> Result<(), Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     files::free(file).map_err(one)?;
-    let origin = from.origin();
+    let origin = from.origin().map_err(one)?;
     let review = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
         let header = source

@@ -13,6 +13,11 @@ use super::{Asked, Name};
 /// beyond it, which only makes gates wait longer.
 const BOOTS_MAX: usize = 20_000;
 
+/// As many requests say what the baseline is like since the rollout began: then nothing older
+/// counts, for a quiet night is no measure of a busy morning. With fewer, everything does that
+/// it has decided in the processes that are there.
+const RECENT_MIN: u64 = 1_000;
+
 /// What came of requests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Evidence {
@@ -20,7 +25,8 @@ pub struct Evidence {
     pub flips: Flips,
     /// Requests decided by the candidate.
     pub new: Load,
-    /// Requests decided by the baseline, on the proxies of the same services.
+    /// Requests decided by the baseline, on the proxies of the same services; where there are
+    /// a thousand of them, those since the rollout began.
     pub old: Load,
     /// What came of questions to the decision APIs.
     pub asked: Questions,
@@ -44,7 +50,7 @@ pub struct Questions {
     pub flips: Flips,
     /// Decided by the candidate.
     pub new: Load,
-    /// Decided by the baseline.
+    /// Decided by the baseline, as of proxies.
     pub old: Load,
 }
 
@@ -89,12 +95,72 @@ pub struct Load {
 }
 
 impl Load {
-    fn add(&mut self, health: &Health) {
-        self.decided += health.decided;
-        self.ended += health.ended;
-        self.server_errors += health.server_errors;
-        spread::add(&mut self.decision_times, &health.decision_times);
-        spread::add(&mut self.request_times, &health.request_times);
+    fn of(health: &Health) -> Self {
+        let mut load = Self {
+            decided: health.decided,
+            ended: health.ended,
+            server_errors: health.server_errors,
+            ..Self::default()
+        };
+        spread::add(&mut load.decision_times, &health.decision_times);
+        spread::add(&mut load.request_times, &health.request_times);
+        load
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.decided += more.decided;
+        self.ended += more.ended;
+        self.server_errors += more.server_errors;
+        spread::add(&mut self.decision_times, &more.decision_times);
+        spread::add(&mut self.request_times, &more.request_times);
+    }
+
+    /// What came after `first`.
+    fn since(&self, first: &Self) -> Self {
+        Self {
+            decided: self.decided.saturating_sub(first.decided),
+            ended: self.ended.saturating_sub(first.ended),
+            server_errors: self.server_errors.saturating_sub(first.server_errors),
+            decision_times: spread::since(&self.decision_times, &first.decision_times),
+            request_times: spread::since(&self.request_times, &first.request_times),
+        }
+    }
+}
+
+/// What the baseline did: in all, and when the rollout was first told of it.
+#[derive(Debug, Clone, Default)]
+struct Course {
+    first: Load,
+    last: Load,
+}
+
+impl Course {
+    fn from(first: Load) -> Self {
+        Self {
+            last: first.clone(),
+            first,
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.first.add(&more.first);
+        self.last.add(&more.last);
+    }
+
+    /// Decisions, and what was forwarded, each since the beginning where that is enough.
+    fn load(self) -> Load {
+        let recent = self.last.since(&self.first);
+        let mut load = self.last;
+        if recent.decided >= RECENT_MIN {
+            load.decided = recent.decided;
+            load.decision_times = recent.decision_times;
+        }
+        if recent.ended >= RECENT_MIN {
+            load.ended = recent.ended;
+            load.server_errors = recent.server_errors;
+            load.request_times = recent.request_times;
+        }
+        load
     }
 }
 
@@ -112,16 +178,16 @@ struct Told {
     services: Vec<String>,
     /// Under which revision which was tried: the last word of each.
     trials: BTreeMap<(u64, u64), Trial>,
-    old: Option<Health>,
-    new: Option<Health>,
+    old: Option<Course>,
+    new: Option<Load>,
 }
 
 /// Collects what proxies tell. Counts of a start only grow, so the last word of each is
-/// all there is to remember, also when the proxy is gone.
+/// all there is to remember, also when the proxy is gone; and the first one, to know what is new.
 #[derive(Debug, Default)]
 pub(crate) struct Collected {
     told: BTreeMap<Boot, Told>,
-    asked: Option<Asked>,
+    asked: Option<(Asked, Course)>,
 }
 
 impl Collected {
@@ -129,9 +195,13 @@ impl Collected {
     pub(crate) fn hear(&mut self, asked: Option<Asked>, (baseline, candidate): (Name, Name)) {
         let is_of = |asked: &Asked| (asked.baseline, asked.candidate) == (baseline, candidate);
         // Once it is stopped there is nothing more to hear.
-        if let Some(asked) = asked.filter(is_of) {
-            self.asked = Some(asked);
-        }
+        let Some(asked) = asked.filter(is_of) else {
+            return;
+        };
+        let before = self.asked.take().filter(|(before, _)| is_of(before));
+        let mut course = before.map_or_else(|| Course::from(asked.old.clone()), |(_, old)| old);
+        course.last = asked.old.clone();
+        self.asked = Some((asked, course));
     }
 
     /// Notes what a proxy told of the two revisions.
@@ -157,10 +227,12 @@ impl Collected {
         if let Some(health) = &status.health {
             let is =
                 |name: Name| health.sequence == name.sequence && health.sha256 == name.digest.0;
+            let load = Load::of(health);
             if is(baseline) {
-                told.old = Some(health.clone());
+                let old = told.old.get_or_insert_with(|| Course::from(load.clone()));
+                old.last = load;
             } else if is(candidate) {
-                told.new = Some(health.clone());
+                told.new = Some(load);
             }
         }
     }
@@ -168,7 +240,7 @@ impl Collected {
     /// Everything, added up. The baseline's load is that of proxies of services which
     /// the candidate has reached somewhere: others say nothing about it.
     pub(crate) fn evidence(&self) -> Evidence {
-        let mut sum = Evidence::default();
+        let (mut sum, mut old) = (Evidence::default(), Course::default());
         let reached: Vec<&String> = self
             .told
             .values()
@@ -182,17 +254,18 @@ impl Collected {
             if let Some(new) = &told.new {
                 sum.new.add(new);
             }
-            if let Some(old) = &told.old
+            if let Some(course) = &told.old
                 && told.services.iter().any(|s| reached.contains(&s))
             {
-                sum.old.add(old);
+                old.add(course);
             }
         }
-        if let Some(asked) = &self.asked {
+        sum.old = old.load();
+        if let Some((asked, old)) = &self.asked {
             sum.asked = Questions {
                 flips: asked.flips,
                 new: asked.new.clone(),
-                old: asked.old.clone(),
+                old: old.clone().load(),
             };
         }
         sum
@@ -277,5 +350,46 @@ mod tests {
         assert_eq!((seen.old.decided, seen.old.request_times), (123, vec![123]));
         let seen = note(boot("orders-2", 1), &orders, status(9, 9, 8, 9));
         assert_eq!(seen.old.decided, 123, "other revisions do not count");
+    }
+
+    /// Days of the baseline are no measure of this hour, unless there is no other.
+    #[test]
+    fn the_baseline_is_judged_by_what_it_did_since_the_rollout_began() {
+        let orders = ["shop/orders".to_owned()];
+        let mut collected = Collected::default();
+        let mut note = |of: u8, status: Status| {
+            collected.note(boot("orders", of), &orders, &status, (name(1), name(2)));
+            let old = collected.evidence().old;
+            (old.decided, old.request_times.first().copied())
+        };
+        note(2, status(2, 5, 1, 5));
+        assert_eq!(note(1, status(1, 500_000, 2, 1)), (500_000, Some(500_000)));
+        let before = RECENT_MIN - 1;
+        let all = 500_000 + before;
+        assert_eq!(note(1, status(1, all, 2, 1)), (all, Some(all)));
+        // What was forwarded is by itself: nothing of it has ended here.
+        let all = 500_000 + RECENT_MIN;
+        assert_eq!(note(1, status(1, all, 2, 1)), (RECENT_MIN, Some(all)));
+
+        let asked = |decided: u64| Asked {
+            baseline: name(1),
+            candidate: name(2),
+            flips: Flips::default(),
+            old: Load {
+                decided,
+                decision_times: vec![0, decided],
+                ..Load::default()
+            },
+            new: Load::default(),
+        };
+        let mut collected = Collected::default();
+        for (decided, counted) in [(90_000, 90_000), (90_999, 90_999), (91_000, 1_000)] {
+            collected.hear(Some(asked(decided)), (name(1), name(2)));
+            let old = collected.evidence().asked.old;
+            assert_eq!(
+                (old.decided, old.decision_times),
+                (counted, vec![0, counted])
+            );
+        }
     }
 }
