@@ -118,7 +118,7 @@ impl Grants {
             self.used(record, asked);
         }
         if let Some(cause) = unfit(record) {
-            return self.lacks.add(cause.to_owned(), record);
+            return self.lacks.add(cause.words().to_owned(), record);
         }
         match self.replay.decide(&past(record)) {
             Ok(again) => {

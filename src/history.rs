@@ -101,7 +101,16 @@ impl Wanted {
                     ),
                 );
             }
-            read(text)?;
+            read(text).map_err(|wrong| match text.contains([':', ' ']) {
+                true => wrong,
+                // A mistyped name looks like a word of a query.
+                false => {
+                    let cause = wrong.cause.clone().unwrap_or_default();
+                    wrong.cause(format!(
+                        "{cause}; nor is there a folder or file of this name"
+                    ))
+                }
+            })?;
         }
         let query = query.or_else(|| (origin == Origin::Mesh).then(|| default.to_owned()));
         Ok(Self { origin, query })

@@ -598,6 +598,48 @@ fn impact_is_told_in_the_form_that_ci_reads() {
     assert!(human.contains("payments-charge-from-orders"), "{human}");
 }
 
+/// A policy that reads what no record has hides a widening from who counts flips, not from a gate.
+#[test]
+fn a_gate_does_not_hold_where_records_lack_what_is_read() {
+    let story = Story::new();
+    let rows = story.recorded();
+    story.let_refund();
+    let impact = |args: &[&str], code| {
+        let all = ["policy", "impact", "work/policy", "--log", &rows];
+        story.home.says(&[&all, args].concat(), code)
+    };
+    let gate = ["--max-newly-allowed", "0"];
+    let said = impact(&gate, 5);
+    assert!(said.contains("3 newly allowed"), "{said}");
+    let reads = "\n@id(\"no-drops\")\n@owner(\"security\")\nforbid (principal, action in Action::\"http\", resource in Service::\"demo.test/shop/orders\")\nwhen { context.http has query && context.http.query like \"*drop*\" };\n";
+    let file = story.dir.join(ORDERS);
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(file, text + reads).unwrap();
+
+    let all = ["policy", "impact", "work/policy", "--log", &rows];
+    let report = story.home.json(&all);
+    let unknown = report["unknown"].as_u64().unwrap();
+    assert!(unknown >= 3, "{report:#}");
+    assert_eq!(report["newly_allowed"]["count"], 0, "{report:#}");
+    let said = impact(&gate, 5);
+    let over = format!("{unknown} of unknown outcome, at most 0 may be");
+    for part in [&*over, "PLS2208", "--max-not-replayable", "such as 0"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let most = |n: u64| n.to_string();
+    impact(&["--max-not-replayable", &most(unknown - 1)], 5);
+    impact(
+        &[&gate[..], &["--max-not-replayable", &most(unknown)]].concat(),
+        0,
+    );
+    impact(&[], 0);
+    // A name that is mistyped is no word to search for.
+    let said = story
+        .home
+        .says(&["policy", "impact", "work/policy", "--log", "nofile"], 3);
+    assert!(said.contains("nor is there a folder or file"), "{said}");
+}
+
 /// An operation that is gone: whoever asked for it, allowed or denied, gets no decision any more.
 #[test]
 fn requests_that_a_new_catalogue_breaks_have_a_code_and_a_gate() {

@@ -54,6 +54,9 @@ pub(crate) struct Flips {
     pub(crate) other_reason: u64,
     /// Those that cannot be decided again, by cause.
     pub(crate) not_replayable: Lacks,
+    /// Of these: the candidate has a decision about them, which is not known because the record
+    /// lacks what it reads. A gate cannot be known to hold of them.
+    pub(crate) unknown: u64,
     /// Those that were decided, and that the candidate's catalogue and schema have no decision
     /// about, by cause. Each is counted among the others, too.
     pub(crate) broken: Lacks,
@@ -145,7 +148,11 @@ impl Comparing {
     pub(crate) fn take(&mut self, record: &DecisionRef<'_>) {
         self.flips.decisions += 1;
         if let Some(cause) = unfit(record) {
-            return self.flips.not_replayable.add(cause.to_owned(), record);
+            self.flips.unknown += u64::from(cause.is_unknown());
+            return self
+                .flips
+                .not_replayable
+                .add(cause.words().to_owned(), record);
         }
         let past = past(record);
         let after = match self.candidate.decide(&past) {
@@ -154,6 +161,7 @@ impl Comparing {
                 if *why == Lacking::Service && self.was_decided(record, &past) {
                     self.flips.broken.add(words(&why), record);
                 }
+                self.flips.unknown += u64::from(*why != Lacking::Service);
                 return self.flips.not_replayable.add(words(&why), record);
             }
         };
@@ -180,6 +188,7 @@ impl Comparing {
                 }
                 Err(why) => {
                     let cause = format!("{}, which the revision compared with needs", words(&why));
+                    self.flips.unknown += u64::from(*why != Lacking::Service);
                     return self.flips.not_replayable.add(cause, record);
                 }
             },
@@ -233,14 +242,49 @@ impl Comparing {
 }
 
 /// Why a record tells of no decision that could be made again.
-pub(crate) fn unfit(record: &DecisionRef<'_>) -> Option<&'static str> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    /// It was refused before any policy was asked.
+    Refused,
+    /// The record has no verdict.
+    NoVerdict,
+    /// No policy was in force.
+    NoPolicy,
+    /// A value that no policy can be asked about was not recorded.
+    NotEncodable,
+    /// It was not enforced.
+    Shadow,
+    /// The context was not recorded.
+    NoContext,
+}
+
+impl Unfit {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Refused => "refused before any policy was asked",
+            Self::NoVerdict => "the record has no verdict",
+            Self::NoPolicy => "no policy was in force",
+            Self::NotEncodable => "a value that no policy can be asked about was not recorded",
+            Self::Shadow => "it was not enforced (a shadow decision)",
+            Self::NoContext => "the context was not recorded",
+        }
+    }
+
+    /// Whether a policy decides about such a request nevertheless.
+    fn is_unknown(self) -> bool {
+        matches!(self, Self::NoContext)
+    }
+}
+
+/// Why a record tells of no decision that could be made again, if it does not.
+pub(crate) fn unfit(record: &DecisionRef<'_>) -> Option<Unfit> {
     match (record.verdict, record.reason) {
-        (WireVerdict::Refused, _) => Some("refused before any policy was asked"),
-        (WireVerdict::Unspecified, _) => Some("the record has no verdict"),
-        (_, "no_snapshot" | "stale_snapshot") => Some("no policy was in force"),
-        (_, "not_encodable") => Some("a value that no policy can be asked about was not recorded"),
-        _ if !record.enforced => Some("it was not enforced (a shadow decision)"),
-        _ if record.context_json.is_empty() => Some("the context was not recorded"),
+        (WireVerdict::Refused, _) => Some(Unfit::Refused),
+        (WireVerdict::Unspecified, _) => Some(Unfit::NoVerdict),
+        (_, "no_snapshot" | "stale_snapshot") => Some(Unfit::NoPolicy),
+        (_, "not_encodable") => Some(Unfit::NotEncodable),
+        _ if !record.enforced => Some(Unfit::Shadow),
+        _ if record.context_json.is_empty() => Some(Unfit::NoContext),
         _ => None,
     }
 }

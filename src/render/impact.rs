@@ -151,7 +151,10 @@ fn tell_causes(what: &str, lacks: &Lacks, out: &mut Vec<String>) {
     let causes = lacks.causes.iter();
     out.extend(causes.map(|(cause, group)| {
         let count = thousands(group.count);
-        format!("    {count:>9}  {}", clean(cause))
+        let sample = group.samples.first().map_or_else(String::new, |id| {
+            paint(DIM, format!("  such as {}", clean(id)))
+        });
+        format!("    {count:>9}  {}{sample}", clean(cause))
     }));
 }
 
@@ -206,7 +209,7 @@ pub(crate) fn incomplete(report: &Report) -> Option<Diagnostic> {
     let told = Diagnostic::warning(2207, message)
         .cause(flips.not_replayable.largest().unwrap_or_default())
         .help(format!(
-            "the counts may be off by at most {percent:.3} %; they are counted, never guessed"
+            "the counts may be off by at most {percent:.3} %; have a policy of @mode(\"shadow\") read what the records lack, and replay what is recorded from then on"
         ));
     (lacking > 0).then_some(told)
 }

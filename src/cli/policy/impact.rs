@@ -63,6 +63,10 @@ pub(crate) struct Args {
     /// Fail when the candidate has no decision about more requests than this that had one.
     #[arg(long, value_name = "N")]
     max_broken: Option<u64>,
+    /// With a gate: fail when of more decisions than this the outcome is not known, because the
+    /// record lacks what the candidate reads; 0 where nothing is said.
+    #[arg(long, value_name = "N")]
+    max_not_replayable: Option<u64>,
     #[command(flatten)]
     composing: Composing,
     #[command(flatten)]
@@ -252,7 +256,14 @@ struct Gates {
     newly_denied: Option<u64>,
     newly_allowed: Option<u64>,
     broken: Option<u64>,
+    not_replayable: Option<u64>,
 }
+
+/// What helps against a change that is too large.
+const NARROW: &str =
+    "narrow the policy that is why, or have the change approved and merge without the gate";
+/// What helps where records lack what the candidate reads.
+const UNKNOWN: &str = "have what the policy reads recorded first, and replay what was recorded since; or say how many may be unknown: --max-not-replayable N";
 
 /// A gate that did not hold.
 struct Failed {
@@ -260,6 +271,7 @@ struct Failed {
     /// The policies behind most of it.
     policies: Vec<String>,
     sample: Option<String>,
+    fix: &'static str,
 }
 
 impl Gates {
@@ -268,6 +280,7 @@ impl Gates {
             newly_denied: args.max_newly_denied,
             newly_allowed: args.max_newly_allowed,
             broken: args.max_broken,
+            not_replayable: args.max_not_replayable,
         }
     }
 
@@ -281,6 +294,7 @@ impl Gates {
                 what,
                 policies: first.map_or_else(Vec::new, |(edge, _)| edge.policies.clone()),
                 sample: first.and_then(|(_, group)| group.samples.first().cloned()),
+                fix: NARROW,
             })
         };
         let sides = [
@@ -291,16 +305,30 @@ impl Gates {
             what,
             policies: Vec::new(),
             sample: None,
+            fix: NARROW,
         };
         let broken = self::over(flips.broken.count, self.broken, "broken");
-        let asked = [self.newly_denied, self.newly_allowed, self.broken];
+        let asked = [
+            self.newly_denied,
+            self.newly_allowed,
+            self.broken,
+            self.not_replayable,
+        ];
         let asked = asked.iter().any(Option::is_some);
         let nothing = asked && flips.decisions == flips.not_replayable.count;
         let nothing = nothing.then(|| "nothing could be replayed, so nothing is known".to_owned());
         let partial = (asked && partial)
             .then(|| "part of a revision is not here, so no gate is known to hold".to_owned());
         let others = broken.into_iter().chain(nothing).chain(partial).map(alone);
-        sides.into_iter().flatten().chain(others).collect()
+        // What is not known may be any of the others.
+        let most = asked.then(|| self.not_replayable.unwrap_or(0));
+        let unknown = self::over(flips.unknown, most, "of unknown outcome");
+        let unknown = unknown.map(|what| Failed {
+            fix: UNKNOWN,
+            ..alone(what)
+        });
+        let sides = sides.into_iter().flatten();
+        sides.chain(others).chain(unknown).collect()
     }
 
     /// That requests which had a decision have none any more, where there are such.
@@ -340,9 +368,7 @@ impl Failed {
         if let Some(sample) = &self.sample {
             cause.push_str(&format!(", such as decision {sample}"));
         }
-        let mut told = Diagnostic::error(2208, self.what.clone()).help(
-            "narrow the policy that is why, or have the change approved and merge without the gate",
-        );
+        let mut told = Diagnostic::error(2208, self.what.clone()).help(self.fix);
         if !cause.is_empty() {
             told = told.cause(cause.trim_start_matches(", "));
         }

@@ -124,7 +124,7 @@ impl Seen {
         add(&mut self.callers, record.principal);
         add(&mut self.services, record.service);
         if let Some(cause) = unfit(record) {
-            return self.lacks.add(cause.to_owned(), record);
+            return self.lacks.add(cause.words().to_owned(), record);
         }
         match self.replay.judge(&past(record)) {
             Ok(again) => {
