@@ -9,7 +9,7 @@
 )]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
 };
@@ -551,51 +551,77 @@ fn examples_of_the_rules_and_of_ci_print_what_they_say() {
     check_examples("docs/operations/ci.md");
 }
 
-/// Each line `palisade …` in a block without output names a command that exists.
+/// Every page for people.
+fn pages() -> Vec<String> {
+    let mut found = vec!["README.md".to_owned(), "policies/README.md".to_owned()];
+    let mut folders = vec!["docs".to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(root().join(&folder)).unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{folder}/{}", entry.file_name().into_string().unwrap());
+            match entry.file_type().unwrap().is_dir() {
+                true => folders.push(path),
+                false if path.ends_with(".md") => found.push(path),
+                false => {}
+            }
+        }
+    }
+    found.sort_unstable();
+    found
+}
+
+/// Each line `palisade …` names a command that exists, and options that it has.
 #[test]
 fn commands_in_the_pages_exist() {
     let home = Home::new();
-    for name in [
-        "README.md",
-        "docs/quick-start.md",
-        "docs/concepts.md",
-        "docs/deploy.md",
-        "docs/operations/ci.md",
-        "docs/operations/reports.md",
-        "docs/operations/rotation.md",
-        "docs/reference/cli.md",
-        "docs/reference/lint.md",
-        "policies/README.md",
-    ] {
-        for line in page(name).lines() {
+    let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
+    let mut help_of = |verbs: &[String]| {
+        let told = helps.entry(verbs.to_vec()).or_insert_with(|| {
+            let mut args: Vec<&str> = verbs.iter().map(String::as_str).collect();
+            args.push("--help");
+            said(&home.run(&args))
+        });
+        told.clone()
+    };
+    let (mut checked, mut wrong) = (0, Vec::new());
+    for name in pages() {
+        for line in page(&name).lines() {
             let line = line.trim_start().trim_start_matches("$ ");
             let Some(command) = line.strip_prefix("palisade ") else {
                 continue;
             };
-            let command = command.split('#').next().unwrap().trim_end();
-            let verbs: Vec<String> = words(command)
-                .into_iter()
-                .take_while(|w| w.chars().all(|c| c.is_ascii_lowercase()))
-                .take(2)
-                .collect();
-            let nested = matches!(
-                verbs.first().map(String::as_str),
-                Some(
-                    "policy"
-                        | "audit"
-                        | "bundle"
-                        | "ca"
-                        | "config"
-                        | "identity"
-                        | "join"
-                        | "report"
-                )
-            );
-            let verbs = &verbs[..verbs.len().min(if nested { 2 } else { 1 })];
-            let mut args: Vec<&str> = verbs.iter().map(String::as_str).collect();
-            args.push("--help");
-            let output = home.run(&args);
-            assert!(output.status.success(), "{name}: {line}\n{}", said(&output));
+            let command = command.split(['#', '|', '>', ';']).next().unwrap();
+            let mut verbs: Vec<String> = Vec::new();
+            let mut help = help_of(&verbs);
+            let command = command.split(" && ").next().unwrap();
+            // What follows is of another program.
+            let command = command.split(" -- ").next().unwrap();
+            let words = words(command.trim_end());
+            for word in &words {
+                let is_verb = word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+                if !help.contains("\nCommands:\n") || !is_verb {
+                    break;
+                }
+                verbs.push(word.clone());
+                let next = help_of(&verbs);
+                if !next.starts_with("exit status: 0") {
+                    // A signed text begins like a command.
+                    if !line.ends_with(" v1") {
+                        wrong.push(format!("{name}: {line}"));
+                    }
+                    break;
+                }
+                help = next;
+            }
+            for option in words.iter().filter(|w| w.starts_with("--") && w.len() > 2) {
+                let option = option.split('=').next().unwrap();
+                if !help.contains(option) {
+                    wrong.push(format!("{name}: {line}"));
+                }
+            }
+            checked += 1;
         }
     }
+    assert_eq!(wrong, Vec::<String>::new());
+    assert!(checked > 100, "{checked}");
 }

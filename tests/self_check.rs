@@ -88,6 +88,12 @@ async fn a_broken_index_is_noticed_by_live_traffic() {
     let reply = http::send(admin.unwrap(), "GET", "127.0.0.1", "/metrics", "").unwrap();
     let differed = "palisade_engine_self_checks_total{result=\"differed\"} 1";
     assert!(reply.body.contains(differed), "{}", reply.body);
+    // It is a record of the proxy's, for which the audit service has a rule.
+    let query = "class:admin verb:engine_differs reporter:*/orders last:1h";
+    support::wait_for(query, support::LIMIT, || {
+        let found = asked(&name, &["audit", "search", query, "-o", "json"]);
+        found.contains("1 of").then_some(())
+    });
     for proxy in proxies {
         proxy.end().await;
     }

@@ -18,6 +18,7 @@ pub mod changes;
 pub mod clock;
 pub mod decision;
 pub mod diagnostic;
+pub mod differences;
 pub mod fields;
 pub mod flip;
 pub mod kill;

@@ -304,6 +304,11 @@ const CAUSE_ENTITIES: &str = "entities";
 const CAUSE_KILL_LIST: &str = "kill_list";
 
 impl Live {
+    /// What comparing its engine with the reference has found, by its number.
+    pub(crate) fn self_check(&self) -> (u64, SelfCheck) {
+        (self.versions.sequence, self.origin.snapshot().self_check())
+    }
+
     /// In what `next` differs.
     fn cause_of(&self, next: &Self) -> &'static str {
         let (old, new) = (self.versions, next.versions);

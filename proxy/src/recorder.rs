@@ -13,7 +13,8 @@ use std::{
 
 use palisade_mesh::{
     canonical::CanonicalRequest,
-    decision::{Answer, DecisionId, DecisionIds, Verdict as PolicyVerdict},
+    decision::{Answer, DecisionId, DecisionIds, SelfCheck, Verdict as PolicyVerdict},
+    differences::differed,
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     svid::{Claim, Peer},
@@ -285,6 +286,31 @@ impl Recorder {
         }
         self.dirty = true;
         self.stream.append(&self.rejudgement)
+    }
+
+    /// Records that engine and reference have differed under the revision with this number.
+    ///
+    /// # Errors
+    /// When the stream does not take it; it is to be recorded later then.
+    pub(crate) fn differed(
+        &mut self,
+        time_us: i64,
+        sequence: u64,
+        found: SelfCheck,
+    ) -> Result<(), SinkError> {
+        let id = self.ids.next(time_us);
+        let reporter = &self.failure.reporter;
+        let record = Record {
+            id: id.to_bytes().to_vec(),
+            time_us,
+            reporter: reporter.clone(),
+            mode: AuditMode::Spool.into(),
+            demo: self.failure.demo,
+            body: Some(Body::Admin(differed(reporter, sequence, found))),
+            ..Record::default()
+        };
+        self.dirty = true;
+        self.stream.append(&record)
     }
 
     /// Whether a failed handshake may leave a record now; the others are counted

@@ -17,7 +17,10 @@ use std::{
 use arc_swap::Cache;
 use bytes::BytesMut;
 use http::HeaderValue;
-use palisade_mesh::{clock::Clock, sink::SinkError, snapshot::Versions, wire::record::AuditMode};
+use palisade_mesh::{
+    clock::Clock, decision::SelfCheck, differences::Differences, sink::SinkError,
+    snapshot::Versions, wire::record::AuditMode,
+};
 use tokio::{runtime::LocalOptions, sync::watch};
 
 use crate::{
@@ -102,6 +105,8 @@ pub(crate) struct Worker {
     stirred: Cell<bool>,
     stir: Wake,
     closing: RefCell<Vec<Waker>>,
+    /// Of the worker that records them for all.
+    differences: Option<RefCell<Differences>>,
 }
 
 /// The local application.
@@ -143,6 +148,7 @@ impl Worker {
             draining: Cell::new(false),
             stirred: Cell::new(false),
             stir: Wake::default(),
+            differences: (index == 0).then(RefCell::default),
             closing: RefCell::default(),
             shared,
         })
@@ -407,9 +413,25 @@ fn sweep(worker: &Worker, now: Instant, now_s: i64) {
     }
     worker.clusters.maintain(now);
     // A snapshot nobody asks for should not be kept alive by an idle worker.
-    let _ = worker.policy.borrow_mut().current();
+    let mut policy = worker.policy.borrow_mut();
+    let found = policy.current().map(|live| live.self_check());
+    drop(policy);
+    if let (Some(differences), Some(found)) = (&worker.differences, found) {
+        record_differences(worker, &mut differences.borrow_mut(), found);
+    }
     let gauges = &worker.telemetry.gauges;
     gauges.in_flight.set(worker.exchanges.live() as u64);
+}
+
+fn record_differences(worker: &Worker, told: &mut Differences, found: (u64, SelfCheck)) {
+    let now_us = worker.clock.now_us();
+    let record = |sequence, found| {
+        let mut recorder = worker.recorder.borrow_mut();
+        recorder.differed(now_us, sequence, found)
+    };
+    if let Err(error) = told.tell(&[found], record) {
+        tracing::error!(%error, "a difference of engine and reference is not recorded yet");
+    }
 }
 
 /// Spawns on the worker's own thread.

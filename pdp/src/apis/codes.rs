@@ -42,5 +42,3 @@ pub(super) const MAP_WRONG: u16 = 6128;
 pub(super) const MAP_UNREAD: u16 = 6129;
 /// A search broke off.
 pub(super) const BROKEN: u16 = 6116;
-/// An engine decides otherwise than Cedar's own authorizer.
-pub(super) const ENGINE_DIFFERS: u16 = 5231;

@@ -1,7 +1,6 @@
 //! From a question to a recorded answer, the same for every API.
 
 use std::{
-    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -11,6 +10,7 @@ use http::{HeaderMap, Response};
 use palisade_mesh::{
     clock::Clock,
     decision::{DecisionId, SelfCheck},
+    differences::Differences,
     kill::KillList,
     link::{About, Gate, Link, LinkAction, LinkRefused},
     sink::RecordStream,
@@ -83,7 +83,7 @@ struct Inner {
     stage: RwLock<Option<Arc<Stage>>>,
     refused: RwLock<Option<(u64, String)>>,
     /// Differences of engine and reference that are recorded, by the number of the revision.
-    differed: Mutex<BTreeMap<u64, u64>>,
+    differed: Mutex<Differences>,
     config: Parts,
     ledger: Ledger,
     loads: Loads,
@@ -250,8 +250,7 @@ impl Desk {
         }
     }
 
-    /// Records that engine and reference have differed: the first time under a revision, and
-    /// whenever it was twice as often since, so that a broken engine cannot fill the log.
+    /// Records that engine and reference have differed, as often as [`Differences`] says.
     pub(super) fn record_differences(&self) {
         let found = self.self_checks();
         let mut told = self
@@ -259,18 +258,10 @@ impl Desk {
             .differed
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        told.retain(|sequence, _| found.iter().any(|(of, _)| of == sequence));
-        for (sequence, found) in found {
-            let before = told.get(&sequence).copied().unwrap_or_default();
-            if found.mismatched > 0 && found.mismatched >= before.saturating_mul(2) {
-                let now_us = self.0.config.clock.now_us();
-                match self.0.ledger.differed(now_us, sequence, found) {
-                    Ok(()) => drop(told.insert(sequence, found.mismatched)),
-                    Err(error) => {
-                        tracing::error!(%error, "a difference of engine and reference is not recorded yet");
-                    }
-                }
-            }
+        let now_us = self.0.config.clock.now_us();
+        let record = |sequence, found| self.0.ledger.differed(now_us, sequence, found);
+        if let Err(error) = told.tell(&found, record) {
+            tracing::error!(%error, "a difference of engine and reference is not recorded yet");
         }
     }
 

@@ -4,19 +4,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use palisade_mesh::{
     decision::{Answer, DecisionId, DecisionIds, SelfCheck},
+    differences::differed,
     sink::{Durable, RecordStream, SinkError},
     snapshot::Versions,
     spiffe_id::SpiffeId,
     wire::record::{
-        Admin, AuditMode, AuditRead, Decision, Peer, Record, Searched, Shadow, Verdict,
-        record::Body,
+        AuditMode, AuditRead, Decision, Peer, Record, Searched, Shadow, Verdict, record::Body,
     },
 };
 
-use super::{Api, codes::ENGINE_DIFFERS, judged::Judged, stage::Tried};
+use super::{Api, judged::Judged, stage::Tried};
 
-/// Verb of the records about an engine that decides otherwise than the reference.
-const DIFFERS: &str = "engine_differs";
 /// Longest path kept in a record, in bytes (record schema, `path`).
 const PATH_LEN_MAX: usize = 1024;
 /// Longest query of a search kept in a record, in bytes.
@@ -109,18 +107,7 @@ impl Ledger {
         sequence: u64,
         found: SelfCheck,
     ) -> Result<(), SinkError> {
-        let SelfCheck {
-            checked,
-            mismatched,
-        } = found;
-        let admin = Admin {
-            actor: self.reporter.clone(),
-            verb: DIFFERS.to_owned(),
-            object: format!("revision {sequence}"),
-            detail: format!(
-                "PLS{ENGINE_DIFFERS}: {mismatched} of {checked} decisions that were compared with Cedar's own authorizer differed"
-            ),
-        };
+        let admin = differed(&self.reporter, sequence, found);
         let id = self.next_id(now_us);
         self.append(id, now_us, AuditMode::Spool, Body::Admin(admin))
     }
