@@ -7,18 +7,16 @@
 use std::{ops::Bound, sync::Arc};
 
 use tantivy::{
-    DocId, Score, SegmentReader, TantivyError, Term,
-    postings::TermInfo,
-    query::{
-        AllQuery, BitSetDocSet, BooleanQuery, ConstScorer, EmptyQuery, EmptyScorer, EnableScoring,
-        ExistsQuery, Explanation, Occur, Query, RangeQuery, Scorer, TermQuery, Weight,
-    },
+    Term,
+    query::{AllQuery, BooleanQuery, EmptyQuery, ExistsQuery, Occur, Query, RangeQuery, TermQuery},
     schema::{Field as Column, IndexRecordOption},
 };
 
 use super::{
     names::NameCache,
+    narrow::{Clause, Narrowed},
     schema::{ID, Layout, TRACE, id_column, trace_column},
+    terms::{Match, TermsQuery},
 };
 use crate::query::{Demand, Expr, Field, Kind, Pattern, field::DENIALS};
 
@@ -61,7 +59,7 @@ impl Compiler<'_> {
             (Expr::Not(inner), _) => self.expr(inner, !negated),
             (Expr::All(parts), false) | (Expr::Any(parts), true) => self.all(parts, negated),
             (Expr::Any(parts), false) | (Expr::All(parts), true) => self.any(parts, negated),
-            (Expr::Test(field, demand), false) => self.test(field, demand).query,
+            (Expr::Test(field, demand), false) => self.test(field, demand).clause.listed(),
             (Expr::Test(..), true) => {
                 let mut clauses = vec![must(Box::new(AllQuery))];
                 clauses.extend(self.excluded(expr));
@@ -71,19 +69,28 @@ impl Compiler<'_> {
     }
 
     fn all(&mut self, parts: &[Expr], negated: bool) -> Box<dyn Query> {
-        let mut clauses = Vec::with_capacity(parts.len() + 1);
+        let (mut demanded, mut excluded) = (Vec::with_capacity(parts.len()), Vec::new());
         for part in parts {
             match (part, negated) {
-                (Expr::Test(..), true) => clauses.extend(self.excluded(part)),
+                (Expr::Test(..), true) => excluded.extend(self.excluded(part)),
                 (Expr::Not(inner), false) if matches!(**inner, Expr::Test(..)) => {
-                    clauses.extend(self.excluded(inner));
+                    excluded.extend(self.excluded(inner));
                 }
-                _ => clauses.push(must(self.expr(part, negated))),
+                (Expr::Test(field, demand), false) => {
+                    demanded.push(self.test(field, demand).clause);
+                }
+                _ => demanded.push(Clause::Listed(self.expr(part, negated))),
             }
         }
-        if !clauses.iter().any(|(occur, _)| *occur == Occur::Must) {
-            clauses.push(must(Box::new(AllQuery)));
+        if demanded.is_empty() {
+            demanded.push(Clause::Listed(Box::new(AllQuery)));
         }
+        let narrowed: Box<dyn Query> = Box::new(Narrowed::new(demanded));
+        if excluded.is_empty() {
+            return narrowed;
+        }
+        let mut clauses = vec![must(narrowed)];
+        clauses.extend(excluded);
         Box::new(BooleanQuery::new(clauses))
     }
 
@@ -102,7 +109,8 @@ impl Compiler<'_> {
             return None;
         };
         let found = self.test(field, demand);
-        found.exact.then_some((Occur::MustNot, found.query))
+        let exact = found.exact;
+        exact.then(|| (Occur::MustNot, found.clause.listed()))
     }
 
     fn test(&mut self, field: &Field, demand: &Demand) -> Found {
@@ -119,10 +127,10 @@ impl Compiler<'_> {
             Demand::Id(prefix) => {
                 let (low, high) = (id_column(prefix.lowest), id_column(prefix.highest));
                 Found {
-                    query: between(
+                    clause: Clause::Listed(between(
                         Term::from_field_u64(self.layout.id, low),
                         Term::from_field_u64(self.layout.id, high),
-                    ),
+                    )),
                     // A short prefix begins and ends on whole column values.
                     exact: low != high,
                 }
@@ -130,79 +138,84 @@ impl Compiler<'_> {
             Demand::Trace(trace) => {
                 let term = Term::from_field_u64(self.layout.trace, trace_column(*trace));
                 Found {
-                    query: between(term.clone(), term),
+                    clause: Clause::Listed(between(term.clone(), term)),
                     exact: false,
                 }
             }
             Demand::Exists => {
                 let name = if field.kind == Kind::Id { ID } else { TRACE };
-                Found::exactly(Box::new(ExistsQuery::new(name.into(), false)))
+                Found::exactly(Clause::Listed(Box::new(ExistsQuery::new(
+                    name.into(),
+                    false,
+                ))))
             }
-            _ => Found::exactly(Box::new(EmptyQuery)),
+            _ => Found::exactly(Clause::Listed(Box::new(EmptyQuery))),
         }
     }
 }
 
 /// What a test finds.
 struct Found {
-    query: Box<dyn Query>,
+    clause: Clause,
     exact: bool,
 }
 
 impl Found {
-    fn exactly(query: Box<dyn Query>) -> Self {
-        Self { query, exact: true }
+    fn exactly(clause: impl Into<Clause>) -> Self {
+        Self {
+            clause: clause.into(),
+            exact: true,
+        }
     }
 }
 
-fn in_column(
-    field: &Field,
-    column: Column,
-    demand: &Demand,
-    names: &Arc<NameCache>,
-) -> Box<dyn Query> {
+fn in_column(field: &Field, column: Column, demand: &Demand, names: &Arc<NameCache>) -> Clause {
+    let terms = |matching| Clause::Terms(terms(field, column, matching));
+    let listed = |query: Box<dyn Query>| Clause::Listed(query);
     match demand {
         Demand::Exists if field.countable || !field.kind.is_text() => {
-            Box::new(ExistsQuery::new(field.name.into(), false))
+            listed(Box::new(ExistsQuery::new(field.name.into(), false)))
         }
-        Demand::Exists => terms(column, Match::Every),
-        Demand::Word("deny") => Box::new(BooleanQuery::union(
+        Demand::Exists => terms(Match::Every),
+        Demand::Word("deny") => listed(Box::new(BooleanQuery::union(
             DENIALS.iter().map(|word| term(column, word)).collect(),
-        )),
-        Demand::Word(word) => term(column, word),
+        ))),
+        Demand::Word(word) => listed(term(column, word)),
         Demand::Text(pattern) => in_texts(field, column, pattern, names),
-        Demand::Range(low, high) if low == high && field.countable => Box::new(TermQuery::new(
-            Term::from_field_u64(column, *low),
-            IndexRecordOption::Basic,
+        Demand::Range(low, high) if low == high && field.countable => listed(Box::new(
+            TermQuery::new(Term::from_field_u64(column, *low), IndexRecordOption::Basic),
         )),
         // What can be counted has few values.
-        Demand::Range(low, high) if field.countable => terms(column, Match::Numbers(*low, *high)),
-        Demand::Range(low, high) => between(
-            Term::from_field_u64(column, *low),
-            Term::from_field_u64(column, *high),
-        ),
+        Demand::Range(low, high) if field.countable => terms(Match::Numbers(*low, *high)),
+        Demand::Range(low, high) => Clause::Numbers {
+            name: field.name,
+            low: *low,
+            high: *high,
+            query: between(
+                Term::from_field_u64(column, *low),
+                Term::from_field_u64(column, *high),
+            ),
+        },
         Demand::Network(network) => {
             let (low, high) = network.bounds();
-            between(
+            listed(between(
                 Term::from_field_ip_addr(column, low),
                 Term::from_field_ip_addr(column, high),
-            )
+            ))
         }
-        Demand::Id(_) | Demand::Trace(_) => Box::new(EmptyQuery),
+        Demand::Id(_) | Demand::Trace(_) => listed(Box::new(EmptyQuery)),
     }
 }
 
-fn in_texts(
-    field: &Field,
-    column: Column,
-    pattern: &Pattern,
-    names: &Arc<NameCache>,
-) -> Box<dyn Query> {
+fn in_texts(field: &Field, column: Column, pattern: &Pattern, names: &Arc<NameCache>) -> Clause {
     let by_segments = field.kind == Kind::Name && !pattern.is_whole_name();
     match pattern.as_literal() {
-        Some(text) if !by_segments => term(column, text),
-        _ if by_segments => terms(column, Match::Name(pattern.clone(), names.clone())),
-        _ => terms(column, Match::Whole(pattern.clone())),
+        Some(text) if !by_segments => Clause::Listed(term(column, text)),
+        _ if by_segments => {
+            let matching = Match::Name(pattern.clone(), names.clone());
+            Clause::Terms(terms(field, column, matching))
+        }
+        _ => Clause::Terms(terms(field, column, Match::Whole(pattern.clone()))),
     }
 }
 
@@ -219,104 +232,10 @@ fn between(low: Term, high: Term) -> Box<dyn Query> {
     Box::new(RangeQuery::new(Bound::Included(low), Bound::Included(high)))
 }
 
-fn terms(column: Column, matching: Match) -> Box<dyn Query> {
-    Box::new(TermsQuery { column, matching })
-}
-
-/// Finds documents by the terms of a column, asking each the very question that
-/// [`Expr::matches`] asks a record.
-#[derive(Debug, Clone)]
-struct TermsQuery {
-    column: Column,
-    matching: Match,
-}
-
-#[derive(Debug, Clone)]
-enum Match {
-    Every,
-    Name(Pattern, Arc<NameCache>),
-    /// From the first to the last.
-    Numbers(u64, u64),
-    Whole(Pattern),
-}
-
-impl Match {
-    /// The terms of a segment that it accepts.
-    fn find(&self, reader: &SegmentReader, column: Column) -> tantivy::Result<Vec<TermInfo>> {
-        if let Self::Name(pattern, names) = self
-            && let Some(names) = names.of(reader, column)?
-        {
-            return Ok(names.matching(pattern));
-        }
-        let inverted = reader.inverted_index(column)?;
-        let terms = inverted.terms();
-        let (mut stream, prefix) = match self {
-            Self::Numbers(low, high) => {
-                let (low, high) = (low.to_be_bytes(), high.to_be_bytes());
-                (terms.range().ge(low).le(high).into_stream()?, &[][..])
-            }
-            Self::Whole(pattern) => {
-                let prefix = pattern.prefix().as_bytes();
-                (terms.range().ge(prefix).into_stream()?, prefix)
-            }
-            Self::Every | Self::Name(..) => (terms.stream()?, &[][..]),
-        };
-        let mut found = Vec::new();
-        while stream.advance() && stream.key().starts_with(prefix) {
-            if self.accepts(stream.key()) {
-                found.push(stream.value().clone());
-            }
-        }
-        Ok(found)
-    }
-
-    fn accepts(&self, term: &[u8]) -> bool {
-        let accepts = |matches: &dyn Fn(&str) -> bool| std::str::from_utf8(term).is_ok_and(matches);
-        match self {
-            Self::Every => accepts(&|_| true),
-            Self::Name(pattern, _) => accepts(&|text| pattern.matches_name(text)),
-            Self::Numbers(..) => true,
-            Self::Whole(pattern) => accepts(&|text| pattern.matches(text)),
-        }
-    }
-}
-
-impl Query for TermsQuery {
-    fn weight(&self, _: EnableScoring<'_>) -> tantivy::Result<Box<dyn Weight>> {
-        Ok(Box::new(self.clone()))
-    }
-}
-
-impl Weight for TermsQuery {
-    fn scorer(&self, reader: &SegmentReader, boost: Score) -> tantivy::Result<Box<dyn Scorer>> {
-        let inverted = reader.inverted_index(self.column)?;
-        let found = self.matching.find(reader, self.column)?;
-        if found.is_empty() {
-            return Ok(Box::new(EmptyScorer));
-        }
-        // One term is read as far as it is needed; several are gathered first.
-        if let [only] = found.as_slice() {
-            let postings = inverted.read_postings_from_terminfo(only, IndexRecordOption::Basic)?;
-            return Ok(Box::new(ConstScorer::new(postings, boost)));
-        }
-        let mut documents = tantivy::BitSet::with_max_value(reader.max_doc());
-        for info in &found {
-            let mut block =
-                inverted.read_block_postings_from_terminfo(info, IndexRecordOption::Basic)?;
-            while !block.docs().is_empty() {
-                for document in block.docs() {
-                    documents.insert(*document);
-                }
-                block.advance();
-            }
-        }
-        Ok(Box::new(ConstScorer::new(
-            BitSetDocSet::from(documents),
-            boost,
-        )))
-    }
-
-    fn explain(&self, _: &SegmentReader, _: DocId) -> tantivy::Result<Explanation> {
-        Err(TantivyError::InvalidArgument("not scored".into()))
+fn terms(field: &Field, column: Column, matching: Match) -> TermsQuery {
+    TermsQuery {
+        name: field.name,
+        column,
+        matching,
     }
 }
