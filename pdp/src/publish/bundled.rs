@@ -129,6 +129,7 @@ fn given(read: Result<BundleFile, Diagnostic>, used: &Use) -> (Digest, Given) {
         texts,
         rewritten: None,
         signer,
+        beside: Vec::new(),
     };
     (digest, given)
 }

@@ -18,7 +18,9 @@ use palisade_mesh::{
     wire::policy::File,
 };
 
-use super::codes;
+use smol_str::SmolStr;
+
+use super::{codes, listed::folders_beside};
 use crate::author::{Provenance, files};
 
 mod blame;
@@ -47,21 +49,30 @@ const PACKS_MAX: usize = 20;
 /// Where the fetched commit is named in the mirror.
 const WANTED: &str = "refs/palisade/wanted";
 
-/// Files of one commit.
+/// One commit.
 #[derive(Debug)]
 pub(crate) struct Read {
-    /// The commit.
+    /// Which.
     pub(crate) commit: String,
-    /// Texts by path, sorted; paths start at the policy repository.
+    /// The policy repository in it.
+    pub(crate) content: Content,
+    /// The folders beside it that its settings name, by source.
+    pub(crate) beside: Vec<(SmolStr, Result<Content, Diagnostic>)>,
+    /// The commit before, where this one does not descend from it.
+    pub(crate) rewritten: Option<String>,
+    /// Who signed it, where that was asked for.
+    pub(crate) signer: Option<String>,
+}
+
+/// Files of a folder of a commit.
+#[derive(Debug)]
+pub(crate) struct Content {
+    /// Texts by path, sorted; paths start at the folder.
     pub(crate) files: Vec<File>,
     /// What keeps it from being used, or is to be told about it.
     pub(crate) found: Vec<Diagnostic>,
     /// Who changed what.
     pub(crate) provenance: Provenance,
-    /// The commit before, where this one does not descend from it.
-    pub(crate) rewritten: Option<String>,
-    /// Who signed it, where that was asked for.
-    pub(crate) signer: Option<String>,
 }
 
 /// The mirror of a repository.
@@ -72,7 +83,10 @@ pub(crate) struct Mirror {
     /// File with those who may sign; see `ALLOWED SIGNERS` in ssh-keygen(1).
     signers: Option<PathBuf>,
     taken: PathBuf,
-    blame: Blame,
+    /// By folder.
+    blames: BTreeMap<String, Blame>,
+    /// Whether folders that the settings name are read, too.
+    whole: bool,
     failures: u32,
 }
 
@@ -119,12 +133,19 @@ impl Mirror {
         let (git, signers) = make().map_err(|e| unusable(&home, &e))?;
         Ok(Self {
             at: at.clone(),
-            blame: Blame::new(git.clone(), &at.subdir),
+            blames: BTreeMap::new(),
+            whole: false,
             taken: home.join("taken"),
             git,
             signers,
             failures: 0,
         })
+    }
+
+    /// The same of a repository that folders beside it contribute to.
+    pub(crate) fn whole(mut self) -> Self {
+        self.whole = true;
+        self
     }
 
     /// The commit that the reference names there now.
@@ -218,17 +239,20 @@ impl Mirror {
             return Err(self.older(&commit, before));
         }
         let rewritten = rewritten.map(|b| b.commit.clone());
-        let (files, mut found) = self.files(&commit).await?;
-        let provenance = self.blame.of(&commit, &files, &mut found).await;
+        let subdir = self.at.subdir.clone();
+        let content = self.content(&commit, &subdir).await?;
+        let beside = match self.whole {
+            true => self.beside(&commit, &content).await,
+            false => Vec::new(),
+        };
         self.take(&Taken {
             commit: commit.clone(),
             time_s,
         })?;
         Ok(Read {
             commit,
-            files,
-            found,
-            provenance,
+            content,
+            beside,
             rewritten,
             signer,
         })
@@ -355,20 +379,50 @@ impl Mirror {
         self.git.run(run).await.is_ok()
     }
 
-    /// Texts of the commit that belong to a policy repository.
-    async fn files(&self, commit: &str) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
-        let tree = format!("{commit}:{}", self.at.subdir);
+    /// What the folders have that the settings of the repository name.
+    async fn beside(
+        &mut self,
+        commit: &str,
+        repository: &Content,
+    ) -> Vec<(SmolStr, Result<Content, Diagnostic>)> {
+        let mut all = repository.files.iter();
+        let settings = all.find(|file| file.path == files::SETTINGS);
+        let settings = settings.map_or("", |file| &file.text);
+        let mut read = Vec::new();
+        for (name, subdir) in folders_beside(settings, &self.at) {
+            read.push((name, self.content(commit, &subdir).await));
+        }
+        read
+    }
+
+    /// What a folder of a commit has.
+    async fn content(&mut self, commit: &str, subdir: &str) -> Result<Content, Diagnostic> {
+        let (files, mut found) = self.files(commit, subdir).await?;
+        let git = &self.git;
+        let blame = self.blames.entry(subdir.to_owned());
+        let blame = blame.or_insert_with(|| Blame::new(git.clone(), subdir));
+        let provenance = blame.of(commit, &files, &mut found).await;
+        Ok(Content {
+            files,
+            found,
+            provenance,
+        })
+    }
+
+    /// Texts of a folder of the commit that belong to a policy repository.
+    async fn files(
+        &self,
+        commit: &str,
+        subdir: &str,
+    ) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
+        let tree = format!("{commit}:{subdir}");
         let blobs = tree::list(&self.git, &tree).await;
         let blobs = blobs.map_err(|failure| match failure {
-            Failure::Said(_) if !self.at.subdir.is_empty() => Diagnostic::error(
+            Failure::Said(_) if !subdir.is_empty() => Diagnostic::error(
                 codes::REFERENCE_MISSING,
-                format!(
-                    "commit {} has no folder `{}`",
-                    short(commit),
-                    self.at.subdir
-                ),
+                format!("commit {} has no folder `{subdir}`", short(commit)),
             )
-            .help("name the folder of the policy repository under `subdir`"),
+            .help("name the folder of the policy repository under `subdir`, that of a source under `folder`"),
             failure => self.damaged(&failure.cause()),
         })?;
         let texts = tree::texts(&self.git, blobs).await;

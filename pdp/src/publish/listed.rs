@@ -8,59 +8,93 @@ use palisade_mesh::{
     diagnostic::Diagnostic,
     place::{At, GitAt, Place},
 };
+use smol_str::SmolStr;
 
 use super::{SourceConfig, codes};
 use crate::author::{Contributor, contributors};
 
-/// Why a source cannot be where the repository says, where that is so.
-pub(super) type Listed = (Contributor, Option<Diagnostic>);
+/// A source, and how its content comes here.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) contributor: Contributor,
+    pub(super) comes: Comes,
+}
+
+/// How the content of a source comes here.
+#[derive(Debug)]
+pub(super) enum Comes {
+    /// It is followed where it is.
+    ByItself,
+    /// With the repository, whose commit has it: what moves from the one to the other is at no
+    /// time in neither, and whoever must sign the one has signed both.
+    WithRepository,
+    /// Not at all, and why.
+    Never(Diagnostic),
+}
+
+impl Comes {
+    pub(super) fn is_with_repository(&self) -> bool {
+        matches!(self, Self::WithRepository)
+    }
+}
 
 /// The sources that the settings `text` of the repository at the place of `config` list.
 pub(super) fn listed(text: &str, config: &SourceConfig) -> Vec<Listed> {
     match &config.place.at {
-        At::Folder(folder) => contributors(text, folder).into_iter().map(good).collect(),
+        At::Folder(folder) => {
+            let all = contributors(text, folder).into_iter();
+            all.map(|contributor| Listed {
+                contributor,
+                comes: Comes::ByItself,
+            })
+            .collect()
+        }
         At::Git(root) => {
             let all = contributors(text, Path::new("")).into_iter();
-            all.map(|named| in_git(named, root, config)).collect()
+            all.map(|contributor| in_git(contributor, root, &config.place))
+                .collect()
         }
         // A bundle is whole as it is.
         At::File(_) | At::Https(_) | At::Oci(_) => Vec::new(),
     }
 }
 
-fn good(contributor: Contributor) -> Listed {
-    (contributor, None)
+/// The folders of the repository at `root` that its settings `text` name, by source.
+pub(super) fn folders_beside(text: &str, root: &GitAt) -> Vec<(SmolStr, String)> {
+    let all = contributors(text, Path::new("")).into_iter();
+    all.filter_map(|named| match &named.place.at {
+        At::Folder(path) if path.is_relative() => Some((named.name, joined(&root.subdir, path)?)),
+        _ => None,
+    })
+    .collect()
 }
 
-/// A path within a git repository is of that repository, and of its reference: it is asked with
-/// the same credentials, and whoever must sign the one must sign the other.
-fn in_git(mut contributor: Contributor, root: &GitAt, config: &SourceConfig) -> Listed {
-    let place = &contributor.place;
-    let path = match &place.at {
-        At::Folder(path) if path.is_relative() => path,
-        At::File(path) if path.is_relative() => {
-            let why = "bundles are read from this host, a server or a registry";
-            let fault = elsewhere(&contributor, why);
-            return (contributor, Some(fault));
-        }
-        _ => return good(contributor),
+fn in_git(mut contributor: Contributor, root: &GitAt, place: &Place) -> Listed {
+    let comes = match &contributor.place.at {
+        At::Folder(path) if path.is_relative() => match joined(&root.subdir, path) {
+            Some(subdir) => {
+                let at = At::Git(GitAt {
+                    subdir,
+                    ..root.clone()
+                });
+                contributor.place = Place {
+                    at,
+                    ..place.clone()
+                };
+                Comes::WithRepository
+            }
+            None => Comes::Never(misplaced(
+                &contributor,
+                "the path leads out of the repository",
+            )),
+        },
+        At::File(path) if path.is_relative() => Comes::Never(misplaced(
+            &contributor,
+            "bundles are read from this host, a server or a registry",
+        )),
+        _ => Comes::ByItself,
     };
-    let Some(subdir) = joined(&root.subdir, path) else {
-        let fault = elsewhere(&contributor, "the path leads out of the repository");
-        return (contributor, Some(fault));
-    };
-    let at = At::Git(GitAt {
-        subdir,
-        ..root.clone()
-    });
-    contributor.place = Place {
-        at,
-        poll: place.poll,
-        ..config.place.clone()
-    };
-    let signers = config.signers.iter().flat_map(|text| text.lines());
-    contributor.signers = signers.map(str::to_owned).collect();
-    good(contributor)
+    Listed { contributor, comes }
 }
 
 /// A folder of a repository from its root; nothing where `path` leads out of it.
@@ -77,7 +111,7 @@ fn joined(subdir: &str, path: &Path) -> Option<String> {
     Some(parts.join("/"))
 }
 
-fn elsewhere(contributor: &Contributor, why: &str) -> Diagnostic {
+fn misplaced(contributor: &Contributor, why: &str) -> Diagnostic {
     let (name, written) = (&contributor.name, &contributor.written);
     Diagnostic::error(
         codes::BESIDE_GIT,

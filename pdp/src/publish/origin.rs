@@ -2,7 +2,7 @@
 //!
 //! A task of its own for each, so that one that hangs holds up no other.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use palisade_mesh::{
     diagnostic::Diagnostic,
@@ -19,7 +19,7 @@ use tokio::{
 use super::{
     bundled::{Contribution, LocalBundle, RemoteBundle, Use},
     codes,
-    git::{FolderBlame, Mirror, credit},
+    git::{Content, FolderBlame, Mirror, credit},
     source::SourceConfig,
     watched::Watched,
 };
@@ -37,7 +37,7 @@ pub(crate) struct Word {
 }
 
 /// New content of a source.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Given {
     pub(crate) texts: Texts,
     /// Which state of the source it is; a commit where it has those.
@@ -46,6 +46,37 @@ pub(crate) struct Given {
     pub(crate) rewritten: Option<String>,
     /// Who signed it.
     pub(crate) signer: Option<String>,
+    /// What the folders have that its settings name beside it, by source.
+    pub(crate) beside: Vec<(SmolStr, Result<Texts, Diagnostic>)>,
+}
+
+impl Word {
+    /// What a repository's commit has of a source beside it.
+    pub(crate) fn of_beside(name: &SmolStr, given: Result<Given, Diagnostic>) -> Self {
+        Self {
+            name: name.clone(),
+            wanted: given.as_ref().ok().map(|given| given.revision.clone()),
+            given: given.map(Some),
+        }
+    }
+}
+
+impl Given {
+    /// Takes what stands beside it, each as of the same commit.
+    pub(crate) fn beside(&mut self) -> BTreeMap<SmolStr, Result<Self, Diagnostic>> {
+        let all = std::mem::take(&mut self.beside).into_iter();
+        all.map(|(name, read)| {
+            let given = read.map(|texts| Self {
+                texts,
+                revision: self.revision.clone(),
+                rewritten: self.rewritten.clone(),
+                signer: self.signer.clone(),
+                beside: Vec::new(),
+            });
+            (name, given)
+        })
+        .collect()
+    }
 }
 
 /// A source and what was seen of it.
@@ -125,10 +156,17 @@ impl Origin {
                 let fetch = fetch.clone().ok_or_else(|| not_fetched(place))?;
                 Kind::Remote(RemoteBundle::new(place, used, fetch))
             }
-            At::Git(at) => Kind::Git {
-                mirror: Box::new(Mirror::new(place, at, home, signers)?),
-                judged: None,
-            },
+            At::Git(at) => {
+                let mirror = Mirror::new(place, at, home, signers)?;
+                let mirror = match name.is_empty() {
+                    true => mirror.whole(),
+                    false => mirror,
+                };
+                Kind::Git {
+                    mirror: Box::new(mirror),
+                    judged: None,
+                }
+            }
         };
         Ok(Self {
             name,
@@ -203,14 +241,21 @@ async fn ask_git(
         }
     };
     *judged = Some((read.commit.clone(), None));
-    let mut texts = Texts::of(read.commit.clone(), read.files, read.found);
-    texts.provenance = read.provenance;
-    match contributes {
-        true => texts.demand_content(),
-        false => texts.demand_settings("the source"),
-    }
+    let texts_of = |content: Content, contributes: bool| {
+        let mut texts = Texts::of(read.commit.clone(), content.files, content.found);
+        texts.provenance = content.provenance;
+        match contributes {
+            true => texts.demand_content(),
+            false => texts.demand_settings("the source"),
+        }
+        texts
+    };
+    let beside = read.beside.into_iter();
+    let beside = beside.map(|(name, read)| (name, read.map(|content| texts_of(content, true))));
+    let beside = beside.collect();
     Ok(Some(Given {
-        texts,
+        texts: texts_of(read.content, contributes),
+        beside,
         revision: read.commit,
         rewritten: read.rewritten,
         signer: read.signer,
@@ -271,6 +316,7 @@ impl Folder {
             revision: revision.clone(),
             rewritten: None,
             signer: None,
+            beside: Vec::new(),
         };
         (Some(revision), Ok(Some(given)))
     }

@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, task::AbortHandle};
 use super::{
     assembly::{Assembly, Has},
     compose::unheard,
-    listed::listed,
+    listed::{Comes, Listed, listed},
     origin::{Given, Origin, Word},
     source::SourceConfig,
 };
@@ -71,11 +71,15 @@ pub(crate) struct Parts {
     words: mpsc::Sender<Word>,
     clock: Clock,
     parts: BTreeMap<SmolStr, Part>,
+    /// What the newest commit of the repository has beside it, by source.
+    beside: BTreeMap<SmolStr, Result<Given, Diagnostic>>,
 }
 
 #[derive(Debug)]
 struct Part {
     contributor: Option<Contributor>,
+    /// Whether its content comes with the repository's.
+    with_repository: bool,
     /// What is in force of it.
     good: Option<Arc<Texts>>,
     /// What it has instead; judged already where it was refused.
@@ -111,6 +115,7 @@ impl Parts {
             words,
             clock,
             parts: BTreeMap::new(),
+            beside: BTreeMap::new(),
         };
         let mut part = parts.part(None);
         part.task = Some(parts.begin(None)?);
@@ -119,7 +124,59 @@ impl Parts {
     }
 
     /// Takes note of what a source said.
-    pub(crate) fn hear(&mut self, word: Word) {
+    pub(crate) fn hear(&mut self, mut word: Word) {
+        if !word.name.is_empty() {
+            return self.note(word);
+        }
+        let given = word.given.as_mut().ok().and_then(Option::as_mut);
+        let beside = given.map(Given::beside);
+        let (wanted, heard) = (word.wanted.clone(), word.given.is_ok());
+        self.note(word);
+        if let Some(beside) = beside {
+            self.beside = beside;
+            self.give_beside();
+        } else if heard {
+            self.heard_beside(wanted.as_deref());
+        }
+    }
+
+    /// Gives the sources beside the repository what its newest commit has of them, so that it is
+    /// judged together. One that is followed elsewhere until now waits until that commit is in
+    /// force.
+    fn give_beside(&mut self) {
+        let root = self.parts.get("").and_then(|part| part.newest.as_ref());
+        let named = root.map(|(texts, _)| listed(texts.settings(), &self.config));
+        for Listed { contributor, comes } in named.unwrap_or_default() {
+            let Some(given) = self.beside.get(&contributor.name).cloned() else {
+                continue;
+            };
+            let known = self.parts.get(&contributor.name);
+            if !comes.is_with_repository() || known.is_some_and(|p| p.task.is_some()) {
+                continue;
+            }
+            if !known.is_some_and(|part| part.with_repository) {
+                let part = self.part_with_repository(&contributor);
+                self.parts.insert(contributor.name.clone(), part);
+            }
+            self.note(Word::of_beside(&contributor.name, given));
+        }
+    }
+
+    /// The repository has nothing new, and so nobody beside it.
+    fn heard_beside(&mut self, wanted: Option<&str>) {
+        let beside = self.parts.iter().filter(|(_, part)| part.with_repository);
+        let names: Vec<SmolStr> = beside.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let fault = self.beside.get(&name).and_then(|given| given.clone().err());
+            self.note(Word {
+                name,
+                wanted: wanted.map(str::to_owned),
+                given: fault.map_or(Ok(None), Err),
+            });
+        }
+    }
+
+    fn note(&mut self, word: Word) {
         let now_us = self.clock.now_us();
         let Some(part) = self.parts.get_mut(&word.name) else {
             return;
@@ -274,16 +331,18 @@ impl Parts {
             return;
         };
         let listed = listed(texts.settings(), &self.config);
-        self.parts.retain(|name, _| {
-            name.is_empty()
-                || listed
-                    .iter()
-                    .any(|(contributor, _)| contributor.name == *name)
+        let named = |name: &SmolStr| listed.iter().any(|l| l.contributor.name == *name);
+        // What the newest commit names beside it is judged with it.
+        let beside = &self.beside;
+        self.parts.retain(|name, part| {
+            let is_judged = part.with_repository && beside.contains_key(name);
+            name.is_empty() || named(name) || is_judged
         });
-        for (contributor, misplaced) in listed {
+        for Listed { contributor, comes } in listed {
             let known = self.parts.get(&contributor.name);
             let is_followed = known.is_some_and(|part| {
-                let known = part.contributor.as_ref().filter(|_| part.task.is_some());
+                let is_had = part.task.is_some() || part.with_repository;
+                let known = part.contributor.as_ref().filter(|_| is_had);
                 known.is_some_and(|k| {
                     k.place == contributor.place && k.signers == contributor.signers
                 })
@@ -299,9 +358,17 @@ impl Parts {
             }
             // The one before ends first: both would write in one folder.
             self.parts.remove(&contributor.name);
-            let begun = misplaced.map_or_else(|| self.begin(Some(&contributor)), Err);
+            let begun = match comes {
+                Comes::ByItself => self.begin(Some(&contributor)).map(Some),
+                Comes::WithRepository => Ok(None),
+                Comes::Never(why) => Err(why),
+            };
             match begun {
-                Ok(task) => part.task = Some(task),
+                Ok(Some(task)) => part.task = Some(task),
+                Ok(None) => {
+                    part.with_repository = true;
+                    part.spoke = true;
+                }
                 Err(diagnostic) => {
                     part.spoke = true;
                     part.standing.fault = Some(Fault {
@@ -310,7 +377,12 @@ impl Parts {
                     });
                 }
             }
+            let with_repository = part.with_repository;
             self.parts.insert(contributor.name.clone(), part);
+            let given = self.beside.get(&contributor.name).cloned();
+            if let Some(given) = given.filter(|_| with_repository) {
+                self.note(Word::of_beside(&contributor.name, given));
+            }
         }
     }
 
@@ -345,13 +417,16 @@ impl Parts {
         let named = listed(kept.settings(), &self.config);
         for contribution in kept.contributions() {
             let name = contribution.name.as_str();
-            let Some((contributor, _)) = named.iter().find(|(c, _)| c.name == name) else {
+            let Some(listed) = named.iter().find(|l| l.contributor.name == name) else {
                 continue;
             };
+            let contributor = &listed.contributor;
             let files = of_source.remove(name).unwrap_or_default();
             let mut part = self.part(Some(contributor));
             part.good = Some(texts(name, &contribution.git_revision, files));
             part.restored(&contribution.git_revision, since_us);
+            part.with_repository = listed.comes.is_with_repository();
+            part.spoke = part.with_repository;
             self.parts.insert(name.into(), part);
         }
         self.follow();
@@ -385,6 +460,7 @@ impl Parts {
         let place = contributor.map_or(&self.config.place, |c| &c.place);
         Part {
             contributor: contributor.cloned(),
+            with_repository: false,
             good: None,
             newest: None,
             fresh: false,
@@ -405,6 +481,13 @@ impl Parts {
             },
             task: None,
         }
+    }
+
+    fn part_with_repository(&self, contributor: &Contributor) -> Part {
+        let mut part = self.part(Some(contributor));
+        part.with_repository = true;
+        part.spoke = true;
+        part
     }
 
     fn begin(&self, contributor: Option<&Contributor>) -> Result<AbortHandle, Diagnostic> {

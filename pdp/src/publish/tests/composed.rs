@@ -1,10 +1,10 @@
 //! A repository with sources that contribute to it.
 
 use super::{
-    git::{Repository, Signer, follow},
+    git::{Repository, Signer, follow, git_revision},
     *,
 };
-use crate::author::codes as policy;
+use crate::author::{Texts, codes as policy};
 
 const LEDGER: &str = "service: pay/ledger\noperations:\n  - { name: list, match: GET /entries }\n";
 
@@ -343,7 +343,61 @@ async fn a_folder_beside_a_repository_in_git_is_of_the_same_commits() {
         has(s, "pay-more")
     })
     .await;
-    until(&mut standings, "its commit", |s| of(s, "pay").has == commit).await;
+    until(&mut standings, "its commit", |s| {
+        of(s, "pay").has == commit && of(s, "").has == commit
+    })
+    .await;
+
+    // What a commit moves from the one to the other is in every revision.
+    for (from, to) in [
+        ("teams/pay", "security/prod"),
+        ("security/prod", "teams/pay"),
+    ] {
+        fs::rename(
+            repository.dir.path().join(from).join("policies/more.cedar"),
+            repository.dir.path().join(to).join("policies/more.cedar"),
+        )
+        .unwrap();
+        let commit = repository.commit("moved");
+        loop {
+            assert!(has(&seen.borrow_and_update(), "pay-more"), "{from} to {to}");
+            if git_revision(&seen.borrow()) == commit {
+                break;
+            }
+            let patience = Duration::from_secs(30);
+            tokio::time::timeout(patience, seen.changed())
+                .await
+                .unwrap()
+                .unwrap();
+        }
+    }
+    // A source that is new in a commit is in the revision of that commit.
+    sample::write(
+        repository.dir.path(),
+        "teams/desk/entities/groups.yaml",
+        "groups:\n  desk.all: { services: [shop/web] }\n",
+    );
+    let two = format!(
+        "{}  desk: {{ namespaces: [desk], folder: ../../teams/desk }}\n",
+        listing("../../teams/pay")
+    );
+    let commit = repository.write("security/prod/palisade.yaml", &two);
+    until(&mut seen, "both sources", |s| git_revision(s) == commit).await;
+    let names = seen.borrow().current.as_ref().map_or(0, |c| {
+        let texts = Texts::of_compiled(&c.compiled).unwrap();
+        texts.contributions().len()
+    });
+    assert_eq!(names, 2);
+    repository.write(
+        "security/prod/palisade.yaml",
+        &listing("../../teams/nowhere"),
+    );
+    until(&mut standings, "a folder that is not there", |s| {
+        let fault = of(s, "pay").fault.as_ref();
+        fault.is_some_and(|f| f.diagnostics[0].code.0 == codes::REFERENCE_MISSING)
+    })
+    .await;
+    assert!(has(&seen.borrow(), "pay-more"), "what runs goes on");
 
     repository.write("security/prod/palisade.yaml", &listing("../../../pay"));
     until(&mut standings, "a way out", |s| {
@@ -379,7 +433,7 @@ async fn a_folder_of_a_signed_repository_is_signed_by_the_same() {
 
     repository.write("pay/policies/more.cedar", &permit("pay-more", OWN));
     until(&mut standings, "an unsigned commit", |s| {
-        let fault = of(s, "pay").fault.as_ref();
+        let fault = of(s, "").fault.as_ref();
         fault.is_some_and(|f| f.diagnostics[0].code.0 == codes::NOT_SIGNED)
     })
     .await;

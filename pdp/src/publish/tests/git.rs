@@ -101,7 +101,7 @@ fn fault(standings: &[Standing]) -> Option<u16> {
     Some(fault.diagnostics[0].code.0)
 }
 
-fn git_revision(state: &State) -> String {
+pub(super) fn git_revision(state: &State) -> String {
     let current = state.current.as_ref();
     current.map_or_else(String::new, |c| c.git_revision.clone())
 }
