@@ -8,7 +8,6 @@ use std::{
     io::BufReader,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use palisade_audit::{
@@ -21,14 +20,15 @@ use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{control::client::Mesh, render::screen};
+use crate::{
+    control::client::Mesh,
+    render::progress::{Far, Progress},
+};
 
 pub(crate) mod flips;
 pub(crate) mod frames;
 mod rows;
 
-/// How often a terminal hears how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Decisions between two looks at the clock and at whether to stop.
 const LOOK_EVERY: u64 = 4096;
 
@@ -144,7 +144,6 @@ impl Wanted {
         };
         covered.decisions = pace.seen;
         covered.interrupted = pace.stopped;
-        pace.end();
         Ok(covered)
     }
 }
@@ -171,8 +170,7 @@ pub(crate) struct Pace<'p> {
     visit: &'p mut dyn FnMut(&DecisionRef<'_>) -> ControlFlow<()>,
     seen: u64,
     stopped: bool,
-    told: Instant,
-    terminal: bool,
+    line: Progress,
 }
 
 impl<'p> Pace<'p> {
@@ -185,8 +183,7 @@ impl<'p> Pace<'p> {
             visit,
             seen: 0,
             stopped: false,
-            told: Instant::now(),
-            terminal: screen::tells_progress(),
+            line: Progress::begin().hinting("  (Ctrl-C ends it here)"),
         }
     }
 
@@ -203,22 +200,14 @@ impl<'p> Pace<'p> {
                 self.stopped = true;
                 return ControlFlow::Break(());
             }
-            if self.terminal && self.told.elapsed() >= PROGRESS_EVERY {
-                self.told = Instant::now();
-                let percent = done.saturating_mul(100).checked_div(all).unwrap_or(0);
-                let seen = crate::render::thousands(self.seen);
-                screen::progress(&format!(
-                    "{percent:>3} %  {seen} decisions  (Ctrl-C ends it here)"
-                ));
-            }
+            // Decisions are some of the records; how far these are tells the time left.
+            self.line.tell(Far {
+                records: self.seen,
+                of: None,
+                by: Some((done, all)),
+            });
         }
         (self.visit)(decision)
-    }
-
-    fn end(&self) {
-        if self.terminal {
-            screen::progress("");
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use palisade_audit::note::Verifier;
@@ -12,9 +13,9 @@ use serde_json::json;
 
 use super::{Composing, Context, Exit, audit::proof, block_on};
 use crate::{
-    archive::{Archive, unanswered},
+    archive::{Archive, interrupted},
     control::{client::Mesh, status::AuditStatus},
-    render::{self, Output, reports},
+    render::{self, Output, progress::Progress, reports},
     review::Review,
     run::audit::{RunReport, SignReview, Signed},
 };
@@ -108,7 +109,7 @@ pub(crate) struct Place {
 /// What makes reports: the running mesh, or this program from a log in a folder.
 enum Source {
     Mesh(Mesh),
-    Folder(Box<Archive>),
+    Folder(Arc<Archive>),
 }
 
 pub(super) fn main(command: Command, context: &Context) -> Exit {
@@ -310,11 +311,31 @@ impl Place {
     }
 }
 
+/// Waits for `work`, and tells a terminal for how long it does by now.
+async fn waited<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut line = Progress::begin();
+    line.during(work, |line| line.wait(what)).await
+}
+
+/// Waits for `work` of the audit service until Ctrl-C: nothing is written before all is
+/// there.
+///
+/// # Errors
+/// `PLS7812` when it was interrupted.
+async fn until_ended<T>(
+    work: impl Future<Output = Result<T, Diagnostic>>,
+) -> Result<T, Diagnostic> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+    }
+}
+
 impl Source {
     /// The folder that was named, else the running mesh.
     async fn find(origin: &Origin, context: &Context) -> Result<Self, Diagnostic> {
         match &origin.log {
-            Some(dir) => Ok(Self::Folder(Box::new(Archive::open(dir).await?))),
+            Some(dir) => Ok(Self::Folder(Arc::new(Archive::open(dir).await?))),
             None => Ok(Self::Mesh(Mesh::find(context.mesh.as_deref()).await?)),
         }
     }
@@ -326,10 +347,13 @@ impl Source {
             scope: scope.to_owned(),
         };
         match self {
-            Self::Mesh(mesh) => mesh.post("audit", "/v1/audit/report/run", &asked).await,
+            Self::Mesh(mesh) => {
+                let made = mesh.post("audit", "/v1/audit/report/run", &asked);
+                waited("the audit service makes the report", until_ended(made)).await
+            }
             Self::Folder(archive) => {
-                let made = archive.desk().run(&asked);
-                made.map_err(|e| unanswered(archive.dir(), e))
+                let made = archive.working(move |desk| desk.run(&asked));
+                waited("the report is made", made).await
             }
         }
     }
@@ -355,10 +379,18 @@ impl Source {
 
     async fn check(&self, report: &Report) -> Result<Checked, Diagnostic> {
         match self {
-            Self::Mesh(mesh) => mesh.post("audit", "/v1/audit/report/check", report).await,
+            Self::Mesh(mesh) => {
+                let checked = mesh.post("audit", "/v1/audit/report/check", report);
+                waited(
+                    "the audit service makes the report again",
+                    until_ended(checked),
+                )
+                .await
+            }
             Self::Folder(archive) => {
-                let checked = archive.desk().check(report);
-                checked.map_err(|e| unanswered(archive.dir(), e))
+                let told = report.clone();
+                let checked = archive.working(move |desk| desk.check(&told));
+                waited("the report is made again", checked).await
             }
         }
     }

@@ -16,6 +16,7 @@ use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain
 use palisade_pdp::decide::{Replay, Snapshot};
 
 use crate::{
+    archive::interrupted,
     cli::{
         Composing, Context,
         policy::{impact::stopped_by_user, suggest::prefix},
@@ -228,9 +229,6 @@ async fn visit(
     let covered = wanted.visit(mesh, domain, &stop, &mut each).await;
     match covered.map_err(|d| vec![d])?.interrupted {
         false => Ok(()),
-        true => Err(vec![
-            Diagnostic::error(7812, "the report was interrupted")
-                .help("make it again; a shorter period takes less time"),
-        ]),
+        true => Err(vec![interrupted()]),
     }
 }
