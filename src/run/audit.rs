@@ -56,15 +56,19 @@ mod deliver;
 mod facts;
 mod forward;
 mod holds;
+mod metrics;
 mod needs;
 mod proof;
 mod reads;
 pub(crate) mod reports;
 mod retention;
+mod saved;
 mod schedules;
 mod source;
 mod subjects;
 mod sums;
+mod tiles;
+mod verifying;
 mod witness;
 mod witnesses;
 
@@ -74,7 +78,9 @@ use forward::Forward;
 use needs::Needs;
 use reads::{Begun, Reader, Reads};
 use retention::Retention;
+use saved::Saved;
 use schedules::Schedules;
+use verifying::Verifying;
 use witness::Witnessing;
 use witnesses::Witnesses;
 
@@ -85,6 +91,7 @@ pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
+pub(crate) use saved::{is_name, narrowed};
 pub use schedules::{Last, RunSchedule, Scheduled};
 pub(crate) use source::store_of;
 pub(crate) use subjects::nameless;
@@ -120,6 +127,8 @@ pub struct AuditRole {
     watch: Arc<Watch>,
     alerts: Alerts,
     schedules: Schedules,
+    saved: Saved,
+    verifying: Verifying,
     retention: Retention,
     forward: Option<Forward>,
     /// What could not be read when it started, and what was given up with it.
@@ -181,6 +190,7 @@ impl AuditRole {
         let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
         let outbox = alerts.outbox();
         let schedules = Schedules::open(section, &dir, outbox, actor, clock, &mut lost)?;
+        let saved = Saved::open(dir.join("saved.json"), &mut lost);
         let host = config.trust_domain.as_str();
         let forward = section
             .syslog
@@ -189,6 +199,8 @@ impl AuditRole {
         Ok(Self {
             alerts,
             schedules,
+            saved,
+            verifying: Verifying::default(),
             retention: Retention::open(section, &dir, &log)?,
             forward: forward.transpose()?,
             lost: lost.into(),
@@ -324,6 +336,7 @@ impl AuditRole {
             .merge(self.subjects())
             .merge(self.hold_routes())
             .merge(self.retention_routes())
+            .merge(self.metric_routes())
             .route(
                 "/v1/audit/export/page",
                 post(

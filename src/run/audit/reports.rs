@@ -236,7 +236,7 @@ impl AuditRole {
             .layer(DefaultBodyLimit::max(REPORT_LEN_MAX))
     }
 
-    async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
+    pub(super) async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
         // Before the index catches up, so that it has everything under it.
         let checkpoint = self.log.checkpoint();
         self.catch_up().await?;
@@ -317,7 +317,7 @@ impl AuditRole {
 }
 
 /// A report as the record of its reading names it.
-fn told(name: &str, period: &str, scope: &str) -> String {
+pub(super) fn told(name: &str, period: &str, scope: &str) -> String {
     match scope {
         "" => format!("{name} of {period}"),
         scope => format!("{name} of {period}: {scope}"),

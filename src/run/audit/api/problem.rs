@@ -126,6 +126,14 @@ impl Fault {
         Self::new(StatusCode::NOT_FOUND, told)
     }
 
+    pub(super) fn of_the_whole(seen: &str) -> Self {
+        let told = Diagnostic::error(7914, "this is about the whole log").cause(format!(
+            "the caller may see `{seen}` alone, and this cannot be kept to it"
+        ));
+        let told = told.help("it is for readers whose policy has `@rows(\"*\")`");
+        Self::new(StatusCode::FORBIDDEN, told)
+    }
+
     /// The answer to the request `request`.
     pub(super) fn response(&self, request: &RequestId) -> Response {
         let told = &self.told;
@@ -173,9 +181,10 @@ impl From<Busy> for Fault {
 impl From<Diagnostic> for Fault {
     fn from(told: Diagnostic) -> Self {
         let status = match told.code.0 {
-            7111 => StatusCode::NOT_FOUND,
-            7100..=7199 | 7207 | 7565 => StatusCode::BAD_REQUEST,
-            7901 => StatusCode::SERVICE_UNAVAILABLE,
+            7111 | 7801 | 7915 | 7920 => StatusCode::NOT_FOUND,
+            7100..=7199 | 7207 | 7210 | 7565 | 7802 | 7805 | 7922 | 7923 => StatusCode::BAD_REQUEST,
+            7811 => StatusCode::UNPROCESSABLE_ENTITY,
+            7209 | 7901 => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, told)

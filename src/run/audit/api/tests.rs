@@ -41,6 +41,10 @@ when { principal.path like "/ns/shop/*" };
 permit (principal is Client, action == Action::"audit:reveal", resource)
 when { principal.name == "auditor" };
 
+@id("auditors-watch") @rows("*")
+permit (principal is Client, action == Action::"audit:metrics", resource)
+when { principal.name == "auditor" };
+
 @id("shop-reveals-its-own") @rows("service:shop/*")
 permit (principal is Workload, action == Action::"audit:reveal", resource)
 when { principal.path like "/ns/shop/*" };
@@ -123,6 +127,10 @@ impl Service {
         stream.durable().await.unwrap();
         drop(stream);
         role.store.flush().await.unwrap();
+        let len = role.log.len();
+        let mut signed = role.log.subscribe_checkpoints();
+        signed.wait_for(|now| now.size >= len).await.unwrap();
+        drop(signed);
         Self {
             section: audit.api.unwrap(),
             kill: watch::channel(held(&config, Vec::new())).0,
@@ -200,11 +208,22 @@ impl Service {
         uri: &str,
     ) -> Reply {
         let body = if method == "POST" { "{}" } else { "" };
+        self.ask_of(office, caller, method, uri, body).await
+    }
+
+    async fn ask_of(
+        &self,
+        office: &Office,
+        caller: Option<Caller>,
+        method: &str,
+        uri: &str,
+        body: &str,
+    ) -> Reply {
         let mut request = AxumRequest::builder()
             .method(method)
             .uri(uri)
             .header("content-type", "application/json")
-            .body(Body::from(body))
+            .body(Body::from(body.to_owned()))
             .unwrap();
         let id = RequestId::of(request.headers());
         let visit = Visit {
@@ -219,6 +238,19 @@ impl Service {
             headers: parts.headers,
             body: to_bytes(body, 1 << 24).await,
         }
+    }
+
+    /// Asks as `path` with a body of JSON.
+    async fn ask_with(
+        &self,
+        office: &Office,
+        path: Option<&str>,
+        method: &str,
+        uri: &str,
+        body: &str,
+    ) -> Reply {
+        let caller = path.map(|path| self.caller(office, path));
+        self.ask_of(office, caller, method, uri, body).await
     }
 
     /// The answer to a GET as `path`, which must be given.
@@ -317,17 +349,37 @@ fn reads(id: &str) -> Vec<(&'static str, String)> {
         ("Row", "export?q=class:*"),
         ("", "export?q=class:*&format=csv"),
         ("", "checkpoint"),
+        ("SavedQueries", "saved"),
+        ("Reports", "reports"),
     ]
     .into_iter()
     .map(|(schema, rest)| (schema, format!("/v1/audit/{rest}")))
     .chain([
+        ("", "/checkpoint".to_owned()),
+        ("", "/tile/0/000.p/3".to_owned()),
         ("Found", format!("/v1/audit/records/{id}")),
+        ("Proven", format!("/v1/audit/records/{id}/proof")),
         (
             "Revealed",
             format!("/v1/audit/records/{id}/revealed?reason=1"),
         ),
     ])
     .collect()
+}
+
+/// What is about the log as a whole: every address, with what makes an answer of it.
+fn of_the_whole() -> [(&'static str, &'static str); 9] {
+    [
+        ("Alerts", "/v1/audit/alerts"),
+        ("Holds", "/v1/audit/holds"),
+        ("Report", "/v1/audit/reports/denials?period=last:1h"),
+        ("", "/v1/audit/reports/denials?format=html"),
+        ("", "/v1/audit/reports/denials?format=pdf"),
+        ("", "/v1/audit/reports/denials?format=xlsx"),
+        ("", "/v1/audit/reports/denials?format=csv&table=1"),
+        ("Verification", "/v1/audit/verify"),
+        ("", "/tile/entries/000.p/3"),
+    ]
 }
 
 /// The document and the router know the same routes, methods and parameters, and every
@@ -340,6 +392,8 @@ async fn the_document_is_what_the_router_does() {
     let mut known = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         let at = path.replace("{id}", &service.ids[0]);
+        let at = at.replace("{level}", "0").replace("{number}", "000.p/3");
+        let at = at.replace("{name}", "denials");
         known.insert(path.clone());
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             let operation = &methods[method.to_ascii_lowercase()];
@@ -349,14 +403,21 @@ async fn the_document_is_what_the_router_does() {
                 false if operation["operationId"] == "document" => assert_eq!(reply.status, 200),
                 false => reply.is_problem(401, "PLS7904"),
             }
+            if method != "GET" {
+                continue;
+            }
             // What is told is taken, and nothing else.
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 let name = parameter["name"].as_str().unwrap();
-                if name == "id" || path.ends_with("tail") {
+                if parameter["in"] == "path" || path.ends_with("tail") {
                     continue;
                 }
                 let value = match (name, &parameter["schema"]["type"]) {
                     ("cursor", _) => "0.1.0.0",
+                    ("period", _) => "last:1h",
+                    ("scope", _) => "service:shop/*",
+                    ("table", _) => "0&format=csv",
+                    ("entry", _) => "1",
                     ("step", _) => "1h",
                     ("by", _) => "service",
                     ("format", _) => "csv",
@@ -374,9 +435,9 @@ async fn the_document_is_what_the_router_does() {
                 assert_eq!(reply.status, 200, "{path} {name}: {reply:?}");
             }
             if !operation.is_null()
-                && path.starts_with("/v1/audit")
+                && path != "/v1/openapi.json"
                 && !path.ends_with("fields")
-                && method == "GET"
+                && path != "/metrics"
             {
                 let reply = service
                     .ask(&office, Some(AUDITOR), "GET", &format!("{at}?unknown=1"))
@@ -389,14 +450,16 @@ async fn the_document_is_what_the_router_does() {
         "/",
         "/v1",
         "/v1/audit",
-        "/v1/audit/verify",
+        "/v1/audit/told",
+        "/tile",
         "/v2/audit/search",
     ] {
         let reply = service.ask(&office, Some(AUDITOR), "GET", none).await;
         reply.is_problem(404, "PLS7907");
     }
-    assert_eq!(known.len(), 11, "{known:?}");
-    for (name, uri) in reads(&service.ids[0]) {
+    assert_eq!(known.len(), 23, "{known:?}");
+    let whole = of_the_whole().map(|(name, uri)| (name, uri.to_owned()));
+    for (name, uri) in reads(&service.ids[0]).into_iter().chain(whole) {
         let reply = service.get(&office, AUDITOR, &uri).await;
         match name {
             "" => {}
@@ -495,6 +558,14 @@ async fn a_reader_sees_its_own_rows_by_every_question() {
             continue;
         }
         let reply = service.get(&office, ORDERS, &uri).await;
+        if uri.starts_with("/tile/") {
+            assert_eq!(
+                reply.body.unwrap(),
+                of_all.body.unwrap(),
+                "hashes are for all"
+            );
+            continue;
+        }
         assert!(!reply.text().contains("bank"), "{uri}: {reply:?}");
         if uri.contains("service") || uri.contains("class") {
             assert!(of_all.text().contains("bank"), "{uri}: {of_all:?}");
@@ -582,6 +653,213 @@ async fn a_reader_sees_its_own_rows_by_every_question() {
     reply.is_problem(400, "PLS7106");
 }
 
+/// What cannot be kept to some rows is for whoever sees all of them, and the attempt is on
+/// record; hashes tell nothing and are for every reader.
+#[tokio::test]
+async fn what_is_about_the_whole_log_is_for_whoever_sees_all_of_it() {
+    let service = Service::ready().await;
+    let office = service.office();
+    for (_, uri) in of_the_whole() {
+        service.get(&office, AUDITOR, uri).await;
+        let reply = service.ask(&office, Some(ORDERS), "GET", uri).await;
+        reply.is_problem(403, "PLS7914");
+        assert!(!reply.text().contains("bank"), "{reply:?}");
+        let reply = service.ask(&office, Some(BANK), "GET", uri).await;
+        reply.is_problem(403, "PLS7906");
+    }
+    let begun = service
+        .ask(&office, Some(ORDERS), "POST", "/v1/audit/verify")
+        .await;
+    begun.is_problem(403, "PLS7914");
+    let [_, bank] = &service.ids;
+    let at = format!("/v1/audit/records/{bank}/proof");
+    let reply = service.ask(&office, Some(ORDERS), "GET", &at).await;
+    reply.is_problem(404, "PLS7913");
+    let rows = service.rows("class:audit_read decision:deny last:1h").await;
+    let refused = |verb: &str| {
+        let of =
+            |r: &&Value| r["verb"] == verb && r["actor"] == format!("spiffe://acme.test/{ORDERS}");
+        rows.iter().filter(of).count()
+    };
+    for (verb, times) in [
+        ("alerts", 1),
+        ("holds", 1),
+        ("reports", 5),
+        ("verify", 2),
+        ("tiles", 1),
+    ] {
+        assert_eq!(refused(verb), times, "{verb}: {rows:#?}");
+    }
+    let report = rows.iter().find(|r| r["verb"] == "reports").unwrap();
+    assert_eq!(report["query"], "denials of last:30d");
+}
+
+/// A reader's queries are its own, narrow what they are asked with, and name nobody.
+#[tokio::test]
+async fn saved_queries_are_the_reader_s_own() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let put = async |path: &str, name: &str, q: &str| {
+        let at = format!("/v1/audit/saved/{name}");
+        service
+            .ask_with(
+                &office,
+                Some(path),
+                "PUT",
+                &at,
+                &format!("{{\"q\":\"{q}\"}}"),
+            )
+            .await
+    };
+    let reply = put(AUDITOR, "denied", "decision:deny class:decision").await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    schema::check("SavedQuery", &reply.json());
+    put(AUDITOR, "counted", "class:decision | count").await;
+    for (name, q, code) in [
+        ("de%20nied", "last:1h", "PLS7922"),
+        ("bad", "servce:a", "PLS7102"),
+        ("alice", "subject:alice@example.org", "PLS7922"),
+    ] {
+        put(AUDITOR, name, q).await.is_problem(400, code);
+    }
+    let saved = service
+        .get(&office, AUDITOR, "/v1/audit/saved")
+        .await
+        .json();
+    assert_eq!(saved["saved"][1]["name"], "denied", "{saved}");
+    assert_eq!(saved["saved"].as_array().unwrap().len(), 2, "{saved}");
+    let rows = async |path: &str, q: &str| {
+        let uri = format!("/v1/audit/search?q={q}");
+        service.ask(&office, Some(path), "GET", &uri).await
+    };
+    let of_both = rows(AUDITOR, "@denied").await.json();
+    assert_eq!(of_both["rows"].as_array().unwrap().len(), 4, "{of_both}");
+    let of_shop = rows(AUDITOR, "@denied%20service:shop/*").await.json();
+    assert_eq!(of_shop["rows"].as_array().unwrap().len(), 2, "{of_shop}");
+    rows(AUDITOR, "@counted%20last:1h")
+        .await
+        .is_problem(400, "PLS7923");
+    rows(AUDITOR, "@denid").await.is_problem(404, "PLS7920");
+    rows(ORDERS, "@denied").await.is_problem(404, "PLS7920");
+    put(ORDERS, "denied", "decision:deny class:decision").await;
+    let own = rows(ORDERS, "@denied").await.json();
+    assert_eq!(own["rows"].as_array().unwrap().len(), 2, "{own}");
+    // They outlive the service, and one that is forgotten is gone.
+    let file = service._dir.path().join("audit/saved.json");
+    let kept = super::super::saved::Saved::open(file, &mut Vec::new());
+    let actor = format!("spiffe://acme.test/{AUDITOR}");
+    assert_eq!(
+        kept.expanded(&actor, "@denied").unwrap(),
+        "decision:deny class:decision"
+    );
+    let at = "/v1/audit/saved/denied";
+    let reply = service.ask(&office, Some(AUDITOR), "DELETE", at).await;
+    assert_eq!(reply.json()["query"], "decision:deny class:decision");
+    let reply = service.ask(&office, Some(AUDITOR), "DELETE", at).await;
+    reply.is_problem(404, "PLS7920");
+    let admin = service.rows("class:admin last:1h verb:query_*").await;
+    let of = |verb: &str| admin.iter().filter(|r| r["verb"] == verb).count();
+    assert_eq!(
+        (of("query_saved"), of("query_forgotten")),
+        (3, 1),
+        "{admin:#?}"
+    );
+}
+
+/// What the routes of the tile log give is enough to prove a record to whoever has nothing
+/// else but the log's key.
+#[tokio::test]
+async fn tiles_checkpoint_and_entries_prove_each_other() {
+    use palisade_audit::merkle;
+    let service = Service::ready().await;
+    let office = service.office();
+    let note = service.get(&office, AUDITOR, "/checkpoint").await;
+    let key = service.role.log.verifier();
+    let signed = palisade_audit::checkpoint::Checkpoint::open(key, note.text()).unwrap();
+    let size = usize::try_from(signed.size).unwrap();
+    assert!((1..256).contains(&size), "one tile: {size}");
+    let of = |kind: &str| format!("/tile/{kind}/000.p/{size}");
+    let hashes = service.get(&office, AUDITOR, &of("0")).await.body.unwrap();
+    let (hashes, rest) = hashes.as_chunks::<32>();
+    assert!(rest.is_empty());
+    assert_eq!(palisade_mesh::merkle::root(hashes), signed.root);
+    let entries = service
+        .get(&office, AUDITOR, &of("entries"))
+        .await
+        .body
+        .unwrap();
+    let mut left = &entries[..];
+    for hash in hashes {
+        let (len, rest) = left.split_at(2);
+        let (leaf, rest) = rest.split_at(usize::from(u16::from_be_bytes([len[0], len[1]])));
+        assert_eq!(merkle::leaf(leaf), *hash);
+        left = rest;
+    }
+    assert!(left.is_empty());
+    let beyond = service.role.log.len() + 50;
+    for none in [
+        "/tile/1/000",
+        "/tile/0/001",
+        "/tile/entries/001",
+        &format!("/tile/0/000.p/{beyond}"),
+    ] {
+        let reply = service.ask(&office, Some(AUDITOR), "GET", none).await;
+        reply.is_problem(404, "PLS7915");
+    }
+    let reply = service
+        .ask(&office, Some(AUDITOR), "GET", "/tile/0/0")
+        .await;
+    reply.is_problem(400, "PLS7908");
+    // A proof stands for itself.
+    let at = format!("/v1/audit/records/{}/proof", service.ids[0]);
+    let proven = service.get(&office, ORDERS, &at).await.json();
+    let proof = palisade_audit::proof::Proof::parse(proven["proof"].as_str().unwrap()).unwrap();
+    use base64::Engine as _;
+    let record = proven["record"].as_str().unwrap();
+    let mut record = base64::engine::general_purpose::STANDARD
+        .decode(record)
+        .unwrap();
+    proof.verify(&record, key).unwrap();
+    record[20] ^= 1;
+    proof.verify(&record, key).unwrap_err();
+}
+
+/// One job for all; whoever looks later finds what it came to.
+#[tokio::test]
+async fn a_verification_is_a_job_that_all_see() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let at = "/v1/audit/verify";
+    let never = service.get(&office, AUDITOR, at).await.json();
+    assert_eq!(never["state"], "never", "{never}");
+    let begun = service.ask(&office, Some(AUDITOR), "POST", at).await.json();
+    schema::check("Verification", &begun);
+    assert_eq!(
+        begun["by"],
+        format!("spiffe://acme.test/{AUDITOR}"),
+        "{begun}"
+    );
+    let patience = std::time::Instant::now();
+    let done = loop {
+        let office = service.office();
+        let now = service.get(&office, READER, at).await.json();
+        schema::check("Verification", &now);
+        if now["state"] != "running" {
+            break now;
+        }
+        assert!(patience.elapsed() < Duration::from_secs(30), "{now}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["intact"], true, "{done}");
+    assert!(
+        done["report"]["records"].as_u64().unwrap() > 2 * EACH as u64,
+        "{done}"
+    );
+    let rows = service.rows("class:audit_read verb:verify last:1h").await;
+    assert!(rows.len() >= 3, "{rows:#?}");
+}
+
 /// Who asked what, how much was given, by which policy; and who was not let.
 #[tokio::test]
 async fn every_read_leaves_a_record() {
@@ -614,8 +892,13 @@ async fn every_read_leaves_a_record() {
         ("facets", 1),
         ("timeline", 1),
         ("gaps", 1),
-        ("checkpoint", 1),
+        // Where tile logs have it, too.
+        ("checkpoint", 2),
         ("show", 1),
+        ("proof", 1),
+        ("saved", 1),
+        ("reports", 1),
+        ("tiles", 1),
         // Begun and ended, in two formats.
         ("export", 4),
     ] {
