@@ -298,6 +298,39 @@ fn wrapped_key(home: &Home, subject: &str) -> Vec<u8> {
     table[at + 28..at + 88].to_vec()
 }
 
+/// With an allow-list nothing is kept that nobody thought of: a header that a policy reads,
+/// a path, an address; and each record says what it lacks.
+#[test]
+fn only_what_is_allowed_is_recorded_and_the_rest_is_said() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let allowed = "privacy:\n  allow: [\"header:x-tenant\"]\n";
+    let _mesh = Separate::ready_with(&home, "1h", allowed, allowed);
+    let outbound = outbound(&home);
+    read_headers(&home, outbound);
+    let row = wait_for("a record without a name", LIMIT, || {
+        request(outbound, ALICE);
+        let rows = home.rows("class:decision decision:allow last:1h")?;
+        let said = |row: &Value| row["covered"]["header:x-user"] == "masked";
+        rows.into_iter().find(said)
+    });
+    assert_eq!(
+        row["context"]["http"]["headers"]["x-tenant"], TENANT,
+        "{row:#}"
+    );
+    for field in ["header:x-team", "path", "source_ip"] {
+        assert_eq!(row["covered"][field], "masked", "{field}: {row:#}");
+    }
+    assert_eq!(row["covered"]["header:x-tenant"], Value::Null, "{row:#}");
+    for gone in ["path", "source"] {
+        assert_eq!(row[gone], Value::Null, "{gone}: {row:#}");
+    }
+    let everything = home.rows("class:* last:1h").unwrap();
+    for name in [ALICE, "mallory@example.org"] {
+        assert!(!format!("{everything:?}").contains(name), "{name}");
+    }
+}
+
 /// Has every proxy read the headers that this is about. A request that is open while that
 /// comes into force is ended, so this waits until the policy on them refuses.
 fn read_headers(home: &Home, outbound: SocketAddr) {

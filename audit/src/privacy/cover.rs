@@ -79,19 +79,28 @@ impl Taken<'_> {
     /// What policies read of a request. A value that is taken out was not recorded, for
     /// whoever replays the decision; one that was looked for and absent stays so.
     fn context(&mut self, text: &mut String) {
-        let places = |(field, _): &(&Personal, Handling)| place(field).is_some();
-        let rules: Vec<_> = self.rules.all().filter(places).collect();
+        let read = match serde_json::from_str(text) {
+            Ok(Value::Object(context)) => Some(context),
+            _ => None,
+        };
+        let headers = read.as_ref().and_then(|context| {
+            let headers = context.get("http")?.get("headers")?;
+            headers.as_object()
+        });
+        let headers = headers.into_iter().flat_map(Map::keys).cloned();
+        let mut rules = self.rules.of_context(headers);
+        rules.retain(|field, _| place(field).is_some());
         if rules.is_empty() {
             return;
         }
-        let Ok(Value::Object(mut context)) = serde_json::from_str(text) else {
+        let Some(mut context) = read else {
             // What cannot be read may hold anything.
             text.clear();
-            return rules.into_iter().for_each(|(field, _)| self.mask(field));
+            return rules.keys().for_each(|field| self.mask(field));
         };
         let mut changed = false;
         let mut kept: Vec<(&Personal, Handling, Vec<String>)> = Vec::new();
-        for (field, handling) in rules {
+        for (field, handling) in rules.iter().map(|(field, handling)| (field, *handling)) {
             let found = place(field).and_then(|path| remove(&mut context, &path));
             changed |= found.is_some();
             match (field, found) {

@@ -49,6 +49,7 @@ pub const KEYS: &[Key] = &[
     key("demo", Bool, Is("false"), "Marks every record as left by a demo. Only the demo sets it."),
     key("links", Path, Off("links"), "Folder of Cedar policies about the mesh's own links, beside the built-in ones."),
     key("privacy", Section, Off(""), "What is personal in the records of this process, and what becomes of it; `author`, `header:NAME`, `path`, `query`, `source_ip`, `user`. What is not named is kept. docs/operations/privacy.md"),
+    key("privacy.allow", Texts, Off("[path]"), "Only these are kept as they are: what is named under no key of this section is left out, every header among it. Absent, all of it is kept."),
     key("privacy.mask", Texts, Is("[]"), "Left out; it never leaves the process."),
     key("privacy.pseudonym", Texts, Is("[]"), "Replaced by a pseudonym, which `subject:NAME` finds."),
     key("privacy.seal", Texts, Is("[]"), "Replaced by a pseudonym, and kept by the audit service under a key of that person, which `palisade audit erase` destroys."),
