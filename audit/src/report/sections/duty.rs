@@ -152,6 +152,34 @@ fn about(us: i64) -> String {
     }
 }
 
+/// Access reviews that somebody signed off.
+pub(crate) fn sign_offs(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "sign-offs",
+        "Access reviews that were signed off",
+        "Each row is a review that the log signed for somebody in the period: when, by whom as was typed, and the SHA-256 of the review, by \
+         which its file is found and checked.",
+    );
+    let section = of_rows(
+        section,
+        e,
+        e.records(&format!(
+            "class:admin verb:review_signed {}",
+            e.of_the_log()
+        )),
+        &[
+            ("time", CellKind::Time),
+            ("actor", CellKind::Text),
+            ("object", CellKind::Text),
+            ("detail", CellKind::Text),
+        ],
+        most,
+    )?;
+    Ok(section
+        .cannot_show("the review itself: palisade report review show FILE")
+        .cannot_show("whether the name that was typed is that of who typed it"))
+}
+
 /// Messages that were given up.
 pub(crate) fn undelivered(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
     let section = Section::new(
