@@ -22,7 +22,7 @@ use crate::{
 
 mod evidence;
 pub(crate) mod files;
-mod granted;
+pub(crate) mod granted;
 mod review;
 mod schedule;
 
@@ -168,12 +168,9 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
         let made = source.run(&args.name, &args.period, &args.scope).await;
         let mut made = made.map_err(one)?;
         let lacks = lacking(&made, &origin);
-        let mut of = granted::sections_of(&made, &origin, context).await?;
-        made.put_first(std::mem::take(&mut of.sections));
         made.header.lacks.extend(lacks);
-        made.header.lacks.extend(of.lacks());
-        made.header.complete = made.header.lacks.is_empty();
-        Ok::<_, Vec<Diagnostic>>((made, of.snapshot))
+        let snapshot = granted::put(&mut made, &origin, context).await?;
+        Ok::<_, Vec<Diagnostic>>((made, snapshot))
     })?;
     let mut written = Vec::new();
     for (to, format) in formats {

@@ -133,6 +133,9 @@ pub struct AuditRole {
     forward: Option<Forward>,
     /// What could not be read when it started, and what was given up with it.
     lost: Arc<[Lost]>,
+    /// What reports ask where they are about policies: a repository, else this mesh.
+    policies: Option<PathBuf>,
+    mesh: Arc<str>,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -204,6 +207,8 @@ impl AuditRole {
             retention: Retention::open(section, &dir, &log)?,
             forward: forward.transpose()?,
             lost: lost.into(),
+            policies: section.policies.clone(),
+            mesh: config.mesh_name().into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
             watch,
             witnessing: Arc::default(),

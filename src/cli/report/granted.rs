@@ -27,7 +27,7 @@ use crate::{
         Wanted,
         flips::{Before, Comparing, Flips},
     },
-    render::comparison,
+    render::{Output, comparison},
 };
 
 /// Where policies and decisions come from.
@@ -62,6 +62,50 @@ impl OfPolicies {
         let absent = self.snapshot.iter().flat_map(|s| &s.compiled().absent);
         absent.map(comparison::without).collect()
     }
+}
+
+/// Joins to a report of this mesh what only the policies can tell: those of the repository
+/// `policies`, or the revision in force in the mesh `mesh` on this host.
+///
+/// # Errors
+/// When policies or decisions cannot be had, or there is no decision to go by.
+pub(crate) async fn join(
+    made: &mut Report,
+    policies: Option<PathBuf>,
+    mesh: &str,
+) -> Result<(), Vec<Diagnostic>> {
+    let origin = Origin {
+        policies,
+        composing: Composing::default(),
+        log: None,
+    };
+    let context = Context {
+        output: Output::Json,
+        mesh: Some(mesh.to_owned()),
+    };
+    put(made, &origin, &context).await?;
+    Ok(())
+}
+
+/// The same, from where `origin` says; the revision that it says something of, if any.
+///
+/// # Errors
+/// As [`join`].
+pub(super) async fn put(
+    made: &mut Report,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Option<Arc<Snapshot>>, Vec<Diagnostic>> {
+    let mut of = sections_of(made, origin, context).await?;
+    made.put_first(std::mem::take(&mut of.sections));
+    made.header.lacks.extend(of.lacks());
+    made.header.complete = made.header.lacks.is_empty();
+    Ok(of.snapshot)
+}
+
+/// Whether the report `name` has a part that only the policies can tell.
+pub(crate) fn is_of_policies(name: &str) -> bool {
+    matches!(name, "access-review" | "reach" | "unused")
 }
 
 /// The sections that `report` needs from the policies, for the time, the scope and the

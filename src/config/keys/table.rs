@@ -219,6 +219,7 @@ pub const KEYS: &[Key] = &[
     key("audit.retention.admin", Text, Off("7 years"), "What operators did."),
     key("audit.retention.credential", Text, Off("7 years"), "Certificates and keys."),
     key("audit.retention.policy_change", Text, Off("7 years"), "Changes of policy."),
+    key("audit.policies", Path, Told("the revision in force in the mesh on this host", "policies"), "Policy repository that reports ask, where they are about policies: `access-review`, `reach`, `unused`."),
     key("audit.syslog", Section, Off(""), "Where records are forwarded to as they come: syslog over TLS. docs/operations/audit.md"),
     key("audit.syslog.address", Text, Required("syslog.acme.test:6514"), "The receiver, `HOST:PORT`."),
     key("audit.syslog.ca", Path, Told("the system's roots", "roots.pem"), "PEM file with the roots that its certificate is under."),

@@ -22,9 +22,12 @@ use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
 use super::{AuditRole, blocking, broken, reads::Reader};
-use crate::control::{
-    api::{Answer, Problem},
-    server::PeerUid,
+use crate::{
+    cli::report::granted,
+    control::{
+        api::{Answer, Problem},
+        server::PeerUid,
+    },
 };
 
 /// Longest report that is checked, bytes.
@@ -250,6 +253,28 @@ impl AuditRole {
         let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);
         self.reads.note(&reader, "report", &question, rows).await?;
         Ok(Json(made))
+    }
+
+    /// A report of this log with what only the policies can tell of it.
+    ///
+    /// # Errors
+    /// When policies or decisions cannot be had.
+    pub(super) async fn joined(&self, mut report: Report) -> Result<Report, Diagnostic> {
+        if !granted::is_of_policies(&report.name) {
+            return Ok(report);
+        }
+        let (policies, mesh) = (self.policies.clone(), self.mesh.clone());
+        let runtime = tokio::runtime::Handle::current();
+        // Policies are compiled and asked for minutes: not on a thread of the runtime.
+        let joined = tokio::task::spawn_blocking(move || {
+            runtime.block_on(granted::join(&mut report, policies, &mesh))?;
+            Ok::<_, Vec<Diagnostic>>(report)
+        });
+        let joined = joined.await.map_err(|e| broken(&e.to_string()))?;
+        joined.map_err(|found| {
+            let first = found.into_iter().next();
+            first.unwrap_or_else(|| broken("bug: the policies tell nothing, and not why"))
+        })
     }
 
     async fn check_report(self, reader: Reader, report: Report) -> Answer<Checked> {

@@ -275,18 +275,23 @@ impl Schedules {
             .flush()
             .await
             .map_err(|e| broken(&e.to_string()))?;
+        let desk_of = working.clone();
         let made = blocking(move || {
-            let dir = working.dir.join("log");
-            let desk = working.desk(&dir);
-            let mut report = desk.run_under(&checkpoint, &asked)?;
+            let dir = desk_of.dir.join("log");
+            let mut report = desk_of.desk(&dir).run_under(&checkpoint, &asked)?;
             if let Some(lack) = behind(&report).filter(|_| !whole) {
                 report.header.lacks.push(lack);
                 report.header.complete = false;
             }
-            let all = put(&desk, &section, &report, due)?;
+            Ok(report)
+        });
+        let report = working.joined(made.await?).await?;
+        let written = blocking(move || {
+            let dir = working.dir.join("log");
+            let all = put(&working.desk(&dir), &section, &report, due)?;
             Ok((all, report))
         });
-        made.await.map_err(Diagnostic::from)
+        written.await.map_err(Diagnostic::from)
     }
 
     fn keep(&self) -> std::io::Result<()> {

@@ -31,7 +31,6 @@ use crate::{
 const AHEAD: usize = 3;
 /// Most groups that are acknowledged one at a time.
 const SINGLE_MAX: u64 = 500;
-/// How often a terminal hears how far it is.
 
 /// A log that is full.
 pub(super) struct Filled {

@@ -41,7 +41,8 @@ pub(super) async fn report(
         period: asked.period,
         scope: asked.scope,
     };
-    let made = role.report(reader, run).await?.0;
+    let made = role.clone().report(reader, run).await?.0;
+    let made = role.joined(made).await?;
     let (format, table) = (asked.format, asked.table);
     let file = tokio::task::spawn_blocking(move || file(&made, format, table)).await;
     let (name, bytes) = file.map_err(|e| super::super::broken(&e.to_string()))??;
