@@ -58,8 +58,10 @@ pub fn to_csv(report: &Report) -> Result<Vec<(String, Vec<u8>)>, RenderError> {
             let mut none = vec![String::new(); shown.columns.len()];
             if let Some(first) = none.first_mut() {
                 // Each file is passed on by itself.
-                let why = if nothing { NOTHING } else { NO_ROWS };
-                why.clone_into(first);
+                *first = match nothing {
+                    true => format!("{NO_ROWS} {NOTHING}"),
+                    false => NO_ROWS.to_owned(),
+                };
             }
             let none = shown.rows.is_empty().then_some(none);
             let rows = shown.rows.iter().cloned().chain(none);
