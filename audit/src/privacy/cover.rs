@@ -87,6 +87,13 @@ impl Taken<'_> {
             let headers = context.get("http")?.get("headers")?;
             headers.as_object()
         });
+        if self.rules.has_allow_list() && read.as_ref().is_none_or(has_other_headers) {
+            // What is not a list of headers may hold anything, which nobody allowed.
+            text.clear();
+            self.mask(&Personal::Header("*".to_owned()));
+            let rules = self.rules.of_context(std::iter::empty());
+            return rules.keys().for_each(|field| self.mask(field));
+        }
         let headers = headers.into_iter().flat_map(Map::keys).cloned();
         let mut rules = self.rules.of_context(headers);
         rules.retain(|field, _| place(field).is_some());
@@ -171,6 +178,15 @@ impl Taken<'_> {
         let field = field.to_string();
         self.covers.iter().any(|cover| cover.field == field)
     }
+}
+
+/// Whether the headers of a context are something else than headers.
+fn has_other_headers(context: &Map<String, Value>) -> bool {
+    let Some(http) = context.get("http") else {
+        return false;
+    };
+    let is_list = |headers: &Value| headers.is_object() || headers.is_null();
+    !http.is_object() || !http.get("headers").is_none_or(is_list)
 }
 
 /// Where a field stands in the recorded context.

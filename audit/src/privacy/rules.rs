@@ -121,6 +121,11 @@ impl Rules {
         self.named.is_empty() && self.allowed.is_none()
     }
 
+    /// Whether only what is named or allowed may be kept.
+    pub(super) fn has_allow_list(&self) -> bool {
+        self.allowed.is_some()
+    }
+
     /// Whether the log needs keys for what its reporters send.
     pub fn needs_keys(&self) -> bool {
         self.named

@@ -128,6 +128,21 @@ fn what_is_not_allowed_is_left_out_and_said() {
     }
     let covered = nothing.cover(&broken).unwrap();
     assert_eq!(body(&covered).context_json, "");
+    // Also where each known field is allowed: it may be a header, which is not.
+    let known = ["path", "query", "source_ip", "user"].map(personal);
+    let known = rules(&[]).allowing(known);
+    for text in [
+        "{",
+        r#"{"http":{"headers":"x-user: alice"}}"#,
+        r#"{"http":["alice"]}"#,
+    ] {
+        if let Some(Body::Decision(decision)) = &mut broken.body {
+            decision.context_json = text.to_owned();
+        }
+        let covered = known.cover(&broken).unwrap();
+        assert_eq!(body(&covered).context_json, "");
+        assert_eq!(covered.covers[0].field, "header:*");
+    }
     // Records without anything personal are as they were.
     let admin = Record::default();
     assert_eq!(nothing.cover(&admin), None);
