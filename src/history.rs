@@ -38,6 +38,8 @@ pub(crate) struct Wanted {
     origin: Origin,
     /// None for all that there are.
     query: Option<String>,
+    /// Whether a terminal hears nothing of it.
+    silent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +106,16 @@ impl Wanted {
             read(text)?;
         }
         let query = query.or_else(|| (origin == Origin::Mesh).then(|| default.to_owned()));
-        Ok(Self { origin, query })
+        Ok(Self {
+            origin,
+            query,
+            silent: false,
+        })
+    }
+
+    /// The same, for a service: no terminal is told how far it is.
+    pub(crate) fn silent(self, silent: bool) -> Self {
+        Self { silent, ..self }
     }
 
     /// The decision of one row.
@@ -112,6 +123,7 @@ impl Wanted {
         Self {
             origin: Origin::Row(row),
             query: None,
+            silent: false,
         }
     }
 
@@ -127,7 +139,7 @@ impl Wanted {
         stop: &watch::Receiver<bool>,
         visit: &mut dyn FnMut(&DecisionRef<'_>) -> ControlFlow<()>,
     ) -> Result<Covered, Diagnostic> {
-        let mut pace = Pace::new(stop, visit);
+        let mut pace = Pace::new(stop, visit, self.silent);
         let mut covered = match &self.origin {
             Origin::Mesh => {
                 let mesh = Mesh::find(mesh).await?;
@@ -177,13 +189,15 @@ impl<'p> Pace<'p> {
     fn new(
         stop: &'p watch::Receiver<bool>,
         visit: &'p mut dyn FnMut(&DecisionRef<'_>) -> ControlFlow<()>,
+        silent: bool,
     ) -> Self {
+        let line = Progress::begin().hinting("  (Ctrl-C ends it here)");
         Self {
             stop,
             visit,
             seen: 0,
             stopped: false,
-            line: Progress::begin().hinting("  (Ctrl-C ends it here)"),
+            line: line.silent(silent),
         }
     }
 

@@ -304,6 +304,7 @@ impl Place {
             policies: self.policies.clone(),
             composing: self.composing.clone(),
             log: self.log.clone(),
+            service: false,
         }
     }
 }

@@ -52,6 +52,14 @@ impl Progress {
         Self::after(0)
     }
 
+    /// Without a word, where that is said.
+    pub(crate) fn silent(self, silent: bool) -> Self {
+        Self {
+            shown: self.shown && !silent,
+            ..self
+        }
+    }
+
     /// Whether somebody watches.
     pub(crate) fn is_shown(&self) -> bool {
         self.shown

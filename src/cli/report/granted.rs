@@ -14,6 +14,7 @@ use palisade_audit::{
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
 use palisade_pdp::decide::{Replay, Snapshot};
+use tokio::sync::watch;
 
 use crate::{
     archive::interrupted,
@@ -39,6 +40,8 @@ pub(super) struct Origin {
     pub(super) composing: Composing,
     /// The folder of a log; the running mesh's where it is none.
     pub(super) log: Option<PathBuf>,
+    /// Whether a service asks: Ctrl-C is not meant for the report, nor is a terminal told.
+    pub(super) service: bool,
 }
 
 /// What a report says of the policies.
@@ -78,6 +81,7 @@ pub(crate) async fn join(
         policies,
         composing: Composing::default(),
         log: None,
+        service: true,
     };
     let context = Context {
         output: Output::Json,
@@ -264,7 +268,11 @@ async fn visit(
     let mut said: Vec<String> = log.iter().map(ToString::to_string).collect();
     said.push(query.to_owned());
     let wanted = Wanted::new(&said, "").map_err(|d| vec![d])?;
-    let stop = stopped_by_user();
+    let wanted = wanted.silent(origin.service);
+    let stop = match origin.service {
+        true => watch::channel(false).1,
+        false => stopped_by_user(),
+    };
     let mut each = |record: &DecisionRef<'_>| {
         take(record);
         ControlFlow::Continue(())
