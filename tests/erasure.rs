@@ -158,6 +158,9 @@ fn a_person_is_erased_and_everything_still_verifies() {
     ];
     assert!(home.says(&named, 1).contains("PLS7565"));
 
+    // Whoever took a proof has the whole record, and a report its rows.
+    home.json(&["audit", "proof", id]);
+    home.json(&["report", "run", "access", "--period", "last:1h"]);
     let wrapped = wrapped_key(&home, &hers_alone);
     let state = home.path("state");
     assert!(!holding(&state, &wrapped).is_empty(), "the key is there");
@@ -171,7 +174,12 @@ fn a_person_is_erased_and_everything_still_verifies() {
     assert!(to.contains(&text(&hers).as_str()), "{erased:#}");
     assert!(to.contains(&text(&columns).as_str()), "{erased:#}");
     assert!(!to.contains(&text(&his).as_str()), "{erased:#}");
-    assert!(recall.iter().any(|r| r["verb"] == "reveal"), "{erased:#}");
+    for verb in ["proof", "report", "reveal"] {
+        assert!(
+            recall.iter().any(|r| r["verb"] == verb),
+            "{verb}: {erased:#}"
+        );
+    }
     let again = home.json(&erase(&[]));
     assert_eq!(again["state"], "erased_before");
     assert_eq!(again["at"], erased["at"]);
