@@ -207,11 +207,15 @@ fn add_column(
     }
 }
 
-/// How many records of a query that ends in a count by fields each group has, and whether
+/// A query that ends in a count by fields, of as many groups as can be counted.
+fn most_of(query: &str) -> String {
+    format!("{query} | top {}", crate::query::TOP_MAX)
+}
+
+/// How many records of a query by [`most_of`] each group has, and whether
 /// these are all groups: of one that is not there nothing is known otherwise.
 fn counts(e: &Evidence<'_>, query: &str) -> Result<(BTreeMap<Vec<String>, u64>, bool), StoreError> {
-    let most = crate::query::TOP_MAX;
-    let counted = e.groups(&format!("{query} | top {most}"))?;
+    let counted = e.groups(query)?;
     let named = u64::try_from(counted.groups.len()).unwrap_or(u64::MAX);
     let whole = named == counted.distinct && counted.uncounted == 0;
     let groups = counted.groups.into_iter();

@@ -118,7 +118,10 @@ fn the_report_inside_a_page_is_the_report() {
     let code = |text: &str| read(text).unwrap_err().code.0;
     assert_eq!(code("<html></html>"), 7803);
     assert_eq!(code("{}"), 7803);
-    assert_eq!(code("{\"format\": 2}"), 7804);
+    for other in [FORMAT - 1, FORMAT + 1] {
+        assert_eq!(code(&format!("{{\"format\": {other}}}")), 7804);
+    }
+    assert_eq!(code(&format!("{{\"format\": {FORMAT}}}")), 7803);
 }
 
 #[test]

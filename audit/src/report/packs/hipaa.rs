@@ -10,7 +10,7 @@ pub(super) const CONTROLS: &[Control] = &[
         asks: "Information system activity review",
         shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
         evidence: alerts,
-        elsewhere: "the review of what no rule asks for",
+        elsewhere: "that it was done regularly, what an answer rests on, and the review of what no rule asks for",
     },
     Control {
         id: "164.308(a)(4)",

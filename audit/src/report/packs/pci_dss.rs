@@ -18,7 +18,7 @@ pub(super) const CONTROLS: &[Control] = &[
         asks: "User accounts and access are reviewed every six months",
         shows: "A sample of the access in use, with room for the verdict; the report `access-review` has all of it, and beside it the reviews that were signed off. Callers are services: it is about accounts of people only where a service stands for one.",
         evidence: in_use,
-        elsewhere: "the review itself, and that it was done every six months",
+        elsewhere: "the review itself, with its signatures and dates where it was signed from a folder of the log, and that it was done every six months",
     },
     Control {
         id: "7.2.5",
@@ -137,7 +137,7 @@ pub(super) const CONTROLS: &[Control] = &[
         asks: "Logs are reviewed daily",
         shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
         evidence: alerts,
-        elsewhere: "the review of what no rule asks for",
+        elsewhere: "that it was done each day, what an answer rests on, and the review of what no rule asks for",
     },
     Control {
         id: "10.5.1",

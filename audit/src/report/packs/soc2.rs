@@ -60,7 +60,7 @@ pub(super) const CONTROLS: &[Control] = &[
         asks: "Events are evaluated",
         shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
         evidence: alerts,
-        elsewhere: "the evaluation of events that no rule asks for",
+        elsewhere: "the evaluation that an answer rests on, its result, and the evaluation of events that no rule asks for",
     },
     Control {
         id: "CC7.4",

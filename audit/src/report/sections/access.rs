@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{add_column, bars, cell, columns, counts, of_groups, step};
+use super::{add_column, bars, cell, columns, counts, most_of, of_groups, step};
 use crate::{
     index::StoreError,
     report::{
@@ -127,6 +127,7 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         + " | first, last by principal, service, action | sort -count";
     let (mut section, counted) = of_groups(section, e, query, most)?;
     let denied = e.decisions("decision:deny") + " | count by principal, service, action";
+    let denied = most_of(&denied);
     let (refused, all_refused) = counts(e, &denied)?;
     let kind = ("denied", CellKind::Number);
     add_column(&mut section.table, kind, |row| {
@@ -155,6 +156,9 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
             "denials beyond the thousand most frequent callers, services and operations: `–` stands there",
         );
     }
+    section = section.cannot_show(
+        "addresses of requests whose address is masked or was not known: none stands there",
+    );
     if !all_sources {
         let older = format!("addresses before the newest {LOOKED_MAX} allowed requests");
         section = section.cannot_show(&older);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{add_column, cell, columns, counts, of_groups, of_rows, step};
+use super::{add_column, cell, columns, counts, most_of, of_groups, of_rows, step};
 use crate::{
     index::StoreError,
     report::{
@@ -42,7 +42,7 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         most,
     )?;
     for (name, filter) in [("decisions", ""), ("denied", "decision:deny")] {
-        let query = e.decisions(filter) + " | count by sequence";
+        let query = most_of(&(e.decisions(filter) + " | count by sequence"));
         let (under, whole) = counts(e, &query)?;
         add_column(&mut section.table, (name, CellKind::Number), |row| {
             // A rejected revision decided nothing, whatever has its number.
@@ -199,7 +199,10 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
     }
     section.table = Some(table);
     let asked = e.records("class:decision principal:*") + " | first, last by principal";
-    let callers = e.groups(&format!("{asked} | top {}", crate::query::TOP_MAX))?;
+    let asked = most_of(&asked);
+    let callers = e.groups(&asked)?;
+    let named = u64::try_from(callers.groups.len()).unwrap_or(u64::MAX);
+    let all_called = named == callers.distinct && callers.uncounted == 0;
     let last: BTreeMap<&str, &str> = callers
         .groups
         .iter()
@@ -207,10 +210,18 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
         .collect();
     let kind = ("last request", CellKind::Time);
     add_column(&mut section.table, kind, |row| {
+        // Empty says that it asked for nothing, which is not known of one beyond the most.
+        let unknown = if all_called { "" } else { "–" };
         let last = row.first().and_then(|id| last.get(id.as_str()));
-        last.copied().unwrap_or_default().to_owned()
+        last.copied().unwrap_or(unknown).to_owned()
     });
     section.queries.extend([query, asked]);
+    if !all_called {
+        section = section.cannot_show(&format!(
+            "when an identity beyond the {} that asked most last asked: `–` stands there",
+            crate::query::TOP_MAX
+        ));
+    }
     Ok(section
         .cannot_show(
             "on which hosts an identity is used: `hygiene` has the addresses that it called from",
@@ -248,3 +259,6 @@ pub(crate) fn reads(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError
         "reads of the log's files on its host, past Palisade: those are the host's own evidence",
     ))
 }
+
+#[cfg(test)]
+mod tests;

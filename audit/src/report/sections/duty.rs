@@ -106,7 +106,7 @@ fn section(
         .cannot_show(
             "what was open for longer than the period and the time of the same length before it",
         )
-        .cannot_show("what no rule asks for")
+        .cannot_show("what no rule asks for: where no rule is configured, that is everything, and nothing stands here")
 }
 
 impl Alert {
@@ -177,6 +177,7 @@ pub(crate) fn sign_offs(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
     )?;
     Ok(section
         .cannot_show("the review itself: palisade report review show FILE")
+        .cannot_show("reviews that were signed from a folder of the log: these leave no record")
         .cannot_show("whether the name that was typed is that of who typed it"))
 }
 
