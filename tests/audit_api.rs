@@ -40,7 +40,7 @@ when { principal.name == "auditor" };
 
 @id("monitoring-watches")
 @rows("*")
-permit (principal is Client, action == Action::"audit:metrics", resource)
+permit (principal is Client, action in [Action::"audit:metrics", Action::"audit:holds"], resource)
 when { principal.name == "auditor" };
 
 @id("the-shop-sees-its-orders")

@@ -127,6 +127,8 @@ pub struct AuditRole {
     watch: Arc<Watch>,
     alerts: Alerts,
     schedules: Schedules,
+    /// One report is made at a time, for schedules and for readers of the API.
+    reporting: Arc<tokio::sync::Semaphore>,
     saved: Saved,
     verifying: Verifying,
     retention: Retention,
@@ -202,6 +204,7 @@ impl AuditRole {
         Ok(Self {
             alerts,
             schedules,
+            reporting: Arc::new(tokio::sync::Semaphore::new(1)),
             saved,
             verifying: Verifying::default(),
             retention: Retention::open(section, &dir, &log)?,
@@ -550,10 +553,17 @@ impl AuditRole {
     async fn verify(self, reader: Reader) -> Answer<serde_json::Value> {
         self.reads.note(&reader, "verify", "", 0).await?;
         let dir = self.dir.join("log");
-        let report =
-            tokio::task::spawn_blocking(move || verify::verify(&dir, VerifyOptions::default()))
-                .await
-                .map_err(|e| Problem::from(broken(&e.to_string())))?;
+        // The key that this service signs with, not the one that lies in the folder.
+        let key = Some(self.log.verifier().clone());
+        let work = move || {
+            let options = VerifyOptions {
+                key,
+                ..VerifyOptions::default()
+            };
+            verify::verify(&dir, options)
+        };
+        let report = tokio::task::spawn_blocking(work).await;
+        let report = report.map_err(|e| Problem::from(broken(&e.to_string())))?;
         serde_json::to_value(report)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))

@@ -34,7 +34,7 @@ fn id(path: &str) -> SpiffeId {
 fn readers_get_what_a_permit_says_and_nothing_else() {
     let readers = Readers::parse("readers.cedar", POLICIES).unwrap();
     // Whoever may read everything is shown nobody by that.
-    let apart = [ReadAction::Metrics, ReadAction::Reveal];
+    let apart = [ReadAction::Holds, ReadAction::Metrics, ReadAction::Reveal];
     let of_reads = |action: &ReadAction| !apart.contains(action);
     let auditor = id("palisade/client/auditor");
     for action in apart {

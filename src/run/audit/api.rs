@@ -97,6 +97,8 @@ struct Inner {
     tails: Arc<Semaphore>,
     tails_max: usize,
     turns: Arc<Semaphore>,
+    /// Whoever measures waits for no question, and only one does at a time.
+    measuring: Arc<Semaphore>,
 }
 
 /// Whoever asks, as its certificate or token proved it.
@@ -187,6 +189,7 @@ impl Office {
             tails: Arc::new(Semaphore::new(section.tails)),
             tails_max: section.tails,
             turns: Arc::new(Semaphore::new(TURNS)),
+            measuring: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -297,26 +300,54 @@ impl Office {
         &self,
         work: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> Result<T, Fault> {
-        self.timed_within(self.bounds().answer, work).await
+        self.timed_by(&self.0.turns, work).await
     }
 
-    /// The same, within another time.
-    async fn timed_within<T: Send + 'static>(
+    /// Measures, whatever is being asked.
+    async fn measured<T: Send + 'static>(
         &self,
-        limit: Duration,
         work: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> Result<T, Fault> {
-        let late = |_| Fault::late("the answer");
-        let deadline = Instant::now() + limit;
-        let turn = timeout_at(deadline, self.0.turns.clone().acquire_owned());
-        let turn = turn.await.map_err(late)?;
-        let task = tokio::spawn(async move {
-            let _turn = turn;
-            work.await
-        });
-        let done = timeout_at(deadline, task).await.map_err(late)?;
-        done.unwrap_or_else(|error| Err(super::broken(&error.to_string()).into()))
+        self.timed_by(&self.0.measuring, work).await
     }
+
+    /// Makes a report, where none is being made: it takes minutes and much memory, and no
+    /// turn of those who ask meanwhile.
+    async fn reporting<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let turn = self.role().reporting.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| Fault::reporting())?;
+        done_until(Instant::now() + self.bounds().export, turn, work).await
+    }
+
+    async fn timed_by<T: Send + 'static>(
+        &self,
+        turns: &Arc<Semaphore>,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let deadline = Instant::now() + self.bounds().answer;
+        let turn = timeout_at(deadline, turns.clone().acquire_owned());
+        let turn = turn.await.map_err(|_| Fault::late("the answer"))?;
+        let turn = turn.map_err(|error| super::broken(&error.to_string()))?;
+        done_until(deadline, turn, work).await
+    }
+}
+
+/// What `work` comes to, if it does before `deadline`; it keeps `turn` until it is done.
+async fn done_until<T: Send + 'static>(
+    deadline: Instant,
+    turn: OwnedSemaphorePermit,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    let task = tokio::spawn(async move {
+        let _turn = turn;
+        work.await
+    });
+    let done = timeout_at(deadline, task).await;
+    let done = done.map_err(|_| Fault::late("the answer"))?;
+    done.unwrap_or_else(|error| Err(super::broken(&error.to_string()).into()))
 }
 
 /// Every route, and an answer to what is none.

@@ -196,10 +196,20 @@ impl AuditRole {
         self.reads
             .acted(&actor, "query_forgotten", &name, &query)
             .await?;
-        let query = self.saved.change(&actor, |own| match own.remove(&name) {
+        let done = self.saved.change(&actor, |own| match own.remove(&name) {
             Some(query) => Ok(query),
             None => Err(unknown(&name, own.keys())),
-        })?;
+        });
+        let query = match done {
+            Ok(query) => query,
+            Err(told) => {
+                let why = &told.message;
+                self.reads
+                    .acted(&actor, "query_forget_failed", &name, why)
+                    .await?;
+                return Err(told.into());
+            }
+        };
         Ok(SavedQuery { name, query })
     }
 }
@@ -220,8 +230,12 @@ fn understood(asked: SavedQuery) -> Result<SavedQuery, Diagnostic> {
         return Err(told.help("as in PUT /v1/audit/saved/denied"));
     }
     if !Query::parse(&asked.query)?.names().is_empty() {
-        return Err(cannot("the query names a person".to_owned())
-            .help("name the pseudonym that an answer shows, `subject:` and its characters"));
+        let told = Diagnostic::error(7922, "a query that names a person cannot be saved").cause(
+            format!("`{}` would keep the name beside the log", asked.name),
+        );
+        return Err(
+            told.help("name the pseudonym that an answer shows, `subject:` and its characters")
+        );
     }
     Ok(SavedQuery {
         query: asked.query.trim().to_owned(),

@@ -74,8 +74,6 @@ struct Inner {
     outbox: Outbox,
     actor: String,
     last: Mutex<BTreeMap<String, Last>>,
-    /// One report is made at a time.
-    turn: tokio::sync::Mutex<()>,
 }
 
 struct Schedule {
@@ -135,7 +133,6 @@ impl Schedules {
             outbox,
             actor,
             last: Mutex::new(last),
-            turn: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -183,7 +180,8 @@ impl Schedules {
         missed: u64,
         actor: &str,
     ) -> Result<Last, Diagnostic> {
-        let _turn = self.0.turn.lock().await;
+        let turn = role.reporting.clone().acquire_owned().await;
+        let _turn = turn.map_err(|e| broken(&e.to_string()))?;
         let section = &schedule.section;
         let made = self.written(role, schedule, due).await;
         let (last, complete) = match &made {

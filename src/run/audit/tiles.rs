@@ -32,7 +32,7 @@ impl TileAsked {
             digits => Some(number(digits)?),
         };
         let (whole, width) = match rest.split_once(".p/") {
-            Some((whole, width)) => (whole, number(width)?),
+            Some((whole, width)) => (whole, number(width).filter(|width| *width > 0)?),
             None => (rest, TILE_WIDTH),
         };
         let mut index = 0_u64;

@@ -48,6 +48,11 @@ pub(super) async fn answer(
     let text = text.unwrap_or_default();
     let reader = office.admit(caller, action, &text, &visit.request)?;
     let Question { mut asked, reason } = question?;
+    let reader = match asked.is_a_copy() {
+        // Who may take no files takes none in pieces.
+        true => reader.also(office.admit(caller, ReadAction::Export, &text, &visit.request)?),
+        false => reader,
+    };
     if asked.is_of_the_whole() {
         office.admit_to_the_whole(caller, action, &text, (&reader, &visit.request))?;
     }
@@ -57,11 +62,15 @@ pub(super) async fn answer(
         query.clone_from(written);
     }
     let reader = for_reason(&office, visit, reader, &query, reason)?;
+    if asked.is_of_the_whole() {
+        // Who may reveal some rows alone sees no more than these when it asks by name.
+        office.admit_to_the_whole(caller, action, &text, (&reader, &visit.request))?;
+    }
     match asked {
         Asked::Report(asked) => {
             let role = office.role().clone();
             let work = documents::report(role, reader, asked);
-            office.timed_within(office.bounds().export, work).await
+            office.reporting(work).await
         }
         Asked::Export(asked) => streams::export(office, caller.clone(), reader, asked).await,
         Asked::Tail(asked) => streams::tail(&office, caller.clone(), &reader, &asked.query).await,
@@ -165,9 +174,8 @@ fn known(fault: Fault, unknown: Fault) -> Fault {
 
 async fn metrics(office: &Office) -> Result<Response, Fault> {
     let role = office.role().clone();
-    let text = office
-        .timed(async move { Ok(role.metrics().await?) })
-        .await?;
+    let text = office.measured(async move { Ok(role.metrics().await?) });
+    let text = text.await?;
     Ok(([(CONTENT_TYPE, super::super::metrics::KIND)], text).into_response())
 }
 

@@ -335,9 +335,13 @@ impl Asked {
             | Self::Holds
             | Self::Report(_)
             | Self::Verification => true,
-            Self::Tile(asked) => asked.level.is_none(),
-            _ => false,
+            asked => asked.is_a_copy(),
         }
+    }
+
+    /// Whether what is answered is records as they are hashed, one after the other.
+    pub(super) fn is_a_copy(&self) -> bool {
+        matches!(self, Self::Tile(asked) if asked.level.is_none())
     }
 
     /// The query in it.

@@ -5,7 +5,7 @@ use std::path::Path;
 use axum::response::{IntoResponse as _, Response};
 use http::{
     HeaderValue,
-    header::{CONTENT_DISPOSITION, CONTENT_TYPE},
+    header::{CONTENT_DISPOSITION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS},
 };
 use palisade_audit::report::{KINDS, Report};
 use serde_json::{Value, json};
@@ -49,6 +49,11 @@ pub(super) async fn report(
     let mut response = bytes.into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind(format)));
+    // A page is for a file, and runs nothing where it is shown all the same.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    let nothing =
+        HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; img-src data:");
+    headers.insert(CONTENT_SECURITY_POLICY, nothing);
     // The name is one of a report's own and of its tables, which have no quotes.
     if let Ok(named) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
         headers.insert(CONTENT_DISPOSITION, named);

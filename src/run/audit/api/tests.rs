@@ -42,11 +42,23 @@ permit (principal is Client, action == Action::"audit:reveal", resource)
 when { principal.name == "auditor" };
 
 @id("auditors-watch") @rows("*")
-permit (principal is Client, action == Action::"audit:metrics", resource)
+permit (principal is Client, action in [Action::"audit:metrics", Action::"audit:holds"], resource)
 when { principal.name == "auditor" };
 
+@id("clerks-read") @rows("*")
+permit (principal is Client, action in Action::"audit:read", resource)
+when { principal.name == "clerk" };
+
+@id("clerks-reveal-the-shop") @rows("service:shop/*")
+permit (principal is Client, action == Action::"audit:reveal", resource)
+when { principal.name == "clerk" };
+
+@id("clerks-export-nothing")
+forbid (principal is Client, action == Action::"audit:export", resource)
+when { principal.name == "clerk" };
+
 @id("shop-reveals-its-own") @rows("service:shop/*")
-permit (principal is Workload, action == Action::"audit:reveal", resource)
+permit (principal is Workload, action in [Action::"audit:reveal", Action::"audit:holds"], resource)
 when { principal.path like "/ns/shop/*" };
 
 @id("nobody-exports-the-shop")
@@ -55,6 +67,7 @@ when { principal.path == "/ns/shop/sa/web" };
 "#;
 const AUDITOR: &str = "palisade/client/auditor";
 const READER: &str = "palisade/client/reader";
+const CLERK: &str = "palisade/client/clerk";
 const ORDERS: &str = "ns/shop/sa/orders";
 const WEB: &str = "ns/shop/sa/web";
 const BANK: &str = "ns/bank/sa/teller";
@@ -258,6 +271,21 @@ impl Service {
         let reply = self.ask(office, Some(path), "GET", uri).await;
         assert_eq!(reply.status, 200, "{uri}: {reply:?}");
         reply
+    }
+
+    /// What a verification came to.
+    async fn verified(&self) -> Value {
+        let patience = std::time::Instant::now();
+        loop {
+            let (office, at) = (self.office(), "/v1/audit/verify");
+            let now = self.get(&office, READER, at).await.json();
+            schema::check("Verification", &now);
+            if now["state"] != "running" {
+                break now;
+            }
+            assert!(patience.elapsed() < Duration::from_secs(30), "{now}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Rows of a search on the local socket.
@@ -694,6 +722,75 @@ async fn what_is_about_the_whole_log_is_for_whoever_sees_all_of_it() {
     assert_eq!(report["query"], "denials of last:30d");
 }
 
+/// Who reads everything and reveals some rows alone gets a report of a person from nobody:
+/// it would count the others' rows, too.
+#[tokio::test]
+async fn a_report_of_a_person_is_kept_to_what_may_be_revealed() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let of = |name: &str| {
+        format!("/v1/audit/reports/{name}?scope=subject:alice@bank.test&reason=case%201")
+    };
+    for name in ["access", "denials"] {
+        let reply = service.ask(&office, Some(CLERK), "GET", &of(name)).await;
+        reply.is_problem(403, "PLS7914");
+        assert!(reply.text().contains("service:shop/*"), "{reply:?}");
+    }
+    service.get(&office, AUDITOR, &of("access")).await;
+    let whole = "/v1/audit/reports/access?scope=service:shop/*";
+    let office = service.office();
+    service.get(&office, CLERK, whole).await;
+    let rows = service.rows("class:audit_read verb:reports decision:deny last:1h");
+    let rows = rows.await;
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    assert!(!format!("{rows:?}").contains("alice"), "{rows:#?}");
+}
+
+/// `audit:read` lets nobody past a policy that was written against exports, and shows no
+/// cases.
+#[tokio::test]
+async fn records_as_they_are_hashed_are_an_export() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let entries = "/tile/entries/000.p/3";
+    let reply = service.ask(&office, Some(CLERK), "GET", entries).await;
+    reply.is_problem(403, "PLS7906");
+    assert!(reply.text().contains("clerks-export-nothing"), "{reply:?}");
+    service.get(&office, CLERK, "/tile/0/000.p/3").await;
+    let holds = "/v1/audit/holds";
+    let reply = service.ask(&office, Some(CLERK), "GET", holds).await;
+    reply.is_problem(403, "PLS7906");
+    service.get(&office, AUDITOR, entries).await;
+}
+
+/// A report takes no turn of those who ask, and measuring waits for nobody; one report is
+/// made at a time.
+#[tokio::test]
+async fn reports_and_questions_do_not_wait_for_each_other() {
+    let service = Service::ready().await;
+    let office = service.office_within(Bounds {
+        answer: Duration::from_millis(500),
+        ..Bounds::of(&service.section)
+    });
+    let turns = office.0.turns.available_permits();
+    let turns = u32::try_from(turns).unwrap();
+    let taken = office.0.turns.clone().acquire_many_owned(turns).await;
+    let taken = taken.unwrap();
+    let search = "/v1/audit/search?q=last:1h";
+    let late = service.ask(&office, Some(READER), "GET", search).await;
+    late.is_problem(503, "PLS7911");
+    service.get(&office, AUDITOR, "/metrics").await;
+    let report = "/v1/audit/reports/denials?period=last:1h";
+    service.get(&office, AUDITOR, report).await;
+    drop(taken);
+    // As a schedule does that makes one.
+    let turn = service.role.reporting.clone().acquire_owned().await;
+    let reply = service.ask(&office, Some(AUDITOR), "GET", report).await;
+    reply.is_problem(429, "PLS7910");
+    drop(turn);
+    service.get(&service.office(), AUDITOR, report).await;
+}
+
 /// A reader's queries are its own, narrow what they are asked with, and name nobody.
 #[tokio::test]
 async fn saved_queries_are_the_reader_s_own() {
@@ -806,10 +903,10 @@ async fn tiles_checkpoint_and_entries_prove_each_other() {
         let reply = service.ask(&office, Some(AUDITOR), "GET", none).await;
         reply.is_problem(404, "PLS7915");
     }
-    let reply = service
-        .ask(&office, Some(AUDITOR), "GET", "/tile/0/0")
-        .await;
-    reply.is_problem(400, "PLS7908");
+    for none in ["/tile/0/0", "/tile/0/000.p/0", "/tile/entries/000.p/0"] {
+        let reply = service.ask(&office, Some(READER), "GET", none).await;
+        reply.is_problem(400, "PLS7908");
+    }
     // A proof stands for itself.
     let at = format!("/v1/audit/records/{}/proof", service.ids[0]);
     let proven = service.get(&office, ORDERS, &at).await.json();
@@ -839,17 +936,7 @@ async fn a_verification_is_a_job_that_all_see() {
         format!("spiffe://acme.test/{AUDITOR}"),
         "{begun}"
     );
-    let patience = std::time::Instant::now();
-    let done = loop {
-        let office = service.office();
-        let now = service.get(&office, READER, at).await.json();
-        schema::check("Verification", &now);
-        if now["state"] != "running" {
-            break now;
-        }
-        assert!(patience.elapsed() < Duration::from_secs(30), "{now}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    };
+    let done = service.verified().await;
     assert_eq!(done["state"], "done", "{done}");
     assert_eq!(done["intact"], true, "{done}");
     assert!(
@@ -858,6 +945,40 @@ async fn a_verification_is_a_job_that_all_see() {
     );
     let rows = service.rows("class:audit_read verb:verify last:1h").await;
     assert!(rows.len() >= 3, "{rows:#?}");
+    // What it came to is a record, and stays: the next has to wait.
+    let rows = service.rows("class:admin verb:log_verified last:1h").await;
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!(rows[0]["object"], "intact", "{rows:#?}");
+    let office = service.office();
+    let again = service.ask(&office, Some(READER), "POST", at).await;
+    again.is_problem(429, "PLS7910");
+    let still = service.get(&office, READER, at).await.json();
+    assert_eq!(still, done);
+}
+
+/// A log that agrees with itself under another key than the service's is not this log.
+#[tokio::test]
+async fn a_verification_trusts_the_key_of_the_service() {
+    let (service, other) = (Service::ready().await, Service::ready().await);
+    let of = |service: &Service| service._dir.path().join("audit/log");
+    let (here, forged) = (of(&service), of(&other));
+    std::fs::rename(&here, here.with_extension("true")).unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .args([&forged, &here])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let office = service.office();
+    let at = "/v1/audit/verify";
+    let begun = service.ask(&office, Some(AUDITOR), "POST", at).await;
+    assert_eq!(begun.status, 200, "{begun:?}");
+    let done = service.verified().await;
+    assert_eq!(done["intact"], false, "{done}");
+    assert_eq!(done["report"]["key_given"], true, "{done}");
+    let metrics = service.get(&office, AUDITOR, "/metrics").await;
+    let damaged = "\npalisade_log_verified_intact 0\n";
+    assert!(metrics.text().contains(damaged), "{metrics:?}");
 }
 
 /// Who asked what, how much was given, by which policy; and who was not let.

@@ -169,6 +169,7 @@ fn beside_rows() -> Value {
             ("records", &count), ("bytes", &count), ("bytes_total", &count),
             ("intact", &json!({ "type": ["boolean", "null"] })),
             ("report", &json!({ "type": ["object", "null"] })),
+            ("last", &json!({ "type": ["object", "null"] })),
         ], &[]),
     })
 }
