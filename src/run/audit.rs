@@ -130,6 +130,7 @@ pub struct AuditRole {
     /// One report is made at a time, for schedules and for readers of the API.
     reporting: Arc<tokio::sync::Semaphore>,
     saved: Saved,
+    sizes: Arc<metrics::Sizes>,
     verifying: Verifying,
     retention: Retention,
     forward: Option<Forward>,
@@ -206,6 +207,7 @@ impl AuditRole {
             schedules,
             reporting: Arc::new(tokio::sync::Semaphore::new(1)),
             saved,
+            sizes: Arc::default(),
             verifying: Verifying::default(),
             retention: Retention::open(section, &dir, &log)?,
             forward: forward.transpose()?,

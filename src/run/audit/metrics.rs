@@ -5,6 +5,8 @@ use std::{
     fmt::{Display, Write as _},
     fs,
     path::Path,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
@@ -15,6 +17,9 @@ use crate::control::api::Problem;
 
 /// The content type of the format.
 pub(super) const KIND: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Least time between two looks at how much is on disk.
+const MEASURED_EVERY: Duration = Duration::from_secs(60);
 
 /// Lines of the format.
 #[derive(Default)]
@@ -83,11 +88,13 @@ impl AuditRole {
         );
         out.sample(name, len);
         let dropped: u64 = self.log.lacking().iter().map(|l| l.records()).sum();
-        out.gauge(
-            "palisade_log_dropped_records",
+        let name = "palisade_log_dropped_records_total";
+        out.head(
+            name,
+            "counter",
             "Records that were dropped when their time was over.",
-            dropped,
         );
+        out.sample(name, dropped);
         out.gauge(
             "palisade_log_checkpointed_records",
             "Records under the latest signed checkpoint.",
@@ -135,7 +142,7 @@ impl AuditRole {
         out.gauge(
             "palisade_log_bytes",
             "Bytes of the log on disk, with its tiles and checkpoints.",
-            bytes_of(&self.dir.join("log")),
+            self.sizes.log.of(&self.dir.join("log")),
         );
         out.flag(
             "palisade_log_disk_low",
@@ -197,7 +204,7 @@ impl AuditRole {
         out.gauge(
             "palisade_log_index_bytes",
             "Bytes of the index on disk.",
-            bytes_of(&self.dir.join("index")),
+            self.sizes.index.of(&self.dir.join("index")),
         );
         out.gauge(
             "palisade_log_index_remaking_buckets",
@@ -280,6 +287,27 @@ impl AuditRole {
 fn seconds(us: i64) -> String {
     let (whole, rest) = (us.div_euclid(1_000_000), us.rem_euclid(1_000_000));
     format!("{whole}.{rest:06}")
+}
+
+/// What folders take on disk.
+#[derive(Default)]
+pub(super) struct Sizes {
+    log: Size,
+    index: Size,
+}
+
+/// Bytes of a folder, measured once a minute at most: it can have very many files.
+#[derive(Default)]
+struct Size(Mutex<Option<(Instant, u64)>>);
+
+impl Size {
+    fn of(&self, dir: &Path) -> u64 {
+        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = last.filter(|(at, _)| at.elapsed() < MEASURED_EVERY);
+        let (at, bytes) = fresh.unwrap_or_else(|| (Instant::now(), bytes_of(dir)));
+        *last = Some((at, bytes));
+        bytes
+    }
 }
 
 /// Bytes of the files below a folder; of what comes and goes meanwhile, some.

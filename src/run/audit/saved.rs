@@ -37,6 +37,8 @@ pub(super) struct Saved(Arc<Inner>);
 struct Inner {
     file: PathBuf,
     book: Mutex<Book>,
+    /// Held while the file is written; who asks does not wait for the disk.
+    writing: Mutex<()>,
 }
 
 /// A saved query.
@@ -90,6 +92,7 @@ impl Saved {
         Self(Arc::new(Inner {
             file,
             book: Mutex::new(book),
+            writing: Mutex::default(),
         }))
     }
 
@@ -121,21 +124,32 @@ impl Saved {
         book.get(reader).into_iter().flatten().map(of).collect()
     }
 
-    /// Changes the queries of `reader` on disk and then here.
+    /// Changes the queries of `reader` on disk and then here, on no thread of the runtime.
+    async fn changed<T: Send + 'static>(
+        &self,
+        reader: &str,
+        change: impl FnOnce(&mut BTreeMap<String, String>) -> Result<T, Diagnostic> + Send + 'static,
+    ) -> Result<T, Diagnostic> {
+        let (saved, reader) = (self.clone(), reader.to_owned());
+        let done = tokio::task::spawn_blocking(move || saved.change(&reader, change));
+        done.await.map_err(|e| broken(&e.to_string()))?
+    }
+
     fn change<T>(
         &self,
         reader: &str,
         change: impl FnOnce(&mut BTreeMap<String, String>) -> Result<T, Diagnostic>,
     ) -> Result<T, Diagnostic> {
-        let mut book = self.book();
-        let mut next = book.clone();
+        let writing = self.0.writing.lock();
+        let _writing = writing.unwrap_or_else(PoisonError::into_inner);
+        let mut next = self.book().clone();
         let done = change(next.entry(reader.to_owned()).or_default())?;
         next.retain(|_, own| !own.is_empty());
         if next.len() > READERS_MAX {
             return Err(full(&format!("{READERS_MAX} readers have saved some")));
         }
         keep(&self.0.file, &next).map_err(|e| broken(&e.to_string()))?;
-        *book = next;
+        *self.book() = next;
         Ok(done)
     }
 
@@ -169,13 +183,14 @@ impl AuditRole {
         self.reads
             .acted(&actor, "query_saved", object, text)
             .await?;
-        let done = self.saved.change(&actor, |own| {
+        let done = self.saved.changed(&actor, move |own| {
             if own.len() >= QUERIES_MAX && !own.contains_key(&put.name) {
                 return Err(full(&format!("{QUERIES_MAX} are saved already")));
             }
             own.insert(put.name, put.query);
             Ok(())
         });
+        let done = done.await;
         if let Err(told) = done {
             let why = &told.message;
             self.reads
@@ -196,11 +211,14 @@ impl AuditRole {
         self.reads
             .acted(&actor, "query_forgotten", &name, &query)
             .await?;
-        let done = self.saved.change(&actor, |own| match own.remove(&name) {
-            Some(query) => Ok(query),
-            None => Err(unknown(&name, own.keys())),
-        });
-        let query = match done {
+        let named = name.clone();
+        let done = self
+            .saved
+            .changed(&actor, move |own| match own.remove(&named) {
+                Some(query) => Ok(query),
+                None => Err(unknown(&named, own.keys())),
+            });
+        let query = match done.await {
             Ok(query) => query,
             Err(told) => {
                 let why = &told.message;

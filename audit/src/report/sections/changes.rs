@@ -64,7 +64,10 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         .cannot_show(
             "who approved a change: reviews are kept where the policy repository is hosted",
         )
-        .cannot_show("the text of a change; the commit, or the digest, names it"))
+        .cannot_show("the text of a change; the commit, or the digest, names it")
+        .cannot_show(
+            "requests of one time of a revision that came into force more than once, as after a restart: each of its rows has all",
+        ))
 }
 
 /// Which revisions decided.

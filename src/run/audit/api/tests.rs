@@ -976,6 +976,8 @@ async fn a_verification_trusts_the_key_of_the_service() {
     let done = service.verified().await;
     assert_eq!(done["intact"], false, "{done}");
     assert_eq!(done["report"]["key_given"], true, "{done}");
+    let key = service.role.log.verifier().to_string();
+    assert_eq!(done["report"]["key"], key, "{done}");
     let metrics = service.get(&office, AUDITOR, "/metrics").await;
     let damaged = "\npalisade_log_verified_intact 0\n";
     assert!(metrics.text().contains(damaged), "{metrics:?}");
