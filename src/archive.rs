@@ -7,6 +7,7 @@ use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use palisade_audit::{
@@ -15,9 +16,13 @@ use palisade_audit::{
     report::{Checked, package::Package},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use tokio::sync::oneshot;
 use ulid::Ulid;
 
-use crate::run::audit::{reports, store_of};
+use crate::{
+    render::progress::{Far, Progress},
+    run::audit::{reports, store_of},
+};
 
 /// A log in a folder.
 pub(crate) struct Archive {
@@ -26,7 +31,7 @@ pub(crate) struct Archive {
     store: Store,
     dir: PathBuf,
     clock: Clock,
-    _index: Scratch,
+    index: Scratch,
 }
 
 /// A folder that is removed at the end.
@@ -53,13 +58,13 @@ impl Archive {
         let log = Log::open(&dir, options, clock.clone()).map_err(|e| failed(&e))?;
         let index = Scratch::new().map_err(|e| failed(&e))?;
         let store = store_of(&log, &index.0, &clock, BucketSpan::Month).map_err(|e| failed(&e))?;
-        store.flush().await.map_err(|e| failed(&e))?;
+        indexed(&store).await?.map_err(|e| failed(&e))?;
         Ok(Self {
             log,
             store,
             dir,
             clock,
-            _index: index,
+            index,
         })
     }
 
@@ -73,17 +78,30 @@ impl Archive {
         }
     }
 
-    /// The folder of the log.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
+    /// Has the desk work, until it is done or its user ends it.
+    ///
+    /// # Errors
+    /// `PLS7809` when the index cannot answer, `PLS7812` when it was interrupted, and what
+    /// is wrong with the question.
+    pub(crate) async fn working<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&reports::Desk<'_>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Diagnostic> {
+        let archive = self.clone();
+        let done = apart(&self.index.0, move || work(&archive.desk())).await?;
+        done.map_err(|error| match error {
+            StoreError::Query(mistake) => *mistake,
+            error => unreadable(&self.dir, &error.to_string()),
+        })
     }
 }
 
 /// Makes the report of a package again, from an index over its records that goes with it.
 ///
 /// # Errors
-/// `PLS7809` when the index cannot be made, and what is wrong with the report's head.
-pub(crate) async fn checked(package: &Package) -> Result<Checked, Diagnostic> {
+/// `PLS7809` when the index cannot be made, `PLS7812` when it was interrupted, and what is
+/// wrong with the report's head.
+pub(crate) async fn checked(package: &Arc<Package>) -> Result<Checked, Diagnostic> {
     let failed = |why: &dyn std::fmt::Display| {
         Diagnostic::error(7809, "the records of the package cannot be searched")
             .cause(why.to_string())
@@ -96,19 +114,59 @@ pub(crate) async fn checked(package: &Package) -> Result<Checked, Diagnostic> {
     };
     let store = Store::open(package.source(), &index.0, clock.clone(), options);
     let store = store.map_err(|e| failed(&e))?;
-    store.flush().await.map_err(|e| failed(&e))?;
-    package.check(&store, clock.now_us()).map_err(|e| match e {
+    indexed(&store).await?.map_err(|e| failed(&e))?;
+    let package = package.clone();
+    let checked = apart(&index.0, move || package.check(&store, clock.now_us()));
+    checked.await?.map_err(|e| match e {
         StoreError::Query(mistake) => *mistake,
         e => failed(&e),
     })
 }
 
-/// What to say where the index cannot answer.
-pub(crate) fn unanswered(dir: &Path, error: StoreError) -> Diagnostic {
-    match error {
-        StoreError::Query(mistake) => *mistake,
-        error => unreadable(dir, &error.to_string()),
+/// Does `work` on a thread of its own, so that Ctrl-C is heard. What was begun cannot be
+/// stopped: it goes with the process, and the folder `index` goes before.
+async fn apart<T: Send + 'static>(
+    index: &Path,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Diagnostic> {
+    let (done, answer) = oneshot::channel();
+    std::thread::spawn(move || {
+        let _ = done.send(work());
+    });
+    tokio::select! {
+        done = answer => done.map_err(|_| unreadable(index, "bug: the work broke off")),
+        _ = tokio::signal::ctrl_c() => {
+            let _ = std::fs::remove_dir_all(index);
+            Err(interrupted())
+        }
     }
+}
+
+/// Waits until the index has all of its log, tells a terminal how far it is, and ends with
+/// Ctrl-C: then what was made goes with its folder.
+///
+/// # Errors
+/// `PLS7812` when it was interrupted.
+async fn indexed(store: &Store) -> Result<Result<(), StoreError>, Diagnostic> {
+    let mut line = Progress::begin();
+    let far = |line: &mut Progress| {
+        let status = store.status();
+        line.tell(Far {
+            records: status.searchable,
+            of: Some(status.log_len),
+            by: None,
+        });
+    };
+    tokio::select! {
+        done = line.during(store.flush(), far) => Ok(done),
+        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+    }
+}
+
+/// What is told of a report that its user ended.
+pub(crate) fn interrupted() -> Diagnostic {
+    Diagnostic::error(7812, "the report was interrupted")
+        .help("make it again; a shorter period takes less time")
 }
 
 fn unreadable(dir: &Path, cause: &str) -> Diagnostic {

@@ -214,6 +214,9 @@ pub struct AuditSection {
     /// Reports that are made by themselves. Default: none.
     #[serde(default)]
     pub schedules: Vec<ScheduleSection>,
+    /// Policy repository that reports ask, where they are about policies. Default: the
+    /// revision in force in the mesh on this host.
+    pub policies: Option<PathBuf>,
     /// Where records are forwarded to as they come. Default: nowhere.
     pub syslog: Option<SyslogSection>,
     /// How long records are kept, by class. Default: for ever.

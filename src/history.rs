@@ -8,7 +8,6 @@ use std::{
     io::BufReader,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 use palisade_audit::{
@@ -21,14 +20,15 @@ use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{control::client::Mesh, render::screen};
+use crate::{
+    control::client::Mesh,
+    render::progress::{Far, Progress},
+};
 
 pub(crate) mod flips;
 pub(crate) mod frames;
 mod rows;
 
-/// How often a terminal hears how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 /// Decisions between two looks at the clock and at whether to stop.
 const LOOK_EVERY: u64 = 4096;
 
@@ -38,6 +38,8 @@ pub(crate) struct Wanted {
     origin: Origin,
     /// None for all that there are.
     query: Option<String>,
+    /// Whether a terminal hears nothing of it.
+    silent: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +115,16 @@ impl Wanted {
             })?;
         }
         let query = query.or_else(|| (origin == Origin::Mesh).then(|| default.to_owned()));
-        Ok(Self { origin, query })
+        Ok(Self {
+            origin,
+            query,
+            silent: false,
+        })
+    }
+
+    /// The same, for a service: no terminal is told how far it is.
+    pub(crate) fn silent(self, silent: bool) -> Self {
+        Self { silent, ..self }
     }
 
     /// The decision of one row.
@@ -121,6 +132,7 @@ impl Wanted {
         Self {
             origin: Origin::Row(row),
             query: None,
+            silent: false,
         }
     }
 
@@ -136,7 +148,7 @@ impl Wanted {
         stop: &watch::Receiver<bool>,
         visit: &mut dyn FnMut(&DecisionRef<'_>) -> ControlFlow<()>,
     ) -> Result<Covered, Diagnostic> {
-        let mut pace = Pace::new(stop, visit);
+        let mut pace = Pace::new(stop, visit, self.silent);
         let mut covered = match &self.origin {
             Origin::Mesh => {
                 let mesh = Mesh::find(mesh).await?;
@@ -153,7 +165,6 @@ impl Wanted {
         };
         covered.decisions = pace.seen;
         covered.interrupted = pace.stopped;
-        pace.end();
         Ok(covered)
     }
 }
@@ -180,22 +191,22 @@ pub(crate) struct Pace<'p> {
     visit: &'p mut dyn FnMut(&DecisionRef<'_>) -> ControlFlow<()>,
     seen: u64,
     stopped: bool,
-    told: Instant,
-    terminal: bool,
+    line: Progress,
 }
 
 impl<'p> Pace<'p> {
     fn new(
         stop: &'p watch::Receiver<bool>,
         visit: &'p mut dyn FnMut(&DecisionRef<'_>) -> ControlFlow<()>,
+        silent: bool,
     ) -> Self {
+        let line = Progress::begin().hinting("  (Ctrl-C ends it here)");
         Self {
             stop,
             visit,
             seen: 0,
             stopped: false,
-            told: Instant::now(),
-            terminal: screen::tells_progress(),
+            line: line.silent(silent),
         }
     }
 
@@ -212,22 +223,14 @@ impl<'p> Pace<'p> {
                 self.stopped = true;
                 return ControlFlow::Break(());
             }
-            if self.terminal && self.told.elapsed() >= PROGRESS_EVERY {
-                self.told = Instant::now();
-                let percent = done.saturating_mul(100).checked_div(all).unwrap_or(0);
-                let seen = crate::render::thousands(self.seen);
-                screen::progress(&format!(
-                    "{percent:>3} %  {seen} decisions  (Ctrl-C ends it here)"
-                ));
-            }
+            // Decisions are some of the records; how far these are tells the time left.
+            self.line.tell(Far {
+                records: self.seen,
+                of: None,
+                by: Some((done, all)),
+            });
         }
         (self.visit)(decision)
-    }
-
-    fn end(&self) {
-        if self.terminal {
-            screen::progress("");
-        }
     }
 }
 

@@ -27,6 +27,8 @@ pub(crate) mod impact;
 #[cfg(feature = "full")]
 pub(crate) mod measured;
 #[cfg(feature = "full")]
+pub(crate) mod progress;
+#[cfg(feature = "full")]
 pub(crate) mod records;
 #[cfg(feature = "full")]
 pub(crate) mod report;

@@ -286,6 +286,7 @@ fn a_period_without_records_is_told_and_never_taken_for_evidence() {
     assert!(page.contains("No record at all in this period") && page.contains("log begins"));
     let table = fs::read_to_string(home.path("a-02-denied-attempts.csv")).unwrap();
     assert!(table.contains("(no record of the period)"), "{table}");
+    assert!(table.contains("No record at all in this period"), "{table}");
     for (args, code) in [
         (&["unused", "--log", "log"][..], "PLS7811"),
         (&["denials", "--log", "policies"], "PLS7809"),

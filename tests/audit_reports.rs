@@ -103,6 +103,17 @@ fn reports_are_made_again_and_a_changed_number_is_found() {
     assert!(said.contains("Nobody was denied."), "{said}");
     let said = changed(&|r| r["header"]["demo"] = false.into());
     assert!(said.contains("header, demo"), "{said}");
+    // What a program with other forms of reports made is told as that, not as tampered with.
+    let mut older: Value = serde_json::from_str(&text).unwrap();
+    older["format"] = 1.into();
+    older["header"]["program"] = "palisade 0.0.9".into();
+    older["sections"][0]["narrative"] = "As it was put then.".into();
+    fs::write(home.path("older.json"), older.to_string()).unwrap();
+    let said = home.says(&["report", "verify", "older.json"], 3);
+    for word in ["PLS7804", "older", "palisade 0.0.9"] {
+        assert!(said.contains(word), "{word}: {said}");
+    }
+    assert!(!said.contains("As it was put then."), "{said}");
     // A column that is said to be left blank is compared all the same.
     let said = changed(&|r| {
         r["sections"][1]["table"]["columns"][3]["kind"] = "blank".into();

@@ -158,6 +158,9 @@ fn a_person_is_erased_and_everything_still_verifies() {
     ];
     assert!(home.says(&named, 1).contains("PLS7565"));
 
+    // Whoever took a proof has the whole record, and a report its rows.
+    home.json(&["audit", "proof", id]);
+    home.json(&["report", "run", "access", "--period", "last:1h"]);
     let wrapped = wrapped_key(&home, &hers_alone);
     let state = home.path("state");
     assert!(!holding(&state, &wrapped).is_empty(), "the key is there");
@@ -171,7 +174,12 @@ fn a_person_is_erased_and_everything_still_verifies() {
     assert!(to.contains(&text(&hers).as_str()), "{erased:#}");
     assert!(to.contains(&text(&columns).as_str()), "{erased:#}");
     assert!(!to.contains(&text(&his).as_str()), "{erased:#}");
-    assert!(recall.iter().any(|r| r["verb"] == "reveal"), "{erased:#}");
+    for verb in ["proof", "report", "reveal"] {
+        assert!(
+            recall.iter().any(|r| r["verb"] == verb),
+            "{verb}: {erased:#}"
+        );
+    }
     let again = home.json(&erase(&[]));
     assert_eq!(again["state"], "erased_before");
     assert_eq!(again["at"], erased["at"]);
@@ -296,6 +304,39 @@ fn wrapped_key(home: &Home, subject: &str) -> Vec<u8> {
     let table = fs::read(home.path("state/audit/subjects/keys")).unwrap();
     let at = table.windows(16).position(|w| w == pseudonym).unwrap();
     table[at + 28..at + 88].to_vec()
+}
+
+/// With an allow-list nothing is kept that nobody thought of: a header that a policy reads,
+/// a path, an address; and each record says what it lacks.
+#[test]
+fn only_what_is_allowed_is_recorded_and_the_rest_is_said() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let allowed = "privacy:\n  allow: [\"header:x-tenant\"]\n";
+    let _mesh = Separate::ready_with(&home, "1h", allowed, allowed);
+    let outbound = outbound(&home);
+    read_headers(&home, outbound);
+    let row = wait_for("a record without a name", LIMIT, || {
+        request(outbound, ALICE);
+        let rows = home.rows("class:decision decision:allow last:1h")?;
+        let said = |row: &Value| row["covered"]["header:x-user"] == "masked";
+        rows.into_iter().find(said)
+    });
+    assert_eq!(
+        row["context"]["http"]["headers"]["x-tenant"], TENANT,
+        "{row:#}"
+    );
+    for field in ["header:x-team", "path", "source_ip"] {
+        assert_eq!(row["covered"][field], "masked", "{field}: {row:#}");
+    }
+    assert_eq!(row["covered"]["header:x-tenant"], Value::Null, "{row:#}");
+    for gone in ["path", "source"] {
+        assert_eq!(row[gone], Value::Null, "{gone}: {row:#}");
+    }
+    let everything = home.rows("class:* last:1h").unwrap();
+    for name in [ALICE, "mallory@example.org"] {
+        assert!(!format!("{everything:?}").contains(name), "{name}");
+    }
 }
 
 /// Has every proxy read the headers that this is about. A request that is open while that

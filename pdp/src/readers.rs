@@ -33,6 +33,8 @@ const WRONG: u16 = 7902;
 /// What a reader wants of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReadAction {
+    /// Alert rules and the alerts that are open.
+    Alerts,
     /// The latest signed checkpoint.
     Checkpoint,
     /// All records, as a file.
@@ -41,44 +43,74 @@ pub enum ReadAction {
     Facets,
     /// What is missing.
     Gaps,
+    /// The legal holds.
+    Holds,
+    /// How the service is.
+    Metrics,
+    /// A record as it is hashed, with its proof.
+    Proof,
+    /// Reports: which there are, and one made.
+    Reports,
     /// What is under the covers of the records of one id.
     Reveal,
+    /// The reader's own saved queries.
+    Saved,
     /// Records or a summary of them.
     Search,
     /// What is under one id.
     Show,
     /// Records as they arrive.
     Tail,
+    /// Hashes and records as a tile log has them.
+    Tiles,
     /// Records counted in steps of time.
     Timeline,
+    /// Verification of the whole log.
+    Verify,
 }
 
 impl ReadAction {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 17] = [
+        Self::Alerts,
         Self::Checkpoint,
         Self::Export,
         Self::Facets,
         Self::Gaps,
+        Self::Holds,
+        Self::Metrics,
+        Self::Proof,
+        Self::Reports,
         Self::Reveal,
+        Self::Saved,
         Self::Search,
         Self::Show,
         Self::Tail,
+        Self::Tiles,
         Self::Timeline,
+        Self::Verify,
     ];
 
     /// The word for it in records; policies write `audit:` before it.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Alerts => "alerts",
             Self::Checkpoint => "checkpoint",
             Self::Export => "export",
             Self::Facets => "facets",
             Self::Gaps => "gaps",
+            Self::Holds => "holds",
+            Self::Metrics => "metrics",
+            Self::Proof => "proof",
+            Self::Reports => "reports",
             Self::Reveal => "reveal",
+            Self::Saved => "saved",
             Self::Search => "search",
             Self::Show => "show",
             Self::Tail => "tail",
+            Self::Tiles => "tiles",
             Self::Timeline => "timeline",
+            Self::Verify => "verify",
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use palisade_audit::note::Verifier;
@@ -12,16 +13,16 @@ use serde_json::json;
 
 use super::{Composing, Context, Exit, audit::proof, block_on};
 use crate::{
-    archive::{Archive, unanswered},
+    archive::{Archive, interrupted},
     control::{client::Mesh, status::AuditStatus},
-    render::{self, Output, reports},
+    render::{self, Output, progress::Progress, reports},
     review::Review,
     run::audit::{RunReport, SignReview, Signed},
 };
 
 mod evidence;
 pub(crate) mod files;
-mod granted;
+pub(crate) mod granted;
 mod review;
 mod schedule;
 
@@ -108,7 +109,7 @@ pub(crate) struct Place {
 /// What makes reports: the running mesh, or this program from a log in a folder.
 enum Source {
     Mesh(Mesh),
-    Folder(Box<Archive>),
+    Folder(Arc<Archive>),
 }
 
 pub(super) fn main(command: Command, context: &Context) -> Exit {
@@ -168,12 +169,9 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
         let made = source.run(&args.name, &args.period, &args.scope).await;
         let mut made = made.map_err(one)?;
         let lacks = lacking(&made, &origin);
-        let mut of = granted::sections_of(&made, &origin, context).await?;
-        made.put_first(std::mem::take(&mut of.sections));
         made.header.lacks.extend(lacks);
-        made.header.lacks.extend(of.lacks());
-        made.header.complete = made.header.lacks.is_empty();
-        Ok::<_, Vec<Diagnostic>>((made, of.snapshot))
+        let snapshot = granted::put(&mut made, &origin, context).await?;
+        Ok::<_, Vec<Diagnostic>>((made, snapshot))
     })?;
     let mut written = Vec::new();
     for (to, format) in formats {
@@ -310,7 +308,28 @@ impl Place {
             policies: self.policies.clone(),
             composing: self.composing.clone(),
             log: self.log.clone(),
+            service: false,
         })
+    }
+}
+
+/// Waits for `work`, and tells a terminal for how long it does by now.
+async fn waited<T>(what: &str, work: impl Future<Output = T>) -> T {
+    let mut line = Progress::begin();
+    line.during(work, |line| line.wait(what)).await
+}
+
+/// Waits for `work` of the audit service until Ctrl-C: nothing is written before all is
+/// there.
+///
+/// # Errors
+/// `PLS7812` when it was interrupted.
+async fn until_ended<T>(
+    work: impl Future<Output = Result<T, Diagnostic>>,
+) -> Result<T, Diagnostic> {
+    tokio::select! {
+        done = work => done,
+        _ = tokio::signal::ctrl_c() => Err(interrupted()),
     }
 }
 
@@ -318,7 +337,7 @@ impl Source {
     /// The folder that was named, else the running mesh.
     async fn find(origin: &Origin, context: &Context) -> Result<Self, Diagnostic> {
         match &origin.log {
-            Some(dir) => Ok(Self::Folder(Box::new(Archive::open(dir).await?))),
+            Some(dir) => Ok(Self::Folder(Arc::new(Archive::open(dir).await?))),
             None => Ok(Self::Mesh(Mesh::find(context.mesh.as_deref()).await?)),
         }
     }
@@ -330,10 +349,13 @@ impl Source {
             scope: scope.to_owned(),
         };
         match self {
-            Self::Mesh(mesh) => mesh.post("audit", "/v1/audit/report/run", &asked).await,
+            Self::Mesh(mesh) => {
+                let made = mesh.post("audit", "/v1/audit/report/run", &asked);
+                waited("the audit service makes the report", until_ended(made)).await
+            }
             Self::Folder(archive) => {
-                let made = archive.desk().run(&asked);
-                made.map_err(|e| unanswered(archive.dir(), e))
+                let made = archive.working(move |desk| desk.run(&asked));
+                waited("the report is made", made).await
             }
         }
     }
@@ -359,10 +381,18 @@ impl Source {
 
     async fn check(&self, report: &Report) -> Result<Checked, Diagnostic> {
         match self {
-            Self::Mesh(mesh) => mesh.post("audit", "/v1/audit/report/check", report).await,
+            Self::Mesh(mesh) => {
+                let checked = mesh.post("audit", "/v1/audit/report/check", report);
+                waited(
+                    "the audit service makes the report again",
+                    until_ended(checked),
+                )
+                .await
+            }
             Self::Folder(archive) => {
-                let checked = archive.desk().check(report);
-                checked.map_err(|e| unanswered(archive.dir(), e))
+                let told = report.clone();
+                let checked = archive.working(move |desk| desk.check(&told));
+                waited("the report is made again", checked).await
             }
         }
     }

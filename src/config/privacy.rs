@@ -1,7 +1,7 @@
 //! Section `privacy`: what is personal in the records of this process, and what becomes of
 //! it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use palisade_audit::privacy::{Handling, Personal, Rules};
 use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
@@ -11,6 +11,9 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrivacySection {
+    /// The fields that are kept as they are; every other is left out. Default: all that are
+    /// not named under the other keys.
+    pub allow: Option<Vec<String>>,
     /// Fields that are left out. Default: none.
     #[serde(default)]
     pub mask: Vec<String>,
@@ -52,16 +55,30 @@ impl PrivacySection {
                     );
                 } else if rules.insert(field, handling).is_some() {
                     let told = format!("`{key}` names `{name}`, which is named before");
-                    found.push(
-                        Diagnostic::error(7561, told)
-                            .help("name each field once: under `mask`, `pseudonym` or `seal`"),
-                    );
+                    found.push(Diagnostic::error(7561, told).help(
+                        "name each field once: under `allow`, `mask`, `pseudonym` or `seal`",
+                    ));
                 }
             }
         }
-        match found.is_empty() {
-            true => Ok(Rules::new(rules)),
-            false => Err(found),
+        let mut allowed = BTreeSet::new();
+        for name in self.allow.iter().flatten() {
+            match name.parse::<Personal>() {
+                Err(_) => found.push(unknown("allow", name)),
+                Ok(field) if rules.contains_key(&field) || allowed.contains(&field) => {
+                    let told = format!("`allow` names `{name}`, which is named before");
+                    found.push(Diagnostic::error(7561, told).help(
+                        "name each field once: under `allow`, `mask`, `pseudonym` or `seal`",
+                    ));
+                }
+                Ok(field) => drop(allowed.insert(field)),
+            }
+        }
+        let rules = Rules::new(rules);
+        match (found.is_empty(), &self.allow) {
+            (false, _) => Err(found),
+            (true, None) => Ok(rules),
+            (true, Some(_)) => Ok(rules.allowing(allowed)),
         }
     }
 }
@@ -82,6 +99,7 @@ mod tests {
     fn section(mask: &[&str], pseudonym: &[&str], seal: &[&str]) -> PrivacySection {
         let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
         PrivacySection {
+            allow: None,
             mask: owned(mask),
             pseudonym: owned(pseudonym),
             seal: owned(seal),
@@ -109,6 +127,15 @@ mod tests {
             &[7560, 7560, 7560],
         );
         check(section(&["user"], &["user"], &[]), &[7561]);
+        let allowing = |fields: &[&str]| PrivacySection {
+            allow: Some(fields.iter().map(ToString::to_string).collect()),
+            ..section(&["query"], &[], &[])
+        };
+        check(allowing(&[]), &[]);
+        check(allowing(&["path", "header:X-Tenant"]), &[]);
+        check(allowing(&["pth"]), &[7560]);
+        check(allowing(&["query"]), &[7561]);
+        check(allowing(&["header:a", "header:A"]), &[7561]);
         check(section(&["header:a"], &[], &["header:A"]), &[7561]);
         check(section(&[], &["query"], &["path"]), &[7561, 7561]);
     }

@@ -56,15 +56,19 @@ mod deliver;
 mod facts;
 mod forward;
 mod holds;
+mod metrics;
 mod needs;
 mod proof;
 mod reads;
 pub(crate) mod reports;
 mod retention;
+mod saved;
 mod schedules;
 mod source;
 mod subjects;
 mod sums;
+mod tiles;
+mod verifying;
 mod witness;
 mod witnesses;
 
@@ -74,7 +78,9 @@ use forward::Forward;
 use needs::Needs;
 use reads::{Begun, Reader, Reads};
 use retention::Retention;
+use saved::Saved;
 use schedules::Schedules;
+use verifying::Verifying;
 use witness::Witnessing;
 use witnesses::Witnesses;
 
@@ -85,6 +91,7 @@ pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
+pub(crate) use saved::{is_name, narrowed};
 pub use schedules::{Last, RunSchedule, Scheduled};
 pub(crate) use source::store_of;
 pub(crate) use subjects::nameless;
@@ -120,10 +127,18 @@ pub struct AuditRole {
     watch: Arc<Watch>,
     alerts: Alerts,
     schedules: Schedules,
+    /// One report is made at a time, for schedules and for readers of the API.
+    reporting: Arc<tokio::sync::Semaphore>,
+    saved: Saved,
+    sizes: Arc<metrics::Sizes>,
+    verifying: Verifying,
     retention: Retention,
     forward: Option<Forward>,
     /// What could not be read when it started, and what was given up with it.
     lost: Arc<[Lost]>,
+    /// What reports ask where they are about policies: a repository, else this mesh.
+    policies: Option<PathBuf>,
+    mesh: Arc<str>,
     witnessing: Arc<std::sync::OnceLock<Witnessing>>,
 }
 
@@ -181,6 +196,7 @@ impl AuditRole {
         let actor = config.trust_domain.role(Role::Audit.as_str()).to_string();
         let outbox = alerts.outbox();
         let schedules = Schedules::open(section, &dir, outbox, actor, clock, &mut lost)?;
+        let saved = Saved::open(dir.join("saved.json"), &mut lost);
         let host = config.trust_domain.as_str();
         let forward = section
             .syslog
@@ -189,9 +205,15 @@ impl AuditRole {
         Ok(Self {
             alerts,
             schedules,
+            reporting: Arc::new(tokio::sync::Semaphore::new(1)),
+            saved,
+            sizes: Arc::default(),
+            verifying: Verifying::default(),
             retention: Retention::open(section, &dir, &log)?,
             forward: forward.transpose()?,
             lost: lost.into(),
+            policies: section.policies.clone(),
+            mesh: config.mesh_name().into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
             watch,
             witnessing: Arc::default(),
@@ -324,6 +346,7 @@ impl AuditRole {
             .merge(self.subjects())
             .merge(self.hold_routes())
             .merge(self.retention_routes())
+            .merge(self.metric_routes())
             .route(
                 "/v1/audit/export/page",
                 post(
@@ -532,10 +555,17 @@ impl AuditRole {
     async fn verify(self, reader: Reader) -> Answer<serde_json::Value> {
         self.reads.note(&reader, "verify", "", 0).await?;
         let dir = self.dir.join("log");
-        let report =
-            tokio::task::spawn_blocking(move || verify::verify(&dir, VerifyOptions::default()))
-                .await
-                .map_err(|e| Problem::from(broken(&e.to_string())))?;
+        // The key that this service signs with, not the one that lies in the folder.
+        let key = Some(self.log.verifier().clone());
+        let work = move || {
+            let options = VerifyOptions {
+                key,
+                ..VerifyOptions::default()
+            };
+            verify::verify(&dir, options)
+        };
+        let report = tokio::task::spawn_blocking(work).await;
+        let report = report.map_err(|e| Problem::from(broken(&e.to_string())))?;
         serde_json::to_value(report)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))

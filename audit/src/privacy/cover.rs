@@ -79,19 +79,35 @@ impl Taken<'_> {
     /// What policies read of a request. A value that is taken out was not recorded, for
     /// whoever replays the decision; one that was looked for and absent stays so.
     fn context(&mut self, text: &mut String) {
-        let places = |(field, _): &(&Personal, Handling)| place(field).is_some();
-        let rules: Vec<_> = self.rules.all().filter(places).collect();
+        let read = match serde_json::from_str(text) {
+            Ok(Value::Object(context)) => Some(context),
+            _ => None,
+        };
+        let headers = read.as_ref().and_then(|context| {
+            let headers = context.get("http")?.get("headers")?;
+            headers.as_object()
+        });
+        if self.rules.has_allow_list() && read.as_ref().is_none_or(has_other_headers) {
+            // What is not a list of headers may hold anything, which nobody allowed.
+            text.clear();
+            self.mask(&Personal::Header("*".to_owned()));
+            let rules = self.rules.of_context(std::iter::empty());
+            return rules.keys().for_each(|field| self.mask(field));
+        }
+        let headers = headers.into_iter().flat_map(Map::keys).cloned();
+        let mut rules = self.rules.of_context(headers);
+        rules.retain(|field, _| place(field).is_some());
         if rules.is_empty() {
             return;
         }
-        let Ok(Value::Object(mut context)) = serde_json::from_str(text) else {
+        let Some(mut context) = read else {
             // What cannot be read may hold anything.
             text.clear();
-            return rules.into_iter().for_each(|(field, _)| self.mask(field));
+            return rules.keys().for_each(|field| self.mask(field));
         };
         let mut changed = false;
         let mut kept: Vec<(&Personal, Handling, Vec<String>)> = Vec::new();
-        for (field, handling) in rules {
+        for (field, handling) in rules.iter().map(|(field, handling)| (field, *handling)) {
             let found = place(field).and_then(|path| remove(&mut context, &path));
             changed |= found.is_some();
             match (field, found) {
@@ -162,6 +178,15 @@ impl Taken<'_> {
         let field = field.to_string();
         self.covers.iter().any(|cover| cover.field == field)
     }
+}
+
+/// Whether the headers of a context are something else than headers.
+fn has_other_headers(context: &Map<String, Value>) -> bool {
+    let Some(http) = context.get("http") else {
+        return false;
+    };
+    let is_list = |headers: &Value| headers.is_object() || headers.is_null();
+    !http.is_object() || !http.get("headers").is_none_or(is_list)
 }
 
 /// Where a field stands in the recorded context.

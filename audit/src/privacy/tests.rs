@@ -64,6 +64,104 @@ fn context(record: &Record) -> Value {
     serde_json::from_str(&body(record).context_json).unwrap()
 }
 
+/// Of what can be personal only what is allowed is kept, headers that nobody thought of among
+/// the rest; what is left out is said, and a field that has its own rule follows that.
+#[test]
+fn what_is_not_allowed_is_left_out_and_said() {
+    let personal = |name: &str| name.parse::<Personal>().unwrap();
+    let covered = |rules: &Rules, record: &Record| -> (Value, Vec<String>) {
+        let covered = rules.cover(record).unwrap();
+        let named = |c: &Cover| format!("{} {}", c.field, c.handling().as_str_name());
+        let mut covers: Vec<String> = covered.covers.iter().map(named).collect();
+        covers.sort();
+        (context(&covered), covers)
+    };
+    let nothing = rules(&[]).allowing([]);
+    let record = decision();
+    let (kept, covers) = covered(&nothing, &record);
+    let headers = serde_json::json!({ "x-none": null });
+    let expected = serde_json::json!({
+        "decided_us": 7, "http": { "headers": headers }, "source": {},
+    });
+    assert_eq!(kept, expected, "an absent header stays absent");
+    let masked = |names: &[&str]| -> Vec<String> {
+        names
+            .iter()
+            .map(|n| format!("{n} HANDLING_MASKED"))
+            .collect()
+    };
+    let all = [
+        "header:x-team",
+        "header:x-user",
+        "path",
+        "query",
+        "source_ip",
+        "user",
+    ];
+    assert_eq!(covers, masked(&all));
+    let bare = nothing.cover(&record).unwrap();
+    assert_eq!(
+        (body(&bare).path.as_str(), body(&bare).source_ip.as_str()),
+        ("", "")
+    );
+    assert_eq!(body(&bare).source_port, 0);
+
+    let some = rules(&[("header:x-user", Handling::Sealed)]);
+    let some = some.allowing([personal("header:X-Team"), personal("path")]);
+    let (kept, covers) = covered(&some, &record);
+    assert_eq!(
+        kept["http"]["headers"]["x-team"],
+        serde_json::json!(["red", "blue"])
+    );
+    assert_eq!(kept["http"]["path"], "/orders/alice");
+    assert_eq!(kept["http"].get("query"), None, "{kept}");
+    let mut expected = masked(&["query", "source_ip", "user"]);
+    expected.push("header:x-user HANDLING_SEALED".to_owned());
+    expected.sort();
+    assert_eq!(covers, expected);
+    assert!(!kept.to_string().contains(ALICE), "{kept}");
+
+    // What cannot be read may hold anything.
+    let mut broken = decision();
+    if let Some(Body::Decision(decision)) = &mut broken.body {
+        decision.context_json = "{".to_owned();
+    }
+    let covered = nothing.cover(&broken).unwrap();
+    assert_eq!(body(&covered).context_json, "");
+    // Also where each known field is allowed: it may be a header, which is not.
+    let known = ["path", "query", "source_ip", "user"].map(personal);
+    let known = rules(&[]).allowing(known);
+    for text in [
+        "{",
+        r#"{"http":{"headers":"x-user: alice"}}"#,
+        r#"{"http":["alice"]}"#,
+    ] {
+        if let Some(Body::Decision(decision)) = &mut broken.body {
+            decision.context_json = text.to_owned();
+        }
+        let covered = known.cover(&broken).unwrap();
+        assert_eq!(body(&covered).context_json, "");
+        assert_eq!(covered.covers[0].field, "header:*");
+    }
+    // Records without anything personal are as they were.
+    let admin = Record::default();
+    assert_eq!(nothing.cover(&admin), None);
+    let change = Record {
+        body: Some(Body::PolicyChange(PolicyChange {
+            author: ALICE.into(),
+            ..PolicyChange::default()
+        })),
+        ..Record::default()
+    };
+    assert_eq!(nothing.cover(&change).unwrap().covers[0].field, "author");
+    assert!(
+        rules(&[])
+            .allowing([personal("author")])
+            .cover(&change)
+            .is_none()
+    );
+}
+
 struct Keys {
     dir: tempfile::TempDir,
 }

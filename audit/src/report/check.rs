@@ -1,5 +1,7 @@
 //! Makes a report again and compares.
 
+use std::cmp::Ordering;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -66,7 +68,8 @@ impl Checked {
 /// Reads a report from a JSON file or from an HTML page that has it inside.
 ///
 /// # Errors
-/// `PLS7803` when there is none in it, `PLS7804` when a later version wrote it.
+/// `PLS7803` when there is none in it, `PLS7804` when a version with another form of
+/// reports wrote it.
 pub fn read(text: &str) -> Result<Report, Diagnostic> {
     let inside = match text.split_once(EMBEDDED) {
         Some((_, rest)) => rest.split_once("</script>").map_or(rest, |(json, _)| json),
@@ -78,15 +81,31 @@ pub fn read(text: &str) -> Result<Report, Diagnostic> {
             .help("verify the JSON or the HTML file; PDF, XLSX and CSV are for reading")
     };
     let value: serde_json::Value = serde_json::from_str(inside).map_err(|e| none(e.to_string()))?;
-    let format = value.get("format").and_then(serde_json::Value::as_u64);
-    match format {
-        Some(format) if format > u64::from(FORMAT) => Err(Diagnostic::error(
-            7804,
-            format!("the report has format {format}, newer than {FORMAT}"),
-        )
-        .help("verify it with the version of palisade that made it")),
-        _ => serde_json::from_value(value).map_err(|e| none(e.to_string())),
+    if let Some(format) = value.get("format").and_then(serde_json::Value::as_u64) {
+        let program = value.pointer("/header/program");
+        is_current(format, program.and_then(serde_json::Value::as_str))?;
     }
+    serde_json::from_value(value).map_err(|e| none(e.to_string()))
+}
+
+/// Refuses what a program with another form of reports made: to compare that with what this
+/// one makes tells nothing of the log.
+///
+/// # Errors
+/// `PLS7804`.
+pub(super) fn is_current(format: u64, program: Option<&str>) -> Result<(), Diagnostic> {
+    let age = match format.cmp(&u64::from(FORMAT)) {
+        Ordering::Equal => return Ok(()),
+        Ordering::Greater => "newer",
+        Ordering::Less => "older",
+    };
+    let by = program.unwrap_or("another version of palisade");
+    Err(Diagnostic::error(
+        7804,
+        format!("the report has format {format}, {age} than {FORMAT}"),
+    )
+    .cause(format!("it was made by {by}; nothing of it was compared"))
+    .help("verify it with the version of palisade that made it"))
 }
 
 /// What of the HTML page `text` is not what the report inside it says; nothing for a page
@@ -142,6 +161,7 @@ pub fn check<'a>(
     log: &Log,
     evidence: impl FnOnce(Period, &Checkpoint) -> Result<Evidence<'a>, StoreError>,
 ) -> Result<Checked, StoreError> {
+    is_current(report.format.into(), Some(&report.header.program))?;
     let period = period_of(&report.header)?;
     let (checkpoint, signed) = checkpoint(&report.header.checkpoint, log)?;
     let evidence = evidence(period, &checkpoint)?;
@@ -180,6 +200,12 @@ pub(super) fn compared(
     let again = run(Kind::find(&report.name)?, evidence)?;
     let mut checked = Checked::default();
     checked.header(report, &again);
+    if report.header.program != again.header.program {
+        checked.not_compared.push(format!(
+            "whether a difference is of the log or of the program: {} made it, and this is {}",
+            report.header.program, again.header.program
+        ));
+    }
     checked.compare(&report.sections, &again.sections);
     Ok((checked, again))
 }

@@ -235,7 +235,13 @@ impl<'a> Evidence<'a> {
     /// What a reading of the whole log finds; nothing where there is none.
     pub(super) fn verified(&self) -> &VerifyReport {
         self.verified.get_or_init(|| match self.ground {
-            Ground::Log(_, dir) => verify::verify(dir, VerifyOptions::default()),
+            Ground::Log(log, dir) => verify::verify(
+                dir,
+                VerifyOptions {
+                    key: Some(log.verifier().clone()),
+                    ..VerifyOptions::default()
+                },
+            ),
             Ground::Records { .. } => VerifyReport::default(),
         })
     }

@@ -5,8 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{checkpoint::Checkpoint, query::time::rfc3339};
 
-/// Version of the document.
-pub const FORMAT: u32 = 1;
+/// Version of the document: another one where a report of the same log has other sections,
+/// columns or texts.
+pub const FORMAT: u32 = 2;
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -648,4 +648,4 @@ fn unpacked(why: &str) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -8,7 +8,7 @@
 use super::{
     evidence::Evidence,
     model::{CellKind, Section, Table},
-    sections::{access, changes, denials, integrity},
+    sections::{access, changes, denials, duty, integrity},
 };
 use crate::index::StoreError;
 
@@ -33,6 +33,20 @@ struct Control {
     /// What has to come from elsewhere.
     elsewhere: &'static str,
 }
+
+/// What belongs to a control beside its own evidence: framework, control, section.
+const BESIDE: &[(&str, &str, Build)] = &[
+    ("PCI DSS", "7.2.4", sign_offs),
+    ("PCI DSS", "7.2.5.1", sign_offs),
+    ("PCI DSS", "10.4.1", denied),
+    ("PCI DSS", "10.7.2", both_sides),
+    ("SOC 2", "CC4.1", both_sides),
+    ("SOC 2", "CC6.2", sign_offs),
+    ("SOC 2", "CC7.3", denied),
+    ("ISO 27001", "A.5.18", sign_offs),
+    ("HIPAA", "164.308(a)(1)(ii)(D)", denied),
+    ("HIPAA", "164.308(a)(4)", sign_offs),
+];
 
 type Build = fn(&Evidence<'_>) -> Result<Section, StoreError>;
 
@@ -62,8 +76,26 @@ fn pack(
         .map(|control| section(framework, control, e));
     let sections = sections.collect::<Result<Vec<_>, _>>()?;
     let mut all = vec![at_a_glance(framework, controls, &sections)];
-    all.extend(sections);
+    for (control, section) in controls.iter().zip(sections) {
+        all.push(section);
+        let beside = BESIDE
+            .iter()
+            .filter(|(of, id, _)| *of == framework && *id == control.id);
+        for (_, _, build) in beside {
+            all.push(beside_of(framework, control, build(e)?));
+        }
+    }
     Ok(all)
+}
+
+/// A section that stands beside the evidence of a control.
+fn beside_of(framework: &str, control: &Control, section: Section) -> Section {
+    Section {
+        id: format!("{} {}", control.id, section.id),
+        title: format!("{} {}", control.id, section.title),
+        controls: vec![format!("{framework} {}", control.id)],
+        ..section
+    }
 }
 
 /// Every control on one page: what there is, and what has to come from elsewhere.
@@ -150,6 +182,18 @@ fn who_what(e: &Evidence<'_>) -> Result<Section, StoreError> {
 
 fn denied(e: &Evidence<'_>) -> Result<Section, StoreError> {
     denials::who(e, SAMPLE)
+}
+
+fn alerts(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    duty::alerts(e, SAMPLE)
+}
+
+fn both_sides(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    integrity::both_sides(e, SAMPLE)
+}
+
+fn sign_offs(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    duty::sign_offs(e, SAMPLE)
 }
 
 fn handshakes(e: &Evidence<'_>) -> Result<Section, StoreError> {

@@ -1,8 +1,10 @@
 //! The parts that reports and packs are put together from, and the reports.
 
+use std::collections::BTreeMap;
+
 use super::{
     evidence::{Evidence, ROWS_MAX},
-    model::{CellKind, Chart, Point, Section, Shape, Table},
+    model::{CellKind, Chart, Column, Point, Section, Shape, Table},
 };
 use crate::{
     index::{Counted, CountedByTime, StoreError},
@@ -112,6 +114,8 @@ pub(super) fn incident(e: &Evidence<'_>) -> Sections {
         access::over_time(e)?,
         posture::reasons(e, ROWS_MAX)?,
         posture::timeline(e, ROWS_MAX)?,
+        denials::who(e, ROWS_MAX)?,
+        integrity::both_sides(e, ROWS_MAX)?,
         changes::policies(e, ROWS_MAX)?,
         changes::operators(e, ROWS_MAX)?,
     ])
@@ -185,6 +189,40 @@ fn groups_table(counted: &Counted) -> Table {
         table.rows.push(row);
     }
     table
+}
+
+/// One more column of a table: what `of` says of each row.
+fn add_column(
+    table: &mut Option<Table>,
+    (name, kind): (&str, CellKind),
+    of: impl Fn(&[String]) -> String,
+) {
+    let Some(table) = table else { return };
+    table.columns.push(Column {
+        name: name.to_owned(),
+        kind,
+    });
+    for row in &mut table.rows {
+        row.push(of(row));
+    }
+}
+
+/// A query that ends in a count by fields, of as many groups as can be counted.
+fn most_of(query: &str) -> String {
+    format!("{query} | top {}", crate::query::TOP_MAX)
+}
+
+/// How many records of a query by [`most_of`] each group has, and whether
+/// these are all groups: of one that is not there nothing is known otherwise.
+fn counts(e: &Evidence<'_>, query: &str) -> Result<(BTreeMap<Vec<String>, u64>, bool), StoreError> {
+    let counted = e.groups(query)?;
+    let named = u64::try_from(counted.groups.len()).unwrap_or(u64::MAX);
+    let whole = named == counted.distinct && counted.uncounted == 0;
+    let groups = counted.groups.into_iter();
+    Ok((
+        groups.map(|group| (group.values, group.count)).collect(),
+        whole,
+    ))
 }
 
 /// A section whose table is the newest records of a query.

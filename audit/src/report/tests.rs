@@ -118,7 +118,10 @@ fn the_report_inside_a_page_is_the_report() {
     let code = |text: &str| read(text).unwrap_err().code.0;
     assert_eq!(code("<html></html>"), 7803);
     assert_eq!(code("{}"), 7803);
-    assert_eq!(code("{\"format\": 2}"), 7804);
+    for other in [FORMAT - 1, FORMAT + 1] {
+        assert_eq!(code(&format!("{{\"format\": {other}}}")), 7804);
+    }
+    assert_eq!(code(&format!("{{\"format\": {FORMAT}}}")), 7803);
 }
 
 #[test]
@@ -163,6 +166,48 @@ fn tables_are_csv_files_that_no_spreadsheet_computes() {
     ] {
         assert!(about.contains(fact), "{fact}");
     }
+}
+
+/// A period in which nothing was recorded is told in every form, in each file and sheet that
+/// is passed on by itself; one in which something was, in none.
+#[test]
+fn a_period_without_records_is_marked_in_every_form() {
+    let mut report = sample("text");
+    let nothing = "No record at all in this period";
+    let forms = |report: &Report| {
+        let files = to_csv(report).unwrap().into_iter();
+        let mut forms: Vec<(String, bool)> = files
+            .map(|(name, bytes)| (name, String::from_utf8(bytes).unwrap().contains(nothing)))
+            .collect();
+        forms.push((
+            "html".to_owned(),
+            to_html(report).unwrap().contains(nothing),
+        ));
+        forms.push((
+            "xlsx".to_owned(),
+            in_workbook(&to_xlsx(report).unwrap(), nothing),
+        ));
+        forms
+    };
+    for (form, marked) in forms(&report) {
+        assert!(!marked, "{form}");
+    }
+    report.header.records = 0;
+    report.sections[0].table.as_mut().unwrap().rows.clear();
+    let marked = forms(&report);
+    assert_eq!(marked.len(), 4, "{marked:?}");
+    for (form, marked) in marked {
+        assert!(marked, "{form}");
+    }
+}
+
+/// Whether a text is in a part of a workbook, which is a ZIP file of deflated parts.
+fn in_workbook(book: &[u8], text: &str) -> bool {
+    let mut archive = zip::ZipArchive::new(std::io::Cursor::new(book)).unwrap();
+    let mut part = archive.by_name("xl/sharedStrings.xml").unwrap();
+    let mut all = String::new();
+    std::io::Read::read_to_string(&mut part, &mut all).unwrap();
+    all.contains(text)
 }
 
 #[test]

@@ -3,10 +3,7 @@
 //! Pages of rows come from the running mesh and go into `FILE.part`, with a note of where
 //! the last page ended beside it; the file gets its name when it is whole.
 
-use std::{
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
 
 use clap::ValueEnum;
 use palisade_audit::{
@@ -19,7 +16,10 @@ use serde_json::{Value, json};
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
-    render::{self, Output, screen},
+    render::{
+        self, Output,
+        progress::{Far, Progress},
+    },
     run::audit::{self, ExportPage, Search, Told},
 };
 
@@ -34,8 +34,6 @@ use part::{Note, Part};
 
 /// Rows of one page; so many are in memory at once.
 const PAGE_ROWS: usize = 2000;
-/// How often a terminal hears how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// Arguments of `audit export`.
 #[derive(Debug, clap::Args)]
@@ -198,7 +196,7 @@ async fn pages(
     if note.expected.is_none() {
         note.expected = expected(mesh, &note.query).await?;
     }
-    let mut watch = Progress::new(note);
+    let mut watch = Progress::after(note.seen());
     while !note.done {
         let asked = ExportPage {
             asked: Search {
@@ -210,17 +208,17 @@ async fn pages(
         };
         let page = tokio::select! {
             page = mesh.post::<Value>("audit", "/v1/audit/export/page", &asked) => page?,
-            _ = tokio::signal::ctrl_c() => {
-                watch.end();
-                return Err(part::interrupted(note));
-            }
+            _ = tokio::signal::ctrl_c() => return Err(part::interrupted(note)),
         };
         note.turn(&page);
         let rows = page.get("rows").and_then(Value::as_array);
         take(rows.map_or(&[], Vec::as_slice), note)?;
-        watch.tell(note);
+        watch.tell(Far {
+            records: note.seen(),
+            of: note.expected,
+            by: None,
+        });
     }
-    watch.end();
     Ok(())
 }
 
@@ -239,57 +237,6 @@ async fn expected(mesh: &Mesh, query: &str) -> Result<Option<u64>, Diagnostic> {
         .post::<Value>("audit", "/v1/audit/search", &counting)
         .await?;
     Ok(counted.get("total").and_then(Value::as_u64))
-}
-
-/// What a terminal hears meanwhile: records, rate, time left.
-struct Progress {
-    shown: bool,
-    begun: Instant,
-    told: Instant,
-    rows_before: u64,
-}
-
-impl Progress {
-    fn new(note: &Note) -> Self {
-        Self {
-            shown: screen::tells_progress(),
-            begun: Instant::now(),
-            told: Instant::now(),
-            rows_before: note.seen(),
-        }
-    }
-
-    fn tell(&mut self, note: &Note) {
-        if !self.shown || self.told.elapsed() < PROGRESS_EVERY {
-            return;
-        }
-        self.told = Instant::now();
-        let (seen, taken) = (note.seen(), self.begun.elapsed());
-        screen::progress(&said(seen, seen - self.rows_before, note.expected, taken));
-    }
-
-    fn end(&self) {
-        if self.shown {
-            screen::progress("");
-        }
-    }
-}
-
-pub(super) fn said(seen: u64, of_this_run: u64, expected: Option<u64>, taken: Duration) -> String {
-    let millis = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX).max(1);
-    let rate = of_this_run.saturating_mul(1000) / millis;
-    let mut said = render::thousands(seen);
-    if let Some(all) = expected {
-        said += &format!(" of {}", render::thousands(all));
-    }
-    said += &format!(" records · {}/s", render::thousands(rate));
-    match expected.map(|all| all.saturating_sub(seen)) {
-        Some(left) if rate > 0 => {
-            let left = Duration::from_secs(left.div_ceil(rate));
-            said + &format!(" · {} left", render::duration(left))
-        }
-        _ => said,
-    }
 }
 
 fn print(done: &Value) {
@@ -319,33 +266,5 @@ fn print(done: &Value) {
     if done.get("complete") == Some(&json!(false)) {
         let said = "the records are not complete: palisade audit gaps";
         render::line(&render::paint(render::WARN, said));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_tells_records_rate_and_time_left() {
-        let check = |seen, run, all, secs, expected: &str| {
-            assert_eq!(said(seen, run, all, Duration::from_secs(secs)), expected);
-        };
-        check(
-            12_000,
-            12_000,
-            Some(50_000),
-            3,
-            "12,000 of 50,000 records · 4,000/s · 10 s left",
-        );
-        check(
-            12_000,
-            2_000,
-            Some(12_000),
-            1,
-            "12,000 of 12,000 records · 2,000/s · 0 ms left",
-        );
-        check(5, 5, None, 1, "5 records · 5/s");
-        check(0, 0, Some(7), 1, "0 of 7 records · 0/s");
     }
 }

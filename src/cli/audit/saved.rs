@@ -20,10 +20,9 @@ use crate::{
         snippet::clean,
         table::{self, col},
     },
+    run::audit,
 };
 
-/// Longest name.
-const NAME_LEN_MAX: usize = 64;
 /// Longest file, in bytes.
 const FILE_LEN_MAX: u64 = 1 << 20;
 
@@ -82,23 +81,7 @@ pub(super) fn query(words: &[String]) -> Result<String, Diagnostic> {
     };
     let (name, rest) = named.split_once(char::is_whitespace).unwrap_or((named, ""));
     let saved = Saved::read()?;
-    let query = saved.find(name)?;
-    let rest = rest.trim();
-    if rest.is_empty() {
-        return Ok(query.to_owned());
-    }
-    if Query::parse(query)?.stage().is_some() && !rest.starts_with('|') {
-        return Err(Diagnostic::error(
-            7923,
-            format!("`@{name}` ends in a summary, and `{rest}` cannot follow"),
-        )
-        .cause(format!("it is `{query}`"))
-        .help("save it without what stands after `|`, and write that when you ask"));
-    }
-    Ok(match rest.starts_with('|') {
-        true => format!("{query} {rest}"),
-        false => format!("({query}) {rest}"),
-    })
+    audit::narrowed(name, saved.find(name)?, rest)
 }
 
 fn list(saved: &Saved, context: &Context) {
@@ -166,16 +149,10 @@ impl Saved {
     }
 
     fn add(&self, name: &str, query: &str, overwrite: bool) -> Result<(), Diagnostic> {
-        let is_name = (1..=NAME_LEN_MAX).contains(&name.len())
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if !is_name {
+        if !audit::is_name(name) {
             return Err(
                 Diagnostic::error(7922, format!("`{name}` cannot be the name of a query"))
-                    .cause(format!(
-                        "a name has letters, digits and `-_.`, at most {NAME_LEN_MAX} of them"
-                    ))
+                    .cause("a name has letters, digits and `-_.`, at most 64 of them")
                     .help("as in `palisade audit saved add denied 'decision:deny last:1h'`"),
             );
         }

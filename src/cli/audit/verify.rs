@@ -1,13 +1,10 @@
 //! `palisade audit verify`: is the log, or one record of it, what was signed?
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 
 use palisade_audit::{
     note::Verifier,
-    verify::{self, Progress, VerifyOptions, VerifyReport},
+    verify::{self, VerifyOptions, VerifyReport},
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::Value;
@@ -16,7 +13,11 @@ use super::proof;
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
-    render::{self, Output, records, screen},
+    render::{
+        self, Output,
+        progress::{Far, Progress},
+        records,
+    },
 };
 
 /// Arguments of `audit verify`.
@@ -96,10 +97,16 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
 
 /// Verifies a folder; a terminal hears how far that is.
 fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
-    let begun = Instant::now();
-    let mut tell = |progress| screen::progress(&said(progress, begun.elapsed()));
-    let shown = screen::tells_progress();
-    let report = verify::verify(
+    let mut line = Progress::begin();
+    let shown = line.is_shown();
+    let mut tell = |far: verify::Progress| {
+        line.tell(Far {
+            records: far.records,
+            of: None,
+            by: Some((far.bytes, far.bytes_total)),
+        });
+    };
+    verify::verify(
         dir,
         VerifyOptions {
             key,
@@ -108,56 +115,5 @@ fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
                 false => None,
             },
         },
-    );
-    if shown {
-        screen::progress("");
-    }
-    report
-}
-
-/// How far it is: records, rate, and by the bytes of the segments the time that is left.
-fn said(progress: Progress, taken: Duration) -> String {
-    let Progress {
-        records,
-        bytes,
-        bytes_total,
-    } = progress;
-    let millis = u64::try_from(taken.as_millis()).unwrap_or(u64::MAX).max(1);
-    let rate = |n: u64| n.saturating_mul(1000) / millis;
-    let said = format!(
-        "{} records · {}/s",
-        render::thousands(records),
-        render::thousands(rate(records))
-    );
-    match (bytes_total.checked_sub(bytes), rate(bytes)) {
-        (Some(left), per_second) if per_second > 0 => {
-            let left = Duration::from_secs(left.div_ceil(per_second));
-            format!("{said} · {} left", render::duration(left))
-        }
-        _ => said,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_says_records_rate_and_time_left() {
-        let progress = Progress {
-            records: 2_000_000,
-            bytes: 1 << 30,
-            bytes_total: 3 << 30,
-        };
-        let told = said(progress, Duration::from_secs(2));
-        assert_eq!(told, "2,000,000 records · 1,000,000/s · 4 s left");
-        let begun = said(
-            Progress {
-                bytes: 0,
-                ..progress
-            },
-            Duration::ZERO,
-        );
-        assert!(!begun.contains("left"), "{begun}");
-    }
+    )
 }

@@ -228,10 +228,14 @@ fn before(base: Option<Revision>) -> (Before, String) {
 pub(crate) fn stopped_by_user() -> watch::Receiver<bool> {
     let (stop, stopped) = watch::channel(false);
     tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.send_replace(true);
+        tokio::select! {
+            Ok(()) = tokio::signal::ctrl_c() => {
+                stop.send_replace(true);
+                stop.closed().await;
+            }
+            // Whoever asked is done.
+            () = stop.closed() => {}
         }
-        stop.closed().await;
     });
     stopped
 }

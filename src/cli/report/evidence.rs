@@ -1,7 +1,7 @@
 //! A report as a package of evidence: made with the log that signs it, and checked without
 //! one.
 
-use std::{collections::BTreeMap, fs, io::Read as _, path::Path};
+use std::{collections::BTreeMap, fs, io::Read as _, path::Path, sync::Arc};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::report::{
@@ -16,9 +16,9 @@ use palisade_mesh::{
 use palisade_pdp::decide::Snapshot;
 use prost::Message as _;
 
-use super::{Source, granted::Origin};
+use super::{Source, granted::Origin, until_ended, waited};
 use crate::{
-    archive::{self, unanswered},
+    archive,
     cli::{Context, Exit, audit::proof, block_on},
     control::client::Mesh,
     render::{self, Output, reports},
@@ -43,17 +43,21 @@ pub(super) fn packed(
         };
         match Source::find(origin, context).await? {
             Source::Folder(archive) => {
-                let packed = archive.desk().pack(&asked);
-                packed.map_err(|e| unanswered(archive.dir(), e))
+                let packed = archive.working(move |desk| desk.pack(&asked));
+                waited("the package is made", packed).await
             }
             Source::Mesh(mesh) => {
-                let mut packed = Vec::new();
-                mesh.bytes("audit", "/v1/audit/report/package", &asked, |bytes| {
-                    packed.extend_from_slice(bytes);
-                    true
-                })
-                .await?;
-                Ok(packed)
+                let packed = async {
+                    let mut packed = Vec::new();
+                    let take = |bytes: &[u8]| {
+                        packed.extend_from_slice(bytes);
+                        true
+                    };
+                    mesh.bytes("audit", "/v1/audit/report/package", &asked, take)
+                        .await?;
+                    Ok(packed)
+                };
+                waited("the audit service makes the package", until_ended(packed)).await
             }
         }
     })
@@ -115,7 +119,7 @@ pub(super) fn verify(
             .help("take `checkpoint.pub` from somewhere that you trust: --key FILE")
     })?;
     let key = proof::trusted(key)?;
-    let package = Package::open(&read(file)?, &key)?;
+    let package = Arc::new(Package::open(&read(file)?, &key)?);
     let checked = block_on(archive::checked(&package))?;
     match context.output {
         Output::Human => reports::print_package(&package, &checked),

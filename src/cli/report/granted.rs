@@ -14,8 +14,10 @@ use palisade_audit::{
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
 use palisade_pdp::decide::{Replay, Snapshot};
+use tokio::sync::watch;
 
 use crate::{
+    archive::interrupted,
     cli::{
         Composing, Context,
         policy::{impact::stopped_by_user, suggest::prefix},
@@ -26,7 +28,7 @@ use crate::{
         Wanted,
         flips::{Before, Comparing, Flips},
     },
-    render::comparison,
+    render::{Output, comparison},
 };
 
 /// Where policies and decisions come from.
@@ -38,6 +40,8 @@ pub(super) struct Origin {
     pub(super) composing: Composing,
     /// The folder of a log; the running mesh's where it is none.
     pub(super) log: Option<PathBuf>,
+    /// Whether a service asks: Ctrl-C is not meant for the report, nor is a terminal told.
+    pub(super) service: bool,
 }
 
 /// What a report says of the policies.
@@ -61,6 +65,51 @@ impl OfPolicies {
         let absent = self.snapshot.iter().flat_map(|s| &s.compiled().absent);
         absent.map(comparison::without).collect()
     }
+}
+
+/// Joins to a report of this mesh what only the policies can tell: those of the repository
+/// `policies`, or the revision in force in the mesh `mesh` on this host.
+///
+/// # Errors
+/// When policies or decisions cannot be had, or there is no decision to go by.
+pub(crate) async fn join(
+    made: &mut Report,
+    policies: Option<PathBuf>,
+    mesh: &str,
+) -> Result<(), Vec<Diagnostic>> {
+    let origin = Origin {
+        policies,
+        composing: Composing::default(),
+        log: None,
+        service: true,
+    };
+    let context = Context {
+        output: Output::Json,
+        mesh: Some(mesh.to_owned()),
+    };
+    put(made, &origin, &context).await?;
+    Ok(())
+}
+
+/// The same, from where `origin` says; the revision that it says something of, if any.
+///
+/// # Errors
+/// As [`join`].
+pub(super) async fn put(
+    made: &mut Report,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Option<Arc<Snapshot>>, Vec<Diagnostic>> {
+    let mut of = sections_of(made, origin, context).await?;
+    made.put_first(std::mem::take(&mut of.sections));
+    made.header.lacks.extend(of.lacks());
+    made.header.complete = made.header.lacks.is_empty();
+    Ok(of.snapshot)
+}
+
+/// Whether the report `name` has a part that only the policies can tell.
+pub(crate) fn is_of_policies(name: &str) -> bool {
+    matches!(name, "access-review" | "reach" | "unused")
 }
 
 /// The sections that `report` needs from the policies, for the time, the scope and the
@@ -219,7 +268,11 @@ async fn visit(
     let mut said: Vec<String> = log.iter().map(ToString::to_string).collect();
     said.push(query.to_owned());
     let wanted = Wanted::new(&said, "").map_err(|d| vec![d])?;
-    let stop = stopped_by_user();
+    let wanted = wanted.silent(origin.service);
+    let stop = match origin.service {
+        true => watch::channel(false).1,
+        false => stopped_by_user(),
+    };
     let mut each = |record: &DecisionRef<'_>| {
         take(record);
         ControlFlow::Continue(())
@@ -228,9 +281,6 @@ async fn visit(
     let covered = wanted.visit(mesh, domain, &stop, &mut each).await;
     match covered.map_err(|d| vec![d])?.interrupted {
         false => Ok(()),
-        true => Err(vec![
-            Diagnostic::error(7812, "the report was interrupted")
-                .help("make it again; a shorter period takes less time"),
-        ]),
+        true => Err(vec![interrupted()]),
     }
 }

@@ -373,6 +373,14 @@ impl Alerts {
         lock(&self.0.kept).book.open().count()
     }
 
+    /// Index of the first record that the rules have not seen.
+    pub(super) fn position(&self) -> u64 {
+        match self.0.rules.is_empty() {
+            true => self.0.log.len(),
+            false => lock(&self.0.kept).book.position,
+        }
+    }
+
     fn listed(&self) -> Listed {
         let inner = &*self.0;
         let kept = lock(&inner.kept).clone();
@@ -406,7 +414,7 @@ impl Alerts {
         }
     }
 
-    async fn list(self, reader: Reader) -> Answer<Listed> {
+    pub(super) async fn list(self, reader: Reader) -> Answer<Listed> {
         self.catch_up().await?;
         let listed = self.listed();
         let n = listed.open.len();

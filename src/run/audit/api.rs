@@ -51,6 +51,7 @@ use crate::{
 mod access;
 mod answers;
 mod asked;
+mod documents;
 mod files;
 mod openapi;
 mod problem;
@@ -96,6 +97,8 @@ struct Inner {
     tails: Arc<Semaphore>,
     tails_max: usize,
     turns: Arc<Semaphore>,
+    /// Whoever measures waits for no question, and only one does at a time.
+    measuring: Arc<Semaphore>,
 }
 
 /// Whoever asks, as its certificate or token proved it.
@@ -186,6 +189,7 @@ impl Office {
             tails: Arc::new(Semaphore::new(section.tails)),
             tails_max: section.tails,
             turns: Arc::new(Semaphore::new(TURNS)),
+            measuring: Arc::new(Semaphore::new(1)),
         }))
     }
 
@@ -249,7 +253,7 @@ impl Office {
         &self,
         caller: &Caller,
         action: ReadAction,
-        query: &str,
+        told: &str,
         request: &RequestId,
     ) -> Result<Reader, Fault> {
         match self.0.access.decide(&caller.id, action) {
@@ -260,12 +264,28 @@ impl Office {
                 request.as_str(),
             )),
             Err(refused) => {
-                let reads = &self.role().reads;
-                let (verb, told) = (action.as_str(), self.role().told(query));
-                reads.denied(&caller.id, verb, &told, &refused.policies, request.as_str());
+                let (reads, verb) = (&self.role().reads, action.as_str());
+                reads.denied(&caller.id, verb, told, &refused.policies, request.as_str());
                 Err(Fault::denied(&refused))
             }
         }
+    }
+
+    /// Lets only whoever may see every record ask about the log as a whole: what is told
+    /// of that cannot be kept to some rows.
+    fn admit_to_the_whole(
+        &self,
+        caller: &Caller,
+        action: ReadAction,
+        told: &str,
+        (reader, request): (&Reader, &RequestId),
+    ) -> Result<(), Fault> {
+        let Some(seen) = reader.rows().text() else {
+            return Ok(());
+        };
+        let (reads, verb) = (&self.role().reads, action.as_str());
+        reads.denied(&caller.id, verb, told, &[], request.as_str());
+        Err(Fault::of_the_whole(seen))
     }
 
     /// A place among those who follow.
@@ -280,17 +300,54 @@ impl Office {
         &self,
         work: impl Future<Output = Result<T, Fault>> + Send + 'static,
     ) -> Result<T, Fault> {
-        let late = |_| Fault::late("the answer");
-        let deadline = Instant::now() + self.bounds().answer;
-        let turn = timeout_at(deadline, self.0.turns.clone().acquire_owned());
-        let turn = turn.await.map_err(late)?;
-        let task = tokio::spawn(async move {
-            let _turn = turn;
-            work.await
-        });
-        let done = timeout_at(deadline, task).await.map_err(late)?;
-        done.unwrap_or_else(|error| Err(super::broken(&error.to_string()).into()))
+        self.timed_by(&self.0.turns, work).await
     }
+
+    /// Measures, whatever is being asked.
+    async fn measured<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        self.timed_by(&self.0.measuring, work).await
+    }
+
+    /// Makes a report, where none is being made: it takes minutes and much memory, and no
+    /// turn of those who ask meanwhile.
+    async fn reporting<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let turn = self.role().reporting.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| Fault::reporting())?;
+        done_until(Instant::now() + self.bounds().export, turn, work).await
+    }
+
+    async fn timed_by<T: Send + 'static>(
+        &self,
+        turns: &Arc<Semaphore>,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<T, Fault> {
+        let deadline = Instant::now() + self.bounds().answer;
+        let turn = timeout_at(deadline, turns.clone().acquire_owned());
+        let turn = turn.await.map_err(|_| Fault::late("the answer"))?;
+        let turn = turn.map_err(|error| super::broken(&error.to_string()))?;
+        done_until(deadline, turn, work).await
+    }
+}
+
+/// What `work` comes to, if it does before `deadline`; it keeps `turn` until it is done.
+async fn done_until<T: Send + 'static>(
+    deadline: Instant,
+    turn: OwnedSemaphorePermit,
+    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+) -> Result<T, Fault> {
+    let task = tokio::spawn(async move {
+        let _turn = turn;
+        work.await
+    });
+    let done = timeout_at(deadline, task).await;
+    let done = done.map_err(|_| Fault::late("the answer"))?;
+    done.unwrap_or_else(|error| Err(super::broken(&error.to_string()).into()))
 }
 
 /// Every route, and an answer to what is none.

@@ -82,7 +82,7 @@ impl AuditRole {
             )
     }
 
-    async fn list_holds(self, reader: &Reader) -> Answer<HoldList> {
+    pub(super) async fn list_holds(self, reader: &Reader) -> Answer<HoldList> {
         let holds = self.holds.active(self.clock.now_us());
         self.reads.note(reader, "holds", "", holds.len()).await?;
         Ok(Json(HoldList { holds }))

@@ -8,7 +8,7 @@ use palisade_audit::{proof::Proof, row::Row, source::Entry};
 use palisade_mesh::{diagnostic::Diagnostic, wire::record::record::Body};
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Item, blocking, broken, reads::Reader};
+use super::{AuditRole, Item, blocking, broken, reads::Reader, subjects};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -58,15 +58,32 @@ impl AuditRole {
         )
     }
 
-    async fn proof(self, reader: Reader, wanted: Wanted) -> Answer<Proven> {
-        let (store, id) = (self.store.clone(), wanted.id.clone());
-        let entries = blocking(move || store.by_id(&id)).await?;
-        let entry = chosen(&entries, &wanted)?;
-        self.signed(entry).await?;
+    pub(super) async fn proof(self, reader: Reader, wanted: Wanted) -> Answer<Proven> {
+        let (store, id, asked) = (
+            self.store.clone(),
+            wanted.id.clone(),
+            subjects::by_id(&wanted.id),
+        );
+        let found = blocking(move || store.by_id(&id)).await;
+        let seen = |entry: &Entry| reader.rows().matches(&Item::new(entry.clone()));
+        let found = found.map(|entries| entries.into_iter().filter(seen).collect::<Vec<_>>());
+        if !matches!(&found, Ok(entries) if !entries.is_empty()) {
+            // Who looks for what is not there has asked, too.
+            self.reads.note(&reader, "proof", &asked, 0).await?;
+        }
+        let entries = found?;
+        let entry = match chosen(&entries, &wanted) {
+            Ok(entry) => self.signed(entry).await.map(|()| entry),
+            Err(problem) => Err(problem),
+        };
+        if entry.is_err() {
+            self.reads.note(&reader, "proof", &asked, 0).await?;
+        }
+        let entry = entry?;
         let role = self.clone();
         let proven = tokio::task::spawn_blocking(move || role.proven(entry, &entries)).await;
         let proven = proven.map_err(|e| broken(&e.to_string()))??;
-        self.reads.note(&reader, "proof", &wanted.id, 1).await?;
+        self.reads.note(&reader, "proof", &asked, 1).await?;
         Ok(Json(proven))
     }
 
@@ -127,14 +144,18 @@ impl AuditRole {
     }
 }
 
+/// None of its records is one that the reader may see; which is as if there were none.
+fn unseen(wanted: &Wanted) -> Diagnostic {
+    Diagnostic::error(7111, format!("no record has the id `{}`", wanted.id))
+        .help("see which there are: palisade audit search")
+}
+
 /// The index of the record that is wanted.
 fn chosen(entries: &[Entry], wanted: &Wanted) -> Result<u64, Problem> {
     let Some(entry) = wanted.entry else {
         let decision = |e: &&Entry| matches!(e.record.body, Some(Body::Decision(_)));
         let first = entries.iter().find(decision).or(entries.first());
-        return first
-            .map(|e| e.index)
-            .ok_or_else(|| broken("an id without records").into());
+        return first.map(|e| e.index).ok_or_else(|| unseen(wanted).into());
     };
     if entries.iter().any(|e| e.index == entry) {
         return Ok(entry);

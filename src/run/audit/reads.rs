@@ -280,6 +280,12 @@ impl Reads {
         }
     }
 
+    /// These, as long as something else keeps them: they keep the log open.
+    pub(super) fn while_open(&self) -> impl Fn() -> Option<Self> + Send + use<> {
+        let inner = Arc::downgrade(&self.0);
+        move || inner.upgrade().map(Self)
+    }
+
     /// Resolves when every read so far is in the log for good, or cannot be.
     pub(super) fn durable(&self) -> impl Future<Output = ()> + Send + use<> {
         let durable = self

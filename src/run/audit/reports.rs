@@ -22,9 +22,12 @@ use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
 use super::{AuditRole, blocking, broken, reads::Reader};
-use crate::control::{
-    api::{Answer, Problem},
-    server::PeerUid,
+use crate::{
+    cli::report::granted,
+    control::{
+        api::{Answer, Problem},
+        server::PeerUid,
+    },
 };
 
 /// Longest report that is checked, bytes.
@@ -236,7 +239,7 @@ impl AuditRole {
             .layer(DefaultBodyLimit::max(REPORT_LEN_MAX))
     }
 
-    async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
+    pub(super) async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
         // Before the index catches up, so that it has everything under it.
         let checkpoint = self.log.checkpoint();
         self.catch_up().await?;
@@ -250,6 +253,28 @@ impl AuditRole {
         let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);
         self.reads.note(&reader, "report", &question, rows).await?;
         Ok(Json(made))
+    }
+
+    /// A report of this log with what only the policies can tell of it.
+    ///
+    /// # Errors
+    /// When policies or decisions cannot be had.
+    pub(super) async fn joined(&self, mut report: Report) -> Result<Report, Diagnostic> {
+        if !granted::is_of_policies(&report.name) {
+            return Ok(report);
+        }
+        let (policies, mesh) = (self.policies.clone(), self.mesh.clone());
+        let runtime = tokio::runtime::Handle::current();
+        // Policies are compiled and asked for minutes: not on a thread of the runtime.
+        let joined = tokio::task::spawn_blocking(move || {
+            runtime.block_on(granted::join(&mut report, policies, &mesh))?;
+            Ok::<_, Vec<Diagnostic>>(report)
+        });
+        let joined = joined.await.map_err(|e| broken(&e.to_string()))?;
+        joined.map_err(|found| {
+            let first = found.into_iter().next();
+            first.unwrap_or_else(|| broken("bug: the policies tell nothing, and not why"))
+        })
     }
 
     async fn check_report(self, reader: Reader, report: Report) -> Answer<Checked> {
@@ -317,7 +342,7 @@ impl AuditRole {
 }
 
 /// A report as the record of its reading names it.
-fn told(name: &str, period: &str, scope: &str) -> String {
+pub(super) fn told(name: &str, period: &str, scope: &str) -> String {
     match scope {
         "" => format!("{name} of {period}"),
         scope => format!("{name} of {period}: {scope}"),

@@ -74,8 +74,6 @@ struct Inner {
     outbox: Outbox,
     actor: String,
     last: Mutex<BTreeMap<String, Last>>,
-    /// One report is made at a time.
-    turn: tokio::sync::Mutex<()>,
 }
 
 struct Schedule {
@@ -135,7 +133,6 @@ impl Schedules {
             outbox,
             actor,
             last: Mutex::new(last),
-            turn: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -183,7 +180,8 @@ impl Schedules {
         missed: u64,
         actor: &str,
     ) -> Result<Last, Diagnostic> {
-        let _turn = self.0.turn.lock().await;
+        let turn = role.reporting.clone().acquire_owned().await;
+        let _turn = turn.map_err(|e| broken(&e.to_string()))?;
         let section = &schedule.section;
         let made = self.written(role, schedule, due).await;
         let (last, complete) = match &made {
@@ -275,18 +273,23 @@ impl Schedules {
             .flush()
             .await
             .map_err(|e| broken(&e.to_string()))?;
+        let desk_of = working.clone();
         let made = blocking(move || {
-            let dir = working.dir.join("log");
-            let desk = working.desk(&dir);
-            let mut report = desk.run_under(&checkpoint, &asked)?;
+            let dir = desk_of.dir.join("log");
+            let mut report = desk_of.desk(&dir).run_under(&checkpoint, &asked)?;
             if let Some(lack) = behind(&report).filter(|_| !whole) {
                 report.header.lacks.push(lack);
                 report.header.complete = false;
             }
-            let all = put(&desk, &section, &report, due)?;
+            Ok(report)
+        });
+        let report = working.joined(made.await?).await?;
+        let written = blocking(move || {
+            let dir = working.dir.join("log");
+            let all = put(&working.desk(&dir), &section, &report, due)?;
             Ok((all, report))
         });
-        made.await.map_err(Diagnostic::from)
+        written.await.map_err(Diagnostic::from)
     }
 
     fn keep(&self) -> std::io::Result<()> {

@@ -29,8 +29,18 @@ const NAME_LEN_MAX: usize = 1024;
 const REASON_LEN_MAX: usize = 500;
 /// Exports that are looked at for what they had of a person, newest first.
 const EXPORTS_MAX: usize = 10_000;
-/// How it is recorded that somebody got an evidence package.
-const PACKAGE: &str = "report_package";
+/// How it is recorded that somebody got what is not told by a query: an evidence package, a
+/// report with its rows, records as they are hashed.
+const WHOLE: [&str; 3] = ["report", "report_package", TILES];
+/// How it is recorded that somebody got records as they are hashed: 256 at a time.
+const TILES: &str = "tiles";
+/// Reads that gave records to whoever asked, as copies. Tiles are looked at by themselves:
+/// there is one for 256 records.
+const COPIES: [&str; 2] = [
+    "class:audit_read (verb:export OR verb:report_package OR \
+     ((verb:proof OR verb:report OR verb:reveal) rows:>0)) decision:allow",
+    "class:audit_read verb:tiles rows:>0 decision:allow",
+];
 /// Exports that one answer names.
 const RECALLS_MAX: usize = 1000;
 /// Length of time of one question about all times: less than a query may ask about.
@@ -43,6 +53,9 @@ const NAME_LEN_CLEAR: usize = 5;
 const LONGEST_CHAR: usize = 4;
 /// What is recorded of a text that is no query: it may name anybody.
 const NO_QUERY: &str = "(no query)";
+
+/// Copies, by who asked, how, for what, into which file, and kept to which rows.
+type Given = BTreeMap<(String, String, String, String, String), Recall>;
 
 /// What `audit show --reveal` asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -474,37 +487,11 @@ impl AuditRole {
         person: Pseudonym,
         spans: &[Window],
     ) -> Result<(Vec<Recall>, bool), StoreError> {
-        let exports = "class:audit_read (verb:export OR verb:report_package OR (verb:reveal rows:>0)) decision:allow";
-        let mut given: BTreeMap<(String, String, String, String, String), Recall> = BTreeMap::new();
-        let mut looked_at = 0;
+        let mut given = Given::new();
         let mut more = false;
-        for span in spans.iter().rev() {
-            let query = Query::parse(exports)?.between(*span);
-            let mut cursor: Option<Cursor> = None;
-            loop {
-                let page = self.store.search(&query, 1000, cursor)?;
-                for row in &page.rows {
-                    let key = |name: &str| row.text(name).unwrap_or_default().to_owned();
-                    let whole = (
-                        key("actor"),
-                        key("verb"),
-                        key("query"),
-                        key("exported_to"),
-                        key("kept_to"),
-                    );
-                    let read = Recall::of(row);
-                    given
-                        .entry(whole)
-                        .and_modify(|known| known.rows = known.rows.saturating_add(read.rows))
-                        .or_insert(read);
-                }
-                looked_at += page.rows.len();
-                more |= looked_at >= EXPORTS_MAX;
-                cursor = page.cursor.filter(|_| !more);
-                if cursor.is_none() {
-                    break;
-                }
-            }
+        for copies in COPIES {
+            let copies = Query::parse(copies)?;
+            more |= self.given(&copies, spans, &mut given)?;
         }
         let mut recall = Vec::new();
         for ((_, _, query, _, kept_to), read) in given {
@@ -518,6 +505,52 @@ impl AuditRole {
         Ok((recall, more))
     }
 
+    /// Who was given copies, by what was asked; whether there are more than are looked at.
+    fn given(
+        &self,
+        copies: &Query,
+        spans: &[Window],
+        given: &mut Given,
+    ) -> Result<bool, StoreError> {
+        let mut looked_at = 0;
+        for span in spans.iter().rev() {
+            let query = copies.between(*span);
+            let mut cursor: Option<Cursor> = None;
+            loop {
+                let page = self.store.search(&query, 1000, cursor)?;
+                for row in &page.rows {
+                    let key = |name: &str| row.text(name).unwrap_or_default().to_owned();
+                    let read = Recall::of(row);
+                    // One reader's tiles are one copy.
+                    let asked = match read.verb.as_str() {
+                        TILES => TILES.to_owned(),
+                        _ => key("query"),
+                    };
+                    let whole = (
+                        key("actor"),
+                        key("verb"),
+                        asked,
+                        key("exported_to"),
+                        key("kept_to"),
+                    );
+                    given
+                        .entry(whole)
+                        .and_modify(|known| known.rows = known.rows.saturating_add(read.rows))
+                        .or_insert(read);
+                }
+                looked_at += page.rows.len();
+                if looked_at >= EXPORTS_MAX {
+                    return Ok(true);
+                }
+                cursor = page.cursor;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(false)
+    }
+
     /// Whether an export can have had records of a person; what is not known counts.
     fn had(
         &self,
@@ -528,7 +561,7 @@ impl AuditRole {
         spans: &[Window],
     ) -> Result<bool, StoreError> {
         // A package has every record of its report, and of what is not a query.
-        if read.verb == PACKAGE {
+        if WHOLE.contains(&read.verb.as_str()) {
             return Ok(true);
         }
         // Of a longer one only the beginning was recorded.

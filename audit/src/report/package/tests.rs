@@ -49,7 +49,7 @@ impl Source for Whole {
 }
 
 /// A log with decisions of the last hours, its index, and what holds their folders.
-struct Stage {
+pub(crate) struct Stage {
     log: Log,
     store: Store,
     dir: tempfile::TempDir,
@@ -89,49 +89,54 @@ fn open_store(source: Arc<dyn Source>, dir: &Path) -> Store {
 }
 
 async fn stage() -> Stage {
-    let (dir, index) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let log = open_log(&dir);
     let now_us = Clock::system().now_us();
-    let stream = Arc::new(StreamKey {
-        reporter: reporter(),
-        boot: ulid::Ulid::from_parts(7, 7),
-        worker: 0,
-    });
     // Two hours apart: half of them are of the time before the period.
-    let pending = (1..=2 * DENIED).map(|n| Pending {
-        stream: stream.clone(),
-        sequence: n,
-        record: record(
-            n,
-            now_us
-                - if n <= DENIED {
-                    7_000_000_000
-                } else {
-                    60_000_000
-                },
-        ),
-    });
-    let mut receipt = log.append(pending.collect());
-    receipt.checkpointed().await.unwrap();
-    let store = open_store(Arc::new(Whole(log.clone())), index.path());
-    store.flush().await.unwrap();
-    Stage {
-        log,
-        store,
-        dir,
-        _index: index,
-        now_us: Clock::system().now_us(),
-    }
+    let ago = |n: u64| {
+        if n <= DENIED {
+            7_000_000_000
+        } else {
+            60_000_000
+        }
+    };
+    let records = (1..=2 * DENIED).map(|n| record(n, now_us - ago(n)));
+    Stage::of(records).await
 }
 
 impl Stage {
+    /// A log of these records.
+    pub(crate) async fn of(records: impl Iterator<Item = Bytes>) -> Self {
+        let (dir, index) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let log = open_log(&dir);
+        let stream = Arc::new(StreamKey {
+            reporter: reporter(),
+            boot: ulid::Ulid::from_parts(7, 7),
+            worker: 0,
+        });
+        let pending = (1..).zip(records).map(|(sequence, record)| Pending {
+            stream: stream.clone(),
+            sequence,
+            record,
+        });
+        let mut receipt = log.append(pending.collect());
+        receipt.checkpointed().await.unwrap();
+        let store = open_store(Arc::new(Whole(log.clone())), index.path());
+        store.flush().await.unwrap();
+        Self {
+            log,
+            store,
+            dir,
+            _index: index,
+            now_us: Clock::system().now_us(),
+        }
+    }
+
     fn evidence(&self, checkpoint: &Checkpoint) -> Evidence<'_> {
         let period = Period::read("last:1h", self.now_us).unwrap();
         let ground = Ground::Log(&self.log, self.dir.path());
         Evidence::new(&self.store, ground, period, "", checkpoint, self.now_us).unwrap()
     }
 
-    fn made(&self, kind: &str) -> (Report, Checkpoint) {
+    pub(crate) fn made(&self, kind: &str) -> (Report, Checkpoint) {
         let checkpoint = self.log.checkpoint();
         let evidence = self.evidence(&checkpoint);
         let report = run(Kind::find(kind).unwrap(), &evidence).unwrap();

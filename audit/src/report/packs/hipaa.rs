@@ -1,16 +1,16 @@
 //! HIPAA security rule: 45 CFR 164.308, 164.312 and 164.316.
 
 use super::{
-    Control, callers, credentials, denied, handshakes, in_use, integrity, inventory, who_what,
+    Control, alerts, callers, credentials, handshakes, in_use, integrity, inventory, who_what,
 };
 
 pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "164.308(a)(1)(ii)(D)",
         asks: "Information system activity review",
-        shows: "What a reviewer would look at: denials, and what of them is new.",
-        evidence: denied,
-        elsewhere: "that somebody reviewed it",
+        shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
+        evidence: alerts,
+        elsewhere: "that it was done regularly, what an answer rests on, and the review of what no rule asks for",
     },
     Control {
         id: "164.308(a)(4)",

@@ -1,7 +1,7 @@
 //! PCI DSS 4.0.1: requirements 7, 8 and 10.
 
 use super::{
-    Control, callers, clocks, credentials, denials, denied, in_use, integrity, inventory,
+    Control, alerts, callers, clocks, credentials, denials, denied, in_use, integrity, inventory,
     lifecycle, losses, operators, policies_in_use, policy_changes, reads, who_what,
 };
 
@@ -16,9 +16,9 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "7.2.4",
         asks: "User accounts and access are reviewed every six months",
-        shows: "A sample of the access in use, with room for the verdict; the report `access-review` has all of it. Callers are services: it is about accounts of people only where a service stands for one.",
+        shows: "A sample of the access in use, with room for the verdict; the report `access-review` has all of it, and beside it the reviews that were signed off. Callers are services: it is about accounts of people only where a service stands for one.",
         evidence: in_use,
-        elsewhere: "the review itself: signatures, dates, and that it was done every six months",
+        elsewhere: "the review itself, with its signatures and dates where it was signed from a folder of the log, and that it was done every six months",
     },
     Control {
         id: "7.2.5",
@@ -135,9 +135,9 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "10.4.1",
         asks: "Logs are reviewed daily",
-        shows: "What a reviewer would look at: denials, and what of them is new.",
-        evidence: denied,
-        elsewhere: "that somebody reviewed it",
+        shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
+        evidence: alerts,
+        elsewhere: "that it was done each day, what an answer rests on, and the review of what no rule asks for",
     },
     Control {
         id: "10.5.1",

@@ -1,7 +1,7 @@
 //! SOC 2: common criteria CC2, CC4, CC6, CC7 and CC8.
 
 use super::{
-    Control, denials, denied, handshakes, in_use, integrity, inventory, operators, policies_in_use,
+    Control, alerts, denials, handshakes, in_use, integrity, inventory, operators, policies_in_use,
     policy_changes, streams, who_what,
 };
 
@@ -58,9 +58,9 @@ pub(super) const CONTROLS: &[Control] = &[
     Control {
         id: "CC7.3",
         asks: "Events are evaluated",
-        shows: "Denied attempts, and which of them are new.",
-        evidence: denied,
-        elsewhere: "the evaluation and its result",
+        shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
+        evidence: alerts,
+        elsewhere: "the evaluation that an answer rests on, its result, and the evaluation of events that no rule asks for",
     },
     Control {
         id: "CC7.4",

@@ -2,7 +2,7 @@
 
 use ::csv::{Terminator, WriterBuilder};
 
-use super::{NO_ROWS, RenderError, visible};
+use super::{NO_ROWS, NOTHING, RenderError, visible};
 use crate::{
     export::neutral,
     report::model::{Header, Report},
@@ -18,6 +18,10 @@ pub fn to_csv(report: &Report) -> Result<Vec<(String, Vec<u8>)>, RenderError> {
         of_report("report", &report.title),
         of_report("question", &report.question),
     ];
+    let nothing = report.header.records == 0;
+    if nothing {
+        about.push(of_report("no records", NOTHING));
+    }
     about.extend(facts(report));
     for section in &report.sections {
         let line =
@@ -53,7 +57,11 @@ pub fn to_csv(report: &Report) -> Result<Vec<(String, Vec<u8>)>, RenderError> {
                 .collect();
             let mut none = vec![String::new(); shown.columns.len()];
             if let Some(first) = none.first_mut() {
-                NO_ROWS.clone_into(first);
+                // Each file is passed on by itself.
+                *first = match nothing {
+                    true => format!("{NO_ROWS} {NOTHING}"),
+                    false => NO_ROWS.to_owned(),
+                };
             }
             let none = shown.rows.is_empty().then_some(none);
             let rows = shown.rows.iter().cloned().chain(none);

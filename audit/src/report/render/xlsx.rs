@@ -7,7 +7,7 @@ use rust_xlsxwriter::{
 };
 
 use super::{
-    NO_ROWS, RenderError, chart,
+    NO_ROWS, NOTHING, RenderError, chart,
     csv::{facts_of, file_name},
     visible,
 };
@@ -24,6 +24,7 @@ const WIDTH_MAX: usize = 60;
 struct Formats {
     title: Format,
     name: Format,
+    alarm: Format,
     wrapped: Format,
     head: Format,
     text: Format,
@@ -51,7 +52,8 @@ pub fn to_xlsx(report: &Report) -> Result<Vec<u8>, RenderError> {
     book.set_properties(&properties);
     provenance(book.add_worksheet(), report, &formats)?;
     for (i, section) in report.sections.iter().enumerate() {
-        sheet(book.add_worksheet(), i, section, &formats)?;
+        let nothing = report.header.records == 0;
+        sheet(book.add_worksheet(), i, (section, nothing), &formats)?;
     }
     Ok(book.save_to_buffer()?)
 }
@@ -63,6 +65,9 @@ fn provenance(sheet: &mut Worksheet, report: &Report, formats: &Formats) -> Resu
     sheet.write_string_with_format(0, 0, clip(&report.title), &formats.title)?;
     sheet.write_string(1, 0, clip(&report.question))?;
     let mut row = 3;
+    if report.header.records == 0 {
+        sheet.write_string_with_format(2, 0, NOTHING, &formats.alarm)?;
+    }
     for (name, value) in facts_of(report) {
         sheet.write_string_with_format(row, 0, name, &formats.name)?;
         sheet.write_string_with_format(row, 1, clip(&value), &formats.wrapped)?;
@@ -78,7 +83,7 @@ fn provenance(sheet: &mut Worksheet, report: &Report, formats: &Formats) -> Resu
 fn sheet(
     sheet: &mut Worksheet,
     index: usize,
-    section: &Section,
+    (section, nothing): (&Section, bool),
     formats: &Formats,
 ) -> Result<(), XlsxError> {
     // Excel takes no `/`, `[` and the like, and no two sheets of one name.
@@ -94,6 +99,10 @@ fn sheet(
         row += 1;
         Ok(())
     };
+    // Each sheet is printed and passed on by itself.
+    if nothing {
+        line("no records", NOTHING)?;
+    }
     if !section.controls.is_empty() {
         line("controls", &section.controls.join(", "))?;
     }
@@ -225,6 +234,9 @@ impl Formats {
         Self {
             title: Format::new().set_bold().set_font_size(16),
             name: Format::new().set_bold().set_align(FormatAlign::Top),
+            alarm: Format::new()
+                .set_bold()
+                .set_font_color(Color::RGB(0x00B0_1E1E)),
             wrapped: Format::new().set_text_wrap().set_align(FormatAlign::Top),
             head: Format::new()
                 .set_bold()

@@ -1,6 +1,8 @@
 //! Who used what.
 
-use super::{bars, columns, of_groups, step};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{add_column, bars, cell, columns, counts, most_of, of_groups, step};
 use crate::{
     index::StoreError,
     report::{
@@ -13,6 +15,10 @@ use crate::{
 const USE_IS_NOT_RIGHT: &str = "access that was granted and never used; `palisade policy unused` and `palisade policy validate` look at the policies themselves";
 const SERVICES_ONLY: &str =
     "which person stood behind a service: callers are workloads, proven by their certificates";
+/// Allowed requests whose addresses are looked at, newest first.
+const LOOKED_MAX: usize = 20_000;
+/// Addresses that are named in a cell.
+const ADDRESSES_MAX: usize = 3;
 const NOT_THROUGH_MESH: &str = "access that did not pass a proxy of the mesh";
 
 /// Access in use, with room for a reviewer's verdict.
@@ -114,11 +120,49 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
     let section = Section::new(
         "who-accessed-what",
         "Who accessed what",
-        "Each row is a caller, a service and an operation of it that it was allowed to use, with how often and when.",
+        "Each row is a caller, a service and an operation of it that it was allowed to use, with how often and when, how often the same \
+         was denied, and the addresses from which the caller reached the service.",
     );
     let query = e.decisions("decision:allow")
         + " | first, last by principal, service, action | sort -count";
-    let (section, counted) = of_groups(section, e, query, most)?;
+    let (mut section, counted) = of_groups(section, e, query, most)?;
+    let denied = e.decisions("decision:deny") + " | count by principal, service, action";
+    let denied = most_of(&denied);
+    let (refused, all_refused) = counts(e, &denied)?;
+    let kind = ("denied", CellKind::Number);
+    add_column(&mut section.table, kind, |row| {
+        match row.get(..3).and_then(|of| refused.get(of)) {
+            Some(count) => count.to_string(),
+            None if all_refused => "0".to_owned(),
+            None => "–".to_owned(),
+        }
+    });
+    let from = e.decisions("decision:allow source:*");
+    let (sources, all_sources) = addresses(e, &from)?;
+    let kind = ("addresses", CellKind::Text);
+    add_column(&mut section.table, kind, |row| {
+        let of = row.get(..2).and_then(|of| sources.get(of));
+        let from = of.map_or(0, BTreeSet::len);
+        let named = of.into_iter().flatten().take(ADDRESSES_MAX);
+        let named = named.map(String::as_str).collect::<Vec<_>>().join(", ");
+        match from.saturating_sub(ADDRESSES_MAX) {
+            0 => named,
+            more => format!("{named} and {more} more"),
+        }
+    });
+    section.queries.extend([denied, from]);
+    if !all_refused {
+        section = section.cannot_show(
+            "denials beyond the thousand most frequent callers, services and operations: `–` stands there",
+        );
+    }
+    section = section.cannot_show(
+        "addresses of requests whose address is masked or was not known: none stands there",
+    );
+    if !all_sources {
+        let older = format!("addresses before the newest {LOOKED_MAX} allowed requests");
+        section = section.cannot_show(&older);
+    }
     Ok(section
         .figure("caller, service and operation", counted.distinct)
         .figure("allowed requests", counted.total)
@@ -127,4 +171,21 @@ pub(crate) fn who_what(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         .cannot_show(
             "which rows of a database an operation touched: the log has paths, not bodies",
         ))
+}
+
+/// Addresses by caller and service.
+type Addresses = BTreeMap<Vec<String>, BTreeSet<String>>;
+
+/// From which addresses each caller reached each service, by the newest of these decisions,
+/// and whether these are all.
+fn addresses(e: &Evidence<'_>, query: &str) -> Result<(Addresses, bool), StoreError> {
+    let mut found = Addresses::new();
+    let mut looked = 0_usize;
+    e.visit(query, |row| {
+        looked += 1;
+        let of = vec![cell(&row, "principal"), cell(&row, "service")];
+        found.entry(of).or_default().insert(cell(&row, "source"));
+        looked < LOOKED_MAX
+    })?;
+    Ok((found, looked < LOOKED_MAX))
 }

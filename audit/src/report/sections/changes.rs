@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{cell, columns, of_groups, of_rows, step};
+use super::{add_column, cell, columns, counts, most_of, of_groups, of_rows, step};
 use crate::{
     index::StoreError,
     report::{
@@ -20,9 +20,9 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         "policy-changes",
         "Policy changes",
         "Every revision of the policies that came into force or was rejected, with its author, its commit where the policies come from \
-         git, and the policies it added, removed and changed.",
+         git, the policies it added, removed and changed, and how many requests of the period were decided and denied under it.",
     );
-    let section = of_rows(
+    let mut section = of_rows(
         section,
         e,
         e.records("class:policy_change"),
@@ -41,13 +41,33 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         ],
         most,
     )?;
+    for (name, filter) in [("decisions", ""), ("denied", "decision:deny")] {
+        let query = most_of(&(e.decisions(filter) + " | count by sequence"));
+        let (under, whole) = counts(e, &query)?;
+        add_column(&mut section.table, (name, CellKind::Number), |row| {
+            // A rejected revision decided nothing, whatever has its number.
+            let activated = row.get(1).is_some_and(|verb| verb == "activated");
+            match row
+                .get(3)
+                .and_then(|of| under.get(std::slice::from_ref(of)))
+            {
+                Some(count) if activated => count.to_string(),
+                None if activated && !whole => "–".to_owned(),
+                _ => "0".to_owned(),
+            }
+        });
+        section.queries.push(query);
+    }
     let rejected = e.count(&e.records("class:policy_change verb:rejected"))?;
     Ok(section
         .figure("rejected revisions", rejected)
         .cannot_show(
             "who approved a change: reviews are kept where the policy repository is hosted",
         )
-        .cannot_show("the text of a change; the commit, or the digest, names it"))
+        .cannot_show("the text of a change; the commit, or the digest, names it")
+        .cannot_show(
+            "requests of one time of a revision that came into force more than once, as after a restart: each of its rows has all",
+        ))
 }
 
 /// Which revisions decided.
@@ -181,10 +201,38 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
         ));
     }
     section.table = Some(table);
-    section.queries.push(query);
-    Ok(section.cannot_show(
-        "certificates of other authorities, and what a peer outside the mesh presents",
-    ))
+    let asked = e.records("class:decision principal:*") + " | first, last by principal";
+    let asked = most_of(&asked);
+    let callers = e.groups(&asked)?;
+    let named = u64::try_from(callers.groups.len()).unwrap_or(u64::MAX);
+    let all_called = named == callers.distinct && callers.uncounted == 0;
+    let last: BTreeMap<&str, &str> = callers
+        .groups
+        .iter()
+        .filter_map(|group| Some((group.values.first()?.as_str(), group.last.as_str())))
+        .collect();
+    let kind = ("last request", CellKind::Time);
+    add_column(&mut section.table, kind, |row| {
+        // Empty says that it asked for nothing, which is not known of one beyond the most.
+        let unknown = if all_called { "" } else { "–" };
+        let last = row.first().and_then(|id| last.get(id.as_str()));
+        last.copied().unwrap_or(unknown).to_owned()
+    });
+    section.queries.extend([query, asked]);
+    if !all_called {
+        section = section.cannot_show(&format!(
+            "when an identity beyond the {} that asked most last asked: `–` stands there",
+            crate::query::TOP_MAX
+        ));
+    }
+    Ok(section
+        .cannot_show(
+            "on which hosts an identity is used: `hygiene` has the addresses that it called from",
+        )
+        .cannot_show("connections of an identity that asked for nothing on them")
+        .cannot_show(
+            "certificates of other authorities, and what a peer outside the mesh presents",
+        ))
 }
 
 /// Who read records.
@@ -214,3 +262,6 @@ pub(crate) fn reads(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError
         "reads of the log's files on its host, past Palisade: those are the host's own evidence",
     ))
 }
+
+#[cfg(test)]
+mod tests;

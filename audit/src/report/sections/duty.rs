@@ -106,7 +106,7 @@ fn section(
         .cannot_show(
             "what was open for longer than the period and the time of the same length before it",
         )
-        .cannot_show("what no rule asks for")
+        .cannot_show("what no rule asks for: where no rule is configured, that is everything, and nothing stands here")
 }
 
 impl Alert {
@@ -150,6 +150,35 @@ fn about(us: i64) -> String {
         n if unit == minute => format!("{n}m"),
         n => format!("{n}s"),
     }
+}
+
+/// Access reviews that somebody signed off.
+pub(crate) fn sign_offs(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let section = Section::new(
+        "sign-offs",
+        "Access reviews that were signed off",
+        "Each row is a review that the log signed for somebody in the period: when, by whom as was typed, and the SHA-256 of the review, by \
+         which its file is found and checked.",
+    );
+    let section = of_rows(
+        section,
+        e,
+        e.records(&format!(
+            "class:admin verb:review_signed {}",
+            e.of_the_log()
+        )),
+        &[
+            ("time", CellKind::Time),
+            ("actor", CellKind::Text),
+            ("object", CellKind::Text),
+            ("detail", CellKind::Text),
+        ],
+        most,
+    )?;
+    Ok(section
+        .cannot_show("the review itself: palisade report review show FILE")
+        .cannot_show("reviews that were signed from a folder of the log: these leave no record")
+        .cannot_show("whether the name that was typed is that of who typed it"))
 }
 
 /// Messages that were given up.

@@ -210,6 +210,8 @@ pub(crate) fn timeline(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
             ("sequence", CellKind::Number),
             ("source", CellKind::Text),
             ("id", CellKind::Text),
+            ("revision_digest", CellKind::Text),
+            ("reporter", CellKind::Text),
         ],
         most,
     )

@@ -23,19 +23,14 @@ use super::{
     wrong,
 };
 use crate::{
-    cli::{
-        audit::export,
-        timing::{Span, Whose, cpu, timed},
-    },
-    render::screen,
+    cli::timing::{Span, Whose, cpu, timed},
+    render::progress::{Far, Progress},
 };
 
 /// Groups that are with the log while the next is made up.
 const AHEAD: usize = 3;
 /// Most groups that are acknowledged one at a time.
 const SINGLE_MAX: u64 = 500;
-/// How often a terminal hears how far it is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 
 /// A log that is full.
 pub(super) struct Filled {
@@ -65,7 +60,7 @@ pub(super) fn log(
         next: 0,
         records,
         making: Duration::ZERO,
-        progress: Progress::new(),
+        progress: Progress::begin(),
     };
     let group = u64::try_from(GROUP_RECORDS).unwrap_or(u64::MAX);
     let single = (records / 10 / group).clamp(1, SINGLE_MAX);
@@ -192,7 +187,11 @@ impl Filler<'_> {
         let time_us = self.traffic.time_us(self.next.saturating_sub(1));
         self.follow(time_us);
         self.making += cpu(Whose::Thread).saturating_sub(before);
-        self.progress.tell(self.next, self.records);
+        self.progress.tell(Far {
+            records: self.next,
+            of: Some(self.records),
+            by: None,
+        });
         Ok(group)
     }
 
@@ -210,39 +209,8 @@ impl Filler<'_> {
     }
 
     fn close(self) {
-        self.progress.end();
         self.follow(BEGINS_US.saturating_add(SPAN_US));
         // Which signs a last checkpoint.
         self.log.close();
-    }
-}
-
-/// What a terminal hears meanwhile.
-struct Progress {
-    shown: bool,
-    begun: Instant,
-    told: Instant,
-}
-
-impl Progress {
-    fn new() -> Self {
-        Self {
-            shown: screen::tells_progress(),
-            begun: Instant::now(),
-            told: Instant::now(),
-        }
-    }
-
-    fn tell(&mut self, done: u64, all: u64) {
-        if self.shown && self.told.elapsed() >= PROGRESS_EVERY {
-            self.told = Instant::now();
-            screen::progress(&export::said(done, done, Some(all), self.begun.elapsed()));
-        }
-    }
-
-    fn end(&self) {
-        if self.shown {
-            screen::progress("");
-        }
     }
 }

@@ -15,7 +15,7 @@ use super::{
     super::{reads::Reader, subjects},
     Office, Visit,
     asked::{Asked, Question},
-    openapi,
+    documents, openapi,
     problem::Fault,
     routes::{Route, What},
     streams,
@@ -34,17 +34,44 @@ pub(super) async fn answer(
             visit.caller()?;
             return Ok(Json(fields()).into_response());
         }
+        What::Metrics => {
+            office.admit(visit.caller()?, ReadAction::Metrics, "", &visit.request)?;
+            return metrics(&office).await;
+        }
         What::Read(action) => action,
     };
     let caller = visit.caller()?;
     let question = Question::read(action, request).await;
     // Whoever may not read is told so first, whatever it sent.
-    let text = question.as_ref().map(|question| question.asked.text());
+    let told = |asked: &Asked| asked.told(|query| office.role().told(query));
+    let text = question.as_ref().map(|question| told(&question.asked));
     let text = text.unwrap_or_default();
     let reader = office.admit(caller, action, &text, &visit.request)?;
-    let Question { asked, reason } = question?;
-    let reader = for_reason(&office, visit, reader, &text, reason)?;
+    let Question { mut asked, reason } = question?;
+    let reader = match asked.is_a_copy() {
+        // Who may take no files takes none in pieces.
+        true => reader.also(office.admit(caller, ReadAction::Export, &text, &visit.request)?),
+        false => reader,
+    };
+    if asked.is_of_the_whole() {
+        office.admit_to_the_whole(caller, action, &text, (&reader, &visit.request))?;
+    }
+    let mut query = String::new();
+    if let Some(written) = asked.query() {
+        *written = office.role().saved.expanded(reader.actor(), written)?;
+        query.clone_from(written);
+    }
+    let reader = for_reason(&office, visit, reader, &query, reason)?;
+    if asked.is_of_the_whole() {
+        // Who may reveal some rows alone sees no more than these when it asks by name.
+        office.admit_to_the_whole(caller, action, &text, (&reader, &visit.request))?;
+    }
     match asked {
+        Asked::Report(asked) => {
+            let role = office.role().clone();
+            let work = documents::report(role, reader, asked);
+            office.reporting(work).await
+        }
         Asked::Export(asked) => streams::export(office, caller.clone(), reader, asked).await,
         Asked::Tail(asked) => streams::tail(&office, caller.clone(), &reader, &asked.query).await,
         Asked::Checkpoint => checkpoint(&office, &reader).await,
@@ -68,8 +95,9 @@ fn for_reason(
     let reader = match named.as_slice() {
         [] => reader,
         _ => {
+            let told = office.role().told(query);
             let reveals =
-                office.admit(visit.caller()?, ReadAction::Reveal, query, &visit.request)?;
+                office.admit(visit.caller()?, ReadAction::Reveal, &told, &visit.request)?;
             reader.also(reveals)
         }
     };
@@ -98,6 +126,29 @@ async fn summed_up(
                 Err(problem) => return Err(known(problem.into(), unknown)),
             }
         }
+        Asked::Alerts => role.alerts.clone().list(reader).await?.into_response(),
+        Asked::BeginVerification => Json(role.begin_verification(reader).await?).into_response(),
+        Asked::Forget(name) => Json(role.forget(reader, name).await?).into_response(),
+        Asked::Holds => role.list_holds(&reader).await?.into_response(),
+        Asked::Proof(wanted) => {
+            let unknown = Fault::unknown(&wanted.id);
+            let proven = role.proof(reader, wanted).await;
+            let proven = proven.map_err(|problem| known(problem.into(), unknown))?;
+            proven.into_response()
+        }
+        Asked::Reports => {
+            role.reads.note(&reader, "reports", "", 0).await?;
+            Json(documents::kinds()).into_response()
+        }
+        Asked::Save(asked) => Json(role.save(reader, asked).await?).into_response(),
+        Asked::Saved => Json(role.saved_list(reader).await?).into_response(),
+        Asked::Tile(asked) => {
+            let mut response = role.tile(reader, asked).await?.into_response();
+            let kind = HeaderValue::from_static("application/octet-stream");
+            response.headers_mut().insert(CONTENT_TYPE, kind);
+            response
+        }
+        Asked::Verification => Json(role.verification(reader).await?).into_response(),
         Asked::Show(id) => {
             let unknown = Fault::unknown(&id);
             match role.record(reader, id).await {
@@ -107,7 +158,7 @@ async fn summed_up(
                 Err(problem) => return Err(known(problem.into(), unknown)),
             }
         }
-        Asked::Checkpoint | Asked::Export(_) | Asked::Tail(_) => {
+        Asked::Checkpoint | Asked::Export(_) | Asked::Report(_) | Asked::Tail(_) => {
             return Err(Fault::malformed("bug: this is answered elsewhere"));
         }
     })
@@ -119,6 +170,13 @@ fn known(fault: Fault, unknown: Fault) -> Fault {
         7111 => unknown,
         _ => fault,
     }
+}
+
+async fn metrics(office: &Office) -> Result<Response, Fault> {
+    let role = office.role().clone();
+    let text = office.measured(async move { Ok(role.metrics().await?) });
+    let text = text.await?;
+    Ok(([(CONTENT_TYPE, super::super::metrics::KIND)], text).into_response())
 }
 
 async fn checkpoint(office: &Office, reader: &Reader) -> Result<Response, Fault> {

@@ -10,15 +10,24 @@ use palisade_pdp::readers::ReadAction;
 use serde::{Deserialize, de::DeserializeOwned};
 
 use super::{
-    super::{Facets, Gaps, Reveal, Search, Tail, Timeline},
+    super::{
+        Facets, Gaps, Reveal, Search, Tail, Timeline, Wanted, reports, saved::SavedQuery,
+        tiles::TileAsked,
+    },
     problem::Fault,
     routes::BODY_LEN_MAX,
 };
 
 /// How long a caller may take to send its body.
 const BODY_WAIT: Duration = Duration::from_secs(10);
-/// What stands behind the id of what is to be revealed.
-const REVEALED: &str = "/revealed";
+/// Where the records are that are asked for by id.
+const RECORDS: &str = "/v1/audit/records/";
+/// Where saved queries are asked for by name.
+const SAVED: &str = "/v1/audit/saved/";
+/// Where reports are asked for by name.
+const REPORTS: &str = "/v1/audit/reports/";
+/// The time a report is about where nothing is said.
+const PERIOD_DEFAULT: &str = "last:30d";
 /// Characters of a whole id.
 const ID_LEN: usize = 26;
 
@@ -32,15 +41,49 @@ pub(super) struct Question {
 /// What is asked of the log.
 #[derive(Debug)]
 pub(super) enum Asked {
+    Alerts,
+    BeginVerification,
     Checkpoint,
     Export(Export),
     Facets(Facets),
+    Forget(String),
     Gaps(Gaps),
+    Holds,
+    Proof(Wanted),
+    Report(ReportAsked),
+    Reports,
     Reveal(Reveal),
+    Save(SavedQuery),
+    Saved,
     Search(Search),
     Show(String),
     Tail(Tail),
+    Tile(TileAsked),
     Timeline(Timeline),
+    Verification,
+}
+
+/// A report.
+#[derive(Debug)]
+pub(super) struct ReportAsked {
+    pub(super) name: String,
+    pub(super) period: String,
+    pub(super) scope: String,
+    pub(super) format: ReportFormat,
+    /// Of CSV, which table.
+    pub(super) table: Option<usize>,
+}
+
+/// What the file of a report is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ReportFormat {
+    Csv,
+    Html,
+    #[default]
+    Json,
+    Pdf,
+    Xlsx,
 }
 
 /// Records as a file.
@@ -121,6 +164,29 @@ struct ReasonParameter {
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
+struct EntryParameter {
+    entry: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReportParameters {
+    #[serde(default = "period_default")]
+    period: String,
+    #[serde(default)]
+    scope: String,
+    #[serde(default)]
+    format: ReportFormat,
+    table: Option<usize>,
+    reason: Option<String>,
+}
+
+fn period_default() -> String {
+    PERIOD_DEFAULT.to_owned()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct NoParameters {}
 
 impl Question {
@@ -129,6 +195,10 @@ impl Question {
         let uri = request.uri().clone();
         let mut why = None;
         let asked = match action {
+            ReadAction::Alerts => {
+                let NoParameters {} = parameters(&uri)?;
+                Asked::Alerts
+            }
             ReadAction::Checkpoint => {
                 let NoParameters {} = parameters(&uri)?;
                 Asked::Checkpoint
@@ -153,12 +223,59 @@ impl Question {
                 let QueryParameter { q } = parameters(&uri)?;
                 Asked::Gaps(Gaps { query: q })
             }
+            ReadAction::Holds => {
+                let NoParameters {} = parameters(&uri)?;
+                Asked::Holds
+            }
+            // It is answered before anything is read.
+            ReadAction::Metrics => return Err(Fault::malformed("bug: metrics have no question")),
+            ReadAction::Proof => {
+                let EntryParameter { entry } = parameters(&uri)?;
+                Asked::Proof(Wanted {
+                    id: whole_id(&uri)?,
+                    entry,
+                })
+            }
+            ReadAction::Reports => match last_of(&uri, REPORTS) {
+                None => {
+                    let NoParameters {} = parameters(&uri)?;
+                    Asked::Reports
+                }
+                Some(name) => {
+                    let read: ReportParameters = parameters(&uri)?;
+                    why = read.reason;
+                    Asked::Report(ReportAsked {
+                        name,
+                        period: read.period,
+                        scope: read.scope,
+                        format: read.format,
+                        table: read.table,
+                    })
+                }
+            },
             ReadAction::Reveal => {
                 let ReasonParameter { reason } = parameters(&uri)?;
                 Asked::Reveal(Reveal {
                     id: whole_id(&uri)?,
                     reason,
                 })
+            }
+            ReadAction::Saved => {
+                let name = last_of(&uri, SAVED);
+                match (request.method(), name) {
+                    (&Method::PUT, Some(name)) => {
+                        let QueryParameter { q } = body(request).await?;
+                        Asked::Save(SavedQuery { name, query: q })
+                    }
+                    (&Method::DELETE, Some(name)) => {
+                        let NoParameters {} = parameters(&uri)?;
+                        Asked::Forget(name)
+                    }
+                    _ => {
+                        let NoParameters {} = parameters(&uri)?;
+                        Asked::Saved
+                    }
+                }
             }
             ReadAction::Search => {
                 let read: SearchParameters = match *request.method() {
@@ -181,6 +298,12 @@ impl Question {
                 why = read.reason;
                 Asked::Tail(Tail { query: read.q })
             }
+            ReadAction::Tiles => {
+                let NoParameters {} = parameters(&uri)?;
+                let path = uri.path().strip_prefix("/tile/").unwrap_or_default();
+                let none = || Fault::malformed(format!("`{path}` is no tile of C2SP tlog-tiles"));
+                Asked::Tile(TileAsked::parse(path).ok_or_else(none)?)
+            }
             ReadAction::Timeline => {
                 let read: TimelineParameters = parameters(&uri)?;
                 why = read.reason;
@@ -191,24 +314,73 @@ impl Question {
                     top: within("top", read.top, TOP_MAX)?,
                 })
             }
+            ReadAction::Verify => {
+                let NoParameters {} = parameters(&uri)?;
+                match *request.method() {
+                    Method::POST => Asked::BeginVerification,
+                    _ => Asked::Verification,
+                }
+            }
         };
         Ok(Self { asked, reason: why })
     }
 }
 
 impl Asked {
-    /// What of it is recorded.
-    pub(super) fn text(&self) -> String {
+    /// Whether what is answered is about the log as a whole, and not some rows of it.
+    pub(super) fn is_of_the_whole(&self) -> bool {
         match self {
-            Self::Checkpoint => String::new(),
-            Self::Export(asked) => asked.q.clone(),
-            Self::Facets(asked) => asked.query.clone(),
-            Self::Gaps(asked) => asked.query.clone(),
+            Self::Alerts
+            | Self::BeginVerification
+            | Self::Holds
+            | Self::Report(_)
+            | Self::Verification => true,
+            asked => asked.is_a_copy(),
+        }
+    }
+
+    /// Whether what is answered is records as they are hashed, one after the other.
+    pub(super) fn is_a_copy(&self) -> bool {
+        matches!(self, Self::Tile(asked) if asked.level.is_none())
+    }
+
+    /// The query in it.
+    pub(super) fn query(&mut self) -> Option<&mut String> {
+        match self {
+            Self::Export(asked) => Some(&mut asked.q),
+            Self::Facets(asked) => Some(&mut asked.query),
+            Self::Gaps(asked) => Some(&mut asked.query),
+            Self::Report(asked) => Some(&mut asked.scope),
+            Self::Search(asked) => Some(&mut asked.query),
+            Self::Tail(asked) => Some(&mut asked.query),
+            Self::Timeline(asked) => Some(&mut asked.query),
+            _ => None,
+        }
+    }
+
+    /// What of it is recorded where it is not let; queries as `told` has them.
+    pub(super) fn told(&self, told: impl Fn(&str) -> String) -> String {
+        match self {
+            Self::Alerts
+            | Self::BeginVerification
+            | Self::Checkpoint
+            | Self::Holds
+            | Self::Reports
+            | Self::Saved
+            | Self::Verification => String::new(),
+            Self::Export(asked) => told(&asked.q),
+            Self::Facets(asked) => told(&asked.query),
+            Self::Forget(name) => format!("@{name}"),
+            Self::Gaps(asked) => told(&asked.query),
+            Self::Proof(asked) => format!("id:{}", asked.id),
+            Self::Report(asked) => reports::told(&asked.name, &asked.period, &told(&asked.scope)),
             Self::Reveal(asked) => format!("id:{}", asked.id),
-            Self::Search(asked) => asked.query.clone(),
+            Self::Save(asked) => told(&asked.query),
+            Self::Search(asked) => told(&asked.query),
             Self::Show(id) => format!("id:{id}"),
-            Self::Tail(asked) => asked.query.clone(),
-            Self::Timeline(asked) => asked.query.clone(),
+            Self::Tail(asked) => told(&asked.query),
+            Self::Tile(asked) => asked.to_string(),
+            Self::Timeline(asked) => told(&asked.query),
         }
     }
 }
@@ -231,8 +403,8 @@ fn within(name: &str, asked: Option<usize>, max: usize) -> Result<Option<usize>,
 /// The beginning of an id could tell a reader of records that it may not see.
 fn whole_id(uri: &Uri) -> Result<String, Fault> {
     let path = uri.path();
-    let path = path.strip_suffix(REVEALED).unwrap_or(path);
-    let id = path.rsplit('/').next().unwrap_or_default();
+    let rest = path.strip_prefix(RECORDS).unwrap_or_default();
+    let id = rest.split('/').next().unwrap_or_default();
     match ulid::Ulid::from_str(id) {
         Ok(_) if id.len() == ID_LEN => Ok(id.to_owned()),
         _ => {
@@ -242,6 +414,12 @@ fn whole_id(uri: &Uri) -> Result<String, Fault> {
             Err(told.into())
         }
     }
+}
+
+/// What stands behind `before` in the path; nothing, where it is not there. Names of our own
+/// have no character that is encoded there.
+fn last_of(uri: &Uri, before: &str) -> Option<String> {
+    uri.path().strip_prefix(before).map(str::to_owned)
 }
 
 async fn body<T: DeserializeOwned>(request: Request) -> Result<T, Fault> {

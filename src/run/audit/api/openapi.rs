@@ -3,6 +3,7 @@
 
 use http::Method;
 use palisade_audit::query::QUERY_LEN_MAX;
+use palisade_pdp::readers::ReadAction;
 use serde_json::{Map, Value, json};
 
 use super::routes::{BODY_LEN_MAX, FORMATS, Kind, Parameter, ROUTES, Reply, Route, What};
@@ -13,7 +14,9 @@ mod schemas;
 pub fn document() -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
-        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        // A wildcard of the router is a parameter here.
+        let path = route.path.replace("{*", "{");
+        let path = paths.entry(path).or_insert_with(|| json!({}));
         if let Value::Object(methods) = path {
             let method = route.method.as_str().to_ascii_lowercase();
             methods.insert(method, operation(route));
@@ -46,16 +49,29 @@ fn operation(route: &Route) -> Value {
     let mut operation = Map::new();
     operation.insert("operationId".into(), json!(route.id));
     operation.insert("summary".into(), json!(route.about));
-    if route.method == Method::POST {
-        operation.insert("requestBody".into(), body(route.parameters));
-    } else if !route.parameters.is_empty() {
-        let parameters: Vec<Value> = route.parameters.iter().map(parameter).collect();
-        operation.insert("parameters".into(), json!(parameters));
+    let in_body = route.method == Method::POST || route.method == Method::PUT;
+    let (of_path, others): (Vec<&Parameter>, Vec<&Parameter>) =
+        route.parameters.iter().partition(|p| p.kind.is_in_path());
+    let told = match in_body {
+        true => of_path,
+        false => [of_path, others.clone()].concat(),
+    };
+    if !told.is_empty() {
+        let told: Vec<Value> = told.into_iter().map(parameter).collect();
+        operation.insert("parameters".into(), json!(told));
+    }
+    if in_body && !others.is_empty() {
+        operation.insert("requestBody".into(), body(&others));
     }
     if route.what == What::Document {
         operation.insert("security".into(), json!([{}]));
     }
-    if let What::Read(action) = route.what {
+    let action = match route.what {
+        What::Document | What::Fields => None,
+        What::Metrics => Some(ReadAction::Metrics),
+        What::Read(action) => Some(action),
+    };
+    if let Some(action) = action {
         let name = format!("audit:{}", action.as_str());
         operation.insert("x-palisade-action".into(), json!(name));
     }
@@ -68,7 +84,7 @@ fn operation(route: &Route) -> Value {
 }
 
 fn parameter(parameter: &Parameter) -> Value {
-    let in_path = parameter.kind == Kind::Id;
+    let in_path = parameter.kind.is_in_path();
     let mut value = json!({
         "name": parameter.name,
         "in": if in_path { "path" } else { "query" },
@@ -89,6 +105,12 @@ fn schema(kind: Kind) -> Value {
             json!({ "type": "integer", "minimum": 1, "maximum": max, "default": usual })
         }
         Kind::Id => json!({ "type": "string", "pattern": "^[0-7][0-9A-HJKMNP-TV-Z]{25}$" }),
+        Kind::Level => json!({ "type": "integer", "minimum": 0, "maximum": 7 }),
+        Kind::Number => json!({ "type": "integer", "minimum": 0 }),
+        Kind::Word => json!({ "type": "string", "pattern": "^[A-Za-z0-9._-]{1,64}$" }),
+        Kind::Tile => {
+            json!({ "type": "string", "pattern": "^(x[0-9]{3}/)*[0-9]{3}(\\.p/[1-9][0-9]{0,2})?$" })
+        }
         Kind::Names(max) => {
             json!({ "type": "array", "items": { "type": "string" }, "maxItems": max })
         }
@@ -105,7 +127,7 @@ fn schema(kind: Kind) -> Value {
     }
 }
 
-fn body(parameters: &[Parameter]) -> Value {
+fn body(parameters: &[&Parameter]) -> Value {
     let properties: Map<String, Value> = parameters
         .iter()
         .map(|p| {
@@ -141,6 +163,21 @@ fn answer(reply: Reply) -> Value {
         Reply::Text => (
             "The answer.",
             json!({ "text/plain": { "schema": { "type": "string" } } }),
+        ),
+        Reply::Tile => (
+            "The bytes.",
+            json!({ "application/octet-stream": { "schema": { "type": "string" } } }),
+        ),
+        Reply::Report => (
+            "The report: the document itself, a page, a paper, a workbook, or one of its tables.",
+            json!({
+                "application/json": { "schema": of("Report") },
+                "text/html": { "schema": { "type": "string" } },
+                "application/pdf": { "schema": { "type": "string" } },
+                "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet":
+                    { "schema": { "type": "string" } },
+                "text/csv": { "schema": { "type": "string" } },
+            }),
         ),
         Reply::File => (
             "The file: a Row or an OCSF event on each line, a table with the names of its columns first, or Parquet.",

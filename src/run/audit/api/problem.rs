@@ -104,6 +104,13 @@ impl Fault {
         Self::new(StatusCode::TOO_MANY_REQUESTS, told)
     }
 
+    pub(super) fn reporting() -> Self {
+        let told = Diagnostic::error(7910, "another report is being made")
+            .cause("one is made at a time, those of schedules among them")
+            .help("try again when it is done; a report of a shorter period is done sooner");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, told)
+    }
+
     pub(super) fn late(what: &str) -> Self {
         let told = Diagnostic::error(7911, format!("{what} took too long"))
             .help("narrow the time with `since:` and `until:`");
@@ -124,6 +131,14 @@ impl Fault {
         )
         .help("a record is found a moment after it arrived; ids are whole here, 26 characters");
         Self::new(StatusCode::NOT_FOUND, told)
+    }
+
+    pub(super) fn of_the_whole(seen: &str) -> Self {
+        let told = Diagnostic::error(7914, "this is about the whole log").cause(format!(
+            "the caller may see `{seen}` alone, and this cannot be kept to it"
+        ));
+        let told = told.help("it is for readers whose policy has `@rows(\"*\")`");
+        Self::new(StatusCode::FORBIDDEN, told)
     }
 
     /// The answer to the request `request`.
@@ -173,9 +188,11 @@ impl From<Busy> for Fault {
 impl From<Diagnostic> for Fault {
     fn from(told: Diagnostic) -> Self {
         let status = match told.code.0 {
-            7111 => StatusCode::NOT_FOUND,
-            7100..=7199 | 7207 | 7565 => StatusCode::BAD_REQUEST,
-            7901 => StatusCode::SERVICE_UNAVAILABLE,
+            7111 | 7801 | 7915 | 7920 => StatusCode::NOT_FOUND,
+            7100..=7199 | 7207 | 7210 | 7565 | 7802 | 7805 | 7922 | 7923 => StatusCode::BAD_REQUEST,
+            7808 | 7810 | 7811 => StatusCode::UNPROCESSABLE_ENTITY,
+            7910 => StatusCode::TOO_MANY_REQUESTS,
+            7209 | 7901 | 9101 | 9102 | 9103 => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, told)

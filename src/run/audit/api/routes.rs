@@ -33,6 +33,8 @@ pub(super) enum What {
     Document,
     /// The query language, for whoever is proven.
     Fields,
+    /// How the service is, for whoever may.
+    Metrics,
     /// The log, for whoever may.
     Read(ReadAction),
 }
@@ -46,8 +48,12 @@ pub(super) enum Reply {
     Lines(&'static str),
     /// A file in the format that was asked for.
     File,
+    /// A report in the format that was asked for.
+    Report,
     /// A text.
     Text,
+    /// Bytes as the log has them.
+    Tile,
 }
 
 /// Something that a request may say.
@@ -71,9 +77,27 @@ pub(super) enum Kind {
     Text,
     /// Names, at most so many, with commas between them.
     Names(usize),
-    /// The last part of the path: a whole id.
+    /// A part of the path: a whole id.
     Id,
+    /// A part of the path: a word.
+    Word,
+    /// A part of the path: a number.
+    Level,
+    /// The rest of the path: the number of a tile, as C2SP tlog-tiles writes it.
+    Tile,
+    /// From 0 on.
+    Number,
 }
+
+impl Kind {
+    /// Whether it is a part of the path.
+    pub(super) fn is_in_path(self) -> bool {
+        matches!(self, Self::Id | Self::Level | Self::Tile | Self::Word)
+    }
+}
+
+/// The formats of a report.
+pub(super) const REPORT_FORMATS: &[&str] = &["json", "html", "pdf", "xlsx", "csv"];
 
 /// The formats of an export; what each is.
 pub(super) const FORMATS: &[&str] = &["jsonl", "csv", "ocsf", "parquet"];
@@ -87,6 +111,21 @@ const REASON: Parameter = Parameter {
     name: "reason",
     kind: Kind::Text,
     about: "Why, for the record of the read; it must be there where the query names a person.",
+};
+const ID: Parameter = Parameter {
+    name: "id",
+    kind: Kind::Id,
+    about: "A decision id, whole.",
+};
+const NAME: Parameter = Parameter {
+    name: "name",
+    kind: Kind::Word,
+    about: "Its name.",
+};
+const TILE: Parameter = Parameter {
+    name: "number",
+    kind: Kind::Tile,
+    about: "Which, three digits each: `x001/234`; of one that is not full `.p/` and its width follow.",
 };
 const SEARCH: &[Parameter] = &[
     Q,
@@ -171,11 +210,7 @@ pub(super) static ROUTES: &[Route] = &[
         "/v1/audit/records/{id}",
         "record",
         ReadAction::Show,
-        &[Parameter {
-            name: "id",
-            kind: Kind::Id,
-            about: "A decision id, whole.",
-        }],
+        &[ID],
         Reply::Json("Found"),
         "Everything that was recorded under one id.",
     ),
@@ -184,11 +219,7 @@ pub(super) static ROUTES: &[Route] = &[
         "reveal",
         ReadAction::Reveal,
         &[
-            Parameter {
-                name: "id",
-                kind: Kind::Id,
-                about: "A decision id, whole.",
-            },
+            ID,
             Parameter {
                 name: "reason",
                 kind: Kind::Text,
@@ -280,5 +311,158 @@ pub(super) static ROUTES: &[Route] = &[
         &[],
         Reply::Text,
         "The latest checkpoint: a signed note (C2SP tlog-checkpoint).",
+    ),
+    read(
+        "/v1/audit/records/{id}/proof",
+        "proof",
+        ReadAction::Proof,
+        &[
+            ID,
+            Parameter {
+                name: "entry",
+                kind: Kind::Number,
+                about: "Which of its records, by index in the log; its decision, or else its first, where nothing is said.",
+            },
+        ],
+        Reply::Json("Proven"),
+        "A record as it is hashed, with the proof that the log has it (C2SP tlog-proof).",
+    ),
+    read(
+        "/v1/audit/saved",
+        "savedQueries",
+        ReadAction::Saved,
+        &[],
+        Reply::Json("SavedQueries"),
+        "The queries that the caller has saved. Everywhere `q` may begin with `@NAME`, the name of one.",
+    ),
+    Route {
+        method: Method::PUT,
+        path: "/v1/audit/saved/{name}",
+        id: "saveQuery",
+        what: What::Read(ReadAction::Saved),
+        about: "Saves a query of the caller under a name, in the place of one that has it. It names no person.",
+        parameters: &[NAME, Q],
+        answer: Reply::Json("SavedQuery"),
+    },
+    Route {
+        method: Method::DELETE,
+        path: "/v1/audit/saved/{name}",
+        id: "forgetQuery",
+        what: What::Read(ReadAction::Saved),
+        about: "Forgets a saved query of the caller.",
+        parameters: &[NAME],
+        answer: Reply::Json("SavedQuery"),
+    },
+    read(
+        "/v1/audit/alerts",
+        "alerts",
+        ReadAction::Alerts,
+        &[],
+        Reply::Json("Alerts"),
+        "Alert rules, the alerts that nobody has answered for, and what waits for delivery.",
+    ),
+    read(
+        "/v1/audit/holds",
+        "holds",
+        ReadAction::Holds,
+        &[],
+        Reply::Json("Holds"),
+        "The legal holds that have not ended. They are ordered and released on the service's own host alone.",
+    ),
+    read(
+        "/v1/audit/reports",
+        "reports",
+        ReadAction::Reports,
+        &[],
+        Reply::Json("Reports"),
+        "The reports that can be made, and the controls that they are evidence for.",
+    ),
+    read(
+        "/v1/audit/reports/{name}",
+        "report",
+        ReadAction::Reports,
+        &[
+            NAME,
+            REASON,
+            Parameter {
+                name: "period",
+                kind: Kind::Text,
+                about: "The time it is about: 2026, 2026-Q4, 2026-11, 2026-11-20, 2026-11-01..2026-11-20, last:30d; the last where nothing is said.",
+            },
+            Parameter {
+                name: "scope",
+                kind: Kind::Query,
+                about: "What decisions are kept to, as a query; all where nothing is said.",
+            },
+            Parameter {
+                name: "format",
+                kind: Kind::OneOf(REPORT_FORMATS),
+                about: "What the file is.",
+            },
+            Parameter {
+                name: "table",
+                kind: Kind::Number,
+                about: "Of CSV, which table; 0, what the report is about, where nothing is said.",
+            },
+        ],
+        Reply::Report,
+        "A report, made under the newest checkpoint.",
+    ),
+    read(
+        "/v1/audit/verify",
+        "verification",
+        ReadAction::Verify,
+        &[],
+        Reply::Json("Verification"),
+        "How the verification of the log stands: how far it is, or what the last one came to.",
+    ),
+    Route {
+        method: Method::POST,
+        path: "/v1/audit/verify",
+        id: "verify",
+        what: What::Read(ReadAction::Verify),
+        about: "Begins a verification of the whole log, where none is at work. The GET tells how it goes on.",
+        parameters: &[],
+        answer: Reply::Json("Verification"),
+    },
+    Route {
+        method: Method::GET,
+        path: "/metrics",
+        id: "metrics",
+        what: What::Metrics,
+        about: "How the service is, in the Prometheus text format. Asking is no read of the log and leaves no record.",
+        parameters: &[],
+        answer: Reply::Text,
+    },
+    read(
+        "/checkpoint",
+        "tlogCheckpoint",
+        ReadAction::Checkpoint,
+        &[],
+        Reply::Text,
+        "As /v1/audit/checkpoint, where tile logs have it (C2SP tlog-tiles).",
+    ),
+    read(
+        "/tile/{level}/{*number}",
+        "tlogTile",
+        ReadAction::Tiles,
+        &[
+            Parameter {
+                name: "level",
+                kind: Kind::Level,
+                about: "0 for hashes of records, 1 for the roots of tiles of level 0, and so on.",
+            },
+            TILE,
+        ],
+        Reply::Tile,
+        "Hashes of the log's tree, 32 bytes each (C2SP tlog-tiles).",
+    ),
+    read(
+        "/tile/entries/{*number}",
+        "tlogEntries",
+        ReadAction::Tiles,
+        &[TILE],
+        Reply::Tile,
+        "Records as they are hashed, each after its length in two bytes (C2SP tlog-tiles).",
     ),
 ];

@@ -41,8 +41,24 @@ when { principal.path like "/ns/shop/*" };
 permit (principal is Client, action == Action::"audit:reveal", resource)
 when { principal.name == "auditor" };
 
+@id("auditors-watch") @rows("*")
+permit (principal is Client, action in [Action::"audit:metrics", Action::"audit:holds"], resource)
+when { principal.name == "auditor" };
+
+@id("clerks-read") @rows("*")
+permit (principal is Client, action in Action::"audit:read", resource)
+when { principal.name == "clerk" };
+
+@id("clerks-reveal-the-shop") @rows("service:shop/*")
+permit (principal is Client, action == Action::"audit:reveal", resource)
+when { principal.name == "clerk" };
+
+@id("clerks-export-nothing")
+forbid (principal is Client, action == Action::"audit:export", resource)
+when { principal.name == "clerk" };
+
 @id("shop-reveals-its-own") @rows("service:shop/*")
-permit (principal is Workload, action == Action::"audit:reveal", resource)
+permit (principal is Workload, action in [Action::"audit:reveal", Action::"audit:holds"], resource)
 when { principal.path like "/ns/shop/*" };
 
 @id("nobody-exports-the-shop")
@@ -51,6 +67,7 @@ when { principal.path == "/ns/shop/sa/web" };
 "#;
 const AUDITOR: &str = "palisade/client/auditor";
 const READER: &str = "palisade/client/reader";
+const CLERK: &str = "palisade/client/clerk";
 const ORDERS: &str = "ns/shop/sa/orders";
 const WEB: &str = "ns/shop/sa/web";
 const BANK: &str = "ns/bank/sa/teller";
@@ -123,6 +140,10 @@ impl Service {
         stream.durable().await.unwrap();
         drop(stream);
         role.store.flush().await.unwrap();
+        let len = role.log.len();
+        let mut signed = role.log.subscribe_checkpoints();
+        signed.wait_for(|now| now.size >= len).await.unwrap();
+        drop(signed);
         Self {
             section: audit.api.unwrap(),
             kill: watch::channel(held(&config, Vec::new())).0,
@@ -200,11 +221,22 @@ impl Service {
         uri: &str,
     ) -> Reply {
         let body = if method == "POST" { "{}" } else { "" };
+        self.ask_of(office, caller, method, uri, body).await
+    }
+
+    async fn ask_of(
+        &self,
+        office: &Office,
+        caller: Option<Caller>,
+        method: &str,
+        uri: &str,
+        body: &str,
+    ) -> Reply {
         let mut request = AxumRequest::builder()
             .method(method)
             .uri(uri)
             .header("content-type", "application/json")
-            .body(Body::from(body))
+            .body(Body::from(body.to_owned()))
             .unwrap();
         let id = RequestId::of(request.headers());
         let visit = Visit {
@@ -221,11 +253,39 @@ impl Service {
         }
     }
 
+    /// Asks as `path` with a body of JSON.
+    async fn ask_with(
+        &self,
+        office: &Office,
+        path: Option<&str>,
+        method: &str,
+        uri: &str,
+        body: &str,
+    ) -> Reply {
+        let caller = path.map(|path| self.caller(office, path));
+        self.ask_of(office, caller, method, uri, body).await
+    }
+
     /// The answer to a GET as `path`, which must be given.
     async fn get(&self, office: &Office, path: &str, uri: &str) -> Reply {
         let reply = self.ask(office, Some(path), "GET", uri).await;
         assert_eq!(reply.status, 200, "{uri}: {reply:?}");
         reply
+    }
+
+    /// What a verification came to.
+    async fn verified(&self) -> Value {
+        let patience = std::time::Instant::now();
+        loop {
+            let (office, at) = (self.office(), "/v1/audit/verify");
+            let now = self.get(&office, READER, at).await.json();
+            schema::check("Verification", &now);
+            if now["state"] != "running" {
+                break now;
+            }
+            assert!(patience.elapsed() < Duration::from_secs(30), "{now}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Rows of a search on the local socket.
@@ -317,17 +377,37 @@ fn reads(id: &str) -> Vec<(&'static str, String)> {
         ("Row", "export?q=class:*"),
         ("", "export?q=class:*&format=csv"),
         ("", "checkpoint"),
+        ("SavedQueries", "saved"),
+        ("Reports", "reports"),
     ]
     .into_iter()
     .map(|(schema, rest)| (schema, format!("/v1/audit/{rest}")))
     .chain([
+        ("", "/checkpoint".to_owned()),
+        ("", "/tile/0/000.p/3".to_owned()),
         ("Found", format!("/v1/audit/records/{id}")),
+        ("Proven", format!("/v1/audit/records/{id}/proof")),
         (
             "Revealed",
             format!("/v1/audit/records/{id}/revealed?reason=1"),
         ),
     ])
     .collect()
+}
+
+/// What is about the log as a whole: every address, with what makes an answer of it.
+fn of_the_whole() -> [(&'static str, &'static str); 9] {
+    [
+        ("Alerts", "/v1/audit/alerts"),
+        ("Holds", "/v1/audit/holds"),
+        ("Report", "/v1/audit/reports/denials?period=last:1h"),
+        ("", "/v1/audit/reports/denials?format=html"),
+        ("", "/v1/audit/reports/denials?format=pdf"),
+        ("", "/v1/audit/reports/denials?format=xlsx"),
+        ("", "/v1/audit/reports/denials?format=csv&table=1"),
+        ("Verification", "/v1/audit/verify"),
+        ("", "/tile/entries/000.p/3"),
+    ]
 }
 
 /// The document and the router know the same routes, methods and parameters, and every
@@ -340,6 +420,8 @@ async fn the_document_is_what_the_router_does() {
     let mut known = BTreeSet::new();
     for (path, methods) in document["paths"].as_object().unwrap() {
         let at = path.replace("{id}", &service.ids[0]);
+        let at = at.replace("{level}", "0").replace("{number}", "000.p/3");
+        let at = at.replace("{name}", "denials");
         known.insert(path.clone());
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             let operation = &methods[method.to_ascii_lowercase()];
@@ -349,14 +431,21 @@ async fn the_document_is_what_the_router_does() {
                 false if operation["operationId"] == "document" => assert_eq!(reply.status, 200),
                 false => reply.is_problem(401, "PLS7904"),
             }
+            if method != "GET" {
+                continue;
+            }
             // What is told is taken, and nothing else.
             for parameter in operation["parameters"].as_array().into_iter().flatten() {
                 let name = parameter["name"].as_str().unwrap();
-                if name == "id" || path.ends_with("tail") {
+                if parameter["in"] == "path" || path.ends_with("tail") {
                     continue;
                 }
                 let value = match (name, &parameter["schema"]["type"]) {
                     ("cursor", _) => "0.1.0.0",
+                    ("period", _) => "last:1h",
+                    ("scope", _) => "service:shop/*",
+                    ("table", _) => "0&format=csv",
+                    ("entry", _) => "1",
                     ("step", _) => "1h",
                     ("by", _) => "service",
                     ("format", _) => "csv",
@@ -374,9 +463,9 @@ async fn the_document_is_what_the_router_does() {
                 assert_eq!(reply.status, 200, "{path} {name}: {reply:?}");
             }
             if !operation.is_null()
-                && path.starts_with("/v1/audit")
+                && path != "/v1/openapi.json"
                 && !path.ends_with("fields")
-                && method == "GET"
+                && path != "/metrics"
             {
                 let reply = service
                     .ask(&office, Some(AUDITOR), "GET", &format!("{at}?unknown=1"))
@@ -389,14 +478,16 @@ async fn the_document_is_what_the_router_does() {
         "/",
         "/v1",
         "/v1/audit",
-        "/v1/audit/verify",
+        "/v1/audit/told",
+        "/tile",
         "/v2/audit/search",
     ] {
         let reply = service.ask(&office, Some(AUDITOR), "GET", none).await;
         reply.is_problem(404, "PLS7907");
     }
-    assert_eq!(known.len(), 11, "{known:?}");
-    for (name, uri) in reads(&service.ids[0]) {
+    assert_eq!(known.len(), 23, "{known:?}");
+    let whole = of_the_whole().map(|(name, uri)| (name, uri.to_owned()));
+    for (name, uri) in reads(&service.ids[0]).into_iter().chain(whole) {
         let reply = service.get(&office, AUDITOR, &uri).await;
         match name {
             "" => {}
@@ -495,6 +586,14 @@ async fn a_reader_sees_its_own_rows_by_every_question() {
             continue;
         }
         let reply = service.get(&office, ORDERS, &uri).await;
+        if uri.starts_with("/tile/") {
+            assert_eq!(
+                reply.body.unwrap(),
+                of_all.body.unwrap(),
+                "hashes are for all"
+            );
+            continue;
+        }
         assert!(!reply.text().contains("bank"), "{uri}: {reply:?}");
         if uri.contains("service") || uri.contains("class") {
             assert!(of_all.text().contains("bank"), "{uri}: {of_all:?}");
@@ -582,6 +681,308 @@ async fn a_reader_sees_its_own_rows_by_every_question() {
     reply.is_problem(400, "PLS7106");
 }
 
+/// What cannot be kept to some rows is for whoever sees all of them, and the attempt is on
+/// record; hashes tell nothing and are for every reader.
+#[tokio::test]
+async fn what_is_about_the_whole_log_is_for_whoever_sees_all_of_it() {
+    let service = Service::ready().await;
+    let office = service.office();
+    for (_, uri) in of_the_whole() {
+        service.get(&office, AUDITOR, uri).await;
+        let reply = service.ask(&office, Some(ORDERS), "GET", uri).await;
+        reply.is_problem(403, "PLS7914");
+        assert!(!reply.text().contains("bank"), "{reply:?}");
+        let reply = service.ask(&office, Some(BANK), "GET", uri).await;
+        reply.is_problem(403, "PLS7906");
+    }
+    let begun = service
+        .ask(&office, Some(ORDERS), "POST", "/v1/audit/verify")
+        .await;
+    begun.is_problem(403, "PLS7914");
+    let [_, bank] = &service.ids;
+    let at = format!("/v1/audit/records/{bank}/proof");
+    let reply = service.ask(&office, Some(ORDERS), "GET", &at).await;
+    reply.is_problem(404, "PLS7913");
+    let rows = service.rows("class:audit_read decision:deny last:1h").await;
+    let refused = |verb: &str| {
+        let of =
+            |r: &&Value| r["verb"] == verb && r["actor"] == format!("spiffe://acme.test/{ORDERS}");
+        rows.iter().filter(of).count()
+    };
+    for (verb, times) in [
+        ("alerts", 1),
+        ("holds", 1),
+        ("reports", 5),
+        ("verify", 2),
+        ("tiles", 1),
+    ] {
+        assert_eq!(refused(verb), times, "{verb}: {rows:#?}");
+    }
+    let report = rows.iter().find(|r| r["verb"] == "reports").unwrap();
+    assert_eq!(report["query"], "denials of last:30d");
+}
+
+/// Who reads everything and reveals some rows alone gets a report of a person from nobody:
+/// it would count the others' rows, too.
+#[tokio::test]
+async fn a_report_of_a_person_is_kept_to_what_may_be_revealed() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let of = |name: &str| {
+        format!("/v1/audit/reports/{name}?scope=subject:alice@bank.test&reason=case%201")
+    };
+    for name in ["access", "denials"] {
+        let reply = service.ask(&office, Some(CLERK), "GET", &of(name)).await;
+        reply.is_problem(403, "PLS7914");
+        assert!(reply.text().contains("service:shop/*"), "{reply:?}");
+    }
+    service.get(&office, AUDITOR, &of("access")).await;
+    let whole = "/v1/audit/reports/access?scope=service:shop/*";
+    let office = service.office();
+    service.get(&office, CLERK, whole).await;
+    let rows = service.rows("class:audit_read verb:reports decision:deny last:1h");
+    let rows = rows.await;
+    assert_eq!(rows.len(), 2, "{rows:#?}");
+    assert!(!format!("{rows:?}").contains("alice"), "{rows:#?}");
+}
+
+/// `audit:read` lets nobody past a policy that was written against exports, and shows no
+/// cases.
+#[tokio::test]
+async fn records_as_they_are_hashed_are_an_export() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let entries = "/tile/entries/000.p/3";
+    let reply = service.ask(&office, Some(CLERK), "GET", entries).await;
+    reply.is_problem(403, "PLS7906");
+    assert!(reply.text().contains("clerks-export-nothing"), "{reply:?}");
+    service.get(&office, CLERK, "/tile/0/000.p/3").await;
+    let holds = "/v1/audit/holds";
+    let reply = service.ask(&office, Some(CLERK), "GET", holds).await;
+    reply.is_problem(403, "PLS7906");
+    service.get(&office, AUDITOR, entries).await;
+}
+
+/// A report takes no turn of those who ask, and measuring waits for nobody; one report is
+/// made at a time.
+#[tokio::test]
+async fn reports_and_questions_do_not_wait_for_each_other() {
+    let service = Service::ready().await;
+    let office = service.office_within(Bounds {
+        answer: Duration::from_millis(500),
+        ..Bounds::of(&service.section)
+    });
+    let turns = office.0.turns.available_permits();
+    let turns = u32::try_from(turns).unwrap();
+    let taken = office.0.turns.clone().acquire_many_owned(turns).await;
+    let taken = taken.unwrap();
+    let search = "/v1/audit/search?q=last:1h";
+    let late = service.ask(&office, Some(READER), "GET", search).await;
+    late.is_problem(503, "PLS7911");
+    service.get(&office, AUDITOR, "/metrics").await;
+    let report = "/v1/audit/reports/denials?period=last:1h";
+    service.get(&office, AUDITOR, report).await;
+    drop(taken);
+    // As a schedule does that makes one.
+    let turn = service.role.reporting.clone().acquire_owned().await;
+    let reply = service.ask(&office, Some(AUDITOR), "GET", report).await;
+    reply.is_problem(429, "PLS7910");
+    drop(turn);
+    service.get(&service.office(), AUDITOR, report).await;
+}
+
+/// A reader's queries are its own, narrow what they are asked with, and name nobody.
+#[tokio::test]
+async fn saved_queries_are_the_reader_s_own() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let put = async |path: &str, name: &str, q: &str| {
+        let at = format!("/v1/audit/saved/{name}");
+        service
+            .ask_with(
+                &office,
+                Some(path),
+                "PUT",
+                &at,
+                &format!("{{\"q\":\"{q}\"}}"),
+            )
+            .await
+    };
+    let reply = put(AUDITOR, "denied", "decision:deny class:decision").await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    schema::check("SavedQuery", &reply.json());
+    put(AUDITOR, "counted", "class:decision | count").await;
+    for (name, q, code) in [
+        ("de%20nied", "last:1h", "PLS7922"),
+        ("bad", "servce:a", "PLS7102"),
+        ("alice", "subject:alice@example.org", "PLS7922"),
+    ] {
+        put(AUDITOR, name, q).await.is_problem(400, code);
+    }
+    let saved = service
+        .get(&office, AUDITOR, "/v1/audit/saved")
+        .await
+        .json();
+    assert_eq!(saved["saved"][1]["name"], "denied", "{saved}");
+    assert_eq!(saved["saved"].as_array().unwrap().len(), 2, "{saved}");
+    let rows = async |path: &str, q: &str| {
+        let uri = format!("/v1/audit/search?q={q}");
+        service.ask(&office, Some(path), "GET", &uri).await
+    };
+    let of_both = rows(AUDITOR, "@denied").await.json();
+    assert_eq!(of_both["rows"].as_array().unwrap().len(), 4, "{of_both}");
+    let of_shop = rows(AUDITOR, "@denied%20service:shop/*").await.json();
+    assert_eq!(of_shop["rows"].as_array().unwrap().len(), 2, "{of_shop}");
+    rows(AUDITOR, "@counted%20last:1h")
+        .await
+        .is_problem(400, "PLS7923");
+    rows(AUDITOR, "@denid").await.is_problem(404, "PLS7920");
+    rows(ORDERS, "@denied").await.is_problem(404, "PLS7920");
+    put(ORDERS, "denied", "decision:deny class:decision").await;
+    let own = rows(ORDERS, "@denied").await.json();
+    assert_eq!(own["rows"].as_array().unwrap().len(), 2, "{own}");
+    // They outlive the service, and one that is forgotten is gone.
+    let file = service._dir.path().join("audit/saved.json");
+    let kept = super::super::saved::Saved::open(file, &mut Vec::new());
+    let actor = format!("spiffe://acme.test/{AUDITOR}");
+    assert_eq!(
+        kept.expanded(&actor, "@denied").unwrap(),
+        "decision:deny class:decision"
+    );
+    let at = "/v1/audit/saved/denied";
+    let reply = service.ask(&office, Some(AUDITOR), "DELETE", at).await;
+    assert_eq!(reply.json()["query"], "decision:deny class:decision");
+    let reply = service.ask(&office, Some(AUDITOR), "DELETE", at).await;
+    reply.is_problem(404, "PLS7920");
+    let admin = service.rows("class:admin last:1h verb:query_*").await;
+    let of = |verb: &str| admin.iter().filter(|r| r["verb"] == verb).count();
+    assert_eq!(
+        (of("query_saved"), of("query_forgotten")),
+        (3, 1),
+        "{admin:#?}"
+    );
+}
+
+/// What the routes of the tile log give is enough to prove a record to whoever has nothing
+/// else but the log's key.
+#[tokio::test]
+async fn tiles_checkpoint_and_entries_prove_each_other() {
+    use palisade_audit::merkle;
+    let service = Service::ready().await;
+    let office = service.office();
+    let note = service.get(&office, AUDITOR, "/checkpoint").await;
+    let key = service.role.log.verifier();
+    let signed = palisade_audit::checkpoint::Checkpoint::open(key, note.text()).unwrap();
+    let size = usize::try_from(signed.size).unwrap();
+    assert!((1..256).contains(&size), "one tile: {size}");
+    let of = |kind: &str| format!("/tile/{kind}/000.p/{size}");
+    let hashes = service.get(&office, AUDITOR, &of("0")).await.body.unwrap();
+    let (hashes, rest) = hashes.as_chunks::<32>();
+    assert!(rest.is_empty());
+    assert_eq!(palisade_mesh::merkle::root(hashes), signed.root);
+    let entries = service
+        .get(&office, AUDITOR, &of("entries"))
+        .await
+        .body
+        .unwrap();
+    let mut left = &entries[..];
+    for hash in hashes {
+        let (len, rest) = left.split_at(2);
+        let (leaf, rest) = rest.split_at(usize::from(u16::from_be_bytes([len[0], len[1]])));
+        assert_eq!(merkle::leaf(leaf), *hash);
+        left = rest;
+    }
+    assert!(left.is_empty());
+    let beyond = service.role.log.len() + 50;
+    for none in [
+        "/tile/1/000",
+        "/tile/0/001",
+        "/tile/entries/001",
+        &format!("/tile/0/000.p/{beyond}"),
+    ] {
+        let reply = service.ask(&office, Some(AUDITOR), "GET", none).await;
+        reply.is_problem(404, "PLS7915");
+    }
+    for none in ["/tile/0/0", "/tile/0/000.p/0", "/tile/entries/000.p/0"] {
+        let reply = service.ask(&office, Some(READER), "GET", none).await;
+        reply.is_problem(400, "PLS7908");
+    }
+    // A proof stands for itself.
+    let at = format!("/v1/audit/records/{}/proof", service.ids[0]);
+    let proven = service.get(&office, ORDERS, &at).await.json();
+    let proof = palisade_audit::proof::Proof::parse(proven["proof"].as_str().unwrap()).unwrap();
+    use base64::Engine as _;
+    let record = proven["record"].as_str().unwrap();
+    let mut record = base64::engine::general_purpose::STANDARD
+        .decode(record)
+        .unwrap();
+    proof.verify(&record, key).unwrap();
+    record[20] ^= 1;
+    proof.verify(&record, key).unwrap_err();
+}
+
+/// One job for all; whoever looks later finds what it came to.
+#[tokio::test]
+async fn a_verification_is_a_job_that_all_see() {
+    let service = Service::ready().await;
+    let office = service.office();
+    let at = "/v1/audit/verify";
+    let never = service.get(&office, AUDITOR, at).await.json();
+    assert_eq!(never["state"], "never", "{never}");
+    let begun = service.ask(&office, Some(AUDITOR), "POST", at).await.json();
+    schema::check("Verification", &begun);
+    assert_eq!(
+        begun["by"],
+        format!("spiffe://acme.test/{AUDITOR}"),
+        "{begun}"
+    );
+    let done = service.verified().await;
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["intact"], true, "{done}");
+    assert!(
+        done["report"]["records"].as_u64().unwrap() > 2 * EACH as u64,
+        "{done}"
+    );
+    let rows = service.rows("class:audit_read verb:verify last:1h").await;
+    assert!(rows.len() >= 3, "{rows:#?}");
+    // What it came to is a record, and stays: the next has to wait.
+    let rows = service.rows("class:admin verb:log_verified last:1h").await;
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!(rows[0]["object"], "intact", "{rows:#?}");
+    let office = service.office();
+    let again = service.ask(&office, Some(READER), "POST", at).await;
+    again.is_problem(429, "PLS7910");
+    let still = service.get(&office, READER, at).await.json();
+    assert_eq!(still, done);
+}
+
+/// A log that agrees with itself under another key than the service's is not this log.
+#[tokio::test]
+async fn a_verification_trusts_the_key_of_the_service() {
+    let (service, other) = (Service::ready().await, Service::ready().await);
+    let of = |service: &Service| service._dir.path().join("audit/log");
+    let (here, forged) = (of(&service), of(&other));
+    std::fs::rename(&here, here.with_extension("true")).unwrap();
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .args([&forged, &here])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let office = service.office();
+    let at = "/v1/audit/verify";
+    let begun = service.ask(&office, Some(AUDITOR), "POST", at).await;
+    assert_eq!(begun.status, 200, "{begun:?}");
+    let done = service.verified().await;
+    assert_eq!(done["intact"], false, "{done}");
+    assert_eq!(done["report"]["key_given"], true, "{done}");
+    let key = service.role.log.verifier().to_string();
+    assert_eq!(done["report"]["key"], key, "{done}");
+    let metrics = service.get(&office, AUDITOR, "/metrics").await;
+    let damaged = "\npalisade_log_verified_intact 0\n";
+    assert!(metrics.text().contains(damaged), "{metrics:?}");
+}
+
 /// Who asked what, how much was given, by which policy; and who was not let.
 #[tokio::test]
 async fn every_read_leaves_a_record() {
@@ -614,8 +1015,13 @@ async fn every_read_leaves_a_record() {
         ("facets", 1),
         ("timeline", 1),
         ("gaps", 1),
-        ("checkpoint", 1),
+        // Where tile logs have it, too.
+        ("checkpoint", 2),
         ("show", 1),
+        ("proof", 1),
+        ("saved", 1),
+        ("reports", 1),
+        ("tiles", 1),
         // Begun and ended, in two formats.
         ("export", 4),
     ] {

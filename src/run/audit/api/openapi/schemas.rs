@@ -10,7 +10,7 @@ pub(super) fn all() -> Value {
     let count = json!({ "type": "integer", "minimum": 0 });
     let time = json!({ "type": "string", "format": "date-time" });
     let flag = json!({ "type": "boolean" });
-    json!({
+    let mut all = json!({
         "Document": { "type": "object", "description": "OpenAPI 3.1." },
         "Fields": object(&[
             ("fields", &list("Field")),
@@ -95,6 +95,11 @@ pub(super) fn all() -> Value {
             ("field", &text),
             ("state", &json!({ "enum": ["erased", "masked", "pseudonym", "unreadable", "value"] })),
         ], &[("subject", &text), ("value", &text)]),
+        "Proven": object(&[
+            ("entry", &count),
+            ("entries", &json!({ "type": "array", "items": { "type": "integer" } })),
+            ("record", &text), ("proof", &text), ("key", &text), ("row", &of("Row")),
+        ], &[]),
         "TailLine": { "anyOf": [
             of("Row"),
             object(&[("skipped", &count)], &[]),
@@ -110,6 +115,62 @@ pub(super) fn all() -> Value {
             ("cause", &text), ("help", &text),
             ("at", &object(&[("offset", &count), ("len", &count)], &[])),
         ]),
+    });
+    if let (Value::Object(all), Value::Object(more)) = (&mut all, beside_rows()) {
+        all.extend(more);
+    }
+    all
+}
+
+/// Those of answers that are no rows of the log.
+fn beside_rows() -> Value {
+    let text = json!({ "type": "string" });
+    let texts = json!({ "type": "array", "items": { "type": "string" } });
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let moment = json!({ "type": "integer" });
+    let maybe_moment = json!({ "type": ["integer", "null"] });
+    let maybe_text = json!({ "type": ["string", "null"] });
+    json!({
+        "SavedQueries": object(&[("saved", &list("SavedQuery"))], &[]),
+        "SavedQuery": object(&[("name", &text), ("query", &text)], &[]),
+        "Alerts": object(&[
+            ("rules", &list("AlertRule")), ("open", &list("OpenAlert")),
+            ("waiting", &list("Waiting")),
+        ], &[]),
+        "AlertRule": object(&[
+            ("name", &text), ("query", &text), ("threshold", &count), ("window_us", &count),
+            ("by", &text), ("forgotten", &count), ("severity", &text), ("deliver", &texts),
+        ], &[]),
+        "OpenAlert": object(&[
+            ("id", &text), ("rule", &text), ("severity", &text), ("group", &text),
+            ("count", &count), ("at_us", &moment),
+        ], &[]),
+        "Waiting": object(&[
+            ("target", &text), ("messages", &count), ("fault", &maybe_text),
+        ], &[]),
+        "Holds": object(&[("holds", &list("Hold"))], &[]),
+        "Hold": object(&[
+            ("id", &text), ("query", &text), ("from_us", &maybe_moment),
+            ("to_us", &maybe_moment), ("reason", &text), ("by", &text), ("since_us", &moment),
+            ("until_us", &maybe_moment),
+        ], &[]),
+        "Reports": object(&[("reports", &list("ReportKind"))], &[]),
+        "ReportKind": object(&[
+            ("name", &text), ("title", &text), ("question", &text), ("controls", &texts),
+        ], &[]),
+        "Report": object(&[
+            ("format", &count), ("name", &text), ("title", &text), ("question", &text),
+            ("header", &json!({ "type": "object" })),
+            ("sections", &json!({ "type": "array", "items": { "type": "object" } })),
+        ], &[]),
+        "Verification": object(&[
+            ("state", &json!({ "enum": ["done", "failed", "never", "running"] })),
+            ("by", &maybe_text), ("begun", &maybe_text), ("ended", &maybe_text),
+            ("records", &count), ("bytes", &count), ("bytes_total", &count),
+            ("intact", &json!({ "type": ["boolean", "null"] })),
+            ("report", &json!({ "type": ["object", "null"] })),
+            ("last", &json!({ "type": ["object", "null"] })),
+        ], &[]),
     })
 }
 
