@@ -24,6 +24,7 @@ mod assemble;
 pub(crate) mod cedar;
 mod check;
 pub mod codes;
+mod confusable;
 mod draft;
 mod entities;
 mod facts;

@@ -14,7 +14,7 @@ use palisade_mesh::{
 use smol_str::SmolStr;
 
 use super::{
-    DIAGNOSTICS_MAX, Draft, Gathered, Parts, Seal, Texts, any_error, codes, facts,
+    DIAGNOSTICS_MAX, Draft, Gathered, Parts, Seal, Texts, any_error, codes, confusable, facts,
     facts::Fact,
     kin::Kin,
     on_own_stack, place,
@@ -198,7 +198,9 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
         if files.is_empty() {
             return (plain(found), 0);
         }
-        let Some(draft) = super::draft(&files, None, None, &mut found) else {
+        let draft = super::draft(&files, None, None, &mut found);
+        confusable::refuse(&files, &mut found);
+        let Some(draft) = draft else {
             return (plain(found), 0);
         };
         let fixes = fix::guards(&draft, &found);

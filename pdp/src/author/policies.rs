@@ -96,6 +96,12 @@ impl Read {
 }
 
 impl Parsed {
+    /// The policies that can be looked at.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let read = self.statements.iter().flatten();
+        read.filter_map(|statement| Some(&statement.kept.as_ref()?.0))
+    }
+
     /// Reads one file. One that does not parse has nothing but diagnostics.
     pub(super) fn of(source: &Source) -> Self {
         let broken = |found| Self {

@@ -27,7 +27,7 @@ use palisade_mesh::{
 use serde::Serialize;
 use smol_str::SmolStr;
 
-use super::{files, question::OwnedQuestion};
+use super::{confusable, files, question::OwnedQuestion};
 use crate::{compiled::Compiled, decide::Explanation};
 
 mod cedar;
@@ -198,6 +198,9 @@ pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Dia
     let mut found = Vec::new();
     let mut cases = Vec::new();
     let sources = sources(dir, &mut found);
+    for source in &sources {
+        confusable::look(source, &mut found);
+    }
     let (cedar, sources): (Vec<Source>, Vec<Source>) = sources
         .into_iter()
         .partition(|s| s.path.ends_with(cedar::EXTENSION));

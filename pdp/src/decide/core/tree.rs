@@ -134,6 +134,15 @@ impl Glob {
         !self.0.is_empty() && self.0.iter().all(is_wildcard)
     }
 
+    /// The first character of it that is not ASCII.
+    pub(crate) fn foreign(&self) -> Option<char> {
+        let mut elems = self.0.iter();
+        elems.find_map(|elem| match elem {
+            PatternElem::Char(c) if !c.is_ascii() => Some(*c),
+            _ => None,
+        })
+    }
+
     /// What every match begins with.
     pub(crate) fn prefix(&self) -> String {
         literal(self.0.iter())
