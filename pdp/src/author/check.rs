@@ -85,7 +85,9 @@ pub(crate) fn validate(
             continue;
         };
         if !broken.contains(id) {
-            found.extend(of_warnings(&warnings, read, || culprits(id)));
+            let of_scope =
+                || impossible::of_scope(policies.set.policy(&PolicyId::new(id))?, schema);
+            found.extend(of_warnings(&warnings, read, of_scope, || culprits(id)));
         }
     }
 }
@@ -333,6 +335,7 @@ fn quoted(text: &str) -> &str {
 fn of_warnings(
     warnings: &[&ValidationWarning],
     read: &Read,
+    of_scope: impl FnOnce() -> Option<String>,
     culprits: impl FnOnce() -> Option<(String, String)>,
 ) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -350,10 +353,10 @@ fn of_warnings(
         let mut diagnostic =
             Diagnostic::warning(codes::IMPOSSIBLE, format!("policy `{id}` can never match"))
                 .cause(match (!scope).then(culprits).flatten() {
-                    _ if scope => {
+                    _ if scope => of_scope().unwrap_or_else(|| {
                         "no action of its scope applies to such a principal and such a resource"
                             .to_owned()
-                    }
+                    }),
                     Some((first, second)) => {
                         format!("{first} and {second} cannot both hold, by their types")
                     }

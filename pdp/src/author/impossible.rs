@@ -7,9 +7,12 @@
 use std::sync::Arc;
 
 use cedar_policy::{
-    Policy, PolicySet, ValidationMode, ValidationWarning, Validator,
+    ActionConstraint, EntityTypeName, EntityUid, Policy, PolicySet, Schema, ValidationMode,
+    ValidationWarning, Validator,
     pst::{self, BinaryOp, Clause, Expr},
 };
+
+use crate::decide::{Scope, Shape};
 
 /// Most parts of a condition that are tried.
 const PARTS_MAX: usize = 64;
@@ -102,5 +105,75 @@ fn text(clause: &Clause) -> String {
     match clause {
         Clause::When(expr) => format!("`{expr}`"),
         Clause::Unless(expr) => format!("`unless {{ {expr} }}`"),
+    }
+}
+
+/// Which two parts of a scope no action has together, and why; `None` where neither principal
+/// nor resource is of one type.
+pub(super) fn of_scope(policy: &Policy, schema: &Schema) -> Option<String> {
+    let scope = Scope::of(policy);
+    let (named, actions) = actions(&scope.action, schema);
+    let principal = typed("principal", Shape::of_principal(&scope.principal));
+    let resource = typed("resource", Shape::of_resource(&scope.resource));
+    let principals = types(&actions, |action| schema.principals_for_action(action));
+    let resources = types(&actions, |action| schema.resources_for_action(action));
+    for (part, known) in [(&principal, principals), (&resource, resources)] {
+        if let Some((kind, written)) = part
+            && !known.contains(kind)
+        {
+            let known: Vec<String> = known.iter().map(|k| format!("`{k}`")).collect();
+            let takes = match known.as_slice() {
+                [] => "that applies to nothing".to_owned(),
+                known => format!("that takes {}", known.join(" or ")),
+            };
+            return Some(format!(
+                "`{written}` and `{named}` cannot both hold: {takes}"
+            ));
+        }
+    }
+    let ((_, principal), (_, resource)) = (principal?, resource?);
+    Some(format!(
+        "`{principal}` and `{resource}` cannot both hold: `{named}` takes no such two"
+    ))
+}
+
+/// The actions of a scope, and how it names them.
+fn actions(constraint: &ActionConstraint, schema: &Schema) -> (String, Vec<EntityUid>) {
+    let (named, groups) = match constraint {
+        ActionConstraint::Any => return ("action".to_owned(), schema.actions().cloned().collect()),
+        ActionConstraint::Eq(uid) => return (format!("action == {uid}"), vec![uid.clone()]),
+        ActionConstraint::In(uids) => {
+            let names: Vec<String> = uids.iter().map(ToString::to_string).collect();
+            (format!("action in {}", names.join(", ")), uids)
+        }
+    };
+    let Ok(hierarchy) = schema.action_entities() else {
+        return (named, Vec::new());
+    };
+    let is_in = |action: &&EntityUid| {
+        let below = |group| hierarchy.is_ancestor_of(group, action);
+        groups.iter().any(|group| group == *action || below(group))
+    };
+    (named, schema.actions().filter(is_in).cloned().collect())
+}
+
+/// The types that any of the actions takes, in order.
+fn types<'s, I: Iterator<Item = &'s EntityTypeName>>(
+    actions: &[EntityUid],
+    of: impl Fn(&EntityUid) -> Option<I>,
+) -> Vec<&'s EntityTypeName> {
+    let mut types: Vec<_> = actions.iter().filter_map(of).flatten().collect();
+    types.sort_unstable();
+    types.dedup();
+    types
+}
+
+/// The one type that an entity of this shape has, and the shape as it is written.
+fn typed<'s>(subject: &str, shape: Shape<'s>) -> Option<(&'s EntityTypeName, String)> {
+    match shape {
+        Shape::Eq(uid) => Some((uid.type_name(), format!("{subject} == {uid}"))),
+        Shape::In(Some(kind), uid) => Some((kind, format!("{subject} is {kind} in {uid}"))),
+        Shape::Is(kind) => Some((kind, format!("{subject} is {kind}"))),
+        Shape::Any | Shape::In(None, _) => None,
     }
 }

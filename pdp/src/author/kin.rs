@@ -7,6 +7,7 @@ use cedar_policy::{Entities, EntityUid};
 use palisade_mesh::{
     canonical::Method,
     catalogue::{Catalogue, Protocol},
+    operation::Template,
 };
 use smol_str::SmolStr;
 
@@ -33,8 +34,8 @@ pub(super) struct Kin {
 #[derive(Debug, Default)]
 pub(super) struct Used {
     pub(super) methods: BTreeSet<SmolStr>,
-    /// The only resources, where every action is of the catalogue.
-    pub(super) operations: Option<BTreeSet<EntityUid>>,
+    /// The only resources and their paths, where every action is of the catalogue.
+    pub(super) operations: Option<BTreeMap<EntityUid, Template>>,
 }
 
 impl Kin {
@@ -60,7 +61,8 @@ impl Kin {
             let methods = operation.methods.iter().map(|m| m.as_str().into());
             used.methods.extend(methods);
             let operations = used.operations.get_or_insert_default();
-            operations.insert(uid("Operation", &operation.id));
+            let template = operation.template.clone();
+            operations.insert(uid("Operation", &operation.id), template);
         }
         Self { below, business }
     }
@@ -76,7 +78,8 @@ impl Kin {
                 Some(own) => {
                     used.methods.extend(own.methods.iter().cloned());
                     let operations = used.operations.get_or_insert_default();
-                    operations.extend(own.operations.iter().flatten().cloned());
+                    let own = own.operations.iter().flatten();
+                    operations.extend(own.map(|(uid, t)| (uid.clone(), t.clone())));
                 }
                 _ if is_method(&id) => {
                     only_business = false;

@@ -15,7 +15,7 @@ use smol_str::SmolStr;
 
 use super::{
     DIAGNOSTICS_MAX, Draft, Gathered, Parts, Seal, Texts, any_error, codes, confusable, facts,
-    facts::Fact,
+    facts::{Contradiction, Fact},
     kin::Kin,
     on_own_stack, place,
     policies::Read,
@@ -299,7 +299,7 @@ struct Policy {
     scope: Scope,
     conditions: Vec<Condition>,
     /// Two facts that it cannot have both.
-    contradiction: Option<(Fact, Fact)>,
+    contradiction: Option<Contradiction>,
 }
 
 impl Study {
@@ -388,11 +388,9 @@ fn contradiction(
     policy: &cedar_policy::Policy,
     vocabulary: &[Fact],
     kin: &Kin,
-) -> Option<(Fact, Fact)> {
-    let mut all = known(&Scope::of(policy), vocabulary, kin);
-    all.extend(conditions(policy).iter().flat_map(facts::of_condition));
-    let two = facts::contradiction(&all, kin);
-    two.map(|(a, b)| (a.clone(), b.clone()))
+) -> Option<Contradiction> {
+    let known = known(&Scope::of(policy), vocabulary, kin);
+    facts::contradiction(&conditions(policy), known, kin)
 }
 
 /// Facts of the vocabulary and of a scope.

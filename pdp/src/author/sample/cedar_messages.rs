@@ -150,7 +150,36 @@ fn an_impossible_policy_is_an_error_with_a_reason() {
     let text = "@id(\"a\")\npermit (principal is User, action, resource);";
     let one = only(policy(text), codes::IMPOSSIBLE, 2, 1);
     assert!(one.is_error() && one.message == "policy `a` can never match");
-    assert!(one.cause.unwrap().contains("scope"));
+    assert_eq!(
+        one.cause.as_deref(),
+        Some(
+            "`principal is User` and `action` cannot both hold: that takes `Unregistered` or `Workload`"
+        )
+    );
+}
+
+/// A scope that no action has is told by the two parts of it that never meet.
+#[test]
+fn an_impossible_scope_names_the_two_parts() {
+    for (scope, cause) in [
+        (
+            "principal is Group, action == Action::\"GET\", resource",
+            "`principal is Group` and `action == Action::\"GET\"` cannot both hold: that takes `Unregistered` or `Workload`",
+        ),
+        (
+            "principal, action in Action::\"http\", resource is User",
+            "`resource is User` and `action in Action::\"http\"` cannot both hold: that takes `Operation` or `Service`",
+        ),
+        (
+            "principal is Workload, action == Action::\"call\", resource",
+            "`principal is Workload` and `action == Action::\"call\"` cannot both hold: that applies to nothing",
+        ),
+    ] {
+        let text = format!("@id(\"a\")\nforbid ({scope});");
+        let one = only(policy(&text), codes::IMPOSSIBLE, 2, 1);
+        assert!(one.is_error());
+        assert_eq!(one.cause.as_deref(), Some(cause), "{scope}");
+    }
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn what_shows_one_thing_and_is_another_is_refused_wherever_it_stands() {
     for (name, text, line) in [
         // Text direction, beside a policy and in what people read.
         (policy, format!("// all but\u{202e} this\n{plain}"), 1),
-        (policy, format!("// a \u{2066}b\u{2069}\n{plain}"), 1),
+        (policy, format!("// a \u{2066}b\n{plain}"), 1),
         (policy, format!("@deny_message(\"a\u{202e}b\")\n{plain}"), 1),
         ("schema.cedarschema", "// \u{200f}\nentity Team;\n".to_owned(), 1),
         ("services/x.yaml", "service: shop/x\ndescription: \"a\u{202e}b\"\n".to_owned(), 2),
