@@ -27,13 +27,13 @@ const LEVEL: u32 = 1;
 /// Most impossible policies whose contradiction is looked for.
 const TRIED_MAX: usize = 20;
 
-/// Validates all policies under a schema, which is known by its digest. `catalogue_broken` says
-/// that services are missing from the schema, so that actions which may be theirs are not
-/// reported again.
+/// Validates all policies under a schema, which is known by its digest. `actions_missing` says
+/// that operations are missing from the schema, so that actions which may be theirs (they have
+/// a `:`, which a method has not) are not reported again.
 pub(crate) fn validate(
     policies: &Policies,
     (schema, digest): (&Schema, Digest),
-    catalogue_broken: bool,
+    actions_missing: bool,
     found: &mut Vec<Diagnostic>,
 ) {
     let validator = Validator::new(schema.clone());
@@ -60,7 +60,10 @@ pub(crate) fn validate(
         } else {
             0
         };
-        if catalogue_broken && matches!(error, ValidationError::UnrecognizedActionId(_)) {
+        if actions_missing
+            && matches!(error, ValidationError::UnrecognizedActionId(_))
+            && action_named(&error.to_string()).contains(':')
+        {
             continue;
         }
         let diagnostic = of_error(error, read, schema, hidden);
@@ -143,11 +146,7 @@ fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize
 }
 
 fn unknown_action(message: &str, read: &Read, schema: &Schema, hidden: usize) -> Diagnostic {
-    let uid = quoted(message);
-    let name = uid
-        .strip_prefix("Action::\"")
-        .and_then(|n| n.strip_suffix('"'))
-        .unwrap_or(uid);
+    let name = action_named(message);
     let mut diagnostic = Diagnostic::error(
         codes::UNKNOWN_ACTION,
         format!("action `{name}` is not in the schema"),
@@ -168,6 +167,13 @@ fn unknown_action(message: &str, read: &Read, schema: &Schema, hidden: usize) ->
         Some(near) => diagnostic.label(format!("did you mean `Action::\"{near}\"`?")),
         None => diagnostic,
     }
+}
+
+/// The action that a message is about, by its name alone.
+fn action_named(message: &str) -> &str {
+    let uid = quoted(cedar::without_policy(message));
+    let name = uid.strip_prefix("Action::\"");
+    name.and_then(|n| n.strip_suffix('"')).unwrap_or(uid)
 }
 
 fn unknown_type(message: &str, read: &Read, schema: &Schema) -> Diagnostic {

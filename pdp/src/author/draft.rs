@@ -18,9 +18,9 @@ use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
-    FILES_MAX, Provenance, REPOSITORY_LEN_MAX, assemble, check,
+    FILES_MAX, Provenance, REPOSITORY_LEN_MAX, assemble, check, codes,
     entities::{self, Overlay, People},
-    error_count, files, invariants, known,
+    files, invariants, known,
     policies::{Parsed, Policies, Read},
     remit::{self, Remit},
     schema,
@@ -160,7 +160,7 @@ pub(super) fn draft(
     remit::check_files(&files, &settings, found);
     check_remits(&policies, &settings, found);
     check_remits(&invariants, &settings, found);
-    let before = error_count(found);
+    let before = found.len();
     let mut declared: Vec<Declared> = Vec::new();
     for source in files.iter().filter(|s| files::is_service(&s.path)) {
         let read = services::read(source, &settings, found);
@@ -169,6 +169,9 @@ pub(super) fn draft(
         }
         declared.extend(read);
     }
+    services::check_together(&declared, found);
+    let services = Missing::after(found.get(before..).unwrap_or_default());
+    let before = found.len();
     let mut people = People::default();
     for source in files.iter().filter(|s| files::is_entities(&s.path)) {
         if let Some(remit) = Remit::of(&source.path, &settings) {
@@ -178,34 +181,36 @@ pub(super) fn draft(
     if let Some(overlay) = overlay {
         entities::read_over(overlay, &settings, &mut declared, &mut people, found);
     }
-    services::check_together(&declared, found);
-    let services_broken = error_count(found) > before;
-    if !services_broken {
+    let groups_missing = Missing::after(found.get(before..).unwrap_or_default()).any;
+    if !services.any && !groups_missing {
         // Else the members of what is missing would be reported again.
         entities::check_together(&people, &declared, found);
     }
-    let catalogue_broken = error_count(found) > before;
+    let people_broken = Missing::after(found.get(before..).unwrap_or_default()).any;
     let domain = settings.trust_domain.clone();
-    let services = declared.iter().map(|d| d.service.clone()).collect();
-    let catalogue = Catalogue::new(domain.clone(), services, settings.headers.clone());
+    let all = declared.iter().map(|d| d.service.clone()).collect();
+    let catalogue = Catalogue::new(domain.clone(), all, settings.headers.clone());
     let team = files.iter().find(|s| &*s.path == files::SCHEMA);
     let (schema, schema_digest) = schema::compile(&catalogue, team, found)?;
     for statements in [&policies, &invariants] {
         let under = (&schema, schema_digest);
-        check::validate(statements, under, catalogue_broken, found);
+        check::validate(statements, under, services.actions, found);
     }
-    if catalogue_broken {
+    if services.any {
         return None;
     }
     let entities = match store::build(&domain, &declared, &people, &schema) {
         Ok(entities) => entities,
         Err(diagnostic) => {
-            found.push(diagnostic);
+            found.extend((!people_broken).then_some(diagnostic));
             return None;
         }
     };
     for statements in [&policies, &invariants] {
-        known::check(statements, &entities, &domain, found);
+        known::check(statements, &entities, &domain, groups_missing, found);
+    }
+    if people_broken {
+        return None;
     }
     Some(Draft {
         trust_domain: domain,
@@ -221,6 +226,28 @@ pub(super) fn draft(
             settings: settings_source.clone(),
         },
     })
+}
+
+/// What mistakes of files take away, so that whoever names it is not told that it is not there.
+struct Missing {
+    any: bool,
+    /// Business actions, which operations give.
+    actions: bool,
+}
+
+impl Missing {
+    /// A key that nothing reads takes nothing away, unless it was meant to be `action`; nor does
+    /// what is declared twice, for the first one is kept.
+    fn after(mistakes: &[Diagnostic]) -> Self {
+        let harmless = [codes::UNKNOWN_KEY, codes::DECLARED_TWICE];
+        let takes = |d: &Diagnostic| d.is_error() && !harmless.contains(&d.code.0);
+        let any = mistakes.iter().any(takes);
+        let mistyped = |d: &Diagnostic| d.label.as_deref() == Some("did you mean `action`?");
+        Self {
+            any,
+            actions: any || mistakes.iter().any(mistyped),
+        }
+    }
 }
 
 /// Each policy is about what its source may speak for.

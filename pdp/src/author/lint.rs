@@ -200,6 +200,9 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
         }
         let draft = super::draft(&files, None, None, &mut found);
         confusable::refuse(&files, &mut found);
+        if draft.is_none() || any_error(&found) {
+            found.extend(tests::mistakes(&dir));
+        }
         let Some(draft) = draft else {
             return (plain(found), 0);
         };

@@ -41,6 +41,144 @@ fn several_files_tell_all_their_mistakes_at_once() {
     }
 }
 
+/// What the sample says when it has mistakes in many kinds of files: code and file.
+fn all_of(files: &[(&str, &str)]) -> Vec<(u16, String)> {
+    let dir = copy();
+    for (name, text) in files {
+        write(dir.path(), name, text);
+    }
+    let loaded = load(dir.path());
+    assert!(loaded.compiled.is_none());
+    let linted = lint::run(dir.path(), &lint::Options::default()).unwrap();
+    let mut found = loaded.diagnostics;
+    found.extend(tables::mistakes(dir.path()));
+    let told = |found: &[Diagnostic]| -> Vec<(u16, String)> {
+        let errors = found.iter().filter(|d| d.is_error());
+        let told = errors.map(|d| {
+            let at = d.location.as_ref().expect("located");
+            (d.code.0, at.file.to_string())
+        });
+        let mut told: Vec<_> = told.collect();
+        told.sort_unstable();
+        told
+    };
+    assert_eq!(
+        told(&linted.findings),
+        told(&found),
+        "the lint tells the same"
+    );
+    told(&found)
+}
+
+const GTE: (&str, &str) = (
+    "policies/gte.cedar",
+    "@id(\"gte\") permit (principal, action == Action::\"GTE\", resource in Service::\"demo.test/shop/orders\");",
+);
+
+/// One mistake in each kind of file, and one run tells them all.
+#[test]
+fn a_mistake_in_each_kind_of_file_is_told_at_once() {
+    let found = all_of(&[
+        GTE,
+        (
+            "policies/wbe.cedar",
+            "forbid (principal == Workload::\"spiffe://demo.test/ns/shop/sa/wbe\", action, resource);",
+        ),
+        ("services/x.yaml", "service: shop/x\nhosst: [x]\n"),
+        ("entities/x.yaml", "groups:\n  x: { servces: [shop/web] }\n"),
+        (
+            "invariants/x.cedar",
+            "@id(\"i\") permit (principal, action, resource);",
+        ),
+        (
+            "tests/a.yaml",
+            "tests:\n  - { principle: web, principal: web, request: GET orders/orders, expect: allow }\n",
+        ),
+        ("tests/b.yaml", "tests: [\n"),
+        ("tests/fixtures/c.yaml", "principal: {}\n"),
+        ("tests/bad.json", "[{]"),
+    ]);
+    let expected = [
+        (codes::YAML_SYNTAX, "tests/b.yaml"),
+        (codes::UNKNOWN_KEY, "entities/x.yaml"),
+        (codes::UNKNOWN_KEY, "services/x.yaml"),
+        (codes::UNKNOWN_KEY, "tests/a.yaml"),
+        (codes::UNKNOWN_KEY, "tests/fixtures/c.yaml"),
+        (codes::UNKNOWN_ACTION, "policies/gte.cedar"),
+        (codes::ID_MISSING, "policies/wbe.cedar"),
+        (codes::UNKNOWN_ENTITY, "policies/wbe.cedar"),
+        (codes::TEST_JSON, "tests/bad.json"),
+        (codes::INVARIANT_PERMIT, "invariants/x.cedar"),
+    ];
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(c, f)| (*c, (*f).to_owned()))
+        .collect();
+    assert_eq!(found, expected);
+}
+
+/// What is not there because of another mistake is not told as well.
+#[test]
+fn a_follow_up_of_a_mistake_is_not_told() {
+    let about = |action: &str| {
+        format!(
+            "@id(\"x\") permit (principal, action == Action::\"{action}\", resource in Service::\"demo.test/shop/orders\");"
+        )
+    };
+    let service =
+        "service: shop/x\noperations:\n  - { name: a, match: GET /, actoin: \"x:read\" }\n";
+    for (file, text, action, told) in [
+        // The operation lacks its action, and nobody knows what the file would have given.
+        ("services/x.yaml", service, "x:read", false),
+        ("services/x.yaml", "service: [", "x:read", false),
+        ("services/x.yaml", "service: [", "GTE", true),
+        (
+            "services/x.yaml",
+            "service: shop/x\nhosst: [x]\n",
+            "x:read",
+            true,
+        ),
+        ("entities/x.yaml", "groups: [", "x:read", true),
+    ] {
+        let found = all_of(&[(file, text), ("policies/x.cedar", &about(action))]);
+        let is_told = found.iter().any(|(code, _)| *code == codes::UNKNOWN_ACTION);
+        assert_eq!(is_told, told, "{text} {action}: {found:?}");
+    }
+    let group = "@id(\"x\") forbid (principal in Group::\"lost\", action, resource);";
+    let workload = "@id(\"x\") forbid (principal == Workload::\"spiffe://demo.test/ns/shop/sa/wbe\", action, resource);";
+    for (text, told) in [(group, false), (workload, true)] {
+        let found = all_of(&[("entities/x.yaml", "groups: ["), ("policies/x.cedar", text)]);
+        let is_told = found.iter().any(|(code, _)| *code == codes::UNKNOWN_ENTITY);
+        assert_eq!(is_told, told, "{text}: {found:?}");
+    }
+}
+
+/// A policy whose id is no good is checked like any other.
+#[test]
+fn a_policy_without_a_usable_id_has_its_other_mistakes_told() {
+    let rest = "forbid (principal == Workload::\"spiffe://demo.test/ns/shop/sa/wbe\", action == Action::\"GTE\", resource)\nwhen { principal.namespace == Namespace::\"demo.test/shop\" };";
+    let free = rest.replace("action == Action::\"GTE\"", "action");
+    for (id, code) in [
+        ("", codes::ID_MISSING),
+        ("@id(\"a b\")", codes::ID_INVALID),
+        ("@id(\"require-mtls\")", codes::ID_TWICE),
+    ] {
+        let text = format!("{id}\n{rest}\n{id} {free}");
+        let mut found: Vec<u16> = policy(&text).iter().map(|d| d.code.0).collect();
+        found.sort_unstable();
+        let mut expected = vec![
+            codes::UNKNOWN_ACTION,
+            code,
+            code,
+            codes::FORBID_OPTIONAL,
+            codes::UNKNOWN_ENTITY,
+            codes::UNKNOWN_ENTITY,
+        ];
+        expected.sort_unstable();
+        assert_eq!(found, expected, "{id}");
+    }
+}
+
 #[test]
 fn a_mistyped_action_is_one_message() {
     let text = "@id(\"a\")\npermit (principal, action == Action::\"GTE\", resource in Service::\"demo.test/shop/orders\");";

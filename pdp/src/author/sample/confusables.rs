@@ -69,7 +69,7 @@ fn what_shows_one_thing_and_is_another_is_refused_wherever_it_stands() {
         (policy, when("context.http.path == \"/\u{441}\u{43e}\u{441}\u{43e}\""), 3),
         (policy, when("[\"/a\", \"/\u{fc}\"].contains(context.http.path)"), 3),
         (policy, when("context.http.host == \"orders\u{3002}shop\""), 3),
-        (policy, when("\"\u{417}\" == context.http.method"), 3),
+        (policy, when("\"\u{417}\" == context.http.host"), 3),
     ] {
         assert_eq!(told(name, &text), [(name.to_owned(), line)], "{text:?}");
     }
