@@ -126,14 +126,15 @@ fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize
     match error {
         ValidationError::UnrecognizedActionId(_) => unknown_action(message, read, schema, hidden),
         ValidationError::UnrecognizedEntityType(_) => unknown_type(message, read, schema),
-        ValidationError::UnsafeAttributeAccess(_)
-        | ValidationError::UnsafeTagAccess(_)
-        | ValidationError::NoTagsAllowed(_) => {
+        ValidationError::UnsafeAttributeAccess(_) | ValidationError::NoTagsAllowed(_) => {
             let mut diagnostic = unknown_attribute(base(codes::UNKNOWN_ATTRIBUTE));
             diagnostic.message = absent(id, message);
             diagnostic
         }
-        ValidationError::UnsafeOptionalAttributeAccess(_) => optional(base, message, read),
+        ValidationError::UnsafeOptionalAttributeAccess(_) => {
+            optional(base, message, "attribute", read)
+        }
+        ValidationError::UnsafeTagAccess(_) => optional(base, message, "tag", read),
         ValidationError::UnexpectedType(_) | ValidationError::IncompatibleTypes(_) => {
             types(base(codes::TYPES), message)
         }
@@ -284,22 +285,34 @@ fn action_of(part: &str) -> &'static str {
     }
 }
 
-fn optional(base: impl Fn(u16) -> Diagnostic, message: &str, read: &Read) -> Diagnostic {
+/// Something is read (`what` it is) that need not be there.
+fn optional(
+    base: impl Fn(u16) -> Diagnostic,
+    message: &str,
+    what: &str,
+    read: &Read,
+) -> Diagnostic {
+    let test = match what {
+        "tag" => "hasTag",
+        _ => "has",
+    };
     let (code, message, cause) = if read.info.permit {
         (
             codes::PERMIT_OPTIONAL,
             format!("policy `{}`: {message}", read.info.id),
-            "if the attribute is missing the policy fails to evaluate and permits nothing",
+            format!("if the {what} is missing the policy fails to evaluate and permits nothing"),
         )
     } else {
         (
             codes::FORBID_OPTIONAL,
             format!("forbid `{}` may be skipped", read.info.id),
-            "if the attribute is missing Cedar ignores this forbid, so the request could be ALLOWED",
+            format!(
+                "if the {what} is missing Cedar ignores this forbid, so the request could be ALLOWED"
+            ),
         )
     };
     let mut diagnostic = base(code)
-        .label("optional attribute read without `has`")
+        .label(format!("optional {what} read without `{test}`"))
         .cause(cause);
     diagnostic.message = message;
     let guard = diagnostic
@@ -313,10 +326,12 @@ fn optional(base: impl Fn(u16) -> Diagnostic, message: &str, read: &Read) -> Dia
     });
     if let (Some(guard), Some(text)) = (guard, text) {
         // Cedar calls an entity `e`; the author called it something else.
-        let entity = text.rsplit_once('.').map_or(text, |(entity, _)| entity);
-        let guard = match guard.strip_prefix("e has ") {
-            Some(attribute) => format!("{entity} has {attribute}"),
-            None => guard.to_owned(),
+        let entity = text.rsplit_once(if what == "tag" { ".getTag(" } else { "." });
+        let entity = entity.map_or(text, |(entity, _)| entity);
+        let guard = match (guard.strip_prefix("e has "), guard.starts_with(".hasTag(")) {
+            (Some(attribute), _) => format!("{entity} has {attribute}"),
+            (None, true) => format!("{entity}{guard}"),
+            (None, false) => guard.to_owned(),
         };
         let help = match read.info.permit {
             true => format!("ask first: `{guard} && {text}`"),

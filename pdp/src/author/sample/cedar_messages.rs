@@ -250,6 +250,28 @@ fn a_guard_is_suggested_in_the_author_s_words() {
     assert_eq!(one.help.as_deref(), Some(help));
 }
 
+/// A tag may be missing as an attribute may.
+#[test]
+fn a_tag_that_is_read_without_asking_is_told_as_an_optional_attribute_is() {
+    let text = "@id(\"a\")\nforbid (principal is Workload, action, resource)\nwhen { principal.getTag(\"b\") == \"x\" };";
+    let one = only(policy(text), codes::FORBID_OPTIONAL, 3, 8);
+    assert_eq!(one.message, "forbid `a` may be skipped");
+    assert_eq!(
+        one.label.as_deref(),
+        Some("optional tag read without `hasTag`")
+    );
+    let help = "say what a request without it is: in `when`, `principal.hasTag(\"b\") && principal.getTag(\"b\")` spares it, and `!(principal.hasTag(\"b\")) || principal.getTag(\"b\")` forbids it, too";
+    assert_eq!(one.help.as_deref(), Some(help));
+    let permit = text.replace("forbid", "permit");
+    let one = only(policy(&permit), codes::PERMIT_OPTIONAL, 3, 8);
+    let help = "ask first: `principal.hasTag(\"b\") && principal.getTag(\"b\")`";
+    assert_eq!(one.help.as_deref(), Some(help));
+    for text in [text, &permit] {
+        let asked = text.replace("{ ", "{ principal.hasTag(\"b\") && ");
+        assert_eq!(policy(&asked), []);
+    }
+}
+
 #[test]
 fn what_only_some_callers_or_actions_have_is_told_as_that() {
     let text = "@id(\"a\")\npermit (principal, action, resource in Service::\"demo.test/shop/web\")\nwhen { principal has namespace && principal.namespace == Namespace::\"demo.test/shop\" };";
