@@ -30,7 +30,8 @@ pub(super) fn culprits(policy: &Policy, validator: &Validator) -> Option<(String
     let trial = Trial { body, validator };
     let reaching =
         (1..=parts.len()).find(|n| trial.is_impossible(parts.get(..*n).unwrap_or_default()))?;
-    let (second, before) = parts.get(..reaching)?.split_last()?;
+    let reaching = parts.get(..reaching)?;
+    let (second, before) = reaching.split_last()?;
     let second_text = text(second);
     for (i, first) in before.iter().enumerate() {
         let others = before.iter().enumerate().filter(|(j, _)| *j != i);
@@ -42,7 +43,8 @@ pub(super) fn culprits(policy: &Policy, validator: &Validator) -> Option<(String
             return Some((text(first), second_text));
         }
     }
-    Some(("its scope".to_owned(), second_text))
+    let part = trial.part_of_scope(&Scope::of(policy), reaching);
+    Some((part.unwrap_or_else(|| "its scope".to_owned()), second_text))
 }
 
 struct Trial<'v> {
@@ -57,6 +59,29 @@ impl Trial<'_> {
 
     fn is_possible(&self, parts: &[Clause]) -> bool {
         self.warned(parts) == Some(false)
+    }
+
+    /// The part of the scope without which these parts are possible, as it is written.
+    fn part_of_scope(&self, scope: &Scope, parts: &[Clause]) -> Option<String> {
+        let open = |change: fn(&mut pst::Template)| {
+            let mut body = self.body.clone();
+            change(&mut body);
+            let trial = Trial { body, ..*self };
+            trial.is_possible(parts)
+        };
+        let principal = written("principal", Shape::of_principal(&scope.principal));
+        let resource = written("resource", Shape::of_resource(&scope.resource));
+        let action = match &scope.action {
+            ActionConstraint::Any => None,
+            constraint => Some(named(constraint)),
+        };
+        let part = match () {
+            () if open(|body| body.principal = pst::PrincipalConstraint::Any) => principal,
+            () if open(|body| body.action = pst::ActionConstraint::Any) => action,
+            () if open(|body| body.resource = pst::ResourceConstraint::Any) => resource,
+            () => None,
+        };
+        part.map(|part| format!("`{part}`"))
     }
 
     /// Whether Cedar calls the policy with these parts impossible; `None` where they do
@@ -112,7 +137,7 @@ fn text(clause: &Clause) -> String {
 /// nor resource is of one type.
 pub(super) fn of_scope(policy: &Policy, schema: &Schema) -> Option<String> {
     let scope = Scope::of(policy);
-    let (named, actions) = actions(&scope.action, schema);
+    let (named, actions) = (named(&scope.action), actions(&scope.action, schema));
     let principal = typed("principal", Shape::of_principal(&scope.principal));
     let resource = typed("resource", Shape::of_resource(&scope.resource));
     let principals = types(&actions, |action| schema.principals_for_action(action));
@@ -137,24 +162,33 @@ pub(super) fn of_scope(policy: &Policy, schema: &Schema) -> Option<String> {
     ))
 }
 
-/// The actions of a scope, and how it names them.
-fn actions(constraint: &ActionConstraint, schema: &Schema) -> (String, Vec<EntityUid>) {
-    let (named, groups) = match constraint {
-        ActionConstraint::Any => return ("action".to_owned(), schema.actions().cloned().collect()),
-        ActionConstraint::Eq(uid) => return (format!("action == {uid}"), vec![uid.clone()]),
+/// How a scope names its actions.
+fn named(constraint: &ActionConstraint) -> String {
+    match constraint {
+        ActionConstraint::Any => "action".to_owned(),
+        ActionConstraint::Eq(uid) => format!("action == {uid}"),
         ActionConstraint::In(uids) => {
             let names: Vec<String> = uids.iter().map(ToString::to_string).collect();
-            (format!("action in {}", names.join(", ")), uids)
+            format!("action in {}", names.join(", "))
         }
+    }
+}
+
+/// The actions that a scope takes.
+fn actions(constraint: &ActionConstraint, schema: &Schema) -> Vec<EntityUid> {
+    let groups = match constraint {
+        ActionConstraint::Any => return schema.actions().cloned().collect(),
+        ActionConstraint::Eq(uid) => return vec![uid.clone()],
+        ActionConstraint::In(groups) => groups,
     };
     let Ok(hierarchy) = schema.action_entities() else {
-        return (named, Vec::new());
+        return Vec::new();
     };
     let is_in = |action: &&EntityUid| {
         let below = |group| hierarchy.is_ancestor_of(group, action);
         groups.iter().any(|group| group == *action || below(group))
     };
-    (named, schema.actions().filter(is_in).cloned().collect())
+    schema.actions().filter(is_in).cloned().collect()
 }
 
 /// The types that any of the actions takes, in order.
@@ -170,10 +204,21 @@ fn types<'s, I: Iterator<Item = &'s EntityTypeName>>(
 
 /// The one type that an entity of this shape has, and the shape as it is written.
 fn typed<'s>(subject: &str, shape: Shape<'s>) -> Option<(&'s EntityTypeName, String)> {
-    match shape {
-        Shape::Eq(uid) => Some((uid.type_name(), format!("{subject} == {uid}"))),
-        Shape::In(Some(kind), uid) => Some((kind, format!("{subject} is {kind} in {uid}"))),
-        Shape::Is(kind) => Some((kind, format!("{subject} is {kind}"))),
-        Shape::Any | Shape::In(None, _) => None,
-    }
+    let kind = match shape {
+        Shape::Eq(uid) => uid.type_name(),
+        Shape::In(Some(kind), _) | Shape::Is(kind) => kind,
+        Shape::Any | Shape::In(None, _) => return None,
+    };
+    Some((kind, written(subject, shape)?))
+}
+
+/// A part of a scope as it is written, where it says anything.
+fn written(subject: &str, shape: Shape<'_>) -> Option<String> {
+    Some(match shape {
+        Shape::Any => return None,
+        Shape::Eq(uid) => format!("{subject} == {uid}"),
+        Shape::In(None, uid) => format!("{subject} in {uid}"),
+        Shape::In(Some(kind), uid) => format!("{subject} is {kind} in {uid}"),
+        Shape::Is(kind) => format!("{subject} is {kind}"),
+    })
 }

@@ -294,6 +294,33 @@ fn a_contradiction_of_types_names_the_two_facts() {
     );
 }
 
+/// So is one of the scope and a condition.
+#[test]
+fn a_contradiction_of_types_names_the_part_of_the_scope() {
+    for (scope, condition, first) in [
+        (
+            "principal is Workload, action, resource",
+            "principal is Unregistered",
+            "`principal is Workload`",
+        ),
+        (
+            "principal, action, resource is Operation",
+            "resource is Service",
+            "`resource is Operation`",
+        ),
+        (
+            "principal, action == Action::\"GET\", resource",
+            "action == Action::\"PUT\"",
+            "`action == Action::\"GET\"`",
+        ),
+    ] {
+        let text = format!("@id(\"x\")\npermit ({scope})\nwhen {{ {condition} }};");
+        let one = only(policy(&text), codes::IMPOSSIBLE, 2, 1);
+        let cause = format!("{first} and `{condition}` cannot both hold, by their types");
+        assert_eq!(one.cause, Some(cause));
+    }
+}
+
 /// No revision is made of a policy that can never match, whether types or the catalogue
 /// make it so; unless its author says that it is meant so. One that is there already
 /// is taken: a proxy goes on with what it was given.
@@ -511,6 +538,11 @@ fn a_guard_never_lets_more_through() {
             "forbid",
             format!("unless {{ {own} }}"),
             Some(format!("unless {{ {has} && {own} }}")),
+        ),
+        (
+            "permit",
+            "when { principal.getTag(\"a\") == \"b\" }".to_owned(),
+            Some("when { principal.hasTag(\"a\") && principal.getTag(\"a\") == \"b\" }".to_owned()),
         ),
         (
             "permit",
