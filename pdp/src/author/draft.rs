@@ -187,6 +187,9 @@ pub(super) fn draft(
         entities::check_together(&people, &declared, found);
     }
     let people_broken = Missing::after(found.get(before..).unwrap_or_default()).any;
+    if people_broken {
+        people = people.without_members();
+    }
     let domain = settings.trust_domain.clone();
     let all = declared.iter().map(|d| d.service.clone()).collect();
     let catalogue = Catalogue::new(domain.clone(), all, settings.headers.clone());
