@@ -1,7 +1,8 @@
 //! Characters that show one thing and are another (PLS1141).
 //!
 //! Reviews are of what is shown. A character that turns the direction of text (CVE-2021-42574),
-//! one that cannot be seen, a letter of another script in the middle of a word (Unicode
+//! one that cannot be seen, a break of a line that is shown as none, a letter of another script in
+//! the middle of a word (Unicode
 //! Technical Standard 39, section 5), or a look-alike of `/` in a path: each of them makes a text
 //! that says something else than its reader sees. Cedar looks at the strings of conditions; here
 //! are comments, annotations, the other files, and their names.
@@ -11,8 +12,8 @@
 use std::ops::Range;
 
 use palisade_mesh::{
-    diagnostic::Diagnostic,
-    wire::policy::File,
+    diagnostic::{Diagnostic, Severity},
+    wire::policy::{Contribution, File},
     yaml::{Source, Span},
 };
 use unicode_security::{mixed_script::AugmentedScriptSet, skeleton};
@@ -24,55 +25,145 @@ use super::{
 
 mod compared;
 mod strings;
+mod unseen;
+
+use unseen::Zone;
 
 /// Annotations and keys with sentences for people, which may name things of other scripts as
 /// they please.
 const PROSE: &[&str] = &["deny_message", "description", "name"];
 
+/// Keys of maps whose own keys are names that the author gives.
+const FREE: &[&str] = &["groups", "labels"];
+
 /// What is wrong with one place of a file.
 struct Doubt {
     at: Range<usize>,
     diagnostic: Diagnostic,
+    /// Whether people alone read what stands there.
+    in_prose: bool,
+}
+
+impl Doubt {
+    fn new(at: Range<usize>, diagnostic: Diagnostic) -> Self {
+        Self {
+            at,
+            diagnostic,
+            in_prose: false,
+        }
+    }
 }
 
 /// Looks through all texts and their names. Those that are ASCII cost one pass over their bytes.
-pub(super) fn refuse(texts: &[File], found: &mut Vec<Diagnostic>) {
-    let is_plain = |file: &&File| file.path.is_ascii() && file.text.is_ascii();
+///
+/// What a source has in its comments and sentences keeps nobody else's changes from being in
+/// force: it is an error where the source itself is checked, and a warning here.
+pub(super) fn refuse(texts: &[File], sources: &[Contribution], found: &mut Vec<Diagnostic>) {
+    let is_plain = |file: &&File| file.path.is_ascii() && unseen::is_plain(&file.text);
     for file in texts.iter().filter(|file| !is_plain(file)) {
-        look(&Source::new(file.path.as_str(), file.text.as_str()), found);
+        let source = Source::new(file.path.as_str(), file.text.as_str());
+        let of_source = sources.iter().any(|contribution| {
+            let inside = file.path.strip_prefix(contribution.name.as_str());
+            inside.is_some_and(|inside| inside.starts_with('/'))
+        });
+        look_at(&source, of_source, found);
     }
 }
 
 /// Looks through one text and its name, for what is not told yet.
 pub(super) fn look(source: &Source, found: &mut Vec<Diagnostic>) {
+    look_at(source, false, found);
+}
+
+fn look_at(source: &Source, of_source: bool, found: &mut Vec<Diagnostic>) {
     if !source.path.is_ascii() {
         found.extend(of_path(&source.path).map(|d| d.at(source.line(1))));
     }
-    if source.text.is_ascii() {
+    if unseen::is_plain(&source.text) {
         return;
     }
-    let mut doubts = hidden(&source.text);
-    match source.path.ends_with(".cedar") || source.path.ends_with(files::SCHEMA) {
-        true => {
-            let strings = strings::of(&source.text);
-            let names = strings.iter().filter(|s| !s.is_prose(PROSE));
-            doubts.extend(names.filter(|s| s.annotation.is_some()).filter_map(|s| {
-                let text = source.text.get(s.span.clone())?;
-                mixed(text, s.span.start)
-            }));
-            doubts.extend(compared::look(source, &strings));
-        }
-        false => doubts.extend(scalars(source).into_iter().filter_map(|span| {
-            let text = source.slice(span);
-            mixed(text, span.start)
-        })),
+    let mut doubts = match source.path.ends_with(".cedar") || source.path.ends_with(files::SCHEMA) {
+        true => of_cedar(source),
+        false => of_yaml(source),
+    };
+    for doubt in doubts.iter_mut().filter(|d| of_source && d.in_prose) {
+        doubt.diagnostic.severity = Severity::Warning;
     }
     tell(source, doubts, found);
 }
 
+fn of_cedar(source: &Source) -> Vec<Doubt> {
+    let strings::Parts { strings, comments } = strings::of(&source.text);
+    let zone = |s: &strings::Text<'_>| match s.annotation {
+        Some(name) if PROSE.contains(&name) => Zone::Prose,
+        None | Some("id") => Zone::Compared,
+        Some(_) => Zone::Name,
+    };
+    let comments = comments.into_iter().map(|at| (at, Zone::Prose));
+    let of_strings = strings.iter().map(|s| (s.span.clone(), zone(s)));
+    let mut doubts = hidden(source, comments.chain(of_strings).collect(), Zone::Compared);
+    let names = strings.iter().filter(|s| s.annotation.is_some());
+    let names = names.filter(|s| zone(s) != Zone::Prose);
+    doubts.extend(names.filter_map(|s| {
+        let text = source.text.get(s.span.clone())?;
+        mixed(&without_escapes(text), s.span.start)
+    }));
+    doubts.extend(compared::look(source, &strings));
+    doubts
+}
+
+/// What does not parse is told elsewhere, and with it what its parser takes for no text.
+fn of_yaml(source: &Source) -> Vec<Doubt> {
+    let scalars = scalars(source);
+    let zones = scalars
+        .iter()
+        .map(|(span, zone)| (span.start..span.start + span.len, *zone));
+    let mut doubts = hidden(source, zones.collect(), Zone::Prose);
+    let refused = |text: &str| text.chars().any(|c| c.is_ascii_control() && c != '\r');
+    doubts.retain(|d| !source.text.get(d.at.clone()).is_some_and(refused));
+    let names = scalars.iter().filter(|(_, zone)| *zone == Zone::Name);
+    doubts.extend(names.filter_map(|(span, _)| {
+        let text = source.slice(*span);
+        match text.starts_with('"') {
+            true => mixed(&without_escapes(text), span.start),
+            false => mixed(text, span.start),
+        }
+    }));
+    doubts
+}
+
+/// The same, with spaces in place of each `\` and the character after it, which is no letter.
+fn without_escapes(text: &str) -> String {
+    let mut escaped = false;
+    let plain = text.chars().map(|c| {
+        let is_part = escaped || c == '\\';
+        escaped = c == '\\' && !escaped;
+        if is_part && c.is_ascii() { ' ' } else { c }
+    });
+    plain.collect()
+}
+
+/// What is not seen in these parts of a text, and in the `rest` of it.
+fn hidden(source: &Source, mut zones: Vec<(Range<usize>, Zone)>, rest: Zone) -> Vec<Doubt> {
+    let text = &*source.text;
+    zones.sort_by_key(|(at, _)| at.start);
+    let mut doubts = Vec::new();
+    let mut from = 0;
+    for (at, zone) in zones {
+        if at.start < from {
+            continue;
+        }
+        doubts.extend(unseen::look(text, from..at.start, rest));
+        from = at.end;
+        doubts.extend(unseen::look(text, at, zone));
+    }
+    doubts.extend(unseen::look(text, from..text.len(), rest));
+    doubts
+}
+
 /// Tells what nothing at the same place was told of.
 fn tell(source: &Source, doubts: Vec<Doubt>, found: &mut Vec<Diagnostic>) {
-    for Doubt { at, diagnostic } in doubts {
+    for Doubt { at, diagnostic, .. } in doubts {
         if found.len() > DIAGNOSTICS_MAX {
             return;
         }
@@ -92,13 +183,18 @@ fn tell(source: &Source, doubts: Vec<Doubt>, found: &mut Vec<Diagnostic>) {
 
 /// What is wrong with the name of a file.
 fn of_path(path: &str) -> Option<Diagnostic> {
-    let doubt = hidden(path).into_iter().next().or_else(|| mixed(path, 0));
+    let unseen = unseen::look(path, 0..path.len(), Zone::Compared);
+    let doubt = unseen.into_iter().next().or_else(|| mixed(path, 0));
     let mut diagnostic = match doubt {
-        Some(doubt) => doubt.diagnostic,
+        Some(doubt) => doubt.diagnostic.help("give the file another name"),
         None => {
-            let suspect = |c: &char| !c.is_alphanumeric() || is_fullwidth(*c);
-            let mut suspects = path.chars().filter(suspect);
-            let (c, plain) = suspects.find_map(|c| Some((c, lookalike(c)?)))?;
+            // Signs of other scripts are in order, unless they divide names or are letters.
+            let misleads = |c: char, plain: char| {
+                "/.:\\".contains(plain) && !c.is_alphanumeric()
+                    || is_fullwidth(c) && plain.is_ascii_alphanumeric()
+            };
+            let mut all = path.chars().filter_map(|c| Some((c, lookalike(c)?)));
+            let (c, plain) = all.find(|(c, plain)| misleads(*c, *plain))?;
             looks_like(c, plain)
                 .cause("two files that look the same would not be the same")
                 .help(format!("write `{plain}`"))
@@ -107,84 +203,6 @@ fn of_path(path: &str) -> Option<Diagnostic> {
     let shown: String = path.chars().map(escaped).collect();
     diagnostic.message = format!("name of the file `{shown}`: {}", diagnostic.message);
     Some(diagnostic)
-}
-
-/// Characters that nobody sees, each run of them once.
-fn hidden(text: &str) -> Vec<Doubt> {
-    let mut doubts: Vec<Doubt> = Vec::new();
-    let mut before = None;
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        // A byte order mark is what some editors begin a file with.
-        let is_start = at == 0 && c == '\u{feff}';
-        if c.is_ascii() || is_start || !is_ignorable(c) {
-            before = Some(c);
-            continue;
-        }
-        let (mut end, mut run) = (at + c.len_utf8(), vec![c]);
-        while let Some((i, c)) = chars.next_if(|(_, c)| is_ignorable(*c)) {
-            end = i + c.len_utf8();
-            run.push(c);
-        }
-        let after = chars.peek().map(|(_, c)| *c);
-        if !joins(before, &run, after) {
-            doubts.push(Doubt {
-                at: at..end,
-                diagnostic: unseen(&run),
-            });
-        }
-        if doubts.len() > DIAGNOSTICS_MAX {
-            break;
-        }
-    }
-    doubts
-}
-
-/// Whether a run of joiners and variation selectors shapes what stands around it, as in emoji
-/// and in the scripts of Persian and Hindi. Beside ASCII they shape nothing.
-fn joins(before: Option<char>, run: &[char], after: Option<char>) -> bool {
-    let shapes = |c: &char| matches!(c, '\u{180b}'..='\u{180d}' | '\u{fe00}'..='\u{fe0f}');
-    let joiner = |c: &char| matches!(c, '\u{200c}' | '\u{200d}');
-    let foreign = |c: Option<char>| c.is_some_and(|c| !c.is_ascii());
-    match run {
-        [one] if shapes(one) => foreign(before),
-        [one] if joiner(one) => foreign(before) && foreign(after),
-        [one, two] if shapes(one) && joiner(two) => foreign(before) && foreign(after),
-        _ => false,
-    }
-}
-
-/// Whether a character is shown as nothing (`Default_Ignorable_Code_Point`): a skeleton leaves
-/// those out.
-fn is_ignorable(c: char) -> bool {
-    !c.is_ascii() && skeleton(c.encode_utf8(&mut [0; 4])).next().is_none()
-}
-
-/// Marks of text direction (Unicode Standard Annex 9, section 2).
-fn turns(c: char) -> bool {
-    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-fn unseen(run: &[char]) -> Diagnostic {
-    let mut points: Vec<String> = run.iter().take(3).map(|c| point(*c)).collect();
-    if run.len() > points.len() {
-        points.push(format!("{} more", run.len() - points.len()));
-    }
-    let points = points.join(", ");
-    match run.iter().any(|c| turns(*c)) {
-        true => Diagnostic::error(
-            codes::CONFUSABLE,
-            format!("the direction of text is turned by {points}"),
-        )
-        .cause("what is shown stands elsewhere than where it is read, so that a comment can look like policy and policy like a comment")
-        .help("delete it: the direction follows from the letters themselves"),
-        false => Diagnostic::error(
-            codes::CONFUSABLE,
-            format!("a character cannot be seen: {points}"),
-        )
-        .cause("two texts that look the same would not be the same")
-        .help("delete it; where a string means it, write it as an escape: `\\u{…}` in Cedar, `\"\\u…\"` in YAML"),
-    }
 }
 
 /// The first word of `text` with letters of two scripts; `offset` is where the text begins.
@@ -200,10 +218,7 @@ fn mixed(text: &str, offset: usize) -> Option<Doubt> {
         let word = rest.get(..len.unwrap_or(rest.len()))?;
         if let Some((at, c)) = odd_letter(word) {
             let at = offset + start + at;
-            return Some(Doubt {
-                at: at..at + c.len_utf8(),
-                diagnostic: of_two_scripts(word, c),
-            });
+            return Some(Doubt::new(at..at + c.len_utf8(), of_two_scripts(word, c)));
         }
         from = start + word.len();
     }
@@ -254,7 +269,8 @@ fn is_fullwidth(c: char) -> bool {
     matches!(c, '\u{ff01}'..='\u{ff5e}')
 }
 
-/// The ASCII character that `c` is taken for.
+/// The ASCII character that `c` is taken for. Letters and digits that look like a mere stroke, ring
+/// or dot may be meant as any of several.
 fn lookalike(c: char) -> Option<char> {
     if is_fullwidth(c) {
         return char::from_u32(u32::from(c) - 0xfee0);
@@ -262,7 +278,8 @@ fn lookalike(c: char) -> Option<char> {
     let mut buffer = [0; 4];
     let mut shown = skeleton(c.encode_utf8(&mut buffer));
     let first = shown.next().filter(|_| !c.is_ascii())?;
-    (first.is_ascii() && shown.next().is_none()).then_some(first)
+    let is_vague = c.is_alphanumeric() && "lIO.'|".contains(first);
+    (first.is_ascii() && shown.next().is_none() && !is_vague).then_some(first)
 }
 
 fn looks_like(c: char, plain: char) -> Diagnostic {
@@ -285,26 +302,31 @@ fn point(c: char) -> String {
     format!("U+{:04X}", u32::from(c))
 }
 
-/// Where keys and values of a YAML file stand that are no prose; nothing of one that does not
-/// parse, which is told elsewhere.
-fn scalars(source: &Source) -> Vec<Span> {
+/// Where keys and values of a YAML file stand, and what they are for; nothing of one that does
+/// not parse, which is told elsewhere.
+fn scalars(source: &Source) -> Vec<(Span, Zone)> {
     let mut spans = Vec::new();
     if let Some(root) = parse(source, &mut Vec::new()) {
-        below(&root, &mut spans);
+        below(&root, false, &mut spans);
     }
     spans
 }
 
-fn below(node: &Node, spans: &mut Vec<Span>) {
+/// `free` says that the keys of a map are names that its author gave.
+fn below(node: &Node, free: bool, spans: &mut Vec<(Span, Zone)>) {
     match &node.value {
         Value::Null => {}
-        Value::Scalar(_) => spans.push(node.span),
-        Value::List(items) => items.iter().for_each(|item| below(item, spans)),
+        Value::Scalar(_) => spans.push((node.span, Zone::Name)),
+        Value::List(items) => items.iter().for_each(|item| below(item, false, spans)),
         Value::Map(entries) => {
             for entry in entries {
-                spans.push(entry.key_span);
-                if !PROSE.contains(&entry.key.as_str()) {
-                    below(&entry.value, spans);
+                let key = entry.key.as_str();
+                spans.push((entry.key_span, Zone::Name));
+                match &entry.value.value {
+                    Value::Scalar(_) if !free && PROSE.contains(&key) => {
+                        spans.push((entry.value.span, Zone::Prose));
+                    }
+                    _ => below(&entry.value, !free && FREE.contains(&key), spans),
                 }
             }
         }

@@ -256,7 +256,7 @@ impl Texts {
             // What is only compared becomes no revision by that; a base that has such a policy
             // must not keep its correction from being compared with it.
             if shared.is_none() {
-                confusable::refuse(&files, &mut found);
+                confusable::refuse(&files, &contributions, &mut found);
                 if let Some(draft) = &draft {
                     lint::impossible::refuse(draft, &mut found);
                 }

@@ -59,7 +59,7 @@ fn of_part(source: &Source, part: &Node) -> Vec<Doubt> {
         }
         Term::Like(one, glob) => ascii(one)
             .zip(glob.foreign())
-            .map(|(path, c)| doubt(source, path, c, part))
+            .and_then(|(path, c)| doubt(source, path, c, part))
             .into_iter()
             .collect(),
         _ => Vec::new(),
@@ -79,12 +79,15 @@ fn of_text(source: &Source, path: &str, node: &Node) -> Option<Doubt> {
         return None;
     };
     let c = text.chars().find(|c| !c.is_ascii())?;
-    Some(doubt(source, path, c, node))
+    doubt(source, path, c, node)
 }
 
-/// Marks the character in `node`, or all of it where it is written as an escape.
-fn doubt(source: &Source, path: &str, c: char, node: &Node) -> Doubt {
+/// Marks the character in `node`; nothing where it is written as an escape, which says what it is.
+fn doubt(source: &Source, path: &str, c: char, node: &Node) -> Option<Doubt> {
     let text = source.text.get(node.span.clone()).unwrap_or_default();
+    if !text.is_empty() && text.is_ascii() {
+        return None;
+    }
     let at = match text.find(c) {
         Some(at) => node.span.start + at..node.span.start + at + c.len_utf8(),
         None => node.span.clone(),
@@ -97,12 +100,8 @@ fn doubt(source: &Source, path: &str, c: char, node: &Node) -> Doubt {
         )
         .help(spelled(path, c)),
     };
-    Doubt {
-        at,
-        diagnostic: diagnostic.cause(format!(
-            "`{path}` is ASCII in every request, so this is true for none"
-        )),
-    }
+    let cause = format!("`{path}` is ASCII in every request, so none has this");
+    Some(Doubt::new(at, diagnostic.cause(cause)))
 }
 
 /// How a request has a character that is not ASCII.

@@ -10,16 +10,16 @@ pub(super) struct Text<'t> {
     pub(super) annotation: Option<&'t str>,
 }
 
-impl Text<'_> {
-    /// Whether it is the value of one of these annotations.
-    pub(super) fn is_prose(&self, prose: &[&str]) -> bool {
-        self.annotation.is_some_and(|name| prose.contains(&name))
-    }
+/// What Cedar text has beside code, each in order.
+pub(super) struct Parts<'t> {
+    pub(super) strings: Vec<Text<'t>>,
+    /// Comments, without the break of the line that ends each.
+    pub(super) comments: Vec<Range<usize>>,
 }
 
-/// Every string, in order. One that is not closed ends with the text.
-pub(super) fn of(text: &str) -> Vec<Text<'_>> {
-    let mut strings = Vec::new();
+/// Every string and comment. A string that is not closed ends with the text.
+pub(super) fn of(text: &str) -> Parts<'_> {
+    let (mut strings, mut comments) = (Vec::new(), Vec::new());
     let mut at = 0;
     while let Some(rest) = text.get(at..)
         && let Some(next) = rest.find(['"', '/'])
@@ -36,12 +36,15 @@ pub(super) fn of(text: &str) -> Vec<Text<'_>> {
             });
             at = start + len + 1;
         } else {
-            let comment = inside.starts_with('/');
-            let len = inside.find('\n').unwrap_or(inside.len());
-            at = start + if comment { len } else { 0 };
+            at = start;
+            if inside.starts_with('/') {
+                // Cedar ends a comment at either.
+                at += inside.find(['\n', '\r']).unwrap_or(inside.len());
+                comments.push(start - 1..at);
+            }
         }
     }
-    strings
+    Parts { strings, comments }
 }
 
 /// How many bytes a string has that begins here.
@@ -72,7 +75,11 @@ mod tests {
     #[test]
     fn strings_are_told_from_comments_and_know_their_annotation() {
         let text = "// it's \"no\" string\n@ owner ( \"a\\\"b\" )\npermit (principal, action, resource) // \"x\nwhen { 4 == 8 && context.a(\"c/d//e\") == \"";
-        let seen: Vec<_> = of(text)
+        let parts = of(text);
+        let comments: Vec<_> = parts.comments.into_iter().map(|c| &text[c]).collect();
+        assert_eq!(comments, ["// it's \"no\" string", "// \"x"]);
+        let seen: Vec<_> = parts
+            .strings
             .into_iter()
             .map(|s| (&text[s.span.clone()], s.annotation))
             .collect();

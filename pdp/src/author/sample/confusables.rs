@@ -44,13 +44,33 @@ fn what_shows_one_thing_and_is_another_is_refused_wherever_it_stands() {
         (policy, format!("// all but\u{202e} this\n{plain}"), 1),
         (policy, format!("// a \u{2066}b\n{plain}"), 1),
         (policy, format!("@deny_message(\"a\u{202e}b\")\n{plain}"), 1),
-        ("schema.cedarschema", "// \u{200f}\nentity Team;\n".to_owned(), 1),
+        ("schema.cedarschema", "// \u{2067}\nentity Team;\n".to_owned(), 1),
+        (policy, format!("// a\u{2066}b\u{202c}\u{2069} c\n{plain}"), 1),
         ("services/x.yaml", "service: shop/x\ndescription: \"a\u{202e}b\"\n".to_owned(), 2),
         ("entities/x.yaml", "groups: {} # \u{2067}\n".to_owned(), 1),
         ("invariants/x.cedar", format!("// \u{202e}\n{plain}"), 1),
         ("tests/x.yaml", "tests:\n  - { name: \"a\u{202e}b\", principal: web, request: GET orders/orders, expect: allow }\n".to_owned(), 2),
         ("tests/fixtures/x.yaml", "principals: { \"a\u{200b}\": web }\n".to_owned(), 1),
+        (policy, tenant("== \"ev\u{2066}i\u{2069}l\""), 3),
+        // What is a break of a line for some, and what rules a terminal.
+        (policy, format!("// deny\r{plain}"), 1),
+        (policy, format!("// a\u{2028}b\n{plain}"), 1),
+        (policy, format!("// a\u{85}b\n{plain}"), 1),
+        (policy, format!("// a\u{c}b\n{plain}"), 1),
+        (policy, format!("// a\u{1b}[2Kb\n{plain}"), 1),
+        (policy, format!("// a\u{8}b\n{plain}"), 1),
+        ("services/x.yaml", "service: shop/x # a\u{2029}b\n".to_owned(), 1),
+        // What nobody sees, in comments and sentences.
+        (policy, format!("// ev\u{200d}il\n{plain}"), 1),
+        (policy, format!("// \u{444}\u{e0069}\u{e006c}\n{plain}"), 1),
+        (policy, format!("// \u{444}\u{fe0f}\u{fe01}\u{fe02}\u{fe03}\n{plain}"), 1),
         // What nobody sees, in what is compared.
+        (policy, tenant("== \"\u{444}\u{200d}\u{444}\""), 3),
+        (policy, tenant("== \"ev\u{200e}il\""), 3),
+        (policy, tenant("== \"1\u{fe0f}\u{20e3}\""), 3),
+        (policy, plain.replace("id(\"x", "id(\"x\u{200e}"), 1),
+        ("policies/\u{444}\u{200d}\u{444}.cedar", plain.clone(), 1),
+        ("policies/a\u{200e}.cedar", plain.clone(), 1),
         (policy, tenant("== \"ev\u{200f}il\""), 3),
         (policy, tenant("== \"ev\u{200b}il\""), 3),
         (policy, tenant("== \"ev\u{ad}il\""), 3),
@@ -61,6 +81,7 @@ fn what_shows_one_thing_and_is_another_is_refused_wherever_it_stands() {
         (policy, format!("@owner(\"te\u{430}m\")\n{plain}"), 1),
         (policy, tenant("== \"te\u{430}m\""), 3),
         ("entities/x.yaml", "services:\n  shop/web: { labels: { squad: \"te\u{430}m\" } }\n".to_owned(), 2),
+        ("entities/x.yaml", "services:\n  shop/web: { labels: { name: \"te\u{430}m\" } }\n".to_owned(), 2),
         ("policies/o\u{430}rders.cedar", plain.clone(), 1),
         ("policies/a\u{200b}.cedar", plain.clone(), 1),
         ("policies/a\u{ff0f}b.cedar", plain.clone(), 1),
@@ -86,6 +107,22 @@ fn text_of_any_language_is_in_order() {
         (policy, format!("@deny_message(\"5\u{3bc}s \u{2764}\u{fe0f}\")\n{plain}")),
         (policy, format!("@description(\"\u{1f469}\u{200d}\u{2764}\u{fe0f}\u{200d}\u{1f468}\")\n{plain}")),
         (policy, format!("\u{feff}{plain}")),
+        // Keycaps, suffixes of Persian on Latin, half-forms, flags, Han of names, Mongolian, Thai.
+        (policy, format!("// 1\u{fe0f}\u{20e3} first, #\u{fe0f}\u{20e3}\n{plain}")),
+        (policy, format!("// API\u{200c}\u{647}\u{627}\n{plain}")),
+        (policy, format!("// \u{d28}\u{d4d}\u{200d} \u{d28}\u{d4d}\u{200d}.\n{plain}")),
+        (policy, format!("// \u{1f3f4}\u{e0067}\u{e0062}\u{e0073}\u{e0063}\u{e0074}\u{e007f}\n{plain}")),
+        (policy, format!("@deny_message(\"\u{845b}\u{e0100} 2\u{fe0f}\u{20e3}\")\n{plain}")),
+        (policy, format!("// \u{1820}\u{180e}\u{1820}\u{180b} \u{e01}\u{200b}\u{e02} Dampf\u{ad}schiff\n{plain}")),
+        // Marks of direction beside Latin and signs, and what is closed where it stands.
+        (policy, format!("// \u{5d0}\u{200f}! \u{200e}API \u{61c}\u{627}\n{plain}")),
+        (policy, format!("// \u{5d0} \u{2066}API\u{2069} \u{202b}\u{5d1}\u{202c}\n{plain}")),
+        ("services/x.yaml", "service: shop/x # \u{5d0}\u{200f}!\ndescription: 1\u{fe0f}\u{20e3} \u{2067}\u{5d0}\u{2069}\n".to_owned()),
+        ("entities/x.yaml", "services:\n  shop/web: { labels: { squad: \"a\\n\u{43f}\u{440}\" } }\n".to_owned()),
+        (policy, plain.replace('\n', "\r\n")),
+        (policy, format!("// \u{444}\r\n{plain}")),
+        ("policies/l\u{2019}\u{e9}quipe \u{2013} \u{7d50}\u{ff08}\u{65e7}\u{ff09}.cedar", plain.clone()),
+        (policy, when("context.http.path == \"/\\u{fc}\" || context.http.headers has \"x-tenant\" && context.http.headers[\"x-tenant\"] == \"\u{fc}\"")),
         (policy, tenant("== \"m\u{fc}nchen\"")),
         (policy, tenant("== \"ev\\u{200b}il\"")),
         (policy, when("context.http.path == \"/m%C3%BCnchen\"")),
@@ -150,6 +187,56 @@ fn a_source_contributes_no_look_alike() {
         (one.code.0, &*at.file, at.line),
         (codes::CONFUSABLE, "pay/policies/x.cedar", 2)
     );
+}
+
+/// What a source has in its comments and sentences is its own affair: nobody else's change waits.
+#[test]
+fn what_a_source_has_in_its_comments_holds_up_nobody_else() {
+    for mark in ["\u{202e}", "\u{2028}", "\u{1b}", "\u{e0069}"] {
+        let policy = format!(
+            "// a{mark}b\n@id(\"pay-x\")\n@description(\"a{mark}b\")\npermit (principal, action, resource in Namespace::\"demo.test/pay\");\n"
+        );
+        // YAML has no such mark at all.
+        let of_yaml = if mark == "\u{1b}" { "" } else { mark };
+        let service = format!("service: pay/x # a{of_yaml}b\n");
+        let (dir, loaded) =
+            composed(&[("policies/x.cedar", &policy), ("services/x.yaml", &service)]);
+        assert!(loaded.compiled.is_some(), "{:#?}", loaded.diagnostics);
+        let told = |found: &[Diagnostic], file: &str, errors: bool| {
+            let is_it = |d: &&Diagnostic| {
+                let of_file = d.location.as_ref().is_some_and(|at| &*at.file == file);
+                d.code.0 == codes::CONFUSABLE && of_file && d.is_error() == errors
+            };
+            found.iter().filter(is_it).count()
+        };
+        assert_eq!(told(&loaded.diagnostics, "pay/policies/x.cedar", false), 2);
+        // Where the source itself is checked, it is an error.
+        write(
+            dir.path(),
+            "teams/pay/palisade.yaml",
+            "trust_domain: demo.test\n",
+        );
+        let own = load(&dir.path().join("teams/pay"));
+        assert!(own.compiled.is_none());
+        assert_eq!(told(&own.diagnostics, "policies/x.cedar", true), 2);
+    }
+}
+
+/// What a parser refuses anyway is told by it alone.
+#[test]
+fn a_mark_that_yaml_has_not_is_told_once() {
+    let found = with("services/x.yaml", "service: shop/x # a\u{1b}b\n");
+    let codes: Vec<u16> = found.iter().map(|d| d.code.0).collect();
+    assert_eq!(codes, [codes::YAML_SYNTAX]);
+}
+
+/// Cedar ends a comment where the line is returned; so does the search for strings.
+#[test]
+fn a_return_of_the_line_hides_no_string() {
+    let text = format!("// note\r@owner(\"te\u{430}m\")\n{}", tenant("== \"evil\""));
+    let found = with("policies/x.cedar", &text);
+    let marks: Vec<&str> = found.iter().map(marked).collect();
+    assert_eq!(marks, ["\r", "\u{430}"], "{found:#?}");
 }
 
 /// Whoever is given a revision that has one takes it, and so can compare what mends it.
