@@ -99,14 +99,20 @@ pub(super) fn vocabulary() -> Vec<Fact> {
             lasting: true,
         })
     };
-    [
+    let constant = |value: bool| Fact {
+        subject: value.to_string(),
+        claim: one_of([Value::Bool(value)]),
+        text: format!("`{value}` is never {}", !value),
+        span: None,
+        lasting: true,
+    };
+    let ranges = [
         within("context.time.hour", 0, 23),
         within("context.time.weekday", 1, 7),
         within("context.source.port", 0, 65_535),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    let constants = [true, false].map(constant);
+    ranges.into_iter().flatten().chain(constants).collect()
 }
 
 /// Facts that the scope states, and what the catalogue concludes from its actions.

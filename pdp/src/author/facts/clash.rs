@@ -34,24 +34,37 @@ pub(in crate::author) fn contradiction(
     kin: &Kin,
 ) -> Option<Contradiction> {
     known.extend(conditions.iter().flat_map(super::of_condition));
-    against(&known, 0, kin).or_else(|| {
-        conditions
-            .iter()
-            .find_map(|c| dead_end(&c.node, c.kind == Kind::When, &mut known, kin))
-    })
+    let stated = against(&known, 0, kin);
+    let choices = conditions.iter();
+    let choices = choices.map(|c| (&c.node, c.kind == Kind::When));
+    surest(
+        stated
+            .into_iter()
+            .chain(choices.filter_map(|(node, truth)| dead_end(node, truth, &mut known, kin))),
+    )
 }
 
-/// The first fact from the one numbered `from` on that contradicts one before it, and that one.
+/// The first that holds whoever is in which group; the first of all where there is none.
+fn surest(mut all: impl Iterator<Item = Contradiction>) -> Option<Contradiction> {
+    let first = all.next()?;
+    match first.is_by_groups() {
+        true => Some(all.find(|c| !c.is_by_groups()).unwrap_or(first)),
+        false => Some(first),
+    }
+}
+
+/// A fact from the one numbered `from` on that contradicts one before it, and that one.
 fn against(facts: &[Fact], from: usize, kin: &Kin) -> Option<Contradiction> {
-    facts.iter().enumerate().skip(from).find_map(|(i, second)| {
-        let before = facts.get(..i)?;
-        let first = before.iter().find(|first| contradict(first, second, kin))?;
-        Some(Contradiction {
-            first: first.clone(),
-            second: second.clone(),
-            of_alternatives: false,
-        })
-    })
+    let pairs = facts.iter().enumerate().skip(from).flat_map(|(i, second)| {
+        let before = facts.get(..i).unwrap_or_default().iter();
+        before.map(move |first| (first, second))
+    });
+    let clashing = pairs.filter(|(first, second)| contradict(first, second, kin));
+    surest(clashing.map(|(first, second)| Contradiction {
+        first: first.clone(),
+        second: second.clone(),
+        of_alternatives: false,
+    }))
 }
 
 /// Why `node` cannot come out as `truth`, where each of its alternatives contradicts what is
@@ -59,9 +72,8 @@ fn against(facts: &[Fact], from: usize, kin: &Kin) -> Option<Contradiction> {
 fn dead_end(node: &Node, truth: bool, known: &mut Vec<Fact>, kin: &Kin) -> Option<Contradiction> {
     match (&node.term, truth) {
         (Term::And(parts), true) | (Term::Or(parts), false) => {
-            return parts
-                .iter()
-                .find_map(|part| dead_end(part, truth, known, kin));
+            let parts = parts.iter();
+            return surest(parts.filter_map(|part| dead_end(part, truth, known, kin)));
         }
         (Term::Not(inner), _) => return dead_end(inner, !truth, known, kin),
         _ => {}
@@ -103,10 +115,10 @@ fn blocked(way: &[(&Node, bool)], known: &mut Vec<Fact>, kin: &Kin) -> Option<Co
     for (part, truth) in way {
         stated(part, *truth, known);
     }
-    let why = against(known, before, kin).or_else(|| {
-        way.iter()
-            .find_map(|(part, truth)| dead_end(part, *truth, known, kin))
-    });
+    let stated = against(known, before, kin);
+    let choices = way.iter();
+    let choices = choices.filter_map(|(part, truth)| dead_end(part, *truth, known, kin));
+    let why = surest(stated.into_iter().chain(choices));
     known.truncate(before);
     why
 }

@@ -339,6 +339,20 @@ fn no_revision_is_made_of_an_impossible_policy_unless_it_is_meant_so() {
             "principal, action == Action::\"POST\"",
             "context.http.method == \"GET\" || context.http.method == \"PUT\"",
         ),
+        ("principal, action", "context.time.hour > 23 || false"),
+        (
+            "principal, action in Action::\"http\"",
+            "if context.http.headers has \"x-tenant\" then context.time.hour > 23 else false",
+        ),
+        // Members of a group rule it out as well, but not they alone.
+        (
+            "principal in Service::\"demo.test/shop/web\", action",
+            "principal in Group::\"card-handlers\" && context.time.hour > 23",
+        ),
+        (
+            "principal in Service::\"demo.test/shop/web\", action",
+            "principal in Group::\"card-handlers\" && (context.time.hour > 23 || context.time.hour < 0)",
+        ),
         (
             "principal, action",
             "context.time.now > datetime(\"2027-01-01\") && context.time.now < datetime(\"2026-01-01\")",
