@@ -78,19 +78,22 @@ pub(crate) fn validate(
     }
     // Trying parts of a policy costs a validation each; people read some dozens at most.
     let tried = Cell::new(0);
-    let culprits = |id: &str| {
+    let next = |id: &str| {
         tried.set(tried.get() + 1);
-        let policy = policies.set.policy(&PolicyId::new(id))?;
-        (tried.get() <= TRIED_MAX).then(|| impossible::culprits(policy, &validator))?
+        let policy = policies.set.policy(&PolicyId::new(id));
+        policy.filter(|_| tried.get() <= TRIED_MAX)
     };
     for (id, warnings) in warnings {
         let Some(read) = policies.read.get(id) else {
             continue;
         };
+        if found.len() > DIAGNOSTICS_MAX {
+            return;
+        }
         if !broken.contains(id) {
-            let of_scope =
-                || impossible::of_scope(policies.set.policy(&PolicyId::new(id))?, schema);
-            found.extend(of_warnings(&warnings, read, of_scope, || culprits(id)));
+            let of_scope = || impossible::of_scope(next(id)?, schema);
+            let culprits = || impossible::culprits(next(id)?, &validator);
+            found.extend(of_warnings(&warnings, read, of_scope, culprits));
         }
     }
 }

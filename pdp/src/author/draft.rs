@@ -28,6 +28,7 @@ use super::{
     settings,
     shared::Shared,
     store,
+    yaml::Unknown,
 };
 use crate::{
     bundle::{self, BASE, manifest},
@@ -170,7 +171,7 @@ pub(super) fn draft(
         declared.extend(read);
     }
     services::check_together(&declared, found);
-    let services = Missing::after(found.get(before..).unwrap_or_default());
+    let services = Missing::of_services(found.get(before..).unwrap_or_default());
     let before = found.len();
     let mut people = People::default();
     for source in files.iter().filter(|s| files::is_entities(&s.path)) {
@@ -181,12 +182,12 @@ pub(super) fn draft(
     if let Some(overlay) = overlay {
         entities::read_over(overlay, &settings, &mut declared, &mut people, found);
     }
-    let groups_missing = Missing::after(found.get(before..).unwrap_or_default()).any;
+    let groups_missing = Missing::of_entities(found.get(before..).unwrap_or_default()).any;
     if !services.any && !groups_missing {
         // Else the members of what is missing would be reported again.
         entities::check_together(&people, &declared, found);
     }
-    let people_broken = Missing::after(found.get(before..).unwrap_or_default()).any;
+    let people_broken = Missing::of_entities(found.get(before..).unwrap_or_default()).any;
     if people_broken {
         people = people.without_members();
     }
@@ -212,7 +213,7 @@ pub(super) fn draft(
     for statements in [&policies, &invariants] {
         known::check(statements, &entities, &domain, groups_missing, found);
     }
-    if people_broken {
+    if people_broken || services.actions {
         return None;
     }
     Some(Draft {
@@ -238,19 +239,48 @@ struct Missing {
     actions: bool,
 }
 
+/// Keys that declare something which others name, by the maps that they stand in.
+const DECLARING: &[(&str, &[&str])] = &[
+    (services::FILE, &["service", "identities", "operations"]),
+    (services::OPERATION, &["name", "match"]),
+    (entities::FILE, &["groups", "users"]),
+];
+
 impl Missing {
-    /// A key that nothing reads takes nothing away, unless it was meant to be `action`; nor does
-    /// what is declared twice, for the first one is kept.
-    fn after(mistakes: &[Diagnostic]) -> Self {
-        let harmless = [codes::UNKNOWN_KEY, codes::DECLARED_TWICE];
-        let takes = |d: &Diagnostic| d.is_error() && !harmless.contains(&d.code.0);
-        let any = mistakes.iter().any(takes);
-        let mistyped = |d: &Diagnostic| d.label.as_deref() == Some("did you mean `action`?");
+    /// After mistakes in files of services.
+    fn of_services(mistakes: &[Diagnostic]) -> Self {
+        let actions = |d: &Diagnostic| {
+            let key = Unknown::of(d).filter(|key| key.place == services::OPERATION);
+            key.is_some_and(|key| key.near.is_none_or(|near| near == "action"))
+        };
+        let any = mistakes.iter().any(takes_away);
         Self {
             any,
-            actions: any || mistakes.iter().any(mistyped),
+            actions: any || mistakes.iter().any(actions),
         }
     }
+
+    /// After mistakes in files of entities, which declare no actions.
+    fn of_entities(mistakes: &[Diagnostic]) -> Self {
+        Self {
+            any: mistakes.iter().any(takes_away),
+            actions: false,
+        }
+    }
+}
+
+/// Whether something is not there for this mistake. A key that nothing reads takes away what it
+/// was meant to declare; one that is like no other could have been meant to declare anything, at
+/// the top of a file. Of what is declared twice, the first one is kept.
+fn takes_away(mistake: &Diagnostic) -> bool {
+    let Some(key) = Unknown::of(mistake) else {
+        return mistake.is_error() && mistake.code.0 != codes::DECLARED_TWICE;
+    };
+    let declaring = DECLARING.iter().find(|(place, _)| *place == key.place);
+    declaring.is_some_and(|(place, keys)| match key.near {
+        Some(near) => keys.contains(&near),
+        None => *place != services::OPERATION,
+    })
 }
 
 /// Each policy is about what its source may speak for.

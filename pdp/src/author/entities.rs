@@ -18,6 +18,9 @@ use super::{
     yaml::{Node, Reader, Value, parse},
 };
 
+/// What a file of entities is called where a key of it is unknown.
+pub(crate) const FILE: &str = "an entities file";
+
 /// Groups and users, as they are meant.
 #[derive(Debug, Default)]
 pub(crate) struct People {
@@ -124,8 +127,7 @@ fn read_node(
     people: &mut People,
     reader: &mut Reader<'_>,
 ) {
-    let Some(fields) = reader.fields(root, "an entities file", &["groups", "users", "services"])
-    else {
+    let Some(fields) = reader.fields(root, FILE, &["groups", "users", "services"]) else {
         return;
     };
     if let Some(node) = fields.get("groups") {

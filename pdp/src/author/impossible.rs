@@ -156,10 +156,34 @@ pub(super) fn of_scope(policy: &Policy, schema: &Schema) -> Option<String> {
             ));
         }
     }
+    let shapes = [
+        Shape::of_principal(&scope.principal),
+        Shape::of_resource(&scope.resource),
+    ];
+    if let Some(why) = ["principal", "resource"]
+        .into_iter()
+        .zip(shapes)
+        .find_map(|(subject, shape)| outside(subject, shape, schema))
+    {
+        return Some(why);
+    }
     let ((_, principal), (_, resource)) = (principal?, resource?);
     Some(format!(
         "`{principal}` and `{resource}` cannot both hold: `{named}` takes no such two"
     ))
+}
+
+/// Why nothing is of the type and in the entity that a part of a scope names: no entity of such a
+/// type is in one of the other, by the schema.
+fn outside(subject: &str, shape: Shape<'_>, schema: &Schema) -> Option<String> {
+    let Shape::In(Some(kind), uid) = shape else {
+        return None;
+    };
+    let holder = uid.type_name();
+    let is_in = schema.ancestors(kind)?.any(|above| above == holder);
+    let written = written(subject, shape)?;
+    (!is_in && kind != holder)
+        .then(|| format!("`{written}` holds for nothing: no `{kind}` is in any `{holder}`"))
 }
 
 /// How a scope names its actions.

@@ -138,6 +138,24 @@ fn a_follow_up_of_a_mistake_is_not_told() {
             "x:read",
             true,
         ),
+        (
+            "services/x.yaml",
+            "service: shop/x\noperatoins:\n  - { name: a, match: GET /, action: \"x:read\" }\n",
+            "x:read",
+            false,
+        ),
+        (
+            "services/x.yaml",
+            "service: shop/x\nops:\n  - { name: a, match: GET /, action: \"x:read\" }\n",
+            "x:read",
+            false,
+        ),
+        (
+            "services/x.yaml",
+            "service: shop/x\noperations:\n  - { name: a, match: GET /, does: \"x:read\" }\n",
+            "x:read",
+            false,
+        ),
         ("entities/x.yaml", "groups: [", "x:read", true),
     ] {
         let found = all_of(&[(file, text), ("policies/x.cedar", &about(action))]);
@@ -150,6 +168,40 @@ fn a_follow_up_of_a_mistake_is_not_told() {
         let found = all_of(&[("entities/x.yaml", "groups: ["), ("policies/x.cedar", text)]);
         let is_told = found.iter().any(|(code, _)| *code == codes::UNKNOWN_ENTITY);
         assert_eq!(is_told, told, "{text}: {found:?}");
+    }
+}
+
+/// A key that was mistyped declares nothing; whoever names what it was to declare is right.
+#[test]
+fn what_a_mistyped_key_was_to_declare_is_not_told_to_be_missing() {
+    let group = "forbid (principal in Group::\"lost\", action, resource);";
+    let workload = "forbid (principal == Workload::\"spiffe://demo.test/ns/shop/sa/spare\", action, resource);";
+    let operation = "forbid (principal, action, resource == Operation::\"demo.test/shop/x/a\");";
+    let operations = "service: shop/x\nKEY:\n  - { name: a, match: GET / }\n";
+    let identities = "service: shop/x\nKEY: [ns/shop/sa/spare]\n";
+    let groups = "KEY:\n  lost: { services: [shop/web] }\n";
+    for (file, text, key, policy, told) in [
+        (
+            "services/x.yaml",
+            operations,
+            "operatoins",
+            operation,
+            false,
+        ),
+        ("services/x.yaml", operations, "ops", operation, false),
+        ("services/x.yaml", identities, "identites", workload, false),
+        ("services/x.yaml", identities, "labelz", workload, true),
+        ("entities/x.yaml", groups, "grups", group, false),
+        ("entities/x.yaml", groups, "teams", group, false),
+        ("entities/x.yaml", groups, "servces", group, true),
+    ] {
+        let policy = format!("@id(\"x\") {policy}");
+        let text = text.replace("KEY", key);
+        let found = all_of(&[(file, text.as_str()), ("policies/x.cedar", policy.as_str())]);
+        let mut expected = vec![codes::UNKNOWN_KEY];
+        expected.extend(told.then_some(codes::UNKNOWN_ENTITY));
+        let codes: Vec<u16> = found.iter().map(|(code, _)| *code).collect();
+        assert_eq!(codes, expected, "{key}: {found:?}");
     }
 }
 
@@ -333,6 +385,14 @@ fn an_impossible_scope_names_the_two_parts() {
         (
             "principal is Workload, action == Action::\"call\", resource",
             "`principal is Workload` and `action == Action::\"call\"` cannot both hold: that applies to nothing",
+        ),
+        (
+            "principal is Workload in User::\"x\", action, resource is Service",
+            "`principal is Workload in User::\"x\"` holds for nothing: no `Workload` is in any `User`",
+        ),
+        (
+            "principal, action, resource is Service in Operation::\"demo.test/shop/orders/list\"",
+            "`resource is Service in Operation::\"demo.test/shop/orders/list\"` holds for nothing: no `Service` is in any `Operation`",
         ),
     ] {
         let text = format!("@id(\"a\")\nforbid ({scope});");
