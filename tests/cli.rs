@@ -160,6 +160,52 @@ fn all_mistakes_of_a_repository_are_told_at_once() {
     assert_eq!(json["diagnostics"].as_array().map(Vec::len), Some(3));
 }
 
+/// What keeps a repository from compiling does not hide what is wrong with its tests, nor does a
+/// key that nothing reads hide what is wrong with policies.
+#[test]
+fn one_kind_of_file_hides_no_mistake_of_another() {
+    let home = with_policies();
+    let policy = "@id(\"x\") permit (principal, action == Action::\"GTE\", resource in Service::\"demo.test/shop/orders\");\n\
+                  forbid (principal in Group::\"nobody\", action, resource);\n";
+    for (file, text) in [
+        ("policies/x.cedar", policy),
+        ("services/x.yaml", "service: shop/x\nhosst: [x]\n"),
+        ("entities/x.yaml", "groups:\n  x: { servces: [shop/web] }\n"),
+        ("tests/b.yaml", "tests: [\n"),
+        ("tests/bad.json", "[{]"),
+        (
+            "tests/c.yaml",
+            "tests:\n  - { principal: nobody, reqest: GET /, request: GET orders/orders, expect: allow }\n",
+        ),
+    ] {
+        fs::write(home.path("policies").join(file), text).unwrap();
+    }
+    let json = home.json(&["policy", "validate", "policies"]);
+    let mut told: Vec<String> = json["diagnostics"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|d| {
+            let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
+            format!("{} {}", text(&d["code"]), text(&d["location"]["file"]))
+        })
+        .collect();
+    told.sort_unstable();
+    assert_eq!(
+        told,
+        [
+            "PLS1007 tests/b.yaml",
+            "PLS1009 entities/x.yaml",
+            "PLS1009 services/x.yaml",
+            "PLS1009 tests/c.yaml",
+            "PLS1103 policies/x.cedar",
+            "PLS1110 policies/x.cedar",
+            "PLS1130 policies/x.cedar",
+            "PLS2023 tests/bad.json",
+        ]
+    );
+}
+
 #[test]
 fn a_mistake_in_a_test_table_is_found_by_validate_and_told_once() {
     let home = with_policies();

@@ -25,7 +25,7 @@ permit (
   action == Action::\"orders:refund\",
   resource in Service::\"demo.test/shop/orders\"
 )
-when { context.http.path like \"/orders/4\" };
+when { context.http.path like \"/orders/4/refund\" };
 ";
 const FORTIES_TEST: &str = "tests:
   - name: a refund of the forties

@@ -24,6 +24,7 @@ mod assemble;
 pub(crate) mod cedar;
 mod check;
 pub mod codes;
+mod confusable;
 mod draft;
 mod entities;
 mod facts;
@@ -173,7 +174,7 @@ fn received(bytes: Bytes, own: Option<SpiffeId>, shared: Option<Shared>) -> Load
         let mut draft = draft(&files, None, shared.as_ref(), &mut found);
         found.extend(proofs::of_the_format_before(&bundle));
         let mut coverage = Coverage::Whole;
-        if let Some(draft) = &mut draft {
+        if let Some(draft) = draft.as_mut().filter(|_| !any_error(&found)) {
             let fit = assemble::fit(&bundle, draft).map_err(|cause| {
                 Diagnostic::error(codes::BUNDLE_BROKEN, "bundle contradicts itself").cause(cause)
             });
@@ -233,10 +234,6 @@ fn covered(bundle: &Bundle, draft: &Draft, own: Option<&SpiffeId>) -> Result<Cov
 
 fn any_error(found: &[Diagnostic]) -> bool {
     found.iter().any(Diagnostic::is_error)
-}
-
-fn error_count(found: &[Diagnostic]) -> usize {
-    found.iter().filter(|d| d.is_error()).count()
 }
 
 fn finish(compiled: Option<Compiled>, mut found: Vec<Diagnostic>) -> Loaded {

@@ -59,7 +59,9 @@ pub(crate) mod world;
 use smol_str::SmolStr;
 
 pub use self::core::NESTING_MAX;
-pub(crate) use self::core::{Accepting, Body, Condition, Glob, Kind, Node, Term, nesting, written};
+pub(crate) use self::core::{
+    Accepting, Body, Condition, Glob, Kind, Network, Node, Term, nesting, written,
+};
 pub use access::{Access, Caller, Given, May, OpenClause, OpenPolicy, Survey, Target, Who};
 pub use cost::{Costs, PolicyCost};
 pub use engine::{

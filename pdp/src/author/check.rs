@@ -27,13 +27,13 @@ const LEVEL: u32 = 1;
 /// Most impossible policies whose contradiction is looked for.
 const TRIED_MAX: usize = 20;
 
-/// Validates all policies under a schema, which is known by its digest. `catalogue_broken` says
-/// that services are missing from the schema, so that actions which may be theirs are not
-/// reported again.
+/// Validates all policies under a schema, which is known by its digest. `actions_missing` says
+/// that operations are missing from the schema, so that actions which may be theirs (they have
+/// a `:`, which a method has not) are not reported again.
 pub(crate) fn validate(
     policies: &Policies,
     (schema, digest): (&Schema, Digest),
-    catalogue_broken: bool,
+    actions_missing: bool,
     found: &mut Vec<Diagnostic>,
 ) {
     let validator = Validator::new(schema.clone());
@@ -60,7 +60,10 @@ pub(crate) fn validate(
         } else {
             0
         };
-        if catalogue_broken && matches!(error, ValidationError::UnrecognizedActionId(_)) {
+        if actions_missing
+            && matches!(error, ValidationError::UnrecognizedActionId(_))
+            && action_named(&error.to_string()).contains(':')
+        {
             continue;
         }
         let diagnostic = of_error(error, read, schema, hidden);
@@ -75,17 +78,22 @@ pub(crate) fn validate(
     }
     // Trying parts of a policy costs a validation each; people read some dozens at most.
     let tried = Cell::new(0);
-    let culprits = |id: &str| {
+    let next = |id: &str| {
         tried.set(tried.get() + 1);
-        let policy = policies.set.policy(&PolicyId::new(id))?;
-        (tried.get() <= TRIED_MAX).then(|| impossible::culprits(policy, &validator))?
+        let policy = policies.set.policy(&PolicyId::new(id));
+        policy.filter(|_| tried.get() <= TRIED_MAX)
     };
     for (id, warnings) in warnings {
         let Some(read) = policies.read.get(id) else {
             continue;
         };
+        if found.len() > DIAGNOSTICS_MAX {
+            return;
+        }
         if !broken.contains(id) {
-            found.extend(of_warnings(&warnings, read, || culprits(id)));
+            let of_scope = || impossible::of_scope(next(id)?, schema);
+            let culprits = || impossible::culprits(next(id)?, &validator);
+            found.extend(of_warnings(&warnings, read, of_scope, culprits));
         }
     }
 }
@@ -121,14 +129,15 @@ fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize
     match error {
         ValidationError::UnrecognizedActionId(_) => unknown_action(message, read, schema, hidden),
         ValidationError::UnrecognizedEntityType(_) => unknown_type(message, read, schema),
-        ValidationError::UnsafeAttributeAccess(_)
-        | ValidationError::UnsafeTagAccess(_)
-        | ValidationError::NoTagsAllowed(_) => {
+        ValidationError::UnsafeAttributeAccess(_) | ValidationError::NoTagsAllowed(_) => {
             let mut diagnostic = unknown_attribute(base(codes::UNKNOWN_ATTRIBUTE));
             diagnostic.message = absent(id, message);
             diagnostic
         }
-        ValidationError::UnsafeOptionalAttributeAccess(_) => optional(base, message, read),
+        ValidationError::UnsafeOptionalAttributeAccess(_) => {
+            optional(base, message, "attribute", read)
+        }
+        ValidationError::UnsafeTagAccess(_) => optional(base, message, "tag", read),
         ValidationError::UnexpectedType(_) | ValidationError::IncompatibleTypes(_) => {
             types(base(codes::TYPES), message)
         }
@@ -141,11 +150,7 @@ fn of_error(error: &ValidationError, read: &Read, schema: &Schema, hidden: usize
 }
 
 fn unknown_action(message: &str, read: &Read, schema: &Schema, hidden: usize) -> Diagnostic {
-    let uid = quoted(message);
-    let name = uid
-        .strip_prefix("Action::\"")
-        .and_then(|n| n.strip_suffix('"'))
-        .unwrap_or(uid);
+    let name = action_named(message);
     let mut diagnostic = Diagnostic::error(
         codes::UNKNOWN_ACTION,
         format!("action `{name}` is not in the schema"),
@@ -166,6 +171,13 @@ fn unknown_action(message: &str, read: &Read, schema: &Schema, hidden: usize) ->
         Some(near) => diagnostic.label(format!("did you mean `Action::\"{near}\"`?")),
         None => diagnostic,
     }
+}
+
+/// The action that a message is about, by its name alone.
+fn action_named(message: &str) -> &str {
+    let uid = quoted(cedar::without_policy(message));
+    let name = uid.strip_prefix("Action::\"");
+    name.and_then(|n| n.strip_suffix('"')).unwrap_or(uid)
 }
 
 fn unknown_type(message: &str, read: &Read, schema: &Schema) -> Diagnostic {
@@ -276,22 +288,34 @@ fn action_of(part: &str) -> &'static str {
     }
 }
 
-fn optional(base: impl Fn(u16) -> Diagnostic, message: &str, read: &Read) -> Diagnostic {
+/// Something is read (`what` it is) that need not be there.
+fn optional(
+    base: impl Fn(u16) -> Diagnostic,
+    message: &str,
+    what: &str,
+    read: &Read,
+) -> Diagnostic {
+    let test = match what {
+        "tag" => "hasTag",
+        _ => "has",
+    };
     let (code, message, cause) = if read.info.permit {
         (
             codes::PERMIT_OPTIONAL,
             format!("policy `{}`: {message}", read.info.id),
-            "if the attribute is missing the policy fails to evaluate and permits nothing",
+            format!("if the {what} is missing the policy fails to evaluate and permits nothing"),
         )
     } else {
         (
             codes::FORBID_OPTIONAL,
             format!("forbid `{}` may be skipped", read.info.id),
-            "if the attribute is missing Cedar ignores this forbid, so the request could be ALLOWED",
+            format!(
+                "if the {what} is missing Cedar ignores this forbid, so the request could be ALLOWED"
+            ),
         )
     };
     let mut diagnostic = base(code)
-        .label("optional attribute read without `has`")
+        .label(format!("optional {what} read without `{test}`"))
         .cause(cause);
     diagnostic.message = message;
     let guard = diagnostic
@@ -305,10 +329,12 @@ fn optional(base: impl Fn(u16) -> Diagnostic, message: &str, read: &Read) -> Dia
     });
     if let (Some(guard), Some(text)) = (guard, text) {
         // Cedar calls an entity `e`; the author called it something else.
-        let entity = text.rsplit_once('.').map_or(text, |(entity, _)| entity);
-        let guard = match guard.strip_prefix("e has ") {
-            Some(attribute) => format!("{entity} has {attribute}"),
-            None => guard.to_owned(),
+        let entity = text.rsplit_once(if what == "tag" { ".getTag(" } else { "." });
+        let entity = entity.map_or(text, |(entity, _)| entity);
+        let guard = match (guard.strip_prefix("e has "), guard.starts_with(".hasTag(")) {
+            (Some(attribute), _) => format!("{entity} has {attribute}"),
+            (None, true) => format!("{entity}{guard}"),
+            (None, false) => guard.to_owned(),
         };
         let help = match read.info.permit {
             true => format!("ask first: `{guard} && {text}`"),
@@ -333,6 +359,7 @@ fn quoted(text: &str) -> &str {
 fn of_warnings(
     warnings: &[&ValidationWarning],
     read: &Read,
+    of_scope: impl FnOnce() -> Option<String>,
     culprits: impl FnOnce() -> Option<(String, String)>,
 ) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -350,10 +377,10 @@ fn of_warnings(
         let mut diagnostic =
             Diagnostic::warning(codes::IMPOSSIBLE, format!("policy `{id}` can never match"))
                 .cause(match (!scope).then(culprits).flatten() {
-                    _ if scope => {
+                    _ if scope => of_scope().unwrap_or_else(|| {
                         "no action of its scope applies to such a principal and such a resource"
                             .to_owned()
-                    }
+                    }),
                     Some((first, second)) => {
                         format!("{first} and {second} cannot both hold, by their types")
                     }

@@ -18,9 +18,9 @@ use prost::Message;
 use smol_str::SmolStr;
 
 use super::{
-    FILES_MAX, Provenance, REPOSITORY_LEN_MAX, assemble, check,
+    FILES_MAX, Provenance, REPOSITORY_LEN_MAX, assemble, check, codes,
     entities::{self, Overlay, People},
-    error_count, files, invariants, known,
+    files, invariants, known,
     policies::{Parsed, Policies, Read},
     remit::{self, Remit},
     schema,
@@ -28,6 +28,7 @@ use super::{
     settings,
     shared::Shared,
     store,
+    yaml::Unknown,
 };
 use crate::{
     bundle::{self, BASE, manifest},
@@ -160,7 +161,7 @@ pub(super) fn draft(
     remit::check_files(&files, &settings, found);
     check_remits(&policies, &settings, found);
     check_remits(&invariants, &settings, found);
-    let before = error_count(found);
+    let before = found.len();
     let mut declared: Vec<Declared> = Vec::new();
     for source in files.iter().filter(|s| files::is_service(&s.path)) {
         let read = services::read(source, &settings, found);
@@ -169,6 +170,9 @@ pub(super) fn draft(
         }
         declared.extend(read);
     }
+    services::check_together(&declared, found);
+    let services = Missing::of_services(found.get(before..).unwrap_or_default());
+    let before = found.len();
     let mut people = People::default();
     for source in files.iter().filter(|s| files::is_entities(&s.path)) {
         if let Some(remit) = Remit::of(&source.path, &settings) {
@@ -178,34 +182,39 @@ pub(super) fn draft(
     if let Some(overlay) = overlay {
         entities::read_over(overlay, &settings, &mut declared, &mut people, found);
     }
-    services::check_together(&declared, found);
-    let services_broken = error_count(found) > before;
-    if !services_broken {
+    let groups_missing = Missing::of_entities(found.get(before..).unwrap_or_default()).any;
+    if !services.any && !groups_missing {
         // Else the members of what is missing would be reported again.
         entities::check_together(&people, &declared, found);
     }
-    let catalogue_broken = error_count(found) > before;
+    let people_broken = Missing::of_entities(found.get(before..).unwrap_or_default()).any;
+    if people_broken {
+        people = people.without_members();
+    }
     let domain = settings.trust_domain.clone();
-    let services = declared.iter().map(|d| d.service.clone()).collect();
-    let catalogue = Catalogue::new(domain.clone(), services, settings.headers.clone());
+    let all = declared.iter().map(|d| d.service.clone()).collect();
+    let catalogue = Catalogue::new(domain.clone(), all, settings.headers.clone());
     let team = files.iter().find(|s| &*s.path == files::SCHEMA);
     let (schema, schema_digest) = schema::compile(&catalogue, team, found)?;
     for statements in [&policies, &invariants] {
         let under = (&schema, schema_digest);
-        check::validate(statements, under, catalogue_broken, found);
+        check::validate(statements, under, services.actions, found);
     }
-    if catalogue_broken {
+    if services.any {
         return None;
     }
     let entities = match store::build(&domain, &declared, &people, &schema) {
         Ok(entities) => entities,
         Err(diagnostic) => {
-            found.push(diagnostic);
+            found.extend((!people_broken).then_some(diagnostic));
             return None;
         }
     };
     for statements in [&policies, &invariants] {
-        known::check(statements, &entities, &domain, found);
+        known::check(statements, &entities, &domain, groups_missing, found);
+    }
+    if people_broken || services.actions {
+        return None;
     }
     Some(Draft {
         trust_domain: domain,
@@ -220,6 +229,57 @@ pub(super) fn draft(
             people,
             settings: settings_source.clone(),
         },
+    })
+}
+
+/// What mistakes of files take away, so that whoever names it is not told that it is not there.
+struct Missing {
+    any: bool,
+    /// Business actions, which operations give.
+    actions: bool,
+}
+
+/// Keys that declare something which others name, by the maps that they stand in.
+const DECLARING: &[(&str, &[&str])] = &[
+    (services::FILE, &["service", "identities", "operations"]),
+    (services::OPERATION, &["name", "match"]),
+    (entities::FILE, &["groups", "users"]),
+];
+
+impl Missing {
+    /// After mistakes in files of services.
+    fn of_services(mistakes: &[Diagnostic]) -> Self {
+        let actions = |d: &Diagnostic| {
+            let key = Unknown::of(d).filter(|key| key.place == services::OPERATION);
+            key.is_some_and(|key| key.near.is_none_or(|near| near == "action"))
+        };
+        let any = mistakes.iter().any(takes_away);
+        Self {
+            any,
+            actions: any || mistakes.iter().any(actions),
+        }
+    }
+
+    /// After mistakes in files of entities, which declare no actions.
+    fn of_entities(mistakes: &[Diagnostic]) -> Self {
+        Self {
+            any: mistakes.iter().any(takes_away),
+            actions: false,
+        }
+    }
+}
+
+/// Whether something is not there for this mistake. A key that nothing reads takes away what it
+/// was meant to declare; one that is like no other could have been meant to declare anything, at
+/// the top of a file. Of what is declared twice, the first one is kept.
+fn takes_away(mistake: &Diagnostic) -> bool {
+    let Some(key) = Unknown::of(mistake) else {
+        return mistake.is_error() && mistake.code.0 != codes::DECLARED_TWICE;
+    };
+    let declaring = DECLARING.iter().find(|(place, _)| *place == key.place);
+    declaring.is_some_and(|(place, keys)| match key.near {
+        Some(near) => keys.contains(&near),
+        None => *place != services::OPERATION,
     })
 }
 

@@ -18,12 +18,29 @@ use super::{
     yaml::{Node, Reader, Value, parse},
 };
 
+/// What a file of entities is called where a key of it is unknown.
+pub(crate) const FILE: &str = "an entities file";
+
 /// Groups and users, as they are meant.
 #[derive(Debug, Default)]
 pub(crate) struct People {
     pub(crate) groups: BTreeMap<SmolStr, Group>,
     pub(crate) users: BTreeMap<SmolStr, User>,
     user_ids: BTreeMap<SmolStr, Location>,
+}
+
+impl People {
+    /// The same, with nobody in any group: members that are wrong say nothing about others, and
+    /// following them round a circle takes long.
+    pub(crate) fn without_members(mut self) -> Self {
+        for group in self.groups.values_mut() {
+            group.services.clear();
+            group.workloads.clear();
+            group.groups.clear();
+            group.users.clear();
+        }
+        self
+    }
 }
 
 /// A group and who is in it, by what they are.
@@ -110,8 +127,7 @@ fn read_node(
     people: &mut People,
     reader: &mut Reader<'_>,
 ) {
-    let Some(fields) = reader.fields(root, "an entities file", &["groups", "users", "services"])
-    else {
+    let Some(fields) = reader.fields(root, FILE, &["groups", "users", "services"]) else {
         return;
     };
     if let Some(node) = fields.get("groups") {

@@ -7,10 +7,15 @@
 use std::{collections::BTreeSet, ops::Range};
 
 use cedar_policy::{ActionConstraint, EntityUid};
+use palisade_mesh::operation::Template;
 use smol_str::SmolStr;
 
 use super::kin::Kin;
-use crate::decide::{Condition, Glob, Kind, Node, Scope, Shape, Term, written};
+use crate::decide::{Condition, Glob, Kind, Network, Node, Scope, Shape, Term, written};
+
+mod clash;
+
+pub(super) use clash::{Contradiction, contradict, contradiction};
 
 /// Something that holds where a policy matches.
 #[derive(Debug, Clone)]
@@ -40,16 +45,46 @@ pub(super) enum Claim {
     NotIn(Vec<EntityUid>),
     NotLike(Glob),
     OneOf(BTreeSet<Value>),
+    /// An address that is not in these.
+    Outside(Network),
+    /// A path of one of these templates.
+    Path(Vec<Template>),
     Present,
+    /// An address that is in these.
+    Within(Network),
 }
 
 /// A value that a policy compares with.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Value {
     Bool(bool),
+    Duration(i64),
     Entity(EntityUid),
     Long(i64),
+    Moment(i64),
+    Network(Network),
     Text(SmolStr),
+}
+
+impl Fact {
+    /// Whether it is about a group, whose members are not for ever.
+    pub(super) fn is_of_group(&self) -> bool {
+        let is_group = |uid: &EntityUid| uid.type_name().to_string() == "Group";
+        match &self.claim {
+            Claim::In(all) | Claim::NotIn(all) => all.iter().any(is_group),
+            _ => false,
+        }
+    }
+}
+
+impl Value {
+    /// What it is where it is put in order with others.
+    fn number(&self) -> Option<i64> {
+        match self {
+            Self::Duration(n) | Self::Long(n) | Self::Moment(n) => Some(*n),
+            _ => None,
+        }
+    }
 }
 
 /// Facts that hold for every request, by the vocabulary.
@@ -64,14 +99,20 @@ pub(super) fn vocabulary() -> Vec<Fact> {
             lasting: true,
         })
     };
-    [
+    let constant = |value: bool| Fact {
+        subject: value.to_string(),
+        claim: one_of([Value::Bool(value)]),
+        text: format!("`{value}` is never {}", !value),
+        span: None,
+        lasting: true,
+    };
+    let ranges = [
         within("context.time.hour", 0, 23),
         within("context.time.weekday", 1, 7),
         within("context.source.port", 0, 65_535),
-    ]
-    .into_iter()
-    .flatten()
-    .collect()
+    ];
+    let constants = [true, false].map(constant);
+    ranges.into_iter().flatten().chain(constants).collect()
 }
 
 /// Facts that the scope states, and what the catalogue concludes from its actions.
@@ -106,7 +147,7 @@ pub(super) fn of_scope(scope: &Scope, kin: &Kin) -> Vec<Fact> {
     facts
 }
 
-/// An action has its methods, and a business action its operations.
+/// An action has its methods, and a business action its operations and their paths.
 fn of_action(action: &ActionConstraint, kin: &Kin) -> Vec<Fact> {
     let (named, text) = match action {
         ActionConstraint::Any => return Vec::new(),
@@ -119,18 +160,20 @@ fn of_action(action: &ActionConstraint, kin: &Kin) -> Vec<Fact> {
     let Some(used) = kin.used_by(&named) else {
         return Vec::new();
     };
-    let fact = |subject: &str, values: BTreeSet<Value>| Fact {
+    let fact = |subject: &str, claim: Claim| Fact {
         subject: subject.to_owned(),
-        claim: Claim::OneOf(values),
+        claim,
         text: text.clone(),
         span: None,
         lasting: false,
     };
     let methods = used.methods.iter().map(|m| Value::Text(m.clone()));
-    let mut facts = vec![fact("context.http.method", methods.collect())];
+    let mut facts = vec![fact("context.http.method", Claim::OneOf(methods.collect()))];
     if let Some(operations) = used.operations {
-        let operations = operations.into_iter().map(Value::Entity);
-        facts.push(fact("resource", operations.collect()));
+        let templates = operations.values().cloned().collect();
+        facts.push(fact("context.http.path", Claim::Path(templates)));
+        let operations = operations.into_keys().map(Value::Entity);
+        facts.push(fact("resource", Claim::OneOf(operations.collect())));
     }
     facts
 }
@@ -208,6 +251,8 @@ fn claim(node: &Node, truth: bool) -> Option<(String, Claim)> {
                 either(Claim::OneOf(values.clone()), Claim::NoneOf(values)),
             ))
         }
+        // One of several, where all say what one subject is.
+        Term::And(parts) | Term::Or(parts) => united(parts, truth),
         Term::Less(two) => bound(two, truth, 1),
         Term::LessEq(two) => bound(two, truth, 0),
         Term::In(two) => {
@@ -234,33 +279,70 @@ fn claim(node: &Node, truth: bool) -> Option<(String, Claim)> {
             }
             _ => None,
         },
+        Term::Within(two) => {
+            let [one, range] = &**two;
+            let (Some(subject), Term::Network(range)) = (subject(one), &range.term) else {
+                return None;
+            };
+            Some((
+                subject,
+                either(Claim::Within(*range), Claim::Outside(*range)),
+            ))
+        }
         _ => None,
     }
 }
 
-/// `a < b` for `gap` 1, `a <= b` for 0, where one side is a number.
-fn bound(two: &[Node; 2], truth: bool, gap: i64) -> Option<(String, Claim)> {
-    match (&two[0].term, &two[1].term, truth) {
-        (Term::Path(p), Term::Long(n), true) => {
-            Some((p.clone(), Claim::AtMost(n.saturating_sub(gap))))
+/// What alternatives claim together: that one subject has one of all their values.
+fn united(parts: &[Node], truth: bool) -> Option<(String, Claim)> {
+    let mut all: Option<(String, BTreeSet<Value>)> = None;
+    for part in parts {
+        let mut facts = Vec::new();
+        stated(part, truth, &mut facts);
+        let [fact] = <[Fact; 1]>::try_from(facts).ok()?;
+        let Claim::OneOf(values) = fact.claim else {
+            return None;
+        };
+        match &mut all {
+            Some((subject, known)) if *subject == fact.subject => known.extend(values),
+            Some(_) => return None,
+            None => all = Some((fact.subject, values)),
         }
-        (Term::Path(p), Term::Long(n), false) => {
-            Some((p.clone(), Claim::AtLeast(n.saturating_add(1 - gap))))
-        }
-        (Term::Long(n), Term::Path(p), true) => {
-            Some((p.clone(), Claim::AtLeast(n.saturating_add(gap))))
-        }
-        (Term::Long(n), Term::Path(p), false) => {
-            Some((p.clone(), Claim::AtMost(n.saturating_sub(1 - gap))))
-        }
-        _ => None,
     }
+    all.map(|(subject, values)| (subject, Claim::OneOf(values)))
+}
+
+/// `a < b` for `gap` 1, `a <= b` for 0, where one side is a number, moment or duration.
+fn bound([a, b]: &[Node; 2], truth: bool, gap: i64) -> Option<(String, Claim)> {
+    let number = |node: &Node| value(node)?.number();
+    if let Some(n) = number(b) {
+        let claim = match truth {
+            true => Claim::AtMost(n.saturating_sub(gap)),
+            false => Claim::AtLeast(n.saturating_add(1 - gap)),
+        };
+        return Some((subject(a)?, claim));
+    }
+    let n = number(a)?;
+    let claim = match truth {
+        true => Claim::AtLeast(n.saturating_add(gap)),
+        false => Claim::AtMost(n.saturating_sub(1 - gap)),
+    };
+    Some((subject(b)?, claim))
 }
 
 fn path_and_value([a, b]: &[Node; 2]) -> Option<(String, Value)> {
-    match (&a.term, &b.term) {
-        (Term::Path(path), _) => Some((path.clone(), value(b)?)),
-        (_, Term::Path(path)) => Some((path.clone(), value(a)?)),
+    match (value(a), value(b)) {
+        (None, Some(value)) => Some((subject(a)?, value)),
+        (Some(value), None) => Some((subject(b)?, value)),
+        _ => None,
+    }
+}
+
+/// What a claim is about: a path, or what is made of one, such as `context.time.now.toTime()`.
+fn subject(node: &Node) -> Option<String> {
+    match &node.term {
+        Term::Path(path) => Some(path.clone()),
+        Term::Other(_) => Some(node.printed()),
         _ => None,
     }
 }
@@ -269,8 +351,11 @@ fn path_and_value([a, b]: &[Node; 2]) -> Option<(String, Value)> {
 pub(super) fn value(node: &Node) -> Option<Value> {
     Some(match &node.term {
         Term::Bool(b) => Value::Bool(*b),
+        Term::Duration(n) => Value::Duration(*n),
         Term::Entity(uid) => Value::Entity(uid.clone()),
         Term::Long(n) => Value::Long(*n),
+        Term::Moment(n) => Value::Moment(*n),
+        Term::Network(network) => Value::Network(*network),
         Term::Text(text) => Value::Text(text.clone()),
         _ => return None,
     })
@@ -292,68 +377,4 @@ fn entities(node: &Node) -> Option<Vec<EntityUid>> {
 
 fn one_of<const N: usize>(values: [Value; N]) -> Claim {
     Claim::OneOf(BTreeSet::from(values))
-}
-
-/// The first fact that contradicts one before it, and that one.
-pub(super) fn contradiction<'f>(facts: &'f [Fact], kin: &Kin) -> Option<(&'f Fact, &'f Fact)> {
-    facts.iter().enumerate().find_map(|(i, second)| {
-        let before = facts.get(..i)?;
-        let first = before.iter().find(|first| contradict(first, second, kin))?;
-        Some((first, second))
-    })
-}
-
-/// Whether no request can have both.
-pub(super) fn contradict(a: &Fact, b: &Fact, kin: &Kin) -> bool {
-    a.subject == b.subject
-        && (clash(&a.subject, &a.claim, &b.claim, kin)
-            || clash(&a.subject, &b.claim, &a.claim, kin))
-}
-
-/// Whether two claims about one subject cannot both hold; looked at from one side.
-fn clash(subject: &str, a: &Claim, b: &Claim, kin: &Kin) -> bool {
-    let entity = matches!(subject, "principal" | "resource");
-    match (a, b) {
-        (Claim::Absent, Claim::Present) => true,
-        (Claim::Is(a), Claim::Is(b)) => a != b,
-        (Claim::Is(a), Claim::IsNot(b)) => a == b,
-        (Claim::AtLeast(low), Claim::AtMost(high)) => low > high,
-        (Claim::OneOf(a), Claim::OneOf(b)) => a.is_disjoint(b),
-        (Claim::OneOf(a), Claim::NoneOf(b)) => a.is_subset(b),
-        (Claim::OneOf(values), Claim::AtLeast(low)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Long(n) if n < low)),
-        (Claim::OneOf(values), Claim::AtMost(high)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Long(n) if n > high)),
-        (Claim::OneOf(values), Claim::Like(glob)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Text(text) if !glob.matches(text))),
-        (Claim::OneOf(values), Claim::NotLike(glob)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Text(text) if glob.matches(text))),
-        (Claim::OneOf(values), Claim::Is(kind)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Entity(uid) if uid.type_name().to_string() != *kind)),
-        (Claim::OneOf(values), Claim::IsNot(kind)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Entity(uid) if uid.type_name().to_string() == *kind)),
-        (Claim::OneOf(values), Claim::In(groups)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Entity(uid) if kin.is_outside(uid, groups))),
-        (Claim::OneOf(values), Claim::NotIn(groups)) => values
-            .iter()
-            .all(|v| matches!(v, Value::Entity(uid) if groups.iter().any(|g| kin.is_in(uid, g)))),
-        (Claim::In(inner), Claim::NotIn(outer)) => inner
-            .iter()
-            .all(|one| outer.iter().any(|group| kin.is_in(one, group))),
-        (Claim::In(a), Claim::In(b)) if entity => kin.share_nobody(subject, a, b),
-        (Claim::In(groups), Claim::Is(kind)) if entity => kin.hold_none(groups, kind),
-        (Claim::Like(a), Claim::Like(b)) => {
-            let apart = |x: &str, y: &str| !x.starts_with(y) && !y.starts_with(x);
-            let behind = |x: &str, y: &str| !x.ends_with(y) && !y.ends_with(x);
-            apart(&a.prefix(), &b.prefix()) || behind(&a.suffix(), &b.suffix())
-        }
-        _ => false,
-    }
 }

@@ -13,8 +13,8 @@ use palisade_mesh::{
 use prost::Message;
 
 use super::{
-    Contributor, Loaded, Provenance, Shared, any_error, codes, contributors, draft, files, finish,
-    lint, loaded, on_own_stack, received,
+    Contributor, Loaded, Provenance, Shared, any_error, codes, confusable, contributors, draft,
+    files, finish, lint, loaded, on_own_stack, received,
 };
 use crate::{
     bundle::texts,
@@ -255,8 +255,11 @@ impl Texts {
             let draft = draft(&files, None, shared.as_ref(), &mut found);
             // What is only compared becomes no revision by that; a base that has such a policy
             // must not keep its correction from being compared with it.
-            if let (Some(draft), None) = (&draft, &shared) {
-                lint::impossible::refuse(draft, &mut found);
+            if shared.is_none() {
+                confusable::refuse(&files, &contributions, &mut found);
+                if let Some(draft) = &draft {
+                    lint::impossible::refuse(draft, &mut found);
+                }
             }
             let draft = draft.filter(|_| !any_error(&found));
             let sealed = draft.map(|mut draft| {

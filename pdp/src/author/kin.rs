@@ -7,6 +7,7 @@ use cedar_policy::{Entities, EntityUid};
 use palisade_mesh::{
     canonical::Method,
     catalogue::{Catalogue, Protocol},
+    operation::Template,
 };
 use smol_str::SmolStr;
 
@@ -27,14 +28,17 @@ pub(super) struct Kin {
     below: HashMap<EntityUid, BTreeMap<SmolStr, BTreeSet<EntityUid>>>,
     /// Methods and operations of business actions, by action id.
     business: BTreeMap<SmolStr, Used>,
+    /// What all that is in one of the groups of the schema stands for: many policies name them,
+    /// and many actions are in them.
+    groups: HashMap<EntityUid, Option<Used>>,
 }
 
 /// Which requests actions stand for.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Used {
     pub(super) methods: BTreeSet<SmolStr>,
-    /// The only resources, where every action is of the catalogue.
-    pub(super) operations: Option<BTreeSet<EntityUid>>,
+    /// The only resources and their paths, where every action is of the catalogue.
+    pub(super) operations: Option<BTreeMap<EntityUid, Template>>,
 }
 
 impl Kin {
@@ -60,41 +64,59 @@ impl Kin {
             let methods = operation.methods.iter().map(|m| m.as_str().into());
             used.methods.extend(methods);
             let operations = used.operations.get_or_insert_default();
-            operations.insert(uid("Operation", &operation.id));
+            let template = operation.template.clone();
+            operations.insert(uid("Operation", &operation.id), template);
         }
-        Self { below, business }
+        let groups = GROUPS.map(|id| uid("Action", id));
+        let mut kin = Self {
+            below,
+            business,
+            groups: HashMap::new(),
+        };
+        let used = groups.map(|group| {
+            let used = kin.gathered(std::slice::from_ref(&group));
+            (group, used)
+        });
+        kin.groups = used.into();
+        kin
     }
 
     /// Which requests the actions `named`, or those in them, stand for; `None` where one
     /// of them is no HTTP action.
     pub(super) fn used_by(&self, named: &[EntityUid]) -> Option<Used> {
+        let known = match named {
+            [one] => self.groups.get(one).cloned(),
+            _ => None,
+        };
+        known.unwrap_or_else(|| self.gathered(named))
+    }
+
+    fn gathered(&self, named: &[EntityUid]) -> Option<Used> {
         let mut used = Used::default();
+        let mut of_catalogue: Vec<&Used> = Vec::new();
         let mut only_business = true;
-        for action in named.iter().flat_map(|n| self.actions_in(n)) {
-            let id = SmolStr::new(action.id().unescaped());
-            match self.business.get(&id) {
-                Some(own) => {
-                    used.methods.extend(own.methods.iter().cloned());
-                    let operations = used.operations.get_or_insert_default();
-                    operations.extend(own.operations.iter().flatten().cloned());
-                }
-                _ if is_method(&id) => {
+        for action in named.iter().flat_map(|n| self.members(n, "Action")) {
+            let id = action.id().unescaped();
+            match self.business.get(id) {
+                Some(own) => of_catalogue.push(own),
+                _ if is_method(id) => {
                     only_business = false;
-                    used.methods.insert(id);
+                    used.methods.insert(id.into());
                 }
-                _ if GROUPS.contains(&id.as_str()) => {}
+                _ if GROUPS.contains(&id) => {}
                 _ => return None,
             }
         }
-        if !only_business {
-            used.operations = None;
+        for own in of_catalogue {
+            used.methods.extend(own.methods.iter().cloned());
+            // Paths say something only where no other path can be asked for.
+            if only_business {
+                let operations = used.operations.get_or_insert_default();
+                let own = own.operations.iter().flatten();
+                operations.extend(own.map(|(uid, t)| (uid.clone(), t.clone())));
+            }
         }
         (!used.methods.is_empty()).then_some(used)
-    }
-
-    fn actions_in(&self, action: &EntityUid) -> Vec<EntityUid> {
-        let below = self.below.get(action).and_then(|all| all.get("Action"));
-        below.into_iter().flatten().cloned().collect()
     }
 
     /// Whether the repository has this entity.

@@ -20,11 +20,13 @@ use super::{
 /// Types whose entities are all known from the repository.
 const COMPLETE: &[&str] = &["Group", "Namespace", "Operation", "Service", "Workload"];
 
-/// Looks for entities that do not exist and permits that permit everything.
+/// Looks for entities that do not exist and permits that permit everything. Where
+/// `groups_missing`, groups are not all there, and none is told to be missing.
 pub(crate) fn check(
     policies: &Policies,
     entities: &Entities,
     domain: &TrustDomain,
+    groups_missing: bool,
     found: &mut Vec<Diagnostic>,
 ) {
     let known = Known::new(entities);
@@ -49,7 +51,8 @@ pub(crate) fn check(
             );
         }
         let literals: BTreeSet<EntityUid> = policy.entity_literals().into_iter().collect();
-        for uid in literals {
+        let is_sure = |uid: &EntityUid| !groups_missing || uid.type_name().to_string() != "Group";
+        for uid in literals.into_iter().filter(is_sure) {
             let suggest = found.len() < SUGGESTIONS_MAX;
             if let Some(diagnostic) = known.unknown(&uid, read, domain, suggest) {
                 found.push(diagnostic);

@@ -14,8 +14,8 @@ use palisade_mesh::{
 use smol_str::SmolStr;
 
 use super::{
-    DIAGNOSTICS_MAX, Draft, Gathered, Parts, Seal, Texts, any_error, codes, facts,
-    facts::Fact,
+    DIAGNOSTICS_MAX, Draft, Gathered, Parts, Seal, Texts, any_error, codes, confusable, facts,
+    facts::{Contradiction, Fact},
     kin::Kin,
     on_own_stack, place,
     policies::Read,
@@ -198,7 +198,12 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
         if files.is_empty() {
             return (plain(found), 0);
         }
-        let Some(draft) = super::draft(&files, None, None, &mut found) else {
+        let draft = super::draft(&files, None, None, &mut found);
+        confusable::refuse(&files, &contributions, &mut found);
+        if draft.is_none() || any_error(&found) {
+            found.extend(tests::mistakes(&dir));
+        }
+        let Some(draft) = draft else {
             return (plain(found), 0);
         };
         let fixes = fix::guards(&draft, &found);
@@ -297,7 +302,7 @@ struct Policy {
     scope: Scope,
     conditions: Vec<Condition>,
     /// Two facts that it cannot have both.
-    contradiction: Option<(Fact, Fact)>,
+    contradiction: Option<Contradiction>,
 }
 
 impl Study {
@@ -386,11 +391,9 @@ fn contradiction(
     policy: &cedar_policy::Policy,
     vocabulary: &[Fact],
     kin: &Kin,
-) -> Option<(Fact, Fact)> {
-    let mut all = known(&Scope::of(policy), vocabulary, kin);
-    all.extend(conditions(policy).iter().flat_map(facts::of_condition));
-    let two = facts::contradiction(&all, kin);
-    two.map(|(a, b)| (a.clone(), b.clone()))
+) -> Option<Contradiction> {
+    let known = known(&Scope::of(policy), vocabulary, kin);
+    facts::contradiction(&conditions(policy), known, kin)
 }
 
 /// Facts of the vocabulary and of a scope.

@@ -72,8 +72,11 @@ pub(crate) struct Parsed {
 #[derive(Debug, Clone)]
 struct Statement {
     span: Span,
-    /// The policy under its `@id`; `None` without a usable one.
-    kept: Option<(Policy, Read)>,
+    /// The policy under its `@id`, or under a made-up one.
+    policy: Policy,
+    read: Read,
+    /// Whether it has a usable `@id`.
+    named: bool,
     /// What is wrong with its annotations.
     found: Vec<Diagnostic>,
 }
@@ -96,6 +99,12 @@ impl Read {
 }
 
 impl Parsed {
+    /// The policies that can be looked at.
+    pub(super) fn policies(&self) -> impl Iterator<Item = &Policy> {
+        let read = self.statements.iter().flatten();
+        read.map(|statement| &statement.policy)
+    }
+
     /// Reads one file. One that does not parse has nothing but diagnostics.
     pub(super) fn of(source: &Source) -> Self {
         let broken = |found| Self {
@@ -150,19 +159,28 @@ impl Statement {
             found: &mut found,
         };
         let may_be_impossible = annotations.allows_impossible();
-        let kept = annotations.info(first_line).map(|info| {
-            let renamed = policy.new_id(PolicyId::new(info.id.as_str()));
-            let read = Read {
+        let (info, named) = annotations.info(first_line);
+        Self {
+            span,
+            policy: policy.new_id(PolicyId::new(info.id.as_str())),
+            read: Read {
                 scope: scope::of(policy),
                 source: source.clone(),
                 span,
                 info,
                 judged: Judged::default(),
                 may_be_impossible,
-            };
-            (renamed, read)
-        });
-        Self { span, kept, found }
+            },
+            named,
+            found,
+        }
+    }
+
+    /// The same policy under another id.
+    fn called(mut self, id: SmolStr) -> Self {
+        self.policy = self.policy.new_id(PolicyId::new(id.as_str()));
+        self.read.info.id = id;
+        self
     }
 }
 
@@ -193,12 +211,10 @@ impl Policies {
         }
     }
 
-    fn add(&mut self, statement: Statement, source: &Source, found: &mut Vec<Diagnostic>) {
-        let Statement {
-            span,
-            kept,
-            found: of_annotations,
-        } = statement;
+    /// Adds a policy. One whose id is no good is added as well, so that all its mistakes are
+    /// told at once; no revision is made of it, for its id is one of them.
+    fn add(&mut self, mut statement: Statement, source: &Source, found: &mut Vec<Diagnostic>) {
+        let span = statement.span;
         self.count += 1;
         if self.count > POLICIES_MAX {
             if self.count == POLICIES_MAX + 1 {
@@ -211,16 +227,14 @@ impl Policies {
             }
             return;
         }
-        let first = kept
-            .as_ref()
-            .and_then(|(_, read)| self.read.get(&read.info.id));
-        let twice = first.map(|first| twice(first, source, span));
-        let is_first = twice.is_none();
-        found.extend(twice);
-        found.extend(of_annotations);
-        if let Some((policy, read)) = kept.filter(|_| is_first)
-            && self.set.add(policy).is_ok()
-        {
+        if let Some(first) = self.read.get(&statement.read.info.id) {
+            found.extend(statement.named.then(|| twice(first, source, span)));
+            let place = format!("{} byte {}", source.path, span.start);
+            statement = statement.called(place.into());
+        }
+        found.append(&mut statement.found);
+        if self.set.add(statement.policy).is_ok() {
+            let read = statement.read;
             self.read.insert(read.info.id.clone(), read);
         }
     }
@@ -258,8 +272,9 @@ struct Annotations<'a> {
 }
 
 impl<'a> Annotations<'a> {
-    /// Everything but commit and author; `None` without a usable id.
-    fn info(&mut self, first_line: usize) -> Option<PolicyInfo> {
+    /// Everything but commit and author, and whether the id is usable. Where it is not, a
+    /// policy is called by its place, which no `@id` can be, for it has a space.
+    fn info(&mut self, first_line: usize) -> (PolicyInfo, bool) {
         self.unknown();
         let id = self.id();
         let permit = self.policy.effect() == Effect::Permit;
@@ -270,7 +285,10 @@ impl<'a> Annotations<'a> {
         let (text, lines): (Arc<str>, _) = (text.into(), text.matches('\n').count());
         let shadow = self.mode();
         let expires = self.expires();
-        Some(PolicyInfo {
+        let named = id.is_some();
+        let place = || format!("{} line {first_line}", self.source.path).into();
+        let id = id.unwrap_or_else(place);
+        let info = PolicyInfo {
             permit,
             file: self.source.path.clone(),
             first_line,
@@ -283,8 +301,9 @@ impl<'a> Annotations<'a> {
             shadow: shadow && permit,
             commit: None,
             author: None,
-            id: id?,
-        })
+            id,
+        };
+        (info, named)
     }
 
     fn said(&self, key: &str) -> Option<&'a str> {

@@ -23,6 +23,7 @@ mod bounds;
 mod catalogue;
 mod cedar_messages;
 mod cedar_tests;
+mod confusables;
 mod layout;
 mod lints;
 mod slices;

@@ -41,6 +41,11 @@ const KEYS: &[&str] = &[
     "timeout",
 ];
 
+/// What a file of a service is called where a key of it is unknown.
+pub(crate) const FILE: &str = "a service file";
+/// What an operation is called there.
+pub(crate) const OPERATION: &str = "an operation";
+
 /// A service with what only Cedar sees of it, and where it was declared.
 #[derive(Debug)]
 pub(crate) struct Declared {
@@ -68,7 +73,7 @@ pub(crate) fn read(
 ) -> Option<Declared> {
     let root = parse(source, found)?;
     let mut reader = Reader::new(source, found);
-    let fields = reader.fields(&root, "a service file", KEYS)?;
+    let fields = reader.fields(&root, FILE, KEYS)?;
     let node = fields.get("service");
     if node.is_none() {
         reader.missing(

@@ -27,7 +27,7 @@ use palisade_mesh::{
 use serde::Serialize;
 use smol_str::SmolStr;
 
-use super::{files, question::OwnedQuestion};
+use super::{confusable, files, question::OwnedQuestion};
 use crate::{compiled::Compiled, decide::Explanation};
 
 mod cedar;
@@ -195,9 +195,25 @@ impl Report {
 /// Reads the tables of the repository in `dir`. `now_us` holds where a row has no
 /// `now`. What cannot be understood is reported and gives no case.
 pub fn read(dir: &Path, compiled: &Compiled, now_us: i64) -> (Vec<Case>, Vec<Diagnostic>) {
+    look(dir, Some(compiled), now_us)
+}
+
+/// What is wrong with the tables of the repository in `dir`, which does not compile, whatever it
+/// will say when it does: syntax, keys, values and fixtures.
+pub fn mistakes(dir: &Path) -> Vec<Diagnostic> {
+    match dir.join(files::SETTINGS).is_file() {
+        true => look(dir, None, 0).1,
+        false => Vec::new(),
+    }
+}
+
+fn look(dir: &Path, compiled: Option<&Compiled>, now_us: i64) -> (Vec<Case>, Vec<Diagnostic>) {
     let mut found = Vec::new();
     let mut cases = Vec::new();
     let sources = sources(dir, &mut found);
+    for source in &sources {
+        confusable::look(source, &mut found);
+    }
     let (cedar, sources): (Vec<Source>, Vec<Source>) = sources
         .into_iter()
         .partition(|s| s.path.ends_with(cedar::EXTENSION));

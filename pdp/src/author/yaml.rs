@@ -21,6 +21,26 @@ pub(crate) fn parse(source: &Source, found: &mut Vec<Diagnostic>) -> Option<Node
     yaml::parse(source, CODES, found)
 }
 
+/// A key that no map of its kind has, as it was told.
+pub(crate) struct Unknown<'d> {
+    /// What it stands in, such as `an operation`.
+    pub(crate) place: &'d str,
+    /// The key that it is like.
+    pub(crate) near: Option<&'d str>,
+}
+
+impl<'d> Unknown<'d> {
+    /// Of what [`Reader::fields`] told; `None` where it is about something else.
+    pub(crate) fn of(told: &'d Diagnostic) -> Option<Self> {
+        if told.code.0 != codes::UNKNOWN_KEY {
+            return None;
+        }
+        let (_, place) = told.message.rsplit_once("` in ")?;
+        let near = told.label.as_deref().and_then(|l| l.split('`').nth(1));
+        Some(Self { place, near })
+    }
+}
+
 /// Reads nodes of one file and gathers what is wrong with them.
 pub(crate) struct Reader<'a> {
     pub(crate) source: &'a Source,

@@ -51,10 +51,10 @@ fn check(repository: &Repository) -> Result<Report, Diagnostic> {
     let dir = repository.dir.as_path();
     let loaded = block_on(repository.composing.load(dir))?;
     let mut found = loaded.diagnostics;
-    if let Some(compiled) = &loaded.compiled {
-        let (_, of_tests) = author::tests::read(dir, compiled, Clock::system().now_us());
-        found.extend(of_tests);
-    }
+    found.extend(match &loaded.compiled {
+        Some(compiled) => author::tests::read(dir, compiled, Clock::system().now_us()).1,
+        None => author::tests::mistakes(dir),
+    });
     let mut lines = Vec::new();
     if let Some(compiled) = &loaded.compiled
         && !found.iter().any(Diagnostic::is_error)

@@ -114,8 +114,13 @@ pub(super) fn guards(draft: &Draft, found: &[Diagnostic]) -> Vec<Option<Edit>> {
         .collect()
 }
 
-/// `principal has service` for `principal.service`, `a has "b"` for `a["b"]`.
+/// `principal has service` for `principal.service`, `a has "b"` for `a["b"]`, and
+/// `a.hasTag("b")` for `a.getTag("b")`.
 fn guard(access: &str) -> Option<String> {
+    if access.ends_with(')') {
+        let (of, tag) = access.rsplit_once(".getTag(")?;
+        return Some(format!("{of}.hasTag({tag}"));
+    }
     if let Some(inner) = access.strip_suffix(']') {
         let (of, attribute) = inner.rsplit_once('[')?;
         return Some(format!("{of} has {attribute}"));

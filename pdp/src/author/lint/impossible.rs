@@ -8,14 +8,13 @@
 //! Who is in which group changes from day to day, and by other hands: what only that makes
 //! impossible is told by the lint and holds nothing up, least of all that somebody leaves a group.
 
-use cedar_policy::EntityUid;
 use palisade_mesh::diagnostic::{Diagnostic, Location, Severity};
 
 use super::{Finding, Study, contradiction, mark};
 use crate::author::{
     codes,
     draft::Draft,
-    facts::{self, Claim, Fact},
+    facts::{self, Claim, Contradiction, Fact},
     files,
     kin::Kin,
     policies::Read,
@@ -24,10 +23,10 @@ use crate::author::{
 pub(super) fn look(study: &Study, findings: &mut Vec<Finding>) {
     for policy in &study.policies {
         let read = study.read(policy);
-        if let Some((first, second)) = &policy.contradiction
+        if let Some(contradiction) = &policy.contradiction
             && !read.may_be_impossible
         {
-            findings.push(told(read, first, second).into());
+            findings.push(told(read, contradiction).into());
         }
     }
 }
@@ -42,13 +41,13 @@ pub(in crate::author) fn refuse(draft: &Draft, found: &mut Vec<Diagnostic>) {
         let Some(read) = draft.parts.read.get(id).filter(|r| !r.may_be_impossible) else {
             continue;
         };
-        let Some((first, second)) = contradiction(policy, &vocabulary, &kin) else {
+        let Some(contradiction) = contradiction(policy, &vocabulary, &kin) else {
             continue;
         };
-        if by_groups(&first) || by_groups(&second) {
+        if contradiction.is_by_groups() {
             continue;
         }
-        let one = told(read, &first, &second);
+        let one = told(read, &contradiction);
         // One that the types alone make impossible was told by the compiler.
         let is_told = |d: &Diagnostic| d.code == one.code && d.message == one.message;
         if !found.iter().any(is_told) {
@@ -68,16 +67,8 @@ pub(super) fn strict(found: &mut [Diagnostic]) {
     impossible.for_each(|d| d.severity = Severity::Error);
 }
 
-/// Whether a fact is about a group, whose members are not for ever.
-fn by_groups(fact: &Fact) -> bool {
-    let is_group = |uid: &EntityUid| uid.type_name().to_string() == "Group";
-    match &fact.claim {
-        Claim::In(all) | Claim::NotIn(all) => all.iter().any(is_group),
-        _ => false,
-    }
-}
-
-fn told(read: &Read, first: &Fact, second: &Fact) -> Diagnostic {
+fn told(read: &Read, contradiction: &Contradiction) -> Diagnostic {
+    let Contradiction { first, second, .. } = contradiction;
     let at = |fact: &Fact| -> Location {
         match &fact.span {
             Some(span) => mark(&read.source, span),
@@ -92,11 +83,14 @@ fn told(read: &Read, first: &Fact, second: &Fact) -> Diagnostic {
         matches!(fact.claim, Claim::In(_) | Claim::NotIn(_))
             && matches!(fact.subject.as_str(), "principal" | "resource")
     };
-    let why = match of_entities(first) || of_entities(second) {
+    let mut why = match of_entities(first) || of_entities(second) {
         true => format!("; in this repository no {} is both", first.subject),
         false => String::new(),
     };
-    let severity = match by_groups(first) || by_groups(second) {
+    if contradiction.of_alternatives {
+        why.push_str("; nor can any of the other alternatives be");
+    }
+    let severity = match contradiction.is_by_groups() {
         true => Severity::Warning,
         false => Severity::Error,
     };

@@ -130,8 +130,29 @@ fn groups_know_their_members() {
         "entities/x.yaml",
         "groups:\n  a: {services: [shop/ordrs], groups: [b], workloads: [ns/shop/sa/nobody], users: [eve]}\n  b: {groups: [a]}\n  card-handlers: {}\n",
     );
+    let mut codes: Vec<_> = found.iter().map(|d| d.code.0).collect();
+    codes.sort_unstable();
+    assert_eq!(
+        codes,
+        [
+            codes::UNKNOWN_MEMBER,
+            codes::UNKNOWN_MEMBER,
+            codes::UNKNOWN_MEMBER,
+            codes::DECLARED_TWICE,
+            codes::GROUP_CYCLE,
+            codes::GROUP_CYCLE
+        ],
+        "{found:#?}"
+    );
+    // What a file that cannot be read declares is not told to be missing.
+    let lost = "groups: [a]\n";
+    let member = "groups:\n  b: {groups: [a]}\n";
+    let dir = copy();
+    write(dir.path(), "entities/x.yaml", lost);
+    write(dir.path(), "entities/y.yaml", member);
+    let found = load(dir.path()).diagnostics;
     let codes: Vec<_> = found.iter().map(|d| d.code.0).collect();
-    assert_eq!(codes, [codes::DECLARED_TWICE], "{found:#?}");
+    assert_eq!(codes, [codes::WRONG_KIND], "{found:#?}");
     let found = with(
         "entities/x.yaml",
         "groups:\n  a: {services: [shop/ordrs], groups: [b], workloads: [ns/shop/sa/nobody], users: [eve]}\n  b: {groups: [a]}\n",

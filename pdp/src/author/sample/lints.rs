@@ -177,6 +177,83 @@ fn an_impossible_policy_names_the_two_facts() {
         ),
         (
             web,
+            "action == Action::\"POST\"",
+            "context.http.method == \"GET\" || context.http.method == \"PUT\"",
+            "`action == Action::\"POST\"`",
+            "`context.http.method == \"GET\" || context.http.method == \"PUT\"`",
+        ),
+        (
+            web,
+            "action == Action::\"POST\"",
+            "context.http.method == \"GET\" && context.tls.mtls || context.time.hour > 23",
+            "`context.http.method == \"GET\"` (line 4)",
+            "nor can any of the other alternatives be",
+        ),
+        (
+            web,
+            "action",
+            "(if context.tls.mtls then context.time.hour > 23 else context.time.weekday == 9) && context.source.port == 1",
+            "`context.time.hour` is 0 to 23",
+            "nor can any of the other alternatives be",
+        ),
+        (
+            web,
+            "action in Action::\"http\"",
+            "(context.http.path == \"/a\" || context.http.path == \"/b\") && context.http.path like \"/c*\"",
+            "`context.http.path == \"/a\" || context.http.path == \"/b\"`",
+            "`context.http.path like \"/c*\"`",
+        ),
+        (
+            web,
+            "action in Action::\"http\"",
+            "!(context.http.path != \"/a\" && context.http.path != \"/b\") && context.http.path like \"/c*\"",
+            "context.http.path != \"/a\"",
+            "`context.http.path like \"/c*\"`",
+        ),
+        (
+            web,
+            "action",
+            "context.time.now > datetime(\"2027-01-01\") && context.time.now < datetime(\"2026-01-01\")",
+            "`context.time.now > datetime(\"2027-01-01\")`",
+            "`context.time.now < datetime(\"2026-01-01\")`",
+        ),
+        (
+            web,
+            "action",
+            "context.time.now.toTime() >= duration(\"18h\") && context.time.now.toTime() < duration(\"9h\")",
+            "duration(\"18h\")`",
+            "duration(\"9h\")`",
+        ),
+        (
+            web,
+            "action",
+            "context.source.ip.isInRange(ip(\"10.0.0.0/8\")) && context.source.ip.isInRange(ip(\"192.168.0.0/16\"))",
+            "ip(\"10.0.0.0/8\"))`",
+            "ip(\"192.168.0.0/16\"))`",
+        ),
+        (
+            web,
+            "action",
+            "context.source.ip == ip(\"10.0.0.7\") && !context.source.ip.isInRange(ip(\"10.0.0.0/8\"))",
+            "`context.source.ip == ip(\"10.0.0.7\")`",
+            "not `context.source.ip.isInRange",
+        ),
+        (
+            web,
+            "action == Action::\"orders:refund\"",
+            "context.http.path == \"/other\"",
+            "`action == Action::\"orders:refund\"`",
+            "`context.http.path == \"/other\"`",
+        ),
+        (
+            web,
+            "action == Action::\"orders:refund\"",
+            "context.http.path like \"/other/*\"",
+            "`action == Action::\"orders:refund\"`",
+            "`context.http.path like \"/other/*\"`",
+        ),
+        (
+            web,
             "action == Action::\"payments:charge\"",
             "true",
             "`resource in Service::\"demo.test/shop/orders\"`",
@@ -217,6 +294,33 @@ fn a_contradiction_of_types_names_the_two_facts() {
     );
 }
 
+/// So is one of the scope and a condition.
+#[test]
+fn a_contradiction_of_types_names_the_part_of_the_scope() {
+    for (scope, condition, first) in [
+        (
+            "principal is Workload, action, resource",
+            "principal is Unregistered",
+            "`principal is Workload`",
+        ),
+        (
+            "principal, action, resource is Operation",
+            "resource is Service",
+            "`resource is Operation`",
+        ),
+        (
+            "principal, action == Action::\"GET\", resource",
+            "action == Action::\"PUT\"",
+            "`action == Action::\"GET\"`",
+        ),
+    ] {
+        let text = format!("@id(\"x\")\npermit ({scope})\nwhen {{ {condition} }};");
+        let one = only(policy(&text), codes::IMPOSSIBLE, 2, 1);
+        let cause = format!("{first} and `{condition}` cannot both hold, by their types");
+        assert_eq!(one.cause, Some(cause));
+    }
+}
+
 /// No revision is made of a policy that can never match, whether types or the catalogue
 /// make it so; unless its author says that it is meant so. One that is there already
 /// is taken: a proxy goes on with what it was given.
@@ -231,6 +335,28 @@ fn no_revision_is_made_of_an_impossible_policy_unless_it_is_meant_so() {
         ("principal is User, action", "true"),
         ("principal, action", "context.time.hour > 23"),
         ("principal, action == Action::\"payments:charge\"", "true"),
+        (
+            "principal, action == Action::\"POST\"",
+            "context.http.method == \"GET\" || context.http.method == \"PUT\"",
+        ),
+        ("principal, action", "context.time.hour > 23 || false"),
+        (
+            "principal, action in Action::\"http\"",
+            "if context.http.headers has \"x-tenant\" then context.time.hour > 23 else false",
+        ),
+        // Members of a group rule it out as well, but not they alone.
+        (
+            "principal in Service::\"demo.test/shop/web\", action",
+            "principal in Group::\"card-handlers\" && context.time.hour > 23",
+        ),
+        (
+            "principal in Service::\"demo.test/shop/web\", action",
+            "principal in Group::\"card-handlers\" && (context.time.hour > 23 || context.time.hour < 0)",
+        ),
+        (
+            "principal, action",
+            "context.time.now > datetime(\"2027-01-01\") && context.time.now < datetime(\"2026-01-01\")",
+        ),
     ] {
         for effect in ["permit", "forbid"] {
             let text = format!(
@@ -279,6 +405,13 @@ fn what_can_be_is_no_contradiction() {
         "[\"GET\", \"PUT\"].contains(context.http.method) && context.http.method != \"GET\"",
         "principal has namespace && principal.namespace == Namespace::\"demo.test/shop\"",
         "if context.tls.mtls then context.http.path == \"/a\" else context.http.path == \"/b\"",
+        "(context.http.path == \"/a\" || context.http.path == \"/c/d\") && context.http.path like \"/c*\"",
+        "context.time.now > datetime(\"2026-01-01\") && context.time.now < datetime(\"2027-01-01\")",
+        "context.time.now.toTime() >= duration(\"9h\") && context.time.now.toTime() < duration(\"18h\")",
+        "context.time.now >= datetime(\"2026-01-01\") && context.time.now <= datetime(\"2026-01-01\")",
+        "context.source.ip.isInRange(ip(\"10.0.0.0/8\")) && context.source.ip.isInRange(ip(\"10.1.0.0/16\"))",
+        "context.source.ip.isInRange(ip(\"10.0.0.0/8\")) && context.source.ip != ip(\"10.0.0.7\")",
+        "context.source.ip.isInRange(ip(\"10.0.0.0/8\")) || context.source.ip.isInRange(ip(\"192.168.0.0/16\"))",
     ] {
         let text = format!(
             "@id(\"x\")\n@owner(\"a\")\npermit (principal is Workload, action in Action::\"http\", resource in Service::\"demo.test/shop/orders\")\nwhen {{ {condition} }};"
@@ -291,6 +424,30 @@ fn what_can_be_is_no_contradiction() {
             assert_eq!(told(rule, &text), [], "{condition}");
         }
     }
+}
+
+/// A path that an operation of the action has is no contradiction, nor is a pattern of such.
+#[test]
+fn an_action_goes_with_the_paths_of_its_operations() {
+    for test in [
+        "== \"/orders/42/refund\"",
+        "like \"/orders/4*\"",
+        "like \"*/refund\"",
+    ] {
+        let text = format!(
+            "@id(\"x\")\n@owner(\"a\")\npermit (principal, action == Action::\"orders:refund\", resource in Service::\"demo.test/shop/orders\")\nwhen {{ context.http.path {test} }};"
+        );
+        assert_eq!(told("impossible-policy", &text), [], "{test}");
+    }
+}
+
+/// Where only members of a group rule out one of the alternatives, it may be possible tomorrow.
+#[test]
+fn an_alternative_that_members_rule_out_holds_nothing_up() {
+    let text = "@id(\"x\")\n@owner(\"a\")\npermit (principal in Service::\"demo.test/shop/web\", action, resource in Service::\"demo.test/shop/orders\")\nwhen { context.time.hour > 23 || principal in Group::\"card-handlers\" };";
+    let found = told("impossible-policy", text);
+    assert!(matches!(&found[..], [one] if !one.is_error()), "{found:#?}");
+    assert!(policy(text).iter().all(|d| !d.is_error()));
 }
 
 /// A guard rail over a group that incidents fill is no mistake while it is empty.
@@ -395,6 +552,11 @@ fn a_guard_never_lets_more_through() {
             "forbid",
             format!("unless {{ {own} }}"),
             Some(format!("unless {{ {has} && {own} }}")),
+        ),
+        (
+            "permit",
+            "when { principal.getTag(\"a\") == \"b\" }".to_owned(),
+            Some("when { principal.hasTag(\"a\") && principal.getTag(\"a\") == \"b\" }".to_owned()),
         ),
         (
             "permit",

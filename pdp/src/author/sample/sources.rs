@@ -10,7 +10,7 @@ use crate::decide::{Outcome, Snapshot};
 const LEDGER: &str = "service: pay/ledger\noperations:\n  - { name: list, match: GET /entries }\n  - { name: book, match: POST /entries }\n";
 
 /// The sample, and a source `pay` in a folder of its own that may speak for `pay`.
-fn composed(files: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {
+pub(super) fn composed(files: &[(&str, &str)]) -> (tempfile::TempDir, Loaded) {
     let dir = copy();
     let settings = fs::read_to_string(dir.path().join("palisade.yaml")).unwrap();
     let sources = "sources:\n  pay: { namespaces: [pay], folder: teams/pay }\n";

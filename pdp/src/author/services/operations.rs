@@ -116,7 +116,7 @@ fn operation(
 ) -> Option<(Operation, Span)> {
     let fields = reader.fields(
         item,
-        "an operation",
+        super::OPERATION,
         &["name", "match", "action", "host", "audit"],
     )?;
     let name = match fields.get("name") {

@@ -53,7 +53,7 @@ const DECISIONS: &[(&str, Expected)] = &[("allow", Expected::Allow), ("deny", Ex
 /// Reads the tests of these files into cases.
 pub(super) fn read(
     sources: &[Source],
-    compiled: &Compiled,
+    compiled: Option<&Compiled>,
     cases: &mut Vec<Case>,
     found: &mut Vec<Diagnostic>,
 ) {
@@ -161,12 +161,13 @@ fn read_test(
     let reason = reason.map(|node| table::policies(node, "`reason`", worlds.compiled, reader));
     let errors = needed(fields, "num_errors", "\"num_errors\": 0", reader);
     let errors = errors.and_then(|node| count(node, reader));
+    let asking = asking(fields, test, reader);
     let world = match fields.get("entities") {
         Some(node) => Some(worlds.world(node, test.get("entities")?, reader)?),
         None => None,
     };
-    let asking = asking(fields, test, reader)?;
-    let asked = question(&asking, worlds.compiled);
+    let asking = asking?;
+    let asked = question(&asking, worlds.compiled?);
     let question = asked.map_err(|wrong| asking.report(wrong, reader)).ok()?;
     let request = format!("{} {}", asking.action.id().unescaped(), asking.resource);
     Some(Case {
@@ -263,7 +264,8 @@ fn asking<'t>(fields: Fields<'t>, test: &'t Json, reader: &mut Reader<'_>) -> Op
 /// The repository under the entities that tests bring, made once for all that bring the same.
 struct Worlds<'d> {
     documents: &'d BTreeMap<&'d str, (&'d Source, Json)>,
-    compiled: &'d Compiled,
+    /// The repository, where it compiles.
+    compiled: Option<&'d Compiled>,
     made: BTreeMap<String, Option<Arc<Compiled>>>,
 }
 
@@ -286,7 +288,7 @@ impl Worlds<'_> {
             }
             _ => (entities, String::new()),
         };
-        let compiled = self.compiled;
+        let compiled = self.compiled?;
         let made = self.made.entry(listed.to_string());
         let made = made.or_insert_with(|| {
             let read = Entities::from_json_value(listed.clone(), Some(&compiled.schema));

@@ -38,7 +38,8 @@ pub(super) struct Files<'c> {
     sources: Vec<Source>,
     read: BTreeMap<String, Option<Arc<Fixtures>>>,
     worlds: BTreeMap<String, Option<Arc<Compiled>>>,
-    pub(super) compiled: &'c Compiled,
+    /// The repository, where it compiles.
+    pub(super) compiled: Option<&'c Compiled>,
 }
 
 /// What one file defines.
@@ -55,7 +56,7 @@ pub(super) struct Fixtures {
 pub(super) struct Shared(Vec<Arc<Fixtures>>);
 
 impl<'c> Files<'c> {
-    pub(super) fn new(sources: Vec<Source>, compiled: &'c Compiled) -> Self {
+    pub(super) fn new(sources: Vec<Source>, compiled: Option<&'c Compiled>) -> Self {
         Self {
             sources,
             read: BTreeMap::new(),
@@ -130,7 +131,7 @@ impl<'c> Files<'c> {
             return None;
         };
         let key = format!("{}#{name}", fixtures.source.path);
-        let compiled = self.compiled;
+        let compiled = self.compiled?;
         self.worlds
             .entry(key)
             .or_insert_with(|| world(compiled, &fixtures.source, node, reader.found).map(Arc::new))

@@ -122,6 +122,10 @@ fn read_row(
     let (Some(expected), Some(base)) = (expected, base) else {
         return;
     };
+    // Who and what is named, and what comes of it, is a question to the whole repository.
+    let Some(compiled) = files.compiled else {
+        return;
+    };
     let callers = principals.iter().flat_map(|(name, span)| {
         let all = shared.principals(name).into_iter();
         all.map(move |caller| (*name, caller, span))
@@ -139,7 +143,7 @@ fn read_row(
                 on: on.map(str::to_owned),
                 ..base.clone()
             };
-            match question(&files.compiled.catalogue, &ask) {
+            match question(&compiled.catalogue, &ask) {
                 Ok(question) => cases.push(Case {
                     name: name
                         .clone()
@@ -219,16 +223,19 @@ fn one_or_more<'n>(
     all
 }
 
-/// The policies that a row names, under a key that is called `what`.
+/// The policies that a row names, under a key that is called `what`; whether there are such is
+/// asked of the repository, where it compiles.
 pub(super) fn policies(
     node: &Node,
     what: &str,
-    compiled: &Compiled,
+    compiled: Option<&Compiled>,
     reader: &mut Reader<'_>,
 ) -> BTreeSet<SmolStr> {
     let mut ids = BTreeSet::new();
     for (id, span) in reader.texts(node, what) {
-        if !compiled.info.contains_key(id) {
+        if let Some(compiled) = compiled
+            && !compiled.info.contains_key(id)
+        {
             let known = compiled.info.keys().map(SmolStr::as_str);
             let mut diagnostic =
                 Diagnostic::error(codes::TEST_POLICY, format!("there is no policy `{id}`"))

@@ -10,6 +10,7 @@ use smol_str::SmolStr;
 use super::{
     Body,
     clause::{Kind, name_of, snippet, written_unless},
+    literal::{Network, constructed},
     walk::{access_of, children},
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Node {
 pub(crate) enum Term {
     And(Vec<Node>),
     Bool(bool),
+    /// Milliseconds.
+    Duration(i64),
     /// The first contains the second.
     Contains(Box<[Node; 2]>),
     Entity(EntityUid),
@@ -49,12 +52,17 @@ pub(crate) enum Term {
     LessEq(Box<[Node; 2]>),
     Like(Box<Node>, Glob),
     Long(i64),
+    /// Milliseconds since the Unix epoch.
+    Moment(i64),
+    Network(Network),
     Not(Box<Node>),
     Or(Vec<Node>),
     /// A variable or an attribute below one, such as `context.http.path`.
     Path(String),
     Set(Vec<Node>),
     Text(SmolStr),
+    /// An address is in a range of them: `isInRange`.
+    Within(Box<[Node; 2]>),
     Other(Vec<Node>),
 }
 
@@ -95,13 +103,17 @@ impl Node {
             | Term::Equal(two)
             | Term::In(two)
             | Term::Less(two)
-            | Term::LessEq(two) => two.iter().collect(),
+            | Term::LessEq(two)
+            | Term::Within(two) => two.iter().collect(),
             Term::If(three) => three.iter().collect(),
             Term::Is(one, _) | Term::Like(one, _) | Term::Not(one) => vec![one],
             Term::Bool(_)
+            | Term::Duration(_)
             | Term::Entity(_)
             | Term::Has(_)
             | Term::Long(_)
+            | Term::Moment(_)
+            | Term::Network(_)
             | Term::Path(_)
             | Term::Text(_) => vec![],
         }
@@ -132,6 +144,15 @@ impl Glob {
     /// Whether every text matches.
     pub(crate) fn is_everything(&self) -> bool {
         !self.0.is_empty() && self.0.iter().all(is_wildcard)
+    }
+
+    /// The first character of it that is not ASCII.
+    pub(crate) fn foreign(&self) -> Option<char> {
+        let mut elems = self.0.iter();
+        elems.find_map(|elem| match elem {
+            PatternElem::Char(c) if !c.is_ascii() => Some(*c),
+            _ => None,
+        })
     }
 
     /// What every match begins with.
@@ -176,6 +197,9 @@ fn term(expr: &Expr) -> Term {
             false => Term::Path(name),
         };
     }
+    if let Some(literal) = constructed(expr) {
+        return literal;
+    }
     match expr.expr_kind() {
         ExprKind::Lit(Literal::Bool(b)) => Term::Bool(*b),
         ExprKind::Lit(Literal::Long(n)) => Term::Long(*n),
@@ -204,6 +228,12 @@ fn term(expr: &Expr) -> Term {
             Term::Is(Box::new(node(expr)), entity_type.to_string())
         }
         ExprKind::Set(items) => Term::Set(items.iter().map(node).collect()),
+        ExprKind::ExtensionFunctionApp { fn_name, args } => match args.as_slice() {
+            [one, range] if fn_name.to_string() == "isInRange" => {
+                Term::Within(Box::new([node(one), node(range)]))
+            }
+            _ => Term::Other(args.iter().map(node).collect()),
+        },
         _ => Term::Other(children(expr).into_iter().map(node).collect()),
     }
 }

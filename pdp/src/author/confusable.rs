@@ -1,0 +1,334 @@
+//! Characters that show one thing and are another (PLS1141).
+//!
+//! Reviews are of what is shown. A character that turns the direction of text (CVE-2021-42574),
+//! one that cannot be seen, a break of a line that is shown as none, a letter of another script in
+//! the middle of a word (Unicode
+//! Technical Standard 39, section 5), or a look-alike of `/` in a path: each of them makes a text
+//! that says something else than its reader sees. Cedar looks at the strings of conditions; here
+//! are comments, annotations, the other files, and their names.
+//!
+//! Whoever makes a revision is told. One that is in force stays: it was taken with these texts.
+
+use std::ops::Range;
+
+use palisade_mesh::{
+    diagnostic::{Diagnostic, Severity},
+    wire::policy::{Contribution, File},
+    yaml::{Source, Span},
+};
+use unicode_security::{mixed_script::AugmentedScriptSet, skeleton};
+
+use super::{
+    DIAGNOSTICS_MAX, codes, files,
+    yaml::{Node, Value, parse},
+};
+
+mod compared;
+mod strings;
+mod unseen;
+
+use unseen::Zone;
+
+/// Annotations and keys with sentences for people, which may name things of other scripts as
+/// they please.
+const PROSE: &[&str] = &["deny_message", "description", "name"];
+
+/// Keys of maps whose own keys are names that the author gives.
+const FREE: &[&str] = &["groups", "labels"];
+
+/// What is wrong with one place of a file.
+struct Doubt {
+    at: Range<usize>,
+    diagnostic: Diagnostic,
+    /// Whether people alone read what stands there.
+    in_prose: bool,
+}
+
+impl Doubt {
+    fn new(at: Range<usize>, diagnostic: Diagnostic) -> Self {
+        Self {
+            at,
+            diagnostic,
+            in_prose: false,
+        }
+    }
+}
+
+/// Looks through all texts and their names. Those that are ASCII cost one pass over their bytes.
+///
+/// What a source has in its comments and sentences keeps nobody else's changes from being in
+/// force: it is an error where the source itself is checked, and a warning here.
+pub(super) fn refuse(texts: &[File], sources: &[Contribution], found: &mut Vec<Diagnostic>) {
+    let is_plain = |file: &&File| file.path.is_ascii() && unseen::is_plain(&file.text);
+    for file in texts.iter().filter(|file| !is_plain(file)) {
+        let source = Source::new(file.path.as_str(), file.text.as_str());
+        let of_source = sources.iter().any(|contribution| {
+            let inside = file.path.strip_prefix(contribution.name.as_str());
+            inside.is_some_and(|inside| inside.starts_with('/'))
+        });
+        look_at(&source, of_source, found);
+    }
+}
+
+/// Looks through one text and its name, for what is not told yet.
+pub(super) fn look(source: &Source, found: &mut Vec<Diagnostic>) {
+    look_at(source, false, found);
+}
+
+fn look_at(source: &Source, of_source: bool, found: &mut Vec<Diagnostic>) {
+    if !source.path.is_ascii() {
+        found.extend(of_path(&source.path).map(|d| d.at(source.line(1))));
+    }
+    if unseen::is_plain(&source.text) {
+        return;
+    }
+    let mut doubts = match source.path.ends_with(".cedar") || source.path.ends_with(files::SCHEMA) {
+        true => of_cedar(source),
+        false => of_yaml(source),
+    };
+    for doubt in doubts.iter_mut().filter(|d| of_source && d.in_prose) {
+        doubt.diagnostic.severity = Severity::Warning;
+    }
+    tell(source, doubts, found);
+}
+
+fn of_cedar(source: &Source) -> Vec<Doubt> {
+    let strings::Parts { strings, comments } = strings::of(&source.text);
+    let zone = |s: &strings::Text<'_>| match s.annotation {
+        Some(name) if PROSE.contains(&name) => Zone::Prose,
+        None | Some("id") => Zone::Compared,
+        Some(_) => Zone::Name,
+    };
+    let comments = comments.into_iter().map(|at| (at, Zone::Prose));
+    let of_strings = strings.iter().map(|s| (s.span.clone(), zone(s)));
+    let mut doubts = hidden(source, comments.chain(of_strings).collect(), Zone::Compared);
+    let names = strings.iter().filter(|s| s.annotation.is_some());
+    let names = names.filter(|s| zone(s) != Zone::Prose);
+    doubts.extend(names.filter_map(|s| {
+        let text = source.text.get(s.span.clone())?;
+        mixed(&without_escapes(text), s.span.start)
+    }));
+    doubts.extend(compared::look(source, &strings));
+    doubts
+}
+
+/// What does not parse is told elsewhere, and with it what its parser takes for no text.
+fn of_yaml(source: &Source) -> Vec<Doubt> {
+    let scalars = scalars(source);
+    let zones = scalars
+        .iter()
+        .map(|(span, zone)| (span.start..span.start + span.len, *zone));
+    let mut doubts = hidden(source, zones.collect(), Zone::Prose);
+    let refused = |text: &str| text.chars().any(|c| c.is_ascii_control() && c != '\r');
+    doubts.retain(|d| !source.text.get(d.at.clone()).is_some_and(refused));
+    let names = scalars.iter().filter(|(_, zone)| *zone == Zone::Name);
+    doubts.extend(names.filter_map(|(span, _)| {
+        let text = source.slice(*span);
+        match text.starts_with('"') {
+            true => mixed(&without_escapes(text), span.start),
+            false => mixed(text, span.start),
+        }
+    }));
+    doubts
+}
+
+/// The same, with spaces in place of each `\` and the character after it, which is no letter.
+fn without_escapes(text: &str) -> String {
+    let mut escaped = false;
+    let plain = text.chars().map(|c| {
+        let is_part = escaped || c == '\\';
+        escaped = c == '\\' && !escaped;
+        if is_part && c.is_ascii() { ' ' } else { c }
+    });
+    plain.collect()
+}
+
+/// What is not seen in these parts of a text, and in the `rest` of it.
+fn hidden(source: &Source, mut zones: Vec<(Range<usize>, Zone)>, rest: Zone) -> Vec<Doubt> {
+    let text = &*source.text;
+    zones.sort_by_key(|(at, _)| at.start);
+    let mut doubts = Vec::new();
+    let mut from = 0;
+    for (at, zone) in zones {
+        if at.start < from {
+            continue;
+        }
+        doubts.extend(unseen::look(text, from..at.start, rest));
+        from = at.end;
+        doubts.extend(unseen::look(text, at, zone));
+    }
+    doubts.extend(unseen::look(text, from..text.len(), rest));
+    doubts
+}
+
+/// Tells what nothing at the same place was told of.
+fn tell(source: &Source, doubts: Vec<Doubt>, found: &mut Vec<Diagnostic>) {
+    for Doubt { at, diagnostic, .. } in doubts {
+        if found.len() > DIAGNOSTICS_MAX {
+            return;
+        }
+        let overlaps = |d: &Diagnostic| {
+            d.code.0 == codes::CONFUSABLE
+                && d.location.as_ref().is_some_and(|there| {
+                    there.file == source.path
+                        && there.offset < at.end
+                        && at.start < there.offset + there.len
+                })
+        };
+        if !found.iter().any(overlaps) {
+            found.push(diagnostic.at(source.span(Span::new(at.start, at.len()))));
+        }
+    }
+}
+
+/// What is wrong with the name of a file.
+fn of_path(path: &str) -> Option<Diagnostic> {
+    let unseen = unseen::look(path, 0..path.len(), Zone::Compared);
+    let doubt = unseen.into_iter().next().or_else(|| mixed(path, 0));
+    let mut diagnostic = match doubt {
+        Some(doubt) => doubt.diagnostic.help("give the file another name"),
+        None => {
+            // Signs of other scripts are in order, unless they divide names or are letters.
+            let misleads = |c: char, plain: char| {
+                "/.:\\".contains(plain) && !c.is_alphanumeric()
+                    || is_fullwidth(c) && plain.is_ascii_alphanumeric()
+            };
+            let mut all = path.chars().filter_map(|c| Some((c, lookalike(c)?)));
+            let (c, plain) = all.find(|(c, plain)| misleads(*c, *plain))?;
+            looks_like(c, plain)
+                .cause("two files that look the same would not be the same")
+                .help(format!("write `{plain}`"))
+        }
+    };
+    let shown: String = path.chars().map(escaped).collect();
+    diagnostic.message = format!("name of the file `{shown}`: {}", diagnostic.message);
+    Some(diagnostic)
+}
+
+/// The first word of `text` with letters of two scripts; `offset` is where the text begins.
+fn mixed(text: &str, offset: usize) -> Option<Doubt> {
+    if text.is_ascii() {
+        return None;
+    }
+    let mut from = 0;
+    while let Some(start) = text.get(from..)?.find(char::is_alphanumeric) {
+        let start = from + start;
+        let rest = text.get(start..)?;
+        let len = rest.find(|c: char| !c.is_alphanumeric());
+        let word = rest.get(..len.unwrap_or(rest.len()))?;
+        if let Some((at, c)) = odd_letter(word) {
+            let at = offset + start + at;
+            return Some(Doubt::new(at..at + c.len_utf8(), of_two_scripts(word, c)));
+        }
+        from = start + word.len();
+    }
+    None
+}
+
+/// The first letter of a word that is of another script than those before it. Latin letters
+/// among those of Chinese, Japanese and Korean are usual ("highly restrictive" in UTS 39).
+fn odd_letter(word: &str) -> Option<(usize, char)> {
+    if word.is_ascii() {
+        return None;
+    }
+    let latin = AugmentedScriptSet::from('a');
+    let (mut all, mut others) = (AugmentedScriptSet::default(), AugmentedScriptSet::default());
+    for (at, c) in word.char_indices() {
+        let own = AugmentedScriptSet::from(c);
+        all.intersect_with(own);
+        let mut shared = own;
+        shared.intersect_with(latin);
+        if shared.is_empty() {
+            others.intersect_with(own);
+        }
+        if all.is_empty() && !(others.hanb || others.jpan || others.kore) {
+            return Some((at, c));
+        }
+    }
+    None
+}
+
+fn of_two_scripts(word: &str, odd: char) -> Diagnostic {
+    Diagnostic::error(
+        codes::CONFUSABLE,
+        format!("`{word}` has letters of two scripts"),
+    )
+    .label(format!(
+        "{} is {}",
+        point(odd),
+        AugmentedScriptSet::from(odd)
+    ))
+    .cause("it looks like a word of one script and is another")
+    .help(
+        "type the word anew in one script; words of two scripts need a space or a `-` between them",
+    )
+}
+
+/// An ASCII character as wide as those of Chinese.
+fn is_fullwidth(c: char) -> bool {
+    matches!(c, '\u{ff01}'..='\u{ff5e}')
+}
+
+/// The ASCII character that `c` is taken for. Letters and digits that look like a mere stroke, ring
+/// or dot may be meant as any of several.
+fn lookalike(c: char) -> Option<char> {
+    if is_fullwidth(c) {
+        return char::from_u32(u32::from(c) - 0xfee0);
+    }
+    let mut buffer = [0; 4];
+    let mut shown = skeleton(c.encode_utf8(&mut buffer));
+    let first = shown.next().filter(|_| !c.is_ascii())?;
+    let is_vague = c.is_alphanumeric() && "lIO.'|".contains(first);
+    (first.is_ascii() && shown.next().is_none() && !is_vague).then_some(first)
+}
+
+fn looks_like(c: char, plain: char) -> Diagnostic {
+    Diagnostic::error(
+        codes::CONFUSABLE,
+        format!("`{c}` ({}) looks like `{plain}`", point(c)),
+    )
+}
+
+/// A character that cannot be mistaken for another: ASCII as it is, all else by its number.
+fn escaped(c: char) -> String {
+    match c.is_ascii() {
+        true => c.to_string(),
+        false => c.escape_unicode().to_string(),
+    }
+}
+
+/// A character by its number: `U+202E`.
+fn point(c: char) -> String {
+    format!("U+{:04X}", u32::from(c))
+}
+
+/// Where keys and values of a YAML file stand, and what they are for; nothing of one that does
+/// not parse, which is told elsewhere.
+fn scalars(source: &Source) -> Vec<(Span, Zone)> {
+    let mut spans = Vec::new();
+    if let Some(root) = parse(source, &mut Vec::new()) {
+        below(&root, false, &mut spans);
+    }
+    spans
+}
+
+/// `free` says that the keys of a map are names that its author gave.
+fn below(node: &Node, free: bool, spans: &mut Vec<(Span, Zone)>) {
+    match &node.value {
+        Value::Null => {}
+        Value::Scalar(_) => spans.push((node.span, Zone::Name)),
+        Value::List(items) => items.iter().for_each(|item| below(item, false, spans)),
+        Value::Map(entries) => {
+            for entry in entries {
+                let key = entry.key.as_str();
+                spans.push((entry.key_span, Zone::Name));
+                match &entry.value.value {
+                    Value::Scalar(_) if !free && PROSE.contains(&key) => {
+                        spans.push((entry.value.span, Zone::Prose));
+                    }
+                    _ => below(&entry.value, !free && FREE.contains(&key), spans),
+                }
+            }
+        }
+    }
+}
