@@ -23,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::{control::client::Mesh, render::screen};
 
+pub(crate) mod faithful;
 pub(crate) mod flips;
 pub(crate) mod frames;
 mod rows;

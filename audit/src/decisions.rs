@@ -50,6 +50,19 @@ impl Decisions {
         self.scan.end()
     }
 
+    /// How many decisions of this time were dropped because theirs was over; where only a part
+    /// of what one segment lacks is of this time, all of it is counted.
+    pub fn dropped(&self) -> u64 {
+        let lacking = self.log.lacking();
+        let dropped = lacking.iter().flat_map(|lacking| &lacking.dropped);
+        let of_then = dropped.filter(|dropped| {
+            dropped.class == "decision"
+                && dropped.first_us < self.window.to_us
+                && dropped.last_us >= self.window.from_us
+        });
+        of_then.map(|dropped| dropped.records).sum()
+    }
+
     /// Gives each leaf to `visit`, with its index, until that breaks; whether it did.
     /// Leaves that cannot be decoded are no decisions.
     ///

@@ -15,7 +15,7 @@ use palisade_mesh::{
     spiffe_id::SpiffeId,
     svid::Peer,
     wire::{
-        audit::{Ack, Batch, StreamId, ingest_server},
+        audit::{Ack, Batch, RevisionKept, RevisionName, RevisionPart, StreamId, ingest_server},
         record::{Record, record::Body},
     },
 };
@@ -32,6 +32,9 @@ use crate::{
 };
 
 mod acks;
+mod revisions;
+
+pub use revisions::{Keep, PART_LEN_MAX, Unkept};
 
 /// Most records in a batch.
 pub const BATCH_RECORDS_MAX: usize = 1024;
@@ -88,6 +91,7 @@ pub struct Ingest {
     clock: Clock,
     gate: Option<Arc<dyn Gate>>,
     doubt: Option<Arc<dyn Doubt>>,
+    keep: Option<Arc<dyn Keep>>,
 }
 
 /// Whoever knows which services a reporter is: it is shown every decision that enters,
@@ -115,6 +119,7 @@ impl Ingest {
             clock,
             gate: None,
             doubt: None,
+            keep: None,
         }
     }
 
@@ -129,6 +134,13 @@ impl Ingest {
     #[must_use]
     pub fn doubted(mut self, doubt: Arc<dyn Doubt>) -> Self {
         self.doubt = Some(doubt);
+        self
+    }
+
+    /// Has `keep` take the policy revisions that a PDP gives.
+    #[must_use]
+    pub fn keeping(mut self, keep: Arc<dyn Keep>) -> Self {
+        self.keep = Some(keep);
         self
     }
 
@@ -164,6 +176,14 @@ impl Ingest {
                 doubt.decision(&stream.reporter, &decision.service);
             }
         }
+    }
+
+    /// Who keeps revisions, if whoever asks may give them.
+    fn keeper<T>(&self, request: &Request<T>) -> Result<Arc<dyn Keep>, Status> {
+        let keep = self.keep.clone();
+        let keep = keep.ok_or_else(|| Status::unimplemented("no revisions are kept here"))?;
+        revisions::giver(&*keep, request)?;
+        Ok(keep)
     }
 
     /// Reads batches until the peer ends, misbehaves or runs out of identity.
@@ -260,6 +280,34 @@ impl ingest_server::Ingest for Ingest {
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
+
+    async fn has_revision(
+        &self,
+        request: Request<RevisionName>,
+    ) -> Result<Response<RevisionKept>, Status> {
+        let keep = self.keeper(&request)?;
+        let digest = revisions::digest(&request.into_inner().digest)?;
+        let kept = blocking(move || keep.has(&digest)).await?;
+        Ok(Response::new(RevisionKept { kept }))
+    }
+
+    async fn keep_revision(
+        &self,
+        request: Request<Streaming<RevisionPart>>,
+    ) -> Result<Response<RevisionKept>, Status> {
+        let keep = self.keeper(&request)?;
+        let (digest, bundle) = revisions::whole(request.into_inner()).await?;
+        blocking(move || keep.keep(&digest, &bundle)).await?;
+        Ok(Response::new(RevisionKept { kept: true }))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Unkept> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|e| Status::internal(format!("bug: {e}")))?;
+    done.map_err(Status::from)
 }
 
 fn refused(refusal: &Refused) -> Status {

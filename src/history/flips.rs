@@ -401,6 +401,14 @@ impl Lacks {
         self.causes.entry(cause).or_default().add(record);
     }
 
+    /// Counts those of which there is no record any more.
+    pub(crate) fn add_unnamed(&mut self, cause: &str, count: u64) {
+        if count > 0 {
+            self.count += count;
+            self.causes.entry(cause.to_owned()).or_default().count += count;
+        }
+    }
+
     /// The cause of most of them.
     pub(crate) fn largest(&self) -> Option<&str> {
         let largest = self.causes.iter().max_by_key(|(_, group)| group.count);

@@ -4,7 +4,7 @@ use anstyle::Style;
 use serde_json::Value;
 
 use super::{
-    BAD, DIM, GOOD, NAME, STRONG, WARN, count, json, line, next, paint, screen,
+    BAD, DIM, GOOD, NAME, STRONG, WARN, count, faithful, json, line, next, paint, screen,
     snippet::clean,
     summaries,
     table::{self, col},
@@ -305,8 +305,13 @@ fn print_field(key: &str, value: &Value) {
     line(&format!("  {key}  {shown}"));
 }
 
-/// Whether a verification found every signed byte as it was signed.
+/// Whether a verification found every signed byte as it was signed, and every decision as its
+/// policies say where these were made again.
 pub(crate) fn is_verified(report: &Value) -> bool {
+    is_signed(report) && report.get("replay").is_none_or(faithful::holds)
+}
+
+fn is_signed(report: &Value) -> bool {
     errors(report).next().is_none()
 }
 
@@ -348,7 +353,7 @@ pub(crate) fn print_verified(report: &Value) {
             "signed checkpoints"
         ),
     );
-    if is_verified(report) {
+    if is_signed(report) {
         line(&format!(
             "{}: {read}; every byte is as it was signed",
             paint(GOOD.bold(), "✓ verified")
@@ -369,7 +374,7 @@ pub(crate) fn print_verified(report: &Value) {
         }
     }
     if number("dropped") > 0 {
-        let why = match is_verified(report) {
+        let why = match is_signed(report) {
             true => " when their time was over, as signed records say",
             false => "",
         };
@@ -386,6 +391,9 @@ pub(crate) fn print_verified(report: &Value) {
         ));
     }
     print_streams(report);
+    if let Some(replay) = report.get("replay") {
+        faithful::print(replay);
+    }
 }
 
 fn print_finding(mark: &str, finding: &Value) {

@@ -16,14 +16,14 @@ use palisade_audit::{
     envelope::LEAF_LEN_MAX,
     holds::Holds,
     index::{self, BucketSpan, Cursor, Store, StoreError, TailEvent},
-    ingest::Ingest,
+    ingest::{Ingest, Keep},
     item::Item,
     local::LocalSink,
     log::{Log, LogError, LogOptions},
+    policies::Policies,
     privacy::Vault,
     query::{Limits, Query},
     row::Row,
-    verify::{self, VerifyOptions},
     watch::Watch,
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
@@ -56,6 +56,7 @@ mod deliver;
 mod facts;
 mod forward;
 mod holds;
+mod kept;
 mod needs;
 mod proof;
 mod reads;
@@ -65,12 +66,14 @@ mod schedules;
 mod source;
 mod subjects;
 mod sums;
+mod verifying;
 mod witness;
 mod witnesses;
 
 use alerts::Alerts;
 use deliver::Lost;
 use forward::Forward;
+use kept::KeptPolicies;
 use needs::Needs;
 use reads::{Begun, Reader, Reads};
 use retention::Retention;
@@ -82,6 +85,7 @@ pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiti
 pub(crate) use api::Access;
 pub use api::document;
 pub use holds::{AddHold, HoldList, ReleaseHold};
+pub(crate) use kept::whole;
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
@@ -90,6 +94,8 @@ pub(crate) use source::store_of;
 pub(crate) use subjects::nameless;
 pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation, Told};
 pub use sums::{Facets, Gaps, Timeline};
+pub use verifying::VerifyLog;
+pub(crate) use verifying::{document as verified, replayed};
 
 /// File of the legal holds, in the audit service's folder.
 const HOLDS: &str = "holds.json";
@@ -112,6 +118,7 @@ pub struct AuditRole {
     clock: Clock,
     reads: Reads,
     vault: Arc<Vault>,
+    kept: Arc<KeptPolicies>,
     holds: Arc<Holds>,
     /// Held by whoever changes holds or erases.
     orders: Arc<tokio::sync::Mutex<()>>,
@@ -173,6 +180,8 @@ impl AuditRole {
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
+        let pdp = config.trust_domain.role(Role::Pdp.as_str());
+        let kept = KeptPolicies::new(Policies::beside(&dir.join("log")), pdp);
         let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
         let reads = Reads::new(sink, reporter, config.demo, clock.clone());
         let mut lost = Vec::new();
@@ -199,6 +208,7 @@ impl AuditRole {
             log,
             store: Arc::new(store),
             vault,
+            kept: Arc::new(kept),
             holds: Arc::new(holds),
             orders: Arc::default(),
             address: None,
@@ -252,6 +262,7 @@ impl AuditRole {
         let service = Ingest::new(self.log.clone(), self.clock.clone())
             .guarded(gate.clone())
             .doubted(Arc::new(doubts))
+            .keeping(self.kept())
             .service();
         let _ = self.gate.set(gate);
         let served = tonic::transport::Server::builder()
@@ -262,6 +273,11 @@ impl AuditRole {
             );
         tokio::spawn(served);
         Ok(())
+    }
+
+    /// Who keeps the policy revisions of this mesh.
+    pub(super) fn kept(&self) -> Arc<dyn Keep> {
+        self.kept.clone()
     }
 
     /// Records what was lost before this start.
@@ -316,10 +332,11 @@ impl AuditRole {
     /// What the role answers on the local socket.
     pub(super) fn routes(&self) -> Router {
         let (of_search, of_tail, of_record) = (self.clone(), self.clone(), self.clone());
-        let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
+        let (of_status, of_check) = (self.clone(), self.clone());
         let (of_decisions, of_export) = (self.clone(), self.clone());
         self.sums()
             .merge(self.proofs())
+            .merge(self.verifying())
             .merge(self.reports())
             .merge(self.subjects())
             .merge(self.hold_routes())
@@ -366,12 +383,6 @@ impl AuditRole {
                         of_record.record(Reader::local(uid), id).await
                     },
                 ),
-            )
-            .route(
-                "/v1/audit/verify",
-                post(move |ConnectInfo(uid): ConnectInfo<PeerUid>| async move {
-                    of_verify.verify(Reader::local(uid)).await
-                }),
             )
             .route(
                 "/v1/audit/status",
@@ -527,18 +538,6 @@ impl AuditRole {
                 .map(|(_, row)| serde_json::to_value(row).unwrap_or_default())
                 .collect(),
         }))
-    }
-
-    async fn verify(self, reader: Reader) -> Answer<serde_json::Value> {
-        self.reads.note(&reader, "verify", "", 0).await?;
-        let dir = self.dir.join("log");
-        let report =
-            tokio::task::spawn_blocking(move || verify::verify(&dir, VerifyOptions::default()))
-                .await
-                .map_err(|e| Problem::from(broken(&e.to_string())))?;
-        serde_json::to_value(report)
-            .map(Json)
-            .map_err(|e| Problem::from(broken(&e.to_string())))
     }
 }
 

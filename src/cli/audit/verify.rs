@@ -6,17 +6,21 @@ use std::{
 };
 
 use palisade_audit::{
+    log::{Log, LogOptions, whose},
     note::Verifier,
+    query::Query,
     verify::{self, Progress, VerifyOptions, VerifyReport},
 };
-use palisade_mesh::diagnostic::Diagnostic;
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::Value;
 
 use super::proof;
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
+    history::faithful::Replayed,
     render::{self, Output, records, screen},
+    run::audit::{self, VerifyLog},
 };
 
 /// Arguments of `audit verify`.
@@ -29,6 +33,16 @@ pub(in crate::cli) struct Args {
     /// it the log is only found to agree with itself.
     #[arg(long)]
     key: Option<String>,
+    /// Make the recorded decisions again, each under the revision that it names, and compare: all of
+    /// them, or those that a query asks for. It takes longer than to read the log, by far.
+    #[arg(
+        long,
+        value_name = "QUERY",
+        num_args = 0..=1,
+        default_missing_value = "",
+        conflicts_with = "proof"
+    )]
+    replay: Option<String>,
     /// A proof that `audit proof` wrote; with --record and --key, and no mesh is asked.
     #[arg(
         long,
@@ -68,12 +82,19 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
             format!("there is no folder `{}` to verify", dir.display()),
         )
         .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
-        Some(dir) => serde_json::to_value(of_folder(&dir, key)).map_err(|e| {
-            Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
-        }),
+        Some(dir) => {
+            let report = of_folder(&dir, key);
+            let replayed = args.replay.map(|query| replay(&dir, &query));
+            audit::verified(&report, replayed)
+        }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
-            let report = mesh.post::<Value>("audit", "/v1/audit/verify", &()).await?;
+            let asked = VerifyLog {
+                replay: args.replay,
+            };
+            let report = mesh
+                .post::<Value>("audit", "/v1/audit/verify", &asked)
+                .await?;
             proof::is_under(&report, key.as_ref())?;
             Ok(report)
         }),
@@ -113,6 +134,25 @@ fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
         screen::progress("");
     }
     report
+}
+
+/// Makes decisions of the log in `dir` again.
+fn replay(dir: &Path, query: &str) -> Result<Replayed, Diagnostic> {
+    let query = Query::parse(query)?;
+    let clock = Clock::system();
+    let unread = |why: String| {
+        Diagnostic::error(
+            7809,
+            format!("the log in `{}` cannot be read", dir.display()),
+        )
+        .cause(why)
+    };
+    let options = LogOptions {
+        read_only: true,
+        ..LogOptions::new(whose(dir).map_err(|e| unread(e.to_string()))?)
+    };
+    let log = Log::open(dir, options, clock.clone()).map_err(|e| unread(e.to_string()))?;
+    audit::replayed(&log, dir, &query, clock.now_us())
 }
 
 /// How far it is: records, rate, and by the bytes of the segments the time that is left.

@@ -142,7 +142,7 @@ impl Stage {
         let evidence = self.evidence(&self.log.checkpoint());
         let attached = BTreeMap::from([(bundle(), b"texts".to_vec())]);
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap();
-        pack(report, &evidence, attached, most, now)
+        pack(report, &evidence, (attached, &|_| None), most, now)
     }
 
     /// Puts changed files together, with right sums, and signed by the log's own key.
@@ -355,7 +355,7 @@ async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for
     let evidence = stage.evidence(&stage.log.checkpoint());
     let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let named = pack(&report, &evidence, attached, RECORDS_MAX, now);
+    let named = pack(&report, &evidence, (attached, &|_| None), RECORDS_MAX, now);
     assert_eq!(code(named), 7827);
 
     let packed = stage.pack(&report, RECORDS_MAX).unwrap();

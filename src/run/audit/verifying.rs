@@ -1,0 +1,105 @@
+//! The check of the whole log, while it is being written.
+
+use std::path::Path;
+
+use axum::{Json, Router, extract::ConnectInfo, routing::post};
+use palisade_audit::{
+    log::Log,
+    policies::Policies,
+    query::{Limits, Query},
+    verify::{self, VerifyOptions, VerifyReport},
+};
+use palisade_mesh::diagnostic::Diagnostic;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{AuditRole, broken, reads::Reader};
+use crate::{
+    control::{api::Answer, server::PeerUid},
+    history::faithful::{self, Replayed},
+};
+
+/// What `audit verify` asks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct VerifyLog {
+    /// Which decisions are to be made again; all of them where it is empty, none where nothing
+    /// is said.
+    #[serde(default)]
+    pub replay: Option<String>,
+}
+
+impl AuditRole {
+    pub(super) fn verifying(&self) -> Router {
+        let role = self.clone();
+        Router::new().route(
+            "/v1/audit/verify",
+            post(
+                move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(asked): Json<VerifyLog>| async move {
+                    role.verify(Reader::local(uid), asked).await
+                },
+            ),
+        )
+    }
+
+    async fn verify(self, reader: Reader, asked: VerifyLog) -> Answer<Value> {
+        let query = match asked.replay.as_deref() {
+            None => None,
+            Some(text) => Some(self.asked(text)?),
+        };
+        let told = query.as_ref().map_or("", |query| query.text());
+        self.reads.note(&reader, "verify", told, 0).await?;
+        let role = self.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            let dir = role.dir.join("log");
+            let report = verify::verify(&dir, VerifyOptions::default());
+            let replayed = query.map(|query| {
+                let now_us = role.clock.now_us();
+                replayed(&role.log, &dir, &query, now_us)
+            });
+            document(&report, replayed)
+        });
+        Ok(Json(verified.await.map_err(|e| broken(&e.to_string()))??))
+    }
+}
+
+/// Makes decisions of the log in `dir` again: all, where the query says nothing.
+///
+/// # Errors
+/// When the log cannot be read, or the query asks for no list of records.
+pub(crate) fn replayed(
+    log: &Log,
+    dir: &Path,
+    query: &Query,
+    now_us: i64,
+) -> Result<Replayed, Diagnostic> {
+    let policies = Policies::beside(dir);
+    if query.text().trim().is_empty() {
+        return faithful::of_whole_log(log, &policies);
+    }
+    let query = crate::history::read(query.text())?;
+    let window = query.window(now_us, &Limits::default())?;
+    faithful::of_log(log, &policies, (&query, window)).map_err(|e| e.diagnostic())
+}
+
+/// A verification, with the decisions that were made again where that was asked for.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub(crate) fn document(
+    report: &VerifyReport,
+    replayed: Option<Result<Replayed, Diagnostic>>,
+) -> Result<Value, Diagnostic> {
+    let unwritten = |e: serde_json::Error| {
+        Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
+    };
+    let mut document = serde_json::to_value(report).map_err(unwritten)?;
+    let replay = match replayed {
+        None => return Ok(document),
+        Some(Ok(replayed)) => serde_json::to_value(replayed).map_err(unwritten)?,
+        Some(Err(why)) => json!({ "failed": why.to_string() }),
+    };
+    if let Value::Object(fields) = &mut document {
+        fields.insert("replay".to_owned(), replay);
+    }
+    Ok(document)
+}
