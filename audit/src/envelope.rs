@@ -132,6 +132,8 @@ pub(crate) fn attested(record: &[u8]) -> &[u8] {
     record.get(..len).unwrap_or(record)
 }
 
+/// Field number of a certificate issued, rotated or refused in `record.proto`.
+pub(crate) const CREDENTIAL: u32 = 21;
 /// Field number of a decision in `record.proto`.
 pub(crate) const DECISION: u32 = 16;
 /// Field number of an outcome in `record.proto`.

@@ -12,13 +12,17 @@ use std::path::Path;
 use crate::{log::stored::is_live, note::Verifier};
 
 mod ahead;
+mod certificates;
 mod pass;
 mod report;
 mod stored;
 mod streams;
 
 use pass::Pass;
-pub use report::{CheckpointReport, Finding, FindingKind, RecordName, StreamReport, VerifyReport};
+pub use report::{
+    CertificateReport, CertificatesReport, CheckpointReport, Finding, FindingKind, RecordName,
+    StreamReport, VerifyReport,
+};
 
 /// Findings named in a report; more are counted.
 pub const FINDINGS_MAX: usize = 1000;

@@ -391,8 +391,42 @@ pub(crate) fn print_verified(report: &Value) {
         ));
     }
     print_streams(report);
+    print_certificates(report);
     if let Some(replay) = report.get("replay") {
         faithful::print(replay);
+    }
+}
+
+/// Certificates that were issued and with which nothing was signed, by identity.
+fn print_certificates(report: &Value) {
+    let certificates = report.get("certificates");
+    let without = certificates.and_then(|c| c.get("without"));
+    let without = without.and_then(Value::as_array).into_iter().flatten();
+    let mut by_identity: Vec<(&str, usize, &str)> = Vec::new();
+    for one in without {
+        let (id, issued) = (text(one, "spiffe_id"), text(one, "issued"));
+        match by_identity.last_mut() {
+            Some((last, n, newest)) if *last == id => (*n, *newest) = (*n + 1, issued),
+            _ => by_identity.push((id, 1, issued)),
+        }
+    }
+    for (id, n, newest) in by_identity.iter().take(FINDINGS_SHOWN) {
+        let issued = count(*n, "certificate issued", "certificates issued");
+        line(&paint(
+            WARN,
+            format!(
+                "  ! {issued}, no records: {}, the last {}",
+                clean(id),
+                clean(newest)
+            ),
+        ));
+    }
+    let more = by_identity.len().saturating_sub(FINDINGS_SHOWN);
+    if more > 0 {
+        line(&paint(
+            WARN,
+            format!("  and those of {more} more identities"),
+        ));
     }
 }
 

@@ -81,6 +81,7 @@ pub(super) fn integrity(e: &Evidence<'_>) -> Sections {
     Ok(vec![
         integrity::statement(e)?,
         integrity::streams(e, ROWS_MAX)?,
+        integrity::certificates(e, ROWS_MAX)?,
         integrity::both_sides(e, ROWS_MAX)?,
         integrity::losses(e, ROWS_MAX)?,
         integrity::lifecycle(e, ROWS_MAX)?,

@@ -12,9 +12,10 @@ use palisade_mesh::diagnostic::Severity;
 use ulid::Ulid;
 
 use super::{
-    CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
-    VerifyReport,
+    CertificatesReport, CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS,
+    Progress, RecordName, VerifyReport,
     ahead::Ahead,
+    certificates::Certificates,
     stored::{self, about},
     streams::Streams,
 };
@@ -52,6 +53,7 @@ pub(super) struct Pass<'a> {
     suspect: Option<Finding>,
     tile: Option<(u64, Vec<Hash>)>,
     streams: Streams,
+    certificates: Certificates,
     /// Whether the last signed record closes the log.
     closed: bool,
     key: Option<Verifier>,
@@ -113,6 +115,7 @@ impl<'a> Pass<'a> {
                 findings: Vec::new(),
                 findings_more: 0,
                 streams: Vec::new(),
+                certificates: CertificatesReport::default(),
             },
             progress,
             tiles: Tiles::new(dir),
@@ -125,6 +128,7 @@ impl<'a> Pass<'a> {
             suspect: None,
             tile: None,
             streams: Streams::default(),
+            certificates: Certificates::default(),
             closed: false,
             key: None,
             index: 0,
@@ -143,6 +147,7 @@ impl<'a> Pass<'a> {
         let Some(key) = stored::key(&self.dir, given, &mut self.report.findings) else {
             return self.report;
         };
+        self.certificates.of(key.name());
         self.report.origin = key.name().into();
         self.report.key = key.to_string();
         self.key = Some(key.clone());
@@ -161,7 +166,11 @@ impl<'a> Pass<'a> {
             self.find(about(FindingKind::Segment, segment::DIR, e.to_string()));
         }
         self.progress();
-        self.report.streams = self.streams.report();
+        self.report.streams = std::mem::take(&mut self.streams).report();
+        let certificates = std::mem::take(&mut self.certificates);
+        let (certificates, foreign) = certificates.report(&self.report.streams);
+        self.report.certificates = certificates;
+        foreign.into_iter().for_each(|finding| self.find(finding));
         self.report
     }
 
@@ -460,6 +469,7 @@ impl<'a> Pass<'a> {
                     )
                 });
             }
+            self.certificates.dropped(record.class);
             if is_always_kept(record.class) {
                 let class = class_name(record.class);
                 let what = format!("a record of the class {class} is never dropped");
@@ -680,9 +690,18 @@ impl<'a> Pass<'a> {
                 ..at.finding(FindingKind::Dropped, what)
             });
         }
+        self.certificates.observe(at.leaf, envelope, &peek);
         // First what it says of the records before it, those of its own stream too.
         if peek.class == STREAM_HEADS {
-            for what in self.streams.heads(envelope, &peek) {
+            let (wrong, signer) = self.streams.heads(envelope, &peek);
+            if let Some(peer) = signer {
+                let first = || Finding {
+                    record: record_name(envelope),
+                    ..at.finding(FindingKind::Certificate, "")
+                };
+                self.certificates.signed(&peer, first);
+            }
+            for what in wrong {
                 self.find(Finding {
                     record: record_name(envelope),
                     ..at.finding(FindingKind::Heads, what)

@@ -37,6 +37,42 @@ pub struct VerifyReport {
     pub findings_more: u64,
     /// Every stream, by reporter, boot and worker.
     pub streams: Vec<StreamReport>,
+    /// What the authority has issued to workloads, against who has signed heads.
+    pub certificates: CertificatesReport,
+}
+
+/// Certificates of workloads, by what the authority recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CertificatesReport {
+    /// How many were issued.
+    pub issued: u64,
+    /// Of these, how many have signed heads of streams.
+    pub signed: u64,
+    /// How many are too new to tell.
+    pub settling: u64,
+    /// With how many nothing was signed: there are no records of who has them.
+    pub silent: u64,
+    /// These, by identity and time, at most [`super::FINDINGS_MAX`] of them.
+    pub without: Vec<CertificateReport>,
+    /// How many were not compared, because there were too many.
+    pub beyond: u64,
+}
+
+/// A certificate that was issued, and with which nothing was signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CertificateReport {
+    /// Whom it names.
+    pub spiffe_id: String,
+    /// Its serial number, hexadecimal.
+    pub serial: String,
+    /// Index in the log of the record that it was issued.
+    pub entry: u64,
+    /// When it was issued, RFC 3339.
+    pub issued: String,
+    /// When it ends, RFC 3339.
+    pub not_after: String,
+    /// Whether the same identity has signed with another certificate.
+    pub reports: bool,
 }
 
 impl VerifyReport {
@@ -106,6 +142,8 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
+    /// Heads of streams are signed with a certificate that the authority has not issued.
+    Certificate,
     /// A checkpoint cannot be read, is not signed, or contradicts another.
     Checkpoint,
     /// Records were dropped that no record of the log says were.
