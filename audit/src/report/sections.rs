@@ -11,6 +11,7 @@ use crate::{
 };
 
 pub(super) mod access;
+pub(super) mod beyond;
 pub(super) mod changes;
 pub(super) mod denials;
 pub(super) mod duty;
@@ -87,6 +88,9 @@ pub(super) fn integrity(e: &Evidence<'_>) -> Sections {
         integrity::lifecycle(e, ROWS_MAX)?,
         integrity::modes(e)?,
         integrity::clocks(e, ROWS_MAX)?,
+        beyond::offsets(e, ROWS_MAX)?,
+        beyond::index(e)?,
+        beyond::witnesses(e)?,
         integrity::fields(e)?,
         integrity::retention(e)?,
     ])

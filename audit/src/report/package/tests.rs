@@ -380,3 +380,60 @@ async fn what_the_log_signs_of_itself_is_its_own() {
     let package = Package::open(&packed, stage.log.verifier()).unwrap();
     assert_eq!(package.report, report);
 }
+
+/// The log without one of its records.
+struct Hiding(Log, u64);
+
+impl Source for Hiding {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        Whole(self.0.clone()).read(index)
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        let kept = (from..self.len()).filter(|index| *index != self.1);
+        Box::new(kept.map(|index| self.read(index)))
+    }
+
+    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// An index that has all is the same as the log, and one that lacks one record of the period is
+/// not, by its class; clocks and witnesses are told beside it.
+#[tokio::test]
+async fn an_index_that_lacks_a_record_is_told_from_the_log() {
+    let mut stage = stage().await;
+    let figure = |report: &Report, section: &str, label: &str| {
+        let section = report.sections.iter().find(|s| s.id == section).unwrap();
+        let figure = section.figures.iter().find(|f| f.label == label);
+        figure.unwrap().value.clone()
+    };
+    let (whole, _) = stage.made("integrity");
+    assert_eq!(figure(&whole, "index-and-log", "result"), "the same");
+    assert_eq!(figure(&whole, "index-and-log", "classes that differ"), "0");
+    let in_log = figure(&whole, "index-and-log", "records of the period in the log");
+    assert_eq!(in_log, whole.header.records.to_string());
+    // Its decisions were an hour and a minute old when they came; the log's own were new.
+    assert_eq!(
+        figure(&whole, "clock-offsets", "furthest apart, milliseconds"),
+        "60000"
+    );
+    assert_eq!(figure(&whole, "witnesses", "cosigned checkpoint"), "none");
+
+    let index = tempfile::tempdir().unwrap();
+    let hiding = Hiding(stage.log.clone(), stage.log.len() - 2);
+    stage.store = open_store(Arc::new(hiding), index.path());
+    stage.store.flush().await.unwrap();
+    let (lame, _) = stage.made("integrity");
+    assert_eq!(figure(&lame, "index-and-log", "result"), "NOT THE SAME");
+    assert_eq!(figure(&lame, "index-and-log", "classes that differ"), "1");
+    assert_eq!(
+        figure(&lame, "index-and-log", "records of the period in the log"),
+        in_log
+    );
+}
