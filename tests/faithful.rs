@@ -66,6 +66,13 @@ fn recorded_decisions_are_made_again_under_the_revisions_that_they_name() {
     let asked = home.json(&["audit", "verify", "--replay", "path:/orders/42 last:1h"]);
     same(&asked);
     assert!(number(&asked, "decisions") < number(&live, "decisions"));
+    // What an auditor took away a moment ago is continued.
+    let kept = home
+        .path("state/audit/log/checkpoint")
+        .display()
+        .to_string();
+    let said = home.says(&["audit", "verify", "--checkpoint", &kept], 0);
+    assert!(said.contains(&format!("continues {kept}")), "{said}");
     let without = home.json(&["audit", "verify"]);
     assert_eq!(without.get("replay"), None);
 

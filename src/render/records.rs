@@ -391,9 +391,29 @@ pub(crate) fn print_verified(report: &Value) {
         ));
     }
     print_streams(report);
+    print_earlier(report);
     print_certificates(report);
     if let Some(replay) = report.get("replay") {
         faithful::print(replay);
+    }
+}
+
+/// Checkpoints from before that the log continues; what it does not continue is a finding.
+fn print_earlier(report: &Value) {
+    let earlier = report.get("earlier").and_then(Value::as_array);
+    for one in earlier.into_iter().flatten() {
+        let size = one.get("size").and_then(Value::as_u64).unwrap_or_default();
+        let of = format!(
+            "{} ({}, signed {})",
+            clean(text(one, "name")),
+            count(size, "record", "records"),
+            clean(text(one, "time")),
+        );
+        match text(one, "standing") {
+            "continued" => line(&format!("  continues {of}")),
+            "not_compared" => line(&paint(WARN, format!("  ! not compared with {of}"))),
+            _ => {}
+        }
     }
 }
 

@@ -12,10 +12,11 @@ use palisade_mesh::diagnostic::Severity;
 use ulid::Ulid;
 
 use super::{
-    CertificatesReport, CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS,
-    Progress, RecordName, VerifyReport,
+    CertificatesReport, CheckpointReport, Earlier, FINDINGS_MAX, Finding, FindingKind,
+    PROGRESS_RECORDS, Progress, RecordName, VerifyReport,
     ahead::Ahead,
     certificates::Certificates,
+    earlier::Kept,
     stored::{self, about},
     streams::Streams,
 };
@@ -41,7 +42,7 @@ pub(super) struct Pass<'a> {
     /// Number of signed records.
     signed: u64,
     /// Stored checkpoints that were not reached yet, by size.
-    ahead: VecDeque<Checkpoint>,
+    ahead: VecDeque<Awaited>,
     tree: Tree,
     /// Leaves below this are known to be as they were signed.
     good: u64,
@@ -54,6 +55,7 @@ pub(super) struct Pass<'a> {
     tile: Option<(u64, Vec<Hash>)>,
     streams: Streams,
     certificates: Certificates,
+    earlier: Kept,
     /// Whether the last signed record closes the log.
     closed: bool,
     key: Option<Verifier>,
@@ -68,6 +70,13 @@ pub(super) struct Pass<'a> {
     /// What records of the log say that they lack.
     told: Told,
     bytes_total: u64,
+}
+
+/// A checkpoint that the log has not reached yet.
+struct Awaited {
+    checkpoint: Checkpoint,
+    /// Its place among those from before, if it is one of these.
+    earlier: Option<usize>,
 }
 
 /// A segment that is read on when more is signed.
@@ -112,6 +121,7 @@ impl<'a> Pass<'a> {
                 dropped: 0,
                 bytes: 0,
                 unsigned: 0,
+                earlier: Vec::new(),
                 findings: Vec::new(),
                 findings_more: 0,
                 streams: Vec::new(),
@@ -129,6 +139,7 @@ impl<'a> Pass<'a> {
             tile: None,
             streams: Streams::default(),
             certificates: Certificates::default(),
+            earlier: Kept::default(),
             closed: false,
             key: None,
             index: 0,
@@ -141,7 +152,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Verifies with the `given` key, or the one stored with the log.
-    pub(super) fn run(mut self, given: Option<Verifier>) -> VerifyReport {
+    pub(super) fn run(mut self, given: Option<Verifier>, earlier: &[Earlier]) -> VerifyReport {
         self.report.key_given = given.is_some();
         self.report.live = is_live(&self.dir);
         let Some(key) = stored::key(&self.dir, given, &mut self.report.findings) else {
@@ -153,7 +164,6 @@ impl<'a> Pass<'a> {
         self.key = Some(key.clone());
         let live = self.report.live;
         let (latest, all) = stored::checkpoints(&self.dir, &key, live, &mut self.report.findings);
-        self.ahead = all.into();
         if let Some(latest) = &latest {
             self.signed = latest.size;
             self.report.checkpoint = Some(CheckpointReport {
@@ -162,6 +172,10 @@ impl<'a> Pass<'a> {
                 time: latest.time,
             });
         }
+        let (kept, reached, findings) = Kept::open(earlier, &key, self.signed);
+        self.earlier = kept;
+        findings.into_iter().for_each(|finding| self.find(finding));
+        self.await_all(all, reached);
         if let Err(e) = self.segments(&key) {
             self.find(about(FindingKind::Segment, segment::DIR, e.to_string()));
         }
@@ -170,8 +184,24 @@ impl<'a> Pass<'a> {
         let certificates = std::mem::take(&mut self.certificates);
         let (certificates, foreign) = certificates.report(&self.report.streams);
         self.report.certificates = certificates;
+        self.report.earlier = std::mem::take(&mut self.earlier).report();
         foreign.into_iter().for_each(|finding| self.find(finding));
         self.report
+    }
+
+    /// Awaits these, by size: the log's own before those that are compared with it.
+    fn await_all(&mut self, own: Vec<Checkpoint>, earlier: Vec<(usize, Checkpoint)>) {
+        let own = own.into_iter().map(|checkpoint| Awaited {
+            checkpoint,
+            earlier: None,
+        });
+        let earlier = earlier.into_iter().map(|(n, checkpoint)| Awaited {
+            checkpoint,
+            earlier: Some(n),
+        });
+        let mut all: Vec<Awaited> = earlier.chain(own).collect();
+        all.sort_by_key(|awaited| awaited.checkpoint.size);
+        self.ahead = all.into();
     }
 
     fn segments(&mut self, key: &Verifier) -> io::Result<()> {
@@ -262,7 +292,10 @@ impl<'a> Pass<'a> {
         });
         // The last of the tiles may have been a part of one.
         self.tile = None;
-        self.ahead.push_back(latest);
+        self.ahead.push_back(Awaited {
+            checkpoint: latest,
+            earlier: None,
+        });
         true
     }
 
@@ -622,17 +655,26 @@ impl<'a> Pass<'a> {
 
     /// Compares the tree with the checkpoints that are of its size.
     fn roots(&mut self) {
-        while let Some(checkpoint) = self.ahead.front()
+        while let Some(Awaited {
+            checkpoint,
+            earlier,
+        }) = self.ahead.front()
             && checkpoint.size <= self.tree.size()
         {
-            let (size, root) = (checkpoint.size, checkpoint.root);
+            let (size, root, earlier) = (checkpoint.size, checkpoint.root, *earlier);
             self.ahead.pop_front();
             if self.broken || size != self.tree.size() {
                 continue;
             }
-            self.report.checkpoints += 1;
             let computed = self.tree.root();
+            if let Some(n) = earlier {
+                self.earlier.met(n, computed);
+                continue;
+            }
+            self.report.checkpoints += 1;
             if root == computed {
+                let split = self.earlier.settle();
+                split.into_iter().for_each(|finding| self.find(finding));
                 self.good = size;
                 self.damaged = false;
                 if let Some(suspect) = self.suspect.take() {

@@ -3,6 +3,7 @@
 use palisade_mesh::diagnostic::Severity;
 use serde::{Serialize, Serializer};
 
+use super::EarlierReport;
 use crate::stream::Range;
 
 /// The result of verifying a log.
@@ -31,6 +32,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Records above the checkpoint: kept, not signed yet.
     pub unsigned: u64,
+    /// What it is to the checkpoints from before that were given.
+    pub earlier: Vec<EarlierReport>,
     /// What is wrong, in the order of the log.
     pub findings: Vec<Finding>,
     /// Findings beyond [`super::FINDINGS_MAX`].
@@ -162,8 +165,12 @@ pub enum FindingKind {
     Record,
     /// The tree has another root than was signed, and nothing tells which record.
     Root,
+    /// The log is shorter than somebody's checkpoint from before.
+    RolledBack,
     /// A segment is missing, misplaced, too short or unreadable.
     Segment,
+    /// The key of the log has signed two histories.
+    SplitView,
     /// An interrupted write above the checkpoint; the next start cuts it off.
     Tail,
     /// A tile contradicts the log; the log agrees with its signatures.

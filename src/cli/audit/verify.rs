@@ -1,15 +1,17 @@
 //! `palisade audit verify`: is the log, or one record of it, what was signed?
 
 use std::{
+    fs,
+    io::Read as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use palisade_audit::{
     log::{Log, LogOptions, whose},
-    note::Verifier,
+    note::{NOTE_LEN_MAX, Verifier},
     query::Query,
-    verify::{self, Progress, VerifyOptions, VerifyReport},
+    verify::{self, Earlier, Progress, VerifyOptions, VerifyReport},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::Value;
@@ -33,6 +35,10 @@ pub(in crate::cli) struct Args {
     /// it the log is only found to agree with itself.
     #[arg(long)]
     key: Option<String>,
+    /// A checkpoint of the log from before (a signed note), which the log must continue; may be
+    /// given several times.
+    #[arg(long = "checkpoint", value_name = "FILE", conflicts_with = "proof")]
+    checkpoints: Vec<PathBuf>,
     /// Make the recorded decisions again, each under the revision that it names, and compare: all of
     /// them, or those that a query asks for. It takes longer than to read the log, by far.
     #[arg(
@@ -76,6 +82,10 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
         Ok(key) => key,
         Err(diagnostic) => return render::failed(context.output, &diagnostic),
     };
+    let asked = match asked(&args) {
+        Ok(asked) => asked,
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
     let report = match args.dir {
         Some(dir) if !dir.is_dir() => Err(Diagnostic::error(
             7208,
@@ -83,15 +93,12 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
         )
         .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
         Some(dir) => {
-            let report = of_folder(&dir, key);
-            let replayed = args.replay.map(|query| replay(&dir, &query));
+            let report = of_folder(&dir, key, asked.earlier());
+            let replayed = asked.replay.map(|query| replay(&dir, &query));
             audit::verified(&report, replayed)
         }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
-            let asked = VerifyLog {
-                replay: args.replay,
-            };
             let report = mesh
                 .post::<Value>("audit", "/v1/audit/verify", &asked)
                 .await?;
@@ -116,7 +123,7 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
 }
 
 /// Verifies a folder; a terminal hears how far that is.
-fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
+fn of_folder(dir: &Path, key: Option<Verifier>, earlier: Vec<Earlier>) -> VerifyReport {
     let begun = Instant::now();
     let mut tell = |progress| screen::progress(&said(progress, begun.elapsed()));
     let shown = screen::tells_progress();
@@ -124,6 +131,7 @@ fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
         dir,
         VerifyOptions {
             key,
+            earlier,
             progress: match shown {
                 true => Some(&mut tell),
                 false => None,
@@ -134,6 +142,34 @@ fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
         screen::progress("");
     }
     report
+}
+
+/// What is asked, with the checkpoints from before.
+fn asked(args: &Args) -> Result<VerifyLog, Diagnostic> {
+    let read = |file: &PathBuf| {
+        let unread = |cause: String| {
+            Diagnostic::error(7213, format!("`{}` is no checkpoint", file.display()))
+                .cause(cause)
+                .help("name a signed note, such as a copy of `checkpoint` in the folder of a log")
+        };
+        let mut note = String::new();
+        let opened = fs::File::open(file).map_err(|e| unread(e.to_string()))?;
+        let most = u64::try_from(NOTE_LEN_MAX).unwrap_or(u64::MAX);
+        let read = opened.take(most + 1).read_to_string(&mut note);
+        read.map_err(|e| unread(e.to_string()))?;
+        match note.len() > NOTE_LEN_MAX {
+            true => Err(unread(format!("it has more than {NOTE_LEN_MAX} bytes"))),
+            false => Ok((file.display().to_string(), note)),
+        }
+    };
+    Ok(VerifyLog {
+        replay: args.replay.clone(),
+        earlier: args
+            .checkpoints
+            .iter()
+            .map(read)
+            .collect::<Result<_, _>>()?,
+    })
 }
 
 /// Makes decisions of the log in `dir` again.

@@ -7,7 +7,7 @@ use palisade_audit::{
     log::Log,
     policies::Policies,
     query::{Limits, Query},
-    verify::{self, VerifyOptions, VerifyReport},
+    verify::{self, Earlier, VerifyOptions, VerifyReport},
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,22 @@ pub struct VerifyLog {
     /// is said.
     #[serde(default)]
     pub replay: Option<String>,
+    /// Checkpoints from before: name and signed note.
+    #[serde(default)]
+    pub earlier: Vec<(String, String)>,
+}
+
+impl VerifyLog {
+    /// The checkpoints from before, as a verification takes them.
+    pub(crate) fn earlier(&self) -> Vec<Earlier> {
+        let given = self.earlier.iter();
+        given
+            .map(|(name, note)| Earlier {
+                name: name.clone(),
+                note: note.clone(),
+            })
+            .collect()
+    }
 }
 
 impl AuditRole {
@@ -51,7 +67,13 @@ impl AuditRole {
         let role = self.clone();
         let verified = tokio::task::spawn_blocking(move || {
             let dir = role.dir.join("log");
-            let report = verify::verify(&dir, VerifyOptions::default());
+            let report = verify::verify(
+                &dir,
+                VerifyOptions {
+                    earlier: asked.earlier(),
+                    ..VerifyOptions::default()
+                },
+            );
             let replayed = query.map(|query| {
                 let now_us = role.clock.now_us();
                 replayed(&role.log, &dir, &query, now_us)
