@@ -91,6 +91,7 @@ fn a_log_continues_what_an_auditor_kept_or_is_named() {
         findings.iter().all(|f| f["kind"] == "record"),
         "{findings:?}"
     );
+    fs::write(&segment, whole).unwrap();
 
     // Another log's is none of this one, and no checkpoint is none of anybody.
     let stranger = home.path("stranger");
