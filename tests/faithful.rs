@@ -76,6 +76,27 @@ fn recorded_decisions_are_made_again_under_the_revisions_that_they_name() {
     let without = home.json(&["audit", "verify"]);
     assert_eq!(without.get("replay"), None);
 
+    // A PDP that has forgotten all explains what was decided by what is kept with the log.
+    let query = "decision:allow path:/orders/42 last:1h";
+    let rows = wait_for("the allowed request", LIMIT, || home.rows(query));
+    let allowed = rows[0]["id"].as_str().unwrap();
+    mesh.end("pdp");
+    fs::remove_dir_all(home.path("state/pdp")).unwrap();
+    mesh.start("pdp");
+    let why = wait_for("an explanation", LIMIT, || {
+        let output = home.run(&["why", allowed, "-o", "json"]);
+        serde_json::from_slice::<Value>(&output.stdout)
+            .ok()
+            .filter(|why| why.get("exact").is_some())
+    });
+    assert_eq!(why["exact"], true, "{why:#}");
+    let present = home.json(&["why", allowed, "--policies", "policies"]);
+    assert_eq!(present["exact"], false);
+    assert_ne!(
+        why["explanation"]["verdict"],
+        present["explanation"]["verdict"]
+    );
+
     for role in ["proxy-web", "proxy-orders", "pdp", "agent", "audit", "ca"] {
         mesh.end(role);
     }

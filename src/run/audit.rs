@@ -85,7 +85,7 @@ pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiti
 pub(crate) use api::Access;
 pub use api::document;
 pub use holds::{AddHold, HoldList, ReleaseHold};
-pub(crate) use kept::whole;
+pub(crate) use kept::{AskRevision, KEPT_ROUTE, whole};
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
@@ -337,6 +337,7 @@ impl AuditRole {
         self.sums()
             .merge(self.proofs())
             .merge(self.verifying())
+            .merge(self.kept_routes())
             .merge(self.reports())
             .merge(self.subjects())
             .merge(self.hold_routes())

@@ -3,14 +3,19 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use axum::{Json, Router, response::IntoResponse as _, routing::post};
 use bytes::Bytes;
 use palisade_audit::{
     ingest::{Keep, Unkept},
     merkle::Hash,
     policies::Policies,
 };
-use palisade_mesh::spiffe_id::SpiffeId;
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, spiffe_id::SpiffeId};
 use palisade_pdp::bundle;
+use serde::{Deserialize, Serialize};
+
+use super::{AuditRole, broken};
+use crate::control::api::Problem;
 
 /// Keeps the revisions of one PDP.
 pub(in crate::run) struct KeptPolicies {
@@ -27,6 +32,46 @@ impl KeptPolicies {
             pdp,
             writing: Mutex::new(()),
         }
+    }
+}
+
+/// Where the local socket gives a revision that is kept.
+pub(crate) const KEPT_ROUTE: &str = "/v1/audit/revision";
+
+/// Which revision is asked for.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AskRevision {
+    /// Digest, hexadecimal.
+    pub(crate) digest: String,
+}
+
+impl AuditRole {
+    pub(super) fn kept_routes(&self) -> Router {
+        let kept = self.kept.clone();
+        Router::new().route(
+            KEPT_ROUTE,
+            post(move |Json(asked): Json<AskRevision>| async move {
+                let read = tokio::task::spawn_blocking(move || kept.bundle(&asked.digest)).await;
+                match read {
+                    Ok(Ok(bundle)) => bundle.into_response(),
+                    Ok(Err(told)) => Problem::from(told).into_response(),
+                    Err(e) => Problem::from(broken(&e.to_string())).into_response(),
+                }
+            }),
+        )
+    }
+}
+
+impl KeptPolicies {
+    /// The bundle of a revision; nothing where it is not kept, or is not what its digest says.
+    fn bundle(&self, digest: &str) -> Result<Vec<u8>, Diagnostic> {
+        let Some(digest) = Digest::from_hex(digest) else {
+            return Ok(Vec::new());
+        };
+        let read = self.policies.read(&digest.0);
+        let bundle = read.map_err(|e| broken(&e.to_string()))?;
+        let is_it = |bundle: &Vec<u8>| whole(&digest.0, bundle.clone().into()).is_ok();
+        Ok(bundle.filter(is_it).unwrap_or_default())
     }
 }
 
