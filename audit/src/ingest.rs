@@ -178,11 +178,21 @@ impl Ingest {
         }
     }
 
+    /// Asks the gate, where there is one, about a peer.
+    fn admit(&self, peer: &SpiffeId) -> Result<(), Status> {
+        let Some(gate) = &self.gate else {
+            return Ok(());
+        };
+        let asked = gate.ask(&Link::new(peer, LinkAction::Push));
+        asked.map_err(|refused| Status::permission_denied(refused.to_string()))
+    }
+
     /// Who keeps revisions, if whoever asks may give them.
     fn keeper<T>(&self, request: &Request<T>) -> Result<Arc<dyn Keep>, Status> {
         let keep = self.keep.clone();
         let keep = keep.ok_or_else(|| Status::unimplemented("no revisions are kept here"))?;
-        revisions::giver(&*keep, request)?;
+        let peer = revisions::giver(&*keep, request)?;
+        self.admit(peer)?;
         Ok(keep)
     }
 
@@ -256,10 +266,7 @@ impl ingest_server::Ingest for Ingest {
             .get::<Peer>()
             .cloned()
             .ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
-        if let Some(gate) = &self.gate {
-            let asked = gate.ask(&Link::new(&peer.id, LinkAction::Push));
-            asked.map_err(|refused| Status::permission_denied(refused.to_string()))?;
-        }
+        self.admit(&peer.id)?;
         let (acks, answers) = mpsc::channel(ACKS_WAITING);
         let (in_flight, receipts) = mpsc::channel(IN_FLIGHT_BATCHES);
         let checkpoints = self.log.subscribe_checkpoints();

@@ -47,13 +47,16 @@ impl From<Unkept> for Status {
 }
 
 /// Who asks, if they may give revisions.
-pub(super) fn giver<T>(keep: &dyn Keep, request: &Request<T>) -> Result<(), Status> {
+pub(super) fn giver<'r, T>(
+    keep: &dyn Keep,
+    request: &'r Request<T>,
+) -> Result<&'r SpiffeId, Status> {
     let peer = request
         .extensions()
         .get::<Peer>()
         .ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
     match keep.takes_from(&peer.id) {
-        true => Ok(()),
+        true => Ok(&peer.id),
         false => Err(Status::permission_denied(
             "policy revisions are taken from the PDP alone",
         )),
