@@ -213,6 +213,18 @@ fn certificates_are_held_against_who_signs() {
     let findings = report["findings"].as_array().unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0]["kind"], "certificate");
+
+    // A serial number that was issued, to somebody else.
+    let borrowed = home.path("borrowed");
+    written_later(&log, &borrowed, |issued| {
+        if issued.spiffe_id == web {
+            issued.spiffe_id = "spiffe://demo.test/ns/shop/sa/other".to_owned();
+        }
+    });
+    let dir = borrowed.display().to_string();
+    let said = home.says(&["audit", "verify", "--dir", &dir], 8);
+    let named = format!("heads of {web} are signed with");
+    assert!(said.contains(&named), "{said}");
 }
 
 /// A proxy of `reports` whose records go nowhere.

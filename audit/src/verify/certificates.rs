@@ -30,12 +30,16 @@ const SETTLE_US: i64 = 60_000_000;
 /// The authority's word for a certificate that it has issued.
 const ISSUED: &str = "issued";
 
-/// What was issued and what has signed, by serial number.
+/// Whose certificate, and its serial number: numbers are public, and anybody can make a
+/// certificate with one of somebody else's.
+type Key = (String, Box<[u8]>);
+
+/// What was issued and what has signed.
 #[derive(Default)]
 pub(super) struct Certificates {
     authority: Option<SpiffeId>,
-    issued: HashMap<Box<[u8]>, Issued>,
-    signers: HashMap<Box<[u8]>, Signer>,
+    issued: HashMap<Key, Issued>,
+    signers: HashMap<Key, Signer>,
     beyond: u64,
     /// Event times of the first and the last record of the authority.
     heard: Option<(i64, i64)>,
@@ -45,7 +49,6 @@ pub(super) struct Certificates {
 }
 
 struct Issued {
-    spiffe_id: String,
     leaf: u64,
     time_us: i64,
     received_us: i64,
@@ -53,7 +56,6 @@ struct Issued {
 }
 
 struct Signer {
-    spiffe_id: String,
     not_before_s: i64,
     /// The first heads with it, as a finding about them.
     first: Finding,
@@ -97,26 +99,27 @@ impl Certificates {
             return;
         }
         let issued = Issued {
-            spiffe_id: credential.spiffe_id,
             leaf,
             time_us: peek.time_us,
             received_us: envelope.received_us,
             not_after_s: credential.not_after_s,
         };
-        self.issued.insert(credential.serial.into(), issued);
+        let key = (credential.spiffe_id, credential.serial.into());
+        // The first record of it says when it had to be heard of.
+        self.issued.entry(key).or_insert(issued);
     }
 
     /// Notes who has signed heads, which `first` is about if they are the first.
     pub(super) fn signed(&mut self, peer: &Peer, first: impl FnOnce() -> Finding) {
-        if self.signers.len() >= COMPARED_MAX || self.signers.contains_key(&*peer.serial) {
+        let key = (peer.id.to_string(), Box::from(&*peer.serial));
+        if self.signers.len() >= COMPARED_MAX || self.signers.contains_key(&key) {
             return;
         }
         let signer = Signer {
-            spiffe_id: peer.id.to_string(),
             not_before_s: peer.not_before_s,
             first: first(),
         };
-        self.signers.insert((*peer.serial).into(), signer);
+        self.signers.insert(key, signer);
     }
 
     /// What there is to say, and heads by certificates that were never issued.
@@ -126,31 +129,29 @@ impl Certificates {
             beyond: self.beyond,
             ..CertificatesReport::default()
         };
-        let reporting: std::collections::HashSet<&str> = self
-            .signers
-            .values()
-            .map(|s| s.spiffe_id.as_str())
-            .collect();
+        let reporting: std::collections::HashSet<&str> =
+            self.signers.keys().map(|(id, _)| id.as_str()).collect();
         let mut without = Vec::new();
-        for (serial, issued) in &self.issued {
+        for (key, issued) in &self.issued {
+            let (spiffe_id, serial) = key;
             // Parts of the mesh in the log's own process keep no spool, and sign nothing.
-            let id = SpiffeId::parse(&issued.spiffe_id);
+            let id = SpiffeId::parse(spiffe_id);
             if !id.is_ok_and(|id| !id.is_reserved()) {
                 continue;
             }
             report.issued += 1;
-            if self.signers.contains_key(serial) {
+            if self.signers.contains_key(key) {
                 report.signed += 1;
             } else if self.last_received_us - issued.received_us < SETTLE_US {
                 report.settling += 1;
             } else {
                 without.push(CertificateReport {
-                    spiffe_id: issued.spiffe_id.clone(),
+                    spiffe_id: spiffe_id.clone(),
                     serial: hex(serial),
                     entry: issued.leaf,
                     issued: at(issued.time_us),
                     not_after: at(issued.not_after_s.saturating_mul(1_000_000)),
-                    reports: reporting.contains(issued.spiffe_id.as_str()),
+                    reports: reporting.contains(spiffe_id.as_str()),
                 });
             }
         }
@@ -177,10 +178,10 @@ impl Certificates {
             begins_us >= from_us && begins_us.saturating_add(HEARD_US) <= until_us
         };
         let signers = self.signers.iter();
-        let foreign = signers.filter(|(serial, s)| !self.issued.contains_key(*serial) && known(s));
+        let foreign = signers.filter(|(key, s)| !self.issued.contains_key(*key) && known(s));
         let mut findings: Vec<Finding> = foreign
-            .map(|(serial, signer)| {
-                let (serial, id) = (hex(serial), &signer.spiffe_id);
+            .map(|((id, serial), signer)| {
+                let serial = hex(serial);
                 let (severity, why) = match is_whole {
                     true => (Severity::Error, ""),
                     false => (Severity::Warning, "; records of the authority are missing"),
