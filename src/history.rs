@@ -26,6 +26,7 @@ use crate::{control::client::Mesh, render::screen};
 pub(crate) mod faithful;
 pub(crate) mod flips;
 pub(crate) mod frames;
+pub(crate) mod in_force;
 mod rows;
 
 /// How often a terminal hears how far it is.

@@ -23,6 +23,7 @@ use palisade_audit::{
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::TrustDomain,
+    wire::policy::Bundle,
     wire::record::{Decision, Record, Verdict, record::Body},
 };
 use prost::Message as _;
@@ -113,6 +114,7 @@ fn recorded_decisions_are_made_again_under_the_revisions_that_they_name() {
     a_changed_revision_is_named(&home, &log);
     a_missing_revision_is_counted(&home, &log);
     a_false_record_is_named(&home, &log);
+    what_contradicts_itself_or_proves_nothing_gets_no_tick(&home, &log);
 }
 
 fn a_changed_revision_is_named(home: &Home, log: &Path) {
@@ -139,15 +141,24 @@ fn a_missing_revision_is_counted(home: &Home, log: &Path) {
     fs::rename(&file, &aside).unwrap();
     home.says(&verify, 0);
     let report = home.json(&verify);
-    let digest: String = file.file_stem().unwrap().to_str().unwrap()[..8].to_owned();
     let causes = report["replay"]["not_replayable"]["causes"]
         .as_object()
         .unwrap();
-    let cause = format!("revision {digest} is not kept");
-    let lacking = causes[&cause]["count"].as_u64().unwrap();
+    let lacking = causes["its revision is not kept"]["count"].as_u64();
+    let lacking = lacking.unwrap();
     assert!(lacking > 0);
     assert_eq!(number(&report, "same") + lacking, number(&before, "same"));
     assert_eq!(number(&report, "decisions"), number(&before, "decisions"));
+    // Written by a later version: that is not known to be wrong, and no damage.
+    let mut later = Bundle::decode(&*fs::read(&aside).unwrap()).unwrap();
+    later.features.push("later-1".to_owned());
+    fs::write(&file, later.encode_to_vec()).unwrap();
+    home.says(&verify, 0);
+    let report = home.json(&verify);
+    assert_eq!(report["replay"]["damaged"], serde_json::json!([]));
+    let cause = "its revision cannot be compiled by this version";
+    let causes = &report["replay"]["not_replayable"]["causes"];
+    assert_eq!(causes[cause]["count"], lacking, "{causes}");
     fs::rename(&aside, &file).unwrap();
 }
 
@@ -155,7 +166,7 @@ fn a_missing_revision_is_counted(home: &Home, log: &Path) {
 /// round: every byte is as it was signed, and no policy says so. In a package, too.
 fn a_false_record_is_named(home: &Home, log: &Path) {
     let forged = home.path("forged");
-    let id = rewritten(log, &forged);
+    let id = rewritten(log, &forged, &|_| {}, true);
     copy(&log.join("policies"), &forged.join("policies"));
     let dir = forged.display().to_string();
     let verify = ["audit", "verify", "--dir", &dir, "--replay"];
@@ -189,9 +200,63 @@ fn a_false_record_is_named(home: &Home, log: &Path) {
     }
 }
 
+/// Whoever writes a false allowance chooses what it says, too. What no proxy writes is named;
+/// what cannot be made again, or not under a revision that the PDP put in force, is counted.
+fn what_contradicts_itself_or_proves_nothing_gets_no_tick(home: &Home, log: &Path) {
+    let lies: [(&str, &dyn Fn(&mut Decision), i32); 6] = [
+        ("unenforced", &|d| d.enforced = false, 8),
+        ("no_snapshot", &|d| d.reason = "no_snapshot".to_owned(), 8),
+        ("no_context", &|d| d.context_json.clear(), 8),
+        ("no_action", &|d| d.action.clear(), 8),
+        ("no_revision", &|d| d.versions = None, 8),
+        (
+            "invented",
+            &|d| d.versions.as_mut().unwrap().policy_digest = vec![9; 32],
+            0,
+        ),
+    ];
+    for (name, lie, code) in lies {
+        let forged = home.path(name);
+        rewritten(log, &forged, lie, true);
+        copy(&log.join("policies"), &forged.join("policies"));
+        let dir = forged.display().to_string();
+        let verify = ["audit", "verify", "--dir", &dir, "--replay"];
+        let said = home.says(&verify, code);
+        assert!(!said.contains("✓ policies"), "{name}: {said}");
+        let report = home.json(&verify);
+        let (differ, unproven) = if code == 8 { (1, 0) } else { (0, 1) };
+        assert_eq!(number(&report, "differ"), differ, "{name}");
+        assert_eq!(number(&report, "allowed_unproven"), unproven, "{name}");
+        assert!(number(&report, "same") > 0, "{name}");
+    }
+
+    // The same decisions, and no word of the PDP that their revisions were ever in force.
+    let forged = home.path("unsaid");
+    rewritten(
+        log,
+        &forged,
+        &|d| {
+            d.verdict = Verdict::NotPermitted.into();
+            d.reason = "no_permit".to_owned()
+        },
+        false,
+    );
+    copy(&log.join("policies"), &forged.join("policies"));
+    let dir = forged.display().to_string();
+    let verify = ["audit", "verify", "--dir", &dir, "--replay"];
+    let said = home.says(&verify, 0);
+    assert!(said.contains("! policies"), "{said}");
+    let report = home.json(&verify);
+    assert_eq!(number(&report, "same"), 0, "{report}");
+    let causes = &report["replay"]["not_replayable"]["causes"];
+    let cause = "the same, but the log does not say that its revision was in force then";
+    assert!(causes[cause]["count"].as_u64() > Some(0), "{causes}");
+}
+
 /// Writes the decisions of a log into another one, with the first denial of `/nowhere` turned
-/// into the allowance of it; its id.
-fn rewritten(from: &Path, to: &Path) -> String {
+/// into the allowance of it, and then as `lie` says; its id. The changes of policy go along
+/// where `changes` says so.
+fn rewritten(from: &Path, to: &Path, lie: &dyn Fn(&mut Decision), changes: bool) -> String {
     let domain = TrustDomain::parse("demo.test").unwrap();
     let read_only = LogOptions {
         read_only: true,
@@ -207,11 +272,15 @@ fn rewritten(from: &Path, to: &Path) -> String {
     let mut turned = None;
     for entry in of_log.scan(0).map(Result::unwrap) {
         let mut record = entry.record;
-        let Some(Body::Decision(decision)) = &mut record.body else {
-            continue;
+        let decision = match &mut record.body {
+            Some(Body::Decision(decision)) => decision,
+            Some(Body::PolicyChange(_)) if changes => &mut Decision::default(),
+            _ => continue,
         };
         if turned.is_none() && decision.path == "/nowhere" && is_denied(decision) {
             decision.verdict = Verdict::Allow.into();
+            decision.reason = "permitted".to_owned();
+            lie(decision);
             turned = Some(id_of(&record));
         }
         let stream = entry.envelope.stream.unwrap();

@@ -51,8 +51,12 @@ impl Decisions {
     }
 
     /// How many decisions of this time were dropped because theirs was over; where only a part
-    /// of what one segment lacks is of this time, all of it is counted.
+    /// of what one segment lacks is of this time, all of it is counted. None where more than
+    /// the time was asked about: nobody knows what these said.
     pub fn dropped(&self) -> u64 {
+        if self.filter.is_some() {
+            return 0;
+        }
         let lacking = self.log.lacking();
         let dropped = lacking.iter().flat_map(|lacking| &lacking.dropped);
         let of_then = dropped.filter(|dropped| {

@@ -20,7 +20,7 @@ use palisade_mesh::{
     },
 };
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -92,6 +92,8 @@ pub struct Ingest {
     gate: Option<Arc<dyn Gate>>,
     doubt: Option<Arc<dyn Doubt>>,
     keep: Option<Arc<dyn Keep>>,
+    /// One revision is taken in at a time: it may have [`crate::policies::BUNDLE_LEN_MAX`] bytes.
+    taking: Arc<Semaphore>,
 }
 
 /// Whoever knows which services a reporter is: it is shown every decision that enters,
@@ -120,6 +122,7 @@ impl Ingest {
             gate: None,
             doubt: None,
             keep: None,
+            taking: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -191,8 +194,8 @@ impl Ingest {
     fn keeper<T>(&self, request: &Request<T>) -> Result<Arc<dyn Keep>, Status> {
         let keep = self.keep.clone();
         let keep = keep.ok_or_else(|| Status::unimplemented("no revisions are kept here"))?;
-        let peer = revisions::giver(&*keep, request)?;
-        self.admit(peer)?;
+        let peer = revisions::giver(&*keep, request, self.clock.now_us() / 1_000_000)?;
+        self.admit(&peer.id)?;
         Ok(keep)
     }
 
@@ -206,9 +209,7 @@ impl Ingest {
         let mut known: Option<(StreamId, Arc<StreamKey>)> = None;
         while let Some(batch) = batches.message().await? {
             if peer.not_after_s < self.clock.now_us() / 1_000_000 {
-                return Err(Status::unauthenticated(
-                    "the peer's certificate has expired",
-                ));
+                return Err(Status::unauthenticated(revisions::EXPIRED));
             }
             let id = batch
                 .stream
@@ -303,8 +304,17 @@ impl ingest_server::Ingest for Ingest {
         request: Request<Streaming<RevisionPart>>,
     ) -> Result<Response<RevisionKept>, Status> {
         let keep = self.keeper(&request)?;
-        let (digest, bundle) = revisions::whole(request.into_inner()).await?;
-        blocking(move || keep.keep(&digest, &bundle)).await?;
+        let turn = self.taking.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| Status::resource_exhausted("another revision is coming in"))?;
+        let arriving = revisions::whole(request.into_inner());
+        let arrived = tokio::time::timeout(revisions::ARRIVAL_MAX, arriving).await;
+        let late = |_| Status::deadline_exceeded("the revision did not arrive in time");
+        let (digest, bundle) = arrived.map_err(late)??;
+        blocking(move || {
+            let _turn = turn;
+            keep.keep(&digest, bundle)
+        })
+        .await?;
         Ok(Response::new(RevisionKept { kept: true }))
     }
 }
@@ -360,7 +370,9 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
         return Err(malformed("its id is no ULID".into()));
     }
     if RecordPeek::new(bytes).is_none() {
-        return Err(malformed("something follows its disclosures".into()));
+        return Err(malformed(
+            "it has two bodies, or something follows its disclosures".into(),
+        ));
     }
     privacy::check(&record).map_err(|what| malformed(what.into()))?;
     // What a workload says about the log or about certificates is hearsay; alerts are what

@@ -6,12 +6,14 @@
 //! that it has this digest, is for others to know; here are bytes and names.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
 use crate::{
     files::{self, Sync},
+    log::Log,
     merkle::{Hash, hex},
 };
 
@@ -34,14 +36,16 @@ impl Policies {
     }
 
     /// Keeps the bundle of a revision: when this returns, a power cut does not take it. One
-    /// that is there under this digest is replaced.
+    /// that is there under this digest is replaced. The records of `log`, which is on the same
+    /// disk, come first.
     ///
     /// # Errors
-    /// When it cannot be written, or is longer than [`BUNDLE_LEN_MAX`].
-    pub fn keep(&self, digest: &Hash, bundle: &[u8]) -> io::Result<()> {
+    /// When it cannot be written, is longer than [`BUNDLE_LEN_MAX`], or records need the room.
+    pub fn keep(&self, log: &Log, digest: &Hash, bundle: &[u8]) -> io::Result<()> {
         if bundle.len() > BUNDLE_LEN_MAX {
-            return Err(too_long(bundle.len()));
+            return Err(too_long());
         }
+        log.room_for(bundle.len() as u64)?;
         files::replace(&self.file(digest), bundle, Sync::Yes)
     }
 
@@ -50,15 +54,20 @@ impl Policies {
     /// # Errors
     /// When it is here and cannot be read.
     pub fn read(&self, digest: &Hash) -> io::Result<Option<Vec<u8>>> {
-        let file = self.file(digest);
-        let len = match file.metadata() {
-            Ok(metadata) => usize::try_from(metadata.len()).unwrap_or(usize::MAX),
+        let path = self.file(digest);
+        // The folder may be somebody else's: a device or a pipe has no end.
+        match path.metadata() {
+            Ok(metadata) if metadata.is_file() => {}
+            Ok(_) => return Err(io::Error::other("it is no file")),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
-        };
-        match len > BUNDLE_LEN_MAX {
-            true => Err(too_long(len)),
-            false => fs::read(file).map(Some),
+        }
+        let mut bundle = Vec::new();
+        let most = BUNDLE_LEN_MAX as u64 + 1;
+        fs::File::open(path)?.take(most).read_to_end(&mut bundle)?;
+        match bundle.len() > BUNDLE_LEN_MAX {
+            true => Err(too_long()),
+            false => Ok(Some(bundle)),
         }
     }
 
@@ -67,22 +76,30 @@ impl Policies {
     }
 }
 
-fn too_long(len: usize) -> io::Error {
-    let what = format!("a bundle of {len} bytes is longer than {BUNDLE_LEN_MAX}");
+fn too_long() -> io::Error {
+    let what = format!("the bundle is longer than {BUNDLE_LEN_MAX} bytes");
     io::Error::new(io::ErrorKind::FileTooLarge, what)
 }
 
 #[cfg(test)]
 mod tests {
+    use palisade_mesh::clock::Clock;
+
     use super::*;
+    use crate::{
+        disk::Disk,
+        log::LogOptions,
+        testing::{open_log, options},
+    };
 
     #[test]
     fn what_is_kept_is_read_again_and_nothing_else_is_there() {
         let dir = tempfile::tempdir().unwrap();
+        let log = open_log(&dir);
         let policies = Policies::beside(dir.path());
         assert_eq!(policies.read(&[1; 32]).unwrap(), None);
-        policies.keep(&[1; 32], b"one").unwrap();
-        policies.keep(&[1; 32], b"one, mended").unwrap();
+        policies.keep(&log, &[1; 32], b"one").unwrap();
+        policies.keep(&log, &[1; 32], b"one, mended").unwrap();
         let again = Policies::beside(dir.path());
         assert_eq!(
             again.read(&[1; 32]).unwrap().as_deref(),
@@ -97,17 +114,38 @@ mod tests {
     #[test]
     fn a_bundle_has_a_limit() {
         let dir = tempfile::tempdir().unwrap();
+        let log = open_log(&dir);
         let policies = Policies::beside(dir.path());
-        policies.keep(&[1; 32], &vec![0; BUNDLE_LEN_MAX]).unwrap();
+        let most = vec![0; BUNDLE_LEN_MAX];
+        policies.keep(&log, &[1; 32], &most).unwrap();
         assert!(policies.read(&[1; 32]).unwrap().is_some());
-        assert!(
-            policies
-                .keep(&[2; 32], &vec![0; BUNDLE_LEN_MAX + 1])
-                .is_err()
-        );
+        let more = [&most[..], &[0]].concat();
+        assert!(policies.keep(&log, &[2; 32], &more).is_err());
         let file = policies.file(&[1; 32]);
         let longer = fs::OpenOptions::new().write(true).open(file).unwrap();
         longer.set_len(BUNDLE_LEN_MAX as u64 + 1).unwrap();
         assert!(policies.read(&[1; 32]).is_err());
+        // What has no end is not read.
+        std::os::unix::fs::symlink("/dev/zero", policies.file(&[3; 32])).unwrap();
+        assert!(policies.read(&[3; 32]).is_err());
+    }
+
+    /// The room that records have left is theirs.
+    #[test]
+    fn on_a_disk_that_is_nearly_full_a_revision_waits() {
+        let dir = tempfile::tempdir().unwrap();
+        let (disk, faults) = Disk::faulty();
+        let roomy = LogOptions {
+            reserve_bytes: 0,
+            ..options()
+        };
+        let log = Log::open_on(dir.path(), roomy, Clock::system(), disk).unwrap();
+        let policies = Policies::beside(dir.path());
+        policies.keep(&log, &[1; 32], &[0; 100]).unwrap();
+        faults.set_free(1 << 20);
+        let more = vec![0; (1 << 20) + 1];
+        let told = policies.keep(&log, &[2; 32], &more).unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::StorageFull);
+        assert_eq!(policies.read(&[2; 32]).unwrap(), None);
     }
 }

@@ -39,24 +39,35 @@ pub(crate) fn print(replay: &Value) {
     let decisions = count(number(replay, "decisions"), "decision", "decisions");
     let revisions = count(number(replay, "revisions"), "revision", "revisions");
     let (same, differ) = (number(replay, "same"), number(replay, "differ"));
+    let lacking = replay.get("not_replayable");
+    let not_again = lacking.map_or(0, |lacking| number(lacking, "count"));
+    let unproven = number(replay, "allowed_unproven");
     let told = format!(
-        "{decisions} under {revisions}: {} made again and the same, {} not",
+        "{decisions} under {revisions}: {} made again and the same, {} not; {} not held against a policy",
         thousands(same),
-        thousands(differ)
+        thousands(differ),
+        thousands(not_again)
     );
-    let (style, mark) = match (holds(replay), same) {
-        (false, _) => (BAD.bold(), "✗ policies"),
-        (true, 0) => (WARN.bold(), "! policies"),
-        (true, _) => (GOOD.bold(), "✓ policies"),
+    let (style, mark) = match (holds(replay), same, unproven) {
+        (false, ..) => (BAD.bold(), "✗ policies"),
+        (true, 1.., 0) => (GOOD.bold(), "✓ policies"),
+        (true, ..) => (WARN.bold(), "! policies"),
     };
     line(&format!("{}: {told}", paint(style, mark)));
-    let lacking = replay.get("not_replayable");
+    if unproven > 0 {
+        let told = count(
+            unproven,
+            "decision that allows, or",
+            "decisions that allow, or",
+        );
+        line(&format!("  {told} cannot be read, among the latter"));
+    }
     let causes = lacking
         .and_then(|l| l.get("causes"))
         .and_then(Value::as_object);
     for (cause, group) in causes.into_iter().flatten() {
-        let n = count(number(group, "count"), "cannot be", "cannot be");
-        line(&format!("  {n}: {}", clean(cause)));
+        let n = thousands(number(group, "count"));
+        line(&format!("  {n} not: {}", clean(cause)));
     }
 }
 
@@ -70,8 +81,13 @@ fn print_difference(difference: &Value) {
         clean(text(difference, "time")),
         clean(&revision),
     ));
+    if let Some(why) = difference.get("contradiction").and_then(Value::as_str) {
+        line(&format!("      {}", clean(why)));
+    }
     for key in ["recorded", "replayed"] {
-        let said = difference.get(key).unwrap_or(&Value::Null);
+        let Some(said) = difference.get(key).filter(|said| said.is_object()) else {
+            continue;
+        };
         let policies: Vec<&str> = list(said, "policies").filter_map(Value::as_str).collect();
         let policies = match policies.is_empty() {
             true => String::new(),

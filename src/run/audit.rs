@@ -85,7 +85,7 @@ pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiti
 pub(crate) use api::Access;
 pub use api::document;
 pub use holds::{AddHold, HoldList, ReleaseHold};
-pub(crate) use kept::{AskRevision, KEPT_ROUTE, whole};
+pub(crate) use kept::{AskRevision, KEPT_ROUTE, Unlike, whole};
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
@@ -119,6 +119,8 @@ pub struct AuditRole {
     reads: Reads,
     vault: Arc<Vault>,
     kept: Arc<KeptPolicies>,
+    /// Held by whoever makes decisions again.
+    replays: Arc<tokio::sync::Semaphore>,
     holds: Arc<Holds>,
     /// Held by whoever changes holds or erases.
     orders: Arc<tokio::sync::Mutex<()>>,
@@ -181,7 +183,7 @@ impl AuditRole {
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
         let pdp = config.trust_domain.role(Role::Pdp.as_str());
-        let kept = KeptPolicies::new(Policies::beside(&dir.join("log")), pdp);
+        let kept = KeptPolicies::new(Policies::beside(&dir.join("log")), log.clone(), pdp);
         let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
         let reads = Reads::new(sink, reporter, config.demo, clock.clone());
         let mut lost = Vec::new();
@@ -209,6 +211,7 @@ impl AuditRole {
             store: Arc::new(store),
             vault,
             kept: Arc::new(kept),
+            replays: Arc::new(tokio::sync::Semaphore::new(1)),
             holds: Arc::new(holds),
             orders: Arc::default(),
             address: None,

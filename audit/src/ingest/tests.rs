@@ -265,7 +265,7 @@ async fn a_covered_record_is_taken_with_its_own_values_only() {
 }
 
 /// Keeps what the PDP gives, whatever it is.
-struct Shelf(crate::policies::Policies);
+struct Shelf(crate::policies::Policies, Log);
 
 const PDP: &str = "spiffe://acme.test/palisade/pdp";
 
@@ -278,10 +278,10 @@ impl Keep for Shelf {
         Ok(self.0.read(digest)?.is_some())
     }
 
-    fn keep(&self, digest: &crate::merkle::Hash, bundle: &[u8]) -> Result<(), Unkept> {
-        match bundle {
+    fn keep(&self, digest: &crate::merkle::Hash, bundle: Bytes) -> Result<(), Unkept> {
+        match &*bundle {
             b"" => Err(Unkept::Other("it is empty".to_owned())),
-            bundle => Ok(self.0.keep(digest, bundle)?),
+            bundle => Ok(self.0.keep(&self.1, digest, bundle)?),
         }
     }
 }
@@ -290,8 +290,9 @@ async fn keeper(
     dir: &TempDir,
     peer: Option<Peer>,
 ) -> (TestServer, IngestClient<tonic::transport::Channel>) {
-    let shelf = Shelf(crate::policies::Policies::beside(dir.path()));
-    let ingest = Ingest::new(open_log(dir), Clock::system()).keeping(Arc::new(shelf));
+    let log = open_log(dir);
+    let shelf = Shelf(crate::policies::Policies::beside(dir.path()), log.clone());
+    let ingest = Ingest::new(log, Clock::system()).keeping(Arc::new(shelf));
     let server = TestServer::of(ingest, peer).await;
     let client = IngestClient::new(server.channel().await);
     (server, client)

@@ -72,6 +72,8 @@ const ABOUT: &str = "README.txt";
 /// Bytes of revisions that go with the records of a package, all together; what is beyond
 /// them is left out, and decisions under it cannot be made again from the package alone.
 const REVISIONS_BYTES_MAX: usize = 256 << 20;
+/// Most of them; the other files of a package need room, too.
+const REVISIONS_MAX: usize = FILES_MAX - 128;
 /// Longest report in a package, in bytes.
 const REPORT_LEN_MAX: u64 = 64 << 20;
 /// Longest file of sums, notes, keys and words, in bytes.
@@ -93,8 +95,9 @@ Evidence from the audit log of a Palisade mesh.
 With Palisade, and the log's public key from somewhere that you trust:
     palisade report verify THIS-FILE --key checkpoint.pub
 It checks the signature, the sums, that each record is in the log, makes the report again
-from these records, and each decision again under the revision in `policy/` that it names. The file `checkpoint.pub` in here is what the package says of
-itself: compare it with the one that you were given.
+from these records, and each decision again whose revision is in `policy/`; the others are
+counted. The file `checkpoint.pub` in here is what the package says of itself: compare it
+with the one that you were given.
 
 Without: `sha256sum -c SHA256SUMS`; `SHA256SUMS.note` and `checkpoint` are C2SP signed notes
 (Ed25519), the first has the SHA-256 of SHA256SUMS; each line of `records/proofs.jsonl` has a
@@ -160,17 +163,24 @@ pub fn pack(
 /// Gives the bundle of a revision by its digest, where it is kept.
 pub type Kept<'k> = dyn Fn(&Hash) -> Option<Vec<u8>> + 'k;
 
-/// The revisions that the decisions among the records name, as files of a package.
+/// The revisions that the decisions among the records name, as files of a package; where
+/// there are too many, those of most decisions.
 fn revisions(records: &Records, kept: &Kept<'_>) -> BTreeMap<String, Vec<u8>> {
     let decisions = records
         .leaves()
         .filter_map(|(_, leaf)| DecisionRef::of_leaf(leaf));
-    let named: BTreeSet<Hash> = decisions
-        .filter_map(|decision| decision.policy_digest.try_into().ok())
-        .collect();
+    let mut named: BTreeMap<Hash, u64> = BTreeMap::new();
+    for digest in decisions.filter_map(|decision| decision.policy_digest.try_into().ok()) {
+        *named.entry(digest).or_default() += 1;
+    }
+    let mut named: Vec<_> = named.into_iter().collect();
+    named.sort_by_key(|(digest, decisions)| (std::cmp::Reverse(*decisions), *digest));
     let mut room = REVISIONS_BYTES_MAX;
     let mut files = BTreeMap::new();
-    for bundle in named.iter().filter_map(kept) {
+    for bundle in named.iter().filter_map(|(digest, _)| kept(digest)) {
+        if files.len() >= REVISIONS_MAX {
+            break;
+        }
         if let Some(left) = room.checked_sub(bundle.len()) {
             room = left;
             files.insert(format!("{}{BUNDLE}", hex(&sha256(&bundle))), bundle);
@@ -228,6 +238,10 @@ fn sealed(
     let note = log.sign(&note).map_err(|e| unsigned(&e))?;
     files.insert(SUMS.into(), sums.into());
     files.insert(NOTE.into(), note.into());
+    if files.len() > FILES_MAX {
+        let many = format!("it would have {} files, {FILES_MAX} at most", files.len());
+        return Err(unpacked(&many).into());
+    }
     let mut out = Vec::new();
     archive::write(&files, &mut out)?;
     Ok(out)

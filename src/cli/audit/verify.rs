@@ -188,7 +188,8 @@ fn replay(dir: &Path, query: &str) -> Result<Replayed, Diagnostic> {
         ..LogOptions::new(whose(dir).map_err(|e| unread(e.to_string()))?)
     };
     let log = Log::open(dir, options, clock.clone()).map_err(|e| unread(e.to_string()))?;
-    audit::replayed(&log, dir, &query, clock.now_us())
+    let never = std::sync::atomic::AtomicBool::new(false);
+    audit::replayed(&log, dir, &query, clock.now_us(), &never)
 }
 
 /// How far it is: records, rate, and by the bytes of the segments the time that is left.

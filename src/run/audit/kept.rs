@@ -7,11 +7,12 @@ use axum::{Json, Router, response::IntoResponse as _, routing::post};
 use bytes::Bytes;
 use palisade_audit::{
     ingest::{Keep, Unkept},
+    log::Log,
     merkle::Hash,
     policies::Policies,
 };
 use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, spiffe_id::SpiffeId};
-use palisade_pdp::bundle;
+use palisade_pdp::{author::codes::FEATURE_UNKNOWN, bundle};
 use serde::{Deserialize, Serialize};
 
 use super::{AuditRole, broken};
@@ -20,15 +21,18 @@ use crate::control::api::Problem;
 /// Keeps the revisions of one PDP.
 pub(in crate::run) struct KeptPolicies {
     policies: Policies,
+    /// The log that they are kept beside.
+    log: Log,
     pdp: SpiffeId,
     /// Held by whoever writes.
     writing: Mutex<()>,
 }
 
 impl KeptPolicies {
-    pub(super) fn new(policies: Policies, pdp: SpiffeId) -> Self {
+    pub(super) fn new(policies: Policies, log: Log, pdp: SpiffeId) -> Self {
         Self {
             policies,
+            log,
             pdp,
             writing: Mutex::new(()),
         }
@@ -86,32 +90,49 @@ impl Keep for KeptPolicies {
         Ok(kept.is_some_and(|bundle| whole(digest, bundle.into()).is_ok()))
     }
 
-    fn keep(&self, digest: &Hash, bundle: &[u8]) -> Result<(), Unkept> {
-        whole(digest, Bytes::copy_from_slice(bundle)).map_err(Unkept::Other)?;
+    fn keep(&self, digest: &Hash, bundle: Bytes) -> Result<(), Unkept> {
+        whole(digest, bundle.clone()).map_err(|unlike| match unlike {
+            Unlike::Other(why) => Unkept::Other(why),
+            Unlike::NotUnderstood(why) => Unkept::NotUnderstood(why),
+        })?;
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(self.policies.keep(digest, bundle)?)
+        Ok(self.policies.keep(&self.log, digest, &bundle)?)
     }
+}
+
+/// Why bytes are not taken for the revision of a digest, in words.
+#[derive(Debug)]
+pub(crate) enum Unlike {
+    /// They are something else.
+    Other(String),
+    /// They may be: they need a feature that this version lacks.
+    NotUnderstood(String),
 }
 
 /// Whether this is the whole revision of this digest: a slice, of which a proxy has one,
 /// has the same.
 ///
 /// # Errors
-/// In words, why it is not.
-pub(crate) fn whole(digest: &Hash, bundle: Bytes) -> Result<(), String> {
-    let opened = bundle::open(&bundle).map_err(|e| match e.cause {
-        Some(cause) => format!("{}: {cause}", e.message),
-        None => e.message,
+/// Why it is not, or is not known to be.
+pub(crate) fn whole(digest: &Hash, bundle: Bytes) -> Result<(), Unlike> {
+    let opened = bundle::open(&bundle).map_err(|e| match (e.code.0, e.cause) {
+        (FEATURE_UNKNOWN, _) => Unlike::NotUnderstood(e.message),
+        (_, Some(cause)) => Unlike::Other(format!("{}: {cause}", e.message)),
+        (_, None) => Unlike::Other(e.message),
     })?;
+    let other = |why: String| Err(Unlike::Other(why));
     match (opened.digest.0 == *digest, opened.is_whole()) {
-        (false, _) => Err(format!("its digest is {}", opened.digest)),
-        (true, false) => Err("policies are left out of it".to_owned()),
+        (false, _) => other(format!("its digest is {}", opened.digest)),
+        (true, false) => other("policies are left out of it".to_owned()),
         (true, true) => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use palisade_audit::log::LogOptions;
+    use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain};
+
     use super::*;
 
     fn sample() -> (Hash, Bytes) {
@@ -127,24 +148,35 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pdp = SpiffeId::parse("spiffe://acme.test/palisade/pdp").unwrap();
         let policies = Policies::beside(dir.path());
-        let kept = KeptPolicies::new(policies.clone(), pdp.clone());
+        let log = LogOptions::new(TrustDomain::parse("acme.test").unwrap());
+        let log = Log::open(dir.path(), log, Clock::system()).unwrap();
+        let kept = KeptPolicies::new(policies.clone(), log.clone(), pdp.clone());
         let (digest, bundle) = sample();
         assert!(!kept.has(&digest).unwrap());
         for (digest, bundle) in [
-            ([1; 32], &bundle[..]),
-            (digest, &bundle[..bundle.len() / 2]),
+            ([1; 32], bundle.clone()),
+            (digest, bundle.slice(..bundle.len() / 2)),
         ] {
             assert!(matches!(kept.keep(&digest, bundle), Err(Unkept::Other(_))));
         }
         let mut sliced = bundle::open(&bundle).unwrap().bundle;
         sliced.groups[0].policies.clear();
-        let sliced = prost::Message::encode_to_vec(&sliced);
-        assert!(whole(&digest, sliced.clone().into()).is_err());
-        assert!(kept.keep(&digest, &sliced).is_err());
+        let sliced = Bytes::from(prost::Message::encode_to_vec(&sliced));
+        assert!(whole(&digest, sliced.clone()).is_err());
+        assert!(kept.keep(&digest, sliced.clone()).is_err());
         assert!(!kept.has(&digest).unwrap());
-        kept.keep(&digest, &bundle).unwrap();
+        // What a later version wrote is no damage, and is asked for again.
+        let mut later = bundle::open(&bundle).unwrap().bundle;
+        later.features.push("later-1".to_owned());
+        let later = Bytes::from(prost::Message::encode_to_vec(&later));
+        let told = whole(&digest, later.clone()).unwrap_err();
+        assert!(matches!(told, Unlike::NotUnderstood(_)), "{told:?}");
+        let told = kept.keep(&digest, later).unwrap_err();
+        assert!(matches!(told, Unkept::NotUnderstood(_)), "{told:?}");
+        assert!(!kept.has(&digest).unwrap());
+        kept.keep(&digest, bundle).unwrap();
         assert!(kept.has(&digest).unwrap());
-        policies.keep(&digest, &sliced).unwrap();
+        policies.keep(&log, &digest, &sliced).unwrap();
         assert!(!kept.has(&digest).unwrap());
         assert!(kept.takes_from(&pdp));
         let other = SpiffeId::parse("spiffe://acme.test/palisade/proxy").unwrap();

@@ -23,7 +23,7 @@ use palisade_audit::{
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, blocking, broken, reads::Reader, whole};
+use super::{AuditRole, Unlike, blocking, broken, reads::Reader, whole};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -172,11 +172,12 @@ impl Desk<'_> {
         let (checkpoint, period) = report::covered(&asked.report, self.log)?;
         let evidence = self.evidence(period, &asked.report.header.scope, &checkpoint)?;
         let policies = Policies::beside(self.dir);
-        // One that cannot be read, or is not what it says, does not go with the evidence.
+        // One that cannot be read, or is not what it says, does not go with the evidence. What
+        // this version does not understand, another one may.
         let kept = |digest: &Hash| {
             let bundle = policies.read(digest).ok().flatten()?;
-            let is_it = whole(digest, bundle.clone().into()).is_ok();
-            is_it.then_some(bundle)
+            let other = whole(digest, bundle.clone().into());
+            (!matches!(other, Err(Unlike::Other(_)))).then_some(bundle)
         };
         let files = (attached, &kept as &package::Kept<'_>);
         package::pack(&asked.report, &evidence, files, asked.records_max, now)

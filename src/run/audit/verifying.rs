@@ -1,6 +1,12 @@
 //! The check of the whole log, while it is being written.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
@@ -64,8 +70,16 @@ impl AuditRole {
         };
         let told = query.as_ref().map_or("", |query| query.text());
         self.reads.note(&reader, "verify", told, 0).await?;
+        // It takes memory and a core: one at a time, and only as long as somebody waits.
+        let turn = match query {
+            Some(_) => Some(self.replays.clone().acquire_owned().await),
+            None => None,
+        };
+        let gone = Gone::default();
+        let stop = gone.0.clone();
         let role = self.clone();
         let verified = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
             let dir = role.dir.join("log");
             let report = verify::verify(
                 &dir,
@@ -76,7 +90,7 @@ impl AuditRole {
             );
             let replayed = query.map(|query| {
                 let now_us = role.clock.now_us();
-                replayed(&role.log, &dir, &query, now_us)
+                replayed(&role.log, &dir, &query, now_us, &stop)
             });
             document(&report, replayed)
         });
@@ -84,7 +98,18 @@ impl AuditRole {
     }
 }
 
-/// Makes decisions of the log in `dir` again: all, where the query says nothing.
+/// Says that nobody waits any more, when it is dropped.
+#[derive(Default)]
+struct Gone(Arc<AtomicBool>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Makes decisions of the log in `dir` again: all, where the query says nothing; until `stop`
+/// becomes true.
 ///
 /// # Errors
 /// When the log cannot be read, or the query asks for no list of records.
@@ -93,14 +118,15 @@ pub(crate) fn replayed(
     dir: &Path,
     query: &Query,
     now_us: i64,
+    stop: &AtomicBool,
 ) -> Result<Replayed, Diagnostic> {
     let policies = Policies::beside(dir);
     if query.text().trim().is_empty() {
-        return faithful::of_whole_log(log, &policies);
+        return faithful::of_whole_log(log, &policies, stop);
     }
     let query = crate::history::read(query.text())?;
     let window = query.window(now_us, &Limits::default())?;
-    faithful::of_log(log, &policies, (&query, window)).map_err(|e| e.diagnostic())
+    faithful::of_log(log, &policies, (&query, window), stop).map_err(|e| e.diagnostic())
 }
 
 /// A verification, with the decisions that were made again where that was asked for.

@@ -3,7 +3,7 @@
 //! are there.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -32,6 +32,8 @@ use crate::control::api::{Fact, FactState};
 const WAITING_MAX: usize = 256;
 /// Revisions that are known to be given already, so that they are not looked at again.
 const GIVEN_MAX: usize = 64;
+/// Revisions that are told of as not kept, the newest.
+const UNSHELVED_MAX: usize = 16;
 /// How soon it is tried again at first, and at last.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// How long an audit service may take for one.
@@ -46,9 +48,9 @@ pub(in crate::run) enum Shelf {
     Far(Channel),
 }
 
-/// Why revisions are not kept, where they are not.
+/// Why revisions are not kept, where they are not, by their number. What was given up stays.
 #[derive(Clone, Default)]
-pub(super) struct Unshelved(Arc<Mutex<Option<String>>>);
+pub(super) struct Unshelved(Arc<Mutex<BTreeMap<u64, String>>>);
 
 impl PdpRole {
     /// Gives every revision that is or comes into force to `shelf`, until `stop`.
@@ -76,7 +78,7 @@ async fn follow(
         }
         if sender.try_send(revision.clone()).is_err() {
             let sequence = revision.sequence;
-            unshelved.tell(format!("revision {sequence} is given up: too many wait"));
+            unshelved.tell(sequence, "it is given up: too many wait".to_owned());
             return;
         }
         if given.len() >= GIVEN_MAX {
@@ -108,12 +110,11 @@ async fn give(shelf: Shelf, mut waiting: mpsc::Receiver<Revision>, unshelved: Un
         loop {
             match shelf.keep(&digest.0, &revision).await {
                 Ok(()) => {
-                    unshelved.clear();
+                    unshelved.kept(revision.sequence);
                     break;
                 }
                 Err(Untaken { why, is_final }) => {
-                    let sequence = revision.sequence;
-                    unshelved.tell(format!("revision {sequence}: {why}"));
+                    unshelved.tell(revision.sequence, why);
                     if is_final {
                         break;
                     }
@@ -158,7 +159,7 @@ impl Shelf {
                 let (keep, digest, bundle) = (keep.clone(), *digest, revision.bundle.clone());
                 let kept = tokio::task::spawn_blocking(move || match keep.has(&digest)? {
                     true => Ok(()),
-                    false => keep.keep(&digest, &bundle),
+                    false => keep.keep(&digest, bundle),
                 });
                 let kept = kept
                     .await
@@ -197,27 +198,51 @@ async fn send(channel: Channel, digest: &Hash, revision: &Revision) -> Result<()
 }
 
 impl Unshelved {
-    fn tell(&self, why: String) {
-        tracing::warn!(%why, "a policy revision is not kept beside the log");
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+    fn tell(&self, sequence: u64, why: String) {
+        tracing::warn!(sequence, %why, "a policy revision is not kept beside the log");
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.insert(sequence, why);
+        if told.len() > UNSHELVED_MAX {
+            told.pop_first();
+        }
     }
 
-    fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    fn kept(&self, sequence: u64) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.remove(&sequence);
     }
 
     /// What `check` says, where there is something to say.
     pub(super) fn fact(&self) -> Option<Fact> {
-        let why = self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()?;
+        let told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = told.iter().map(|(n, why)| format!("revision {n}: {why}"));
+        let why = why.reduce(|all, one| format!("{all}; {one}"))?;
         let what = "a policy revision is not kept beside the log";
         Some(
             Fact::not_ok("policy", FactState::Warning, 7212, what)
                 .cause(why)
                 .fix("see that the audit service runs and that its disk has room: decisions under it could not be made again later"),
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// That one is kept does not make another one kept.
+    #[test]
+    fn what_is_not_kept_is_told_until_it_is() {
+        let unshelved = Unshelved::default();
+        assert!(unshelved.fact().is_none());
+        unshelved.tell(7, "it is given up".to_owned());
+        unshelved.tell(8, "the disk is full".to_owned());
+        unshelved.kept(8);
+        unshelved.kept(9);
+        let told = format!("{:?}", unshelved.fact().unwrap());
+        assert!(told.contains("revision 7: it is given up"), "{told}");
+        assert!(!told.contains("revision 8"), "{told}");
+        unshelved.kept(7);
+        assert!(unshelved.fact().is_none());
     }
 }

@@ -353,10 +353,18 @@ async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for
         assert_eq!(stage.refused(&packed).code.0, 7826, "{id}");
     }
     let evidence = stage.evidence(&stage.log.checkpoint());
+    let none = |_: &Hash| None;
     let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let named = pack(&report, &evidence, (attached, &|_| None), RECORDS_MAX, now);
+    let named = pack(&report, &evidence, (attached, &none), RECORDS_MAX, now);
     assert_eq!(code(named), 7827);
+    // More files than a package is opened with.
+    let numbered = |n: usize| (format!("{}.bundle", hex(&sha256(&n.to_be_bytes()))), n);
+    let many = (0..FILES_MAX).map(numbered);
+    let many = many.map(|(name, n)| (name, n.to_be_bytes().to_vec()));
+    let many = (many.collect(), &none as &Kept<'_>);
+    let many = pack(&report, &evidence, many, RECORDS_MAX, now);
+    assert_eq!(code(many), 7827);
 
     let packed = stage.pack(&report, RECORDS_MAX).unwrap();
     let package = Package::open(&packed, stage.log.verifier()).unwrap();
