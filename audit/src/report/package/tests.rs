@@ -427,10 +427,10 @@ async fn an_index_that_lacks_a_record_is_told_from_the_log() {
     let in_log = figure(&whole, "index-and-log", "records of the period in the log");
     assert_eq!(in_log, whole.header.records.to_string());
     // Its decisions were an hour and a minute old when they came; the log's own were new.
-    assert_eq!(
-        figure(&whole, "clock-offsets", "furthest apart, milliseconds"),
-        "60000"
-    );
+    let apart = figure(&whole, "clock-offsets", "furthest apart, milliseconds");
+    let apart: u64 = apart.parse().unwrap();
+    // However long they took to arrive after the moment that they were given.
+    assert!((60_000..600_000).contains(&apart), "{apart}");
     assert_eq!(figure(&whole, "witnesses", "cosigned checkpoint"), "none");
 
     let index = tempfile::tempdir().unwrap();
