@@ -200,10 +200,13 @@ fn a_false_record_is_named(home: &Home, log: &Path) {
     }
 }
 
+/// What a false record says beside that it allows.
+type Lie<'l> = &'l dyn Fn(&mut Decision);
+
 /// Whoever writes a false allowance chooses what it says, too. What no proxy writes is named;
 /// what cannot be made again, or not under a revision that the PDP put in force, is counted.
 fn what_contradicts_itself_or_proves_nothing_gets_no_tick(home: &Home, log: &Path) {
-    let lies: [(&str, &dyn Fn(&mut Decision), i32); 6] = [
+    let lies: [(&str, Lie<'_>, i32); 6] = [
         ("unenforced", &|d| d.enforced = false, 8),
         ("no_snapshot", &|d| d.reason = "no_snapshot".to_owned(), 8),
         ("no_context", &|d| d.context_json.clear(), 8),
@@ -256,7 +259,7 @@ fn what_contradicts_itself_or_proves_nothing_gets_no_tick(home: &Home, log: &Pat
 /// Writes the decisions of a log into another one, with the first denial of `/nowhere` turned
 /// into the allowance of it, and then as `lie` says; its id. The changes of policy go along
 /// where `changes` says so.
-fn rewritten(from: &Path, to: &Path, lie: &dyn Fn(&mut Decision), changes: bool) -> String {
+fn rewritten(from: &Path, to: &Path, lie: Lie<'_>, changes: bool) -> String {
     let domain = TrustDomain::parse("demo.test").unwrap();
     let read_only = LogOptions {
         read_only: true,
