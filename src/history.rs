@@ -25,8 +25,10 @@ use crate::{
     render::progress::{Far, Progress},
 };
 
+pub(crate) mod faithful;
 pub(crate) mod flips;
 pub(crate) mod frames;
+pub(crate) mod in_force;
 mod rows;
 
 /// Decisions between two looks at the clock and at whether to stop.

@@ -23,6 +23,8 @@ pub(crate) mod comparison;
 #[cfg(feature = "full")]
 pub(crate) mod explanation;
 #[cfg(feature = "full")]
+pub(crate) mod faithful;
+#[cfg(feature = "full")]
 pub(crate) mod impact;
 #[cfg(feature = "full")]
 pub(crate) mod measured;

@@ -22,6 +22,8 @@ mod certificate;
 mod issue_request;
 #[path = "fuzz/bodies/leaf.rs"]
 mod leaf;
+#[path = "fuzz/bodies/proof.rs"]
+mod proof;
 #[path = "fuzz/bodies/query.rs"]
 mod query;
 #[path = "fuzz/bodies/request_head.rs"]
@@ -57,12 +59,13 @@ fn replay(target: &str, check: fn(&[u8])) {
     }
 }
 
-const TARGETS: [&str; 8] = [
+const TARGETS: [&str; 9] = [
     "bundle",
     "canonical",
     "certificate",
     "issue_request",
     "leaf",
+    "proof",
     "query",
     "request_head",
     "spiffe_id",
@@ -91,6 +94,30 @@ fn only_a_proven_key_of_a_registered_identity_is_certified() {
 #[test]
 fn any_record_can_be_kept_shown_and_asked_about() {
     replay("leaf", leaf::check);
+}
+
+/// What a demo's log has proven is proven, and no forgery of it is.
+#[test]
+fn a_forged_proof_is_refused() {
+    replay("proof", proof::check);
+    let (mut genuine, mut forged) = (0, 0);
+    for (name, bytes) in corpus("proof") {
+        let file = Path::new(&name).file_name().unwrap().to_str().unwrap();
+        let proven = proof::verified(&bytes);
+        match file.split_once('-') {
+            Some(("genuine", _)) => {
+                assert!(proven.is_some(), "{name} is not proven");
+                genuine += 1;
+            }
+            Some(("forged", _)) => {
+                assert_eq!(proven, None, "{name} is proven");
+                forged += 1;
+            }
+            // What a run has found.
+            _ => {}
+        }
+    }
+    assert!(genuine >= 3 && forged >= 30, "{genuine} and {forged}");
 }
 
 #[test]

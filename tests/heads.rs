@@ -10,11 +10,27 @@
 mod support;
 
 use std::{
+    cell::Cell,
     fs,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use support::{Home, LIMIT, demo::one_at_a_time, mesh::Separate, wait_for};
+use palisade_audit::{
+    ingest::Ingest,
+    log::{Log, LogOptions},
+};
+use palisade_mesh::{
+    clock::Clock,
+    spiffe_id::TrustDomain,
+    wire::{
+        audit::Envelope,
+        record::{Credential, Record, record::Body},
+    },
+};
+use prost::Message as _;
+use serde_json::Value;
+use support::{Home, LIMIT, Running, demo::one_at_a_time, free_port, mesh::Separate, wait_for};
 
 /// Bytes before the payload of a frame in a spool file.
 const FRAME_HEADER: usize = 8;
@@ -107,6 +123,193 @@ fn records_that_were_altered_or_withheld_on_their_way_are_named() {
         (&open[0]["worker"], &open[0]["first"]),
         (&0.into(), &1.into())
     );
+}
+
+/// A workload that has a certificate and no proxy is listed, and nobody else; and where the
+/// authority's word for a certificate is another, the heads that are signed with it are named.
+#[test]
+fn certificates_are_held_against_who_signs() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let ghost = "spiffe://demo.test/ns/shop/sa/reports";
+    let program = home.path("bin/ghost");
+    let registration = format!(
+        "    - spiffe_id: {ghost}\n      selectors: [\"unix:path:{}\"]\n",
+        program.display()
+    );
+    let mut mesh = Separate::ready_for(&home, &registration);
+    let mut silent = start_silent(&home, &program);
+    for service in ["web", "orders"] {
+        let query = format!("class:stream_heads reporter:{service} last:1h");
+        wait_for("heads of a proxy", LIMIT, || {
+            home.rows(&query).filter(|rows| !rows.is_empty())
+        });
+    }
+    wait_for("a certificate of the silent one", LIMIT, || {
+        let rows = home.rows("class:credential verb:issued last:1h")?;
+        let its = rows.iter().any(|row| row.to_string().contains(ghost));
+        its.then_some(())
+    });
+    silent.kill();
+    wait_for("heads under a checkpoint", LIMIT, || {
+        let live = home.json(&["audit", "verify"]);
+        (live["certificates"]["signed"] == 2).then_some(())
+    });
+    for role in ["proxy-web", "proxy-orders", "pdp", "agent", "audit", "ca"] {
+        mesh.end(role);
+    }
+    let log = home.path("state/audit/log");
+
+    let later = home.path("later");
+    written_later(&log, &later, |_| {});
+    let dir = later.display().to_string();
+    let verify = ["audit", "verify", "--dir", &dir];
+    let report = home.json(&verify);
+    let found = &report["certificates"];
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!((&found["issued"], &found["signed"]), (&3.into(), &2.into()));
+    assert_eq!(
+        (&found["silent"], &found["settling"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(found["without"][0]["spiffe_id"], ghost);
+    assert_eq!(found["without"][0]["reports"], false);
+    let said = home.says(&verify, 0);
+    assert!(
+        said.contains(ghost) && said.contains("no records"),
+        "{said}"
+    );
+    let run = [
+        "report",
+        "run",
+        "integrity",
+        "--log",
+        &dir,
+        "--period",
+        "last:1d",
+    ];
+    let report = home.json(&run);
+    let sections = report["sections"].as_array().unwrap();
+    let section = sections
+        .iter()
+        .find(|s| s["id"] == "certificates-and-streams");
+    let rows = section.unwrap()["table"]["rows"].as_array().unwrap();
+    assert_eq!((rows.len(), &rows[0][0]), (1, &Value::from(ghost)));
+
+    let forged = home.path("forged");
+    let web = "spiffe://demo.test/ns/shop/sa/web";
+    written_later(&log, &forged, |issued| {
+        if issued.spiffe_id == web {
+            issued.serial[1] ^= 1;
+        }
+    });
+    let dir = forged.display().to_string();
+    let said = home.says(&["audit", "verify", "--dir", &dir], 8);
+    assert!(
+        said.contains(&format!("heads of {web} are signed with")),
+        "{said}"
+    );
+    let report = home.json(&["audit", "verify", "--dir", &dir]);
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert_eq!(findings[0]["kind"], "certificate");
+
+    // A serial number that was issued, to somebody else.
+    let borrowed = home.path("borrowed");
+    written_later(&log, &borrowed, |issued| {
+        if issued.spiffe_id == web {
+            issued.spiffe_id = "spiffe://demo.test/ns/shop/sa/other".to_owned();
+        }
+    });
+    let dir = borrowed.display().to_string();
+    let said = home.says(&["audit", "verify", "--dir", &dir], 8);
+    let named = format!("heads of {web} are signed with");
+    assert!(said.contains(&named), "{said}");
+}
+
+/// A proxy of `reports` whose records go nowhere.
+fn start_silent(home: &Home, program: &Path) -> Running {
+    let text = fs::read_to_string(home.path("proxy-orders.yaml")).unwrap();
+    let mut text = text
+        .replace("orders-1", "reports-1")
+        .replace("state-orders", "state-reports")
+        .replace("shop/orders", "shop/reports");
+    for door in [
+        "audit: \"",
+        "inbound: { listen: \"",
+        "outbound: { listen: \"",
+    ] {
+        let (before, rest) = text.split_once(door).unwrap();
+        let (_, after) = rest.split_once('"').unwrap();
+        text = format!("{before}{door}{}\"{after}", free_port());
+    }
+    fs::write(home.path("proxy-reports.yaml"), text).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_palisade"), program).unwrap();
+    let run = ["run", "proxy", "--config", "proxy-reports.yaml"];
+    home.start_program(program, "proxy-reports", &run)
+}
+
+/// Writes the records of a log into another one, with the certificates that were issued
+/// changed, and two minutes later one more, so that nothing is too new to tell; the
+/// authority's first word is as much earlier. Its own heads, which would contradict it, are left out.
+fn written_later(from: &Path, to: &Path, change: impl Fn(&mut Credential)) {
+    let domain = TrustDomain::parse("demo.test").unwrap();
+    let read_only = LogOptions {
+        read_only: true,
+        ..LogOptions::new(domain.clone())
+    };
+    let of_log = Log::open(from, read_only, Clock::system()).unwrap();
+    let clock = Clock::manual(jiff::Timestamp::now());
+    let options = LogOptions {
+        checkpoint_every: Duration::from_millis(20),
+        ..LogOptions::new(domain)
+    };
+    let log = Log::open(to, options, clock.clone()).unwrap();
+    let ingest = Ingest::new(log.clone(), clock.clone());
+    let pushed = Cell::new(0);
+    let push = |envelope: &Envelope, sequence, record: Vec<u8>| {
+        let stream = envelope.stream.as_ref().unwrap();
+        let receipt = ingest.push(stream, sequence, vec![record.into()]);
+        receipt.unwrap();
+        pushed.set(pushed.get() + 1);
+    };
+    let mut last: Option<(Envelope, Record)> = None;
+    for entry in of_log.scan(0).map(Result::unwrap) {
+        let (envelope, mut record) = (entry.envelope, entry.record);
+        let of_authority = record.reporter.ends_with("/palisade/ca");
+        let of_spool = matches!(
+            record.body,
+            Some(Body::StreamHeads(_) | Body::StreamHead(_) | Body::SpoolEvent(_))
+        );
+        if record.reporter.ends_with("/palisade/audit") || (of_authority && of_spool) {
+            continue;
+        }
+        let mut bytes = envelope.record.to_vec();
+        if let Some(Body::Credential(issued)) = &mut record.body {
+            change(issued);
+            if last.is_none() {
+                record.time_us -= 120_000_000;
+            }
+            bytes = record.encode_to_vec();
+        }
+        push(&envelope, envelope.sequence, bytes);
+        if of_authority && matches!(record.body, Some(Body::Credential(_))) {
+            last = Some((envelope, record));
+        }
+    }
+    // A record is given its time when it is written, the log's own first one before all.
+    wait_for("what was pushed", LIMIT, || {
+        (log.len() > pushed.get()).then_some(())
+    });
+    clock.advance(Duration::from_secs(120));
+    let (envelope, mut record) = last.unwrap();
+    record.time_us += 120_000_000;
+    if let Some(Body::Credential(issued)) = &mut record.body {
+        issued.spiffe_id = "spiffe://demo.test/palisade/pdp".into();
+        issued.serial = vec![9; 16];
+    }
+    push(&envelope, envelope.sequence + 1, record.encode_to_vec());
+    log.close();
 }
 
 /// Codes of everything that `check` finds wrong.

@@ -114,6 +114,21 @@ fn message(text: &str, time_s: u64) -> String {
     format!("cosignature/v1\ntime {time_s}\n{text}")
 }
 
+/// Names and times, in seconds since the Unix epoch, of what claims to be cosignatures on
+/// a note. Without the keys of the witnesses nothing of it is proven.
+#[cfg(feature = "index")]
+pub(crate) fn said(note: &str) -> Vec<(String, u64)> {
+    let lines = note::parts(note)
+        .map(|(_, lines)| lines)
+        .unwrap_or_default();
+    let cosignatures = lines.iter().filter(|line| line.signature.len() == LEN);
+    let said = cosignatures.filter_map(|line| {
+        let time = line.signature.first_chunk::<8>()?;
+        Some((line.name.to_owned(), u64::from_be_bytes(*time)))
+    });
+    said.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -50,6 +50,23 @@ impl Decisions {
         self.scan.end()
     }
 
+    /// How many decisions of this time were dropped because theirs was over; where only a part
+    /// of what one segment lacks is of this time, all of it is counted. None where more than
+    /// the time was asked about: nobody knows what these said.
+    pub fn dropped(&self) -> u64 {
+        if self.filter.is_some() {
+            return 0;
+        }
+        let lacking = self.log.lacking();
+        let dropped = lacking.iter().flat_map(|lacking| &lacking.dropped);
+        let of_then = dropped.filter(|dropped| {
+            dropped.class == "decision"
+                && dropped.first_us < self.window.to_us
+                && dropped.last_us >= self.window.from_us
+        });
+        of_then.map(|dropped| dropped.records).sum()
+    }
+
     /// Gives each leaf to `visit`, with its index, until that breaks; whether it did.
     /// Leaves that cannot be decoded are no decisions.
     ///

@@ -132,6 +132,8 @@ pub(crate) fn attested(record: &[u8]) -> &[u8] {
     record.get(..len).unwrap_or(record)
 }
 
+/// Field number of a certificate issued, rotated or refused in `record.proto`.
+pub(crate) const CREDENTIAL: u32 = 21;
 /// Field number of a decision in `record.proto`.
 pub(crate) const DECISION: u32 = 16;
 /// Field number of an outcome in `record.proto`.
@@ -158,8 +160,8 @@ pub(crate) fn is_always_kept(class: u32) -> bool {
 }
 
 impl<'a> RecordPeek<'a> {
-    /// Looks at an encoded record; `None` when it is not protobuf, or something follows
-    /// its disclosures.
+    /// Looks at an encoded record; `None` when it is not protobuf, has two bodies, which
+    /// readers would take for different things, or something follows its disclosures.
     pub fn new(mut record: &'a [u8]) -> Option<Self> {
         let len = record.len();
         let mut peek = Self {
@@ -174,6 +176,7 @@ impl<'a> RecordPeek<'a> {
                 (1, Value::Bytes(id)) => peek.id = id,
                 (2, Value::Varint(v)) => peek.time_us = v as i64,
                 (COVERS, _) => peek.covered = true,
+                (tag, Value::Bytes(_)) if BODIES.contains(&tag) && peek.class != 0 => return None,
                 (tag, Value::Bytes(body)) if BODIES.contains(&tag) => {
                     (peek.class, peek.body) = (tag, body);
                 }
@@ -366,6 +369,16 @@ mod tests {
         assert_eq!(RecordPeek::new(&whole).unwrap().class_name(), "decision");
         let hidden = [&whole[..], &kept].concat();
         assert_eq!(RecordPeek::new(&hidden), None, "something follows them");
+        let twice = Record {
+            covers: Vec::new(),
+            disclosures: Vec::new(),
+            ..Record::decode(&*whole).unwrap()
+        };
+        let twice = twice.encode_to_vec();
+        assert!(RecordPeek::new(&twice).is_some());
+        let twice = [&twice[..], &twice].concat();
+        assert!(Record::decode(&*twice).is_ok());
+        assert_eq!(RecordPeek::new(&twice), None, "which body is it?");
     }
 
     #[test]

@@ -56,7 +56,8 @@ pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
-/// Replaces the file at `path`: readers see the old contents or the new ones.
+/// Replaces the file at `path`: readers see the old contents or the new ones. Where that
+/// fails, nothing of the new ones is left.
 pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()> {
     let parent = path.parent().unwrap_or(Path::new("."));
     let mut name = path.file_name().unwrap_or_default().to_owned();
@@ -69,11 +70,14 @@ pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()
         }
         other => other?,
     };
-    file.write_all(contents)?;
-    if sync == Sync::Yes {
-        file.sync_all()?;
+    let written = file.write_all(contents).and_then(|()| match sync {
+        Sync::Yes => file.sync_all(),
+        Sync::No => Ok(()),
+    });
+    if let Err(error) = written.and_then(|()| fs::rename(&temporary, path)) {
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
     }
-    fs::rename(&temporary, path)?;
     if sync == Sync::Yes {
         sync_dir(parent)?;
     }
@@ -104,4 +108,19 @@ pub(crate) fn is_private(path: &Path, meta: &fs::Metadata) -> bool {
         false => 0o077,
     };
     meta.mode() & loose == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_put_in_place_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let taken = dir.path().join("taken");
+        fs::create_dir(&taken).unwrap();
+        assert!(replace(&taken, b"contents", Sync::Yes).is_err());
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().collect();
+        assert_eq!(names.len(), 1, "{names:?}");
+    }
 }

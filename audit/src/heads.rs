@@ -8,7 +8,7 @@
 
 use aws_lc_rs::digest::{Context, SHA256};
 use palisade_mesh::{
-    svid::verify_signed,
+    svid::{Peer, verify_signed},
     wire::record::{Head, Heads, StreamHeads},
 };
 use prost::Message as _;
@@ -194,16 +194,16 @@ impl Statement {
                 Signature::Wrong("the certificate is somebody else's")
             }
             Ok(_) if !about => Signature::Wrong("it is about other streams than its own"),
-            Ok(_) => Signature::Holds,
+            Ok(peer) => Signature::Holds(peer),
         }
     }
 }
 
 /// What is to be thought of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Signature {
-    /// The reporter has signed it.
-    Holds,
+    /// The reporter has signed it, with this certificate.
+    Holds(Peer),
     /// Its certificate is not known.
     Unknown,
     /// The reporter has not signed it.

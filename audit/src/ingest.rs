@@ -15,12 +15,12 @@ use palisade_mesh::{
     spiffe_id::SpiffeId,
     svid::Peer,
     wire::{
-        audit::{Ack, Batch, StreamId, ingest_server},
+        audit::{Ack, Batch, RevisionKept, RevisionName, RevisionPart, StreamId, ingest_server},
         record::{Record, record::Body},
     },
 };
 use prost::Message as _;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -32,6 +32,9 @@ use crate::{
 };
 
 mod acks;
+mod revisions;
+
+pub use revisions::{Keep, PART_LEN_MAX, Unkept};
 
 /// Most records in a batch.
 pub const BATCH_RECORDS_MAX: usize = 1024;
@@ -88,6 +91,9 @@ pub struct Ingest {
     clock: Clock,
     gate: Option<Arc<dyn Gate>>,
     doubt: Option<Arc<dyn Doubt>>,
+    keep: Option<Arc<dyn Keep>>,
+    /// One revision is taken in at a time: it may have [`crate::policies::BUNDLE_LEN_MAX`] bytes.
+    taking: Arc<Semaphore>,
 }
 
 /// Whoever knows which services a reporter is: it is shown every decision that enters,
@@ -115,6 +121,8 @@ impl Ingest {
             clock,
             gate: None,
             doubt: None,
+            keep: None,
+            taking: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -129,6 +137,13 @@ impl Ingest {
     #[must_use]
     pub fn doubted(mut self, doubt: Arc<dyn Doubt>) -> Self {
         self.doubt = Some(doubt);
+        self
+    }
+
+    /// Has `keep` take the policy revisions that a PDP gives.
+    #[must_use]
+    pub fn keeping(mut self, keep: Arc<dyn Keep>) -> Self {
+        self.keep = Some(keep);
         self
     }
 
@@ -166,6 +181,24 @@ impl Ingest {
         }
     }
 
+    /// Asks the gate, where there is one, about a peer.
+    fn admit(&self, peer: &SpiffeId) -> Result<(), Status> {
+        let Some(gate) = &self.gate else {
+            return Ok(());
+        };
+        let asked = gate.ask(&Link::new(peer, LinkAction::Push));
+        asked.map_err(|refused| Status::permission_denied(refused.to_string()))
+    }
+
+    /// Who keeps revisions, if whoever asks may give them.
+    fn keeper<T>(&self, request: &Request<T>) -> Result<Arc<dyn Keep>, Status> {
+        let keep = self.keep.clone();
+        let keep = keep.ok_or_else(|| Status::unimplemented("no revisions are kept here"))?;
+        let peer = revisions::giver(&*keep, request, self.clock.now_us() / 1_000_000)?;
+        self.admit(&peer.id)?;
+        Ok(keep)
+    }
+
     /// Reads batches until the peer ends, misbehaves or runs out of identity.
     async fn read(
         self,
@@ -176,9 +209,7 @@ impl Ingest {
         let mut known: Option<(StreamId, Arc<StreamKey>)> = None;
         while let Some(batch) = batches.message().await? {
             if peer.not_after_s < self.clock.now_us() / 1_000_000 {
-                return Err(Status::unauthenticated(
-                    "the peer's certificate has expired",
-                ));
+                return Err(Status::unauthenticated(revisions::EXPIRED));
             }
             let id = batch
                 .stream
@@ -236,10 +267,7 @@ impl ingest_server::Ingest for Ingest {
             .get::<Peer>()
             .cloned()
             .ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
-        if let Some(gate) = &self.gate {
-            let asked = gate.ask(&Link::new(&peer.id, LinkAction::Push));
-            asked.map_err(|refused| Status::permission_denied(refused.to_string()))?;
-        }
+        self.admit(&peer.id)?;
         let (acks, answers) = mpsc::channel(ACKS_WAITING);
         let (in_flight, receipts) = mpsc::channel(IN_FLIGHT_BATCHES);
         let checkpoints = self.log.subscribe_checkpoints();
@@ -260,6 +288,43 @@ impl ingest_server::Ingest for Ingest {
         });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
+
+    async fn has_revision(
+        &self,
+        request: Request<RevisionName>,
+    ) -> Result<Response<RevisionKept>, Status> {
+        let keep = self.keeper(&request)?;
+        let digest = revisions::digest(&request.into_inner().digest)?;
+        let kept = blocking(move || keep.has(&digest)).await?;
+        Ok(Response::new(RevisionKept { kept }))
+    }
+
+    async fn keep_revision(
+        &self,
+        request: Request<Streaming<RevisionPart>>,
+    ) -> Result<Response<RevisionKept>, Status> {
+        let keep = self.keeper(&request)?;
+        let turn = self.taking.clone().try_acquire_owned();
+        let turn = turn.map_err(|_| Status::resource_exhausted("another revision is coming in"))?;
+        let arriving = revisions::whole(request.into_inner());
+        let arrived = tokio::time::timeout(revisions::ARRIVAL_MAX, arriving).await;
+        let late = |_| Status::deadline_exceeded("the revision did not arrive in time");
+        let (digest, bundle) = arrived.map_err(late)??;
+        blocking(move || {
+            let _turn = turn;
+            keep.keep(&digest, bundle)
+        })
+        .await?;
+        Ok(Response::new(RevisionKept { kept: true }))
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Unkept> + Send + 'static,
+) -> Result<T, Status> {
+    let done = tokio::task::spawn_blocking(work).await;
+    let done = done.map_err(|e| Status::internal(format!("bug: {e}")))?;
+    done.map_err(Status::from)
 }
 
 fn refused(refusal: &Refused) -> Status {
@@ -305,7 +370,9 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
         return Err(malformed("its id is no ULID".into()));
     }
     if RecordPeek::new(bytes).is_none() {
-        return Err(malformed("something follows its disclosures".into()));
+        return Err(malformed(
+            "it has two bodies, or something follows its disclosures".into(),
+        ));
     }
     privacy::check(&record).map_err(|what| malformed(what.into()))?;
     // What a workload says about the log or about certificates is hearsay; alerts are what

@@ -12,6 +12,7 @@
 //! - [`merkle`], [`note`], [`checkpoint`], [`proof`], [`statement`]: how anybody can check it
 //! - [`cosignature`], [`witness`]: who else has seen the log, and what we have seen of others
 //! - [`verify`]: the check itself
+//! - [`policies`]: the policy revisions that decisions name, kept so that these can be made again
 //! - [`query`]: the language in which the log is asked
 //! - [`item`], [`row`]: a record as it is asked and as it is shown
 //! - [`export`]: rows as files that other programs read
@@ -50,6 +51,7 @@ pub mod local;
 pub mod log;
 pub mod merkle;
 pub mod note;
+pub mod policies;
 pub mod privacy;
 pub mod proof;
 #[cfg(feature = "index")]

@@ -70,7 +70,7 @@ pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
 #[cfg(all(test, feature = "index"))]
-pub(crate) use thin::{Crash, Point, room_for};
+pub(crate) use thin::{Crash, Point};
 #[cfg(feature = "index")]
 pub use thin::{Fate, Thinned, Thinning, Weight};
 use writer::{Command, Job, Writer};
@@ -556,6 +556,18 @@ impl Log {
     /// Room on its disk, as of the last look.
     pub(crate) fn room(&self) -> Room {
         self.inner.health.room()
+    }
+
+    /// Refuses to write so much beside the records as long as these need the room.
+    pub(crate) fn room_for(&self, bytes: u64) -> io::Result<()> {
+        let free = self.inner.health.disk.space(&self.inner.shared.dir)?.free;
+        match self.room() == Room::Enough && free >= bytes {
+            true => Ok(()),
+            false => Err(io::Error::new(
+                io::ErrorKind::StorageFull,
+                format!("the disk is nearly full: records need the room, not {bytes} other bytes"),
+            )),
+        }
     }
 
     /// How the log is doing.

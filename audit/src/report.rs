@@ -14,6 +14,7 @@ pub mod package;
 mod packs;
 mod period;
 mod render;
+mod scanned;
 pub mod schedule;
 mod sections;
 

@@ -103,13 +103,19 @@ pub(crate) struct TestServer {
 impl TestServer {
     pub(crate) async fn start(log: Log, peer: Option<Peer>, clock: Clock) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self::serve(listener, log, peer, clock)
+        Self::serve(listener, Ingest::new(log, clock), peer)
     }
 
-    fn serve(listener: TcpListener, log: Log, peer: Option<Peer>, clock: Clock) -> Self {
+    /// One that serves what it is given.
+    pub(crate) async fn of(ingest: Ingest, peer: Option<Peer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::serve(listener, ingest, peer)
+    }
+
+    fn serve(listener: TcpListener, ingest: Ingest, peer: Option<Peer>) -> Self {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel::<()>();
-        let service = Ingest::new(log, clock).service();
+        let service = ingest.service();
         let service = tonic::service::interceptor::InterceptedService::new(
             service,
             move |mut request: tonic::Request<()>| {

@@ -12,13 +12,19 @@ use std::path::Path;
 use crate::{log::stored::is_live, note::Verifier};
 
 mod ahead;
+mod certificates;
+mod earlier;
 mod pass;
 mod report;
 mod stored;
 mod streams;
 
+pub use earlier::{Earlier, EarlierReport, Standing};
 use pass::Pass;
-pub use report::{CheckpointReport, Finding, FindingKind, RecordName, StreamReport, VerifyReport};
+pub use report::{
+    CertificateReport, CertificatesReport, CheckpointReport, Finding, FindingKind, RecordName,
+    StreamReport, VerifyReport,
+};
 
 /// Findings named in a report; more are counted.
 pub const FINDINGS_MAX: usize = 1000;
@@ -43,6 +49,8 @@ pub struct VerifyOptions<'a> {
     /// The key to trust; the one stored with the log when absent, which then
     /// proves only that the log agrees with itself.
     pub key: Option<Verifier>,
+    /// Checkpoints of the log that somebody kept from before: it must continue them.
+    pub earlier: Vec<Earlier>,
     /// Called now and then, and once at the end.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
 }
@@ -54,7 +62,7 @@ pub fn verify(dir: &Path, mut options: VerifyOptions<'_>) -> VerifyReport {
             Some(progress) => Some(&mut **progress),
             None => None,
         };
-        Pass::new(dir, progress).run(options.key.clone())
+        Pass::new(dir, progress).run(options.key.clone(), &options.earlier)
     };
     let report = run();
     // A writer that started meanwhile leaves what looks like foreign bytes.

@@ -53,6 +53,13 @@ pub struct Opened {
     pub digest: Digest,
 }
 
+impl Opened {
+    /// Whether no policy is left out.
+    pub fn is_whole(&self) -> bool {
+        !slice::is_slice(&self.bundle)
+    }
+}
+
 /// Reads an encoded bundle, whole or a slice, and computes its digest.
 ///
 /// # Errors

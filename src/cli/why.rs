@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use palisade_mesh::diagnostic::Diagnostic;
-use palisade_pdp::compiled::Absent;
+use bytes::Bytes;
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
+use palisade_pdp::{author, compiled::Absent};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -12,8 +13,9 @@ use crate::{
     control::client::Mesh,
     render::{self, DIM, NAME, Output, explanation, paint, records, snippet::clean},
     run::{
-        audit::Found,
+        audit::{AskRevision, Found, KEPT_ROUTE, whole},
         pdp::{Explained, Recorded},
+        policy,
     },
 };
 
@@ -78,7 +80,11 @@ async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
     let (explained, absent) = match &args.policies {
         None => {
             let explained: Explained = mesh.post("pdp", "/v1/pdp/explain", &recorded).await?;
-            (explained, Vec::new())
+            let kept = match explained.exact {
+                true => None,
+                false => kept(&mesh, &recorded).await,
+            };
+            (kept.unwrap_or(explained), Vec::new())
         }
         Some(dir) => replay(dir, &args.composing, &recorded).await?,
     };
@@ -87,6 +93,27 @@ async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
         record,
         explanation: explained.explanation,
         absent,
+    })
+}
+
+/// The explanation under the revision that is kept beside the log, where it is.
+async fn kept(mesh: &Mesh, recorded: &Recorded) -> Option<Explained> {
+    let asked = AskRevision {
+        digest: recorded.revision.clone(),
+    };
+    let mut bundle = Vec::new();
+    let read = mesh.bytes("audit", KEPT_ROUTE, &asked, |bytes| {
+        bundle.extend_from_slice(bytes);
+        true
+    });
+    read.await.ok()?;
+    let digest = Digest::from_hex(&recorded.revision)?;
+    let bundle = Bytes::from(bundle);
+    whole(&digest.0, bundle.clone()).ok()?;
+    let snapshot = policy::snapshot(author::compile(bundle).compiled?, 0).ok()?;
+    Some(Explained {
+        exact: true,
+        explanation: recorded.explain(&snapshot).ok()?,
     })
 }
 

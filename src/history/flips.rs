@@ -21,6 +21,10 @@ const OPERATION: &str = "Operation";
 
 /// Groups that are told apart on each side; what comes later is counted together.
 pub(crate) const GROUPS_MAX: usize = 10_000;
+/// Causes that are told apart.
+const CAUSES_MAX: usize = 1000;
+/// The cause of what is beyond them.
+const OTHER_CAUSES: &str = "for other reasons";
 /// Decision ids that a group, or a cause, names.
 pub(crate) const SAMPLES_MAX: usize = 3;
 
@@ -442,7 +446,21 @@ impl Group {
 impl Lacks {
     pub(crate) fn add(&mut self, cause: String, record: &DecisionRef<'_>) {
         self.count += 1;
+        let is_room = self.causes.len() < CAUSES_MAX || self.causes.contains_key(&cause);
+        let cause = if is_room {
+            cause
+        } else {
+            OTHER_CAUSES.to_owned()
+        };
         self.causes.entry(cause).or_default().add(record);
+    }
+
+    /// Counts those of which there is no record any more.
+    pub(crate) fn add_unnamed(&mut self, cause: &str, count: u64) {
+        if count > 0 {
+            self.count += count;
+            self.causes.entry(cause.to_owned()).or_default().count += count;
+        }
     }
 
     /// The cause of most of them.

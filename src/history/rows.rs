@@ -101,6 +101,7 @@ impl Owned {
             source_ip: text(row, "source"),
             source_port: u32::try_from(number("source_port")).unwrap_or_default(),
             context_json: &self.context,
+            api: text(row, "api"),
             covered: row
                 .get("covered")
                 .and_then(Value::as_object)

@@ -4,7 +4,7 @@ use anstyle::Style;
 use serde_json::Value;
 
 use super::{
-    BAD, DIM, GOOD, NAME, STRONG, WARN, count, json, line, next, paint, screen,
+    BAD, DIM, GOOD, NAME, STRONG, WARN, count, faithful, json, line, next, paint, screen,
     snippet::clean,
     summaries,
     table::{self, col},
@@ -305,8 +305,13 @@ fn print_field(key: &str, value: &Value) {
     line(&format!("  {key}  {shown}"));
 }
 
-/// Whether a verification found every signed byte as it was signed.
+/// Whether a verification found every signed byte as it was signed, and every decision as its
+/// policies say where these were made again.
 pub(crate) fn is_verified(report: &Value) -> bool {
+    is_signed(report) && report.get("replay").is_none_or(faithful::holds)
+}
+
+fn is_signed(report: &Value) -> bool {
     errors(report).next().is_none()
 }
 
@@ -348,7 +353,7 @@ pub(crate) fn print_verified(report: &Value) {
             "signed checkpoints"
         ),
     );
-    if is_verified(report) {
+    if is_signed(report) {
         line(&format!(
             "{}: {read}; every byte is as it was signed",
             paint(GOOD.bold(), "✓ verified")
@@ -369,7 +374,7 @@ pub(crate) fn print_verified(report: &Value) {
         }
     }
     if number("dropped") > 0 {
-        let why = match is_verified(report) {
+        let why = match is_signed(report) {
             true => " when their time was over, as signed records say",
             false => "",
         };
@@ -386,6 +391,63 @@ pub(crate) fn print_verified(report: &Value) {
         ));
     }
     print_streams(report);
+    print_earlier(report);
+    print_certificates(report);
+    if let Some(replay) = report.get("replay") {
+        faithful::print(replay);
+    }
+}
+
+/// Checkpoints from before that the log continues; what it does not continue is a finding.
+fn print_earlier(report: &Value) {
+    let earlier = report.get("earlier").and_then(Value::as_array);
+    for one in earlier.into_iter().flatten() {
+        let size = one.get("size").and_then(Value::as_u64).unwrap_or_default();
+        let of = format!(
+            "{} ({}, signed {})",
+            clean(text(one, "name")),
+            count(size, "record", "records"),
+            clean(text(one, "time")),
+        );
+        match text(one, "standing") {
+            "continued" => line(&format!("  continues {of}")),
+            "not_compared" => line(&paint(WARN, format!("  ! not compared with {of}"))),
+            _ => {}
+        }
+    }
+}
+
+/// Certificates that were issued and with which nothing was signed, by identity.
+fn print_certificates(report: &Value) {
+    let certificates = report.get("certificates");
+    let without = certificates.and_then(|c| c.get("without"));
+    let without = without.and_then(Value::as_array).into_iter().flatten();
+    let mut by_identity: Vec<(&str, usize, &str)> = Vec::new();
+    for one in without {
+        let (id, issued) = (text(one, "spiffe_id"), text(one, "issued"));
+        match by_identity.last_mut() {
+            Some((last, n, newest)) if *last == id => (*n, *newest) = (*n + 1, issued),
+            _ => by_identity.push((id, 1, issued)),
+        }
+    }
+    for (id, n, newest) in by_identity.iter().take(FINDINGS_SHOWN) {
+        let issued = count(*n, "certificate issued", "certificates issued");
+        line(&paint(
+            WARN,
+            format!(
+                "  ! {issued}, no records: {}, the last {}",
+                clean(id),
+                clean(newest)
+            ),
+        ));
+    }
+    let more = by_identity.len().saturating_sub(FINDINGS_SHOWN);
+    if more > 0 {
+        line(&paint(
+            WARN,
+            format!("  and those of {more} more identities"),
+        ));
+    }
 }
 
 fn print_finding(mark: &str, finding: &Value) {

@@ -16,14 +16,14 @@ use palisade_audit::{
     envelope::LEAF_LEN_MAX,
     holds::Holds,
     index::{self, BucketSpan, Cursor, Store, StoreError, TailEvent},
-    ingest::Ingest,
+    ingest::{Ingest, Keep},
     item::Item,
     local::LocalSink,
     log::{Log, LogError, LogOptions},
+    policies::Policies,
     privacy::Vault,
     query::{Limits, Query},
     row::Row,
-    verify::{self, VerifyOptions},
     watch::Watch,
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
@@ -56,6 +56,7 @@ mod deliver;
 mod facts;
 mod forward;
 mod holds;
+mod kept;
 mod metrics;
 mod needs;
 mod proof;
@@ -68,6 +69,7 @@ mod source;
 mod subjects;
 mod sums;
 mod tiles;
+mod verification;
 mod verifying;
 mod witness;
 mod witnesses;
@@ -75,12 +77,13 @@ mod witnesses;
 use alerts::Alerts;
 use deliver::Lost;
 use forward::Forward;
+use kept::KeptPolicies;
 use needs::Needs;
 use reads::{Begun, Reader, Reads};
 use retention::Retention;
 use saved::Saved;
 use schedules::Schedules;
-use verifying::Verifying;
+use verification::Verifying;
 use witness::Witnessing;
 use witnesses::Witnesses;
 
@@ -88,6 +91,7 @@ pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiti
 pub(crate) use api::Access;
 pub use api::document;
 pub use holds::{AddHold, HoldList, ReleaseHold};
+pub(crate) use kept::{AskRevision, KEPT_ROUTE, Unlike, whole};
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
@@ -97,6 +101,8 @@ pub(crate) use source::store_of;
 pub(crate) use subjects::nameless;
 pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation, Told};
 pub use sums::{Facets, Gaps, Timeline};
+pub use verifying::VerifyLog;
+pub(crate) use verifying::{document as verified, replayed};
 
 /// File of the legal holds, in the audit service's folder.
 const HOLDS: &str = "holds.json";
@@ -119,6 +125,9 @@ pub struct AuditRole {
     clock: Clock,
     reads: Reads,
     vault: Arc<Vault>,
+    kept: Arc<KeptPolicies>,
+    /// Held by whoever makes decisions again.
+    replays: Arc<tokio::sync::Semaphore>,
     holds: Arc<Holds>,
     /// Held by whoever changes holds or erases.
     orders: Arc<tokio::sync::Mutex<()>>,
@@ -188,6 +197,8 @@ impl AuditRole {
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
+        let pdp = config.trust_domain.role(Role::Pdp.as_str());
+        let kept = KeptPolicies::new(Policies::beside(&dir.join("log")), log.clone(), pdp);
         let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
         let reads = Reads::new(sink, reporter, config.demo, clock.clone());
         let mut lost = Vec::new();
@@ -221,6 +232,8 @@ impl AuditRole {
             log,
             store: Arc::new(store),
             vault,
+            kept: Arc::new(kept),
+            replays: Arc::new(tokio::sync::Semaphore::new(1)),
             holds: Arc::new(holds),
             orders: Arc::default(),
             address: None,
@@ -274,6 +287,7 @@ impl AuditRole {
         let service = Ingest::new(self.log.clone(), self.clock.clone())
             .guarded(gate.clone())
             .doubted(Arc::new(doubts))
+            .keeping(self.kept())
             .service();
         let _ = self.gate.set(gate);
         let served = tonic::transport::Server::builder()
@@ -284,6 +298,11 @@ impl AuditRole {
             );
         tokio::spawn(served);
         Ok(())
+    }
+
+    /// Who keeps the policy revisions of this mesh.
+    pub(super) fn kept(&self) -> Arc<dyn Keep> {
+        self.kept.clone()
     }
 
     /// Records what was lost before this start.
@@ -338,10 +357,12 @@ impl AuditRole {
     /// What the role answers on the local socket.
     pub(super) fn routes(&self) -> Router {
         let (of_search, of_tail, of_record) = (self.clone(), self.clone(), self.clone());
-        let (of_verify, of_status, of_check) = (self.clone(), self.clone(), self.clone());
+        let (of_status, of_check) = (self.clone(), self.clone());
         let (of_decisions, of_export) = (self.clone(), self.clone());
         self.sums()
             .merge(self.proofs())
+            .merge(self.verifying())
+            .merge(self.kept_routes())
             .merge(self.reports())
             .merge(self.subjects())
             .merge(self.hold_routes())
@@ -389,12 +410,6 @@ impl AuditRole {
                         of_record.record(Reader::local(uid), id).await
                     },
                 ),
-            )
-            .route(
-                "/v1/audit/verify",
-                post(move |ConnectInfo(uid): ConnectInfo<PeerUid>| async move {
-                    of_verify.verify(Reader::local(uid)).await
-                }),
             )
             .route(
                 "/v1/audit/status",
@@ -550,25 +565,6 @@ impl AuditRole {
                 .map(|(_, row)| serde_json::to_value(row).unwrap_or_default())
                 .collect(),
         }))
-    }
-
-    async fn verify(self, reader: Reader) -> Answer<serde_json::Value> {
-        self.reads.note(&reader, "verify", "", 0).await?;
-        let dir = self.dir.join("log");
-        // The key that this service signs with, not the one that lies in the folder.
-        let key = Some(self.log.verifier().clone());
-        let work = move || {
-            let options = VerifyOptions {
-                key,
-                ..VerifyOptions::default()
-            };
-            verify::verify(&dir, options)
-        };
-        let report = tokio::task::spawn_blocking(work).await;
-        let report = report.map_err(|e| Problem::from(broken(&e.to_string())))?;
-        serde_json::to_value(report)
-            .map(Json)
-            .map_err(|e| Problem::from(broken(&e.to_string())))
     }
 }
 

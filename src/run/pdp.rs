@@ -53,6 +53,7 @@ use crate::{
 };
 
 mod facts;
+mod keeping;
 mod proving;
 mod questions;
 
@@ -60,6 +61,7 @@ mod questions;
 const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 
+pub(super) use keeping::Shelf;
 pub use questions::{Can, CanAnswer, Explained, Recorded};
 
 /// Where the local socket gives the revision in force, encoded.
@@ -86,6 +88,7 @@ pub struct PdpRole {
     gate: Arc<LinkGate>,
     kill: Arc<Holder>,
     decisions: Option<Decisions>,
+    unshelved: keeping::Unshelved,
     clock: Clock,
 }
 
@@ -202,6 +205,7 @@ impl PdpRole {
             gate,
             kill,
             decisions,
+            unshelved: keeping::Unshelved::default(),
             clock: clock.clone(),
         };
         let follower = role.clone();

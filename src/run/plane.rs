@@ -7,7 +7,7 @@ use std::{
 
 use axum::Router;
 use palisade_ca::join::NodeRole;
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, svid::Identity};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{Config, PartAddress},
     control::{self, server::SocketFile},
-    net::{directory::Whereabouts, identity::IdentityConfig, kill, uds},
+    net::{directory::Whereabouts, identity::IdentityConfig, kill, tls, uds},
 };
 
 /// Roles of the control plane that run in this process.
@@ -140,10 +140,11 @@ impl ControlPlane {
                 let section = section(config.pdp.as_ref(), "pdp")?;
                 let source = self.source(section.identity.clone(), config);
                 let audit = section.audit.map(|a| self.whereabouts(a, config));
-                let sink = self.records.sink(Role::Pdp, audit)?;
+                let sink = self.records.sink(Role::Pdp, audit.clone())?;
                 // Its records travel under its own identity, wherever that is from.
                 self.records.identify(&source, clock);
                 let identity = link::identity(&source, Role::Pdp, config, clock).await?;
+                let shelf = self.shelf(audit, config, &identity);
                 let pdp = pdp::PdpRole::start(
                     config,
                     section,
@@ -154,6 +155,9 @@ impl ControlPlane {
                     &self.stop,
                 )
                 .await?;
+                if let Some(shelf) = shelf {
+                    pdp.keep_on(shelf, &self.stop);
+                }
                 let own = section.identity.as_ref();
                 self.announce(NodeRole::Pdp, pdp.address, own, config).await;
                 let routes = pdp.routes();
@@ -217,6 +221,22 @@ impl ControlPlane {
                 let _ = crate::net::directory::follow(socket, announced, self.stop.clone());
             }
         }
+    }
+
+    /// Where the PDP's revisions are kept: where its records are.
+    fn shelf(
+        &self,
+        audit: Option<Whereabouts>,
+        config: &Config,
+        identity: &Identity,
+    ) -> Option<pdp::Shelf> {
+        if let Some(audit) = &self.audit {
+            return Some(pdp::Shelf::Here(audit.kept()));
+        }
+        let listen = || config.audit.as_ref().map(|a| Whereabouts::At(a.listen));
+        let expected = config.trust_domain.role(Role::Audit.as_str());
+        let channel = tls::channel_to(&audit.or_else(listen)?, &expected, identity);
+        Some(pdp::Shelf::Far(channel))
     }
 
     /// Where the kill list comes from: the authority in this process, else the agent.

@@ -48,6 +48,8 @@ pub struct DecisionRef<'a> {
     pub source_port: u32,
     /// What was read of the context.
     pub context_json: &'a str,
+    /// The decision API that was asked; empty for what a proxy decided.
+    pub api: &'a str,
     /// Fields that were taken out of it because they are personal; what it does not have of
     /// them is not known.
     pub covered: Vec<&'a str>,
@@ -113,6 +115,7 @@ impl<'a> DecisionRef<'a> {
             10 => &mut self.path,
             18 => &mut self.source_ip,
             22 => &mut self.context_json,
+            28 => &mut self.api,
             _ => return None,
         })
     }
@@ -198,6 +201,7 @@ mod tests {
                 source_ip: "10.0.0.1".into(),
                 source_port: port,
                 context_json: text(9),
+                api: text(0),
                 status: 403,
                 ..Decision::default()
             };
@@ -226,6 +230,7 @@ mod tests {
                 source_ip: "10.0.0.1",
                 source_port: port,
                 context_json: &texts[9],
+                api: &texts[0],
                 covered: policies.iter().map(String::as_str).filter(|name| !name.is_empty()).collect(),
             };
             prop_assert_eq!(read, expected);

@@ -1,7 +1,7 @@
 //! Ingest over a real connection: acknowledgements, refusals, limits.
 
 use palisade_mesh::wire::{
-    audit::ingest_client::IngestClient,
+    audit::{RevisionName, RevisionPart, ingest_client::IngestClient},
     record::{Alert, Credential, LogLifecycle},
 };
 use tempfile::TempDir;
@@ -262,4 +262,99 @@ async fn a_covered_record_is_taken_with_its_own_values_only() {
     assert_eq!(kept.record.covers, whole.covers);
     assert!(kept.record.disclosures.is_empty());
     assert!(!format!("{:?}", log.leaf(kept.index).unwrap()).contains("alice"));
+}
+
+/// Keeps what the PDP gives, whatever it is.
+struct Shelf(crate::policies::Policies, Log);
+
+const PDP: &str = "spiffe://acme.test/palisade/pdp";
+
+impl Keep for Shelf {
+    fn takes_from(&self, peer: &SpiffeId) -> bool {
+        peer.as_str() == PDP
+    }
+
+    fn has(&self, digest: &crate::merkle::Hash) -> Result<bool, Unkept> {
+        Ok(self.0.read(digest)?.is_some())
+    }
+
+    fn keep(&self, digest: &crate::merkle::Hash, bundle: Bytes) -> Result<(), Unkept> {
+        match &*bundle {
+            b"" => Err(Unkept::Other("it is empty".to_owned())),
+            bundle => Ok(self.0.keep(&self.1, digest, bundle)?),
+        }
+    }
+}
+
+async fn keeper(
+    dir: &TempDir,
+    peer: Option<Peer>,
+) -> (TestServer, IngestClient<tonic::transport::Channel>) {
+    let log = open_log(dir);
+    let shelf = Shelf(crate::policies::Policies::beside(dir.path()), log.clone());
+    let ingest = Ingest::new(log, Clock::system()).keeping(Arc::new(shelf));
+    let server = TestServer::of(ingest, peer).await;
+    let client = IngestClient::new(server.channel().await);
+    (server, client)
+}
+
+fn parts(bundle: &[u8]) -> impl tokio_stream::Stream<Item = RevisionPart> + use<> {
+    let part = |(n, bytes): (usize, &[u8])| RevisionPart {
+        digest: if n == 0 { vec![7; 32] } else { Vec::new() },
+        bundle: bytes.to_vec(),
+    };
+    let parts: Vec<_> = bundle.chunks(PART_LEN_MAX).enumerate().map(part).collect();
+    tokio_stream::iter(parts)
+}
+
+fn named(len: usize) -> RevisionName {
+    RevisionName {
+        digest: vec![7; len],
+    }
+}
+
+/// In parts, whole, and once: what is there is said to be.
+#[tokio::test]
+async fn a_revision_of_the_pdp_is_kept_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let (_server, mut client) = keeper(&dir, Some(peer(PDP, FOREVER))).await;
+    let kept = client.has_revision(named(32)).await.unwrap().into_inner();
+    assert!(!kept.kept);
+    let bundle: Vec<u8> = (0..PART_LEN_MAX * 2 + 5).map(|n| n as u8).collect();
+    let kept = client.keep_revision(parts(&bundle)).await.unwrap();
+    assert!(kept.into_inner().kept);
+    let kept = client.has_revision(named(32)).await.unwrap().into_inner();
+    assert!(kept.kept);
+    let policies = crate::policies::Policies::beside(dir.path());
+    assert_eq!(policies.read(&[7; 32]).unwrap(), Some(bundle));
+    // No digest, no part, and what its keeper does not know.
+    let code = |status: Status| status.code();
+    let short = client.has_revision(named(31)).await.map_err(code);
+    assert_eq!(short.unwrap_err(), Code::InvalidArgument);
+    let none = client.keep_revision(parts(b"")).await.map_err(code);
+    assert_eq!(none.unwrap_err(), Code::InvalidArgument);
+    let empty = RevisionPart {
+        digest: vec![7; 32],
+        bundle: Vec::new(),
+    };
+    let empty = client.keep_revision(tokio_stream::iter([empty])).await;
+    assert_eq!(empty.map_err(code).unwrap_err(), Code::InvalidArgument);
+}
+
+/// Whoever else has a certificate of the mesh gives no policies, and asks for none.
+#[tokio::test]
+async fn revisions_are_taken_from_the_pdp_alone() {
+    for (stranger, expected) in [
+        (Some(peer(REPORTER, FOREVER)), Code::PermissionDenied),
+        (None, Code::Unauthenticated),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let (_server, mut client) = keeper(&dir, stranger).await;
+        let kept = client.keep_revision(parts(b"texts")).await;
+        assert_eq!(kept.unwrap_err().code(), expected);
+        let asked = client.has_revision(named(32)).await;
+        assert_eq!(asked.unwrap_err().code(), expected);
+        let policies = crate::policies::Policies::beside(dir.path());
+        assert_eq!(policies.read(&[7; 32]).unwrap(), None);
+    }
 }

@@ -358,8 +358,10 @@ impl Scan {
     }
 
     /// The next leaf as it is hashed, undecoded; after an error there is none.
-    #[cfg(feature = "index")]
-    pub(crate) fn next_leaf(&mut self) -> Option<Result<(u64, &[u8]), LogError>> {
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn next_leaf(&mut self) -> Option<Result<(u64, &[u8]), LogError>> {
         match self.settle()? {
             Ok(index) => {
                 self.next = index + 1;

@@ -25,7 +25,6 @@ use prost::Message as _;
 
 use super::{Log, LogError, book, reader::Shared, recover::log_id, writer::about_dropping};
 use crate::{
-    disk::Room,
     envelope::{ADMIN, EnvelopeRef, RecordPeek, class_name, is_always_kept},
     files,
     holds::{HOLD_ADDED, HOLD_RELEASED},
@@ -275,7 +274,7 @@ impl Thinning {
     ) -> io::Result<(Vec<u8>, Offsets, Thinned)> {
         let log = self.log.clone();
         let bytes_before = fs::metadata(old)?.len();
-        room_for(&log, bytes_before)?;
+        log.room_for(bytes_before)?;
         let sparse = self.write(old, aside)?;
         let offsets = check(&log.inner.shared, &self.segment, aside, &sparse)?;
         at(Point::Written)?;
@@ -514,18 +513,6 @@ fn say(log: &Log, verb: &str, detail: String, dropping: Dropping) -> io::Result<
         Ok(Ok(_)) => Ok(()),
         Ok(Err(error)) => Err(io::Error::other(error)),
         Err(_) => Err(unsigned()),
-    }
-}
-
-/// Refuses to write so much aside as long as records need the room.
-pub(crate) fn room_for(log: &Log, bytes: u64) -> io::Result<()> {
-    let free = log.inner.health.disk.space(&log.inner.shared.dir)?.free;
-    match log.room() == Room::Enough && free >= bytes {
-        true => Ok(()),
-        false => Err(io::Error::new(
-            io::ErrorKind::StorageFull,
-            format!("the disk is nearly full: {bytes} bytes are needed to write the segment aside"),
-        )),
     }
 }
 

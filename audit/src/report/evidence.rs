@@ -14,6 +14,7 @@ use palisade_mesh::{
 use super::{
     model::{Header, Mark, Section},
     period::Period,
+    scanned::{self, Scanned},
 };
 use crate::{
     checkpoint::{Checkpoint, domain},
@@ -46,6 +47,8 @@ pub struct Evidence<'a> {
     asked: RefCell<BTreeSet<String>>,
     /// What reading the whole log found, once a section has asked.
     verified: OnceCell<VerifyReport>,
+    /// What the log was found to have of the period, once a section has asked.
+    scanned: OnceCell<Scanned>,
 }
 
 /// What lies behind the store.
@@ -85,6 +88,7 @@ impl<'a> Evidence<'a> {
             lacks: RefCell::default(),
             asked: RefCell::default(),
             verified: OnceCell::new(),
+            scanned: OnceCell::new(),
         })
     }
 
@@ -244,6 +248,23 @@ impl<'a> Evidence<'a> {
             ),
             Ground::Records { .. } => VerifyReport::default(),
         })
+    }
+
+    /// What the log has of the period, counted without the index; `None` where there is no
+    /// whole log.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(super) fn scanned(&self) -> Result<Option<&Scanned>, StoreError> {
+        let Ground::Log(log, _) = self.ground else {
+            return Ok(None);
+        };
+        if let Some(scanned) = self.scanned.get() {
+            return Ok(Some(scanned));
+        }
+        let found = scanned::scan(log, self.period.0, self.mark.size)
+            .map_err(|e| StoreError::Io(std::io::Error::other(e)))?;
+        Ok(Some(self.scanned.get_or_init(|| found)))
     }
 
     /// Both sides of the requests of the period; nothing where there is no whole log.

@@ -11,7 +11,8 @@
 //! SHA256SUMS  .note     the sum of every other file, and the signed statement over them
 //! checkpoint  .pub      what the log had signed, and the key that it claims
 //! cosigned              the same, cosigned by witnesses, where there are any
-//! policy/               the policies in force, where they were at hand, by their SHA-256
+//! policy/               the policies in force, where they were at hand, and those that the
+//!                       decisions of the records name and that were kept, by their SHA-256
 //! queries.txt           every query that was asked
 //! records/              proofs.jsonl, records.jsonl, records.parquet
 //! report/               report.json, .html, .pdf, .xlsx, and a CSV for each table
@@ -32,9 +33,10 @@ use super::{
 };
 use crate::{
     checkpoint::Checkpoint,
+    envelope::DecisionRef,
     index::{Store, StoreError},
     log::{Log, LogError},
-    merkle::{hex, sha256, verify_consistency},
+    merkle::{Hash, hex, sha256, verify_consistency},
     note::Verifier,
     source::Source,
     statement::{Statement, StatementError, Subject},
@@ -67,6 +69,11 @@ const ATTACHED: &str = "policy/";
 const BUNDLE: &str = ".bundle";
 const ABOUT: &str = "README.txt";
 
+/// Bytes of revisions that go with the records of a package, all together; what is beyond
+/// them is left out, and decisions under it cannot be made again from the package alone.
+const REVISIONS_BYTES_MAX: usize = 256 << 20;
+/// Most of them; the other files of a package need room, too.
+const REVISIONS_MAX: usize = FILES_MAX - 128;
 /// Longest report in a package, in bytes.
 const REPORT_LEN_MAX: u64 = 64 << 20;
 /// Longest file of sums, notes, keys and words, in bytes.
@@ -87,9 +94,10 @@ Evidence from the audit log of a Palisade mesh.
 
 With Palisade, and the log's public key from somewhere that you trust:
     palisade report verify THIS-FILE --key checkpoint.pub
-It checks the signature, the sums, that each record is in the log, and makes the report
-again from these records. The file `checkpoint.pub` in here is what the package says of
-itself: compare it with the one that you were given.
+It checks the signature, the sums, that each record is in the log, makes the report again
+from these records, and each decision again whose revision is in `policy/`; the others are
+counted. The file `checkpoint.pub` in here is what the package says of itself: compare it
+with the one that you were given.
 
 Without: `sha256sum -c SHA256SUMS`; `SHA256SUMS.note` and `checkpoint` are C2SP signed notes
 (Ed25519), the first has the SHA-256 of SHA256SUMS; each line of `records/proofs.jsonl` has a
@@ -101,7 +109,8 @@ kept to: give the file to nobody who may not read all of it.
 
 /// Packs a report that was made from a whole log. It is made again first: the key of a log
 /// signs nothing that the log does not say. What describes the log as it was then is put as
-/// it is now, with the time and the program that say so. Blocks on the disk.
+/// it is now, with the time and the program that say so. `kept` gives the revision of a digest,
+/// where it is kept. Blocks on the disk.
 ///
 /// # Errors
 /// `PLS7826` for a report that the log does not bear out, `PLS7821` for more than
@@ -110,7 +119,7 @@ kept to: give the file to nobody who may not read all of it.
 pub fn pack(
     report: &Report,
     evidence: &Evidence<'_>,
-    attached: BTreeMap<String, Vec<u8>>,
+    (mut attached, kept): (BTreeMap<String, Vec<u8>>, &Kept<'_>),
     records_max: usize,
     now: jiff::Timestamp,
 ) -> Result<Vec<u8>, StoreError> {
@@ -131,6 +140,7 @@ pub fn pack(
     let entries = evidence.records_behind(records_max.min(RECORDS_MOST))?;
     let failed = |e: LogError| StoreError::from(e.diagnostic());
     let (records, proofs) = Records::of_log(log, entries, checkpoint.size).map_err(failed)?;
+    attached.extend(revisions(&records, kept));
     let mut files = forms(report)?;
     let (rows, columns) = records.rows(&facts(report)).map_err(|e| unpacked(&e))?;
     files.insert(PROOFS.into(), proofs);
@@ -148,6 +158,35 @@ pub fn pack(
         files.insert(name, content);
     }
     sealed(files, report, log, now)
+}
+
+/// Gives the bundle of a revision by its digest, where it is kept.
+pub type Kept<'k> = dyn Fn(&Hash) -> Option<Vec<u8>> + 'k;
+
+/// The revisions that the decisions among the records name, as files of a package; where
+/// there are too many, those of most decisions.
+fn revisions(records: &Records, kept: &Kept<'_>) -> BTreeMap<String, Vec<u8>> {
+    let decisions = records
+        .leaves()
+        .filter_map(|(_, leaf)| DecisionRef::of_leaf(leaf));
+    let mut named: BTreeMap<Hash, u64> = BTreeMap::new();
+    for digest in decisions.filter_map(|decision| decision.policy_digest.try_into().ok()) {
+        *named.entry(digest).or_default() += 1;
+    }
+    let mut named: Vec<_> = named.into_iter().collect();
+    named.sort_by_key(|(digest, decisions)| (std::cmp::Reverse(*decisions), *digest));
+    let mut room = REVISIONS_BYTES_MAX;
+    let mut files = BTreeMap::new();
+    for bundle in named.iter().filter_map(|(digest, _)| kept(digest)) {
+        if files.len() >= REVISIONS_MAX {
+            break;
+        }
+        if let Some(left) = room.checked_sub(bundle.len()) {
+            room = left;
+            files.insert(format!("{}{BUNDLE}", hex(&sha256(&bundle))), bundle);
+        }
+    }
+    files
 }
 
 /// The report with what of it is of this moment: sections that describe the whole log, the
@@ -199,6 +238,10 @@ fn sealed(
     let note = log.sign(&note).map_err(|e| unsigned(&e))?;
     files.insert(SUMS.into(), sums.into());
     files.insert(NOTE.into(), note.into());
+    if files.len() > FILES_MAX {
+        let many = format!("it would have {} files, {FILES_MAX} at most", files.len());
+        return Err(unpacked(&many).into());
+    }
     let mut out = Vec::new();
     archive::write(&files, &mut out)?;
     Ok(out)
@@ -354,6 +397,18 @@ impl Package {
     /// Names of its files.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
+    }
+
+    /// Its records as they are hashed, by index in the log.
+    pub fn leaves(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.records.leaves()
+    }
+
+    /// The policy bundles that it has.
+    pub fn policies(&self) -> impl Iterator<Item = &[u8]> {
+        let files = self.files.iter();
+        let bundles = files.filter(|(name, content)| is_bundle(name, content));
+        bundles.map(|(_, content)| content.as_slice())
     }
 
     /// When it was signed, as the log says.

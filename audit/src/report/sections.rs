@@ -13,6 +13,7 @@ use crate::{
 };
 
 pub(super) mod access;
+pub(super) mod beyond;
 pub(super) mod changes;
 pub(super) mod denials;
 pub(super) mod duty;
@@ -83,11 +84,15 @@ pub(super) fn integrity(e: &Evidence<'_>) -> Sections {
     Ok(vec![
         integrity::statement(e)?,
         integrity::streams(e, ROWS_MAX)?,
+        integrity::certificates(e, ROWS_MAX)?,
         integrity::both_sides(e, ROWS_MAX)?,
         integrity::losses(e, ROWS_MAX)?,
         integrity::lifecycle(e, ROWS_MAX)?,
         integrity::modes(e)?,
         integrity::clocks(e, ROWS_MAX)?,
+        beyond::offsets(e, ROWS_MAX)?,
+        beyond::index(e)?,
+        beyond::witnesses(e)?,
         integrity::fields(e)?,
         integrity::retention(e)?,
     ])

@@ -1595,9 +1595,9 @@ fn nothing_is_written_aside_on_a_disk_that_is_nearly_full() {
     stage.clock.advance(61 * DAY);
     stage.fill();
     let len = stage.log().len();
-    let free = crate::log::room_for(stage.log(), u64::MAX).unwrap_err();
+    let free = stage.log().room_for(u64::MAX).unwrap_err();
     assert_eq!(free.kind(), io::ErrorKind::StorageFull);
-    crate::log::room_for(stage.log(), 1).unwrap();
+    stage.log().room_for(1).unwrap();
     // A fault before the new one is in place leaves nothing aside.
     stage.run_of(&usual(), false, Some((Point::Written, false)));
     let left = std::fs::read_dir(stage.folder().join("segments")).unwrap();

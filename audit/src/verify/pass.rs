@@ -12,9 +12,11 @@ use palisade_mesh::diagnostic::Severity;
 use ulid::Ulid;
 
 use super::{
-    CheckpointReport, FINDINGS_MAX, Finding, FindingKind, PROGRESS_RECORDS, Progress, RecordName,
-    VerifyReport,
+    CertificatesReport, CheckpointReport, Earlier, FINDINGS_MAX, Finding, FindingKind,
+    PROGRESS_RECORDS, Progress, RecordName, VerifyReport,
     ahead::Ahead,
+    certificates::Certificates,
+    earlier::Kept,
     stored::{self, about},
     streams::Streams,
 };
@@ -40,7 +42,7 @@ pub(super) struct Pass<'a> {
     /// Number of signed records.
     signed: u64,
     /// Stored checkpoints that were not reached yet, by size.
-    ahead: VecDeque<Checkpoint>,
+    ahead: VecDeque<Awaited>,
     tree: Tree,
     /// Leaves below this are known to be as they were signed.
     good: u64,
@@ -52,6 +54,8 @@ pub(super) struct Pass<'a> {
     suspect: Option<Finding>,
     tile: Option<(u64, Vec<Hash>)>,
     streams: Streams,
+    certificates: Certificates,
+    earlier: Kept,
     /// Whether the last signed record closes the log.
     closed: bool,
     key: Option<Verifier>,
@@ -66,6 +70,13 @@ pub(super) struct Pass<'a> {
     /// What records of the log say that they lack.
     told: Told,
     bytes_total: u64,
+}
+
+/// A checkpoint that the log has not reached yet.
+struct Awaited {
+    checkpoint: Checkpoint,
+    /// Its place among those from before, if it is one of these.
+    earlier: Option<usize>,
 }
 
 /// A segment that is read on when more is signed.
@@ -110,9 +121,11 @@ impl<'a> Pass<'a> {
                 dropped: 0,
                 bytes: 0,
                 unsigned: 0,
+                earlier: Vec::new(),
                 findings: Vec::new(),
                 findings_more: 0,
                 streams: Vec::new(),
+                certificates: CertificatesReport::default(),
             },
             progress,
             tiles: Tiles::new(dir),
@@ -125,6 +138,8 @@ impl<'a> Pass<'a> {
             suspect: None,
             tile: None,
             streams: Streams::default(),
+            certificates: Certificates::default(),
+            earlier: Kept::default(),
             closed: false,
             key: None,
             index: 0,
@@ -137,18 +152,18 @@ impl<'a> Pass<'a> {
     }
 
     /// Verifies with the `given` key, or the one stored with the log.
-    pub(super) fn run(mut self, given: Option<Verifier>) -> VerifyReport {
+    pub(super) fn run(mut self, given: Option<Verifier>, earlier: &[Earlier]) -> VerifyReport {
         self.report.key_given = given.is_some();
         self.report.live = is_live(&self.dir);
         let Some(key) = stored::key(&self.dir, given, &mut self.report.findings) else {
             return self.report;
         };
+        self.certificates.of(key.name());
         self.report.origin = key.name().into();
         self.report.key = key.to_string();
         self.key = Some(key.clone());
         let live = self.report.live;
         let (latest, all) = stored::checkpoints(&self.dir, &key, live, &mut self.report.findings);
-        self.ahead = all.into();
         if let Some(latest) = &latest {
             self.signed = latest.size;
             self.report.checkpoint = Some(CheckpointReport {
@@ -157,12 +172,36 @@ impl<'a> Pass<'a> {
                 time: latest.time,
             });
         }
+        let (kept, reached, findings) = Kept::open(earlier, &key, self.signed);
+        self.earlier = kept;
+        findings.into_iter().for_each(|finding| self.find(finding));
+        self.await_all(all, reached);
         if let Err(e) = self.segments(&key) {
             self.find(about(FindingKind::Segment, segment::DIR, e.to_string()));
         }
         self.progress();
-        self.report.streams = self.streams.report();
+        self.report.streams = std::mem::take(&mut self.streams).report();
+        let certificates = std::mem::take(&mut self.certificates);
+        let (certificates, foreign) = certificates.report(&self.report.streams);
+        self.report.certificates = certificates;
+        self.report.earlier = std::mem::take(&mut self.earlier).report();
+        foreign.into_iter().for_each(|finding| self.find(finding));
         self.report
+    }
+
+    /// Awaits these, by size: the log's own before those that are compared with it.
+    fn await_all(&mut self, own: Vec<Checkpoint>, earlier: Vec<(usize, Checkpoint)>) {
+        let own = own.into_iter().map(|checkpoint| Awaited {
+            checkpoint,
+            earlier: None,
+        });
+        let earlier = earlier.into_iter().map(|(n, checkpoint)| Awaited {
+            checkpoint,
+            earlier: Some(n),
+        });
+        let mut all: Vec<Awaited> = earlier.chain(own).collect();
+        all.sort_by_key(|awaited| awaited.checkpoint.size);
+        self.ahead = all.into();
     }
 
     fn segments(&mut self, key: &Verifier) -> io::Result<()> {
@@ -253,7 +292,10 @@ impl<'a> Pass<'a> {
         });
         // The last of the tiles may have been a part of one.
         self.tile = None;
-        self.ahead.push_back(latest);
+        self.ahead.push_back(Awaited {
+            checkpoint: latest,
+            earlier: None,
+        });
         true
     }
 
@@ -460,6 +502,7 @@ impl<'a> Pass<'a> {
                     )
                 });
             }
+            self.certificates.dropped(record.class);
             if is_always_kept(record.class) {
                 let class = class_name(record.class);
                 let what = format!("a record of the class {class} is never dropped");
@@ -612,17 +655,26 @@ impl<'a> Pass<'a> {
 
     /// Compares the tree with the checkpoints that are of its size.
     fn roots(&mut self) {
-        while let Some(checkpoint) = self.ahead.front()
+        while let Some(Awaited {
+            checkpoint,
+            earlier,
+        }) = self.ahead.front()
             && checkpoint.size <= self.tree.size()
         {
-            let (size, root) = (checkpoint.size, checkpoint.root);
+            let (size, root, earlier) = (checkpoint.size, checkpoint.root, *earlier);
             self.ahead.pop_front();
             if self.broken || size != self.tree.size() {
                 continue;
             }
-            self.report.checkpoints += 1;
             let computed = self.tree.root();
+            if let Some(n) = earlier {
+                self.earlier.met(n, computed);
+                continue;
+            }
+            self.report.checkpoints += 1;
             if root == computed {
+                let split = self.earlier.settle();
+                split.into_iter().for_each(|finding| self.find(finding));
                 self.good = size;
                 self.damaged = false;
                 if let Some(suspect) = self.suspect.take() {
@@ -680,9 +732,18 @@ impl<'a> Pass<'a> {
                 ..at.finding(FindingKind::Dropped, what)
             });
         }
+        self.certificates.observe(at.leaf, envelope, &peek);
         // First what it says of the records before it, those of its own stream too.
         if peek.class == STREAM_HEADS {
-            for what in self.streams.heads(envelope, &peek) {
+            let (wrong, signer) = self.streams.heads(envelope, &peek);
+            if let Some(peer) = signer {
+                let first = || Finding {
+                    record: record_name(envelope),
+                    ..at.finding(FindingKind::Certificate, "")
+                };
+                self.certificates.signed(&peer, first);
+            }
+            for what in wrong {
                 self.find(Finding {
                     record: record_name(envelope),
                     ..at.finding(FindingKind::Heads, what)

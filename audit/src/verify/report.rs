@@ -3,6 +3,7 @@
 use palisade_mesh::diagnostic::Severity;
 use serde::{Serialize, Serializer};
 
+use super::EarlierReport;
 use crate::stream::Range;
 
 /// The result of verifying a log.
@@ -31,12 +32,50 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Records above the checkpoint: kept, not signed yet.
     pub unsigned: u64,
+    /// What it is to the checkpoints from before that were given.
+    pub earlier: Vec<EarlierReport>,
     /// What is wrong, in the order of the log.
     pub findings: Vec<Finding>,
     /// Findings beyond [`super::FINDINGS_MAX`].
     pub findings_more: u64,
     /// Every stream, by reporter, boot and worker.
     pub streams: Vec<StreamReport>,
+    /// What the authority has issued to workloads, against who has signed heads.
+    pub certificates: CertificatesReport,
+}
+
+/// Certificates of workloads, by what the authority recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct CertificatesReport {
+    /// How many were issued.
+    pub issued: u64,
+    /// Of these, how many have signed heads of streams.
+    pub signed: u64,
+    /// How many are too new to tell.
+    pub settling: u64,
+    /// With how many nothing was signed: there are no records of who has them.
+    pub silent: u64,
+    /// These, by identity and time, at most [`super::FINDINGS_MAX`] of them.
+    pub without: Vec<CertificateReport>,
+    /// How many were not compared, because there were too many.
+    pub beyond: u64,
+}
+
+/// A certificate that was issued, and with which nothing was signed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CertificateReport {
+    /// Whom it names.
+    pub spiffe_id: String,
+    /// Its serial number, hexadecimal.
+    pub serial: String,
+    /// Index in the log of the record that it was issued.
+    pub entry: u64,
+    /// When it was issued, RFC 3339.
+    pub issued: String,
+    /// When it ends, RFC 3339.
+    pub not_after: String,
+    /// Whether the same identity has signed with another certificate.
+    pub reports: bool,
 }
 
 impl VerifyReport {
@@ -106,6 +145,8 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
+    /// Heads of streams are signed with a certificate that the authority has not issued.
+    Certificate,
     /// A checkpoint cannot be read, is not signed, or contradicts another.
     Checkpoint,
     /// Records were dropped that no record of the log says were.
@@ -124,8 +165,12 @@ pub enum FindingKind {
     Record,
     /// The tree has another root than was signed, and nothing tells which record.
     Root,
+    /// The log is shorter than somebody's checkpoint from before.
+    RolledBack,
     /// A segment is missing, misplaced, too short or unreadable.
     Segment,
+    /// The key of the log has signed two histories.
+    SplitView,
     /// An interrupted write above the checkpoint; the next start cuts it off.
     Tail,
     /// A tile contradicts the log; the log agrees with its signatures.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
+use palisade_mesh::svid::Peer;
 use prost::Message as _;
 
 use super::StreamReport;
@@ -76,22 +77,27 @@ impl Streams {
     }
 
     /// Compares what a reporter signed about its streams with what is here; gives what
-    /// contradicts it, in words.
+    /// contradicts it, in words, and who has signed.
     pub(super) fn heads(
         &mut self,
         envelope: &EnvelopeRef<'_>,
         peek: &RecordPeek<'_>,
-    ) -> Vec<String> {
+    ) -> (Vec<String>, Option<Peer>) {
         let (Some(key), Some(statement)) =
             (StreamKey::decode(envelope.stream), Statement::read(peek))
         else {
-            return Vec::new();
+            return (Vec::new(), None);
         };
         let boot = (key.reporter.as_str().to_owned(), key.boot);
         let leaf = self.leaves.entry(boot).or_default();
-        if let Signature::Wrong(why) = statement.check(&key, leaf) {
-            return vec![format!("heads that its reporter has not signed: {why}")];
-        }
+        let signer = match statement.check(&key, leaf) {
+            Signature::Wrong(why) => {
+                let what = format!("heads that its reporter has not signed: {why}");
+                return (vec![what], None);
+            }
+            Signature::Holds(peer) => Some(peer),
+            Signature::Unknown => None,
+        };
         let mut wrong = Vec::new();
         for head in &statement.heads.streams {
             let of = StreamKey {
@@ -110,7 +116,7 @@ impl Streams {
                 ));
             }
         }
-        wrong
+        (wrong, signer)
     }
 
     fn enter(&mut self, encoded: &[u8]) -> Option<&mut Stream> {

@@ -57,6 +57,8 @@ const ANSWERS: Limits = Limits {
     entries: 1 << 20,
     bytes: 512 << 20,
 };
+/// By how much a small one remembers less.
+const SMALLER: usize = 16;
 /// About what an answer takes beside its key.
 const ANSWER_BYTES: usize = 256;
 
@@ -177,13 +179,26 @@ type Outcome = Result<Again, Arc<Lacking>>;
 impl Replay {
     /// Prepares to decide under `snapshot`.
     pub fn new(snapshot: Arc<Snapshot>) -> Self {
+        Self::within(snapshot, CALLS, ANSWERS)
+    }
+
+    /// As [`Replay::new`], and remembers little: for whoever holds several, beside other work.
+    pub fn small(snapshot: Arc<Snapshot>) -> Self {
+        let small = |limits: Limits| Limits {
+            entries: limits.entries / SMALLER,
+            bytes: limits.bytes / SMALLER,
+        };
+        Self::within(snapshot, small(CALLS), small(ANSWERS))
+    }
+
+    fn within(snapshot: Arc<Snapshot>, calls: Limits, answers: Limits) -> Self {
         let services = snapshot.catalogue().services().iter();
         let services = services.map(|s| (s.id.as_str().into(), Arc::clone(s)));
         Self {
             services: services.collect(),
-            calls: Generations::new(CALLS),
+            calls: Generations::new(calls),
             serial: 0,
-            answers: Generations::new(ANSWERS),
+            answers: Generations::new(answers),
             values: ValueCache::default(),
             key: Vec::new(),
             evaluated: 0,

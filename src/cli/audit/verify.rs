@@ -1,23 +1,31 @@
 //! `palisade audit verify`: is the log, or one record of it, what was signed?
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
 use palisade_audit::{
-    note::Verifier,
-    verify::{self, VerifyOptions, VerifyReport},
+    log::{Log, LogOptions, whose},
+    note::{NOTE_LEN_MAX, Verifier},
+    query::Query,
+    verify::{self, Earlier, VerifyOptions, VerifyReport},
 };
-use palisade_mesh::diagnostic::Diagnostic;
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::Value;
 
 use super::proof;
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
+    history::faithful::Replayed,
     render::{
         self, Output,
         progress::{Far, Progress},
         records,
     },
+    run::audit::{self, VerifyLog},
 };
 
 /// Arguments of `audit verify`.
@@ -30,6 +38,20 @@ pub(in crate::cli) struct Args {
     /// it the log is only found to agree with itself.
     #[arg(long)]
     key: Option<String>,
+    /// A checkpoint of the log from before (a signed note), which the log must continue; may be
+    /// given several times.
+    #[arg(long = "checkpoint", value_name = "FILE", conflicts_with = "proof")]
+    checkpoints: Vec<PathBuf>,
+    /// Make the recorded decisions again, each under the revision that it names, and compare: all of
+    /// them, or those that a query asks for. It takes longer than to read the log, by far.
+    #[arg(
+        long,
+        value_name = "QUERY",
+        num_args = 0..=1,
+        default_missing_value = "",
+        conflicts_with = "proof"
+    )]
+    replay: Option<String>,
     /// A proof that `audit proof` wrote; with --record and --key, and no mesh is asked.
     #[arg(
         long,
@@ -63,18 +85,26 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
         Ok(key) => key,
         Err(diagnostic) => return render::failed(context.output, &diagnostic),
     };
+    let asked = match asked(&args) {
+        Ok(asked) => asked,
+        Err(diagnostic) => return render::failed(context.output, &diagnostic),
+    };
     let report = match args.dir {
         Some(dir) if !dir.is_dir() => Err(Diagnostic::error(
             7208,
             format!("there is no folder `{}` to verify", dir.display()),
         )
         .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
-        Some(dir) => serde_json::to_value(of_folder(&dir, key)).map_err(|e| {
-            Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
-        }),
+        Some(dir) => {
+            let report = of_folder(&dir, key, asked.earlier());
+            let replayed = asked.replay.map(|query| replay(&dir, &query));
+            audit::verified(&report, replayed)
+        }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
-            let report = mesh.post::<Value>("audit", "/v1/audit/verify", &()).await?;
+            let report = mesh
+                .post::<Value>("audit", "/v1/audit/verify", &asked)
+                .await?;
             proof::is_under(&report, key.as_ref())?;
             Ok(report)
         }),
@@ -96,7 +126,7 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
 }
 
 /// Verifies a folder; a terminal hears how far that is.
-fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
+fn of_folder(dir: &Path, key: Option<Verifier>, earlier: Vec<Earlier>) -> VerifyReport {
     let mut line = Progress::begin();
     let shown = line.is_shown();
     let mut tell = |far: verify::Progress| {
@@ -110,10 +140,59 @@ fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
         dir,
         VerifyOptions {
             key,
+            earlier,
             progress: match shown {
                 true => Some(&mut tell),
                 false => None,
             },
         },
     )
+}
+
+/// What is asked, with the checkpoints from before.
+fn asked(args: &Args) -> Result<VerifyLog, Diagnostic> {
+    let read = |file: &PathBuf| {
+        let unread = |cause: String| {
+            Diagnostic::error(7213, format!("`{}` is no checkpoint", file.display()))
+                .cause(cause)
+                .help("name a signed note, such as a copy of `checkpoint` in the folder of a log")
+        };
+        let mut note = String::new();
+        let opened = fs::File::open(file).map_err(|e| unread(e.to_string()))?;
+        let most = u64::try_from(NOTE_LEN_MAX).unwrap_or(u64::MAX);
+        let read = opened.take(most + 1).read_to_string(&mut note);
+        read.map_err(|e| unread(e.to_string()))?;
+        match note.len() > NOTE_LEN_MAX {
+            true => Err(unread(format!("it has more than {NOTE_LEN_MAX} bytes"))),
+            false => Ok((file.display().to_string(), note)),
+        }
+    };
+    Ok(VerifyLog {
+        replay: args.replay.clone(),
+        earlier: args
+            .checkpoints
+            .iter()
+            .map(read)
+            .collect::<Result<_, _>>()?,
+    })
+}
+
+/// Makes decisions of the log in `dir` again.
+fn replay(dir: &Path, query: &str) -> Result<Replayed, Diagnostic> {
+    let query = Query::parse(query)?;
+    let clock = Clock::system();
+    let unread = |why: String| {
+        Diagnostic::error(
+            7809,
+            format!("the log in `{}` cannot be read", dir.display()),
+        )
+        .cause(why)
+    };
+    let options = LogOptions {
+        read_only: true,
+        ..LogOptions::new(whose(dir).map_err(|e| unread(e.to_string()))?)
+    };
+    let log = Log::open(dir, options, clock.clone()).map_err(|e| unread(e.to_string()))?;
+    let never = std::sync::atomic::AtomicBool::new(false);
+    audit::replayed(&log, dir, &query, clock.now_us(), &never)
 }

@@ -21,6 +21,7 @@ use crate::{
     archive,
     cli::{Context, Exit, audit::proof, block_on},
     control::client::Mesh,
+    history::faithful,
     render::{self, Output, reports},
     run::{audit::PackReport, pdp},
 };
@@ -121,17 +122,23 @@ pub(super) fn verify(
     let key = proof::trusted(key)?;
     let package = Arc::new(Package::open(&read(file)?, &key)?);
     let checked = block_on(archive::checked(&package))?;
+    let replayed = faithful::of_package(&package);
+    let replay = serde_json::to_value(&replayed).unwrap_or_default();
     match context.output {
-        Output::Human => reports::print_package(&package, &checked),
+        Output::Human => {
+            reports::print_package(&package, &checked);
+            render::faithful::print(&replay);
+        }
         Output::Json => render::json(&serde_json::json!({
             "report": package.report.name,
             "records": package.records(),
             "files": package.files().collect::<Vec<_>>(),
             "signed": package.signed(),
             "checked": checked,
+            "replay": replay,
         })),
     }
-    Ok(match checked.holds() {
+    Ok(match checked.holds() && replayed.holds() {
         true => Exit::Ok,
         false => Exit::NotVerified,
     })

@@ -14,14 +14,16 @@ use palisade_audit::{
     checkpoint::Checkpoint,
     index::{Store, StoreError},
     log::Log,
+    merkle::Hash,
     note::Verifier,
+    policies::Policies,
     report::{self, Checked, Evidence, Ground, Kind, Period, Report, package},
     statement::{Statement, StatementError, Subject},
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, blocking, broken, reads::Reader};
+use super::{AuditRole, Unlike, blocking, broken, reads::Reader, whole};
 use crate::{
     cli::report::granted,
     control::{
@@ -172,7 +174,16 @@ impl Desk<'_> {
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap_or_default();
         let (checkpoint, period) = report::covered(&asked.report, self.log)?;
         let evidence = self.evidence(period, &asked.report.header.scope, &checkpoint)?;
-        package::pack(&asked.report, &evidence, attached, asked.records_max, now)
+        let policies = Policies::beside(self.dir);
+        // One that cannot be read, or is not what it says, does not go with the evidence. What
+        // this version does not understand, another one may.
+        let kept = |digest: &Hash| {
+            let bundle = policies.read(digest).ok().flatten()?;
+            let other = whole(digest, bundle.clone().into());
+            (!matches!(other, Err(Unlike::Other(_)))).then_some(bundle)
+        };
+        let files = (attached, &kept as &package::Kept<'_>);
+        package::pack(&asked.report, &evidence, files, asked.records_max, now)
     }
 
     /// Has the key of the log sign a review off.

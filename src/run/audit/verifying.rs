@@ -1,299 +1,155 @@
-//! Verification of the whole log for readers of the API: a job of which there is one at a
-//! time, whoever asks for it. Its progress and its last result are there for all of them.
+//! The check of the whole log, while it is being written.
 
 use std::{
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
+use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
-    note::Verifier,
-    verify::{self, Progress, VerifyOptions, VerifyReport},
+    log::Log,
+    policies::Policies,
+    query::{Limits, Query},
+    verify::{self, Earlier, VerifyOptions, VerifyReport},
 };
-use palisade_mesh::{
-    clock::Clock,
-    diagnostic::Diagnostic,
-    wire::record::{Admin, Record, record::Body},
+use palisade_mesh::diagnostic::Diagnostic;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{AuditRole, broken, reads::Reader};
+use crate::{
+    control::{api::Answer, server::PeerUid},
+    history::faithful::{self, Replayed},
 };
-use serde::Serialize;
-use serde_json::Value;
 
-use super::{
-    AuditRole, broken,
-    reads::{Reader, Reads},
-};
-use crate::control::api::Problem;
-
-/// The least time from the end of one to the begin of the next, microseconds. Where one took
-/// longer, that is: at least half of the time the disk is left to what comes in.
-const PAUSE_US: i64 = 60_000_000;
-
-/// The job. Clones are one.
-#[derive(Clone, Default)]
-pub(super) struct Verifying(Arc<Mutex<Verification>>);
-
-/// How far it is, or what it came to.
-#[derive(Debug, Clone, Default, Serialize)]
-pub(super) struct Verification {
-    state: State,
-    /// Who asked for it.
-    by: Option<String>,
-    /// When it began, RFC 3339.
-    begun: Option<String>,
-    /// When it ended, RFC 3339.
-    ended: Option<String>,
-    /// Records that were read.
-    records: u64,
-    /// Bytes of segments that were read.
-    bytes: u64,
-    /// Bytes of all segments.
-    bytes_total: u64,
-    /// Whether every signed byte is as it was signed.
-    intact: Option<bool>,
-    /// What it came to, as `audit verify -o json` has it.
-    report: Option<Value>,
-    /// The last one before it that came to a result.
-    last: Option<Ended>,
+/// What `audit verify` asks.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct VerifyLog {
+    /// Which decisions are to be made again; all of them where it is empty, none where nothing
+    /// is said.
+    #[serde(default)]
+    pub replay: Option<String>,
+    /// Checkpoints from before: name and signed note.
+    #[serde(default)]
+    pub earlier: Vec<(String, String)>,
 }
 
-/// A verification that came to a result.
-#[derive(Debug, Clone, Serialize)]
-struct Ended {
-    /// Who asked for it.
-    by: Option<String>,
-    /// When it began, RFC 3339.
-    begun: Option<String>,
-    /// When it ended, RFC 3339.
-    ended: Option<String>,
-    /// Whether every signed byte is as it was signed.
-    intact: bool,
-}
-
-/// What a job is doing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum State {
-    Done,
-    Failed,
-    #[default]
-    Never,
-    Running,
+impl VerifyLog {
+    /// The checkpoints from before, as a verification takes them.
+    pub(crate) fn earlier(&self) -> Vec<Earlier> {
+        let given = self.earlier.iter();
+        given
+            .map(|(name, note)| Earlier {
+                name: name.clone(),
+                note: note.clone(),
+            })
+            .collect()
+    }
 }
 
 impl AuditRole {
-    /// How the verification stands.
-    ///
-    /// # Errors
-    /// `PLS7901` when the read cannot be recorded.
-    pub(super) async fn verification(self, reader: Reader) -> Result<Verification, Problem> {
-        self.reads.note(&reader, "verify", "status", 0).await?;
-        Ok(self.verifying.lock().clone())
+    pub(super) fn verifying(&self) -> Router {
+        let role = self.clone();
+        Router::new().route(
+            "/v1/audit/verify",
+            post(
+                move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(asked): Json<VerifyLog>| async move {
+                    role.verify(Reader::local(uid), asked).await
+                },
+            ),
+        )
     }
 
-    /// Begins a verification, where none is at work, and tells how it stands. What it comes
-    /// to is a record of the log.
-    ///
-    /// # Errors
-    /// `PLS7901` when the read cannot be recorded, `PLS7910` so soon after another.
-    pub(super) async fn begin_verification(self, reader: Reader) -> Result<Verification, Problem> {
-        self.reads.note(&reader, "verify", "", 0).await?;
-        let verifying = self.verifying.clone();
-        let told = {
-            let mut now = verifying.lock();
-            if now.state == State::Running {
-                return Ok(now.clone());
-            }
-            *now = now.next(reader.actor(), &self.clock)?;
-            now.clone()
+    async fn verify(self, reader: Reader, asked: VerifyLog) -> Answer<Value> {
+        let query = match asked.replay.as_deref() {
+            None => None,
+            Some(text) => Some(self.asked(text)?),
         };
-        let work = Work {
-            // Whatever becomes of it, the next one can begin.
-            ending: Ending(self.verifying.clone(), self.clock.clone()),
-            dir: self.dir.join("log"),
-            // The key that this service signs with, not the one that lies in the folder.
-            key: self.log.verifier().clone(),
-            by: reader.actor().to_owned(),
+        let told = query.as_ref().map_or("", |query| query.text());
+        self.reads.note(&reader, "verify", told, 0).await?;
+        // It takes memory and a core: one at a time, and only as long as somebody waits.
+        let turn = match query {
+            Some(_) => Some(self.replays.clone().acquire_owned().await),
+            None => None,
         };
-        let reads = self.reads.while_open();
-        // A thread of its own: it may take minutes, and nobody waits for it at the end, nor
-        // does it keep the log open.
-        let begun = std::thread::Builder::new().name("verify".to_owned());
-        if let Err(error) = begun.spawn(move || work.done(reads)) {
-            return Err(broken(&error.to_string()).into());
-        }
-        Ok(told)
-    }
-}
-
-/// One verification.
-struct Work {
-    ending: Ending,
-    dir: PathBuf,
-    key: Verifier,
-    by: String,
-}
-
-impl Work {
-    fn done(self, reads: impl Fn() -> Option<Reads>) {
-        let mut tell = |progress: Progress| self.ending.0.tell(progress);
-        let options = VerifyOptions {
-            key: Some(self.key.clone()),
-            progress: Some(&mut tell),
-        };
-        let report = verify::verify(&self.dir, options);
-        let findings = wide(report.findings.len()).saturating_add(report.findings_more);
-        if !report.intact() {
-            tracing::error!(findings, "the log is not as it was signed");
-        }
-        let stated = Admin {
-            actor: self.by.clone(),
-            verb: "log_verified".to_owned(),
-            object: if report.intact() { "intact" } else { "damaged" }.to_owned(),
-            detail: format!("{} records, {findings} findings", report.records),
-        };
-        let record = Record {
-            body: Some(Body::Admin(stated)),
-            ..Record::default()
-        };
-        let kept = reads().map(|reads| reads.tell(record));
-        if let Some(Err(error)) = kept {
-            tracing::error!(%error, "the result of a verification left no record");
-        }
-        self.ending.0.end(&report);
+        let gone = Gone::default();
+        let stop = gone.0.clone();
+        let role = self.clone();
+        let verified = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let dir = role.dir.join("log");
+            let report = verify::verify(
+                &dir,
+                VerifyOptions {
+                    // The key that this service signs with, not the one that lies in the folder.
+                    key: Some(role.log.verifier().clone()),
+                    earlier: asked.earlier(),
+                    ..VerifyOptions::default()
+                },
+            );
+            let replayed = query.map(|query| {
+                let now_us = role.clock.now_us();
+                replayed(&role.log, &dir, &query, now_us, &stop)
+            });
+            document(&report, replayed)
+        });
+        Ok(Json(verified.await.map_err(|e| broken(&e.to_string()))??))
     }
 }
 
-fn wide(n: usize) -> u64 {
-    u64::try_from(n).unwrap_or(u64::MAX)
-}
+/// Says that nobody waits any more, when it is dropped.
+#[derive(Default)]
+struct Gone(Arc<AtomicBool>);
 
-impl Verification {
-    /// The one after this, asked for by somebody.
-    fn next(&self, by: &str, clock: &Clock) -> Result<Self, Diagnostic> {
-        let now = clock.now();
-        let at = |text: &Option<String>| text.as_ref()?.parse::<jiff::Timestamp>().ok();
-        if let (Some(begun), Some(ended)) = (at(&self.begun), at(&self.ended)) {
-            let took = ended.as_microsecond() - begun.as_microsecond();
-            let since = now.as_microsecond() - ended.as_microsecond();
-            // A clock that was set back does not bar it.
-            if (0..took.max(PAUSE_US)).contains(&since) {
-                return Err(Diagnostic::error(7910, "the log was verified just now")
-                    .cause(format!("the last verification ended at {ended}"))
-                    .help("see what it came to: GET /v1/audit/verify; or ask again later"));
-            }
-        }
-        Ok(Self {
-            state: State::Running,
-            by: Some(by.to_owned()),
-            begun: Some(now.to_string()),
-            last: self.result(),
-            ..Self::default()
-        })
-    }
-
-    /// The newest result that is known.
-    fn result(&self) -> Option<Ended> {
-        match self.intact {
-            None => self.last.clone(),
-            Some(intact) => Some(Ended {
-                by: self.by.clone(),
-                begun: self.begun.clone(),
-                ended: self.ended.clone(),
-                intact,
-            }),
-        }
-    }
-}
-
-/// Marks what has not come to its end as failed when it is dropped.
-struct Ending(Verifying, Clock);
-
-impl Drop for Ending {
+impl Drop for Gone {
     fn drop(&mut self) {
-        let mut now = self.0.lock();
-        if now.state == State::Running {
-            now.state = State::Failed;
-        }
-        now.ended = Some(self.1.now().to_string());
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 
-impl Verifying {
-    /// When the last one that came to a result ended, microseconds since the Unix epoch, and
-    /// whether it found every signed byte as it was signed; nothing before there was one.
-    pub(super) fn last(&self) -> Option<(i64, bool)> {
-        let last = self.lock().result()?;
-        let ended: jiff::Timestamp = last.ended.as_ref()?.parse().ok()?;
-        Some((ended.as_microsecond(), last.intact))
+/// Makes decisions of the log in `dir` again: all, where the query says nothing; until `stop`
+/// becomes true.
+///
+/// # Errors
+/// When the log cannot be read, or the query asks for no list of records.
+pub(crate) fn replayed(
+    log: &Log,
+    dir: &Path,
+    query: &Query,
+    now_us: i64,
+    stop: &AtomicBool,
+) -> Result<Replayed, Diagnostic> {
+    let policies = Policies::beside(dir);
+    if query.text().trim().is_empty() {
+        return faithful::of_whole_log(log, &policies, stop);
     }
-
-    fn tell(&self, progress: Progress) {
-        let mut now = self.lock();
-        (now.records, now.bytes) = (progress.records, progress.bytes);
-        now.bytes_total = progress.bytes_total;
-    }
-
-    fn end(&self, report: &VerifyReport) {
-        let value = serde_json::to_value(report);
-        let mut now = self.lock();
-        now.intact = Some(report.intact());
-        now.state = match &value {
-            Ok(_) => State::Done,
-            Err(_) => State::Failed,
-        };
-        now.report = value.ok();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Verification> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    let query = crate::history::read(query.text())?;
+    let window = query.window(now_us, &Limits::default())?;
+    faithful::of_log(log, &policies, (&query, window), stop).map_err(|e| e.diagnostic())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ended(intact: Option<bool>) -> Verification {
-        let long_ago = Some("2020-01-01T00:00:00Z".to_owned());
-        Verification {
-            state: if intact.is_some() {
-                State::Done
-            } else {
-                State::Failed
-            },
-            begun: long_ago.clone(),
-            ended: long_ago,
-            intact,
-            ..Verification::default()
-        }
+/// A verification, with the decisions that were made again where that was asked for.
+///
+/// # Errors
+/// When it cannot be encoded.
+pub(crate) fn document(
+    report: &VerifyReport,
+    replayed: Option<Result<Replayed, Diagnostic>>,
+) -> Result<Value, Diagnostic> {
+    let unwritten = |e: serde_json::Error| {
+        Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
+    };
+    let mut document = serde_json::to_value(report).map_err(unwritten)?;
+    let replay = match replayed {
+        None => return Ok(document),
+        Some(Ok(replayed)) => serde_json::to_value(replayed).map_err(unwritten)?,
+        Some(Err(why)) => json!({ "failed": why.to_string() }),
+    };
+    if let Value::Object(fields) = &mut document {
+        fields.insert("replay".to_owned(), replay);
     }
-
-    /// Damage that was found is told until another one came to a result, whatever begins
-    /// or fails meanwhile.
-    #[test]
-    fn a_result_stays_until_there_is_another() {
-        let verifying = Verifying::default();
-        assert!(verifying.last().is_none());
-        *verifying.lock() = ended(Some(false));
-        let found = verifying.last();
-        assert_eq!(found.map(|(_, intact)| intact), Some(false));
-        for _ in 0..2 {
-            let next = verifying.lock().next("a", &Clock::system()).unwrap();
-            assert_eq!(next.state, State::Running);
-            *verifying.lock() = next;
-            assert_eq!(verifying.last(), found);
-            let mut now = verifying.lock();
-            let failed = ended(None);
-            (now.state, now.begun, now.ended) = (failed.state, failed.begun, failed.ended);
-            drop(now);
-            assert_eq!(verifying.last(), found);
-        }
-        let next = verifying.lock().next("a", &Clock::system()).unwrap();
-        let done = Verification {
-            last: next.last,
-            ..ended(Some(true))
-        };
-        *verifying.lock() = done;
-        assert_eq!(verifying.last().map(|(_, intact)| intact), Some(true));
-    }
+    Ok(document)
 }

@@ -91,6 +91,7 @@ impl PdpRole {
             facts.extend(self.check_drift(proxy));
         }
         facts.extend(self.check_engine());
+        facts.extend(self.unshelved.fact());
         facts.extend(self.gate.check());
         facts.extend(unheard::fact("policy", "the PDP", &self.kill));
         facts

@@ -106,6 +106,11 @@ impl Records {
         u64::try_from(self.0.len()).unwrap_or(u64::MAX)
     }
 
+    /// Each by its index in the log, as it is hashed.
+    pub(super) fn leaves(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.0.iter().map(|(index, leaf)| (*index, &**leaf))
+    }
+
     /// When the log received its first record, if that is among these.
     pub(super) fn begins_us(&self) -> Option<i64> {
         let first = entry_of(0, self.0.get(&0)?.clone()).ok()?;

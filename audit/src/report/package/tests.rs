@@ -147,7 +147,7 @@ impl Stage {
         let evidence = self.evidence(&self.log.checkpoint());
         let attached = BTreeMap::from([(bundle(), b"texts".to_vec())]);
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap();
-        pack(report, &evidence, attached, most, now)
+        pack(report, &evidence, (attached, &|_| None), most, now)
     }
 
     /// Puts changed files together, with right sums, and signed by the log's own key.
@@ -358,10 +358,18 @@ async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for
         assert_eq!(stage.refused(&packed).code.0, 7826, "{id}");
     }
     let evidence = stage.evidence(&stage.log.checkpoint());
+    let none = |_: &Hash| None;
     let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let named = pack(&report, &evidence, attached, RECORDS_MAX, now);
+    let named = pack(&report, &evidence, (attached, &none), RECORDS_MAX, now);
     assert_eq!(code(named), 7827);
+    // More files than a package is opened with.
+    let numbered = |n: usize| (format!("{}.bundle", hex(&sha256(&n.to_be_bytes()))), n);
+    let many = (0..FILES_MAX).map(numbered);
+    let many = many.map(|(name, n)| (name, n.to_be_bytes().to_vec()));
+    let many = (many.collect(), &none as &Kept<'_>);
+    let many = pack(&report, &evidence, many, RECORDS_MAX, now);
+    assert_eq!(code(many), 7827);
 
     let packed = stage.pack(&report, RECORDS_MAX).unwrap();
     let package = Package::open(&packed, stage.log.verifier()).unwrap();
@@ -384,4 +392,61 @@ async fn what_the_log_signs_of_itself_is_its_own() {
     let packed = stage.pack(&forged, RECORDS_MAX).unwrap();
     let package = Package::open(&packed, stage.log.verifier()).unwrap();
     assert_eq!(package.report, report);
+}
+
+/// The log without one of its records.
+struct Hiding(Log, u64);
+
+impl Source for Hiding {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        Whole(self.0.clone()).read(index)
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        let kept = (from..self.len()).filter(|index| *index != self.1);
+        Box::new(kept.map(|index| self.read(index)))
+    }
+
+    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// An index that has all is the same as the log, and one that lacks one record of the period is
+/// not, by its class; clocks and witnesses are told beside it.
+#[tokio::test]
+async fn an_index_that_lacks_a_record_is_told_from_the_log() {
+    let mut stage = stage().await;
+    let figure = |report: &Report, section: &str, label: &str| {
+        let section = report.sections.iter().find(|s| s.id == section).unwrap();
+        let figure = section.figures.iter().find(|f| f.label == label);
+        figure.unwrap().value.clone()
+    };
+    let (whole, _) = stage.made("integrity");
+    assert_eq!(figure(&whole, "index-and-log", "result"), "the same");
+    assert_eq!(figure(&whole, "index-and-log", "classes that differ"), "0");
+    let in_log = figure(&whole, "index-and-log", "records of the period in the log");
+    assert_eq!(in_log, whole.header.records.to_string());
+    // Its decisions were an hour and a minute old when they came; the log's own were new.
+    let apart = figure(&whole, "clock-offsets", "furthest apart, milliseconds");
+    let apart: u64 = apart.parse().unwrap();
+    // However long they took to arrive after the moment that they were given.
+    assert!((60_000..600_000).contains(&apart), "{apart}");
+    assert_eq!(figure(&whole, "witnesses", "cosigned checkpoint"), "none");
+
+    let index = tempfile::tempdir().unwrap();
+    let hiding = Hiding(stage.log.clone(), stage.log.len() - 2);
+    stage.store = open_store(Arc::new(hiding), index.path());
+    stage.store.flush().await.unwrap();
+    let (lame, _) = stage.made("integrity");
+    assert_eq!(figure(&lame, "index-and-log", "result"), "NOT THE SAME");
+    assert_eq!(figure(&lame, "index-and-log", "classes that differ"), "1");
+    assert_eq!(
+        figure(&lame, "index-and-log", "records of the period in the log"),
+        in_log
+    );
 }

@@ -129,6 +129,53 @@ pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
         .momentary())
 }
 
+/// What the authority has issued, against who has signed heads of streams.
+pub(crate) fn certificates(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
+    let found = &e.verified().certificates;
+    let mut table = Table::new(&[
+        ("identity", CellKind::Text),
+        ("serial", CellKind::Text),
+        ("record", CellKind::Number),
+        ("issued", CellKind::Time),
+        ("not after", CellKind::Time),
+        ("state", CellKind::Text),
+    ]);
+    table.total = found.silent;
+    for one in found.without.iter().take(most) {
+        let state = match one.reports {
+            true => "certificate issued, no records under it; the identity has others",
+            false => "certificate issued, no records",
+        };
+        table.rows.push(vec![
+            one.spiffe_id.clone(),
+            one.serial.clone(),
+            one.entry.to_string(),
+            one.issued.clone(),
+            one.not_after.clone(),
+            state.to_owned(),
+        ]);
+    }
+    let mut section = Section::new(
+        "certificates-and-streams",
+        "Certificates without records",
+        "Whoever keeps a spool signs every ten seconds, with the certificate it has, how far its streams are. A certificate that was issued and \
+         has signed nothing is that of a workload without a proxy, of one that was replaced at once, or of a proxy of which the log has \
+         nothing. Heads by a certificate that was never issued are findings of the verification.",
+    )
+    .figure("certificates issued to workloads", found.issued)
+    .figure("have signed heads of streams", found.signed)
+    .figure("too new to tell", found.settling)
+    .figure("certificates issued, no records", found.silent);
+    section.table = (!table.rows.is_empty()).then_some(table);
+    if found.beyond > 0 {
+        section = section.cannot_show(&format!(
+            "{} certificates: more were issued than one verification compares",
+            found.beyond
+        ));
+    }
+    Ok(section.momentary())
+}
+
 /// What the proxies at both ends of a request recorded, held against each other.
 pub(crate) fn both_sides(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
     let found = e.reconciled()?;

@@ -1,0 +1,213 @@
+//! Completeness of the fleet: what the authority has issued against who has signed heads.
+//!
+//! Every certificate has a record of the authority before it leaves, and every part that
+//! keeps a spool signs heads with the certificate that it has. So a certificate with which
+//! nothing was ever signed belongs to somebody of whom the log has nothing, and heads by one that
+//! was never issued to somebody whom the authority does not know.
+
+use std::collections::HashMap;
+
+use palisade_mesh::{
+    diagnostic::Severity, spiffe_id::SpiffeId, svid::Peer, wire::record::Credential,
+};
+use prost::Message as _;
+
+use super::{CertificateReport, CertificatesReport, FINDINGS_MAX, Finding, StreamReport};
+use crate::{
+    checkpoint::domain,
+    envelope::{CREDENTIAL, EnvelopeRef, RecordPeek, STREAM_HEADS},
+    stream::StreamKey,
+};
+
+/// Certificates that are compared; of a log with more, those beyond are counted only.
+const COMPARED_MAX: usize = 1 << 20;
+/// How much earlier than it is issued a certificate can begin, and how long the authority
+/// must have been heard beyond that: its record has then come, or is missing in its stream.
+const HEARD_US: i64 = 70_000_000;
+/// How long after its issue a certificate may have signed nothing: heads come every 10 s,
+/// and travel.
+const SETTLE_US: i64 = 60_000_000;
+/// The authority's word for a certificate that it has issued.
+const ISSUED: &str = "issued";
+
+/// Whose certificate, and its serial number: numbers are public, and anybody can make a
+/// certificate with one of somebody else's.
+type Key = (String, Box<[u8]>);
+
+/// What was issued and what has signed.
+#[derive(Default)]
+pub(super) struct Certificates {
+    authority: Option<SpiffeId>,
+    issued: HashMap<Key, Issued>,
+    signers: HashMap<Key, Signer>,
+    beyond: u64,
+    /// Event times of the first and the last record of the authority.
+    heard: Option<(i64, i64)>,
+    /// Records of certificates were dropped.
+    dropped: bool,
+    last_received_us: i64,
+}
+
+struct Issued {
+    leaf: u64,
+    time_us: i64,
+    received_us: i64,
+    not_after_s: i64,
+}
+
+struct Signer {
+    not_before_s: i64,
+    /// The first heads with it, as a finding about them.
+    first: Finding,
+}
+
+impl Certificates {
+    /// Of the log that this key is of: its trust domain says who the authority is.
+    pub(super) fn of(&mut self, origin: &str) {
+        let authority = domain(origin).map(|domain| format!("spiffe://{domain}/palisade/ca"));
+        self.authority = authority.and_then(|id| SpiffeId::parse(&id).ok());
+    }
+
+    /// Notes that a record of this class was dropped.
+    pub(super) fn dropped(&mut self, class: u32) {
+        self.dropped |= class == CREDENTIAL;
+    }
+
+    /// Takes in a record at `leaf`.
+    pub(super) fn observe(&mut self, leaf: u64, envelope: &EnvelopeRef<'_>, peek: &RecordPeek<'_>) {
+        self.last_received_us = self.last_received_us.max(envelope.received_us);
+        if !matches!(peek.class, CREDENTIAL | STREAM_HEADS) {
+            return;
+        }
+        let reporter = StreamKey::decode(envelope.stream).map(|key| key.reporter);
+        if reporter.is_none() || reporter != self.authority {
+            return;
+        }
+        let (first, last) = self.heard.unwrap_or((peek.time_us, peek.time_us));
+        self.heard = Some((first.min(peek.time_us), last.max(peek.time_us)));
+        if peek.class != CREDENTIAL {
+            return;
+        }
+        let Ok(credential) = Credential::decode(peek.body) else {
+            return;
+        };
+        if credential.verb != ISSUED {
+            return;
+        }
+        if self.issued.len() >= COMPARED_MAX {
+            self.beyond += 1;
+            return;
+        }
+        let issued = Issued {
+            leaf,
+            time_us: peek.time_us,
+            received_us: envelope.received_us,
+            not_after_s: credential.not_after_s,
+        };
+        let key = (credential.spiffe_id, credential.serial.into());
+        // The first record of it says when it had to be heard of.
+        self.issued.entry(key).or_insert(issued);
+    }
+
+    /// Notes who has signed heads, which `first` is about if they are the first.
+    pub(super) fn signed(&mut self, peer: &Peer, first: impl FnOnce() -> Finding) {
+        let key = (peer.id.to_string(), Box::from(&*peer.serial));
+        if self.signers.len() >= COMPARED_MAX || self.signers.contains_key(&key) {
+            return;
+        }
+        let signer = Signer {
+            not_before_s: peer.not_before_s,
+            first: first(),
+        };
+        self.signers.insert(key, signer);
+    }
+
+    /// What there is to say, and heads by certificates that were never issued.
+    pub(super) fn report(self, streams: &[StreamReport]) -> (CertificatesReport, Vec<Finding>) {
+        let findings = self.foreign(streams);
+        let mut report = CertificatesReport {
+            beyond: self.beyond,
+            ..CertificatesReport::default()
+        };
+        let reporting: std::collections::HashSet<&str> =
+            self.signers.keys().map(|(id, _)| id.as_str()).collect();
+        let mut without = Vec::new();
+        for (key, issued) in &self.issued {
+            let (spiffe_id, serial) = key;
+            // Parts of the mesh in the log's own process keep no spool, and sign nothing.
+            let id = SpiffeId::parse(spiffe_id);
+            if !id.is_ok_and(|id| !id.is_reserved()) {
+                continue;
+            }
+            report.issued += 1;
+            if self.signers.contains_key(key) {
+                report.signed += 1;
+            } else if self.last_received_us - issued.received_us < SETTLE_US {
+                report.settling += 1;
+            } else {
+                without.push(CertificateReport {
+                    spiffe_id: spiffe_id.clone(),
+                    serial: hex(serial),
+                    entry: issued.leaf,
+                    issued: at(issued.time_us),
+                    not_after: at(issued.not_after_s.saturating_mul(1_000_000)),
+                    reports: reporting.contains(spiffe_id.as_str()),
+                });
+            }
+        }
+        without.sort_by(|a, b| (&a.spiffe_id, a.entry).cmp(&(&b.spiffe_id, b.entry)));
+        report.silent = u64::try_from(without.len()).unwrap_or(u64::MAX);
+        without.truncate(FINDINGS_MAX);
+        report.without = without;
+        (report, findings)
+    }
+
+    /// Heads by certificates that the authority has not recorded, where it is known that it
+    /// would have.
+    fn foreign(&self, streams: &[StreamReport]) -> Vec<Finding> {
+        let (Some((from_us, until_us)), Some(authority)) = (self.heard, &self.authority) else {
+            return Vec::new();
+        };
+        if self.dropped || self.beyond > 0 {
+            return Vec::new();
+        }
+        let of_authority = streams.iter().filter(|s| s.reporter == authority.as_str());
+        let is_whole = of_authority.clone().all(|s| s.missing.is_empty());
+        let known = |signer: &Signer| {
+            let begins_us = signer.not_before_s.saturating_mul(1_000_000);
+            begins_us >= from_us && begins_us.saturating_add(HEARD_US) <= until_us
+        };
+        let signers = self.signers.iter();
+        let foreign = signers.filter(|(key, s)| !self.issued.contains_key(*key) && known(s));
+        let mut findings: Vec<Finding> = foreign
+            .map(|((id, serial), signer)| {
+                let serial = hex(serial);
+                let (severity, why) = match is_whole {
+                    true => (Severity::Error, ""),
+                    false => (Severity::Warning, "; records of the authority are missing"),
+                };
+                let what = format!(
+                    "heads of {id} are signed with certificate {serial}, which the authority has not recorded{why}"
+                );
+                Finding {
+                    severity,
+                    what,
+                    ..signer.first.clone()
+                }
+            })
+            .collect();
+        findings.sort_by_key(|finding| finding.leaf);
+        findings
+    }
+}
+
+/// As certificates are shown everywhere.
+fn hex(serial: &[u8]) -> String {
+    serial.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn at(us: i64) -> String {
+    jiff::Timestamp::from_microsecond(us)
+        .unwrap_or_default()
+        .to_string()
+}
