@@ -11,7 +11,7 @@ use palisade_mesh::{
     clock::Clock,
     decision::DecisionIds,
     spiffe_id::{SpiffeId, TrustDomain},
-    wire::record::{AuditMode, Decision, Peer, Record, Verdict, record::Body},
+    wire::record::{AuditMode, Decision, Peer, Record, Verdict, Versions, record::Body},
 };
 use prost::Message as _;
 
@@ -109,6 +109,11 @@ fn record(habit: &Habit, ids: &mut DecisionIds, now_us: i64) -> Record {
             enforced: true,
             source_ip: "10.0.0.7".into(),
             context_json: "{\"tls\":{\"mtls\":true}}".into(),
+            versions: Some(Versions {
+                policy_digest: vec![7; 32],
+                policy_sequence: 1,
+                ..Versions::default()
+            }),
             ..Decision::default()
         })),
         ..Record::default()
