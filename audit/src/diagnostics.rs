@@ -1,10 +1,15 @@
 //! What is wrong with a log or a spool, as a person is told.
 //!
-//! Codes 7501 to 7529. The errors keep their own types; this is how they look at
+//! Codes 7501 to 7529, and 7581 to 7587. The errors keep their own types; this is how they look at
 //! the command line.
 
 use palisade_mesh::diagnostic::{Diagnostic, Severity};
 
+#[cfg(feature = "index")]
+use crate::{
+    archive::{Away, Why},
+    verify::FindingKind,
+};
 use crate::{
     log::LogError,
     spool::SpoolError,
@@ -28,9 +33,65 @@ impl LogError {
             Self::NotFound { .. } => Diagnostic::error(7505, text),
             Self::Dropped { .. } => Diagnostic::error(7507, text)
                 .help("what was dropped, when and by which rule: palisade audit search 'class:log_lifecycle verb:records_dropped'"),
+            #[cfg(feature = "index")]
+            Self::Away(away) => away.diagnostic(),
             Self::Undecodable { .. } => Diagnostic::error(7506, text)
                 .help("it may be of a newer version; its bytes are kept and verified all the same"),
         }
+    }
+}
+
+#[cfg(feature = "index")]
+impl Away {
+    /// The error as a person is told.
+    pub fn diagnostic(&self) -> Diagnostic {
+        let Self {
+            store,
+            segment,
+            object,
+            cause,
+            ..
+        } = self;
+        let of = format!("the segment that begins with record {segment}");
+        let (told, help) = match self.why {
+            Why::Unreachable => (
+                Diagnostic::error(
+                    7581,
+                    format!("the archive `{store}` cannot be asked for {of}"),
+                ),
+                "see that the store runs and lets us in; what is here is found and shown meanwhile: palisade audit archive status",
+            ),
+            Why::Missing => (
+                Diagnostic::error(7582, format!("{of} is not in the archive `{store}`")),
+                "put the object back from a copy, under this name; nothing but it has these records",
+            ),
+            Why::Altered => (
+                Diagnostic::error(
+                    7583,
+                    format!("{of} is not in the archive `{store}` as it was signed"),
+                ),
+                "keep the object as evidence, find out who could write there, and put back a copy that has the sum in its name",
+            ),
+            Why::NoRoom => (
+                Diagnostic::error(
+                    7584,
+                    format!("there is no room to fetch {of} from the archive `{store}`"),
+                ),
+                "make room on the disk of the log, or give `audit.archive.cache` less",
+            ),
+            Why::Start => (
+                Diagnostic::error(
+                    7587,
+                    format!("{of} is in the archive `{store}`, and a start needs it here"),
+                ),
+                "bring it back: palisade audit archive restore --dir DIR",
+            ),
+            Why::Unset => (
+                Diagnostic::error(7585, format!("{of} is in an archive that nobody named")),
+                "name the archive: `audit.archive` in the configuration, or --archive-config FILE for what reads a folder; or bring its segments back: palisade audit archive restore",
+            ),
+        };
+        told.cause(format!("`{object}`: {cause}")).help(help)
     }
 }
 
@@ -63,6 +124,12 @@ impl Finding {
             cause = format!("{cause}; it is {class} `{id}` of `{reporter}`");
         }
         match self.severity {
+            #[cfg(feature = "index")]
+            Severity::Error if self.kind == FindingKind::Archive => {
+                Diagnostic::error(7521, format!("{place} cannot be verified"))
+                    .cause(cause)
+                    .help("see that the archive is there and has the object; an object that is not what was signed is kept as evidence")
+            }
             Severity::Error => Diagnostic::error(7521, format!("{place} is not as it was signed"))
                 .cause(cause)
                 .help("keep the directory as evidence; compare with a copy, and find out who could write to it"),

@@ -1,4 +1,5 @@
-//! What the log says of what is dropped from its segments.
+//! What the log says of what becomes of its segments: what is dropped from them, and where
+//! they went.
 //!
 //! Each time it is told before it is done, with what the segment lacked before and what it
 //! will lack, so that what is told of a segment is a chain that begins with a whole one. What
@@ -32,6 +33,12 @@ pub(crate) const RECORDS_DROPPED: &str = "records_dropped";
 /// The verb under which it is told that they were not.
 pub(crate) const RECORDS_LEFT: &str = "records_left";
 
+/// The verb under which it is told that a segment goes to the archive.
+pub(crate) const SEGMENTS_MOVED: &str = "segments_moved";
+
+/// The verb under which it is told that segments came back.
+#[cfg(feature = "index")]
+pub(crate) const SEGMENTS_RESTORED: &str = "segments_restored";
 /// The verb under which it is told that what was told last is done.
 pub(crate) const RECORDS_GONE: &str = "records_gone";
 
@@ -68,6 +75,8 @@ pub(crate) struct Told {
     newest: Option<u64>,
     /// What is told from this record on happens while segments are read.
     meanwhile: Option<u64>,
+    /// By segment, the digest of each stub that may stand in its place.
+    moved: BTreeMap<u64, Vec<Hash>>,
 }
 
 /// What one record tells.
@@ -77,6 +86,8 @@ enum Said {
     Left(Dropping),
     /// What was told last is done.
     Gone(Dropping),
+    /// A segment went away, and the digest of what stays of it.
+    Moved(u64, Hash),
     /// Nothing counts that was told from this record on.
     Unsigned(u64),
 }
@@ -140,6 +151,14 @@ impl Told {
             (RECORDS_DROPPED, Some(dropping)) => Said::Dropped(dropping.clone()),
             (RECORDS_LEFT, Some(dropping)) => Said::Left(dropping.clone()),
             (RECORDS_GONE, Some(dropping)) => Said::Gone(dropping.clone()),
+            (SEGMENTS_MOVED, _) => match &lifecycle.moving {
+                Some(moving) => Said::Moved(
+                    moving.segment,
+                    Hash::try_from(moving.stub.as_slice())
+                        .map_err(|_| "it does not say what stays of a segment")?,
+                ),
+                None => return Ok(()),
+            },
             (RECORDS_UNSIGNED, _) => match lifecycle.unsigned_from {
                 Some(from) => Said::Unsigned(from),
                 None => return Ok(()),
@@ -179,6 +198,12 @@ impl Told {
     }
 
     fn link(&mut self, index: u64, said: &Said) -> Result<(), &'static str> {
+        if let Said::Moved(segment, stub) = said {
+            let all = self.moved.entry(*segment).or_default();
+            if !all.contains(stub) {
+                all.push(*stub);
+            }
+        }
         let (Said::Dropped(dropping) | Said::Left(dropping) | Said::Gone(dropping)) = said else {
             return Ok(());
         };
@@ -236,6 +261,15 @@ impl Told {
         }
     }
 
+    /// Whether a signed record says that `segment` went away, and that this is the digest of
+    /// what stays of it. An earlier one that was put back is known by what its object lacks.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_moved(&self, segment: u64, stub: &Hash) -> bool {
+        self.moved
+            .get(&segment)
+            .is_some_and(|all| all.contains(stub))
+    }
+
     /// What was told last, as long as it may not be done: the segment, what it lacks then,
     /// and before.
     #[cfg(feature = "index")]
@@ -269,7 +303,7 @@ pub(crate) fn voided(marks: &[(u64, u64)]) -> impl Fn(u64) -> bool {
     move |index| spans.iter().any(|span| span.contains(&index))
 }
 
-/// What a record says of what is dropped, where the log whose key is `key` says it itself.
+/// What a record says of what became of segments, where the log whose key is `key` says it itself.
 pub(crate) fn said(
     key: &Verifier,
     envelope: &EnvelopeRef<'_>,
@@ -279,7 +313,10 @@ pub(crate) fn said(
         return None;
     }
     let lifecycle = LogLifecycle::decode(peek.body).ok()?;
-    if lifecycle.dropping.is_none() && lifecycle.unsigned_from.is_none() {
+    if lifecycle.dropping.is_none()
+        && lifecycle.moving.is_none()
+        && lifecycle.unsigned_from.is_none()
+    {
         return None;
     }
     let stream = of_audit(key, envelope)?;
@@ -330,6 +367,7 @@ mod tests {
                 digest: vec![digest; 32],
                 previous: previous.map_or_else(Vec::new, |byte| vec![byte; 32]),
             }),
+            moving: None,
             unsigned_from: None,
         }
     }

@@ -354,10 +354,13 @@ pub(crate) fn print_verified(report: &Value) {
             paint(GOOD.bold(), "✓ verified")
         ));
     } else {
-        line(&format!(
-            "{}: {read}; the log is not what was signed",
-            paint(BAD.bold(), "✗ not verified")
-        ));
+        // What is here is all as it was signed.
+        let why = match errors(report).all(|f| text(f, "kind") == "archive") {
+            true => "segments in the archive cannot be verified",
+            false => "the log is not what was signed",
+        };
+        let told = paint(BAD.bold(), "✗ not verified");
+        line(&format!("{told}: {read}; {why}"));
     }
     if !root.is_empty() {
         for (name, value) in [
@@ -375,6 +378,10 @@ pub(crate) fn print_verified(report: &Value) {
         };
         let dropped = thousands(number("dropped"));
         line(&format!("  {dropped} of them were dropped{why}"));
+    }
+    if number("moved") > 0 {
+        let moved = count(number("moved"), "segment", "segments");
+        line(&format!("  {moved} read in the archive"));
     }
     if number("unsigned") > 0 {
         line(&paint(

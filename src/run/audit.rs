@@ -52,6 +52,7 @@ use crate::{
 
 mod alerts;
 mod api;
+mod archive;
 mod deliver;
 mod facts;
 mod forward;
@@ -69,6 +70,7 @@ mod witness;
 mod witnesses;
 
 use alerts::Alerts;
+use archive::Archiving;
 use deliver::Lost;
 use forward::Forward;
 use needs::Needs;
@@ -81,6 +83,8 @@ use witnesses::Witnesses;
 pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiting};
 pub(crate) use api::Access;
 pub use api::document;
+pub(crate) use archive::archive_of;
+pub use archive::{ArchiveLine, ArchiveStatus, Restore, RunArchive};
 pub use holds::{AddHold, HoldList, ReleaseHold};
 pub use proof::{Proven, Wanted};
 pub use reports::{PackReport, RunReport, SignReview, Signed};
@@ -121,6 +125,7 @@ pub struct AuditRole {
     alerts: Alerts,
     schedules: Schedules,
     retention: Retention,
+    archiving: Archiving,
     forward: Option<Forward>,
     /// What could not be read when it started, and what was given up with it.
     lost: Arc<[Lost]>,
@@ -146,10 +151,13 @@ impl AuditRole {
             of_keys(&section.kek, "kek"),
         );
         let (log, holds) = (dir.join("log"), dir.join(HOLDS));
+        let archive = section.archive.as_ref();
+        let archive = archive.map(|of| archive_of(of, &log)).transpose();
+        let archive = archive.map_err(|told| vec![told])?;
         let needs = match Vault::is_in(&subjects) && holds.exists() {
             true => Needs::default(),
             false => {
-                let needs = Needs::of(&log, &config.trust_domain, clock);
+                let needs = Needs::of(&log, &config.trust_domain, clock, archive.clone());
                 needs.map_err(|e| vec![refused(&e)])?
             }
         };
@@ -166,6 +174,7 @@ impl AuditRole {
             rules: config.privacy(),
             vault: Some(vault.clone()),
             device: section.log_key.as_ref().map(LogKeySection::device),
+            archive,
             ..LogOptions::new(config.trust_domain.clone())
         };
         let log = Log::open(&log, options, clock.clone()).map_err(|e| vec![refused(&e)])?;
@@ -186,10 +195,13 @@ impl AuditRole {
             .syslog
             .as_ref()
             .map(|s| Forward::open(s, host, &dir, &log, clock, &mut lost));
+        let retention = Retention::open(section, &dir, &log)?;
+        let archiving = Archiving::open(section.archive.as_ref(), &dir, retention.turn());
         Ok(Self {
             alerts,
             schedules,
-            retention: Retention::open(section, &dir, &log)?,
+            retention,
+            archiving: archiving.map_err(|told| vec![told])?,
             forward: forward.transpose()?,
             lost: lost.into(),
             witnesses: Witnesses::new(section.witnesses.as_ref(), &log, clock)?,
@@ -232,6 +244,7 @@ impl AuditRole {
         self.alerts.start(stop);
         self.schedules.start(self, stop);
         self.retention.start(self, stop);
+        self.archiving.start(self, stop);
         if !self.lost.is_empty() {
             tokio::spawn(self.clone().record_lost(reporter.to_string()));
         }
@@ -324,6 +337,7 @@ impl AuditRole {
             .merge(self.subjects())
             .merge(self.hold_routes())
             .merge(self.retention_routes())
+            .merge(self.archive_routes())
             .route(
                 "/v1/audit/export/page",
                 post(
@@ -532,10 +546,17 @@ impl AuditRole {
     async fn verify(self, reader: Reader) -> Answer<serde_json::Value> {
         self.reads.note(&reader, "verify", "", 0).await?;
         let dir = self.dir.join("log");
-        let report =
-            tokio::task::spawn_blocking(move || verify::verify(&dir, VerifyOptions::default()))
-                .await
-                .map_err(|e| Problem::from(broken(&e.to_string())))?;
+        let archive = self.log.archive().cloned();
+        let verified = tokio::task::spawn_blocking(move || {
+            let options = VerifyOptions {
+                archive,
+                ..VerifyOptions::default()
+            };
+            verify::verify(&dir, options)
+        });
+        let report = verified
+            .await
+            .map_err(|e| Problem::from(broken(&e.to_string())))?;
         serde_json::to_value(report)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
@@ -644,6 +665,10 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(ask).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(StoreError::Query(mistake))) => Err((*mistake).into()),
+        Ok(Err(StoreError::Source(error))) if error.away().is_some() => {
+            let away = error.away().map(|away| away.diagnostic());
+            Err(away.unwrap_or_else(|| broken(&error.to_string())).into())
+        }
         Ok(Err(error)) => Err(broken(&error.to_string()).into()),
         Err(error) => Err(broken(&error.to_string()).into()),
     }
@@ -665,6 +690,7 @@ fn refused(error: &LogError) -> Diagnostic {
         LogError::Tampered(_) => Diagnostic::error(7205, "the decision log was tampered with")
             .cause(error.to_string())
             .help("keep the folder as evidence; find the extent: palisade audit verify --dir DIR"),
+        LogError::Away(away) => away.diagnostic(),
         LogError::Key(_) => Diagnostic::error(7211, "the key of the decision log cannot be used")
             .cause(error.to_string())
             .help("a log has one key for good: put its file back, or see that `audit.log_key` names the device that has it"),

@@ -254,6 +254,14 @@ impl Indexer {
                     next = entry.index + 1;
                     items.push(Item::new(entry));
                 }
+                // It is read when the archive can be asked again; what came before it is taken in.
+                Err(error) if error.away().is_some() => {
+                    if items.is_empty() {
+                        return Err(error.into());
+                    }
+                    failed = true;
+                    break;
+                }
                 Err(error) => {
                     self.note_unreadable(error.index, &error)?;
                     next = error.index + 1;

@@ -122,6 +122,8 @@ impl State {
 }
 
 fn digest(source: &dyn Source, index: u64) -> Option<String> {
-    let entry = source.read(index).ok()?;
+    // Nothing is fetched for it at a start.
+    let here = source.is_here(index).then(|| source.read(index).ok());
+    let entry = here.flatten()?;
     Some(Digest::of(&entry.envelope.encode_to_vec()).to_string())
 }

@@ -145,6 +145,10 @@ impl Indexer {
                     writer.writer.add_document(document)?;
                 }
                 Err(StoreError::Source(error)) if error.is_dropped() => {}
+                // It is tried again when the archive can be asked.
+                Err(StoreError::Source(error)) if error.away().is_some() => {
+                    return Err(error.into());
+                }
                 Err(StoreError::Source(error)) => self.note_unreadable(place.at, &error)?,
                 Err(error) => return Err(error),
             }

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "index")]
+use palisade_mesh::wire::record::Moving;
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::SpiffeId,
@@ -22,6 +24,8 @@ use super::{
     receipt::Done,
     recover::{self, ActiveFile, HISTORY, Recovered, STREAMS},
 };
+#[cfg(feature = "index")]
+use crate::told::SEGMENTS_MOVED;
 use crate::{
     disk::{self, Reserve, Room, TEND_EVERY},
     files,
@@ -605,6 +609,16 @@ pub(super) fn lifecycle(verb: &str, mut detail: String) -> Body {
         detail,
         ..LogLifecycle::default()
     })
+}
+
+/// What the log says about a segment that goes to the archive.
+#[cfg(feature = "index")]
+pub(super) fn about_moving(detail: String, moving: Moving) -> Body {
+    let mut body = lifecycle(SEGMENTS_MOVED, detail);
+    if let Body::LogLifecycle(lifecycle) = &mut body {
+        lifecycle.moving = Some(moving);
+    }
+    body
 }
 
 /// What the log says about records from `from` on, which nobody had signed.

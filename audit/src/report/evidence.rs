@@ -235,7 +235,14 @@ impl<'a> Evidence<'a> {
     /// What a reading of the whole log finds; nothing where there is none.
     pub(super) fn verified(&self) -> &VerifyReport {
         self.verified.get_or_init(|| match self.ground {
-            Ground::Log(_, dir) => verify::verify(dir, VerifyOptions::default()),
+            Ground::Log(log, dir) => {
+                let archive = log.archive().cloned();
+                let options = VerifyOptions {
+                    archive,
+                    ..VerifyOptions::default()
+                };
+                verify::verify(dir, options)
+            }
             Ground::Records { .. } => VerifyReport::default(),
         })
     }

@@ -29,6 +29,8 @@ pub struct VerifyReport {
     pub dropped: u64,
     /// Bytes of segments read.
     pub bytes: u64,
+    /// Segments that were read in the archive.
+    pub moved: u64,
     /// Records above the checkpoint: kept, not signed yet.
     pub unsigned: u64,
     /// What is wrong, in the order of the log.
@@ -106,6 +108,9 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
+    /// A segment is in an archive, and is not there, or not what was signed, or could not be
+    /// read there; or no record of the log says that it went.
+    Archive,
     /// A checkpoint cannot be read, is not signed, or contradicts another.
     Checkpoint,
     /// Records were dropped that no record of the log says were.

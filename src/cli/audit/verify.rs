@@ -2,17 +2,19 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use palisade_audit::{
+    archive::Archive,
     note::Verifier,
     verify::{self, Progress, VerifyOptions, VerifyReport},
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::Value;
 
-use super::proof;
+use super::{archive, proof};
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
@@ -25,6 +27,9 @@ pub(in crate::cli) struct Args {
     /// Folder of a log, such as a copy, instead of the running mesh's.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Configuration whose `audit.archive` says where segments are that are not in the folder.
+    #[arg(long, value_name = "FILE", requires = "dir")]
+    archive_config: Option<PathBuf>,
     /// Trusted public key of the log: a file such as `checkpoint.pub`, or `NAME+HASH+KEY`. Without
     /// it the log is only found to agree with itself.
     #[arg(long)]
@@ -68,9 +73,15 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
             format!("there is no folder `{}` to verify", dir.display()),
         )
         .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
-        Some(dir) => serde_json::to_value(of_folder(&dir, key)).map_err(|e| {
-            Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
-        }),
+        Some(dir) => {
+            let archive = args.archive_config.as_deref();
+            let archive = archive.map(|file| archive::named(file, &dir)).transpose();
+            archive.and_then(|archive| {
+                serde_json::to_value(of_folder(&dir, key, archive)).map_err(|e| {
+                    Diagnostic::error(7206, "the report cannot be written").cause(e.to_string())
+                })
+            })
+        }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
             let report = mesh.post::<Value>("audit", "/v1/audit/verify", &()).await?;
@@ -95,7 +106,7 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
 }
 
 /// Verifies a folder; a terminal hears how far that is.
-fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
+fn of_folder(dir: &Path, key: Option<Verifier>, archive: Option<Arc<Archive>>) -> VerifyReport {
     let begun = Instant::now();
     let mut tell = |progress| screen::progress(&said(progress, begun.elapsed()));
     let shown = screen::tells_progress();
@@ -103,6 +114,7 @@ fn of_folder(dir: &Path, key: Option<Verifier>) -> VerifyReport {
         dir,
         VerifyOptions {
             key,
+            archive,
             progress: match shown {
                 true => Some(&mut tell),
                 false => None,

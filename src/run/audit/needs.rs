@@ -1,9 +1,10 @@
 //! What is kept beside a log, and is begun where nothing in the log needs it: the keys of
 //! persons, and the legal holds.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use palisade_audit::{
+    archive::Archive,
     holds::HOLD_ADDED,
     log::{Log, LogError, LogOptions},
 };
@@ -24,13 +25,19 @@ impl Needs {
     ///
     /// # Errors
     /// [`LogError`], when the log cannot be read.
-    pub(super) fn of(dir: &Path, domain: &TrustDomain, clock: &Clock) -> Result<Self, LogError> {
+    pub(super) fn of(
+        dir: &Path,
+        domain: &TrustDomain,
+        clock: &Clock,
+        archive: Option<Arc<Archive>>,
+    ) -> Result<Self, LogError> {
         let mut needs = Self::default();
         if Log::is_new(dir)? {
             return Ok(needs);
         }
         let options = LogOptions {
             read_only: true,
+            archive,
             ..LogOptions::new(domain.clone())
         };
         let log = Log::open(dir, options, clock.clone())?;
@@ -59,8 +66,6 @@ impl Needs {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
-    use std::sync::Arc;
-
     use palisade_audit::{
         local::LocalSink,
         privacy::{Handling, Personal, Rules, Vault},
@@ -76,7 +81,7 @@ mod tests {
         let [log, keys, kek] = ["log", "subjects", "kek"].map(|name| dir.path().join(name));
         let domain = TrustDomain::parse("acme.test").unwrap();
         let clock = Clock::system();
-        let needs = || Needs::of(&log, &domain, &clock).unwrap();
+        let needs = || Needs::of(&log, &domain, &clock, None).unwrap();
         assert_eq!(needs(), Needs::default(), "there is no log");
         let author = Body::PolicyChange(PolicyChange {
             author: "alice".into(),

@@ -185,6 +185,11 @@ impl Run<'_> {
         let relative = segment::relative(first);
         let path = self.dir.join(&relative);
         let io = || LogError::io(path.clone());
+        // A start fetches nothing: what it needs of a segment that went away, it cannot have.
+        #[cfg(feature = "index")]
+        if let Some(away) = super::super::is_needed(self.dir, first) {
+            return Err(LogError::Away(Box::new(away)).into());
+        }
         let file = Arc::new(File::open(&path).map_err(io())?);
         let header = Header {
             first_leaf: first,
