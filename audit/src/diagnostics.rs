@@ -1,6 +1,6 @@
 //! What is wrong with a log or a spool, as a person is told.
 //!
-//! Codes 7501 to 7529, and 7581 to 7587. The errors keep their own types; this is how they look at
+//! Codes 7501 to 7529, 7581 to 7587, and 7592 and 7593. The errors keep their own types; this is how they look at
 //! the command line.
 
 use palisade_mesh::diagnostic::{Diagnostic, Severity};
@@ -72,6 +72,24 @@ impl Away {
                 ),
                 "keep the object as evidence, find out who could write there, and put back a copy that has the sum in its name",
             ),
+            Why::Foreign => (
+                Diagnostic::error(
+                    7592,
+                    format!(
+                        "`{store}` is not the archive that this log uses, and {of} was to be there"
+                    ),
+                ),
+                "mount the disk, or put `audit.archive` right; nothing is put, deleted or let go of until then: docs/operations/archive.md",
+            ),
+            Why::Local => (
+                Diagnostic::error(
+                    7593,
+                    format!(
+                        "{of} cannot be brought from the archive `{store}`, or there, for a fault here"
+                    ),
+                ),
+                "see the disk of the log, and the folder for temporary files",
+            ),
             Why::NoRoom => (
                 Diagnostic::error(
                     7584,
@@ -125,10 +143,16 @@ impl Finding {
         }
         match self.severity {
             #[cfg(feature = "index")]
-            Severity::Error if self.kind == FindingKind::Archive => {
-                Diagnostic::error(7521, format!("{place} cannot be verified"))
+            Severity::Error if self.kind == FindingKind::Unread => {
+                Diagnostic::error(7521, format!("{place} was not verified"))
                     .cause(cause)
-                    .help("see that the archive is there and has the object; an object that is not what was signed is kept as evidence")
+                    .help("nothing is known of it: see that the archive can be asked, and verify again")
+            }
+            #[cfg(feature = "index")]
+            Severity::Error if self.kind == FindingKind::Archive => {
+                Diagnostic::error(7521, format!("{place} is not in the archive as it was signed"))
+                    .cause(cause)
+                    .help("put the object back from a copy; keep one that is not what was signed as evidence")
             }
             Severity::Error => Diagnostic::error(7521, format!("{place} is not as it was signed"))
                 .cause(cause)
@@ -213,6 +237,7 @@ mod tests {
             dropped: 0,
             records: 3,
             last_sequence: 5,
+            unknown: Vec::new(),
             missing: vec![crate::stream::Range { from: 2, to: 3 }],
             closed: false,
             superseded: true,
@@ -220,6 +245,7 @@ mod tests {
         let code = |stream: &StreamReport| stream.diagnostic().map(|d| d.code.0);
         assert_eq!(code(&stream), Some(7523));
         let whole = StreamReport {
+            unknown: Vec::new(),
             missing: Vec::new(),
             ..stream
         };

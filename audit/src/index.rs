@@ -135,6 +135,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a record is in an archive that cannot be asked.
+    fn is_away(&self) -> bool {
+        matches!(self, Self::Source(error) if error.away().is_some())
+    }
+
     /// Whether a record cannot be had because it was dropped.
     fn is_dropped(&self) -> bool {
         matches!(self, Self::Source(error) if error.is_dropped())

@@ -78,11 +78,11 @@ pub use receipt::{AppendError, Appended, Receipt};
 #[cfg(all(test, feature = "index"))]
 pub(crate) use shift::Step;
 #[cfg(feature = "index")]
+pub(crate) use shift::is_away;
+#[cfg(feature = "index")]
 use shift::is_needed;
 #[cfg(feature = "index")]
-pub use shift::{Whereabouts, restore_all};
-#[cfg(feature = "index")]
-pub(crate) use shift::{is_away, open};
+pub use shift::{Needs, Whereabouts, restore_all};
 #[cfg(all(test, feature = "index"))]
 pub(crate) use thin::{Crash, Point, room_for};
 #[cfg(feature = "index")]

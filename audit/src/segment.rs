@@ -28,7 +28,7 @@ mod offsets;
 mod sparse;
 
 #[cfg(feature = "index")]
-pub(crate) use moved::{Back, FETCHED, MOVED, Stub};
+pub(crate) use moved::{Back, FETCHED, Intent, MOVED, Stub};
 pub(crate) use offsets::Offsets;
 pub use sparse::{Dropped, Lacking};
 #[cfg(feature = "index")]

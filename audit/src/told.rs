@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use palisade_mesh::{
     spiffe_id::TrustDomain,
-    wire::record::{Admin, Dropping, LogLifecycle},
+    wire::record::{Admin, Dropping, LogLifecycle, Moving},
 };
 use prost::Message as _;
 
@@ -36,9 +36,14 @@ pub(crate) const RECORDS_LEFT: &str = "records_left";
 /// The verb under which it is told that a segment goes to the archive.
 pub(crate) const SEGMENTS_MOVED: &str = "segments_moved";
 
+/// The verb under which it is told of an object that a segment left in the archive when it did
+/// not go, and that is deleted.
+pub(crate) const SEGMENTS_LEFT: &str = "segments_left";
+
 /// The verb under which it is told that segments came back.
 #[cfg(feature = "index")]
 pub(crate) const SEGMENTS_RESTORED: &str = "segments_restored";
+
 /// The verb under which it is told that what was told last is done.
 pub(crate) const RECORDS_GONE: &str = "records_gone";
 
@@ -75,8 +80,19 @@ pub(crate) struct Told {
     newest: Option<u64>,
     /// What is told from this record on happens while segments are read.
     meanwhile: Option<u64>,
-    /// By segment, the digest of each stub that may stand in its place.
-    moved: BTreeMap<u64, Vec<Hash>>,
+    /// By segment, each object that was put of it.
+    moved: BTreeMap<u64, Vec<MovedTo>>,
+}
+
+/// An object that the log says it has put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MovedTo {
+    /// Its name.
+    pub(crate) object: String,
+    /// SHA-256 of its bytes.
+    pub(crate) sum: Hash,
+    /// The digest of what may stand in the place of the segment; nothing of one that did not go.
+    stub: Option<Hash>,
 }
 
 /// What one record tells.
@@ -86,8 +102,8 @@ enum Said {
     Left(Dropping),
     /// What was told last is done.
     Gone(Dropping),
-    /// A segment went away, and the digest of what stays of it.
-    Moved(u64, Hash),
+    /// A segment went away, or left an object behind.
+    Moved(u64, MovedTo),
     /// Nothing counts that was told from this record on.
     Unsigned(u64),
 }
@@ -151,12 +167,11 @@ impl Told {
             (RECORDS_DROPPED, Some(dropping)) => Said::Dropped(dropping.clone()),
             (RECORDS_LEFT, Some(dropping)) => Said::Left(dropping.clone()),
             (RECORDS_GONE, Some(dropping)) => Said::Gone(dropping.clone()),
-            (SEGMENTS_MOVED, _) => match &lifecycle.moving {
-                Some(moving) => Said::Moved(
-                    moving.segment,
-                    Hash::try_from(moving.stub.as_slice())
-                        .map_err(|_| "it does not say what stays of a segment")?,
-                ),
+            (SEGMENTS_MOVED | SEGMENTS_LEFT, _) => match &lifecycle.moving {
+                Some(moving) => {
+                    let goes = lifecycle.verb == SEGMENTS_MOVED;
+                    Said::Moved(moving.segment, MovedTo::read(moving, goes)?)
+                }
                 None => return Ok(()),
             },
             (RECORDS_UNSIGNED, _) => match lifecycle.unsigned_from {
@@ -198,10 +213,10 @@ impl Told {
     }
 
     fn link(&mut self, index: u64, said: &Said) -> Result<(), &'static str> {
-        if let Said::Moved(segment, stub) = said {
+        if let Said::Moved(segment, to) = said {
             let all = self.moved.entry(*segment).or_default();
-            if !all.contains(stub) {
-                all.push(*stub);
+            if !all.contains(to) {
+                all.push(to.clone());
             }
         }
         let (Said::Dropped(dropping) | Said::Left(dropping) | Said::Gone(dropping)) = said else {
@@ -265,9 +280,21 @@ impl Told {
     /// what stays of it. An earlier one that was put back is known by what its object lacks.
     #[cfg(feature = "index")]
     pub(crate) fn is_moved(&self, segment: u64, stub: &Hash) -> bool {
-        self.moved
-            .get(&segment)
-            .is_some_and(|all| all.contains(stub))
+        self.moved_as(segment, stub).is_some()
+    }
+
+    /// The object that a signed record names where this is the digest of what stays of `segment`.
+    #[cfg(feature = "index")]
+    pub(crate) fn moved_as(&self, segment: u64, stub: &Hash) -> Option<&MovedTo> {
+        let mut all = self.moved.get(&segment)?.iter();
+        all.find(|to| to.stub.as_ref() == Some(stub))
+    }
+
+    /// The object of `segment` of that name, if a signed record names it.
+    #[cfg(feature = "index")]
+    pub(crate) fn put_as(&self, segment: u64, object: &str) -> Option<&MovedTo> {
+        let mut all = self.moved.get(&segment)?.iter();
+        all.find(|to| to.object == object)
     }
 
     /// What was told last, as long as it may not be done: the segment, what it lacks then,
@@ -277,6 +304,23 @@ impl Told {
         let segment = self.newest?;
         let chain = self.chains.get(&segment)?;
         Some((segment, chain.last?, chain.before))
+    }
+}
+
+impl MovedTo {
+    /// What a record says; of a segment that `goes` something stays.
+    fn read(moving: &Moving, goes: bool) -> Result<Self, &'static str> {
+        let sum = Hash::try_from(moving.sha256.as_slice());
+        let stub = Hash::try_from(moving.stub.as_slice()).ok();
+        match (sum, stub) {
+            (Err(_), _) => Err("it does not say what went"),
+            (Ok(_), None) if goes => Err("it does not say what stays of a segment"),
+            (Ok(sum), stub) => Ok(Self {
+                object: moving.object.clone(),
+                sum,
+                stub: stub.filter(|_| goes),
+            }),
+        }
     }
 }
 

@@ -73,7 +73,7 @@ use alerts::Alerts;
 use archive::Archiving;
 use deliver::Lost;
 use forward::Forward;
-use needs::Needs;
+use needs::needs_of;
 use reads::{Begun, Reader, Reads};
 use retention::Retention;
 use schedules::Schedules;
@@ -155,9 +155,9 @@ impl AuditRole {
         let archive = archive.map(|of| archive_of(of, &log)).transpose();
         let archive = archive.map_err(|told| vec![told])?;
         let needs = match Vault::is_in(&subjects) && holds.exists() {
-            true => Needs::default(),
+            true => palisade_audit::log::Needs::default(),
             false => {
-                let needs = Needs::of(&log, &config.trust_domain, clock, archive.clone());
+                let needs = needs_of(&log, &config.trust_domain, clock, archive.clone());
                 needs.map_err(|e| vec![refused(&e)])?
             }
         };

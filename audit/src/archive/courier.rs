@@ -1,15 +1,51 @@
 //! The thread that speaks with the store: whoever reads the log blocks on a file, and must
 //! be able to do so on any thread.
 
-use std::{future::Future, io, pin::Pin, sync::mpsc};
+use std::{
+    future::Future,
+    io,
+    pin::Pin,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::{
+    sync::{
+        Semaphore,
+        mpsc::{UnboundedSender, unbounded_channel},
+    },
+    task::JoinHandle,
+};
+
+/// Exchanges that are under way at a time. One with a folder that hangs cannot be ended, and
+/// keeps its place until it ends; those who find no place are told that the store does not
+/// answer.
+const IN_FLIGHT_MAX: usize = 8;
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A handle to it; the thread ends with it.
 pub(super) struct Courier {
     jobs: UnboundedSender<Job>,
+    places: Arc<Semaphore>,
+}
+
+/// What can become of a job that is late.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Late {
+    /// It ends: a connection is closed.
+    Ends,
+    /// It goes on, for what waits in a system call cannot be ended.
+    Stays,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// The time was over.
+    Late,
+    /// The job has panicked, or the thread has ended.
+    Ended,
 }
 
 impl Courier {
@@ -27,21 +63,57 @@ impl Courier {
                         tokio::spawn(job);
                     }
                 });
+                // What hangs in a system call is not waited for.
+                runtime.shutdown_background();
             })?;
-        Ok(Self { jobs })
+        Ok(Self {
+            jobs,
+            places: Arc::new(Semaphore::new(IN_FLIGHT_MAX)),
+        })
     }
 
-    /// Waits for `ask`; `None` when it has panicked or the thread has ended.
+    /// Waits for `ask`, no longer than `limit`, the time until it begins included.
     pub(super) fn run<T: Send + 'static>(
         &self,
+        limit: Duration,
+        late: Late,
         ask: impl Future<Output = T> + Send + 'static,
-    ) -> Option<T> {
+    ) -> Result<T, Silence> {
         let (done, answer) = mpsc::sync_channel(1);
-        let job = async move {
-            // Nobody waits any more only if the waiting thread has panicked.
-            let _ = done.send(ask.await);
+        let places = self.places.clone();
+        let in_place = async move {
+            let place = places.acquire_owned().await.map_err(|_| Silence::Ended)?;
+            let mut work = Work {
+                task: tokio::spawn(async move {
+                    let answer = ask.await;
+                    drop(place);
+                    answer
+                }),
+                late,
+            };
+            (&mut work.task).await.map_err(|_| Silence::Ended)
         };
-        self.jobs.send(Box::pin(job)).ok()?;
-        answer.recv().ok()
+        let job = async move {
+            let answer = tokio::time::timeout(limit, in_place).await;
+            // Nobody waits any more only if the waiting thread has panicked.
+            let _ = done.send(answer.unwrap_or(Err(Silence::Late)));
+        };
+        let sent = self.jobs.send(Box::pin(job));
+        sent.map_err(|_| Silence::Ended)?;
+        answer.recv().unwrap_or(Err(Silence::Ended))
+    }
+}
+
+/// A job under way.
+struct Work<T> {
+    task: JoinHandle<T>,
+    late: Late,
+}
+
+impl<T> Drop for Work<T> {
+    fn drop(&mut self) {
+        if self.late == Late::Ends {
+            self.task.abort();
+        }
     }
 }

@@ -7,7 +7,6 @@ use jiff::{Span, Timestamp, tz::TimeZone};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::Why;
 use crate::{
     files,
     log::{Log, LogError},
@@ -199,7 +198,7 @@ impl Run<'_> {
                     outcome.bytes += bytes;
                 }
                 Err(error) => {
-                    let down = matches!(&error, LogError::Away(a) if a.why == Why::Unreachable);
+                    let down = matches!(&error, LogError::Away(a) if a.why.is_of_all());
                     outcome.tells(vec![error]);
                     if down {
                         outcome.interrupted = true;

@@ -7,13 +7,19 @@ use std::{
     io,
     path::{Path, PathBuf},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use futures_util::StreamExt as _;
 use object_store::{
     BackoffConfig, ClientOptions, CredentialProvider, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, S3ConditionalPut},
+    aws::{
+        AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsCredential, Checksum, S3ConditionalPut,
+    },
     client::{HttpClient, HttpConnector, HttpService},
     path::Path as Name,
 };
@@ -39,6 +45,18 @@ const RETRIES_MAX: usize = 3;
 
 /// Longest time until the last try begins.
 const RETRY_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Most that is read of an error.
+const ERROR_LEN_MAX: usize = 64 << 10;
+
+/// Longest code of an error.
+const CODE_LEN_MAX: usize = 64;
+
+/// Which version an object is, `null` in a bucket that keeps none.
+const VERSION: &str = "x-amz-version-id";
+
+/// A deletion has only hidden the object.
+const DELETE_MARKER: &str = "x-amz-delete-marker";
 
 /// Longest file of credentials, in bytes.
 const CREDENTIALS_LEN_MAX: u64 = 64 << 10;
@@ -87,7 +105,8 @@ impl S3 {
         Name::parse(&self.prefix).map_err(io::Error::other)
     }
 
-    pub(super) fn store(self) -> object_store::Result<AmazonS3> {
+    /// The store; it notes in `versions` when it hears that the bucket keeps them.
+    pub(super) fn store(self, versions: Arc<AtomicBool>) -> object_store::Result<AmazonS3> {
         let mut builder = AmazonS3Builder::new();
         match self.credentials {
             Some(file) => builder = builder.with_credentials(Arc::new(CredentialFile(file))),
@@ -108,7 +127,14 @@ impl S3 {
             .with_client_options(ClientOptions::new().with_allow_http(self.plain))
             .with_allow_http(self.plain)
             .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_http_connector(Given(self.carry))
+            // A bucket with an object lock takes nothing without one.
+            .with_checksum_algorithm(Checksum::SHA256)
+            // One answer for each object, with what it says of versions.
+            .with_disable_bulk_delete(true)
+            .with_http_connector(Given {
+                carry: self.carry,
+                versions,
+            })
             .with_retry(RetryConfig {
                 backoff: BackoffConfig::default(),
                 max_retries: RETRIES_MAX,
@@ -200,7 +226,50 @@ fn read_credentials(file: &Path) -> Result<AwsCredential, String> {
 }
 
 /// Who carries requests, as the store wants it.
-struct Given(http::Carry);
+#[derive(Clone)]
+struct Given {
+    carry: http::Carry,
+    versions: Arc<AtomicBool>,
+}
+
+impl Given {
+    /// Keeps what is heard of versions, and of an error its code alone: what else a server says
+    /// of one can have the request in it, with its token.
+    async fn hear(self, answer: http::HttpResponse) -> Result<http::HttpResponse, http::HttpError> {
+        let (parts, body) = answer.into_parts();
+        let version = parts.headers.get(VERSION);
+        if version.is_some_and(|version| version != "null")
+            || parts.headers.contains_key(DELETE_MARKER)
+        {
+            self.versions.store(true, Ordering::Relaxed);
+        }
+        if !parts.status.is_client_error() && !parts.status.is_server_error() {
+            return Ok(http::HttpResponse::from_parts(parts, body));
+        }
+        let mut said = Vec::new();
+        let mut chunks = body.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            let room = ERROR_LEN_MAX.saturating_sub(said.len());
+            said.extend_from_slice(chunk.get(..room.min(chunk.len())).unwrap_or_default());
+            if chunk.len() > room {
+                break;
+            }
+        }
+        let code = code_of(&String::from_utf8_lossy(&said));
+        Ok(http::HttpResponse::from_parts(parts, code.into()))
+    }
+}
+
+/// The code of an error of S3, which is one word; nothing where there is none.
+fn code_of(said: &str) -> String {
+    let code = said.split_once("<Code>").and_then(|(_, rest)| {
+        let (code, _) = rest.split_once("</Code>")?;
+        let is_word = code.chars().all(|c| c.is_ascii_alphanumeric() || c == '.');
+        (is_word && code.len() <= CODE_LEN_MAX).then_some(code)
+    });
+    code.unwrap_or_default().to_owned()
+}
 
 impl fmt::Debug for Given {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -210,7 +279,7 @@ impl fmt::Debug for Given {
 
 impl HttpConnector for Given {
     fn connect(&self, _: &ClientOptions) -> object_store::Result<HttpClient> {
-        Ok(HttpClient::new(Self(self.0.clone())))
+        Ok(HttpClient::new(self.clone()))
     }
 }
 
@@ -225,7 +294,8 @@ impl HttpService for Given {
         'life0: 'async_trait,
         Self: 'async_trait,
     {
-        (self.0)(request)
+        let (given, answer) = (self.clone(), (self.carry)(request));
+        Box::pin(async move { given.hear(answer.await?).await })
     }
 }
 

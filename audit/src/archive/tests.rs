@@ -1,14 +1,23 @@
 //! What goes, what comes back, and what is noticed when it does not come back as it went.
 
-use std::{fs, io::Error, ops::ControlFlow, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    io::Error,
+    ops::ControlFlow,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use super::*;
+use super::{faults::DOWN_FOR, mark::MARK, *};
 use crate::{
     log::{Crash, Log, LogError, LogOptions, Step, restore_all},
     retention::tests::Stage,
     source::Source as _,
     verify::{FindingKind, VerifyOptions, verify},
 };
+
+mod safety;
+mod troubles;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -68,9 +77,10 @@ impl Scene {
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
-                match path.is_dir() {
-                    true => folders.push(path),
-                    false => found.push(path),
+                match path.extension() {
+                    Some(extension) if extension == "seg" => found.push(path),
+                    _ if path.is_dir() => folders.push(path),
+                    _ => {}
                 }
             }
         }
@@ -369,9 +379,15 @@ fn without_an_archive_it_is_said_what_was_not_read() {
     let moved = scene.run("30 days").segments;
     let report = verify(&scene.stage.folder(), VerifyOptions::default());
     let kinds: Vec<_> = report.findings.iter().map(|f| f.kind).collect();
-    assert_eq!(kinds, vec![FindingKind::Archive; moved as usize]);
+    assert_eq!(kinds, vec![FindingKind::Unread; moved as usize]);
     assert!(report.findings[0].what.contains("audit.archive"));
     assert!(report.checkpoints > 0);
+    // A number that is not among what was read is not said to be missing.
+    assert!(report.unread > 0 && !report.complete());
+    let signed = report.checkpoint.as_ref().map(|c| c.size);
+    assert_eq!(Some(report.records + report.unread), signed);
+    assert!(report.streams.iter().all(|s| s.missing.is_empty()));
+    assert!(report.streams.iter().any(|s| !s.unknown.is_empty()));
     scene.stage.store = None;
     scene.stage.restart();
     let error = scene.log().leaf(0).unwrap_err();

@@ -47,7 +47,8 @@ pub(super) struct Book {
     leap: Option<(i64, i64)>,
     /// A segment could not be read through: something that was told may be missing.
     damaged: bool,
-    /// What stays of segments that went away, as it was found, until all is read.
+    /// What stays of segments that went away, as it was found, of which no signed record tells
+    /// so far.
     recalled: BTreeMap<u64, Hash>,
     /// What was told to be dropped and came to nothing, until the log says so.
     unsettled: Option<Dropping>,
@@ -102,11 +103,11 @@ impl Book {
                 Err(error) => return Err(error),
             }
         }
-        let untold = self.recalled.iter();
-        let untold = untold.filter(|(first, stub)| !self.told.is_moved(**first, stub));
-        let untold: Vec<u64> = untold.map(|(first, _)| *first).collect();
-        self.recalled.clear();
-        match untold.first() {
+        let told = &self.told;
+        self.recalled
+            .retain(|first, stub| !told.is_moved(*first, stub));
+        // Whoever asks is told as long as it is so.
+        match self.recalled.keys().next() {
             None => Ok(()),
             Some(first) => {
                 self.damaged = true;

@@ -1,7 +1,8 @@
 //! Moves a finished segment to the archive, and brings it back.
 //!
-//! Away: every record is compared with the tree; the object is put and read back; that it
-//! goes is recorded and signed; what stays takes its place; only then the file goes. A crash
+//! Away: every record is compared with the tree; the place is known by its mark; what is to be
+//! put is noted; the object is put and read back; that it goes is recorded and signed; what
+//! stays takes its place; the store is asked once more, and only then the file goes. A crash
 //! before that leaves the file, and the next run goes on from what it finds. Back: the object
 //! is compared with the sum that was signed, written aside, and takes its old place.
 
@@ -10,7 +11,7 @@ use std::{
     io,
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -21,7 +22,7 @@ use palisade_mesh::wire::{
 
 use super::{
     AppendError, Log, LogError,
-    book::{self, LEAP_US, Said},
+    book::{self, Said},
     lock,
     reader::Shared,
     recover::log_id,
@@ -29,12 +30,22 @@ use super::{
     writer::{about_moving, lifecycle},
 };
 use crate::{
-    archive::{self, Archive, Away},
+    archive::{self, Archive, First, Held},
     checkpoint, files,
     merkle::Hash,
-    segment::{self, Back, FETCHED, SparseSum, Stub, sum_of},
-    told::{self, SEGMENTS_RESTORED},
+    segment::{self, Back, FETCHED, Intent, SparseSum, Stub, sum_of},
+    told::{self, SEGMENTS_MOVED, SEGMENTS_RESTORED, Standing},
 };
+
+mod places;
+mod tidy;
+mod times;
+
+pub(crate) use places::is_away;
+pub(super) use places::is_needed;
+pub use places::{Needs, Whereabouts};
+use tidy::NOT_WHAT_WENT;
+use times::Times;
 
 /// Where a crash is tried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,178 +69,7 @@ pub(crate) enum Step {
 /// Asked at each step whether to go on.
 pub(crate) type At<'a> = &'a mut dyn FnMut(Step) -> io::Result<()>;
 
-/// A segment that went away.
-pub(crate) struct Span {
-    /// Its records.
-    pub(crate) segment: Range<u64>,
-    /// The first time of receipt, microseconds since the Unix epoch, and the latest.
-    pub(crate) first_us: i64,
-    pub(crate) latest_us: i64,
-}
-
-/// Where the segments of a log are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Whereabouts {
-    /// Segments that are in the archive alone.
-    pub moved: u64,
-    /// Their bytes.
-    pub moved_bytes: u64,
-    /// Segments that are here.
-    pub here: u64,
-    /// Their bytes.
-    pub here_bytes: u64,
-    /// Of these, how many were brought back.
-    pub back: u64,
-}
-
 impl Log {
-    /// Where its old segments go, if anywhere.
-    pub fn archive(&self) -> Option<&Arc<Archive>> {
-        self.inner.shared.archive.as_ref()
-    }
-
-    /// Where its segments are.
-    ///
-    /// # Errors
-    /// [`LogError::Io`].
-    pub fn whereabouts(&self) -> Result<Whereabouts, LogError> {
-        let dir = &self.inner.shared.dir;
-        let mut found = Whereabouts::default();
-        for first in segment::list(dir).map_err(LogError::io(dir))? {
-            let path = dir.join(segment::relative(first));
-            match fs::metadata(&path) {
-                Ok(metadata) => {
-                    found.here += 1;
-                    found.here_bytes += metadata.len();
-                    found.back += u64::from(Back::path(dir, first).exists());
-                }
-                Err(_) => {
-                    let stub = Stub::read(dir, first).map_err(LogError::io(path))?;
-                    found.moved += 1;
-                    found.moved_bytes += stub.moved.length;
-                }
-            }
-        }
-        Ok(found)
-    }
-
-    /// The first record that no archive is needed for, nor for any that follows.
-    pub(crate) fn here_from(&self) -> u64 {
-        let dir = &self.inner.shared.dir;
-        let mut firsts = segment::list(dir).unwrap_or_default();
-        while let Some(first) = firsts.pop() {
-            if is_away(dir, first) {
-                return Stub::read(dir, first).map_or(first, |stub| stub.moved.next);
-            }
-        }
-        0
-    }
-
-    /// Segments that could go: finished, signed, here, and not the newest of them, which a
-    /// start after a crash may have to read; with the time of the last record of each.
-    pub(crate) fn movable(&self) -> Result<Vec<(Range<u64>, i64)>, LogError> {
-        let shared = &self.inner.shared;
-        let mut sealed = self.sealed();
-        sealed.pop();
-        sealed.retain(|segment| !is_away(&shared.dir, segment.start));
-        let mut all = Vec::new();
-        for segment in sealed {
-            let last_us = self.received_us(segment.end.saturating_sub(1))?;
-            let back = Back::read(&shared.dir, segment.start).map_err(LogError::io(&shared.dir))?;
-            let since_us = back.map_or(i64::MIN, |back| back.since_us);
-            all.push((segment, last_us.max(since_us)));
-        }
-        Ok(all)
-    }
-
-    /// Segments that are in the archive alone, with the first and the latest time of each.
-    pub(crate) fn moved(&self) -> Result<Vec<Span>, LogError> {
-        let dir = &self.inner.shared.dir;
-        let firsts = segment::list(dir).map_err(LogError::io(dir))?;
-        let away = firsts.into_iter().filter(|first| is_away(dir, *first));
-        let stubs = away.map(|first| {
-            let stub = Stub::read(dir, first).map_err(LogError::io(Stub::path(dir, first)))?;
-            let Moved {
-                first,
-                next,
-                first_us,
-                latest_us,
-                ..
-            } = stub.moved;
-            Ok(Span {
-                segment: first..next,
-                first_us,
-                latest_us,
-            })
-        });
-        stubs.collect()
-    }
-
-    /// Whether the record at `index` is in the archive alone.
-    pub(crate) fn is_elsewhere(&self, index: u64) -> bool {
-        let segments = self.inner.shared.segments.read();
-        let segments = segments.unwrap_or_else(PoisonError::into_inner);
-        let after = segments.firsts.partition_point(|first| *first <= index);
-        let first = after.checked_sub(1).and_then(|at| segments.firsts.get(at));
-        first.is_some_and(|first| is_away(&self.inner.shared.dir, *first))
-    }
-
-    /// Whether the segment that begins with `first` is in the archive alone.
-    pub(crate) fn is_away(&self, first: u64) -> bool {
-        is_away(&self.inner.shared.dir, first)
-    }
-
-    /// Puts in order what a run has left that did not end. What was thinned here is deleted
-    /// in the archive.
-    pub(crate) fn tidy(&self) -> Vec<LogError> {
-        let dir = &self.inner.shared.dir;
-        let firsts = match segment::list(dir) {
-            Ok(firsts) => firsts,
-            Err(e) => return vec![LogError::io(dir)(e)],
-        };
-        let tidied = firsts.into_iter().map(|first| self.tidy_one(first));
-        tidied.filter_map(Result::err).collect()
-    }
-
-    fn tidy_one(&self, first: u64) -> Result<(), LogError> {
-        let shared = &self.inner.shared;
-        let dir = &shared.dir;
-        let path = path(shared, first);
-        let failed = |e| shared.failed(&(first..first), e);
-        let _ = fs::remove_file(path.with_extension(FETCHED));
-        let back = Back::read(dir, first).map_err(failed)?;
-        match (path.exists(), Stub::path(dir, first).exists(), back) {
-            // A move that did not end.
-            (true, true, None) => {
-                let stub = self.stub(first)?;
-                self.let_go(&stub, &mut |_| Ok(())).map_err(failed)
-            }
-            // A return that did not end, before and after the file was there.
-            (false, true, Some(_)) => Back::remove(dir, first).map_err(failed),
-            (true, true, Some(_)) => remove_stub(dir, first).map_err(failed),
-            (true, false, Some(back)) => self.disown(first, back).map_err(failed),
-            _ => Ok(()),
-        }
-    }
-
-    /// Deletes the object of a segment that has less than it since it came back.
-    fn disown(&self, first: u64, back: Back) -> io::Result<()> {
-        let shared = &self.inner.shared;
-        let lacks = shared.sparse(first)?.map(|said| told::digest(&said));
-        if back.object.is_empty() || lacks.map(|lacks| crate::merkle::hex(&lacks)) == back.lacked {
-            return Ok(());
-        }
-        let archive = archive_of(shared)?;
-        archive.delete(&back.object).map_err(|cause| {
-            let (object, url) = (&back.object, archive.url());
-            io::Error::other(format!(
-                "`{object}` in the archive `{url}` has records that were dropped, and cannot be deleted: {cause}"
-            ))
-        })?;
-        let object = String::new();
-        Back { object, ..back }.save(&shared.dir, first)
-    }
-
     /// Moves `segment`, one of [`Log::movable`]; gives its bytes. Blocks on disk and store,
     /// and until the log has signed the record.
     pub(crate) fn move_away(&self, segment: &Range<u64>, at: At<'_>) -> Result<u64, LogError> {
@@ -248,14 +88,25 @@ impl Log {
     fn put_away(&self, segment: &Range<u64>, at: At<'_>) -> io::Result<u64> {
         let shared = &self.inner.shared;
         let archive = archive_of(shared)?;
-        let path = path(shared, segment.start);
-        let bytes = Bytes::from(fs::read(&path)?);
+        let bytes = Bytes::from(fs::read(path(shared, segment.start))?);
         let (sum, length) = (crate::merkle::sha256(&bytes), bytes.len() as u64);
-        let stub = self.survey(segment, archive, sum, length)?;
-        if archive::sum_of(&mut File::open(&path)?)? != sum {
+        let inspected = self.inspect(segment)?;
+        if let Some(fault) = inspected.standing.fault() {
+            return Err(Differs::error(segment.start, fault));
+        }
+        if inspected.sum != sum {
             let what = "it is not as it was a moment ago";
             return Err(Differs::error(segment.start, what));
         }
+        let stub = self.stay(segment, archive, length, inspected)?;
+        archive
+            .begin(&stub, place_is_new(shared)?)
+            .map_err(io::Error::other)?;
+        let intent = Intent {
+            object: stub.moved.object.clone(),
+            store: archive.url().to_owned(),
+        };
+        intent.save(&shared.dir, segment.start)?;
         archive.put(&stub, bytes).map_err(io::Error::other)?;
         at(Step::Put)?;
         let moving = Moving {
@@ -273,23 +124,32 @@ impl Log {
             archive.url(),
             crate::merkle::hex(&sum),
         );
-        thin::say(self, about_moving(detail, moving))?;
+        thin::say(self, about_moving(SEGMENTS_MOVED, detail, moving))?;
         at(Step::Recorded)?;
         stub.save(&shared.dir)?;
         at(Step::Stubbed)?;
-        self.let_go(&stub, at)?;
+        // Until that was signed the object may have gone.
+        let held = archive.ask(&stub).map_err(io::Error::other)?;
+        self.let_go(&stub, &held, at)?;
         Ok(length)
     }
 
-    /// Lets the file of a segment go, of which the archive and what stays are in place. Who
-    /// has it open reads on.
-    fn let_go(&self, stub: &Stub, at: At<'_>) -> io::Result<()> {
+    /// Lets the file of a segment go, which the store has just said that it holds, and of which
+    /// what stays is in its place. Who has it open reads on.
+    fn let_go(&self, stub: &Stub, held: &Held, at: At<'_>) -> io::Result<()> {
         let shared = &self.inner.shared;
         let first = stub.moved.first;
         let path = path(shared, first);
-        if archive::sum_of(&mut File::open(&path)?)? != stub.sum {
-            let what = "the segment is here, and is not the one that went to the archive";
+        let told = book::with(self, |book| {
+            let told = book.told().moved_as(first, &stub.digest);
+            told.is_some_and(|to| to.object == held.object && to.sum == held.sum)
+        });
+        if !told.map_err(io::Error::other)? {
+            let what = "no record of the log names what the archive holds of it";
             return Err(Differs::error(first, what));
+        }
+        if archive::sum_of(&mut File::open(&path)?)? != held.sum {
+            return Err(Differs::error(first, NOT_WHAT_WENT));
         }
         Back::remove(&shared.dir, first)?;
         // The point of no return.
@@ -297,24 +157,20 @@ impl Log {
         files::sync_dir(path.parent().unwrap_or(&shared.dir))?;
         at(Step::Gone)?;
         shared.forget(first);
-        Ok(())
+        Intent::remove(&shared.dir, first)
     }
 
-    /// Compares every record with the tree; gives what is to stay.
-    fn survey(
-        &self,
-        segment: &Range<u64>,
-        archive: &Archive,
-        sum: Hash,
-        length: u64,
-    ) -> io::Result<Stub> {
+    /// Compares every record of a segment that is here with the tree, and what it lacks with
+    /// what the log says.
+    fn inspect(&self, segment: &Range<u64>) -> io::Result<Inspected> {
         let shared = &self.inner.shared;
-        let file = File::open(path(shared, segment.start))?;
+        let file = path(shared, segment.start);
+        let sum = archive::sum_of(&mut File::open(&file)?)?;
         let before_us = book::with(self, |book| book.before_us(segment.start, i64::MAX));
         let mut times = Times::after(before_us.map_err(io::Error::other)?);
         let mut hashes = Hashes::new(shared);
-        let (mut was, mut said) = (SparseSum::default(), Vec::new());
-        let (_, sparse) = thin::walk(shared, segment, file, |part| {
+        let (mut was, mut said, mut sealed) = (SparseSum::default(), Vec::new(), false);
+        let (_, sparse) = thin::walk(shared, segment, File::open(&file)?, |part| {
             match part {
                 Part::Gone(encoded, run) => {
                     sum_of(&mut was, encoded, &run);
@@ -329,6 +185,7 @@ impl Log {
                     hashes.check(index, &hash)?;
                     if let Some((envelope, _)) = thin::envelope_of(leaf) {
                         times.receive(envelope.received_us);
+                        sealed |= !envelope.sealed.is_empty();
                         if Said::of(shared, &envelope).is_some() {
                             let leaf = leaf.to_vec();
                             said.push(MovedLeaf { index, leaf });
@@ -340,9 +197,33 @@ impl Log {
         })?;
         let lacks = thin::lacks(segment, was, sparse.clone())?;
         let standing = book::with(self, |book| book.told().standing(segment.start, lacks));
-        if let Some(fault) = standing.map_err(io::Error::other)?.fault() {
-            return Err(Differs::error(segment.start, fault));
-        }
+        Ok(Inspected {
+            sum,
+            times,
+            said,
+            sealed,
+            sparse,
+            standing: standing.map_err(io::Error::other)?,
+        })
+    }
+
+    /// What is to stay of a segment.
+    fn stay(
+        &self,
+        segment: &Range<u64>,
+        archive: &Archive,
+        length: u64,
+        inspected: Inspected,
+    ) -> io::Result<Stub> {
+        let shared = &self.inner.shared;
+        let Inspected {
+            sum,
+            times,
+            said,
+            sealed,
+            sparse,
+            ..
+        } = inspected;
         let domain = checkpoint::domain(shared.verifier.name()).unwrap_or_default();
         let log = log_id(&shared.verifier);
         let stub = Stub::new(Moved {
@@ -358,6 +239,7 @@ impl Log {
             leap_to_us: times.leap.map_or(0, |(_, to)| to),
             said,
             first_us: times.first_us.unwrap_or(i64::MIN),
+            sealed,
         });
         stub.ok_or_else(|| io::Error::other("bug: a sum of another length"))
     }
@@ -440,13 +322,13 @@ fn place(dir: &Path, archive: &Archive, stub: &Stub, since_us: i64, at: At<'_>) 
     let lacked = stub
         .sparse()
         .map(|said| crate::merkle::hex(&told::digest(said)));
-    let object = stub.moved.object.clone();
-    Back {
-        object,
+    let back = Back {
+        object: stub.moved.object.clone(),
+        store: archive.url().to_owned(),
         lacked,
         since_us,
-    }
-    .save(dir, first)?;
+    };
+    back.save(dir, first)?;
     at(Step::Noted)?;
     fs::rename(&aside, &path)?;
     files::sync_dir(path.parent().unwrap_or(dir))?;
@@ -460,101 +342,28 @@ fn remove_stub(dir: &Path, first: u64) -> io::Result<()> {
     files::sync_dir(path.parent().unwrap_or(dir))
 }
 
-/// The times of receipt of a segment, as the book of the log reads them.
-struct Times {
-    /// The earliest and the latest in the segment alone.
-    first_us: Option<i64>,
-    last_us: Option<i64>,
-    /// The latest up to there.
-    latest_us: Option<i64>,
-    leap: Option<(i64, i64)>,
+/// A segment that is what the tree says.
+struct Inspected {
+    /// SHA-256 of its bytes.
+    sum: Hash,
+    times: Times,
+    /// What records in it tell of segments and holds.
+    said: Vec<MovedLeaf>,
+    /// Whether something is sealed in it.
+    sealed: bool,
+    /// What it says that it lacks.
+    sparse: Option<Vec<u8>>,
+    /// What is to be thought of that.
+    standing: Standing,
 }
 
-impl Times {
-    fn after(before_us: i64) -> Self {
-        Self {
-            first_us: None,
-            last_us: None,
-            latest_us: (before_us > i64::MIN).then_some(before_us),
-            leap: None,
-        }
-    }
-
-    fn receive(&mut self, us: i64) {
-        self.first_us = Some(self.first_us.map_or(us, |first_us| first_us.min(us)));
-        self.last_us = self.last_us.max(Some(us));
-        if let Some(latest_us) = self.latest_us
-            && us.saturating_sub(latest_us) > LEAP_US
-        {
-            self.leap = Some((latest_us, us));
-        }
-        self.latest_us = self.latest_us.max(Some(us));
-    }
-}
-
-impl Shared {
-    /// Opens a segment that is finished, wherever it is. What went away is compared with what
-    /// stays of it; that is what the log says, or who reads on is told.
-    pub(super) fn open(&self, first: u64) -> io::Result<(File, Option<String>)> {
-        open(&self.dir, first, self.archive.as_deref())
-    }
-
-    /// What a segment says that it lacks.
-    pub(super) fn sparse(&self, first: u64) -> io::Result<Option<Vec<u8>>> {
-        match File::open(path(self, first)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let stub = Stub::read(&self.dir, first)?;
-                Ok(stub.sparse().map(<[u8]>::to_vec))
-            }
-            opened => segment::sparse_of(&opened?),
-        }
-    }
-
-    /// Lets go of an open segment that has another place now.
-    fn forget(&self, first: u64) {
-        let mut open = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|sealed| sealed.first() != first);
-    }
-}
-
-/// Opens the segment of the log in `dir` that begins with `first`, here or by `archive`; with
-/// its name in the cache.
-pub(crate) fn open(
-    dir: &Path,
-    first: u64,
-    archive: Option<&Archive>,
-) -> io::Result<(File, Option<String>)> {
-    let path = dir.join(segment::relative(first));
-    let missing = match File::open(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => e,
-        opened => return Ok((opened?, None)),
-    };
-    let stub = match Stub::read(dir, first) {
-        // It came back meanwhile, or is gone.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return File::open(&path)
-                .map(|file| (file, None))
-                .map_err(|_| missing);
-        }
-        stub => stub?,
-    };
-    let opened = match archive {
-        Some(archive) => archive.open(&stub),
-        None => Err(Away::unset(&stub)),
-    };
-    let file = opened.map_err(io::Error::other)?;
-    Ok((file, Some(archive::cached_name(&stub))))
-}
-
-/// Whether a segment is in the archive alone.
-pub(crate) fn is_away(dir: &Path, first: u64) -> bool {
-    !dir.join(segment::relative(first)).exists() && Stub::path(dir, first).exists()
-}
-
-/// Why a segment that a start needs cannot be had, if it went to an archive.
-pub(super) fn is_needed(dir: &Path, first: u64) -> Option<Away> {
-    let away = is_away(dir, first).then(|| Stub::read(dir, first).ok())?;
-    away.map(|stub| Away::at_start(&stub))
+/// Whether the archive may be one that the log begins: no segment is in another.
+fn place_is_new(shared: &Shared) -> io::Result<First> {
+    let mut firsts = segment::list(&shared.dir)?.into_iter();
+    Ok(match firsts.any(|first| is_away(&shared.dir, first)) {
+        true => First::Never,
+        false => First::May,
+    })
 }
 
 /// What stays of a segment of which no signed record says that it went.

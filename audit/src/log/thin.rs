@@ -246,6 +246,8 @@ impl Thinning {
             return Err(self.failed(io::Error::other(super::AppendError::Closed)));
         };
         settle(&log)?;
+        // A move that did not end does so before the segment becomes another.
+        log.place_one(self.segment.start)?;
         if log.is_away(self.segment.start) {
             // It goes again at once, as another object.
             log.bring_back(self.segment.start, 0, &mut |_| Ok(()))?;

@@ -24,8 +24,6 @@ use super::{
     receipt::Done,
     recover::{self, ActiveFile, HISTORY, Recovered, STREAMS},
 };
-#[cfg(feature = "index")]
-use crate::told::SEGMENTS_MOVED;
 use crate::{
     disk::{self, Reserve, Room, TEND_EVERY},
     files,
@@ -611,10 +609,10 @@ pub(super) fn lifecycle(verb: &str, mut detail: String) -> Body {
     })
 }
 
-/// What the log says about a segment that goes to the archive.
+/// What the log says about a segment that goes to the archive, or left an object there.
 #[cfg(feature = "index")]
-pub(super) fn about_moving(detail: String, moving: Moving) -> Body {
-    let mut body = lifecycle(SEGMENTS_MOVED, detail);
+pub(super) fn about_moving(verb: &str, detail: String, moving: Moving) -> Body {
+    let mut body = lifecycle(verb, detail);
     if let Body::LogLifecycle(lifecycle) = &mut body {
         lifecycle.moving = Some(moving);
     }

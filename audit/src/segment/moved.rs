@@ -3,6 +3,7 @@
 //! ```text
 //! FIRST_LEAF.moved    what stays: magic 8 · encoded `Moved` · crc32 u32
 //! FIRST_LEAF.back     beside a segment that was brought back: which object it has
+//! FIRST_LEAF.moving   beside a segment that is to go: which object is put of it
 //! ```
 //! Where the segment itself is there, too, it is what counts: a stub beside it is the end of
 //! a move that is to be finished, or the beginning of a return, which a `.back` tells.
@@ -14,7 +15,7 @@ use std::{
 
 use palisade_mesh::wire::audit::Moved;
 use prost::Message as _;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{numbered, relative};
 use crate::{
@@ -27,6 +28,9 @@ pub(crate) const MOVED: &str = "moved";
 
 /// What the file is called that tells of a return.
 const BACK: &str = "back";
+
+/// What the file is called that tells of what is to be put.
+const MOVING: &str = "moving";
 
 /// What the file is called that is to become a segment again.
 pub(crate) const FETCHED: &str = "fetched";
@@ -108,8 +112,10 @@ impl Stub {
 /// Which object a segment has that was brought back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Back {
-    /// Name of the object.
+    /// Name of the object; empty once it is deleted.
     pub(crate) object: String,
+    /// The address of the archive that it is in.
+    pub(crate) store: String,
     /// What the segment lacked in it: the digest of that, in hexadecimal.
     pub(crate) lacked: Option<String>,
     /// When it came back, microseconds since the Unix epoch; 0 when it may go again at once.
@@ -123,11 +129,7 @@ impl Back {
 
     /// Reads what is told of a return; `None` where there was none.
     pub(crate) fn read(dir: &Path, first: u64) -> io::Result<Option<Self>> {
-        match fs::read(Self::path(dir, first)) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
+        read(&Self::path(dir, first))
     }
 
     /// Writes it; durable when it returns.
@@ -138,10 +140,54 @@ impl Back {
 
     /// Removes it, if it is there.
     pub(crate) fn remove(dir: &Path, first: u64) -> io::Result<()> {
-        match fs::remove_file(Self::path(dir, first)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
-        }
+        remove(&Self::path(dir, first))
+    }
+}
+
+/// What is about to be put of a segment, kept from before that until the segment has gone: an
+/// object that a crash has left behind is found by it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Intent {
+    /// Name of the object.
+    pub(crate) object: String,
+    /// The address of the archive that it goes to.
+    pub(crate) store: String,
+}
+
+impl Intent {
+    fn path(dir: &Path, first: u64) -> PathBuf {
+        dir.join(relative(first)).with_extension(MOVING)
+    }
+
+    /// Reads what is about to be put; `None` where nothing is.
+    pub(crate) fn read(dir: &Path, first: u64) -> io::Result<Option<Self>> {
+        read(&Self::path(dir, first))
+    }
+
+    /// Writes it; durable when it returns.
+    pub(crate) fn save(&self, dir: &Path, first: u64) -> io::Result<()> {
+        let bytes = serde_json::to_vec(self)?;
+        files::replace(&Self::path(dir, first), &bytes, files::Sync::Yes)
+    }
+
+    /// Removes it, if it is there.
+    pub(crate) fn remove(dir: &Path, first: u64) -> io::Result<()> {
+        remove(&Self::path(dir, first))
+    }
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

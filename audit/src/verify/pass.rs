@@ -21,7 +21,7 @@ use super::{
 #[cfg(feature = "index")]
 use crate::{
     archive::{Archive, Away},
-    log::{self, is_away},
+    log::is_away,
     segment::Stub,
 };
 use crate::{
@@ -120,6 +120,7 @@ impl<'a> Pass<'a> {
                 records: 0,
                 dropped: 0,
                 moved: 0,
+                unread: 0,
                 bytes: 0,
                 unsigned: 0,
                 findings: Vec::new(),
@@ -184,7 +185,7 @@ impl<'a> Pass<'a> {
             self.find(about(FindingKind::Segment, segment::DIR, e.to_string()));
         }
         self.progress();
-        self.report.streams = self.streams.report();
+        self.report.streams = self.streams.report(self.report.unread > 0);
         self.report
     }
 
@@ -269,27 +270,40 @@ impl<'a> Pass<'a> {
     /// Opens a segment; `None` when it went away and was named, and gone on over.
     #[cfg(feature = "index")]
     fn open(&mut self, first: u64, next: Option<u64>, file: &Path) -> io::Result<Option<File>> {
-        if is_away(&self.dir, first) {
-            match Stub::read(&self.dir, first) {
-                Ok(stub) => self.away.push((first, stub.digest)),
-                Err(e) => {
-                    let file = file.with_extension(segment::MOVED);
-                    self.not_read(first, next, &file, e.to_string());
-                    return Ok(None);
-                }
-            }
+        if !is_away(&self.dir, first) {
+            return File::open(self.dir.join(file)).map(Some);
         }
-        let opened = log::open(&self.dir, first, self.archive.as_deref());
+        let stub = match Stub::read(&self.dir, first) {
+            Ok(stub) => stub,
+            // It came back meanwhile.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return File::open(self.dir.join(file)).map(Some);
+            }
+            Err(e) => {
+                let file = file.with_extension(segment::MOVED);
+                self.not_read(FindingKind::Archive, first, next, &file, e.to_string());
+                return Ok(None);
+            }
+        };
+        self.away.push((first, stub.digest));
+        // What is cached says nothing of what the store has, and nothing is written here.
+        let opened = match &self.archive {
+            Some(archive) => archive.open_afresh(&stub),
+            None => Err(Away::unset(&stub)),
+        };
         match opened {
-            Ok((file, cached)) => {
-                self.report.moved += u64::from(cached.is_some());
+            Ok(file) => {
+                self.report.moved += 1;
                 Ok(Some(file))
             }
-            Err(e) if e.get_ref().is_some_and(|e| e.is::<Away>()) => {
-                self.not_read(first, next, file, e.to_string());
+            Err(away) => {
+                let kind = match away.why.is_damage() {
+                    true => FindingKind::Archive,
+                    false => FindingKind::Unread,
+                };
+                self.not_read(kind, first, next, file, away.to_string());
                 Ok(None)
             }
-            Err(e) => Err(e),
         }
     }
 
@@ -301,10 +315,17 @@ impl<'a> Pass<'a> {
     /// Names a segment that cannot be read, and goes on over its records. What it says of
     /// others is known from what stays of it.
     #[cfg(feature = "index")]
-    fn not_read(&mut self, first: u64, next: Option<u64>, file: &Path, what: String) {
+    fn not_read(
+        &mut self,
+        kind: FindingKind,
+        first: u64,
+        next: Option<u64>,
+        file: &Path,
+        what: String,
+    ) {
         self.find(Finding {
             leaf: Some(first),
-            ..about(FindingKind::Archive, &file.to_string_lossy(), what)
+            ..about(kind, &file.to_string_lossy(), what)
         });
         if let Ok(stub) = Stub::read(&self.dir, first) {
             let lacks = stub.sparse().map(told::digest);
@@ -322,6 +343,7 @@ impl<'a> Pass<'a> {
             }
         }
         let next = next.unwrap_or(self.signed);
+        self.report.unread += next.saturating_sub(first);
         self.lose(first, next);
         self.index = next;
     }

@@ -31,6 +31,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Segments that were read in the archive.
     pub moved: u64,
+    /// Records under the checkpoint that are in the archive, and were not read.
+    pub unread: u64,
     /// Records above the checkpoint: kept, not signed yet.
     pub unsigned: u64,
     /// What is wrong, in the order of the log.
@@ -54,9 +56,9 @@ impl VerifyReport {
             .find(|finding| finding.severity == Severity::Error)
     }
 
-    /// Whether no stream misses a record and every ended boot was closed.
+    /// Whether all was read, no stream misses a record, and every ended boot was closed.
     pub fn complete(&self) -> bool {
-        self.streams.iter().all(StreamReport::complete)
+        self.unread == 0 && self.streams.iter().all(StreamReport::complete)
     }
 }
 
@@ -108,8 +110,8 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
-    /// A segment is in an archive, and is not there, or not what was signed, or could not be
-    /// read there; or no record of the log says that it went.
+    /// A segment went to an archive, and is not there, or not what was signed; or no record of
+    /// the log says that it went.
     Archive,
     /// A checkpoint cannot be read, is not signed, or contradicts another.
     Checkpoint,
@@ -137,6 +139,8 @@ pub enum FindingKind {
     Tile,
     /// Something follows the last record of a log that was closed.
     Trailing,
+    /// A segment is in an archive that could not be asked; nothing is known of it.
+    Unread,
 }
 
 /// Which record.
@@ -173,6 +177,8 @@ pub struct StreamReport {
     pub last_sequence: u64,
     /// Numbers below it that never arrived.
     pub missing: Vec<Range>,
+    /// Where not all was read: numbers below it that are not among what was.
+    pub unknown: Vec<Range>,
     /// Whether its reporter ended it.
     pub closed: bool,
     /// Whether the reporter has started again since: an unclosed stream then
@@ -183,6 +189,6 @@ pub struct StreamReport {
 impl StreamReport {
     /// Whether nothing is missing, as far as the log can tell.
     pub fn complete(&self) -> bool {
-        self.missing.is_empty() && (self.closed || !self.superseded)
+        self.missing.is_empty() && self.unknown.is_empty() && (self.closed || !self.superseded)
     }
 }

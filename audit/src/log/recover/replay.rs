@@ -105,6 +105,9 @@ pub(super) fn replay(
         Err(Stopped::Error(LogError::Tampered(damage))) if damage.file == Path::new(CHECKPOINT) => {
             Err(contradiction)
         }
+        // What could tell is elsewhere.
+        #[cfg(feature = "index")]
+        Err(Stopped::Error(LogError::Away(_))) => Err(contradiction),
         Err(Stopped::Error(e) | Stopped::Contradiction(e)) => Err(e),
     }
 }
