@@ -289,4 +289,7 @@ fn print_status(status: &ArchiveStatus) {
     }
     faults(status.last.iter().flat_map(|last| &last.outcome.faults));
     faults(&status.fault);
+    if status.versions {
+        render::line("the bucket keeps versions: what is deleted there is not gone");
+    }
 }

@@ -21,6 +21,10 @@ use palisade_audit::{
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{
+    OwnedMutexGuard,
+    mpsc::{Sender, error::TrySendError},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -123,8 +127,12 @@ pub struct ArchiveStatus {
     pub last: Option<LastRun>,
     /// When the next is due, microseconds since the Unix epoch.
     pub next_us: Option<i64>,
-    /// Why the archive could not be used the last time.
+    /// What is wrong with the archive, until that is seen to be right again.
     pub fault: Option<String>,
+    /// Whether the bucket keeps earlier versions, as far as it has said since the start: what is
+    /// deleted there is not gone.
+    #[serde(default)]
+    pub versions: bool,
 }
 
 /// What `audit archive run` asks.
@@ -200,7 +208,10 @@ impl Archiving {
             if self.next_us().is_none_or(|next| next > role.clock.now_us()) {
                 continue;
             }
-            let turn = self.0.turn.clone().lock_owned().await;
+            let turn = tokio::select! {
+                turn = self.0.turn.clone().lock_owned() => turn,
+                () = stop.cancelled() => return,
+            };
             let (role, stop) = (role.clone(), stop.clone());
             let run = move || {
                 let _turn = turn;
@@ -244,6 +255,13 @@ impl Archiving {
     pub(super) fn check(&self, log: &Log) -> Vec<Fact> {
         let mut facts = Vec::new();
         let health = log.archive().map(|archive| archive.health());
+        if health.as_ref().is_some_and(|health| health.versions) {
+            let text = "the bucket of the archive keeps versions: records that retention drops stay in earlier ones";
+            facts.push(
+                Fact::not_ok("audit", FactState::Warning, 7594, text)
+                    .fix("let a rule of the bucket remove earlier versions in time, or use one without: docs/operations/archive.md"),
+            );
+        }
         if let Some(cause) = health.and_then(|health| health.fault) {
             let text = "a segment could not be had from the archive, or not be put there";
             facts.push(
@@ -332,6 +350,7 @@ impl AuditRole {
             last,
             next_us: next_us.map(|next| next.max(now_us)),
             fault: failed.or(health.fault),
+            versions: health.versions,
         }))
     }
 
@@ -358,28 +377,7 @@ impl AuditRole {
         };
         self.reads.acted(&uid.to_string(), verb, "", &how).await?;
         let (lines, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
-        tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            let send = |line: &ArchiveLine| {
-                let mut bytes = serde_json::to_vec(line).unwrap_or_default();
-                bytes.push(b'\n');
-                lines.blocking_send(Ok(bytes.into()))
-            };
-            let done = work(&self, &mut |far| match send(&ArchiveLine::Progress(far)) {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            });
-            // Who has gone away is told by the next status.
-            let _ = send(&match done {
-                Ok(outcome) => ArchiveLine::Outcome(outcome),
-                Err(told) => ArchiveLine::Failed {
-                    code: told.code.0,
-                    message: told.message.to_string(),
-                    cause: told.cause.map(|cause| cause.to_string()),
-                    help: told.help.map(|help| help.to_string()),
-                },
-            });
-        });
+        tokio::task::spawn_blocking(move || tell(turn, &lines, |go| work(&self, go)));
         Ok(Body::from_stream(ReceiverStream::new(body)).into_response())
     }
 
@@ -415,6 +413,37 @@ impl AuditRole {
     }
 }
 
+/// Works, and tells in `lines` how far it is; the turn is given back when the work is done.
+fn tell(
+    turn: OwnedMutexGuard<()>,
+    lines: &Sender<std::io::Result<Bytes>>,
+    work: impl FnOnce(Go<'_>) -> Result<Outcome, Diagnostic>,
+) {
+    let line = |line: &ArchiveLine| {
+        let mut bytes = serde_json::to_vec(line).unwrap_or_default();
+        bytes.push(b'\n');
+        Ok(Bytes::from(bytes))
+    };
+    let done = work(&mut |far| {
+        // Who does not read keeps nobody waiting.
+        match lines.try_send(line(&ArchiveLine::Progress(far))) {
+            Err(TrySendError::Closed(_)) => ControlFlow::Break(()),
+            Ok(()) | Err(TrySendError::Full(_)) => ControlFlow::Continue(()),
+        }
+    });
+    drop(turn);
+    // Who has gone away is told by the next status.
+    let _ = lines.blocking_send(line(&match done {
+        Ok(outcome) => ArchiveLine::Outcome(outcome),
+        Err(told) => ArchiveLine::Failed {
+            code: told.code.0,
+            message: told.message.to_string(),
+            cause: told.cause.map(|cause| cause.to_string()),
+            help: told.help.map(|help| help.to_string()),
+        },
+    }));
+}
+
 /// How an archive does, in the Prometheus text format.
 fn metrics(archive: &Archive) -> String {
     let health = archive.health();
@@ -439,4 +468,52 @@ fn lines(answer: Result<Response, Diagnostic>) -> Response {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
+    use super::*;
+
+    /// A client that does not read has no hold on the turn, nor on the work.
+    #[tokio::test]
+    async fn who_does_not_read_keeps_nobody_waiting() {
+        let turns: Turn = Arc::default();
+        let turn = turns.clone().lock_owned().await;
+        let (lines, mut unread) = tokio::sync::mpsc::channel(2);
+        let told = tokio::task::spawn_blocking(move || {
+            tell(turn, &lines, |go| {
+                for _ in 0..50 {
+                    assert!(go(Progress::default()).is_continue());
+                }
+                Ok(Outcome::default())
+            });
+        });
+        let free = tokio::time::timeout(Duration::from_secs(60), turns.lock()).await;
+        drop(free.unwrap());
+        // Its last line waits for whoever reads on.
+        let mut last = None;
+        while let Some(line) = unread.recv().await {
+            last = Some(line.unwrap());
+        }
+        told.await.unwrap();
+        let last: ArchiveLine = serde_json::from_slice(&last.unwrap()).unwrap();
+        assert!(matches!(last, ArchiveLine::Outcome(_)));
+    }
+
+    /// Who has gone away ends it.
+    #[tokio::test]
+    async fn who_goes_away_ends_the_work() {
+        let turn = Turn::default().lock_owned().await;
+        let (lines, gone) = tokio::sync::mpsc::channel(2);
+        drop(gone);
+        let told = tokio::task::spawn_blocking(move || {
+            tell(turn, &lines, |go| {
+                assert!(go(Progress::default()).is_break());
+                Ok(Outcome::default())
+            });
+        });
+        told.await.unwrap();
+    }
 }
