@@ -92,8 +92,12 @@ fn home() -> (Home, String) {
 }
 
 fn start(home: &Home, archive: &str) -> Running {
+    start_with(home, archive, "")
+}
+
+fn start_with(home: &Home, archive: &str, more: &str) -> Running {
     let text = format!(
-        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: {}\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  archive: {{ {archive} }}\n",
+        "trust_domain: acme.test\nstate_dir: state\naudit:\n  listen: {}\n  identity:\n    files: {{ cert: identity/cert.pem, key: identity/key.pem, bundle: identity/bundle.pem }}\n  archive: {{ {archive} }}\n{more}",
         free_port()
     );
     fs::write(home.path("audit.yaml"), text).unwrap();
@@ -167,7 +171,111 @@ fn is_verified_as_a_folder(home: &Home) {
     let without = home.run(&["audit", "verify", "--dir", dir]);
     assert!(!without.status.success());
     let said = String::from_utf8_lossy(&without.stdout).into_owned();
-    assert!(said.contains("audit.archive"), "{said}");
+    for part in ["audit.archive", "could not be read", "not all was read"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!said.contains("not what was signed"), "{said}");
+}
+
+/// What is altered is told as that.
+fn an_altered_object_is_told_as_one(home: &Home, store: &Path) {
+    let mut folder = store.join("acme.test");
+    folder.push(
+        fs::read_dir(&folder)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .file_name(),
+    );
+    let objects = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let object = objects
+        .filter(|path| path.extension().is_some_and(|e| e == "seg"))
+        .min();
+    let object = object.unwrap();
+    let bytes = fs::read(&object).unwrap();
+    fs::write(&object, b"another's").unwrap();
+    let dir = home.path("state/audit/log");
+    let dir = dir.to_str().unwrap();
+    let verify = [
+        "audit",
+        "verify",
+        "--dir",
+        dir,
+        "--archive-config",
+        "audit.yaml",
+    ];
+    let report = home.run(&verify);
+    let said = String::from_utf8_lossy(&report.stdout).into_owned();
+    assert!(
+        !report.status.success() && said.contains("missing, or not what was signed"),
+        "{said}"
+    );
+    fs::write(&object, bytes).unwrap();
+    assert!(home.run(&verify).status.success());
+}
+
+/// What a server says of an error can have the request in it, with its token: its code is told,
+/// and nothing else is kept anywhere.
+#[test]
+fn what_a_server_says_of_an_error_is_not_repeated() {
+    const TOKEN: &str = "FwoGZXIvYXdzEBYaDHRva2Vu";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut client in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || refuse(&mut client, TOKEN));
+        }
+    });
+    let (home, _) = home();
+    let credentials = "[default]\naws_access_key_id = test\naws_secret_access_key = test\n";
+    fs::write(home.path("s3"), credentials).unwrap();
+    fs::set_permissions(home.path("s3"), fs::Permissions::from_mode(0o600)).unwrap();
+    let archive =
+        format!("url: 's3://acme-audit/log', endpoint: 'http://127.0.0.1:{port}', credentials: s3");
+    let mut audit = start(&home, &archive);
+    let run = home.run(&["audit", "archive", "run"]);
+    assert!(!run.status.success());
+    let mut all = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(
+        all.contains("403") && all.contains("SignatureDoesNotMatch"),
+        "{all}"
+    );
+    for args in [&["audit", "archive", "status"][..], &["check"], &["status"]] {
+        all += &String::from_utf8_lossy(&home.run(args).stdout);
+    }
+    assert!(audit.end().success());
+    all += &fs::read_to_string(home.path("state/audit/archive.json")).unwrap();
+    assert!(!all.contains(TOKEN), "{all}");
+    let here = home.path("state/audit/log/segments");
+    let stubs = fs::read_dir(here).unwrap().filter(|entry| {
+        let path = entry.as_ref().unwrap().path();
+        path.extension()
+            .is_some_and(|extension| extension == "moved")
+    });
+    assert_eq!(stubs.count(), 0, "nothing goes");
+}
+
+/// Answers as S3 does to a signature that is not right.
+fn refuse(client: &mut TcpStream, token: &str) {
+    let mut head = Vec::new();
+    while !head.windows(4).any(|w| w == b"\r\n\r\n") {
+        let mut buf = [0; 4096];
+        match client.read(&mut buf) {
+            Ok(n) if n > 0 => head.extend_from_slice(&buf[..n]),
+            _ => return,
+        }
+    }
+    let body = format!(
+        "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code><Message>no</Message><CanonicalRequest>x-amz-security-token:{token}</CanonicalRequest></Error>"
+    );
+    let answer = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-type: application/xml\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let _ = client.write_all(answer.as_bytes());
 }
 
 #[test]
@@ -218,6 +326,7 @@ fn old_segments_go_to_a_folder_and_come_back() {
     });
     assert!(audit.end().success());
     is_verified_as_a_folder(&home);
+    an_altered_object_is_told_as_one(&home, &store);
     let mut audit = start(&home, &url);
     let back = home.json(&["audit", "archive", "restore", "--until", "2020-01-01"]);
     assert_eq!(back["segments"], 0, "nothing is so old");
@@ -309,8 +418,15 @@ impl Bucket {
         assert_eq!(status, 200);
         let list = String::from_utf8(list).unwrap();
         let keys = list.split("<Key>").skip(1);
-        keys.map(|rest| format!("/{}", rest.split('<').next().unwrap()))
-            .collect()
+        let keys = keys.map(|rest| format!("/{}", rest.split('<').next().unwrap()));
+        keys.filter(|key| key.ends_with(".seg")).collect()
+    }
+
+    /// What was asked on the way, that began so.
+    fn asked(&self, method: &str) -> Vec<String> {
+        let heads = self.heads.lock().unwrap();
+        let asked = heads.iter().filter(|head| head.starts_with(method));
+        asked.cloned().collect()
     }
 }
 
@@ -370,10 +486,21 @@ fn old_segments_go_to_a_bucket_and_come_back() {
     lives(&home, &id);
     let objects = bucket.objects();
     assert!(objects.len() > 3 && objects.iter().all(|o| o.starts_with("/log/acme.test/")));
-    let heads = bucket.heads.lock().unwrap().clone();
-    let puts: Vec<_> = heads.iter().filter(|h| h.starts_with("put ")).collect();
-    assert_eq!(puts.len(), objects.len(), "each is put once");
+    let puts = bucket.asked("put ");
+    let marks = puts.iter().filter(|h| h.contains("/archive.json "));
+    assert_eq!(marks.count(), 1, "the place is marked once");
+    assert_eq!(puts.len(), objects.len() + 1, "each is put once");
     assert!(puts.iter().all(|h| h.contains("\r\nif-none-match: *\r\n")));
+    // As a bucket with an object lock demands.
+    assert!(
+        puts.iter()
+            .all(|h| h.contains("\r\nx-amz-checksum-sha256: "))
+    );
+    assert_eq!(
+        bucket.asked("head "),
+        [""; 0],
+        "who may not list is refused that"
+    );
     assert!(
         puts.iter()
             .all(|h| h.contains("\r\nauthorization: aws4-hmac-sha256 "))
@@ -424,4 +551,48 @@ fn old_segments_go_to_a_bucket_and_come_back() {
     );
     assert!(audit.end().success());
     is_verified_as_a_folder(&home);
+    assert_eq!(
+        bucket
+            .ask("PUT", &objects[2], &bytes_of(&home, &objects[2]))
+            .0,
+        200
+    );
+    versions_are_told(&bucket, &home, &archive);
+}
+
+/// The bytes that an object had, of a segment that is here.
+fn bytes_of(home: &Home, object: &str) -> Vec<u8> {
+    let name = object.rsplit('/').next().unwrap();
+    let first = name.split('-').next().unwrap();
+    fs::read(home.path(&format!("state/audit/log/segments/{first}.seg"))).unwrap()
+}
+
+/// A bucket that keeps versions is recognised, and objects are deleted one by one, with an
+/// answer for each.
+fn versions_are_told(bucket: &Bucket, home: &Home, archive: &str) {
+    let enabled = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>";
+    assert_eq!(bucket.ask("PUT", "?versioning", enabled).0, 200);
+    let mut audit = start_with(
+        home,
+        archive,
+        "  retention: { decision: 31 days, outcome: 31 days }\n",
+    );
+    let before = bucket.objects();
+    let dropped = home.run(&["audit", "retention", "run", "--trust-clock"]);
+    assert!(
+        dropped.status.success(),
+        "{}",
+        String::from_utf8_lossy(&dropped.stdout)
+    );
+    let run = home.json(&["audit", "archive", "run", "--after", "0 days"]);
+    assert_eq!(run["faults"], serde_json::json!([]));
+    assert!(!bucket.asked("delete /").is_empty());
+    assert_eq!(bucket.asked("post "), [""; 0]);
+    let after = bucket.objects();
+    assert!(before.iter().any(|object| !after.contains(object)));
+    assert_eq!(home.json(&["audit", "archive", "status"])["versions"], true);
+    let check = home.run(&["check"]);
+    let check = String::from_utf8_lossy(&check.stdout).into_owned();
+    assert!(check.contains("PLS7594"), "{check}");
+    assert!(audit.end().success());
 }

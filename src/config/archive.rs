@@ -151,6 +151,14 @@ fn endpoint(text: &str) -> Option<Diagnostic> {
     let Some(uri) = uri else {
         return Some(told("it is no URL of a server"));
     };
+    if uri.authority().is_some_and(|at| at.as_str().contains('@')) {
+        // It is not repeated here, for it may have a password.
+        return Some(
+            Diagnostic::error(7580, "an address of an S3 server says who we are")
+                .cause("`endpoint` has something before an `@`")
+                .help("leave that out; who we are is said by `credentials` or the environment"),
+        );
+    }
     match (uri.scheme_str(), uri.host()) {
         (Some("https"), _) => None,
         (Some("http"), Some(host)) if crate::net::web::is_this_host(host) => None,
@@ -199,6 +207,7 @@ mod tests {
             "url: 's3://acme-audit//b', region: a",
             "url: 's3://acme-audit', endpoint: 'http://s3.acme.test'",
             "url: 's3://acme-audit', endpoint: s3.acme.test",
+            "url: 's3://acme-audit', endpoint: 'https://key:secret@s3.acme.test'",
             "url: 'file:///mnt', after: soon",
             "url: 'file:///mnt', after: 0 days",
             "url: 'file:///mnt', cache: 255MiB",
