@@ -487,7 +487,7 @@ fn old_segments_go_to_a_bucket_and_come_back() {
     let objects = bucket.objects();
     assert!(objects.len() > 3 && objects.iter().all(|o| o.starts_with("/log/acme.test/")));
     let puts = bucket.asked("put ");
-    let marks = puts.iter().filter(|h| h.contains("/archive.json "));
+    let marks = puts.iter().filter(|h| h.contains("/archive.mark "));
     assert_eq!(marks.count(), 1, "the place is marked once");
     assert_eq!(puts.len(), objects.len() + 1, "each is put once");
     assert!(puts.iter().all(|h| h.contains("\r\nif-none-match: *\r\n")));

@@ -8,6 +8,9 @@
 //! ```text
 //! segments/FIRST_LEAF.seg    leaves; the truth           .idx  where each starts
 //!                    .moved  what stays of one that went to an archive
+//!                    .back   which object one has that came back
+//!                    .moving which object is about to be put of one
+//! archive.mark               by what the archive is known
 //! fetched/                   what was fetched from there (derived)
 //! checkpoint                 the latest signed tree head
 //! checkpoints                earlier ones, a sample by the minute

@@ -18,7 +18,7 @@ use super::{Why, away::Refused, store::Store};
 use crate::{files, merkle};
 
 /// File in the folder of a log that has its mark, and the last part of the object's name.
-pub(crate) const MARK: &str = "archive.json";
+pub(crate) const MARK: &str = "archive.mark";
 
 /// Longest mark, in bytes.
 const MARK_LEN_MAX: u64 = 4096;

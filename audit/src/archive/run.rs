@@ -187,8 +187,9 @@ impl Run<'_> {
             segments_total: due.len() as u64,
             ..Progress::default()
         };
+        let faults_max = outcome.faults.len() + FAULTS_MAX;
         for segment in due {
-            if progress(told).is_break() || outcome.faults.len() >= FAULTS_MAX {
+            if progress(told).is_break() || outcome.faults.len() >= faults_max {
                 outcome.interrupted = true;
                 break;
             }

@@ -152,6 +152,21 @@ fn a_contradiction_is_not_told_as_a_segment_that_is_needed() {
     );
 }
 
+/// A crash while a segment was begun needs the one before it again, and no other.
+#[test]
+fn a_newest_segment_that_was_torn_needs_nothing_from_the_archive() {
+    let mut scene = Scene::new();
+    let before = scene.leaves();
+    assert!(scene.run("30 days").segments > 3);
+    scene.log().close();
+    let len = scene.log().len();
+    fs::write(scene.stage.segment(len), b"").unwrap();
+    scene.stage.restart();
+    assert_eq!(scene.log().archive().unwrap().health().fetched, 0);
+    assert_eq!(scene.leaves()[..before.len()], before);
+    scene.whole();
+}
+
 /// While the archive cannot be asked new records are found, and what was dropped is let go of
 /// when it can be asked again.
 #[test]

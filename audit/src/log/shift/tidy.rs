@@ -28,6 +28,9 @@ use crate::{
     told::{self, SEGMENTS_LEFT, Standing},
 };
 
+/// Errors that are told of all that is to be put in order; the rest is tried all the same.
+const ERRORS_MAX: usize = 8;
+
 impl Log {
     /// Puts in order what a run has left that did not end. What was thinned here is deleted
     /// in the archive. Gives what could not be done.
@@ -42,7 +45,9 @@ impl Log {
         for first in firsts {
             if let Err(error) = self.tidy_one(first) {
                 let ends = matches!(&error, LogError::Away(away) if away.why.is_of_all());
-                errors.push(error);
+                if errors.len() < ERRORS_MAX {
+                    errors.push(error);
+                }
                 if ends {
                     break;
                 }
@@ -121,9 +126,13 @@ impl Log {
         if lacks.map(|lacks| merkle::hex(&lacks)) == back.lacked {
             return Ok(());
         }
-        self.delete(first, &back.object, &back.store)?;
-        let object = String::new();
-        Back { object, ..back }.save(&shared.dir, first)
+        match self.delete(first, &back.object, &back.store)? {
+            true => {
+                let object = String::new();
+                Back { object, ..back }.save(&shared.dir, first)
+            }
+            false => Ok(()),
+        }
     }
 
     /// Looks what became of an object that was to be put of a segment which is here. It is used
@@ -167,8 +176,9 @@ impl Log {
         Intent::remove(&shared.dir, first)
     }
 
-    /// Deletes an object of a segment that is here, whole, and another than it was in that.
-    fn delete(&self, first: u64, object: &str, store: &str) -> io::Result<()> {
+    /// Deletes an object of a segment that is here, whole, and another than it was in that;
+    /// says whether it was another.
+    fn delete(&self, first: u64, object: &str, store: &str) -> io::Result<bool> {
         let shared = &self.inner.shared;
         let archive = archive_of(shared)?;
         let url = archive.url();
@@ -189,12 +199,13 @@ impl Log {
         }
         if self.whole(&segment)?.sum == sum {
             // What lies beside the log says otherwise: there is nothing in it that is not here.
-            return Ok(());
+            return Ok(false);
         }
         archive.delete(object).map_err(|(why, cause)| match why {
             Why::Unreachable => told(cause),
             why => told(format!("{why}: {cause}")),
-        })
+        })?;
+        Ok(true)
     }
 
     /// The segment, and the sum in the name of an `object` that is this log's of it.
