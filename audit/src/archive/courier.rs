@@ -117,3 +117,32 @@ impl<T> Drop for Work<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// What cannot be ended keeps its place, so that no more of it piles up than there are; what
+    /// can be ended does not.
+    #[test]
+    fn what_hangs_keeps_its_place_and_no_more_begin_than_there_are() {
+        let courier = Courier::start().unwrap();
+        let begun = |late: Late| {
+            let begun = Arc::new(AtomicUsize::new(0));
+            for _ in 0..IN_FLIGHT_MAX + 4 {
+                let count = begun.clone();
+                let answer = courier.run(Duration::from_millis(50), late, async move {
+                    count.fetch_add(1, Ordering::SeqCst);
+                    std::future::pending::<()>().await;
+                });
+                assert_eq!(answer, Err(Silence::Late));
+            }
+            begun.load(Ordering::SeqCst)
+        };
+        assert_eq!(begun(Late::Ends), IN_FLIGHT_MAX + 4);
+        assert_eq!(begun(Late::Stays), IN_FLIGHT_MAX);
+        assert_eq!(begun(Late::Ends), 0, "all places are taken");
+    }
+}
