@@ -63,6 +63,8 @@ pub struct Archive {
     /// As it was written, for people.
     url: String,
     marks: Marks,
+    /// Whether this run has drawn its turn.
+    has_turn: AtomicBool,
     cache: Cache,
     /// Who fetches an object; others wait for them.
     turns: Mutex<HashMap<String, Arc<Mutex<()>>>>,
@@ -131,6 +133,7 @@ impl Archive {
             store,
             marks: Marks::new(log, &url),
             url,
+            has_turn: AtomicBool::new(false),
             cache: Cache::new(log.join(CACHE), cache_bytes),
             turns: Mutex::default(),
             faults: Mutex::default(),
@@ -219,6 +222,10 @@ impl Archive {
             .cache
             .begin(name, length)
             .map_err(|e| fault(here(&e)))?;
+        // Who had the place before may have found out.
+        if let Some(cause) = self.is_down() {
+            return Err(Away::of(stub, &self.url, (Why::Unreachable, cause)));
+        }
         let to = aside.create().map_err(|e| fault(here(&e)))?;
         self.is_read(stub, Some(to)).map_err(fault)?;
         let file = aside.finish(name).map_err(|e| fault(here(&e)))?;
@@ -280,6 +287,7 @@ impl Archive {
     pub(crate) fn begin(&self, stub: &Stub, may: First) -> Result<(), Away> {
         let log = log_of(&stub.moved.object);
         let begun = self.marks.begin(&self.store, log, may);
+        let begun = begun.and_then(|()| self.has_turn(log));
         begun.map_err(|refused| self.fault(stub, refused))?;
         lock(&self.faults).is_marked();
         Ok(())
@@ -289,7 +297,7 @@ impl Archive {
     /// same bytes is as good; one with others stays as it is.
     pub(crate) fn put(&self, stub: &Stub, bytes: Bytes) -> Result<Held, Away> {
         let object = &stub.moved.object;
-        let put = self.is_ours(object);
+        let put = self.has_turn(log_of(object));
         let put = put.and_then(|()| self.store.create(object, bytes));
         let put = put.and_then(|()| match self.is_read(stub, None) {
             Err((Why::Altered, cause)) => {
@@ -302,7 +310,7 @@ impl Archive {
 
     /// Asks whether the object is there, by reading it.
     pub(crate) fn ask(&self, stub: &Stub) -> Result<Held, Away> {
-        let asked = self.is_ours(&stub.moved.object);
+        let asked = self.has_turn(log_of(&stub.moved.object));
         let asked = asked.and_then(|()| self.is_read(stub, None));
         asked.map_err(|refused| self.fault(stub, refused))
     }
@@ -312,9 +320,32 @@ impl Archive {
     /// # Errors
     /// Why not.
     pub(crate) fn delete(&self, object: &str) -> Result<(), Refused> {
-        self.is_ours(object)?;
+        self.has_turn(log_of(object))?;
         self.store.delete(object)?;
         lock(&self.faults).is_gone(object);
+        Ok(())
+    }
+
+    /// A run begins: it draws a turn before it puts or deletes.
+    pub(crate) fn begin_run(&self) {
+        self.has_turn.store(false, Ordering::Relaxed);
+    }
+
+    /// Makes the folder of this log the one that counts among its copies.
+    pub(crate) fn adopt(&self, stub: &Stub) -> Result<(), Away> {
+        let adopted = self.marks.adopt(&self.store, log_of(&stub.moved.object));
+        adopted.map_err(|refused| self.fault(stub, refused))
+    }
+
+    /// Makes sure that no copy of the log's folder has put or deleted anything since this one
+    /// did, nor does after.
+    fn has_turn(&self, log: &str) -> Result<(), Refused> {
+        match self.has_turn.load(Ordering::Relaxed) {
+            true => self.marks.holds(&self.store, log)?,
+            false => self.marks.take_turn(&self.store, log)?,
+        }
+        self.has_turn.store(true, Ordering::Relaxed);
+        lock(&self.faults).is_marked();
         Ok(())
     }
 
@@ -398,6 +429,8 @@ fn nameless() -> io::Result<(File, File)> {
 fn here(error: &io::Error) -> Refused {
     match error.kind() {
         io::ErrorKind::StorageFull => (Why::NoRoom, error.to_string()),
+        // Others fetch, and have not come to an end.
+        io::ErrorKind::TimedOut => (Why::Unreachable, error.to_string()),
         _ => (Why::Local, error.to_string()),
     }
 }

@@ -137,7 +137,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a record is in an archive that cannot be asked.
     fn is_away(&self) -> bool {
-        matches!(self, Self::Source(error) if error.away().is_some())
+        matches!(self, Self::Source(error) if error.waits())
     }
 
     /// Whether a record cannot be had because it was dropped.
@@ -519,7 +519,7 @@ impl Store {
                         Some(item)
                     }
                     // Asked again later, the page has it.
-                    Some((_, _, Err(StoreError::Source(error)))) if error.away().is_some() => {
+                    Some((_, _, Err(StoreError::Source(error)))) if error.waits() => {
                         return Err(error.into());
                     }
                     Some((key, place, Err(error))) => {

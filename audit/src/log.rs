@@ -85,7 +85,7 @@ pub(crate) use shift::is_away;
 #[cfg(feature = "index")]
 use shift::is_needed;
 #[cfg(feature = "index")]
-pub use shift::{Needs, Whereabouts, restore_all};
+pub use shift::{Needs, Whereabouts, adopt, restore_all};
 #[cfg(all(test, feature = "index"))]
 pub(crate) use thin::{Crash, Point, room_for};
 #[cfg(feature = "index")]

@@ -81,6 +81,12 @@ impl SourceError {
         matches!(self.cause.downcast_ref(), Some(LogError::Dropped { .. }))
     }
 
+    /// Whether it is in an archive that cannot be asked now; one that has lost it, or has it
+    /// otherwise than it was signed, is not waited for.
+    pub fn waits(&self) -> bool {
+        self.away().is_some_and(|away| !away.why.is_damage())
+    }
+
     /// Where it is, if it went to an archive and cannot be had from there.
     pub fn away(&self) -> Option<&Away> {
         match self.cause.downcast_ref() {

@@ -14,6 +14,8 @@ pub struct Away {
     pub store: String,
     /// Index of the first record of the segment.
     pub segment: u64,
+    /// Index of the record after its last.
+    pub next: u64,
     /// Name of the object, below the address of the archive.
     pub object: String,
     /// What it is about.
@@ -84,6 +86,7 @@ impl Away {
         Self {
             store: moved.store.clone(),
             segment: moved.first,
+            next: moved.next,
             object: moved.object.clone(),
             why,
             cause,

@@ -18,6 +18,9 @@ use crate::{disk::Disk, files, log::RESERVE_BYTES};
 /// Segments that are fetched at a time; others wait.
 const FETCHES_MAX: usize = 4;
 
+/// Longest wait for a place among those who fetch.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// What another process began to fetch is left alone for so long.
 const OTHERS_FOR: Duration = Duration::from_secs(600);
 
@@ -106,10 +109,14 @@ impl Cache {
     /// Makes room for `bytes`, once there is some; gives where they are to be written.
     pub(super) fn begin(&self, name: &str, bytes: u64) -> io::Result<Aside<'_>> {
         files::create_dir(&self.dir)?;
-        let mut state = self.state();
-        while self.is_full(&state, bytes) {
-            let waited = self.freed.wait(state);
-            state = waited.unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
+        let waited = self
+            .freed
+            .wait_timeout_while(state, WAIT_MAX, |state| self.is_full(state, bytes));
+        let (mut state, time) = waited.unwrap_or_else(PoisonError::into_inner);
+        if time.timed_out() {
+            let what = "others fetch, and none of them has come to an end";
+            return Err(io::Error::new(io::ErrorKind::TimedOut, what));
         }
         self.make_room(&mut state, bytes);
         let free = self.disk.space(&self.dir)?.free;

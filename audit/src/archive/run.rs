@@ -141,12 +141,17 @@ impl Run<'_> {
         let mut outcome = Outcome::default();
         outcome.tells(self.log.tidy());
         let before_us = after.before_us(self.now);
-        let mut due = self.log.movable().map_err(|e| unread(&e))?;
+        let mut faults = Vec::new();
+        let mut due = self.log.movable(&mut faults);
+        outcome.tells(faults);
         due.retain(|(_, last_us)| *last_us < before_us);
-        let due = due.into_iter().map(|(segment, _)| segment).collect();
-        self.each(due, outcome, progress, &mut |segment| {
+        let due: Vec<_> = due.into_iter().map(|(segment, _)| segment).collect();
+        let firsts: Vec<u64> = due.iter().map(|segment| segment.start).collect();
+        let mut outcome = self.each(due, outcome, progress, &mut |segment| {
             self.log.move_away(segment, &mut |_| Ok(()))
-        })
+        })?;
+        outcome.tells(self.log.disown_all(&firsts));
+        Ok(outcome)
     }
 
     /// Brings segments back that have records received between `from_us` and `to_us`,
@@ -161,7 +166,10 @@ impl Run<'_> {
     ) -> Result<Outcome, Diagnostic> {
         let mut outcome = Outcome::default();
         outcome.tells(self.log.tidy());
-        let due = self.log.moved().map_err(|e| unread(&e))?.into_iter();
+        let mut faults = Vec::new();
+        let due = self.log.moved(&mut faults).map_err(|e| unread(&e))?;
+        outcome.tells(faults);
+        let due = due.into_iter();
         let due = due.filter(|span| span.first_us <= to_us && span.latest_us >= from_us);
         let due = due.map(|span| span.segment).collect();
         let since_us = self.now.as_microsecond();

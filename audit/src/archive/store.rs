@@ -1,6 +1,7 @@
 //! Exchanges with the store, each within its time.
 
 use std::{
+    fs::{self, File},
     future::Future,
     io,
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use object_store::{
-    ObjectStore, ObjectStoreExt as _, PutMode, PutOptions,
+    ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, UpdateVersion,
     path::{Path as Name, PathPart},
 };
 
@@ -24,7 +25,7 @@ use super::{
     away::Refused,
     courier::{Courier, Late, Silence},
 };
-use crate::merkle::Hash;
+use crate::{files, merkle::Hash};
 
 /// Longest time of an exchange with the store, beside [`BYTES_PER_SECOND_MIN`].
 const EXCHANGE_TIME_MAX: Duration = Duration::from_secs(30);
@@ -52,6 +53,8 @@ enum Fault {
     Store(object_store::Error),
     /// What was fetched cannot be written here.
     Local(io::Error),
+    /// The folder of the archive cannot be read or written.
+    Folder(io::Error),
     /// The folder is not there.
     NoFolder(PathBuf),
     /// It is not as long as it was.
@@ -95,9 +98,10 @@ impl Store {
     /// Creates an object if there is none of its name.
     pub(super) fn create(&self, object: &str, bytes: Bytes) -> Result<(), Refused> {
         let (objects, name) = (self.objects.clone(), self.name(object));
+        let root = self.root.clone();
         self.exchange(bytes.len() as u64, async move {
             let options = PutOptions::from(PutMode::Create);
-            match objects.put_opts(&name, bytes.into(), options).await {
+            let put = match objects.put_opts(&name, bytes.into(), options).await {
                 // An earlier try of ours, perhaps; reading it back tells.
                 Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => Ok(()),
                 Err(object_store::Error::Precondition { .. }) => Ok(()),
@@ -109,8 +113,44 @@ impl Store {
                     }))
                 }
                 Err(error) => Err(error.into()),
+            };
+            match (put, root) {
+                (Ok(()), Some(root)) => in_folder(move || sync(&path_of(&name), &root)).await,
+                (put, _) => put,
             }
         })
+    }
+
+    /// Writes an object over that has the bytes `was`; one that has others stays, and is told.
+    pub(super) fn exchange_for(&self, object: &str, was: Bytes, now: Bytes) -> Result<(), Refused> {
+        let (objects, name) = (self.objects.clone(), self.name(object));
+        let root = self.root.clone();
+        let swapped = self.exchange(now.len() as u64, async move {
+            if root.is_some() {
+                return in_folder(move || swap(&path_of(&name), &was, &now)).await;
+            }
+            let got = objects.get(&name).await?;
+            let version = UpdateVersion {
+                e_tag: got.meta.e_tag.clone(),
+                version: got.meta.version.clone(),
+            };
+            if got.bytes().await? != was {
+                return Ok(false);
+            }
+            let options = PutOptions::from(PutMode::Update(version));
+            match objects.put_opts(&name, now.into(), options).await {
+                Ok(_) => Ok(true),
+                Err(object_store::Error::Precondition { .. }) => Ok(false),
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        match swapped {
+            true => Ok(()),
+            false => {
+                let cause = format!("`{object}` was written by another at this moment");
+                Err((Why::Foreign, cause))
+            }
+        }
     }
 
     /// Reads a small object.
@@ -130,7 +170,7 @@ impl Store {
         &self,
         object: &str,
         length: u64,
-        to: Option<std::fs::File>,
+        to: Option<File>,
     ) -> Result<Hash, Refused> {
         let (objects, name) = (self.objects.clone(), self.name(object));
         self.exchange(length, async move {
@@ -206,6 +246,44 @@ impl Store {
     }
 }
 
+/// Where an object of a folder lies.
+fn path_of(name: &Name) -> PathBuf {
+    Path::new("/").join(name.as_ref())
+}
+
+/// Works on the folder of an archive, on a thread of its own.
+async fn in_folder<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T, Fault> {
+    let worked = tokio::task::spawn_blocking(work).await;
+    worked
+        .map_err(io::Error::other)
+        .flatten()
+        .map_err(Fault::Folder)
+}
+
+/// Makes an object durable that is there, by whoever it was put, with its folders up to `root`.
+fn sync(path: &Path, root: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()?;
+    for folder in path.ancestors().skip(1) {
+        files::sync_dir(folder)?;
+        if folder == root {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Replaces a file that has the bytes `was`; says whether it had.
+fn swap(path: &Path, was: &[u8], now: &[u8]) -> io::Result<bool> {
+    let busy = || io::Error::new(io::ErrorKind::WouldBlock, "it is being written by another");
+    let _lock = files::lock(&path.with_extension("lock"))?.ok_or_else(busy)?;
+    if fs::read(path)? != was {
+        return Ok(false);
+    }
+    files::replace(path, now, files::Sync::Yes).map(|()| true)
+}
+
 /// Asked on a thread of its own: a file system that hangs answers never.
 async fn is_there(root: PathBuf) -> bool {
     let asked = tokio::task::spawn_blocking(move || Path::is_dir(&root));
@@ -223,6 +301,7 @@ impl Fault {
                 (Why::NoRoom, error.to_string())
             }
             Self::Local(error) => (Why::Local, error.to_string()),
+            Self::Folder(error) => (Why::Unreachable, error.to_string()),
             Self::NoFolder(root) => {
                 let cause = format!("there is no folder `{}`", root.display());
                 (Why::Unreachable, cause)

@@ -16,6 +16,7 @@ use crate::{
     verify::{FindingKind, VerifyOptions, verify},
 };
 
+mod copies;
 mod safety;
 mod troubles;
 
@@ -202,7 +203,7 @@ fn a_move_that_ends_anywhere_is_gone_on_with() {
     for step in [Step::Put, Step::Recorded, Step::Stubbed, Step::Gone] {
         let mut scene = Scene::new();
         let before = scene.leaves();
-        let (segment, _) = scene.log().movable().unwrap().swap_remove(0);
+        let (segment, _) = scene.log().movable(&mut Vec::new()).swap_remove(0);
         let crash = scene.log().move_away(&segment, &mut |at| match at == step {
             true => Err(Error::other(Crash)),
             false => Ok(()),
@@ -400,7 +401,7 @@ fn without_an_archive_it_is_said_what_was_not_read() {
 #[test]
 fn an_object_is_never_written_over() {
     let scene = Scene::new();
-    let (segment, _) = scene.log().movable().unwrap().swap_remove(0);
+    let (segment, _) = scene.log().movable(&mut Vec::new()).swap_remove(0);
     let stop = scene.log().move_away(&segment, &mut |at| match at {
         Step::Put => Err(Error::other(Crash)),
         _ => Ok(()),
@@ -426,7 +427,7 @@ fn an_object_is_never_written_over() {
 #[test]
 fn a_damaged_segment_stays() {
     let scene = Scene::new();
-    let (segment, _) = scene.log().movable().unwrap().swap_remove(0);
+    let (segment, _) = scene.log().movable(&mut Vec::new()).swap_remove(0);
     let path = scene.stage.segment(segment.start);
     let mut bytes = fs::read(&path).unwrap();
     *bytes.last_mut().unwrap() ^= 1;

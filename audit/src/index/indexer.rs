@@ -56,6 +56,8 @@ pub(super) struct Indexer {
     pub(super) lacking: Option<Arc<[Lacking]>>,
     /// Until when it is not tried again to let go of the rest, and why.
     put_off: Option<(Instant, String)>,
+    /// How long the next wait is.
+    away_for: Duration,
 }
 
 impl Indexer {
@@ -80,6 +82,7 @@ impl Indexer {
             buckets: BTreeMap::new(),
             lacking: None,
             put_off: None,
+            away_for: AWAY_FOR,
         };
         indexer.remove_strangers()?;
         indexer.open_buckets()?;
@@ -103,7 +106,10 @@ impl Indexer {
     }
 
     fn unreadable(&self) -> u64 {
-        u64::try_from(self.state.unreadable.len()).unwrap_or(u64::MAX)
+        let single = u64::try_from(self.state.unreadable.len()).unwrap_or(u64::MAX);
+        let lost = self.state.lost.iter();
+        lost.map(|(first, next)| next - first)
+            .fold(single, u64::saturating_add)
     }
 
     /// Removes every bucket that the state does not know.
@@ -242,10 +248,19 @@ impl Indexer {
         let waits = waits.filter(|(until, _)| *until > Instant::now());
         let away = match &waits {
             Some(_) => pull_away,
-            None => put_apart(self.let_go())?.1.or(pull_away),
+            None => {
+                let away = put_apart(self.let_go())?.1.or(pull_away);
+                self.away_for = match away {
+                    // The thread itself waits for a store that hangs.
+                    Some(_) => (self.away_for * 2).min(AWAY_FOR_MAX),
+                    None => AWAY_FOR,
+                };
+                away
+            }
         };
         // What waits does so until its time, whatever else is away meanwhile.
-        let put_off = waits.or(away.map(|error| (Instant::now() + AWAY_FOR, error.to_string())));
+        let put_off =
+            waits.or(away.map(|error| (Instant::now() + self.away_for, error.to_string())));
         let why = put_off.as_ref().map(|(_, why)| why);
         if why != self.put_off.as_ref().map(|(_, why)| why) {
             self.shared.write().stalled = why.cloned();
@@ -278,7 +293,7 @@ impl Indexer {
                     items.push(Item::new(entry));
                 }
                 // It is read when the archive can be asked again; what came before it is taken in.
-                Err(error) if error.away().is_some() => {
+                Err(error) if error.waits() => {
                     if items.is_empty() {
                         return Err(error.into());
                     }
@@ -287,7 +302,9 @@ impl Indexer {
                 }
                 Err(error) => {
                     self.note_unreadable(error.index, &error)?;
-                    next = error.index + 1;
+                    // Of a segment that is lost, no record can be read.
+                    let lost = error.away().map(|away| away.next);
+                    next = lost.unwrap_or(error.index + 1).max(next);
                     failed = true;
                     break;
                 }
@@ -310,6 +327,12 @@ impl Indexer {
         index: u64,
         error: &crate::source::SourceError,
     ) -> Result<(), StoreError> {
+        if let Some(away) = error.away() {
+            if self.state.lost.insert(away.segment, away.next).is_none() {
+                tracing::error!(%error, "the records of this segment are not indexed");
+            }
+            return Ok(());
+        }
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");
         self.state.unreadable.insert(index);
         if self.state.unreadable.len() > UNREADABLE_MAX {
@@ -539,6 +562,9 @@ fn put_apart<T>(
 
 /// Wait before an archive is asked again that could not be asked.
 const AWAY_FOR: Duration = Duration::from_secs(5);
+
+/// Longest wait, when it could not be asked again and again.
+const AWAY_FOR_MAX: Duration = Duration::from_secs(600);
 
 /// Shortest wait between steps, so that a slow disk does not make a busy loop.
 const MIN_WAIT: Duration = Duration::from_millis(20);

@@ -58,7 +58,7 @@ impl Indexer {
                         gone.extend(ranges);
                         batch.push(lacking);
                     }
-                    Err(error) if error.away().is_some() => away = Some(error.into()),
+                    Err(error) if error.waits() => away = Some(error.into()),
                     // Its records are told as unreadable, one by one; the others are let go.
                     Err(error) => {
                         tracing::error!(segment = lacking.segment, %error, "what was dropped from a segment cannot be told");
@@ -164,7 +164,7 @@ impl Indexer {
                 }
                 Err(StoreError::Source(error)) if error.is_dropped() => {}
                 // It is tried again when the archive can be asked.
-                Err(StoreError::Source(error)) if error.away().is_some() => {
+                Err(StoreError::Source(error)) if error.waits() => {
                     return Err(error.into());
                 }
                 Err(StoreError::Source(error)) => self.note_unreadable(place.at, &error)?,

@@ -109,6 +109,8 @@ impl Log {
         intent.save(&shared.dir, segment.start)?;
         archive.put(&stub, bytes).map_err(io::Error::other)?;
         at(Step::Put)?;
+        // Only now: what was dropped goes once the rest is there.
+        self.disown(segment.start)?;
         let moving = Moving {
             segment: segment.start,
             next: segment.end,
@@ -151,6 +153,9 @@ impl Log {
         if archive::sum_of(&mut File::open(&path)?)? != held.sum {
             return Err(Differs::error(first, NOT_WHAT_WENT));
         }
+        // A start cannot make them again from what is elsewhere.
+        let signed = shared.checkpoint.borrow().size;
+        shared.tiles.sync(&(first..stub.moved.next), signed)?;
         Back::remove(&shared.dir, first)?;
         // The point of no return.
         fs::remove_file(&path)?;
@@ -311,6 +316,26 @@ pub fn restore_all(dir: &Path, archive: &Archive) -> Result<Vec<u64>, LogError> 
         all.push(stub.moved.length);
     }
     Ok(all)
+}
+
+/// Makes the folder `dir` of a log that nobody writes the one that counts among its copies, for
+/// the `archive`; no other puts or deletes anything there after.
+///
+/// # Errors
+/// [`LogError`] when the archive is not the log's, or cannot be asked.
+pub fn adopt(dir: &Path, archive: &Archive) -> Result<(), LogError> {
+    let _lock = lock::lock(dir)?;
+    let failed = LogError::io(dir);
+    let mut away = segment::list(dir).map_err(LogError::io(dir))?;
+    away.retain(|first| is_away(dir, *first));
+    let Some(first) = away.first() else {
+        let what = "no segment of this log is in an archive: there is nothing to adopt";
+        return Err(failed(io::Error::other(what)));
+    };
+    let stub = Stub::read(dir, *first).map_err(LogError::io(Stub::path(dir, *first)))?;
+    archive
+        .adopt(&stub)
+        .map_err(|away| LogError::Away(Box::new(away)))
 }
 
 fn place(dir: &Path, archive: &Archive, stub: &Stub, since_us: i64, at: At<'_>) -> io::Result<()> {

@@ -7,7 +7,7 @@ use std::{
 
 use palisade_audit::{
     archive::{Archive, Outcome, Progress},
-    log::restore_all,
+    log::{adopt, restore_all},
 };
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::Serialize;
@@ -35,6 +35,16 @@ pub(crate) enum Command {
     Status,
     /// Bring segments back to the disk of the log: all of them, or those with records of a time.
     Restore(RestoreArgs),
+    /// Make this folder of a log the one that counts, after it was copied or put back from a
+    /// backup: no other copy of it puts or deletes anything in the archive then.
+    Adopt {
+        /// Folder of a log that nobody writes.
+        #[arg(long)]
+        dir: PathBuf,
+        /// Configuration whose `audit.archive` says where the archive is.
+        #[arg(long, value_name = "FILE")]
+        archive_config: PathBuf,
+    },
 }
 
 /// Arguments of `audit archive restore`.
@@ -62,6 +72,10 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
         }
         Command::Status => status(context),
         Command::Restore(args) => restore(args, context),
+        Command::Adopt {
+            dir,
+            archive_config,
+        } => take_over(dir, archive_config, context),
     }
 }
 
@@ -83,6 +97,15 @@ pub(super) fn named(file: &Path, dir: &Path) -> Result<Arc<Archive>, Diagnostic>
             .help("it is the section `audit.archive`")
     })?;
     archive_of(section, dir)
+}
+
+fn take_over(dir: &Path, file: &Path, context: &Context) -> Exit {
+    let done =
+        named(file, dir).and_then(|archive| adopt(dir, &archive).map_err(|e| e.diagnostic()));
+    match done {
+        Ok(()) => ended(&Outcome::default(), "moved; the folder counts now", context),
+        Err(diagnostic) => render::failed(context.output, &diagnostic),
+    }
 }
 
 fn restore(args: &RestoreArgs, context: &Context) -> Exit {

@@ -85,7 +85,7 @@ fn a_segment_that_was_put_back_goes_only_once_the_store_has_it() {
 #[test]
 fn the_last_copy_stays_when_the_object_goes_before_the_segment() {
     let scene = Scene::new();
-    let (segment, _) = scene.log().movable().unwrap().swap_remove(0);
+    let (segment, _) = scene.log().movable(&mut Vec::new()).swap_remove(0);
     let error = scene.log().move_away(&segment, &mut |at| {
         if at == Step::Stubbed {
             fs::remove_file(&scene.objects()[0]).unwrap();
@@ -227,7 +227,7 @@ fn a_folder_that_is_not_the_archive_gets_nothing() {
 fn an_object_of_a_move_that_did_not_end_goes_when_the_segment_is_another() {
     for step in [Step::Put, Step::Recorded, Step::Stubbed] {
         let mut scene = Scene::new();
-        let (segment, _) = scene.log().movable().unwrap().swap_remove(0);
+        let (segment, _) = scene.log().movable(&mut Vec::new()).swap_remove(0);
         let crash = scene.log().move_away(&segment, &mut |at| match at == step {
             true => Err(Error::other(Crash)),
             false => Ok(()),

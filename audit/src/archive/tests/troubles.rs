@@ -18,7 +18,7 @@ fn a_missing_object_is_told_until_it_is_there() {
     let bytes = fs::read(&object).unwrap();
     fs::remove_file(&object).unwrap();
     assert_eq!(why(&scene.log().leaf(0).unwrap_err()), Some(Why::Missing));
-    let other = scene.log().moved().unwrap()[1].segment.start;
+    let other = scene.log().moved(&mut Vec::new()).unwrap()[1].segment.start;
     scene.log().leaf(other).unwrap();
     let told = fault(&scene).unwrap();
     assert!(told.contains("begins with record 0 "), "{told}");

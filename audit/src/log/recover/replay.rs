@@ -14,6 +14,7 @@ use super::{super::LogError, CHECKPOINT, STREAMS, log_id};
 use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek},
+    files,
     heads::promised,
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
@@ -404,7 +405,7 @@ impl Run<'_> {
     fn write_tiles(&mut self) -> Result<(), LogError> {
         for tile in self.tree.full_tiles() {
             self.tiles
-                .write(tile)
+                .write(tile, files::Sync::No)
                 .map_err(LogError::io(self.dir.join("tile")))?;
         }
         self.tree.forget_full_tiles();

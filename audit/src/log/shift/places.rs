@@ -15,13 +15,14 @@ use palisade_mesh::wire::{
 use prost::Message as _;
 
 use super::{
-    super::{Log, LogError, Scan, reader::Shared},
+    super::{Log, LogError, Scan, reader::Shared, recover::STREAMS},
     path,
 };
 use crate::{
     archive::{self, Archive, Away},
     holds::HOLD_ADDED,
     segment::{self, Back, Stub},
+    stream::Streams,
 };
 
 /// A segment that went away.
@@ -31,6 +32,16 @@ pub(crate) struct Span {
     /// The first time of receipt, microseconds since the Unix epoch, and the latest.
     pub(crate) first_us: i64,
     pub(crate) latest_us: i64,
+}
+
+impl Span {
+    fn of(moved: &Moved) -> Self {
+        Self {
+            segment: moved.first..moved.next,
+            first_us: moved.first_us,
+            latest_us: moved.latest_us,
+        }
+    }
 }
 
 /// Where the segments of a log are.
@@ -79,9 +90,10 @@ impl Log {
                     found.back += u64::from(Back::path(dir, first).exists());
                 }
                 Err(_) => {
-                    let stub = Stub::read(dir, first).map_err(LogError::io(path))?;
+                    // One that is damaged is named by who needs it.
+                    let stub = Stub::read(dir, first);
                     found.moved += 1;
-                    found.moved_bytes += stub.moved.length;
+                    found.moved_bytes += stub.map_or(0, |stub| stub.moved.length);
                 }
             }
         }
@@ -101,47 +113,53 @@ impl Log {
     }
 
     /// Segments that could go: finished, signed, here, and not the newest of them, which a
-    /// start after a crash may have to read; with the time of the last record of each.
-    pub(crate) fn movable(&self) -> Result<Vec<(Range<u64>, i64)>, LogError> {
+    /// start after a crash may have to read; with the time of the last record of each. Of one
+    /// of which that cannot be told, the fault is told.
+    pub(crate) fn movable(&self, faults: &mut Vec<LogError>) -> Vec<(Range<u64>, i64)> {
         let shared = &self.inner.shared;
         let mut sealed = self.sealed();
         sealed.pop();
+        // Beyond what is kept of the streams a start reads the records again.
+        let kept = Streams::load(&shared.dir.join(STREAMS)).map_or(0, |(size, _)| size);
+        sealed.retain(|segment| segment.end <= kept);
         sealed.retain(|segment| !is_away(&shared.dir, segment.start));
         let mut all = Vec::new();
         for segment in sealed {
-            let last_us = match self.received_us(segment.end.saturating_sub(1)) {
-                // It is compared whole before it goes, and named.
-                Err(LogError::Tampered(_)) => i64::MIN,
-                received => received?,
-            };
-            let back = Back::read(&shared.dir, segment.start).map_err(LogError::io(&shared.dir))?;
-            let since_us = back.map_or(i64::MIN, |back| back.since_us);
-            all.push((segment, last_us.max(since_us)));
+            match self.due_us(&segment) {
+                Ok(due_us) => all.push((segment, due_us)),
+                Err(fault) => faults.push(fault),
+            }
         }
-        Ok(all)
+        all
     }
 
-    /// Segments that are in the archive alone, with the first and the latest time of each.
-    pub(crate) fn moved(&self) -> Result<Vec<Span>, LogError> {
+    /// From when on a segment that is here counts as old.
+    fn due_us(&self, segment: &Range<u64>) -> Result<i64, LogError> {
         let dir = &self.inner.shared.dir;
-        let firsts = segment::list(dir).map_err(LogError::io(dir))?;
-        let away = firsts.into_iter().filter(|first| is_away(dir, *first));
-        let stubs = away.map(|first| {
-            let stub = Stub::read(dir, first).map_err(LogError::io(Stub::path(dir, first)))?;
-            let Moved {
-                first,
-                next,
-                first_us,
-                latest_us,
-                ..
-            } = stub.moved;
-            Ok(Span {
-                segment: first..next,
-                first_us,
-                latest_us,
-            })
-        });
-        stubs.collect()
+        let last_us = match self.received_us(segment.end.saturating_sub(1)) {
+            // It is compared whole before it goes, and named.
+            Err(LogError::Tampered(_)) => i64::MIN,
+            received => received?,
+        };
+        let back = Back::read(dir, segment.start).map_err(LogError::io(dir))?;
+        Ok(last_us.max(back.map_or(i64::MIN, |back| back.since_us)))
+    }
+
+    /// Segments that are in the archive alone, with the first and the latest time of each. Of
+    /// one of which what stays is damaged, the fault is told.
+    pub(crate) fn moved(&self, faults: &mut Vec<LogError>) -> Result<Vec<Span>, LogError> {
+        let dir = &self.inner.shared.dir;
+        let mut all = Vec::new();
+        for first in segment::list(dir).map_err(LogError::io(dir))? {
+            if !is_away(dir, first) {
+                continue;
+            }
+            match Stub::read(dir, first).map_err(LogError::io(Stub::path(dir, first))) {
+                Ok(stub) => all.push(Span::of(&stub.moved)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Ok(all)
     }
 
     /// Whether the record at `index` is in the archive alone.

@@ -32,10 +32,35 @@ use crate::{
 const ERRORS_MAX: usize = 8;
 
 impl Log {
-    /// Puts in order what a run has left that did not end. What was thinned here is deleted
-    /// in the archive. Gives what could not be done.
+    /// Puts in order what a run has left that did not end. Gives what could not be done.
     pub(crate) fn tidy(&self) -> Vec<LogError> {
         book::look_again(self);
+        if let Some(archive) = self.archive() {
+            archive.begin_run();
+        }
+        self.of_each(|first| self.tidy_one(first))
+    }
+
+    /// Deletes in the archive what was thinned here. What is `due` to go is told where the
+    /// rest was not put: until then its object stays. Gives what could not be done.
+    pub(crate) fn disown_all(&self, due: &[u64]) -> Vec<LogError> {
+        self.of_each(|first| {
+            let disowned = Back::read(&self.inner.shared.dir, first).and_then(|back| {
+                let Some(back) = back else { return Ok(()) };
+                match due.contains(&first) && self.is_stale(first, &back)? {
+                    true => Err(stays(
+                        &back.object,
+                        &back.store,
+                        "the rest is not there yet",
+                    )),
+                    false => self.disown(first),
+                }
+            });
+            disowned.map_err(|e| self.inner.shared.failed(&(first..first), e))
+        })
+    }
+
+    fn of_each(&self, work: impl Fn(u64) -> Result<(), LogError>) -> Vec<LogError> {
         let dir = &self.inner.shared.dir;
         let firsts = match segment::list(dir) {
             Ok(firsts) => firsts,
@@ -43,7 +68,7 @@ impl Log {
         };
         let mut errors = Vec::new();
         for first in firsts {
-            if let Err(error) = self.tidy_one(first) {
+            if let Err(error) = work(first) {
                 let ends = matches!(&error, LogError::Away(away) if away.why.is_of_all());
                 if errors.len() < ERRORS_MAX {
                     errors.push(error);
@@ -60,9 +85,6 @@ impl Log {
         self.place_one(first)?;
         let dir = &self.inner.shared.dir;
         let failed = |e| self.inner.shared.failed(&(first..first), e);
-        if let Some(back) = Back::read(dir, first).map_err(failed)? {
-            self.disown(first, back).map_err(failed)?;
-        }
         if let Some(intent) = Intent::read(dir, first).map_err(failed)? {
             self.give_up(first, &intent).map_err(failed)?;
         }
@@ -117,13 +139,12 @@ impl Log {
     }
 
     /// Deletes the object of a segment that has less than it since it came back.
-    fn disown(&self, first: u64, back: Back) -> io::Result<()> {
+    pub(super) fn disown(&self, first: u64) -> io::Result<()> {
         let shared = &self.inner.shared;
-        if back.object.is_empty() || is_away(&shared.dir, first) {
+        let Some(back) = Back::read(&shared.dir, first)? else {
             return Ok(());
-        }
-        let lacks = shared.sparse(first)?.map(|said| told::digest(&said));
-        if lacks.map(|lacks| merkle::hex(&lacks)) == back.lacked {
+        };
+        if !self.is_stale(first, &back)? {
             return Ok(());
         }
         match self.delete(first, &back.object, &back.store)? {
@@ -133,6 +154,16 @@ impl Log {
             }
             false => Ok(()),
         }
+    }
+
+    /// Whether the object of a segment that came back has what this lacks by now.
+    fn is_stale(&self, first: u64, back: &Back) -> io::Result<bool> {
+        let shared = &self.inner.shared;
+        if back.object.is_empty() || is_away(&shared.dir, first) {
+            return Ok(false);
+        }
+        let lacks = shared.sparse(first)?.map(|said| told::digest(&said));
+        Ok(lacks.map(|lacks| merkle::hex(&lacks)) != back.lacked)
     }
 
     /// Looks what became of an object that was to be put of a segment which is here. It is used
@@ -182,11 +213,7 @@ impl Log {
         let shared = &self.inner.shared;
         let archive = archive_of(shared)?;
         let url = archive.url();
-        let told = |why: String| {
-            io::Error::other(format!(
-                "`{object}` in the archive `{store}` has records that were dropped, and cannot be deleted: {why}"
-            ))
-        };
+        let told = |why: String| stays(object, store, &why);
         if store != url {
             return Err(told(format!("`audit.archive` is `{url}` now")));
         }
@@ -240,6 +267,13 @@ impl Log {
             }
         }
     }
+}
+
+/// What is told of an object that has what was dropped.
+fn stays(object: &str, store: &str, why: &str) -> io::Error {
+    io::Error::other(format!(
+        "`{object}` in the archive `{store}` has records that were dropped, and cannot be deleted: {why}"
+    ))
 }
 
 /// The hash that is written so.
