@@ -21,7 +21,7 @@ use palisade_audit::{
     envelope::{DecisionRef, EnvelopeRef, RecordPeek},
     log::{Log, LogError},
     policies::Policies,
-    query::{Query, Window},
+    query::{Query, Window, field::verdict_word},
     report::package::Package,
 };
 use palisade_mesh::{
@@ -463,7 +463,7 @@ impl Difference {
 impl Said {
     fn recorded(record: &DecisionRef<'_>) -> Self {
         Self {
-            decision: word(record.verdict),
+            decision: verdict_word(record.verdict),
             reason: record.reason.to_owned(),
             policies: record.policies.iter().map(ToString::to_string).collect(),
             action: record.action.to_owned(),
@@ -478,7 +478,7 @@ impl Said {
             false => decision.verdict.reason(),
         };
         Self {
-            decision: word(decision.verdict.wire()),
+            decision: verdict_word(decision.verdict.wire()),
             reason: reason.to_owned(),
             policies: decision
                 .determining
@@ -488,17 +488,6 @@ impl Said {
             action: decision.action.to_string(),
             resource: format!("{}::{:?}", decision.resource_type, &*decision.resource_id),
         }
-    }
-}
-
-fn word(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Allow => "allow",
-        Verdict::Forbidden => "forbidden",
-        Verdict::NotPermitted => "not_permitted",
-        Verdict::Undecided => "undecided",
-        Verdict::Refused => "refused",
-        Verdict::Unspecified => "unspecified",
     }
 }
 

@@ -216,7 +216,8 @@ pub(crate) fn class_of(record: &Record) -> &'static str {
     }
 }
 
-pub(crate) fn verdict_word(verdict: Verdict) -> &'static str {
+/// The word of `decision:` for a verdict; empty where a record has none.
+pub fn verdict_word(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Unspecified => "",
         Verdict::Allow => "allow",
