@@ -26,7 +26,7 @@ pub use model::{
 };
 pub use period::Period;
 pub(crate) use render::visible;
-pub use render::{RenderError, to_csv, to_html, to_pdf, to_xlsx};
+pub use render::{RenderError, to_csv, to_html, to_oscal, to_pdf, to_xlsx};
 
 use crate::index::StoreError;
 
