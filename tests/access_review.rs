@@ -525,6 +525,9 @@ fn a_package_of_evidence_is_verified_with_the_key_alone() {
     let is_bundle = |f: &&Value| f.as_str().unwrap().starts_with("policy/");
     assert_eq!(files.iter().filter(is_bundle).count(), 1);
     assert_eq!(checked["checked"]["differences"], serde_json::json!([]));
+    for name in ["oscal-ar.json", "verify.html"] {
+        assert!(files.iter().any(|file| file == name), "{files:?}");
+    }
 
     let said = elsewhere.says(&["report", "verify", "e.tar.zst"], 3);
     assert!(said.contains("PLS7829"), "{said}");

@@ -17,6 +17,7 @@ mod render;
 mod scanned;
 pub mod schedule;
 mod sections;
+mod verifier;
 
 pub use check::{Checked, Difference, check, covered, page, read};
 pub use evidence::{Evidence, Ground};
