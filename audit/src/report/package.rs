@@ -11,11 +11,13 @@
 //! SHA256SUMS  .note     the sum of every other file, and the signed statement over them
 //! checkpoint  .pub      what the log had signed, and the key that it claims
 //! cosigned              the same, cosigned by witnesses, where there are any
+//! oscal-ar.json         the report as OSCAL assessment results
 //! policy/               the policies in force, where they were at hand, and those that the
 //!                       decisions of the records name and that were kept, by their SHA-256
 //! queries.txt           every query that was asked
 //! records/              proofs.jsonl, records.jsonl, records.parquet
 //! report/               report.json, .html, .pdf, .xlsx, and a CSV for each table
+//! verify.html           a page that checks all of this in a browser
 //! ```
 
 use std::{
@@ -29,7 +31,7 @@ use super::{
     Checked, Evidence, Ground, Mark, Report, Section,
     check::{compared, period_of, remade},
     evidence::program,
-    to_csv, to_html, to_pdf, to_xlsx,
+    to_csv, to_html, to_oscal, to_pdf, to_xlsx, verifier,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -68,6 +70,12 @@ const REPORT: &str = "report/report.json";
 const ATTACHED: &str = "policy/";
 const BUNDLE: &str = ".bundle";
 const ABOUT: &str = "README.txt";
+const OSCAL: &str = "oscal-ar.json";
+const VERIFIER: &str = "verify.html";
+
+/// Files that packages have not always had. Where the log signed none, there is none to
+/// compare.
+const LATER: [&str; 2] = [OSCAL, VERIFIER];
 
 /// Bytes of revisions that go with the records of a package, all together; what is beyond
 /// them is left out, and decisions under it cannot be made again from the package alone.
@@ -105,6 +113,15 @@ leaf and its RFC 6962 inclusion proof under the root in `checkpoint`.
 
 Everything that the mesh recorded in the period is in `records/`, whatever the report was
 kept to: give the file to nobody who may not read all of it.
+";
+
+/// What is said of the page, where a package has it.
+const README_PAGE: &str = "
+In a browser: open `verify.html`, which works offline and sends nothing, give it the log's
+public key and choose the folder that this file was unpacked into. It says what it has checked
+and what it has not. Whoever made this package could have changed the page as well:
+use one that you have from somewhere that you trust. It is the same in every package of one
+version of Palisade.
 ";
 
 /// Packs a report that was made from a whole log. It is made again first: the key of a log
@@ -148,7 +165,8 @@ pub fn pack(
     files.insert(COLUMNS.into(), columns);
     files.insert(CHECKPOINT.into(), checkpoint.note.clone().into());
     files.insert(KEY.into(), format!("{}\n", log.verifier()).into());
-    files.insert(ABOUT.into(), README.into());
+    files.insert(ABOUT.into(), format!("{README}{README_PAGE}").into());
+    files.insert(VERIFIER.into(), verifier::page().into());
     files.extend(witnessed(log, &checkpoint));
     for (name, content) in attached {
         let name = format!("{ATTACHED}{name}");
@@ -255,6 +273,7 @@ fn forms(report: &Report) -> Result<Files, Diagnostic> {
     let html = to_html(report).map_err(|e| failed(&e))?;
     let mut files = Files::from([
         (REPORT.to_owned(), json),
+        (OSCAL.to_owned(), to_oscal(report).map_err(|e| failed(&e))?),
         ("report/report.html".to_owned(), html.into_bytes()),
         (
             "report/report.pdf".to_owned(),
@@ -465,7 +484,10 @@ impl Package {
             .map_err(|e| unpacked(&e))?;
         again.insert(ROWS.into(), rows);
         again.insert(COLUMNS.into(), columns);
-        again.insert(ABOUT.into(), README.into());
+        again.insert(VERIFIER.into(), verifier::page().into());
+        let page = self.files.contains_key(VERIFIER).then_some(README_PAGE);
+        let about = format!("{README}{}", page.unwrap_or_default());
+        again.insert(ABOUT.into(), about.into());
         let given = [SUMS, NOTE, CHECKPOINT, KEY, COSIGNED, CONSISTENCY, PROOFS];
         for (name, content) in &self.files {
             let known = again.contains_key(name)
@@ -484,6 +506,12 @@ impl Package {
             return Ok(());
         }
         for (name, content) in &again {
+            // The sums say that nobody took it away.
+            if LATER.contains(&name.as_str()) && !self.files.contains_key(name) {
+                let what = format!("`{name}`, which the package was made without");
+                checked.not_compared.push(what);
+                continue;
+            }
             let (said, found) = match self.files.get(name) == Some(content) {
                 true => ("", ""),
                 false => ("another content", "what follows from report and records"),

@@ -203,7 +203,7 @@ pub const KEYS: &[Key] = &[
     key("audit.schedules[].report", Text, Required("pci-dss"), "Which report."),
     key("audit.schedules[].period", Text, Required("previous-month"), "What it is about: `previous-day`, `-week`, `-month`, `-quarter`, `-year`, or `last:7d`."),
     key("audit.schedules[].scope", Text, Off("service:payments"), "What decisions are kept to, as a query."),
-    key("audit.schedules[].formats", Texts, Is("[pdf, json]"), "The files: `html`, `pdf`, `xlsx`, `csv`, `json`, `package`."),
+    key("audit.schedules[].formats", Texts, Is("[pdf, json]"), "The files: `html`, `pdf`, `xlsx`, `csv`, `json`, `oscal`, `package`."),
     key("audit.schedules[].folder", Path, Required("reports"), "Where they are put."),
     key("audit.schedules[].records_max", Count, Is("50000"), "Most records of a package, 1000000 at most: all of them are in memory at once."),
     key("audit.schedules[].deliver", Texts, Off("[ops]"), "Names of targets of `audit.deliver` that are told."),
