@@ -52,6 +52,9 @@ pub(crate) struct Flips {
     pub(crate) newly_denied: Side,
     /// Not allowed before, and allowed by the candidate.
     pub(crate) newly_allowed: Side,
+    /// Of these: those about services that the revision compared with does not have. It has no
+    /// decision about them, and none is a refusal.
+    pub(crate) newly_served: u64,
     /// Neither.
     pub(crate) unchanged: Side,
     /// Of these: by another verdict or other policies than before.
@@ -190,9 +193,13 @@ impl Comparing {
                         == (after.verdict, &after.determining);
                     (before.verdict.is_allow(), same)
                 }
+                Err(why) if *why == Lacking::Service => {
+                    self.flips.newly_served += u64::from(after.verdict.is_allow());
+                    (false, false)
+                }
                 Err(why) => {
                     let cause = format!("{}, which the revision compared with needs", words(&why));
-                    self.flips.unknown += u64::from(*why != Lacking::Service);
+                    self.flips.unknown += 1;
                     return self.flips.not_replayable.add(cause, record);
                 }
             },
