@@ -329,12 +329,20 @@ fn optional(
     });
     if let (Some(guard), Some(text)) = (guard, text) {
         // Cedar calls an entity `e`; the author called it something else.
-        let entity = text.rsplit_once(if what == "tag" { ".getTag(" } else { "." });
-        let entity = entity.map_or(text, |(entity, _)| entity);
+        let parts = match what {
+            "tag" => cedar::tag_read(text),
+            _ => text.rsplit_once('.'),
+        };
+        let entity = parts.map_or(text, |(entity, _)| entity);
         let guard = match (guard.strip_prefix("e has "), guard.starts_with(".hasTag(")) {
             (Some(attribute), _) => format!("{entity} has {attribute}"),
             (None, true) => format!("{entity}{guard}"),
             (None, false) => guard.to_owned(),
+        };
+        // A tag is text, and no truth value by itself.
+        let text = match what {
+            "tag" => format!("{text} == \"…\""),
+            _ => text.to_owned(),
         };
         let help = match read.info.permit {
             true => format!("ask first: `{guard} && {text}`"),
