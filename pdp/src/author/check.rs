@@ -16,7 +16,7 @@ use palisade_mesh::{
 };
 
 use super::{
-    DIAGNOSTICS_MAX, cedar, codes, impossible,
+    DIAGNOSTICS_MAX, cedar, codes, confusable, impossible,
     policies::{Policies, Read},
 };
 use crate::decide::Accepting;
@@ -405,7 +405,13 @@ fn of_warnings(
         let mut diagnostic = cedar::of_report(codes::CONFUSABLE, *warning, &read.source);
         let text = warning.to_string();
         diagnostic.message = format!("policy `{id}`: {}", cedar::without_policy(&text));
-        diagnostic.severity = Severity::Error;
+        // Of whoever makes a revision it is an error; one that is there is taken as it is.
+        diagnostic.severity = Severity::Warning;
+        if let Some(at) = &mut diagnostic.location
+            && let Some(string) = confusable::string_in(&at.text, at.offset..at.offset + at.len)
+        {
+            *at = read.source.span(string);
+        }
         found.push(
             diagnostic
                 .cause("it looks like another text than it is, to those who review it")

@@ -9,14 +9,14 @@
 //!
 //! Whoever makes a revision is told. One that is in force stays: it was taken with these texts.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use palisade_mesh::{
     diagnostic::{Diagnostic, Severity},
     wire::policy::{Contribution, File},
     yaml::{Source, Span},
 };
-use unicode_security::{mixed_script::AugmentedScriptSet, skeleton};
+use unicode_security::{MixedScript, mixed_script::AugmentedScriptSet, skeleton};
 
 use super::{
     DIAGNOSTICS_MAX, codes, files,
@@ -54,30 +54,79 @@ impl Doubt {
     }
 }
 
+/// What of a text is only warned of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spared {
+    Nothing,
+    Prose,
+    All,
+}
+
 /// Looks through all texts and their names. Those that are ASCII cost one pass over their bytes.
 ///
-/// What a source has in its comments and sentences keeps nobody else's changes from being in
-/// force: it is an error where the source itself is checked, and a warning here.
-pub(super) fn refuse(texts: &[File], sources: &[Contribution], found: &mut Vec<Diagnostic>) {
+/// Nothing of it keeps the changes of others from being in force. What a source has in its comments
+/// and sentences is an error where the source itself is checked, and a warning here; so is all
+/// that those sources have which are in force as they are (`in_force`, the repository's own name
+/// is empty): they were taken with these texts.
+pub(super) fn refuse(
+    texts: &[File],
+    sources: &[Contribution],
+    in_force: &BTreeSet<String>,
+    found: &mut Vec<Diagnostic>,
+) {
+    let spared = |path: &str| {
+        let of = sources.iter().map(|source| source.name.as_str());
+        let is_in = |name: &&str| path.strip_prefix(*name).is_some_and(|p| p.starts_with('/'));
+        let name = of.filter(|name| !name.is_empty()).find(is_in);
+        match name {
+            name if in_force.contains(name.unwrap_or_default()) => Spared::All,
+            Some(_) => Spared::Prose,
+            None => Spared::Nothing,
+        }
+    };
+    // What the compiler tells everybody is a mistake for those who can mend it.
+    for known in found.iter_mut().filter(|d| d.code.0 == codes::CONFUSABLE) {
+        let file = known.location.as_ref().map_or("", |at| &at.file);
+        if spared(file) != Spared::All {
+            known.severity = Severity::Error;
+        }
+    }
     let is_plain = |file: &&File| file.path.is_ascii() && unseen::is_plain(&file.text);
     for file in texts.iter().filter(|file| !is_plain(file)) {
         let source = Source::new(file.path.as_str(), file.text.as_str());
-        let of_source = sources.iter().any(|contribution| {
-            let inside = file.path.strip_prefix(contribution.name.as_str());
-            inside.is_some_and(|inside| inside.starts_with('/'))
-        });
-        look_at(&source, of_source, found);
+        look_at(&source, spared(&file.path), found);
     }
 }
 
 /// Looks through one text and its name, for what is not told yet.
 pub(super) fn look(source: &Source, found: &mut Vec<Diagnostic>) {
-    look_at(source, false, found);
+    look_at(source, Spared::Nothing, found);
 }
 
-fn look_at(source: &Source, of_source: bool, found: &mut Vec<Diagnostic>) {
+/// The string in `span` of Cedar text that Cedar means where it calls the expression there
+/// confusable: the last one in it that could be. None where its characters are written as escapes.
+pub(super) fn string_in(text: &str, span: Range<usize>) -> Option<Span> {
+    let part = text.get(span.clone())?;
+    let strings = strings::of(part).strings.into_iter();
+    let is_it = |at: &Range<usize>| {
+        let text = part.get(at.clone()).unwrap_or_default();
+        !text.is_single_script() || text.chars().any(unseen::turns)
+    };
+    let at = strings.map(|string| string.span).filter(is_it).last()?;
+    // With its quotation marks.
+    Some(Span::new(span.start + at.start - 1, at.len() + 2))
+}
+
+fn look_at(source: &Source, spared: Spared, found: &mut Vec<Diagnostic>) {
     if !source.path.is_ascii() {
-        found.extend(of_path(&source.path).map(|d| d.at(source.line(1))));
+        let of_path = of_path(&source.path).map(|d| Diagnostic {
+            severity: match spared {
+                Spared::All => Severity::Warning,
+                _ => d.severity,
+            },
+            ..d.at(source.line(1))
+        });
+        found.extend(of_path);
     }
     if unseen::is_plain(&source.text) {
         return;
@@ -86,7 +135,12 @@ fn look_at(source: &Source, of_source: bool, found: &mut Vec<Diagnostic>) {
         true => of_cedar(source),
         false => of_yaml(source),
     };
-    for doubt in doubts.iter_mut().filter(|d| of_source && d.in_prose) {
+    let is_spared = |doubt: &Doubt| match spared {
+        Spared::All => true,
+        Spared::Prose => doubt.in_prose,
+        Spared::Nothing => false,
+    };
+    for doubt in doubts.iter_mut().filter(|d| is_spared(d)) {
         doubt.diagnostic.severity = Severity::Warning;
     }
     tell(source, doubts, found);
@@ -216,7 +270,7 @@ fn mixed(text: &str, offset: usize) -> Option<Doubt> {
         let rest = text.get(start..)?;
         let len = rest.find(|c: char| !c.is_alphanumeric());
         let word = rest.get(..len.unwrap_or(rest.len()))?;
-        if let Some((at, c)) = odd_letter(word) {
+        if let Some((at, c)) = odd_letter(word).filter(|_| !is_unit(word)) {
             let at = offset + start + at;
             return Some(Doubt::new(at..at + c.len_utf8(), of_two_scripts(word, c)));
         }
@@ -246,6 +300,35 @@ fn odd_letter(word: &str) -> Option<(usize, char)> {
         }
     }
     None
+}
+
+/// Whether a word is one as `μs`, `kΩ` or `β版`: one Greek letter that looks like no Latin one
+/// before or after Latin letters, or Greek letters among those of Chinese, Japanese and Korean.
+fn is_unit(word: &str) -> bool {
+    let (greek, latin) = (AugmentedScriptSet::from('α'), AugmentedScriptSet::from('a'));
+    let is = |c: char, script: AugmentedScriptSet| {
+        let mut shared = AugmentedScriptSet::from(c);
+        shared.intersect_with(script);
+        !shared.is_empty()
+    };
+    // Digits are of every script.
+    let letters = || word.chars().filter(|c| c.is_alphabetic());
+    let mut others = letters().filter(|c| !is(*c, greek));
+    let among_han = |c: char| {
+        let own = AugmentedScriptSet::from(c);
+        own.hanb || own.jpan || own.kore
+    };
+    if others.clone().all(among_han) {
+        return true;
+    }
+    let mut signs = letters().filter(|c| is(*c, greek));
+    let (Some(sign), None) = (signs.next(), signs.next()) else {
+        return false;
+    };
+    let mut buffer = [0; 4];
+    let shown = skeleton(sign.encode_utf8(&mut buffer)).any(|c| c.is_ascii());
+    let at_an_end = [letters().next(), letters().last()].contains(&Some(sign));
+    at_an_end && !shown && others.all(|c| is(c, latin))
 }
 
 fn of_two_scripts(word: &str, odd: char) -> Diagnostic {
