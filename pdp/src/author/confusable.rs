@@ -16,7 +16,7 @@ use palisade_mesh::{
     wire::policy::{Contribution, File},
     yaml::{Source, Span},
 };
-use unicode_security::{MixedScript, mixed_script::AugmentedScriptSet, skeleton};
+use unicode_security::{MixedScript, skeleton};
 
 use super::{
     DIAGNOSTICS_MAX, codes, files,
@@ -26,8 +26,10 @@ use super::{
 mod compared;
 mod strings;
 mod unseen;
+mod words;
 
 use unseen::Zone;
+use words::mixed;
 
 /// Annotations and keys with sentences for people, which may name things of other scripts as
 /// they please.
@@ -112,7 +114,7 @@ pub(super) fn string_in(text: &str, span: Range<usize>) -> Option<Span> {
         let text = part.get(at.clone()).unwrap_or_default();
         !text.is_single_script() || text.chars().any(unseen::turns)
     };
-    let at = strings.map(|string| string.span).filter(is_it).last()?;
+    let at = strings.map(|string| string.span).rfind(is_it)?;
     // With its quotation marks.
     Some(Span::new(span.start + at.start - 1, at.len() + 2))
 }
@@ -257,94 +259,6 @@ fn of_path(path: &str) -> Option<Diagnostic> {
     let shown: String = path.chars().map(escaped).collect();
     diagnostic.message = format!("name of the file `{shown}`: {}", diagnostic.message);
     Some(diagnostic)
-}
-
-/// The first word of `text` with letters of two scripts; `offset` is where the text begins.
-fn mixed(text: &str, offset: usize) -> Option<Doubt> {
-    if text.is_ascii() {
-        return None;
-    }
-    let mut from = 0;
-    while let Some(start) = text.get(from..)?.find(char::is_alphanumeric) {
-        let start = from + start;
-        let rest = text.get(start..)?;
-        let len = rest.find(|c: char| !c.is_alphanumeric());
-        let word = rest.get(..len.unwrap_or(rest.len()))?;
-        if let Some((at, c)) = odd_letter(word).filter(|_| !is_unit(word)) {
-            let at = offset + start + at;
-            return Some(Doubt::new(at..at + c.len_utf8(), of_two_scripts(word, c)));
-        }
-        from = start + word.len();
-    }
-    None
-}
-
-/// The first letter of a word that is of another script than those before it. Latin letters
-/// among those of Chinese, Japanese and Korean are usual ("highly restrictive" in UTS 39).
-fn odd_letter(word: &str) -> Option<(usize, char)> {
-    if word.is_ascii() {
-        return None;
-    }
-    let latin = AugmentedScriptSet::from('a');
-    let (mut all, mut others) = (AugmentedScriptSet::default(), AugmentedScriptSet::default());
-    for (at, c) in word.char_indices() {
-        let own = AugmentedScriptSet::from(c);
-        all.intersect_with(own);
-        let mut shared = own;
-        shared.intersect_with(latin);
-        if shared.is_empty() {
-            others.intersect_with(own);
-        }
-        if all.is_empty() && !(others.hanb || others.jpan || others.kore) {
-            return Some((at, c));
-        }
-    }
-    None
-}
-
-/// Whether a word is one as `μs`, `kΩ` or `β版`: one Greek letter that looks like no Latin one
-/// before or after Latin letters, or Greek letters among those of Chinese, Japanese and Korean.
-fn is_unit(word: &str) -> bool {
-    let (greek, latin) = (AugmentedScriptSet::from('α'), AugmentedScriptSet::from('a'));
-    let is = |c: char, script: AugmentedScriptSet| {
-        let mut shared = AugmentedScriptSet::from(c);
-        shared.intersect_with(script);
-        !shared.is_empty()
-    };
-    // Digits are of every script.
-    let letters = || word.chars().filter(|c| c.is_alphabetic());
-    let mut others = letters().filter(|c| !is(*c, greek));
-    let among_han = |c: char| {
-        let own = AugmentedScriptSet::from(c);
-        own.hanb || own.jpan || own.kore
-    };
-    if others.clone().all(among_han) {
-        return true;
-    }
-    let mut signs = letters().filter(|c| is(*c, greek));
-    let (Some(sign), None) = (signs.next(), signs.next()) else {
-        return false;
-    };
-    let mut buffer = [0; 4];
-    let shown = skeleton(sign.encode_utf8(&mut buffer)).any(|c| c.is_ascii());
-    let at_an_end = [letters().next(), letters().last()].contains(&Some(sign));
-    at_an_end && !shown && others.all(|c| is(c, latin))
-}
-
-fn of_two_scripts(word: &str, odd: char) -> Diagnostic {
-    Diagnostic::error(
-        codes::CONFUSABLE,
-        format!("`{word}` has letters of two scripts"),
-    )
-    .label(format!(
-        "{} is {}",
-        point(odd),
-        AugmentedScriptSet::from(odd)
-    ))
-    .cause("it looks like a word of one script and is another")
-    .help(
-        "type the word anew in one script; words of two scripts need a space or a `-` between them",
-    )
 }
 
 /// An ASCII character as wide as those of Chinese.
