@@ -161,7 +161,8 @@ pub(crate) fn of_package(package: &Package) -> Replayed {
         found => Ok(found.cloned()),
     };
     let mut in_force = InForce::of(&package.checkpoint().origin);
-    package.leaves().for_each(|(_, leaf)| in_force.take(leaf));
+    let told = package.in_force().chain(package.leaves());
+    told.for_each(|(_, leaf)| in_force.take(leaf));
     in_force.settle();
     let mut replaying = Replaying::new(&bundles, in_force);
     for (index, leaf) in package.leaves() {
