@@ -15,7 +15,8 @@
 //! policy/               the policies in force, where they were at hand, and those that the
 //!                       decisions of the records name and that were kept, by their SHA-256
 //! queries.txt           every query that was asked
-//! records/              proofs.jsonl, records.jsonl, records.parquet
+//! records/              proofs.jsonl, records.jsonl, records.parquet; in-force.jsonl, what the
+//!                       PDP recorded of the policies at another time, with the proofs
 //! report/               report.json, .html, .pdf, .xlsx, and a CSV for each table
 //! verify.html           a page that checks all of this in a browser
 //! ```
@@ -45,6 +46,7 @@ use crate::{
 };
 
 mod archive;
+mod in_force;
 mod records;
 
 pub use archive::{FILES_MAX, NAME_LEN_MAX, PACKAGE_BYTES_MAX};
@@ -157,7 +159,11 @@ pub fn pack(
     let entries = evidence.records_behind(records_max.min(RECORDS_MOST))?;
     let failed = |e: LogError| StoreError::from(e.diagnostic());
     let (records, proofs) = Records::of_log(log, entries, checkpoint.size).map_err(failed)?;
-    attached.extend(revisions(&records, kept));
+    let named = revisions(&records, kept);
+    let digests: BTreeSet<Hash> = named.iter().map(|(digest, _)| *digest).collect();
+    let in_force = in_force::of_log(evidence, log, (&digests, &records))?;
+    let of_digests = named.into_iter().map(|(_, bundle)| bundle);
+    attached.extend(of_digests.map(|b| (format!("{}{BUNDLE}", hex(&sha256(&b))), b)));
     let mut files = forms(report)?;
     let (rows, columns) = records.rows(&facts(report)).map_err(|e| unpacked(&e))?;
     files.insert(PROOFS.into(), proofs);
@@ -175,15 +181,18 @@ pub fn pack(
         }
         files.insert(name, content);
     }
+    if !in_force.is_empty() {
+        files.insert(in_force::FILE.into(), in_force);
+    }
     sealed(files, report, log, now)
 }
 
 /// Gives the bundle of a revision by its digest, where it is kept.
 pub type Kept<'k> = dyn Fn(&Hash) -> Option<Vec<u8>> + 'k;
 
-/// The revisions that the decisions among the records name, as files of a package; where
-/// there are too many, those of most decisions.
-fn revisions(records: &Records, kept: &Kept<'_>) -> BTreeMap<String, Vec<u8>> {
+/// The revisions that the decisions among the records name, by their digests; where there are
+/// too many, those of most decisions.
+fn revisions(records: &Records, kept: &Kept<'_>) -> Vec<(Hash, Vec<u8>)> {
     let decisions = records
         .leaves()
         .filter_map(|(_, leaf)| DecisionRef::of_leaf(leaf));
@@ -194,14 +203,15 @@ fn revisions(records: &Records, kept: &Kept<'_>) -> BTreeMap<String, Vec<u8>> {
     let mut named: Vec<_> = named.into_iter().collect();
     named.sort_by_key(|(digest, decisions)| (std::cmp::Reverse(*decisions), *digest));
     let mut room = REVISIONS_BYTES_MAX;
-    let mut files = BTreeMap::new();
-    for bundle in named.iter().filter_map(|(digest, _)| kept(digest)) {
+    let mut files = Vec::new();
+    let kept = |(digest, _)| Some((digest, kept(&digest)?));
+    for (digest, bundle) in named.into_iter().filter_map(kept) {
         if files.len() >= REVISIONS_MAX {
             break;
         }
         if let Some(left) = room.checked_sub(bundle.len()) {
             room = left;
-            files.insert(format!("{}{BUNDLE}", hex(&sha256(&bundle))), bundle);
+            files.push((digest, bundle));
         }
     }
     files
@@ -363,6 +373,8 @@ pub struct Package {
     pub report: Report,
     files: Files,
     records: Records,
+    /// Records of when its revisions were in force, of another time.
+    in_force: Records,
     checkpoint: Checkpoint,
     signed: String,
 }
@@ -398,12 +410,15 @@ impl Package {
         }
         cosigned(&files, &checkpoint, key)?;
         let proofs = files.get(PROOFS).ok_or_else(|| missing(PROOFS))?;
-        let records = Records::proven(proofs, &checkpoint).map_err(|e| unproven(&e))?;
+        let proven = |lines: &[u8]| Records::proven(lines, &checkpoint).map_err(|e| unproven(&e));
+        let records = proven(proofs)?;
+        let in_force = files.get(in_force::FILE).map(|lines| proven(lines));
         Ok(Self {
             report,
             signed: said.fact("time").unwrap_or_default().to_owned(),
             files,
             records,
+            in_force: in_force.transpose()?.unwrap_or_default(),
             checkpoint,
         })
     }
@@ -421,6 +436,11 @@ impl Package {
     /// Its records as they are hashed, by index in the log.
     pub fn leaves(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.records.leaves()
+    }
+
+    /// Records of when its revisions were in force, as [`Package::leaves`] gives those of its period.
+    pub fn in_force(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.in_force.leaves()
     }
 
     /// The policy bundles that it has.
@@ -488,7 +508,16 @@ impl Package {
         let page = self.files.contains_key(VERIFIER).then_some(README_PAGE);
         let about = format!("{README}{}", page.unwrap_or_default());
         again.insert(ABOUT.into(), about.into());
-        let given = [SUMS, NOTE, CHECKPOINT, KEY, COSIGNED, CONSISTENCY, PROOFS];
+        let given = [
+            SUMS,
+            NOTE,
+            CHECKPOINT,
+            KEY,
+            COSIGNED,
+            CONSISTENCY,
+            PROOFS,
+            in_force::FILE,
+        ];
         for (name, content) in &self.files {
             let known = again.contains_key(name)
                 || given.contains(&name.as_str())

@@ -8,7 +8,7 @@ use std::{
 
 use palisade_audit::{
     note::Verifier,
-    verify::{self, Progress, VerifyOptions, VerifyReport},
+    verify::{Progress, VerifyOptions, VerifyReport},
 };
 use palisade_mesh::{
     clock::Clock,
@@ -21,6 +21,7 @@ use serde_json::Value;
 use super::{
     AuditRole, broken,
     reads::{Reader, Reads},
+    verifying::verified,
 };
 use crate::control::api::Problem;
 
@@ -137,11 +138,10 @@ impl Work {
     fn done(self, reads: impl Fn() -> Option<Reads>) {
         let mut tell = |progress: Progress| self.ending.0.tell(progress);
         let options = VerifyOptions {
-            key: Some(self.key.clone()),
             progress: Some(&mut tell),
             ..VerifyOptions::default()
         };
-        let report = verify::verify(&self.dir, options);
+        let report = verified(&self.dir, &self.key, options);
         let findings = wide(report.findings.len()).saturating_add(report.findings_more);
         if !report.intact() {
             tracing::error!(findings, "the log is not as it was signed");

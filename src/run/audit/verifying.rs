@@ -11,6 +11,7 @@ use std::{
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
     log::Log,
+    note::Verifier,
     policies::Policies,
     query::{Limits, Query},
     verify::{self, Earlier, VerifyOptions, VerifyReport},
@@ -81,15 +82,11 @@ impl AuditRole {
         let verified = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let dir = role.dir.join("log");
-            let report = verify::verify(
-                &dir,
-                VerifyOptions {
-                    // The key that this service signs with, not the one that lies in the folder.
-                    key: Some(role.log.verifier().clone()),
-                    earlier: asked.earlier(),
-                    ..VerifyOptions::default()
-                },
-            );
+            let options = VerifyOptions {
+                earlier: asked.earlier(),
+                ..VerifyOptions::default()
+            };
+            let report = verified(&dir, role.log.verifier(), options);
             let replayed = query.map(|query| {
                 let now_us = role.clock.now_us();
                 replayed(&role.log, &dir, &query, now_us, &stop)
@@ -98,6 +95,16 @@ impl AuditRole {
         });
         Ok(Json(verified.await.map_err(|e| broken(&e.to_string()))??))
     }
+}
+
+/// Verifies the log in `dir` with the key that this service signs with, not the one that lies in
+/// the folder.
+pub(super) fn verified(dir: &Path, key: &Verifier, options: VerifyOptions<'_>) -> VerifyReport {
+    let options = VerifyOptions {
+        key: Some(key.clone()),
+        ..options
+    };
+    verify::verify(dir, options)
 }
 
 /// Says that nobody waits any more, when it is dropped.

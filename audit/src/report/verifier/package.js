@@ -9,10 +9,11 @@ const KEY = 'checkpoint.pub';
 const COSIGNED = 'cosigned';
 const CONSISTENCY = 'cosigned.consistency';
 const PROOFS = 'records/proofs.jsonl';
+const IN_FORCE = 'records/in-force.jsonl';
 const ROWS = 'records/records.jsonl';
 const REPORT = 'report/report.json';
 // The files that are read, and not only summed.
-const READ = [SUMS, NOTE, CHECKPOINT, KEY, COSIGNED, CONSISTENCY, PROOFS, ROWS, REPORT];
+const READ = [SUMS, NOTE, CHECKPOINT, KEY, COSIGNED, CONSISTENCY, PROOFS, IN_FORCE, ROWS, REPORT];
 // How often progress is told, in records.
 const STEP = 250;
 
@@ -239,31 +240,37 @@ async function proven(it, tell) {
   if (!it.checkpoint) {
     return new Nothing('without a checkpoint there is no root');
   }
-  const { size, root } = it.checkpoint;
-  const tree = new Tree(size, root);
-  const proofs = await contentOf(it, PROOFS);
-  it.entries = [];
-  let n = 0;
-  for (const bytes of linesOf(PROOFS, proofs)) {
-    n += 1;
+  const tree = new Tree(it.checkpoint.size, it.checkpoint.root);
+  it.entries = await provenIn(it, PROOFS, tree, tell);
+  await rowed(it);
+  const others = it.files.has(IN_FORCE) ? await provenIn(it, IN_FORCE, tree, tell) : [];
+  const more = others.length > 0 ? `, and ${others.length.toLocaleString('en')} about policies at another time` : '';
+  return `${it.entries.length.toLocaleString('en')} records, each hashed and proven to be under the root${more}`;
+}
+
+// The records of a file of proofs, each of them proven to be in the log.
+async function provenIn(it, name, tree, tell) {
+  const proofs = await contentOf(it, name);
+  const entries = [];
+  for (const bytes of linesOf(name, proofs)) {
+    const n = entries.length + 1;
     const line = provenLine(bytes);
     if (!line) {
-      throw new Refused(PROOFS, `line ${n} is no record with its proof`);
+      throw new Refused(name, `line ${n} is no record with its proof`);
     }
     const objection = await tree.objection(line.entry, await leafHash(line.leaf), line.proof);
     if (objection) {
-      throw new Refused(PROOFS, `line ${n}, record ${line.entry} is not in the log: ${objection}`);
+      throw new Refused(name, `line ${n}, record ${line.entry} is not in the log: ${objection}`);
     }
-    if (n > 1 && it.entries[n - 2] >= line.entry) {
-      throw new Refused(PROOFS, `line ${n}, record ${line.entry} is out of order`);
+    if (n > 1 && entries[n - 2] >= line.entry) {
+      throw new Refused(name, `line ${n}, record ${line.entry} is out of order`);
     }
-    it.entries.push(line.entry);
+    entries.push(line.entry);
     if (n % STEP === 0) {
       tell('Records', bytes.byteOffset - proofs.byteOffset, proofs.length);
     }
   }
-  await rowed(it);
-  return `${n.toLocaleString('en')} records, each hashed and proven to be under the root`;
+  return entries;
 }
 
 // The readable rows are of the same records.
