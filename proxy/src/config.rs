@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-mod units;
+pub mod units;
 
 /// The fewest bytes of header space that still hold an ordinary request.
 pub const HEADER_BYTES_MIN: u32 = 8 * 1024;

@@ -53,6 +53,8 @@ pub const KEYS: &[Key] = &[
     key("privacy.mask", Texts, Is("[]"), "Left out; it never leaves the process."),
     key("privacy.pseudonym", Texts, Is("[]"), "Replaced by a pseudonym, which `subject:NAME` finds."),
     key("privacy.seal", Texts, Is("[]"), "Replaced by a pseudonym, and kept by the audit service under a key of that person, which `palisade audit erase` destroys."),
+    key("spool", Section, Off(""), "Spools of this process: where records wait until the audit service has them."),
+    key("spool.bytes", Bytes, Is("1GiB"), "Bytes that each keeps on disk before it is full, 64 MiB to 1 TiB. docs/operations/audit.md"),
     key("ca", Section, Shown, "The certificate authority: palisade run ca"),
     key("ca.socket", Path, InState("ca.sock"), "Unix socket on which agents ask for certificates."),
     key("ca.kek", Path, InState("ca/kek"), "File with the key that seals the authorities' keys; made on the first start, mode 0600. Better on another disk than the state, or a systemd credential."),
