@@ -31,7 +31,7 @@ pub struct Range {
     pub first: u64,
     pub last: u64,
     pub boot: String,
-    /// Number of the first in its stream.
+    /// Number of the first in its stream, were there no heads of that stream before it.
     pub sequence: u64,
 }
 
@@ -85,7 +85,11 @@ impl Account {
     /// Compares with the log in `dir`, which nobody writes now, and with the gaps that
     /// were told; gives how many acknowledged records are within these.
     pub fn check(&self, dir: &Path, gaps: &[Told]) -> u64 {
-        let (kept, places) = numbers(dir);
+        let Found {
+            numbers: kept,
+            places,
+            heads,
+        } = Found::of(dir);
         for gap in gaps {
             let told = (gap.boot.clone(), gap.first)..=(gap.boot.clone(), gap.last);
             let there = places.range(told).next();
@@ -101,7 +105,10 @@ impl Account {
                     continue;
                 }
                 let sequence = range.sequence + n - range.first;
+                // A spool adds a head to a stream now and then, which has a number, too.
                 let of_gap = |gap: &Told| {
+                    let before = (range.boot.clone(), 0)..(range.boot.clone(), gap.first);
+                    let sequence = sequence + heads.range(before).count() as u64;
                     gap.boot == range.boot && (gap.first..=gap.last).contains(&sequence)
                 };
                 assert!(
@@ -133,29 +140,46 @@ pub fn missing(gaps: &[Told]) -> u64 {
     gaps.iter().map(|gap| gap.last - gap.first + 1).sum()
 }
 
-/// How often each number of the reporters is in the log, and where these are in their streams:
-/// boot and sequence.
-fn numbers(dir: &Path) -> (BTreeMap<u64, u32>, BTreeSet<(String, u64)>) {
-    let options = LogOptions {
-        read_only: true,
-        ..LogOptions::new(whose(dir).unwrap())
-    };
-    let log = Log::open(dir, options, Clock::system()).unwrap();
-    let (mut numbers, mut places) = (BTreeMap::new(), BTreeSet::new());
-    for entry in log.scan(0) {
-        let Entry {
-            envelope, record, ..
-        } = entry.unwrap();
-        let Some(Body::Decision(decision)) = record.body else {
-            continue;
+/// What the log has of the reporters.
+#[derive(Default)]
+struct Found {
+    /// How often each of their numbers is there.
+    numbers: BTreeMap<u64, u32>,
+    /// Where these are in their streams: boot and sequence.
+    places: BTreeSet<(String, u64)>,
+    /// Where heads of these streams are.
+    heads: BTreeSet<(String, u64)>,
+}
+
+impl Found {
+    fn of(dir: &Path) -> Self {
+        let options = LogOptions {
+            read_only: true,
+            ..LogOptions::new(whose(dir).unwrap())
         };
-        if let Some(n) = decision.path.strip_prefix("/n/") {
-            *numbers.entry(n.parse().unwrap()).or_default() += 1;
-            let boot = envelope.stream.unwrap().boot.try_into().unwrap();
-            places.insert((Ulid::from_bytes(boot).to_string(), envelope.sequence));
+        let log = Log::open(dir, options, Clock::system()).unwrap();
+        let mut found = Self::default();
+        for entry in log.scan(0) {
+            let Entry {
+                envelope, record, ..
+            } = entry.unwrap();
+            let stream = envelope.stream.unwrap();
+            let boot = Ulid::from_bytes(stream.boot.try_into().unwrap()).to_string();
+            match record.body {
+                Some(Body::Decision(decision)) => {
+                    if let Some(n) = decision.path.strip_prefix("/n/") {
+                        *found.numbers.entry(n.parse().unwrap()).or_default() += 1;
+                        found.places.insert((boot, envelope.sequence));
+                    }
+                }
+                Some(Body::StreamHead(_)) if stream.worker == reporter::WORKER => {
+                    found.heads.insert((boot, envelope.sequence));
+                }
+                _ => {}
+            }
         }
+        found
     }
-    (numbers, places)
 }
 
 impl Told {

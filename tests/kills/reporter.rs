@@ -2,7 +2,7 @@
 //!
 //! It is this very program, started again with the environment below. What it prints was
 //! durable in its spool: `acknowledged FIRST LAST BOOT SEQUENCE`, the last being the number
-//! of FIRST in its stream.
+//! of FIRST in its stream, were there no heads of that stream before it.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -28,6 +28,8 @@ use ulid::Ulid;
 
 use crate::{Dice, account::Account, support::Home};
 
+/// The worker that it reports as.
+pub const WORKER: u32 = 0;
 /// Below the trust domain.
 pub const PATH: &str = "ns/shop/sa/reporter";
 /// Where the numbers of a reporter begin, after those of the one before.
@@ -163,7 +165,7 @@ fn child() {
     runtime.spawn(async move {
         uplink(&sent, Path::new(&var(AGENT)), &var(AUDIT)).await;
     });
-    let mut stream = spool.open(0);
+    let mut stream = spool.open(WORKER);
     let from = number(FROM);
     let mut next = from;
     println!();
