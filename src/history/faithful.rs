@@ -33,6 +33,7 @@ use serde::Serialize;
 mod difference;
 mod record;
 
+pub(super) use difference::OPERATION_UNKNOWN;
 use difference::{Difference, Said};
 use record::{cause, contradiction, moment, says_decision};
 
