@@ -79,7 +79,9 @@ fn is_unit(word: &str) -> bool {
     };
     if others.clone().all(among_han) {
         let is_one = others.next().is_some() && signs().next().is_some();
-        return is_one && !signs().any(|sign| looks(sign, &|c| c.is_ascii()));
+        // `α版` is what an early version is called there; no `a` stands for it.
+        let misleads = |sign: char| sign != 'α' && looks(sign, &|c| c.is_ascii());
+        return is_one && !signs().any(misleads);
     }
     let [first, last] = [letters().next(), letters().next_back()];
     let is_at_an_end = |sign: char| [first, last].contains(&Some(sign));

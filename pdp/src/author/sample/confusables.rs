@@ -263,7 +263,7 @@ fn no_flood_of_warnings_hides_an_error() {
         .collect();
     let annotations = format!("@id(\"pay-odd\")\n{odd}permit ({scope});\n");
     let comments = "// a\u{200b}b\n".repeat(DIAGNOSTICS_MAX + 1);
-    let last = format!("@id(\"pay-x\") {{more}} permit ({scope}) when {{{{ {{test}} }}}};\n");
+    let last = format!("@id(\"pay-x\") {{more}} permit ({scope}) when {{ {{test}} }};\n");
     let last = |more: &str, test: &str| last.replace("{more}", more).replace("{test}", test);
     let header = "context.http.headers[\"x-tenant\"]";
     let tenant = format!("context.http.headers has \"x-tenant\" && {header} == \"te\u{430}m\"");
