@@ -30,6 +30,9 @@ use prost::Message as _;
 use serde_json::Value;
 use support::{Home, LIMIT, copy, demo::one_at_a_time, mesh::Separate, wait_for};
 
+/// Why a decision that is made again the same proves nothing.
+const NOT_IN_FORCE: &str = "the same, but the log does not say that its revision was in force then";
+
 /// Across a change of policy, an audit service that was away when it came into force, and
 /// without any mesh; and every way in which the archive or a record is not what it was.
 #[test]
@@ -115,6 +118,7 @@ fn recorded_decisions_are_made_again_under_the_revisions_that_they_name() {
     a_missing_revision_is_counted(&home, &log);
     a_false_record_is_named(&home, &log);
     a_package_of_any_period_says_what_was_in_force(&home, &log);
+    no_package_takes_a_record_from_before_its_revision(&home, &log);
     what_contradicts_itself_or_proves_nothing_gets_no_tick(&home, &log);
 }
 
@@ -167,7 +171,7 @@ fn a_missing_revision_is_counted(home: &Home, log: &Path) {
 /// round: every byte is as it was signed, and no policy says so. In a package, too.
 fn a_false_record_is_named(home: &Home, log: &Path) {
     let forged = home.path("forged");
-    let id = rewritten(log, &forged, &|_| {}, true);
+    let id = rewritten(log, &forged, &|_, _| {}, true);
     copy(&log.join("policies"), &forged.join("policies"));
     let dir = forged.display().to_string();
     let verify = ["audit", "verify", "--dir", &dir, "--replay"];
@@ -242,21 +246,60 @@ fn a_package_of_any_period_says_what_was_in_force(home: &Home, log: &Path) {
     assert!(!causes.unwrap().keys().any(is_unknown), "{report}");
 }
 
-/// What a false record says beside that it allows.
-type Lie<'l> = &'l dyn Fn(&mut Decision);
+/// A closed period in which a revision came into force, and after which another one took its place:
+/// what is recorded from before proves nothing of that revision.
+fn no_package_takes_a_record_from_before_its_revision(home: &Home, log: &Path) {
+    const HOUR_US: i64 = 3600 * 1_000_000;
+    let forged = home.path("early");
+    let early = |d: &mut Decision, time_us: &mut i64| {
+        as_it_was(d);
+        *time_us -= HOUR_US;
+    };
+    rewritten(log, &forged, &early, true);
+    copy(&log.join("policies"), &forged.join("policies"));
+    let options = LogOptions {
+        read_only: true,
+        ..LogOptions::new(TrustDomain::parse("demo.test").unwrap())
+    };
+    let of_log = Log::open(&forged, options, Clock::system()).unwrap();
+    let records = of_log.scan(0).map(|entry| entry.unwrap().record);
+    let is_change =
+        |r: &Record| matches!(&r.body, Some(Body::PolicyChange(c)) if c.verb == "activated");
+    let changed_us: Vec<i64> = records.filter(is_change).map(|r| r.time_us).collect();
+    drop(of_log);
+    let at = |us| jiff::Timestamp::from_microsecond(us).unwrap();
+    let (first, second) = (changed_us[0], changed_us[1]);
+    let period = format!("since:{} until:{}", at(first - 2 * HOUR_US), at(second));
+    let (dir, file) = (forged.display().to_string(), home.path("early.tar.zst"));
+    let file = file.display().to_string();
+    let pack = ["report", "run", "soc2", "--log", &dir, "--period", &period];
+    home.says(&[&pack[..], &["--to", &file]].concat(), 0);
+    let key = forged.join("checkpoint.pub").display().to_string();
+    let report = home.json(&["report", "verify", &file, "--key", &key]);
+    assert!(number(&report, "same") > 0, "{report}");
+    let causes = &report["replay"]["not_replayable"]["causes"];
+    assert_eq!(causes[NOT_IN_FORCE]["count"], 1, "{report}");
+}
+
+/// What a false record says beside that it allows, and when it was.
+type Lie<'l> = &'l dyn Fn(&mut Decision, &mut i64);
 
 /// Whoever writes a false allowance chooses what it says, too. What no proxy writes is named;
 /// what cannot be made again, or not under a revision that the PDP put in force, is counted.
 fn what_contradicts_itself_or_proves_nothing_gets_no_tick(home: &Home, log: &Path) {
     let lies: [(&str, Lie<'_>, i32); 6] = [
-        ("unenforced", &|d| d.enforced = false, 8),
-        ("no_snapshot", &|d| d.reason = "no_snapshot".to_owned(), 8),
-        ("no_context", &|d| d.context_json.clear(), 8),
-        ("no_action", &|d| d.action.clear(), 8),
-        ("no_revision", &|d| d.versions = None, 8),
+        ("unenforced", &|d, _| d.enforced = false, 8),
+        (
+            "no_snapshot",
+            &|d, _| d.reason = "no_snapshot".to_owned(),
+            8,
+        ),
+        ("no_context", &|d, _| d.context_json.clear(), 8),
+        ("no_action", &|d, _| d.action.clear(), 8),
+        ("no_revision", &|d, _| d.versions = None, 8),
         (
             "invented",
-            &|d| d.versions.as_mut().unwrap().policy_digest = vec![9; 32],
+            &|d, _| d.versions.as_mut().unwrap().policy_digest = vec![9; 32],
             0,
         ),
     ];
@@ -277,15 +320,7 @@ fn what_contradicts_itself_or_proves_nothing_gets_no_tick(home: &Home, log: &Pat
 
     // The same decisions, and no word of the PDP that their revisions were ever in force.
     let forged = home.path("unsaid");
-    rewritten(
-        log,
-        &forged,
-        &|d| {
-            d.verdict = Verdict::NotPermitted.into();
-            d.reason = "no_permit".to_owned()
-        },
-        false,
-    );
+    rewritten(log, &forged, &|d, _| as_it_was(d), false);
     copy(&log.join("policies"), &forged.join("policies"));
     let dir = forged.display().to_string();
     let verify = ["audit", "verify", "--dir", &dir, "--replay"];
@@ -294,8 +329,7 @@ fn what_contradicts_itself_or_proves_nothing_gets_no_tick(home: &Home, log: &Pat
     let report = home.json(&verify);
     assert_eq!(number(&report, "same"), 0, "{report}");
     let causes = &report["replay"]["not_replayable"]["causes"];
-    let cause = "the same, but the log does not say that its revision was in force then";
-    assert!(causes[cause]["count"].as_u64() > Some(0), "{causes}");
+    assert!(causes[NOT_IN_FORCE]["count"].as_u64() > Some(0), "{causes}");
 }
 
 /// Writes the decisions of a log into another one, with the first denial of `/nowhere` turned
@@ -325,7 +359,7 @@ fn rewritten(from: &Path, to: &Path, lie: Lie<'_>, changes: bool) -> String {
         if turned.is_none() && decision.path == "/nowhere" && is_denied(decision) {
             decision.verdict = Verdict::Allow.into();
             decision.reason = "permitted".to_owned();
-            lie(decision);
+            lie(decision, &mut record.time_us);
             turned = Some(id_of(&record));
         }
         let stream = entry.envelope.stream.unwrap();
@@ -335,6 +369,12 @@ fn rewritten(from: &Path, to: &Path, lie: Lie<'_>, changes: bool) -> String {
     }
     forged.close();
     turned.unwrap()
+}
+
+/// Takes back that a decision was turned round.
+fn as_it_was(decision: &mut Decision) {
+    decision.verdict = Verdict::NotPermitted.into();
+    decision.reason = "no_permit".to_owned();
 }
 
 fn is_denied(decision: &Decision) -> bool {

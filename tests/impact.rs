@@ -108,7 +108,9 @@ fn a_service_that_the_base_lacks_is_newly_allowed() {
     impact(&home, &dir, &gate("1"), 0);
     let said = home.says(&[&["policy", "impact", "wider"][..], &log[..]].concat(), 0);
     assert!(
-        said.contains("1 of them of services that the revision compared with does not have"),
+        said.contains(
+            "1 of them of services or operations that what it is compared with does not have"
+        ),
         "{said}"
     );
     // The other way it is gone.
@@ -119,6 +121,52 @@ fn a_service_that_the_base_lacks_is_newly_allowed() {
         0,
     );
     assert_eq!(report["broken"]["count"], 2, "{report}");
+}
+
+/// What a broad permit allows of a path that is no operation is answered with 404: one that has the
+/// operation allows more.
+#[test]
+fn an_operation_that_the_base_lacks_is_newly_allowed() {
+    let home = Home::new();
+    let service = "service: shop/extra\noperations:\n  - { name: list, match: GET /things }\n";
+    let permit = "@id(\"extra\") @owner(\"o\")\npermit (\n  principal in Service::\"demo.test/shop/web\",\n  action == Action::\"GET\",\n  resource in Service::\"demo.test/shop/extra\"\n);\n";
+    for (name, more) in [
+        ("base", ""),
+        ("wider", "  - { name: admin, match: GET /admin }\n"),
+    ] {
+        let dir = home.path(name);
+        copy(&support::sample_policies(), &dir);
+        fs::write(dir.join("services/extra.yaml"), format!("{service}{more}")).unwrap();
+        fs::write(dir.join("policies/extra.cedar"), permit).unwrap();
+    }
+    let row = serde_json::json!({
+        "class": "decision", "id": "01M8J9ADGWN9V109X7C2MB7NDS", "time": "2026-11-28T10:00:00Z",
+        "decision": "allow", "reason": "operation_unknown", "enforced": true,
+        "principal": "spiffe://demo.test/ns/shop/sa/web", "serial": "01",
+        "action": "GET", "resource_type": "Service", "policy": ["extra"],
+        "resource": "demo.test/shop/extra", "service": "demo.test/shop/extra",
+        "method": "GET", "host": "extra", "path": "/admin",
+        "source": "127.0.0.1", "source_port": 1000, "context": {},
+    });
+    fs::write(home.path("rows.json"), row.to_string()).unwrap();
+    let gate = ["--log", "rows.json", "--max-newly-allowed", "0"];
+    let counts = |report: &Value| {
+        let of = ["newly_allowed", "unchanged"].map(|side| report[side]["count"].as_u64());
+        (
+            of.map(Option::unwrap),
+            report["newly_served"].as_u64().unwrap(),
+        )
+    };
+    for against in [&["--against", "base"][..], &[]] {
+        let more = [&gate[..], against].concat();
+        let report = impact(&home, &home.path("wider"), &more, 5);
+        assert_eq!(counts(&report), ([1, 0], 1), "{report}");
+        let report = impact(&home, &home.path("base"), &more, 0);
+        assert_eq!(counts(&report), ([0, 1], 0), "{report}");
+    }
+    let against = ["--log", "rows.json", "--against", "wider"];
+    let report = impact(&home, &home.path("base"), &against, 0);
+    assert_eq!(report["broken"]["count"], 1, "{report}");
 }
 
 /// Figures are not asserted on; that each is there, and what is refused.

@@ -13,7 +13,11 @@
 use std::{path::Path, sync::Arc, thread};
 
 use bytes::Bytes;
-use palisade_mesh::{diagnostic::Diagnostic, spiffe_id::SpiffeId, wire::policy::Bundle};
+use palisade_mesh::{
+    diagnostic::Diagnostic,
+    spiffe_id::SpiffeId,
+    wire::policy::{Bundle, File},
+};
 
 use crate::{
     bundle::{self, Opened, proofs, scope::Concern, slice, texts},
@@ -138,7 +142,15 @@ pub fn of_files(files: Vec<(String, Vec<u8>)>, git_revision: String) -> Loaded {
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn compile(bytes: Bytes) -> Loaded {
-    received(bytes, None, None)
+    received(bytes, Of::Taken)
+}
+
+/// Compiles an encoded [`Bundle`] as [`compile`] does, for a revision that is to be made of it:
+/// what shows one thing and is another is an error then.
+///
+/// Blocks on CPU; call it outside an async worker.
+pub(crate) fn compile_new(bytes: Bytes) -> Loaded {
+    received(bytes, Of::New)
 }
 
 /// Compiles an encoded [`Bundle`] as [`compile`] does, with what other compilations that were
@@ -146,7 +158,7 @@ pub fn compile(bytes: Bytes) -> Loaded {
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn compile_with(bytes: Bytes, shared: &Shared) -> Loaded {
-    received(bytes, None, Some(shared.clone()))
+    received(bytes, Of::Compared(shared.clone()))
 }
 
 /// Compiles what a PDP sent to the proxy `own`: a bundle, whole or with those policies
@@ -154,10 +166,35 @@ pub fn compile_with(bytes: Bytes, shared: &Shared) -> Loaded {
 ///
 /// Blocks on CPU; call it outside an async worker.
 pub fn compile_slice(bytes: Bytes, own: &SpiffeId) -> Loaded {
-    received(bytes, Some(own.clone()), None)
+    received(bytes, Of::Sent(own.clone()))
 }
 
-fn received(bytes: Bytes, own: Option<SpiffeId>, shared: Option<Shared>) -> Loaded {
+/// What a bundle is compiled for.
+enum Of {
+    /// It is in force, or was.
+    Taken,
+    /// A PDP sent it to the proxy with this identity.
+    Sent(SpiffeId),
+    /// It is compared with others, of which this is known.
+    Compared(Shared),
+    /// Nobody has signed it, and a revision is to be made of it.
+    New,
+    /// A revision is to be made of it as it was signed.
+    Signed,
+}
+
+impl Of {
+    /// Tells what no revision is made of.
+    fn refuse(&self, files: &[File], bundle: &Bundle, found: &mut Vec<Diagnostic>) {
+        match self {
+            Self::New => confusable::refuse(files, &bundle.contributions, found),
+            Self::Signed => confusable::strict(found),
+            Self::Taken | Self::Sent(_) | Self::Compared(_) => {}
+        }
+    }
+}
+
+fn received(bytes: Bytes, of: Of) -> Loaded {
     let opened = bundle::open(&bytes).and_then(|opened| {
         let policies = texts::of_policies(&opened.bundle).map_err(bundle::broken)?;
         Ok((opened, policies))
@@ -171,14 +208,20 @@ fn received(bytes: Bytes, own: Option<SpiffeId>, shared: Option<Shared>) -> Load
         let mut found = Vec::new();
         let mut files = std::mem::take(&mut bundle.files);
         files.extend(policies);
-        let mut draft = draft(&files, None, shared.as_ref(), &mut found);
+        let (own, shared) = match &of {
+            Of::Sent(own) => (Some(own), None),
+            Of::Compared(shared) => (None, Some(shared)),
+            Of::Taken | Of::New | Of::Signed => (None, None),
+        };
+        let mut draft = draft(&files, None, shared, &mut found);
+        of.refuse(&files, &bundle, &mut found);
         found.extend(proofs::of_the_format_before(&bundle));
         let mut coverage = Coverage::Whole;
         if let Some(draft) = draft.as_mut().filter(|_| !any_error(&found)) {
             let fit = assemble::fit(&bundle, draft).map_err(|cause| {
                 Diagnostic::error(codes::BUNDLE_BROKEN, "bundle contradicts itself").cause(cause)
             });
-            match fit.and_then(|()| covered(&bundle, draft, own.as_ref())) {
+            match fit.and_then(|()| covered(&bundle, draft, own)) {
                 Ok(covered) => coverage = covered,
                 Err(diagnostic) => found.push(diagnostic),
             }
@@ -236,15 +279,23 @@ fn any_error(found: &[Diagnostic]) -> bool {
     found.iter().any(Diagnostic::is_error)
 }
 
+fn errors_in(found: &[Diagnostic]) -> usize {
+    found.iter().filter(|d| d.is_error()).count()
+}
+
 fn finish(compiled: Option<Compiled>, mut found: Vec<Diagnostic>) -> Loaded {
     found.sort_by(|a, b| place(a).cmp(&place(b)));
     if found.len() > DIAGNOSTICS_MAX {
-        let more = found.len() - DIAGNOSTICS_MAX;
-        found.truncate(DIAGNOSTICS_MAX);
-        found.push(
-            Diagnostic::error(codes::MORE, format!("{more} more mistakes are not told"))
-                .help("mend those above first"),
-        );
+        // Errors first; the order within each of the two stays.
+        found.sort_by_key(|d| !d.is_error());
+        let rest = found.split_off(DIAGNOSTICS_MAX);
+        let message = format!("{} more mistakes are not told", rest.len());
+        let more = match any_error(&rest) {
+            true => Diagnostic::error(codes::MORE, message),
+            false => Diagnostic::warning(codes::MORE, message),
+        };
+        found.sort_by(|a, b| place(a).cmp(&place(b)));
+        found.push(more.help("mend those above first"));
     }
     Loaded {
         compiled,

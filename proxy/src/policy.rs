@@ -12,6 +12,7 @@ use palisade_mesh::{
     catalogue::{Catalogue, DeclaredHeader, Service},
     changes::{Changes, Follower},
     decision::{Answer, Pins, Question, SelfCheck},
+    differences::Found,
     snapshot::{Digest, Versions},
     svid::PeerFacts,
 };
@@ -276,19 +277,18 @@ impl WorkerPolicy {
         self.live.as_mut()
     }
 
-    /// What comparing engines with their reference has found, by the number of each snapshot
-    /// that this worker has left since [`WorkerPolicy::told`], and of the one in force.
-    pub(crate) fn self_checks(&mut self) -> Vec<(u64, SelfCheck)> {
+    /// What comparing engines with their reference has found, of each snapshot that this worker
+    /// has left since [`WorkerPolicy::told`], and of the one in force.
+    pub(crate) fn self_checks(&mut self) -> Vec<Found> {
         self.current();
         let live = self.live.as_ref().map(|live| &live.origin);
         let all = self.replaced.iter().chain(live);
-        all.map(|policy| {
-            (
-                policy.snapshot.versions().sequence,
-                policy.snapshot.self_check(),
-            )
-        })
-        .collect()
+        let found = |policy: &Arc<LivePolicy>| {
+            let snapshot = &policy.snapshot;
+            let sequence = snapshot.versions().sequence;
+            Found::of(snapshot, sequence, snapshot.self_check())
+        };
+        all.map(found).collect()
     }
 
     /// Forgets what was left.

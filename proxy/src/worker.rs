@@ -415,6 +415,9 @@ fn sweep(worker: &Worker, now: Instant, now_s: i64) {
 /// Records what engines were found to differ: the one in force, and those that this worker has
 /// left since the last look. Whoever leaves one last tells all that was found of it.
 fn tell_differences(worker: &Worker) {
+    let told = worker.shared.differences.lock();
+    let mut told = told.unwrap_or_else(PoisonError::into_inner);
+    // Read while no other worker tells: what is read is never less than what was told.
     // A snapshot nobody asks for should not be kept alive by an idle worker: this lets it go.
     let found = worker.policy.borrow_mut().self_checks();
     let now_us = worker.clock.now_us();
@@ -422,8 +425,6 @@ fn tell_differences(worker: &Worker) {
         let mut recorder = worker.recorder.borrow_mut();
         recorder.differed(now_us, sequence, found)
     };
-    let told = worker.shared.differences.lock();
-    let mut told = told.unwrap_or_else(PoisonError::into_inner);
     match told.tell(&found, record) {
         Ok(()) => worker.policy.borrow_mut().told(),
         Err(error) => {

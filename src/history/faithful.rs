@@ -8,7 +8,7 @@
 //! cause, and never guessed.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     io,
     ops::ControlFlow,
     sync::atomic::{AtomicBool, Ordering},
@@ -33,6 +33,7 @@ use serde::Serialize;
 mod difference;
 mod record;
 
+pub(super) use difference::OPERATION_UNKNOWN;
 use difference::{Difference, Said};
 use record::{cause, contradiction, moment, says_decision};
 
@@ -161,8 +162,9 @@ pub(crate) fn of_package(package: &Package) -> Replayed {
         found => Ok(found.cloned()),
     };
     let mut in_force = InForce::of(&package.checkpoint().origin);
-    let told = package.in_force().chain(package.leaves());
-    told.for_each(|(_, leaf)| in_force.take(leaf));
+    // In the order of the log: of its first change alone it is known what was in force before.
+    let told: BTreeMap<u64, &[u8]> = package.in_force().chain(package.leaves()).collect();
+    told.values().for_each(|leaf| in_force.take(leaf));
     in_force.settle();
     let mut replaying = Replaying::new(&bundles, in_force);
     for (index, leaf) in package.leaves() {

@@ -16,7 +16,10 @@ use palisade_mesh::{
 use palisade_pdp::decide::{Lacking, Past, Replay, Snapshot};
 use serde::Serialize;
 
-use super::asked::{asked, words};
+use super::{
+    asked::{asked, words},
+    faithful::OPERATION_UNKNOWN,
+};
 
 /// Cedar type of what the catalogue has an operation for.
 const OPERATION: &str = "Operation";
@@ -54,8 +57,8 @@ pub(crate) struct Flips {
     pub(crate) newly_denied: Side,
     /// Not allowed before, and allowed by the candidate.
     pub(crate) newly_allowed: Side,
-    /// Of these: those about services that the revision compared with does not have. It has no
-    /// decision about them, and none is a refusal.
+    /// Of these: those about services and operations that what it is compared with does not have.
+    /// Nothing is allowed there, whatever its policies say.
     pub(crate) newly_served: u64,
     /// Neither.
     pub(crate) unchanged: Side,
@@ -179,8 +182,11 @@ impl Comparing {
         {
             self.flips.broken.add(cause, record);
         }
-        let (allowed, same) = match &mut self.before {
+        let is_served = self.candidate.serves(&past);
+        // Of a request that is no operation, it is answered that there is none.
+        let (was_served, allowed, same) = match &mut self.before {
             Before::Recorded => (
+                record.reason != OPERATION_UNKNOWN,
                 record.verdict == WireVerdict::Allow,
                 record.reason == after.verdict.reason()
                     && record
@@ -193,12 +199,9 @@ impl Comparing {
                 Ok(before) => {
                     let same = (before.verdict, &before.determining)
                         == (after.verdict, &after.determining);
-                    (before.verdict.is_allow(), same)
+                    (replay.serves(&past), before.verdict.is_allow(), same)
                 }
-                Err(why) if *why == Lacking::Service => {
-                    self.flips.newly_served += u64::from(after.verdict.is_allow());
-                    (false, false)
-                }
+                Err(why) if *why == Lacking::Service => (false, false, false),
                 Err(why) => {
                     let cause = format!("{}, which the revision compared with needs", words(&why));
                     self.flips.unknown += 1;
@@ -206,7 +209,9 @@ impl Comparing {
                 }
             },
         };
-        let side = match (allowed, after.verdict.is_allow()) {
+        let is_new = is_served && !was_served;
+        self.flips.newly_served += u64::from(is_new && after.verdict.is_allow());
+        let side = match (allowed && !is_new, after.verdict.is_allow()) {
             (true, false) => &mut self.flips.newly_denied,
             (false, true) => &mut self.flips.newly_allowed,
             _ => {

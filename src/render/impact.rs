@@ -26,9 +26,8 @@ use crate::{
 /// Groups that are told one by one.
 const GROUPS_SHOWN: usize = 10;
 
-/// What is said of requests to services that only the candidate has.
-pub(crate) const NEWLY_SERVED: &str =
-    "of services that the revision compared with does not have, which so allows nothing there";
+/// What is said of requests to services and operations that only the candidate has.
+const NEWLY_SERVED: &str = "of services or operations that what it is compared with does not have, where nothing is allowed so";
 
 /// A report for people.
 pub(crate) fn lines(report: &Report) -> Vec<String> {

@@ -10,7 +10,7 @@ use http::{HeaderMap, Response};
 use palisade_mesh::{
     clock::Clock,
     decision::{DecisionId, SelfCheck},
-    differences::Differences,
+    differences::{Differences, Found},
     kill::KillList,
     link::{About, Gate, Link, LinkAction, LinkRefused},
     sink::RecordStream,
@@ -87,7 +87,7 @@ struct Inner {
     /// engines have found is recorded.
     leaving: Mutex<Vec<Arc<Stage>>>,
     refused: RwLock<Option<(u64, String)>>,
-    /// Differences of engine and reference that are recorded, by the number of the revision.
+    /// Differences of engine and reference that are recorded, by snapshot.
     differed: Mutex<Differences>,
     config: Parts,
     ledger: Ledger,
@@ -177,9 +177,12 @@ impl From<LinkRefused> for NoAnswer {
 }
 
 /// What the comparison of engine and reference has found of each revision of a stage.
-fn found(stage: &Stage) -> Vec<(u64, SelfCheck)> {
+fn found(stage: &Stage) -> Vec<Found> {
     let all = stage.all();
-    let found = |force: &Arc<Force>| (force.sequence(), force.snapshot.self_check());
+    let found = |force: &Arc<Force>| {
+        let check = force.snapshot.self_check();
+        Found::of(&force.snapshot, force.sequence(), check)
+    };
     all.iter().map(found).collect()
 }
 
@@ -284,10 +287,10 @@ impl Desk {
         let mut leaving = self.leaving();
         // Whoever is still answered by one may find more.
         let is_asked: Vec<bool> = leaving.iter().map(|s| Arc::strong_count(s) > 1).collect();
-        let before = leaving.iter().flat_map(|stage| found(stage));
-        let found: Vec<_> = before.chain(self.self_checks()).collect();
         let told = self.0.differed.lock();
         let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        let before = leaving.iter().flat_map(|stage| found(stage));
+        let found: Vec<_> = before.chain(self.found()).collect();
         let now_us = self.0.config.clock.now_us();
         let record = |sequence, found| self.0.ledger.differed(now_us, sequence, found);
         match told.tell(&found, record) {
@@ -335,6 +338,11 @@ impl Desk {
     /// that answers come from or that is tried, the one in force first. A revision that comes
     /// begins anew.
     pub fn self_checks(&self) -> Vec<(u64, SelfCheck)> {
+        let found = self.found().into_iter();
+        found.map(|found| (found.sequence, found.check)).collect()
+    }
+
+    fn found(&self) -> Vec<Found> {
         self.stage().map_or_else(Vec::new, |stage| found(&stage))
     }
 

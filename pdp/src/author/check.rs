@@ -16,7 +16,7 @@ use palisade_mesh::{
 };
 
 use super::{
-    DIAGNOSTICS_MAX, cedar, codes, confusable, impossible,
+    DIAGNOSTICS_MAX, cedar, codes, confusable, errors_in, impossible,
     policies::{Policies, Read},
 };
 use crate::decide::Accepting;
@@ -50,6 +50,9 @@ pub(crate) fn validate(
     // Of errors at one place the first is told; what a workload lacks too is worth
     // more than what only an unregistered caller lacks.
     errors.sort_by_cached_key(|e| e.to_string().contains("`Unregistered`"));
+    // Warnings, of which anybody can make many, keep no error from being told: what is not told
+    // refuses nothing.
+    let mut told = errors_in(found);
     for error in errors {
         let Some(read) = policies.read.get(name(error.policy_id())) else {
             continue;
@@ -68,11 +71,12 @@ pub(crate) fn validate(
         }
         let diagnostic = of_error(error, read, schema, hidden);
         let place = diagnostic.location.as_ref().map(|l| (l.offset, l.len));
-        if found.len() > DIAGNOSTICS_MAX {
+        if told > DIAGNOSTICS_MAX {
             return;
         }
         // One mistake is an error for each action that the policy applies to.
         if seen.insert((read.info.id.clone(), diagnostic.code, place)) {
+            told += 1;
             found.push(diagnostic);
         }
     }
@@ -83,17 +87,21 @@ pub(crate) fn validate(
         let policy = policies.set.policy(&PolicyId::new(id));
         policy.filter(|_| tried.get() <= TRIED_MAX)
     };
+    // Each of these is an error for those who make a revision.
+    let mut told = 0;
     for (id, warnings) in warnings {
         let Some(read) = policies.read.get(id) else {
             continue;
         };
-        if found.len() > DIAGNOSTICS_MAX {
+        if told > DIAGNOSTICS_MAX {
             return;
         }
         if !broken.contains(id) {
             let of_scope = || impossible::of_scope(next(id)?, schema);
             let culprits = || impossible::culprits(next(id)?, &validator);
-            found.extend(of_warnings(&warnings, read, of_scope, culprits));
+            let more = of_warnings(&warnings, read, of_scope, culprits);
+            told += more.len();
+            found.extend(more);
         }
     }
 }

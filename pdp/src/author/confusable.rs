@@ -9,7 +9,7 @@
 //!
 //! Whoever makes a revision is told. One that is in force stays: it was taken with these texts.
 
-use std::{collections::BTreeSet, ops::Range};
+use std::ops::Range;
 
 use palisade_mesh::{
     diagnostic::{Diagnostic, Severity},
@@ -19,7 +19,7 @@ use palisade_mesh::{
 use unicode_security::{MixedScript, skeleton};
 
 use super::{
-    DIAGNOSTICS_MAX, codes, files,
+    DIAGNOSTICS_MAX, codes, errors_in, files,
     yaml::{Node, Value, parse},
 };
 
@@ -56,53 +56,32 @@ impl Doubt {
     }
 }
 
-/// What of a text is only warned of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Spared {
-    Nothing,
-    Prose,
-    All,
-}
-
 /// Looks through all texts and their names. Those that are ASCII cost one pass over their bytes.
 ///
-/// Nothing of it keeps the changes of others from being in force. What a source has in its comments
-/// and sentences is an error where the source itself is checked, and a warning here; so is all
-/// that those sources have which are in force as they are (`in_force`, the repository's own name
-/// is empty): they were taken with these texts.
-pub(super) fn refuse(
-    texts: &[File],
-    sources: &[Contribution],
-    in_force: &BTreeSet<String>,
-    found: &mut Vec<Diagnostic>,
-) {
-    let spared = |path: &str| {
-        let of = sources.iter().map(|source| source.name.as_str());
-        let is_in = |name: &&str| path.strip_prefix(*name).is_some_and(|p| p.starts_with('/'));
-        let name = of.filter(|name| !name.is_empty()).find(is_in);
-        match name {
-            name if in_force.contains(name.unwrap_or_default()) => Spared::All,
-            Some(_) => Spared::Prose,
-            None => Spared::Nothing,
-        }
+/// What a source has in its comments and sentences keeps nobody else's changes from being in
+/// force: it is an error where the source itself is checked, and a warning here.
+pub(super) fn refuse(texts: &[File], sources: &[Contribution], found: &mut Vec<Diagnostic>) {
+    strict(found);
+    let is_of_source = |path: &str| {
+        let mut names = sources.iter().map(|source| source.name.as_str());
+        names.any(|name| path.strip_prefix(name).is_some_and(|p| p.starts_with('/')))
     };
-    // What the compiler tells everybody is a mistake for those who can mend it.
-    for known in found.iter_mut().filter(|d| d.code.0 == codes::CONFUSABLE) {
-        let file = known.location.as_ref().map_or("", |at| &at.file);
-        if spared(file) != Spared::All {
-            known.severity = Severity::Error;
-        }
-    }
     let is_plain = |file: &&File| file.path.is_ascii() && unseen::is_plain(&file.text);
     for file in texts.iter().filter(|file| !is_plain(file)) {
         let source = Source::new(file.path.as_str(), file.text.as_str());
-        look_at(&source, spared(&file.path), found);
+        look_at(&source, is_of_source(&file.path), found);
     }
+}
+
+/// What the compiler tells everybody of conditions is a mistake for those who can mend it.
+pub(super) fn strict(found: &mut [Diagnostic]) {
+    let known = found.iter_mut().filter(|d| d.code.0 == codes::CONFUSABLE);
+    known.for_each(|d| d.severity = Severity::Error);
 }
 
 /// Looks through one text and its name, for what is not told yet.
 pub(super) fn look(source: &Source, found: &mut Vec<Diagnostic>) {
-    look_at(source, Spared::Nothing, found);
+    look_at(source, false, found);
 }
 
 /// The string in `span` of Cedar text that Cedar means where it calls the expression there
@@ -119,16 +98,9 @@ pub(super) fn string_in(text: &str, span: Range<usize>) -> Option<Span> {
     Some(Span::new(span.start + at.start - 1, at.len() + 2))
 }
 
-fn look_at(source: &Source, spared: Spared, found: &mut Vec<Diagnostic>) {
+fn look_at(source: &Source, is_of_source: bool, found: &mut Vec<Diagnostic>) {
     if !source.path.is_ascii() {
-        let of_path = of_path(&source.path).map(|d| Diagnostic {
-            severity: match spared {
-                Spared::All => Severity::Warning,
-                _ => d.severity,
-            },
-            ..d.at(source.line(1))
-        });
-        found.extend(of_path);
+        found.extend(of_path(&source.path).map(|d| d.at(source.line(1))));
     }
     if unseen::is_plain(&source.text) {
         return;
@@ -137,12 +109,7 @@ fn look_at(source: &Source, spared: Spared, found: &mut Vec<Diagnostic>) {
         true => of_cedar(source),
         false => of_yaml(source),
     };
-    let is_spared = |doubt: &Doubt| match spared {
-        Spared::All => true,
-        Spared::Prose => doubt.in_prose,
-        Spared::Nothing => false,
-    };
-    for doubt in doubts.iter_mut().filter(|d| is_spared(d)) {
+    for doubt in doubts.iter_mut().filter(|d| is_of_source && d.in_prose) {
         doubt.diagnostic.severity = Severity::Warning;
     }
     tell(source, doubts, found);
@@ -217,14 +184,20 @@ fn hidden(source: &Source, mut zones: Vec<(Range<usize>, Zone)>, rest: Zone) -> 
     doubts
 }
 
-/// Tells what nothing at the same place was told of.
+/// Tells what nothing as bad at the same place was told of. However much was warned of, an error is
+/// told: what is not told refuses nothing.
 fn tell(source: &Source, doubts: Vec<Doubt>, found: &mut Vec<Diagnostic>) {
+    let mut errors = errors_in(found);
     for Doubt { at, diagnostic, .. } in doubts {
-        if found.len() > DIAGNOSTICS_MAX {
+        if errors > DIAGNOSTICS_MAX {
             return;
+        }
+        if found.len() > DIAGNOSTICS_MAX && !diagnostic.is_error() {
+            continue;
         }
         let overlaps = |d: &Diagnostic| {
             d.code.0 == codes::CONFUSABLE
+                && (d.is_error() || !diagnostic.is_error())
                 && d.location.as_ref().is_some_and(|there| {
                     there.file == source.path
                         && there.offset < at.end
@@ -232,6 +205,7 @@ fn tell(source: &Source, doubts: Vec<Doubt>, found: &mut Vec<Diagnostic>) {
                 })
         };
         if !found.iter().any(overlaps) {
+            errors += usize::from(diagnostic.is_error());
             found.push(diagnostic.at(source.span(Span::new(at.start, at.len()))));
         }
     }

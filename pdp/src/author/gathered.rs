@@ -1,7 +1,6 @@
 //! The texts of a repository, as they were read from folders, commits and bundles.
 
 use std::{
-    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,7 +13,7 @@ use palisade_mesh::{
 use prost::Message;
 
 use super::{
-    Contributor, Loaded, Provenance, Shared, any_error, codes, confusable, contributors, draft,
+    Contributor, Loaded, Of, Provenance, Shared, any_error, codes, confusable, contributors, draft,
     files, finish, lint, loaded, on_own_stack, received,
 };
 use crate::{
@@ -68,9 +67,6 @@ pub(crate) struct Texts {
     pub(crate) found: Vec<Diagnostic>,
     pub(crate) provenance: Provenance,
     pub(super) contributions: Vec<Contribution>,
-    /// Names of the sources, the repository's own is empty, whose texts are in force as they are
-    /// here.
-    pub(crate) in_force: BTreeSet<String>,
     /// Sources that it lists and that were not read.
     pub(crate) absent: Vec<Absent>,
     /// The bundle that it came as: it is taken as it is, or what was signed would not be
@@ -240,7 +236,11 @@ impl Texts {
     /// Compiles them, with what other compilations have worked out already.
     pub(crate) fn compile_with(self, shared: Option<Shared>) -> Loaded {
         if let Some(signed) = self.signed {
-            return received(signed.bundle.clone(), None, shared);
+            let of = match shared {
+                Some(shared) => Of::Compared(shared),
+                None => Of::Signed,
+            };
+            return received(signed.bundle.clone(), of);
         }
         let Self {
             files,
@@ -248,7 +248,6 @@ impl Texts {
             mut found,
             provenance,
             contributions,
-            in_force,
             absent,
             ..
         } = self;
@@ -261,7 +260,7 @@ impl Texts {
             // What is only compared becomes no revision by that; a base that has such a policy
             // must not keep its correction from being compared with it.
             if shared.is_none() {
-                confusable::refuse(&files, &contributions, &in_force, &mut found);
+                confusable::refuse(&files, &contributions, &mut found);
                 if let Some(draft) = &draft {
                     lint::impossible::refuse(draft, &mut found);
                 }

@@ -1,7 +1,7 @@
 //! The sample repository and whole-compiler behaviour, through the public door.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,

@@ -9,7 +9,7 @@ use palisade_mesh::{
 use serde::Serialize;
 
 /// The reason of a request that was allowed and is no operation of its service.
-pub(super) const OPERATION_UNKNOWN: &str = "operation_unknown";
+pub(in crate::history) const OPERATION_UNKNOWN: &str = "operation_unknown";
 
 /// A decision that is recorded otherwise than its policies say.
 #[derive(Debug, Serialize)]

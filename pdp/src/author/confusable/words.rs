@@ -50,7 +50,8 @@ fn odd_letter(word: &str) -> Option<(usize, char)> {
 }
 
 /// Whether a word is one as `μs`, `kΩ` or `β版`: one Greek letter that looks like no Latin one
-/// before or after Latin letters, or Greek letters among those of Chinese, Japanese and Korean.
+/// before or after Latin letters, or Greek letters that look like no ASCII ones among those of
+/// Chinese, Japanese or Korean. What is not Greek in it must be a word of one script by itself.
 fn is_unit(word: &str) -> bool {
     let (greek, latin) = (AugmentedScriptSet::from('α'), AugmentedScriptSet::from('a'));
     let is = |c: char, script: AugmentedScriptSet| {
@@ -58,24 +59,38 @@ fn is_unit(word: &str) -> bool {
         shared.intersect_with(script);
         !shared.is_empty()
     };
-    // Digits are of every script.
+    let is_greek = |c: &char| c.is_alphabetic() && is(*c, greek);
+    let rest: String = word.chars().filter(|c| !is_greek(c)).collect();
+    // ASCII digits are of every script.
+    let is_digit_of_another = |c: char| !c.is_alphabetic() && !is(c, latin);
+    if odd_letter(&rest).is_some() || rest.chars().any(is_digit_of_another) {
+        return false;
+    }
+    let looks = |sign: char, like: &dyn Fn(char) -> bool| {
+        let mut buffer = [0; 4];
+        skeleton(sign.encode_utf8(&mut buffer)).any(like)
+    };
     let letters = || word.chars().filter(|c| c.is_alphabetic());
-    let mut others = letters().filter(|c| !is(*c, greek));
+    let signs = || letters().filter(is_greek);
+    let mut others = letters().filter(|c| !is_greek(c));
     let among_han = |c: char| {
         let own = AugmentedScriptSet::from(c);
         own.hanb || own.jpan || own.kore
     };
     if others.clone().all(among_han) {
-        return true;
+        let is_one = others.next().is_some() && signs().next().is_some();
+        // `α版` is what an early version is called there; no `a` stands for it.
+        let misleads = |sign: char| sign != 'α' && looks(sign, &|c| c.is_ascii());
+        return is_one && !signs().any(misleads);
     }
-    let mut signs = letters().filter(|c| is(*c, greek));
-    let (Some(sign), None) = (signs.next(), signs.next()) else {
+    let [first, last] = [letters().next(), letters().next_back()];
+    let is_at_an_end = |sign: char| [first, last].contains(&Some(sign));
+    let is_latin = |c: char| is(c, latin) && !is(c, greek);
+    let mut all = signs();
+    let (Some(sign), None) = (all.next(), all.next()) else {
         return false;
     };
-    let mut buffer = [0; 4];
-    let shown = skeleton(sign.encode_utf8(&mut buffer)).any(|c| c.is_ascii());
-    let at_an_end = [letters().next(), letters().next_back()].contains(&Some(sign));
-    at_an_end && !shown && others.all(|c| is(c, latin))
+    is_at_an_end(sign) && !looks(sign, &is_latin) && others.all(|c| is(c, latin))
 }
 
 fn of_two_scripts(word: &str, odd: char) -> Diagnostic {

@@ -85,6 +85,15 @@ fn what_shows_one_thing_and_is_another_is_refused_wherever_it_stands() {
         (policy, format!("@owner(\"\u{3bc}s\u{3bc}\")\n{plain}"), 1),
         (policy, format!("@owner(\"\u{5d1}GitHub\")\n{plain}"), 1),
         (policy, format!("@owner(\"\u{3b2}\u{430}\")\n{plain}"), 1),
+        // Greek that looks like a Latin letter beyond ASCII, or as one among Chinese.
+        (policy, format!("@owner(\"Gro\u{3b2}\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{3ba}afka\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{391}\u{7248}\")\n{plain}"), 1),
+        // A letter of Korean among those of Japanese, and digits of other scripts.
+        (policy, format!("@owner(\"\u{30b5}\u{3161}\u{30d0}\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{3b2}\u{30b5}\u{3161}\u{30d0}\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{7248}1\u{9e6}\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{3c0}\u{9e7}\")\n{plain}"), 1),
         (policy, tenant("== \"te\u{430}m\""), 3),
         ("entities/x.yaml", "services:\n  shop/web: { labels: { squad: \"te\u{430}m\" } }\n".to_owned(), 2),
         ("entities/x.yaml", "services:\n  shop/web: { labels: { name: \"te\u{430}m\" } }\n".to_owned(), 2),
@@ -244,6 +253,41 @@ fn what_a_source_has_in_its_comments_holds_up_nobody_else() {
     }
 }
 
+/// However much is warned of, which any source can have: no error is left out for it, and so
+/// nothing with an error is a revision.
+#[test]
+fn no_flood_of_warnings_hides_an_error() {
+    let scope = "principal, action in Action::\"http\", resource in Namespace::\"demo.test/pay\"";
+    let odd: String = (0..=DIAGNOSTICS_MAX)
+        .map(|n| format!("@odd{n}(\"\")\n"))
+        .collect();
+    let annotations = format!("@id(\"pay-odd\")\n{odd}permit ({scope});\n");
+    let comments = "// a\u{200b}b\n".repeat(DIAGNOSTICS_MAX + 1);
+    let last = format!("@id(\"pay-x\") {{more}} permit ({scope}) when {{ {{test}} }};\n");
+    let last = |more: &str, test: &str| last.replace("{more}", more).replace("{test}", test);
+    let header = "context.http.headers[\"x-tenant\"]";
+    let tenant = format!("context.http.headers has \"x-tenant\" && {header} == \"te\u{430}m\"");
+    for flood in [annotations, comments] {
+        let composed =
+            |last: &str| composed(&[("policies/a.cedar", &flood), ("policies/b.cedar", last)]).1;
+        let harmless = composed(&last("", "true"));
+        assert!(harmless.compiled.is_some() && harmless.diagnostics.len() > DIAGNOSTICS_MAX);
+        assert!(harmless.diagnostics.iter().all(|d| !d.is_error()));
+        for (more, test, code) in [
+            ("", "principal.nothing == 1", codes::UNKNOWN_ATTRIBUTE),
+            ("", &tenant, codes::CONFUSABLE),
+            ("@owner(\"te\u{430}m\")", "true", codes::CONFUSABLE),
+            ("", "1 == 2", codes::IMPOSSIBLE),
+        ] {
+            let loaded = composed(&last(more, test));
+            let errors = loaded.diagnostics.iter().filter(|d| d.is_error());
+            let told: BTreeSet<u16> = errors.map(|d| d.code.0).collect();
+            assert_eq!(told, BTreeSet::from([code]), "{more} {test}");
+            assert!(loaded.compiled.is_none(), "{more} {test}");
+        }
+    }
+}
+
 /// What a parser refuses anyway is told by it alone.
 #[test]
 fn a_mark_that_yaml_has_not_is_told_once() {
@@ -283,6 +327,10 @@ fn a_revision_that_is_there_is_taken_with_its_look_alikes() {
         (told.code.0, marked(told)),
         (codes::CONFUSABLE, "\"te\u{430}m\"")
     );
+    // Whoever makes one of it refuses it.
+    let bundle = load_with(dir.path(), &Shared::default()).compiled.unwrap();
+    let made = compile_new(bundle.bundle);
+    assert!(made.compiled.is_none() && made.diagnostics.iter().any(Diagnostic::is_error));
 }
 
 /// The lint tells it too, with whatever else it finds, also where there is no policy to look at.

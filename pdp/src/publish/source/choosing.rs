@@ -140,7 +140,8 @@ impl Chooser {
     /// The same of a bundle that nobody has signed.
     pub(super) async fn load_bundle(&self, bundle: Bytes) -> Tried {
         let prover = self.prove.clone();
-        let loading = spawn_blocking(move || proved(author::compile(bundle), prover.as_deref()));
+        let loading =
+            spawn_blocking(move || proved(author::compile_new(bundle), prover.as_deref()));
         loading.await.unwrap_or_default()
     }
 
