@@ -376,6 +376,14 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     let signed = home.json(&sign);
     assert_eq!(signed["signed"], true);
     // Without the key it is what the file says of itself.
+    // Assessment results would leave the verdicts out, and nothing is written beside them.
+    let both = ["show", "q.json", "--to", "r.pdf", "--to", "r.OSCAL.json"];
+    let said = home.says(&review(&both), 3);
+    assert!(
+        said.contains("PLS7805") && said.contains("verdicts"),
+        "{said}"
+    );
+    assert!(!home.path("r.pdf").exists());
     let said = home.says(&review(&["show", "q.json", "--to", "q.html"]), 0);
     assert!(
         said.contains("claims to be signed off by ben") && !said.contains('✓'),

@@ -1,8 +1,9 @@
 """Drives the page `verify.html` of evidence packages in headless Chromium, as a reader would.
 
 Speaks the DevTools protocol over a pipe, so that nothing but Python and Chromium is needed.
-CASES is a JSON list of {"name", "folder", "keys", "verdict", "says"}. Beside them the page's own
-tree code is held against a definition of RFC 6962 that is written here.
+CASES is a JSON list of {"name", "folder", "keys", "verdict", "says", "gone"}, the last one a file that
+is taken away between the choice and the check. Beside them the page's own tree code is held against
+a definition of RFC 6962 that is written here.
 
     verifier.py PAGE CASES [FOLDER FOR SCREENSHOTS]
 """
@@ -26,12 +27,15 @@ PATIENCE_S = 120
 VERIFY = """new Promise((done) => {
   const button = document.getElementById('verify');
   button.click();
+  const locked = ['keys', 'keyfiles', 'folder', 'verify'].every((id) => document.getElementById(id).disabled);
   const look = setInterval(() => {
     if (button.disabled) { return; }
     clearInterval(look);
     const text = (id) => { const it = document.getElementById(id); return it.hidden ? '' : it.innerText; };
     const result = !document.getElementById('result').hidden;
+    const free = ['keys', 'keyfiles', 'folder'].every((id) => !document.getElementById(id).disabled);
     done({
+      locked: locked && free,
       verdict: result ? document.getElementById('verdict').className : '',
       refusals: result ? text('refusals') : '',
       all: result ? document.getElementById('result').textContent : '',
@@ -178,6 +182,11 @@ TREES = """(async (trees) => {
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
   const wrong = [];
   let told = 0;
+  const empty = { size: 0, root: await sha256(new Uint8Array()) };
+  for (const other of [empty, { size: 1, root: new Uint8Array(32) }]) {
+    if (await inconsistency(empty, other, [])) { wrong.push([0, other.size]); }
+    if (!(await inconsistency({ size: 0, root: new Uint8Array(32) }, other, []))) { wrong.push([0, other.size, 'forged root']); }
+  }
   for (const { size, root, leaves, proofs, before } of trees) {
     const tree = new Tree(size, bytes(root));
     for (const [index, proof] of proofs.entries()) {
@@ -249,7 +258,10 @@ def run(browser, url, cases, shots):
         browser.value(f"document.getElementById('keys').value = {json.dumps(chr(10).join(case['keys']))}; null")
         if case["folder"]:
             browser.files("#folder", case["folder"])
+        if case["gone"]:
+            pathlib.Path(case["folder"], case["gone"]).unlink()
         told = browser.value(VERIFY)
+        assert told["locked"], (case, "what was given can be changed")
         if shots:
             browser.shot(shots / f"{case['name'].replace(' ', '-')}.png")
         assert told["verdict"] == case["verdict"], (case, told)
@@ -258,6 +270,16 @@ def run(browser, url, cases, shots):
             assert words in where, (case, words, told)
         assert told["strange"] == 0 and browser.complaints() == [], (case, browser.complaints())
         print(f"{case['verdict'] or 'told'}: {case['name']}")
+    # A page that fails while it shows what it found leaves nothing of that, nor of what was
+    # there before.
+    left = "['title', 'words', 'facts', 'checks', 'unchecked'].map((id) => document.getElementById(id).textContent).join('')"
+    browser.open(url)
+    browser.files("#folder", cases[0]["folder"])
+    assert browser.value(VERIFY)["verdict"] == "unvouched" and browser.value(left)
+    browser.value("checkRow = () => { throw new Error('of a test'); }; null")
+    told = browser.value(VERIFY)
+    assert told["verdict"] == "" and "could not be finished" in told["fault"], told
+    assert browser.value(left) == "", browser.value(left)
     # A browser that cannot says so, and verifies nothing.
     browser.open(url)
     browser.value("crypto.subtle.importKey = async () => { throw new DOMException('', 'NotSupportedError'); }; null")

@@ -103,7 +103,7 @@ const README: &str = "\
 Evidence from the audit log of a Palisade mesh.
 
 With Palisade, and the log's public key from somewhere that you trust:
-    palisade report verify THIS-FILE --key checkpoint.pub
+    palisade report verify THIS-FILE --key acme.pub
 It checks the signature, the sums, that each record is in the log, makes the report again
 from these records, and each decision again whose revision is in `policy/`; the others are
 counted. The file `checkpoint.pub` in here is what the package says of itself: compare it

@@ -14,6 +14,8 @@ const SCRIPT: &str = concat!(
     include_str!("verifier/tree.js"),
     include_str!("verifier/note.js"),
     include_str!("verifier/package.js"),
+    include_str!("verifier/report.js"),
+    include_str!("verifier/records.js"),
     include_str!("verifier/page.js"),
 );
 

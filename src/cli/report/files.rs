@@ -37,10 +37,11 @@ pub(crate) enum Format {
 pub(crate) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
     let ending = to.extension().and_then(|ending| ending.to_str());
     let name = to.file_name().and_then(|name| name.to_str());
-    if name.is_some_and(|name| name.ends_with(".tar.zst")) {
+    let name = name.map(str::to_ascii_lowercase).unwrap_or_default();
+    if name.ends_with(".tar.zst") {
         return Ok(Format::Package);
     }
-    if name.is_some_and(|name| name.ends_with(".oscal.json")) {
+    if name.ends_with(".oscal.json") {
         return Ok(Format::Oscal);
     }
     ending
@@ -181,4 +182,27 @@ fn failed(to: &Path, why: &dyn std::fmt::Display) -> Diagnostic {
     Diagnostic::error(7806, format!("`{}` cannot be written", to.display()))
         .cause(why.to_string())
         .help("check the folder, its rights and the room on the disk")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ending_says_the_format_in_whatever_case() {
+        for (name, format) in [
+            ("a.json", Format::Json),
+            ("a.JSON", Format::Json),
+            ("a.oscal.json", Format::Oscal),
+            ("a.OSCAL.Json", Format::Oscal),
+            ("a.tar.zst", Format::Package),
+            ("a.TAR.ZST", Format::Package),
+            ("a.PDF", Format::Pdf),
+        ] {
+            assert_eq!(format_of(Path::new(name)).unwrap(), format, "{name}");
+        }
+        for name in ["a", "a.oscal", "a.package", "a.zst"] {
+            assert!(format_of(Path::new(name)).is_err(), "{name}");
+        }
+    }
 }

@@ -15,13 +15,14 @@ use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::json;
 
 use super::{
-    PERIOD_DEFAULT, Place, Source, files,
+    PERIOD_DEFAULT, Place, Source,
+    files::{self, Format},
     granted::{self, Origin},
 };
 use crate::{
     cli::{Composing, Context, Exit, audit::proof, block_on},
     grants::Edge,
-    render::{self, Output, reviews},
+    render::{self, Output, reviews, snippet::clean},
     review::{Review, Standing, Verdict, Which, Word},
 };
 
@@ -44,7 +45,7 @@ pub(crate) enum Command {
     Show {
         /// The review.
         file: PathBuf,
-        /// A file to write: .html, .pdf, .xlsx, .csv, .json or .oscal.json.
+        /// A file to write: .html, .pdf, .xlsx, .csv or .json.
         #[arg(long, value_name = "FILE")]
         to: Vec<PathBuf>,
         /// Replace files that are there.
@@ -214,8 +215,11 @@ fn show(
     let key = key.map(proof::trusted).transpose()?;
     let standing = review.standing(key.as_ref());
     let report: Report = review.report(standing);
-    for to in to {
-        let format = files::format_of(to)?;
+    let formats = to.iter().map(|to| match files::format_of(to)? {
+        Format::Oscal => Err(no_results(to)),
+        format => Ok((to, format)),
+    });
+    for (to, format) in formats.collect::<Result<Vec<_>, _>>()? {
         files::written(&report, to, format, overwrite)?;
     }
     match context.output {
@@ -223,6 +227,15 @@ fn show(
         Output::Human => reviews::print(&review, standing, file),
     }
     Ok(())
+}
+
+/// Assessment results have findings on records, and have rows in a report beside them: of a
+/// review they would have neither.
+fn no_results(to: &Path) -> Diagnostic {
+    let name = clean(&to.display().to_string());
+    Diagnostic::error(7805, format!("`{name}` cannot be a review"))
+        .cause("assessment results leave the rows to the report, and the verdicts of a review are its rows")
+        .help("write it as .json, .html or .pdf; as OSCAL the report itself: palisade report run access-review --to FILE.oscal.json")
 }
 
 fn sign(file: &Path, by: &str, log: Option<&Path>, context: &Context) -> Result<(), Diagnostic> {

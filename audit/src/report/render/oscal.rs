@@ -3,16 +3,21 @@
 //!
 //! What a report shows becomes observations. A finding says `satisfied` or not and nothing
 //! between, so there is one only for a test that Palisade makes itself and that has two
-//! ends; whether a control is met is the assessor's to judge. The same evidence gives the
-//! same bytes: every UUID follows from the root of the checkpoint and the content, and the
-//! only times are those of the evidence, not of the making.
+//! ends; whether a control is met is the assessor's to judge.
+//!
+//! Nothing is drawn by lot: every UUID follows from the log, the root of the checkpoint and the
+//! content of the report, and so do the bytes. When the report was made is no part of that,
+//! unless it has a section that describes the whole log as it was then
+//! ([`Section::momentary`]): what that shows was collected when the report was made, and is dated so;
+//! everything else was collected when the checkpoint was signed. The version of the program is
+//! a part of it always.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Map, Value, json};
 
 use self::uuid::Uuids;
 use super::{NOTHING, RenderError, rows_shown, visible};
-use crate::report::model::{Report, Section};
+use crate::report::model::{Figure, Report, Section};
 
 mod uuid;
 
@@ -22,13 +27,27 @@ const OSCAL: &str = "1.2.1";
 /// What our properties are named under; it is a name and no address.
 const NAMESPACE: &str = "urn:palisade:oscal";
 
-/// Results of a test of ours, as reports put them, and whether it was passed.
-const RESULTS: [(&str, bool); 4] = [
-    ("intact", true),
-    ("NOT INTACT", false),
-    ("the same", true),
-    ("NOT THE SAME", false),
-];
+/// A test of ours with two ends.
+struct Test {
+    /// What it is called as an objective.
+    target: &'static str,
+    /// What holds where it was passed.
+    title: &'static str,
+    /// The result as sections put it, passed and failed; no other test has these words.
+    ends: [&'static str; 2],
+}
+
+const INTACT: Test = Test {
+    target: "palisade-log-intact",
+    title: "The log is what was signed",
+    ends: ["intact", "NOT INTACT"],
+};
+
+const INDEXED: Test = Test {
+    target: "palisade-index-same",
+    title: "The index counts what the log has",
+    ends: ["the same", "NOT THE SAME"],
+};
 
 const NO_PLAN: &str = "There is no assessment plan. The evidence is not gathered at an appointment: the mesh records every \
     decision as it is made, and the report was made from these records for the period that its result names. OSCAL demands a \
@@ -37,6 +56,18 @@ const NO_PLAN: &str = "There is no assessment plan. The evidence is not gathered
 const CONTROLS: &str = "The controls that the report names as what it is evidence for, in the numbers of their frameworks. A \
     `control-id` is that text with `-` for whatever a token of OSCAL may not contain. No catalogue is imported: the texts of the \
     controls are not here.";
+
+/// The test that the head of a report has the result of, and what holds where it was passed.
+const COMPLETE: (&str, &str) = (
+    "palisade-period-complete",
+    "No numbered record of the period is missing, as far as the log knows",
+);
+
+/// Figures that say of how much it is not known that it is all there.
+const DOUBTS: [&str; 2] = [NOT_COMPLETE, "one-sided requests"];
+
+/// The one of them that only a reading of the whole log gives.
+const NOT_COMPLETE: &str = "streams that are not complete";
 
 const JUDGE: &str = "A test that Palisade makes of its own records, and no objective of a framework. Whether a control is met is \
     the assessor's to judge.";
@@ -146,6 +177,16 @@ fn completeness(report: &Report, uuids: &Uuids) -> Value {
         )
     }));
     said.extend(header.lacks.iter().map(|lack| format!("- {}", line(lack))));
+    said.extend(doubts(report).map(|(section, figure)| {
+        let (title, what) = (line(&section.title), &figure.label);
+        format!("- {what}: {}, see {title}", line(&figure.value))
+    }));
+    if !is_read(report) {
+        said.push(
+            "The log was not read as a whole for this report: what ends early there is not known."
+                .to_owned(),
+        );
+    }
     json!({
         "uuid": uuids.named("completeness"),
         "title": "Completeness of the records",
@@ -156,15 +197,32 @@ fn completeness(report: &Report, uuids: &Uuids) -> Value {
     })
 }
 
-/// The same as a finding, where it is plain: a period that the log does not reach back to, or
-/// of which there is nothing, is neither.
+/// What sections say that may not all be there.
+fn doubts(report: &Report) -> impl Iterator<Item = (&Section, &Figure)> {
+    let all = report.sections.iter().flat_map(|section| {
+        let figures = section.figures.iter();
+        figures.map(move |figure| (section, figure))
+    });
+    all.filter(|(_, figure)| DOUBTS.contains(&figure.label.as_str()) && figure.value != "0")
+}
+
+/// Whether a section rests on a reading of the whole log, and has counted its streams.
+fn is_read(report: &Report) -> bool {
+    let mut figures = report.sections.iter().flat_map(|s| &s.figures);
+    figures.any(|figure| figure.label == NOT_COMPLETE)
+}
+
+/// The same as a finding, where it is plain. A period that the log does not reach back to, of
+/// which there is nothing, or of which a section says that some may be lost, is neither; nor is
+/// one where the log was not read.
 fn complete(report: &Report, uuids: &Uuids) -> Option<Value> {
     let header = &report.header;
-    let told = header.records > 0 && header.begins.is_none();
+    let reaches = header.records > 0 && header.begins.is_none();
+    let told = reaches && is_read(report) && doubts(report).next().is_none();
     if header.complete && !told {
         return None;
     }
-    Some(found(uuids, "complete", header.complete, "completeness"))
+    Some(found(uuids, COMPLETE, header.complete, "completeness"))
 }
 
 /// What a section shows.
@@ -187,11 +245,19 @@ fn observation(report: &Report, uuids: &Uuids, i: usize, section: &Section) -> V
         "title": line(&section.title),
         "description": lines(&section.narrative),
         "methods": ["EXAMINE"],
-        "collected": report.header.checkpoint.time,
+        "collected": collected(report, section),
         "relevant-evidence": [evidence(uuids, section)],
     });
     let observation = having(observation, "props", some(shown));
     having(observation, "remarks", remarks(section))
+}
+
+/// When what a section shows was gathered.
+fn collected<'r>(report: &'r Report, section: &Section) -> &'r str {
+    match section.momentary {
+        true => &report.header.made,
+        false => &report.header.checkpoint.time,
+    }
 }
 
 /// Where the rows of a section are, and how to ask for them again.
@@ -259,25 +325,15 @@ fn limits(report: &Report, uuids: &Uuids) -> Option<Value> {
 /// A finding where a section has the result of a test with two ends.
 fn finding(uuids: &Uuids, i: usize, section: &Section) -> Option<Value> {
     let result = section.figures.iter().find(|f| f.label == "result")?;
-    let known = RESULTS.iter().find(|(word, _)| *word == result.value);
-    let (word, passed) = known?;
-    let test = match word.to_ascii_lowercase().ends_with("intact") {
-        true => "intact",
-        false => "same",
-    };
-    Some(found(uuids, test, *passed, &of_section(i, section)))
+    let position = |test: &Test| test.ends.iter().position(|end| *end == result.value);
+    let mut tests = [INTACT, INDEXED].into_iter();
+    let (end, test) = tests.find_map(|test| Some((position(&test)?, test)))?;
+    let named = (test.target, test.title);
+    Some(found(uuids, named, end == 0, &of_section(i, section)))
 }
 
 /// A test of ours that was passed or failed, by what is told of it elsewhere.
-fn found(uuids: &Uuids, test: &str, passed: bool, observation: &str) -> Value {
-    let (target, title) = match test {
-        "intact" => ("palisade-log-intact", "The log is what was signed"),
-        "same" => ("palisade-index-same", "The index says what the log does"),
-        _ => (
-            "palisade-period-complete",
-            "The records of the period are complete",
-        ),
-    };
+fn found(uuids: &Uuids, (target, title): (&str, &str), passed: bool, observation: &str) -> Value {
     json!({
         "uuid": uuids.named(&format!("finding {observation}")),
         "title": title,

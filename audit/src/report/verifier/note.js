@@ -116,6 +116,7 @@ async function checkpointOf(file, bytes, keys) {
     throw new Refused(file, 'it is no checkpoint of the log that signed it');
   }
   checkpoint.time = moment(Number(time[1]) / 1000);
+  checkpoint.exactly = exactly(Number(time[1]));
   return checkpoint;
 }
 
@@ -153,6 +154,15 @@ async function cosignaturesOf(file, bytes, witnesses) {
 function moment(milliseconds) {
   const time = new Date(milliseconds);
   return Number.isNaN(time.getTime()) ? 'an unknown time' : `${time.toISOString().slice(0, 19).replace('T', ' ')} UTC`;
+}
+
+// Microseconds since 1970 as reports write them (RFC 3339); null where they write none.
+function exactly(microseconds) {
+  const time = new Date(Math.floor(microseconds / 1000));
+  if (!Number.isSafeInteger(microseconds) || Number.isNaN(time.getTime())) {
+    return null;
+  }
+  return `${time.toISOString().slice(0, -1)}${String(microseconds % 1000).padStart(3, '0')}Z`;
 }
 
 // A moment of RFC 3339, likewise.

@@ -8,13 +8,21 @@ const $ = (id) => document.getElementById(id);
 const STRAY = /(^|\/)(\.DS_Store|\._[^/]*|Thumbs\.db|desktop\.ini)$/;
 
 const VERDICTS = {
-  verified: ['Verified', 'Everything that can be checked here holds, with the key that you gave.'],
+  verified: [
+    'Verified',
+    'Everything that can be checked here holds, with the key that you gave. It shows no more than where you have that key from: one that came ' +
+      'with the package speaks for whoever made the package.',
+  ],
   unvouched: [
     'Holds together, signer not verified',
     'Everything that can be checked here holds, but only with the key that came with the package: whoever made the package could have made ' +
       'that key. Get the public key of the log from somewhere else and check again.',
   ],
   refused: ['Refused', 'Do not rely on this package. If it came from the operator of the log, keep it as evidence.'],
+  unfinished: [
+    'Not finished',
+    'Something could not be read or done here, which says nothing of the package. Nothing was verified: check again, or with “palisade report verify”.',
+  ],
   unable: [
     'Nothing was checked',
     'This browser gives this page no Ed25519 in WebCrypto. Chrome and Edge have it since version 137, Firefox since 129, Safari since 17. ' +
@@ -24,13 +32,13 @@ const VERDICTS = {
 
 // A text with everything spelled out that would turn or hide what is around it.
 function plain(text) {
-  const hidden = /[\p{Cc}\p{Zl}\p{Zp}\u00ad\u061c\u200b-\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]/gu;
-  return String(text).replace(hidden, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
+  const hidden = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu;
+  return text.replace(hidden, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
-function element(name, text, kind) {
+function element(name, text = '', kind = '') {
   const made = document.createElement(name);
-  made.textContent = plain(text ?? '');
+  made.textContent = plain(text);
   if (kind) {
     made.className = kind;
   }
@@ -42,21 +50,20 @@ function filled(parent, children) {
   return parent;
 }
 
-// The files of a folder by their names in the package: the folder is where the sums are.
+// The files of a folder by their names in the package. The folder itself is the package, with
+// all that lies in it: whoever reads it reads that, too.
 function packaged(list) {
-  const files = Array.from(list).filter((file) => !STRAY.test(file.webkitRelativePath));
-  const path = (file) => file.webkitRelativePath || file.name;
-  const sums = files.map(path).filter((name) => name.split('/').pop() === SUMS);
-  sums.sort((a, b) => a.split('/').length - b.split('/').length);
-  if (sums.length === 0) {
-    return { fault: 'There is no SHA256SUMS in this folder: choose the one that the package was unpacked into.' };
+  const name = (file) => file.webkitRelativePath.slice(file.webkitRelativePath.indexOf('/') + 1);
+  const [passed, files] = [[], new Map()];
+  for (const file of list) {
+    if (STRAY.test(name(file))) {
+      passed.push(name(file));
+    } else {
+      files.set(name(file), file);
+    }
   }
-  if (sums.length > 1) {
-    return { fault: `There are ${sums.length} packages in this folder: choose the folder of one.` };
-  }
-  const base = sums[0].slice(0, -SUMS.length);
-  const inside = files.filter((file) => path(file).startsWith(base));
-  return { files: new Map(inside.map((file) => [path(file).slice(base.length), file])) };
+  const fault = 'There is no SHA256SUMS in this folder itself: choose the one that the package was unpacked into, and no folder around it.';
+  return files.has(SUMS) ? { files, passed } : { fault };
 }
 
 // The keys that the reader gives, one on each line.
@@ -83,13 +90,22 @@ function fault(text) {
   $('fault').textContent = plain(text ?? '');
 }
 
+// Takes away what was found, so that nothing of it stands beside what is found next.
+function cleared() {
+  $('result').hidden = true;
+  $('verdict').className = '';
+  for (const id of ['title', 'words', 'refusals', 'facts', 'checks', 'unchecked', 'files', 'count']) {
+    $(id).replaceChildren();
+  }
+}
+
+// Nothing is to be seen before all of it is there.
 function shown(verdict, found) {
   const [title, words] = VERDICTS[verdict];
-  $('result').hidden = false;
   $('verdict').className = verdict;
   $('title').textContent = title;
   $('words').textContent = words;
-  const refusals = found?.refusals ?? [];
+  const refusals = found ? [...found.refusals, ...found.unread] : [];
   filled($('refusals'), refusals.map(({ file, why }) => filled(element('li'), [element('code', file), element('span', `: ${why}`)])));
   $('refusals').hidden = refusals.length === 0;
   $('details').hidden = !found;
@@ -100,6 +116,7 @@ function shown(verdict, found) {
     filled($('files'), found.files.map(fileRow));
     $('count').textContent = `${found.files.length} files`;
   }
+  $('result').hidden = false;
   $('title').focus();
 }
 
@@ -109,20 +126,21 @@ function row(first, cells, kind) {
   return made;
 }
 
-const WORDS = { good: '✓ holds', bad: '✗ refused', open: '– not shown' };
+const WORDS = { good: '✓ holds', bad: '✗ refused', open: '– not shown', unread: '– not read' };
 
 function checkRow({ what, state, detail }) {
   return row('th', [what, WORDS[state], detail], state);
 }
 
-function fileRow({ name, bytes, why, sum }) {
-  return row('th', [name, why ? `✗ ${why}` : '✓ as summed', bytes.toLocaleString('en'), sum ?? ''], why ? 'bad' : 'good');
+function fileRow({ name, bytes, why, state, sum }) {
+  const said = { good: '✓ as summed', bad: `✗ ${why}`, unread: `– ${why}` };
+  return row('th', [name, said[state], bytes.toLocaleString('en'), sum ?? ''], state);
 }
 
 async function verify() {
   fault('');
-  $('result').hidden = true;
-  const { files, fault: none } = packaged($('folder').files);
+  cleared();
+  const { files, passed, fault: none } = packaged($('folder').files);
   if (none) {
     fault($('folder').files.length > 0 ? none : 'Choose the folder first.');
     return;
@@ -136,36 +154,42 @@ async function verify() {
     fault(unusable);
     return;
   }
-  const found = await examine(files, keys, told);
+  const found = await examine({ files, passed }, keys, told);
   const held = found.vouched ? 'verified' : 'unvouched';
-  shown(found.refusals.length > 0 ? 'refused' : held, found);
+  const ended = found.unread.length > 0 ? 'unfinished' : held;
+  shown(found.refusals.length > 0 ? 'refused' : ended, found);
 }
 
-$('verify').addEventListener('click', async () => {
-  $('verify').disabled = true;
+const GIVEN = ['folder', 'keys', 'keyfiles'];
+
+// Does work during which nothing that was given can be changed: what comes of it is of that.
+async function alone(work) {
+  const all = [...GIVEN, 'verify'].map($);
+  all.forEach((field) => { field.disabled = true; });
   try {
-    await verify();
+    await work();
   } catch (error) {
     // Whatever happens, nothing looks as if it had been verified.
+    cleared();
     fault(`The check could not be finished: ${error.message}`);
   } finally {
     told('');
-    $('verify').disabled = false;
+    all.forEach((field) => { field.disabled = false; });
   }
-});
+}
+
+$('verify').addEventListener('click', () => alone(verify));
 
 // Key files go into the field, so that the reader sees which keys count.
-$('keyfiles').addEventListener('change', async () => {
+$('keyfiles').addEventListener('change', () => alone(async () => {
   const texts = await Promise.all(Array.from($('keyfiles').files, (file) => file.text()));
   const lines = [$('keys').value, ...texts].flatMap((text) => text.split('\n'));
   $('keys').value = [...new Set(lines.map((line) => line.trim()).filter((line) => line))].join('\n');
-});
+}));
 
 // What was found is of what was given then.
-for (const id of ['folder', 'keys', 'keyfiles']) {
-  $(id).addEventListener('input', () => {
-    $('result').hidden = true;
-  });
+for (const id of GIVEN) {
+  $(id).addEventListener('input', cleared);
 }
 $('inert').hidden = true;
 $('form').hidden = false;

@@ -10,6 +10,14 @@ class Refused extends Error {
   }
 }
 
+// What this browser could not do, so that nothing is known of it: with which file, and why.
+class Unread extends Error {
+  constructor(file, why) {
+    super(why);
+    this.file = file;
+  }
+}
+
 function joined(parts) {
   const all = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
@@ -110,6 +118,9 @@ class Tree {
 // Says why a tree is not shown to be the beginning of another (RFC 9162, section 2.1.4.2);
 // nothing where it is.
 async function inconsistency(first, second, proof) {
+  if (first.size === 0 && !same(first.root, await sha256(new Uint8Array()))) {
+    return 'an empty log has another root';
+  }
   if (first.size === second.size) {
     return proof.length === 0 && same(first.root, second.root) ? null : 'they have one size and two roots';
   }

@@ -169,9 +169,11 @@ fn answer(reply: Reply) -> Value {
             json!({ "application/octet-stream": { "schema": { "type": "string" } } }),
         ),
         Reply::Report => (
-            "The report: the document itself, a page, a paper, a workbook, or one of its tables.",
+            "The report: the document itself, a page, a paper, a workbook, or one of its tables; with `format=oscal` assessment results of NIST's OSCAL 1.2.1, which are JSON as well.",
             json!({
-                "application/json": { "schema": of("Report") },
+                "application/json": {
+                    "schema": { "oneOf": [of("Report"), of("AssessmentResults")] },
+                },
                 "text/html": { "schema": { "type": "string" } },
                 "application/pdf": { "schema": { "type": "string" } },
                 "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet":

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::cosignature::Cosigner;
 
+mod doubtful;
+
 /// Packages as folders, and what the page has to say of each.
 struct Cases {
     dir: tempfile::TempDir,
@@ -30,8 +32,13 @@ impl Cases {
         }
         let (verdict, says) = told;
         self.all.push(json!({
-            "name": name, "folder": folder, "keys": keys, "verdict": verdict, "says": says,
+            "name": name, "folder": folder, "keys": keys, "verdict": verdict, "says": says, "gone": null,
         }));
+    }
+
+    /// Has a file of the last case taken away after the folder was chosen.
+    fn gone(&mut self, file: &str) {
+        self.all.last_mut().unwrap()["gone"] = file.into();
     }
 
     fn run(&self) {
@@ -111,7 +118,8 @@ async fn the_page_takes_what_holds_and_names_what_does_not() {
     let key = stage.log.verifier().to_string();
     let files = stage.files(&report);
     let elsewhere = tempfile::tempdir().unwrap();
-    let other = open_log(&elsewhere).verifier().to_string();
+    let other_log = open_log(&elsewhere);
+    let other = other_log.verifier().to_string();
     let stranger = Cosigner::load(&elsewhere.path().join("w"), "witness.test/x", true).unwrap();
     let stranger = stranger.key().to_string();
     let mut cases = Cases {
@@ -125,9 +133,16 @@ async fn the_page_takes_what_holds_and_names_what_does_not() {
         &signed,
         "every record of the period",
         "witness.test/w",
+        "no more than where you have that key from",
+        "every decision",
+        "another log: no witness whose key you gave has cosigned it",
     ];
     cases.add("holds", &files, &[&key], ("verified", &says));
-    let says = ["witness.test/w on 2025-11-20 14:46:40 UTC", "came after it"];
+    let says = [
+        "witness.test/w on 2025-11-20 14:46:40 UTC",
+        "came after it",
+        "another log: what the witnesses of your keys have cosigned ends after",
+    ];
     cases.add("cosigned", &files, &[&key, &witness], ("verified", &says));
     let says = ["whoever made the package could have made that key"];
     cases.add("no key", &files, &[], ("unvouched", &says));
@@ -153,7 +168,7 @@ async fn the_page_takes_what_holds_and_names_what_does_not() {
         "no package",
         &Files::from([("a".into(), vec![])]),
         &[&key],
-        ("", &["no SHA256SUMS"]),
+        ("", &["no SHA256SUMS in this folder itself"]),
     );
 
     // On the way: somebody without the log's key.
@@ -304,5 +319,9 @@ async fn the_page_takes_what_holds_and_names_what_does_not() {
         &[&key],
         ("refused", &["report/report.json: it rests on another"]),
     );
+    doubtful::misshapen(&mut cases, &stage, &report);
+    doubtful::of_two_logs(&mut cases, &stage, &report, &other_log);
+    doubtful::barely_cosigned(&mut cases, &stage, &report);
+    doubtful::around(&mut cases, &files, &key);
     cases.run();
 }

@@ -81,13 +81,56 @@ async fn every_control_number_and_limit_of_a_report_is_in_it() {
     }
 }
 
+/// The report of one period and checkpoint as it is made a day later.
+fn a_day_later(stage: &Stage, kind: &str) -> Report {
+    let checkpoint = stage.log.checkpoint();
+    let period = Period::read("last:1h", stage.now_us).unwrap();
+    let ground = Ground::Log(&stage.log, stage.dir.path());
+    let later_us = stage.now_us + 86_400_000_000;
+    let evidence = Evidence::new(&stage.store, ground, period, "", &checkpoint, later_us);
+    run(Kind::find(kind).unwrap(), &evidence.unwrap()).unwrap()
+}
+
+/// Only a report that describes the whole log as it was when it was made depends on when that
+/// was, and says so.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_evidence_gives_the_same_bytes_and_other_evidence_other_names() {
+async fn bytes_depend_on_the_time_of_making_where_the_whole_log_is_described_alone() {
+    let stage = stage().await;
+    let mut both = [0, 0];
+    for kind in KINDS {
+        let (report, _) = stage.made(kind.name);
+        let later = a_day_later(&stage, kind.name);
+        assert_ne!(report.header.made, later.header.made);
+        let momentary: BTreeSet<&str> = report
+            .sections
+            .iter()
+            .filter(|section| section.momentary)
+            .map(|section| section.title.as_str())
+            .collect();
+        let same = to_oscal(&report).unwrap() == to_oscal(&later).unwrap();
+        assert_eq!(same, momentary.is_empty(), "{}", kind.name);
+        both[usize::from(same)] += 1;
+        let [now, then] = [&report, &later].map(document);
+        assert_eq!(now["uuid"] == then["uuid"], same, "{}", kind.name);
+        for (document, report) in [(&now, &report), (&then, &later)] {
+            let mark = &report.header.checkpoint;
+            for shown in document["results"][0]["observations"].as_array().unwrap() {
+                let title = shown["title"].as_str().unwrap();
+                let collected = match momentary.contains(title) {
+                    true => &report.header.made,
+                    false => &mark.time,
+                };
+                assert_eq!(shown["collected"], **collected, "{}: {title}", kind.name);
+            }
+        }
+    }
+    assert!(both.iter().all(|n| *n > 1), "{both:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_evidence_has_other_names() {
     let stage = stage().await;
     let (report, _) = stage.made("pci-dss");
-    let mut later = report.clone();
-    later.header.made = "2031-01-01T00:00:00.000000Z".into();
-    assert_eq!(to_oscal(&report).unwrap(), to_oscal(&later).unwrap());
     let uuids = |report: &Report| -> BTreeSet<String> {
         let document = document(report);
         texts(&document, "uuid")
@@ -101,6 +144,43 @@ async fn the_same_evidence_gives_the_same_bytes_and_other_evidence_other_names()
     scoped.header.scope = "service:orders".into();
     let all = [&report, &other, &scoped].map(uuids);
     assert!(all[0].is_disjoint(&all[1]) && all[0].is_disjoint(&all[2]));
+}
+
+/// What is said of the completeness of the records.
+fn completeness(report: &Report) -> String {
+    let document = document(report);
+    let observations = &document["results"][0]["observations"];
+    let said = titled(observations, "Completeness of the records").unwrap();
+    said["description"].as_str().unwrap().to_owned()
+}
+
+/// A stream that ended without being closed and has a successor may have lost its last records.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_was_never_closed_leaves_no_finding_of_completeness() {
+    let stage = stage().await;
+    let found = |stage: &Stage| {
+        let (mut report, _) = stage.made("integrity");
+        assert!(report.header.complete, "{:?}", report.header.lacks);
+        report.header.begins = None;
+        let document = document(&report);
+        let targets = texts(&document, "target-id");
+        targets.contains(&"palisade-period-complete")
+    };
+    assert!(found(&stage));
+    let stream = Arc::new(StreamKey {
+        reporter: reporter(),
+        boot: ulid::Ulid::from_parts(8, 8),
+        worker: 0,
+    });
+    let pending = Pending {
+        stream,
+        sequence: 1,
+        record: record(1, stage.now_us - 1),
+    };
+    let mut receipt = stage.log.append(vec![pending]);
+    receipt.checkpointed().await.unwrap();
+    stage.store.flush().await.unwrap();
+    assert!(!found(&stage));
 }
 
 /// A finding is satisfied or not: there is one for a test of ours that is, and no other.
@@ -146,12 +226,7 @@ async fn findings_are_the_tests_with_two_ends() {
         ("palisade-index-same", "not-satisfied"),
     ];
     assert_eq!(states(&broken), said(&failed));
-    let document = document(&broken);
-    let lacks = titled(
-        &document["results"][0]["observations"],
-        "Completeness of the records",
-    );
-    let words = lacks.unwrap()["description"].as_str().unwrap();
+    let words = completeness(&broken);
     assert!(words.contains("- 3 records cannot be read"), "{words}");
     let mut whole = report.clone();
     whole.header.begins = None;
@@ -159,9 +234,28 @@ async fn findings_are_the_tests_with_two_ends() {
         states(&whole)[0],
         said(&[("palisade-period-complete", "satisfied")])[0]
     );
+    // What a section says may be lost is not satisfied, nor is it missing for certain.
+    for label in ["streams that are not complete", "one-sided requests"] {
+        let mut doubted = whole.clone();
+        let mut figures = doubted.sections.iter_mut().flat_map(|s| &mut s.figures);
+        let figure = figures.find(|figure| figure.label == label).unwrap();
+        assert_eq!(figure.value, "0");
+        figure.value = "1".into();
+        assert_eq!(states(&doubted), said(&held), "{label}");
+        let words = completeness(&doubted);
+        assert!(words.contains(&format!("- {label}: 1")), "{words}");
+    }
+    // A report that has read the log for nothing does not know.
+    let mut unread = whole.clone();
+    unread.sections.retain(|section| section.id != "streams");
+    assert_eq!(states(&unread), said(&held));
+    assert!(completeness(&unread).contains("was not read as a whole"));
     // Nothing recorded is nothing shown.
     whole.header.records = 0;
     assert_eq!(states(&whole), said(&held));
+    // The same tests as parts of a pack.
+    let (pack, _) = stage.made("pci-dss");
+    assert!(states(&pack).contains(&said(&held[..1])[0]));
     let (denials, _) = stage.made("denials");
     assert_eq!(states(&denials), []);
 }

@@ -1,5 +1,5 @@
 //! UUIDs that follow from the evidence (RFC 9562, version 5): nothing of them is drawn by lot,
-//! so that the same evidence has the same names.
+//! so that the same content has the same names.
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 
@@ -19,10 +19,13 @@ pub(super) struct Uuids {
 }
 
 impl Uuids {
-    /// Those of the evidence that a report shows: when it was made does not matter.
+    /// Those of the evidence that a report shows. When it was made does not matter, unless the
+    /// document says it of a section that describes the whole log.
     pub(super) fn of(report: &Report) -> Result<Self, RenderError> {
         let mut content = report.clone();
-        content.header.made.clear();
+        if !content.sections.iter().any(|section| section.momentary) {
+            content.header.made.clear();
+        }
         let content = hex(&sha256(&serde_json::to_vec(&content)?));
         let mark = &report.header.checkpoint;
         let evidence = v5(&UUIDS, &format!("{}\n{}", report.header.log, mark.root));

@@ -163,6 +163,20 @@ fn beside_rows() -> Value {
             ("header", &json!({ "type": "object" })),
             ("sections", &json!({ "type": "array", "items": { "type": "object" } })),
         ], &[]),
+        "AssessmentResults": object(&[
+            ("assessment-results", &json!({
+                "type": "object",
+                "description": "As NIST's OSCAL 1.2.1 has it.",
+                "properties": {
+                    "uuid": { "type": "string", "format": "uuid" },
+                    "metadata": { "type": "object" },
+                    "import-ap": { "type": "object" },
+                    "results": { "type": "array", "items": { "type": "object" } },
+                    "back-matter": { "type": "object" },
+                },
+                "required": ["uuid", "metadata", "import-ap", "results"],
+            })),
+        ], &[]),
         "Verification": object(&[
             ("state", &json!({ "enum": ["done", "failed", "never", "running"] })),
             ("by", &maybe_text), ("begun", &maybe_text), ("ended", &maybe_text),

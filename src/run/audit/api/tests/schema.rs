@@ -12,6 +12,17 @@ pub(super) fn check(name: &str, value: &Value) {
     }
 }
 
+/// Fails unless `value` is what the document says of an answer of this media type.
+pub(super) fn check_answer(path: &str, kind: &str, value: &Value) {
+    let document = super::document();
+    let content = &document["paths"][path]["get"]["responses"]["200"]["content"];
+    let schema = &content[kind]["schema"];
+    assert!(schema.is_object(), "no schema of {kind}: {content}");
+    if let Err(wrong) = matches(&document, schema, value) {
+        panic!("{path}, {kind}: {wrong}\n{value:#}");
+    }
+}
+
 fn matches(document: &Value, schema: &Value, value: &Value) -> Result<(), String> {
     let schema = match schema["$ref"].as_str() {
         Some(at) => document.pointer(at.trim_start_matches('#')).unwrap(),
@@ -35,6 +46,14 @@ fn matches(document: &Value, schema: &Value, value: &Value) -> Result<(), String
         return match found {
             Err(_) => Ok(()),
             Ok(_) => Err(format!("{value} is none of {} schemas", several.len())),
+        };
+    }
+    if let Some(several) = schema["oneOf"].as_array() {
+        let all = several.iter().map(|one| matches(document, one, value));
+        let (fit, wrong): (Vec<_>, Vec<_>) = all.partition(Result::is_ok);
+        return match fit.len() {
+            1 => Ok(()),
+            n => Err(format!("{n} of the schemas fit, not one: {wrong:?}")),
         };
     }
     let is = |word: &Value| match word.as_str().unwrap() {
