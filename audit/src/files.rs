@@ -63,10 +63,10 @@ pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     let temporary = parent.join(name);
-    let mut file = match open_truncated(&temporary) {
+    let mut file = match create(&temporary) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             create_dir(parent)?;
-            open_truncated(&temporary)?
+            create(&temporary)?
         }
         other => other?,
     };
@@ -89,7 +89,8 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn open_truncated(path: &Path) -> io::Result<File> {
+/// Creates the file at `path`, or empties it.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
         .create(true)

@@ -563,6 +563,7 @@ impl Run<'_> {
             },
         )?;
         let (dropped, stays) = (thinning.dropped.clone(), thinning.kept.clone());
+        let was_away = self.log.is_away(segment.start);
         match (thinning.is_empty(), self.dry) {
             (true, _) => {}
             (false, true) => outcome.bytes += dropped.values().map(|w| w.bytes).sum::<u64>(),
@@ -589,6 +590,10 @@ impl Run<'_> {
                 oldest_us: stays,
             };
             ledger.segments.insert(segment.start, known);
+        }
+        if was_away && !self.dry && !dropped.is_empty() {
+            // The object that has what was dropped goes, and the segment is another one.
+            self.log.move_away(segment, &mut |_| Ok(()))?;
         }
         Ok(())
     }
@@ -709,4 +714,4 @@ fn untold(cause: &str) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -132,7 +132,7 @@ pub(super) fn recover(
         active: Some(active.file.clone()),
         offsets,
     };
-    let shared = shared(dir, verifier, tree.size(), checkpoint, segments)?;
+    let shared = shared(dir, options, verifier, tree.size(), checkpoint, segments)?;
     #[cfg(feature = "index")]
     let shared = Shared {
         lock: Arc::downgrade(&lock),
@@ -183,11 +183,16 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
         active,
         offsets,
     };
-    shared(dir, verifier, len, checkpoint, segments)
+    shared(dir, options, verifier, len, checkpoint, segments)
 }
 
+#[cfg_attr(
+    not(feature = "index"),
+    expect(unused_variables, reason = "only an archive is an option")
+)]
 fn shared(
     dir: &Path,
+    options: &LogOptions,
     verifier: Verifier,
     len: u64,
     checkpoint: Checkpoint,
@@ -208,6 +213,8 @@ fn shared(
         sealed: Mutex::new(VecDeque::new()),
         #[cfg(feature = "index")]
         book: Mutex::default(),
+        #[cfg(feature = "index")]
+        archive: options.archive.clone(),
     })
 }
 
@@ -219,8 +226,13 @@ fn lacking(dir: &Path, firsts: &[u64]) -> Result<Vec<Lacking>, LogError> {
         let sparse = File::open(&path).and_then(|file| segment::sparse_of(&file));
         match sparse {
             Ok(sparse) => all.extend(sparse.and_then(|s| Lacking::read(*first, &s))),
-            // Whoever reads it is told.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            // Whoever reads it is told, unless it went to an archive.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                #[cfg(feature = "index")]
+                if let Ok(stub) = segment::Stub::read(dir, *first) {
+                    all.extend(stub.sparse().and_then(|s| Lacking::read(*first, s)));
+                }
+            }
             Err(e) => return Err(LogError::io(path)(e)),
         }
     }

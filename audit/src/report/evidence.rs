@@ -243,6 +243,7 @@ impl<'a> Evidence<'a> {
                 dir,
                 VerifyOptions {
                     key: Some(log.verifier().clone()),
+                    archive: log.archive().cloned(),
                     ..VerifyOptions::default()
                 },
             ),

@@ -30,6 +30,10 @@ pub struct VerifyReport {
     pub dropped: u64,
     /// Bytes of segments read.
     pub bytes: u64,
+    /// Segments that were read in the archive.
+    pub moved: u64,
+    /// Records under the checkpoint that are in the archive, and were not read.
+    pub unread: u64,
     /// Records above the checkpoint: kept, not signed yet.
     pub unsigned: u64,
     /// What it is to the checkpoints from before that were given.
@@ -91,9 +95,9 @@ impl VerifyReport {
             .find(|finding| finding.severity == Severity::Error)
     }
 
-    /// Whether no stream misses a record and every ended boot was closed.
+    /// Whether all was read, no stream misses a record, and every ended boot was closed.
     pub fn complete(&self) -> bool {
-        self.streams.iter().all(StreamReport::complete)
+        self.unread == 0 && self.streams.iter().all(StreamReport::complete)
     }
 }
 
@@ -145,6 +149,9 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
+    /// A segment went to an archive, and is not there, or not what was signed; or no record of
+    /// the log says that it went.
+    Archive,
     /// Heads of streams are signed with a certificate that the authority has not issued.
     Certificate,
     /// A checkpoint cannot be read, is not signed, or contradicts another.
@@ -177,6 +184,8 @@ pub enum FindingKind {
     Tile,
     /// Something follows the last record of a log that was closed.
     Trailing,
+    /// A segment is in an archive that could not be asked; nothing is known of it.
+    Unread,
 }
 
 /// Which record.
@@ -213,6 +222,8 @@ pub struct StreamReport {
     pub last_sequence: u64,
     /// Numbers below it that never arrived.
     pub missing: Vec<Range>,
+    /// Where not all was read: numbers below it that are not among what was.
+    pub unknown: Vec<Range>,
     /// Whether its reporter ended it.
     pub closed: bool,
     /// Whether the reporter has started again since: an unclosed stream then
@@ -223,6 +234,6 @@ pub struct StreamReport {
 impl StreamReport {
     /// Whether nothing is missing, as far as the log can tell.
     pub fn complete(&self) -> bool {
-        self.missing.is_empty() && (self.closed || !self.superseded)
+        self.missing.is_empty() && self.unknown.is_empty() && (self.closed || !self.superseded)
     }
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use palisade_audit::{
+    archive::Archive,
     note::Verifier,
     verify::{self, Progress, VerifyOptions, VerifyReport},
 };
@@ -112,6 +113,7 @@ impl AuditRole {
             dir: self.dir.join("log"),
             // The key that this service signs with, not the one that lies in the folder.
             key: self.log.verifier().clone(),
+            archive: self.log.archive().cloned(),
             by: reader.actor().to_owned(),
         };
         let reads = self.reads.while_open();
@@ -130,6 +132,7 @@ struct Work {
     ending: Ending,
     dir: PathBuf,
     key: Verifier,
+    archive: Option<Arc<Archive>>,
     by: String,
 }
 
@@ -138,6 +141,7 @@ impl Work {
         let mut tell = |progress: Progress| self.ending.0.tell(progress);
         let options = VerifyOptions {
             key: Some(self.key.clone()),
+            archive: self.archive.clone(),
             progress: Some(&mut tell),
             ..VerifyOptions::default()
         };

@@ -87,6 +87,7 @@ impl AuditRole {
                     // The key that this service signs with, not the one that lies in the folder.
                     key: Some(role.log.verifier().clone()),
                     earlier: asked.earlier(),
+                    archive: role.log.archive().cloned(),
                     ..VerifyOptions::default()
                 },
             );
