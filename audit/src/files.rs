@@ -56,6 +56,11 @@ pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
+/// Whether it is known that nothing is at `path`: what cannot be looked at may be there.
+pub(crate) fn is_gone(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
+}
+
 /// Replaces the file at `path`: readers see the old contents or the new ones. Where that
 /// fails, nothing of the new ones is left.
 pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()> {

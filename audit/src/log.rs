@@ -81,8 +81,6 @@ pub use receipt::{AppendError, Appended, Receipt};
 #[cfg(all(test, feature = "index"))]
 pub(crate) use shift::Step;
 #[cfg(feature = "index")]
-pub(crate) use shift::is_away;
-#[cfg(feature = "index")]
 use shift::is_needed;
 #[cfg(feature = "index")]
 pub use shift::{Needs, Whereabouts, adopt, restore_all};

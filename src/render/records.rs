@@ -455,6 +455,11 @@ fn print_certificates(report: &Value) {
             format!("  and those of {more} more identities"),
         ));
     }
+    let unknown = certificates.and_then(|c| c.get("unknown"));
+    if let Some(unknown @ 1..) = unknown.and_then(Value::as_u64) {
+        let issued = count(unknown, "certificate issued", "certificates issued");
+        line(&format!("  {issued} of which records may be among those"));
+    }
 }
 
 /// What is wrong, by the kinds of what was found: what was not read is not known to be damaged.

@@ -132,6 +132,8 @@ pub struct AuditRole {
     kept: Arc<KeptPolicies>,
     /// Held by whoever makes decisions again.
     replays: Arc<tokio::sync::Semaphore>,
+    /// Held by whoever reads all that is in the archive.
+    afresh: Arc<tokio::sync::Semaphore>,
     holds: Arc<Holds>,
     /// Held by whoever changes holds or erases.
     orders: Arc<tokio::sync::Mutex<()>>,
@@ -246,6 +248,7 @@ impl AuditRole {
             vault,
             kept: Arc::new(kept),
             replays: Arc::new(tokio::sync::Semaphore::new(1)),
+            afresh: Arc::new(tokio::sync::Semaphore::new(1)),
             holds: Arc::new(holds),
             orders: Arc::default(),
             address: None,

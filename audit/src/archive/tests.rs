@@ -359,6 +359,7 @@ fn a_missing_or_altered_object_is_named() {
         assert_eq!(kinds, [FindingKind::Archive]);
         assert!(report.findings[0].what.contains(&name), "{report:?}");
         assert!(!report.intact());
+        assert_eq!(report.verdict(), Some(false));
     };
     fs::remove_file(&object).unwrap();
     told(Why::Missing, 7582);
@@ -385,6 +386,9 @@ fn without_an_archive_it_is_said_what_was_not_read() {
     assert!(report.checkpoints > 0);
     // A number that is not among what was read is not said to be missing.
     assert!(report.unread > 0 && !report.complete());
+    // Nothing of it is known to be wrong.
+    assert!(!report.intact());
+    assert_eq!(report.verdict(), None);
     let signed = report.checkpoint.as_ref().map(|c| c.size);
     assert_eq!(Some(report.records + report.unread), signed);
     assert!(report.streams.iter().all(|s| s.missing.is_empty()));

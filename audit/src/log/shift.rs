@@ -41,9 +41,8 @@ mod places;
 mod tidy;
 mod times;
 
-pub(crate) use places::is_away;
-pub(super) use places::is_needed;
 pub use places::{Needs, Whereabouts};
+pub(super) use places::{is_away, is_needed};
 use tidy::NOT_WHAT_WENT;
 use times::Times;
 

@@ -23,7 +23,6 @@ use super::{
 #[cfg(feature = "index")]
 use crate::{
     archive::{Archive, Away},
-    log::is_away,
     segment::Stub,
 };
 use crate::{
@@ -207,7 +206,7 @@ impl<'a> Pass<'a> {
         let unread = self.report.unread > 0;
         self.report.streams = std::mem::take(&mut self.streams).report(unread);
         let certificates = std::mem::take(&mut self.certificates);
-        let (certificates, foreign) = certificates.report(&self.report.streams);
+        let (certificates, foreign) = certificates.report(&self.report.streams, unread);
         self.report.certificates = certificates;
         self.report.earlier = std::mem::take(&mut self.earlier).report();
         foreign.into_iter().for_each(|finding| self.find(finding));
@@ -310,14 +309,16 @@ impl<'a> Pass<'a> {
     /// Opens a segment; `None` when it went away and was named, and gone on over.
     #[cfg(feature = "index")]
     fn open(&mut self, first: u64, next: Option<u64>, file: &Path) -> io::Result<Option<File>> {
-        if !is_away(&self.dir, first) {
-            return File::open(self.dir.join(file)).map(Some);
-        }
+        let path = self.dir.join(file);
+        // A run beside this lets it go, or brings it back, at any moment.
+        let missing = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => e,
+            opened => return opened.map(Some),
+        };
         let stub = match Stub::read(&self.dir, first) {
             Ok(stub) => stub,
-            // It came back meanwhile.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return File::open(self.dir.join(file)).map(Some);
+                return File::open(&path).map(Some).map_err(|_| missing);
             }
             Err(e) => {
                 let file = file.with_extension(segment::MOVED);

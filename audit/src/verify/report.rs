@@ -63,6 +63,8 @@ pub struct CertificatesReport {
     pub without: Vec<CertificateReport>,
     /// How many were not compared, because there were too many.
     pub beyond: u64,
+    /// With how many nothing was signed in what was read, where not all was.
+    pub unknown: u64,
 }
 
 /// A certificate that was issued, and with which nothing was signed.
@@ -88,7 +90,19 @@ impl VerifyReport {
         self.first_damage().is_none()
     }
 
-    /// The first thing that is not as it was signed.
+    /// As [`VerifyReport::intact`]; nothing where all that was read is, and some was not.
+    pub fn verdict(&self) -> Option<bool> {
+        let errors = self.findings.iter();
+        let mut errors = errors.filter(|finding| finding.severity == Severity::Error);
+        let unread = |finding: &Finding| finding.kind == FindingKind::Unread;
+        match (self.intact(), errors.all(unread) && self.findings_more == 0) {
+            (true, _) => Some(true),
+            (false, true) => None,
+            (false, false) => Some(false),
+        }
+    }
+
+    /// The first thing that is not as it was signed, or could not be read.
     pub fn first_damage(&self) -> Option<&Finding> {
         self.findings
             .iter()

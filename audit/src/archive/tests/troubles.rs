@@ -219,3 +219,101 @@ fn the_index_goes_on_while_the_archive_is_away() {
     until("nothing waits", &|| store.status().stalled.is_none());
     assert_eq!(count(&store, new), 1);
 }
+
+/// A run beside a check lets files go at any moment, and brings them back: that is no finding.
+#[test]
+fn a_check_beside_a_run_names_nothing() {
+    let scene = Scene::new();
+    scene.run("30 days");
+    let object = scene.objects()[0].clone();
+    let (path, aside) = (
+        scene.stage.segment(0),
+        scene.stage.segment(0).with_extension("x"),
+    );
+    fs::copy(object, &aside).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let found = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                fs::rename(&aside, &path).unwrap();
+                fs::rename(&path, &aside).unwrap();
+            }
+        });
+        let found = (0..200).find_map(|_| {
+            let findings = scene.stage.check().findings;
+            (!findings.is_empty()).then_some(findings)
+        });
+        done.store(true, Ordering::Relaxed);
+        found
+    });
+    assert_eq!(found, None);
+}
+
+/// A file that cannot be looked at is there, for all that is known: nothing is put in order
+/// as if it were not.
+#[test]
+fn what_cannot_be_looked_at_is_not_taken_for_gone() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    let now_us = scene.stage.clock.now_us();
+    let crash = scene.log().bring_back(0, now_us, &mut |at| match at {
+        Step::Placed => Err(Error::other(Crash)),
+        _ => Ok(()),
+    });
+    assert!(crash.is_err());
+    let (dir, path) = (scene.stage.folder(), scene.stage.segment(0));
+    let aside = path.with_extension("x");
+    fs::rename(&path, &aside).unwrap();
+    // Whoever follows it never comes to an end.
+    std::os::unix::fs::symlink(&path, &path).unwrap();
+    let outcome = scene.run("30 days");
+    assert!(!outcome.faults.is_empty());
+    assert!(segment::Back::read(&dir, 0).unwrap().is_some());
+    assert!(scene.log().whereabouts().is_err());
+    assert!(!scene.log().is_away(0));
+    fs::remove_file(&path).unwrap();
+    fs::rename(&aside, &path).unwrap();
+    scene.stage.restart();
+    assert_eq!(scene.run("30 days").faults, [""; 0]);
+    scene.whole();
+}
+
+/// Questions about what is here fetch nothing, nor does when the log begins: they are answered
+/// while the archive is away.
+#[test]
+fn questions_about_what_is_here_fetch_nothing() {
+    let mut scene = Scene::new();
+    let first_us = scene.log().received_us(0).unwrap();
+    let before = scene.log().len();
+    scene.run("30 days");
+    scene.stage.restart();
+    scene.stage.request("/newer", 200);
+    let gone = scene.store.path().with_extension("away");
+    fs::rename(scene.store.path(), &gone).unwrap();
+    let query = Query::parse("class:decision last:1d").unwrap();
+    let now_us = scene.stage.clock.now_us();
+    let window = query
+        .window(now_us, &crate::query::Limits::default())
+        .unwrap();
+    let mut decisions = crate::decisions::Decisions::new(scene.log(), &query, window).unwrap();
+    assert!(decisions.position() > 0 && decisions.position() <= before);
+    let mut paths = Vec::new();
+    let visited = decisions.visit(|_, leaf| {
+        let leaf = crate::envelope::DecisionRef::of_leaf(leaf).unwrap();
+        paths.push(leaf.path.to_owned());
+        ControlFlow::<()>::Continue(())
+    });
+    visited.unwrap();
+    assert!(paths.contains(&"/newer".to_owned()), "{paths:?}");
+    assert_eq!(scene.log().begins_us().unwrap(), Some(first_us));
+    assert_eq!(decisions.log_begins_us().unwrap(), Some(first_us));
+    assert_eq!(scene.log().archive().unwrap().health().failed, 0);
+    fs::rename(&gone, scene.store.path()).unwrap();
+    // What is asked about what went is found there.
+    for us in [first_us, first_us + 1, i64::MIN, i64::MAX] {
+        let found = crate::decisions::first_received(scene.log(), us).unwrap();
+        let all = 0..scene.log().len();
+        let mut all = all.filter(|index| scene.log().received_us(*index).unwrap() >= us);
+        assert_eq!(found, all.next().unwrap_or(scene.log().len()), "{us}");
+    }
+}

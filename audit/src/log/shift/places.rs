@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     archive::{self, Archive, Away},
+    files,
     holds::HOLD_ADDED,
     segment::{self, Back, Stub},
     stream::Streams,
@@ -89,6 +90,7 @@ impl Log {
                     found.here_bytes += metadata.len();
                     found.back += u64::from(Back::path(dir, first).exists());
                 }
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(LogError::io(path)(e)),
                 Err(_) => {
                     // One that is damaged is named by who needs it.
                     let stub = Stub::read(dir, first);
@@ -110,6 +112,44 @@ impl Log {
             }
         }
         0
+    }
+
+    /// When it received its first record, microseconds since the Unix epoch; nothing where it
+    /// has none. Nothing is fetched for that.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    pub fn begins_us(&self) -> Result<Option<i64>, LogError> {
+        if self.len() == 0 {
+            return Ok(None);
+        }
+        if self.is_away(0) {
+            return self.stub(0).map(|stub| Some(stub.moved.first_us));
+        }
+        self.received_us(0).map(Some)
+    }
+
+    /// Where the first record lies that was received at `us` or later, as far as that is known
+    /// of what went away: not before the first of these, nor after the second.
+    pub(crate) fn received_within(&self, us: i64) -> (u64, u64) {
+        let dir = &self.inner.shared.dir;
+        let (mut low, mut high) = (0, self.len());
+        for first in segment::list(dir).unwrap_or_default() {
+            if !is_away(dir, first) {
+                continue;
+            }
+            // Of one that nobody signed nothing is known.
+            let Ok(Stub { moved, .. }) = self.stub(first) else {
+                continue;
+            };
+            if moved.latest_us < us {
+                low = moved.next.min(high);
+            } else if moved.first_us >= us {
+                high = first.max(low);
+                break;
+            }
+        }
+        (low, high)
     }
 
     /// Segments that could go: finished, signed, here, and not the newest of them, which a
@@ -272,9 +312,10 @@ fn open(dir: &Path, first: u64, archive: Option<&Archive>) -> io::Result<(File, 
     Ok((file, Some(archive::cached_name(&stub))))
 }
 
-/// Whether a segment is in the archive alone.
-pub(crate) fn is_away(dir: &Path, first: u64) -> bool {
-    !dir.join(segment::relative(first)).exists() && Stub::path(dir, first).exists()
+/// Whether a segment is in the archive alone. One that cannot be looked at is here: whoever
+/// opens it is told why.
+pub(in crate::log) fn is_away(dir: &Path, first: u64) -> bool {
+    files::is_gone(&dir.join(segment::relative(first))) && !files::is_gone(&Stub::path(dir, first))
 }
 
 /// Why a segment that a start needs cannot be had, if it went to an archive.

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     archive::{self, Why},
-    checkpoint,
+    checkpoint, files,
     merkle::{self, Hash},
     segment::{self, Back, FETCHED, Intent, Stub},
     told::{self, SEGMENTS_LEFT, Standing},
@@ -99,9 +99,12 @@ impl Log {
         let failed = |e| shared.failed(&(first..first), e);
         let _ = fs::remove_file(path.with_extension(FETCHED));
         let back = Back::read(dir, first).map_err(failed)?;
-        match (path.exists(), Stub::path(dir, first).exists(), back) {
+        // What cannot be looked at is not gone.
+        let is_here = path.try_exists().map_err(failed)?;
+        let is_moved = Stub::path(dir, first).try_exists().map_err(failed)?;
+        match (is_here, is_moved, back) {
             (true, true, None) => self.end_move(first),
-            (true, true, Some(_)) => self.end_return(first).map_err(failed),
+            (true, true, Some(_)) => self.end_return(first),
             // The file had not come yet.
             (false, true, Some(_)) => Back::remove(dir, first).map_err(failed),
             _ => Ok(()),
@@ -128,14 +131,16 @@ impl Log {
     }
 
     /// Ends a return of which the file is in its place.
-    fn end_return(&self, first: u64) -> io::Result<()> {
+    fn end_return(&self, first: u64) -> Result<(), LogError> {
         let shared = &self.inner.shared;
-        let stub = Stub::read(&shared.dir, first)?;
-        let sum = archive::sum_of(&mut fs::File::open(path(shared, first))?)?;
-        match sum == stub.sum {
+        let stub = self.stub(first)?;
+        let sum =
+            fs::File::open(path(shared, first)).and_then(|mut file| archive::sum_of(&mut file));
+        let ended = sum.and_then(|sum| match sum == stub.sum {
             true => remove_stub(&shared.dir, first),
             false => Err(Differs::error(first, NOT_WHAT_WENT)),
-        }
+        });
+        ended.map_err(|e| shared.failed(&(first..stub.moved.next), e))
     }
 
     /// Deletes the object of a segment that has less than it since it came back.
@@ -172,7 +177,7 @@ impl Log {
     fn give_up(&self, first: u64, intent: &Intent) -> io::Result<()> {
         let shared = &self.inner.shared;
         let path = path(shared, first);
-        if !path.exists() {
+        if !path.try_exists()? {
             // It went after all.
             let went =
                 Stub::read(&shared.dir, first).is_ok_and(|s| s.moved.object == intent.object);
@@ -228,6 +233,8 @@ impl Log {
             // What lies beside the log says otherwise: there is nothing in it that is not here.
             return Ok(false);
         }
+        // What took the place of what is in it has to survive a power cut.
+        files::sync_dir(&shared.dir.join(segment::DIR))?;
         archive.delete(object).map_err(|(why, cause)| match why {
             Why::Unreachable => told(cause),
             why => told(format!("{why}: {cause}")),
