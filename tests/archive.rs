@@ -14,7 +14,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
     path::Path,
     sync::{
         Arc, Mutex,
@@ -124,6 +124,9 @@ fn metrics(home: &Home) -> String {
 fn lives(home: &Home, id: &str) {
     let before = home.json(&["audit", "archive", "status"]);
     assert_eq!(before["moved"], 0);
+    // What an auditor takes away.
+    let earlier = home.path("earlier").display().to_string();
+    fs::copy(home.path("state/audit/log/checkpoint"), &earlier).unwrap();
     assert!(before["here"].as_u64().unwrap() > 4, "{before}");
     let moved = home.json(&["audit", "archive", "run"]);
     assert_eq!(moved["faults"], serde_json::json!([]));
@@ -146,9 +149,19 @@ fn lives(home: &Home, id: &str) {
         home.json(&["audit", "show", id])["rows"][0]["path"],
         "/old/1"
     );
-    let report = home.json(&["audit", "verify"]);
+    let report = home.json(&["audit", "verify", "--checkpoint", &earlier, "--replay"]);
     assert_eq!(report["findings"], serde_json::json!([]));
     assert_eq!(report["moved"], segments);
+    assert_eq!(report["earlier"][0]["standing"], "continued");
+    assert_eq!(report["replay"]["decisions"], OLD);
+    // A report over what is there and what is not, with the records that it rests on.
+    let file = "evidence.tar.zst";
+    let report = ["report", "run", "integrity", "--period", "last:200d"];
+    home.json(&[&report[..], &["--to", file]].concat());
+    let key = home.path("state/audit/log/checkpoint.pub");
+    let verify = ["report", "verify", file, "--key", key.to_str().unwrap()];
+    let said = home.says(&verify, 0);
+    assert!(said.contains("✓ holds"), "{said}");
 }
 
 /// What stays of a log whose service has ended, with its archive and without.
@@ -168,6 +181,12 @@ fn is_verified_as_a_folder(home: &Home) {
         "{}",
         String::from_utf8_lossy(&with.stdout)
     );
+    let of = ["--archive-config", "audit.yaml", "--replay"];
+    let replayed = home.json(&[&["audit", "verify", "--dir", dir], &of[..]].concat());
+    assert_eq!(replayed["replay"]["decisions"], OLD, "{replayed}");
+    let without = home.json(&["audit", "verify", "--dir", dir, "--replay"]);
+    let failed = without["replay"]["failed"].to_string();
+    assert!(failed.contains("PLS7585"), "{failed}");
     let without = home.run(&["audit", "verify", "--dir", dir]);
     assert!(!without.status.success());
     let said = String::from_utf8_lossy(&without.stdout).into_owned();
@@ -175,6 +194,29 @@ fn is_verified_as_a_folder(home: &Home) {
         assert!(said.contains(part), "{said}");
     }
     assert!(!said.contains("not what was signed"), "{said}");
+}
+
+/// Who is not the service's user would leave there what it cannot read.
+fn a_folder_of_another_user_is_left_alone(home: &Home) {
+    let dir = home.path("state/audit/log");
+    let name = dir.to_str().unwrap();
+    let of = ["--dir", name, "--archive-config", "audit.yaml"];
+    let owner = fs::metadata(&dir).unwrap().uid();
+    // Only who may give a folder away can try it out.
+    if chown(&dir, Some(owner + 1), None).is_err() {
+        return;
+    }
+    for what in ["restore", "adopt"] {
+        let said = home.says(&[&["audit", "archive", what], &of[..]].concat(), 1);
+        assert!(said.contains("PLS7595"), "{said}");
+    }
+    let files = fs::read_dir(dir.join("segments")).unwrap();
+    let new = files.filter(|entry| {
+        let path = entry.as_ref().unwrap().path();
+        path.extension().is_some_and(|e| e == "back")
+    });
+    assert_eq!(new.count(), 0);
+    chown(&dir, Some(owner), None).unwrap();
 }
 
 /// What is altered is told as that.
@@ -327,7 +369,23 @@ fn old_segments_go_to_a_folder_and_come_back() {
     assert!(audit.end().success());
     is_verified_as_a_folder(&home);
     an_altered_object_is_told_as_one(&home, &store);
+    a_folder_of_another_user_is_left_alone(&home);
     let mut audit = start(&home, &url);
+    // Only what lies at an address of before can be said to be deleted.
+    let refused = [
+        "audit",
+        "archive",
+        "deleted",
+        "--store",
+        &url[6..url.len() - 1],
+    ];
+    assert!(home.says(&refused, 1).contains("PLS7596"));
+    let none = ["audit", "archive", "deleted", "--store", "s3://of-before"];
+    assert_eq!(home.json(&none)["segments"], 0);
+    assert_eq!(
+        rows(&home, "class:admin verb:archive_deleted last:1h").len(),
+        2
+    );
     let back = home.json(&["audit", "archive", "restore", "--until", "2020-01-01"]);
     assert_eq!(back["segments"], 0, "nothing is so old");
     let back = home.json(&["audit", "archive", "restore"]);

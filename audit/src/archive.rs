@@ -24,7 +24,9 @@ use bytes::Bytes;
 use object_store::{local::LocalFileSystem, path::Path as Name};
 
 use crate::{
+    disk::Disk,
     files,
+    log::RESERVE_BYTES,
     merkle::{self, Hash},
     segment::Stub,
 };
@@ -235,6 +237,39 @@ impl Archive {
         Ok(file)
     }
 
+    fn fetch_into(&self, stub: &Stub, to: File) -> Result<(), Away> {
+        if let Some(cause) = self.is_down() {
+            return Err(Away::of(stub, &self.url, (Why::Unreachable, cause)));
+        }
+        let read = self.is_read(stub, Some(to));
+        read.map_err(|refused| self.fault(stub, refused))?;
+        self.fetched.fetch_add(1, Ordering::Relaxed);
+        self.fetched_bytes
+            .fetch_add(stub.moved.length, Ordering::Relaxed);
+        lock(&self.faults).is_written();
+        Ok(())
+    }
+
+    /// Makes sure that all of these fit on the disk of the log in `dir`, and leave the room
+    /// that records need.
+    pub(crate) fn has_room(&self, dir: &Path, stubs: &[Stub]) -> Result<(), Away> {
+        let Some(first) = stubs.first() else {
+            return Ok(());
+        };
+        let space = Disk::default().space(dir);
+        let free = space.map_err(|e| self.fault(first, here(&e)))?.free;
+        let bytes = stubs.iter().map(|stub| stub.moved.length);
+        let bytes = bytes.fold(RESERVE_BYTES, u64::saturating_add);
+        if free >= bytes {
+            return Ok(());
+        }
+        let cause = format!(
+            "the disk of the log has {free} bytes left, and {bytes} are needed to bring {} segments back",
+            stubs.len()
+        );
+        Err(self.fault(first, (Why::NoRoom, cause)))
+    }
+
     /// Reads what is in the store now, past the cache and into a file that has no name, in the
     /// folder of the system for temporary ones: nothing is written beside the log.
     pub(crate) fn open_afresh(&self, stub: &Stub) -> Result<File, Away> {
@@ -268,15 +303,19 @@ impl Archive {
     }
 
     /// Writes a segment that went away to `to`, compared with what was signed; durable when
-    /// it returns.
+    /// it returns. What is not in the cache does not come there: it has its room once.
     pub(crate) fn write_to(&self, stub: &Stub, to: &Path) -> io::Result<()> {
-        let mut from = self.open(stub).map_err(io::Error::other)?;
         let mut file = files::create(to)?;
-        io::Seek::rewind(&mut from)?;
-        io::copy(&mut from, &mut file)?;
+        match self.cached(stub, &cached_name(stub)) {
+            Some(mut from) => {
+                io::Seek::rewind(&mut from)?;
+                io::copy(&mut from, &mut file)?;
+            }
+            None => self.fetch_into(stub, file).map_err(io::Error::other)?,
+        }
+        let mut file = File::open(to)?;
         file.sync_all()?;
-        let sum = sum_of(&mut File::open(to)?)?;
-        match sum == stub.sum {
+        match sum_of(&mut file)? == stub.sum {
             true => Ok(()),
             false => Err(io::Error::other("what was written is not what was fetched")),
         }

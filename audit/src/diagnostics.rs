@@ -1,6 +1,6 @@
 //! What is wrong with a log or a spool, as a person is told.
 //!
-//! Codes 7501 to 7529, 7581 to 7587, and 7592 and 7593. The errors keep their own types; this is how they look at
+//! Codes 7501 to 7529, 7581 to 7587, 7592, 7593 and 7595. The errors keep their own types; this is how they look at
 //! the command line.
 
 use palisade_mesh::diagnostic::{Diagnostic, Severity};
@@ -33,6 +33,8 @@ impl LogError {
             Self::NotFound { .. } => Diagnostic::error(7505, text),
             Self::Dropped { .. } => Diagnostic::error(7507, text)
                 .help("what was dropped, when and by which rule: palisade audit search 'class:log_lifecycle verb:records_dropped'"),
+            Self::Owner { .. } => Diagnostic::error(7595, text)
+                .help("run this as that user: the audit service could not read what another writes there"),
             #[cfg(feature = "index")]
             Self::Away(away) => away.diagnostic(),
             Self::Undecodable { .. } => Diagnostic::error(7506, text)

@@ -221,6 +221,14 @@ pub enum LogError {
     #[cfg(feature = "index")]
     #[error(transparent)]
     Away(Box<Away>),
+    /// The folder is another user's, whose service could not read what is written there.
+    #[error("the folder of the log `{dir}` belongs to the user {owner}")]
+    Owner {
+        /// The folder.
+        dir: PathBuf,
+        /// Number of the user.
+        owner: u32,
+    },
     /// The leaf is as it was written, but holds no record that this version reads.
     #[error("record {index} cannot be decoded: {cause}")]
     Undecodable {

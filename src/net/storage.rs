@@ -24,19 +24,35 @@ use super::web::{self, Io, is_this_host};
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// Who carries requests to servers whose certificates are under the roots in `ca`, else the
-/// system's.
+/// system's. Where there is an `endpoint`, the roots in `ca` are for that alone: whom else is
+/// asked who we are has those of the system.
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn carry(ca: Option<&Path>) -> Result<Carry, Diagnostic> {
-    let config = ClientConfig::builder()
-        .with_root_certificates(web::roots(ca)?)
-        .with_no_client_auth();
-    let tls = TlsConnector::from(Arc::new(config));
+pub fn carry(ca: Option<&Path>, endpoint: Option<&str>) -> Result<Carry, Diagnostic> {
+    let tls = |ca| {
+        let config = ClientConfig::builder()
+            .with_root_certificates(web::roots(ca)?)
+            .with_no_client_auth();
+        Ok::<_, Diagnostic>(TlsConnector::from(Arc::new(config)))
+    };
+    let endpoint: Option<Uri> = endpoint.and_then(|text| text.parse().ok());
+    let (store, others) = (tls(ca)?, tls(ca.filter(|_| endpoint.is_none()))?);
     Ok(Arc::new(move |request| {
-        let tls = tls.clone();
+        let is_of_store = endpoint.as_ref().is_none_or(|of| is_of(of, request.uri()));
+        let tls = if is_of_store { &store } else { &others }.clone();
         Box::pin(async move { exchange(&tls, request).await })
     }))
+}
+
+/// Whether `uri` is of the server at `endpoint`: its host, or the name of a bucket before that.
+fn is_of(endpoint: &Uri, uri: &Uri) -> bool {
+    let (Some(of), Some(host)) = (endpoint.host(), uri.host()) else {
+        return false;
+    };
+    let (of, host) = (of.to_ascii_lowercase(), host.to_ascii_lowercase());
+    host.strip_suffix(&of)
+        .is_some_and(|before| before.is_empty() || before.ends_with('.'))
 }
 
 async fn exchange(tls: &TlsConnector, request: HttpRequest) -> Result<HttpResponse, HttpError> {
@@ -90,4 +106,23 @@ fn origin_form(request: HttpRequest) -> Result<HttpRequest, HttpError> {
     let agent = HeaderValue::from_static(concat!("palisade/", env!("CARGO_PKG_VERSION")));
     parts.headers.insert(USER_AGENT, agent);
     Ok(Request::from_parts(parts, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The roots that were named are those of the store, and of nobody else who is asked.
+    #[test]
+    fn the_endpoint_is_told_from_who_else_is_asked() {
+        let endpoint = Uri::from_static("https://S3.acme.test:9000");
+        let check = |uri: &'static str, expected: bool| {
+            assert_eq!(is_of(&endpoint, &Uri::from_static(uri)), expected, "{uri}");
+        };
+        check("https://s3.acme.test:9000/audit/log", true);
+        check("https://audit.s3.acme.test:9000/log", true);
+        check("https://sts.us-east-1.amazonaws.com/", false);
+        check("https://evils3.acme.test/", false);
+        check("https://s3.acme.test.evil.test/", false);
+    }
 }

@@ -93,7 +93,7 @@ pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiti
 pub(crate) use api::Access;
 pub use api::document;
 pub(crate) use archive::archive_of;
-pub use archive::{ArchiveLine, ArchiveStatus, Restore, RunArchive};
+pub use archive::{ArchiveLine, ArchiveStatus, Deleted, Restore, RunArchive};
 pub use holds::{AddHold, HoldList, ReleaseHold};
 pub(crate) use kept::{AskRevision, KEPT_ROUTE, Unlike, whole};
 pub use proof::{Proven, Wanted};

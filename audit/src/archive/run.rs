@@ -184,6 +184,26 @@ impl Run<'_> {
         Ok(outcome)
     }
 
+    /// Believes a person that the objects at `store`, an address of before, are deleted which
+    /// have what was dropped here.
+    ///
+    /// # Errors
+    /// `PLS7596` for the archive that is used now, `PLS7586` when it cannot be told which.
+    pub fn written_off(&self, store: &str) -> Result<Outcome, Diagnostic> {
+        if self.log.archive().is_some_and(|now| now.url() == store) {
+            return Err(Diagnostic::error(
+                7596,
+                format!("`{store}` is the archive that is used now"),
+            )
+            .help("what is to be deleted there is deleted by: palisade audit archive run"));
+        }
+        let segments = self.log.write_off(store).map_err(|e| unread(&e))?;
+        Ok(Outcome {
+            segments,
+            ..Outcome::default()
+        })
+    }
+
     fn each(
         &self,
         due: Vec<Range<u64>>,

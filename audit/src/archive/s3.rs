@@ -94,10 +94,15 @@ pub struct S3 {
 }
 
 impl S3 {
+    /// Which bucket it is: on another server one of the same name is another.
     pub(super) fn url(&self) -> String {
-        match self.prefix.is_empty() {
+        let url = match self.prefix.is_empty() {
             true => format!("s3://{}", self.bucket),
             false => format!("s3://{}/{}", self.bucket, self.prefix),
+        };
+        match &self.endpoint {
+            None => url,
+            Some(endpoint) => format!("{url} at {}", endpoint.trim_end_matches('/')),
         }
     }
 
@@ -304,6 +309,27 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    /// One bucket is not taken for another that has its name on another server.
+    #[test]
+    fn a_bucket_is_told_by_its_server_too() {
+        let url = |endpoint: Option<&str>| {
+            let s3 = S3 {
+                bucket: "acme-audit".into(),
+                prefix: "log".into(),
+                endpoint: endpoint.map(ToOwned::to_owned),
+                region: "us-east-1".into(),
+                credentials: None,
+                plain: false,
+                carry: Arc::new(|_| Box::pin(std::future::pending())),
+            };
+            s3.url()
+        };
+        assert_eq!(url(None), "s3://acme-audit/log");
+        let (a, b) = (url(Some("https://a.test")), url(Some("https://b.test")));
+        assert_ne!(a, b);
+        assert_eq!(a, url(Some("https://a.test/")));
+    }
 
     #[test]
     fn credentials_are_those_of_the_default_section_and_private() {

@@ -23,7 +23,6 @@ use palisade_mesh::wire::{
 use super::{
     AppendError, Log, LogError,
     book::{self, Said},
-    lock,
     reader::Shared,
     recover::log_id,
     thin::{self, Differs, Hashes, Part},
@@ -37,10 +36,12 @@ use crate::{
     told::{self, SEGMENTS_MOVED, SEGMENTS_RESTORED, Standing},
 };
 
+mod offline;
 mod places;
 mod tidy;
 mod times;
 
+pub use offline::{adopt, restore_all};
 pub use places::{Needs, Whereabouts};
 pub(super) use places::{is_away, is_needed};
 use tidy::NOT_WHAT_WENT;
@@ -293,48 +294,6 @@ impl Log {
         let said = thin::say(self, lifecycle(SEGMENTS_RESTORED, detail));
         said.map_err(LogError::io(&shared.dir))
     }
-}
-
-/// Brings all segments back of the log in `dir` that nobody writes, compared with what stays
-/// of them; the next start compares them with the tree. Gives their bytes, each.
-///
-/// # Errors
-/// [`LogError`]; what is there by then stays.
-pub fn restore_all(dir: &Path, archive: &Archive) -> Result<Vec<u64>, LogError> {
-    let _lock = lock::lock(dir)?;
-    let mut all = Vec::new();
-    for first in segment::list(dir).map_err(LogError::io(dir))? {
-        if !is_away(dir, first) {
-            continue;
-        }
-        let path = Stub::path(dir, first);
-        let stub = Stub::read(dir, first).map_err(LogError::io(&path))?;
-        let since_us = jiff::Timestamp::now().as_microsecond();
-        let placed = place(dir, archive, &stub, since_us, &mut |_| Ok(()));
-        placed.map_err(LogError::io(&path))?;
-        all.push(stub.moved.length);
-    }
-    Ok(all)
-}
-
-/// Makes the folder `dir` of a log that nobody writes the one that counts among its copies, for
-/// the `archive`; no other puts or deletes anything there after.
-///
-/// # Errors
-/// [`LogError`] when the archive is not the log's, or cannot be asked.
-pub fn adopt(dir: &Path, archive: &Archive) -> Result<(), LogError> {
-    let _lock = lock::lock(dir)?;
-    let failed = LogError::io(dir);
-    let mut away = segment::list(dir).map_err(LogError::io(dir))?;
-    away.retain(|first| is_away(dir, *first));
-    let Some(first) = away.first() else {
-        let what = "no segment of this log is in an archive: there is nothing to adopt";
-        return Err(failed(io::Error::other(what)));
-    };
-    let stub = Stub::read(dir, *first).map_err(LogError::io(Stub::path(dir, *first)))?;
-    archive
-        .adopt(&stub)
-        .map_err(|away| LogError::Away(Box::new(away)))
 }
 
 fn place(dir: &Path, archive: &Archive, stub: &Stub, since_us: i64, at: At<'_>) -> io::Result<()> {

@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     control::client::Mesh,
     render::{self, Output, count, screen, snippet::clean, thousands},
-    run::audit::{ArchiveLine, ArchiveStatus, Restore, RunArchive, archive_of},
+    run::audit::{ArchiveLine, ArchiveStatus, Deleted, Restore, RunArchive, archive_of},
 };
 
 /// What to do about it.
@@ -35,6 +35,13 @@ pub(crate) enum Command {
     Status,
     /// Bring segments back to the disk of the log: all of them, or those with records of a time.
     Restore(RestoreArgs),
+    /// Say that you have deleted, by hand and at an address of before, the objects that runs name
+    /// as having records which were dropped: they are not asked for any more.
+    Deleted {
+        /// The address, as the runs name it.
+        #[arg(long, value_name = "ADDRESS")]
+        store: String,
+    },
     /// Make this folder of a log the one that counts, after it was copied or put back from a
     /// backup: no other copy of it puts or deletes anything in the archive then.
     Adopt {
@@ -72,6 +79,10 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
         }
         Command::Status => status(context),
         Command::Restore(args) => restore(args, context),
+        Command::Deleted { store } => {
+            let store = store.clone();
+            ask("deleted", &Deleted { store }, "written off", context)
+        }
         Command::Adopt {
             dir,
             archive_config,

@@ -79,7 +79,7 @@ pub(crate) fn archive_of(section: &ArchiveSection, log: &Path) -> Result<Arc<Arc
                 region: section.region.clone().unwrap_or_else(|| REGION.to_owned()),
                 credentials: section.credentials.clone(),
                 plain: section.is_plain(),
-                carry: storage::carry(section.ca.as_deref())?,
+                carry: storage::carry(section.ca.as_deref(), section.endpoint.as_deref())?,
             };
             Archive::bucket(s3, log, cache)
         }
@@ -149,6 +149,13 @@ pub struct Restore {
     pub from_us: Option<i64>,
     /// Records received until then.
     pub to_us: Option<i64>,
+}
+
+/// What `audit archive deleted` says.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Deleted {
+    /// The address where objects were deleted by hand.
+    pub store: String,
 }
 
 /// A line of the answer to them.
@@ -286,6 +293,7 @@ impl Archiving {
 impl AuditRole {
     pub(super) fn archive_routes(&self) -> Router {
         let (of_status, of_run, of_restore) = (self.clone(), self.clone(), self.clone());
+        let of_deleted = self.clone();
         Router::new()
             .route(
                 "/v1/audit/archive",
@@ -313,6 +321,16 @@ impl AuditRole {
                         let of = (q.from_us.unwrap_or(i64::MIN), q.to_us.unwrap_or(i64::MAX));
                         let work: Work = Box::new(move |role, go| role.plan().restore(of, go));
                         lines(of_restore.work(uid, "archive_restore", "by hand".to_owned(), Ok(work)).await)
+                    },
+                ),
+            )
+            .route(
+                "/v1/audit/archive/deleted",
+                post(
+                    move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Deleted>| async move {
+                        let store = q.store.clone();
+                        let work: Work = Box::new(move |role, _| role.plan().written_off(&q.store));
+                        lines(of_deleted.work(uid, "archive_deleted", store, Ok(work)).await)
                     },
                 ),
             )

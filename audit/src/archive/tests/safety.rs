@@ -1,7 +1,7 @@
 //! Nothing goes here before the store has it, and nothing goes there that is not the log's.
 
 use super::*;
-use crate::segment::{Back, HEADER_LEN};
+use crate::segment::{Back, HEADER_LEN, Intent};
 
 impl Scene {
     fn url(&self) -> String {
@@ -247,4 +247,100 @@ fn an_object_of_a_move_that_did_not_end_goes_when_the_segment_is_another() {
         assert_eq!(scene.signs("segments_left"), step == Step::Put, "{step:?}");
         scene.whole();
     }
+}
+
+/// What a person has deleted at an address of before is not asked for any more; of the archive
+/// that is used now nobody has to be believed.
+#[test]
+fn what_was_deleted_by_hand_at_another_address_can_be_said() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.log().bring_back(0, 0, &mut |_| Ok(())).unwrap();
+    let dir = scene.stage.folder();
+    let back = Back::read(&dir, 0).unwrap().unwrap();
+    let store = "file:///elsewhere".to_owned();
+    Back { store, ..back }.save(&dir, 0).unwrap();
+    scene.stage.clock.advance(30 * DAY);
+    assert!(scene.stage.run().records() > 0);
+    assert!(scene.told().contains("file:///elsewhere"));
+    assert!(!scene.log().is_away(0), "it does not go before");
+    let run = Run {
+        log: scene.log(),
+        now: scene.stage.clock.now(),
+    };
+    let refused = run.written_off(&scene.url()).unwrap_err();
+    assert_eq!(refused.code.0, 7596);
+    assert_eq!(run.written_off("file:///nowhere").unwrap().segments, 0);
+    assert!(scene.told().contains("file:///elsewhere"));
+    assert_eq!(run.written_off("file:///elsewhere").unwrap().segments, 1);
+    assert_eq!(scene.told(), "");
+    assert!(scene.log().is_away(0));
+    scene.whole();
+}
+
+/// What a move has left at an address of before, too.
+#[test]
+fn what_a_move_has_left_at_another_address_can_be_written_off() {
+    let mut scene = Scene::new();
+    let (segment, _) = scene.log().movable(&mut Vec::new()).swap_remove(0);
+    let crash = scene.log().move_away(&segment, &mut |at| match at {
+        Step::Put => Err(Error::other(Crash)),
+        _ => Ok(()),
+    });
+    assert!(crash.is_err());
+    let dir = scene.stage.folder();
+    let intent = Intent::read(&dir, 0).unwrap().unwrap();
+    let store = "file:///elsewhere".to_owned();
+    Intent { store, ..intent }.save(&dir, 0).unwrap();
+    let run = |scene: &Scene| {
+        let run = Run {
+            log: scene.log(),
+            now: scene.stage.clock.now(),
+        };
+        run.written_off("file:///elsewhere").unwrap().segments
+    };
+    assert_eq!(run(&scene), 0, "nothing was dropped that is in it");
+    scene.stage.clock.advance(30 * DAY);
+    scene.stage.restart();
+    assert!(scene.stage.run().records() > 0);
+    assert!(scene.told().contains("file:///elsewhere"));
+    assert_eq!(run(&scene), 1);
+    assert_eq!(scene.told(), "");
+    scene.whole();
+}
+
+/// A folder gets nothing back of what no record says went, and nothing that does not fit.
+#[test]
+fn a_folder_gets_back_only_what_was_signed_and_fits() {
+    let scene = Scene::new();
+    let moved = scene.run("30 days").segments;
+    let (dir, archive) = (scene.stage.folder(), scene.stage.archive().unwrap());
+    scene.log().close();
+    let stub = Stub::read(&dir, 0).unwrap();
+    let refuse = |change: &dyn Fn(&mut palisade_mesh::wire::audit::Moved)| {
+        let mut moved = stub.moved.clone();
+        change(&mut moved);
+        Stub::new(moved).unwrap().save(&dir).unwrap();
+        let refused = restore_all(&dir, &archive).unwrap_err();
+        let files = fs::read_dir(dir.join("segments")).unwrap();
+        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let stubs = names.filter(|name| name.ends_with(".moved")).count();
+        assert_eq!(stubs as u64, moved_of(&scene), "{refused}");
+        refused
+    };
+    let refused = refuse(&|moved| moved.latest_us += 1);
+    assert!(matches!(refused, LogError::Tampered(_)), "{refused}");
+    let refused = refuse(&|moved| moved.length = 1 << 60);
+    assert_eq!(why(&refused), Some(Why::NoRoom));
+    assert!(refused.to_string().contains("bytes left"), "{refused}");
+    stub.save(&dir).unwrap();
+    assert_eq!(restore_all(&dir, &archive).unwrap().len() as u64, moved);
+    assert!(
+        scene.cached().is_empty(),
+        "what comes back has its room once"
+    );
+}
+
+fn moved_of(scene: &Scene) -> u64 {
+    scene.log().whereabouts().unwrap().moved
 }

@@ -60,6 +60,43 @@ impl Log {
         })
     }
 
+    /// Believes that the objects at `store` are deleted there which have what was dropped here:
+    /// an address of before, where nobody looks for them. Gives how many that were.
+    pub(crate) fn write_off(&self, store: &str) -> Result<u64, LogError> {
+        let shared = &self.inner.shared;
+        let _lock = self.hold()?;
+        let mut count = 0;
+        for first in segment::list(&shared.dir).map_err(LogError::io(&shared.dir))? {
+            let written_off = self.write_off_one(first, store);
+            count += written_off.map_err(|e| shared.failed(&(first..first), e))?;
+        }
+        Ok(count)
+    }
+
+    fn write_off_one(&self, first: u64, store: &str) -> io::Result<u64> {
+        let shared = &self.inner.shared;
+        let dir = &shared.dir;
+        let mut count = 0;
+        if let Some(back) = Back::read(dir, first)?.filter(|back| back.store == store)
+            && self.is_stale(first, &back)?
+        {
+            let object = String::new();
+            Back { object, ..back }.save(dir, first)?;
+            count += 1;
+        }
+        if let Some(intent) = Intent::read(dir, first)?.filter(|intent| intent.store == store)
+            && path(shared, first).try_exists()?
+        {
+            let (_, sum) = self.own(first, &intent.object)?;
+            // What has the same bytes still as the segment has nothing that was dropped.
+            if archive::sum_of(&mut fs::File::open(path(shared, first))?)? != sum {
+                Intent::remove(dir, first)?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
     fn of_each(&self, work: impl Fn(u64) -> Result<(), LogError>) -> Vec<LogError> {
         let dir = &self.inner.shared.dir;
         let firsts = match segment::list(dir) {
