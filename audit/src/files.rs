@@ -57,6 +57,7 @@ pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
 }
 
 /// Whether it is known that nothing is at `path`: what cannot be looked at may be there.
+#[cfg(feature = "index")]
 pub(crate) fn is_gone(path: &Path) -> bool {
     matches!(path.try_exists(), Ok(false))
 }
