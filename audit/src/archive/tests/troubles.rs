@@ -225,24 +225,35 @@ fn the_index_goes_on_while_the_archive_is_away() {
 fn a_check_beside_a_run_names_nothing() {
     let scene = Scene::new();
     scene.run("30 days");
-    let object = scene.objects()[0].clone();
-    let (path, aside) = (
-        scene.stage.segment(0),
-        scene.stage.segment(0).with_extension("x"),
-    );
-    fs::copy(object, &aside).unwrap();
-    let done = std::sync::atomic::AtomicBool::new(false);
+    let pairs: Vec<_> = scene
+        .objects()
+        .into_iter()
+        .map(|object| {
+            let name = object.file_name().unwrap().to_str().unwrap().to_owned();
+            let first = name.split('-').next().unwrap().parse().unwrap();
+            let path = scene.stage.segment(first);
+            let aside = path.with_extension("x");
+            fs::copy(object, &aside).unwrap();
+            (path, aside)
+        })
+        .collect();
+    let done = AtomicBool::new(false);
     let found = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !done.load(Ordering::Relaxed) {
-                fs::rename(&aside, &path).unwrap();
-                fs::rename(&path, &aside).unwrap();
-            }
-        });
-        let found = (0..200).find_map(|_| {
+        for (path, aside) in &pairs {
+            let done = &done;
+            scope.spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    fs::rename(aside, path).unwrap();
+                    fs::rename(path, aside).unwrap();
+                }
+            });
+        }
+        let begun = Instant::now();
+        let mut found = None;
+        while found.is_none() && begun.elapsed() < Duration::from_secs(10) {
             let findings = scene.stage.check().findings;
-            (!findings.is_empty()).then_some(findings)
-        });
+            found = (!findings.is_empty()).then_some(findings);
+        }
         done.store(true, Ordering::Relaxed);
         found
     });
