@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_audit::privacy::Rules;
+use palisade_audit::{privacy::Rules, spool::SpoolOptions};
 use palisade_ca::registration::RegistrationConfig;
 use palisade_mesh::{
     diagnostic::Diagnostic,
@@ -40,6 +40,7 @@ pub mod retention;
 pub mod rollout;
 pub mod schedules;
 pub mod schema;
+pub mod spool;
 pub mod syslog;
 pub mod template;
 pub mod witness;
@@ -55,6 +56,7 @@ use readers::ReadersSection;
 use retention::RetentionSection;
 use rollout::RolloutSection;
 use schedules::ScheduleSection;
+use spool::SpoolSection;
 use syslog::SyslogSection;
 use witness::{WitnessSection, WitnessesSection};
 
@@ -99,6 +101,9 @@ pub struct Config {
     /// What is personal in the records of this process. Default: everything is kept.
     #[serde(default)]
     pub privacy: PrivacySection,
+    /// Spools of this process, where records wait until the audit service has them.
+    #[serde(default)]
+    pub spool: SpoolSection,
 }
 
 /// Section `ca`.
@@ -437,6 +442,8 @@ impl Config {
         let read = de::read(&whole, root.clone()).map_err(|more| found.extend(more));
         let config: Option<Self> = read.ok();
         if let Some(config) = &config {
+            let more = config.spool.check().into_iter();
+            found.extend(more.map(|d| placed(d, "spool", &whole, &root)));
             let more = config.check_privacy().into_iter();
             found.extend(more.map(|d| placed(d, "privacy", &whole, &root)));
         }
@@ -490,6 +497,15 @@ impl Config {
         match config {
             Some(config) if found.is_empty() => Ok((config, overrides.effective(&file, &root))),
             _ => Err(found),
+        }
+    }
+
+    /// Limits of each spool of this process, and what is personal in its records.
+    pub fn spool_options(&self) -> SpoolOptions {
+        SpoolOptions {
+            spool_bytes: self.spool.bytes,
+            rules: self.privacy(),
+            ..SpoolOptions::default()
         }
     }
 

@@ -23,7 +23,10 @@ use palisade_pdp::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    history::flips::{Lacks, past, unfit, words},
+    history::{
+        asked::{asked, words},
+        flips::Lacks,
+    },
     run::access::{Answer, Asked},
 };
 
@@ -117,10 +120,11 @@ impl Grants {
             let asked = (record.action, record.resource_type, record.resource_id);
             self.used(record, asked);
         }
-        if let Some(cause) = unfit(record) {
-            return self.lacks.add(cause.words().to_owned(), record);
-        }
-        match self.replay.decide(&past(record)) {
+        let past = match asked(record) {
+            Ok(past) => past,
+            Err(cause) => return self.lacks.add(cause.words().to_owned(), record),
+        };
+        match self.replay.decide(&past) {
             Ok(again) => {
                 let asked = (&*again.action, again.resource_type, &*again.resource_id);
                 let told = record.verdict == WireVerdict::Allow

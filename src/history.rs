@@ -25,6 +25,7 @@ use crate::{
     render::progress::{Far, Progress},
 };
 
+pub(crate) mod asked;
 pub(crate) mod faithful;
 pub(crate) mod flips;
 pub(crate) mod frames;

@@ -472,6 +472,32 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     );
 }
 
+/// As OSCAL it is the same whenever it is made, and has what policies were asked for.
+#[test]
+fn a_report_as_oscal_is_the_same_bytes_each_time() {
+    let home = seeded();
+    let ago = |days: i64| {
+        let then = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(24 * days);
+        then.to_string()[..10].to_owned()
+    };
+    // Over, so that its end does not move.
+    let period = format!("{}..{}", ago(50), ago(2));
+    let run = ["report", "run", "access-review", "--period", &period];
+    let place = ["--policies", "policies", "--log", "log"];
+    for name in ["a.oscal.json", "b.oscal.json"] {
+        home.json(&[&run[..], &place, &["--to", name]].concat());
+    }
+    let read = |name: &str| fs::read_to_string(home.path(name)).unwrap();
+    assert_eq!(read("a.oscal.json"), read("b.oscal.json"));
+    let document: Value = serde_json::from_str(&read("a.oscal.json")).unwrap();
+    let result = &document["assessment-results"]["results"][0];
+    let observations = result["observations"].as_array().unwrap();
+    let mut remarks = observations.iter().filter_map(|o| o["remarks"].as_str());
+    assert!(remarks.any(|r| r.contains("the log does not bear it out")));
+    let said = home.says(&["report", "verify", "a.oscal.json"], 3);
+    assert!(said.contains("PLS7803"), "{said}");
+}
+
 /// A package is made of a log, and verified by whoever has it and the log's key: no mesh, no
 /// log. One byte of it changed is named.
 #[test]
@@ -499,6 +525,9 @@ fn a_package_of_evidence_is_verified_with_the_key_alone() {
     let is_bundle = |f: &&Value| f.as_str().unwrap().starts_with("policy/");
     assert_eq!(files.iter().filter(is_bundle).count(), 1);
     assert_eq!(checked["checked"]["differences"], serde_json::json!([]));
+    for name in ["oscal-ar.json", "verify.html"] {
+        assert!(files.iter().any(|file| file == name), "{files:?}");
+    }
 
     let said = elsewhere.says(&["report", "verify", "e.tar.zst"], 3);
     assert!(said.contains("PLS7829"), "{said}");

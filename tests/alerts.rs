@@ -258,7 +258,7 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
     let home = Home::new();
     let got = home.path("got");
     let of_audit = format!(
-        "  deliver:\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  schedules:\n    - {{ name: hourly, cron: \"0 * * * *\", report: digest, period: \"last:2h\", formats: [json, package], folder: reports, deliver: [file] }}\n    - {{ name: broken, cron: \"0 0 1 1 *\", report: denials, period: previous-year, folder: secret/reports }}\n    - {{ name: review, cron: \"0 0 1 1 *\", report: access-review, period: \"last:1h\", formats: [json, csv], folder: reviews }}\n    - {{ name: reach, cron: \"0 0 1 1 *\", report: reach, period: \"last:1h\", formats: [json], folder: reviews }}\n    - {{ name: unused, cron: \"0 0 1 1 *\", report: unused, period: \"last:1h\", formats: [json], folder: reviews }}\n  policies: policies\n",
+        "  deliver:\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  schedules:\n    - {{ name: hourly, cron: \"0 * * * *\", report: digest, period: \"last:2h\", formats: [json, package, oscal], folder: reports, deliver: [file] }}\n    - {{ name: broken, cron: \"0 0 1 1 *\", report: denials, period: previous-year, folder: secret/reports }}\n    - {{ name: review, cron: \"0 0 1 1 *\", report: access-review, period: \"last:1h\", formats: [json, csv], folder: reviews }}\n    - {{ name: reach, cron: \"0 0 1 1 *\", report: reach, period: \"last:1h\", formats: [json], folder: reviews }}\n    - {{ name: unused, cron: \"0 0 1 1 *\", report: unused, period: \"last:1h\", formats: [json], folder: reviews }}\n  policies: policies\n",
         got.display()
     );
     of_policies(&home);
@@ -306,6 +306,11 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
     let said = home.says(&verify, 0);
     assert!(said.contains("✓ holds"), "{said}");
     home.says(&["report", "verify", files[0].as_str().unwrap()], 0);
+    let oscal = files[2].as_str().unwrap();
+    assert!(oscal.ends_with(".oscal.json"), "{oscal}");
+    let oscal: Value = serde_json::from_str(&fs::read_to_string(oscal).unwrap()).unwrap();
+    let version = &oscal["assessment-results"]["metadata"]["oscal-version"];
+    assert_eq!(version, "1.2.1");
 
     let said = support::said(&home.run(&["check"]));
     assert!(said.contains("PLS7934"), "{said}");

@@ -114,6 +114,7 @@ fn recorded_decisions_are_made_again_under_the_revisions_that_they_name() {
     a_changed_revision_is_named(&home, &log);
     a_missing_revision_is_counted(&home, &log);
     a_false_record_is_named(&home, &log);
+    a_package_of_any_period_says_what_was_in_force(&home, &log);
     what_contradicts_itself_or_proves_nothing_gets_no_tick(&home, &log);
 }
 
@@ -198,6 +199,47 @@ fn a_false_record_is_named(home: &Home, log: &Path) {
         assert!(number(&report, "same") > 0, "{report}");
         assert_eq!(report["replay"]["revisions"], 2, "{report}");
     }
+}
+
+/// A period that begins after the PDP recorded the revisions of its decisions.
+fn a_package_of_any_period_says_what_was_in_force(home: &Home, log: &Path) {
+    let options = LogOptions {
+        read_only: true,
+        ..LogOptions::new(TrustDomain::parse("demo.test").unwrap())
+    };
+    let of_log = Log::open(log, options, Clock::system()).unwrap();
+    let (mut activated_us, mut denied_us) = (Vec::new(), 0);
+    for record in of_log.scan(0).map(|entry| entry.unwrap().record) {
+        match &record.body {
+            Some(Body::PolicyChange(_)) => activated_us.push(record.time_us),
+            Some(Body::Decision(d)) if d.path == "/orders/42" && is_denied(d) => {
+                denied_us = denied_us.max(record.time_us);
+            }
+            _ => {}
+        }
+    }
+    // The PDP that had forgotten all put its revision in force anew, later.
+    assert!(activated_us.iter().any(|us| *us < denied_us));
+    assert!(!activated_us.contains(&denied_us));
+    let at = |us| jiff::Timestamp::from_microsecond(us).unwrap();
+    let dir = log.display().to_string();
+    let period = format!("since:{} until:{}", at(denied_us), at(denied_us + 1));
+    let file = home.path("later.tar.zst").display().to_string();
+    let pack = [
+        "report", "run", "denials", "--log", &dir, "--period", &period,
+    ];
+    home.says(&[&pack[..], &["--to", &file]].concat(), 0);
+    let key = log.join("checkpoint.pub").display().to_string();
+    let report = home.json(&["report", "verify", &file, "--key", &key]);
+    let files = report["files"].as_array().unwrap();
+    assert!(
+        files.contains(&"records/in-force.jsonl".into()),
+        "{files:?}"
+    );
+    same(&report);
+    let causes = report["replay"]["not_replayable"]["causes"].as_object();
+    let is_unknown = |cause: &String| cause.contains("was in force then");
+    assert!(!causes.unwrap().keys().any(is_unknown), "{report}");
 }
 
 /// What a false record says beside that it allows.

@@ -62,6 +62,65 @@ fn a_gate_over_nothing_fails() {
     home.says(&["policy", "impact", "policies", "--log", "rows.json"], 3);
 }
 
+/// A revision without a service refuses whatever is asked of it: one that has the service and
+/// allows it allows more.
+#[test]
+fn a_service_that_the_base_lacks_is_newly_allowed() {
+    let home = Home::new();
+    copy(&support::sample_policies(), &home.path("base"));
+    let dir = home.path("wider");
+    copy(&support::sample_policies(), &dir);
+    let service = "service: shop/extra\noperations:\n  - { name: list, match: GET /things }\n";
+    fs::write(dir.join("services/extra.yaml"), service).unwrap();
+    let permit = "@id(\"extra\") @owner(\"o\")\npermit (\n  principal in Service::\"demo.test/shop/web\",\n  action == Action::\"GET\",\n  resource in Service::\"demo.test/shop/extra\"\n);\n";
+    fs::write(dir.join("policies/extra.cedar"), permit).unwrap();
+    let asked = |who: &str, id: &str| {
+        serde_json::json!({
+            "class": "decision", "id": id, "time": "2026-11-28T10:00:00Z",
+            "decision": "not_permitted", "reason": "no_permit", "enforced": true,
+            "principal": format!("spiffe://demo.test/ns/shop/sa/{who}"), "serial": "01",
+            "action": "GET", "resource_type": "Operation",
+            "resource": "demo.test/shop/extra/list", "service": "demo.test/shop/extra",
+            "method": "GET", "host": "extra", "path": "/things",
+            "source": "127.0.0.1", "source_port": 1000, "context": {},
+        })
+    };
+    let rows = [
+        asked("web", "01M8J9ADGWN9V109X7C2MB7NDS"),
+        asked("reports", "01M8J9ADFCSMZJW8R8ED7QVVM0"),
+    ];
+    let rows = rows.map(|row| row.to_string()).join("\n");
+    fs::write(home.path("rows.json"), rows).unwrap();
+    let log = ["--log", "rows.json", "--against", "base"];
+    let gate = |most| [&log[..], &["--max-newly-allowed", most]].concat();
+    let report = impact(&home, &dir, &gate("0"), 5);
+    let counts = ["newly_allowed", "unchanged", "not_replayable"].map(|side| {
+        let count = report[side]["count"].as_u64();
+        count.unwrap()
+    });
+    assert_eq!(counts, [1, 1, 0], "{report}");
+    assert_eq!(report["newly_served"], 1, "{report}");
+    let group = &report["newly_allowed"]["groups"][0];
+    assert_eq!(
+        (&group["from"], &group["policies"][0]),
+        (&"shop/web".into(), &"extra".into())
+    );
+    impact(&home, &dir, &gate("1"), 0);
+    let said = home.says(&[&["policy", "impact", "wider"][..], &log[..]].concat(), 0);
+    assert!(
+        said.contains("1 of them of services that the revision compared with does not have"),
+        "{said}"
+    );
+    // The other way it is gone.
+    let report = impact(
+        &home,
+        &home.path("base"),
+        &["--log", "rows.json", "--against", "wider"],
+        0,
+    );
+    assert_eq!(report["broken"]["count"], 2, "{report}");
+}
+
 /// Figures are not asserted on; that each is there, and what is refused.
 #[test]
 fn a_benchmark_has_every_figure() {

@@ -76,6 +76,12 @@ impl Tree {
 
     /// Appends a leaf by its hash.
     pub fn push(&mut self, leaf: Hash) {
+        self.push_last(leaf, None);
+    }
+
+    /// As [`Tree::push`]; `known` is the root over it and the 255 before it, for whoever has
+    /// that already.
+    pub(crate) fn push_last(&mut self, leaf: Hash, mut known: Option<Hash>) {
         let index = self.size;
         self.size += 1;
         let mut hash = leaf;
@@ -92,7 +98,8 @@ impl Tree {
                 return;
             }
             let hashes = std::mem::replace(tile, Vec::with_capacity(TILE_WIDTH));
-            let Some(root) = subtree(&hashes) else {
+            debug_assert!(known.is_none() || known == subtree(&hashes));
+            let Some(root) = known.take().or_else(|| subtree(&hashes)) else {
                 return;
             };
             let shift = 8 * (level as u32 + 1);

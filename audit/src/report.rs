@@ -17,6 +17,7 @@ mod render;
 mod scanned;
 pub mod schedule;
 mod sections;
+mod verifier;
 
 pub use check::{Checked, Difference, check, covered, page, read};
 pub use evidence::{Evidence, Ground};
@@ -26,7 +27,7 @@ pub use model::{
 };
 pub use period::Period;
 pub(crate) use render::visible;
-pub use render::{RenderError, to_csv, to_html, to_pdf, to_xlsx};
+pub use render::{RenderError, to_csv, to_html, to_oscal, to_pdf, to_xlsx};
 
 use crate::index::StoreError;
 

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, time::Duration};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-mod units;
+pub mod units;
 
 pub use units::optional_bytes::deserialize as optional_size;
 

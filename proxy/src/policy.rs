@@ -189,6 +189,10 @@ impl fmt::Debug for LivePolicy {
     }
 }
 
+/// Snapshots that wait to be looked at; more than one takes the place of another only where
+/// they come faster than a worker looks, or where nothing can be recorded.
+const REPLACED_MAX: usize = 16;
+
 /// A worker's view of the slot: follows it, and keeps what is derived from a
 /// snapshot beside the snapshot it was derived from.
 pub(crate) struct WorkerPolicy {
@@ -197,6 +201,8 @@ pub(crate) struct WorkerPolicy {
     ledger: Ledger,
     service_name: String,
     live: Option<Live>,
+    /// What was in force since the last look at what its engines have found.
+    replaced: Vec<Arc<LivePolicy>>,
     trial: Option<Trial>,
     epoch: u64,
     cause: &'static str,
@@ -228,6 +234,7 @@ impl WorkerPolicy {
             ledger: slot.ledger,
             service_name: service_name.to_owned(),
             live: None,
+            replaced: Vec::new(),
             trial: None,
             epoch: 0,
             cause: CAUSE_POLICY,
@@ -258,9 +265,38 @@ impl WorkerPolicy {
             }
             self.epoch += 1;
             self.cause = cause;
-            retire(std::mem::replace(&mut self.live, next));
+            let before = std::mem::replace(&mut self.live, next);
+            self.replaced
+                .extend(before.iter().map(|live| live.origin.clone()));
+            if self.replaced.len() > REPLACED_MAX {
+                self.replaced.remove(0);
+            }
+            retire(before);
         }
         self.live.as_mut()
+    }
+
+    /// What comparing engines with their reference has found, by the number of each snapshot
+    /// that this worker has left since [`WorkerPolicy::told`], and of the one in force.
+    pub(crate) fn self_checks(&mut self) -> Vec<(u64, SelfCheck)> {
+        self.current();
+        let live = self.live.as_ref().map(|live| &live.origin);
+        let all = self.replaced.iter().chain(live);
+        all.map(|policy| {
+            (
+                policy.snapshot.versions().sequence,
+                policy.snapshot.self_check(),
+            )
+        })
+        .collect()
+    }
+
+    /// Forgets what was left.
+    pub(crate) fn told(&mut self) {
+        let left = std::mem::take(&mut self.replaced);
+        if !left.is_empty() {
+            tokio::task::spawn_blocking(move || drop(left));
+        }
     }
 
     /// The trial of what stands beside the snapshot in force; none where nothing does,
@@ -304,11 +340,6 @@ const CAUSE_ENTITIES: &str = "entities";
 const CAUSE_KILL_LIST: &str = "kill_list";
 
 impl Live {
-    /// What comparing its engine with the reference has found, by its number.
-    pub(crate) fn self_check(&self) -> (u64, SelfCheck) {
-        (self.versions.sequence, self.origin.snapshot().self_check())
-    }
-
     /// In what `next` differs.
     fn cause_of(&self, next: &Self) -> &'static str {
         let (old, new) = (self.versions, next.versions);

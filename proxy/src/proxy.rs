@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
+use palisade_mesh::{
+    clock::Clock, diagnostic::Diagnostic, differences::Differences, sink::RecordSink,
+    svid::Identity,
+};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
@@ -36,7 +39,7 @@ pub struct Parts {
     pub clock: Clock,
 }
 
-/// What all workers read and none writes.
+/// What all workers have together.
 pub(crate) struct Shared {
     pub(crate) config: ProxyConfig,
     /// Number of the first worker's record stream.
@@ -46,6 +49,9 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) sink: Arc<dyn RecordSink>,
     pub(crate) clock: Clock,
+    /// What is recorded of engines that differ from their reference: what they found is a
+    /// snapshot's, of all workers together.
+    pub(crate) differences: Mutex<Differences>,
 }
 
 /// The entry to this crate.
@@ -115,6 +121,7 @@ impl Proxy {
             identity: parts.identity,
             sink: parts.sink,
             clock: parts.clock,
+            differences: Mutex::default(),
         });
         let (phase, _) = watch::channel(Phase::Serving);
         let addresses = [&inbound, &outbound, &admin].map(|d| d.as_ref().map(|d| d.address));

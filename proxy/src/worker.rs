@@ -9,7 +9,7 @@ use std::{
     cell::{Cell, RefCell},
     net::TcpListener as StdListener,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, PoisonError},
     task::{Poll, Waker},
     time::{Duration, Instant},
 };
@@ -17,10 +17,7 @@ use std::{
 use arc_swap::Cache;
 use bytes::BytesMut;
 use http::HeaderValue;
-use palisade_mesh::{
-    clock::Clock, decision::SelfCheck, differences::Differences, sink::SinkError,
-    snapshot::Versions, wire::record::AuditMode,
-};
+use palisade_mesh::{clock::Clock, sink::SinkError, snapshot::Versions, wire::record::AuditMode};
 use tokio::{runtime::LocalOptions, sync::watch};
 
 use crate::{
@@ -105,8 +102,6 @@ pub(crate) struct Worker {
     stirred: Cell<bool>,
     stir: Wake,
     closing: RefCell<Vec<Waker>>,
-    /// Of the worker that records them for all.
-    differences: Option<RefCell<Differences>>,
 }
 
 /// The local application.
@@ -148,7 +143,6 @@ impl Worker {
             draining: Cell::new(false),
             stirred: Cell::new(false),
             stir: Wake::default(),
-            differences: (index == 0).then(RefCell::default),
             closing: RefCell::default(),
             shared,
         })
@@ -344,6 +338,7 @@ async fn serve(
     let cut = drain(&worker, &mut phase).await;
     ticker.abort();
     follower.abort();
+    tell_differences(&worker);
     let flushed = flush(&worker).await;
     Ended { cut, flushed }
 }
@@ -412,25 +407,28 @@ fn sweep(worker: &Worker, now: Instant, now_s: i64) {
         application.sweep(now);
     }
     worker.clusters.maintain(now);
-    // A snapshot nobody asks for should not be kept alive by an idle worker.
-    let mut policy = worker.policy.borrow_mut();
-    let found = policy.current().map(|live| live.self_check());
-    drop(policy);
-    if let (Some(differences), Some(found)) = (&worker.differences, found) {
-        record_differences(worker, &mut differences.borrow_mut(), found);
-    }
+    tell_differences(worker);
     let gauges = &worker.telemetry.gauges;
     gauges.in_flight.set(worker.exchanges.live() as u64);
 }
 
-fn record_differences(worker: &Worker, told: &mut Differences, found: (u64, SelfCheck)) {
+/// Records what engines were found to differ: the one in force, and those that this worker has
+/// left since the last look. Whoever leaves one last tells all that was found of it.
+fn tell_differences(worker: &Worker) {
+    // A snapshot nobody asks for should not be kept alive by an idle worker: this lets it go.
+    let found = worker.policy.borrow_mut().self_checks();
     let now_us = worker.clock.now_us();
     let record = |sequence, found| {
         let mut recorder = worker.recorder.borrow_mut();
         recorder.differed(now_us, sequence, found)
     };
-    if let Err(error) = told.tell(&[found], record) {
-        tracing::error!(%error, "a difference of engine and reference is not recorded yet");
+    let told = worker.shared.differences.lock();
+    let mut told = told.unwrap_or_else(PoisonError::into_inner);
+    match told.tell(&found, record) {
+        Ok(()) => worker.policy.borrow_mut().told(),
+        Err(error) => {
+            tracing::error!(%error, "a difference of engine and reference is not recorded yet");
+        }
     }
 }
 

@@ -76,9 +76,9 @@ pub(super) struct RunArgs {
     /// Keep decisions to these, as in a query: 'service:payments'.
     #[arg(long, default_value = "", hide_default_value = true)]
     scope: String,
-    /// A file to write, whose ending says the format: .html, .pdf, .xlsx, .csv, .json; of
-    /// `unused` also .patch. May be given several times; of CSV there is a file for each
-    /// table. With .tar.zst it is a package of evidence: all forms, the records, their
+    /// A file to write, whose ending says the format: .html, .pdf, .xlsx, .csv, .json,
+    /// .oscal.json; of `unused` also .patch. May be given several times; of CSV there is a
+    /// file for each table. With .tar.zst it is a package of evidence: all forms, the records, their
     /// proofs, signed by the log.
     #[arg(long, value_name = "FILE")]
     to: Vec<PathBuf>,

@@ -64,6 +64,8 @@ pub enum FormatWord {
     Html,
     /// The report itself.
     Json,
+    /// OSCAL assessment results.
+    Oscal,
     /// All of it, with records and proofs, signed.
     Package,
     /// For print.

@@ -63,7 +63,7 @@ impl Template {
     /// Whether its file shows `key`, which stands in no section: a section of its roles, or
     /// what every role reads.
     pub fn shows(self, key: &Key) -> bool {
-        let everybody = key.kind != Kind::Section || key.path == "privacy";
+        let everybody = key.kind != Kind::Section || matches!(key.path, "privacy" | "spool");
         everybody || self.sections().contains(&key.name())
     }
 }

@@ -15,31 +15,28 @@ use std::{
 };
 
 use bytes::Bytes;
-use jiff::Timestamp;
 use palisade_audit::{
     decisions::Decisions,
-    envelope::{DecisionRef, EnvelopeRef, RecordPeek},
+    envelope::DecisionRef,
     log::{Log, LogError},
     policies::Policies,
-    query::{Query, Window, field::verdict_word},
+    query::{Query, Window},
     report::package::Package,
 };
-use palisade_mesh::{
-    decision::{Decision, DecisionId},
-    diagnostic::Diagnostic,
-    snapshot::Digest,
-    wire::record::Verdict,
-};
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest, wire::record::Verdict};
 use palisade_pdp::{
     author, bundle,
-    decide::{Lacking, Past, Replay},
+    decide::{Past, Replay},
 };
 use serde::Serialize;
 
-use super::{
-    flips::{Lacks, past, unfit, words},
-    in_force::InForce,
-};
+mod difference;
+mod record;
+
+use difference::{Difference, Said};
+use record::{cause, contradiction, moment, says_decision};
+
+use super::{asked::asked, flips::Lacks, in_force::InForce};
 use crate::run::{
     audit::{Unlike, whole},
     policy,
@@ -54,8 +51,6 @@ const BUILDS_MAX: u32 = 8;
 const DIFFERENCES_MAX: usize = 1000;
 /// Damaged revisions that are told.
 const DAMAGED_MAX: usize = 100;
-/// The reason of a request that was allowed and is no operation of its service.
-const OPERATION_UNKNOWN: &str = "operation_unknown";
 
 // Why a decision was not made again. What a record says is never part of these: whoever writes
 // records could make as many causes as there is memory.
@@ -91,40 +86,6 @@ pub(crate) struct Replayed {
     pub(crate) revisions: u64,
 }
 
-/// A decision that is recorded otherwise than its policies say.
-#[derive(Debug, Serialize)]
-pub(crate) struct Difference {
-    /// Index in the log.
-    pub(crate) entry: u64,
-    /// Decision id.
-    pub(crate) id: String,
-    /// When, as its reporter says, RFC 3339.
-    pub(crate) time: String,
-    /// Digest of the revision that the record names, hexadecimal.
-    pub(crate) revision: String,
-    /// What the record says.
-    pub(crate) recorded: Said,
-    /// What the revision says; none where it was not asked.
-    pub(crate) replayed: Option<Said>,
-    /// Why the record cannot be true, whatever its revision says.
-    pub(crate) contradiction: Option<&'static str>,
-}
-
-/// A decision, in the words of a row.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub(crate) struct Said {
-    /// The verdict.
-    pub(crate) decision: &'static str,
-    /// Why, as a constant word.
-    pub(crate) reason: String,
-    /// Ids of the determining policies.
-    pub(crate) policies: Vec<String>,
-    /// Cedar action.
-    pub(crate) action: String,
-    /// Cedar resource, with its type.
-    pub(crate) resource: String,
-}
-
 /// A revision that is not what its digest says.
 #[derive(Debug, Serialize)]
 pub(crate) struct Damaged {
@@ -135,11 +96,11 @@ pub(crate) struct Damaged {
 }
 
 /// Gives the bundle of a revision; none where it is not kept.
-pub(crate) type Shelf<'s> = dyn Fn(&Digest) -> io::Result<Option<Bytes>> + 's;
+pub(crate) type Bundles<'s> = dyn Fn(&Digest) -> io::Result<Option<Bytes>> + 's;
 
 /// Makes decision after decision again.
 pub(crate) struct Replaying<'s> {
-    shelf: &'s Shelf<'s>,
+    bundles: &'s Bundles<'s>,
     in_force: InForce,
     /// The one that was asked last is the last.
     engines: VecDeque<(Digest, Box<Replay>)>,
@@ -159,8 +120,8 @@ pub(crate) fn of_log(
     (query, window): (&Query, Window),
     stop: &AtomicBool,
 ) -> Result<Replayed, LogError> {
-    let shelf = |digest: &Digest| Ok(policies.read(&digest.0)?.map(Bytes::from));
-    let mut replaying = Replaying::new(&shelf, in_force(log, stop)?);
+    let bundles = |digest: &Digest| Ok(policies.read(&digest.0)?.map(Bytes::from));
+    let mut replaying = Replaying::new(&bundles, in_force(log, stop)?);
     let mut decisions = Decisions::new(log, query, window)?;
     replaying.dropped(decisions.dropped());
     decisions.visit(|index, leaf| {
@@ -195,14 +156,15 @@ pub(crate) fn of_package(package: &Package) -> Replayed {
             Err(_) => is_all = false,
         }
     }
-    let shelf = |digest: &Digest| match bundles.get(digest) {
+    let bundles = |digest: &Digest| match bundles.get(digest) {
         None if !is_all => Err(io::ErrorKind::Unsupported.into()),
         found => Ok(found.cloned()),
     };
     let mut in_force = InForce::of(&package.checkpoint().origin);
-    package.leaves().for_each(|(_, leaf)| in_force.take(leaf));
+    let told = package.in_force().chain(package.leaves());
+    told.for_each(|(_, leaf)| in_force.take(leaf));
     in_force.settle();
-    let mut replaying = Replaying::new(&shelf, in_force);
+    let mut replaying = Replaying::new(&bundles, in_force);
     for (index, leaf) in package.leaves() {
         replaying.leaf(index, leaf);
     }
@@ -234,11 +196,11 @@ impl Replayed {
 }
 
 impl<'s> Replaying<'s> {
-    /// Takes revisions from `shelf`.
-    fn new(shelf: &'s Shelf<'s>, in_force: InForce) -> Self {
+    /// Takes revisions from `bundles`.
+    fn new(bundles: &'s Bundles<'s>, in_force: InForce) -> Self {
         let unreadable = in_force.unreadable;
         let mut replaying = Self {
-            shelf,
+            bundles,
             in_force,
             engines: VecDeque::new(),
             built: HashMap::new(),
@@ -297,16 +259,14 @@ impl<'s> Replaying<'s> {
     /// What the revision of a record says, where that is something else; or why that is not
     /// known.
     fn again(&mut self, record: &DecisionRef<'_>) -> Result<Option<Said>, String> {
-        if let Some(cause) = unfit(record) {
-            return Err(cause.words().to_owned());
-        }
+        let past = asked(record).map_err(|cause| cause.words().to_owned())?;
         if record.action.is_empty() {
             return Err(NO_POLICY.to_owned());
         }
         let digest = Digest::from_slice(record.policy_digest).ok_or(NO_REVISION)?;
         let past = Past {
             time_us: moment(record).ok_or(OTHER_MOMENT)?,
-            ..past(record)
+            ..past
         };
         let engine = self.engine(digest)?;
         let after = engine.decide(&past).map_err(|why| cause(&why, record))?;
@@ -340,7 +300,7 @@ impl<'s> Replaying<'s> {
         if times >= BUILDS_MAX {
             return Err(IN_TURN);
         }
-        let bundle = (self.shelf)(&digest).map_err(|e| match e.kind() {
+        let bundle = (self.bundles)(&digest).map_err(|e| match e.kind() {
             io::ErrorKind::Unsupported => NOT_COMPILED,
             _ => UNREAD,
         })?;
@@ -372,151 +332,5 @@ impl<'s> Replaying<'s> {
             let revision = digest.to_string();
             damaged.push(Damaged { revision, why });
         }
-    }
-}
-
-/// Whether a leaf that cannot be read as a decision says that it is one.
-fn says_decision(leaf: &[u8]) -> bool {
-    let peek = EnvelopeRef::decode(leaf).and_then(|envelope| RecordPeek::new(envelope.record));
-    peek.is_some_and(|peek| peek.class_name() == "decision")
-}
-
-/// Why no proxy and no PDP writes such an allowance.
-fn contradiction(record: &DecisionRef<'_>) -> Option<&'static str> {
-    if record.verdict != Verdict::Allow {
-        return None;
-    }
-    match record.reason {
-        "permitted" | OPERATION_UNKNOWN => {}
-        _ => return Some("it allows for a reason for which nothing is allowed"),
-    }
-    match record {
-        _ if !record.enforced => Some("it allows, and was not enforced"),
-        _ if record.action.is_empty() => Some("it allows, and no policy was asked"),
-        _ if record.policy_digest.len() != 32 => Some("it allows, and names no revision"),
-        _ if record.context_json.is_empty() && record.covered.is_empty() => {
-            Some("it allows, and has no context")
-        }
-        _ => None,
-    }
-}
-
-/// The moment that a decision was about, microseconds since the Unix epoch: whoever asks a
-/// decision API may ask about another one than now, and the record has only what was read of
-/// it. None where that is not enough.
-fn moment(record: &DecisionRef<'_>) -> Option<i64> {
-    if record.api.is_empty() {
-        return Some(record.time_us);
-    }
-    let context: serde_json::Value = serde_json::from_str(record.context_json).unwrap_or_default();
-    if let Some(at_us) = context
-        .get("decided_us")
-        .and_then(serde_json::Value::as_i64)
-    {
-        return Some(at_us);
-    }
-    let Some(time) = context.get("time") else {
-        return Some(record.time_us);
-    };
-    if let Some(now) = time.get("now").and_then(serde_json::Value::as_str) {
-        return now.parse::<Timestamp>().ok().map(Timestamp::as_microsecond);
-    }
-    // The hour and the day of the week are those of the record, or nothing more is known.
-    let zoned = Timestamp::from_microsecond(record.time_us).ok()?;
-    let zoned = zoned.to_zoned(jiff::tz::TimeZone::UTC);
-    let is = |key: &str, value: i8| {
-        let said = time.get(key).and_then(serde_json::Value::as_i64);
-        said.is_none_or(|said| said == i64::from(value))
-    };
-    let weekday = zoned.weekday().to_monday_one_offset();
-    (is("hour", zoned.hour()) && is("weekday", weekday)).then_some(record.time_us)
-}
-
-/// Why a record cannot be made again under its own revision.
-fn cause(why: &Lacking, record: &DecisionRef<'_>) -> String {
-    match why {
-        Lacking::Service => "its revision has no such service".to_owned(),
-        Lacking::Fields(_) | Lacking::Path if !record.covered.is_empty() => {
-            "something of it is masked or sealed, because it is personal".to_owned()
-        }
-        _ => words(why),
-    }
-}
-
-impl Difference {
-    fn new(entry: u64, record: &DecisionRef<'_>, found: Result<Said, &'static str>) -> Self {
-        let id = <[u8; 16]>::try_from(record.id).unwrap_or_default();
-        let time = Timestamp::from_microsecond(record.time_us).unwrap_or_default();
-        let revision = Digest::from_slice(record.policy_digest);
-        Self {
-            entry,
-            id: DecisionId(u128::from_be_bytes(id).into()).to_string(),
-            time: time.to_string(),
-            revision: revision.map_or_else(String::new, |digest| digest.to_string()),
-            recorded: Said::recorded(record),
-            contradiction: found.as_ref().err().copied(),
-            replayed: found.ok(),
-        }
-    }
-}
-
-impl Said {
-    fn recorded(record: &DecisionRef<'_>) -> Self {
-        Self {
-            decision: verdict_word(record.verdict),
-            reason: record.reason.to_owned(),
-            policies: record.policies.iter().map(ToString::to_string).collect(),
-            action: record.action.to_owned(),
-            resource: format!("{}::{:?}", record.resource_type, record.resource_id),
-        }
-    }
-
-    /// `unserved` for what was allowed and is answered with 404 all the same.
-    fn replayed(decision: &Decision, unserved: bool) -> Self {
-        let reason = match unserved {
-            true => OPERATION_UNKNOWN,
-            false => decision.verdict.reason(),
-        };
-        Self {
-            decision: verdict_word(decision.verdict.wire()),
-            reason: reason.to_owned(),
-            policies: decision
-                .determining
-                .iter()
-                .map(ToString::to_string)
-                .collect(),
-            action: decision.action.to_string(),
-            resource: format!("{}::{:?}", decision.resource_type, &*decision.resource_id),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A proxy decides about the moment of its record; a decision API about whichever it was
-    /// asked about, as far as the record tells.
-    #[test]
-    fn the_moment_is_the_one_that_was_asked_about() {
-        // 1970-01-02, a Friday, 10:00.
-        let time_us = 34 * 3600 * 1_000_000;
-        let of = |api: &'static str, context_json: &'static str| {
-            moment(&DecisionRef {
-                time_us,
-                api,
-                context_json,
-                ..DecisionRef::default()
-            })
-        };
-        assert_eq!(of("", r#"{"time":{"hour":22}}"#), Some(time_us));
-        assert_eq!(of("grpc", "{}"), Some(time_us));
-        assert_eq!(of("grpc", r#"{"decided_us":7}"#), Some(7));
-        let now = r#"{"time":{"hour":22,"now":"1970-01-01T22:00:01Z"}}"#;
-        assert_eq!(of("grpc", now), Some((22 * 3600 + 1) * 1_000_000));
-        let same = r#"{"time":{"hour":10,"weekday":5}}"#;
-        assert_eq!(of("authzen", same), Some(time_us));
-        assert_eq!(of("authzen", r#"{"time":{"hour":22}}"#), None);
-        assert_eq!(of("authzen", r#"{"time":{"weekday":4}}"#), None);
     }
 }

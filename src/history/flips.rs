@@ -13,8 +13,10 @@ use palisade_mesh::{
     spiffe_id::SpiffeId,
     wire::record::Verdict as WireVerdict,
 };
-use palisade_pdp::decide::{Lacking, PATH_LEN_MAX, Past, Replay, Snapshot};
+use palisade_pdp::decide::{Lacking, Past, Replay, Snapshot};
 use serde::Serialize;
+
+use super::asked::{asked, words};
 
 /// Cedar type of what the catalogue has an operation for.
 const OPERATION: &str = "Operation";
@@ -52,6 +54,9 @@ pub(crate) struct Flips {
     pub(crate) newly_denied: Side,
     /// Not allowed before, and allowed by the candidate.
     pub(crate) newly_allowed: Side,
+    /// Of these: those about services that the revision compared with does not have. It has no
+    /// decision about them, and none is a refusal.
+    pub(crate) newly_served: u64,
     /// Neither.
     pub(crate) unchanged: Side,
     /// Of these: by another verdict or other policies than before.
@@ -151,14 +156,14 @@ impl Comparing {
     /// Looks at one recorded decision.
     pub(crate) fn take(&mut self, record: &DecisionRef<'_>) {
         self.flips.decisions += 1;
-        if let Some(cause) = unfit(record) {
-            self.flips.unknown += u64::from(cause.is_unknown());
-            return self
-                .flips
-                .not_replayable
-                .add(cause.words().to_owned(), record);
-        }
-        let past = past(record);
+        let past = match asked(record) {
+            Ok(past) => past,
+            Err(cause) => {
+                self.flips.unknown += u64::from(cause.is_unknown());
+                let lacks = &mut self.flips.not_replayable;
+                return lacks.add(cause.words().to_owned(), record);
+            }
+        };
         let after = match self.candidate.decide(&past) {
             Ok(after) => after,
             Err(why) => {
@@ -190,9 +195,13 @@ impl Comparing {
                         == (after.verdict, &after.determining);
                     (before.verdict.is_allow(), same)
                 }
+                Err(why) if *why == Lacking::Service => {
+                    self.flips.newly_served += u64::from(after.verdict.is_allow());
+                    (false, false)
+                }
                 Err(why) => {
                     let cause = format!("{}, which the revision compared with needs", words(&why));
-                    self.flips.unknown += u64::from(*why != Lacking::Service);
+                    self.flips.unknown += 1;
                     return self.flips.not_replayable.add(cause, record);
                 }
             },
@@ -242,82 +251,6 @@ impl Comparing {
                 before.is_ok_and(|before| !undecided(&before)) && replay.serves(past)
             }
         }
-    }
-}
-
-/// Why a record tells of no decision that could be made again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Unfit {
-    /// It was refused before any policy was asked.
-    Refused,
-    /// The record has no verdict.
-    NoVerdict,
-    /// No policy was in force.
-    NoPolicy,
-    /// A value that no policy can be asked about was not recorded.
-    NotEncodable,
-    /// It was not enforced.
-    Shadow,
-    /// The context was not recorded.
-    NoContext,
-}
-
-impl Unfit {
-    pub(crate) fn words(self) -> &'static str {
-        match self {
-            Self::Refused => "refused before any policy was asked",
-            Self::NoVerdict => "the record has no verdict",
-            Self::NoPolicy => "no policy was in force",
-            Self::NotEncodable => "a value that no policy can be asked about was not recorded",
-            Self::Shadow => "it was not enforced (a shadow decision)",
-            Self::NoContext => "the context was not recorded",
-        }
-    }
-
-    /// Whether a policy decides about such a request nevertheless.
-    fn is_unknown(self) -> bool {
-        matches!(self, Self::NoContext)
-    }
-}
-
-/// Why a record tells of no decision that could be made again, if it does not.
-pub(crate) fn unfit(record: &DecisionRef<'_>) -> Option<Unfit> {
-    match (record.verdict, record.reason) {
-        (WireVerdict::Refused, _) => Some(Unfit::Refused),
-        (WireVerdict::Unspecified, _) => Some(Unfit::NoVerdict),
-        (_, "no_snapshot" | "stale_snapshot") => Some(Unfit::NoPolicy),
-        (_, "not_encodable") => Some(Unfit::NotEncodable),
-        _ if !record.enforced => Some(Unfit::Shadow),
-        _ if record.context_json.is_empty() => Some(Unfit::NoContext),
-        _ => None,
-    }
-}
-
-/// The record as a replay takes it.
-pub(crate) fn past<'r>(record: &'r DecisionRef<'r>) -> Past<'r> {
-    Past {
-        time_us: record.time_us,
-        principal: record.principal,
-        proven: !record.serial.is_empty(),
-        service: record.service,
-        method: record.method,
-        host: record.host,
-        path: record.path,
-        source_ip: record.source_ip,
-        source_port: record.source_port,
-        context_json: record.context_json,
-        covered: &record.covered,
-    }
-}
-
-pub(crate) fn words(why: &Lacking) -> String {
-    match why {
-        Lacking::Fields(paths) => format!("the record lacks {}", paths.join(", ")),
-        Lacking::Path => format!(
-            "the path was not recorded whole: it has more than {PATH_LEN_MAX} bytes, or is masked"
-        ),
-        Lacking::Service => "the candidate has no such service".to_owned(),
-        Lacking::Unreadable => "it is no decision record as this version writes them".to_owned(),
     }
 }
 

@@ -26,6 +26,10 @@ use crate::{
 /// Groups that are told one by one.
 const GROUPS_SHOWN: usize = 10;
 
+/// What is said of requests to services that only the candidate has.
+pub(crate) const NEWLY_SERVED: &str =
+    "of services that the revision compared with does not have, which so allows nothing there";
+
 /// A report for people.
 pub(crate) fn lines(report: &Report) -> Vec<String> {
     let flips = &report.flips;
@@ -33,7 +37,17 @@ pub(crate) fn lines(report: &Report) -> Vec<String> {
     let absent = report.absent.iter();
     out.extend(absent.map(|a| paint(WARN, clean(&without(a)))));
     tell_side("newly denied", &flips.newly_denied, BAD, "", &mut out);
-    tell_side("newly allowed", &flips.newly_allowed, WARN, "", &mut out);
+    let served = match flips.newly_served {
+        0 => String::new(),
+        n => format!("   {} of them {NEWLY_SERVED}", thousands(n)),
+    };
+    tell_side(
+        "newly allowed",
+        &flips.newly_allowed,
+        WARN,
+        &served,
+        &mut out,
+    );
     let other = match flips.other_reason {
         0 => String::new(),
         n => format!("   {} of them for another reason", thousands(n)),

@@ -94,6 +94,11 @@ impl Decisions {
         self.desk.self_checks()
     }
 
+    /// Records what is left to record, when it is to end.
+    pub(super) fn close(&self) {
+        self.desk.close();
+    }
+
     /// How it stands, as `status` says it.
     pub(super) fn status(&self) -> DecisionsStatus {
         let Counts {

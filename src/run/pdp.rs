@@ -221,6 +221,13 @@ impl PdpRole {
         Ok(role)
     }
 
+    /// Records what is left to record, when it is to end.
+    pub fn close(&self) {
+        if let Some(decisions) = &self.decisions {
+            decisions.close();
+        }
+    }
+
     /// Remembers each revision that comes into force, and those of before the start.
     async fn remember(self) {
         let history = self.history.clone();

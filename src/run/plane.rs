@@ -275,7 +275,9 @@ impl ControlPlane {
     pub async fn end(self) {
         self.stop.cancel();
         drop(self.socket);
-        drop(self.pdp);
+        if let Some(pdp) = self.pdp {
+            pdp.close();
+        }
         drop(self.agent);
         if let Some(ca) = self.ca {
             ca.close().await;

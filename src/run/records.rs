@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use axum::{Json, Router, routing::get};
-use palisade_audit::spool::{Spool, SpoolOptions};
+use palisade_audit::spool::Spool;
 #[cfg(feature = "full")]
 use palisade_audit::{local::LocalSink, log::Log};
 use palisade_mesh::{
@@ -108,10 +108,7 @@ impl Records {
                 ]
             })?;
         let folder = self.config.state_dir.join("spool").join(role.as_str());
-        let options = SpoolOptions {
-            rules: self.config.privacy(),
-            ..SpoolOptions::default()
-        };
+        let options = self.config.spool_options();
         let spool = Spool::open(&folder, reporter, options, self.clock.clone())
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let pending = Arc::new(Pending::default());

@@ -78,7 +78,7 @@ pub fn read(text: &str) -> Result<Report, Diagnostic> {
     let none = |why: String| {
         Diagnostic::error(7803, "this is not a report")
             .cause(why)
-            .help("verify the JSON or the HTML file; PDF, XLSX and CSV are for reading")
+            .help("verify the JSON or the HTML file; PDF, XLSX, CSV and OSCAL are for reading")
     };
     let value: serde_json::Value = serde_json::from_str(inside).map_err(|e| none(e.to_string()))?;
     if let Some(format) = value.get("format").and_then(serde_json::Value::as_u64) {

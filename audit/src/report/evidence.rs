@@ -20,7 +20,7 @@ use crate::{
     checkpoint::{Checkpoint, domain},
     index::{Answer, Counted, CountedByTime, Coverage, Cursor, Store, StoreError},
     log::Log,
-    query::{Limits, Query, time::rfc3339},
+    query::{Limits, Query, Window, time::rfc3339},
     reconcile::{Reconciliation, reconcile},
     row::Row,
     verify::{self, VerifyOptions, VerifyReport},
@@ -28,6 +28,9 @@ use crate::{
 
 /// Rows of one table where the section does not say.
 pub(super) const ROWS_MAX: usize = 1000;
+
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400 * 1_000_000;
 
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 2000;
@@ -232,6 +235,41 @@ impl<'a> Evidence<'a> {
                     None => break,
                 }
             }
+        }
+        Ok(found)
+    }
+
+    /// Indices of the records that `filter` asks for, of any time.
+    ///
+    /// # Errors
+    /// `PLS7821` for more than `most`, and what the index answers.
+    pub(super) fn entries_ever(
+        &self,
+        filter: &str,
+        most: usize,
+    ) -> Result<BTreeSet<u64>, StoreError> {
+        let mut found = BTreeSet::new();
+        let until_us = self.period.0.to_us.max(self.now_us);
+        let mut from_us = self.begins_us().unwrap_or(until_us);
+        // Of a clock that was wrong then; one query is of so many days at most.
+        from_us = from_us.saturating_sub(DAY_US);
+        while from_us < until_us {
+            let to_us = until_us.min(from_us + 365 * DAY_US);
+            let part = Period(Window { from_us, to_us });
+            let query = Query::parse(&self.within(filter, part))?;
+            let mut cursor = None;
+            loop {
+                let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+                found.extend(page.rows.iter().map(|row| row.entry));
+                if found.len() > most {
+                    return Err(too_many(most).into());
+                }
+                match page.cursor {
+                    Some(next) => cursor = Some(next),
+                    None => break,
+                }
+            }
+            from_us = to_us;
         }
         Ok(found)
     }

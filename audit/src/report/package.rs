@@ -11,11 +11,14 @@
 //! SHA256SUMS  .note     the sum of every other file, and the signed statement over them
 //! checkpoint  .pub      what the log had signed, and the key that it claims
 //! cosigned              the same, cosigned by witnesses, where there are any
+//! oscal-ar.json         the report as OSCAL assessment results
 //! policy/               the policies in force, where they were at hand, and those that the
 //!                       decisions of the records name and that were kept, by their SHA-256
 //! queries.txt           every query that was asked
-//! records/              proofs.jsonl, records.jsonl, records.parquet
+//! records/              proofs.jsonl, records.jsonl, records.parquet; in-force.jsonl, what the
+//!                       PDP recorded of the policies at another time, with the proofs
 //! report/               report.json, .html, .pdf, .xlsx, and a CSV for each table
+//! verify.html           a page that checks all of this in a browser
 //! ```
 
 use std::{
@@ -29,7 +32,7 @@ use super::{
     Checked, Evidence, Ground, Mark, Report, Section,
     check::{compared, period_of, remade},
     evidence::program,
-    to_csv, to_html, to_pdf, to_xlsx,
+    to_csv, to_html, to_oscal, to_pdf, to_xlsx, verifier,
 };
 use crate::{
     checkpoint::Checkpoint,
@@ -43,6 +46,7 @@ use crate::{
 };
 
 mod archive;
+mod in_force;
 mod records;
 
 pub use archive::{FILES_MAX, NAME_LEN_MAX, PACKAGE_BYTES_MAX};
@@ -68,6 +72,12 @@ const REPORT: &str = "report/report.json";
 const ATTACHED: &str = "policy/";
 const BUNDLE: &str = ".bundle";
 const ABOUT: &str = "README.txt";
+const OSCAL: &str = "oscal-ar.json";
+const VERIFIER: &str = "verify.html";
+
+/// Files that packages have not always had. Where the log signed none, there is none to
+/// compare.
+const LATER: [&str; 2] = [OSCAL, VERIFIER];
 
 /// Bytes of revisions that go with the records of a package, all together; what is beyond
 /// them is left out, and decisions under it cannot be made again from the package alone.
@@ -107,6 +117,15 @@ Everything that the mesh recorded in the period is in `records/`, whatever the r
 kept to: give the file to nobody who may not read all of it.
 ";
 
+/// What is said of the page, where a package has it.
+const README_PAGE: &str = "
+In a browser: open `verify.html`, which works offline and sends nothing, give it the log's
+public key and choose the folder that this file was unpacked into. It says what it has checked
+and what it has not. Whoever made this package could have changed the page as well:
+use one that you have from somewhere that you trust. It is the same in every package of one
+version of Palisade.
+";
+
 /// Packs a report that was made from a whole log. It is made again first: the key of a log
 /// signs nothing that the log does not say. What describes the log as it was then is put as
 /// it is now, with the time and the program that say so. `kept` gives the revision of a digest,
@@ -140,7 +159,11 @@ pub fn pack(
     let entries = evidence.records_behind(records_max.min(RECORDS_MOST))?;
     let failed = |e: LogError| StoreError::from(e.diagnostic());
     let (records, proofs) = Records::of_log(log, entries, checkpoint.size).map_err(failed)?;
-    attached.extend(revisions(&records, kept));
+    let named = revisions(&records, kept);
+    let digests: BTreeSet<Hash> = named.iter().map(|(digest, _)| *digest).collect();
+    let in_force = in_force::of_log(evidence, log, (&digests, &records))?;
+    let of_digests = named.into_iter().map(|(_, bundle)| bundle);
+    attached.extend(of_digests.map(|b| (format!("{}{BUNDLE}", hex(&sha256(&b))), b)));
     let mut files = forms(report)?;
     let (rows, columns) = records.rows(&facts(report)).map_err(|e| unpacked(&e))?;
     files.insert(PROOFS.into(), proofs);
@@ -148,7 +171,8 @@ pub fn pack(
     files.insert(COLUMNS.into(), columns);
     files.insert(CHECKPOINT.into(), checkpoint.note.clone().into());
     files.insert(KEY.into(), format!("{}\n", log.verifier()).into());
-    files.insert(ABOUT.into(), README.into());
+    files.insert(ABOUT.into(), format!("{README}{README_PAGE}").into());
+    files.insert(VERIFIER.into(), verifier::page().into());
     files.extend(witnessed(log, &checkpoint));
     for (name, content) in attached {
         let name = format!("{ATTACHED}{name}");
@@ -157,15 +181,18 @@ pub fn pack(
         }
         files.insert(name, content);
     }
+    if !in_force.is_empty() {
+        files.insert(in_force::FILE.into(), in_force);
+    }
     sealed(files, report, log, now)
 }
 
 /// Gives the bundle of a revision by its digest, where it is kept.
 pub type Kept<'k> = dyn Fn(&Hash) -> Option<Vec<u8>> + 'k;
 
-/// The revisions that the decisions among the records name, as files of a package; where
-/// there are too many, those of most decisions.
-fn revisions(records: &Records, kept: &Kept<'_>) -> BTreeMap<String, Vec<u8>> {
+/// The revisions that the decisions among the records name, by their digests; where there are
+/// too many, those of most decisions.
+fn revisions(records: &Records, kept: &Kept<'_>) -> Vec<(Hash, Vec<u8>)> {
     let decisions = records
         .leaves()
         .filter_map(|(_, leaf)| DecisionRef::of_leaf(leaf));
@@ -176,14 +203,15 @@ fn revisions(records: &Records, kept: &Kept<'_>) -> BTreeMap<String, Vec<u8>> {
     let mut named: Vec<_> = named.into_iter().collect();
     named.sort_by_key(|(digest, decisions)| (std::cmp::Reverse(*decisions), *digest));
     let mut room = REVISIONS_BYTES_MAX;
-    let mut files = BTreeMap::new();
-    for bundle in named.iter().filter_map(|(digest, _)| kept(digest)) {
+    let mut files = Vec::new();
+    let kept = |(digest, _)| Some((digest, kept(&digest)?));
+    for (digest, bundle) in named.into_iter().filter_map(kept) {
         if files.len() >= REVISIONS_MAX {
             break;
         }
         if let Some(left) = room.checked_sub(bundle.len()) {
             room = left;
-            files.insert(format!("{}{BUNDLE}", hex(&sha256(&bundle))), bundle);
+            files.push((digest, bundle));
         }
     }
     files
@@ -255,6 +283,7 @@ fn forms(report: &Report) -> Result<Files, Diagnostic> {
     let html = to_html(report).map_err(|e| failed(&e))?;
     let mut files = Files::from([
         (REPORT.to_owned(), json),
+        (OSCAL.to_owned(), to_oscal(report).map_err(|e| failed(&e))?),
         ("report/report.html".to_owned(), html.into_bytes()),
         (
             "report/report.pdf".to_owned(),
@@ -344,6 +373,8 @@ pub struct Package {
     pub report: Report,
     files: Files,
     records: Records,
+    /// Records of when its revisions were in force, of another time.
+    in_force: Records,
     checkpoint: Checkpoint,
     signed: String,
 }
@@ -379,12 +410,15 @@ impl Package {
         }
         cosigned(&files, &checkpoint, key)?;
         let proofs = files.get(PROOFS).ok_or_else(|| missing(PROOFS))?;
-        let records = Records::proven(proofs, &checkpoint).map_err(|e| unproven(&e))?;
+        let proven = |lines: &[u8]| Records::proven(lines, &checkpoint).map_err(|e| unproven(&e));
+        let records = proven(proofs)?;
+        let in_force = files.get(in_force::FILE).map(|lines| proven(lines));
         Ok(Self {
             report,
             signed: said.fact("time").unwrap_or_default().to_owned(),
             files,
             records,
+            in_force: in_force.transpose()?.unwrap_or_default(),
             checkpoint,
         })
     }
@@ -402,6 +436,11 @@ impl Package {
     /// Its records as they are hashed, by index in the log.
     pub fn leaves(&self) -> impl Iterator<Item = (u64, &[u8])> {
         self.records.leaves()
+    }
+
+    /// Records of when its revisions were in force, as [`Package::leaves`] gives those of its period.
+    pub fn in_force(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.in_force.leaves()
     }
 
     /// The policy bundles that it has.
@@ -465,8 +504,20 @@ impl Package {
             .map_err(|e| unpacked(&e))?;
         again.insert(ROWS.into(), rows);
         again.insert(COLUMNS.into(), columns);
-        again.insert(ABOUT.into(), README.into());
-        let given = [SUMS, NOTE, CHECKPOINT, KEY, COSIGNED, CONSISTENCY, PROOFS];
+        again.insert(VERIFIER.into(), verifier::page().into());
+        let page = self.files.contains_key(VERIFIER).then_some(README_PAGE);
+        let about = format!("{README}{}", page.unwrap_or_default());
+        again.insert(ABOUT.into(), about.into());
+        let given = [
+            SUMS,
+            NOTE,
+            CHECKPOINT,
+            KEY,
+            COSIGNED,
+            CONSISTENCY,
+            PROOFS,
+            in_force::FILE,
+        ];
         for (name, content) in &self.files {
             let known = again.contains_key(name)
                 || given.contains(&name.as_str())
@@ -484,6 +535,12 @@ impl Package {
             return Ok(());
         }
         for (name, content) in &again {
+            // The sums say that nobody took it away.
+            if LATER.contains(&name.as_str()) && !self.files.contains_key(name) {
+                let what = format!("`{name}`, which the package was made without");
+                checked.not_compared.push(what);
+                continue;
+            }
             let (said, found) = match self.files.get(name) == Some(content) {
                 true => ("", ""),
                 false => ("another content", "what follows from report and records"),

@@ -7,10 +7,11 @@ use super::{Figure, Report};
 mod chart;
 mod csv;
 mod html;
+mod oscal;
 mod pdf;
 mod xlsx;
 
-pub use self::{csv::to_csv, html::to_html, pdf::to_pdf, xlsx::to_xlsx};
+pub use self::{csv::to_csv, html::to_html, oscal::to_oscal, pdf::to_pdf, xlsx::to_xlsx};
 
 /// A report cannot be put into a format.
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,5 @@
-//! Frames of a segment, read, checked and hashed by a thread of their own: half of the work
-//! of a verification, which needs to know nothing of what came before.
+//! Frames of a segment, read, checked and hashed by a thread of their own, whole tiles of the
+//! tree too: half of the work of a verification, which needs to know nothing of what came before.
 
 use std::{
     fs::File,
@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    merkle::{self, Hash},
+    merkle::{self, Hash, TILE_WIDTH},
     segment::{Content, Fault, Frame, FrameReader},
 };
 
@@ -27,6 +27,9 @@ pub(super) struct HashedFrame<'a> {
     frame: Frame<'a>,
     /// Of its leaf, if it has one.
     pub(super) hash: Hash,
+    /// The root over its leaf and the 255 before it, where these fill a tile and are among
+    /// the frames that were given.
+    pub(super) root: Option<Hash>,
 }
 
 impl<'a> HashedFrame<'a> {
@@ -59,7 +62,7 @@ enum Batches {
     /// A thread that is ahead.
     Thread(Receiver<Batch>),
     /// Whoever asks reads: the system has no thread to give.
-    Here(Box<FrameReader>),
+    Here(Box<Source>),
 }
 
 /// Frames that follow each other, and what follows them if these are the last.
@@ -74,7 +77,41 @@ struct Batch {
 struct Place {
     payload: Range<usize>,
     hash: Hash,
+    root: Option<Hash>,
     ends: u64,
+}
+
+/// A reader, and the leaves of the tile that it is in.
+struct Source {
+    frames: FrameReader,
+    /// The index of the next leaf, as far as it is known.
+    next: Option<u64>,
+    /// The leaves before that one, from the beginning of the tile; empty where not all of them
+    /// were read here.
+    tile: Vec<Hash>,
+}
+
+impl Source {
+    fn new(frames: FrameReader, next: Option<u64>) -> Self {
+        Self {
+            frames,
+            next,
+            tile: Vec::with_capacity(TILE_WIDTH),
+        }
+    }
+
+    /// Takes in a leaf; gives the root of the tile that it fills.
+    fn leaf(&mut self, hash: Hash) -> Option<Hash> {
+        let index = self.next?;
+        self.next = Some(index + 1);
+        let within = (index % TILE_WIDTH as u64) as usize;
+        if within == self.tile.len() {
+            self.tile.push(hash);
+        }
+        (within + 1 == TILE_WIDTH).then_some(())?;
+        let tile = std::mem::replace(&mut self.tile, Vec::with_capacity(TILE_WIDTH));
+        (tile.len() == TILE_WIDTH).then(|| merkle::subtree(&tile))?
+    }
 }
 
 /// Why there are no more.
@@ -87,20 +124,28 @@ enum Stop {
 }
 
 impl Ahead {
-    /// Reads from `offset` to `end`, both file offsets.
-    pub(super) fn new(file: Arc<File>, offset: u64, end: u64) -> Self {
-        Self::in_batches(file, offset, end, BATCH_LEN)
+    /// Reads from `offset` to `end`, both file offsets. The first leaf there has the index
+    /// `next`.
+    pub(super) fn new(file: Arc<File>, offset: u64, end: u64, next: u64) -> Self {
+        Self::in_batches(file, offset, end, Some(next), BATCH_LEN)
     }
 
-    fn in_batches(file: Arc<File>, offset: u64, end: u64, batch_len: usize) -> Self {
+    fn in_batches(
+        file: Arc<File>,
+        offset: u64,
+        end: u64,
+        next: Option<u64>,
+        batch_len: usize,
+    ) -> Self {
         let (sender, batches) = sync_channel(BATCHES);
-        let reader = FrameReader::new(file.clone(), offset, end);
+        let source = || Source::new(FrameReader::new(file.clone(), offset, end), next);
+        let moved = source();
         let started = std::thread::Builder::new()
             .name("audit-verify".into())
-            .spawn(move || read(reader, &sender, batch_len));
+            .spawn(move || read(moved, &sender, batch_len));
         let batches = match started {
             Ok(_) => Batches::Thread(batches),
-            Err(_) => Batches::Here(Box::new(FrameReader::new(file.clone(), offset, end))),
+            Err(_) => Batches::Here(Box::new(source())),
         };
         Self {
             file,
@@ -120,7 +165,7 @@ impl Ahead {
 
     /// Goes on at `offset`.
     pub(super) fn go_to(&mut self, offset: u64) {
-        *self = Self::in_batches(self.file.clone(), offset, self.end, self.batch_len);
+        *self = Self::in_batches(self.file.clone(), offset, self.end, None, self.batch_len);
     }
 
     /// The next frame; `None` at the end. After a fault there is nothing more until
@@ -154,14 +199,15 @@ impl Ahead {
         Ok(Some(Ok(HashedFrame {
             frame,
             hash: place.hash,
+            root: place.root,
         })))
     }
 }
 
 /// Reads to the end, to the first fault, or until nobody listens.
-fn read(mut reader: FrameReader, batches: &SyncSender<Batch>, batch_len: usize) {
+fn read(mut source: Source, batches: &SyncSender<Batch>, batch_len: usize) {
     loop {
-        let batch = batch(&mut reader, batch_len);
+        let batch = batch(&mut source, batch_len);
         let last = batch.stop.is_some();
         if batches.send(batch).is_err() || last {
             return;
@@ -169,19 +215,27 @@ fn read(mut reader: FrameReader, batches: &SyncSender<Batch>, batch_len: usize) 
     }
 }
 
-fn batch(reader: &mut FrameReader, len: usize) -> Batch {
+fn batch(source: &mut Source, len: usize) -> Batch {
     let mut batch = Batch::default();
     batch.bytes.reserve(len);
     while batch.bytes.len() < len {
-        let (payload, hash) = match reader.next() {
+        let (payload, hash, root) = match source.frames.next() {
             Ok(Some(Ok(frame))) => {
                 let start = batch.bytes.len();
                 batch.bytes.extend_from_slice(frame.payload);
-                let hash = match frame.content() {
-                    Content::Leaf(_) => merkle::leaf_in_place(frame.payload),
-                    Content::Gone(_) | Content::Sparse(_) => Hash::default(),
-                };
-                (start..batch.bytes.len(), hash)
+                let payload = start..batch.bytes.len();
+                match frame.content() {
+                    Content::Leaf(_) => {
+                        let hash = merkle::leaf_in_place(frame.payload);
+                        (payload, hash, source.leaf(hash))
+                    }
+                    Content::Gone(_) => {
+                        // How many it stands for is for others to say.
+                        source.next = None;
+                        (payload, Hash::default(), None)
+                    }
+                    Content::Sparse(_) => (payload, Hash::default(), None),
+                }
             }
             ended => {
                 batch.stop = Some(ended.map(|fault| match fault {
@@ -191,10 +245,11 @@ fn batch(reader: &mut FrameReader, len: usize) -> Batch {
                 break;
             }
         };
-        let ends = reader.offset();
+        let ends = source.frames.offset();
         batch.frames.push(Place {
             payload,
             hash,
+            root,
             ends,
         });
     }
@@ -208,7 +263,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::segment::frame;
+    use crate::segment::{frame, frame_gone};
 
     /// What a reader gives: leaves with their hashes and ends, and faults; from each fault it
     /// goes on where the next frame was written.
@@ -291,11 +346,54 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes).unwrap();
             let (file, end) = (Arc::new(file), bytes.len() as u64);
-            let mut ahead = Ahead::in_batches(file.clone(), 0, end, batch_len);
+            let mut ahead = Ahead::in_batches(file.clone(), 0, end, Some(0), batch_len);
             if here {
-                ahead.batches = Batches::Here(Box::new(FrameReader::new(file.clone(), 0, end)));
+                let frames = FrameReader::new(file.clone(), 0, end);
+                ahead.batches = Batches::Here(Box::new(Source::new(frames, Some(0))));
             }
             prop_assert_eq!(by_ahead(ahead, &starts), by_reader(&file, end, &starts));
+        }
+    }
+
+    /// Tiles of which every leaf is given have their root with the last of these; what was
+    /// dropped, or begins before, leaves the rest to whoever asks.
+    #[test]
+    fn roots_of_whole_tiles_come_with_their_last_leaf() {
+        let width = TILE_WIDTH as u64;
+        for (first, gone_at, expected) in [
+            (0_u64, None, vec![255, 511]),
+            (1, None, vec![511]),
+            (200, None, vec![511, 767]),
+            (256, None, vec![511, 767]),
+            (0, Some(300), vec![255]),
+            (0, Some(255), vec![]),
+        ] {
+            let mut bytes = Vec::new();
+            let mut leaves = Vec::new();
+            for index in first..first + 600 {
+                let leaf = index.to_le_bytes();
+                leaves.push(merkle::leaf(&leaf));
+                match gone_at == Some(index) {
+                    true => frame_gone(&mut bytes, &leaf),
+                    false => frame(&mut bytes, |buf| buf.extend_from_slice(&leaf)),
+                }
+            }
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&bytes).unwrap();
+            let mut ahead = Ahead::new(Arc::new(file), 0, bytes.len() as u64, first);
+            let mut index = first;
+            let mut told = Vec::new();
+            while let Some(frame) = ahead.next().unwrap() {
+                if let Some(root) = frame.unwrap().root {
+                    let end = usize::try_from(index - first).unwrap() + 1;
+                    let tile = &leaves[end - TILE_WIDTH..end];
+                    assert_eq!(Some(root), merkle::subtree(tile), "{index}");
+                    assert_eq!((index + 1) % width, 0);
+                    told.push(index);
+                }
+                index += 1;
+            }
+            assert_eq!(told, expected, "from {first}, gone {gone_at:?}");
         }
     }
 
@@ -309,7 +407,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(&bytes).unwrap();
         let file = Arc::new(file);
-        let mut ahead = Ahead::in_batches(file.clone(), 0, bytes.len() as u64, 1);
+        let mut ahead = Ahead::in_batches(file.clone(), 0, bytes.len() as u64, None, 1);
         assert!(ahead.next().unwrap().unwrap().is_ok());
         drop(ahead);
         let begun = std::time::Instant::now();

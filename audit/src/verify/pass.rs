@@ -479,7 +479,7 @@ impl<'a> Pass<'a> {
             }
         };
         let len = file.metadata()?.len();
-        let mut reader = Ahead::new(file.clone(), start, len);
+        let mut reader = Ahead::new(file.clone(), start, len, index);
         loop {
             if self.report.live && index >= self.signed {
                 self.begun = Some(Begun {
@@ -524,7 +524,7 @@ impl<'a> Pass<'a> {
             let mut read = 1;
             match frame {
                 Ok(frame) => match frame.content() {
-                    Content::Leaf(leaf) => self.leaf(at, leaf, frame.hash),
+                    Content::Leaf(leaf) => self.leaf(at, leaf, frame.hash, frame.root),
                     Content::Gone(gone) => read = self.gone(at, gone, next, &mut lacks),
                     Content::Sparse(_) => read = 0,
                 },
@@ -584,7 +584,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Takes in a whole record.
-    fn leaf(&mut self, at: At<'_>, leaf: &[u8], hash: Hash) {
+    fn leaf(&mut self, at: At<'_>, leaf: &[u8], hash: Hash, root: Option<Hash>) {
         if let Some(stored) = self.tile_hash(at.leaf)
             && stored != hash
             && self.suspect.is_none()
@@ -602,7 +602,7 @@ impl<'a> Pass<'a> {
         if let Some(envelope) = EnvelopeRef::decode(leaf) {
             self.observe(at, &envelope);
         }
-        self.push(hash);
+        self.push(hash, root);
     }
 
     /// Takes in what records left that were dropped; gives how many they were.
@@ -648,7 +648,7 @@ impl<'a> Pass<'a> {
                     "the record that was dropped is in the log before",
                 ));
             }
-            self.push(record.leaf);
+            self.push(record.leaf, None);
         }
         self.report.dropped += run.len();
         run.len()
@@ -771,7 +771,7 @@ impl<'a> Pass<'a> {
         self.damaged = true;
         for leaf in from..to.min(self.signed) {
             match self.tile_hash(leaf) {
-                Some(hash) if self.tree.size() == leaf => self.push(hash),
+                Some(hash) if self.tree.size() == leaf => self.push(hash, None),
                 _ => {
                     self.broken = true;
                     return;
@@ -781,8 +781,9 @@ impl<'a> Pass<'a> {
         self.broken |= to < from;
     }
 
-    fn push(&mut self, hash: Hash) {
-        self.tree.push(hash);
+    /// Takes in a leaf, with the root of the tile that it fills, where that is known.
+    fn push(&mut self, hash: Hash, root: Option<Hash>) {
+        self.tree.push_last(hash, root);
         self.tree.forget_full_tiles();
         self.roots();
     }

@@ -1,7 +1,7 @@
 //! From a question to a recorded answer, the same for every API.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
@@ -40,6 +40,8 @@ use crate::{decide::Snapshot, publish::rollout::Apis};
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 /// How often it is looked whether engine and reference have differed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Stages of before that wait for their last answers.
+const LEAVING_MAX: usize = 16;
 /// How long an answer waits for its record, where its service demands that.
 const DURABLE_WAIT: Duration = Duration::from_secs(2);
 /// Searches at the same time; each may take a thread for as long as the catalogue is
@@ -81,6 +83,9 @@ pub struct Desk(Arc<Inner>);
 
 struct Inner {
     stage: RwLock<Option<Arc<Stage>>>,
+    /// What answers came from before, until nobody is answered by it any more and what its
+    /// engines have found is recorded.
+    leaving: Mutex<Vec<Arc<Stage>>>,
     refused: RwLock<Option<(u64, String)>>,
     /// Differences of engine and reference that are recorded, by the number of the revision.
     differed: Mutex<Differences>,
@@ -171,11 +176,19 @@ impl From<LinkRefused> for NoAnswer {
     }
 }
 
+/// What the comparison of engine and reference has found of each revision of a stage.
+fn found(stage: &Stage) -> Vec<(u64, SelfCheck)> {
+    let all = stage.all();
+    let found = |force: &Arc<Force>| (force.sequence(), force.snapshot.self_check());
+    all.iter().map(found).collect()
+}
+
 impl Desk {
     /// A desk without a revision: everything is undecided.
     pub fn new(config: DeskConfig) -> Self {
         Self(Arc::new(Inner {
             stage: RwLock::new(None),
+            leaving: Mutex::default(),
             refused: RwLock::new(None),
             differed: Mutex::default(),
             ledger: Ledger::new(config.records, &config.reporter, config.demo),
@@ -199,11 +212,20 @@ impl Desk {
         let config = &self.0.config;
         let before = self.stage();
         let how = (&config.reporter, config.by_reference);
-        // Of a revision that goes nobody would hear any more.
-        self.record_differences();
         let stage = Stage::new(snapshot, underway, before.as_deref(), how);
         let mut slot = self.0.stage.write().unwrap_or_else(PoisonError::into_inner);
         *slot = Some(Arc::new(stage));
+        drop(slot);
+        let mut leaving = self.leaving();
+        leaving.extend(before);
+        if leaving.len() > LEAVING_MAX {
+            leaving.remove(0);
+        }
+    }
+
+    fn leaving(&self) -> MutexGuard<'_, Vec<Arc<Stage>>> {
+        let leaving = self.0.leaving.lock();
+        leaving.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that there is no engine of the revision with this number, or that there is one of
@@ -250,18 +272,32 @@ impl Desk {
         }
     }
 
-    /// Records that engine and reference have differed, as often as [`Differences`] says.
+    /// Records what is left to record, when nobody is to be answered any more.
+    pub fn close(&self) {
+        self.record_differences();
+        self.0.ledger.flush();
+    }
+
+    /// Records that engine and reference have differed, as often as [`Differences`] says, also
+    /// under what was in force until now.
     pub(super) fn record_differences(&self) {
-        let found = self.self_checks();
-        let mut told = self
-            .0
-            .differed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut leaving = self.leaving();
+        // Whoever is still answered by one may find more.
+        let is_asked: Vec<bool> = leaving.iter().map(|s| Arc::strong_count(s) > 1).collect();
+        let before = leaving.iter().flat_map(|stage| found(stage));
+        let found: Vec<_> = before.chain(self.self_checks()).collect();
+        let told = self.0.differed.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
         let now_us = self.0.config.clock.now_us();
         let record = |sequence, found| self.0.ledger.differed(now_us, sequence, found);
-        if let Err(error) = told.tell(&found, record) {
-            tracing::error!(%error, "a difference of engine and reference is not recorded yet");
+        match told.tell(&found, record) {
+            Ok(()) => {
+                let mut is_asked = is_asked.into_iter();
+                leaving.retain(|_| is_asked.next().unwrap_or_default());
+            }
+            Err(error) => {
+                tracing::error!(%error, "a difference of engine and reference is not recorded yet");
+            }
         }
     }
 
@@ -299,9 +335,7 @@ impl Desk {
     /// that answers come from or that is tried, the one in force first. A revision that comes
     /// begins anew.
     pub fn self_checks(&self) -> Vec<(u64, SelfCheck)> {
-        let all = self.stage().map(|stage| stage.all()).unwrap_or_default();
-        let found = |force: &Arc<Force>| (force.sequence(), force.snapshot.self_check());
-        all.iter().map(found).collect()
+        self.stage().map_or_else(Vec::new, |stage| found(&stage))
     }
 
     pub(super) fn clock(&self) -> &Clock {

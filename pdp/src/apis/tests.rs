@@ -34,7 +34,7 @@ use crate::{
     author::{self, sample},
     decide::{
         Snapshot,
-        testing::{BATCH, FOREIGNER, NOW_US, WEB, compiled, snapshot},
+        testing::{Ask, BATCH, FOREIGNER, NOW_US, WEB, compiled, snapshot},
     },
     publish::rollout::{Evidence, Name, Phase, Plan, Rollout, Seen, Step, Target as Whose},
     testing::Records,
@@ -680,6 +680,38 @@ async fn a_difference_that_no_record_took_is_recorded_once_one_does() {
     assert_eq!(told(&office), 1);
     office.desk.record_differences();
     assert_eq!(told(&office), 1);
+}
+
+/// What is found while the last answers are given under a revision that was replaced is recorded,
+/// too; what nobody is answered by any more is let go then.
+#[tokio::test]
+async fn a_difference_under_a_revision_that_goes_is_recorded() {
+    let office = office();
+    let told = || -> Vec<String> {
+        let records = office.records.0.lock().unwrap();
+        let bodies = records.iter().filter_map(|record| record.body.clone());
+        let admins = bodies.filter_map(|body| match body {
+            Of::Admin(admin) => Some(admin.object),
+            _ => None,
+        });
+        admins.collect()
+    };
+    let mut broken = snapshot(OPEN);
+    Arc::get_mut(&mut broken).unwrap().lose("open");
+    office.desk.put(broken.clone(), None);
+    let answering = office.desk.stage();
+    let next = Snapshot::new(compiled(CLOSED), 8).unwrap();
+    office.desk.put(next, None);
+    let ask = Ask::new(WEB, "GET", "orders", "/orders");
+    ask.ask(&broken, |q| broken.engine().with_self_check(1).decide(q));
+    assert_eq!(broken.self_check().mismatched, 1);
+    office.desk.record_differences();
+    assert_eq!(told(), ["revision 7"]);
+    ask.ask(&broken, |q| broken.engine().with_self_check(1).decide(q));
+    drop(answering);
+    office.desk.close();
+    assert_eq!(told(), ["revision 7"; 2]);
+    assert_eq!(Arc::strong_count(&broken), 1, "it is let go");
 }
 
 /// A pair of revisions that is put there again, for a rejected edit or a renewed stamp, goes

@@ -13,6 +13,26 @@ use super::codes;
 /// Most expected tokens that are worth telling.
 const EXPECTED_MAX: usize = 3;
 
+/// The entity and the tag of `ENTITY.getTag(TAG)`; each may hold such a text itself.
+pub(super) fn tag_read(text: &str) -> Option<(&str, &str)> {
+    let (mut depth, mut open, mut in_string, mut escaped) = (0_usize, 0, false, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            '"' if !escaped => in_string = !in_string,
+            '(' if !in_string => {
+                open = if depth == 0 { at } else { open };
+                depth += 1;
+            }
+            ')' if !in_string => depth = depth.checked_sub(1)?,
+            _ => {}
+        }
+        escaped = in_string && c == '\\' && !escaped;
+    }
+    let entity = text.get(..open)?.trim_end().strip_suffix(".getTag")?;
+    let tag = text.get(open + 1..)?.strip_suffix(')')?;
+    (depth == 0).then_some((entity, tag))
+}
+
 /// Everything that keeps a policy file from parsing.
 pub(crate) fn of_parse(errors: &ParseErrors, source: &Source) -> Vec<Diagnostic> {
     let mut found: Vec<Diagnostic> = errors

@@ -16,7 +16,7 @@ use palisade_mesh::{
 };
 
 use super::{
-    DIAGNOSTICS_MAX, cedar, codes, impossible,
+    DIAGNOSTICS_MAX, cedar, codes, confusable, impossible,
     policies::{Policies, Read},
 };
 use crate::decide::Accepting;
@@ -329,12 +329,20 @@ fn optional(
     });
     if let (Some(guard), Some(text)) = (guard, text) {
         // Cedar calls an entity `e`; the author called it something else.
-        let entity = text.rsplit_once(if what == "tag" { ".getTag(" } else { "." });
-        let entity = entity.map_or(text, |(entity, _)| entity);
+        let parts = match what {
+            "tag" => cedar::tag_read(text),
+            _ => text.rsplit_once('.'),
+        };
+        let entity = parts.map_or(text, |(entity, _)| entity);
         let guard = match (guard.strip_prefix("e has "), guard.starts_with(".hasTag(")) {
             (Some(attribute), _) => format!("{entity} has {attribute}"),
             (None, true) => format!("{entity}{guard}"),
             (None, false) => guard.to_owned(),
+        };
+        // A tag is text, and no truth value by itself.
+        let text = match what {
+            "tag" => format!("{text} == \"…\""),
+            _ => text.to_owned(),
         };
         let help = match read.info.permit {
             true => format!("ask first: `{guard} && {text}`"),
@@ -397,7 +405,13 @@ fn of_warnings(
         let mut diagnostic = cedar::of_report(codes::CONFUSABLE, *warning, &read.source);
         let text = warning.to_string();
         diagnostic.message = format!("policy `{id}`: {}", cedar::without_policy(&text));
-        diagnostic.severity = Severity::Error;
+        // Of whoever makes a revision it is an error; one that is there is taken as it is.
+        diagnostic.severity = Severity::Warning;
+        if let Some(at) = &mut diagnostic.location
+            && let Some(string) = confusable::string_in(&at.text, at.offset..at.offset + at.len)
+        {
+            *at = read.source.span(string);
+        }
         found.push(
             diagnostic
                 .cause("it looks like another text than it is, to those who review it")

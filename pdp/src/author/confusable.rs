@@ -9,14 +9,14 @@
 //!
 //! Whoever makes a revision is told. One that is in force stays: it was taken with these texts.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use palisade_mesh::{
     diagnostic::{Diagnostic, Severity},
     wire::policy::{Contribution, File},
     yaml::{Source, Span},
 };
-use unicode_security::{mixed_script::AugmentedScriptSet, skeleton};
+use unicode_security::{MixedScript, skeleton};
 
 use super::{
     DIAGNOSTICS_MAX, codes, files,
@@ -26,8 +26,10 @@ use super::{
 mod compared;
 mod strings;
 mod unseen;
+mod words;
 
 use unseen::Zone;
+use words::mixed;
 
 /// Annotations and keys with sentences for people, which may name things of other scripts as
 /// they please.
@@ -54,30 +56,79 @@ impl Doubt {
     }
 }
 
+/// What of a text is only warned of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Spared {
+    Nothing,
+    Prose,
+    All,
+}
+
 /// Looks through all texts and their names. Those that are ASCII cost one pass over their bytes.
 ///
-/// What a source has in its comments and sentences keeps nobody else's changes from being in
-/// force: it is an error where the source itself is checked, and a warning here.
-pub(super) fn refuse(texts: &[File], sources: &[Contribution], found: &mut Vec<Diagnostic>) {
+/// Nothing of it keeps the changes of others from being in force. What a source has in its comments
+/// and sentences is an error where the source itself is checked, and a warning here; so is all
+/// that those sources have which are in force as they are (`in_force`, the repository's own name
+/// is empty): they were taken with these texts.
+pub(super) fn refuse(
+    texts: &[File],
+    sources: &[Contribution],
+    in_force: &BTreeSet<String>,
+    found: &mut Vec<Diagnostic>,
+) {
+    let spared = |path: &str| {
+        let of = sources.iter().map(|source| source.name.as_str());
+        let is_in = |name: &&str| path.strip_prefix(*name).is_some_and(|p| p.starts_with('/'));
+        let name = of.filter(|name| !name.is_empty()).find(is_in);
+        match name {
+            name if in_force.contains(name.unwrap_or_default()) => Spared::All,
+            Some(_) => Spared::Prose,
+            None => Spared::Nothing,
+        }
+    };
+    // What the compiler tells everybody is a mistake for those who can mend it.
+    for known in found.iter_mut().filter(|d| d.code.0 == codes::CONFUSABLE) {
+        let file = known.location.as_ref().map_or("", |at| &at.file);
+        if spared(file) != Spared::All {
+            known.severity = Severity::Error;
+        }
+    }
     let is_plain = |file: &&File| file.path.is_ascii() && unseen::is_plain(&file.text);
     for file in texts.iter().filter(|file| !is_plain(file)) {
         let source = Source::new(file.path.as_str(), file.text.as_str());
-        let of_source = sources.iter().any(|contribution| {
-            let inside = file.path.strip_prefix(contribution.name.as_str());
-            inside.is_some_and(|inside| inside.starts_with('/'))
-        });
-        look_at(&source, of_source, found);
+        look_at(&source, spared(&file.path), found);
     }
 }
 
 /// Looks through one text and its name, for what is not told yet.
 pub(super) fn look(source: &Source, found: &mut Vec<Diagnostic>) {
-    look_at(source, false, found);
+    look_at(source, Spared::Nothing, found);
 }
 
-fn look_at(source: &Source, of_source: bool, found: &mut Vec<Diagnostic>) {
+/// The string in `span` of Cedar text that Cedar means where it calls the expression there
+/// confusable: the last one in it that could be. None where its characters are written as escapes.
+pub(super) fn string_in(text: &str, span: Range<usize>) -> Option<Span> {
+    let part = text.get(span.clone())?;
+    let strings = strings::of(part).strings.into_iter();
+    let is_it = |at: &Range<usize>| {
+        let text = part.get(at.clone()).unwrap_or_default();
+        !text.is_single_script() || text.chars().any(unseen::turns)
+    };
+    let at = strings.map(|string| string.span).rfind(is_it)?;
+    // With its quotation marks.
+    Some(Span::new(span.start + at.start - 1, at.len() + 2))
+}
+
+fn look_at(source: &Source, spared: Spared, found: &mut Vec<Diagnostic>) {
     if !source.path.is_ascii() {
-        found.extend(of_path(&source.path).map(|d| d.at(source.line(1))));
+        let of_path = of_path(&source.path).map(|d| Diagnostic {
+            severity: match spared {
+                Spared::All => Severity::Warning,
+                _ => d.severity,
+            },
+            ..d.at(source.line(1))
+        });
+        found.extend(of_path);
     }
     if unseen::is_plain(&source.text) {
         return;
@@ -86,7 +137,12 @@ fn look_at(source: &Source, of_source: bool, found: &mut Vec<Diagnostic>) {
         true => of_cedar(source),
         false => of_yaml(source),
     };
-    for doubt in doubts.iter_mut().filter(|d| of_source && d.in_prose) {
+    let is_spared = |doubt: &Doubt| match spared {
+        Spared::All => true,
+        Spared::Prose => doubt.in_prose,
+        Spared::Nothing => false,
+    };
+    for doubt in doubts.iter_mut().filter(|d| is_spared(d)) {
         doubt.diagnostic.severity = Severity::Warning;
     }
     tell(source, doubts, found);
@@ -203,65 +259,6 @@ fn of_path(path: &str) -> Option<Diagnostic> {
     let shown: String = path.chars().map(escaped).collect();
     diagnostic.message = format!("name of the file `{shown}`: {}", diagnostic.message);
     Some(diagnostic)
-}
-
-/// The first word of `text` with letters of two scripts; `offset` is where the text begins.
-fn mixed(text: &str, offset: usize) -> Option<Doubt> {
-    if text.is_ascii() {
-        return None;
-    }
-    let mut from = 0;
-    while let Some(start) = text.get(from..)?.find(char::is_alphanumeric) {
-        let start = from + start;
-        let rest = text.get(start..)?;
-        let len = rest.find(|c: char| !c.is_alphanumeric());
-        let word = rest.get(..len.unwrap_or(rest.len()))?;
-        if let Some((at, c)) = odd_letter(word) {
-            let at = offset + start + at;
-            return Some(Doubt::new(at..at + c.len_utf8(), of_two_scripts(word, c)));
-        }
-        from = start + word.len();
-    }
-    None
-}
-
-/// The first letter of a word that is of another script than those before it. Latin letters
-/// among those of Chinese, Japanese and Korean are usual ("highly restrictive" in UTS 39).
-fn odd_letter(word: &str) -> Option<(usize, char)> {
-    if word.is_ascii() {
-        return None;
-    }
-    let latin = AugmentedScriptSet::from('a');
-    let (mut all, mut others) = (AugmentedScriptSet::default(), AugmentedScriptSet::default());
-    for (at, c) in word.char_indices() {
-        let own = AugmentedScriptSet::from(c);
-        all.intersect_with(own);
-        let mut shared = own;
-        shared.intersect_with(latin);
-        if shared.is_empty() {
-            others.intersect_with(own);
-        }
-        if all.is_empty() && !(others.hanb || others.jpan || others.kore) {
-            return Some((at, c));
-        }
-    }
-    None
-}
-
-fn of_two_scripts(word: &str, odd: char) -> Diagnostic {
-    Diagnostic::error(
-        codes::CONFUSABLE,
-        format!("`{word}` has letters of two scripts"),
-    )
-    .label(format!(
-        "{} is {}",
-        point(odd),
-        AugmentedScriptSet::from(odd)
-    ))
-    .cause("it looks like a word of one script and is another")
-    .help(
-        "type the word anew in one script; words of two scripts need a space or a `-` between them",
-    )
 }
 
 /// An ASCII character as wide as those of Chinese.

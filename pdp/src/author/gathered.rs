@@ -1,6 +1,7 @@
 //! The texts of a repository, as they were read from folders, commits and bundles.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -67,6 +68,9 @@ pub(crate) struct Texts {
     pub(crate) found: Vec<Diagnostic>,
     pub(crate) provenance: Provenance,
     pub(super) contributions: Vec<Contribution>,
+    /// Names of the sources, the repository's own is empty, whose texts are in force as they are
+    /// here.
+    pub(crate) in_force: BTreeSet<String>,
     /// Sources that it lists and that were not read.
     pub(crate) absent: Vec<Absent>,
     /// The bundle that it came as: it is taken as it is, or what was signed would not be
@@ -244,6 +248,7 @@ impl Texts {
             mut found,
             provenance,
             contributions,
+            in_force,
             absent,
             ..
         } = self;
@@ -256,7 +261,7 @@ impl Texts {
             // What is only compared becomes no revision by that; a base that has such a policy
             // must not keep its correction from being compared with it.
             if shared.is_none() {
-                confusable::refuse(&files, &contributions, &mut found);
+                confusable::refuse(&files, &contributions, &in_force, &mut found);
                 if let Some(draft) = &draft {
                     lint::impossible::refuse(draft, &mut found);
                 }

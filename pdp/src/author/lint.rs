@@ -199,7 +199,7 @@ fn look(texts: Texts, dir: &Path, options: &Options) -> (Vec<Finding>, usize) {
             return (plain(found), 0);
         }
         let draft = super::draft(&files, None, None, &mut found);
-        confusable::refuse(&files, &contributions, &mut found);
+        confusable::refuse(&files, &contributions, &BTreeSet::new(), &mut found);
         if draft.is_none() || any_error(&found) {
             found.extend(tests::mistakes(&dir));
         }

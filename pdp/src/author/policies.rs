@@ -229,13 +229,27 @@ impl Policies {
         }
         if let Some(first) = self.read.get(&statement.read.info.id) {
             found.extend(statement.named.then(|| twice(first, source, span)));
-            let place = format!("{} byte {}", source.path, span.start);
-            statement = statement.called(place.into());
+            let id = self.another(&statement, source);
+            statement = statement.called(id);
         }
         found.append(&mut statement.found);
         if self.set.add(statement.policy).is_ok() {
             let read = statement.read;
             self.read.insert(read.info.id.clone(), read);
+        }
+    }
+
+    /// What a policy is called whose id is taken: by the id that its author gave it and its
+    /// line, and by its place on that where there is more than one.
+    fn another(&self, statement: &Statement, source: &Source) -> SmolStr {
+        let info = &statement.read.info;
+        let by_line: SmolStr = match statement.named {
+            true => format!("{} ({} line {})", info.id, source.path, info.first_line).into(),
+            false => info.id.clone(),
+        };
+        match self.read.contains_key(&by_line) {
+            true => format!("{by_line} byte {}", statement.span.start).into(),
+            false => by_line,
         }
     }
 }

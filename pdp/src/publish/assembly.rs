@@ -53,7 +53,11 @@ impl Assembly {
         without: &BTreeSet<SmolStr>,
     ) -> Option<Texts> {
         let root = self.of("", newest)?;
-        Some(self.assemble_over(root, newest, without))
+        let mut texts = self.assemble_over(root, newest, without);
+        if self.is_in_force("", newest) {
+            texts.in_force.insert(String::new());
+        }
+        Some(texts)
     }
 
     /// As [`Assembly::assemble`], with `root` as the repository itself.
@@ -71,9 +75,18 @@ impl Assembly {
             let name = contributor.name.as_str();
             if let Some(other) = self.of(name, newest).filter(|_| !without.contains(name)) {
                 texts.add(&contributor, other);
+                if self.is_in_force(name, newest) {
+                    texts.in_force.insert(name.to_owned());
+                }
             }
         }
         texts
+    }
+
+    /// Whether what is in force of a source is taken, and nothing newer.
+    fn is_in_force(&self, name: &str, newest: &BTreeSet<SmolStr>) -> bool {
+        let has = self.texts.get(name);
+        has.is_some_and(|has| has.newest.is_none() || !newest.contains(name))
     }
 
     /// What a source has, or what of it is in force.

@@ -155,7 +155,7 @@ impl Parts {
                 continue;
             }
             if !known.is_some_and(|part| part.with_repository) {
-                let part = self.part_with_repository(&contributor);
+                let part = self.part_of(&contributor, &comes);
                 self.parts.insert(contributor.name.clone(), part);
             }
             self.note(Word::of_beside(&contributor.name, given));
@@ -350,7 +350,7 @@ impl Parts {
             if is_followed {
                 continue;
             }
-            let mut part = self.part(Some(&contributor));
+            let mut part = self.part_of(&contributor, &comes);
             if let Some(known) = self.parts.get_mut(&contributor.name) {
                 part.good = known.good.take();
                 part.standing.has = std::mem::take(&mut known.standing.has);
@@ -365,10 +365,7 @@ impl Parts {
             };
             match begun {
                 Ok(Some(task)) => part.task = Some(task),
-                Ok(None) => {
-                    part.with_repository = true;
-                    part.spoke = true;
-                }
+                Ok(None) => {}
                 Err(diagnostic) => {
                     part.spoke = true;
                     part.standing.fault = Some(Fault {
@@ -422,11 +419,9 @@ impl Parts {
             };
             let contributor = &listed.contributor;
             let files = of_source.remove(name).unwrap_or_default();
-            let mut part = self.part(Some(contributor));
+            let mut part = self.part_of(contributor, &listed.comes);
             part.good = Some(texts(name, &contribution.git_revision, files));
             part.restored(&contribution.git_revision, since_us);
-            part.with_repository = listed.comes.is_with_repository();
-            part.spoke = part.with_repository;
             self.parts.insert(name.into(), part);
         }
         self.follow();
@@ -483,10 +478,11 @@ impl Parts {
         }
     }
 
-    fn part_with_repository(&self, contributor: &Contributor) -> Part {
+    /// A source that the repository lists. One that comes with it says nothing by itself.
+    fn part_of(&self, contributor: &Contributor, comes: &Comes) -> Part {
         let mut part = self.part(Some(contributor));
-        part.with_repository = true;
-        part.spoke = true;
+        part.with_repository = comes.is_with_repository();
+        part.spoke = part.with_repository;
         part
     }
 

@@ -48,6 +48,19 @@ pub(super) mod bytes32 {
     }
 }
 
+/// A size.
+pub mod bytes {
+    use super::*;
+
+    /// Reads a whole number of bytes, with `KiB`, `MiB` or `GiB` or without.
+    ///
+    /// # Errors
+    /// When it is anything else, or beyond 64 bits.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+        Size::deserialize(d)?.bytes()
+    }
+}
+
 /// A size, or none.
 pub(super) mod optional_bytes {
     use super::*;

@@ -6,7 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use palisade_mesh::{catalogue::ServiceId, spiffe_id::TrustDomain, svid::Identity};
@@ -272,16 +272,25 @@ async fn rotation_of_both_identities_loses_nothing() {
             identity.replace(svid, stage.authority.bundle()).unwrap();
         }
     };
-    rotate(Duration::from_secs(4));
+    let (begun, first) = (Instant::now(), Duration::from_secs(7));
+    rotate(first);
     let stop = Arc::new(AtomicBool::new(false));
     let running: Vec<_> = (0..3)
         .map(|_| traffic(caller.address(), stop.clone()))
         .collect();
+    let more = async || {
+        let enough = stage.records.decisions().len() + 30;
+        until("more requests", || stage.records.decisions().len() > enough).await;
+    };
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        rotate(Duration::from_secs(4));
+        more().await;
+        rotate(Duration::from_secs(600));
     }
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    until("the first certificates have ended", || {
+        begun.elapsed() > first
+    })
+    .await;
+    more().await;
     stop.store(true, SeqCst);
     let mut total = 0;
     for task in running {

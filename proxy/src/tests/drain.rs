@@ -1,12 +1,22 @@
 //! Draining, limits on connections, the admin listener.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use http_body_util::BodyExt;
-use palisade_mesh::{svid::Identity, wire::record::outcome::End};
+use palisade_mesh::{
+    differences::DIFFERS,
+    svid::Identity,
+    wire::record::{outcome::End, record::Body},
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::support::{Client, Reply, Setting, Stage, client, id, soon, until};
+use super::support::{Client, Reply, Rules, Setting, Stage, client, id, service, soon, until};
 
 async fn admin(stage: &Stage, path: &str) -> Reply {
     admin_as(stage, "127.0.0.1", path).await
@@ -295,6 +305,36 @@ async fn metrics_and_state_tell_what_happened() {
         (&state["policy"]["sequence"], &state["requests"]),
         (&1.into(), &4.into())
     );
+}
+
+/// What an engine was found to differ is recorded also where nobody comes to look again: its
+/// snapshot is replaced, or the proxy ends.
+#[tokio::test]
+async fn a_difference_that_is_found_last_is_recorded() {
+    let [one, two]: [Arc<AtomicU64>; 2] = Default::default();
+    let rules = |number, differed| Rules::shop().numbered(number).differing(differed);
+    let stage = Stage::set(Setting {
+        rules: rules(1, &one),
+        ..Setting::default()
+    })
+    .await;
+    let told = || -> Vec<String> {
+        let bodies = stage.records.all().into_iter().filter_map(|r| r.body);
+        let told = bodies.filter_map(|body| match body {
+            Body::Admin(admin) if admin.verb == DIFFERS => Some(admin.object),
+            _ => None,
+        });
+        told.collect()
+    };
+    assert_eq!(stage.h1().await.status("/public").await, 200);
+    one.store(3, Ordering::Relaxed);
+    let orders = service("orders", &[id("ns/shop/sa/orders")]);
+    let next = rules(2, &two).snapshot(vec![orders]);
+    stage.policy.store(Some(next));
+    until("the first is told", || told() == ["revision 1"]).await;
+    two.store(1, Ordering::Relaxed);
+    stage.proxy.drain(Duration::from_secs(5)).await;
+    assert_eq!(told(), ["revision 1", "revision 2"]);
 }
 
 /// Nothing is negotiated that we do not speak; without ALPN it is HTTP/1.1.

@@ -199,7 +199,10 @@ async fn strict_mode_waits_for_the_record() {
         stage.records.decisions().len() == 1
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(50)).await;
+    until("it waits until that is durable", || {
+        stage.records.asked() == 1
+    })
+    .await;
     assert!(stage.app.seen().is_empty() && !asking.is_finished());
     stage.records.set_durable(Some(Ok(())));
     assert_eq!(soon(asking).await.unwrap(), 200);

@@ -17,10 +17,7 @@ use crate::{
         Context, Exit, Repository, block_on, target,
         timing::{Span, Whose, cpu, timed},
     },
-    history::{
-        Wanted,
-        flips::{past, unfit},
-    },
+    history::{Wanted, asked::asked},
     render::{self, Output, benchmark},
 };
 
@@ -200,8 +197,8 @@ fn replay(
     let wanted = Wanted::new(&args.log, "last:7d").map_err(|d| vec![d])?;
     let mut replay = Replay::new(Arc::clone(snapshot));
     let mut take = |record: &DecisionRef<'_>| {
-        if unfit(record).is_none() {
-            std::hint::black_box(replay.decide(&past(record)).ok());
+        if let Ok(past) = asked(record) {
+            std::hint::black_box(replay.decide(&past).ok());
         }
         ControlFlow::Continue(())
     };

@@ -27,7 +27,8 @@ use crate::{
     control::client::Mesh,
     history::{
         Covered, Wanted,
-        flips::{Before, Comparing, Edge, Side, past, short},
+        asked::past,
+        flips::{Before, Comparing, Edge, Side, short},
     },
     render::{self, Output, suggestion},
     run::audit::Found,

@@ -15,7 +15,8 @@ use crate::{
     cli::{Context, Exit, Repository, block_on, target},
     history::{
         Covered, Wanted,
-        flips::{Lacks, past, unfit, words},
+        asked::{asked, words},
+        flips::Lacks,
     },
     render::{self, Output, unused},
 };
@@ -123,10 +124,11 @@ impl Seen {
     fn take(&mut self, record: &DecisionRef<'_>) {
         add(&mut self.callers, record.principal);
         add(&mut self.services, record.service);
-        if let Some(cause) = unfit(record) {
-            return self.lacks.add(cause.words().to_owned(), record);
-        }
-        match self.replay.judge(&past(record)) {
+        let past = match asked(record) {
+            Ok(past) => past,
+            Err(cause) => return self.lacks.add(cause.words().to_owned(), record),
+        };
+        match self.replay.judge(&past) {
             Ok(again) => {
                 for id in again
                     .decision

@@ -23,6 +23,7 @@ pub(crate) enum Format {
     Csv,
     Html,
     Json,
+    Oscal,
     Package,
     Patch,
     Pdf,
@@ -39,13 +40,16 @@ pub(crate) fn format_of(to: &Path) -> Result<Format, Diagnostic> {
     if name.is_some_and(|name| name.ends_with(".tar.zst")) {
         return Ok(Format::Package);
     }
+    if name.is_some_and(|name| name.ends_with(".oscal.json")) {
+        return Ok(Format::Oscal);
+    }
     ending
         .and_then(|ending| Format::from_str(ending, true).ok())
-        .filter(|format| *format != Format::Package)
+        .filter(|format| !matches!(format, Format::Oscal | Format::Package))
         .ok_or_else(|| {
             let name = clean(&to.display().to_string());
             Diagnostic::error(7805, format!("`{name}` does not say which format")).help(
-                "end it in .html, .pdf, .xlsx, .csv, .json or .tar.zst; of `unused` also in .patch",
+                "end it in .html, .pdf, .xlsx, .csv, .json, .oscal.json or .tar.zst; of `unused` also in .patch",
             )
         })
 }
@@ -135,6 +139,7 @@ pub(crate) fn contents(
             text.push(b'\n');
             text
         }
+        Format::Oscal => report::to_oscal(report).map_err(|e| failed(to, &e))?,
         Format::Pdf => report::to_pdf(report).map_err(|e| failed(to, &e))?,
         Format::Xlsx => report::to_xlsx(report).map_err(|e| failed(to, &e))?,
         Format::Package => return Err(no_package(to)),

@@ -44,7 +44,7 @@ pub(crate) enum Command {
     Show {
         /// The review.
         file: PathBuf,
-        /// A file to write: .html, .pdf, .xlsx, .csv or .json.
+        /// A file to write: .html, .pdf, .xlsx, .csv, .json or .oscal.json.
         #[arg(long, value_name = "FILE")]
         to: Vec<PathBuf>,
         /// Replace files that are there.

@@ -440,6 +440,7 @@ fn forms(
             FormatWord::Csv => Format::Csv,
             FormatWord::Html => Format::Html,
             FormatWord::Json => Format::Json,
+            FormatWord::Oscal => Format::Oscal,
             FormatWord::Pdf => Format::Pdf,
             FormatWord::Xlsx => Format::Xlsx,
             FormatWord::Package => {
@@ -466,6 +467,7 @@ fn ending(format: FormatWord) -> &'static str {
         FormatWord::Csv => "csv",
         FormatWord::Html => "html",
         FormatWord::Json => "json",
+        FormatWord::Oscal => "oscal.json",
         FormatWord::Package => "tar.zst",
         FormatWord::Pdf => "pdf",
         FormatWord::Xlsx => "xlsx",

@@ -11,6 +11,7 @@ use std::{
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
     log::Log,
+    note::Verifier,
     policies::Policies,
     query::{Limits, Query},
     verify::{self, Earlier, VerifyOptions, VerifyReport},
@@ -87,16 +88,12 @@ impl AuditRole {
             let _turn = turn;
             let _afresh = afresh;
             let dir = role.dir.join("log");
-            let report = verify::verify(
-                &dir,
-                VerifyOptions {
-                    // The key that this service signs with, not the one that lies in the folder.
-                    key: Some(role.log.verifier().clone()),
-                    earlier: asked.earlier(),
-                    archive: role.log.archive().cloned(),
-                    ..VerifyOptions::default()
-                },
-            );
+            let options = VerifyOptions {
+                earlier: asked.earlier(),
+                archive: role.log.archive().cloned(),
+                ..VerifyOptions::default()
+            };
+            let report = verified(&dir, role.log.verifier(), options);
             let replayed = query.map(|query| {
                 let now_us = role.clock.now_us();
                 replayed(&role.log, &dir, &query, now_us, &stop)
@@ -105,6 +102,16 @@ impl AuditRole {
         });
         Ok(Json(verified.await.map_err(|e| broken(&e.to_string()))??))
     }
+}
+
+/// Verifies the log in `dir` with the key that this service signs with, not the one that lies in
+/// the folder.
+pub(super) fn verified(dir: &Path, key: &Verifier, options: VerifyOptions<'_>) -> VerifyReport {
+    let options = VerifyOptions {
+        key: Some(key.clone()),
+        ..options
+    };
+    verify::verify(dir, options)
 }
 
 /// Says that nobody waits any more, when it is dropped.

@@ -15,10 +15,7 @@ use std::{
 use crate::config::RecordTarget;
 #[cfg(feature = "full")]
 use palisade_audit::log::Log;
-use palisade_audit::{
-    privacy::Rules,
-    spool::{Spool, SpoolError, SpoolOptions},
-};
+use palisade_audit::spool::{Spool, SpoolError, SpoolOptions};
 use palisade_mesh::{
     clock::Clock, diagnostic::Diagnostic, sink::RecordSink, spiffe_id::SpiffeId, svid::Identity,
 };
@@ -106,7 +103,7 @@ pub(super) fn open(
         (_, Some(audit)) => {
             let opener = Opener {
                 reporter,
-                rules: config.privacy(),
+                options: config.spool_options(),
                 clock: clock.clone(),
             };
             let (path, own) = opener
@@ -159,17 +156,18 @@ pub(super) fn open(
 #[derive(Clone)]
 struct Opener {
     reporter: SpiffeId,
-    rules: Arc<Rules>,
+    options: SpoolOptions,
     clock: Clock,
 }
 
 impl Opener {
     fn open(&self, folder: &Path) -> Result<Arc<Spool>, SpoolError> {
-        let options = SpoolOptions {
-            rules: self.rules.clone(),
-            ..SpoolOptions::default()
-        };
-        Spool::open(folder, self.reporter.clone(), options, self.clock.clone())
+        Spool::open(
+            folder,
+            self.reporter.clone(),
+            self.options.clone(),
+            self.clock.clone(),
+        )
     }
 
     fn first_free(&self, state: &Path, upgrade: bool) -> Result<(PathBuf, Arc<Spool>), SpoolError> {

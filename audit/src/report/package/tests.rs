@@ -19,6 +19,9 @@ use crate::{
     testing::{REPORTER, open_log, reporter},
 };
 
+mod browser;
+mod oscal;
+
 /// The log as the index reads it.
 struct Whole(Log);
 
@@ -241,6 +244,38 @@ async fn a_file_that_is_changed_missing_or_added_is_named() {
     let packed = written(&files);
     let told = Package::open(&packed, other.verifier()).unwrap_err();
     assert_eq!(told.code.0, 7823);
+}
+
+/// Packages have not always had every file that they have now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_from_before_the_page_still_verifies() {
+    let stage = stage().await;
+    let (report, _) = stage.made("soc2");
+    let before = |words: &'static str| {
+        stage.resealed(&report, move |files| {
+            for name in LATER {
+                files.remove(name).unwrap();
+            }
+            files.insert(ABOUT.into(), words.into());
+        })
+    };
+    let package = Package::open(&before(README), stage.log.verifier()).unwrap();
+    let found = checked(&package).await;
+    assert!(found.holds(), "{found:#?}");
+    let told = found.not_compared.join("; ");
+    assert!(LATER.iter().all(|name| told.contains(name)), "{told}");
+    let package = Package::open(&before("call us"), stage.log.verifier()).unwrap();
+    assert!(!checked(&package).await.holds());
+    // One that is there is the one that belongs there.
+    for name in LATER {
+        let packed = stage.resealed(&report, |files| {
+            files.get_mut(name).unwrap().push(b' ');
+        });
+        let package = Package::open(&packed, stage.log.verifier()).unwrap();
+        let found = checked(&package).await;
+        let told: Vec<&str> = found.differences.iter().map(|d| d.what.as_str()).collect();
+        assert_eq!(told, [name]);
+    }
 }
 
 /// Whoever has the log's own key can sign what he likes; the records do not follow him.

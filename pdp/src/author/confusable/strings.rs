@@ -32,7 +32,7 @@ pub(super) fn of(text: &str) -> Parts<'_> {
             let len = closing(inside);
             strings.push(Text {
                 span: start..start + len,
-                annotation: text.get(..start - 1).and_then(annotation),
+                annotation: text.get(..start - 1).and_then(|t| annotation(t, &comments)),
             });
             at = start + len + 1;
         } else {
@@ -59,13 +59,31 @@ fn closing(inside: &str) -> usize {
     inside.len()
 }
 
-/// The name of the annotation that opens at the end of `before`.
-fn annotation(before: &str) -> Option<&str> {
-    let open = before.trim_end().strip_suffix('(')?;
-    let (_, name) = open.rsplit_once('@')?;
-    let name = name.trim();
-    let is_name = name.chars().all(|c| c.is_alphanumeric() || c == '_');
-    (is_name && !name.is_empty()).then_some(name)
+/// The name of the annotation that opens at the end of `before`, in which these are comments.
+fn annotation<'t>(before: &'t str, comments: &[Range<usize>]) -> Option<&'t str> {
+    let open = code(before, comments).strip_suffix('(')?;
+    let named = code(open, comments);
+    let is_sign = |c: char| !c.is_alphanumeric() && c != '_';
+    let at = named.rfind(is_sign)? + 1;
+    let (before, name) = named
+        .split_at_checked(at)
+        .filter(|(_, name)| !name.is_empty())?;
+    code(before, comments).ends_with('@').then_some(name)
+}
+
+/// The text without spaces and comments at its end.
+fn code<'t>(mut text: &'t str, comments: &[Range<usize>]) -> &'t str {
+    for comment in comments.iter().rev() {
+        text = text.trim_end();
+        if comment.start >= text.len() {
+            continue;
+        }
+        match text.get(..comment.start) {
+            Some(before) if text.len() <= comment.end => text = before,
+            _ => break,
+        }
+    }
+    text.trim_end()
 }
 
 #[cfg(test)]
@@ -87,5 +105,22 @@ mod tests {
             seen,
             [("a\\\"b", Some("owner")), ("c/d//e", None), ("", None)]
         );
+    }
+
+    #[test]
+    fn comments_stand_where_spaces_may() {
+        for text in [
+            "@owner( // x (\n \"a\")",
+            "@owner // @id\n// y  \n( \"a\")",
+            "// @\n@ // z\rowner(\"a\")",
+        ] {
+            let parts = of(text);
+            let named: Vec<_> = parts.strings.iter().map(|s| s.annotation).collect();
+            assert_eq!(named, [Some("owner")], "{text:?}");
+        }
+        for text in ["x.owner( // @owner(\n \"a\")", "@( \"a\")", "ip(\"a\")"] {
+            let named = of(text).strings.iter().any(|s| s.annotation.is_some());
+            assert!(!named, "{text:?}");
+        }
     }
 }

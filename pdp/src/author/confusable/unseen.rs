@@ -145,7 +145,7 @@ fn is_ignorable(c: char) -> bool {
 }
 
 /// Marks of text direction (Unicode Standard Annex 9, section 2).
-fn turns(c: char) -> bool {
+pub(super) fn turns(c: char) -> bool {
     matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 

@@ -9,7 +9,7 @@ use palisade_mesh::{diagnostic::Diagnostic, wire::policy::File, yaml::Source};
 
 use super::{Edit, Finding, Options, look};
 use crate::{
-    author::{Draft, Texts, codes, fmt},
+    author::{Draft, Texts, cedar, codes, fmt},
     decide::{Body, Condition, Kind, Node, Term},
 };
 
@@ -118,8 +118,8 @@ pub(super) fn guards(draft: &Draft, found: &[Diagnostic]) -> Vec<Option<Edit>> {
 /// `a.hasTag("b")` for `a.getTag("b")`.
 fn guard(access: &str) -> Option<String> {
     if access.ends_with(')') {
-        let (of, tag) = access.rsplit_once(".getTag(")?;
-        return Some(format!("{of}.hasTag({tag}"));
+        let (of, tag) = cedar::tag_read(access)?;
+        return Some(format!("{of}.hasTag({tag})"));
     }
     if let Some(inner) = access.strip_suffix(']') {
         let (of, attribute) = inner.rsplit_once('[')?;

@@ -229,6 +229,23 @@ fn a_policy_without_a_usable_id_has_its_other_mistakes_told() {
         expected.sort_unstable();
         assert_eq!(found, expected, "{id}");
     }
+    // Where its id is another's, it is called by both.
+    let id = "@id(\"require-mtls\")";
+    let skipped = |text: &str| -> Vec<String> {
+        let found = policy(text).into_iter();
+        let skipped = found.filter(|d| d.code.0 == codes::FORBID_OPTIONAL);
+        skipped.map(|d| d.message).collect()
+    };
+    let name = "require-mtls (policies/x.cedar line 2)";
+    let one = format!("\n{id} {free}\n");
+    assert_eq!(skipped(&one), [format!("forbid `{name}` may be skipped")]);
+    let two = format!("\n{id} {} {id} {free}\n", free.replace('\n', " "));
+    let byte = two.rfind("@id").unwrap();
+    let names = [name.to_owned(), format!("{name} byte {byte}")];
+    assert_eq!(
+        skipped(&two),
+        names.map(|name| format!("forbid `{name}` may be skipped"))
+    );
 }
 
 #[test]
@@ -312,15 +329,25 @@ fn a_tag_that_is_read_without_asking_is_told_as_an_optional_attribute_is() {
         one.label.as_deref(),
         Some("optional tag read without `hasTag`")
     );
-    let help = "say what a request without it is: in `when`, `principal.hasTag(\"b\") && principal.getTag(\"b\")` spares it, and `!(principal.hasTag(\"b\")) || principal.getTag(\"b\")` forbids it, too";
+    let help = "say what a request without it is: in `when`, `principal.hasTag(\"b\") && principal.getTag(\"b\") == \"…\"` spares it, and `!(principal.hasTag(\"b\")) || principal.getTag(\"b\") == \"…\"` forbids it, too";
     assert_eq!(one.help.as_deref(), Some(help));
     let permit = text.replace("forbid", "permit");
     let one = only(policy(&permit), codes::PERMIT_OPTIONAL, 3, 8);
-    let help = "ask first: `principal.hasTag(\"b\") && principal.getTag(\"b\")`";
+    let help = "ask first: `principal.hasTag(\"b\") && principal.getTag(\"b\") == \"…\"`";
     assert_eq!(one.help.as_deref(), Some(help));
     for text in [text, &permit] {
         let asked = text.replace("{ ", "{ principal.hasTag(\"b\") && ");
         assert_eq!(policy(&asked), []);
+    }
+    // One tag in another, and in a text: the outer one is asked for.
+    for tag in ["resource.getTag(\"x\")", "\"a.getTag(\\\"\""] {
+        let text = format!(
+            "@id(\"a\")\npermit (principal is Workload, action, resource is Service)\nwhen {{ resource.hasTag(\"x\") && principal.getTag({tag}) == \"x\" }};"
+        );
+        let one = only(policy(&text), codes::PERMIT_OPTIONAL, 3, 32);
+        let help =
+            format!("ask first: `principal.hasTag({tag}) && principal.getTag({tag}) == \"…\"`");
+        assert_eq!(one.help, Some(help));
     }
 }
 

@@ -78,6 +78,13 @@ fn what_shows_one_thing_and_is_another_is_refused_wherever_it_stands() {
         (policy, tenant("like \"ev\u{200b}il*\""), 3),
         // Letters of two scripts in one word.
         (policy, format!("@owner(\"te\u{430}m\")\n{plain}"), 1),
+        (policy, format!("@owner( // who\n \"te\u{430}m\")\n{plain}"), 2),
+        // Greek among Latin that could be Latin, and what is neither a unit nor a sign.
+        (policy, format!("@owner(\"te\u{3b1}m\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{3bf}k\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{3bc}s\u{3bc}\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{5d1}GitHub\")\n{plain}"), 1),
+        (policy, format!("@owner(\"\u{3b2}\u{430}\")\n{plain}"), 1),
         (policy, tenant("== \"te\u{430}m\""), 3),
         ("entities/x.yaml", "services:\n  shop/web: { labels: { squad: \"te\u{430}m\" } }\n".to_owned(), 2),
         ("entities/x.yaml", "services:\n  shop/web: { labels: { name: \"te\u{430}m\" } }\n".to_owned(), 2),
@@ -106,6 +113,11 @@ fn text_of_any_language_is_in_order() {
         (policy, format!("@deny_message(\"5\u{3bc}s \u{2764}\u{fe0f}\")\n{plain}")),
         (policy, format!("@description(\"\u{1f469}\u{200d}\u{2764}\u{fe0f}\u{200d}\u{1f468}\")\n{plain}")),
         (policy, format!("\u{feff}{plain}")),
+        // Units and signs.
+        (policy, format!("@owner(\"5\u{3bc}s\")\n{plain}")),
+        (policy, format!("@owner(\"k\u{3a9}-\u{394}t\")\n{plain}")),
+        (policy, format!("@owner(\"\u{3b1}\u{7248} 2\u{3b2}\u{7248}\")\n{plain}")),
+        (policy, format!("@owner(\"\u{5d1}-GitHub\")\n{plain}")),
         // Keycaps, suffixes of Persian on Latin, half-forms, flags, Han of names, Mongolian, Thai.
         (policy, format!("// 1\u{fe0f}\u{20e3} first, #\u{fe0f}\u{20e3}\n{plain}")),
         (policy, format!("// API\u{200c}\u{647}\u{627}\n{plain}")),
@@ -170,6 +182,17 @@ fn a_look_alike_is_named_with_what_it_looks_like_and_the_fix() {
     assert_eq!(marked, "\u{430}");
     let (text, _) = said("policies/o\u{430}rders.cedar", &tenant("== \"evil\""));
     assert!(text.contains("policies/o\\u{430}rders.cedar"), "{text}");
+}
+
+/// Cedar speaks of a whole expression; what else is wrong in it is told beside.
+#[test]
+fn of_one_expression_each_string_is_told() {
+    let text = tenant("== \"a\" || \"ev\u{200b}il\" like \"te\u{430}m*\"");
+    let found = with("policies/x.cedar", &text);
+    let told = found.iter().filter(|d| d.code.0 == codes::CONFUSABLE);
+    let mut marks: Vec<&str> = told.map(marked).collect();
+    marks.sort_unstable();
+    assert_eq!(marks, ["\"te\u{430}m*\"", "\u{200b}"], "{found:#?}");
 }
 
 /// Files of a source are looked at as the repository's own are.
@@ -247,6 +270,19 @@ fn a_revision_that_is_there_is_taken_with_its_look_alikes() {
     assert!(load(dir.path()).compiled.is_none());
     let compared = load_with(dir.path(), &Shared::default()).compiled.unwrap();
     assert_eq!(compile(compared.bundle).diagnostics, []);
+    // Also where Cedar itself finds it.
+    write(dir.path(), "policies/x.cedar", &tenant("== \"te\u{430}m\""));
+    assert!(load(dir.path()).compiled.is_none());
+    let compared = load_with(dir.path(), &Shared::default()).compiled.unwrap();
+    let received = compile(compared.bundle);
+    let [told] = &received.diagnostics[..] else {
+        panic!("{:#?}", received.diagnostics)
+    };
+    assert!(received.compiled.is_some() && !told.is_error());
+    assert_eq!(
+        (told.code.0, marked(told)),
+        (codes::CONFUSABLE, "\"te\u{430}m\"")
+    );
 }
 
 /// The lint tells it too, with whatever else it finds, also where there is no policy to look at.

@@ -560,6 +560,17 @@ fn a_guard_never_lets_more_through() {
         ),
         (
             "permit",
+            "when { principal.hasTag(\"a\") && principal.getTag(principal.getTag(\"a\")) == \"b\" }"
+                .to_owned(),
+            Some("when { principal.hasTag(\"a\") && principal.hasTag(principal.getTag(\"a\")) && principal.getTag(principal.getTag(\"a\")) == \"b\" }".to_owned()),
+        ),
+        (
+            "permit",
+            "when { principal.getTag(\"a.getTag(\") == \"b\" }".to_owned(),
+            Some("when { principal.hasTag(\"a.getTag(\") && principal.getTag(\"a.getTag(\") == \"b\" }".to_owned()),
+        ),
+        (
+            "permit",
             format!("when {{ if {own} then context.tls.mtls else true }}"),
             Some(format!(
                 "when {{ {has} && (if {own} then context.tls.mtls else true) }}"

@@ -223,6 +223,97 @@ async fn one_bad_source_never_blocks_the_others() {
     task.abort();
 }
 
+/// A policy of pay whose owner has a letter of another script.
+fn look_alike() -> String {
+    format!("@owner(\"te\u{430}m\")\n{}", permit("pay-read", OWN))
+}
+
+/// A look-alike in one source holds back that source alone, and is told as any other mistake.
+#[tokio::test]
+async fn a_look_alike_holds_back_its_own_source_alone() {
+    let composed = Composed::new();
+    let source = composed.open().await;
+    let (mut seen, mut standings) = (source.state(), source.standings());
+    let task = tokio::spawn(source.run());
+    let before = composed.pay.head();
+    composed.pay.write("policies/pay.cedar", &look_alike());
+    let told = until(&mut standings, "a look-alike", |s| {
+        refused(s, "pay") == Some(policy::CONFUSABLE)
+    })
+    .await;
+    assert_eq!(of(&told, "pay").has, before);
+    sample::write(
+        composed.guard.path(),
+        "policies/x.cedar",
+        &permit("guard", "in Service::\"demo.test/shop/web\""),
+    );
+    let now = until(&mut seen, "the repository itself", |s| has(s, "guard")).await;
+    let owner = |state: &State| {
+        let current = state.current.as_ref().unwrap();
+        current.compiled.info["pay-read"].owner.clone()
+    };
+    assert_eq!(owner(&now), None);
+    let rejected = now.rejected.expect("it is told");
+    assert!(
+        rejected
+            .diagnostics
+            .iter()
+            .any(|d| d.code.0 == policy::CONFUSABLE)
+    );
+    let mended = look_alike().replace('\u{430}', "a");
+    composed.pay.write("policies/pay.cedar", &mended);
+    let now = until(&mut seen, "a mended source", |s| owner(s).is_some()).await;
+    assert!(now.rejected.is_none());
+    task.abort();
+}
+
+/// What is in force of one source with a look-alike, for it was taken by a version that found
+/// none, keeps nobody else's change from being in force.
+#[tokio::test]
+async fn a_look_alike_that_is_in_force_holds_up_nobody() {
+    let composed = Composed::new();
+    let first = composed.open().await;
+    let before = first.state().borrow().current.clone().unwrap();
+    drop(first);
+    composed.pay.write("policies/pay.cedar", &look_alike());
+    let keep = Keep::open(composed.state.path()).unwrap();
+    let mut kept = keep.load().unwrap().unwrap();
+    let mut texts = Texts::of_compiled(&before.compiled).unwrap();
+    let mut files = texts.files.iter_mut();
+    let file = files.find(|f| f.path == "pay/policies/pay.cedar").unwrap();
+    file.text = look_alike();
+    let old = texts.compile_with(Some(crate::author::Shared::default()));
+    let old = old.compiled.unwrap();
+    kept.bundle = old.bundle.clone();
+    kept.sha256 = old.digest.0.to_vec();
+    kept.content_signatures.clear();
+    kept.release_signatures.clear();
+    keep.store(&kept).unwrap();
+
+    let source = composed.open().await;
+    let (mut seen, mut standings) = (source.state(), source.standings());
+    let owner = |state: &State| {
+        let current = state.current.as_ref().unwrap();
+        current.compiled.info["pay-read"].owner.clone()
+    };
+    let marked = Some("te\u{430}m".into());
+    assert_eq!(owner(&seen.borrow()), marked);
+    let task = tokio::spawn(source.run());
+    sample::write(
+        composed.guard.path(),
+        "policies/x.cedar",
+        &permit("guard", "in Service::\"demo.test/shop/web\""),
+    );
+    let now = until(&mut seen, "the repository itself", |s| has(s, "guard")).await;
+    assert_eq!(owner(&now), marked);
+    // What the source has now is the same, and told.
+    until(&mut standings, "the look-alike", |s| {
+        refused(s, "pay") == Some(policy::CONFUSABLE)
+    })
+    .await;
+    task.abort();
+}
+
 /// Two sources with one policy id: the one that was there stays, and the message names both
 /// files. What is taken from a source by the repository is gone at once, and comes back.
 #[tokio::test]

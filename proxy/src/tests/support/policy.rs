@@ -1,6 +1,9 @@
 //! A PDP that is a closure.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 
 use palisade_mesh::{
     canonical::Method,
@@ -37,6 +40,8 @@ pub(crate) struct Rules {
     sequence: u64,
     kill_list: u64,
     declared: Vec<DeclaredHeader>,
+    /// How often the engine was found to differ from its reference.
+    differed: Arc<AtomicU64>,
 }
 
 impl Rules {
@@ -48,6 +53,7 @@ impl Rules {
             shadow_permits: Arc::new(|_| Vec::new()),
             sequence: 1,
             kill_list: 3,
+            differed: Arc::new(AtomicU64::new(2)),
             declared: vec![
                 DeclaredHeader {
                     name: "x-tenant".into(),
@@ -141,6 +147,12 @@ impl Rules {
         })
     }
 
+    /// As often as this the engine is found to differ.
+    pub(crate) fn differing(mut self, differed: &Arc<AtomicU64>) -> Self {
+        self.differed = Arc::clone(differed);
+        self
+    }
+
     pub(crate) fn numbered(mut self, sequence: u64) -> Self {
         self.sequence = sequence;
         self
@@ -232,7 +244,7 @@ impl PolicySnapshot for Snapshot {
     fn self_check(&self) -> SelfCheck {
         SelfCheck {
             checked: 7,
-            mismatched: 2,
+            mismatched: self.rules.differed.load(Ordering::Relaxed),
         }
     }
 

@@ -82,6 +82,7 @@ pub(super) enum ReportFormat {
     Html,
     #[default]
     Json,
+    Oscal,
     Pdf,
     Xlsx,
 }

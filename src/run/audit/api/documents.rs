@@ -70,6 +70,7 @@ fn file(
         ReportFormat::Csv => ("csv", Format::Csv),
         ReportFormat::Html => ("html", Format::Html),
         ReportFormat::Json => ("json", Format::Json),
+        ReportFormat::Oscal => ("oscal.json", Format::Oscal),
         ReportFormat::Pdf => ("pdf", Format::Pdf),
         ReportFormat::Xlsx => ("xlsx", Format::Xlsx),
     };
@@ -93,7 +94,7 @@ fn kind(format: ReportFormat) -> &'static str {
     match format {
         ReportFormat::Csv => "text/csv; charset=utf-8",
         ReportFormat::Html => "text/html; charset=utf-8",
-        ReportFormat::Json => "application/json",
+        ReportFormat::Json | ReportFormat::Oscal => "application/json",
         ReportFormat::Pdf => "application/pdf",
         ReportFormat::Xlsx => "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     }

@@ -97,7 +97,7 @@ impl Kind {
 }
 
 /// The formats of a report.
-pub(super) const REPORT_FORMATS: &[&str] = &["json", "html", "pdf", "xlsx", "csv"];
+pub(super) const REPORT_FORMATS: &[&str] = &["json", "html", "pdf", "xlsx", "csv", "oscal"];
 
 /// The formats of an export; what each is.
 pub(super) const FORMATS: &[&str] = &["jsonl", "csv", "ocsf", "parquet"];

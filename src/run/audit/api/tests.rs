@@ -402,13 +402,14 @@ fn reads(id: &str) -> Vec<(&'static str, String)> {
 }
 
 /// What is about the log as a whole: every address, with what makes an answer of it.
-fn of_the_whole() -> [(&'static str, &'static str); 9] {
+fn of_the_whole() -> [(&'static str, &'static str); 10] {
     [
         ("Alerts", "/v1/audit/alerts"),
         ("Holds", "/v1/audit/holds"),
         ("Report", "/v1/audit/reports/denials?period=last:1h"),
         ("", "/v1/audit/reports/denials?format=html"),
         ("", "/v1/audit/reports/denials?format=pdf"),
+        ("", "/v1/audit/reports/denials?format=oscal"),
         ("", "/v1/audit/reports/denials?format=xlsx"),
         ("", "/v1/audit/reports/denials?format=csv&table=1"),
         ("Verification", "/v1/audit/verify"),
@@ -718,7 +719,7 @@ async fn what_is_about_the_whole_log_is_for_whoever_sees_all_of_it() {
     for (verb, times) in [
         ("alerts", 1),
         ("holds", 1),
-        ("reports", 5),
+        ("reports", 6),
         ("verify", 2),
         ("tiles", 1),
     ] {
