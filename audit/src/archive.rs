@@ -9,9 +9,8 @@
 use std::{
     collections::HashMap,
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,9 +23,6 @@ use bytes::Bytes;
 use object_store::{local::LocalFileSystem, path::Path as Name};
 
 use crate::{
-    disk::Disk,
-    files,
-    log::RESERVE_BYTES,
     merkle::{self, Hash},
     segment::Stub,
 };
@@ -35,6 +31,7 @@ mod away;
 mod cache;
 mod courier;
 mod faults;
+mod fetch;
 mod mark;
 mod run;
 mod s3;
@@ -44,6 +41,7 @@ use away::Refused;
 pub use away::{Away, Why};
 use cache::Cache;
 use faults::Faults;
+pub(crate) use fetch::cached_name;
 pub(crate) use mark::First;
 use mark::Marks;
 pub use run::{After, LastRun, Outcome, Progress, Run};
@@ -73,7 +71,13 @@ pub struct Archive {
     faults: Mutex<Faults>,
     fetched: AtomicU64,
     fetched_bytes: AtomicU64,
+    /// What happens before the next object is read.
+    #[cfg(test)]
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
+
+#[cfg(test)]
+type Meanwhile = Box<dyn FnOnce() + Send>;
 
 /// How an archive does, since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -141,6 +145,8 @@ impl Archive {
             faults: Mutex::default(),
             fetched: AtomicU64::new(0),
             fetched_bytes: AtomicU64::new(0),
+            #[cfg(test)]
+            meanwhile: Mutex::default(),
         }
     }
 
@@ -148,6 +154,26 @@ impl Archive {
     #[cfg(test)]
     pub(crate) fn hurry(&mut self, time_max: std::time::Duration) {
         self.store.hurry(time_max);
+    }
+
+    /// Lets something happen before the next object is read.
+    #[cfg(test)]
+    pub(crate) fn meanwhile(&self, happens: impl FnOnce() + Send + 'static) {
+        *lock(&self.meanwhile) = Some(Box::new(happens));
+    }
+
+    #[cfg(test)]
+    fn happen(&self) {
+        let happens = lock(&self.meanwhile).take();
+        if let Some(happens) = happens {
+            happens();
+        }
+    }
+
+    /// As if it were long ago that objects were found missing or altered.
+    #[cfg(test)]
+    pub(crate) fn doubt(&self) {
+        lock(&self.faults).doubt();
     }
 
     /// Its address, as it was written.
@@ -169,122 +195,10 @@ impl Archive {
         }
     }
 
-    /// Opens a segment that went away: from the cache, or after fetching it. Blocks, and at
-    /// most for as long as a store that is not away may take.
-    pub(crate) fn open(&self, stub: &Stub) -> Result<File, Away> {
-        let name = cached_name(stub);
-        let turn = lock(&self.turns).entry(name.clone()).or_default().clone();
-        let opened = {
-            let _turn = lock(&turn);
-            match self.cached(stub, &name) {
-                Some(file) => Ok(file),
-                None => self.fetch(stub, &name),
-            }
-        };
-        let mut turns = lock(&self.turns);
-        // The map and we ourselves: nobody waits.
-        if Arc::strong_count(&turn) == 2 {
-            turns.remove(&name);
-        }
-        opened
-    }
-
-    /// Whether the cache still has a segment that was opened.
-    pub(crate) fn keeps(&self, cached: &str) -> bool {
-        self.cache.has(cached)
-    }
-
-    /// What is in the cache, if it is what was signed; it goes if it is not.
-    fn cached(&self, stub: &Stub, name: &str) -> Option<File> {
-        let mut file = self.cache.open(name)?;
-        if self.cache.is_checked(name) {
-            return Some(file);
-        }
-        let sound = file.metadata().is_ok_and(|m| m.len() == stub.moved.length)
-            && sum_of(&mut file).is_ok_and(|sum| sum == stub.sum);
-        if !sound {
-            tracing::warn!(
-                file = name,
-                "what was fetched earlier is not what it was; it is fetched again"
-            );
-            self.cache.remove(name);
-            return None;
-        }
-        self.cache.note_checked(name);
-        Some(file)
-    }
-
-    fn fetch(&self, stub: &Stub, name: &str) -> Result<File, Away> {
-        let length = stub.moved.length;
-        if let Some(cause) = self.is_down() {
-            return Err(Away::of(stub, &self.url, (Why::Unreachable, cause)));
-        }
-        let fault = |refused| self.fault(stub, refused);
-        let aside = self
-            .cache
-            .begin(name, length)
-            .map_err(|e| fault(here(&e)))?;
-        // Who had the place before may have found out.
-        if let Some(cause) = self.is_down() {
-            return Err(Away::of(stub, &self.url, (Why::Unreachable, cause)));
-        }
-        let to = aside.create().map_err(|e| fault(here(&e)))?;
-        self.is_read(stub, Some(to)).map_err(fault)?;
-        let file = aside.finish(name).map_err(|e| fault(here(&e)))?;
-        self.fetched.fetch_add(1, Ordering::Relaxed);
-        self.fetched_bytes.fetch_add(length, Ordering::Relaxed);
-        lock(&self.faults).is_written();
-        Ok(file)
-    }
-
-    fn fetch_into(&self, stub: &Stub, to: File) -> Result<(), Away> {
-        if let Some(cause) = self.is_down() {
-            return Err(Away::of(stub, &self.url, (Why::Unreachable, cause)));
-        }
-        let read = self.is_read(stub, Some(to));
-        read.map_err(|refused| self.fault(stub, refused))?;
-        self.fetched.fetch_add(1, Ordering::Relaxed);
-        self.fetched_bytes
-            .fetch_add(stub.moved.length, Ordering::Relaxed);
-        lock(&self.faults).is_written();
-        Ok(())
-    }
-
-    /// Makes sure that all of these fit on the disk of the log in `dir`, and leave the room
-    /// that records need.
-    pub(crate) fn has_room(&self, dir: &Path, stubs: &[Stub]) -> Result<(), Away> {
-        let Some(first) = stubs.first() else {
-            return Ok(());
-        };
-        let space = Disk::default().space(dir);
-        let free = space.map_err(|e| self.fault(first, here(&e)))?.free;
-        let bytes = stubs.iter().map(|stub| stub.moved.length);
-        let bytes = bytes.fold(RESERVE_BYTES, u64::saturating_add);
-        if free >= bytes {
-            return Ok(());
-        }
-        let cause = format!(
-            "the disk of the log has {free} bytes left, and {bytes} are needed to bring {} segments back",
-            stubs.len()
-        );
-        Err(self.fault(first, (Why::NoRoom, cause)))
-    }
-
-    /// Reads what is in the store now, past the cache and into a file that has no name, in the
-    /// folder of the system for temporary ones: nothing is written beside the log.
-    pub(crate) fn open_afresh(&self, stub: &Stub) -> Result<File, Away> {
-        if let Some(cause) = self.is_down() {
-            return Err(Away::of(stub, &self.url, (Why::Unreachable, cause)));
-        }
-        let fault = |refused| self.fault(stub, refused);
-        let (file, to) = nameless().map_err(|e| fault(here(&e)))?;
-        self.is_read(stub, Some(to)).map_err(fault)?;
-        lock(&self.faults).is_written();
-        Ok(file)
-    }
-
     /// Reads an object, and compares it with what was signed.
     fn is_read(&self, stub: &Stub, to: Option<File>) -> Result<Held, Refused> {
+        #[cfg(test)]
+        self.happen();
         let (object, length) = (&stub.moved.object, stub.moved.length);
         match self.store.read(object, length, to) {
             Ok(sum) if sum == stub.sum => {
@@ -299,25 +213,6 @@ impl Archive {
                 Err((Why::Missing, cause))
             }
             Err(refused) => Err(refused),
-        }
-    }
-
-    /// Writes a segment that went away to `to`, compared with what was signed; durable when
-    /// it returns. What is not in the cache does not come there: it has its room once.
-    pub(crate) fn write_to(&self, stub: &Stub, to: &Path) -> io::Result<()> {
-        let mut file = files::create(to)?;
-        match self.cached(stub, &cached_name(stub)) {
-            Some(mut from) => {
-                io::Seek::rewind(&mut from)?;
-                io::copy(&mut from, &mut file)?;
-            }
-            None => self.fetch_into(stub, file).map_err(io::Error::other)?,
-        }
-        let mut file = File::open(to)?;
-        file.sync_all()?;
-        match sum_of(&mut file)? == stub.sum {
-            true => Ok(()),
-            false => Err(io::Error::other("what was written is not what was fetched")),
         }
     }
 
@@ -354,7 +249,7 @@ impl Archive {
         asked.map_err(|refused| self.fault(stub, refused))
     }
 
-    /// Deletes an object; one that is not there is gone.
+    /// Deletes an object, and what was fetched of it; one that is not there is gone.
     ///
     /// # Errors
     /// Why not.
@@ -362,6 +257,9 @@ impl Archive {
         self.has_turn(log_of(object))?;
         self.store.delete(object)?;
         lock(&self.faults).is_gone(object);
+        if let Some(cached) = fetch::cached_of(object) {
+            self.cache.retain(|name| !name.starts_with(&cached));
+        }
         Ok(())
     }
 
@@ -370,10 +268,10 @@ impl Archive {
         self.has_turn.store(false, Ordering::Relaxed);
     }
 
-    /// Makes the folder of this log the one that counts among its copies.
-    pub(crate) fn adopt(&self, stub: &Stub) -> Result<(), Away> {
-        let adopted = self.marks.adopt(&self.store, log_of(&stub.moved.object));
-        adopted.map_err(|refused| self.fault(stub, refused))
+    /// Makes the folder of the log whose objects begin with `log` the one that counts among its
+    /// copies.
+    pub(crate) fn adopt(&self, log: &str) -> Result<(), Refused> {
+        self.marks.adopt(&self.store, log)
     }
 
     /// Makes sure that no copy of the log's folder has put or deleted anything since this one
@@ -413,19 +311,18 @@ impl fmt::Debug for Archive {
     }
 }
 
-/// What the file of a segment is called in the cache.
-pub(crate) fn cached_name(stub: &Stub) -> String {
-    let sum = merkle::hex(stub.sum.get(..8).unwrap_or_default());
-    format!("{:020}-{sum}.seg", stub.moved.first)
-}
-
 /// What an object is called: by the log's name, the segment and the sum of its bytes.
 pub(crate) fn object_name(domain: &str, log_id: &[u8], first: u64, sum: &Hash) -> String {
-    let (log, sum) = (merkle::hex(log_id), merkle::hex(sum));
-    format!("{domain}/{log}/{first:020}-{sum}.seg")
+    let (log, sum) = (log_name(domain, log_id), merkle::hex(sum));
+    format!("{log}/{first:020}-{sum}.seg")
 }
 
 /// What the names of all objects of a log begin with.
+pub(crate) fn log_name(domain: &str, log_id: &[u8]) -> String {
+    format!("{domain}/{}", merkle::hex(log_id))
+}
+
+/// The same, of one of them.
 fn log_of(object: &str) -> &str {
     object.rsplit_once('/').map_or("", |(log, _)| log)
 }
@@ -446,32 +343,6 @@ fn hash_of(sum: Context) -> Hash {
     let mut hash = Hash::default();
     hash.copy_from_slice(sum.finish().as_ref());
     hash
-}
-
-/// A file that nobody else can open, to be read and to be written; it goes when both are closed.
-fn nameless() -> io::Result<(File, File)> {
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    let (pid, n) = (std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let path = std::env::temp_dir().join(format!("palisade-segment-{pid}-{n}"));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(files::FILE_MODE)
-        .open(&path)?;
-    fs::remove_file(&path)?;
-    let to = file.try_clone()?;
-    Ok((file, to))
-}
-
-/// Why what is fetched finds no place here.
-fn here(error: &io::Error) -> Refused {
-    match error.kind() {
-        io::ErrorKind::StorageFull => (Why::NoRoom, error.to_string()),
-        // Others fetch, and have not come to an end.
-        io::ErrorKind::TimedOut => (Why::Unreachable, error.to_string()),
-        _ => (Why::Local, error.to_string()),
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -53,7 +53,7 @@ pub use follow::{LAG_MAX, TailEvent};
 pub use rollup::RollUps;
 
 use rollup::Keeper;
-use search::{Counter, Newest, Snapshot, key_of};
+use search::{Counter, Lost, Newest, Snapshot, key_of};
 use shared::Shared;
 
 /// Most rows one search gives.
@@ -501,6 +501,7 @@ impl Store {
         let mut indexed = newest.into_sorted().into_iter().peekable();
         let mut rows = Vec::with_capacity(limit.min(256));
         let mut last = None;
+        let mut lost = Lost::default();
         for _ in 0..limit {
             let from_recent = match (recent.peek(), indexed.peek()) {
                 (Some(item), Some((key, _))) => key_of(item) > *key,
@@ -530,7 +531,14 @@ impl Store {
                         coverage.complete = false;
                         // One that goes at this moment is told with what was dropped.
                         if !error.is_dropped() {
-                            tracing::error!(index = place.at, %error, "audit record cannot be read");
+                            let known =
+                                matches!(&error, StoreError::Source(e) if lost.has(e.index));
+                            if !known {
+                                tracing::error!(index = place.at, %error, "audit record cannot be read");
+                            }
+                            if let StoreError::Source(error) = &error {
+                                lost.take(error);
+                            }
                             coverage.unreadable += 1;
                         }
                         None

@@ -83,7 +83,7 @@ pub(crate) use shift::Step;
 #[cfg(feature = "index")]
 use shift::is_needed;
 #[cfg(feature = "index")]
-pub use shift::{Needs, Whereabouts, adopt, restore_all};
+pub use shift::{Needs, Restored, Whereabouts, adopt, restore_all};
 #[cfg(all(test, feature = "index"))]
 pub(crate) use thin::{Crash, Point};
 #[cfg(feature = "index")]

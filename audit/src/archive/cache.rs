@@ -102,6 +102,35 @@ impl Cache {
         let _ = fs::remove_file(self.dir.join(name));
     }
 
+    /// Removes every file whose name is not `wanted`; one that is being fetched goes when it
+    /// has come, and who fetches it has it.
+    pub(super) fn retain(&self, wanted: impl Fn(&str) -> bool) {
+        let mut state = self.state();
+        for held in self.held() {
+            let Some(name) = held.path.file_name().and_then(|name| name.to_str()) else {
+                continue;
+            };
+            if wanted(name) || state.fetching.remove(&held.path).is_some() {
+                continue;
+            }
+            state.checked.remove(name);
+            if !held.is_of_another() {
+                let _ = fs::remove_file(&held.path);
+            }
+        }
+    }
+
+    /// Removes what a process has left that ended while it fetched.
+    pub(super) fn tidy(&self) {
+        let state = self.state();
+        for held in self.held() {
+            let is_part = held.path.extension().is_some_and(|ext| ext == PART);
+            if is_part && !state.fetching.contains_key(&held.path) && !held.is_of_another() {
+                let _ = fs::remove_file(&held.path);
+            }
+        }
+    }
+
     pub(super) fn bytes(&self) -> u64 {
         self.held().iter().map(|held| held.bytes).sum()
     }
@@ -190,11 +219,13 @@ impl Cache {
 }
 
 impl Held {
-    /// Whether another process may be fetching it; one of ours that nobody fetches is left
-    /// from a crash.
+    /// Whether another process may be fetching it.
     fn is_of_another(&self) -> bool {
         let is_new = self.read_at.elapsed().is_ok_and(|age| age < OTHERS_FOR);
-        is_new && self.path.extension().is_some_and(|ext| ext == PART)
+        let ours = format!(".{}-", std::process::id());
+        let name = self.path.file_name().and_then(|name| name.to_str());
+        let is_ours = name.is_some_and(|name| name.contains(&ours));
+        is_new && !is_ours && self.path.extension().is_some_and(|ext| ext == PART)
     }
 }
 
@@ -204,14 +235,21 @@ impl Aside<'_> {
         files::create(&self.path)
     }
 
-    /// Gives what was written its name; opens it.
+    /// Opens what was written, for as long as somebody has it open.
+    pub(super) fn open(&self) -> io::Result<File> {
+        File::open(&self.path)
+    }
+
+    /// Gives what was written its name, unless it is not wanted any more; opens it.
     pub(super) fn finish(self, name: &str) -> io::Result<File> {
         let path = self.cache.dir.join(name);
+        let file = self.open()?;
         // With the mutex: it takes the place of what was reserved for it.
         let mut state = self.cache.state();
-        fs::rename(&self.path, &path)?;
-        let file = File::open(path)?;
-        state.checked.insert(name.to_owned());
+        if state.fetching.contains_key(&self.path) {
+            fs::rename(&self.path, &path)?;
+            state.checked.insert(name.to_owned());
+        }
         Ok(file)
     }
 
@@ -294,5 +332,51 @@ mod tests {
         fs::write(cache.dir.join("x.1-1.part"), [1; 10]).unwrap();
         put(&cache, "y", 0);
         assert!(cache.has("x.1-1.part"));
+    }
+
+    /// What is not wanted goes at once; what is being fetched comes, and does not stay.
+    #[test]
+    fn what_is_not_wanted_any_more_does_not_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().join("c"), 1 << 20);
+        put(&cache, "1-a.seg", 0);
+        put(&cache, "2-b.seg", 0);
+        let aside = cache.begin("1-c.seg", 10).unwrap();
+        fs::write(aside.path(), [1; 10]).unwrap();
+        let other = cache.begin("2-d.seg", 10).unwrap();
+        fs::write(other.path(), [1; 10]).unwrap();
+        cache.retain(|name| !name.starts_with("1-"));
+        assert!(!cache.has("1-a.seg") && cache.has("2-b.seg"));
+        assert_eq!(
+            aside.finish("1-c.seg").unwrap().metadata().unwrap().len(),
+            10
+        );
+        other.finish("2-d.seg").unwrap();
+        assert!(!cache.has("1-c.seg") && cache.has("2-d.seg"));
+        assert_eq!(cache.bytes(), 20, "nothing is left aside");
+    }
+
+    /// What a process has left that ended goes: at once if it had our number, as in a
+    /// container, or when its time is over.
+    #[test]
+    fn what_nobody_goes_on_fetching_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path().join("c"), 1 << 20);
+        let aside = cache.begin("1-a.seg", 10).unwrap();
+        fs::write(aside.path(), [1; 10]).unwrap();
+        let pid = std::process::id();
+        let of = |pid: u32, n| cache.dir.join(format!("2-b.seg.{pid}-{n}.part"));
+        let (ours, old, new) = (of(pid, 99), of(pid + 1, 1), of(pid + 1, 2));
+        for path in [&ours, &old, &new] {
+            fs::write(path, [1; 10]).unwrap();
+        }
+        let file = File::options().append(true).open(&old).unwrap();
+        file.set_modified(SystemTime::now() - OTHERS_FOR).unwrap();
+        cache.tidy();
+        let there = |path: &std::path::Path| path.exists();
+        assert_eq!(
+            (there(aside.path()), there(&ours), there(&old), there(&new)),
+            (true, false, false, true)
+        );
     }
 }

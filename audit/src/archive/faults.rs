@@ -10,6 +10,13 @@ use super::{Away, Why};
 /// After a store did not answer, nobody waits for it again before this time is over.
 pub(super) const DOWN_FOR: Duration = Duration::from_secs(5);
 
+/// After an object was not there, nobody asks for it again before this time is over, who does
+/// not have to know.
+const MISSING_FOR: Duration = Duration::from_secs(60);
+
+/// The same of one with other bytes, which is read whole to see that.
+const ALTERED_FOR: Duration = Duration::from_secs(600);
+
 /// Objects of which it is kept what is wrong with them; of more nothing is known until they
 /// are read again.
 const OBJECTS_MAX: usize = 10_000;
@@ -24,9 +31,17 @@ pub(super) struct Faults {
     /// What was fetched found no place here.
     local: Option<String>,
     /// Objects that are missing or altered, until each reads well.
-    objects: BTreeMap<String, String>,
+    objects: BTreeMap<String, Lost>,
     /// Exchanges that came to nothing.
     pub(super) failed: u64,
+}
+
+/// What was found of an object.
+#[derive(Debug)]
+struct Lost {
+    /// Until when that is believed.
+    until: Instant,
+    away: Away,
 }
 
 impl Faults {
@@ -37,7 +52,15 @@ impl Faults {
         match away.why {
             Why::Altered | Why::Missing => {
                 if self.objects.len() < OBJECTS_MAX || self.objects.contains_key(&away.object) {
-                    self.objects.insert(away.object.clone(), text);
+                    let time = match away.why {
+                        Why::Altered => ALTERED_FOR,
+                        _ => MISSING_FOR,
+                    };
+                    let lost = Lost {
+                        until: Instant::now() + time,
+                        away: away.clone(),
+                    };
+                    self.objects.insert(away.object.clone(), lost);
                 }
             }
             Why::Foreign => self.mark = Some(text),
@@ -75,6 +98,18 @@ impl Faults {
         (since.elapsed() < DOWN_FOR).then(|| cause.clone())
     }
 
+    /// What was found of an object a moment ago, if it was missing or altered.
+    pub(super) fn known(&self, object: &str, now: Instant) -> Option<Away> {
+        let lost = self.objects.get(object)?;
+        (now < lost.until).then(|| lost.away.clone())
+    }
+
+    #[cfg(test)]
+    pub(super) fn doubt(&mut self) {
+        let now = Instant::now();
+        self.objects.values_mut().for_each(|lost| lost.until = now);
+    }
+
     /// What is wrong, in words.
     pub(super) fn told(&self) -> Option<String> {
         let of_all = self.store.as_ref().map(|(_, _, text)| text);
@@ -84,8 +119,40 @@ impl Faults {
         }
         let first = self.objects.values().next()?;
         Some(match self.objects.len() - 1 {
-            0 => first.clone(),
-            more => format!("{first}; and so of {more} more"),
+            0 => first.away.to_string(),
+            more => format!("{}; and so of {more} more", first.away),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was found of an object is believed for its time, and not once it reads well.
+    #[test]
+    fn what_was_found_of_an_object_is_believed_for_a_while() {
+        let away = |why| Away {
+            store: "file:///s".into(),
+            segment: 0,
+            next: 7,
+            object: "o".into(),
+            why,
+            cause: "so it is".into(),
+        };
+        for (why, time) in [(Why::Missing, MISSING_FOR), (Why::Altered, ALTERED_FOR)] {
+            let mut faults = Faults::default();
+            let before = Instant::now();
+            faults.take(&away(why));
+            let now = Instant::now();
+            assert_eq!(faults.known("o", before), Some(away(why)));
+            assert_eq!(faults.known("another", before), None);
+            let last = before + time - Duration::from_millis(1);
+            assert_eq!(faults.known("o", last), Some(away(why)));
+            assert_eq!(faults.known("o", now + time), None);
+            assert!(faults.told().is_some(), "it is told until it reads well");
+            faults.reads_well("o");
+            assert_eq!((faults.known("o", before), faults.told()), (None, None));
+        }
     }
 }

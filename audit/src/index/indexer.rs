@@ -105,7 +105,7 @@ impl Indexer {
         Ok(indexer)
     }
 
-    fn unreadable(&self) -> u64 {
+    pub(super) fn unreadable(&self) -> u64 {
         let single = u64::try_from(self.state.unreadable.len()).unwrap_or(u64::MAX);
         let lost = self.state.lost.iter();
         lost.map(|(first, next)| next - first)
@@ -228,17 +228,24 @@ impl Indexer {
         Ok(Step::Wait(left.max(MIN_WAIT)))
     }
 
-    /// Commits everything that has been read, after reading all there is.
+    /// Commits everything that has been read, after reading all there is. That something
+    /// which was dropped is not let go of yet, because it is in an archive that cannot be
+    /// asked, is said by the answers.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
-        while self.pull()? {
+        let away = loop {
+            let (pulled, away) = put_apart(self.pull())?;
+            if !pulled.unwrap_or(false) {
+                break away;
+            }
             let waiting = self.shared.read().recent.len();
             if waiting >= self.shared.options.recent_max {
                 self.commit(waiting)?;
             }
-        }
+        };
         let waiting = self.shared.read().recent.len();
         self.commit(waiting)?;
-        self.let_go()
+        self.let_go_when_it_can(None)?;
+        away.map_or(Ok(()), Err)
     }
 
     /// Lets go of what the log has dropped. What is in an archive that cannot be asked is put

@@ -10,7 +10,7 @@ use super::{
     StoreError,
     bucket::{Bucket, View},
     indexer::{GONE, Indexer, remove},
-    search::Place,
+    search::{Lost, Place},
     writer::Open,
 };
 use crate::{item::LATE_MAX_US, log::Lacking, query::Window};
@@ -156,7 +156,12 @@ impl Indexer {
         let applied = fresh.applied;
         let writer = fresh.writer(shared.options.writer_heap_bytes)?;
         writer.dirty = true;
+        // Segments that are lost are asked for once, and not for each of their records.
+        let mut lost = Lost::default();
         for place in places {
+            if lost.has(place.at) {
+                continue;
+            }
             match place.read(shared.source.as_ref()) {
                 Ok(item) => {
                     let document = shared.layout.document(&item, false);
@@ -167,10 +172,14 @@ impl Indexer {
                 Err(StoreError::Source(error)) if error.waits() => {
                     return Err(error.into());
                 }
-                Err(StoreError::Source(error)) => self.note_unreadable(place.at, &error)?,
+                Err(StoreError::Source(error)) => {
+                    lost.take(&error);
+                    self.note_unreadable(place.at, &error)?;
+                }
                 Err(error) => return Err(error),
             }
         }
+        shared.write().unreadable = self.unreadable();
         fresh.commit(applied)?;
         fresh.close()
     }

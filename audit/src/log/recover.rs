@@ -252,7 +252,7 @@ fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
         let Some(sparse) = segment::sparse_of(&aside)? else {
             continue;
         };
-        let before = segment::sparse_of(&File::open(&path)?)?;
+        let before = lacks(dir, *first)?;
         all.push(Dropping {
             segment: *first,
             digest: merkle::sha256(&sparse).to_vec(),
@@ -260,6 +260,18 @@ fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
         });
     }
     Ok(all)
+}
+
+/// What a segment says that it lacks, here or in an archive.
+pub(super) fn lacks(dir: &Path, first: u64) -> io::Result<Option<Vec<u8>>> {
+    match File::open(dir.join(segment::relative(first))) {
+        #[cfg(feature = "index")]
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let stub = segment::Stub::read(dir, first)?;
+            Ok(stub.sparse().map(<[u8]>::to_vec))
+        }
+        opened => segment::sparse_of(&opened?),
+    }
 }
 
 /// Removes what was to become a segment when a process ended.
@@ -325,7 +337,7 @@ pub(super) fn whose(dir: &Path) -> Result<TrustDomain, LogError> {
     domain.ok_or_else(|| LogError::Key(format!("it is of `{name}`, which is no log of a mesh")))
 }
 
-fn load_public_key(dir: &Path) -> Result<Verifier, LogError> {
+pub(super) fn load_public_key(dir: &Path) -> Result<Verifier, LogError> {
     let path = dir.join(PUBLIC_KEY);
     let text = fs::read_to_string(&path).map_err(LogError::io(&path))?;
     Verifier::parse(&text).map_err(|e| LogError::Key(format!("`{}`: {e}", path.display())))

@@ -41,7 +41,7 @@ mod places;
 mod tidy;
 mod times;
 
-pub use offline::{adopt, restore_all};
+pub use offline::{Restored, adopt, restore_all};
 pub use places::{Needs, Whereabouts};
 pub(super) use places::{is_away, is_needed};
 use tidy::NOT_WHAT_WENT;
@@ -77,6 +77,9 @@ impl Log {
         // Nobody else opens the log for writing before it is done.
         let _lock = self.hold()?;
         thin::settle(self)?;
+        // What was to take its place and did not is told of by now.
+        remove(&path(shared, segment.start).with_extension(segment::ASIDE))
+            .map_err(|e| shared.failed(segment, e))?;
         self.tidy_one(segment.start)?;
         if is_away(&shared.dir, segment.start) {
             return Ok(0);
@@ -160,6 +163,10 @@ impl Log {
         // The point of no return.
         fs::remove_file(&path)?;
         files::sync_dir(path.parent().unwrap_or(&shared.dir))?;
+        // What was fetched when the segment was another has what it lacks now.
+        if let Some(archive) = &shared.archive {
+            archive.forget(first, Some(stub));
+        }
         at(Step::Gone)?;
         shared.forget(first);
         Intent::remove(&shared.dir, first)
@@ -316,7 +323,17 @@ fn place(dir: &Path, archive: &Archive, stub: &Stub, since_us: i64, at: At<'_>) 
     fs::rename(&aside, &path)?;
     files::sync_dir(path.parent().unwrap_or(dir))?;
     at(Step::Placed)?;
-    remove_stub(dir, first)
+    remove_stub(dir, first)?;
+    // It is here, and may lack something soon.
+    archive.forget(first, None);
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 fn remove_stub(dir: &Path, first: u64) -> io::Result<()> {

@@ -117,6 +117,15 @@ pub(crate) enum Point {
     Replaced,
 }
 
+impl Log {
+    /// Opens a segment for one reader alone: what is fetched for that does not stay.
+    pub(crate) fn open_once(&self, segment: &Range<u64>) -> Result<File, LogError> {
+        let shared = &self.inner.shared;
+        let opened = shared.open_once(segment.start);
+        opened.map_err(|e| shared.failed(segment, e))
+    }
+}
+
 impl Thinning {
     /// Asks of every record of `segment`, one of [`Log::sealed`], what is to become of it,
     /// with its time: when it was received, or any before it, whichever is later; of these, one
@@ -128,6 +137,18 @@ impl Thinning {
     /// [`LogError`] when the segment is not what was signed or cannot be read.
     pub fn weigh(
         log: &Log,
+        segment: Range<u64>,
+        now_us: i64,
+        fate: impl FnMut(u64, i64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
+    ) -> Result<Self, LogError> {
+        let file = log.open_once(&segment)?;
+        Self::weigh_in(log, file, segment, now_us, fate)
+    }
+
+    /// As [`Thinning::weigh`], in the file of the segment, which was opened before.
+    pub(crate) fn weigh_in(
+        log: &Log,
+        file: File,
         segment: Range<u64>,
         now_us: i64,
         mut fate: impl FnMut(u64, i64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
@@ -148,8 +169,6 @@ impl Thinning {
         };
         let mut hashes = Hashes::new(shared);
         let mut was = SparseSum::default();
-        let opened = shared.open(segment.start);
-        let (file, _) = opened.map_err(|e| shared.failed(&segment, e))?;
         let walked = walk(shared, &segment, file, |part| {
             match part {
                 Part::Gone(encoded, run) => {

@@ -37,7 +37,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn periods(written: &[(&'static str, &str)]) -> Periods {
+pub(crate) fn periods(written: &[(&'static str, &str)]) -> Periods {
     Periods::parse(written.iter().copied()).unwrap()
 }
 
@@ -61,6 +61,8 @@ pub(crate) struct Stage {
     ledger: Option<Ledger>,
     /// A folder for old segments.
     pub(crate) store: Option<PathBuf>,
+    /// What may be fetched from there.
+    pub(crate) cache_bytes: u64,
 }
 
 impl Stage {
@@ -82,6 +84,7 @@ impl Stage {
             next: 1,
             ledger: None,
             store: None,
+            cache_bytes: 8 << 10,
         };
         stage.restart();
         stage
@@ -119,7 +122,7 @@ impl Stage {
 
     pub(crate) fn archive(&self) -> Option<Arc<Archive>> {
         let store = self.store.as_ref()?;
-        let archive = Archive::folder(store, &self.folder(), 8 << 10);
+        let archive = Archive::folder(store, &self.folder(), self.cache_bytes);
         Some(Arc::new(archive.unwrap()))
     }
 
@@ -179,7 +182,7 @@ impl Stage {
         ]);
     }
 
-    fn hold(&self, id: &str, query: &str) {
+    pub(crate) fn hold(&self, id: &str, query: &str) {
         self.holds
             .add(Hold {
                 id: id.into(),
@@ -707,9 +710,9 @@ fn holds_keep_so_many_ids_and_no_more() {
     stage.hold("h", "path:/a");
     let kept = Kept {
         holds: stage.holds.held(0).unwrap(),
-        ids: FxHashSet::default(),
+        ..Kept::default()
     };
-    let ids = |most| kept.held_ids(stage.log(), most);
+    let ids = |most| kept.held_ids(stage.log(), most).map(|(ids, _)| ids);
     assert_eq!(ids(3).unwrap().len(), 3);
     assert_eq!(ids(2).unwrap_err().code.0, 7575);
 }

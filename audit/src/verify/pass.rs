@@ -311,41 +311,49 @@ impl<'a> Pass<'a> {
     fn open(&mut self, first: u64, next: Option<u64>, file: &Path) -> io::Result<Option<File>> {
         let path = self.dir.join(file);
         // A run beside this lets it go, or brings it back, at any moment.
-        let missing = match File::open(&path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => e,
-            opened => return opened.map(Some),
+        let mut refused: Option<(Hash, Away)> = None;
+        let (digest, away) = loop {
+            let missing = match File::open(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => e,
+                opened => return opened.map(Some),
+            };
+            let stub = match Stub::read(&self.dir, first) {
+                Ok(stub) => stub,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return File::open(&path).map(Some).map_err(|_| missing);
+                }
+                Err(e) => {
+                    let file = file.with_extension(segment::MOVED);
+                    self.not_read(FindingKind::Archive, first, next, &file, e.to_string());
+                    return Ok(None);
+                }
+            };
+            // It may have become another while it was asked for, and its object gone.
+            if let Some(refused) = refused.take_if(|(digest, _)| *digest == stub.digest) {
+                break refused;
+            }
+            // What is cached says nothing of what the store has, and nothing is written here.
+            let opened = match &self.archive {
+                Some(archive) => archive.open_afresh(&stub),
+                None => Err(Away::unset(&stub)),
+            };
+            match opened {
+                Ok(file) => {
+                    self.away.push((first, stub.digest));
+                    self.report.moved += 1;
+                    return Ok(Some(file));
+                }
+                Err(away) if away.why.is_damage() => refused = Some((stub.digest, away)),
+                Err(away) => break (stub.digest, away),
+            }
         };
-        let stub = match Stub::read(&self.dir, first) {
-            Ok(stub) => stub,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return File::open(&path).map(Some).map_err(|_| missing);
-            }
-            Err(e) => {
-                let file = file.with_extension(segment::MOVED);
-                self.not_read(FindingKind::Archive, first, next, &file, e.to_string());
-                return Ok(None);
-            }
+        self.away.push((first, digest));
+        let kind = match away.why.is_damage() {
+            true => FindingKind::Archive,
+            false => FindingKind::Unread,
         };
-        self.away.push((first, stub.digest));
-        // What is cached says nothing of what the store has, and nothing is written here.
-        let opened = match &self.archive {
-            Some(archive) => archive.open_afresh(&stub),
-            None => Err(Away::unset(&stub)),
-        };
-        match opened {
-            Ok(file) => {
-                self.report.moved += 1;
-                Ok(Some(file))
-            }
-            Err(away) => {
-                let kind = match away.why.is_damage() {
-                    true => FindingKind::Archive,
-                    false => FindingKind::Unread,
-                };
-                self.not_read(kind, first, next, file, away.to_string());
-                Ok(None)
-            }
-        }
+        self.not_read(kind, first, next, file, away.to_string());
+        Ok(None)
     }
 
     #[cfg(not(feature = "index"))]

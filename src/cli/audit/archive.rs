@@ -126,9 +126,14 @@ fn restore(args: &RestoreArgs, context: &Context) -> Exit {
         return match done {
             Ok(all) => ended(
                 &Outcome {
-                    segments: all.len() as u64,
-                    bytes: all.iter().sum(),
-                    ..Outcome::default()
+                    segments: all.bytes.len() as u64,
+                    bytes: all.bytes.iter().sum(),
+                    faults: all
+                        .refused
+                        .iter()
+                        .map(|e| e.diagnostic().to_string())
+                        .collect(),
+                    interrupted: false,
                 },
                 "brought back",
                 context,

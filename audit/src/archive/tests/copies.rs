@@ -88,6 +88,38 @@ fn a_copy_of_the_folder_puts_and_deletes_nothing() {
     assert_eq!(outcome.faults, [""; 0]);
 }
 
+/// So with a folder that was moved to another disk when all of its segments were back.
+#[test]
+fn a_folder_of_which_nothing_is_away_is_adopted_too() {
+    let scene = Scene::new();
+    scene.run("30 days");
+    scene.restore();
+    scene.log().close();
+    let copies = tempfile::tempdir().unwrap();
+    let dir = copies.path().join("log");
+    copy(&scene.stage.folder(), &dir);
+    let run = |log: &Log| {
+        let run = Run {
+            log,
+            now: scene.stage.clock.now(),
+        };
+        let go_on = &mut |_| ControlFlow::Continue(());
+        run.go(&After::parse("0 days").unwrap(), go_on).unwrap()
+    };
+    scene.stage.clock.advance(40 * DAY);
+    let log = scene.open(&dir);
+    let outcome = run(&log);
+    assert!(has_foreign(&outcome), "{outcome:?}");
+    log.close();
+    drop(log);
+    let archive = Archive::folder(scene.store.path(), &dir, 8 << 10).unwrap();
+    adopt(&dir, &archive).unwrap();
+    let log = scene.open(&dir);
+    let outcome = run(&log);
+    assert_eq!(outcome.faults, [""; 0]);
+    assert!(outcome.segments > 3, "{outcome:?}");
+}
+
 /// A snapshot of the disk that is put back has a turn that is over.
 #[test]
 fn what_was_put_back_from_before_a_run_is_told() {

@@ -1,7 +1,7 @@
 //! Nothing goes here before the store has it, and nothing goes there that is not the log's.
 
 use super::*;
-use crate::segment::{Back, HEADER_LEN, Intent};
+use crate::segment::{Back, Intent};
 
 impl Scene {
     fn url(&self) -> String {
@@ -307,40 +307,4 @@ fn what_a_move_has_left_at_another_address_can_be_written_off() {
     assert_eq!(run(&scene), 1);
     assert_eq!(scene.told(), "");
     scene.whole();
-}
-
-/// A folder gets nothing back of what no record says went, and nothing that does not fit.
-#[test]
-fn a_folder_gets_back_only_what_was_signed_and_fits() {
-    let scene = Scene::new();
-    let moved = scene.run("30 days").segments;
-    let (dir, archive) = (scene.stage.folder(), scene.stage.archive().unwrap());
-    scene.log().close();
-    let stub = Stub::read(&dir, 0).unwrap();
-    let refuse = |change: &dyn Fn(&mut palisade_mesh::wire::audit::Moved)| {
-        let mut moved = stub.moved.clone();
-        change(&mut moved);
-        Stub::new(moved).unwrap().save(&dir).unwrap();
-        let refused = restore_all(&dir, &archive).unwrap_err();
-        let files = fs::read_dir(dir.join("segments")).unwrap();
-        let names = files.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        let stubs = names.filter(|name| name.ends_with(".moved")).count();
-        assert_eq!(stubs as u64, moved_of(&scene), "{refused}");
-        refused
-    };
-    let refused = refuse(&|moved| moved.latest_us += 1);
-    assert!(matches!(refused, LogError::Tampered(_)), "{refused}");
-    let refused = refuse(&|moved| moved.length = 1 << 60);
-    assert_eq!(why(&refused), Some(Why::NoRoom));
-    assert!(refused.to_string().contains("bytes left"), "{refused}");
-    stub.save(&dir).unwrap();
-    assert_eq!(restore_all(&dir, &archive).unwrap().len() as u64, moved);
-    assert!(
-        scene.cached().is_empty(),
-        "what comes back has its room once"
-    );
-}
-
-fn moved_of(scene: &Scene) -> u64 {
-    scene.log().whereabouts().unwrap().moved
 }

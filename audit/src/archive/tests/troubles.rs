@@ -23,6 +23,7 @@ fn a_missing_object_is_told_until_it_is_there() {
     let told = fault(&scene).unwrap();
     assert!(told.contains("begins with record 0 "), "{told}");
     fs::write(&object, bytes).unwrap();
+    scene.believe_again();
     scene.log().leaf(0).unwrap();
     assert_eq!(fault(&scene), None);
 }

@@ -14,9 +14,10 @@ use palisade_mesh::wire::{
 };
 use prost::Message as _;
 
-use super::{
-    super::{Log, LogError, Scan, reader::Shared, recover::STREAMS},
-    path,
+use super::super::{
+    Log, LogError, Scan,
+    reader::Shared,
+    recover::{STREAMS, lacks},
 };
 use crate::{
     archive::{self, Archive, Away},
@@ -202,6 +203,14 @@ impl Log {
         Ok(all)
     }
 
+    /// What is known of a segment that is in the archive alone.
+    ///
+    /// # Errors
+    /// [`LogError`] when that is damaged, or no record says that it went.
+    pub(crate) fn span(&self, first: u64) -> Result<Span, LogError> {
+        self.stub(first).map(|stub| Span::of(&stub.moved))
+    }
+
     /// Whether the record at `index` is in the archive alone.
     pub(crate) fn is_elsewhere(&self, index: u64) -> bool {
         let segments = self.inner.shared.segments.read();
@@ -266,18 +275,23 @@ impl Shared {
     /// Opens a segment that is finished, wherever it is. What went away is compared with what
     /// stays of it; that is what the log says, or who reads on is told.
     pub(in crate::log) fn open(&self, first: u64) -> io::Result<(File, Option<String>)> {
-        open(&self.dir, first, self.archive.as_deref())
+        open(&self.dir, first, self.archive.as_deref(), Archive::open)
+    }
+
+    /// As [`Shared::open`], for one reader alone: what is fetched for that does not stay.
+    pub(in crate::log) fn open_once(&self, first: u64) -> io::Result<File> {
+        let opened = open(
+            &self.dir,
+            first,
+            self.archive.as_deref(),
+            Archive::open_once,
+        );
+        opened.map(|(file, _)| file)
     }
 
     /// What a segment says that it lacks.
     pub(in crate::log) fn sparse(&self, first: u64) -> io::Result<Option<Vec<u8>>> {
-        match File::open(path(self, first)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                let stub = Stub::read(&self.dir, first)?;
-                Ok(stub.sparse().map(<[u8]>::to_vec))
-            }
-            opened => segment::sparse_of(&opened?),
-        }
+        lacks(&self.dir, first)
     }
 
     /// Lets go of an open segment that has another place now.
@@ -287,29 +301,46 @@ impl Shared {
     }
 }
 
+/// Has what went away, by what stays of it.
+type Fetch = fn(&Archive, &Stub) -> Result<File, Away>;
+
 /// Opens the segment of the log in `dir` that begins with `first`, here or by `archive`; with
 /// its name in the cache.
-fn open(dir: &Path, first: u64, archive: Option<&Archive>) -> io::Result<(File, Option<String>)> {
+fn open(
+    dir: &Path,
+    first: u64,
+    archive: Option<&Archive>,
+    fetch: Fetch,
+) -> io::Result<(File, Option<String>)> {
     let path = dir.join(segment::relative(first));
-    let missing = match File::open(&path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => e,
-        opened => return Ok((opened?, None)),
-    };
-    let stub = match Stub::read(dir, first) {
-        // It came back meanwhile, or is gone.
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            return File::open(&path)
-                .map(|file| (file, None))
-                .map_err(|_| missing);
+    let mut asked = None;
+    loop {
+        let missing = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => e,
+            opened => return Ok((opened?, None)),
+        };
+        let stub = match Stub::read(dir, first) {
+            // It came back meanwhile, or is gone.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return File::open(&path)
+                    .map(|file| (file, None))
+                    .map_err(|_| missing);
+            }
+            stub => stub?,
+        };
+        let opened = match archive {
+            Some(archive) => fetch(archive, &stub),
+            None => Err(Away::unset(&stub)),
+        };
+        match opened {
+            Ok(file) => return Ok((file, Some(archive::cached_name(&stub)))),
+            // It may have become another while it was asked for, and its object gone.
+            Err(away) if away.why.is_damage() && asked != Some(stub.digest) => {
+                asked = Some(stub.digest);
+            }
+            Err(away) => return Err(io::Error::other(away)),
         }
-        stub => stub?,
-    };
-    let opened = match archive {
-        Some(archive) => archive.open(&stub),
-        None => Err(Away::unset(&stub)),
-    };
-    let file = opened.map_err(io::Error::other)?;
-    Ok((file, Some(archive::cached_name(&stub))))
+    }
 }
 
 /// Whether a segment is in the archive alone. One that cannot be looked at is here: whoever

@@ -38,7 +38,20 @@ impl Log {
         if let Some(archive) = self.archive() {
             archive.begin_run();
         }
+        self.sweep();
         self.of_each(|first| self.tidy_one(first))
+    }
+
+    /// Removes what was fetched of segments that are here, or are others by now: what was
+    /// dropped of them since is in it.
+    pub(crate) fn sweep(&self) {
+        let shared = &self.inner.shared;
+        let (Some(archive), Ok(mut firsts)) = (&shared.archive, segment::list(&shared.dir)) else {
+            return;
+        };
+        firsts.retain(|first| is_away(&shared.dir, *first));
+        let stubs = firsts.into_iter();
+        archive.sweep(stubs.filter_map(|first| Stub::read(&shared.dir, first).ok()));
     }
 
     /// Deletes in the archive what was thinned here. What is `due` to go is told where the
