@@ -64,7 +64,7 @@ fn what_is_weighed_is_not_kept() {
     let outcome = scene.stage.run_of(&all(), true, None);
     assert!(outcome.records() > 30);
     assert!(scene.log().archive().unwrap().health().fetched > 3);
-    assert_eq!(scene.cached(), [PathBuf::new(); 0]);
+    assert_eq!(scene.cached(), Vec::<PathBuf>::new());
 }
 
 /// What was fetched of a segment that came back goes: it may lack something soon.
@@ -75,7 +75,7 @@ fn what_was_fetched_goes_when_the_segment_is_here() {
     scene.leaves();
     assert!(!scene.cached().is_empty());
     scene.restore();
-    assert_eq!(scene.cached(), [PathBuf::new(); 0]);
+    assert_eq!(scene.cached(), Vec::<PathBuf>::new());
 }
 
 /// Somebody who fetches while the segment becomes another has what they asked for, and leaves
@@ -93,7 +93,7 @@ fn what_is_being_fetched_of_a_segment_that_is_thinned_does_not_stay() {
     });
     scene.log().leaf(0).unwrap();
     assert_eq!(archive.health().fetched, 2);
-    assert_eq!(scene.cached(), [PathBuf::new(); 0]);
+    assert_eq!(scene.cached(), Vec::<PathBuf>::new());
 }
 
 /// What was to take the place of a segment when a process ended, in a copy of the folder that
