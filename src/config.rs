@@ -26,6 +26,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use crate::net::identity::IdentityConfig;
 
 pub mod alerts;
+pub mod archive;
 pub mod authzen;
 mod de;
 pub mod decisions;
@@ -45,6 +46,7 @@ pub mod template;
 pub mod witness;
 
 use alerts::{AlertSection, DeliverSection};
+use archive::ArchiveSection;
 use decisions::DecisionsSection;
 use layers::{Effective, Overrides};
 use log_key::LogKeySection;
@@ -227,6 +229,8 @@ pub struct AuditSection {
     /// How long records are kept, by class. Default: for ever.
     #[serde(default)]
     pub retention: RetentionSection,
+    /// Where old segments of the log go. Default: nowhere.
+    pub archive: Option<ArchiveSection>,
 }
 
 /// Section `proxy`.
@@ -484,6 +488,8 @@ impl Config {
             let of_retention = audit.retention.periods().err().unwrap_or_default();
             let of_retention = of_retention.into_iter();
             found.extend(of_retention.map(|d| placed(d, "audit.retention", &whole, &root)));
+            let of_archive = audit.archive.iter().flat_map(ArchiveSection::check);
+            found.extend(of_archive.map(|d| placed(d, "audit.archive", &whole, &root)));
             let syslog = audit.syslog.iter();
             found.extend(syslog.filter_map(|s| s.parsed("-").err()));
         }
@@ -594,6 +600,10 @@ impl Config {
             if let Some(syslog) = &mut audit.syslog {
                 let files = syslog.ca.iter_mut().chain(&mut syslog.cert);
                 files.chain(&mut syslog.key).for_each(absolute);
+            }
+            if let Some(archive) = &mut audit.archive {
+                let files = archive.credentials.iter_mut();
+                files.chain(&mut archive.ca).for_each(absolute);
             }
             if let Some(api) = &mut audit.api {
                 absolute(&mut api.policy);

@@ -21,6 +21,8 @@ pub mod parent;
 #[cfg(feature = "full")]
 pub mod registry;
 #[cfg(feature = "full")]
+pub mod storage;
+#[cfg(feature = "full")]
 pub mod syslog;
 mod ties;
 pub mod tls;

@@ -116,13 +116,12 @@ impl Decisions {
     /// # Errors
     /// When the log cannot be read.
     pub fn log_begins_us(&self) -> Result<Option<i64>, LogError> {
-        match self.log.len() {
-            0 => Ok(None),
-            _ => {
-                let whole = whole_since(&self.log, &["decision"]);
-                received(&self.log, 0).map(|first| Some(first.max(whole)))
-            }
-        }
+        let begins_us = match self.log.begins_us() {
+            Err(LogError::Undecodable { .. }) => Some(i64::MAX),
+            begins_us => begins_us?,
+        };
+        let whole = whole_since(&self.log, &["decision"]);
+        Ok(begins_us.map(|first| first.max(whole)))
     }
 }
 
@@ -138,7 +137,8 @@ fn decoded(index: u64, leaf: &[u8]) -> Option<Entry> {
 
 /// Index of the first record that was received at `us` or later.
 pub(crate) fn first_received(log: &Log, us: i64) -> Result<u64, LogError> {
-    let (mut low, mut high) = (0, log.len());
+    // What is in an archive is not fetched to be compared, as far as what stays of it tells.
+    let (mut low, mut high) = log.received_within(us);
     while low < high {
         let middle = low + (high - low) / 2;
         match received(log, middle)? < us {

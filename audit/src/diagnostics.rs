@@ -1,10 +1,15 @@
 //! What is wrong with a log or a spool, as a person is told.
 //!
-//! Codes 7501 to 7529. The errors keep their own types; this is how they look at
+//! Codes 7501 to 7529, 7581 to 7587, 7592, 7593 and 7595. The errors keep their own types; this is how they look at
 //! the command line.
 
 use palisade_mesh::diagnostic::{Diagnostic, Severity};
 
+#[cfg(feature = "index")]
+use crate::{
+    archive::{Away, Why},
+    verify::FindingKind,
+};
 use crate::{
     log::LogError,
     spool::SpoolError,
@@ -28,9 +33,85 @@ impl LogError {
             Self::NotFound { .. } => Diagnostic::error(7505, text),
             Self::Dropped { .. } => Diagnostic::error(7507, text)
                 .help("what was dropped, when and by which rule: palisade audit search 'class:log_lifecycle verb:records_dropped'"),
+            Self::Owner { .. } => Diagnostic::error(7595, text)
+                .help("run this as that user: the audit service could not read what another writes there"),
+            #[cfg(feature = "index")]
+            Self::Away(away) => away.diagnostic(),
             Self::Undecodable { .. } => Diagnostic::error(7506, text)
                 .help("it may be of a newer version; its bytes are kept and verified all the same"),
         }
+    }
+}
+
+#[cfg(feature = "index")]
+impl Away {
+    /// The error as a person is told.
+    pub fn diagnostic(&self) -> Diagnostic {
+        let Self {
+            store,
+            segment,
+            object,
+            cause,
+            ..
+        } = self;
+        let of = format!("the segment that begins with record {segment}");
+        let (told, help) = match self.why {
+            Why::Unreachable => (
+                Diagnostic::error(
+                    7581,
+                    format!("the archive `{store}` cannot be asked for {of}"),
+                ),
+                "see that the store runs and lets us in; what is here is found and shown meanwhile: palisade audit archive status",
+            ),
+            Why::Missing => (
+                Diagnostic::error(7582, format!("{of} is not in the archive `{store}`")),
+                "put the object back from a copy, under this name; nothing but it has these records",
+            ),
+            Why::Altered => (
+                Diagnostic::error(
+                    7583,
+                    format!("{of} is not in the archive `{store}` as it was signed"),
+                ),
+                "keep the object as evidence, find out who could write there, and put back a copy that has the sum in its name",
+            ),
+            Why::Foreign => (
+                Diagnostic::error(
+                    7592,
+                    format!(
+                        "`{store}` is not the archive that this log uses, and {of} was to be there"
+                    ),
+                ),
+                "mount the disk, or put `audit.archive` right; nothing is put, deleted or let go of until then: docs/operations/archive.md",
+            ),
+            Why::Local => (
+                Diagnostic::error(
+                    7593,
+                    format!(
+                        "{of} cannot be brought from the archive `{store}`, or there, for a fault here"
+                    ),
+                ),
+                "see the disk of the log, and the folder for temporary files",
+            ),
+            Why::NoRoom => (
+                Diagnostic::error(
+                    7584,
+                    format!("there is no room to fetch {of} from the archive `{store}`"),
+                ),
+                "make room on the disk of the log, or give `audit.archive.cache` less",
+            ),
+            Why::Start => (
+                Diagnostic::error(
+                    7587,
+                    format!("{of} is in the archive `{store}`, and a start needs it here"),
+                ),
+                "bring it back: palisade audit archive restore --dir DIR",
+            ),
+            Why::Unset => (
+                Diagnostic::error(7585, format!("{of} is in an archive that nobody named")),
+                "name the archive: `audit.archive` in the configuration, or --archive-config FILE for what reads a folder; or bring its segments back: palisade audit archive restore",
+            ),
+        };
+        told.cause(format!("`{object}`: {cause}")).help(help)
     }
 }
 
@@ -63,6 +144,18 @@ impl Finding {
             cause = format!("{cause}; it is {class} `{id}` of `{reporter}`");
         }
         match self.severity {
+            #[cfg(feature = "index")]
+            Severity::Error if self.kind == FindingKind::Unread => {
+                Diagnostic::error(7521, format!("{place} was not verified"))
+                    .cause(cause)
+                    .help("nothing is known of it: see that the archive can be asked, and verify again")
+            }
+            #[cfg(feature = "index")]
+            Severity::Error if self.kind == FindingKind::Archive => {
+                Diagnostic::error(7521, format!("{place} is not in the archive as it was signed"))
+                    .cause(cause)
+                    .help("put the object back from a copy; keep one that is not what was signed as evidence")
+            }
             Severity::Error => Diagnostic::error(7521, format!("{place} is not as it was signed"))
                 .cause(cause)
                 .help("keep the directory as evidence; compare with a copy, and find out who could write to it"),
@@ -146,6 +239,7 @@ mod tests {
             dropped: 0,
             records: 3,
             last_sequence: 5,
+            unknown: Vec::new(),
             missing: vec![crate::stream::Range { from: 2, to: 3 }],
             closed: false,
             superseded: true,
@@ -153,6 +247,7 @@ mod tests {
         let code = |stream: &StreamReport| stream.diagnostic().map(|d| d.code.0);
         assert_eq!(code(&stream), Some(7523));
         let whole = StreamReport {
+            unknown: Vec::new(),
             missing: Vec::new(),
             ..stream
         };

@@ -56,6 +56,12 @@ pub(crate) fn lock(path: &Path) -> io::Result<Option<File>> {
     Ok(None)
 }
 
+/// Whether it is known that nothing is at `path`: what cannot be looked at may be there.
+#[cfg(feature = "index")]
+pub(crate) fn is_gone(path: &Path) -> bool {
+    matches!(path.try_exists(), Ok(false))
+}
+
 /// Replaces the file at `path`: readers see the old contents or the new ones. Where that
 /// fails, nothing of the new ones is left.
 pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()> {
@@ -63,10 +69,10 @@ pub(crate) fn replace(path: &Path, contents: &[u8], sync: Sync) -> io::Result<()
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".tmp");
     let temporary = parent.join(name);
-    let mut file = match open_truncated(&temporary) {
+    let mut file = match create(&temporary) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             create_dir(parent)?;
-            open_truncated(&temporary)?
+            create(&temporary)?
         }
         other => other?,
     };
@@ -89,7 +95,8 @@ pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-fn open_truncated(path: &Path) -> io::Result<File> {
+/// Creates the file at `path`, or empties it.
+pub(crate) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .write(true)
         .create(true)

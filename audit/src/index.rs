@@ -53,7 +53,7 @@ pub use follow::{LAG_MAX, TailEvent};
 pub use rollup::RollUps;
 
 use rollup::Keeper;
-use search::{Counter, Newest, Snapshot, key_of};
+use search::{Counter, Lost, Newest, Snapshot, key_of};
 use shared::Shared;
 
 /// Most rows one search gives.
@@ -137,6 +137,11 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether a record is in an archive that cannot be asked.
+    fn is_away(&self) -> bool {
+        matches!(self, Self::Source(error) if error.waits())
+    }
+
     /// Whether a record cannot be had because it was dropped.
     fn is_dropped(&self) -> bool {
         matches!(self, Self::Source(error) if error.is_dropped())
@@ -241,7 +246,7 @@ impl Store {
             counted => Total::Exact(counted),
         };
         let mut coverage = self.coverage(&snapshot, query);
-        let (rows, cursor) = self.rows(snapshot, newest, limit, &mut coverage);
+        let (rows, cursor) = self.rows(snapshot, newest, limit, &mut coverage)?;
         Ok(SearchResult {
             rows,
             total,
@@ -491,11 +496,12 @@ impl Store {
         newest: Newest,
         limit: usize,
         coverage: &mut Coverage,
-    ) -> (Vec<Row>, Option<Cursor>) {
+    ) -> Result<(Vec<Row>, Option<Cursor>), StoreError> {
         let mut recent = snapshot.recent.into_iter().peekable();
         let mut indexed = newest.into_sorted().into_iter().peekable();
         let mut rows = Vec::with_capacity(limit.min(256));
         let mut last = None;
+        let mut lost = Lost::default();
         for _ in 0..limit {
             let from_recent = match (recent.peek(), indexed.peek()) {
                 (Some(item), Some((key, _))) => key_of(item) > *key,
@@ -506,20 +512,38 @@ impl Store {
             let item = if from_recent {
                 recent.next()
             } else {
-                indexed.next().and_then(|(key, place)| {
-                    last = Some(key);
-                    // The log names it when it is verified.
-                    let read = place.read(self.source());
-                    if let Err(error) = &read {
+                match indexed
+                    .next()
+                    .map(|(key, place)| (key, place, place.read(self.source())))
+                {
+                    None => None,
+                    Some((key, _, Ok(item))) => {
+                        last = Some(key);
+                        Some(item)
+                    }
+                    // Asked again later, the page has it.
+                    Some((_, _, Err(StoreError::Source(error)))) if error.waits() => {
+                        return Err(error.into());
+                    }
+                    Some((key, place, Err(error))) => {
+                        last = Some(key);
+                        // The log names it when it is verified.
                         coverage.complete = false;
                         // One that goes at this moment is told with what was dropped.
                         if !error.is_dropped() {
-                            tracing::error!(index = place.at, %error, "audit record cannot be read");
+                            let known =
+                                matches!(&error, StoreError::Source(e) if lost.has(e.index));
+                            if !known {
+                                tracing::error!(index = place.at, %error, "audit record cannot be read");
+                            }
+                            if let StoreError::Source(error) = &error {
+                                lost.take(error);
+                            }
                             coverage.unreadable += 1;
                         }
+                        None
                     }
-                    read.ok()
-                })
+                }
             };
             if let Some(item) = item {
                 last = Some(key_of(&item));
@@ -529,7 +553,7 @@ impl Store {
         let more = recent.peek().is_some() || indexed.peek().is_some() || rows.len() >= limit;
         let window = snapshot.window;
         let cursor = last.filter(|_| more).map(|key| Cursor { window, key });
-        (rows, cursor)
+        Ok((rows, cursor))
     }
 
     fn unknown(&self, prefix: &IdPrefix) -> StoreError {

@@ -19,6 +19,7 @@
 //! - [`report`]: what an auditor asks for, made from the log and made again to check it
 //! - [`holds`]: records that must stay
 //! - [`retention`]: how long the others do
+//! - [`archive`]: where old segments go, so that they need no disk here
 //! - [`alert`]: rules over the log as it grows
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`reconcile`]: what both sides of a request recorded, held against each other
@@ -28,6 +29,8 @@
 
 #[cfg(feature = "index")]
 pub mod alert;
+#[cfg(feature = "index")]
+pub mod archive;
 pub mod buffer;
 pub mod checkpoint;
 pub mod cosignature;

@@ -7,6 +7,11 @@
 //!
 //! ```text
 //! segments/FIRST_LEAF.seg    leaves; the truth           .idx  where each starts
+//!                    .moved  what stays of one that went to an archive
+//!                    .back   which object one has that came back
+//!                    .moving which object is about to be put of one
+//! archive.mark               by what the archive is known
+//! fetched/                   what was fetched from there (derived)
 //! checkpoint                 the latest signed tree head
 //! checkpoints                earlier ones, a sample by the minute
 //! cosigned                   the latest one that enough witnesses have cosigned
@@ -34,6 +39,8 @@ use palisade_mesh::{
 };
 use tokio::sync::{Semaphore, watch};
 
+#[cfg(feature = "index")]
+use crate::archive::{Archive, Away};
 #[cfg(feature = "pkcs11")]
 use crate::note::DeviceKey;
 pub use crate::{
@@ -60,6 +67,8 @@ mod reader;
 mod receipt;
 mod recover;
 #[cfg(feature = "index")]
+mod shift;
+#[cfg(feature = "index")]
 mod thin;
 mod writer;
 
@@ -69,6 +78,12 @@ use health::{Deathwatch, Health};
 pub use reader::Scan;
 use reader::Shared;
 pub use receipt::{AppendError, Appended, Receipt};
+#[cfg(all(test, feature = "index"))]
+pub(crate) use shift::Step;
+#[cfg(feature = "index")]
+use shift::is_needed;
+#[cfg(feature = "index")]
+pub use shift::{Needs, Restored, Whereabouts, adopt, restore_all};
 #[cfg(all(test, feature = "index"))]
 pub(crate) use thin::{Crash, Point};
 #[cfg(feature = "index")]
@@ -126,6 +141,9 @@ pub struct LogOptions {
     /// The device that has the key of the log; a file of the log has it otherwise.
     #[cfg(feature = "pkcs11")]
     pub device: Option<DeviceKey>,
+    /// Where old segments go; without it those that went cannot be read.
+    #[cfg(feature = "index")]
+    pub archive: Option<Arc<Archive>>,
 }
 
 impl LogOptions {
@@ -144,6 +162,8 @@ impl LogOptions {
             vault: None,
             #[cfg(feature = "pkcs11")]
             device: None,
+            #[cfg(feature = "index")]
+            archive: None,
         }
     }
 }
@@ -197,6 +217,18 @@ pub enum LogError {
         /// Index of its leaf.
         index: u64,
     },
+    /// The segment with the record is in an archive, and cannot be had from there.
+    #[cfg(feature = "index")]
+    #[error(transparent)]
+    Away(Box<Away>),
+    /// The folder is another user's, whose service could not read what is written there.
+    #[error("the folder of the log `{dir}` belongs to the user {owner}")]
+    Owner {
+        /// The folder.
+        dir: PathBuf,
+        /// Number of the user.
+        owner: u32,
+    },
     /// The leaf is as it was written, but holds no record that this version reads.
     #[error("record {index} cannot be decoded: {cause}")]
     Undecodable {
@@ -244,9 +276,16 @@ impl fmt::Display for Damage {
 impl LogError {
     fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io {
-            path,
-            source: Arc::new(source),
+        move |source| {
+            #[cfg(feature = "index")]
+            let source = match source.downcast::<Away>() {
+                Ok(away) => return Self::Away(Box::new(away)),
+                Err(source) => source,
+            };
+            Self::Io {
+                path,
+                source: Arc::new(source),
+            }
         }
     }
 

@@ -4,7 +4,13 @@
 //! on the clock of the log: no reporter makes its records older than they are. What a legal
 //! hold is about stays, and what the check of the log rests on always does.
 
-use std::{collections::BTreeMap, fs, io, ops::ControlFlow, ops::Range, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io,
+    ops::{ControlFlow, Range},
+    path::Path,
+};
 
 use jiff::{Span, Timestamp, tz::TimeZone};
 use palisade_mesh::{
@@ -16,6 +22,7 @@ use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    archive::Away,
     envelope::class_name,
     files,
     holds::{Held, Holds},
@@ -410,6 +417,7 @@ impl Run<'_> {
         if runs {
             // Though nothing is due: a run that ends vouches for the clock.
             self.ask_the_clock(ledger)?;
+            self.log.sweep();
         }
         if runs && !due.is_empty() {
             self.log.settle().map_err(|e| unread(&e))?;
@@ -420,20 +428,23 @@ impl Run<'_> {
             ..Progress::default()
         };
         let mut kept = Kept::default();
-        let mut refused = 0;
+        let (mut refused, mut store_is_away) = (0, false);
         for segment in due {
             if progress(told).is_break() {
                 outcome.interrupted = true;
                 break;
             }
-            let _guard = self.turn(turn, &mut kept)?;
-            if let Err(error) = self.segment(&segment, &kept, ledger, &mut outcome) {
+            if store_is_away && self.log.is_away(segment.start) {
+                continue;
+            }
+            let done = self.one(&segment, turn, &mut kept, (ledger, &mut outcome))?;
+            if let Err(error) = done {
                 tracing::error!(%error, segment = segment.start, "records whose time is over are not dropped");
                 if outcome.faults.len() < FAULTS_TOLD_MAX {
                     outcome.faults.push(error.to_string());
                 }
-                // A segment that is damaged says nothing of the others.
-                refused += usize::from(!matches!(error, LogError::Tampered(_)));
+                store_is_away |= matches!(&error, LogError::Away(away) if away.why.is_of_all());
+                refused += usize::from(!is_its_own(&error));
                 if refused >= FAULTS_MAX {
                     outcome.interrupted = true;
                     break;
@@ -445,6 +456,7 @@ impl Run<'_> {
             told.segments += 1;
             told.records = outcome.records();
         }
+        outcome.faults.extend(kept.faults());
         #[cfg(test)]
         if self.crash.is_some_and(|(_, crash)| crash) {
             return Ok(outcome);
@@ -530,9 +542,33 @@ impl Run<'_> {
         })
     }
 
-    fn segment(
+    /// Does one segment. What is in an archive is fetched before anybody who has orders must
+    /// wait.
+    fn one(
         &self,
         segment: &Range<u64>,
+        turn: &mut dyn FnMut() -> Result<Turn, Diagnostic>,
+        kept: &mut Kept,
+        (ledger, outcome): (&mut Ledger, &mut Outcome),
+    ) -> Result<Result<(), LogError>, Diagnostic> {
+        let fetched = match self.log.is_away(segment.start) {
+            true => match self.log.open_once(segment) {
+                Ok(file) => Some(file),
+                Err(error) => return Ok(Err(error)),
+            },
+            false => None,
+        };
+        let _guard = self.turn(turn, kept)?;
+        let file = match fetched {
+            Some(file) => Ok(file),
+            None => self.log.open_once(segment),
+        };
+        Ok(file.and_then(|file| self.segment((segment, file), kept, ledger, outcome)))
+    }
+
+    fn segment(
+        &self,
+        (segment, file): (&Range<u64>, File),
         kept: &Kept,
         ledger: &mut Ledger,
         outcome: &mut Outcome,
@@ -542,8 +578,9 @@ impl Run<'_> {
             .iter()
             .map(|class| (*class, self.periods.over_before_us(class, self.now)))
             .collect();
-        let thinning = Thinning::weigh(
+        let thinning = Thinning::weigh_in(
             self.log,
+            file,
             segment.clone(),
             self.now.as_microsecond(),
             |index, time_us, envelope, peek| {
@@ -553,7 +590,7 @@ impl Run<'_> {
                 }
                 let is_held = !kept.is_empty() && {
                     let leaf = |buf: &mut Vec<u8>| envelope.encode(buf);
-                    kept.keeps(index, leaf)
+                    kept.cannot_tell(envelope.received_us) || kept.keeps(index, leaf)
                 };
                 held += u64::from(is_held);
                 match is_held {
@@ -563,6 +600,7 @@ impl Run<'_> {
             },
         )?;
         let (dropped, stays) = (thinning.dropped.clone(), thinning.kept.clone());
+        let was_away = self.log.is_away(segment.start);
         match (thinning.is_empty(), self.dry) {
             (true, _) => {}
             (false, true) => outcome.bytes += dropped.values().map(|w| w.bytes).sum::<u64>(),
@@ -590,6 +628,10 @@ impl Run<'_> {
             };
             ledger.segments.insert(segment.start, known);
         }
+        if was_away && !self.dry && !dropped.is_empty() {
+            // The object that has what was dropped goes, and the segment is another one.
+            self.log.move_away(segment, &mut |_| Ok(()))?;
+        }
         Ok(())
     }
 
@@ -614,13 +656,41 @@ impl Run<'_> {
     }
 }
 
+/// The ids of what is held, and the segments of which that is not known.
+type Found = (FxHashSet<[u8; 16]>, Vec<Lost>);
+
 /// What holds keep.
 #[derive(Default)]
 struct Kept {
     holds: Vec<Held>,
     /// Ids under which there is a record that is held: what belongs to it is, too.
     ids: FxHashSet<[u8; 16]>,
+    /// Segments that an archive has lost: what in them is held is not known.
+    lost: Vec<Lost>,
 }
+
+/// A segment that an archive has lost.
+struct Lost {
+    away: Away,
+    /// When that was received which may belong to a record in it, microseconds since the Unix
+    /// epoch: from, and up to.
+    around: (i64, i64),
+}
+
+impl Lost {
+    fn new(log: &Log, away: Away) -> Result<Self, LogError> {
+        let span = log.span(away.segment)?;
+        let around = (
+            span.first_us.saturating_sub(BELONGS_US),
+            span.latest_us.saturating_add(BELONGS_US),
+        );
+        Ok(Self { away, around })
+    }
+}
+
+/// How long before or after a record that may be received which belongs to it, microseconds: a
+/// spool may bring it so late.
+const BELONGS_US: i64 = PERIOD_DAYS_MIN * 86_400_000_000;
 
 impl Kept {
     /// Looks in the whole log for what is held, where the holds are others than before: what
@@ -630,11 +700,27 @@ impl Kept {
             return Ok(());
         }
         self.holds = holds;
-        self.ids = match self.is_empty() {
-            true => FxHashSet::default(),
+        (self.ids, self.lost) = match self.is_empty() {
+            true => Default::default(),
             false => self.held_ids(log, HELD_IDS_MAX)?,
         };
         Ok(())
+    }
+
+    /// Whether a record that was received then may belong to one that is lost, and held.
+    fn cannot_tell(&self, received_us: i64) -> bool {
+        let mut around = self.lost.iter().map(|lost| lost.around);
+        around.any(|(from_us, to_us)| (from_us..=to_us).contains(&received_us))
+    }
+
+    /// What is told of segments that are lost.
+    fn faults(&self) -> impl Iterator<Item = String> {
+        self.lost.iter().take(FAULTS_MAX).map(|lost| {
+            format!(
+                "{}; holds may be about it, so that nothing is dropped which was received within {PERIOD_DAYS_MIN} days of its records",
+                lost.away
+            )
+        })
     }
 
     /// Whether it is what these keep.
@@ -643,13 +729,21 @@ impl Kept {
         known.eq(holds.iter().map(|hold| &hold.id))
     }
 
-    fn held_ids(&self, log: &Log, most: usize) -> Result<FxHashSet<[u8; 16]>, Diagnostic> {
-        let mut ids = FxHashSet::default();
-        for entry in log.scan(0) {
+    /// The ids of what is held, no more than `most`, and the segments that are lost.
+    fn held_ids(&self, log: &Log, most: usize) -> Result<Found, Diagnostic> {
+        let (mut ids, mut lost) = Found::default();
+        let mut scan = log.scan(0);
+        while let Some(entry) = scan.next() {
             let entry = match entry {
                 Ok(entry) => entry,
                 // It stays, whatever it is.
                 Err(LogError::Undecodable { .. }) => continue,
+                Err(LogError::Away(away)) if away.why.is_damage() => {
+                    scan = log.scan(away.next);
+                    let of = Lost::new(log, *away);
+                    lost.push(of.map_err(|error| untold(&error.to_string()))?);
+                    continue;
+                }
                 Err(error) => return Err(untold(&error.to_string())),
             };
             let item = item(entry.index, entry.envelope, entry.record);
@@ -662,7 +756,7 @@ impl Kept {
                 return Err(untold(&format!("they keep more than {most} ids")));
             }
         }
-        Ok(ids)
+        Ok((ids, lost))
     }
 
     fn is_empty(&self) -> bool {
@@ -688,6 +782,16 @@ impl Kept {
     }
 }
 
+/// Whether an error says nothing of other segments: this one is damaged, or lost, or in an
+/// archive that cannot be asked, which what is here does not need.
+fn is_its_own(error: &LogError) -> bool {
+    match error {
+        LogError::Tampered(_) => true,
+        LogError::Away(away) => away.why.is_damage() || away.why.is_of_all(),
+        _ => false,
+    }
+}
+
 fn item(index: u64, envelope: Envelope, record: Record) -> Item {
     Item::new(Entry {
         index,
@@ -709,4 +813,4 @@ fn untold(cause: &str) -> Diagnostic {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -22,9 +22,13 @@ use std::{
 
 use crate::{envelope::LEAF_LEN_MAX, merkle::LEAF_PREFIX};
 
+#[cfg(feature = "index")]
+mod moved;
 mod offsets;
 mod sparse;
 
+#[cfg(feature = "index")]
+pub(crate) use moved::{Back, FETCHED, Intent, MOVED, Stub};
 pub(crate) use offsets::Offsets;
 pub use sparse::{Dropped, Lacking};
 #[cfg(feature = "index")]
@@ -68,20 +72,28 @@ pub(crate) fn relative(first_leaf: u64) -> PathBuf {
 
 /// The first leaf that a segment's file name announces.
 pub(crate) fn first_leaf(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(".seg")?;
+    numbered(name.strip_suffix(".seg")?)
+}
+
+fn numbered(digits: &str) -> Option<u64> {
     if digits.len() != 20 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
     }
     digits.parse().ok()
 }
 
-/// First leaves of the segments in a log's directory, ascending.
+/// First leaves of the segments of a log, ascending: of those in its directory, and of
+/// those that went to an archive.
 pub(crate) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     let mut firsts = Vec::new();
     for entry in fs::read_dir(dir.join(DIR))? {
-        firsts.extend(entry?.file_name().to_str().and_then(first_leaf));
+        let name = entry?.file_name();
+        #[cfg(feature = "index")]
+        firsts.extend(name.to_str().and_then(moved::first_leaf));
+        firsts.extend(name.to_str().and_then(first_leaf));
     }
     firsts.sort_unstable();
+    firsts.dedup();
     Ok(firsts)
 }
 

@@ -6,6 +6,7 @@ use std::{ops::Range, sync::Arc};
 use tokio::sync::watch;
 
 use crate::{
+    archive::Away,
     disk::Room,
     log::{Lacking, Log, LogError},
 };
@@ -28,6 +29,12 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// When there is no such entry, or its bytes cannot be read or decoded.
     fn read(&self, index: u64) -> Result<Entry, SourceError>;
+
+    /// Whether an entry can be read without fetching it from elsewhere.
+    fn is_here(&self, index: u64) -> bool {
+        let _ = index;
+        true
+    }
 
     /// Reads entries in order from `from` to the end as it stands now; those that were
     /// dropped are passed over.
@@ -73,6 +80,20 @@ impl SourceError {
     pub fn is_dropped(&self) -> bool {
         matches!(self.cause.downcast_ref(), Some(LogError::Dropped { .. }))
     }
+
+    /// Whether it is in an archive that cannot be asked now; one that has lost it, or has it
+    /// otherwise than it was signed, is not waited for.
+    pub fn waits(&self) -> bool {
+        self.away().is_some_and(|away| !away.why.is_damage())
+    }
+
+    /// Where it is, if it went to an archive and cannot be had from there.
+    pub fn away(&self) -> Option<&Away> {
+        match self.cause.downcast_ref() {
+            Some(LogError::Away(away)) => Some(away),
+            _ => None,
+        }
+    }
 }
 
 impl Source for Log {
@@ -82,6 +103,10 @@ impl Source for Log {
 
     fn read(&self, index: u64) -> Result<Entry, SourceError> {
         Self::read(self, index).map_err(|e| failed(index, e))
+    }
+
+    fn is_here(&self, index: u64) -> bool {
+        !self.is_elsewhere(index)
     }
 
     fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {

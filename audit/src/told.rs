@@ -1,4 +1,5 @@
-//! What the log says of what is dropped from its segments.
+//! What the log says of what becomes of its segments: what is dropped from them, and where
+//! they went.
 //!
 //! Each time it is told before it is done, with what the segment lacked before and what it
 //! will lack, so that what is told of a segment is a chain that begins with a whole one. What
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 
 use palisade_mesh::{
     spiffe_id::TrustDomain,
-    wire::record::{Admin, Dropping, LogLifecycle},
+    wire::record::{Admin, Dropping, LogLifecycle, Moving},
 };
 use prost::Message as _;
 
@@ -31,6 +32,17 @@ pub(crate) const RECORDS_DROPPED: &str = "records_dropped";
 
 /// The verb under which it is told that they were not.
 pub(crate) const RECORDS_LEFT: &str = "records_left";
+
+/// The verb under which it is told that a segment goes to the archive.
+pub(crate) const SEGMENTS_MOVED: &str = "segments_moved";
+
+/// The verb under which it is told of an object that a segment left in the archive when it did
+/// not go, and that is deleted.
+pub(crate) const SEGMENTS_LEFT: &str = "segments_left";
+
+/// The verb under which it is told that segments came back.
+#[cfg(feature = "index")]
+pub(crate) const SEGMENTS_RESTORED: &str = "segments_restored";
 
 /// The verb under which it is told that what was told last is done.
 pub(crate) const RECORDS_GONE: &str = "records_gone";
@@ -68,6 +80,19 @@ pub(crate) struct Told {
     newest: Option<u64>,
     /// What is told from this record on happens while segments are read.
     meanwhile: Option<u64>,
+    /// By segment, each object that was put of it.
+    moved: BTreeMap<u64, Vec<MovedTo>>,
+}
+
+/// An object that the log says it has put.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MovedTo {
+    /// Its name.
+    pub(crate) object: String,
+    /// SHA-256 of its bytes.
+    pub(crate) sum: Hash,
+    /// The digest of what may stand in the place of the segment; nothing of one that did not go.
+    stub: Option<Hash>,
 }
 
 /// What one record tells.
@@ -77,6 +102,8 @@ enum Said {
     Left(Dropping),
     /// What was told last is done.
     Gone(Dropping),
+    /// A segment went away, or left an object behind.
+    Moved(u64, MovedTo),
     /// Nothing counts that was told from this record on.
     Unsigned(u64),
 }
@@ -140,6 +167,13 @@ impl Told {
             (RECORDS_DROPPED, Some(dropping)) => Said::Dropped(dropping.clone()),
             (RECORDS_LEFT, Some(dropping)) => Said::Left(dropping.clone()),
             (RECORDS_GONE, Some(dropping)) => Said::Gone(dropping.clone()),
+            (SEGMENTS_MOVED | SEGMENTS_LEFT, _) => match &lifecycle.moving {
+                Some(moving) => {
+                    let goes = lifecycle.verb == SEGMENTS_MOVED;
+                    Said::Moved(moving.segment, MovedTo::read(moving, goes)?)
+                }
+                None => return Ok(()),
+            },
             (RECORDS_UNSIGNED, _) => match lifecycle.unsigned_from {
                 Some(from) => Said::Unsigned(from),
                 None => return Ok(()),
@@ -179,6 +213,12 @@ impl Told {
     }
 
     fn link(&mut self, index: u64, said: &Said) -> Result<(), &'static str> {
+        if let Said::Moved(segment, to) = said {
+            let all = self.moved.entry(*segment).or_default();
+            if !all.contains(to) {
+                all.push(to.clone());
+            }
+        }
         let (Said::Dropped(dropping) | Said::Left(dropping) | Said::Gone(dropping)) = said else {
             return Ok(());
         };
@@ -236,6 +276,27 @@ impl Told {
         }
     }
 
+    /// Whether a signed record says that `segment` went away, and that this is the digest of
+    /// what stays of it. An earlier one that was put back is known by what its object lacks.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_moved(&self, segment: u64, stub: &Hash) -> bool {
+        self.moved_as(segment, stub).is_some()
+    }
+
+    /// The object that a signed record names where this is the digest of what stays of `segment`.
+    #[cfg(feature = "index")]
+    pub(crate) fn moved_as(&self, segment: u64, stub: &Hash) -> Option<&MovedTo> {
+        let mut all = self.moved.get(&segment)?.iter();
+        all.find(|to| to.stub.as_ref() == Some(stub))
+    }
+
+    /// The object of `segment` of that name, if a signed record names it.
+    #[cfg(feature = "index")]
+    pub(crate) fn put_as(&self, segment: u64, object: &str) -> Option<&MovedTo> {
+        let mut all = self.moved.get(&segment)?.iter();
+        all.find(|to| to.object == object)
+    }
+
     /// What was told last, as long as it may not be done: the segment, what it lacks then,
     /// and before.
     #[cfg(feature = "index")]
@@ -243,6 +304,23 @@ impl Told {
         let segment = self.newest?;
         let chain = self.chains.get(&segment)?;
         Some((segment, chain.last?, chain.before))
+    }
+}
+
+impl MovedTo {
+    /// What a record says; of a segment that `goes` something stays.
+    fn read(moving: &Moving, goes: bool) -> Result<Self, &'static str> {
+        let sum = Hash::try_from(moving.sha256.as_slice());
+        let stub = Hash::try_from(moving.stub.as_slice()).ok();
+        match (sum, stub) {
+            (Err(_), _) => Err("it does not say what went"),
+            (Ok(_), None) if goes => Err("it does not say what stays of a segment"),
+            (Ok(sum), stub) => Ok(Self {
+                object: moving.object.clone(),
+                sum,
+                stub: stub.filter(|_| goes),
+            }),
+        }
     }
 }
 
@@ -269,7 +347,7 @@ pub(crate) fn voided(marks: &[(u64, u64)]) -> impl Fn(u64) -> bool {
     move |index| spans.iter().any(|span| span.contains(&index))
 }
 
-/// What a record says of what is dropped, where the log whose key is `key` says it itself.
+/// What a record says of what became of segments, where the log whose key is `key` says it itself.
 pub(crate) fn said(
     key: &Verifier,
     envelope: &EnvelopeRef<'_>,
@@ -279,7 +357,10 @@ pub(crate) fn said(
         return None;
     }
     let lifecycle = LogLifecycle::decode(peek.body).ok()?;
-    if lifecycle.dropping.is_none() && lifecycle.unsigned_from.is_none() {
+    if lifecycle.dropping.is_none()
+        && lifecycle.moving.is_none()
+        && lifecycle.unsigned_from.is_none()
+    {
         return None;
     }
     let stream = of_audit(key, envelope)?;
@@ -330,6 +411,7 @@ mod tests {
                 digest: vec![digest; 32],
                 previous: previous.map_or_else(Vec::new, |byte| vec![byte; 32]),
             }),
+            moving: None,
             unsigned_from: None,
         }
     }

@@ -8,7 +8,11 @@
 //! public key has to come from somewhere trusted.
 
 use std::path::Path;
+#[cfg(feature = "index")]
+use std::sync::Arc;
 
+#[cfg(feature = "index")]
+use crate::archive::Archive;
 use crate::{log::stored::is_live, note::Verifier};
 
 mod ahead;
@@ -51,6 +55,9 @@ pub struct VerifyOptions<'a> {
     pub key: Option<Verifier>,
     /// Checkpoints of the log that somebody kept from before: it must continue them.
     pub earlier: Vec<Earlier>,
+    /// Where segments are that went away; those are not read otherwise, which is told.
+    #[cfg(feature = "index")]
+    pub archive: Option<Arc<Archive>>,
     /// Called now and then, and once at the end.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
 }
@@ -62,7 +69,10 @@ pub fn verify(dir: &Path, mut options: VerifyOptions<'_>) -> VerifyReport {
             Some(progress) => Some(&mut **progress),
             None => None,
         };
-        Pass::new(dir, progress).run(options.key.clone(), &options.earlier)
+        let pass = Pass::new(dir, progress);
+        #[cfg(feature = "index")]
+        let pass = pass.with(options.archive.clone());
+        pass.run(options.key.clone(), &options.earlier)
     };
     let report = run();
     // A writer that started meanwhile leaves what looks like foreign bytes.

@@ -97,7 +97,8 @@ impl Watch {
     /// Watches `log`, and what was last said in it.
     pub fn new(log: Log, clock: Clock) -> Self {
         let seen = Seen {
-            position: log.len().saturating_sub(LOOK_BACK),
+            // Nothing is fetched for it.
+            position: log.len().saturating_sub(LOOK_BACK).max(log.here_from()),
             ..Seen::default()
         };
         Self {

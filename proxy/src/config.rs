@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 pub mod units;
 
+pub use units::optional_bytes::deserialize as optional_size;
+
 /// The fewest bytes of header space that still hold an ordinary request.
 pub const HEADER_BYTES_MIN: u32 = 8 * 1024;
 /// The most bytes of header space; a head is held in memory whole.

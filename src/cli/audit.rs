@@ -12,6 +12,7 @@ use crate::{
 };
 
 mod alerts;
+mod archive;
 pub(crate) mod bench;
 mod export;
 pub(super) mod proof;
@@ -50,6 +51,9 @@ pub(super) enum Command {
     /// How long records are kept, and what drops them when their time is over.
     #[command(subcommand)]
     Retention(retention::Command),
+    /// Where old segments of the log go, and how they come back.
+    #[command(subcommand)]
+    Archive(archive::Command),
     /// What alert rules found, and who answered for it.
     #[command(subcommand)]
     Alerts(alerts::Command),
@@ -119,6 +123,7 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Erase(args) => subjects::erase(&args, context),
         Command::Hold(command) => subjects::hold(command, context),
         Command::Retention(command) => retention::main(&command, context),
+        Command::Archive(command) => archive::main(&command, context),
         Command::Alerts(command) => alerts::main(command, context),
         Command::Saved(command) => saved::main(command, context),
         Command::Bench(args) => bench::main(&args, context),

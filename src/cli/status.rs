@@ -169,6 +169,14 @@ fn print_audit(audit: &AuditStatus, clock: &Clock) {
         let behind = render::count(behind, "record", "records");
         render::fact("", &[stands, format!("{behind} not known to have arrived")]);
     }
+    if let Some(archive) = &audit.archive {
+        let url = snippet::clean(&archive.url);
+        let stands = match &archive.fault {
+            None => format!("old segments go to {url}"),
+            Some(_) => paint(WARN, format!("{url} cannot be used")),
+        };
+        render::fact("", &[stands, "palisade audit archive status".into()]);
+    }
     if audit.open_alerts > 0 {
         let open = render::count(audit.open_alerts, "alert", "alerts");
         render::fact(

@@ -356,6 +356,9 @@ pub struct AuditStatus {
     /// Where records are forwarded to, if anywhere.
     #[serde(default)]
     pub syslog: Option<SyslogStatus>,
+    /// Where old segments go, if anywhere.
+    #[serde(default)]
+    pub archive: Option<ArchiveState>,
     /// Alerts that nobody has answered for.
     #[serde(default)]
     pub open_alerts: usize,
@@ -369,6 +372,15 @@ pub struct AuditStatus {
     /// The logs that are witnessed here.
     #[serde(default)]
     pub witnessing: Option<WitnessingStatus>,
+}
+
+/// The archive that old segments go to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ArchiveState {
+    /// Its address.
+    pub url: String,
+    /// Why it could not be used the last time.
+    pub fault: Option<String>,
 }
 
 /// The syslog receiver that records are forwarded to.

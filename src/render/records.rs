@@ -359,10 +359,9 @@ pub(crate) fn print_verified(report: &Value) {
             paint(GOOD.bold(), "✓ verified")
         ));
     } else {
-        line(&format!(
-            "{}: {read}; the log is not what was signed",
-            paint(BAD.bold(), "✗ not verified")
-        ));
+        let why = why_not(&errors(report).map(|f| text(f, "kind")).collect::<Vec<_>>());
+        let told = paint(BAD.bold(), "✗ not verified");
+        line(&format!("{told}: {read}; {why}"));
     }
     if !root.is_empty() {
         for (name, value) in [
@@ -380,6 +379,14 @@ pub(crate) fn print_verified(report: &Value) {
         };
         let dropped = thousands(number("dropped"));
         line(&format!("  {dropped} of them were dropped{why}"));
+    }
+    if number("moved") > 0 {
+        let moved = count(number("moved"), "segment", "segments");
+        line(&format!("  {moved} read in the archive"));
+    }
+    if number("unread") > 0 {
+        let unread = count(number("unread"), "record", "records");
+        line(&format!("  {unread} in the archive were not read"));
     }
     if number("unsigned") > 0 {
         line(&paint(
@@ -448,6 +455,23 @@ fn print_certificates(report: &Value) {
             format!("  and those of {more} more identities"),
         ));
     }
+    let unknown = certificates.and_then(|c| c.get("unknown"));
+    if let Some(unknown @ 1..) = unknown.and_then(Value::as_u64) {
+        let issued = count(unknown, "certificate issued", "certificates issued");
+        line(&format!("  {issued} of which records may be among those"));
+    }
+}
+
+/// What is wrong, by the kinds of what was found: what was not read is not known to be damaged.
+fn why_not(kinds: &[&str]) -> &'static str {
+    let archived = |kind: &&str| ["archive", "unread"].contains(kind);
+    if !kinds.iter().all(archived) {
+        "the log is not what was signed"
+    } else if kinds.contains(&"archive") {
+        "segments in the archive are missing, or not what was signed"
+    } else {
+        "what was read is as it was signed, and segments in the archive could not be read"
+    }
 }
 
 fn print_finding(mark: &str, finding: &Value) {
@@ -504,6 +528,12 @@ fn print_streams(report: &Value) {
                 .is_some_and(|m| !m.is_empty())
         })
         .collect();
+    if missing.is_empty() && report.get("unread").is_some_and(|n| n.as_u64() > Some(0)) {
+        return line(&paint(
+            WARN,
+            "  whether numbers are missing from streams is not known: not all was read",
+        ));
+    }
     if missing.is_empty() {
         return line(&paint(
             DIM,

@@ -52,6 +52,7 @@ use crate::{
 
 mod alerts;
 mod api;
+mod archive;
 mod deliver;
 mod facts;
 mod forward;
@@ -75,10 +76,11 @@ mod witness;
 mod witnesses;
 
 use alerts::Alerts;
+use archive::Archiving;
 use deliver::Lost;
 use forward::Forward;
 use kept::KeptPolicies;
-use needs::Needs;
+use needs::needs_of;
 use reads::{Begun, Reader, Reads};
 use retention::Retention;
 use saved::Saved;
@@ -90,6 +92,8 @@ use witnesses::Witnesses;
 pub use alerts::{Acknowledge, Delivered, Listed, RuleStatus, Test, Tested, Waiting};
 pub(crate) use api::Access;
 pub use api::document;
+pub(crate) use archive::archive_of;
+pub use archive::{ArchiveLine, ArchiveStatus, Deleted, Restore, RunArchive};
 pub use holds::{AddHold, HoldList, ReleaseHold};
 pub(crate) use kept::{AskRevision, KEPT_ROUTE, Unlike, whole};
 pub use proof::{Proven, Wanted};
@@ -128,6 +132,8 @@ pub struct AuditRole {
     kept: Arc<KeptPolicies>,
     /// Held by whoever makes decisions again.
     replays: Arc<tokio::sync::Semaphore>,
+    /// Held by whoever reads all that is in the archive.
+    afresh: Arc<tokio::sync::Semaphore>,
     holds: Arc<Holds>,
     /// Held by whoever changes holds or erases.
     orders: Arc<tokio::sync::Mutex<()>>,
@@ -142,6 +148,7 @@ pub struct AuditRole {
     sizes: Arc<metrics::Sizes>,
     verifying: Verifying,
     retention: Retention,
+    archiving: Archiving,
     forward: Option<Forward>,
     /// What could not be read when it started, and what was given up with it.
     lost: Arc<[Lost]>,
@@ -170,10 +177,13 @@ impl AuditRole {
             of_keys(&section.kek, "kek"),
         );
         let (log, holds) = (dir.join("log"), dir.join(HOLDS));
+        let archive = section.archive.as_ref();
+        let archive = archive.map(|of| archive_of(of, &log)).transpose();
+        let archive = archive.map_err(|told| vec![told])?;
         let needs = match Vault::is_in(&subjects) && holds.exists() {
-            true => Needs::default(),
+            true => palisade_audit::log::Needs::default(),
             false => {
-                let needs = Needs::of(&log, &config.trust_domain, clock);
+                let needs = needs_of(&log, &config.trust_domain, clock, archive.clone());
                 needs.map_err(|e| vec![refused(&e)])?
             }
         };
@@ -190,6 +200,7 @@ impl AuditRole {
             rules: config.privacy(),
             vault: Some(vault.clone()),
             device: section.log_key.as_ref().map(LogKeySection::device),
+            archive,
             ..LogOptions::new(config.trust_domain.clone())
         };
         let log = Log::open(&log, options, clock.clone()).map_err(|e| vec![refused(&e)])?;
@@ -213,6 +224,8 @@ impl AuditRole {
             .syslog
             .as_ref()
             .map(|s| Forward::open(s, host, &dir, &log, clock, &mut lost));
+        let retention = Retention::open(section, &dir, &log)?;
+        let archiving = Archiving::open(section.archive.as_ref(), &dir, retention.turn());
         Ok(Self {
             alerts,
             schedules,
@@ -220,7 +233,8 @@ impl AuditRole {
             saved,
             sizes: Arc::default(),
             verifying: Verifying::default(),
-            retention: Retention::open(section, &dir, &log)?,
+            retention,
+            archiving: archiving.map_err(|told| vec![told])?,
             forward: forward.transpose()?,
             lost: lost.into(),
             policies: section.policies.clone(),
@@ -234,6 +248,7 @@ impl AuditRole {
             vault,
             kept: Arc::new(kept),
             replays: Arc::new(tokio::sync::Semaphore::new(1)),
+            afresh: Arc::new(tokio::sync::Semaphore::new(1)),
             holds: Arc::new(holds),
             orders: Arc::default(),
             address: None,
@@ -267,6 +282,7 @@ impl AuditRole {
         self.alerts.start(stop);
         self.schedules.start(self, stop);
         self.retention.start(self, stop);
+        self.archiving.start(self, stop);
         if !self.lost.is_empty() {
             tokio::spawn(self.clone().record_lost(reporter.to_string()));
         }
@@ -368,6 +384,7 @@ impl AuditRole {
             .merge(self.hold_routes())
             .merge(self.retention_routes())
             .merge(self.metric_routes())
+            .merge(self.archive_routes())
             .route(
                 "/v1/audit/export/page",
                 post(
@@ -670,6 +687,10 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(ask).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(StoreError::Query(mistake))) => Err((*mistake).into()),
+        Ok(Err(StoreError::Source(error))) if error.away().is_some() => {
+            let away = error.away().map(|away| away.diagnostic());
+            Err(away.unwrap_or_else(|| broken(&error.to_string())).into())
+        }
         Ok(Err(error)) => Err(broken(&error.to_string()).into()),
         Err(error) => Err(broken(&error.to_string()).into()),
     }
@@ -691,6 +712,7 @@ fn refused(error: &LogError) -> Diagnostic {
         LogError::Tampered(_) => Diagnostic::error(7205, "the decision log was tampered with")
             .cause(error.to_string())
             .help("keep the folder as evidence; find the extent: palisade audit verify --dir DIR"),
+        LogError::Away(away) => away.diagnostic(),
         LogError::Key(_) => Diagnostic::error(7211, "the key of the decision log cannot be used")
             .cause(error.to_string())
             .help("a log has one key for good: put its file back, or see that `audit.log_key` names the device that has it"),

@@ -33,7 +33,8 @@ pub enum TailEvent {
     Row(Box<Row>),
     /// The reader was too slow: so many entries were not looked at.
     Skipped(u64),
-    /// Entry with this index cannot be read.
+    /// Entry with this index cannot be read; nor can what follows it in its segment, if that
+    /// cannot be had from an archive.
     Unreadable(u64),
 }
 
@@ -110,7 +111,9 @@ impl Follower {
                 }
                 Err(error) => {
                     events.push(TailEvent::Unreadable(error.index));
-                    self.next = error.index + 1;
+                    // Of a segment that cannot be had from an archive, no record can be read.
+                    let behind = error.away().map(|away| away.next);
+                    self.next = behind.unwrap_or_default().max(error.index + 1);
                     return (self, events);
                 }
             }

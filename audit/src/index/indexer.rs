@@ -54,6 +54,10 @@ pub(super) struct Indexer {
     pub(super) buckets: BTreeMap<i64, Open>,
     /// What the log had dropped when it was looked at last.
     pub(super) lacking: Option<Arc<[Lacking]>>,
+    /// Until when it is not tried again to let go of the rest, and why.
+    put_off: Option<(Instant, String)>,
+    /// How long the next wait is.
+    away_for: Duration,
 }
 
 impl Indexer {
@@ -77,6 +81,8 @@ impl Indexer {
             state,
             buckets: BTreeMap::new(),
             lacking: None,
+            put_off: None,
+            away_for: AWAY_FOR,
         };
         indexer.remove_strangers()?;
         indexer.open_buckets()?;
@@ -99,8 +105,11 @@ impl Indexer {
         Ok(indexer)
     }
 
-    fn unreadable(&self) -> u64 {
-        u64::try_from(self.state.unreadable.len()).unwrap_or(u64::MAX)
+    pub(super) fn unreadable(&self) -> u64 {
+        let single = u64::try_from(self.state.unreadable.len()).unwrap_or(u64::MAX);
+        let lost = self.state.lost.iter();
+        lost.map(|(first, next)| next - first)
+            .fold(single, u64::saturating_add)
     }
 
     /// Removes every bucket that the state does not know.
@@ -193,8 +202,9 @@ impl Indexer {
     /// Reads some of the log, and commits when it is time. After an error the
     /// index must be opened again: writers may hold half of a commit.
     pub(super) fn step(&mut self) -> Result<Step, StoreError> {
-        self.let_go()?;
-        let pulled = self.pull()?;
+        let (pulled, pull_away) = put_apart(self.pull())?;
+        self.let_go_when_it_can(pull_away)?;
+        let pulled = pulled.unwrap_or(false);
         let options = &self.shared.options;
         let (every, full) = (options.commit_every, options.recent_max);
         let (waiting, age, calm) = {
@@ -218,17 +228,52 @@ impl Indexer {
         Ok(Step::Wait(left.max(MIN_WAIT)))
     }
 
-    /// Commits everything that has been read, after reading all there is.
+    /// Commits everything that has been read, after reading all there is. That something
+    /// which was dropped is not let go of yet, because it is in an archive that cannot be
+    /// asked, is said by the answers.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
-        self.let_go()?;
-        while self.pull()? {
+        let away = loop {
+            let (pulled, away) = put_apart(self.pull())?;
+            if !pulled.unwrap_or(false) {
+                break away;
+            }
             let waiting = self.shared.read().recent.len();
             if waiting >= self.shared.options.recent_max {
                 self.commit(waiting)?;
             }
-        }
+        };
         let waiting = self.shared.read().recent.len();
-        self.commit(waiting)
+        self.commit(waiting)?;
+        self.let_go_when_it_can(None)?;
+        away.map_or(Ok(()), Err)
+    }
+
+    /// Lets go of what the log has dropped. What is in an archive that cannot be asked is put
+    /// off, and so is what could not be read of the log (`pull_away`); all else goes on.
+    fn let_go_when_it_can(&mut self, pull_away: Option<StoreError>) -> Result<(), StoreError> {
+        let waits = self.put_off.clone();
+        let waits = waits.filter(|(until, _)| *until > Instant::now());
+        let away = match &waits {
+            Some(_) => pull_away,
+            None => {
+                let away = put_apart(self.let_go())?.1.or(pull_away);
+                self.away_for = match away {
+                    // The thread itself waits for a store that hangs.
+                    Some(_) => (self.away_for * 2).min(AWAY_FOR_MAX),
+                    None => AWAY_FOR,
+                };
+                away
+            }
+        };
+        // What waits does so until its time, whatever else is away meanwhile.
+        let put_off =
+            waits.or(away.map(|error| (Instant::now() + self.away_for, error.to_string())));
+        let why = put_off.as_ref().map(|(_, why)| why);
+        if why != self.put_off.as_ref().map(|(_, why)| why) {
+            self.shared.write().stalled = why.cloned();
+        }
+        self.put_off = put_off;
+        Ok(())
     }
 
     /// Takes entries of the log among the recent ones; says whether there were
@@ -254,9 +299,19 @@ impl Indexer {
                     next = entry.index + 1;
                     items.push(Item::new(entry));
                 }
+                // It is read when the archive can be asked again; what came before it is taken in.
+                Err(error) if error.waits() => {
+                    if items.is_empty() {
+                        return Err(error.into());
+                    }
+                    failed = true;
+                    break;
+                }
                 Err(error) => {
                     self.note_unreadable(error.index, &error)?;
-                    next = error.index + 1;
+                    // Of a segment that is lost, no record can be read.
+                    let lost = error.away().map(|away| away.next);
+                    next = lost.unwrap_or(error.index + 1).max(next);
                     failed = true;
                     break;
                 }
@@ -279,6 +334,12 @@ impl Indexer {
         index: u64,
         error: &crate::source::SourceError,
     ) -> Result<(), StoreError> {
+        if let Some(away) = error.away() {
+            if self.state.lost.insert(away.segment, away.next).is_none() {
+                tracing::error!(%error, "the records of this segment are not indexed");
+            }
+            return Ok(());
+        }
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");
         self.state.unreadable.insert(index);
         if self.state.unreadable.len() > UNREADABLE_MAX {
@@ -493,6 +554,24 @@ impl Indexer {
         Ok(())
     }
 }
+
+/// Keeps apart that something is in an archive which cannot be asked: nothing is wrong with the
+/// index then.
+fn put_apart<T>(
+    done: Result<T, StoreError>,
+) -> Result<(Option<T>, Option<StoreError>), StoreError> {
+    match done {
+        Ok(done) => Ok((Some(done), None)),
+        Err(error) if error.is_away() => Ok((None, Some(error))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Wait before an archive is asked again that could not be asked.
+const AWAY_FOR: Duration = Duration::from_secs(5);
+
+/// Longest wait, when it could not be asked again and again.
+const AWAY_FOR_MAX: Duration = Duration::from_secs(600);
 
 /// Shortest wait between steps, so that a slow disk does not make a busy loop.
 const MIN_WAIT: Duration = Duration::from_millis(20);

@@ -140,7 +140,12 @@ fn collect(
                 if positions.enough() || !positions.seen.insert(at) {
                     continue;
                 }
-                let Ok(entry) = source.read(at) else { continue };
+                let entry = match source.read(at) {
+                    Ok(entry) => entry,
+                    // Nobody could say that there is no such record.
+                    Err(error) if error.away().is_some() => return Err(error.into()),
+                    Err(_) => continue,
+                };
                 let id = Item::new(entry).id();
                 if let Some(id) = id.filter(|id| prefix.contains(*id)) {
                     positions.add(at, id);

@@ -1,6 +1,12 @@
 //! Walks what matches, newest first, in the index and among the recent records.
 
-use std::{cell::Cell, cmp::Reverse, collections::BinaryHeap, ops::ControlFlow, sync::Arc};
+use std::{
+    cell::Cell,
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    ops::ControlFlow,
+    sync::Arc,
+};
 
 use rustc_hash::FxHashSet;
 use tantivy::{
@@ -17,7 +23,7 @@ use super::{
 use crate::{
     item::Item,
     query::{Query, Window},
-    source::Source,
+    source::{Source, SourceError},
 };
 
 /// Order of results: time, then position in the log, newest first.
@@ -119,6 +125,24 @@ impl Place {
     /// Whether its record, or its outcome, is one of these.
     pub(super) fn is_among(self, gone: &impl Fn(u64) -> bool) -> bool {
         gone(self.at) || self.outcome.is_some_and(gone)
+    }
+}
+
+/// Segments that an archive was found to have lost, or to have otherwise than they were signed.
+#[derive(Default)]
+pub(super) struct Lost(BTreeMap<u64, u64>);
+
+impl Lost {
+    /// Whether the record at `at` is in one of them.
+    pub(super) fn has(&self, at: u64) -> bool {
+        let before = self.0.range(..=at).next_back();
+        before.is_some_and(|(_, next)| at < *next)
+    }
+
+    /// Takes in the segment that an error is about, if it is of one; says whether it is new.
+    pub(super) fn take(&mut self, error: &SourceError) -> bool {
+        let away = error.away().filter(|away| away.why.is_damage());
+        away.is_some_and(|away| self.0.insert(away.segment, away.next).is_none())
     }
 }
 

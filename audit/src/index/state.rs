@@ -40,6 +40,10 @@ pub(super) struct State {
     pub(super) remaking: BTreeSet<i64>,
     /// Entries that could not be read when it was their turn.
     pub(super) unreadable: BTreeSet<u64>,
+    /// Segments that an archive has lost, or has otherwise than they were signed, when it was
+    /// their turn: the first record, and that after the last.
+    #[serde(default)]
+    pub(super) lost: BTreeMap<u64, u64>,
     /// How many records of each segment of the log, by its first, were dropped and are not
     /// in the buckets any more.
     #[serde(default)]
@@ -57,6 +61,7 @@ impl State {
             buckets: BTreeMap::new(),
             remaking: BTreeSet::new(),
             unreadable: BTreeSet::new(),
+            lost: BTreeMap::new(),
             thinned: BTreeMap::new(),
         }
     }
@@ -122,6 +127,8 @@ impl State {
 }
 
 fn digest(source: &dyn Source, index: u64) -> Option<String> {
-    let entry = source.read(index).ok()?;
+    // Nothing is fetched for it at a start.
+    let here = source.is_here(index).then(|| source.read(index).ok());
+    let entry = here.flatten()?;
     Some(Digest::of(&entry.envelope.encode_to_vec()).to_string())
 }

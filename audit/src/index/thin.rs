@@ -10,7 +10,7 @@ use super::{
     StoreError,
     bucket::{Bucket, View},
     indexer::{GONE, Indexer, remove},
-    search::Place,
+    search::{Lost, Place},
     writer::Open,
 };
 use crate::{item::LATE_MAX_US, log::Lacking, query::Window};
@@ -23,7 +23,8 @@ const RANGES_MAX: usize = 1 << 18;
 const THINNED: &str = "thinned";
 
 impl Indexer {
-    /// Looks whether the log has dropped something, and lets go of it.
+    /// Looks whether the log has dropped something, and lets go of it. Where a part of that is
+    /// in an archive which cannot be asked, the error says so once all else is done.
     pub(super) fn let_go(&mut self) -> Result<(), StoreError> {
         let source = Arc::clone(&self.shared.source);
         let lacking = source.lacking();
@@ -39,6 +40,7 @@ impl Indexer {
             let waiting = self.shared.read().recent.len();
             self.commit(waiting)?;
         }
+        let mut away = None;
         let mut rest = new.into_iter().peekable();
         while rest.peek().is_some() {
             let mut gone = Vec::new();
@@ -56,6 +58,7 @@ impl Indexer {
                         gone.extend(ranges);
                         batch.push(lacking);
                     }
+                    Err(error) if error.waits() => away = Some(error.into()),
                     // Its records are told as unreadable, one by one; the others are let go.
                     Err(error) => {
                         tracing::error!(segment = lacking.segment, %error, "what was dropped from a segment cannot be told");
@@ -63,15 +66,30 @@ impl Indexer {
                 }
             }
             gone.sort_unstable_by_key(|range: &Range<u64>| range.start);
+            let mut whole = true;
             for start in self.overlapping(&batch) {
-                self.thin(start, &gone)?;
+                match self.thin(start, &gone) {
+                    Err(error) if error.is_away() => {
+                        whole = false;
+                        away = Some(error);
+                    }
+                    thinned => thinned?,
+                }
             }
-            let done = batch.iter().map(|l| (l.segment, l.records()));
-            self.state.thinned.extend(done);
-            self.state.save(&self.dir)?;
+            if whole {
+                let done = batch.iter().map(|l| (l.segment, l.records()));
+                self.state.thinned.extend(done);
+                self.state.save(&self.dir)?;
+            }
         }
-        self.lacking = Some(lacking);
-        Ok(())
+        match away {
+            // It is looked at again.
+            Some(away) => Err(away),
+            None => {
+                self.lacking = Some(lacking);
+                Ok(())
+            }
+        }
     }
 
     /// Buckets that may have something of what is `lacking`.
@@ -138,17 +156,30 @@ impl Indexer {
         let applied = fresh.applied;
         let writer = fresh.writer(shared.options.writer_heap_bytes)?;
         writer.dirty = true;
+        // Segments that are lost are asked for once, and not for each of their records.
+        let mut lost = Lost::default();
         for place in places {
+            if lost.has(place.at) {
+                continue;
+            }
             match place.read(shared.source.as_ref()) {
                 Ok(item) => {
                     let document = shared.layout.document(&item, false);
                     writer.writer.add_document(document)?;
                 }
                 Err(StoreError::Source(error)) if error.is_dropped() => {}
-                Err(StoreError::Source(error)) => self.note_unreadable(place.at, &error)?,
+                // It is tried again when the archive can be asked.
+                Err(StoreError::Source(error)) if error.waits() => {
+                    return Err(error.into());
+                }
+                Err(StoreError::Source(error)) => {
+                    lost.take(&error);
+                    self.note_unreadable(place.at, &error)?;
+                }
                 Err(error) => return Err(error),
             }
         }
+        shared.write().unreadable = self.unreadable();
         fresh.commit(applied)?;
         fresh.close()
     }

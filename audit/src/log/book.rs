@@ -3,7 +3,9 @@
 //!
 //! Nothing that lies beside the log is asked, for whoever can write there could say what they
 //! like; each record that tells of something dropped, or of a hold, is proven under the latest
-//! checkpoint.
+//! checkpoint. Of a segment that went to an archive what stays is asked, so that nothing has
+//! to be fetched: a later record has the digest of that, and its own segment is either here or
+//! vouched for in the same way.
 
 use std::{
     collections::BTreeMap,
@@ -12,17 +14,22 @@ use std::{
 
 use palisade_mesh::wire::record::{Admin, Dropping, LogLifecycle};
 
-use super::{Log, LogError, Scan, reader::Shared};
+use super::{
+    Log, LogError, Scan,
+    reader::Shared,
+    shift::{self, is_away},
+};
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
     holds::{Ordered, Orders},
     merkle::{Hash, leaf, verify_inclusion},
+    segment::Stub,
     told::{self, Told},
 };
 
 /// More time than this between two records, or since the last, is a leap of the clock: 31
 /// days.
-const LEAP_US: i64 = 31 * 86_400_000_000;
+pub(super) const LEAP_US: i64 = 31 * 86_400_000_000;
 
 /// What was read so far.
 #[derive(Debug, Default)]
@@ -40,6 +47,9 @@ pub(super) struct Book {
     leap: Option<(i64, i64)>,
     /// A segment could not be read through: something that was told may be missing.
     damaged: bool,
+    /// What stays of segments that went away, as it was found, of which no signed record tells
+    /// so far.
+    recalled: BTreeMap<u64, Hash>,
     /// What was told to be dropped and came to nothing, until the log says so.
     unsettled: Option<Dropping>,
 }
@@ -70,10 +80,20 @@ impl Book {
                 .firsts
                 .clone()
         };
+        let away = |first: &u64| is_away(&shared.dir, *first);
         while self.position < signed {
-            let mut scan = Scan::new(shared.clone(), self.position);
-            match self.read(&mut scan, shared, signed, &firsts) {
-                Ok(()) => self.position = signed,
+            let after = firsts.partition_point(|first| *first <= self.position);
+            let at = after.checked_sub(1).and_then(|at| firsts.get(at)).copied();
+            if let Some(first) = at.filter(away) {
+                self.recalls(shared, first)?;
+                continue;
+            }
+            let ahead = firsts.get(after..).unwrap_or_default();
+            let until = ahead.iter().copied().find(away).unwrap_or(signed);
+            let until = until.min(signed);
+            let mut scan = Scan::new(shared.clone(), self.position).until(until);
+            match self.read(&mut scan, shared, until, &firsts) {
+                Ok(()) => self.position = until,
                 Err(LogError::Tampered(damage)) => {
                     tracing::warn!(%damage, "what the log says of itself is read on after a damaged segment");
                     self.damaged = true;
@@ -83,6 +103,41 @@ impl Book {
                 Err(error) => return Err(error),
             }
         }
+        let told = &self.told;
+        self.recalled
+            .retain(|first, stub| !told.is_moved(*first, stub));
+        // Whoever asks is told as long as it is so.
+        match self.recalled.keys().next() {
+            None => Ok(()),
+            Some(first) => {
+                self.damaged = true;
+                Err(shift::untold(*first))
+            }
+        }
+    }
+
+    /// Takes in what stays of a segment that went away. It is believed once a signed record
+    /// says that this stays.
+    fn recalls(&mut self, shared: &Shared, first: u64) -> Result<(), LogError> {
+        let stub =
+            Stub::read(&shared.dir, first).map_err(LogError::io(Stub::path(&shared.dir, first)))?;
+        let checkpoint = shared.checkpoint.borrow().clone();
+        for said in &stub.moved.said {
+            let envelope = EnvelopeRef::decode(&said.leaf);
+            let told = envelope.and_then(|e| Said::of(shared, &e));
+            if let Some(told) = told.filter(|_| said.index >= self.position) {
+                self.hears(shared, &checkpoint, said.index, told, &leaf(&said.leaf))?;
+            }
+        }
+        let moved = &stub.moved;
+        if moved.leap_from_us != moved.leap_to_us {
+            self.leap = Some((moved.leap_from_us, moved.leap_to_us));
+        }
+        let times = (moved.first_us, moved.latest_us);
+        self.times.insert(first, times);
+        self.latest_us = self.latest_us.max(Some(moved.latest_us));
+        self.recalled.insert(first, stub.digest);
+        self.position = moved.next;
         Ok(())
     }
 
@@ -169,13 +224,13 @@ impl Book {
 }
 
 /// What a record says that is noted here.
-enum Said {
+pub(super) enum Said {
     OfDropping(LogLifecycle),
     OfHold(Admin),
 }
 
 impl Said {
-    fn of(shared: &Shared, envelope: &EnvelopeRef<'_>) -> Option<Self> {
+    pub(super) fn of(shared: &Shared, envelope: &EnvelopeRef<'_>) -> Option<Self> {
         let (key, peek) = (&shared.verifier, RecordPeek::new(envelope.record)?);
         told::said(key, envelope, &peek)
             .map(Self::OfDropping)

@@ -45,6 +45,8 @@ pub(super) struct Shared {
     pub(super) sealed: Mutex<VecDeque<Arc<Sealed>>>,
     #[cfg(feature = "index")]
     pub(super) book: Mutex<super::book::Book>,
+    #[cfg(feature = "index")]
+    pub(super) archive: Option<Arc<crate::archive::Archive>>,
 }
 
 /// Which segments there are.
@@ -62,6 +64,16 @@ pub(super) struct Sealed {
     first: u64,
     file: Arc<File>,
     offsets: Offsets,
+    /// Its name in the cache of the archive, if it went there.
+    #[cfg(feature = "index")]
+    cached: Option<String>,
+}
+
+#[cfg(feature = "index")]
+impl Sealed {
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
 }
 
 /// Where a frame lies, and how many follow it in its segment.
@@ -205,16 +217,17 @@ impl Shared {
     }
 
     fn sealed(&self, first: u64, count: u64) -> Result<Arc<Sealed>, LogError> {
-        let mut open = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = open.iter().position(|sealed| sealed.first == first)
-            && let Some(sealed) = open.remove(at)
-        {
-            open.push_back(sealed.clone());
+        if let Some(sealed) = self.is_open(first) {
             return Ok(sealed);
         }
+        // Nobody waits for a segment that is fetched but who wants that one.
         let relative = segment::relative(first);
         let path = self.dir.join(&relative);
-        let file = Arc::new(File::open(&path).map_err(LogError::io(&path))?);
+        #[cfg(feature = "index")]
+        let (file, cached) = self.open(first).map_err(LogError::io(&path))?;
+        #[cfg(not(feature = "index"))]
+        let file = File::open(&path).map_err(LogError::io(&path))?;
+        let file = Arc::new(file);
         let offsets = Offsets::load(&path, &file, first, count).map_err(|e| {
             if e.kind() == io::ErrorKind::InvalidData {
                 let what = "the segment cannot be read through; `audit verify` names the place";
@@ -227,12 +240,34 @@ impl Shared {
             first,
             file,
             offsets,
+            #[cfg(feature = "index")]
+            cached,
         });
+        self.keep_open(sealed.clone());
+        Ok(sealed)
+    }
+
+    fn is_open(&self, first: u64) -> Option<Arc<Sealed>> {
+        let mut open = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = open.iter().position(|sealed| sealed.first == first)?;
+        let sealed = open.remove(at)?;
         open.push_back(sealed.clone());
+        Some(sealed)
+    }
+
+    fn keep_open(&self, sealed: Arc<Sealed>) {
+        let mut open = self.sealed.lock().unwrap_or_else(PoisonError::into_inner);
+        // What the cache let go has its room on the disk until it is closed.
+        #[cfg(feature = "index")]
+        open.retain(|sealed| match (&sealed.cached, &self.archive) {
+            (Some(name), Some(archive)) => archive.keeps(name),
+            _ => true,
+        });
+        open.retain(|other| other.first != sealed.first);
+        open.push_back(sealed);
         if open.len() > OPEN_SEGMENTS_MAX {
             open.pop_front();
         }
-        Ok(sealed)
     }
 
     pub(super) fn prove(&self, index: u64) -> Result<(Checkpoint, Vec<Hash>), LogError> {
@@ -345,6 +380,13 @@ impl Scan {
             dropped: 0,
             passed_us: None,
         }
+    }
+
+    /// Ends before `index`, if it would not before.
+    #[cfg(feature = "index")]
+    pub(super) fn until(mut self, index: u64) -> Self {
+        self.end = self.end.min(index);
+        self
     }
 
     /// The index at which it ends.

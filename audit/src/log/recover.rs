@@ -132,7 +132,7 @@ pub(super) fn recover(
         active: Some(active.file.clone()),
         offsets,
     };
-    let shared = shared(dir, verifier, tree.size(), checkpoint, segments)?;
+    let shared = shared(dir, options, verifier, tree.size(), checkpoint, segments)?;
     #[cfg(feature = "index")]
     let shared = Shared {
         lock: Arc::downgrade(&lock),
@@ -183,11 +183,16 @@ pub(super) fn open_read_only(dir: &Path, options: &LogOptions) -> Result<Shared,
         active,
         offsets,
     };
-    shared(dir, verifier, len, checkpoint, segments)
+    shared(dir, options, verifier, len, checkpoint, segments)
 }
 
+#[cfg_attr(
+    not(feature = "index"),
+    expect(unused_variables, reason = "only an archive is an option")
+)]
 fn shared(
     dir: &Path,
+    options: &LogOptions,
     verifier: Verifier,
     len: u64,
     checkpoint: Checkpoint,
@@ -208,6 +213,8 @@ fn shared(
         sealed: Mutex::new(VecDeque::new()),
         #[cfg(feature = "index")]
         book: Mutex::default(),
+        #[cfg(feature = "index")]
+        archive: options.archive.clone(),
     })
 }
 
@@ -219,8 +226,13 @@ fn lacking(dir: &Path, firsts: &[u64]) -> Result<Vec<Lacking>, LogError> {
         let sparse = File::open(&path).and_then(|file| segment::sparse_of(&file));
         match sparse {
             Ok(sparse) => all.extend(sparse.and_then(|s| Lacking::read(*first, &s))),
-            // Whoever reads it is told.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            // Whoever reads it is told, unless it went to an archive.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                #[cfg(feature = "index")]
+                if let Ok(stub) = segment::Stub::read(dir, *first) {
+                    all.extend(stub.sparse().and_then(|s| Lacking::read(*first, s)));
+                }
+            }
             Err(e) => return Err(LogError::io(path)(e)),
         }
     }
@@ -240,7 +252,7 @@ fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
         let Some(sparse) = segment::sparse_of(&aside)? else {
             continue;
         };
-        let before = segment::sparse_of(&File::open(&path)?)?;
+        let before = lacks(dir, *first)?;
         all.push(Dropping {
             segment: *first,
             digest: merkle::sha256(&sparse).to_vec(),
@@ -248,6 +260,18 @@ fn left(dir: &Path, firsts: &[u64]) -> io::Result<Vec<Dropping>> {
         });
     }
     Ok(all)
+}
+
+/// What a segment says that it lacks, here or in an archive.
+pub(super) fn lacks(dir: &Path, first: u64) -> io::Result<Option<Vec<u8>>> {
+    match File::open(dir.join(segment::relative(first))) {
+        #[cfg(feature = "index")]
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let stub = segment::Stub::read(dir, first)?;
+            Ok(stub.sparse().map(<[u8]>::to_vec))
+        }
+        opened => segment::sparse_of(&opened?),
+    }
 }
 
 /// Removes what was to become a segment when a process ended.
@@ -313,7 +337,7 @@ pub(super) fn whose(dir: &Path) -> Result<TrustDomain, LogError> {
     domain.ok_or_else(|| LogError::Key(format!("it is of `{name}`, which is no log of a mesh")))
 }
 
-fn load_public_key(dir: &Path) -> Result<Verifier, LogError> {
+pub(super) fn load_public_key(dir: &Path) -> Result<Verifier, LogError> {
     let path = dir.join(PUBLIC_KEY);
     let text = fs::read_to_string(&path).map_err(LogError::io(&path))?;
     Verifier::parse(&text).map_err(|e| LogError::Key(format!("`{}`: {e}", path.display())))

@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 
-use palisade_mesh::wire::record::{Admin, Dropping};
+use palisade_mesh::wire::record::{Admin, Dropping, record::Body};
 use prost::Message as _;
 
 use super::{Log, LogError, book, reader::Shared, recover::log_id, writer::about_dropping};
@@ -117,6 +117,15 @@ pub(crate) enum Point {
     Replaced,
 }
 
+impl Log {
+    /// Opens a segment for one reader alone: what is fetched for that does not stay.
+    pub(crate) fn open_once(&self, segment: &Range<u64>) -> Result<File, LogError> {
+        let shared = &self.inner.shared;
+        let opened = shared.open_once(segment.start);
+        opened.map_err(|e| shared.failed(segment, e))
+    }
+}
+
 impl Thinning {
     /// Asks of every record of `segment`, one of [`Log::sealed`], what is to become of it,
     /// with its time: when it was received, or any before it, whichever is later; of these, one
@@ -128,6 +137,18 @@ impl Thinning {
     /// [`LogError`] when the segment is not what was signed or cannot be read.
     pub fn weigh(
         log: &Log,
+        segment: Range<u64>,
+        now_us: i64,
+        fate: impl FnMut(u64, i64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
+    ) -> Result<Self, LogError> {
+        let file = log.open_once(&segment)?;
+        Self::weigh_in(log, file, segment, now_us, fate)
+    }
+
+    /// As [`Thinning::weigh`], in the file of the segment, which was opened before.
+    pub(crate) fn weigh_in(
+        log: &Log,
+        file: File,
         segment: Range<u64>,
         now_us: i64,
         mut fate: impl FnMut(u64, i64, &EnvelopeRef<'_>, &RecordPeek<'_>) -> Fate,
@@ -148,7 +169,7 @@ impl Thinning {
         };
         let mut hashes = Hashes::new(shared);
         let mut was = SparseSum::default();
-        let walked = walk(shared, &segment, &path(shared, &segment), |part| {
+        let walked = walk(shared, &segment, file, |part| {
             match part {
                 Part::Gone(encoded, run) => {
                     sum_of(&mut was, encoded, &run);
@@ -243,6 +264,12 @@ impl Thinning {
             return Err(self.failed(io::Error::other(super::AppendError::Closed)));
         };
         settle(&log)?;
+        // A move that did not end does so before the segment becomes another.
+        log.place_one(self.segment.start)?;
+        if log.is_away(self.segment.start) {
+            // It goes again at once, as another object.
+            log.bring_back(self.segment.start, 0, &mut |_| Ok(()))?;
+        }
         let old = path(shared, &self.segment);
         let aside = old.with_extension(segment::ASIDE);
         let put = self.put(detail, &old, &aside, at);
@@ -352,7 +379,7 @@ impl Thinning {
         let mut gone = GoneBuilder::default();
         let mut was = SparseSum::default();
         let mut drop = self.drop.iter().copied().peekable();
-        let (_, said) = walk(shared, &self.segment, old, |part| {
+        let (_, said) = walk(shared, &self.segment, File::open(old)?, |part| {
             match part {
                 Part::Gone(encoded, run) => {
                     sum_of(&mut was, encoded, &run);
@@ -401,7 +428,10 @@ impl Thinning {
         };
         // From here on it may be in the log, whatever is heard of it.
         unsettled(&self.log, |left| *left = Some(dropping.clone()));
-        say(&self.log, RECORDS_DROPPED, detail, dropping.clone())?;
+        say(
+            &self.log,
+            about_dropping(RECORDS_DROPPED, detail, dropping.clone()),
+        )?;
         Ok(dropping)
     }
 
@@ -422,7 +452,8 @@ pub(super) fn conclude(log: &Log) -> Result<(), LogError> {
     let gone = dropping(segment, digest, before);
     let detail = format!("of the segment that begins with record {segment}: it is done");
     let segment = segment..segment;
-    say(log, RECORDS_GONE, detail, gone).map_err(|e| log.inner.shared.failed(&segment, e))
+    say(log, about_dropping(RECORDS_GONE, detail, gone))
+        .map_err(|e| log.inner.shared.failed(&segment, e))
 }
 
 fn dropping(segment: u64, digest: Hash, before: Option<Hash>) -> Dropping {
@@ -436,8 +467,7 @@ fn dropping(segment: u64, digest: Hash, before: Option<Hash>) -> Dropping {
 /// The digest of what the segment says that it lacks.
 fn lacks_now(shared: &Shared, segment: u64) -> Result<Option<Hash>, LogError> {
     let path = shared.dir.join(segment::relative(segment));
-    let said = File::open(&path).and_then(|file| segment::sparse_of(&file));
-    let said = said.map_err(LogError::io(&path))?;
+    let said = shared.sparse(segment).map_err(LogError::io(&path))?;
     Ok(said.map(|said| told::digest(&said)))
 }
 
@@ -466,7 +496,8 @@ pub(super) fn settle(log: &Log) -> Result<(), LogError> {
             left.segment
         );
         let segment = left.segment..left.segment;
-        say(log, RECORDS_LEFT, detail, left).map_err(|e| shared.failed(&segment, e))?;
+        say(log, about_dropping(RECORDS_LEFT, detail, left))
+            .map_err(|e| shared.failed(&segment, e))?;
         unsettled(log, |left| *left = None);
     }
     Ok(())
@@ -501,9 +532,9 @@ fn unsigned() -> io::Error {
     io::Error::new(io::ErrorKind::TimedOut, what)
 }
 
-/// Records something about what is dropped; signed when it returns.
-fn say(log: &Log, verb: &str, detail: String, dropping: Dropping) -> io::Result<()> {
-    let mut receipt = log.note(about_dropping(verb, detail, dropping));
+/// Records something about a segment; signed when it returns.
+pub(super) fn say(log: &Log, body: Body) -> io::Result<()> {
+    let mut receipt = log.note(body);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()?;
@@ -534,7 +565,11 @@ fn never(class: u32) -> String {
 }
 
 /// The digest of what a segment says that it lacks, which must be what it lacks.
-fn lacks(segment: &Range<u64>, was: SparseSum, said: Option<Vec<u8>>) -> io::Result<Option<Hash>> {
+pub(super) fn lacks(
+    segment: &Range<u64>,
+    was: SparseSum,
+    said: Option<Vec<u8>>,
+) -> io::Result<Option<Hash>> {
     let found = (!was.is_empty()).then(|| was.encode());
     match found == said {
         true => Ok(said.map(|said| told::digest(&said))),
@@ -562,7 +597,7 @@ fn is_crash(error: &io::Error) -> bool {
 }
 
 impl Shared {
-    fn failed(&self, segment: &Range<u64>, error: io::Error) -> LogError {
+    pub(super) fn failed(&self, segment: &Range<u64>, error: io::Error) -> LogError {
         match error.downcast::<Differs>() {
             Ok(Differs { leaf, what }) => {
                 LogError::tampered(segment::relative(segment.start), leaf, 0, what)
@@ -575,13 +610,13 @@ impl Shared {
 /// Something in a segment is not what was signed.
 #[derive(Debug, thiserror::Error)]
 #[error("record {leaf}: {what}")]
-struct Differs {
+pub(super) struct Differs {
     leaf: u64,
     what: String,
 }
 
 impl Differs {
-    fn error(leaf: u64, what: impl Into<String>) -> io::Error {
+    pub(super) fn error(leaf: u64, what: impl Into<String>) -> io::Error {
         let what = what.into();
         io::Error::new(io::ErrorKind::InvalidData, Self { leaf, what })
     }
@@ -591,7 +626,7 @@ fn path(shared: &Shared, segment: &Range<u64>) -> PathBuf {
     shared.dir.join(segment::relative(segment.start))
 }
 
-fn envelope_of(leaf: &[u8]) -> Option<(EnvelopeRef<'_>, RecordPeek<'_>)> {
+pub(super) fn envelope_of(leaf: &[u8]) -> Option<(EnvelopeRef<'_>, RecordPeek<'_>)> {
     let envelope = EnvelopeRef::decode(leaf)?;
     Some((envelope, RecordPeek::new(envelope.record)?))
 }
@@ -621,7 +656,7 @@ impl Out<'_> {
 }
 
 /// A part of a segment.
-enum Part<'a> {
+pub(super) enum Part<'a> {
     /// A record that is there.
     Leaf {
         index: u64,
@@ -636,13 +671,13 @@ enum Part<'a> {
 
 /// Reads a segment through, from its header to the record that must be its last; gives its
 /// offsets and what it says that it lacks.
-fn walk(
+pub(super) fn walk(
     shared: &Shared,
     segment: &Range<u64>,
-    path: &Path,
+    file: File,
     mut visit: impl FnMut(Part<'_>) -> io::Result<()>,
 ) -> io::Result<(Offsets, Option<Vec<u8>>)> {
-    let file = Arc::new(File::open(path)?);
+    let file = Arc::new(file);
     let header = Header {
         first_leaf: segment.start,
         log_id: log_id(&shared.verifier),
@@ -692,7 +727,7 @@ fn check(
 ) -> io::Result<Offsets> {
     let mut hashes = Hashes::new(shared);
     let mut sum = SparseSum::default();
-    let (offsets, said) = walk(shared, segment, aside, |part| {
+    let (offsets, said) = walk(shared, segment, File::open(aside)?, |part| {
         match part {
             Part::Leaf { index, hash, .. } => hashes.check(index, &hash)?,
             Part::Gone(encoded, run) => {
@@ -718,7 +753,9 @@ pub(super) fn dropped_from(shared: &Shared, first: u64) -> Result<Vec<Range<u64>
         return Ok(Vec::new());
     };
     let mut all: Vec<Range<u64>> = Vec::new();
-    walk(shared, &segment, &path(shared, &segment), |part| {
+    let opened = shared.open(first);
+    let (file, _) = opened.map_err(|e| shared.failed(&segment, e))?;
+    walk(shared, &segment, file, |part| {
         if let Part::Gone(_, run) = part {
             match all.last_mut().filter(|last| last.end == run.first()) {
                 Some(last) => last.end = run.next(),
@@ -732,18 +769,18 @@ pub(super) fn dropped_from(shared: &Shared, first: u64) -> Result<Vec<Range<u64>
 }
 
 /// The hashes of leaves that the tree has.
-struct Hashes<'a> {
+pub(super) struct Hashes<'a> {
     shared: &'a Shared,
     tile: Option<(u64, Vec<Hash>)>,
 }
 
 impl<'a> Hashes<'a> {
-    fn new(shared: &'a Shared) -> Self {
+    pub(super) fn new(shared: &'a Shared) -> Self {
         Self { shared, tile: None }
     }
 
     /// Refuses a leaf that is not the one that was signed.
-    fn check(&mut self, leaf: u64, hash: &Hash) -> io::Result<()> {
+    pub(super) fn check(&mut self, leaf: u64, hash: &Hash) -> io::Result<()> {
         let number = leaf / TILE_WIDTH as u64;
         if self.tile.as_ref().is_none_or(|(held, _)| *held != number) {
             self.tile = Some((number, self.read(number)?));

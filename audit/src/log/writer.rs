@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+#[cfg(feature = "index")]
+use palisade_mesh::wire::record::Moving;
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::SpiffeId,
@@ -87,6 +89,8 @@ pub(super) struct Writer {
     awaited: Option<Awaited>,
     history_at: Option<Instant>,
     streams_at: Instant,
+    /// A segment was finished since they were kept.
+    streams_due: bool,
     health: Arc<Health>,
     reserve: Reserve,
     /// Something was found that must not be signed before the notes are written.
@@ -98,6 +102,8 @@ struct Awaited {
     unsigned: Checkpoint,
     /// Partial tiles of its size.
     tiles: Vec<Tile>,
+    /// Stream positions at its size, if they are to be kept.
+    streams: Option<Vec<u8>>,
     begun: Begun,
 }
 
@@ -164,6 +170,7 @@ impl Writer {
             awaited: None,
             history_at: None,
             streams_at: Instant::now(),
+            streams_due: true,
             unvoided: recovered.unsigned,
         };
         // A full disk must not keep anybody from reading: the notes then wait.
@@ -400,6 +407,7 @@ impl Writer {
         self.active_since = Instant::now();
         // The next checkpoint goes into the history.
         self.history_at = None;
+        self.streams_due = true;
         Ok(())
     }
 
@@ -485,6 +493,7 @@ impl Writer {
         let Awaited {
             unsigned,
             tiles,
+            streams,
             begun,
         } = match self.awaited.take() {
             Some(awaited) => awaited,
@@ -495,18 +504,20 @@ impl Writer {
                 let unsigned = Checkpoint::unsigned(origin, size, root, self.clock.now());
                 Awaited {
                     tiles: self.tree.partial_tiles().collect(),
+                    streams: self.streams_to_keep(size),
                     begun: self.signer.begin(&unsigned.note)?,
                     unsigned,
                 }
             }
         };
         match self.signer.end(&unsigned.note, begun, wait)? {
-            Ok(note) => self.keep(Checkpoint { note, ..unsigned }, &tiles),
+            Ok(note) => self.keep(Checkpoint { note, ..unsigned }, &tiles, streams),
             Err(begun) => {
                 let late = begun.is_late();
                 self.awaited = Some(Awaited {
                     unsigned,
                     tiles,
+                    streams,
                     begun,
                 });
                 self.checkpoint_due = Some(Instant::now() + SIGN_LOOK);
@@ -518,18 +529,27 @@ impl Writer {
         }
     }
 
-    /// Publishes a checkpoint, whose partial tiles these are.
-    fn keep(&mut self, checkpoint: Checkpoint, tiles: &[Tile]) -> io::Result<()> {
+    /// Publishes a checkpoint, whose partial tiles and stream positions these are.
+    fn keep(
+        &mut self,
+        checkpoint: Checkpoint,
+        tiles: &[Tile],
+        streams: Option<Vec<u8>>,
+    ) -> io::Result<()> {
         let [before, last] = self.signed;
+        let sync = self.tile_sync();
         // Tiles first: whoever sees a checkpoint can ask for its proofs.
         for tile in self.tree.full_tiles() {
-            self.shared.tiles.write(tile)?;
+            self.shared.tiles.write(tile, sync)?;
         }
         self.tree.forget_full_tiles();
         for tile in tiles {
-            self.shared.tiles.write(tile)?;
+            self.shared.tiles.write(tile, sync)?;
         }
         recover::write_checkpoint(&self.shared.dir, &checkpoint)?;
+        if let Some(streams) = streams {
+            self.write_streams(&streams);
+        }
         let (note, size) = (checkpoint.note.clone(), checkpoint.size);
         self.shared.checkpoint.send_replace(Arc::new(checkpoint));
         // Partial tiles of the last checkpoint stay for readers that just saw it.
@@ -547,9 +567,6 @@ impl Writer {
             self.remember(&note)?;
             self.history_at = Some(Instant::now());
         }
-        if self.streams_at.elapsed() >= STREAMS_EVERY {
-            self.save_streams();
-        }
         Ok(())
     }
 
@@ -564,11 +581,28 @@ impl Writer {
         history.sync_data()
     }
 
-    fn save_streams(&mut self) {
+    /// Whether tiles must survive a power cut: what they are made of may be elsewhere.
+    fn tile_sync(&self) -> files::Sync {
+        #[cfg(feature = "index")]
+        if self.shared.archive.is_some() {
+            return files::Sync::Yes;
+        }
+        files::Sync::No
+    }
+
+    /// Stream positions at `size`, the records that there are, when it is time to keep them.
+    /// A start takes none that are ahead of its checkpoint.
+    fn streams_to_keep(&mut self, size: u64) -> Option<Vec<u8>> {
+        let finished = std::mem::take(&mut self.streams_due);
+        let due = finished || self.streams_at.elapsed() >= STREAMS_EVERY;
+        let encoded = due.then(|| self.streams.encode(size))?;
+        encoded.map_err(|e| unkept(&e)).ok()
+    }
+
+    fn write_streams(&mut self, streams: &[u8]) {
         self.streams_at = Instant::now();
-        let path = self.shared.dir.join(STREAMS);
-        if let Err(e) = self.streams.save(&path, self.tree.size()) {
-            tracing::warn!(error = %e, "stream positions not written; the next start reads more of the log");
+        if let Err(e) = Streams::write(&self.shared.dir.join(STREAMS), streams) {
+            unkept(&e);
         }
     }
 
@@ -586,12 +620,21 @@ impl Writer {
             self.history_at = None;
             self.checkpoint_within(SIGN_WAIT);
         }
-        self.save_streams();
+        if self.signed[1] == self.tree.size() {
+            self.streams_due = true;
+            if let Some(streams) = self.streams_to_keep(self.tree.size()) {
+                self.write_streams(&streams);
+            }
+        }
         // Whoever still waits for the queue hears that the log is closed.
         while let Ok(Command::Append(job)) = self.commands.try_recv() {
             job.done.send_replace(Some(Err(AppendError::Closed)));
         }
     }
+}
+
+fn unkept(error: &io::Error) {
+    tracing::warn!(%error, "stream positions not written; the next start reads more of the log");
 }
 
 /// Longest lifecycle detail, in bytes.
@@ -605,6 +648,16 @@ pub(super) fn lifecycle(verb: &str, mut detail: String) -> Body {
         detail,
         ..LogLifecycle::default()
     })
+}
+
+/// What the log says about a segment that goes to the archive, or left an object there.
+#[cfg(feature = "index")]
+pub(super) fn about_moving(verb: &str, detail: String, moving: Moving) -> Body {
+    let mut body = lifecycle(verb, detail);
+    if let Body::LogLifecycle(lifecycle) = &mut body {
+        lifecycle.moving = Some(moving);
+    }
+    body
 }
 
 /// What the log says about records from `from` on, which nobody had signed.

@@ -2,7 +2,7 @@
 //!
 //! A static file server over the log's directory is a tile server. Tiles are
 //! derived: a lost or damaged one is computed again from the segments, so they
-//! are written atomically but not fsynced.
+//! are written atomically but not fsynced, except where segments go elsewhere.
 
 use std::{
     fs, io,
@@ -94,13 +94,42 @@ impl Tiles {
         Self { dir: dir.into() }
     }
 
-    /// Writes one tile whole or not at all.
+    /// Writes one tile whole or not at all, and durably where that is wanted.
     ///
     /// # Errors
     /// Those of the file system.
-    pub fn write(&self, tile: &Tile) -> io::Result<()> {
+    pub(crate) fn write(&self, tile: &Tile, sync: files::Sync) -> io::Result<()> {
         let path = self.dir.join(tile.path().relative());
-        files::replace(&path, &tile.hashes.concat(), files::Sync::No)
+        files::replace(&path, &tile.hashes.concat(), sync)
+    }
+
+    /// Makes all full tiles durable that have something of `leaves`.
+    ///
+    /// # Errors
+    /// Those of the file system, also when one is not there.
+    #[cfg(feature = "index")]
+    pub(crate) fn sync(&self, leaves: &std::ops::Range<u64>, size: u64) -> io::Result<()> {
+        for level in 0..8u8 {
+            let tile_of = |leaf: u64| leaf.checked_shr(8 * (u32::from(level) + 1)).unwrap_or(0);
+            for index in tile_of(leaves.start)..=tile_of(leaves.end.saturating_sub(1)) {
+                let Some(tile) = TilePath::at(level, index, size) else {
+                    continue;
+                };
+                if tile.width < TILE_WIDTH {
+                    // Written anew by the next checkpoint, durably.
+                    continue;
+                }
+                let path = self.dir.join(tile.relative());
+                fs::File::open(&path)?.sync_all()?;
+                for folder in path.ancestors().skip(1) {
+                    files::sync_dir(folder)?;
+                    if folder == self.dir {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Reads one tile.
@@ -216,7 +245,7 @@ mod tests {
             .cloned()
             .chain(tree.partial_tiles())
         {
-            tiles.write(&tile).unwrap();
+            tiles.write(&tile, files::Sync::No).unwrap();
         }
         let mut read = |height, index| tiles.node(height, index, size);
         for (&at, root) in &roots {
@@ -248,7 +277,7 @@ mod tests {
                 .cloned()
                 .chain(tree.partial_tiles())
             {
-                tiles.write(&tile).unwrap();
+                tiles.write(&tile, files::Sync::No).unwrap();
             }
             tree.forget_full_tiles();
             tiles.remove_partial(size - 1, size);

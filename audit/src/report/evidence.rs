@@ -281,6 +281,7 @@ impl<'a> Evidence<'a> {
                 dir,
                 VerifyOptions {
                     key: Some(log.verifier().clone()),
+                    archive: log.archive().cloned(),
                     ..VerifyOptions::default()
                 },
             ),
@@ -334,7 +335,7 @@ impl<'a> Evidence<'a> {
     /// When the log received its first record, microseconds since the Unix epoch.
     pub(super) fn begins_us(&self) -> Option<i64> {
         match self.ground {
-            Ground::Log(log, _) => log.received_us(0).ok(),
+            Ground::Log(log, _) => log.begins_us().ok().flatten(),
             Ground::Records { begins_us } => begins_us,
         }
     }
@@ -390,9 +391,13 @@ impl<'a> Evidence<'a> {
         let errors = errors.filter(|found| found.severity == Severity::Error);
         let more = usize::try_from(report.findings_more).unwrap_or(usize::MAX);
         let found = errors.count().saturating_add(more);
-        Some(format!(
-            "the log is not what was signed: {found} findings, see log integrity"
-        ))
+        Some(match report.verdict() {
+            None => format!(
+                "{} records could not be read in the archive, see log integrity",
+                report.unread
+            ),
+            _ => format!("the log is not what was signed: {found} findings, see log integrity"),
+        })
     }
 
     pub(super) fn header(

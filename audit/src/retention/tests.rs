@@ -22,6 +22,7 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::{
+    archive::Archive,
     holds::{Hold, Holds},
     index::{BucketSpan, Options, Store},
     log::{Lacking, LogOptions, Pending, Point},
@@ -36,7 +37,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-fn periods(written: &[(&'static str, &str)]) -> Periods {
+pub(crate) fn periods(written: &[(&'static str, &str)]) -> Periods {
     Periods::parse(written.iter().copied()).unwrap()
 }
 
@@ -50,18 +51,22 @@ fn usual() -> Periods {
 }
 
 /// A log with small segments, a clock that is moved, and holds.
-struct Stage {
+pub(crate) struct Stage {
     dir: TempDir,
-    clock: Clock,
+    pub(crate) clock: Clock,
     log: Option<Log>,
     holds: Holds,
     stream: Arc<StreamKey>,
     next: u64,
     ledger: Option<Ledger>,
+    /// A folder for old segments.
+    pub(crate) store: Option<PathBuf>,
+    /// What may be fetched from there.
+    pub(crate) cache_bytes: u64,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual("2026-01-01T00:00:00Z".parse().unwrap());
         let holds = Holds::open(&dir.path().join("holds.json"), true).unwrap();
@@ -78,6 +83,8 @@ impl Stage {
             stream: stream.into(),
             next: 1,
             ledger: None,
+            store: None,
+            cache_bytes: 8 << 10,
         };
         stage.restart();
         stage
@@ -92,7 +99,7 @@ impl Stage {
         stage
     }
 
-    fn folder(&self) -> PathBuf {
+    pub(crate) fn folder(&self) -> PathBuf {
         self.dir.path().join("log")
     }
 
@@ -103,13 +110,23 @@ impl Stage {
         }
     }
 
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.log = None;
-        let log = Log::open(&self.folder(), Self::options(), self.clock.clone());
+        let options = LogOptions {
+            archive: self.archive(),
+            ..Self::options()
+        };
+        let log = Log::open(&self.folder(), options, self.clock.clone());
         self.log = Some(log.unwrap());
     }
 
-    fn log(&self) -> &Log {
+    pub(crate) fn archive(&self) -> Option<Arc<Archive>> {
+        let store = self.store.as_ref()?;
+        let archive = Archive::folder(store, &self.folder(), self.cache_bytes);
+        Some(Arc::new(archive.unwrap()))
+    }
+
+    pub(crate) fn log(&self) -> &Log {
         self.log.as_ref().unwrap()
     }
 
@@ -136,14 +153,14 @@ impl Stage {
     }
 
     /// Waits until everything is signed.
-    fn signed(&self) {
+    pub(crate) fn signed(&self) {
         let (len, mut signed) = (self.log().len(), self.log().subscribe_checkpoints());
         let over = signed.wait_for(|checkpoint| checkpoint.size >= len);
         Runtime::new().unwrap().block_on(over).unwrap();
     }
 
     /// A request to `path` and how it ended, and something that an operator did.
-    fn request(&mut self, path: &str, status: u32) {
+    pub(crate) fn request(&mut self, path: &str, status: u32) {
         let id = new_ulid(&self.clock);
         let decision = Decision {
             path: path.into(),
@@ -165,7 +182,7 @@ impl Stage {
         ]);
     }
 
-    fn hold(&self, id: &str, query: &str) {
+    pub(crate) fn hold(&self, id: &str, query: &str) {
         self.holds
             .add(Hold {
                 id: id.into(),
@@ -180,7 +197,12 @@ impl Stage {
             .unwrap();
     }
 
-    fn run_of(&mut self, periods: &Periods, dry: bool, crash: Option<(Point, bool)>) -> Outcome {
+    pub(crate) fn run_of(
+        &mut self,
+        periods: &Periods,
+        dry: bool,
+        crash: Option<(Point, bool)>,
+    ) -> Outcome {
         self.signed();
         let ledger = self.ledger.take();
         let mut ledger = ledger.unwrap_or_else(|| Ledger::new(self.log()));
@@ -214,7 +236,7 @@ impl Stage {
         }
     }
 
-    fn segment(&self, first: u64) -> PathBuf {
+    pub(crate) fn segment(&self, first: u64) -> PathBuf {
         self.folder().join(segment::relative(first))
     }
 
@@ -223,12 +245,20 @@ impl Stage {
         report.findings.iter().map(|f| (f.kind, f.leaf)).collect()
     }
 
-    fn run(&mut self) -> Outcome {
+    pub(crate) fn run(&mut self) -> Outcome {
         self.run_of(&usual(), false, None)
     }
 
-    fn check(&self) -> VerifyReport {
-        verify(&self.folder(), VerifyOptions::default())
+    pub(crate) fn check(&self) -> VerifyReport {
+        let options = VerifyOptions {
+            archive: self
+                .store
+                .as_ref()
+                .filter(|s| s.is_dir())
+                .and_then(|_| self.archive()),
+            ..VerifyOptions::default()
+        };
+        verify(&self.folder(), options)
     }
 
     /// What is there, by class.
@@ -241,12 +271,12 @@ impl Stage {
         classes
     }
 
-    fn count(&self, class: &str) -> u64 {
+    pub(crate) fn count(&self, class: &str) -> u64 {
         self.classes().get(class).copied().unwrap_or(0)
     }
 
     /// Paths of the decisions that are there.
-    fn paths(&self) -> Vec<String> {
+    pub(crate) fn paths(&self) -> Vec<String> {
         let all = self.log().scan(0).map(Result::unwrap);
         all.filter_map(|entry| match entry.record.body {
             Some(Body::Decision(decision)) => Some(decision.path),
@@ -256,7 +286,7 @@ impl Stage {
     }
 
     /// Lets segments be finished.
-    fn fill(&mut self) {
+    pub(crate) fn fill(&mut self) {
         for _ in 0..8 {
             self.request("/new", 200);
         }
@@ -680,9 +710,9 @@ fn holds_keep_so_many_ids_and_no_more() {
     stage.hold("h", "path:/a");
     let kept = Kept {
         holds: stage.holds.held(0).unwrap(),
-        ids: FxHashSet::default(),
+        ..Kept::default()
     };
-    let ids = |most| kept.held_ids(stage.log(), most);
+    let ids = |most| kept.held_ids(stage.log(), most).map(|(ids, _)| ids);
     assert_eq!(ids(3).unwrap().len(), 3);
     assert_eq!(ids(2).unwrap_err().code.0, 7575);
 }

@@ -267,8 +267,8 @@ impl Streams {
         self.list.iter().map(|s| (&s.key, &s.position))
     }
 
-    /// Writes the positions as they are after `size` leaves.
-    pub(crate) fn save(&self, path: &Path, size: u64) -> io::Result<()> {
+    /// What a snapshot at `size` is as a file.
+    pub(crate) fn encode(&self, size: u64) -> io::Result<Vec<u8>> {
         let streams = self
             .iter()
             .map(|(key, position)| Line {
@@ -284,7 +284,12 @@ impl Streams {
         let mut text = hex(&sha256(&body)).into_bytes();
         text.push(b'\n');
         text.extend_from_slice(&body);
-        files::replace(path, &text, files::Sync::Yes)
+        Ok(text)
+    }
+
+    /// Writes a snapshot; durable when it returns.
+    pub(crate) fn write(path: &Path, snapshot: &[u8]) -> io::Result<()> {
+        files::replace(path, snapshot, files::Sync::Yes)
     }
 
     /// Reads a snapshot and the size it was taken at; `None` when it is of no use.
@@ -356,7 +361,7 @@ mod tests {
             streams.observe(id, u64::from(worker) + 1, None);
         }
         streams.close(1);
-        streams.save(&path, 3).unwrap();
+        Streams::write(&path, &streams.encode(3).unwrap()).unwrap();
         let (size, loaded) = Streams::load(&path).unwrap();
         assert_eq!(size, 3);
         assert!(loaded.iter().eq(streams.iter()));

@@ -122,9 +122,17 @@ impl Certificates {
         self.signers.insert(key, signer);
     }
 
-    /// What there is to say, and heads by certificates that were never issued.
-    pub(super) fn report(self, streams: &[StreamReport]) -> (CertificatesReport, Vec<Finding>) {
-        let findings = self.foreign(streams);
+    /// What there is to say, and heads by certificates that were never issued. Where some
+    /// records were `unread`, what is not here may be among these.
+    pub(super) fn report(
+        self,
+        streams: &[StreamReport],
+        unread: bool,
+    ) -> (CertificatesReport, Vec<Finding>) {
+        let findings = match unread {
+            true => Vec::new(),
+            false => self.foreign(streams),
+        };
         let mut report = CertificatesReport {
             beyond: self.beyond,
             ..CertificatesReport::default()
@@ -144,6 +152,8 @@ impl Certificates {
                 report.signed += 1;
             } else if self.last_received_us - issued.received_us < SETTLE_US {
                 report.settling += 1;
+            } else if unread {
+                report.unknown += 1;
             } else {
                 without.push(CertificateReport {
                     spiffe_id: spiffe_id.clone(),
@@ -210,4 +220,38 @@ fn at(us: i64) -> String {
     jiff::Timestamp::from_microsecond(us)
         .unwrap_or_default()
         .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::{FindingKind, stored::about};
+
+    /// What was not read may have what is not here: nobody is named for that.
+    #[test]
+    fn where_not_all_was_read_nobody_is_named() {
+        let found = |unread| {
+            let mut certificates = Certificates::default();
+            certificates.of(&crate::checkpoint::origin("acme.test"));
+            certificates.heard = Some((0, i64::MAX));
+            certificates.last_received_us = i64::MAX;
+            let key = |name: &str| (format!("spiffe://acme.test/{name}"), Box::from([1_u8]));
+            let issued = Issued {
+                leaf: 3,
+                time_us: 0,
+                received_us: 0,
+                not_after_s: 9,
+            };
+            certificates.issued.insert(key("web"), issued);
+            let signer = Signer {
+                not_before_s: 1,
+                first: about(FindingKind::Certificate, "", ""),
+            };
+            certificates.signers.insert(key("orders"), signer);
+            let (report, findings) = certificates.report(&[], unread);
+            (report.silent, report.unknown, findings.len())
+        };
+        assert_eq!(found(false), (1, 0, 1));
+        assert_eq!(found(true), (0, 1, 0));
+    }
 }

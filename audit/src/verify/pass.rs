@@ -20,6 +20,11 @@ use super::{
     stored::{self, about},
     streams::Streams,
 };
+#[cfg(feature = "index")]
+use crate::{
+    archive::{Archive, Away},
+    segment::Stub,
+};
 use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek, STREAM_HEADS, class_name, decode_prefix, is_always_kept},
@@ -70,6 +75,11 @@ pub(super) struct Pass<'a> {
     /// What records of the log say that they lack.
     told: Told,
     bytes_total: u64,
+    #[cfg(feature = "index")]
+    archive: Option<Arc<Archive>>,
+    /// Segments that went away, and the digest of what stays of each.
+    #[cfg(feature = "index")]
+    away: Vec<(u64, Hash)>,
 }
 
 /// A checkpoint that the log has not reached yet.
@@ -119,6 +129,8 @@ impl<'a> Pass<'a> {
                 segments: 0,
                 records: 0,
                 dropped: 0,
+                moved: 0,
+                unread: 0,
                 bytes: 0,
                 unsigned: 0,
                 earlier: Vec::new(),
@@ -148,7 +160,18 @@ impl<'a> Pass<'a> {
             lacking: Vec::new(),
             told: Told::default(),
             bytes_total: 0,
+            #[cfg(feature = "index")]
+            archive: None,
+            #[cfg(feature = "index")]
+            away: Vec::new(),
         }
+    }
+
+    /// Reads segments that went away in `archive`.
+    #[cfg(feature = "index")]
+    pub(super) fn with(mut self, archive: Option<Arc<Archive>>) -> Self {
+        self.archive = archive;
+        self
     }
 
     /// Verifies with the `given` key, or the one stored with the log.
@@ -180,9 +203,10 @@ impl<'a> Pass<'a> {
             self.find(about(FindingKind::Segment, segment::DIR, e.to_string()));
         }
         self.progress();
-        self.report.streams = std::mem::take(&mut self.streams).report();
+        let unread = self.report.unread > 0;
+        self.report.streams = std::mem::take(&mut self.streams).report(unread);
         let certificates = std::mem::take(&mut self.certificates);
-        let (certificates, foreign) = certificates.report(&self.report.streams);
+        let (certificates, foreign) = certificates.report(&self.report.streams, unread);
         self.report.certificates = certificates;
         self.report.earlier = std::mem::take(&mut self.earlier).report();
         foreign.into_iter().for_each(|finding| self.find(finding));
@@ -207,7 +231,13 @@ impl<'a> Pass<'a> {
     fn segments(&mut self, key: &Verifier) -> io::Result<()> {
         for first in segment::list(&self.dir)? {
             let path = self.dir.join(segment::relative(first));
-            self.bytes_total += path.metadata().map_or(0, |metadata| metadata.len());
+            self.bytes_total += match path.metadata() {
+                Ok(metadata) => metadata.len(),
+                #[cfg(feature = "index")]
+                Err(_) => Stub::read(&self.dir, first).map_or(0, |stub| stub.moved.length),
+                #[cfg(not(feature = "index"))]
+                Err(_) => 0,
+            };
         }
         if self.report.live {
             self.told = Told::meanwhile(self.signed);
@@ -253,8 +283,9 @@ impl<'a> Pass<'a> {
                 self.index = first;
             }
             let next = firsts.get(at + 1).copied();
-            match File::open(self.dir.join(&relative)) {
-                Ok(opened) => {
+            match self.open(first, next, &relative) {
+                Ok(None) => {}
+                Ok(Some(opened)) => {
                     let header = Header {
                         first_leaf: first,
                         log_id: log_id(key),
@@ -273,6 +304,97 @@ impl<'a> Pass<'a> {
             self.read = Some(first);
         }
         Ok(())
+    }
+
+    /// Opens a segment; `None` when it went away and was named, and gone on over.
+    #[cfg(feature = "index")]
+    fn open(&mut self, first: u64, next: Option<u64>, file: &Path) -> io::Result<Option<File>> {
+        let path = self.dir.join(file);
+        // A run beside this lets it go, or brings it back, at any moment.
+        let mut refused: Option<(Hash, Away)> = None;
+        let (digest, away) = loop {
+            let missing = match File::open(&path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => e,
+                opened => return opened.map(Some),
+            };
+            let stub = match Stub::read(&self.dir, first) {
+                Ok(stub) => stub,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return File::open(&path).map(Some).map_err(|_| missing);
+                }
+                Err(e) => {
+                    let file = file.with_extension(segment::MOVED);
+                    self.not_read(FindingKind::Archive, first, next, &file, e.to_string());
+                    return Ok(None);
+                }
+            };
+            // It may have become another while it was asked for, and its object gone.
+            if let Some(refused) = refused.take_if(|(digest, _)| *digest == stub.digest) {
+                break refused;
+            }
+            // What is cached says nothing of what the store has, and nothing is written here.
+            let opened = match &self.archive {
+                Some(archive) => archive.open_afresh(&stub),
+                None => Err(Away::unset(&stub)),
+            };
+            match opened {
+                Ok(file) => {
+                    self.away.push((first, stub.digest));
+                    self.report.moved += 1;
+                    return Ok(Some(file));
+                }
+                Err(away) if away.why.is_damage() => refused = Some((stub.digest, away)),
+                Err(away) => break (stub.digest, away),
+            }
+        };
+        self.away.push((first, digest));
+        let kind = match away.why.is_damage() {
+            true => FindingKind::Archive,
+            false => FindingKind::Unread,
+        };
+        self.not_read(kind, first, next, file, away.to_string());
+        Ok(None)
+    }
+
+    #[cfg(not(feature = "index"))]
+    fn open(&mut self, _: u64, _: Option<u64>, file: &Path) -> io::Result<Option<File>> {
+        File::open(self.dir.join(file)).map(Some)
+    }
+
+    /// Names a segment that cannot be read, and goes on over its records. What it says of
+    /// others is known from what stays of it.
+    #[cfg(feature = "index")]
+    fn not_read(
+        &mut self,
+        kind: FindingKind,
+        first: u64,
+        next: Option<u64>,
+        file: &Path,
+        what: String,
+    ) {
+        self.find(Finding {
+            leaf: Some(first),
+            ..about(kind, &file.to_string_lossy(), what)
+        });
+        if let Ok(stub) = Stub::read(&self.dir, first) {
+            let lacks = stub.sparse().map(told::digest);
+            self.lacking.push((first, lacks));
+            for said in &stub.moved.said {
+                let envelope = EnvelopeRef::decode(&said.leaf);
+                let signed = self.tile_hash(said.index) == Some(merkle::leaf(&said.leaf));
+                if let (Some(key), Some(envelope), true) = (&self.key, envelope, signed)
+                    && let Some(peek) = RecordPeek::new(envelope.record)
+                    && let Some(told) = told::said(key, &envelope, &peek)
+                {
+                    // What does not fit is named where its segment is read.
+                    let _ = self.told.take(said.index, &told);
+                }
+            }
+        }
+        let next = next.unwrap_or(self.signed);
+        self.report.unread += next.saturating_sub(first);
+        self.lose(first, next);
+        self.index = next;
     }
 
     /// Goes on under a later checkpoint, if there is one by now.
@@ -301,6 +423,14 @@ impl<'a> Pass<'a> {
 
     /// Whether a segment is not as it was told so far.
     fn is_untold(&self) -> bool {
+        #[cfg(feature = "index")]
+        if self
+            .away
+            .iter()
+            .any(|(first, stub)| !self.told.is_moved(*first, stub))
+        {
+            return true;
+        }
         let mut all = self.lacking.iter();
         all.any(|(first, lacks)| self.told.standing(*first, *lacks).fault().is_some())
     }
@@ -308,6 +438,18 @@ impl<'a> Pass<'a> {
     /// Names segments that lack what no signed record says was dropped, or have what one
     /// says was.
     fn untold(&mut self) {
+        #[cfg(feature = "index")]
+        for (first, stub) in std::mem::take(&mut self.away) {
+            if !self.told.is_moved(first, &stub) {
+                let file = segment::relative(first).with_extension(segment::MOVED);
+                let what = "no record of the log says that this segment went to an archive, or that this stays of it";
+                self.find(Finding {
+                    leaf: Some(first),
+                    computed: Some(merkle::hex(&stub)),
+                    ..about(FindingKind::Archive, &file.to_string_lossy(), what)
+                });
+            }
+        }
         for (first, lacks) in std::mem::take(&mut self.lacking) {
             let standing = self.told.standing(first, lacks);
             let (severity, what) = match (standing, standing.fault()) {

@@ -30,6 +30,10 @@ pub struct VerifyReport {
     pub dropped: u64,
     /// Bytes of segments read.
     pub bytes: u64,
+    /// Segments that were read in the archive.
+    pub moved: u64,
+    /// Records under the checkpoint that are in the archive, and were not read.
+    pub unread: u64,
     /// Records above the checkpoint: kept, not signed yet.
     pub unsigned: u64,
     /// What it is to the checkpoints from before that were given.
@@ -59,6 +63,8 @@ pub struct CertificatesReport {
     pub without: Vec<CertificateReport>,
     /// How many were not compared, because there were too many.
     pub beyond: u64,
+    /// With how many nothing was signed in what was read, where not all was.
+    pub unknown: u64,
 }
 
 /// A certificate that was issued, and with which nothing was signed.
@@ -84,16 +90,28 @@ impl VerifyReport {
         self.first_damage().is_none()
     }
 
-    /// The first thing that is not as it was signed.
+    /// As [`VerifyReport::intact`]; nothing where all that was read is, and some was not.
+    pub fn verdict(&self) -> Option<bool> {
+        let errors = self.findings.iter();
+        let mut errors = errors.filter(|finding| finding.severity == Severity::Error);
+        let unread = |finding: &Finding| finding.kind == FindingKind::Unread;
+        match (self.intact(), errors.all(unread) && self.findings_more == 0) {
+            (true, _) => Some(true),
+            (false, true) => None,
+            (false, false) => Some(false),
+        }
+    }
+
+    /// The first thing that is not as it was signed, or could not be read.
     pub fn first_damage(&self) -> Option<&Finding> {
         self.findings
             .iter()
             .find(|finding| finding.severity == Severity::Error)
     }
 
-    /// Whether no stream misses a record and every ended boot was closed.
+    /// Whether all was read, no stream misses a record, and every ended boot was closed.
     pub fn complete(&self) -> bool {
-        self.streams.iter().all(StreamReport::complete)
+        self.unread == 0 && self.streams.iter().all(StreamReport::complete)
     }
 }
 
@@ -145,6 +163,9 @@ pub struct Finding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FindingKind {
+    /// A segment went to an archive, and is not there, or not what was signed; or no record of
+    /// the log says that it went.
+    Archive,
     /// Heads of streams are signed with a certificate that the authority has not issued.
     Certificate,
     /// A checkpoint cannot be read, is not signed, or contradicts another.
@@ -177,6 +198,8 @@ pub enum FindingKind {
     Tile,
     /// Something follows the last record of a log that was closed.
     Trailing,
+    /// A segment is in an archive that could not be asked; nothing is known of it.
+    Unread,
 }
 
 /// Which record.
@@ -213,6 +236,8 @@ pub struct StreamReport {
     pub last_sequence: u64,
     /// Numbers below it that never arrived.
     pub missing: Vec<Range>,
+    /// Where not all was read: numbers below it that are not among what was.
+    pub unknown: Vec<Range>,
     /// Whether its reporter ended it.
     pub closed: bool,
     /// Whether the reporter has started again since: an unclosed stream then
@@ -223,6 +248,6 @@ pub struct StreamReport {
 impl StreamReport {
     /// Whether nothing is missing, as far as the log can tell.
     pub fn complete(&self) -> bool {
-        self.missing.is_empty() && (self.closed || !self.superseded)
+        self.missing.is_empty() && self.unknown.is_empty() && (self.closed || !self.superseded)
     }
 }

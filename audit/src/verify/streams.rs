@@ -134,7 +134,9 @@ impl Streams {
         self.list.get_mut(id)
     }
 
-    pub(super) fn report(self) -> Vec<StreamReport> {
+    /// Every stream; where some records were `unread`, a number that is not here may be among
+    /// those.
+    pub(super) fn report(self, unread: bool) -> Vec<StreamReport> {
         let mut newest: BTreeMap<String, Ulid> = BTreeMap::new();
         for stream in &self.list {
             if let Some(key) = &stream.key {
@@ -155,6 +157,10 @@ impl Streams {
                 } = stream;
                 let key = key?;
                 let reporter = key.reporter.to_string();
+                let (missing, unknown) = match unread {
+                    false => (position.missing, Vec::new()),
+                    true => (Vec::new(), position.missing),
+                };
                 Some(StreamReport {
                     superseded: newest.get(&reporter).is_some_and(|boot| *boot > key.boot),
                     reporter,
@@ -163,7 +169,8 @@ impl Streams {
                     records,
                     dropped,
                     last_sequence: position.next - 1,
-                    missing: position.missing,
+                    missing,
+                    unknown,
                     closed: position.closed,
                 })
             })

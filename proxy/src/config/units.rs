@@ -75,9 +75,11 @@ pub(super) mod optional_bytes {
         }
     }
 
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(
-        d: D,
-    ) -> Result<Option<u64>, D::Error> {
+    /// Reads a size in bytes, such as `65536` or `64KiB`, if there is one.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
         Option::<Size>::deserialize(d)?
             .map(Size::bytes::<D::Error>)
             .transpose()

@@ -4,9 +4,11 @@ use std::{
     fs,
     io::Read as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use palisade_audit::{
+    archive::Archive,
     log::{Log, LogOptions, whose},
     note::{NOTE_LEN_MAX, Verifier},
     query::Query,
@@ -15,7 +17,7 @@ use palisade_audit::{
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::Value;
 
-use super::proof;
+use super::{archive, proof};
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
@@ -34,6 +36,9 @@ pub(in crate::cli) struct Args {
     /// Folder of a log, such as a copy, instead of the running mesh's.
     #[arg(long)]
     dir: Option<PathBuf>,
+    /// Configuration whose `audit.archive` says where segments are that are not in the folder.
+    #[arg(long, value_name = "FILE", requires = "dir")]
+    archive_config: Option<PathBuf>,
     /// Trusted public key of the log: a file such as `checkpoint.pub`, or `NAME+HASH+KEY`. Without
     /// it the log is only found to agree with itself.
     #[arg(long)]
@@ -96,9 +101,13 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
         )
         .help("name the folder of a log, or leave --dir out to verify the running mesh's")),
         Some(dir) => {
-            let report = of_folder(&dir, key, asked.earlier());
-            let replayed = asked.replay.map(|query| replay(&dir, &query));
-            audit::verified(&report, replayed)
+            let archive = args.archive_config.as_deref();
+            let archive = archive.map(|file| archive::named(file, &dir)).transpose();
+            archive.and_then(|archive| {
+                let report = of_folder(&dir, key, archive.clone(), asked.earlier());
+                let replayed = asked.replay.map(|query| replay(&dir, archive, &query));
+                audit::verified(&report, replayed)
+            })
         }
         None => block_on(async {
             let mesh = Mesh::find(context.mesh.as_deref()).await?;
@@ -126,7 +135,12 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
 }
 
 /// Verifies a folder; a terminal hears how far that is.
-fn of_folder(dir: &Path, key: Option<Verifier>, earlier: Vec<Earlier>) -> VerifyReport {
+fn of_folder(
+    dir: &Path,
+    key: Option<Verifier>,
+    archive: Option<Arc<Archive>>,
+    earlier: Vec<Earlier>,
+) -> VerifyReport {
     let mut line = Progress::begin();
     let shown = line.is_shown();
     let mut tell = |far: verify::Progress| {
@@ -140,6 +154,7 @@ fn of_folder(dir: &Path, key: Option<Verifier>, earlier: Vec<Earlier>) -> Verify
         dir,
         VerifyOptions {
             key,
+            archive,
             earlier,
             progress: match shown {
                 true => Some(&mut tell),
@@ -178,7 +193,7 @@ fn asked(args: &Args) -> Result<VerifyLog, Diagnostic> {
 }
 
 /// Makes decisions of the log in `dir` again.
-fn replay(dir: &Path, query: &str) -> Result<Replayed, Diagnostic> {
+fn replay(dir: &Path, archive: Option<Arc<Archive>>, query: &str) -> Result<Replayed, Diagnostic> {
     let query = Query::parse(query)?;
     let clock = Clock::system();
     let unread = |why: String| {
@@ -190,6 +205,7 @@ fn replay(dir: &Path, query: &str) -> Result<Replayed, Diagnostic> {
     };
     let options = LogOptions {
         read_only: true,
+        archive,
         ..LogOptions::new(whose(dir).map_err(|e| unread(e.to_string()))?)
     };
     let log = Log::open(dir, options, clock.clone()).map_err(|e| unread(e.to_string()))?;

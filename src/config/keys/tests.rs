@@ -97,6 +97,8 @@ fn defaults_are_what_holds_and_examples_can_be_read() {
             // A certificate alone, a key alone.
             "audit.syslog.cert",
             "audit.syslog.key",
+            // A region without a place.
+            "audit.archive",
             // Outcomes that would go before their decisions.
             "audit.retention.outcome",
         ];

@@ -10,7 +10,7 @@ use super::{AuditRole, deliver::Lost, forward::Forward, witness::Witnessing};
 use crate::{
     control::{
         api::{Fact, FactState},
-        status::{AuditStatus, ago},
+        status::{ArchiveState, AuditStatus, ago},
     },
     render::{count, thousands},
     run::keeping,
@@ -35,6 +35,10 @@ impl AuditRole {
             indexed: index.searchable,
             gaps: self.log.gaps().len(),
             syslog: self.forward.as_ref().map(Forward::status),
+            archive: self.log.archive().map(|archive| ArchiveState {
+                url: archive.url().to_owned(),
+                fault: archive.health().fault,
+            }),
             open_alerts: self.alerts.open_count(),
             cosigned: self.witnesses.cosigned().map(|checkpoint| checkpoint.size),
             witnesses: self.witnesses.status(),
@@ -90,6 +94,7 @@ impl AuditRole {
         facts.extend(self.alerts.check());
         facts.extend(self.schedules.check());
         facts.extend(self.retention.check());
+        facts.extend(self.archiving.check(&self.log));
         facts.extend(self.forward.as_ref().map(Forward::check));
         facts.extend(
             self.witnessing

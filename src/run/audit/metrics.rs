@@ -70,6 +70,7 @@ impl AuditRole {
             role.of_the_index(&mut out);
             role.of_reporters(&mut out);
             role.of_messages(&mut out);
+            role.of_the_archive(&mut out);
             out.head("palisade_build_info", "gauge", "The build.");
             let version = env!("CARGO_PKG_VERSION");
             out.sample(&format!("palisade_build_info{{version=\"{version}\"}}"), 1);
@@ -280,6 +281,32 @@ impl AuditRole {
                 syslog.connected,
             );
         }
+    }
+
+    /// Nothing where no segment goes anywhere.
+    fn of_the_archive(&self, out: &mut Text) {
+        let Some(health) = self.log.archive().map(|archive| archive.health()) else {
+            return;
+        };
+        out.flag(
+            "palisade_archive_failing",
+            "1 while a segment cannot be had from the archive, or not be put there.",
+            health.fault.is_some(),
+        );
+        let name = "palisade_archive_failed_total";
+        out.head(name, "counter", "Exchanges that came to nothing.");
+        out.sample(name, health.failed);
+        let name = "palisade_archive_fetched_segments_total";
+        out.head(name, "counter", "Segments that were fetched.");
+        out.sample(name, health.fetched);
+        let name = "palisade_archive_fetched_bytes_total";
+        out.head(name, "counter", "Their bytes.");
+        out.sample(name, health.fetched_bytes);
+        out.gauge(
+            "palisade_archive_cached_bytes",
+            "Bytes of what was fetched that are on the disk.",
+            health.cached_bytes,
+        );
     }
 }
 

@@ -1,71 +1,49 @@
 //! What is kept beside a log, and is begun where nothing in the log needs it: the keys of
 //! persons, and the legal holds.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use palisade_audit::{
-    holds::HOLD_ADDED,
-    log::{Log, LogError, LogOptions},
+    archive::Archive,
+    log::{Log, LogError, LogOptions, Needs},
 };
-use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::record::Body};
+use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain};
 
-/// What the records of a log need beside them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Needs {
-    /// The keys of persons: something is sealed.
-    pub(super) keys: bool,
-    /// The holds: at least one was ordered.
-    pub(super) holds: bool,
-}
-
-impl Needs {
-    /// Of the log in `dir`, which nobody writes now. Blocks while it reads the log, as far
-    /// as it must: only for whoever misses one of them.
-    ///
-    /// # Errors
-    /// [`LogError`], when the log cannot be read.
-    pub(super) fn of(dir: &Path, domain: &TrustDomain, clock: &Clock) -> Result<Self, LogError> {
-        let mut needs = Self::default();
-        if Log::is_new(dir)? {
-            return Ok(needs);
-        }
-        let options = LogOptions {
-            read_only: true,
-            ..LogOptions::new(domain.clone())
-        };
-        let log = Log::open(dir, options, clock.clone())?;
-        // What is beyond is cut off if it is torn, and nobody was told to forget it.
-        let signed = log.checkpoint().size;
-        for entry in log.scan(0) {
-            let entry = match entry {
-                Ok(entry) if entry.index >= signed => break,
-                Err(LogError::Tampered(damage)) if damage.leaf >= signed => break,
-                // Of a later version.
-                Err(LogError::Undecodable { .. }) => continue,
-                entry => entry?,
-            };
-            needs.keys |= entry.envelope.sealed.is_some();
-            needs.holds |=
-                matches!(&entry.record.body, Some(Body::Admin(a)) if a.verb == HOLD_ADDED);
-            if needs.keys && needs.holds {
-                break;
-            }
-        }
-        Ok(needs)
+/// What the records of the log in `dir` need beside them, which nobody writes now. Blocks while
+/// it reads the log, as far as it must: only for whoever misses one of them. Nothing is fetched.
+///
+/// # Errors
+/// [`LogError`], when the log cannot be read.
+pub(super) fn needs_of(
+    dir: &Path,
+    domain: &TrustDomain,
+    clock: &Clock,
+    archive: Option<Arc<Archive>>,
+) -> Result<Needs, LogError> {
+    if Log::is_new(dir)? {
+        return Ok(Needs::default());
     }
+    let options = LogOptions {
+        read_only: true,
+        archive,
+        ..LogOptions::new(domain.clone())
+    };
+    Log::open(dir, options, clock.clone())?.needs()
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
 
-    use std::sync::Arc;
+    use std::{ops::ControlFlow, time::Duration};
 
     use palisade_audit::{
+        archive::{After, Run},
+        holds::HOLD_ADDED,
         local::LocalSink,
         privacy::{Handling, Personal, Rules, Vault},
     };
-    use palisade_mesh::wire::record::{Admin, PolicyChange};
+    use palisade_mesh::wire::record::{Admin, PolicyChange, record::Body};
 
     use super::{super::Reads, *};
 
@@ -76,7 +54,7 @@ mod tests {
         let [log, keys, kek] = ["log", "subjects", "kek"].map(|name| dir.path().join(name));
         let domain = TrustDomain::parse("acme.test").unwrap();
         let clock = Clock::system();
-        let needs = || Needs::of(&log, &domain, &clock).unwrap();
+        let needs = || needs_of(&log, &domain, &clock, None).unwrap();
         assert_eq!(needs(), Needs::default(), "there is no log");
         let author = Body::PolicyChange(PolicyChange {
             author: "alice".into(),
@@ -116,5 +94,60 @@ mod tests {
             holds: true,
         };
         assert_eq!(needs(), both);
+    }
+
+    /// What is in an archive that cannot be asked is known from what stays of it.
+    #[tokio::test]
+    async fn a_start_fetches_nothing_to_know_what_a_log_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let [log, keys, kek, store] =
+            ["log", "subjects", "kek", "store"].map(|name| dir.path().join(name));
+        std::fs::create_dir(&store).unwrap();
+        let domain = TrustDomain::parse("acme.test").unwrap();
+        let clock = Clock::system();
+        let archive = || Arc::new(Archive::folder(&store, &log, 8 << 10).unwrap());
+        let vault = Vault::open(&keys, &kek, true).unwrap();
+        let options = LogOptions {
+            segment_bytes: 1500,
+            rules: Arc::new(Rules::new([(Personal::Author, Handling::Sealed)])),
+            vault: Some(Arc::new(vault)),
+            archive: Some(archive()),
+            ..LogOptions::new(domain.clone())
+        };
+        let open = Log::open(&log, options, clock.clone()).unwrap();
+        let us = domain.role("audit");
+        let sink = LocalSink::new(open.clone(), us.clone(), clock.clone());
+        let reads = Reads::new(sink, us, false, clock.clone());
+        let author = Body::PolicyChange(PolicyChange {
+            author: "alice".into(),
+            ..PolicyChange::default()
+        });
+        let admin = |verb: &str| {
+            Body::Admin(Admin {
+                verb: verb.to_owned(),
+                ..Admin::default()
+            })
+        };
+        reads.keep(author).await.unwrap();
+        reads.keep(admin(HOLD_ADDED)).await.unwrap();
+        for _ in 0..40 {
+            reads.keep(admin("killed")).await.unwrap();
+        }
+        let run = {
+            let (log, now) = (open.clone(), clock.now() + Duration::from_secs(1));
+            tokio::task::spawn_blocking(move || {
+                log.await_signature().unwrap();
+                let run = Run { log: &log, now };
+                let none = After::parse("0 days").unwrap();
+                run.go(&none, &mut |_| ControlFlow::Continue(())).unwrap()
+            })
+        };
+        let moved = run.await.unwrap();
+        assert!(moved.faults.is_empty() && moved.segments > 1, "{moved:?}");
+        open.close();
+        drop((open, reads));
+        std::fs::rename(&store, dir.path().join("away")).unwrap();
+        let needs = needs_of(&log, &domain, &clock, Some(archive())).unwrap();
+        assert!(needs.keys && needs.holds, "{needs:?}");
     }
 }

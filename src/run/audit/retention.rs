@@ -142,6 +142,11 @@ impl Retention {
         })))
     }
 
+    /// Held by who works on the segments.
+    pub(super) fn turn(&self) -> Arc<tokio::sync::Mutex<()>> {
+        self.0.turn.clone()
+    }
+
     /// Runs once a day, until `stop`.
     pub(super) fn start(&self, role: &AuditRole, stop: &CancellationToken) {
         if !self.0.periods.is_empty() {

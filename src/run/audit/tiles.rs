@@ -2,7 +2,10 @@
 
 use std::io::ErrorKind;
 
-use palisade_audit::merkle::{TILE_WIDTH, TilePath, Tiles};
+use palisade_audit::{
+    log::LogError,
+    merkle::{TILE_WIDTH, TilePath, Tiles},
+};
 use palisade_mesh::diagnostic::Diagnostic;
 
 use super::{AuditRole, broken, reads::Reader};
@@ -128,8 +131,11 @@ impl AuditRole {
         }
         let mut bytes = Vec::new();
         for entry in first..end {
-            // One whose time was over was dropped: its hash is in the tile.
-            let leaf = self.log.leaf(entry).map_err(|_| absent(asked))?;
+            let leaf = self.log.leaf(entry).map_err(|error| match error {
+                LogError::Away(away) => away.diagnostic(),
+                // One whose time was over was dropped: its hash is in the tile.
+                _ => absent(asked),
+            })?;
             let len = u16::try_from(leaf.len()).map_err(|e| broken(&e.to_string()))?;
             bytes.extend_from_slice(&len.to_be_bytes());
             bytes.extend_from_slice(&leaf);

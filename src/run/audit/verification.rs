@@ -7,6 +7,7 @@ use std::{
 };
 
 use palisade_audit::{
+    archive::Archive,
     note::Verifier,
     verify::{Progress, VerifyOptions, VerifyReport},
 };
@@ -49,7 +50,7 @@ pub(super) struct Verification {
     bytes: u64,
     /// Bytes of all segments.
     bytes_total: u64,
-    /// Whether every signed byte is as it was signed.
+    /// Whether every signed byte is as it was signed; not known where not all could be read.
     intact: Option<bool>,
     /// What it came to, as `audit verify -o json` has it.
     report: Option<Value>,
@@ -113,6 +114,7 @@ impl AuditRole {
             dir: self.dir.join("log"),
             // The key that this service signs with, not the one that lies in the folder.
             key: self.log.verifier().clone(),
+            archive: self.log.archive().cloned(),
             by: reader.actor().to_owned(),
         };
         let reads = self.reads.while_open();
@@ -131,6 +133,7 @@ struct Work {
     ending: Ending,
     dir: PathBuf,
     key: Verifier,
+    archive: Option<Arc<Archive>>,
     by: String,
 }
 
@@ -138,18 +141,26 @@ impl Work {
     fn done(self, reads: impl Fn() -> Option<Reads>) {
         let mut tell = |progress: Progress| self.ending.0.tell(progress);
         let options = VerifyOptions {
+            archive: self.archive.clone(),
             progress: Some(&mut tell),
             ..VerifyOptions::default()
         };
         let report = verified(&self.dir, &self.key, options);
         let findings = wide(report.findings.len()).saturating_add(report.findings_more);
-        if !report.intact() {
-            tracing::error!(findings, "the log is not as it was signed");
+        match report.verdict() {
+            Some(true) => {}
+            Some(false) => tracing::error!(findings, "the log is not as it was signed"),
+            None => tracing::warn!(findings, "not all of the log could be read in its archive"),
         }
         let stated = Admin {
             actor: self.by.clone(),
             verb: "log_verified".to_owned(),
-            object: if report.intact() { "intact" } else { "damaged" }.to_owned(),
+            object: match report.verdict() {
+                Some(true) => "intact",
+                Some(false) => "damaged",
+                None => "unread",
+            }
+            .to_owned(),
             detail: format!("{} records, {findings} findings", report.records),
         };
         let record = Record {
@@ -237,7 +248,7 @@ impl Verifying {
     fn end(&self, report: &VerifyReport) {
         let value = serde_json::to_value(report);
         let mut now = self.lock();
-        now.intact = Some(report.intact());
+        now.intact = report.verdict();
         now.state = match &value {
             Ok(_) => State::Done,
             Err(_) => State::Failed,

@@ -76,14 +76,21 @@ impl AuditRole {
             Some(_) => Some(self.replays.clone().acquire_owned().await),
             None => None,
         };
+        // It fetches all that went away: once at a time, whoever asks.
+        let afresh = match self.log.archive() {
+            Some(_) => Some(self.afresh.clone().acquire_owned().await),
+            None => None,
+        };
         let gone = Gone::default();
         let stop = gone.0.clone();
         let role = self.clone();
         let verified = tokio::task::spawn_blocking(move || {
             let _turn = turn;
+            let _afresh = afresh;
             let dir = role.dir.join("log");
             let options = VerifyOptions {
                 earlier: asked.earlier(),
+                archive: role.log.archive().cloned(),
                 ..VerifyOptions::default()
             };
             let report = verified(&dir, role.log.verifier(), options);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -22,8 +23,10 @@ use prost::Message;
 use tokio::sync::watch;
 
 use crate::{
+    archive::{Away, Why},
     index::{BucketSpan, Options, Status, Store},
     item::{Item, JoinKey},
+    log::LogError,
     query::{Query, Window},
     source::{Entry, Source, SourceError},
 };
@@ -34,6 +37,8 @@ pub(crate) const NOW: i64 = 1_795_176_000_000_000;
 pub(crate) struct Log {
     entries: Mutex<Vec<Entry>>,
     broken: Mutex<HashSet<u64>>,
+    /// In an archive that has lost it.
+    lost: Mutex<Range<u64>>,
     length: watch::Sender<u64>,
     pressed: Mutex<Option<String>>,
 }
@@ -43,6 +48,7 @@ impl Log {
         Arc::new(Self {
             entries: Mutex::default(),
             broken: Mutex::default(),
+            lost: Mutex::new(0..0),
             length: watch::Sender::new(0),
             pressed: Mutex::default(),
         })
@@ -91,6 +97,10 @@ impl Log {
         self.broken.lock().unwrap().insert(index);
     }
 
+    pub(crate) fn lose(&self, entries: Range<u64>) {
+        *self.lost.lock().unwrap() = entries;
+    }
+
     /// Every item, joined by the rule, in the obvious way.
     pub(crate) fn items(&self) -> Vec<Item> {
         let mut items: Vec<Item> = Vec::new();
@@ -133,6 +143,19 @@ impl Source for Log {
     }
 
     fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        let lost = self.lost.lock().unwrap().clone();
+        if lost.contains(&index) {
+            let away = Away {
+                store: "file:///archive".into(),
+                segment: lost.start,
+                next: lost.end,
+                object: "lost".into(),
+                why: Why::Missing,
+                cause: "it is gone".into(),
+            };
+            let cause = Box::new(LogError::Away(Box::new(away)));
+            return Err(SourceError { index, cause });
+        }
         let broken = self.broken.lock().unwrap().contains(&index);
         let entries = self.entries.lock().unwrap();
         let entry = entries.get(index as usize).filter(|_| !broken);

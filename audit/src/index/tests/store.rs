@@ -15,6 +15,7 @@ use crate::{
     },
     query::{Query, STEPS_MAX},
     row::Row,
+    source::Source as _,
 };
 
 const SECOND: i64 = 1_000_000;
@@ -520,6 +521,29 @@ fn the_tail_tells_matches_as_they_become_durable() {
             (row.entry, row.number("outcome_entry")),
             (denial, Some(outcome))
         );
+    });
+}
+
+/// A segment that an archive has lost is told once, and what follows it comes.
+#[test]
+fn a_tail_goes_on_behind_a_lost_segment() {
+    let (dir, log) = (tempfile::tempdir().unwrap(), filled(3));
+    let store = open(&log, dir.path());
+    let first = log.len();
+    log.lose(first..first + 5);
+    runtime().block_on(async {
+        let mut tail = Box::pin(store.tail(&Query::parse("class:decision").unwrap()));
+        for n in 0..6 {
+            log.append(decision(NOW, n));
+        }
+        let TailEvent::Unreadable(index) = next(&mut tail).await else {
+            panic!("nothing is told of what is lost");
+        };
+        assert_eq!(index, first);
+        let TailEvent::Row(row) = next(&mut tail).await else {
+            panic!("it is told more than once");
+        };
+        assert_eq!(row.entry, first + 5);
     });
 }
 

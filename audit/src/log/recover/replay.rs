@@ -14,6 +14,7 @@ use super::{super::LogError, CHECKPOINT, STREAMS, log_id};
 use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek},
+    files,
     heads::promised,
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
@@ -54,6 +55,8 @@ pub(super) enum Stopped {
     Error(LogError),
     /// A tile and a leaf contradict each other; either may be at fault.
     Contradiction(LogError),
+    /// Nothing of the newest segment can be kept: the one before it must be read, too.
+    Torn,
 }
 
 impl From<LogError> for Stopped {
@@ -69,14 +72,15 @@ pub(super) fn replay(
     firsts: &[u64],
 ) -> Result<Replay, LogError> {
     let tiles = Tiles::new(dir);
-    let known = Streams::load(&dir.join(STREAMS)).filter(|(size, _)| *size <= checkpoint.size);
+    let known = || Streams::load(&dir.join(STREAMS)).filter(|(size, _)| *size <= checkpoint.size);
     let tree = tiles
         .tree(checkpoint.size)
         .ok()
         .filter(|tree| tree.root() == checkpoint.root);
-    let run = |tree: Option<Tree>, known: Option<(u64, Streams)>| {
+    let run = |tree: Option<Tree>, known: Option<(u64, Streams)>, torn: bool| {
         let (streams_from, streams) = known.unwrap_or_default();
         Run {
+            torn,
             dir,
             tiles: &tiles,
             log_id: log_id(verifier),
@@ -94,18 +98,40 @@ pub(super) fn replay(
         }
         .run()
     };
-    let contradiction = match run(tree, known) {
+    let found = match run(tree.clone(), known(), false) {
+        Err(Stopped::Torn) => run(tree, known(), true),
+        found => found,
+    };
+    let contradiction = match found {
         Ok(replay) => return Ok(replay),
         Err(Stopped::Error(e)) => return Err(e),
-        Err(Stopped::Contradiction(e)) => e,
+        Err(Stopped::Contradiction(e)) => Some(e),
+        Err(Stopped::Torn) => None,
     };
     // The whole log decides: if it leads to the signed root, the tile was at fault.
-    match run(None, None) {
+    match run(None, None, true) {
         Ok(replay) => Ok(replay),
-        Err(Stopped::Error(LogError::Tampered(damage))) if damage.file == Path::new(CHECKPOINT) => {
-            Err(contradiction)
+        Err(Stopped::Error(e)) => Err(match (contradiction, &e) {
+            (Some(contradiction), LogError::Tampered(damage))
+                if damage.file == Path::new(CHECKPOINT) =>
+            {
+                contradiction
+            }
+            // What could tell is elsewhere.
+            #[cfg(feature = "index")]
+            (Some(contradiction), LogError::Away(_)) => contradiction,
+            _ => e,
+        }),
+        Err(Stopped::Contradiction(e)) => Err(e),
+        Err(Stopped::Torn) => {
+            let what = "nothing of the last two segments can be read";
+            Err(LogError::tampered(
+                segment::DIR.into(),
+                checkpoint.size,
+                0,
+                what,
+            ))
         }
-        Err(Stopped::Error(e) | Stopped::Contradiction(e)) => Err(e),
     }
 }
 
@@ -117,6 +143,8 @@ struct Run<'a> {
     firsts: &'a [u64],
     /// Whether the tree is built again from the first leaf.
     whole: bool,
+    /// Whether it is known that nothing of the newest segment can be kept.
+    torn: bool,
     tree: Tree,
     /// Leaves from here on are not in `streams` yet.
     streams_from: u64,
@@ -131,7 +159,11 @@ struct Run<'a> {
 impl Run<'_> {
     fn run(mut self) -> Result<Replay, Stopped> {
         let signed = self.checkpoint.size;
-        let from = match self.firsts.last() {
+        let newest = match self.torn {
+            true => self.firsts.iter().rev().nth(1),
+            false => self.firsts.last(),
+        };
+        let from = match newest {
             _ if self.whole => 0,
             Some(&last) => last.min(self.streams_from).min(signed),
             None => 0,
@@ -152,10 +184,8 @@ impl Run<'_> {
             cut = self.segment(first, &mut index, next)?;
             if let Some(cut) = &cut {
                 if cut.offset == 0 && at == 0 && start > 1 {
-                    // The segment before becomes the newest: it must be read too.
-                    let what = cut.what.clone();
-                    let error = LogError::tampered(segment::relative(first), first, 0, what);
-                    return Err(Stopped::Contradiction(error));
+                    // The segment before becomes the newest.
+                    return Err(Stopped::Torn);
                 }
                 break;
             }
@@ -185,6 +215,11 @@ impl Run<'_> {
         let relative = segment::relative(first);
         let path = self.dir.join(&relative);
         let io = || LogError::io(path.clone());
+        // A start fetches nothing: what it needs of a segment that went away, it cannot have.
+        #[cfg(feature = "index")]
+        if let Some(away) = super::super::is_needed(self.dir, first) {
+            return Err(LogError::Away(Box::new(away)).into());
+        }
         let file = Arc::new(File::open(&path).map_err(io())?);
         let header = Header {
             first_leaf: first,
@@ -370,7 +405,7 @@ impl Run<'_> {
     fn write_tiles(&mut self) -> Result<(), LogError> {
         for tile in self.tree.full_tiles() {
             self.tiles
-                .write(tile)
+                .write(tile, files::Sync::No)
                 .map_err(LogError::io(self.dir.join("tile")))?;
         }
         self.tree.forget_full_tiles();

@@ -56,10 +56,10 @@ pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let mut section = section
         .figure(
             "result",
-            if report.intact() {
-                "intact"
-            } else {
-                "NOT INTACT"
+            match report.verdict() {
+                Some(true) => "intact",
+                Some(false) => "NOT INTACT",
+                None => "NOT ALL READ",
             },
         )
         .figure("records read", report.records)
@@ -69,6 +69,12 @@ pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
         .figure("signed", &mark.time)
         .figure("public key", &report.key);
     section.table = (!table.rows.is_empty()).then_some(table);
+    if report.unread > 0 {
+        let unread = report.unread;
+        section = section.cannot_show(&format!(
+            "{unread} records: their segments are in an archive, and could not be read there"
+        ));
+    }
     Ok(section
         .cannot_show("that a proxy recorded everything it saw: a proxy that was taken over can keep silent")
         .cannot_show("that nobody else was shown another log, until a witness outside signs its checkpoints, too")
@@ -167,6 +173,12 @@ pub(crate) fn certificates(e: &Evidence<'_>, most: usize) -> Result<Section, Sto
     .figure("too new to tell", found.settling)
     .figure("certificates issued, no records", found.silent);
     section.table = (!table.rows.is_empty()).then_some(table);
+    if found.unknown > 0 {
+        section = section.cannot_show(&format!(
+            "who has {} certificates: not all records were read",
+            found.unknown
+        ));
+    }
     if found.beyond > 0 {
         section = section.cannot_show(&format!(
             "{} certificates: more were issued than one verification compares",

@@ -192,7 +192,9 @@ impl From<Diagnostic> for Fault {
             7100..=7199 | 7207 | 7210 | 7565 | 7802 | 7805 | 7922 | 7923 => StatusCode::BAD_REQUEST,
             7808 | 7810 | 7811 => StatusCode::UNPROCESSABLE_ENTITY,
             7910 => StatusCode::TOO_MANY_REQUESTS,
-            7209 | 7901 | 9101 | 9102 | 9103 => StatusCode::SERVICE_UNAVAILABLE,
+            7209 | 7581 | 7584 | 7592 | 7593 | 7901 | 9101 | 9102 | 9103 => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, told)

@@ -88,9 +88,15 @@ const EACH: usize = 6;
 
 impl Service {
     async fn ready() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let text = "trust_domain: acme.test\nprivacy: { seal: [author] }\naudit:\n  listen: 127.0.0.1:0\n  api: { listen: \"127.0.0.1:0\", policy: p, tails: 1, in_flight: 2, requests_per_s: 4 }\n";
-        let mut config = Config::parse("mesh.yaml", text).unwrap();
+        Self::on(tempfile::tempdir().unwrap(), "").await
+    }
+
+    /// In this folder, with `more` below `audit`.
+    async fn on(dir: tempfile::TempDir, more: &str) -> Self {
+        let text = format!(
+            "trust_domain: acme.test\nprivacy: {{ seal: [author] }}\naudit:\n  listen: 127.0.0.1:0\n  api: {{ listen: \"127.0.0.1:0\", policy: p, tails: 1, in_flight: 2, requests_per_s: 4 }}\n{more}"
+        );
+        let mut config = Config::parse("mesh.yaml", &text).unwrap();
         config.state_dir = dir.path().to_owned();
         let clock = Clock::system();
         let audit = config.audit.clone().unwrap();
@@ -966,6 +972,81 @@ async fn a_verification_is_a_job_that_all_see() {
     again.is_problem(429, "PLS7910");
     let still = service.get(&office, READER, at).await.json();
     assert_eq!(still, done);
+}
+
+/// A log of some finished segments.
+async fn finished(dir: &std::path::Path) {
+    use palisade_audit::log::{Log, LogOptions};
+    let domain = palisade_mesh::spiffe_id::TrustDomain::parse("acme.test").unwrap();
+    let options = LogOptions {
+        segment_bytes: 1000,
+        group_wait: Duration::ZERO,
+        checkpoint_every: Duration::from_millis(20),
+        ..LogOptions::new(domain.clone())
+    };
+    let clock = Clock::system();
+    let log = Log::open(dir, options, clock.clone()).unwrap();
+    let reporter = domain.id(ORDERS).unwrap();
+    let mut stream = LocalSink::new(log.clone(), reporter, clock.clone()).open(7);
+    let mut ids = DecisionIds::new();
+    for n in 0..30 {
+        let record = Record {
+            id: ids.next(clock.now_us()).to_bytes().to_vec(),
+            time_us: clock.now_us(),
+            body: Some(decision("acme.test/shop/orders", n)),
+            ..Record::default()
+        };
+        stream.append(&record).unwrap();
+        stream.flush();
+        stream.durable().await.unwrap();
+    }
+    drop(stream);
+    log.close();
+}
+
+/// What lies in an archive that is away is not told as missing, nor the log as damaged.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_that_is_away_is_told_as_that() {
+    use palisade_audit::archive::{After, Run};
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    std::fs::create_dir(&store).unwrap();
+    finished(&dir.path().join("audit/log")).await;
+    let archive = format!("  archive: {{ url: 'file://{}' }}\n", store.display());
+    let service = Service::on(dir, &archive).await;
+    let log = service.role.log.clone();
+    let run = move || {
+        let (log, now) = (&log, Clock::system().now());
+        let go_on = &mut |_| std::ops::ControlFlow::Continue(());
+        Run { log, now }.go(&After::parse("0 days").unwrap(), go_on)
+    };
+    let moved = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
+    assert!(moved.segments > 0, "{moved:?}");
+    let office = service.office();
+    let entries = "/tile/entries/000.p/1";
+    let there = service.get(&office, AUDITOR, entries).await;
+    assert!(there.body.unwrap().len() > 2);
+    std::fs::remove_dir_all(service._dir.path().join("audit/log/fetched")).unwrap();
+    std::fs::rename(&store, store.with_extension("away")).unwrap();
+    // It is held open until another takes its place: one that was not read yet.
+    let size = service.role.log.checkpoint().size;
+    let entries = format!("/tile/entries/000.p/{}", size.min(200));
+    let reply = service.ask(&office, Some(AUDITOR), "GET", &entries).await;
+    reply.is_problem(503, "PLS7581");
+    let at = "/v1/audit/verify";
+    let begun = service.ask(&office, Some(AUDITOR), "POST", at).await;
+    assert_eq!(begun.status, 200, "{begun:?}");
+    let done = service.verified().await;
+    assert_eq!(done["state"], "done", "{done}");
+    assert_eq!(done["intact"], Value::Null, "{done}");
+    assert!(done["report"]["unread"].as_u64().unwrap() > 0, "{done}");
+    let rows = service.rows("class:admin verb:log_verified last:1h").await;
+    assert_eq!(rows[0]["object"], "unread", "{rows:#?}");
+    let office = service.office();
+    let metrics = service.get(&office, AUDITOR, "/metrics").await;
+    let text = metrics.text();
+    assert!(text.contains("\npalisade_archive_failing 1\n"), "{text}");
+    assert!(!text.contains("palisade_log_verified_intact"), "{text}");
 }
 
 /// A log that agrees with itself under another key than the service's is not this log.

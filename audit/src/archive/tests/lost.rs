@@ -1,0 +1,266 @@
+//! What one lost object, or a store that is away, may hold up.
+
+use super::*;
+use crate::{
+    index::{Options, Store as Index},
+    log::{Fate, Thinning},
+    query::Query,
+    retention::{Ledger, Run as Retention, Turn, tests::periods},
+};
+
+const OLD: &str = "class:decision path:/old/* last:300d";
+
+impl Scene {
+    fn index(&self) -> Index {
+        let source = Arc::new(self.log().clone());
+        let (clock, dir) = (self.stage.clock.clone(), self.stage.folder().join("index"));
+        Index::open(source, &dir, clock, Options::default()).unwrap()
+    }
+
+    /// The store fails so many times while something is done.
+    fn failures<T>(&self, what: impl FnOnce() -> T) -> (T, u64) {
+        let failed = || self.log().archive().unwrap().health().failed;
+        let before = failed();
+        let done = what();
+        (done, failed() - before)
+    }
+
+    /// One byte of the object of the first segment is another.
+    fn alter(&self) -> (PathBuf, Vec<u8>) {
+        let object = self.objects()[0].clone();
+        let bytes = fs::read(&object).unwrap();
+        let mut other = bytes.clone();
+        *other.last_mut().unwrap() ^= 1;
+        fs::write(&object, other).unwrap();
+        (object, bytes)
+    }
+
+    fn go_away(&self) -> PathBuf {
+        let gone = self.store.path().with_extension("away");
+        fs::rename(self.store.path(), &gone).unwrap();
+        gone
+    }
+
+    /// One segment of those that went is here again.
+    fn last_comes_back(&self) {
+        let last = self.log().moved(&mut Vec::new()).unwrap().pop().unwrap();
+        let first = last.segment.start;
+        self.log().bring_back(first, 0, &mut |_| Ok(())).unwrap();
+    }
+}
+
+/// A page asks for an object that is altered once, and not for each of its records; nor does
+/// the next page.
+#[test]
+fn a_page_asks_once_for_an_altered_object() {
+    let mut scene = Scene::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let index = scene.index();
+    runtime.block_on(index.flush()).unwrap();
+    drop(index);
+    scene.run("30 days");
+    scene.stage.restart();
+    scene.alter();
+    let index = scene.index();
+    let page = || {
+        index
+            .search(&Query::parse(OLD).unwrap(), 1000, None)
+            .unwrap()
+    };
+    let (found, failed) = scene.failures(page);
+    assert!(found.coverage.unreadable > 1, "{:?}", found.coverage);
+    assert_eq!(found.rows.len() as u64, 12 - found.coverage.unreadable);
+    assert_eq!(failed, 1);
+    assert_eq!(scene.failures(page).1, 0);
+}
+
+/// A bucket of the index that is made again asks once, too, whatever was found before.
+#[test]
+fn a_bucket_that_is_made_again_asks_once_for_a_lost_segment() {
+    let mut scene = Scene::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let index = scene.index();
+    runtime.block_on(index.flush()).unwrap();
+    drop(index);
+    scene.run("30 days");
+    scene.stage.clock.advance(30 * DAY);
+    scene.stage.restart();
+    let (object, _) = scene.alter();
+    let outcome = scene.stage.run();
+    assert!(outcome.records() > 0 && !outcome.interrupted, "{outcome:?}");
+    assert!(object.exists());
+    scene.believe_again();
+    let index = scene.index();
+    let (done, failed) = scene.failures(|| runtime.block_on(index.flush()));
+    done.unwrap();
+    assert!(failed <= 1, "{failed}");
+    // What was dropped is let go of all the same.
+    let count = |query: &str| index.count(&Query::parse(query).unwrap()).unwrap();
+    assert!(count(OLD) < 12);
+    assert!(index.status().unreadable > 1, "{:?}", index.status());
+}
+
+/// A flush waits for no store that is away, and what comes in meanwhile is found.
+#[test]
+fn a_flush_goes_on_while_the_archive_is_away() {
+    let mut scene = Scene::new();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let index = scene.index();
+    runtime.block_on(index.flush()).unwrap();
+    drop(index);
+    scene.run("30 days");
+    scene.stage.clock.advance(30 * DAY);
+    scene.stage.restart();
+    assert_eq!(scene.stage.run().faults, [""; 0]);
+    let _ = fs::remove_dir_all(scene.stage.folder().join(CACHE));
+    let gone = scene.go_away();
+    let index = scene.index();
+    runtime.block_on(index.flush()).unwrap();
+    scene.stage.request("/while-away", 200);
+    runtime.block_on(index.flush()).unwrap();
+    let count = |query: &str| index.count(&Query::parse(query).unwrap()).unwrap();
+    assert_eq!(count("class:decision path:/while-away last:1d"), 1);
+    let why = index.status().stalled.unwrap_or_default();
+    assert!(why.contains("file://"), "{why}");
+    fs::rename(&gone, scene.store.path()).unwrap();
+}
+
+/// Objects that are lost, however many, do not keep what is here for longer than its time.
+#[test]
+fn lost_objects_do_not_stop_retention() {
+    let mut scene = Scene::new();
+    for n in 12..40 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    assert!(scene.run("30 days").segments > 9);
+    scene.last_comes_back();
+    for object in scene.objects() {
+        fs::remove_file(object).unwrap();
+    }
+    scene.stage.clock.advance(30 * DAY);
+    let outcome = scene.stage.run();
+    assert!(!outcome.interrupted && outcome.records() > 0, "{outcome:?}");
+    assert!(outcome.faults.len() > 8, "each is named");
+}
+
+/// A store that is away is told once, and asked once; what is here goes when its time is over.
+/// Who has orders does not wait for it.
+#[test]
+fn a_store_that_is_away_stops_retention_of_what_is_there_alone() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.last_comes_back();
+    let away = scene.log().whereabouts().unwrap().moved;
+    scene.stage.clock.advance(30 * DAY);
+    scene.stage.restart();
+    scene.stage.signed();
+    let here = scene.log().sealed();
+    let here = here
+        .iter()
+        .filter(|s| !scene.log().is_away(s.start))
+        .count();
+    scene.go_away();
+    let periods = periods(&[("decision", "60 days"), ("outcome", "60 days")]);
+    let run = Retention {
+        log: scene.log(),
+        periods: &periods,
+        now: scene.stage.clock.now(),
+        dry: false,
+        sure: true,
+        crash: None,
+    };
+    let mut turns = 0;
+    let mut turn = || {
+        turns += 1;
+        let (holds, guard) = (Vec::new(), None);
+        Ok(Turn { holds, guard })
+    };
+    let mut ledger = Ledger::new(scene.log());
+    let go_on = &mut |_| ControlFlow::Continue(());
+    let (outcome, failed) = scene.failures(|| run.go(&mut ledger, &mut turn, go_on));
+    let outcome = outcome.unwrap();
+    assert!(away > 1 && !outcome.interrupted, "{outcome:?}");
+    assert!(outcome.records() > 0, "{outcome:?}");
+    assert_eq!((outcome.faults.len(), failed), (1, 1), "{outcome:?}");
+    assert_eq!(turns, here, "nobody with orders waits for the store");
+}
+
+/// A lost object and a hold do not stop all: what may belong to what is lost stays, and is
+/// told; what cannot goes.
+#[test]
+fn a_lost_object_under_a_hold_keeps_what_may_belong_to_it() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.hold("h", "path:/held");
+    let object = scene.objects()[0].clone();
+    let bytes = fs::read(&object).unwrap();
+    fs::remove_file(&object).unwrap();
+    // Those of the fortieth day are over, too.
+    scene.stage.clock.advance(62 * DAY);
+    scene.stage.fill();
+    scene.stage.restart();
+    let outcome = scene.stage.run();
+    assert!(!outcome.interrupted, "{outcome:?}");
+    let told = outcome.faults.join("\n");
+    assert!(
+        told.contains("begins with record 0 ") && told.contains("holds may be about it"),
+        "{told}"
+    );
+    assert!(outcome.dropped["decision"].records > 0, "{outcome:?}");
+    fs::write(&object, bytes).unwrap();
+    scene.believe_again();
+    let old = |scene: &Scene| {
+        let paths = scene.stage.paths();
+        paths.iter().filter(|path| path.starts_with("/old")).count()
+    };
+    assert_eq!(old(&scene), 12);
+    // It is there again: it is known what is held.
+    let outcome = scene.stage.run();
+    assert_eq!(outcome.faults, [""; 0]);
+    assert_eq!(old(&scene), 0);
+    scene.whole();
+}
+
+/// A segment that becomes another while it is asked for, or comes back, is no lost one, for
+/// readers and for the check.
+#[test]
+fn a_segment_that_is_replaced_meanwhile_is_not_lost() {
+    for comes_back in [true, false] {
+        for checked in [true, false] {
+            let mut scene = Scene::new();
+            scene.run("30 days");
+            scene.stage.restart();
+            let (log, object) = (scene.log().clone(), scene.objects()[0].clone());
+            let segment = log.moved(&mut Vec::new()).unwrap()[0].segment.clone();
+            let archive = match checked {
+                true => scene.stage.archive().unwrap(),
+                false => log.archive().unwrap().clone(),
+            };
+            let gone = object.clone();
+            archive.meanwhile(move || {
+                if comes_back {
+                    log.bring_back(segment.start, 0, &mut |_| Ok(())).unwrap();
+                    return fs::remove_file(gone).unwrap();
+                }
+                let drop =
+                    Thinning::weigh(&log, segment.clone(), i64::MAX, |_, _, _, _| Fate::Drop);
+                drop.unwrap().carry_out("some".into()).unwrap();
+                log.move_away(&segment, &mut |_| Ok(())).unwrap();
+            });
+            if checked {
+                let options = VerifyOptions {
+                    archive: Some(archive),
+                    ..VerifyOptions::default()
+                };
+                let report = verify(&scene.stage.folder(), options);
+                assert_eq!(report.findings, [], "{comes_back}");
+            } else {
+                let read = scene.log().leaf(0);
+                assert_eq!(read.as_ref().err().and_then(why), None, "{read:?}");
+            }
+            assert!(!object.exists());
+        }
+    }
+}
