@@ -22,7 +22,6 @@ use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    archive::Away,
     envelope::class_name,
     files,
     holds::{Held, Holds},
@@ -456,7 +455,6 @@ impl Run<'_> {
             told.segments += 1;
             told.records = outcome.records();
         }
-        outcome.faults.extend(kept.faults());
         #[cfg(test)]
         if self.crash.is_some_and(|(_, crash)| crash) {
             return Ok(outcome);
@@ -590,7 +588,7 @@ impl Run<'_> {
                 }
                 let is_held = !kept.is_empty() && {
                     let leaf = |buf: &mut Vec<u8>| envelope.encode(buf);
-                    kept.cannot_tell(envelope.received_us) || kept.keeps(index, leaf)
+                    kept.keeps(index, leaf)
                 };
                 held += u64::from(is_held);
                 match is_held {
@@ -656,41 +654,13 @@ impl Run<'_> {
     }
 }
 
-/// The ids of what is held, and the segments of which that is not known.
-type Found = (FxHashSet<[u8; 16]>, Vec<Lost>);
-
 /// What holds keep.
 #[derive(Default)]
 struct Kept {
     holds: Vec<Held>,
     /// Ids under which there is a record that is held: what belongs to it is, too.
     ids: FxHashSet<[u8; 16]>,
-    /// Segments that an archive has lost: what in them is held is not known.
-    lost: Vec<Lost>,
 }
-
-/// A segment that an archive has lost.
-struct Lost {
-    away: Away,
-    /// When that was received which may belong to a record in it, microseconds since the Unix
-    /// epoch: from, and up to.
-    around: (i64, i64),
-}
-
-impl Lost {
-    fn new(log: &Log, away: Away) -> Result<Self, LogError> {
-        let span = log.span(away.segment)?;
-        let around = (
-            span.first_us.saturating_sub(BELONGS_US),
-            span.latest_us.saturating_add(BELONGS_US),
-        );
-        Ok(Self { away, around })
-    }
-}
-
-/// How long before or after a record that may be received which belongs to it, microseconds: a
-/// spool may bring it so late.
-const BELONGS_US: i64 = PERIOD_DAYS_MIN * 86_400_000_000;
 
 impl Kept {
     /// Looks in the whole log for what is held, where the holds are others than before: what
@@ -700,27 +670,11 @@ impl Kept {
             return Ok(());
         }
         self.holds = holds;
-        (self.ids, self.lost) = match self.is_empty() {
-            true => Default::default(),
+        self.ids = match self.is_empty() {
+            true => FxHashSet::default(),
             false => self.held_ids(log, HELD_IDS_MAX)?,
         };
         Ok(())
-    }
-
-    /// Whether a record that was received then may belong to one that is lost, and held.
-    fn cannot_tell(&self, received_us: i64) -> bool {
-        let mut around = self.lost.iter().map(|lost| lost.around);
-        around.any(|(from_us, to_us)| (from_us..=to_us).contains(&received_us))
-    }
-
-    /// What is told of segments that are lost.
-    fn faults(&self) -> impl Iterator<Item = String> {
-        self.lost.iter().take(FAULTS_MAX).map(|lost| {
-            format!(
-                "{}; holds may be about it, so that nothing is dropped which was received within {PERIOD_DAYS_MIN} days of its records",
-                lost.away
-            )
-        })
     }
 
     /// Whether it is what these keep.
@@ -729,21 +683,15 @@ impl Kept {
         known.eq(holds.iter().map(|hold| &hold.id))
     }
 
-    /// The ids of what is held, no more than `most`, and the segments that are lost.
-    fn held_ids(&self, log: &Log, most: usize) -> Result<Found, Diagnostic> {
-        let (mut ids, mut lost) = Found::default();
-        let mut scan = log.scan(0);
-        while let Some(entry) = scan.next() {
+    /// The ids of what is held, no more than `most`. What cannot be read may be held, and so may
+    /// what belongs to it, however late it came: then nothing is known.
+    fn held_ids(&self, log: &Log, most: usize) -> Result<FxHashSet<[u8; 16]>, Diagnostic> {
+        let mut ids = FxHashSet::default();
+        for entry in log.scan(0) {
             let entry = match entry {
                 Ok(entry) => entry,
                 // It stays, whatever it is.
                 Err(LogError::Undecodable { .. }) => continue,
-                Err(LogError::Away(away)) if away.why.is_damage() => {
-                    scan = log.scan(away.next);
-                    let of = Lost::new(log, *away);
-                    lost.push(of.map_err(|error| untold(&error.to_string()))?);
-                    continue;
-                }
                 Err(error) => return Err(untold(&error.to_string())),
             };
             let item = item(entry.index, entry.envelope, entry.record);
@@ -756,7 +704,7 @@ impl Kept {
                 return Err(untold(&format!("they keep more than {most} ids")));
             }
         }
-        Ok((ids, lost))
+        Ok(ids)
     }
 
     fn is_empty(&self) -> bool {

@@ -203,6 +203,15 @@ impl Stage {
         dry: bool,
         crash: Option<(Point, bool)>,
     ) -> Outcome {
+        self.try_run_of(periods, dry, crash).unwrap()
+    }
+
+    fn try_run_of(
+        &mut self,
+        periods: &Periods,
+        dry: bool,
+        crash: Option<(Point, bool)>,
+    ) -> Result<Outcome, Diagnostic> {
         self.signed();
         let ledger = self.ledger.take();
         let mut ledger = ledger.unwrap_or_else(|| Ledger::new(self.log()));
@@ -219,7 +228,7 @@ impl Stage {
             })
         };
         let go_on = &mut |_| ControlFlow::Continue(());
-        let outcome = run.go(&mut ledger, &mut turn, go_on).unwrap();
+        let outcome = run.go(&mut ledger, &mut turn, go_on);
         self.ledger = Some(ledger);
         outcome
     }
@@ -247,6 +256,10 @@ impl Stage {
 
     pub(crate) fn run(&mut self) -> Outcome {
         self.run_of(&usual(), false, None)
+    }
+
+    pub(crate) fn try_run(&mut self) -> Result<Outcome, Diagnostic> {
+        self.try_run_of(&usual(), false, None)
     }
 
     pub(crate) fn check(&self) -> VerifyReport {
@@ -712,7 +725,7 @@ fn holds_keep_so_many_ids_and_no_more() {
         holds: stage.holds.held(0).unwrap(),
         ..Kept::default()
     };
-    let ids = |most| kept.held_ids(stage.log(), most).map(|(ids, _)| ids);
+    let ids = |most| kept.held_ids(stage.log(), most);
     assert_eq!(ids(3).unwrap().len(), 3);
     assert_eq!(ids(2).unwrap_err().code.0, 7575);
 }

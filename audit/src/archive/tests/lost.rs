@@ -190,7 +190,7 @@ fn a_store_that_is_away_stops_retention_of_what_is_there_alone() {
 /// A lost object and a hold do not stop all: what may belong to what is lost stays, and is
 /// told; what cannot goes.
 #[test]
-fn a_lost_object_under_a_hold_keeps_what_may_belong_to_it() {
+fn while_a_lost_object_may_have_what_is_held_nothing_is_dropped() {
     let mut scene = Scene::new();
     scene.run("30 days");
     scene.stage.hold("h", "path:/held");
@@ -201,21 +201,15 @@ fn a_lost_object_under_a_hold_keeps_what_may_belong_to_it() {
     scene.stage.clock.advance(62 * DAY);
     scene.stage.fill();
     scene.stage.restart();
-    let outcome = scene.stage.run();
-    assert!(!outcome.interrupted, "{outcome:?}");
-    let told = outcome.faults.join("\n");
-    assert!(
-        told.contains("begins with record 0 ") && told.contains("holds may be about it"),
-        "{told}"
-    );
-    assert!(outcome.dropped["decision"].records > 0, "{outcome:?}");
+    let refused = scene.stage.try_run().unwrap_err();
+    assert_eq!(refused.code.0, 7575, "{refused:?}");
     fs::write(&object, bytes).unwrap();
     scene.believe_again();
     let old = |scene: &Scene| {
         let paths = scene.stage.paths();
         paths.iter().filter(|path| path.starts_with("/old")).count()
     };
-    assert_eq!(old(&scene), 12);
+    assert!(old(&scene) > 12);
     // It is there again: it is known what is held.
     let outcome = scene.stage.run();
     assert_eq!(outcome.faults, [""; 0]);

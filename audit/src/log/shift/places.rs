@@ -203,14 +203,6 @@ impl Log {
         Ok(all)
     }
 
-    /// What is known of a segment that is in the archive alone.
-    ///
-    /// # Errors
-    /// [`LogError`] when that is damaged, or no record says that it went.
-    pub(crate) fn span(&self, first: u64) -> Result<Span, LogError> {
-        self.stub(first).map(|stub| Span::of(&stub.moved))
-    }
-
     /// Whether the record at `index` is in the archive alone.
     pub(crate) fn is_elsewhere(&self, index: u64) -> bool {
         let segments = self.inner.shared.segments.read();
