@@ -318,9 +318,12 @@ fn the_command_line_and_the_api_give_the_same_rows() {
     same(&["audit", "hold", "list"], "/v1/audit/holds", &[]);
     same(&["report", "list"], "/v1/audit/reports", &[]);
     // A report of the same time has the same sections; a checkpoint more may be under it.
-    let day = &id_time(&home)[..10];
-    let mut told = home.json(&["report", "run", "denials", "--period", day]);
-    let at = format!("/v1/audit/reports/denials?period={day}");
+    // It is over, so that both are of the same time to the microsecond.
+    let newest: jiff::Timestamp = id_time(&home).parse().unwrap();
+    let before = newest - jiff::SignedDuration::from_hours(24);
+    let period = format!("since:{before} until:{newest}");
+    let mut told = home.json(&["report", "run", "denials", "--period", &period]);
+    let at = format!("/v1/audit/reports/denials?period={}", encoded(&period));
     let mut asked = api.auditor(&at).json();
     for report in [&mut told, &mut asked] {
         for section in report["sections"].as_array_mut().unwrap() {
