@@ -274,6 +274,12 @@ impl fmt::Display for Damage {
 }
 
 impl LogError {
+    /// Whether the archive as a whole cannot be used: nothing else of it need be tried.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_of_archive(&self) -> bool {
+        matches!(self, Self::Away(away) if away.why.is_of_all())
+    }
+
     fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| {

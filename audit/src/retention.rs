@@ -442,7 +442,7 @@ impl Run<'_> {
                 if outcome.faults.len() < FAULTS_TOLD_MAX {
                     outcome.faults.push(error.to_string());
                 }
-                store_is_away |= matches!(&error, LogError::Away(away) if away.why.is_of_all());
+                store_is_away |= error.is_of_archive();
                 refused += usize::from(!is_its_own(&error));
                 if refused >= FAULTS_MAX {
                     outcome.interrupted = true;
@@ -586,10 +586,8 @@ impl Run<'_> {
                 if over.is_none_or(|over| time_us >= over) {
                     return Fate::Keep;
                 }
-                let is_held = !kept.is_empty() && {
-                    let leaf = |buf: &mut Vec<u8>| envelope.encode(buf);
-                    kept.keeps(index, leaf)
-                };
+                let leaf = |buf: &mut Vec<u8>| envelope.encode(buf);
+                let is_held = !kept.is_empty() && kept.keeps(index, leaf);
                 held += u64::from(is_held);
                 match is_held {
                     true => Fate::Keep,

@@ -227,7 +227,7 @@ impl Run<'_> {
                     outcome.bytes += bytes;
                 }
                 Err(error) => {
-                    let down = matches!(&error, LogError::Away(a) if a.why.is_of_all());
+                    let down = error.is_of_archive();
                     outcome.tells(vec![error]);
                     if down {
                         outcome.interrupted = true;

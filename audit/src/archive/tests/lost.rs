@@ -1,6 +1,8 @@
 //! What one lost object, or a store that is away, may hold up.
 
 use super::*;
+use tokio::runtime::Runtime;
+
 use crate::{
     index::{Options, Store as Index},
     log::{Fate, Thinning},
@@ -11,6 +13,18 @@ use crate::{
 const OLD: &str = "class:decision path:/old/* last:300d";
 
 impl Scene {
+    /// What is indexed, away, and over.
+    fn indexed_and_away(runtime: &Runtime) -> Self {
+        let mut scene = Self::new();
+        let index = scene.index();
+        runtime.block_on(index.flush()).unwrap();
+        drop(index);
+        scene.run("30 days");
+        scene.stage.clock.advance(30 * DAY);
+        scene.stage.restart();
+        scene
+    }
+
     fn index(&self) -> Index {
         let source = Arc::new(self.log().clone());
         let (clock, dir) = (self.stage.clock.clone(), self.stage.folder().join("index"));
@@ -54,7 +68,7 @@ impl Scene {
 #[test]
 fn a_page_asks_once_for_an_altered_object() {
     let mut scene = Scene::new();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let runtime = Runtime::new().unwrap();
     let index = scene.index();
     runtime.block_on(index.flush()).unwrap();
     drop(index);
@@ -77,14 +91,8 @@ fn a_page_asks_once_for_an_altered_object() {
 /// A bucket of the index that is made again asks once, too, whatever was found before.
 #[test]
 fn a_bucket_that_is_made_again_asks_once_for_a_lost_segment() {
-    let mut scene = Scene::new();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let index = scene.index();
-    runtime.block_on(index.flush()).unwrap();
-    drop(index);
-    scene.run("30 days");
-    scene.stage.clock.advance(30 * DAY);
-    scene.stage.restart();
+    let runtime = Runtime::new().unwrap();
+    let mut scene = Scene::indexed_and_away(&runtime);
     let (object, _) = scene.alter();
     let outcome = scene.stage.run();
     assert!(outcome.records() > 0 && !outcome.interrupted, "{outcome:?}");
@@ -103,14 +111,8 @@ fn a_bucket_that_is_made_again_asks_once_for_a_lost_segment() {
 /// A flush waits for no store that is away, and what comes in meanwhile is found.
 #[test]
 fn a_flush_goes_on_while_the_archive_is_away() {
-    let mut scene = Scene::new();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let index = scene.index();
-    runtime.block_on(index.flush()).unwrap();
-    drop(index);
-    scene.run("30 days");
-    scene.stage.clock.advance(30 * DAY);
-    scene.stage.restart();
+    let runtime = Runtime::new().unwrap();
+    let mut scene = Scene::indexed_and_away(&runtime);
     assert_eq!(scene.stage.run().faults, [""; 0]);
     let _ = fs::remove_dir_all(scene.stage.folder().join(CACHE));
     let gone = scene.go_away();

@@ -119,7 +119,7 @@ impl Log {
         let mut errors = Vec::new();
         for first in firsts {
             if let Err(error) = work(first) {
-                let ends = matches!(&error, LogError::Away(away) if away.why.is_of_all());
+                let ends = error.is_of_archive();
                 if errors.len() < ERRORS_MAX {
                     errors.push(error);
                 }
