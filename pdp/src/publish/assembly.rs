@@ -17,6 +17,8 @@ use crate::author::{Texts, codes, contributors, files};
 #[derive(Debug, Clone)]
 pub(crate) struct Assembly {
     texts: BTreeMap<SmolStr, Has>,
+    /// What the newest commit of the repository should have beside it, and lacks.
+    lacks: Vec<Diagnostic>,
 }
 
 /// What one source has.
@@ -24,19 +26,37 @@ pub(crate) struct Assembly {
 pub(crate) struct Has {
     /// What is in force of it.
     pub(crate) good: Option<Arc<Texts>>,
-    /// What it has instead.
+    /// What it has instead, if it is followed by itself.
     pub(crate) newest: Option<Arc<Texts>>,
+    /// What the newest commit of the repository has of it: chosen with the repository, or not
+    /// at all.
+    pub(crate) committed: Option<Arc<Texts>>,
 }
 
 impl Assembly {
-    pub(crate) fn new(texts: BTreeMap<SmolStr, Has>) -> Self {
-        Self { texts }
+    pub(crate) fn new(texts: BTreeMap<SmolStr, Has>, lacks: Vec<Diagnostic>) -> Self {
+        Self { texts, lacks }
     }
 
-    /// Names of those whose newest content is not in force.
+    /// Names of those whose newest content is not in force; what a commit of the repository
+    /// has goes by the repository's.
     pub(crate) fn with_newest(&self) -> BTreeSet<SmolStr> {
-        let newest = self.texts.iter().filter(|(_, has)| has.newest.is_some());
-        newest.map(|(name, _)| name.clone()).collect()
+        let own = self.texts.iter().filter(|(_, has)| has.newest.is_some());
+        let mut names: BTreeSet<_> = own.map(|(name, _)| name.clone()).collect();
+        if self.texts.values().any(|has| has.committed.is_some()) {
+            names.insert(SmolStr::default());
+        }
+        names
+    }
+
+    /// What keeps those in `newest` from being taken, whatever is in them: a commit that names
+    /// what it does not have is no more whole than half of one.
+    pub(crate) fn lacks(&self, newest: &BTreeSet<SmolStr>) -> &[Diagnostic] {
+        if newest.contains("") {
+            &self.lacks
+        } else {
+            &[]
+        }
     }
 
     /// Whether these are the texts that the repository itself is known to have.
@@ -79,13 +99,15 @@ impl Assembly {
     /// What a source has, or what of it is in force.
     fn of(&self, name: &str, newest: &BTreeSet<SmolStr>) -> Option<&Texts> {
         let has = self.texts.get(name)?;
-        let new = has.newest.as_ref();
-        let texts = new.filter(|_| newest.contains(name)).or(has.good.as_ref());
+        let committed = has.committed.as_ref().filter(|_| newest.contains(""));
+        let own = has.newest.as_ref().filter(|_| newest.contains(name));
+        let texts = committed.or(own).or(has.good.as_ref());
         texts.map(|texts| &**texts)
     }
 
     /// The sources whose files hold all of the errors in `found`, if each of them is that a
-    /// source says more than it may.
+    /// source says more than it may. One whose content is of the repository's commit is no such
+    /// source: that commit could have mended it.
     pub(crate) fn beyond_remit(&self, found: &[Diagnostic]) -> BTreeSet<SmolStr> {
         let errors = found.iter().filter(|d| d.is_error());
         let culprits: Option<BTreeSet<SmolStr>> = errors
@@ -93,7 +115,8 @@ impl Assembly {
                 let file = &d.location.as_ref()?.file;
                 let (source, _) = files::source_of(file);
                 let beyond = (codes::FOREIGN_SERVICE..=codes::FOREIGN_FILE).contains(&d.code.0);
-                (beyond && self.texts.contains_key(source)).then(|| source.into())
+                let has = self.texts.get(source).filter(|has| has.committed.is_none());
+                has.filter(|_| beyond).map(|_| source.into())
             })
             .collect();
         culprits.unwrap_or_default()

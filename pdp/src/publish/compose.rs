@@ -47,8 +47,9 @@ pub async fn compose(mut config: SourceConfig, clock: Clock) -> Loaded {
     if !absent.is_empty() {
         return failed(absent);
     }
-    let newest = parts.with_newest();
-    let Some(texts) = parts.assembly().assemble(&newest, &BTreeSet::new()) else {
+    let assembly = parts.assembly();
+    let newest = assembly.with_newest();
+    let Some(texts) = assembly.assemble(&newest, &BTreeSet::new()) else {
         return Loaded::default();
     };
     let compiled = spawn_blocking(move || texts.compile()).await;

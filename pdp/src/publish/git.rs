@@ -242,7 +242,7 @@ impl Mirror {
         let subdir = self.at.subdir.clone();
         let content = self.content(&commit, &subdir).await?;
         let beside = match self.whole {
-            true => self.beside(&commit, &content).await,
+            true => self.beside(&commit, &content).await?,
             false => Vec::new(),
         };
         self.take(&Taken {
@@ -384,15 +384,18 @@ impl Mirror {
         &mut self,
         commit: &str,
         repository: &Content,
-    ) -> Vec<(SmolStr, Result<Content, Diagnostic>)> {
+    ) -> Result<Vec<(SmolStr, Result<Content, Diagnostic>)>, Diagnostic> {
         let mut all = repository.files.iter();
         let settings = all.find(|file| file.path == files::SETTINGS);
         let settings = settings.map_or("", |file| &file.text);
         let mut read = Vec::new();
         for (name, subdir) in folders_beside(settings, &self.at) {
-            read.push((name, self.content(commit, &subdir).await));
+            match self.content(commit, &subdir).await {
+                Err(passing) if passing.code.0 != codes::REFERENCE_MISSING => return Err(passing),
+                read_or_lacks => read.push((name, read_or_lacks)),
+            }
         }
-        read
+        Ok(read)
     }
 
     /// What a folder of a commit has.

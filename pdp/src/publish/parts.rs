@@ -140,13 +140,12 @@ impl Parts {
         }
     }
 
-    /// Gives the sources beside the repository what its newest commit has of them, so that it is
-    /// judged together. One that is followed elsewhere until now waits until that commit is in
-    /// force.
+    /// Gives the sources beside the repository what its newest commit has of them, and nothing
+    /// of an older one. One that is followed elsewhere goes on so until that commit is in force.
     fn give_beside(&mut self) {
-        let root = self.parts.get("").and_then(|part| part.newest.as_ref());
-        let named = root.map(|(texts, _)| listed(texts.settings(), &self.config));
-        for Listed { contributor, comes } in named.unwrap_or_default() {
+        let beside = self.parts.values_mut().filter(|part| part.with_repository);
+        beside.for_each(|part| part.newest = None);
+        for Listed { contributor, comes } in self.newly_listed() {
             let Some(given) = self.beside.get(&contributor.name).cloned() else {
                 continue;
             };
@@ -160,6 +159,13 @@ impl Parts {
             }
             self.note(Word::of_beside(&contributor.name, given));
         }
+    }
+
+    /// What the repository's newest content lists, while that is not in force.
+    fn newly_listed(&self) -> Vec<Listed> {
+        let root = self.parts.get("").and_then(|part| part.newest.as_ref());
+        let named = root.map(|(texts, _)| listed(texts.settings(), &self.config));
+        named.unwrap_or_default()
     }
 
     /// The repository has nothing new, and so nobody beside it.
@@ -224,29 +230,56 @@ impl Parts {
     }
 
     /// Names of those whose newest content is not in force, when any of it is yet to be
-    /// judged: what was refused may be good beside what is new.
+    /// judged: what was refused may be good beside what is new. What a commit of the repository
+    /// has goes by the repository's name.
     pub(crate) fn pending(&self) -> BTreeSet<SmolStr> {
         if !self.parts.values().any(|p| p.fresh) {
             return BTreeSet::new();
         }
-        self.with_newest()
-    }
-
-    /// Names of those whose newest content is not in force.
-    pub(crate) fn with_newest(&self) -> BTreeSet<SmolStr> {
-        let newest = self.parts.iter().filter(|(_, p)| p.newest.is_some());
-        newest.map(|(name, _)| name.clone()).collect()
+        self.assembly().with_newest()
     }
 
     /// What every source has now.
     pub(crate) fn assembly(&self) -> Assembly {
-        let has = |part: &Part| Has {
-            good: part.good.clone(),
-            newest: part.newest.as_ref().map(|(texts, _)| texts.clone()),
+        let mut committed = self.committed();
+        let mut has = |name: &SmolStr, part: &Part| {
+            let newest = part.newest.as_ref().filter(|_| !part.with_repository);
+            Has {
+                good: part.good.clone(),
+                newest: newest.map(|(texts, _)| texts.clone()),
+                committed: committed.remove(name).map(|(texts, _)| texts),
+            }
         };
         let texts = self.parts.iter();
-        let texts = texts.map(|(name, part)| (name.clone(), has(part)));
-        Assembly::new(texts.collect())
+        let texts = texts.map(|(name, part)| (name.clone(), has(name, part)));
+        Assembly::new(texts.collect(), self.lacks())
+    }
+
+    /// What the newest commit of the repository has beside it, by source, while it is not in
+    /// force: also of one that is followed elsewhere until then.
+    fn committed(&self) -> BTreeMap<SmolStr, (Arc<Texts>, String)> {
+        let beside = self.parts.iter().filter(|(_, part)| part.with_repository);
+        let beside = beside.filter_map(|(name, part)| Some((name.clone(), part.newest.clone()?)));
+        let mut committed: BTreeMap<_, _> = beside.collect();
+        for Listed { contributor, comes } in self.newly_listed() {
+            let given = self.beside.get(&contributor.name);
+            if let Some(Ok(given)) = given.filter(|_| comes.is_with_repository()) {
+                let new = || (Arc::new(given.texts.clone()), given.revision.clone());
+                committed.entry(contributor.name).or_insert_with(new);
+            }
+        }
+        committed
+    }
+
+    /// What the newest commit of the repository names beside it, and does not have.
+    fn lacks(&self) -> Vec<Diagnostic> {
+        let listed = self.newly_listed().into_iter();
+        let lacks = listed.filter_map(|Listed { contributor, comes }| match comes {
+            Comes::ByItself => None,
+            Comes::WithRepository => self.beside.get(&contributor.name)?.clone().err(),
+            Comes::Never(why) => Some(why),
+        });
+        lacks.collect()
     }
 
     /// Notes whose newest content is in force now, and of whom nothing is.
@@ -256,17 +289,19 @@ impl Parts {
         left_out: &BTreeSet<SmolStr>,
         now_us: i64,
     ) {
+        let mut committed = match taken.contains("") {
+            true => self.committed(),
+            false => BTreeMap::new(),
+        };
         for (name, part) in &mut self.parts {
             part.fresh = false;
-            if taken.contains(name)
-                && let Some((texts, revision)) = part.newest.take()
+            if let Some(new) = committed.remove(name) {
+                part.newest = None;
+                part.put_in_force(new, now_us);
+            } else if taken.contains(name)
+                && let Some(new) = part.newest.take()
             {
-                part.good = Some(texts);
-                part.standing.refused = None;
-                if part.standing.has != revision {
-                    part.standing.has = revision;
-                    part.standing.since_us = Some(now_us);
-                }
+                part.put_in_force(new, now_us);
             }
             if left_out.contains(name) {
                 part.newest = part.newest.take().or_else(|| {
@@ -280,18 +315,18 @@ impl Parts {
         }
     }
 
-    /// Notes what was refused.
+    /// Notes what was refused. What keeps the repository's commit from being taken keeps what
+    /// it has of others, too.
     pub(crate) fn refuse(&mut self, refused: BTreeMap<SmolStr, Vec<Diagnostic>>, now_us: i64) {
         for (name, diagnostics) in refused {
-            let Some(part) = self.parts.get_mut(&name) else {
-                continue;
-            };
-            let known = part.standing.refused.as_ref();
-            let same = known.filter(|f| f.diagnostics == diagnostics);
-            part.standing.refused = Some(Fault {
-                since_us: same.map_or(now_us, |f| f.since_us),
-                diagnostics,
-            });
+            if name.is_empty() {
+                let beside = self.parts.values_mut().filter(|part| part.with_repository);
+                let waiting = beside.filter(|part| part.newest.is_some());
+                waiting.for_each(|part| part.refuse(diagnostics.clone(), now_us));
+            }
+            if let Some(part) = self.parts.get_mut(&name) {
+                part.refuse(diagnostics, now_us);
+            }
         }
     }
 
@@ -312,10 +347,8 @@ impl Parts {
 
     /// Everything that keeps newest content from being put in force, the repository's first.
     pub(crate) fn refused(&self) -> Vec<Diagnostic> {
-        let refused = self
-            .parts
-            .values()
-            .filter_map(|p| p.standing.refused.as_ref());
+        let own = self.parts.values().filter(|part| !part.with_repository);
+        let refused = own.filter_map(|part| part.standing.refused.as_ref());
         refused
             .flat_map(|f| f.diagnostics.iter().cloned())
             .collect()
@@ -517,6 +550,24 @@ impl Part {
         self.standing.signer = given.signer;
         self.newest = Some((Arc::new(given.texts), given.revision));
         self.fresh = true;
+    }
+
+    fn put_in_force(&mut self, (texts, revision): (Arc<Texts>, String), now_us: i64) {
+        self.good = Some(texts);
+        self.standing.refused = None;
+        if self.standing.has != revision {
+            self.standing.has = revision;
+            self.standing.since_us = Some(now_us);
+        }
+    }
+
+    fn refuse(&mut self, diagnostics: Vec<Diagnostic>, now_us: i64) {
+        let known = self.standing.refused.as_ref();
+        let same = known.filter(|f| f.diagnostics == diagnostics);
+        self.standing.refused = Some(Fault {
+            since_us: same.map_or(now_us, |f| f.since_us),
+            diagnostics,
+        });
     }
 
     fn restored(&mut self, revision: &str, since_us: i64) {

@@ -38,6 +38,20 @@ pub(super) struct Tried {
     pub(super) proved: Option<Attestation>,
 }
 
+impl Tried {
+    /// What cannot be compiled at all, and why.
+    pub(super) fn refused(diagnostics: Vec<Diagnostic>) -> Self {
+        let loaded = Loaded {
+            compiled: None,
+            diagnostics,
+        };
+        Self {
+            loaded,
+            proved: None,
+        }
+    }
+}
+
 /// `loaded` with what `prover` finds out about its invariants: not compiled where one does not
 /// hold. What is proved stands beside it, and its digest is that of its texts.
 pub(super) fn proved(mut loaded: Loaded, prover: Option<&dyn Prove>) -> Tried {

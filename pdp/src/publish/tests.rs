@@ -43,6 +43,7 @@ use crate::{
     testing::Records,
 };
 
+mod commits;
 mod composed;
 mod discovery;
 mod git;

@@ -64,7 +64,8 @@ impl Source {
 
 impl Chooser {
     /// Looks for the most of `pending` that is good together: all of it, or else one source
-    /// after the other, the repository itself first.
+    /// after the other, the repository itself first. What one commit of the repository has is
+    /// never taken apart: a `forbid` that it moves would be in neither place.
     pub(super) async fn choose(self, pending: BTreeSet<SmolStr>) -> Outcome {
         let mut outcome = Outcome::default();
         let all = self.compile(&pending, &outcome.left_out).await;
@@ -124,6 +125,10 @@ impl Chooser {
     }
 
     async fn compile(&self, newest: &BTreeSet<SmolStr>, without: &BTreeSet<SmolStr>) -> Tried {
+        let lacks = self.assembly.lacks(newest);
+        if !lacks.is_empty() {
+            return Tried::refused(lacks.to_vec());
+        }
         let Some(texts) = self.assembly.assemble(newest, without) else {
             return Tried::default();
         };

@@ -1,12 +1,13 @@
 //! A repository with sources that contribute to it.
 
 use super::{
-    git::{Repository, Signer, follow, git_revision},
+    git::{Repository, follow},
     *,
 };
 use crate::author::{Texts, codes as policy};
 
-const LEDGER: &str = "service: pay/ledger\noperations:\n  - { name: list, match: GET /entries }\n";
+pub(super) const LEDGER: &str =
+    "service: pay/ledger\noperations:\n  - { name: list, match: GET /entries }\n";
 
 /// A repository of security's that two teams contribute to.
 struct Composed {
@@ -16,11 +17,11 @@ struct Composed {
     state: tempfile::TempDir,
 }
 
-fn permit(id: &str, resource: &str) -> String {
+pub(super) fn permit(id: &str, resource: &str) -> String {
     format!("@id(\"{id}\")\npermit (principal, action, resource {resource});\n")
 }
 
-const OWN: &str = "in Namespace::\"demo.test/pay\"";
+pub(super) const OWN: &str = "in Namespace::\"demo.test/pay\"";
 
 impl Composed {
     fn new() -> Self {
@@ -73,16 +74,16 @@ impl Composed {
     }
 }
 
-fn has(state: &State, id: &str) -> bool {
+pub(super) fn has(state: &State, id: &str) -> bool {
     let current = state.current.as_ref();
     current.is_some_and(|c| c.compiled.info.contains_key(id))
 }
 
-fn of<'s>(standings: &'s [Standing], name: &str) -> &'s Standing {
+pub(super) fn of<'s>(standings: &'s [Standing], name: &str) -> &'s Standing {
     standings.iter().find(|s| s.name == name).unwrap()
 }
 
-fn refused(standings: &[Standing], name: &str) -> Option<u16> {
+pub(super) fn refused(standings: &[Standing], name: &str) -> Option<u16> {
     let refused = of(standings, name).refused.as_ref()?;
     let first = refused.diagnostics.iter().find(|d| d.is_error())?;
     Some(first.code.0)
@@ -400,141 +401,4 @@ async fn a_restart_without_a_source_keeps_what_it_contributed() {
     let state = tempfile::tempdir().unwrap();
     let of_git = follow(guard.place("main", ""), state.path(), None).await;
     assert!(has(&of_git.state().borrow(), "pay-read"));
-}
-
-/// A path that a repository in git names is of the same repository, reference and signers,
-/// whatever folder the PDP runs in; one that leads out of it is refused by name.
-#[tokio::test]
-async fn a_folder_beside_a_repository_in_git_is_of_the_same_commits() {
-    let (guard, state) = (sample::copy(), tempfile::tempdir().unwrap());
-    let settings = fs::read_to_string(guard.path().join("palisade.yaml")).unwrap();
-    let listing = |folder: &str| {
-        let source = format!(
-            "sources:\n  pay:\n    namespaces: [pay]\n    folder: {folder}\n    poll: 1s\n"
-        );
-        format!("{}\n{source}", settings.trim_end())
-    };
-    let repository = Repository::of_folder(guard.path(), "security/prod");
-    sample::write(
-        repository.dir.path(),
-        "teams/pay/services/ledger.yaml",
-        LEDGER,
-    );
-    sample::write(
-        repository.dir.path(),
-        "teams/pay/policies/pay.cedar",
-        &permit("pay-read", OWN),
-    );
-    repository.write("security/prod/palisade.yaml", &listing("../../teams/pay"));
-
-    let place = repository.place("main", "security/prod");
-    let source = follow(place, state.path(), None).await;
-    let (mut seen, mut standings) = (source.state(), source.standings());
-    let task = tokio::spawn(source.run());
-    until(&mut seen, "the folder's policy", |s| has(s, "pay-read")).await;
-    let pay = of(&standings.borrow(), "pay").clone();
-    assert!(pay.place.ends_with("#main in teams/pay"), "{}", pay.place);
-
-    let next = permit("pay-more", OWN);
-    let commit = repository.write("teams/pay/policies/more.cedar", &next);
-    until(&mut seen, "the folder's next policy", |s| {
-        has(s, "pay-more")
-    })
-    .await;
-    until(&mut standings, "its commit", |s| {
-        of(s, "pay").has == commit && of(s, "").has == commit
-    })
-    .await;
-
-    // What a commit moves from the one to the other is in every revision.
-    for (from, to) in [
-        ("teams/pay", "security/prod"),
-        ("security/prod", "teams/pay"),
-    ] {
-        fs::rename(
-            repository.dir.path().join(from).join("policies/more.cedar"),
-            repository.dir.path().join(to).join("policies/more.cedar"),
-        )
-        .unwrap();
-        let commit = repository.commit("moved");
-        loop {
-            assert!(has(&seen.borrow_and_update(), "pay-more"), "{from} to {to}");
-            if git_revision(&seen.borrow()) == commit {
-                break;
-            }
-            let patience = Duration::from_secs(30);
-            tokio::time::timeout(patience, seen.changed())
-                .await
-                .unwrap()
-                .unwrap();
-        }
-    }
-    // A source that is new in a commit is in the revision of that commit.
-    sample::write(
-        repository.dir.path(),
-        "teams/desk/entities/groups.yaml",
-        "groups:\n  desk.all: { services: [shop/web] }\n",
-    );
-    let two = format!(
-        "{}  desk: {{ namespaces: [desk], folder: ../../teams/desk }}\n",
-        listing("../../teams/pay")
-    );
-    let commit = repository.write("security/prod/palisade.yaml", &two);
-    until(&mut seen, "both sources", |s| git_revision(s) == commit).await;
-    let names = seen.borrow().current.as_ref().map_or(0, |c| {
-        let texts = Texts::of_compiled(&c.compiled).unwrap();
-        texts.contributions().len()
-    });
-    assert_eq!(names, 2);
-    repository.write(
-        "security/prod/palisade.yaml",
-        &listing("../../teams/nowhere"),
-    );
-    until(&mut standings, "a folder that is not there", |s| {
-        let fault = of(s, "pay").fault.as_ref();
-        fault.is_some_and(|f| f.diagnostics[0].code.0 == codes::REFERENCE_MISSING)
-    })
-    .await;
-    assert!(has(&seen.borrow(), "pay-more"), "what runs goes on");
-
-    repository.write("security/prod/palisade.yaml", &listing("../../../pay"));
-    until(&mut standings, "a way out", |s| {
-        let fault = of(s, "pay").fault.as_ref();
-        fault.is_some_and(|f| f.diagnostics[0].code.0 == codes::BESIDE_GIT)
-    })
-    .await;
-    assert!(has(&seen.borrow(), "pay-more"), "what runs goes on");
-    task.abort();
-}
-
-/// Whoever must sign a repository must sign what it names by a path, too.
-#[tokio::test]
-async fn a_folder_of_a_signed_repository_is_signed_by_the_same() {
-    let (guard, state) = (sample::copy(), tempfile::tempdir().unwrap());
-    let settings = guard.path().join("palisade.yaml");
-    let text = fs::read_to_string(&settings).unwrap();
-    let listed = "sources:\n  pay: { namespaces: [pay], folder: pay, poll: 1s }\n";
-    fs::write(&settings, format!("{}\n{listed}", text.trim_end())).unwrap();
-    let policy = permit("pay-read", OWN);
-    sample::write(guard.path(), "pay/services/ledger.yaml", LEDGER);
-    sample::write(guard.path(), "pay/policies/pay.cedar", &policy);
-    let repository = Repository::of_folder(guard.path(), "");
-    let alice = Signer::new("alice@acme.test");
-    alice.commit(&repository, "2026-01-01T00:00:00Z");
-    let place = repository.place("main", "");
-    let source = follow(place, state.path(), Some(alice.line.clone())).await;
-    let (mut seen, mut standings) = (source.state(), source.standings());
-    let task = tokio::spawn(source.run());
-    until(&mut seen, "the signed policy", |s| has(s, "pay-read")).await;
-    let by = of(&standings.borrow(), "pay").signer.clone();
-    assert_eq!(by.as_deref(), Some("alice@acme.test"));
-
-    repository.write("pay/policies/more.cedar", &permit("pay-more", OWN));
-    until(&mut standings, "an unsigned commit", |s| {
-        let fault = of(s, "").fault.as_ref();
-        fault.is_some_and(|f| f.diagnostics[0].code.0 == codes::NOT_SIGNED)
-    })
-    .await;
-    assert!(!has(&seen.borrow(), "pay-more"));
-    task.abort();
 }
