@@ -419,17 +419,24 @@ impl Mirror {
         subdir: &str,
     ) -> Result<(Vec<File>, Vec<Diagnostic>), Diagnostic> {
         let tree = format!("{commit}:{subdir}");
-        let blobs = tree::list(&self.git, &tree).await;
-        let blobs = blobs.map_err(|failure| match failure {
-            Failure::Said(_) if !subdir.is_empty() => Diagnostic::error(
-                codes::REFERENCE_MISSING,
-                format!("commit {} has no folder `{subdir}`", short(commit)),
-            )
-            .help("name the folder of the policy repository under `subdir`, that of a source under `folder`"),
-            failure => self.damaged(&failure.cause()),
-        })?;
+        let blobs = match tree::list(&self.git, &tree).await {
+            Err(Failure::Said(_)) if !self.has_folder(commit, subdir).await? => {
+                return Err(lacks(commit, subdir));
+            }
+            blobs => blobs.map_err(|failure| self.damaged(&failure.cause()))?,
+        };
         let texts = tree::texts(&self.git, blobs).await;
         texts.map_err(|failure| self.damaged(&failure.cause()))
+    }
+
+    /// Whether the commit has a folder `subdir`. Where that cannot be told, or its list cannot be
+    /// read though it is there, the mirror is damaged: git ends in the same way for both.
+    async fn has_folder(&self, commit: &str, subdir: &str) -> Result<bool, Diagnostic> {
+        if subdir.is_empty() {
+            return Ok(true);
+        }
+        let args = ["ls-tree", "-z", "--full-tree", commit, "--", subdir];
+        Ok(self.local(args).await?.starts_with("040000 "))
     }
 
     /// Runs git on the mirror alone; the one line it gives.
@@ -514,6 +521,17 @@ fn begin(home: &Path, place: &Place) -> io::Result<()> {
         fs::write(&label, place)?;
     }
     Ok(())
+}
+
+/// What names a folder that a commit does not have.
+fn lacks(commit: &str, subdir: &str) -> Diagnostic {
+    Diagnostic::error(
+        codes::REFERENCE_MISSING,
+        format!("commit {} has no folder `{subdir}`", short(commit)),
+    )
+    .help(
+        "name the folder of the policy repository under `subdir`, that of a source under `folder`",
+    )
 }
 
 /// A commit as people say it.

@@ -30,6 +30,8 @@ use crate::author::{Texts, codes as policy_codes};
 pub(crate) struct Word {
     /// Which source.
     pub(crate) name: SmolStr,
+    /// Who said it, of all that ever followed one; 0 for what comes with the repository.
+    pub(crate) origin: u64,
     /// The state that it is in, if it answered.
     pub(crate) wanted: Option<String>,
     /// Its content where that is new, or why there is none.
@@ -55,6 +57,7 @@ impl Word {
     pub(crate) fn of_beside(name: &SmolStr, given: Result<Given, Diagnostic>) -> Self {
         Self {
             name: name.clone(),
+            origin: 0,
             wanted: given.as_ref().ok().map(|given| given.revision.clone()),
             given: given.map(Some),
         }
@@ -175,10 +178,13 @@ impl Origin {
         })
     }
 
-    /// Asks until nobody listens any more.
-    pub(crate) async fn follow(mut self, words: mpsc::Sender<Word>) {
+    /// Asks until nobody listens any more; `number` tells its words from those of others.
+    pub(crate) async fn follow(mut self, number: u64, words: mpsc::Sender<Word>) {
         loop {
-            let word = self.ask().await;
+            let word = Word {
+                origin: number,
+                ..self.ask().await
+            };
             if words.send(word).await.is_err() {
                 return;
             }
@@ -215,6 +221,7 @@ impl Origin {
         };
         Word {
             name: self.name.clone(),
+            origin: 0,
             wanted,
             given,
         }

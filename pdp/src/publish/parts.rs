@@ -73,6 +73,8 @@ pub(crate) struct Parts {
     parts: BTreeMap<SmolStr, Part>,
     /// What the newest commit of the repository has beside it, by source.
     beside: BTreeMap<SmolStr, Result<Given, Diagnostic>>,
+    /// How many origins there were.
+    origins: u64,
 }
 
 #[derive(Debug)]
@@ -89,12 +91,13 @@ struct Part {
     spoke: bool,
     poll: Duration,
     standing: Standing,
-    task: Option<AbortHandle>,
+    /// Who follows it, and by which number its words are known.
+    task: Option<(u64, AbortHandle)>,
 }
 
 impl Drop for Part {
     fn drop(&mut self) {
-        if let Some(task) = &self.task {
+        if let Some((_, task)) = &self.task {
             task.abort();
         }
     }
@@ -116,6 +119,7 @@ impl Parts {
             clock,
             parts: BTreeMap::new(),
             beside: BTreeMap::new(),
+            origins: 0,
         };
         let mut part = parts.part(None);
         part.task = Some(parts.begin(None)?);
@@ -123,37 +127,46 @@ impl Parts {
         Ok(parts)
     }
 
-    /// Takes note of what a source said.
+    /// Takes note of what a source said. What it was followed by before may have spoken last,
+    /// of another place or by other signers: that is not heard.
     pub(crate) fn hear(&mut self, mut word: Word) {
+        let part = self.parts.get(&word.name);
+        let follower = part.and_then(|part| part.task.as_ref());
+        if follower.is_none_or(|(origin, _)| *origin != word.origin) {
+            return;
+        }
         if !word.name.is_empty() {
             return self.note(word);
         }
         let given = word.given.as_mut().ok().and_then(Option::as_mut);
         let beside = given.map(Given::beside);
-        let (wanted, heard) = (word.wanted.clone(), word.given.is_ok());
+        let (wanted, fault) = (word.wanted.clone(), word.given.as_ref().err().cloned());
         self.note(word);
-        if let Some(beside) = beside {
-            self.beside = beside;
-            self.give_beside();
-        } else if heard {
-            self.heard_beside(wanted.as_deref());
+        match beside {
+            Some(beside) => {
+                self.beside = beside;
+                self.give_beside();
+            }
+            None => self.heard_beside(wanted.as_deref(), fault),
         }
     }
 
     /// Gives the sources beside the repository what its newest commit has of them, and nothing
     /// of an older one. One that is followed elsewhere goes on so until that commit is in force.
     fn give_beside(&mut self) {
-        let beside = self.parts.values_mut().filter(|part| part.with_repository);
-        beside.for_each(|part| part.newest = None);
+        for part in self.parts.values_mut().filter(|part| part.with_repository) {
+            part.newest = None;
+            part.standing.refused = None;
+        }
         for Listed { contributor, comes } in self.newly_listed() {
             let Some(given) = self.beside.get(&contributor.name).cloned() else {
                 continue;
             };
             let known = self.parts.get(&contributor.name);
-            if !comes.is_with_repository() || known.is_some_and(|p| p.task.is_some()) {
+            if !comes.is_with_repository() || known.is_some_and(|part| !part.with_repository) {
                 continue;
             }
-            if !known.is_some_and(|part| part.with_repository) {
+            if known.is_none() {
                 let part = self.part_of(&contributor, &comes);
                 self.parts.insert(contributor.name.clone(), part);
             }
@@ -168,14 +181,16 @@ impl Parts {
         named.unwrap_or_default()
     }
 
-    /// The repository has nothing new, and so nobody beside it.
-    fn heard_beside(&mut self, wanted: Option<&str>) {
+    /// The repository has nothing new, or cannot be read, and so nobody beside it.
+    fn heard_beside(&mut self, wanted: Option<&str>, fault: Option<Diagnostic>) {
         let beside = self.parts.iter().filter(|(_, part)| part.with_repository);
         let names: Vec<SmolStr> = beside.map(|(name, _)| name.clone()).collect();
         for name in names {
-            let fault = self.beside.get(&name).and_then(|given| given.clone().err());
+            let lacks = || self.beside.get(&name).and_then(|given| given.clone().err());
+            let fault = fault.clone().or_else(lacks);
             self.note(Word {
                 name,
+                origin: 0,
                 wanted: wanted.map(str::to_owned),
                 given: fault.map_or(Ok(None), Err),
             });
@@ -312,6 +327,10 @@ impl Parts {
                 part.standing.has.clear();
                 part.standing.since_us = None;
             }
+            // Nothing is left to be refused.
+            if part.newest.is_none() {
+                part.standing.refused = None;
+            }
         }
     }
 
@@ -411,9 +430,20 @@ impl Parts {
             self.parts.insert(contributor.name.clone(), part);
             let given = self.beside.get(&contributor.name).cloned();
             if let Some(given) = given.filter(|_| with_repository) {
-                self.note(Word::of_beside(&contributor.name, given));
+                self.give_followed(&contributor.name, given);
             }
         }
+    }
+
+    /// Gives a source that comes with the repository from now on what its commit has of it, which
+    /// may be in force with that commit already.
+    fn give_followed(&mut self, name: &SmolStr, given: Result<Given, Diagnostic>) {
+        let mut word = Word::of_beside(name, given);
+        let has = self.parts.get(name).map(|part| &part.standing.has);
+        if has.is_some_and(|has| word.wanted.as_ref() == Some(has)) {
+            word.given = Ok(None);
+        }
+        self.note(word);
     }
 
     /// Takes what is in force from a revision that was kept.
@@ -519,7 +549,10 @@ impl Parts {
         part
     }
 
-    fn begin(&self, contributor: Option<&Contributor>) -> Result<AbortHandle, Diagnostic> {
+    fn begin(
+        &mut self,
+        contributor: Option<&Contributor>,
+    ) -> Result<(u64, AbortHandle), Diagnostic> {
         let name = contributor.map_or_else(SmolStr::default, |c| c.name.clone());
         let place = contributor.map_or(&self.config.place, |c| &c.place);
         let own = contributor.and_then(Contributor::signers);
@@ -539,7 +572,9 @@ impl Parts {
             .join(folder)
             .join(&*name);
         let origin = Origin::new(name, place, signers, home, &self.config)?;
-        Ok(tokio::spawn(origin.follow(self.words.clone())).abort_handle())
+        self.origins += 1;
+        let following = origin.follow(self.origins, self.words.clone());
+        Ok((self.origins, tokio::spawn(following).abort_handle()))
     }
 }
 

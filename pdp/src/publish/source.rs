@@ -458,13 +458,18 @@ impl Source {
     /// of its source stays.
     fn chosen(&mut self, outcome: Outcome) {
         self.choosing = None;
-        self.decide(outcome);
+        let passing = self.decide(outcome);
         self.parts.follow();
+        match passing {
+            Some(diagnostic) => self.reject(vec![diagnostic]),
+            None => self.tell_refused(),
+        }
         self.standings.send_replace(self.parts.standings());
     }
 
-    /// Puts in force what was chosen, or notes what keeps it from being so.
-    fn decide(&mut self, mut outcome: Outcome) {
+    /// Puts in force what was chosen, or notes what keeps it from being so; what passes by itself
+    /// is given.
+    fn decide(&mut self, mut outcome: Outcome) -> Option<Diagnostic> {
         let now_us = self.clock.now_us();
         let Tried { loaded, proved } = outcome.tried.take().unwrap_or_default();
         let stored = match loaded.compiled {
@@ -481,17 +486,17 @@ impl Source {
             Ok(()) => {
                 self.parts.take(&outcome.taken, &outcome.left_out, now_us);
                 self.parts.refuse(outcome.refused, now_us);
-                self.tell_refused();
+                None
             }
             Err(diagnostic) if PASSING.contains(&diagnostic.code.0) => {
                 self.parts.try_again();
-                self.reject(vec![diagnostic]);
+                Some(diagnostic)
             }
             Err(diagnostic) => {
                 self.parts.take(&BTreeSet::new(), &BTreeSet::new(), now_us);
                 let refused = BTreeMap::from([(SmolStr::default(), vec![diagnostic])]);
                 self.parts.refuse(refused, now_us);
-                self.tell_refused();
+                None
             }
         }
     }

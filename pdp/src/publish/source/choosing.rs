@@ -38,8 +38,15 @@ impl Outcome {
         with
     }
 
+    /// Whose content is not tried together with the newest of `name`.
+    fn without(&self, name: &SmolStr) -> BTreeSet<SmolStr> {
+        let others = self.left_out.iter().filter(|other| *other != name);
+        others.cloned().collect()
+    }
+
     fn take(&mut self, tried: Tried, with: BTreeSet<SmolStr>) {
         self.tried = Some(tried);
+        self.left_out.retain(|name| !with.contains(name));
         self.refused.retain(|name, _| !with.contains(name));
         self.taken = with;
     }
@@ -82,7 +89,7 @@ impl Chooser {
             for name in &pending {
                 if !outcome.taken.contains(name) {
                     let with = outcome.with(name);
-                    let tried = self.compile(&with, &outcome.left_out).await;
+                    let tried = self.compile(&with, &outcome.without(name)).await;
                     self.judge(name, tried, &mut outcome).await;
                 }
             }

@@ -1,5 +1,7 @@
 //! Folders beside a repository in git: what one commit has is one, taken whole or not at all.
 
+use std::process::Command;
+
 use super::{
     composed::{LEDGER, OWN, has, of, permit, refused},
     git::{Repository, Signer, follow, git_revision},
@@ -67,7 +69,7 @@ async fn a_commit_that_moves_a_forbid_is_taken_whole_or_not_at_all() {
     let (repository, state) = (guarded(BESIDE), tempfile::tempdir().unwrap());
     let first = repository.head();
     let place = repository.place("main", "security/prod");
-    let source = follow(place, state.path(), None).await;
+    let source = follow(place.clone(), state.path(), None).await;
     let (mut seen, mut standings) = (source.state(), source.standings());
     let task = tokio::spawn(source.run());
     guarded_until(&mut seen, &first, "policies/guard.cedar").await;
@@ -87,6 +89,15 @@ async fn a_commit_that_moves_a_forbid_is_taken_whole_or_not_at_all() {
     }
     let rejected = seen.borrow().rejected.clone().expect("it is told");
     assert_eq!(rejected.diagnostics.len(), 1, "and told once");
+    guarded_until(&mut seen, &first, "policies/guard.cedar").await;
+
+    task.abort();
+
+    // Nor is it after a restart.
+    let source = follow(place, state.path(), None).await;
+    let (mut seen, mut standings) = (source.state(), source.standings());
+    let task = tokio::spawn(source.run());
+    until(&mut standings, "the mistake", |s| refused(s, "").is_some()).await;
     guarded_until(&mut seen, &first, "policies/guard.cedar").await;
 
     // What says too much is no reason to leave the folder out, either.
@@ -128,6 +139,20 @@ async fn a_source_that_moves_into_the_repository_moves_with_its_commit() {
     let task = tokio::spawn(source.run());
     guarded_until(&mut seen, &first, "policies/guard.cedar").await;
 
+    repository.write(
+        "security/prod/palisade.yaml",
+        &listing("folder: ../../teams/none"),
+    );
+    until(&mut standings, "a folder that is not there", |s| {
+        refused(s, "") == Some(codes::REFERENCE_MISSING)
+    })
+    .await;
+    elsewhere.write("policies/less.cedar", &permit("pay-less", OWN));
+    until(&mut seen, "what is followed until then", |s| {
+        has(s, "pay-less")
+    })
+    .await;
+
     give_away_guard(&repository);
     sample::write(
         repository.dir.path(),
@@ -154,6 +179,56 @@ async fn a_source_that_moves_into_the_repository_moves_with_its_commit() {
     .await;
     assert!(of(&settled, "pay").place.ends_with("in teams/pay"));
     assert!(!has(&seen.borrow(), "pay-more"));
+
+    // What a refused commit has in the folder is no part of one that lists another place.
+    repository.write("teams/pay/policies/pay.cedar", "permit (principal");
+    until(&mut standings, "the mistake", |s| {
+        refused(s, "pay") == Some(policy::CEDAR_SYNTAX)
+    })
+    .await;
+    let back = repository.write("security/prod/palisade.yaml", &listing(&at));
+    guarded_until(&mut seen, &back, "pay/policies/guard.cedar").await;
+    until(&mut seen, "what is elsewhere", |s| has(s, "pay-more")).await;
+    task.abort();
+}
+
+/// Has each object of a mirror in a file of its own.
+fn unpack(mirror: &Path) {
+    for entry in fs::read_dir(mirror.join("objects/pack")).unwrap() {
+        let pack = entry.unwrap().path();
+        if pack.extension().is_some_and(|ending| ending == "pack") {
+            let aside = mirror.join("aside");
+            fs::rename(&pack, &aside).unwrap();
+            let mut git = Command::new("git");
+            git.args(["unpack-objects", "-q"]).current_dir(mirror);
+            let unpacked = git.stdin(fs::File::open(aside).unwrap()).status();
+            assert!(unpacked.unwrap().success());
+        }
+    }
+}
+
+/// A folder's list that was damaged on disk is no folder that is not there: the mirror is made
+/// anew, and the next good commit is in force.
+#[tokio::test]
+async fn a_damaged_list_of_a_folder_holds_up_no_commit() {
+    let (repository, state) = (guarded(BESIDE), tempfile::tempdir().unwrap());
+    let place = repository.place("main", "security/prod");
+    drop(follow(place.clone(), state.path(), None).await);
+    let id = repository.git(&["rev-parse", "HEAD:teams/pay"]);
+    let (folder, file) = id.split_at(2);
+    let mirror = state.path().join("sources/repository/mirror.git");
+    unpack(&mirror);
+    let object = mirror.join("objects").join(folder).join(file);
+    fs::remove_file(&object).unwrap();
+    fs::write(object, b"damaged").unwrap();
+
+    let source = follow(place, state.path(), None).await;
+    let mut seen = source.state();
+    let task = tokio::spawn(source.run());
+    let more = permit("more", "in Service::\"demo.test/shop/web\"");
+    let next = repository.write("security/prod/policies/more.cedar", &more);
+    guarded_until(&mut seen, &next, "policies/guard.cedar").await;
+    assert!(has(&seen.borrow(), "pay-read"));
     task.abort();
 }
 

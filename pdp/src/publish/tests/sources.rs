@@ -1,6 +1,8 @@
 //! One source or two, and what becomes of them.
 
-use super::*;
+use std::collections::BTreeSet;
+
+use super::{super::parts::Parts, *};
 
 #[tokio::test]
 async fn an_edit_becomes_a_revision_and_a_broken_one_keeps_the_good() {
@@ -132,4 +134,62 @@ async fn damaged_state_and_an_absent_folder_are_refused_by_name() {
     let state = tempfile::tempdir().unwrap();
     let opened = Source::open(config(&nowhere, state.path()), clock, records.recorder());
     assert_eq!(opened.await.unwrap_err().diagnostic().code.0, codes::WATCH);
+}
+
+/// What a source was followed by before is not heard any more, though it spoke in time.
+#[tokio::test]
+async fn a_word_from_another_place_than_the_one_listed_is_not_heard() {
+    let (guard, state) = (sample::copy(), tempfile::tempdir().unwrap());
+    let settings = guard.path().join("palisade.yaml");
+    let before = fs::read_to_string(&settings).unwrap();
+    let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (dir, group) in [(&one, "desk.one"), (&other, "desk.other")] {
+        let groups = format!("groups:\n  {group}: {{ services: [shop/web] }}\n");
+        sample::write(dir.path(), "entities/groups.yaml", &groups);
+    }
+    let list = |place: &Path| {
+        let desk = format!(
+            "desk: {{ namespaces: [desk], folder: {} }}",
+            place.display()
+        );
+        fs::write(
+            &settings,
+            format!("{}\nsources:\n  {desk}\n", before.trim_end()),
+        )
+        .unwrap();
+    };
+    list(one.path());
+    let (sender, mut words) = mpsc::channel(8);
+    let config = config(guard.path(), state.path());
+    let mut parts = Parts::new(config, sender, Clock::system()).unwrap();
+    let mut heard_of = async |name: &str| {
+        let word = async {
+            loop {
+                let word = words.recv().await.unwrap();
+                if word.name == name && matches!(word.given, Ok(Some(_))) {
+                    return word;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, word).await.unwrap()
+    };
+    let wanted = |parts: &Parts| {
+        let standings = parts.standings();
+        let desk = standings.iter().find(|s| s.name == "desk");
+        desk.map(|s| s.wanted.clone()).unwrap()
+    };
+    parts.hear(heard_of("").await);
+    parts.follow();
+    let late = heard_of("desk").await;
+    list(other.path());
+    parts.hear(heard_of("").await);
+    parts.take(&parts.pending(), &BTreeSet::new(), 1);
+    parts.follow();
+
+    parts.hear(late);
+    assert_eq!(wanted(&parts), "");
+    let now = heard_of("desk").await;
+    let of_now = now.wanted.clone().unwrap();
+    parts.hear(now);
+    assert_eq!(wanted(&parts), of_now);
 }
