@@ -31,6 +31,7 @@ mod indexer;
 mod lookup;
 mod names;
 mod narrow;
+mod opened;
 mod recent;
 mod rollup;
 mod schema;
@@ -41,6 +42,7 @@ mod sum;
 mod tally;
 mod terms;
 mod thin;
+mod tidy;
 mod worker;
 mod writer;
 
@@ -82,7 +84,8 @@ pub struct Options {
     pub hold: Duration,
     /// Most records in memory.
     pub recent_max: usize,
-    /// How far a search counts beyond the rows it gives.
+    /// How far a search counts beyond the rows it gives; a tenth of it where matches have to be
+    /// told one by one from what is like them.
     pub count_max: u64,
     /// How much time a query may ask about.
     pub limits: Limits,
@@ -169,6 +172,8 @@ pub struct Store {
 enum Command {
     /// Commit everything the log has.
     Flush(oneshot::Sender<Result<(), StoreError>>),
+    /// Merge what is over.
+    Tidy(oneshot::Sender<Result<(), StoreError>>),
 }
 
 impl Store {
@@ -229,7 +234,10 @@ impl Store {
         let limit = limit.clamp(1, ROWS_MAX);
         // One more than wanted tells whether there is more.
         let snapshot = Snapshot::take(&self.shared, query, window, before, limit + 1);
-        let count_max = self.shared.options.count_max;
+        let count_max = match snapshot.plan.asks {
+            true => self.shared.options.count_max / 10,
+            false => self.shared.options.count_max,
+        };
         let mut newest = Newest::new(limit, count_max, snapshot.recent_count);
         let mut stopped = false;
         for view in &snapshot.views {
@@ -368,10 +376,25 @@ impl Store {
     /// # Errors
     /// When the index cannot be written.
     pub async fn flush(&self) -> Result<(), StoreError> {
+        self.order(Command::Flush).await
+    }
+
+    /// Resolves when each bucket that is over is in few segments; for tests and measurements.
+    /// It happens by itself when nothing waits to be read.
+    ///
+    /// # Errors
+    /// When the index cannot be written.
+    pub async fn tidied_up(&self) -> Result<(), StoreError> {
+        self.order(Command::Tidy).await
+    }
+
+    async fn order(
+        &self,
+        command: fn(oneshot::Sender<Result<(), StoreError>>) -> Command,
+    ) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
-        self.commands
-            .send(Command::Flush(done))
-            .map_err(|_| StoreError::Stopped)?;
+        let sent = self.commands.send(command(done));
+        sent.map_err(|_| StoreError::Stopped)?;
         answer.await.map_err(|_| StoreError::Stopped)?
     }
 

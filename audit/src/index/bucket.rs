@@ -48,7 +48,6 @@ impl BucketSpan {
 
 /// An open bucket.
 pub(super) struct Bucket {
-    path: PathBuf,
     index: Index,
     reader: IndexReader,
     /// What searches see.
@@ -96,14 +95,13 @@ impl Bucket {
                 from_us: start_us,
                 to_us: start_us.saturating_add(span.length_us()),
             },
-            folder: path.clone(),
+            folder: path,
             making,
             replaced: Arc::new(replaced(&searcher, &columns)),
             searcher,
             columns,
         });
         Ok(Self {
-            path,
             index,
             reader,
             view,
@@ -121,10 +119,6 @@ impl Bucket {
     /// committed.
     pub(super) fn applied(&self) -> Option<u64> {
         self.index.load_metas().ok()?.payload?.parse().ok()
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     pub(super) fn writer(&self, heap_bytes: usize) -> tantivy::Result<IndexWriter> {

@@ -15,6 +15,7 @@ use tantivy::{
 use super::{
     names::NameCache,
     narrow::{Clause, Narrowed},
+    opened::Opened,
     schema::{ID, Layout, TRACE, id_column, trace_column},
     terms::{Match, TermsQuery},
 };
@@ -26,21 +27,32 @@ pub(super) struct Plan {
     pub(super) query: Box<dyn Query>,
     /// Whether every hit is a match.
     pub(super) exact: bool,
+    /// Whether hits of some condition are asked about others, one by one ([`Narrowed`]), which
+    /// costs ten times as much as to list them.
+    pub(super) asks: bool,
     /// What a match is.
     pub(super) filter: Expr,
 }
 
 impl Plan {
-    pub(super) fn new(layout: &Layout, names: &Arc<NameCache>, filter: Expr) -> Self {
+    pub(super) fn new(
+        layout: &Layout,
+        names: &Arc<NameCache>,
+        opened: &Arc<Opened>,
+        filter: Expr,
+    ) -> Self {
         let mut compiler = Compiler {
             layout,
             names,
+            opened,
             exact: true,
+            asks: false,
         };
         let query = compiler.expr(&filter, false);
         Self {
             query,
             exact: compiler.exact,
+            asks: compiler.asks,
             filter,
         }
     }
@@ -49,7 +61,9 @@ impl Plan {
 struct Compiler<'a> {
     layout: &'a Layout,
     names: &'a Arc<NameCache>,
+    opened: &'a Arc<Opened>,
     exact: bool,
+    asks: bool,
 }
 
 impl Compiler<'_> {
@@ -85,7 +99,10 @@ impl Compiler<'_> {
         if demanded.is_empty() {
             demanded.push(Clause::Listed(Box::new(AllQuery)));
         }
-        let narrowed: Box<dyn Query> = Box::new(Narrowed::new(demanded));
+        let is_open = |clause: &Clause| !matches!(clause, Clause::Listed(_));
+        self.asks |= demanded.len() > 1 && demanded.iter().any(is_open);
+        let narrowed = Narrowed::new(demanded, self.opened.clone());
+        let narrowed: Box<dyn Query> = Box::new(narrowed);
         if excluded.is_empty() {
             return narrowed;
         }

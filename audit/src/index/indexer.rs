@@ -23,6 +23,7 @@ use super::{
     recent::{Recent, Replacement},
     shared::{Inner, Shared},
     state::{State, UNREADABLE_MAX},
+    tidy::Tidying,
     writer::Open,
 };
 use crate::{
@@ -58,6 +59,7 @@ pub(super) struct Indexer {
     put_off: Option<(Instant, String)>,
     /// How long the next wait is.
     away_for: Duration,
+    pub(super) tidying: Tidying,
 }
 
 impl Indexer {
@@ -83,6 +85,7 @@ impl Indexer {
             lacking: None,
             put_off: None,
             away_for: AWAY_FOR,
+            tidying: Tidying::default(),
         };
         indexer.remove_strangers()?;
         indexer.open_buckets()?;
@@ -221,7 +224,12 @@ impl Indexer {
             self.commit(calm.max(1))?;
         }
         self.close_idle_writers()?;
-        if pulled && self.shared.read().head < self.shared.source.len() {
+        let head = self.shared.read().head;
+        let behind = self.shared.source.len().saturating_sub(head);
+        if behind <= PULL_MAX as u64 {
+            self.tidy()?;
+        }
+        if pulled && behind > 0 {
             return Ok(Step::Again);
         }
         let left = age.map_or(every, |age| every.saturating_sub(age));
@@ -518,7 +526,9 @@ impl Indexer {
     /// holds is complete up to `covered`.
     fn spare_writers(&mut self, wanted: i64, covered: u64) -> Result<(), StoreError> {
         let max = self.shared.options.writers_max;
-        let opened = self.buckets.values().filter(|o| o.writer.is_some()).count();
+        let merging = self.tidying.bucket();
+        let others = |start: &i64, open: &Open| open.writer.is_some() && Some(*start) != merging;
+        let opened = self.buckets.iter().filter(|(s, o)| others(s, o)).count();
         let has = self
             .buckets
             .get(&wanted)
@@ -528,11 +538,11 @@ impl Indexer {
         }
         let longest = self
             .buckets
-            .values_mut()
-            .filter(|open| open.writer.is_some())
-            .min_by_key(|open| open.writer.as_ref().map(|w| w.used));
+            .iter_mut()
+            .filter(|(start, open)| others(start, open))
+            .min_by_key(|(_, open)| open.writer.as_ref().map(|w| w.used));
         match longest {
-            Some(open) => {
+            Some((_, open)) => {
                 open.commit(covered)?;
                 open.close()
             }
@@ -542,12 +552,13 @@ impl Indexer {
 
     fn close_idle_writers(&mut self) -> Result<(), StoreError> {
         let idle = self.shared.options.writer_idle;
-        for open in self.buckets.values_mut() {
+        let merging = self.tidying.bucket();
+        for (start, open) in &mut self.buckets {
             let due = open
                 .writer
                 .as_ref()
                 .is_some_and(|w| !w.dirty && w.used.elapsed() >= idle);
-            if due {
+            if due && Some(*start) != merging {
                 open.close()?;
             }
         }

@@ -57,6 +57,17 @@ impl Names {
         Ok(Some(names))
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Of each, in their order, whether a pattern finds it.
+    pub(super) fn accepted(&self, pattern: &Pattern) -> Vec<bool> {
+        let all = self.all.iter();
+        all.map(|(name, _)| pattern.matches_name(name)).collect()
+    }
+
     /// The terms that a pattern finds.
     pub(super) fn matching(&self, pattern: &Pattern) -> Vec<TermInfo> {
         let found =

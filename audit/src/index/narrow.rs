@@ -5,6 +5,8 @@
 //! number that no term stands for goes through the whole column. Where another condition finds
 //! few documents, it is less to look at the values that these have.
 
+use std::sync::Arc;
+
 use tantivy::{
     DocId, DocSet, Score, SegmentReader, TERMINATED, TantivyError,
     columnar::Column,
@@ -12,14 +14,17 @@ use tantivy::{
     query::{EnableScoring, Explanation, Query, Scorer, Weight, intersect_scorers},
 };
 
-use super::terms::{Match, TermsQuery};
+use super::{
+    opened::Opened,
+    terms::{Match, TermsQuery},
+};
 
 /// About what it costs to list a document of a term, nanoseconds.
 const LIST_NS: u64 = 3;
 /// About what it costs to look at the value of a document.
 const LOOK_NS: u64 = 10;
-/// About what it costs to open a column of a segment, and to find its values.
-const OPEN_NS: u64 = 25_000;
+/// About what it costs to have a column of a segment, and to find its values.
+const OPEN_NS: u64 = 2_000;
 
 /// A condition.
 #[derive(Debug)]
@@ -69,11 +74,14 @@ impl Clone for Clause {
 
 /// Finds what meets every one of some conditions; there is at least one.
 #[derive(Debug, Clone)]
-pub(super) struct Narrowed(Vec<Clause>);
+pub(super) struct Narrowed {
+    clauses: Vec<Clause>,
+    opened: Arc<Opened>,
+}
 
 impl Narrowed {
-    pub(super) fn new(clauses: Vec<Clause>) -> Self {
-        Self(clauses)
+    pub(super) fn new(clauses: Vec<Clause>, opened: Arc<Opened>) -> Self {
+        Self { clauses, opened }
     }
 }
 
@@ -91,12 +99,18 @@ impl Query for Narrowed {
                 } => Part::Numbers(name, (*low, *high), query.weight(scoring)?),
             })
         };
-        let parts: tantivy::Result<Vec<Part>> = self.0.iter().map(part).collect();
-        Ok(Box::new(Parts(parts?)))
+        let parts: tantivy::Result<Vec<Part>> = self.clauses.iter().map(part).collect();
+        Ok(Box::new(Parts {
+            parts: parts?,
+            opened: self.opened.clone(),
+        }))
     }
 }
 
-struct Parts(Vec<Part>);
+struct Parts {
+    parts: Vec<Part>,
+    opened: Arc<Opened>,
+}
 
 enum Part {
     Listed(Box<dyn Weight>),
@@ -113,7 +127,7 @@ enum Open<'p> {
 impl Weight for Parts {
     fn scorer(&self, reader: &SegmentReader, boost: Score) -> tantivy::Result<Box<dyn Scorer>> {
         let (mut listed, mut open) = (Vec::new(), Vec::new());
-        for part in &self.0 {
+        for part in &self.parts {
             match part {
                 Part::Listed(weight) => listed.push(weight.scorer(reader, boost)?),
                 Part::Terms(terms) => {
@@ -132,7 +146,11 @@ impl Weight for Parts {
         for (documents, open) in open {
             let rarest = listed.iter().map(|scorer| scorer.cost()).min();
             let asked = rarest.filter(|rarest| is_cheaper(documents, *rarest));
-            match asked.map(|_| open.test(reader)).transpose()?.flatten() {
+            match asked
+                .map(|_| open.test(reader, &self.opened))
+                .transpose()?
+                .flatten()
+            {
                 Some(test) => tests.push(test),
                 None => listed.push(open.listed(reader, boost)?),
             }
@@ -163,10 +181,9 @@ impl Open<'_> {
     }
 
     /// The same as a question about one document; none where no column has the values.
-    fn test(&self, reader: &SegmentReader) -> tantivy::Result<Option<Test>> {
-        let columns = reader.fast_fields();
-        let between = |name: &str, (low, high): (u64, u64)| {
-            let column = columns.column_opt::<u64>(name)?;
+    fn test(&self, reader: &SegmentReader, opened: &Opened) -> tantivy::Result<Option<Test>> {
+        let between = |name, (low, high): (u64, u64)| {
+            let column = opened.numbers(reader, name)?;
             Ok(column.map(|column| Test::Between(column, low, high)))
         };
         match self {
@@ -174,14 +191,10 @@ impl Open<'_> {
             Self::Terms(terms, _) => match &terms.matching {
                 Match::Numbers(low, high) => between(terms.name, (*low, *high)),
                 matching => {
-                    let Some(texts) = columns.str(terms.name)? else {
+                    let Some(texts) = opened.texts(reader, terms.name)? else {
                         return Ok(None);
                     };
-                    let mut accepted = Vec::with_capacity(texts.num_terms());
-                    let mut stream = texts.dictionary().stream()?;
-                    while stream.advance() {
-                        accepted.push(matching.accepts(stream.key()));
-                    }
+                    let accepted = matching.accepted(reader, terms.column, &texts)?;
                     Ok(Some(Test::Among(texts.ords().clone(), accepted)))
                 }
             },
@@ -376,10 +389,14 @@ mod tests {
         fn tests_of(&self, clauses: &[Clause]) -> usize {
             let searcher = self.index.reader().unwrap().searcher();
             let scoring = EnableScoring::disabled_from_searcher(&searcher);
-            let weight = Narrowed::new(clauses.to_vec()).weight(scoring).unwrap();
+            let weight = narrowed(clauses.to_vec()).weight(scoring).unwrap();
             let scorer = weight.scorer(searcher.segment_reader(0), 1.0).unwrap();
             scorer.downcast_ref::<Tested>().map_or(0, |t| t.tests.len())
         }
+    }
+
+    fn narrowed(clauses: Vec<Clause>) -> Narrowed {
+        Narrowed::new(clauses, Arc::default())
     }
 
     fn shop(n: u64) -> &'static str {
@@ -408,7 +425,7 @@ mod tests {
             let whole = clauses.iter().cloned();
             let whole: Vec<_> = whole.map(|clause| (Occur::Must, clause.listed())).collect();
             let whole = BooleanQuery::new(whole);
-            let narrowed = Narrowed::new(clauses.clone());
+            let narrowed = narrowed(clauses.clone());
             let found = stage.found(&narrowed);
             assert_eq!(found, stage.found(&whole), "{clauses:?}");
             assert_eq!(stage.tests_of(&clauses), asked, "{clauses:?}");

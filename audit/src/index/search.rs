@@ -181,7 +181,7 @@ impl Snapshot {
             .cloned()
             .collect();
         Self {
-            plan: Plan::new(&shared.layout, &shared.names, filter),
+            plan: Plan::new(&shared.layout, &shared.names, &shared.opened, filter),
             window,
             views,
             recent,

@@ -7,13 +7,16 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{Options, bucket::View, names::NameCache, recent::Recent, schema::Layout};
+use super::{
+    Options, bucket::View, names::NameCache, opened::Opened, recent::Recent, schema::Layout,
+};
 use crate::source::Source;
 
 /// What searches look at; the indexer alone changes it.
 pub(super) struct Shared {
     pub(super) layout: Layout,
     pub(super) names: Arc<NameCache>,
+    pub(super) opened: Arc<Opened>,
     pub(super) source: Arc<dyn Source>,
     pub(super) options: Options,
     inner: RwLock<Inner>,
@@ -44,6 +47,7 @@ impl Shared {
         Self {
             layout: Layout::new(),
             names: Arc::default(),
+            opened: Arc::default(),
             source,
             options,
             inner: RwLock::default(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tantivy::{
     DocId, Score, SegmentReader, TantivyError,
+    columnar::StrColumn,
     postings::TermInfo,
     query::{
         BitSetDocSet, ConstScorer, EmptyScorer, EnableScoring, Explanation, Query, Scorer, Weight,
@@ -64,8 +65,30 @@ impl Match {
         Ok(found)
     }
 
+    /// Of each text of a segment's column, in their order, whether it is one of them.
+    pub(super) fn accepted(
+        &self,
+        reader: &SegmentReader,
+        column: Column,
+        texts: &StrColumn,
+    ) -> tantivy::Result<Vec<bool>> {
+        // The terms of a column are its texts, but for those that are too long.
+        if let Self::Name(pattern, names) = self
+            && let Some(names) = names.of(reader, column)?
+            && names.len() == texts.num_terms()
+        {
+            return Ok(names.accepted(pattern));
+        }
+        let mut accepted = Vec::with_capacity(texts.num_terms());
+        let mut stream = texts.dictionary().stream()?;
+        while stream.advance() {
+            accepted.push(self.accepts(stream.key()));
+        }
+        Ok(accepted)
+    }
+
     /// Whether it is one of them.
-    pub(super) fn accepts(&self, term: &[u8]) -> bool {
+    fn accepts(&self, term: &[u8]) -> bool {
         let accepts = |matches: &dyn Fn(&str) -> bool| std::str::from_utf8(term).is_ok_and(matches);
         match self {
             Self::Every => accepts(&|_| true),

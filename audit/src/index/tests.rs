@@ -5,3 +5,4 @@ mod against_scan;
 pub(crate) mod fake;
 mod rolled;
 mod store;
+mod tidy;

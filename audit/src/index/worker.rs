@@ -66,9 +66,12 @@ impl Worker {
             tokio::select! {
                 biased;
                 command = commands.recv() => match command {
+                    // The asker may have gone away.
                     Some(Command::Flush(done)) => {
-                        // The asker may have gone away.
                         let _ = done.send(self.attempt(Indexer::flush));
+                    }
+                    Some(Command::Tidy(done)) => {
+                        let _ = done.send(self.attempt(Indexer::tidy_up));
                     }
                     None => return,
                 },

@@ -6,7 +6,8 @@ use tantivy::IndexWriter;
 
 use super::{StoreError, bucket::Bucket};
 
-/// A bucket and the writer it may have.
+/// A bucket and the writer it may have. Whoever drops it waits for no merge: what was not
+/// committed is read from the log again.
 pub(super) struct Open {
     pub(super) bucket: Bucket,
     /// Everything before this position that belongs here is here.
@@ -65,13 +66,5 @@ impl Open {
             writer.writer.wait_merging_threads()?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        if let Err(error) = self.close() {
-            tracing::warn!(%error, bucket = %self.bucket.path().display(), "audit index writer did not end well");
-        }
     }
 }

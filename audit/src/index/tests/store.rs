@@ -317,6 +317,12 @@ fn a_search_counts_up_to_its_limit() {
     };
     assert!(matches!(total("class:decision"), Total::AtLeast(n) if (20..50).contains(&n)));
     assert_eq!(total("decision:deny"), Total::Exact(17));
+    // A tenth of it, and no less than there are rows, where some have to be asked about.
+    let counted = total("decision:deny latency:>1us");
+    assert!(
+        matches!(counted, Total::AtLeast(n) if (5..17).contains(&n)),
+        "{counted:?}"
+    );
     assert_eq!(store.count(&Query::parse("").unwrap()).unwrap(), 50);
 }
 

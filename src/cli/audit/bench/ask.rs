@@ -88,6 +88,7 @@ pub(super) fn all(dir: &Path, records: u64) -> Result<Asked, Diagnostic> {
     let open = || -> Result<Store, StoreError> {
         let store = store_of(&log, &index_dir, &clock, BucketSpan::Day)?;
         block_on(store.flush())?;
+        block_on(store.tidied_up())?;
         Ok(store)
     };
     let (made, whole) = timed(Whose::Process, 1, open);
