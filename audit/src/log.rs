@@ -280,6 +280,17 @@ impl LogError {
         matches!(self, Self::Away(away) if away.why.is_of_all())
     }
 
+    /// Whether a segment is not what was signed, or is lost: no other try mends that, and it says
+    /// nothing of other segments.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Tampered(_) => true,
+            Self::Away(away) => away.why.is_damage(),
+            _ => false,
+        }
+    }
+
     fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| {

@@ -249,6 +249,11 @@ impl Stage {
         self.folder().join(segment::relative(first))
     }
 
+    /// What is known of the segments since the last run.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        self.ledger.as_ref().unwrap()
+    }
+
     fn kinds(&self) -> Vec<(FindingKind, Option<u64>)> {
         let report = self.check();
         report.findings.iter().map(|f| (f.kind, f.leaf)).collect()
@@ -721,11 +726,11 @@ fn holds_keep_so_many_ids_and_no_more() {
         stage.request("/a", 200);
     }
     stage.hold("h", "path:/a");
-    let kept = Kept {
+    let mut kept = Kept {
         holds: stage.holds.held(0).unwrap(),
         ..Kept::default()
     };
-    let ids = |most| kept.held_ids(stage.log(), most);
+    let mut ids = |most| kept.held_ids(stage.log(), most);
     assert_eq!(ids(3).unwrap().len(), 3);
     assert_eq!(ids(2).unwrap_err().code.0, 7575);
 }
@@ -1800,6 +1805,31 @@ fn many_damaged_segments_do_not_end_a_run() {
         dropped.is_ok_and(|ranges| !ranges.is_empty())
     });
     assert!(last.unwrap() >= damaged, "those after them are done");
+}
+
+/// Segments that the disk refuses, however many, keep others waiting for a run, and no longer.
+#[test]
+fn segments_that_cannot_be_read_do_not_end_every_run() {
+    let mut stage = Stage::of_old(60);
+    stage.fill();
+    // What was dropped before is known by now.
+    assert_eq!(stage.run().faults, [""; 0]);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let sealed = stage.log().sealed();
+    let refused = FAULTS_MAX + 2;
+    assert!(sealed.len() > refused + 2, "{}", sealed.len());
+    for span in &sealed[..refused] {
+        let path = stage.segment(span.start);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+    }
+    let first = stage.run();
+    assert_eq!(first.faults.len(), FAULTS_MAX, "{:?}", first.faults);
+    assert!(first.interrupted && first.again && first.records() == 0);
+    let second = stage.run();
+    assert!(second.records() > 0, "{:?}", second.faults);
+    assert!(second.faults.len() >= 2 && second.again);
 }
 
 /// What a run records of itself is read back by reports.

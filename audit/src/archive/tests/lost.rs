@@ -145,6 +145,30 @@ fn lost_objects_do_not_stop_retention() {
     let outcome = scene.stage.run();
     assert!(!outcome.interrupted && outcome.records() > 0, "{outcome:?}");
     assert!(outcome.faults.len() > 8, "each is named");
+    assert!(!outcome.again, "nobody but a person mends that");
+}
+
+/// Nor does a fault here that keeps all of them from being fetched.
+#[test]
+fn what_cannot_be_fetched_does_not_stop_retention() {
+    let mut scene = Scene::new();
+    for n in 12..40 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    assert!(scene.run("30 days").segments > 9);
+    scene.last_comes_back();
+    let cache = scene.stage.folder().join(CACHE);
+    let _ = fs::remove_dir_all(&cache);
+    fs::write(&cache, b"in the way").unwrap();
+    scene.stage.clock.advance(30 * DAY);
+    let outcome = scene.stage.run();
+    assert!(!outcome.interrupted && outcome.records() > 0, "{outcome:?}");
+    assert!(outcome.faults.len() > 8 && outcome.again, "{outcome:?}");
+    fs::remove_file(&cache).unwrap();
+    assert_eq!(scene.stage.run().faults, [""; 0]);
+    scene.whole();
 }
 
 /// A store that is away is told once, and asked once; what is here goes when its time is over.
@@ -186,6 +210,7 @@ fn a_store_that_is_away_stops_retention_of_what_is_there_alone() {
     assert!(away > 1 && !outcome.interrupted, "{outcome:?}");
     assert!(outcome.records() > 0, "{outcome:?}");
     assert_eq!((outcome.faults.len(), failed), (1, 1), "{outcome:?}");
+    assert!(outcome.again, "it may answer within the hour");
     assert_eq!(turns, here, "nobody with orders waits for the store");
 }
 
@@ -207,6 +232,7 @@ fn while_a_lost_object_may_have_what_is_held_nothing_is_dropped() {
     scene.stage.restart();
     let refused = scene.stage.try_run().unwrap_err();
     assert_eq!(refused.code.0, 7575, "{refused:?}");
+    assert!(scene.stage.ledger().damaged, "that is not asked every hour");
     fs::write(&object, bytes).unwrap();
     scene.believe_again();
     let old = |scene: &Scene| {
@@ -221,6 +247,7 @@ fn while_a_lost_object_may_have_what_is_held_nothing_is_dropped() {
     // It is there again: it is known what is held.
     let outcome = scene.stage.run();
     assert_eq!(outcome.faults, [""; 0]);
+    assert!(!scene.stage.ledger().damaged);
     assert_eq!(old(&scene), 0);
     scene.whole();
 }
