@@ -12,7 +12,8 @@ use crate::{
     log::{Log, LogError},
 };
 
-/// Segments that may fail in a run before it ends.
+/// Segments that may fail in a run before it ends, beside those that are damaged or have their
+/// place in the archive taken: these would end every run.
 const FAULTS_MAX: usize = 8;
 
 /// Longest time that segments can be kept here.
@@ -215,9 +216,9 @@ impl Run<'_> {
             segments_total: due.len() as u64,
             ..Progress::default()
         };
-        let faults_max = outcome.faults.len() + FAULTS_MAX;
+        let mut refused = 0;
         for segment in due {
-            if progress(told).is_break() || outcome.faults.len() >= faults_max {
+            if progress(told).is_break() || refused >= FAULTS_MAX {
                 outcome.interrupted = true;
                 break;
             }
@@ -228,6 +229,7 @@ impl Run<'_> {
                 }
                 Err(error) => {
                     let down = error.is_of_archive();
+                    refused += usize::from(!error.is_damage());
                     outcome.tells(vec![error]);
                     if down {
                         outcome.interrupted = true;

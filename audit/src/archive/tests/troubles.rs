@@ -28,6 +28,28 @@ fn a_missing_object_is_told_until_it_is_there() {
     assert_eq!(fault(&scene), None);
 }
 
+/// Segments that are damaged, however many, keep no other here.
+#[test]
+fn damaged_segments_do_not_end_every_run() {
+    let mut scene = Scene::new();
+    for n in 12..40 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    let movable = scene.log().movable(&mut Vec::new());
+    assert!(movable.len() > 14, "{}", movable.len());
+    for (segment, _) in &movable[..10] {
+        let path = scene.stage.segment(segment.start);
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    let outcome = scene.run("30 days");
+    assert_eq!(outcome.faults.len(), 10, "{outcome:?}");
+    assert!(!outcome.interrupted && outcome.segments > 3, "{outcome:?}");
+}
+
 /// Of a fault of the disk here the store is not accused; nobody waits for it because of that.
 #[test]
 fn a_fault_here_is_told_as_one_and_the_archive_by_its_own_name() {
