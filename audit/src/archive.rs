@@ -170,7 +170,7 @@ impl Archive {
         }
     }
 
-    /// As if it were long ago that objects were found missing or altered.
+    /// As if it were long ago that the store was away, or objects were missing or altered.
     #[cfg(test)]
     pub(crate) fn doubt(&self) {
         lock(&self.faults).doubt();

@@ -63,7 +63,7 @@ fn a_segment_that_was_put_back_goes_only_once_the_store_has_it() {
     fs::remove_dir_all(scene.store.path()).unwrap();
     let (here, told) = back(&scene);
     assert!(here && told.contains("PLS7581"), "{told}");
-    std::thread::sleep(DOWN_FOR);
+    scene.believe_again();
     fs::rename(&lost, scene.store.path()).unwrap();
     // The object has other bytes.
     let sound = fs::read(&object).unwrap();
