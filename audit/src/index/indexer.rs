@@ -203,7 +203,7 @@ impl Indexer {
     /// index must be opened again: writers may hold half of a commit.
     pub(super) fn step(&mut self) -> Result<Step, StoreError> {
         let (pulled, pull_away) = put_apart(self.pull())?;
-        self.let_go_when_it_can(pull_away)?;
+        self.let_go_when_it_can(pull_away.as_ref())?;
         let pulled = pulled.unwrap_or(false);
         let options = &self.shared.options;
         let (every, full) = (options.commit_every, options.recent_max);
@@ -244,35 +244,33 @@ impl Indexer {
         };
         let waiting = self.shared.read().recent.len();
         self.commit(waiting)?;
-        self.let_go_when_it_can(None)?;
+        self.let_go_when_it_can(away.as_ref())?;
         away.map_or(Ok(()), Err)
     }
 
-    /// Lets go of what the log has dropped. What is in an archive that cannot be asked is put
-    /// off, and so is what could not be read of the log (`pull_away`); all else goes on.
-    fn let_go_when_it_can(&mut self, pull_away: Option<StoreError>) -> Result<(), StoreError> {
-        let waits = self.put_off.clone();
-        let waits = waits.filter(|(until, _)| *until > Instant::now());
-        let away = match &waits {
-            Some(_) => pull_away,
+    /// Lets go of what the log has dropped. What cannot be had from an archive is put off; all
+    /// else goes on. Says what the index waits for: that, or what could not be read of the log
+    /// (`pull_away`).
+    fn let_go_when_it_can(&mut self, pull_away: Option<&StoreError>) -> Result<(), StoreError> {
+        // What waits does so until its time.
+        let waits = self.put_off.take();
+        self.put_off = match waits.filter(|(until, _)| *until > Instant::now()) {
+            Some(waits) => Some(waits),
             None => {
-                let away = put_apart(self.let_go())?.1.or(pull_away);
+                let away = self.let_go()?;
                 self.away_for = match away {
                     // The thread itself waits for a store that hangs.
                     Some(_) => (self.away_for * 2).min(AWAY_FOR_MAX),
                     None => AWAY_FOR,
                 };
-                away
+                away.map(|error| (Instant::now() + self.away_for, error.to_string()))
             }
         };
-        // What waits does so until its time, whatever else is away meanwhile.
-        let put_off =
-            waits.or(away.map(|error| (Instant::now() + self.away_for, error.to_string())));
-        let why = put_off.as_ref().map(|(_, why)| why);
-        if why != self.put_off.as_ref().map(|(_, why)| why) {
-            self.shared.write().stalled = why.cloned();
+        let put_off = self.put_off.as_ref().map(|(_, why)| why.clone());
+        let why = pull_away.map(StoreError::to_string).or(put_off);
+        if self.shared.read().stalled != why {
+            self.shared.write().stalled = why;
         }
-        self.put_off = put_off;
         Ok(())
     }
 

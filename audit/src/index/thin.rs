@@ -23,14 +23,14 @@ const RANGES_MAX: usize = 1 << 18;
 const THINNED: &str = "thinned";
 
 impl Indexer {
-    /// Looks whether the log has dropped something, and lets go of it. Where a part of that is
-    /// in an archive which cannot be asked, the error says so once all else is done.
-    pub(super) fn let_go(&mut self) -> Result<(), StoreError> {
+    /// Looks whether the log has dropped something, and lets go of it. Gives why a part of that
+    /// cannot be had from an archive, once all else is done.
+    pub(super) fn let_go(&mut self) -> Result<Option<StoreError>, StoreError> {
         let source = Arc::clone(&self.shared.source);
         let lacking = source.lacking();
         let known = self.lacking.as_ref();
         if known.is_some_and(|known| Arc::ptr_eq(known, &lacking)) {
-            return Ok(());
+            return Ok(None);
         }
         let thinned = &self.state.thinned;
         let is_new = |l: &&Lacking| thinned.get(&l.segment) != Some(&l.records());
@@ -82,14 +82,10 @@ impl Indexer {
                 self.state.save(&self.dir)?;
             }
         }
-        match away {
-            // It is looked at again.
-            Some(away) => Err(away),
-            None => {
-                self.lacking = Some(lacking);
-                Ok(())
-            }
+        if away.is_none() {
+            self.lacking = Some(lacking);
         }
+        Ok(away)
     }
 
     /// Buckets that may have something of what is `lacking`.

@@ -108,6 +108,27 @@ fn a_bucket_that_is_made_again_asks_once_for_a_lost_segment() {
     assert!(index.status().unreadable > 1, "{:?}", index.status());
 }
 
+/// What kept a flush from its end is not told any more once another came to it.
+#[test]
+fn what_a_flush_waited_for_is_told_no_longer_than_it_waits() {
+    let runtime = Runtime::new().unwrap();
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.restart();
+    let gone = scene.go_away();
+    let index = scene.index();
+    runtime.block_on(index.flush()).unwrap_err();
+    let search = || index.search(&Query::parse(OLD).unwrap(), 1, None).unwrap();
+    let found = search().coverage;
+    assert!(!found.complete && found.behind > 0, "{found:?}");
+    assert!(found.stalled.is_some_and(|why| why.contains("file://")));
+    fs::rename(&gone, scene.store.path()).unwrap();
+    scene.believe_again();
+    runtime.block_on(index.flush()).unwrap();
+    assert_eq!(index.status().stalled, None);
+    assert!(search().coverage.complete);
+}
+
 /// A flush waits for no store that is away, and what comes in meanwhile is found.
 #[test]
 fn a_flush_goes_on_while_the_archive_is_away() {
