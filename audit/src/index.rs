@@ -29,6 +29,7 @@ mod compile;
 mod follow;
 mod indexer;
 mod lookup;
+mod lost;
 mod names;
 mod narrow;
 mod recent;

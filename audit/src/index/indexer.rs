@@ -20,6 +20,7 @@ use super::{
     StoreError,
     bucket::Bucket,
     lookup,
+    lost::Looks,
     recent::{Recent, Replacement},
     shared::{Inner, Shared},
     state::{State, UNREADABLE_MAX},
@@ -54,6 +55,8 @@ pub(super) struct Indexer {
     pub(super) buckets: BTreeMap<i64, Open>,
     /// What the log had dropped when it was looked at last.
     pub(super) lacking: Option<Arc<[Lacking]>>,
+    /// When segments that an archive has lost are looked at again.
+    pub(super) looks: Looks,
     /// Until when it is not tried again to let go of the rest, and why.
     put_off: Option<(Instant, String)>,
     /// How long the next wait is.
@@ -81,6 +84,7 @@ impl Indexer {
             state,
             buckets: BTreeMap::new(),
             lacking: None,
+            looks: Looks::new(),
             put_off: None,
             away_for: AWAY_FOR,
         };
@@ -203,6 +207,7 @@ impl Indexer {
     /// index must be opened again: writers may hold half of a commit.
     pub(super) fn step(&mut self) -> Result<Step, StoreError> {
         let (pulled, pull_away) = put_apart(self.pull())?;
+        self.look_again(false)?;
         self.let_go_when_it_can(pull_away.as_ref())?;
         let pulled = pulled.unwrap_or(false);
         let options = &self.shared.options;
@@ -228,9 +233,9 @@ impl Indexer {
         Ok(Step::Wait(left.max(MIN_WAIT)))
     }
 
-    /// Commits everything that has been read, after reading all there is. That something
-    /// which was dropped is not let go of yet, because it is in an archive that cannot be
-    /// asked, is said by the answers.
+    /// Commits everything that has been read, after reading all there is, and looks at once
+    /// whether what was lost is there. That something which was dropped is not let go of yet,
+    /// because it is in an archive that cannot be asked, is said by the answers.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
         let away = loop {
             let (pulled, away) = put_apart(self.pull())?;
@@ -244,6 +249,9 @@ impl Indexer {
         };
         let waiting = self.shared.read().recent.len();
         self.commit(waiting)?;
+        if away.is_none() {
+            self.look_again(true)?;
+        }
         self.let_go_when_it_can(away.as_ref())?;
         away.map_or(Ok(()), Err)
     }
@@ -322,6 +330,9 @@ impl Indexer {
         if next == head {
             return Ok(false);
         }
+        let items = items.into_iter();
+        let items = items.map(|item| (self.is_applied(item.time_us, item.at), item));
+        let items = items.collect();
         self.take_in(items, next)?;
         Ok(true)
     }
@@ -349,12 +360,17 @@ impl Indexer {
         Ok(())
     }
 
-    fn take_in(&mut self, items: Vec<Item>, next: u64) -> Result<(), StoreError> {
+    /// Takes records among the recent ones, each with whether it is indexed already; what comes
+    /// next is at `next`.
+    pub(super) fn take_in(
+        &mut self,
+        items: Vec<(bool, Item)>,
+        next: u64,
+    ) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
         let mut inner = shared.write();
-        for item in items {
+        for (indexed, item) in items {
             let at = item.at;
-            let indexed = self.is_applied(item.time_us, at);
             let outcome = item.joins().map(|(_, outcome)| outcome.clone());
             let elsewhere = inner.recent.push(item, indexed);
             if let (Some(key), Some(outcome)) = (elsewhere, outcome) {

@@ -3,11 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use palisade_mesh::wire::record::Outcome;
 use rustc_hash::FxHashSet;
 
 use super::{StoreError, bucket::View, schema::id_column};
 use crate::{
-    item::{AHEAD_MAX_US, Item, JOIN_SLACK_US, JoinKey, id_time_us},
+    item::{AHEAD_MAX_US, Item, JOIN_SLACK_US, JoinKey, LATE_MAX_US, id_time_us},
     query::{IdPrefix, Window},
     source::{Entry, Source},
 };
@@ -54,6 +55,45 @@ pub(super) fn decision(
         }
     }
     Ok(best)
+}
+
+/// The first outcome after `after` of the decision with this key, and where it is.
+pub(super) fn outcome(
+    views: &BTreeMap<i64, Arc<View>>,
+    source: &dyn Source,
+    key: &JoinKey,
+    after: u64,
+) -> Option<(u64, Outcome)> {
+    let begun_us = id_time_us(key.id);
+    let since = Window {
+        from_us: begun_us.saturating_sub(JOIN_SLACK_US),
+        to_us: begun_us.saturating_add(LATE_MAX_US),
+    };
+    let wanted = id_column(key.id);
+    let mut best: Option<(u64, Outcome)> = None;
+    let mut docs = Vec::new();
+    for view in overlapping(views, since) {
+        for (reader, columns) in view.segments() {
+            let Some(ids) = &columns.id else { continue };
+            if ids.max_value() < wanted || ids.min_value() > wanted {
+                continue;
+            }
+            docs.clear();
+            ids.get_docids_for_value_range(wanted..=wanted, 0..reader.max_doc(), &mut docs);
+            for doc in &docs {
+                let at = columns.entry(*doc);
+                if at <= after || best.as_ref().is_some_and(|(best, _)| *best <= at) {
+                    continue;
+                }
+                let Ok(entry) = source.read(at) else { continue };
+                let item = Item::new(entry);
+                if let Some((_, outcome)) = item.joins().filter(|(found, _)| found == key) {
+                    best = Some((at, outcome.clone()));
+                }
+            }
+        }
+    }
+    best
 }
 
 /// What an id led to.

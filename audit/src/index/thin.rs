@@ -58,7 +58,8 @@ impl Indexer {
                         gone.extend(ranges);
                         batch.push(lacking);
                     }
-                    Err(error) if error.waits() => away = Some(error.into()),
+                    // What is lost may be there again.
+                    Err(error) if error.away().is_some() => away = Some(error.into()),
                     // Its records are told as unreadable, one by one; the others are let go.
                     Err(error) => {
                         tracing::error!(segment = lacking.segment, %error, "what was dropped from a segment cannot be told");
@@ -158,7 +159,18 @@ impl Indexer {
             if lost.has(place.at) {
                 continue;
             }
-            match place.read(shared.source.as_ref()) {
+            let source = shared.source.as_ref();
+            let read = match place.read(source) {
+                // The outcome is: it is joined when it is there again.
+                Err(StoreError::Source(error)) if error.index != place.at && !error.waits() => {
+                    if lost.take(&error) || error.away().is_none() {
+                        self.note_unreadable(error.index, &error)?;
+                    }
+                    Place::new(place.at, None).read(source)
+                }
+                read => read,
+            };
+            match read {
                 Ok(item) => {
                     let document = shared.layout.document(&item, false);
                     writer.writer.add_document(document)?;

@@ -93,7 +93,7 @@ fn a_page_asks_once_for_an_altered_object() {
 fn a_bucket_that_is_made_again_asks_once_for_a_lost_segment() {
     let runtime = Runtime::new().unwrap();
     let mut scene = Scene::indexed_and_away(&runtime);
-    let (object, _) = scene.alter();
+    let (object, bytes) = scene.alter();
     let outcome = scene.stage.run();
     assert!(outcome.records() > 0 && !outcome.interrupted, "{outcome:?}");
     assert!(object.exists());
@@ -106,6 +106,53 @@ fn a_bucket_that_is_made_again_asks_once_for_a_lost_segment() {
     let count = |query: &str| index.count(&Query::parse(query).unwrap()).unwrap();
     assert!(count(OLD) < 12);
     assert!(index.status().unreadable > 1, "{:?}", index.status());
+    // What was lost comes in when it is there again.
+    fs::write(&object, bytes).unwrap();
+    scene.believe_again();
+    runtime.block_on(index.flush()).unwrap();
+    let old = scene.stage.paths();
+    let old = old.iter().filter(|path| path.starts_with("/old")).count();
+    assert!(old > 0);
+    assert_eq!((count(OLD), index.status().unreadable), (old as u64, 0));
+}
+
+/// A segment that was missing when it was its turn is looked for again: what it has is indexed,
+/// each record once, and joined with what came after it.
+#[test]
+fn a_segment_that_was_missing_once_is_indexed_when_it_is_there() {
+    let runtime = Runtime::new().unwrap();
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.restart();
+    let joined = "class:decision path:/old/* status:200 last:300d";
+    for object in scene.objects() {
+        let bytes = fs::read(&object).unwrap();
+        fs::remove_file(&object).unwrap();
+        let _ = fs::remove_dir_all(scene.stage.folder().join(CACHE));
+        let _ = fs::remove_dir_all(scene.stage.folder().join("index"));
+        scene.stage.restart();
+        let index = scene.index();
+        let count = |query: &str| index.count(&Query::parse(query).unwrap()).unwrap();
+        runtime.block_on(index.flush()).unwrap();
+        let lost = index.status().unreadable;
+        assert!(lost > 0, "{object:?}");
+        let all = index.status().log_len;
+        assert_eq!(count("class:* last:300d"), all - lost);
+        // The store is not asked all the time, and then it has it.
+        fs::write(&object, bytes).unwrap();
+        runtime.block_on(index.flush()).unwrap();
+        assert_eq!(index.status().unreadable, lost);
+        scene.believe_again();
+        runtime.block_on(index.flush()).unwrap();
+        assert_eq!(index.status().unreadable, 0, "{object:?}");
+        assert_eq!(count("class:* last:300d"), all);
+        assert_eq!((count(OLD), count(joined)), (12, 12), "{object:?}");
+        drop(index);
+        let index = scene.index();
+        runtime.block_on(index.flush()).unwrap();
+        let count = |query: &str| index.count(&Query::parse(query).unwrap()).unwrap();
+        assert_eq!((count(OLD), count(joined)), (12, 12), "after a start");
+    }
 }
 
 /// What kept a flush from its end is not told any more once another came to it.
