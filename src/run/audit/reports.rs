@@ -342,10 +342,12 @@ impl AuditRole {
         }
     }
 
-    /// Lets the index take in what the log has.
+    /// Lets the index take in what the log has; a report says what it lacks while that waits for
+    /// an archive.
     pub(super) async fn catch_up(&self) -> Result<(), Problem> {
         match self.store.flush().await {
             Ok(()) => Ok(()),
+            Err(error) if error.is_away() => Ok(()),
             Err(StoreError::Query(mistake)) => Err((*mistake).into()),
             Err(error) => Err(broken(&error.to_string()).into()),
         }

@@ -7,6 +7,7 @@ use crate::{
     index::{Options, Store as Index},
     log::{Fate, Thinning},
     query::Query,
+    report,
     retention::{Ledger, Run as Retention, Turn, tests::periods},
 };
 
@@ -153,6 +154,44 @@ fn a_segment_that_was_missing_once_is_indexed_when_it_is_there() {
         let count = |query: &str| index.count(&Query::parse(query).unwrap()).unwrap();
         assert_eq!((count(OLD), count(joined)), (12, 12), "after a start");
     }
+}
+
+/// A report says what it lacks while the index waits for the archive.
+#[test]
+fn a_report_says_that_the_index_waits() {
+    let runtime = Runtime::new().unwrap();
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.restart();
+    scene.stage.signed();
+    let gone = scene.go_away();
+    let index = scene.index();
+    let lacks = |index: &Index| {
+        let now_us = scene.stage.clock.now_us();
+        let period = report::Period::read("last:300d", now_us).unwrap();
+        let (dir, checkpoint) = (scene.stage.folder(), scene.log().checkpoint());
+        let ground = report::Ground::Log(scene.log(), &dir);
+        let evidence =
+            report::Evidence::new(index, ground, period, "", &checkpoint, now_us).unwrap();
+        let kind = report::Kind::find("denials").unwrap();
+        report::run(kind, &evidence)
+            .unwrap()
+            .header
+            .lacks
+            .join("\n")
+    };
+    let waits = runtime.block_on(index.flush()).unwrap_err();
+    assert!(waits.is_away(), "{waits}");
+    let told = lacks(&index);
+    assert!(told.contains("are not indexed yet"), "{told}");
+    assert!(
+        told.contains("the index waits: ") && told.contains("file://"),
+        "{told}"
+    );
+    fs::rename(&gone, scene.store.path()).unwrap();
+    scene.believe_again();
+    runtime.block_on(index.flush()).unwrap();
+    assert_eq!(lacks(&index), "");
 }
 
 /// What kept a flush from its end is not told any more once another came to it.
