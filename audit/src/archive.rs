@@ -203,6 +203,7 @@ impl Archive {
         match self.store.read(object, length, to) {
             Ok(sum) if sum == stub.sum => {
                 lock(&self.faults).reads_well(object);
+                self.look_for_mark(object);
                 let object = object.clone();
                 Ok(Held { object, sum })
             }
@@ -291,6 +292,21 @@ impl Archive {
         self.marks.check(&self.store, log_of(object))?;
         lock(&self.faults).is_marked();
         Ok(())
+    }
+
+    /// Looks whether a place that was another is the log's by now. Whether it is not is told to
+    /// those who need it.
+    fn look_for_mark(&self, object: &str) {
+        let was_foreign = lock(&self.faults).is_foreign();
+        if was_foreign && self.marks.holds(&self.store, log_of(object)).is_ok() {
+            lock(&self.faults).is_marked();
+        }
+    }
+
+    /// Takes back what was found of an object whose segment has become another meanwhile, or
+    /// has come back.
+    pub(crate) fn is_replaced(&self, object: &str) {
+        lock(&self.faults).is_replaced(object);
     }
 
     /// Notes that something went wrong.

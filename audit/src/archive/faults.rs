@@ -84,6 +84,23 @@ impl Faults {
         self.reads_well(object);
     }
 
+    /// An object is asked for no more: its segment is another by now, or is here.
+    pub(super) fn is_replaced(&mut self, object: &str) {
+        self.objects.remove(object);
+    }
+
+    /// The segment that begins with `first` is in the archive as `object` now, or is here.
+    pub(super) fn has_moved(&mut self, first: u64, object: Option<&str>) {
+        let is_now = |name: &String| object == Some(name.as_str());
+        self.objects
+            .retain(|name, lost| lost.away.segment != first || is_now(name));
+    }
+
+    /// Whether the place was found to be another than the log's.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.mark.is_some()
+    }
+
     /// What was fetched has its place here.
     pub(super) fn is_written(&mut self) {
         self.local = None;

@@ -114,6 +114,8 @@ impl Archive {
     /// Removes what was fetched of the segment that begins with `first`, unless it is what
     /// `stays` of it in the archive.
     pub(crate) fn forget(&self, first: u64, stays: Option<&Stub>) {
+        let object = stays.map(|stub| stub.moved.object.as_str());
+        lock(&self.faults).has_moved(first, object);
         let stays = stays.map(cached_name);
         self.cache.retain(|name| {
             let is_stays = || stays.as_ref().is_some_and(|stays| name.starts_with(stays));
@@ -124,6 +126,9 @@ impl Archive {
     /// Removes what was fetched and is not what one of `stubs` names, and what nobody goes on
     /// fetching.
     pub(crate) fn sweep(&self, stubs: impl Iterator<Item = Stub>) {
+        let stubs = stubs.inspect(|stub| {
+            lock(&self.faults).has_moved(stub.moved.first, Some(&stub.moved.object));
+        });
         let names: HashSet<String> = stubs.map(|stub| cached_name(&stub)).collect();
         self.cache.retain(|name| {
             let cached = name.split_inclusive(EXT).next().unwrap_or(name);

@@ -315,7 +315,10 @@ impl<'a> Pass<'a> {
         let (digest, away) = loop {
             let missing = match File::open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => e,
-                opened => return opened.map(Some),
+                opened => {
+                    self.replaced(refused, None);
+                    return opened.map(Some);
+                }
             };
             let stub = match Stub::read(&self.dir, first) {
                 Ok(stub) => stub,
@@ -339,6 +342,7 @@ impl<'a> Pass<'a> {
             };
             match opened {
                 Ok(file) => {
+                    self.replaced(refused, Some(&stub));
                     self.away.push((first, stub.digest));
                     self.report.moved += 1;
                     return Ok(Some(file));
@@ -354,6 +358,17 @@ impl<'a> Pass<'a> {
         };
         self.not_read(kind, first, next, file, away.to_string());
         Ok(None)
+    }
+
+    /// A segment became another while it was asked for, or came back: what was found of its
+    /// object is nothing to be told of.
+    #[cfg(feature = "index")]
+    fn replaced(&self, refused: Option<(Hash, Away)>, now: Option<&Stub>) {
+        let before = refused.map(|(_, away)| away.object);
+        let before = before.filter(|before| now.is_none_or(|now| now.moved.object != *before));
+        if let (Some(archive), Some(before)) = (&self.archive, before) {
+            archive.is_replaced(&before);
+        }
     }
 
     #[cfg(not(feature = "index"))]

@@ -374,7 +374,7 @@ fn a_segment_that_is_replaced_meanwhile_is_not_lost() {
                 true => scene.stage.archive().unwrap(),
                 false => log.archive().unwrap().clone(),
             };
-            let gone = object.clone();
+            let (gone, asked) = (object.clone(), archive.clone());
             archive.meanwhile(move || {
                 if comes_back {
                     log.bring_back(segment.start, 0, &mut |_| Ok(())).unwrap();
@@ -397,6 +397,7 @@ fn a_segment_that_is_replaced_meanwhile_is_not_lost() {
                 assert_eq!(read.as_ref().err().and_then(why), None, "{read:?}");
             }
             assert!(!object.exists());
+            assert_eq!(asked.health().fault, None, "{comes_back} {checked}");
         }
     }
 }

@@ -137,6 +137,24 @@ fn a_store_that_hangs_keeps_nobody_for_ever() {
     }
 }
 
+/// A place that was not the archive, and is again, is not accused any more once it was read.
+#[test]
+fn a_place_is_told_as_another_until_it_is_seen_to_be_the_archive() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.restart();
+    let disk = scene.store.path().with_extension("disk");
+    fs::rename(scene.store.path(), &disk).unwrap();
+    fs::create_dir(scene.store.path()).unwrap();
+    assert_eq!(why(&scene.log().leaf(0).unwrap_err()), Some(Why::Foreign));
+    let fault = |scene: &Scene| scene.log().archive().unwrap().health().fault;
+    assert!(fault(&scene).is_some());
+    fs::remove_dir(scene.store.path()).unwrap();
+    fs::rename(&disk, scene.store.path()).unwrap();
+    scene.log().leaf(0).unwrap();
+    assert_eq!(fault(&scene), None);
+}
+
 /// A record in the newest segment that is not what was signed is told as that, and not as
 /// something that a start would need from the archive.
 #[test]

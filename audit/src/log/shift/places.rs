@@ -305,11 +305,23 @@ fn open(
     fetch: Fetch,
 ) -> io::Result<(File, Option<String>)> {
     let path = dir.join(segment::relative(first));
-    let mut asked = None;
+    let mut asked: Option<Stub> = None;
+    // What was found of the object of before is nothing to be told of.
+    let replaced = |asked: Option<Stub>, now: Option<&Stub>| {
+        let before =
+            asked.filter(|asked| now.is_none_or(|now| now.moved.object != asked.moved.object));
+        if let (Some(archive), Some(before)) = (archive, before) {
+            archive.is_replaced(&before.moved.object);
+        }
+    };
     loop {
         let missing = match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => e,
-            opened => return Ok((opened?, None)),
+            opened => {
+                let file = opened?;
+                replaced(asked, None);
+                return Ok((file, None));
+            }
         };
         let stub = match Stub::read(dir, first) {
             // It came back meanwhile, or is gone.
@@ -325,10 +337,19 @@ fn open(
             None => Err(Away::unset(&stub)),
         };
         match opened {
-            Ok(file) => return Ok((file, Some(archive::cached_name(&stub)))),
+            Ok(file) => {
+                replaced(asked, Some(&stub));
+                return Ok((file, Some(archive::cached_name(&stub))));
+            }
             // It may have become another while it was asked for, and its object gone.
-            Err(away) if away.why.is_damage() && asked != Some(stub.digest) => {
-                asked = Some(stub.digest);
+            Err(away)
+                if away.why.is_damage()
+                    && asked
+                        .as_ref()
+                        .is_none_or(|asked| asked.digest != stub.digest) =>
+            {
+                replaced(asked.take(), Some(&stub));
+                asked = Some(stub);
             }
             Err(away) => return Err(io::Error::other(away)),
         }
