@@ -140,7 +140,14 @@ impl Run<'_> {
     /// `PLS7586` when it cannot be told which.
     pub fn go(&self, after: &After, progress: Go<'_>) -> Result<Outcome, Diagnostic> {
         let mut outcome = Outcome::default();
-        outcome.tells(self.log.tidy());
+        let untidy = self.log.tidy();
+        outcome.interrupted = untidy.iter().any(LogError::is_of_archive);
+        outcome.tells(untidy);
+        if outcome.interrupted {
+            outcome.tells(self.log.disown_all(&[], true));
+            let _ = progress(Progress::default());
+            return Ok(outcome);
+        }
         let before_us = after.before_us(self.now);
         let mut faults = Vec::new();
         let mut due = self.log.movable(&mut faults);
@@ -148,10 +155,12 @@ impl Run<'_> {
         due.retain(|(_, last_us)| *last_us < before_us);
         let due: Vec<_> = due.into_iter().map(|(segment, _)| segment).collect();
         let firsts: Vec<u64> = due.iter().map(|segment| segment.start).collect();
+        let mut is_down = false;
         let mut outcome = self.each(due, outcome, progress, &mut |segment| {
-            self.log.move_away(segment, &mut |_| Ok(()))
+            let moved = self.log.move_away(segment, &mut |_| Ok(()));
+            moved.inspect_err(|error| is_down |= error.is_of_archive())
         })?;
-        outcome.tells(self.log.disown_all(&firsts));
+        outcome.tells(self.log.disown_all(&firsts, is_down));
         Ok(outcome)
     }
 

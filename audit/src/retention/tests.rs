@@ -63,6 +63,10 @@ pub(crate) struct Stage {
     pub(crate) store: Option<PathBuf>,
     /// What may be fetched from there.
     pub(crate) cache_bytes: u64,
+    /// Time of an exchange, where that is not the usual.
+    pub(crate) hurry: Option<Duration>,
+    /// Length of a segment.
+    pub(crate) segment_bytes: u64,
 }
 
 impl Stage {
@@ -85,6 +89,8 @@ impl Stage {
             ledger: None,
             store: None,
             cache_bytes: 8 << 10,
+            hurry: None,
+            segment_bytes: 1500,
         };
         stage.restart();
         stage
@@ -103,27 +109,28 @@ impl Stage {
         self.dir.path().join("log")
     }
 
-    fn options() -> LogOptions {
+    fn options(&self) -> LogOptions {
         LogOptions {
-            segment_bytes: 1500,
+            segment_bytes: self.segment_bytes,
+            archive: self.archive(),
             ..crate::testing::options()
         }
     }
 
     pub(crate) fn restart(&mut self) {
         self.log = None;
-        let options = LogOptions {
-            archive: self.archive(),
-            ..Self::options()
-        };
-        let log = Log::open(&self.folder(), options, self.clock.clone());
+        let log = Log::open(&self.folder(), self.options(), self.clock.clone());
         self.log = Some(log.unwrap());
     }
 
     pub(crate) fn archive(&self) -> Option<Arc<Archive>> {
         let store = self.store.as_ref()?;
         let archive = Archive::folder(store, &self.folder(), self.cache_bytes);
-        Some(Arc::new(archive.unwrap()))
+        let mut archive = archive.unwrap();
+        if let Some(time_max) = self.hurry {
+            archive.hurry(time_max);
+        }
+        Some(Arc::new(archive))
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -1303,7 +1310,7 @@ fn a_log_is_locked_until_its_segment_is_in_place() {
         .carry_out_to("of all".into(), &mut |point| {
             if point == Point::Recorded {
                 log.close();
-                let other = Log::open(&folder, Stage::options(), clock.clone());
+                let other = Log::open(&folder, stage.options(), clock.clone());
                 assert!(matches!(other, Err(LogError::Locked(_))));
                 looked += 1;
             }

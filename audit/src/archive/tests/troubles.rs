@@ -137,6 +137,41 @@ fn a_store_that_hangs_keeps_nobody_for_ever() {
     }
 }
 
+/// A run that has something to delete in every segment waits once for a store that takes its
+/// question and never answers.
+#[test]
+fn a_run_waits_once_for_a_store_that_hangs() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.clock.advance(30 * DAY);
+    scene.stage.restart();
+    assert!(scene.restore().segments > 3);
+    assert_eq!(scene.stage.run().faults, [""; 0]);
+    scene.stage.hurry = Some(Duration::from_millis(500));
+    scene.stage.restart();
+    let log = scene.objects()[0].parent().unwrap().to_owned();
+    let (mark, aside) = (log.join(MARK), log.join("aside"));
+    fs::rename(&mark, &aside).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&mark).status();
+    assert!(made.unwrap().success());
+    let outcome = scene.run("30 days");
+    let of = |what: &str| {
+        let faults = outcome.faults.iter();
+        faults.filter(|fault| fault.contains(what)).count()
+    };
+    assert_eq!(of("no whole answer"), 1, "{outcome:?}");
+    assert!(of("cannot be deleted") > 3, "{outcome:?}");
+    // Whoever waits there ends.
+    let ended = std::process::Command::new("sh")
+        .args(["-c", ": <> \"$0\"", mark.to_str().unwrap()])
+        .status();
+    assert!(ended.unwrap().success());
+    fs::rename(&aside, &mark).unwrap();
+    scene.believe_again();
+    assert_eq!(scene.run("30 days").faults, [""; 0]);
+    scene.whole();
+}
+
 /// A place that was not the archive, and is again, is not accused any more once it was read.
 #[test]
 fn a_place_is_told_as_another_until_it_is_seen_to_be_the_archive() {
