@@ -162,7 +162,7 @@ impl Finding {
             Severity::Warning | Severity::Note => {
                 Diagnostic::warning(7522, format!("{place} needs no proof but is not in order"))
                     .cause(cause)
-                    .help("the next start of the audit service mends it")
+                    .help("the next start of the audit service mends an end that was half written; a tile is made again by runs of retention and of the archive over its records, and by a start that reads these")
             }
         }
     }

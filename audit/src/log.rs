@@ -66,6 +66,7 @@ mod lock;
 mod reader;
 mod receipt;
 mod recover;
+mod remake;
 #[cfg(feature = "index")]
 mod shift;
 #[cfg(feature = "index")]

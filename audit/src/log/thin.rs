@@ -23,8 +23,9 @@ use std::{
 use palisade_mesh::wire::record::{Admin, Dropping, record::Body};
 use prost::Message as _;
 
-use super::{Log, LogError, book, reader::Shared, recover::log_id, writer::about_dropping};
+use super::{Log, LogError, book, reader::Shared, recover::log_id, remake, writer::about_dropping};
 use crate::{
+    archive::Away,
     envelope::{ADMIN, EnvelopeRef, RecordPeek, class_name, is_always_kept},
     files,
     holds::{HOLD_ADDED, HOLD_RELEASED},
@@ -798,12 +799,35 @@ impl<'a> Hashes<'a> {
 
     fn read(&self, number: u64) -> io::Result<Vec<Hash>> {
         let mut tries = 1;
-        loop {
+        let refused = loop {
             match self.read_once(number) {
                 Err(_) if tries < TILE_TRIES => tries += 1,
+                Err(refused) => break refused,
                 read => return read,
             }
+        };
+        match self.remake(number) {
+            Ok(true) => self.read_once(number),
+            Ok(false) => Err(refused),
+            // Nothing is known of the records until they can be read.
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Away>()) => Err(error),
+            Err(_) => Err(refused),
         }
+    }
+
+    /// Makes a tile again that rotted, if the records lead to what was signed.
+    fn remake(&self, number: u64) -> io::Result<bool> {
+        let shared = self.shared;
+        let checkpoint = shared.checkpoint.borrow().clone();
+        let segments = shared.segments.read();
+        let firsts = segments
+            .unwrap_or_else(PoisonError::into_inner)
+            .firsts
+            .clone();
+        let signed = (checkpoint.size, &checkpoint.root);
+        remake::remake(&shared.tiles, number, signed, &firsts, &mut |first| {
+            shared.open_once(first)
+        })
     }
 
     /// Reads a tile and proves it under the latest checkpoint: the proof of its first leaf

@@ -1839,6 +1839,35 @@ fn segments_that_cannot_be_read_do_not_end_every_run() {
     assert!(second.faults.len() >= 2 && second.again);
 }
 
+/// A tile that rotted accuses no record: those lead to what was signed, and it is made again.
+#[test]
+fn a_tile_that_rotted_does_not_accuse_the_records() {
+    let mut stage = Stage::of_old(100);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    assert!(stage.log().len() > 256);
+    let tile = stage.folder().join("tile/0/000");
+    let sound = std::fs::read(&tile).unwrap();
+    let mut rotten = sound.clone();
+    rotten[70] ^= 1;
+    std::fs::write(&tile, &rotten).unwrap();
+    let outcome = stage.run();
+    assert_eq!(outcome.faults, [""; 0]);
+    assert!(outcome.records() > 0);
+    assert_eq!(std::fs::read(&tile).unwrap(), sound);
+    // A record that is another is told as that still.
+    std::fs::write(&tile, &rotten).unwrap();
+    let path = stage.segment(0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let span = stage.log().sealed().remove(0);
+    let weighed = Thinning::weigh(stage.log(), span, i64::MAX, |_, _, _, _| Fate::Keep);
+    assert!(matches!(weighed, Err(LogError::Tampered(_))));
+    assert_eq!(std::fs::read(&tile).unwrap(), rotten);
+}
+
 /// What a run records of itself is read back by reports.
 #[test]
 fn how_long_records_were_kept_is_told_by_what_was_recorded() {

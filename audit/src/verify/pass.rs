@@ -839,7 +839,7 @@ impl<'a> Pass<'a> {
                     self.find(Finding {
                         severity: Severity::Warning,
                         kind: FindingKind::Tile,
-                        what: "its tile contradicts the log, which agrees with its signatures; a restart makes the tile again".into(),
+                        what: "its tile contradicts the log, which agrees with its signatures: it is the tile that is wrong".into(),
                         ..suspect
                     });
                 }

@@ -228,6 +228,32 @@ fn a_contradiction_is_not_told_as_a_segment_that_is_needed() {
     );
 }
 
+/// Nor is a tile that rotted told as a record that differs, though what could tell of all others
+/// is in the archive.
+#[test]
+fn a_start_makes_a_tile_again_that_rotted() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.segment_bytes = 1 << 20;
+    scene.stage.restart();
+    for _ in 0..180 {
+        scene.stage.request("/new", 200);
+    }
+    scene.stage.signed();
+    let newest = scene.log().here_from();
+    assert!(newest < 256 && scene.log().len() > 512, "{newest}");
+    scene.log().close();
+    let tile = scene.stage.folder().join("tile/0/001");
+    let sound = fs::read(&tile).unwrap();
+    let mut rotten = sound.clone();
+    rotten[70] ^= 1;
+    fs::write(&tile, rotten).unwrap();
+    scene.stage.restart();
+    assert_eq!(fs::read(&tile).unwrap(), sound);
+    assert_eq!(scene.log().archive().unwrap().health().fetched, 0);
+    scene.whole();
+}
+
 /// A crash while a segment was begun needs the one before it again, and no other.
 #[test]
 fn a_newest_segment_that_was_torn_needs_nothing_from_the_archive() {
