@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     fmt,
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -344,7 +344,7 @@ fn log_of(object: &str) -> &str {
 }
 
 /// SHA-256 of what follows in a file.
-pub(crate) fn sum_of(file: &mut File) -> io::Result<Hash> {
+pub(crate) fn sum_of(file: &mut impl Read) -> io::Result<Hash> {
     let mut sum = Context::new(&SHA256);
     let mut buf = vec![0; 1 << 20];
     loop {

@@ -505,9 +505,11 @@ fn what_is_dropped_leaves_the_archive() {
     assert_eq!(decisions(&before), 12);
     scene.stage.restart();
     scene.stage.clock.advance(30 * DAY);
+    let fetched = |scene: &Scene| scene.log().archive().unwrap().health().fetched;
     let outcome = scene.stage.run();
     assert_eq!(outcome.faults, [""; 0]);
     assert_eq!(outcome.dropped["decision"].records, 12);
+    assert_eq!(fetched(&scene), before.len() as u64, "each is fetched once");
     let after = scene.objects();
     assert_eq!(after.len(), before.len());
     assert!(before.iter().any(|object| !after.contains(object)));
@@ -525,7 +527,6 @@ fn what_is_dropped_leaves_the_archive() {
     scene.whole();
     // Nothing more is over, and nothing is fetched to find that.
     scene.stage.restart();
-    let fetched = |scene: &Scene| scene.log().archive().unwrap().health().fetched;
     assert_eq!(scene.stage.run().records(), 0);
     assert_eq!(fetched(&scene), 0);
     // The old object put back is no way back.

@@ -73,6 +73,8 @@ pub struct Thinning {
     sum: SparseSum,
     /// The digest of what it says that it lacks now.
     before: Option<Hash>,
+    /// What was fetched of a segment that is in an archive.
+    fetched: Option<File>,
     /// What is to be dropped, by class.
     pub dropped: BTreeMap<&'static str, Weight>,
     /// What stays and might go, by class as in `record.proto`: the time of the oldest of them,
@@ -165,9 +167,14 @@ impl Thinning {
             drop: Vec::new(),
             sum: SparseSum::default(),
             before: None,
+            fetched: None,
             dropped: BTreeMap::new(),
             kept: BTreeMap::new(),
         };
+        if log.is_away(segment.start) {
+            let again = file.try_clone();
+            found.fetched = Some(again.map_err(|e| shared.failed(&segment, e))?);
+        }
         let mut hashes = Hashes::new(shared);
         let mut was = SparseSum::default();
         let walked = walk(shared, &segment, file, |part| {
@@ -269,7 +276,8 @@ impl Thinning {
         log.place_one(self.segment.start)?;
         if log.is_away(self.segment.start) {
             // It goes again at once, as another object.
-            log.bring_back(self.segment.start, 0, &mut |_| Ok(()))?;
+            let fetched = self.fetched.take();
+            log.bring_back_from(self.segment.start, fetched, 0, &mut |_| Ok(()))?;
         }
         let old = path(shared, &self.segment);
         let aside = old.with_extension(segment::ASIDE);
