@@ -104,7 +104,7 @@ impl Away {
                     7587,
                     format!("{of} is in the archive `{store}`, and a start needs it here"),
                 ),
-                "bring it back: palisade audit archive restore --dir DIR",
+                "bring all of them back, then start: palisade audit archive restore --dir DIR --archive-config FILE",
             ),
             Why::Unset => (
                 Diagnostic::error(7585, format!("{of} is in an archive that nobody named")),

@@ -319,7 +319,10 @@ fn a_folder_gets_its_segments_back_by_itself() {
     let clock = scene.stage.clock.clone();
     let refused = Log::open(&dir, options, clock).err();
     assert_eq!(refused.as_ref().and_then(why), Some(Why::Start));
-    assert_eq!(refused.map(|e| e.diagnostic().code.0), Some(7587));
+    let told = refused.unwrap().diagnostic();
+    assert_eq!(told.code.0, 7587);
+    let how_many = format!("{moved} segments with ");
+    assert!(told.cause.is_some_and(|cause| cause.contains(&how_many)));
     let restored = restore_all(&dir, &archive).unwrap();
     assert_eq!(restored.bytes.len() as u64, moved);
     scene.stage.restart();

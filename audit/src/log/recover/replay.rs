@@ -84,6 +84,14 @@ pub(super) fn replay(
         .ok()
         .filter(|tree| tree.root() == checkpoint.root);
     let run = |tree: Option<Tree>, known: Option<(u64, Streams)>, torn: bool| {
+        if checkpoint.size > 0 && (tree.is_none() || known.is_none()) {
+            tracing::warn!(
+                records = checkpoint.size,
+                tiles = tree.is_some(),
+                streams = known.is_some(),
+                "tiles of the log, or how far streams are, are lost: all records are read"
+            );
+        }
         let (streams_from, streams) = known.unwrap_or_default();
         Run {
             torn,

@@ -362,10 +362,18 @@ pub(in crate::log) fn is_away(dir: &Path, first: u64) -> bool {
     files::is_gone(&dir.join(segment::relative(first))) && !files::is_gone(&Stub::path(dir, first))
 }
 
-/// Why a segment that a start needs cannot be had, if it went to an archive.
+/// Why a segment that a start needs cannot be had, if it went to an archive; it needs all that
+/// follow, too.
 pub(in crate::log) fn is_needed(dir: &Path, first: u64) -> Option<Away> {
-    let away = is_away(dir, first).then(|| Stub::read(dir, first).ok())?;
-    away.map(|stub| Away::at_start(&stub))
+    let read = |first: u64| {
+        let is_away = is_away(dir, first);
+        is_away.then(|| Stub::read(dir, first).ok()).flatten()
+    };
+    let stub = read(first)?;
+    let all = segment::list(dir).unwrap_or_default().into_iter();
+    let lengths = all.filter(|other| *other >= first).filter_map(read);
+    let lengths: Vec<u64> = lengths.map(|stub| stub.moved.length).collect();
+    Some(Away::at_start(&stub, lengths.len(), lengths.iter().sum()))
 }
 
 fn is_hold(body: &Body) -> bool {
