@@ -142,6 +142,10 @@ fn lives(home: &Home, id: &str) {
     // A count needs no download, rows do.
     let counted = home.json(&["audit", "search", "class:decision last:200d | count"]);
     assert!(counted.to_string().contains(&OLD.to_string()), "{counted}");
+    // Nor does a replay of a time that is here.
+    let report = home.json(&["audit", "verify", "--replay", "last:1h"]);
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["replay"]["decisions"], 0, "{report}");
     let status = home.json(&["audit", "archive", "status"]);
     assert_eq!(status["fetched"], 0);
     assert_eq!(rows(home, "class:decision last:200d").len() as u64, OLD);

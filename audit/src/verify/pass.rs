@@ -13,7 +13,7 @@ use ulid::Ulid;
 
 use super::{
     CertificatesReport, CheckpointReport, Earlier, FINDINGS_MAX, Finding, FindingKind,
-    PROGRESS_RECORDS, Progress, RecordName, VerifyReport,
+    PROGRESS_RECORDS, Progress, RecordName, Seen, VerifyReport,
     ahead::Ahead,
     certificates::Certificates,
     earlier::Kept,
@@ -42,6 +42,7 @@ use crate::{
 pub(super) struct Pass<'a> {
     dir: PathBuf,
     progress: Option<&'a mut dyn FnMut(Progress)>,
+    seen: Option<Seen<'a>>,
     report: VerifyReport,
     tiles: Tiles,
     /// Number of signed records.
@@ -116,7 +117,11 @@ struct At<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(dir: &Path, progress: Option<&'a mut dyn FnMut(Progress)>) -> Self {
+    pub(super) fn new(
+        dir: &Path,
+        progress: Option<&'a mut dyn FnMut(Progress)>,
+        seen: Option<Seen<'a>>,
+    ) -> Self {
         Self {
             dir: dir.into(),
             report: VerifyReport {
@@ -140,6 +145,7 @@ impl<'a> Pass<'a> {
                 certificates: CertificatesReport::default(),
             },
             progress,
+            seen,
             tiles: Tiles::new(dir),
             signed: 0,
             ahead: VecDeque::new(),
@@ -624,6 +630,9 @@ impl<'a> Pass<'a> {
         }
         if let Some(envelope) = EnvelopeRef::decode(leaf) {
             self.observe(at, &envelope);
+        }
+        if let Some(seen) = &mut self.seen {
+            seen(at.leaf, leaf);
         }
         self.push(hash, root);
     }
