@@ -28,6 +28,7 @@ mod bucket;
 mod compile;
 mod follow;
 mod indexer;
+mod join;
 mod lookup;
 mod lost;
 mod names;

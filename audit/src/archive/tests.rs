@@ -19,6 +19,7 @@ use crate::{
 };
 
 mod copies;
+mod joins;
 mod leftovers;
 mod lost;
 mod offline;
@@ -35,11 +36,19 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::of_days(1)
+    }
+
+    /// The same, over so many days.
+    fn of_days(days: usize) -> Self {
         let store = tempfile::tempdir().unwrap();
         let mut stage = Stage::new();
         stage.store = Some(store.path().to_owned());
         stage.restart();
         for n in 0..12 {
+            if n > 0 && n % (12 / days) == 0 {
+                stage.clock.advance(DAY);
+            }
             stage.request(&format!("/old/{n}"), 200);
         }
         stage.clock.advance(40 * DAY);

@@ -19,17 +19,13 @@ use std::{
 use super::{
     StoreError,
     bucket::Bucket,
-    lookup,
     lost::Looks,
-    recent::{Recent, Replacement},
+    recent::Recent,
     shared::{Inner, Shared},
     state::{State, UNREADABLE_MAX},
     writer::Open,
 };
-use crate::{
-    item::{Item, JoinKey},
-    log::Lacking,
-};
+use crate::{item::Item, log::Lacking};
 
 /// Entries read before others get their turn.
 const PULL_MAX: usize = 1024;
@@ -58,7 +54,7 @@ pub(super) struct Indexer {
     /// When segments that an archive has lost are looked at again.
     pub(super) looks: Looks,
     /// Until when it is not tried again to let go of the rest, and why.
-    put_off: Option<(Instant, String)>,
+    pub(super) put_off: Option<(Instant, String)>,
     /// How long the next wait is.
     away_for: Duration,
 }
@@ -207,7 +203,7 @@ impl Indexer {
     /// index must be opened again: writers may hold half of a commit.
     pub(super) fn step(&mut self) -> Result<Step, StoreError> {
         let (pulled, pull_away) = put_apart(self.pull())?;
-        self.look_again(false)?;
+        let looks = self.look_again()?;
         self.let_go_when_it_can(pull_away.as_ref())?;
         let pulled = pulled.unwrap_or(false);
         let options = &self.shared.options;
@@ -226,7 +222,7 @@ impl Indexer {
             self.commit(calm.max(1))?;
         }
         self.close_idle_writers()?;
-        if pulled && self.shared.read().head < self.shared.source.len() {
+        if looks || (pulled && self.shared.read().head < self.shared.source.len()) {
             return Ok(Step::Again);
         }
         let left = age.map_or(every, |age| every.saturating_sub(age));
@@ -250,7 +246,7 @@ impl Indexer {
         let waiting = self.shared.read().recent.len();
         self.commit(waiting)?;
         if away.is_none() {
-            self.look_again(true)?;
+            self.look_now()?;
         }
         self.let_go_when_it_can(away.as_ref())?;
         away.map_or(Ok(()), Err)
@@ -303,7 +299,8 @@ impl Indexer {
             match entry {
                 Ok(entry) => {
                     next = entry.index + 1;
-                    items.push(Item::new(entry));
+                    let item = Item::new(entry);
+                    items.push((self.is_applied(item.time_us, item.at), item));
                 }
                 // It is read when the archive can be asked again; what came before it is taken in.
                 Err(error) if error.waits() => {
@@ -330,14 +327,12 @@ impl Indexer {
         if next == head {
             return Ok(false);
         }
-        let items = items.into_iter();
-        let items = items.map(|item| (self.is_applied(item.time_us, item.at), item));
-        let items = items.collect();
         self.take_in(items, next)?;
         Ok(true)
     }
 
-    /// A record that cannot be read is not searchable; the others are.
+    /// A record that cannot be read is not searchable; the others are. A segment that is away is
+    /// looked at again.
     pub(super) fn note_unreadable(
         &mut self,
         index: u64,
@@ -345,8 +340,9 @@ impl Indexer {
     ) -> Result<(), StoreError> {
         if let Some(away) = error.away() {
             if self.state.lost.insert(away.segment, away.next).is_none() {
-                tracing::error!(%error, "the records of this segment are not indexed");
+                tracing::error!(%error, "the index lacks what is in this segment");
             }
+            self.looks.is_lost(away.segment);
             return Ok(());
         }
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");
@@ -368,45 +364,22 @@ impl Indexer {
         next: u64,
     ) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
+        let mut elsewhere = Vec::new();
         let mut inner = shared.write();
         for (indexed, item) in items {
-            let at = item.at;
-            let outcome = item.joins().map(|(_, outcome)| outcome.clone());
-            let elsewhere = inner.recent.push(item, indexed);
-            if let (Some(key), Some(outcome)) = (elsewhere, outcome) {
-                let replacement = self.replacement(&inner, &key, at, outcome)?;
-                if let Some(replacement) = replacement {
-                    inner
-                        .recent
-                        .replacing
-                        .insert(replacement.item.at, replacement);
-                }
-            }
+            let joins = item.joins();
+            let outcome = joins.map(|(_, outcome)| (item.at, outcome.clone()));
+            let key = inner.recent.push(item, indexed);
+            elsewhere.extend(key.zip(outcome));
         }
+        drop(inner);
+        // Until the head moves, answers say that they are behind.
+        self.join(elsewhere)?;
+        let mut inner = shared.write();
         inner.head = next;
         inner.unreadable = self.unreadable();
         self.shared.moved.send_replace(());
         Ok(())
-    }
-
-    /// The indexed decision that the outcome at `cause` belongs to, joined.
-    fn replacement(
-        &self,
-        inner: &Inner,
-        key: &JoinKey,
-        cause: u64,
-        outcome: palisade_mesh::wire::record::Outcome,
-    ) -> Result<Option<Replacement>, StoreError> {
-        let source = self.shared.source.as_ref();
-        let Some(found) = lookup::decision(&inner.views, source, key, cause)? else {
-            return Ok(None);
-        };
-        if found.joined || inner.recent.replacing.contains_key(&found.item.at) {
-            return Ok(None);
-        }
-        let mut item = found.item;
-        item.outcome = Some((cause, outcome));
-        Ok(Some(Replacement { item, cause }))
     }
 
     /// Whether the bucket of `time_us` holds everything up to and with `at`.

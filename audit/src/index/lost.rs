@@ -6,14 +6,16 @@
 //! among the lost, and what a bucket has of it by then is not added again.
 
 use std::{
+    mem,
     ops::Range,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use rustc_hash::FxHashSet;
+use rustc_hash::FxHashMap;
 
-use super::{StoreError, indexer::Indexer, lookup};
-use crate::item::{Item, JoinKey};
+use super::{StoreError, indexer::Indexer};
+use crate::item::Item;
 
 /// Wait before lost segments are looked at again.
 const LOST_FOR: Duration = Duration::from_secs(60);
@@ -22,10 +24,28 @@ const LOST_FOR: Duration = Duration::from_secs(60);
 /// that.
 const LOST_FOR_MAX: Duration = Duration::from_secs(3600);
 
+/// Longest wait for a store that could not be asked.
+const AWAY_FOR_MAX: Duration = Duration::from_secs(600);
+
+/// How long who waits for the index waits for what was lost; the rest is looked at afterwards.
+const NOW_MAX: Duration = Duration::from_secs(30);
+
 /// When lost segments are looked at again.
 pub(super) struct Looks {
     due: Instant,
     wait: Duration,
+    /// Those that are still to be looked at in this round, the last first.
+    round: Vec<Range<u64>>,
+    taking: Option<Taking>,
+}
+
+/// A segment that is being taken in, and how far it is.
+struct Taking {
+    segment: Range<u64>,
+    next: u64,
+    /// Those of its records that buckets have, each with whether it is joined with its outcome;
+    /// none before the segment is there.
+    known: Option<FxHashMap<u64, bool>>,
 }
 
 /// What became of a lost segment.
@@ -33,18 +53,36 @@ pub(super) struct Looks {
 enum Found {
     /// Its records are in the index.
     Here,
-    /// It is as it was.
+    /// It is as it was, or the index is not so far.
     Lost,
-    /// The archive cannot be asked, or the index is not so far.
+    /// Some of its records are in the index, and the others can be taken in.
+    Part,
+    /// The archive cannot be asked.
     Unknown,
 }
+
+/// What was read of a lost segment: its records, each with whether it is indexed, and how far
+/// that is.
+type Read = (Vec<(bool, Item)>, u64);
 
 impl Looks {
     pub(super) fn new() -> Self {
         Self {
             due: Instant::now() + LOST_FOR,
             wait: LOST_FOR,
+            round: Vec::new(),
+            taking: None,
         }
+    }
+
+    /// A segment cannot be had; if it is being taken in, that begins anew another time.
+    pub(super) fn is_lost(&mut self, segment: u64) {
+        self.taking
+            .take_if(|taking| taking.segment.start == segment);
+    }
+
+    fn are_open(&self) -> bool {
+        self.taking.is_some() || !self.round.is_empty()
     }
 
     fn put_off(&mut self) {
@@ -54,104 +92,173 @@ impl Looks {
 }
 
 impl Indexer {
-    /// Looks at lost segments again, if it is time or `at_once`, and takes in what is there.
-    pub(super) fn look_again(&mut self, at_once: bool) -> Result<(), StoreError> {
-        let is_due = self.looks.due <= Instant::now();
-        if self.state.lost.is_empty() || !(at_once || is_due) {
-            return Ok(());
-        }
-        // Buckets that are made again read the segment as any other.
-        if !self.state.remaking.is_empty() {
-            return Ok(());
-        }
-        let lost = self.state.lost.iter().map(|(first, next)| *first..*next);
-        for segment in lost.collect::<Vec<_>>() {
-            match self.take_back(&segment)? {
-                Found::Here => {
-                    tracing::info!(
-                        segment = segment.start,
-                        "a lost segment is there again, and is indexed"
-                    );
-                    self.looks = Looks::new();
-                }
-                Found::Lost => {}
-                // Nor can it be asked for the others.
-                Found::Unknown => break,
+    /// Looks at lost segments again, if it is time: at one of them, or takes in some of one that
+    /// is there. Says whether there is more to do at once.
+    pub(super) fn look_again(&mut self) -> Result<bool, StoreError> {
+        if !self.looks.are_open() {
+            if self.looks.due > Instant::now() || self.state.lost.is_empty() {
+                return Ok(false);
             }
-        }
-        if is_due && self.looks.due <= Instant::now() {
             self.looks.put_off();
+            self.begin_round();
         }
+        self.look()
+    }
+
+    /// Looks at all of them now, for as long as somebody may wait for that.
+    pub(super) fn look_now(&mut self) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        self.begin_round();
+        while self.look()? && begun.elapsed() < NOW_MAX {}
         Ok(())
     }
 
-    /// Takes in what a lost segment has, if it is there.
-    fn take_back(&mut self, segment: &Range<u64>) -> Result<Found, StoreError> {
+    fn begin_round(&mut self) {
+        let lost = self.state.lost.iter().rev();
+        let lost = lost.map(|(first, next)| *first..*next);
+        let taking = self
+            .looks
+            .taking
+            .as_ref()
+            .map(|taking| taking.segment.start);
+        self.looks.round = lost.filter(|lost| Some(lost.start) != taking).collect();
+    }
+
+    fn look(&mut self) -> Result<bool, StoreError> {
+        // Buckets that are made again read the segment as any other.
+        if !self.state.remaking.is_empty() {
+            self.looks.taking = None;
+            self.looks.round.clear();
+            return Ok(false);
+        }
+        let next = self.looks.taking.take().or_else(|| {
+            let segment = self.looks.round.pop()?;
+            let next = segment.start;
+            Some(Taking {
+                segment,
+                next,
+                known: None,
+            })
+        });
+        let Some(next) = next else {
+            return Ok(false);
+        };
+        let segment = next.segment.start;
+        self.looks.taking = Some(next);
+        let found = self.take_back()?;
+        if found != Found::Part {
+            self.looks.taking = None;
+        }
+        match found {
+            Found::Here => {
+                tracing::info!(segment, "a lost segment is there again, and is indexed");
+                let again = Looks::new();
+                (self.looks.due, self.looks.wait) = (again.due, again.wait);
+                // What was dropped of it can be let go of.
+                (self.lacking, self.put_off) = (None, None);
+            }
+            Found::Lost | Found::Part => {}
+            Found::Unknown => {
+                // Nor can it be asked for the others.
+                self.looks.round.clear();
+                self.looks.due = self.looks.due.min(Instant::now() + AWAY_FOR_MAX);
+            }
+        }
+        Ok(self.looks.are_open())
+    }
+
+    /// Takes in what the lost segment has whose turn it is, or some of it, if it is there.
+    fn take_back(&mut self) -> Result<Found, StoreError> {
         let waiting = self.shared.read().recent.len();
         self.commit(waiting)?;
         let head = self.shared.read().head;
+        let Some(taking) = &mut self.looks.taking else {
+            return Ok(Found::Lost);
+        };
+        let (segment, next) = (taking.segment.clone(), taking.next);
+        let mut known = mem::take(&mut taking.known);
         if segment.end > head {
-            return Ok(Found::Unknown);
+            return Ok(Found::Lost);
         }
-        let mut indexed = None;
-        let mut next = segment.start;
-        while next < segment.end {
-            let (items, after) = match self.read_lost(next..segment.end)? {
-                Ok(read) => read,
-                Err(found) => return Ok(found),
-            };
-            let indexed = indexed.get_or_insert_with(|| self.indexed_of(segment));
-            let items = items.into_iter();
-            let items = items.map(|item| (indexed.contains(&item.at), item));
-            self.add_behind(items.collect(), head)?;
-            next = after;
+        let (items, after) = match self.read_lost(&segment, next, &mut known)? {
+            Ok(read) => read,
+            Err(found) => return Ok(found),
+        };
+        let known = known.unwrap_or_default();
+        self.add_behind(items, &known, head)?;
+        match &mut self.looks.taking {
+            // It was lost once more while it was asked for a decision of its own.
+            None => Ok(Found::Lost),
+            Some(taking) if after < segment.end => {
+                (taking.next, taking.known) = (after, Some(known));
+                Ok(Found::Part)
+            }
+            Some(_) => {
+                self.state.lost.remove(&segment.start);
+                self.state.save(&self.dir)?;
+                self.shared.write().unreadable = self.unreadable();
+                self.shared.moved.send_replace(());
+                Ok(Found::Here)
+            }
         }
-        self.state.lost.remove(&segment.start);
-        self.state.save(&self.dir)?;
-        self.shared.write().unreadable = self.unreadable();
-        self.shared.moved.send_replace(());
-        Ok(Found::Here)
     }
 
-    /// Reads some of a lost segment, and how far that is; or what became of it.
+    /// Reads some of a lost segment, from `next` on; or says what became of it. Once it is
+    /// there, its records are `known` that buckets have.
     fn read_lost(
         &mut self,
-        part: Range<u64>,
-    ) -> Result<Result<(Vec<Item>, u64), Found>, StoreError> {
-        let source = std::sync::Arc::clone(&self.shared.source);
+        segment: &Range<u64>,
+        next: u64,
+        known: &mut Option<FxHashMap<u64, bool>>,
+    ) -> Result<Result<Read, Found>, StoreError> {
+        let source = Arc::clone(&self.shared.source);
         let most = self.shared.options.recent_max.max(1);
-        let mut items = Vec::new();
-        for entry in source.scan(part.start).take(most) {
+        let mut items: Vec<(bool, Item)> = Vec::new();
+        for entry in source.scan(next).take(most) {
             match entry {
-                Ok(entry) if entry.index >= part.end => return Ok(Ok((items, part.end))),
-                Ok(entry) => items.push(Item::new(entry)),
+                Ok(entry) if entry.index >= segment.end => return Ok(Ok((items, segment.end))),
+                Ok(entry) => {
+                    let known = known.get_or_insert_with(|| self.indexed_of(segment));
+                    let next = entry.index + 1;
+                    items.push((known.contains_key(&entry.index), Item::new(entry)));
+                    if next == segment.end {
+                        // The next segment is not fetched to see that this one is over.
+                        break;
+                    }
+                }
                 Err(error) => match error.away() {
                     // What is left of this one was dropped.
-                    Some(away) if away.segment >= part.end => return Ok(Ok((items, part.end))),
+                    Some(away) if away.segment >= segment.end => {
+                        return Ok(Ok((items, segment.end)));
+                    }
                     Some(_) if error.waits() => return Ok(Err(Found::Unknown)),
                     Some(_) => return Ok(Err(Found::Lost)),
                     None => {
                         self.note_unreadable(error.index, &error)?;
-                        return Ok(Ok((items, (error.index + 1).max(part.start + 1))));
+                        return Ok(Ok((items, (error.index + 1).max(next + 1))));
                     }
                 },
             }
         }
         let after = match items.last() {
-            Some(last) if items.len() == most => last.at + 1,
-            _ => part.end,
+            Some((_, last)) if items.len() == most => last.at + 1,
+            _ => segment.end,
         };
         Ok(Ok((items, after)))
     }
 
-    /// The records of a segment that buckets have: some were indexed before it was lost.
-    fn indexed_of(&self, segment: &Range<u64>) -> FxHashSet<u64> {
+    /// The records of a segment that buckets have, each with whether it is joined with its
+    /// outcome: some were indexed before it was lost.
+    fn indexed_of(&self, segment: &Range<u64>) -> FxHashMap<u64, bool> {
         let views: Vec<_> = self.shared.read().views.values().cloned().collect();
-        let mut known = FxHashSet::default();
-        for view in &views {
-            for (reader, columns) in view.segments() {
-                let all = (0..reader.max_doc()).map(|doc| columns.entry(doc));
-                known.extend(all.filter(|at| segment.contains(at)));
+        let mut known = FxHashMap::default();
+        let all = views.iter().flat_map(|view| view.segments());
+        for (reader, columns) in all.filter(|(_, columns)| columns.may_have(segment)) {
+            for doc in 0..reader.max_doc() {
+                let at = columns.entry(doc);
+                if segment.contains(&at) {
+                    *known.entry(at).or_default() |= columns.outcome(doc).is_some();
+                }
             }
         }
         known
@@ -159,8 +266,13 @@ impl Indexer {
 
     /// Adds records that lie before `head`, each with whether it is indexed; they are committed
     /// when it returns.
-    fn add_behind(&mut self, mut items: Vec<(bool, Item)>, head: u64) -> Result<(), StoreError> {
-        self.join_later(&mut items);
+    fn add_behind(
+        &mut self,
+        mut items: Vec<(bool, Item)>,
+        known: &FxHashMap<u64, bool>,
+        head: u64,
+    ) -> Result<(), StoreError> {
+        let joined = self.join_later(&mut items, known)?;
         let span = self.shared.options.bucket;
         let mut is_lower = false;
         for (_, item) in items.iter().filter(|(indexed, _)| !indexed) {
@@ -174,22 +286,8 @@ impl Indexer {
             self.state.save(&self.dir)?;
         }
         self.take_in(items, head)?;
+        self.replace(joined);
         let waiting = self.shared.read().recent.len();
         self.commit(waiting)
-    }
-
-    /// Gives decisions their outcomes that came later and are indexed by now.
-    fn join_later(&self, items: &mut [(bool, Item)]) {
-        let views = self.shared.read().views.clone();
-        let here: FxHashSet<JoinKey> = items
-            .iter()
-            .filter_map(|(_, item)| item.joins().map(|(key, _)| key))
-            .collect();
-        for (_, item) in items.iter_mut().filter(|(indexed, _)| !indexed) {
-            if let Some(key) = item.joinable().filter(|key| !here.contains(key)) {
-                let source = self.shared.source.as_ref();
-                item.outcome = lookup::outcome(&views, source, &key, item.at);
-            }
-        }
     }
 }

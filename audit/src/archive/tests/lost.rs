@@ -11,11 +11,11 @@ use crate::{
     retention::{Ledger, Run as Retention, Turn, tests::periods},
 };
 
-const OLD: &str = "class:decision path:/old/* last:300d";
+pub(super) const OLD: &str = "class:decision path:/old/* last:300d";
 
 impl Scene {
     /// What is indexed, away, and over.
-    fn indexed_and_away(runtime: &Runtime) -> Self {
+    pub(super) fn indexed_and_away(runtime: &Runtime) -> Self {
         let mut scene = Self::new();
         let index = scene.index();
         runtime.block_on(index.flush()).unwrap();
@@ -26,14 +26,17 @@ impl Scene {
         scene
     }
 
-    fn index(&self) -> Index {
-        let source = Arc::new(self.log().clone());
-        let (clock, dir) = (self.stage.clock.clone(), self.stage.folder().join("index"));
-        Index::open(source, &dir, clock, Options::default()).unwrap()
+    pub(super) fn index(&self) -> Index {
+        self.index_in(&self.stage.folder().join("index"))
+    }
+
+    pub(super) fn index_in(&self, dir: &Path) -> Index {
+        let (source, clock) = (Arc::new(self.log().clone()), self.stage.clock.clone());
+        Index::open(source, dir, clock, Options::default()).unwrap()
     }
 
     /// The store fails so many times while something is done.
-    fn failures<T>(&self, what: impl FnOnce() -> T) -> (T, u64) {
+    pub(super) fn failures<T>(&self, what: impl FnOnce() -> T) -> (T, u64) {
         let failed = || self.log().archive().unwrap().health().failed;
         let before = failed();
         let done = what();
@@ -41,7 +44,7 @@ impl Scene {
     }
 
     /// One byte of the object of the first segment is another.
-    fn alter(&self) -> (PathBuf, Vec<u8>) {
+    pub(super) fn alter(&self) -> (PathBuf, Vec<u8>) {
         let object = self.objects()[0].clone();
         let bytes = fs::read(&object).unwrap();
         let mut other = bytes.clone();
