@@ -53,13 +53,21 @@ impl Indexer {
                     batch.push(lacking);
                     continue;
                 }
+                // It is asked once it is there again; until then answers say what they lack.
+                if self.state.lost.contains_key(&lacking.segment) {
+                    continue;
+                }
                 match source.dropped_from(lacking.segment) {
                     Ok(ranges) => {
                         gone.extend(ranges);
                         batch.push(lacking);
                     }
-                    // What is lost may be there again.
-                    Err(error) if error.away().is_some() => away = Some(error.into()),
+                    Err(error) if error.waits() => away = Some(error.into()),
+                    Err(error) if error.away().is_some() => {
+                        self.note_unreadable(lacking.segment, &error)?;
+                        self.state.save(&self.dir)?;
+                        self.shared.write().unreadable = self.unreadable();
+                    }
                     // Its records are told as unreadable, one by one; the others are let go.
                     Err(error) => {
                         tracing::error!(segment = lacking.segment, %error, "what was dropped from a segment cannot be told");
@@ -155,6 +163,7 @@ impl Indexer {
         writer.dirty = true;
         // Segments that are lost are asked for once, and not for each of their records.
         let mut lost = Lost::default();
+        let known = self.unreadable();
         for place in places {
             if lost.has(place.at) {
                 continue;
@@ -186,6 +195,10 @@ impl Indexer {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if self.unreadable() != known {
+            // Before the bucket takes the place of one that may have it.
+            self.state.save(&self.dir)?;
         }
         shared.write().unreadable = self.unreadable();
         fresh.commit(applied)?;

@@ -1,4 +1,4 @@
-//! What the index joins while the archive has lost a part of it.
+//! What the index joins and leaves out while the archive has lost a part of it.
 
 use std::sync::mpsc;
 
@@ -103,4 +103,100 @@ fn nobody_waits_for_a_join_that_the_archive_holds_up() {
         assert_eq!((count(&index, OLD), count(&index, JOINED)), (12, 12));
     }
     assert!(held_up > 0, "some decisions are apart from their outcomes");
+}
+
+/// A segment that is lost after something was dropped from it does not keep the index from
+/// going on, whether that has it or is made anew; once it is there, what was dropped goes.
+#[test]
+fn a_lost_segment_with_dropped_records_does_not_hold_up_the_index() {
+    for anew in [false, true] {
+        let runtime = Runtime::new().unwrap();
+        let mut scene = Scene::indexed_and_away(&runtime);
+        assert_eq!(scene.stage.run().faults, [""; 0]);
+        let object = scene.objects()[0].clone();
+        let bytes = fs::read(&object).unwrap();
+        fs::remove_file(&object).unwrap();
+        if anew {
+            fs::remove_dir_all(scene.stage.folder().join("index")).unwrap();
+        }
+        let index = flushed(&mut scene, &runtime);
+        assert_eq!(index.status().stalled, None, "{anew}");
+        let lost = index.status().unreadable;
+        assert!(lost > 0, "{anew}");
+        scene.believe_again();
+        let flush = || runtime.block_on(index.flush()).unwrap();
+        let ((), failed) = scene.failures(flush);
+        assert!(failed <= 1, "{failed}");
+        assert_eq!(
+            (index.status().stalled, index.status().unreadable),
+            (None, lost)
+        );
+        fs::write(&object, bytes).unwrap();
+        scene.believe_again();
+        runtime.block_on(index.flush()).unwrap();
+        assert_eq!(
+            (index.status().stalled, index.status().unreadable),
+            (None, 0)
+        );
+        assert_eq!(count(&index, OLD), 0, "{anew}");
+        assert_eq!(count(&index, "class:admin last:300d"), 20, "{anew}");
+    }
+}
+
+/// However a run ends that lets go of what was dropped, an index that had to leave something
+/// out says so.
+#[test]
+fn what_is_left_out_is_known_after_a_crash() {
+    let runtime = Runtime::new().unwrap();
+    let mut scene = Scene::of_days(3);
+    scene.stage.cache_bytes = 4 << 10;
+    let index = scene.index();
+    runtime.block_on(index.flush()).unwrap();
+    drop(index);
+    scene.run("30 days");
+    scene.stage.clock.advance(30 * DAY);
+    scene.stage.restart();
+    scene.alter();
+    assert!(scene.stage.run().records() > 0);
+    let _ = fs::remove_dir_all(scene.stage.folder().join(CACHE));
+    scene.stage.restart();
+    let index = scene.index();
+    let archive = scene.log().archive().unwrap().clone();
+    let (crashes, left) = (tempfile::tempdir().unwrap(), mpsc::channel());
+    let folder = scene.stage.folder().join("index");
+    at_each_read(&archive, folder, crashes.path().to_owned(), left.0);
+    runtime.block_on(index.flush()).unwrap();
+    archive.meanwhile(|| {});
+    assert!(index.status().unreadable > 0);
+    drop(index);
+    let copies: Vec<PathBuf> = left.1.try_iter().collect();
+    assert!(copies.len() > 3);
+    for copy in copies {
+        let index = scene.index_in(&copy);
+        runtime.block_on(index.flush()).unwrap();
+        assert!(index.status().unreadable > 0, "{copy:?}");
+    }
+}
+
+/// Copies the index before each read of an object, as a crash would leave it.
+fn at_each_read(archive: &Arc<Archive>, index: PathBuf, to: PathBuf, left: mpsc::Sender<PathBuf>) {
+    let then = archive.clone();
+    archive.meanwhile(move || {
+        let copy = to.join(ulid::Ulid::generate().to_string());
+        copy_all(&index, &copy);
+        left.send(copy).unwrap();
+        at_each_read(&then, index, to, left);
+    });
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_all(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).unwrap()),
+        }
+    }
 }
