@@ -253,8 +253,8 @@ impl Indexer {
     }
 
     /// Lets go of what the log has dropped. What cannot be had from an archive is put off; all
-    /// else goes on. Says what the index waits for: that, or what could not be read of the log
-    /// (`pull_away`).
+    /// else goes on. Says what the index waits for: that, what could not be read of the log
+    /// (`pull_away`), or a segment that is looked at again.
     fn let_go_when_it_can(&mut self, pull_away: Option<&StoreError>) -> Result<(), StoreError> {
         // What waits does so until its time.
         let waits = self.put_off.take();
@@ -272,6 +272,7 @@ impl Indexer {
         };
         let put_off = self.put_off.as_ref().map(|(_, why)| why.clone());
         let why = pull_away.map(StoreError::to_string).or(put_off);
+        let why = why.or_else(|| self.looks.why());
         if self.shared.read().stalled != why {
             self.shared.write().stalled = why;
         }
@@ -342,7 +343,7 @@ impl Indexer {
             if self.state.lost.insert(away.segment, away.next).is_none() {
                 tracing::error!(%error, "the index lacks what is in this segment");
             }
-            self.looks.is_lost(away.segment);
+            self.looks.is_lost(away.segment, error);
             return Ok(());
         }
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");

@@ -15,7 +15,7 @@ use std::{
 use rustc_hash::FxHashMap;
 
 use super::{StoreError, indexer::Indexer};
-use crate::item::Item;
+use crate::{item::Item, source::SourceError};
 
 /// Wait before lost segments are looked at again.
 const LOST_FOR: Duration = Duration::from_secs(60);
@@ -37,6 +37,8 @@ pub(super) struct Looks {
     /// Those that are still to be looked at in this round, the last first.
     round: Vec<Range<u64>>,
     taking: Option<Taking>,
+    /// The last that could not be asked for, and why; none once it was.
+    waits: Option<(u64, String)>,
 }
 
 /// A segment that is being taken in, and how far it is.
@@ -72,13 +74,22 @@ impl Looks {
             wait: LOST_FOR,
             round: Vec::new(),
             taking: None,
+            waits: None,
         }
     }
 
     /// A segment cannot be had; if it is being taken in, that begins anew another time.
-    pub(super) fn is_lost(&mut self, segment: u64) {
+    pub(super) fn is_lost(&mut self, segment: u64, error: &SourceError) {
         self.taking
             .take_if(|taking| taking.segment.start == segment);
+        if error.waits() {
+            self.waits = Some((segment, error.to_string()));
+        }
+    }
+
+    /// Why one could not be asked for.
+    pub(super) fn why(&self) -> Option<String> {
+        self.waits.as_ref().map(|(_, why)| why.clone())
     }
 
     fn are_open(&self) -> bool {
@@ -148,6 +159,9 @@ impl Indexer {
         let found = self.take_back()?;
         if found != Found::Part {
             self.looks.taking = None;
+        }
+        if matches!(found, Found::Here | Found::Lost) {
+            self.looks.waits.take_if(|(waits, _)| *waits == segment);
         }
         match found {
             Found::Here => {
@@ -231,7 +245,10 @@ impl Indexer {
                     Some(away) if away.segment >= segment.end => {
                         return Ok(Ok((items, segment.end)));
                     }
-                    Some(_) if error.waits() => return Ok(Err(Found::Unknown)),
+                    Some(_) if error.waits() => {
+                        self.looks.is_lost(segment.start, &error);
+                        return Ok(Err(Found::Unknown));
+                    }
                     Some(_) => return Ok(Err(Found::Lost)),
                     None => {
                         self.note_unreadable(error.index, &error)?;

@@ -94,12 +94,15 @@ fn nobody_waits_for_a_join_that_the_archive_holds_up() {
             held_up += 1;
             assert!(answered, "who asks how the index stands has to wait");
             assert!(index.status().unreadable > 0, "{object:?}");
+            let why = index.status().stalled.unwrap();
+            assert!(why.contains("file://"), "{why}");
             fs::rename(&gone, scene.store.path()).unwrap();
             scene.believe_again();
             runtime.block_on(index.flush()).unwrap();
         }
         archive.meanwhile(|| {});
-        assert_eq!(index.status().unreadable, 0, "{object:?}");
+        let status = index.status();
+        assert_eq!((status.unreadable, status.stalled), (0, None), "{object:?}");
         assert_eq!((count(&index, OLD), count(&index, JOINED)), (12, 12));
     }
     assert!(held_up > 0, "some decisions are apart from their outcomes");
