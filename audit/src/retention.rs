@@ -262,10 +262,22 @@ pub struct LastRun {
     /// Why something was not done.
     pub faults: Vec<String>,
     /// Whether another try may do some of that; what is damaged or lost waits for a person.
-    #[serde(default)]
+    #[serde(default = "of_before")]
     pub again: bool,
     /// Whether it was ended before its end.
     pub interrupted: bool,
+}
+
+/// Whether what a version of before left undone is tried again soon: it did so with all.
+fn of_before() -> bool {
+    true
+}
+
+impl LastRun {
+    /// Whether the next run is to be soon.
+    pub fn is_again(&self) -> bool {
+        self.interrupted || (self.again && !self.faults.is_empty())
+    }
 }
 
 impl Ledger {

@@ -382,7 +382,7 @@ fn due_us(ledger: &Ledger, failed: Option<i64>) -> i64 {
     };
     match (failed, &ledger.last) {
         (Some(at_us), _) => after(at_us, !ledger.damaged),
-        (None, Some(last)) => after(last.ended_us, last.again || last.interrupted),
+        (None, Some(last)) => after(last.ended_us, last.is_again()),
         (None, None) => i64::MIN,
     }
 }
@@ -420,6 +420,12 @@ mod tests {
             (last(&[], false, true), 1),
         ] {
             assert_eq!(hours(&known(last.clone(), false), None), after, "{last}");
+        }
+        // One that a version wrote which did not tell them apart.
+        for (faults, after) in [(&[][..], 24), (&["the store is away"], 1)] {
+            let mut last = last(faults, false, false);
+            last.as_object_mut().unwrap().remove("again");
+            assert_eq!(hours(&known(last, false), None), after, "{faults:?}");
         }
         assert_eq!(
             due_us(&known(serde_json::Value::Null, false), None),
