@@ -287,9 +287,14 @@ impl LogError {
     pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Tampered(_) => true,
-            Self::Away(away) => away.why.is_damage(),
-            _ => false,
+            error => error.is_lost(),
         }
+    }
+
+    /// Whether a segment is in the archive otherwise than it was put there, or not at all.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Away(away) if away.why.is_damage())
     }
 
     fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

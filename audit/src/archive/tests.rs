@@ -64,6 +64,7 @@ impl Scene {
         let run = Run {
             log: self.log(),
             now: self.stage.clock.now(),
+            behind: None,
         };
         self.stage.signed();
         let go_on = &mut |_| ControlFlow::Continue(());
@@ -74,6 +75,7 @@ impl Scene {
         let run = Run {
             log: self.log(),
             now: self.stage.clock.now(),
+            behind: None,
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         run.restore((i64::MIN, i64::MAX), go_on).unwrap()

@@ -62,6 +62,7 @@ fn a_copy_of_the_folder_puts_and_deletes_nothing() {
         let run = Run {
             log,
             now: scene.stage.clock.now(),
+            behind: None,
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         run.go(&After::parse("0 days").unwrap(), go_on).unwrap()
@@ -102,6 +103,7 @@ fn a_folder_of_which_nothing_is_away_is_adopted_too() {
         let run = Run {
             log,
             now: scene.stage.clock.now(),
+            behind: None,
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         run.go(&After::parse("0 days").unwrap(), go_on).unwrap()

@@ -267,6 +267,7 @@ fn what_was_deleted_by_hand_at_another_address_can_be_said() {
     let run = Run {
         log: scene.log(),
         now: scene.stage.clock.now(),
+        behind: None,
     };
     let refused = run.written_off(&scene.url()).unwrap_err();
     assert_eq!(refused.code.0, 7596);
@@ -296,6 +297,7 @@ fn what_a_move_has_left_at_another_address_can_be_written_off() {
         let run = Run {
             log: scene.log(),
             now: scene.stage.clock.now(),
+            behind: None,
         };
         run.written_off("file:///elsewhere").unwrap().segments
     };

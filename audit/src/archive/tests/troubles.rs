@@ -50,6 +50,52 @@ fn damaged_segments_do_not_end_every_run() {
     assert!(!outcome.interrupted && outcome.segments > 3, "{outcome:?}");
 }
 
+/// A store that loses or alters what it is given is not given all, and not every hour; the next
+/// run begins behind what it was given.
+#[test]
+fn a_store_that_alters_what_it_is_given_ends_a_run() {
+    let mut scene = Scene::new();
+    for n in 12..60 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    let movable = scene.log().movable(&mut Vec::new());
+    assert!(movable.len() > 20, "{}", movable.len());
+    let at_put = &mut |at| match at {
+        Step::Put => Err(Error::other(Crash)),
+        _ => Ok(()),
+    };
+    for (segment, _) in &movable[..12] {
+        scene.log().move_away(segment, at_put).unwrap_err();
+    }
+    for object in scene.objects() {
+        fs::write(object, b"another's").unwrap();
+    }
+    let outcome = scene.run("30 days");
+    assert_eq!((outcome.segments, outcome.faults.len()), (0, 8));
+    assert!(outcome.interrupted && !outcome.again, "{outcome:?}");
+    let mut last = LastRun {
+        ended_us: 0,
+        outcome,
+    };
+    assert!(!last.is_again(), "a person has to mend that");
+    assert_eq!(last.outcome.lost_at, Some(movable[7].0.start));
+    scene.stage.signed();
+    let run = Run {
+        log: scene.log(),
+        now: scene.stage.clock.now(),
+        behind: last.outcome.lost_at,
+    };
+    let after = After::parse("30 days").unwrap();
+    let outcome = run.go(&after, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(outcome.segments > 8, "{outcome:?}");
+    // One that a version wrote which did not tell them apart.
+    let json = r#"{"segments":0,"bytes":0,"faults":["it is away"],"interrupted":false}"#;
+    last.outcome = serde_json::from_str(json).unwrap();
+    assert!(last.is_again());
+}
+
 /// Of a fault of the disk here the store is not accused; nobody waits for it because of that.
 #[test]
 fn a_fault_here_is_told_as_one_and_the_archive_by_its_own_name() {
