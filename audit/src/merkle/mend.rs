@@ -23,7 +23,8 @@ impl Tiles {
     /// whether they do; nothing is written where they do not.
     ///
     /// # Errors
-    /// Those of the file system, also when another tile that is needed is not there.
+    /// Those of the file system, also when another tile that is needed is not there and cannot
+    /// be made of those below it.
     pub(crate) fn mend(
         &self,
         number: u64,
@@ -41,7 +42,15 @@ impl Tiles {
         }];
         loop {
             let mut read = |height, at| self.node_with(&made, height, at, size);
-            let proof = inclusion_proof(index, size, &mut read)?;
+            let mut unread = None;
+            let proof = match inclusion_proof(index, size, &mut read) {
+                // One that is gone, or short, leads nowhere as one does that rotted.
+                Err(error) if is_no_tile(&error) => {
+                    unread = Some(io::Error::new(io::ErrorKind::NotFound, error));
+                    None
+                }
+                proof => proof?,
+            };
             if proof
                 .is_some_and(|proof| verify_inclusion(&first, index, size, &proof, root).is_ok())
             {
@@ -54,7 +63,7 @@ impl Tiles {
             match made.last().map(|below| self.above(below, size)) {
                 Some(Ok(Some(tile))) => made.push(tile),
                 Some(Err(error)) => return Err(error),
-                _ => return Ok(false),
+                _ => return unread.map_or(Ok(false), Err),
             }
         }
     }
@@ -107,8 +116,16 @@ impl Tiles {
     }
 }
 
+/// Whether a tile is not there, or is no tile.
+fn is_no_tile(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidData, NotFound, UnexpectedEof};
+    matches!(error.kind(), InvalidData | NotFound | UnexpectedEof)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::{super::Tree, *};
 
     /// Both sides: what leads to the root is written again, whichever tile rotted; what does
@@ -127,18 +144,26 @@ mod tests {
         }
         let leaves = || -> Vec<Hash> { (7 * 256..8 * 256).map(leaf).collect() };
         let mend = |leaves| tiles.mend(7, leaves, (size, &tree.root())).unwrap();
-        for rotten in [&["0/007"][..], &["1/000"], &["0/007", "1/000"]] {
+        let flip = |path: &Path| {
+            let mut bytes = std::fs::read(path).unwrap();
+            bytes[40] ^= 1;
+            std::fs::write(path, bytes).unwrap();
+        };
+        let cut = |path: &Path| std::fs::write(path, [7; 40]).unwrap();
+        let remove = |path: &Path| std::fs::remove_file(path).unwrap();
+        let both = ["0/007", "1/000"];
+        let each: [&dyn Fn(&Path); 3] = [&flip, &cut, &remove];
+        let cases = each
+            .into_iter()
+            .flat_map(|damage| [&both[..1], &both[1..], &both[..]].map(|rotten| (damage, rotten)));
+        for (damage, rotten) in cases {
             let paths = rotten.iter().map(|name| dir.path().join("tile").join(name));
             let paths: Vec<_> = paths.collect();
             let sound: Vec<_> = paths
                 .iter()
                 .map(|path| std::fs::read(path).unwrap())
                 .collect();
-            for path in &paths {
-                let mut bytes = std::fs::read(path).unwrap();
-                bytes[40] ^= 1;
-                std::fs::write(path, bytes).unwrap();
-            }
+            paths.iter().for_each(|path| damage(path));
             let mut other = leaves();
             other[3] = [7; 32];
             assert!(!mend(other), "{rotten:?}");
