@@ -329,7 +329,9 @@ impl<'a> Pass<'a> {
             let stub = match Stub::read(&self.dir, first) {
                 Ok(stub) => stub,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    return File::open(&path).map(Some).map_err(|_| missing);
+                    let file = File::open(&path).map_err(|_| missing)?;
+                    self.replaced(refused, None);
+                    return Ok(Some(file));
                 }
                 Err(e) => {
                     let file = file.with_extension(segment::MOVED);

@@ -326,9 +326,9 @@ fn open(
         let stub = match Stub::read(dir, first) {
             // It came back meanwhile, or is gone.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return File::open(&path)
-                    .map(|file| (file, None))
-                    .map_err(|_| missing);
+                let file = File::open(&path).map_err(|_| missing)?;
+                replaced(asked, None);
+                return Ok((file, None));
             }
             stub => stub?,
         };
