@@ -180,9 +180,10 @@ impl Log {
         let sum = archive::sum_of(&mut File::open(&file)?)?;
         let before_us = book::with(self, |book| book.before_us(segment.start, i64::MAX));
         let mut times = Times::after(before_us.map_err(io::Error::other)?);
-        let mut hashes = Hashes::new(shared);
+        let opened = File::open(&file)?;
+        let mut hashes = Hashes::new(shared, (segment.start, &opened))?;
         let (mut was, mut said, mut sealed) = (SparseSum::default(), Vec::new(), false);
-        let (_, sparse) = thin::walk(shared, segment, File::open(&file)?, |part| {
+        let (_, sparse) = thin::walk(shared, segment, opened, |part| {
             match part {
                 Part::Gone(encoded, run) => {
                     sum_of(&mut was, encoded, &run);

@@ -175,7 +175,9 @@ impl Thinning {
             let again = file.try_clone();
             found.fetched = Some(again.map_err(|e| shared.failed(&segment, e))?);
         }
-        let mut hashes = Hashes::new(shared);
+        let own = (segment.start, &file);
+        let hashes = Hashes::new(shared, own);
+        let mut hashes = hashes.map_err(|e| shared.failed(&segment, e))?;
         let mut was = SparseSum::default();
         let walked = walk(shared, &segment, file, |part| {
             match part {
@@ -734,9 +736,10 @@ fn check(
     aside: &Path,
     expected: &[u8],
 ) -> io::Result<Offsets> {
-    let mut hashes = Hashes::new(shared);
+    let file = File::open(aside)?;
+    let mut hashes = Hashes::new(shared, (segment.start, &file))?;
     let mut sum = SparseSum::default();
-    let (offsets, said) = walk(shared, segment, File::open(aside)?, |part| {
+    let (offsets, said) = walk(shared, segment, file, |part| {
         match part {
             Part::Leaf { index, hash, .. } => hashes.check(index, &hash)?,
             Part::Gone(encoded, run) => {
@@ -781,11 +784,19 @@ pub(super) fn dropped_from(shared: &Shared, first: u64) -> Result<Vec<Range<u64>
 pub(super) struct Hashes<'a> {
     shared: &'a Shared,
     tile: Option<(u64, Vec<Hash>)>,
+    /// The segment that is compared with them, by its first record: a tile that rotted is made
+    /// again from what was fetched of it.
+    own: (u64, File),
 }
 
 impl<'a> Hashes<'a> {
-    pub(super) fn new(shared: &'a Shared) -> Self {
-        Self { shared, tile: None }
+    /// For the segment that begins with `first`, which is `file`.
+    pub(super) fn new(shared: &'a Shared, (first, file): (u64, &File)) -> io::Result<Self> {
+        Ok(Self {
+            shared,
+            tile: None,
+            own: (first, file.try_clone()?),
+        })
     }
 
     /// Refuses a leaf that is not the one that was signed.
@@ -817,9 +828,14 @@ impl<'a> Hashes<'a> {
         match self.remake(number) {
             Ok(true) => self.read_once(number),
             Ok(false) => Err(refused),
-            // Nothing is known of the records until they can be read.
+            // What is there in the place of a record is none.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(refused),
+            // Nothing is known of the records until they, and the tiles beside, can be read.
             Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Away>()) => Err(error),
-            Err(_) => Err(refused),
+            Err(error) => {
+                let told = format!("its tile {number} is damaged, and not made again: {error}");
+                Err(io::Error::new(error.kind(), told))
+            }
         }
     }
 
@@ -834,7 +850,11 @@ impl<'a> Hashes<'a> {
             .clone();
         let signed = (checkpoint.size, &checkpoint.root);
         remake::remake(&shared.tiles, number, signed, &firsts, &mut |first| {
-            shared.open_once(first)
+            match first == self.own.0 {
+                true => self.own.1.try_clone(),
+                // Its neighbour is wanted again for that one's own tiles.
+                false => shared.open(first).map(|(file, _)| file),
+            }
         })
     }
 

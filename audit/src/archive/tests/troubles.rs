@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     index::{Options, Store as Index},
     query::Query,
+    retention::tests::alter_record,
     segment::{self, FRAME_HEADER_LEN, FrameReader, HEADER_LEN},
 };
 
@@ -293,10 +294,67 @@ fn a_start_makes_a_tile_again_that_rotted() {
     let sound = fs::read(&tile).unwrap();
     let mut rotten = sound.clone();
     rotten[70] ^= 1;
-    fs::write(&tile, rotten).unwrap();
+    fs::write(&tile, &rotten).unwrap();
     scene.stage.restart();
     assert_eq!(fs::read(&tile).unwrap(), sound);
     assert_eq!(scene.log().archive().unwrap().health().fetched, 0);
+    scene.whole();
+    // Of a record that is another none is made.
+    scene.log().close();
+    fs::write(&tile, &rotten).unwrap();
+    let segments = fs::read_dir(scene.stage.folder().join(segment::DIR)).unwrap();
+    let starts = segments.filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.strip_suffix(".seg")?.parse::<u64>().ok()
+    });
+    let newest = starts.max().unwrap();
+    alter_record(&scene.stage.segment(newest), (300 - newest) as usize);
+    let options = LogOptions {
+        archive: scene.stage.archive(),
+        ..crate::testing::options()
+    };
+    let refused = Log::open(&scene.stage.folder(), options, scene.stage.clock.clone());
+    let refused = refused.err().unwrap();
+    assert!(matches!(refused, LogError::Tampered(_)), "{refused}");
+    assert_eq!(fs::read(&tile).unwrap(), rotten);
+}
+
+/// A tile that rotted is made again from what a run has fetched: no segment is fetched for it
+/// again and again.
+#[test]
+fn a_tile_is_made_again_from_what_was_fetched() {
+    let mut scene = Scene::new();
+    scene.stage.segment_bytes = 200 << 10;
+    scene.stage.restart();
+    for n in 12..400 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.segment_bytes = 1500;
+    scene.stage.restart();
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    // Nothing stays of what is fetched.
+    scene.stage.cache_bytes = 0;
+    let moved = scene.run("30 days").segments;
+    scene.stage.restart();
+    let tiles = scene.log().len() / 256;
+    let sealed = scene.log().sealed();
+    let longest = sealed.iter().map(|s| s.end - s.start);
+    let longest = longest.max().unwrap();
+    assert!(tiles > 2 && longest > 512, "{tiles} {longest}");
+    for tile in 0..tiles {
+        let path = scene.stage.folder().join(format!("tile/0/{tile:03}"));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[70] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    scene.stage.clock.advance(30 * DAY);
+    let outcome = scene.stage.run();
+    assert_eq!(outcome.faults, [""; 0]);
+    // Each once for itself, and once more for a tile that it shares with the first.
+    let sharing = sealed.iter().filter(|s| s.start < 256).count() as u64;
+    let fetched = scene.log().archive().unwrap().health().fetched;
+    assert!(fetched < moved + sharing, "{fetched} {moved} {sharing}");
     scene.whole();
 }
 
