@@ -92,9 +92,7 @@ impl Indexer {
     }
 
     fn note_failed(&mut self, reading: Reading<'_>) -> Result<(), StoreError> {
-        let failed = reading.failed.iter();
-        failed
-            .map(|error| self.note_unreadable(error.index, error))
-            .collect()
+        let mut failed = reading.failed.iter();
+        failed.try_for_each(|error| self.note_unreadable(error.index, error))
     }
 }
