@@ -142,6 +142,10 @@ fn lives(home: &Home, id: &str) {
     // A count needs no download, rows do.
     let counted = home.json(&["audit", "search", "class:decision last:200d | count"]);
     assert!(counted.to_string().contains(&OLD.to_string()), "{counted}");
+    // Nor does a replay of a time that is here.
+    let report = home.json(&["audit", "verify", "--replay", "last:1h"]);
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["replay"]["decisions"], 0, "{report}");
     let status = home.json(&["audit", "archive", "status"]);
     assert_eq!(status["fetched"], 0);
     assert_eq!(rows(home, "class:decision last:200d").len() as u64, OLD);
@@ -397,6 +401,45 @@ fn old_segments_go_to_a_folder_and_come_back() {
     );
     assert_eq!(home.json(&["audit", "archive", "run"])["segments"], 0);
     assert_eq!(home.json(&["audit", "verify"])["moved"], 0);
+    assert!(audit.end().success());
+}
+
+/// A report is made while the index waits for the archive, and says what it lacks; a sound one
+/// is not called wrong then.
+#[test]
+fn a_report_is_not_called_wrong_while_the_index_waits() {
+    let (home, _) = home();
+    let store = home.path("store");
+    fs::create_dir(&store).unwrap();
+    let url = format!("url: 'file://{}'", store.display());
+    let mut audit = start(&home, &url);
+    let moved = home.json(&["audit", "archive", "run"]);
+    assert!(moved["segments"].as_u64().unwrap() > 3, "{moved}");
+    let run = ["report", "run", "denials", "--period", "last:200d"];
+    home.json(&[&run[..], &["--to", "sound.json"]].concat());
+    let verify = ["report", "verify", "sound.json"];
+    home.says(&verify, 0);
+    assert!(audit.end().success());
+    for derived in ["index", "log/fetched"] {
+        let _ = fs::remove_dir_all(home.path("state/audit").join(derived));
+    }
+    let gone = home.path("gone");
+    fs::rename(&store, &gone).unwrap();
+    let mut audit = start(&home, &url);
+    let pack = [&run[..], &["--to", "made.tar.zst"]].concat();
+    for asked in [&verify[..], &pack[..]] {
+        let refused = home.says(asked, 1);
+        assert!(
+            refused.contains("PLS7204") && refused.contains("file://"),
+            "{refused}"
+        );
+    }
+    let lacks = home.json(&run);
+    assert!(lacks.to_string().contains("the index waits"), "{lacks}");
+    fs::rename(&gone, &store).unwrap();
+    wait_for("the index again", LIMIT, || {
+        home.run(&verify).status.success().then_some(())
+    });
     assert!(audit.end().success());
 }
 

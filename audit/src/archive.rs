@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     fmt,
     fs::File,
-    io::{self, Read as _},
+    io::{self, Read},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -170,7 +170,7 @@ impl Archive {
         }
     }
 
-    /// As if it were long ago that objects were found missing or altered.
+    /// As if it were long ago that the store was away, or objects were missing or altered.
     #[cfg(test)]
     pub(crate) fn doubt(&self) {
         lock(&self.faults).doubt();
@@ -203,6 +203,7 @@ impl Archive {
         match self.store.read(object, length, to) {
             Ok(sum) if sum == stub.sum => {
                 lock(&self.faults).reads_well(object);
+                self.look_for_mark(object);
                 let object = object.clone();
                 Ok(Held { object, sum })
             }
@@ -293,6 +294,21 @@ impl Archive {
         Ok(())
     }
 
+    /// Looks whether a place that was another is the log's by now. Whether it is not is told to
+    /// those who need it.
+    fn look_for_mark(&self, object: &str) {
+        let was_foreign = lock(&self.faults).is_foreign();
+        if was_foreign && self.marks.holds(&self.store, log_of(object)).is_ok() {
+            lock(&self.faults).is_marked();
+        }
+    }
+
+    /// Takes back what was found of an object whose segment has become another meanwhile, or
+    /// has come back.
+    pub(crate) fn is_replaced(&self, object: &str) {
+        lock(&self.faults).is_replaced(object);
+    }
+
     /// Notes that something went wrong.
     fn fault(&self, stub: &Stub, refused: Refused) -> Away {
         let away = Away::of(stub, &self.url, refused);
@@ -328,7 +344,7 @@ fn log_of(object: &str) -> &str {
 }
 
 /// SHA-256 of what follows in a file.
-pub(crate) fn sum_of(file: &mut File) -> io::Result<Hash> {
+pub(crate) fn sum_of(file: &mut impl Read) -> io::Result<Hash> {
     let mut sum = Context::new(&SHA256);
     let mut buf = vec![0; 1 << 20];
     loop {

@@ -104,7 +104,7 @@ impl Away {
                     7587,
                     format!("{of} is in the archive `{store}`, and a start needs it here"),
                 ),
-                "bring it back: palisade audit archive restore --dir DIR",
+                "bring all of them back, then start: palisade audit archive restore --dir DIR --archive-config FILE",
             ),
             Why::Unset => (
                 Diagnostic::error(7585, format!("{of} is in an archive that nobody named")),
@@ -162,7 +162,7 @@ impl Finding {
             Severity::Warning | Severity::Note => {
                 Diagnostic::warning(7522, format!("{place} needs no proof but is not in order"))
                     .cause(cause)
-                    .help("the next start of the audit service mends it")
+                    .help("the next start of the audit service mends an end that was half written; a tile is made again by runs of retention and of the archive over its records, and by a start that reads these")
             }
         }
     }

@@ -28,7 +28,9 @@ mod bucket;
 mod compile;
 mod follow;
 mod indexer;
+mod join;
 mod lookup;
+mod lost;
 mod names;
 mod narrow;
 mod opened;
@@ -140,8 +142,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether a record is in an archive that cannot be asked.
-    fn is_away(&self) -> bool {
+    /// Whether a record is in an archive that cannot be asked. Answers say so.
+    pub fn is_away(&self) -> bool {
         matches!(self, Self::Source(error) if error.waits())
     }
 

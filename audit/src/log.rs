@@ -66,6 +66,7 @@ mod lock;
 mod reader;
 mod receipt;
 mod recover;
+mod remake;
 #[cfg(feature = "index")]
 mod shift;
 #[cfg(feature = "index")]
@@ -278,6 +279,22 @@ impl LogError {
     #[cfg(feature = "index")]
     pub(crate) fn is_of_archive(&self) -> bool {
         matches!(self, Self::Away(away) if away.why.is_of_all())
+    }
+
+    /// Whether a segment is not what was signed, or is lost: no other try mends that, and it says
+    /// nothing of other segments.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_damage(&self) -> bool {
+        match self {
+            Self::Tampered(_) => true,
+            error => error.is_lost(),
+        }
+    }
+
+    /// Whether a segment is in the archive otherwise than it was put there, or not at all.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_lost(&self) -> bool {
+        matches!(self, Self::Away(away) if away.why.is_damage())
     }
 
     fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {

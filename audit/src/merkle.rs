@@ -7,6 +7,7 @@
 use aws_lc_rs::digest::{self, SHA256};
 use palisade_mesh::merkle::{root, split_point};
 
+mod mend;
 mod proof;
 mod tile;
 

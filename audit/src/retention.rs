@@ -55,7 +55,8 @@ const KEPT_FOR: &str = " kept for ";
 /// Most ids that holds may keep at a time.
 pub const HELD_IDS_MAX: usize = 4_000_000;
 
-/// Segments that the disk may refuse in a run, one after another, before it ends.
+/// Segments that the disk may refuse in a run, one after another, before it ends. The next run
+/// goes on behind them.
 pub const FAULTS_MAX: usize = 8;
 
 /// Times that the log is read for what holds keep while these may change.
@@ -233,6 +234,12 @@ pub struct Ledger {
     segments: BTreeMap<u64, Known>,
     /// What the last run came to.
     pub last: Option<LastRun>,
+    /// Whether the last run did not go on because of damage, which no other try mends.
+    #[serde(default)]
+    pub damaged: bool,
+    /// Where the last run ended because the disk refused: the next goes on behind it first.
+    #[serde(default)]
+    refused: Option<u64>,
 }
 
 /// What is known of a segment, as long as it lacks so many records.
@@ -254,8 +261,23 @@ pub struct LastRun {
     pub bytes: u64,
     /// Why something was not done.
     pub faults: Vec<String>,
+    /// Whether another try may do some of that; what is damaged or lost waits for a person.
+    #[serde(default = "of_before")]
+    pub again: bool,
     /// Whether it was ended before its end.
     pub interrupted: bool,
+}
+
+/// Whether what a version of before left undone is tried again soon: it did so with all.
+fn of_before() -> bool {
+    true
+}
+
+impl LastRun {
+    /// Whether the next run is to be soon.
+    pub fn is_again(&self) -> bool {
+        self.interrupted || (self.again && !self.faults.is_empty())
+    }
 }
 
 impl Ledger {
@@ -266,6 +288,8 @@ impl Ledger {
             log: log.id(),
             segments: BTreeMap::new(),
             last: None,
+            damaged: false,
+            refused: None,
         }
     }
 
@@ -287,7 +311,8 @@ impl Ledger {
         files::replace(path, &serde_json::to_vec(self)?, files::Sync::No)
     }
 
-    /// Segments in which something may be over at `now`, the oldest first.
+    /// Segments in which something may be over at `now`, the oldest first, but for those up to
+    /// where the disk refused to go on, which come last.
     fn due(&self, log: &Log, periods: &Periods, now: Timestamp) -> Vec<Range<u64>> {
         let mut sealed = log.sealed();
         if periods.is_empty() {
@@ -308,6 +333,10 @@ impl Ledger {
             let known = known.filter(|known| known.dropped == dropped_of(&lacking, segment.start));
             known.is_none_or(|known| known.oldest_us.iter().any(over))
         });
+        if let Some(refused) = self.refused {
+            let behind = sealed.partition_point(|segment| segment.start <= refused);
+            sealed.rotate_left(behind);
+        }
         sealed
     }
 }
@@ -352,6 +381,9 @@ pub struct Outcome {
     pub bytes: u64,
     /// Segments that could not be done, and why.
     pub faults: Vec<String>,
+    /// Whether another try may do some of them; what is damaged or lost waits for a person.
+    #[serde(default)]
+    pub again: bool,
     /// Whether it was ended before its end.
     pub interrupted: bool,
 }
@@ -412,6 +444,9 @@ impl Run<'_> {
         progress: &mut dyn FnMut(Progress) -> ControlFlow<()>,
     ) -> Result<Outcome, Diagnostic> {
         let due = ledger.due(self.log, self.periods, self.now);
+        if !self.dry {
+            (ledger.damaged, ledger.refused) = (false, None);
+        }
         let runs = !self.dry && !self.periods.is_empty();
         if runs {
             // Though nothing is due: a run that ends vouches for the clock.
@@ -436,15 +471,18 @@ impl Run<'_> {
             if store_is_away && self.log.is_away(segment.start) {
                 continue;
             }
-            let done = self.one(&segment, turn, &mut kept, (ledger, &mut outcome))?;
+            let done = self.one(&segment, turn, &mut kept, (ledger, &mut outcome));
+            let done = done.inspect_err(|_| ledger.damaged = kept.damaged)?;
             if let Err(error) = done {
                 tracing::error!(%error, segment = segment.start, "records whose time is over are not dropped");
                 if outcome.faults.len() < FAULTS_TOLD_MAX {
                     outcome.faults.push(error.to_string());
                 }
+                outcome.again |= !error.is_damage();
                 store_is_away |= error.is_of_archive();
                 refused += usize::from(!is_its_own(&error));
                 if refused >= FAULTS_MAX {
+                    ledger.refused = Some(segment.start);
                     outcome.interrupted = true;
                     break;
                 }
@@ -461,6 +499,7 @@ impl Run<'_> {
         }
         if runs && let Err(error) = self.log.settle() {
             // Until then the last of them may be undone without being named.
+            outcome.again = true;
             outcome.faults.push(error.to_string());
         }
         // Whoever looks on sees its end.
@@ -471,6 +510,7 @@ impl Run<'_> {
                 records: outcome.records(),
                 bytes: outcome.bytes,
                 faults: outcome.faults.clone(),
+                again: outcome.again,
                 interrupted: outcome.interrupted,
             });
         }
@@ -658,6 +698,8 @@ struct Kept {
     holds: Vec<Held>,
     /// Ids under which there is a record that is held: what belongs to it is, too.
     ids: FxHashSet<[u8; 16]>,
+    /// Whether damage to the log keeps them from being known.
+    damaged: bool,
 }
 
 impl Kept {
@@ -683,14 +725,17 @@ impl Kept {
 
     /// The ids of what is held, no more than `most`. What cannot be read may be held, and so may
     /// what belongs to it, however late it came: then nothing is known.
-    fn held_ids(&self, log: &Log, most: usize) -> Result<FxHashSet<[u8; 16]>, Diagnostic> {
+    fn held_ids(&mut self, log: &Log, most: usize) -> Result<FxHashSet<[u8; 16]>, Diagnostic> {
         let mut ids = FxHashSet::default();
         for entry in log.scan(0) {
             let entry = match entry {
                 Ok(entry) => entry,
                 // It stays, whatever it is.
                 Err(LogError::Undecodable { .. }) => continue,
-                Err(error) => return Err(untold(&error.to_string())),
+                Err(error) => {
+                    self.damaged = error.is_damage();
+                    return Err(untold(&error.to_string()));
+                }
             };
             let item = item(entry.index, entry.envelope, entry.record);
             if let Ok(id) = <[u8; 16]>::try_from(item.record.id.as_slice())
@@ -728,14 +773,10 @@ impl Kept {
     }
 }
 
-/// Whether an error says nothing of other segments: this one is damaged, or lost, or in an
-/// archive that cannot be asked, which what is here does not need.
+/// Whether an error says nothing of other segments: this one is damaged, or is in an archive and
+/// cannot be had from there, which what is here does not need.
 fn is_its_own(error: &LogError) -> bool {
-    match error {
-        LogError::Tampered(_) => true,
-        LogError::Away(away) => away.why.is_damage() || away.why.is_of_all(),
-        _ => false,
-    }
+    matches!(error, LogError::Tampered(_) | LogError::Away(_))
 }
 
 fn item(index: u64, envelope: Envelope, record: Record) -> Item {

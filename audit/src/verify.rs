@@ -60,7 +60,14 @@ pub struct VerifyOptions<'a> {
     pub archive: Option<Arc<Archive>>,
     /// Called now and then, and once at the end.
     pub progress: Option<&'a mut dyn FnMut(Progress)>,
+    /// Called with the index of each record that is there, and its bytes as they are hashed, in
+    /// the order of the log: whoever needs all of them need not read it again. A verification
+    /// that begins anew begins with the first. They are what was signed if the report says so.
+    pub seen: Option<Seen<'a>>,
 }
+
+/// Sees records.
+pub type Seen<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
 /// Verifies the log in `dir`.
 pub fn verify(dir: &Path, mut options: VerifyOptions<'_>) -> VerifyReport {
@@ -69,7 +76,11 @@ pub fn verify(dir: &Path, mut options: VerifyOptions<'_>) -> VerifyReport {
             Some(progress) => Some(&mut **progress),
             None => None,
         };
-        let pass = Pass::new(dir, progress);
+        let seen: Option<Seen<'_>> = match &mut options.seen {
+            Some(seen) => Some(&mut **seen),
+            None => None,
+        };
+        let pass = Pass::new(dir, progress, seen);
         #[cfg(feature = "index")]
         let pass = pass.with(options.archive.clone());
         pass.run(options.key.clone(), &options.earlier)

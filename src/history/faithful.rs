@@ -11,14 +11,16 @@ use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     io,
     ops::ControlFlow,
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
 use palisade_audit::{
+    checkpoint::origin,
     decisions::Decisions,
     envelope::DecisionRef,
-    log::{Log, LogError},
+    log::{Log, LogError, whose},
     policies::Policies,
     query::{Query, Window},
     report::package::Package,
@@ -111,7 +113,8 @@ pub(crate) struct Replaying<'s> {
 }
 
 /// Makes the decisions of a log again that `query` asks for in `window`, under the revisions
-/// that are kept beside it; what was found until then where `stop` becomes true.
+/// that are kept beside it; what was found until then where `stop` becomes true. What was
+/// `seen` of it already is not read again.
 ///
 /// # Errors
 /// When the log cannot be read.
@@ -119,10 +122,12 @@ pub(crate) fn of_log(
     log: &Log,
     policies: &Policies,
     (query, window): (&Query, Window),
+    seen: Option<Seen>,
     stop: &AtomicBool,
 ) -> Result<Replayed, LogError> {
     let bundles = |digest: &Digest| Ok(policies.read(&digest.0)?.map(Bytes::from));
-    let mut replaying = Replaying::new(&bundles, in_force(log, stop)?);
+    let seen = seen.unwrap_or_else(|| Seen::of(log.verifier().name()));
+    let mut replaying = Replaying::new(&bundles, in_force(log, seen, stop)?);
     let mut decisions = Decisions::new(log, query, window)?;
     replaying.dropped(decisions.dropped());
     decisions.visit(|index, leaf| {
@@ -135,16 +140,58 @@ pub(crate) fn of_log(
     Ok(replaying.found)
 }
 
-fn in_force(log: &Log, stop: &AtomicBool) -> Result<InForce, LogError> {
-    let mut in_force = InForce::of(log.verifier().name());
-    let mut scan = log.scan(0);
+/// What was in force, by what was seen of a log and the rest of it.
+fn in_force(log: &Log, mut seen: Seen, stop: &AtomicBool) -> Result<InForce, LogError> {
+    let mut scan = log.scan(seen.next);
     while !stop.load(Ordering::Relaxed)
         && let Some(read) = scan.next_leaf()
     {
-        in_force.take(read?.1);
+        let (index, leaf) = read?;
+        seen.take(index, leaf);
     }
-    in_force.settle();
-    Ok(in_force)
+    seen.in_force.settle();
+    Ok(seen.in_force)
+}
+
+/// What whoever read a log from its beginning has seen of the revisions in force, so that it is
+/// not read once more for that: with an archive that is to fetch all of it.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    origin: String,
+    in_force: InForce,
+    /// Index of the first record that was seen, and of the one after the last.
+    first: Option<u64>,
+    next: u64,
+}
+
+impl Seen {
+    /// Nothing yet, of the log of this name.
+    pub(crate) fn of(origin: &str) -> Self {
+        Self {
+            origin: origin.to_owned(),
+            in_force: InForce::of(origin),
+            first: None,
+            next: 0,
+        }
+    }
+
+    /// The same, of the log in a folder; none where nobody can tell whose it is.
+    pub(crate) fn of_folder(dir: &Path) -> Option<Self> {
+        let domain = whose(dir).ok()?;
+        Some(Self::of(&origin(domain.as_str())))
+    }
+
+    /// Sees a record. The one that was the first begins anew; others count once.
+    pub(crate) fn take(&mut self, index: u64, leaf: &[u8]) {
+        if self.first == Some(index) {
+            *self = Self::of(&self.origin);
+        }
+        if index >= self.next {
+            self.first.get_or_insert(index);
+            self.in_force.take(leaf);
+            self.next = index + 1;
+        }
+    }
 }
 
 /// Makes the decisions of a package again, under the revisions that it has.
@@ -180,6 +227,7 @@ pub(crate) fn of_package(package: &Package) -> Replayed {
 pub(crate) fn of_whole_log(
     log: &Log,
     policies: &Policies,
+    seen: Option<Seen>,
     stop: &AtomicBool,
 ) -> Result<Replayed, Diagnostic> {
     let ever = Window {
@@ -187,7 +235,7 @@ pub(crate) fn of_whole_log(
         to_us: i64::MAX,
     };
     let everything = Query::parse("")?;
-    of_log(log, policies, (&everything, ever), stop).map_err(|e| e.diagnostic())
+    of_log(log, policies, (&everything, ever), seen, stop).map_err(|e| e.diagnostic())
 }
 
 impl Replayed {

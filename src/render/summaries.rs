@@ -246,6 +246,9 @@ pub(super) fn print_coverage(answer: &Value) {
         let said = format!("from {from}, the default; `last:7d` asks about more");
         line(&paint(DIM, said));
     }
+    if let Some(why) = answer.get("stalled").and_then(Value::as_str) {
+        line(&paint(WARN, format!("the index waits: {}", clean(why))));
+    }
     if flag(answer, "complete") != Some(false) {
         return;
     }

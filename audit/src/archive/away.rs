@@ -100,8 +100,10 @@ impl Away {
     }
 
     /// Of a segment that a start needs: tiles, or how far streams are, are lost.
-    pub(crate) fn at_start(stub: &Stub) -> Self {
-        let cause = "what can be made again from the records is lost, and needs them here";
-        Self::of(stub, &stub.moved.store, (Why::Start, cause.to_owned()))
+    pub(crate) fn at_start(stub: &Stub, segments: usize, bytes: u64) -> Self {
+        let cause = format!(
+            "tiles, or how far streams are, are lost, and are made again from all records; {segments} segments with {bytes} bytes are in the archive alone, and a start fetches nothing"
+        );
+        Self::of(stub, &stub.moved.store, (Why::Start, cause))
     }
 }

@@ -5,7 +5,10 @@ use std::{
     future::Future,
     io,
     pin::Pin,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,9 @@ use tokio::{
 /// keeps its place until it ends; those who find no place are told that the store does not
 /// answer.
 const IN_FLIGHT_MAX: usize = 8;
+
+/// How much later than its time it is heard at the latest that a job has not ended.
+const GRACE: Duration = Duration::from_secs(5);
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -100,7 +106,12 @@ impl Courier {
         };
         let sent = self.jobs.send(Box::pin(job));
         sent.map_err(|_| Silence::Ended)?;
-        answer.recv().unwrap_or(Err(Silence::Ended))
+        // The thread itself may be kept by a disk.
+        match answer.recv_timeout(limit + GRACE) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => Err(Silence::Late),
+            Err(RecvTimeoutError::Disconnected) => Err(Silence::Ended),
+        }
     }
 }
 

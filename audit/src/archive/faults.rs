@@ -8,7 +8,7 @@ use std::{
 use super::{Away, Why};
 
 /// After a store did not answer, nobody waits for it again before this time is over.
-pub(super) const DOWN_FOR: Duration = Duration::from_secs(5);
+const DOWN_FOR: Duration = Duration::from_secs(5);
 
 /// After an object was not there, nobody asks for it again before this time is over, who does
 /// not have to know.
@@ -24,7 +24,7 @@ const OBJECTS_MAX: usize = 10_000;
 /// All that is wrong.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
-    /// The store did not answer, or refused.
+    /// The store did not answer, or refused: until when it is not asked again, and why.
     store: Option<(Instant, String, String)>,
     /// The place is another than the log's.
     mark: Option<String>,
@@ -65,7 +65,10 @@ impl Faults {
             }
             Why::Foreign => self.mark = Some(text),
             Why::Local | Why::NoRoom => self.local = Some(text),
-            Why::Unreachable => self.store = Some((Instant::now(), away.cause.clone(), text)),
+            Why::Unreachable => {
+                let until = Instant::now() + DOWN_FOR;
+                self.store = Some((until, away.cause.clone(), text));
+            }
             Why::Start | Why::Unset => {}
         }
     }
@@ -81,6 +84,23 @@ impl Faults {
         self.reads_well(object);
     }
 
+    /// An object is asked for no more: its segment is another by now, or is here.
+    pub(super) fn is_replaced(&mut self, object: &str) {
+        self.objects.remove(object);
+    }
+
+    /// The segment that begins with `first` is in the archive as `object` now, or is here.
+    pub(super) fn has_moved(&mut self, first: u64, object: Option<&str>) {
+        let is_now = |name: &String| object == Some(name.as_str());
+        self.objects
+            .retain(|name, lost| lost.away.segment != first || is_now(name));
+    }
+
+    /// Whether the place was found to be another than the log's.
+    pub(super) fn is_foreign(&self) -> bool {
+        self.mark.is_some()
+    }
+
     /// What was fetched has its place here.
     pub(super) fn is_written(&mut self) {
         self.local = None;
@@ -94,8 +114,8 @@ impl Faults {
 
     /// Why the store is not asked just now.
     pub(super) fn down(&self) -> Option<String> {
-        let (since, cause, _) = self.store.as_ref()?;
-        (since.elapsed() < DOWN_FOR).then(|| cause.clone())
+        let (until, cause, _) = self.store.as_ref()?;
+        (Instant::now() < *until).then(|| cause.clone())
     }
 
     /// What was found of an object a moment ago, if it was missing or altered.
@@ -108,6 +128,9 @@ impl Faults {
     pub(super) fn doubt(&mut self) {
         let now = Instant::now();
         self.objects.values_mut().for_each(|lost| lost.until = now);
+        if let Some((until, _, _)) = &mut self.store {
+            *until = now;
+        }
     }
 
     /// What is wrong, in words.

@@ -44,13 +44,11 @@ impl Archive {
 
     /// What is in the cache, if it is what was signed; it goes if it is not.
     fn cached(&self, stub: &Stub, name: &str) -> Option<File> {
-        let mut file = self.cache.open(name)?;
+        let file = self.cache.open(name)?;
         if self.cache.is_checked(name) {
             return Some(file);
         }
-        let sound = file.metadata().is_ok_and(|m| m.len() == stub.moved.length)
-            && sum_of(&mut file).is_ok_and(|sum| sum == stub.sum);
-        if !sound {
+        if !is_of(stub, &file) {
             tracing::warn!(
                 file = name,
                 "what was fetched earlier is not what it was; it is fetched again"
@@ -114,6 +112,8 @@ impl Archive {
     /// Removes what was fetched of the segment that begins with `first`, unless it is what
     /// `stays` of it in the archive.
     pub(crate) fn forget(&self, first: u64, stays: Option<&Stub>) {
+        let object = stays.map(|stub| stub.moved.object.as_str());
+        lock(&self.faults).has_moved(first, object);
         let stays = stays.map(cached_name);
         self.cache.retain(|name| {
             let is_stays = || stays.as_ref().is_some_and(|stays| name.starts_with(stays));
@@ -124,6 +124,9 @@ impl Archive {
     /// Removes what was fetched and is not what one of `stubs` names, and what nobody goes on
     /// fetching.
     pub(crate) fn sweep(&self, stubs: impl Iterator<Item = Stub>) {
+        let stubs = stubs.inspect(|stub| {
+            lock(&self.faults).has_moved(stub.moved.first, Some(&stub.moved.object));
+        });
         let names: HashSet<String> = stubs.map(|stub| cached_name(&stub)).collect();
         self.cache.retain(|name| {
             let cached = name.split_inclusive(EXT).next().unwrap_or(name);
@@ -176,10 +179,12 @@ impl Archive {
     }
 
     /// Writes a segment that went away to `to`, compared with what was signed; durable when
-    /// it returns. What is not in the cache does not come there: it has its room once.
-    pub(crate) fn write_to(&self, stub: &Stub, to: &Path) -> io::Result<()> {
+    /// it returns. It comes from what was `fetched` of it, if that is it still, and else from
+    /// the cache or the store. What is not in the cache does not come there: it has its room once.
+    pub(crate) fn write_to(&self, stub: &Stub, fetched: Option<File>, to: &Path) -> io::Result<()> {
         let mut file = files::create(to)?;
-        match self.cached(stub, &cached_name(stub)) {
+        let fetched = fetched.filter(|file| is_of(stub, file));
+        match fetched.or_else(|| self.cached(stub, &cached_name(stub))) {
             Some(mut from) => {
                 io::Seek::rewind(&mut from)?;
                 io::copy(&mut from, &mut file)?;
@@ -193,6 +198,13 @@ impl Archive {
             false => Err(io::Error::other("what was written is not what was fetched")),
         }
     }
+}
+
+/// Whether a file has the bytes of a segment that went away.
+fn is_of(stub: &Stub, mut file: &File) -> bool {
+    io::Seek::rewind(&mut file).is_ok()
+        && file.metadata().is_ok_and(|m| m.len() == stub.moved.length)
+        && sum_of(&mut file).is_ok_and(|sum| sum == stub.sum)
 }
 
 /// End of the names of segments in the cache.

@@ -123,7 +123,8 @@ impl Marks {
 
     /// Makes this folder the one that counts, whichever has used the archive since.
     pub(super) fn adopt(&self, store: &Store, log: &str) -> Result<(), Refused> {
-        let ours = self.ours(log)?;
+        // One that was drawn and is at no place yet is nothing to hold on to.
+        let ours = self.ours(log)?.filter(|ours| !ours.store.is_empty());
         let (there, bytes) = match &ours {
             Some(ours) => self.same(store, ours)?,
             None => there(store, log)?,
@@ -174,6 +175,7 @@ impl Marks {
             Ok((there, bytes)) if (&there.id, &there.log) == (&ours.id, &ours.log) => {
                 Ok((there, bytes))
             }
+            Ok((there, _)) if there.log == ours.log => Err(self.drawn_twice(ours)),
             Ok(_) => Err(self.another()),
             Err((Why::Missing, _)) => {
                 let (url, name) = (&self.url, name(&ours.log));
@@ -240,7 +242,23 @@ impl Marks {
     }
 
     fn unmarked(&self) -> Refused {
-        let cause = format!("`{MARK}` is not there, by which it is known");
+        let cause = format!(
+            "`{MARK}` is not beside the log, by which it is known; if `{}` is the log's, say so: palisade audit archive adopt",
+            self.url
+        );
+        (Why::Foreign, cause)
+    }
+
+    /// What beside the log is not what the place has, though both are of this log.
+    fn drawn_twice(&self, ours: &Mark) -> Refused {
+        let url = &self.url;
+        let way_out = match ours.store.is_empty() {
+            true => "if that is the log's, say so",
+            false => "if that is the log's, remove the one beside it, and say so",
+        };
+        let cause = format!(
+            "`{url}` has a mark of this log that is not the `{MARK}` beside it: {way_out}: palisade audit archive adopt"
+        );
         (Why::Foreign, cause)
     }
 

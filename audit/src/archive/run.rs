@@ -12,8 +12,13 @@ use crate::{
     log::{Log, LogError},
 };
 
-/// Segments that may fail in a run before it ends.
+/// Segments that may fail in a run before it ends, beside those that are damaged or have their
+/// place in the archive taken: these would end every run.
 const FAULTS_MAX: usize = 8;
+
+/// Segments in a row that may not be in the archive as they were put there before a run ends: each
+/// was sent there and read back whole, and a store that alters or loses them does so to all.
+const LOST_MAX: usize = 8;
 
 /// Longest time that segments can be kept here.
 const AFTER_DAYS_MAX: i64 = 100 * 366;
@@ -93,8 +98,20 @@ pub struct Outcome {
     pub bytes: u64,
     /// What could not be done, and why.
     pub faults: Vec<String>,
+    /// Whether another try may do some of that; what is damaged or lost waits for a person.
+    #[serde(default = "of_before")]
+    pub again: bool,
     /// Whether it was ended before its end.
     pub interrupted: bool,
+    /// The segment, by its first record, at which it ended because the archive has it and those
+    /// before it otherwise than they were put: the next run goes on behind it first.
+    #[serde(default)]
+    pub lost_at: Option<u64>,
+}
+
+/// Whether what a version of before left undone is tried again soon: it did so with all.
+fn of_before() -> bool {
+    true
 }
 
 /// A run that has ended, as it is kept.
@@ -107,6 +124,12 @@ pub struct LastRun {
 }
 
 impl LastRun {
+    /// Whether the next run is to be soon.
+    pub fn is_again(&self) -> bool {
+        let outcome = &self.outcome;
+        outcome.again && (outcome.interrupted || !outcome.faults.is_empty())
+    }
+
     /// Reads the file `path`; what cannot be read is as if it were not there.
     pub fn load(path: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(path).ok()?).ok()
@@ -127,6 +150,8 @@ pub struct Run<'a> {
     pub log: &'a Log,
     /// The moment that counts.
     pub now: Timestamp,
+    /// [`Outcome::lost_at`] of the last run.
+    pub behind: Option<u64>,
 }
 
 type Go<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
@@ -139,7 +164,14 @@ impl Run<'_> {
     /// `PLS7586` when it cannot be told which.
     pub fn go(&self, after: &After, progress: Go<'_>) -> Result<Outcome, Diagnostic> {
         let mut outcome = Outcome::default();
-        outcome.tells(self.log.tidy());
+        let untidy = self.log.tidy();
+        outcome.interrupted = untidy.iter().any(LogError::is_of_archive);
+        outcome.tells(untidy);
+        if outcome.interrupted {
+            outcome.tells(self.log.disown_all(&[], true));
+            let _ = progress(Progress::default());
+            return Ok(outcome);
+        }
         let before_us = after.before_us(self.now);
         let mut faults = Vec::new();
         let mut due = self.log.movable(&mut faults);
@@ -147,10 +179,17 @@ impl Run<'_> {
         due.retain(|(_, last_us)| *last_us < before_us);
         let due: Vec<_> = due.into_iter().map(|(segment, _)| segment).collect();
         let firsts: Vec<u64> = due.iter().map(|segment| segment.start).collect();
-        let mut outcome = self.each(due, outcome, progress, &mut |segment| {
-            self.log.move_away(segment, &mut |_| Ok(()))
+        let mut due = due;
+        if let Some(lost_at) = self.behind {
+            let behind = due.partition_point(|segment| segment.start <= lost_at);
+            due.rotate_left(behind);
+        }
+        let mut is_down = false;
+        let mut outcome = self.each((due, LOST_MAX), outcome, progress, &mut |segment| {
+            let moved = self.log.move_away(segment, &mut |_| Ok(()));
+            moved.inspect_err(|error| is_down |= error.is_of_archive())
         })?;
-        outcome.tells(self.log.disown_all(&firsts));
+        outcome.tells(self.log.disown_all(&firsts, is_down));
         Ok(outcome)
     }
 
@@ -173,7 +212,7 @@ impl Run<'_> {
         let due = due.filter(|span| span.first_us <= to_us && span.latest_us >= from_us);
         let due = due.map(|span| span.segment).collect();
         let since_us = self.now.as_microsecond();
-        let outcome = self.each(due, outcome, progress, &mut |segment| {
+        let outcome = self.each((due, usize::MAX), outcome, progress, &mut |segment| {
             self.log
                 .bring_back(segment.start, since_us, &mut |_| Ok(()))
         })?;
@@ -206,7 +245,7 @@ impl Run<'_> {
 
     fn each(
         &self,
-        due: Vec<Range<u64>>,
+        (due, lost_max): (Vec<Range<u64>>, usize),
         mut outcome: Outcome,
         progress: Go<'_>,
         carry: &mut dyn FnMut(&Range<u64>) -> Result<u64, LogError>,
@@ -215,21 +254,25 @@ impl Run<'_> {
             segments_total: due.len() as u64,
             ..Progress::default()
         };
-        let faults_max = outcome.faults.len() + FAULTS_MAX;
+        let (mut refused, mut lost) = (0, 0);
         for segment in due {
-            if progress(told).is_break() || outcome.faults.len() >= faults_max {
-                outcome.interrupted = true;
+            if progress(told).is_break() || refused >= FAULTS_MAX {
+                (outcome.interrupted, outcome.again) = (true, true);
                 break;
             }
             match carry(&segment) {
                 Ok(bytes) => {
+                    lost = 0;
                     outcome.segments += 1;
                     outcome.bytes += bytes;
                 }
                 Err(error) => {
                     let down = error.is_of_archive();
+                    refused += usize::from(!error.is_damage());
+                    lost += usize::from(error.is_lost());
                     outcome.tells(vec![error]);
-                    if down {
+                    outcome.lost_at = (lost >= lost_max).then_some(segment.start);
+                    if down || outcome.lost_at.is_some() {
                         outcome.interrupted = true;
                         break;
                     }
@@ -248,6 +291,7 @@ impl Outcome {
     fn tells(&mut self, errors: Vec<LogError>) {
         for error in errors {
             tracing::error!(%error, "a segment is not where it should be");
+            self.again |= !error.is_damage();
             self.faults.push(error.diagnostic().to_string());
         }
     }

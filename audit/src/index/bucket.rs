@@ -5,6 +5,7 @@
 
 use std::{
     fs,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -236,6 +237,12 @@ impl Columns {
 
     pub(super) fn entry(&self, doc: u32) -> u64 {
         self.entry.first(doc).unwrap_or(u64::MAX)
+    }
+
+    /// Whether there may be documents of these log positions.
+    pub(super) fn may_have(&self, positions: &Range<u64>) -> bool {
+        let entry = &self.entry;
+        entry.min_value() < positions.end && entry.max_value() >= positions.start
     }
 
     /// Log position of the outcome that was known when the document was made.

@@ -19,17 +19,14 @@ use std::{
 use super::{
     StoreError,
     bucket::Bucket,
-    lookup,
-    recent::{Recent, Replacement},
+    lost::Looks,
+    recent::Recent,
     shared::{Inner, Shared},
     state::{State, UNREADABLE_MAX},
     tidy::Tidying,
     writer::Open,
 };
-use crate::{
-    item::{Item, JoinKey},
-    log::Lacking,
-};
+use crate::{item::Item, log::Lacking};
 
 /// Entries read before others get their turn.
 const PULL_MAX: usize = 1024;
@@ -55,8 +52,10 @@ pub(super) struct Indexer {
     pub(super) buckets: BTreeMap<i64, Open>,
     /// What the log had dropped when it was looked at last.
     pub(super) lacking: Option<Arc<[Lacking]>>,
+    /// When segments that an archive has lost are looked at again.
+    pub(super) looks: Looks,
     /// Until when it is not tried again to let go of the rest, and why.
-    put_off: Option<(Instant, String)>,
+    pub(super) put_off: Option<(Instant, String)>,
     /// How long the next wait is.
     away_for: Duration,
     pub(super) tidying: Tidying,
@@ -83,6 +82,7 @@ impl Indexer {
             state,
             buckets: BTreeMap::new(),
             lacking: None,
+            looks: Looks::new(),
             put_off: None,
             away_for: AWAY_FOR,
             tidying: Tidying::default(),
@@ -206,7 +206,8 @@ impl Indexer {
     /// index must be opened again: writers may hold half of a commit.
     pub(super) fn step(&mut self) -> Result<Step, StoreError> {
         let (pulled, pull_away) = put_apart(self.pull())?;
-        self.let_go_when_it_can(pull_away)?;
+        let looks = self.look_again()?;
+        self.let_go_when_it_can(pull_away.as_ref())?;
         let pulled = pulled.unwrap_or(false);
         let options = &self.shared.options;
         let (every, full) = (options.commit_every, options.recent_max);
@@ -229,16 +230,16 @@ impl Indexer {
         if behind <= PULL_MAX as u64 {
             self.tidy()?;
         }
-        if pulled && behind > 0 {
+        if looks || (pulled && behind > 0) {
             return Ok(Step::Again);
         }
         let left = age.map_or(every, |age| every.saturating_sub(age));
         Ok(Step::Wait(left.max(MIN_WAIT)))
     }
 
-    /// Commits everything that has been read, after reading all there is. That something
-    /// which was dropped is not let go of yet, because it is in an archive that cannot be
-    /// asked, is said by the answers.
+    /// Commits everything that has been read, after reading all there is, and looks at once
+    /// whether what was lost is there. That something which was dropped is not let go of yet,
+    /// because it is in an archive that cannot be asked, is said by the answers.
     pub(super) fn flush(&mut self) -> Result<(), StoreError> {
         let away = loop {
             let (pulled, away) = put_apart(self.pull())?;
@@ -252,35 +253,37 @@ impl Indexer {
         };
         let waiting = self.shared.read().recent.len();
         self.commit(waiting)?;
-        self.let_go_when_it_can(None)?;
+        if away.is_none() {
+            self.look_now()?;
+        }
+        self.let_go_when_it_can(away.as_ref())?;
         away.map_or(Ok(()), Err)
     }
 
-    /// Lets go of what the log has dropped. What is in an archive that cannot be asked is put
-    /// off, and so is what could not be read of the log (`pull_away`); all else goes on.
-    fn let_go_when_it_can(&mut self, pull_away: Option<StoreError>) -> Result<(), StoreError> {
-        let waits = self.put_off.clone();
-        let waits = waits.filter(|(until, _)| *until > Instant::now());
-        let away = match &waits {
-            Some(_) => pull_away,
+    /// Lets go of what the log has dropped. What cannot be had from an archive is put off; all
+    /// else goes on. Says what the index waits for: that, what could not be read of the log
+    /// (`pull_away`), or a segment that is looked at again.
+    fn let_go_when_it_can(&mut self, pull_away: Option<&StoreError>) -> Result<(), StoreError> {
+        // What waits does so until its time.
+        let waits = self.put_off.take();
+        self.put_off = match waits.filter(|(until, _)| *until > Instant::now()) {
+            Some(waits) => Some(waits),
             None => {
-                let away = put_apart(self.let_go())?.1.or(pull_away);
+                let away = self.let_go()?;
                 self.away_for = match away {
                     // The thread itself waits for a store that hangs.
                     Some(_) => (self.away_for * 2).min(AWAY_FOR_MAX),
                     None => AWAY_FOR,
                 };
-                away
+                away.map(|error| (Instant::now() + self.away_for, error.to_string()))
             }
         };
-        // What waits does so until its time, whatever else is away meanwhile.
-        let put_off =
-            waits.or(away.map(|error| (Instant::now() + self.away_for, error.to_string())));
-        let why = put_off.as_ref().map(|(_, why)| why);
-        if why != self.put_off.as_ref().map(|(_, why)| why) {
-            self.shared.write().stalled = why.cloned();
+        let put_off = self.put_off.as_ref().map(|(_, why)| why.clone());
+        let why = pull_away.map(StoreError::to_string).or(put_off);
+        let why = why.or_else(|| self.looks.why());
+        if self.shared.read().stalled != why {
+            self.shared.write().stalled = why;
         }
-        self.put_off = put_off;
         Ok(())
     }
 
@@ -305,7 +308,8 @@ impl Indexer {
             match entry {
                 Ok(entry) => {
                     next = entry.index + 1;
-                    items.push(Item::new(entry));
+                    let item = Item::new(entry);
+                    items.push((self.is_applied(item.time_us, item.at), item));
                 }
                 // It is read when the archive can be asked again; what came before it is taken in.
                 Err(error) if error.waits() => {
@@ -336,7 +340,8 @@ impl Indexer {
         Ok(true)
     }
 
-    /// A record that cannot be read is not searchable; the others are.
+    /// A record that cannot be read is not searchable; the others are. A segment that is away is
+    /// looked at again.
     pub(super) fn note_unreadable(
         &mut self,
         index: u64,
@@ -344,8 +349,9 @@ impl Indexer {
     ) -> Result<(), StoreError> {
         if let Some(away) = error.away() {
             if self.state.lost.insert(away.segment, away.next).is_none() {
-                tracing::error!(%error, "the records of this segment are not indexed");
+                tracing::error!(%error, "the index lacks what is in this segment");
             }
+            self.looks.is_lost(away.segment, error);
             return Ok(());
         }
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");
@@ -359,48 +365,30 @@ impl Indexer {
         Ok(())
     }
 
-    fn take_in(&mut self, items: Vec<Item>, next: u64) -> Result<(), StoreError> {
+    /// Takes records among the recent ones, each with whether it is indexed already; what comes
+    /// next is at `next`.
+    pub(super) fn take_in(
+        &mut self,
+        items: Vec<(bool, Item)>,
+        next: u64,
+    ) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
+        let mut elsewhere = Vec::new();
         let mut inner = shared.write();
-        for item in items {
-            let at = item.at;
-            let indexed = self.is_applied(item.time_us, at);
-            let outcome = item.joins().map(|(_, outcome)| outcome.clone());
-            let elsewhere = inner.recent.push(item, indexed);
-            if let (Some(key), Some(outcome)) = (elsewhere, outcome) {
-                let replacement = self.replacement(&inner, &key, at, outcome)?;
-                if let Some(replacement) = replacement {
-                    inner
-                        .recent
-                        .replacing
-                        .insert(replacement.item.at, replacement);
-                }
-            }
+        for (indexed, item) in items {
+            let joins = item.joins();
+            let outcome = joins.map(|(_, outcome)| (item.at, outcome.clone()));
+            let key = inner.recent.push(item, indexed);
+            elsewhere.extend(key.zip(outcome));
         }
+        drop(inner);
+        // Until the head moves, answers say that they are behind.
+        self.join(elsewhere)?;
+        let mut inner = shared.write();
         inner.head = next;
         inner.unreadable = self.unreadable();
         self.shared.moved.send_replace(());
         Ok(())
-    }
-
-    /// The indexed decision that the outcome at `cause` belongs to, joined.
-    fn replacement(
-        &self,
-        inner: &Inner,
-        key: &JoinKey,
-        cause: u64,
-        outcome: palisade_mesh::wire::record::Outcome,
-    ) -> Result<Option<Replacement>, StoreError> {
-        let source = self.shared.source.as_ref();
-        let Some(found) = lookup::decision(&inner.views, source, key, cause)? else {
-            return Ok(None);
-        };
-        if found.joined || inner.recent.replacing.contains_key(&found.item.at) {
-            return Ok(None);
-        }
-        let mut item = found.item;
-        item.outcome = Some((cause, outcome));
-        Ok(Some(Replacement { item, cause }))
     }
 
     /// Whether the bucket of `time_us` holds everything up to and with `at`.
@@ -553,14 +541,17 @@ impl Indexer {
     fn close_idle_writers(&mut self) -> Result<(), StoreError> {
         let idle = self.shared.options.writer_idle;
         let merging = self.tidying.bucket();
-        for (start, open) in &mut self.buckets {
-            let due = open
-                .writer
-                .as_ref()
-                .is_some_and(|w| !w.dirty && w.used.elapsed() >= idle);
-            if due && Some(*start) != merging {
-                open.close()?;
-            }
+        let is_due = |start: &i64, open: &Open| {
+            let writer = open.writer.as_ref();
+            let is_idle = writer.is_some_and(|w| !w.dirty && w.used.elapsed() >= idle);
+            is_idle && Some(*start) != merging
+        };
+        let due = self
+            .buckets
+            .iter()
+            .filter(|(start, open)| is_due(start, open));
+        for start in due.map(|(start, _)| *start).collect::<Vec<_>>() {
+            self.close_writer(start)?;
         }
         Ok(())
     }

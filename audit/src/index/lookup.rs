@@ -3,13 +3,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use rustc_hash::FxHashSet;
+use palisade_mesh::wire::record::Outcome;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{StoreError, bucket::View, schema::id_column};
 use crate::{
-    item::{AHEAD_MAX_US, Item, JOIN_SLACK_US, JoinKey, id_time_us},
+    item::{AHEAD_MAX_US, Item, JOIN_SLACK_US, JoinKey, LATE_MAX_US, id_time_us},
     query::{IdPrefix, Window},
-    source::{Entry, Source},
+    source::{Entry, Source, SourceError},
 };
 
 /// Distinct ids named when a prefix fits several.
@@ -22,13 +23,43 @@ pub(super) struct FoundDecision {
     pub(super) joined: bool,
 }
 
+/// Reads records for joins, and keeps what could not be had. Of a segment that is away nothing
+/// else is asked for.
+pub(super) struct Reading<'a> {
+    source: &'a dyn Source,
+    pub(super) failed: Vec<SourceError>,
+}
+
+impl<'a> Reading<'a> {
+    pub(super) fn new(source: &'a dyn Source) -> Self {
+        let failed = Vec::new();
+        Self { source, failed }
+    }
+
+    /// The item at a position; none where it was dropped, or cannot be had.
+    fn item(&mut self, at: u64) -> Option<Item> {
+        let mut away = self.failed.iter().filter_map(SourceError::away);
+        if away.any(|away| (away.segment..away.next).contains(&at)) {
+            return None;
+        }
+        match self.source.read(at) {
+            Ok(entry) => Some(Item::new(entry)),
+            Err(error) if error.is_dropped() => None,
+            Err(error) => {
+                self.failed.push(error);
+                None
+            }
+        }
+    }
+}
+
 /// The last decision before `before` that an outcome with this key belongs to.
 pub(super) fn decision(
     views: &BTreeMap<i64, Arc<View>>,
-    source: &dyn Source,
+    reading: &mut Reading<'_>,
     key: &JoinKey,
     before: u64,
-) -> Result<Option<FoundDecision>, StoreError> {
+) -> Option<FoundDecision> {
     let around = around(key.id, key.id, JOIN_SLACK_US);
     let wanted = id_column(key.id);
     let mut best: Option<FoundDecision> = None;
@@ -43,17 +74,67 @@ pub(super) fn decision(
                 {
                     continue;
                 }
-                let Ok(entry) = source.read(at) else { continue };
-                let item = Item::new(entry);
-                if item.joinable().as_ref() != Some(key) {
+                let item = reading.item(at);
+                let Some(item) = item.filter(|item| item.joinable().as_ref() == Some(key)) else {
                     continue;
-                }
+                };
                 let joined = columns.outcome(doc).is_some() || view.replaced.contains(&at);
                 best = Some(FoundDecision { item, joined });
             }
         }
     }
-    Ok(best)
+    best
+}
+
+/// The first outcomes after these decisions, each by where its decision is; and where it is
+/// itself. However many decisions there are, each document is passed once.
+pub(super) fn outcomes(
+    views: &BTreeMap<i64, Arc<View>>,
+    reading: &mut Reading<'_>,
+    decisions: &[(JoinKey, u64)],
+) -> FxHashMap<u64, (u64, Outcome)> {
+    let mut found: FxHashMap<u64, (u64, Outcome)> = FxHashMap::default();
+    let ids = || decisions.iter().map(|(key, _)| key.id);
+    let (Some(lowest), Some(highest)) = (ids().min(), ids().max()) else {
+        return found;
+    };
+    let mut since = around(lowest, highest, JOIN_SLACK_US);
+    since.to_us = since.to_us.saturating_add(LATE_MAX_US);
+    let mut wanted: FxHashMap<u64, Vec<&(JoinKey, u64)>> = FxHashMap::default();
+    for decision in decisions {
+        let column = id_column(decision.0.id);
+        wanted.entry(column).or_default().push(decision);
+    }
+    for view in overlapping(views, since) {
+        for (reader, columns) in view.segments() {
+            let Some(ids) = &columns.id else { continue };
+            if ids.max_value() < id_column(lowest) || ids.min_value() > id_column(highest) {
+                continue;
+            }
+            for doc in 0..reader.max_doc() {
+                let Some(decisions) = ids.first(doc).and_then(|id| wanted.get(&id)) else {
+                    continue;
+                };
+                let at = columns.entry(doc);
+                let mut open: Vec<_> = decisions.to_vec();
+                open.retain(|(_, decision)| {
+                    let best = found.get(decision);
+                    at > *decision && best.is_none_or(|(best, _)| at < *best)
+                });
+                if open.is_empty() {
+                    continue;
+                }
+                let item = reading.item(at);
+                let Some((key, outcome)) = item.as_ref().and_then(Item::joins) else {
+                    continue;
+                };
+                for (_, decision) in open.iter().filter(|(wanted, _)| *wanted == key) {
+                    found.insert(*decision, (at, outcome.clone()));
+                }
+            }
+        }
+    }
+    found
 }
 
 /// What an id led to.

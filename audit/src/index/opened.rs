@@ -5,15 +5,14 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tantivy::{
     SegmentReader,
     columnar::{Column, ColumnType, DynamicColumn, StrColumn},
     index::SegmentId,
 };
 
-/// Most columns that are kept. One more, and it begins anew: those of segments that are no more
-/// go, too.
+/// Most columns that are kept. One more, and it begins anew.
 const COLUMNS_MAX: usize = 16_384;
 
 /// Those that were asked for, or that a segment has none of that name.
@@ -62,6 +61,11 @@ impl Opened {
         }
         kept.insert(key, column.clone());
         Ok(column)
+    }
+
+    /// Lets go of those of other segments than `live`: what is open keeps its file on the disk.
+    pub(super) fn keep(&self, live: &FxHashSet<SegmentId>) {
+        self.kept().retain(|(segment, _), _| live.contains(segment));
     }
 
     fn kept(&self) -> MutexGuard<'_, Columns> {

@@ -30,7 +30,8 @@ pub(super) struct Waiting {
 #[derive(Debug)]
 pub(super) struct Replacement {
     pub(super) item: Item,
-    /// Position of the outcome.
+    /// Position of the waiting record that it comes with: the outcome, or a decision that came
+    /// back.
     pub(super) cause: u64,
 }
 

@@ -23,14 +23,14 @@ const RANGES_MAX: usize = 1 << 18;
 const THINNED: &str = "thinned";
 
 impl Indexer {
-    /// Looks whether the log has dropped something, and lets go of it. Where a part of that is
-    /// in an archive which cannot be asked, the error says so once all else is done.
-    pub(super) fn let_go(&mut self) -> Result<(), StoreError> {
+    /// Looks whether the log has dropped something, and lets go of it. Gives why a part of that
+    /// cannot be had from an archive, once all else is done.
+    pub(super) fn let_go(&mut self) -> Result<Option<StoreError>, StoreError> {
         let source = Arc::clone(&self.shared.source);
         let lacking = source.lacking();
         let known = self.lacking.as_ref();
         if known.is_some_and(|known| Arc::ptr_eq(known, &lacking)) {
-            return Ok(());
+            return Ok(None);
         }
         let thinned = &self.state.thinned;
         let is_new = |l: &&Lacking| thinned.get(&l.segment) != Some(&l.records());
@@ -53,12 +53,21 @@ impl Indexer {
                     batch.push(lacking);
                     continue;
                 }
+                // It is asked once it is there again; until then answers say what they lack.
+                if self.state.lost.contains_key(&lacking.segment) {
+                    continue;
+                }
                 match source.dropped_from(lacking.segment) {
                     Ok(ranges) => {
                         gone.extend(ranges);
                         batch.push(lacking);
                     }
                     Err(error) if error.waits() => away = Some(error.into()),
+                    Err(error) if error.away().is_some() => {
+                        self.note_unreadable(lacking.segment, &error)?;
+                        self.state.save(&self.dir)?;
+                        self.shared.write().unreadable = self.unreadable();
+                    }
                     // Its records are told as unreadable, one by one; the others are let go.
                     Err(error) => {
                         tracing::error!(segment = lacking.segment, %error, "what was dropped from a segment cannot be told");
@@ -82,14 +91,10 @@ impl Indexer {
                 self.state.save(&self.dir)?;
             }
         }
-        match away {
-            // It is looked at again.
-            Some(away) => Err(away),
-            None => {
-                self.lacking = Some(lacking);
-                Ok(())
-            }
+        if away.is_none() {
+            self.lacking = Some(lacking);
         }
+        Ok(away)
     }
 
     /// Buckets that may have something of what is `lacking`.
@@ -158,11 +163,23 @@ impl Indexer {
         writer.dirty = true;
         // Segments that are lost are asked for once, and not for each of their records.
         let mut lost = Lost::default();
+        let known = self.unreadable();
         for place in places {
             if lost.has(place.at) {
                 continue;
             }
-            match place.read(shared.source.as_ref()) {
+            let source = shared.source.as_ref();
+            let read = match place.read(source) {
+                // The outcome is: it is joined when it is there again.
+                Err(StoreError::Source(error)) if error.index != place.at && !error.waits() => {
+                    if lost.take(&error) || error.away().is_none() {
+                        self.note_unreadable(error.index, &error)?;
+                    }
+                    Place::new(place.at, None).read(source)
+                }
+                read => read,
+            };
+            match read {
                 Ok(item) => {
                     let document = shared.layout.document(&item, false);
                     writer.writer.add_document(document)?;
@@ -178,6 +195,10 @@ impl Indexer {
                 }
                 Err(error) => return Err(error),
             }
+        }
+        if self.unreadable() != known {
+            // Before the bucket takes the place of one that may have it.
+            self.state.save(&self.dir)?;
         }
         shared.write().unreadable = self.unreadable();
         fresh.commit(applied)?;

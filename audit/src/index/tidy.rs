@@ -73,10 +73,10 @@ impl Indexer {
     /// Merges all that is over, and waits for it.
     pub(super) fn tidy_up(&mut self) -> Result<(), StoreError> {
         self.tidying.not_before = None;
-        for open in self.buckets.values_mut() {
-            if open.writer.as_ref().is_some_and(|writer| !writer.dirty) {
-                open.close()?;
-            }
+        let clean = |open: &Open| open.writer.as_ref().is_some_and(|writer| !writer.dirty);
+        let clean = self.buckets.iter().filter(|(_, open)| clean(open));
+        for start in clean.map(|(start, _)| *start).collect::<Vec<_>>() {
+            self.close_writer(start)?;
         }
         loop {
             if self.tidying.merging.is_none() {
@@ -108,30 +108,56 @@ impl Indexer {
             self.tidying.not_before = Some(Instant::now() + LOOK_EVERY);
             return Ok(());
         };
-        let writer = open.writer(self.shared.options.writer_heap_bytes)?;
-        self.tidying.merging = Some(Merging {
-            start: *start,
-            done: writer.writer.merge(&small),
-        });
-        Ok(())
+        let start = *start;
+        match open.writer(self.shared.options.writer_heap_bytes) {
+            Ok(writer) => {
+                let done = writer.writer.merge(&small);
+                self.tidying.merging = Some(Merging { start, done });
+                Ok(())
+            }
+            Err(error) => {
+                self.put_off_merging(start, &error);
+                Ok(())
+            }
+        }
     }
 
     /// Shows searches what came of a bucket. A failure takes nothing away: its segments stay.
     fn merged(&mut self, start: i64, merged: Merged) -> Result<(), StoreError> {
         self.tidying.merging = None;
         if let Err(error) = merged {
-            let path = self.path_of(start);
-            tracing::warn!(%error, bucket = %path.display(), "audit index bucket is not merged");
-            self.tidying.not_before = Some(Instant::now() + PUT_OFF);
+            self.put_off_merging(start, &error.into());
         }
-        let Some(open) = self.buckets.get_mut(&start) else {
-            return Ok(());
-        };
-        if open.writer.as_ref().is_some_and(|writer| !writer.dirty) {
+        let writer = self
+            .buckets
+            .get(&start)
+            .and_then(|open| open.writer.as_ref());
+        match writer.is_some_and(|writer| !writer.dirty) {
+            true => self.close_writer(start),
+            false => self.show_segments(start),
+        }
+    }
+
+    fn put_off_merging(&mut self, start: i64, error: &StoreError) {
+        let path = self.path_of(start);
+        tracing::warn!(%error, bucket = %path.display(), "audit index bucket is not merged");
+        self.tidying.not_before = Some(Instant::now() + PUT_OFF);
+    }
+
+    /// Closes the writer of a bucket. tantivy may have merged segments meanwhile.
+    pub(super) fn close_writer(&mut self, start: i64) -> Result<(), StoreError> {
+        if let Some(open) = self.buckets.get_mut(&start) {
             open.close()?;
         }
-        // What was added meanwhile is shown by its commit.
-        if !open.unseen {
+        self.show_segments(start)
+    }
+
+    /// Has searches look at the segments that a bucket has now. What was added since the last
+    /// commit is shown by the next.
+    fn show_segments(&mut self, start: i64) -> Result<(), StoreError> {
+        if let Some(open) = self.buckets.get_mut(&start)
+            && !open.unseen
+        {
             let view = Arc::new(open.bucket.reopened(&[])?);
             open.bucket.view = Arc::clone(&view);
             self.shared.write().views.insert(start, view);

@@ -103,11 +103,8 @@ impl Worker {
         let done = work(&mut indexer);
         match &done {
             Ok(_) => self.indexer = Some(indexer),
-            // Nothing is wrong with the index: what it waits for is in an archive.
-            Err(error) if error.is_away() => {
-                self.shared.write().stalled = Some(error.to_string());
-                self.indexer = Some(indexer);
-            }
+            // Nothing is wrong with the index, which says what it waits for in an archive.
+            Err(error) if error.is_away() => self.indexer = Some(indexer),
             Err(error) => {
                 tracing::error!(%error, "audit index does not get on");
                 self.shared.write().stalled = Some(error.to_string());

@@ -6,8 +6,7 @@ use tantivy::IndexWriter;
 
 use super::{StoreError, bucket::Bucket};
 
-/// A bucket and the writer it may have. Whoever drops it waits for no merge: what was not
-/// committed is read from the log again.
+/// A bucket and the writer it may have.
 pub(super) struct Open {
     pub(super) bucket: Bucket,
     /// Everything before this position that belongs here is here.
@@ -66,5 +65,14 @@ impl Open {
             writer.writer.wait_merging_threads()?;
         }
         Ok(())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            let bucket = self.bucket.view.folder.display();
+            tracing::warn!(%error, %bucket, "audit index writer did not end well");
+        }
     }
 }

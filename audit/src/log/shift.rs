@@ -180,9 +180,10 @@ impl Log {
         let sum = archive::sum_of(&mut File::open(&file)?)?;
         let before_us = book::with(self, |book| book.before_us(segment.start, i64::MAX));
         let mut times = Times::after(before_us.map_err(io::Error::other)?);
-        let mut hashes = Hashes::new(shared);
+        let opened = File::open(&file)?;
+        let mut hashes = Hashes::new(shared, (segment.start, &opened))?;
         let (mut was, mut said, mut sealed) = (SparseSum::default(), Vec::new(), false);
-        let (_, sparse) = thin::walk(shared, segment, File::open(&file)?, |part| {
+        let (_, sparse) = thin::walk(shared, segment, opened, |part| {
             match part {
                 Part::Gone(encoded, run) => {
                     sum_of(&mut was, encoded, &run);
@@ -275,13 +276,24 @@ impl Log {
         since_us: i64,
         at: At<'_>,
     ) -> Result<u64, LogError> {
+        self.bring_back_from(first, None, since_us, at)
+    }
+
+    /// As [`Log::bring_back`], of what was `fetched` already, if that is it still.
+    pub(crate) fn bring_back_from(
+        &self,
+        first: u64,
+        fetched: Option<File>,
+        since_us: i64,
+        at: At<'_>,
+    ) -> Result<u64, LogError> {
         let shared = &self.inner.shared;
         let _lock = self.hold()?;
         let stub = self.stub(first)?;
         let length = stub.moved.length;
         let fetched = archive_of(shared)
             .and_then(|archive| self.room_for(length).map(|()| archive))
-            .and_then(|archive| place(&shared.dir, archive, &stub, since_us, at));
+            .and_then(|archive| place(&shared.dir, archive, (&stub, fetched), since_us, at));
         fetched.map_err(|e| shared.failed(&(first..stub.moved.next), e))?;
         shared.forget(first);
         Ok(length)
@@ -303,11 +315,18 @@ impl Log {
     }
 }
 
-fn place(dir: &Path, archive: &Archive, stub: &Stub, since_us: i64, at: At<'_>) -> io::Result<()> {
+/// Puts a segment into its place, from what was fetched of it or from the archive.
+fn place(
+    dir: &Path,
+    archive: &Archive,
+    (stub, fetched): (&Stub, Option<File>),
+    since_us: i64,
+    at: At<'_>,
+) -> io::Result<()> {
     let first = stub.moved.first;
     let path = dir.join(segment::relative(first));
     let aside = path.with_extension(FETCHED);
-    archive.write_to(stub, &aside)?;
+    archive.write_to(stub, fetched, &aside)?;
     at(Step::Fetched)?;
     let lacked = stub
         .sparse()

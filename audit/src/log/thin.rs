@@ -23,8 +23,9 @@ use std::{
 use palisade_mesh::wire::record::{Admin, Dropping, record::Body};
 use prost::Message as _;
 
-use super::{Log, LogError, book, reader::Shared, recover::log_id, writer::about_dropping};
+use super::{Log, LogError, book, reader::Shared, recover::log_id, remake, writer::about_dropping};
 use crate::{
+    archive::Away,
     envelope::{ADMIN, EnvelopeRef, RecordPeek, class_name, is_always_kept},
     files,
     holds::{HOLD_ADDED, HOLD_RELEASED},
@@ -72,6 +73,8 @@ pub struct Thinning {
     sum: SparseSum,
     /// The digest of what it says that it lacks now.
     before: Option<Hash>,
+    /// What was fetched of a segment that is in an archive.
+    fetched: Option<File>,
     /// What is to be dropped, by class.
     pub dropped: BTreeMap<&'static str, Weight>,
     /// What stays and might go, by class as in `record.proto`: the time of the oldest of them,
@@ -164,10 +167,17 @@ impl Thinning {
             drop: Vec::new(),
             sum: SparseSum::default(),
             before: None,
+            fetched: None,
             dropped: BTreeMap::new(),
             kept: BTreeMap::new(),
         };
-        let mut hashes = Hashes::new(shared);
+        if log.is_away(segment.start) {
+            let again = file.try_clone();
+            found.fetched = Some(again.map_err(|e| shared.failed(&segment, e))?);
+        }
+        let own = (segment.start, &file);
+        let hashes = Hashes::new(shared, own);
+        let mut hashes = hashes.map_err(|e| shared.failed(&segment, e))?;
         let mut was = SparseSum::default();
         let walked = walk(shared, &segment, file, |part| {
             match part {
@@ -268,7 +278,8 @@ impl Thinning {
         log.place_one(self.segment.start)?;
         if log.is_away(self.segment.start) {
             // It goes again at once, as another object.
-            log.bring_back(self.segment.start, 0, &mut |_| Ok(()))?;
+            let fetched = self.fetched.take();
+            log.bring_back_from(self.segment.start, fetched, 0, &mut |_| Ok(()))?;
         }
         let old = path(shared, &self.segment);
         let aside = old.with_extension(segment::ASIDE);
@@ -725,9 +736,10 @@ fn check(
     aside: &Path,
     expected: &[u8],
 ) -> io::Result<Offsets> {
-    let mut hashes = Hashes::new(shared);
+    let file = File::open(aside)?;
+    let mut hashes = Hashes::new(shared, (segment.start, &file))?;
     let mut sum = SparseSum::default();
-    let (offsets, said) = walk(shared, segment, File::open(aside)?, |part| {
+    let (offsets, said) = walk(shared, segment, file, |part| {
         match part {
             Part::Leaf { index, hash, .. } => hashes.check(index, &hash)?,
             Part::Gone(encoded, run) => {
@@ -772,11 +784,19 @@ pub(super) fn dropped_from(shared: &Shared, first: u64) -> Result<Vec<Range<u64>
 pub(super) struct Hashes<'a> {
     shared: &'a Shared,
     tile: Option<(u64, Vec<Hash>)>,
+    /// The segment that is compared with them, by its first record: a tile that rotted is made
+    /// again from what was fetched of it.
+    own: (u64, File),
 }
 
 impl<'a> Hashes<'a> {
-    pub(super) fn new(shared: &'a Shared) -> Self {
-        Self { shared, tile: None }
+    /// For the segment that begins with `first`, which is `file`.
+    pub(super) fn new(shared: &'a Shared, (first, file): (u64, &File)) -> io::Result<Self> {
+        Ok(Self {
+            shared,
+            tile: None,
+            own: (first, file.try_clone()?),
+        })
     }
 
     /// Refuses a leaf that is not the one that was signed.
@@ -798,12 +818,44 @@ impl<'a> Hashes<'a> {
 
     fn read(&self, number: u64) -> io::Result<Vec<Hash>> {
         let mut tries = 1;
-        loop {
+        let refused = loop {
             match self.read_once(number) {
                 Err(_) if tries < TILE_TRIES => tries += 1,
+                Err(refused) => break refused,
                 read => return read,
             }
+        };
+        match self.remake(number) {
+            Ok(true) => self.read_once(number),
+            Ok(false) => Err(refused),
+            // What is there in the place of a record is none.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(refused),
+            // Nothing is known of the records until they, and the tiles beside, can be read.
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Away>()) => Err(error),
+            Err(error) => {
+                let told = format!("its tile {number} is damaged, and not made again: {error}");
+                Err(io::Error::new(error.kind(), told))
+            }
         }
+    }
+
+    /// Makes a tile again that rotted, if the records lead to what was signed.
+    fn remake(&self, number: u64) -> io::Result<bool> {
+        let shared = self.shared;
+        let checkpoint = shared.checkpoint.borrow().clone();
+        let segments = shared.segments.read();
+        let firsts = segments
+            .unwrap_or_else(PoisonError::into_inner)
+            .firsts
+            .clone();
+        let signed = (checkpoint.size, &checkpoint.root);
+        remake::remake(&shared.tiles, number, signed, &firsts, &mut |first| {
+            match first == self.own.0 {
+                true => self.own.1.try_clone(),
+                // Its neighbour is wanted again for that one's own tiles.
+                false => shared.open(first).map(|(file, _)| file),
+            }
+        })
     }
 
     /// Reads a tile and proves it under the latest checkpoint: the proof of its first leaf

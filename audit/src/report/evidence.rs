@@ -346,15 +346,19 @@ impl<'a> Evidence<'a> {
     }
 
     fn note(&self, coverage: &Coverage) {
-        if coverage.complete {
-            return;
-        }
         let mut lacks = self.lacks.borrow_mut();
         let mut say = |what: String| {
             if !lacks.contains(&what) {
                 lacks.push(what);
             }
         };
+        // What it waits for may be what was dropped, which is counted until then.
+        if let Some(why) = &coverage.stalled {
+            say(format!("the index waits: {why}"));
+        }
+        if coverage.complete {
+            return;
+        }
         if coverage.unreadable > 0 {
             say(format!("{} records cannot be read", coverage.unreadable));
         }

@@ -63,6 +63,10 @@ pub(crate) struct Stage {
     pub(crate) store: Option<PathBuf>,
     /// What may be fetched from there.
     pub(crate) cache_bytes: u64,
+    /// Time of an exchange, where that is not the usual.
+    pub(crate) hurry: Option<Duration>,
+    /// Length of a segment.
+    pub(crate) segment_bytes: u64,
 }
 
 impl Stage {
@@ -85,6 +89,8 @@ impl Stage {
             ledger: None,
             store: None,
             cache_bytes: 8 << 10,
+            hurry: None,
+            segment_bytes: 1500,
         };
         stage.restart();
         stage
@@ -103,27 +109,28 @@ impl Stage {
         self.dir.path().join("log")
     }
 
-    fn options() -> LogOptions {
+    fn options(&self) -> LogOptions {
         LogOptions {
-            segment_bytes: 1500,
+            segment_bytes: self.segment_bytes,
+            archive: self.archive(),
             ..crate::testing::options()
         }
     }
 
     pub(crate) fn restart(&mut self) {
         self.log = None;
-        let options = LogOptions {
-            archive: self.archive(),
-            ..Self::options()
-        };
-        let log = Log::open(&self.folder(), options, self.clock.clone());
+        let log = Log::open(&self.folder(), self.options(), self.clock.clone());
         self.log = Some(log.unwrap());
     }
 
     pub(crate) fn archive(&self) -> Option<Arc<Archive>> {
         let store = self.store.as_ref()?;
         let archive = Archive::folder(store, &self.folder(), self.cache_bytes);
-        Some(Arc::new(archive.unwrap()))
+        let mut archive = archive.unwrap();
+        if let Some(time_max) = self.hurry {
+            archive.hurry(time_max);
+        }
+        Some(Arc::new(archive))
     }
 
     pub(crate) fn log(&self) -> &Log {
@@ -247,6 +254,11 @@ impl Stage {
 
     pub(crate) fn segment(&self, first: u64) -> PathBuf {
         self.folder().join(segment::relative(first))
+    }
+
+    /// What is known of the segments since the last run.
+    pub(crate) fn ledger(&self) -> &Ledger {
+        self.ledger.as_ref().unwrap()
     }
 
     fn kinds(&self) -> Vec<(FindingKind, Option<u64>)> {
@@ -721,11 +733,11 @@ fn holds_keep_so_many_ids_and_no_more() {
         stage.request("/a", 200);
     }
     stage.hold("h", "path:/a");
-    let kept = Kept {
+    let mut kept = Kept {
         holds: stage.holds.held(0).unwrap(),
         ..Kept::default()
     };
-    let ids = |most| kept.held_ids(stage.log(), most);
+    let mut ids = |most| kept.held_ids(stage.log(), most);
     assert_eq!(ids(3).unwrap().len(), 3);
     assert_eq!(ids(2).unwrap_err().code.0, 7575);
 }
@@ -1298,7 +1310,7 @@ fn a_log_is_locked_until_its_segment_is_in_place() {
         .carry_out_to("of all".into(), &mut |point| {
             if point == Point::Recorded {
                 log.close();
-                let other = Log::open(&folder, Stage::options(), clock.clone());
+                let other = Log::open(&folder, stage.options(), clock.clone());
                 assert!(matches!(other, Err(LogError::Locked(_))));
                 looked += 1;
             }
@@ -1800,6 +1812,80 @@ fn many_damaged_segments_do_not_end_a_run() {
         dropped.is_ok_and(|ranges| !ranges.is_empty())
     });
     assert!(last.unwrap() >= damaged, "those after them are done");
+}
+
+/// Segments that the disk refuses, however many, keep others waiting for a run, and no longer.
+#[test]
+fn segments_that_cannot_be_read_do_not_end_every_run() {
+    let mut stage = Stage::of_old(60);
+    stage.fill();
+    // What was dropped before is known by now.
+    assert_eq!(stage.run().faults, [""; 0]);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    let sealed = stage.log().sealed();
+    let refused = FAULTS_MAX + 2;
+    assert!(sealed.len() > refused + 2, "{}", sealed.len());
+    for span in &sealed[..refused] {
+        let path = stage.segment(span.start);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+    }
+    let first = stage.run();
+    assert_eq!(first.faults.len(), FAULTS_MAX, "{:?}", first.faults);
+    assert!(first.interrupted && first.again && first.records() == 0);
+    let second = stage.run();
+    assert!(second.records() > 0, "{:?}", second.faults);
+    assert!(second.faults.len() >= 2 && second.again);
+}
+
+/// Makes another record of one that a segment has, `nth` of those that were not dropped, in as
+/// sound a frame as it was.
+pub(crate) fn alter_record(path: &Path, nth: usize) {
+    let file = Arc::new(std::fs::File::open(path).unwrap());
+    let length = file.metadata().unwrap().len();
+    let mut reader = segment::FrameReader::new(file, segment::HEADER_LEN, length);
+    let mut frames = Vec::new();
+    while let Some(frame) = reader.next().unwrap() {
+        let frame = frame.unwrap();
+        if let segment::Content::Leaf(_) = frame.content() {
+            frames.push(frame.offset as usize..frame.end() as usize);
+        }
+    }
+    let range = frames[nth].clone();
+    let mut bytes = std::fs::read(path).unwrap();
+    let (header, payload) = bytes[range].split_at_mut(segment::FRAME_HEADER_LEN);
+    *payload.last_mut().unwrap() ^= 1;
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&header[..4]);
+    crc.update(payload);
+    header[4..].copy_from_slice(&crc.finalize().to_le_bytes());
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// A tile that rotted accuses no record: those lead to what was signed, and it is made again.
+#[test]
+fn a_tile_that_rotted_does_not_accuse_the_records() {
+    let mut stage = Stage::of_old(100);
+    stage.clock.advance(61 * DAY);
+    stage.fill();
+    assert!(stage.log().len() > 256);
+    let tile = stage.folder().join("tile/0/000");
+    let sound = std::fs::read(&tile).unwrap();
+    let mut rotten = sound.clone();
+    rotten[70] ^= 1;
+    std::fs::write(&tile, &rotten).unwrap();
+    let outcome = stage.run();
+    assert_eq!(outcome.faults, [""; 0]);
+    assert!(outcome.records() > 0);
+    assert_eq!(std::fs::read(&tile).unwrap(), sound);
+    // A record that is another is told as that still.
+    std::fs::write(&tile, &rotten).unwrap();
+    alter_record(&stage.segment(0), 0);
+    let span = stage.log().sealed().remove(0);
+    let weighed = Thinning::weigh(stage.log(), span, i64::MAX, |_, _, _, _| Fate::Keep);
+    assert!(matches!(weighed, Err(LogError::Tampered(_))));
+    assert!(std::fs::read(&tile).unwrap() == rotten);
 }
 
 /// What a run records of itself is read back by reports.

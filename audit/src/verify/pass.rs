@@ -13,7 +13,7 @@ use ulid::Ulid;
 
 use super::{
     CertificatesReport, CheckpointReport, Earlier, FINDINGS_MAX, Finding, FindingKind,
-    PROGRESS_RECORDS, Progress, RecordName, VerifyReport,
+    PROGRESS_RECORDS, Progress, RecordName, Seen, VerifyReport,
     ahead::Ahead,
     certificates::Certificates,
     earlier::Kept,
@@ -42,6 +42,7 @@ use crate::{
 pub(super) struct Pass<'a> {
     dir: PathBuf,
     progress: Option<&'a mut dyn FnMut(Progress)>,
+    seen: Option<Seen<'a>>,
     report: VerifyReport,
     tiles: Tiles,
     /// Number of signed records.
@@ -116,7 +117,11 @@ struct At<'a> {
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(dir: &Path, progress: Option<&'a mut dyn FnMut(Progress)>) -> Self {
+    pub(super) fn new(
+        dir: &Path,
+        progress: Option<&'a mut dyn FnMut(Progress)>,
+        seen: Option<Seen<'a>>,
+    ) -> Self {
         Self {
             dir: dir.into(),
             report: VerifyReport {
@@ -140,6 +145,7 @@ impl<'a> Pass<'a> {
                 certificates: CertificatesReport::default(),
             },
             progress,
+            seen,
             tiles: Tiles::new(dir),
             signed: 0,
             ahead: VecDeque::new(),
@@ -315,12 +321,17 @@ impl<'a> Pass<'a> {
         let (digest, away) = loop {
             let missing = match File::open(&path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => e,
-                opened => return opened.map(Some),
+                opened => {
+                    self.replaced(refused, None);
+                    return opened.map(Some);
+                }
             };
             let stub = match Stub::read(&self.dir, first) {
                 Ok(stub) => stub,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    return File::open(&path).map(Some).map_err(|_| missing);
+                    let file = File::open(&path).map_err(|_| missing)?;
+                    self.replaced(refused, None);
+                    return Ok(Some(file));
                 }
                 Err(e) => {
                     let file = file.with_extension(segment::MOVED);
@@ -339,6 +350,7 @@ impl<'a> Pass<'a> {
             };
             match opened {
                 Ok(file) => {
+                    self.replaced(refused, Some(&stub));
                     self.away.push((first, stub.digest));
                     self.report.moved += 1;
                     return Ok(Some(file));
@@ -354,6 +366,17 @@ impl<'a> Pass<'a> {
         };
         self.not_read(kind, first, next, file, away.to_string());
         Ok(None)
+    }
+
+    /// A segment became another while it was asked for, or came back: what was found of its
+    /// object is nothing to be told of.
+    #[cfg(feature = "index")]
+    fn replaced(&self, refused: Option<(Hash, Away)>, now: Option<&Stub>) {
+        let before = refused.map(|(_, away)| away.object);
+        let before = before.filter(|before| now.is_none_or(|now| now.moved.object != *before));
+        if let (Some(archive), Some(before)) = (&self.archive, before) {
+            archive.is_replaced(&before);
+        }
     }
 
     #[cfg(not(feature = "index"))]
@@ -610,6 +633,9 @@ impl<'a> Pass<'a> {
         if let Some(envelope) = EnvelopeRef::decode(leaf) {
             self.observe(at, &envelope);
         }
+        if let Some(seen) = &mut self.seen {
+            seen(at.leaf, leaf);
+        }
         self.push(hash, root);
     }
 
@@ -824,7 +850,7 @@ impl<'a> Pass<'a> {
                     self.find(Finding {
                         severity: Severity::Warning,
                         kind: FindingKind::Tile,
-                        what: "its tile contradicts the log, which agrees with its signatures; a restart makes the tile again".into(),
+                        what: "its tile contradicts the log, which agrees with its signatures: it is the tile that is wrong".into(),
                         ..suspect
                     });
                 }

@@ -133,7 +133,7 @@ fn restore(args: &RestoreArgs, context: &Context) -> Exit {
                         .iter()
                         .map(|e| e.diagnostic().to_string())
                         .collect(),
-                    interrupted: false,
+                    ..Outcome::default()
                 },
                 "brought back",
                 context,

@@ -21,7 +21,7 @@ use super::{archive, proof};
 use crate::{
     cli::{Context, Exit, block_on},
     control::client::Mesh,
-    history::faithful::Replayed,
+    history::faithful::{Replayed, Seen},
     render::{
         self, Output,
         progress::{Far, Progress},
@@ -104,8 +104,12 @@ pub(super) fn main(args: Args, context: &Context) -> Exit {
             let archive = args.archive_config.as_deref();
             let archive = archive.map(|file| archive::named(file, &dir)).transpose();
             archive.and_then(|archive| {
-                let report = of_folder(&dir, key, archive.clone(), asked.earlier());
-                let replayed = asked.replay.map(|query| replay(&dir, archive, &query));
+                let mut seen = asked.replay.as_ref().and_then(|_| Seen::of_folder(&dir));
+                let report = of_folder(&dir, key, archive.clone(), asked.earlier(), seen.as_mut());
+                let seen = seen.filter(|_| report.intact());
+                let replayed = asked
+                    .replay
+                    .map(|query| replay(&dir, archive, &query, seen));
                 audit::verified(&report, replayed)
             })
         }
@@ -140,6 +144,7 @@ fn of_folder(
     key: Option<Verifier>,
     archive: Option<Arc<Archive>>,
     earlier: Vec<Earlier>,
+    seen: Option<&mut Seen>,
 ) -> VerifyReport {
     let mut line = Progress::begin();
     let shown = line.is_shown();
@@ -150,6 +155,7 @@ fn of_folder(
             by: Some((far.bytes, far.bytes_total)),
         });
     };
+    let mut see = seen.map(|seen| |index: u64, leaf: &[u8]| seen.take(index, leaf));
     verify::verify(
         dir,
         VerifyOptions {
@@ -160,6 +166,7 @@ fn of_folder(
                 true => Some(&mut tell),
                 false => None,
             },
+            seen: see.as_mut().map(|see| see as verify::Seen<'_>),
         },
     )
 }
@@ -193,7 +200,12 @@ fn asked(args: &Args) -> Result<VerifyLog, Diagnostic> {
 }
 
 /// Makes decisions of the log in `dir` again.
-fn replay(dir: &Path, archive: Option<Arc<Archive>>, query: &str) -> Result<Replayed, Diagnostic> {
+fn replay(
+    dir: &Path,
+    archive: Option<Arc<Archive>>,
+    query: &str,
+    seen: Option<Seen>,
+) -> Result<Replayed, Diagnostic> {
     let query = Query::parse(query)?;
     let clock = Clock::system();
     let unread = |why: String| {
@@ -210,5 +222,5 @@ fn replay(dir: &Path, archive: Option<Arc<Archive>>, query: &str) -> Result<Repl
     };
     let log = Log::open(dir, options, clock.clone()).map_err(|e| unread(e.to_string()))?;
     let never = std::sync::atomic::AtomicBool::new(false);
-    audit::replayed(&log, dir, &query, clock.now_us(), &never)
+    audit::replayed(&log, dir, (&query, clock.now_us()), seen, &never)
 }

@@ -249,8 +249,8 @@ impl Archiving {
         let failed = lock(&self.0.fault).as_ref().map(|(at_us, _)| *at_us);
         let last = lock(&self.0.last);
         let last = last.as_ref().map(|last| {
-            let whole = last.outcome.faults.is_empty() && !last.outcome.interrupted;
-            after(last.ended_us, if whole { EVERY } else { AGAIN })
+            let time = if last.is_again() { AGAIN } else { EVERY };
+            after(last.ended_us, time)
         });
         Some(match failed {
             Some(at_us) => after(at_us, AGAIN),
@@ -398,6 +398,9 @@ impl AuditRole {
         Run {
             log: &self.log,
             now: self.clock.now(),
+            behind: lock(&self.archiving.0.last)
+                .as_ref()
+                .and_then(|last| last.outcome.lost_at),
         }
     }
 

@@ -137,7 +137,8 @@ mod tests {
             let (log, now) = (open.clone(), clock.now() + Duration::from_secs(1));
             tokio::task::spawn_blocking(move || {
                 log.await_signature().unwrap();
-                let run = Run { log: &log, now };
+                let (log, behind) = (&log, None);
+                let run = Run { log, now, behind };
                 let none = After::parse("0 days").unwrap();
                 run.go(&none, &mut |_| ControlFlow::Continue(())).unwrap()
             })

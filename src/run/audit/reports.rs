@@ -289,7 +289,7 @@ impl AuditRole {
     }
 
     async fn check_report(self, reader: Reader, report: Report) -> Answer<Checked> {
-        self.catch_up().await?;
+        self.catch_up_with_all().await?;
         let header = &report.header;
         let question = told(&report.name, &header.from, &self.told(&header.scope));
         let role = self.clone();
@@ -302,7 +302,7 @@ impl AuditRole {
 
     async fn pack(self, reader: Reader, asked: PackReport) -> Response {
         let packed = async {
-            self.catch_up().await?;
+            self.catch_up_with_all().await?;
             let header = &asked.report.header;
             let question = told(&asked.report.name, &header.from, &header.scope);
             let rows = usize::try_from(header.records).unwrap_or(usize::MAX);
@@ -342,13 +342,28 @@ impl AuditRole {
         }
     }
 
-    /// Lets the index take in what the log has.
+    /// Lets the index take in what the log has; a report says what it lacks while that waits for
+    /// an archive.
     pub(super) async fn catch_up(&self) -> Result<(), Problem> {
         match self.store.flush().await {
             Ok(()) => Ok(()),
+            Err(error) if error.is_away() => Ok(()),
             Err(StoreError::Query(mistake)) => Err((*mistake).into()),
             Err(error) => Err(broken(&error.to_string()).into()),
         }
+    }
+
+    /// The same, where a report is made again and compared: from a part of the records it would
+    /// be another, and a sound one be called wrong. Says what is waited for.
+    async fn catch_up_with_all(&self) -> Result<(), Problem> {
+        let flushed = self.store.flush().await;
+        if let Some(why) = self.store.status().stalled {
+            return Err(broken(&why).into());
+        }
+        flushed.map_err(|error| match error {
+            StoreError::Query(mistake) => Problem::from(*mistake),
+            error => broken(&error.to_string()).into(),
+        })
     }
 }
 

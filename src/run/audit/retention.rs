@@ -196,18 +196,8 @@ impl Retention {
 
     /// When the next run is due; none without periods.
     fn next_us(&self) -> Option<i64> {
-        let after = |us: i64, time: Duration| {
-            us.saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
-        };
         let failed = lock(&self.0.fault).as_ref().map(|(at_us, _)| *at_us);
-        let last = lock(&self.0.ledger).last.as_ref().map(|last| {
-            let whole = last.faults.is_empty() && !last.interrupted;
-            after(last.ended_us, if whole { EVERY } else { AGAIN })
-        });
-        let next = match failed {
-            Some(at_us) => after(at_us, AGAIN),
-            None => last.unwrap_or(i64::MIN),
-        };
+        let next = due_us(&lock(&self.0.ledger), failed);
         (!self.0.periods.is_empty()).then_some(next)
     }
 
@@ -382,6 +372,71 @@ impl AuditRole {
     }
 }
 
+/// When the next run is due after what is known of the last one, and after one that ended at
+/// `failed`, microseconds since the Unix epoch. What is damaged or lost is not looked for
+/// every hour: with a hold in force that would be the whole log.
+fn due_us(ledger: &Ledger, failed: Option<i64>) -> i64 {
+    let after = |us: i64, soon: bool| {
+        let time = if soon { AGAIN } else { EVERY };
+        us.saturating_add(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
+    };
+    match (failed, &ledger.last) {
+        (Some(at_us), _) => after(at_us, !ledger.damaged),
+        (None, Some(last)) => after(last.ended_us, last.is_again()),
+        (None, None) => i64::MIN,
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a panic here is a failed test")]
+
+    use super::*;
+
+    /// What a person has to mend is tried once a day, what may go by itself within the hour.
+    #[test]
+    fn what_is_damaged_is_not_tried_every_hour() {
+        let hours = |ledger: &Ledger, failed| due_us(ledger, failed) / 3_600_000_000;
+        let known = |last: serde_json::Value, damaged: bool| -> Ledger {
+            let ledger = serde_json::json!({
+                "version": 2, "log": "", "segments": {}, "last": last, "damaged": damaged,
+            });
+            serde_json::from_value(ledger).unwrap()
+        };
+        let last = |faults: &[&str], again: bool, interrupted: bool| {
+            serde_json::json!({
+                "ended_us": 0, "records": 0, "bytes": 0,
+                "faults": faults, "again": again, "interrupted": interrupted,
+            })
+        };
+        for (last, after) in [
+            (last(&[], false, false), 24),
+            (last(&["it is lost"], false, false), 24),
+            (last(&["the store is away"], true, false), 1),
+            (last(&[], false, true), 1),
+        ] {
+            assert_eq!(hours(&known(last.clone(), false), None), after, "{last}");
+        }
+        // One that a version wrote which did not tell them apart.
+        for (faults, after) in [(&[][..], 24), (&["the store is away"], 1)] {
+            let mut last = last(faults, false, false);
+            last.as_object_mut().unwrap().remove("again");
+            assert_eq!(hours(&known(last, false), None), after, "{faults:?}");
+        }
+        assert_eq!(
+            due_us(&known(serde_json::Value::Null, false), None),
+            i64::MIN
+        );
+        let ended = last(&[], false, false);
+        assert_eq!(hours(&known(ended.clone(), false), Some(0)), 1);
+        assert_eq!(
+            hours(&known(ended, true), Some(0)),
+            24,
+            "what is held is lost"
+        );
+    }
 }

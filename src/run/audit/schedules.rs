@@ -268,11 +268,7 @@ impl Schedules {
         // before the index catches up, so that it has everything under it.
         let whole = signed(&working).await;
         let checkpoint = working.log.checkpoint();
-        working
-            .store
-            .flush()
-            .await
-            .map_err(|e| broken(&e.to_string()))?;
+        working.catch_up().await.map_err(Diagnostic::from)?;
         let desk_of = working.clone();
         let made = blocking(move || {
             let dir = desk_of.dir.join("log");

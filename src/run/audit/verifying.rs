@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::{AuditRole, broken, reads::Reader};
 use crate::{
     control::{api::Answer, server::PeerUid},
-    history::faithful::{self, Replayed},
+    history::faithful::{self, Replayed, Seen},
 };
 
 /// What `audit verify` asks.
@@ -88,15 +88,22 @@ impl AuditRole {
             let _turn = turn;
             let _afresh = afresh;
             let dir = role.dir.join("log");
+            let key = role.log.verifier();
+            let mut seen = query.as_ref().map(|_| Seen::of(key.name()));
+            let mut see = seen
+                .as_mut()
+                .map(|seen| |index: u64, leaf: &[u8]| seen.take(index, leaf));
             let options = VerifyOptions {
                 earlier: asked.earlier(),
                 archive: role.log.archive().cloned(),
+                seen: see.as_mut().map(|see| see as verify::Seen<'_>),
                 ..VerifyOptions::default()
             };
-            let report = verified(&dir, role.log.verifier(), options);
+            let report = verified(&dir, key, options);
+            let seen = seen.filter(|_| report.intact());
             let replayed = query.map(|query| {
-                let now_us = role.clock.now_us();
-                replayed(&role.log, &dir, &query, now_us, &stop)
+                let asked = (&query, role.clock.now_us());
+                replayed(&role.log, &dir, asked, seen, &stop)
             });
             document(&report, replayed)
         });
@@ -125,24 +132,24 @@ impl Drop for Gone {
 }
 
 /// Makes decisions of the log in `dir` again: all, where the query says nothing; until `stop`
-/// becomes true.
+/// becomes true. What a verification has `seen` of the log is not read again.
 ///
 /// # Errors
 /// When the log cannot be read, or the query asks for no list of records.
 pub(crate) fn replayed(
     log: &Log,
     dir: &Path,
-    query: &Query,
-    now_us: i64,
+    (query, now_us): (&Query, i64),
+    seen: Option<Seen>,
     stop: &AtomicBool,
 ) -> Result<Replayed, Diagnostic> {
     let policies = Policies::beside(dir);
     if query.text().trim().is_empty() {
-        return faithful::of_whole_log(log, &policies, stop);
+        return faithful::of_whole_log(log, &policies, seen, stop);
     }
     let query = crate::history::read(query.text())?;
     let window = query.window(now_us, &Limits::default())?;
-    faithful::of_log(log, &policies, (&query, window), stop).map_err(|e| e.diagnostic())
+    faithful::of_log(log, &policies, (&query, window), seen, stop).map_err(|e| e.diagnostic())
 }
 
 /// A verification, with the decisions that were made again where that was asked for.

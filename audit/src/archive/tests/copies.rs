@@ -62,6 +62,7 @@ fn a_copy_of_the_folder_puts_and_deletes_nothing() {
         let run = Run {
             log,
             now: scene.stage.clock.now(),
+            behind: None,
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         run.go(&After::parse("0 days").unwrap(), go_on).unwrap()
@@ -102,6 +103,7 @@ fn a_folder_of_which_nothing_is_away_is_adopted_too() {
         let run = Run {
             log,
             now: scene.stage.clock.now(),
+            behind: None,
         };
         let go_on = &mut |_| ControlFlow::Continue(());
         run.go(&After::parse("0 days").unwrap(), go_on).unwrap()
@@ -118,6 +120,55 @@ fn a_folder_of_which_nothing_is_away_is_adopted_too() {
     let outcome = run(&log);
     assert_eq!(outcome.faults, [""; 0]);
     assert!(outcome.segments > 3, "{outcome:?}");
+}
+
+/// Who removes the mark beside the log, of which all is here, and runs, is told the way out.
+#[test]
+fn a_mark_that_was_removed_is_taken_from_the_archive_again() {
+    for runs in [true, false] {
+        let mut scene = Scene::new();
+        scene.run("30 days");
+        scene.restore();
+        scene.stage.clock.advance(40 * DAY);
+        fs::remove_file(scene.stage.folder().join(MARK)).unwrap();
+        if runs {
+            for _ in 0..2 {
+                let outcome = scene.run("0 days");
+                assert!(has_foreign(&outcome), "{outcome:?}");
+                assert!(outcome.faults[0].contains("palisade audit archive adopt"));
+            }
+        }
+        scene.log().close();
+        let dir = scene.stage.folder();
+        let archive = Archive::folder(scene.store.path(), &dir, 8 << 10).unwrap();
+        adopt(&dir, &archive).unwrap();
+        scene.stage.restart();
+        let outcome = scene.run("0 days");
+        assert_eq!(outcome.faults, [""; 0]);
+        assert!(outcome.segments > 3, "{outcome:?}");
+        scene.whole();
+    }
+}
+
+/// A mark that was used is not given up for another of this log unless a person removes it.
+#[test]
+fn a_mark_that_was_used_is_given_up_by_hand() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    let mark = scene.stage.folder().join(MARK);
+    let text = fs::read_to_string(&mark).unwrap();
+    scene.log().close();
+    fs::write(&mark, text.replacen("\"id\":\"", "\"id\":\"00", 1)).unwrap();
+    let dir = scene.stage.folder();
+    let archive = Archive::folder(scene.store.path(), &dir, 8 << 10).unwrap();
+    let refused = adopt(&dir, &archive).unwrap_err().to_string();
+    assert!(refused.contains("remove the one beside it"), "{refused}");
+    fs::remove_file(&mark).unwrap();
+    adopt(&dir, &archive).unwrap();
+    scene.stage.restart();
+    scene.stage.clock.advance(40 * DAY);
+    assert_eq!(scene.run("0 days").faults, [""; 0]);
+    scene.whole();
 }
 
 /// A snapshot of the disk that is put back has a turn that is over.

@@ -63,7 +63,7 @@ fn a_segment_that_was_put_back_goes_only_once_the_store_has_it() {
     fs::remove_dir_all(scene.store.path()).unwrap();
     let (here, told) = back(&scene);
     assert!(here && told.contains("PLS7581"), "{told}");
-    std::thread::sleep(DOWN_FOR);
+    scene.believe_again();
     fs::rename(&lost, scene.store.path()).unwrap();
     // The object has other bytes.
     let sound = fs::read(&object).unwrap();
@@ -267,6 +267,7 @@ fn what_was_deleted_by_hand_at_another_address_can_be_said() {
     let run = Run {
         log: scene.log(),
         now: scene.stage.clock.now(),
+        behind: None,
     };
     let refused = run.written_off(&scene.url()).unwrap_err();
     assert_eq!(refused.code.0, 7596);
@@ -296,6 +297,7 @@ fn what_a_move_has_left_at_another_address_can_be_written_off() {
         let run = Run {
             log: scene.log(),
             now: scene.stage.clock.now(),
+            behind: None,
         };
         run.written_off("file:///elsewhere").unwrap().segments
     };

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     index::{Options, Store as Index},
     query::Query,
+    retention::tests::alter_record,
     segment::{self, FRAME_HEADER_LEN, FrameReader, HEADER_LEN},
 };
 
@@ -26,6 +27,74 @@ fn a_missing_object_is_told_until_it_is_there() {
     scene.believe_again();
     scene.log().leaf(0).unwrap();
     assert_eq!(fault(&scene), None);
+}
+
+/// Segments that are damaged, however many, keep no other here.
+#[test]
+fn damaged_segments_do_not_end_every_run() {
+    let mut scene = Scene::new();
+    for n in 12..40 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    let movable = scene.log().movable(&mut Vec::new());
+    assert!(movable.len() > 14, "{}", movable.len());
+    for (segment, _) in &movable[..10] {
+        let path = scene.stage.segment(segment.start);
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    let outcome = scene.run("30 days");
+    assert_eq!(outcome.faults.len(), 10, "{outcome:?}");
+    assert!(!outcome.interrupted && outcome.segments > 3, "{outcome:?}");
+}
+
+/// A store that loses or alters what it is given is not given all, and not every hour; the next
+/// run begins behind what it was given.
+#[test]
+fn a_store_that_alters_what_it_is_given_ends_a_run() {
+    let mut scene = Scene::new();
+    for n in 12..60 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    let movable = scene.log().movable(&mut Vec::new());
+    assert!(movable.len() > 20, "{}", movable.len());
+    let at_put = &mut |at| match at {
+        Step::Put => Err(Error::other(Crash)),
+        _ => Ok(()),
+    };
+    for (segment, _) in &movable[..12] {
+        scene.log().move_away(segment, at_put).unwrap_err();
+    }
+    for object in scene.objects() {
+        fs::write(object, b"another's").unwrap();
+    }
+    let outcome = scene.run("30 days");
+    assert_eq!((outcome.segments, outcome.faults.len()), (0, 8));
+    assert!(outcome.interrupted && !outcome.again, "{outcome:?}");
+    let mut last = LastRun {
+        ended_us: 0,
+        outcome,
+    };
+    assert!(!last.is_again(), "a person has to mend that");
+    assert_eq!(last.outcome.lost_at, Some(movable[7].0.start));
+    scene.stage.signed();
+    let run = Run {
+        log: scene.log(),
+        now: scene.stage.clock.now(),
+        behind: last.outcome.lost_at,
+    };
+    let after = After::parse("30 days").unwrap();
+    let outcome = run.go(&after, &mut |_| ControlFlow::Continue(())).unwrap();
+    assert!(outcome.segments > 8, "{outcome:?}");
+    // One that a version wrote which did not tell them apart.
+    let json = r#"{"segments":0,"bytes":0,"faults":["it is away"],"interrupted":false}"#;
+    last.outcome = serde_json::from_str(json).unwrap();
+    assert!(last.is_again());
 }
 
 /// Of a fault of the disk here the store is not accused; nobody waits for it because of that.
@@ -115,6 +184,59 @@ fn a_store_that_hangs_keeps_nobody_for_ever() {
     }
 }
 
+/// A run that has something to delete in every segment waits once for a store that takes its
+/// question and never answers.
+#[test]
+fn a_run_waits_once_for_a_store_that_hangs() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.clock.advance(30 * DAY);
+    scene.stage.restart();
+    assert!(scene.restore().segments > 3);
+    assert_eq!(scene.stage.run().faults, [""; 0]);
+    scene.stage.hurry = Some(Duration::from_millis(500));
+    scene.stage.restart();
+    let log = scene.objects()[0].parent().unwrap().to_owned();
+    let (mark, aside) = (log.join(MARK), log.join("aside"));
+    fs::rename(&mark, &aside).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&mark).status();
+    assert!(made.unwrap().success());
+    let outcome = scene.run("30 days");
+    let of = |what: &str| {
+        let faults = outcome.faults.iter();
+        faults.filter(|fault| fault.contains(what)).count()
+    };
+    assert_eq!(of("no whole answer"), 1, "{outcome:?}");
+    assert!(of("cannot be deleted") > 3, "{outcome:?}");
+    // Whoever waits there ends.
+    let ended = std::process::Command::new("sh")
+        .args(["-c", ": <> \"$0\"", mark.to_str().unwrap()])
+        .status();
+    assert!(ended.unwrap().success());
+    fs::rename(&aside, &mark).unwrap();
+    scene.believe_again();
+    assert_eq!(scene.run("30 days").faults, [""; 0]);
+    scene.whole();
+}
+
+/// A place that was not the archive, and is again, is not accused any more once it was read.
+#[test]
+fn a_place_is_told_as_another_until_it_is_seen_to_be_the_archive() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.restart();
+    let disk = scene.store.path().with_extension("disk");
+    fs::rename(scene.store.path(), &disk).unwrap();
+    fs::create_dir(scene.store.path()).unwrap();
+    assert_eq!(why(&scene.log().leaf(0).unwrap_err()), Some(Why::Foreign));
+    let fault = |scene: &Scene| scene.log().archive().unwrap().health().fault;
+    assert!(fault(&scene).is_some());
+    fs::remove_dir(scene.store.path()).unwrap();
+    fs::rename(&disk, scene.store.path()).unwrap();
+    scene.log().leaf(0).unwrap();
+    assert_eq!(fault(&scene), None);
+}
+
 /// A record in the newest segment that is not what was signed is told as that, and not as
 /// something that a start would need from the archive.
 #[test]
@@ -151,6 +273,89 @@ fn a_contradiction_is_not_told_as_a_segment_that_is_needed() {
         matches!(&refused, Some(LogError::Tampered(_))),
         "{refused:?}"
     );
+}
+
+/// Nor is a tile that rotted told as a record that differs, though what could tell of all others
+/// is in the archive.
+#[test]
+fn a_start_makes_a_tile_again_that_rotted() {
+    let mut scene = Scene::new();
+    scene.run("30 days");
+    scene.stage.segment_bytes = 1 << 20;
+    scene.stage.restart();
+    for _ in 0..180 {
+        scene.stage.request("/new", 200);
+    }
+    scene.stage.signed();
+    let newest = scene.log().here_from();
+    assert!(newest < 256 && scene.log().len() > 512, "{newest}");
+    scene.log().close();
+    let tile = scene.stage.folder().join("tile/0/001");
+    let sound = fs::read(&tile).unwrap();
+    let mut rotten = sound.clone();
+    rotten[70] ^= 1;
+    fs::write(&tile, &rotten).unwrap();
+    scene.stage.restart();
+    assert_eq!(fs::read(&tile).unwrap(), sound);
+    assert_eq!(scene.log().archive().unwrap().health().fetched, 0);
+    scene.whole();
+    // Of a record that is another none is made.
+    scene.log().close();
+    fs::write(&tile, &rotten).unwrap();
+    let segments = fs::read_dir(scene.stage.folder().join(segment::DIR)).unwrap();
+    let starts = segments.filter_map(|entry| {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        name.strip_suffix(".seg")?.parse::<u64>().ok()
+    });
+    let newest = starts.max().unwrap();
+    alter_record(&scene.stage.segment(newest), (300 - newest) as usize);
+    let options = LogOptions {
+        archive: scene.stage.archive(),
+        ..crate::testing::options()
+    };
+    let refused = Log::open(&scene.stage.folder(), options, scene.stage.clock.clone());
+    let refused = refused.err().unwrap();
+    assert!(matches!(refused, LogError::Tampered(_)), "{refused}");
+    assert_eq!(fs::read(&tile).unwrap(), rotten);
+}
+
+/// A tile that rotted is made again from what a run has fetched: no segment is fetched for it
+/// again and again.
+#[test]
+fn a_tile_is_made_again_from_what_was_fetched() {
+    let mut scene = Scene::new();
+    scene.stage.segment_bytes = 200 << 10;
+    scene.stage.restart();
+    for n in 12..400 {
+        scene.stage.request(&format!("/old/{n}"), 200);
+    }
+    scene.stage.segment_bytes = 1500;
+    scene.stage.restart();
+    scene.stage.clock.advance(40 * DAY);
+    scene.stage.fill();
+    // Nothing stays of what is fetched.
+    scene.stage.cache_bytes = 0;
+    let moved = scene.run("30 days").segments;
+    scene.stage.restart();
+    let tiles = scene.log().len() / 256;
+    let sealed = scene.log().sealed();
+    let longest = sealed.iter().map(|s| s.end - s.start);
+    let longest = longest.max().unwrap();
+    assert!(tiles > 2 && longest > 512, "{tiles} {longest}");
+    for tile in 0..tiles {
+        let path = scene.stage.folder().join(format!("tile/0/{tile:03}"));
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[70] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    scene.stage.clock.advance(30 * DAY);
+    let outcome = scene.stage.run();
+    assert_eq!(outcome.faults, [""; 0]);
+    // Each once for itself, and once more for a tile that it shares with the first.
+    let sharing = sealed.iter().filter(|s| s.start < 256).count() as u64;
+    let fetched = scene.log().archive().unwrap().health().fetched;
+    assert!(fetched < moved + sharing, "{fetched} {moved} {sharing}");
+    scene.whole();
 }
 
 /// A crash while a segment was begun needs the one before it again, and no other.

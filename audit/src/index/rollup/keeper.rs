@@ -127,6 +127,9 @@ impl Looking {
         let makings: Vec<u128> = views.iter().map(|view| view.making).collect();
         self.over.retain(|making, _| makings.contains(making));
         self.known.retain(|(making, _), _| makings.contains(making));
+        let segments = views.iter().flat_map(|view| view.segments());
+        let live = segments.map(|(reader, _)| reader.segment_id()).collect();
+        self.shared.opened.keep(&live);
         for (back, view) in views.iter().rev().enumerate() {
             if self.stop.load(Ordering::Relaxed) {
                 return;

@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use super::{super::LogError, CHECKPOINT, STREAMS, log_id};
+use super::{
+    super::{LogError, remake::remake},
+    CHECKPOINT, STREAMS, log_id,
+};
 use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek},
@@ -22,6 +25,9 @@ use crate::{
     stream::{KeyCache, SEQUENCE_MAX, Streams},
     told,
 };
+
+/// Tiles that are made again one by one before the whole log is read for all of them.
+const TILES_MENDED_MAX: usize = 16;
 
 /// Full tiles held before they are written.
 const TILES_HELD_MAX: usize = 4096;
@@ -78,6 +84,14 @@ pub(super) fn replay(
         .ok()
         .filter(|tree| tree.root() == checkpoint.root);
     let run = |tree: Option<Tree>, known: Option<(u64, Streams)>, torn: bool| {
+        if checkpoint.size > 0 && (tree.is_none() || known.is_none()) {
+            tracing::warn!(
+                records = checkpoint.size,
+                tiles = tree.is_some(),
+                streams = known.is_some(),
+                "tiles of the log, or how far streams are, are lost: all records are read"
+            );
+        }
         let (streams_from, streams) = known.unwrap_or_default();
         Run {
             torn,
@@ -98,10 +112,22 @@ pub(super) fn replay(
         }
         .run()
     };
-    let found = match run(tree.clone(), known(), false) {
-        Err(Stopped::Torn) => run(tree, known(), true),
+    let newest = || match run(tree.clone(), known(), false) {
+        Err(Stopped::Torn) => run(tree.clone(), known(), true),
         found => found,
     };
+    let mut found = newest();
+    for _ in 0..TILES_MENDED_MAX {
+        let signed = (checkpoint.size, &checkpoint.root);
+        match &found {
+            Err(Stopped::Contradiction(LogError::Tampered(damage)))
+                if has_mended(dir, &tiles, damage.leaf, signed, firsts) =>
+            {
+                found = newest();
+            }
+            _ => break,
+        }
+    }
     let contradiction = match found {
         Ok(replay) => return Ok(replay),
         Err(Stopped::Error(e)) => return Err(e),
@@ -133,6 +159,16 @@ pub(super) fn replay(
             ))
         }
     }
+}
+
+/// Whether the tile of a leaf that it contradicts was at fault, and is made again from the
+/// segments that are here.
+fn has_mended(dir: &Path, tiles: &Tiles, leaf: u64, signed: (u64, &Hash), firsts: &[u64]) -> bool {
+    let number = leaf / TILE_WIDTH as u64;
+    let made = remake(tiles, number, signed, firsts, &mut |first| {
+        File::open(dir.join(segment::relative(first)))
+    });
+    made.unwrap_or(false)
 }
 
 struct Run<'a> {

@@ -53,7 +53,7 @@ pub fn restore_all(dir: &Path, archive: &Archive) -> Result<Restored, LogError> 
     room.map_err(|away| LogError::Away(Box::new(away)))?;
     for stub in stubs {
         let since_us = jiff::Timestamp::now().as_microsecond();
-        let placed = place(dir, archive, &stub, since_us, &mut |_| Ok(()));
+        let placed = place(dir, archive, (&stub, None), since_us, &mut |_| Ok(()));
         match placed.map_err(LogError::io(Stub::path(dir, stub.moved.first))) {
             Ok(()) => restored.bytes.push(stub.moved.length),
             Err(LogError::Away(away)) if away.why.is_damage() => {

@@ -305,18 +305,30 @@ fn open(
     fetch: Fetch,
 ) -> io::Result<(File, Option<String>)> {
     let path = dir.join(segment::relative(first));
-    let mut asked = None;
+    let mut asked: Option<Stub> = None;
+    // What was found of the object of before is nothing to be told of.
+    let replaced = |asked: Option<Stub>, now: Option<&Stub>| {
+        let before =
+            asked.filter(|asked| now.is_none_or(|now| now.moved.object != asked.moved.object));
+        if let (Some(archive), Some(before)) = (archive, before) {
+            archive.is_replaced(&before.moved.object);
+        }
+    };
     loop {
         let missing = match File::open(&path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => e,
-            opened => return Ok((opened?, None)),
+            opened => {
+                let file = opened?;
+                replaced(asked, None);
+                return Ok((file, None));
+            }
         };
         let stub = match Stub::read(dir, first) {
             // It came back meanwhile, or is gone.
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return File::open(&path)
-                    .map(|file| (file, None))
-                    .map_err(|_| missing);
+                let file = File::open(&path).map_err(|_| missing)?;
+                replaced(asked, None);
+                return Ok((file, None));
             }
             stub => stub?,
         };
@@ -325,10 +337,19 @@ fn open(
             None => Err(Away::unset(&stub)),
         };
         match opened {
-            Ok(file) => return Ok((file, Some(archive::cached_name(&stub)))),
+            Ok(file) => {
+                replaced(asked, Some(&stub));
+                return Ok((file, Some(archive::cached_name(&stub))));
+            }
             // It may have become another while it was asked for, and its object gone.
-            Err(away) if away.why.is_damage() && asked != Some(stub.digest) => {
-                asked = Some(stub.digest);
+            Err(away)
+                if away.why.is_damage()
+                    && asked
+                        .as_ref()
+                        .is_none_or(|asked| asked.digest != stub.digest) =>
+            {
+                replaced(asked.take(), Some(&stub));
+                asked = Some(stub);
             }
             Err(away) => return Err(io::Error::other(away)),
         }
@@ -341,10 +362,18 @@ pub(in crate::log) fn is_away(dir: &Path, first: u64) -> bool {
     files::is_gone(&dir.join(segment::relative(first))) && !files::is_gone(&Stub::path(dir, first))
 }
 
-/// Why a segment that a start needs cannot be had, if it went to an archive.
+/// Why a segment that a start needs cannot be had, if it went to an archive; it needs all that
+/// follow, too.
 pub(in crate::log) fn is_needed(dir: &Path, first: u64) -> Option<Away> {
-    let away = is_away(dir, first).then(|| Stub::read(dir, first).ok())?;
-    away.map(|stub| Away::at_start(&stub))
+    let read = |first: u64| {
+        let is_away = is_away(dir, first);
+        is_away.then(|| Stub::read(dir, first).ok()).flatten()
+    };
+    let stub = read(first)?;
+    let all = segment::list(dir).unwrap_or_default().into_iter();
+    let lengths = all.filter(|other| *other >= first).filter_map(read);
+    let lengths: Vec<u64> = lengths.map(|stub| stub.moved.length).collect();
+    Some(Away::at_start(&stub, lengths.len(), lengths.iter().sum()))
 }
 
 fn is_hold(body: &Body) -> bool {

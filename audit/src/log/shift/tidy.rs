@@ -6,7 +6,7 @@
 //! log and this segment, and only while the segment itself is here and is, record by record,
 //! what the tree and the log say.
 
-use std::{fs, io, ops::Range};
+use std::{cell::Cell, fs, io, ops::Range};
 
 use bytes::Bytes;
 use palisade_mesh::wire::record::Moving;
@@ -21,7 +21,7 @@ use super::{
     Inspected, archive_of, is_away, path, place_is_new, remove_stub,
 };
 use crate::{
-    archive::{self, Why},
+    archive::{self, Away},
     checkpoint, files,
     merkle::{self, Hash},
     segment::{self, Back, FETCHED, Intent, Stub},
@@ -39,7 +39,7 @@ impl Log {
             archive.begin_run();
         }
         self.sweep();
-        self.of_each(|first| self.tidy_one(first))
+        self.of_each(LogError::is_of_archive, |first| self.tidy_one(first))
     }
 
     /// Removes what was fetched of segments that are here, or are others by now: what was
@@ -54,23 +54,31 @@ impl Log {
         archive.sweep(stubs.filter_map(|first| Stub::read(&shared.dir, first).ok()));
     }
 
-    /// Deletes in the archive what was thinned here. What is `due` to go is told where the
-    /// rest was not put: until then its object stays. Gives what could not be done.
-    pub(crate) fn disown_all(&self, due: &[u64]) -> Vec<LogError> {
-        self.of_each(|first| {
-            let disowned = Back::read(&self.inner.shared.dir, first).and_then(|back| {
-                let Some(back) = back else { return Ok(()) };
-                match due.contains(&first) && self.is_stale(first, &back)? {
-                    true => Err(stays(
-                        &back.object,
-                        &back.store,
-                        "the rest is not there yet",
-                    )),
-                    false => self.disown(first),
-                }
-            });
-            disowned.map_err(|e| self.inner.shared.failed(&(first..first), e))
-        })
+    /// Deletes in the archive what was thinned here; where that `is_down`, nobody waits for it
+    /// again. What is `due` to go is told where the rest was not put: until then its object
+    /// stays. Gives what could not be done.
+    pub(crate) fn disown_all(&self, due: &[u64], is_down: bool) -> Vec<LogError> {
+        let is_down = Cell::new(is_down);
+        // Each is told, though nobody waits for it.
+        self.of_each(
+            |_| false,
+            |first| {
+                let disowned = Back::read(&self.inner.shared.dir, first).and_then(|back| {
+                    let Some(back) = back else { return Ok(()) };
+                    let why = match is_down.get() {
+                        true => "the archive could not be used a moment ago",
+                        false => "the rest is not there yet",
+                    };
+                    match (is_down.get() || due.contains(&first)) && self.is_stale(first, &back)? {
+                        true => Err(stays(&back.object, &back.store, why)),
+                        false if is_down.get() => Ok(()),
+                        false => self.disown(first),
+                    }
+                });
+                let disowned = disowned.map_err(|e| self.inner.shared.failed(&(first..first), e));
+                disowned.inspect_err(|error| is_down.set(is_down.get() || error.is_of_archive()))
+            },
+        )
     }
 
     /// Believes that the objects at `store` are deleted there which have what was dropped here:
@@ -110,7 +118,12 @@ impl Log {
         Ok(count)
     }
 
-    fn of_each(&self, work: impl Fn(u64) -> Result<(), LogError>) -> Vec<LogError> {
+    /// Works on each segment, until what `ends` is an error.
+    fn of_each(
+        &self,
+        ends: impl Fn(&LogError) -> bool,
+        work: impl Fn(u64) -> Result<(), LogError>,
+    ) -> Vec<LogError> {
         let dir = &self.inner.shared.dir;
         let firsts = match segment::list(dir) {
             Ok(firsts) => firsts,
@@ -119,11 +132,11 @@ impl Log {
         let mut errors = Vec::new();
         for first in firsts {
             if let Err(error) = work(first) {
-                let ends = error.is_of_archive();
+                let is_last = ends(&error);
                 if errors.len() < ERRORS_MAX {
                     errors.push(error);
                 }
-                if ends {
+                if is_last {
                     break;
                 }
             }
@@ -286,7 +299,15 @@ impl Log {
         // What took the place of what is in it has to survive a power cut.
         files::sync_dir(&shared.dir.join(segment::DIR))?;
         archive.delete(object).map_err(|(why, cause)| match why {
-            Why::Unreachable => told(cause),
+            // Nothing else need be tried.
+            why if why.is_of_all() => io::Error::other(Away {
+                store: store.to_owned(),
+                segment: first,
+                next: segment.end,
+                object: object.to_owned(),
+                why,
+                cause: format!("it has records that were dropped, and cannot be deleted: {cause}"),
+            }),
             why => told(format!("{why}: {cause}")),
         })?;
         Ok(true)

@@ -1018,7 +1018,8 @@ async fn an_archive_that_is_away_is_told_as_that() {
     let run = move || {
         let (log, now) = (&log, Clock::system().now());
         let go_on = &mut |_| std::ops::ControlFlow::Continue(());
-        Run { log, now }.go(&After::parse("0 days").unwrap(), go_on)
+        let behind = None;
+        Run { log, now, behind }.go(&After::parse("0 days").unwrap(), go_on)
     };
     let moved = tokio::task::spawn_blocking(run).await.unwrap().unwrap();
     assert!(moved.segments > 0, "{moved:?}");
