@@ -31,6 +31,9 @@ pub(crate) struct Has {
     /// What the newest commit of the repository has of it: chosen with the repository, or not
     /// at all.
     pub(crate) committed: Option<Arc<Texts>>,
+    /// Whether that commit names another place for it, or other signers: what is new of the old
+    /// ones is not taken with it.
+    pub(crate) moves: bool,
 }
 
 impl Assembly {
@@ -100,7 +103,8 @@ impl Assembly {
     fn of(&self, name: &str, newest: &BTreeSet<SmolStr>) -> Option<&Texts> {
         let has = self.texts.get(name)?;
         let committed = has.committed.as_ref().filter(|_| newest.contains(""));
-        let own = has.newest.as_ref().filter(|_| newest.contains(name));
+        let is_own = newest.contains(name) && !(has.moves && newest.contains(""));
+        let own = has.newest.as_ref().filter(|_| is_own);
         let texts = committed.or(own).or(has.good.as_ref());
         texts.map(|texts| &**texts)
     }

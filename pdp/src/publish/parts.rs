@@ -256,13 +256,14 @@ impl Parts {
 
     /// What every source has now.
     pub(crate) fn assembly(&self) -> Assembly {
-        let mut committed = self.committed();
+        let (mut committed, moving) = (self.committed(), self.moving());
         let mut has = |name: &SmolStr, part: &Part| {
             let newest = part.newest.as_ref().filter(|_| !part.with_repository);
             Has {
                 good: part.good.clone(),
                 newest: newest.map(|(texts, _)| texts.clone()),
                 committed: committed.remove(name).map(|(texts, _)| texts),
+                moves: moving.contains(name),
             }
         };
         let texts = self.parts.iter();
@@ -286,6 +287,17 @@ impl Parts {
         committed
     }
 
+    /// Sources that are followed elsewhere than the newest commit of the repository lists them, or
+    /// by other signers.
+    fn moving(&self) -> BTreeSet<SmolStr> {
+        let listed = self.newly_listed().into_iter();
+        let moving = listed.filter(|Listed { contributor, .. }| {
+            let part = self.parts.get(&contributor.name);
+            part.is_some_and(|part| !part.with_repository && !part.is_of(contributor))
+        });
+        moving.map(|listed| listed.contributor.name).collect()
+    }
+
     /// What the newest commit of the repository names beside it, and does not have.
     fn lacks(&self) -> Vec<Diagnostic> {
         let listed = self.newly_listed().into_iter();
@@ -304,9 +316,9 @@ impl Parts {
         left_out: &BTreeSet<SmolStr>,
         now_us: i64,
     ) {
-        let mut committed = match taken.contains("") {
-            true => self.committed(),
-            false => BTreeMap::new(),
+        let (mut committed, moving) = match taken.contains("") {
+            true => (self.committed(), self.moving()),
+            false => (BTreeMap::new(), BTreeSet::new()),
         };
         for (name, part) in &mut self.parts {
             part.fresh = false;
@@ -315,6 +327,7 @@ impl Parts {
                 part.put_in_force(new, now_us);
             } else if taken.contains(name)
                 && let Some(new) = part.newest.take()
+                && !moving.contains(name)
             {
                 part.put_in_force(new, now_us);
             }
@@ -394,10 +407,7 @@ impl Parts {
             let known = self.parts.get(&contributor.name);
             let is_followed = known.is_some_and(|part| {
                 let is_had = part.task.is_some() || part.with_repository;
-                let known = part.contributor.as_ref().filter(|_| is_had);
-                known.is_some_and(|k| {
-                    k.place == contributor.place && k.signers == contributor.signers
-                })
+                is_had && part.is_of(&contributor)
             });
             if is_followed {
                 continue;
@@ -585,6 +595,12 @@ impl Part {
         self.standing.signer = given.signer;
         self.newest = Some((Arc::new(given.texts), given.revision));
         self.fresh = true;
+    }
+
+    /// Whether it is followed as `contributor` is listed.
+    fn is_of(&self, contributor: &Contributor) -> bool {
+        let known = self.contributor.as_ref();
+        known.is_some_and(|k| k.place == contributor.place && k.signers == contributor.signers)
     }
 
     fn put_in_force(&mut self, (texts, revision): (Arc<Texts>, String), now_us: i64) {

@@ -458,12 +458,12 @@ impl Source {
     /// of its source stays.
     fn chosen(&mut self, outcome: Outcome) {
         self.choosing = None;
-        let passing = self.decide(outcome);
-        self.parts.follow();
-        match passing {
-            Some(diagnostic) => self.reject(vec![diagnostic]),
+        match self.decide(outcome) {
+            Some(passing) => self.reject(vec![passing]),
             None => self.tell_refused(),
         }
+        // What is left out may be another's from now on: it is told first.
+        self.parts.follow();
         self.standings.send_replace(self.parts.standings());
     }
 

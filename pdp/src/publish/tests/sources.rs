@@ -193,3 +193,57 @@ async fn a_word_from_another_place_than_the_one_listed_is_not_heard() {
     parts.hear(now);
     assert_eq!(wanted(&parts), of_now);
 }
+
+/// What a source has new of its old place is no part of a revision that lists another.
+#[tokio::test]
+async fn a_source_that_moves_takes_nothing_new_of_its_old_place_along() {
+    let (guard, state) = (sample::copy(), tempfile::tempdir().unwrap());
+    let settings = guard.path().join("palisade.yaml");
+    let before = fs::read_to_string(&settings).unwrap();
+    let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let groups = |dir: &Path, group: &str| {
+        let groups = format!("groups:\n  {group}: {{ services: [shop/web] }}\n");
+        sample::write(dir, "entities/groups.yaml", &groups);
+    };
+    groups(old.path(), "desk.one");
+    groups(new.path(), "desk.new");
+    let list = |place: &Path, namespaces: &str| {
+        let place = place.display();
+        let desk = format!("desk: {{ namespaces: {namespaces}, folder: {place} }}");
+        let text = format!("{}\nsources:\n  {desk}\n", before.trim_end());
+        fs::write(&settings, text).unwrap();
+    };
+    list(old.path(), "[desk]");
+    let source = Source::open(
+        config(guard.path(), state.path()),
+        Clock::system(),
+        Records::default().recorder(),
+    )
+    .await
+    .unwrap();
+    let mut seen = source.state();
+    let mut standings = source.standings();
+    let text_of = |state: &State| {
+        let current = state.current.as_ref().unwrap();
+        let texts = crate::author::Texts::of_compiled(&current.compiled).unwrap();
+        let file = texts.files.iter().find(|f| f.path.starts_with("desk/"));
+        file.map(|f| f.text.clone()).unwrap()
+    };
+    assert!(text_of(&seen.borrow()).contains("desk.one"));
+    let task = tokio::spawn(source.run());
+    // It says more than it may, until the repository lets it, and lists another place.
+    groups(old.path(), "other.two");
+    until(&mut standings, "a source that says too much", |s| {
+        s.iter().any(|s| s.name == "desk" && s.refused.is_some())
+    })
+    .await;
+    list(&new.path().join("away"), "[desk, other]");
+    let moved = |s: &State| sequence(s) > 1;
+    let state = until(&mut seen, "the other place", moved).await;
+    let text = text_of(&state);
+    assert!(
+        text.contains("desk.one") && !text.contains("other.two"),
+        "{text}"
+    );
+    task.abort();
+}
