@@ -303,10 +303,12 @@ impl Archive {
         }
     }
 
-    /// Takes back what was found of an object whose segment has become another meanwhile, or
-    /// has come back.
-    pub(crate) fn is_replaced(&self, object: &str) {
-        lock(&self.faults).is_replaced(object);
+    /// Takes back what was found of an object whose segment is another `now`, or has come back:
+    /// it is nothing to be told of.
+    pub(crate) fn is_replaced(&self, object: &str, now: Option<&Stub>) {
+        if now.is_none_or(|now| now.moved.object != object) {
+            lock(&self.faults).is_replaced(object);
+        }
     }
 
     /// Notes that something went wrong.

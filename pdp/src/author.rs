@@ -107,6 +107,16 @@ pub struct Loaded {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+impl Loaded {
+    /// Nothing that compiles, and why.
+    pub(crate) fn refused(diagnostics: Vec<Diagnostic>) -> Self {
+        Self {
+            compiled: None,
+            diagnostics,
+        }
+    }
+}
+
 /// Loads the repository in `dir`: reads its files, and those of the sources that it lists
 /// in folders, and compiles them.
 ///

@@ -56,6 +56,17 @@ impl Scene {
         Self { stage, store }
     }
 
+    /// With so many requests more, forty days later.
+    fn of_many(requests: usize) -> Self {
+        let mut scene = Self::new();
+        for n in 12..12 + requests {
+            scene.stage.request(&format!("/old/{n}"), 200);
+        }
+        scene.stage.clock.advance(40 * DAY);
+        scene.stage.fill();
+        scene
+    }
+
     fn log(&self) -> &Log {
         self.stage.log()
     }

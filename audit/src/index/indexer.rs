@@ -541,19 +541,9 @@ impl Indexer {
     fn close_idle_writers(&mut self) -> Result<(), StoreError> {
         let idle = self.shared.options.writer_idle;
         let merging = self.tidying.bucket();
-        let is_due = |start: &i64, open: &Open| {
-            let writer = open.writer.as_ref();
-            let is_idle = writer.is_some_and(|w| !w.dirty && w.used.elapsed() >= idle);
-            is_idle && Some(*start) != merging
-        };
-        let due = self
-            .buckets
-            .iter()
-            .filter(|(start, open)| is_due(start, open));
-        for start in due.map(|(start, _)| *start).collect::<Vec<_>>() {
-            self.close_writer(start)?;
-        }
-        Ok(())
+        self.close_writers(|start, writer| {
+            !writer.dirty && writer.used.elapsed() >= idle && Some(start) != merging
+        })
     }
 }
 

@@ -18,7 +18,11 @@ use tantivy::{
     index::{SegmentId, SegmentMeta},
 };
 
-use super::{StoreError, indexer::Indexer, writer::Open};
+use super::{
+    StoreError,
+    indexer::Indexer,
+    writer::{Open, Writer},
+};
 
 /// So many small segments are merged, and not fewer: a bucket that gets a late record now and then
 /// is not merged for each.
@@ -73,11 +77,7 @@ impl Indexer {
     /// Merges all that is over, and waits for it.
     pub(super) fn tidy_up(&mut self) -> Result<(), StoreError> {
         self.tidying.not_before = None;
-        let clean = |open: &Open| open.writer.as_ref().is_some_and(|writer| !writer.dirty);
-        let clean = self.buckets.iter().filter(|(_, open)| clean(open));
-        for start in clean.map(|(start, _)| *start).collect::<Vec<_>>() {
-            self.close_writer(start)?;
-        }
+        self.close_writers(|_, writer| !writer.dirty)?;
         loop {
             if self.tidying.merging.is_none() {
                 self.merge_next()?;
@@ -144,8 +144,24 @@ impl Indexer {
         self.tidying.not_before = Some(Instant::now() + PUT_OFF);
     }
 
+    /// Closes those writers that are `due`, by the start of their bucket.
+    pub(super) fn close_writers(
+        &mut self,
+        due: impl Fn(i64, &Writer) -> bool,
+    ) -> Result<(), StoreError> {
+        let is_due = |(start, open): &(&i64, &Open)| {
+            let writer = open.writer.as_ref();
+            writer.is_some_and(|writer| due(**start, writer))
+        };
+        let due = self.buckets.iter().filter(is_due);
+        for start in due.map(|(start, _)| *start).collect::<Vec<_>>() {
+            self.close_writer(start)?;
+        }
+        Ok(())
+    }
+
     /// Closes the writer of a bucket. tantivy may have merged segments meanwhile.
-    pub(super) fn close_writer(&mut self, start: i64) -> Result<(), StoreError> {
+    fn close_writer(&mut self, start: i64) -> Result<(), StoreError> {
         if let Some(open) = self.buckets.get_mut(&start) {
             open.close()?;
         }

@@ -368,14 +368,11 @@ impl<'a> Pass<'a> {
         Ok(None)
     }
 
-    /// A segment became another while it was asked for, or came back: what was found of its
-    /// object is nothing to be told of.
+    /// A segment became another while it was asked for, or came back.
     #[cfg(feature = "index")]
     fn replaced(&self, refused: Option<(Hash, Away)>, now: Option<&Stub>) {
-        let before = refused.map(|(_, away)| away.object);
-        let before = before.filter(|before| now.is_none_or(|now| now.moved.object != *before));
-        if let (Some(archive), Some(before)) = (&self.archive, before) {
-            archive.is_replaced(&before);
+        if let (Some(archive), Some((_, away))) = (&self.archive, refused) {
+            archive.is_replaced(&away.object, now);
         }
     }
 

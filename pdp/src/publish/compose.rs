@@ -33,7 +33,7 @@ pub async fn compose(mut config: SourceConfig, clock: Clock) -> Loaded {
     let (sender, mut words) = mpsc::channel(WORDS_MAX);
     let mut parts = match Parts::new(config, sender, clock) {
         Ok(parts) => parts,
-        Err(diagnostic) => return failed(vec![diagnostic]),
+        Err(diagnostic) => return Loaded::refused(vec![diagnostic]),
     };
     let deadline = Instant::now() + COMPOSE_WAIT;
     while !parts.all_spoke() {
@@ -45,7 +45,7 @@ pub async fn compose(mut config: SourceConfig, clock: Clock) -> Loaded {
     }
     let absent = parts.absent();
     if !absent.is_empty() {
-        return failed(absent);
+        return Loaded::refused(absent);
     }
     let assembly = parts.assembly();
     let newest = assembly.with_newest();
@@ -54,13 +54,6 @@ pub async fn compose(mut config: SourceConfig, clock: Clock) -> Loaded {
     };
     let compiled = spawn_blocking(move || texts.compile()).await;
     compiled.unwrap_or_default()
-}
-
-fn failed(diagnostics: Vec<Diagnostic>) -> Loaded {
-    Loaded {
-        compiled: None,
-        diagnostics,
-    }
 }
 
 /// A source that had nothing to say in time.

@@ -435,8 +435,9 @@ impl Mirror {
         if subdir.is_empty() {
             return Ok(true);
         }
-        let args = ["ls-tree", "-z", "--full-tree", commit, "--", subdir];
-        Ok(self.local(args).await?.starts_with("040000 "))
+        let entry = tree::entry(&self.git, commit, subdir).await;
+        let (mode, _) = entry.map_err(|failure| self.damaged(&failure.cause()))?;
+        Ok(mode == tree::FOLDER)
     }
 
     /// Runs git on the mirror alone; the one line it gives.

@@ -256,7 +256,8 @@ impl Parts {
 
     /// What every source has now.
     pub(crate) fn assembly(&self) -> Assembly {
-        let (mut committed, moving) = (self.committed(), self.moving());
+        let listed = self.newly_listed();
+        let (mut committed, moving) = (self.committed(&listed), self.moving(&listed));
         let mut has = |name: &SmolStr, part: &Part| {
             let newest = part.newest.as_ref().filter(|_| !part.with_repository);
             Has {
@@ -268,20 +269,22 @@ impl Parts {
         };
         let texts = self.parts.iter();
         let texts = texts.map(|(name, part)| (name.clone(), has(name, part)));
-        Assembly::new(texts.collect(), self.lacks())
+        Assembly::new(texts.collect(), self.lacks(listed))
     }
 
     /// What the newest commit of the repository has beside it, by source, while it is not in
     /// force: also of one that is followed elsewhere until then.
-    fn committed(&self) -> BTreeMap<SmolStr, (Arc<Texts>, String)> {
+    fn committed(&self, listed: &[Listed]) -> BTreeMap<SmolStr, (Arc<Texts>, String)> {
         let beside = self.parts.iter().filter(|(_, part)| part.with_repository);
         let beside = beside.filter_map(|(name, part)| Some((name.clone(), part.newest.clone()?)));
         let mut committed: BTreeMap<_, _> = beside.collect();
-        for Listed { contributor, comes } in self.newly_listed() {
+        for Listed { contributor, comes } in listed {
             let given = self.beside.get(&contributor.name);
             if let Some(Ok(given)) = given.filter(|_| comes.is_with_repository()) {
                 let new = || (Arc::new(given.texts.clone()), given.revision.clone());
-                committed.entry(contributor.name).or_insert_with(new);
+                committed
+                    .entry(contributor.name.clone())
+                    .or_insert_with(new);
             }
         }
         committed
@@ -289,23 +292,25 @@ impl Parts {
 
     /// Sources that are followed elsewhere than the newest commit of the repository lists them, or
     /// by other signers.
-    fn moving(&self) -> BTreeSet<SmolStr> {
-        let listed = self.newly_listed().into_iter();
-        let moving = listed.filter(|Listed { contributor, .. }| {
+    fn moving(&self, listed: &[Listed]) -> BTreeSet<SmolStr> {
+        let moving = listed.iter().filter(|Listed { contributor, .. }| {
             let part = self.parts.get(&contributor.name);
             part.is_some_and(|part| !part.with_repository && !part.is_of(contributor))
         });
-        moving.map(|listed| listed.contributor.name).collect()
+        moving
+            .map(|listed| listed.contributor.name.clone())
+            .collect()
     }
 
     /// What the newest commit of the repository names beside it, and does not have.
-    fn lacks(&self) -> Vec<Diagnostic> {
-        let listed = self.newly_listed().into_iter();
-        let lacks = listed.filter_map(|Listed { contributor, comes }| match comes {
-            Comes::ByItself => None,
-            Comes::WithRepository => self.beside.get(&contributor.name)?.clone().err(),
-            Comes::Never(why) => Some(why),
-        });
+    fn lacks(&self, listed: Vec<Listed>) -> Vec<Diagnostic> {
+        let lacks = listed
+            .into_iter()
+            .filter_map(|Listed { contributor, comes }| match comes {
+                Comes::ByItself => None,
+                Comes::WithRepository => self.beside.get(&contributor.name)?.clone().err(),
+                Comes::Never(why) => Some(why),
+            });
         lacks.collect()
     }
 
@@ -317,7 +322,10 @@ impl Parts {
         now_us: i64,
     ) {
         let (mut committed, moving) = match taken.contains("") {
-            true => (self.committed(), self.moving()),
+            true => {
+                let listed = self.newly_listed();
+                (self.committed(&listed), self.moving(&listed))
+            }
             false => (BTreeMap::new(), BTreeSet::new()),
         };
         for (name, part) in &mut self.parts {

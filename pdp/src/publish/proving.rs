@@ -41,12 +41,8 @@ pub(super) struct Tried {
 impl Tried {
     /// What cannot be compiled at all, and why.
     pub(super) fn refused(diagnostics: Vec<Diagnostic>) -> Self {
-        let loaded = Loaded {
-            compiled: None,
-            diagnostics,
-        };
         Self {
-            loaded,
+            loaded: Loaded::refused(diagnostics),
             proved: None,
         }
     }

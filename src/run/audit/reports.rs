@@ -348,8 +348,7 @@ impl AuditRole {
         match self.store.flush().await {
             Ok(()) => Ok(()),
             Err(error) if error.is_away() => Ok(()),
-            Err(StoreError::Query(mistake)) => Err((*mistake).into()),
-            Err(error) => Err(broken(&error.to_string()).into()),
+            Err(error) => Err(behind(error)),
         }
     }
 
@@ -360,10 +359,15 @@ impl AuditRole {
         if let Some(why) = self.store.status().stalled {
             return Err(broken(&why).into());
         }
-        flushed.map_err(|error| match error {
-            StoreError::Query(mistake) => Problem::from(*mistake),
-            error => broken(&error.to_string()).into(),
-        })
+        flushed.map_err(behind)
+    }
+}
+
+/// Why the index has not taken in what the log has.
+fn behind(error: StoreError) -> Problem {
+    match error {
+        StoreError::Query(mistake) => Problem::from(*mistake),
+        error => broken(&error.to_string()).into(),
     }
 }
 

@@ -26,6 +26,14 @@ impl Scene {
         scene
     }
 
+    /// More segments that are away than a run would let fail, and one of now that is here.
+    fn many_away() -> Self {
+        let scene = Self::of_many(28);
+        assert!(scene.run("30 days").segments > 9);
+        scene.last_comes_back();
+        scene
+    }
+
     pub(super) fn index(&self) -> Index {
         self.index_in(&self.stage.folder().join("index"))
     }
@@ -240,14 +248,7 @@ fn a_flush_goes_on_while_the_archive_is_away() {
 /// Objects that are lost, however many, do not keep what is here for longer than its time.
 #[test]
 fn lost_objects_do_not_stop_retention() {
-    let mut scene = Scene::new();
-    for n in 12..40 {
-        scene.stage.request(&format!("/old/{n}"), 200);
-    }
-    scene.stage.clock.advance(40 * DAY);
-    scene.stage.fill();
-    assert!(scene.run("30 days").segments > 9);
-    scene.last_comes_back();
+    let mut scene = Scene::many_away();
     for object in scene.objects() {
         fs::remove_file(object).unwrap();
     }
@@ -261,14 +262,7 @@ fn lost_objects_do_not_stop_retention() {
 /// Nor does a fault here that keeps all of them from being fetched.
 #[test]
 fn what_cannot_be_fetched_does_not_stop_retention() {
-    let mut scene = Scene::new();
-    for n in 12..40 {
-        scene.stage.request(&format!("/old/{n}"), 200);
-    }
-    scene.stage.clock.advance(40 * DAY);
-    scene.stage.fill();
-    assert!(scene.run("30 days").segments > 9);
-    scene.last_comes_back();
+    let mut scene = Scene::many_away();
     let cache = scene.stage.folder().join(CACHE);
     let _ = fs::remove_dir_all(&cache);
     fs::write(&cache, b"in the way").unwrap();

@@ -32,12 +32,7 @@ fn a_missing_object_is_told_until_it_is_there() {
 /// Segments that are damaged, however many, keep no other here.
 #[test]
 fn damaged_segments_do_not_end_every_run() {
-    let mut scene = Scene::new();
-    for n in 12..40 {
-        scene.stage.request(&format!("/old/{n}"), 200);
-    }
-    scene.stage.clock.advance(40 * DAY);
-    scene.stage.fill();
+    let scene = Scene::of_many(28);
     let movable = scene.log().movable(&mut Vec::new());
     assert!(movable.len() > 14, "{}", movable.len());
     for (segment, _) in &movable[..10] {
@@ -55,12 +50,7 @@ fn damaged_segments_do_not_end_every_run() {
 /// run begins behind what it was given.
 #[test]
 fn a_store_that_alters_what_it_is_given_ends_a_run() {
-    let mut scene = Scene::new();
-    for n in 12..60 {
-        scene.stage.request(&format!("/old/{n}"), 200);
-    }
-    scene.stage.clock.advance(40 * DAY);
-    scene.stage.fill();
+    let scene = Scene::of_many(48);
     let movable = scene.log().movable(&mut Vec::new());
     assert!(movable.len() > 20, "{}", movable.len());
     let at_put = &mut |at| match at {

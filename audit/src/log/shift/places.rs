@@ -306,12 +306,9 @@ fn open(
 ) -> io::Result<(File, Option<String>)> {
     let path = dir.join(segment::relative(first));
     let mut asked: Option<Stub> = None;
-    // What was found of the object of before is nothing to be told of.
     let replaced = |asked: Option<Stub>, now: Option<&Stub>| {
-        let before =
-            asked.filter(|asked| now.is_none_or(|now| now.moved.object != asked.moved.object));
-        if let (Some(archive), Some(before)) = (archive, before) {
-            archive.is_replaced(&before.moved.object);
+        if let (Some(archive), Some(asked)) = (archive, asked) {
+            archive.is_replaced(&asked.moved.object, now);
         }
     };
     loop {

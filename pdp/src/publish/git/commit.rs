@@ -217,10 +217,10 @@ impl Past {
         let ends = inside.match_indices('/').map(|(end, _)| end);
         for end in ends.chain([inside.len()]) {
             let (path, rest) = inside.split_at(end);
-            let (kind, id) = self.listed(path).await?;
+            let (kind, id) = tree::entry(&self.git, &self.commit, path).await?;
             match kind.as_str() {
-                "040000" if rest.is_empty() => return Ok(Entry::Folder(id)),
-                "040000" => {}
+                tree::FOLDER if rest.is_empty() => return Ok(Entry::Folder(id)),
+                tree::FOLDER => {}
                 "160000" => {
                     let rest = rest.trim_start_matches('/').to_owned();
                     return Ok(Entry::Submodule(path.to_owned(), id, rest));
@@ -230,18 +230,6 @@ impl Past {
             }
         }
         Ok(Entry::Other)
-    }
-
-    /// Mode and id of what the commit has at a path; nothing of either where it has nothing.
-    async fn listed(&self, path: &str) -> Result<(String, String), Failure> {
-        let args = ["ls-tree", "-z", "--full-tree", &self.commit, "--", path];
-        let run = Run::new(args, LOCAL_TIME_MAX, 1 << 16);
-        let listed = self.git.run(run).await?;
-        let listed = String::from_utf8_lossy(&listed);
-        let head = listed.split('\t').next().unwrap_or_default();
-        let mut words = head.split(' ').map(str::to_owned);
-        let mode = words.next().unwrap_or_default();
-        Ok((mode, words.nth(1).unwrap_or_default()))
     }
 
     fn unread(&self, failure: &Failure) -> Diagnostic {

@@ -10,12 +10,34 @@ use crate::author::{FILES_MAX, REPOSITORY_LEN_MAX, files};
 /// Longest list of the files of a commit, in bytes.
 const LIST_LEN_MAX: usize = 64 << 20;
 
+/// Longest line about one of them.
+const ENTRY_LEN_MAX: usize = 1 << 16;
+
+/// Mode of a folder.
+pub(super) const FOLDER: &str = "040000";
+
 /// Object ids of the files that belong to a policy repository, by their path in `tree`,
 /// which is a commit's or a folder's of one (`COMMIT:FOLDER`).
 pub(super) async fn list(git: &Git, tree: &str) -> Result<BTreeMap<String, String>, Failure> {
     let args = ["ls-tree", "-r", "-z", "--full-tree", tree];
     let run = Run::new(args, LOCAL_TIME_MAX, LIST_LEN_MAX);
     git.run(run).await.map(|listed| blobs(&listed))
+}
+
+/// Mode and object id of what a commit has at a path; nothing of either where it has nothing.
+pub(super) async fn entry(
+    git: &Git,
+    commit: &str,
+    path: &str,
+) -> Result<(String, String), Failure> {
+    let args = ["ls-tree", "-z", "--full-tree", commit, "--", path];
+    let run = Run::new(args, LOCAL_TIME_MAX, ENTRY_LEN_MAX);
+    let listed = git.run(run).await?;
+    let listed = String::from_utf8_lossy(&listed);
+    let head = listed.split('\t').next().unwrap_or_default();
+    let mut words = head.split(' ').map(str::to_owned);
+    let mode = words.next().unwrap_or_default();
+    Ok((mode, words.nth(1).unwrap_or_default()))
 }
 
 /// The texts of `blobs`, sorted by path, and what keeps them from being used.
