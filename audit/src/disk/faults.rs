@@ -69,7 +69,7 @@ impl Faults {
         self.free.fetch_add(bytes, SeqCst);
     }
 
-    pub(super) fn space(&self) -> Space {
+    pub(crate) fn space(&self) -> Space {
         Space {
             free: self.free.load(SeqCst),
             total: TOTAL,

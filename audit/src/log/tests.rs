@@ -403,7 +403,9 @@ fn a_full_disk_uses_the_reserve_refuses_beyond_it_and_recovers() {
     let (log, faults) = open_faulty(&dir, 2 * MIB);
     faults.set_free(20 * MIB);
     let reserve = dir.path().join("reserve");
-    until("the reserve is taken", || reserve.exists());
+    // Its file is there before its room is.
+    until("the reserve is taken", || faults.space().free <= 18 * MIB);
+    assert!(reserve.exists());
     faults.set_free(2 * MIB - 1);
     until("it is tight", || log.health().room == Room::Tight);
     faults.set_free(0);
