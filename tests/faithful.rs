@@ -23,6 +23,7 @@ use palisade_audit::{
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::TrustDomain,
+    wire::audit::StreamId,
     wire::policy::Bundle,
     wire::record::{Decision, Record, Verdict, record::Body},
 };
@@ -32,6 +33,9 @@ use support::{Home, LIMIT, copy, demo::one_at_a_time, mesh::Separate, wait_for};
 
 /// Why a decision that is made again the same proves nothing.
 const NOT_IN_FORCE: &str = "the same, but the log does not say that its revision was in force then";
+
+/// A workload that is no service of the operation.
+const FORGER: &str = "spiffe://demo.test/ns/shop/sa/web";
 
 /// Across a change of policy, an audit service that was away when it came into force, and
 /// without any mesh; and every way in which the archive or a record is not what it was.
@@ -120,6 +124,55 @@ fn recorded_decisions_are_made_again_under_the_revisions_that_they_name() {
     a_package_of_any_period_says_what_was_in_force(&home, &log);
     no_package_takes_a_record_from_before_its_revision(&home, &log);
     what_contradicts_itself_or_proves_nothing_gets_no_tick(&home, &log);
+
+    let [twice, false_one] = planted(&home.path("state/audit/log"));
+    for role in ["ca", "agent", "audit", "pdp"] {
+        mesh.start(role);
+    }
+    whoever_takes_an_id_is_not_believed(&home, &twice);
+    a_record_that_its_revision_contradicts_is_said_to_be_false(&home, &false_one);
+}
+
+/// Whoever has an identity may write a record with an id that it has seen, before the service
+/// itself does.
+fn whoever_takes_an_id_is_not_believed(home: &Home, id: &str) {
+    let why = wait_for("an explanation", LIMIT, || {
+        let output = home.run(&["why", id, "-o", "json"]);
+        serde_json::from_slice::<Value>(&output.stdout)
+            .ok()
+            .filter(|why| why.get("exact").is_some())
+    });
+    assert_eq!(why["record"]["decision"], "not_permitted", "{why:#}");
+    assert_eq!(why["by_the_service"], true);
+    assert_eq!(why["contradicted"], false);
+    assert_eq!(why["others"][0]["reporter"], FORGER);
+    assert!(why["others"][0]["entry"].as_u64() < why["record"]["entry"].as_u64());
+    let said = home.says(&["why", id], 0);
+    assert!(said.lines().any(|line| line.starts_with("DENY")), "{said}");
+    assert!(
+        said.contains(&format!("1 more of this id, by {FORGER}")),
+        "{said}"
+    );
+
+    let said = home.says(&["audit", "proof", id], 3);
+    assert!(said.contains("PLS7214") && said.contains(FORGER), "{said}");
+    let entry = why["record"]["entry"].to_string();
+    let file = home.path("record.tlog-proof").display().to_string();
+    home.says(&["audit", "proof", id, "--entry", &entry, "--to", &file], 0);
+}
+
+fn a_record_that_its_revision_contradicts_is_said_to_be_false(home: &Home, id: &str) {
+    let why = home.json(&["why", id]);
+    assert_eq!(why["exact"], true, "{why:#}");
+    assert_eq!(why["record"]["decision"], "allow");
+    assert_eq!(why["contradicted"], true);
+    let said = home.says(&["why", id], 0);
+    let lines: Vec<&str> = said.lines().skip(1).collect();
+    assert!(lines[0].starts_with("ALLOW"), "{said}");
+    assert!(
+        lines[1].starts_with("DENY") && lines[1].contains("the record is not true"),
+        "{said}"
+    );
 }
 
 fn a_changed_revision_is_named(home: &Home, log: &Path) {
@@ -369,6 +422,55 @@ fn rewritten(from: &Path, to: &Path, lie: Lie<'_>, changes: bool) -> String {
     }
     forged.close();
     turned.unwrap()
+}
+
+/// Adds three records about a request for `/nowhere`: that it was allowed, by somebody else;
+/// with the same id that it was denied, by the service; and by the service that another one
+/// was allowed. Gives both ids.
+fn planted(log: &Path) -> [String; 2] {
+    let options = LogOptions::new(TrustDomain::parse("demo.test").unwrap());
+    let log = Log::open(log, options, Clock::system()).unwrap();
+    let ingest = Ingest::new(log.clone(), Clock::system());
+    let denied = log.scan(0).map(Result::unwrap).find(|entry| {
+        let decision = match &entry.record.body {
+            Some(Body::Decision(decision)) => decision,
+            _ => return false,
+        };
+        decision.path == "/nowhere" && is_denied(decision)
+    });
+    let denied = denied.unwrap();
+    let own = StreamId {
+        boot: ulid::Ulid::generate().to_bytes().to_vec(),
+        ..denied.envelope.stream.unwrap()
+    };
+    let forger = StreamId {
+        reporter: FORGER.to_owned(),
+        ..own.clone()
+    };
+    assert_ne!(own.reporter, FORGER);
+    let of = |last_byte: u8, allowed: bool| {
+        let mut record = denied.record.clone();
+        *record.id.last_mut().unwrap() ^= last_byte;
+        if allowed && let Some(Body::Decision(decision)) = &mut record.body {
+            decision.verdict = Verdict::Allow.into();
+            decision.reason = "permitted".to_owned();
+        }
+        record
+    };
+    for (stream, sequence, record) in [
+        (&forger, 1, of(1, true)),
+        (&own, 1, of(1, false)),
+        (&own, 2, of(2, true)),
+    ] {
+        let record = Record {
+            reporter: stream.reporter.clone(),
+            ..record
+        };
+        let record = record.encode_to_vec().into();
+        drop(ingest.push(stream, sequence, vec![record]).unwrap());
+    }
+    log.close();
+    [id_of(&of(1, true)), id_of(&of(2, true))]
 }
 
 /// Takes back that a decision was turned round.

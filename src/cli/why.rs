@@ -1,10 +1,17 @@
 //! `palisade why`: explain a recorded decision.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
-use palisade_pdp::{author, compiled::Absent};
+use palisade_pdp::{
+    author,
+    compiled::Absent,
+    decide::{Outcome, Snapshot},
+};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -18,6 +25,9 @@ use crate::{
         policy,
     },
 };
+
+/// Decisions of one id that are looked at.
+const LOOKED_AT_MAX: usize = 16;
 
 /// Arguments of `why`.
 #[derive(Debug, clap::Args)]
@@ -38,6 +48,14 @@ struct Why {
     exact: bool,
     record: Value,
     explanation: palisade_pdp::decide::Explanation,
+    /// Whether its reporter is the service that it is about; nothing where nobody can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by_the_service: Option<bool>,
+    /// Whether the revision that decided says otherwise than the record.
+    contradicted: bool,
+    /// Other decisions of the same id: whoever has an identity may write one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    others: Vec<Value>,
     /// Sources that the revision lacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     absent: Vec<Absent>,
@@ -65,34 +83,91 @@ async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
             &format!("/v1/audit/record/{}", super::path_segment(&args.id)),
         )
         .await?;
-    let record = found
-        .rows
-        .into_iter()
-        .find(|row| text(row, "class") == "decision")
-        .ok_or_else(|| {
-            Diagnostic::error(7301, format!("`{}` is not the id of a decision", args.id))
-                .help(format!("see what it is: palisade audit show {}", args.id))
-        })?;
-    if text(&record, "decision") == "refused" {
-        return Err(refused(&record));
-    }
-    let recorded = recorded(&record);
-    let (explained, absent) = match &args.policies {
-        None => {
-            let explained: Explained = mesh.post("pdp", "/v1/pdp/explain", &recorded).await?;
-            let kept = match explained.exact {
-                true => None,
-                false => kept(&mesh, &recorded).await,
-            };
-            (kept.unwrap_or(explained), Vec::new())
-        }
-        Some(dir) => replay(dir, &args.composing, &recorded).await?,
+    let mut decisions = found.rows;
+    decisions.retain(|row| text(row, "class") == "decision");
+    let against = match &args.policies {
+        Some(dir) => Against::Folder(snapshot(dir, &args.composing).await?),
+        None => Against::Mesh(&mesh),
     };
+    let (record, explained) = the_one(&decisions, &against, args).await?;
+    let others = decisions.iter().filter(|d| d["entry"] != record["entry"]);
+    let (_, then) = records::standing(record);
+    let (_, now) = explanation::verdict(explained.explanation.verdict);
+    let told = !matches!(
+        explained.explanation.verdict,
+        Outcome::Undecided | Outcome::Unknown
+    );
     Ok(Why {
+        contradicted: explained.exact && told && now != then,
+        others: others.cloned().collect(),
+        record: record.clone(),
         exact: explained.exact,
-        record,
+        by_the_service: explained.by_the_service,
         explanation: explained.explanation,
-        absent,
+        absent: against.absent(),
+    })
+}
+
+/// By what a record is explained.
+enum Against<'m> {
+    /// The revision that decided, or else the present one.
+    Mesh(&'m Mesh),
+    /// A working copy.
+    Folder(Arc<Snapshot>),
+}
+
+impl Against<'_> {
+    async fn explain(&self, record: &Value) -> Result<Explained, Diagnostic> {
+        let recorded = recorded(record);
+        match self {
+            Self::Folder(snapshot) => {
+                let exact = snapshot.versions().policy.to_string() == recorded.revision;
+                recorded.explained(snapshot, exact)
+            }
+            Self::Mesh(mesh) => {
+                let explained: Explained = mesh.post("pdp", "/v1/pdp/explain", &recorded).await?;
+                let kept = match explained.exact {
+                    true => None,
+                    false => kept(mesh, &recorded).await,
+                };
+                Ok(kept.unwrap_or(explained))
+            }
+        }
+    }
+
+    fn absent(&self) -> Vec<Absent> {
+        match self {
+            Self::Folder(snapshot) => snapshot.compiled().absent.clone(),
+            Self::Mesh(_) => Vec::new(),
+        }
+    }
+}
+
+/// Of the decisions of one id the first whose reporter is the service that it is about, or else
+/// the first: an id is no secret, and whoever has an identity may write a record with it.
+async fn the_one<'d>(
+    decisions: &'d [Value],
+    against: &Against<'_>,
+    args: &Args,
+) -> Result<(&'d Value, Explained), Diagnostic> {
+    let mut first = None;
+    for record in decisions.iter().take(LOOKED_AT_MAX) {
+        let explained = match text(record, "decision") {
+            "refused" => Err(refused(record)),
+            _ => against.explain(record).await,
+        };
+        let is_foreign = match &explained {
+            Ok(explained) => explained.by_the_service == Some(false),
+            Err(_) => false,
+        };
+        if !is_foreign {
+            return Ok((record, explained?));
+        }
+        first = first.or(Some((record, explained?)));
+    }
+    first.ok_or_else(|| {
+        Diagnostic::error(7301, format!("`{}` is not the id of a decision", args.id))
+            .help(format!("see what it is: palisade audit show {}", args.id))
     })
 }
 
@@ -111,10 +186,7 @@ async fn kept(mesh: &Mesh, recorded: &Recorded) -> Option<Explained> {
     let bundle = Bytes::from(bundle);
     whole(&digest.0, bundle.clone()).ok()?;
     let snapshot = policy::snapshot(author::compile(bundle).compiled?, 0).ok()?;
-    Some(Explained {
-        exact: true,
-        explanation: recorded.explain(&snapshot).ok()?,
-    })
+    recorded.explained(&snapshot, true).ok()
 }
 
 /// A refused request never reached the engine: the record itself is the reason.
@@ -132,21 +204,12 @@ fn refused(record: &Value) -> Diagnostic {
         ))
 }
 
-async fn replay(
-    dir: &Path,
-    composing: &Composing,
-    recorded: &Recorded,
-) -> Result<(Explained, Vec<Absent>), Diagnostic> {
+async fn snapshot(dir: &Path, composing: &Composing) -> Result<Arc<Snapshot>, Diagnostic> {
     let snapshot = target::snapshot_of(dir, composing).await;
-    let snapshot = snapshot.map_err(|found| {
+    snapshot.map_err(|found| {
         let first = found.into_iter().find(Diagnostic::is_error);
         first.unwrap_or_else(|| Diagnostic::error(1002, "the repository cannot be loaded"))
-    })?;
-    let explained = Explained {
-        exact: snapshot.versions().policy.to_string() == recorded.revision,
-        explanation: recorded.explain(&snapshot)?,
-    };
-    Ok((explained, snapshot.compiled().absent.clone()))
+    })
 }
 
 fn recorded(record: &Value) -> Recorded {
@@ -162,19 +225,41 @@ fn recorded(record: &Value) -> Recorded {
         resource_id: resource.into(),
         context_json: context,
         revision: text(record, "revision_digest").into(),
+        reporter: text(record, "reporter").into(),
+        service: text(record, "service").into(),
     }
 }
 
-/// Says that other policies decide otherwise, where they do.
+/// Says that other policies decide otherwise, where they do, and that those that decided do.
 fn print_turn(why: &Why, args: &Args) {
     let (_, then) = records::standing(&why.record);
     let (style, now) = explanation::verdict(why.explanation.verdict);
-    if !why.exact && now != then {
-        render::line(&format!(
-            "{}  under {}",
-            paint(style.bold(), now),
-            other(args)
-        ));
+    let under = match why.exact {
+        true if why.contradicted => "the revision that the record names: the record is not true",
+        false if now != then => &other(args),
+        _ => return,
+    };
+    render::line(&format!("{}  under {under}", paint(style.bold(), now)));
+}
+
+/// Says who it is that says so, where that is not the service, or not the only one.
+fn print_doubts(why: &Why) {
+    let reporter = text(&why.record, "reporter");
+    if why.by_the_service == Some(false) {
+        let service = text(&why.record, "service");
+        let what = format!("reported by {reporter}, which is not {service}");
+        render::line(&paint(render::WARN, clean(&what)));
+    }
+    if !why.others.is_empty() {
+        let mut by: Vec<&str> = why.others.iter().map(|d| text(d, "reporter")).collect();
+        by.sort_unstable();
+        by.dedup();
+        let count = why.others.len();
+        let what = format!(
+            "{count} more of this id, by {}; this one is by {reporter}",
+            by.join(", ")
+        );
+        render::line(&paint(render::WARN, clean(&what)));
     }
 }
 
@@ -204,6 +289,7 @@ fn print(why: &Why, args: &Args) {
         paint(DIM, clean(&when(record))),
     ));
     print_turn(why, args);
+    print_doubts(why);
     render::line(&format!(
         "{}  {}",
         paint(NAME, "reason"),

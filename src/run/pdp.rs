@@ -374,10 +374,7 @@ impl PdpRole {
             Some(snapshot) => snapshot,
             None => self.current().await?,
         };
-        Ok(Json(Explained {
-            exact,
-            explanation: recorded.explain(&snapshot)?,
-        }))
+        Ok(Json(recorded.explained(&snapshot, exact)?))
     }
 }
 

@@ -150,12 +150,32 @@ fn unseen(wanted: &Wanted) -> Diagnostic {
         .help("see which there are: palisade audit search")
 }
 
+/// More than one decision has the id, which is no secret: which is the true one is not for the
+/// order of their arrival to say.
+fn several<'e>(decisions: impl Iterator<Item = &'e Entry>, wanted: &Wanted) -> Diagnostic {
+    let by = decisions.map(|e| {
+        let stream = e.envelope.stream.as_ref();
+        format!("{} by {}", e.index, stream.map_or("", |s| &s.reporter))
+    });
+    let by: Vec<String> = by.collect();
+    Diagnostic::error(
+        7214,
+        format!("{} decisions have the id `{}`", by.len(), wanted.id),
+    )
+    .cause(format!("they are {}", by.join(", ")))
+    .help("say which, by its place in the log: --entry N")
+}
+
 /// The index of the record that is wanted.
 fn chosen(entries: &[Entry], wanted: &Wanted) -> Result<u64, Problem> {
     let Some(entry) = wanted.entry else {
         let decision = |e: &&Entry| matches!(e.record.body, Some(Body::Decision(_)));
-        let first = entries.iter().find(decision).or(entries.first());
-        return first.map(|e| e.index).ok_or_else(|| unseen(wanted).into());
+        let mut decisions = entries.iter().filter(decision);
+        let first = decisions.next().or(entries.first());
+        return match (first, decisions.next()) {
+            (Some(_), Some(_)) => Err(several(entries.iter().filter(decision), wanted).into()),
+            (first, _) => first.map(|e| e.index).ok_or_else(|| unseen(wanted).into()),
+        };
     };
     if entries.iter().any(|e| e.index == entry) {
         return Ok(entry);

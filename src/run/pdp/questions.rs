@@ -1,6 +1,8 @@
 //! What `can` and `why` ask: a request that may come, and one that was decided.
 
-use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
+use palisade_mesh::{
+    catalogue::Catalogue, clock::Clock, diagnostic::Diagnostic, spiffe_id::SpiffeId,
+};
 use palisade_pdp::{
     author::{self, Ask},
     compiled::Absent,
@@ -79,6 +81,12 @@ pub struct Recorded {
     pub context_json: String,
     /// Digest of the revision it was decided under.
     pub revision: String,
+    /// SPIFFE ID of whoever says so.
+    #[serde(default)]
+    pub reporter: String,
+    /// The service that it is about; empty where the request matched none.
+    #[serde(default)]
+    pub service: String,
 }
 
 /// An explained record.
@@ -86,16 +94,39 @@ pub struct Recorded {
 pub struct Explained {
     /// Whether it was explained under the very revision that decided.
     pub exact: bool,
+    /// Whether its reporter is the service that it is about, or the PDP, which is asked about
+    /// every one; nothing where the revision has no such service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_the_service: Option<bool>,
     /// Verdict and reasons.
     pub explanation: Explanation,
 }
 
 impl Recorded {
-    /// Explains the record under `snapshot`.
+    /// Explains the record under `snapshot`, which is the revision that decided where that is
+    /// `exact`.
     ///
     /// # Errors
     /// When the record is malformed.
-    pub fn explain(&self, snapshot: &Snapshot) -> Result<Explanation, Diagnostic> {
+    pub fn explained(&self, snapshot: &Snapshot, exact: bool) -> Result<Explained, Diagnostic> {
+        Ok(Explained {
+            exact,
+            by_the_service: self.is_by_the_service(snapshot.catalogue()),
+            explanation: self.explain(snapshot)?,
+        })
+    }
+
+    fn is_by_the_service(&self, catalogue: &Catalogue) -> Option<bool> {
+        let reporter = SpiffeId::parse(&self.reporter).ok()?;
+        if reporter == catalogue.trust_domain().role("pdp") {
+            return Some(true);
+        }
+        let mut services = catalogue.services().iter();
+        let service = services.find(|service| service.id.as_str() == self.service)?;
+        Some(service.identities.contains(&reporter))
+    }
+
+    fn explain(&self, snapshot: &Snapshot) -> Result<Explanation, Diagnostic> {
         snapshot
             .explain_recorded(
                 &self.principal,
