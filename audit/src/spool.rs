@@ -211,6 +211,7 @@ struct Shared {
     signer: OnceLock<Arc<dyn HeadSigner>>,
     // Written by the uplink.
     connected: AtomicBool,
+    connections: AtomicU64,
     last_ack_us: AtomicI64,
     refused: AtomicU64,
 }
@@ -268,6 +269,7 @@ impl Spool {
             parting: Mutex::new(Vec::new()),
             signer: OnceLock::new(),
             connected: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
             last_ack_us: AtomicI64::new(0),
             refused: AtomicU64::new(0),
         });

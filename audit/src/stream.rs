@@ -76,6 +76,14 @@ impl StreamKey {
         })
     }
 
+    /// The stream of another worker of the boot.
+    pub(crate) fn of_worker(&self, worker: u32) -> Self {
+        Self {
+            worker,
+            ..self.clone()
+        }
+    }
+
     /// Reads an encoded wire form.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         Self::from_wire(&StreamId::decode(bytes).ok()?).ok()

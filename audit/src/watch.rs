@@ -17,7 +17,7 @@ use ulid::Ulid;
 
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
-    heads::{Running, Signature, Statement},
+    heads::{CERTIFICATES_EVERY, Running, Signatory, Signature, Statement},
     log::{Log, LogError},
     spool::HEADS_EVERY,
     stream::StreamKey,
@@ -26,6 +26,11 @@ use crate::{
 /// How long a reporter may say nothing before it is silent: three heads, and some time
 /// for the way.
 pub const SILENT_AFTER: Duration = Duration::from_secs(3 * HEADS_EVERY.as_secs() + 5);
+
+/// The same for one of which no certificate is known, because its first heads were before
+/// what was read: nothing that it says is believed until it sends it again.
+const UNKNOWN_AFTER: Duration =
+    Duration::from_secs(SILENT_AFTER.as_secs() + CERTIFICATES_EVERY as u64 * HEADS_EVERY.as_secs());
 
 /// How long a silent reporter is an alarm; after that the log alone remembers it.
 pub const SILENT_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -84,7 +89,7 @@ struct Boot {
     /// passes makes it older: a clock that is set ahead makes nobody silent.
     read: Duration,
     age: Duration,
-    leaf: Vec<u8>,
+    signatory: Signatory,
 }
 
 impl std::fmt::Debug for Watch {
@@ -134,7 +139,7 @@ impl Watch {
         let seen = self.seen();
         // After a start of ours nobody could have been heard before it.
         let is_silent = |boot: &Boot| {
-            now.saturating_sub(boot.read) > SILENT_AFTER && boot.age_at(now) < SILENT_FOR
+            now.saturating_sub(boot.read) > boot.patience() && boot.age_at(now) < SILENT_FOR
         };
         let silent = seen.boots.iter().filter(|(_, boot)| is_silent(boot));
         silent
@@ -165,6 +170,21 @@ impl Watch {
 }
 
 impl Boot {
+    /// Heard at `at_us`, of which it is read now.
+    fn hear(&mut self, at_us: i64, (passed, now_us): (Duration, i64)) {
+        let age_us = u64::try_from(now_us.saturating_sub(at_us)).unwrap_or_default();
+        self.heard_us = self.heard_us.max(at_us);
+        (self.read, self.age) = (passed, Duration::from_micros(age_us));
+    }
+
+    /// How long it may say nothing.
+    fn patience(&self) -> Duration {
+        match self.signatory.is_known() {
+            true => SILENT_AFTER,
+            false => UNKNOWN_AFTER,
+        }
+    }
+
     fn age_at(&self, now: Duration) -> Duration {
         self.age.saturating_add(now.saturating_sub(self.read))
     }
@@ -196,34 +216,36 @@ impl Seen {
         }
     }
 
-    /// Holds what a reporter signed against what it sent.
-    fn heads(
-        &mut self,
-        envelope: &EnvelopeRef<'_>,
-        statement: &Statement,
-        (passed, now_us): (Duration, i64),
-    ) {
+    /// Holds what a reporter signed against what it sent. What it has not signed says
+    /// nothing, not even that it is there.
+    fn heads(&mut self, envelope: &EnvelopeRef<'_>, statement: &Statement, now: (Duration, i64)) {
         let Some(stream) = StreamKey::decode(envelope.stream) else {
             return;
         };
+        let at_us = envelope.received_us;
+        let whole = match self.streams.get(envelope.stream) {
+            Some(running) => running.is_followed_by(envelope.sequence),
+            None => envelope.sequence == 1,
+        };
         let key = (stream.reporter.as_str().to_owned(), stream.boot);
+        let boot = self.boots.entry(key.clone()).or_insert_with(|| {
+            let mut boot = Boot::default();
+            boot.hear(at_us, now);
+            boot
+        });
+        match boot.signatory.judge(statement, &stream, whole) {
+            Signature::Holds(_) => boot.hear(at_us, now),
+            Signature::Unknown => return self.pass(&stream, statement),
+            Signature::Wrong(why) => {
+                self.pass(&stream, statement);
+                return self.fault(format!("heads of {stream}: {why}"), at_us);
+            }
+        }
         if let Ok(before) = <[u8; 16]>::try_from(statement.heads.previous_boot.as_slice()) {
             self.end(&key.0, Ulid::from_bytes(before));
         }
-        let boot = self.boots.entry(key.clone()).or_default();
-        let at_us = envelope.received_us;
-        let age_us = u64::try_from(now_us.saturating_sub(at_us)).unwrap_or_default();
-        boot.heard_us = boot.heard_us.max(at_us);
-        (boot.read, boot.age) = (passed, Duration::from_micros(age_us));
-        if let Signature::Wrong(why) = statement.check(&stream, &mut boot.leaf) {
-            return self.fault(format!("heads of {stream}: {why}"), at_us);
-        }
         let mut wrong = Vec::new();
-        for head in &statement.heads.streams {
-            let of = StreamKey {
-                worker: head.worker,
-                ..stream.clone()
-            };
+        for (of, head) in statement.streams(&stream) {
             let encoded = prost::Message::encode_to_vec(&of.to_wire());
             // One that was not followed from its beginning is followed from here on.
             let room = self.streams.len() < FOLLOWED_MAX;
@@ -246,6 +268,16 @@ impl Seen {
         }
         if statement.heads.last {
             self.end(&key.0, key.1);
+        }
+    }
+
+    /// Passes over heads that say nothing, so that those after them are still compared.
+    fn pass(&mut self, stream: &StreamKey, statement: &Statement) {
+        for (of, head) in statement.streams(stream) {
+            let encoded = prost::Message::encode_to_vec(&of.to_wire());
+            if let Some(running) = self.streams.get_mut(encoded.as_slice()) {
+                running.contradicts(head);
+            }
         }
     }
 
@@ -279,3 +311,6 @@ impl Seen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@ use std::fs;
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    wire::record::{Decision, Head, Heads, PolicyChange, StreamHeads, record::Body},
+    wire::record::{Decision, Heads, PolicyChange, record::Body},
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -17,6 +17,7 @@ use crate::{
     merkle,
     privacy::{Handling, Known, Personal},
     stream::new_ulid,
+    testing::{Speaker, unsign},
 };
 
 fn options() -> LogOptions {
@@ -629,42 +630,39 @@ proptest! {
 fn what_a_head_promises_and_does_not_come_is_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(&dir);
-    let (stream, spool) = (key(0), key(7));
-    append(&log, batch(&stream, 1..=3)).unwrap();
-    let heads = Heads {
-        streams: vec![Head {
-            worker: 0,
-            first_sequence: 1,
-            last_sequence: 5,
-            digest: Vec::new(),
-        }],
-        ..Heads::default()
-    };
-    let record = Record {
-        id: new_ulid(&Clock::system()).to_bytes().to_vec(),
-        body: Some(Body::StreamHeads(StreamHeads {
-            heads: heads.encode_to_vec(),
-            ..StreamHeads::default()
-        })),
-        ..Record::default()
-    };
-    let word = Pending {
-        stream: spool,
-        sequence: 1,
-        record: record.encode_to_vec().into(),
-    };
-    append(&log, vec![word]).unwrap();
+    let mut web = Speaker::new(1);
+    let mut records = web.decides(0, 5);
+    let late = records.split_off(3);
+    append(&log, records).unwrap();
+    append(&log, vec![web.heads()]).unwrap();
     let missing = |log: &Log| log.gaps().iter().map(|gap| gap.missing).collect::<Vec<_>>();
     let expected = [crate::stream::Range { from: 4, to: 5 }];
     until("the gap is told", || missing(&log) == expected);
     drop(log);
     let log = open(&dir);
     until("the gap is told again", || missing(&log) == expected);
-    append(&log, batch(&stream, 4..=5)).unwrap();
+    append(&log, late).unwrap();
     until("the gap is closed", || missing(&log).is_empty());
     let verbs = verbs(&log);
     assert!(verbs.contains(&"gap".into()) && verbs.contains(&"gap_closed".into()));
-    assert_eq!(append(&log, batch(&stream, 6..=6)).unwrap().accepted, 1);
+    assert_eq!(append(&log, web.decides(0, 1)).unwrap().accepted, 1);
+}
+
+/// What nobody has signed makes no gap.
+#[test]
+fn heads_that_nobody_has_signed_promise_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let mut web = Speaker::new(1);
+    append(&log, web.decides(0, 3)).unwrap();
+    append(&log, vec![web.heads()]).unwrap();
+    let len = log.len();
+    let ahead = |heads: &mut Heads| heads.streams[0].last_sequence = 9;
+    append(&log, vec![web.heads_with(ahead, unsign)]).unwrap();
+    append(&log, vec![web.heads_with(ahead, |s| s.signature[9] ^= 1)]).unwrap();
+    assert_eq!(log.len(), len + 2);
+    append(&log, vec![web.heads_with(ahead, |_| {})]).unwrap();
+    assert_eq!(log.len(), len + 4, "the heads and a gap");
 }
 
 /// A reporter that was not answered sends again, perhaps after an erasure: what the log has

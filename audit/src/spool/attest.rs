@@ -1,6 +1,6 @@
 //! What a spool signs about its streams.
 
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{collections::BTreeMap, fs, sync::atomic::Ordering, time::Instant};
 
 use palisade_mesh::wire::record::{Heads, StreamHeads};
 use ulid::Ulid;
@@ -9,11 +9,8 @@ use super::Shared;
 use crate::{
     buffer::Chunk,
     files,
-    heads::{Running, Statement},
+    heads::{CERTIFICATES_EVERY, Running, Statement},
 };
-
-/// Heads after which the certificates are sent again: a log that begins anew needs them.
-const CERTIFICATES_EVERY: u32 = 30;
 
 /// File with the ULID of the last boot that signed heads.
 const BOOT: &str = "boot";
@@ -25,6 +22,8 @@ pub(super) struct Attest {
     told: u32,
     /// Digest of the certificate that the log has.
     known: Option<[u8; 32]>,
+    /// Connections to the log when it was sent: who follows the log may begin anew with one.
+    connections: u64,
     previous: Option<Ulid>,
 }
 
@@ -35,6 +34,7 @@ impl Attest {
             told_at: Instant::now(),
             told: 0,
             known: None,
+            connections: 0,
             previous: None,
         }
     }
@@ -71,9 +71,11 @@ impl Attest {
             last,
         };
         self.told_at = Instant::now();
+        let connections = shared.connections.load(Ordering::Relaxed);
+        let anew = std::mem::replace(&mut self.connections, connections) != connections;
         let known = self
             .known
-            .filter(|_| !self.told.is_multiple_of(CERTIFICATES_EVERY));
+            .filter(|_| !anew && !self.told.is_multiple_of(CERTIFICATES_EVERY));
         let (signed, leaf) = Statement::sign(&heads, signer.as_ref(), known)?;
         self.told = self.told.wrapping_add(1);
         self.known = Some(leaf);

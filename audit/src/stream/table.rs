@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{GAPS_MAX, Position, Range, STREAMS_MAX, STREAMS_PER_REPORTER_MAX, Seen, StreamKey};
 use crate::{
     files,
+    heads::{Certified, Signature, Statement},
     merkle::{hex, sha256},
 };
 
@@ -34,6 +35,8 @@ pub(crate) struct Streams {
     // Records noted so far.
     noted: u64,
     crowded: bool,
+    // Who signs heads.
+    certified: Certified,
 }
 
 #[derive(Debug)]
@@ -194,9 +197,38 @@ impl Streams {
         seen
     }
 
-    /// Notes that a stream has records up to `last`, as its reporter signed; gives those
-    /// that should have arrived by now and have not.
-    pub(crate) fn promise(
+    /// Takes in heads that came in the stream `own`; gives what should have arrived by now
+    /// and has not. Only what is signed says anything, and a signature is checked only where
+    /// there is something to learn: heads follow their records, which are here.
+    pub(crate) fn hear(
+        &mut self,
+        own: &StreamKey,
+        statement: &Statement,
+        mut undo: Option<&mut Undo>,
+    ) -> Vec<(Arc<StreamKey>, Range)> {
+        let ahead = |(key, last): (StreamKey, u64)| self.is_ahead(&key, last);
+        if !statement.has_certificate() && !statement.promised(own).any(ahead) {
+            return Vec::new();
+        }
+        if !matches!(self.certified.check(statement, own), Signature::Holds(_)) {
+            return Vec::new();
+        }
+        let promised = statement.promised(own).filter_map(|(key, last)| {
+            let key = Arc::new(key);
+            let range = self.promise(&key, last, undo.as_deref_mut())?;
+            Some((key, range))
+        });
+        promised.collect()
+    }
+
+    /// Whether a stream has not come as far as `last`.
+    fn is_ahead(&self, key: &StreamKey, last: u64) -> bool {
+        self.ids.get(key).map_or(1, |id| self.next(*id)) <= last
+    }
+
+    /// Notes that a stream has records up to `last`; gives those that should have arrived by
+    /// now and have not.
+    fn promise(
         &mut self,
         key: &Arc<StreamKey>,
         last: u64,

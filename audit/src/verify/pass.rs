@@ -18,7 +18,7 @@ use super::{
     certificates::Certificates,
     earlier::Kept,
     stored::{self, about},
-    streams::Streams,
+    streams::{Heard, Streams},
 };
 #[cfg(feature = "index")]
 use crate::{
@@ -901,16 +901,17 @@ impl<'a> Pass<'a> {
         self.certificates.observe(at.leaf, envelope, &peek);
         // First what it says of the records before it, those of its own stream too.
         if peek.class == STREAM_HEADS {
-            let (wrong, signer) = self.streams.heads(envelope, &peek);
-            if let Some(peer) = signer {
+            let Heard { wrong, signer } = self.streams.heads(envelope, &peek, self.report.unread);
+            if let Some(signer) = signer {
                 let first = || Finding {
                     record: record_name(envelope),
                     ..at.finding(FindingKind::Certificate, "")
                 };
-                self.certificates.signed(&peer, first);
+                self.certificates.signed(&signer.peer, first);
             }
-            for what in wrong {
+            for (severity, what) in wrong {
                 self.find(Finding {
+                    severity,
                     record: record_name(envelope),
                     ..at.finding(FindingKind::Heads, what)
                 });

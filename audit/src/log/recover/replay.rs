@@ -18,7 +18,7 @@ use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek},
     files,
-    heads::promised,
+    heads::Statement,
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
     segment::{self, Content, FrameReader, GoneRun, HEADER_LEN, Header, Offsets},
@@ -356,8 +356,8 @@ impl Run<'_> {
                 if peek.closes_stream() {
                     self.streams.close(id);
                 }
-                for (stream, last) in promised(&key, &peek) {
-                    self.streams.promise(&Arc::new(stream), last, None);
+                if let Some(statement) = Statement::read(&peek) {
+                    self.streams.hear(&key, &statement, None);
                 }
             }
         }

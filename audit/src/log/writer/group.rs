@@ -14,8 +14,8 @@ use super::{
     lifecycle,
 };
 use crate::{
-    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, STREAM_HEADS, VERSION},
-    heads::promised,
+    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, VERSION},
+    heads::Statement,
     merkle::{self, Hash},
     privacy::Vault,
     segment::{self, FRAME_HEADER_LEN},
@@ -140,7 +140,7 @@ impl Group {
         Ok(staged)
     }
 
-    /// Notes how far a reporter says that its streams are: what is not here by now,
+    /// Notes how far a reporter has signed that its streams are: what is not here by now,
     /// though what was written after it is, is missing.
     fn promises(
         &mut self,
@@ -149,14 +149,11 @@ impl Group {
         reporter: &StreamKey,
         peek: &RecordPeek<'_>,
     ) {
-        if peek.class != STREAM_HEADS {
+        let Some(statement) = Statement::read(peek) else {
             return;
-        }
-        for (stream, last) in promised(reporter, peek) {
-            let stream = Arc::new(stream);
-            if let Some(range) = streams.promise(&stream, last, Some(&mut self.undo)) {
-                self.gap(streams, own, "gap", &stream, range);
-            }
+        };
+        for (stream, range) in streams.hear(reporter, &statement, Some(&mut self.undo)) {
+            self.gap(streams, own, "gap", &stream, range);
         }
     }
 

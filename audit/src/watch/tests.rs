@@ -1,0 +1,101 @@
+//! What the watch makes of heads.
+
+use palisade_mesh::wire::record::StreamHeads;
+
+use super::*;
+use crate::{
+    log::Pending,
+    testing::{Speaker, append, options, unsign},
+};
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    log: Log,
+    clock: Clock,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(jiff::Timestamp::now());
+        let log = Log::open(dir.path(), options(), clock.clone()).unwrap();
+        Self {
+            _dir: dir,
+            log,
+            clock,
+        }
+    }
+
+    fn watch(&self) -> Watch {
+        Watch::new(self.log.clone(), self.clock.clone())
+    }
+
+    /// Appends, and reads it.
+    async fn hear(&self, watch: &Watch, records: Vec<Pending>) {
+        append(&self.log, records).await;
+        watch.catch_up().unwrap();
+    }
+}
+
+fn faults(watch: &Watch) -> Vec<String> {
+    let (faults, _) = watch.faults();
+    faults.into_iter().map(|fault| fault.what).collect()
+}
+
+fn silent(watch: &Watch) -> Vec<String> {
+    let silent = watch.silent().into_iter();
+    silent.map(|silent| silent.boot).collect()
+}
+
+/// Somebody who holds a proxy's spool and not its key cannot speak for it.
+#[tokio::test]
+async fn heads_that_nobody_has_signed_are_no_sign_of_life() {
+    let bench = Bench::new();
+    let watch = bench.watch();
+    let (mut web, mut next) = (Speaker::new(1), Speaker::new(2));
+    next.previous = Some(web.boot);
+    bench.hear(&watch, vec![web.heads()]).await;
+    assert_eq!((faults(&watch).len(), silent(&watch).len()), (0, 0));
+    for _ in 0..4 {
+        bench.clock.advance(HEADS_EVERY);
+        let forged: fn(&mut StreamHeads) = unsign;
+        bench
+            .hear(&watch, vec![web.heads_with(|_| {}, forged)])
+            .await;
+    }
+    assert_eq!(silent(&watch), [web.boot.to_string()]);
+    assert!(faults(&watch)[0].contains("was never sent"));
+    // Nor can somebody name it as the one before.
+    let forged = next.heads_with(|_| {}, |signed| signed.signature.clear());
+    bench.hear(&watch, vec![forged]).await;
+    assert!(silent(&watch).contains(&web.boot.to_string()));
+    next.forget();
+    bench.hear(&watch, vec![next.heads()]).await;
+    assert!(silent(&watch).is_empty(), "{:?}", silent(&watch));
+}
+
+/// The audit service starts in the middle of a boot, whose first heads it does not read.
+#[tokio::test]
+async fn a_start_of_ours_accuses_nobody_until_the_certificate_is_due() {
+    let bench = Bench::new();
+    let mut web = Speaker::new(1);
+    append(&bench.log, vec![web.heads()]).await;
+    let watch = bench.watch();
+    watch.seen().position = bench.log.len();
+    for _ in 0..CERTIFICATES_EVERY {
+        bench.clock.advance(HEADS_EVERY);
+        bench.hear(&watch, vec![web.heads()]).await;
+    }
+    assert_eq!((faults(&watch), silent(&watch)), (vec![], vec![]));
+    bench.clock.advance(HEADS_EVERY);
+    bench.hear(&watch, vec![web.heads()]).await;
+    assert!(faults(&watch)[0].contains("was never sent"));
+    // It must be heard by then, too.
+    bench
+        .clock
+        .advance(UNKNOWN_AFTER - HEADS_EVERY * CERTIFICATES_EVERY);
+    assert_eq!(silent(&watch), [web.boot.to_string()]);
+    web.forget();
+    bench.hear(&watch, vec![web.heads()]).await;
+    assert_eq!(silent(&watch), Vec::<String>::new());
+}
