@@ -258,6 +258,29 @@ fn certificates_are_held_against_who_signs() {
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0]["kind"], "certificate");
 
+    // A certificate of this name and number was issued, and it is another.
+    let remade = home.path("remade");
+    written_later(&log, &remade, |issued| {
+        if issued.spiffe_id == web {
+            issued.certificate[0] ^= 1;
+        }
+    });
+    let dir = remade.display().to_string();
+    let said = home.says(&["audit", "verify", "--dir", &dir], 8);
+    assert!(
+        said.contains(&format!("heads of {web} are signed with")),
+        "{said}"
+    );
+    assert!(said.contains("somebody made it"), "{said}");
+
+    // A record of before it had a digest.
+    let before = home.path("before");
+    written_later(&log, &before, |issued| issued.certificate.clear());
+    let dir = before.display().to_string();
+    let report = home.json(&["audit", "verify", "--dir", &dir]);
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["certificates"]["signed"], 2);
+
     // A serial number that was issued, to somebody else.
     let borrowed = home.path("borrowed");
     written_later(&log, &borrowed, |issued| {

@@ -24,6 +24,15 @@ pub trait HeadSigner: Send + Sync {
     fn sign(&self, message: &[u8]) -> Option<HeadSignature>;
 }
 
+/// Knows the trust bundle of the mesh.
+pub trait Roots: Send + Sync {
+    /// Whether a chain of DER certificates, leaf first, rests on it now; else why not.
+    ///
+    /// # Errors
+    /// In words.
+    fn hold(&self, chain: &[Vec<u8>]) -> Result<(), String>;
+}
+
 /// A signature with an SVID.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadSignature {

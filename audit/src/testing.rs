@@ -23,7 +23,7 @@ use crate::{
     heads::{HeadSignature, HeadSigner, Running, Statement},
     ingest::Ingest,
     log::{Log, LogOptions, Pending},
-    merkle::Hash,
+    merkle::{Hash, sha256},
     stream::{StreamKey, new_ulid},
 };
 
@@ -187,12 +187,23 @@ pub(crate) struct TestSigner {
 
 impl TestSigner {
     pub(crate) fn new(id: &str, serial: u64) -> Self {
+        Self::until(id, serial, 4000)
+    }
+
+    /// One whose certificate ends with the beginning of a year.
+    pub(crate) fn until(id: &str, serial: u64, year: i32) -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
         params.serial_number = Some(SerialNumber::from(serial));
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
         let certificate = params.self_signed(&key).unwrap().der().to_vec();
         Self { key, certificate }
+    }
+
+    /// SHA-256 of its certificate.
+    pub(crate) fn digest(&self) -> Hash {
+        sha256(&self.certificate)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use ulid::Ulid;
 
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
-    heads::{CERTIFICATES_EVERY, Running, Signatory, Signature, Statement},
+    heads::{CERTIFICATES_EVERY, Roots, Running, Signatory, Signature, Statement},
     log::{Log, LogError},
     spool::HEADS_EVERY,
     stream::StreamKey,
@@ -70,6 +70,7 @@ pub struct Watch {
     log: Log,
     clock: Clock,
     began: Instant,
+    roots: OnceLock<Arc<dyn Roots>>,
     seen: Mutex<Seen>,
 }
 
@@ -110,8 +111,15 @@ impl Watch {
             log,
             clock,
             began: Instant::now(),
+            roots: OnceLock::new(),
             seen: Mutex::new(seen),
         }
+    }
+
+    /// Holds certificates that come with heads against the trust bundle from now on, as long
+    /// as they have not ended: what they rest on leaves the bundle no earlier.
+    pub fn trust(&self, roots: Arc<dyn Roots>) {
+        let _ = self.roots.set(roots);
     }
 
     /// Reads what is new. Blocks while it does.
@@ -126,7 +134,8 @@ impl Watch {
             let mut seen = self.seen();
             seen.position = index + 1;
             if let Some(envelope) = EnvelopeRef::decode(leaf) {
-                seen.take(&envelope, (self.passed(), self.clock.now_us()));
+                let roots = self.roots.get().map(AsRef::as_ref);
+                seen.take(&envelope, (self.passed(), self.clock.now_us()), roots);
             }
         }
         self.seen().forget(self.passed());
@@ -191,13 +200,18 @@ impl Boot {
 }
 
 impl Seen {
-    fn take(&mut self, envelope: &EnvelopeRef<'_>, now: (Duration, i64)) {
+    fn take(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
+    ) {
         let Some(peek) = RecordPeek::new(envelope.record) else {
             return;
         };
         // First what it says of the records before it, those of its own stream too.
         if let Some(statement) = Statement::read(&peek) {
-            self.heads(envelope, &statement, now);
+            self.heads(envelope, &statement, now, roots);
         }
         self.follow(envelope);
     }
@@ -218,7 +232,13 @@ impl Seen {
 
     /// Holds what a reporter signed against what it sent. What it has not signed says
     /// nothing, not even that it is there.
-    fn heads(&mut self, envelope: &EnvelopeRef<'_>, statement: &Statement, now: (Duration, i64)) {
+    fn heads(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        statement: &Statement,
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
+    ) {
         let Some(stream) = StreamKey::decode(envelope.stream) else {
             return;
         };
@@ -234,7 +254,18 @@ impl Seen {
             boot
         });
         match boot.signatory.judge(statement, &stream, whole) {
-            Signature::Holds(_) => boot.hear(at_us, now),
+            Signature::Holds(signer) => {
+                let ended = signer.peer.not_after_s < now.1 / 1_000_000;
+                let sent = Some(statement.certificates()).filter(|sent| !sent.is_empty() && !ended);
+                if let (Some(sent), Some(roots)) = (sent, roots)
+                    && let Err(why) = roots.hold(sent)
+                {
+                    self.pass(&stream, statement);
+                    let what = "its certificate is not of the mesh's roots";
+                    return self.fault(format!("heads of {stream}: {what}: {why}"), at_us);
+                }
+                boot.hear(at_us, now);
+            }
             Signature::Unknown => return self.pass(&stream, statement),
             Signature::Wrong(why) => {
                 self.pass(&stream, statement);

@@ -112,6 +112,12 @@ impl Statement {
         !self.signed.certificates.is_empty()
     }
 
+    /// The certificates that come with it, leaf first.
+    #[cfg(feature = "index")]
+    pub(crate) fn certificates(&self) -> &[Vec<u8>] {
+        &self.signed.certificates
+    }
+
     /// What it says of each stream of its boot, which has the stream `own`.
     pub(crate) fn streams(&self, own: &StreamKey) -> impl Iterator<Item = (StreamKey, &Head)> {
         let streams = self.heads.streams.iter();

@@ -907,7 +907,7 @@ impl<'a> Pass<'a> {
                     record: record_name(envelope),
                     ..at.finding(FindingKind::Certificate, "")
                 };
-                self.certificates.signed(&signer.peer, first);
+                self.certificates.signed(&signer, first);
             }
             for (severity, what) in wrong {
                 self.find(Finding {

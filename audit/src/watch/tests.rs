@@ -5,7 +5,7 @@ use palisade_mesh::wire::record::StreamHeads;
 use super::*;
 use crate::{
     log::Pending,
-    testing::{Speaker, append, options, unsign},
+    testing::{REPORTER, Speaker, TestSigner, append, options, unsign},
 };
 
 struct Bench {
@@ -72,6 +72,35 @@ async fn heads_that_nobody_has_signed_are_no_sign_of_life() {
     next.forget();
     bench.hear(&watch, vec![next.heads()]).await;
     assert!(silent(&watch).is_empty(), "{:?}", silent(&watch));
+}
+
+/// Trusts nobody.
+struct Nobody;
+
+impl Roots for Nobody {
+    fn hold(&self, _: &[Vec<u8>]) -> Result<(), String> {
+        Err("unknown issuer".into())
+    }
+}
+
+/// A certificate that somebody made for himself is none of the mesh's; one that has ended
+/// is no matter for the roots of today.
+#[tokio::test]
+async fn certificates_of_other_roots_are_named() {
+    let bench = Bench::new();
+    let watch = bench.watch();
+    watch.trust(Arc::new(Nobody));
+    let mut web = Speaker::new(1);
+    bench.hear(&watch, vec![web.heads()]).await;
+    let told = faults(&watch);
+    assert!(
+        told.len() == 1 && told[0].contains("not of the mesh's roots"),
+        "{told:?}"
+    );
+    let mut old = Speaker::new(2);
+    old.signer = TestSigner::until(REPORTER, 2, 2001);
+    bench.hear(&watch, vec![old.heads()]).await;
+    assert_eq!(faults(&watch).len(), 1);
 }
 
 /// The audit service starts in the middle of a boot, whose first heads it does not read.

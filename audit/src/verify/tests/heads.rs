@@ -1,11 +1,16 @@
 //! What reporters sign about their streams, and what nobody has signed.
 
-use palisade_mesh::{diagnostic::Severity, wire::record::StreamHeads};
+use palisade_mesh::{
+    diagnostic::Severity,
+    spiffe_id::TrustDomain,
+    wire::record::{Credential, Record, StreamHeads, record::Body},
+};
+use prost::Message as _;
 
 use super::*;
 use crate::{
     heads::{CERTIFICATES_EVERY, STREAMS_MAX},
-    testing::{Speaker, append, open_log, unsign},
+    testing::{REPORTER, Speaker, TestSigner, append, decision, open_log, unsign},
 };
 
 /// Severity and words of what is found.
@@ -147,6 +152,50 @@ async fn a_certificate_that_was_lost_is_no_forgery_until_it_is_due() {
     assert_eq!(told.len(), 3, "{told:?}");
     assert_eq!(told[1].0, Severity::Error);
     assert!(told[1].1.contains("was never sent"), "{told:?}");
+}
+
+/// Name and serial number of a certificate are in every decision; its key nobody else has.
+#[tokio::test]
+async fn another_certificate_of_the_same_name_and_number_is_found() {
+    let with = |digest: fn(&TestSigner) -> Vec<u8>, forged: bool| async move {
+        let mut web = Speaker::new(1);
+        let issued = Credential {
+            verb: "issued".into(),
+            spiffe_id: REPORTER.into(),
+            serial: vec![1],
+            certificate: digest(&web.signer),
+            ..Credential::default()
+        };
+        let authority = TrustDomain::parse("acme.test").unwrap().role("ca");
+        let record = Record {
+            reporter: authority.to_string(),
+            body: Some(Body::Credential(issued)),
+            ..decision(0)
+        };
+        let mut records = vec![Pending {
+            stream: Arc::new(StreamKey {
+                reporter: authority,
+                ..web.stream(0)
+            }),
+            sequence: 1,
+            record: record.encode_to_vec().into(),
+        }];
+        if forged {
+            web.signer = TestSigner::new(REPORTER, 1);
+        }
+        records.push(web.heads());
+        let report = verified(records).await;
+        let certificates = &report.certificates;
+        (found(&report), certificates.issued, certificates.signed)
+    };
+    let digest = |signer: &TestSigner| signer.digest().to_vec();
+    assert_eq!(with(digest, false).await, (vec![], 1, 1));
+    let (found, _, signed) = with(digest, true).await;
+    assert_eq!((found.len(), signed), (1, 0), "{found:?}");
+    assert_eq!(found[0].0, Severity::Error);
+    assert!(found[0].1.contains("somebody made it"), "{found:?}");
+    // A record of before there were digests has name and number alone.
+    assert_eq!(with(|_| Vec::new(), true).await, (vec![], 1, 1));
 }
 
 /// On both sides of the limit.
