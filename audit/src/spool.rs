@@ -49,11 +49,13 @@ mod attest;
 mod file;
 mod names;
 mod queue;
+mod reached;
 mod stream;
 mod uplink;
 mod writer;
 
 use queue::Queue;
+use reached::Reached;
 use stream::{ClosedStream, Kept, SpoolStream};
 use writer::{Command, Writer};
 
@@ -274,7 +276,8 @@ impl Spool {
             refused: AtomicU64::new(0),
         });
         let (commands, received) = mpsc::sync_channel(QUEUE_CHUNKS);
-        let writer = Writer::new(shared.clone(), received);
+        let reached = Reached::load(dir, shared.boot, shared.queue().reached());
+        let writer = Writer::new(shared.clone(), received, reached);
         let thread = std::thread::Builder::new()
             .name("spool".into())
             .spawn(move || {

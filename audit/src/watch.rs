@@ -272,8 +272,10 @@ impl Seen {
                 return self.fault(format!("heads of {stream}: {why}"), at_us);
             }
         }
-        if let Ok(before) = <[u8; 16]>::try_from(statement.heads.previous_boot.as_slice()) {
-            self.end(&key.0, Ulid::from_bytes(before));
+        for before in statement.earlier() {
+            if before != key.1 {
+                self.end(&key.0, before);
+            }
         }
         let mut wrong = Vec::new();
         for (of, head) in statement.streams(&stream) {

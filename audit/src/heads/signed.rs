@@ -5,11 +5,14 @@
 //! boot and again later; heads whose certificate is not known are believed in nothing, and
 //! they are excused only where the record that had it can be one that is not here.
 
+use std::collections::BTreeSet;
+
 use palisade_mesh::{
     svid::{Peer, verify_signed},
     wire::record::{Head, Heads, StreamHeads},
 };
 use prost::Message as _;
+use ulid::Ulid;
 
 use super::{HeadSignature, HeadSigner};
 use crate::{
@@ -76,7 +79,7 @@ impl Statement {
     /// becomes the one it uses now, if that has signed.
     pub(crate) fn check(&self, stream: &StreamKey, leaf: &mut Vec<u8>) -> Signature {
         let Self { signed, heads } = self;
-        if heads.streams.len() > STREAMS_MAX {
+        if heads.streams.len() + heads.earlier.len() > STREAMS_MAX {
             return Signature::Wrong("it is about too many streams");
         }
         let sent = signed.certificates.first();
@@ -124,10 +127,27 @@ impl Statement {
         streams.map(|head| (own.of_worker(head.worker), head))
     }
 
-    /// How far it says that streams are.
+    /// How far it says that streams are, those of earlier starts first.
     pub(crate) fn promised(&self, own: &StreamKey) -> impl Iterator<Item = (StreamKey, u64)> {
+        let earlier = self.heads.earlier.iter().filter_map(|reached| {
+            let stream = StreamKey {
+                boot: ulid(&reached.boot)?,
+                ..own.of_worker(reached.worker)
+            };
+            Some((stream, reached.last_sequence))
+        });
         let streams = self.streams(own);
-        streams.map(|(stream, head)| (stream, head.last_sequence))
+        earlier.chain(streams.map(|(stream, head)| (stream, head.last_sequence)))
+    }
+
+    /// The starts that it names as earlier ones.
+    pub(crate) fn earlier(&self) -> BTreeSet<Ulid> {
+        let reached = self.heads.earlier.iter();
+        let named = reached.map(|reached| &reached.boot);
+        named
+            .chain([&self.heads.previous_boot])
+            .filter_map(|boot| ulid(boot))
+            .collect()
     }
 }
 
@@ -201,6 +221,10 @@ impl Signatory {
         }
         found
     }
+}
+
+fn ulid(bytes: &[u8]) -> Option<Ulid> {
+    Some(Ulid::from_bytes(bytes.try_into().ok()?))
 }
 
 fn message(heads: &[u8]) -> Vec<u8> {

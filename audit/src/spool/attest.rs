@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, sync::atomic::Ordering, time::Instant};
 
-use palisade_mesh::wire::record::{Heads, StreamHeads};
+use palisade_mesh::wire::record::{Heads, Reached, StreamHeads};
 use ulid::Ulid;
 
 use super::Shared;
@@ -52,9 +52,14 @@ impl Attest {
         shared.signer.get().is_some() && self.told_at.elapsed() >= shared.options.heads_every
     }
 
-    /// The signed heads of all streams; `None` when nobody signs. A first word is said
+    /// The signed heads of all streams, with what `earlier` starts left; `None` when nobody signs. A first word is said
     /// by a boot that has nothing else to say, too.
-    pub(super) fn sign(&mut self, shared: &Shared, last: bool) -> Option<StreamHeads> {
+    pub(super) fn sign(
+        &mut self,
+        shared: &Shared,
+        earlier: Vec<Reached>,
+        last: bool,
+    ) -> Option<StreamHeads> {
         let signer = shared.signer.get()?;
         if self.told == 0 {
             self.begin(shared);
@@ -69,6 +74,7 @@ impl Attest {
                 .map(|(worker, running)| running.head(*worker))
                 .collect(),
             last,
+            earlier,
         };
         self.told_at = Instant::now();
         let connections = shared.connections.load(Ordering::Relaxed);

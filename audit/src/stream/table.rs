@@ -3,11 +3,17 @@
 //! The snapshot is derived: it spares reading the whole log again on start. It
 //! carries a digest, for a wrong position would drop a record as a duplicate.
 
-use std::{collections::BTreeSet, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+    sync::Arc,
+};
 
 use prost::Message as _;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use ulid::Ulid;
 
 use super::{GAPS_MAX, Position, Range, STREAMS_MAX, STREAMS_PER_REPORTER_MAX, Seen, StreamKey};
 use crate::{
@@ -37,6 +43,9 @@ pub(crate) struct Streams {
     crowded: bool,
     // Who signs heads.
     certified: Certified,
+    // The newest boot of each reporter of which a stream was forgotten: what is said of
+    // those up to it is said of what may have been here.
+    forgotten: FxHashMap<Arc<str>, Ulid>,
 }
 
 #[derive(Debug)]
@@ -134,6 +143,11 @@ impl Streams {
                 *left -= 1;
             }
             spare = spare.saturating_sub(usize::from(forget));
+            if forget {
+                let newest = self.forgotten.entry(stream.key.reporter.as_str().into());
+                let newest = newest.or_insert(stream.key.boot);
+                *newest = stream.key.boot.max(*newest);
+            }
             !forget
         });
         self.ids = list
@@ -214,11 +228,20 @@ impl Streams {
             return Vec::new();
         }
         let promised = statement.promised(own).filter_map(|(key, last)| {
+            if key.boot != own.boot && self.is_forgotten(&key) {
+                return None;
+            }
             let key = Arc::new(key);
             let range = self.promise(&key, last, undo.as_deref_mut())?;
             Some((key, range))
         });
         promised.collect()
+    }
+
+    /// Whether a stream that is not known may have been before.
+    fn is_forgotten(&self, key: &StreamKey) -> bool {
+        let newest = self.forgotten.get(key.reporter.as_str());
+        !self.ids.contains_key(key) && newest.is_some_and(|newest| key.boot <= *newest)
     }
 
     /// Whether a stream has not come as far as `last`.
@@ -312,7 +335,15 @@ impl Streams {
                 closed: position.closed,
             })
             .collect();
-        let body = serde_json::to_vec(&Snapshot { size, streams })?;
+        let forgotten = self.forgotten.iter();
+        let forgotten = forgotten
+            .map(|(reporter, boot)| (reporter.to_string(), boot.to_string()))
+            .collect();
+        let body = serde_json::to_vec(&Snapshot {
+            size,
+            streams,
+            forgotten,
+        })?;
         let mut text = hex(&sha256(&body)).into_bytes();
         text.push(b'\n');
         text.extend_from_slice(&body);
@@ -349,6 +380,10 @@ impl Streams {
             }
             streams.note_gaps(id);
         }
+        for (reporter, boot) in snapshot.forgotten {
+            let boot = boot.parse().ok()?;
+            streams.forgotten.insert(reporter.into(), boot);
+        }
         Some((snapshot.size, streams))
     }
 }
@@ -357,6 +392,8 @@ impl Streams {
 struct Snapshot {
     size: u64,
     streams: Vec<Line>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    forgotten: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]

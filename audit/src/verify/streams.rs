@@ -1,6 +1,6 @@
 //! Completeness: whether every number of every stream is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
@@ -8,7 +8,7 @@ use ulid::Ulid;
 use palisade_mesh::diagnostic::Severity;
 use prost::Message as _;
 
-use super::StreamReport;
+use super::{AbsentReport, StreamReport};
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
     heads::{Running, Signatory, Signature, Signer, Statement},
@@ -22,6 +22,8 @@ pub(super) struct Streams {
     list: Vec<Stream>,
     /// Who signs for each boot, by reporter and boot.
     boots: FxHashMap<(String, Ulid), Boot>,
+    /// Boots that a later one of their reporter has named, and where first.
+    named: BTreeMap<(String, Ulid), u64>,
 }
 
 #[derive(Default)]
@@ -94,13 +96,13 @@ impl Streams {
         new
     }
 
-    /// Compares what a reporter signed about its streams with what is here. Before it,
-    /// `unread` records of the log were passed over.
+    /// Compares what a reporter signed about its streams with what is here; it is at `leaf`,
+    /// and `unread` records of the log before it were passed over.
     pub(super) fn heads(
         &mut self,
         envelope: &EnvelopeRef<'_>,
         peek: &RecordPeek<'_>,
-        unread: u64,
+        (leaf, unread): (u64, u64),
     ) -> Heard {
         let mut heard = Heard::default();
         let (Some(key), Some(statement)) =
@@ -133,6 +135,12 @@ impl Streams {
                 heard.wrong.push((Severity::Error, what));
                 self.pass(&key, &statement);
                 return heard;
+            }
+        }
+        for earlier in statement.earlier() {
+            if earlier != key.boot {
+                let named = (key.reporter.as_str().to_owned(), earlier);
+                self.named.entry(named).or_insert(leaf);
             }
         }
         for (of, last) in statement.promised(&key) {
@@ -189,6 +197,23 @@ impl Streams {
             }
         };
         self.list.get_mut(id)
+    }
+
+    /// Boots that later ones of their reporters have named, and of which nothing is here.
+    pub(super) fn absent(&self) -> Vec<AbsentReport> {
+        let with_records = self.list.iter().filter(|stream| stream.records > 0);
+        let here: HashSet<(&str, Ulid)> = with_records
+            .filter_map(|stream| stream.key.as_ref())
+            .map(|key| (key.reporter.as_str(), key.boot))
+            .collect();
+        let named = self.named.iter();
+        let absent = named.filter(|((reporter, boot), _)| !here.contains(&(reporter, *boot)));
+        let absent = absent.map(|((reporter, boot), leaf)| AbsentReport {
+            reporter: reporter.clone(),
+            boot: boot.to_string(),
+            entry: *leaf,
+        });
+        absent.collect()
     }
 
     /// Every stream; where some records were `unread`, a number that is not here may be among

@@ -3,7 +3,7 @@
 use palisade_mesh::{
     diagnostic::Severity,
     spiffe_id::TrustDomain,
-    wire::record::{Credential, Record, StreamHeads, record::Body},
+    wire::record::{Credential, Reached, Record, StreamHeads, record::Body},
 };
 use prost::Message as _;
 
@@ -196,6 +196,40 @@ async fn another_certificate_of_the_same_name_and_number_is_found() {
     assert!(found[0].1.contains("somebody made it"), "{found:?}");
     // A record of before there were digests has name and number alone.
     assert_eq!(with(|_| Vec::new(), true).await, (vec![], 1, 1));
+}
+
+/// What a start that was killed had on its disk is told by the next one.
+#[tokio::test]
+async fn what_an_earlier_start_left_is_missed() {
+    let with = |earlier: bool, here: u64| async move {
+        let (mut first, mut second) = (Speaker::new(1), Speaker::new(2));
+        let mut records = first.decides(3, 5);
+        records.truncate(here as usize);
+        let boot = first.boot.to_bytes().to_vec();
+        second.previous = Some(first.boot);
+        records.push(second.heads_with(
+            |heads| {
+                let reached = Reached {
+                    boot,
+                    worker: 3,
+                    last_sequence: 5,
+                };
+                heads.earlier.extend(earlier.then_some(reached));
+            },
+            |_| {},
+        ));
+        let report = verified(records).await;
+        assert_eq!(found(&report), []);
+        let missing = report.streams.iter().flat_map(|s| &s.missing);
+        let missing = missing
+            .map(|range| (range.from, range.to))
+            .collect::<Vec<_>>();
+        (missing, report.absent.len(), report.complete())
+    };
+    assert_eq!(with(true, 2).await, (vec![(3, 5)], 0, false));
+    assert_eq!(with(true, 0).await, (vec![(1, 5)], 1, false));
+    // Heads of before have the name alone.
+    assert_eq!(with(false, 0).await, (vec![], 1, false));
 }
 
 /// On both sides of the limit.
