@@ -20,6 +20,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use ulid::Ulid;
 
 use crate::{
+    envelope::RecordPeek,
     heads::{HeadSignature, HeadSigner, Running, Statement},
     ingest::Ingest,
     log::{Log, LogOptions, Pending},
@@ -299,6 +300,13 @@ impl Speaker {
             ..decision(0)
         };
         self.says(Self::OWN, &record)
+    }
+
+    /// The heads of all its streams, as a statement.
+    pub(crate) fn statement(&mut self) -> Statement {
+        let record = self.heads().record;
+        let peek = RecordPeek::new(&record).unwrap();
+        Statement::read(&peek).unwrap()
     }
 
     /// Sends the certificate with the next heads again.

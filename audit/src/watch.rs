@@ -42,6 +42,9 @@ const LOOK_BACK: u64 = 1 << 20;
 /// compares those beyond.
 const FOLLOWED_MAX: usize = 1 << 16;
 
+/// Starts of one reporter that are watched at a time.
+const BOOTS_PER_REPORTER_MAX: usize = 1024;
+
 /// Contradictions that are remembered; more are counted.
 const FAULTS_MAX: usize = 100;
 
@@ -248,6 +251,10 @@ impl Seen {
             None => envelope.sequence == 1,
         };
         let key = (stream.reporter.as_str().to_owned(), stream.boot);
+        if !self.has_room(&key) {
+            let more = "it has more starts at a time than are watched";
+            return self.fault(format!("heads of {stream}: {more}"), at_us);
+        }
         let boot = self.boots.entry(key.clone()).or_insert_with(|| {
             let mut boot = Boot::default();
             boot.hear(at_us, now);
@@ -302,6 +309,13 @@ impl Seen {
         if statement.heads.last {
             self.end(&key.0, key.1);
         }
+    }
+
+    /// Whether a start is watched, or can be.
+    fn has_room(&self, key: &(String, Ulid)) -> bool {
+        let (reporter, _) = key;
+        let all = (reporter.clone(), Ulid::nil())..=(reporter.clone(), Ulid::from(u128::MAX));
+        self.boots.contains_key(key) || self.boots.range(all).count() < BOOTS_PER_REPORTER_MAX
     }
 
     /// Passes over heads that say nothing, so that those after them are still compared.

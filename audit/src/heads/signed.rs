@@ -110,9 +110,10 @@ impl Statement {
         }
     }
 
-    /// Whether the certificate comes with it.
-    pub(crate) fn has_certificate(&self) -> bool {
-        !self.signed.certificates.is_empty()
+    /// The certificate that comes with it, if it is the one that it names.
+    pub(crate) fn certificate(&self) -> Option<&[u8]> {
+        let sent = self.signed.certificates.first()?;
+        (sha256(sent).as_slice() == self.signed.certificate).then_some(sent)
     }
 
     /// The certificates that come with it, leaf first.

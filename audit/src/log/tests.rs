@@ -4,7 +4,7 @@ use std::fs;
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    wire::record::{Decision, Heads, PolicyChange, record::Body},
+    wire::record::{Decision, Head, Heads, PolicyChange, record::Body},
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -707,4 +707,63 @@ fn what_is_sent_again_makes_no_key() {
     vault.destroy(&person, 5).unwrap();
     assert_eq!(sent().duplicates, 1);
     assert_eq!(vault.known(&person).unwrap(), Known::Erased(5));
+}
+
+/// Heads about many streams that are not here are one record of the log about itself.
+#[test]
+fn heads_make_one_note_however_much_they_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let mut web = Speaker::new(1);
+    let len = log.len();
+    let much = |heads: &mut Heads| {
+        heads.streams.extend((0..2000).map(|worker| Head {
+            worker,
+            last_sequence: 5,
+            ..Head::default()
+        }));
+    };
+    append(&log, vec![web.heads_with(much, |_| {})]).unwrap();
+    assert_eq!(log.len(), len + 2);
+    until("the gaps are told", || log.gaps().len() == 2000);
+    let notes = log
+        .scan(len)
+        .filter_map(|entry| match entry.unwrap().record.body {
+            Some(Body::LogLifecycle(note)) => Some(note.detail),
+            _ => None,
+        });
+    let notes: Vec<String> = notes.collect();
+    assert!(notes[0].contains("and of 1999 streams more"), "{notes:?}");
+    // Said again, it is nothing new.
+    append(&log, vec![web.heads_with(much, |_| {})]).unwrap();
+    assert_eq!(log.len(), len + 3);
+}
+
+/// On both sides of the limit; what is beyond comes with the next heads.
+#[test]
+fn so_many_signatures_are_checked_at_once() {
+    let told = |boots: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir);
+        let ahead = |heads: &mut Heads| {
+            heads.streams.push(Head {
+                last_sequence: 5,
+                ..Head::default()
+            });
+        };
+        let mut boots: Vec<Speaker> = (1..=boots).map(Speaker::new).collect();
+        let mut promises = || {
+            boots
+                .iter_mut()
+                .map(|b| b.heads_with(ahead, |_| {}))
+                .collect()
+        };
+        append(&log, promises()).unwrap();
+        let first = verbs(&log).iter().filter(|verb| *verb == "gap").count();
+        append(&log, promises()).unwrap();
+        let then = verbs(&log).iter().filter(|verb| *verb == "gap").count();
+        (first, then)
+    };
+    assert_eq!(told(64), (64, 64));
+    assert_eq!(told(65), (64, 65));
 }

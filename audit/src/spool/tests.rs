@@ -4,8 +4,9 @@ use std::fs;
 
 use palisade_mesh::{
     sink::SinkError,
-    wire::record::{StreamHead, record::Body},
+    wire::record::{Heads, StreamHead, record::Body},
 };
+use prost::Message as _;
 use tempfile::TempDir;
 
 use super::*;
@@ -365,4 +366,43 @@ async fn files_of_a_killed_start_that_are_gone_are_missed() {
     })
     .await;
     task.abort();
+}
+
+/// A record has room for so many streams; heads about more are several, and verify.
+#[tokio::test]
+async fn heads_of_many_streams_are_several_records() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = open(&dir);
+    let mut streams: Vec<_> = (0..1100).map(|worker| spool.open(worker)).collect();
+    for stream in &mut streams {
+        append(stream, 1..=1).await;
+    }
+    spool.sign_heads(Arc::new(TestSigner::new(REPORTER, 1)));
+    drop(streams);
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let task = uplink(&spool, &server);
+    spool.close();
+    soon(task).await.unwrap();
+    let heads = received(&log)
+        .into_iter()
+        .filter_map(|(_, record)| match record.body {
+            Some(Body::StreamHeads(signed)) => Heads::decode(signed.heads.as_slice()).ok(),
+            _ => None,
+        });
+    let heads: Vec<Heads> = heads.collect();
+    let of: Vec<usize> = heads.iter().map(|heads| heads.streams.len()).collect();
+    assert_eq!(of.iter().sum::<usize>(), 1100, "{of:?}");
+    assert!(of.iter().all(|n| *n <= 512), "{of:?}");
+    assert!(
+        heads
+            .iter()
+            .rev()
+            .map(|heads| heads.last)
+            .eq((0..of.len()).map(|n| n == 0))
+    );
+    log.close();
+    let report = crate::verify::verify(log_dir.path(), crate::verify::VerifyOptions::default());
+    assert_eq!(report.findings, []);
+    assert!(report.complete());
 }

@@ -176,7 +176,9 @@ impl Writer {
         );
         let bytes = parting.iter().map(|(chunk, _)| chunk.bytes.len()).sum();
         for (chunk, kept) in parting {
+            let worker = chunk.worker;
             self.add(chunk, kept);
+            self.attest.ended(worker);
         }
         bytes
     }
@@ -190,13 +192,13 @@ impl Writer {
     /// Signs how far all streams are.
     fn attest(&mut self, last: bool) {
         let earlier = self.reached.told();
-        if let Some(signed) = self.attest.sign(&self.shared, earlier, last) {
+        for signed in self.attest.sign(&self.shared, earlier, last) {
             self.own.say(Body::StreamHeads(signed));
             let number = self.own.last_sequence();
             self.introduced.get_or_insert(number);
-            if let Some(chunk) = self.own.take() {
-                self.add(chunk, self.own_kept.clone());
-            }
+        }
+        if let Some(chunk) = self.own.take() {
+            self.add(chunk, self.own_kept.clone());
         }
     }
 

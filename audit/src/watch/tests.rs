@@ -128,3 +128,18 @@ async fn a_start_of_ours_accuses_nobody_until_the_certificate_is_due() {
     bench.hear(&watch, vec![web.heads()]).await;
     assert_eq!(silent(&watch), Vec::<String>::new());
 }
+
+/// On both sides of the limit.
+#[tokio::test]
+async fn so_many_starts_of_a_reporter_are_watched() {
+    let bench = Bench::new();
+    let watch = bench.watch();
+    let mut all: Vec<Pending> = (1..=BOOTS_PER_REPORTER_MAX as u64 + 1)
+        .map(|boot| Speaker::new(boot).heads())
+        .collect();
+    let last = all.pop().unwrap();
+    bench.hear(&watch, all).await;
+    assert_eq!(faults(&watch), Vec::<String>::new());
+    bench.hear(&watch, vec![last]).await;
+    assert!(faults(&watch)[0].contains("more starts at a time"));
+}

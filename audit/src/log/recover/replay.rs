@@ -32,6 +32,9 @@ const TILES_MENDED_MAX: usize = 16;
 /// Full tiles held before they are written.
 const TILES_HELD_MAX: usize = 4096;
 
+/// Signatures of heads that a start checks, where they say more than is here.
+const CHECKS_MAX: usize = 16 * 1024;
+
 /// What the log is.
 #[derive(Debug)]
 pub(super) struct Replay {
@@ -109,6 +112,7 @@ pub(super) fn replay(
             offsets: Offsets::empty(),
             verifier,
             unsigned: false,
+            checks: CHECKS_MAX,
         }
         .run()
     };
@@ -190,6 +194,8 @@ struct Run<'a> {
     offsets: Offsets,
     verifier: &'a Verifier,
     unsigned: bool,
+    /// How many signatures of heads may still be checked.
+    checks: usize,
 }
 
 impl Run<'_> {
@@ -357,7 +363,7 @@ impl Run<'_> {
                     self.streams.close(id);
                 }
                 if let Some(statement) = Statement::read(&peek) {
-                    self.streams.hear(&key, &statement, None);
+                    self.streams.hear(&key, &statement, None, &mut self.checks);
                 }
             }
         }
