@@ -11,11 +11,13 @@ mod support;
 
 use std::{
     cell::Cell,
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use aws_lc_rs::digest::{Context, SHA256};
 use palisade_audit::{
     ingest::Ingest,
     log::{Log, LogOptions},
@@ -25,7 +27,7 @@ use palisade_mesh::{
     spiffe_id::TrustDomain,
     wire::{
         audit::Envelope,
-        record::{Credential, Record, record::Body},
+        record::{Credential, Heads, Record, record::Body},
     },
 };
 use prost::Message as _;
@@ -125,6 +127,48 @@ fn records_that_were_altered_or_withheld_on_their_way_are_named() {
     );
 }
 
+/// Somebody with the right to write a proxy's spool alters a record there, and makes the heads
+/// say so. He has no key of the proxy's: nothing is believed that nobody has signed.
+#[test]
+fn heads_that_are_made_to_fit_what_was_altered_are_named() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut mesh = Separate::ready(&home);
+    wait_for("records that have arrived", LIMIT, || home.decisions());
+    mesh.end("audit");
+    assert_eq!(mesh.get("/orders/4711"), Some(200));
+    mesh.end("proxy-orders");
+    let altered = spool_file(&home, |bytes| find(bytes, b"/orders/4711").is_some());
+    let boot = boot_of(&altered);
+    alter(&altered);
+    assert!(fit(&altered) > 0);
+
+    mesh.start("audit");
+    mesh.start("proxy-orders");
+    let report = wait_for("what was altered", LIMIT, || {
+        let rows = home.rows("class:decision path:/orders/5711 last:1h")?;
+        if rows.is_empty() {
+            return None;
+        }
+        let report = home.json(&["audit", "verify"]);
+        let found = report["findings"].as_array()?.first()?.clone();
+        (found["kind"] == "heads").then_some(report)
+    });
+    let found = &report["findings"][0];
+    assert_eq!(
+        (&found["severity"], &found["record"]["boot"]),
+        (&"error".into(), &boot.into())
+    );
+    let said = home.says(&["audit", "verify"], 8);
+    assert!(
+        said.contains("heads that its reporter has not signed"),
+        "{said}"
+    );
+    wait_for("an alarm", LIMIT, || {
+        codes(&home).contains(&"PLS7527".into()).then_some(())
+    });
+}
+
 /// A workload that has a certificate and no proxy is listed, and nobody else; and where the
 /// authority's word for a certificate is another, the heads that are signed with it are named.
 #[test]
@@ -213,6 +257,29 @@ fn certificates_are_held_against_who_signs() {
     let findings = report["findings"].as_array().unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert_eq!(findings[0]["kind"], "certificate");
+
+    // A certificate of this name and number was issued, and it is another.
+    let remade = home.path("remade");
+    written_later(&log, &remade, |issued| {
+        if issued.spiffe_id == web {
+            issued.certificate[0] ^= 1;
+        }
+    });
+    let dir = remade.display().to_string();
+    let said = home.says(&["audit", "verify", "--dir", &dir], 8);
+    assert!(
+        said.contains(&format!("heads of {web} are signed with")),
+        "{said}"
+    );
+    assert!(said.contains("somebody made it"), "{said}");
+
+    // A record of before it had a digest.
+    let before = home.path("before");
+    written_later(&log, &before, |issued| issued.certificate.clear());
+    let dir = before.display().to_string();
+    let report = home.json(&["audit", "verify", "--dir", &dir]);
+    assert_eq!(report["findings"], serde_json::json!([]));
+    assert_eq!(report["certificates"]["signed"], 2);
 
     // A serial number that was issued, to somebody else.
     let borrowed = home.path("borrowed");
@@ -366,6 +433,70 @@ fn alter(file: &Path) {
     .concat();
     bytes[offset + 4..offset + FRAME_HEADER].copy_from_slice(&crc32(&covered).to_le_bytes());
     fs::write(file, bytes).unwrap();
+}
+
+/// Makes the heads in a file be about the records in it, which nobody can sign; gives how
+/// many were changed.
+fn fit(file: &Path) -> usize {
+    let bytes = fs::read(file).unwrap();
+    let mut running: BTreeMap<u32, Context> = BTreeMap::new();
+    let (mut fitted, mut changed) = (Vec::new(), 0);
+    for (start, end) in frames(&bytes) {
+        let payload = &bytes[start + FRAME_HEADER..end];
+        if start == 0 {
+            fitted.extend_from_slice(&bytes[start..end]);
+            continue;
+        }
+        let worker = u32::from_le_bytes(payload[..4].try_into().unwrap());
+        let (mut rest, mut records) = (&payload[20..], Vec::new());
+        while let Some((len, more)) = rest.split_first_chunk::<4>() {
+            let (record, more) = more.split_at(u32::from_le_bytes(*len) as usize);
+            records.push(refit(record, &mut running, &mut changed));
+            rest = more;
+        }
+        let mut payload = payload[..20].to_vec();
+        let of_worker = running
+            .entry(worker)
+            .or_insert_with(|| Context::new(&SHA256));
+        for record in records {
+            let len = (record.len() as u32).to_le_bytes();
+            for part in [&len[..], &record] {
+                of_worker.update(part);
+                payload.extend_from_slice(part);
+            }
+        }
+        let len = (payload.len() as u32).to_le_bytes();
+        let crc = crc32(&[&len[..], &payload].concat()).to_le_bytes();
+        fitted.extend([&len[..], &crc, &payload].concat());
+    }
+    fs::write(file, fitted).unwrap();
+    changed
+}
+
+/// A record; if it has heads whose digests are others than those of what went before, with
+/// these.
+fn refit(record: &[u8], running: &mut BTreeMap<u32, Context>, changed: &mut usize) -> Vec<u8> {
+    let mut decoded = Record::decode(record).unwrap();
+    let Some(Body::StreamHeads(signed)) = &mut decoded.body else {
+        return record.to_vec();
+    };
+    let mut heads = Heads::decode(signed.heads.as_slice()).unwrap();
+    let mut fits = true;
+    for head in &mut heads.streams {
+        let of_worker = running.insert(head.worker, Context::new(&SHA256));
+        let digest = of_worker.unwrap_or_else(|| Context::new(&SHA256)).finish();
+        fits &= head.digest == digest.as_ref();
+        head.digest = digest.as_ref().to_vec();
+    }
+    if fits {
+        return record.to_vec();
+    }
+    *changed += 1;
+    signed.heads = heads.encode_to_vec();
+    signed.certificate = vec![7; 32];
+    signed.certificates.clear();
+    signed.signature.clear();
+    decoded.encode_to_vec()
 }
 
 /// Takes every chunk of the first worker away.

@@ -7,26 +7,30 @@
 //! word and long after; and a reporter that says nothing any more is missed.
 
 use aws_lc_rs::digest::{Context, SHA256};
-use palisade_mesh::{
-    svid::{Peer, verify_signed},
-    wire::record::{Head, Heads, StreamHeads},
-};
-use prost::Message as _;
+use palisade_mesh::wire::record::Head;
 
-use crate::{
-    buffer::Chunk,
-    envelope::{RecordPeek, STREAM_HEADS, attested},
-    merkle::sha256,
-    stream::StreamKey,
-};
+use crate::{buffer::Chunk, envelope::attested};
 
-/// What the signed bytes begin with.
-const PREFIX: &[u8] = b"palisade stream heads v1\n";
+mod certified;
+mod signed;
+
+pub(crate) use certified::Certified;
+pub use signed::STREAMS_MAX;
+pub(crate) use signed::{CERTIFICATES_EVERY, Signatory, Signature, Signer, Statement};
 
 /// Signs with the SVID of a reporter.
 pub trait HeadSigner: Send + Sync {
     /// Signs `message`; `None` when there is nothing to sign with.
     fn sign(&self, message: &[u8]) -> Option<HeadSignature>;
+}
+
+/// Knows the trust bundle of the mesh.
+pub trait Roots: Send + Sync {
+    /// Whether a chain of DER certificates, leaf first, rests on it now; else why not.
+    ///
+    /// # Errors
+    /// In words.
+    fn hold(&self, chain: &[Vec<u8>]) -> Result<(), String>;
 }
 
 /// A signature with an SVID.
@@ -127,103 +131,13 @@ impl Running {
         self.whole = past.next <= next;
         same && past.digest.finish().as_ref() != head.digest
     }
-}
 
-/// Signed heads, as a record has them.
-pub(crate) struct Statement {
-    signed: StreamHeads,
-    /// What is signed.
-    pub(crate) heads: Heads,
-}
-
-impl Statement {
-    /// Reads the heads of a record, if it has any.
-    pub(crate) fn read(peek: &RecordPeek<'_>) -> Option<Self> {
-        if peek.class != STREAM_HEADS {
-            return None;
-        }
-        let signed = StreamHeads::decode(peek.body).ok()?;
-        let heads = Heads::decode(signed.heads.as_slice()).ok()?;
-        Some(Self { signed, heads })
+    /// Whether the record that is numbered `sequence` is the one that follows, with nothing
+    /// missing since the last head.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_followed_by(&self, sequence: u64) -> bool {
+        self.whole && self.next == sequence
     }
-
-    /// Signs `heads`; certificates are left out when the log has them already, which
-    /// `known` says by the digest of the leaf.
-    pub(crate) fn sign(
-        heads: &Heads,
-        signer: &dyn HeadSigner,
-        known: Option<[u8; 32]>,
-    ) -> Option<(StreamHeads, [u8; 32])> {
-        let heads = heads.encode_to_vec();
-        let HeadSignature {
-            scheme,
-            signature,
-            certificates,
-        } = signer.sign(&message(&heads))?;
-        let leaf = sha256(certificates.first()?);
-        let signed = StreamHeads {
-            heads,
-            scheme: scheme.into(),
-            signature,
-            certificate: leaf.to_vec(),
-            certificates: match known == Some(leaf) {
-                true => Vec::new(),
-                false => certificates,
-            },
-        };
-        Some((signed, leaf))
-    }
-
-    /// Checks who has signed. `leaf` is the certificate that the boot used last, and
-    /// becomes the one it uses now.
-    pub(crate) fn check(&self, stream: &StreamKey, leaf: &mut Vec<u8>) -> Signature {
-        let Self { signed, heads } = self;
-        if let Some(sent) = signed.certificates.first() {
-            leaf.clone_from(sent);
-        }
-        if sha256(leaf).as_slice() != signed.certificate {
-            return Signature::Unknown;
-        }
-        let scheme = u16::try_from(signed.scheme).unwrap_or_default();
-        let peer = verify_signed(leaf, scheme, &message(&signed.heads), &signed.signature);
-        let about = heads.reporter == stream.reporter.as_str()
-            && heads.boot.as_slice() == stream.boot.to_bytes();
-        match peer {
-            Err(_) => Signature::Wrong("the signature is not by the certificate"),
-            Ok(peer) if peer.id != stream.reporter => {
-                Signature::Wrong("the certificate is somebody else's")
-            }
-            Ok(_) if !about => Signature::Wrong("it is about other streams than its own"),
-            Ok(peer) => Signature::Holds(peer),
-        }
-    }
-}
-
-/// What is to be thought of a statement.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Signature {
-    /// The reporter has signed it, with this certificate.
-    Holds(Peer),
-    /// Its certificate is not known.
-    Unknown,
-    /// The reporter has not signed it.
-    Wrong(&'static str),
-}
-
-fn message(heads: &[u8]) -> Vec<u8> {
-    [PREFIX, heads].concat()
-}
-
-/// Which streams a record says to be how far, if it is one with heads.
-pub(crate) fn promised(stream: &StreamKey, peek: &RecordPeek<'_>) -> Vec<(StreamKey, u64)> {
-    let of = |head: &Head| {
-        let key = StreamKey {
-            worker: head.worker,
-            ..stream.clone()
-        };
-        (key, head.last_sequence)
-    };
-    Statement::read(peek).map_or(Vec::new(), |s| s.heads.streams.iter().map(of).collect())
 }
 
 #[cfg(test)]
@@ -237,6 +151,7 @@ mod tests {
     use crate::{
         buffer::{Buffer, Limits},
         privacy::{Handling, Personal, Rules},
+        stream::StreamKey,
     };
 
     fn heads_of(records: &[&[u8]]) -> Head {

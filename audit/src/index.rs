@@ -49,8 +49,8 @@ mod worker;
 mod writer;
 
 pub use answer::{
-    Answer, Counted, CountedByTime, Coverage, Cursor, DroppedRecords, Facet, Faceted, Gap, Gaps,
-    Group, SearchResult, Status, Step, Total,
+    Answer, Counted, CountedByTime, Coverage, Cursor, DroppedRecords, Facet, Faceted,
+    GAPS_TOLD_MAX, Gap, Gaps, GapsFound, Group, SearchResult, Status, Step, Total,
 };
 pub use bucket::BucketSpan;
 pub use follow::{LAG_MAX, TailEvent};
@@ -461,10 +461,11 @@ impl Store {
     }
 
     fn coverage(&self, snapshot: &Snapshot, query: &Query) -> Coverage {
-        let mut gaps = self
-            .gaps
-            .as_ref()
-            .map_or_else(Vec::new, |gaps| gaps(snapshot.window));
+        let found = self.gaps.as_ref().map(|gaps| gaps(snapshot.window));
+        let GapsFound {
+            told: mut gaps,
+            more: mut gaps_more,
+        } = found.unwrap_or_default();
         let mut dropped = self.dropped(snapshot.window, query);
         let restricted_to = query.kept_to().cloned();
         let complete =
@@ -472,12 +473,13 @@ impl Store {
         let mut gaps_withheld = 0;
         if restricted_to.is_some() {
             // They name reporters whose records the reader may not see.
-            gaps_withheld = gaps.len();
+            gaps_withheld = gaps.len() + std::mem::take(&mut gaps_more);
             gaps.clear();
             dropped.clear();
         }
         Coverage {
             gaps,
+            gaps_more,
             dropped,
             gaps_withheld,
             restricted_to,

@@ -49,11 +49,13 @@ mod attest;
 mod file;
 mod names;
 mod queue;
+mod reached;
 mod stream;
 mod uplink;
 mod writer;
 
 use queue::Queue;
+use reached::Reached;
 use stream::{ClosedStream, Kept, SpoolStream};
 use writer::{Command, Writer};
 
@@ -211,6 +213,7 @@ struct Shared {
     signer: OnceLock<Arc<dyn HeadSigner>>,
     // Written by the uplink.
     connected: AtomicBool,
+    connections: AtomicU64,
     last_ack_us: AtomicI64,
     refused: AtomicU64,
 }
@@ -268,11 +271,13 @@ impl Spool {
             parting: Mutex::new(Vec::new()),
             signer: OnceLock::new(),
             connected: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
             last_ack_us: AtomicI64::new(0),
             refused: AtomicU64::new(0),
         });
         let (commands, received) = mpsc::sync_channel(QUEUE_CHUNKS);
-        let writer = Writer::new(shared.clone(), received);
+        let reached = Reached::load(dir, shared.boot, shared.queue().reached());
+        let writer = Writer::new(shared.clone(), received, reached);
         let thread = std::thread::Builder::new()
             .name("spool".into())
             .spawn(move || {

@@ -27,6 +27,10 @@ pub const SEQUENCE_MAX: u64 = i64::MAX as u64;
 /// more is refused.
 pub const GAPS_MAX: usize = 1024;
 
+/// Most of them in all streams of one reporter; a batch that would open more is refused,
+/// and a head that would promises nothing.
+pub const GAPS_PER_REPORTER_MAX: usize = 4096;
+
 /// Most streams known per reporter; more are refused.
 pub const STREAMS_PER_REPORTER_MAX: usize = 16 * 1024;
 
@@ -74,6 +78,14 @@ impl StreamKey {
             boot: Ulid::from_bytes(boot),
             worker: id.worker,
         })
+    }
+
+    /// The stream of another worker of the boot.
+    pub(crate) fn of_worker(&self, worker: u32) -> Self {
+        Self {
+            worker,
+            ..self.clone()
+        }
     }
 
     /// Reads an encoded wire form.
@@ -158,10 +170,32 @@ impl Position {
             to: last,
         };
         (self.next <= last && last <= SEQUENCE_MAX).then(|| {
-            self.missing.push(range);
+            self.miss(range);
             self.next = last + 1;
             range
         })
+    }
+
+    /// Adds numbers that are missing beyond all others; what adjoins is one range.
+    fn miss(&mut self, range: Range) {
+        match self.missing.last_mut() {
+            Some(last) if last.to + 1 == range.from => last.to = range.to,
+            _ => self.missing.push(range),
+        }
+    }
+
+    /// Whether what is missing from the next number on adjoins what is missing already.
+    pub(crate) fn adjoins(&self) -> bool {
+        let last = self.missing.last();
+        last.is_some_and(|last| last.to + 1 == self.next)
+    }
+
+    /// Makes one of ranges that adjoin.
+    pub(crate) fn joined(mut self) -> Self {
+        for range in std::mem::take(&mut self.missing) {
+            self.miss(range);
+        }
+        self
     }
 
     /// Whether a number was observed.
@@ -182,7 +216,7 @@ impl Position {
                 from: self.next,
                 to: sequence - 1,
             };
-            self.missing.push(range);
+            self.miss(range);
             self.next = sequence + 1;
             return Seen::Ahead(range);
         }
@@ -245,6 +279,30 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// However often more is promised, what is missing is one range.
+    #[test]
+    fn what_adjoins_is_one_range() {
+        let mut position = Position::default();
+        for last in 1..=9 {
+            let range = position.promise(last).unwrap();
+            assert_eq!((range.from, range.to), (last, last));
+        }
+        assert_eq!(
+            position.observe(12),
+            Seen::Ahead(Range { from: 10, to: 11 })
+        );
+        assert_eq!(position.missing, [Range { from: 1, to: 11 }]);
+        assert_eq!(position.promise(12), None);
+        assert!(!position.adjoins());
+        position.promise(14);
+        assert_eq!(position.missing.len(), 2);
+        // As a log of before has them.
+        let apart = [(1, 2), (3, 5), (7, 8)].map(|(from, to)| Range { from, to });
+        position.missing = apart.to_vec();
+        let joined = [(1, 5), (7, 8)].map(|(from, to)| Range { from, to });
+        assert_eq!(position.joined().missing, joined);
+    }
 
     proptest! {
         /// Whatever the order, the position agrees with a plain set of numbers.

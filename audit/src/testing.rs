@@ -1,6 +1,6 @@
 //! A log, records and an audit server on loopback, for the tests of this crate.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use palisade_mesh::{
@@ -9,18 +9,23 @@ use palisade_mesh::{
     svid::Peer,
     wire::{
         audit::Envelope,
-        record::{Decision, Record, record::Body},
+        record::{Decision, Heads, Record, StreamHeads, record::Body},
     },
 };
 use prost::Message as _;
+use rcgen::{CertificateParams, KeyPair, SanType, SerialNumber, SigningKey as _};
 use tokio::{net::TcpListener, sync::oneshot};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Endpoint, Server};
+use ulid::Ulid;
 
 use crate::{
+    envelope::RecordPeek,
+    heads::{HeadSignature, HeadSigner, Running, Statement},
     ingest::Ingest,
-    log::{Log, LogOptions},
-    stream::new_ulid,
+    log::{Log, LogOptions, Pending},
+    merkle::{Hash, sha256},
+    stream::{StreamKey, new_ulid},
 };
 
 pub(crate) const REPORTER: &str = "spiffe://acme.test/ns/shop/sa/web";
@@ -173,4 +178,151 @@ pub(crate) fn peer(id: &str, not_after_s: i64) -> Peer {
         not_before_s: 0,
         not_after_s,
     }
+}
+
+/// Signs with a certificate that nobody has issued.
+pub(crate) struct TestSigner {
+    key: KeyPair,
+    certificate: Vec<u8>,
+}
+
+impl TestSigner {
+    pub(crate) fn new(id: &str, serial: u64) -> Self {
+        Self::until(id, serial, 4000)
+    }
+
+    /// One whose certificate ends with the beginning of a year.
+    pub(crate) fn until(id: &str, serial: u64, year: i32) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![SanType::URI(id.try_into().unwrap())];
+        params.serial_number = Some(SerialNumber::from(serial));
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let certificate = params.self_signed(&key).unwrap().der().to_vec();
+        Self { key, certificate }
+    }
+
+    /// SHA-256 of its certificate.
+    pub(crate) fn digest(&self) -> Hash {
+        sha256(&self.certificate)
+    }
+}
+
+impl HeadSigner for TestSigner {
+    fn sign(&self, message: &[u8]) -> Option<HeadSignature> {
+        Some(HeadSignature {
+            scheme: 0x0403,
+            signature: self.key.sign(message).unwrap(),
+            certificates: vec![self.certificate.clone()],
+        })
+    }
+}
+
+/// A start of [`REPORTER`] that numbers records, and signs heads in a stream of its own.
+pub(crate) struct Speaker {
+    pub(crate) signer: TestSigner,
+    pub(crate) boot: Ulid,
+    /// The start before it.
+    pub(crate) previous: Option<Ulid>,
+    streams: BTreeMap<u32, (u64, Running)>,
+    known: Option<Hash>,
+}
+
+impl Speaker {
+    /// Number of the stream with the heads.
+    pub(crate) const OWN: u32 = u32::MAX - 1;
+
+    pub(crate) fn new(boot: u64) -> Self {
+        Self {
+            signer: TestSigner::new(REPORTER, boot),
+            boot: Ulid::from_parts(boot, 0),
+            previous: None,
+            streams: BTreeMap::new(),
+            known: None,
+        }
+    }
+
+    pub(crate) fn stream(&self, worker: u32) -> StreamKey {
+        StreamKey {
+            reporter: reporter(),
+            boot: self.boot,
+            worker,
+        }
+    }
+
+    /// The next record of a worker.
+    pub(crate) fn says(&mut self, worker: u32, record: &Record) -> Pending {
+        let stream = Arc::new(self.stream(worker));
+        let record = record.encode_to_vec();
+        let (last, running) = self.streams.entry(worker).or_default();
+        *last += 1;
+        running.take(*last, &record);
+        Pending {
+            stream,
+            sequence: *last,
+            record: record.into(),
+        }
+    }
+
+    /// So many records of a worker.
+    pub(crate) fn decides(&mut self, worker: u32, count: u64) -> Vec<Pending> {
+        (1..=count)
+            .map(|n| self.says(worker, &decision(n)))
+            .collect()
+    }
+
+    /// The heads of all its streams, with the certificate if that was not sent.
+    pub(crate) fn heads(&mut self) -> Pending {
+        self.heads_with(|_| {}, |_| {})
+    }
+
+    /// As [`Self::heads`], with something changed before they are signed, and after it.
+    pub(crate) fn heads_with(
+        &mut self,
+        before: impl FnOnce(&mut Heads),
+        after: impl FnOnce(&mut StreamHeads),
+    ) -> Pending {
+        let streams = self.streams.iter_mut();
+        let streams = streams.map(|(worker, (_, running))| running.head(*worker));
+        let mut heads = Heads {
+            reporter: REPORTER.into(),
+            boot: self.boot.to_bytes().to_vec(),
+            previous_boot: self.previous.map_or(Vec::new(), |b| b.to_bytes().to_vec()),
+            streams: streams.collect(),
+            ..Heads::default()
+        };
+        before(&mut heads);
+        let (mut signed, leaf) = Statement::sign(&heads, &self.signer, self.known).unwrap();
+        self.known = Some(leaf);
+        after(&mut signed);
+        let record = Record {
+            body: Some(Body::StreamHeads(signed)),
+            ..decision(0)
+        };
+        self.says(Self::OWN, &record)
+    }
+
+    /// The heads of all its streams, as a statement.
+    pub(crate) fn statement(&mut self) -> Statement {
+        let record = self.heads().record;
+        let peek = RecordPeek::new(&record).unwrap();
+        Statement::read(&peek).unwrap()
+    }
+
+    /// Sends the certificate with the next heads again.
+    pub(crate) fn forget(&mut self) {
+        self.known = None;
+    }
+}
+
+/// What a spool can be made to carry by somebody who cannot sign: heads of a certificate that nobody knows.
+pub(crate) fn unsign(signed: &mut StreamHeads) {
+    signed.certificate = vec![7; 32];
+    signed.certificates.clear();
+    signed.signature.clear();
+}
+
+/// Appends, and waits until it is durable.
+pub(crate) async fn append(log: &Log, batch: Vec<Pending>) {
+    soon(log.append(batch).durable()).await.unwrap();
 }

@@ -26,8 +26,8 @@ mod streams;
 pub use earlier::{Earlier, EarlierReport, Standing};
 use pass::Pass;
 pub use report::{
-    CertificateReport, CertificatesReport, CheckpointReport, Finding, FindingKind, RecordName,
-    StreamReport, VerifyReport,
+    AbsentReport, CertificateReport, CertificatesReport, CheckpointReport, Finding, FindingKind,
+    RecordName, StreamReport, VerifyReport,
 };
 
 /// Findings named in a report; more are counted.

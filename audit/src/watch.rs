@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -17,7 +17,7 @@ use ulid::Ulid;
 
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
-    heads::{Running, Signature, Statement},
+    heads::{CERTIFICATES_EVERY, Roots, Running, Signatory, Signature, Statement},
     log::{Log, LogError},
     spool::HEADS_EVERY,
     stream::StreamKey,
@@ -26,6 +26,11 @@ use crate::{
 /// How long a reporter may say nothing before it is silent: three heads, and some time
 /// for the way.
 pub const SILENT_AFTER: Duration = Duration::from_secs(3 * HEADS_EVERY.as_secs() + 5);
+
+/// The same for one of which no certificate is known, because its first heads were before
+/// what was read: nothing that it says is believed until it sends it again.
+const UNKNOWN_AFTER: Duration =
+    Duration::from_secs(SILENT_AFTER.as_secs() + CERTIFICATES_EVERY as u64 * HEADS_EVERY.as_secs());
 
 /// How long a silent reporter is an alarm; after that the log alone remembers it.
 pub const SILENT_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -36,6 +41,9 @@ const LOOK_BACK: u64 = 1 << 20;
 /// Streams whose records are compared with their heads as they come; `audit verify`
 /// compares those beyond.
 const FOLLOWED_MAX: usize = 1 << 16;
+
+/// Starts of one reporter that are watched at a time.
+const BOOTS_PER_REPORTER_MAX: usize = 1024;
 
 /// Contradictions that are remembered; more are counted.
 const FAULTS_MAX: usize = 100;
@@ -65,6 +73,7 @@ pub struct Watch {
     log: Log,
     clock: Clock,
     began: Instant,
+    roots: OnceLock<Arc<dyn Roots>>,
     seen: Mutex<Seen>,
 }
 
@@ -84,7 +93,7 @@ struct Boot {
     /// passes makes it older: a clock that is set ahead makes nobody silent.
     read: Duration,
     age: Duration,
-    leaf: Vec<u8>,
+    signatory: Signatory,
 }
 
 impl std::fmt::Debug for Watch {
@@ -105,8 +114,15 @@ impl Watch {
             log,
             clock,
             began: Instant::now(),
+            roots: OnceLock::new(),
             seen: Mutex::new(seen),
         }
+    }
+
+    /// Holds certificates that come with heads against the trust bundle from now on, as long
+    /// as they have not ended: what they rest on leaves the bundle no earlier.
+    pub fn trust(&self, roots: Arc<dyn Roots>) {
+        let _ = self.roots.set(roots);
     }
 
     /// Reads what is new. Blocks while it does.
@@ -121,7 +137,8 @@ impl Watch {
             let mut seen = self.seen();
             seen.position = index + 1;
             if let Some(envelope) = EnvelopeRef::decode(leaf) {
-                seen.take(&envelope, (self.passed(), self.clock.now_us()));
+                let roots = self.roots.get().map(AsRef::as_ref);
+                seen.take(&envelope, (self.passed(), self.clock.now_us()), roots);
             }
         }
         self.seen().forget(self.passed());
@@ -134,7 +151,7 @@ impl Watch {
         let seen = self.seen();
         // After a start of ours nobody could have been heard before it.
         let is_silent = |boot: &Boot| {
-            now.saturating_sub(boot.read) > SILENT_AFTER && boot.age_at(now) < SILENT_FOR
+            now.saturating_sub(boot.read) > boot.patience() && boot.age_at(now) < SILENT_FOR
         };
         let silent = seen.boots.iter().filter(|(_, boot)| is_silent(boot));
         silent
@@ -165,19 +182,39 @@ impl Watch {
 }
 
 impl Boot {
+    /// Heard at `at_us`, of which it is read now.
+    fn hear(&mut self, at_us: i64, (passed, now_us): (Duration, i64)) {
+        let age_us = u64::try_from(now_us.saturating_sub(at_us)).unwrap_or_default();
+        self.heard_us = self.heard_us.max(at_us);
+        (self.read, self.age) = (passed, Duration::from_micros(age_us));
+    }
+
+    /// How long it may say nothing.
+    fn patience(&self) -> Duration {
+        match self.signatory.is_known() {
+            true => SILENT_AFTER,
+            false => UNKNOWN_AFTER,
+        }
+    }
+
     fn age_at(&self, now: Duration) -> Duration {
         self.age.saturating_add(now.saturating_sub(self.read))
     }
 }
 
 impl Seen {
-    fn take(&mut self, envelope: &EnvelopeRef<'_>, now: (Duration, i64)) {
+    fn take(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
+    ) {
         let Some(peek) = RecordPeek::new(envelope.record) else {
             return;
         };
         // First what it says of the records before it, those of its own stream too.
         if let Some(statement) = Statement::read(&peek) {
-            self.heads(envelope, &statement, now);
+            self.heads(envelope, &statement, now, roots);
         }
         self.follow(envelope);
     }
@@ -196,34 +233,59 @@ impl Seen {
         }
     }
 
-    /// Holds what a reporter signed against what it sent.
+    /// Holds what a reporter signed against what it sent. What it has not signed says
+    /// nothing, not even that it is there.
     fn heads(
         &mut self,
         envelope: &EnvelopeRef<'_>,
         statement: &Statement,
-        (passed, now_us): (Duration, i64),
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
     ) {
         let Some(stream) = StreamKey::decode(envelope.stream) else {
             return;
         };
-        let key = (stream.reporter.as_str().to_owned(), stream.boot);
-        if let Ok(before) = <[u8; 16]>::try_from(statement.heads.previous_boot.as_slice()) {
-            self.end(&key.0, Ulid::from_bytes(before));
-        }
-        let boot = self.boots.entry(key.clone()).or_default();
         let at_us = envelope.received_us;
-        let age_us = u64::try_from(now_us.saturating_sub(at_us)).unwrap_or_default();
-        boot.heard_us = boot.heard_us.max(at_us);
-        (boot.read, boot.age) = (passed, Duration::from_micros(age_us));
-        if let Signature::Wrong(why) = statement.check(&stream, &mut boot.leaf) {
-            return self.fault(format!("heads of {stream}: {why}"), at_us);
+        let whole = match self.streams.get(envelope.stream) {
+            Some(running) => running.is_followed_by(envelope.sequence),
+            None => envelope.sequence == 1,
+        };
+        let key = (stream.reporter.as_str().to_owned(), stream.boot);
+        if !self.has_room(&key) {
+            let more = "it has more starts at a time than are watched";
+            return self.fault(format!("heads of {stream}: {more}"), at_us);
+        }
+        let boot = self.boots.entry(key.clone()).or_insert_with(|| {
+            let mut boot = Boot::default();
+            boot.hear(at_us, now);
+            boot
+        });
+        match boot.signatory.judge(statement, &stream, whole) {
+            Signature::Holds(signer) => {
+                let ended = signer.peer.not_after_s < now.1 / 1_000_000;
+                let sent = Some(statement.certificates()).filter(|sent| !sent.is_empty() && !ended);
+                if let (Some(sent), Some(roots)) = (sent, roots)
+                    && let Err(why) = roots.hold(sent)
+                {
+                    self.pass(&stream, statement);
+                    let what = "its certificate is not of the mesh's roots";
+                    return self.fault(format!("heads of {stream}: {what}: {why}"), at_us);
+                }
+                boot.hear(at_us, now);
+            }
+            Signature::Unknown => return self.pass(&stream, statement),
+            Signature::Wrong(why) => {
+                self.pass(&stream, statement);
+                return self.fault(format!("heads of {stream}: {why}"), at_us);
+            }
+        }
+        for before in statement.earlier() {
+            if before != key.1 {
+                self.end(&key.0, before);
+            }
         }
         let mut wrong = Vec::new();
-        for head in &statement.heads.streams {
-            let of = StreamKey {
-                worker: head.worker,
-                ..stream.clone()
-            };
+        for (of, head) in statement.streams(&stream) {
             let encoded = prost::Message::encode_to_vec(&of.to_wire());
             // One that was not followed from its beginning is followed from here on.
             let room = self.streams.len() < FOLLOWED_MAX;
@@ -246,6 +308,23 @@ impl Seen {
         }
         if statement.heads.last {
             self.end(&key.0, key.1);
+        }
+    }
+
+    /// Whether a start is watched, or can be.
+    fn has_room(&self, key: &(String, Ulid)) -> bool {
+        let (reporter, _) = key;
+        let all = (reporter.clone(), Ulid::nil())..=(reporter.clone(), Ulid::from(u128::MAX));
+        self.boots.contains_key(key) || self.boots.range(all).count() < BOOTS_PER_REPORTER_MAX
+    }
+
+    /// Passes over heads that say nothing, so that those after them are still compared.
+    fn pass(&mut self, stream: &StreamKey, statement: &Statement) {
+        for (of, head) in statement.streams(stream) {
+            let encoded = prost::Message::encode_to_vec(&of.to_wire());
+            if let Some(running) = self.streams.get_mut(encoded.as_slice()) {
+                running.contradicts(head);
+            }
         }
     }
 
@@ -279,3 +358,6 @@ impl Seen {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -304,6 +304,7 @@ impl Ca {
             authority: authority.as_bytes().to_vec(),
             selectors: order.selectors.clone(),
             detail: String::new(),
+            certificate: Digest::of(&leaf.certificate).0.to_vec(),
         }))?;
         Ok((press, leaf))
     }

@@ -141,6 +141,10 @@ pub(crate) fn print_gaps(answer: &Value) {
         }
         out.print();
     }
+    match number(answer, "open_more") {
+        0 => {}
+        more => line(&paint(WARN, format!("and {} more", thousands(more)))),
+    }
     for (key, title) in [
         ("declared", "declared as lost by their reporter"),
         ("noted", "found and closed"),
@@ -267,7 +271,11 @@ pub(super) fn print_coverage(answer: &Value) {
         ),
         ("gaps", "gap", "gaps (palisade audit gaps)"),
     ] {
-        match list(answer, key).len() {
+        let more = match key {
+            "gaps" => number(answer, "gaps_more"),
+            _ => 0,
+        };
+        match list(answer, key).len() + usize::try_from(more).unwrap_or(usize::MAX) {
             0 => {}
             n => lacks.push(count(n, one, many)),
         }

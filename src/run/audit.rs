@@ -64,6 +64,7 @@ mod proof;
 mod reads;
 pub(crate) mod reports;
 mod retention;
+mod roots;
 mod saved;
 mod schedules;
 mod source;
@@ -276,6 +277,10 @@ impl AuditRole {
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(self.log.clone(), reporter.clone(), self.clock.clone());
         let records = sink.open(witnesses::OWN_WORKER);
+        self.watch.trust(Arc::new(roots::Bundled {
+            identity: identity.clone(),
+            clock: self.clock.clone(),
+        }));
         let followed = facts::follow(self.watch.clone(), self.log.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(followed));
         self.witnesses.start(reporter.clone(), records, stop);

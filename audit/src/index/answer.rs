@@ -17,6 +17,9 @@ pub enum Total {
     AtLeast(u64),
 }
 
+/// Most gaps that an answer names; more are counted.
+pub const GAPS_TOLD_MAX: usize = 100;
+
 /// What an answer covers, and what it may lack.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Coverage {
@@ -37,6 +40,9 @@ pub struct Coverage {
     pub skipped_buckets: Vec<String>,
     /// Records that proxies numbered and the log never received.
     pub gaps: Vec<Gap>,
+    /// How many more such gaps there are.
+    #[serde(skip_serializing_if = "is_none")]
+    pub gaps_more: usize,
     /// Records that may have been of that time, and were dropped because theirs was over.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<DroppedRecords>,
@@ -75,8 +81,17 @@ pub struct DroppedRecords {
     pub until: String,
 }
 
+/// Gaps of a time.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GapsFound {
+    /// At most [`GAPS_TOLD_MAX`] of them.
+    pub told: Vec<Gap>,
+    /// How many more there are.
+    pub more: usize,
+}
+
 /// Tells the gaps that overlap a window; the part that numbers streams knows.
-pub type Gaps = Arc<dyn Fn(Window) -> Vec<Gap> + Send + Sync>;
+pub type Gaps = Arc<dyn Fn(Window) -> GapsFound + Send + Sync>;
 
 /// Where a page ended. Its text can be handed back in the next search.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

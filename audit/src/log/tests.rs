@@ -4,7 +4,7 @@ use std::fs;
 
 use palisade_mesh::{
     spiffe_id::SpiffeId,
-    wire::record::{Decision, Head, Heads, PolicyChange, StreamHeads, record::Body},
+    wire::record::{Decision, Head, Heads, PolicyChange, record::Body},
 };
 use proptest::prelude::*;
 use prost::Message as _;
@@ -17,6 +17,7 @@ use crate::{
     merkle,
     privacy::{Handling, Known, Personal},
     stream::new_ulid,
+    testing::{Speaker, unsign},
 };
 
 fn options() -> LogOptions {
@@ -629,42 +630,39 @@ proptest! {
 fn what_a_head_promises_and_does_not_come_is_a_gap() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(&dir);
-    let (stream, spool) = (key(0), key(7));
-    append(&log, batch(&stream, 1..=3)).unwrap();
-    let heads = Heads {
-        streams: vec![Head {
-            worker: 0,
-            first_sequence: 1,
-            last_sequence: 5,
-            digest: Vec::new(),
-        }],
-        ..Heads::default()
-    };
-    let record = Record {
-        id: new_ulid(&Clock::system()).to_bytes().to_vec(),
-        body: Some(Body::StreamHeads(StreamHeads {
-            heads: heads.encode_to_vec(),
-            ..StreamHeads::default()
-        })),
-        ..Record::default()
-    };
-    let word = Pending {
-        stream: spool,
-        sequence: 1,
-        record: record.encode_to_vec().into(),
-    };
-    append(&log, vec![word]).unwrap();
+    let mut web = Speaker::new(1);
+    let mut records = web.decides(0, 5);
+    let late = records.split_off(3);
+    append(&log, records).unwrap();
+    append(&log, vec![web.heads()]).unwrap();
     let missing = |log: &Log| log.gaps().iter().map(|gap| gap.missing).collect::<Vec<_>>();
     let expected = [crate::stream::Range { from: 4, to: 5 }];
     until("the gap is told", || missing(&log) == expected);
     drop(log);
     let log = open(&dir);
     until("the gap is told again", || missing(&log) == expected);
-    append(&log, batch(&stream, 4..=5)).unwrap();
+    append(&log, late).unwrap();
     until("the gap is closed", || missing(&log).is_empty());
     let verbs = verbs(&log);
     assert!(verbs.contains(&"gap".into()) && verbs.contains(&"gap_closed".into()));
-    assert_eq!(append(&log, batch(&stream, 6..=6)).unwrap().accepted, 1);
+    assert_eq!(append(&log, web.decides(0, 1)).unwrap().accepted, 1);
+}
+
+/// What nobody has signed makes no gap.
+#[test]
+fn heads_that_nobody_has_signed_promise_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let mut web = Speaker::new(1);
+    append(&log, web.decides(0, 3)).unwrap();
+    append(&log, vec![web.heads()]).unwrap();
+    let len = log.len();
+    let ahead = |heads: &mut Heads| heads.streams[0].last_sequence = 9;
+    append(&log, vec![web.heads_with(ahead, unsign)]).unwrap();
+    append(&log, vec![web.heads_with(ahead, |s| s.signature[9] ^= 1)]).unwrap();
+    assert_eq!(log.len(), len + 2);
+    append(&log, vec![web.heads_with(ahead, |_| {})]).unwrap();
+    assert_eq!(log.len(), len + 4, "the heads and a gap");
 }
 
 /// A reporter that was not answered sends again, perhaps after an erasure: what the log has
@@ -709,4 +707,63 @@ fn what_is_sent_again_makes_no_key() {
     vault.destroy(&person, 5).unwrap();
     assert_eq!(sent().duplicates, 1);
     assert_eq!(vault.known(&person).unwrap(), Known::Erased(5));
+}
+
+/// Heads about many streams that are not here are one record of the log about itself.
+#[test]
+fn heads_make_one_note_however_much_they_say() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let mut web = Speaker::new(1);
+    let len = log.len();
+    let much = |heads: &mut Heads| {
+        heads.streams.extend((0..2000).map(|worker| Head {
+            worker,
+            last_sequence: 5,
+            ..Head::default()
+        }));
+    };
+    append(&log, vec![web.heads_with(much, |_| {})]).unwrap();
+    assert_eq!(log.len(), len + 2);
+    until("the gaps are told", || log.gaps().len() == 2000);
+    let notes = log
+        .scan(len)
+        .filter_map(|entry| match entry.unwrap().record.body {
+            Some(Body::LogLifecycle(note)) => Some(note.detail),
+            _ => None,
+        });
+    let notes: Vec<String> = notes.collect();
+    assert!(notes[0].contains("and of 1999 streams more"), "{notes:?}");
+    // Said again, it is nothing new.
+    append(&log, vec![web.heads_with(much, |_| {})]).unwrap();
+    assert_eq!(log.len(), len + 3);
+}
+
+/// On both sides of the limit; what is beyond comes with the next heads.
+#[test]
+fn so_many_signatures_are_checked_at_once() {
+    let told = |boots: u64| {
+        let dir = tempfile::tempdir().unwrap();
+        let log = open(&dir);
+        let ahead = |heads: &mut Heads| {
+            heads.streams.push(Head {
+                last_sequence: 5,
+                ..Head::default()
+            });
+        };
+        let mut boots: Vec<Speaker> = (1..=boots).map(Speaker::new).collect();
+        let mut promises = || {
+            boots
+                .iter_mut()
+                .map(|b| b.heads_with(ahead, |_| {}))
+                .collect()
+        };
+        append(&log, promises()).unwrap();
+        let first = verbs(&log).iter().filter(|verb| *verb == "gap").count();
+        append(&log, promises()).unwrap();
+        let then = verbs(&log).iter().filter(|verb| *verb == "gap").count();
+        (first, then)
+    };
+    assert_eq!(told(64), (64, 64));
+    assert_eq!(told(65), (64, 65));
 }

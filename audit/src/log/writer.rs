@@ -89,6 +89,8 @@ pub(super) struct Writer {
     awaited: Option<Awaited>,
     history_at: Option<Instant>,
     streams_at: Instant,
+    /// The changes of what is missing that were told.
+    gaps_told: Option<u64>,
     /// A segment was finished since they were kept.
     streams_due: bool,
     health: Arc<Health>,
@@ -170,6 +172,7 @@ impl Writer {
             awaited: None,
             history_at: None,
             streams_at: Instant::now(),
+            gaps_told: None,
             streams_due: true,
             unvoided: recovered.unsigned,
         };
@@ -476,7 +479,11 @@ impl Writer {
     }
 
     /// Publishes the gaps, as often as there is a checkpoint.
-    fn tell_gaps(&self) {
+    fn tell_gaps(&mut self) {
+        let changes = self.streams.changes();
+        if self.gaps_told.replace(changes) == Some(changes) {
+            return;
+        }
         let known = self.shared.gaps.borrow().clone();
         let gaps = open_gaps(&self.streams, &known, self.clock.now_us());
         if gaps != known {

@@ -371,6 +371,9 @@ impl<'a> Evidence<'a> {
                 gap.first, gap.last, gap.reporter
             ));
         }
+        if coverage.gaps_more > 0 {
+            say(format!("{} gaps more", coverage.gaps_more));
+        }
         for dropped in &coverage.dropped {
             say(format!(
                 "records of the class {} until {} were dropped, because their time was over",

@@ -1,19 +1,25 @@
 //! What a spool signs about its streams.
 
-use std::{collections::BTreeMap, fs, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    sync::atomic::Ordering,
+    time::Instant,
+};
 
-use palisade_mesh::wire::record::{Heads, StreamHeads};
+use palisade_mesh::wire::record::{Head, Heads, Reached, StreamHeads};
 use ulid::Ulid;
 
 use super::Shared;
 use crate::{
     buffer::Chunk,
     files,
-    heads::{Running, Statement},
+    heads::{CERTIFICATES_EVERY, HeadSigner, Running, Statement},
 };
 
-/// Heads after which the certificates are sent again: a log that begins anew needs them.
-const CERTIFICATES_EVERY: u32 = 30;
+/// Most streams in one record of heads: with the longest numbers, earlier starts and
+/// certificates it is still one that the log takes.
+const STREAMS_PER_RECORD: usize = 512;
 
 /// File with the ULID of the last boot that signed heads.
 const BOOT: &str = "boot";
@@ -21,10 +27,14 @@ const BOOT: &str = "boot";
 /// The streams of a boot, and when they were last told of.
 pub(super) struct Attest {
     streams: BTreeMap<u32, Running>,
+    /// Those that have ended, and are told of once more.
+    ended: BTreeSet<u32>,
     told_at: Instant,
     told: u32,
     /// Digest of the certificate that the log has.
     known: Option<[u8; 32]>,
+    /// Connections to the log when it was sent: who follows the log may begin anew with one.
+    connections: u64,
     previous: Option<Ulid>,
 }
 
@@ -32,9 +42,11 @@ impl Attest {
     pub(super) fn new() -> Self {
         Self {
             streams: BTreeMap::new(),
+            ended: BTreeSet::new(),
             told_at: Instant::now(),
             told: 0,
             known: None,
+            connections: 0,
             previous: None,
         }
     }
@@ -52,31 +64,81 @@ impl Attest {
         shared.signer.get().is_some() && self.told_at.elapsed() >= shared.options.heads_every
     }
 
-    /// The signed heads of all streams; `None` when nobody signs. A first word is said
-    /// by a boot that has nothing else to say, too.
-    pub(super) fn sign(&mut self, shared: &Shared, last: bool) -> Option<StreamHeads> {
-        let signer = shared.signer.get()?;
+    /// The last chunk of a worker was taken in.
+    pub(super) fn ended(&mut self, worker: u32) {
+        self.ended.insert(worker);
+    }
+
+    /// The signed heads of all streams, in as many records as they need, with what `earlier`
+    /// starts left; none when nobody signs. A first word is said by a boot that has nothing
+    /// else to say, too.
+    pub(super) fn sign(
+        &mut self,
+        shared: &Shared,
+        earlier: Vec<Reached>,
+        last: bool,
+    ) -> Vec<StreamHeads> {
+        let Some(signer) = shared.signer.get() else {
+            return Vec::new();
+        };
         if self.told == 0 {
             self.begin(shared);
         }
-        let streams = self.streams.iter_mut();
+        // Its own stream, which has the greatest number, first: the others' records follow.
+        let streams = self.streams.iter_mut().rev();
+        let streams: Vec<Head> = streams
+            .map(|(worker, running)| running.head(*worker))
+            .collect();
+        self.told_at = Instant::now();
+        let connections = shared.connections.load(Ordering::Relaxed);
+        let anew = std::mem::replace(&mut self.connections, connections) != connections;
+        if anew || self.told.is_multiple_of(CERTIFICATES_EVERY) {
+            self.known = None;
+        }
         let heads = Heads {
             reporter: shared.reporter.as_str().into(),
             boot: shared.boot.to_bytes().to_vec(),
             previous_boot: self.previous.map_or(Vec::new(), |b| b.to_bytes().to_vec()),
             time_us: shared.clock.now_us(),
-            streams: streams
-                .map(|(worker, running)| running.head(*worker))
-                .collect(),
+            earlier,
             last,
+            ..Heads::default()
         };
-        self.told_at = Instant::now();
-        let known = self
-            .known
-            .filter(|_| !self.told.is_multiple_of(CERTIFICATES_EVERY));
-        let (signed, leaf) = Statement::sign(&heads, signer.as_ref(), known)?;
+        let Some(signed) = self.sign_each(heads, &streams, signer.as_ref()) else {
+            return Vec::new();
+        };
         self.told = self.told.wrapping_add(1);
-        self.known = Some(leaf);
+        for worker in std::mem::take(&mut self.ended) {
+            self.streams.remove(&worker);
+        }
+        signed
+    }
+
+    /// Signs heads about these streams, in as many records as they need.
+    fn sign_each(
+        &mut self,
+        heads: Heads,
+        streams: &[Head],
+        signer: &dyn HeadSigner,
+    ) -> Option<Vec<StreamHeads>> {
+        let parts = streams.chunks(STREAMS_PER_RECORD);
+        let more = parts.len().saturating_sub(1);
+        let parts = parts.chain(streams.is_empty().then_some(streams));
+        let mut signed = Vec::new();
+        for (n, streams) in parts.enumerate() {
+            let part = Heads {
+                streams: streams.to_vec(),
+                earlier: match n {
+                    0 => heads.earlier.clone(),
+                    _ => Vec::new(),
+                },
+                last: heads.last && n == more,
+                ..heads.clone()
+            };
+            let (record, leaf) = Statement::sign(&part, signer, self.known)?;
+            self.known = Some(leaf);
+            signed.push(record);
+        }
         Some(signed)
     }
 

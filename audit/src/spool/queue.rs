@@ -188,6 +188,14 @@ impl Queue {
         position.durable = position.durable.max(chunk.last_sequence());
     }
 
+    /// How far each stream is on disk.
+    pub(super) fn reached(&self) -> Vec<(Ulid, u32, u64)> {
+        let streams = self.streams.iter();
+        streams
+            .map(|((boot, worker), position)| (*boot, *worker, position.durable))
+            .collect()
+    }
+
     /// Notes that a file grows no more.
     pub(super) fn seal(&mut self, id: u64) {
         if let Some(file) = self.files.iter_mut().rev().find(|file| file.id == id) {

@@ -4,16 +4,17 @@ use std::fs;
 
 use palisade_mesh::{
     sink::SinkError,
-    wire::record::{StreamHead, record::Body},
+    wire::record::{Heads, StreamHead, record::Body},
 };
+use prost::Message as _;
 use tempfile::TempDir;
 
 use super::*;
 use crate::{
     log::Log,
     testing::{
-        REPORTER, TestServer, connect, decision, expected_paths, open_log, paths, peer, received,
-        reporter, soon,
+        REPORTER, TestServer, TestSigner, connect, decision, expected_paths, open_log, paths, peer,
+        received, reporter, soon,
     },
 };
 
@@ -309,4 +310,99 @@ fn files_of_another_reporter_are_left_alone() {
     let spool = Spool::open(dir.path(), other, SpoolOptions::default(), Clock::system()).unwrap();
     assert_eq!(spool.stats().waiting, 0);
     assert_eq!(spool_files(&dir).len(), 1);
+}
+
+/// A process that was killed left records here, and somebody took its files away before the
+/// log had any of it: the next start says how far they were, until the log has heard it.
+#[tokio::test]
+async fn files_of_a_killed_start_that_are_gone_are_missed() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = SpoolOptions {
+        heads_every: Duration::from_millis(10),
+        ..SpoolOptions::default()
+    };
+    let killed = open_with(&dir, options.clone());
+    let mut stream = killed.open(2);
+    append(&mut stream, 1..=5).await;
+    let reached = format!("{} 2 5\n", killed.boot());
+    let is_kept =
+        || fs::read_to_string(dir.path().join("reached")).is_ok_and(|t| t.contains(&reached));
+    soon(async {
+        while !is_kept() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    // As it is after a kill, without the folder of its files.
+    let left = tempfile::tempdir().unwrap();
+    fs::copy(dir.path().join("reached"), left.path().join("reached")).unwrap();
+    // One that signs nothing, and ends, changes nothing of that.
+    open_with(&left, options.clone()).close();
+    let spool = open_with(&left, options);
+    spool.sign_heads(Arc::new(TestSigner::new(REPORTER, 1)));
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let task = uplink(&spool, &server);
+    let mut gaps = Vec::new();
+    soon(async {
+        while gaps.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            gaps = log.gaps().to_vec();
+        }
+    })
+    .await;
+    let missing = (gaps[0].missing.from, gaps[0].missing.to);
+    assert_eq!(
+        (gaps.len(), gaps[0].stream.boot, gaps[0].stream.worker),
+        (1, killed.boot(), 2)
+    );
+    assert_eq!(missing, (1, 5));
+    soon(async {
+        let gone =
+            || fs::read_to_string(left.path().join("reached")).is_ok_and(|t| !t.contains(&reached));
+        while !gone() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    task.abort();
+}
+
+/// A record has room for so many streams; heads about more are several, and verify.
+#[tokio::test]
+async fn heads_of_many_streams_are_several_records() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = open(&dir);
+    let mut streams: Vec<_> = (0..1100).map(|worker| spool.open(worker)).collect();
+    for stream in &mut streams {
+        append(stream, 1..=1).await;
+    }
+    spool.sign_heads(Arc::new(TestSigner::new(REPORTER, 1)));
+    drop(streams);
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let task = uplink(&spool, &server);
+    spool.close();
+    soon(task).await.unwrap();
+    let heads = received(&log)
+        .into_iter()
+        .filter_map(|(_, record)| match record.body {
+            Some(Body::StreamHeads(signed)) => Heads::decode(signed.heads.as_slice()).ok(),
+            _ => None,
+        });
+    let heads: Vec<Heads> = heads.collect();
+    let of: Vec<usize> = heads.iter().map(|heads| heads.streams.len()).collect();
+    assert_eq!(of.iter().sum::<usize>(), 1100, "{of:?}");
+    assert!(of.iter().all(|n| *n <= 512), "{of:?}");
+    assert!(
+        heads
+            .iter()
+            .rev()
+            .map(|heads| heads.last)
+            .eq((0..of.len()).map(|n| n == 0))
+    );
+    log.close();
+    let report = crate::verify::verify(log_dir.path(), crate::verify::VerifyOptions::default());
+    assert_eq!(report.findings, []);
+    assert!(report.complete());
 }

@@ -117,6 +117,7 @@ impl<'a> Session<'a> {
             .map_err(|_| Ended::Silent)??
             .into_inner();
         shared.connected.store(true, Ordering::Relaxed);
+        shared.connections.fetch_add(1, Ordering::Relaxed);
         let mut session = Self {
             shared,
             cursor: Cursor::default(),

@@ -11,7 +11,7 @@ use std::{
 use palisade_mesh::wire::record::{SpoolEvent, record::Body};
 use tokio::sync::watch;
 
-use super::{OWN_WORKER, Shared, attest::Attest, file, names, stream::Kept};
+use super::{OWN_WORKER, Shared, attest::Attest, file, names, reached::Reached, stream::Kept};
 use crate::{
     buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
     disk::{Reserve, Room, TEND_EVERY, is_full},
@@ -48,6 +48,10 @@ pub(super) struct Writer {
     restored: Vec<PathBuf>,
     /// What is signed about the streams.
     attest: Attest,
+    /// How far they are on disk.
+    reached: Reached,
+    /// Number of the first heads of its own stream, until the log has them.
+    introduced: Option<u64>,
 }
 
 /// The file being written.
@@ -61,7 +65,11 @@ struct Open {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        commands: mpsc::Receiver<Command>,
+        reached: Reached,
+    ) -> Self {
         let stream = StreamKey {
             reporter: shared.reporter.clone(),
             boot: shared.boot,
@@ -85,6 +93,8 @@ impl Writer {
             own_kept: watch::Sender::new(Kept::default()),
             restored: Vec::new(),
             attest: Attest::new(),
+            reached,
+            introduced: None,
         }
     }
 
@@ -166,7 +176,9 @@ impl Writer {
         );
         let bytes = parting.iter().map(|(chunk, _)| chunk.bytes.len()).sum();
         for (chunk, kept) in parting {
+            let worker = chunk.worker;
             self.add(chunk, kept);
+            self.attest.ended(worker);
         }
         bytes
     }
@@ -179,11 +191,14 @@ impl Writer {
 
     /// Signs how far all streams are.
     fn attest(&mut self, last: bool) {
-        if let Some(signed) = self.attest.sign(&self.shared, last) {
+        let earlier = self.reached.told();
+        for signed in self.attest.sign(&self.shared, earlier, last) {
             self.own.say(Body::StreamHeads(signed));
-            if let Some(chunk) = self.own.take() {
-                self.add(chunk, self.own_kept.clone());
-            }
+            let number = self.own.last_sequence();
+            self.introduced.get_or_insert(number);
+        }
+        if let Some(chunk) = self.own.take() {
+            self.add(chunk, self.own_kept.clone());
         }
     }
 
@@ -197,9 +212,22 @@ impl Writer {
         self.note_room();
         self.keep_sealed();
         self.retire();
+        self.remember();
         if self.attest.is_due(&self.shared) {
             self.attest(false);
         }
+    }
+
+    /// Remembers how far the streams are, and forgets of earlier starts what the log has heard.
+    fn remember(&mut self) {
+        let Shared { boot, .. } = *self.shared;
+        let heard = self
+            .introduced
+            .is_some_and(|n| self.shared.queue().is_checkpointed(boot, OWN_WORKER, n));
+        if heard {
+            self.reached.heard();
+        }
+        self.reached.save();
     }
 
     /// Ends a file that is written for long, so that it goes once the log has it.
@@ -293,6 +321,7 @@ impl Writer {
         match written {
             Ok(()) => {
                 for (chunk, kept) in self.group.drain(..) {
+                    self.reached.note(chunk.worker, chunk.last_sequence());
                     kept.send_modify(|kept| {
                         kept.durable = kept.durable.max(chunk.last_sequence());
                         kept.failed = None;
@@ -443,6 +472,7 @@ impl Writer {
                 "spool closed on a disk that refuses; records are lost"
             );
         }
+        self.remember();
         for kept in told {
             kept.send_modify(|kept| kept.closed = true);
         }

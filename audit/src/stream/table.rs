@@ -3,15 +3,25 @@
 //! The snapshot is derived: it spares reading the whole log again on start. It
 //! carries a digest, for a wrong position would drop a record as a duplicate.
 
-use std::{collections::BTreeSet, fs, io, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::Path,
+    sync::Arc,
+};
 
 use prost::Message as _;
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
+use ulid::Ulid;
 
-use super::{GAPS_MAX, Position, Range, STREAMS_MAX, STREAMS_PER_REPORTER_MAX, Seen, StreamKey};
+use super::{
+    GAPS_MAX, GAPS_PER_REPORTER_MAX, Position, Range, STREAMS_MAX, STREAMS_PER_REPORTER_MAX, Seen,
+    StreamKey,
+};
 use crate::{
     files,
+    heads::{Certified, Signature, Statement},
     merkle::{hex, sha256},
 };
 
@@ -29,11 +39,20 @@ pub(crate) struct Streams {
     ids: FxHashMap<Arc<StreamKey>, usize>,
     list: Vec<Stream>,
     per_reporter: FxHashMap<Arc<str>, usize>,
+    // Missing ranges of a reporter, where it has any.
+    gaps: FxHashMap<Arc<str>, usize>,
+    // Counts the changes of what is missing.
+    changes: u64,
     // Numbers of the streams that miss something.
     gappy: BTreeSet<usize>,
     // Records noted so far.
     noted: u64,
     crowded: bool,
+    // Who signs heads.
+    certified: Certified,
+    // The newest boot of each reporter of which a stream was forgotten: what is said of
+    // those up to it is said of what may have been here.
+    forgotten: FxHashMap<Arc<str>, Ulid>,
 }
 
 #[derive(Debug)]
@@ -43,6 +62,8 @@ struct Stream {
     encoded: Box<[u8]>,
     // When it was noted last, as a count of records.
     noted: u64,
+    // Missing ranges that its reporter is counted with.
+    gaps: usize,
 }
 
 impl Stream {
@@ -74,6 +95,8 @@ pub(crate) enum Refused {
     Streams,
     #[error("stream has more than {GAPS_MAX} gaps")]
     Gaps,
+    #[error("streams of the reporter have more than {GAPS_PER_REPORTER_MAX} gaps")]
+    GapsOfReporter,
 }
 
 impl Streams {
@@ -99,6 +122,7 @@ impl Streams {
             position: Position::default(),
             encoded: key.to_wire().encode_to_vec().into(),
             noted: self.noted,
+            gaps: 0,
         });
         self.ids.insert(key.clone(), self.list.len() - 1);
         Ok(self.list.len() - 1)
@@ -131,6 +155,11 @@ impl Streams {
                 *left -= 1;
             }
             spare = spare.saturating_sub(usize::from(forget));
+            if forget {
+                let newest = self.forgotten.entry(stream.key.reporter.as_str().into());
+                let newest = newest.or_insert(stream.key.boot);
+                *newest = stream.key.boot.max(*newest);
+            }
             !forget
         });
         self.ids = list
@@ -139,21 +168,31 @@ impl Streams {
             .map(|(id, s)| (s.key.clone(), id))
             .collect();
         self.gappy.clear();
-        for (id, stream) in list.iter().enumerate() {
-            let reporter = stream.key.reporter.as_str().into();
-            *self.per_reporter.entry(reporter).or_default() += 1;
-            if !stream.position.missing.is_empty() {
+        self.gaps.clear();
+        for (id, stream) in list.iter_mut().enumerate() {
+            let reporter: Arc<str> = stream.key.reporter.as_str().into();
+            stream.gaps = stream.position.missing.len();
+            if stream.gaps > 0 {
                 self.gappy.insert(id);
+                *self.gaps.entry(reporter.clone()).or_default() += stream.gaps;
             }
+            *self.per_reporter.entry(reporter).or_default() += 1;
         }
+        self.changes += 1;
         self.list = list;
     }
 
     /// Whether `new_ranges` more gaps may be remembered for a stream.
     pub(crate) fn admit_gaps(&self, id: usize, new_ranges: usize) -> Result<(), Refused> {
-        let gaps = self.list.get(id).map_or(0, |s| s.position.missing.len());
-        if new_ranges > 0 && gaps + new_ranges > GAPS_MAX {
+        let Some(stream) = self.list.get(id).filter(|_| new_ranges > 0) else {
+            return Ok(());
+        };
+        if stream.position.missing.len() + new_ranges > GAPS_MAX {
             return Err(Refused::Gaps);
+        }
+        let of_reporter = self.gaps.get(stream.key.reporter.as_str());
+        if of_reporter.map_or(0, |gaps| *gaps) + new_ranges > GAPS_PER_REPORTER_MAX {
+            return Err(Refused::GapsOfReporter);
         }
         Ok(())
     }
@@ -194,16 +233,65 @@ impl Streams {
         seen
     }
 
-    /// Notes that a stream has records up to `last`, as its reporter signed; gives those
-    /// that should have arrived by now and have not.
-    pub(crate) fn promise(
+    /// Takes in heads that came in the stream `own`; gives what should have arrived by now
+    /// and has not. Only what is signed says anything, and a signature is checked only where
+    /// there is something to learn: heads follow their records, which are here. `checks` says
+    /// how many may be; what is said beyond comes again with the next heads.
+    pub(crate) fn hear(
+        &mut self,
+        own: &StreamKey,
+        statement: &Statement,
+        mut undo: Option<&mut Undo>,
+        checks: &mut usize,
+    ) -> Vec<(Arc<StreamKey>, Range)> {
+        self.certified.remember(statement, own);
+        let ahead = |(key, last): (StreamKey, u64)| self.is_ahead(&key, last);
+        if *checks == 0 || !statement.promised(own).any(ahead) {
+            return Vec::new();
+        }
+        *checks -= 1;
+        if !matches!(self.certified.check(statement, own), Signature::Holds(_)) {
+            return Vec::new();
+        }
+        let promised = statement.promised(own).filter_map(|(key, last)| {
+            if key.boot != own.boot && self.is_forgotten(&key) {
+                return None;
+            }
+            let key = Arc::new(key);
+            let range = self.promise(&key, last, undo.as_deref_mut())?;
+            Some((key, range))
+        });
+        promised.collect()
+    }
+
+    /// Whether a stream that is not known may have been before.
+    fn is_forgotten(&self, key: &StreamKey) -> bool {
+        let newest = self.forgotten.get(key.reporter.as_str());
+        !self.ids.contains_key(key) && newest.is_some_and(|newest| key.boot <= *newest)
+    }
+
+    /// Whether a stream has not come as far as `last`.
+    fn is_ahead(&self, key: &StreamKey, last: u64) -> bool {
+        self.ids.get(key).map_or(1, |id| self.next(*id)) <= last
+    }
+
+    /// Notes that a stream has records up to `last`; gives those that should have arrived by
+    /// now and have not. What its reporter sends comes before what it promises: streams that
+    /// are known by promises alone leave room for others.
+    fn promise(
         &mut self,
         key: &Arc<StreamKey>,
         last: u64,
         undo: Option<&mut Undo>,
     ) -> Option<Range> {
+        let of_reporter = self.per_reporter.get(key.reporter.as_str());
+        let crowded = of_reporter.is_some_and(|count| *count >= CROWDED);
+        if crowded && !self.ids.contains_key(key) {
+            return None;
+        }
         let id = self.enter(key).ok()?;
-        self.admit_gaps(id, 1).ok()?;
+        let adds = usize::from(!self.list.get(id)?.position.adjoins());
+        self.admit_gaps(id, adds).ok()?;
         let stream = self.list.get_mut(id)?;
         if let Some(undo) = undo {
             undo.before
@@ -218,15 +306,30 @@ impl Streams {
     }
 
     fn note_gaps(&mut self, id: usize) {
-        let missing = self
-            .list
-            .get(id)
-            .is_some_and(|s| !s.position.missing.is_empty());
-        if missing {
-            self.gappy.insert(id);
-        } else {
-            self.gappy.remove(&id);
+        let Some(stream) = self.list.get_mut(id) else {
+            return;
+        };
+        let now = stream.position.missing.len();
+        let before = std::mem::replace(&mut stream.gaps, now);
+        self.changes += 1;
+        match now {
+            0 => self.gappy.remove(&id),
+            _ => self.gappy.insert(id),
+        };
+        if now == before {
+            return;
         }
+        let reporter = stream.key.reporter.as_str();
+        let gaps = self.gaps.entry(reporter.into()).or_default();
+        *gaps = (*gaps + now).saturating_sub(before);
+        if *gaps == 0 {
+            self.gaps.remove(reporter);
+        }
+    }
+
+    /// Grows with every change of what is missing.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Streams that miss something, and what.
@@ -280,7 +383,15 @@ impl Streams {
                 closed: position.closed,
             })
             .collect();
-        let body = serde_json::to_vec(&Snapshot { size, streams })?;
+        let forgotten = self.forgotten.iter();
+        let forgotten = forgotten
+            .map(|(reporter, boot)| (reporter.to_string(), boot.to_string()))
+            .collect();
+        let body = serde_json::to_vec(&Snapshot {
+            size,
+            streams,
+            forgotten,
+        })?;
         let mut text = hex(&sha256(&body)).into_bytes();
         text.push(b'\n');
         text.extend_from_slice(&body);
@@ -313,9 +424,14 @@ impl Streams {
                     next: line.next,
                     missing: line.missing,
                     closed: line.closed,
-                };
+                }
+                .joined();
             }
             streams.note_gaps(id);
+        }
+        for (reporter, boot) in snapshot.forgotten {
+            let boot = boot.parse().ok()?;
+            streams.forgotten.insert(reporter.into(), boot);
         }
         Some((snapshot.size, streams))
     }
@@ -325,6 +441,8 @@ impl Streams {
 struct Snapshot {
     size: u64,
     streams: Vec<Line>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    forgotten: BTreeMap<String, String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -433,6 +551,59 @@ mod tests {
     }
 
     #[test]
+    fn gaps_of_a_reporter_are_bounded() {
+        let mut streams = Streams::default();
+        let mut opened = 0;
+        for worker in 0..(GAPS_PER_REPORTER_MAX / GAPS_MAX) as u32 {
+            let id = streams.enter(&key(worker)).unwrap();
+            for n in 1..=GAPS_MAX as u64 {
+                assert_eq!(streams.admit_gaps(id, 1), Ok(()));
+                streams.observe(id, 2 * n, None);
+                opened += 1;
+            }
+        }
+        assert_eq!(opened, GAPS_PER_REPORTER_MAX);
+        let other = streams.enter(&key(99)).unwrap();
+        assert_eq!(streams.admit_gaps(other, 1), Err(Refused::GapsOfReporter));
+        assert_eq!(streams.admit_gaps(other, 0), Ok(()));
+        assert_eq!(streams.promise(&key(99), 5, None), None);
+        // One that is closed makes room, one that is taken back does not.
+        let mut undo = Undo::default();
+        streams.observe(0, 1, Some(&mut undo));
+        assert_eq!(streams.admit_gaps(other, 1), Ok(()));
+        streams.roll_back(undo);
+        assert_eq!(streams.admit_gaps(other, 1), Err(Refused::GapsOfReporter));
+        streams.observe(0, 1, None);
+        assert_eq!(
+            streams.promise(&key(99), 5, None),
+            Some(Range { from: 1, to: 5 })
+        );
+        assert_eq!(
+            streams.promise(&key(99), 7, None),
+            Some(Range { from: 6, to: 7 })
+        );
+        assert_eq!(streams.promise(&key(98), 7, None), None);
+    }
+
+    /// What was forgotten may have been here: nothing is missed of it.
+    #[test]
+    fn nothing_is_missed_of_starts_that_were_forgotten() {
+        let mut streams = Streams::default();
+        for worker in 0..CROWDED as u32 {
+            let id = streams.enter(&key(worker)).unwrap();
+            streams.observe(id, 1, None);
+            streams.close(id);
+        }
+        streams.make_room();
+        assert!(streams.is_forgotten(&key(0)));
+        assert!(!streams.is_forgotten(&key(CROWDED as u32 - 1)));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("streams");
+        Streams::write(&path, &streams.encode(3).unwrap()).unwrap();
+        assert!(Streams::load(&path).unwrap().1.is_forgotten(&key(0)));
+    }
+
+    #[test]
     fn gaps_per_stream_are_bounded() {
         let mut streams = Streams::default();
         let id = streams.enter(&key(0)).unwrap();
@@ -442,6 +613,9 @@ mod tests {
         }
         assert_eq!(streams.admit_gaps(id, 1), Err(Refused::Gaps));
         assert_eq!(streams.admit_gaps(id, 0), Ok(()));
+        // At the limit what adjoins the last one is no other.
+        let Position { next, .. } = streams.list[id].position;
+        assert_eq!(streams.promise(&key(0), next, None), None);
         // At the limit a gap can still be closed.
         assert!(!streams.adds_gap(id, 1) && !streams.adds_gap(id, 2));
         assert!(streams.adds_gap(id, 3 * GAPS_MAX as u64));

@@ -3,19 +3,20 @@
 //! Every certificate has a record of the authority before it leaves, and every part that
 //! keeps a spool signs heads with the certificate that it has. So a certificate with which
 //! nothing was ever signed belongs to somebody of whom the log has nothing, and heads by one that
-//! was never issued to somebody whom the authority does not know.
+//! was never issued to somebody whom the authority does not know. The record has a digest of the
+//! certificate: anybody can make another one with the same name and number.
 
 use std::collections::HashMap;
 
-use palisade_mesh::{
-    diagnostic::Severity, spiffe_id::SpiffeId, svid::Peer, wire::record::Credential,
-};
+use palisade_mesh::{diagnostic::Severity, spiffe_id::SpiffeId, wire::record::Credential};
 use prost::Message as _;
 
 use super::{CertificateReport, CertificatesReport, FINDINGS_MAX, Finding, StreamReport};
 use crate::{
     checkpoint::domain,
     envelope::{CREDENTIAL, EnvelopeRef, RecordPeek, STREAM_HEADS},
+    heads::Signer,
+    merkle::Hash,
     stream::StreamKey,
 };
 
@@ -30,8 +31,7 @@ const SETTLE_US: i64 = 60_000_000;
 /// The authority's word for a certificate that it has issued.
 const ISSUED: &str = "issued";
 
-/// Whose certificate, and its serial number: numbers are public, and anybody can make a
-/// certificate with one of somebody else's.
+/// Whose certificate, and its serial number.
 type Key = (String, Box<[u8]>);
 
 /// What was issued and what has signed.
@@ -39,7 +39,9 @@ type Key = (String, Box<[u8]>);
 pub(super) struct Certificates {
     authority: Option<SpiffeId>,
     issued: HashMap<Key, Issued>,
-    signers: HashMap<Key, Signer>,
+    signers: HashMap<Key, Vec<Used>>,
+    /// Certificates that have signed.
+    used: usize,
     beyond: u64,
     /// Event times of the first and the last record of the authority.
     heard: Option<(i64, i64)>,
@@ -53,9 +55,20 @@ struct Issued {
     time_us: i64,
     received_us: i64,
     not_after_s: i64,
+    /// Digest of the certificate; none where the record is of before there were any.
+    certificate: Option<Hash>,
 }
 
-struct Signer {
+impl Issued {
+    fn is(&self, used: &Used) -> bool {
+        self.certificate
+            .is_none_or(|issued| issued == used.certificate)
+    }
+}
+
+/// A certificate with which heads were signed.
+struct Used {
+    certificate: Hash,
     not_before_s: i64,
     /// The first heads with it, as a finding about them.
     first: Finding,
@@ -103,6 +116,7 @@ impl Certificates {
             time_us: peek.time_us,
             received_us: envelope.received_us,
             not_after_s: credential.not_after_s,
+            certificate: credential.certificate.as_slice().try_into().ok(),
         };
         let key = (credential.spiffe_id, credential.serial.into());
         // The first record of it says when it had to be heard of.
@@ -110,16 +124,19 @@ impl Certificates {
     }
 
     /// Notes who has signed heads, which `first` is about if they are the first.
-    pub(super) fn signed(&mut self, peer: &Peer, first: impl FnOnce() -> Finding) {
+    pub(super) fn signed(&mut self, signer: &Signer, first: impl FnOnce() -> Finding) {
+        let Signer { peer, certificate } = signer;
         let key = (peer.id.to_string(), Box::from(&*peer.serial));
-        if self.signers.len() >= COMPARED_MAX || self.signers.contains_key(&key) {
+        let used = self.signers.entry(key).or_default();
+        if self.used >= COMPARED_MAX || used.iter().any(|used| used.certificate == *certificate) {
             return;
         }
-        let signer = Signer {
+        self.used += 1;
+        used.push(Used {
+            certificate: *certificate,
             not_before_s: peer.not_before_s,
             first: first(),
-        };
-        self.signers.insert(key, signer);
+        });
     }
 
     /// What there is to say, and heads by certificates that were never issued. Where some
@@ -129,10 +146,11 @@ impl Certificates {
         streams: &[StreamReport],
         unread: bool,
     ) -> (CertificatesReport, Vec<Finding>) {
-        let findings = match unread {
-            true => Vec::new(),
-            false => self.foreign(streams),
-        };
+        let mut findings = self.others();
+        if !unread {
+            findings.extend(self.foreign(streams));
+        }
+        findings.sort_by_key(|finding| finding.leaf);
         let mut report = CertificatesReport {
             beyond: self.beyond,
             ..CertificatesReport::default()
@@ -148,7 +166,8 @@ impl Certificates {
                 continue;
             }
             report.issued += 1;
-            if self.signers.contains_key(key) {
+            let used = self.signers.get(key);
+            if used.is_some_and(|used| used.iter().any(|used| issued.is(used))) {
                 report.signed += 1;
             } else if self.last_received_us - issued.received_us < SETTLE_US {
                 report.settling += 1;
@@ -172,6 +191,23 @@ impl Certificates {
         (report, findings)
     }
 
+    /// Heads by certificates that have name and number of an issued one, and are another.
+    fn others(&self) -> Vec<Finding> {
+        let of_key = |(key, used): (&Key, &Vec<Used>)| {
+            let issued = self.issued.get(key)?;
+            let other = used.iter().find(|used| !issued.is(used))?;
+            let (id, serial) = (&key.0, hex(&key.1));
+            let what = format!(
+                "heads of {id} are signed with a certificate {serial} that is not the one that the authority has issued by this number: somebody made it"
+            );
+            Some(Finding {
+                what,
+                ..other.first.clone()
+            })
+        };
+        self.signers.iter().filter_map(of_key).collect()
+    }
+
     /// Heads by certificates that the authority has not recorded, where it is known that it
     /// would have.
     fn foreign(&self, streams: &[StreamReport]) -> Vec<Finding> {
@@ -183,14 +219,15 @@ impl Certificates {
         }
         let of_authority = streams.iter().filter(|s| s.reporter == authority.as_str());
         let is_whole = of_authority.clone().all(|s| s.missing.is_empty());
-        let known = |signer: &Signer| {
-            let begins_us = signer.not_before_s.saturating_mul(1_000_000);
+        let known = |used: &&Used| {
+            let begins_us = used.not_before_s.saturating_mul(1_000_000);
             begins_us >= from_us && begins_us.saturating_add(HEARD_US) <= until_us
         };
         let signers = self.signers.iter();
-        let foreign = signers.filter(|(key, s)| !self.issued.contains_key(*key) && known(s));
-        let mut findings: Vec<Finding> = foreign
-            .map(|((id, serial), signer)| {
+        let unrecorded = signers.filter(|(key, _)| !self.issued.contains_key(*key));
+        let foreign = unrecorded.filter_map(|(key, used)| Some((key, used.iter().find(known)?)));
+        foreign
+            .map(|((id, serial), used)| {
                 let serial = hex(serial);
                 let (severity, why) = match is_whole {
                     true => (Severity::Error, ""),
@@ -202,12 +239,10 @@ impl Certificates {
                 Finding {
                     severity,
                     what,
-                    ..signer.first.clone()
+                    ..used.first.clone()
                 }
             })
-            .collect();
-        findings.sort_by_key(|finding| finding.leaf);
-        findings
+            .collect()
     }
 }
 
@@ -241,13 +276,15 @@ mod tests {
                 time_us: 0,
                 received_us: 0,
                 not_after_s: 9,
+                certificate: None,
             };
             certificates.issued.insert(key("web"), issued);
-            let signer = Signer {
+            let used = Used {
+                certificate: [1; 32],
                 not_before_s: 1,
                 first: about(FindingKind::Certificate, "", ""),
             };
-            certificates.signers.insert(key("orders"), signer);
+            certificates.signers.insert(key("orders"), vec![used]);
             let (report, findings) = certificates.report(&[], unread);
             (report.silent, report.unknown, findings.len())
         };

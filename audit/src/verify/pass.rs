@@ -18,7 +18,7 @@ use super::{
     certificates::Certificates,
     earlier::Kept,
     stored::{self, about},
-    streams::Streams,
+    streams::{Heard, Streams},
 };
 #[cfg(feature = "index")]
 use crate::{
@@ -142,6 +142,7 @@ impl<'a> Pass<'a> {
                 findings: Vec::new(),
                 findings_more: 0,
                 streams: Vec::new(),
+                absent: Vec::new(),
                 certificates: CertificatesReport::default(),
             },
             progress,
@@ -210,6 +211,9 @@ impl<'a> Pass<'a> {
         }
         self.progress();
         let unread = self.report.unread > 0;
+        if !unread {
+            self.report.absent = self.streams.absent();
+        }
         self.report.streams = std::mem::take(&mut self.streams).report(unread);
         let certificates = std::mem::take(&mut self.certificates);
         let (certificates, foreign) = certificates.report(&self.report.streams, unread);
@@ -901,16 +905,19 @@ impl<'a> Pass<'a> {
         self.certificates.observe(at.leaf, envelope, &peek);
         // First what it says of the records before it, those of its own stream too.
         if peek.class == STREAM_HEADS {
-            let (wrong, signer) = self.streams.heads(envelope, &peek);
-            if let Some(peer) = signer {
+            let Heard { wrong, signer } =
+                self.streams
+                    .heads(envelope, &peek, (at.leaf, self.report.unread));
+            if let Some(signer) = signer {
                 let first = || Finding {
                     record: record_name(envelope),
                     ..at.finding(FindingKind::Certificate, "")
                 };
-                self.certificates.signed(&peer, first);
+                self.certificates.signed(&signer, first);
             }
-            for what in wrong {
+            for (severity, what) in wrong {
                 self.find(Finding {
+                    severity,
                     record: record_name(envelope),
                     ..at.finding(FindingKind::Heads, what)
                 });

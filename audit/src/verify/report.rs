@@ -44,6 +44,9 @@ pub struct VerifyReport {
     pub findings_more: u64,
     /// Every stream, by reporter, boot and worker.
     pub streams: Vec<StreamReport>,
+    /// Starts of reporters that later ones have named, and of which the log has nothing; none
+    /// where not all was read.
+    pub absent: Vec<AbsentReport>,
     /// What the authority has issued to workloads, against who has signed heads.
     pub certificates: CertificatesReport,
 }
@@ -109,10 +112,23 @@ impl VerifyReport {
             .find(|finding| finding.severity == Severity::Error)
     }
 
-    /// Whether all was read, no stream misses a record, and every ended boot was closed.
+    /// Whether all was read, no stream misses a record, every ended boot was closed, and none
+    /// is known of by name alone.
     pub fn complete(&self) -> bool {
-        self.unread == 0 && self.streams.iter().all(StreamReport::complete)
+        let whole = self.streams.iter().all(StreamReport::complete);
+        self.unread == 0 && self.absent.is_empty() && whole
     }
+}
+
+/// A start of a reporter of which the log has nothing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AbsentReport {
+    /// Who reports.
+    pub reporter: String,
+    /// Which start of it.
+    pub boot: String,
+    /// Index in the log of the first heads that name it.
+    pub entry: u64,
 }
 
 /// A checkpoint, in words.

@@ -1,17 +1,17 @@
 //! Completeness: whether every number of every stream is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
-use palisade_mesh::svid::Peer;
+use palisade_mesh::diagnostic::Severity;
 use prost::Message as _;
 
-use super::StreamReport;
+use super::{AbsentReport, StreamReport};
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
-    heads::{Running, Signature, Statement},
+    heads::{Running, Signatory, Signature, Signer, Statement},
     stream::{Position, SEQUENCE_MAX, Seen, StreamKey},
 };
 
@@ -20,8 +20,28 @@ use crate::{
 pub(super) struct Streams {
     ids: FxHashMap<Box<[u8]>, usize>,
     list: Vec<Stream>,
-    /// The certificate that each boot signs with, by reporter and boot.
-    leaves: FxHashMap<(String, Ulid), Vec<u8>>,
+    /// Who signs for each boot, by reporter and boot.
+    boots: FxHashMap<(String, Ulid), Boot>,
+    /// Boots that a later one of their reporter has named, and where first.
+    named: BTreeMap<(String, Ulid), u64>,
+}
+
+#[derive(Default)]
+struct Boot {
+    signatory: Signatory,
+    /// How many records were passed over by its last heads.
+    unread: u64,
+    /// It was said that its certificate is not known.
+    doubted: bool,
+}
+
+/// What there is to say of heads.
+#[derive(Default)]
+pub(super) struct Heard {
+    /// What is wrong, in words.
+    pub(super) wrong: Vec<(Severity, String)>,
+    /// Who has signed.
+    pub(super) signer: Option<Signer>,
 }
 
 #[derive(Default)]
@@ -76,47 +96,92 @@ impl Streams {
         new
     }
 
-    /// Compares what a reporter signed about its streams with what is here; gives what
-    /// contradicts it, in words, and who has signed.
+    /// Compares what a reporter signed about its streams with what is here; it is at `leaf`,
+    /// and `unread` records of the log before it were passed over.
     pub(super) fn heads(
         &mut self,
         envelope: &EnvelopeRef<'_>,
         peek: &RecordPeek<'_>,
-    ) -> (Vec<String>, Option<Peer>) {
+        (leaf, unread): (u64, u64),
+    ) -> Heard {
+        let mut heard = Heard::default();
         let (Some(key), Some(statement)) =
             (StreamKey::decode(envelope.stream), Statement::read(peek))
         else {
-            return (Vec::new(), None);
+            return heard;
         };
+        let whole = self.is_whole(envelope);
         let boot = (key.reporter.as_str().to_owned(), key.boot);
-        let leaf = self.leaves.entry(boot).or_default();
-        let signer = match statement.check(&key, leaf) {
+        let boot = self.boots.entry(boot).or_default();
+        if boot.unread < unread {
+            boot.unread = unread;
+            boot.signatory.passed_over();
+        }
+        match boot.signatory.judge(&statement, &key, whole) {
+            Signature::Holds(signer) => {
+                boot.doubted = false;
+                heard.signer = Some(signer);
+            }
+            Signature::Unknown => {
+                let what = "heads that cannot be checked count for nothing: the record that had their certificate is not here";
+                if !std::mem::replace(&mut boot.doubted, true) {
+                    heard.wrong.push((Severity::Warning, what.into()));
+                }
+                self.pass(&key, &statement);
+                return heard;
+            }
             Signature::Wrong(why) => {
                 let what = format!("heads that its reporter has not signed: {why}");
-                return (vec![what], None);
-            }
-            Signature::Holds(peer) => Some(peer),
-            Signature::Unknown => None,
-        };
-        let mut wrong = Vec::new();
-        for head in &statement.heads.streams {
-            let of = StreamKey {
-                worker: head.worker,
-                ..key.clone()
-            };
-            let encoded = of.to_wire().encode_to_vec();
-            let Some(stream) = self.enter(&encoded) else {
-                continue;
-            };
-            stream.position.promise(head.last_sequence);
-            if stream.running.contradicts(head) {
-                let (first, last) = (head.first_sequence, head.last_sequence);
-                wrong.push(format!(
-                    "records {first} to {last} of {of} are not those that their reporter signed"
-                ));
+                heard.wrong.push((Severity::Error, what));
+                self.pass(&key, &statement);
+                return heard;
             }
         }
-        (wrong, signer)
+        for earlier in statement.earlier() {
+            if earlier != key.boot {
+                let named = (key.reporter.as_str().to_owned(), earlier);
+                self.named.entry(named).or_insert(leaf);
+            }
+        }
+        for (of, last) in statement.promised(&key) {
+            if let Some(stream) = self.enter(&of.to_wire().encode_to_vec()) {
+                stream.position.promise(last);
+            }
+        }
+        for (of, head) in statement.streams(&key) {
+            let Some(stream) = self.enter(&of.to_wire().encode_to_vec()) else {
+                continue;
+            };
+            if stream.running.contradicts(head) {
+                let (first, last) = (head.first_sequence, head.last_sequence);
+                let what = format!(
+                    "records {first} to {last} of {of} are not those that their reporter signed"
+                );
+                heard.wrong.push((Severity::Error, what));
+            }
+        }
+        heard
+    }
+
+    /// Whether the record is the next of its stream, of which nothing is missing.
+    fn is_whole(&self, envelope: &EnvelopeRef<'_>) -> bool {
+        let id = self.ids.get(envelope.stream);
+        match id.and_then(|id| self.list.get(*id)) {
+            Some(Stream { position, .. }) => {
+                position.next == envelope.sequence && position.missing.is_empty()
+            }
+            None => envelope.sequence == 1,
+        }
+    }
+
+    /// Passes over heads that say nothing, so that those after them are still compared.
+    fn pass(&mut self, key: &StreamKey, statement: &Statement) {
+        for (of, head) in statement.streams(key) {
+            let id = self.ids.get(of.to_wire().encode_to_vec().as_slice());
+            if let Some(stream) = id.and_then(|id| self.list.get_mut(*id)) {
+                stream.running.contradicts(head);
+            }
+        }
     }
 
     fn enter(&mut self, encoded: &[u8]) -> Option<&mut Stream> {
@@ -132,6 +197,23 @@ impl Streams {
             }
         };
         self.list.get_mut(id)
+    }
+
+    /// Boots that later ones of their reporters have named, and of which nothing is here.
+    pub(super) fn absent(&self) -> Vec<AbsentReport> {
+        let with_records = self.list.iter().filter(|stream| stream.records > 0);
+        let here: HashSet<(&str, Ulid)> = with_records
+            .filter_map(|stream| stream.key.as_ref())
+            .map(|key| (key.reporter.as_str(), key.boot))
+            .collect();
+        let named = self.named.iter();
+        let absent = named.filter(|((reporter, boot), _)| !here.contains(&(reporter, *boot)));
+        let absent = absent.map(|((reporter, boot), leaf)| AbsentReport {
+            reporter: reporter.clone(),
+            boot: boot.to_string(),
+            entry: *leaf,
+        });
+        absent.collect()
     }
 
     /// Every stream; where some records were `unread`, a number that is not here may be among

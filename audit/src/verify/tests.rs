@@ -447,3 +447,5 @@ fn streams_with_gaps_and_boots_that_never_ended_are_told() {
         ]
     );
 }
+
+mod heads;

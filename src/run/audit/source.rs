@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use palisade_audit::{
-    index::{BucketSpan, Gap, Options, Store, StoreError},
+    index::{BucketSpan, GAPS_TOLD_MAX, Gap, GapsFound, Options, Store, StoreError},
     log::{Log, OpenGap},
     query::Window,
 };
@@ -30,22 +30,79 @@ pub(crate) fn store_of(
 
 /// The gaps whose records can be of this window: numbered after the boot of their
 /// reporter, missed before they were noticed.
-fn gaps_of(log: &Log, window: Window) -> Vec<Gap> {
+fn gaps_of(log: &Log, window: Window) -> GapsFound {
     let boot_us = |gap: &OpenGap| {
         i64::try_from(gap.stream.boot.timestamp_ms())
             .unwrap_or(i64::MAX)
             .saturating_mul(1000)
     };
     let gaps = log.gaps();
-    let overlapping = gaps
+    let mut overlapping = gaps
         .iter()
         .filter(|g| boot_us(g) < window.to_us && window.from_us <= g.noticed_us);
-    overlapping
-        .map(|gap| Gap {
-            reporter: gap.stream.reporter.to_string(),
-            first: gap.missing.from,
-            last: gap.missing.to,
-            noticed_us: gap.noticed_us,
-        })
-        .collect()
+    let told = overlapping.by_ref().take(GAPS_TOLD_MAX).map(|gap| Gap {
+        reporter: gap.stream.reporter.to_string(),
+        first: gap.missing.from,
+        last: gap.missing.to,
+        noticed_us: gap.noticed_us,
+    });
+    GapsFound {
+        told: told.collect(),
+        more: overlapping.count(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use palisade_audit::{ingest::Ingest, log::LogOptions};
+    use palisade_mesh::{
+        spiffe_id::TrustDomain,
+        wire::{audit::StreamId, record::Record},
+    };
+    use prost::Message as _;
+
+    use super::*;
+
+    /// On both sides of the limit.
+    #[tokio::test]
+    async fn an_answer_names_so_many_gaps_and_counts_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::system();
+        let options = LogOptions::new(TrustDomain::parse("acme.test").unwrap());
+        let log = Log::open(dir.path(), options, clock.clone()).unwrap();
+        let ingest = Ingest::new(log.clone(), clock);
+        let stream = StreamId {
+            reporter: "spiffe://acme.test/web".into(),
+            boot: vec![0; 16],
+            worker: 0,
+        };
+        let push = |sequence| {
+            let record = Record {
+                id: vec![1; 16],
+                reporter: stream.reporter.clone(),
+                ..Record::default()
+            };
+            ingest
+                .push(&stream, sequence, vec![record.encode_to_vec().into()])
+                .unwrap()
+        };
+        let window = Window {
+            from_us: 0,
+            to_us: i64::MAX,
+        };
+        let mut found = |gaps: u64| {
+            let (log, push) = (log.clone(), &push);
+            async move {
+                push(2 * gaps).checkpointed().await.unwrap();
+                gaps_of(&log, window)
+            }
+        };
+        for gaps in 1..100 {
+            push(2 * gaps).durable().await.unwrap();
+        }
+        let all = found(100).await;
+        assert_eq!((all.told.len(), all.more), (GAPS_TOLD_MAX, 0));
+        let most = found(101).await;
+        assert_eq!((most.told.len(), most.more), (GAPS_TOLD_MAX, 1));
+    }
 }

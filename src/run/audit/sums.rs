@@ -34,6 +34,9 @@ pub(super) const FACET_TOP_DEFAULT: usize = 5;
 /// Records about losses that one answer names.
 const LOSSES_MAX: usize = 1000;
 
+/// Open gaps that one answer names; more are counted.
+const OPEN_MAX: usize = 1000;
+
 /// What `audit facets` asks.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Facets {
@@ -70,6 +73,9 @@ pub struct Gaps {
 pub(super) struct Missing {
     /// Numbers that are missing now, whenever they were noticed.
     open: Vec<MissingRange>,
+    /// How many more there are.
+    #[serde(skip_serializing_if = "is_none")]
+    open_more: usize,
     /// How many of these are not told, because the reader may not see every record.
     #[serde(skip_serializing_if = "is_none")]
     open_withheld: usize,
@@ -198,9 +204,13 @@ impl AuditRole {
         let missing = blocking(move || {
             Ok(Missing {
                 open: match sees_all {
-                    true => open.iter().map(MissingRange::of).collect(),
+                    true => open.iter().take(OPEN_MAX).map(MissingRange::of).collect(),
                     // They name reporters whose records the reader may not see.
                     false => Vec::new(),
+                },
+                open_more: match sees_all {
+                    true => open.len().saturating_sub(OPEN_MAX),
+                    false => 0,
                 },
                 open_withheld: if sees_all { 0 } else { open.len() },
                 noted: store.search(&noted, LOSSES_MAX, None)?,

@@ -18,7 +18,7 @@ use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek},
     files,
-    heads::promised,
+    heads::Statement,
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
     segment::{self, Content, FrameReader, GoneRun, HEADER_LEN, Header, Offsets},
@@ -31,6 +31,9 @@ const TILES_MENDED_MAX: usize = 16;
 
 /// Full tiles held before they are written.
 const TILES_HELD_MAX: usize = 4096;
+
+/// Signatures of heads that a start checks, where they say more than is here.
+const CHECKS_MAX: usize = 16 * 1024;
 
 /// What the log is.
 #[derive(Debug)]
@@ -109,6 +112,7 @@ pub(super) fn replay(
             offsets: Offsets::empty(),
             verifier,
             unsigned: false,
+            checks: CHECKS_MAX,
         }
         .run()
     };
@@ -190,6 +194,8 @@ struct Run<'a> {
     offsets: Offsets,
     verifier: &'a Verifier,
     unsigned: bool,
+    /// How many signatures of heads may still be checked.
+    checks: usize,
 }
 
 impl Run<'_> {
@@ -356,8 +362,8 @@ impl Run<'_> {
                 if peek.closes_stream() {
                     self.streams.close(id);
                 }
-                for (stream, last) in promised(&key, &peek) {
-                    self.streams.promise(&Arc::new(stream), last, None);
+                if let Some(statement) = Statement::read(&peek) {
+                    self.streams.hear(&key, &statement, None, &mut self.checks);
                 }
             }
         }

@@ -14,8 +14,8 @@ use super::{
     lifecycle,
 };
 use crate::{
-    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, STREAM_HEADS, VERSION},
-    heads::promised,
+    envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, VERSION},
+    heads::Statement,
     merkle::{self, Hash},
     privacy::Vault,
     segment::{self, FRAME_HEADER_LEN},
@@ -28,6 +28,9 @@ const BUF_KEPT_MAX: usize = 8 << 20;
 /// About what frame and envelope add to a record, in bytes.
 const FRAMING_HINT: usize = 160;
 
+/// Signatures of heads that are checked in one group, where they say more than is here.
+const CHECKS_MAX: usize = 64;
+
 /// Salts drawn at once.
 const SALTS: usize = 256;
 
@@ -38,6 +41,8 @@ pub(super) struct Group {
     pub(super) leaves: Vec<Hash>,
     pub(super) undo: Undo,
     now_us: i64,
+    /// How many signatures of heads may still be checked.
+    checks: usize,
     salts: Salts,
     vault: Option<Arc<Vault>>,
 }
@@ -77,6 +82,7 @@ impl Group {
             leaves: Vec::new(),
             undo: Undo::default(),
             now_us: 0,
+            checks: 0,
             salts: Salts::default(),
         }
     }
@@ -92,6 +98,7 @@ impl Group {
         self.leaves.clear();
         self.undo = Undo::default();
         self.now_us = now_us;
+        self.checks = CHECKS_MAX;
     }
 
     /// Takes in a batch, whole or not at all; where the keys fail, what came before that
@@ -140,7 +147,7 @@ impl Group {
         Ok(staged)
     }
 
-    /// Notes how far a reporter says that its streams are: what is not here by now,
+    /// Notes how far a reporter has signed that its streams are: what is not here by now,
     /// though what was written after it is, is missing.
     fn promises(
         &mut self,
@@ -149,13 +156,21 @@ impl Group {
         reporter: &StreamKey,
         peek: &RecordPeek<'_>,
     ) {
-        if peek.class != STREAM_HEADS {
+        let Some(statement) = Statement::read(peek) else {
             return;
-        }
-        for (stream, last) in promised(reporter, peek) {
-            let stream = Arc::new(stream);
-            if let Some(range) = streams.promise(&stream, last, Some(&mut self.undo)) {
-                self.gap(streams, own, "gap", &stream, range);
+        };
+        let (undo, checks) = (Some(&mut self.undo), &mut self.checks);
+        let missing = streams.hear(reporter, &statement, undo, checks);
+        let Some((stream, range)) = missing.first() else {
+            return;
+        };
+        // One note for one record, however much that says.
+        match missing.len() - 1 {
+            0 => self.gap(streams, own, "gap", stream, *range),
+            more => {
+                tracing::warn!(%stream, %range, more, "records of several streams are missing");
+                let detail = format!("{stream} sequence {range}, and of {more} streams more");
+                self.note(streams, own, lifecycle("gap", detail));
             }
         }
     }

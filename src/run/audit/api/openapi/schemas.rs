@@ -65,7 +65,7 @@ pub(super) fn all() -> Value {
         "Gaps": object(&[
             ("open", &list("OpenGap")), ("noted", &of("RowsAnswer")),
             ("declared", &of("RowsAnswer")), ("silent", &list("Silent")),
-        ], &[("open_withheld", &count), ("calls", &of("BothSides"))]),
+        ], &[("open_more", &count), ("open_withheld", &count), ("calls", &of("BothSides"))]),
         "Silent": object(&[("reporter", &text), ("boot", &text), ("heard_us", &count)], &[]),
         "BothSides": object(&[
             ("from", &time), ("to", &time), ("whole", &flag), ("agreed", &count),
@@ -241,6 +241,7 @@ fn covering(own: &[(&str, &Value)]) -> Value {
         &required,
         &[
             ("dropped", &dropped),
+            ("gaps_more", &count),
             ("gaps_withheld", &count),
             ("restricted_to", &restricted),
         ],

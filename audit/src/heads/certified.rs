@@ -1,0 +1,101 @@
+//! The certificates that boots sign with, for whoever follows many of them.
+
+use palisade_mesh::spiffe_id::SpiffeId;
+use rustc_hash::FxHashMap;
+use ulid::Ulid;
+
+use super::{Signature, Statement};
+use crate::stream::StreamKey;
+
+/// Most boots whose certificate is remembered; those heard longest ago are forgotten, until
+/// they send it again.
+const BOOTS_MAX: usize = 16 * 1024;
+
+/// How many are forgotten at once.
+const FORGOTTEN: usize = BOOTS_MAX / 4;
+
+/// Longest certificate that is remembered, in bytes.
+const CERTIFICATE_LEN_MAX: usize = 4096;
+
+/// Certificates by boot.
+#[derive(Debug, Default)]
+pub(crate) struct Certified {
+    boots: FxHashMap<(SpiffeId, Ulid), Known>,
+    /// Certificates that came so far.
+    heard: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    leaf: Vec<u8>,
+    heard: u64,
+}
+
+impl Certified {
+    /// Remembers the certificate that comes with a statement in `stream`. Whether it is the
+    /// one that has signed is looked at when something is made of it.
+    pub(crate) fn remember(&mut self, statement: &Statement, stream: &StreamKey) {
+        let sent = statement.certificate();
+        if let Some(leaf) = sent.filter(|leaf| leaf.len() <= CERTIFICATE_LEN_MAX) {
+            self.heard += 1;
+            let known = Known {
+                leaf: leaf.to_vec(),
+                heard: self.heard,
+            };
+            let boot = (stream.reporter.clone(), stream.boot);
+            self.boots.insert(boot, known);
+            self.make_room();
+        }
+    }
+
+    /// Checks who has signed a statement that came in `stream`.
+    pub(crate) fn check(&self, statement: &Statement, stream: &StreamKey) -> Signature {
+        let known = self.boots.get(&(stream.reporter.clone(), stream.boot));
+        let mut leaf = known.map_or_else(Vec::new, |known| known.leaf.clone());
+        statement.check(stream, &mut leaf)
+    }
+
+    fn make_room(&mut self) {
+        if self.boots.len() <= BOOTS_MAX {
+            return;
+        }
+        let mut heard: Vec<u64> = self.boots.values().map(|known| known.heard).collect();
+        let (_, last, _) = heard.select_nth_unstable(FORGOTTEN);
+        let last = *last;
+        self.boots.retain(|_, known| known.heard > last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Speaker;
+
+    /// Those heard longest ago make room, and are known again when they send it again.
+    #[test]
+    fn so_many_certificates_are_remembered() {
+        let mut certified = Certified::default();
+        let mut web = Speaker::new(1);
+        let (with, without) = (web.statement(), web.statement());
+        let holds = |certified: &Certified, of: &StreamKey| {
+            matches!(certified.check(&without, of), Signature::Holds(_))
+        };
+        let own = web.stream(Speaker::OWN);
+        certified.remember(&with, &own);
+        assert!(holds(&certified, &own));
+        for boot in 2..=BOOTS_MAX as u64 {
+            let mut other = own.clone();
+            other.boot = Ulid::from_parts(boot, 0);
+            certified.remember(&with, &other);
+        }
+        assert_eq!(certified.boots.len(), BOOTS_MAX);
+        assert!(holds(&certified, &own));
+        let mut other = own.clone();
+        other.boot = Ulid::from_parts(0, 7);
+        certified.remember(&with, &other);
+        assert!(certified.boots.len() < BOOTS_MAX);
+        assert!(!holds(&certified, &own));
+        certified.remember(&with, &own);
+        assert!(holds(&certified, &own));
+    }
+}

@@ -1,0 +1,233 @@
+//! Who has signed heads, and what becomes of those that nobody has.
+//!
+//! Heads count for something only where the reporter has signed them: as a promise, as a
+//! digest of records, as a sign of life. Their certificate comes with the first heads of a
+//! boot and again later; heads whose certificate is not known are believed in nothing, and
+//! they are excused only where the record that had it can be one that is not here.
+
+use std::collections::BTreeSet;
+
+use palisade_mesh::{
+    svid::{Peer, verify_signed},
+    wire::record::{Head, Heads, StreamHeads},
+};
+use prost::Message as _;
+use ulid::Ulid;
+
+use super::{HeadSignature, HeadSigner};
+use crate::{
+    envelope::{RecordPeek, STREAM_HEADS},
+    merkle::{Hash, sha256},
+    stream::StreamKey,
+};
+
+/// What the signed bytes begin with.
+const PREFIX: &[u8] = b"palisade stream heads v1\n";
+
+/// Heads after which the certificates are sent again: a log that begins anew needs them.
+pub(crate) const CERTIFICATES_EVERY: u32 = 30;
+
+/// Most streams that one record of heads may be about; what is said of more says nothing.
+pub const STREAMS_MAX: usize = 2048;
+
+/// Signed heads, as a record has them.
+pub(crate) struct Statement {
+    signed: StreamHeads,
+    /// What is signed.
+    pub(crate) heads: Heads,
+}
+
+impl Statement {
+    /// Reads the heads of a record, if it has any.
+    pub(crate) fn read(peek: &RecordPeek<'_>) -> Option<Self> {
+        if peek.class != STREAM_HEADS {
+            return None;
+        }
+        let signed = StreamHeads::decode(peek.body).ok()?;
+        let heads = Heads::decode(signed.heads.as_slice()).ok()?;
+        Some(Self { signed, heads })
+    }
+
+    /// Signs `heads`; certificates are left out when the log has them already, which
+    /// `known` says by the digest of the leaf.
+    pub(crate) fn sign(
+        heads: &Heads,
+        signer: &dyn HeadSigner,
+        known: Option<Hash>,
+    ) -> Option<(StreamHeads, Hash)> {
+        let heads = heads.encode_to_vec();
+        let HeadSignature {
+            scheme,
+            signature,
+            certificates,
+        } = signer.sign(&message(&heads))?;
+        let leaf = sha256(certificates.first()?);
+        let signed = StreamHeads {
+            heads,
+            scheme: scheme.into(),
+            signature,
+            certificate: leaf.to_vec(),
+            certificates: match known == Some(leaf) {
+                true => Vec::new(),
+                false => certificates,
+            },
+        };
+        Some((signed, leaf))
+    }
+
+    /// Checks who has signed. `leaf` is the certificate that the boot used last, and
+    /// becomes the one it uses now, if that has signed.
+    pub(crate) fn check(&self, stream: &StreamKey, leaf: &mut Vec<u8>) -> Signature {
+        let Self { signed, heads } = self;
+        if heads.streams.len() + heads.earlier.len() > STREAMS_MAX {
+            return Signature::Wrong("it is about too many streams");
+        }
+        let sent = signed.certificates.first();
+        let by = sent.unwrap_or(leaf);
+        let certificate = sha256(by);
+        if certificate.as_slice() != signed.certificate {
+            return match sent {
+                Some(_) => Signature::Wrong("its certificate is not the one that it names"),
+                None => Signature::Unknown,
+            };
+        }
+        let scheme = u16::try_from(signed.scheme).unwrap_or_default();
+        let peer = verify_signed(by, scheme, &message(&signed.heads), &signed.signature);
+        let about = heads.reporter == stream.reporter.as_str()
+            && heads.boot.as_slice() == stream.boot.to_bytes();
+        match peer {
+            Err(_) => Signature::Wrong("the signature is not by the certificate"),
+            Ok(peer) if peer.id != stream.reporter => {
+                Signature::Wrong("the certificate is somebody else's")
+            }
+            Ok(_) if !about => Signature::Wrong("it is about other streams than its own"),
+            Ok(peer) => {
+                if let Some(sent) = sent {
+                    leaf.clone_from(sent);
+                }
+                Signature::Holds(Signer { peer, certificate })
+            }
+        }
+    }
+
+    /// The certificate that comes with it, if it is the one that it names.
+    pub(crate) fn certificate(&self) -> Option<&[u8]> {
+        let sent = self.signed.certificates.first()?;
+        (sha256(sent).as_slice() == self.signed.certificate).then_some(sent)
+    }
+
+    /// The certificates that come with it, leaf first.
+    #[cfg(feature = "index")]
+    pub(crate) fn certificates(&self) -> &[Vec<u8>] {
+        &self.signed.certificates
+    }
+
+    /// What it says of each stream of its boot, which has the stream `own`.
+    pub(crate) fn streams(&self, own: &StreamKey) -> impl Iterator<Item = (StreamKey, &Head)> {
+        let streams = self.heads.streams.iter();
+        streams.map(|head| (own.of_worker(head.worker), head))
+    }
+
+    /// How far it says that streams are, those of earlier starts first.
+    pub(crate) fn promised(&self, own: &StreamKey) -> impl Iterator<Item = (StreamKey, u64)> {
+        let earlier = self.heads.earlier.iter().filter_map(|reached| {
+            let stream = StreamKey {
+                boot: ulid(&reached.boot)?,
+                ..own.of_worker(reached.worker)
+            };
+            Some((stream, reached.last_sequence))
+        });
+        let streams = self.streams(own);
+        earlier.chain(streams.map(|(stream, head)| (stream, head.last_sequence)))
+    }
+
+    /// The starts that it names as earlier ones.
+    pub(crate) fn earlier(&self) -> BTreeSet<Ulid> {
+        let reached = self.heads.earlier.iter();
+        let named = reached.map(|reached| &reached.boot);
+        named
+            .chain([&self.heads.previous_boot])
+            .filter_map(|boot| ulid(boot))
+            .collect()
+    }
+}
+
+/// Whose signature holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Signer {
+    /// Whom the certificate names.
+    pub(crate) peer: Peer,
+    /// SHA-256 of the certificate.
+    pub(crate) certificate: Hash,
+}
+
+/// What is to be thought of a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Signature {
+    /// The reporter has signed it, with this certificate.
+    Holds(Signer),
+    /// Its certificate is not known: it says nothing.
+    Unknown,
+    /// The reporter has not signed it.
+    Wrong(&'static str),
+}
+
+/// Who signs for a boot, as far as that is known.
+#[derive(Debug, Default)]
+pub(crate) struct Signatory {
+    /// The certificate that it signed with last; empty before the first.
+    leaf: Vec<u8>,
+    /// Heads in a row whose certificate is not known.
+    unknown: u32,
+    /// Whether the certificate can have come with a record that is not here.
+    excused: bool,
+}
+
+impl Signatory {
+    /// Whether a certificate of the boot is known.
+    #[cfg(feature = "index")]
+    pub(crate) fn is_known(&self) -> bool {
+        !self.leaf.is_empty()
+    }
+
+    /// Some records that are not here were passed over: its certificates can be among them.
+    pub(crate) fn passed_over(&mut self) {
+        self.unknown = 0;
+        self.excused = true;
+    }
+
+    /// Judges the heads of its boot that a record in `stream` has; `whole` says that nothing
+    /// is missing before it there. A certificate that is not known is excused where one can
+    /// be missing, until it must have been sent again.
+    pub(crate) fn judge(
+        &mut self,
+        statement: &Statement,
+        stream: &StreamKey,
+        whole: bool,
+    ) -> Signature {
+        let found = statement.check(stream, &mut self.leaf);
+        match found {
+            Signature::Holds(_) => {
+                self.unknown = 0;
+                self.excused = false;
+            }
+            Signature::Unknown => {
+                self.unknown = self.unknown.saturating_add(1);
+                self.excused |= !whole;
+                if !self.excused || self.unknown > CERTIFICATES_EVERY {
+                    return Signature::Wrong("the certificate that it names was never sent");
+                }
+            }
+            Signature::Wrong(_) => {}
+        }
+        found
+    }
+}
+
+fn ulid(bytes: &[u8]) -> Option<Ulid> {
+    Some(Ulid::from_bytes(bytes.try_into().ok()?))
+}
+
+fn message(heads: &[u8]) -> Vec<u8> {
+    [PREFIX, heads].concat()
+}

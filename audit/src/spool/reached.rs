@@ -1,0 +1,174 @@
+//! How far each start numbered what it has on disk, in a file beside the spool's.
+//!
+//! What a start that was killed left here can be taken away before the log has it. So the
+//! next one says how far that was, in its signed heads, and what does not come is missed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+use palisade_mesh::wire::record::Reached as Told;
+use ulid::Ulid;
+
+use crate::files;
+
+/// The file: a line for each stream, with boot, worker and number.
+const REACHED: &str = "reached";
+
+/// Most earlier starts that are told of; of more that the log never heard of, the newest.
+pub(super) const STARTS_MAX: usize = 8;
+
+/// Most of their streams in all, the newest starts first.
+pub(super) const STREAMS_MAX: usize = 512;
+
+/// Numbers of the last durable records.
+pub(super) struct Reached {
+    path: PathBuf,
+    boot: Ulid,
+    own: BTreeMap<u32, u64>,
+    earlier: BTreeMap<(Ulid, u32), u64>,
+    /// It is otherwise in the file.
+    is_new: bool,
+}
+
+impl Reached {
+    /// Of a start in `dir`, where earlier ones have `left` this much.
+    pub(super) fn load(dir: &Path, boot: Ulid, left: Vec<(Ulid, u32, u64)>) -> Self {
+        let path = dir.join(REACHED);
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        let mut earlier = BTreeMap::new();
+        for (boot, worker, number) in text.lines().filter_map(read).chain(left) {
+            let last = earlier.entry((boot, worker)).or_insert(0);
+            *last = number.max(*last);
+        }
+        let starts: BTreeSet<Ulid> = earlier.keys().map(|(boot, _)| *boot).collect();
+        let newest: BTreeSet<Ulid> = starts.into_iter().rev().take(STARTS_MAX).collect();
+        let mut room = STREAMS_MAX;
+        let mut kept = BTreeMap::new();
+        for (stream, last) in earlier.into_iter().rev() {
+            if room > 0 && newest.contains(&stream.0) {
+                room -= 1;
+                kept.insert(stream, last);
+            }
+        }
+        Self {
+            path,
+            boot,
+            own: BTreeMap::new(),
+            earlier: kept,
+            is_new: false,
+        }
+    }
+
+    /// Notes that the records of a worker are durable up to this one.
+    pub(super) fn note(&mut self, worker: u32, last: u64) {
+        self.is_new |= self.own.insert(worker, last) != Some(last);
+    }
+
+    /// What there is to tell of earlier starts.
+    pub(super) fn told(&self) -> Vec<Told> {
+        let earlier = self.earlier.iter();
+        earlier
+            .map(|((boot, worker), last)| Told {
+                boot: boot.to_bytes().to_vec(),
+                worker: *worker,
+                last_sequence: *last,
+            })
+            .collect()
+    }
+
+    /// The log has heard of the earlier starts.
+    pub(super) fn heard(&mut self) {
+        self.is_new |= !self.earlier.is_empty();
+        self.earlier.clear();
+    }
+
+    /// Writes the file, if there is something new. It survives the process, and a power cut
+    /// as far as the spool's files themselves tell it then.
+    pub(super) fn save(&mut self) {
+        if !self.is_new {
+            return;
+        }
+        let own = self.own.iter().map(|(w, last)| ((self.boot, *w), *last));
+        let earlier = self.earlier.iter().map(|(stream, last)| (*stream, *last));
+        let lines = earlier.chain(own);
+        let text: String = lines
+            .map(|((boot, worker), last)| format!("{boot} {worker} {last}\n"))
+            .collect();
+        match files::replace(&self.path, text.as_bytes(), files::Sync::No) {
+            Ok(()) => self.is_new = false,
+            Err(error) => {
+                tracing::warn!(%error, "how far records are on this disk cannot be remembered");
+            }
+        }
+    }
+}
+
+fn read(line: &str) -> Option<(Ulid, u32, u64)> {
+    let mut words = line.split(' ');
+    let boot = words.next()?.parse().ok()?;
+    let worker = words.next()?.parse().ok()?;
+    Some((boot, worker, words.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(n: usize) -> Ulid {
+        Ulid::from_parts(n as u64, 0)
+    }
+
+    fn told(reached: &Reached) -> Vec<(Ulid, u32, u64)> {
+        let told = reached.told().into_iter();
+        told.map(|t| {
+            let boot = Ulid::from_bytes(t.boot.try_into().unwrap());
+            (boot, t.worker, t.last_sequence)
+        })
+        .collect()
+    }
+
+    /// Until the log has heard of them, and also over starts that signed nothing.
+    #[test]
+    fn earlier_starts_are_told_until_they_were_heard_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |n| Reached::load(dir.path(), boot(n), Vec::new());
+        for n in 1..=2 {
+            let mut reached = load(n);
+            reached.note(0, 7);
+            reached.note(0, 9);
+            reached.save();
+        }
+        let mut third = load(3);
+        third.note(1, 1);
+        assert_eq!(told(&third), [(boot(1), 0, 9), (boot(2), 0, 9)]);
+        third.heard();
+        third.save();
+        // What the files say counts where it is more.
+        let left = vec![(boot(3), 1, 4)];
+        let fourth = Reached::load(dir.path(), boot(4), left);
+        assert_eq!(told(&fourth), [(boot(3), 1, 4)]);
+    }
+
+    /// On both sides of both limits.
+    #[test]
+    fn so_many_starts_and_streams_are_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |starts: usize, streams: usize| {
+            let left = (1..=starts).flat_map(|n| (0..streams).map(move |w| (boot(n), w as u32, 1)));
+            told(&Reached::load(dir.path(), boot(99), left.collect()))
+        };
+        assert_eq!(of(STARTS_MAX, 1).len(), STARTS_MAX);
+        let more = of(STARTS_MAX + 1, 1);
+        assert_eq!((more.len(), more[0].0), (STARTS_MAX, boot(2)));
+        assert_eq!(of(2, STREAMS_MAX / 2).len(), STREAMS_MAX);
+        let more = of(2, STREAMS_MAX / 2 + 1);
+        assert_eq!(more.len(), STREAMS_MAX);
+        assert_eq!(
+            more.iter().filter(|t| t.0 == boot(2)).count(),
+            STREAMS_MAX / 2 + 1
+        );
+    }
+}
