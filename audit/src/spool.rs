@@ -276,7 +276,7 @@ impl Spool {
             refused: AtomicU64::new(0),
         });
         let (commands, received) = mpsc::sync_channel(QUEUE_CHUNKS);
-        let reached = Reached::load(dir, shared.boot, shared.queue().reached());
+        let reached = Reached::load(dir, &shared.reporter, shared.boot, shared.queue().reached());
         let writer = Writer::new(shared.clone(), received, reached);
         let thread = std::thread::Builder::new()
             .name("spool".into())

@@ -42,6 +42,9 @@ const LOOK_BACK: u64 = 1 << 20;
 /// compares those beyond.
 const FOLLOWED_MAX: usize = 1 << 16;
 
+/// How often a record is tried that the disk does not give, before it is stepped over.
+const TRIES: u32 = 3;
+
 /// Starts of one reporter that are watched at a time.
 const BOOTS_PER_REPORTER_MAX: usize = 1024;
 
@@ -68,11 +71,21 @@ pub struct Fault {
     pub at_us: i64,
 }
 
+/// Records that were stepped over, because they cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// How many.
+    pub records: u64,
+    /// Why, of the first of them.
+    pub why: String,
+}
+
 /// What follows the log.
 pub struct Watch {
     log: Log,
     clock: Clock,
     began: Instant,
+    began_us: i64,
     roots: OnceLock<Arc<dyn Roots>>,
     seen: Mutex<Seen>,
 }
@@ -84,6 +97,11 @@ struct Seen {
     streams: FxHashMap<Box<[u8]>, Running>,
     faults: Vec<Fault>,
     faults_more: u64,
+    unread: Option<Unread>,
+    /// How often the record at `position` was tried.
+    tries: u32,
+    /// How many records are stepped over next: more each time, until one can be read.
+    stride: u64,
 }
 
 #[derive(Default)]
@@ -112,37 +130,56 @@ impl Watch {
         };
         Self {
             log,
-            clock,
             began: Instant::now(),
+            began_us: clock.now_us(),
+            clock,
             roots: OnceLock::new(),
             seen: Mutex::new(seen),
         }
     }
 
-    /// Holds certificates that come with heads against the trust bundle from now on, as long
+    /// Holds certificates that come with heads from now on against the trust bundle, as long
     /// as they have not ended: what they rest on leaves the bundle no earlier.
     pub fn trust(&self, roots: Arc<dyn Roots>) {
         let _ = self.roots.set(roots);
     }
 
-    /// Reads what is new. Blocks while it does.
+    /// Reads what is new. Blocks while it does. What cannot be read is stepped over, for
+    /// what follows it is said by others; of what the disk does not give, only after some tries.
     ///
     /// # Errors
-    /// When the log cannot be read.
+    /// When the log cannot be read now.
     pub fn catch_up(&self) -> Result<(), LogError> {
+        while let Err(error) = self.read_on() {
+            if !self.seen().step_over(&error, self.log.len()) {
+                return Err(error);
+            }
+        }
+        self.seen().forget(self.passed());
+        Ok(())
+    }
+
+    fn read_on(&self) -> Result<(), LogError> {
         let from = self.seen().position;
         let mut scan = self.log.scan(from);
         while let Some(read) = scan.next_leaf() {
             let (index, leaf) = read?;
             let mut seen = self.seen();
             seen.position = index + 1;
+            (seen.tries, seen.stride) = (0, 1);
             if let Some(envelope) = EnvelopeRef::decode(leaf) {
-                let roots = self.roots.get().map(AsRef::as_ref);
+                // What came before was held against the bundle of then, by who ran then.
+                let is_new = envelope.received_us >= self.began_us;
+                let roots = self.roots.get().filter(|_| is_new).map(AsRef::as_ref);
                 seen.take(&envelope, (self.passed(), self.clock.now_us()), roots);
             }
         }
-        self.seen().forget(self.passed());
         Ok(())
+    }
+
+    /// What could not be read since the start.
+    pub fn unread(&self) -> Option<Unread> {
+        self.seen().unread.clone()
     }
 
     /// Who is silent now.
@@ -203,6 +240,30 @@ impl Boot {
 }
 
 impl Seen {
+    /// Steps over what cannot be read; false where it is to be tried again. A part that
+    /// cannot be read is a record or a segment: the steps grow, and pass it soon.
+    fn step_over(&mut self, error: &LogError, len: u64) -> bool {
+        self.tries += 1;
+        if matches!(error, LogError::Io { .. }) && self.stride <= 1 && self.tries < TRIES {
+            return false;
+        }
+        let behind = match error {
+            LogError::Away(away) => away.next,
+            _ => 0,
+        };
+        let next = self.position + self.stride.max(1);
+        let next = next.max(behind).min(len.max(self.position + 1));
+        tracing::error!(%error, from = self.position, next, "what reporters said is stepped over");
+        let unread = self.unread.get_or_insert_with(|| Unread {
+            records: 0,
+            why: error.to_string(),
+        });
+        unread.records += next - self.position;
+        self.position = next;
+        self.stride = self.stride.max(1).saturating_mul(2);
+        true
+    }
+
     fn take(
         &mut self,
         envelope: &EnvelopeRef<'_>,

@@ -23,10 +23,10 @@ use crate::{
 };
 
 /// Codes of what cannot wait: a proxy or a PDP whose engine differs from the reference; a reporter
-/// that has stopped sending, or whose records are not what it signed; a witness
-/// that has seen another history of the log, too few that sign, a log of others that
-/// forks.
-const ALARMS: [u16; 6] = [5231, 7526, 7527, 7541, 7542, 7544];
+/// that has stopped sending, or whose records are not what it signed, or a part of the log that
+/// cannot be looked at for that; a witness that has seen another history of the log, too few
+/// that sign, a log of others that forks.
+const ALARMS: [u16; 7] = [5231, 7526, 7527, 7528, 7541, 7542, 7544];
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,7 @@
 //! Records and reports about them, as `palisade audit` prints them.
 
+use std::collections::BTreeSet;
+
 use anstyle::Style;
 use serde_json::Value;
 
@@ -398,6 +400,7 @@ pub(crate) fn print_verified(report: &Value) {
         ));
     }
     print_streams(report);
+    print_ends(report);
     print_earlier(report);
     print_certificates(report);
     if let Some(replay) = report.get("replay") {
@@ -556,6 +559,38 @@ fn print_streams(report: &Value) {
                 text(stream, "boot")
             ),
         ));
+    }
+}
+
+/// Starts that ended without a last word, and those of which only another one tells.
+fn print_ends(report: &Value) {
+    let streams = report.get("streams").and_then(Value::as_array);
+    let is = |stream: &Value, key: &str| stream.get(key).and_then(Value::as_bool) == Some(true);
+    let start = |of: &Value| (text(of, "reporter").to_owned(), text(of, "boot").to_owned());
+    let streams = streams.into_iter().flatten();
+    let ended = streams.filter(|s| is(s, "superseded") && !is(s, "closed"));
+    let ended: BTreeSet<_> = ended.map(start).collect();
+    let absent = report.get("absent").and_then(Value::as_array);
+    let absent: BTreeSet<_> = absent.into_iter().flatten().map(start).collect();
+    for (starts, what) in [
+        (
+            &ended,
+            "ended without a last word: what it had not written is lost",
+        ),
+        (
+            &absent,
+            "is named by a later start, and the log has nothing of it",
+        ),
+    ] {
+        for (reporter, boot) in starts.iter().take(FINDINGS_SHOWN) {
+            let start = format!("  ! {} boot {} {what}", clean(reporter), clean(boot));
+            line(&paint(WARN, start));
+        }
+        let more = starts.len().saturating_sub(FINDINGS_SHOWN);
+        if more > 0 {
+            let starts = count(more, "start more", "starts more");
+            line(&paint(WARN, format!("  ! and {starts}, which {what}")));
+        }
     }
 }
 

@@ -185,7 +185,6 @@ pub(crate) struct Signatory {
 
 impl Signatory {
     /// Whether a certificate of the boot is known.
-    #[cfg(feature = "index")]
     pub(crate) fn is_known(&self) -> bool {
         !self.leaf.is_empty()
     }

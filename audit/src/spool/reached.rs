@@ -9,12 +9,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use palisade_mesh::wire::record::Reached as Told;
+use palisade_mesh::{spiffe_id::SpiffeId, wire::record::Reached as Told};
 use ulid::Ulid;
 
 use crate::files;
 
-/// The file: a line for each stream, with boot, worker and number.
+/// The file: a line with the reporter, and one for each stream with boot, worker and number.
 const REACHED: &str = "reached";
 
 /// Most earlier starts that are told of; of more that the log never heard of, the newest.
@@ -26,6 +26,7 @@ pub(super) const STREAMS_MAX: usize = 512;
 /// Numbers of the last durable records.
 pub(super) struct Reached {
     path: PathBuf,
+    reporter: SpiffeId,
     boot: Ulid,
     own: BTreeMap<u32, u64>,
     earlier: BTreeMap<(Ulid, u32), u64>,
@@ -34,12 +35,22 @@ pub(super) struct Reached {
 }
 
 impl Reached {
-    /// Of a start in `dir`, where earlier ones have `left` this much.
-    pub(super) fn load(dir: &Path, boot: Ulid, left: Vec<(Ulid, u32, u64)>) -> Self {
+    /// Of a start of `reporter` in `dir`, where earlier ones have `left` this much.
+    pub(super) fn load(
+        dir: &Path,
+        reporter: &SpiffeId,
+        boot: Ulid,
+        left: Vec<(Ulid, u32, u64)>,
+    ) -> Self {
         let path = dir.join(REACHED);
         let text = fs::read_to_string(&path).unwrap_or_default();
+        // What is somebody else's is not ours to tell.
+        let of_it = text.strip_prefix(reporter.as_str());
+        let lines = of_it
+            .and_then(|text| text.strip_prefix('\n'))
+            .unwrap_or_default();
         let mut earlier = BTreeMap::new();
-        for (boot, worker, number) in text.lines().filter_map(read).chain(left) {
+        for (boot, worker, number) in lines.lines().filter_map(read).chain(left) {
             let last = earlier.entry((boot, worker)).or_insert(0);
             *last = number.max(*last);
         }
@@ -55,6 +66,7 @@ impl Reached {
         }
         Self {
             path,
+            reporter: reporter.clone(),
             boot,
             own: BTreeMap::new(),
             earlier: kept,
@@ -94,8 +106,9 @@ impl Reached {
         let own = self.own.iter().map(|(w, last)| ((self.boot, *w), *last));
         let earlier = self.earlier.iter().map(|(stream, last)| (*stream, *last));
         let lines = earlier.chain(own);
-        let text: String = lines
-            .map(|((boot, worker), last)| format!("{boot} {worker} {last}\n"))
+        let lines = lines.map(|((boot, worker), last)| format!("{boot} {worker} {last}\n"));
+        let text: String = std::iter::once(format!("{}\n", self.reporter))
+            .chain(lines)
             .collect();
         match files::replace(&self.path, text.as_bytes(), files::Sync::No) {
             Ok(()) => self.is_new = false,
@@ -116,6 +129,7 @@ fn read(line: &str) -> Option<(Ulid, u32, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::reporter;
 
     fn boot(n: usize) -> Ulid {
         Ulid::from_parts(n as u64, 0)
@@ -134,7 +148,7 @@ mod tests {
     #[test]
     fn earlier_starts_are_told_until_they_were_heard_of() {
         let dir = tempfile::tempdir().unwrap();
-        let load = |n| Reached::load(dir.path(), boot(n), Vec::new());
+        let load = |n| Reached::load(dir.path(), &reporter(), boot(n), Vec::new());
         for n in 1..=2 {
             let mut reached = load(n);
             reached.note(0, 7);
@@ -148,8 +162,11 @@ mod tests {
         third.save();
         // What the files say counts where it is more.
         let left = vec![(boot(3), 1, 4)];
-        let fourth = Reached::load(dir.path(), boot(4), left);
+        let fourth = Reached::load(dir.path(), &reporter(), boot(4), left);
         assert_eq!(told(&fourth), [(boot(3), 1, 4)]);
+        let other = SpiffeId::parse("spiffe://acme.test/ns/shop/sa/web2").unwrap();
+        let other = Reached::load(dir.path(), &other, boot(4), Vec::new());
+        assert_eq!(told(&other), []);
     }
 
     /// On both sides of both limits.
@@ -158,7 +175,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let of = |starts: usize, streams: usize| {
             let left = (1..=starts).flat_map(|n| (0..streams).map(move |w| (boot(n), w as u32, 1)));
-            told(&Reached::load(dir.path(), boot(99), left.collect()))
+            let left = left.collect();
+            told(&Reached::load(dir.path(), &reporter(), boot(99), left))
         };
         assert_eq!(of(STARTS_MAX, 1).len(), STARTS_MAX);
         let more = of(STARTS_MAX + 1, 1);

@@ -375,7 +375,7 @@ async fn heads_of_many_streams_are_several_records() {
     let spool = open(&dir);
     let mut streams: Vec<_> = (0..1100).map(|worker| spool.open(worker)).collect();
     for stream in &mut streams {
-        append(stream, 1..=1).await;
+        stream.append(&decision(1)).unwrap();
     }
     spool.sign_heads(Arc::new(TestSigner::new(REPORTER, 1)));
     drop(streams);

@@ -256,8 +256,9 @@ pub struct StreamReport {
     pub unknown: Vec<Range>,
     /// Whether its reporter ended it.
     pub closed: bool,
-    /// Whether the reporter has started again since: an unclosed stream then
-    /// ended in a crash, and up to a flush interval of records may be lost.
+    /// Whether a later start of the reporter has named this one as over, or, where this one
+    /// has signed nothing, there is a later one: an unclosed stream then ended in a crash, and
+    /// up to a flush interval of records may be lost.
     pub superseded: bool,
 }
 

@@ -226,6 +226,15 @@ impl Streams {
                 *newest = (*newest).max(key.boot);
             }
         }
+        let (boots, named) = (self.boots, self.named);
+        // A start that signs heads is over when another one names it: replicas have one name.
+        // Of one that signs nothing only the time of a later one tells.
+        let is_over = |reporter: &str, boot: Ulid| {
+            let start = (reporter.to_owned(), boot);
+            let signs = boots.get(&start).is_some_and(|b| b.signatory.is_known());
+            let later = newest.get(reporter).is_some_and(|newest| *newest > boot);
+            named.contains_key(&start) || (!signs && later)
+        };
         let mut list = self.list;
         list.sort_by(|a, b| a.key.cmp(&b.key));
         list.into_iter()
@@ -244,7 +253,7 @@ impl Streams {
                     true => (Vec::new(), position.missing),
                 };
                 Some(StreamReport {
-                    superseded: newest.get(&reporter).is_some_and(|boot| *boot > key.boot),
+                    superseded: is_over(&reporter, key.boot),
                     reporter,
                     boot: key.boot.to_string(),
                     worker: key.worker,

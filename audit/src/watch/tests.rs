@@ -4,26 +4,26 @@ use palisade_mesh::wire::record::StreamHeads;
 
 use super::*;
 use crate::{
-    log::Pending,
+    log::{LogOptions, Pending},
     testing::{REPORTER, Speaker, TestSigner, append, options, unsign},
 };
 
 struct Bench {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     log: Log,
     clock: Clock,
 }
 
 impl Bench {
     fn new() -> Self {
+        Self::with(options())
+    }
+
+    fn with(options: LogOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let clock = Clock::manual(jiff::Timestamp::now());
-        let log = Log::open(dir.path(), options(), clock.clone()).unwrap();
-        Self {
-            _dir: dir,
-            log,
-            clock,
-        }
+        let log = Log::open(dir.path(), options, clock.clone()).unwrap();
+        Self { dir, log, clock }
     }
 
     fn watch(&self) -> Watch {
@@ -123,6 +123,8 @@ async fn a_start_of_ours_accuses_nobody_until_the_certificate_is_due() {
     bench
         .clock
         .advance(UNKNOWN_AFTER - HEADS_EVERY * CERTIFICATES_EVERY);
+    assert_eq!(silent(&watch), Vec::<String>::new());
+    bench.clock.advance(Duration::from_micros(1));
     assert_eq!(silent(&watch), [web.boot.to_string()]);
     web.forget();
     bench.hear(&watch, vec![web.heads()]).await;
@@ -142,4 +144,41 @@ async fn so_many_starts_of_a_reporter_are_watched() {
     assert_eq!(faults(&watch), Vec::<String>::new());
     bench.hear(&watch, vec![last]).await;
     assert!(faults(&watch)[0].contains("more starts at a time"));
+}
+
+/// A record that is damaged, or a whole segment, costs what it says, and not the alarms.
+#[tokio::test]
+async fn what_cannot_be_read_is_stepped_over_and_told() {
+    let bench = Bench::with(LogOptions {
+        segment_bytes: 4000,
+        ..options()
+    });
+    let mut web = Speaker::new(1);
+    for _ in 0..8 {
+        append(&bench.log, web.decides(0, 10)).await;
+    }
+    append(&bench.log, vec![web.heads()]).await;
+    bench.log.close();
+    let firsts = crate::segment::list(bench.dir.path()).unwrap();
+    assert!(firsts.len() > 4, "{firsts:?}");
+    let path = |n: usize| bench.dir.path().join(crate::segment::relative(firsts[n]));
+    let mut bytes = std::fs::read(path(1)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(path(1), bytes).unwrap();
+    std::fs::remove_file(path(2)).unwrap();
+    let log = Log::open(bench.dir.path(), options(), bench.clock.clone()).unwrap();
+    let watch = Watch::new(log.clone(), bench.clock.clone());
+    let mut tries = 0;
+    while watch.catch_up().is_err() {
+        tries += 1;
+    }
+    assert!(tries < 3 * TRIES, "{tries}");
+    let unread = watch.unread().unwrap();
+    assert!(
+        unread.records > 0 && unread.records < log.len(),
+        "{unread:?}"
+    );
+    bench.clock.advance(SILENT_AFTER + HEADS_EVERY);
+    assert_eq!(silent(&watch), [web.boot.to_string()]);
 }

@@ -147,6 +147,23 @@ impl AuditRole {
                     .fix("see that it runs and reaches the audit service; what it has kept arrives then. All of them: palisade audit gaps"),
             );
         }
+        if let Some(unread) = self.watch.unread() {
+            let n = count(
+                usize::try_from(unread.records).unwrap_or(usize::MAX),
+                "record was stepped over",
+                "records were stepped over",
+            );
+            facts.push(
+                Fact::not_ok(
+                    "audit",
+                    FactState::Error,
+                    7528,
+                    format!("{n}, which may say something of who reports"),
+                )
+                .cause(unread.why)
+                .fix("find what is damaged with `palisade audit verify`"),
+            );
+        }
         let (faults, more) = self.watch.faults();
         if let Some(first) = faults.first() {
             let n = more.saturating_add(u64::try_from(faults.len()).unwrap_or(u64::MAX));

@@ -90,7 +90,7 @@ mod tests {
             from_us: 0,
             to_us: i64::MAX,
         };
-        let mut found = |gaps: u64| {
+        let found = |gaps: u64| {
             let (log, push) = (log.clone(), &push);
             async move {
                 push(2 * gaps).checkpointed().await.unwrap();

@@ -198,6 +198,39 @@ async fn another_certificate_of_the_same_name_and_number_is_found() {
     assert_eq!(with(|_| Vec::new(), true).await, (vec![], 1, 1));
 }
 
+/// Replicas of a service have one name, and a clock can be set back: which start is over says
+/// the one that follows it, not the time.
+#[tokio::test]
+async fn a_start_is_over_when_another_one_names_it() {
+    let (mut first, mut replica, mut next) = (Speaker::new(5), Speaker::new(9), Speaker::new(2));
+    next.previous = Some(first.boot);
+    let mut records = Vec::new();
+    for start in [&mut first, &mut replica] {
+        records.extend(start.decides(0, 2));
+        records.push(start.heads());
+    }
+    let over = |report: &VerifyReport| {
+        let streams = report.streams.iter();
+        let ours = streams.filter(|s| s.reporter == REPORTER && s.worker == 0);
+        ours.map(|s| (s.boot.clone(), s.superseded))
+            .collect::<Vec<_>>()
+    };
+    let (one, other) = (first.boot.to_string(), replica.boot.to_string());
+    let report = verified(records.clone()).await;
+    assert_eq!(
+        over(&report),
+        [(one.clone(), false), (other.clone(), false)]
+    );
+    assert!(report.complete());
+    // Before both by the clock, after the first by its word.
+    records.extend(next.decides(0, 2));
+    records.push(next.heads());
+    let report = verified(records).await;
+    let last = next.boot.to_string();
+    assert_eq!(over(&report), [(last, false), (one, true), (other, false)]);
+    assert!(!report.complete());
+}
+
 /// What a start that was killed had on its disk is told by the next one.
 #[tokio::test]
 async fn what_an_earlier_start_left_is_missed() {
