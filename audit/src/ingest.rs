@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod acks;
+mod entitled;
 mod revisions;
 
 pub use revisions::{Keep, PART_LEN_MAX, Unkept};
@@ -80,6 +81,14 @@ pub enum Refused {
         /// Its number.
         sequence: u64,
         /// What is wrong.
+        cause: String,
+    },
+    /// A record is not its reporter's to leave.
+    #[error("record {sequence} is not its reporter's to leave: {cause}")]
+    Class {
+        /// Its number.
+        sequence: u64,
+        /// Its class, and who may.
         cause: String,
     },
 }
@@ -375,16 +384,8 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
         ));
     }
     privacy::check(&record).map_err(|what| malformed(what.into()))?;
-    // What a workload says about the log or about certificates is hearsay; alerts are what
-    // the log's own rules found, and who answered for it.
-    let entitled = match &record.body {
-        Some(Body::Alert(_) | Body::LogLifecycle(_) | Body::Erasure(_)) => false,
-        Some(Body::Credential(_)) => stream.reporter.is_reserved(),
-        _ => true,
-    };
-    if !entitled {
-        return Err(malformed("its reporter may not say that".into()));
-    }
+    entitled::check(&stream.reporter, &record)
+        .map_err(|cause| Refused::Class { sequence, cause })?;
     Ok(())
 }
 
