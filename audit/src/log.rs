@@ -62,6 +62,7 @@ use crate::{
 mod book;
 mod gaps;
 mod health;
+pub(crate) mod history;
 mod lock;
 mod reader;
 mod receipt;
