@@ -322,7 +322,7 @@ impl Indexer {
                 Err(error) => {
                     self.note_unreadable(error.index, &error)?;
                     // Of a segment that is lost, no record can be read.
-                    let lost = error.away().map(|away| away.next);
+                    let lost = error.lost().map(|lost| lost.end);
                     next = lost.unwrap_or(error.index + 1).max(next);
                     failed = true;
                     break;
@@ -340,18 +340,18 @@ impl Indexer {
         Ok(true)
     }
 
-    /// A record that cannot be read is not searchable; the others are. A segment that is away is
-    /// looked at again.
+    /// A record that cannot be read is not searchable; the others are. A segment that is away,
+    /// damaged or gone is looked at again.
     pub(super) fn note_unreadable(
         &mut self,
         index: u64,
         error: &crate::source::SourceError,
     ) -> Result<(), StoreError> {
-        if let Some(away) = error.away() {
-            if self.state.lost.insert(away.segment, away.next).is_none() {
+        if let Some(lost) = error.lost() {
+            if self.state.lost.insert(lost.start, lost.end).is_none() {
                 tracing::error!(%error, "the index lacks what is in this segment");
             }
-            self.looks.is_lost(away.segment, error);
+            self.looks.is_lost(lost.start, error);
             return Ok(());
         }
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");

@@ -48,8 +48,8 @@ impl<'a> Reading<'a> {
 
     /// The item at a position; none where it was dropped, or cannot be had.
     fn item(&mut self, at: u64) -> Option<Item> {
-        let mut away = self.failed.iter().filter_map(SourceError::away);
-        if away.any(|away| (away.segment..away.next).contains(&at)) {
+        let mut lost = self.failed.iter().filter_map(SourceError::lost);
+        if lost.any(|lost| lost.contains(&at)) {
             return None;
         }
         match self.source.read(at) {

@@ -31,6 +31,7 @@ use crate::{
 
 mod cut;
 mod replay;
+mod sealed;
 
 pub(crate) use cut::EVIDENCE;
 use replay::{Cut, Replay};
@@ -199,7 +200,9 @@ fn shared(
     segments: Segments,
 ) -> Result<Shared, LogError> {
     let lacking = lacking(dir, &segments.firsts)?;
+    let damaged = sealed::damaged(dir, &verifier, &segments.firsts);
     Ok(Shared {
+        damaged,
         dir: dir.into(),
         tiles: Tiles::new(dir),
         verifier,
