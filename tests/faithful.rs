@@ -155,7 +155,7 @@ fn whoever_takes_an_id_is_not_believed(home: &Home, id: &str) {
     );
 
     let said = home.says(&["audit", "proof", id], 3);
-    assert!(said.contains("PLS7214") && said.contains(FORGER), "{said}");
+    assert!(said.contains("PLS7215") && said.contains(FORGER), "{said}");
     let entry = why["record"]["entry"].to_string();
     let file = home.path("record.tlog-proof").display().to_string();
     home.says(&["audit", "proof", id, "--entry", &entry, "--to", &file], 0);

@@ -25,11 +25,15 @@ use hyper::{
     body::Incoming, client::conn::http1::SendRequest, service::service_fn, upgrade::Upgraded,
 };
 use hyper_util::rt::TokioIo;
-use palisade::net::identity::{self, IdentityConfig};
+use palisade::net::{
+    identity::{self, IdentityConfig},
+    tls,
+};
 use palisade_mesh::{
     clock::Clock,
     spiffe_id::{SpiffeId, TrustDomain},
     svid::Identity,
+    wire::audit::{Batch, ingest_client::IngestClient},
 };
 use rustls_pki_types::ServerName;
 use serde_json::Value;
@@ -61,6 +65,7 @@ fn id(path: &str) -> SpiffeId {
 struct Stage<'h> {
     home: &'h Home,
     inbound: SocketAddr,
+    audit: SocketAddr,
     processes: Vec<(&'static str, Running)>,
 }
 
@@ -99,6 +104,7 @@ impl<'h> Stage<'h> {
         let mut stage = Self {
             home,
             inbound,
+            audit,
             processes: Vec::new(),
         };
         ROLES.into_iter().for_each(|role| stage.run(role));
@@ -149,6 +155,23 @@ impl<'h> Stage<'h> {
         let args = [&["kill", "add"], target, &["--reason", "stolen key"]].concat();
         let outcome = self.home.json(&args);
         outcome["entry"]["id"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until the log takes records of the caller, or until it does not.
+    async fn until_taken(&self, caller: &Identity, taken: bool) {
+        let channel = tls::channel(self.audit, &id("palisade/audit"), caller);
+        let mut client = IngestClient::new(channel);
+        let begun = Instant::now();
+        loop {
+            let (_batches, receiver) = tokio::sync::mpsc::channel::<Batch>(1);
+            let pushed = client.push(tokio_stream::wrappers::ReceiverStream::new(receiver));
+            match timeout(LIMIT, pushed).await.unwrap() {
+                Ok(_) if taken => return,
+                Err(status) if !taken && status.message().contains("PLS4412") => return,
+                _ => assert!(begun.elapsed() < LIMIT, "taken: {}", !taken),
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     fn record(&self, query: &str) -> Value {
@@ -328,6 +351,11 @@ async fn who_is_barred_loses_everything_at_once_and_stays_out() {
         "{judged}"
     );
     stage.refused(&reports, "identity_killed").await;
+    // Nor does the log take records from it.
+    stage.until_taken(&reports, false).await;
+    stage.until_taken(&web, true).await;
+    let told = stage.record("class:authn_failure listener:audit last:1h");
+    assert!(told.to_string().contains(REPORTS), "{told}");
 
     // The control plane is gone; a proxy that starts now knows what the last one knew.
     ROLES.into_iter().for_each(|role| stage.kill(role));
@@ -342,6 +370,7 @@ async fn who_is_barred_loses_everything_at_once_and_stays_out() {
         output.status.success().then_some(())
     });
     stage.until(&reports, true).await;
+    stage.until_taken(&reports, true).await;
 
     // One certificate alone, until there is another; each agent makes its own.
     another(&reports, &first).await;
@@ -351,6 +380,7 @@ async fn who_is_barred_loses_everything_at_once_and_stays_out() {
     stage.until(&reports, false).await;
     stage.until(&web, true).await;
     stage.refused(&reports, "serial_killed").await;
+    stage.until_taken(&reports, false).await;
     stage.kill("agent");
     stage.run("agent");
     another(&reports, &second).await;

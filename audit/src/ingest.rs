@@ -32,9 +32,14 @@ use crate::{
 };
 
 mod acks;
+mod entitled;
 mod revisions;
+mod room;
 
 pub use revisions::{Keep, PART_LEN_MAX, Unkept};
+pub use room::Metered;
+
+use room::{Rooms, Seat};
 
 /// Most records in a batch.
 pub const BATCH_RECORDS_MAX: usize = 1024;
@@ -82,6 +87,14 @@ pub enum Refused {
         /// What is wrong.
         cause: String,
     },
+    /// A record is not its reporter's to leave.
+    #[error("record {sequence} is not its reporter's to leave: {cause}")]
+    Class {
+        /// Its number.
+        sequence: u64,
+        /// Its class, and who may.
+        cause: String,
+    },
 }
 
 /// Takes records into a log.
@@ -90,10 +103,18 @@ pub struct Ingest {
     log: Log,
     clock: Clock,
     gate: Option<Arc<dyn Gate>>,
+    barring: Option<Arc<dyn Barring>>,
     doubt: Option<Arc<dyn Doubt>>,
     keep: Option<Arc<dyn Keep>>,
     /// One revision is taken in at a time: it may have [`crate::policies::BUNDLE_LEN_MAX`] bytes.
     taking: Arc<Semaphore>,
+    limits: room::Limits,
+}
+
+/// Whoever knows the kill list.
+pub trait Barring: Send + Sync {
+    /// Why nothing is taken from `peer` any more; none where it is not barred.
+    fn barred(&self, peer: &Peer) -> Option<String>;
 }
 
 /// Whoever knows which services a reporter is: it is shown every decision that enters,
@@ -111,7 +132,7 @@ impl std::fmt::Debug for Ingest {
 }
 
 /// The gRPC service around an [`Ingest`].
-pub type IngestService = ingest_server::IngestServer<Ingest>;
+pub type IngestService = Metered<ingest_server::IngestServer<Ingest>>;
 
 impl Ingest {
     /// Takes records into `log`.
@@ -120,9 +141,11 @@ impl Ingest {
             log,
             clock,
             gate: None,
+            barring: None,
             doubt: None,
             keep: None,
             taking: Arc::new(Semaphore::new(1)),
+            limits: room::Limits::default(),
         }
     }
 
@@ -130,6 +153,13 @@ impl Ingest {
     #[must_use]
     pub fn guarded(mut self, gate: Arc<dyn Gate>) -> Self {
         self.gate = Some(gate);
+        self
+    }
+
+    /// Asks `barring` about every peer, with each batch.
+    #[must_use]
+    pub fn barring(mut self, barring: Arc<dyn Barring>) -> Self {
+        self.barring = Some(barring);
         self
     }
 
@@ -150,7 +180,10 @@ impl Ingest {
     /// The gRPC service. Requests must carry the [`Peer`] of their connection as
     /// an extension.
     pub fn service(self) -> IngestService {
-        ingest_server::IngestServer::new(self).max_decoding_message_size(BATCH_BYTES_MAX)
+        let rooms = Rooms::new(self.limits);
+        let server =
+            ingest_server::IngestServer::new(self).max_decoding_message_size(BATCH_BYTES_MAX);
+        Metered::new(server, rooms)
     }
 
     /// Takes a batch from this process.
@@ -181,13 +214,23 @@ impl Ingest {
         }
     }
 
-    /// Asks the gate, where there is one, about a peer.
-    fn admit(&self, peer: &SpiffeId) -> Result<(), Status> {
+    /// Lets a peer in that the gate, where there is one, permits.
+    fn admit(&self, peer: &Peer) -> Result<(), Status> {
+        self.present(peer)?;
         let Some(gate) = &self.gate else {
             return Ok(());
         };
-        let asked = gate.ask(&Link::new(peer, LinkAction::Push));
+        let asked = gate.ask(&Link::new(&peer.id, LinkAction::Push));
         asked.map_err(|refused| Status::permission_denied(refused.to_string()))
+    }
+
+    /// Whether the peer is still who it proved to be, and not barred.
+    fn present(&self, peer: &Peer) -> Result<(), Status> {
+        if peer.not_after_s < self.clock.now_us() / 1_000_000 {
+            return Err(Status::unauthenticated(revisions::EXPIRED));
+        }
+        let barred = self.barring.as_ref().and_then(|b| b.barred(peer));
+        barred.map_or(Ok(()), |why| Err(Status::permission_denied(why)))
     }
 
     /// Who keeps revisions, if whoever asks may give them.
@@ -195,7 +238,7 @@ impl Ingest {
         let keep = self.keep.clone();
         let keep = keep.ok_or_else(|| Status::unimplemented("no revisions are kept here"))?;
         let peer = revisions::giver(&*keep, request, self.clock.now_us() / 1_000_000)?;
-        self.admit(&peer.id)?;
+        self.admit(&peer)?;
         Ok(keep)
     }
 
@@ -204,13 +247,13 @@ impl Ingest {
         self,
         peer: Peer,
         mut batches: Streaming<Batch>,
+        seat: Option<Arc<Seat>>,
         in_flight: mpsc::Sender<acks::InFlight>,
     ) -> Result<(), Status> {
         let mut known: Option<(StreamId, Arc<StreamKey>)> = None;
         while let Some(batch) = batches.message().await? {
-            if peer.not_after_s < self.clock.now_us() / 1_000_000 {
-                return Err(Status::unauthenticated(revisions::EXPIRED));
-            }
+            let room = seat.as_ref().map(|seat| seat.next()).unwrap_or_default();
+            self.present(&peer)?;
             let id = batch
                 .stream
                 .ok_or_else(|| refused(&StreamIdError::Missing.into()))?;
@@ -228,10 +271,15 @@ impl Ingest {
             match pending(&stream, batch.first_sequence, batch.records) {
                 Ok(batch) => {
                     self.show(&stream, &batch);
+                    let last = batch.last().map_or(0, |pending| pending.sequence);
+                    let receipt = self.log.append_when_ready(batch).await;
+                    // The log bounds what waits for it. Nor may a sibling that reads no
+                    // answers keep the room.
+                    drop(room);
                     let item = acks::InFlight::Receipt {
                         stream: stream.clone(),
-                        last: batch.last().map_or(0, |pending| pending.sequence),
-                        receipt: self.log.append_when_ready(batch).await,
+                        last,
+                        receipt,
                     };
                     if in_flight.send(item).await.is_err() {
                         return Ok(());
@@ -267,11 +315,13 @@ impl ingest_server::Ingest for Ingest {
             .get::<Peer>()
             .cloned()
             .ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
-        self.admit(&peer.id)?;
+        self.admit(&peer)?;
         let (acks, answers) = mpsc::channel(ACKS_WAITING);
         let (in_flight, receipts) = mpsc::channel(IN_FLIGHT_BATCHES);
         let checkpoints = self.log.subscribe_checkpoints();
-        let read = self.clone().read(peer, request.into_inner(), in_flight);
+        let seat = request.extensions().get::<Arc<Seat>>().cloned();
+        let batches = request.into_inner();
+        let read = self.clone().read(peer, batches, seat, in_flight);
         tokio::spawn(async move {
             let failed = acks.clone();
             let read = async {
@@ -375,16 +425,8 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
         ));
     }
     privacy::check(&record).map_err(|what| malformed(what.into()))?;
-    // What a workload says about the log or about certificates is hearsay; alerts are what
-    // the log's own rules found, and who answered for it.
-    let entitled = match &record.body {
-        Some(Body::Alert(_) | Body::LogLifecycle(_) | Body::Erasure(_)) => false,
-        Some(Body::Credential(_)) => stream.reporter.is_reserved(),
-        _ => true,
-    };
-    if !entitled {
-        return Err(malformed("its reporter may not say that".into()));
-    }
+    entitled::check(&stream.reporter, &record)
+        .map_err(|cause| Refused::Class { sequence, cause })?;
     Ok(())
 }
 

@@ -25,6 +25,7 @@
 
 use std::{
     fmt, io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread::JoinHandle,
@@ -62,6 +63,7 @@ use crate::{
 mod book;
 mod gaps;
 mod health;
+pub(crate) mod history;
 mod lock;
 mod reader;
 mod receipt;
@@ -259,6 +261,8 @@ pub struct Damage {
     pub offset: u64,
     /// What differs.
     pub what: String,
+    /// Records of which none can be had for it: a segment is gone, or cannot be read on.
+    pub lost: Option<Range<u64>>,
 }
 
 impl fmt::Display for Damage {
@@ -268,6 +272,7 @@ impl fmt::Display for Damage {
             leaf,
             offset,
             what,
+            ..
         } = self;
         let file = file.display();
         write!(f, "record {leaf} in `{file}` at byte {offset}: {what}")
@@ -318,6 +323,18 @@ impl LogError {
             leaf,
             offset,
             what: what.into(),
+            lost: None,
+        }))
+    }
+
+    /// None of these records can be had.
+    fn lost(file: PathBuf, records: Range<u64>, what: impl Into<String>) -> Self {
+        Self::Tampered(Box::new(Damage {
+            file,
+            leaf: records.start,
+            offset: 0,
+            what: what.into(),
+            lost: Some(records),
         }))
     }
 }
@@ -530,10 +547,16 @@ impl Log {
         self.inner.shared.received_us(index)
     }
 
+    /// What the start found of finished segments: those that are damaged or gone, as far as
+    /// that is seen without reading them.
+    pub fn damaged(&self) -> &[Damage] {
+        &self.inner.shared.damaged
+    }
+
     /// The records of each segment that is finished and under the latest checkpoint, the
     /// oldest first.
     #[cfg(feature = "index")]
-    pub fn sealed(&self) -> Vec<std::ops::Range<u64>> {
+    pub fn sealed(&self) -> Vec<Range<u64>> {
         self.inner.shared.sealed_spans()
     }
 
@@ -542,7 +565,7 @@ impl Log {
     /// # Errors
     /// [`LogError`] when it cannot be read.
     #[cfg(feature = "index")]
-    pub fn dropped_from(&self, segment: u64) -> Result<Vec<std::ops::Range<u64>>, LogError> {
+    pub fn dropped_from(&self, segment: u64) -> Result<Vec<Range<u64>>, LogError> {
         thin::dropped_from(&self.inner.shared, segment)
     }
 

@@ -87,6 +87,16 @@ impl SourceError {
         self.away().is_some_and(|away| !away.why.is_damage())
     }
 
+    /// Records of which none can be had for the same reason: those of its segment, or of what
+    /// is left of it.
+    pub fn lost(&self) -> Option<Range<u64>> {
+        match self.cause.downcast_ref() {
+            Some(LogError::Away(away)) => Some(away.segment..away.next),
+            Some(LogError::Tampered(damage)) => damage.lost.clone(),
+            _ => None,
+        }
+    }
+
     /// Where it is, if it went to an archive and cannot be had from there.
     pub fn away(&self) -> Option<&Away> {
         match self.cause.downcast_ref() {

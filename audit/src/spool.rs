@@ -9,7 +9,7 @@
 //! next flush; [`RecordStream::durable`] waits that out where it must not happen.
 //! What finds no room is refused to whoever appends, mode `best_effort` first, and
 //! told by a record once there is room again: numbers have no gaps but those that
-//! a lost file makes. Files that are removed or replaced while in use are written
+//! a lost or damaged file makes. Files that are removed or replaced while in use are written
 //! again from the open descriptor.
 
 use std::{
@@ -47,14 +47,16 @@ use crate::{
 
 mod attest;
 mod file;
+mod loss;
 mod names;
 mod queue;
 mod reached;
+mod refusal;
 mod stream;
 mod uplink;
 mod writer;
 
-use queue::Queue;
+use queue::{Left, Queue};
 use reached::Reached;
 use stream::{ClosedStream, Kept, SpoolStream};
 use writer::{Command, Writer};
@@ -153,8 +155,10 @@ pub struct SpoolStats {
     pub last_ack_us: Option<i64>,
     /// Whether the log is connected.
     pub connected: bool,
-    /// Batches that the log refused.
+    /// Records that the log refused again and again, which were set aside.
     pub refused: u64,
+    /// Whether the log has refused a batch since the start.
+    pub refusing: bool,
     /// Whether the last write to the disk failed.
     pub failing: bool,
     /// Bytes it may hold on disk.
@@ -168,6 +172,8 @@ pub struct SpoolStats {
     pub stalled: Option<Duration>,
     /// Files that were removed or replaced while in use.
     pub restored: u64,
+    /// Files of which something cannot be read, those included that were set aside before.
+    pub damaged: u64,
     /// Whether the writing thread is gone; nothing more is kept.
     pub dead: bool,
 }
@@ -204,6 +210,9 @@ struct Shared {
     dead: AtomicBool,
     dropped: [AtomicU64; 3],
     restored: AtomicU64,
+    damaged: AtomicU64,
+    // What the spool has to say of itself: a verb, and the detail.
+    told: Mutex<Vec<(&'static str, String)>>,
     disk: Disk,
     // Of every stream, to be told when the thread dies.
     streams: Mutex<Vec<watch::Sender<Kept>>>,
@@ -215,7 +224,9 @@ struct Shared {
     connected: AtomicBool,
     connections: AtomicU64,
     last_ack_us: AtomicI64,
-    refused: AtomicU64,
+    // Records that were set aside, and the log's words when it last refused some.
+    aside: AtomicU64,
+    refusal: Mutex<Option<Arc<str>>>,
 }
 
 impl Spool {
@@ -248,7 +259,7 @@ impl Spool {
         let lock = files::lock(&dir.join("lock"))
             .map_err(failed)?
             .ok_or_else(|| SpoolError::Locked(dir.into()))?;
-        let (queue, bytes) = Queue::load(dir, &reporter).map_err(failed)?;
+        let left = Left::load(dir, &reporter).map_err(failed)?;
         let shared = Arc::new(Shared {
             _lock: lock,
             dir: dir.into(),
@@ -256,16 +267,18 @@ impl Spool {
             boot: new_ulid(&clock),
             options,
             clock,
-            bytes: AtomicU64::new(bytes),
+            bytes: AtomicU64::new(left.bytes),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             failing: AtomicBool::new(false),
-            queue: Mutex::new(queue),
+            queue: Mutex::new(left.queue),
             moved: watch::Sender::new(0),
             room: AtomicU8::new(Room::Enough.to_u8()),
             dead: AtomicBool::new(false),
             dropped: Default::default(),
             restored: AtomicU64::new(0),
+            damaged: AtomicU64::new(left.damaged_before),
+            told: Mutex::default(),
             disk,
             streams: Mutex::new(Vec::new()),
             parting: Mutex::new(Vec::new()),
@@ -273,8 +286,12 @@ impl Spool {
             connected: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             last_ack_us: AtomicI64::new(0),
-            refused: AtomicU64::new(0),
+            aside: AtomicU64::new(left.refused_before),
+            refusal: Mutex::default(),
         });
+        for told in left.damaged {
+            shared.found_damaged(told);
+        }
         let (commands, received) = mpsc::sync_channel(QUEUE_CHUNKS);
         let reached = Reached::load(dir, &shared.reporter, shared.boot, shared.queue().reached());
         let writer = Writer::new(shared.clone(), received, reached);
@@ -309,13 +326,15 @@ impl Spool {
             bytes: shared.bytes.load(Ordering::Relaxed),
             last_ack_us: (last_ack_us != 0).then_some(last_ack_us),
             connected: shared.connected.load(Ordering::Relaxed),
-            refused: shared.refused.load(Ordering::Relaxed),
+            refused: shared.aside.load(Ordering::Relaxed),
+            refusing: shared.refusal().is_some(),
             failing: shared.failing.load(Ordering::Relaxed),
             bytes_max: shared.options.spool_bytes,
             dropped: shared.dropped.each_ref().map(|n| n.load(Ordering::Relaxed)),
             room: shared.room(),
             stalled: shared.disk.stalled(),
             restored: shared.restored.load(Ordering::Relaxed),
+            damaged: shared.damaged.load(Ordering::Relaxed),
             dead: shared.is_dead(),
         }
     }
@@ -334,7 +353,7 @@ impl Spool {
 
     /// Writes what was handed over and what ended streams left, and ends the boot.
     /// Streams are dropped before: each then hands over the rest with its closing
-    /// head. Blocks for about one fsync.
+    /// head. Blocks for about one fsync; where the disk refuses, for two seconds.
     pub fn close(&self) {
         if self.shared.closed.swap(true, Ordering::SeqCst) {
             return;
@@ -365,6 +384,9 @@ impl RecordSink for Spool {
             bytes_max: stats.bytes_max,
             dropped: stats.dropped,
             restored: stats.restored,
+            damaged: stats.damaged,
+            refused: stats.refused,
+            refusal: self.shared.refusal(),
             fsync: self.shared.disk.fsyncs(),
             stalled: stats.stalled,
             low: stats.room != Room::Enough,
@@ -470,6 +492,37 @@ impl Shared {
     /// Counts a record that was not taken.
     fn count_dropped(&self, mode: AuditMode) {
         buffer::count_of(&self.dropped, mode).fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Has the writing thread record something about the spool, within about a second.
+    fn tell(&self, verb: &'static str, detail: String) {
+        let told = self.told.lock();
+        let mut told = told.unwrap_or_else(PoisonError::into_inner);
+        told.push((verb, detail));
+    }
+
+    /// Notes what the log said when it refused records.
+    fn note_refusal(&self, words: &str) {
+        let last = self.refusal.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = Some(words.into());
+    }
+
+    fn refusal(&self) -> Option<Arc<str>> {
+        let last = self.refusal.lock();
+        last.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has it told that a file is damaged; nothing where that was said before.
+    fn found_damaged(&self, told: String) {
+        if told.is_empty() {
+            return;
+        }
+        tracing::error!(what = %told, "spool file is damaged");
+        self.damaged.fetch_add(1, Ordering::Relaxed);
+        self.tell("damaged", told);
+        let freed = self.queue().free();
+        self.release(freed);
+        self.moved();
     }
 
     /// Gives disk space back to whoever appends.

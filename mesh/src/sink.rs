@@ -3,7 +3,7 @@
 //! The parts see these two traits only; the spool behind them lives in the
 //! audit crate and the binary plugs it in.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use crate::wire::record::Record;
 
@@ -32,6 +32,12 @@ pub struct SinkHealth {
     pub dropped: [u64; 3],
     /// Files that were removed or replaced while in use.
     pub restored: u64,
+    /// Files of which something cannot be read any more; they are kept.
+    pub damaged: u64,
+    /// Records that the audit service refused again and again, and that were set aside.
+    pub refused: u64,
+    /// What it said when it last refused some.
+    pub refusal: Option<Arc<str>>,
     /// How long fsyncs took.
     pub fsync: FsyncTimes,
     /// Since when the present fsync has not come back, if that is too long.

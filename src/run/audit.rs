@@ -28,7 +28,7 @@ use palisade_audit::{
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, sink::RecordSink, svid::Identity};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
@@ -45,7 +45,7 @@ use crate::{
     },
     history::{self, frames},
     net::{
-        kill::{self, Holder},
+        kill::{self, Held, Holder},
         tls,
     },
 };
@@ -108,6 +108,12 @@ pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation, Tol
 pub use sums::{Facets, Gaps, Timeline};
 pub use verifying::VerifyLog;
 pub(crate) use verifying::{document as verified, replayed};
+
+/// Calls that a connection of a reporter has open at once: one stream of batches, and of a
+/// PDP what it asks about revisions.
+const STREAMS_PER_CONNECTION: u32 = 8;
+/// Bytes that a reporter may send before they are read, on a stream and a connection.
+const WINDOW_LEN: u32 = 256 << 10;
 
 /// File of the legal holds, in the audit service's folder.
 const HOLDS: &str = "holds.json";
@@ -259,15 +265,17 @@ impl AuditRole {
         })
     }
 
-    /// Takes records from peers of the trust domain.
+    /// Takes records from peers of the trust domain, but for those on the kill list that
+    /// comes from `lists`; gives the list as it is heard.
     pub(super) async fn listen(
         &mut self,
         config: &Config,
         section: &AuditSection,
         identity: &Identity,
         services: Arc<std::sync::OnceLock<Box<links::Services>>>,
+        lists: kill::Source,
         stop: &CancellationToken,
-    ) -> Result<(), Vec<Diagnostic>> {
+    ) -> Result<watch::Receiver<Held>, Vec<Diagnostic>> {
         let listener = TcpListener::bind(section.listen)
             .await
             .map_err(|e| vec![unbound("audit.listen", &e)])?;
@@ -305,20 +313,48 @@ impl AuditRole {
             pdp: config.trust_domain.role(Role::Pdp.as_str()),
             services,
         };
+        let held = self.hear(config, identity, lists, stop);
+        let bars = links::Bars {
+            gate: gate.clone(),
+            kill: held.clone(),
+        };
         let service = Ingest::new(self.log.clone(), self.clock.clone())
             .guarded(gate.clone())
+            .barring(Arc::new(bars))
             .doubted(Arc::new(doubts))
             .keeping(self.kept())
             .service();
         let _ = self.gate.set(gate);
         let served = tonic::transport::Server::builder()
+            .max_concurrent_streams(Some(STREAMS_PER_CONNECTION))
+            .initial_stream_window_size(Some(WINDOW_LEN))
+            .initial_connection_window_size(Some(WINDOW_LEN))
             .add_service(service)
             .serve_with_incoming_shutdown(
                 tls::incoming(listener, identity),
                 stop.clone().cancelled_owned(),
             );
         tokio::spawn(served);
-        Ok(())
+        Ok(held)
+    }
+
+    /// Follows the kill list, and keeps it over a restart.
+    fn hear(
+        &self,
+        config: &Config,
+        identity: &Identity,
+        lists: kill::Source,
+        stop: &CancellationToken,
+    ) -> watch::Receiver<Held> {
+        let bundle = {
+            let identity = identity.clone();
+            move || identity.bundle()
+        };
+        let file = self.dir.join("kill-list");
+        let kill = Holder::new(&config.trust_domain, bundle, self.clock.clone(), Some(file));
+        let held = kill.held();
+        tokio::spawn(stop.clone().run_until_cancelled_owned(kill.keep_up(lists)));
+        held
     }
 
     /// Who keeps the policy revisions of this mesh.
@@ -342,27 +378,19 @@ impl AuditRole {
     }
 
     /// Answers others than this host's user, where the configuration says so, but for
-    /// those on the kill list that comes from `lists`.
+    /// those on the kill list.
     pub(super) async fn answer(
         &self,
         config: &Config,
         section: &AuditSection,
         identity: &Identity,
-        lists: impl FnOnce() -> kill::Source,
+        kill: watch::Receiver<Held>,
         stop: &CancellationToken,
     ) -> Result<(), Vec<Diagnostic>> {
         let Some(api) = &section.api else {
             return Ok(());
         };
-        let bundle = {
-            let identity = identity.clone();
-            move || identity.bundle()
-        };
-        let kill = Holder::new(&config.trust_domain, bundle, self.clock.clone(), None);
-        let held = kill.held();
-        let keeping = kill.keep_up(lists());
-        tokio::spawn(stop.clone().run_until_cancelled_owned(keeping));
-        api::start(config, api, self.clone(), identity, held, stop).await?;
+        api::start(config, api, self.clone(), identity, kill, stop).await?;
         Ok(())
     }
 

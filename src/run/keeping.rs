@@ -6,7 +6,7 @@ use palisade_mesh::sink::SinkHealth;
 
 use crate::{
     control::api::{Fact, FactState},
-    render::thousands,
+    render::{count, thousands},
 };
 
 /// Everything that is wrong with how `name` keeps its records.
@@ -80,6 +80,28 @@ pub(super) fn facts(group: &str, name: &str, health: &SinkHealth) -> Vec<Fact> {
                 .fix("find out who clears that folder: palisade audit search 'class:spool_event verb:restored'"),
         );
     }
+    if health.damaged > 0 {
+        facts.push(
+            tell(FactState::Error, 7610, "has damaged files of records")
+                .cause(format!(
+                    "of {} something cannot be read; what can be was or will be sent",
+                    count(health.damaged, "file", "files")
+                ))
+                .fix("see the health of its disk; which they are: palisade audit search 'class:spool_event verb:damaged'"),
+        );
+    }
+    if health.refused > 0 || health.refusal.is_some() {
+        let aside = count(health.refused, "record is", "records are");
+        let words = match &health.refusal {
+            Some(words) => format!("the audit service said: {words}; {aside} set aside"),
+            None => format!("{aside} set aside since earlier"),
+        };
+        facts.push(
+            tell(FactState::Error, 7611, "has records that the audit service refuses")
+                .cause(words)
+                .fix("see that both are of the same version; which they are: palisade audit search 'class:spool_event verb:refused'"),
+        );
+    }
     facts
 }
 
@@ -97,6 +119,8 @@ mod tests {
             bytes_max: 100,
             dropped: [0, 0, 1],
             restored: 1,
+            damaged: 1,
+            refused: 1,
             stalled: Some(Duration::from_secs(2)),
             low: true,
             failing: true,
@@ -107,7 +131,28 @@ mod tests {
             .into_iter()
             .filter_map(|fact| fact.code)
             .collect();
-        assert_eq!(codes, [7607, 7603, 7602, 7601, 7604, 7605, 7606]);
+        assert_eq!(
+            codes,
+            [7607, 7603, 7602, 7601, 7604, 7605, 7606, 7610, 7611]
+        );
+    }
+
+    /// Before anything was set aside, and long after.
+    #[test]
+    fn what_the_audit_service_refuses_is_told_in_its_words() {
+        let health = SinkHealth {
+            refusal: Some("record 7 is malformed".into()),
+            ..SinkHealth::default()
+        };
+        let told = facts("proxies", "web", &health);
+        let cause = told[0].cause.clone().unwrap_or_default();
+        assert!(cause.contains("record 7 is malformed"), "{cause}");
+        assert_eq!((told.len(), told[0].code), (1, Some(7611)));
+        let later = SinkHealth {
+            refused: 2,
+            ..SinkHealth::default()
+        };
+        assert_eq!(facts("proxies", "web", &later)[0].code, Some(7611));
     }
 
     #[test]

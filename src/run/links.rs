@@ -6,17 +6,20 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use palisade_audit::ingest::Doubt;
+use palisade_audit::ingest::{Barring, Doubt};
 use palisade_mesh::{
     clock::Clock,
     decision::DecisionIds,
     diagnostic::Diagnostic,
+    kill::Subject,
     link::{Gate, Link, LinkRefused},
     sink::RecordStream,
     spiffe_id::SpiffeId,
+    svid::Peer,
     wire::record::{AuditMode, AuthnFailure, Record, record::Body},
 };
 use palisade_pdp::links::Links;
+use tokio::sync::watch;
 
 use crate::{
     config::Config,
@@ -24,12 +27,15 @@ use crate::{
         api::{Fact, FactState},
         status::ago,
     },
+    net::kill::Held,
 };
 
 /// Code of a refused link.
 const LINK_REFUSED: u16 = 4130;
 /// Code of a record about somebody else's service.
 const OTHER_SERVICE: u16 = 4132;
+/// Code of a peer that is on the kill list.
+const BARRED: u16 = 4412;
 /// How long the same refusal of the same peer is not recorded again: whoever is
 /// refused comes back every few seconds.
 const QUIET_US: i64 = 60_000_000;
@@ -165,6 +171,34 @@ fn told(refused: &LinkRefused, link: &Link<'_>) -> String {
         Some(format!(" ({} about {subject}, {service})", about.api))
     });
     format!("{refused}{}", about.unwrap_or_default())
+}
+
+/// Bars whoever is on the kill list from the audit service.
+pub(super) struct Bars {
+    /// Notes who tried.
+    pub(super) gate: Arc<LinkGate>,
+    /// The list.
+    pub(super) kill: watch::Receiver<Held>,
+}
+
+impl Barring for Bars {
+    fn barred(&self, peer: &Peer) -> Option<String> {
+        let subject = Subject {
+            id: &peer.id,
+            serial: &peer.serial,
+            authorities: &[],
+        };
+        let list = self.kill.borrow().list.clone();
+        let entry = list.bars(&subject, self.gate.clock.now_us())?;
+        let reason = entry.target.reason();
+        let text = format!(
+            "PLS{BARRED}: `{}` may not leave records here: it is barred by the kill list ({reason})",
+            peer.id
+        );
+        self.gate
+            .note(BARRED, &peer.id, reason, "audit", text.clone());
+        Some(text)
+    }
 }
 
 /// Which services an identity is; none when nobody here knows the catalogue.

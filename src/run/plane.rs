@@ -180,15 +180,13 @@ impl ControlPlane {
         let source = self.source(section.identity.clone(), config);
         let identity = link::identity(&source, Role::Audit, config, clock).await?;
         let services = self.services.clone();
+        let lists = self.kill_lists(section.identity.as_ref(), config);
         if let Some(audit) = &mut self.audit {
-            audit
-                .listen(config, section, &identity, services, &self.stop)
+            let kill = audit
+                .listen(config, section, &identity, services, lists, &self.stop)
                 .await?;
-        }
-        if let Some(audit) = &self.audit {
-            let lists = || self.kill_lists(section.identity.as_ref(), config);
             audit
-                .answer(config, section, &identity, lists, &self.stop)
+                .answer(config, section, &identity, kill, &self.stop)
                 .await?;
         }
         if let Some(address) = self.audit.as_ref().and_then(|a| a.address) {

@@ -111,8 +111,8 @@ impl Follower {
                 }
                 Err(error) => {
                     events.push(TailEvent::Unreadable(error.index));
-                    // Of a segment that cannot be had from an archive, no record can be read.
-                    let behind = error.away().map(|away| away.next);
+                    // Of a segment that cannot be had, no record can be read.
+                    let behind = error.lost().map(|lost| lost.end);
                     self.next = behind.unwrap_or_default().max(error.index + 1);
                     return (self, events);
                 }

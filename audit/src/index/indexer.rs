@@ -322,7 +322,7 @@ impl Indexer {
                 Err(error) => {
                     self.note_unreadable(error.index, &error)?;
                     // Of a segment that is lost, no record can be read.
-                    let lost = error.away().map(|away| away.next);
+                    let lost = error.lost().map(|lost| lost.end);
                     next = lost.unwrap_or(error.index + 1).max(next);
                     failed = true;
                     break;
@@ -340,18 +340,18 @@ impl Indexer {
         Ok(true)
     }
 
-    /// A record that cannot be read is not searchable; the others are. A segment that is away is
-    /// looked at again.
+    /// A record that cannot be read is not searchable; the others are. A segment that is away,
+    /// damaged or gone is looked at again.
     pub(super) fn note_unreadable(
         &mut self,
         index: u64,
         error: &crate::source::SourceError,
     ) -> Result<(), StoreError> {
-        if let Some(away) = error.away() {
-            if self.state.lost.insert(away.segment, away.next).is_none() {
+        if let Some(lost) = error.lost() {
+            if self.state.lost.insert(lost.start, lost.end).is_none() {
                 tracing::error!(%error, "the index lacks what is in this segment");
             }
-            self.looks.is_lost(away.segment, error);
+            self.looks.is_lost(lost.start, error);
             return Ok(());
         }
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");
@@ -470,6 +470,10 @@ impl Indexer {
 
     /// Hands the `count` oldest to the writers of their buckets, and what
     /// replaces documents. Answers the position after them.
+    ///
+    /// One bucket after the other: when there are more than may have a writer, one that
+    /// loses its writer has all it gets, and each is committed once, however its records
+    /// stand in the log.
     fn write_oldest(&mut self, inner: &Inner, count: usize) -> Result<u64, StoreError> {
         let span = self.shared.options.bucket;
         let mut position = inner.head;
@@ -477,32 +481,43 @@ impl Indexer {
             let last = inner.recent.oldest_items(count).last();
             position = last.map_or(inner.committed, |waiting| waiting.item.at + 1);
         }
+        let mut buckets: BTreeMap<i64, Vec<(&Item, bool)>> = BTreeMap::new();
         for waiting in inner.recent.oldest_items(count).filter(|w| !w.indexed) {
-            let item = &waiting.item;
-            self.add(span.start_us(item.time_us), item, None)?;
+            let start = span.start_us(waiting.item.time_us);
+            buckets
+                .entry(start)
+                .or_default()
+                .push((&waiting.item, false));
         }
         for replacement in inner.recent.replacing.values() {
             if replacement.cause < position {
                 let start = span.start_us(replacement.item.time_us);
-                self.add(start, &replacement.item, Some(position))?;
+                buckets
+                    .entry(start)
+                    .or_default()
+                    .push((&replacement.item, true));
+            }
+        }
+        for (start, items) in buckets {
+            self.spare_writers(start, position)?;
+            for (item, is_late) in items {
+                self.add(start, item, is_late)?;
             }
         }
         Ok(position)
     }
 
-    /// Adds the document of `item`. One that replaces another comes when
-    /// everything before `replacing` has been added.
-    fn add(&mut self, start: i64, item: &Item, replacing: Option<u64>) -> Result<(), StoreError> {
+    /// Adds the document of `item`, `is_late` when it replaces another.
+    fn add(&mut self, start: i64, item: &Item, is_late: bool) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
-        self.spare_writers(start, replacing.unwrap_or(item.at))?;
         let Some(open) = self.buckets.get_mut(&start) else {
             return Err(StoreError::Bug("a record has no bucket"));
         };
         open.unseen = true;
-        if replacing.is_some() {
+        if is_late {
             open.replaced.push(item.at);
         }
-        let document = shared.layout.document(item, replacing.is_some());
+        let document = shared.layout.document(item, is_late);
         let writer = open.writer(shared.options.writer_heap_bytes)?;
         writer.used = Instant::now();
         writer.dirty = true;

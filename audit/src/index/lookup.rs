@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use palisade_mesh::wire::record::Outcome;
 use rustc_hash::{FxHashMap, FxHashSet};
+use tantivy::{SegmentReader, columnar::StrColumn, index::SegmentId};
 
 use super::{StoreError, bucket::View, schema::id_column};
 use crate::{
@@ -15,6 +16,15 @@ use crate::{
 
 /// Distinct ids named when a prefix fits several.
 const CANDIDATES_MAX: usize = 5;
+
+/// Documents with the same half of an id that are read without asking whose they are.
+const ALIKE_FEW: usize = 4;
+
+/// Documents with the same half of an id that are read for one outcome.
+const ALIKE_READ_MAX: usize = 64;
+
+/// Column of the reporter.
+const REPORTER: &str = "reporter";
 
 /// A decision of the index.
 pub(super) struct FoundDecision {
@@ -38,8 +48,8 @@ impl<'a> Reading<'a> {
 
     /// The item at a position; none where it was dropped, or cannot be had.
     fn item(&mut self, at: u64) -> Option<Item> {
-        let mut away = self.failed.iter().filter_map(SourceError::away);
-        if away.any(|away| (away.segment..away.next).contains(&at)) {
+        let mut lost = self.failed.iter().filter_map(SourceError::lost);
+        if lost.any(|lost| lost.contains(&at)) {
             return None;
         }
         match self.source.read(at) {
@@ -53,7 +63,18 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// A document that may be the one.
+struct Candidate<'a> {
+    at: u64,
+    doc: u32,
+    joined: bool,
+    reader: &'a SegmentReader,
+}
+
 /// The last decision before `before` that an outcome with this key belongs to.
+///
+/// Ids are their reporter's to choose, and so is how many are alike in the half that is
+/// indexed: of many, those of others are left out, and no more than some are read.
 pub(super) fn decision(
     views: &BTreeMap<i64, Arc<View>>,
     reading: &mut Reading<'_>,
@@ -62,28 +83,68 @@ pub(super) fn decision(
 ) -> Option<FoundDecision> {
     let around = around(key.id, key.id, JOIN_SLACK_US);
     let wanted = id_column(key.id);
-    let mut best: Option<FoundDecision> = None;
+    let mut candidates = Vec::new();
     for view in overlapping(views, around) {
         for (reader, columns) in view.segments() {
             let Some(ids) = &columns.id else { continue };
+            if ids.max_value() < wanted || ids.min_value() > wanted {
+                continue;
+            }
             for doc in columns.range(around, reader.max_doc()) {
                 let at = columns.entry(doc);
-                if ids.first(doc) != Some(wanted)
-                    || at >= before
-                    || best.as_ref().is_some_and(|best| best.item.at > at)
-                {
-                    continue;
+                if ids.first(doc) == Some(wanted) && at < before {
+                    candidates.push(Candidate {
+                        at,
+                        doc,
+                        joined: columns.outcome(doc).is_some() || view.replaced.contains(&at),
+                        reader,
+                    });
                 }
-                let item = reading.item(at);
-                let Some(item) = item.filter(|item| item.joinable().as_ref() == Some(key)) else {
-                    continue;
-                };
-                let joined = columns.outcome(doc).is_some() || view.replaced.contains(&at);
-                best = Some(FoundDecision { item, joined });
             }
         }
     }
-    best
+    if candidates.len() > ALIKE_FEW {
+        retain_of(&mut candidates, &key.reporter);
+    }
+    candidates.sort_unstable_by_key(|candidate| std::cmp::Reverse(candidate.at));
+    if candidates.len() > ALIKE_READ_MAX {
+        tracing::warn!(
+            reporter = key.reporter,
+            alike = candidates.len(),
+            "ids of a reporter are too much alike; an outcome may stay without its decision"
+        );
+    }
+    candidates
+        .iter()
+        .take(ALIKE_READ_MAX)
+        .find_map(|candidate| {
+            let item = reading.item(candidate.at)?;
+            let is_it = item.joinable().as_ref() == Some(key);
+            is_it.then_some(FoundDecision {
+                item,
+                joined: candidate.joined,
+            })
+        })
+}
+
+/// Keeps the documents of a reporter, as far as their columns tell.
+fn retain_of(candidates: &mut Vec<Candidate<'_>>, reporter: &str) {
+    let mut known: Option<(SegmentId, Option<(StrColumn, Option<u64>)>)> = None;
+    candidates.retain(|candidate| {
+        let id = candidate.reader.segment_id();
+        if known.as_ref().is_none_or(|(of, _)| *of != id) {
+            let column = candidate.reader.fast_fields().str(REPORTER).ok().flatten();
+            let column = column.and_then(|column| {
+                let ord = column.dictionary().term_ord(reporter.as_bytes()).ok()?;
+                Some((column, ord))
+            });
+            known = Some((id, column));
+        }
+        match known.as_ref().and_then(|(_, column)| column.as_ref()) {
+            Some((column, ord)) => ord.is_some() && column.term_ords(candidate.doc).next() == *ord,
+            None => true,
+        }
+    });
 }
 
 /// The first outcomes after these decisions, each by where its decision is; and where it is
@@ -100,10 +161,16 @@ pub(super) fn outcomes(
     };
     let mut since = around(lowest, highest, JOIN_SLACK_US);
     since.to_us = since.to_us.saturating_add(LATE_MAX_US);
-    let mut wanted: FxHashMap<u64, Vec<&(JoinKey, u64)>> = FxHashMap::default();
-    for decision in decisions {
-        let column = id_column(decision.0.id);
-        wanted.entry(column).or_default().push(decision);
+    // Where the first decision with such a column is: nothing before it is an outcome of it.
+    let mut wanted: FxHashMap<u64, u64> = FxHashMap::default();
+    let mut of_key: FxHashMap<&JoinKey, Vec<u64>> = FxHashMap::default();
+    for (key, at) in decisions {
+        let first = wanted.entry(id_column(key.id)).or_insert(*at);
+        *first = (*first).min(*at);
+        let same = of_key.entry(key).or_default();
+        if same.len() < ALIKE_READ_MAX {
+            same.push(*at);
+        }
     }
     for view in overlapping(views, since) {
         for (reader, columns) in view.segments() {
@@ -112,24 +179,20 @@ pub(super) fn outcomes(
                 continue;
             }
             for doc in 0..reader.max_doc() {
-                let Some(decisions) = ids.first(doc).and_then(|id| wanted.get(&id)) else {
-                    continue;
-                };
+                let first = ids.first(doc).and_then(|id| wanted.get(&id));
                 let at = columns.entry(doc);
-                let mut open: Vec<_> = decisions.to_vec();
-                open.retain(|(_, decision)| {
-                    let best = found.get(decision);
-                    at > *decision && best.is_none_or(|(best, _)| at < *best)
-                });
-                if open.is_empty() {
+                if first.is_none_or(|first| at <= *first) {
                     continue;
                 }
                 let item = reading.item(at);
                 let Some((key, outcome)) = item.as_ref().and_then(Item::joins) else {
                     continue;
                 };
-                for (_, decision) in open.iter().filter(|(wanted, _)| *wanted == key) {
-                    found.insert(*decision, (at, outcome.clone()));
+                for decision in of_key.get(&key).into_iter().flatten() {
+                    let best = found.get(decision);
+                    if at > *decision && best.is_none_or(|(best, _)| at < *best) {
+                        found.insert(*decision, (at, outcome.clone()));
+                    }
                 }
             }
         }

@@ -1,5 +1,6 @@
-//! Segments that an archive had lost when it was their turn. They are looked at again: what was
-//! missing once may have been a store that had not caught up, or is put back by a person.
+//! Segments that an archive had lost when it was their turn, or that were damaged or gone here.
+//! They are looked at again: what was missing once may have been a store that had not caught up, or
+//! is put back by a person.
 //!
 //! When one is there its records are far behind where the index is. They go into the buckets
 //! that they belong in, and are joined with what came since. A crash meanwhile leaves the segment
@@ -240,9 +241,9 @@ impl Indexer {
                         break;
                     }
                 }
-                Err(error) => match error.away() {
+                Err(error) => match error.lost() {
                     // What is left of this one was dropped.
-                    Some(away) if away.segment >= segment.end => {
+                    Some(lost) if lost.start >= segment.end => {
                         return Ok(Ok((items, segment.end)));
                     }
                     Some(_) if error.waits() => {

@@ -3,6 +3,7 @@
 
 mod against_scan;
 pub(crate) mod fake;
+mod gone;
 mod rolled;
 mod store;
 mod tidy;

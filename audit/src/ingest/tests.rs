@@ -2,7 +2,7 @@
 
 use palisade_mesh::wire::{
     audit::{RevisionName, RevisionPart, ingest_client::IngestClient},
-    record::{Alert, Credential, LogLifecycle},
+    record::{Admin, Alert, AuditRead, Credential, LogLifecycle, PolicyChange},
 };
 use tempfile::TempDir;
 use tonic::Code;
@@ -108,23 +108,48 @@ async fn batches_of_many_streams_are_acknowledged_as_durable_and_as_checkpointed
     assert_eq!(received(&session.log).len(), 21);
 }
 
-/// A record is no better than who may leave it.
+/// A record is no better than who may leave it: what is told by the mesh's own parts alone
+/// comes from nobody else.
 #[tokio::test]
-async fn a_workload_speaks_neither_for_the_log_nor_for_the_authority() {
-    let lifecycle = Body::LogLifecycle(LogLifecycle::default());
-    let credential = Body::Credential(Credential::default());
+async fn a_workload_speaks_for_no_part_of_the_mesh() {
     let alert = Body::Alert(Alert {
         verb: "acknowledged".into(),
         ..Alert::default()
     });
-    for body in [lifecycle, credential, alert] {
+    let change = Body::PolicyChange(PolicyChange {
+        verb: "activated".into(),
+        author: "ana@acme.test".into(),
+        ..PolicyChange::default()
+    });
+    let hold = Body::Admin(Admin {
+        actor: REPORTER.into(),
+        verb: "hold_released".into(),
+        ..Admin::default()
+    });
+    for (body, may) in [
+        (
+            Body::LogLifecycle(LogLifecycle::default()),
+            "only the log itself may",
+        ),
+        (
+            Body::Credential(Credential::default()),
+            "only the authority may",
+        ),
+        (alert, "only the log itself may"),
+        (
+            change,
+            "`policy_change` may not come from a workload: only the PDP may",
+        ),
+        (hold, "`hold_released` may not come from a workload"),
+        (Body::AuditRead(AuditRead::default()), "only the PDP may"),
+    ] {
         let mut record = Record::decode(encoded(1)).unwrap();
         record.body = Some(body);
         let mut forged = batch(0, 1..=1);
         forged.records = vec![record.encode_to_vec().into()];
         let mut session = Session::start().await;
         let refusal = session.refusal(forged).await.unwrap();
-        assert!(refusal.contains("may not say that"), "{refusal}");
+        assert!(refusal.contains(may), "{refusal}");
         assert!(received(&session.log).is_empty());
     }
 }
@@ -140,10 +165,51 @@ async fn the_peer_must_be_the_reporter_and_prove_it() {
     assert_eq!(status.code(), Code::PermissionDenied);
     assert_eq!(received(&other.log), []);
 
-    let mut expired = session(Some(peer(REPORTER, 1))).await.unwrap();
-    let status = expired.refusal(batch(0, 1..=1)).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unauthenticated);
-    assert_eq!(received(&expired.log), []);
+    let expired = session(Some(peer(REPORTER, 1))).await.map(|_| ());
+    assert_eq!(expired.unwrap_err().code(), Code::Unauthenticated);
+}
+
+/// Bars whoever it is told to, from then on.
+#[derive(Default)]
+struct Barred(std::sync::atomic::AtomicBool);
+
+impl Barring for Barred {
+    fn barred(&self, peer: &Peer) -> Option<String> {
+        let is = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        is.then(|| format!("{} is barred", peer.id))
+    }
+}
+
+/// Who is barred writes no more, over what is open and over what is new; what came before is
+/// there.
+#[tokio::test]
+async fn a_barred_peer_leaves_nothing_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let barred = Arc::new(Barred::default());
+    let ingest = Ingest::new(log.clone(), Clock::system()).barring(barred.clone());
+    let server = TestServer::of(ingest, Some(peer(REPORTER, FOREVER))).await;
+    let (batches, receiver) = mpsc::channel(8);
+    let mut client = IngestClient::new(server.channel().await);
+    let open = client.push(ReceiverStream::new(receiver)).await.unwrap();
+    let mut acks = open.into_inner();
+    batches.send(batch(0, 1..=3)).await.unwrap();
+    while soon(acks.message()).await.unwrap().unwrap().durable < 3 {}
+    barred.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    batches.send(batch(0, 4..=6)).await.unwrap();
+    let status = loop {
+        if let Err(status) = soon(acks.message()).await {
+            break status;
+        }
+    };
+    assert_eq!(status.code(), Code::PermissionDenied);
+    assert!(status.message().contains("is barred"), "{status}");
+    let (_batches, receiver) = mpsc::channel::<Batch>(1);
+    let again = client.push(ReceiverStream::new(receiver)).await;
+    assert_eq!(again.unwrap_err().code(), Code::PermissionDenied);
+    let asked = client.has_revision(named(32)).await;
+    assert!(asked.is_err());
+    assert_eq!(received(&log).len(), 3);
 }
 
 #[tokio::test]
@@ -224,7 +290,7 @@ async fn the_door_inside_the_process_checks_and_dedupes_the_same() {
 /// is a record that hides something behind its values.
 #[tokio::test]
 async fn a_covered_record_is_taken_with_its_own_values_only() {
-    use palisade_mesh::wire::record::PolicyChange;
+    use palisade_mesh::wire::record::AuthnFailure;
     use prost::Message as _;
 
     use crate::privacy::{Handling, Personal, Rules};
@@ -232,19 +298,19 @@ async fn a_covered_record_is_taken_with_its_own_values_only() {
     let dir = tempfile::tempdir().unwrap();
     let log = open_log(&dir);
     let ingest = Ingest::new(log.clone(), Clock::system());
-    let rules = Rules::new([(Personal::Author, Handling::Sealed)]);
-    let change = PolicyChange {
-        author: "alice@example.org".into(),
-        ..PolicyChange::default()
+    let rules = Rules::new([(Personal::SourceIp, Handling::Sealed)]);
+    let failure = AuthnFailure {
+        source_ip: "192.0.2.7".into(),
+        ..AuthnFailure::default()
     };
     let record = Record {
-        body: Some(Body::PolicyChange(change)),
+        body: Some(Body::AuthnFailure(failure)),
         ..Record::decode(encoded(1)).unwrap()
     };
     let whole = rules.cover(&record).unwrap();
     let push = |record: Vec<u8>| ingest.push(&stream(0), 1, vec![record.into()]);
     let mut other = whole.clone();
-    other.disclosures[0].value = "bob@example.org".into();
+    other.disclosures[0].value = "192.0.2.8".into();
     let hidden = [whole.encode_to_vec(), record.encode_to_vec()].concat();
     for refused in [other.encode_to_vec(), hidden] {
         assert!(matches!(
@@ -261,7 +327,7 @@ async fn a_covered_record_is_taken_with_its_own_values_only() {
     let kept = kept.unwrap();
     assert_eq!(kept.record.covers, whole.covers);
     assert!(kept.record.disclosures.is_empty());
-    assert!(!format!("{:?}", log.leaf(kept.index).unwrap()).contains("alice"));
+    assert!(!format!("{:?}", log.leaf(kept.index).unwrap()).contains("192.0.2.7"));
 }
 
 /// Keeps what the PDP gives, whatever it is.

@@ -13,7 +13,7 @@ use palisade_mesh::wire::{audit::Envelope, record::Record};
 use prost::Message as _;
 use tokio::sync::watch;
 
-use super::{Checkpoint, Entry, LogError, OpenGap};
+use super::{Checkpoint, Damage, Entry, LogError, OpenGap};
 use crate::{
     merkle::{Hash, Tiles, consistency_proof, inclusion_proof},
     note::Verifier,
@@ -47,6 +47,8 @@ pub(super) struct Shared {
     pub(super) book: Mutex<super::book::Book>,
     #[cfg(feature = "index")]
     pub(super) archive: Option<Arc<crate::archive::Archive>>,
+    /// What the start found of segments that nobody writes any more.
+    pub(super) damaged: Vec<Damage>,
 }
 
 /// Which segments there are.
@@ -196,13 +198,21 @@ impl Shared {
         if index >= len {
             return Err(not_found());
         }
+        let first_lost = |next: u64| {
+            LogError::lost(segment::relative(0), 0..next, "the first segments are gone")
+        };
         let (first, next) = {
             let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
             let at = segments.firsts.partition_point(|first| *first <= index);
             let first = at
                 .checked_sub(1)
                 .and_then(|at| segments.firsts.get(at).copied())
-                .ok_or_else(not_found)?;
+                .ok_or_else(|| {
+                    segments
+                        .firsts
+                        .first()
+                        .map_or_else(not_found, |f| first_lost(*f))
+                })?;
             match (segments.firsts.get(at), &segments.active) {
                 (Some(next), _) => (first, *next),
                 (None, Some(active)) => {
@@ -213,7 +223,12 @@ impl Shared {
             }
         };
         let sealed = self.sealed(first, next - first)?;
-        Place::new(&sealed.file, first, &sealed.offsets, index).ok_or_else(not_found)
+        let place = Place::new(&sealed.file, first, &sealed.offsets, index);
+        place.ok_or_else(|| {
+            let lost = first + sealed.offsets.len()..next;
+            let what = "the segment cannot be read through, or what followed it is gone; `audit verify` names the place";
+            LogError::lost(segment::relative(first), lost, what)
+        })
     }
 
     fn sealed(&self, first: u64, count: u64) -> Result<Arc<Sealed>, LogError> {
@@ -224,18 +239,22 @@ impl Shared {
         let relative = segment::relative(first);
         let path = self.dir.join(&relative);
         #[cfg(feature = "index")]
-        let (file, cached) = self.open(first).map_err(LogError::io(&path))?;
+        let opened = self.open(first);
         #[cfg(not(feature = "index"))]
-        let file = File::open(&path).map_err(LogError::io(&path))?;
-        let file = Arc::new(file);
-        let offsets = Offsets::load(&path, &file, first, count).map_err(|e| {
-            if e.kind() == io::ErrorKind::InvalidData {
-                let what = "the segment cannot be read through; `audit verify` names the place";
-                LogError::tampered(relative, first, segment::HEADER_LEN, what)
-            } else {
-                LogError::io(&path)(e)
+        let opened = File::open(&path);
+        let opened = opened.map_err(|e| match LogError::io(&path)(e) {
+            LogError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                LogError::lost(relative, first..first + count, "the segment is gone")
             }
-        })?;
+            error => error,
+        });
+        #[cfg(feature = "index")]
+        let (file, cached) = opened?;
+        #[cfg(not(feature = "index"))]
+        let file = opened?;
+        let file = Arc::new(file);
+        let offsets =
+            Offsets::load_part(&path, &file, first, count).map_err(LogError::io(&path))?;
         let sealed = Arc::new(Sealed {
             first,
             file,

@@ -18,7 +18,7 @@ use palisade_mesh::{clock::Clock, spiffe_id::TrustDomain, wire::record::Dropping
 use tokio::sync::watch;
 
 use super::{
-    Checkpoint, LogError, LogOptions, lock,
+    Checkpoint, LogError, LogOptions, history, lock,
     reader::{Segments, Shared},
 };
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
 
 mod cut;
 mod replay;
+mod sealed;
 
 pub(crate) use cut::EVIDENCE;
 use replay::{Cut, Replay};
@@ -199,7 +200,9 @@ fn shared(
     segments: Segments,
 ) -> Result<Shared, LogError> {
     let lacking = lacking(dir, &segments.firsts)?;
+    let damaged = sealed::damaged(dir, &verifier, &segments.firsts);
     Ok(Shared {
+        damaged,
         dir: dir.into(),
         tiles: Tiles::new(dir),
         verifier,
@@ -353,7 +356,7 @@ fn read_checkpoint(dir: &Path, verifier: &Verifier) -> Result<Checkpoint, LogErr
         other => other.map_err(LogError::io(dir.join(CHECKPOINT)))?,
     };
     let latest = Checkpoint::open(verifier, &note).map_err(|e| bad(e.to_string()))?;
-    let history = fs::read_to_string(dir.join(HISTORY)).unwrap_or_default();
+    let history = history::read(dir);
     let known = checkpoint::notes(&history)
         .filter_map(|note| Checkpoint::open(verifier, note).ok())
         .map(|checkpoint| checkpoint.size)

@@ -2,8 +2,8 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _},
+    io,
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     sync::{Arc, PoisonError, mpsc},
     time::{Duration, Instant},
 };
@@ -20,9 +20,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     AppendError, Checkpoint, Health, LogError, LogOptions, Pending, SEGMENT_BYTES_MAX,
     gaps::open_gaps,
+    history,
     reader::Shared,
     receipt::Done,
-    recover::{self, ActiveFile, HISTORY, Recovered, STREAMS},
+    recover::{self, ActiveFile, Recovered, STREAMS},
 };
 use crate::{
     disk::{self, Reserve, Room, TEND_EVERY},
@@ -571,21 +572,10 @@ impl Writer {
             .history_at
             .is_none_or(|at| at.elapsed() >= HISTORY_EVERY)
         {
-            self.remember(&note)?;
+            history::add(&self.shared.dir, &note)?;
             self.history_at = Some(Instant::now());
         }
         Ok(())
-    }
-
-    /// Adds a checkpoint to the history.
-    fn remember(&self, note: &str) -> io::Result<()> {
-        let mut history = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(files::FILE_MODE)
-            .open(self.shared.dir.join(HISTORY))?;
-        history.write_all(note.as_bytes())?;
-        history.sync_data()
     }
 
     /// Whether tiles must survive a power cut: what they are made of may be elsewhere.

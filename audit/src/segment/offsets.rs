@@ -5,7 +5,7 @@
 
 use std::{fs, fs::File, io, path::Path, sync::Arc};
 
-use super::{Content, Frame, FrameReader, GoneRun, HEADER_LEN};
+use super::{Content, Frame, FrameReader, GoneRun, HEADER_LEN, read_at_most};
 use crate::files;
 
 /// First bytes of an offsets file.
@@ -111,8 +111,39 @@ impl Offsets {
             .filter(|offsets| offsets.len() == count && offsets.end() == len);
         match read {
             Some(offsets) => Ok(offsets),
-            None => Self::scan(file, len, first_leaf, count),
+            None => Self::scan(file, len, first_leaf, count, true),
         }
+    }
+
+    /// As [`Self::load`], of as many of the `count` leaves as the segment can be read for.
+    pub(crate) fn load_part(
+        segment: &Path,
+        file: &Arc<File>,
+        first_leaf: u64,
+        count: u64,
+    ) -> io::Result<Self> {
+        match Self::load(segment, file, first_leaf, count) {
+            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+                let len = file.metadata()?.len();
+                Self::scan(file, len, first_leaf, count, false)
+            }
+            loaded => loaded,
+        }
+    }
+
+    /// Whether the offsets file is of a segment of `count` leaves and of the length of this one,
+    /// by its own length and end: a look that costs nothing.
+    pub(crate) fn are_likely(segment: &Path, file: &File, count: u64) -> bool {
+        let (Ok(offsets), Ok(meta)) = (File::open(segment.with_extension("idx")), file.metadata())
+        else {
+            return false;
+        };
+        let expected = MAGIC.len() as u64 + 4 * (count + 1) + 4;
+        let mut end = [0; 4];
+        let is_long = offsets.metadata().is_ok_and(|meta| meta.len() == expected);
+        is_long
+            && read_at_most(&offsets, &mut end, expected - 8).is_ok_and(|read| read == 4)
+            && u64::from(u32::from_le_bytes(end)) == meta.len()
     }
 
     fn decode(bytes: &[u8]) -> Option<Self> {
@@ -127,14 +158,24 @@ impl Offsets {
         (!offsets.is_empty() && offsets.is_sorted()).then_some(Self(offsets))
     }
 
-    fn scan(file: &Arc<File>, len: u64, first_leaf: u64, count: u64) -> io::Result<Self> {
+    /// Reads a segment through; where it cannot be, that is `InvalidData`, unless it need not be
+    /// `whole`.
+    fn scan(
+        file: &Arc<File>,
+        len: u64,
+        first_leaf: u64,
+        count: u64,
+        whole: bool,
+    ) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
         let mut offsets = Self::empty();
         let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
         while offsets.len() < count {
             match reader.next()? {
                 Some(Ok(frame)) => {
-                    offsets.take(&frame, first_leaf).ok_or_else(invalid)?;
+                    if offsets.take(&frame, first_leaf).is_none() {
+                        return if whole { Err(invalid()) } else { Ok(offsets) };
+                    }
                 }
                 // A frame whose CRC is wrong still has its place; reading it tells. How many
                 // leaves it stands for is told by what follows.
@@ -147,7 +188,8 @@ impl Offsets {
                         _ => offsets.push(end),
                     }
                 }
-                _ => return Err(invalid()),
+                _ if whole => return Err(invalid()),
+                _ => break,
             }
         }
         Ok(offsets)

@@ -12,8 +12,15 @@ use palisade_mesh::spiffe_id::SpiffeId;
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
-use super::file;
+use super::{
+    file::{self, Survey},
+    refusal,
+};
 use crate::buffer::Chunk;
+
+/// What the name of a file that cannot be read through ends in, once the log has the rest
+/// of it.
+const DAMAGED: &str = "damaged";
 
 /// Files and acknowledged positions.
 #[derive(Debug, Default)]
@@ -42,6 +49,8 @@ struct SpoolFile {
     sealed: bool,
     /// Last sequence number per worker.
     last: FxHashMap<u32, u64>,
+    /// Not all of it can be read: it is evidence, and stays.
+    damaged: bool,
 }
 
 /// How far a stream is, as record numbers.
@@ -66,6 +75,8 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) file: Option<Arc<File>>,
     pub(super) boot: Ulid,
+    /// End of the last durable chunk.
+    pub(super) end: u64,
 }
 
 /// A file that is held open.
@@ -78,19 +89,31 @@ pub(super) struct Held {
     pub(super) end: u64,
 }
 
-impl Queue {
-    /// Finds what earlier boots left; gives the bytes it holds on disk.
-    pub(super) fn load(dir: &Path, reporter: &SpiffeId) -> io::Result<(Self, u64)> {
-        let mut queue = Self::default();
-        let mut bytes = 0;
+/// What earlier boots left.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    pub(super) queue: Queue,
+    /// Bytes on disk that count.
+    pub(super) bytes: u64,
+    /// What is said of each file that cannot be read through.
+    pub(super) damaged: Vec<String>,
+    /// Files that were set aside as such before.
+    pub(super) damaged_before: u64,
+    /// Records that were set aside because the log refused them.
+    pub(super) refused_before: u64,
+}
+
+impl Left {
+    /// Finds it.
+    pub(super) fn load(dir: &Path, reporter: &SpiffeId) -> io::Result<Self> {
+        let mut left = Self::default();
         let mut boots: Vec<Ulid> = Vec::new();
         for entry in fs::read_dir(dir)? {
-            boots.extend(
-                entry?
-                    .file_name()
-                    .to_str()
-                    .and_then(|n| n.parse::<Ulid>().ok()),
-            );
+            let entry = entry?;
+            let name = entry.file_name();
+            let boot = name.to_str().and_then(|name| name.parse::<Ulid>().ok());
+            // Somebody's file may be called as a boot is.
+            boots.extend(boot.filter(|_| entry.path().is_dir()));
         }
         boots.sort_unstable();
         for boot in boots {
@@ -100,49 +123,152 @@ impl Queue {
                 let path = entry?.path();
                 if path.extension().is_some_and(|e| e == "spool") {
                     paths.push(path);
+                } else if path.extension().is_some_and(|e| e == DAMAGED) {
+                    left.damaged_before += 1;
+                } else if path.extension().is_some_and(|e| e == refusal::EXTENSION) {
+                    left.refused_before += 1;
                 }
             }
             paths.sort();
+            let last = paths.last().cloned();
             for path in paths {
-                // What is not ours to send is not counted against our limit.
-                bytes += queue.load_file(path, boot, reporter)?;
+                let is_last = last.as_ref() == Some(&path);
+                left.load_file(path, boot, reporter, is_last)?;
             }
             // Goes when it is empty.
             let _ = fs::remove_dir(dir);
         }
-        Ok((queue, bytes))
+        let freed = left.queue.free();
+        left.bytes = left.bytes.saturating_sub(freed);
+        Ok(left)
     }
 
-    /// Adds a file of an earlier boot; gives the bytes it counts with.
-    fn load_file(&mut self, path: PathBuf, boot: Ulid, reporter: &SpiffeId) -> io::Result<u64> {
+    /// Adds a file of an earlier boot. What is not ours to send is not counted against our
+    /// limit.
+    fn load_file(
+        &mut self,
+        path: PathBuf,
+        boot: Ulid,
+        reporter: &SpiffeId,
+        is_last: bool,
+    ) -> io::Result<()> {
         let file = File::open(&path)?;
         let len = file.metadata()?.len();
-        let (key, start) = match file::read_header(&file)? {
-            Some(header) => header,
-            None => {
-                tracing::error!(file = %path.display(), "spool file cannot be read; it is left as it is");
-                return Ok(0);
+        let header = file::read_header(&file)?;
+        let start = match &header {
+            Some((key, start)) if key.reporter == *reporter && key.boot == boot => *start,
+            Some((key, _)) => {
+                tracing::error!(file = %path.display(), reporter = %key.reporter, "spool file is of somebody else; it is left as it is");
+                return Ok(());
             }
+            None => file::header(reporter, boot).len() as u64,
         };
-        if key.reporter != *reporter || key.boot != boot {
-            tracing::error!(file = %path.display(), reporter = %key.reporter, "spool file is of somebody else; it is left as it is");
-            return Ok(0);
+        let mut survey = Survey::new(&file, start, u64::MAX)?;
+        if header.is_none() {
+            // Its records say whose it is, too.
+            if survey.reporter.as_deref() != Some(reporter.as_str()) {
+                self.damaged.push(format!(
+                    "`{}` cannot be read: whose it is is damaged; it is left as it is",
+                    name(&path)
+                ));
+                return Ok(());
+            }
+            survey.lose(start);
         }
-        let id = self.push(path, None, boot, start);
-        let mut end = start;
-        while let Some((chunk, next)) = file::read_chunk(&file, end)? {
-            self.written(id, &chunk, next);
-            end = next;
-        }
-        if end < len {
+        if survey.torn > 0 && is_last {
             // The process was killed while it wrote: nobody was told it is durable.
-            tracing::warn!(offset = end, bytes = len - end, %boot, "spool file ends in half a write");
+            tracing::warn!(offset = survey.end, bytes = survey.torn, %boot, "spool file ends in half a write");
+        } else if survey.torn > 0 {
+            // Others were begun after it, so all of it had been written.
+            survey.lose(survey.torn);
         }
-        self.seal(id);
-        if let Some(file) = self.files.back_mut() {
+        let is_damaged = survey.damaged > 0;
+        if is_damaged {
+            self.damaged.push(told(&path, &survey));
+        }
+        self.queue.add(path, boot, start, len, &survey, is_damaged);
+        self.bytes += len;
+        Ok(())
+    }
+}
+
+/// The name of a file, with that of its boot.
+fn name(path: &Path) -> String {
+    let parts: Vec<_> = path.iter().rev().take(2).collect();
+    let parts = parts.iter().rev().map(|part| part.to_string_lossy());
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// What is said of a file that cannot be read through.
+fn told(path: &Path, survey: &Survey) -> String {
+    let (parts, bytes) = (survey.damaged, survey.damaged_bytes);
+    let name = name(path);
+    format!(
+        "`{name}` is damaged: {parts} of its parts, {bytes} bytes, cannot be read; the others are sent, and the file is kept as `{name}.{DAMAGED}`"
+    )
+}
+
+impl Queue {
+    /// Adds a file that nobody writes to any more.
+    fn add(
+        &mut self,
+        path: PathBuf,
+        boot: Ulid,
+        start: u64,
+        len: u64,
+        survey: &Survey,
+        is_damaged: bool,
+    ) {
+        let id = self.push(path, None, boot, start);
+        for (worker, (first, last)) in &survey.numbers {
+            self.number(boot, *worker, *first, *last);
+        }
+        if let Some(file) = self.files.back_mut().filter(|file| file.id == id) {
+            let last = survey
+                .numbers
+                .iter()
+                .map(|(worker, (_, last))| (*worker, *last));
+            file.last = last.collect();
+            file.end = survey.end;
             file.bytes = len;
+            file.sealed = true;
+            file.damaged = is_damaged;
         }
-        Ok(len)
+    }
+
+    /// Notes that a file cannot be read through, as a look up to `end` found; `None` when it
+    /// has grown since, an empty text when that was known.
+    pub(super) fn damaged(&mut self, id: u64, end: u64, survey: &Survey) -> Option<String> {
+        let Some(file) = self.files.iter_mut().find(|file| file.id == id) else {
+            return Some(String::new());
+        };
+        if file.damaged {
+            return Some(String::new());
+        }
+        if file.end != end {
+            return None;
+        }
+        file.damaged = true;
+        let last = survey
+            .numbers
+            .iter()
+            .map(|(worker, (_, last))| (*worker, *last));
+        let before = std::mem::replace(&mut file.last, last.collect());
+        let (boot, told) = (file.boot, told(&file.path, survey));
+        for worker in before.into_keys() {
+            self.recount(boot, worker);
+        }
+        Some(told)
+    }
+
+    /// Waits no longer for what nobody can send.
+    fn recount(&mut self, boot: Ulid, worker: u32) {
+        let files = self.files.iter().filter(|file| file.boot == boot);
+        let readable = files.filter_map(|file| file.last.get(&worker)).max();
+        if let Some(position) = self.streams.get_mut(&(boot, worker)) {
+            let least = position.checkpointed.max(position.before_first);
+            position.durable = readable.map_or(least, |last| least.max(*last));
+        }
     }
 
     /// Adds a file whose chunks start at `start`; gives its id.
@@ -165,6 +291,7 @@ impl Queue {
             end: start,
             sealed: false,
             last: FxHashMap::default(),
+            damaged: false,
         });
         id
     }
@@ -178,14 +305,19 @@ impl Queue {
         file.bytes = file.bytes.max(end);
         let last = file.last.entry(chunk.worker).or_default();
         *last = (*last).max(chunk.last_sequence());
-        let position = self
-            .streams
-            .entry((file.boot, chunk.worker))
-            .or_insert_with(|| Position {
-                before_first: chunk.first_sequence - 1,
-                ..Position::default()
-            });
-        position.durable = position.durable.max(chunk.last_sequence());
+        let boot = file.boot;
+        let (first, last) = (chunk.first_sequence, chunk.last_sequence());
+        self.number(boot, chunk.worker, first, last);
+    }
+
+    /// Notes durable records of a stream.
+    fn number(&mut self, boot: Ulid, worker: u32, first: u64, last: u64) {
+        let stream = self.streams.entry((boot, worker));
+        let position = stream.or_insert_with(|| Position {
+            before_first: first - 1,
+            ..Position::default()
+        });
+        position.durable = position.durable.max(last);
     }
 
     /// How far each stream is on disk.
@@ -214,6 +346,12 @@ impl Queue {
         new
     }
 
+    /// Number up to which the log has a stream under a checkpoint.
+    pub(super) fn done(&self, boot: Ulid, worker: u32) -> u64 {
+        let position = self.streams.get(&(boot, worker));
+        position.map_or(0, |position| position.checkpointed)
+    }
+
     /// Whether the log has a record under a checkpoint.
     pub(super) fn is_checkpointed(&self, boot: Ulid, worker: u32, sequence: u64) -> bool {
         self.streams
@@ -221,7 +359,8 @@ impl Queue {
             .is_some_and(|position| position.checkpointed >= sequence)
     }
 
-    /// Removes the files that the log has wholly; gives the bytes that are free.
+    /// Removes the files that the log has wholly, and sets those aside that cannot be read
+    /// through; gives the bytes that are free.
     pub(super) fn free(&mut self) -> u64 {
         let mut bytes = 0;
         let streams = &self.streams;
@@ -234,8 +373,12 @@ impl Queue {
             if !file.sealed || !file.last.iter().all(done) {
                 return true;
             }
+            let gone = match file.damaged {
+                true => fs::rename(&file.path, aside(&file.path)),
+                false => fs::remove_file(&file.path),
+            };
             // Somebody else may have removed it.
-            if let Err(e) = fs::remove_file(&file.path)
+            if let Err(e) = gone
                 && e.kind() != io::ErrorKind::NotFound
             {
                 tracing::warn!(file = %file.path.display(), error = %e, "delivered spool file cannot be removed");
@@ -307,6 +450,21 @@ impl Queue {
                 path: file.path.clone(),
                 file: file.file.clone(),
                 boot: file.boot,
+                end: file.end,
             })
     }
+
+    /// Where the chunks of a file start, and where the last durable one ends.
+    pub(super) fn extent(&self, id: u64) -> Option<(u64, u64)> {
+        let file = self.files.iter().find(|file| file.id == id)?;
+        Some((file.start, file.end))
+    }
+}
+
+/// The name under which a damaged file is kept.
+fn aside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(DAMAGED);
+    name.into()
 }

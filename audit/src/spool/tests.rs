@@ -18,6 +18,7 @@ use crate::{
     },
 };
 
+mod damage;
 mod faults;
 
 fn open(dir: &TempDir) -> Arc<Spool> {
@@ -262,6 +263,7 @@ async fn half_a_write_at_the_end_of_a_file_is_left_out() {
     fs::write(&file, &bytes[..bytes.len() - 20]).unwrap();
     let spool = open(&dir);
     assert_eq!(spool.stats().waiting, 10);
+    assert_eq!(spool.stats().damaged, 0, "as every kill may leave it");
     let log = open_log(&log_dir);
     let server = server(&log).await;
     uplink(&spool, &server);

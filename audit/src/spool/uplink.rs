@@ -5,15 +5,18 @@
 
 use std::{collections::VecDeque, fs::File, io, sync::Arc, sync::atomic::Ordering, time::Duration};
 
-use palisade_mesh::wire::audit::{Ack, Batch, StreamId, ingest_client::IngestClient};
+use palisade_mesh::wire::audit::{Ack, Batch, ingest_client::IngestClient};
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use ulid::Ulid;
 
 use super::{
-    Shared, Spool, file,
+    Shared, Spool,
+    file::{self, Found, Survey},
     queue::{Cursor, Place},
+    refusal::{Refusal, Sent},
 };
 use crate::{buffer::Chunk, ingest::BATCH_RECORDS_MAX, stream::StreamKey};
 
@@ -60,10 +63,11 @@ impl Spool {
         // The task must not keep the spool from closing.
         drop(self);
         let mut pause = BACKOFF.0;
+        let mut refusal = Refusal::default();
         loop {
             let disconnected = Disconnect(&shared);
             let ended = match connect().await {
-                Ok(channel) => Session::run(&shared, channel, &mut pause).await,
+                Ok(channel) => Session::run(&shared, channel, &mut pause, &mut refusal).await,
                 Err(e) => Err(Ended::Connect(e.to_string())),
             };
             drop(disconnected);
@@ -96,8 +100,11 @@ struct Session<'a> {
     file: Option<(u64, Arc<File>)>,
     /// Read and not sent.
     ready: VecDeque<Batch>,
-    /// Sent and not durable: stream, last number, records.
-    sent: VecDeque<(StreamId, u64, u32)>,
+    /// Sent and not durable.
+    sent: VecDeque<Sent>,
+    /// The first record of each stream that this connection sent.
+    begun: FxHashMap<(Ulid, u32), u64>,
+    refusal: &'a mut Refusal,
     in_flight: u32,
     credit: u32,
 }
@@ -108,6 +115,7 @@ impl<'a> Session<'a> {
         shared: &'a Arc<Shared>,
         channel: Channel,
         pause: &mut Duration,
+        refusal: &'a mut Refusal,
     ) -> Result<(), Ended> {
         let (batches, receiver) = mpsc::channel(BATCHES_AHEAD);
         let mut client = IngestClient::new(channel);
@@ -124,6 +132,8 @@ impl<'a> Session<'a> {
             file: None,
             ready: VecDeque::new(),
             sent: VecDeque::new(),
+            begun: FxHashMap::default(),
+            refusal,
             in_flight: 0,
             credit: 0,
         };
@@ -145,7 +155,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 ack = acks.message() => {
-                    session.acknowledged(ack?.ok_or(Ended::Closed)?)?;
+                    session.acknowledged(ack?.ok_or(Ended::Closed)?).await?;
                     *pause = BACKOFF.0;
                 }
                 _ = moved.changed(), if session.ready.is_empty() => {}
@@ -167,30 +177,31 @@ impl<'a> Session<'a> {
     fn next(&mut self) -> Option<Batch> {
         let batch = self.ready.pop_front()?;
         let count = batch.records.len() as u32;
-        let last = batch.first_sequence + u64::from(count) - 1;
-        self.sent
-            .push_back((batch.stream.clone().unwrap_or_default(), last, count));
+        let alone = batch.records.first().filter(|_| count == 1);
+        self.sent.push_back(Sent {
+            stream: batch.stream.clone().unwrap_or_default(),
+            first: batch.first_sequence,
+            last: batch.first_sequence + u64::from(count) - 1,
+            record: alone.cloned(),
+        });
         self.in_flight += count;
         Some(batch)
     }
 
-    fn acknowledged(&mut self, ack: Ack) -> Result<(), Ended> {
+    async fn acknowledged(&mut self, ack: Ack) -> Result<(), Ended> {
         if !ack.refused.is_empty() {
-            self.shared.refused.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(refused = %ack.refused, "log refused records");
-            return Err(Ended::Refused(ack.refused));
+            return Err(self.refused(ack).await);
         }
         self.credit = ack.credit;
         let Some(stream) = ack.stream else {
             return Ok(());
         };
         // Batches become durable in the order they were sent.
-        while let Some((sent, last, count)) = self.sent.front()
-            && *sent == stream
-            && *last <= ack.durable
+        while let Some(sent) = self
+            .sent
+            .pop_front_if(|sent| sent.stream == stream && sent.last <= ack.durable)
         {
-            self.in_flight -= count;
-            self.sent.pop_front();
+            self.in_flight -= (sent.last - sent.first + 1) as u32;
         }
         let Ok(key) = StreamKey::from_wire(&stream) else {
             return Ok(());
@@ -208,6 +219,34 @@ impl<'a> Session<'a> {
             self.shared.moved();
         }
         Ok(())
+    }
+
+    /// What comes of a batch that the log does not take.
+    async fn refused(&mut self, ack: Ack) -> Ended {
+        let words = ack.refused;
+        self.shared.note_refusal(&words);
+        tracing::error!(refused = %words, "log refused records");
+        // Answers come in the order of the batches, so it is the first without one.
+        let sent = self.sent.pop_front();
+        let sent = sent.filter(|sent| Some(&sent.stream) == ack.stream.as_ref());
+        let Some(sent) = sent.filter(|sent| self.refusal.note(sent)) else {
+            return Ended::Refused(words);
+        };
+        let (Some(record), Ok(key)) = (sent.record, StreamKey::from_wire(&sent.stream)) else {
+            return Ended::Refused(words);
+        };
+        // What was sent before it is durable, and may not be under a checkpoint yet.
+        if self.begun.get(&(key.boot, key.worker)) != Some(&sent.first) {
+            return Ended::Refused(words);
+        }
+        let (shared, said) = (self.shared.clone(), words.clone());
+        let aside = tokio::task::spawn_blocking(move || {
+            shared.set_aside(key.boot, key.worker, sent.first, &record, &said)
+        });
+        match aside.await.map_err(io::Error::other) {
+            Ok(Ok(_)) => Ended::Refused(words),
+            Ok(Err(e)) | Err(e) => e.into(),
+        }
     }
 
     /// Reads on until there is a batch to send or nothing is left to read.
@@ -242,10 +281,10 @@ impl<'a> Session<'a> {
                 (Some(file), _) | (None, Some((_, file))) => file,
                 (None, None) => Arc::new(File::open(&place.path)?),
             };
-            let chunk = file::read_chunk(&file, offset)?;
-            io::Result::Ok((file, chunk))
+            let found = file::read_chunk(&file, offset)?;
+            io::Result::Ok((file, found))
         });
-        let (file, chunk) = match read.await {
+        let (file, found) = match read.await {
             Ok(Ok(read)) => read,
             // Delivered and removed while we came here.
             Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => {
@@ -258,28 +297,51 @@ impl<'a> Session<'a> {
             Ok(Err(e)) => return Err(e.into()),
             Err(e) => return Err(io::Error::other(e).into()),
         };
-        self.file = Some((id, file));
-        match chunk {
-            Some((chunk, next)) => {
-                self.cursor.id = id;
+        self.file = Some((id, file.clone()));
+        self.cursor.id = id;
+        match found {
+            Found::Chunk(chunk, next) => {
                 self.cursor.offset = next;
                 Ok(Some((place.boot, chunk)))
             }
             // It was written and fsynced; now it is damaged. What follows is sent,
             // and the log records the gap.
-            None => {
-                tracing::error!(
-                    file = id,
-                    offset,
-                    "spool file is damaged; the rest of it cannot be sent"
-                );
-                self.cursor = Cursor {
-                    id: id + 1,
-                    offset: 0,
-                };
+            Found::Damaged(next) => {
+                self.cursor.offset = next;
+                self.damaged(id, file).await?;
+                Ok(None)
+            }
+            Found::Torn | Found::End => {
+                self.cursor.offset = place.end;
+                self.damaged(id, file).await?;
                 Ok(None)
             }
         }
+    }
+
+    /// Tells that a file cannot be read through, and waits no longer for what it had.
+    async fn damaged(&self, id: u64, file: Arc<File>) -> Result<(), Ended> {
+        let shared = self.shared.clone();
+        let look = move || {
+            loop {
+                let Some((start, end)) = shared.queue().extent(id) else {
+                    return Ok(());
+                };
+                let mut survey = Survey::new(&file, start, end)?;
+                let left = end.saturating_sub(file.metadata()?.len());
+                if survey.torn + left > 0 {
+                    survey.lose(survey.torn + left);
+                }
+                let told = shared.queue().damaged(id, end, &survey);
+                // It grows while it is looked through.
+                if let Some(told) = told {
+                    shared.found_damaged(told);
+                    return Ok(());
+                }
+            }
+        };
+        let looked = tokio::task::spawn_blocking(look).await;
+        looked.map_err(io::Error::other)?.map_err(Ended::Io)
     }
 
     /// Cuts a chunk into batches.
@@ -290,11 +352,19 @@ impl<'a> Session<'a> {
             worker: chunk.worker,
         }
         .to_wire();
+        let done = self.shared.queue().done(boot, chunk.worker);
         let mut bytes = 0;
         let mut batch: Option<Batch> = None;
         for (sequence, record) in (chunk.first_sequence..).zip(chunk.records()) {
+            if sequence <= done {
+                continue;
+            }
+            self.begun.entry((boot, chunk.worker)).or_insert(sequence);
+            let alone = self.refusal.is_of(&stream, sequence);
             let full = batch.as_ref().is_some_and(|batch| {
-                batch.records.len() >= BATCH_RECORDS_MAX || bytes + record.len() > BATCH_BYTES
+                alone
+                    || batch.records.len() >= BATCH_RECORDS_MAX
+                    || bytes + record.len() > BATCH_BYTES
             });
             if full {
                 self.ready.extend(batch.take());
@@ -309,6 +379,10 @@ impl<'a> Session<'a> {
                 })
                 .records
                 .push(record);
+            if alone {
+                self.ready.extend(batch.take());
+                bytes = 0;
+            }
         }
         self.ready.extend(batch);
     }

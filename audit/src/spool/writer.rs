@@ -11,7 +11,9 @@ use std::{
 use palisade_mesh::wire::record::{SpoolEvent, record::Body};
 use tokio::sync::watch;
 
-use super::{OWN_WORKER, Shared, attest::Attest, file, names, reached::Reached, stream::Kept};
+use super::{
+    OWN_WORKER, Shared, attest::Attest, file, loss::Loss, names, reached::Reached, stream::Kept,
+};
 use crate::{
     buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
     disk::{Reserve, Room, TEND_EVERY, is_full},
@@ -21,6 +23,9 @@ use crate::{
 
 /// Time between tries while the disk refuses.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How long a disk that refuses is tried when the spool is closed.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Bytes written at once.
 const GROUP_BYTES: usize = 16 << 20;
@@ -52,6 +57,11 @@ pub(super) struct Writer {
     reached: Reached,
     /// Number of the first heads of its own stream, until the log has them.
     introduced: Option<u64>,
+    loss: Loss,
+    /// What the boot before this one lost at its end, until that is told.
+    lost_before: Option<SpoolEvent>,
+    /// It is in the group.
+    telling_loss: bool,
 }
 
 /// The file being written.
@@ -81,7 +91,11 @@ impl Writer {
         };
         let own = Buffer::new(Arc::new(stream), limits, shared.clock.clone());
         let wanted = shared.options.reserve_bytes;
+        let (loss, lost_before) = Loss::open(&shared.dir);
         Self {
+            loss,
+            lost_before,
+            telling_loss: false,
             reserve: Reserve::new(shared.disk.clone(), &shared.dir, wanted),
             shared,
             commands,
@@ -210,6 +224,7 @@ impl Writer {
         self.tended = Instant::now();
         self.reserve.tend();
         self.note_room();
+        self.note_told();
         self.keep_sealed();
         self.retire();
         self.remember();
@@ -279,6 +294,19 @@ impl Writer {
         self.tell(verb, detail.into());
     }
 
+    /// Records what others found out about the spool.
+    fn note_told(&mut self) {
+        if let Some(event) = self.lost_before.take() {
+            self.say(event);
+            self.telling_loss = true;
+        }
+        let told = self.shared.told.lock();
+        let told = std::mem::take(&mut *told.unwrap_or_else(PoisonError::into_inner));
+        for (verb, detail) in told {
+            self.tell(verb, detail);
+        }
+    }
+
     fn note_restored(&mut self, path: &std::path::Path) {
         self.shared.restored.fetch_add(1, Ordering::Relaxed);
         let name = path.strip_prefix(&self.shared.dir).unwrap_or(path);
@@ -288,11 +316,15 @@ impl Writer {
 
     /// Adds a record of the spool's own to the group.
     fn tell(&mut self, verb: &str, detail: String) {
-        self.own.tell(SpoolEvent {
+        self.say(SpoolEvent {
             verb: verb.into(),
             detail,
             ..SpoolEvent::default()
         });
+    }
+
+    fn say(&mut self, event: SpoolEvent) {
+        self.own.tell(event);
         if let Some(chunk) = self.own.take() {
             self.add(chunk, self.own_kept.clone());
         }
@@ -328,6 +360,11 @@ impl Writer {
                     });
                 }
                 self.shared.moved();
+                if std::mem::take(&mut self.telling_loss)
+                    && let Err(error) = self.loss.clear()
+                {
+                    tracing::warn!(%error, "what was lost is told once more by the next start");
+                }
                 // Told with the next group.
                 for path in std::mem::take(&mut self.restored) {
                     self.note_restored(&path);
@@ -447,11 +484,39 @@ impl Writer {
         }
     }
 
+    /// Tries for a while.
+    fn commit_patiently(&mut self) -> bool {
+        let until = Instant::now() + CLOSE_PATIENCE;
+        loop {
+            if self.commit() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(RETRY);
+        }
+    }
+
+    /// Notes for the next start what the disk does not take.
+    fn declare_loss(&self) {
+        let chunks = self.group.iter().map(|(chunk, _)| chunk);
+        let of_workers = || chunks.clone().filter(|chunk| chunk.worker != OWN_WORKER);
+        let records: u64 = of_workers().map(|chunk| chunk.count).sum();
+        let noted = self.loss.note(of_workers());
+        tracing::error!(
+            records,
+            noted = noted.is_ok(),
+            "spool closed on a disk that refuses; records are lost"
+        );
+    }
+
     /// Writes what is left and tells everybody that it is over.
     fn end(mut self) {
         self.part();
         // Nobody watches them from here on.
         self.keep_sealed();
+        self.note_told();
         while let Ok(command) = self.commands.try_recv() {
             if let Command::Chunk(chunk, kept) = command {
                 self.add(chunk, kept);
@@ -465,12 +530,8 @@ impl Writer {
             self.add(chunk, self.own_kept.clone());
         }
         let told: Vec<_> = self.group.iter().map(|(_, kept)| kept.clone()).collect();
-        if !self.commit() {
-            let records: u64 = self.group.iter().map(|(chunk, _)| chunk.count).sum();
-            tracing::error!(
-                records,
-                "spool closed on a disk that refuses; records are lost"
-            );
+        if !self.commit_patiently() {
+            self.declare_loss();
         }
         self.remember();
         for kept in told {

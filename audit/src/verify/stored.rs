@@ -7,8 +7,11 @@ use palisade_mesh::diagnostic::Severity;
 use super::{Finding, FindingKind};
 use crate::{
     checkpoint::{self, Checkpoint},
-    log::stored::{CHECKPOINT, COSIGNED, HISTORY, PUBLIC_KEY},
-    note::{NoteError, Verifier},
+    log::{
+        history,
+        stored::{CHECKPOINT, COSIGNED, HISTORY, PUBLIC_KEY},
+    },
+    note::Verifier,
 };
 
 /// A finding about a whole file.
@@ -73,19 +76,19 @@ pub(super) fn checkpoints(
             None
         }
     };
-    let history = match fs::read(dir.join(HISTORY)) {
-        // Bytes that are no text make a note that does not verify.
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(_) => String::new(),
-    };
     let mut all = Vec::new();
-    let mut notes = checkpoint::notes(&history).enumerate().peekable();
-    while let Some((n, note)) = notes.next() {
+    let mut glued = Vec::new();
+    // The last one may be half written, by a crash or right now; it is left out.
+    for (n, note) in checkpoint::notes(&history::read(dir)).enumerate() {
         match open(note) {
             Ok(checkpoint) => all.push(checkpoint),
-            // The last one may be half written, by a crash or right now.
-            Err(NoteError::Malformed(_)) if notes.peek().is_none() => {}
-            Err(e) => bad(HISTORY, format!("checkpoint {n}: {e}")),
+            Err(e) => match behind_half_a_note(key, note) {
+                Some(checkpoint) => {
+                    all.push(checkpoint);
+                    glued.push(n);
+                }
+                None => bad(HISTORY, format!("checkpoint {n}: {e}")),
+            },
         }
     }
     match fs::read_to_string(dir.join(COSIGNED)).map(|note| open(&note)) {
@@ -111,5 +114,20 @@ pub(super) fn checkpoints(
         all.push(latest.clone());
     }
     all.sort_by_key(|checkpoint| checkpoint.size);
+    findings.extend(glued.into_iter().map(|n| Finding {
+        severity: Severity::Warning,
+        ..about(
+            FindingKind::Checkpoint,
+            HISTORY,
+            format!("before checkpoint {n} stands half a one: a write of it was cut off"),
+        )
+    }));
     (latest, all)
+}
+
+/// The checkpoint that was written behind one that was cut off, as earlier versions did.
+/// Whatever stands before it vouches for nothing.
+fn behind_half_a_note(key: &Verifier, note: &str) -> Option<Checkpoint> {
+    let at = note.rfind(&format!("{}\n", key.name()))?;
+    Checkpoint::open(key, note.get(at..)?).ok()
 }

@@ -387,6 +387,42 @@ fn forged_rolled_back_and_unsigned_checkpoints_are_found() {
     assert!(!verify(&dir.path().join("nowhere"), VerifyOptions::default()).intact());
 }
 
+/// A full disk or a power cut leaves half a checkpoint in the history: the log goes on behind
+/// the last whole one. What an earlier version glued to it is told, and is no tampering.
+#[test]
+fn a_checkpoint_that_was_cut_off_spoils_none_that_follows() {
+    let half = "palisade/acme.test\n12\nAb";
+    let dir = copied();
+    let path = dir.path().join("checkpoints");
+    let before = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{before}{half}")).unwrap();
+    assert!(check(&dir).findings.is_empty());
+    let log = open_log(&dir);
+    append(&log, &key(9, 0), 1..=3);
+    drop(log);
+    let report = check(&dir);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    let after = fs::read_to_string(&path).unwrap();
+    assert!(after.len() > before.len() && !after.contains(half));
+
+    let dir = copied();
+    let path = dir.path().join("checkpoints");
+    let last = crate::checkpoint::notes(&before).last().unwrap();
+    let sound = before.strip_suffix(last).unwrap();
+    fs::write(&path, format!("{sound}{half}{last}")).unwrap();
+    let report = check(&dir);
+    assert!(report.intact(), "{:?}", report.findings);
+    let told = &report.findings[0];
+    assert_eq!(
+        (told.severity, told.kind),
+        (Severity::Warning, FindingKind::Checkpoint)
+    );
+    // The whole one counts all the same.
+    let first = crate::checkpoint::notes(&before).next().unwrap();
+    fs::write(dir.path().join("checkpoint"), first).unwrap();
+    assert!(!check(&dir).intact());
+}
+
 /// While the log is written, what is under its latest checkpoint is verified.
 #[test]
 fn a_live_log_is_verified_up_to_its_latest_checkpoint() {

@@ -226,7 +226,7 @@ fn records(out: &mut Text, gauges: &[Arc<Gauges>]) {
 /// Where records are kept until the audit service has them.
 fn sink(out: &mut Text, health: &SinkHealth) {
     let yes = u64::from;
-    let gauges: [(&str, &str, u64); 7] = [
+    let gauges: [(&str, &str, u64); 9] = [
         (
             "palisade_spool_records",
             "Records that wait for the audit service.",
@@ -261,6 +261,16 @@ fn sink(out: &mut Text, health: &SinkHealth) {
             "palisade_spool_files_restored",
             "Files that were removed or replaced while in use.",
             health.restored,
+        ),
+        (
+            "palisade_spool_files_damaged",
+            "Files of records of which something cannot be read.",
+            health.damaged,
+        ),
+        (
+            "palisade_spool_records_refused",
+            "Records that the audit service refused and that were set aside.",
+            health.refused,
         ),
     ];
     for (name, help, value) in gauges {

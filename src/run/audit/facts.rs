@@ -87,6 +87,7 @@ impl AuditRole {
                 .fix("see the reporter's spool: its records may still be on the way"),
             );
         }
+        facts.extend(self.segments());
         facts.extend(self.reporters());
         facts.extend(keys(&self.vault.keeping()));
         facts.extend(self.witnesses.check());
@@ -127,6 +128,33 @@ impl AuditRole {
         });
         facts.extend(self.gate.get().map(|g| g.check()).unwrap_or_default());
         facts
+    }
+
+    /// What is to be told of records of the log that cannot be had.
+    fn segments(&self) -> Option<Fact> {
+        let damaged = self.log.damaged();
+        // What an archive has lost is told with it.
+        let unreadable = match self.log.archive() {
+            Some(_) => 0,
+            None => self.store.status().unreadable,
+        };
+        if damaged.is_empty() && unreadable == 0 {
+            return None;
+        }
+        let cause = match damaged.first() {
+            Some(first) => first.to_string(),
+            None => "the log of the audit service names the first".to_owned(),
+        };
+        let segments = count(damaged.len(), "segment is", "segments are");
+        let records = count(unreadable, "record", "records");
+        let text = format!(
+            "{segments} damaged or gone since the start, and the index lacks {records} that cannot be read"
+        );
+        Some(
+            Fact::not_ok("audit", FactState::Error, 7214, text)
+                .cause(cause)
+                .fix("find out who could write there, and name the places: palisade audit verify. A copy that is put back is read again"),
+        )
     }
 
     /// What is to be told of those who report: silence, and words that do not agree.

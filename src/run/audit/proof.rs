@@ -159,7 +159,7 @@ fn several<'e>(decisions: impl Iterator<Item = &'e Entry>, wanted: &Wanted) -> D
     });
     let by: Vec<String> = by.collect();
     Diagnostic::error(
-        7214,
+        7215,
         format!("{} decisions have the id `{}`", by.len(), wanted.id),
     )
     .cause(format!("they are {}", by.join(", ")))

@@ -4,7 +4,10 @@ use std::{
     collections::{HashMap, HashSet},
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -41,6 +44,7 @@ pub(crate) struct Log {
     lost: Mutex<Range<u64>>,
     length: watch::Sender<u64>,
     pressed: Mutex<Option<String>>,
+    reads: AtomicU64,
 }
 
 impl Log {
@@ -51,6 +55,7 @@ impl Log {
             lost: Mutex::new(0..0),
             length: watch::Sender::new(0),
             pressed: Mutex::default(),
+            reads: AtomicU64::new(0),
         })
     }
 
@@ -95,6 +100,11 @@ impl Log {
 
     pub(crate) fn break_entry(&self, index: u64) {
         self.broken.lock().unwrap().insert(index);
+    }
+
+    /// How often an entry was read.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
     }
 
     pub(crate) fn lose(&self, entries: Range<u64>) {
@@ -143,6 +153,7 @@ impl Source for Log {
     }
 
     fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        self.reads.fetch_add(1, Ordering::Relaxed);
         let lost = self.lost.lock().unwrap().clone();
         if lost.contains(&index) {
             let away = Away {

@@ -149,6 +149,71 @@ fn more_buckets_than_writers_and_a_changed_span_are_no_matter() {
     assert_eq!(rows(&store, "").len(), 40);
 }
 
+/// Times are their reporter's to choose within a month: however they go to and fro, a bucket is
+/// committed once for all of a commit, and nobody's records wait for it.
+#[test]
+fn records_of_many_days_cost_no_commit_each() {
+    const RECORDS: u64 = 300;
+    const DAYS: u64 = 6;
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    for i in 0..RECORDS {
+        let days = i64::try_from(i % DAYS).unwrap();
+        let record = decision(NOW - days * 86_400 * SECOND, u128::from(i));
+        log.append_received(record, NOW);
+    }
+    let by_day = Options {
+        bucket: BucketSpan::Day,
+        recent_max: 1000,
+        ..options()
+    };
+    let store = super::fake::open_with(&log, dir.path(), by_day);
+    runtime().block_on(store.flush()).unwrap();
+    assert_eq!(store.status().buckets, usize::try_from(DAYS).unwrap());
+    let all = rows(&store, "last:30d");
+    assert_eq!(all.len(), usize::try_from(RECORDS).unwrap());
+    // Each document and each commit is one step of a bucket.
+    let steps: u64 = fs::read_dir(dir.path())
+        .unwrap()
+        .filter_map(|entry| fs::read(entry.unwrap().path().join("meta.json")).ok())
+        .map(|meta| serde_json::from_slice::<serde_json::Value>(&meta).unwrap())
+        .map(|meta| meta["opstamp"].as_u64().unwrap())
+        .sum();
+    assert!(steps <= RECORDS + 4 * DAYS, "{steps} steps");
+}
+
+/// Half of an id is indexed, and which half of them are alike is their reporter's to choose.
+#[test]
+fn ids_that_are_alike_cost_their_own_reporter_at_most() {
+    const ALIKE: u128 = 300;
+    const OUTCOMES: u64 = 20;
+    let (dir, log) = (tempfile::tempdir().unwrap(), Log::new());
+    let of = |reporter: &str, random: u128| Record {
+        reporter: format!("spiffe://acme.test/palisade/proxy/{reporter}"),
+        ..decision(NOW - SECOND, random)
+    };
+    let honest = of("orders", 7);
+    log.append(honest.clone());
+    for random in 0..ALIKE {
+        log.append(of("web", 1000 + random));
+    }
+    let store = open(&log, dir.path());
+    runtime().block_on(store.flush()).unwrap();
+    let before = log.reads();
+    for random in 0..OUTCOMES {
+        let none = of("web", 5000 + u128::from(random));
+        log.append(outcome_of(&none, NOW, 200));
+    }
+    log.append(outcome_of(&honest, NOW, 502));
+    runtime().block_on(store.flush()).unwrap();
+    let reads = log.reads() - before;
+    assert!(reads <= OUTCOMES * 70, "{reads} reads");
+    assert_eq!(rows(&store, "class:decision status:502").len(), 1);
+    // The newest of those that are alike has its outcome, too.
+    log.append(outcome_of(&of("web", 1000 + ALIKE - 1), NOW, 503));
+    runtime().block_on(store.flush()).unwrap();
+    assert_eq!(rows(&store, "class:decision status:503").len(), 1);
+}
+
 #[test]
 fn an_unreadable_record_is_left_out_and_the_answer_says_so() {
     let (dir, log) = (tempfile::tempdir().unwrap(), filled(20));

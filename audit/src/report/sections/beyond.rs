@@ -142,7 +142,8 @@ pub(crate) fn witnesses(e: &Evidence<'_>) -> Result<Section, StoreError> {
          has cosigned cannot be taken back, written anew, or shown otherwise to others. The names and times are those that the cosignatures \
          say; whoever has the witnesses' public keys can check them.",
     );
-    let conflicts = e.count(&e.records("class:admin verb:witness_conflict"))?;
+    let told = format!("class:admin verb:witness_conflict {}", e.of_the_log());
+    let conflicts = e.count(&e.records(&told))?;
     let section = section.figure("conflicts that a witness told in the period", conflicts);
     let cosigned = e.log().and_then(|log| log.cosigned());
     let Some(cosigned) = cosigned else {

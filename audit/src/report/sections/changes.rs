@@ -14,18 +14,28 @@ use crate::{
 /// Certificates that an inventory looks at, newest first.
 const ISSUED_MAX: usize = 200_000;
 
+/// What keeps a query to what a part of the mesh says. Logs of earlier versions have such
+/// records of anybody.
+fn of_part(e: &Evidence<'_>, part: &str) -> String {
+    let of_the_log = e.of_the_log();
+    let domain = of_the_log.strip_suffix("/audit\"");
+    format!("{}/{part}\"", domain.unwrap_or(&of_the_log))
+}
+
 /// Revisions that were activated or rejected.
 pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
     let section = Section::new(
         "policy-changes",
         "Policy changes",
         "Every revision of the policies that came into force or was rejected, with its author, its commit where the policies come from \
-         git, the policies it added, removed and changed, and how many requests of the period were decided and denied under it.",
+         git, the policies it added, removed and changed, and how many requests of the period were decided and denied under it. What the PDP \
+         recorded, and nobody else.",
     );
+    let of_pdp = of_part(e, "pdp");
     let mut section = of_rows(
         section,
         e,
-        e.records("class:policy_change"),
+        e.records(&format!("class:policy_change {of_pdp}")),
         &[
             ("time", CellKind::Time),
             ("verb", CellKind::Text),
@@ -58,7 +68,7 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
         });
         section.queries.push(query);
     }
-    let rejected = e.count(&e.records("class:policy_change verb:rejected"))?;
+    let rejected = e.count(&e.records(&format!("class:policy_change verb:rejected {of_pdp}")))?;
     Ok(section
         .figure("rejected revisions", rejected)
         .cannot_show(
@@ -130,12 +140,13 @@ pub(crate) fn credentials(e: &Evidence<'_>, most: usize) -> Result<Section, Stor
     let mut section = Section::new(
         "credentials",
         "Certificates issued and refused",
-        "What the authority did with certificates, by identity: issued, refused, revoked.",
+        "What the authority did with certificates, by identity: issued, refused, revoked; and what agents refused. By reporter.",
     );
     let timeline = e.records("class:credential") + &format!(" | timeline {} by verb", step(e));
     section.chart = Some(columns("certificates", &e.steps(&timeline)?));
     section.queries.push(timeline);
-    let query = e.records("class:credential") + " | first, last by verb, spiffe_id | sort -count";
+    let query =
+        e.records("class:credential") + " | first, last by verb, spiffe_id, reporter | sort -count";
     let (section, counted) = of_groups(section, e, query, most)?;
     Ok(section
         .figure("records", counted.total)
@@ -148,9 +159,12 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
         "certificate-inventory",
         "Certificates by identity",
         "The newest certificate that was issued to each identity in the period, with how many it got. `ended` is said where it had \
-         expired by the end of the period and no newer one was issued.",
+         expired by the end of the period and no newer one was issued. What the authority recorded, and nobody else.",
     );
-    let query = e.records("class:credential verb:issued");
+    let query = e.records(&format!(
+        "class:credential verb:issued {}",
+        of_part(e, "ca")
+    ));
     let mut newest = BTreeMap::new();
     let mut looked = 0_usize;
     e.visit(&query, |row| {

@@ -406,8 +406,9 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
         "Records go only when the period of their class is over, where one is configured, and the log says each time what goes; all others are there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
     );
     let erasures = e.count(&e.records("class:erasure"))?;
-    let held = e.count(&e.records("class:admin verb:hold_added"))?;
-    let released = e.count(&e.records("class:admin verb:hold_released"))?;
+    let ours = e.of_the_log();
+    let held = e.count(&e.records(&format!("class:admin verb:hold_added {ours}")))?;
+    let released = e.count(&e.records(&format!("class:admin verb:hold_released {ours}")))?;
     let dropped = e.count(&e.records("class:log_lifecycle verb:records_dropped"))?;
     let left = e.count(&e.records("class:log_lifecycle verb:records_left"))?;
     let short = shorter(e, enough)?;

@@ -44,6 +44,7 @@ impl Bench {
         let task = tokio::spawn(self.spool.clone().uplink(move || connect(address)));
         soon(self.spool.delivered()).await;
         task.abort();
+        let _ = task.await;
         (dir, log)
     }
 
@@ -251,6 +252,46 @@ async fn a_full_disk_sheds_in_order_and_recovers_by_itself() {
     }
     // A declared loss is no gap.
     assert_eq!(log.gaps().len(), 0);
+}
+
+/// What is held when the process ends and the disk takes nothing is lost, and not without a
+/// word: the next start tells how much of what, once.
+#[tokio::test]
+async fn what_is_lost_with_the_process_is_told_by_the_next() {
+    let bench = Bench::new(SpoolOptions {
+        reserve_bytes: 2 * MIB,
+        ..SpoolOptions::default()
+    });
+    bench.faults.set_free(0);
+    let mut stream = bench.spool.open(0);
+    for mode in [AuditMode::Strict, AuditMode::Spool, AuditMode::BestEffort] {
+        stream.append(&of_mode(7, mode)).unwrap();
+    }
+    let refused = soon(stream.durable()).await;
+    assert!(matches!(refused, Err(SinkError::Io(_))), "{refused:?}");
+    drop(stream);
+    bench.spool.close();
+    let Bench { dir, spool, faults } = bench;
+    drop(spool);
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let options = SpoolOptions::default();
+        let spool = Spool::open(dir.path(), reporter(), options, Clock::system()).unwrap();
+        spool.close();
+        let bench = Bench {
+            dir: tempfile::tempdir().unwrap(),
+            spool,
+            faults: faults.clone(),
+        };
+        let (_log_dir, log) = bench.deliver().await;
+        told.extend(events(&log).into_iter().filter(|e| e.verb == "dropped"));
+        assert!(paths(&log).is_empty());
+    }
+    assert_eq!(told.len(), 1, "{told:?}");
+    // The closing head of the stream is one of mode `spool`, too.
+    let counts = (told[0].strict, told[0].spool, told[0].best_effort);
+    assert_eq!(counts, (1, 2, 1));
+    assert_eq!((told[0].from_us, told[0].until_us > 7), (7, true));
 }
 
 #[tokio::test]

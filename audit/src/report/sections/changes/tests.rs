@@ -1,10 +1,104 @@
+//! What changed, by whoever may say so.
+
+use std::sync::Arc;
+
 use palisade_mesh::{
     clock::Clock,
-    wire::record::{Credential, Decision, Peer, Record, Verdict, record::Body},
+    spiffe_id::SpiffeId,
+    wire::record::{
+        Admin, Credential, Decision, Peer, PolicyChange, Record, Verdict, record::Body,
+    },
 };
 use prost::Message as _;
 
-use crate::{query::TOP_MAX, report::package::tests::Stage, stream::new_ulid, testing::REPORTER};
+use crate::{
+    index::{Options, Store},
+    log::{Log, Pending},
+    query::TOP_MAX,
+    report::{Evidence, Ground, Kind, Period, Report, Section, run},
+    source::{Entry, Source, SourceError},
+    stream::{StreamKey, new_ulid},
+    testing::{REPORTER, open_log},
+};
+
+const PDP: &str = "spiffe://acme.test/palisade/pdp";
+const AUTHORITY: &str = "spiffe://acme.test/palisade/ca";
+const AUDIT: &str = "spiffe://acme.test/palisade/audit";
+const NODE: &str = "spiffe://acme.test/palisade/agent/n1";
+
+/// The log as the index reads it.
+struct Whole(Log);
+
+impl Source for Whole {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read(&self, index: u64) -> Result<Entry, SourceError> {
+        let read = self.0.read(index).map_err(|e| SourceError {
+            index,
+            cause: Box::new(e),
+        })?;
+        Ok(Entry {
+            index,
+            envelope: read.envelope,
+            record: read.record,
+        })
+    }
+
+    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
+        Box::new((from..self.len()).map(|index| self.read(index)))
+    }
+
+    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.0.subscribe()
+    }
+}
+
+/// A report over a log of these records, each with its reporter.
+async fn made(kind: &str, records: impl IntoIterator<Item = (&str, Body)>) -> Report {
+    let (dir, index) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = open_log(&dir);
+    let now_us = Clock::system().now_us();
+    let pending = (1..).zip(records).map(|(sequence, (reporter, body))| {
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us: now_us - 60_000_000,
+            reporter: reporter.into(),
+            body: Some(body),
+            ..Record::default()
+        };
+        Pending {
+            stream: Arc::new(StreamKey {
+                reporter: SpiffeId::parse(reporter).unwrap(),
+                boot: ulid::Ulid::from_parts(7, 7),
+                worker: 0,
+            }),
+            sequence,
+            record: record.encode_to_vec().into(),
+        }
+    });
+    let mut receipt = log.append(pending.collect());
+    receipt.checkpointed().await.unwrap();
+    let (source, options) = (Arc::new(Whole(log.clone())), Options::default());
+    let store = Store::open(source, index.path(), Clock::system(), options).unwrap();
+    store.flush().await.unwrap();
+    let now_us = Clock::system().now_us();
+    let period = Period::read("last:1h", now_us).unwrap();
+    let ground = Ground::Log(&log, dir.path());
+    let checkpoint = log.checkpoint();
+    let evidence = Evidence::new(&store, ground, period, "", &checkpoint, now_us).unwrap();
+    run(Kind::find(kind).unwrap(), &evidence).unwrap()
+}
+
+fn section<'r>(report: &'r Report, id: &str) -> &'r Section {
+    report.sections.iter().find(|s| s.id == id).unwrap()
+}
+
+fn figure(section: &Section, label: &str) -> String {
+    let found = section.figures.iter().find(|f| f.label.contains(label));
+    found.unwrap().value.clone()
+}
 
 fn id(name: &str) -> String {
     format!("spiffe://acme.test/ns/shop/sa/{name}")
@@ -32,6 +126,22 @@ fn issued(name: &str) -> Body {
     })
 }
 
+fn change(verb: &str, author: &str) -> Body {
+    Body::PolicyChange(PolicyChange {
+        verb: verb.into(),
+        author: author.into(),
+        ..PolicyChange::default()
+    })
+}
+
+fn admin(verb: &str) -> Body {
+    Body::Admin(Admin {
+        actor: REPORTER.into(),
+        verb: verb.into(),
+        ..Admin::default()
+    })
+}
+
 /// Whoever asked for something, and less often than those that are counted, is not shown as
 /// one that asked for nothing.
 #[tokio::test]
@@ -41,24 +151,10 @@ async fn a_caller_beyond_the_most_is_not_one_that_never_asked() {
         [decision(&name), decision(&name)]
     });
     let of_quiet = [decision("quiet")];
-    let certificates = ["busy-1", "never", "quiet"].map(issued);
-    let bodies = busy.chain(of_quiet).chain(certificates);
-    let time_us = Clock::system().now_us() - 60_000_000;
-    let records = bodies.map(|body| {
-        let record = Record {
-            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
-            time_us,
-            reporter: REPORTER.into(),
-            body: Some(body),
-            ..Record::default()
-        };
-        record.encode_to_vec().into()
-    });
-    let stage = Stage::of(records).await;
-    let (report, _) = stage.made("certificates");
-    let sections = &report.sections;
-    let inventory = sections.iter().find(|s| s.id == "certificate-inventory");
-    let inventory = inventory.unwrap();
+    let decisions = busy.chain(of_quiet).map(|body| (REPORTER, body));
+    let certificates = ["busy-1", "never", "quiet"].map(|name| (AUTHORITY, issued(name)));
+    let report = made("certificates", decisions.chain(certificates)).await;
+    let inventory = section(&report, "certificate-inventory");
     let table = inventory.table.as_ref().unwrap();
     let at = table.columns.iter().position(|c| c.name == "last request");
     let last = |name: &str| {
@@ -75,4 +171,47 @@ async fn a_caller_beyond_the_most_is_not_one_that_never_asked() {
         "{:#?}",
         inventory.queries
     );
+}
+
+/// Earlier versions took such records of anybody: they are in the log, and in no report as
+/// the mesh's own.
+#[tokio::test]
+async fn what_others_said_of_policies_and_certificates_is_not_shown_as_the_mesh_s() {
+    let records = [
+        (PDP, change("activated", "bo@acme.test")),
+        (REPORTER, change("activated", "ana@acme.test")),
+        (NODE, change("rejected", "ana@acme.test")),
+    ];
+    let report = made("changes", records).await;
+    let changes = section(&report, "policy-changes");
+    let table = changes.table.as_ref().unwrap();
+    assert_eq!(table.total, 1, "{table:#?}");
+    assert!(table.rows[0].iter().any(|cell| cell == "bo@acme.test"));
+    assert_eq!(figure(changes, "rejected revisions"), "0");
+
+    let records = [(AUTHORITY, issued("web")), (NODE, issued("forged"))];
+    let report = made("certificates", records).await;
+    let inventory = section(&report, "certificate-inventory").table.as_ref();
+    assert_eq!(inventory.unwrap().rows.len(), 1);
+    let credentials = section(&report, "credentials").table.as_ref().unwrap();
+    for reporter in [AUTHORITY, NODE] {
+        let named = |row: &Vec<String>| row.iter().any(|cell| cell == reporter);
+        assert!(credentials.rows.iter().any(named), "{credentials:#?}");
+    }
+}
+
+#[tokio::test]
+async fn holds_and_conflicts_of_witnesses_are_the_log_s_own_words() {
+    for (reporter, count) in [(AUDIT, "1"), (REPORTER, "0")] {
+        let verbs = ["hold_added", "hold_released", "witness_conflict"];
+        let told = async |kind: &str, label: &str| {
+            let report = made(kind, verbs.map(|verb| (reporter, admin(verb)))).await;
+            let mut figures = report.sections.iter().flat_map(|s| &s.figures);
+            let found = figures.find(|f| f.label.contains(label)).unwrap();
+            assert_eq!(found.value, count, "{label} of {reporter}");
+        };
+        told("pci-dss", "holds added").await;
+        told("pci-dss", "holds released").await;
+        told("integrity", "conflicts").await;
+    }
 }

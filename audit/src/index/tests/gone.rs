@@ -1,0 +1,151 @@
+//! Finished segments of a real log that are damaged or gone.
+
+use std::{fs, path::PathBuf, sync::Arc};
+
+use palisade_mesh::clock::Clock;
+use tempfile::TempDir;
+use ulid::Ulid;
+
+use super::fake::runtime;
+use crate::{
+    index::{Options, Store},
+    log::{Log, LogError, LogOptions, Pending},
+    query::Query,
+    stream::StreamKey,
+    testing::{encoded, options, reporter},
+};
+
+const RECORDS: u64 = 60;
+
+fn open(dir: &TempDir) -> Log {
+    let small = LogOptions {
+        segment_bytes: 2000,
+        ..options()
+    };
+    Log::open(dir.path(), small, Clock::system()).unwrap()
+}
+
+/// A log of many segments that is closed, and where each begins.
+fn closed() -> (TempDir, Vec<(u64, PathBuf)>) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    let stream = Arc::new(StreamKey {
+        reporter: reporter(),
+        boot: Ulid::from_parts(1, 1),
+        worker: 0,
+    });
+    for sequence in 1..=RECORDS {
+        let pending = Pending {
+            stream: stream.clone(),
+            sequence,
+            record: encoded(sequence),
+        };
+        runtime()
+            .block_on(log.append(vec![pending]).checkpointed())
+            .unwrap();
+    }
+    drop(log);
+    let mut segments: Vec<(u64, PathBuf)> = fs::read_dir(dir.path().join("segments"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "seg"))
+        .map(|path| {
+            (
+                path.file_stem().unwrap().to_str().unwrap().parse().unwrap(),
+                path,
+            )
+        })
+        .collect();
+    segments.sort();
+    assert!(segments.len() > 5, "{segments:?}");
+    (dir, segments)
+}
+
+/// Makes an index of all that can be read; how many records it has, and lacks.
+fn indexed(log: &Log) -> (u64, u64) {
+    let index = tempfile::tempdir().unwrap();
+    let source = Arc::new(log.clone());
+    let store = Store::open(source, index.path(), Clock::system(), Options::default()).unwrap();
+    runtime().block_on(store.flush()).unwrap();
+    let status = store.status();
+    assert_eq!((status.stalled, status.searchable), (None, log.len()));
+    let query = Query::parse("class:* last:40d").unwrap();
+    let found = store.search(&query, 1000, None).unwrap();
+    assert_eq!(found.coverage.unreadable, status.unreadable);
+    assert_eq!(found.coverage.complete, status.unreadable == 0);
+    (found.rows.len() as u64, status.unreadable)
+}
+
+#[test]
+fn a_whole_log_has_nothing_to_tell() {
+    let (dir, _) = closed();
+    let log = open(&dir);
+    assert!(log.damaged().is_empty());
+    assert_eq!(indexed(&log), (log.len(), 0));
+}
+
+/// The first, and one in the middle: the start tells, the others can be read, and the index
+/// has them.
+#[test]
+fn a_segment_that_is_gone_is_told_and_takes_no_other_along() {
+    for gone in [0, 2] {
+        let (dir, segments) = closed();
+        let (first, path) = &segments[gone];
+        let next = segments[gone + 1].0;
+        fs::remove_file(path).unwrap();
+        let log = open(&dir);
+        let told = log.damaged();
+        assert_eq!(told.len(), 1, "{told:?}");
+        for index in 0..log.len() {
+            let read = log.read(index);
+            match (*first..next).contains(&index) {
+                true => assert!(
+                    matches!(read, Err(LogError::Tampered(_))),
+                    "{index}: {read:?}"
+                ),
+                false => assert!(read.is_ok(), "{index}: {read:?}"),
+            }
+        }
+        assert_eq!(indexed(&log), (log.len() - (next - first), next - first));
+        // Who puts it back has it told no more.
+        drop(log);
+    }
+}
+
+/// Cut, of another log, and not to be read on from somewhere.
+#[test]
+fn a_segment_that_is_damaged_is_told() {
+    let change: [fn(&mut Vec<u8>); 3] = [
+        |bytes| bytes.truncate(bytes.len() - 7),
+        |bytes| bytes[25] ^= 1,
+        // The length of the first frame.
+        |bytes| bytes[42] ^= 0x80,
+    ];
+    for (n, change) in change.into_iter().enumerate() {
+        let (dir, segments) = closed();
+        let (first, path) = &segments[2];
+        let next = segments[3].0;
+        let mut bytes = fs::read(path).unwrap();
+        change(&mut bytes);
+        fs::write(path, bytes).unwrap();
+        let log = open(&dir);
+        let told = log.damaged();
+        // What keeps its length is found by whoever reads it.
+        assert_eq!(told.len(), usize::from(n < 2), "{n}: {told:?}");
+        let (has, lacks) = indexed(&log);
+        assert_eq!(has + lacks, log.len());
+        assert!(lacks <= next - first, "{n}: {lacks} are lacking");
+        assert_eq!(lacks == 0, n == 1, "the header is not what is indexed");
+    }
+}
+
+/// While it runs, too: what is not open yet cannot be opened any more.
+#[test]
+fn a_segment_that_goes_while_the_log_is_open_is_passed_over() {
+    let (dir, segments) = closed();
+    let log = open(&dir);
+    let (first, path) = &segments[1];
+    fs::remove_file(path).unwrap();
+    let lost = segments[2].0 - first;
+    assert_eq!(indexed(&log), (log.len() - lost, lost));
+}

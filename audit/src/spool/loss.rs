@@ -1,0 +1,120 @@
+//! What a spool could not write when it was closed, told by its next start.
+//!
+//! The file is there from the start on: to write over it needs no room on a disk that has
+//! none. On a disk that takes nothing at all, nothing can be kept.
+
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use bytes::{Buf as _, BufMut as _};
+use palisade_mesh::wire::record::{AuditMode, Record, SpoolEvent};
+use prost::Message as _;
+
+use crate::{buffer::Chunk, files, segment::read_at_most};
+
+/// File beside the boots.
+const FILE: &str = "loss";
+
+/// Three counts, two times, and a CRC.
+const LEN: usize = 5 * 8 + 4;
+
+/// Where it is noted.
+#[derive(Debug)]
+pub(super) struct Loss(Option<File>);
+
+impl Loss {
+    /// Has the file in `dir`, and what the last close noted there.
+    pub(super) fn open(dir: &Path) -> (Self, Option<SpoolEvent>) {
+        match Self::file(dir) {
+            Ok(file) => {
+                let noted = read(&file);
+                (Self(Some(file)), noted)
+            }
+            Err(error) => {
+                tracing::warn!(%error, "what is lost at the end of this spool could not be noted");
+                (Self(None), None)
+            }
+        }
+    }
+
+    fn file(dir: &Path) -> io::Result<File> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(files::FILE_MODE)
+            .open(dir.join(FILE))?;
+        if file.metadata()?.len() != LEN as u64 {
+            file.set_len(0)?;
+            file.write_all_at(&[0; LEN], 0)?;
+            file.sync_all()?;
+        }
+        Ok(file)
+    }
+
+    /// Notes the records of `chunks`, which are lost.
+    pub(super) fn note<'c>(&self, chunks: impl Iterator<Item = &'c Chunk>) -> io::Result<()> {
+        let [mut strict, mut spool, mut best_effort] = [0_u64; 3];
+        let (mut from_us, mut until_us) = (i64::MAX, i64::MIN);
+        for record in chunks.flat_map(Chunk::records) {
+            let Ok(record) = Record::decode(record) else {
+                continue;
+            };
+            match record.mode() {
+                AuditMode::Strict => strict += 1,
+                AuditMode::Spool | AuditMode::Unspecified => spool += 1,
+                AuditMode::BestEffort => best_effort += 1,
+            }
+            from_us = from_us.min(record.time_us);
+            until_us = until_us.max(record.time_us);
+        }
+        let mut bytes = Vec::with_capacity(LEN);
+        bytes.put_u64_le(strict);
+        bytes.put_u64_le(spool);
+        bytes.put_u64_le(best_effort);
+        bytes.put_i64_le(from_us);
+        bytes.put_i64_le(until_us);
+        bytes.put_u32_le(crc32fast::hash(&bytes));
+        self.write(&bytes)
+    }
+
+    /// What was noted is told.
+    pub(super) fn clear(&self) -> io::Result<()> {
+        self.write(&[0; LEN])
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let Some(file) = &self.0 else {
+            return Err(io::Error::other("there is no file for it"));
+        };
+        file.write_all_at(bytes, 0)?;
+        file.sync_data()
+    }
+}
+
+/// What a file says, if it says something.
+fn read(file: &File) -> Option<SpoolEvent> {
+    let mut bytes = [0; LEN];
+    if read_at_most(file, &mut bytes, 0).ok()? < LEN {
+        return None;
+    }
+    let (said, crc) = bytes.split_last_chunk::<4>()?;
+    if crc32fast::hash(said) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    let mut said = said;
+    Some(SpoolEvent {
+        verb: "dropped".into(),
+        detail: "the disk took nothing when the process before this one ended".into(),
+        strict: said.try_get_u64_le().ok()?,
+        spool: said.try_get_u64_le().ok()?,
+        best_effort: said.try_get_u64_le().ok()?,
+        from_us: said.try_get_i64_le().ok()?,
+        until_us: said.try_get_i64_le().ok()?,
+    })
+}
