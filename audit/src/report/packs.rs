@@ -8,7 +8,7 @@
 use super::{
     evidence::Evidence,
     model::{CellKind, Section, Table},
-    sections::{access, changes, denials, duty, integrity},
+    sections::{access, beyond, changes, denials, duty, integrity},
 };
 use crate::index::StoreError;
 
@@ -249,4 +249,20 @@ fn streams(e: &Evidence<'_>) -> Result<Section, StoreError> {
 
 fn clocks(e: &Evidence<'_>) -> Result<Section, StoreError> {
     integrity::clocks(e, SAMPLE)
+}
+
+fn revisions(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    changes::revisions(e, SAMPLE)
+}
+
+fn offsets(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    beyond::offsets(e, SAMPLE)
+}
+
+fn processing(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    duty::processing(e, SAMPLE)
+}
+
+fn erasures(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    duty::erasures(e, SAMPLE)
 }
