@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use palisade_audit::{
     note::Verifier,
-    report::{CellKind, Header, Report, Section, Table},
+    report::{CellKind, Header, Kind, Report, Section, Table},
 };
 use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
 use serde::{Deserialize, Serialize};
@@ -283,6 +283,22 @@ impl Review {
             ));
         }
         told
+    }
+
+    /// The report whose head it has, without its parts.
+    ///
+    /// # Errors
+    /// When there is no such report.
+    pub(crate) fn counted(&self) -> Result<Report, Diagnostic> {
+        let kind = Kind::find(REPORT)?;
+        Ok(Report {
+            format: palisade_audit::report::FORMAT,
+            name: kind.name.to_owned(),
+            title: kind.title.to_owned(),
+            question: kind.question.to_owned(),
+            header: self.header.clone(),
+            sections: Vec::new(),
+        })
     }
 
     /// The review as a report, which says how it stands.

@@ -12,7 +12,7 @@ mod support;
 
 use std::{collections::BTreeSet, fs, path::Path, process::Command};
 
-use palisade_mesh::wire::record::Verdict;
+use palisade_mesh::wire::record::{Record, Verdict, record::Body};
 use serde_json::Value;
 use support::{
     Home, copy,
@@ -60,6 +60,11 @@ type Edges = BTreeSet<(String, String, String)>;
 /// A home with `policies` and the `log` of a year in which everything that they grant is
 /// used each day, except [`UNUSED`].
 fn seeded() -> Home {
+    seeded_with(|_, _| {})
+}
+
+/// The same, with each record as `edit` leaves it.
+fn seeded_with(edit: impl Fn(&Habit, &mut Record)) -> Home {
     let home = Home::new();
     copy(&support::sample_policies(), &home.path("policies"));
     fs::write(home.path("policies/policies/seeded.cedar"), SEEDED).unwrap();
@@ -79,7 +84,7 @@ fn seeded() -> Home {
         path: "/orders/42/refund".into(),
         verdict: Verdict::NotPermitted,
     });
-    year::fill(&home.path("log"), &habits);
+    year::fill_with(&home.path("log"), &habits, edit);
     home
 }
 
@@ -263,6 +268,48 @@ fn the_grants_that_nobody_used_in_a_year_are_found_and_ended() {
     assert!(said.contains("✗ does not hold"), "{said}");
 }
 
+/// A record without what policies read.
+fn masked(record: &mut Record) {
+    if let Some(Body::Decision(decision)) = &mut record.body {
+        decision.context_json.clear();
+    }
+}
+
+/// Where no recorded decision can be made again there is no change; where some cannot, the
+/// report is not complete, and says how many.
+#[test]
+fn a_change_that_no_decision_bears_out_is_not_proposed() {
+    let home = seeded_with(|_, record| masked(record));
+    let place = ["--policies", "policies", "--log", "log"];
+    let run = ["report", "run", "unused", "--period", PERIOD];
+    let said = home.says(&[&run[..], &place].concat(), 3);
+    assert!(said.contains("PLS7808"), "{said}");
+    assert!(said.contains("the context was not recorded"), "{said}");
+
+    let home = seeded_with(|habit, record| {
+        if habit.verdict != Verdict::Allow {
+            masked(record);
+        }
+    });
+    home.json(&[&run[..], &place, &["--to", "u.json"]].concat());
+    let text = fs::read_to_string(home.path("u.json")).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(report["header"]["complete"], false);
+    let lacks = report["header"]["lacks"].to_string();
+    let told = format!("{} of ", year::DAYS);
+    assert!(
+        lacks.contains(&told) && lacks.contains("could not be made again"),
+        "{lacks}"
+    );
+    let verify = |file: &str, code: i32| {
+        home.says(&[&["report", "verify", file][..], &place].concat(), code)
+    };
+    verify("u.json", 0);
+    let less = text.replace(&told, "1 of ");
+    fs::write(home.path("less.json"), less).unwrap();
+    assert!(verify("less.json", 8).contains("header, lacks"));
+}
+
 /// Without a decision nothing can be called unused; other reports say that there is none.
 #[test]
 fn a_period_without_records_is_told_and_never_taken_for_evidence() {
@@ -404,6 +451,22 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     assert!(page.contains("ben") && !page.contains("claims to be"));
     home.says(&[&["report", "verify", "q.json"][..], &place].concat(), 0);
 
+    // A head that the log does not say is found, whoever signed it off.
+    let text = fs::read_to_string(home.path("q.json")).unwrap();
+    for (name, value) in [
+        ("decisions", serde_json::json!(7)),
+        ("lacks", serde_json::json!(["a year"])),
+        ("made", serde_json::json!("2020-01-01T00:00:00.000000Z")),
+    ] {
+        let mut other: Value = serde_json::from_str(&text).unwrap();
+        other["header"][name] = value;
+        fs::write(home.path("h.json"), other.to_string()).unwrap();
+        let sign = review(&["sign", "h.json", "--by", "ben", "--log", "log"]);
+        home.says(&sign, 0);
+        let said = home.says(&[&["report", "verify", "h.json"][..], &place].concat(), 8);
+        assert!(said.contains("in the review"), "{name}: {said}");
+    }
+
     // The log signed this name, this moment and this text, and no other.
     let key = ["--key", "log/checkpoint.pub"];
     home.says(
@@ -526,7 +589,20 @@ fn a_package_of_evidence_is_verified_with_the_key_alone() {
         said.contains("✓ signed") && said.contains("✓ holds"),
         "{said}"
     );
-    assert!(said.contains("what policies were asked for"), "{said}");
+    assert!(!said.contains("what policies were asked for"), "{said}");
+    let said = elsewhere.says(&[&verify[..], &["--policies", "."]].concat(), 3);
+    assert!(said.contains("PLS7818"), "{said}");
+    for kind in ["reach", "unused"] {
+        let file = format!("{kind}.tar.zst");
+        let run = ["report", "run", kind, "--period", "last:60d", "--to", &file];
+        home.json(&[&run[..], &place].concat());
+        fs::copy(home.path(&file), elsewhere.path(&file)).unwrap();
+        let said = elsewhere.says(&["report", "verify", &file, "--key", "key"], 0);
+        assert!(
+            !said.contains("what policies were asked for"),
+            "{kind}: {said}"
+        );
+    }
     let checked = elsewhere.json(&verify);
     assert!(checked["records"].as_u64() > Some(100), "{checked}");
     let files = checked["files"].as_array().unwrap();

@@ -121,6 +121,23 @@ fn reports_are_made_again_and_a_changed_number_is_found() {
     });
     assert!(said.contains("888888"), "{said}");
 
+    // The first table of a pack is of the sections below it.
+    let text = fs::read_to_string(home.path("pci-dss.json")).unwrap();
+    let mut forged: Value = serde_json::from_str(&text).unwrap();
+    forged["sections"][0]["table"]["rows"][0][3] = "999".into();
+    fs::write(home.path("forged.json"), forged.to_string()).unwrap();
+    let said = home.says(&["report", "verify", "forged.json"], 8);
+    assert!(said.contains("at-a-glance, row 1"), "{said}");
+    // What describes the whole log may have been otherwise then: what it was is told.
+    let text = fs::read_to_string(home.path("integrity.json")).unwrap();
+    let mut forged: Value = serde_json::from_str(&text).unwrap();
+    let figures = forged["sections"][1]["figures"].as_array_mut().unwrap();
+    figures[1]["value"] = "777".into();
+    fs::write(home.path("forged.json"), forged.to_string()).unwrap();
+    let said = home.says(&["report", "verify", "forged.json"], 0);
+    let told = "not as it was: streams, streams that are not complete: then 777, now";
+    assert!(said.contains(told), "{said}");
+
     for (args, code) in [
         (&["run", "denails"][..], "PLS7801"),
         (&["run", "denials", "--period", "soon"], "PLS7802"),

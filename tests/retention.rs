@@ -167,6 +167,19 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
     let refused = home.says(&["audit", "retention", "run"], 1);
     assert!(refused.contains("PLS7578"), "{refused}");
     assert_eq!(rows(&home, all) as u64, OLD);
+    let made = [
+        "report",
+        "run",
+        "access",
+        "--period",
+        "last:120d",
+        "--to",
+        "before.json",
+        "--to",
+        "before.tar.zst",
+    ];
+    home.says(&made, 0);
+    home.says(&["report", "verify", "before.json"], 0);
     let done = home.json(&["audit", "retention", "run", "--trust-clock"]);
     assert_eq!(done["dropped"], preview["dropped"]);
     let dropped = done["dropped"]["decision"]["records"].as_u64().unwrap();
@@ -220,6 +233,49 @@ fn records_go_when_their_time_is_over_and_every_part_says_so() {
     assert_eq!(kept, ["no: decision kept for 60 days"]);
     let lacks = pack["header"]["lacks"].to_string();
     assert!(lacks.contains("of the class decision"), "{lacks}");
+    // Nor are they by a report of a time in which nothing went.
+    let since = format!("since:{}", jiff::Timestamp::now());
+    for (report, id, label, said) in [
+        (
+            "pci-dss",
+            "10.5.1",
+            "12 months kept",
+            "no: decision kept for 60 days",
+        ),
+        (
+            "personal-data",
+            "time-limits",
+            "classes of which records were dropped",
+            "decision kept for 60 days",
+        ),
+    ] {
+        let made = home.json(&["report", "run", report, "--period", &since]);
+        let mut sections = made["sections"].as_array().unwrap().iter();
+        let section = sections.find(|s| s["id"] == id).unwrap();
+        let mut figures = section["figures"].as_array().unwrap().iter();
+        let figure = figures.find(|f| f["label"] == label).unwrap();
+        assert_eq!(figure["value"], said, "{report}");
+    }
+    // A sound report of what went is not called forged, and its package has its records.
+    let said = home.says(&["report", "verify", "before.json"], 3);
+    assert!(
+        said.contains("PLS7817") && said.contains("of the class decision"),
+        "{said}"
+    );
+    let key = home.path("state/audit/log/checkpoint.pub");
+    let key = key.to_str().unwrap();
+    home.says(&["report", "verify", "before.tar.zst", "--key", key], 0);
+    let again = [
+        "report",
+        "run",
+        "access",
+        "--period",
+        "last:120d",
+        "--to",
+        "after.json",
+    ];
+    home.says(&again, 0);
+    home.says(&["report", "verify", "after.json"], 0);
     audit.end();
     let copy = home.path("state/audit/log");
     let key = copy.join("checkpoint.pub");

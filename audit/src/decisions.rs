@@ -14,13 +14,46 @@ use crate::{
     source::Entry,
 };
 
+/// Which records are decisions of a window that a query asks for.
+pub struct Asked {
+    window: Window,
+    /// What each must be beside a decision; none where only the time is asked about.
+    filter: Option<Query>,
+}
+
 /// The decisions of a window that a query asks for.
 pub struct Decisions {
     log: Log,
     scan: Scan,
-    window: Window,
-    /// What each must be beside a decision; none where only the time is asked about.
-    filter: Option<Query>,
+    asked: Asked,
+}
+
+impl Asked {
+    /// The decisions that `query` asks for in `window`.
+    pub fn new(query: &Query, window: Window) -> Self {
+        Self {
+            window,
+            filter: (!query.is_of_time_alone()).then(|| query.clone()),
+        }
+    }
+
+    /// Whether the leaf at `index` is one. A leaf that cannot be decoded is none.
+    pub fn is_for(&self, index: u64, leaf: &[u8]) -> bool {
+        EnvelopeRef::decode(leaf)
+            .is_some_and(|envelope| self.is_for_envelope(index, leaf, &envelope))
+    }
+
+    fn is_for_envelope(&self, index: u64, leaf: &[u8], envelope: &EnvelopeRef<'_>) -> bool {
+        let Some(peek) = RecordPeek::new(envelope.record).filter(|p| p.class == DECISION) else {
+            return false;
+        };
+        let filed = filed_time(peek.time_us, envelope.received_us);
+        self.window.contains(filed)
+            && self.filter.as_ref().is_none_or(|query| {
+                // The filter looks at decoded records; what is not one is no match.
+                decoded(index, leaf).is_some_and(|entry| query.matches(&Item::new(entry)))
+            })
+    }
 }
 
 impl Decisions {
@@ -35,8 +68,7 @@ impl Decisions {
         Ok(Self {
             scan: log.scan(from),
             log: log.clone(),
-            window,
-            filter: (!query.is_of_time_alone()).then(|| query.clone()),
+            asked: Asked::new(query, window),
         })
     }
 
@@ -54,15 +86,16 @@ impl Decisions {
     /// of what one segment lacks is of this time, all of it is counted. None where more than
     /// the time was asked about: nobody knows what these said.
     pub fn dropped(&self) -> u64 {
-        if self.filter.is_some() {
+        if self.asked.filter.is_some() {
             return 0;
         }
+        let window = self.asked.window;
         let lacking = self.log.lacking();
         let dropped = lacking.iter().flat_map(|lacking| &lacking.dropped);
         let of_then = dropped.filter(|dropped| {
             dropped.class == "decision"
-                && dropped.first_us < self.window.to_us
-                && dropped.last_us >= self.window.from_us
+                && dropped.first_us < window.to_us
+                && dropped.last_us >= window.from_us
         });
         of_then.map(|dropped| dropped.records).sum()
     }
@@ -76,7 +109,7 @@ impl Decisions {
         &mut self,
         mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<B>,
     ) -> Result<Option<B>, LogError> {
-        let past = self.window.to_us.saturating_add(LATE_MAX_US);
+        let past = self.asked.window.to_us.saturating_add(LATE_MAX_US);
         while let Some(read) = self.scan.next_leaf() {
             let (index, leaf) = read?;
             let Some(envelope) = EnvelopeRef::decode(leaf) else {
@@ -85,22 +118,8 @@ impl Decisions {
             if envelope.received_us > past {
                 return Ok(None);
             }
-            let Some(peek) = RecordPeek::new(envelope.record).filter(|p| p.class == DECISION)
-            else {
+            if !self.asked.is_for_envelope(index, leaf, &envelope) {
                 continue;
-            };
-            if !self
-                .window
-                .contains(filed_time(peek.time_us, envelope.received_us))
-            {
-                continue;
-            }
-            if let Some(query) = &self.filter {
-                // The filter looks at decoded records; what is not one is no match.
-                let matches = |entry| query.matches(&Item::new(entry));
-                if !decoded(index, leaf).is_some_and(matches) {
-                    continue;
-                }
             }
             if let ControlFlow::Break(broke) = visit(index, leaf) {
                 return Ok(Some(broke));

@@ -39,6 +39,11 @@ pub const QUERY_TESTS_MAX: usize = 128;
 /// The field that has persons.
 pub(crate) const SUBJECT: &str = "subject";
 
+/// The field that says whether a decision's outcome is known.
+pub(crate) const ENDED: &str = "ended";
+/// The field that says where it is.
+pub(crate) const OUTCOME_ENTRY: &str = "outcome_entry";
+
 /// Reads a length of time as queries write it (`30s`, `5m`, `1h`), microseconds; `None`
 /// for anything else, and for none at all.
 pub fn length_us(text: &str) -> Option<i64> {
@@ -177,6 +182,34 @@ impl Query {
         }
     }
 
+    /// The same, whatever is said of outcomes at or behind an entry of the log: a decision
+    /// that has such a one is as one that has none. Its text is that of what it has become.
+    #[must_use]
+    pub fn ended_before(&self, entry: u64) -> Self {
+        let Some(field) = Field::find(OUTCOME_ENTRY) else {
+            return self.clone();
+        };
+        let later = Expr::Test(field, Demand::Range(entry, u64::MAX));
+        self.becoming(self.filter.ended_but(&later))
+    }
+
+    /// The same with another filter, and the text of that.
+    fn becoming(&self, filter: Expr) -> Self {
+        if filter == self.filter {
+            return self.clone();
+        }
+        let other = Self {
+            filter,
+            bounds_span: (0, 0),
+            stage_span: (0, 0),
+            ..self.clone()
+        };
+        Self {
+            text: other.to_string().into(),
+            ..other
+        }
+    }
+
     /// Whether it says itself from when or until when it asks.
     pub fn names_a_time(&self) -> bool {
         self.since.is_some() || self.until.is_some()
@@ -281,20 +314,7 @@ impl Query {
     /// text is that of what it has become: whoever records it names nobody.
     #[must_use]
     pub fn naming(&self, pseudonym: &dyn Fn(&str) -> Pseudonym) -> Self {
-        let filter = self.filter.naming(pseudonym);
-        if filter == self.filter {
-            return self.clone();
-        }
-        let named = Self {
-            filter,
-            bounds_span: (0, 0),
-            stage_span: (0, 0),
-            ..self.clone()
-        };
-        Self {
-            text: named.to_string().into(),
-            ..named
-        }
+        self.becoming(self.filter.naming(pseudonym))
     }
 
     /// What of this query is about one person, within `window`.
@@ -438,6 +458,25 @@ impl Expr {
             Self::Any(any) => parts(any, true),
             Self::Not(inner) => inner.settled(test).map(|truth| !truth),
             Self::Test(field, demand) => test(field, demand),
+        }
+    }
+
+    /// The same, where what is said of endings is not said of those that are `later`.
+    fn ended_but(&self, later: &Self) -> Self {
+        let all = |parts: &[Self]| parts.iter().map(|part| part.ended_but(later)).collect();
+        match self {
+            Self::All(parts) => Self::all(all(parts)),
+            Self::Any(parts) => Self::any(all(parts)),
+            Self::Not(inner) => Self::not(inner.ended_but(later)),
+            Self::Test(field, Demand::Word("false")) if field.name == ENDED => {
+                Self::any(vec![self.clone(), later.clone()])
+            }
+            // Whether it is known is said of every decision of a proxy.
+            Self::Test(field, Demand::Exists) if field.name == ENDED => self.clone(),
+            Self::Test(field, _) if field.of_endings() => {
+                Self::all(vec![self.clone(), Self::not(later.clone())])
+            }
+            Self::Test(..) => self.clone(),
         }
     }
 

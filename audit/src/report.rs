@@ -9,6 +9,7 @@ use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
 
 mod check;
 mod evidence;
+mod lacks;
 mod model;
 pub mod package;
 mod packs;

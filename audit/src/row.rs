@@ -10,7 +10,7 @@ use crate::{
     merkle::hex,
     privacy::Handling,
     query::{
-        FIELDS,
+        ENDED, FIELDS, Field, OUTCOME_ENTRY,
         field::{Value, flip_word, is_list, verdict_word, versions},
         time::rfc3339,
     },
@@ -21,9 +21,8 @@ const DIGEST_SHORT: usize = 8;
 
 /// One record, flat. As JSON it is an object whose keys are `time` (event time,
 /// RFC 3339, UTC), `received`, the names of the fields that have a value, and
-/// what is shown but cannot be searched: `revision_digest`, `outcome_entry`,
-/// `context`, `detail` and the like. `latency` is in microseconds,
-/// `decision_ns` in nanoseconds.
+/// what is shown but cannot be searched: `revision_digest`, `context`, `detail`
+/// and the like. `latency` is in microseconds, `decision_ns` in nanoseconds.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Row {
     /// Index of the record in the log.
@@ -109,6 +108,26 @@ impl Row {
         rfc3339(self.time_us)
     }
 
+    /// The row as it was before its outcome, where that stands at or behind `entry` of the
+    /// log.
+    pub(crate) fn ended_before(mut self, entry: u64) -> Self {
+        if self
+            .number(OUTCOME_ENTRY)
+            .is_none_or(|outcome| outcome < entry)
+        {
+            return self;
+        }
+        let of_ending = |name: &str| Field::find(name).is_some_and(Field::of_endings);
+        self.values.retain_mut(|(name, value)| {
+            let ended = *name == ENDED;
+            if ended {
+                *value = RowValue::Flag(false);
+            }
+            ended || !of_ending(name)
+        });
+        self
+    }
+
     /// One line without colours: time, what happened, who to whom, how it went,
     /// id.
     pub fn compact(&self) -> String {
@@ -186,9 +205,6 @@ impl Row {
             self.put_text("revision_digest", &hex(&versions.policy_digest));
             self.put("discovery", RowValue::Number(versions.discovery));
             self.put("kill_list", RowValue::Number(versions.kill_list));
-        }
-        if let Some((at, _)) = item.outcome {
-            self.put("outcome_entry", RowValue::Number(at));
         }
         if item.time_us != item.record.time_us {
             self.put_text("reported_time", &rfc3339(item.record.time_us));

@@ -204,7 +204,7 @@ fn verify(
 ) -> Result<Exit, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     if matches!(files::format_of(file), Ok(files::Format::Package)) {
-        return evidence::verify(file, key, context).map_err(one);
+        return evidence::verify(file, key, origin, context).map_err(one);
     }
     let text = fs::read(file).map_err(|e| {
         let unread = format!("`{}` cannot be read", file.display());
@@ -220,7 +220,7 @@ fn verify(
     let page = report::page(&text, &told).map_err(one)?;
     let of_policies = told.take_of_policies();
     let without_policies = told.header.lacks.iter().any(|lack| lack == NO_POLICIES);
-    take_lacks(&mut told);
+    let not_replayed = take_lacks(&mut told);
     let checked = block_on(async {
         let source = Source::find(origin, context).await.map_err(one)?;
         let mut checked = source.check(&told).await.map_err(one)?;
@@ -238,8 +238,14 @@ fn verify(
                 "what policies were asked for ({ids}): name the repository, --policies DIR"
             ));
         } else {
-            let again = granted::sections_of(&told, origin, context).await?.sections;
-            checked.compare(&of_policies, &again);
+            let again = granted::sections_of(&told, origin, context).await?;
+            checked.compare(&of_policies, &again.sections);
+            checked.same(
+                "header",
+                "lacks",
+                &not_replayed.join("\n"),
+                &again.lacks.join("\n"),
+            );
         }
         if behind(&told).is_some() {
             let signed = &told.header.checkpoint.time;
@@ -271,18 +277,22 @@ fn lacking(report: &Report, origin: &Origin) -> Vec<String> {
     lacks
 }
 
-/// Takes out of a report's head what [`lacking`] put there; the log alone cannot say it.
-fn take_lacks(told: &mut Report) {
+/// Takes out of a report's head what [`lacking`] put there, and what only the policies can
+/// say, which is given; the log alone cannot say it.
+fn take_lacks(told: &mut Report) -> Vec<String> {
     let ours = [Some(NO_POLICIES.to_owned()), behind(told)];
     let header = &mut told.header;
     let before = header.lacks.len();
     header
         .lacks
         .retain(|lack| !ours.contains(&Some(lack.clone())));
+    let of_policies = |lack: &mut String| lack.ends_with(granted::NOT_REPLAYED);
+    let of_policies = header.lacks.extract_if(.., of_policies).collect();
     if header.lacks.len() < before {
         // A report that said both, complete and what it lacks, goes on contradicting itself.
         header.complete = !header.complete && header.lacks.is_empty();
     }
+    of_policies
 }
 
 /// What to say where the period goes on after the checkpoint.

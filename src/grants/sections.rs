@@ -11,6 +11,9 @@ use crate::history::flips::{Flips, short};
 /// Bars of a chart.
 const BARS_MAX: usize = 12;
 
+/// The figure that names the policies.
+pub(crate) const POLICY_DIGEST: &str = "policy digest";
+
 const IN_FORCE: &str = "it is about the policies in force now: what was granted earlier in the period and is no more is not a row";
 const CONDITIONS: &str = "whether a condition on the request will ever be met: `only if` means that some requests would be";
 
@@ -80,7 +83,7 @@ pub(crate) fn reach(grants: &Grants) -> Section {
     }
     let conditional = grants.all.values().filter(|g| g.may == May::OnlyIf).count();
     let section = section
-        .figure("policy digest", digest(grants))
+        .figure(POLICY_DIGEST, digest(grants))
         .figure("grants", grants.all.len())
         .figure("of these under conditions", conditional)
         .cannot_show(CONDITIONS)
@@ -187,8 +190,8 @@ pub(crate) fn change(proposal: &Proposal, flips: &Flips) -> Section {
         "proposed-change",
         "The proposed change, and what it does",
         "The change only takes away: it removes permits and adds conditions to others. Every grant was asked for again under it: the ones that \
-         are to end have ended, and every other one is as it was. Every recorded decision of the period was made again before and after it, by \
-         the engine that enforces. Apply it with `git apply` in the policy repository, and run `palisade policy test` there.",
+         are to end have ended, and every other one is as it was. The recorded decisions of the period, but for those counted below that lack \
+         what policies read, were made again before and after it, by the engine that enforces. Apply it with `git apply` in the policy repository, and run `palisade policy test` there.",
     )
     .figure("grants that end", proposal.ended.len())
     .figure("permits removed", cuts(proposal, true))
@@ -245,7 +248,7 @@ fn with(mut section: Section, mut table: Table, query: Option<&str>) -> Section 
 fn counted(section: Section, grants: &Grants) -> Section {
     let unused = grants.unused().count();
     section
-        .figure("policy digest", digest(grants))
+        .figure(POLICY_DIGEST, digest(grants))
         .figure("grants", grants.all.len())
         .figure("used in the period", grants.all.len() - unused)
         .figure("not used", unused)

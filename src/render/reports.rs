@@ -14,6 +14,9 @@ use super::{
 /// Differences that are printed.
 const DIFFERENCES_SHOWN: usize = 10;
 
+/// What is not as it was of sections about the whole log, as far as it is printed.
+const MOVED_SHOWN: usize = 30;
+
 /// Prints which reports there are.
 pub(crate) fn print_kinds(kinds: &[Kind]) {
     let mut out = Table::new(&[
@@ -178,7 +181,31 @@ pub(crate) fn print_checked(report: &Report, checked: &Checked) {
             ),
         ));
     }
+    for moved in checked.moved.iter().take(MOVED_SHOWN) {
+        line(&paint(
+            WARN,
+            format!(
+                "not as it was: {}, {}: then {}, now {}",
+                clean(&moved.section),
+                clean(&moved.what),
+                then(&moved.report),
+                then(&moved.log)
+            ),
+        ));
+    }
+    match checked.moved.len().saturating_sub(MOVED_SHOWN) {
+        0 => {}
+        more => line(&paint(WARN, format!("  and {more} more, with `-o json`"))),
+    }
     for what in &checked.not_compared {
         line(&paint(WARN, format!("not compared: {}", clean(what))));
+    }
+}
+
+/// What was or is said, where that is nothing, too.
+fn then(said: &str) -> String {
+    match said {
+        "" => "nothing".to_owned(),
+        said => clean(said),
     }
 }

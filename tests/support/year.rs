@@ -39,6 +39,11 @@ pub struct Habit {
 
 /// Fills the log in `dir` with a year in which every habit is followed each day.
 pub fn fill(dir: &Path, habits: &[Habit]) {
+    fill_with(dir, habits, |_, _| {});
+}
+
+/// The same, with each record as `edit` leaves it.
+pub fn fill_with(dir: &Path, habits: &[Habit], edit: impl Fn(&Habit, &mut Record)) {
     let begins = Timestamp::now() - (24 * i64::from(DAYS) + 24).hours();
     let clock = Clock::manual(begins);
     let options = LogOptions {
@@ -62,7 +67,8 @@ pub fn fill(dir: &Path, habits: &[Habit]) {
             let time_us = begins.as_microsecond() + i64::from(day) * DAY_US;
             batch.extend(habits.iter().map(|habit| {
                 sequence += 1;
-                let record = record(habit, &mut ids, time_us);
+                let mut record = record(habit, &mut ids, time_us);
+                edit(habit, &mut record);
                 Pending {
                     stream: stream.clone(),
                     sequence,

@@ -36,7 +36,6 @@ const DETAILS: &[Column] = &[
     of("revision_digest", ColumnKind::Text),
     of("discovery", ColumnKind::Number),
     of("kill_list", ColumnKind::Number),
-    of("outcome_entry", ColumnKind::Number),
     of("source_port", ColumnKind::Number),
     of("span", ColumnKind::Text),
     of("request_id", ColumnKind::Text),

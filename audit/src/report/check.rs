@@ -1,18 +1,24 @@
 //! Makes a report again and compares.
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, collections::BTreeSet};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    CellKind, Column, FORMAT, Header, Kind, Report, Section, evidence::program, model::Mark,
+    CellKind, Column, FORMAT, Header, Kind, Report, Section,
+    evidence::program,
+    lacks,
+    model::Mark,
+    packs,
+    sections::{beyond, integrity},
     to_html,
 };
 use crate::{
     checkpoint::Checkpoint,
     index::StoreError,
+    item::AHEAD_MAX_US,
     log::Log,
     merkle::{Hash, verify_consistency},
     report::{Evidence, Period, run},
@@ -22,6 +28,16 @@ use crate::{
 const DIFFERENCES_MAX: usize = 50;
 /// Characters of a line of a page that are told.
 const LINE_MAX: usize = 300;
+
+const CANNOT_SHOW: &str = "what it cannot show";
+
+/// Figures of momentary sections that follow from the records under the checkpoint.
+const OF_RECORDS: [&str; 4] = [
+    integrity::SIZE,
+    integrity::ROOT,
+    integrity::SIGNED,
+    beyond::CONFLICTS,
+];
 
 /// The mark before the report in an HTML page.
 pub(super) const EMBEDDED: &str = "<script type=\"application/json\" id=\"report\">";
@@ -40,6 +56,9 @@ pub struct Checked {
     pub more: u64,
     /// Sections that describe the log as it was then, of which only the texts were compared.
     pub momentary: Vec<String>,
+    /// What of these is not as it was then: `log` has what is so now.
+    #[serde(default)]
+    pub moved: Vec<Difference>,
     /// What else was not compared, and why.
     #[serde(default)]
     pub not_compared: Vec<String>,
@@ -154,8 +173,8 @@ pub fn page(text: &str, report: &Report) -> Result<Option<Difference>, Diagnosti
 /// Makes `report` again and compares every number and row.
 ///
 /// # Errors
-/// When the store cannot answer, or the report has a period or a checkpoint that cannot be
-/// read.
+/// `PLS7817` for a report that was made from other records than there are now. When the store
+/// cannot answer, or the report has a period or a checkpoint that cannot be read.
 pub fn check<'a>(
     report: &Report,
     log: &Log,
@@ -165,7 +184,8 @@ pub fn check<'a>(
     let period = period_of(&report.header)?;
     let (checkpoint, signed) = checkpoint(&report.header.checkpoint, log)?;
     let evidence = evidence(period, &checkpoint)?;
-    let checked = remade(report, &evidence)?;
+    let mut checked = remade(report, &evidence)?;
+    checked.made(&report.header, evidence.now_us());
     Ok(Checked {
         checkpoint: signed,
         ..checked
@@ -198,15 +218,25 @@ pub(super) fn compared(
     evidence: &Evidence<'_>,
 ) -> Result<(Checked, Report), StoreError> {
     let again = run(Kind::find(&report.name)?, evidence)?;
+    let (said, found) = (&report.header.lacks, &again.header.lacks);
+    let of_log = evidence.log().is_some();
+    if of_log {
+        lacks::of_these_records(said, found)?;
+    }
     let mut checked = Checked::default();
     checked.header(report, &again);
+    checked.lacks(&report.header, &lacks::compared(said, found));
     if report.header.program != again.header.program {
         checked.not_compared.push(format!(
             "whether a difference is of the log or of the program: {} made it, and this is {}",
             report.header.program, again.header.program
         ));
     }
+    checked.at_a_glance(report);
     checked.compare(&report.sections, &again.sections);
+    if of_log {
+        checked.moved(&report.sections, &again.sections);
+    }
     Ok((checked, again))
 }
 
@@ -244,7 +274,8 @@ impl Checked {
         self.sections(report, again);
     }
 
-    pub(super) fn same(&mut self, section: &str, what: &str, report: &str, log: &str) {
+    /// Compares one thing more.
+    pub fn same(&mut self, section: &str, what: &str, report: &str, log: &str) {
         self.compared += 1;
         if report != log && self.differences.len() >= DIFFERENCES_MAX {
             self.more += 1;
@@ -292,13 +323,96 @@ impl Checked {
         ] {
             self.same("header", what, &said, &found);
         }
-        // What was lacking then may have arrived since; what lacks now has to be said.
-        if found.complete && !said.complete {
-            let then = "what the report lacked when it was made, and the log has now".to_owned();
-            self.not_compared.push(then);
-        } else {
-            let (said, found) = (said.lacks.join("\n"), found.lacks.join("\n"));
-            self.same("header", "lacks", &said, &found);
+    }
+
+    /// Nothing speaks for the moment at which a report was made, but it is not before that of
+    /// its checkpoint, nor ahead.
+    pub(super) fn made(&mut self, header: &Header, now_us: i64) {
+        let us = |time: &str| time.parse::<jiff::Timestamp>().map(|t| t.as_microsecond());
+        let (made, signed) = (us(&header.made), us(&header.checkpoint.time));
+        let (first, last) = (
+            signed.map_or(i64::MAX, |us| us.saturating_sub(AHEAD_MAX_US)),
+            now_us.saturating_add(AHEAD_MAX_US),
+        );
+        let expected = match made {
+            Ok(made) if (first..=last).contains(&made) => header.made.clone(),
+            _ => format!(
+                "between the checkpoint, {}, and now",
+                header.checkpoint.time
+            ),
+        };
+        self.same("header", "made", &header.made, &expected);
+    }
+
+    /// What was lacking then may have arrived since; what lacks now has to be said.
+    fn lacks(&mut self, said: &Header, lacks: &lacks::Compared) {
+        let then = match lacks.new.is_empty() {
+            true => String::new(),
+            false => said.lacks.join("\n"),
+        };
+        self.same("header", "lacks", &then, &lacks.new.join("\n"));
+        if !lacks.over.is_empty() {
+            let over = lacks.over.join("; ");
+            self.not_compared
+                .push(format!("what the report lacked when it was made: {over}"));
+        }
+    }
+
+    /// The controls at a glance, of which each word is from the sections below them.
+    fn at_a_glance(&mut self, report: &Report) {
+        let own = packs::at_a_glance_of(&report.name, &report.sections);
+        let said = own.as_ref().and_then(|own| {
+            let mut sections = report.sections.iter();
+            sections.find(|section| section.id == own.id)
+        });
+        // One that is absent is found where the sections are compared.
+        if let (Some(said), Some(own)) = (said, own) {
+            self.section(said, &own);
+        }
+    }
+
+    /// What of sections that describe the log as it was then is otherwise now.
+    fn moved(&mut self, report: &[Section], again: &[Section]) {
+        for section in report.iter().filter(|s| self.momentary.contains(&s.id)) {
+            let Some(now) = again.iter().find(|now| now.id == section.id) else {
+                continue;
+            };
+            let of = |section: &Section| -> Vec<(String, String)> {
+                let figures = section.figures.iter();
+                let figures = figures.map(|f| (f.label.clone(), f.value.clone()));
+                let rows = section.table.as_ref().map_or(0, |table| table.total);
+                let others = [
+                    ("rows in all".to_owned(), rows.to_string()),
+                    (CANNOT_SHOW.to_owned(), section.cannot_show.join("\n")),
+                ];
+                figures.chain(others).collect()
+            };
+            let mut moved = |what: String, report: String, log: String| {
+                self.moved.push(Difference {
+                    section: section.id.clone(),
+                    what,
+                    report,
+                    log,
+                });
+            };
+            for ((what, then), (_, now)) in of(section).into_iter().zip(of(now)) {
+                if then != now && !OF_RECORDS.contains(&what.as_str()) {
+                    moved(what, then, now);
+                }
+            }
+            let rows = |section: &Section| -> Vec<Vec<String>> {
+                let tables = section.table.iter();
+                tables.flat_map(|table| table.rows.clone()).collect()
+            };
+            let now: BTreeSet<Vec<String>> = rows(now).into_iter().collect();
+            let mut gone = rows(section).into_iter().filter(|row| !now.contains(row));
+            if let Some(first) = gone.next() {
+                let log = match gone.count() {
+                    0 => "no such row".to_owned(),
+                    more => format!("no such row, nor {more} others"),
+                };
+                moved("row".to_owned(), first.join(", "), log);
+            }
         }
     }
 
@@ -314,8 +428,12 @@ impl Checked {
                 continue;
             };
             self.texts(section, found);
+            if section.id == packs::AT_A_GLANCE {
+                continue;
+            }
             if found.momentary {
                 self.momentary.push(section.id.clone());
+                self.of_records(section, found);
                 continue;
             }
             self.section(section, found);
@@ -378,10 +496,24 @@ impl Checked {
         }
     }
 
+    /// The figures of a momentary section that are the same whenever it is made.
+    fn of_records(&mut self, section: &Section, found: &Section) {
+        for label in OF_RECORDS {
+            let value = |section: &Section| {
+                let mut figures = section.figures.iter();
+                let figure = figures.find(|figure| figure.label == label);
+                figure.map(|figure| figure.value.clone())
+            };
+            if let (Some(said), Some(found)) = (value(section), value(found)) {
+                self.same(&section.id, label, &said, &found);
+            }
+        }
+    }
+
     fn section(&mut self, section: &Section, found: &Section) {
         let id = section.id.as_str();
         let cannot = |section: &Section| section.cannot_show.join("\n");
-        self.same(id, "what it cannot show", &cannot(section), &cannot(found));
+        self.same(id, CANNOT_SHOW, &cannot(section), &cannot(found));
         let figures = |section: &Section| -> Vec<String> {
             let figures = section.figures.iter();
             figures

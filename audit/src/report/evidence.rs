@@ -12,6 +12,7 @@ use palisade_mesh::{
 };
 
 use super::{
+    lacks,
     model::{Header, Mark, Section},
     period::Period,
     scanned::{self, Scanned},
@@ -41,6 +42,8 @@ pub struct Evidence<'a> {
     ground: Ground<'a>,
     pub(super) period: Period,
     scope: String,
+    /// The scope as it is asked: what it says of endings is bounded by the checkpoint, too.
+    asked_scope: String,
     mark: Mark,
     log_name: String,
     now_us: i64,
@@ -79,12 +82,13 @@ impl<'a> Evidence<'a> {
         checkpoint: &Checkpoint,
         now_us: i64,
     ) -> Result<Self, StoreError> {
-        Query::parse(scope)?;
+        let bounded = Query::parse(scope)?.ended_before(checkpoint.size);
         Ok(Self {
             store,
             ground,
             period,
             scope: scope.trim().to_owned(),
+            asked_scope: bounded.text().trim().to_owned(),
             mark: Mark::of(checkpoint),
             log_name: checkpoint.origin.clone(),
             now_us,
@@ -115,8 +119,33 @@ impl<'a> Evidence<'a> {
         self.within(filter, self.period.before())
     }
 
+    /// Records that `filter` asks for, from the beginning of the log to the checkpoint and to
+    /// the end of the period: a query for each of these times.
+    pub(super) fn records_ever(&self, filter: &str) -> Vec<String> {
+        let signed = self.mark.time.parse::<jiff::Timestamp>();
+        let signed_us = signed.map_or(self.now_us, |time| time.as_microsecond());
+        let until_us = self.period.0.to_us.max(signed_us.saturating_add(1));
+        let parts = self.since_the_beginning(until_us).into_iter();
+        parts.map(|part| self.within(filter, part)).collect()
+    }
+
+    /// The time from the beginning of the log to `until_us`, in parts that one query may ask
+    /// about.
+    fn since_the_beginning(&self, until_us: i64) -> Vec<Period> {
+        let begins_us = self.begins_us().unwrap_or(until_us);
+        // Of a clock that was wrong then.
+        let mut from_us = begins_us.saturating_sub(DAY_US);
+        let mut parts = Vec::new();
+        while from_us < until_us {
+            let to_us = until_us.min(from_us.saturating_add(365 * DAY_US));
+            parts.push(Period(Window { from_us, to_us }));
+            from_us = to_us;
+        }
+        parts
+    }
+
     fn scoped(&self, filter: &str) -> String {
-        match self.scope.as_str() {
+        match self.asked_scope.as_str() {
             "" => format!("class:decision {filter}"),
             scope => format!("class:decision ({scope}) {filter}"),
         }
@@ -165,7 +194,8 @@ impl<'a> Evidence<'a> {
         Ok((rows, total))
     }
 
-    /// Every row, newest first, until `visit` says that it is enough.
+    /// Every row, newest first, until `visit` says that it is enough. How a request ended is
+    /// in it where that is under the checkpoint, too.
     pub(super) fn visit(
         &self,
         query: &str,
@@ -177,7 +207,7 @@ impl<'a> Evidence<'a> {
             let page = self.store.search(&query, PAGE_ROWS, cursor)?;
             self.note(&page.coverage);
             for row in page.rows {
-                if !visit(row) {
+                if !visit(row.ended_before(self.mark.size)) {
                     return Ok(());
                 }
             }
@@ -249,13 +279,7 @@ impl<'a> Evidence<'a> {
         most: usize,
     ) -> Result<BTreeSet<u64>, StoreError> {
         let mut found = BTreeSet::new();
-        let until_us = self.period.0.to_us.max(self.now_us);
-        let mut from_us = self.begins_us().unwrap_or(until_us);
-        // Of a clock that was wrong then; one query is of so many days at most.
-        from_us = from_us.saturating_sub(DAY_US);
-        while from_us < until_us {
-            let to_us = until_us.min(from_us + 365 * DAY_US);
-            let part = Period(Window { from_us, to_us });
+        for part in self.since_the_beginning(self.period.0.to_us.max(self.now_us)) {
             let query = Query::parse(&self.within(filter, part))?;
             let mut cursor = None;
             loop {
@@ -269,7 +293,6 @@ impl<'a> Evidence<'a> {
                     None => break,
                 }
             }
-            from_us = to_us;
         }
         Ok(found)
     }
@@ -340,54 +363,25 @@ impl<'a> Evidence<'a> {
         }
     }
 
+    /// The present moment, microseconds since the Unix epoch.
+    pub(super) fn now_us(&self) -> i64 {
+        self.now_us
+    }
+
     /// The checkpoint.
     pub(super) fn mark(&self) -> &Mark {
         &self.mark
     }
 
     fn note(&self, coverage: &Coverage) {
-        let mut lacks = self.lacks.borrow_mut();
-        let mut say = |what: String| {
-            if !lacks.contains(&what) {
-                lacks.push(what);
-            }
-        };
-        // What it waits for may be what was dropped, which is counted until then.
-        if let Some(why) = &coverage.stalled {
-            say(format!("the index waits: {why}"));
-        }
-        if coverage.complete {
-            return;
-        }
-        if coverage.unreadable > 0 {
-            say(format!("{} records cannot be read", coverage.unreadable));
-        }
-        for bucket in &coverage.skipped_buckets {
-            say(format!("the index of {bucket} is being made again"));
-        }
-        for gap in &coverage.gaps {
-            say(format!(
-                "records {} to {} of {} have not arrived",
-                gap.first, gap.last, gap.reporter
-            ));
-        }
-        if coverage.gaps_more > 0 {
-            say(format!("{} gaps more", coverage.gaps_more));
-        }
-        for dropped in &coverage.dropped {
-            say(format!(
-                "records of the class {} until {} were dropped, because their time was over",
-                dropped.class, dropped.until
-            ));
-        }
         // What is not indexed yet is no matter unless it is under the checkpoint.
-        let len = self.store.status().log_len;
-        let indexed = len.saturating_sub(coverage.behind);
-        if indexed < self.mark.size {
-            say(format!(
-                "{} records are not indexed yet",
-                self.mark.size - indexed
-            ));
+        let indexed = self.store.status().log_len.saturating_sub(coverage.behind);
+        let unindexed = self.mark.size.saturating_sub(indexed);
+        let mut lacks = self.lacks.borrow_mut();
+        for lack in lacks::of(coverage, unindexed) {
+            if !lacks.contains(&lack) {
+                lacks.push(lack);
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use crate::{checkpoint::Checkpoint, query::time::rfc3339};
 
 /// Version of the document: another one where a report of the same log has other sections,
 /// columns or texts.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// A report.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,7 +111,7 @@ pub struct Section {
     /// What the log cannot show.
     pub cannot_show: Vec<String>,
     /// Whether it describes the whole log as it was when the report was made. Such a
-    /// section is not the same when it is made again later, and not compared.
+    /// section is not the same when it is made again later: what moved is told.
     pub momentary: bool,
     /// Whether policies were asked for it, too.
     pub of_policies: bool,
@@ -267,7 +267,7 @@ impl Section {
         self
     }
 
-    /// As one that is not compared when the report is made again.
+    /// As one that describes the whole log as it is now.
     #[must_use]
     pub fn momentary(mut self) -> Self {
         self.momentary = true;

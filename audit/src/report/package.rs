@@ -90,7 +90,7 @@ const REPORT_LEN_MAX: u64 = 64 << 20;
 const SMALL_LEN_MAX: u64 = 1 << 20;
 
 /// Sections that a report may have though only policies can tell them. What they say, the
-/// log does not bear out; whoever verifies is told.
+/// log alone does not bear out: whoever has the engine makes them again.
 const OF_POLICIES: [(&str, &str); 5] = [
     ("access-review", "access-in-force"),
     ("reach", "effective-access"),
@@ -126,7 +126,8 @@ use one that you have from somewhere that you trust. It is the same in every pac
 version of Palisade.
 ";
 
-/// Packs a report that was made from a whole log. It is made again first: the key of a log
+/// Packs a report that was made from a whole log. It is made again first, but for what only
+/// policies can tell, which is for the caller: the key of a log
 /// signs nothing that the log does not say. What describes the log as it was then is put as
 /// it is now, with the time and the program that say so. `kept` gives the revision of a digest,
 /// where it is kept. Blocks on the disk.
@@ -356,6 +357,27 @@ fn statement(
         .with("time", &now.to_string())
 }
 
+/// Whether what the log signed is about this report.
+fn speaks_of(said: &Statement, report: &Report) -> Result<(), Diagnostic> {
+    let header = &report.header;
+    let facts = [
+        ("report", report.name.clone()),
+        ("from", header.from.clone()),
+        ("to", header.to.clone()),
+        ("checkpoint", header.checkpoint.size.to_string()),
+    ];
+    let other = facts
+        .iter()
+        .find(|(name, of_report)| said.fact(name) != Some(of_report.as_str()));
+    match other {
+        Some((name, _)) => Err(changed(
+            NOTE,
+            &format!("the log signed it for another report: `{name}` is not that of `{REPORT}`"),
+        )),
+        None => Ok(()),
+    }
+}
+
 fn facts(report: &Report) -> [(&'static str, String); 4] {
     let header = &report.header;
     [
@@ -409,6 +431,7 @@ impl Package {
             return Err(changed(KEY, "it is another key than the trusted one"));
         }
         cosigned(&files, &checkpoint, key)?;
+        speaks_of(&said, &report)?;
         let proofs = files.get(PROOFS).ok_or_else(|| missing(PROOFS))?;
         let proven = |lines: &[u8]| Records::proven(lines, &checkpoint).map_err(|e| unproven(&e));
         let records = proven(proofs)?;
@@ -470,14 +493,19 @@ impl Package {
         self.records.clone().source()
     }
 
+    /// The parts of its report that only policies can tell: [`Package::check`] does not.
+    pub fn of_policies(&self) -> Vec<Section> {
+        self.report.clone().take_of_policies()
+    }
+
     /// Makes the report again from the index over its records, and every other file from
-    /// these and the report. Blocks on the disk.
+    /// these and the report; not [`Package::of_policies`]. Blocks on the disk.
     ///
     /// # Errors
     /// When the index cannot answer, or the head of the report cannot be read.
     pub fn check(&self, store: &Store, now_us: i64) -> Result<Checked, StoreError> {
         let mut report = self.report.clone();
-        let of_policies = report.take_of_policies();
+        report.take_of_policies();
         let period = period_of(&report.header)?;
         let begins_us = self.records.begins_us();
         let ground = Ground::Records { begins_us };
@@ -485,11 +513,7 @@ impl Package {
         let evidence = Evidence::new(store, ground, period, scope, &self.checkpoint, now_us)?;
         let mut checked = remade(&report, &evidence)?;
         checked.checkpoint = true;
-        if !of_policies.is_empty() {
-            let ids: Vec<&str> = of_policies.iter().map(|s| s.id.as_str()).collect();
-            let what = format!("what policies were asked for ({})", ids.join(", "));
-            checked.not_compared.push(what);
-        }
+        checked.made(&report.header, now_us);
         self.files_again(&mut checked)?;
         Ok(checked)
     }
@@ -733,7 +757,8 @@ pub fn unsigned(why: &LogError) -> Diagnostic {
         .help("ask the running mesh, or use the folder that has `checkpoint.key`; where a device has the key, see that it is there")
 }
 
-fn unsaid(checked: &Checked) -> Diagnostic {
+/// What is said where the log does not bear out what it is to sign.
+pub fn unsaid(checked: &Checked) -> Diagnostic {
     let first = checked.differences.first();
     let cause = first.map_or_else(
         || "its checkpoint is not one that this log signed".to_owned(),

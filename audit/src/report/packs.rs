@@ -8,7 +8,7 @@
 use super::{
     evidence::Evidence,
     model::{CellKind, Section, Table},
-    sections::{access, changes, denials, duty, integrity},
+    sections::{access, beyond, changes, denials, duty, integrity},
 };
 use crate::index::StoreError;
 
@@ -48,36 +48,48 @@ const BESIDE: &[(&str, &str, Build)] = &[
     ("HIPAA", "164.308(a)(4)", sign_offs),
 ];
 
+/// The section that has every control in one row.
+pub(super) const AT_A_GLANCE: &str = "at-a-glance";
+
+/// Framework and controls of a report that is a pack.
+const PACKS: &[(&str, &str, &[Control])] = &[
+    ("pci-dss", "PCI DSS", pci_dss::CONTROLS),
+    ("soc2", "SOC 2", soc2::CONTROLS),
+    ("iso27001", "ISO 27001", iso27001::CONTROLS),
+    ("hipaa", "HIPAA", hipaa::CONTROLS),
+];
+
 type Build = fn(&Evidence<'_>) -> Result<Section, StoreError>;
 
 pub(super) fn pci_dss(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
-    pack("PCI DSS", pci_dss::CONTROLS, e)
+    pack("pci-dss", e)
 }
 
 pub(super) fn soc2(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
-    pack("SOC 2", soc2::CONTROLS, e)
+    pack("soc2", e)
 }
 
 pub(super) fn iso27001(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
-    pack("ISO 27001", iso27001::CONTROLS, e)
+    pack("iso27001", e)
 }
 
 pub(super) fn hipaa(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
-    pack("HIPAA", hipaa::CONTROLS, e)
+    pack("hipaa", e)
 }
 
-fn pack(
-    framework: &str,
-    controls: &[Control],
-    e: &Evidence<'_>,
-) -> Result<Vec<Section>, StoreError> {
-    let sections = controls
-        .iter()
-        .map(|control| section(framework, control, e));
-    let sections = sections.collect::<Result<Vec<_>, _>>()?;
-    let mut all = vec![at_a_glance(framework, controls, &sections)];
-    for (control, section) in controls.iter().zip(sections) {
-        all.push(section);
+/// Every control at a glance, as it follows from the sections of a report; none of one that is
+/// no pack.
+pub(super) fn at_a_glance_of(report: &str, sections: &[Section]) -> Option<Section> {
+    let (_, framework, controls) = PACKS.iter().find(|(name, ..)| *name == report)?;
+    Some(at_a_glance(framework, controls, sections))
+}
+
+fn pack(report: &str, e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
+    let known = PACKS.iter().find(|(name, ..)| *name == report);
+    let (_, framework, controls) = *known.ok_or(StoreError::Bug("a pack that is none"))?;
+    let mut all = Vec::new();
+    for control in controls {
+        all.push(section(framework, control, e)?);
         let beside = BESIDE
             .iter()
             .filter(|(of, id, _)| *of == framework && *id == control.id);
@@ -85,6 +97,7 @@ fn pack(
             all.push(beside_of(framework, control, build(e)?));
         }
     }
+    all.insert(0, at_a_glance(framework, controls, &all));
     Ok(all)
 }
 
@@ -101,7 +114,7 @@ fn beside_of(framework: &str, control: &Control, section: Section) -> Section {
 /// Every control on one page: what there is, and what has to come from elsewhere.
 fn at_a_glance(framework: &str, controls: &[Control], sections: &[Section]) -> Section {
     let section = Section::new(
-        "at-a-glance",
+        AT_A_GLANCE,
         "The controls at a glance",
         "One row for each control. The evidence supports an auditor's test of a control; it is never compliance by itself, and \
          the last column is what somebody else has to bring.",
@@ -114,13 +127,15 @@ fn at_a_glance(framework: &str, controls: &[Control], sections: &[Section]) -> S
         ("from elsewhere", CellKind::Text),
     ]);
     let mut without = 0_u64;
-    for (control, section) in controls.iter().zip(sections) {
-        let rows = section.table.as_ref().map_or(0, |table| table.total);
-        without += u64::from(rows == 0 && section.table.is_some());
+    for control in controls {
+        let section = sections.iter().find(|section| section.id == control.id);
+        let shown_table = section.and_then(|section| section.table.as_ref());
+        let rows = shown_table.map_or(0, |table| table.total);
+        without += u64::from(rows == 0 && shown_table.is_some());
         table.rows.push(vec![
             control.id.to_owned(),
             control.asks.to_owned(),
-            shown(section),
+            section.map(shown).unwrap_or_default(),
             rows.to_string(),
             control.elsewhere.to_owned(),
         ]);
@@ -234,4 +249,20 @@ fn streams(e: &Evidence<'_>) -> Result<Section, StoreError> {
 
 fn clocks(e: &Evidence<'_>) -> Result<Section, StoreError> {
     integrity::clocks(e, SAMPLE)
+}
+
+fn revisions(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    changes::revisions(e, SAMPLE)
+}
+
+fn offsets(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    beyond::offsets(e, SAMPLE)
+}
+
+fn processing(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    duty::processing(e, SAMPLE)
+}
+
+fn erasures(e: &Evidence<'_>) -> Result<Section, StoreError> {
+    duty::erasures(e, SAMPLE)
 }

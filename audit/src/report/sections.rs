@@ -19,6 +19,7 @@ pub(super) mod denials;
 pub(super) mod duty;
 pub(super) mod integrity;
 pub(super) mod posture;
+pub(super) mod timeline;
 
 /// Points of a chart, at most.
 const STEPS: i64 = 60;
@@ -118,7 +119,7 @@ pub(super) fn incident(e: &Evidence<'_>) -> Sections {
     Ok(vec![
         access::over_time(e)?,
         posture::reasons(e, ROWS_MAX)?,
-        posture::timeline(e, ROWS_MAX)?,
+        timeline::events(e, ROWS_MAX)?,
         denials::who(e, ROWS_MAX)?,
         integrity::both_sides(e, ROWS_MAX)?,
         changes::policies(e, ROWS_MAX)?,
@@ -143,7 +144,7 @@ pub(super) fn personal_data(e: &Evidence<'_>) -> Sections {
         duty::recipients(e, ROWS_MAX)?,
         changes::reads(e, ROWS_MAX)?,
         duty::erasures(e, ROWS_MAX)?,
-        duty::kept(e),
+        duty::kept(e)?,
     ])
 }
 

@@ -107,6 +107,31 @@ fn a_page_runs_nothing_and_loads_nothing_whatever_is_in_it() {
     assert!(page.contains("Not complete"));
 }
 
+/// The line that asks again is one command with one word, also for a scope that would end the
+/// quotation; a shell says so.
+#[test]
+fn a_query_to_ask_again_is_one_word_of_a_shell() {
+    let query = r#"class:decision (path:"/x';touch forged;'") entry:<7"#;
+    let mut report = sample("usual");
+    report.sections[0].queries = vec![query.to_owned()];
+    let page = to_html(&report).unwrap();
+    let (_, line) = page
+        .split_once("<summary>Ask again</summary>\n<pre>")
+        .unwrap();
+    let (line, _) = line.split_once("</pre>").unwrap();
+    let line = line
+        .replace("&#34;", "\"")
+        .replace("&#39;", "'")
+        .replace("&#60;", "<");
+    let words = format!("palisade() {{ printf '%s\\n' \"$#\" \"$3\"; }}\n{line}");
+    let said = std::process::Command::new("sh")
+        .args(["-c", &words])
+        .output()
+        .unwrap();
+    let said = String::from_utf8(said.stdout).unwrap();
+    assert_eq!(said, format!("3\n{query}\n"), "{line}");
+}
+
 #[test]
 fn the_report_inside_a_page_is_the_report() {
     let report = sample(BAD);
@@ -201,13 +226,94 @@ fn a_period_without_records_is_marked_in_every_form() {
     }
 }
 
-/// Whether a text is in a part of a workbook, which is a ZIP file of deflated parts.
+/// Whether a text is in a cell of a workbook.
 fn in_workbook(book: &[u8], text: &str) -> bool {
+    cells(book).iter().any(|(_, _, cell)| cell.contains(text))
+}
+
+/// The cells of a workbook, which is a ZIP file of XML: sheet, place and what stands there.
+/// Read strictly: what is no plain text in the table of strings is no text at all.
+fn cells(book: &[u8]) -> Vec<(usize, String, String)> {
     let mut archive = zip::ZipArchive::new(std::io::Cursor::new(book)).unwrap();
-    let mut part = archive.by_name("xl/sharedStrings.xml").unwrap();
-    let mut all = String::new();
-    std::io::Read::read_to_string(&mut part, &mut all).unwrap();
-    all.contains(text)
+    let mut part = |name: &str| {
+        let mut part = archive.by_name(name).ok()?;
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut part, &mut text).unwrap();
+        Some(text)
+    };
+    let strings = part("xl/sharedStrings.xml").unwrap();
+    let inside = |text: &str, from: &str, to: &str| -> Option<String> {
+        let (_, rest) = text.split_once(from)?;
+        Some(rest.split_once(to)?.0.to_owned())
+    };
+    let plain = |text: &str| {
+        assert!(!text.contains(['<', '>']), "markup in a text: {text}");
+        let text = text.replace("&lt;", "<").replace("&gt;", ">");
+        text.replace("&amp;", "&")
+    };
+    let strings: Vec<String> = strings
+        .split("<si>")
+        .skip(1)
+        .map(|one| {
+            let (text, _) = one.split_once("</si>").unwrap();
+            let (tag, text) = text.split_once('>').unwrap();
+            assert!(tag.starts_with("<t"), "no plain text: {one}");
+            plain(text.strip_suffix("</t>").unwrap())
+        })
+        .collect();
+    let mut found = Vec::new();
+    for sheet in 1.. {
+        let Some(text) = part(&format!("xl/worksheets/sheet{sheet}.xml")) else {
+            return found;
+        };
+        for cell in text.split("<c r=\"").skip(1) {
+            let (place, rest) = cell.split_once('"').unwrap();
+            let (tag, rest) = rest.split_once('>').unwrap();
+            // A cell that has a format alone.
+            let Some(value) = inside(rest, "<v>", "</v>").filter(|_| !tag.ends_with('/')) else {
+                continue;
+            };
+            let shared = tag.contains("t=\"s\"");
+            let value = match shared {
+                true => strings[value.parse::<usize>().unwrap()].clone(),
+                false => value,
+            };
+            found.push((sheet, place.to_owned(), value));
+        }
+    }
+    found
+}
+
+/// Whatever a cell says, it is a text of that cell, and every other one says what it would
+/// have said: the strings of a workbook are one list for all of its sheets.
+#[test]
+fn a_text_in_a_workbook_is_a_text_in_its_cell_and_nowhere_else() {
+    let usual = cells(&to_xlsx(&sample("usual")).unwrap());
+    assert!(
+        usual
+            .iter()
+            .any(|(_, _, cell)| cell == "18446744073709551615")
+    );
+    for text in [
+        "<r><t>x</t></r></si><si><t>forged</t></si><si><r><t>y</t></r>",
+        "<r></r",
+        "<r>\u{202E}</r>",
+        "<r>&amp;</r>",
+        "</t></si><si><t>forged</t></si>",
+        "_x003C_r>",
+        "=HYPERLINK(\"x\")",
+    ] {
+        let said = cells(&to_xlsx(&sample(text)).unwrap());
+        assert_eq!(said.len(), usual.len(), "{text}");
+        // The words of a chart shorten what is long.
+        let pairs = said.iter().zip(&usual);
+        let pairs = pairs.filter(|(_, (_, _, usual))| !usual.contains("in the bars shown"));
+        for ((sheet, place, said), (_, _, usual)) in pairs {
+            let (said, usual) = (said.trim_start(), usual.replace("usual", "\0"));
+            let shown = render::visible(text).replace("_x003C_", "_x005F_x003C_");
+            assert_eq!(said, usual.replace('\0', &shown), "{sheet} {place}");
+        }
+    }
 }
 
 #[test]

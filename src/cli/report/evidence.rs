@@ -3,27 +3,38 @@
 
 use std::{collections::BTreeMap, fs, io::Read as _, path::Path, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use palisade_audit::report::{
-    Report,
-    package::{PACKAGE_BYTES_MAX, Package},
+use palisade_audit::{
+    decisions::Asked,
+    envelope::DecisionRef,
+    query::Limits,
+    report::{
+        Checked, Difference, Report,
+        package::{PACKAGE_BYTES_MAX, Package},
+    },
 };
 use palisade_mesh::{
+    clock::Clock,
     diagnostic::{Diagnostic, Severity},
-    snapshot::Digest,
     wire::policy::Revision,
 };
 use palisade_pdp::decide::Snapshot;
 use prost::Message as _;
 
-use super::{Source, granted::Origin, until_ended, waited};
+use super::{
+    Source,
+    granted::{self, Origin},
+    until_ended, waited,
+};
 use crate::{
     archive,
     cli::{Context, Exit, audit::proof, block_on},
     control::client::Mesh,
     history::faithful,
     render::{self, Output, reports},
-    run::{audit::PackReport, pdp},
+    run::{
+        audit::{PackReport, reports::attached},
+        pdp,
+    },
 };
 
 /// The package of a report, about the policies of `snapshot` where it says something of them.
@@ -86,10 +97,7 @@ async fn policies(
         (None, Some(_)) => None,
         (None, None) => in_force(context).await,
     };
-    let named = bundle.map(|bundle| {
-        let name = format!("{}.bundle", Digest::of(&bundle));
-        (name, BASE64.encode(bundle))
-    });
+    let named = bundle.map(|bundle| attached(&bundle));
     Ok(named.into_iter().collect())
 }
 
@@ -112,8 +120,16 @@ async fn in_force(context: &Context) -> Option<bytes::Bytes> {
 pub(super) fn verify(
     file: &Path,
     key: Option<&str>,
+    origin: &Origin,
     context: &Context,
 ) -> Result<Exit, Diagnostic> {
+    if origin.policies.is_some() || origin.log.is_some() {
+        return Err(
+            Diagnostic::error(7818, "a package is verified by what is in it")
+                .cause("`--policies` and `--log` name what it would not be asked for")
+                .help("leave them out; the report in it can be compared with a log: unpack report.json"),
+        );
+    }
     let key = key.ok_or_else(|| {
         Diagnostic::error(7829, "a package is verified with the public key of its log")
             .cause("the key in the package is only what it says of itself")
@@ -121,7 +137,8 @@ pub(super) fn verify(
     })?;
     let key = proof::trusted(key)?;
     let package = Arc::new(Package::open(&read(file)?, &key)?);
-    let checked = block_on(archive::checked(&package))?;
+    let mut checked = block_on(archive::checked(&package))?;
+    of_policies(&package, &mut checked);
     let replayed = faithful::of_package(&package);
     let replay = serde_json::to_value(&replayed).unwrap_or_default();
     match context.output {
@@ -144,6 +161,39 @@ pub(super) fn verify(
     })
 }
 
+/// Compares what policies were asked for with what those in the package say of its records.
+fn of_policies(package: &Package, checked: &mut Checked) {
+    let said = package.of_policies();
+    let ids: Vec<&str> = said.iter().map(|s| s.id.as_str()).collect();
+    let Some(first) = ids.first() else { return };
+    let Some(bundle) = granted::bundle_of(&said, package.policies()) else {
+        checked.not_compared.push(format!(
+            "what policies were asked for ({}): the package does not have them",
+            ids.join(", ")
+        ));
+        return;
+    };
+    let now_us = Clock::system().now_us();
+    let again = granted::again(&package.report, &said, bundle, &mut |query, take| {
+        let asked = Asked::new(query, query.window(now_us, &Limits::default())?);
+        let leaves = package.leaves();
+        let of_query = leaves.filter(|(index, leaf)| asked.is_for(*index, leaf));
+        of_query
+            .filter_map(|(_, leaf)| DecisionRef::of_leaf(leaf))
+            .for_each(|decision| take(&decision));
+        Ok(())
+    });
+    match again {
+        Ok(again) => checked.compare(&said, &again),
+        Err(found) => checked.differences.push(Difference {
+            section: (*first).to_owned(),
+            what: "what the policies in the package say".to_owned(),
+            report: "there".to_owned(),
+            log: found.first().map_or_else(String::new, ToString::to_string),
+        }),
+    }
+}
+
 fn read(file: &Path) -> Result<Vec<u8>, Diagnostic> {
     let unread = |cause: String| {
         Diagnostic::error(7820, format!("`{}` cannot be read", file.display()))
@@ -162,3 +212,6 @@ fn read(file: &Path) -> Result<Vec<u8>, Diagnostic> {
     read.map_err(|e| unread(e.to_string()))?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,12 +8,17 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use palisade_audit::{
     envelope::DecisionRef,
+    query::Query,
     report::{Header, Report, Section},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
-use palisade_pdp::decide::{Replay, Snapshot};
+use palisade_pdp::{
+    author, bundle,
+    decide::{Replay, Snapshot},
+};
 use tokio::sync::watch;
 
 use crate::{
@@ -29,7 +34,11 @@ use crate::{
         flips::{Before, Comparing, Flips},
     },
     render::{Output, comparison},
+    run::policy,
 };
+
+/// What is said of decisions that lack what policies read.
+pub(super) const NOT_REPLAYED: &str = "could not be made again under the change";
 
 /// Where policies and decisions come from.
 #[derive(Debug, Clone)]
@@ -50,6 +59,8 @@ pub(super) struct OfPolicies {
     pub(super) sections: Vec<Section>,
     /// The revision that it says it of.
     pub(super) snapshot: Option<Arc<Snapshot>>,
+    /// What it lacks beside sources of that.
+    pub(super) lacks: Vec<String>,
 }
 
 impl OfPolicies {
@@ -57,18 +68,21 @@ impl OfPolicies {
         Self {
             sections,
             snapshot: Some(Arc::clone(grants.snapshot())),
+            lacks: Vec::new(),
         }
     }
 
-    /// The sources that the revision lacks, in words.
+    /// What it lacks, in words: sources of the revision, and decisions.
     pub(super) fn lacks(&self) -> Vec<String> {
         let absent = self.snapshot.iter().flat_map(|s| &s.compiled().absent);
-        absent.map(comparison::without).collect()
+        let absent = absent.map(comparison::without);
+        absent.chain(self.lacks.iter().cloned()).collect()
     }
 }
 
 /// Joins to a report of this mesh what only the policies can tell: those of the repository
-/// `policies`, or the revision in force in the mesh `mesh` on this host.
+/// `policies`, or the revision in force in the mesh `mesh` on this host. Gives the revision that
+/// it says something of.
 ///
 /// # Errors
 /// When policies or decisions cannot be had, or there is no decision to go by.
@@ -76,7 +90,7 @@ pub(crate) async fn join(
     made: &mut Report,
     policies: Option<PathBuf>,
     mesh: &str,
-) -> Result<(), Vec<Diagnostic>> {
+) -> Result<Option<Arc<Snapshot>>, Vec<Diagnostic>> {
     let origin = Origin {
         policies,
         composing: Composing::default(),
@@ -87,8 +101,7 @@ pub(crate) async fn join(
         output: Output::Json,
         mesh: Some(mesh.to_owned()),
     };
-    put(made, &origin, &context).await?;
-    Ok(())
+    put(made, &origin, &context).await
 }
 
 /// The same, from where `origin` says; the revision that it says something of, if any.
@@ -154,14 +167,37 @@ async fn unused(
     context: &Context,
 ) -> Result<OfPolicies, Vec<Diagnostic>> {
     let (grants, query) = used(&report.header, origin, context).await?;
+    let ended = unneeded(&grants)?;
+    let (proposal, flips) = proposed(&grants, ended, &query, origin, context).await?;
+    let mut of = OfPolicies::new(&grants, of_unused(&grants, &proposal, &flips, &query)?);
+    of.lacks.extend(not_replayed(&flips));
+    Ok(of)
+}
+
+/// The grants that nobody used, as far as a change of the policies can end them.
+///
+/// # Errors
+/// `PLS7810` where nothing was recorded.
+fn unneeded(grants: &Grants) -> Result<BTreeSet<Edge>, Vec<Diagnostic>> {
     if grants.decisions == 0 {
         let nothing = Diagnostic::error(7810, "no decision was recorded in the period")
             .cause("everything would be called unused, and nothing was shown to be")
             .help("choose a period in which there was traffic");
         return Err(vec![nothing]);
     }
-    let ended = grants.endable(grants.unused().map(|(edge, _)| edge.clone()));
-    let (proposal, flips) = proposed(&grants, ended, &query, origin, context).await?;
+    Ok(grants.endable(grants.unused().map(|(edge, _)| edge.clone())))
+}
+
+/// What is said of grants that nobody used, and of the change that ends them.
+///
+/// # Errors
+/// `PLS7808` where recorded decisions do not bear the change out.
+fn of_unused(
+    grants: &Grants,
+    proposal: &Proposal,
+    flips: &Flips,
+    query: &str,
+) -> Result<Vec<Section>, Vec<Diagnostic>> {
     let (denied, allowed) = (flips.newly_denied.count, flips.newly_allowed.count);
     if denied > 0 || allowed > 0 {
         return Err(vec![
@@ -175,12 +211,48 @@ async fn unused(
             .help("change the permits by hand: palisade policy impact DIR shows each flip"),
         ]);
     }
-    let sections = vec![
-        sections::unused(&grants, &proposal, &query),
-        sections::permits(&grants, &proposal),
-        sections::change(&proposal, &flips),
-    ];
-    Ok(OfPolicies::new(&grants, sections))
+    let lacks = &flips.not_replayable;
+    if lacks.count >= flips.decisions {
+        let causes = lacks.causes.keys().cloned().collect::<Vec<_>>().join("; ");
+        return Err(vec![
+            Diagnostic::error(7808, "no recorded decision can be made again under the change")
+                .cause(format!("{} decisions: {causes}", lacks.count))
+                .help("change the permits by hand; where what policies read is masked, records cannot show what a change does"),
+        ]);
+    }
+    Ok(vec![
+        sections::unused(grants, proposal, query),
+        sections::permits(grants, proposal),
+        sections::change(proposal, flips),
+    ])
+}
+
+/// What a report lacks where decisions that policies have an answer to could not be made again.
+fn not_replayed(flips: &Flips) -> Option<String> {
+    let (lacking, all) = (flips.unknown, flips.decisions);
+    (lacking > 0).then(|| format!("{lacking} of {all} recorded decisions {NOT_REPLAYED}"))
+}
+
+/// A change that ends grants, and what it does to recorded decisions.
+struct Change {
+    proposal: Proposal,
+    comparing: Comparing,
+}
+
+impl Change {
+    /// `prefix` is what paths in its patch begin with.
+    fn to_end(
+        grants: &Grants,
+        ended: BTreeSet<Edge>,
+        prefix: &str,
+    ) -> Result<Self, Vec<Diagnostic>> {
+        let proposal = Proposal::to_end(grants, ended, prefix, &Clock::system())?;
+        let before = Before::Replayed(Box::new(Replay::new(grants.snapshot().clone())));
+        Ok(Self {
+            comparing: Comparing::new(proposal.candidate.clone(), before),
+            proposal,
+        })
+    }
 }
 
 /// A change that ends these grants, and what it does to the decisions of `query`.
@@ -195,12 +267,77 @@ pub(super) async fn proposed(
     context: &Context,
 ) -> Result<(Proposal, Flips), Vec<Diagnostic>> {
     let prefix = origin.policies.as_deref().map(prefix).unwrap_or_default();
-    let proposal = Proposal::to_end(grants, ended, &prefix, &Clock::system())?;
-    let before = Before::Replayed(Box::new(Replay::new(grants.snapshot().clone())));
-    let mut comparing = Comparing::new(proposal.candidate.clone(), before);
-    let mut take = |record: &DecisionRef<'_>| comparing.take(record);
+    let mut change = Change::to_end(grants, ended, &prefix)?;
+    let mut take = |record: &DecisionRef<'_>| change.comparing.take(record);
     visit(query, &domain(grants), origin, context, &mut take).await?;
-    Ok((proposal, comparing.flips))
+    Ok((change.proposal, change.comparing.flips))
+}
+
+/// Shows every decision that a query asks for, of records that are at hand.
+pub(crate) type Recorded<'r> =
+    dyn FnMut(&Query, &mut dyn FnMut(&DecisionRef<'_>)) -> Result<(), Diagnostic> + 'r;
+
+/// What the policies in a bundle and recorded decisions say of the head of a report: its parts
+/// that only policies can tell. `said` are those that it has.
+///
+/// # Errors
+/// When policies or decisions cannot be read, or do not bear out what is proposed.
+pub(crate) fn again(
+    report: &Report,
+    said: &[Section],
+    bundle: Bytes,
+    recorded: &mut Recorded<'_>,
+) -> Result<Vec<Section>, Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
+    let loaded = author::compile(bundle);
+    let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
+    let snapshot = policy::snapshot(compiled, 0).map_err(one)?;
+    let mut grants = Grants::of(snapshot, &Clock::system()).map_err(one)?;
+    if report.name == "reach" {
+        return Ok(vec![sections::reach(&grants)]);
+    }
+    let text = query_of(&report.header);
+    let query = Query::parse(&text).map_err(one)?;
+    recorded(&query, &mut |record| grants.take(record)).map_err(one)?;
+    if report.name == "access-review" {
+        return Ok(vec![sections::for_review(&grants, &text)]);
+    }
+    let ended = unneeded(&grants)?;
+    let mut change = Change::to_end(&grants, ended.clone(), "")?;
+    // Where the repository lies in its work tree, the patch alone says.
+    let prefix = prefix_of(said, &change.proposal.patch);
+    if !prefix.is_empty() {
+        change = Change::to_end(&grants, ended, &prefix)?;
+    }
+    recorded(&query, &mut |record| change.comparing.take(record)).map_err(one)?;
+    let flips = &change.comparing.flips;
+    of_unused(&grants, &change.proposal, flips, &text)
+}
+
+/// What the paths of the patch in a report begin with, beyond those of `patch`.
+fn prefix_of(said: &[Section], patch: &str) -> String {
+    let path = |patch: &str| {
+        let mut lines = patch.lines();
+        lines.find_map(|line| line.strip_prefix("--- a/").map(str::to_owned))
+    };
+    let listing = said.iter().find_map(|section| section.listing.as_deref());
+    let paths = listing.and_then(path).zip(path(patch));
+    let prefix = paths.and_then(|(said, path)| said.strip_suffix(&path).map(str::to_owned));
+    prefix.unwrap_or_default()
+}
+
+/// The one of some bundles that parts of a report are about, as they say.
+pub(crate) fn bundle_of<'b>(
+    said: &[Section],
+    mut bundles: impl Iterator<Item = &'b [u8]>,
+) -> Option<Bytes> {
+    let mut figures = said.iter().flat_map(|section| &section.figures);
+    let digest = figures.find(|figure| figure.label == sections::POLICY_DIGEST)?;
+    let found = bundles.find(|bytes| {
+        let opened = bundle::open(&Bytes::copy_from_slice(bytes));
+        opened.is_ok_and(|opened| opened.digest.to_string() == digest.value)
+    });
+    found.map(Bytes::copy_from_slice)
 }
 
 /// What the policies grant.

@@ -9,7 +9,7 @@ use std::{
 use palisade_audit::{
     note::Verifier,
     query::Query,
-    report::{Period, Report},
+    report::{Difference, Period, Report},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::json;
@@ -320,6 +320,8 @@ pub(super) fn verify(
     asks(review).map_err(|d| vec![d])?;
     let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
     let mut differences = review.differences(&grants);
+    let head = of_head(review, origin, context).map_err(|d| vec![d])?;
+    differences.splice(0..0, head);
     let key = trusted(key, origin, context).map_err(|d| vec![d])?;
     let standing = review.standing(Some(&key));
     if let Some(Err(why)) = review.is_stated(&key) {
@@ -346,6 +348,29 @@ pub(super) fn verify(
     // that is not finished.
     let holds = differences.is_empty() && standing == Standing::Stated;
     Ok(if holds { Exit::Ok } else { Exit::NotVerified })
+}
+
+/// What of the head of a review the log does not say, in words.
+fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<Vec<String>, Diagnostic> {
+    let told = review.counted()?;
+    let checked = block_on(async { Source::find(origin, context).await?.check(&told).await })?;
+    let mut differences = Vec::new();
+    if !checked.checkpoint {
+        differences.push(
+            "the checkpoint is not one that this log signed and still begins with".to_owned(),
+        );
+    }
+    // The sections of the report whose head it is are not in a review.
+    let of_head = checked.differences.into_iter().filter(|difference| {
+        difference.section == "header" && !matches!(difference.what.as_str(), "sections" | "rows")
+    });
+    differences.extend(of_head.map(|difference| {
+        let Difference {
+            what, report, log, ..
+        } = difference;
+        format!("{what}: {report} in the review, {log} in the log")
+    }));
+    Ok(differences)
 }
 
 /// The key that was given, else that of the log.

@@ -1,6 +1,6 @@
 //! Reports of a log: made, made again to check one, packed with their evidence and signed.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -12,15 +12,19 @@ use axum::{
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{
     checkpoint::Checkpoint,
+    decisions::Decisions,
+    envelope::DecisionRef,
     index::{Store, StoreError},
-    log::Log,
+    log::{Log, LogError},
     merkle::Hash,
     note::Verifier,
     policies::Policies,
+    query::{Limits, Query},
     report::{self, Checked, Evidence, Ground, Kind, Period, Report, package},
     statement::{Statement, StatementError, Subject},
 };
-use palisade_mesh::diagnostic::Diagnostic;
+use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
+use palisade_pdp::decide::Snapshot;
 use serde::{Deserialize, Serialize};
 
 use super::{AuditRole, Unlike, blocking, broken, reads::Reader, whole};
@@ -55,6 +59,12 @@ pub struct PackReport {
     pub attached: BTreeMap<String, String>,
     /// Most records.
     pub records_max: usize,
+}
+
+/// The bundle of a revision as a file that goes with a report: its name, and it in base64.
+pub(crate) fn attached(bundle: &[u8]) -> (String, String) {
+    let name = format!("{}.bundle", Digest::of(bundle));
+    (name, BASE64.encode(bundle))
 }
 
 /// What `report review sign` asks: that the log states the sign-off.
@@ -172,6 +182,7 @@ impl Desk<'_> {
             .collect::<Result<_, _>>()
             .map_err(|e| broken(&e.to_string()))?;
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap_or_default();
+        self.of_policies(&asked.report, &attached)?;
         let (checkpoint, period) = report::covered(&asked.report, self.log)?;
         let evidence = self.evidence(period, &asked.report.header.scope, &checkpoint)?;
         let policies = Policies::beside(self.dir);
@@ -184,6 +195,59 @@ impl Desk<'_> {
         };
         let files = (attached, &kept as &package::Kept<'_>);
         package::pack(&asked.report, &evidence, files, asked.records_max, now)
+    }
+
+    /// Refuses a report whose parts that only policies can tell are not what those that go with
+    /// it say of the records.
+    fn of_policies(
+        &self,
+        report: &Report,
+        attached: &BTreeMap<String, Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        let said = report.clone().take_of_policies();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let bundles = attached.values().map(Vec::as_slice);
+        let bundle = granted::bundle_of(&said, bundles).ok_or_else(|| {
+            Diagnostic::error(7826, "the log does not say what the report says")
+                .cause("the policies that parts of it are about do not go with it")
+                .help("make the report again, and the package with it")
+        })?;
+        let again = granted::again(report, &said, bundle, &mut |query, take| {
+            self.decisions(query, take)
+        });
+        let again = again.map_err(|found| {
+            let first = found.into_iter().next();
+            first.unwrap_or_else(|| broken("bug: the policies tell nothing, and not why"))
+        })?;
+        let mut checked = Checked::default();
+        checked.compare(&said, &again);
+        match checked.differences.is_empty() {
+            true => Ok(()),
+            false => Err(package::unsaid(&checked).into()),
+        }
+    }
+
+    /// Shows every decision of the log that a query asks for.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub(crate) fn decisions(
+        &self,
+        query: &Query,
+        take: &mut dyn FnMut(&DecisionRef<'_>),
+    ) -> Result<(), Diagnostic> {
+        let window = query.window(self.now_us, &Limits::default())?;
+        let failed = |e: LogError| e.diagnostic();
+        let mut decisions = Decisions::new(self.log, query, window).map_err(failed)?;
+        let shown = decisions.visit(|_, leaf| {
+            if let Some(decision) = DecisionRef::of_leaf(leaf) {
+                take(&decision);
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        shown.map(drop).map_err(failed)
     }
 
     /// Has the key of the log sign a review off.
@@ -266,20 +330,24 @@ impl AuditRole {
         Ok(Json(made))
     }
 
-    /// A report of this log with what only the policies can tell of it.
+    /// A report of this log with what only the policies can tell of it, and the revision that
+    /// told it.
     ///
     /// # Errors
     /// When policies or decisions cannot be had.
-    pub(super) async fn joined(&self, mut report: Report) -> Result<Report, Diagnostic> {
+    pub(super) async fn joined(
+        &self,
+        mut report: Report,
+    ) -> Result<(Report, Option<Arc<Snapshot>>), Diagnostic> {
         if !granted::is_of_policies(&report.name) {
-            return Ok(report);
+            return Ok((report, None));
         }
         let (policies, mesh) = (self.policies.clone(), self.mesh.clone());
         let runtime = tokio::runtime::Handle::current();
         // Policies are compiled and asked for minutes: not on a thread of the runtime.
         let joined = tokio::task::spawn_blocking(move || {
-            runtime.block_on(granted::join(&mut report, policies, &mesh))?;
-            Ok::<_, Vec<Diagnostic>>(report)
+            let of = runtime.block_on(granted::join(&mut report, policies, &mesh))?;
+            Ok::<_, Vec<Diagnostic>>((report, of))
         });
         let joined = joined.await.map_err(|e| broken(&e.to_string()))?;
         joined.map_err(|found| {

@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AuditRole, PackReport, RunReport, blocking, broken,
     deliver::{Lost, Outbox, keep, read},
-    reports::Desk,
+    reports::{Desk, attached},
 };
 use crate::{
     cli::report::{
@@ -279,10 +279,12 @@ impl Schedules {
             }
             Ok(report)
         });
-        let report = working.joined(made.await?).await?;
+        let (report, of) = working.joined(made.await?).await?;
         let written = blocking(move || {
             let dir = working.dir.join("log");
-            let all = put(&working.desk(&dir), &section, &report, due)?;
+            let of = of.iter().map(|of| attached(&of.compiled().bundle));
+            let told = (&report, of.collect());
+            let all = put(&working.desk(&dir), &section, &told, due)?;
             Ok((all, report))
         });
         written.await.map_err(Diagnostic::from)
@@ -397,7 +399,7 @@ async fn signed(role: &AuditRole) -> bool {
 fn put(
     desk: &Desk<'_>,
     section: &ScheduleSection,
-    report: &Report,
+    told: &Told<'_>,
     due: Timestamp,
 ) -> Result<Vec<PathBuf>, StoreError> {
     let stem = format!("{}-{}", section.name, due.strftime("%Y%m%dT%H%M%SZ"));
@@ -410,7 +412,7 @@ fn put(
             1 => stem.clone(),
             n => format!("{stem}-{n}"),
         };
-        let all = forms(desk, section, report, &stem)?;
+        let all = forms(desk, section, told, &stem)?;
         if all.iter().all(|(path, _)| files::free(path).is_ok()) {
             for (path, bytes) in &all {
                 files::put(path, bytes)?;
@@ -422,11 +424,14 @@ fn put(
     Err(taken.into())
 }
 
+/// A report, and the files that go with it.
+type Told<'r> = (&'r Report, BTreeMap<String, String>);
+
 /// All files of a report; each is made before the first is written.
 fn forms(
     desk: &Desk<'_>,
     section: &ScheduleSection,
-    report: &Report,
+    (report, attached): &Told<'_>,
     stem: &str,
 ) -> Result<Vec<(PathBuf, Vec<u8>)>, StoreError> {
     let mut all = Vec::new();
@@ -441,8 +446,8 @@ fn forms(
             FormatWord::Xlsx => Format::Xlsx,
             FormatWord::Package => {
                 let packed = desk.pack(&PackReport {
-                    report: report.clone(),
-                    attached: BTreeMap::new(),
+                    report: (*report).clone(),
+                    attached: attached.clone(),
                     records_max: section.records_max,
                 })?;
                 all.push((to, packed));

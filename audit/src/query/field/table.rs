@@ -25,6 +25,7 @@ pub(super) const OF_ENDINGS: &[&str] = &[
     "bytes_out",
     "upstream",
     "error",
+    "outcome_entry",
 ];
 
 /// Every field.
@@ -69,6 +70,7 @@ pub static FIELDS: &[Field] = &[
     ending::BYTES_OUT,
     ending::UPSTREAM,
     ending::ERROR,
+    ending::OUTCOME_ENTRY,
     judgement::CAUSE,
     judgement::CLOSED,
     operation::VERB,

@@ -5,7 +5,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use palisade_mesh::{
     clock::Clock,
-    wire::record::{Decision, Peer, Record, Verdict, record::Body},
+    wire::record::{
+        Admin, AuditRead, AuthnFailure, Call, Credential, Decision, Erasure, Peer, PolicyChange,
+        Record, Rejudgement, Verdict, record::Body,
+    },
 };
 use prost::Message as _;
 
@@ -13,12 +16,13 @@ use super::*;
 use crate::{
     index::Options,
     log::Pending,
-    report::{Kind, Period, run},
+    report::{KINDS, Kind, Period, check, covered, run},
     source::{Entry, SourceError},
     stream::{StreamKey, new_ulid},
     testing::{REPORTER, open_log, reporter},
 };
 
+mod again;
 mod browser;
 mod oscal;
 
@@ -58,6 +62,8 @@ pub(crate) struct Stage {
     dir: tempfile::TempDir,
     _index: tempfile::TempDir,
     now_us: i64,
+    /// Records that were sent.
+    sent: std::cell::Cell<u64>,
 }
 
 const DENIED: u64 = 30;
@@ -110,44 +116,78 @@ impl Stage {
     pub(crate) async fn of(records: impl Iterator<Item = Bytes>) -> Self {
         let (dir, index) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let log = open_log(&dir);
+        let store = open_store(Arc::new(Whole(log.clone())), index.path());
+        let mut stage = Self {
+            log,
+            store,
+            dir,
+            _index: index,
+            now_us: 0,
+            sent: std::cell::Cell::default(),
+        };
+        stage.add(records).await;
+        stage.now_us = Clock::system().now_us();
+        stage
+    }
+
+    /// Puts records into the log, under a checkpoint and into the index.
+    async fn add(&self, records: impl Iterator<Item = Bytes>) {
         let stream = Arc::new(StreamKey {
             reporter: reporter(),
             boot: ulid::Ulid::from_parts(7, 7),
             worker: 0,
         });
-        let pending = (1..).zip(records).map(|(sequence, record)| Pending {
-            stream: stream.clone(),
-            sequence,
-            record,
-        });
-        let mut receipt = log.append(pending.collect());
-        receipt.checkpointed().await.unwrap();
-        let store = open_store(Arc::new(Whole(log.clone())), index.path());
-        store.flush().await.unwrap();
-        Self {
-            log,
-            store,
-            dir,
-            _index: index,
-            now_us: Clock::system().now_us(),
-        }
+        let pending = (self.sent.get() + 1..).zip(records);
+        let pending: Vec<_> = pending
+            .map(|(sequence, record)| {
+                self.sent.set(sequence);
+                Pending {
+                    stream: stream.clone(),
+                    sequence,
+                    record,
+                }
+            })
+            .collect();
+        self.log.append(pending).checkpointed().await.unwrap();
+        self.store.flush().await.unwrap();
     }
 
-    fn evidence(&self, checkpoint: &Checkpoint) -> Evidence<'_> {
+    fn evidence(&self, scope: &str, checkpoint: &Checkpoint) -> Evidence<'_> {
         let period = Period::read("last:1h", self.now_us).unwrap();
         let ground = Ground::Log(&self.log, self.dir.path());
-        Evidence::new(&self.store, ground, period, "", checkpoint, self.now_us).unwrap()
+        Evidence::new(&self.store, ground, period, scope, checkpoint, self.now_us).unwrap()
     }
 
     pub(crate) fn made(&self, kind: &str) -> (Report, Checkpoint) {
         let checkpoint = self.log.checkpoint();
-        let evidence = self.evidence(&checkpoint);
-        let report = run(Kind::find(kind).unwrap(), &evidence).unwrap();
-        (report, checkpoint)
+        (self.made_under(&checkpoint, kind, ""), checkpoint)
     }
 
+    fn made_under(&self, checkpoint: &Checkpoint, kind: &str, scope: &str) -> Report {
+        let evidence = self.evidence(scope, checkpoint);
+        run(Kind::find(kind).unwrap(), &evidence).unwrap()
+    }
+
+    /// What comes of making a report again from the log.
+    fn checked(&self, report: &Report) -> Result<Checked, StoreError> {
+        check(report, &self.log, |period, checkpoint| {
+            let ground = Ground::Log(&self.log, self.dir.path());
+            let scope = &report.header.scope;
+            Evidence::new(
+                &self.store,
+                ground,
+                period,
+                scope,
+                checkpoint,
+                Clock::system().now_us(),
+            )
+        })
+    }
+
+    /// A package of the report under the checkpoint that it has.
     fn pack(&self, report: &Report, most: usize) -> Result<Vec<u8>, StoreError> {
-        let evidence = self.evidence(&self.log.checkpoint());
+        let (checkpoint, _) = covered(report, &self.log)?;
+        let evidence = self.evidence(&report.header.scope, &checkpoint);
         let attached = BTreeMap::from([(bundle(), b"texts".to_vec())]);
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap();
         pack(report, &evidence, (attached, &|_| None), most, now)
@@ -194,10 +234,66 @@ async fn checked(package: &Package) -> Checked {
     package.check(&store, Clock::system().now_us()).unwrap()
 }
 
+/// A record of each class that workloads and the parts of the mesh leave, a minute old.
+fn others() -> impl Iterator<Item = Bytes> {
+    let time_us = Clock::system().now_us() - 60_000_000;
+    let named = || REPORTER.to_owned();
+    let bodies = [
+        Body::Admin(Admin {
+            actor: "ana".into(),
+            verb: "kill".into(),
+            object: named(),
+            ..Admin::default()
+        }),
+        Body::AuditRead(AuditRead {
+            actor: "ben".into(),
+            verb: "search".into(),
+            query: "decision:deny".into(),
+            ..AuditRead::default()
+        }),
+        Body::AuthnFailure(AuthnFailure {
+            reason: "no_certificate".into(),
+            listener: "inbound".into(),
+            ..AuthnFailure::default()
+        }),
+        Body::Call(Call {
+            service: "acme.test/shop/orders".into(),
+            ..Call::default()
+        }),
+        Body::Credential(Credential {
+            spiffe_id: named(),
+            verb: "issued".into(),
+            ..Credential::default()
+        }),
+        Body::Erasure(Erasure::default()),
+        Body::PolicyChange(PolicyChange {
+            verb: "activated".into(),
+            ..PolicyChange::default()
+        }),
+        Body::Rejudgement(Rejudgement {
+            cause: "policy".into(),
+            ..Rejudgement::default()
+        }),
+    ];
+    bodies.into_iter().map(move |body| {
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us,
+            reporter: named(),
+            body: Some(body),
+            ..Record::default()
+        };
+        record.encode_to_vec().into()
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_package_is_verified_with_the_key_alone_and_is_the_same_bytes_each_time() {
     let stage = stage().await;
-    for kind in ["denials", "pci-dss", "integrity"] {
+    stage.add(others()).await;
+    let now_us = Clock::system().now_us();
+    let stage = Stage { now_us, ..stage };
+    for kind in KINDS.iter().map(|kind| kind.name) {
         let (report, checkpoint) = stage.made(kind);
         let packed = stage.pack(&report, RECORDS_MAX).unwrap();
         assert_eq!(packed, stage.pack(&report, RECORDS_MAX).unwrap(), "{kind}");
@@ -214,7 +310,9 @@ async fn a_package_is_verified_with_the_key_alone_and_is_the_same_bytes_each_tim
         );
         let checked = checked(&package).await;
         assert!(checked.holds(), "{kind}: {checked:#?}");
+        let made = !report.sections.is_empty();
         assert!(checked.compared > 15, "{checked:#?}");
+        assert_eq!(made, !matches!(kind, "reach" | "unused"), "{kind}");
     }
 }
 
@@ -340,6 +438,16 @@ async fn what_the_records_do_not_say_is_found_though_it_is_signed() {
     assert_eq!(told.code.0, 7822);
     assert!(told.message.contains(&other), "{told:?}");
 
+    // A statement that speaks of another report than the one beside it.
+    let (other, _) = stage.made("soc2");
+    let mut files = stage.files(&report);
+    files.remove(SUMS);
+    files.remove(NOTE);
+    let packed = sealed(files, &other, &stage.log, jiff::Timestamp::UNIX_EPOCH).unwrap();
+    let told = stage.refused(&packed);
+    assert_eq!(told.code.0, 7822, "{told:?}");
+    assert!(told.message.contains(NOTE), "{told:?}");
+
     // Another root or time of the checkpoint than was signed.
     let mut moved = report.clone();
     moved.header.checkpoint.time = "2026-01-01T00:00:00.000000Z".into();
@@ -392,7 +500,7 @@ async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for
         let packed = stage.resealed(&report, |files| files.extend(forms(&forged).unwrap()));
         assert_eq!(stage.refused(&packed).code.0, 7826, "{id}");
     }
-    let evidence = stage.evidence(&stage.log.checkpoint());
+    let evidence = stage.evidence("", &stage.log.checkpoint());
     let none = |_: &Hash| None;
     let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
     let now = jiff::Timestamp::UNIX_EPOCH;

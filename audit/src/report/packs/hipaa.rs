@@ -1,7 +1,8 @@
 //! HIPAA security rule: 45 CFR 164.308, 164.312 and 164.316.
 
 use super::{
-    Control, alerts, callers, credentials, handshakes, in_use, integrity, inventory, who_what,
+    Control, alerts, callers, credentials, handshakes, in_use, integrity, inventory,
+    policies_in_use, who_what,
 };
 
 pub(super) const CONTROLS: &[Control] = &[
@@ -11,6 +12,13 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
         evidence: alerts,
         elsewhere: "that it was done regularly, what an answer rests on, and the review of what no rule asks for",
+    },
+    Control {
+        id: "164.308(a)(3)",
+        asks: "Workforce security",
+        shows: "The policies that gave access in the period.",
+        evidence: policies_in_use,
+        elsewhere: "authorisation, clearance and termination of members of the workforce",
     },
     Control {
         id: "164.308(a)(4)",

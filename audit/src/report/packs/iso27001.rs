@@ -1,8 +1,8 @@
 //! ISO/IEC 27001:2022, Annex A.
 
 use super::{
-    Control, callers, clocks, credentials, denials, denied, handshakes, in_use, integrity,
-    inventory, operators, policy_changes, who_what,
+    Control, callers, clocks, credentials, denials, denied, erasures, handshakes, in_use,
+    integrity, inventory, operators, policy_changes, processing, who_what,
 };
 
 pub(super) const CONTROLS: &[Control] = &[
@@ -49,6 +49,13 @@ pub(super) const CONTROLS: &[Control] = &[
         elsewhere: "backups and disposal",
     },
     Control {
+        id: "A.5.34",
+        asks: "Privacy and protection of personal data",
+        shows: "Which services processed requests by which operations. Keep the report to services that process personal data with --scope; the report `personal-data` has more.",
+        evidence: processing,
+        elsewhere: "the record of processing activities: purposes, categories and legal basis",
+    },
+    Control {
         id: "A.8.2",
         asks: "Privileged access rights",
         shows: "Actions of operators.",
@@ -68,6 +75,13 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "Peers that could not prove an identity.",
         evidence: handshakes,
         elsewhere: "authentication of people",
+    },
+    Control {
+        id: "A.8.10",
+        asks: "Information is deleted",
+        shows: "Persons whose data in the log was erased, under their pseudonym.",
+        evidence: erasures,
+        elsewhere: "deletion in the services themselves",
     },
     Control {
         id: "A.8.15",
@@ -96,6 +110,13 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "Callers that proved themselves.",
         evidence: callers,
         elsewhere: "network devices",
+    },
+    Control {
+        id: "A.8.22",
+        asks: "Groups of services are segregated",
+        shows: "Which callers reached which services; what no policy permits is denied.",
+        evidence: who_what,
+        elsewhere: "segments of the network below the mesh",
     },
     Control {
         id: "A.8.24",

@@ -1,8 +1,9 @@
 //! PCI DSS 4.0.1: requirements 7, 8 and 10.
 
 use super::{
-    Control, alerts, callers, clocks, credentials, denials, denied, in_use, integrity, inventory,
-    lifecycle, losses, operators, policies_in_use, policy_changes, reads, who_what,
+    Control, access, alerts, callers, clocks, credentials, denials, denied, in_use, integrity,
+    inventory, lifecycle, losses, offsets, operators, policies_in_use, policy_changes, reads,
+    revisions, who_what,
 };
 
 pub(super) const CONTROLS: &[Control] = &[
@@ -12,6 +13,13 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "Every request is decided by policies that name who may do what; what no policy permits is denied.",
         evidence: policies_in_use,
         elsewhere: "that the model fits job functions: the policies are reviewed by people",
+    },
+    Control {
+        id: "7.2.2",
+        asks: "Access is assigned by function and with least privilege",
+        shows: "The access that services used, each with the policy that gave it.",
+        evidence: in_use,
+        elsewhere: "which function needs which access; what is granted and nobody needed, the report `unused` has",
     },
     Control {
         id: "7.2.4",
@@ -33,6 +41,20 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "A sample of the access in use by services, with room for the verdict; the report `access-review` has all of it, and `unused` what nobody needed.",
         evidence: in_use,
         elsewhere: "the review itself, how often the risk analysis asks for it, and that management acknowledged it",
+    },
+    Control {
+        id: "7.3.1",
+        asks: "An access control system covers every system component",
+        shows: "Every request that reached a service of the mesh was decided, in each step of the period.",
+        evidence: access::over_time,
+        elsewhere: "system components outside the mesh, and paths past a proxy",
+    },
+    Control {
+        id: "7.3.2",
+        asks: "The access control system enforces what was assigned",
+        shows: "The revisions of the policies under which requests were decided, each named by its digest in every decision.",
+        evidence: revisions,
+        elsewhere: "that the policies say what was assigned: they are reviewed by people",
     },
     Control {
         id: "7.3.3",
@@ -126,6 +148,13 @@ pub(super) const CONTROLS: &[Control] = &[
         elsewhere: "protection of the signing key on the host",
     },
     Control {
+        id: "10.3.3",
+        asks: "Logs are promptly copied to a central place that is difficult to modify",
+        shows: "Records leave their host for the log as they are made: how long they took to arrive, by reporter.",
+        evidence: offsets,
+        elsewhere: "copies of the log itself: backups, an archive, another host",
+    },
+    Control {
         id: "10.3.4",
         asks: "Change detection is used on logs",
         shows: "The result of a verification that read every byte and compared it with every checkpoint.",
@@ -138,6 +167,20 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "Alerts that rules raised, who answered for each after how long, and what is open; beside it denials, and what of them is new.",
         evidence: alerts,
         elsewhere: "that it was done each day, what an answer rests on, and the review of what no rule asks for",
+    },
+    Control {
+        id: "10.4.1.1",
+        asks: "Reviews of logs are automated",
+        shows: "Alerts that rules raised by themselves, and who answered for each.",
+        evidence: alerts,
+        elsewhere: "that the rules ask for what has to be found",
+    },
+    Control {
+        id: "10.4.2",
+        asks: "Logs of other components are reviewed periodically",
+        shows: "A review that asks this log leaves a record of who asked what, and when.",
+        evidence: reads,
+        elsewhere: "logs of components outside the mesh, and how often the risk analysis asks for a review",
     },
     Control {
         id: "10.5.1",
@@ -159,5 +202,12 @@ pub(super) const CONTROLS: &[Control] = &[
         shows: "Losses that were declared and gaps that were found.",
         evidence: losses,
         elsewhere: "the response to a failure",
+    },
+    Control {
+        id: "10.7.3",
+        asks: "Failures of critical controls are responded to",
+        shows: "When a gap was noticed and when it closed, and what reporters declared as lost.",
+        evidence: losses,
+        elsewhere: "the cause, the response, and what was done so that it does not happen again",
     },
 ];

@@ -157,6 +157,11 @@ impl Page<'_> {
         visible(text).into_owned()
     }
 
+    /// A text as one word of a shell, whatever is in it: who reads copies the line.
+    fn quoted(&self, text: &str) -> String {
+        format!("'{}'", visible(text).replace('\'', r"'\''"))
+    }
+
     fn pieces(&self, text: &str) -> Vec<(bool, String)> {
         let pieces = pieces(text).into_iter();
         pieces

@@ -256,8 +256,19 @@ fn clip(text: &str) -> String {
 }
 
 fn clip_raw(text: &str) -> String {
-    match text.chars().count() > CELL_LEN_MAX {
+    let clipped = match text.chars().count() > CELL_LEN_MAX {
         true => text.chars().take(CELL_LEN_MAX - 1).chain(['…']).collect(),
         false => text.to_owned(),
+    };
+    plain(clipped)
+}
+
+/// A text that `rust_xlsxwriter` escapes: one from `<r>` to `</r>` it takes for the XML of a
+/// string with formats and writes as it is, so that whoever chose the text could put strings
+/// between those of the workbook. Such a one gets a blank before it.
+fn plain(text: String) -> String {
+    match text.starts_with("<r>") && text.ends_with("</r>") {
+        true => format!(" {text}"),
+        false => text,
     }
 }

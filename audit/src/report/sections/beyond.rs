@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+/// A figure that follows from the records of the period.
+pub(crate) const CONFLICTS: &str = "conflicts that a witness told in the period";
+
 /// Whether the index that every number of a report comes from has what the log has.
 pub(crate) fn index(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let section = Section::new(
@@ -144,7 +147,7 @@ pub(crate) fn witnesses(e: &Evidence<'_>) -> Result<Section, StoreError> {
     );
     let told = format!("class:admin verb:witness_conflict {}", e.of_the_log());
     let conflicts = e.count(&e.records(&told))?;
-    let section = section.figure("conflicts that a witness told in the period", conflicts);
+    let section = section.figure(CONFLICTS, conflicts);
     let cosigned = e.log().and_then(|log| log.cosigned());
     let Some(cosigned) = cosigned else {
         return Ok(section

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{bars, cell, of_groups, of_rows};
+use super::{bars, cell, integrity, of_groups, of_rows};
 use crate::{
     index::StoreError,
     query::time::rfc3339,
@@ -259,18 +259,28 @@ pub(crate) fn erasures(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
 }
 
 /// How long the log keeps what it has.
-pub(crate) fn kept(e: &Evidence<'_>) -> Section {
+pub(crate) fn kept(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let begins_us = e.begins_us();
     let days = begins_us.map_or(0, |first| {
         e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
     });
-    Section::new(
+    let (classes, queries) = integrity::dropped_after(e)?;
+    let dropped = match classes.is_empty() {
+        true => "none".to_owned(),
+        false => integrity::in_words(&classes),
+    };
+    let mut section = Section::new(
         "time-limits",
         "How long records are kept",
-        "The log begins when it says; what was recorded since is there. A record names caller, operation, path and address, and may be personal \
-         data itself.",
+        "The log begins when it says. Records go only when the period of their class is over, where one is configured, and the log says each \
+         time of which class and after how long; all others are there. A record names caller, operation, path and address, and may be \
+         personal data itself.",
     )
     .figure("the log begins", begins_us.map_or_else(|| "unknown".to_owned(), rfc3339))
     .figure("days from there to the end of the period", days)
-    .cannot_show("the time limits for the data that the services keep (GDPR article 30(1)(f))")
+    .figure("classes of which records were dropped", dropped)
+    .cannot_show("periods that are configured and were over for no record yet: palisade audit retention status")
+    .cannot_show("the time limits for the data that the services keep (GDPR article 30(1)(f))");
+    section.queries = queries;
+    Ok(section)
 }

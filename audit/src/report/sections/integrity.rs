@@ -16,6 +16,14 @@ use crate::{
 /// Findings of a verification that are shown.
 const FINDINGS_MAX: usize = 50;
 
+/// Figures that follow from the checkpoint alone.
+pub(crate) const SIZE: &str = "records under the checkpoint of this report";
+pub(crate) const ROOT: &str = "root";
+pub(crate) const SIGNED: &str = "signed";
+
+/// What the log says before records go.
+const DROPPED: &str = "class:log_lifecycle verb:records_dropped";
+
 /// What every record of a decision must have to say who, what, when, where from, with
 /// what result, and on what (PCI DSS 10.2.2).
 const MANDATORY: &[(&str, &str)] = &[
@@ -64,9 +72,9 @@ pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
         )
         .figure("records read", report.records)
         .figure("signed checkpoints", report.checkpoints)
-        .figure("records under the checkpoint of this report", mark.size)
-        .figure("root", &mark.root)
-        .figure("signed", &mark.time)
+        .figure(SIZE, mark.size)
+        .figure(ROOT, &mark.root)
+        .figure(SIGNED, &mark.time)
         .figure("public key", &report.key);
     section.table = (!table.rows.is_empty()).then_some(table);
     if report.unread > 0 {
@@ -379,21 +387,30 @@ pub(crate) fn six_years(e: &Evidence<'_>) -> Result<Section, StoreError> {
     kept(e, asks, "six years kept", 6 * 365 + 2)
 }
 
-/// Classes of which records were announced to be dropped in the period before they were
-/// `enough` days old, each with how long it was kept.
-fn shorter(e: &Evidence<'_>, enough: i64) -> Result<BTreeSet<String>, StoreError> {
-    let mut short = BTreeSet::new();
-    e.visit(
-        &e.records("class:log_lifecycle verb:records_dropped"),
-        |row| {
-            let parts = kept_for(row.text("detail").unwrap_or_default());
-            let found =
-                parts.filter(|(_, period)| days_of(period).is_none_or(|days| days < enough));
-            short.extend(found.map(|(class, period)| format!("{class} kept for {period}")));
+/// Classes of which records were announced to be dropped, each with how long it was kept, and
+/// the queries. What went once is gone, whenever the period was: all is asked that the log said
+/// of it under the checkpoint.
+pub(crate) fn dropped_after(e: &Evidence<'_>) -> Result<(Classes, Vec<String>), StoreError> {
+    let mut classes = BTreeSet::new();
+    let queries = e.records_ever(DROPPED);
+    for query in &queries {
+        e.visit(query, |row| {
+            let kept = kept_for(row.text("detail").unwrap_or_default());
+            classes.extend(kept.map(|(class, period)| (class.to_owned(), period.to_owned())));
             true
-        },
-    )?;
-    Ok(short)
+        })?;
+    }
+    Ok((classes, queries))
+}
+
+/// Classes and the periods that they were kept for.
+type Classes = BTreeSet<(String, String)>;
+
+/// Such ones in words.
+pub(crate) fn in_words<'c>(classes: impl IntoIterator<Item = &'c (String, String)>) -> String {
+    let classes = classes.into_iter();
+    let classes = classes.map(|(class, period)| format!("{class} kept for {period}"));
+    classes.collect::<Vec<_>>().join(", ")
 }
 
 fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Section, StoreError> {
@@ -409,22 +426,29 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
     let ours = e.of_the_log();
     let held = e.count(&e.records(&format!("class:admin verb:hold_added {ours}")))?;
     let released = e.count(&e.records(&format!("class:admin verb:hold_released {ours}")))?;
-    let dropped = e.count(&e.records("class:log_lifecycle verb:records_dropped"))?;
+    let dropped = e.count(&e.records(DROPPED))?;
     let left = e.count(&e.records("class:log_lifecycle verb:records_left"))?;
-    let short = shorter(e, enough)?;
+    let (classes, queries) = dropped_after(e)?;
+    let is_short = |period: &str| days_of(period).is_none_or(|days| days < enough);
+    let short = classes.iter().filter(|(_, period)| is_short(period));
+    let short = in_words(short);
     let is_kept = match short.is_empty() {
-        false => format!("no: {}", Vec::from_iter(short).join(", ")),
+        false => format!("no: {short}"),
         true if days >= enough => "yes".to_owned(),
         true => "not yet".to_owned(),
     };
-    let section = Section::new("retention", "Retention", &narrative)
+    let mut section = Section::new("retention", "Retention", &narrative)
         .figure("the log begins", begins)
         .figure("days from there to the end of the period", days)
         .figure(label, is_kept)
-        .figure("times that records were announced to be dropped", dropped)
+        .figure(
+            "times in the period that records were announced to be dropped",
+            dropped,
+        )
         .figure("times that this was not carried out", left)
         .figure("persons erased", erasures)
         .figure("legal holds added", held)
         .figure("legal holds released", released);
+    section.queries = queries;
     Ok(section.cannot_show("copies and backups of the log that are kept elsewhere"))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{cell, of_groups, of_rows, share};
+use super::{cell, of_groups, share};
 use crate::{
     index::StoreError,
     query::TOP_MAX,
@@ -184,38 +184,6 @@ const TENETS: &[(&str, &str, &str)] = &[
         "source:* principal:* resource:*",
     ),
 ];
-
-/// What happened, in order.
-pub(crate) fn timeline(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let section = Section::new(
-        "timeline",
-        "What happened, newest first",
-        "Every decision of the scope. Give the scope as a query to follow one caller, service or trace: `--scope principal:**/web`, \
-         `--scope trace:ID`.",
-    );
-    of_rows(
-        section,
-        e,
-        e.decisions(""),
-        &[
-            ("time", CellKind::Time),
-            ("decision", CellKind::Text),
-            ("reason", CellKind::Text),
-            ("principal", CellKind::Text),
-            ("service", CellKind::Text),
-            ("method", CellKind::Text),
-            ("path", CellKind::Text),
-            ("status", CellKind::Number),
-            ("policy", CellKind::Text),
-            ("sequence", CellKind::Number),
-            ("source", CellKind::Text),
-            ("id", CellKind::Text),
-            ("revision_digest", CellKind::Text),
-            ("reporter", CellKind::Text),
-        ],
-        most,
-    )
-}
 
 /// Where the scope's decisions came from and what they met.
 pub(crate) fn reasons(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {

@@ -42,7 +42,7 @@ pub(super) async fn report(
         scope: asked.scope,
     };
     let made = role.clone().report(reader, run).await?.0;
-    let made = role.joined(made).await?;
+    let (made, _) = role.joined(made).await?;
     let (format, table) = (asked.format, asked.table);
     let file = tokio::task::spawn_blocking(move || file(&made, format, table)).await;
     let (name, bytes) = file.map_err(|e| super::super::broken(&e.to_string()))??;

@@ -138,6 +138,20 @@ pub(super) const ERROR: Field = Field {
     },
 };
 
+pub(super) const OUTCOME_ENTRY: Field = Field {
+    name: "outcome_entry",
+    kind: Kind::Number,
+    classes: OF_DECISIONS,
+    countable: false,
+    help: "index of the outcome of the request in the log",
+    example: "decision:allow -outcome_entry:>=1000",
+    read: |item, put| {
+        if let Some((at, _)) = item.outcome {
+            put(Value::Number(at));
+        }
+    },
+};
+
 fn of_ending(item: &Item, put: &mut dyn FnMut(Value<'_>), read: impl Fn(&Outcome) -> u64) {
     if let Some(outcome) = item.ending() {
         put(Value::Number(read(outcome)));

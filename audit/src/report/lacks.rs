@@ -1,0 +1,237 @@
+//! What a report lacks, in words, and what it lacked when it was made held against what it
+//! lacks when it is made again.
+//!
+//! Some of it makes numbers other ones: records that were dropped since, or that the index had
+//! not read then. A report of fewer records says nothing of one of more, so nothing is compared.
+//! Some changes no number: records that had not arrived have their place behind the checkpoint
+//! when they do. And what the log lacks now and did not lack then has to be told.
+
+use palisade_mesh::diagnostic::Diagnostic;
+
+use crate::index::{Coverage, DroppedRecords, Gap};
+
+const WAITS: &str = "the index waits: ";
+const REMADE: (&str, &str) = ("the index of ", " is being made again");
+const DROPPED: (&str, &str) = (
+    "records of the class ",
+    " were dropped, because their time was over",
+);
+const GAP: (&str, &str) = ("records ", " have not arrived");
+const MORE_GAPS: &str = "gaps more";
+const UNREADABLE: &str = "records cannot be read";
+const NOT_INDEXED: &str = "records are not indexed yet";
+
+/// What an answer lacks, where `unindexed` records under the checkpoint were not looked at.
+pub(super) fn of(coverage: &Coverage, unindexed: u64) -> Vec<String> {
+    let mut lacks = Vec::new();
+    // What it waits for may be what was dropped, which is counted until then.
+    if let Some(why) = &coverage.stalled {
+        lacks.push(format!("{WAITS}{why}"));
+    }
+    if coverage.complete {
+        return lacks;
+    }
+    if coverage.unreadable > 0 {
+        lacks.push(format!("{} {UNREADABLE}", coverage.unreadable));
+    }
+    let buckets = coverage.skipped_buckets.iter();
+    lacks.extend(buckets.map(|bucket| format!("{}{bucket}{}", REMADE.0, REMADE.1)));
+    lacks.extend(coverage.gaps.iter().map(gap));
+    if coverage.gaps_more > 0 {
+        lacks.push(format!("{} {MORE_GAPS}", coverage.gaps_more));
+    }
+    lacks.extend(coverage.dropped.iter().map(dropped));
+    if unindexed > 0 {
+        lacks.push(format!("{unindexed} {NOT_INDEXED}"));
+    }
+    lacks
+}
+
+fn gap(gap: &Gap) -> String {
+    let Gap {
+        first,
+        last,
+        reporter,
+        ..
+    } = gap;
+    format!("{}{first} to {last} of {reporter}{}", GAP.0, GAP.1)
+}
+
+fn dropped(dropped: &DroppedRecords) -> String {
+    let DroppedRecords {
+        class,
+        records,
+        until,
+    } = dropped;
+    format!(
+        "{}{class} until {until}{}: {records} at most",
+        DROPPED.0, DROPPED.1
+    )
+}
+
+/// What a report lacked against what it lacks now.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Compared {
+    /// What it lacked and the log has now.
+    pub(super) over: Vec<String>,
+    /// What the log lacks now and the report does not say.
+    pub(super) new: Vec<String>,
+}
+
+/// Holds what a report lacks against what it lacks when it is made again.
+pub(super) fn compared(said: &[String], found: &[String]) -> Compared {
+    let absent = |of: &[String], from: &[String], is: fn(&str, &str) -> bool| {
+        let absent = |lack: &&String| !from.iter().any(|other| is(lack, other));
+        of.iter().filter(absent).cloned().collect()
+    };
+    Compared {
+        over: absent(said, found, |a, b| a == b),
+        new: absent(found, said, is_within),
+    }
+}
+
+/// Refuses to compare where the report was made from other records than the log has now.
+///
+/// # Errors
+/// `PLS7817`.
+pub(super) fn of_these_records(said: &[String], found: &[String]) -> Result<(), Diagnostic> {
+    let gone = found
+        .iter()
+        .find(|lack| is_dropped(lack) && !said.iter().any(|then| is_within(lack, then)));
+    if let Some(gone) = gone {
+        return Err(unlike(&format!("since it was made: {gone}")));
+    }
+    let here = said.iter().find(|lack| {
+        let partly = is_of_index(lack) || lack.ends_with(UNREADABLE);
+        partly && !found.contains(lack)
+    });
+    if let Some(here) = here {
+        return Err(unlike(&format!("when it was made, and no more: {here}")));
+    }
+    let away = found
+        .iter()
+        .find(|lack| is_of_index(lack) && !said.contains(lack));
+    if let Some(away) = away {
+        return Err(unlike(&format!("at this moment: {away}")));
+    }
+    Ok(())
+}
+
+fn is_dropped(lack: &str) -> bool {
+    lack.starts_with(DROPPED.0) && lack.contains(DROPPED.1)
+}
+
+/// Whether it is of an index that had not read everything.
+fn is_of_index(lack: &str) -> bool {
+    let remade = lack.starts_with(REMADE.0) && lack.ends_with(REMADE.1);
+    lack.starts_with(WAITS) || lack.ends_with(NOT_INDEXED) || remade
+}
+
+/// Whether what is lacking now is a part of what was lacking then.
+fn is_within(now: &str, then: &str) -> bool {
+    // How many were dropped, a review of an earlier version does not say.
+    if now == then || is_dropped(then) && then.ends_with(DROPPED.1) && now.starts_with(then) {
+        return true;
+    }
+    if let (Some(now), Some(then)) = (numbers(now), numbers(then)) {
+        return now.2 == then.2 && then.0 <= now.0 && now.1 <= then.1;
+    }
+    // So many of something, of which there were more.
+    let count = |lack: &str| -> Option<(u64, String)> {
+        let (count, what) = lack.split_once(' ')?;
+        Some((count.parse().ok()?, what.to_owned()))
+    };
+    matches!((count(now), count(then)), (Some(now), Some(then)) if now.1 == then.1 && now.0 <= then.0)
+}
+
+/// First, last and reporter of records that have not arrived.
+fn numbers(lack: &str) -> Option<(u64, u64, &str)> {
+    let gap = lack.strip_prefix(GAP.0)?.strip_suffix(GAP.1)?;
+    let (numbers, reporter) = gap.split_once(" of ")?;
+    let (first, last) = numbers.split_once(" to ")?;
+    Some((first.parse().ok()?, last.parse().ok()?, reporter))
+}
+
+fn unlike(why: &str) -> Diagnostic {
+    Diagnostic::error(7817, "the report rests on other records than there are")
+        .cause(format!("{why}; nothing of it was compared"))
+        .help("verify the package of evidence that was made with it, which has its records; or make the report again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: [&str; 0] = [];
+
+    fn held(said: &[&str], found: &[&str]) -> Result<(Vec<String>, Vec<String>), u16> {
+        let owned = |lacks: &[&str]| -> Vec<String> {
+            lacks.iter().map(|lack| (*lack).to_owned()).collect()
+        };
+        let (said, found) = (owned(said), owned(found));
+        of_these_records(&said, &found).map_err(|told| told.code.0)?;
+        let Compared { over, new } = compared(&said, &found);
+        Ok((over, new))
+    }
+
+    fn missing(first: u64, last: u64) -> String {
+        gap(&Gap {
+            reporter: "spiffe://acme.test/ns/shop/sa/web".into(),
+            first,
+            last,
+            noticed_us: 0,
+        })
+    }
+
+    /// A gap that closed, in whole or in part, is nothing new; one that grew is.
+    #[test]
+    fn only_what_was_not_lacking_then_is_new() {
+        let (whole, end, more) = (missing(10, 20), missing(16, 20), missing(9, 20));
+        let (over, new) = held(&[&whole], &[&end]).unwrap();
+        assert_eq!((over, new), (vec![whole.clone()], vec![]));
+        let both = [missing(10, 11), missing(19, 20)];
+        let (_, new) = held(&[&whole], &[&both[0], &both[1]]).unwrap();
+        assert_eq!(new, NONE);
+        let (_, new) = held(&[&whole], &[&more]).unwrap();
+        assert_eq!(new, [more]);
+        let (over, new) = held(&[&whole, "a file"], &[&whole]).unwrap();
+        assert_eq!((over, new), (vec!["a file".to_owned()], vec![]));
+        let (_, new) = held(&[], &["3 records could not be read in the archive"]).unwrap();
+        assert_eq!(new.len(), 1);
+        let archive = ["3 records are away", "2 records are away"];
+        assert_eq!(held(&archive[..1], &archive[1..]).unwrap().1, NONE);
+        assert_eq!(held(&archive[1..], &archive[..1]).unwrap().1, archive[..1]);
+    }
+
+    #[test]
+    fn a_report_of_other_records_is_not_compared() {
+        let gone = |records, until: &str| {
+            dropped(&DroppedRecords {
+                class: "decision",
+                records,
+                until: until.into(),
+            })
+        };
+        let (some, more) = (gone(3, "2026-01-01"), gone(7, "2026-01-01"));
+        assert!(is_dropped(&some) && is_dropped(&more));
+        assert!(held(&[&some], &[&some]).is_ok());
+        assert!(held(&[&some], &[]).is_ok());
+        assert_eq!(held(&[], &[&some]), Err(7817));
+        assert_eq!(held(&[&some], &[&more]), Err(7817));
+        let (earlier, _) = some.split_once(": ").unwrap();
+        assert_eq!(held(&[earlier], &[&some]).unwrap().1, NONE);
+        for partly in [
+            "the index waits: for an archive",
+            "the index of 2026-01-01 is being made again",
+            "3 records are not indexed yet",
+        ] {
+            assert_eq!(held(&[partly], &[]), Err(7817), "{partly}");
+            assert_eq!(held(&[], &[partly]), Err(7817), "{partly}");
+            assert!(held(&[partly], &[partly]).is_ok(), "{partly}");
+        }
+        assert_eq!(held(&["3 records cannot be read"], &[]), Err(7817));
+        // What the log has lost since is no other report: the log does not say it any more.
+        let (_, new) = held(&[], &["3 records cannot be read"]).unwrap();
+        assert_eq!(new.len(), 1);
+    }
+}

@@ -1,0 +1,291 @@
+//! A sound report is the same when it is made again, whatever came since, and one that was
+//! changed is not.
+
+use palisade_mesh::wire::record::Outcome;
+
+use super::*;
+
+/// Decisions of `ids` of a moment ago, or how their requests ended.
+fn exchange(ids: &[ulid::Ulid], status: Option<u32>) -> impl Iterator<Item = Bytes> {
+    ids.iter().map(move |id| {
+        let time_us = i64::try_from(id.timestamp_ms()).unwrap() * 1000;
+        let body = match status {
+            None => Body::Decision(Decision {
+                verdict: Verdict::Allow.into(),
+                principal: Some(Peer {
+                    spiffe_id: REPORTER.into(),
+                    ..Peer::default()
+                }),
+                service: "acme.test/shop/orders".into(),
+                ..Decision::default()
+            }),
+            Some(status) => Body::Outcome(Outcome {
+                status,
+                end: 1,
+                ..Outcome::default()
+            }),
+        };
+        let record = Record {
+            id: id.to_bytes().to_vec(),
+            time_us,
+            reporter: REPORTER.into(),
+            body: Some(body),
+            ..Record::default()
+        };
+        record.encode_to_vec().into()
+    })
+}
+
+/// How a request ended is in a report as far as it is under the report's checkpoint, too: what
+/// ends later changes no report that was made, by no row and by no scope, nor does what ended
+/// while one was made; and a package of it has all that it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_after_the_checkpoint_changes_no_report() {
+    const SCOPES: [&str; 7] = [
+        "",
+        "status:5xx",
+        "-status:5xx",
+        "ended:false",
+        "ended:true",
+        "ended:* (end:completed OR service:orders)",
+        "-(ended:false) status:200",
+    ];
+    let stage = stage().await;
+    let ids: Vec<_> = (0..3).map(|_| new_ulid(&Clock::system())).collect();
+    stage.add(exchange(&ids, None)).await;
+    stage.add(exchange(&ids[..1], Some(503))).await;
+    let checkpoint = stage.log.checkpoint();
+    let now_us = Clock::system().now_us();
+    let stage = Stage { now_us, ..stage };
+    let made =
+        |scope| ["access", "incident"].map(|kind| stage.made_under(&checkpoint, kind, scope));
+    let before: Vec<[Report; 2]> = SCOPES.iter().map(|scope| made(scope)).collect();
+    let decisions = |report: &Report| report.header.decisions;
+    let counts: Vec<u64> = before.iter().map(|[report, _]| decisions(report)).collect();
+    let all = counts[0];
+    assert_eq!(counts, [all, 1, all - 1, all - 1, 1, all, 0]);
+
+    stage.add(exchange(&ids[1..], Some(502))).await;
+    for ([access, incident], scope) in before.iter().zip(SCOPES) {
+        for report in [access, incident] {
+            let found = stage.checked(report).unwrap();
+            assert!(found.holds(), "{scope}: {found:#?}");
+            let packed = stage.pack(report, RECORDS_MAX).unwrap();
+            let package = Package::open(&packed, stage.log.verifier()).unwrap();
+            let found = checked(&package).await;
+            assert!(found.holds(), "{scope}: {found:#?}");
+        }
+        // What is made now under that checkpoint is what was made then.
+        for (now, then) in made(scope).iter().zip([access, incident]) {
+            assert_eq!(now.header, then.header, "{scope}");
+            let lasting = |report: &Report| -> Vec<Section> {
+                let sections = report.sections.iter().filter(|s| !s.momentary);
+                sections.cloned().collect()
+            };
+            assert_eq!(lasting(now), lasting(then), "{scope}");
+        }
+    }
+    // Under a newer one they have ended.
+    let now = stage.made_under(&stage.log.checkpoint(), "access", "status:5xx");
+    assert_eq!(decisions(&now), 3);
+}
+
+/// The controls at a glance follow from the sections below them, and are held against these: a
+/// count, a word of the framework, a figure of the first table of a pack.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_controls_at_a_glance_are_those_of_the_sections_below() {
+    let stage = stage().await;
+    for pack in ["pci-dss", "soc2", "iso27001", "hipaa"] {
+        let (report, _) = stage.made(pack);
+        let found = stage.checked(&report).unwrap();
+        assert!(found.holds(), "{pack}: {found:#?}");
+        let told = found.momentary.join(", ");
+        assert!(!told.contains("at-a-glance"), "{pack}: {told}");
+        let changes: [fn(&mut Section); 4] = [
+            |glance| glance.table.as_mut().unwrap().rows[0][3] = "999".into(),
+            |glance| glance.table.as_mut().unwrap().rows[1][2] = "all is well".into(),
+            |glance| glance.figures[2].value = "0 of none".into(),
+            |glance| drop(glance.table.as_mut().unwrap().rows.pop()),
+        ];
+        for change in changes {
+            let mut forged = report.clone();
+            assert_eq!(forged.sections[0].id, "at-a-glance");
+            change(&mut forged.sections[0]);
+            let found = stage.checked(&forged).unwrap();
+            let mut told = found.differences.iter();
+            assert!(
+                told.any(|told| told.section == "at-a-glance"),
+                "{pack}: {found:#?}"
+            );
+        }
+    }
+}
+
+/// Of what describes the whole log as it was, that which follows from the records is compared;
+/// of the rest, what is otherwise now is told beside the verdict, each figure and row.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_as_it_was_is_told() {
+    let stage = stage().await;
+    let (report, _) = stage.made("integrity");
+    let found = stage.checked(&report).unwrap();
+    assert!(found.holds() && found.moved.is_empty(), "{found:#?}");
+    let section = |report: &mut Report, id: &str| -> usize {
+        report.sections.iter().position(|s| s.id == id).unwrap()
+    };
+    let changed = |id: &str, label: &str, value: &str| {
+        let mut forged = report.clone();
+        let at = section(&mut forged, id);
+        let figures = &mut forged.sections[at].figures;
+        let figure = figures.iter_mut().find(|f| f.label == label).unwrap();
+        figure.value = value.to_owned();
+        stage.checked(&forged).unwrap()
+    };
+    for label in [
+        "root",
+        "signed",
+        "records under the checkpoint of this report",
+    ] {
+        let found = changed("log-integrity", label, "7");
+        assert_eq!(found.differences[0].what, label, "{found:#?}");
+    }
+    let conflicts = "conflicts that a witness told in the period";
+    assert!(!changed("witnesses", conflicts, "7").holds());
+    for (id, label) in [
+        ("both-sides", "one-sided requests"),
+        ("streams", "streams that are not complete"),
+        ("index-and-log", "result"),
+    ] {
+        let found = changed(id, label, "7");
+        let [moved] = &found.moved[..] else {
+            panic!("{found:#?}");
+        };
+        let told = (moved.section.as_str(), moved.what.as_str());
+        assert_eq!((told, moved.report.as_str()), ((id, label), "7"));
+        assert!(found.holds(), "it may have been so then: {found:#?}");
+    }
+    let mut forged = report.clone();
+    let at = section(&mut forged, "streams");
+    forged.sections[at].table.as_mut().unwrap().rows[0][0] = "nobody".into();
+    let found = stage.checked(&forged).unwrap();
+    assert!(found.moved[0].report.contains("nobody"), "{found:#?}");
+    // What the log has since is told in the same way.
+    stage.add(others()).await;
+    let found = stage.checked(&report).unwrap();
+    assert!(found.holds() && !found.moved.is_empty(), "{found:#?}");
+}
+
+/// A report was not made before the log signed what it rests on, nor in time to come; a moment
+/// of a clock that is a little off is not called one of these.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_says_no_moment_before_its_checkpoint() {
+    let stage = stage().await;
+    let (report, checkpoint) = stage.made("denials");
+    let minute = jiff::SignedDuration::from_mins(1);
+    for (minutes, holds) in [(-6, false), (-4, true), (4, true), (7, false)] {
+        let mut dated = report.clone();
+        dated.header.made = (checkpoint.time + minute * minutes).to_string();
+        let found = stage.checked(&dated).unwrap();
+        assert_eq!(found.holds(), holds, "{minutes}: {found:#?}");
+    }
+}
+
+/// A timeline has what belongs to each decision, in the order of time.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_has_both_sides_and_the_end_in_order() {
+    let stage = stage().await;
+    let id = new_ulid(&Clock::system());
+    let request = new_ulid(&Clock::system());
+    let time_us = i64::try_from(id.timestamp_ms()).unwrap() * 1000;
+    let of = |id: ulid::Ulid, after_ms: i64, body| -> Bytes {
+        let record = Record {
+            id: id.to_bytes().to_vec(),
+            time_us: time_us + after_ms * 1000,
+            reporter: REPORTER.into(),
+            body: Some(body),
+            ..Record::default()
+        };
+        record.encode_to_vec().into()
+    };
+    let service = "acme.test/shop/stock".to_owned();
+    let records = [
+        of(
+            id,
+            1,
+            Body::Decision(Decision {
+                verdict: Verdict::Allow.into(),
+                service: service.clone(),
+                request_id: request.to_bytes().to_vec(),
+                ..Decision::default()
+            }),
+        ),
+        of(
+            request,
+            0,
+            Body::Call(Call {
+                service: service.clone(),
+                status: 200,
+                ..Call::default()
+            }),
+        ),
+        of(
+            id,
+            3,
+            Body::Rejudgement(Rejudgement {
+                verdict: Verdict::Forbidden.into(),
+                cause: "kill_list".into(),
+                closed: true,
+                ..Rejudgement::default()
+            }),
+        ),
+        of(
+            id,
+            5,
+            Body::Outcome(Outcome {
+                status: 200,
+                end: 7,
+                duration_us: 4_000,
+                ..Outcome::default()
+            }),
+        ),
+        // Of other requests.
+        of(
+            new_ulid(&Clock::system()),
+            2,
+            Body::Call(Call {
+                service,
+                ..Call::default()
+            }),
+        ),
+    ];
+    stage.add(records.into_iter()).await;
+    let now_us = Clock::system().now_us();
+    let stage = Stage { now_us, ..stage };
+    let checkpoint = stage.log.checkpoint();
+    let report = stage.made_under(&checkpoint, "incident", "service:stock");
+    let timeline = report.sections.iter().find(|s| s.id == "timeline").unwrap();
+    let table = timeline.table.as_ref().unwrap();
+    let at = |name: &str| table.columns.iter().position(|c| c.name == name).unwrap();
+    let (event, status, of) = (at("event"), at("status"), at("id"));
+    let told: Vec<[&str; 2]> = table
+        .rows
+        .iter()
+        .map(|row| [row[event].as_str(), row[status].as_str()])
+        .collect();
+    assert_eq!(
+        told,
+        [
+            ["call", "200"],
+            ["decision", ""],
+            ["judged again, closed", ""],
+            ["ended", "200"]
+        ]
+    );
+    let id = id.to_string();
+    assert!(table.rows.iter().all(|row| row[of] == id), "{table:#?}");
+    let mut times: Vec<&String> = table.rows.iter().map(|row| &row[0]).collect();
+    let order = times.clone();
+    times.sort();
+    assert_eq!(times, order);
+    assert_eq!(table.total, 4);
+    assert!(stage.checked(&report).unwrap().holds());
+}

@@ -1,0 +1,134 @@
+//! What only policies can tell is signed, and verified, as these tell it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use palisade_audit::{
+    log::{Log, LogOptions, Pending},
+    report::{Evidence, Ground, package},
+    stream::StreamKey,
+};
+use palisade_mesh::{
+    spiffe_id::{SpiffeId, TrustDomain},
+    wire::record::{Decision, Record, record::Body},
+};
+
+use super::*;
+use crate::{
+    archive::Archive,
+    run::audit::{RunReport, reports::Desk},
+};
+
+const WEB: &str = "spiffe://demo.test/ns/shop/sa/web";
+
+/// A log with one decision of a moment ago.
+async fn log_in(dir: &Path) {
+    let options = LogOptions {
+        group_wait: Duration::ZERO,
+        checkpoint_every: Duration::from_millis(20),
+        ..LogOptions::new(TrustDomain::parse("demo.test").unwrap())
+    };
+    let clock = Clock::system();
+    let log = Log::open(dir, options, clock.clone()).unwrap();
+    let stream = Arc::new(StreamKey {
+        reporter: SpiffeId::parse(WEB).unwrap(),
+        boot: ulid::Ulid::from_parts(7, 7),
+        worker: 0,
+    });
+    let record = Record {
+        id: vec![7; 16],
+        time_us: clock.now_us() - 1_000_000,
+        reporter: WEB.into(),
+        body: Some(Body::Decision(Decision::default())),
+        ..Record::default()
+    };
+    let pending = Pending {
+        stream,
+        sequence: 1,
+        record: record.encode_to_vec().into(),
+    };
+    log.append(vec![pending]).checkpointed().await.unwrap();
+    log.close();
+}
+
+fn policies() -> Bytes {
+    let policies = Path::new(env!("CARGO_MANIFEST_DIR")).join("policies");
+    palisade_pdp::author::load(&policies)
+        .compiled
+        .unwrap()
+        .bundle
+}
+
+fn with_uses(report: &Report, uses: &str) -> Report {
+    let mut report = report.clone();
+    report.sections[0].table.as_mut().unwrap().rows[0][7] = uses.to_owned();
+    report
+}
+
+/// As whoever has the key of a log could sign it.
+fn signed(desk: &Desk<'_>, report: &Report, files: BTreeMap<String, Vec<u8>>) -> Package {
+    let (checkpoint, period) = palisade_audit::report::covered(report, desk.log).unwrap();
+    let ground = Ground::Log(desk.log, desk.dir);
+    let evidence = Evidence::new(desk.store, ground, period, "", &checkpoint, desk.now_us);
+    let now = jiff::Timestamp::now();
+    let packed = package::pack(report, &evidence.unwrap(), (files, &|_| None), 1000, now);
+    Package::open(&packed.unwrap(), desk.log.verifier()).unwrap()
+}
+
+/// Neither does the log sign uses that its records do not bear out, nor does a package hold
+/// that was signed with such; and no package of policies goes without these.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_policies_were_asked_for_is_made_again() {
+    let dir = tempfile::tempdir().unwrap();
+    log_in(dir.path()).await;
+    let archive = Archive::open(dir.path()).await.unwrap();
+    let desk = archive.desk();
+    let asked = RunReport {
+        name: "access-review".into(),
+        period: "last:1h".into(),
+        scope: String::new(),
+    };
+    let mut report = desk.run(&asked).unwrap();
+    let bundle = policies();
+    let of = granted::again(&report, &[], bundle.clone(), &mut |query, take| {
+        desk.decisions(query, take)
+    });
+    report.put_first(of.unwrap());
+
+    let named = BTreeMap::from([attached(&bundle)]);
+    let pack = |report: &Report, attached: &BTreeMap<String, String>| {
+        let asked = PackReport {
+            report: report.clone(),
+            attached: attached.clone(),
+            records_max: 1000,
+        };
+        desk.pack(&asked).map_err(|error| error.to_string())
+    };
+    let packed = pack(&with_uses(&report, "0"), &named).unwrap();
+    let package = Package::open(&packed, desk.log.verifier()).unwrap();
+    let mut checked = Checked::default();
+    of_policies(&package, &mut checked);
+    assert_eq!(
+        (checked.differences, checked.not_compared),
+        (vec![], vec![])
+    );
+    assert!(checked.compared > 15, "{}", checked.compared);
+
+    let forged = with_uses(&report, "7");
+    let refused = pack(&forged, &named).unwrap_err();
+    assert!(refused.contains("does not say"), "{refused}");
+    let refused = pack(&report, &BTreeMap::new()).unwrap_err();
+    assert!(refused.contains("does not say"), "{refused}");
+
+    let (name, _) = attached(&bundle);
+    let files = BTreeMap::from([(name, bundle.to_vec())]);
+    let mut checked = Checked::default();
+    of_policies(&signed(&desk, &forged, files), &mut checked);
+    let first = checked.differences.first().map(|d| d.what.as_str());
+    assert_eq!(first, Some("row 1"));
+    // Without its policies nothing can be said of it, and that is.
+    let mut checked = Checked::default();
+    of_policies(&signed(&desk, &forged, BTreeMap::new()), &mut checked);
+    assert!(checked.differences.is_empty());
+    assert!(checked.not_compared[0].contains("access-in-force"));
+}
