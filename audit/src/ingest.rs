@@ -238,7 +238,7 @@ impl Ingest {
         let keep = self.keep.clone();
         let keep = keep.ok_or_else(|| Status::unimplemented("no revisions are kept here"))?;
         let peer = revisions::giver(&*keep, request, self.clock.now_us() / 1_000_000)?;
-        self.admit(&peer)?;
+        self.admit(peer)?;
         Ok(keep)
     }
 

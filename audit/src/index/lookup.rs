@@ -127,23 +127,43 @@ pub(super) fn decision(
         })
 }
 
+/// The column of the reporter in one segment.
+struct Reporters {
+    segment: SegmentId,
+    /// The column, and which of its words the reporter is; none where there is no such column.
+    column: Option<(StrColumn, Option<u64>)>,
+}
+
+impl Reporters {
+    fn of(reader: &SegmentReader, reporter: &str) -> Self {
+        let column = reader.fast_fields().str(REPORTER).ok().flatten();
+        let column = column.and_then(|column| {
+            let word = column.dictionary().term_ord(reporter.as_bytes()).ok()?;
+            Some((column, word))
+        });
+        Self {
+            segment: reader.segment_id(),
+            column,
+        }
+    }
+
+    /// Whether a document may be of the reporter.
+    fn may_have(&self, doc: u32) -> bool {
+        let Some((column, word)) = &self.column else {
+            return true;
+        };
+        word.is_some() && column.term_ords(doc).next() == *word
+    }
+}
+
 /// Keeps the documents of a reporter, as far as their columns tell.
 fn retain_of(candidates: &mut Vec<Candidate<'_>>, reporter: &str) {
-    let mut known: Option<(SegmentId, Option<(StrColumn, Option<u64>)>)> = None;
+    let mut known: Option<Reporters> = None;
     candidates.retain(|candidate| {
-        let id = candidate.reader.segment_id();
-        if known.as_ref().is_none_or(|(of, _)| *of != id) {
-            let column = candidate.reader.fast_fields().str(REPORTER).ok().flatten();
-            let column = column.and_then(|column| {
-                let ord = column.dictionary().term_ord(reporter.as_bytes()).ok()?;
-                Some((column, ord))
-            });
-            known = Some((id, column));
-        }
-        match known.as_ref().and_then(|(_, column)| column.as_ref()) {
-            Some((column, ord)) => ord.is_some() && column.term_ords(candidate.doc).next() == *ord,
-            None => true,
-        }
+        let segment = candidate.reader.segment_id();
+        let open = known.take_if(|known| known.segment == segment);
+        let open = open.unwrap_or_else(|| Reporters::of(candidate.reader, reporter));
+        known.insert(open).may_have(candidate.doc)
     });
 }
 
