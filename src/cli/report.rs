@@ -7,6 +7,7 @@ use std::{
 };
 
 use palisade_audit::note::Verifier;
+use palisade_audit::query::Query;
 use palisade_audit::report::{self, Checked, KINDS, Kind, Report, package};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::json;
@@ -17,7 +18,7 @@ use crate::{
     control::{client::Mesh, status::AuditStatus},
     render::{self, Output, progress::Progress, reports},
     review::Review,
-    run::audit::{RunReport, SignReview, Signed},
+    run::audit::{self, RunReport, SignReview, Signed},
 };
 
 mod evidence;
@@ -166,8 +167,16 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
     let origin = args.place.origin().map_err(one)?;
     let (made, of) = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
-        let made = source.run(&args.name, &args.period, &args.scope).await;
-        let mut made = made.map_err(one)?;
+        let to = formats
+            .iter()
+            .filter(|(_, format)| *format != files::Format::Package);
+        let asked = RunReport {
+            name: args.name.clone(),
+            period: args.period.clone(),
+            scope: args.scope.clone(),
+            to: named_in(to.map(|(to, _)| *to)),
+        };
+        let mut made = source.run(asked).await.map_err(one)?;
         let lacks = lacking(&made, &origin);
         made.header.lacks.extend(lacks);
         let snapshot = granted::put(&mut made, &origin, context).await?;
@@ -177,9 +186,12 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
     for (to, format) in formats {
         if format == files::Format::Package {
             let packed =
-                evidence::packed((&made, of.as_deref()), args.records_max, &origin, context)
-                    .map_err(one)?;
+                evidence::packed((&made, of.as_deref()), asked, &origin, context).map_err(one)?;
             files::put(to, &packed).map_err(one)?;
+    // Nor is a person named by what is recorded.
+    let persons = Query::parse(&args.scope).map_err(one)?.names();
+    let all = named_in(args.to.iter().map(PathBuf::as_path));
+    audit::nameless(&all, &persons).map_err(one)?;
             written.push(to.to_owned());
             continue;
         }
@@ -193,6 +205,7 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
             "header": made.header,
         })),
     }
+            let asked = (args.records_max, named_in([to].into_iter()));
     Ok(Exit::Ok)
 }
 
@@ -213,6 +226,15 @@ fn verify(
             .help("name the JSON or HTML file of a report, or a review"))
     })?;
     let text = String::from_utf8_lossy(&text);
+/// Files as whoever looks for them later needs them.
+fn named_in<'f>(files: impl Iterator<Item = &'f Path>) -> String {
+    let whole = |file: &Path| std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let named: Vec<String> = files
+        .map(|file| whole(file).display().to_string())
+        .collect();
+    named.join(", ")
+}
+
     if let Some(review) = Review::read(&text).map_err(one)? {
         return review::verify(&review, key, origin, context);
     }
@@ -342,12 +364,7 @@ impl Source {
         }
     }
 
-    async fn run(&self, name: &str, period: &str, scope: &str) -> Result<Report, Diagnostic> {
-        let asked = RunReport {
-            name: name.to_owned(),
-            period: period.to_owned(),
-            scope: scope.to_owned(),
-        };
+    async fn run(&self, asked: RunReport) -> Result<Report, Diagnostic> {
         match self {
             Self::Mesh(mesh) => {
                 let made = mesh.post("audit", "/v1/audit/report/run", &asked);

@@ -32,7 +32,7 @@ use crate::{
 /// When it cannot be made, nobody can sign it, or a source of the policies is not there.
 pub(super) fn packed(
     (report, snapshot): (&Report, Option<&Snapshot>),
-    records_max: usize,
+    (records_max, to): (usize, String),
     origin: &Origin,
     context: &Context,
 ) -> Result<Vec<u8>, Diagnostic> {
@@ -46,6 +46,7 @@ pub(super) fn packed(
             Source::Folder(archive) => {
                 let packed = archive.working(move |desk| desk.pack(&asked));
                 waited("the package is made", packed).await
+            to,
             }
             Source::Mesh(mesh) => {
                 let packed = async {
