@@ -21,7 +21,7 @@ use crate::{
     run::audit::{self, RunReport, SignReview, Signed},
 };
 
-mod evidence;
+pub(crate) mod evidence;
 pub(crate) mod files;
 pub(crate) mod granted;
 mod review;
@@ -60,6 +60,13 @@ pub(super) enum Command {
         /// A package needs it, and the sign-off of a review is checked with it.
         #[arg(long)]
         key: Option<String>,
+        /// Of a package: key of a witness that must have cosigned the log, as a file or as
+        /// `NAME+HASH+KEY`; may be given several times.
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<String>,
+        /// How many of the witnesses must have cosigned it; all where nothing is said.
+        #[arg(long, requires = "witnesses")]
+        quorum: Option<usize>,
         #[command(flatten)]
         place: Place,
     },
@@ -119,9 +126,19 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Run(args) => run(&args, context),
         Command::Review(command) => return review::main(&command, context),
         Command::Schedule(command) => return schedule::main(&command, context),
-        Command::Verify { file, key, place } => {
+        Command::Verify {
+            file,
+            key,
+            witnesses,
+            quorum,
+            place,
+        } => {
+            let demanded = proof::Demanded {
+                witnesses: &witnesses,
+                quorum: quorum.unwrap_or(witnesses.len()),
+            };
             let origin = place.origin().map_err(|d| vec![d]);
-            origin.and_then(|origin| verify(&file, key.as_deref(), &origin, context))
+            origin.and_then(|origin| verify(&file, key.as_deref(), &demanded, &origin, context))
         }
     };
     done.unwrap_or_else(|found| {
@@ -164,6 +181,10 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
             .try_for_each(|to| files::free(to))
             .map_err(one)?;
     }
+    // Nor is a person named by what is recorded.
+    let persons = Query::parse(&args.scope).map_err(one)?.names();
+    let all = named_in(args.to.iter().map(PathBuf::as_path));
+    audit::nameless(&all, &persons).map_err(one)?;
     let origin = args.place.origin().map_err(one)?;
     let (made, of) = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
@@ -185,13 +206,10 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
     let mut written = Vec::new();
     for (to, format) in formats {
         if format == files::Format::Package {
+            let asked = (args.records_max, named_in([to].into_iter()));
             let packed =
                 evidence::packed((&made, of.as_deref()), asked, &origin, context).map_err(one)?;
             files::put(to, &packed).map_err(one)?;
-    // Nor is a person named by what is recorded.
-    let persons = Query::parse(&args.scope).map_err(one)?.names();
-    let all = named_in(args.to.iter().map(PathBuf::as_path));
-    audit::nameless(&all, &persons).map_err(one)?;
             written.push(to.to_owned());
             continue;
         }
@@ -205,27 +223,9 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
             "header": made.header,
         })),
     }
-            let asked = (args.records_max, named_in([to].into_iter()));
     Ok(Exit::Ok)
 }
 
-fn verify(
-    file: &Path,
-    key: Option<&str>,
-    origin: &Origin,
-    context: &Context,
-) -> Result<Exit, Vec<Diagnostic>> {
-    let one = |d: Diagnostic| vec![d];
-    if matches!(files::format_of(file), Ok(files::Format::Package)) {
-        return evidence::verify(file, key, context).map_err(one);
-    }
-    let text = fs::read(file).map_err(|e| {
-        let unread = format!("`{}` cannot be read", file.display());
-        one(Diagnostic::error(7803, unread)
-            .cause(e.to_string())
-            .help("name the JSON or HTML file of a report, or a review"))
-    })?;
-    let text = String::from_utf8_lossy(&text);
 /// Files as whoever looks for them later needs them.
 fn named_in<'f>(files: impl Iterator<Item = &'f Path>) -> String {
     let whole = |file: &Path| std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
@@ -235,6 +235,30 @@ fn named_in<'f>(files: impl Iterator<Item = &'f Path>) -> String {
     named.join(", ")
 }
 
+fn verify(
+    file: &Path,
+    key: Option<&str>,
+    demanded: &proof::Demanded<'_>,
+    origin: &Origin,
+    context: &Context,
+) -> Result<Exit, Vec<Diagnostic>> {
+    let one = |d: Diagnostic| vec![d];
+    if matches!(files::format_of(file), Ok(files::Format::Package)) {
+        return evidence::verify(file, key, demanded, context).map_err(one);
+    }
+    if !demanded.witnesses.is_empty() {
+        let told = Diagnostic::error(7831, "witnesses are asked for of a package alone")
+            .cause(format!("`{}` is none: no checkpoint of theirs is in it", file.display()))
+            .help("verify a package (.tar.zst), or one record: palisade audit verify --proof FILE --witness KEY");
+        return Err(one(told));
+    }
+    let text = fs::read(file).map_err(|e| {
+        let unread = format!("`{}` cannot be read", file.display());
+        one(Diagnostic::error(7803, unread)
+            .cause(e.to_string())
+            .help("name the JSON or HTML file of a report, or a review"))
+    })?;
+    let text = String::from_utf8_lossy(&text);
     if let Some(review) = Review::read(&text).map_err(one)? {
         return review::verify(&review, key, origin, context);
     }
