@@ -29,6 +29,9 @@ const TENANT: &str = "tenant-that-is-kept";
 /// What every process says of its records.
 const PRIVACY: &str = "privacy:\n  mask: [source_ip]\n  pseudonym: [\"header:x-team\"]\n  seal: [\"header:x-user\"]\n";
 
+/// What the audit service makes and sends by itself; nobody is at the receiver's port.
+const BY_ITSELF: &str = "  schedules:\n    - { name: weekly, cron: \"0 6 * * 1\", report: digest, period: \"last:1h\", formats: [json, package], folder: reports }\n  syslog: { address: \"localhost:9\" }\n";
+
 /// Nothing of it lets or stops a request of these tests, but all of it is read.
 const POLICY: &str = r#"
 @id("not-mallory")
@@ -98,6 +101,28 @@ fn a_person_is_erased_and_everything_still_verifies() {
         "a read names nobody"
     );
 
+    // From here on a schedule makes reports, and records are sent to a receiver of syslog,
+    // which both are copies that nobody asked for.
+    mesh.end("audit");
+    let config = fs::read_to_string(home.path("mesh.yaml")).unwrap();
+    fs::write(home.path("mesh.yaml"), config + BY_ITSELF).unwrap();
+    mesh.start("audit");
+    wait_for("an audit service that answers", LIMIT, || home.decisions());
+    let sent = wait_for("a record of what is forwarded", LIMIT, || {
+        let rows = home.rows("class:admin verb:syslog_begun last:1h")?;
+        rows.first().cloned()
+    });
+    assert_eq!(sent["object"], "localhost:9", "{sent:#}");
+    wait_for("a record about alice that is forwarded", LIMIT, || {
+        request(outbound, ALICE);
+        let newest = &home.rows(&format!("subject:{ALICE} last:1h"))?[0];
+        (newest["entry"].as_u64() > sent["entry"].as_u64()).then_some(())
+    });
+    let made = home.json(&["report", "schedule", "run", "weekly"]);
+    let of_schedule = made["schedules"][0]["last"]["files"].as_array().unwrap();
+    let of_schedule: Vec<_> = of_schedule.iter().filter_map(Value::as_str).collect();
+    assert_eq!(of_schedule.len(), 2, "{made:#}");
+
     // An export with her records, one with his, and a proof of one of hers.
     let hers = home.path("hers.jsonl");
     let his = home.path("his.csv");
@@ -157,10 +182,54 @@ fn a_person_is_erased_and_everything_still_verifies() {
         "alice@example.org asked",
     ];
     assert!(home.says(&named, 1).contains("PLS7565"));
+    // So is one where she is given by her pseudonym, or by the hold on her records.
+    let named = |mut args: Vec<&str>, words: &'static str| {
+        args.extend(["--reason", words]);
+        let said = home.says(&args, 1);
+        assert!(said.contains("PLS7565"), "{args:?}: {said}");
+    };
+    named(
+        vec!["audit", "erase", &hers_alone],
+        "asked by Alice@example.org, 3 May",
+    );
+    let by_pseudonym = format!("subject:{hers_alone}");
+    named(
+        vec!["audit", "hold", "add", &by_pseudonym],
+        "case alice@example.org",
+    );
+    let held = home.json(&[&["audit", "hold", "add", &by_pseudonym], &reason[..]].concat());
+    let hold = held["holds"][0]["id"].as_str().unwrap().to_owned();
+    named(
+        vec!["audit", "hold", "release", &hold],
+        "(alice@example.org) done",
+    );
+    named(
+        vec!["audit", "search", &format!("{by_pseudonym} last:1h")],
+        "of alice@example.org",
+    );
+    home.says(
+        &[&["audit", "hold", "release", &hold], &reason[..]].concat(),
+        0,
+    );
+    let of_her = text(&home.path("alice@example.org.jsonl"));
+    let by_pseudonym = format!("{by_pseudonym} last:1h");
+    let said = home.says(&["audit", "export", &by_pseudonym, "--to", &of_her], 1);
+    assert!(said.contains("PLS7565"), "{said}");
+    fs::remove_file(format!("{of_her}.part")).unwrap();
+    let of_her = text(&home.path("alice@example.org.html"));
+    for scope in [&hers_all, &format!("subject:{hers_alone}")] {
+        let run = ["report", "run", "access", "--scope", scope, "--to", &of_her];
+        let said = home.says(&run, 1);
+        assert!(said.contains("PLS7565"), "{said}");
+    }
 
     // Whoever took a proof has the whole record, and a report its rows.
     home.json(&["audit", "proof", id]);
-    home.json(&["report", "run", "access", "--period", "last:1h"]);
+    let report = text(&home.path("access.json"));
+    let package = text(&home.path("access.tar.zst"));
+    for to in [&report, &package] {
+        home.json(&["report", "run", "access", "--period", "last:1h", "--to", to]);
+    }
     let wrapped = wrapped_key(&home, &hers_alone);
     let state = home.path("state");
     assert!(!holding(&state, &wrapped).is_empty(), "the key is there");
@@ -174,6 +243,26 @@ fn a_person_is_erased_and_everything_still_verifies() {
     assert!(to.contains(&text(&hers).as_str()), "{erased:#}");
     assert!(to.contains(&text(&columns).as_str()), "{erased:#}");
     assert!(!to.contains(&text(&his).as_str()), "{erased:#}");
+    for copy in [
+        &*report,
+        &*package,
+        &*of_schedule.join(", "),
+        "syslog+tls://localhost:9",
+    ] {
+        assert!(to.contains(&copy), "{copy}: {erased:#}");
+    }
+    // Of him nothing came since there is a receiver; of schedules it is not told.
+    let tried = home.json(&[&["audit", "erase", BOB, "--dry-run"], &reason[..]].concat());
+    let recall = tried["recall"].as_array().unwrap();
+    assert!(
+        recall.iter().any(|r| r["verb"] == "report_made"),
+        "{tried:#}"
+    );
+    assert!(
+        !recall.iter().any(|r| r["verb"] == "syslog_begun"),
+        "{tried:#}"
+    );
+    let recall = erased["recall"].as_array().unwrap();
     for verb in ["proof", "report", "reveal"] {
         assert!(
             recall.iter().any(|r| r["verb"] == verb),
@@ -337,6 +426,25 @@ fn only_what_is_allowed_is_recorded_and_the_rest_is_said() {
     for name in [ALICE, "mallory@example.org"] {
         assert!(!format!("{everything:?}").contains(name), "{name}");
     }
+}
+
+/// Queries of the configuration are in reports, alerts and records for good, and are asked of
+/// records that have pseudonyms: one that names somebody is refused, a pseudonym is not.
+#[test]
+fn no_query_of_the_configuration_names_anybody() {
+    let home = Home::new();
+    let checked = |person: &str, expected: i32| {
+        let config = format!(
+            "trust_domain: acme.test\naudit:\n  listen: 127.0.0.1:0\n  alerts:\n    - {{ name: near, query: \"-subject:{person}\" }}\n  schedules:\n    - {{ name: weekly, cron: \"0 6 * * 1\", report: access, period: \"last:7d\", scope: \"subject:{person}\", folder: reports }}\n  syslog: {{ address: \"logs.acme.test:6514\", query: \"class:* -subject:{person}\" }}\n"
+        );
+        fs::write(home.path("audit.yaml"), config).unwrap();
+        home.says(&["config", "check", "audit.yaml"], expected)
+    };
+    let said = checked(ALICE, 3);
+    for code in ["PLS7940", "PLS7931", "PLS7721"] {
+        assert!(said.contains(code), "{code}: {said}");
+    }
+    checked("p-00112233445566778899aabbccddeeff", 0);
 }
 
 /// Has every proxy read the headers that this is about. A request that is open while that

@@ -9,7 +9,12 @@
 
 mod support;
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use palisade::{
     config::Config,
@@ -140,6 +145,7 @@ async fn two_meshes_witness_each_other_and_notice_a_rolled_back_log() {
         home.says(&["audit", "verify", "--dir", dir, "--key", &key], code)
     };
     verified(&log.display().to_string(), 0);
+    a_package_can_be_demanded_cosigned(&home, &log, &b.witness_key, &a.witness_key);
     verified(&home.path("older").display().to_string(), 0);
     // What was cosigned last betrays an older checkpoint beside it.
     let cosigned = log.join("cosigned");
@@ -155,6 +161,66 @@ async fn two_meshes_witness_each_other_and_notice_a_rolled_back_log() {
     assert!(a.status().await.witnesses[0].conflict);
     plane_a.end().await;
     plane_b.end().await;
+}
+
+/// An auditor says whose cosignatures count, and how many of them are enough.
+fn a_package_can_be_demanded_cosigned(home: &Home, log: &Path, witness: &str, stranger: &str) {
+    let log = log.display().to_string();
+    let key = format!("{log}/checkpoint.pub");
+    let run = [
+        "report", "run", "digest", "--period", "last:1h", "--log", &log,
+    ];
+    home.says(
+        &[&run[..], &["--to", "w.tar.zst", "--to", "w.json"]].concat(),
+        0,
+    );
+    let verify = |rest: &[&str], code| {
+        let verify = ["report", "verify", "w.tar.zst", "--key", &key];
+        home.says(&[&verify[..], rest].concat(), code)
+    };
+    let said = verify(&[], 0);
+    assert!(
+        said.contains("b.test/witness, which was not verified"),
+        "{said}"
+    );
+    let said = verify(&["--witness", witness], 0);
+    assert!(said.contains("cosigned by b.test/witness at "), "{said}");
+    assert!(!said.contains("not verified"), "{said}");
+    let both = ["--witness", witness, "--witness", stranger];
+    let said = verify(&both, 8);
+    assert!(
+        said.contains("PLS7532") && said.contains("1 of 2 witnesses"),
+        "{said}"
+    );
+    verify(&[&both[..], &["--quorum", "1"]].concat(), 0);
+    verify(&["--witness", stranger, "--quorum", "1"], 8);
+    assert!(verify(&["--witness", witness, "--witness", witness], 3).contains("PLS7547"));
+    verify(&["--quorum", "1"], 2);
+    let told = home.json(&[
+        "report",
+        "verify",
+        "w.tar.zst",
+        "--key",
+        &key,
+        "--witness",
+        witness,
+    ]);
+    assert_eq!(told["witnesses"][0]["name"], "b.test/witness", "{told:#}");
+    assert!(told["cosigned_records"].as_u64() > Some(0), "{told:#}");
+    assert_eq!(told["witnesses_not_verified"], serde_json::json!([]));
+    let said = home.says(
+        &[
+            "report",
+            "verify",
+            "w.json",
+            "--log",
+            &log,
+            "--witness",
+            witness,
+        ],
+        3,
+    );
+    assert!(said.contains("PLS7831"), "{said}");
 }
 
 /// A witness that is gone is missed, and an alarm.

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     item::Item,
     merkle::{hex, sha256},
-    query::{FIELDS, Field, Query, field::Value},
+    query::{FIELDS, Field, PSEUDONYM, Query, field::Value},
 };
 
 /// Most rules.
@@ -127,6 +127,11 @@ impl Rule {
         if query.stage().is_some() || query.names_a_time() {
             return Err(bad("its query has a summary or a time of its own".into())
                 .help("the rule's `threshold` and `window` say how many within how long"));
+        }
+        if !query.names().is_empty() {
+            return Err(
+                bad("its query names a person, whom each alert would name".into()).help(PSEUDONYM),
+            );
         }
         if !(1..=THRESHOLD_MAX).contains(&text.threshold) {
             return Err(bad(format!(
@@ -797,6 +802,7 @@ mod tests {
             "decision:deny last:1h",
             "decision:deny until:2026-11-29",
             "desision:deny",
+            "-subject:alice@example.org",
         ] {
             assert_eq!(
                 refused(RuleText {
@@ -807,6 +813,11 @@ mod tests {
                 "{query}"
             );
         }
+        let of_nobody = RuleText {
+            query: "subject:p-00112233445566778899aabbccddeeff",
+            ..text(1, 1, None)
+        };
+        assert!(Rule::new(&of_nobody).is_ok());
         let long = "x".repeat(NAME_LEN_MAX + 1);
         for name in ["", "a b", "a\nb", "ä", &long] {
             assert_eq!(

@@ -36,6 +36,10 @@ pub const QUERY_DEPTH_MAX: usize = 32;
 /// Most `field:value` tests in a query.
 pub const QUERY_TESTS_MAX: usize = 128;
 
+/// What to do about a query that is kept where everybody reads it, and names a person.
+pub const PSEUDONYM: &str =
+    "name the pseudonym that an answer shows, `subject:` and its characters";
+
 /// The field that has persons.
 pub(crate) const SUBJECT: &str = "subject";
 
@@ -207,6 +211,19 @@ impl Query {
         Self {
             text: other.to_string().into(),
             ..other
+        }
+    }
+
+    /// What of it stands at an entry of the log, or after it.
+    #[must_use]
+    pub fn from(&self, entry: u64) -> Self {
+        let later =
+            Field::find("entry").map(|field| Expr::Test(field, Demand::Range(entry, u64::MAX)));
+        Self {
+            filter: Expr::all(Vec::from_iter(
+                later.into_iter().chain([self.filter.clone()]),
+            )),
+            ..self.clone()
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use palisade_audit::note::Verifier;
+use palisade_audit::query::Query;
 use palisade_audit::report::{self, Checked, KINDS, Kind, Report, package};
 use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::json;
@@ -17,10 +18,10 @@ use crate::{
     control::{client::Mesh, status::AuditStatus},
     render::{self, Output, progress::Progress, reports},
     review::Review,
-    run::audit::{RunReport, SignReview, Signed},
+    run::audit::{self, RunReport, SignReview, Signed},
 };
 
-mod evidence;
+pub(crate) mod evidence;
 pub(crate) mod files;
 pub(crate) mod granted;
 mod review;
@@ -59,6 +60,13 @@ pub(super) enum Command {
         /// A package needs it, and the sign-off of a review is checked with it.
         #[arg(long)]
         key: Option<String>,
+        /// Of a package: key of a witness that must have cosigned the log, as a file or as
+        /// `NAME+HASH+KEY`; may be given several times.
+        #[arg(long = "witness", value_name = "KEY")]
+        witnesses: Vec<String>,
+        /// How many of the witnesses must have cosigned it; all where nothing is said.
+        #[arg(long, requires = "witnesses")]
+        quorum: Option<usize>,
         #[command(flatten)]
         place: Place,
     },
@@ -118,9 +126,19 @@ pub(super) fn main(command: Command, context: &Context) -> Exit {
         Command::Run(args) => run(&args, context),
         Command::Review(command) => return review::main(&command, context),
         Command::Schedule(command) => return schedule::main(&command, context),
-        Command::Verify { file, key, place } => {
+        Command::Verify {
+            file,
+            key,
+            witnesses,
+            quorum,
+            place,
+        } => {
+            let demanded = proof::Demanded {
+                witnesses: &witnesses,
+                quorum: quorum.unwrap_or(witnesses.len()),
+            };
             let origin = place.origin().map_err(|d| vec![d]);
-            origin.and_then(|origin| verify(&file, key.as_deref(), &origin, context))
+            origin.and_then(|origin| verify(&file, key.as_deref(), &demanded, &origin, context))
         }
     };
     done.unwrap_or_else(|found| {
@@ -163,11 +181,23 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
             .try_for_each(|to| files::free(to))
             .map_err(one)?;
     }
+    // Nor is a person named by what is recorded.
+    let persons = Query::parse(&args.scope).map_err(one)?.names();
+    let all = named_in(args.to.iter().map(PathBuf::as_path));
+    audit::nameless(&all, &persons).map_err(one)?;
     let origin = args.place.origin().map_err(one)?;
     let (made, of) = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
-        let made = source.run(&args.name, &args.period, &args.scope).await;
-        let mut made = made.map_err(one)?;
+        let to = formats
+            .iter()
+            .filter(|(_, format)| *format != files::Format::Package);
+        let asked = RunReport {
+            name: args.name.clone(),
+            period: args.period.clone(),
+            scope: args.scope.clone(),
+            to: named_in(to.map(|(to, _)| *to)),
+        };
+        let mut made = source.run(asked).await.map_err(one)?;
         let lacks = lacking(&made, &origin);
         made.header.lacks.extend(lacks);
         let snapshot = granted::put(&mut made, &origin, context).await?;
@@ -176,9 +206,9 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
     let mut written = Vec::new();
     for (to, format) in formats {
         if format == files::Format::Package {
+            let asked = (args.records_max, named_in([to].into_iter()));
             let packed =
-                evidence::packed((&made, of.as_deref()), args.records_max, &origin, context)
-                    .map_err(one)?;
+                evidence::packed((&made, of.as_deref()), asked, &origin, context).map_err(one)?;
             files::put(to, &packed).map_err(one)?;
             written.push(to.to_owned());
             continue;
@@ -196,15 +226,31 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
     Ok(Exit::Ok)
 }
 
+/// Files as whoever looks for them later needs them.
+fn named_in<'f>(files: impl Iterator<Item = &'f Path>) -> String {
+    let whole = |file: &Path| std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+    let named: Vec<String> = files
+        .map(|file| whole(file).display().to_string())
+        .collect();
+    named.join(", ")
+}
+
 fn verify(
     file: &Path,
     key: Option<&str>,
+    demanded: &proof::Demanded<'_>,
     origin: &Origin,
     context: &Context,
 ) -> Result<Exit, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     if matches!(files::format_of(file), Ok(files::Format::Package)) {
-        return evidence::verify(file, key, origin, context).map_err(one);
+        return evidence::verify(file, key, origin, demanded, context).map_err(one);
+    }
+    if !demanded.witnesses.is_empty() {
+        let told = Diagnostic::error(7831, "witnesses are asked for of a package alone")
+            .cause(format!("`{}` is none: no checkpoint of theirs is in it", file.display()))
+            .help("verify a package (.tar.zst), or one record: palisade audit verify --proof FILE --witness KEY");
+        return Err(one(told));
     }
     let text = fs::read(file).map_err(|e| {
         let unread = format!("`{}` cannot be read", file.display());
@@ -352,12 +398,7 @@ impl Source {
         }
     }
 
-    async fn run(&self, name: &str, period: &str, scope: &str) -> Result<Report, Diagnostic> {
-        let asked = RunReport {
-            name: name.to_owned(),
-            period: period.to_owned(),
-            scope: scope.to_owned(),
-        };
+    async fn run(&self, asked: RunReport) -> Result<Report, Diagnostic> {
         match self {
             Self::Mesh(mesh) => {
                 let made = mesh.post("audit", "/v1/audit/report/run", &asked);

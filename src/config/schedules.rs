@@ -5,7 +5,7 @@ use std::path::PathBuf;
 #[cfg(feature = "full")]
 use palisade_audit::{
     alert::is_name,
-    query::Query,
+    query::{PSEUDONYM, Query},
     report::{
         Kind,
         package::RECORDS_MOST,
@@ -92,6 +92,9 @@ impl ScheduleSection {
         match Query::parse(&self.scope) {
             Err(mistake) => Err(self.wrong(&mistake.message)),
             Ok(scope) if scope.stage().is_some() => Err(self.wrong("its scope has a summary")),
+            Ok(scope) if !scope.names().is_empty() => Err(self
+                .wrong("its scope names a person, whom each of its reports would name")
+                .help(PSEUDONYM)),
             Ok(_) if self.formats.is_empty() => Err(self.wrong("it has no format")),
             Ok(_) if !(1..=RECORDS_MOST).contains(&self.records_max) => {
                 Err(self.wrong(&format!("its `records_max` is not 1 to {RECORDS_MOST}")))
@@ -167,6 +170,8 @@ mod tests {
             [0_u16; 0]
         );
         assert_eq!(codes(("previous-month", "last:400d")), [0_u16; 0]);
+        let of_somebody = "UTC\n      scope: subject:p-00112233445566778899aabbccddeeff";
+        assert_eq!(codes(("UTC", of_somebody)), [0_u16; 0]);
         for of_policies in ["access-review", "reach", "unused"] {
             assert_eq!(codes(("pci-dss", of_policies)), [0_u16; 0]);
         }
@@ -179,6 +184,8 @@ mod tests {
             ("UTC", "UTC\n      records_max: 1000001"),
             ("previous-month", "next-month"),
             ("UTC", "UTC\n      scope: srvice:orders"),
+            ("UTC", "UTC\n      scope: subject:alice@example.org"),
+            ("UTC", "UTC\n      scope: -subject:alice@example.org"),
             ("UTC", "UTC\n      formats: []"),
             ("UTC", "UTC\n      deliver: [ops]"),
             ("name: monthly", "name: mon/thly"),

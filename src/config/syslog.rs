@@ -5,7 +5,7 @@ use std::path::PathBuf;
 #[cfg(feature = "full")]
 use palisade_audit::{
     export::{Content, FACILITY_MAX, Syslog},
-    query::Query,
+    query::{PSEUDONYM, Query},
 };
 #[cfg(feature = "full")]
 use palisade_mesh::diagnostic::Diagnostic;
@@ -60,6 +60,12 @@ impl SyslogSection {
         let query = Query::parse(&self.query).map_err(|d| wrong(d.message))?;
         if query.stage().is_some() || query.names_a_time() {
             return Err(wrong("its query has a summary or a time".into()));
+        }
+        if !query.names().is_empty() {
+            return Err(
+                wrong("its query names a person, and records have pseudonyms".into())
+                    .help(PSEUDONYM),
+            );
         }
         if self.facility > FACILITY_MAX {
             return Err(wrong(format!("a facility is 0 to {FACILITY_MAX}")));
@@ -116,6 +122,11 @@ mod tests {
         assert_eq!(
             codes("    query: 'decision:deny until:2026-11-29'\n"),
             [7721]
+        );
+        assert_eq!(codes("    query: '-subject:alice@example.org'\n"), [7721]);
+        assert_eq!(
+            codes("    query: '-subject:p-00112233445566778899aabbccddeeff'\n"),
+            [0_u16; 0]
         );
         assert_eq!(codes("    format: cef\n"), [8003]);
     }

@@ -1,8 +1,10 @@
 //! Reports on a terminal: which there are, what one says, whether it still holds.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use palisade_audit::report::{Checked, Kind, Report, package::Package};
+
+use crate::cli::report::evidence::Seen;
 
 use super::{
     BAD, DIM, GOOD, NAME, STRONG, WARN, count, line, next, paint,
@@ -86,13 +88,19 @@ pub(crate) fn print(report: &Report, files: &[PathBuf]) {
         matches!(ending, Some("html" | "json" | "zst"))
     });
     next(&[match (to_check, files.is_empty()) {
-        (Some(file), _) => (
-            format!(
-                "palisade report verify {}",
-                clean(&file.display().to_string())
-            ),
-            "made again from the log and compared",
-        ),
+        (Some(file), _) => {
+            let path = clean(&file.display().to_string());
+            match is_package(file) {
+                true => (
+                    format!("palisade report verify {path} --key checkpoint.pub"),
+                    "with the log's key alone, which an auditor has from elsewhere",
+                ),
+                false => (
+                    format!("palisade report verify {path}"),
+                    "made again from the log and compared",
+                ),
+            }
+        }
         (None, true) => (
             format!("palisade report run {name} --to {name}.html --to {name}.pdf"),
             "in full",
@@ -104,8 +112,12 @@ pub(crate) fn print(report: &Report, files: &[PathBuf]) {
     }]);
 }
 
+fn is_package(file: &Path) -> bool {
+    file.extension().is_some_and(|ending| ending == "zst")
+}
+
 /// Prints what came of checking a package.
-pub(crate) fn print_package(package: &Package, checked: &Checked) {
+pub(crate) fn print_package(package: &Package, seen: &Seen, checked: &Checked) {
     let signed = clean(package.signed());
     let checkpoint = package.checkpoint();
     line(&format!(
@@ -115,15 +127,21 @@ pub(crate) fn print_package(package: &Package, checked: &Checked) {
         clean(&checkpoint.origin),
         count(package.files().count(), "file", "files"),
     ));
-    if let Some(cosigned) = package.cosigned() {
-        let lines = cosigned.lines().filter(|line| line.starts_with('\u{2014}'));
-        let names = lines.filter_map(|line| line.split(' ').nth(1));
-        let names: Vec<&str> = names.filter(|name| *name != checkpoint.origin).collect();
-        let names = clean(&names.join(", "));
-        line(&paint(
-            DIM,
-            format!("  a checkpoint of this log is cosigned, as it says by {names}"),
+    let size = seen.records.unwrap_or_default();
+    for (name, time_s) in &seen.cosigned {
+        let at = i64::try_from(*time_s).ok();
+        let at = at.and_then(|s| jiff::Timestamp::from_second(s).ok());
+        line(&format!(
+            "  cosigned by {} at {}: {} of this log",
+            clean(name),
+            at.unwrap_or_default(),
+            count(size, "record", "records"),
         ));
+    }
+    if !seen.unverified.is_empty() {
+        let names = clean(&seen.unverified.join(", "));
+        let said = format!("  as it says also by {names}, which was not verified: --witness KEY");
+        line(&paint(DIM, said));
     }
     print_checked(&package.report, checked);
 }

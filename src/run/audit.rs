@@ -22,7 +22,7 @@ use palisade_audit::{
     log::{Log, LogError, LogOptions},
     policies::Policies,
     privacy::Vault,
-    query::{Limits, Query},
+    query::Limits,
     row::Row,
     watch::Watch,
 };
@@ -62,6 +62,7 @@ mod metrics;
 mod needs;
 mod proof;
 mod reads;
+mod recall;
 pub(crate) mod reports;
 mod retention;
 mod roots;
@@ -71,6 +72,7 @@ mod source;
 mod subjects;
 mod sums;
 mod tiles;
+mod unnamed;
 mod verification;
 mod verifying;
 mod witness;
@@ -98,14 +100,15 @@ pub use archive::{ArchiveLine, ArchiveStatus, Deleted, Restore, RunArchive};
 pub use holds::{AddHold, HoldList, ReleaseHold};
 pub(crate) use kept::{AskRevision, KEPT_ROUTE, Unlike, whole};
 pub use proof::{Proven, Wanted};
+pub use recall::Recall;
 pub use reports::{PackReport, RunReport, SignReview, Signed};
 pub use retention::{DroppedSoFar, Kept, RetentionLine, RetentionStatus, RunRetention};
 pub(crate) use saved::{is_name, narrowed};
 pub use schedules::{Last, RunSchedule, Scheduled};
 pub(crate) use source::store_of;
-pub(crate) use subjects::nameless;
-pub use subjects::{Erase, Erased, Recall, Reveal, RevealedValue, Revelation, Told};
+pub use subjects::{Erase, Erased, Reveal, RevealedValue, Revelation, Told};
 pub use sums::{Facets, Gaps, Timeline};
+pub(crate) use unnamed::nameless;
 pub use verifying::VerifyLog;
 pub(crate) use verifying::{document as verified, replayed};
 
@@ -300,7 +303,8 @@ impl AuditRole {
             tokio::spawn(self.clone().record_lost(reporter.to_string()));
         }
         if let Some(forward) = &self.forward {
-            forward.start(stop);
+            let starting = forward.clone().start(self.reads.clone(), stop.clone());
+            tokio::spawn(stop.clone().run_until_cancelled_owned(starting));
         }
         if let Some(section) = &section.witness {
             let (dir, domain) = (self.dir.join("witness"), &config.trust_domain);
@@ -482,7 +486,7 @@ impl AuditRole {
 
     async fn reasoned(self, reader: Reader, asked: Reasoned) -> Answer<serde_json::Value> {
         let reader = match &asked.reason {
-            Some(text) => reader.because(subjects::reason(text, &[])?),
+            Some(text) => reader.because(unnamed::reason(text)?),
             None => reader,
         };
         self.search(reader, asked.asked).await
@@ -498,7 +502,7 @@ impl AuditRole {
         asked: Search,
         verb: &'static str,
     ) -> Answer<serde_json::Value> {
-        reader.names_none_of(&Query::parse(&asked.query)?.names())?;
+        self.unnamed(&reader, &asked.query)?;
         let query = reader.sees(&self.asked(&asked.query).map_err(Problem::from)?);
         let cursor = match &asked.cursor {
             None => None,

@@ -1,8 +1,8 @@
 """Drives the page `verify.html` of evidence packages in headless Chromium, as a reader would.
 
 Speaks the DevTools protocol over a pipe, so that nothing but Python and Chromium is needed.
-CASES is a JSON list of {"name", "folder", "keys", "verdict", "says", "gone"}, the last one a file that
-is taken away between the choice and the check. Beside them the page's own tree code is held against
+CASES is a JSON list of {"name", "folder", "keys", "quorum", "verdict", "says", "gone"}, the last one a file
+that is taken away between the choice and the check. Beside them the page's own tree code is held against
 a definition of RFC 6962 that is written here.
 
     verifier.py PAGE CASES [FOLDER FOR SCREENSHOTS]
@@ -256,6 +256,7 @@ def run(browser, url, cases, shots):
     for case in cases:
         browser.open(url)
         browser.value(f"document.getElementById('keys').value = {json.dumps(chr(10).join(case['keys']))}; null")
+        browser.value(f"document.getElementById('quorum').value = {json.dumps(case['quorum'])}; null")
         if case["folder"]:
             browser.files("#folder", case["folder"])
         if case["gone"]:

@@ -143,12 +143,26 @@ fn print_written(done: &Value) {
     )]);
 }
 
-/// Who must have cosigned a proof's checkpoint.
-pub(super) struct Demanded<'a> {
+/// Who must have cosigned a checkpoint.
+pub(crate) struct Demanded<'a> {
     /// Keys of witnesses.
-    pub(super) witnesses: &'a [String],
+    pub(crate) witnesses: &'a [String],
     /// How many of them.
-    pub(super) quorum: usize,
+    pub(crate) quorum: usize,
+}
+
+impl Demanded<'_> {
+    /// The keys, each of them once.
+    ///
+    /// # Errors
+    /// `PLS7533` for what is no key, `PLS7547` for one that is named twice, and where more are
+    /// demanded than there are.
+    pub(crate) fn keys(&self) -> Result<Vec<CosignerKey>, Diagnostic> {
+        let keys = self.witnesses.iter().map(|key| trusted_witness(key));
+        let keys: Vec<CosignerKey> = keys.collect::<Result<_, _>>()?;
+        each_once(&keys)?;
+        Ok(keys)
+    }
 }
 
 /// Checks a record against its proof; needs no mesh. What the key is worth depends on
@@ -179,9 +193,7 @@ fn verified(
     demanded: &Demanded<'_>,
 ) -> Result<Value, Diagnostic> {
     let key = trusted(key)?;
-    let witnesses = demanded.witnesses.iter().map(|key| trusted_witness(key));
-    let witnesses: Vec<CosignerKey> = witnesses.collect::<Result<_, _>>()?;
-    each_once(&witnesses)?;
+    let witnesses = demanded.keys()?;
     let text = String::from_utf8(read(proof_file, PROOF_LEN_MAX)?)
         .map_err(|_| no_proof(proof_file, "it is not UTF-8"))?;
     let record = read(record_file, RECORD_LEN_MAX)?;
@@ -190,8 +202,12 @@ fn verified(
     let checkpoint = proof
         .verify(&record, &key)
         .map_err(|e| refused(proof_file, &e))?;
-    let cosigned = cosigned(&proof.checkpoint, &witnesses, demanded.quorum)
-        .map_err(|cause| unwitnessed(proof_file, &cause))?;
+    let cosigned = cosigned(&proof.checkpoint, &witnesses, demanded.quorum).map_err(|cause| {
+        unwitnessed(&format!(
+            "checkpoint in `{}`: {cause}",
+            proof_file.display()
+        ))
+    })?;
     Ok(report(&proof, &record, &checkpoint, &key, &cosigned))
 }
 
@@ -210,7 +226,10 @@ fn each_once(witnesses: &[CosignerKey]) -> Result<(), Diagnostic> {
 }
 
 /// Names and times of the witnesses that cosigned `note`; there must be `quorum` of them.
-fn cosigned(
+///
+/// # Errors
+/// In words, when there are fewer, or one of them has signed something else.
+pub(crate) fn cosigned(
     note: &str,
     witnesses: &[CosignerKey],
     quorum: usize,
@@ -237,14 +256,8 @@ fn report(
     key: &Verifier,
     cosigned: &[(String, u64)],
 ) -> Value {
-    let witness = |(name, time_s): &(String, u64)| {
-        let time = i64::try_from(*time_s)
-            .ok()
-            .and_then(|s| jiff::Timestamp::from_second(s).ok());
-        json!({ "name": name, "time": time.unwrap_or_default().to_string() })
-    };
     json!({
-        "witnesses": cosigned.iter().map(witness).collect::<Vec<_>>(),
+        "witnesses": told(cosigned),
         "verified": true,
         "origin": checkpoint.origin,
         "key": key.to_string(),
@@ -256,6 +269,17 @@ fn report(
         },
         "row": row(proof.index, record),
     })
+}
+
+/// Witnesses that have cosigned, with the time that each gave.
+pub(crate) fn told(cosigned: &[(String, u64)]) -> Vec<Value> {
+    let witness = |(name, time_s): &(String, u64)| {
+        let time = i64::try_from(*time_s)
+            .ok()
+            .and_then(|s| jiff::Timestamp::from_second(s).ok());
+        json!({ "name": name, "time": time.unwrap_or_default().to_string() })
+    };
+    cosigned.iter().map(witness).collect()
 }
 
 /// The record as a search shows it; nothing where this version cannot read it, which
@@ -388,10 +412,11 @@ fn no_proof(path: &Path, cause: &str) -> Diagnostic {
         .help("take the file as `palisade audit proof ID` wrote it")
 }
 
-fn unwitnessed(path: &Path, cause: &str) -> Diagnostic {
+/// That fewer witnesses have cosigned than are demanded.
+pub(crate) fn unwitnessed(cause: &str) -> Diagnostic {
     Diagnostic::error(7532, "nobody else is proven to have seen this log")
-        .cause(format!("checkpoint in `{}`: {cause}", path.display()))
-        .help("take a proof under a checkpoint that they have cosigned: `palisade status` tells whether they do")
+        .cause(cause)
+        .help("take one under a checkpoint that they have cosigned: `palisade status` tells whether they do; or ask for fewer of them: --quorum")
 }
 
 fn refused(path: &Path, fault: &ProofFault) -> Diagnostic {

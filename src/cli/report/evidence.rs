@@ -3,9 +3,13 @@
 
 use std::{collections::BTreeMap, fs, io::Read as _, path::Path, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{
+    checkpoint::Checkpoint,
+    cosignature::CosignerKey,
     decisions::Asked,
     envelope::DecisionRef,
+    note::Verifier,
     query::Limits,
     report::{
         Checked, Difference, Report,
@@ -43,7 +47,7 @@ use crate::{
 /// When it cannot be made, nobody can sign it, or a source of the policies is not there.
 pub(super) fn packed(
     (report, snapshot): (&Report, Option<&Snapshot>),
-    records_max: usize,
+    (records_max, to): (usize, String),
     origin: &Origin,
     context: &Context,
 ) -> Result<Vec<u8>, Diagnostic> {
@@ -52,6 +56,7 @@ pub(super) fn packed(
             report: report.clone(),
             attached: policies(snapshot, origin, context).await?,
             records_max,
+            to,
         };
         match Source::find(origin, context).await? {
             Source::Folder(archive) => {
@@ -121,6 +126,7 @@ pub(super) fn verify(
     file: &Path,
     key: Option<&str>,
     origin: &Origin,
+    demanded: &proof::Demanded<'_>,
     context: &Context,
 ) -> Result<Exit, Diagnostic> {
     if origin.policies.is_some() || origin.log.is_some() {
@@ -136,14 +142,18 @@ pub(super) fn verify(
             .help("take `checkpoint.pub` from somewhere that you trust: --key FILE")
     })?;
     let key = proof::trusted(key)?;
+    let witnesses = demanded.keys()?;
     let package = Arc::new(Package::open(&read(file)?, &key)?);
+    let seen = Seen::of(&package, &key, (&witnesses, demanded.quorum)).map_err(|cause| {
+        proof::unwitnessed(&format!("`cosigned` in `{}`: {cause}", file.display()))
+    })?;
     let mut checked = block_on(archive::checked(&package))?;
     of_policies(&package, &mut checked);
     let replayed = faithful::of_package(&package);
     let replay = serde_json::to_value(&replayed).unwrap_or_default();
     match context.output {
         Output::Human => {
-            reports::print_package(&package, &checked);
+            reports::print_package(&package, &seen, &checked);
             render::faithful::print(&replay);
         }
         Output::Json => render::json(&serde_json::json!({
@@ -151,6 +161,9 @@ pub(super) fn verify(
             "records": package.records(),
             "files": package.files().collect::<Vec<_>>(),
             "signed": package.signed(),
+            "witnesses": proof::told(&seen.cosigned),
+            "cosigned_records": seen.records,
+            "witnesses_not_verified": seen.unverified,
             "checked": checked,
             "replay": replay,
         })),
@@ -191,6 +204,52 @@ fn of_policies(package: &Package, checked: &mut Checked) {
             report: "there".to_owned(),
             log: found.first().map_or_else(String::new, ToString::to_string),
         }),
+    }
+}
+
+/// What witnesses have seen of the log of a package.
+pub(crate) struct Seen {
+    /// Those whose cosignature was verified, and the time that each gave.
+    pub(crate) cosigned: Vec<(String, u64)>,
+    /// How many records the log had then.
+    pub(crate) records: Option<u64>,
+    /// Names that stand on the note without being verified by anybody.
+    pub(crate) unverified: Vec<String>,
+}
+
+impl Seen {
+    /// # Errors
+    /// In words, when fewer than so many of the witnesses have cosigned.
+    fn of(
+        package: &Package,
+        key: &Verifier,
+        (witnesses, quorum): (&[CosignerKey], usize),
+    ) -> Result<Self, String> {
+        let Some(note) = package.cosigned() else {
+            return match quorum {
+                0 => Ok(Self {
+                    cosigned: Vec::new(),
+                    records: None,
+                    unverified: Vec::new(),
+                }),
+                n => Err(format!("it is missing, and {n} are asked for")),
+            };
+        };
+        let cosigned = proof::cosigned(note, witnesses, quorum)?;
+        let checkpoint = Checkpoint::open(key, note).map_err(|e| e.to_string())?;
+        let lines = note.lines().filter(|line| line.starts_with('\u{2014}'));
+        let names = lines.filter_map(|line| line.split(' ').nth(1));
+        let known = |name: &str| {
+            name == checkpoint.origin || witnesses.iter().any(|witness| witness.name() == name)
+        };
+        Ok(Self {
+            records: Some(checkpoint.size),
+            unverified: names
+                .filter(|name| !known(name))
+                .map(str::to_owned)
+                .collect(),
+            cosigned,
+        })
     }
 }
 

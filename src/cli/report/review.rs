@@ -24,6 +24,7 @@ use crate::{
     grants::Edge,
     render::{self, Output, reviews, snippet::clean},
     review::{Review, Standing, Verdict, Which, Word},
+    run::audit::RunReport,
 };
 
 /// What to do with an access review.
@@ -161,11 +162,13 @@ fn start(
     let origin = from.origin().map_err(one)?;
     let review = block_on(async {
         let source = Source::find(&origin, context).await.map_err(one)?;
-        let header = source
-            .run("access-review", period, "")
-            .await
-            .map_err(one)?
-            .header;
+        let asked = RunReport {
+            name: "access-review".to_owned(),
+            period: period.to_owned(),
+            scope: String::new(),
+            to: super::named_in([file].into_iter()),
+        };
+        let header = source.run(asked).await.map_err(one)?.header;
         let (grants, _) = granted::used(&header, &origin, context).await?;
         Ok::<_, Vec<Diagnostic>>(Review::begin(header, &grants))
     })?;

@@ -26,7 +26,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-use super::deliver::{Lost, keep, read};
+use super::{
+    deliver::{Lost, keep, read},
+    reads::Reads,
+};
 use crate::{
     config::syslog::SyslogSection,
     control::{
@@ -52,6 +55,26 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
 /// How long a receiver may be away before that is worth a warning.
 const LATE_US: i64 = 60 * 1_000_000;
 
+/// How the log says that records go to a receiver: a record of the service itself, about the
+/// receiver's address.
+pub(super) const BEGUN: &str = "syslog_begun";
+
+/// Since which entry which records go there.
+fn begun(since: u64, query: &str) -> String {
+    format!("since entry {since}: {query}")
+}
+
+/// Reads what [`begun`] says.
+pub(super) fn read_begun(told: &str) -> Option<(u64, &str)> {
+    let (since, query) = told.strip_prefix("since entry ")?.split_once(": ")?;
+    Some((since.parse().ok()?, query))
+}
+
+/// A receiver as an export names it.
+pub(super) fn scheme(address: &str) -> String {
+    format!("syslog+tls://{address}")
+}
+
 /// The forwarder. Clones are one.
 #[derive(Clone)]
 pub(super) struct Forward(Arc<Inner>);
@@ -63,6 +86,8 @@ struct Inner {
     log: Log,
     clock: Clock,
     file: PathBuf,
+    /// The first entry that this receiver can have had, if it is a new one.
+    since: u64,
     state: Mutex<State>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -71,6 +96,8 @@ struct Inner {
 struct State {
     /// Everything before it is at the receiver.
     position: u64,
+    /// What the log says of it.
+    told: Option<Told>,
     /// Messages sent since the start.
     messages: u64,
     /// Since when it is as it is, microseconds since the Unix epoch.
@@ -83,6 +110,16 @@ struct State {
 #[derive(Debug, Serialize, Deserialize)]
 struct Kept {
     position: u64,
+    /// What the log says of it; nothing yet where that is not there.
+    #[serde(default)]
+    told: Option<Told>,
+}
+
+/// What goes where, as it was recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Told {
+    address: String,
+    query: String,
 }
 
 impl Forward {
@@ -100,8 +137,16 @@ impl Forward {
         address(&section.address).map_err(one)?;
         let file = dir.join("syslog.json");
         let kept: Option<Kept> = read(&file, lost);
-        let position = kept.map_or(log.len(), |kept| kept.position.min(log.len()));
-        if let Err(error) = keep(&file, &Kept { position }) {
+        // One that nothing was recorded of may have had anything.
+        let since = kept.as_ref().map_or(log.len(), |kept| match kept.told {
+            Some(_) => kept.position.min(log.len()),
+            None => 0,
+        });
+        let (position, told) = kept.map_or((log.len(), None), |kept| {
+            (kept.position.min(log.len()), kept.told)
+        });
+        let kept = Kept { position, told };
+        if let Err(error) = keep(&file, &kept) {
             tracing::error!(%error, "the position of the syslog receiver cannot be kept");
         }
         Ok(Self(Arc::new(Inner {
@@ -111,8 +156,10 @@ impl Forward {
             log: log.clone(),
             clock: clock.clone(),
             file,
+            since,
             state: Mutex::new(State {
                 position,
+                told: kept.told,
                 messages: 0,
                 since_us: clock.now_us(),
                 fault: None,
@@ -122,9 +169,14 @@ impl Forward {
         })))
     }
 
-    /// Forwards until `stop`.
-    pub(super) fn start(&self, stop: &CancellationToken) {
-        let (inner, stop) = (self.0.clone(), stop.clone());
+    /// Forwards until `stop`, once the log says that records go there: whoever erases a person
+    /// looks for copies by what the log says.
+    pub(super) async fn start(self, reads: Reads, stop: CancellationToken) {
+        while let Err(error) = self.0.told(&reads).await {
+            tracing::error!(%error, "that records are forwarded cannot be recorded, so they wait");
+            tokio::time::sleep(PAUSE.1).await;
+        }
+        let inner = self.0.clone();
         let thread = thread::Builder::new().name("audit-syslog".into());
         match thread.spawn(move || inner.run(&stop)) {
             Ok(thread) => *lock(&self.0.thread) = Some(thread),
@@ -179,6 +231,26 @@ impl Forward {
 }
 
 impl Inner {
+    /// Records what goes where, unless the log says so already.
+    async fn told(&self, reads: &Reads) -> Result<(), Diagnostic> {
+        let now = Told {
+            address: self.section.address.clone(),
+            query: self.query.text().to_owned(),
+        };
+        if self.state().told.as_ref() == Some(&now) {
+            return Ok(());
+        }
+        let actor = reads.reporter().to_string();
+        let detail = begun(self.since, &now.query);
+        reads.acted(&actor, BEGUN, &now.address, &detail).await?;
+        self.state().told = Some(now);
+        let position = self.state().position;
+        if let Err(error) = self.confirm(position) {
+            tracing::error!(%error, "the position of the syslog receiver cannot be kept");
+        }
+        Ok(())
+    }
+
     fn run(&self, stop: &CancellationToken) {
         let (first, most) = PAUSE;
         let mut pause = first;
@@ -306,8 +378,12 @@ impl Inner {
 
     /// Everything before `position` is at the receiver.
     fn confirm(&self, position: u64) -> io::Result<()> {
-        self.state().position = position;
-        keep(&self.file, &Kept { position })
+        let told = {
+            let mut state = self.state();
+            state.position = position;
+            state.told.clone()
+        };
+        keep(&self.file, &Kept { position, told })
     }
 
     fn stands(&self, fault: Option<String>) {

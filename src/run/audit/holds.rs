@@ -5,11 +5,8 @@ use axum::{
     extract::ConnectInfo,
     routing::{get, post},
 };
-use palisade_audit::{
-    holds::{
-        HOLD_ADD_FAILED, HOLD_ADDED, HOLD_RELEASE_FAILED, HOLD_RELEASED, Hold, Holds, Ordered,
-    },
-    query::Query,
+use palisade_audit::holds::{
+    HOLD_ADD_FAILED, HOLD_ADDED, HOLD_RELEASE_FAILED, HOLD_RELEASED, Hold, Holds, Ordered,
 };
 use palisade_mesh::{
     decision::DecisionIds,
@@ -18,7 +15,11 @@ use palisade_mesh::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Reader, subjects, sums::records_of};
+use super::{
+    AuditRole, Reader,
+    sums::records_of,
+    unnamed::{About, reason},
+};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -89,8 +90,7 @@ impl AuditRole {
     }
 
     async fn add_hold(self, actor: String, asked: AddHold) -> Result<Hold, Problem> {
-        let named = Query::parse(&asked.query)?.names();
-        let reason = subjects::reason(&asked.reason, &named)?;
+        let reason = self.reason(&asked.reason, &About::of(&asked.query))?;
         let query = records_of(self.asked(&asked.query)?)?;
         let now_us = self.clock.now_us();
         // Relative times are those of this moment: a hold does not move on with the clock.
@@ -118,12 +118,13 @@ impl AuditRole {
     }
 
     async fn release_hold(self, actor: &str, asked: ReleaseHold) -> Result<Hold, Problem> {
-        let reason = subjects::reason(&asked.reason, &[])?;
+        let reason = reason(&asked.reason)?;
         let now_us = self.clock.now_us();
         let active = self.holds.active(now_us);
         let Some(hold) = active.into_iter().find(|hold| hold.id == asked.id) else {
             return self.release_missing(actor, &asked, &reason).await;
         };
+        self.names_none_of(&reason, &About::of(&hold.query))?;
         self.note_hold(HOLD_RELEASED, actor, &hold, &reason).await?;
         if let Err(told) = change(&self.holds, move |holds| holds.release(&asked.id)).await {
             self.note_hold(HOLD_RELEASE_FAILED, actor, &hold, &told.message)
@@ -152,6 +153,7 @@ impl AuditRole {
                     .help("see which there are: palisade audit hold list"),
             ));
         };
+        self.names_none_of(reason, &About::of(&told))?;
         let admin = Admin {
             actor: actor.to_owned(),
             verb: HOLD_RELEASED.to_owned(),

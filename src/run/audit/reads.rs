@@ -19,7 +19,6 @@ use palisade_mesh::{
     wire::record::{Admin, AuditMode, AuditRead, Record, Verdict, record::Body},
 };
 
-use super::subjects::nameless;
 use crate::control::server::PeerUid;
 
 /// How long the log may take to have a read for good.
@@ -82,13 +81,9 @@ impl Reader {
         self
     }
 
-    /// Refuses a reason or a name of a file that names a person whom it asks about.
-    ///
-    /// # Errors
-    /// `PLS7565`.
-    pub(super) fn names_none_of(&self, names: &[String]) -> Result<(), Diagnostic> {
-        nameless(&self.reason, names)?;
-        nameless(&self.to, names)
+    /// What it says, and is kept: why it reads, and into which file.
+    pub(super) fn kept(&self) -> [&str; 2] {
+        [&self.reason, &self.to]
     }
 
     /// Who it is.

@@ -48,6 +48,9 @@ pub struct RunReport {
     pub period: String,
     /// What decisions are kept to, as a query.
     pub scope: String,
+    /// The files that it goes into, as far as that is known.
+    #[serde(default)]
+    pub to: String,
 }
 
 /// What `report run --to FILE.tar.zst` asks.
@@ -59,6 +62,9 @@ pub struct PackReport {
     pub attached: BTreeMap<String, String>,
     /// Most records.
     pub records_max: usize,
+    /// The file that it goes into, as far as that is known.
+    #[serde(default)]
+    pub to: String,
 }
 
 /// The bundle of a revision as a file that goes with a report: its name, and it in base64.
@@ -318,6 +324,8 @@ impl AuditRole {
         // Before the index catches up, so that it has everything under it.
         let checkpoint = self.log.checkpoint();
         self.catch_up().await?;
+        let reader = reader.exporting(&asked.to);
+        self.unnamed(&reader, &asked.scope)?;
         asked.scope = self.asked(&asked.scope)?.text().to_owned();
         let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
         let made = blocking(move || {
@@ -372,7 +380,9 @@ impl AuditRole {
         let packed = async {
             self.catch_up_with_all().await?;
             let header = &asked.report.header;
-            let question = told(&asked.report.name, &header.from, &header.scope);
+            let question = told(&asked.report.name, &header.from, &self.told(&header.scope));
+            let reader = reader.exporting(&asked.to);
+            self.unnamed(&reader, &header.scope)?;
             let rows = usize::try_from(header.records).unwrap_or(usize::MAX);
             let role = self.clone();
             let packed = blocking(move || role.desk(&role.dir.join("log")).pack(&asked)).await?;

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use palisade_audit::query::Query;
+use palisade_audit::query::{PSEUDONYM, Query};
 use palisade_mesh::diagnostic::{Diagnostic, did_you_mean};
 use serde::Serialize;
 
@@ -251,9 +251,7 @@ fn understood(asked: SavedQuery) -> Result<SavedQuery, Diagnostic> {
         let told = Diagnostic::error(7922, "a query that names a person cannot be saved").cause(
             format!("`{}` would keep the name beside the log", asked.name),
         );
-        return Err(
-            told.help("name the pseudonym that an answer shows, `subject:` and its characters")
-        );
+        return Err(told.help(PSEUDONYM));
     }
     Ok(SavedQuery {
         query: asked.query.trim().to_owned(),

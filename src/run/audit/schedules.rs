@@ -262,6 +262,7 @@ impl Schedules {
             name: section.report.clone(),
             period: period.ok_or_else(|| broken("the period cannot be computed"))?,
             scope: section.scope.clone(),
+            to: String::new(),
         };
         let (working, section) = (role.clone(), section.clone());
         // The record of the run names it; nobody was given any row. The checkpoint is taken
@@ -449,6 +450,7 @@ fn forms(
                     report: (*report).clone(),
                     attached: attached.clone(),
                     records_max: section.records_max,
+                    to: String::new(),
                 })?;
                 all.push((to, packed));
                 continue;

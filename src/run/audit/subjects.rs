@@ -1,15 +1,14 @@
 //! Persons in the log: what is sealed of them is shown to whoever may see it, and erased
 //! for good when that is ordered.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
     holds::Held,
-    index::{Cursor, StoreError},
+    index::StoreError,
     privacy::{Fate, Known, Pseudonym, Vault, VaultError},
-    query::{IdPrefix, Limits, Pattern, QUERY_LEN_MAX, Query, RowFilter, Window},
-    row::Row,
+    query::{IdPrefix, Pattern, Query, Window},
 };
 use palisade_mesh::{
     diagnostic::Diagnostic,
@@ -17,7 +16,10 @@ use palisade_mesh::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Reader, blocking, broken};
+use super::{
+    AuditRole, Reader, Recall, blocking, broken,
+    unnamed::{About, nameless, reason},
+};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -25,37 +27,12 @@ use crate::control::{
 
 /// Longest name of a person, in bytes.
 const NAME_LEN_MAX: usize = 1024;
-/// Longest reason, in bytes.
-const REASON_LEN_MAX: usize = 500;
-/// Exports that are looked at for what they had of a person, newest first.
-const EXPORTS_MAX: usize = 10_000;
-/// How it is recorded that somebody got what is not told by a query: an evidence package, a
-/// report with its rows, records as they are hashed.
-const WHOLE: [&str; 3] = ["report", "report_package", TILES];
-/// How it is recorded that somebody got records as they are hashed: 256 at a time.
-const TILES: &str = "tiles";
-/// Reads that gave records to whoever asked, as copies. Tiles are looked at by themselves:
-/// there is one for 256 records.
-const COPIES: [&str; 2] = [
-    "class:audit_read (verb:export OR verb:report_package OR \
-     ((verb:proof OR verb:report OR verb:reveal) rows:>0)) decision:allow",
-    "class:audit_read verb:tiles rows:>0 decision:allow",
-];
-/// Exports that one answer names.
-const RECALLS_MAX: usize = 1000;
 /// Length of time of one question about all times: less than a query may ask about.
 const SPAN_US: i64 = 399 * 86_400 * 1_000_000;
 /// How often it is looked whether an erasure is to be finished.
 const FINISH_EVERY: Duration = Duration::from_secs(2);
-/// Shortest name, in bytes, that is found within other words, too.
-const NAME_LEN_CLEAR: usize = 5;
-/// Most bytes of a character: where a text was cut, so many can be missing to its limit.
-const LONGEST_CHAR: usize = 4;
 /// What is recorded of a text that is no query: it may name anybody.
 const NO_QUERY: &str = "(no query)";
-
-/// Copies, by who asked, how, for what, into which file, and kept to which rows.
-type Given = BTreeMap<(String, String, String, String, String), Recall>;
 
 /// What `audit show --reveal` asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,25 +106,6 @@ pub struct Erased {
     pub recall: Vec<Recall>,
     /// Whether there are more than these.
     pub recall_more: bool,
-}
-
-/// Records of a person that somebody was given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Recall {
-    /// When, RFC 3339.
-    pub time: String,
-    /// To whom.
-    pub actor: String,
-    /// `export`, `report_package`, or `reveal` where the person was named.
-    pub verb: String,
-    /// What was asked.
-    pub query: String,
-    /// The file, as far as it is known.
-    pub to: String,
-    /// Records that were given, of this person and of others.
-    pub rows: u64,
-    /// Index of the record of it.
-    pub entry: u64,
 }
 
 /// A question whose names are to be pseudonyms.
@@ -226,7 +184,7 @@ impl AuditRole {
 
     /// Shows what is under the covers of an id's records.
     pub(super) async fn reveal(self, reader: Reader, asked: Reveal) -> Answer<Revelation> {
-        let reason = reason(&asked.reason, &[])?;
+        let reason = reason(&asked.reason)?;
         let (store, vault, id) = (self.store.clone(), self.vault.clone(), asked.id.clone());
         self.settled().await;
         let rows = reader.rows().clone();
@@ -276,8 +234,12 @@ impl AuditRole {
             .then(|| name.to_owned())
             .into_iter()
             .collect();
-        let reason = reason(&asked.reason, &named)?;
         let person = pseudonym.unwrap_or_else(|()| self.vault.pseudonym(name));
+        let about = About {
+            names: named.clone(),
+            persons: vec![person],
+        };
+        let reason = self.reason(&asked.reason, &about)?;
         self.catch_up().await?;
         let role = self.clone();
         let (mut found, known) = blocking(move || {
@@ -480,133 +442,6 @@ impl AuditRole {
         }
         Ok(ids)
     }
-
-    /// Who was given records of a person.
-    fn recall(
-        &self,
-        person: Pseudonym,
-        spans: &[Window],
-    ) -> Result<(Vec<Recall>, bool), StoreError> {
-        let mut given = Given::new();
-        let mut more = false;
-        for copies in COPIES {
-            let copies = Query::parse(copies)?;
-            more |= self.given(&copies, spans, &mut given)?;
-        }
-        let mut recall = Vec::new();
-        for ((_, _, query, _, kept_to), read) in given {
-            if self.had(&person, &query, &kept_to, &read, spans)? {
-                recall.push(read);
-            }
-        }
-        recall.sort_by_key(|read| std::cmp::Reverse(read.entry));
-        more |= recall.len() > RECALLS_MAX;
-        recall.truncate(RECALLS_MAX);
-        Ok((recall, more))
-    }
-
-    /// Who was given copies, by what was asked; whether there are more than are looked at.
-    fn given(
-        &self,
-        copies: &Query,
-        spans: &[Window],
-        given: &mut Given,
-    ) -> Result<bool, StoreError> {
-        let mut looked_at = 0;
-        for span in spans.iter().rev() {
-            let query = copies.between(*span);
-            let mut cursor: Option<Cursor> = None;
-            loop {
-                let page = self.store.search(&query, 1000, cursor)?;
-                for row in &page.rows {
-                    let key = |name: &str| row.text(name).unwrap_or_default().to_owned();
-                    let read = Recall::of(row);
-                    // One reader's tiles are one copy.
-                    let asked = match read.verb.as_str() {
-                        TILES => TILES.to_owned(),
-                        _ => key("query"),
-                    };
-                    let whole = (
-                        key("actor"),
-                        key("verb"),
-                        asked,
-                        key("exported_to"),
-                        key("kept_to"),
-                    );
-                    given
-                        .entry(whole)
-                        .and_modify(|known| known.rows = known.rows.saturating_add(read.rows))
-                        .or_insert(read);
-                }
-                looked_at += page.rows.len();
-                if looked_at >= EXPORTS_MAX {
-                    return Ok(true);
-                }
-                cursor = page.cursor;
-                if cursor.is_none() {
-                    break;
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    /// Whether an export can have had records of a person; what is not known counts.
-    fn had(
-        &self,
-        person: &Pseudonym,
-        query: &str,
-        kept_to: &str,
-        read: &Recall,
-        spans: &[Window],
-    ) -> Result<bool, StoreError> {
-        // A package has every record of its report, and of what is not a query.
-        if WHOLE.contains(&read.verb.as_str()) {
-            return Ok(true);
-        }
-        // Of a longer one only the beginning was recorded.
-        let cut = query.len() + LONGEST_CHAR > QUERY_LEN_MAX;
-        let Some(mut query) = Query::parse(query).ok().filter(|_| !cut) else {
-            return Ok(true);
-        };
-        if !kept_to.is_empty() {
-            let Ok(rows) = RowFilter::parse(kept_to) else {
-                return Ok(true);
-            };
-            query = query.restricted_to(&rows);
-        }
-        let at = read.time.parse::<jiff::Timestamp>();
-        let at_us = at.map_or_else(|_| self.clock.now_us(), |at| at.as_microsecond());
-        let windows = match query.names_an_id() {
-            true => spans.to_vec(),
-            false => match query.window(at_us, &Limits::default()) {
-                Ok(window) => vec![window],
-                Err(_) => spans.to_vec(),
-            },
-        };
-        for window in windows {
-            let before = query.about(person, window).before(read.entry);
-            if self.store.count(&before)? > 0 {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl Recall {
-    fn of(row: &Row) -> Self {
-        let text = |name: &str| row.text(name).unwrap_or_default().to_owned();
-        Self {
-            time: row.time(),
-            actor: text("actor"),
-            verb: text("verb"),
-            query: text("query"),
-            to: text("exported_to"),
-            rows: row.number("rows").unwrap_or_default(),
-            entry: row.entry,
-        }
-    }
 }
 
 impl From<palisade_audit::privacy::Revealed> for RevealedValue {
@@ -682,46 +517,6 @@ pub(super) fn by_id(id: &str) -> String {
     }
 }
 
-/// A reason as it may be recorded, which must not name any of `names`.
-pub(super) fn reason(text: &str, names: &[String]) -> Result<String, Diagnostic> {
-    let text = text.trim();
-    if text.is_empty() || text.len() > REASON_LEN_MAX || text.contains(char::is_control) {
-        return Err(
-            Diagnostic::error(7565, "there is no reason that can be recorded")
-                .cause(format!("a reason is a line of 1 to {REASON_LEN_MAX} bytes"))
-                .help("say why, for whoever reads the log later: --reason 'request 4711 of 3 May'"),
-        );
-    }
-    nameless(text, names).map(|()| text.to_owned())
-}
-
-/// Refuses a text that is to be recorded and names somebody, however it is written.
-pub(crate) fn nameless(text: &str, names: &[String]) -> Result<(), Diagnostic> {
-    let text = text.to_lowercase();
-    let is_in = |name: &String| {
-        let name = name.to_lowercase();
-        let mut found = text.match_indices(&name);
-        !name.is_empty()
-            && found.any(|(at, _)| name.len() >= NAME_LEN_CLEAR || is_word(&text, at, name.len()))
-    };
-    match names.iter().any(is_in) {
-        false => Ok(()),
-        true => Err(
-            Diagnostic::error(7565, "the reason or the file's name names the person")
-                .cause("it is recorded, and the name would be kept for years")
-                .help("name the request instead: --reason 'request 4711 of 3 May'"),
-        ),
-    }
-}
-
-/// Whether a short name stands by itself, not within another word.
-fn is_word(text: &str, at: usize, len: usize) -> bool {
-    let (before, rest) = text.split_at(at);
-    let after = rest.get(len..).unwrap_or_default();
-    let joins = |c: char| c.is_alphanumeric();
-    !before.ends_with(joins) && !after.starts_with(joins)
-}
-
 /// Opens the keys of persons; begins them where the log `begins`: it holds nothing sealed.
 pub(super) fn vault_of(
     dir: &std::path::Path,
@@ -752,35 +547,6 @@ pub(super) fn time(us: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn what_is_recorded_names_nobody() {
-        let check = |text: &str, name: &str, expected: bool| {
-            let told = nameless(text, &[name.to_owned()]);
-            assert_eq!(told.is_ok(), expected, "{text}: {name}");
-        };
-        check("request 4711", "alice@example.org", true);
-        check("Alice@Example.ORG asked", "alice@example.org", false);
-        check("to/of-alice@example.org.jsonl", "alice@example.org", false);
-        check("the ticket", "t", true);
-        check("ticket of T", "t", false);
-        check("anna asked", "anna", false);
-        check("hannah asked", "anna", true);
-        check("anything", "", true);
-    }
-
-    #[test]
-    fn a_reason_has_its_limits() {
-        let code = |text: &str| reason(text, &[]).map_err(|told| told.code.0);
-        assert_eq!(code(" x "), Ok("x".into()));
-        assert_eq!(
-            code(&"x".repeat(REASON_LEN_MAX)),
-            Ok("x".repeat(REASON_LEN_MAX))
-        );
-        assert_eq!(code(&"x".repeat(REASON_LEN_MAX + 1)), Err(7565));
-        assert_eq!(code(" "), Err(7565));
-        assert_eq!(code("a\nb"), Err(7565));
-    }
 
     #[test]
     fn all_times_are_asked_about_in_spans() {

@@ -27,6 +27,8 @@ class Findings {
     this.facts = [];
     this.unchecked = [];
     this.vouched = false;
+    // Who of the witnesses whose keys were given has cosigned; null where none was given.
+    this.cosigned = null;
   }
 
   // Does a part of the work, which answers with what it has shown, or why that is nothing.
@@ -62,12 +64,13 @@ class Nothing {
   }
 }
 
-// Checks a package: `files` by their names, with keys that the reader trusts; `passed` are the
-// names of those that are no part of it.
-async function examine({ files, passed }, keys, tell) {
+// Checks a package: `files` by their names, with keys that the reader trusts, of whose witnesses
+// at least `quorum` have to have cosigned; `passed` are the names of those that are no part of it.
+async function examine({ files, passed }, { keys, quorum }, tell) {
   const found = new Findings();
   const it = { files, passed, kept: new Map(), trusted: keys.filter((key) => key.type === OF_LOG) };
   it.witnesses = keys.filter((key) => key.type === OF_WITNESS);
+  it.quorum = quorum;
   found.vouched = it.trusted.length > 0;
   await found.check('The key', () => keyed(it, found));
   await found.check('The signature over the sums', () => stated(it, found));
@@ -210,7 +213,7 @@ async function witnessed(it, found) {
     return new Nothing('without a checkpoint there is nothing to compare with');
   }
   if (!it.files.has(COSIGNED)) {
-    if (it.witnesses.length > 0) {
+    if (it.quorum > 0) {
       throw new Refused(COSIGNED, `it is missing: ${it.witnesses[0].name} has cosigned nothing here`);
     }
     return new Nothing('no witness has cosigned: the package has no such file');
@@ -227,15 +230,19 @@ async function witnessed(it, found) {
     throw new Refused(COSIGNED, `it is of another history: ${objection}`);
   }
   const claims = await cosignaturesOf(COSIGNED, cosigned.note, it.witnesses);
-  const absent = it.witnesses.find((key) => !claims.some((claim) => claim.key === key));
-  if (absent) {
-    throw new Refused(COSIGNED, `${absent.name} has not cosigned it`);
+  const absent = it.witnesses.filter((key) => !claims.some((claim) => claim.key === key));
+  const had = it.witnesses.length - absent.length;
+  const without = absent.map((key) => key.name).join(' and ');
+  if (had < it.quorum) {
+    const short = it.quorum < it.witnesses.length ? `: ${had} of the ${it.quorum} that you ask for have` : '';
+    throw new Refused(COSIGNED, `${without} has not cosigned it${short}`);
   }
   if (claims.length === 0) {
     return new Nothing('nobody has cosigned it: no witness has put its signature there');
   }
   it.claims = claims.filter((claim) => !claim.key);
-  const shown = claims.filter((claim) => claim.key).map((claim) => `${claim.name} on ${claim.time}`);
+  const theirs = claims.filter((claim) => claim.key);
+  const shown = theirs.map((claim) => `${claim.name} on ${claim.time}`);
   for (const claim of shown) {
     found.facts.push(['cosigned by', claim]);
   }
@@ -247,7 +254,9 @@ async function witnessed(it, found) {
     return new Nothing(`${begin}, but you gave the key of no witness: who cosigned is not shown`);
   }
   it.seen = cosigned.size;
-  const said = `${begin}, cosigned by ${shown.join(' and ')}${rest}`;
+  found.cosigned = { had, of: it.witnesses.length, asked: it.quorum, without };
+  const less = absent.length > 0 ? ` and not by ${without}` : '';
+  const said = `${begin}, cosigned by ${shown.join(' and ')}${less}${rest}`;
   const none = entries.length > 0 ? beyond === entries.length : cosigned.size === 0;
   return none ? new Nothing(`${said}: it speaks for none of them`) : said;
 }

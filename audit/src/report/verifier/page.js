@@ -76,7 +76,21 @@ async function givenKeys() {
       return { fault: `The key “${line}” cannot be used: ${error.message}.` };
     }
   }
-  return { keys };
+  // One that is given twice is one, and counts once.
+  const once = keys.filter((key, i) => keys.findIndex((other) => other.text === key.text) === i);
+  const witnesses = once.filter((key) => key.type === OF_WITNESS).length;
+  const asked = $('quorum').value.trim();
+  const quorum = asked === '' ? witnesses : Number(asked);
+  if (!/^[0-9]{0,6}$/.test(asked) || quorum > witnesses || (witnesses > 0 && quorum < 1)) {
+    return { fault: `Of the ${witnesses} witnesses whose keys you gave, “${asked}” cannot be the number that has to have cosigned: 1 to ${witnesses}, or nothing for all.` };
+  }
+  return { keys: once, quorum };
+}
+
+// What is to be said beside the verdict of the witnesses that were asked for.
+function ofWitnesses({ had, of, asked, without }) {
+  const all = had === of ? '' : ` ${without} has not; you asked for at least ${asked}.`;
+  return ` ${had} of the ${of} witnesses whose keys you gave have cosigned this log.${all}`;
 }
 
 function told(text, at, of) {
@@ -101,7 +115,8 @@ function cleared() {
 
 // Nothing is to be seen before all of it is there.
 function shown(verdict, found) {
-  const [title, words] = VERDICTS[verdict];
+  const [title, said] = VERDICTS[verdict];
+  const words = found?.cosigned ? said + ofWitnesses(found.cosigned) : said;
   $('verdict').className = verdict;
   $('title').textContent = title;
   $('words').textContent = words;
@@ -149,18 +164,18 @@ async function verify() {
     shown('unable');
     return;
   }
-  const { keys, fault: unusable } = await givenKeys();
+  const { keys, quorum, fault: unusable } = await givenKeys();
   if (unusable) {
     fault(unusable);
     return;
   }
-  const found = await examine({ files, passed }, keys, told);
+  const found = await examine({ files, passed }, { keys, quorum }, told);
   const held = found.vouched ? 'verified' : 'unvouched';
   const ended = found.unread.length > 0 ? 'unfinished' : held;
   shown(found.refusals.length > 0 ? 'refused' : ended, found);
 }
 
-const GIVEN = ['folder', 'keys', 'keyfiles'];
+const GIVEN = ['folder', 'keys', 'keyfiles', 'quorum'];
 
 // Does work during which nothing that was given can be changed: what comes of it is of that.
 async function alone(work) {

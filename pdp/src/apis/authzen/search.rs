@@ -49,6 +49,19 @@ pub(super) enum Kind {
     Subject,
 }
 
+impl Kind {
+    /// How a search of this kind is recorded. What it is about stands beside, in our words
+    /// alone: those of the caller name persons, and no rule of privacy is asked about a
+    /// record of a read.
+    fn recorded(self) -> &'static str {
+        match self {
+            Self::Action => "authzen search action",
+            Self::Resource => "authzen search resource",
+            Self::Subject => "authzen search subject",
+        }
+    }
+}
+
 /// A search request of any kind.
 #[derive(Debug, Deserialize)]
 pub(super) struct Search {
@@ -119,7 +132,6 @@ pub(super) async fn search(
     let now_us = desk.clock().now_us();
     let bound = said.bound(caller, force, kind);
     let searched = own.searched(force.catalogue(), kind, (subject.as_ref(), service));
-    let query = said.text(&own, kind);
     let mut said = said;
     let page = std::mem::take(&mut said.page);
     let (engine, list, names) = (force.clone(), desk.kill_list(), names.clone());
@@ -137,7 +149,7 @@ pub(super) async fn search(
         Fault(http::StatusCode::INTERNAL_SERVER_ERROR, text)
     })??;
     let (page, results) = pages.cut(sifted.results, &page, &bound)?;
-    let id = desk.searched(caller, (&query, searched), results.len())?;
+    let id = desk.searched(caller, (kind.recorded(), searched), results.len())?;
     let mut context = Map::new();
     context.insert("id".into(), json!(id.to_string()));
     if sifted.undecided > 0 {
@@ -267,43 +279,6 @@ impl Checked {
             self.context,
         ]);
         parts.to_string().into_bytes()
-    }
-
-    /// As it is recorded: in our words, and in the caller's where those are others.
-    fn text(&self, own: &Own, kind: Kind) -> String {
-        let parts = |subject, action, resource, context| {
-            let mut parts = Map::new();
-            parts.insert("subject".into(), subject);
-            parts.insert("resource".into(), resource);
-            if kind != Kind::Action {
-                parts.insert("action".into(), action);
-            }
-            if context != json!({}) {
-                parts.insert("context".into(), context);
-            }
-            Value::Object(parts)
-        };
-        let ours = parts(
-            json!(own.subject),
-            json!(own.action),
-            json!(own.resource),
-            json!(own.context),
-        );
-        let said = parts(
-            json!(self.subject),
-            json!(self.action),
-            json!(self.resource),
-            json!(self.context),
-        );
-        let word = match kind {
-            Kind::Action => "action",
-            Kind::Resource => "resource",
-            Kind::Subject => "subject",
-        };
-        match ours == said {
-            true => format!("authzen search {word} {ours}"),
-            false => format!("authzen search {word} {ours} said as {said}"),
-        }
     }
 }
 

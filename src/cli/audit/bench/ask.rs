@@ -180,6 +180,7 @@ impl Asking<'_> {
             name: name.to_owned(),
             period: PERIOD.to_owned(),
             scope: String::new(),
+            to: String::new(),
         })
     }
 

@@ -1,8 +1,9 @@
 //! Rows as the bytes of a format.
 
 use std::{
+    borrow::Cow,
     fs::File,
-    io::{BufRead, BufReader, ErrorKind, Seek, SeekFrom, Write},
+    io::{BufRead, BufReader, ErrorKind, IsTerminal as _, Seek, SeekFrom, Write},
     path::Path,
 };
 
@@ -14,6 +15,7 @@ use super::{
     Format,
     part::{Note, failed, reader_gone},
 };
+use crate::render::snippet::clean;
 
 /// Standard output.
 pub(super) struct Sink {
@@ -38,11 +40,25 @@ impl Sink {
 
 fn print(bytes: &[u8]) -> Result<(), Diagnostic> {
     let mut stdout = std::io::stdout().lock();
-    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    let bytes = match stdout.is_terminal() {
+        true => Cow::Owned(on_screen(bytes)),
+        false => Cow::Borrowed(bytes),
+    };
+    let written = stdout.write_all(&bytes).and_then(|()| stdout.flush());
     written.map_err(|e| match e.kind() {
         ErrorKind::BrokenPipe => reader_gone(),
         _ => failed(Path::new("-"), &e),
     })
+}
+
+/// Lines as a terminal may get them: callers choose what is in records, and nothing of that
+/// moves the cursor or turns the text around. Files and programs get the bytes.
+fn on_screen(bytes: &[u8]) -> Vec<u8> {
+    let text = String::from_utf8_lossy(bytes);
+    let lines = text
+        .split('\n')
+        .map(|line| clean(line.trim_end_matches('\r')));
+    lines.collect::<Vec<_>>().join("\n").into_bytes()
 }
 
 /// What stands before all rows.
@@ -97,4 +113,16 @@ pub(super) fn parquet(part: &mut File, whole: &Path, note: &Note) -> Result<(), 
 
 fn broken(why: &impl std::fmt::Display) -> Diagnostic {
     failed(Path::new("the export"), why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_nothing_that_moves_it() {
+        let rows = "id,path\r\n1,/a\u{9b}2J\u{202e}b\u{1b}[1m\t\r\n";
+        let shown = String::from_utf8(on_screen(rows.as_bytes())).unwrap_or_default();
+        assert_eq!(shown, "id,path\n1,/a\u{fffd}2J\u{fffd}b\u{fffd}[1m \n");
+    }
 }

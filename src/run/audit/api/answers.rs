@@ -12,7 +12,7 @@ use palisade_pdp::readers::ReadAction;
 use serde_json::{Value, json};
 
 use super::{
-    super::{reads::Reader, subjects},
+    super::{reads::Reader, unnamed::About},
     Office, Visit,
     asked::{Asked, Question},
     documents, openapi,
@@ -103,7 +103,10 @@ fn for_reason(
     };
     Ok(match reason {
         None if named.is_empty() => reader,
-        given => reader.because(subjects::reason(&given.unwrap_or_default(), &named)?),
+        given => {
+            let given = given.unwrap_or_default();
+            reader.because(office.role().reason(&given, &About::of(query))?)
+        }
     })
 }
 

@@ -40,6 +40,7 @@ pub(super) async fn report(
         name: asked.name,
         period: asked.period,
         scope: asked.scope,
+        to: String::new(),
     };
     let made = role.clone().report(reader, run).await?.0;
     let (made, _) = role.joined(made).await?;

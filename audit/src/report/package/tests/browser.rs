@@ -32,8 +32,13 @@ impl Cases {
         }
         let (verdict, says) = told;
         self.all.push(json!({
-            "name": name, "folder": folder, "keys": keys, "verdict": verdict, "says": says, "gone": null,
+            "name": name, "folder": folder, "keys": keys, "quorum": "", "verdict": verdict, "says": says, "gone": null,
         }));
+    }
+
+    /// Has so many witnesses asked for in the last case.
+    fn at_least(&mut self, quorum: &str) {
+        self.all.last_mut().unwrap()["quorum"] = quorum.into();
     }
 
     /// Has a file of the last case taken away after the folder was chosen.
@@ -322,6 +327,7 @@ async fn the_page_takes_what_holds_and_names_what_does_not() {
     doubtful::misshapen(&mut cases, &stage, &report);
     doubtful::of_two_logs(&mut cases, &stage, &report, &other_log);
     doubtful::barely_cosigned(&mut cases, &stage, &report);
+    doubtful::by_a_quorum(&mut cases, &stage, &report);
     doubtful::around(&mut cases, &files, &key);
     cases.run();
 }

@@ -54,6 +54,7 @@ impl Own {
     ) -> (String, String) {
         let named = |kind: &str, id: &str| (kind.to_owned(), id.to_owned());
         let said = self.resource.id.as_deref().unwrap_or_default();
+        let service = service.as_deref();
         match (kind, self.resource.kind.as_str()) {
             // In the caller's words; they may be operations and services here.
             (Kind::Resource, _) if self.mapped => named("", ""),
@@ -61,14 +62,15 @@ impl Own {
             (Kind::Resource, _) => named(OF_OPERATIONS, ""),
             (_, OPERATION) => match operation(catalogue, said) {
                 Ok((_, found)) => named(OF_OPERATIONS, &found.id),
-                Err(_) => named(OF_OPERATIONS, said),
+                Err(_) => named(OF_OPERATIONS, ""),
             },
-            (_, SERVICE) => named(OF_SERVICES, service.as_deref().unwrap_or(said)),
+            (_, SERVICE) => named(OF_SERVICES, service.unwrap_or_default()),
             // A request that is no operation is decided about as its service.
             (_, _) => match (self.operation_of_url(catalogue, kind), service) {
                 (Some(id), _) => named(OF_OPERATIONS, &id),
                 (None, Some(service)) => named(OF_SERVICES, service),
-                (None, None) => named("", said),
+                // An address of nobody here: its path may name somebody.
+                (None, None) => named("", ""),
             },
         }
     }

@@ -158,6 +158,74 @@ pub(super) fn barely_cosigned(cases: &mut Cases, stage: &Stage, report: &Report)
     cases.add("an empty log", &forged, &keys, ("refused", &says));
 }
 
+/// Cosigned by two of three witnesses, which is enough for whoever says so; and a line that is
+/// none of theirs is enough for nobody.
+pub(super) fn by_a_quorum(cases: &mut Cases, stage: &Stage, report: &Report) {
+    let witness = |name: &str| {
+        let path = stage.dir.path().join(name);
+        Cosigner::load(&path, &format!("witness.test/{name}"), true).unwrap()
+    };
+    let [first, second, third] = ["w1", "w2", "w3"].map(witness);
+    let own = stage.log.checkpoint();
+    let (text, _) = crate::note::parts(&own.note).unwrap();
+    let line = |witness: &Cosigner| witness.cosign(text, 1_763_650_000).unwrap();
+    let (one, two) = (line(&first), line(&second));
+    let beside = |note: String| {
+        let packed = stage.resealed(report, |files| {
+            files.insert(COSIGNED.into(), note.clone().into());
+            files.insert(CONSISTENCY.into(), Vec::new());
+        });
+        opened(stage, &packed)
+    };
+    let log = stage.log.verifier().to_string();
+    let of = [&first, &second, &third].map(|witness| witness.key().to_string());
+    let keys = [&*log, &*of[0], &*of[1], &*of[2]];
+    let both = beside(format!("{}{one}{two}", own.note));
+    let says = ["cosigned: witness.test/w3 has not cosigned it"];
+    cases.add("two of three", &both, &keys, ("refused", &says));
+    let says = [
+        "2 of the 3 witnesses whose keys you gave have cosigned this log.",
+        "witness.test/w3 has not; you asked for at least 2.",
+        "and not by witness.test/w3",
+    ];
+    cases.add("two are enough", &both, &keys, ("verified", &says));
+    cases.at_least("2");
+    let alone = beside(format!("{}{one}", own.note));
+    let says = ["1 of the 2 that you ask for have"];
+    cases.add("one is not", &alone, &keys, ("refused", &says));
+    cases.at_least("2");
+    let twice = [&*log, &*of[0], &*of[0]];
+    let says = ["Of the 1 witnesses whose keys you gave"];
+    cases.add("one counts once", &alone, &twice, ("", &says));
+    cases.at_least("2");
+    let says = ["cannot be the number that has to have cosigned"];
+    for wrong in ["0", "4", "two", "1.5", "-1"] {
+        let name = format!("not a number {wrong}");
+        cases.add(&name, &both, &keys, ("", &says));
+        cases.at_least(wrong);
+    }
+    // By the key of the second, over another time than the line says.
+    let other = second.cosign(text, 1_763_650_001).unwrap();
+    let forged = forged(&two, &other);
+    let forged = beside(format!("{}{one}{forged}", own.note));
+    let says = ["the cosignature of witness.test/w2 does not verify"];
+    cases.add("a forged line", &forged, &keys, ("refused", &says));
+    cases.at_least("1");
+}
+
+/// A line with the key and the time of `line`, and the signature of `other`.
+fn forged(line: &str, other: &str) -> String {
+    let signature = |line: &str| {
+        let last = line.trim_end().rsplit(' ').next().unwrap();
+        BASE64.decode(last).unwrap()
+    };
+    let (mut mine, theirs) = (signature(line), signature(other));
+    // Key hash and time come first, 4 and 8 bytes.
+    mine[12..].copy_from_slice(&theirs[12..]);
+    let (head, _) = line.trim_end().rsplit_once(' ').unwrap();
+    format!("{head} {}\n", BASE64.encode(mine))
+}
+
 /// What lies around a package or is taken from it.
 pub(super) fn around(cases: &mut Cases, files: &Files, key: &str) {
     let mut hidden: Files = files
