@@ -169,6 +169,45 @@ fn heads_that_are_made_to_fit_what_was_altered_are_named() {
     });
 }
 
+/// A proxy is killed while the audit service is away, and somebody removes what it had on its
+/// disk: its next start says how far that was.
+#[test]
+fn records_that_a_killed_proxy_left_are_missed_when_they_are_gone() {
+    let _turn = one_at_a_time();
+    let home = Home::new();
+    let mut mesh = Separate::ready(&home);
+    wait_for("records that have arrived", LIMIT, || home.decisions());
+    mesh.end("audit");
+    assert_eq!(mesh.get("/orders/4711"), Some(200));
+    let (boot, number) = wait_for("how far it is on disk", LIMIT, || {
+        let written = find_spool_file(&home, |bytes| find(bytes, b"/orders/4711").is_some())?;
+        let (boot, number) = reached(&home)?;
+        (boot == boot_of(&written) && number >= last_number(&written)).then_some((boot, number))
+    });
+    mesh.kill("proxy-orders");
+    fs::remove_dir_all(home.path("state-orders/spool").join(&boot)).unwrap();
+
+    mesh.start("audit");
+    mesh.start("proxy-orders");
+    wait_for("a gap", LIMIT, || {
+        let gaps = home.json(&["audit", "gaps"]);
+        let open = gaps["open"].as_array()?.clone();
+        let lacks = |gap: &Value| {
+            gap["boot"] == boot.as_str()
+                && gap["worker"] == 0
+                && gap["last"].as_u64() >= Some(number)
+        };
+        open.iter().any(lacks).then_some(())
+    });
+    wait_for("an alarm", LIMIT, || {
+        codes(&home).contains(&"PLS7523".into()).then_some(())
+    });
+    assert_eq!(
+        home.json(&["audit", "verify"])["findings"],
+        serde_json::json!([])
+    );
+}
+
 /// A workload that has a certificate and no proxy is listed, and nobody else; and where the
 /// authority's word for a certificate is another, the heads that are signed with it are named.
 #[test]
@@ -388,8 +427,21 @@ fn codes(home: &Home) -> Vec<String> {
         .collect()
 }
 
+/// The newest start of orders, and the last number of its first worker, as is kept beside
+/// its spool.
+fn reached(home: &Home) -> Option<(String, u64)> {
+    let text = fs::read_to_string(home.path("state-orders/spool/reached")).ok()?;
+    let of_worker = text.lines().filter_map(|line| line.split_once(" 0 "));
+    let (boot, number) = of_worker.max()?;
+    Some((boot.to_owned(), number.parse().ok()?))
+}
+
 /// The newest spool file of orders whose bytes are such.
 fn spool_file(home: &Home, such: impl Fn(&[u8]) -> bool) -> PathBuf {
+    find_spool_file(home, such).unwrap()
+}
+
+fn find_spool_file(home: &Home, such: impl Fn(&[u8]) -> bool) -> Option<PathBuf> {
     let mut files = Vec::new();
     for boot in fs::read_dir(home.path("state-orders/spool")).unwrap() {
         let boot = boot.unwrap().path();
@@ -398,11 +450,23 @@ fn spool_file(home: &Home, such: impl Fn(&[u8]) -> bool) -> PathBuf {
         }
     }
     files.sort();
-    let found = files
+    files
         .into_iter()
         .rev()
-        .find(|f| such(&fs::read(f).unwrap()));
-    found.unwrap()
+        .find(|f| such(&fs::read(f).unwrap()))
+}
+
+/// Number of the last record of the first worker in a file.
+fn last_number(file: &Path) -> u64 {
+    let bytes = fs::read(file).unwrap();
+    let chunks = frames(&bytes).into_iter().skip(1);
+    let payloads = chunks.map(|(start, end)| &bytes[start + FRAME_HEADER..end]);
+    let of_worker = payloads.filter(|payload| payload[..4] == [0; 4]);
+    let number = |at: &[u8]| u64::from_le_bytes(at.try_into().unwrap());
+    of_worker
+        .map(|payload| number(&payload[4..12]) + number(&payload[12..20]) - 1)
+        .max()
+        .unwrap()
 }
 
 fn boot_of(file: &Path) -> String {
@@ -512,13 +576,16 @@ fn withhold(file: &Path) {
     fs::write(file, kept.concat()).unwrap();
 }
 
-/// Where each frame begins and ends.
+/// Where each frame begins and ends; one that is being written is none yet.
 fn frames(bytes: &[u8]) -> Vec<(usize, usize)> {
     let mut found = Vec::new();
     let mut start = 0;
-    while start < bytes.len() {
-        let len = u32::from_le_bytes(bytes[start..start + 4].try_into().unwrap());
+    while let Some(len) = bytes.get(start..start + 4) {
+        let len = u32::from_le_bytes(len.try_into().unwrap());
         let end = start + FRAME_HEADER + len as usize;
+        if end > bytes.len() {
+            break;
+        }
         found.push((start, end));
         start = end;
     }
