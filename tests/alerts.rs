@@ -258,7 +258,7 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
     let home = Home::new();
     let got = home.path("got");
     let of_audit = format!(
-        "  deliver:\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  schedules:\n    - {{ name: hourly, cron: \"0 * * * *\", report: digest, period: \"last:2h\", formats: [json, package, oscal], folder: reports, deliver: [file] }}\n    - {{ name: broken, cron: \"0 0 1 1 *\", report: denials, period: previous-year, folder: secret/reports }}\n    - {{ name: review, cron: \"0 0 1 1 *\", report: access-review, period: \"last:1h\", formats: [json, csv], folder: reviews }}\n    - {{ name: reach, cron: \"0 0 1 1 *\", report: reach, period: \"last:1h\", formats: [json], folder: reviews }}\n    - {{ name: unused, cron: \"0 0 1 1 *\", report: unused, period: \"last:1h\", formats: [json], folder: reviews }}\n  policies: policies\n",
+        "  deliver:\n    - {{ name: file, exec: [/bin/sh, -c, \"cat >> {}\"] }}\n  schedules:\n    - {{ name: hourly, cron: \"0 * * * *\", report: digest, period: \"last:2h\", formats: [json, package, oscal], folder: reports, deliver: [file] }}\n    - {{ name: broken, cron: \"0 0 1 1 *\", report: denials, period: previous-year, folder: secret/reports }}\n    - {{ name: review, cron: \"0 0 1 1 *\", report: access-review, period: \"last:1h\", formats: [json, csv, package], folder: reviews }}\n    - {{ name: reach, cron: \"0 0 1 1 *\", report: reach, period: \"last:1h\", formats: [json, package], folder: reviews }}\n    - {{ name: unused, cron: \"0 0 1 1 *\", report: unused, period: \"last:1h\", formats: [json], folder: reviews }}\n  policies: policies\n",
         got.display()
     );
     of_policies(&home);
@@ -337,6 +337,12 @@ fn a_report_that_was_due_while_nobody_ran_is_made_up_for_once() {
         let rows = first["table"]["rows"].as_array().unwrap();
         assert!(!rows.is_empty(), "what the policies grant: {first}");
         home.says(&["report", "verify", file, "--policies", "policies"], 0);
+        // A package has the policies that it is about.
+        let files = made["schedules"][0]["last"]["files"].as_array().unwrap();
+        let package = files.last().unwrap().as_str().unwrap();
+        let verify = ["report", "verify", package, "--key", key.to_str().unwrap()];
+        let said = home.says(&verify, 0);
+        assert!(!said.contains("policies were asked for"), "{said}");
     }
     // Of no decision nothing follows about what is unused.
     let said = home.says(&["report", "schedule", "run", "unused"], 1);

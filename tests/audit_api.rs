@@ -411,9 +411,9 @@ fn reports_have_the_columns_that_reviewers_ask_for() {
     let digest = column(&timeline, "revision_digest");
     let event = column(&timeline, "event");
     let mut rows = timeline["table"]["rows"].as_array().unwrap().iter();
-    let first = rows.find(|row| row[event] == "decision").unwrap()[digest].as_str();
+    let last = rows.rfind(|row| row[event] == "decision").unwrap()[digest].as_str();
     assert_eq!(
-        first.unwrap().len(),
+        last.unwrap().len(),
         64,
         "the policy that decided: {timeline:#}"
     );

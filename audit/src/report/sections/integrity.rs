@@ -450,5 +450,8 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
         .figure("legal holds added", held)
         .figure("legal holds released", released);
     section.queries = queries;
+    let section = section.cannot_show(
+        "how much of it has to be fetched from an archive first: palisade audit archive status",
+    );
     Ok(section.cannot_show("copies and backups of the log that are kept elsewhere"))
 }

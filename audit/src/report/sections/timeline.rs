@@ -64,7 +64,7 @@ pub(crate) fn events(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
             events.push(judged(row, decision));
         }
     })?;
-    events.sort_unstable_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)));
+    events.sort_unstable_by_key(|event| (event.0, event.1));
     let shown = u64::try_from(decisions.len()).unwrap_or(u64::MAX);
     let found = u64::try_from(events.len()).unwrap_or(u64::MAX);
     let mut table = Table::new(COLUMNS);
