@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CellKind, Column, FORMAT, Header, Kind, Report, Section,
     evidence::program,
-    lacks,
+    lacks::{self, Missing},
     model::Mark,
     packs,
     sections::{beyond, integrity},
@@ -225,7 +225,8 @@ pub(super) fn compared(
     }
     let mut checked = Checked::default();
     checked.header(report, &again);
-    checked.lacks(&report.header, &lacks::compared(said, found));
+    let noticed = |gap: &Missing<'_>| evidence.is_noticed(gap);
+    checked.lacks(&report.header, &lacks::compared(said, found, &noticed)?);
     if report.header.program != again.header.program {
         checked.not_compared.push(format!(
             "whether a difference is of the log or of the program: {} made it, and this is {}",
@@ -355,6 +356,12 @@ impl Checked {
             let over = lacks.over.join("; ");
             self.not_compared
                 .push(format!("what the report lacked when it was made: {over}"));
+        }
+        if !lacks.aside.is_empty() {
+            let aside = lacks.aside.join("; ");
+            self.not_compared.push(format!(
+                "what the log lacks by now, and is not of the records under the checkpoint: {aside}"
+            ));
         }
     }
 

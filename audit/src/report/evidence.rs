@@ -12,7 +12,7 @@ use palisade_mesh::{
 };
 
 use super::{
-    lacks,
+    lacks::{self, Missing},
     model::{Header, Mark, Section},
     period::Period,
     scanned::{self, Scanned},
@@ -32,6 +32,9 @@ pub(super) const ROWS_MAX: usize = 1000;
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400 * 1_000_000;
+
+/// What stands between a stream and its numbers where the log tells of a gap.
+const OF_NUMBERS: &str = " sequence ";
 
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 2000;
@@ -383,6 +386,49 @@ impl<'a> Evidence<'a> {
                 lacks.push(lack);
             }
         }
+    }
+
+    /// Whether the log has noticed under the checkpoint that these records are missing: it says
+    /// so of each gap where it finds it. What it noticed later is no matter of what is under it.
+    ///
+    /// # Errors
+    /// When the index cannot answer.
+    pub(super) fn is_noticed(&self, gap: &Missing<'_>) -> Result<bool, StoreError> {
+        let Some(log) = self.log() else {
+            return Ok(false);
+        };
+        let gaps = log.gaps();
+        let of_it = gaps.iter().filter(|open| {
+            let numbers = (open.missing.from, open.missing.to);
+            numbers == (gap.first, gap.last) && open.stream.reporter.to_string() == gap.reporter
+        });
+        let streams: Vec<String> = of_it.map(|open| open.stream.to_string()).collect();
+        let told = |detail: &str| {
+            let mut numbers = streams.iter().filter_map(|stream| {
+                let numbers = detail.strip_prefix(stream)?.strip_prefix(OF_NUMBERS)?;
+                let (first, last) = numbers.split(',').next()?.split_once("..=")?;
+                Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
+            });
+            numbers.any(|(first, last)| first <= gap.first && gap.last <= last)
+        };
+        let noted = format!("class:log_lifecycle verb:gap {}", self.of_the_log());
+        let mut found = false;
+        for text in self.records_ever(&noted) {
+            let (query, mut cursor) = (Query::parse(&text)?, None);
+            while !found {
+                let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+                found = page
+                    .rows
+                    .iter()
+                    .filter_map(|row| row.text("detail"))
+                    .any(told);
+                cursor = page.cursor;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// What a verification found, where a section needed one.

@@ -1,4 +1,4 @@
-//! What only policies can tell is signed, and verified, as these tell it.
+//! What is signed, and what is verified, is what the log says, and what policies say of it.
 
 use std::time::Duration;
 
@@ -21,8 +21,8 @@ use crate::{
 
 const WEB: &str = "spiffe://demo.test/ns/shop/sa/web";
 
-/// A log with one decision of a moment ago.
-async fn log_in(dir: &Path) {
+/// A log with a decision of a moment ago of each of these numbers.
+async fn log_in(dir: &Path, numbers: &[u64]) {
     let options = LogOptions {
         group_wait: Duration::ZERO,
         checkpoint_every: Duration::from_millis(20),
@@ -35,20 +35,67 @@ async fn log_in(dir: &Path) {
         boot: ulid::Ulid::from_parts(7, 7),
         worker: 0,
     });
-    let record = Record {
-        id: vec![7; 16],
-        time_us: clock.now_us() - 1_000_000,
-        reporter: WEB.into(),
-        body: Some(Body::Decision(Decision::default())),
-        ..Record::default()
-    };
-    let pending = Pending {
-        stream,
-        sequence: 1,
-        record: record.encode_to_vec().into(),
-    };
-    log.append(vec![pending]).checkpointed().await.unwrap();
+    let pending = numbers.iter().map(|n| {
+        let record = Record {
+            id: u128::from(*n).to_be_bytes().to_vec(),
+            time_us: clock.now_us() - 1_000_000,
+            reporter: WEB.into(),
+            body: Some(Body::Decision(Decision::default())),
+            ..Record::default()
+        };
+        Pending {
+            stream: stream.clone(),
+            sequence: *n,
+            record: record.encode_to_vec().into(),
+        }
+    });
+    log.append(pending.collect()).checkpointed().await.unwrap();
     log.close();
+}
+
+/// What comes of making a report of this log again.
+async fn checked(dir: &Path, report: &Report) -> Checked {
+    let archive = Archive::open(dir).await.unwrap();
+    archive.desk().check(report).unwrap()
+}
+
+/// What a proxy misses later is no matter of a report; what the log had noticed under the
+/// checkpoint is, also when it was opened since.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_missed_later_do_not_make_a_report_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let made = async || {
+        let archive = Archive::open(dir).await.unwrap();
+        let asked = RunReport {
+            name: "denials".into(),
+            period: "last:1h".into(),
+            scope: String::new(),
+        };
+        archive.desk().run(&asked).unwrap()
+    };
+    log_in(dir, &[1]).await;
+    let sound = made().await;
+    assert!(sound.header.complete, "{:?}", sound.header.lacks);
+    log_in(dir, &[2, 5]).await;
+    let found = checked(dir, &sound).await;
+    assert!(found.holds(), "{found:#?}");
+    let told = found.not_compared.join("; ");
+    assert!(told.contains("records 3 to 4 of spiffe://"), "{told}");
+
+    let later = made().await;
+    let lacks = later.header.lacks.join("; ");
+    assert!(lacks.contains("records 3 to 4 of spiffe://"), "{lacks}");
+    let mut forged = later.clone();
+    forged.header.lacks.clear();
+    forged.header.complete = true;
+    // A part of what was missing then has come, and the log was opened once more.
+    log_in(dir, &[4, 6]).await;
+    let found = checked(dir, &later).await;
+    assert!(found.holds(), "{found:#?}");
+    let found = checked(dir, &forged).await;
+    let what: Vec<&str> = found.differences.iter().map(|d| d.what.as_str()).collect();
+    assert_eq!(what, ["lacks"]);
 }
 
 fn policies() -> Bytes {
@@ -80,7 +127,7 @@ fn signed(desk: &Desk<'_>, report: &Report, files: BTreeMap<String, Vec<u8>>) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn what_policies_were_asked_for_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    log_in(dir.path()).await;
+    log_in(dir.path(), &[1]).await;
     let archive = Archive::open(dir.path()).await.unwrap();
     let desk = archive.desk();
     let asked = RunReport {
