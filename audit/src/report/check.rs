@@ -360,7 +360,7 @@ impl Checked {
         if !lacks.aside.is_empty() {
             let aside = lacks.aside.join("; ");
             self.not_compared.push(format!(
-                "what the log lacks by now, and is not of the records under the checkpoint: {aside}"
+                "what the log lacks at this moment, and changes none of what the report is of: {aside}"
             ));
         }
     }

@@ -439,10 +439,7 @@ impl<'a> Evidence<'a> {
         let more = usize::try_from(report.findings_more).unwrap_or(usize::MAX);
         let found = errors.count().saturating_add(more);
         Some(match report.verdict() {
-            None => format!(
-                "{} records could not be read in the archive, see log integrity",
-                report.unread
-            ),
+            None => format!("{}{}", report.unread, lacks::AWAY),
             _ => format!("the log is not what was signed: {found} findings, see log integrity"),
         })
     }
