@@ -300,7 +300,9 @@ fn forms(report: &Report) -> Result<Files, Diagnostic> {
     }
     let queries = report.sections.iter().flat_map(|s| {
         let head = format!("# {}\n", s.id);
-        std::iter::once(head).chain(s.queries.iter().map(|q| format!("{q}\n")))
+        let queries = s.queries.iter();
+        let queries = queries.map(|q| format!("{}\n", super::render::visible(q)));
+        std::iter::once(head).chain(queries)
     });
     files.insert("queries.txt".into(), queries.collect::<String>().into());
     match files.keys().find(|name| !archive::is_name(name)) {

@@ -10,6 +10,7 @@ use crate::{
     report::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
+        render::visible,
     },
     row::Row,
 };
@@ -18,6 +19,8 @@ use crate::{
 const LOOKED_MAX: usize = 20_000;
 /// Services that calls are kept to by name.
 const SERVICES_MAX: usize = 16;
+/// Bytes of these names, all together: a query has room for them beside the rest of it.
+const NAMES_LEN_MAX: usize = 2000;
 
 const COLUMNS: &[(&str, CellKind)] = &[
     ("time", CellKind::Time),
@@ -107,15 +110,19 @@ fn seen(e: &Evidence<'_>, query: &str, mut show: impl FnMut(&Row)) -> Result<boo
     Ok(looked < LOOKED_MAX)
 }
 
-/// What keeps calls to the services of some decisions, where these are few.
+/// What keeps calls to the services of some decisions, where these are few, and have such names
+/// as services have: whoever sends a record can write what he likes there.
 fn to_services(decisions: &[Row]) -> String {
     let services: BTreeSet<&str> = decisions
         .iter()
         .filter_map(|row| row.text("service"))
         .collect();
     let all_named = decisions.iter().all(|row| row.text("service").is_some());
-    let plain = services.iter().all(|name| !name.contains(['"', '\\', '*']));
-    match (1..=SERVICES_MAX).contains(&services.len()) && all_named && plain {
+    let is_plain = |name: &&str| !name.contains(['"', '\\', '*']) && visible(name) == **name;
+    let plain = services.iter().all(is_plain);
+    let len: usize = services.iter().map(|name| name.len()).sum();
+    let few = (1..=SERVICES_MAX).contains(&services.len()) && len <= NAMES_LEN_MAX;
+    match few && all_named && plain {
         false => String::new(),
         true => {
             let services = services.iter();

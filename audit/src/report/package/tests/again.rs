@@ -289,3 +289,51 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
     assert_eq!(table.total, 4);
     assert!(stage.checked(&report).unwrap().holds());
 }
+
+/// Whatever services the records of a workload name, the report is made, and each query is one
+/// line of the file of queries.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_of_any_name_keep_no_report_from_being_made() {
+    let named = |service: String| {
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us: Clock::system().now_us() - 1_000_000,
+            reporter: REPORTER.into(),
+            body: Some(Body::Decision(Decision {
+                service,
+                ..Decision::default()
+            })),
+            ..Record::default()
+        };
+        Bytes::from(record.encode_to_vec())
+    };
+    let long = |n: usize, len: usize| format!("{n}").repeat(len);
+    for (services, kept) in [
+        ((0..4).map(|n| long(n, 1024)).collect::<Vec<_>>(), false),
+        ((0..2).map(|n| long(n, 1000)).collect(), true),
+        (vec![long(0, 1000), long(1, 1001)], false),
+        (vec!["stock\n# forged".to_owned()], false),
+        (vec!["stock\u{1b}[2J".to_owned()], false),
+        (vec!["acme.test/shop/stock".to_owned()], true),
+    ] {
+        let stage = Stage::of(services.iter().cloned().map(named)).await;
+        let (report, _) = stage.made("incident");
+        let timeline = report.sections.iter().find(|s| s.id == "timeline").unwrap();
+        assert_eq!(
+            timeline.queries[1].contains("service:"),
+            kept,
+            "{services:?}"
+        );
+        assert!(stage.checked(&report).unwrap().holds(), "{services:?}");
+        stage.pack(&report, RECORDS_MAX).unwrap();
+    }
+    let stage = stage().await;
+    let mut report = stage.made("incident").0;
+    report.sections[0].queries = vec!["path:\"a\n# forged\"\u{1b}".into()];
+    let said = forms(&report).unwrap().remove("queries.txt").unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        !said.contains("\n# forged") && !said.contains('\u{1b}'),
+        "{said}"
+    );
+}
