@@ -202,12 +202,36 @@ impl<'a> Evidence<'a> {
     pub(super) fn visit(
         &self,
         query: &str,
+        visit: impl FnMut(Row) -> bool,
+    ) -> Result<(), StoreError> {
+        self.pages(query, &|_| {}, visit)
+    }
+
+    /// The same of records that the log itself writes, of any time: what reporters have numbered
+    /// and the log did not receive is none of these.
+    pub(super) fn visit_own(
+        &self,
+        query: &str,
+        visit: impl FnMut(Row) -> bool,
+    ) -> Result<(), StoreError> {
+        let of_reporters = |coverage: &mut Coverage| {
+            coverage.gaps.clear();
+            coverage.gaps_more = 0;
+        };
+        self.pages(query, &of_reporters, visit)
+    }
+
+    fn pages(
+        &self,
+        query: &str,
+        without: &dyn Fn(&mut Coverage),
         mut visit: impl FnMut(Row) -> bool,
     ) -> Result<(), StoreError> {
         let query = self.asking(query)?;
         let mut cursor: Option<Cursor> = None;
         loop {
-            let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+            let mut page = self.store.search(&query, PAGE_ROWS, cursor)?;
+            without(&mut page.coverage);
             self.note(&page.coverage);
             for row in page.rows {
                 if !visit(row.ended_before(self.mark.size)) {

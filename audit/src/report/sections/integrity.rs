@@ -394,7 +394,7 @@ pub(crate) fn dropped_after(e: &Evidence<'_>) -> Result<(Classes, Vec<String>), 
     let mut classes = BTreeSet::new();
     let queries = e.records_ever(DROPPED);
     for query in &queries {
-        e.visit(query, |row| {
+        e.visit_own(query, |row| {
             let kept = kept_for(row.text("detail").unwrap_or_default());
             classes.extend(kept.map(|(class, period)| (class.to_owned(), period.to_owned())));
             true

@@ -23,6 +23,11 @@ const WEB: &str = "spiffe://demo.test/ns/shop/sa/web";
 
 /// A log with a decision of a moment ago of each of these numbers.
 async fn log_in(dir: &Path, numbers: &[u64]) {
+    log_of_boot(dir, 7, numbers).await;
+}
+
+/// The same, of a proxy that started then.
+async fn log_of_boot(dir: &Path, boot_ms: u64, numbers: &[u64]) {
     let options = LogOptions {
         group_wait: Duration::ZERO,
         checkpoint_every: Duration::from_millis(20),
@@ -32,7 +37,7 @@ async fn log_in(dir: &Path, numbers: &[u64]) {
     let log = Log::open(dir, options, clock.clone()).unwrap();
     let stream = Arc::new(StreamKey {
         reporter: SpiffeId::parse(WEB).unwrap(),
-        boot: ulid::Ulid::from_parts(7, 7),
+        boot: ulid::Ulid::from_parts(boot_ms, 7),
         worker: 0,
     });
     let pending = numbers.iter().map(|n| {
@@ -53,6 +58,17 @@ async fn log_in(dir: &Path, numbers: &[u64]) {
     log.close();
 }
 
+/// A report of this log.
+async fn made(dir: &Path, name: &str, period: &str) -> Report {
+    let archive = Archive::open(dir).await.unwrap();
+    let asked = RunReport {
+        name: name.to_owned(),
+        period: period.to_owned(),
+        scope: String::new(),
+    };
+    archive.desk().run(&asked).unwrap()
+}
+
 /// What comes of making a report of this log again.
 async fn checked(dir: &Path, report: &Report) -> Checked {
     let archive = Archive::open(dir).await.unwrap();
@@ -65,15 +81,7 @@ async fn checked(dir: &Path, report: &Report) -> Checked {
 async fn records_that_are_missed_later_do_not_make_a_report_wrong() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let made = async || {
-        let archive = Archive::open(dir).await.unwrap();
-        let asked = RunReport {
-            name: "denials".into(),
-            period: "last:1h".into(),
-            scope: String::new(),
-        };
-        archive.desk().run(&asked).unwrap()
-    };
+    let made = async || made(dir, "denials", "last:1h").await;
     log_in(dir, &[1]).await;
     let sound = made().await;
     assert!(sound.header.complete, "{:?}", sound.header.lacks);
@@ -120,6 +128,31 @@ fn signed(desk: &Desk<'_>, report: &Report, files: BTreeMap<String, Vec<u8>>) ->
     let now = jiff::Timestamp::now();
     let packed = package::pack(report, &evidence.unwrap(), (files, &|_| None), 1000, now);
     Package::open(&packed.unwrap(), desk.log.verifier()).unwrap()
+}
+
+/// How long records are kept is asked of all times, and what proxies miss at another time than
+/// that of the report makes it no less complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missed_at_another_time_makes_no_report_incomplete() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // Started an hour ago; the period ends before.
+    let boot_us = Clock::system().now_us() - 3_600_000_000;
+    let boot_ms = u64::try_from(boot_us / 1000).unwrap();
+    log_of_boot(dir, boot_ms, &[1, 4]).await;
+    let moment = |us: i64| jiff::Timestamp::from_microsecond(us).unwrap();
+    let before = format!(
+        "since:{} until:{}",
+        moment(boot_us - 7_200_000_000),
+        moment(boot_us - 3_600_000_000)
+    );
+    for name in ["pci-dss", "personal-data"] {
+        let report = made(dir, name, &before).await;
+        assert!(report.header.complete, "{name}: {:?}", report.header.lacks);
+        let report = made(dir, name, "last:3h").await;
+        let lacks = report.header.lacks.join("; ");
+        assert!(lacks.contains("records 2 to 3 of"), "{name}: {lacks}");
+    }
 }
 
 /// Neither does the log sign uses that its records do not bear out, nor does a package hold
