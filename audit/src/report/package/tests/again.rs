@@ -1,7 +1,7 @@
 //! A sound report is the same when it is made again, whatever came since, and one that was
 //! changed is not.
 
-use palisade_mesh::wire::record::Outcome;
+use palisade_mesh::wire::record::{LogLifecycle, Outcome};
 
 use super::*;
 
@@ -336,4 +336,61 @@ async fn services_of_any_name_keep_no_report_from_being_made() {
         !said.contains("\n# forged") && !said.contains('\u{1b}'),
         "{said}"
     );
+}
+
+/// Records that were announced to be dropped, and then were not, are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_announced_and_not_done_is_kept() {
+    let stage = stage().await;
+    let said = |verb: &str, detail: &str| -> Bytes {
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us: Clock::system().now_us(),
+            reporter: REPORTER.into(),
+            body: Some(Body::LogLifecycle(LogLifecycle {
+                verb: verb.into(),
+                detail: detail.into(),
+                ..LogLifecycle::default()
+            })),
+            ..Record::default()
+        };
+        record.encode_to_vec().into()
+    };
+    let dropped = said(
+        "records_dropped",
+        "of records 7 to 9: 2 decision kept for 60 days",
+    );
+    let left = said(
+        "records_left",
+        "of the segment that begins with record 7: it was not done",
+    );
+    let other = said(
+        "records_left",
+        "of the segment that begins with record 70: it was not done",
+    );
+    let kept = || {
+        let checkpoint = stage.log.checkpoint();
+        let figure = |report: &str, label: &str| {
+            let now_us = Clock::system().now_us();
+            let period = Period::read("last:1h", now_us).unwrap();
+            let ground = Ground::Log(&stage.log, stage.dir.path());
+            let evidence = Evidence::new(&stage.store, ground, period, "", &checkpoint, now_us);
+            let report = run(Kind::find(report).unwrap(), &evidence.unwrap()).unwrap();
+            let figures = report.sections.iter().flat_map(|s| &s.figures);
+            let mut figures = figures.filter(|f| f.label == label);
+            figures.next().unwrap().value.clone()
+        };
+        [
+            figure("pci-dss", "12 months kept"),
+            figure("personal-data", "classes of which records were dropped"),
+        ]
+    };
+    let gone = ["no: decision kept for 60 days", "decision kept for 60 days"];
+    assert_eq!(kept(), ["not yet", "none"]);
+    stage.add([dropped.clone(), other].into_iter()).await;
+    assert_eq!(kept(), gone);
+    stage.add([left].into_iter()).await;
+    assert_eq!(kept(), ["not yet", "none"]);
+    stage.add([dropped].into_iter()).await;
+    assert_eq!(kept(), gone);
 }
