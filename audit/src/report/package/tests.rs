@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use palisade_mesh::{
     clock::Clock,
+    spiffe_id::SpiffeId,
     wire::record::{
         Admin, AuditRead, AuthnFailure, Call, Credential, Decision, Erasure, Peer, PolicyChange,
         Record, Rejudgement, Verdict, record::Body,
@@ -19,7 +20,7 @@ use crate::{
     report::{KINDS, Kind, Period, check, covered, run},
     source::{Entry, SourceError},
     stream::{StreamKey, new_ulid},
-    testing::{REPORTER, open_log, reporter},
+    testing::{REPORTER, open_log},
 };
 
 mod again;
@@ -62,8 +63,8 @@ pub(crate) struct Stage {
     dir: tempfile::TempDir,
     _index: tempfile::TempDir,
     now_us: i64,
-    /// Records that were sent.
-    sent: std::cell::Cell<u64>,
+    /// How many records each reporter has sent.
+    sent: std::cell::RefCell<BTreeMap<String, u64>>,
 }
 
 const DENIED: u64 = 30;
@@ -123,7 +124,7 @@ impl Stage {
             dir,
             _index: index,
             now_us: 0,
-            sent: std::cell::Cell::default(),
+            sent: std::cell::RefCell::default(),
         };
         stage.add(records).await;
         stage.now_us = Clock::system().now_us();
@@ -132,18 +133,20 @@ impl Stage {
 
     /// Puts records into the log, under a checkpoint and into the index.
     async fn add(&self, records: impl Iterator<Item = Bytes>) {
-        let stream = Arc::new(StreamKey {
-            reporter: reporter(),
-            boot: ulid::Ulid::from_parts(7, 7),
-            worker: 0,
-        });
-        let pending = (self.sent.get() + 1..).zip(records);
-        let pending: Vec<_> = pending
-            .map(|(sequence, record)| {
-                self.sent.set(sequence);
+        let pending: Vec<_> = records
+            .map(|record| {
+                let of = Record::decode(record.clone()).unwrap().reporter;
+                let mut sent = self.sent.borrow_mut();
+                let sequence = sent.entry(of.clone()).or_default();
+                *sequence += 1;
+                let stream = StreamKey {
+                    reporter: SpiffeId::parse(&of).unwrap(),
+                    boot: ulid::Ulid::from_parts(7, 7),
+                    worker: 0,
+                };
                 Pending {
-                    stream: stream.clone(),
-                    sequence,
+                    stream: Arc::new(stream),
+                    sequence: *sequence,
                     record,
                 }
             })

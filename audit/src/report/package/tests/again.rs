@@ -196,17 +196,27 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
     let id = new_ulid(&Clock::system());
     let request = new_ulid(&Clock::system());
     let time_us = i64::try_from(id.timestamp_ms()).unwrap() * 1000;
-    let of = |id: ulid::Ulid, after_ms: i64, body| -> Bytes {
+    let by = |reporter: &str, id: ulid::Ulid, after_ms: i64, body| -> Bytes {
         let record = Record {
             id: id.to_bytes().to_vec(),
             time_us: time_us + after_ms * 1000,
-            reporter: REPORTER.into(),
+            reporter: reporter.into(),
             body: Some(body),
             ..Record::default()
         };
         record.encode_to_vec().into()
     };
+    let caller = "spiffe://acme.test/ns/shop/sa/till";
+    let of = |id, after_ms, body| by(REPORTER, id, after_ms, body);
     let service = "acme.test/shop/stock".to_owned();
+    let rejudged = || {
+        Body::Rejudgement(Rejudgement {
+            verdict: Verdict::Forbidden.into(),
+            cause: "kill_list".into(),
+            closed: true,
+            ..Rejudgement::default()
+        })
+    };
     let records = [
         of(
             id,
@@ -215,10 +225,15 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
                 verdict: Verdict::Allow.into(),
                 service: service.clone(),
                 request_id: request.to_bytes().to_vec(),
+                principal: Some(Peer {
+                    spiffe_id: caller.into(),
+                    ..Peer::default()
+                }),
                 ..Decision::default()
             }),
         ),
-        of(
+        by(
+            caller,
             request,
             0,
             Body::Call(Call {
@@ -227,16 +242,28 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
                 ..Call::default()
             }),
         ),
+        // Of others, who know the ids: the caller says nothing of its own stream, nor does
+        // the proxy, or anybody else, of what the caller sent.
+        by(caller, id, 2, rejudged()),
         of(
-            id,
-            3,
-            Body::Rejudgement(Rejudgement {
-                verdict: Verdict::Forbidden.into(),
-                cause: "kill_list".into(),
-                closed: true,
-                ..Rejudgement::default()
+            request,
+            2,
+            Body::Call(Call {
+                service: service.clone(),
+                ..Call::default()
             }),
         ),
+        by(
+            "spiffe://acme.test/ns/shop/sa/other",
+            new_ulid(&Clock::system()),
+            2,
+            Body::Call(Call {
+                service: service.clone(),
+                decision_id: id.to_bytes().to_vec(),
+                ..Call::default()
+            }),
+        ),
+        of(id, 3, rejudged()),
         of(
             id,
             5,
