@@ -407,18 +407,13 @@ impl Checked {
                     moved(what, then, now);
                 }
             }
-            let rows = |section: &Section| -> Vec<Vec<String>> {
-                let tables = section.table.iter();
-                tables.flat_map(|table| table.rows.clone()).collect()
-            };
-            let now: BTreeSet<Vec<String>> = rows(now).into_iter().collect();
-            let mut gone = rows(section).into_iter().filter(|row| !now.contains(row));
-            if let Some(first) = gone.next() {
-                let log = match gone.count() {
-                    0 => "no such row".to_owned(),
-                    more => format!("no such row, nor {more} others"),
-                };
-                moved("row".to_owned(), first.join(", "), log);
+            if let Some((first, more)) = beyond(section, now) {
+                moved("row".to_owned(), first, no_such_row(more));
+            }
+            if !is_cut_as(section, now)
+                && let Some((first, more)) = beyond(now, section)
+            {
+                moved("row".to_owned(), no_such_row(more), first);
             }
         }
     }
@@ -441,6 +436,7 @@ impl Checked {
             if found.momentary {
                 self.momentary.push(section.id.clone());
                 self.of_records(section, found);
+                self.pictured(section, found);
                 continue;
             }
             self.section(section, found);
@@ -528,6 +524,22 @@ impl Checked {
                 .collect()
         };
         self.list(id, "figure", figures(section), figures(found));
+        self.pictured(section, found);
+        // What people fill in is theirs: by the columns that were found, not those of the file.
+        let columns = found.table.as_ref().map_or(&[][..], |t| &t.columns);
+        let rows = |section: &Section| -> Vec<String> {
+            let rows = section.table.iter().flat_map(|table| &table.rows);
+            rows.map(|row| line(row, columns)).collect()
+        };
+        self.list(id, "row", rows(section), rows(found));
+        let total = |section: &Section| section.table.as_ref().map_or(0, |t| t.total).to_string();
+        self.same(id, "rows in all", &total(section), &total(found));
+    }
+
+    /// The chart, and the text that goes with a section. One that describes the whole log has
+    /// neither.
+    fn pictured(&mut self, section: &Section, found: &Section) {
+        let id = section.id.as_str();
         let chart = |section: &Section| {
             let chart = section.chart.as_ref();
             chart.map_or_else(String::new, |c| {
@@ -542,17 +554,8 @@ impl Checked {
                 .collect()
         };
         self.list(id, "point of the chart", points(section), points(found));
-        // What people fill in is theirs: by the columns that were found, not those of the file.
-        let columns = found.table.as_ref().map_or(&[][..], |t| &t.columns);
-        let rows = |section: &Section| -> Vec<String> {
-            let rows = section.table.iter().flat_map(|table| &table.rows);
-            rows.map(|row| line(row, columns)).collect()
-        };
-        self.list(id, "row", rows(section), rows(found));
         let listing = |section: &Section| section.listing.clone().unwrap_or_default();
         self.same(id, "listing", &listing(section), &listing(found));
-        let total = |section: &Section| section.table.as_ref().map_or(0, |t| t.total).to_string();
-        self.same(id, "rows in all", &total(section), &total(found));
     }
 
     fn list(
@@ -577,6 +580,38 @@ impl Checked {
             }
         }
     }
+}
+
+fn rows_of(section: &Section) -> &[Vec<String>] {
+    section.table.as_ref().map_or(&[][..], |table| &table.rows)
+}
+
+/// The first row of a section that another one does not have, and how many more there are.
+fn beyond(section: &Section, other: &Section) -> Option<(String, usize)> {
+    let other: BTreeSet<&Vec<String>> = rows_of(other).iter().collect();
+    let mut beyond = rows_of(section).iter().filter(|row| !other.contains(row));
+    let first = beyond.next()?.join(", ");
+    Some((first, beyond.count()))
+}
+
+fn no_such_row(more: usize) -> String {
+    match more {
+        0 => "no such row".to_owned(),
+        more => format!("no such row, nor {more} others"),
+    }
+}
+
+/// Whether the tables of both end where a report has no room for more: then other rows may
+/// stand in their place.
+fn is_cut_as(then: &Section, now: &Section) -> bool {
+    let is_cut = |section: &Section| {
+        let rows = u64::try_from(rows_of(section).len()).unwrap_or(u64::MAX);
+        section
+            .table
+            .as_ref()
+            .is_some_and(|table| table.total > rows)
+    };
+    is_cut(then) && is_cut(now) && rows_of(then).len() >= rows_of(now).len()
 }
 
 fn names(columns: &[Column]) -> Vec<(&str, CellKind)> {

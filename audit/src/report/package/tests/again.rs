@@ -4,6 +4,7 @@
 use palisade_mesh::wire::record::{LogLifecycle, Outcome};
 
 use super::*;
+use crate::report::{Chart, Shape};
 
 /// Decisions of `ids` of a moment ago, or how their requests ended.
 fn exchange(ids: &[ulid::Ulid], status: Option<u32>) -> impl Iterator<Item = Bytes> {
@@ -168,6 +169,38 @@ async fn what_is_not_as_it_was_is_told() {
     forged.sections[at].table.as_mut().unwrap().rows[0][0] = "nobody".into();
     let found = stage.checked(&forged).unwrap();
     assert!(found.moved[0].report.contains("nobody"), "{found:#?}");
+    // A row that was taken out, whether the table says how many there were or not.
+    for total in [0, 1] {
+        let mut forged = report.clone();
+        let table = forged.sections[at].table.as_mut().unwrap();
+        let row = table.rows.remove(0);
+        table.total -= total;
+        forged.header.rows -= 1;
+        let found = stage.checked(&forged).unwrap();
+        let told = found
+            .moved
+            .iter()
+            .find(|moved| moved.what == "row")
+            .unwrap();
+        assert_eq!(
+            (told.report.as_str(), told.log.as_str()),
+            ("no such row", &*row.join(", "))
+        );
+    }
+    // A text or a chart that no such section has.
+    let mut forged = report.clone();
+    forged.sections[at].listing = Some("Verified by the auditor: all is well".into());
+    let found = stage.checked(&forged).unwrap();
+    assert_eq!(found.differences[0].what, "listing", "{found:#?}");
+    let mut forged = report.clone();
+    forged.sections[at].chart = Some(Chart {
+        title: "All is well".into(),
+        shape: Shape::Bars,
+        series: Vec::new(),
+        points: Vec::new(),
+    });
+    let found = stage.checked(&forged).unwrap();
+    assert_eq!(found.differences[0].what, "chart", "{found:#?}");
     // What the log has since is told in the same way.
     stage.add(others()).await;
     let found = stage.checked(&report).unwrap();
