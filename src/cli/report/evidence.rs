@@ -165,7 +165,13 @@ pub(super) fn verify(
 fn of_policies(package: &Package, checked: &mut Checked) {
     let said = package.of_policies();
     let ids: Vec<&str> = said.iter().map(|s| s.id.as_str()).collect();
-    let Some(first) = ids.first() else { return };
+    let Some(first) = ids.first() else {
+        if granted::is_of_policies(&package.report.name) && !granted::says_none(&package.report) {
+            let section = "the parts that policies were asked for";
+            checked.same("header", section, "absent", "there");
+        }
+        return;
+    };
     let Some(bundle) = granted::bundle_of(&said, package.policies()) else {
         checked.not_compared.push(format!(
             "what policies were asked for ({}): the package does not have them",
@@ -184,7 +190,7 @@ fn of_policies(package: &Package, checked: &mut Checked) {
         Ok(())
     });
     match again {
-        Ok(again) => checked.compare(&said, &again),
+        Ok(again) => again.compare(&package.report, checked),
         Err(found) => checked.differences.push(Difference {
             section: (*first).to_owned(),
             what: "what the policies in the package say".to_owned(),

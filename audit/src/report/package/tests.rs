@@ -193,7 +193,12 @@ impl Stage {
         let evidence = self.evidence(&report.header.scope, &checkpoint);
         let attached = BTreeMap::from([(bundle(), b"texts".to_vec())]);
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap();
-        pack(report, &evidence, (attached, &|_| None), most, now)
+        let beside = Beside {
+            attached,
+            kept: &|_| None,
+            lacks: Vec::new(),
+        };
+        pack(report, &evidence, beside, most, now)
     }
 
     /// Puts changed files together, with right sums, and signed by the log's own key.
@@ -507,14 +512,18 @@ async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for
     let none = |_: &Hash| None;
     let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let named = pack(&report, &evidence, (attached, &none), RECORDS_MAX, now);
+    let beside = |attached| Beside {
+        attached,
+        kept: &none,
+        lacks: Vec::new(),
+    };
+    let named = pack(&report, &evidence, beside(attached), RECORDS_MAX, now);
     assert_eq!(code(named), 7827);
     // More files than a package is opened with.
     let numbered = |n: usize| (format!("{}.bundle", hex(&sha256(&n.to_be_bytes()))), n);
     let many = (0..FILES_MAX).map(numbered);
     let many = many.map(|(name, n)| (name, n.to_be_bytes().to_vec()));
-    let many = (many.collect(), &none as &Kept<'_>);
-    let many = pack(&report, &evidence, many, RECORDS_MAX, now);
+    let many = pack(&report, &evidence, beside(many.collect()), RECORDS_MAX, now);
     assert_eq!(code(many), 7827);
 
     let packed = stage.pack(&report, RECORDS_MAX).unwrap();
@@ -533,6 +542,8 @@ async fn what_the_log_signs_of_itself_is_its_own() {
     let mut forged = report.clone();
     forged.header.made = "2020-01-01T00:00:00.000000Z".into();
     forged.header.program = "palisade 99.0.0".into();
+    forged.header.lacks = vec!["what nobody knows".into()];
+    forged.header.complete = false;
     let momentary = forged.sections.iter_mut().find(|s| s.momentary).unwrap();
     momentary.figures[0].value = "flawless".into();
     let packed = stage.pack(&forged, RECORDS_MAX).unwrap();

@@ -126,7 +126,12 @@ fn signed(desk: &Desk<'_>, report: &Report, files: BTreeMap<String, Vec<u8>>) ->
     let ground = Ground::Log(desk.log, desk.dir);
     let evidence = Evidence::new(desk.store, ground, period, "", &checkpoint, desk.now_us);
     let now = jiff::Timestamp::now();
-    let packed = package::pack(report, &evidence.unwrap(), (files, &|_| None), 1000, now);
+    let beside = package::Beside {
+        attached: files,
+        kept: &|_| None,
+        lacks: Vec::new(),
+    };
+    let packed = package::pack(report, &evidence.unwrap(), beside, 1000, now);
     Package::open(&packed.unwrap(), desk.log.verifier()).unwrap()
 }
 
@@ -173,7 +178,7 @@ async fn what_policies_were_asked_for_is_made_again() {
     let of = granted::again(&report, &[], bundle.clone(), &mut |query, take| {
         desk.decisions(query, take)
     });
-    report.put_first(of.unwrap());
+    report.put_first(of.unwrap().sections);
 
     let named = BTreeMap::from([attached(&bundle)]);
     let pack = |report: &Report, attached: &BTreeMap<String, String>| {
@@ -198,6 +203,36 @@ async fn what_policies_were_asked_for_is_made_again() {
     let refused = pack(&forged, &named).unwrap_err();
     assert!(refused.contains("does not say"), "{refused}");
     let refused = pack(&report, &BTreeMap::new()).unwrap_err();
+    assert!(refused.contains("does not say"), "{refused}");
+
+    // Without them, the head has to say that there are none.
+    let mut without = report.clone();
+    without.take_of_policies();
+    let refused = pack(&without, &BTreeMap::new()).unwrap_err();
+    assert!(refused.contains("does not say"), "{refused}");
+    let mut checked = Checked::default();
+    of_policies(&signed(&desk, &without, BTreeMap::new()), &mut checked);
+    assert!(!checked.differences.is_empty());
+    let mut said = without.clone();
+    said.header.lacks = vec![
+        granted::NO_POLICIES.to_owned(),
+        "what nobody knows".to_owned(),
+    ];
+    said.header.complete = false;
+    let packed = pack(&said, &BTreeMap::new()).unwrap();
+    let package = Package::open(&packed, desk.log.verifier()).unwrap();
+    assert_eq!(package.report.header.lacks, [granted::NO_POLICIES]);
+    let mut checked = Checked::default();
+    of_policies(&package, &mut checked);
+    assert_eq!(checked.differences, vec![]);
+    // Nor does it lack decisions that can be made again.
+    let mut lacking = report.clone();
+    lacking.header.lacks = vec![format!(
+        "1 of 1 recorded decisions {}",
+        granted::NOT_REPLAYED
+    )];
+    lacking.header.complete = false;
+    let refused = pack(&lacking, &named).unwrap_err();
     assert!(refused.contains("does not say"), "{refused}");
 
     let (name, _) = attached(&bundle);
