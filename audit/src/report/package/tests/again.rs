@@ -454,3 +454,36 @@ async fn what_was_announced_and_not_done_is_kept() {
     stage.add([dropped].into_iter()).await;
     assert_eq!(kept(), gone);
 }
+
+/// A decision that has answered the request itself has ended with that, whatever its reporter
+/// says later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_changes_no_answer_of_a_decision() {
+    let stage = stage().await;
+    let id = new_ulid(&Clock::system());
+    let record = Record {
+        id: id.to_bytes().to_vec(),
+        time_us: i64::try_from(id.timestamp_ms()).unwrap() * 1000,
+        reporter: REPORTER.into(),
+        body: Some(Body::Decision(Decision {
+            verdict: Verdict::Forbidden.into(),
+            status: 403,
+            ..Decision::default()
+        })),
+        ..Record::default()
+    };
+    stage.add([record.encode_to_vec().into()].into_iter()).await;
+    let now_us = Clock::system().now_us();
+    let stage = Stage { now_us, ..stage };
+    let checkpoint = stage.log.checkpoint();
+    let made = |kind| stage.made_under(&checkpoint, kind, "status:403");
+    let before = [made("access"), made("incident")];
+    assert_eq!(before[0].header.decisions, 1);
+    stage.add(exchange(&[id], Some(200))).await;
+    for report in before {
+        let found = stage.checked(&report).unwrap();
+        assert!(found.holds(), "{found:#?}");
+    }
+    let now = stage.made_under(&stage.log.checkpoint(), "access", "status:403");
+    assert_eq!(now.header.decisions, 1);
+}
