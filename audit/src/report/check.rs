@@ -234,7 +234,7 @@ pub(super) fn compared(
         ));
     }
     checked.at_a_glance(report);
-    checked.compare(&report.sections, &again.sections);
+    checked.sections(&report.sections, &again.sections, of_log);
     if of_log {
         checked.moved(&report.sections, &again.sections);
     }
@@ -272,7 +272,7 @@ pub(super) fn checkpoint(mark: &Mark, log: &Log) -> Result<(Checkpoint, bool), S
 impl Checked {
     /// Compares sections with what came of making them again.
     pub fn compare(&mut self, report: &[Section], again: &[Section]) {
-        self.sections(report, again);
+        self.sections(report, again, false);
     }
 
     /// Compares one thing more.
@@ -418,7 +418,8 @@ impl Checked {
         }
     }
 
-    fn sections(&mut self, report: &[Section], again: &[Section]) {
+    /// `of_log` says whether both are of the same whole log.
+    fn sections(&mut self, report: &[Section], again: &[Section], of_log: bool) {
         let ids = |sections: &[Section]| -> String {
             let ids: Vec<&str> = sections.iter().map(|s| s.id.as_str()).collect();
             ids.join(", ")
@@ -433,7 +434,7 @@ impl Checked {
             if section.id == packs::AT_A_GLANCE {
                 continue;
             }
-            if found.momentary {
+            if found.momentary && !(of_log && beyond::is_of_period(found)) {
                 self.momentary.push(section.id.clone());
                 self.of_records(section, found);
                 self.pictured(section, found);

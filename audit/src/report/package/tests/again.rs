@@ -149,12 +149,23 @@ async fn what_is_not_as_it_was_is_told() {
         let found = changed("log-integrity", label, "7");
         assert_eq!(found.differences[0].what, label, "{found:#?}");
     }
+    for (id, label) in [
+        ("index-and-log", "result"),
+        ("clock-offsets", "furthest apart, milliseconds"),
+    ] {
+        let found = changed(id, label, "7");
+        assert_eq!(found.differences.len(), 1, "{found:#?}");
+        assert!(found.moved.is_empty(), "{found:#?}");
+    }
+    let mut forged = report.clone();
+    let at = section(&mut forged, "clock-offsets");
+    forged.sections[at].table.as_mut().unwrap().rows[0][2] = "0".into();
+    assert!(!stage.checked(&forged).unwrap().holds());
     let conflicts = "conflicts that a witness told in the period";
     assert!(!changed("witnesses", conflicts, "7").holds());
     for (id, label) in [
         ("both-sides", "one-sided requests"),
         ("streams", "streams that are not complete"),
-        ("index-and-log", "result"),
     ] {
         let found = changed(id, label, "7");
         let [moved] = &found.moved[..] else {
