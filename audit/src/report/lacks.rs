@@ -137,9 +137,11 @@ pub(super) fn of_these_records(said: &[String], found: &[String]) -> Result<(), 
     if let Some(gone) = gone {
         return Err(unlike(&format!("since it was made: {gone}")));
     }
-    let here = said.iter().find(|lack| {
-        let partly = is_of_index(lack) || lack.ends_with(UNREADABLE);
-        partly && !found.contains(lack)
+    // Where more is damaged by now than was then, that is damage, and not another report.
+    let most = |lacks: &[String]| lacks.iter().filter_map(|lack| unreadable(lack)).max();
+    let here = said.iter().find(|lack| match unreadable(lack) {
+        Some(_) => most(found) < most(said),
+        None => is_of_index(lack) && !found.contains(lack),
     });
     if let Some(here) = here {
         return Err(unlike(&format!("when it was made, and no more: {here}")));
@@ -151,6 +153,11 @@ pub(super) fn of_these_records(said: &[String], found: &[String]) -> Result<(), 
         return Err(unlike(&format!("at this moment: {away}")));
     }
     Ok(())
+}
+
+/// How many records a lack says that cannot be read.
+fn unreadable(lack: &str) -> Option<u64> {
+    lack.strip_suffix(UNREADABLE)?.trim_end().parse().ok()
 }
 
 fn is_dropped(lack: &str) -> bool {
@@ -308,7 +315,12 @@ mod tests {
             assert_eq!(held(&[], &[partly]), Err(7817), "{partly}");
             assert!(held(&[partly], &[partly]).is_ok(), "{partly}");
         }
-        assert_eq!(held(&["3 records cannot be read"], &[]), Err(7817));
+        let damage = [2, 3, 5].map(|n| format!("{n} {UNREADABLE}"));
+        let damage = damage.each_ref().map(String::as_str);
+        assert_eq!(held(&damage[1..2], &[]), Err(7817));
+        assert_eq!(held(&damage[1..2], &damage[..1]), Err(7817));
+        assert_eq!(held(&damage[1..2], &damage[1..2]).unwrap().1, NONE);
+        assert_eq!(held(&damage[1..2], &damage[2..]).unwrap().1, damage[2..]);
         // What the log has lost since is no other report: the log does not say it any more.
         let (_, new) = held(&[], &["3 records cannot be read"]).unwrap();
         assert_eq!(new.len(), 1);

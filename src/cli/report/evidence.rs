@@ -95,7 +95,11 @@ async fn policies(
             compiled.map(|c| c.bundle)
         }
         (None, Some(_)) => None,
-        (None, None) => in_force(context).await,
+        // What the report says is of this revision, whatever has come into force since.
+        (None, None) => match snapshot {
+            Some(snapshot) => Some(snapshot.compiled().bundle.clone()),
+            None => in_force(context).await,
+        },
     };
     let named = bundle.map(|bundle| attached(&bundle));
     Ok(named.into_iter().collect())

@@ -218,18 +218,29 @@ async fn what_is_not_as_it_was_is_told() {
     assert!(found.holds() && !found.moved.is_empty(), "{found:#?}");
 }
 
-/// A report was not made before the log signed what it rests on, nor in time to come; a moment
-/// of a clock that is a little off is not called one of these.
+/// A report was not made before the log signed what it rests on; one of a time to come, which
+/// may be that of a clock that is behind here, is told. A moment of a clock that is a little off
+/// is neither.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_says_no_moment_before_its_checkpoint() {
     let stage = stage().await;
     let (report, checkpoint) = stage.made("denials");
     let minute = jiff::SignedDuration::from_mins(1);
-    for (minutes, holds) in [(-6, false), (-4, true), (4, true), (7, false)] {
+    for (minutes, holds, told) in [
+        (-6, false, false),
+        (-4, true, false),
+        (4, true, false),
+        (7, true, true),
+    ] {
         let mut dated = report.clone();
         dated.header.made = (checkpoint.time + minute * minutes).to_string();
         let found = stage.checked(&dated).unwrap();
         assert_eq!(found.holds(), holds, "{minutes}: {found:#?}");
+        let ahead = found
+            .not_compared
+            .iter()
+            .any(|what| what.contains("is ahead"));
+        assert_eq!(ahead, told, "{minutes}: {found:#?}");
     }
 }
 
