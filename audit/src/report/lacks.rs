@@ -212,6 +212,11 @@ impl<'l> Missing<'l> {
     }
 }
 
+/// Whether this is what is said where nothing was compared.
+pub(super) fn is_unlike(told: &Diagnostic) -> bool {
+    told.code.0 == 7817
+}
+
 fn unlike(why: &str) -> Diagnostic {
     Diagnostic::error(7817, "the report rests on other records than there are")
         .cause(format!("{why}; nothing of it was compared"))

@@ -26,6 +26,9 @@ use crate::{
     review::{Review, Standing, Verdict, Which, Word},
 };
 
+/// The code of what is said of a report that is of other records than there are.
+const OF_OTHER_RECORDS: u16 = 7817;
+
 /// What to do with an access review.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Command {
@@ -320,13 +323,26 @@ pub(super) fn verify(
     asks(review).map_err(|d| vec![d])?;
     let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
     let mut differences = review.differences(&grants);
-    let head = of_head(review, origin, context).map_err(|d| vec![d])?;
-    differences.splice(0..0, head);
     let key = trusted(key, origin, context).map_err(|d| vec![d])?;
     let standing = review.standing(Some(&key));
-    if let Some(Err(why)) = review.is_stated(&key) {
-        differences.insert(0, format!("the sign-off is not the log's: {why}"));
+    let unstated = review.is_stated(&key).and_then(Result::err);
+    let unstated = unstated.map(|why| format!("the sign-off is not the log's: {why}"));
+    match (of_head(review, origin, context), &unstated) {
+        (Ok(head), _) => {
+            differences.splice(0..0, head);
+        }
+        // The sign-off needs no records.
+        (Err(told), Some(_)) if told.code.0 == OF_OTHER_RECORDS => differences.clear(),
+        (Err(told), _) if told.code.0 == OF_OTHER_RECORDS => {
+            let help = match standing {
+                Standing::Stated => "its sign-off is the log's: what it says is what was signed",
+                _ => "begin a review again: palisade report review start FILE",
+            };
+            return Err(vec![told.help(help)]);
+        }
+        (Err(told), _) => return Err(vec![told]),
     }
+    differences.splice(0..0, unstated);
     let policy = grants.snapshot().versions().policy.to_string();
     if policy != review.policy {
         let (then, now) = (&review.policy, &policy);

@@ -509,3 +509,18 @@ async fn an_outcome_changes_no_answer_of_a_decision() {
     let now = stage.made_under(&stage.log.checkpoint(), "access", "status:403");
     assert_eq!(now.header.decisions, 1);
 }
+
+/// A report that says that it is of fewer records is not compared; that its checkpoint is none
+/// of this log is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_another_log_is_told_before_what_is_lacking() {
+    let stage = stage().await;
+    let (mut report, _) = stage.made("denials");
+    report.header.lacks = vec!["the index waits: for the archive".into()];
+    report.header.complete = false;
+    let refused = stage.checked(&report).unwrap_err();
+    assert!(matches!(refused, StoreError::Query(told) if told.code.0 == 7817));
+    report.header.checkpoint.note = report.header.checkpoint.note.replace("acme", "other");
+    let found = stage.checked(&report).unwrap();
+    assert!(!found.checkpoint && !found.holds(), "{found:#?}");
+}
