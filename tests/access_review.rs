@@ -500,6 +500,21 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     let forged = review(&["patch", "eve.json", "--to", "eve.patch"]);
     let said = home.says(&[&forged[..], &place].concat(), 3);
     assert!(said.contains("PLS7814"), "{said}");
+    // What it lacked by its own word and the log does not is told.
+    let mut other: Value = serde_json::from_str(&text).unwrap();
+    other["header"]["lacks"] = serde_json::json!(["what nobody knows"]);
+    other["header"]["complete"] = serde_json::json!(false);
+    fs::write(home.path("more.json"), other.to_string()).unwrap();
+    let sign = review(&["sign", "more.json", "--by", "ben", "--log", "log"]);
+    home.says(&sign, 0);
+    let said = home.says(
+        &[&["report", "verify", "more.json"][..], &place].concat(),
+        0,
+    );
+    assert!(
+        said.contains("not compared") && said.contains("what nobody knows"),
+        "{said}"
+    );
     // The sign-off needs no records: it is checked also where there are other ones by now.
     let mut other: Value = serde_json::from_str(&text).unwrap();
     other["header"]["lacks"] = serde_json::json!(["the index waits: for more"]);

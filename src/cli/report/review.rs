@@ -22,7 +22,7 @@ use super::{
 use crate::{
     cli::{Composing, Context, Exit, audit::proof, block_on},
     grants::Edge,
-    render::{self, Output, reviews, snippet::clean},
+    render::{self, Output, reports, reviews, snippet::clean},
     review::{Review, Standing, Verdict, Which, Word},
 };
 
@@ -327,9 +327,11 @@ pub(super) fn verify(
     let standing = review.standing(Some(&key));
     let unstated = review.is_stated(&key).and_then(Result::err);
     let unstated = unstated.map(|why| format!("the sign-off is not the log's: {why}"));
+    let mut not_compared = Vec::new();
     match (of_head(review, origin, context), &unstated) {
         (Ok(head), _) => {
-            differences.splice(0..0, head);
+            differences.splice(0..0, head.differences);
+            not_compared = head.not_compared;
         }
         // The sign-off needs no records.
         (Err(told), Some(_)) if told.code.0 == OF_OTHER_RECORDS => differences.clear(),
@@ -357,8 +359,12 @@ pub(super) fn verify(
             "same_policies": policy == review.policy,
             "compared": review.grants.len(),
             "differences": differences,
+            "not_compared": not_compared,
         })),
-        Output::Human => reviews::print_checked(review, standing, &differences),
+        Output::Human => {
+            reviews::print_checked(review, standing, &differences);
+            reports::print_not_compared(&not_compared);
+        }
     }
     // Without a sign-off nobody stands for it: a review that somebody took it from is as one
     // that is not finished.
@@ -366,8 +372,15 @@ pub(super) fn verify(
     Ok(if holds { Exit::Ok } else { Exit::NotVerified })
 }
 
-/// What of the head of a review the log does not say, in words.
-fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<Vec<String>, Diagnostic> {
+/// What came of holding the head of a review against the log, in words.
+struct OfHead {
+    /// What the log does not say.
+    differences: Vec<String>,
+    /// What was not compared, and why.
+    not_compared: Vec<String>,
+}
+
+fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<OfHead, Diagnostic> {
     let told = review.counted()?;
     let checked = block_on(async { Source::find(origin, context).await?.check(&told).await })?;
     let mut differences = Vec::new();
@@ -386,7 +399,10 @@ fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<Vec<St
         } = difference;
         format!("{what}: {report} in the review, {log} in the log")
     }));
-    Ok(differences)
+    Ok(OfHead {
+        differences,
+        not_compared: checked.not_compared,
+    })
 }
 
 /// The key that was given, else that of the log.
