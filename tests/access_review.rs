@@ -308,6 +308,20 @@ fn a_change_that_no_decision_bears_out_is_not_proposed() {
     let less = text.replace(&told, "1 of ");
     fs::write(home.path("less.json"), less).unwrap();
     assert!(verify("less.json", 8).contains("header, lacks"));
+    // The package has it, and the same is found from that alone.
+    home.json(&[&run[..], &place, &["--to", "u.tar.zst"]].concat());
+    let key = ["--key", "log/checkpoint.pub"];
+    home.says(&[&["report", "verify", "u.tar.zst"][..], &key].concat(), 0);
+    // Of a report without policies it is nothing that can be.
+    let denials = ["report", "run", "denials", "--period", "last:60d"];
+    home.json(&[&denials[..], &place, &["--to", "d.json"]].concat());
+    let mut report: Value =
+        serde_json::from_str(&fs::read_to_string(home.path("d.json")).unwrap()).unwrap();
+    let invented = "1 of 2 recorded decisions could not be made again under the change";
+    report["header"]["lacks"] = serde_json::json!([invented]);
+    report["header"]["complete"] = serde_json::json!(false);
+    fs::write(home.path("d.json"), report.to_string()).unwrap();
+    assert!(verify("d.json", 8).contains("header, lacks"));
 }
 
 /// Without a decision nothing can be called unused; other reports say that there is none.
@@ -486,6 +500,36 @@ fn a_review_is_decided_signed_and_becomes_a_change() {
     let forged = review(&["patch", "eve.json", "--to", "eve.patch"]);
     let said = home.says(&[&forged[..], &place].concat(), 3);
     assert!(said.contains("PLS7814"), "{said}");
+    // What it lacked by its own word and the log does not is told.
+    let mut other: Value = serde_json::from_str(&text).unwrap();
+    other["header"]["lacks"] = serde_json::json!(["what nobody knows"]);
+    other["header"]["complete"] = serde_json::json!(false);
+    fs::write(home.path("more.json"), other.to_string()).unwrap();
+    let sign = review(&["sign", "more.json", "--by", "ben", "--log", "log"]);
+    home.says(&sign, 0);
+    let said = home.says(
+        &[&["report", "verify", "more.json"][..], &place].concat(),
+        0,
+    );
+    assert!(
+        said.contains("not compared") && said.contains("what nobody knows"),
+        "{said}"
+    );
+    // The sign-off needs no records: it is checked also where there are other ones by now.
+    let mut other: Value = serde_json::from_str(&text).unwrap();
+    other["header"]["lacks"] = serde_json::json!(["the index waits: for more"]);
+    other["header"]["complete"] = serde_json::json!(false);
+    fs::write(home.path("other.json"), other.to_string()).unwrap();
+    let verify = [&["report", "verify", "other.json"][..], &place].concat();
+    let said = home.says(&verify, 8);
+    assert!(said.contains("the sign-off is not the log's"), "{said}");
+    let sign = review(&["sign", "other.json", "--by", "ben", "--log", "log"]);
+    home.says(&sign, 0);
+    let said = home.says(&verify, 3);
+    assert!(
+        said.contains("PLS7817") && said.contains("its sign-off is the log's"),
+        "{said}"
+    );
     // A review that somebody took the sign-off from is not finished.
     let mut bare: Value = serde_json::from_str(&text).unwrap();
     bare["sign_off"] = Value::Null;

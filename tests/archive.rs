@@ -440,6 +440,15 @@ fn a_report_is_not_called_wrong_while_the_index_waits() {
     wait_for("the index again", LIMIT, || {
         home.run(&verify).status.success().then_some(())
     });
+    // One that tells of the whole log, of which the archive has a part that is away.
+    let run = ["report", "run", "integrity", "--period", "last:1h"];
+    home.json(&[&run[..], &["--to", "whole.json"]].concat());
+    assert!(audit.end().success());
+    let _ = fs::remove_dir_all(home.path("state/audit/log/fetched"));
+    fs::rename(&store, &gone).unwrap();
+    let mut audit = start(&home, &url);
+    let said = home.says(&["report", "verify", "whole.json"], 0);
+    assert!(said.contains("could not be read in the archive"), "{said}");
     assert!(audit.end().success());
 }
 

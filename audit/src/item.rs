@@ -114,9 +114,10 @@ impl Item {
     }
 
     /// The key under which a later outcome finds this decision. None for other
-    /// classes, and for a decision whose time contradicts its id.
+    /// classes, for a decision whose time contradicts its id, and for one that has answered
+    /// the request itself: how that ended is in it, and nothing that is said later changes it.
     pub(crate) fn joinable(&self) -> Option<JoinKey> {
-        self.decision()?;
+        self.decision().filter(|decision| decision.status == 0)?;
         let id = self.id()?;
         (self.time_us.abs_diff(id_time_us(id)) <= JOIN_SLACK_US.unsigned_abs()).then(|| JoinKey {
             id,
@@ -179,13 +180,16 @@ mod tests {
     #[test]
     fn an_outcome_finds_a_decision_only_near_the_time_of_its_id() {
         let id_us = 1_800_000_000_000_000;
-        let check = |time_us: i64, expected: bool| {
+        let of_status = |status: u32, time_us: i64, expected: bool| {
             let record = Record {
                 id: ((u128::from(id_us as u64 / 1000) << 80) | 1)
                     .to_be_bytes()
                     .to_vec(),
                 time_us,
-                body: Some(Body::Decision(Decision::default())),
+                body: Some(Body::Decision(Decision {
+                    status,
+                    ..Decision::default()
+                })),
                 ..Record::default()
             };
             let envelope = Envelope {
@@ -199,6 +203,8 @@ mod tests {
             });
             assert_eq!(item.joinable().is_some(), expected);
         };
+        let check = |time_us, expected| of_status(0, time_us, expected);
+        of_status(403, id_us, false);
         check(id_us + JOIN_SLACK_US, true);
         check(id_us - JOIN_SLACK_US, true);
         check(id_us + JOIN_SLACK_US + 1, false);

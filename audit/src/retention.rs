@@ -29,6 +29,7 @@ use crate::{
     log::{Fate, Lacking, Log, LogError, Thinning, Weight},
     query::field::CLASSES,
     source::Entry,
+    told::OF_SEGMENT,
 };
 
 /// Shortest period, in days, a month counted as 28: a record that a spool brings so late
@@ -51,6 +52,9 @@ const FIXED_S: i64 = 4_133_980_800;
 
 /// What is between a class and its period where a run is recorded.
 const KEPT_FOR: &str = " kept for ";
+
+/// What a record of a run begins with.
+const OF_RECORDS: &str = "of records ";
 
 /// Most ids that holds may keep at a time.
 pub const HELD_IDS_MAX: usize = 4_000_000;
@@ -196,6 +200,22 @@ pub(crate) fn kept_for(detail: &str) -> impl Iterator<Item = (&str, &str)> {
         let (_, class) = records.split_once(' ')?;
         Some((class, period))
     })
+}
+
+/// The first record of the segment that a record of a run is about.
+pub(crate) fn segment_of(detail: &str) -> Option<u64> {
+    detail
+        .strip_prefix(OF_RECORDS)?
+        .split_once(" to ")?
+        .0
+        .parse()
+        .ok()
+}
+
+/// The same of one that says that it was not done.
+pub(crate) fn left_of(detail: &str) -> Option<u64> {
+    let segment = detail.strip_prefix(OF_SEGMENT)?.split_once(": ")?.0;
+    segment.parse().ok()
 }
 
 /// How many days a period has, as it was written; in a year with a leap day one more counts
@@ -688,7 +708,7 @@ impl Run<'_> {
             held => format!("; {held} stay under a legal hold"),
         };
         let (first, last) = (segment.start, segment.end.saturating_sub(1));
-        format!("of records {first} to {last}: {classes}{held}")
+        format!("{OF_RECORDS}{first} to {last}: {classes}{held}")
     }
 }
 

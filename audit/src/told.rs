@@ -33,6 +33,9 @@ pub(crate) const RECORDS_DROPPED: &str = "records_dropped";
 /// The verb under which it is told that they were not.
 pub(crate) const RECORDS_LEFT: &str = "records_left";
 
+/// What a record of these begins with that tells of one segment.
+pub(crate) const OF_SEGMENT: &str = "of the segment that begins with record ";
+
 /// The verb under which it is told that a segment goes to the archive.
 pub(crate) const SEGMENTS_MOVED: &str = "segments_moved";
 

@@ -16,7 +16,7 @@ use super::{Composing, Context, Exit, audit::proof, block_on};
 use crate::{
     archive::{Archive, interrupted},
     control::{client::Mesh, status::AuditStatus},
-    render::{self, Output, progress::Progress, reports},
+    render::{self, Output, comparison, progress::Progress, reports},
     review::Review,
     run::audit::{self, RunReport, SignReview, Signed},
 };
@@ -27,14 +27,11 @@ pub(crate) mod granted;
 mod review;
 mod schedule;
 
-use granted::Origin;
+use granted::{NO_POLICIES, Origin};
 
 /// The time a report is about where nothing is said.
 const PERIOD_DEFAULT: &str = "last:30d";
 
-/// What a report of a log alone lacks where policies are asked, too.
-const NO_POLICIES: &str =
-    "the access in force is not in it: no policies were named, and a log does not have them";
 /// How old a checkpoint may be at the end of the period.
 const BEHIND_MAX: jiff::SignedDuration = jiff::SignedDuration::from_secs(10);
 
@@ -265,14 +262,15 @@ fn verify(
     let mut told = report::read(&text).map_err(one)?;
     let page = report::page(&text, &told).map_err(one)?;
     let of_policies = told.take_of_policies();
-    let without_policies = told.header.lacks.iter().any(|lack| lack == NO_POLICIES);
-    let not_replayed = take_lacks(&mut told);
+    let without_policies = granted::says_none(&told);
+    let lacks_by_policies = take_lacks(&mut told);
     let checked = block_on(async {
         let source = Source::find(origin, context).await.map_err(one)?;
         let mut checked = source.check(&told).await.map_err(one)?;
         checked.differences.extend(page);
-        if without_policies && granted::may_lack(&told.name) && of_policies.is_empty() {
+        if without_policies && of_policies.is_empty() {
             checked.not_compared.push(NO_POLICIES.to_owned());
+            checked.same("header", "lacks", &lacks_by_policies.join("\n"), "");
         } else if granted::lacks_policies(&told.name, origin) {
             let ids: Vec<&str> = of_policies.iter().map(|s| s.id.as_str()).collect();
             let ids = if ids.is_empty() {
@@ -283,14 +281,15 @@ fn verify(
             checked.not_compared.push(format!(
                 "what policies were asked for ({ids}): name the repository, --policies DIR"
             ));
+            checked.not_compared.extend(lacks_by_policies);
         } else {
             let again = granted::sections_of(&told, origin, context).await?;
             checked.compare(&of_policies, &again.sections);
             checked.same(
                 "header",
                 "lacks",
-                &not_replayed.join("\n"),
-                &again.lacks.join("\n"),
+                &lacks_by_policies.join("\n"),
+                &again.lacks().join("\n"),
             );
         }
         if behind(&told).is_some() {
@@ -332,8 +331,9 @@ fn take_lacks(told: &mut Report) -> Vec<String> {
     header
         .lacks
         .retain(|lack| !ours.contains(&Some(lack.clone())));
-    let of_policies = |lack: &mut String| lack.ends_with(granted::NOT_REPLAYED);
-    let of_policies = header.lacks.extract_if(.., of_policies).collect();
+    let without = |lack: &mut String| lack.starts_with(comparison::WITHOUT);
+    let mut of_policies: Vec<String> = header.lacks.extract_if(.., without).collect();
+    of_policies.extend(granted::not_replayed_of(header));
     if header.lacks.len() < before {
         // A report that said both, complete and what it lacks, goes on contradicting itself.
         header.complete = !header.complete && header.lacks.is_empty();

@@ -69,10 +69,13 @@ pub(crate) fn lines(report: &Comparison) -> Vec<String> {
     out
 }
 
+/// What is said of a source that is not there begins so.
+pub(crate) const WITHOUT: &str = "without source ";
+
 /// `without source shop, which is at …`
 pub(crate) fn without(absent: &Absent) -> String {
     let Absent { source, place, .. } = absent;
-    format!("without source {source}, which is at {place}")
+    format!("{WITHOUT}{source}, which is at {place}")
 }
 
 fn tell_text(items: &[Item], out: &mut Vec<String>) {

@@ -215,7 +215,12 @@ pub(crate) fn print_checked(report: &Report, checked: &Checked) {
         0 => {}
         more => line(&paint(WARN, format!("  and {more} more, with `-o json`"))),
     }
-    for what in &checked.not_compared {
+    print_not_compared(&checked.not_compared);
+}
+
+/// What was not compared, and why.
+pub(crate) fn print_not_compared(not_compared: &[String]) {
+    for what in not_compared {
         line(&paint(WARN, format!("not compared: {}", clean(what))));
     }
 }

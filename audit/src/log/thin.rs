@@ -35,7 +35,7 @@ use crate::{
         self, Content, FrameReader, GoneBuilder, GoneRun, HEADER_LEN, Header, Lacking, Offsets,
         SparseSum, sum_of,
     },
-    told::{self, RECORDS_DROPPED, RECORDS_GONE, RECORDS_LEFT},
+    told::{self, OF_SEGMENT, RECORDS_DROPPED, RECORDS_GONE, RECORDS_LEFT},
 };
 
 /// How long the log may take to sign that something is dropped.
@@ -461,7 +461,7 @@ pub(super) fn conclude(log: &Log) -> Result<(), LogError> {
         return Ok(());
     }
     let gone = dropping(segment, digest, before);
-    let detail = format!("of the segment that begins with record {segment}: it is done");
+    let detail = format!("{OF_SEGMENT}{segment}: it is done");
     let segment = segment..segment;
     say(log, about_dropping(RECORDS_GONE, detail, gone))
         .map_err(|e| log.inner.shared.failed(&segment, e))
@@ -502,10 +502,7 @@ pub(super) fn settle(log: &Log) -> Result<(), LogError> {
         },
     };
     if let Some(left) = left {
-        let detail = format!(
-            "of the segment that begins with record {}: it was not done",
-            left.segment
-        );
+        let detail = format!("{OF_SEGMENT}{}: it was not done", left.segment);
         let segment = left.segment..left.segment;
         say(log, about_dropping(RECORDS_LEFT, detail, left))
             .map_err(|e| shared.failed(&segment, e))?;

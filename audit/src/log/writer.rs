@@ -32,7 +32,7 @@ use crate::{
     note::{Begun, SIGN_WAIT, Signer},
     segment::{self, HEADER_LEN, Offsets},
     stream::{StreamKey, Streams, new_ulid},
-    told::{RECORDS_LEFT, RECORDS_UNSIGNED},
+    told::{OF_SEGMENT, RECORDS_LEFT, RECORDS_UNSIGNED},
 };
 
 mod group;
@@ -135,7 +135,7 @@ impl Writer {
         }
         for left in &recovered.left {
             let detail = format!(
-                "of the segment that begins with record {}: the process ended before it was done",
+                "{OF_SEGMENT}{}: the process ended before it was done",
                 left.segment
             );
             notes.push(about_dropping(RECORDS_LEFT, detail, left.clone()));

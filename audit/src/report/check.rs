@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     CellKind, Column, FORMAT, Header, Kind, Report, Section,
     evidence::program,
-    lacks,
+    lacks::{self, Missing},
     model::Mark,
     packs,
     sections::{beyond, integrity},
@@ -184,7 +184,11 @@ pub fn check<'a>(
     let period = period_of(&report.header)?;
     let (checkpoint, signed) = checkpoint(&report.header.checkpoint, log)?;
     let evidence = evidence(period, &checkpoint)?;
-    let mut checked = remade(report, &evidence)?;
+    let mut checked = match remade(report, &evidence) {
+        // Whatever it says that it lacks, it is not of this log.
+        Err(StoreError::Query(told)) if !signed && lacks::is_unlike(&told) => Checked::default(),
+        remade => remade?,
+    };
     checked.made(&report.header, evidence.now_us());
     Ok(Checked {
         checkpoint: signed,
@@ -225,7 +229,8 @@ pub(super) fn compared(
     }
     let mut checked = Checked::default();
     checked.header(report, &again);
-    checked.lacks(&report.header, &lacks::compared(said, found));
+    let noticed = |gap: &Missing<'_>| evidence.is_noticed(gap);
+    checked.lacks(&report.header, &lacks::compared(said, found, &noticed)?);
     if report.header.program != again.header.program {
         checked.not_compared.push(format!(
             "whether a difference is of the log or of the program: {} made it, and this is {}",
@@ -233,7 +238,7 @@ pub(super) fn compared(
         ));
     }
     checked.at_a_glance(report);
-    checked.compare(&report.sections, &again.sections);
+    checked.sections(&report.sections, &again.sections, of_log);
     if of_log {
         checked.moved(&report.sections, &again.sections);
     }
@@ -271,7 +276,7 @@ pub(super) fn checkpoint(mark: &Mark, log: &Log) -> Result<(Checkpoint, bool), S
 impl Checked {
     /// Compares sections with what came of making them again.
     pub fn compare(&mut self, report: &[Section], again: &[Section]) {
-        self.sections(report, again);
+        self.sections(report, again, false);
     }
 
     /// Compares one thing more.
@@ -326,22 +331,22 @@ impl Checked {
     }
 
     /// Nothing speaks for the moment at which a report was made, but it is not before that of
-    /// its checkpoint, nor ahead.
+    /// its checkpoint. One that is ahead is told: the clock that is behind may be this one.
     pub(super) fn made(&mut self, header: &Header, now_us: i64) {
         let us = |time: &str| time.parse::<jiff::Timestamp>().map(|t| t.as_microsecond());
         let (made, signed) = (us(&header.made), us(&header.checkpoint.time));
-        let (first, last) = (
-            signed.map_or(i64::MAX, |us| us.saturating_sub(AHEAD_MAX_US)),
-            now_us.saturating_add(AHEAD_MAX_US),
-        );
+        let first = signed.map_or(i64::MAX, |us| us.saturating_sub(AHEAD_MAX_US));
         let expected = match made {
-            Ok(made) if (first..=last).contains(&made) => header.made.clone(),
-            _ => format!(
-                "between the checkpoint, {}, and now",
-                header.checkpoint.time
-            ),
+            Ok(made) if made >= first => header.made.clone(),
+            _ => format!("after the checkpoint, {}", header.checkpoint.time),
         };
         self.same("header", "made", &header.made, &expected);
+        if made.is_ok_and(|made| made > now_us.saturating_add(AHEAD_MAX_US)) {
+            self.not_compared.push(format!(
+                "when it was made: {} is ahead of the clock here",
+                header.made
+            ));
+        }
     }
 
     /// What was lacking then may have arrived since; what lacks now has to be said.
@@ -355,6 +360,12 @@ impl Checked {
             let over = lacks.over.join("; ");
             self.not_compared
                 .push(format!("what the report lacked when it was made: {over}"));
+        }
+        if !lacks.aside.is_empty() {
+            let aside = lacks.aside.join("; ");
+            self.not_compared.push(format!(
+                "what the log lacks at this moment, and changes none of what the report is of: {aside}"
+            ));
         }
     }
 
@@ -400,23 +411,19 @@ impl Checked {
                     moved(what, then, now);
                 }
             }
-            let rows = |section: &Section| -> Vec<Vec<String>> {
-                let tables = section.table.iter();
-                tables.flat_map(|table| table.rows.clone()).collect()
-            };
-            let now: BTreeSet<Vec<String>> = rows(now).into_iter().collect();
-            let mut gone = rows(section).into_iter().filter(|row| !now.contains(row));
-            if let Some(first) = gone.next() {
-                let log = match gone.count() {
-                    0 => "no such row".to_owned(),
-                    more => format!("no such row, nor {more} others"),
-                };
-                moved("row".to_owned(), first.join(", "), log);
+            if let Some((first, more)) = beyond(section, now) {
+                moved("row".to_owned(), first, no_such_row(more));
+            }
+            if !is_cut_as(section, now)
+                && let Some((first, more)) = beyond(now, section)
+            {
+                moved("row".to_owned(), no_such_row(more), first);
             }
         }
     }
 
-    fn sections(&mut self, report: &[Section], again: &[Section]) {
+    /// `of_log` says whether both are of the same whole log.
+    fn sections(&mut self, report: &[Section], again: &[Section], of_log: bool) {
         let ids = |sections: &[Section]| -> String {
             let ids: Vec<&str> = sections.iter().map(|s| s.id.as_str()).collect();
             ids.join(", ")
@@ -431,9 +438,10 @@ impl Checked {
             if section.id == packs::AT_A_GLANCE {
                 continue;
             }
-            if found.momentary {
+            if found.momentary && !(of_log && beyond::is_of_period(found)) {
                 self.momentary.push(section.id.clone());
                 self.of_records(section, found);
+                self.pictured(section, found);
                 continue;
             }
             self.section(section, found);
@@ -521,6 +529,22 @@ impl Checked {
                 .collect()
         };
         self.list(id, "figure", figures(section), figures(found));
+        self.pictured(section, found);
+        // What people fill in is theirs: by the columns that were found, not those of the file.
+        let columns = found.table.as_ref().map_or(&[][..], |t| &t.columns);
+        let rows = |section: &Section| -> Vec<String> {
+            let rows = section.table.iter().flat_map(|table| &table.rows);
+            rows.map(|row| line(row, columns)).collect()
+        };
+        self.list(id, "row", rows(section), rows(found));
+        let total = |section: &Section| section.table.as_ref().map_or(0, |t| t.total).to_string();
+        self.same(id, "rows in all", &total(section), &total(found));
+    }
+
+    /// The chart, and the text that goes with a section. One that describes the whole log has
+    /// neither.
+    fn pictured(&mut self, section: &Section, found: &Section) {
+        let id = section.id.as_str();
         let chart = |section: &Section| {
             let chart = section.chart.as_ref();
             chart.map_or_else(String::new, |c| {
@@ -535,17 +559,8 @@ impl Checked {
                 .collect()
         };
         self.list(id, "point of the chart", points(section), points(found));
-        // What people fill in is theirs: by the columns that were found, not those of the file.
-        let columns = found.table.as_ref().map_or(&[][..], |t| &t.columns);
-        let rows = |section: &Section| -> Vec<String> {
-            let rows = section.table.iter().flat_map(|table| &table.rows);
-            rows.map(|row| line(row, columns)).collect()
-        };
-        self.list(id, "row", rows(section), rows(found));
         let listing = |section: &Section| section.listing.clone().unwrap_or_default();
         self.same(id, "listing", &listing(section), &listing(found));
-        let total = |section: &Section| section.table.as_ref().map_or(0, |t| t.total).to_string();
-        self.same(id, "rows in all", &total(section), &total(found));
     }
 
     fn list(
@@ -570,6 +585,38 @@ impl Checked {
             }
         }
     }
+}
+
+fn rows_of(section: &Section) -> &[Vec<String>] {
+    section.table.as_ref().map_or(&[][..], |table| &table.rows)
+}
+
+/// The first row of a section that another one does not have, and how many more there are.
+fn beyond(section: &Section, other: &Section) -> Option<(String, usize)> {
+    let other: BTreeSet<&Vec<String>> = rows_of(other).iter().collect();
+    let mut beyond = rows_of(section).iter().filter(|row| !other.contains(row));
+    let first = beyond.next()?.join(", ");
+    Some((first, beyond.count()))
+}
+
+fn no_such_row(more: usize) -> String {
+    match more {
+        0 => "no such row".to_owned(),
+        more => format!("no such row, nor {more} others"),
+    }
+}
+
+/// Whether the tables of both end where a report has no room for more: then other rows may
+/// stand in their place.
+fn is_cut_as(then: &Section, now: &Section) -> bool {
+    let is_cut = |section: &Section| {
+        let rows = u64::try_from(rows_of(section).len()).unwrap_or(u64::MAX);
+        section
+            .table
+            .as_ref()
+            .is_some_and(|table| table.total > rows)
+    };
+    is_cut(then) && is_cut(now) && rows_of(then).len() >= rows_of(now).len()
 }
 
 fn names(columns: &[Column]) -> Vec<(&str, CellKind)> {

@@ -12,7 +12,7 @@ use palisade_mesh::{
 };
 
 use super::{
-    lacks,
+    lacks::{self, Missing},
     model::{Header, Mark, Section},
     period::Period,
     scanned::{self, Scanned},
@@ -32,6 +32,9 @@ pub(super) const ROWS_MAX: usize = 1000;
 
 /// Microseconds of a day.
 const DAY_US: i64 = 86_400 * 1_000_000;
+
+/// What stands between a stream and its numbers where the log tells of a gap.
+const OF_NUMBERS: &str = " sequence ";
 
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 2000;
@@ -199,12 +202,36 @@ impl<'a> Evidence<'a> {
     pub(super) fn visit(
         &self,
         query: &str,
+        visit: impl FnMut(Row) -> bool,
+    ) -> Result<(), StoreError> {
+        self.pages(query, &|_| {}, visit)
+    }
+
+    /// The same of records that the log itself writes, of any time: what reporters have numbered
+    /// and the log did not receive is none of these.
+    pub(super) fn visit_own(
+        &self,
+        query: &str,
+        visit: impl FnMut(Row) -> bool,
+    ) -> Result<(), StoreError> {
+        let of_reporters = |coverage: &mut Coverage| {
+            coverage.gaps.clear();
+            coverage.gaps_more = 0;
+        };
+        self.pages(query, &of_reporters, visit)
+    }
+
+    fn pages(
+        &self,
+        query: &str,
+        without: &dyn Fn(&mut Coverage),
         mut visit: impl FnMut(Row) -> bool,
     ) -> Result<(), StoreError> {
         let query = self.asking(query)?;
         let mut cursor: Option<Cursor> = None;
         loop {
-            let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+            let mut page = self.store.search(&query, PAGE_ROWS, cursor)?;
+            without(&mut page.coverage);
             self.note(&page.coverage);
             for row in page.rows {
                 if !visit(row.ended_before(self.mark.size)) {
@@ -385,6 +412,49 @@ impl<'a> Evidence<'a> {
         }
     }
 
+    /// Whether the log has noticed under the checkpoint that these records are missing: it says
+    /// so of each gap where it finds it. What it noticed later is no matter of what is under it.
+    ///
+    /// # Errors
+    /// When the index cannot answer.
+    pub(super) fn is_noticed(&self, gap: &Missing<'_>) -> Result<bool, StoreError> {
+        let Some(log) = self.log() else {
+            return Ok(false);
+        };
+        let gaps = log.gaps();
+        let of_it = gaps.iter().filter(|open| {
+            let numbers = (open.missing.from, open.missing.to);
+            numbers == (gap.first, gap.last) && open.stream.reporter.to_string() == gap.reporter
+        });
+        let streams: Vec<String> = of_it.map(|open| open.stream.to_string()).collect();
+        let told = |detail: &str| {
+            let mut numbers = streams.iter().filter_map(|stream| {
+                let numbers = detail.strip_prefix(stream)?.strip_prefix(OF_NUMBERS)?;
+                let (first, last) = numbers.split(',').next()?.split_once("..=")?;
+                Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
+            });
+            numbers.any(|(first, last)| first <= gap.first && gap.last <= last)
+        };
+        let noted = format!("class:log_lifecycle verb:gap {}", self.of_the_log());
+        let mut found = false;
+        for text in self.records_ever(&noted) {
+            let (query, mut cursor) = (Query::parse(&text)?, None);
+            while !found {
+                let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+                found = page
+                    .rows
+                    .iter()
+                    .filter_map(|row| row.text("detail"))
+                    .any(told);
+                cursor = page.cursor;
+                if cursor.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
     /// What a verification found, where a section needed one.
     fn damage(&self) -> Option<String> {
         let report = self.verified.get().filter(|report| !report.intact())?;
@@ -393,10 +463,7 @@ impl<'a> Evidence<'a> {
         let more = usize::try_from(report.findings_more).unwrap_or(usize::MAX);
         let found = errors.count().saturating_add(more);
         Some(match report.verdict() {
-            None => format!(
-                "{} records could not be read in the archive, see log integrity",
-                report.unread
-            ),
+            None => format!("{}{}", report.unread, lacks::AWAY),
             _ => format!("the log is not what was signed: {found} findings, see log integrity"),
         })
     }

@@ -4,11 +4,13 @@
 //! Some of it makes numbers other ones: records that were dropped since, or that the index had
 //! not read then. A report of fewer records says nothing of one of more, so nothing is compared.
 //! Some changes no number: records that had not arrived have their place behind the checkpoint
-//! when they do. And what the log lacks now and did not lack then has to be told.
+//! when they do, and those of which it was noticed behind it that they are missing are no matter
+//! of the report; nor is what an archive does not give at this moment, of which only the state of
+//! the whole log is told. And what the log lacks now and did not lack then has to be told.
 
 use palisade_mesh::diagnostic::Diagnostic;
 
-use crate::index::{Coverage, DroppedRecords, Gap};
+use crate::index::{Coverage, DroppedRecords, Gap, StoreError};
 
 const WAITS: &str = "the index waits: ";
 const REMADE: (&str, &str) = ("the index of ", " is being made again");
@@ -17,7 +19,9 @@ const DROPPED: (&str, &str) = (
     " were dropped, because their time was over",
 );
 const GAP: (&str, &str) = ("records ", " have not arrived");
-const MORE_GAPS: &str = "gaps more";
+const MORE_GAPS: &str = " gaps more";
+/// What is in an archive that cannot be asked: at another moment it can.
+pub(super) const AWAY: &str = " records could not be read in the archive, see log integrity";
 const UNREADABLE: &str = "records cannot be read";
 const NOT_INDEXED: &str = "records are not indexed yet";
 
@@ -38,7 +42,7 @@ pub(super) fn of(coverage: &Coverage, unindexed: u64) -> Vec<String> {
     lacks.extend(buckets.map(|bucket| format!("{}{bucket}{}", REMADE.0, REMADE.1)));
     lacks.extend(coverage.gaps.iter().map(gap));
     if coverage.gaps_more > 0 {
-        lacks.push(format!("{} {MORE_GAPS}", coverage.gaps_more));
+        lacks.push(format!("{}{MORE_GAPS}", coverage.gaps_more));
     }
     lacks.extend(coverage.dropped.iter().map(dropped));
     if unindexed > 0 {
@@ -76,18 +80,50 @@ pub(super) struct Compared {
     pub(super) over: Vec<String>,
     /// What the log lacks now and the report does not say.
     pub(super) new: Vec<String>,
+    /// What the log lacks now, and is no matter of the records that the report is of.
+    pub(super) aside: Vec<String>,
 }
 
-/// Holds what a report lacks against what it lacks when it is made again.
-pub(super) fn compared(said: &[String], found: &[String]) -> Compared {
-    let absent = |of: &[String], from: &[String], is: fn(&str, &str) -> bool| {
-        let absent = |lack: &&String| !from.iter().any(|other| is(lack, other));
-        of.iter().filter(absent).cloned().collect()
-    };
-    Compared {
-        over: absent(said, found, |a, b| a == b),
-        new: absent(found, said, is_within),
+/// Holds what a report lacks against what it lacks when it is made again. `noticed` says
+/// whether the log has noticed under the checkpoint of the report that the records of a gap are
+/// missing.
+pub(super) fn compared(
+    said: &[String],
+    found: &[String],
+    noticed: &dyn Fn(&Missing<'_>) -> Result<bool, StoreError>,
+) -> Result<Compared, StoreError> {
+    let mut compared = Compared::default();
+    let over = said.iter().filter(|lack| !found.contains(lack));
+    compared.over.extend(over.cloned());
+    // Gaps that it counted and did not name: each of them may have a name now.
+    let mut unnamed = said.iter().filter_map(|lack| more_gaps(lack)).max();
+    for lack in found {
+        if said.iter().any(|then| is_within(lack, then)) {
+            continue;
+        }
+        let is_aside = match Missing::of(lack) {
+            None => more_gaps(lack).is_some() || lack.ends_with(AWAY),
+            Some(gap) if noticed(&gap)? => {
+                let left = unnamed.and_then(|n: u64| n.checked_sub(1));
+                if left.is_some() {
+                    unnamed = left;
+                    continue;
+                }
+                false
+            }
+            Some(_) => true,
+        };
+        match is_aside {
+            true => compared.aside.push(lack.clone()),
+            false => compared.new.push(lack.clone()),
+        }
     }
+    Ok(compared)
+}
+
+/// How many gaps a lack counts and does not name. Whoever says so has named many.
+fn more_gaps(lack: &str) -> Option<u64> {
+    lack.strip_suffix(MORE_GAPS)?.parse().ok()
 }
 
 /// Refuses to compare where the report was made from other records than the log has now.
@@ -101,9 +137,11 @@ pub(super) fn of_these_records(said: &[String], found: &[String]) -> Result<(), 
     if let Some(gone) = gone {
         return Err(unlike(&format!("since it was made: {gone}")));
     }
-    let here = said.iter().find(|lack| {
-        let partly = is_of_index(lack) || lack.ends_with(UNREADABLE);
-        partly && !found.contains(lack)
+    // Where more is damaged by now than was then, that is damage, and not another report.
+    let most = |lacks: &[String]| lacks.iter().filter_map(|lack| unreadable(lack)).max();
+    let here = said.iter().find(|lack| match unreadable(lack) {
+        Some(_) => most(found) < most(said),
+        None => is_of_index(lack) && !found.contains(lack),
     });
     if let Some(here) = here {
         return Err(unlike(&format!("when it was made, and no more: {here}")));
@@ -115,6 +153,11 @@ pub(super) fn of_these_records(said: &[String], found: &[String]) -> Result<(), 
         return Err(unlike(&format!("at this moment: {away}")));
     }
     Ok(())
+}
+
+/// How many records a lack says that cannot be read.
+fn unreadable(lack: &str) -> Option<u64> {
+    lack.strip_suffix(UNREADABLE)?.trim_end().parse().ok()
 }
 
 fn is_dropped(lack: &str) -> bool {
@@ -133,8 +176,8 @@ fn is_within(now: &str, then: &str) -> bool {
     if now == then || is_dropped(then) && then.ends_with(DROPPED.1) && now.starts_with(then) {
         return true;
     }
-    if let (Some(now), Some(then)) = (numbers(now), numbers(then)) {
-        return now.2 == then.2 && then.0 <= now.0 && now.1 <= then.1;
+    if let (Some(now), Some(then)) = (Missing::of(now), Missing::of(then)) {
+        return now.reporter == then.reporter && then.first <= now.first && now.last <= then.last;
     }
     // So many of something, of which there were more.
     let count = |lack: &str| -> Option<(u64, String)> {
@@ -144,12 +187,34 @@ fn is_within(now: &str, then: &str) -> bool {
     matches!((count(now), count(then)), (Some(now), Some(then)) if now.1 == then.1 && now.0 <= then.0)
 }
 
-/// First, last and reporter of records that have not arrived.
-fn numbers(lack: &str) -> Option<(u64, u64, &str)> {
-    let gap = lack.strip_prefix(GAP.0)?.strip_suffix(GAP.1)?;
-    let (numbers, reporter) = gap.split_once(" of ")?;
-    let (first, last) = numbers.split_once(" to ")?;
-    Some((first.parse().ok()?, last.parse().ok()?, reporter))
+/// Records that have not arrived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Missing<'l> {
+    /// Number of the first.
+    pub(super) first: u64,
+    /// Number of the last.
+    pub(super) last: u64,
+    /// Who has numbered them.
+    pub(super) reporter: &'l str,
+}
+
+impl<'l> Missing<'l> {
+    /// Those that a lack is about; nothing of another lack.
+    fn of(lack: &'l str) -> Option<Self> {
+        let gap = lack.strip_prefix(GAP.0)?.strip_suffix(GAP.1)?;
+        let (numbers, reporter) = gap.split_once(" of ")?;
+        let (first, last) = numbers.split_once(" to ")?;
+        Some(Self {
+            first: first.parse().ok()?,
+            last: last.parse().ok()?,
+            reporter,
+        })
+    }
+}
+
+/// Whether this is what is said where nothing was compared.
+pub(super) fn is_unlike(told: &Diagnostic) -> bool {
+    told.code.0 == 7817
 }
 
 fn unlike(why: &str) -> Diagnostic {
@@ -170,7 +235,9 @@ mod tests {
         };
         let (said, found) = (owned(said), owned(found));
         of_these_records(&said, &found).map_err(|told| told.code.0)?;
-        let Compared { over, new } = compared(&said, &found);
+        let all_noticed = |_: &Missing<'_>| Ok(true);
+        let Compared { over, new, aside } = compared(&said, &found, &all_noticed).unwrap();
+        assert_eq!(aside, NONE);
         Ok((over, new))
     }
 
@@ -196,11 +263,35 @@ mod tests {
         assert_eq!(new, [more]);
         let (over, new) = held(&[&whole, "a file"], &[&whole]).unwrap();
         assert_eq!((over, new), (vec!["a file".to_owned()], vec![]));
-        let (_, new) = held(&[], &["3 records could not be read in the archive"]).unwrap();
-        assert_eq!(new.len(), 1);
-        let archive = ["3 records are away", "2 records are away"];
-        assert_eq!(held(&archive[..1], &archive[1..]).unwrap().1, NONE);
-        assert_eq!(held(&archive[1..], &archive[..1]).unwrap().1, archive[..1]);
+        for fewer in [" gaps more", AWAY] {
+            let counted = [3, 2].map(|n| format!("{n}{fewer}"));
+            assert_eq!(held(&[&counted[0]], &[&counted[1]]).unwrap().1, NONE);
+        }
+    }
+
+    /// Of what was noticed later, and of gaps that are only counted, the report need not speak;
+    /// one that was counted then has a name when others have closed.
+    #[test]
+    fn what_was_noticed_later_is_no_matter_of_the_report() {
+        let (early, late) = (missing(1, 2), missing(5, 6));
+        let found = |said: &[&str], found: &[&str]| {
+            let owned = |lacks: &[&str]| -> Vec<String> {
+                lacks.iter().map(|lack| (*lack).to_owned()).collect()
+            };
+            let noticed = |gap: &Missing<'_>| Ok(gap.last <= 2);
+            let found = compared(&owned(said), &owned(found), &noticed).unwrap();
+            (found.new, found.aside)
+        };
+        let (new, aside) = found(&[], &[&early, &late, "3 gaps more"]);
+        assert_eq!((new, aside.len()), (vec![early.clone()], 2));
+        let away = format!("3{AWAY}");
+        assert_eq!(found(&[], &[&away]), (vec![], vec![away.clone()]));
+        let other = missing(2, 2);
+        for (counted, new) in [("1 gaps more", 1), ("2 gaps more", 0)] {
+            let (said, now) = ([counted], [early.as_str(), other.as_str()]);
+            let (said, now) = (&said[..], &now[..]);
+            assert_eq!(found(said, now).0.len(), new, "{counted}");
+        }
     }
 
     #[test]
@@ -229,7 +320,12 @@ mod tests {
             assert_eq!(held(&[], &[partly]), Err(7817), "{partly}");
             assert!(held(&[partly], &[partly]).is_ok(), "{partly}");
         }
-        assert_eq!(held(&["3 records cannot be read"], &[]), Err(7817));
+        let damage = [2, 3, 5].map(|n| format!("{n} {UNREADABLE}"));
+        let damage = damage.each_ref().map(String::as_str);
+        assert_eq!(held(&damage[1..2], &[]), Err(7817));
+        assert_eq!(held(&damage[1..2], &damage[..1]), Err(7817));
+        assert_eq!(held(&damage[1..2], &damage[1..2]).unwrap().1, NONE);
+        assert_eq!(held(&damage[1..2], &damage[2..]).unwrap().1, damage[2..]);
         // What the log has lost since is no other report: the log does not say it any more.
         let (_, new) = held(&[], &["3 records cannot be read"]).unwrap();
         assert_eq!(new.len(), 1);

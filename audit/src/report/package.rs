@@ -129,8 +129,8 @@ version of Palisade.
 /// Packs a report that was made from a whole log. It is made again first, but for what only
 /// policies can tell, which is for the caller: the key of a log
 /// signs nothing that the log does not say. What describes the log as it was then is put as
-/// it is now, with the time and the program that say so. `kept` gives the revision of a digest,
-/// where it is kept. Blocks on the disk.
+/// it is now, with the time and the program that say so; so is what the report lacks, but for
+/// what only the caller can tell. Blocks on the disk.
 ///
 /// # Errors
 /// `PLS7826` for a report that the log does not bear out, `PLS7821` for more than
@@ -139,10 +139,15 @@ version of Palisade.
 pub fn pack(
     report: &Report,
     evidence: &Evidence<'_>,
-    (mut attached, kept): (BTreeMap<String, Vec<u8>>, &Kept<'_>),
+    beside: Beside<'_>,
     records_max: usize,
     now: jiff::Timestamp,
 ) -> Result<Vec<u8>, StoreError> {
+    let Beside {
+        mut attached,
+        kept,
+        lacks,
+    } = beside;
     let log = evidence
         .log()
         .ok_or(StoreError::Bug("a package of a package"))?;
@@ -156,7 +161,7 @@ pub fn pack(
     if !signed || !checked.differences.is_empty() || checked.more > 0 {
         return Err(unsaid(&checked).into());
     }
-    let report = &borne_out(report, again, evidence);
+    let report = &borne_out(report, again, lacks, evidence);
     let entries = evidence.records_behind(records_max.min(RECORDS_MOST))?;
     let failed = |e: LogError| StoreError::from(e.diagnostic());
     let (records, proofs) = Records::of_log(log, entries, checkpoint.size).map_err(failed)?;
@@ -186,6 +191,16 @@ pub fn pack(
         files.insert(in_force::FILE.into(), in_force);
     }
     sealed(files, report, log, now)
+}
+
+/// What goes with a report into its package.
+pub struct Beside<'k> {
+    /// Bundles of policies, by the names of their files.
+    pub attached: BTreeMap<String, Vec<u8>>,
+    /// The revisions that decisions name.
+    pub kept: &'k Kept<'k>,
+    /// What the report lacks that the log alone cannot tell.
+    pub lacks: Vec<String>,
 }
 
 /// Gives the bundle of a revision by its digest, where it is kept.
@@ -219,8 +234,13 @@ fn revisions(records: &Records, kept: &Kept<'_>) -> Vec<(Hash, Vec<u8>)> {
 }
 
 /// The report with what of it is of this moment: sections that describe the whole log, the
-/// time, the program, and the checkpoint as the log has it.
-fn borne_out(report: &Report, again: Report, evidence: &Evidence<'_>) -> Report {
+/// time, the program, the checkpoint as the log has it, and what it lacks, with `lacks`.
+fn borne_out(
+    report: &Report,
+    again: Report,
+    lacks: Vec<String>,
+    evidence: &Evidence<'_>,
+) -> Report {
     let mut report = report.clone();
     for section in &mut report.sections {
         let found = again.sections.iter().find(|found| found.id == section.id);
@@ -229,6 +249,9 @@ fn borne_out(report: &Report, again: Report, evidence: &Evidence<'_>) -> Report 
         }
     }
     report.header.rows = report.rows();
+    report.header.lacks = again.header.lacks;
+    report.header.lacks.extend(lacks);
+    report.header.complete = report.header.lacks.is_empty();
     report.header.made = again.header.made;
     report.header.program = program();
     report.header.checkpoint = evidence.mark().clone();
@@ -300,7 +323,9 @@ fn forms(report: &Report) -> Result<Files, Diagnostic> {
     }
     let queries = report.sections.iter().flat_map(|s| {
         let head = format!("# {}\n", s.id);
-        std::iter::once(head).chain(s.queries.iter().map(|q| format!("{q}\n")))
+        let queries = s.queries.iter();
+        let queries = queries.map(|q| format!("{}\n", super::render::visible(q)));
+        std::iter::once(head).chain(queries)
     });
     files.insert("queries.txt".into(), queries.collect::<String>().into());
     match files.keys().find(|name| !archive::is_name(name)) {

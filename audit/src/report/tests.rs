@@ -316,6 +316,34 @@ fn a_text_in_a_workbook_is_a_text_in_its_cell_and_nowhere_else() {
     }
 }
 
+/// A cell has as much as Excel reads, which counts in units of UTF-16, and what is longer says
+/// that it is.
+#[test]
+fn a_text_in_a_workbook_is_clipped_where_excel_ends_it() {
+    const MOST: usize = 32_766;
+    let longest = |text: &str| {
+        let mut cells = cells(&to_xlsx(&sample(text)).unwrap()).into_iter();
+        let first = text.chars().next().unwrap();
+        let cell = cells.find(|(sheet, _, cell)| {
+            *sheet == 2 && cell.len() > 1000 && cell.trim_start().starts_with(first)
+        });
+        let (_, _, cell) = cell.unwrap();
+        (cell.encode_utf16().count(), cell.ends_with('…'))
+    };
+    assert_eq!(longest(&"a".repeat(MOST)), (MOST, false));
+    assert_eq!(longest(&"a".repeat(MOST + 1)), (MOST, true));
+    // Two units each, so that one more would not be whole.
+    assert_eq!(longest(&"\u{1F600}".repeat(MOST / 2)), (MOST, false));
+    let (len, clipped) = longest(&"\u{1F600}".repeat(MOST / 2 + 1));
+    assert!(clipped && (MOST - 1..=MOST).contains(&len), "{len}");
+    let formatted = |len: usize| format!("<r>{}</r>", "a".repeat(len - 7));
+    assert_eq!(longest(&formatted(MOST)), (MOST + 1, false));
+    assert_eq!(longest(&formatted(MOST + 1)), (MOST, true));
+    // Control characters are spelled out, and are longer then.
+    let hidden = format!("aaa{}{}", "\u{1F600}".repeat(15_000), "\u{1}".repeat(2_000));
+    assert!(longest(&hidden).1);
+}
+
 #[test]
 fn workbooks_and_pdfs_take_any_text() {
     for text in [

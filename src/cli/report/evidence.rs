@@ -100,7 +100,11 @@ async fn policies(
             compiled.map(|c| c.bundle)
         }
         (None, Some(_)) => None,
-        (None, None) => in_force(context).await,
+        // What the report says is of this revision, whatever has come into force since.
+        (None, None) => match snapshot {
+            Some(snapshot) => Some(snapshot.compiled().bundle.clone()),
+            None => in_force(context).await,
+        },
     };
     let named = bundle.map(|bundle| attached(&bundle));
     Ok(named.into_iter().collect())
@@ -178,7 +182,13 @@ pub(super) fn verify(
 fn of_policies(package: &Package, checked: &mut Checked) {
     let said = package.of_policies();
     let ids: Vec<&str> = said.iter().map(|s| s.id.as_str()).collect();
-    let Some(first) = ids.first() else { return };
+    let Some(first) = ids.first() else {
+        if granted::is_of_policies(&package.report.name) && !granted::says_none(&package.report) {
+            let section = "the parts that policies were asked for";
+            checked.same("header", section, "absent", "there");
+        }
+        return;
+    };
     let Some(bundle) = granted::bundle_of(&said, package.policies()) else {
         checked.not_compared.push(format!(
             "what policies were asked for ({}): the package does not have them",
@@ -197,7 +207,7 @@ fn of_policies(package: &Package, checked: &mut Checked) {
         Ok(())
     });
     match again {
-        Ok(again) => checked.compare(&said, &again),
+        Ok(again) => again.compare(&package.report, checked),
         Err(found) => checked.differences.push(Difference {
             section: (*first).to_owned(),
             what: "what the policies in the package say".to_owned(),

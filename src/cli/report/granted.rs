@@ -12,7 +12,7 @@ use bytes::Bytes;
 use palisade_audit::{
     envelope::DecisionRef,
     query::Query,
-    report::{Header, Report, Section},
+    report::{Checked, Header, Report, Section},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic, spiffe_id::TrustDomain};
 use palisade_pdp::{
@@ -36,6 +36,10 @@ use crate::{
     render::{Output, comparison},
     run::policy,
 };
+
+/// What a report of a log alone lacks where policies are asked, too.
+pub(super) const NO_POLICIES: &str =
+    "the access in force is not in it: no policies were named, and a log does not have them";
 
 /// What is said of decisions that lack what policies read.
 pub(super) const NOT_REPLAYED: &str = "could not be made again under the change";
@@ -118,6 +122,52 @@ pub(super) async fn put(
     made.header.lacks.extend(of.lacks());
     made.header.complete = made.header.lacks.is_empty();
     Ok(of.snapshot)
+}
+
+/// What policies say of a report once more.
+#[derive(Debug, Default)]
+pub(crate) struct Again {
+    /// Its parts that only they can tell.
+    pub(crate) sections: Vec<Section>,
+    /// What it lacks by that.
+    pub(crate) lacks: Vec<String>,
+}
+
+impl Again {
+    fn new(sections: Vec<Section>) -> Self {
+        Self {
+            sections,
+            lacks: Vec::new(),
+        }
+    }
+
+    /// Holds a report against it: its parts, and what it lacks by them.
+    pub(crate) fn compare(&self, report: &Report, checked: &mut Checked) {
+        let mut report = report.clone();
+        let lacks = not_replayed_of(&mut report.header);
+        checked.compare(&report.take_of_policies(), &self.sections);
+        let (said, found) = (lacks.join("\n"), self.lacks.join("\n"));
+        checked.same("header", "lacks", &said, &found);
+    }
+}
+
+/// Takes out of a head what it lacks because decisions could not be made again.
+pub(super) fn not_replayed_of(header: &mut Header) -> Vec<String> {
+    let of_policies = |lack: &mut String| lack.ends_with(NOT_REPLAYED);
+    header.lacks.extract_if(.., of_policies).collect()
+}
+
+/// Whether the head of a report says that it goes without the part that policies are asked
+/// for.
+pub(crate) fn says_none(report: &Report) -> bool {
+    may_lack(&report.name) && report.header.lacks.iter().any(|lack| lack == NO_POLICIES)
+}
+
+/// What a report lacks that neither the log nor the bundle of its policies can tell: that it
+/// was made without these, or without some of their sources.
+pub(crate) fn beside(header: &Header) -> impl Iterator<Item = &String> {
+    let lacks = header.lacks.iter();
+    lacks.filter(|lack| *lack == NO_POLICIES || lack.starts_with(comparison::WITHOUT))
 }
 
 /// Whether the report `name` has a part that only the policies can tell.
@@ -287,20 +337,20 @@ pub(crate) fn again(
     said: &[Section],
     bundle: Bytes,
     recorded: &mut Recorded<'_>,
-) -> Result<Vec<Section>, Vec<Diagnostic>> {
+) -> Result<Again, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     let loaded = author::compile(bundle);
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
     let snapshot = policy::snapshot(compiled, 0).map_err(one)?;
     let mut grants = Grants::of(snapshot, &Clock::system()).map_err(one)?;
     if report.name == "reach" {
-        return Ok(vec![sections::reach(&grants)]);
+        return Ok(Again::new(vec![sections::reach(&grants)]));
     }
     let text = query_of(&report.header);
     let query = Query::parse(&text).map_err(one)?;
     recorded(&query, &mut |record| grants.take(record)).map_err(one)?;
     if report.name == "access-review" {
-        return Ok(vec![sections::for_review(&grants, &text)]);
+        return Ok(Again::new(vec![sections::for_review(&grants, &text)]));
     }
     let ended = unneeded(&grants)?;
     let mut change = Change::to_end(&grants, ended.clone(), "")?;
@@ -311,7 +361,10 @@ pub(crate) fn again(
     }
     recorded(&query, &mut |record| change.comparing.take(record)).map_err(one)?;
     let flips = &change.comparing.flips;
-    of_unused(&grants, &change.proposal, flips, &text)
+    Ok(Again {
+        sections: of_unused(&grants, &change.proposal, flips, &text)?,
+        lacks: not_replayed(flips).into_iter().collect(),
+    })
 }
 
 /// What the paths of the patch in a report begin with, beyond those of `patch`.

@@ -22,10 +22,13 @@ use super::{
 use crate::{
     cli::{Composing, Context, Exit, audit::proof, block_on},
     grants::Edge,
-    render::{self, Output, reviews, snippet::clean},
+    render::{self, Output, reports, reviews, snippet::clean},
     review::{Review, Standing, Verdict, Which, Word},
     run::audit::RunReport,
 };
+
+/// The code of what is said of a report that is of other records than there are.
+const OF_OTHER_RECORDS: u16 = 7817;
 
 /// What to do with an access review.
 #[derive(Debug, clap::Subcommand)]
@@ -323,13 +326,28 @@ pub(super) fn verify(
     asks(review).map_err(|d| vec![d])?;
     let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
     let mut differences = review.differences(&grants);
-    let head = of_head(review, origin, context).map_err(|d| vec![d])?;
-    differences.splice(0..0, head);
     let key = trusted(key, origin, context).map_err(|d| vec![d])?;
     let standing = review.standing(Some(&key));
-    if let Some(Err(why)) = review.is_stated(&key) {
-        differences.insert(0, format!("the sign-off is not the log's: {why}"));
+    let unstated = review.is_stated(&key).and_then(Result::err);
+    let unstated = unstated.map(|why| format!("the sign-off is not the log's: {why}"));
+    let mut not_compared = Vec::new();
+    match (of_head(review, origin, context), &unstated) {
+        (Ok(head), _) => {
+            differences.splice(0..0, head.differences);
+            not_compared = head.not_compared;
+        }
+        // The sign-off needs no records.
+        (Err(told), Some(_)) if told.code.0 == OF_OTHER_RECORDS => differences.clear(),
+        (Err(told), _) if told.code.0 == OF_OTHER_RECORDS => {
+            let help = match standing {
+                Standing::Stated => "its sign-off is the log's: what it says is what was signed",
+                _ => "begin a review again: palisade report review start FILE",
+            };
+            return Err(vec![told.help(help)]);
+        }
+        (Err(told), _) => return Err(vec![told]),
     }
+    differences.splice(0..0, unstated);
     let policy = grants.snapshot().versions().policy.to_string();
     if policy != review.policy {
         let (then, now) = (&review.policy, &policy);
@@ -344,8 +362,12 @@ pub(super) fn verify(
             "same_policies": policy == review.policy,
             "compared": review.grants.len(),
             "differences": differences,
+            "not_compared": not_compared,
         })),
-        Output::Human => reviews::print_checked(review, standing, &differences),
+        Output::Human => {
+            reviews::print_checked(review, standing, &differences);
+            reports::print_not_compared(&not_compared);
+        }
     }
     // Without a sign-off nobody stands for it: a review that somebody took it from is as one
     // that is not finished.
@@ -353,8 +375,15 @@ pub(super) fn verify(
     Ok(if holds { Exit::Ok } else { Exit::NotVerified })
 }
 
-/// What of the head of a review the log does not say, in words.
-fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<Vec<String>, Diagnostic> {
+/// What came of holding the head of a review against the log, in words.
+struct OfHead {
+    /// What the log does not say.
+    differences: Vec<String>,
+    /// What was not compared, and why.
+    not_compared: Vec<String>,
+}
+
+fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<OfHead, Diagnostic> {
     let told = review.counted()?;
     let checked = block_on(async { Source::find(origin, context).await?.check(&told).await })?;
     let mut differences = Vec::new();
@@ -373,7 +402,10 @@ fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<Vec<St
         } = difference;
         format!("{what}: {report} in the review, {log} in the log")
     }));
-    Ok(differences)
+    Ok(OfHead {
+        differences,
+        not_compared: checked.not_compared,
+    })
 }
 
 /// The key that was given, else that of the log.

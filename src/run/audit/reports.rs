@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{AuditRole, Unlike, blocking, broken, reads::Reader, whole};
 use crate::{
-    cli::report::granted,
+    cli::report::{behind, granted},
     control::{
         api::{Answer, Problem},
         server::PeerUid,
@@ -188,7 +188,10 @@ impl Desk<'_> {
             .collect::<Result<_, _>>()
             .map_err(|e| broken(&e.to_string()))?;
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap_or_default();
-        self.of_policies(&asked.report, &attached)?;
+        let mut lacks = self.of_policies(&asked.report, &attached)?;
+        lacks.extend(granted::beside(&asked.report.header).cloned());
+        let behind = behind(&asked.report);
+        lacks.extend(behind.filter(|lack| asked.report.header.lacks.contains(lack)));
         let (checkpoint, period) = report::covered(&asked.report, self.log)?;
         let evidence = self.evidence(period, &asked.report.header.scope, &checkpoint)?;
         let policies = Policies::beside(self.dir);
@@ -199,20 +202,25 @@ impl Desk<'_> {
             let other = whole(digest, bundle.clone().into());
             (!matches!(other, Err(Unlike::Other(_)))).then_some(bundle)
         };
-        let files = (attached, &kept as &package::Kept<'_>);
-        package::pack(&asked.report, &evidence, files, asked.records_max, now)
+        let beside = package::Beside {
+            attached,
+            kept: &kept,
+            lacks,
+        };
+        package::pack(&asked.report, &evidence, beside, asked.records_max, now)
     }
 
-    /// Refuses a report whose parts that only policies can tell are not what those that go with
-    /// it say of the records.
+    /// What a report lacks by the policies that it is about. Refuses one whose parts that only
+    /// these can tell are not what those that go with it say of the records.
     fn of_policies(
         &self,
         report: &Report,
         attached: &BTreeMap<String, Vec<u8>>,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Vec<String>, StoreError> {
         let said = report.clone().take_of_policies();
-        if said.is_empty() {
-            return Ok(());
+        let is_of_log = !granted::is_of_policies(&report.name) || granted::says_none(report);
+        if said.is_empty() && is_of_log {
+            return Ok(Vec::new());
         }
         let bundles = attached.values().map(Vec::as_slice);
         let bundle = granted::bundle_of(&said, bundles).ok_or_else(|| {
@@ -228,9 +236,9 @@ impl Desk<'_> {
             first.unwrap_or_else(|| broken("bug: the policies tell nothing, and not why"))
         })?;
         let mut checked = Checked::default();
-        checked.compare(&said, &again);
+        again.compare(report, &mut checked);
         match checked.differences.is_empty() {
-            true => Ok(()),
+            true => Ok(again.lacks),
             false => Err(package::unsaid(&checked).into()),
         }
     }

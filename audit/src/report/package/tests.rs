@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use palisade_mesh::{
     clock::Clock,
+    spiffe_id::SpiffeId,
     wire::record::{
         Admin, AuditRead, AuthnFailure, Call, Credential, Decision, Erasure, Peer, PolicyChange,
         Record, Rejudgement, Verdict, record::Body,
@@ -19,7 +20,7 @@ use crate::{
     report::{KINDS, Kind, Period, check, covered, run},
     source::{Entry, SourceError},
     stream::{StreamKey, new_ulid},
-    testing::{REPORTER, open_log, reporter},
+    testing::{REPORTER, open_log},
 };
 
 mod again;
@@ -62,8 +63,8 @@ pub(crate) struct Stage {
     dir: tempfile::TempDir,
     _index: tempfile::TempDir,
     now_us: i64,
-    /// Records that were sent.
-    sent: std::cell::Cell<u64>,
+    /// How many records each reporter has sent.
+    sent: std::cell::RefCell<BTreeMap<String, u64>>,
 }
 
 const DENIED: u64 = 30;
@@ -123,7 +124,7 @@ impl Stage {
             dir,
             _index: index,
             now_us: 0,
-            sent: std::cell::Cell::default(),
+            sent: std::cell::RefCell::default(),
         };
         stage.add(records).await;
         stage.now_us = Clock::system().now_us();
@@ -132,18 +133,20 @@ impl Stage {
 
     /// Puts records into the log, under a checkpoint and into the index.
     async fn add(&self, records: impl Iterator<Item = Bytes>) {
-        let stream = Arc::new(StreamKey {
-            reporter: reporter(),
-            boot: ulid::Ulid::from_parts(7, 7),
-            worker: 0,
-        });
-        let pending = (self.sent.get() + 1..).zip(records);
-        let pending: Vec<_> = pending
-            .map(|(sequence, record)| {
-                self.sent.set(sequence);
+        let pending: Vec<_> = records
+            .map(|record| {
+                let of = Record::decode(record.clone()).unwrap().reporter;
+                let mut sent = self.sent.borrow_mut();
+                let sequence = sent.entry(of.clone()).or_default();
+                *sequence += 1;
+                let stream = StreamKey {
+                    reporter: SpiffeId::parse(&of).unwrap(),
+                    boot: ulid::Ulid::from_parts(7, 7),
+                    worker: 0,
+                };
                 Pending {
-                    stream: stream.clone(),
-                    sequence,
+                    stream: Arc::new(stream),
+                    sequence: *sequence,
                     record,
                 }
             })
@@ -190,7 +193,12 @@ impl Stage {
         let evidence = self.evidence(&report.header.scope, &checkpoint);
         let attached = BTreeMap::from([(bundle(), b"texts".to_vec())]);
         let now = jiff::Timestamp::from_microsecond(self.now_us).unwrap();
-        pack(report, &evidence, (attached, &|_| None), most, now)
+        let beside = Beside {
+            attached,
+            kept: &|_| None,
+            lacks: Vec::new(),
+        };
+        pack(report, &evidence, beside, most, now)
     }
 
     /// Puts changed files together, with right sums, and signed by the log's own key.
@@ -504,14 +512,18 @@ async fn nothing_is_signed_that_the_log_does_not_say_nor_more_than_was_asked_for
     let none = |_: &Hash| None;
     let attached = BTreeMap::from([("0.bundle".to_owned(), b"texts".to_vec())]);
     let now = jiff::Timestamp::UNIX_EPOCH;
-    let named = pack(&report, &evidence, (attached, &none), RECORDS_MAX, now);
+    let beside = |attached| Beside {
+        attached,
+        kept: &none,
+        lacks: Vec::new(),
+    };
+    let named = pack(&report, &evidence, beside(attached), RECORDS_MAX, now);
     assert_eq!(code(named), 7827);
     // More files than a package is opened with.
     let numbered = |n: usize| (format!("{}.bundle", hex(&sha256(&n.to_be_bytes()))), n);
     let many = (0..FILES_MAX).map(numbered);
     let many = many.map(|(name, n)| (name, n.to_be_bytes().to_vec()));
-    let many = (many.collect(), &none as &Kept<'_>);
-    let many = pack(&report, &evidence, many, RECORDS_MAX, now);
+    let many = pack(&report, &evidence, beside(many.collect()), RECORDS_MAX, now);
     assert_eq!(code(many), 7827);
 
     let packed = stage.pack(&report, RECORDS_MAX).unwrap();
@@ -530,6 +542,8 @@ async fn what_the_log_signs_of_itself_is_its_own() {
     let mut forged = report.clone();
     forged.header.made = "2020-01-01T00:00:00.000000Z".into();
     forged.header.program = "palisade 99.0.0".into();
+    forged.header.lacks = vec!["what nobody knows".into()];
+    forged.header.complete = false;
     let momentary = forged.sections.iter_mut().find(|s| s.momentary).unwrap();
     momentary.figures[0].value = "flawless".into();
     let packed = stage.pack(&forged, RECORDS_MAX).unwrap();

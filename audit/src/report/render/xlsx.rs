@@ -13,7 +13,7 @@ use super::{
 };
 use crate::report::model::{CellKind, Report, Section, Table};
 
-/// Longest text of a cell that Excel reads, characters.
+/// Longest text of a cell that Excel reads, in units of UTF-16: an emoji has two.
 const CELL_LEN_MAX: usize = 32_767;
 /// Longest name of a sheet.
 const SHEET_LEN_MAX: usize = 31;
@@ -256,11 +256,17 @@ fn clip(text: &str) -> String {
 }
 
 fn clip_raw(text: &str) -> String {
-    let clipped = match text.chars().count() > CELL_LEN_MAX {
-        true => text.chars().take(CELL_LEN_MAX - 1).chain(['…']).collect(),
-        false => text.to_owned(),
-    };
-    plain(clipped)
+    // What keeps a text plain is one more.
+    let room = CELL_LEN_MAX - 1;
+    if text.encode_utf16().count() <= room {
+        return plain(text.to_owned());
+    }
+    let mut len = 0;
+    let shown = text.chars().take_while(|c| {
+        len += c.len_utf16();
+        len < room
+    });
+    plain(shown.chain(['…']).collect())
 }
 
 /// A text that `rust_xlsxwriter` escapes: one from `<r>` to `</r>` it takes for the XML of a

@@ -17,6 +17,18 @@ use crate::{
 /// A figure that follows from the records of the period.
 pub(crate) const CONFLICTS: &str = "conflicts that a witness told in the period";
 
+/// Figures that only sections have which follow from the records of the period, where the whole
+/// log is there: they are the same whenever they are made.
+const OF_PERIOD: [&str; 2] = [CLASSES_APART, FURTHEST];
+const CLASSES_APART: &str = "classes that differ";
+const FURTHEST: &str = "furthest apart, milliseconds";
+
+/// Whether a section of a whole log is the same whenever it is made.
+pub(crate) fn is_of_period(section: &Section) -> bool {
+    let mut figures = section.figures.iter();
+    figures.any(|figure| OF_PERIOD.contains(&figure.label.as_str()))
+}
+
 /// Whether the index that every number of a report comes from has what the log has.
 pub(crate) fn index(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let section = Section::new(
@@ -88,7 +100,7 @@ fn index_figures(section: Section, [result, in_log, in_index, apart]: [&str; 4])
         .figure("result", result)
         .figure("records of the period in the log", in_log)
         .figure("records of the period in the index", in_index)
-        .figure("classes that differ", apart)
+        .figure(CLASSES_APART, apart)
         .momentary()
 }
 
@@ -103,7 +115,7 @@ pub(crate) fn offsets(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
     let Some(scanned) = e.scanned()? else {
         return Ok(section
             .figure("reporters", "not known: there is no whole log here")
-            .figure("furthest apart, milliseconds", "")
+            .figure(FURTHEST, "")
             .momentary());
     };
     let mut delays: Vec<(&String, &Delay)> = scanned.delays.iter().collect();
@@ -129,7 +141,7 @@ pub(crate) fn offsets(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
     let furthest = delays.first().map_or(0, |(_, delay)| delay.least_us / 1000);
     let mut section = section
         .figure("reporters", delays.len())
-        .figure("furthest apart, milliseconds", furthest);
+        .figure(FURTHEST, furthest);
     section.table = (!table.rows.is_empty()).then_some(table);
     Ok(section
         .cannot_show("whether the clock of the log itself is right; a cosignature of a witness has the witness's time")

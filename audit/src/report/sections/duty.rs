@@ -267,7 +267,7 @@ pub(crate) fn kept(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let (classes, queries) = integrity::dropped_after(e)?;
     let dropped = match classes.is_empty() {
         true => "none".to_owned(),
-        false => integrity::in_words(&classes),
+        false => integrity::in_words(classes.keys()),
     };
     let mut section = Section::new(
         "time-limits",

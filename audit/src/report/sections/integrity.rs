@@ -1,6 +1,6 @@
 //! What the log itself is: whole, complete, on time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{of_groups, of_rows, share};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
     },
-    retention::{days_of, kept_for},
+    retention::{days_of, kept_for, left_of, segment_of},
 };
 
 /// Findings of a verification that are shown.
@@ -23,6 +23,12 @@ pub(crate) const SIGNED: &str = "signed";
 
 /// What the log says before records go.
 const DROPPED: &str = "class:log_lifecycle verb:records_dropped";
+
+/// The same, and what it says of those that did not go.
+const DROPPED_OR_LEFT: &str = "class:log_lifecycle (verb:records_dropped OR verb:records_left)";
+
+/// Microseconds of a day.
+const DAY_US: i64 = 86_400_000_000;
 
 /// What every record of a decision must have to say who, what, when, where from, with
 /// what result, and on what (PCI DSS 10.2.2).
@@ -387,24 +393,41 @@ pub(crate) fn six_years(e: &Evidence<'_>) -> Result<Section, StoreError> {
     kept(e, asks, "six years kept", 6 * 365 + 2)
 }
 
-/// Classes of which records were announced to be dropped, each with how long it was kept, and
-/// the queries. What went once is gone, whenever the period was: all is asked that the log said
-/// of it under the checkpoint.
+/// Classes of which records were dropped, each with how long it was kept, and the queries.
+/// What went once is gone, whenever the period was: all is asked that the log said of it under
+/// the checkpoint. What was announced and then not done does not count.
 pub(crate) fn dropped_after(e: &Evidence<'_>) -> Result<(Classes, Vec<String>), StoreError> {
-    let mut classes = BTreeSet::new();
-    let queries = e.records_ever(DROPPED);
+    let mut said = Vec::new();
+    let queries = e.records_ever(DROPPED_OR_LEFT);
     for query in &queries {
-        e.visit(query, |row| {
-            let kept = kept_for(row.text("detail").unwrap_or_default());
-            classes.extend(kept.map(|(class, period)| (class.to_owned(), period.to_owned())));
+        e.visit_own(query, |row| {
+            let detail = row.text("detail").unwrap_or_default().to_owned();
+            said.push((row.entry, row.time_us, detail));
             true
         })?;
+    }
+    said.sort_unstable();
+    let mut done: BTreeMap<u64, Vec<(i64, String)>> = BTreeMap::new();
+    for (_, time_us, detail) in said {
+        if let Some(segment) = left_of(&detail) {
+            done.entry(segment).or_default().pop();
+        } else if let Some(segment) = segment_of(&detail) {
+            done.entry(segment).or_default().push((time_us, detail));
+        }
+    }
+    let mut classes = Classes::new();
+    for (time_us, detail) in done.values().flatten() {
+        for (class, period) in kept_for(detail) {
+            let of = (class.to_owned(), period.to_owned());
+            let last_us = classes.entry(of).or_insert(i64::MIN);
+            *last_us = (*last_us).max(*time_us);
+        }
     }
     Ok((classes, queries))
 }
 
-/// Classes and the periods that they were kept for.
-type Classes = BTreeSet<(String, String)>;
+/// Classes and the periods that they were kept for, each with when records last went for it.
+type Classes = BTreeMap<(String, String), i64>;
 
 /// Such ones in words.
 pub(crate) fn in_words<'c>(classes: impl IntoIterator<Item = &'c (String, String)>) -> String {
@@ -413,11 +436,21 @@ pub(crate) fn in_words<'c>(classes: impl IntoIterator<Item = &'c (String, String
     classes.collect::<Vec<_>>().join(", ")
 }
 
+/// Whether something of the last `enough` days before `to_us` may be gone, where records were
+/// kept for `period` and last went at `last_us`.
+fn is_short(period: &str, last_us: i64, to_us: i64, enough: i64) -> bool {
+    let Some(days) = days_of(period) else {
+        return true;
+    };
+    let gone_to_us = last_us.saturating_sub(days.saturating_mul(DAY_US));
+    days < enough && gone_to_us > to_us.saturating_sub(enough.saturating_mul(DAY_US))
+}
+
 fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Section, StoreError> {
     let first_us = e.begins_us();
     let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
     let days = first_us.map_or(0, |first| {
-        e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
+        e.period.0.to_us.saturating_sub(first).max(0) / DAY_US
     });
     let narrative = format!(
         "Records go only when the period of their class is over, where one is configured, and the log says each time what goes; all others are there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
@@ -429,9 +462,11 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
     let dropped = e.count(&e.records(DROPPED))?;
     let left = e.count(&e.records("class:log_lifecycle verb:records_left"))?;
     let (classes, queries) = dropped_after(e)?;
-    let is_short = |period: &str| days_of(period).is_none_or(|days| days < enough);
-    let short = classes.iter().filter(|(_, period)| is_short(period));
-    let short = in_words(short);
+    let to_us = e.period.0.to_us;
+    let short = classes
+        .iter()
+        .filter(|((_, period), last_us)| is_short(period, **last_us, to_us, enough));
+    let short = in_words(short.map(|(of, _)| of));
     let is_kept = match short.is_empty() {
         false => format!("no: {short}"),
         true if days >= enough => "yes".to_owned(),
@@ -454,4 +489,27 @@ fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Sectio
         "how much of it has to be fetched from an archive first: palisade audit archive status",
     );
     Ok(section.cannot_show("copies and backups of the log that are kept elsewhere"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What went long before the time that is to be kept does not shorten it, on both sides of
+    /// the first day of that.
+    #[test]
+    fn only_what_went_of_the_time_that_is_to_be_kept_shortens_it() {
+        let day = |n: i64| n * DAY_US;
+        let to = day(1000);
+        // Everything before day 700 is gone, then everything before 635 and one.
+        assert!(is_short("60 days", day(760), to, 365));
+        assert!(is_short("60 days", day(695) + 1, to, 365));
+        assert!(!is_short("60 days", day(695), to, 365));
+        assert!(!is_short("60 days", day(200), to, 365));
+        assert!(is_short("60 days", day(200), to, 6 * 365));
+        // Who keeps for so long keeps, also when it is over long after the period.
+        assert!(!is_short("365 days", day(5000), to, 365));
+        assert!(is_short("364 days", day(5000), to, 365));
+        assert!(is_short("no time", day(200), to, 365));
+    }
 }

@@ -10,6 +10,7 @@ use crate::{
     report::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
+        render::visible,
     },
     row::Row,
 };
@@ -18,6 +19,8 @@ use crate::{
 const LOOKED_MAX: usize = 20_000;
 /// Services that calls are kept to by name.
 const SERVICES_MAX: usize = 16;
+/// Bytes of these names, all together: a query has room for them beside the rest of it.
+const NAMES_LEN_MAX: usize = 2000;
 
 const COLUMNS: &[(&str, CellKind)] = &[
     ("time", CellKind::Time),
@@ -46,21 +49,29 @@ pub(crate) fn events(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let (decisions, total) = e.rows(&query, most)?;
     let mut events: Vec<Event> = decisions.iter().map(decided).collect();
     events.extend(decisions.iter().filter_map(ended));
-    let ids = |name: &str| -> BTreeMap<String, &Row> {
-        let of = decisions.iter().map(|row| (cell(row, name), row));
-        of.filter(|(id, _)| !id.is_empty()).collect()
+    // Ids are chosen by who writes them, and known to others: what belongs together is also
+    // from whoever can tell of it.
+    let by = |id: &str, who: &str| -> BTreeMap<(String, String), &Row> {
+        let of = decisions
+            .iter()
+            .map(|row| ((cell(row, id), cell(row, who)), row));
+        of.filter(|((id, who), _)| !id.is_empty() && !who.is_empty())
+            .collect()
     };
-    let (ids, requests) = (ids("id"), ids("request_id"));
+    let of_caller = [by("id", "principal"), by("request_id", "principal")];
+    let of_reporter = by("id", "reporter");
     let calls = e.records(&format!("class:call{}", to_services(&decisions)));
     let all_calls = seen(e, &calls, |row| {
-        let of = ids.get(&cell(row, "decision_id"));
-        if let Some(decision) = of.or_else(|| requests.get(&cell(row, "id"))) {
+        let [ids, requests] = &of_caller;
+        let by_caller = |id: &str| (cell(row, id), cell(row, "reporter"));
+        let of = ids.get(&by_caller("decision_id"));
+        if let Some(decision) = of.or_else(|| requests.get(&by_caller("id"))) {
             events.push(called(row, decision));
         }
     })?;
     let again = e.records("class:rejudgement");
     let all_again = seen(e, &again, |row| {
-        if let Some(decision) = ids.get(&cell(row, "id")) {
+        if let Some(decision) = of_reporter.get(&(cell(row, "id"), cell(row, "reporter"))) {
             events.push(judged(row, decision));
         }
     })?;
@@ -80,7 +91,7 @@ pub(crate) fn events(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
         "What happened, in order",
         "The newest decisions of the scope with what belongs to each, the oldest first: `call`, what the caller's proxy sent and which answer it \
          got; `decision`, by the destination's; `judged again`, while it was open; `ended`, how. What belongs together has the id of the \
-         decision. Give the scope as a query to follow one caller, service or trace: `--scope principal:**/web`, `--scope trace:ID`.",
+         decision; a call is from the caller that was decided about, and a judgement from the proxy that decided. Give the scope as a query to follow one caller, service or trace: `--scope principal:**/web`, `--scope trace:ID`.",
     )
     .figure("decisions", total)
     .figure("calls, ends and re-judgements that belong to those shown", found.saturating_sub(shown));
@@ -107,15 +118,19 @@ fn seen(e: &Evidence<'_>, query: &str, mut show: impl FnMut(&Row)) -> Result<boo
     Ok(looked < LOOKED_MAX)
 }
 
-/// What keeps calls to the services of some decisions, where these are few.
+/// What keeps calls to the services of some decisions, where these are few, and have such names
+/// as services have: whoever sends a record can write what he likes there.
 fn to_services(decisions: &[Row]) -> String {
     let services: BTreeSet<&str> = decisions
         .iter()
         .filter_map(|row| row.text("service"))
         .collect();
     let all_named = decisions.iter().all(|row| row.text("service").is_some());
-    let plain = services.iter().all(|name| !name.contains(['"', '\\', '*']));
-    match (1..=SERVICES_MAX).contains(&services.len()) && all_named && plain {
+    let is_plain = |name: &&str| !name.contains(['"', '\\', '*']) && visible(name) == **name;
+    let plain = services.iter().all(is_plain);
+    let len: usize = services.iter().map(|name| name.len()).sum();
+    let few = (1..=SERVICES_MAX).contains(&services.len()) && len <= NAMES_LEN_MAX;
+    match few && all_named && plain {
         false => String::new(),
         true => {
             let services = services.iter();

@@ -1,4 +1,4 @@
-//! What only policies can tell is signed, and verified, as these tell it.
+//! What is signed, and what is verified, is what the log says, and what policies say of it.
 
 use std::time::Duration;
 
@@ -21,8 +21,13 @@ use crate::{
 
 const WEB: &str = "spiffe://demo.test/ns/shop/sa/web";
 
-/// A log with one decision of a moment ago.
-async fn log_in(dir: &Path) {
+/// A log with a decision of a moment ago of each of these numbers.
+async fn log_in(dir: &Path, numbers: &[u64]) {
+    log_of_boot(dir, 7, numbers).await;
+}
+
+/// The same, of a proxy that started then.
+async fn log_of_boot(dir: &Path, boot_ms: u64, numbers: &[u64]) {
     let options = LogOptions {
         group_wait: Duration::ZERO,
         checkpoint_every: Duration::from_millis(20),
@@ -32,23 +37,73 @@ async fn log_in(dir: &Path) {
     let log = Log::open(dir, options, clock.clone()).unwrap();
     let stream = Arc::new(StreamKey {
         reporter: SpiffeId::parse(WEB).unwrap(),
-        boot: ulid::Ulid::from_parts(7, 7),
+        boot: ulid::Ulid::from_parts(boot_ms, 7),
         worker: 0,
     });
-    let record = Record {
-        id: vec![7; 16],
-        time_us: clock.now_us() - 1_000_000,
-        reporter: WEB.into(),
-        body: Some(Body::Decision(Decision::default())),
-        ..Record::default()
-    };
-    let pending = Pending {
-        stream,
-        sequence: 1,
-        record: record.encode_to_vec().into(),
-    };
-    log.append(vec![pending]).checkpointed().await.unwrap();
+    let pending = numbers.iter().map(|n| {
+        let record = Record {
+            id: u128::from(*n).to_be_bytes().to_vec(),
+            time_us: clock.now_us() - 1_000_000,
+            reporter: WEB.into(),
+            body: Some(Body::Decision(Decision::default())),
+            ..Record::default()
+        };
+        Pending {
+            stream: stream.clone(),
+            sequence: *n,
+            record: record.encode_to_vec().into(),
+        }
+    });
+    log.append(pending.collect()).checkpointed().await.unwrap();
     log.close();
+}
+
+/// A report of this log.
+async fn made(dir: &Path, name: &str, period: &str) -> Report {
+    let archive = Archive::open(dir).await.unwrap();
+    let asked = RunReport {
+        name: name.to_owned(),
+        period: period.to_owned(),
+        scope: String::new(),
+    };
+    archive.desk().run(&asked).unwrap()
+}
+
+/// What comes of making a report of this log again.
+async fn checked(dir: &Path, report: &Report) -> Checked {
+    let archive = Archive::open(dir).await.unwrap();
+    archive.desk().check(report).unwrap()
+}
+
+/// What a proxy misses later is no matter of a report; what the log had noticed under the
+/// checkpoint is, also when it was opened since.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_are_missed_later_do_not_make_a_report_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let made = async || made(dir, "denials", "last:1h").await;
+    log_in(dir, &[1]).await;
+    let sound = made().await;
+    assert!(sound.header.complete, "{:?}", sound.header.lacks);
+    log_in(dir, &[2, 5]).await;
+    let found = checked(dir, &sound).await;
+    assert!(found.holds(), "{found:#?}");
+    let told = found.not_compared.join("; ");
+    assert!(told.contains("records 3 to 4 of spiffe://"), "{told}");
+
+    let later = made().await;
+    let lacks = later.header.lacks.join("; ");
+    assert!(lacks.contains("records 3 to 4 of spiffe://"), "{lacks}");
+    let mut forged = later.clone();
+    forged.header.lacks.clear();
+    forged.header.complete = true;
+    // A part of what was missing then has come, and the log was opened once more.
+    log_in(dir, &[4, 6]).await;
+    let found = checked(dir, &later).await;
+    assert!(found.holds(), "{found:#?}");
+    let found = checked(dir, &forged).await;
+    let what: Vec<&str> = found.differences.iter().map(|d| d.what.as_str()).collect();
+    assert_eq!(what, ["lacks"]);
 }
 
 fn policies() -> Bytes {
@@ -71,8 +126,38 @@ fn signed(desk: &Desk<'_>, report: &Report, files: BTreeMap<String, Vec<u8>>) ->
     let ground = Ground::Log(desk.log, desk.dir);
     let evidence = Evidence::new(desk.store, ground, period, "", &checkpoint, desk.now_us);
     let now = jiff::Timestamp::now();
-    let packed = package::pack(report, &evidence.unwrap(), (files, &|_| None), 1000, now);
+    let beside = package::Beside {
+        attached: files,
+        kept: &|_| None,
+        lacks: Vec::new(),
+    };
+    let packed = package::pack(report, &evidence.unwrap(), beside, 1000, now);
     Package::open(&packed.unwrap(), desk.log.verifier()).unwrap()
+}
+
+/// How long records are kept is asked of all times, and what proxies miss at another time than
+/// that of the report makes it no less complete.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_missed_at_another_time_makes_no_report_incomplete() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    // Started an hour ago; the period ends before.
+    let boot_us = Clock::system().now_us() - 3_600_000_000;
+    let boot_ms = u64::try_from(boot_us / 1000).unwrap();
+    log_of_boot(dir, boot_ms, &[1, 4]).await;
+    let moment = |us: i64| jiff::Timestamp::from_microsecond(us).unwrap();
+    let before = format!(
+        "since:{} until:{}",
+        moment(boot_us - 7_200_000_000),
+        moment(boot_us - 3_600_000_000)
+    );
+    for name in ["pci-dss", "personal-data"] {
+        let report = made(dir, name, &before).await;
+        assert!(report.header.complete, "{name}: {:?}", report.header.lacks);
+        let report = made(dir, name, "last:3h").await;
+        let lacks = report.header.lacks.join("; ");
+        assert!(lacks.contains("records 2 to 3 of"), "{name}: {lacks}");
+    }
 }
 
 /// Neither does the log sign uses that its records do not bear out, nor does a package hold
@@ -80,7 +165,7 @@ fn signed(desk: &Desk<'_>, report: &Report, files: BTreeMap<String, Vec<u8>>) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn what_policies_were_asked_for_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    log_in(dir.path()).await;
+    log_in(dir.path(), &[1]).await;
     let archive = Archive::open(dir.path()).await.unwrap();
     let desk = archive.desk();
     let asked = RunReport {
@@ -93,7 +178,7 @@ async fn what_policies_were_asked_for_is_made_again() {
     let of = granted::again(&report, &[], bundle.clone(), &mut |query, take| {
         desk.decisions(query, take)
     });
-    report.put_first(of.unwrap());
+    report.put_first(of.unwrap().sections);
 
     let named = BTreeMap::from([attached(&bundle)]);
     let pack = |report: &Report, attached: &BTreeMap<String, String>| {
@@ -118,6 +203,36 @@ async fn what_policies_were_asked_for_is_made_again() {
     let refused = pack(&forged, &named).unwrap_err();
     assert!(refused.contains("does not say"), "{refused}");
     let refused = pack(&report, &BTreeMap::new()).unwrap_err();
+    assert!(refused.contains("does not say"), "{refused}");
+
+    // Without them, the head has to say that there are none.
+    let mut without = report.clone();
+    without.take_of_policies();
+    let refused = pack(&without, &BTreeMap::new()).unwrap_err();
+    assert!(refused.contains("does not say"), "{refused}");
+    let mut checked = Checked::default();
+    of_policies(&signed(&desk, &without, BTreeMap::new()), &mut checked);
+    assert!(!checked.differences.is_empty());
+    let mut said = without.clone();
+    said.header.lacks = vec![
+        granted::NO_POLICIES.to_owned(),
+        "what nobody knows".to_owned(),
+    ];
+    said.header.complete = false;
+    let packed = pack(&said, &BTreeMap::new()).unwrap();
+    let package = Package::open(&packed, desk.log.verifier()).unwrap();
+    assert_eq!(package.report.header.lacks, [granted::NO_POLICIES]);
+    let mut checked = Checked::default();
+    of_policies(&package, &mut checked);
+    assert_eq!(checked.differences, vec![]);
+    // Nor does it lack decisions that can be made again.
+    let mut lacking = report.clone();
+    lacking.header.lacks = vec![format!(
+        "1 of 1 recorded decisions {}",
+        granted::NOT_REPLAYED
+    )];
+    lacking.header.complete = false;
+    let refused = pack(&lacking, &named).unwrap_err();
     assert!(refused.contains("does not say"), "{refused}");
 
     let (name, _) = attached(&bundle);

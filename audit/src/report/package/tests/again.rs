@@ -1,9 +1,10 @@
 //! A sound report is the same when it is made again, whatever came since, and one that was
 //! changed is not.
 
-use palisade_mesh::wire::record::Outcome;
+use palisade_mesh::wire::record::{LogLifecycle, Outcome};
 
 use super::*;
+use crate::report::{Chart, Shape};
 
 /// Decisions of `ids` of a moment ago, or how their requests ended.
 fn exchange(ids: &[ulid::Ulid], status: Option<u32>) -> impl Iterator<Item = Bytes> {
@@ -148,12 +149,23 @@ async fn what_is_not_as_it_was_is_told() {
         let found = changed("log-integrity", label, "7");
         assert_eq!(found.differences[0].what, label, "{found:#?}");
     }
+    for (id, label) in [
+        ("index-and-log", "result"),
+        ("clock-offsets", "furthest apart, milliseconds"),
+    ] {
+        let found = changed(id, label, "7");
+        assert_eq!(found.differences.len(), 1, "{found:#?}");
+        assert!(found.moved.is_empty(), "{found:#?}");
+    }
+    let mut forged = report.clone();
+    let at = section(&mut forged, "clock-offsets");
+    forged.sections[at].table.as_mut().unwrap().rows[0][2] = "0".into();
+    assert!(!stage.checked(&forged).unwrap().holds());
     let conflicts = "conflicts that a witness told in the period";
     assert!(!changed("witnesses", conflicts, "7").holds());
     for (id, label) in [
         ("both-sides", "one-sided requests"),
         ("streams", "streams that are not complete"),
-        ("index-and-log", "result"),
     ] {
         let found = changed(id, label, "7");
         let [moved] = &found.moved[..] else {
@@ -168,24 +180,67 @@ async fn what_is_not_as_it_was_is_told() {
     forged.sections[at].table.as_mut().unwrap().rows[0][0] = "nobody".into();
     let found = stage.checked(&forged).unwrap();
     assert!(found.moved[0].report.contains("nobody"), "{found:#?}");
+    // A row that was taken out, whether the table says how many there were or not.
+    for total in [0, 1] {
+        let mut forged = report.clone();
+        let table = forged.sections[at].table.as_mut().unwrap();
+        let row = table.rows.remove(0);
+        table.total -= total;
+        forged.header.rows -= 1;
+        let found = stage.checked(&forged).unwrap();
+        let told = found
+            .moved
+            .iter()
+            .find(|moved| moved.what == "row")
+            .unwrap();
+        assert_eq!(
+            (told.report.as_str(), told.log.as_str()),
+            ("no such row", &*row.join(", "))
+        );
+    }
+    // A text or a chart that no such section has.
+    let mut forged = report.clone();
+    forged.sections[at].listing = Some("Verified by the auditor: all is well".into());
+    let found = stage.checked(&forged).unwrap();
+    assert_eq!(found.differences[0].what, "listing", "{found:#?}");
+    let mut forged = report.clone();
+    forged.sections[at].chart = Some(Chart {
+        title: "All is well".into(),
+        shape: Shape::Bars,
+        series: Vec::new(),
+        points: Vec::new(),
+    });
+    let found = stage.checked(&forged).unwrap();
+    assert_eq!(found.differences[0].what, "chart", "{found:#?}");
     // What the log has since is told in the same way.
     stage.add(others()).await;
     let found = stage.checked(&report).unwrap();
     assert!(found.holds() && !found.moved.is_empty(), "{found:#?}");
 }
 
-/// A report was not made before the log signed what it rests on, nor in time to come; a moment
-/// of a clock that is a little off is not called one of these.
+/// A report was not made before the log signed what it rests on; one of a time to come, which
+/// may be that of a clock that is behind here, is told. A moment of a clock that is a little off
+/// is neither.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_says_no_moment_before_its_checkpoint() {
     let stage = stage().await;
     let (report, checkpoint) = stage.made("denials");
     let minute = jiff::SignedDuration::from_mins(1);
-    for (minutes, holds) in [(-6, false), (-4, true), (4, true), (7, false)] {
+    for (minutes, holds, told) in [
+        (-6, false, false),
+        (-4, true, false),
+        (4, true, false),
+        (7, true, true),
+    ] {
         let mut dated = report.clone();
         dated.header.made = (checkpoint.time + minute * minutes).to_string();
         let found = stage.checked(&dated).unwrap();
         assert_eq!(found.holds(), holds, "{minutes}: {found:#?}");
+        let ahead = found
+            .not_compared
+            .iter()
+            .any(|what| what.contains("is ahead"));
+        assert_eq!(ahead, told, "{minutes}: {found:#?}");
     }
 }
 
@@ -196,17 +251,27 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
     let id = new_ulid(&Clock::system());
     let request = new_ulid(&Clock::system());
     let time_us = i64::try_from(id.timestamp_ms()).unwrap() * 1000;
-    let of = |id: ulid::Ulid, after_ms: i64, body| -> Bytes {
+    let by = |reporter: &str, id: ulid::Ulid, after_ms: i64, body| -> Bytes {
         let record = Record {
             id: id.to_bytes().to_vec(),
             time_us: time_us + after_ms * 1000,
-            reporter: REPORTER.into(),
+            reporter: reporter.into(),
             body: Some(body),
             ..Record::default()
         };
         record.encode_to_vec().into()
     };
+    let caller = "spiffe://acme.test/ns/shop/sa/till";
+    let of = |id, after_ms, body| by(REPORTER, id, after_ms, body);
     let service = "acme.test/shop/stock".to_owned();
+    let rejudged = || {
+        Body::Rejudgement(Rejudgement {
+            verdict: Verdict::Forbidden.into(),
+            cause: "kill_list".into(),
+            closed: true,
+            ..Rejudgement::default()
+        })
+    };
     let records = [
         of(
             id,
@@ -215,10 +280,15 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
                 verdict: Verdict::Allow.into(),
                 service: service.clone(),
                 request_id: request.to_bytes().to_vec(),
+                principal: Some(Peer {
+                    spiffe_id: caller.into(),
+                    ..Peer::default()
+                }),
                 ..Decision::default()
             }),
         ),
-        of(
+        by(
+            caller,
             request,
             0,
             Body::Call(Call {
@@ -227,16 +297,28 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
                 ..Call::default()
             }),
         ),
+        // Of others, who know the ids: the caller says nothing of its own stream, nor does
+        // the proxy, or anybody else, of what the caller sent.
+        by(caller, id, 2, rejudged()),
         of(
-            id,
-            3,
-            Body::Rejudgement(Rejudgement {
-                verdict: Verdict::Forbidden.into(),
-                cause: "kill_list".into(),
-                closed: true,
-                ..Rejudgement::default()
+            request,
+            2,
+            Body::Call(Call {
+                service: service.clone(),
+                ..Call::default()
             }),
         ),
+        by(
+            "spiffe://acme.test/ns/shop/sa/other",
+            new_ulid(&Clock::system()),
+            2,
+            Body::Call(Call {
+                service: service.clone(),
+                decision_id: id.to_bytes().to_vec(),
+                ..Call::default()
+            }),
+        ),
+        of(id, 3, rejudged()),
         of(
             id,
             5,
@@ -288,4 +370,157 @@ async fn a_timeline_has_both_sides_and_the_end_in_order() {
     assert_eq!(times, order);
     assert_eq!(table.total, 4);
     assert!(stage.checked(&report).unwrap().holds());
+}
+
+/// Whatever services the records of a workload name, the report is made, and each query is one
+/// line of the file of queries.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_of_any_name_keep_no_report_from_being_made() {
+    let named = |service: String| {
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us: Clock::system().now_us() - 1_000_000,
+            reporter: REPORTER.into(),
+            body: Some(Body::Decision(Decision {
+                service,
+                ..Decision::default()
+            })),
+            ..Record::default()
+        };
+        Bytes::from(record.encode_to_vec())
+    };
+    let long = |n: usize, len: usize| format!("{n}").repeat(len);
+    for (services, kept) in [
+        ((0..4).map(|n| long(n, 1024)).collect::<Vec<_>>(), false),
+        ((0..2).map(|n| long(n, 1000)).collect(), true),
+        (vec![long(0, 1000), long(1, 1001)], false),
+        (vec!["stock\n# forged".to_owned()], false),
+        (vec!["stock\u{1b}[2J".to_owned()], false),
+        (vec!["acme.test/shop/stock".to_owned()], true),
+    ] {
+        let stage = Stage::of(services.iter().cloned().map(named)).await;
+        let (report, _) = stage.made("incident");
+        let timeline = report.sections.iter().find(|s| s.id == "timeline").unwrap();
+        assert_eq!(
+            timeline.queries[1].contains("service:"),
+            kept,
+            "{services:?}"
+        );
+        assert!(stage.checked(&report).unwrap().holds(), "{services:?}");
+        stage.pack(&report, RECORDS_MAX).unwrap();
+    }
+    let stage = stage().await;
+    let mut report = stage.made("incident").0;
+    report.sections[0].queries = vec!["path:\"a\n# forged\"\u{1b}".into()];
+    let said = forms(&report).unwrap().remove("queries.txt").unwrap();
+    let said = String::from_utf8(said).unwrap();
+    assert!(
+        !said.contains("\n# forged") && !said.contains('\u{1b}'),
+        "{said}"
+    );
+}
+
+/// Records that were announced to be dropped, and then were not, are kept.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_announced_and_not_done_is_kept() {
+    let stage = stage().await;
+    let said = |verb: &str, detail: &str| -> Bytes {
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us: Clock::system().now_us(),
+            reporter: REPORTER.into(),
+            body: Some(Body::LogLifecycle(LogLifecycle {
+                verb: verb.into(),
+                detail: detail.into(),
+                ..LogLifecycle::default()
+            })),
+            ..Record::default()
+        };
+        record.encode_to_vec().into()
+    };
+    let dropped = said(
+        "records_dropped",
+        "of records 7 to 9: 2 decision kept for 60 days",
+    );
+    let left = said(
+        "records_left",
+        "of the segment that begins with record 7: it was not done",
+    );
+    let other = said(
+        "records_left",
+        "of the segment that begins with record 70: it was not done",
+    );
+    let kept = || {
+        let checkpoint = stage.log.checkpoint();
+        let figure = |report: &str, label: &str| {
+            let now_us = Clock::system().now_us();
+            let period = Period::read("last:1h", now_us).unwrap();
+            let ground = Ground::Log(&stage.log, stage.dir.path());
+            let evidence = Evidence::new(&stage.store, ground, period, "", &checkpoint, now_us);
+            let report = run(Kind::find(report).unwrap(), &evidence.unwrap()).unwrap();
+            let figures = report.sections.iter().flat_map(|s| &s.figures);
+            let mut figures = figures.filter(|f| f.label == label);
+            figures.next().unwrap().value.clone()
+        };
+        [
+            figure("pci-dss", "12 months kept"),
+            figure("personal-data", "classes of which records were dropped"),
+        ]
+    };
+    let gone = ["no: decision kept for 60 days", "decision kept for 60 days"];
+    assert_eq!(kept(), ["not yet", "none"]);
+    stage.add([dropped.clone(), other].into_iter()).await;
+    assert_eq!(kept(), gone);
+    stage.add([left].into_iter()).await;
+    assert_eq!(kept(), ["not yet", "none"]);
+    stage.add([dropped].into_iter()).await;
+    assert_eq!(kept(), gone);
+}
+
+/// A decision that has answered the request itself has ended with that, whatever its reporter
+/// says later.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_changes_no_answer_of_a_decision() {
+    let stage = stage().await;
+    let id = new_ulid(&Clock::system());
+    let record = Record {
+        id: id.to_bytes().to_vec(),
+        time_us: i64::try_from(id.timestamp_ms()).unwrap() * 1000,
+        reporter: REPORTER.into(),
+        body: Some(Body::Decision(Decision {
+            verdict: Verdict::Forbidden.into(),
+            status: 403,
+            ..Decision::default()
+        })),
+        ..Record::default()
+    };
+    stage.add([record.encode_to_vec().into()].into_iter()).await;
+    let now_us = Clock::system().now_us();
+    let stage = Stage { now_us, ..stage };
+    let checkpoint = stage.log.checkpoint();
+    let made = |kind| stage.made_under(&checkpoint, kind, "status:403");
+    let before = [made("access"), made("incident")];
+    assert_eq!(before[0].header.decisions, 1);
+    stage.add(exchange(&[id], Some(200))).await;
+    for report in before {
+        let found = stage.checked(&report).unwrap();
+        assert!(found.holds(), "{found:#?}");
+    }
+    let now = stage.made_under(&stage.log.checkpoint(), "access", "status:403");
+    assert_eq!(now.header.decisions, 1);
+}
+
+/// A report that says that it is of fewer records is not compared; that its checkpoint is none
+/// of this log is told all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_another_log_is_told_before_what_is_lacking() {
+    let stage = stage().await;
+    let (mut report, _) = stage.made("denials");
+    report.header.lacks = vec!["the index waits: for the archive".into()];
+    report.header.complete = false;
+    let refused = stage.checked(&report).unwrap_err();
+    assert!(matches!(refused, StoreError::Query(told) if told.code.0 == 7817));
+    report.header.checkpoint.note = report.header.checkpoint.note.replace("acme", "other");
+    let found = stage.checked(&report).unwrap();
+    assert!(!found.checkpoint && !found.holds(), "{found:#?}");
 }
