@@ -138,7 +138,7 @@ async fn a_workload_speaks_for_no_part_of_the_mesh() {
         (alert, "only the log itself may"),
         (
             change,
-            "`policy_change` may not come from a workload: only the PDP may",
+            "`policy_change` of its own policy folder only, which names no author",
         ),
         (hold, "`hold_released` may not come from a workload"),
         (Body::AuditRead(AuditRead::default()), "only the PDP may"),
@@ -152,6 +152,37 @@ async fn a_workload_speaks_for_no_part_of_the_mesh() {
         assert!(refusal.contains(may), "{refusal}");
         assert!(received(&session.log).is_empty());
     }
+}
+
+/// A proxy that reads a policy folder itself says what it puts in force; it is not held up
+/// for that.
+#[tokio::test]
+async fn a_proxy_with_a_policy_folder_of_its_own_says_what_it_put_in_force() {
+    let mut session = Session::start().await;
+    let records = ["activated", "rejected"].map(|verb| {
+        let change = PolicyChange {
+            verb: verb.into(),
+            ..PolicyChange::default()
+        };
+        let record = Record {
+            body: Some(Body::PolicyChange(change)),
+            ..Record::decode(encoded(1)).unwrap()
+        };
+        record.encode_to_vec().into()
+    });
+    let told = Batch {
+        records: records.into(),
+        ..batch(u32::MAX, 1..=2)
+    };
+    session.batches.send(told).await.unwrap();
+    loop {
+        let ack = session.ack().await;
+        assert_eq!(ack.refused, "");
+        if ack.durable == 2 {
+            break;
+        }
+    }
+    assert_eq!(received(&session.log).len(), 2);
 }
 
 #[tokio::test]
