@@ -238,9 +238,53 @@ async fn a_barred_peer_leaves_nothing_more() {
     let (_batches, receiver) = mpsc::channel::<Batch>(1);
     let again = client.push(ReceiverStream::new(receiver)).await;
     assert_eq!(again.unwrap_err().code(), Code::PermissionDenied);
-    let asked = client.has_revision(named(32)).await;
-    assert!(asked.is_err());
     assert_eq!(received(&log).len(), 3);
+}
+
+/// Nor does it keep the place of another that has its identity: what it has open ends, also where
+/// it says nothing.
+#[tokio::test]
+async fn a_barred_peer_that_rests_keeps_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let barred = Arc::new(Barred::default());
+    let ingest = Ingest {
+        limits: room::Limits {
+            present_every: std::time::Duration::from_millis(20),
+            ..room::Limits::default()
+        },
+        ..Ingest::new(open_log(&dir), Clock::system()).barring(barred.clone())
+    };
+    let server = TestServer::of(ingest, Some(peer(REPORTER, FOREVER))).await;
+    let (_batches, receiver) = mpsc::channel::<Batch>(8);
+    let mut client = IngestClient::new(server.channel().await);
+    let open = client.push(ReceiverStream::new(receiver)).await.unwrap();
+    let mut acks = open.into_inner();
+    assert_eq!(soon(acks.message()).await.unwrap().unwrap().credit, CREDIT);
+    barred.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    let status = soon(acks.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+/// A PDP, too.
+#[tokio::test]
+async fn a_barred_pdp_gives_no_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let shelf = Shelf(crate::policies::Policies::beside(dir.path()), log.clone());
+    let barred = Arc::new(Barred::default());
+    let ingest = Ingest::new(log, Clock::system())
+        .keeping(Arc::new(shelf))
+        .barring(barred.clone());
+    let server = TestServer::of(ingest, Some(peer(PDP, FOREVER))).await;
+    let mut client = IngestClient::new(server.channel().await);
+    assert!(client.has_revision(named(32)).await.is_ok());
+    barred.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    let asked = client.has_revision(named(32)).await;
+    assert_eq!(asked.unwrap_err().code(), Code::PermissionDenied);
+    let given = client.keep_revision(parts(b"texts")).await;
+    assert_eq!(given.unwrap_err().code(), Code::PermissionDenied);
+    let policies = crate::policies::Policies::beside(dir.path());
+    assert_eq!(policies.read(&[7; 32]).unwrap(), None);
 }
 
 #[tokio::test]
