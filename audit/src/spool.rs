@@ -47,7 +47,9 @@ use crate::{
 
 mod attest;
 mod file;
+mod frame;
 mod loss;
+mod marker;
 mod names;
 mod queue;
 mod reached;
@@ -56,6 +58,7 @@ mod stream;
 mod uplink;
 mod writer;
 
+use marker::Markers;
 use queue::{Left, Queue};
 use reached::Reached;
 use stream::{ClosedStream, Kept, SpoolStream};
@@ -195,6 +198,7 @@ struct Shared {
     boot: Ulid,
     options: SpoolOptions,
     clock: Clock,
+    markers: Markers,
     // Written by the spool thread and the uplink, read by all.
     bytes: AtomicU64,
     closed: AtomicBool,
@@ -259,7 +263,8 @@ impl Spool {
         let lock = files::lock(&dir.join("lock"))
             .map_err(failed)?
             .ok_or_else(|| SpoolError::Locked(dir.into()))?;
-        let left = Left::load(dir, &reporter).map_err(failed)?;
+        let markers = Markers::open(dir).map_err(failed)?;
+        let left = Left::load(dir, &reporter, &markers).map_err(failed)?;
         let shared = Arc::new(Shared {
             _lock: lock,
             dir: dir.into(),
@@ -267,6 +272,7 @@ impl Spool {
             boot: new_ulid(&clock),
             options,
             clock,
+            markers,
             bytes: AtomicU64::new(left.bytes),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),

@@ -15,7 +15,7 @@ use ulid::Ulid;
 use super::{
     Shared, Spool,
     file::{self, Found, Survey},
-    queue::{Cursor, Place},
+    queue::{Cursor, Extent, Place},
     refusal::{Refusal, Sent},
 };
 use crate::{buffer::Chunk, ingest::BATCH_RECORDS_MAX, stream::StreamKey};
@@ -281,7 +281,7 @@ impl<'a> Session<'a> {
                 (Some(file), _) | (None, Some((_, file))) => file,
                 (None, None) => Arc::new(File::open(&place.path)?),
             };
-            let found = file::read_chunk(&file, offset)?;
+            let found = file::read_chunk(&file, offset, place.end, place.marker.as_ref())?;
             io::Result::Ok((file, found))
         });
         let (file, found) = match read.await {
@@ -324,10 +324,10 @@ impl<'a> Session<'a> {
         let shared = self.shared.clone();
         let look = move || {
             loop {
-                let Some((start, end)) = shared.queue().extent(id) else {
+                let Some(Extent { start, end, marker }) = shared.queue().extent(id) else {
                     return Ok(());
                 };
-                let mut survey = Survey::new(&file, start, end)?;
+                let mut survey = Survey::new(&file, start, end, marker.as_ref())?;
                 let left = end.saturating_sub(file.metadata()?.len());
                 if survey.torn + left > 0 {
                     survey.lose(survey.torn + left);

@@ -116,7 +116,7 @@ async fn what_follows_a_damaged_part_is_sent_and_the_file_is_kept() {
 /// the file or not; one whose records are damaged, where its length says.
 #[tokio::test]
 async fn a_damaged_length_hides_nothing_that_follows() {
-    for at in [0, 1, 3, 8 + 20] {
+    for at in [0, 1, 3, 8 + 16 + 20] {
         for bit in [0, 5, 7] {
             let dir = left([1..=3, 4..=6, 7..=9]).await;
             change(&dir, |bytes, places| bytes[places[1] + at] ^= 1 << bit);
@@ -128,6 +128,81 @@ async fn a_damaged_length_hides_nothing_that_follows() {
             assert_eq!(spool.stats().damaged, 1);
         }
     }
+}
+
+/// Disks lose sectors and pages, and what is lost with them is what stood there: also where that is
+/// the beginning of a chunk, the end of one and the beginning of the next, or the head of the file.
+#[tokio::test]
+async fn a_page_that_is_lost_takes_no_chunk_behind_it_along() {
+    type Lost = fn(&[usize]) -> std::ops::Range<usize>;
+    let cases: [(Lost, std::ops::RangeInclusive<u64>); 5] = [
+        (|at| at[1]..at[1] + 28, 4..=6),
+        (|at| at[1] - 10..at[1] + 44, 1..=6),
+        (|at| at[1] - 10..at[2] + 44, 1..=9),
+        (|at| at[0]..at[2], 1..=6),
+        (|at| 0..at[1] + 8, 1..=6),
+    ];
+    for byte in [0, 0xff] {
+        for (n, (range, gone)) in cases.clone().into_iter().enumerate() {
+            let dir = left([1..=3, 4..=6, 7..=9, 10..=12]).await;
+            change(&dir, |bytes, places| bytes[range(places)].fill(byte));
+            let spool = open(&dir);
+            let (_log_dir, log) = deliver(&spool).await;
+            let mut expected: Vec<_> = (1..=12)
+                .filter(|n| !gone.contains(n))
+                .map(|n| format!("/orders/{n}"))
+                .collect();
+            expected.sort();
+            assert_eq!(paths(&log), expected, "case {n}, {byte:#x}");
+            assert_eq!(spool.stats().damaged, 1, "case {n}, {byte:#x}");
+        }
+    }
+}
+
+/// As an earlier version wrote it.
+fn unmarked(dir: &TempDir) -> PathBuf {
+    let path = spool_files(dir).pop().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let mut places = chunks(&bytes);
+    places.insert(0, 0);
+    let mut old = Vec::new();
+    for range in places.windows(2) {
+        let payload = &bytes[range[0] + 8..range[1]];
+        match payload.strip_prefix(b"palispo2") {
+            Some(rest) => frame::write(&mut old, &[b"palispol", &rest[16..]]),
+            None => frame::write(&mut old, &[&payload[16..]]),
+        }
+    }
+    fs::write(&path, old).unwrap();
+    path
+}
+
+/// What a version before markers left is sent as it was.
+#[tokio::test]
+async fn files_without_markers_stay_readable() {
+    for flipped in [None, Some(60), Some(1)] {
+        let dir = left([1..=3, 4..=6, 7..=9]).await;
+        let path = unmarked(&dir);
+        if let Some(at) = flipped {
+            change(&dir, |bytes, places| bytes[places[1] + at] ^= 1);
+        }
+        let spool = open(&dir);
+        let (_log_dir, log) = deliver(&spool).await;
+        let mut expected = expected_paths(1..=9);
+        if flipped.is_some() {
+            expected.retain(|path| !path.ends_with(['4', '5', '6']));
+        }
+        assert_eq!(paths(&log), expected, "{flipped:?}");
+        assert_eq!(spool.stats().damaged, u64::from(flipped.is_some()));
+        assert!(!path.exists());
+    }
+    // Also where its head is damaged.
+    let dir = left([1..=3]).await;
+    unmarked(&dir);
+    change(&dir, |bytes, _| bytes[20] ^= 1);
+    let spool = open(&dir);
+    let (_log_dir, log) = deliver(&spool).await;
+    assert_eq!(paths(&log), expected_paths(1..=3));
 }
 
 /// Nothing of it can be sent: it is not forgotten for that.
@@ -219,6 +294,9 @@ async fn a_file_that_is_damaged_while_it_waits_is_told_at_once() {
     assert_eq!(spool.stats().damaged, 1);
     told(&log, &spool, "damaged").await;
     append(&mut stream, 10..=12).await;
+    // Nothing is written behind what cannot be read.
+    let written = spool_files(&dir).pop().unwrap();
+    assert_ne!(written, path);
     drop(stream);
     let server = server(&log).await;
     let task = uplink(&spool, &server);
@@ -248,7 +326,7 @@ async fn a_frame_within_a_record_is_never_taken_for_one() {
         },
     };
     let mut frame = Vec::new();
-    file::chunk(&mut frame, &forged);
+    file::chunk(&mut frame, &forged, &[7; 16]);
     let mut stream = spool.open(0);
     let record = Record {
         body: Some(Body::AuthnFailure(AuthnFailure {
@@ -265,7 +343,7 @@ async fn a_frame_within_a_record_is_never_taken_for_one() {
     change(&dir, |bytes, places| {
         // The length of the frame and that of its record.
         bytes[places[0] + 1] ^= 1;
-        bytes[places[0] + 8 + 20 + 1] ^= 2;
+        bytes[places[0] + 8 + 16 + 20 + 1] ^= 2;
     });
     let spool = open(&dir);
     let (_log_dir, log) = deliver(&spool).await;

@@ -389,7 +389,7 @@ fn files_of_another_reporter_do_not_count_against_the_limit() {
     let boot = new_ulid(&Clock::system());
     let path = file::path(dir.path(), boot, 0);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut contents = file::header(&other, boot);
+    let mut contents = file::header(&other, boot, &[7; 16]);
     contents.resize(100_000, 0);
     fs::write(&path, contents).unwrap();
     let options = SpoolOptions {
