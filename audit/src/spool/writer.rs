@@ -93,10 +93,10 @@ impl Writer {
         };
         let own = Buffer::new(Arc::new(stream), limits, shared.clock.clone());
         let wanted = shared.options.reserve_bytes;
-        let (loss, lost_before) = Loss::open(&shared.dir);
+        let loss = Loss::open(&shared.dir);
         Self {
+            lost_before: loss.noted(),
             loss,
-            lost_before,
             telling_loss: false,
             reserve: Reserve::new(shared.disk.clone(), &shared.dir, wanted),
             shared,
