@@ -99,6 +99,16 @@ pub enum Refused {
     },
 }
 
+impl Refused {
+    /// Whether it is for what a record is, so that it is taken at no other time either.
+    fn is_for_ever(&self) -> bool {
+        matches!(
+            self,
+            Self::Class { .. } | Self::Record { .. } | Self::RecordLen(_)
+        )
+    }
+}
+
 /// Takes records into a log.
 #[derive(Clone)]
 pub struct Ingest {
@@ -299,6 +309,7 @@ impl Ingest {
                     let item = acks::InFlight::Refused {
                         stream: stream.clone(),
                         refusal: refusal.to_string(),
+                        never: refusal.is_for_ever(),
                     };
                     // Going on would leave a gap where the batch was.
                     let _ = in_flight.send(item).await;

@@ -160,7 +160,7 @@ pub struct SpoolStats {
     pub connected: bool,
     /// Records that the log refused again and again, which were set aside.
     pub refused: u64,
-    /// Whether the log has refused a batch since the start.
+    /// Whether the log has refused a batch since the start, that it has not taken since.
     pub refusing: bool,
     /// Whether the last write to the disk failed.
     pub failing: bool,
@@ -511,6 +511,12 @@ impl Shared {
     fn note_refusal(&self, words: &str) {
         let last = self.refusal.lock();
         *last.unwrap_or_else(PoisonError::into_inner) = Some(words.into());
+    }
+
+    /// What was refused was taken later.
+    fn forget_refusal(&self) {
+        let last = self.refusal.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn refusal(&self) -> Option<Arc<str>> {

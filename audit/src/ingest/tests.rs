@@ -53,11 +53,15 @@ impl Session {
 
     /// The status or the refusal that a batch earns.
     async fn refusal(&mut self, batch: Batch) -> Result<String, Status> {
+        self.refused(batch).await.map(|ack| ack.refused)
+    }
+
+    async fn refused(&mut self, batch: Batch) -> Result<Ack, Status> {
         self.batches.send(batch).await.unwrap();
         loop {
             match soon(self.acks.message()).await?.expect("an answer") {
                 ack if ack.refused.is_empty() => {}
-                ack => return Ok(ack.refused),
+                ack => return Ok(ack),
             }
         }
     }
@@ -327,6 +331,29 @@ async fn malformed_batches_are_refused_and_end_the_connection() {
         let status = session.refusal(with(change)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
     }
+}
+
+/// What a record is does not change; what the log has room for does.
+#[tokio::test]
+async fn a_refusal_says_whether_it_is_for_ever() {
+    let mut session = Session::start().await;
+    let mut malformed = batch(0, 1..=1);
+    malformed.records = vec![Bytes::from_static(&[0xff])];
+    let refused = session.refused(malformed).await.unwrap();
+    assert!(refused.never, "{refused:?}");
+    // Every second number is left out, until the stream has as many gaps as one may have.
+    let mut session = Session::start().await;
+    let gaps = crate::stream::GAPS_MAX as u64;
+    for n in 1..=gaps {
+        session.batches.send(batch(0, 2 * n..=2 * n)).await.unwrap();
+        if n % 8 == 0 {
+            while session.ack().await.durable < 2 * n {}
+        }
+    }
+    let last = 2 * (gaps + 1);
+    let refused = session.refused(batch(0, last..=last)).await.unwrap();
+    assert!(refused.refused.contains("gaps"), "{refused:?}");
+    assert!(!refused.never, "{refused:?}");
 }
 
 #[tokio::test]

@@ -156,7 +156,10 @@ impl<'a> Session<'a> {
                 }
                 ack = acks.message() => {
                     session.acknowledged(ack?.ok_or(Ended::Closed)?).await?;
-                    *pause = BACKOFF.0;
+                    // A welcome is no sign that there is a place now.
+                    if !session.refusal.waits() {
+                        *pause = BACKOFF.0;
+                    }
                 }
                 _ = moved.changed(), if session.ready.is_empty() => {}
                 () = tokio::time::sleep(ANSWER_TIMEOUT), if answer_due => {
@@ -203,6 +206,9 @@ impl<'a> Session<'a> {
         {
             self.in_flight -= (sent.last - sent.first + 1) as u32;
         }
+        if self.refusal.taken(&stream, ack.durable) {
+            self.shared.forget_refusal();
+        }
         let Ok(key) = StreamKey::from_wire(&stream) else {
             return Ok(());
         };
@@ -229,6 +235,10 @@ impl<'a> Session<'a> {
         // Answers come in the order of the batches, so it is the first without one.
         let sent = self.sent.pop_front();
         let sent = sent.filter(|sent| Some(&sent.stream) == ack.stream.as_ref());
+        if let Some(sent) = sent.as_ref().filter(|_| !ack.never) {
+            self.refusal.note_for_now(sent);
+            return Ended::Refused(words);
+        }
         let Some(sent) = sent.filter(|sent| self.refusal.note(sent)) else {
             return Ended::Refused(words);
         };
@@ -244,7 +254,11 @@ impl<'a> Session<'a> {
             shared.set_aside(key.boot, key.worker, sent.first, &record, &said)
         });
         match aside.await.map_err(io::Error::other) {
-            Ok(Ok(_)) => Ended::Refused(words),
+            Ok(Ok(true)) => Ended::Refused(words),
+            Ok(Ok(false)) => {
+                self.refusal.wait();
+                Ended::Refused(words)
+            }
             Ok(Err(e)) | Err(e) => e.into(),
         }
     }

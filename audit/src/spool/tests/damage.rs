@@ -4,6 +4,7 @@ use palisade_mesh::wire::record::{Alert, AuthnFailure, Record, SpoolEvent};
 use prost::Message as _;
 
 use super::*;
+use crate::{log::Pending, testing::encoded};
 
 /// Where each chunk of a file starts, and where the file ends.
 fn chunks(bytes: &[u8]) -> Vec<usize> {
@@ -402,6 +403,56 @@ async fn a_record_that_the_log_refuses_is_set_aside_and_told() {
     let _ = task.await;
     drop(spool);
     assert_eq!(open(&dir).health().refused, 2);
+}
+
+/// A record for which the log has no place now is as good as any: it stays, and is taken once there
+/// is one.
+#[tokio::test]
+async fn what_the_log_has_no_place_for_now_is_sent_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir);
+    let stream = Arc::new(StreamKey {
+        reporter: reporter(),
+        boot: spool.boot(),
+        worker: 0,
+    });
+    let mut records = spool.open(0);
+    append(&mut records, 1..=4).await;
+    append(&mut records, 5..=6).await;
+    drop(records);
+    drop(spool);
+    change(&dir, |bytes, places| bytes[places[0] + 60] ^= 1);
+    // The first gap of the stream would become two, and it has as many as it may have.
+    let log_dir = tempfile::tempdir().unwrap();
+    let log = open_log(&log_dir);
+    let pending = |sequence| Pending {
+        stream: stream.clone(),
+        sequence,
+        record: encoded(sequence),
+    };
+    let gaps = 0..crate::stream::GAPS_MAX as u64;
+    crate::testing::append(&log, gaps.map(|n| pending(10 + 2 * n)).collect()).await;
+    let spool = open(&dir);
+    let server = server(&log).await;
+    let task = uplink(&spool, &server);
+    let refused = async {
+        // More often than a record is that is set aside.
+        while spool.shared.connections.load(Ordering::Relaxed) < 5 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon(refused).await;
+    assert!(spool.health().refusal.unwrap().contains("gaps"));
+    assert_eq!(spool.stats().refused, 0);
+    assert!(!paths(&log).contains(&"/orders/5".to_owned()));
+    crate::testing::append(&log, vec![pending(11)]).await;
+    soon(spool.delivered()).await;
+    for path in ["/orders/5", "/orders/6"] {
+        assert!(paths(&log).contains(&path.to_owned()), "{path}");
+    }
+    let health = spool.health();
+    assert_eq!((health.refusal, health.refused), (None, 0));
+    task.abort();
 }
 
 /// A log that refuses everything is not to empty the spool.
