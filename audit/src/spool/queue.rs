@@ -24,6 +24,10 @@ use crate::buffer::Chunk;
 /// of it.
 const DAMAGED: &str = "damaged";
 
+/// Such files that are kept: a disk that garbles every file is not to be filled with them. With one
+/// more, the oldest goes.
+pub(super) const DAMAGED_MAX: usize = 16;
+
 /// Files and acknowledged positions.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -388,7 +392,7 @@ impl Queue {
     /// Removes the files that the log has wholly, and sets those aside that cannot be read
     /// through; gives the bytes that are free.
     pub(super) fn free(&mut self) -> u64 {
-        let mut bytes = 0;
+        let (mut bytes, mut set_aside) = (0, None);
         let streams = &self.streams;
         self.files.retain(|file| {
             let done = |(worker, last): (&u32, &u64)| {
@@ -411,12 +415,20 @@ impl Queue {
                 return true;
             }
             if let Some(dir) = file.path.parent() {
+                if file.damaged {
+                    set_aside = dir.parent().map(Path::to_path_buf);
+                }
                 // Goes with the last file of its boot.
                 let _ = fs::remove_dir(dir);
             }
             bytes += file.bytes;
             false
         });
+        if let Some(dir) = set_aside
+            && let Err(error) = prune(&dir)
+        {
+            tracing::warn!(%error, "damaged spool files cannot be looked through");
+        }
         let files = &self.files;
         self.streams.retain(|(boot, _), position| {
             position.checkpointed < position.durable || files.iter().any(|file| file.boot == *boot)
@@ -496,6 +508,35 @@ impl Queue {
         let file = self.files.iter().rfind(|file| file.id == id);
         file.is_some_and(|file| file.damaged)
     }
+}
+
+/// Removes the oldest of the damaged files that are kept in the spool `dir`.
+fn prune(dir: &Path) -> io::Result<()> {
+    let mut kept = Vec::new();
+    for boot in fs::read_dir(dir)? {
+        let boot = boot?.path();
+        if !boot.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(boot)? {
+            let path = file?.path();
+            if path.extension().is_some_and(|e| e == DAMAGED) {
+                kept.push(path);
+            }
+        }
+    }
+    // Boots and numbers are ascending.
+    kept.sort_unstable();
+    let more = kept.len().saturating_sub(DAMAGED_MAX);
+    for path in kept.into_iter().take(more) {
+        tracing::warn!(file = %path.display(), "damaged spool file is removed: newer ones are kept");
+        fs::remove_file(&path)?;
+        if let Some(boot) = path.parent() {
+            // Goes with its last file.
+            let _ = fs::remove_dir(boot);
+        }
+    }
+    Ok(())
 }
 
 /// The name under which a damaged file is kept.

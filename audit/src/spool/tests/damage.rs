@@ -223,6 +223,28 @@ async fn a_file_of_which_nothing_can_be_read_is_kept_and_told() {
     told(&log, &spool, "damaged").await;
 }
 
+/// A disk that garbles every file fills with none of them.
+#[tokio::test]
+async fn so_many_damaged_files_are_kept_and_no_more() {
+    let dir = left([1..=3]).await;
+    let file = change(&dir, |bytes, places| bytes[places[0]..].fill(0xff));
+    let earlier = |n: usize| {
+        let boot = Ulid::from_parts(1, n as u128).to_string();
+        dir.path().join(boot).join("0000000000.spool.damaged")
+    };
+    for n in 0..queue::DAMAGED_MAX {
+        fs::create_dir(earlier(n).parent().unwrap()).unwrap();
+        fs::write(earlier(n), "evidence").unwrap();
+    }
+    let spool = open(&dir);
+    assert!(aside(&file).exists(), "the newest is kept");
+    assert!(!earlier(0).parent().unwrap().exists(), "the oldest is not");
+    for n in 1..queue::DAMAGED_MAX {
+        assert!(earlier(n).exists(), "{n}");
+    }
+    drop(spool);
+}
+
 /// What says whose a file is can be damaged as well; its records say it, too.
 #[tokio::test]
 async fn a_file_whose_head_is_damaged_is_sent_if_its_records_are_ours() {
