@@ -92,7 +92,8 @@ fn a_segment_that_is_gone_is_told_and_takes_no_other_along() {
         let (dir, segments) = closed();
         let (first, path) = &segments[gone];
         let next = segments[gone + 1].0;
-        fs::remove_file(path).unwrap();
+        let aside = dir.path().join("aside");
+        fs::rename(path, &aside).unwrap();
         let log = open(&dir);
         let told = log.damaged();
         assert_eq!(told.len(), 1, "{told:?}");
@@ -107,9 +108,33 @@ fn a_segment_that_is_gone_is_told_and_takes_no_other_along() {
             }
         }
         assert_eq!(indexed(&log), (log.len() - (next - first), next - first));
-        // Who puts it back has it told no more.
         drop(log);
+        // Who puts it back has it told no more after a start.
+        fs::rename(aside, path).unwrap();
+        let log = open(&dir);
+        assert!(log.damaged().is_empty());
+        assert_eq!(indexed(&log), (log.len(), 0));
     }
+}
+
+/// A copy that takes the place of a cut segment is read at once.
+#[test]
+fn a_cut_segment_that_is_put_back_needs_no_restart() {
+    let (dir, segments) = closed();
+    let (_, path) = &segments[2];
+    let last = segments[3].0 - 1;
+    let whole = fs::read(path).unwrap();
+    fs::write(path, &whole[..whole.len() - 7]).unwrap();
+    let log = open(&dir);
+    for _ in 0..2 {
+        let read = log.read(last);
+        assert!(matches!(read, Err(LogError::Tampered(_))), "{read:?}");
+    }
+    let copy = path.with_extension("copy");
+    fs::write(&copy, whole).unwrap();
+    fs::rename(&copy, path).unwrap();
+    assert!(log.read(last).is_ok());
+    assert_eq!(indexed(&log), (log.len(), 0));
 }
 
 /// Cut, of another log, and not to be read on from somewhere.
