@@ -45,8 +45,8 @@ impl Markers {
 
     /// The marker of the `number`th file of a boot.
     pub(super) fn of(&self, boot: Ulid, number: u64) -> Marker {
-        let [secret, boot, number] = [&self.0[..], &boot.to_bytes(), &number.to_le_bytes()];
-        let sum = digest(&SHA256, &[secret, boot, number].concat());
+        let said = [&self.0[..], &boot.to_bytes(), &number.to_le_bytes()].concat();
+        let sum = digest(&SHA256, &said);
         let mut marker = Marker::default();
         marker
             .iter_mut()
