@@ -33,13 +33,15 @@ use crate::{
 
 mod acks;
 mod entitled;
+mod messages;
 mod revisions;
 mod room;
 
 pub use revisions::{Keep, PART_LEN_MAX, Unkept};
 pub use room::Metered;
 
-use room::{Rooms, Seat};
+use messages::{Handed, Messages};
+use room::{Room, Rooms};
 
 /// Most records in a batch.
 pub const BATCH_RECORDS_MAX: usize = 1024;
@@ -95,6 +97,16 @@ pub enum Refused {
         /// Its class, and who may.
         cause: String,
     },
+}
+
+impl Refused {
+    /// Whether it is for what a record is, so that it is taken at no other time either.
+    fn is_for_ever(&self) -> bool {
+        matches!(
+            self,
+            Self::Class { .. } | Self::Record { .. } | Self::RecordLen(_)
+        )
+    }
 }
 
 /// Takes records into a log.
@@ -181,9 +193,9 @@ impl Ingest {
     /// an extension.
     pub fn service(self) -> IngestService {
         let rooms = Rooms::new(self.limits);
-        let server =
-            ingest_server::IngestServer::new(self).max_decoding_message_size(BATCH_BYTES_MAX);
-        Metered::new(server, rooms)
+        let server = ingest_server::IngestServer::new(self.clone())
+            .max_decoding_message_size(BATCH_BYTES_MAX);
+        Metered::new(server, rooms, self)
     }
 
     /// Takes a batch from this process.
@@ -233,11 +245,22 @@ impl Ingest {
         barred.map_or(Ok(()), |why| Err(Status::permission_denied(why)))
     }
 
-    /// Who keeps revisions, if whoever asks may give them.
-    fn keeper<T>(&self, request: &Request<T>) -> Result<Arc<dyn Keep>, Status> {
+    /// Waits until the peer may leave nothing more; says why.
+    async fn gone(&self, peer: &Peer) -> Status {
+        loop {
+            tokio::time::sleep(self.limits.present_every).await;
+            if let Err(why) = self.present(peer) {
+                return why;
+            }
+        }
+    }
+
+    /// Who keeps revisions, if whoever asks may give them. Asked before a call is read, and again
+    /// when it was.
+    fn keeper(&self, peer: Option<&Peer>) -> Result<Arc<dyn Keep>, Status> {
         let keep = self.keep.clone();
         let keep = keep.ok_or_else(|| Status::unimplemented("no revisions are kept here"))?;
-        let peer = revisions::giver(&*keep, request, self.clock.now_us() / 1_000_000)?;
+        let peer = revisions::giver(&*keep, peer, self.clock.now_us() / 1_000_000)?;
         self.admit(peer)?;
         Ok(keep)
     }
@@ -246,13 +269,11 @@ impl Ingest {
     async fn read(
         self,
         peer: Peer,
-        mut batches: Streaming<Batch>,
-        seat: Option<Arc<Seat>>,
+        mut messages: Messages,
         in_flight: mpsc::Sender<acks::InFlight>,
     ) -> Result<(), Status> {
         let mut known: Option<(StreamId, Arc<StreamKey>)> = None;
-        while let Some(batch) = batches.message().await? {
-            let room = seat.as_ref().map(|seat| seat.next()).unwrap_or_default();
+        while let Some((batch, room)) = messages.next().await? {
             self.present(&peer)?;
             let id = batch
                 .stream
@@ -273,9 +294,7 @@ impl Ingest {
                     self.show(&stream, &batch);
                     let last = batch.last().map_or(0, |pending| pending.sequence);
                     let receipt = self.log.append_when_ready(batch).await;
-                    // The log bounds what waits for it. Nor may a sibling that reads no
-                    // answers keep the room.
-                    drop(room);
+                    keep_room(room, receipt.clone());
                     let item = acks::InFlight::Receipt {
                         stream: stream.clone(),
                         last,
@@ -290,6 +309,7 @@ impl Ingest {
                     let item = acks::InFlight::Refused {
                         stream: stream.clone(),
                         refusal: refusal.to_string(),
+                        never: refusal.is_for_ever(),
                     };
                     // Going on would leave a gap where the batch was.
                     let _ = in_flight.send(item).await;
@@ -319,13 +339,21 @@ impl ingest_server::Ingest for Ingest {
         let (acks, answers) = mpsc::channel(ACKS_WAITING);
         let (in_flight, receipts) = mpsc::channel(IN_FLIGHT_BATCHES);
         let checkpoints = self.log.subscribe_checkpoints();
-        let seat = request.extensions().get::<Arc<Seat>>().cloned();
-        let batches = request.into_inner();
-        let read = self.clone().read(peer, batches, seat, in_flight);
+        let handed = request.extensions().get::<Handed>();
+        let messages = handed
+            .and_then(Handed::take)
+            .ok_or_else(|| Status::internal("bug: a stream without its messages"))?;
+        let read = self.clone().read(peer.clone(), messages, in_flight);
+        let door = self.clone();
         tokio::spawn(async move {
             let failed = acks.clone();
             let read = async {
-                if let Err(status) = read.await {
+                // Who rests, or waits for room, is asked for as well.
+                let ended = tokio::select! {
+                    ended = read => ended,
+                    why = door.gone(&peer) => Err(why),
+                };
+                if let Err(status) = ended {
                     // The peer may be gone, then nobody needs to know.
                     let _ = failed.send(Err(status)).await;
                 }
@@ -343,7 +371,7 @@ impl ingest_server::Ingest for Ingest {
         &self,
         request: Request<RevisionName>,
     ) -> Result<Response<RevisionKept>, Status> {
-        let keep = self.keeper(&request)?;
+        let keep = self.keeper(request.extensions().get::<Peer>())?;
         let digest = revisions::digest(&request.into_inner().digest)?;
         let kept = blocking(move || keep.has(&digest)).await?;
         Ok(Response::new(RevisionKept { kept }))
@@ -353,7 +381,7 @@ impl ingest_server::Ingest for Ingest {
         &self,
         request: Request<Streaming<RevisionPart>>,
     ) -> Result<Response<RevisionKept>, Status> {
-        let keep = self.keeper(&request)?;
+        let keep = self.keeper(request.extensions().get::<Peer>())?;
         let turn = self.taking.clone().try_acquire_owned();
         let turn = turn.map_err(|_| Status::resource_exhausted("another revision is coming in"))?;
         let arriving = revisions::whole(request.into_inner());
@@ -375,6 +403,15 @@ async fn blocking<T: Send + 'static>(
     let done = tokio::task::spawn_blocking(work).await;
     let done = done.map_err(|e| Status::internal(format!("bug: {e}")))?;
     done.map_err(Status::from)
+}
+
+/// Keeps the room of a batch until the log has written it, for so long it is in memory; also of
+/// a peer that reads no answers, and no longer.
+fn keep_room(room: Room, mut receipt: Receipt) {
+    tokio::spawn(async move {
+        let _ = receipt.durable().await;
+        drop(room);
+    });
 }
 
 fn refused(refusal: &Refused) -> Status {

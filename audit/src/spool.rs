@@ -47,7 +47,9 @@ use crate::{
 
 mod attest;
 mod file;
+mod frame;
 mod loss;
+mod marker;
 mod names;
 mod queue;
 mod reached;
@@ -56,6 +58,7 @@ mod stream;
 mod uplink;
 mod writer;
 
+use marker::Markers;
 use queue::{Left, Queue};
 use reached::Reached;
 use stream::{ClosedStream, Kept, SpoolStream};
@@ -157,7 +160,7 @@ pub struct SpoolStats {
     pub connected: bool,
     /// Records that the log refused again and again, which were set aside.
     pub refused: u64,
-    /// Whether the log has refused a batch since the start.
+    /// Whether the log has refused a batch since the start, that it has not taken since.
     pub refusing: bool,
     /// Whether the last write to the disk failed.
     pub failing: bool,
@@ -195,6 +198,7 @@ struct Shared {
     boot: Ulid,
     options: SpoolOptions,
     clock: Clock,
+    markers: Markers,
     // Written by the spool thread and the uplink, read by all.
     bytes: AtomicU64,
     closed: AtomicBool,
@@ -259,7 +263,8 @@ impl Spool {
         let lock = files::lock(&dir.join("lock"))
             .map_err(failed)?
             .ok_or_else(|| SpoolError::Locked(dir.into()))?;
-        let left = Left::load(dir, &reporter).map_err(failed)?;
+        let markers = Markers::open(dir).map_err(failed)?;
+        let left = Left::load(dir, &reporter, &markers).map_err(failed)?;
         let shared = Arc::new(Shared {
             _lock: lock,
             dir: dir.into(),
@@ -267,6 +272,7 @@ impl Spool {
             boot: new_ulid(&clock),
             options,
             clock,
+            markers,
             bytes: AtomicU64::new(left.bytes),
             closed: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -505,6 +511,12 @@ impl Shared {
     fn note_refusal(&self, words: &str) {
         let last = self.refusal.lock();
         *last.unwrap_or_else(PoisonError::into_inner) = Some(words.into());
+    }
+
+    /// What was refused was taken later.
+    fn forget_refusal(&self) {
+        let last = self.refusal.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn refusal(&self) -> Option<Arc<str>> {

@@ -354,8 +354,20 @@ impl Indexer {
             self.looks.is_lost(lost.start, error);
             return Ok(());
         }
+        match self.state.is_lost(index) {
+            true => Ok(()),
+            false => self.note_single(index, error),
+        }
+    }
+
+    /// A record that cannot be read, in a segment that is here.
+    pub(super) fn note_single(
+        &mut self,
+        index: u64,
+        error: &crate::source::SourceError,
+    ) -> Result<(), StoreError> {
         tracing::error!(index, %error, "audit record cannot be read and is not indexed");
-        self.state.unreadable.insert(index);
+        self.state.note_single(index);
         if self.state.unreadable.len() > UNREADABLE_MAX {
             self.state.unreadable.remove(&index);
             return Err(StoreError::Unreadable {

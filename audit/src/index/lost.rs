@@ -251,8 +251,15 @@ impl Indexer {
                         return Ok(Err(Found::Unknown));
                     }
                     Some(_) => return Ok(Err(Found::Lost)),
+                    // As it was: a part of a segment that cannot be read.
+                    None if error.index == segment.start
+                        && source.read(segment.end - 1).is_err() =>
+                    {
+                        return Ok(Err(Found::Lost));
+                    }
                     None => {
-                        self.note_unreadable(error.index, &error)?;
+                        // It is lost itself, when the rest of its segment is not any more.
+                        self.note_single(error.index, &error)?;
                         return Ok(Ok((items, (error.index + 1).max(next + 1))));
                     }
                 },

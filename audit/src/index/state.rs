@@ -20,6 +20,10 @@ const FILE: &str = "state.json";
 /// more, because then it is the disk and not a record.
 pub(super) const UNREADABLE_MAX: usize = 1000;
 
+/// Unreadable entries in a row that are remembered as one part of the log that is lost: then it is
+/// not a record, but what of a segment a disk has lost or somebody has written over.
+const RUN_MIN: u64 = 64;
+
 /// The file `state.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
@@ -40,8 +44,8 @@ pub(super) struct State {
     pub(super) remaking: BTreeSet<i64>,
     /// Entries that could not be read when it was their turn.
     pub(super) unreadable: BTreeSet<u64>,
-    /// Segments that an archive has lost, or has otherwise than they were signed, when it was
-    /// their turn: the first record, and that after the last.
+    /// Segments, or parts of them, that an archive or a disk has lost, or has otherwise than they
+    /// were signed, when it was their turn: the first record, and that after the last.
     #[serde(default)]
     pub(super) lost: BTreeMap<u64, u64>,
     /// How many records of each segment of the log, by its first, were dropped and are not
@@ -51,6 +55,32 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Whether an entry is in a part of the log that is lost.
+    pub(super) fn is_lost(&self, index: u64) -> bool {
+        let before = self.lost.range(..=index).next_back();
+        before.is_some_and(|(_, next)| index < *next)
+    }
+
+    /// Notes an entry that cannot be read: as part of a lost one where it is the next of that, or
+    /// of a long run of others.
+    pub(super) fn note_single(&mut self, index: u64) {
+        let before = self.lost.range_mut(..index).next_back();
+        if let Some((_, next)) = before.filter(|(_, next)| **next == index) {
+            *next = index + 1;
+            return;
+        }
+        self.unreadable.insert(index);
+        let before = self.unreadable.range(..=index).rev();
+        let run = before.zip((0..=index).rev());
+        let len = run.take_while(|(at, expected)| **at == *expected).count() as u64;
+        if len < RUN_MIN {
+            return;
+        }
+        let (first, next) = (index + 1 - len, index + 1);
+        self.unreadable.retain(|at| !(first..next).contains(at));
+        self.lost.insert(first, next);
+    }
+
     pub(super) fn new(bucket_us: i64) -> Self {
         Self {
             layout: Layout::fingerprint(),

@@ -25,6 +25,8 @@ pub(super) enum InFlight {
     Refused {
         stream: Arc<StreamKey>,
         refusal: String,
+        /// Whether it is refused at any time.
+        never: bool,
     },
 }
 
@@ -84,7 +86,7 @@ async fn take(
     streams: &mut FxHashMap<Arc<StreamKey>, Progress>,
     acks: &Acks,
 ) -> bool {
-    let (stream, refusal) = match item {
+    let (stream, refusal, never) = match item {
         InFlight::Receipt {
             stream,
             last,
@@ -96,17 +98,22 @@ async fn take(
                 progress.waiting.push_back((appended.size, last));
                 return send(&stream, progress, acks).await;
             }
-            Err(AppendError::Refused(refusal)) => (stream, refusal.to_string()),
+            Err(AppendError::Refused(refusal)) => (stream, refusal.to_string(), false),
             Err(e) => {
                 let _ = acks.send(Err(Status::unavailable(e.to_string()))).await;
                 return false;
             }
         },
-        InFlight::Refused { stream, refusal } => (stream, refusal),
+        InFlight::Refused {
+            stream,
+            refusal,
+            never,
+        } => (stream, refusal, never),
     };
     let ack = Ack {
         stream: Some(stream.to_wire()),
         refused: refusal,
+        never,
         ..Ack::default()
     };
     // The sender learns of it and starts again; going on would leave a gap.
@@ -137,7 +144,7 @@ async fn send(stream: &StreamKey, progress: &Progress, acks: &Acks) -> bool {
         durable: progress.durable,
         checkpointed: progress.checkpointed,
         credit: CREDIT,
-        refused: String::new(),
+        ..Ack::default()
     };
     acks.send(Ok(ack)).await.is_ok()
 }

@@ -14,6 +14,9 @@ use palisade_mesh::{
 /// Verb of what agents record of certificates.
 const REFUSED: &str = "refused";
 
+/// Verbs of what a proxy records of the policy folder that it reads itself.
+const OWN_POLICY: [&str; 2] = ["activated", "rejected"];
+
 /// A kind of reporter, by its identity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -76,7 +79,7 @@ fn of(body: &Body) -> (&'static str, &'static [Kind]) {
             ("credential", &[Agent, Authority])
         }
         Body::Credential(_) => ("credential", &[Authority]),
-        Body::PolicyChange(_) => ("policy_change", &[Pdp]),
+        Body::PolicyChange(_) => ("policy_change", &[Pdp, Workload]),
         // A search of the decision APIs; reads of the log have a verb.
         Body::AuditRead(read) if read.verb.is_empty() => ("audit_read", &[Pdp]),
         Body::AuditRead(_) => ("audit_read", &[]),
@@ -120,20 +123,35 @@ pub(super) fn check(reporter: &SpiffeId, record: &Record) -> Result<(), String> 
             kind.name()
         ));
     }
+    match kind {
+        Kind::Workload => of_itself(reporter, body),
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a workload speaks of what it did itself. A proxy with a policy folder of its own
+/// puts revisions in force; whoever asks what the mesh's policies were asks for the PDP's.
+fn of_itself(reporter: &SpiffeId, body: &Body) -> Result<(), String> {
     match body {
-        Body::Admin(admin) if kind == Kind::Workload && admin.actor != reporter.as_str() => {
-            Err(format!(
-                "a workload may leave `admin` of what it did itself only, not of `{:.200}`",
-                admin.actor
-            ))
-        }
+        Body::Admin(admin) if admin.actor != reporter.as_str() => Err(format!(
+            "a workload may leave `admin` of what it did itself only, not of `{:.200}`",
+            admin.actor
+        )),
+        Body::PolicyChange(change) if !OWN_POLICY.contains(&change.verb.as_str()) => Err(format!(
+            "a workload may leave `policy_change` with the verbs `activated` and `rejected` only, not `{:.40}`",
+            change.verb
+        )),
+        Body::PolicyChange(change) if !change.author.is_empty() => Err(
+            "a workload may leave `policy_change` of its own policy folder only, which names no author"
+                .to_owned(),
+        ),
         _ => Ok(()),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use palisade_mesh::wire::record::{Admin, AuditRead, Credential};
+    use palisade_mesh::wire::record::{Admin, AuditRead, Credential, PolicyChange};
 
     use super::*;
 
@@ -151,6 +169,14 @@ mod tests {
         Body::Credential(Credential {
             verb: verb.into(),
             ..Credential::default()
+        })
+    }
+
+    fn change(verb: &str, author: &str) -> Body {
+        Body::PolicyChange(PolicyChange {
+            verb: verb.into(),
+            author: author.into(),
+            ..PolicyChange::default()
         })
     }
 
@@ -176,7 +202,7 @@ mod tests {
         ];
         let all = &reporters[..];
         let [web, ca, pdp, agent, node] = [0, 1, 2, 3, 4].map(|n| reporters[n]);
-        let table: [(Body, &[&str]); 19] = [
+        let table: [(Body, &[&str]); 22] = [
             (Body::Decision(Default::default()), &[web, pdp]),
             (Body::Outcome(Default::default()), &[web]),
             (Body::Rejudgement(Default::default()), &[web]),
@@ -187,7 +213,10 @@ mod tests {
             (admin("hold_added"), &[ca, pdp]),
             (credential("issued"), &[ca]),
             (credential(REFUSED), &[ca, agent, node]),
-            (Body::PolicyChange(Default::default()), &[pdp]),
+            (change("activated", ""), &[web, pdp]),
+            (change("rejected", ""), &[web, pdp]),
+            (change("rolled_back", ""), &[pdp]),
+            (change("activated", "ana@acme.test"), &[pdp]),
             (read(""), &[pdp]),
             (read("search"), &[]),
             (Body::LogLifecycle(Default::default()), &[]),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use palisade_mesh::{spiffe_id::SpiffeId, svid::Peer, wire::audit::RevisionPart};
-use tonic::{Request, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use crate::{merkle::Hash, policies::BUNDLE_LEN_MAX};
 
@@ -60,15 +60,13 @@ impl From<Unkept> for Status {
 pub(super) const EXPIRED: &str = "the peer's certificate has expired";
 
 /// Who asks, if they may give revisions and their certificate is valid at `now_s`.
-pub(super) fn giver<'r, T>(
+pub(super) fn giver<'r>(
     keep: &dyn Keep,
-    request: &'r Request<T>,
+    peer: Option<&'r Peer>,
     now_s: i64,
 ) -> Result<&'r Peer, Status> {
-    let peer = request
-        .extensions()
-        .get::<Peer>()
-        .ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
+    let peer =
+        peer.ok_or_else(|| Status::unauthenticated("the connection has proven no identity"))?;
     if peer.not_after_s < now_s {
         return Err(Status::unauthenticated(EXPIRED));
     }

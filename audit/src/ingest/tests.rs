@@ -53,11 +53,15 @@ impl Session {
 
     /// The status or the refusal that a batch earns.
     async fn refusal(&mut self, batch: Batch) -> Result<String, Status> {
+        self.refused(batch).await.map(|ack| ack.refused)
+    }
+
+    async fn refused(&mut self, batch: Batch) -> Result<Ack, Status> {
         self.batches.send(batch).await.unwrap();
         loop {
             match soon(self.acks.message()).await?.expect("an answer") {
                 ack if ack.refused.is_empty() => {}
-                ack => return Ok(ack.refused),
+                ack => return Ok(ack),
             }
         }
     }
@@ -138,7 +142,7 @@ async fn a_workload_speaks_for_no_part_of_the_mesh() {
         (alert, "only the log itself may"),
         (
             change,
-            "`policy_change` may not come from a workload: only the PDP may",
+            "`policy_change` of its own policy folder only, which names no author",
         ),
         (hold, "`hold_released` may not come from a workload"),
         (Body::AuditRead(AuditRead::default()), "only the PDP may"),
@@ -152,6 +156,37 @@ async fn a_workload_speaks_for_no_part_of_the_mesh() {
         assert!(refusal.contains(may), "{refusal}");
         assert!(received(&session.log).is_empty());
     }
+}
+
+/// A proxy that reads a policy folder itself says what it puts in force; it is not held up
+/// for that.
+#[tokio::test]
+async fn a_proxy_with_a_policy_folder_of_its_own_says_what_it_put_in_force() {
+    let mut session = Session::start().await;
+    let records = ["activated", "rejected"].map(|verb| {
+        let change = PolicyChange {
+            verb: verb.into(),
+            ..PolicyChange::default()
+        };
+        let record = Record {
+            body: Some(Body::PolicyChange(change)),
+            ..Record::decode(encoded(1)).unwrap()
+        };
+        record.encode_to_vec().into()
+    });
+    let told = Batch {
+        records: records.into(),
+        ..batch(u32::MAX, 1..=2)
+    };
+    session.batches.send(told).await.unwrap();
+    loop {
+        let ack = session.ack().await;
+        assert_eq!(ack.refused, "");
+        if ack.durable == 2 {
+            break;
+        }
+    }
+    assert_eq!(received(&session.log).len(), 2);
 }
 
 #[tokio::test]
@@ -207,9 +242,53 @@ async fn a_barred_peer_leaves_nothing_more() {
     let (_batches, receiver) = mpsc::channel::<Batch>(1);
     let again = client.push(ReceiverStream::new(receiver)).await;
     assert_eq!(again.unwrap_err().code(), Code::PermissionDenied);
-    let asked = client.has_revision(named(32)).await;
-    assert!(asked.is_err());
     assert_eq!(received(&log).len(), 3);
+}
+
+/// Nor does it keep the place of another that has its identity: what it has open ends, also where
+/// it says nothing.
+#[tokio::test]
+async fn a_barred_peer_that_rests_keeps_no_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let barred = Arc::new(Barred::default());
+    let ingest = Ingest {
+        limits: room::Limits {
+            present_every: std::time::Duration::from_millis(20),
+            ..room::Limits::default()
+        },
+        ..Ingest::new(open_log(&dir), Clock::system()).barring(barred.clone())
+    };
+    let server = TestServer::of(ingest, Some(peer(REPORTER, FOREVER))).await;
+    let (_batches, receiver) = mpsc::channel::<Batch>(8);
+    let mut client = IngestClient::new(server.channel().await);
+    let open = client.push(ReceiverStream::new(receiver)).await.unwrap();
+    let mut acks = open.into_inner();
+    assert_eq!(soon(acks.message()).await.unwrap().unwrap().credit, CREDIT);
+    barred.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    let status = soon(acks.message()).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
+}
+
+/// A PDP, too.
+#[tokio::test]
+async fn a_barred_pdp_gives_no_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let shelf = Shelf(crate::policies::Policies::beside(dir.path()), log.clone());
+    let barred = Arc::new(Barred::default());
+    let ingest = Ingest::new(log, Clock::system())
+        .keeping(Arc::new(shelf))
+        .barring(barred.clone());
+    let server = TestServer::of(ingest, Some(peer(PDP, FOREVER))).await;
+    let mut client = IngestClient::new(server.channel().await);
+    assert!(client.has_revision(named(32)).await.is_ok());
+    barred.0.store(true, std::sync::atomic::Ordering::SeqCst);
+    let asked = client.has_revision(named(32)).await;
+    assert_eq!(asked.unwrap_err().code(), Code::PermissionDenied);
+    let given = client.keep_revision(parts(b"texts")).await;
+    assert_eq!(given.unwrap_err().code(), Code::PermissionDenied);
+    let policies = crate::policies::Policies::beside(dir.path());
+    assert_eq!(policies.read(&[7; 32]).unwrap(), None);
 }
 
 #[tokio::test]
@@ -252,6 +331,29 @@ async fn malformed_batches_are_refused_and_end_the_connection() {
         let status = session.refusal(with(change)).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
     }
+}
+
+/// What a record is does not change; what the log has room for does.
+#[tokio::test]
+async fn a_refusal_says_whether_it_is_for_ever() {
+    let mut session = Session::start().await;
+    let mut malformed = batch(0, 1..=1);
+    malformed.records = vec![Bytes::from_static(&[0xff])];
+    let refused = session.refused(malformed).await.unwrap();
+    assert!(refused.never, "{refused:?}");
+    // Every second number is left out, until the stream has as many gaps as one may have.
+    let mut session = Session::start().await;
+    let gaps = crate::stream::GAPS_MAX as u64;
+    for n in 1..=gaps {
+        session.batches.send(batch(0, 2 * n..=2 * n)).await.unwrap();
+        if n % 8 == 0 {
+            while session.ack().await.durable < 2 * n {}
+        }
+    }
+    let last = 2 * (gaps + 1);
+    let refused = session.refused(batch(0, last..=last)).await.unwrap();
+    assert!(refused.refused.contains("gaps"), "{refused:?}");
+    assert!(!refused.never, "{refused:?}");
 }
 
 #[tokio::test]

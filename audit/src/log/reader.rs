@@ -226,6 +226,10 @@ impl Shared {
         let place = Place::new(&sealed.file, first, &sealed.offsets, index);
         place.ok_or_else(|| {
             let lost = first + sealed.offsets.len()..next;
+            // A copy may be put back in its place: whoever asks again opens what is there then.
+            let open = self.sealed.lock();
+            open.unwrap_or_else(PoisonError::into_inner)
+                .retain(|sealed| sealed.first != first);
             let what = "the segment cannot be read through, or what followed it is gone; `audit verify` names the place";
             LogError::lost(segment::relative(first), lost, what)
         })

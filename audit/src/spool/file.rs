@@ -1,11 +1,12 @@
 //! Spool files.
 //!
 //! ```text
-//! frame   length u32 · crc32 u32 · payload          numbers are little-endian
-//! first   "palispol" · encoded StreamId (worker 0)  whose, and of which boot
-//! others  worker u32 · first sequence u64 · count u64 · length u32, record; …
+//! frame   length u32 · crc32 u32 · payload                  numbers are little-endian
+//! first   "palispo2" · marker · encoded StreamId (worker 0)  whose, and of which boot
+//! others  marker · worker u32 · first sequence u64 · count u64 · length u32, record; …
 //! ```
-//! The CRC covers length and payload.
+//! The CRC covers length and payload. Files of earlier versions begin with "palispol" and have no
+//! markers.
 
 use std::{
     fs::File,
@@ -19,17 +20,18 @@ use prost::Message as _;
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
+use super::{
+    frame::{self, Frame, PAYLOAD_LEN_MAX},
+    marker::{MARKER_LEN, Marker},
+};
 use crate::{
-    buffer::Chunk,
-    envelope::RECORD_LEN_MAX,
-    segment::{FRAME_HEADER_LEN, frame_header, read_at_most},
-    stream::StreamKey,
+    buffer::Chunk, envelope::RECORD_LEN_MAX, segment::FRAME_HEADER_LEN, stream::StreamKey,
 };
 
-const MAGIC: &[u8; 8] = b"palispol";
+const MAGIC: &[u8; 8] = b"palispo2";
 
-/// Longest frame payload, in bytes; far above what a buffer holds.
-const PAYLOAD_LEN_MAX: u32 = 256 << 20;
+/// Of files without markers.
+const MAGIC_UNMARKED: &[u8; 8] = b"palispol";
 
 /// Path of the `number`th file of a boot.
 pub(super) fn path(dir: &Path, boot: Ulid, number: u64) -> PathBuf {
@@ -37,40 +39,45 @@ pub(super) fn path(dir: &Path, boot: Ulid, number: u64) -> PathBuf {
         .join(format!("{number:010}.spool"))
 }
 
+/// The number of the file at `path`.
+pub(super) fn number(path: &Path) -> Option<u64> {
+    path.file_stem()?.to_str()?.parse().ok()
+}
+
 /// The frame a file starts with.
-pub(super) fn header(reporter: &SpiffeId, boot: Ulid) -> Vec<u8> {
+pub(super) fn header(reporter: &SpiffeId, boot: Ulid, marker: &Marker) -> Vec<u8> {
+    let mut buf = Vec::new();
+    let stream = stream(reporter, boot);
+    frame::write(&mut buf, &[MAGIC, marker, &stream]);
+    buf
+}
+
+/// Length of the frame that a file without markers starts with.
+pub(super) fn unmarked_header_len(reporter: &SpiffeId, boot: Ulid) -> u64 {
+    (FRAME_HEADER_LEN + MAGIC_UNMARKED.len() + stream(reporter, boot).len()) as u64
+}
+
+fn stream(reporter: &SpiffeId, boot: Ulid) -> Vec<u8> {
     let key = StreamKey {
         reporter: reporter.clone(),
         boot,
         worker: 0,
     };
-    let mut buf = Vec::new();
-    frame(&mut buf, &[MAGIC, &key.to_wire().encode_to_vec()]);
-    buf
+    key.to_wire().encode_to_vec()
 }
 
 /// Appends a chunk.
-pub(super) fn chunk(buf: &mut Vec<u8>, chunk: &Chunk) {
-    frame(
+pub(super) fn chunk(buf: &mut Vec<u8>, chunk: &Chunk, marker: &Marker) {
+    frame::write(
         buf,
         &[
+            marker,
             &chunk.worker.to_le_bytes(),
             &chunk.first_sequence.to_le_bytes(),
             &chunk.count.to_le_bytes(),
             &chunk.bytes,
         ],
     );
-}
-
-fn frame(buf: &mut Vec<u8>, payload: &[&[u8]]) {
-    let len: usize = payload.iter().map(|part| part.len()).sum();
-    let len = (len as u32).to_le_bytes();
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&len);
-    payload.iter().for_each(|part| crc.update(part));
-    buf.extend_from_slice(&len);
-    buf.extend_from_slice(&crc.finalize().to_le_bytes());
-    payload.iter().for_each(|part| buf.extend_from_slice(part));
 }
 
 /// What stands at a place of a spool file.
@@ -105,7 +112,12 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Looks through the chunks of `file` between `start` and `end`.
-    pub(super) fn new(file: &File, start: u64, end: u64) -> io::Result<Self> {
+    pub(super) fn new(
+        file: &File,
+        start: u64,
+        end: u64,
+        marker: Option<&Marker>,
+    ) -> io::Result<Self> {
         let mut survey = Self {
             end: start,
             ..Self::default()
@@ -113,7 +125,7 @@ impl Survey {
         let end = end.min(file.metadata()?.len());
         let mut offset = start;
         while offset < end {
-            match read_chunk(file, offset)? {
+            match read_chunk(file, offset, end, marker)? {
                 Found::Chunk(chunk, next) => {
                     survey.take(&chunk, next);
                     offset = next;
@@ -149,45 +161,84 @@ impl Survey {
     }
 }
 
-/// Reads the header of a file, and where its chunks start; `None` when it is damaged.
-pub(super) fn read_header(file: &File) -> io::Result<Option<(StreamKey, u64)>> {
-    let Frame::Whole(payload, next) = read_frame(file, 0)? else {
-        return Ok(None);
-    };
-    let key = payload.strip_prefix(MAGIC.as_slice());
-    Ok(key.and_then(StreamKey::decode).map(|key| (key, next)))
+/// What the first frame of a file says.
+#[derive(Debug)]
+pub(super) struct Head {
+    /// Whose it is, and of which boot.
+    pub(super) stream: StreamKey,
+    /// What its chunks begin with.
+    pub(super) marker: Option<Marker>,
+    /// Where they start.
+    pub(super) start: u64,
 }
 
-/// Reads what is at `offset`.
+/// Reads the head of a file; `None` when it is damaged.
+pub(super) fn read_header(file: &File) -> io::Result<Option<Head>> {
+    let Frame::Whole(payload, start) = frame::read(file, 0, file.metadata()?.len(), None)? else {
+        return Ok(None);
+    };
+    let (marker, stream) = if let Some(marked) = payload.strip_prefix(MAGIC.as_slice()) {
+        let split = marked.split_first_chunk::<MARKER_LEN>();
+        (
+            split.map(|(marker, _)| *marker),
+            split.map(|(_, rest)| rest),
+        )
+    } else {
+        (None, payload.strip_prefix(MAGIC_UNMARKED.as_slice()))
+    };
+    let head = |stream| Head {
+        stream,
+        marker,
+        start,
+    };
+    Ok(stream.and_then(StreamKey::decode).map(head))
+}
+
+/// Reads what is at `offset` of a file whose last frame ends at `end`.
 ///
-/// Where to go on behind a damaged frame is said by its length, or by the lengths of its
-/// records where that is what is damaged; no other place is looked at. Records have text of
+/// Behind what cannot be read, the next frame with the file's marker is what follows. In a file
+/// without markers that is said by the length of the damaged frame, or by the lengths of its
+/// records where that is what is damaged, and no other place is looked at: records have text of
 /// callers, in which there could be something that looks like a frame.
-pub(super) fn read_chunk(file: &File, offset: u64) -> io::Result<Found> {
-    Ok(match read_frame(file, offset)? {
-        Frame::Whole(payload, next) => match decode(payload.into()) {
-            Some(chunk) => Found::Chunk(chunk, next),
-            None => Found::Damaged(next),
-        },
-        Frame::Damaged(next) => Found::Damaged(behind(file, offset, next)?),
-        Frame::Beyond => beyond(file, offset)?,
+pub(super) fn read_chunk(
+    file: &File,
+    offset: u64,
+    end: u64,
+    marker: Option<&Marker>,
+) -> io::Result<Found> {
+    let end = end.min(file.metadata()?.len());
+    let frame = match frame::read(file, offset, end, marker)? {
+        Frame::Whole(payload, next) => {
+            return Ok(
+                decode(payload).map_or(Found::Damaged(next), |chunk| Found::Chunk(chunk, next))
+            );
+        }
+        Frame::End => return Ok(Found::End),
+        frame => frame,
+    };
+    if let Some(marker) = marker
+        && let Some(next) = frame::find(file, offset + 1, end, marker)?
+    {
+        return Ok(Found::Damaged(next));
+    }
+    Ok(match frame {
+        Frame::Damaged(_) if marker.is_some() => Found::Damaged(end),
+        Frame::Damaged(next) => Found::Damaged(behind(file, offset, next, end)?),
         Frame::Short => Found::Torn,
-        Frame::End => Found::End,
+        _ => beyond(file, offset, end, marker)?,
     })
 }
 
-/// Where the frame behind a damaged one is, whose length says `next`.
-fn behind(file: &File, offset: u64, next: u64) -> io::Result<u64> {
+/// Where the frame behind a damaged one is, whose length says `next`, in a file without markers.
+fn behind(file: &File, offset: u64, next: u64, end: u64) -> io::Result<u64> {
     let is_there = |at| {
-        Ok::<_, io::Error>(!matches!(
-            read_frame(file, at)?,
-            Frame::Damaged(_) | Frame::Beyond | Frame::Short
-        ))
+        let frame = frame::read(file, at, end, None)?;
+        Ok::<_, io::Error>(matches!(frame, Frame::Whole(..) | Frame::End))
     };
     if is_there(next)? {
         return Ok(next);
     }
-    match walk(&rest(file, offset)?) {
+    match walk(&rest(file, offset, end)?, None) {
         Walk::Whole(len) if is_there(offset + len)? => Ok(offset + len),
         _ => Ok(next),
     }
@@ -195,23 +246,23 @@ fn behind(file: &File, offset: u64, next: u64) -> io::Result<u64> {
 
 /// What a frame is that says it is longer than its file, or empty: it was being written,
 /// unless all of its records are there.
-fn beyond(file: &File, offset: u64) -> io::Result<Found> {
-    let rest = rest(file, offset)?;
-    Ok(match walk(&rest) {
+fn beyond(file: &File, offset: u64, end: u64, marker: Option<&Marker>) -> io::Result<Found> {
+    let rest = rest(file, offset, end)?;
+    Ok(match walk(&rest, marker) {
+        // Nothing with its marker follows.
+        Walk::Whole(_) if marker.is_some() => Found::Damaged(end),
         Walk::Whole(len) => Found::Damaged(offset + len),
-        Walk::Wrong if rest.iter().any(|byte| *byte != 0) => {
-            Found::Damaged(offset + rest.len() as u64)
-        }
+        Walk::Wrong if rest.iter().any(|byte| *byte != 0) => Found::Damaged(end),
         Walk::Wrong | Walk::Cut => Found::Torn,
     })
 }
 
 /// Everything from `offset` on, as far as a frame may reach.
-fn rest(file: &File, offset: u64) -> io::Result<Vec<u8>> {
-    let left = file.metadata()?.len().saturating_sub(offset);
-    let most = left.min(FRAME_HEADER_LEN as u64 + u64::from(PAYLOAD_LEN_MAX));
-    let mut rest = vec![0; usize::try_from(most).unwrap_or(0)];
-    let read = read_at_most(file, &mut rest, offset)?;
+fn rest(file: &File, offset: u64, end: u64) -> io::Result<Vec<u8>> {
+    let most = FRAME_HEADER_LEN as u64 + u64::from(PAYLOAD_LEN_MAX);
+    let len = end.saturating_sub(offset).min(most);
+    let mut rest = vec![0; usize::try_from(len).unwrap_or(0)];
+    let read = frame::readable(file, &mut rest, offset)?;
     rest.truncate(read);
     Ok(rest)
 }
@@ -227,8 +278,9 @@ enum Walk {
 }
 
 /// Goes from record to record of the frame that `bytes` begin with.
-fn walk(bytes: &[u8]) -> Walk {
-    let mut left = bytes.get(FRAME_HEADER_LEN..).unwrap_or_default();
+fn walk(bytes: &[u8], marker: Option<&Marker>) -> Walk {
+    let head_len = FRAME_HEADER_LEN + marker.map_or(0, |marker| marker.len());
+    let mut left = bytes.get(head_len..).unwrap_or_default();
     let head = (
         left.try_get_u32_le(),
         left.try_get_u64_le(),
@@ -262,46 +314,4 @@ fn decode(mut payload: Bytes) -> Option<Chunk> {
         && chunk.records().count() as u64 == chunk.count
         && chunk.count > 0;
     sane.then_some(chunk)
-}
-
-/// A frame, as far as its length and its sum tell.
-enum Frame {
-    /// Its payload, and where the next starts.
-    Whole(Vec<u8>, u64),
-    /// Its sum is wrong; the next starts there.
-    Damaged(u64),
-    /// By its length it is empty, or ends behind the file.
-    Beyond,
-    /// Less than a length and a sum.
-    Short,
-    /// Nothing.
-    End,
-}
-
-fn read_frame(file: &File, offset: u64) -> io::Result<Frame> {
-    let mut header = [0; FRAME_HEADER_LEN];
-    match read_at_most(file, &mut header, offset)? {
-        0 => return Ok(Frame::End),
-        FRAME_HEADER_LEN => {}
-        _ => return Ok(Frame::Short),
-    }
-    let (len, stored) = frame_header(header);
-    let start = offset + FRAME_HEADER_LEN as u64;
-    let left = file.metadata()?.len().saturating_sub(start);
-    // None is empty: such a length is of room that was never written, or damaged.
-    if len == 0 || len > PAYLOAD_LEN_MAX || u64::from(len) > left {
-        return Ok(Frame::Beyond);
-    }
-    let mut payload = vec![0; len as usize];
-    if read_at_most(file, &mut payload, start)? < payload.len() {
-        return Ok(Frame::Short);
-    }
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&len.to_le_bytes());
-    crc.update(&payload);
-    let next = start + u64::from(len);
-    Ok(match crc.finalize() == stored {
-        true => Frame::Whole(payload, next),
-        false => Frame::Damaged(next),
-    })
 }

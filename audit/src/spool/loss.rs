@@ -24,21 +24,27 @@ const LEN: usize = 5 * 8 + 4;
 
 /// Where it is noted.
 #[derive(Debug)]
-pub(super) struct Loss(Option<File>);
+pub(super) struct Loss {
+    file: Option<File>,
+    /// What is noted there, until the log can have it.
+    noted: Option<SpoolEvent>,
+}
 
 impl Loss {
-    /// Has the file in `dir`, and what the last close noted there.
-    pub(super) fn open(dir: &Path) -> (Self, Option<SpoolEvent>) {
-        match Self::file(dir) {
-            Ok(file) => {
-                let noted = read(&file);
-                (Self(Some(file)), noted)
-            }
-            Err(error) => {
+    /// Has the file in `dir`.
+    pub(super) fn open(dir: &Path) -> Self {
+        let file = Self::file(dir)
+            .inspect_err(|error| {
                 tracing::warn!(%error, "what is lost at the end of this spool could not be noted");
-                (Self(None), None)
-            }
-        }
+            })
+            .ok();
+        let noted = file.as_ref().and_then(read);
+        Self { file, noted }
+    }
+
+    /// What earlier starts noted and nobody has told.
+    pub(super) fn noted(&self) -> Option<SpoolEvent> {
+        self.noted.clone()
     }
 
     fn file(dir: &Path) -> io::Result<File> {
@@ -57,10 +63,20 @@ impl Loss {
         Ok(file)
     }
 
-    /// Notes the records of `chunks`, which are lost.
+    /// Notes the records of `chunks`, which are lost, beside what was noted and could not be told.
     pub(super) fn note<'c>(&self, chunks: impl Iterator<Item = &'c Chunk>) -> io::Result<()> {
-        let [mut strict, mut spool, mut best_effort] = [0_u64; 3];
-        let (mut from_us, mut until_us) = (i64::MAX, i64::MIN);
+        let SpoolEvent {
+            mut strict,
+            mut spool,
+            mut best_effort,
+            mut from_us,
+            mut until_us,
+            ..
+        } = self.noted().unwrap_or_else(|| SpoolEvent {
+            from_us: i64::MAX,
+            until_us: i64::MIN,
+            ..SpoolEvent::default()
+        });
         for record in chunks.flat_map(Chunk::records) {
             let Ok(record) = Record::decode(record) else {
                 continue;
@@ -73,6 +89,9 @@ impl Loss {
             from_us = from_us.min(record.time_us);
             until_us = until_us.max(record.time_us);
         }
+        if strict + spool + best_effort == 0 {
+            return Ok(());
+        }
         let mut bytes = Vec::with_capacity(LEN);
         bytes.put_u64_le(strict);
         bytes.put_u64_le(spool);
@@ -84,12 +103,14 @@ impl Loss {
     }
 
     /// What was noted is told.
-    pub(super) fn clear(&self) -> io::Result<()> {
-        self.write(&[0; LEN])
+    pub(super) fn clear(&mut self) -> io::Result<()> {
+        self.write(&[0; LEN])?;
+        self.noted = None;
+        Ok(())
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let Some(file) = &self.0 else {
+        let Some(file) = &self.file else {
             return Err(io::Error::other("there is no file for it"));
         };
         file.write_all_at(bytes, 0)?;

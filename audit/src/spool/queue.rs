@@ -14,6 +14,8 @@ use ulid::Ulid;
 
 use super::{
     file::{self, Survey},
+    frame,
+    marker::{Marker, Markers},
     refusal,
 };
 use crate::buffer::Chunk;
@@ -21,6 +23,10 @@ use crate::buffer::Chunk;
 /// What the name of a file that cannot be read through ends in, once the log has the rest
 /// of it.
 const DAMAGED: &str = "damaged";
+
+/// Such files that are kept: a disk that garbles every file is not to be filled with them. With one
+/// more, the oldest goes.
+pub(super) const DAMAGED_MAX: usize = 16;
 
 /// Files and acknowledged positions.
 #[derive(Debug, Default)]
@@ -43,6 +49,8 @@ struct SpoolFile {
     /// Bytes it is counted with.
     bytes: u64,
     start: u64,
+    /// What its chunks begin with; nothing in a file of an earlier version.
+    marker: Option<Marker>,
     /// End of the last durable chunk.
     end: u64,
     /// Nothing more is written to it.
@@ -75,8 +83,18 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     pub(super) file: Option<Arc<File>>,
     pub(super) boot: Ulid,
+    pub(super) marker: Option<Marker>,
     /// End of the last durable chunk.
     pub(super) end: u64,
+}
+
+/// The chunks of a file.
+#[derive(Debug)]
+pub(super) struct Extent {
+    /// Where they start, and where the last durable one ends.
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) marker: Option<Marker>,
 }
 
 /// A file that is held open.
@@ -105,7 +123,7 @@ pub(super) struct Left {
 
 impl Left {
     /// Finds it.
-    pub(super) fn load(dir: &Path, reporter: &SpiffeId) -> io::Result<Self> {
+    pub(super) fn load(dir: &Path, reporter: &SpiffeId, markers: &Markers) -> io::Result<Self> {
         let mut left = Self::default();
         let mut boots: Vec<Ulid> = Vec::new();
         for entry in fs::read_dir(dir)? {
@@ -133,7 +151,7 @@ impl Left {
             let last = paths.last().cloned();
             for path in paths {
                 let is_last = last.as_ref() == Some(&path);
-                left.load_file(path, boot, reporter, is_last)?;
+                left.load_file(path, boot, reporter, markers, is_last)?;
             }
             // Goes when it is empty.
             let _ = fs::remove_dir(dir);
@@ -150,20 +168,34 @@ impl Left {
         path: PathBuf,
         boot: Ulid,
         reporter: &SpiffeId,
+        markers: &Markers,
         is_last: bool,
     ) -> io::Result<()> {
         let file = File::open(&path)?;
         let len = file.metadata()?.len();
         let header = file::read_header(&file)?;
-        let start = match &header {
-            Some((key, start)) if key.reporter == *reporter && key.boot == boot => *start,
-            Some((key, _)) => {
-                tracing::error!(file = %path.display(), reporter = %key.reporter, "spool file is of somebody else; it is left as it is");
+        let (start, marker) = match &header {
+            Some(head) if head.stream.reporter == *reporter && head.stream.boot == boot => {
+                (head.start, head.marker)
+            }
+            Some(head) => {
+                tracing::error!(file = %path.display(), reporter = %head.stream.reporter, "spool file is of somebody else; it is left as it is");
                 return Ok(());
             }
-            None => file::header(reporter, boot).len() as u64,
+            None => {
+                let number = file::number(&path).unwrap_or_default();
+                let marker = markers.of(boot, number);
+                // Its chunks say whether it has markers.
+                match frame::find(&file, 0, len, &marker)? {
+                    Some(_) => (
+                        file::header(reporter, boot, &marker).len() as u64,
+                        Some(marker),
+                    ),
+                    None => (file::unmarked_header_len(reporter, boot), None),
+                }
+            }
         };
-        let mut survey = Survey::new(&file, start, u64::MAX)?;
+        let mut survey = Survey::new(&file, start, u64::MAX, marker.as_ref())?;
         if header.is_none() {
             // Its records say whose it is, too.
             if survey.reporter.as_deref() != Some(reporter.as_str()) {
@@ -186,7 +218,8 @@ impl Left {
         if is_damaged {
             self.damaged.push(told(&path, &survey));
         }
-        self.queue.add(path, boot, start, len, &survey, is_damaged);
+        let id = self.queue.push(path, None, boot, start, marker);
+        self.queue.add(id, len, &survey, is_damaged);
         self.bytes += len;
         Ok(())
     }
@@ -209,17 +242,12 @@ fn told(path: &Path, survey: &Survey) -> String {
 }
 
 impl Queue {
-    /// Adds a file that nobody writes to any more.
-    fn add(
-        &mut self,
-        path: PathBuf,
-        boot: Ulid,
-        start: u64,
-        len: u64,
-        survey: &Survey,
-        is_damaged: bool,
-    ) {
-        let id = self.push(path, None, boot, start);
+    /// Notes what a file has that nobody writes to any more.
+    fn add(&mut self, id: u64, len: u64, survey: &Survey, is_damaged: bool) {
+        let Some(file) = self.files.iter().rfind(|file| file.id == id) else {
+            return;
+        };
+        let boot = file.boot;
         for (worker, (first, last)) in &survey.numbers {
             self.number(boot, *worker, *first, *last);
         }
@@ -278,6 +306,7 @@ impl Queue {
         file: Option<Arc<File>>,
         boot: Ulid,
         start: u64,
+        marker: Option<Marker>,
     ) -> u64 {
         let id = self.next_id;
         self.next_id += 1;
@@ -288,6 +317,7 @@ impl Queue {
             boot,
             bytes: start,
             start,
+            marker,
             end: start,
             sealed: false,
             last: FxHashMap::default(),
@@ -362,7 +392,7 @@ impl Queue {
     /// Removes the files that the log has wholly, and sets those aside that cannot be read
     /// through; gives the bytes that are free.
     pub(super) fn free(&mut self) -> u64 {
-        let mut bytes = 0;
+        let (mut bytes, mut set_aside) = (0, None);
         let streams = &self.streams;
         self.files.retain(|file| {
             let done = |(worker, last): (&u32, &u64)| {
@@ -385,12 +415,20 @@ impl Queue {
                 return true;
             }
             if let Some(dir) = file.path.parent() {
+                if file.damaged {
+                    set_aside = dir.parent().map(Path::to_path_buf);
+                }
                 // Goes with the last file of its boot.
                 let _ = fs::remove_dir(dir);
             }
             bytes += file.bytes;
             false
         });
+        if let Some(dir) = set_aside
+            && let Err(error) = prune(&dir)
+        {
+            tracing::warn!(%error, "damaged spool files cannot be looked through");
+        }
         let files = &self.files;
         self.streams.retain(|(boot, _), position| {
             position.checkpointed < position.durable || files.iter().any(|file| file.boot == *boot)
@@ -450,15 +488,55 @@ impl Queue {
                 path: file.path.clone(),
                 file: file.file.clone(),
                 boot: file.boot,
+                marker: file.marker,
                 end: file.end,
             })
     }
 
-    /// Where the chunks of a file start, and where the last durable one ends.
-    pub(super) fn extent(&self, id: u64) -> Option<(u64, u64)> {
+    /// Where the chunks of a file are.
+    pub(super) fn extent(&self, id: u64) -> Option<Extent> {
         let file = self.files.iter().find(|file| file.id == id)?;
-        Some((file.start, file.end))
+        Some(Extent {
+            start: file.start,
+            end: file.end,
+            marker: file.marker,
+        })
     }
+
+    /// Whether something of a file cannot be read.
+    pub(super) fn is_damaged(&self, id: u64) -> bool {
+        let file = self.files.iter().rfind(|file| file.id == id);
+        file.is_some_and(|file| file.damaged)
+    }
+}
+
+/// Removes the oldest of the damaged files that are kept in the spool `dir`.
+fn prune(dir: &Path) -> io::Result<()> {
+    let mut kept = Vec::new();
+    for boot in fs::read_dir(dir)? {
+        let boot = boot?.path();
+        if !boot.is_dir() {
+            continue;
+        }
+        for file in fs::read_dir(boot)? {
+            let path = file?.path();
+            if path.extension().is_some_and(|e| e == DAMAGED) {
+                kept.push(path);
+            }
+        }
+    }
+    // Boots and numbers are ascending.
+    kept.sort_unstable();
+    let more = kept.len().saturating_sub(DAMAGED_MAX);
+    for path in kept.into_iter().take(more) {
+        tracing::warn!(file = %path.display(), "damaged spool file is removed: newer ones are kept");
+        fs::remove_file(&path)?;
+        if let Some(boot) = path.parent() {
+            // Goes with its last file.
+            let _ = fs::remove_dir(boot);
+        }
+    }
+    Ok(())
 }
 
 /// The name under which a damaged file is kept.

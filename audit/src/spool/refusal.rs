@@ -3,7 +3,8 @@
 //! Nothing behind a refused batch could ever be sent. So its records are sent one by one,
 //! and the one that is refused again and again is set aside: it is kept in a file, its
 //! stream goes on without it, and a record of the spool says so. What a log refuses
-//! without end is not a bad record but a bad log: then the spool waits.
+//! without end is not a bad record but a bad log: then the spool waits. So it does where the log
+//! says that it has no place for a record now.
 
 use std::{io, sync::atomic::Ordering};
 
@@ -43,6 +44,8 @@ pub(super) struct Refusal {
     first: u64,
     last: u64,
     times: u32,
+    /// It cannot be set aside: all that can be done is to wait.
+    waits: bool,
 }
 
 impl Refusal {
@@ -51,7 +54,35 @@ impl Refusal {
         (self.first..=self.last).contains(&sequence) && self.stream == *stream
     }
 
-    /// Notes that a batch was refused; true when that was said often enough of a record.
+    /// Whether a batch was refused that is to be sent later, and has not been taken since.
+    pub(super) fn waits(&self) -> bool {
+        self.waits
+    }
+
+    /// It cannot be set aside.
+    pub(super) fn wait(&mut self) {
+        self.waits = true;
+    }
+
+    /// Notes how far a stream is durable; true when that is what was waited for.
+    pub(super) fn taken(&mut self, stream: &StreamId, durable: u64) -> bool {
+        let is_it = self.waits && self.stream == *stream && durable >= self.first;
+        self.waits &= !is_it;
+        is_it
+    }
+
+    /// Notes that a batch was refused for now.
+    pub(super) fn note_for_now(&mut self, sent: &Sent) {
+        *self = Self {
+            stream: sent.stream.clone(),
+            first: sent.first,
+            last: sent.last,
+            times: 0,
+            waits: true,
+        };
+    }
+
+    /// Notes that a batch was refused for ever; true when that was said often enough of a record.
     pub(super) fn note(&mut self, sent: &Sent) -> bool {
         let again =
             (self.first, self.last) == (sent.first, sent.last) && self.stream == sent.stream;
@@ -61,6 +92,7 @@ impl Refusal {
             first: sent.first,
             last: sent.last,
             times,
+            waits: false,
         };
         sent.record.is_some() && times >= REFUSALS_MAX
     }

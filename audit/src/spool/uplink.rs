@@ -15,7 +15,7 @@ use ulid::Ulid;
 use super::{
     Shared, Spool,
     file::{self, Found, Survey},
-    queue::{Cursor, Place},
+    queue::{Cursor, Extent, Place},
     refusal::{Refusal, Sent},
 };
 use crate::{buffer::Chunk, ingest::BATCH_RECORDS_MAX, stream::StreamKey};
@@ -156,7 +156,10 @@ impl<'a> Session<'a> {
                 }
                 ack = acks.message() => {
                     session.acknowledged(ack?.ok_or(Ended::Closed)?).await?;
-                    *pause = BACKOFF.0;
+                    // A welcome is no sign that there is a place now.
+                    if !session.refusal.waits() {
+                        *pause = BACKOFF.0;
+                    }
                 }
                 _ = moved.changed(), if session.ready.is_empty() => {}
                 () = tokio::time::sleep(ANSWER_TIMEOUT), if answer_due => {
@@ -203,6 +206,9 @@ impl<'a> Session<'a> {
         {
             self.in_flight -= (sent.last - sent.first + 1) as u32;
         }
+        if self.refusal.taken(&stream, ack.durable) {
+            self.shared.forget_refusal();
+        }
         let Ok(key) = StreamKey::from_wire(&stream) else {
             return Ok(());
         };
@@ -229,6 +235,10 @@ impl<'a> Session<'a> {
         // Answers come in the order of the batches, so it is the first without one.
         let sent = self.sent.pop_front();
         let sent = sent.filter(|sent| Some(&sent.stream) == ack.stream.as_ref());
+        if let Some(sent) = sent.as_ref().filter(|_| !ack.never) {
+            self.refusal.note_for_now(sent);
+            return Ended::Refused(words);
+        }
         let Some(sent) = sent.filter(|sent| self.refusal.note(sent)) else {
             return Ended::Refused(words);
         };
@@ -244,7 +254,11 @@ impl<'a> Session<'a> {
             shared.set_aside(key.boot, key.worker, sent.first, &record, &said)
         });
         match aside.await.map_err(io::Error::other) {
-            Ok(Ok(_)) => Ended::Refused(words),
+            Ok(Ok(true)) => Ended::Refused(words),
+            Ok(Ok(false)) => {
+                self.refusal.wait();
+                Ended::Refused(words)
+            }
             Ok(Err(e)) | Err(e) => e.into(),
         }
     }
@@ -281,7 +295,7 @@ impl<'a> Session<'a> {
                 (Some(file), _) | (None, Some((_, file))) => file,
                 (None, None) => Arc::new(File::open(&place.path)?),
             };
-            let found = file::read_chunk(&file, offset)?;
+            let found = file::read_chunk(&file, offset, place.end, place.marker.as_ref())?;
             io::Result::Ok((file, found))
         });
         let (file, found) = match read.await {
@@ -324,10 +338,10 @@ impl<'a> Session<'a> {
         let shared = self.shared.clone();
         let look = move || {
             loop {
-                let Some((start, end)) = shared.queue().extent(id) else {
+                let Some(Extent { start, end, marker }) = shared.queue().extent(id) else {
                     return Ok(());
                 };
-                let mut survey = Survey::new(&file, start, end)?;
+                let mut survey = Survey::new(&file, start, end, marker.as_ref())?;
                 let left = end.saturating_sub(file.metadata()?.len());
                 if survey.torn + left > 0 {
                     survey.lose(survey.torn + left);

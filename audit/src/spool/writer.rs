@@ -12,7 +12,8 @@ use palisade_mesh::wire::record::{SpoolEvent, record::Body};
 use tokio::sync::watch;
 
 use super::{
-    OWN_WORKER, Shared, attest::Attest, file, loss::Loss, names, reached::Reached, stream::Kept,
+    OWN_WORKER, Shared, attest::Attest, file, loss::Loss, marker::Marker, names, reached::Reached,
+    stream::Kept,
 };
 use crate::{
     buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
@@ -69,6 +70,7 @@ struct Open {
     file: Arc<File>,
     path: PathBuf,
     id: u64,
+    marker: Marker,
     /// End of the last durable chunk.
     end: u64,
     begun: Instant,
@@ -91,10 +93,10 @@ impl Writer {
         };
         let own = Buffer::new(Arc::new(stream), limits, shared.clock.clone());
         let wanted = shared.options.reserve_bytes;
-        let (loss, lost_before) = Loss::open(&shared.dir);
+        let loss = Loss::open(&shared.dir);
         Self {
+            lost_before: loss.noted(),
             loss,
-            lost_before,
             telling_loss: false,
             reserve: Reserve::new(shared.disk.clone(), &shared.dir, wanted),
             shared,
@@ -386,7 +388,7 @@ impl Writer {
 
     fn write(&mut self) -> io::Result<()> {
         let mut open = match self.file.take() {
-            Some(open) if open.end < self.shared.options.file_bytes => open,
+            Some(open) if self.goes_on(&open) => open,
             full => {
                 if let Some(full) = full {
                     self.shared.queue().seal(full.id);
@@ -397,7 +399,7 @@ impl Writer {
         let mut buf = Vec::new();
         let mut ends = Vec::new();
         for (chunk, _) in &self.group {
-            file::chunk(&mut buf, chunk);
+            file::chunk(&mut buf, chunk, &open.marker);
             ends.push(open.end + buf.len() as u64);
         }
         let disk = &self.shared.disk;
@@ -432,6 +434,11 @@ impl Writer {
         written
     }
 
+    /// Whether more is written into a file: nothing behind what cannot be read.
+    fn goes_on(&self, open: &Open) -> bool {
+        open.end < self.shared.options.file_bytes && !self.shared.queue().is_damaged(open.id)
+    }
+
     /// Begins a file; its name is durable when it returns.
     fn begin(&mut self) -> io::Result<Open> {
         let Shared {
@@ -441,7 +448,8 @@ impl Writer {
             ..
         } = &*self.shared;
         let path = file::path(dir, *boot, self.next_number);
-        let header = file::header(reporter, *boot);
+        let marker = self.shared.markers.of(*boot, self.next_number);
+        let header = file::header(reporter, *boot, &marker);
         files::replace(&path, &header, files::Sync::Yes)?;
         files::sync_dir(dir)?;
         self.next_number += 1;
@@ -449,12 +457,13 @@ impl Writer {
         let end = header.len() as u64;
         self.shared.bytes.fetch_add(end, Ordering::Relaxed);
         let mut queue = self.shared.queue();
-        let id = queue.push(path.clone(), Some(file.clone()), *boot, end);
+        let id = queue.push(path.clone(), Some(file.clone()), *boot, end, Some(marker));
         drop(queue);
         Ok(Open {
             file,
             path,
             id,
+            marker,
             end,
             begun: Instant::now(),
         })

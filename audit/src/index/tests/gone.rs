@@ -92,7 +92,8 @@ fn a_segment_that_is_gone_is_told_and_takes_no_other_along() {
         let (dir, segments) = closed();
         let (first, path) = &segments[gone];
         let next = segments[gone + 1].0;
-        fs::remove_file(path).unwrap();
+        let aside = dir.path().join("aside");
+        fs::rename(path, &aside).unwrap();
         let log = open(&dir);
         let told = log.damaged();
         assert_eq!(told.len(), 1, "{told:?}");
@@ -107,9 +108,86 @@ fn a_segment_that_is_gone_is_told_and_takes_no_other_along() {
             }
         }
         assert_eq!(indexed(&log), (log.len() - (next - first), next - first));
-        // Who puts it back has it told no more.
         drop(log);
+        // Who puts it back has it told no more after a start.
+        fs::rename(aside, path).unwrap();
+        let log = open(&dir);
+        assert!(log.damaged().is_empty());
+        assert_eq!(indexed(&log), (log.len(), 0));
     }
+}
+
+/// So long a part of a segment that no count of single records would do: the index goes on behind
+/// it, and takes it in from a copy.
+#[test]
+fn a_part_of_a_segment_that_is_written_over_holds_nothing_up() {
+    const MANY: u64 = 3000;
+    let dir = tempfile::tempdir().unwrap();
+    let log = Log::open(dir.path(), options(), Clock::system()).unwrap();
+    let stream = Arc::new(StreamKey {
+        reporter: reporter(),
+        boot: Ulid::from_parts(1, 1),
+        worker: 0,
+    });
+    let pending = |sequence| Pending {
+        stream: stream.clone(),
+        sequence,
+        record: encoded(sequence),
+    };
+    for first in (1..=MANY).step_by(1000) {
+        let batch = (first..first + 1000).map(pending).collect();
+        runtime()
+            .block_on(log.append(batch).checkpointed())
+            .unwrap();
+    }
+    drop(log);
+    // One start later it is finished.
+    let aged = || LogOptions {
+        segment_age: std::time::Duration::ZERO,
+        ..options()
+    };
+    let log = Log::open(dir.path(), aged(), Clock::system()).unwrap();
+    runtime()
+        .block_on(log.append(vec![pending(MANY + 1)]).checkpointed())
+        .unwrap();
+    drop(log);
+    let segments = crate::segment::list(dir.path()).unwrap();
+    assert!(segments.len() > 1);
+    let path = dir.path().join(crate::segment::relative(0));
+    let whole = fs::read(&path).unwrap();
+    let mut bytes = whole.clone();
+    let (from, to) = (whole.len() / 4, whole.len() * 3 / 4);
+    bytes[from..to].fill(0xff);
+    fs::write(&path, bytes).unwrap();
+    let log = Log::open(dir.path(), aged(), Clock::system()).unwrap();
+    let index = tempfile::tempdir().unwrap();
+    let source = Arc::new(log.clone());
+    let store = Store::open(source, index.path(), Clock::system(), Options::default()).unwrap();
+    runtime().block_on(store.flush()).unwrap();
+    let status = store.status();
+    assert_eq!((status.stalled, status.searchable), (None, log.len()));
+    let lacks = MANY / 2 - 100..MANY / 2 + 100;
+    assert!(lacks.contains(&status.unreadable), "{}", status.unreadable);
+}
+
+/// A copy that takes the place of a cut segment is read at once.
+#[test]
+fn a_cut_segment_that_is_put_back_needs_no_restart() {
+    let (dir, segments) = closed();
+    let (_, path) = &segments[2];
+    let last = segments[3].0 - 1;
+    let whole = fs::read(path).unwrap();
+    fs::write(path, &whole[..whole.len() - 7]).unwrap();
+    let log = open(&dir);
+    for _ in 0..2 {
+        let read = log.read(last);
+        assert!(matches!(read, Err(LogError::Tampered(_))), "{read:?}");
+    }
+    let copy = path.with_extension("copy");
+    fs::write(&copy, whole).unwrap();
+    fs::rename(&copy, path).unwrap();
+    assert!(log.read(last).is_ok());
+    assert_eq!(indexed(&log), (log.len(), 0));
 }
 
 /// Cut, of another log, and not to be read on from somewhere.

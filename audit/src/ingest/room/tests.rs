@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use http_body::Body as _;
+use bytes::Bytes;
+use http_body::{Body as _, Frame};
 use palisade_mesh::{
     clock::Clock,
     wire::audit::{Batch, ingest_client::IngestClient},
@@ -15,8 +16,9 @@ use ulid::Ulid;
 
 use super::*;
 use crate::{
-    ingest::Ingest,
+    ingest::{Keep, Unkept},
     log::Log,
+    merkle::Hash,
     stream::StreamKey,
     testing::{REPORTER, TestServer, encoded, open_log, paths, peer, reporter, soon},
 };
@@ -30,17 +32,41 @@ struct Stage {
 }
 
 async fn stage(limits: Limits) -> Stage {
+    stage_of(limits, REPORTER).await
+}
+
+/// One whose peers are all `id`.
+async fn stage_of(limits: Limits, id: &str) -> Stage {
     let dir = tempfile::tempdir().unwrap();
     let log = open_log(&dir);
     let ingest = Ingest {
         limits,
-        ..Ingest::new(log.clone(), Clock::system())
+        ..Ingest::new(log.clone(), Clock::system()).keeping(Arc::new(Empty))
     };
-    let server = TestServer::of(ingest, Some(peer(REPORTER, i64::MAX))).await;
+    let server = TestServer::of(ingest, Some(peer(id, i64::MAX))).await;
     Stage {
         _dir: dir,
         log,
         server,
+    }
+}
+
+const PDP: &str = "spiffe://acme.test/palisade/pdp";
+
+/// Has no revision.
+struct Empty;
+
+impl Keep for Empty {
+    fn takes_from(&self, peer: &SpiffeId) -> bool {
+        peer.as_str() == PDP
+    }
+
+    fn has(&self, _digest: &Hash) -> Result<bool, Unkept> {
+        Ok(false)
+    }
+
+    fn keep(&self, _digest: &Hash, _bundle: Bytes) -> Result<(), Unkept> {
+        Ok(())
     }
 }
 
@@ -79,17 +105,35 @@ impl http_body::Body for Pieces {
 
 /// A stream of batches, said byte by byte; and what it is answered.
 async fn raw(channel: &mut Channel) -> (mpsc::Sender<Bytes>, Body) {
-    let (pieces, receiver) = mpsc::channel(64);
-    let request = http::Request::post("/palisade.audit.v1.Ingest/Push")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(Body::new(Pieces(receiver)))
-        .unwrap();
+    let (pieces, request) = said("Push");
     std::future::poll_fn(|cx| channel.poll_ready(cx))
         .await
         .unwrap();
     let answer = soon(channel.call(request)).await.unwrap();
     (pieces, answer.into_body())
+}
+
+/// A call, said byte by byte.
+fn said(call: &str) -> (mpsc::Sender<Bytes>, http::Request<Body>) {
+    let (pieces, receiver) = mpsc::channel(64);
+    let request = http::Request::post(format!("/palisade.audit.v1.Ingest/{call}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(Body::new(Pieces(receiver)))
+        .unwrap();
+    (pieces, request)
+}
+
+/// How a call is refused that has said `bytes` and does not end.
+async fn refused(channel: &mut Channel, call: &str, bytes: &[u8]) -> Code {
+    let (pieces, request) = said(call);
+    pieces.send(Bytes::copy_from_slice(bytes)).await.unwrap();
+    std::future::poll_fn(|cx| channel.poll_ready(cx))
+        .await
+        .unwrap();
+    let answer = soon(channel.call(request)).await.unwrap();
+    let status = answer.headers().get("grpc-status").unwrap();
+    Code::from_bytes(status.as_bytes())
 }
 
 /// How a stream ended.
@@ -199,4 +243,77 @@ async fn messages_wait_for_room_of_their_identity() {
             .await
             .unwrap();
     }
+}
+
+/// Nothing is gathered of a call about revisions that is not the PDP's; of the PDP's it is little,
+/// and not for long.
+#[tokio::test]
+async fn a_question_about_revisions_is_the_pdp_s_and_short() {
+    let limits = Limits {
+        message_time: TIME,
+        ..Limits::default()
+    };
+    let most = u32::try_from(BATCH_BYTES_MAX).unwrap().to_be_bytes();
+    let head = [&[0][..], &most, &[0; 8]].concat();
+    let others = stage(limits).await;
+    let mut channel = others.server.channel().await;
+    let begun = Instant::now();
+    for call in ["HasRevision", "KeepRevision"] {
+        let code = refused(&mut channel, call, &head).await;
+        assert_eq!(code, Code::PermissionDenied, "{call}");
+    }
+    assert!(begun.elapsed() < TIME, "before it was read");
+    let own = stage_of(limits, PDP).await;
+    let mut channel = own.server.channel().await;
+    let code = refused(&mut channel, "HasRevision", &head).await;
+    assert_eq!(code, Code::DeadlineExceeded);
+    let long = [&head[..], &[0; 1024]].concat();
+    let code = refused(&mut channel, "HasRevision", &long).await;
+    assert_eq!(code, Code::OutOfRange);
+}
+
+#[tokio::test]
+async fn a_longer_batch_is_refused_by_its_length() {
+    let stage = stage(Limits::default()).await;
+    let mut channel = stage.server.channel().await;
+    let (pieces, answer) = raw(&mut channel).await;
+    let len = u32::try_from(BATCH_BYTES_MAX + 1).unwrap().to_be_bytes();
+    let head = [&[0][..], &len].concat();
+    pieces.send(head.into()).await.unwrap();
+    assert_eq!(ended(answer).await, Code::OutOfRange);
+}
+
+/// Whether a message has no room now.
+async fn waits(seat: &Seat, len: usize) -> bool {
+    let mut room = std::pin::pin!(seat.room(len));
+    std::future::poll_fn(|cx| Poll::Ready(room.as_mut().poll(cx).is_pending())).await
+}
+
+/// A replica, or whoever has its key, holds up nobody with another certificate; all of an
+/// identity wait for each other only where each has its share.
+#[tokio::test]
+async fn a_certificate_has_not_all_that_its_identity_may_have() {
+    let rooms = Rooms::new(Limits {
+        bytes_certificate: 100,
+        bytes: 150,
+        bytes_all: 220,
+        ..Limits::default()
+    });
+    let of = |id: &str, serial: u8| {
+        let peer = Peer {
+            serial: Arc::from([serial]),
+            ..peer(id, i64::MAX)
+        };
+        rooms.seat(&peer).unwrap()
+    };
+    let (thief, again, sibling) = (of(REPORTER, 1), of(REPORTER, 1), of(REPORTER, 2));
+    let first = thief.room(100).await;
+    assert!(waits(&again, 1).await, "it is of the same certificate");
+    let _second = sibling.room(50).await;
+    assert!(waits(&sibling, 1).await, "the identity has its share");
+    let other = of("spiffe://acme.test/ns/shop/sa/other", 1);
+    let _third = other.room(70).await;
+    assert!(waits(&other, 1).await, "all have theirs");
+    drop(first);
+    let _fourth = again.room(100).await;
 }

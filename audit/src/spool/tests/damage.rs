@@ -4,6 +4,7 @@ use palisade_mesh::wire::record::{Alert, AuthnFailure, Record, SpoolEvent};
 use prost::Message as _;
 
 use super::*;
+use crate::{log::Pending, testing::encoded};
 
 /// Where each chunk of a file starts, and where the file ends.
 fn chunks(bytes: &[u8]) -> Vec<usize> {
@@ -116,7 +117,7 @@ async fn what_follows_a_damaged_part_is_sent_and_the_file_is_kept() {
 /// the file or not; one whose records are damaged, where its length says.
 #[tokio::test]
 async fn a_damaged_length_hides_nothing_that_follows() {
-    for at in [0, 1, 3, 8 + 20] {
+    for at in [0, 1, 3, 8 + 16 + 20] {
         for bit in [0, 5, 7] {
             let dir = left([1..=3, 4..=6, 7..=9]).await;
             change(&dir, |bytes, places| bytes[places[1] + at] ^= 1 << bit);
@@ -128,6 +129,81 @@ async fn a_damaged_length_hides_nothing_that_follows() {
             assert_eq!(spool.stats().damaged, 1);
         }
     }
+}
+
+/// Disks lose sectors and pages, and what is lost with them is what stood there: also where that is
+/// the beginning of a chunk, the end of one and the beginning of the next, or the head of the file.
+#[tokio::test]
+async fn a_page_that_is_lost_takes_no_chunk_behind_it_along() {
+    type Lost = fn(&[usize]) -> std::ops::Range<usize>;
+    let cases: [(Lost, std::ops::RangeInclusive<u64>); 5] = [
+        (|at| at[1]..at[1] + 28, 4..=6),
+        (|at| at[1] - 10..at[1] + 44, 1..=6),
+        (|at| at[1] - 10..at[2] + 44, 1..=9),
+        (|at| at[0]..at[2], 1..=6),
+        (|at| 0..at[1] + 8, 1..=6),
+    ];
+    for byte in [0, 0xff] {
+        for (n, (range, gone)) in cases.clone().into_iter().enumerate() {
+            let dir = left([1..=3, 4..=6, 7..=9, 10..=12]).await;
+            change(&dir, |bytes, places| bytes[range(places)].fill(byte));
+            let spool = open(&dir);
+            let (_log_dir, log) = deliver(&spool).await;
+            let mut expected: Vec<_> = (1..=12)
+                .filter(|n| !gone.contains(n))
+                .map(|n| format!("/orders/{n}"))
+                .collect();
+            expected.sort();
+            assert_eq!(paths(&log), expected, "case {n}, {byte:#x}");
+            assert_eq!(spool.stats().damaged, 1, "case {n}, {byte:#x}");
+        }
+    }
+}
+
+/// As an earlier version wrote it.
+fn unmarked(dir: &TempDir) -> PathBuf {
+    let path = spool_files(dir).pop().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    let mut places = chunks(&bytes);
+    places.insert(0, 0);
+    let mut old = Vec::new();
+    for range in places.windows(2) {
+        let payload = &bytes[range[0] + 8..range[1]];
+        match payload.strip_prefix(b"palispo2") {
+            Some(rest) => frame::write(&mut old, &[b"palispol", &rest[16..]]),
+            None => frame::write(&mut old, &[&payload[16..]]),
+        }
+    }
+    fs::write(&path, old).unwrap();
+    path
+}
+
+/// What a version before markers left is sent as it was.
+#[tokio::test]
+async fn files_without_markers_stay_readable() {
+    for flipped in [None, Some(60), Some(1)] {
+        let dir = left([1..=3, 4..=6, 7..=9]).await;
+        let path = unmarked(&dir);
+        if let Some(at) = flipped {
+            change(&dir, |bytes, places| bytes[places[1] + at] ^= 1);
+        }
+        let spool = open(&dir);
+        let (_log_dir, log) = deliver(&spool).await;
+        let mut expected = expected_paths(1..=9);
+        if flipped.is_some() {
+            expected.retain(|path| !path.ends_with(['4', '5', '6']));
+        }
+        assert_eq!(paths(&log), expected, "{flipped:?}");
+        assert_eq!(spool.stats().damaged, u64::from(flipped.is_some()));
+        assert!(!path.exists());
+    }
+    // Also where its head is damaged.
+    let dir = left([1..=3]).await;
+    unmarked(&dir);
+    change(&dir, |bytes, _| bytes[20] ^= 1);
+    let spool = open(&dir);
+    let (_log_dir, log) = deliver(&spool).await;
+    assert_eq!(paths(&log), expected_paths(1..=3));
 }
 
 /// Nothing of it can be sent: it is not forgotten for that.
@@ -145,6 +221,28 @@ async fn a_file_of_which_nothing_can_be_read_is_kept_and_told() {
     assert_eq!((stats.waiting, stats.bytes, stats.damaged), (0, 0, 1));
     let (_log_dir, log) = deliver(&spool).await;
     told(&log, &spool, "damaged").await;
+}
+
+/// A disk that garbles every file fills with none of them.
+#[tokio::test]
+async fn so_many_damaged_files_are_kept_and_no_more() {
+    let dir = left([1..=3]).await;
+    let file = change(&dir, |bytes, places| bytes[places[0]..].fill(0xff));
+    let earlier = |n: usize| {
+        let boot = Ulid::from_parts(1, n as u128).to_string();
+        dir.path().join(boot).join("0000000000.spool.damaged")
+    };
+    for n in 0..queue::DAMAGED_MAX {
+        fs::create_dir(earlier(n).parent().unwrap()).unwrap();
+        fs::write(earlier(n), "evidence").unwrap();
+    }
+    let spool = open(&dir);
+    assert!(aside(&file).exists(), "the newest is kept");
+    assert!(!earlier(0).parent().unwrap().exists(), "the oldest is not");
+    for n in 1..queue::DAMAGED_MAX {
+        assert!(earlier(n).exists(), "{n}");
+    }
+    drop(spool);
 }
 
 /// What says whose a file is can be damaged as well; its records say it, too.
@@ -219,6 +317,9 @@ async fn a_file_that_is_damaged_while_it_waits_is_told_at_once() {
     assert_eq!(spool.stats().damaged, 1);
     told(&log, &spool, "damaged").await;
     append(&mut stream, 10..=12).await;
+    // Nothing is written behind what cannot be read.
+    let written = spool_files(&dir).pop().unwrap();
+    assert_ne!(written, path);
     drop(stream);
     let server = server(&log).await;
     let task = uplink(&spool, &server);
@@ -248,7 +349,7 @@ async fn a_frame_within_a_record_is_never_taken_for_one() {
         },
     };
     let mut frame = Vec::new();
-    file::chunk(&mut frame, &forged);
+    file::chunk(&mut frame, &forged, &[7; 16]);
     let mut stream = spool.open(0);
     let record = Record {
         body: Some(Body::AuthnFailure(AuthnFailure {
@@ -265,7 +366,7 @@ async fn a_frame_within_a_record_is_never_taken_for_one() {
     change(&dir, |bytes, places| {
         // The length of the frame and that of its record.
         bytes[places[0] + 1] ^= 1;
-        bytes[places[0] + 8 + 20 + 1] ^= 2;
+        bytes[places[0] + 8 + 16 + 20 + 1] ^= 2;
     });
     let spool = open(&dir);
     let (_log_dir, log) = deliver(&spool).await;
@@ -324,6 +425,56 @@ async fn a_record_that_the_log_refuses_is_set_aside_and_told() {
     let _ = task.await;
     drop(spool);
     assert_eq!(open(&dir).health().refused, 2);
+}
+
+/// A record for which the log has no place now is as good as any: it stays, and is taken once there
+/// is one.
+#[tokio::test]
+async fn what_the_log_has_no_place_for_now_is_sent_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = open(&dir);
+    let stream = Arc::new(StreamKey {
+        reporter: reporter(),
+        boot: spool.boot(),
+        worker: 0,
+    });
+    let mut records = spool.open(0);
+    append(&mut records, 1..=4).await;
+    append(&mut records, 5..=6).await;
+    drop(records);
+    drop(spool);
+    change(&dir, |bytes, places| bytes[places[0] + 60] ^= 1);
+    // The first gap of the stream would become two, and it has as many as it may have.
+    let log_dir = tempfile::tempdir().unwrap();
+    let log = open_log(&log_dir);
+    let pending = |sequence| Pending {
+        stream: stream.clone(),
+        sequence,
+        record: encoded(sequence),
+    };
+    let gaps = 0..crate::stream::GAPS_MAX as u64;
+    crate::testing::append(&log, gaps.map(|n| pending(10 + 2 * n)).collect()).await;
+    let spool = open(&dir);
+    let server = server(&log).await;
+    let task = uplink(&spool, &server);
+    let refused = async {
+        // More often than a record is that is set aside.
+        while spool.shared.connections.load(Ordering::Relaxed) < 5 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    soon(refused).await;
+    assert!(spool.health().refusal.unwrap().contains("gaps"));
+    assert_eq!(spool.stats().refused, 0);
+    assert!(!paths(&log).contains(&"/orders/5".to_owned()));
+    crate::testing::append(&log, vec![pending(11)]).await;
+    soon(spool.delivered()).await;
+    for path in ["/orders/5", "/orders/6"] {
+        assert!(paths(&log).contains(&path.to_owned()), "{path}");
+    }
+    let health = spool.health();
+    assert_eq!((health.refusal, health.refused), (None, 0));
+    task.abort();
 }
 
 /// A log that refuses everything is not to empty the spool.

@@ -294,6 +294,60 @@ async fn what_is_lost_with_the_process_is_told_by_the_next() {
     assert_eq!((told[0].from_us, told[0].until_us > 7), (7, true));
 }
 
+/// The next start may have no better disk, and says what it lost itself beside that; one that
+/// lost nothing keeps what there is to tell.
+#[tokio::test]
+async fn what_is_lost_is_told_by_the_first_start_that_can() {
+    let dir = tempfile::tempdir().unwrap();
+    for lost in [2, 0, 1] {
+        let (disk, faults) = Disk::faulty();
+        faults.set_free(0);
+        let options = SpoolOptions {
+            reserve_bytes: 2 * MIB,
+            ..SpoolOptions::default()
+        };
+        let clock = Clock::system();
+        let spool = Spool::open_on(dir.path(), reporter(), options, clock, disk).unwrap();
+        if lost > 0 {
+            let mut stream = spool.open(0);
+            for _ in 0..lost {
+                stream.append(&of_mode(7, AuditMode::Strict)).unwrap();
+            }
+            assert!(soon(stream.durable()).await.is_err());
+        }
+        spool.close();
+    }
+    let (disk, faults) = Disk::faulty();
+    let (options, clock) = (SpoolOptions::default(), Clock::system());
+    let spool = Spool::open_on(dir.path(), reporter(), options, clock, disk).unwrap();
+    spool.close();
+    let bench = Bench { dir, spool, faults };
+    let (_log_dir, log) = bench.deliver().await;
+    let told = events(&log);
+    let dropped: Vec<_> = told.iter().filter(|e| e.verb == "dropped").collect();
+    assert_eq!(dropped.len(), 1, "{told:?}");
+    assert_eq!(dropped[0].strict, 3);
+    assert_eq!((dropped[0].from_us, dropped[0].until_us > 7), (7, true));
+}
+
+/// Where nothing was lost there is nothing to tell.
+#[tokio::test]
+async fn a_start_that_loses_nothing_notes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (disk, faults) = Disk::faulty();
+    faults.set_free(0);
+    let (options, clock) = (SpoolOptions::default(), Clock::system());
+    let spool = Spool::open_on(dir.path(), reporter(), options, clock, disk).unwrap();
+    // Its word about the disk is of its own stream, and finds no room.
+    spool.close();
+    assert!(
+        fs::read(dir.path().join("loss"))
+            .unwrap()
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+}
+
 #[tokio::test]
 async fn a_spool_at_its_limit_sheds_best_effort_before_it_refuses_the_rest() {
     let bench = Bench::new(SpoolOptions {
@@ -389,7 +443,7 @@ fn files_of_another_reporter_do_not_count_against_the_limit() {
     let boot = new_ulid(&Clock::system());
     let path = file::path(dir.path(), boot, 0);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
-    let mut contents = file::header(&other, boot);
+    let mut contents = file::header(&other, boot, &[7; 16]);
     contents.resize(100_000, 0);
     fs::write(&path, contents).unwrap();
     let options = SpoolOptions {
