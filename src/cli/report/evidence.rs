@@ -3,7 +3,6 @@
 
 use std::{collections::BTreeMap, fs, io::Read as _, path::Path, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use palisade_audit::{
     checkpoint::Checkpoint,
     cosignature::CosignerKey,
