@@ -434,7 +434,7 @@ impl AuditRole {
         match self.store.flush().await {
             Ok(()) => Ok(()),
             Err(error) if error.is_away() => Ok(()),
-            Err(error) => Err(behind(error)),
+            Err(error) => Err(unread(error)),
         }
     }
 
@@ -445,12 +445,12 @@ impl AuditRole {
         if let Some(why) = self.store.status().stalled {
             return Err(broken(&why).into());
         }
-        flushed.map_err(behind)
+        flushed.map_err(unread)
     }
 }
 
 /// Why the index has not taken in what the log has.
-fn behind(error: StoreError) -> Problem {
+fn unread(error: StoreError) -> Problem {
     match error {
         StoreError::Query(mistake) => Problem::from(*mistake),
         error => broken(&error.to_string()).into(),

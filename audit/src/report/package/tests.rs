@@ -20,7 +20,7 @@ use crate::{
     report::{KINDS, Kind, Period, check, covered, run},
     source::{Entry, SourceError},
     stream::{StreamKey, new_ulid},
-    testing::{REPORTER, open_log},
+    testing::{REPORTER, open_log, reporter},
 };
 
 mod again;

@@ -1,6 +1,6 @@
 //! What the log itself is: whole, complete, on time.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use super::{of_groups, of_rows, share};
 use crate::{

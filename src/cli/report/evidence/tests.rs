@@ -65,6 +65,7 @@ async fn made(dir: &Path, name: &str, period: &str) -> Report {
         name: name.to_owned(),
         period: period.to_owned(),
         scope: String::new(),
+        to: String::new(),
     };
     archive.desk().run(&asked).unwrap()
 }
@@ -172,6 +173,7 @@ async fn what_policies_were_asked_for_is_made_again() {
         name: "access-review".into(),
         period: "last:1h".into(),
         scope: String::new(),
+        to: String::new(),
     };
     let mut report = desk.run(&asked).unwrap();
     let bundle = policies();
@@ -186,6 +188,7 @@ async fn what_policies_were_asked_for_is_made_again() {
             report: report.clone(),
             attached: attached.clone(),
             records_max: 1000,
+            to: String::new(),
         };
         desk.pack(&asked).map_err(|error| error.to_string())
     };
