@@ -12,8 +12,8 @@ use palisade_mesh::diagnostic::Severity;
 use ulid::Ulid;
 
 use super::{
-    CertificatesReport, CheckpointReport, Earlier, FINDINGS_MAX, Finding, FindingKind,
-    PROGRESS_RECORDS, Progress, RecordName, Seen, VerifyReport,
+    CertificatesReport, CheckpointReport, Earlier, Finding, FindingKind, PROGRESS_RECORDS,
+    Progress, RecordName, Seen, VerifyReport,
     ahead::Ahead,
     certificates::Certificates,
     earlier::Kept,
@@ -141,6 +141,8 @@ impl<'a> Pass<'a> {
                 earlier: Vec::new(),
                 findings: Vec::new(),
                 findings_more: 0,
+                errors: 0,
+                errors_unread: 0,
                 streams: Vec::new(),
                 absent: Vec::new(),
                 certificates: CertificatesReport::default(),
@@ -185,7 +187,10 @@ impl<'a> Pass<'a> {
     pub(super) fn run(mut self, given: Option<Verifier>, earlier: &[Earlier]) -> VerifyReport {
         self.report.key_given = given.is_some();
         self.report.live = is_live(&self.dir);
-        let Some(key) = stored::key(&self.dir, given, &mut self.report.findings) else {
+        let mut found = Vec::new();
+        let key = stored::key(&self.dir, given, &mut found);
+        found.into_iter().for_each(|finding| self.find(finding));
+        let Some(key) = key else {
             return self.report;
         };
         self.certificates.of(key.name());
@@ -193,7 +198,9 @@ impl<'a> Pass<'a> {
         self.report.key = key.to_string();
         self.key = Some(key.clone());
         let live = self.report.live;
-        let (latest, all) = stored::checkpoints(&self.dir, &key, live, &mut self.report.findings);
+        let mut found = Vec::new();
+        let (latest, all) = stored::checkpoints(&self.dir, &key, live, &mut found);
+        found.into_iter().for_each(|finding| self.find(finding));
         if let Some(latest) = &latest {
             self.signed = latest.size;
             self.report.checkpoint = Some(CheckpointReport {
@@ -932,11 +939,7 @@ impl<'a> Pass<'a> {
     }
 
     fn find(&mut self, finding: Finding) {
-        if self.report.findings.len() < FINDINGS_MAX {
-            self.report.findings.push(finding);
-        } else {
-            self.report.findings_more += 1;
-        }
+        self.report.find(finding);
     }
 
     fn count(&mut self, records: u64, bytes: u64) {

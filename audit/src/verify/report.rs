@@ -3,7 +3,7 @@
 use palisade_mesh::diagnostic::Severity;
 use serde::{Serialize, Serializer};
 
-use super::EarlierReport;
+use super::{EarlierReport, FINDINGS_MAX};
 use crate::stream::Range;
 
 /// The result of verifying a log.
@@ -40,8 +40,12 @@ pub struct VerifyReport {
     pub earlier: Vec<EarlierReport>,
     /// What is wrong, in the order of the log.
     pub findings: Vec<Finding>,
-    /// Findings beyond [`super::FINDINGS_MAX`].
+    /// Findings beyond [`super::FINDINGS_MAX`]: warnings before errors.
     pub findings_more: u64,
+    /// How many findings are errors, those beyond among them.
+    pub errors: u64,
+    /// Of these, how many say only that something could not be read.
+    pub errors_unread: u64,
     /// Every stream, by reporter, boot and worker.
     pub streams: Vec<StreamReport>,
     /// Starts of reporters that later ones have named, and of which the log has nothing; none
@@ -90,18 +94,34 @@ pub struct CertificateReport {
 impl VerifyReport {
     /// Whether every signed byte is as it was signed.
     pub fn intact(&self) -> bool {
-        self.first_damage().is_none()
+        self.errors == 0
     }
 
     /// As [`VerifyReport::intact`]; nothing where all that was read is, and some was not.
     pub fn verdict(&self) -> Option<bool> {
-        let errors = self.findings.iter();
-        let mut errors = errors.filter(|finding| finding.severity == Severity::Error);
-        let unread = |finding: &Finding| finding.kind == FindingKind::Unread;
-        match (self.intact(), errors.all(unread) && self.findings_more == 0) {
-            (true, _) => Some(true),
-            (false, true) => None,
-            (false, false) => Some(false),
+        match self.errors {
+            0 => Some(true),
+            errors if errors == self.errors_unread => None,
+            _ => Some(false),
+        }
+    }
+
+    /// Takes a finding in. However many there are, all errors are counted, and a warning makes
+    /// room for an error.
+    pub(super) fn find(&mut self, finding: Finding) {
+        let is_error = finding.severity == Severity::Error;
+        self.errors += u64::from(is_error);
+        self.errors_unread += u64::from(is_error && finding.kind == FindingKind::Unread);
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(finding);
+            return;
+        }
+        self.findings_more += 1;
+        let mut findings = self.findings.iter();
+        let warning = findings.rposition(|held| held.severity != Severity::Error);
+        if let (true, Some(at)) = (is_error, warning) {
+            self.findings.remove(at);
+            self.findings.push(finding);
         }
     }
 

@@ -189,7 +189,7 @@ mod tests {
             assert_eq!(about.persons, [person.parse().unwrap()], "{text}");
             assert!(about.names.is_empty());
         }
-        let about = About::of("subject:alice@example.org p-0011");
+        let about = About::of("subject:alice@example.org path:/p-0011");
         assert_eq!(about.names, ["alice@example.org"]);
         assert!(about.persons.is_empty());
     }

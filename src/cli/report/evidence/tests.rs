@@ -1,9 +1,10 @@
 //! What is signed, and what is verified, is what the log says, and what policies say of it.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use palisade_audit::{
+    index::{BucketSpan, Store},
     log::{Log, LogOptions, Pending},
     report::{Evidence, Ground, package},
     stream::StreamKey,
@@ -14,66 +15,88 @@ use palisade_mesh::{
 };
 
 use super::*;
-use crate::{
-    archive::Archive,
-    run::audit::{RunReport, reports::Desk},
-};
+use crate::run::audit::{RunReport, reports::Desk, store_of};
 
 const WEB: &str = "spiffe://demo.test/ns/shop/sa/web";
 
-/// A log with a decision of a moment ago of each of these numbers.
-async fn log_in(dir: &Path, numbers: &[u64]) {
-    log_of_boot(dir, 7, numbers).await;
+/// A log that is written, and its index, as the audit service has them.
+struct Service {
+    log: Log,
+    // Before the folder that it writes to.
+    store: Store,
+    _index: tempfile::TempDir,
+    dir: PathBuf,
 }
 
-/// The same, of a proxy that started then.
-async fn log_of_boot(dir: &Path, boot_ms: u64, numbers: &[u64]) {
-    let options = LogOptions {
-        group_wait: Duration::ZERO,
-        checkpoint_every: Duration::from_millis(20),
-        ..LogOptions::new(TrustDomain::parse("demo.test").unwrap())
-    };
-    let clock = Clock::system();
-    let log = Log::open(dir, options, clock.clone()).unwrap();
-    let stream = Arc::new(StreamKey {
-        reporter: SpiffeId::parse(WEB).unwrap(),
-        boot: ulid::Ulid::from_parts(boot_ms, 7),
-        worker: 0,
-    });
-    let pending = numbers.iter().map(|n| {
-        let record = Record {
-            id: u128::from(*n).to_be_bytes().to_vec(),
-            time_us: clock.now_us() - 1_000_000,
-            reporter: WEB.into(),
-            body: Some(Body::Decision(Decision::default())),
-            ..Record::default()
+impl Service {
+    fn open(dir: &Path) -> Self {
+        let options = LogOptions {
+            group_wait: Duration::ZERO,
+            checkpoint_every: Duration::from_millis(20),
+            ..LogOptions::new(TrustDomain::parse("demo.test").unwrap())
         };
-        Pending {
-            stream: stream.clone(),
-            sequence: *n,
-            record: record.encode_to_vec().into(),
+        let (clock, index) = (Clock::system(), tempfile::tempdir().unwrap());
+        let log = Log::open(dir, options, clock.clone()).unwrap();
+        let store = store_of(&log, index.path(), &clock, BucketSpan::Month).unwrap();
+        Self {
+            log,
+            store,
+            _index: index,
+            dir: dir.to_owned(),
         }
-    });
-    log.append(pending.collect()).checkpointed().await.unwrap();
-    log.close();
-}
+    }
 
-/// A report of this log.
-async fn made(dir: &Path, name: &str, period: &str) -> Report {
-    let archive = Archive::open(dir).await.unwrap();
-    let asked = RunReport {
-        name: name.to_owned(),
-        period: period.to_owned(),
-        scope: String::new(),
-        to: String::new(),
-    };
-    archive.desk().run(&asked).unwrap()
-}
+    /// Adds a decision of a moment ago of each of these numbers, of a proxy that started then.
+    async fn add(&self, boot_ms: u64, numbers: &[u64]) {
+        let clock = Clock::system();
+        let stream = Arc::new(StreamKey {
+            reporter: SpiffeId::parse(WEB).unwrap(),
+            boot: ulid::Ulid::from_parts(boot_ms, 7),
+            worker: 0,
+        });
+        let pending = numbers.iter().map(|n| {
+            let record = Record {
+                id: u128::from(*n).to_be_bytes().to_vec(),
+                time_us: clock.now_us() - 1_000_000,
+                reporter: WEB.into(),
+                body: Some(Body::Decision(Decision::default())),
+                ..Record::default()
+            };
+            Pending {
+                stream: stream.clone(),
+                sequence: *n,
+                record: record.encode_to_vec().into(),
+            }
+        });
+        let added = self.log.append(pending.collect());
+        added.checkpointed().await.unwrap();
+        self.store.flush().await.unwrap();
+    }
 
-/// What comes of making a report of this log again.
-async fn checked(dir: &Path, report: &Report) -> Checked {
-    let archive = Archive::open(dir).await.unwrap();
-    archive.desk().check(report).unwrap()
+    fn desk(&self) -> Desk<'_> {
+        Desk {
+            store: &self.store,
+            log: &self.log,
+            dir: &self.dir,
+            now_us: Clock::system().now_us(),
+        }
+    }
+
+    /// A report of the log.
+    fn made(&self, name: &str, period: &str) -> Report {
+        let asked = RunReport {
+            name: name.to_owned(),
+            period: period.to_owned(),
+            scope: String::new(),
+            to: String::new(),
+        };
+        self.desk().run(&asked).unwrap()
+    }
+
+    /// What comes of making a report of the log again.
+    fn checked(&self, report: &Report) -> Checked {
+        self.desk().check(report).unwrap()
+    }
 }
 
 /// What a proxy misses later is no matter of a report; what the log had noticed under the
@@ -81,28 +104,30 @@ async fn checked(dir: &Path, report: &Report) -> Checked {
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_are_missed_later_do_not_make_a_report_wrong() {
     let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
-    let made = async || made(dir, "denials", "last:1h").await;
-    log_in(dir, &[1]).await;
-    let sound = made().await;
+    let service = Service::open(dir.path());
+    service.add(7, &[1]).await;
+    let sound = service.made("denials", "last:1h");
     assert!(sound.header.complete, "{:?}", sound.header.lacks);
-    log_in(dir, &[2, 5]).await;
-    let found = checked(dir, &sound).await;
+    service.add(7, &[2, 5]).await;
+    let found = service.checked(&sound);
     assert!(found.holds(), "{found:#?}");
     let told = found.not_compared.join("; ");
     assert!(told.contains("records 3 to 4 of spiffe://"), "{told}");
 
-    let later = made().await;
+    let later = service.made("denials", "last:1h");
     let lacks = later.header.lacks.join("; ");
     assert!(lacks.contains("records 3 to 4 of spiffe://"), "{lacks}");
     let mut forged = later.clone();
     forged.header.lacks.clear();
     forged.header.complete = true;
     // A part of what was missing then has come, and the log was opened once more.
-    log_in(dir, &[4, 6]).await;
-    let found = checked(dir, &later).await;
+    service.log.close();
+    drop(service);
+    let service = Service::open(dir.path());
+    service.add(7, &[4, 6]).await;
+    let found = service.checked(&later);
     assert!(found.holds(), "{found:#?}");
-    let found = checked(dir, &forged).await;
+    let found = service.checked(&forged);
     let what: Vec<&str> = found.differences.iter().map(|d| d.what.as_str()).collect();
     assert_eq!(what, ["lacks"]);
 }
@@ -141,11 +166,11 @@ fn signed(desk: &Desk<'_>, report: &Report, files: BTreeMap<String, Vec<u8>>) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missed_at_another_time_makes_no_report_incomplete() {
     let dir = tempfile::tempdir().unwrap();
-    let dir = dir.path();
+    let service = Service::open(dir.path());
     // Started an hour ago; the period ends before.
     let boot_us = Clock::system().now_us() - 3_600_000_000;
     let boot_ms = u64::try_from(boot_us / 1000).unwrap();
-    log_of_boot(dir, boot_ms, &[1, 4]).await;
+    service.add(boot_ms, &[1, 4]).await;
     let moment = |us: i64| jiff::Timestamp::from_microsecond(us).unwrap();
     let before = format!(
         "since:{} until:{}",
@@ -153,9 +178,9 @@ async fn what_is_missed_at_another_time_makes_no_report_incomplete() {
         moment(boot_us - 3_600_000_000)
     );
     for name in ["pci-dss", "personal-data"] {
-        let report = made(dir, name, &before).await;
+        let report = service.made(name, &before);
         assert!(report.header.complete, "{name}: {:?}", report.header.lacks);
-        let report = made(dir, name, "last:3h").await;
+        let report = service.made(name, "last:3h");
         let lacks = report.header.lacks.join("; ");
         assert!(lacks.contains("records 2 to 3 of"), "{name}: {lacks}");
     }
@@ -166,9 +191,9 @@ async fn what_is_missed_at_another_time_makes_no_report_incomplete() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_policies_were_asked_for_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
-    log_in(dir.path(), &[1]).await;
-    let archive = Archive::open(dir.path()).await.unwrap();
-    let desk = archive.desk();
+    let service = Service::open(dir.path());
+    service.add(7, &[1]).await;
+    let desk = service.desk();
     let asked = RunReport {
         name: "access-review".into(),
         period: "last:1h".into(),
