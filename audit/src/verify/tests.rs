@@ -485,3 +485,28 @@ fn streams_with_gaps_and_boots_that_never_ended_are_told() {
 }
 
 mod heads;
+
+/// On both sides of the limit: a warning makes room for an error, and all errors are counted.
+#[test]
+fn an_error_always_has_a_place() {
+    let finding = |severity, kind| Finding {
+        severity,
+        ..stored::about(kind, "", "")
+    };
+    let mut report = VerifyReport::default();
+    for _ in 0..FINDINGS_MAX {
+        report.find(finding(Severity::Warning, FindingKind::Tail));
+    }
+    assert!(report.intact() && report.findings_more == 0);
+    report.find(finding(Severity::Error, FindingKind::Unread));
+    assert_eq!((report.verdict(), report.findings_more), (None, 1));
+    assert_eq!(report.first_damage().unwrap().kind, FindingKind::Unread);
+    for _ in 0..FINDINGS_MAX {
+        report.find(finding(Severity::Error, FindingKind::Unread));
+    }
+    assert_eq!(report.findings.len(), FINDINGS_MAX);
+    assert_eq!(report.verdict(), None);
+    report.find(finding(Severity::Error, FindingKind::Leaf));
+    assert_eq!(report.verdict(), Some(false));
+    assert_eq!(report.errors, FINDINGS_MAX as u64 + 2);
+}
