@@ -154,7 +154,7 @@ fn whoever_takes_an_id_is_not_believed(home: &Home, id: &str) {
         "{said}"
     );
 
-    let said = home.says(&["audit", "proof", id], 3);
+    let said = home.says(&["audit", "proof", id], 1);
     assert!(said.contains("PLS7215") && said.contains(FORGER), "{said}");
     let entry = why["record"]["entry"].to_string();
     let file = home.path("record.tlog-proof").display().to_string();

@@ -36,6 +36,8 @@ use support::{Home, LIMIT, Running, demo::one_at_a_time, free_port, mesh::Separa
 
 /// Bytes before the payload of a frame in a spool file.
 const FRAME_HEADER: usize = 8;
+/// Bytes of the marker with which the payload of a chunk begins.
+const MARKER: usize = 16;
 
 /// Idle proxies sign how far they are; one that is killed is named by an alarm until it
 /// is back, and its next start clears it.
@@ -460,7 +462,7 @@ fn find_spool_file(home: &Home, such: impl Fn(&[u8]) -> bool) -> Option<PathBuf>
 fn last_number(file: &Path) -> u64 {
     let bytes = fs::read(file).unwrap();
     let chunks = frames(&bytes).into_iter().skip(1);
-    let payloads = chunks.map(|(start, end)| &bytes[start + FRAME_HEADER..end]);
+    let payloads = chunks.map(|(start, end)| &bytes[start + FRAME_HEADER + MARKER..end]);
     let of_worker = payloads.filter(|payload| payload[..4] == [0; 4]);
     let number = |at: &[u8]| u64::from_le_bytes(at.try_into().unwrap());
     of_worker
@@ -506,11 +508,11 @@ fn fit(file: &Path) -> usize {
     let mut running: BTreeMap<u32, Context> = BTreeMap::new();
     let (mut fitted, mut changed) = (Vec::new(), 0);
     for (start, end) in frames(&bytes) {
-        let payload = &bytes[start + FRAME_HEADER..end];
         if start == 0 {
             fitted.extend_from_slice(&bytes[start..end]);
             continue;
         }
+        let (marker, payload) = bytes[start + FRAME_HEADER..end].split_at(MARKER);
         let worker = u32::from_le_bytes(payload[..4].try_into().unwrap());
         let (mut rest, mut records) = (&payload[20..], Vec::new());
         while let Some((len, more)) = rest.split_first_chunk::<4>() {
@@ -518,7 +520,7 @@ fn fit(file: &Path) -> usize {
             records.push(refit(record, &mut running, &mut changed));
             rest = more;
         }
-        let mut payload = payload[..20].to_vec();
+        let mut payload = [marker, &payload[..20]].concat();
         let of_worker = running
             .entry(worker)
             .or_insert_with(|| Context::new(&SHA256));
@@ -566,7 +568,7 @@ fn refit(record: &[u8], running: &mut BTreeMap<u32, Context>, changed: &mut usiz
 /// Takes every chunk of the first worker away.
 fn withhold(file: &Path) {
     let bytes = fs::read(file).unwrap();
-    let of_worker = |start: usize| bytes[start + FRAME_HEADER..][..4] == [0; 4];
+    let of_worker = |start: usize| bytes[start + FRAME_HEADER + MARKER..][..4] == [0; 4];
     let kept: Vec<&[u8]> = frames(&bytes)
         .into_iter()
         .filter(|(start, _)| *start == 0 || !of_worker(*start))
