@@ -68,7 +68,7 @@ impl Service {
                 record: record.encode_to_vec().into(),
             }
         });
-        let added = self.log.append(pending.collect());
+        let mut added = self.log.append(pending.collect());
         added.checkpointed().await.unwrap();
         self.store.flush().await.unwrap();
     }
