@@ -11,7 +11,7 @@ use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    grants::{Edge, Grant, Grants},
+    grants::{Edge, Grant, Grants, sections},
     run::audit::{SignReview, Signed},
 };
 
@@ -336,7 +336,7 @@ impl Review {
             "Verdicts",
             "One row for each grant of the policies, with what the reviewer decided. The log signs the sign-off: who, when, and the digest of everything in the review.",
         )
-        .figure("policy digest", &self.policy)
+        .figure(sections::POLICY_DIGEST, &self.policy)
         .figure("grants", self.grants.len())
         .figure("keep", self.count(Some(Word::Keep)))
         .figure("revoke", self.count(Some(Word::Revoke)))

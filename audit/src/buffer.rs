@@ -40,6 +40,20 @@ pub(crate) fn count_of<T>([strict, spool, best_effort]: &[T; 3], mode: AuditMode
     }
 }
 
+/// Counts a record of `mode` among those that `event` tells of.
+pub(crate) fn count(event: &mut SpoolEvent, mode: AuditMode) {
+    match mode {
+        AuditMode::Strict => event.strict += 1,
+        AuditMode::Spool | AuditMode::Unspecified => event.spool += 1,
+        AuditMode::BestEffort => event.best_effort += 1,
+    }
+}
+
+/// Whether `event` tells of a record.
+pub(crate) fn any(event: &SpoolEvent) -> bool {
+    event.strict + event.spool + event.best_effort > 0
+}
+
 /// Encoded records of one stream, numbered one after another.
 #[derive(Debug, Clone)]
 pub(crate) struct Chunk {
@@ -108,18 +122,8 @@ struct Dropped {
 }
 
 impl Dropped {
-    fn any(&self) -> bool {
-        let SpoolEvent {
-            strict,
-            spool,
-            best_effort,
-            ..
-        } = self.event;
-        strict + spool + best_effort > 0
-    }
-
     fn is_due(&self) -> bool {
-        self.any() && self.told_at.is_none_or(|at| at.elapsed() >= DROPPED_EVERY)
+        any(&self.event) && self.told_at.is_none_or(|at| at.elapsed() >= DROPPED_EVERY)
     }
 }
 
@@ -195,13 +199,9 @@ impl Buffer {
     /// takes records again.
     pub(crate) fn dropped(&mut self, mode: AuditMode) {
         let now_us = self.clock.now_us();
-        let first = !self.dropped.any();
         let event = &mut self.dropped.event;
-        match mode {
-            AuditMode::Strict => event.strict += 1,
-            AuditMode::Spool | AuditMode::Unspecified => event.spool += 1,
-            AuditMode::BestEffort => event.best_effort += 1,
-        }
+        let first = !any(event);
+        count(event, mode);
         if first {
             event.from_us = now_us;
         }
@@ -238,7 +238,7 @@ impl Buffer {
 
     /// Takes what is held, with the head that ends the stream.
     pub(crate) fn take_last(&mut self) -> Option<Chunk> {
-        if self.dropped.any() {
+        if any(&self.dropped.event) {
             self.tell_dropped();
         }
         self.head(true);

@@ -456,13 +456,13 @@ fn check(stream: &StreamKey, sequence: u64, bytes: &Bytes) -> Result<(), Refused
     if record.id.len() != 16 {
         return Err(malformed("its id is no ULID".into()));
     }
-    if RecordPeek::new(bytes).is_none() {
+    let Some(peek) = RecordPeek::new(bytes) else {
         return Err(malformed(
             "it has two bodies, or something follows its disclosures".into(),
         ));
-    }
+    };
     privacy::check(&record).map_err(|what| malformed(what.into()))?;
-    entitled::check(&stream.reporter, &record)
+    entitled::check(&stream.reporter, &record, peek.class_name())
         .map_err(|cause| Refused::Class { sequence, cause })?;
     Ok(())
 }

@@ -28,7 +28,7 @@ pub const VALUES_MAX: usize = 12;
 pub const LIST_VALUES_MAX: usize = 4;
 
 /// What pseudonyms begin with, so that no name is taken for one.
-const MARK: &str = "p-";
+pub const MARK: &str = "p-";
 
 /// Bytes of a pseudonym.
 pub const PSEUDONYM_LEN: usize = 16;

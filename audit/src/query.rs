@@ -176,12 +176,21 @@ impl Query {
     /// What of it stands before an entry of the log.
     #[must_use]
     pub fn before(&self, entry: u64) -> Self {
-        let earlier = Field::find("entry")
-            .map(|field| Expr::Test(field, Demand::Range(0, entry.saturating_sub(1))));
+        self.at_entries(0, entry.saturating_sub(1))
+    }
+
+    /// What of it stands at an entry of the log, or after it.
+    #[must_use]
+    pub fn from(&self, entry: u64) -> Self {
+        self.at_entries(entry, u64::MAX)
+    }
+
+    /// What of it stands at these entries of the log, both ends included.
+    fn at_entries(&self, from: u64, to: u64) -> Self {
+        let there = Field::find("entry").map(|field| Expr::Test(field, Demand::Range(from, to)));
+        let parts = there.into_iter().chain([self.filter.clone()]);
         Self {
-            filter: Expr::all(Vec::from_iter(
-                earlier.into_iter().chain([self.filter.clone()]),
-            )),
+            filter: Expr::all(parts.collect()),
             ..self.clone()
         }
     }
@@ -211,19 +220,6 @@ impl Query {
         Self {
             text: other.to_string().into(),
             ..other
-        }
-    }
-
-    /// What of it stands at an entry of the log, or after it.
-    #[must_use]
-    pub fn from(&self, entry: u64) -> Self {
-        let later =
-            Field::find("entry").map(|field| Expr::Test(field, Demand::Range(entry, u64::MAX)));
-        Self {
-            filter: Expr::all(Vec::from_iter(
-                later.into_iter().chain([self.filter.clone()]),
-            )),
-            ..self.clone()
         }
     }
 

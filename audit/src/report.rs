@@ -22,6 +22,7 @@ mod verifier;
 
 pub use check::{Checked, Difference, check, covered, page, read};
 pub use evidence::{Evidence, Ground};
+pub use lacks::is_unlike;
 pub use model::{
     Cell, CellKind, Chart, Column, FORMAT, Figure, Header, Mark, Point, Report, Section, Shape,
     Table,

@@ -112,6 +112,17 @@ pub(crate) struct HeaderFault {
     pub(crate) expected: String,
 }
 
+impl std::fmt::Display for HeaderFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            field,
+            stored,
+            expected,
+        } = self;
+        write!(f, "header {field} is `{stored}`, not `{expected}`")
+    }
+}
+
 impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_LEN as usize);
@@ -189,7 +200,8 @@ fn prefixed(buf: &mut Vec<u8>, prefix: u8, write: impl FnOnce(&mut Vec<u8>)) {
     b.copy_from_slice(&crc);
 }
 
-fn crc(len: [u8; 4], payload: &[u8]) -> u32 {
+/// The sum of a frame.
+pub(crate) fn crc(len: [u8; 4], payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(&len);
     hasher.update(payload);

@@ -160,8 +160,6 @@ pub struct SpoolStats {
     pub connected: bool,
     /// Records that the log refused again and again, which were set aside.
     pub refused: u64,
-    /// Whether the log has refused a batch since the start, that it has not taken since.
-    pub refusing: bool,
     /// Whether the last write to the disk failed.
     pub failing: bool,
     /// Bytes it may hold on disk.
@@ -333,7 +331,6 @@ impl Spool {
             last_ack_us: (last_ack_us != 0).then_some(last_ack_us),
             connected: shared.connected.load(Ordering::Relaxed),
             refused: shared.aside.load(Ordering::Relaxed),
-            refusing: shared.refusal().is_some(),
             failing: shared.failing.load(Ordering::Relaxed),
             bytes_max: shared.options.spool_bytes,
             dropped: shared.dropped.each_ref().map(|n| n.load(Ordering::Relaxed)),
@@ -524,11 +521,8 @@ impl Shared {
         last.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Has it told that a file is damaged; nothing where that was said before.
+    /// Has it told that a file is damaged.
     fn found_damaged(&self, told: String) {
-        if told.is_empty() {
-            return;
-        }
         tracing::error!(what = %told, "spool file is damaged");
         self.damaged.fetch_add(1, Ordering::Relaxed);
         self.tell("damaged", told);

@@ -98,6 +98,17 @@ pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
         .expect("it should have happened by now")
 }
 
+/// Asks again and again until it is so, for a bounded time.
+pub(crate) async fn until(holds: impl Fn() -> bool) {
+    let mut ticks = tokio::time::interval(Duration::from_millis(5));
+    let asked = async {
+        while !holds() {
+            ticks.tick().await;
+        }
+    };
+    soon(asked).await;
+}
+
 /// An audit server whose peers all are `peer`; stops when dropped.
 pub(crate) struct TestServer {
     pub(crate) address: std::net::SocketAddr,

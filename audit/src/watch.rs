@@ -100,7 +100,7 @@ struct Seen {
     unread: Option<Unread>,
     /// How often the record at `position` was tried.
     tries: u32,
-    /// How many records are stepped over next: more each time, until one can be read.
+    /// How many records the last step was over: more each time, and 0 once one can be read.
     stride: u64,
 }
 
@@ -166,7 +166,7 @@ impl Watch {
             let (index, leaf) = read?;
             let mut seen = self.seen();
             seen.position = index + 1;
-            (seen.tries, seen.stride) = (0, 1);
+            (seen.tries, seen.stride) = (0, 0);
             if let Some(envelope) = EnvelopeRef::decode(leaf) {
                 // What came before was held against the bundle of then, by who ran then.
                 let is_new = envelope.received_us >= self.began_us;
@@ -244,14 +244,15 @@ impl Seen {
     /// cannot be read is a record or a segment: the steps grow, and pass it soon.
     fn step_over(&mut self, error: &LogError, len: u64) -> bool {
         self.tries += 1;
-        if matches!(error, LogError::Io { .. }) && self.stride <= 1 && self.tries < TRIES {
+        if matches!(error, LogError::Io { .. }) && self.stride == 0 && self.tries < TRIES {
             return false;
         }
+        self.stride = self.stride.saturating_mul(2).max(1);
         let behind = match error {
             LogError::Away(away) => away.next,
             _ => 0,
         };
-        let next = self.position + self.stride.max(1);
+        let next = self.position + self.stride;
         let next = next.max(behind).min(len.max(self.position + 1));
         tracing::error!(%error, from = self.position, next, "what reporters said is stepped over");
         let unread = self.unread.get_or_insert_with(|| Unread {
@@ -260,7 +261,6 @@ impl Seen {
         });
         unread.records += next - self.position;
         self.position = next;
-        self.stride = self.stride.max(1).saturating_mul(2);
         true
     }
 
@@ -340,10 +340,8 @@ impl Seen {
                 return self.fault(format!("heads of {stream}: {why}"), at_us);
             }
         }
-        for before in statement.earlier() {
-            if before != key.1 {
-                self.end(&key.0, before);
-            }
+        for before in statement.earlier(&stream) {
+            self.end(&key.0, before);
         }
         let mut wrong = Vec::new();
         for (of, head) in statement.streams(&stream) {

@@ -15,7 +15,7 @@ mod alerts;
 mod archive;
 pub(crate) mod bench;
 mod export;
-pub(super) mod proof;
+pub(crate) mod proof;
 mod retention;
 mod saved;
 mod subjects;

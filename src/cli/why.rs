@@ -85,6 +85,9 @@ async fn ask(args: &Args, context: &Context) -> Result<Why, Diagnostic> {
         .await?;
     let mut decisions = found.rows;
     decisions.retain(|row| text(row, "class") == "decision");
+    if decisions.is_empty() {
+        return Err(no_decision(&args.id));
+    }
     let against = match &args.policies {
         Some(dir) => Against::Folder(snapshot(dir, &args.composing).await?),
         None => Against::Mesh(&mesh),
@@ -165,10 +168,12 @@ async fn the_one<'d>(
         }
         first = first.or(Some((record, explained?)));
     }
-    first.ok_or_else(|| {
-        Diagnostic::error(7301, format!("`{}` is not the id of a decision", args.id))
-            .help(format!("see what it is: palisade audit show {}", args.id))
-    })
+    first.ok_or_else(|| no_decision(&args.id))
+}
+
+fn no_decision(id: &str) -> Diagnostic {
+    Diagnostic::error(7301, format!("`{id}` is not the id of a decision"))
+        .help(format!("see what it is: palisade audit show {id}"))
 }
 
 /// The explanation under the revision that is kept beside the log, where it is.

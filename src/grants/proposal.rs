@@ -77,6 +77,18 @@ impl Proposal {
             .help("change the permits by hand: palisade what-can CALLER --policies DIR"),
         ])
     }
+
+    /// The same, with `prefix` before the paths in its patch.
+    ///
+    /// # Errors
+    /// When the repository's bundle cannot be read, or a permit not be laid out.
+    pub(crate) fn under(self, grants: &Grants, prefix: &str) -> Result<Self, Vec<Diagnostic>> {
+        let narrower = narrow::narrower(grants.snapshot().compiled(), &self.cuts, prefix)?;
+        Ok(Self {
+            patch: narrower.patch,
+            ..self
+        })
+    }
 }
 
 /// A permit that was narrowed already goes on being narrowed: what it grants to others was

@@ -18,6 +18,8 @@ use tokio_rustls::rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use super::web;
 
+/// What stands before the address of a receiver where there could be the name of a file.
+pub const SCHEME: &str = "syslog+tls://";
 /// Longest time until a receiver is connected, and until it takes bytes.
 const TIME_MAX: Duration = Duration::from_secs(10);
 /// How long the end of a receiver is waited for.

@@ -1,10 +1,16 @@
 //! Reports on a terminal: which there are, what one says, whether it still holds.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use palisade_audit::report::{Checked, Kind, Report, package::Package};
 
-use crate::cli::report::evidence::Seen;
+use crate::cli::{
+    audit::proof,
+    report::{
+        evidence::Seen,
+        files::{Format, format_of},
+    },
+};
 
 use super::{
     BAD, DIM, GOOD, NAME, STRONG, WARN, count, line, next, paint,
@@ -90,12 +96,12 @@ pub(crate) fn print(report: &Report, files: &[PathBuf]) {
     next(&[match (to_check, files.is_empty()) {
         (Some(file), _) => {
             let path = clean(&file.display().to_string());
-            match is_package(file) {
-                true => (
+            match format_of(file) {
+                Ok(Format::Package) => (
                     format!("palisade report verify {path} --key checkpoint.pub"),
                     "with the log's key alone, which an auditor has from elsewhere",
                 ),
-                false => (
+                _ => (
                     format!("palisade report verify {path}"),
                     "made again from the log and compared",
                 ),
@@ -112,10 +118,6 @@ pub(crate) fn print(report: &Report, files: &[PathBuf]) {
     }]);
 }
 
-fn is_package(file: &Path) -> bool {
-    file.extension().is_some_and(|ending| ending == "zst")
-}
-
 /// Prints what came of checking a package.
 pub(crate) fn print_package(package: &Package, seen: &Seen, checked: &Checked) {
     let signed = clean(package.signed());
@@ -129,12 +131,10 @@ pub(crate) fn print_package(package: &Package, seen: &Seen, checked: &Checked) {
     ));
     let size = seen.records.unwrap_or_default();
     for (name, time_s) in &seen.cosigned {
-        let at = i64::try_from(*time_s).ok();
-        let at = at.and_then(|s| jiff::Timestamp::from_second(s).ok());
         line(&format!(
             "  cosigned by {} at {}: {} of this log",
             clean(name),
-            at.unwrap_or_default(),
+            proof::moment(*time_s),
             count(size, "record", "records"),
         ));
     }

@@ -254,9 +254,7 @@ impl PdpRole {
         let state = self.state.clone();
         Box::new(move |identity, service| {
             let current = state.borrow().current.clone()?;
-            let mut services = current.compiled.catalogue.services().iter();
-            let named = services.find(|s| s.id.as_str() == service)?;
-            Some(named.identities.contains(identity))
+            questions::is_service(&current.compiled.catalogue, identity, service)
         })
     }
 

@@ -51,8 +51,8 @@ impl Certified {
     /// Checks who has signed a statement that came in `stream`.
     pub(crate) fn check(&self, statement: &Statement, stream: &StreamKey) -> Signature {
         let known = self.boots.get(&(stream.reporter.clone(), stream.boot));
-        let mut leaf = known.map_or_else(Vec::new, |known| known.leaf.clone());
-        statement.check(stream, &mut leaf)
+        let leaf = known.map_or(&[][..], |known| known.leaf.as_slice());
+        statement.check(stream, leaf)
     }
 
     fn make_room(&mut self) {

@@ -75,15 +75,15 @@ impl Statement {
         Some((signed, leaf))
     }
 
-    /// Checks who has signed. `leaf` is the certificate that the boot used last, and
-    /// becomes the one it uses now, if that has signed.
-    pub(crate) fn check(&self, stream: &StreamKey, leaf: &mut Vec<u8>) -> Signature {
+    /// Checks who has signed: with the certificate that comes with it, or with `leaf`, the one
+    /// that the boot used last.
+    pub(crate) fn check(&self, stream: &StreamKey, leaf: &[u8]) -> Signature {
         let Self { signed, heads } = self;
         if heads.streams.len() + heads.earlier.len() > STREAMS_MAX {
             return Signature::Wrong("it is about too many streams");
         }
         let sent = signed.certificates.first();
-        let by = sent.unwrap_or(leaf);
+        let by = sent.map_or(leaf, Vec::as_slice);
         let certificate = sha256(by);
         if certificate.as_slice() != signed.certificate {
             return match sent {
@@ -101,12 +101,7 @@ impl Statement {
                 Signature::Wrong("the certificate is somebody else's")
             }
             Ok(_) if !about => Signature::Wrong("it is about other streams than its own"),
-            Ok(peer) => {
-                if let Some(sent) = sent {
-                    leaf.clone_from(sent);
-                }
-                Signature::Holds(Signer { peer, certificate })
-            }
+            Ok(peer) => Signature::Holds(Signer { peer, certificate }),
         }
     }
 
@@ -128,26 +123,32 @@ impl Statement {
         streams.map(|head| (own.of_worker(head.worker), head))
     }
 
-    /// How far it says that streams are, those of earlier starts first.
-    pub(crate) fn promised(&self, own: &StreamKey) -> impl Iterator<Item = (StreamKey, u64)> {
-        let earlier = self.heads.earlier.iter().filter_map(|reached| {
+    /// How far it says that streams of earlier starts are.
+    pub(crate) fn reached(&self, own: &StreamKey) -> impl Iterator<Item = (StreamKey, u64)> {
+        self.heads.earlier.iter().filter_map(|reached| {
             let stream = StreamKey {
                 boot: ulid(&reached.boot)?,
                 ..own.of_worker(reached.worker)
             };
             Some((stream, reached.last_sequence))
-        });
-        let streams = self.streams(own);
-        earlier.chain(streams.map(|(stream, head)| (stream, head.last_sequence)))
+        })
     }
 
-    /// The starts that it names as earlier ones.
-    pub(crate) fn earlier(&self) -> BTreeSet<Ulid> {
+    /// How far it says that streams are, those of earlier starts first.
+    pub(crate) fn promised(&self, own: &StreamKey) -> impl Iterator<Item = (StreamKey, u64)> {
+        let streams = self.streams(own);
+        let streams = streams.map(|(stream, head)| (stream, head.last_sequence));
+        self.reached(own).chain(streams)
+    }
+
+    /// The starts that it names as earlier ones than that of its stream `own`.
+    pub(crate) fn earlier(&self, own: &StreamKey) -> BTreeSet<Ulid> {
         let reached = self.heads.earlier.iter();
         let named = reached.map(|reached| &reached.boot);
         named
             .chain([&self.heads.previous_boot])
             .filter_map(|boot| ulid(boot))
+            .filter(|boot| *boot != own.boot)
             .collect()
     }
 }
@@ -204,9 +205,12 @@ impl Signatory {
         stream: &StreamKey,
         whole: bool,
     ) -> Signature {
-        let found = statement.check(stream, &mut self.leaf);
+        let found = statement.check(stream, &self.leaf);
         match found {
             Signature::Holds(_) => {
+                if let Some(sent) = statement.signed.certificates.first() {
+                    self.leaf.clone_from(sent);
+                }
                 self.unknown = 0;
                 self.excused = false;
             }

@@ -22,7 +22,7 @@ use super::{
     lost::Looks,
     recent::Recent,
     shared::{Inner, Shared},
-    state::{State, UNREADABLE_MAX},
+    state::{self, State, UNREADABLE_MAX},
     tidy::Tidying,
     writer::Open,
 };
@@ -354,7 +354,7 @@ impl Indexer {
             self.looks.is_lost(lost.start, error);
             return Ok(());
         }
-        match self.state.is_lost(index) {
+        match state::has(&self.state.lost, index) {
             true => Ok(()),
             false => self.note_single(index, error),
         }

@@ -19,6 +19,7 @@ use super::{
     bucket::{Columns, View},
     compile::Plan,
     shared::Shared,
+    state,
 };
 use crate::{
     item::Item,
@@ -128,21 +129,21 @@ impl Place {
     }
 }
 
-/// Segments that an archive was found to have lost, or to have otherwise than they were signed.
+/// Segments, or parts of them, that an archive was found to have lost, or to have otherwise than
+/// they were signed, or that are damaged or gone here.
 #[derive(Default)]
 pub(super) struct Lost(BTreeMap<u64, u64>);
 
 impl Lost {
     /// Whether the record at `at` is in one of them.
     pub(super) fn has(&self, at: u64) -> bool {
-        let before = self.0.range(..=at).next_back();
-        before.is_some_and(|(_, next)| at < *next)
+        state::has(&self.0, at)
     }
 
     /// Takes in the segment that an error is about, if it is of one; says whether it is new.
     pub(super) fn take(&mut self, error: &SourceError) -> bool {
-        let away = error.away().filter(|away| away.why.is_damage());
-        away.is_some_and(|away| self.0.insert(away.segment, away.next).is_none())
+        let lost = error.lost().filter(|_| !error.waits());
+        lost.is_some_and(|lost| self.0.insert(lost.start, lost.end).is_none())
     }
 }
 

@@ -54,13 +54,14 @@ pub(super) struct State {
     pub(super) thinned: BTreeMap<u64, u64>,
 }
 
-impl State {
-    /// Whether an entry is in a part of the log that is lost.
-    pub(super) fn is_lost(&self, index: u64) -> bool {
-        let before = self.lost.range(..=index).next_back();
-        before.is_some_and(|(_, next)| index < *next)
-    }
+/// Whether an entry is in one of these parts of the log, each with its first and that after its
+/// last.
+pub(super) fn has(spans: &BTreeMap<u64, u64>, index: u64) -> bool {
+    let before = spans.range(..=index).next_back();
+    before.is_some_and(|(_, next)| index < *next)
+}
 
+impl State {
     /// Notes an entry that cannot be read: as part of a lost one where it is the next of that, or
     /// of a long run of others.
     pub(super) fn note_single(&mut self, index: u64) {

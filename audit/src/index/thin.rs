@@ -172,7 +172,7 @@ impl Indexer {
             let read = match place.read(source) {
                 // The outcome is: it is joined when it is there again.
                 Err(StoreError::Source(error)) if error.index != place.at && !error.waits() => {
-                    if lost.take(&error) || error.away().is_none() {
+                    if lost.take(&error) || error.lost().is_none() {
                         self.note_unreadable(error.index, &error)?;
                     }
                     Place::new(place.at, None).read(source)

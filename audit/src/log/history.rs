@@ -67,24 +67,13 @@ pub(crate) fn read(dir: &Path) -> String {
 /// What of a history ends in a whole signature line.
 fn whole(history: &[u8]) -> &[u8] {
     let mut end = history.len();
-    loop {
-        let Some(line_end) = history
-            .get(..end)
-            .and_then(|all| all.iter().rposition(|byte| *byte == b'\n'))
-        else {
-            return &[];
-        };
-        let before = history.get(..line_end).unwrap_or_default();
-        let start = before
-            .iter()
-            .rposition(|byte| *byte == b'\n')
-            .map_or(0, |at| at + 1);
-        let line = before.get(start..).unwrap_or_default();
-        if line.starts_with("\u{2014}".as_bytes()) {
-            return history.get(..=line_end).unwrap_or_default();
+    for line in history.split_inclusive(|byte| *byte == b'\n').rev() {
+        if line.ends_with(b"\n") && line.starts_with("\u{2014}".as_bytes()) {
+            break;
         }
-        end = line_end;
+        end -= line.len();
     }
+    history.get(..end).unwrap_or_default()
 }
 
 #[cfg(test)]

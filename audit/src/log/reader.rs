@@ -198,21 +198,16 @@ impl Shared {
         if index >= len {
             return Err(not_found());
         }
-        let first_lost = |next: u64| {
-            LogError::lost(segment::relative(0), 0..next, "the first segments are gone")
-        };
         let (first, next) = {
             let segments = self.segments.read().unwrap_or_else(PoisonError::into_inner);
             let at = segments.firsts.partition_point(|first| *first <= index);
-            let first = at
-                .checked_sub(1)
-                .and_then(|at| segments.firsts.get(at).copied())
-                .ok_or_else(|| {
-                    segments
-                        .firsts
-                        .first()
-                        .map_or_else(not_found, |f| first_lost(*f))
-                })?;
+            let before = at.checked_sub(1);
+            let Some(first) = before.and_then(|at| segments.firsts.get(at).copied()) else {
+                return Err(segments.firsts.first().map_or_else(not_found, |next| {
+                    let what = "the first segments are gone";
+                    LogError::lost(segment::relative(0), 0..*next, what)
+                }));
+            };
             match (segments.firsts.get(at), &segments.active) {
                 (Some(next), _) => (first, *next),
                 (None, Some(active)) => {
@@ -257,8 +252,7 @@ impl Shared {
         #[cfg(not(feature = "index"))]
         let file = opened?;
         let file = Arc::new(file);
-        let offsets =
-            Offsets::load_part(&path, &file, first, count).map_err(LogError::io(&path))?;
+        let offsets = Offsets::load(&path, &file, first, count).map_err(LogError::io(&path))?;
         let sealed = Arc::new(Sealed {
             first,
             file,

@@ -229,7 +229,7 @@ pub(super) fn compared(
     }
     let mut checked = Checked::default();
     checked.header(report, &again);
-    let noticed = |gap: &Missing<'_>| evidence.is_noticed(gap);
+    let noticed = |gaps: &[Missing<'_>]| evidence.noticed(gaps);
     checked.lacks(&report.header, &lacks::compared(said, found, &noticed)?);
     if report.header.program != again.header.program {
         checked.not_compared.push(format!(
@@ -391,9 +391,8 @@ impl Checked {
             let of = |section: &Section| -> Vec<(String, String)> {
                 let figures = section.figures.iter();
                 let figures = figures.map(|f| (f.label.clone(), f.value.clone()));
-                let rows = section.table.as_ref().map_or(0, |table| table.total);
                 let others = [
-                    ("rows in all".to_owned(), rows.to_string()),
+                    ("rows in all".to_owned(), total_of(section).to_string()),
                     (CANNOT_SHOW.to_owned(), section.cannot_show.join("\n")),
                 ];
                 figures.chain(others).collect()
@@ -532,13 +531,11 @@ impl Checked {
         self.pictured(section, found);
         // What people fill in is theirs: by the columns that were found, not those of the file.
         let columns = found.table.as_ref().map_or(&[][..], |t| &t.columns);
-        let rows = |section: &Section| -> Vec<String> {
-            let rows = section.table.iter().flat_map(|table| &table.rows);
-            rows.map(|row| line(row, columns)).collect()
-        };
-        self.list(id, "row", rows(section), rows(found));
-        let total = |section: &Section| section.table.as_ref().map_or(0, |t| t.total).to_string();
-        self.same(id, "rows in all", &total(section), &total(found));
+        let line = |row: &Vec<String>| line(row, columns);
+        let (said, there) = (rows_of(section).iter(), rows_of(found).iter());
+        self.list(id, "row", said.map(line), there.map(line));
+        let (said, there) = (total_of(section), total_of(found));
+        self.same(id, "rows in all", &said.to_string(), &there.to_string());
     }
 
     /// The chart, and the text that goes with a section. One that describes the whole log has
@@ -591,6 +588,11 @@ fn rows_of(section: &Section) -> &[Vec<String>] {
     section.table.as_ref().map_or(&[][..], |table| &table.rows)
 }
 
+/// How many rows there are, those that are not shown among them.
+fn total_of(section: &Section) -> u64 {
+    section.table.as_ref().map_or(0, |table| table.total)
+}
+
 /// The first row of a section that another one does not have, and how many more there are.
 fn beyond(section: &Section, other: &Section) -> Option<(String, usize)> {
     let other: BTreeSet<&Vec<String>> = rows_of(other).iter().collect();
@@ -611,10 +613,7 @@ fn no_such_row(more: usize) -> String {
 fn is_cut_as(then: &Section, now: &Section) -> bool {
     let is_cut = |section: &Section| {
         let rows = u64::try_from(rows_of(section).len()).unwrap_or(u64::MAX);
-        section
-            .table
-            .as_ref()
-            .is_some_and(|table| table.total > rows)
+        total_of(section) > rows
     };
     is_cut(then) && is_cut(now) && rows_of(then).len() >= rows_of(now).len()
 }

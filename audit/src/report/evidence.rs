@@ -6,10 +6,7 @@ use std::{
     path::Path,
 };
 
-use palisade_mesh::{
-    clock::Clock,
-    diagnostic::{Diagnostic, Severity},
-};
+use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 
 use super::{
     lacks::{self, Missing},
@@ -19,9 +16,9 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, domain},
-    index::{Answer, Counted, CountedByTime, Coverage, Cursor, Store, StoreError},
+    index::{Answer, Counted, CountedByTime, Coverage, SearchResult, Store, StoreError},
     log::Log,
-    query::{Limits, Query, Window, time::rfc3339},
+    query::{Limits, OUTCOME_ENTRY, Query, Window, time::rfc3339},
     reconcile::{Reconciliation, reconcile},
     row::Row,
     verify::{self, VerifyOptions, VerifyReport},
@@ -31,7 +28,7 @@ use crate::{
 pub(super) const ROWS_MAX: usize = 1000;
 
 /// Microseconds of a day.
-const DAY_US: i64 = 86_400 * 1_000_000;
+pub(super) const DAY_US: i64 = 86_400 * 1_000_000;
 
 /// What stands between a stream and its numbers where the log tells of a gap.
 const OF_NUMBERS: &str = " sequence ";
@@ -228,19 +225,26 @@ impl<'a> Evidence<'a> {
         mut visit: impl FnMut(Row) -> bool,
     ) -> Result<(), StoreError> {
         let query = self.asking(query)?;
-        let mut cursor: Option<Cursor> = None;
-        loop {
-            let mut page = self.store.search(&query, PAGE_ROWS, cursor)?;
+        self.each_page(&query, |mut page| {
             without(&mut page.coverage);
             self.note(&page.coverage);
-            for row in page.rows {
-                if !visit(row.ended_before(self.mark.size)) {
-                    return Ok(());
-                }
-            }
-            match page.cursor {
-                Some(next) => cursor = Some(next),
-                None => return Ok(()),
+            let mut rows = page.rows.into_iter();
+            Ok(rows.all(|row| visit(row.ended_before(self.mark.size))))
+        })
+    }
+
+    /// Shows the pages of a query, newest first, until `see` says that it is enough.
+    fn each_page(
+        &self,
+        query: &Query,
+        mut see: impl FnMut(SearchResult) -> Result<bool, StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut cursor = None;
+        loop {
+            let mut page = self.store.search(query, PAGE_ROWS, cursor)?;
+            cursor = page.cursor.take();
+            if !see(page)? || cursor.is_none() {
+                return Ok(());
             }
         }
     }
@@ -272,12 +276,9 @@ impl<'a> Evidence<'a> {
             }
         }
         for text in queries {
-            let query = Query::parse(&text)?;
-            let mut cursor = None;
-            loop {
-                let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+            self.each_page(&Query::parse(&text)?, |page| {
                 for row in &page.rows {
-                    let entries = [Some(row.entry), row.number("outcome_entry")];
+                    let entries = [Some(row.entry), row.number(OUTCOME_ENTRY)];
                     let signed = entries
                         .into_iter()
                         .flatten()
@@ -287,11 +288,8 @@ impl<'a> Evidence<'a> {
                 if found.len() > most {
                     return Err(too_many(most).into());
                 }
-                match page.cursor {
-                    Some(next) => cursor = Some(next),
-                    None => break,
-                }
-            }
+                Ok(true)
+            })?;
         }
         Ok(found)
     }
@@ -308,18 +306,13 @@ impl<'a> Evidence<'a> {
         let mut found = BTreeSet::new();
         for part in self.since_the_beginning(self.period.0.to_us.max(self.now_us)) {
             let query = Query::parse(&self.within(filter, part))?;
-            let mut cursor = None;
-            loop {
-                let page = self.store.search(&query, PAGE_ROWS, cursor)?;
+            self.each_page(&query, |page| {
                 found.extend(page.rows.iter().map(|row| row.entry));
                 if found.len() > most {
                     return Err(too_many(most).into());
                 }
-                match page.cursor {
-                    Some(next) => cursor = Some(next),
-                    None => break,
-                }
-            }
+                Ok(true)
+            })?;
         }
         Ok(found)
     }
@@ -376,10 +369,16 @@ impl<'a> Evidence<'a> {
         }
     }
 
+    /// What keeps a query to what a part of the mesh says: logs of earlier versions have
+    /// records like its own of anybody.
+    pub(super) fn of_part(&self, part: &str) -> String {
+        let domain = domain(&self.log_name).unwrap_or(&self.log_name);
+        format!("reporter:\"spiffe://{domain}/palisade/{part}\"")
+    }
+
     /// What keeps a query to what the log says of itself.
     pub(super) fn of_the_log(&self) -> String {
-        let domain = domain(&self.log_name).unwrap_or(&self.log_name);
-        format!("reporter:\"spiffe://{domain}/palisade/audit\"")
+        self.of_part("audit")
     }
 
     /// When the log received its first record, microseconds since the Unix epoch.
@@ -388,6 +387,13 @@ impl<'a> Evidence<'a> {
             Ground::Log(log, _) => log.begins_us().ok().flatten(),
             Ground::Records { begins_us } => begins_us,
         }
+    }
+
+    /// Days from the beginning of the log to the end of the period.
+    pub(super) fn days_kept(&self) -> i64 {
+        self.begins_us().map_or(0, |first| {
+            self.period.0.to_us.saturating_sub(first).max(0) / DAY_US
+        })
     }
 
     /// The present moment, microseconds since the Unix epoch.
@@ -412,56 +418,47 @@ impl<'a> Evidence<'a> {
         }
     }
 
-    /// Whether the log has noticed under the checkpoint that these records are missing: it says
-    /// so of each gap where it finds it. What it noticed later is no matter of what is under it.
+    /// Of each of these gaps, whether the log has noticed under the checkpoint that its records
+    /// are missing: it says so where it finds one. What it noticed later is no matter of what is
+    /// under it.
     ///
     /// # Errors
     /// When the index cannot answer.
-    pub(super) fn is_noticed(&self, gap: &Missing<'_>) -> Result<bool, StoreError> {
+    pub(super) fn noticed(&self, gaps: &[Missing<'_>]) -> Result<Vec<bool>, StoreError> {
+        let mut noticed = vec![false; gaps.len()];
         let Some(log) = self.log() else {
-            return Ok(false);
+            return Ok(noticed);
         };
-        let gaps = log.gaps();
-        let of_it = gaps.iter().filter(|open| {
-            let numbers = (open.missing.from, open.missing.to);
-            numbers == (gap.first, gap.last) && open.stream.reporter.to_string() == gap.reporter
-        });
-        let streams: Vec<String> = of_it.map(|open| open.stream.to_string()).collect();
-        let told = |detail: &str| {
-            let mut numbers = streams.iter().filter_map(|stream| {
-                let numbers = detail.strip_prefix(stream)?.strip_prefix(OF_NUMBERS)?;
-                let (first, last) = numbers.split(',').next()?.split_once("..=")?;
-                Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
+        let open = log.gaps();
+        let streams_of = |gap: &Missing<'_>| -> Vec<String> {
+            let of_it = open.iter().filter(|open| {
+                let numbers = (open.missing.from, open.missing.to);
+                numbers == (gap.first, gap.last) && open.stream.reporter.to_string() == gap.reporter
             });
-            numbers.any(|(first, last)| first <= gap.first && gap.last <= last)
+            of_it.map(|open| open.stream.to_string()).collect()
         };
+        let streams: Vec<Vec<String>> = gaps.iter().map(streams_of).collect();
         let noted = format!("class:log_lifecycle verb:gap {}", self.of_the_log());
-        let mut found = false;
         for text in self.records_ever(&noted) {
-            let (query, mut cursor) = (Query::parse(&text)?, None);
-            while !found {
-                let page = self.store.search(&query, PAGE_ROWS, cursor)?;
-                found = page
-                    .rows
-                    .iter()
-                    .filter_map(|row| row.text("detail"))
-                    .any(told);
-                cursor = page.cursor;
-                if cursor.is_none() {
-                    break;
-                }
+            if noticed.iter().all(|noticed| *noticed) {
+                break;
             }
+            self.each_page(&Query::parse(&text)?, |page| {
+                for detail in page.rows.iter().filter_map(|row| row.text("detail")) {
+                    for ((noticed, gap), streams) in noticed.iter_mut().zip(gaps).zip(&streams) {
+                        *noticed = *noticed || is_told(detail, gap, streams);
+                    }
+                }
+                Ok(!noticed.iter().all(|noticed| *noticed))
+            })?;
         }
-        Ok(found)
+        Ok(noticed)
     }
 
     /// What a verification found, where a section needed one.
     fn damage(&self) -> Option<String> {
         let report = self.verified.get().filter(|report| !report.intact())?;
-        let errors = report.findings.iter();
-        let errors = errors.filter(|found| found.severity == Severity::Error);
-        let more = usize::try_from(report.findings_more).unwrap_or(usize::MAX);
-        let found = errors.count().saturating_add(more);
+        let found = report.errors;
         Some(match report.verdict() {
             None => format!("{}{}", report.unread, lacks::AWAY),
             _ => format!("the log is not what was signed: {found} findings, see log integrity"),
@@ -507,6 +504,17 @@ impl<'a> Evidence<'a> {
             program: program(),
         })
     }
+}
+
+/// Whether the log says in `detail` that the records of a gap, of one of these streams, are
+/// missing.
+fn is_told(detail: &str, gap: &Missing<'_>, streams: &[String]) -> bool {
+    let mut numbers = streams.iter().filter_map(|stream| {
+        let numbers = detail.strip_prefix(stream)?.strip_prefix(OF_NUMBERS)?;
+        let (first, last) = numbers.split(',').next()?.split_once("..=")?;
+        Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
+    });
+    numbers.any(|(first, last)| first <= gap.first && gap.last <= last)
 }
 
 fn too_many(most: usize) -> Diagnostic {

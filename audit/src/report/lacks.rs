@@ -84,26 +84,35 @@ pub(super) struct Compared {
     pub(super) aside: Vec<String>,
 }
 
-/// Holds what a report lacks against what it lacks when it is made again. `noticed` says
-/// whether the log has noticed under the checkpoint of the report that the records of a gap are
-/// missing.
+/// Holds what a report lacks against what it lacks when it is made again. `noticed` says of each
+/// of some gaps whether the log has noticed under the checkpoint of the report that its records
+/// are missing.
 pub(super) fn compared(
     said: &[String],
     found: &[String],
-    noticed: &dyn Fn(&Missing<'_>) -> Result<bool, StoreError>,
+    noticed: &dyn Fn(&[Missing<'_>]) -> Result<Vec<bool>, StoreError>,
 ) -> Result<Compared, StoreError> {
     let mut compared = Compared::default();
     let over = said.iter().filter(|lack| !found.contains(lack));
     compared.over.extend(over.cloned());
     // Gaps that it counted and did not name: each of them may have a name now.
     let mut unnamed = said.iter().filter_map(|lack| more_gaps(lack)).max();
+    let mut unsaid = Vec::new();
     for lack in found {
-        if said.iter().any(|then| is_within(lack, then)) {
-            continue;
+        if !said.iter().any(|then| is_within(lack, then)) {
+            unsaid.push((lack, Missing::of(lack)));
         }
-        let is_aside = match Missing::of(lack) {
+    }
+    let gaps: Vec<Missing<'_>> = unsaid.iter().filter_map(|(_, gap)| *gap).collect();
+    // All at once: for each the log would be asked from its beginning.
+    let mut noticed = match gaps.is_empty() {
+        true => Vec::new().into_iter(),
+        false => noticed(&gaps)?.into_iter(),
+    };
+    for (lack, gap) in unsaid {
+        let is_aside = match gap.map(|_| noticed.next() == Some(true)) {
             None => more_gaps(lack).is_some() || lack.ends_with(AWAY),
-            Some(gap) if noticed(&gap)? => {
+            Some(true) => {
                 let left = unnamed.and_then(|n: u64| n.checked_sub(1));
                 if left.is_some() {
                     unnamed = left;
@@ -111,7 +120,7 @@ pub(super) fn compared(
                 }
                 false
             }
-            Some(_) => true,
+            Some(false) => true,
         };
         match is_aside {
             true => compared.aside.push(lack.clone()),
@@ -212,8 +221,8 @@ impl<'l> Missing<'l> {
     }
 }
 
-/// Whether this is what is said where nothing was compared.
-pub(super) fn is_unlike(told: &Diagnostic) -> bool {
+/// Whether this is what is said where nothing was compared, because the records are others.
+pub fn is_unlike(told: &Diagnostic) -> bool {
     told.code.0 == 7817
 }
 
@@ -235,7 +244,7 @@ mod tests {
         };
         let (said, found) = (owned(said), owned(found));
         of_these_records(&said, &found).map_err(|told| told.code.0)?;
-        let all_noticed = |_: &Missing<'_>| Ok(true);
+        let all_noticed = |gaps: &[Missing<'_>]| Ok(vec![true; gaps.len()]);
         let Compared { over, new, aside } = compared(&said, &found, &all_noticed).unwrap();
         assert_eq!(aside, NONE);
         Ok((over, new))
@@ -278,7 +287,7 @@ mod tests {
             let owned = |lacks: &[&str]| -> Vec<String> {
                 lacks.iter().map(|lack| (*lack).to_owned()).collect()
             };
-            let noticed = |gap: &Missing<'_>| Ok(gap.last <= 2);
+            let noticed = |gaps: &[Missing<'_>]| Ok(gaps.iter().map(|gap| gap.last <= 2).collect());
             let found = compared(&owned(said), &owned(found), &noticed).unwrap();
             (found.new, found.aside)
         };

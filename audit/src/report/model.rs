@@ -207,8 +207,13 @@ impl Report {
         rows_of(&self.sections)
     }
 
-    /// Takes out the sections that policies have to be asked about; the others are made
-    /// from the log alone.
+    /// The sections that policies have to be asked about.
+    pub fn of_policies(&self) -> Vec<Section> {
+        let sections = self.sections.iter();
+        sections.filter(|s| s.of_policies).cloned().collect()
+    }
+
+    /// Takes out those of [`Report::of_policies`]; the others are made from the log alone.
     pub fn take_of_policies(&mut self) -> Vec<Section> {
         let sections = std::mem::take(&mut self.sections);
         let (of_policies, others) = sections.into_iter().partition(|s| s.of_policies);

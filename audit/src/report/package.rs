@@ -259,9 +259,12 @@ fn borne_out(
 }
 
 /// A section that no report of this name has from policies, or has twice.
-fn strange<'s>(report: &str, of_policies: &'s [Section]) -> Option<&'s Section> {
+fn strange<'s>(
+    report: &str,
+    of_policies: impl IntoIterator<Item = &'s Section>,
+) -> Option<&'s Section> {
     let mut seen = BTreeSet::new();
-    of_policies.iter().find(|section| {
+    of_policies.into_iter().find(|section| {
         let known = OF_POLICIES.contains(&(report, section.id.as_str()));
         !known || !seen.insert(section.id.as_str())
     })
@@ -368,31 +371,34 @@ fn sums(files: &Files) -> String {
     files.iter().map(sum).collect()
 }
 
+/// What a statement says of a report.
+fn said_of(report: &Report) -> [(&'static str, String); 4] {
+    let header = &report.header;
+    [
+        ("report", report.name.clone()),
+        ("from", header.from.clone()),
+        ("to", header.to.clone()),
+        ("checkpoint", header.checkpoint.size.to_string()),
+    ]
+}
+
 fn statement(
     report: &Report,
     sums: &str,
     now: jiff::Timestamp,
 ) -> Result<Statement, StatementError> {
-    Statement::new(Subject::Evidence)
-        .with("report", &report.name)?
-        .with("from", &report.header.from)?
-        .with("to", &report.header.to)?
-        .with("checkpoint", &report.header.checkpoint.size.to_string())?
-        .with("sha256sums", &hex(&sha256(sums.as_bytes())))?
+    let mut said = Statement::new(Subject::Evidence);
+    for (name, fact) in said_of(report) {
+        said = said.with(name, &fact)?;
+    }
+    said.with("sha256sums", &hex(&sha256(sums.as_bytes())))?
         .with("time", &now.to_string())
 }
 
 /// Whether what the log signed is about this report.
 fn speaks_of(said: &Statement, report: &Report) -> Result<(), Diagnostic> {
-    let header = &report.header;
-    let facts = [
-        ("report", report.name.clone()),
-        ("from", header.from.clone()),
-        ("to", header.to.clone()),
-        ("checkpoint", header.checkpoint.size.to_string()),
-    ];
-    let other = facts
-        .iter()
+    let other = said_of(report)
+        .into_iter()
         .find(|(name, of_report)| said.fact(name) != Some(of_report.as_str()));
     match other {
         Some((name, _)) => Err(changed(
@@ -440,8 +446,7 @@ impl Package {
         let report_text = text(&files, REPORT)?;
         let report = super::read(report_text)?;
         let of_policies = report.sections.iter().filter(|s| s.of_policies);
-        let of_policies: Vec<Section> = of_policies.cloned().collect();
-        if let Some(section) = strange(&report.name, &of_policies) {
+        if let Some(section) = strange(&report.name, of_policies) {
             return Err(unsaid_of(section));
         }
         let checkpoint = Checkpoint::open(key, text(&files, CHECKPOINT)?)
@@ -520,7 +525,7 @@ impl Package {
 
     /// The parts of its report that only policies can tell: [`Package::check`] does not.
     pub fn of_policies(&self) -> Vec<Section> {
-        self.report.clone().take_of_policies()
+        self.report.of_policies()
     }
 
     /// Makes the report again from the index over its records, and every other file from

@@ -253,6 +253,22 @@ fn of_rows(
     Ok(section)
 }
 
+/// Shows the newest rows of a query, at most `most`; how many these were.
+fn newest(
+    e: &Evidence<'_>,
+    query: &str,
+    most: usize,
+    mut show: impl FnMut(Row),
+) -> Result<usize, StoreError> {
+    let mut looked = 0;
+    e.visit(query, |row| {
+        looked += 1;
+        show(row);
+        looked < most
+    })?;
+    Ok(looked)
+}
+
 fn cell(row: &Row, name: &str) -> String {
     match (name, row.value(name)) {
         ("time", _) => row.time(),

@@ -96,8 +96,8 @@ impl Offsets {
         files::replace(&segment.with_extension("idx"), &bytes, files::Sync::No)
     }
 
-    /// Reads the offsets of a sealed segment of `count` frames, or makes them
-    /// again; `InvalidData` when the segment itself is damaged.
+    /// Reads the offsets of a sealed segment of `count` leaves, or makes them again: of as many as
+    /// the segment can be read for.
     pub(crate) fn load(
         segment: &Path,
         file: &Arc<File>,
@@ -111,23 +111,7 @@ impl Offsets {
             .filter(|offsets| offsets.len() == count && offsets.end() == len);
         match read {
             Some(offsets) => Ok(offsets),
-            None => Self::scan(file, len, first_leaf, count, true),
-        }
-    }
-
-    /// As [`Self::load`], of as many of the `count` leaves as the segment can be read for.
-    pub(crate) fn load_part(
-        segment: &Path,
-        file: &Arc<File>,
-        first_leaf: u64,
-        count: u64,
-    ) -> io::Result<Self> {
-        match Self::load(segment, file, first_leaf, count) {
-            Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                let len = file.metadata()?.len();
-                Self::scan(file, len, first_leaf, count, false)
-            }
-            loaded => loaded,
+            None => Self::scan(file, len, first_leaf, count),
         }
     }
 
@@ -158,23 +142,15 @@ impl Offsets {
         (!offsets.is_empty() && offsets.is_sorted()).then_some(Self(offsets))
     }
 
-    /// Reads a segment through; where it cannot be, that is `InvalidData`, unless it need not be
-    /// `whole`.
-    fn scan(
-        file: &Arc<File>,
-        len: u64,
-        first_leaf: u64,
-        count: u64,
-        whole: bool,
-    ) -> io::Result<Self> {
-        let invalid = || io::Error::from(io::ErrorKind::InvalidData);
+    /// Reads a segment through, as far as it can be.
+    fn scan(file: &Arc<File>, len: u64, first_leaf: u64, count: u64) -> io::Result<Self> {
         let mut offsets = Self::empty();
         let mut reader = FrameReader::new(file.clone(), HEADER_LEN, len);
         while offsets.len() < count {
             match reader.next()? {
                 Some(Ok(frame)) => {
                     if offsets.take(&frame, first_leaf).is_none() {
-                        return if whole { Err(invalid()) } else { Ok(offsets) };
+                        break;
                     }
                 }
                 // A frame whose CRC is wrong still has its place; reading it tells. How many
@@ -188,7 +164,6 @@ impl Offsets {
                         _ => offsets.push(end),
                     }
                 }
-                _ if whole => return Err(invalid()),
                 _ => break,
             }
         }
@@ -221,6 +196,6 @@ mod tests {
         damaged[20] ^= 1;
         fs::write(&sidecar, damaged).unwrap();
         assert_eq!(load(), offsets);
-        assert!(Offsets::load(&segment, &file, 0, 50).is_err());
+        assert_eq!(Offsets::load(&segment, &file, 0, 50).unwrap().len(), 49);
     }
 }

@@ -117,7 +117,7 @@ impl Attest {
     /// Signs heads about these streams, in as many records as they need.
     fn sign_each(
         &mut self,
-        heads: Heads,
+        mut heads: Heads,
         streams: &[Head],
         signer: &dyn HeadSigner,
     ) -> Option<Vec<StreamHeads>> {
@@ -128,13 +128,11 @@ impl Attest {
         for (n, streams) in parts.enumerate() {
             let part = Heads {
                 streams: streams.to_vec(),
-                earlier: match n {
-                    0 => heads.earlier.clone(),
-                    _ => Vec::new(),
-                },
                 last: heads.last && n == more,
                 ..heads.clone()
             };
+            // The first alone has it.
+            heads.earlier.clear();
             let (record, leaf) = Statement::sign(&part, signer, self.known)?;
             self.known = Some(leaf);
             signed.push(record);

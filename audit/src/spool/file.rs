@@ -154,6 +154,14 @@ impl Survey {
         }
     }
 
+    /// Last sequence number per worker.
+    pub(super) fn last(&self) -> FxHashMap<u32, u64> {
+        let numbers = self.numbers.iter();
+        numbers
+            .map(|(worker, (_, last))| (*worker, *last))
+            .collect()
+    }
+
     /// Counts a part that cannot be read.
     pub(super) fn lose(&mut self, bytes: u64) {
         self.damaged += 1;

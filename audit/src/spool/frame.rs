@@ -5,7 +5,7 @@ use std::{fs::File, io};
 use bytes::Bytes;
 
 use super::marker::{MARKER_LEN, Marker};
-use crate::segment::{FRAME_HEADER_LEN, frame_header, read_at_most};
+use crate::segment::{FRAME_HEADER_LEN, crc, frame_header, read_at_most};
 
 /// Longest frame payload, in bytes; far above what a buffer holds.
 pub(super) const PAYLOAD_LEN_MAX: u32 = 256 << 20;
@@ -74,12 +74,10 @@ pub(super) fn read(
     if readable(file, &mut payload, start)? < payload.len() {
         return Ok(Frame::Short);
     }
-    let mut crc = crc32fast::Hasher::new();
-    crc.update(&len.to_le_bytes());
-    crc.update(&payload);
     let next = start + u64::from(len);
     let mut payload = Bytes::from(payload);
-    if crc.finalize() != stored || marker.is_some_and(|m| !payload.starts_with(m)) {
+    if crc(len.to_le_bytes(), &payload) != stored || marker.is_some_and(|m| !payload.starts_with(m))
+    {
         return Ok(Frame::Damaged(next));
     }
     if marker.is_some() {

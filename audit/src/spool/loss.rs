@@ -11,10 +11,14 @@ use std::{
 };
 
 use bytes::{Buf as _, BufMut as _};
-use palisade_mesh::wire::record::{AuditMode, Record, SpoolEvent};
+use palisade_mesh::wire::record::{Record, SpoolEvent};
 use prost::Message as _;
 
-use crate::{buffer::Chunk, files, segment::read_at_most};
+use crate::{
+    buffer::{self, Chunk},
+    files,
+    segment::read_at_most,
+};
 
 /// File beside the boots.
 const FILE: &str = "loss";
@@ -65,14 +69,7 @@ impl Loss {
 
     /// Notes the records of `chunks`, which are lost, beside what was noted and could not be told.
     pub(super) fn note<'c>(&self, chunks: impl Iterator<Item = &'c Chunk>) -> io::Result<()> {
-        let SpoolEvent {
-            mut strict,
-            mut spool,
-            mut best_effort,
-            mut from_us,
-            mut until_us,
-            ..
-        } = self.noted().unwrap_or_else(|| SpoolEvent {
+        let mut lost = self.noted().unwrap_or_else(|| SpoolEvent {
             from_us: i64::MAX,
             until_us: i64::MIN,
             ..SpoolEvent::default()
@@ -81,23 +78,19 @@ impl Loss {
             let Ok(record) = Record::decode(record) else {
                 continue;
             };
-            match record.mode() {
-                AuditMode::Strict => strict += 1,
-                AuditMode::Spool | AuditMode::Unspecified => spool += 1,
-                AuditMode::BestEffort => best_effort += 1,
-            }
-            from_us = from_us.min(record.time_us);
-            until_us = until_us.max(record.time_us);
+            buffer::count(&mut lost, record.mode());
+            lost.from_us = lost.from_us.min(record.time_us);
+            lost.until_us = lost.until_us.max(record.time_us);
         }
-        if strict + spool + best_effort == 0 {
+        if !buffer::any(&lost) {
             return Ok(());
         }
         let mut bytes = Vec::with_capacity(LEN);
-        bytes.put_u64_le(strict);
-        bytes.put_u64_le(spool);
-        bytes.put_u64_le(best_effort);
-        bytes.put_i64_le(from_us);
-        bytes.put_i64_le(until_us);
+        bytes.put_u64_le(lost.strict);
+        bytes.put_u64_le(lost.spool);
+        bytes.put_u64_le(lost.best_effort);
+        bytes.put_i64_le(lost.from_us);
+        bytes.put_i64_le(lost.until_us);
         bytes.put_u32_le(crc32fast::hash(&bytes));
         self.write(&bytes)
     }

@@ -7,13 +7,10 @@
 
 use std::{fs, io, path::Path};
 
-use aws_lc_rs::{
-    digest::{SHA256, digest},
-    rand,
-};
+use aws_lc_rs::rand;
 use ulid::Ulid;
 
-use crate::files;
+use crate::{files, merkle};
 
 /// File beside the boots.
 const FILE: &str = "markers";
@@ -46,12 +43,7 @@ impl Markers {
     /// The marker of the `number`th file of a boot.
     pub(super) fn of(&self, boot: Ulid, number: u64) -> Marker {
         let said = [&self.0[..], &boot.to_bytes(), &number.to_le_bytes()].concat();
-        let sum = digest(&SHA256, &said);
-        let mut marker = Marker::default();
-        marker
-            .iter_mut()
-            .zip(sum.as_ref())
-            .for_each(|(to, of)| *to = *of);
-        marker
+        let sum = merkle::sha256(&said);
+        sum.first_chunk().copied().unwrap_or_default()
     }
 }

@@ -214,12 +214,11 @@ impl Left {
             // Others were begun after it, so all of it had been written.
             survey.lose(survey.torn);
         }
-        let is_damaged = survey.damaged > 0;
-        if is_damaged {
+        if survey.damaged > 0 {
             self.damaged.push(told(&path, &survey));
         }
         let id = self.queue.push(path, None, boot, start, marker);
-        self.queue.add(id, len, &survey, is_damaged);
+        self.queue.add(id, len, &survey);
         self.bytes += len;
         Ok(())
     }
@@ -243,45 +242,28 @@ fn told(path: &Path, survey: &Survey) -> String {
 
 impl Queue {
     /// Notes what a file has that nobody writes to any more.
-    fn add(&mut self, id: u64, len: u64, survey: &Survey, is_damaged: bool) {
-        let Some(file) = self.files.iter().rfind(|file| file.id == id) else {
+    fn add(&mut self, id: u64, len: u64, survey: &Survey) {
+        let Some(file) = self.files.back_mut().filter(|file| file.id == id) else {
             return;
         };
+        file.last = survey.last();
+        file.end = survey.end;
+        file.bytes = len;
+        file.sealed = true;
+        file.damaged = survey.damaged > 0;
         let boot = file.boot;
         for (worker, (first, last)) in &survey.numbers {
             self.number(boot, *worker, *first, *last);
         }
-        if let Some(file) = self.files.back_mut().filter(|file| file.id == id) {
-            let last = survey
-                .numbers
-                .iter()
-                .map(|(worker, (_, last))| (*worker, *last));
-            file.last = last.collect();
-            file.end = survey.end;
-            file.bytes = len;
-            file.sealed = true;
-            file.damaged = is_damaged;
-        }
     }
 
     /// Notes that a file cannot be read through, as a look up to `end` found; `None` when it
-    /// has grown since, an empty text when that was known.
+    /// is not as it was looked at.
     pub(super) fn damaged(&mut self, id: u64, end: u64, survey: &Survey) -> Option<String> {
-        let Some(file) = self.files.iter_mut().find(|file| file.id == id) else {
-            return Some(String::new());
-        };
-        if file.damaged {
-            return Some(String::new());
-        }
-        if file.end != end {
-            return None;
-        }
+        let mut files = self.files.iter_mut();
+        let file = files.find(|file| file.id == id && file.end == end && !file.damaged)?;
         file.damaged = true;
-        let last = survey
-            .numbers
-            .iter()
-            .map(|(worker, (_, last))| (*worker, *last));
-        let before = std::mem::replace(&mut file.last, last.collect());
+        let before = std::mem::replace(&mut file.last, survey.last());
         let (boot, told) = (file.boot, told(&file.path, survey));
         for worker in before.into_keys() {
             self.recount(boot, worker);
@@ -380,13 +362,6 @@ impl Queue {
     pub(super) fn done(&self, boot: Ulid, worker: u32) -> u64 {
         let position = self.streams.get(&(boot, worker));
         position.map_or(0, |position| position.checkpointed)
-    }
-
-    /// Whether the log has a record under a checkpoint.
-    pub(super) fn is_checkpointed(&self, boot: Ulid, worker: u32, sequence: u64) -> bool {
-        self.streams
-            .get(&(boot, worker))
-            .is_some_and(|position| position.checkpointed >= sequence)
     }
 
     /// Removes the files that the log has wholly, and sets those aside that cannot be read
@@ -493,9 +468,10 @@ impl Queue {
             })
     }
 
-    /// Where the chunks of a file are.
+    /// Where the chunks of a file are; `None` where it is gone, or is known to be damaged.
     pub(super) fn extent(&self, id: u64) -> Option<Extent> {
-        let file = self.files.iter().find(|file| file.id == id)?;
+        let mut files = self.files.iter();
+        let file = files.find(|file| file.id == id && !file.damaged)?;
         Some(Extent {
             start: file.start,
             end: file.end,

@@ -73,13 +73,8 @@ impl Refusal {
 
     /// Notes that a batch was refused for now.
     pub(super) fn note_for_now(&mut self, sent: &Sent) {
-        *self = Self {
-            stream: sent.stream.clone(),
-            first: sent.first,
-            last: sent.last,
-            times: 0,
-            waits: true,
-        };
+        self.note(sent);
+        (self.times, self.waits) = (0, true);
     }
 
     /// Notes that a batch was refused for ever; true when that was said often enough of a record.

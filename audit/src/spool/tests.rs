@@ -14,7 +14,7 @@ use crate::{
     log::Log,
     testing::{
         REPORTER, TestServer, TestSigner, connect, decision, expected_paths, open_log, paths, peer,
-        received, reporter, soon,
+        received, reporter, soon, until,
     },
 };
 
@@ -43,6 +43,18 @@ async fn server(log: &Log) -> TestServer {
 fn uplink(spool: &Arc<Spool>, server: &TestServer) -> tokio::task::JoinHandle<()> {
     let address = server.address;
     tokio::spawn(spool.clone().uplink(move || connect(address)))
+}
+
+/// Sends everything to a new log.
+async fn deliver(spool: &Arc<Spool>) -> (TempDir, Log) {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open_log(&dir);
+    let server = server(&log).await;
+    let task = uplink(spool, &server);
+    soon(spool.delivered()).await;
+    task.abort();
+    let _ = task.await;
+    (dir, log)
 }
 
 fn spool_files(dir: &TempDir) -> Vec<PathBuf> {

@@ -269,18 +269,9 @@ impl<'a> Session<'a> {
             let Some(place) = self.shared.queue().place(self.cursor) else {
                 return Ok(());
             };
-            let Some((boot, chunk)) = self.read(place).await? else {
-                continue;
-            };
-            let last = chunk.last_sequence();
-            if self
-                .shared
-                .queue()
-                .is_checkpointed(boot, chunk.worker, last)
-            {
-                continue;
+            if let Some((boot, chunk)) = self.read(place).await? {
+                self.split(boot, &chunk);
             }
-            self.split(boot, &chunk);
         }
         Ok(())
     }
@@ -358,7 +349,7 @@ impl<'a> Session<'a> {
         looked.map_err(io::Error::other)?.map_err(Ended::Io)
     }
 
-    /// Cuts a chunk into batches.
+    /// Cuts what the log does not have of a chunk into batches.
     fn split(&mut self, boot: Ulid, chunk: &Chunk) {
         let stream = StreamKey {
             reporter: self.shared.reporter.clone(),

@@ -240,7 +240,7 @@ impl Writer {
         let Shared { boot, .. } = *self.shared;
         let heard = self
             .introduced
-            .is_some_and(|n| self.shared.queue().is_checkpointed(boot, OWN_WORKER, n));
+            .is_some_and(|n| self.shared.queue().done(boot, OWN_WORKER) >= n);
         if heard {
             self.reached.heard();
         }

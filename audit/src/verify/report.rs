@@ -117,9 +117,12 @@ impl VerifyReport {
             return;
         }
         self.findings_more += 1;
-        let mut findings = self.findings.iter();
-        let warning = findings.rposition(|held| held.severity != Severity::Error);
-        if let (true, Some(at)) = (is_error, warning) {
+        let is_warning = |held: &Finding| held.severity != Severity::Error;
+        // Where there are more errors, all that are held are errors.
+        if is_error
+            && self.errors <= FINDINGS_MAX as u64
+            && let Some(at) = self.findings.iter().rposition(is_warning)
+        {
             self.findings.remove(at);
             self.findings.push(finding);
         }

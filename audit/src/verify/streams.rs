@@ -137,13 +137,11 @@ impl Streams {
                 return heard;
             }
         }
-        for earlier in statement.earlier() {
-            if earlier != key.boot {
-                let named = (key.reporter.as_str().to_owned(), earlier);
-                self.named.entry(named).or_insert(leaf);
-            }
+        for earlier in statement.earlier(&key) {
+            let named = (key.reporter.as_str().to_owned(), earlier);
+            self.named.entry(named).or_insert(leaf);
         }
-        for (of, last) in statement.promised(&key) {
+        for (of, last) in statement.reached(&key) {
             if let Some(stream) = self.enter(&of.to_wire().encode_to_vec()) {
                 stream.position.promise(last);
             }
@@ -152,6 +150,7 @@ impl Streams {
             let Some(stream) = self.enter(&of.to_wire().encode_to_vec()) else {
                 continue;
             };
+            stream.position.promise(head.last_sequence);
             if stream.running.contradicts(head) {
                 let (first, last) = (head.first_sequence, head.last_sequence);
                 let what = format!(

@@ -14,7 +14,7 @@ use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::{Value, json};
 
 use crate::{
-    cli::{Context, Exit, block_on},
+    cli::{Context, Exit, block_on, report::named_in},
     control::client::Mesh,
     render::{
         self, Output,
@@ -134,9 +134,7 @@ async fn export(args: &ExportArgs, context: &Context) -> Result<Value, Diagnosti
     }
     let mut part = Part::open(&args.to, &query, format, args.resume, args.overwrite)?;
     let mut note = part.note().clone();
-    // As whoever looks for the file later needs it.
-    let to = std::path::absolute(&args.to).unwrap_or_else(|_| args.to.clone());
-    let to = to.display().to_string();
+    let to = named_in([args.to.as_path()]);
     pages(&mesh, &to, &mut note, |rows, note| part.add(rows, note)).await?;
     part.finish(&note)
 }

@@ -273,13 +273,15 @@ fn report(
 
 /// Witnesses that have cosigned, with the time that each gave.
 pub(crate) fn told(cosigned: &[(String, u64)]) -> Vec<Value> {
-    let witness = |(name, time_s): &(String, u64)| {
-        let time = i64::try_from(*time_s)
-            .ok()
-            .and_then(|s| jiff::Timestamp::from_second(s).ok());
-        json!({ "name": name, "time": time.unwrap_or_default().to_string() })
-    };
+    let witness = |(name, time_s): &(String, u64)| json!({ "name": name, "time": moment(*time_s) });
     cosigned.iter().map(witness).collect()
+}
+
+/// The time that a witness gave, seconds since the Unix epoch, as text.
+pub(crate) fn moment(time_s: u64) -> String {
+    let time = i64::try_from(time_s).ok();
+    let time = time.and_then(|s| jiff::Timestamp::from_second(s).ok());
+    time.unwrap_or_default().to_string()
 }
 
 /// The record as a search shows it; nothing where this version cannot read it, which

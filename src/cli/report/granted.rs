@@ -59,12 +59,13 @@ pub(super) struct Origin {
 
 /// What a report says of the policies.
 #[derive(Default)]
-pub(super) struct OfPolicies {
-    pub(super) sections: Vec<Section>,
+pub(crate) struct OfPolicies {
+    /// Its parts that only they can tell.
+    pub(crate) sections: Vec<Section>,
     /// The revision that it says it of.
     pub(super) snapshot: Option<Arc<Snapshot>>,
     /// What it lacks beside sources of that.
-    pub(super) lacks: Vec<String>,
+    pub(crate) lacks: Vec<String>,
 }
 
 impl OfPolicies {
@@ -77,10 +78,21 @@ impl OfPolicies {
     }
 
     /// What it lacks, in words: sources of the revision, and decisions.
-    pub(super) fn lacks(&self) -> Vec<String> {
+    fn lacks(&self) -> Vec<String> {
         let absent = self.snapshot.iter().flat_map(|s| &s.compiled().absent);
         let absent = absent.map(comparison::without);
         absent.chain(self.lacks.iter().cloned()).collect()
+    }
+
+    /// Holds against it what a report has: the parts `said`, and what it `lacks` by them.
+    pub(crate) fn compare(&self, said: &[Section], lacks: &[String], checked: &mut Checked) {
+        checked.compare(said, &self.sections);
+        checked.same(
+            "header",
+            "lacks",
+            &lacks.join("\n"),
+            &self.lacks().join("\n"),
+        );
     }
 }
 
@@ -124,35 +136,8 @@ pub(super) async fn put(
     Ok(of.snapshot)
 }
 
-/// What policies say of a report once more.
-#[derive(Debug, Default)]
-pub(crate) struct Again {
-    /// Its parts that only they can tell.
-    pub(crate) sections: Vec<Section>,
-    /// What it lacks by that.
-    pub(crate) lacks: Vec<String>,
-}
-
-impl Again {
-    fn new(sections: Vec<Section>) -> Self {
-        Self {
-            sections,
-            lacks: Vec::new(),
-        }
-    }
-
-    /// Holds a report against it: its parts, and what it lacks by them.
-    pub(crate) fn compare(&self, report: &Report, checked: &mut Checked) {
-        let mut report = report.clone();
-        let lacks = not_replayed_of(&mut report.header);
-        checked.compare(&report.take_of_policies(), &self.sections);
-        let (said, found) = (lacks.join("\n"), self.lacks.join("\n"));
-        checked.same("header", "lacks", &said, &found);
-    }
-}
-
 /// Takes out of a head what it lacks because decisions could not be made again.
-pub(super) fn not_replayed_of(header: &mut Header) -> Vec<String> {
+pub(crate) fn not_replayed_of(header: &mut Header) -> Vec<String> {
     let of_policies = |lack: &mut String| lack.ends_with(NOT_REPLAYED);
     header.lacks.extract_if(.., of_policies).collect()
 }
@@ -207,7 +192,7 @@ pub(super) fn lacks_policies(name: &str, origin: &Origin) -> bool {
 }
 
 /// Whether the report `name` is one without policies, too.
-pub(super) fn may_lack(name: &str) -> bool {
+fn may_lack(name: &str) -> bool {
     name == "access-review"
 }
 
@@ -219,9 +204,7 @@ async fn unused(
     let (grants, query) = used(&report.header, origin, context).await?;
     let ended = unneeded(&grants)?;
     let (proposal, flips) = proposed(&grants, ended, &query, origin, context).await?;
-    let mut of = OfPolicies::new(&grants, of_unused(&grants, &proposal, &flips, &query)?);
-    of.lacks.extend(not_replayed(&flips));
-    Ok(of)
+    of_unused(&grants, &proposal, &flips, &query)
 }
 
 /// The grants that nobody used, as far as a change of the policies can end them.
@@ -247,7 +230,7 @@ fn of_unused(
     proposal: &Proposal,
     flips: &Flips,
     query: &str,
-) -> Result<Vec<Section>, Vec<Diagnostic>> {
+) -> Result<OfPolicies, Vec<Diagnostic>> {
     let (denied, allowed) = (flips.newly_denied.count, flips.newly_allowed.count);
     if denied > 0 || allowed > 0 {
         return Err(vec![
@@ -270,11 +253,14 @@ fn of_unused(
                 .help("change the permits by hand; where what policies read is masked, records cannot show what a change does"),
         ]);
     }
-    Ok(vec![
+    let sections = vec![
         sections::unused(grants, proposal, query),
         sections::permits(grants, proposal),
         sections::change(proposal, flips),
-    ])
+    ];
+    let mut of = OfPolicies::new(grants, sections);
+    of.lacks.extend(not_replayed(flips));
+    Ok(of)
 }
 
 /// What a report lacks where decisions that policies have an answer to could not be made again.
@@ -324,7 +310,7 @@ pub(super) async fn proposed(
 }
 
 /// Shows every decision that a query asks for, of records that are at hand.
-pub(crate) type Recorded<'r> =
+type Recorded<'r> =
     dyn FnMut(&Query, &mut dyn FnMut(&DecisionRef<'_>)) -> Result<(), Diagnostic> + 'r;
 
 /// What the policies in a bundle and recorded decisions say of the head of a report: its parts
@@ -337,34 +323,31 @@ pub(crate) fn again(
     said: &[Section],
     bundle: Bytes,
     recorded: &mut Recorded<'_>,
-) -> Result<Again, Vec<Diagnostic>> {
+) -> Result<OfPolicies, Vec<Diagnostic>> {
     let one = |d: Diagnostic| vec![d];
     let loaded = author::compile(bundle);
     let compiled = loaded.compiled.ok_or(loaded.diagnostics)?;
     let snapshot = policy::snapshot(compiled, 0).map_err(one)?;
     let mut grants = Grants::of(snapshot, &Clock::system()).map_err(one)?;
     if report.name == "reach" {
-        return Ok(Again::new(vec![sections::reach(&grants)]));
+        return Ok(OfPolicies::new(&grants, vec![sections::reach(&grants)]));
     }
     let text = query_of(&report.header);
     let query = Query::parse(&text).map_err(one)?;
     recorded(&query, &mut |record| grants.take(record)).map_err(one)?;
     if report.name == "access-review" {
-        return Ok(Again::new(vec![sections::for_review(&grants, &text)]));
+        let sections = vec![sections::for_review(&grants, &text)];
+        return Ok(OfPolicies::new(&grants, sections));
     }
     let ended = unneeded(&grants)?;
-    let mut change = Change::to_end(&grants, ended.clone(), "")?;
+    let mut change = Change::to_end(&grants, ended, "")?;
     // Where the repository lies in its work tree, the patch alone says.
     let prefix = prefix_of(said, &change.proposal.patch);
     if !prefix.is_empty() {
-        change = Change::to_end(&grants, ended, &prefix)?;
+        change.proposal = change.proposal.under(&grants, &prefix)?;
     }
     recorded(&query, &mut |record| change.comparing.take(record)).map_err(one)?;
-    let flips = &change.comparing.flips;
-    Ok(Again {
-        sections: of_unused(&grants, &change.proposal, flips, &text)?,
-        lacks: not_replayed(flips).into_iter().collect(),
-    })
+    of_unused(&grants, &change.proposal, &change.comparing.flips, &text)
 }
 
 /// What the paths of the patch in a report begin with, beyond those of `patch`.
@@ -382,15 +365,13 @@ fn prefix_of(said: &[Section], patch: &str) -> String {
 /// The one of some bundles that parts of a report are about, as they say.
 pub(crate) fn bundle_of<'b>(
     said: &[Section],
-    mut bundles: impl Iterator<Item = &'b [u8]>,
+    bundles: impl Iterator<Item = &'b [u8]>,
 ) -> Option<Bytes> {
     let mut figures = said.iter().flat_map(|section| &section.figures);
     let digest = figures.find(|figure| figure.label == sections::POLICY_DIGEST)?;
-    let found = bundles.find(|bytes| {
-        let opened = bundle::open(&Bytes::copy_from_slice(bytes));
-        opened.is_ok_and(|opened| opened.digest.to_string() == digest.value)
-    });
-    found.map(Bytes::copy_from_slice)
+    bundles.map(Bytes::copy_from_slice).find(|bytes| {
+        bundle::open(bytes).is_ok_and(|opened| opened.digest.to_string() == digest.value)
+    })
 }
 
 /// What the policies grant.

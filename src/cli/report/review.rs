@@ -9,7 +9,7 @@ use std::{
 use palisade_audit::{
     note::Verifier,
     query::Query,
-    report::{Difference, Period, Report},
+    report::{Checked, Difference, Period, Report, is_unlike},
 };
 use palisade_mesh::{clock::Clock, diagnostic::Diagnostic};
 use serde_json::json;
@@ -26,9 +26,6 @@ use crate::{
     review::{Review, Standing, Verdict, Which, Word},
     run::audit::RunReport,
 };
-
-/// The code of what is said of a report that is of other records than there are.
-const OF_OTHER_RECORDS: u16 = 7817;
 
 /// What to do with an access review.
 #[derive(Debug, clap::Subcommand)]
@@ -169,7 +166,7 @@ fn start(
             name: "access-review".to_owned(),
             period: period.to_owned(),
             scope: String::new(),
-            to: super::named_in([file].into_iter()),
+            to: super::named_in([file]),
         };
         let header = source.run(asked).await.map_err(one)?.header;
         let (grants, _) = granted::used(&header, &origin, context).await?;
@@ -323,39 +320,48 @@ pub(super) fn verify(
     origin: &Origin,
     context: &Context,
 ) -> Result<Exit, Vec<Diagnostic>> {
-    asks(review).map_err(|d| vec![d])?;
+    let one = |d: Diagnostic| vec![d];
+    asks(review).map_err(one)?;
     let (grants, _) = block_on(granted::used(&review.header, origin, context))?;
-    let mut differences = review.differences(&grants);
-    let key = trusted(key, origin, context).map_err(|d| vec![d])?;
+    let given = key.map(proof::trusted).transpose().map_err(one)?;
+    let (key, checked) = block_on(async {
+        let source = Source::find(origin, context).await?;
+        let key = match given {
+            Some(key) => key,
+            None => source.key().await?,
+        };
+        Ok::<_, Diagnostic>((key, source.check(&review.counted()?).await))
+    })
+    .map_err(one)?;
     let standing = review.standing(Some(&key));
+    let policy = grants.snapshot().versions().policy.to_string();
+    let other = (policy != review.policy).then(|| {
+        let (then, now) = (&review.policy, &policy);
+        format!("the review is of policies {then}, these are {now}")
+    });
     let unstated = review.is_stated(&key).and_then(Result::err);
     let unstated = unstated.map(|why| format!("the sign-off is not the log's: {why}"));
     let mut not_compared = Vec::new();
-    match (of_head(review, origin, context), &unstated) {
-        (Ok(head), _) => {
-            differences.splice(0..0, head.differences);
-            not_compared = head.not_compared;
+    let found = match checked {
+        Ok(checked) => {
+            let mut found = of_head(&checked);
+            found.extend(review.differences(&grants));
+            not_compared = checked.not_compared;
+            found
         }
         // The sign-off needs no records.
-        (Err(told), Some(_)) if told.code.0 == OF_OTHER_RECORDS => differences.clear(),
-        (Err(told), _) if told.code.0 == OF_OTHER_RECORDS => {
+        Err(told) if is_unlike(&told) && unstated.is_some() => Vec::new(),
+        Err(told) if is_unlike(&told) => {
             let help = match standing {
                 Standing::Stated => "its sign-off is the log's: what it says is what was signed",
                 _ => "begin a review again: palisade report review start FILE",
             };
             return Err(vec![told.help(help)]);
         }
-        (Err(told), _) => return Err(vec![told]),
-    }
-    differences.splice(0..0, unstated);
-    let policy = grants.snapshot().versions().policy.to_string();
-    if policy != review.policy {
-        let (then, now) = (&review.policy, &policy);
-        differences.insert(
-            0,
-            format!("the review is of policies {then}, these are {now}"),
-        );
-    }
+        Err(told) => return Err(vec![told]),
+    };
+    let differences = other.into_iter().chain(unstated).chain(found);
+    let differences: Vec<String> = differences.collect();
     match context.output {
         Output::Json => render::json(&json!({
             "signed": signed(standing),
@@ -375,37 +381,21 @@ pub(super) fn verify(
     Ok(if holds { Exit::Ok } else { Exit::NotVerified })
 }
 
-/// What came of holding the head of a review against the log, in words.
-struct OfHead {
-    /// What the log does not say.
-    differences: Vec<String>,
-    /// What was not compared, and why.
-    not_compared: Vec<String>,
-}
-
-fn of_head(review: &Review, origin: &Origin, context: &Context) -> Result<OfHead, Diagnostic> {
-    let told = review.counted()?;
-    let checked = block_on(async { Source::find(origin, context).await?.check(&told).await })?;
-    let mut differences = Vec::new();
-    if !checked.checkpoint {
-        differences.push(
-            "the checkpoint is not one that this log signed and still begins with".to_owned(),
-        );
-    }
+/// What of the head of a review the log does not say, in words.
+fn of_head(checked: &Checked) -> Vec<String> {
+    let unsigned = (!checked.checkpoint)
+        .then(|| "the checkpoint is not one that this log signed and still begins with".to_owned());
     // The sections of the report whose head it is are not in a review.
-    let of_head = checked.differences.into_iter().filter(|difference| {
+    let of_head = checked.differences.iter().filter(|difference| {
         difference.section == "header" && !matches!(difference.what.as_str(), "sections" | "rows")
     });
-    differences.extend(of_head.map(|difference| {
+    let of_head = of_head.map(|difference| {
         let Difference {
             what, report, log, ..
         } = difference;
         format!("{what}: {report} in the review, {log} in the log")
-    }));
-    Ok(OfHead {
-        differences,
-        not_compared: checked.not_compared,
-    })
+    });
+    unsigned.into_iter().chain(of_head).collect()
 }
 
 /// The key that was given, else that of the log.

@@ -177,7 +177,7 @@ impl AuditRole {
         }
         if let Some(unread) = self.watch.unread() {
             let n = count(
-                usize::try_from(unread.records).unwrap_or(usize::MAX),
+                unread.records,
                 "record was stepped over",
                 "records were stepped over",
             );

@@ -70,11 +70,6 @@ pub(super) fn read_begun(told: &str) -> Option<(u64, &str)> {
     Some((since.parse().ok()?, query))
 }
 
-/// A receiver as an export names it.
-pub(super) fn scheme(address: &str) -> String {
-    format!("syslog+tls://{address}")
-}
-
 /// The forwarder. Clones are one.
 #[derive(Clone)]
 pub(super) struct Forward(Arc<Inner>);
@@ -94,10 +89,8 @@ struct Inner {
 
 #[derive(Debug, Clone)]
 struct State {
-    /// Everything before it is at the receiver.
-    position: u64,
-    /// What the log says of it.
-    told: Option<Told>,
+    /// What is noted of it on disk, now and then.
+    kept: Kept,
     /// Messages sent since the start.
     messages: u64,
     /// Since when it is as it is, microseconds since the Unix epoch.
@@ -107,8 +100,9 @@ struct State {
     connected: bool,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Kept {
+    /// Everything before it is at the receiver.
     position: u64,
     /// What the log says of it; nothing yet where that is not there.
     #[serde(default)]
@@ -158,8 +152,7 @@ impl Forward {
             file,
             since,
             state: Mutex::new(State {
-                position,
-                told: kept.told,
+                kept,
                 messages: 0,
                 since_us: clock.now_us(),
                 fault: None,
@@ -202,7 +195,7 @@ impl Forward {
             address: self.0.section.address.clone(),
             connected: state.connected,
             since_us: state.since_us,
-            position: state.position,
+            position: state.kept.position,
             messages: state.messages,
             fault: state.fault,
         }
@@ -237,14 +230,14 @@ impl Inner {
             address: self.section.address.clone(),
             query: self.query.text().to_owned(),
         };
-        if self.state().told.as_ref() == Some(&now) {
+        if self.state().kept.told.as_ref() == Some(&now) {
             return Ok(());
         }
         let actor = reads.reporter().to_string();
         let detail = begun(self.since, &now.query);
         reads.acted(&actor, BEGUN, &now.address, &detail).await?;
-        self.state().told = Some(now);
-        let position = self.state().position;
+        self.state().kept.told = Some(now);
+        let position = self.state().kept.position;
         if let Err(error) = self.confirm(position) {
             tracing::error!(%error, "the position of the syslog receiver cannot be kept");
         }
@@ -292,7 +285,7 @@ impl Inner {
 
     /// Sends what there is and what comes, until `stop` or the connection is lost.
     fn feed(&self, mut line: Line, stop: &CancellationToken) -> io::Result<()> {
-        let mut position = self.state().position;
+        let mut position = self.state().kept.position;
         // Ends of batches: bytes sent by then, and the record after it.
         let mut sent: VecDeque<(u64, u64)> = VecDeque::new();
         let mut saved = Instant::now();
@@ -301,7 +294,7 @@ impl Inner {
                 // Without the receiver's word, what is left in between comes again.
                 let confirmed = match line.end()? {
                     true => position,
-                    false => self.state().position,
+                    false => self.state().kept.position,
                 };
                 return self.confirm(confirmed);
             }
@@ -319,10 +312,10 @@ impl Inner {
             }
             let taken = line.taken();
             while let Some((_, at)) = sent.pop_front_if(|(bytes, _)| *bytes <= taken) {
-                self.state().position = at;
+                self.state().kept.position = at;
             }
             if saved.elapsed() >= KEEP_EVERY {
-                let at = self.state().position;
+                let at = self.state().kept.position;
                 self.confirm(at)?;
                 saved = Instant::now();
             }
@@ -378,12 +371,12 @@ impl Inner {
 
     /// Everything before `position` is at the receiver.
     fn confirm(&self, position: u64) -> io::Result<()> {
-        let told = {
+        let kept = {
             let mut state = self.state();
-            state.position = position;
-            state.told.clone()
+            state.kept.position = position;
+            state.kept.clone()
         };
-        keep(&self.file, &Kept { position, told })
+        keep(&self.file, &kept)
     }
 
     fn stands(&self, fault: Option<String>) {

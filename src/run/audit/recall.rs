@@ -11,13 +11,14 @@ use palisade_audit::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, forward};
+use super::{AuditRole, forward, schedules};
+use crate::net::syslog::SCHEME;
 
 /// Exports that are looked at for what they had of a person, newest first.
 const EXPORTS_MAX: usize = 10_000;
 /// How it is recorded that somebody got what is not told by a query: an evidence package, a
 /// report with its rows, records as they are hashed.
-const WHOLE: [&str; 4] = ["report", "report_made", "report_package", TILES];
+const WHOLE: [&str; 4] = ["report", schedules::MADE, "report_package", TILES];
 /// How it is recorded that somebody got records as they are hashed: 256 at a time.
 const TILES: &str = "tiles";
 /// Reads that gave records to whoever asked, as copies. Tiles are looked at by themselves:
@@ -29,9 +30,6 @@ const READS: [&str; 2] = [
 ];
 /// Copies of each kind that one answer names: many runs of a schedule hide no export.
 const RECALLS_MAX: usize = 1000;
-/// Copies that the service made by itself, by what it says of it: reports of schedules, and
-/// what went to a syslog receiver. Nobody asked for them, so no read tells of them.
-const OF_ITSELF: [&str; 2] = ["verb:report_made", "verb:syslog_begun"];
 /// Most bytes of a character: where a text was cut, so many can be missing to its limit.
 const LONGEST_CHAR: usize = 4;
 
@@ -66,7 +64,10 @@ impl AuditRole {
         spans: &[Window],
     ) -> Result<(Vec<Recall>, bool), StoreError> {
         let reader = self.reads.reporter();
-        let of_itself = OF_ITSELF.map(|verb| format!("class:admin {verb} reporter:\"{reader}\""));
+        // Copies that the service made by itself, by what it says of it: reports of schedules,
+        // and what went to a syslog receiver. Nobody asked for them, so no read tells of them.
+        let of_itself = [schedules::MADE, forward::BEGUN]
+            .map(|verb| format!("class:admin verb:{verb} reporter:\"{reader}\""));
         let kinds = [
             (READS.map(str::to_owned), Recall::read as fn(&Row) -> Recall),
             (of_itself, Recall::made),
@@ -175,13 +176,9 @@ impl AuditRole {
                 Err(_) => spans.to_vec(),
             },
         };
-        for window in windows {
-            let before = query.about(person, window).before(read.entry);
-            if self.store.count(&before)? > 0 {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        self.any(&windows, |window| {
+            query.about(person, window).before(read.entry)
+        })
     }
 
     /// Whether a receiver of syslog can have had records of a person.
@@ -196,8 +193,13 @@ impl AuditRole {
         let Some((since, query)) = asked else {
             return Ok(true);
         };
-        for span in spans {
-            if self.store.count(&query.about(person, *span).from(since))? > 0 {
+        self.any(spans, |span| query.about(person, span).from(since))
+    }
+
+    /// Whether there is a record that is asked for of one of these times.
+    fn any(&self, windows: &[Window], asked: impl Fn(Window) -> Query) -> Result<bool, StoreError> {
+        for window in windows {
+            if self.store.count(&asked(*window))? > 0 {
                 return Ok(true);
             }
         }
@@ -225,7 +227,7 @@ impl Recall {
         let text = |name: &str| row.text(name).unwrap_or_default();
         let (verb, object, detail) = (text("verb"), text("object"), text("detail"));
         let (query, to) = match verb {
-            forward::BEGUN => (detail.to_owned(), forward::scheme(object)),
+            forward::BEGUN => (detail.to_owned(), format!("{SCHEME}{object}")),
             _ => {
                 let (what, files) = detail.split_once(": ").unwrap_or((detail, ""));
                 (format!("schedule {object}: {what}"), files.to_owned())

@@ -217,7 +217,7 @@ impl Desk<'_> {
         report: &Report,
         attached: &BTreeMap<String, Vec<u8>>,
     ) -> Result<Vec<String>, StoreError> {
-        let said = report.clone().take_of_policies();
+        let said = report.of_policies();
         let is_of_log = !granted::is_of_policies(&report.name) || granted::says_none(report);
         if said.is_empty() && is_of_log {
             return Ok(Vec::new());
@@ -231,12 +231,10 @@ impl Desk<'_> {
         let again = granted::again(report, &said, bundle, &mut |query, take| {
             self.decisions(query, take)
         });
-        let again = again.map_err(|found| {
-            let first = found.into_iter().next();
-            first.unwrap_or_else(|| broken("bug: the policies tell nothing, and not why"))
-        })?;
+        let again = again.map_err(first)?;
+        let lacks = granted::not_replayed_of(&mut report.header.clone());
         let mut checked = Checked::default();
-        again.compare(report, &mut checked);
+        again.compare(&said, &lacks, &mut checked);
         match checked.differences.is_empty() {
             true => Ok(again.lacks),
             false => Err(package::unsaid(&checked).into()),
@@ -331,9 +329,9 @@ impl AuditRole {
     pub(super) async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
         // Before the index catches up, so that it has everything under it.
         let checkpoint = self.log.checkpoint();
-        self.catch_up().await?;
         let reader = reader.exporting(&asked.to);
         self.unnamed(&reader, &asked.scope)?;
+        self.catch_up().await?;
         asked.scope = self.asked(&asked.scope)?.text().to_owned();
         let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
         let made = blocking(move || {
@@ -366,10 +364,7 @@ impl AuditRole {
             Ok::<_, Vec<Diagnostic>>((report, of))
         });
         let joined = joined.await.map_err(|e| broken(&e.to_string()))?;
-        joined.map_err(|found| {
-            let first = found.into_iter().next();
-            first.unwrap_or_else(|| broken("bug: the policies tell nothing, and not why"))
-        })
+        joined.map_err(first)
     }
 
     async fn check_report(self, reader: Reader, report: Report) -> Answer<Checked> {
@@ -386,11 +381,11 @@ impl AuditRole {
 
     async fn pack(self, reader: Reader, asked: PackReport) -> Response {
         let packed = async {
-            self.catch_up_with_all().await?;
             let header = &asked.report.header;
-            let question = told(&asked.report.name, &header.from, &self.told(&header.scope));
             let reader = reader.exporting(&asked.to);
             self.unnamed(&reader, &header.scope)?;
+            self.catch_up_with_all().await?;
+            let question = told(&asked.report.name, &header.from, &self.told(&header.scope));
             let rows = usize::try_from(header.records).unwrap_or(usize::MAX);
             let role = self.clone();
             let packed = blocking(move || role.desk(&role.dir.join("log")).pack(&asked)).await?;
@@ -447,6 +442,12 @@ impl AuditRole {
         }
         flushed.map_err(unread)
     }
+}
+
+/// The first of what the policies tell where they cannot be asked.
+fn first(found: Vec<Diagnostic>) -> Diagnostic {
+    let first = found.into_iter().next();
+    first.unwrap_or_else(|| broken("bug: the policies tell nothing, and not why"))
 }
 
 /// Why the index has not taken in what the log has.

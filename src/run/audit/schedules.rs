@@ -53,6 +53,8 @@ use crate::{
     },
 };
 
+/// How the log says that a report was made: a record of the service itself, about the schedule.
+pub(super) const MADE: &str = "report_made";
 /// Time between two looks at the clock.
 const EVERY: Duration = Duration::from_secs(1);
 /// How long after it is due a report is made: what reporters still had at the end of its
@@ -221,7 +223,7 @@ impl Schedules {
             n => format!(", for {n} that were due"),
         };
         let (verb, what) = match &last.fault {
-            None => ("report_made", last.files.join(", ")),
+            None => (MADE, last.files.join(", ")),
             Some(fault) => ("report_failed", fault.clone()),
         };
         let detail = format!(

@@ -229,21 +229,17 @@ impl AuditRole {
             ));
         }
         let pseudonym: Result<Pseudonym, ()> = name.parse();
-        let named: Vec<String> = pseudonym
-            .is_err()
-            .then(|| name.to_owned())
-            .into_iter()
-            .collect();
+        let named = pseudonym.is_err().then(|| name.to_owned());
         let person = pseudonym.unwrap_or_else(|()| self.vault.pseudonym(name));
         let about = About {
-            names: named.clone(),
+            names: named.into_iter().collect(),
             persons: vec![person],
         };
         let reason = self.reason(&asked.reason, &about)?;
         self.catch_up().await?;
-        let role = self.clone();
+        let (role, named) = (self.clone(), about.names.into_iter().next());
         let (mut found, known) = blocking(move || {
-            let found = role.found(person, named.first().map(String::as_str))?;
+            let found = role.found(person, named.as_deref())?;
             Ok((found, role.vault.known(&person)?))
         })
         .await?;

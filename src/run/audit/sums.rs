@@ -202,17 +202,15 @@ impl AuditRole {
             false => (None, Vec::new()),
         };
         let missing = blocking(move || {
+            let (told, open_withheld) = match sees_all {
+                true => (&*open, 0),
+                // They name reporters whose records the reader may not see.
+                false => (Default::default(), open.len()),
+            };
             Ok(Missing {
-                open: match sees_all {
-                    true => open.iter().take(OPEN_MAX).map(MissingRange::of).collect(),
-                    // They name reporters whose records the reader may not see.
-                    false => Vec::new(),
-                },
-                open_more: match sees_all {
-                    true => open.len().saturating_sub(OPEN_MAX),
-                    false => 0,
-                },
-                open_withheld: if sees_all { 0 } else { open.len() },
+                open: told.iter().take(OPEN_MAX).map(MissingRange::of).collect(),
+                open_more: told.len().saturating_sub(OPEN_MAX),
+                open_withheld,
                 noted: store.search(&noted, LOSSES_MAX, None)?,
                 declared: store.search(&declared, LOSSES_MAX, None)?,
                 silent,

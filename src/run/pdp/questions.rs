@@ -66,6 +66,17 @@ impl Can {
     }
 }
 
+/// Whether an identity is a service; nothing where there is no such service.
+pub(super) fn is_service(
+    catalogue: &Catalogue,
+    identity: &SpiffeId,
+    service: &str,
+) -> Option<bool> {
+    let mut services = catalogue.services().iter();
+    let named = services.find(|s| s.id.as_str() == service)?;
+    Some(named.identities.contains(identity))
+}
+
 /// What a decision record says, as far as a replay needs it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Recorded {
@@ -121,9 +132,7 @@ impl Recorded {
         if reporter == catalogue.trust_domain().role("pdp") {
             return Some(true);
         }
-        let mut services = catalogue.services().iter();
-        let service = services.find(|service| service.id.as_str() == self.service)?;
-        Some(service.identities.contains(&reporter))
+        is_service(catalogue, &reporter, &self.service)
     }
 
     fn explain(&self, snapshot: &Snapshot) -> Result<Explanation, Diagnostic> {

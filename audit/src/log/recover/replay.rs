@@ -272,9 +272,7 @@ impl Run<'_> {
             return self.stop(first, 0, *index, what).map(Some);
         }
         if let Err(fault) = header.check(&file).map_err(io())? {
-            let (field, stored) = (fault.field, fault.stored);
-            let what = format!("header {field} is `{stored}`, not `{}`", fault.expected);
-            return self.stop(first, 0, first, what).map(Some);
+            return self.stop(first, 0, first, fault.to_string()).map(Some);
         }
         let len = file.metadata().map_err(io())?.len();
         let mut reader = FrameReader::new(file, HEADER_LEN, len);

@@ -57,16 +57,12 @@ fn fault(dir: &Path, verifier: &Verifier, first: u64, count: u64) -> io::Result<
         log_id: log_id(verifier),
     };
     if let Err(fault) = header.check(&file)? {
-        let (field, stored) = (fault.field, fault.stored);
-        return Ok(Some(format!(
-            "header {field} is `{stored}`, not `{}`",
-            fault.expected
-        )));
+        return Ok(Some(fault.to_string()));
     }
     if Offsets::are_likely(&path, &file, count) {
         return Ok(None);
     }
-    let there = Offsets::load_part(&path, &file, first, count)?.len();
+    let there = Offsets::load(&path, &file, first, count)?.len();
     Ok((there < count).then(|| {
         format!(
             "it ends, or cannot be read on, at record {}, and the next segment begins at {}: it was cut or changed, or one between them is gone",

@@ -27,35 +27,6 @@ mod again;
 mod browser;
 mod oscal;
 
-/// The log as the index reads it.
-struct Whole(Log);
-
-impl Source for Whole {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read(&self, index: u64) -> Result<Entry, SourceError> {
-        let read = self.0.read(index).map_err(|e| SourceError {
-            index,
-            cause: Box::new(e),
-        })?;
-        Ok(Entry {
-            index,
-            envelope: read.envelope,
-            record: read.record,
-        })
-    }
-
-    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        Box::new((from..self.len()).map(|index| self.read(index)))
-    }
-
-    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-}
-
 /// A log with decisions of the last hours, its index, and what holds their folders.
 pub(crate) struct Stage {
     log: Log,
@@ -117,7 +88,7 @@ impl Stage {
     pub(crate) async fn of(records: impl Iterator<Item = Bytes>) -> Self {
         let (dir, index) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let log = open_log(&dir);
-        let store = open_store(Arc::new(Whole(log.clone())), index.path());
+        let store = open_store(Arc::new(log.clone()), index.path());
         let mut stage = Self {
             log,
             store,
@@ -560,7 +531,7 @@ impl Source for Hiding {
     }
 
     fn read(&self, index: u64) -> Result<Entry, SourceError> {
-        Whole(self.0.clone()).read(index)
+        Source::read(&self.0, index)
     }
 
     fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {

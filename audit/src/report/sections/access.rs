@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{add_column, bars, cell, columns, counts, most_of, of_groups, step};
+use super::{add_column, bars, cell, columns, counts, most_of, newest, of_groups, step};
 use crate::{
     index::StoreError,
     report::{
@@ -180,12 +180,9 @@ type Addresses = BTreeMap<Vec<String>, BTreeSet<String>>;
 /// and whether these are all.
 fn addresses(e: &Evidence<'_>, query: &str) -> Result<(Addresses, bool), StoreError> {
     let mut found = Addresses::new();
-    let mut looked = 0_usize;
-    e.visit(query, |row| {
-        looked += 1;
+    let looked = newest(e, query, LOOKED_MAX, |row| {
         let of = vec![cell(&row, "principal"), cell(&row, "service")];
         found.entry(of).or_default().insert(cell(&row, "source"));
-        looked < LOOKED_MAX
     })?;
     Ok((found, looked < LOOKED_MAX))
 }

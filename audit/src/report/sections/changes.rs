@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{add_column, cell, columns, counts, most_of, of_groups, of_rows, step};
+use super::{add_column, cell, columns, counts, most_of, newest, of_groups, of_rows, step};
 use crate::{
     index::StoreError,
     report::{
@@ -14,14 +14,6 @@ use crate::{
 /// Certificates that an inventory looks at, newest first.
 const ISSUED_MAX: usize = 200_000;
 
-/// What keeps a query to what a part of the mesh says. Logs of earlier versions have such
-/// records of anybody.
-fn of_part(e: &Evidence<'_>, part: &str) -> String {
-    let of_the_log = e.of_the_log();
-    let domain = of_the_log.strip_suffix("/audit\"");
-    format!("{}/{part}\"", domain.unwrap_or(&of_the_log))
-}
-
 /// Revisions that were activated or rejected.
 pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
     let section = Section::new(
@@ -31,7 +23,7 @@ pub(crate) fn policies(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
          git, the policies it added, removed and changed, and how many requests of the period were decided and denied under it. What the PDP \
          recorded, and nobody else.",
     );
-    let of_pdp = of_part(e, "pdp");
+    let of_pdp = e.of_part("pdp");
     let mut section = of_rows(
         section,
         e,
@@ -161,18 +153,13 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
         "The newest certificate that was issued to each identity in the period, with how many it got. `ended` is said where it had \
          expired by the end of the period and no newer one was issued. What the authority recorded, and nobody else.",
     );
-    let query = e.records(&format!(
-        "class:credential verb:issued {}",
-        of_part(e, "ca")
-    ));
-    let mut newest = BTreeMap::new();
-    let mut looked = 0_usize;
-    e.visit(&query, |row| {
-        looked += 1;
+    let of_ca = e.of_part("ca");
+    let query = e.records(&format!("class:credential verb:issued {of_ca}"));
+    let mut identities = BTreeMap::new();
+    let looked = newest(e, &query, ISSUED_MAX, |row| {
         let id = cell(&row, "spiffe_id");
-        let known = newest.entry(id).or_insert_with(|| (row, 0_u64));
+        let known = identities.entry(id).or_insert_with(|| (row, 0_u64));
         known.1 += 1;
-        looked < ISSUED_MAX
     })?;
     let end = crate::query::time::rfc3339(e.period.0.to_us);
     let mut table = Table::new(&[
@@ -185,9 +172,9 @@ pub(crate) fn inventory(e: &Evidence<'_>, most: usize) -> Result<Section, StoreE
         ("authority", CellKind::Text),
         ("attested by", CellKind::Text),
     ]);
-    table.total = u64::try_from(newest.len()).unwrap_or(u64::MAX);
+    table.total = u64::try_from(identities.len()).unwrap_or(u64::MAX);
     let mut ended = 0_u64;
-    for (id, (row, issued)) in newest {
+    for (id, (row, issued)) in identities {
         let not_after = cell(&row, "not_after");
         let is_over = !not_after.is_empty() && not_after <= end;
         ended += u64::from(is_over);

@@ -261,9 +261,6 @@ pub(crate) fn erasures(e: &Evidence<'_>, most: usize) -> Result<Section, StoreEr
 /// How long the log keeps what it has.
 pub(crate) fn kept(e: &Evidence<'_>) -> Result<Section, StoreError> {
     let begins_us = e.begins_us();
-    let days = begins_us.map_or(0, |first| {
-        e.period.0.to_us.saturating_sub(first).max(0) / 86_400_000_000
-    });
     let (classes, queries) = integrity::dropped_after(e)?;
     let dropped = match classes.is_empty() {
         true => "none".to_owned(),
@@ -277,7 +274,7 @@ pub(crate) fn kept(e: &Evidence<'_>) -> Result<Section, StoreError> {
          personal data itself.",
     )
     .figure("the log begins", begins_us.map_or_else(|| "unknown".to_owned(), rfc3339))
-    .figure("days from there to the end of the period", days)
+    .figure("days from there to the end of the period", e.days_kept())
     .figure("classes of which records were dropped", dropped)
     .cannot_show("periods that are configured and were over for no record yet: palisade audit retention status")
     .cannot_show("the time limits for the data that the services keep (GDPR article 30(1)(f))");

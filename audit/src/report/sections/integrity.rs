@@ -7,7 +7,7 @@ use crate::{
     index::StoreError,
     query::time::rfc3339,
     report::{
-        evidence::Evidence,
+        evidence::{DAY_US, Evidence},
         model::{CellKind, Section, Table},
     },
     retention::{days_of, kept_for, left_of, segment_of},
@@ -26,9 +26,6 @@ const DROPPED: &str = "class:log_lifecycle verb:records_dropped";
 
 /// The same, and what it says of those that did not go.
 const DROPPED_OR_LEFT: &str = "class:log_lifecycle (verb:records_dropped OR verb:records_left)";
-
-/// Microseconds of a day.
-const DAY_US: i64 = 86_400_000_000;
 
 /// What every record of a decision must have to say who, what, when, where from, with
 /// what result, and on what (PCI DSS 10.2.2).
@@ -447,11 +444,9 @@ fn is_short(period: &str, last_us: i64, to_us: i64, enough: i64) -> bool {
 }
 
 fn kept(e: &Evidence<'_>, asks: &str, label: &str, enough: i64) -> Result<Section, StoreError> {
-    let first_us = e.begins_us();
-    let begins = first_us.map_or_else(|| "unknown".to_owned(), rfc3339);
-    let days = first_us.map_or(0, |first| {
-        e.period.0.to_us.saturating_sub(first).max(0) / DAY_US
-    });
+    let begins = e.begins_us();
+    let begins = begins.map_or_else(|| "unknown".to_owned(), rfc3339);
+    let days = e.days_kept();
     let narrative = format!(
         "Records go only when the period of their class is over, where one is configured, and the log says each time what goes; all others are there and searchable. Names of persons that were sealed can be erased by destroying a key; their records stay, under a pseudonym. {asks}"
     );

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{cell, of_groups, share};
+use super::{cell, newest, of_groups, share};
 use crate::{
     index::StoreError,
     query::TOP_MAX,
@@ -27,13 +27,10 @@ pub(crate) fn shared(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     );
     let query = e.decisions("principal:* source:*");
     let mut places: BTreeMap<String, (BTreeSet<String>, u64)> = BTreeMap::new();
-    let mut looked = 0_usize;
-    e.visit(&query, |row| {
-        looked += 1;
+    let looked = newest(e, &query, LOOKED_MAX, |row| {
         let of = places.entry(cell(&row, "principal")).or_default();
         of.0.insert(cell(&row, "source"));
         of.1 += 1;
-        looked < LOOKED_MAX
     })?;
     let mut table = Table::new(&[
         ("principal", CellKind::Text),

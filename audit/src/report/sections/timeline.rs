@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::cell;
+use super::{cell, newest};
 use crate::{
     index::StoreError,
-    query::time::rfc3339,
+    query::{OUTCOME_ENTRY, time::rfc3339},
     report::{
         evidence::Evidence,
         model::{CellKind, Section, Table},
@@ -58,21 +58,21 @@ pub(crate) fn events(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
         of.filter(|((id, who), _)| !id.is_empty() && !who.is_empty())
             .collect()
     };
-    let of_caller = [by("id", "principal"), by("request_id", "principal")];
+    let of_caller = by("id", "principal");
+    let of_request = by("request_id", "principal");
     let of_reporter = by("id", "reporter");
     let calls = e.records(&format!("class:call{}", to_services(&decisions)));
-    let all_calls = seen(e, &calls, |row| {
-        let [ids, requests] = &of_caller;
-        let by_caller = |id: &str| (cell(row, id), cell(row, "reporter"));
-        let of = ids.get(&by_caller("decision_id"));
-        if let Some(decision) = of.or_else(|| requests.get(&by_caller("id"))) {
-            events.push(called(row, decision));
+    let calls_seen = newest(e, &calls, LOOKED_MAX, |row| {
+        let by_caller = |id: &str| (cell(&row, id), cell(&row, "reporter"));
+        let of = of_caller.get(&by_caller("decision_id"));
+        if let Some(decision) = of.or_else(|| of_request.get(&by_caller("id"))) {
+            events.push(called(&row, decision));
         }
     })?;
     let again = e.records("class:rejudgement");
-    let all_again = seen(e, &again, |row| {
-        if let Some(decision) = of_reporter.get(&(cell(row, "id"), cell(row, "reporter"))) {
-            events.push(judged(row, decision));
+    let again_seen = newest(e, &again, LOOKED_MAX, |row| {
+        if let Some(decision) = of_reporter.get(&(cell(&row, "id"), cell(&row, "reporter"))) {
+            events.push(judged(&row, decision));
         }
     })?;
     events.sort_unstable_by_key(|event| (event.0, event.1));
@@ -80,10 +80,10 @@ pub(crate) fn events(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     let found = u64::try_from(events.len()).unwrap_or(u64::MAX);
     let mut table = Table::new(COLUMNS);
     table.total = found.saturating_add(total.saturating_sub(shown));
-    let newest = events.len().saturating_sub(most);
+    let older = events.len().saturating_sub(most);
     table.rows = events
         .into_iter()
-        .skip(newest)
+        .skip(older)
         .map(|(_, _, row)| row)
         .collect();
     let mut section = Section::new(
@@ -97,7 +97,7 @@ pub(crate) fn events(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     .figure("calls, ends and re-judgements that belong to those shown", found.saturating_sub(shown));
     section.table = Some(table);
     section.queries.extend([query, calls, again]);
-    if !(all_calls && all_again) {
+    if calls_seen.max(again_seen) >= LOOKED_MAX {
         section = section.cannot_show(&format!(
             "calls and re-judgements before the newest {LOOKED_MAX} of the period"
         ));
@@ -105,17 +105,6 @@ pub(crate) fn events(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
     Ok(section
         .cannot_show("calls that no decision answers: they are under both sides")
         .cannot_show("the order of what two hosts recorded within the difference of their clocks"))
-}
-
-/// Shows the newest rows of a query; whether these are all.
-fn seen(e: &Evidence<'_>, query: &str, mut show: impl FnMut(&Row)) -> Result<bool, StoreError> {
-    let mut looked = 0_usize;
-    e.visit(query, |row| {
-        looked += 1;
-        show(&row);
-        looked < LOOKED_MAX
-    })?;
-    Ok(looked < LOOKED_MAX)
 }
 
 /// What keeps calls to the services of some decisions, where these are few, and have such names
@@ -144,14 +133,14 @@ fn decided(row: &Row) -> Event {
     let cells = COLUMNS.iter().map(|(name, _)| match *name {
         "event" => "decision".to_owned(),
         // How it ended stands where it did.
-        "status" if row.value("outcome_entry").is_some() => String::new(),
+        "status" if row.value(OUTCOME_ENTRY).is_some() => String::new(),
         name => cell(row, name),
     });
     (row.time_us, row.entry, cells.collect())
 }
 
 fn ended(row: &Row) -> Option<Event> {
-    let entry = row.number("outcome_entry")?;
+    let entry = row.number(OUTCOME_ENTRY)?;
     let latency_us = row.number("latency").unwrap_or_default();
     let time_us = row
         .time_us
@@ -183,7 +172,7 @@ fn called(row: &Row, decision: &Row) -> Event {
 }
 
 fn judged(row: &Row, decision: &Row) -> Event {
-    let closed = row.value("closed").is_some() && cell(row, "closed") == "true";
+    let closed = cell(row, "closed") == "true";
     let cells = COLUMNS.iter().map(|(name, _)| match *name {
         "event" => match closed {
             true => "judged again, closed".to_owned(),

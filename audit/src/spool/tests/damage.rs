@@ -42,39 +42,21 @@ fn change(dir: &TempDir, how: impl FnOnce(&mut Vec<u8>, &[usize])) -> PathBuf {
     file
 }
 
-async fn deliver(spool: &Arc<Spool>) -> (TempDir, Log) {
-    let dir = tempfile::tempdir().unwrap();
-    let log = open_log(&dir);
-    let server = server(&log).await;
-    let task = uplink(spool, &server);
-    soon(spool.delivered()).await;
-    task.abort();
-    let _ = task.await;
-    (dir, log)
-}
-
 /// Waits for what the spool says of itself with a verb.
 async fn told(log: &Log, spool: &Arc<Spool>, verb: &str) -> SpoolEvent {
     let server = server(log).await;
     let task = uplink(spool, &server);
-    let event = soon(async {
-        loop {
-            let event = received(log)
-                .into_iter()
-                .find_map(|(_, record)| match record.body {
-                    Some(Body::SpoolEvent(event)) if event.verb == verb => Some(event),
-                    _ => None,
-                });
-            match event {
-                Some(event) => return event,
-                None => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        }
-    })
-    .await;
+    let event = || {
+        let mut received = received(log).into_iter();
+        received.find_map(|(_, record)| match record.body {
+            Some(Body::SpoolEvent(event)) if event.verb == verb => Some(event),
+            _ => None,
+        })
+    };
+    until(|| event().is_some()).await;
     task.abort();
     let _ = task.await;
-    event
+    event().unwrap()
 }
 
 fn aside(file: &std::path::Path) -> PathBuf {
@@ -457,13 +439,8 @@ async fn what_the_log_has_no_place_for_now_is_sent_later() {
     let spool = open(&dir);
     let server = server(&log).await;
     let task = uplink(&spool, &server);
-    let refused = async {
-        // More often than a record is that is set aside.
-        while spool.shared.connections.load(Ordering::Relaxed) < 5 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    soon(refused).await;
+    // More often than a record is that is set aside.
+    until(|| spool.shared.connections.load(Ordering::Relaxed) >= 5).await;
     assert!(spool.health().refusal.unwrap().contains("gaps"));
     assert_eq!(spool.stats().refused, 0);
     assert!(!paths(&log).contains(&"/orders/5".to_owned()));

@@ -7,10 +7,7 @@ use palisade_mesh::diagnostic::Diagnostic;
 use serde_json::{Value, json};
 
 use super::{ExportArgs, Format, part::Note};
-use crate::net::syslog::{Line, Receiver};
-
-/// What an address of a receiver begins with.
-const SCHEME: &str = "syslog+tls://";
+use crate::net::syslog::{Line, Receiver, SCHEME};
 
 /// A receiver that takes messages.
 pub(super) struct Sender {

@@ -193,14 +193,8 @@ async fn what_policies_were_asked_for_is_made_again() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::open(dir.path());
     service.add(7, &[1]).await;
+    let mut report = service.made("access-review", "last:1h");
     let desk = service.desk();
-    let asked = RunReport {
-        name: "access-review".into(),
-        period: "last:1h".into(),
-        scope: String::new(),
-        to: String::new(),
-    };
-    let mut report = desk.run(&asked).unwrap();
     let bundle = policies();
     let of = granted::again(&report, &[], bundle.clone(), &mut |query, take| {
         desk.decisions(query, take)

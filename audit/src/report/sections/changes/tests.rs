@@ -1,10 +1,7 @@
 //! What changed, by whoever may say so.
 
-use std::sync::Arc;
-
 use palisade_mesh::{
     clock::Clock,
-    spiffe_id::SpiffeId,
     wire::record::{
         Admin, Credential, Decision, Peer, PolicyChange, Record, Verdict, record::Body,
     },
@@ -12,13 +9,10 @@ use palisade_mesh::{
 use prost::Message as _;
 
 use crate::{
-    index::{Options, Store},
-    log::{Log, Pending},
     query::TOP_MAX,
-    report::{Evidence, Ground, Kind, Period, Report, Section, run},
-    source::{Entry, Source, SourceError},
-    stream::{StreamKey, new_ulid},
-    testing::{REPORTER, open_log},
+    report::{Report, Section, package::tests::Stage},
+    stream::new_ulid,
+    testing::REPORTER,
 };
 
 const PDP: &str = "spiffe://acme.test/palisade/pdp";
@@ -26,69 +20,20 @@ const AUTHORITY: &str = "spiffe://acme.test/palisade/ca";
 const AUDIT: &str = "spiffe://acme.test/palisade/audit";
 const NODE: &str = "spiffe://acme.test/palisade/agent/n1";
 
-/// The log as the index reads it.
-struct Whole(Log);
-
-impl Source for Whole {
-    fn len(&self) -> u64 {
-        self.0.len()
-    }
-
-    fn read(&self, index: u64) -> Result<Entry, SourceError> {
-        let read = self.0.read(index).map_err(|e| SourceError {
-            index,
-            cause: Box::new(e),
-        })?;
-        Ok(Entry {
-            index,
-            envelope: read.envelope,
-            record: read.record,
-        })
-    }
-
-    fn scan(&self, from: u64) -> Box<dyn Iterator<Item = Result<Entry, SourceError>> + '_> {
-        Box::new((from..self.len()).map(|index| self.read(index)))
-    }
-
-    fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.0.subscribe()
-    }
-}
-
 /// A report over a log of these records, each with its reporter.
 async fn made(kind: &str, records: impl IntoIterator<Item = (&str, Body)>) -> Report {
-    let (dir, index) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let log = open_log(&dir);
-    let now_us = Clock::system().now_us();
-    let pending = (1..).zip(records).map(|(sequence, (reporter, body))| {
+    let time_us = Clock::system().now_us() - 60_000_000;
+    let records = records.into_iter().map(|(reporter, body)| {
         let record = Record {
             id: new_ulid(&Clock::system()).to_bytes().to_vec(),
-            time_us: now_us - 60_000_000,
+            time_us,
             reporter: reporter.into(),
             body: Some(body),
             ..Record::default()
         };
-        Pending {
-            stream: Arc::new(StreamKey {
-                reporter: SpiffeId::parse(reporter).unwrap(),
-                boot: ulid::Ulid::from_parts(7, 7),
-                worker: 0,
-            }),
-            sequence,
-            record: record.encode_to_vec().into(),
-        }
+        record.encode_to_vec().into()
     });
-    let mut receipt = log.append(pending.collect());
-    receipt.checkpointed().await.unwrap();
-    let (source, options) = (Arc::new(Whole(log.clone())), Options::default());
-    let store = Store::open(source, index.path(), Clock::system(), options).unwrap();
-    store.flush().await.unwrap();
-    let now_us = Clock::system().now_us();
-    let period = Period::read("last:1h", now_us).unwrap();
-    let ground = Ground::Log(&log, dir.path());
-    let checkpoint = log.checkpoint();
-    let evidence = Evidence::new(&store, ground, period, "", &checkpoint, now_us).unwrap();
-    run(Kind::find(kind).unwrap(), &evidence).unwrap()
+    Stage::of(records).await.made(kind).0
 }
 
 fn section<'r>(report: &'r Report, id: &str) -> &'r Section {
