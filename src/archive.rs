@@ -57,7 +57,8 @@ impl Archive {
         };
         let log = Log::open(&dir, options, clock.clone()).map_err(|e| failed(&e))?;
         let index = Scratch::new().map_err(|e| failed(&e))?;
-        let store = store_of(&log, &index.0, &clock, BucketSpan::Month).map_err(|e| failed(&e))?;
+        let store =
+            store_of(&log, &index.0, &clock, BucketSpan::Month, None).map_err(|e| failed(&e))?;
         indexed(&store).await?.map_err(|e| failed(&e))?;
         Ok(Self {
             log,

@@ -66,11 +66,17 @@ fn a_proxy_that_stops_sending_is_named_until_it_is_back() {
     assert!(cause.contains("sa/orders"), "{cause}");
     let gaps = home.json(&["audit", "gaps"]);
     assert_eq!(gaps["silent"].as_array().unwrap().len(), 1, "{gaps:#}");
+    let since = home.json(&["audit", "search", "class:decision last:1h"]);
+    assert_eq!(since["complete"], false);
+    assert_eq!(since["silent"], gaps["silent"]);
+    let said = home.says(&["audit", "search", "class:decision last:1h"], 0);
+    assert!(said.contains("1 reporter that has stopped"), "{said}");
 
     mesh.start("proxy-orders");
     wait_for("an alarm that ends", LIMIT, || {
         (!codes(&home).contains(&"PLS7526".into())).then_some(())
     });
+    assert!(home.rows("class:decision last:1h").is_some());
 }
 
 /// Somebody with the right to write a proxy's spool alters a record there and takes

@@ -462,24 +462,25 @@ impl Store {
 
     fn coverage(&self, snapshot: &Snapshot, query: &Query) -> Coverage {
         let found = self.gaps.as_ref().map(|gaps| gaps(snapshot.window));
-        let GapsFound {
-            told: mut gaps,
-            more: mut gaps_more,
-        } = found.unwrap_or_default();
+        let mut missing = found.unwrap_or_default();
         let mut dropped = self.dropped(snapshot.window, query);
         let restricted_to = query.kept_to().cloned();
-        let complete =
-            snapshot.is_whole() && restricted_to.is_none() && gaps.is_empty() && dropped.is_empty();
+        let complete = snapshot.is_whole()
+            && restricted_to.is_none()
+            && missing.is_none()
+            && dropped.is_empty();
         let mut gaps_withheld = 0;
         if restricted_to.is_some() {
             // They name reporters whose records the reader may not see.
-            gaps_withheld = gaps.len() + std::mem::take(&mut gaps_more);
-            gaps.clear();
+            gaps_withheld = missing.told.len() + missing.more;
+            missing = GapsFound::default();
             dropped.clear();
         }
         Coverage {
-            gaps,
-            gaps_more,
+            gaps: missing.told,
+            gaps_more: missing.more,
+            silent: missing.silent,
+            silent_more: missing.silent_more,
             dropped,
             gaps_withheld,
             restricted_to,

@@ -270,11 +270,13 @@ pub(super) fn print_coverage(answer: &Value) {
             "parts of the index being made again",
         ),
         ("gaps", "gap", "gaps (palisade audit gaps)"),
+        (
+            "silent",
+            "reporter that has stopped sending",
+            "reporters that have stopped sending (palisade audit gaps)",
+        ),
     ] {
-        let more = match key {
-            "gaps" => number(answer, "gaps_more"),
-            _ => 0,
-        };
+        let more = number(answer, &format!("{key}_more"));
         match list(answer, key).len() + usize::try_from(more).unwrap_or(usize::MAX) {
             0 => {}
             n => lacks.push(count(n, one, many)),

@@ -217,13 +217,14 @@ impl AuditRole {
             ..LogOptions::new(config.trust_domain.clone())
         };
         let log = Log::open(&log, options, clock.clone()).map_err(|e| vec![refused(&e)])?;
-        let store = store_of(&log, &dir.join("index"), clock, BucketSpan::Day)
+        let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
+        let heard = Some(watch.clone());
+        let store = store_of(&log, &dir.join("index"), clock, BucketSpan::Day, heard)
             .map_err(|e| vec![unusable(&e.to_string())])?;
         let reporter = config.trust_domain.role(Role::Audit.as_str());
         let sink = LocalSink::new(log.clone(), reporter.clone(), clock.clone());
         let pdp = config.trust_domain.role(Role::Pdp.as_str());
         let kept = KeptPolicies::new(Policies::beside(&dir.join("log")), log.clone(), pdp);
-        let watch = Arc::new(Watch::new(log.clone(), clock.clone()));
         let reads = Reads::new(sink, reporter, config.demo, clock.clone());
         let mut lost = Vec::new();
         let parts = (&log, &watch, &reads);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::search::Key;
-use crate::{query::Window, row::Row};
+use crate::{query::Window, row::Row, watch::Silent};
 
 /// How many there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -17,7 +17,7 @@ pub enum Total {
     AtLeast(u64),
 }
 
-/// Most gaps that an answer names; more are counted.
+/// Most gaps, and most silent reporters, that an answer names; more are counted.
 pub const GAPS_TOLD_MAX: usize = 100;
 
 /// What an answer covers, and what it may lack.
@@ -46,6 +46,13 @@ pub struct Coverage {
     /// Records that may have been of that time, and were dropped because theirs was over.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub dropped: Vec<DroppedRecords>,
+    /// Reporters that have stopped sending: what they recorded of that time may be missing,
+    /// and nobody knows its numbers.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub silent: Vec<Silent>,
+    /// How many more such reporters there are.
+    #[serde(skip_serializing_if = "is_none")]
+    pub silent_more: usize,
     /// Gaps that are not told, because the reader may not see every record.
     #[serde(skip_serializing_if = "is_none")]
     pub gaps_withheld: usize,
@@ -81,16 +88,28 @@ pub struct DroppedRecords {
     pub until: String,
 }
 
-/// Gaps of a time.
+/// What may be missing of a time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GapsFound {
-    /// At most [`GAPS_TOLD_MAX`] of them.
+    /// At most [`GAPS_TOLD_MAX`] gaps.
     pub told: Vec<Gap>,
     /// How many more there are.
     pub more: usize,
+    /// At most [`GAPS_TOLD_MAX`] reporters that have stopped sending.
+    pub silent: Vec<Silent>,
+    /// How many more there are.
+    pub silent_more: usize,
 }
 
-/// Tells the gaps that overlap a window; the part that numbers streams knows.
+impl GapsFound {
+    /// Whether nothing is.
+    pub(super) fn is_none(&self) -> bool {
+        self.told.is_empty() && self.silent.is_empty()
+    }
+}
+
+/// Tells what may be missing of a window; the parts that number streams and hear reporters
+/// know.
 pub type Gaps = Arc<dyn Fn(Window) -> GapsFound + Send + Sync>;
 
 /// Where a page ended. Its text can be handed back in the next search.

@@ -214,6 +214,8 @@ impl<'a> Evidence<'a> {
         let of_reporters = |coverage: &mut Coverage| {
             coverage.gaps.clear();
             coverage.gaps_more = 0;
+            coverage.silent.clear();
+            coverage.silent_more = 0;
         };
         self.pages(query, &of_reporters, visit)
     }

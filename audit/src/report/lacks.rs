@@ -10,7 +10,10 @@
 
 use palisade_mesh::diagnostic::Diagnostic;
 
-use crate::index::{Coverage, DroppedRecords, Gap, StoreError};
+use crate::{
+    index::{Coverage, DroppedRecords, Gap, StoreError},
+    watch::Silent,
+};
 
 const WAITS: &str = "the index waits: ";
 const REMADE: (&str, &str) = ("the index of ", " is being made again");
@@ -19,6 +22,8 @@ const DROPPED: (&str, &str) = (
     " were dropped, because their time was over",
 );
 const GAP: (&str, &str) = ("records ", " have not arrived");
+const SILENT: (&str, &str) = ("nothing was heard of ", " since ");
+const MORE_SILENT: &str = " more reporters are silent";
 const MORE_GAPS: &str = " gaps more";
 /// What is in an archive that cannot be asked: at another moment it can.
 pub(super) const AWAY: &str = " records could not be read in the archive, see log integrity";
@@ -44,6 +49,10 @@ pub(super) fn of(coverage: &Coverage, unindexed: u64) -> Vec<String> {
     if coverage.gaps_more > 0 {
         lacks.push(format!("{}{MORE_GAPS}", coverage.gaps_more));
     }
+    lacks.extend(coverage.silent.iter().map(silent));
+    if coverage.silent_more > 0 {
+        lacks.push(format!("{}{MORE_SILENT}", coverage.silent_more));
+    }
     lacks.extend(coverage.dropped.iter().map(dropped));
     if unindexed > 0 {
         lacks.push(format!("{unindexed} {NOT_INDEXED}"));
@@ -59,6 +68,12 @@ fn gap(gap: &Gap) -> String {
         ..
     } = gap;
     format!("{}{first} to {last} of {reporter}{}", GAP.0, GAP.1)
+}
+
+fn silent(silent: &Silent) -> String {
+    let since = jiff::Timestamp::from_microsecond(silent.heard_us).unwrap_or_default();
+    let Silent { reporter, boot, .. } = silent;
+    format!("{}{reporter} (boot {boot}){}{since:.0}", SILENT.0, SILENT.1)
 }
 
 fn dropped(dropped: &DroppedRecords) -> String {
@@ -111,7 +126,7 @@ pub(super) fn compared(
     };
     for (lack, gap) in unsaid {
         let is_aside = match gap.map(|_| noticed.next() == Some(true)) {
-            None => more_gaps(lack).is_some() || lack.ends_with(AWAY),
+            None => more_gaps(lack).is_some() || is_of_moment(lack),
             Some(true) => {
                 let left = unnamed.and_then(|n: u64| n.checked_sub(1));
                 if left.is_some() {
@@ -162,6 +177,11 @@ pub(super) fn of_these_records(said: &[String], found: &[String]) -> Result<(), 
         return Err(unlike(&format!("at this moment: {away}")));
     }
     Ok(())
+}
+
+/// Whether it is only of the moment: what an archive does not give, and who is not heard.
+fn is_of_moment(lack: &str) -> bool {
+    lack.ends_with(AWAY) || lack.starts_with(SILENT.0) || lack.ends_with(MORE_SILENT)
 }
 
 /// How many records a lack says that cannot be read.
@@ -293,8 +313,14 @@ mod tests {
         };
         let (new, aside) = found(&[], &[&early, &late, "3 gaps more"]);
         assert_eq!((new, aside.len()), (vec![early.clone()], 2));
-        let away = format!("3{AWAY}");
-        assert_eq!(found(&[], &[&away]), (vec![], vec![away.clone()]));
+        let quiet = silent(&Silent {
+            reporter: "spiffe://acme.test/ns/shop/sa/web".into(),
+            boot: "1".into(),
+            heard_us: 0,
+        });
+        for of_moment in [format!("3{AWAY}"), quiet, format!("2{MORE_SILENT}")] {
+            assert_eq!(found(&[], &[&of_moment]), (vec![], vec![of_moment.clone()]));
+        }
         let other = missing(2, 2);
         for (counted, new) in [("1 gaps more", 1), ("2 gaps more", 0)] {
             let (said, now) = ([counted], [early.as_str(), other.as_str()]);

@@ -6,10 +6,11 @@ use palisade_audit::{
     index::{BucketSpan, GAPS_TOLD_MAX, Gap, GapsFound, Options, Store, StoreError},
     log::{Log, OpenGap},
     query::Window,
+    watch::{Silent, Watch},
 };
 use palisade_mesh::clock::Clock;
 
-/// The index of a log, kept in `dir`.
+/// The index of a log, kept in `dir`; with a `watch`, answers also say who is silent.
 ///
 /// # Errors
 /// When `dir` cannot be used.
@@ -18,6 +19,7 @@ pub(crate) fn store_of(
     dir: &Path,
     clock: &Clock,
     bucket: BucketSpan,
+    watch: Option<Arc<Watch>>,
 ) -> Result<Store, StoreError> {
     let of_gaps = log.clone();
     let options = Options {
@@ -25,12 +27,19 @@ pub(crate) fn store_of(
         ..Options::default()
     };
     let store = Store::open(Arc::new(log.clone()), dir, clock.clone(), options)?;
-    Ok(store.with_gaps(Arc::new(move |window| gaps_of(&of_gaps, window))))
+    Ok(store.with_gaps(Arc::new(move |window| {
+        let silent = watch.as_ref().map_or_else(Vec::new, |watch| watch.silent());
+        missing(&of_gaps, silent, window)
+    })))
 }
 
-/// The gaps whose records can be of this window: numbered after the boot of their
-/// reporter, missed before they were noticed.
-fn gaps_of(log: &Log, window: Window) -> GapsFound {
+/// What can be of this window and is not here: gaps whose records were numbered after the boot of
+/// their reporter and missed before they were noticed, and what reporters that were heard of last
+/// before it ended may have recorded since.
+fn missing(log: &Log, mut silent: Vec<Silent>, window: Window) -> GapsFound {
+    silent.retain(|silent| silent.heard_us < window.to_us);
+    let silent_more = silent.len().saturating_sub(GAPS_TOLD_MAX);
+    silent.truncate(GAPS_TOLD_MAX);
     let boot_us = |gap: &OpenGap| {
         i64::try_from(gap.stream.boot.timestamp_ms())
             .unwrap_or(i64::MAX)
@@ -49,6 +58,8 @@ fn gaps_of(log: &Log, window: Window) -> GapsFound {
     GapsFound {
         told: told.collect(),
         more: overlapping.count(),
+        silent,
+        silent_more,
     }
 }
 
@@ -94,7 +105,7 @@ mod tests {
             let (log, push) = (log.clone(), &push);
             async move {
                 push(2 * gaps).checkpointed().await.unwrap();
-                gaps_of(&log, window)
+                missing(&log, Vec::new(), window)
             }
         };
         for gaps in 1..100 {
@@ -104,5 +115,29 @@ mod tests {
         assert_eq!((all.told.len(), all.more), (GAPS_TOLD_MAX, 0));
         let most = found(101).await;
         assert_eq!((most.told.len(), most.more), (GAPS_TOLD_MAX, 1));
+    }
+
+    /// Of the time since each was heard, on both sides of it and of the limit.
+    #[test]
+    fn an_answer_about_what_came_since_names_who_is_silent() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = LogOptions::new(TrustDomain::parse("acme.test").unwrap());
+        let log = Log::open(dir.path(), options, Clock::system()).unwrap();
+        let silent: Vec<Silent> = (1..=101)
+            .map(|heard_us| Silent {
+                reporter: format!("spiffe://acme.test/web{heard_us}"),
+                boot: String::new(),
+                heard_us,
+            })
+            .collect();
+        let of = |to_us| {
+            let window = Window { from_us: 0, to_us };
+            let found = missing(&log, silent.clone(), window);
+            (found.silent.len(), found.silent_more)
+        };
+        assert_eq!(of(1), (0, 0));
+        assert_eq!(of(2), (1, 0));
+        assert_eq!(of(101), (GAPS_TOLD_MAX, 0));
+        assert_eq!(of(102), (GAPS_TOLD_MAX, 1));
     }
 }

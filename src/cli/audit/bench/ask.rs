@@ -86,7 +86,7 @@ pub(super) fn all(dir: &Path, records: u64) -> Result<Asked, Diagnostic> {
         .map_err(|e| wrong("the log cannot be read", &e))?;
     let index_dir = dir.join("index");
     let open = || -> Result<Store, StoreError> {
-        let store = store_of(&log, &index_dir, &clock, BucketSpan::Day)?;
+        let store = store_of(&log, &index_dir, &clock, BucketSpan::Day, None)?;
         block_on(store.flush())?;
         block_on(store.tidied_up())?;
         Ok(store)

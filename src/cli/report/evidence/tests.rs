@@ -37,7 +37,7 @@ impl Service {
         };
         let (clock, index) = (Clock::system(), tempfile::tempdir().unwrap());
         let log = Log::open(dir, options, clock.clone()).unwrap();
-        let store = store_of(&log, index.path(), &clock, BucketSpan::Month).unwrap();
+        let store = store_of(&log, index.path(), &clock, BucketSpan::Month, None).unwrap();
         Self {
             log,
             store,

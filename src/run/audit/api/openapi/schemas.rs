@@ -237,6 +237,7 @@ fn covering(own: &[(&str, &Value)]) -> Value {
         "description": "What the reader may see; then other records may match, and the answer is not complete.",
     });
     let dropped = list("Dropped");
+    let silent = list("Silent");
     object(
         &required,
         &[
@@ -244,6 +245,8 @@ fn covering(own: &[(&str, &Value)]) -> Value {
             ("gaps_more", &count),
             ("gaps_withheld", &count),
             ("restricted_to", &restricted),
+            ("silent", &silent),
+            ("silent_more", &count),
         ],
     )
 }
