@@ -58,6 +58,8 @@ fn recorded_decisions_are_made_again_under_the_revisions_that_they_name() {
     wait_for("the new revision", LIMIT, || {
         (mesh.get("/orders/42")? == 403).then_some(())
     });
+    // That one may have been allowed and judged again on its way; this one is denied.
+    assert_eq!(mesh.get("/orders/42"), Some(403));
     mesh.start("audit");
     wait_for("decisions under both revisions", LIMIT, || {
         let of = |query| Some(!home.rows(query)?.is_empty());

@@ -15,6 +15,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Output, Stdio},
+    sync::Mutex,
     thread,
     time::{Duration, Instant},
 };
@@ -42,13 +43,18 @@ pub const LIMIT: Duration = Duration::from_secs(60);
 /// Folders of one story: runtime sockets, state, working folder.
 pub struct Home {
     dir: tempfile::TempDir,
+    /// The search that had no complete answer last, and what was said instead.
+    wanting: Mutex<String>,
 }
 
 impl Home {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("run")).unwrap();
-        Self { dir }
+        Self {
+            dir,
+            wanting: Mutex::default(),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -99,19 +105,28 @@ impl Home {
     /// How many decisions the running mesh has recorded, once its index has seen
     /// every record that arrived; none while it cannot answer.
     pub fn decisions(&self) -> Option<u64> {
-        let args = ["audit", "search", "class:decision last:1h | count"];
-        let output = self.run(&[&args[..], &["-o", "json"]].concat());
-        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
-        (answer["complete"] == true && answer["behind"] == 0).then_some(())?;
+        let answer = self.complete(&["audit", "search", "class:decision last:1h | count"])?;
+        (answer["behind"] == 0).then_some(())?;
         answer["total"].as_u64()
     }
 
     /// Rows of a search, newest first; none while it cannot answer.
     pub fn rows(&self, query: &str) -> Option<Vec<Value>> {
-        let output = self.run(&["audit", "search", query, "-n", "10000", "-o", "json"]);
-        let answer: Value = serde_json::from_slice(&output.stdout).ok()?;
-        (answer["complete"] == true).then_some(())?;
+        let answer = self.complete(&["audit", "search", query, "-n", "10000"])?;
         Some(answer["rows"].as_array()?.clone())
+    }
+
+    /// A complete answer; none while there is none. What there is instead is told when the
+    /// story fails.
+    fn complete(&self, args: &[&str]) -> Option<Value> {
+        let output = self.run(&[args, &["-o", "json"]].concat());
+        let answer: Option<Value> = serde_json::from_slice(&output.stdout).ok();
+        let complete = answer.filter(|answer| answer["complete"] == true);
+        *self.wanting.lock().unwrap() = match complete {
+            Some(_) => String::new(),
+            None => format!("{args:?}: {}", said(&output)),
+        };
+        complete
     }
 
     /// Starts the binary in the background, with its output in `NAME.log`.
@@ -185,6 +200,15 @@ impl Running {
     /// What it has printed so far.
     pub fn printed(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let wanting = self.wanting.lock().unwrap();
+        if thread::panicking() && !wanting.is_empty() {
+            eprintln!("--- never complete: {wanting}");
+        }
     }
 }
 
