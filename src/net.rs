@@ -14,6 +14,7 @@ pub mod directory;
 pub mod door;
 #[cfg(feature = "full")]
 pub mod front;
+pub mod heads;
 pub mod identity;
 pub mod inherited;
 pub mod kill;

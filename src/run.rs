@@ -19,7 +19,6 @@ pub mod authority;
 #[cfg(feature = "full")]
 mod decisions;
 #[cfg(any(feature = "agent", feature = "proxy"))]
-mod heads;
 #[cfg(feature = "agent")]
 mod joining;
 mod keeping;

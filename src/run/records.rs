@@ -12,10 +12,10 @@ use palisade_mesh::{
 };
 use tokio::sync::Notify;
 
-use super::{Role, heads::SvidSigner, keeping, link::Source, unusable};
+use super::{Role, keeping, link::Source, unusable};
 use crate::{
     config::Config,
-    net::{directory::Whereabouts, tls},
+    net::{directory::Whereabouts, heads::SvidSigner, tls},
 };
 
 /// A sink as every role takes it.

@@ -39,6 +39,7 @@ pub struct Range {
 #[derive(Debug)]
 pub struct Told {
     boot: String,
+    worker: u64,
     first: u64,
     last: u64,
 }
@@ -90,7 +91,11 @@ impl Account {
             places,
             heads,
         } = Found::of(dir);
-        for gap in gaps {
+        let of_records = || {
+            gaps.iter()
+                .filter(|gap| gap.worker == u64::from(reporter::WORKER))
+        };
+        for gap in of_records() {
             let told = (gap.boot.clone(), gap.first)..=(gap.boot.clone(), gap.last);
             let there = places.range(told).next();
             assert_eq!(there, None, "told as missing, and in the log");
@@ -112,7 +117,7 @@ impl Account {
                     gap.boot == range.boot && (gap.first..=gap.last).contains(&sequence)
                 };
                 assert!(
-                    gaps.iter().any(of_gap),
+                    of_records().any(of_gap),
                     "record {n} was acknowledged, is not there and nobody says so: {range:?}, {gaps:?}"
                 );
                 lost += 1;
@@ -129,6 +134,7 @@ pub fn told(answer: &Value) -> Vec<Told> {
     open.filter(|gap| text(gap, "reporter") == reporter::id().to_string())
         .map(|gap| Told {
             boot: text(gap, "boot"),
+            worker: gap["worker"].as_u64().unwrap(),
             first: gap["first"].as_u64().unwrap(),
             last: gap["last"].as_u64().unwrap(),
         })
@@ -185,6 +191,8 @@ impl Found {
 impl Told {
     /// Whether it is of this stream of a report of `audit verify`.
     pub fn is_of(&self, stream: &Value) -> bool {
-        stream["reporter"] == reporter::id().to_string() && stream["boot"] == self.boot.as_str()
+        stream["reporter"] == reporter::id().to_string()
+            && stream["boot"] == self.boot.as_str()
+            && stream["worker"] == self.worker
     }
 }

@@ -8,12 +8,14 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread::JoinHandle,
     time::Duration,
 };
 
 use palisade::net::{
     directory::Whereabouts,
+    heads::SvidSigner,
     identity::{self, IdentityConfig},
     tls,
 };
@@ -110,20 +112,24 @@ impl Drop for Reporter {
     }
 }
 
-/// Files small enough that some are lost before others.
+/// Files small enough that some are lost before others, and heads often enough that each
+/// reporter, which lives for seconds, says some.
 pub fn options() -> SpoolOptions {
     SpoolOptions {
         file_bytes: 20_000,
+        heads_every: Duration::from_millis(250),
         ..SpoolOptions::default()
     }
 }
 
-/// Sends what is in the spool at `dir`, through `agent`'s identity, to `audit`.
-pub async fn uplink(spool: &std::sync::Arc<Spool>, agent: &Path, audit: &str) {
+/// Sends what is in `spool`, through `agent`'s identity, to `audit`; signs heads as a proxy
+/// does, so that what the last start had on disk is missed when nothing follows it.
+pub async fn uplink(spool: &Arc<Spool>, agent: &Path, audit: &str) {
     let api = IdentityConfig::WorkloadApi(format!("unix://{}", agent.display()));
     let identity = identity::acquire(&api, Some(id()), Clock::system())
         .await
         .unwrap();
+    spool.sign_heads(Arc::new(SvidSigner(identity.clone())));
     let place = Whereabouts::At(audit.parse().unwrap());
     let expected = TrustDomain::parse("demo.test").unwrap().role("audit");
     let connect = move || {

@@ -21,10 +21,10 @@ use palisade_mesh::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::super::{Role, heads::SvidSigner, unusable};
+use super::super::{Role, unusable};
 use crate::{
     config::{Config, ProxySection},
-    net::{directory::Whereabouts, tls},
+    net::{directory::Whereabouts, heads::SvidSigner, tls},
 };
 
 /// Most spools of one state folder: each upgrade that comes before the records of the

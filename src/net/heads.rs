@@ -4,7 +4,7 @@ use palisade_audit::heads::{HeadSignature, HeadSigner};
 use palisade_mesh::svid::{Identity, Signed};
 
 /// Signs with the SVID that is in force.
-pub(super) struct SvidSigner(pub(super) Identity);
+pub struct SvidSigner(pub Identity);
 
 impl HeadSigner for SvidSigner {
     fn sign(&self, message: &[u8]) -> Option<HeadSignature> {
