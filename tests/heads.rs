@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, digest};
 use palisade_audit::{
     ingest::Ingest,
     log::{Log, LogOptions},
@@ -531,11 +531,9 @@ fn fit(file: &Path) -> usize {
             .entry(worker)
             .or_insert_with(|| Context::new(&SHA256));
         for record in records {
-            let len = (record.len() as u32).to_le_bytes();
-            for part in [&len[..], &record] {
-                of_worker.update(part);
-                payload.extend_from_slice(part);
-            }
+            of_worker.update(digest(&SHA256, &record).as_ref());
+            payload.extend_from_slice(&(record.len() as u32).to_le_bytes());
+            payload.extend_from_slice(&record);
         }
         let len = (payload.len() as u32).to_le_bytes();
         let crc = crc32(&[&len[..], &payload].concat()).to_le_bytes();

@@ -5,18 +5,25 @@
 //! reporter's SVID. So a record that was withheld, altered or reordered between the
 //! reporter and the log is told from one that was never written, by the reporter's own
 //! word and long after; and a reporter that says nothing any more is missed.
+//!
+//! A head speaks of numbers, and is held against the records of these numbers ([`Order`]),
+//! whichever of them comes first: who can change the order in which they arrive gains nothing.
 
 use aws_lc_rs::digest::{Context, SHA256};
 use palisade_mesh::wire::record::Head;
 
-use crate::{buffer::Chunk, envelope::attested};
+use crate::{buffer::Chunk, envelope::attested, merkle::sha256};
 
 mod certified;
+mod checks;
+mod order;
 mod signed;
 
 pub(crate) use certified::Certified;
+pub(crate) use checks::Checks;
+pub(crate) use order::{Order, Stretch};
 pub use signed::STREAMS_MAX;
-pub(crate) use signed::{CERTIFICATES_EVERY, Signatory, Signature, Signer, Statement};
+pub(crate) use signed::{CERTIFICATES_EVERY, Place, Signature, Signer, Statement};
 
 /// Signs with the SVID of a reporter.
 pub trait HeadSigner: Send + Sync {
@@ -26,11 +33,12 @@ pub trait HeadSigner: Send + Sync {
 
 /// Knows the trust bundle of the mesh.
 pub trait Roots: Send + Sync {
-    /// Whether a chain of DER certificates, leaf first, rests on it now; else why not.
+    /// Whether a chain of DER certificates, leaf first, rests on it at `at_s`, seconds since
+    /// the Unix epoch; else why not.
     ///
     /// # Errors
     /// In words.
-    fn hold(&self, chain: &[Vec<u8>]) -> Result<(), String>;
+    fn hold(&self, chain: &[Vec<u8>], at_s: i64) -> Result<(), String>;
 }
 
 /// A signature with an SVID.
@@ -44,14 +52,12 @@ pub struct HeadSignature {
     pub certificates: Vec<Vec<u8>>,
 }
 
-/// The records of a stream since its last head, as far as they came in order.
+/// The records of a stream since its last head, at the reporter.
 pub(crate) struct Running {
     /// Number of the first that the next head is about.
     first: u64,
-    /// Number of the record that is expected.
+    /// Number of the record that follows.
     next: u64,
-    /// Whether every record from `first` on came when it was expected.
-    whole: bool,
     digest: Context,
 }
 
@@ -66,77 +72,36 @@ impl Running {
         Self {
             first,
             next: first,
-            whole: true,
             digest: Context::new(&SHA256),
         }
     }
 
-    /// Of a stream whose beginning was not seen.
-    #[cfg(feature = "index")]
-    pub(crate) fn unknown() -> Self {
-        Self {
-            whole: false,
-            ..Self::default()
-        }
-    }
-
-    /// Takes in the record that is numbered `sequence`, as the log has it.
-    pub(crate) fn take(&mut self, sequence: u64, record: &[u8]) {
-        self.whole &= sequence == self.next;
-        if self.whole {
-            self.update(record);
-        }
-        self.next = self.next.max(sequence.saturating_add(1));
-    }
-
-    /// Passes over the record that is numbered `sequence`, of which it is only known that
-    /// it came: the next head cannot be compared.
-    pub(crate) fn pass(&mut self, sequence: u64) {
-        self.whole = false;
-        self.next = self.next.max(sequence.saturating_add(1));
-    }
-
     /// Takes in the records of a chunk. What goes beside them is not in the log.
     pub(crate) fn take_chunk(&mut self, chunk: &Chunk) {
-        self.whole &= chunk.first_sequence == self.next;
         for record in chunk.records() {
-            self.update(attested(&record));
+            self.take(attested(&record));
         }
-        self.next = chunk.last_sequence() + 1;
     }
 
-    fn update(&mut self, record: &[u8]) {
-        self.digest.update(&(record.len() as u32).to_le_bytes());
-        self.digest.update(record);
+    /// Takes in the record that follows, as the log has it.
+    pub(crate) fn take(&mut self, record: &[u8]) {
+        self.digest.update(&sha256(record));
+        self.next += 1;
     }
 
-    /// The head of what came in; the next one is about what follows.
-    pub(crate) fn head(&mut self, worker: u32) -> Head {
-        let past = std::mem::replace(self, Self::from(self.next));
+    /// The head of what came in since the last one was said.
+    pub(crate) fn head(&self, worker: u32) -> Head {
         Head {
             worker,
-            first_sequence: past.first,
-            last_sequence: past.next - 1,
-            digest: past.digest.finish().as_ref().to_vec(),
+            first_sequence: self.first,
+            last_sequence: self.next - 1,
+            digest: self.digest.clone().finish().as_ref().to_vec(),
         }
     }
 
-    /// Whether `head` is about other records than those that came in, in which case
-    /// some of them were changed; what is not known to be so is not said.
-    pub(crate) fn contradicts(&mut self, head: &Head) -> bool {
-        let next = head.last_sequence.saturating_add(1);
-        let same = self.whole && self.first == head.first_sequence && self.next == next;
-        let past = std::mem::replace(self, Self::from(next.max(self.next)));
-        // What came beyond the head is not in the digest that begins here.
-        self.whole = past.next <= next;
-        same && past.digest.finish().as_ref() != head.digest
-    }
-
-    /// Whether the record that is numbered `sequence` is the one that follows, with nothing
-    /// missing since the last head.
-    #[cfg(feature = "index")]
-    pub(crate) fn is_followed_by(&self, sequence: u64) -> bool {
-        self.whole && self.next == sequence
+    /// That head was signed; the next one is about what follows.
+    pub(crate) fn said(&mut self) {
+        *self = Self::from(self.next);
     }
 }
 
@@ -153,32 +118,6 @@ mod tests {
         privacy::{Handling, Personal, Rules},
         stream::StreamKey,
     };
-
-    fn heads_of(records: &[&[u8]]) -> Head {
-        let mut running = Running::default();
-        for (n, record) in (1..).zip(records) {
-            running.take(n, record);
-        }
-        running.head(0)
-    }
-
-    #[test]
-    fn a_changed_or_reordered_record_contradicts_the_head() {
-        let head = heads_of(&[b"one", b"two"]);
-        let check = |records: &[(u64, &[u8])], contradicts| {
-            let mut running = Running::default();
-            for (sequence, record) in records {
-                running.take(*sequence, record);
-            }
-            assert_eq!(running.contradicts(&head), contradicts, "{records:?}");
-        };
-        check(&[(1, b"one"), (2, b"two")], false);
-        check(&[(1, b"one"), (2, b"twO")], true);
-        check(&[(1, b"two"), (2, b"one")], true);
-        // Missing is not changed, and what came out of order is not judged.
-        check(&[(1, b"one")], false);
-        check(&[(2, b"two"), (1, b"one")], false);
-    }
 
     /// What goes beside records is in no head: the log, which has none of it, agrees.
     #[test]
@@ -209,32 +148,35 @@ mod tests {
         let mut sender = Running::default();
         sender.take_chunk(&chunk);
         let head = sender.head(0);
-        let mut log = Running::default();
-        let mut with_values = Running::default();
-        for (n, record) in (1..).zip(chunk.records()) {
-            assert!(attested(&record).len() < record.len());
-            log.take(n, attested(&record));
-            with_values.take(n, &record);
-        }
-        assert!(!log.contradicts(&head));
-        assert!(with_values.contradicts(&head));
+        let contradicted = |with_values: bool| {
+            let mut log = Order::new(16);
+            let stream = log.open();
+            for (n, record) in (1..).zip(chunk.records()) {
+                assert!(attested(&record).len() < record.len());
+                let record = match with_values {
+                    true => &record,
+                    false => attested(&record),
+                };
+                assert_eq!(log.take(stream, n, record), None);
+            }
+            log.head(stream, &head, 9).is_some()
+        };
+        assert!(!contradicted(false));
+        assert!(contradicted(true));
     }
 
+    /// A head that could not be signed takes nothing from the next one.
     #[test]
-    fn a_head_after_a_gap_is_judged_again() {
+    fn what_was_not_signed_is_in_the_next_head() {
         let mut sender = Running::default();
-        sender.take(1, b"one");
-        let first = sender.head(0);
-        sender.take(2, b"two");
-        let second = sender.head(0);
-        sender.take(3, b"three");
-        let third = sender.head(0);
-        let mut log = Running::default();
-        // Record 1 never arrives.
-        assert!(!log.contradicts(&first));
-        log.take(2, b"two");
-        assert!(!log.contradicts(&second));
-        log.take(3, b"changed");
-        assert!(log.contradicts(&third));
+        sender.take(b"one");
+        let unsigned = sender.head(0);
+        sender.take(b"two");
+        let head = sender.head(0);
+        assert_eq!((head.first_sequence, head.last_sequence), (1, 2));
+        assert_ne!(unsigned.digest, head.digest);
+        sender.said();
+        let next = sender.head(0);
+        assert_eq!((next.first_sequence, next.last_sequence), (3, 2));
     }
 }

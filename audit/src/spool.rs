@@ -185,6 +185,7 @@ pub struct Spool {
     commands: mpsc::SyncSender<Command>,
     thread: Mutex<Option<JoinHandle<()>>>,
     workers: Mutex<BTreeSet<u32>>,
+    has_left: bool,
 }
 
 /// What workers, the writing thread and the uplink share.
@@ -204,6 +205,8 @@ struct Shared {
     ended: AtomicBool,
     failing: AtomicBool,
     queue: Mutex<Queue>,
+    // How far the streams are on disk, and the log is not known to be.
+    reached: Mutex<Reached>,
     // Moves on whenever records became durable, were acknowledged, or all ended.
     moved: watch::Sender<u64>,
     // As of the last look.
@@ -263,11 +266,14 @@ impl Spool {
             .ok_or_else(|| SpoolError::Locked(dir.into()))?;
         let markers = Markers::open(dir).map_err(failed)?;
         let left = Left::load(dir, &reporter, &markers).map_err(failed)?;
+        let boot = new_ulid(&clock);
+        let reached = Reached::load(dir, &reporter, boot, left.queue.reached());
+        let has_left = !reached.told().is_empty();
         let shared = Arc::new(Shared {
             _lock: lock,
             dir: dir.into(),
             reporter,
-            boot: new_ulid(&clock),
+            boot,
             options,
             clock,
             markers,
@@ -276,6 +282,7 @@ impl Spool {
             ended: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             queue: Mutex::new(left.queue),
+            reached: Mutex::new(reached),
             moved: watch::Sender::new(0),
             room: AtomicU8::new(Room::Enough.to_u8()),
             dead: AtomicBool::new(false),
@@ -297,8 +304,7 @@ impl Spool {
             shared.found_damaged(told);
         }
         let (commands, received) = mpsc::sync_channel(QUEUE_CHUNKS);
-        let reached = Reached::load(dir, &shared.reporter, shared.boot, shared.queue().reached());
-        let writer = Writer::new(shared.clone(), received, reached);
+        let writer = Writer::new(shared.clone(), received);
         let thread = std::thread::Builder::new()
             .name("spool".into())
             .spawn(move || {
@@ -313,7 +319,14 @@ impl Spool {
             commands,
             thread: Mutex::new(Some(thread)),
             workers: Mutex::new(BTreeSet::new()),
+            has_left,
         }))
+    }
+
+    /// Whether starts before this one had records that the log was not known to have. They are
+    /// sent as far as they are here, and told of in signed heads.
+    pub fn has_left(&self) -> bool {
+        self.has_left
     }
 
     /// The ULID of this start.
@@ -468,6 +481,19 @@ impl std::fmt::Debug for Spool {
 impl Shared {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reached(&self) -> MutexGuard<'_, Reached> {
+        self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers how far the streams are, and forgets what the log has, or has heard of.
+    fn remember(&self, sync: files::Sync) {
+        let mut reached = self.reached();
+        let queue = self.queue();
+        reached.deliver(|boot, worker| queue.done(boot, worker));
+        drop(queue);
+        reached.save(sync);
     }
 
     fn is_closed(&self) -> bool {

@@ -16,6 +16,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+mod gaps;
 mod table;
 
 pub(crate) use table::{Streams, Undo};
@@ -27,9 +28,15 @@ pub const SEQUENCE_MAX: u64 = i64::MAX as u64;
 /// more is refused.
 pub const GAPS_MAX: usize = 1024;
 
-/// Most of them in all streams of one reporter; a batch that would open more is refused,
-/// and a head that would promises nothing.
-pub const GAPS_PER_REPORTER_MAX: usize = 4096;
+/// Most of them in all streams of one start of a reporter; a batch that would open more is
+/// refused, and a head that would promises nothing.
+pub const GAPS_PER_BOOT_MAX: usize = 4096;
+
+/// Most of them in all streams of one reporter: replicas of a service have one name.
+pub const GAPS_PER_REPORTER_MAX: usize = 16 * 1024;
+
+/// How many a start may have whatever others of its name have.
+pub const GAPS_PER_BOOT_KEPT: usize = 64;
 
 /// Most streams known per reporter; more are refused.
 pub const STREAMS_PER_REPORTER_MAX: usize = 16 * 1024;
@@ -205,6 +212,13 @@ impl Position {
         sequence < self.next && !is_missing
     }
 
+    /// Whether all numbers from `first` to `last` were observed.
+    pub(crate) fn has_all(&self, first: u64, last: u64) -> bool {
+        let at = self.missing.partition_point(|range| range.to < first);
+        let lacks = self.missing.get(at).is_some_and(|r| r.from <= last);
+        last < self.next && !lacks
+    }
+
     /// Notes the arrival of `sequence`, between 1 and [`SEQUENCE_MAX`].
     pub(crate) fn observe(&mut self, sequence: u64) -> Seen {
         if sequence == self.next {
@@ -320,6 +334,10 @@ mod tests {
                     position.missing.iter().flat_map(|r| r.from..=r.to).collect();
                 prop_assert_eq!(ours, missing);
                 prop_assert!(position.missing.iter().all(|r| r.from <= r.to));
+                for (first, last) in [(1, 5), (sequence, sequence + 2), (20, 20)] {
+                    let all = (first..=last).all(|n| seen.contains(&n));
+                    prop_assert_eq!(position.has_all(first, last), all);
+                }
             }
         }
     }

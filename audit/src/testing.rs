@@ -229,12 +229,13 @@ impl HeadSigner for TestSigner {
     }
 }
 
-/// A start of [`REPORTER`] that numbers records, and signs heads in a stream of its own.
+/// A start of a reporter, mostly [`REPORTER`], that numbers records, and signs heads in a stream of its own.
 pub(crate) struct Speaker {
     pub(crate) signer: TestSigner,
     pub(crate) boot: Ulid,
     /// The start before it.
     pub(crate) previous: Option<Ulid>,
+    reporter: SpiffeId,
     streams: BTreeMap<u32, (u64, Running)>,
     known: Option<Hash>,
 }
@@ -244,10 +245,16 @@ impl Speaker {
     pub(crate) const OWN: u32 = u32::MAX - 1;
 
     pub(crate) fn new(boot: u64) -> Self {
+        Self::of(REPORTER, boot)
+    }
+
+    /// One of another reporter.
+    pub(crate) fn of(reporter: &str, boot: u64) -> Self {
         Self {
-            signer: TestSigner::new(REPORTER, boot),
+            signer: TestSigner::new(reporter, boot),
             boot: Ulid::from_parts(boot, 0),
             previous: None,
+            reporter: SpiffeId::parse(reporter).unwrap(),
             streams: BTreeMap::new(),
             known: None,
         }
@@ -255,7 +262,7 @@ impl Speaker {
 
     pub(crate) fn stream(&self, worker: u32) -> StreamKey {
         StreamKey {
-            reporter: reporter(),
+            reporter: self.reporter.clone(),
             boot: self.boot,
             worker,
         }
@@ -267,7 +274,7 @@ impl Speaker {
         let record = record.encode_to_vec();
         let (last, running) = self.streams.entry(worker).or_default();
         *last += 1;
-        running.take(*last, &record);
+        running.take(&record);
         Pending {
             stream,
             sequence: *last,
@@ -293,13 +300,20 @@ impl Speaker {
         before: impl FnOnce(&mut Heads),
         after: impl FnOnce(&mut StreamHeads),
     ) -> Pending {
+        let own = self.streams.get(&Self::OWN).map_or(0, |(last, _)| *last);
         let streams = self.streams.iter_mut();
-        let streams = streams.map(|(worker, (_, running))| running.head(*worker));
+        let streams = streams.map(|(worker, (_, running))| {
+            let head = running.head(*worker);
+            running.said();
+            head
+        });
         let mut heads = Heads {
-            reporter: REPORTER.into(),
+            reporter: self.reporter.to_string(),
             boot: self.boot.to_bytes().to_vec(),
             previous_boot: self.previous.map_or(Vec::new(), |b| b.to_bytes().to_vec()),
             streams: streams.collect(),
+            worker: Self::OWN,
+            sequence: own + 1,
             ..Heads::default()
         };
         before(&mut heads);

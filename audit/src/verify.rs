@@ -20,6 +20,7 @@ mod certificates;
 mod earlier;
 mod pass;
 mod report;
+mod signers;
 mod stored;
 mod streams;
 

@@ -465,6 +465,13 @@ fn print_certificates(report: &Value) {
         let issued = count(unknown, "certificate issued", "certificates issued");
         line(&format!("  {issued} of which records may be among those"));
     }
+    let unrecorded = certificates.and_then(|c| c.get("unrecorded"));
+    if let Some(unrecorded @ 1..) = unrecorded.and_then(Value::as_u64) {
+        let heads = count(unrecorded, "signed head rests", "signed heads rest");
+        line(&format!(
+            "  {heads} on certificates whose issue is not in the log"
+        ));
+    }
 }
 
 /// What is wrong, by the kinds of what was found: what was not read is not known to be damaged.

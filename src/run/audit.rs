@@ -294,7 +294,6 @@ impl AuditRole {
         let records = sink.open(witnesses::OWN_WORKER);
         self.watch.trust(Arc::new(roots::Bundled {
             identity: identity.clone(),
-            clock: self.clock.clone(),
         }));
         let followed = facts::follow(self.watch.clone(), self.log.clone());
         tokio::spawn(stop.clone().run_until_cancelled_owned(followed));

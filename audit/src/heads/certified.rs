@@ -4,8 +4,8 @@ use palisade_mesh::spiffe_id::SpiffeId;
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
-use super::{Signature, Statement};
-use crate::stream::StreamKey;
+use super::{Place, Signature, Statement};
+use crate::{merkle::sha256, stream::StreamKey};
 
 /// Most boots whose certificate is remembered; those heard longest ago are forgotten, until
 /// they send it again.
@@ -48,11 +48,13 @@ impl Certified {
         }
     }
 
-    /// Checks who has signed a statement that came in `stream`.
-    pub(crate) fn check(&self, statement: &Statement, stream: &StreamKey) -> Signature {
-        let known = self.boots.get(&(stream.reporter.clone(), stream.boot));
-        let leaf = known.map_or(&[][..], |known| known.leaf.as_slice());
-        statement.check(stream, leaf)
+    /// Checks who has signed a statement that came in the record `at`.
+    pub(crate) fn check(&self, statement: &Statement, at: Place<'_>) -> Signature {
+        statement.check(at, |digest| {
+            let boot = (at.stream.reporter.clone(), at.stream.boot);
+            let leaf = self.boots.get(&boot)?.leaf.as_slice();
+            (sha256(leaf).as_slice() == digest).then_some(leaf)
+        })
     }
 
     fn make_room(&mut self) {
@@ -78,7 +80,11 @@ mod tests {
         let mut web = Speaker::new(1);
         let (with, without) = (web.statement(), web.statement());
         let holds = |certified: &Certified, of: &StreamKey| {
-            matches!(certified.check(&without, of), Signature::Holds(_))
+            let at = Place {
+                stream: of,
+                sequence: 2,
+            };
+            matches!(certified.check(&without, at), Signature::Holds(_))
         };
         let own = web.stream(Speaker::OWN);
         certified.remember(&with, &own);

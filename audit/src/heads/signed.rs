@@ -1,9 +1,10 @@
 //! Who has signed heads, and what becomes of those that nobody has.
 //!
 //! Heads count for something only where the reporter has signed them: as a promise, as a
-//! digest of records, as a sign of life. Their certificate comes with the first heads of a
-//! boot and again later; heads whose certificate is not known are believed in nothing, and
-//! they are excused only where the record that had it can be one that is not here.
+//! digest of records, as a sign of life. They name the record that carries them, so that a
+//! copy elsewhere says nothing. Their certificate comes with the first heads of a boot and again
+//! later; heads whose certificate is not known are believed in nothing, and they are excused
+//! only where the record that had it is one that is not here.
 
 use std::collections::BTreeSet;
 
@@ -22,13 +23,22 @@ use crate::{
 };
 
 /// What the signed bytes begin with.
-const PREFIX: &[u8] = b"palisade stream heads v1\n";
+const PREFIX: &[u8] = b"palisade stream heads v2\n";
 
 /// Heads after which the certificates are sent again: a log that begins anew needs them.
 pub(crate) const CERTIFICATES_EVERY: u32 = 30;
 
 /// Most streams that one record of heads may be about; what is said of more says nothing.
 pub const STREAMS_MAX: usize = 2048;
+
+/// The record that carries heads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place<'a> {
+    /// In which stream.
+    pub(crate) stream: &'a StreamKey,
+    /// Its number there.
+    pub(crate) sequence: u64,
+}
 
 /// Signed heads, as a record has them.
 pub(crate) struct Statement {
@@ -75,32 +85,42 @@ impl Statement {
         Some((signed, leaf))
     }
 
-    /// Checks who has signed: with the certificate that comes with it, or with `leaf`, the one
-    /// that the boot used last.
-    pub(crate) fn check(&self, stream: &StreamKey, leaf: &[u8]) -> Signature {
+    /// Checks who has signed, with the certificate that comes with it or one that is `known`
+    /// by its digest. It came in the record `at`.
+    pub(crate) fn check<'c>(
+        &self,
+        at: Place<'_>,
+        known: impl FnOnce(&[u8]) -> Option<&'c [u8]>,
+    ) -> Signature {
         let Self { signed, heads } = self;
+        let stream = at.stream;
         if heads.streams.len() + heads.earlier.len() > STREAMS_MAX {
             return Signature::Wrong("it is about too many streams");
         }
-        let sent = signed.certificates.first();
-        let by = sent.map_or(leaf, Vec::as_slice);
+        let sent = signed.certificates.first().map(Vec::as_slice);
+        let Some(by) = sent.or_else(|| known(&signed.certificate)) else {
+            return Signature::Unknown;
+        };
         let certificate = sha256(by);
         if certificate.as_slice() != signed.certificate {
-            return match sent {
-                Some(_) => Signature::Wrong("its certificate is not the one that it names"),
-                None => Signature::Unknown,
-            };
+            return Signature::Wrong("its certificate is not the one that it names");
         }
         let scheme = u16::try_from(signed.scheme).unwrap_or_default();
         let peer = verify_signed(by, scheme, &message(&signed.heads), &signed.signature);
         let about = heads.reporter == stream.reporter.as_str()
             && heads.boot.as_slice() == stream.boot.to_bytes();
+        let here = (heads.worker, heads.sequence) == (stream.worker, at.sequence);
+        let made_s = heads.time_us.div_euclid(1_000_000);
         match peer {
             Err(_) => Signature::Wrong("the signature is not by the certificate"),
             Ok(peer) if peer.id != stream.reporter => {
                 Signature::Wrong("the certificate is somebody else's")
             }
             Ok(_) if !about => Signature::Wrong("it is about other streams than its own"),
+            Ok(_) if !here => Signature::Wrong("it was signed for another record"),
+            Ok(peer) if peer.not_after_s < made_s => {
+                Signature::Wrong("its certificate had ended when it was signed")
+            }
             Ok(peer) => Signature::Holds(Signer { peer, certificate }),
         }
     }
@@ -109,6 +129,12 @@ impl Statement {
     pub(crate) fn certificate(&self) -> Option<&[u8]> {
         let sent = self.signed.certificates.first()?;
         (sha256(sent).as_slice() == self.signed.certificate).then_some(sent)
+    }
+
+    /// Bytes that it takes to keep it.
+    pub(crate) fn len(&self) -> usize {
+        let certificates = self.signed.certificates.iter().map(Vec::len);
+        2 * self.signed.heads.len() + certificates.sum::<usize>()
     }
 
     /// The certificates that come with it, leaf first.
@@ -171,60 +197,6 @@ pub(crate) enum Signature {
     Unknown,
     /// The reporter has not signed it.
     Wrong(&'static str),
-}
-
-/// Who signs for a boot, as far as that is known.
-#[derive(Debug, Default)]
-pub(crate) struct Signatory {
-    /// The certificate that it signed with last; empty before the first.
-    leaf: Vec<u8>,
-    /// Heads in a row whose certificate is not known.
-    unknown: u32,
-    /// Whether the certificate can have come with a record that is not here.
-    excused: bool,
-}
-
-impl Signatory {
-    /// Whether a certificate of the boot is known.
-    pub(crate) fn is_known(&self) -> bool {
-        !self.leaf.is_empty()
-    }
-
-    /// Some records that are not here were passed over: its certificates can be among them.
-    pub(crate) fn passed_over(&mut self) {
-        self.unknown = 0;
-        self.excused = true;
-    }
-
-    /// Judges the heads of its boot that a record in `stream` has; `whole` says that nothing
-    /// is missing before it there. A certificate that is not known is excused where one can
-    /// be missing, until it must have been sent again.
-    pub(crate) fn judge(
-        &mut self,
-        statement: &Statement,
-        stream: &StreamKey,
-        whole: bool,
-    ) -> Signature {
-        let found = statement.check(stream, &self.leaf);
-        match found {
-            Signature::Holds(_) => {
-                if let Some(sent) = statement.signed.certificates.first() {
-                    self.leaf.clone_from(sent);
-                }
-                self.unknown = 0;
-                self.excused = false;
-            }
-            Signature::Unknown => {
-                self.unknown = self.unknown.saturating_add(1);
-                self.excused |= !whole;
-                if !self.excused || self.unknown > CERTIFICATES_EVERY {
-                    return Signature::Wrong("the certificate that it names was never sent");
-                }
-            }
-            Signature::Wrong(_) => {}
-        }
-        found
-    }
 }
 
 fn ulid(bytes: &[u8]) -> Option<Ulid> {

@@ -10,7 +10,7 @@ use std::{
 use palisade_mesh::wire::record::{Head, Heads, Reached, StreamHeads};
 use ulid::Ulid;
 
-use super::Shared;
+use super::{OWN_WORKER, Shared};
 use crate::{
     buffer::Chunk,
     files,
@@ -35,6 +35,8 @@ pub(super) struct Attest {
     known: Option<[u8; 32]>,
     /// Connections to the log when it was sent: who follows the log may begin anew with one.
     connections: u64,
+    /// It is remembered that this boot has begun.
+    begun: bool,
     previous: Option<Ulid>,
 }
 
@@ -47,6 +49,7 @@ impl Attest {
             told: 0,
             known: None,
             connections: 0,
+            begun: false,
             previous: None,
         }
     }
@@ -70,22 +73,24 @@ impl Attest {
     }
 
     /// The signed heads of all streams, in as many records as they need, with what `earlier`
-    /// starts left; none when nobody signs. A first word is said by a boot that has nothing
-    /// else to say, too.
+    /// starts left; none when nobody signs, and then the next ones are about all of it. They
+    /// go into the records of the spool's own stream from the number `next` on. A first word
+    /// is said by a boot that has nothing else to say, too.
     pub(super) fn sign(
         &mut self,
         shared: &Shared,
         earlier: Vec<Reached>,
         last: bool,
+        next: u64,
     ) -> Vec<StreamHeads> {
         let Some(signer) = shared.signer.get() else {
             return Vec::new();
         };
-        if self.told == 0 {
+        if !std::mem::replace(&mut self.begun, true) {
             self.begin(shared);
         }
         // Its own stream, which has the greatest number, first: the others' records follow.
-        let streams = self.streams.iter_mut().rev();
+        let streams = self.streams.iter().rev();
         let streams: Vec<Head> = streams
             .map(|(worker, running)| running.head(*worker))
             .collect();
@@ -102,12 +107,15 @@ impl Attest {
             time_us: shared.clock.now_us(),
             earlier,
             last,
+            worker: OWN_WORKER,
+            sequence: next,
             ..Heads::default()
         };
         let Some(signed) = self.sign_each(heads, &streams, signer.as_ref()) else {
             return Vec::new();
         };
         self.told = self.told.wrapping_add(1);
+        self.streams.values_mut().for_each(Running::said);
         for worker in std::mem::take(&mut self.ended) {
             self.streams.remove(&worker);
         }
@@ -125,6 +133,7 @@ impl Attest {
         let more = parts.len().saturating_sub(1);
         let parts = parts.chain(streams.is_empty().then_some(streams));
         let mut signed = Vec::new();
+        let mut known = self.known;
         for (n, streams) in parts.enumerate() {
             let part = Heads {
                 streams: streams.to_vec(),
@@ -133,10 +142,12 @@ impl Attest {
             };
             // The first alone has it.
             heads.earlier.clear();
-            let (record, leaf) = Statement::sign(&part, signer, self.known)?;
-            self.known = Some(leaf);
+            heads.sequence += 1;
+            let (record, leaf) = Statement::sign(&part, signer, known)?;
+            known = Some(leaf);
             signed.push(record);
         }
+        self.known = known;
         Some(signed)
     }
 

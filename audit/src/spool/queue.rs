@@ -32,6 +32,8 @@ pub(super) const DAMAGED_MAX: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Queue {
     files: VecDeque<SpoolFile>,
+    /// Of this start, and of those whose files it found, for as long as it runs: what was
+    /// delivered is known when the files are gone.
     streams: FxHashMap<(Ulid, u32), Position>,
     next_id: u64,
 }
@@ -404,10 +406,6 @@ impl Queue {
         {
             tracing::warn!(%error, "damaged spool files cannot be looked through");
         }
-        let files = &self.files;
-        self.streams.retain(|(boot, _), position| {
-            position.checkpointed < position.durable || files.iter().any(|file| file.boot == *boot)
-        });
         bytes
     }
 

@@ -2,6 +2,7 @@
 //!
 //! What a start that was killed left here can be taken away before the log has it. So the
 //! next one says how far that was, in its signed heads, and what does not come is missed.
+//! What the log is known to have is not said: another log, which never had it, would miss it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,6 +13,7 @@ use std::{
 use palisade_mesh::{spiffe_id::SpiffeId, wire::record::Reached as Told};
 use ulid::Ulid;
 
+use super::OWN_WORKER;
 use crate::files;
 
 /// The file: a line with the reporter, and one for each stream with boot, worker and number.
@@ -23,15 +25,17 @@ pub(super) const STARTS_MAX: usize = 8;
 /// Most of their streams in all, the newest starts first.
 pub(super) const STREAMS_MAX: usize = 512;
 
-/// Numbers of the last durable records.
+/// Numbers of the last durable records that the log is not known to have.
 pub(super) struct Reached {
     path: PathBuf,
     reporter: SpiffeId,
     boot: Ulid,
     own: BTreeMap<u32, u64>,
     earlier: BTreeMap<(Ulid, u32), u64>,
-    /// It is otherwise in the file.
-    is_new: bool,
+    /// Number of the first signed heads of this start, in the spool's own stream.
+    introduced: Option<u64>,
+    /// What is in the file, as far as we wrote it.
+    saved: String,
 }
 
 impl Reached {
@@ -70,13 +74,29 @@ impl Reached {
             boot,
             own: BTreeMap::new(),
             earlier: kept,
-            is_new: false,
+            introduced: None,
+            saved: String::new(),
         }
     }
 
     /// Notes that the records of a worker are durable up to this one.
     pub(super) fn note(&mut self, worker: u32, last: u64) {
-        self.is_new |= self.own.insert(worker, last) != Some(last);
+        self.own.insert(worker, last);
+    }
+
+    /// Heads that tell of the earlier starts have this number.
+    pub(super) fn tell(&mut self, number: u64) {
+        self.introduced.get_or_insert(number);
+    }
+
+    /// Forgets the streams that the log has, and the earlier ones when it has heard of them;
+    /// `done` says how far it is known to have each.
+    pub(super) fn deliver(&mut self, done: impl Fn(Ulid, u32) -> u64) {
+        let boot = self.boot;
+        let heard = self.introduced.is_some_and(|n| done(boot, OWN_WORKER) >= n);
+        self.own.retain(|worker, last| done(boot, *worker) < *last);
+        self.earlier
+            .retain(|(boot, worker), last| !heard && done(*boot, *worker) < *last);
     }
 
     /// What there is to tell of earlier starts.
@@ -91,18 +111,9 @@ impl Reached {
             .collect()
     }
 
-    /// The log has heard of the earlier starts.
-    pub(super) fn heard(&mut self) {
-        self.is_new |= !self.earlier.is_empty();
-        self.earlier.clear();
-    }
-
-    /// Writes the file, if there is something new. It survives the process, and a power cut
-    /// as far as the spool's files themselves tell it then.
-    pub(super) fn save(&mut self) {
-        if !self.is_new {
-            return;
-        }
+    /// Writes the file, if there is something new. It survives the process, and what is
+    /// written with [`files::Sync::Yes`] a power cut.
+    pub(super) fn save(&mut self, sync: files::Sync) {
         let own = self.own.iter().map(|(w, last)| ((self.boot, *w), *last));
         let earlier = self.earlier.iter().map(|(stream, last)| (*stream, *last));
         let lines = earlier.chain(own);
@@ -110,8 +121,11 @@ impl Reached {
         let text: String = std::iter::once(format!("{}\n", self.reporter))
             .chain(lines)
             .collect();
-        match files::replace(&self.path, text.as_bytes(), files::Sync::No) {
-            Ok(()) => self.is_new = false,
+        if text == self.saved && sync == files::Sync::No {
+            return;
+        }
+        match files::replace(&self.path, text.as_bytes(), sync) {
+            Ok(()) => self.saved = text,
             Err(error) => {
                 tracing::warn!(%error, "how far records are on this disk cannot be remembered");
             }
@@ -153,13 +167,17 @@ mod tests {
             let mut reached = load(n);
             reached.note(0, 7);
             reached.note(0, 9);
-            reached.save();
+            reached.save(files::Sync::No);
         }
         let mut third = load(3);
         third.note(1, 1);
         assert_eq!(told(&third), [(boot(1), 0, 9), (boot(2), 0, 9)]);
-        third.heard();
-        third.save();
+        third.tell(4);
+        third.deliver(|_, worker| if worker == OWN_WORKER { 3 } else { 0 });
+        assert_eq!(told(&third).len(), 2);
+        third.deliver(|_, worker| if worker == OWN_WORKER { 4 } else { 0 });
+        assert_eq!(told(&third), []);
+        third.save(files::Sync::No);
         // What the files say counts where it is more.
         let left = vec![(boot(3), 1, 4)];
         let fourth = Reached::load(dir.path(), &reporter(), boot(4), left);
@@ -167,6 +185,25 @@ mod tests {
         let other = SpiffeId::parse("spiffe://acme.test/ns/shop/sa/web2").unwrap();
         let other = Reached::load(dir.path(), &other, boot(4), Vec::new());
         assert_eq!(told(&other), []);
+    }
+
+    /// A log that begins anew never had what another one has, and misses nothing of it.
+    #[test]
+    fn what_was_delivered_is_not_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let load = |n| Reached::load(dir.path(), &reporter(), boot(n), Vec::new());
+        let mut first = load(1);
+        for worker in 0..3 {
+            first.note(worker, 7);
+        }
+        let done = |_, worker| [7, 6, 0][worker as usize];
+        first.deliver(done);
+        first.save(files::Sync::No);
+        let mut second = load(2);
+        assert_eq!(told(&second), [(boot(1), 1, 7), (boot(1), 2, 7)]);
+        // What it left is sent by the one that follows.
+        second.deliver(|_, worker| if worker == 1 { 7 } else { 0 });
+        assert_eq!(told(&second), [(boot(1), 2, 7)]);
     }
 
     /// On both sides of both limits.

@@ -4,7 +4,10 @@ use std::fs;
 
 use palisade_mesh::{
     sink::SinkError,
-    wire::record::{Heads, StreamHead, record::Body},
+    wire::{
+        audit::Envelope,
+        record::{Heads, Record, StreamHead, record::Body},
+    },
 };
 use prost::Message as _;
 use tempfile::TempDir;
@@ -379,6 +382,122 @@ async fn files_of_a_killed_start_that_are_gone_are_missed() {
         }
     })
     .await;
+    task.abort();
+}
+
+/// A spool that is opened only to send what another process left says how far that was, also
+/// when nothing of it is left to be sent; and it says nothing where the log has all.
+#[tokio::test]
+async fn what_a_spool_was_left_with_is_told_when_it_ends() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let older = open(&dir);
+    let mut stream = older.open(2);
+    append(&mut stream, 1..=5).await;
+    let boot = older.boot();
+    let is_kept =
+        || fs::read_to_string(dir.path().join("reached")).is_ok_and(|t| t.contains(" 2 5\n"));
+    until(is_kept).await;
+    // As it is after a kill, without the folder of its files.
+    let left = tempfile::tempdir().unwrap();
+    fs::copy(dir.path().join("reached"), left.path().join("reached")).unwrap();
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let taken_over = async |dir: &TempDir| {
+        let spool = open(dir);
+        let has_left = spool.has_left();
+        spool.sign_heads(Arc::new(TestSigner::new(REPORTER, 1)));
+        let task = uplink(&spool, &server);
+        soon(spool.delivered()).await;
+        spool.close();
+        soon(task).await.unwrap();
+        has_left
+    };
+    assert!(taken_over(&left).await);
+    let gaps = log.gaps();
+    assert_eq!((gaps.len(), gaps[0].stream.boot), (1, boot));
+    assert_eq!((gaps[0].missing.from, gaps[0].missing.to), (1, 5));
+    assert!(!taken_over(&left).await);
+    // The same with what was delivered before it was killed.
+    drop(stream);
+    drop(older);
+    assert!(taken_over(&dir).await);
+    assert_eq!(log.gaps().to_vec(), []);
+    assert!(!taken_over(&dir).await);
+}
+
+/// What was delivered is not told by the next start: a log that begins anew misses nothing of it.
+#[tokio::test]
+async fn what_the_log_has_is_not_missed_by_another() {
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let spool = open(&dir);
+    let mut stream = spool.open(2);
+    append(&mut stream, 1..=5).await;
+    let reached = || fs::read_to_string(dir.path().join("reached")).unwrap_or_default();
+    until(|| reached().contains(" 2 5\n")).await;
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let task = uplink(&spool, &server);
+    until(|| reached() == format!("{REPORTER}\n")).await;
+    append(&mut stream, 6..=6).await;
+    soon(spool.delivered()).await;
+    until(|| reached() == format!("{REPORTER}\n")).await;
+    task.abort();
+}
+
+/// Nobody signs for a while: what is said then is about all that came meanwhile.
+#[tokio::test]
+async fn heads_that_could_not_be_signed_are_made_up_for() {
+    struct Rarely(TestSigner, std::sync::atomic::AtomicU32);
+    impl HeadSigner for Rarely {
+        fn sign(&self, message: &[u8]) -> Option<crate::heads::HeadSignature> {
+            let asked = self.1.fetch_add(1, Ordering::Relaxed);
+            (asked % 3 == 2).then(|| self.0.sign(message))?
+        }
+    }
+    let (dir, log_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let options = SpoolOptions {
+        heads_every: Duration::from_millis(1),
+        ..SpoolOptions::default()
+    };
+    // One before it, which is named.
+    let first = open_with(&dir, options.clone());
+    first.sign_heads(Arc::new(TestSigner::new(REPORTER, 1)));
+    first.close();
+    let before = first.boot();
+    drop(first);
+    let spool = open_with(&dir, options);
+    let signer = Rarely(TestSigner::new(REPORTER, 2), Default::default());
+    spool.sign_heads(Arc::new(signer));
+    let log = open_log(&log_dir);
+    let server = server(&log).await;
+    let task = uplink(&spool, &server);
+    let mut stream = spool.open(0);
+    let heads = || {
+        let of = |(envelope, record): (Envelope, Record)| match record.body {
+            Some(Body::StreamHeads(signed)) => {
+                let boot = envelope.stream.unwrap().boot;
+                let heads = Heads::decode(signed.heads.as_slice()).unwrap();
+                (boot == spool.boot().to_bytes()).then_some(heads)
+            }
+            _ => None,
+        };
+        received(&log)
+            .into_iter()
+            .filter_map(of)
+            .collect::<Vec<_>>()
+    };
+    append(&mut stream, 1..=3).await;
+    until(|| !heads().is_empty()).await;
+    append(&mut stream, 4..=6).await;
+    until(|| heads().len() >= 2).await;
+    let mut next = 1;
+    for heads in heads() {
+        assert_eq!(heads.previous_boot, before.to_bytes());
+        for head in heads.streams.iter().filter(|head| head.worker == 0) {
+            assert_eq!(head.first_sequence, next);
+            next = head.last_sequence + 1;
+        }
+    }
     task.abort();
 }
 

@@ -18,7 +18,7 @@ use super::{
     queue::{Cursor, Extent, Place},
     refusal::{Refusal, Sent},
 };
-use crate::{buffer::Chunk, ingest::BATCH_RECORDS_MAX, stream::StreamKey};
+use crate::{buffer::Chunk, files, ingest::BATCH_RECORDS_MAX, stream::StreamKey};
 
 /// Bytes of records in a batch, unless a single record is larger.
 const BATCH_BYTES: usize = 1 << 20;
@@ -72,7 +72,12 @@ impl Spool {
             };
             drop(disconnected);
             match ended {
-                Ok(()) => return,
+                Ok(()) => {
+                    // The next start has nothing of it to tell.
+                    let remember = move || shared.remember(files::Sync::No);
+                    let _ = tokio::task::spawn_blocking(remember).await;
+                    return;
+                }
                 Err(e) => {
                     tracing::warn!(error = %e, retry_in = ?pause, "records cannot be sent");
                 }

@@ -12,8 +12,7 @@ use palisade_mesh::wire::record::{SpoolEvent, record::Body};
 use tokio::sync::watch;
 
 use super::{
-    OWN_WORKER, Shared, attest::Attest, file, loss::Loss, marker::Marker, names, reached::Reached,
-    stream::Kept,
+    OWN_WORKER, Shared, attest::Attest, file, loss::Loss, marker::Marker, names, stream::Kept,
 };
 use crate::{
     buffer::{BUFFER_BYTES, BUFFER_RECORDS, Buffer, Chunk, Limits},
@@ -54,10 +53,6 @@ pub(super) struct Writer {
     restored: Vec<PathBuf>,
     /// What is signed about the streams.
     attest: Attest,
-    /// How far they are on disk.
-    reached: Reached,
-    /// Number of the first heads of its own stream, until the log has them.
-    introduced: Option<u64>,
     loss: Loss,
     /// What the boot before this one lost at its end, until that is told.
     lost_before: Option<SpoolEvent>,
@@ -77,11 +72,7 @@ struct Open {
 }
 
 impl Writer {
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        commands: mpsc::Receiver<Command>,
-        reached: Reached,
-    ) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, commands: mpsc::Receiver<Command>) -> Self {
         let stream = StreamKey {
             reporter: shared.reporter.clone(),
             boot: shared.boot,
@@ -109,8 +100,6 @@ impl Writer {
             own_kept: watch::Sender::new(Kept::default()),
             restored: Vec::new(),
             attest: Attest::new(),
-            reached,
-            introduced: None,
         }
     }
 
@@ -207,11 +196,11 @@ impl Writer {
 
     /// Signs how far all streams are.
     fn attest(&mut self, last: bool) {
-        let earlier = self.reached.told();
-        for signed in self.attest.sign(&self.shared, earlier, last) {
+        let earlier = self.shared.reached().told();
+        let next = self.own.last_sequence() + 1;
+        for signed in self.attest.sign(&self.shared, earlier, last, next) {
             self.own.say(Body::StreamHeads(signed));
-            let number = self.own.last_sequence();
-            self.introduced.get_or_insert(number);
+            self.shared.reached().tell(next);
         }
         if let Some(chunk) = self.own.take() {
             self.add(chunk, self.own_kept.clone());
@@ -229,22 +218,10 @@ impl Writer {
         self.note_told();
         self.keep_sealed();
         self.retire();
-        self.remember();
+        self.shared.remember(files::Sync::No);
         if self.attest.is_due(&self.shared) {
             self.attest(false);
         }
-    }
-
-    /// Remembers how far the streams are, and forgets of earlier starts what the log has heard.
-    fn remember(&mut self) {
-        let Shared { boot, .. } = *self.shared;
-        let heard = self
-            .introduced
-            .is_some_and(|n| self.shared.queue().done(boot, OWN_WORKER) >= n);
-        if heard {
-            self.reached.heard();
-        }
-        self.reached.save();
     }
 
     /// Ends a file that is written for long, so that it goes once the log has it.
@@ -355,7 +332,9 @@ impl Writer {
         match written {
             Ok(()) => {
                 for (chunk, kept) in self.group.drain(..) {
-                    self.reached.note(chunk.worker, chunk.last_sequence());
+                    self.shared
+                        .reached()
+                        .note(chunk.worker, chunk.last_sequence());
                     kept.send_modify(|kept| {
                         kept.durable = kept.durable.max(chunk.last_sequence());
                         kept.failed = None;
@@ -439,7 +418,7 @@ impl Writer {
         open.end < self.shared.options.file_bytes && !self.shared.queue().is_damaged(open.id)
     }
 
-    /// Begins a file; its name is durable when it returns.
+    /// Begins a file; its name is durable when it returns, and how far those before it are.
     fn begin(&mut self) -> io::Result<Open> {
         let Shared {
             dir,
@@ -459,6 +438,7 @@ impl Writer {
         let mut queue = self.shared.queue();
         let id = queue.push(path.clone(), Some(file.clone()), *boot, end, Some(marker));
         drop(queue);
+        self.shared.remember(files::Sync::Yes);
         Ok(Open {
             file,
             path,
@@ -542,7 +522,7 @@ impl Writer {
         if !self.commit_patiently() {
             self.declare_loss();
         }
-        self.remember();
+        self.shared.remember(files::Sync::No);
         for kept in told {
             kept.send_modify(|kept| kept.closed = true);
         }

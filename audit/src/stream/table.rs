@@ -16,12 +16,12 @@ use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use super::{
-    GAPS_MAX, GAPS_PER_REPORTER_MAX, Position, Range, STREAMS_MAX, STREAMS_PER_REPORTER_MAX, Seen,
-    StreamKey,
+    Position, Range, STREAMS_MAX, STREAMS_PER_REPORTER_MAX, Seen, StreamKey,
+    gaps::{Gaps, TooMany},
 };
 use crate::{
     files,
-    heads::{Certified, Signature, Statement},
+    heads::{Certified, Checks, Place, Signature, Statement},
     merkle::{hex, sha256},
 };
 
@@ -39,8 +39,8 @@ pub(crate) struct Streams {
     ids: FxHashMap<Arc<StreamKey>, usize>,
     list: Vec<Stream>,
     per_reporter: FxHashMap<Arc<str>, usize>,
-    // Missing ranges of a reporter, where it has any.
-    gaps: FxHashMap<Arc<str>, usize>,
+    // Missing ranges of reporters and their starts.
+    gaps: Gaps,
     // Counts the changes of what is missing.
     changes: u64,
     // Numbers of the streams that miss something.
@@ -93,10 +93,8 @@ pub(crate) enum Refused {
     Reporter,
     #[error("log has more than {STREAMS_MAX} streams")]
     Streams,
-    #[error("stream has more than {GAPS_MAX} gaps")]
-    Gaps,
-    #[error("streams of the reporter have more than {GAPS_PER_REPORTER_MAX} gaps")]
-    GapsOfReporter,
+    #[error(transparent)]
+    Gaps(#[from] TooMany),
 }
 
 impl Streams {
@@ -168,13 +166,13 @@ impl Streams {
             .map(|(id, s)| (s.key.clone(), id))
             .collect();
         self.gappy.clear();
-        self.gaps.clear();
+        self.gaps = Gaps::default();
         for (id, stream) in list.iter_mut().enumerate() {
             let reporter: Arc<str> = stream.key.reporter.as_str().into();
             stream.gaps = stream.position.missing.len();
             if stream.gaps > 0 {
                 self.gappy.insert(id);
-                *self.gaps.entry(reporter.clone()).or_default() += stream.gaps;
+                self.gaps.change(&stream.key, 0, stream.gaps);
             }
             *self.per_reporter.entry(reporter).or_default() += 1;
         }
@@ -187,14 +185,8 @@ impl Streams {
         let Some(stream) = self.list.get(id).filter(|_| new_ranges > 0) else {
             return Ok(());
         };
-        if stream.position.missing.len() + new_ranges > GAPS_MAX {
-            return Err(Refused::Gaps);
-        }
-        let of_reporter = self.gaps.get(stream.key.reporter.as_str());
-        if of_reporter.map_or(0, |gaps| *gaps) + new_ranges > GAPS_PER_REPORTER_MAX {
-            return Err(Refused::GapsOfReporter);
-        }
-        Ok(())
+        let of_stream = stream.position.missing.len();
+        Ok(self.gaps.admit(&stream.key, of_stream, new_ranges)?)
     }
 
     /// Whether a sequence number would add to the missing ranges: by leaving numbers
@@ -233,24 +225,24 @@ impl Streams {
         seen
     }
 
-    /// Takes in heads that came in the stream `own`; gives what should have arrived by now
+    /// Takes in heads that came in the record `at`; gives what should have arrived by now
     /// and has not. Only what is signed says anything, and a signature is checked only where
     /// there is something to learn: heads follow their records, which are here. `checks` says
     /// how many may be; what is said beyond comes again with the next heads.
     pub(crate) fn hear(
         &mut self,
-        own: &StreamKey,
+        at: Place<'_>,
         statement: &Statement,
         mut undo: Option<&mut Undo>,
-        checks: &mut usize,
+        checks: &mut Checks,
     ) -> Vec<(Arc<StreamKey>, Range)> {
+        let own = at.stream;
         self.certified.remember(statement, own);
         let ahead = |(key, last): (StreamKey, u64)| self.is_ahead(&key, last);
-        if *checks == 0 || !statement.promised(own).any(ahead) {
+        if !statement.promised(own).any(ahead) || !checks.take(&own.reporter) {
             return Vec::new();
         }
-        *checks -= 1;
-        if !matches!(self.certified.check(statement, own), Signature::Holds(_)) {
+        if !matches!(self.certified.check(statement, at), Signature::Holds(_)) {
             return Vec::new();
         }
         let promised = statement.promised(own).filter_map(|(key, last)| {
@@ -316,15 +308,7 @@ impl Streams {
             0 => self.gappy.remove(&id),
             _ => self.gappy.insert(id),
         };
-        if now == before {
-            return;
-        }
-        let reporter = stream.key.reporter.as_str();
-        let gaps = self.gaps.entry(reporter.into()).or_default();
-        *gaps = (*gaps + now).saturating_sub(before);
-        if *gaps == 0 {
-            self.gaps.remove(reporter);
-        }
+        self.gaps.change(&stream.key, before, now);
     }
 
     /// Grows with every change of what is missing.
@@ -460,6 +444,7 @@ mod tests {
     use palisade_mesh::spiffe_id::SpiffeId;
 
     use super::*;
+    use crate::stream::{GAPS_MAX, GAPS_PER_BOOT_KEPT, GAPS_PER_BOOT_MAX, GAPS_PER_REPORTER_MAX};
 
     fn key(worker: u32) -> Arc<StreamKey> {
         Arc::new(StreamKey {
@@ -550,21 +535,37 @@ mod tests {
         assert!(streams.next(active) > 2 * STREAMS_PER_REPORTER_MAX as u64);
     }
 
-    #[test]
-    fn gaps_of_a_reporter_are_bounded() {
-        let mut streams = Streams::default();
+    /// Opens gaps in streams of a start until one is refused; gives how many there are.
+    fn hoard(streams: &mut Streams, boot: u64) -> usize {
         let mut opened = 0;
-        for worker in 0..(GAPS_PER_REPORTER_MAX / GAPS_MAX) as u32 {
-            let id = streams.enter(&key(worker)).unwrap();
+        for worker in 0.. {
+            let id = streams.enter(&of_boot(boot, worker)).unwrap();
             for n in 1..=GAPS_MAX as u64 {
-                assert_eq!(streams.admit_gaps(id, 1), Ok(()));
+                if streams.admit_gaps(id, 1).is_err() {
+                    return opened;
+                }
                 streams.observe(id, 2 * n, None);
                 opened += 1;
             }
         }
-        assert_eq!(opened, GAPS_PER_REPORTER_MAX);
+        opened
+    }
+
+    fn of_boot(boot: u64, worker: u32) -> Arc<StreamKey> {
+        Arc::new(StreamKey {
+            boot: ulid::Ulid::from_parts(boot, 2),
+            worker,
+            ..(*key(0)).clone()
+        })
+    }
+
+    #[test]
+    fn gaps_of_a_start_are_bounded() {
+        let mut streams = Streams::default();
+        assert_eq!(hoard(&mut streams, 1), GAPS_PER_BOOT_MAX);
         let other = streams.enter(&key(99)).unwrap();
-        assert_eq!(streams.admit_gaps(other, 1), Err(Refused::GapsOfReporter));
+        let refused = Err(Refused::Gaps(TooMany::OfBoot));
+        assert_eq!(streams.admit_gaps(other, 1), refused);
         assert_eq!(streams.admit_gaps(other, 0), Ok(()));
         assert_eq!(streams.promise(&key(99), 5, None), None);
         // One that is closed makes room, one that is taken back does not.
@@ -572,7 +573,7 @@ mod tests {
         streams.observe(0, 1, Some(&mut undo));
         assert_eq!(streams.admit_gaps(other, 1), Ok(()));
         streams.roll_back(undo);
-        assert_eq!(streams.admit_gaps(other, 1), Err(Refused::GapsOfReporter));
+        assert_eq!(streams.admit_gaps(other, 1), refused);
         streams.observe(0, 1, None);
         assert_eq!(
             streams.promise(&key(99), 5, None),
@@ -583,6 +584,31 @@ mod tests {
             Some(Range { from: 6, to: 7 })
         );
         assert_eq!(streams.promise(&key(98), 7, None), None);
+    }
+
+    /// One instance of a service does not stop its replicas, and all of them have a bound.
+    #[test]
+    fn gaps_of_a_start_leave_its_replicas_theirs() {
+        let mut streams = Streams::default();
+        let many = GAPS_PER_REPORTER_MAX / GAPS_PER_BOOT_MAX;
+        for boot in 1..many as u64 {
+            assert_eq!(hoard(&mut streams, boot), GAPS_PER_BOOT_MAX);
+        }
+        let honest = streams.enter(&of_boot(100, 0)).unwrap();
+        streams.observe(honest, 2, None);
+        assert_eq!(hoard(&mut streams, 99), GAPS_PER_BOOT_MAX - 1);
+        for n in 2..=GAPS_PER_BOOT_KEPT as u64 {
+            assert_eq!(streams.admit_gaps(honest, 1), Ok(()));
+            streams.observe(honest, 2 * n, None);
+        }
+        let refused = Err(Refused::Gaps(TooMany::OfReporter));
+        assert_eq!(streams.admit_gaps(honest, 1), refused);
+        // And the room that is made of what was forgotten counts the same.
+        streams.crowded = true;
+        streams.make_room();
+        let honest = streams.enter(&of_boot(100, 0)).unwrap();
+        assert_eq!(streams.admit_gaps(honest, 1), refused);
+        assert_eq!(hoard(&mut streams, 101), GAPS_PER_BOOT_KEPT);
     }
 
     /// What was forgotten may have been here: nothing is missed of it.
@@ -611,7 +637,8 @@ mod tests {
             assert_eq!(streams.admit_gaps(id, 1), Ok(()));
             streams.observe(id, 2 * n, None);
         }
-        assert_eq!(streams.admit_gaps(id, 1), Err(Refused::Gaps));
+        let refused = Err(Refused::Gaps(TooMany::OfStream));
+        assert_eq!(streams.admit_gaps(id, 1), refused);
         assert_eq!(streams.admit_gaps(id, 0), Ok(()));
         // At the limit what adjoins the last one is no other.
         let Position { next, .. } = streams.list[id].position;

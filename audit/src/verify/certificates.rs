@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use palisade_mesh::{diagnostic::Severity, spiffe_id::SpiffeId, wire::record::Credential};
 use prost::Message as _;
 
-use super::{CertificateReport, CertificatesReport, FINDINGS_MAX, Finding, StreamReport};
+use super::{
+    CertificateReport, CertificatesReport, FINDINGS_MAX, Finding, FindingKind, StreamReport,
+};
 use crate::{
     checkpoint::domain,
     envelope::{CREDENTIAL, EnvelopeRef, RecordPeek, STREAM_HEADS},
@@ -28,6 +30,9 @@ const HEARD_US: i64 = 70_000_000;
 /// How long after its issue a certificate may have signed nothing: heads come every 10 s,
 /// and travel.
 const SETTLE_US: i64 = 60_000_000;
+/// Longest time that a certificate of an authority is valid, in seconds, with how much earlier
+/// than it is issued it can begin: one that is valid for longer is not an authority's.
+const VALID_MAX_S: i64 = 24 * 3600 + HEARD_US / 1_000_000;
 /// The authority's word for a certificate that it has issued.
 const ISSUED: &str = "issued";
 
@@ -42,6 +47,8 @@ pub(super) struct Certificates {
     signers: HashMap<Key, Vec<Used>>,
     /// Certificates that have signed.
     used: usize,
+    /// Heads by others, which were too many.
+    uncounted: u64,
     beyond: u64,
     /// Event times of the first and the last record of the authority.
     heard: Option<(i64, i64)>,
@@ -70,8 +77,22 @@ impl Issued {
 struct Used {
     certificate: Hash,
     not_before_s: i64,
-    /// The first heads with it, as a finding about them.
+    not_after_s: i64,
+    /// How many.
+    heads: u64,
+    /// The first of them, as a finding.
     first: Finding,
+}
+
+impl Used {
+    /// Whether its record would be in a log that has heard of the authority from one moment
+    /// until the other.
+    fn is_due(&self, (from_us, until_us): (i64, i64)) -> bool {
+        let begins_us = self.not_before_s.saturating_mul(1_000_000);
+        let valid_s = self.not_after_s.saturating_sub(self.not_before_s);
+        valid_s > VALID_MAX_S
+            || (begins_us >= from_us && begins_us.saturating_add(HEARD_US) <= until_us)
+    }
 }
 
 impl Certificates {
@@ -123,19 +144,30 @@ impl Certificates {
         self.issued.entry(key).or_insert(issued);
     }
 
-    /// Notes who has signed heads, which `first` is about if they are the first.
-    pub(super) fn signed(&mut self, signer: &Signer, first: impl FnOnce() -> Finding) {
+    /// Notes who has signed heads; `finding` is about them, without words.
+    pub(super) fn signed(&mut self, signer: &Signer, finding: Finding) {
         let Signer { peer, certificate } = signer;
         let key = (peer.id.to_string(), Box::from(&*peer.serial));
         let used = self.signers.entry(key).or_default();
-        if self.used >= COMPARED_MAX || used.iter().any(|used| used.certificate == *certificate) {
+        let mut known = used.iter_mut();
+        if let Some(used) = known.find(|used| used.certificate == *certificate) {
+            used.heads += 1;
+            return;
+        }
+        if self.used >= COMPARED_MAX {
+            self.uncounted += 1;
             return;
         }
         self.used += 1;
         used.push(Used {
             certificate: *certificate,
             not_before_s: peer.not_before_s,
-            first: first(),
+            not_after_s: peer.not_after_s,
+            heads: 1,
+            first: Finding {
+                kind: FindingKind::Certificate,
+                ..finding
+            },
         });
     }
 
@@ -147,12 +179,12 @@ impl Certificates {
         unread: bool,
     ) -> (CertificatesReport, Vec<Finding>) {
         let mut findings = self.others();
-        if !unread {
-            findings.extend(self.foreign(streams));
-        }
+        let (foreign, unrecorded) = self.unrecorded(streams, unread);
+        findings.extend(foreign);
         findings.sort_by_key(|finding| finding.leaf);
         let mut report = CertificatesReport {
             beyond: self.beyond,
+            unrecorded,
             ..CertificatesReport::default()
         };
         let reporting: std::collections::HashSet<&str> =
@@ -209,40 +241,41 @@ impl Certificates {
     }
 
     /// Heads by certificates that the authority has not recorded, where it is known that it
-    /// would have.
-    fn foreign(&self, streams: &[StreamReport]) -> Vec<Finding> {
-        let (Some((from_us, until_us)), Some(authority)) = (self.heard, &self.authority) else {
-            return Vec::new();
-        };
-        if self.dropped || self.beyond > 0 {
-            return Vec::new();
-        }
-        let of_authority = streams.iter().filter(|s| s.reporter == authority.as_str());
-        let is_whole = of_authority.clone().all(|s| s.missing.is_empty());
-        let known = |used: &&Used| {
-            let begins_us = used.not_before_s.saturating_mul(1_000_000);
-            begins_us >= from_us && begins_us.saturating_add(HEARD_US) <= until_us
-        };
+    /// would have; and how many rest on others that it has not.
+    fn unrecorded(&self, streams: &[StreamReport], unread: bool) -> (Vec<Finding>, u64) {
+        let judges = !unread && !self.dropped && self.beyond == 0;
+        let heard = self.heard.filter(|_| judges);
+        let (mut findings, mut count) = (Vec::new(), self.uncounted);
         let signers = self.signers.iter();
-        let unrecorded = signers.filter(|(key, _)| !self.issued.contains_key(*key));
-        let foreign = unrecorded.filter_map(|(key, used)| Some((key, used.iter().find(known)?)));
-        foreign
-            .map(|((id, serial), used)| {
-                let serial = hex(serial);
-                let (severity, why) = match is_whole {
-                    true => (Severity::Error, ""),
-                    false => (Severity::Warning, "; records of the authority are missing"),
-                };
-                let what = format!(
-                    "heads of {id} are signed with certificate {serial}, which the authority has not recorded{why}"
-                );
-                Finding {
-                    severity,
-                    what,
-                    ..used.first.clone()
-                }
-            })
-            .collect()
+        for (key, used) in signers.filter(|(key, _)| !self.issued.contains_key(*key)) {
+            let due = |used: &&Used| heard.is_some_and(|heard| used.is_due(heard));
+            match used.iter().find(due) {
+                Some(used) => findings.push(self.foreign(key, used, streams)),
+                None => count += used.iter().map(|used| used.heads).sum::<u64>(),
+            }
+        }
+        (findings, count)
+    }
+
+    fn foreign(&self, (id, serial): &Key, used: &Used, streams: &[StreamReport]) -> Finding {
+        let authority = self.authority.as_ref().map(SpiffeId::as_str);
+        let mut of_authority = streams
+            .iter()
+            .filter(|s| Some(s.reporter.as_str()) == authority);
+        let is_whole = of_authority.all(|s| s.missing.is_empty());
+        let serial = hex(serial);
+        let (severity, why) = match is_whole {
+            true => (Severity::Error, ""),
+            false => (Severity::Warning, "; records of the authority are missing"),
+        };
+        let what = format!(
+            "heads of {id} are signed with certificate {serial}, which the authority has not recorded{why}"
+        );
+        Finding {
+            severity,
+            what,
+            ..used.first.clone()
+        }
     }
 }
 
@@ -260,7 +293,7 @@ fn at(us: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::verify::{FindingKind, stored::about};
+    use crate::verify::stored::about;
 
     /// What was not read may have what is not here: nobody is named for that.
     #[test]
@@ -282,13 +315,45 @@ mod tests {
             let used = Used {
                 certificate: [1; 32],
                 not_before_s: 1,
+                not_after_s: 2,
+                heads: 5,
                 first: about(FindingKind::Certificate, "", ""),
             };
             certificates.signers.insert(key("orders"), vec![used]);
             let (report, findings) = certificates.report(&[], unread);
-            (report.silent, report.unknown, findings.len())
+            let told = (report.silent, report.unknown);
+            (told, findings.len(), report.unrecorded)
         };
-        assert_eq!(found(false), (1, 0, 1));
-        assert_eq!(found(true), (0, 1, 0));
+        assert_eq!(found(false), ((1, 0), 1, 0));
+        assert_eq!(found(true), ((0, 1), 0, 5));
+    }
+
+    /// On both sides of each limit: what begins before the log is not known to be made by
+    /// somebody, and is counted; what no authority would have issued is.
+    #[test]
+    fn what_the_log_cannot_know_of_is_counted_and_the_rest_named() {
+        const FROM_S: i64 = 1_000_000;
+        let found = |not_before_s: i64, not_after_s: i64| {
+            let mut certificates = Certificates::default();
+            certificates.of(&crate::checkpoint::origin("acme.test"));
+            certificates.heard = Some((FROM_S * 1_000_000, i64::MAX));
+            let signer = Signer {
+                peer: crate::testing::peer("spiffe://acme.test/web", not_after_s),
+                certificate: [1; 32],
+            };
+            let mut signer = signer;
+            signer.peer.not_before_s = not_before_s;
+            for _ in 0..3 {
+                let finding = about(FindingKind::Heads, "", "");
+                certificates.signed(&signer, finding);
+            }
+            let (report, findings) = certificates.report(&[], false);
+            (findings.len(), report.unrecorded)
+        };
+        assert_eq!(found(FROM_S, FROM_S + 60), (1, 0));
+        assert_eq!(found(FROM_S - 1, FROM_S + 60), (0, 3));
+        let before_s = FROM_S - 3600;
+        assert_eq!(found(before_s, before_s + VALID_MAX_S), (0, 3));
+        assert_eq!(found(before_s, before_s + VALID_MAX_S + 1), (1, 0));
     }
 }

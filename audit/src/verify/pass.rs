@@ -18,7 +18,7 @@ use super::{
     certificates::Certificates,
     earlier::Kept,
     stored::{self, about},
-    streams::{Heard, Streams},
+    streams::Streams,
 };
 #[cfg(feature = "index")]
 use crate::{
@@ -221,6 +221,8 @@ impl<'a> Pass<'a> {
         if !unread {
             self.report.absent = self.streams.absent();
         }
+        let rest = self.streams.rest();
+        rest.into_iter().for_each(|finding| self.find(finding));
         self.report.streams = std::mem::take(&mut self.streams).report(unread);
         let certificates = std::mem::take(&mut self.certificates);
         let (certificates, foreign) = certificates.report(&self.report.streams, unread);
@@ -910,31 +912,25 @@ impl<'a> Pass<'a> {
             });
         }
         self.certificates.observe(at.leaf, envelope, &peek);
-        // First what it says of the records before it, those of its own stream too.
-        if peek.class == STREAM_HEADS {
-            let Heard { wrong, signer } =
-                self.streams
-                    .heads(envelope, &peek, (at.leaf, self.report.unread));
-            if let Some(signer) = signer {
-                let first = || Finding {
-                    record: record_name(envelope),
-                    ..at.finding(FindingKind::Certificate, "")
-                };
-                self.certificates.signed(&signer, first);
-            }
-            for (severity, what) in wrong {
-                self.find(Finding {
-                    severity,
-                    record: record_name(envelope),
-                    ..at.finding(FindingKind::Heads, what)
-                });
-            }
+        let (new, wrong) = self.streams.observe(envelope, closes);
+        if let Some(what) = wrong {
+            self.find(at.finding(FindingKind::Heads, what));
         }
-        if !self.streams.observe(envelope, closes) {
+        if !new {
             self.find(Finding {
                 record: record_name(envelope),
                 ..at.finding(FindingKind::Duplicate, "the record is in the log before")
             });
+        } else if peek.class == STREAM_HEADS {
+            let finding = || Finding {
+                record: record_name(envelope),
+                ..at.finding(FindingKind::Heads, "")
+            };
+            let heard = self.streams.heads(envelope, &peek, at.leaf, finding);
+            for (signer, first) in heard.signers {
+                self.certificates.signed(&signer, first);
+            }
+            heard.findings.into_iter().for_each(|f| self.find(f));
         }
     }
 

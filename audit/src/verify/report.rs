@@ -72,6 +72,9 @@ pub struct CertificatesReport {
     pub beyond: u64,
     /// With how many nothing was signed in what was read, where not all was.
     pub unknown: u64,
+    /// How many heads rest on certificates of which nothing in the log says that they were
+    /// issued, and which can be of before it, or were not read: nobody vouches for these.
+    pub unrecorded: u64,
 }
 
 /// A certificate that was issued, and with which nothing was signed.

@@ -1,47 +1,50 @@
-//! Completeness: whether every number of every stream is there.
+//! Completeness: whether every number of every stream is there, and what was signed of it.
 
 use std::collections::{BTreeMap, HashSet};
 
+use palisade_mesh::{diagnostic::Severity, spiffe_id::SpiffeId};
+use prost::Message as _;
 use rustc_hash::FxHashMap;
 use ulid::Ulid;
 
-use palisade_mesh::diagnostic::Severity;
-use prost::Message as _;
-
-use super::{AbsentReport, StreamReport};
+use super::{
+    AbsentReport, Finding, FindingKind, StreamReport,
+    signers::{Said, Signers},
+    stored::about,
+};
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
-    heads::{Running, Signatory, Signature, Signer, Statement},
-    stream::{Position, SEQUENCE_MAX, Seen, StreamKey},
+    heads::{Order, Signature, Signer, Statement, Stretch},
+    segment,
+    stream::{Position, SEQUENCE_MAX, STREAMS_PER_REPORTER_MAX, Seen, StreamKey},
 };
 
+/// Hashes of records that wait for their heads, or for others; 128 MiB. What is more is told
+/// as not compared.
+const HELD_MAX: usize = 1 << 22;
+
+/// Streams and starts of a reporter that are known by its heads alone; more are counted.
+const NAMED_MAX: usize = STREAMS_PER_REPORTER_MAX;
+
 /// Positions by encoded `StreamId`.
-#[derive(Default)]
 pub(super) struct Streams {
     ids: FxHashMap<Box<[u8]>, usize>,
     list: Vec<Stream>,
-    /// Who signs for each boot, by reporter and boot.
-    boots: FxHashMap<(String, Ulid), Boot>,
-    /// Boots that a later one of their reporter has named, and where first.
+    /// What was signed of them, by the same numbers.
+    order: Order,
+    signers: Signers,
+    /// Starts that a later one of their reporter has named, and where first.
     named: BTreeMap<(String, Ulid), u64>,
-}
-
-#[derive(Default)]
-struct Boot {
-    signatory: Signatory,
-    /// How many records were passed over by its last heads.
-    unread: u64,
-    /// It was said that its certificate is not known.
-    doubted: bool,
+    names: Names,
 }
 
 /// What there is to say of heads.
 #[derive(Default)]
 pub(super) struct Heard {
-    /// What is wrong, in words.
-    pub(super) wrong: Vec<(Severity, String)>,
-    /// Who has signed.
-    pub(super) signer: Option<Signer>,
+    /// What is wrong.
+    pub(super) findings: Vec<Finding>,
+    /// Who has signed, and a finding about it without words.
+    pub(super) signers: Vec<(Signer, Finding)>,
 }
 
 #[derive(Default)]
@@ -50,7 +53,37 @@ struct Stream {
     position: Position,
     records: u64,
     dropped: u64,
-    running: Running,
+}
+
+/// How many streams and starts reporters have named that are not here otherwise.
+#[derive(Default)]
+struct Names {
+    of: FxHashMap<SpiffeId, usize>,
+    beyond: u64,
+}
+
+impl Names {
+    /// Whether there is room for another one.
+    fn admit(&mut self, reporter: &SpiffeId) -> bool {
+        let names = self.of.entry(reporter.clone()).or_default();
+        let room = *names < NAMED_MAX;
+        *names += usize::from(room);
+        self.beyond += u64::from(!room);
+        room
+    }
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self {
+            ids: FxHashMap::default(),
+            list: Vec::new(),
+            order: Order::new(HELD_MAX),
+            signers: Signers::default(),
+            named: BTreeMap::new(),
+            names: Names::default(),
+        }
+    }
 }
 
 impl Streams {
@@ -62,26 +95,35 @@ impl Streams {
             .is_some_and(|stream| stream.position.next == envelope.sequence)
     }
 
-    /// Notes a record; false when it was there before.
-    pub(super) fn observe(&mut self, envelope: &EnvelopeRef<'_>, closes: bool) -> bool {
-        let Some(stream) = self.enter(envelope.stream) else {
-            return true;
+    /// Notes a record; false when it was there before. Gives words about the records with which
+    /// it is not what was signed.
+    pub(super) fn observe(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        closes: bool,
+    ) -> (bool, Option<String>) {
+        let id = self.enter(envelope.stream);
+        let Some(stream) = self.list.get_mut(id) else {
+            return (true, None);
         };
-        if envelope.sequence == 0 || envelope.sequence > SEQUENCE_MAX {
-            return true;
+        let sequence = envelope.sequence;
+        if sequence == 0 || sequence > SEQUENCE_MAX {
+            return (true, None);
         }
         stream.records += 1;
         stream.position.closed |= closes;
-        let new = stream.position.observe(envelope.sequence) != Seen::Duplicate;
-        if new {
-            stream.running.take(envelope.sequence, envelope.record);
+        if stream.position.observe(sequence) == Seen::Duplicate {
+            return (false, None);
         }
-        new
+        let wrong = self.order.take(id, sequence, envelope.record);
+        let wrong = wrong.and_then(|stretch| Some(contradicted(stream.key.as_ref()?, &stretch)));
+        (true, wrong)
     }
 
     /// Notes a record that was dropped; false when it was there before.
     pub(super) fn dropped(&mut self, stream: &[u8], sequence: u64) -> bool {
-        let Some(stream) = self.enter(stream) else {
+        let id = self.enter(stream);
+        let Some(stream) = self.list.get_mut(id) else {
             return true;
         };
         if sequence == 0 || sequence > SEQUENCE_MAX {
@@ -91,111 +133,155 @@ impl Streams {
         stream.dropped += 1;
         let new = stream.position.observe(sequence) != Seen::Duplicate;
         if new {
-            stream.running.pass(sequence);
+            self.order.pass(id, sequence);
         }
         new
     }
 
-    /// Compares what a reporter signed about its streams with what is here; it is at `leaf`,
-    /// and `unread` records of the log before it were passed over.
+    /// Compares what a reporter signed about its streams with what is here, at `leaf`;
+    /// `finding` is about it, without words.
     pub(super) fn heads(
         &mut self,
         envelope: &EnvelopeRef<'_>,
         peek: &RecordPeek<'_>,
-        (leaf, unread): (u64, u64),
+        leaf: u64,
+        finding: impl FnOnce() -> Finding,
     ) -> Heard {
         let mut heard = Heard::default();
-        let (Some(key), Some(statement)) =
+        let (Some(stream), Some(statement)) =
             (StreamKey::decode(envelope.stream), Statement::read(peek))
         else {
             return heard;
         };
-        let whole = self.is_whole(envelope);
-        let boot = (key.reporter.as_str().to_owned(), key.boot);
-        let boot = self.boots.entry(boot).or_default();
-        if boot.unread < unread {
-            boot.unread = unread;
-            boot.signatory.passed_over();
-        }
-        match boot.signatory.judge(&statement, &key, whole) {
-            Signature::Holds(signer) => {
-                boot.doubted = false;
-                heard.signer = Some(signer);
-            }
-            Signature::Unknown => {
-                let what = "heads that cannot be checked count for nothing: the record that had their certificate is not here";
-                if !std::mem::replace(&mut boot.doubted, true) {
-                    heard.wrong.push((Severity::Warning, what.into()));
+        let said = Said {
+            statement,
+            stream,
+            sequence: envelope.sequence,
+            leaf,
+            finding: finding(),
+            after: 0,
+        };
+        for (said, signature) in self.signers.judge(said) {
+            match signature {
+                Signature::Holds(signer) => {
+                    self.believe(&said, &mut heard);
+                    heard.signers.push((signer, said.finding));
                 }
-                self.pass(&key, &statement);
-                return heard;
-            }
-            Signature::Wrong(why) => {
-                let what = format!("heads that its reporter has not signed: {why}");
-                heard.wrong.push((Severity::Error, what));
-                self.pass(&key, &statement);
-                return heard;
-            }
-        }
-        for earlier in statement.earlier(&key) {
-            let named = (key.reporter.as_str().to_owned(), earlier);
-            self.named.entry(named).or_insert(leaf);
-        }
-        for (of, last) in statement.reached(&key) {
-            if let Some(stream) = self.enter(&of.to_wire().encode_to_vec()) {
-                stream.position.promise(last);
-            }
-        }
-        for (of, head) in statement.streams(&key) {
-            let Some(stream) = self.enter(&of.to_wire().encode_to_vec()) else {
-                continue;
-            };
-            stream.position.promise(head.last_sequence);
-            if stream.running.contradicts(head) {
-                let (first, last) = (head.first_sequence, head.last_sequence);
-                let what = format!(
-                    "records {first} to {last} of {of} are not those that their reporter signed"
-                );
-                heard.wrong.push((Severity::Error, what));
+                Signature::Wrong(why) => heard.findings.push(Finding {
+                    what: format!("heads that its reporter has not signed: {why}"),
+                    ..said.finding
+                }),
+                // It waits.
+                Signature::Unknown => {}
             }
         }
         heard
     }
 
-    /// Whether the record is the next of its stream, of which nothing is missing.
-    fn is_whole(&self, envelope: &EnvelopeRef<'_>) -> bool {
-        let id = self.ids.get(envelope.stream);
-        match id.and_then(|id| self.list.get(*id)) {
-            Some(Stream { position, .. }) => {
-                position.next == envelope.sequence && position.missing.is_empty()
-            }
-            None => envelope.sequence == 1,
-        }
-    }
-
-    /// Passes over heads that say nothing, so that those after them are still compared.
-    fn pass(&mut self, key: &StreamKey, statement: &Statement) {
-        for (of, head) in statement.streams(key) {
-            let id = self.ids.get(of.to_wire().encode_to_vec().as_slice());
-            if let Some(stream) = id.and_then(|id| self.list.get_mut(*id)) {
-                stream.running.contradicts(head);
+    /// Takes in heads that their reporter has signed.
+    fn believe(&mut self, said: &Said, heard: &mut Heard) {
+        let Said {
+            statement, stream, ..
+        } = said;
+        for earlier in statement.earlier(stream) {
+            let named = (stream.reporter.to_string(), earlier);
+            if !self.named.contains_key(&named) && self.names.admit(&stream.reporter) {
+                self.named.insert(named, said.leaf);
             }
         }
-    }
-
-    fn enter(&mut self, encoded: &[u8]) -> Option<&mut Stream> {
-        let id = match self.ids.get(encoded) {
-            Some(id) => *id,
-            None => {
-                self.list.push(Stream {
-                    key: StreamKey::decode(encoded),
-                    ..Stream::default()
+        for (of, last) in statement.reached(stream) {
+            let id = self.enter_named(&of);
+            if let Some(stream) = id.and_then(|id| self.list.get_mut(id)) {
+                stream.position.promise(last);
+            }
+        }
+        for (of, head) in statement.streams(stream) {
+            let Some(id) = self.enter_named(&of) else {
+                continue;
+            };
+            if let Some(stream) = self.list.get_mut(id) {
+                stream.position.promise(head.last_sequence);
+            }
+            if let Some(stretch) = self.order.head(id, head, said.leaf) {
+                heard.findings.push(Finding {
+                    what: contradicted(&of, &stretch),
+                    ..said.finding.clone()
                 });
-                self.ids.insert(encoded.into(), self.list.len() - 1);
-                self.list.len() - 1
             }
+        }
+    }
+
+    fn enter(&mut self, encoded: &[u8]) -> usize {
+        if let Some(id) = self.ids.get(encoded) {
+            return *id;
+        }
+        self.list.push(Stream {
+            key: StreamKey::decode(encoded),
+            ..Stream::default()
+        });
+        let id = self.order.open();
+        self.ids.insert(encoded.into(), id);
+        id
+    }
+
+    /// As [`Streams::enter`], for a stream that heads name; nothing where there are too many.
+    fn enter_named(&mut self, key: &StreamKey) -> Option<usize> {
+        let encoded = key.to_wire().encode_to_vec();
+        let known = self.ids.get(encoded.as_slice()).copied();
+        known.or_else(|| {
+            let room = self.names.admit(&key.reporter);
+            room.then(|| self.enter(&encoded))
+        })
+    }
+
+    /// What is said of heads when all was read: of those whose certificate never came, of
+    /// those that were not compared though what they are about is here, and of what was not
+    /// looked at.
+    pub(super) fn rest(&mut self) -> Vec<Finding> {
+        let (ids, list) = (&self.ids, &self.list);
+        let mut findings = self.signers.unknown(|stream| {
+            let id = ids.get(stream.to_wire().encode_to_vec().as_slice());
+            let stream = id.and_then(|id| list.get(*id));
+            stream.map_or(&[], |stream| stream.position.missing.as_slice())
+        });
+        let mut warn = |leaf, what| {
+            findings.push(Finding {
+                severity: Severity::Warning,
+                leaf,
+                ..about(FindingKind::Heads, segment::DIR, what)
+            });
         };
-        self.list.get_mut(id)
+        let (first, uncompared) = self.uncompared();
+        if uncompared > 0 {
+            let what = format!(
+                "{uncompared} stretches of records that their reporters signed were not compared with what is here: they overlap others, or too much is out of order"
+            );
+            warn(first, what);
+        }
+        if self.names.beyond > 0 {
+            let beyond = self.names.beyond;
+            let what = format!(
+                "{beyond} times heads name a stream or a start that was not looked at: their reporter names more than {NAMED_MAX} of which nothing is here"
+            );
+            warn(None, what);
+        }
+        findings
+    }
+
+    /// How many heads were not compared though all of their records are here, and where the
+    /// first of them is.
+    fn uncompared(&self) -> (Option<u64>, u64) {
+        let mut first: Option<u64> = None;
+        let mut count = self.order.beyond();
+        for (id, stream) in self.list.iter().enumerate() {
+            let position = &stream.position;
+            let is_here = |s: &&Stretch| position.has_all(s.first, s.last);
+            for stretch in self.order.awaited(id).filter(is_here) {
+                count += 1;
+                first = Some(first.map_or(stretch.at, |first| first.min(stretch.at)));
+            }
+        }
+        (first, count)
     }
 
     /// Boots that later ones of their reporters have named, and of which nothing is here.
@@ -225,14 +311,14 @@ impl Streams {
                 *newest = (*newest).max(key.boot);
             }
         }
-        let (boots, named) = (self.boots, self.named);
+        let (signers, named) = (self.signers, self.named);
         // A start that signs heads is over when another one names it: replicas have one name.
         // Of one that signs nothing only the time of a later one tells.
-        let is_over = |reporter: &str, boot: Ulid| {
-            let start = (reporter.to_owned(), boot);
-            let signs = boots.get(&start).is_some_and(|b| b.signatory.is_known());
-            let later = newest.get(reporter).is_some_and(|newest| *newest > boot);
-            named.contains_key(&start) || (!signs && later)
+        let is_over = |key: &StreamKey| {
+            let reporter = key.reporter.as_str();
+            let signs = signers.signs(&key.reporter, key.boot);
+            let later = newest.get(reporter).is_some_and(|n| *n > key.boot);
+            named.contains_key(&(reporter.to_owned(), key.boot)) || (!signs && later)
         };
         let mut list = self.list;
         list.sort_by(|a, b| a.key.cmp(&b.key));
@@ -243,17 +329,15 @@ impl Streams {
                     position,
                     records,
                     dropped,
-                    ..
                 } = stream;
                 let key = key?;
-                let reporter = key.reporter.to_string();
                 let (missing, unknown) = match unread {
                     false => (position.missing, Vec::new()),
                     true => (Vec::new(), position.missing),
                 };
                 Some(StreamReport {
-                    superseded: is_over(&reporter, key.boot),
-                    reporter,
+                    superseded: is_over(&key),
+                    reporter: key.reporter.to_string(),
                     boot: key.boot.to_string(),
                     worker: key.worker,
                     records,
@@ -266,4 +350,10 @@ impl Streams {
             })
             .collect()
     }
+}
+
+/// Words about records that are not those that were signed.
+fn contradicted(of: &StreamKey, stretch: &Stretch) -> String {
+    let Stretch { first, last, .. } = stretch;
+    format!("records {first} to {last} of {of} are not those that their reporter signed")
 }

@@ -1,11 +1,21 @@
 //! What the watch makes of heads.
 
-use palisade_mesh::wire::record::StreamHeads;
+use palisade_mesh::{
+    spiffe_id::SpiffeId,
+    wire::record::{Credential, Heads, Record, StreamHeads, record::Body},
+};
+use prost::Message as _;
 
-use super::*;
+use ulid::Ulid;
+
+use super::{
+    seen::{BOOTS_PER_REPORTER_MAX, TRIES},
+    *,
+};
 use crate::{
     log::{LogOptions, Pending},
-    testing::{REPORTER, Speaker, TestSigner, append, options, unsign},
+    stream::StreamKey,
+    testing::{REPORTER, Speaker, TestSigner, append, decision, options, unsign},
 };
 
 struct Bench {
@@ -78,13 +88,25 @@ async fn heads_that_nobody_has_signed_are_no_sign_of_life() {
 struct Nobody;
 
 impl Roots for Nobody {
-    fn hold(&self, _: &[Vec<u8>]) -> Result<(), String> {
+    fn hold(&self, _: &[Vec<u8>], _: i64) -> Result<(), String> {
         Err("unknown issuer".into())
     }
 }
 
-/// A certificate that somebody made for himself is none of the mesh's; one that has ended
-/// is no matter for the roots of today.
+/// Trusts what is held at a moment up to this one.
+struct Until(i64);
+
+impl Roots for Until {
+    fn hold(&self, _: &[Vec<u8>], at_s: i64) -> Result<(), String> {
+        match at_s <= self.0 {
+            true => Ok(()),
+            false => Err("it has ended".into()),
+        }
+    }
+}
+
+/// A certificate that somebody made for himself is none of the mesh's, also one that has
+/// ended: that is held against the roots as of its end.
 #[tokio::test]
 async fn certificates_of_other_roots_are_named() {
     let bench = Bench::new();
@@ -97,10 +119,130 @@ async fn certificates_of_other_roots_are_named() {
         told.len() == 1 && told[0].contains("not of the mesh's roots"),
         "{told:?}"
     );
-    let mut old = Speaker::new(2);
-    old.signer = TestSigner::until(REPORTER, 2, 2001);
-    bench.hear(&watch, vec![old.heads()]).await;
+    let old = |boot| {
+        let mut old = Speaker::new(boot);
+        old.signer = TestSigner::until(REPORTER, boot, 2001);
+        old
+    };
+    bench.hear(&watch, vec![old(2).heads()]).await;
+    assert_eq!(faults(&watch).len(), 2);
+    let watch = bench.watch();
+    // The year 2001 begins then.
+    watch.trust(Arc::new(Until(978_307_200)));
+    bench.clock.advance(HEADS_EVERY);
+    bench.hear(&watch, vec![old(3).heads()]).await;
+    assert_eq!(faults(&watch), Vec::<String>::new());
+}
+
+/// The authority's word for a certificate.
+fn issued(number: u64, by: &str, signer: &TestSigner) -> Pending {
+    let reporter = SpiffeId::parse(by).unwrap();
+    let issued = Credential {
+        verb: "issued".into(),
+        certificate: signer.digest().to_vec(),
+        ..Credential::default()
+    };
+    let record = Record {
+        reporter: by.into(),
+        body: Some(Body::Credential(issued)),
+        ..decision(0)
+    };
+    Pending {
+        stream: Arc::new(StreamKey {
+            reporter,
+            boot: Ulid::from_parts(1, 1),
+            worker: 0,
+        }),
+        sequence: number,
+        record: record.encode_to_vec().into(),
+    }
+}
+
+/// A certificate that was refused stays so, whatever is signed with it: the authority's record
+/// of it alone clears that, and then it is believed.
+#[tokio::test]
+async fn a_late_record_of_a_certificate_clears_it_and_nothing_else_does() {
+    const AUTHORITY: &str = "spiffe://acme.test/palisade/ca";
+    let bench = Bench::new();
+    let watch = bench.watch();
+    watch.trust(Arc::new(Nobody));
+    let mut web = Speaker::new(1);
+    bench.hear(&watch, vec![web.heads()]).await;
+    for n in 0..4 {
+        bench.clock.advance(HEADS_EVERY);
+        if n == 2 {
+            web.forget();
+        }
+        bench.hear(&watch, vec![web.heads()]).await;
+    }
+    assert_eq!(faults(&watch).len(), 1, "{:?}", faults(&watch));
+    assert_eq!(silent(&watch), [web.boot.to_string()]);
+    // Neither somebody else's word, nor the authority's for another one.
+    let other = TestSigner::new(REPORTER, 9);
+    let records = vec![
+        issued(1, REPORTER, &web.signer),
+        issued(1, AUTHORITY, &other),
+    ];
+    bench.hear(&watch, records).await;
     assert_eq!(faults(&watch).len(), 1);
+    let records = vec![issued(2, AUTHORITY, &web.signer)];
+    bench.hear(&watch, records).await;
+    assert_eq!(faults(&watch), Vec::<String>::new());
+    bench.hear(&watch, vec![web.heads()]).await;
+    let told = (faults(&watch), silent(&watch));
+    assert_eq!(told, (vec![], vec![]));
+}
+
+/// What comes in another order is compared; what is too much is told.
+#[tokio::test]
+async fn the_watch_compares_by_number() {
+    let bench = Bench::new();
+    let watch = bench.watch();
+    let mut web = Speaker::new(1);
+    let certificate = web.heads();
+    let mut records = web.decides(0, 3);
+    let mut bytes = records[0].record.to_vec();
+    let at = bytes.windows(8).position(|w| w == b"/orders/").unwrap();
+    bytes[at + 1] = b'O';
+    records[0].record = bytes.into();
+    let heads = web.heads();
+    records.rotate_left(1);
+    bench.hear(&watch, vec![certificate, heads]).await;
+    assert_eq!(faults(&watch), Vec::<String>::new());
+    bench.hear(&watch, records).await;
+    let told = faults(&watch);
+    assert!(told.len() == 1 && told[0].contains("1..=3"), "{told:?}");
+    assert_eq!(watch.uncompared(), 0);
+    // Unsigned heads move nothing.
+    let far = |heads: &mut Heads| heads.streams[0].last_sequence = u64::MAX;
+    bench.hear(&watch, vec![web.heads_with(far, unsign)]).await;
+    let told = faults(&watch).len();
+    let mut records = web.decides(0, 1);
+    records[0].record = decision(9).encode_to_vec().into();
+    records.push(web.heads());
+    bench.hear(&watch, records).await;
+    assert_eq!(faults(&watch).len(), told + 1);
+}
+
+/// On both sides of the limit: who is named as over for longer and is heard all the same, is
+/// missed when he is not.
+#[tokio::test]
+async fn a_start_is_excused_by_its_name_for_a_day() {
+    let bench = Bench::new();
+    let watch = bench.watch();
+    let (mut web, mut next) = (Speaker::new(1), Speaker::new(2));
+    next.previous = Some(web.boot);
+    bench.hear(&watch, vec![web.heads(), next.heads()]).await;
+    bench.clock.advance(SILENT_FOR);
+    bench.hear(&watch, vec![next.heads(), web.heads()]).await;
+    bench.hear(&watch, vec![next.heads()]).await;
+    bench.clock.advance(SILENT_AFTER + HEADS_EVERY);
+    assert_eq!(silent(&watch), [next.boot.to_string()]);
+    bench.hear(&watch, vec![next.heads(), web.heads()]).await;
+    bench.hear(&watch, vec![next.heads()]).await;
+    bench.clock.advance(SILENT_AFTER + HEADS_EVERY);
+    bench.hear(&watch, vec![next.heads()]).await;
+    assert_eq!(silent(&watch), [web.boot.to_string()]);
 }
 
 /// The audit service starts in the middle of a boot, whose first heads it does not read.

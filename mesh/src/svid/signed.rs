@@ -29,10 +29,13 @@ pub struct Signed {
 }
 
 impl Identity {
-    /// Signs `message` with the key of the present SVID; `None` when the key is of a
-    /// kind that none of our schemes is for.
+    /// Signs `message` with the key of the present SVID; `None` when that has ended, or the
+    /// key is of a kind that none of our schemes is for.
     pub fn sign(&self, message: &[u8]) -> Option<Signed> {
         let state = self.state.load();
+        if state.svid.not_after_s < self.clock.now_us() / 1_000_000 {
+            return None;
+        }
         let signer = state.certified.key.choose_scheme(&SCHEMES)?;
         Some(Signed {
             scheme: signer.scheme().into(),

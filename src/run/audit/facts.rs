@@ -192,6 +192,24 @@ impl AuditRole {
                 .fix("find what is damaged with `palisade audit verify`"),
             );
         }
+        let uncompared = self.watch.uncompared();
+        if uncompared > 0 {
+            let n = count(
+                uncompared,
+                "stretch of records was",
+                "stretches of records were",
+            );
+            facts.push(
+                Fact::not_ok(
+                    "audit",
+                    FactState::Warning,
+                    7529,
+                    format!("{n} not compared with what their reporter signed"),
+                )
+                .cause("more was out of order, or more streams were open, than is followed")
+                .fix("compare them with `palisade audit verify`"),
+            );
+        }
         let (faults, more) = self.watch.faults();
         if let Some(first) = faults.first() {
             let n = more.saturating_add(u64::try_from(faults.len()).unwrap_or(u64::MAX));

@@ -2,12 +2,13 @@
 //!
 //! One process writes a spool at a time. During an upgrade there are two, so each
 //! takes the first spool that is free (`spool`, `spool.2`, …) and sends on what the
-//! other left as soon as that one has ended.
+//! other left as soon as that one has ended, and signs how far that was: what somebody took
+//! away meanwhile is missed.
 
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -55,7 +56,7 @@ impl Spools {
 
     /// Records that the log does not have.
     pub(super) fn waiting(&self) -> u64 {
-        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = lock_all(&self.left);
         let of_left: u64 = left.iter().map(|spool| spool.stats().waiting).sum();
         self.own.stats().waiting + of_left
     }
@@ -110,10 +111,10 @@ pub(super) fn open(
                 .first_free(&config.state_dir, upgrade)
                 .map_err(|e| vec![unusable(&e.to_string())])?;
             own.sign_heads(Arc::new(SvidSigner(identity.clone())));
-            let identity = identity.clone();
+            let (identity, connecting) = (identity.clone(), identity.clone());
             let expected = config.trust_domain.role(Role::Audit.as_str());
             let connect = move || {
-                let channel = tls::channel_to(&audit, &expected, &identity);
+                let channel = tls::channel_to(&audit, &expected, &connecting);
                 async move { Ok::<_, std::convert::Infallible>(channel) }
             };
             tokio::spawn(own.clone().uplink(connect.clone()));
@@ -124,21 +125,16 @@ pub(super) fn open(
             for left in others(&config.state_dir, &path) {
                 let (opener, left_of) = (opener.clone(), spools.left.clone());
                 let (connect, stop) = (connect.clone(), stop.clone());
+                let signer = SvidSigner(identity.clone());
                 tokio::spawn(async move {
                     let send = async {
                         let spool = opener.once_free(&left).await?;
-                        left_of
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(spool.clone());
-                        tokio::select! {
-                            () = spool.clone().uplink(connect) => {}
-                            () = spool.delivered() => {}
+                        if spool.has_left() {
+                            spool.sign_heads(Arc::new(signer));
+                            lock_all(&left_of).push(spool.clone());
+                            tokio::join!(spool.clone().uplink(connect), last_word(&spool));
+                            lock_all(&left_of).retain(|other| !Arc::ptr_eq(other, &spool));
                         }
-                        left_of
-                            .lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .retain(|other| !Arc::ptr_eq(other, &spool));
                         spool.close();
                         Some(())
                     };
@@ -151,6 +147,18 @@ pub(super) fn open(
             Ok((Kept::Spool(spools), own))
         }
     }
+}
+
+fn lock_all(left: &Mutex<Vec<Arc<Spool>>>) -> MutexGuard<'_, Vec<Arc<Spool>>> {
+    left.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Ends a spool once what is in it is delivered: its last heads tell what was.
+async fn last_word(spool: &Arc<Spool>) {
+    spool.delivered().await;
+    let spool = spool.clone();
+    // It waits for the disk.
+    let _ = tokio::task::spawn_blocking(move || spool.close()).await;
 }
 
 #[derive(Clone)]

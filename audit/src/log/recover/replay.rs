@@ -18,7 +18,7 @@ use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek},
     files,
-    heads::Statement,
+    heads::{Checks, Place, Statement},
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
     segment::{self, Content, FrameReader, GoneRun, HEADER_LEN, Header, Offsets},
@@ -32,8 +32,10 @@ const TILES_MENDED_MAX: usize = 16;
 /// Full tiles held before they are written.
 const TILES_HELD_MAX: usize = 4096;
 
-/// Signatures of heads that a start checks, where they say more than is here.
-const CHECKS_MAX: usize = 16 * 1024;
+/// Signatures of heads that a start checks for each reporter, where they say more than is
+/// here, and in all.
+const CHECKS_MAX: usize = 1024;
+const CHECKS_ALL_MAX: usize = 16 * 1024;
 
 /// What the log is.
 #[derive(Debug)]
@@ -112,7 +114,7 @@ pub(super) fn replay(
             offsets: Offsets::empty(),
             verifier,
             unsigned: false,
-            checks: CHECKS_MAX,
+            checks: Checks::new(CHECKS_MAX, CHECKS_ALL_MAX),
         }
         .run()
     };
@@ -195,7 +197,7 @@ struct Run<'a> {
     verifier: &'a Verifier,
     unsigned: bool,
     /// How many signatures of heads may still be checked.
-    checks: usize,
+    checks: Checks,
 }
 
 impl Run<'_> {
@@ -361,7 +363,11 @@ impl Run<'_> {
                     self.streams.close(id);
                 }
                 if let Some(statement) = Statement::read(&peek) {
-                    self.streams.hear(&key, &statement, None, &mut self.checks);
+                    let at = Place {
+                        stream: &key,
+                        sequence: envelope.sequence,
+                    };
+                    self.streams.hear(at, &statement, None, &mut self.checks);
                 }
             }
         }

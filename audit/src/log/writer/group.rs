@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     envelope::{EnvelopeRef, RECORD_LEN_MAX, RecordPeek, SALT_LEN, VERSION},
-    heads::Statement,
+    heads::{Checks, Place, Statement},
     merkle::{self, Hash},
     privacy::Vault,
     segment::{self, FRAME_HEADER_LEN},
@@ -28,8 +28,10 @@ const BUF_KEPT_MAX: usize = 8 << 20;
 /// About what frame and envelope add to a record, in bytes.
 const FRAMING_HINT: usize = 160;
 
-/// Signatures of heads that are checked in one group, where they say more than is here.
+/// Signatures of heads that are checked in one group for each reporter, where they say more
+/// than is here, and in all.
 const CHECKS_MAX: usize = 64;
+const CHECKS_ALL_MAX: usize = 4096;
 
 /// Salts drawn at once.
 const SALTS: usize = 256;
@@ -42,7 +44,7 @@ pub(super) struct Group {
     pub(super) undo: Undo,
     now_us: i64,
     /// How many signatures of heads may still be checked.
-    checks: usize,
+    checks: Checks,
     salts: Salts,
     vault: Option<Arc<Vault>>,
 }
@@ -82,7 +84,7 @@ impl Group {
             leaves: Vec::new(),
             undo: Undo::default(),
             now_us: 0,
-            checks: 0,
+            checks: Checks::new(CHECKS_MAX, CHECKS_ALL_MAX),
             salts: Salts::default(),
         }
     }
@@ -98,7 +100,7 @@ impl Group {
         self.leaves.clear();
         self.undo = Undo::default();
         self.now_us = now_us;
-        self.checks = CHECKS_MAX;
+        self.checks = Checks::new(CHECKS_MAX, CHECKS_ALL_MAX);
     }
 
     /// Takes in a batch, whole or not at all; where the keys fail, what came before that
@@ -138,7 +140,7 @@ impl Group {
                 self.gap(streams, own, "gap", &pending.stream, range);
             }
             self.push(streams, id, pending.sequence, &leaf);
-            self.promises(streams, own, &pending.stream, &leaf.peek);
+            self.promises(streams, own, pending, &leaf.peek);
             staged.accepted += 1;
             if let Seen::Filled(Some(range)) = seen {
                 self.gap(streams, own, "gap_closed", &pending.stream, range);
@@ -153,14 +155,18 @@ impl Group {
         &mut self,
         streams: &mut Streams,
         own: &Arc<StreamKey>,
-        reporter: &StreamKey,
+        pending: &Pending,
         peek: &RecordPeek<'_>,
     ) {
         let Some(statement) = Statement::read(peek) else {
             return;
         };
+        let at = Place {
+            stream: &pending.stream,
+            sequence: pending.sequence,
+        };
         let (undo, checks) = (Some(&mut self.undo), &mut self.checks);
-        let missing = streams.hear(reporter, &statement, undo, checks);
+        let missing = streams.hear(at, &statement, undo, checks);
         let Some((stream, range)) = missing.first() else {
             return;
         };

@@ -190,6 +190,12 @@ pub(crate) fn certificates(e: &Evidence<'_>, most: usize) -> Result<Section, Sto
             found.unknown
         ));
     }
+    if found.unrecorded > 0 {
+        section = section.cannot_show(&format!(
+            "who has signed {} heads of streams: that their certificates were issued is not in the log",
+            found.unrecorded
+        ));
+    }
     if found.beyond > 0 {
         section = section.cannot_show(&format!(
             "{} certificates: more were issued than one verification compares",

@@ -3,7 +3,7 @@
 use palisade_mesh::{
     diagnostic::Severity,
     spiffe_id::TrustDomain,
-    wire::record::{Credential, Reached, Record, StreamHeads, record::Body},
+    wire::record::{Credential, Head, Heads, Reached, Record, StreamHeads, record::Body},
 };
 use prost::Message as _;
 
@@ -141,17 +141,216 @@ async fn a_certificate_that_was_lost_is_no_forgery_until_it_is_due() {
     };
     let told = lacking(CERTIFICATES_EVERY).await;
     assert_eq!(told.len(), 2, "{told:?}");
-    assert_eq!(told[0].0, Severity::Warning);
-    assert!(told[0].1.contains("cannot be checked"), "{told:?}");
     assert!(
-        told[1]
+        told[0]
             .1
             .contains("are not those that their reporter signed")
     );
+    assert_eq!(told[1].0, Severity::Warning);
+    assert!(told[1].1.contains("cannot be checked"), "{told:?}");
     let told = lacking(CERTIFICATES_EVERY + 1).await;
     assert_eq!(told.len(), 3, "{told:?}");
-    assert_eq!(told[1].0, Severity::Error);
-    assert!(told[1].1.contains("was never sent"), "{told:?}");
+    assert_eq!(told[2].0, Severity::Error);
+    assert!(told[2].1.contains("was never sent"), "{told:?}");
+}
+
+/// The record with the certificate comes late: what was signed before it came counts, and no
+/// number is left out by the end.
+#[tokio::test]
+async fn a_certificate_may_come_after_the_heads_that_it_is_for() {
+    let mut web = Speaker::new(1);
+    let first = web.heads();
+    let mut records: Vec<Pending> = web.decides(0, 2).into_iter().map(altered).collect();
+    records.extend([web.heads(), first]);
+    let told = found(&verified(records).await);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].1.contains("records 1 to 2"), "{told:?}");
+}
+
+/// Who leaves a number out for a while, so that what he made of the heads is excused, fills it
+/// in vain: it is judged by what is missing in the end.
+#[tokio::test]
+async fn a_number_that_comes_late_excuses_nothing() {
+    let mut web = Speaker::new(1);
+    let mut records = vec![web.heads()];
+    let late = web.heads();
+    records.extend([web.heads_with(|_| {}, unsign), late]);
+    let told = found(&verified(records.clone()).await);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].0, Severity::Error);
+    assert!(told[0].1.contains("was never sent"), "{told:?}");
+    records.pop();
+    let told = found(&verified(records).await);
+    assert_eq!((told.len(), told[0].0), (1, Severity::Warning), "{told:?}");
+}
+
+/// What is not signed moves nothing: neither what is compared, nor what is awaited.
+#[tokio::test]
+async fn heads_that_nobody_has_signed_blind_no_stream() {
+    for last in [2, u64::MAX - 1, u64::MAX] {
+        let mut web = Speaker::new(1);
+        let mut records = vec![web.heads()];
+        let far = |heads: &mut Heads| {
+            heads.streams = vec![Head {
+                first_sequence: 1,
+                last_sequence: last,
+                ..Head::default()
+            }];
+        };
+        records.push(web.heads_with(far, unsign));
+        records.push(web.heads_with(far, |signed| signed.signature.clear()));
+        records.extend(web.decides(0, 2).into_iter().map(altered));
+        records.push(web.heads());
+        let told = found(&verified(records).await);
+        assert_eq!(told.len(), 3, "{told:?}");
+        let compared = told.iter().filter(|f| f.1.contains("records 1 to 2"));
+        assert_eq!(compared.count(), 1, "{told:?}");
+    }
+}
+
+/// The order in which records and heads come is nobody's to choose: they are compared by number.
+#[tokio::test]
+async fn records_are_compared_whatever_comes_first() {
+    let mut web = Speaker::new(1);
+    let certificate = web.heads();
+    let one: Vec<Pending> = web.decides(0, 2).into_iter().map(altered).collect();
+    let first = web.heads();
+    let two = web.decides(0, 2);
+    let second = web.heads();
+    let (certificate, first, second) = ([certificate], [first], [second]);
+    let orders: [[&[Pending]; 5]; 4] = [
+        [&certificate, &two, &one, &first, &second],
+        [&first, &second, &one, &two, &certificate],
+        [&second, &two, &first, &certificate, &one],
+        [&one, &two, &certificate, &second, &first],
+    ];
+    for order in orders {
+        let report = verified(order.concat()).await;
+        let told = found(&report);
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert_eq!(told[0].0, Severity::Error);
+        assert!(told[0].1.contains("records 1 to 2"), "{told:?}");
+    }
+}
+
+/// A copy of genuine heads elsewhere, be it of another worker's, keeps nothing from being
+/// compared, and is named.
+#[tokio::test]
+async fn heads_count_in_the_record_that_they_were_signed_for() {
+    let mut web = Speaker::new(1);
+    let certificate = web.heads();
+    let altered: Vec<Pending> = web.decides(0, 2).into_iter().map(altered).collect();
+    let genuine = web.heads();
+    for (worker, sequence) in [(77, genuine.sequence), (Speaker::OWN, genuine.sequence + 1)] {
+        let copy = Pending {
+            stream: Arc::new(web.stream(worker)),
+            sequence,
+            ..genuine.clone()
+        };
+        let mut records = vec![certificate.clone(), copy];
+        records.extend(altered.clone());
+        records.push(genuine.clone());
+        let told = found(&verified(records).await);
+        assert_eq!(told.len(), 2, "{told:?}");
+        assert!(
+            told[0].1.contains("it was signed for another record"),
+            "{told:?}"
+        );
+        assert!(told[1].1.contains("records 1 to 2"), "{told:?}");
+    }
+}
+
+/// Heads of an earlier version are signed by nobody, and no trouble.
+#[tokio::test]
+async fn heads_of_an_earlier_version_are_not_signed() {
+    let mut web = Speaker::new(1);
+    let signer = TestSigner::new(REPORTER, 1);
+    let earlier = |signed: &mut StreamHeads| {
+        let message = [&b"palisade stream heads v1\n"[..], &signed.heads].concat();
+        let made = crate::heads::HeadSigner::sign(&signer, &message).unwrap();
+        signed.certificate = signer.digest().to_vec();
+        signed.certificates = made.certificates;
+        signed.signature = made.signature;
+    };
+    let place = |heads: &mut Heads| (heads.worker, heads.sequence) = (0, 0);
+    let records = vec![web.heads_with(place, earlier)];
+    let told = found(&verified(records).await);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].1.contains("not by the certificate"), "{told:?}");
+}
+
+/// On both sides of the limit: a certificate signs nothing after its end.
+#[tokio::test]
+async fn heads_of_after_the_end_of_their_certificate_count_for_nothing() {
+    // The year 2001 begins then.
+    const END_S: i64 = 978_307_200;
+    let made_at = |time_us: i64| async move {
+        let mut web = Speaker::new(1);
+        web.signer = TestSigner::until(REPORTER, 1, 2001);
+        let record = web.heads_with(|heads| heads.time_us = time_us, |_| {});
+        found(&verified(vec![record]).await)
+    };
+    assert_eq!(made_at(END_S * 1_000_000 + 999_999).await, []);
+    let told = made_at((END_S + 1) * 1_000_000).await;
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].1.contains("had ended"), "{told:?}");
+}
+
+/// What a reporter signed twice, and differently, is compared once, and the other told.
+#[tokio::test]
+async fn what_was_signed_and_not_compared_is_counted() {
+    let mut web = Speaker::new(1);
+    let mut records = vec![web.heads()];
+    records.extend(web.decides(0, 4));
+    records.push(web.heads());
+    let again = |heads: &mut Heads| {
+        heads.streams = vec![Head {
+            first_sequence: 2,
+            last_sequence: 3,
+            ..Head::default()
+        }];
+    };
+    records.push(web.heads_with(again, |_| {}));
+    let told = found(&verified(records).await);
+    assert_eq!((told.len(), told[0].0), (1, Severity::Warning), "{told:?}");
+    assert!(told[0].1.starts_with("1 stretches"), "{told:?}");
+    // Of what is missing it is told that it is missing.
+    let mut web = Speaker::new(1);
+    let mut records = vec![web.heads()];
+    records.extend(web.decides(0, 4).split_off(1));
+    records.push(web.heads());
+    let report = verified(records).await;
+    assert_eq!(found(&report), []);
+    assert!(!report.complete());
+}
+
+/// On both sides of the limit: streams and starts that only heads name cost no more than this.
+#[tokio::test]
+async fn so_many_names_are_looked_at() {
+    let names = crate::stream::STREAMS_PER_REPORTER_MAX as u32;
+    let of = |count: u32| async move {
+        let mut web = Speaker::new(1);
+        let mut records = Vec::new();
+        let workers: Vec<u32> = (0..count).collect();
+        for workers in workers.chunks(STREAMS_MAX) {
+            let named = |heads: &mut Heads| {
+                let named = workers.iter().map(|worker| Head {
+                    worker: *worker,
+                    ..Head::default()
+                });
+                heads.streams = named.collect();
+            };
+            records.push(web.heads_with(named, |_| {}));
+        }
+        let report = verified(records).await;
+        let streams = report.streams.iter().filter(|s| s.reporter == REPORTER);
+        (found(&report), streams.count() as u32)
+    };
+    assert_eq!(of(names).await, (vec![], names + 1));
+    let (told, streams) = of(names + 1).await;
+    assert_eq!(streams, names + 1);
+    assert_eq!((told.len(), told[0].0), (1, Severity::Warning), "{told:?}");
+    assert!(told[0].1.contains("was not looked at"), "{told:?}");
 }
 
 /// Name and serial number of a certificate are in every decision; its key nobody else has.
@@ -273,7 +472,7 @@ async fn heads_are_of_so_many_streams() {
         let mut records = web.decides(0, 3);
         records.push(web.heads_with(
             |heads| {
-                let more = (1..count as u32).map(|worker| palisade_mesh::wire::record::Head {
+                let more = (1..count as u32).map(|worker| Head {
                     worker,
                     ..Default::default()
                 });

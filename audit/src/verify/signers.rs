@@ -1,0 +1,193 @@
+//! Who has signed the heads of a log, as far as the log says.
+//!
+//! Heads whose certificate is not known may have come before it. So they wait, and what is
+//! said of those that it never came for is said when all of the log was read: only then it is
+//! known whether the record that would have had it is one that is not here.
+
+use std::collections::VecDeque;
+
+use palisade_mesh::{diagnostic::Severity, spiffe_id::SpiffeId};
+use rustc_hash::FxHashMap;
+use ulid::Ulid;
+
+use super::Finding;
+use crate::{
+    heads::{CERTIFICATES_EVERY, Place, Signature, Signer, Statement},
+    merkle::sha256,
+    stream::{Range, StreamKey},
+};
+
+/// Certificates of a start that are known at a time: the one that it signs with, and the one
+/// before it, for heads that come late.
+const KNOWN_MAX: usize = 2;
+
+/// Heads of a start that wait for their certificate; more are as those that it never came for.
+const WAITING_MAX: usize = 4 * CERTIFICATES_EVERY as usize;
+
+/// Bytes of heads that wait in all.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// Certificates and heads by start.
+#[derive(Default)]
+pub(super) struct Signers {
+    boots: FxHashMap<(SpiffeId, Ulid), Boot>,
+    waiting_bytes: usize,
+}
+
+#[derive(Default)]
+struct Boot {
+    /// The newest last.
+    certificates: VecDeque<Vec<u8>>,
+    waiting: Vec<Said>,
+    /// The last record of heads that it has signed, by stream and number.
+    signed: Option<(u32, u64)>,
+}
+
+/// Heads, and where they are.
+pub(super) struct Said {
+    pub(super) statement: Statement,
+    pub(super) stream: StreamKey,
+    pub(super) sequence: u64,
+    pub(super) leaf: u64,
+    /// A finding about them, without words.
+    pub(super) finding: Finding,
+    /// The last number before them that heads are known to be signed in.
+    pub(super) after: u64,
+}
+
+impl Said {
+    fn check(&self, certificates: &VecDeque<Vec<u8>>) -> Signature {
+        let at = Place {
+            stream: &self.stream,
+            sequence: self.sequence,
+        };
+        self.statement.check(at, |digest| {
+            let mut known = certificates.iter();
+            let found = known.find(|leaf| sha256(leaf).as_slice() == digest);
+            found.map(Vec::as_slice)
+        })
+    }
+}
+
+impl Boot {
+    /// Remembers the certificate with which `said` was signed.
+    fn learn(&mut self, said: &Said, signer: &Signer) {
+        let place = (said.stream.worker, said.sequence);
+        self.signed = self.signed.max(Some(place));
+        let Some(leaf) = said.statement.certificate() else {
+            return;
+        };
+        let is_known = |known: &Vec<u8>| sha256(known) == signer.certificate;
+        if !self.certificates.iter().any(is_known) {
+            self.certificates.push_back(leaf.to_vec());
+            if self.certificates.len() > KNOWN_MAX {
+                self.certificates.pop_front();
+            }
+        }
+    }
+}
+
+impl Signers {
+    /// Takes in heads; gives those of which it is known now who has signed them, with those
+    /// that waited for what came with them.
+    pub(super) fn judge(&mut self, mut said: Said) -> Vec<(Said, Signature)> {
+        let boot = (said.stream.reporter.clone(), said.stream.boot);
+        let boot = self.boots.entry(boot).or_default();
+        let mut judged = Vec::new();
+        match said.check(&boot.certificates) {
+            Signature::Unknown => {
+                let of_stream = |(worker, _): &(u32, u64)| *worker == said.stream.worker;
+                let before = boot.signed.filter(of_stream).map(|(_, number)| number);
+                said.after = before.filter(|n| *n < said.sequence).unwrap_or_default();
+                let bytes = self.waiting_bytes + said.statement.len();
+                if boot.waiting.len() >= WAITING_MAX || bytes > WAITING_BYTES_MAX {
+                    let what = "too many before it name a certificate that is not here";
+                    return vec![(said, Signature::Wrong(what))];
+                }
+                self.waiting_bytes = bytes;
+                boot.waiting.push(said);
+            }
+            Signature::Holds(signer) => {
+                boot.learn(&said, &signer);
+                let comes = said.statement.certificate().is_some();
+                judged.push((said, Signature::Holds(signer)));
+                for said in comes
+                    .then(|| std::mem::take(&mut boot.waiting))
+                    .into_iter()
+                    .flatten()
+                {
+                    match said.check(&boot.certificates) {
+                        Signature::Unknown => boot.waiting.push(said),
+                        known => {
+                            self.waiting_bytes -= said.statement.len();
+                            judged.push((said, known));
+                        }
+                    }
+                }
+            }
+            wrong @ Signature::Wrong(_) => judged.push((said, wrong)),
+        }
+        judged
+    }
+
+    /// Whether a start has signed heads.
+    pub(super) fn signs(&self, reporter: &SpiffeId, boot: Ulid) -> bool {
+        let boot = self.boots.get(&(reporter.clone(), boot));
+        boot.is_some_and(|boot| boot.signed.is_some())
+    }
+
+    /// What there is to say of heads whose certificate never came; `missing` gives the numbers of a
+    /// stream that are not here.
+    pub(super) fn unknown<'m>(
+        &mut self,
+        missing: impl Fn(&StreamKey) -> &'m [Range],
+    ) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for boot in self.boots.values_mut() {
+            let mut waiting = std::mem::take(&mut boot.waiting);
+            waiting.sort_by_key(|said| (said.stream.worker, said.sequence));
+            findings.extend(unknown(waiting, &missing));
+        }
+        findings.sort_by_key(|finding| finding.leaf);
+        findings
+    }
+}
+
+/// What there is to say of heads of a start, by number. They are excused where a record before
+/// them is missing, until the certificate must have been sent again; once for all of them.
+fn unknown<'m>(waiting: Vec<Said>, missing: impl Fn(&StreamKey) -> &'m [Range]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let (mut worker, mut before, mut excused, mut warned) = (None, 0, None, false);
+    for said in waiting {
+        if worker.replace(said.stream.worker) != Some(said.stream.worker) {
+            (before, excused) = (0, None);
+        }
+        if said.after > before {
+            // One in between was signed with a certificate that is known.
+            (before, excused) = (said.after, None);
+        }
+        let is_between = |range: &Range| range.from < said.sequence && range.to > before;
+        if missing(&said.stream).iter().any(is_between) {
+            excused = Some(0);
+        }
+        excused = excused
+            .map(|since| since + 1)
+            .filter(|since| *since <= CERTIFICATES_EVERY);
+        before = said.sequence;
+        if excused.is_none() {
+            let what = "heads that its reporter has not signed: the certificate that they name was never sent";
+            findings.push(Finding {
+                what: what.into(),
+                ..said.finding
+            });
+        } else if !std::mem::replace(&mut warned, true) {
+            let what = "heads that cannot be checked count for nothing: the record that had their certificate is not here";
+            findings.push(Finding {
+                severity: Severity::Warning,
+                what: what.into(),
+                ..said.finding
+            });
+        }
+    }
+    findings
+}

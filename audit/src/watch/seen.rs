@@ -1,0 +1,391 @@
+//! What the watch has read: starts, their streams, and what does not agree.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use rustc_hash::FxHashMap;
+use ulid::Ulid;
+
+use super::{
+    FAULTS_MAX, Fault, SILENT_AFTER, SILENT_FOR, Silent, UNKNOWN_AFTER, Unread,
+    signatory::Signatory,
+    vouched::{Standing, Vouched},
+};
+use crate::{
+    envelope::{EnvelopeRef, RecordPeek},
+    heads::{Order, Place, Roots, Signature, Statement},
+    log::LogError,
+    merkle::Hash,
+    stream::StreamKey,
+};
+
+/// Streams whose records are compared with their heads as they come; `audit verify`
+/// compares those beyond.
+const FOLLOWED_MAX: usize = 1 << 16;
+
+/// Hashes of records that wait for their heads, or for others; 32 MiB.
+const HELD_MAX: usize = 1 << 20;
+
+/// How long a stream of which no heads are heard is followed after its last record.
+const IDLE_AFTER: Duration = Duration::from_secs(600);
+
+/// How often a record is tried that the disk does not give, before it is stepped over.
+pub(super) const TRIES: u32 = 3;
+
+/// Starts of one reporter that are watched at a time.
+pub(super) const BOOTS_PER_REPORTER_MAX: usize = 1024;
+
+/// What was read of a log.
+pub(super) struct Seen {
+    /// Of the record that is read next.
+    pub(super) position: u64,
+    boots: BTreeMap<(String, Ulid), Boot>,
+    streams: FxHashMap<Box<[u8]>, Followed>,
+    /// What was signed of them.
+    order: Order,
+    /// Heads of streams that are not followed.
+    unfollowed: u64,
+    /// When idle streams were looked for.
+    swept: Duration,
+    vouched: Vouched,
+    /// Each with the certificate that it is about, if it is one.
+    faults: Vec<(Option<Hash>, Fault)>,
+    faults_more: u64,
+    pub(super) unread: Option<Unread>,
+    /// How often the record at `position` was tried.
+    tries: u32,
+    /// How many records the last step was over: more each time, and 0 once one can be read.
+    stride: u64,
+}
+
+/// A stream whose records are compared.
+struct Followed {
+    id: usize,
+    /// The number that is expected.
+    next: u64,
+    /// Nothing is missing since heads came in it that were signed.
+    whole: bool,
+    /// When its last record was read here.
+    read: Duration,
+}
+
+#[derive(Default)]
+struct Boot {
+    /// When it was first heard here.
+    since: Duration,
+    heard_us: i64,
+    /// When that was read here, and how old it was by then. From there on only time that
+    /// passes makes it older: a clock that is set ahead makes nobody silent.
+    read: Duration,
+    age: Duration,
+    signatory: Signatory,
+}
+
+impl Boot {
+    /// Heard at `at_us`, of which it is read now.
+    fn hear(&mut self, at_us: i64, (passed, now_us): (Duration, i64)) {
+        let age_us = u64::try_from(now_us.saturating_sub(at_us)).unwrap_or_default();
+        self.heard_us = self.heard_us.max(at_us);
+        (self.read, self.age) = (passed, Duration::from_micros(age_us));
+    }
+
+    /// How long it may say nothing.
+    fn patience(&self) -> Duration {
+        match self.signatory.is_known() {
+            true => SILENT_AFTER,
+            false => UNKNOWN_AFTER,
+        }
+    }
+
+    fn age_at(&self, now: Duration) -> Duration {
+        self.age.saturating_add(now.saturating_sub(self.read))
+    }
+}
+
+impl Seen {
+    /// What is seen of the log `origin` from `position` on.
+    pub(super) fn new(position: u64, origin: &str) -> Self {
+        Self {
+            position,
+            boots: BTreeMap::new(),
+            streams: FxHashMap::default(),
+            order: Order::new(HELD_MAX),
+            unfollowed: 0,
+            swept: Duration::ZERO,
+            vouched: Vouched::new(origin),
+            faults: Vec::new(),
+            faults_more: 0,
+            unread: None,
+            tries: 0,
+            stride: 0,
+        }
+    }
+
+    /// The record at `index` can be read.
+    pub(super) fn read(&mut self, index: u64) {
+        self.position = index + 1;
+        (self.tries, self.stride) = (0, 0);
+    }
+
+    /// Who is silent `now`.
+    pub(super) fn silent(&self, now: Duration) -> Vec<Silent> {
+        // After a start of ours nobody could have been heard before it.
+        let is_silent = |boot: &Boot| {
+            now.saturating_sub(boot.read) > boot.patience() && boot.age_at(now) < SILENT_FOR
+        };
+        let silent = self.boots.iter().filter(|(_, boot)| is_silent(boot));
+        silent
+            .map(|((reporter, id), boot)| Silent {
+                reporter: reporter.clone(),
+                boot: id.to_string(),
+                heard_us: boot.heard_us,
+            })
+            .collect()
+    }
+
+    /// What does not agree, and how much more there is of it.
+    pub(super) fn faults(&self) -> (Vec<Fault>, u64) {
+        let faults = self.faults.iter().map(|(_, fault)| fault.clone());
+        (faults.collect(), self.faults_more)
+    }
+
+    /// How many stretches were not compared.
+    pub(super) fn uncompared(&self) -> u64 {
+        self.order.uncompared().saturating_add(self.unfollowed)
+    }
+
+    /// Steps over what cannot be read; false where it is to be tried again. A part that
+    /// cannot be read is a record or a segment: the steps grow, and pass it soon.
+    pub(super) fn step_over(&mut self, error: &LogError, len: u64) -> bool {
+        self.tries += 1;
+        if matches!(error, LogError::Io { .. }) && self.stride == 0 && self.tries < TRIES {
+            return false;
+        }
+        self.stride = self.stride.saturating_mul(2).max(1);
+        let behind = match error {
+            LogError::Away(away) => away.next,
+            _ => 0,
+        };
+        let next = self.position + self.stride;
+        let next = next.max(behind).min(len.max(self.position + 1));
+        tracing::error!(%error, from = self.position, next, "what reporters said is stepped over");
+        let unread = self.unread.get_or_insert_with(|| Unread {
+            records: 0,
+            why: error.to_string(),
+        });
+        unread.records += next - self.position;
+        self.position = next;
+        true
+    }
+
+    /// Takes in a record, `now` by the time that has passed and the clock; certificates of it
+    /// are held against `roots`.
+    pub(super) fn take(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
+    ) {
+        let Some(peek) = RecordPeek::new(envelope.record) else {
+            return;
+        };
+        if let Some(issued) = self.vouched.take(envelope, &peek) {
+            self.faults.retain(|(of, _)| *of != Some(issued));
+        }
+        self.record(envelope, now.0);
+        if let Some(statement) = Statement::read(&peek) {
+            self.heads(envelope, &statement, now, roots);
+        }
+    }
+
+    /// Takes a record into its stream.
+    fn record(&mut self, envelope: &EnvelopeRef<'_>, now: Duration) {
+        let Some(followed) = self.follow(envelope.stream, now) else {
+            return;
+        };
+        let sequence = envelope.sequence;
+        followed.read = now;
+        followed.whole &= followed.next == sequence;
+        followed.next = followed.next.max(sequence.saturating_add(1));
+        let id = followed.id;
+        let wrong = self.order.take(id, sequence, envelope.record);
+        if let (Some(wrong), Some(of)) = (wrong, StreamKey::decode(envelope.stream)) {
+            let what = format!("{of} {}..={}", wrong.first, wrong.last);
+            self.contradiction(what, envelope.received_us);
+        }
+    }
+
+    /// A stream, followed from here on if it was not; nothing where there are too many.
+    fn follow(&mut self, encoded: &[u8], now: Duration) -> Option<&mut Followed> {
+        if !self.streams.contains_key(encoded) {
+            if self.streams.len() >= FOLLOWED_MAX {
+                return None;
+            }
+            let followed = Followed {
+                id: self.order.open(),
+                next: 1,
+                whole: true,
+                read: now,
+            };
+            self.streams.insert(encoded.into(), followed);
+        }
+        self.streams.get_mut(encoded)
+    }
+
+    /// Holds what a reporter signed against what it sent. What it has not signed says
+    /// nothing, not even that it is there.
+    fn heads(
+        &mut self,
+        envelope: &EnvelopeRef<'_>,
+        statement: &Statement,
+        now: (Duration, i64),
+        roots: Option<&dyn Roots>,
+    ) {
+        let Some(stream) = StreamKey::decode(envelope.stream) else {
+            return;
+        };
+        let at_us = envelope.received_us;
+        let key = (stream.reporter.as_str().to_owned(), stream.boot);
+        if !self.has_room(&key) {
+            let more = "it has more starts at a time than are watched";
+            return self.fault(format!("heads of {stream}: {more}"), at_us);
+        }
+        let boot = self.boots.entry(key.clone()).or_insert_with(|| {
+            let mut boot = Boot {
+                since: now.0,
+                ..Boot::default()
+            };
+            boot.hear(at_us, now);
+            boot
+        });
+        let at = Place {
+            stream: &stream,
+            sequence: envelope.sequence,
+        };
+        let followed = self.streams.get_mut(envelope.stream);
+        let whole = followed.as_ref().is_some_and(|followed| followed.whole);
+        let signer = match boot.signatory.judge(statement, at, whole, &self.vouched) {
+            Signature::Holds(signer) => signer,
+            Signature::Unknown => return,
+            Signature::Wrong(why) => return self.fault(format!("heads of {stream}: {why}"), at_us),
+        };
+        let trust = (roots, now.1 / 1_000_000);
+        let vouched = &mut self.vouched;
+        match boot.signatory.stands(&signer, statement, trust, vouched) {
+            Standing::Good => {}
+            Standing::Open => return,
+            Standing::Refused(why) => {
+                let what = "its certificate is not of the mesh's roots";
+                let what = format!("heads of {stream}: {what}: {why}");
+                return self.fault_of(Some(signer.certificate), what, at_us);
+            }
+        }
+        if let Some(followed) = followed {
+            followed.whole = true;
+        }
+        boot.hear(at_us, now);
+        // Named for longer, one that is heard is not over.
+        if now.0.saturating_sub(boot.since) <= SILENT_FOR {
+            for before in statement.earlier(&stream) {
+                self.end(&key.0, before);
+            }
+        }
+        self.compare(&stream, statement, at_us, now.0);
+        if statement.heads.last {
+            self.end(&key.0, key.1);
+        }
+    }
+
+    /// Holds signed heads against the records of their streams.
+    fn compare(&mut self, own: &StreamKey, statement: &Statement, at_us: i64, now: Duration) {
+        for (of, head) in statement.streams(own) {
+            let encoded = prost::Message::encode_to_vec(&of.to_wire());
+            let Some(Followed { id, .. }) = self.follow(&encoded, now) else {
+                self.unfollowed += 1;
+                continue;
+            };
+            let id = *id;
+            if let Some(wrong) = self.order.head(id, head, 0) {
+                let what = format!("{of} {}..={}", wrong.first, wrong.last);
+                self.contradiction(what, at_us);
+            }
+        }
+    }
+
+    fn contradiction(&mut self, what: String, at_us: i64) {
+        tracing::error!(stream = %what, "records are not those that their reporter signed");
+        self.fault(what, at_us);
+    }
+
+    /// Whether a start is watched, or can be.
+    fn has_room(&self, key: &(String, Ulid)) -> bool {
+        let (reporter, _) = key;
+        let all = (reporter.clone(), Ulid::nil())..=(reporter.clone(), Ulid::from(u128::MAX));
+        self.boots.contains_key(key) || self.boots.range(all).count() < BOOTS_PER_REPORTER_MAX
+    }
+
+    /// Forgets whom nobody has heard since.
+    pub(super) fn forget(&mut self, now: Duration) {
+        let gone = self
+            .boots
+            .iter()
+            .filter(|(_, boot)| boot.age_at(now) >= SILENT_FOR);
+        let gone: Vec<_> = gone.map(|(key, _)| key.clone()).collect();
+        for (reporter, boot) in gone {
+            self.end(&reporter, boot);
+        }
+        if now.saturating_sub(self.swept) >= IDLE_AFTER {
+            self.swept = now;
+            self.sweep(now);
+        }
+    }
+
+    /// Follows streams no longer that nothing comes of, and of whose start no heads are heard.
+    fn sweep(&mut self, now: Duration) {
+        let Self {
+            streams,
+            order,
+            boots,
+            ..
+        } = self;
+        streams.retain(|encoded, followed| {
+            let idle = now.saturating_sub(followed.read) >= IDLE_AFTER;
+            let signs = || {
+                let key = StreamKey::decode(encoded);
+                key.is_some_and(|k| boots.contains_key(&(k.reporter.to_string(), k.boot)))
+            };
+            let stays = !idle || signs();
+            if !stays {
+                order.close(followed.id);
+            }
+            stays
+        });
+    }
+
+    /// Forgets a start of a reporter.
+    fn end(&mut self, reporter: &str, boot: Ulid) {
+        if self.boots.remove(&(reporter.to_owned(), boot)).is_none() {
+            return;
+        }
+        let Self { streams, order, .. } = self;
+        streams.retain(|encoded, followed| {
+            let stays = StreamKey::decode(encoded)
+                .is_some_and(|key| key.boot != boot || key.reporter.as_str() != reporter);
+            if !stays {
+                order.close(followed.id);
+            }
+            stays
+        });
+    }
+
+    fn fault(&mut self, what: String, at_us: i64) {
+        self.fault_of(None, what, at_us);
+    }
+
+    /// Notes a contradiction, which goes with the record that this certificate was issued.
+    fn fault_of(&mut self, certificate: Option<Hash>, what: String, at_us: i64) {
+        match self.faults.len() < FAULTS_MAX {
+            true => self.faults.push((certificate, Fault { what, at_us })),
+            false => self.faults_more += 1,
+        }
+    }
+}

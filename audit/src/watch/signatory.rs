@@ -1,0 +1,82 @@
+//! Who signs for a start of a reporter, as far as that was heard.
+
+use super::vouched::{Standing, Vouched};
+use crate::{
+    heads::{CERTIFICATES_EVERY, Place, Roots, Signature, Signer, Statement},
+    merkle::{Hash, sha256},
+};
+
+/// The certificate of a start.
+#[derive(Debug, Default)]
+pub(super) struct Signatory {
+    /// The one that it signed with last; empty before the first.
+    leaf: Vec<u8>,
+    /// Its digest, once the mesh stood for it.
+    vouched: Option<Hash>,
+    /// Heads in a row whose certificate is not known.
+    unknown: u32,
+    /// Whether the certificate can have come with a record that is not here.
+    excused: bool,
+}
+
+impl Signatory {
+    /// Whether a certificate of the start is known.
+    pub(super) fn is_known(&self) -> bool {
+        !self.leaf.is_empty()
+    }
+
+    /// Judges heads of it that came in the record `at`; `whole` says that nothing is missing
+    /// before that. A certificate that is not known is excused where one can be missing, until
+    /// it must have been sent again.
+    pub(super) fn judge(
+        &mut self,
+        statement: &Statement,
+        at: Place<'_>,
+        whole: bool,
+        vouched: &Vouched,
+    ) -> Signature {
+        let found = statement.check(at, |digest| {
+            let is_it = sha256(&self.leaf).as_slice() == digest;
+            is_it
+                .then_some(self.leaf.as_slice())
+                .or_else(|| vouched.leaf(digest))
+        });
+        match found {
+            Signature::Holds(_) => (self.unknown, self.excused) = (0, false),
+            Signature::Unknown => {
+                self.unknown = self.unknown.saturating_add(1);
+                self.excused |= !whole;
+                if !self.excused || self.unknown > CERTIFICATES_EVERY {
+                    return Signature::Wrong("the certificate that it names was never sent");
+                }
+            }
+            Signature::Wrong(_) => {}
+        }
+        found
+    }
+
+    /// Asks whether the mesh stands for the certificate of heads whose signature holds; one for
+    /// which it does is the start's from then on.
+    pub(super) fn stands(
+        &mut self,
+        signer: &Signer,
+        statement: &Statement,
+        (roots, now_s): (Option<&dyn Roots>, i64),
+        vouched: &mut Vouched,
+    ) -> Standing {
+        if self.vouched == Some(signer.certificate) {
+            return Standing::Good;
+        }
+        let chain = statement.certificates();
+        let standing = vouched.stands(signer, chain, roots, now_s);
+        if standing == Standing::Good {
+            let sent = chain.first().map(Vec::as_slice);
+            if let Some(leaf) = sent.or_else(|| vouched.leaf(&signer.certificate)) {
+                self.leaf = leaf.to_vec();
+            }
+            // What came before this start of ours was not held against anything.
+            self.vouched = roots.map(|_| signer.certificate);
+        }
+        standing
+    }
+}
