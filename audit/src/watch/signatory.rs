@@ -13,6 +13,8 @@ pub(super) struct Signatory {
     leaf: Vec<u8>,
     /// Its digest, once the mesh stood for it.
     vouched: Option<Hash>,
+    /// Its certificate came, be it one that was refused.
+    known: bool,
     /// Heads in a row whose certificate is not known.
     unknown: u32,
     /// Whether the certificate can have come with a record that is not here.
@@ -22,7 +24,7 @@ pub(super) struct Signatory {
 impl Signatory {
     /// Whether a certificate of the start is known.
     pub(super) fn is_known(&self) -> bool {
-        !self.leaf.is_empty()
+        self.known
     }
 
     /// Judges heads of it that came in the record `at`; `whole` says that nothing is missing
@@ -69,6 +71,7 @@ impl Signatory {
         }
         let chain = statement.certificates();
         let standing = vouched.stands(signer, chain, roots, now_s);
+        self.known |= standing != Standing::Open;
         if standing == Standing::Good {
             let sent = chain.first().map(Vec::as_slice);
             if let Some(leaf) = sent.or_else(|| vouched.leaf(&signer.certificate)) {
