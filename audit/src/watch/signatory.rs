@@ -9,11 +9,11 @@ use crate::{
 /// The certificate of a start.
 #[derive(Debug, Default)]
 pub(super) struct Signatory {
-    /// The one that it signed with last; empty before the first.
-    leaf: Vec<u8>,
-    /// Its digest, once the mesh stood for it.
+    /// The one that it signed with last, leaf first; empty before the first.
+    chain: Vec<Vec<u8>>,
+    /// The digest of its leaf, once the mesh stood for it.
     vouched: Option<Hash>,
-    /// Its certificate came, be it one that was refused.
+    /// One came, be it one that was refused.
     known: bool,
     /// Heads in a row whose certificate is not known.
     unknown: u32,
@@ -38,9 +38,8 @@ impl Signatory {
         vouched: &Vouched,
     ) -> Signature {
         let found = statement.check(at, |digest| {
-            let is_it = sha256(&self.leaf).as_slice() == digest;
-            is_it
-                .then_some(self.leaf.as_slice())
+            let own = self.chain.first().map(Vec::as_slice);
+            own.filter(|leaf| sha256(leaf).as_slice() == digest)
                 .or_else(|| vouched.leaf(digest))
         });
         match found {
@@ -69,15 +68,22 @@ impl Signatory {
         if self.vouched == Some(signer.certificate) {
             return Standing::Good;
         }
-        let chain = statement.certificates();
-        let standing = vouched.stands(signer, chain, roots, now_s);
+        let is_own = || {
+            let own = self.chain.first();
+            own.is_some_and(|leaf| sha256(leaf) == signer.certificate)
+        };
+        let mut chain = match statement.certificates() {
+            // What came before this start of ours was not held against anything.
+            [] if is_own() => self.chain.clone(),
+            sent => sent.to_vec(),
+        };
+        let standing = vouched.stands(signer, &chain, roots, now_s);
         self.known |= standing != Standing::Open;
         if standing == Standing::Good {
-            let sent = chain.first().map(Vec::as_slice);
-            if let Some(leaf) = sent.or_else(|| vouched.leaf(&signer.certificate)) {
-                self.leaf = leaf.to_vec();
+            if chain.is_empty() {
+                chain.extend(vouched.leaf(&signer.certificate).map(<[u8]>::to_vec));
             }
-            // What came before this start of ours was not held against anything.
+            self.chain = chain;
             self.vouched = roots.map(|_| signer.certificate);
         }
         standing

@@ -134,6 +134,27 @@ async fn certificates_of_other_roots_are_named() {
     assert_eq!(faults(&watch), Vec::<String>::new());
 }
 
+/// What came before a start of ours was believed by who ran then; what is signed with it now is
+/// held against the roots of now, be the certificate sent again or not.
+#[tokio::test]
+async fn certificates_of_before_a_start_are_held_against_the_roots_too() {
+    for (roots, expected) in [
+        (Arc::new(Nobody) as Arc<dyn Roots>, 1),
+        (Arc::new(Until(i64::MAX)), 0),
+    ] {
+        let bench = Bench::new();
+        let mut web = Speaker::new(1);
+        append(&bench.log, vec![web.heads()]).await;
+        bench.clock.advance(HEADS_EVERY);
+        let watch = bench.watch();
+        watch.trust(roots);
+        watch.catch_up().unwrap();
+        assert_eq!(faults(&watch), Vec::<String>::new());
+        bench.hear(&watch, vec![web.heads()]).await;
+        assert_eq!(faults(&watch).len(), expected, "{:?}", faults(&watch));
+    }
+}
+
 /// The authority's word for a certificate.
 fn issued(number: u64, by: &str, signer: &TestSigner) -> Pending {
     let reporter = SpiffeId::parse(by).unwrap();

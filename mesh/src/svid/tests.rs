@@ -574,3 +574,22 @@ fn rotation_fails_no_handshake() {
     let replaced = replaced.into_inner();
     assert!(replaced > HANDSHAKES / 2, "only {replaced} rotations");
 }
+
+/// On both sides of its end: a certificate that is over signs nothing.
+#[test]
+fn an_svid_that_has_ended_signs_nothing() {
+    let domain = Domain::new("one");
+    let clock = clock();
+    let identity = Identity::new(domain.svid("web"), domain.bundle(), clock.clone()).unwrap();
+    clock.advance(Duration::from_secs(3600));
+    let signed = identity.sign(b"message").unwrap();
+    let verified = verify_signed(
+        &signed.certificates[0],
+        signed.scheme,
+        b"message",
+        &signed.signature,
+    );
+    assert_eq!(verified.unwrap().id, id("web"));
+    clock.advance(Duration::from_secs(1));
+    assert!(identity.sign(b"message").is_none());
+}
