@@ -78,8 +78,9 @@ struct Used {
     certificate: Hash,
     not_before_s: i64,
     not_after_s: i64,
-    /// How many.
+    /// How many, and how many of them came after its end.
     heads: u64,
+    late: u64,
     /// The first of them, as a finding.
     first: Finding,
 }
@@ -144,14 +145,16 @@ impl Certificates {
         self.issued.entry(key).or_insert(issued);
     }
 
-    /// Notes who has signed heads; `finding` is about them, without words.
-    pub(super) fn signed(&mut self, signer: &Signer, finding: Finding) {
+    /// Notes who has signed heads that the log received then; `finding` is about them, without
+    /// words.
+    pub(super) fn signed(&mut self, signer: &Signer, received_us: i64, finding: Finding) {
         let Signer { peer, certificate } = signer;
+        let late = u64::from(received_us / 1_000_000 > peer.not_after_s);
         let key = (peer.id.to_string(), Box::from(&*peer.serial));
         let used = self.signers.entry(key).or_default();
         let mut known = used.iter_mut();
         if let Some(used) = known.find(|used| used.certificate == *certificate) {
-            used.heads += 1;
+            (used.heads, used.late) = (used.heads + 1, used.late + late);
             return;
         }
         if self.used >= COMPARED_MAX {
@@ -164,6 +167,7 @@ impl Certificates {
             not_before_s: peer.not_before_s,
             not_after_s: peer.not_after_s,
             heads: 1,
+            late,
             first: Finding {
                 kind: FindingKind::Certificate,
                 ..finding
@@ -249,10 +253,16 @@ impl Certificates {
         let signers = self.signers.iter();
         for (key, used) in signers.filter(|(key, _)| !self.issued.contains_key(*key)) {
             let due = |used: &&Used| heard.is_some_and(|heard| used.is_due(heard));
-            match used.iter().find(due) {
-                Some(used) => findings.push(self.foreign(key, used, streams)),
-                None => count += used.iter().map(|used| used.heads).sum::<u64>(),
+            if let Some(used) = used.iter().find(due) {
+                findings.push(self.foreign(key, used, streams));
+                continue;
             }
+            count += used.iter().map(|used| used.heads).sum::<u64>();
+            let late = used.iter().find(|used| used.late > 0);
+            findings.extend(
+                late.filter(|_| heard.is_some())
+                    .map(|used| late_heads(key, used)),
+            );
         }
         (findings, count)
     }
@@ -276,6 +286,19 @@ impl Certificates {
             what,
             ..used.first.clone()
         }
+    }
+}
+
+/// Heads by a certificate that may have been issued before the log, which came when it was over:
+/// who signs says himself when that was.
+fn late_heads((id, serial): &Key, used: &Used) -> Finding {
+    let (serial, late) = (hex(serial), used.late);
+    Finding {
+        severity: Severity::Warning,
+        what: format!(
+            "{late} heads of {id} came after the end of certificate {serial}, whose issue is not in the log: they were long on their way, or somebody made it"
+        ),
+        ..used.first.clone()
     }
 }
 
@@ -317,6 +340,7 @@ mod tests {
                 not_before_s: 1,
                 not_after_s: 2,
                 heads: 5,
+                late: 0,
                 first: about(FindingKind::Certificate, "", ""),
             };
             certificates.signers.insert(key("orders"), vec![used]);
@@ -333,7 +357,7 @@ mod tests {
     #[test]
     fn what_the_log_cannot_know_of_is_counted_and_the_rest_named() {
         const FROM_S: i64 = 1_000_000;
-        let found = |not_before_s: i64, not_after_s: i64| {
+        let found = |not_before_s: i64, not_after_s: i64, received_s: i64| {
             let mut certificates = Certificates::default();
             certificates.of(&crate::checkpoint::origin("acme.test"));
             certificates.heard = Some((FROM_S * 1_000_000, i64::MAX));
@@ -345,15 +369,23 @@ mod tests {
             signer.peer.not_before_s = not_before_s;
             for _ in 0..3 {
                 let finding = about(FindingKind::Heads, "", "");
-                certificates.signed(&signer, finding);
+                certificates.signed(&signer, received_s * 1_000_000, finding);
             }
             let (report, findings) = certificates.report(&[], false);
-            (findings.len(), report.unrecorded)
+            let severities: Vec<_> = findings.iter().map(|f| f.severity).collect();
+            (severities, report.unrecorded)
         };
-        assert_eq!(found(FROM_S, FROM_S + 60), (1, 0));
-        assert_eq!(found(FROM_S - 1, FROM_S + 60), (0, 3));
+        let named = (vec![Severity::Error], 0);
+        assert_eq!(found(FROM_S, FROM_S + 60, FROM_S), named);
+        assert_eq!(found(FROM_S - 1, FROM_S + 60, FROM_S), (vec![], 3));
         let before_s = FROM_S - 3600;
-        assert_eq!(found(before_s, before_s + VALID_MAX_S), (0, 3));
-        assert_eq!(found(before_s, before_s + VALID_MAX_S + 1), (1, 0));
+        let valid = |valid_s| found(before_s, before_s + valid_s, FROM_S);
+        assert_eq!(valid(VALID_MAX_S), (vec![], 3));
+        assert_eq!(valid(VALID_MAX_S + 1), named);
+        // Whoever made one says that it was signed in its time; it comes when that is over.
+        let end_s = FROM_S + 60;
+        assert_eq!(found(FROM_S - 1, end_s, end_s), (vec![], 3));
+        let late = (vec![Severity::Warning], 3);
+        assert_eq!(found(FROM_S - 1, end_s, end_s + 1), late);
     }
 }
