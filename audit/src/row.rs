@@ -260,6 +260,9 @@ impl Row {
                 self.put_text("request", &read.request);
                 self.put_text("because", &read.reason);
                 self.put_text("exported_to", &read.to);
+                if read.more > 0 {
+                    self.put("more", RowValue::Number(read.more));
+                }
                 if read.begun {
                     self.put("begun", RowValue::Flag(true));
                 }

@@ -63,6 +63,7 @@ mod needs;
 mod proof;
 mod reads;
 mod recall;
+mod refused;
 pub(crate) mod reports;
 mod retention;
 mod roots;

@@ -54,6 +54,7 @@ const DETAILS: &[Column] = &[
     of("request", ColumnKind::Text),
     of("because", ColumnKind::Text),
     of("exported_to", ColumnKind::Text),
+    of("more", ColumnKind::Number),
     of("begun", ColumnKind::Flag),
     of("group", ColumnKind::Text),
     of("count", ColumnKind::Number),

@@ -19,6 +19,7 @@ use palisade_mesh::{
     wire::record::{Admin, AuditMode, AuditRead, Record, Verdict, record::Body},
 };
 
+use super::refused::{Refused, SPAN_US, Taken};
 use crate::control::server::PeerUid;
 
 /// How long the log may take to have a read for good.
@@ -142,6 +143,7 @@ struct State {
     records: Option<Box<dyn RecordStream>>,
     closed: bool,
     ids: DecisionIds,
+    refused: Refused,
 }
 
 impl Reads {
@@ -156,6 +158,7 @@ impl Reads {
                 records: None,
                 closed: false,
                 ids: DecisionIds::new(),
+                refused: Refused::default(),
             }),
         }))
     }
@@ -234,7 +237,8 @@ impl Reads {
         self.kept().await
     }
 
-    /// Records that `actor` was not let, by these policies or for want of one.
+    /// Records that `actor` was not let, by these policies or for want of one: by itself, or later
+    /// by the number of those that came in the same minute.
     pub(super) fn denied(
         &self,
         actor: &SpiffeId,
@@ -243,6 +247,15 @@ impl Reads {
         policies: &[String],
         request: &str,
     ) {
+        let now_us = self.0.clock.now_us();
+        let over = self.state().refused.over(now_us);
+        self.tell_refused(over);
+        let taken = self.state().refused.take(actor.as_str(), now_us);
+        match taken {
+            Taken::Alone => {}
+            Taken::Counted => return,
+            Taken::CountedFirst => return self.tell_refused_later(),
+        }
         let verdict = match policies {
             [] => Verdict::NotPermitted,
             _ => Verdict::Forbidden,
@@ -258,6 +271,35 @@ impl Reads {
         };
         if let Err(error) = self.append(Body::AuditRead(record)) {
             tracing::error!(src.id = %actor, %error, "denied read left no record");
+        }
+    }
+
+    /// Records, when the minute at hand is over, how many reads were refused beyond those that are
+    /// recorded.
+    fn tell_refused_later(&self) {
+        let open = self.while_open();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_micros(SPAN_US.unsigned_abs())).await;
+            if let Some(reads) = open() {
+                let over = reads.state().refused.over(reads.0.clock.now_us());
+                reads.tell_refused(over);
+            }
+        });
+    }
+
+    fn tell_refused(&self, counted: Vec<(String, u64)>) {
+        for (actor, more) in counted {
+            let record = AuditRead {
+                verb: "refused".to_owned(),
+                verdict: Verdict::NotPermitted.into(),
+                more,
+                actor,
+                ..AuditRead::default()
+            };
+            let actor = record.actor.clone();
+            if let Err(error) = self.append(Body::AuditRead(record)) {
+                tracing::error!(src.id = actor, more, %error, "denied reads left no record");
+            }
         }
     }
 
@@ -297,6 +339,8 @@ impl Reads {
 
     /// Ends its stream of records; whoever reads after this is refused.
     pub(super) fn close(&self) {
+        let counted = self.state().refused.all();
+        self.tell_refused(counted);
         let mut state = self.state();
         state.closed = true;
         state.records = None;

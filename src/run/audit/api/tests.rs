@@ -713,8 +713,9 @@ async fn what_is_about_the_whole_log_is_for_whoever_sees_all_of_it() {
         let reply = service.ask(&office, Some(BANK), "GET", uri).await;
         reply.is_problem(403, "PLS7906");
     }
+    // Not of the same reader: so many are recorded one by one.
     let begun = service
-        .ask(&office, Some(ORDERS), "POST", "/v1/audit/verify")
+        .ask(&office, Some(WEB), "POST", "/v1/audit/verify")
         .await;
     begun.is_problem(403, "PLS7914");
     let [_, bank] = &service.ids;
@@ -722,19 +723,20 @@ async fn what_is_about_the_whole_log_is_for_whoever_sees_all_of_it() {
     let reply = service.ask(&office, Some(ORDERS), "GET", &at).await;
     reply.is_problem(404, "PLS7913");
     let rows = service.rows("class:audit_read decision:deny last:1h").await;
-    let refused = |verb: &str| {
+    let refused = |path: &str, verb: &str| {
         let of =
-            |r: &&Value| r["verb"] == verb && r["actor"] == format!("spiffe://acme.test/{ORDERS}");
+            |r: &&Value| r["verb"] == verb && r["actor"] == format!("spiffe://acme.test/{path}");
         rows.iter().filter(of).count()
     };
-    for (verb, times) in [
-        ("alerts", 1),
-        ("holds", 1),
-        ("reports", 6),
-        ("verify", 2),
-        ("tiles", 1),
+    for (path, verb, times) in [
+        (ORDERS, "alerts", 1),
+        (ORDERS, "holds", 1),
+        (ORDERS, "reports", 6),
+        (ORDERS, "verify", 1),
+        (WEB, "verify", 1),
+        (ORDERS, "tiles", 1),
     ] {
-        assert_eq!(refused(verb), times, "{verb}: {rows:#?}");
+        assert_eq!(refused(path, verb), times, "{path} {verb}: {rows:#?}");
     }
     let report = rows.iter().find(|r| r["verb"] == "reports").unwrap();
     assert_eq!(report["query"], "denials of last:30d");
@@ -807,6 +809,40 @@ async fn reports_and_questions_do_not_wait_for_each_other() {
     reply.is_problem(429, "PLS7910");
     drop(turn);
     service.get(&service.office(), AUDITOR, report).await;
+}
+
+/// Whoever may read nothing does not fill the log by asking: what is beyond the first few reads of
+/// a minute is counted, and the count recorded.
+#[tokio::test]
+async fn of_many_refused_reads_some_are_recorded_and_the_others_counted() {
+    let service = Service::ready().await;
+    let each = super::super::refused::EACH_MAX;
+    for _ in 0..each + 3 {
+        // Each by an office of its own: no limit of requests is met.
+        let office = service.office();
+        let reply = service
+            .ask(&office, Some(BANK), "GET", "/v1/audit/search")
+            .await;
+        reply.is_problem(403, "PLS7906");
+    }
+    let office = service.office();
+    let other = service.ask(&office, Some("ns/bank/sa/clerk"), "GET", "/v1/audit/search");
+    other.await.is_problem(403, "PLS7906");
+    let refused = "class:audit_read decision:deny last:1h";
+    let rows = service.rows(refused).await;
+    let of = |path: &str| {
+        let id = format!("spiffe://acme.test/{path}");
+        rows.iter().filter(|r| r["actor"] == id).count() as u64
+    };
+    assert_eq!((of(BANK), of("ns/bank/sa/clerk")), (each, 1), "{rows:#?}");
+    service.role.reads.close();
+    let rows = service.rows("class:audit_read verb:refused last:1h").await;
+    let [counted] = rows.as_slice() else {
+        panic!("{rows:#?}")
+    };
+    assert_eq!(counted["actor"], format!("spiffe://acme.test/{BANK}"));
+    assert_eq!(counted["more"], 3);
+    assert_eq!(counted["decision"], "not_permitted");
 }
 
 /// A reader's queries are its own, narrow what they are asked with, and name nobody.
