@@ -8,6 +8,7 @@ use prost::Message as _;
 
 use crate::{
     envelope::{DECISION, EnvelopeRef, RecordPeek},
+    going::Going,
     item::{AHEAD_MAX_US, Item, LATE_MAX_US, filed_time},
     log::{Log, LogError, Scan},
     query::{Query, Window},
@@ -26,6 +27,7 @@ pub struct Decisions {
     log: Log,
     scan: Scan,
     asked: Asked,
+    going: Going,
 }
 
 impl Asked {
@@ -69,7 +71,17 @@ impl Decisions {
             scan: log.scan(from),
             log: log.clone(),
             asked: Asked::new(query, window),
+            going: Going::default(),
         })
+    }
+
+    /// The same, as long as somebody waits for them.
+    #[must_use]
+    pub fn heeding(self, going: &Going) -> Self {
+        Self {
+            going: going.clone(),
+            ..self
+        }
     }
 
     /// Index of the leaf that is looked at next.
@@ -104,13 +116,17 @@ impl Decisions {
     /// Leaves that cannot be decoded are no decisions.
     ///
     /// # Errors
-    /// When the log cannot be read on.
+    /// When the log cannot be read on, or nobody waits any more.
     pub fn visit<B>(
         &mut self,
         mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<B>,
     ) -> Result<Option<B>, LogError> {
         let past = self.asked.window.to_us.saturating_add(LATE_MAX_US);
+        let mut reading = self
+            .going
+            .reading(self.end().saturating_sub(self.position()));
         while let Some(read) = self.scan.next_leaf() {
+            reading.read(1)?;
             let (index, leaf) = read?;
             let Some(envelope) = EnvelopeRef::decode(leaf) else {
                 continue;

@@ -11,6 +11,7 @@ use crate::{
     verify::FindingKind,
 };
 use crate::{
+    going::Ended,
     log::LogError,
     spool::SpoolError,
     verify::{Finding, StreamReport},
@@ -37,9 +38,19 @@ impl LogError {
                 .help("run this as that user: the audit service could not read what another writes there"),
             #[cfg(feature = "index")]
             Self::Away(away) => away.diagnostic(),
+            Self::Ended(ended) => ended.diagnostic(),
             Self::Undecodable { .. } => Diagnostic::error(7506, text)
                 .help("it may be of a newer version; its bytes are kept and verified all the same"),
         }
+    }
+}
+
+impl Ended {
+    /// The error as a person is told.
+    pub fn diagnostic(self) -> Diagnostic {
+        Diagnostic::error(7911, "the answer was given up")
+            .cause(self.to_string())
+            .help("ask again, and wait; narrow the time with `since:` and `until:`")
     }
 }
 

@@ -17,7 +17,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_stream::Stream;
 
 use crate::{
+    going::{Ended, Going},
     item::Item,
+    log::LogError,
     query::{IdPrefix, Limits, Query, Window, time::rfc3339},
     row::Row,
     source::{Entry, Source, SourceError},
@@ -57,7 +59,7 @@ pub use follow::{LAG_MAX, TailEvent};
 pub use rollup::RollUps;
 
 use rollup::Keeper;
-use search::{Counter, Lost, Newest, Snapshot, key_of};
+use search::{Counter, Key, Lost, Newest, Snapshot, key_of};
 use shared::Shared;
 
 /// Most rows one search gives.
@@ -118,6 +120,9 @@ pub enum StoreError {
     /// The asker's mistake.
     #[error(transparent)]
     Query(#[from] Box<Diagnostic>),
+    /// Nobody waits for the answer any more.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The log cannot be read.
     #[error(transparent)]
     Source(#[from] SourceError),
@@ -153,18 +158,34 @@ impl StoreError {
     }
 }
 
+impl From<LogError> for StoreError {
+    fn from(error: LogError) -> Self {
+        match error {
+            LogError::Ended(ended) => ended.into(),
+            error => error.diagnostic().into(),
+        }
+    }
+}
+
 impl From<Diagnostic> for StoreError {
     fn from(told: Diagnostic) -> Self {
         Self::Query(Box::new(told))
     }
 }
 
-/// The index, open. Dropping it stops its thread; nothing is lost, because
-/// everything can be read from the log again.
+/// The index, open. Clones are one, and differ in who waits for their answers. Dropping the
+/// last stops its thread; nothing is lost, because everything can be read from the log again.
+#[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
     clock: Clock,
     gaps: Option<Gaps>,
+    going: Going,
+    threads: Arc<Threads>,
+}
+
+/// What goes on beside the questions. It ends with the value.
+struct Threads {
     commands: mpsc::UnboundedSender<Command>,
     thread: Option<JoinHandle<()>>,
     keeper: Keeper,
@@ -200,10 +221,27 @@ impl Store {
             shared,
             clock,
             gaps: None,
-            commands,
-            thread: Some(thread),
-            keeper,
+            going: Going::default(),
+            threads: Arc::new(Threads {
+                commands,
+                thread: Some(thread),
+                keeper,
+            }),
         })
+    }
+
+    /// The same index, whose answers are given up when nobody waits for `going` any more.
+    #[must_use]
+    pub fn heeding(&self, going: &Going) -> Self {
+        Self {
+            going: going.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Whether somebody waits for its answers, and how far they are.
+    pub fn going(&self) -> &Going {
+        &self.going
     }
 
     /// Lets answers name the gaps of their time.
@@ -217,7 +255,8 @@ impl Store {
     /// Blocks on the disk.
     ///
     /// # Errors
-    /// [`StoreError::Query`] when the query's time is wrong, or that of the cursor.
+    /// [`StoreError::Query`] when the query's time is wrong, or that of the cursor;
+    /// [`StoreError::Ended`] when nobody waits any more.
     pub fn search(
         &self,
         query: &Query,
@@ -235,7 +274,7 @@ impl Store {
         let before = cursor.map(|cursor| cursor.key);
         let limit = limit.clamp(1, ROWS_MAX);
         // One more than wanted tells whether there is more.
-        let snapshot = Snapshot::take(&self.shared, query, window, before, limit + 1);
+        let snapshot = self.snapshot(query, window, before, limit + 1);
         let count_max = match snapshot.plan.asks {
             true => self.shared.options.count_max / 10,
             false => self.shared.options.count_max,
@@ -336,7 +375,7 @@ impl Store {
                 .collect();
             (inner.views.clone(), recent)
         };
-        match lookup::by_id(&views, &recent, self.source(), &prefix)? {
+        match lookup::by_id(&views, &recent, self.source(), &prefix, &self.going)? {
             lookup::ById::Entries(entries) if entries.is_empty() => Err(self.unknown(&prefix)),
             lookup::ById::Entries(entries) => Ok(entries),
             lookup::ById::Ambiguous(ids) => Err(ambiguous(&prefix, &ids)),
@@ -395,7 +434,7 @@ impl Store {
         command: fn(oneshot::Sender<Result<(), StoreError>>) -> Command,
     ) -> Result<(), StoreError> {
         let (done, answer) = oneshot::channel();
-        let sent = self.commands.send(command(done));
+        let sent = self.threads.commands.send(command(done));
         sent.map_err(|_| StoreError::Stopped)?;
         answer.await.map_err(|_| StoreError::Stopped)?
     }
@@ -404,7 +443,7 @@ impl Store {
     /// tests and measurements. It happens by itself once a minute.
     pub async fn rolled_up(&self) {
         // Without an answer nothing is rolled up, and everything is scanned.
-        let _ = self.keeper.caught_up().await;
+        let _ = self.threads.keeper.caught_up().await;
     }
 
     /// Resolves when everything that the log has now can be searched; after `limit` where
@@ -457,7 +496,18 @@ impl Store {
     /// The query without a page.
     fn everything(&self, query: &Query, keep: usize) -> Result<Snapshot, StoreError> {
         let window = self.window(query)?;
-        Ok(Snapshot::take(&self.shared, query, window, None, keep))
+        Ok(self.snapshot(query, window, None, keep))
+    }
+
+    fn snapshot(
+        &self,
+        query: &Query,
+        window: Window,
+        before: Option<Key>,
+        keep: usize,
+    ) -> Snapshot {
+        let of = (query, window, before);
+        Snapshot::take(&self.shared, &self.going, of, keep)
     }
 
     fn coverage(&self, snapshot: &Snapshot, query: &Query) -> Coverage {
@@ -531,6 +581,7 @@ impl Store {
         let mut last = None;
         let mut lost = Lost::default();
         for _ in 0..limit {
+            self.going.ask()?;
             let from_recent = match (recent.peek(), indexed.peek()) {
                 (Some(item), Some((key, _))) => key_of(item) > *key,
                 (Some(_), None) => true,
@@ -600,7 +651,7 @@ impl Store {
     }
 }
 
-impl Drop for Store {
+impl Drop for Threads {
     fn drop(&mut self) {
         // Closing the channel ends the thread; the next index in this folder
         // must not find its locks.

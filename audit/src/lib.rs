@@ -24,6 +24,7 @@
 //! - [`decisions`]: all decisions of a time, for a replay
 //! - [`reconcile`]: what both sides of a request recorded, held against each other
 //! - [`source`], [`index`]: the index that answers, and what it needs from the log
+//! - [`going`]: long work, how far it is, and whether anybody still waits for it
 
 #![cfg(feature = "log")]
 
@@ -42,6 +43,7 @@ pub mod envelope;
 #[cfg(feature = "index")]
 pub mod export;
 mod files;
+pub mod going;
 pub mod heads;
 #[cfg(feature = "index")]
 pub mod holds;

@@ -51,6 +51,7 @@ pub use crate::{
 use crate::{
     disk::{Disk, Room},
     files,
+    going::Ended,
     merkle::Hash,
     note::{Signer, Verifier},
     privacy::{Rules, Vault},
@@ -232,6 +233,9 @@ pub enum LogError {
         /// Number of the user.
         owner: u32,
     },
+    /// Nobody waits for what is read any more.
+    #[error(transparent)]
+    Ended(#[from] Ended),
     /// The leaf is as it was written, but holds no record that this version reads.
     #[error("record {index} cannot be decoded: {cause}")]
     Undecodable {

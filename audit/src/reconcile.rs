@@ -18,6 +18,7 @@ use serde::{Serialize, Serializer};
 use crate::{
     decisions::{first_received, received, whole_since},
     envelope::EnvelopeRef,
+    going::Going,
     item::AHEAD_MAX_US,
     log::{Log, LogError},
     query::{Window, time::rfc3339},
@@ -186,17 +187,19 @@ pub enum ReconcileError {
 /// [`TURN_WAIT`]: who has long gone away must not keep a thread.
 ///
 /// # Errors
-/// When it is never its turn, or the log cannot be read.
+/// When it is never its turn, the log cannot be read, or nobody waits any more.
 pub fn reconcile(
+    going: &Going,
     log: &Log,
     window: Window,
     clock: &Clock,
 ) -> Result<Reconciliation, ReconcileError> {
     let _turn = Turn::wait().ok_or(ReconcileError::Busy)?;
-    Ok(compare(log, window, clock, HALVES_MAX)?)
+    Ok(compare(going, log, window, clock, HALVES_MAX)?)
 }
 
 fn compare(
+    going: &Going,
     log: &Log,
     window: Window,
     clock: &Clock,
@@ -224,7 +227,9 @@ fn compare(
     let mut sides = Sides::new(window);
     let mut horizon_us = clock.now_us();
     let mut scan = log.scan(first);
+    let mut reading = going.reading(end.saturating_sub(first));
     while let Some(read) = scan.next_leaf() {
+        reading.read(1)?;
         let (entry, leaf) = read?;
         let Some(envelope) = EnvelopeRef::decode(leaf) else {
             continue;

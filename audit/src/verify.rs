@@ -13,7 +13,11 @@ use std::sync::Arc;
 
 #[cfg(feature = "index")]
 use crate::archive::Archive;
-use crate::{log::stored::is_live, note::Verifier};
+use crate::{
+    going::{Ended, Going},
+    log::stored::is_live,
+    note::Verifier,
+};
 
 mod ahead;
 mod certificates;
@@ -71,7 +75,19 @@ pub struct VerifyOptions<'a> {
 pub type Seen<'a> = &'a mut dyn FnMut(u64, &[u8]);
 
 /// Verifies the log in `dir`.
-pub fn verify(dir: &Path, mut options: VerifyOptions<'_>) -> VerifyReport {
+pub fn verify(dir: &Path, options: VerifyOptions<'_>) -> VerifyReport {
+    verify_while(&Going::default(), dir, options).expect("nobody else has what would end it")
+}
+
+/// The same, as long as somebody waits for it.
+///
+/// # Errors
+/// When nobody does any more: then nothing is known.
+pub fn verify_while(
+    going: &Going,
+    dir: &Path,
+    mut options: VerifyOptions<'_>,
+) -> Result<VerifyReport, Ended> {
     let mut run = || {
         let progress: Option<&mut dyn FnMut(Progress)> = match &mut options.progress {
             Some(progress) => Some(&mut **progress),
@@ -81,7 +97,7 @@ pub fn verify(dir: &Path, mut options: VerifyOptions<'_>) -> VerifyReport {
             Some(seen) => Some(&mut **seen),
             None => None,
         };
-        let pass = Pass::new(dir, progress, seen);
+        let pass = Pass::new(dir, going, progress, seen);
         #[cfg(feature = "index")]
         let pass = pass.with(options.archive.clone());
         pass.run(options.key.clone(), &options.earlier)
@@ -89,10 +105,11 @@ pub fn verify(dir: &Path, mut options: VerifyOptions<'_>) -> VerifyReport {
     let report = run();
     // A writer that started meanwhile leaves what looks like foreign bytes.
     let writer_came = !report.live && is_live(dir);
-    if writer_came && !report.findings.is_empty() {
-        return run();
-    }
-    report
+    let report = match writer_came && !report.findings.is_empty() {
+        true => run(),
+        false => report,
+    };
+    going.ask().map(|()| report)
 }
 
 #[cfg(test)]

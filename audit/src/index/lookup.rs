@@ -9,6 +9,7 @@ use tantivy::{SegmentReader, columnar::StrColumn, index::SegmentId};
 
 use super::{StoreError, bucket::View, schema::id_column};
 use crate::{
+    going::Going,
     item::{AHEAD_MAX_US, Item, JOIN_SLACK_US, JoinKey, LATE_MAX_US, id_time_us},
     query::{IdPrefix, Window},
     source::{Entry, Source, SourceError},
@@ -234,6 +235,7 @@ pub(super) fn by_id(
     recent: &[(u64, u128)],
     source: &dyn Source,
     prefix: &IdPrefix,
+    going: &Going,
 ) -> Result<ById, StoreError> {
     let mut positions = Positions::default();
     for (at, id) in recent.iter().filter(|(_, id)| prefix.contains(*id)) {
@@ -244,13 +246,13 @@ pub(super) fn by_id(
         from_us: id_time_us(prefix.lowest).saturating_sub(AHEAD_MAX_US),
         to_us: i64::MAX,
     };
-    collect(views, later, source, prefix, &mut positions)?;
+    collect(views, (later, going), source, prefix, &mut positions)?;
     if positions.ids.is_empty() {
         let always = Window {
             from_us: i64::MIN,
             to_us: i64::MAX,
         };
-        collect(views, always, source, prefix, &mut positions)?;
+        collect(views, (always, going), source, prefix, &mut positions)?;
     }
     if positions.ids.len() > 1 {
         return Ok(ById::Ambiguous(positions.ids));
@@ -284,7 +286,7 @@ impl Positions {
 
 fn collect(
     views: &BTreeMap<i64, Arc<View>>,
-    window: Window,
+    (window, going): (Window, &Going),
     source: &dyn Source,
     prefix: &IdPrefix,
     positions: &mut Positions,
@@ -293,6 +295,7 @@ fn collect(
     let mut docs = Vec::new();
     for view in overlapping(views, window) {
         for (reader, columns) in view.segments() {
+            going.ask()?;
             let Some(ids) = &columns.id else { continue };
             if ids.max_value() < *span.start() || ids.min_value() > *span.end() {
                 continue;
@@ -300,6 +303,7 @@ fn collect(
             docs.clear();
             ids.get_docids_for_value_range(span.clone(), 0..reader.max_doc(), &mut docs);
             for doc in &docs {
+                going.ask()?;
                 let at = columns.entry(*doc);
                 if positions.enough() || !positions.seen.insert(at) {
                     continue;

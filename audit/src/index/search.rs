@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
-    ops::ControlFlow,
+    ops::{ControlFlow, Range},
     sync::Arc,
 };
 
@@ -22,6 +22,7 @@ use super::{
     state,
 };
 use crate::{
+    going::{Going, Reading},
     item::Item,
     query::{Query, Window},
     source::{Source, SourceError},
@@ -56,6 +57,8 @@ pub(super) struct Snapshot {
     lost: Cell<u64>,
     pub(super) remaking: Vec<i64>,
     pub(super) stalled: Option<String>,
+    /// Whether somebody waits for what is found.
+    going: Going,
 }
 
 /// What looks at the matching documents.
@@ -72,6 +75,14 @@ pub(super) trait Visitor {
     fn finish(&mut self) -> tantivy::Result<()> {
         Ok(())
     }
+}
+
+/// The matching documents of a part of one segment.
+struct Matches<'a> {
+    scorer: Box<dyn Scorer>,
+    columns: &'a Columns,
+    range: Range<u32>,
+    reading: Reading,
 }
 
 /// A matching document.
@@ -153,9 +164,8 @@ impl Snapshot {
     /// `before`.
     pub(super) fn take(
         shared: &Shared,
-        query: &Query,
-        window: Window,
-        before: Option<Key>,
+        going: &Going,
+        (query, window, before): (&Query, Window, Option<Key>),
         keep: usize,
     ) -> Self {
         let filter = query.filter();
@@ -202,6 +212,7 @@ impl Snapshot {
                 })
                 .collect(),
             stalled: inner.stalled.clone(),
+            going: going.clone(),
         }
     }
 
@@ -215,7 +226,8 @@ impl Snapshot {
         self.unindexed + self.lost.get()
     }
 
-    /// Shows the matches of one bucket to `visitor`, starting below `before`.
+    /// Shows the matches of one bucket to `visitor`, starting below `before`, as long as somebody
+    /// waits for them.
     pub(super) fn visit(
         &self,
         view: &View,
@@ -245,41 +257,41 @@ impl Snapshot {
             if range.is_empty() {
                 continue;
             }
-            let mut scorer = weight.scorer(reader, 1.0)?;
-            visitor.segment(reader)?;
-            self.visit_range(
-                view,
-                source,
-                before,
+            let matches = Matches {
+                scorer: weight.scorer(reader, 1.0)?,
+                reading: self.going.reading(u64::from(range.end - range.start)),
                 columns,
                 range,
-                scorer.as_mut(),
-                visitor,
-            )?;
+            };
+            visitor.segment(reader)?;
+            self.visit_range(view, source, before, matches, visitor)?;
             visitor.finish()?;
         }
         Ok(())
     }
 
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "one loop, cut out of `visit` to be read"
-    )]
     fn visit_range(
         &self,
         view: &View,
         source: &dyn Source,
         before: Option<Key>,
-        columns: &Columns,
-        range: std::ops::Range<u32>,
-        scorer: &mut dyn Scorer,
+        matches: Matches<'_>,
         visitor: &mut dyn Visitor,
     ) -> Result<(), StoreError> {
+        let Matches {
+            mut scorer,
+            columns,
+            range,
+            mut reading,
+        } = matches;
         let mut doc = scorer.doc();
         if doc < range.start {
             doc = scorer.seek(range.start);
         }
+        let mut next = range.start;
         while doc < range.end && doc != TERMINATED {
+            reading.read(u64::from(doc - next) + 1)?;
+            next = doc + 1;
             let hit = Hit {
                 doc,
                 key: (columns.time(doc), columns.entry(doc)),

@@ -200,6 +200,7 @@ impl Store {
         let (of_scanned, mut scanned): (Vec<usize>, Vec<Tally>) = scanned.into_iter().unzip();
         let mut files = 0;
         for view in &snapshot.views {
+            self.going.ask()?;
             if !rolled.is_empty() {
                 files += self.by_rows(snapshot, view, &mut rolled)?;
             }

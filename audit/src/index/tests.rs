@@ -2,6 +2,7 @@
 //! late outcomes.
 
 mod against_scan;
+mod ended;
 pub(crate) mod fake;
 mod gone;
 mod rolled;

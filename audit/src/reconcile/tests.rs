@@ -112,7 +112,7 @@ impl Story {
         let then = jiff::Timestamp::from_microsecond(self.then_us).unwrap();
         let clock = Clock::manual(then);
         clock.advance(std::time::Duration::from_secs(later_s));
-        compare(&self.log, window, &clock, halves_max).unwrap()
+        compare(&Going::default(), &self.log, window, &clock, halves_max).unwrap()
     }
 }
 

@@ -16,10 +16,11 @@ use super::{
 };
 use crate::{
     checkpoint::{Checkpoint, domain},
+    going::Going,
     index::{Answer, Counted, CountedByTime, Coverage, SearchResult, Store, StoreError},
-    log::Log,
+    log::{Log, LogError},
     query::{Limits, OUTCOME_ENTRY, Query, Window, time::rfc3339},
-    reconcile::{Reconciliation, reconcile},
+    reconcile::{ReconcileError, Reconciliation, reconcile},
     row::Row,
     verify::{self, VerifyOptions, VerifyReport},
 };
@@ -97,6 +98,11 @@ impl<'a> Evidence<'a> {
             verified: OnceCell::new(),
             scanned: OnceCell::new(),
         })
+    }
+
+    /// Whether somebody waits for it, and how far it is.
+    pub(super) fn going(&self) -> &Going {
+        self.store.going()
     }
 
     /// Decisions of the scope that `filter` asks for, as a query without a summary.
@@ -320,18 +326,25 @@ impl<'a> Evidence<'a> {
     }
 
     /// What a reading of the whole log finds; nothing where there is none.
-    pub(super) fn verified(&self) -> &VerifyReport {
-        self.verified.get_or_init(|| match self.ground {
-            Ground::Log(log, dir) => verify::verify(
-                dir,
-                VerifyOptions {
+    ///
+    /// # Errors
+    /// When nobody waits for it any more.
+    pub(super) fn verified(&self) -> Result<&VerifyReport, StoreError> {
+        if let Some(verified) = self.verified.get() {
+            return Ok(verified);
+        }
+        let found = match self.ground {
+            Ground::Log(log, dir) => {
+                let options = VerifyOptions {
                     key: Some(log.verifier().clone()),
                     archive: log.archive().cloned(),
                     ..VerifyOptions::default()
-                },
-            ),
+                };
+                verify::verify_while(self.going(), dir, options)?
+            }
             Ground::Records { .. } => VerifyReport::default(),
-        })
+        };
+        Ok(self.verified.get_or_init(|| found))
     }
 
     /// What the log has of the period, counted without the index; `None` where there is no
@@ -346,8 +359,8 @@ impl<'a> Evidence<'a> {
         if let Some(scanned) = self.scanned.get() {
             return Ok(Some(scanned));
         }
-        let found = scanned::scan(log, self.period.0, self.mark.size)
-            .map_err(|e| StoreError::Io(std::io::Error::other(e)))?;
+        let found = scanned::scan(self.going(), log, self.period.0, self.mark.size);
+        let found = found.map_err(unreadable)?;
         Ok(Some(self.scanned.get_or_init(|| found)))
     }
 
@@ -357,8 +370,13 @@ impl<'a> Evidence<'a> {
     /// When the log cannot be read.
     pub(super) fn reconciled(&self) -> Result<Reconciliation, StoreError> {
         match self.ground {
-            Ground::Log(log, _) => reconcile(log, self.period.0, &Clock::system())
-                .map_err(|e| StoreError::Io(std::io::Error::other(e))),
+            Ground::Log(log, _) => {
+                let compared = reconcile(self.going(), log, self.period.0, &Clock::system());
+                compared.map_err(|error| match error {
+                    ReconcileError::Log(error) => unreadable(error),
+                    error => StoreError::Io(std::io::Error::other(error)),
+                })
+            }
             Ground::Records { .. } => Ok(Reconciliation::default()),
         }
     }
@@ -505,6 +523,14 @@ impl<'a> Evidence<'a> {
             controls,
             program: program(),
         })
+    }
+}
+
+/// Why a reading of the log gave nothing.
+fn unreadable(error: LogError) -> StoreError {
+    match error {
+        LogError::Ended(ended) => ended.into(),
+        error => StoreError::Io(std::io::Error::other(error)),
     }
 }
 

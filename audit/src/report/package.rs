@@ -23,6 +23,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     sync::Arc,
 };
 
@@ -37,6 +38,7 @@ use super::{
 use crate::{
     checkpoint::Checkpoint,
     envelope::DecisionRef,
+    going::Going,
     index::{Store, StoreError},
     log::{Log, LogError},
     merkle::{Hash, hex, sha256, verify_consistency},
@@ -156,6 +158,9 @@ pub fn pack(
     if let Some(section) = strange(&report.name, &of_policies) {
         return Err(unsaid_of(section).into());
     }
+    let going = evidence.going();
+    // Behind those of the report: the records are found, read and written.
+    going.parts(3);
     let (checked, again) = compared(&of_log, evidence)?;
     let (checkpoint, signed) = super::check::checkpoint(&report.header.checkpoint, log)?;
     if !signed || !checked.differences.is_empty() || checked.more > 0 {
@@ -163,15 +168,17 @@ pub fn pack(
     }
     let report = &borne_out(report, again, lacks, evidence);
     let entries = evidence.records_behind(records_max.min(RECORDS_MOST))?;
-    let failed = |e: LogError| StoreError::from(e.diagnostic());
-    let (records, proofs) = Records::of_log(log, entries, checkpoint.size).map_err(failed)?;
+    going.part_done();
+    let (records, proofs) = Records::of_log(going, log, entries, checkpoint.size)?;
+    going.part_done();
     let named = revisions(&records, kept);
     let digests: BTreeSet<Hash> = named.iter().map(|(digest, _)| *digest).collect();
     let in_force = in_force::of_log(evidence, log, (&digests, &records))?;
     let of_digests = named.into_iter().map(|(_, bundle)| bundle);
     attached.extend(of_digests.map(|b| (format!("{}{BUNDLE}", hex(&sha256(&b))), b)));
     let mut files = forms(report)?;
-    let (rows, columns) = records.rows(&facts(report)).map_err(|e| unpacked(&e))?;
+    let rows = records.rows(going, &facts(report));
+    let (rows, columns) = rows.map_err(|e| unpacked(&e))?;
     files.insert(PROOFS.into(), proofs);
     files.insert(ROWS.into(), rows);
     files.insert(COLUMNS.into(), columns);
@@ -190,7 +197,7 @@ pub fn pack(
     if !in_force.is_empty() {
         files.insert(in_force::FILE.into(), in_force);
     }
-    sealed(files, report, log, now)
+    sealed(files, report, (log, going), now)
 }
 
 /// What goes with a report into its package.
@@ -281,7 +288,7 @@ fn is_bundle(name: &str, content: &[u8]) -> bool {
 fn sealed(
     mut files: Files,
     report: &Report,
-    log: &Log,
+    (log, going): (&Log, &Going),
     now: jiff::Timestamp,
 ) -> Result<Vec<u8>, StoreError> {
     let bytes: usize = files.values().map(Vec::len).sum();
@@ -297,9 +304,29 @@ fn sealed(
         let many = format!("it would have {} files, {FILES_MAX} at most", files.len());
         return Err(unpacked(&many).into());
     }
-    let mut out = Vec::new();
+    let mut out = Heeding {
+        out: Vec::new(),
+        going,
+    };
     archive::write(&files, &mut out)?;
-    Ok(out)
+    Ok(out.out)
+}
+
+/// Takes bytes as long as somebody waits for them.
+struct Heeding<'g> {
+    out: Vec<u8>,
+    going: &'g Going,
+}
+
+impl io::Write for Heeding<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.going.ask().map_err(io::Error::other)?;
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A report in every form.
@@ -541,21 +568,22 @@ impl Package {
         let ground = Ground::Records { begins_us };
         let scope = &report.header.scope;
         let evidence = Evidence::new(store, ground, period, scope, &self.checkpoint, now_us)?;
+        // Behind those of the report: every file is made again.
+        store.going().parts(1);
         let mut checked = remade(&report, &evidence)?;
         checked.checkpoint = true;
         checked.made(&report.header, now_us);
-        self.files_again(&mut checked)?;
+        self.files_again(store.going(), &mut checked)?;
+        store.going().part_done();
         Ok(checked)
     }
 
     /// Compares the files that follow from report and records, and finds those that do not
     /// belong there.
-    fn files_again(&self, checked: &mut Checked) -> Result<(), StoreError> {
+    fn files_again(&self, going: &Going, checked: &mut Checked) -> Result<(), StoreError> {
         let mut again = forms(&self.report)?;
-        let (rows, columns) = self
-            .records
-            .rows(&facts(&self.report))
-            .map_err(|e| unpacked(&e))?;
+        let rows = self.records.rows(going, &facts(&self.report));
+        let (rows, columns) = rows.map_err(|e| unpacked(&e))?;
         again.insert(ROWS.into(), rows);
         again.insert(COLUMNS.into(), columns);
         again.insert(VERIFIER.into(), verifier::page().into());

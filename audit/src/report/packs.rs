@@ -8,7 +8,7 @@
 use super::{
     evidence::Evidence,
     model::{CellKind, Section, Table},
-    sections::{access, beyond, changes, denials, duty, integrity},
+    sections::{self, Build, access, beyond, changes, denials, duty, integrity},
 };
 use crate::index::StoreError;
 
@@ -61,8 +61,6 @@ const HIPAA: Pack = ("hipaa", "HIPAA", hipaa::CONTROLS);
 
 const PACKS: [Pack; 4] = [PCI_DSS, SOC2, ISO27001, HIPAA];
 
-type Build = fn(&Evidence<'_>) -> Result<Section, StoreError>;
-
 pub(super) fn pci_dss(e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
     pack(PCI_DSS, e)
 }
@@ -88,14 +86,18 @@ pub(super) fn at_a_glance_of(report: &str, sections: &[Section]) -> Option<Secti
 }
 
 fn pack((_, framework, controls): Pack, e: &Evidence<'_>) -> Result<Vec<Section>, StoreError> {
+    let beside = |control: &Control| {
+        let id = control.id;
+        let of_it = move |(of, beside, _): &&(&str, &str, Build)| *of == framework && *beside == id;
+        BESIDE.iter().filter(of_it)
+    };
+    let of_beside: usize = controls.iter().map(|c| beside(c).count()).sum();
+    e.going().parts(controls.len() + of_beside);
     let mut all = Vec::new();
     for control in controls {
         all.push(section(framework, control, e)?);
-        let beside = BESIDE
-            .iter()
-            .filter(|(of, id, _)| *of == framework && *id == control.id);
-        for (_, _, build) in beside {
-            all.push(beside_of(framework, control, build(e)?));
+        for (_, _, build) in beside(control) {
+            all.push(beside_of(framework, control, sections::made(*build, e)?));
         }
     }
     all.insert(0, at_a_glance(framework, controls, &all));
@@ -163,7 +165,7 @@ fn shown(section: &Section) -> String {
 }
 
 fn section(framework: &str, control: &Control, e: &Evidence<'_>) -> Result<Section, StoreError> {
-    let evidence = (control.evidence)(e)?;
+    let evidence = sections::made(control.evidence, e)?;
     let mut section = Section {
         id: control.id.to_owned(),
         title: format!("{} {}", control.id, control.asks),

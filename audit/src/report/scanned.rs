@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use crate::{
     decisions::first_received,
     envelope::{EnvelopeRef, RecordPeek, class_name},
+    going::Going,
     item::{AHEAD_MAX_US, LATE_MAX_US, filed_time},
     log::{Log, LogError},
     query::Window,
@@ -35,15 +36,22 @@ pub(super) struct Delay {
 /// Reads the records of `window` among the first `size` of the log.
 ///
 /// # Errors
-/// When the log cannot be read.
-pub(super) fn scan(log: &Log, window: Window, size: u64) -> Result<Scanned, LogError> {
+/// When the log cannot be read, or nobody waits any more.
+pub(super) fn scan(
+    going: &Going,
+    log: &Log,
+    window: Window,
+    size: u64,
+) -> Result<Scanned, LogError> {
     let from = first_received(log, window.from_us.saturating_sub(AHEAD_MAX_US))?;
     let past = window.to_us.saturating_add(LATE_MAX_US);
     let mut scanned = Scanned::default();
     // By encoded stream: a log has few of them beside its records.
     let mut reporters: BTreeMap<Box<[u8]>, Option<String>> = BTreeMap::new();
     let mut scan = log.scan(from);
+    let mut reading = going.reading(size.saturating_sub(from));
     while let Some(read) = scan.next_leaf() {
+        reading.read(1)?;
         let (index, leaf) = read?;
         let Some(envelope) = EnvelopeRef::decode(leaf) else {
             continue;

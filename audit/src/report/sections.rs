@@ -28,12 +28,31 @@ const BARS: usize = 10;
 
 type Sections = Result<Vec<Section>, StoreError>;
 
+/// What makes one part of a report.
+pub(super) type Build = fn(&Evidence<'_>) -> Result<Section, StoreError>;
+
+/// The parts of a report, made one after the other.
+fn all(e: &Evidence<'_>, parts: &[Build]) -> Sections {
+    e.going().parts(parts.len());
+    parts.iter().map(|build| made(*build, e)).collect()
+}
+
+/// A part; whoever waits hears that it is done.
+pub(super) fn made(build: Build, e: &Evidence<'_>) -> Result<Section, StoreError> {
+    let section = build(e)?;
+    e.going().part_done();
+    Ok(section)
+}
+
 pub(super) fn access_review(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        access::in_use(e, ROWS_MAX)?,
-        access::policies(e, ROWS_MAX)?,
-        access::callers(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            |e| access::in_use(e, ROWS_MAX),
+            |e| access::policies(e, ROWS_MAX),
+            |e| access::callers(e, ROWS_MAX),
+        ],
+    )
 }
 
 /// Of a report that only the policies can tell.
@@ -42,110 +61,134 @@ pub(super) fn none(_: &Evidence<'_>) -> Sections {
 }
 
 pub(super) fn access(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        access::over_time(e)?,
-        access::services(e)?,
-        access::who_what(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[access::over_time, access::services, |e| {
+            access::who_what(e, ROWS_MAX)
+        }],
+    )
 }
 
 pub(super) fn privileged(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        changes::operators(e, ROWS_MAX)?,
-        changes::credentials(e, ROWS_MAX)?,
-        changes::reads(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            |e| changes::operators(e, ROWS_MAX),
+            |e| changes::credentials(e, ROWS_MAX),
+            |e| changes::reads(e, ROWS_MAX),
+        ],
+    )
 }
 
 pub(super) fn denials(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        denials::over_time(e)?,
-        denials::who(e, ROWS_MAX)?,
-        denials::policies(e, ROWS_MAX)?,
-        denials::handshakes(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            denials::over_time,
+            |e| denials::who(e, ROWS_MAX),
+            |e| denials::policies(e, ROWS_MAX),
+            |e| denials::handshakes(e, ROWS_MAX),
+        ],
+    )
 }
 
 pub(super) fn certificates(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        changes::inventory(e, ROWS_MAX)?,
-        changes::credentials(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            |e| changes::inventory(e, ROWS_MAX),
+            |e| changes::credentials(e, ROWS_MAX),
+        ],
+    )
 }
 
 pub(super) fn changes(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        changes::policies(e, ROWS_MAX)?,
-        changes::revisions(e, ROWS_MAX)?,
-        changes::rejudgements(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            |e| changes::policies(e, ROWS_MAX),
+            |e| changes::revisions(e, ROWS_MAX),
+            |e| changes::rejudgements(e, ROWS_MAX),
+        ],
+    )
 }
 
 pub(super) fn integrity(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        integrity::statement(e)?,
-        integrity::streams(e, ROWS_MAX)?,
-        integrity::certificates(e, ROWS_MAX)?,
-        integrity::both_sides(e, ROWS_MAX)?,
-        integrity::losses(e, ROWS_MAX)?,
-        integrity::lifecycle(e, ROWS_MAX)?,
-        integrity::modes(e)?,
-        integrity::clocks(e, ROWS_MAX)?,
-        beyond::offsets(e, ROWS_MAX)?,
-        beyond::index(e)?,
-        beyond::witnesses(e)?,
-        integrity::fields(e)?,
-        integrity::retention(e)?,
-    ])
+    all(
+        e,
+        &[
+            integrity::statement,
+            |e| integrity::streams(e, ROWS_MAX),
+            |e| integrity::certificates(e, ROWS_MAX),
+            |e| integrity::both_sides(e, ROWS_MAX),
+            |e| integrity::losses(e, ROWS_MAX),
+            |e| integrity::lifecycle(e, ROWS_MAX),
+            integrity::modes,
+            |e| integrity::clocks(e, ROWS_MAX),
+            |e| beyond::offsets(e, ROWS_MAX),
+            beyond::index,
+            beyond::witnesses,
+            integrity::fields,
+            integrity::retention,
+        ],
+    )
 }
 
 pub(super) fn hygiene(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        posture::shared(e, ROWS_MAX)?,
-        posture::silent(e, ROWS_MAX)?,
-        denials::handshakes(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            |e| posture::shared(e, ROWS_MAX),
+            |e| posture::silent(e, ROWS_MAX),
+            |e| denials::handshakes(e, ROWS_MAX),
+        ],
+    )
 }
 
 pub(super) fn scorecard(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        posture::tenets(e)?,
-        access::over_time(e)?,
-        integrity::modes(e)?,
-    ])
+    all(e, &[posture::tenets, access::over_time, integrity::modes])
 }
 
 pub(super) fn incident(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        access::over_time(e)?,
-        posture::reasons(e, ROWS_MAX)?,
-        timeline::events(e, ROWS_MAX)?,
-        denials::who(e, ROWS_MAX)?,
-        integrity::both_sides(e, ROWS_MAX)?,
-        changes::policies(e, ROWS_MAX)?,
-        changes::operators(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            access::over_time,
+            |e| posture::reasons(e, ROWS_MAX),
+            |e| timeline::events(e, ROWS_MAX),
+            |e| denials::who(e, ROWS_MAX),
+            |e| integrity::both_sides(e, ROWS_MAX),
+            |e| changes::policies(e, ROWS_MAX),
+            |e| changes::operators(e, ROWS_MAX),
+        ],
+    )
 }
 
 pub(super) fn digest(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        duty::alerts(e, ROWS_MAX)?,
-        duty::undelivered(e, ROWS_MAX)?,
-        denials::who(e, ROWS_MAX)?,
-        changes::policies(e, ROWS_MAX)?,
-        changes::operators(e, ROWS_MAX)?,
-        integrity::losses(e, ROWS_MAX)?,
-    ])
+    all(
+        e,
+        &[
+            |e| duty::alerts(e, ROWS_MAX),
+            |e| duty::undelivered(e, ROWS_MAX),
+            |e| denials::who(e, ROWS_MAX),
+            |e| changes::policies(e, ROWS_MAX),
+            |e| changes::operators(e, ROWS_MAX),
+            |e| integrity::losses(e, ROWS_MAX),
+        ],
+    )
 }
 
 pub(super) fn personal_data(e: &Evidence<'_>) -> Sections {
-    Ok(vec![
-        duty::processing(e, ROWS_MAX)?,
-        duty::recipients(e, ROWS_MAX)?,
-        changes::reads(e, ROWS_MAX)?,
-        duty::erasures(e, ROWS_MAX)?,
-        duty::kept(e)?,
-    ])
+    all(
+        e,
+        &[
+            |e| duty::processing(e, ROWS_MAX),
+            |e| duty::recipients(e, ROWS_MAX),
+            |e| changes::reads(e, ROWS_MAX),
+            |e| duty::erasures(e, ROWS_MAX),
+            duty::kept,
+        ],
+    )
 }
 
 /// A section whose table is the answer to a query that ends in a summary by fields.

@@ -28,6 +28,7 @@ use crate::{
 use crate::{
     checkpoint::Checkpoint,
     envelope::{EnvelopeRef, RecordPeek, STREAM_HEADS, class_name, decode_prefix, is_always_kept},
+    going::{Going, Reading},
     log::stored::{is_live, log_id},
     merkle::{self, Hash, TILE_WIDTH, TilePath, Tiles, Tree},
     note::Verifier,
@@ -41,6 +42,8 @@ use crate::{
 
 pub(super) struct Pass<'a> {
     dir: PathBuf,
+    going: &'a Going,
+    reading: Reading,
     progress: Option<&'a mut dyn FnMut(Progress)>,
     seen: Option<Seen<'a>>,
     report: VerifyReport,
@@ -119,11 +122,14 @@ struct At<'a> {
 impl<'a> Pass<'a> {
     pub(super) fn new(
         dir: &Path,
+        going: &'a Going,
         progress: Option<&'a mut dyn FnMut(Progress)>,
         seen: Option<Seen<'a>>,
     ) -> Self {
         Self {
             dir: dir.into(),
+            going,
+            reading: going.reading(0),
             report: VerifyReport {
                 origin: String::new(),
                 key: String::new(),
@@ -262,6 +268,7 @@ impl<'a> Pass<'a> {
             self.told = Told::meanwhile(self.signed);
         }
         self.roots();
+        self.reading = self.going.reading(self.signed);
         self.read_on(key)?;
         // What was dropped since is told under a later checkpoint, which was signed before.
         while self.report.live && self.is_untold() && self.goes_on() {
@@ -284,7 +291,8 @@ impl<'a> Pass<'a> {
         let firsts = segment::list(&self.dir)?;
         let from = firsts.partition_point(|first| self.read.is_some_and(|read| *first <= read));
         for (at, &first) in firsts.iter().enumerate().skip(from) {
-            if self.report.live && first >= self.signed {
+            let over = self.report.live && first >= self.signed;
+            if over || self.going.has_ended() {
                 break;
             }
             let relative = segment::relative(first);
@@ -585,6 +593,10 @@ impl<'a> Pass<'a> {
             }
             index += read;
             self.count(read, reader.offset() - at.offset);
+            // What was found until then is told nobody.
+            if self.going.has_ended() {
+                return Ok(index);
+            }
         }
         self.lacks(name, header.first_leaf, lacks);
         match next {
@@ -943,6 +955,8 @@ impl<'a> Pass<'a> {
         let before = self.report.records / PROGRESS_RECORDS;
         self.report.records += records;
         self.report.bytes += bytes;
+        // Whether it ended is asked by whoever loops.
+        let _ = self.reading.read(records);
         if self.report.records / PROGRESS_RECORDS > before {
             self.progress();
         }

@@ -243,6 +243,31 @@ proptest! {
     }
 }
 
+/// It ends between two records, in whichever segment, and is no report of what it had read.
+#[test]
+fn a_verification_ends_when_nobody_waits_for_it() {
+    let verified = |last: u64| {
+        let going = Going::default();
+        let mut seen = 0;
+        let mut see = |index: u64, _: &[u8]| {
+            seen = index;
+            if index == last {
+                going.end();
+            }
+        };
+        let options = VerifyOptions {
+            seen: Some(&mut see),
+            ..VerifyOptions::default()
+        };
+        let found = verify_while(&going, closed_log().path(), options);
+        (found.map(|report| report.records), seen)
+    };
+    assert_eq!(verified(3), (Err(Ended), 3));
+    assert_eq!(verified(301), (Err(Ended), 301));
+    let (all, _) = verified(u64::MAX);
+    assert!(all.unwrap() > 390, "{all:?}");
+}
+
 #[test]
 fn a_damaged_decision_is_named_by_its_id() {
     let dir = copied();

@@ -16,7 +16,7 @@ use super::{Evidence, records::Records};
 use crate::{
     envelope::{EnvelopeRef, RecordPeek},
     index::StoreError,
-    log::{Log, LogError},
+    log::Log,
     merkle::Hash,
 };
 
@@ -37,7 +37,7 @@ pub(super) fn of_log(
     log: &Log,
     (revisions, known): (&BTreeSet<Hash>, &Records),
 ) -> Result<Vec<u8>, StoreError> {
-    let failed = |e: LogError| StoreError::from(e.diagnostic());
+    let going = evidence.going();
     let mut entries = BTreeSet::new();
     for query in QUERIES {
         entries.extend(evidence.entries_ever(query, LOOKED_AT_MAX)?);
@@ -45,14 +45,15 @@ pub(super) fn of_log(
     for (entry, _) in known.leaves() {
         entries.remove(&entry);
     }
-    let mut told = Vec::new();
+    let mut told = BTreeSet::new();
     for entry in entries {
-        let leaf = log.leaf(entry).map_err(failed)?;
+        going.ask()?;
+        let leaf = log.leaf(entry)?;
         if is_about(&leaf, revisions) {
-            told.push(entry);
+            told.insert(entry);
         }
     }
-    let (_, lines) = Records::of_log(log, told, evidence.mark().size).map_err(failed)?;
+    let (_, lines) = Records::of_log(going, log, told, evidence.mark().size)?;
     Ok(lines)
 }
 

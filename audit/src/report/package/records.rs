@@ -1,6 +1,9 @@
 //! The records of a package: each as it is hashed, with the proof that it is in the log.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
@@ -13,6 +16,7 @@ use crate::{
     checkpoint::Checkpoint,
     envelope::LEAF_LEN_MAX,
     export::{Object, ParquetFile, write_jsonl},
+    going::Going,
     item::Item,
     log::{Log, LogError},
     merkle::{self, Hash},
@@ -44,14 +48,18 @@ impl Records {
     /// lines that say so.
     ///
     /// # Errors
-    /// When the log does not have one, or it cannot be decoded.
+    /// When the log does not have one, it cannot be decoded, or nobody waits any more.
     pub(super) fn of_log(
+        going: &Going,
         log: &Log,
-        entries: impl IntoIterator<Item = u64>,
+        entries: BTreeSet<u64>,
         size: u64,
     ) -> Result<(Self, Vec<u8>), LogError> {
         let (mut records, mut lines) = (BTreeMap::new(), Vec::new());
+        let many = u64::try_from(entries.len()).unwrap_or(u64::MAX);
+        let mut reading = going.reading(many);
         for entry in entries {
+            reading.read(1)?;
             let leaf = log.leaf(entry)?;
             let proof = log.prove_under(entry, size)?;
             let line = Line {
@@ -121,10 +129,16 @@ impl Records {
     ///
     /// # Errors
     /// In words.
-    pub(super) fn rows(&self, facts: &[(&str, String)]) -> Result<(Vec<u8>, Vec<u8>), String> {
+    pub(super) fn rows(
+        &self,
+        going: &Going,
+        facts: &[(&str, String)],
+    ) -> Result<(Vec<u8>, Vec<u8>), String> {
         let mut lines = Vec::new();
         let mut columns = ParquetFile::new(Vec::new()).map_err(|e| e.to_string())?;
+        let mut reading = going.reading(self.len());
         for (index, leaf) in &self.0 {
+            reading.read(1).map_err(|e| e.to_string())?;
             let row = Row::new(&Item::new(entry_of(*index, leaf.clone())?));
             let value = serde_json::to_value(row).map_err(|e| e.to_string())?;
             if let serde_json::Value::Object(row) = &value {

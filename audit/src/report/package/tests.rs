@@ -178,7 +178,13 @@ impl Stage {
         files.remove(SUMS);
         files.remove(NOTE);
         change(&mut files);
-        sealed(files, report, &self.log, jiff::Timestamp::UNIX_EPOCH).unwrap()
+        sealed(
+            files,
+            report,
+            (&self.log, self.store.going()),
+            jiff::Timestamp::UNIX_EPOCH,
+        )
+        .unwrap()
     }
 
     fn files(&self, report: &Report) -> Files {
@@ -190,6 +196,42 @@ impl Stage {
     fn refused(&self, bytes: &[u8]) -> Diagnostic {
         Package::open(bytes, self.log.verifier()).unwrap_err()
     }
+}
+
+/// Parts tell how far a report is, and each of them hears that nobody waits; so do its check and
+/// its package.
+#[tokio::test]
+async fn what_nobody_waits_for_is_given_up() {
+    let stage = stage().await;
+    let (report, checkpoint) = stage.made("pci-dss");
+    let going = Going::default();
+    let waited = Stage {
+        store: stage.store.heeding(&going),
+        ..stage
+    };
+    let made = waited.made_under(&checkpoint, "pci-dss", "");
+    assert_eq!(made.sections.len(), report.sections.len());
+    let far = going.far();
+    assert!(
+        far.records > DENIED && far.all > 1000 && far.done == far.all,
+        "{far:?}"
+    );
+    waited.pack(&report, RECORDS_MAX).unwrap();
+    let packed = going.far();
+    assert!(packed.all > 2 * far.all, "{packed:?}");
+    going.end();
+    for kind in KINDS {
+        let ended = run(kind, &waited.evidence("", &checkpoint));
+        let ended = ended.map(|report| report.name);
+        assert!(matches!(ended, Err(StoreError::Ended(_))), "{ended:?}");
+    }
+    assert!(matches!(waited.checked(&report), Err(StoreError::Ended(_))));
+    let packed = waited.pack(&report, RECORDS_MAX);
+    assert!(matches!(packed, Err(StoreError::Ended(_))));
+    // Nor is what was put together written to its end.
+    let files = Files::from([(REPORT.to_owned(), vec![0; 1 << 20])]);
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    assert!(sealed(files, &report, (&waited.log, &going), now).is_err());
 }
 
 /// Name of what is attached.
@@ -422,7 +464,13 @@ async fn what_the_records_do_not_say_is_found_though_it_is_signed() {
     let mut files = stage.files(&report);
     files.remove(SUMS);
     files.remove(NOTE);
-    let packed = sealed(files, &other, &stage.log, jiff::Timestamp::UNIX_EPOCH).unwrap();
+    let packed = sealed(
+        files,
+        &other,
+        (&stage.log, stage.store.going()),
+        jiff::Timestamp::UNIX_EPOCH,
+    )
+    .unwrap();
     let told = stage.refused(&packed);
     assert_eq!(told.code.0, 7822, "{told:?}");
     assert!(told.message.contains(NOTE), "{told:?}");

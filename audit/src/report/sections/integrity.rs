@@ -40,7 +40,7 @@ const MANDATORY: &[(&str, &str)] = &[
 
 /// Whether the log is what was signed.
 pub(crate) fn statement(e: &Evidence<'_>) -> Result<Section, StoreError> {
-    let report = e.verified();
+    let report = e.verified()?;
     let mark = e.mark();
     let section = Section::new(
         "log-integrity",
@@ -101,7 +101,7 @@ pub(crate) fn verified(e: &Evidence<'_>) -> Result<Section, StoreError> {
 
 /// Whether every number of every stream has arrived.
 pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let report = e.verified();
+    let report = e.verified()?;
     let mut section = Section::new(
         "streams",
         "Streams and their numbers",
@@ -148,7 +148,7 @@ pub(crate) fn streams(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErr
 
 /// What the authority has issued, against who has signed heads of streams.
 pub(crate) fn certificates(e: &Evidence<'_>, most: usize) -> Result<Section, StoreError> {
-    let found = &e.verified().certificates;
+    let found = &e.verified()?.certificates;
     let mut table = Table::new(&[
         ("identity", CellKind::Text),
         ("serial", CellKind::Text),

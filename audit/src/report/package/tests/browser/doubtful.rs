@@ -80,7 +80,13 @@ pub(super) fn of_two_logs(cases: &mut Cases, stage: &Stage, report: &Report, oth
     for (key, refused) in whose {
         let mut files = files.clone();
         files.insert(KEY.into(), format!("{key}\n").into());
-        let packed = sealed(files, report, other, jiff::Timestamp::UNIX_EPOCH).unwrap();
+        let packed = sealed(
+            files,
+            report,
+            (other, &Going::default()),
+            jiff::Timestamp::UNIX_EPOCH,
+        )
+        .unwrap();
         let mut seal = Seal::new(other.verifier());
         let files = archive::read(&packed, PACKAGE_BYTES_MAX, &mut seal).unwrap();
         let told = format!("{refused}: it is not signed with a key that you trust");
