@@ -8,9 +8,11 @@ use std::{
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use palisade_audit::{
+    going::Going,
     index::{BucketSpan, Options, Store, StoreError},
     log::{Log, LogOptions, whose},
     report::{Checked, package::Package},
@@ -20,9 +22,13 @@ use tokio::sync::oneshot;
 use ulid::Ulid;
 
 use crate::{
+    cli::report::attending,
     render::progress::{Far, Progress},
     run::audit::{reports, store_of},
 };
+
+/// How long work has that was ended, until it goes with the process.
+const ENDS_WITHIN: Duration = Duration::from_secs(2);
 
 /// A log in a folder.
 pub(crate) struct Archive {
@@ -71,25 +77,34 @@ impl Archive {
 
     /// What reports are made from.
     pub(crate) fn desk(&self) -> reports::Desk<'_> {
+        self.desk_with(&self.store)
+    }
+
+    fn desk_with<'a>(&'a self, store: &'a Store) -> reports::Desk<'a> {
         reports::Desk {
-            store: &self.store,
+            store,
             log: &self.log,
             dir: &self.dir,
             now_us: self.clock.now_us(),
         }
     }
 
-    /// Has the desk work, until it is done or its user ends it.
+    /// Has the desk work, which is called `what`, until it is done or its user ends it.
     ///
     /// # Errors
     /// `PLS7809` when the index cannot answer, `PLS7812` when it was interrupted, and what
     /// is wrong with the question.
     pub(crate) async fn working<T: Send + 'static>(
         self: &Arc<Self>,
+        what: &'static str,
         work: impl FnOnce(&reports::Desk<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Diagnostic> {
         let archive = self.clone();
-        let done = apart(&self.index.0, move || work(&archive.desk())).await?;
+        let working = move |going: &Going| {
+            let store = archive.store.heeding(going);
+            work(&archive.desk_with(&store))
+        };
+        let done = apart(&self.index.0, what, working).await?;
         done.map_err(|error| match error {
             StoreError::Query(mistake) => *mistake,
             error => unreadable(&self.dir, &error.to_string()),
@@ -117,28 +132,35 @@ pub(crate) async fn checked(package: &Arc<Package>) -> Result<Checked, Diagnosti
     let store = store.map_err(|e| failed(&e))?;
     indexed(&store).await?.map_err(|e| failed(&e))?;
     let package = package.clone();
-    let checked = apart(&index.0, move || package.check(&store, clock.now_us()));
+    let checking = move |going: &Going| package.check(&store.heeding(going), clock.now_us());
+    let checked = apart(&index.0, "the report is made again", checking);
     checked.await?.map_err(|e| match e {
         StoreError::Query(mistake) => *mistake,
         e => failed(&e),
     })
 }
 
-/// Does `work` on a thread of its own, so that Ctrl-C is heard. What was begun cannot be
-/// stopped: it goes with the process, and the folder `index` goes before.
+/// Does `work`, which is called `what`, on a thread of its own, so that Ctrl-C is heard; a terminal
+/// hears how far it is. Work that is ended and does not hear of it goes with the process, and the
+/// folder `index` goes before.
 async fn apart<T: Send + 'static>(
     index: &Path,
-    work: impl FnOnce() -> T + Send + 'static,
+    what: &'static str,
+    work: impl FnOnce(&Going) -> T + Send + 'static,
 ) -> Result<T, Diagnostic> {
-    let (done, answer) = oneshot::channel();
+    let going = Going::default();
+    let (done, mut answer) = oneshot::channel();
+    let asked = going.clone();
     std::thread::spawn(move || {
-        let _ = done.send(work());
+        let _ = done.send(work(&asked));
     });
-    tokio::select! {
-        done = answer => done.map_err(|_| unreadable(index, "bug: the work broke off")),
-        _ = tokio::signal::ctrl_c() => {
+    match attending::waited(|| (what, going.far()), &mut answer).await {
+        Ok(done) => done.map_err(|_| unreadable(index, "bug: the work broke off")),
+        Err(interrupted) => {
+            going.end();
+            let _ = tokio::time::timeout(ENDS_WITHIN, answer).await;
             let _ = std::fs::remove_dir_all(index);
-            Err(interrupted())
+            Err(interrupted)
         }
     }
 }
@@ -158,16 +180,11 @@ async fn indexed(store: &Store) -> Result<Result<(), StoreError>, Diagnostic> {
             by: None,
         });
     };
+    let user = attending::user();
     tokio::select! {
         done = line.during(store.flush(), far) => Ok(done),
-        _ = tokio::signal::ctrl_c() => Err(interrupted()),
+        () = user.gone() => Err(attending::interrupted()),
     }
-}
-
-/// What is told of a report that its user ended.
-pub(crate) fn interrupted() -> Diagnostic {
-    Diagnostic::error(7812, "the report was interrupted")
-        .help("make it again; a shorter period takes less time")
 }
 
 fn unreadable(dir: &Path, cause: &str) -> Diagnostic {

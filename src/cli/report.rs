@@ -10,17 +10,22 @@ use palisade_audit::note::Verifier;
 use palisade_audit::query::Query;
 use palisade_audit::report::{self, Checked, KINDS, Kind, Report, package};
 use palisade_mesh::diagnostic::Diagnostic;
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{Composing, Context, Exit, audit::proof, block_on};
 use crate::{
-    archive::{Archive, interrupted},
-    control::{client::Mesh, status::AuditStatus},
-    render::{self, Output, comparison, progress::Progress, reports},
+    archive::Archive,
+    control::{
+        client::{Mesh, broken},
+        status::AuditStatus,
+    },
+    render::{self, Output, comparison, reports},
     review::Review,
     run::audit::{self, RunReport, SignReview, Signed},
 };
 
+pub(crate) mod attending;
 pub(crate) mod evidence;
 pub(crate) mod files;
 pub(crate) mod granted;
@@ -200,18 +205,20 @@ fn run(args: &RunArgs, context: &Context) -> Result<Exit, Vec<Diagnostic>> {
         let snapshot = granted::put(&mut made, &origin, context).await?;
         Ok::<_, Vec<Diagnostic>>((made, snapshot))
     })?;
-    let mut written = Vec::new();
+    let mut contents = Vec::new();
     for (to, format) in formats {
+        attending::ask().map_err(one)?;
         if format == files::Format::Package {
             let asked = (args.records_max, named_in([to]));
-            let packed =
-                evidence::packed((&made, of.as_deref()), asked, &origin, context).map_err(one)?;
-            files::put(to, &packed).map_err(one)?;
-            written.push(to.to_owned());
+            let packed = evidence::packed((&made, of.as_deref()), asked, &origin, context);
+            contents.push((to.to_owned(), packed.map_err(one)?));
             continue;
         }
-        written.extend(files::written(&made, to, format, args.overwrite).map_err(one)?);
+        contents.extend(files::contents(&made, to, format).map_err(one)?);
     }
+    // From here on all of it is written.
+    attending::ask().map_err(one)?;
+    let written = files::put_all(contents, args.overwrite).map_err(one)?;
     match (context.output, written.is_empty()) {
         (Output::Human, _) => reports::print(&made, &written),
         (Output::Json, true) => render::json(&made),
@@ -359,28 +366,8 @@ impl Place {
             policies: self.policies.clone(),
             composing: self.composing.clone(),
             log: self.log.clone(),
-            service: false,
+            service: None,
         })
-    }
-}
-
-/// Waits for `work`, and tells a terminal for how long it does by now.
-async fn waited<T>(what: &str, work: impl Future<Output = T>) -> T {
-    let mut line = Progress::begin();
-    line.during(work, |line| line.wait(what)).await
-}
-
-/// Waits for `work` of the audit service until Ctrl-C: nothing is written before all is
-/// there.
-///
-/// # Errors
-/// `PLS7812` when it was interrupted.
-async fn until_ended<T>(
-    work: impl Future<Output = Result<T, Diagnostic>>,
-) -> Result<T, Diagnostic> {
-    tokio::select! {
-        done = work => done,
-        _ = tokio::signal::ctrl_c() => Err(interrupted()),
     }
 }
 
@@ -396,12 +383,12 @@ impl Source {
     async fn run(&self, asked: RunReport) -> Result<Report, Diagnostic> {
         match self {
             Self::Mesh(mesh) => {
-                let made = mesh.post("audit", "/v1/audit/report/run", &asked);
-                waited("the audit service makes the report", until_ended(made)).await
+                let (path, what) = ("/v1/audit/report/run", "the audit service makes the report");
+                understood(&attending::of_mesh(mesh, path, &asked, what).await?)
             }
             Self::Folder(archive) => {
-                let made = archive.working(move |desk| desk.run(&asked));
-                waited("the report is made", made).await
+                let made = archive.working("the report is made", move |desk| desk.run(&asked));
+                made.await
             }
         }
     }
@@ -428,18 +415,20 @@ impl Source {
     async fn check(&self, report: &Report) -> Result<Checked, Diagnostic> {
         match self {
             Self::Mesh(mesh) => {
-                let checked = mesh.post("audit", "/v1/audit/report/check", report);
-                waited(
-                    "the audit service makes the report again",
-                    until_ended(checked),
-                )
-                .await
+                let path = "/v1/audit/report/check";
+                let what = "the audit service makes the report again";
+                understood(&attending::of_mesh(mesh, path, report, what).await?)
             }
             Self::Folder(archive) => {
                 let told = report.clone();
-                let checked = archive.working(move |desk| desk.check(&told));
-                waited("the report is made again", checked).await
+                let what = "the report is made again";
+                archive.working(what, move |desk| desk.check(&told)).await
             }
         }
     }
+}
+
+/// What the audit service made.
+fn understood<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Diagnostic> {
+    serde_json::from_slice(answer).map_err(|e| broken(&e))
 }

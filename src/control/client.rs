@@ -331,13 +331,15 @@ fn untrusted(why: &io::Error) -> Diagnostic {
         .help("remove it, or set XDG_RUNTIME_DIR to a folder of your own")
 }
 
-fn gone(why: &impl std::fmt::Display) -> Diagnostic {
+/// What is told of an answer that has no end.
+pub(crate) fn gone(why: &impl std::fmt::Display) -> Diagnostic {
     Diagnostic::error(9105, "the running mesh ended while it answered")
         .cause(why.to_string())
         .help("see whether it still runs: palisade status")
 }
 
-fn broken(why: &(impl std::fmt::Display + ?Sized)) -> Diagnostic {
+/// What is told of an answer that is not understood.
+pub(crate) fn broken(why: &(impl std::fmt::Display + ?Sized)) -> Diagnostic {
     Diagnostic::error(9105, "the running mesh did not answer as expected")
         .cause(why.to_string())
         .help("see whether it still runs: palisade status")

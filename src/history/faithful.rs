@@ -12,7 +12,6 @@ use std::{
     io,
     ops::ControlFlow,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
 };
 
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use palisade_audit::{
     checkpoint::origin,
     decisions::Decisions,
     envelope::DecisionRef,
+    going::{Ended, Going},
     log::{Log, LogError, whose},
     policies::Policies,
     query::{Query, Window},
@@ -113,39 +113,36 @@ pub(crate) struct Replaying<'s> {
 }
 
 /// Makes the decisions of a log again that `query` asks for in `window`, under the revisions
-/// that are kept beside it; what was found until then where `stop` becomes true. What was
+/// that are kept beside it, as long as somebody waits. What was
 /// `seen` of it already is not read again.
 ///
 /// # Errors
-/// When the log cannot be read.
+/// When the log cannot be read, or nobody waits any more.
 pub(crate) fn of_log(
     log: &Log,
     policies: &Policies,
     (query, window): (&Query, Window),
     seen: Option<Seen>,
-    stop: &AtomicBool,
+    going: &Going,
 ) -> Result<Replayed, LogError> {
     let bundles = |digest: &Digest| Ok(policies.read(&digest.0)?.map(Bytes::from));
     let seen = seen.unwrap_or_else(|| Seen::of(log.verifier().name()));
-    let mut replaying = Replaying::new(&bundles, in_force(log, seen, stop)?);
-    let mut decisions = Decisions::new(log, query, window)?;
+    let mut replaying = Replaying::new(&bundles, in_force(log, seen, going)?);
+    let mut decisions = Decisions::new(log, query, window)?.heeding(going);
     replaying.dropped(decisions.dropped());
     decisions.visit(|index, leaf| {
         replaying.leaf(index, leaf);
-        match stop.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
-        }
+        ControlFlow::<()>::Continue(())
     })?;
     Ok(replaying.found)
 }
 
 /// What was in force, by what was seen of a log and the rest of it.
-fn in_force(log: &Log, mut seen: Seen, stop: &AtomicBool) -> Result<InForce, LogError> {
+fn in_force(log: &Log, mut seen: Seen, going: &Going) -> Result<InForce, LogError> {
     let mut scan = log.scan(seen.next);
-    while !stop.load(Ordering::Relaxed)
-        && let Some(read) = scan.next_leaf()
-    {
+    let mut reading = going.reading(scan.end().saturating_sub(seen.next));
+    while let Some(read) = scan.next_leaf() {
+        reading.read(1)?;
         let (index, leaf) = read?;
         seen.take(index, leaf);
     }
@@ -195,7 +192,10 @@ impl Seen {
 }
 
 /// Makes the decisions of a package again, under the revisions that it has.
-pub(crate) fn of_package(package: &Package) -> Replayed {
+///
+/// # Errors
+/// When nobody waits any more.
+pub(crate) fn of_package(package: &Package, going: &Going) -> Result<Replayed, Ended> {
     let mut bundles: HashMap<Digest, Bytes> = HashMap::new();
     let mut is_all = true;
     for bytes in package.policies().map(Bytes::copy_from_slice) {
@@ -214,28 +214,30 @@ pub(crate) fn of_package(package: &Package) -> Replayed {
     told.values().for_each(|leaf| in_force.take(leaf));
     in_force.settle();
     let mut replaying = Replaying::new(&bundles, in_force);
+    let mut reading = going.reading(package.records());
     for (index, leaf) in package.leaves() {
+        reading.read(1)?;
         replaying.leaf(index, leaf);
     }
-    replaying.found
+    Ok(replaying.found)
 }
 
 /// All the decisions of a log.
 ///
 /// # Errors
-/// When the log cannot be read.
+/// When the log cannot be read, or nobody waits any more.
 pub(crate) fn of_whole_log(
     log: &Log,
     policies: &Policies,
     seen: Option<Seen>,
-    stop: &AtomicBool,
+    going: &Going,
 ) -> Result<Replayed, Diagnostic> {
     let ever = Window {
         from_us: i64::MIN,
         to_us: i64::MAX,
     };
     let everything = Query::parse("")?;
-    of_log(log, policies, (&everything, ever), seen, stop).map_err(|e| e.diagnostic())
+    of_log(log, policies, (&everything, ever), seen, going).map_err(|e| e.diagnostic())
 }
 
 impl Replayed {

@@ -14,6 +14,7 @@ use futures_util::{Stream, StreamExt};
 use palisade_audit::{
     decisions::Decisions,
     envelope::LEAF_LEN_MAX,
+    going::Going,
     holds::Holds,
     index::{self, BucketSpan, Cursor, Store, StoreError, TailEvent},
     ingest::{Ingest, Keep},
@@ -53,6 +54,7 @@ use crate::{
 mod alerts;
 mod api;
 mod archive;
+mod attended;
 mod deliver;
 mod facts;
 mod forward;
@@ -81,6 +83,7 @@ mod witnesses;
 
 use alerts::Alerts;
 use archive::Archiving;
+use attended::{Asker, attended};
 use deliver::Lost;
 use forward::Forward;
 use kept::KeptPolicies;
@@ -98,6 +101,7 @@ pub(crate) use api::Access;
 pub use api::document;
 pub(crate) use archive::archive_of;
 pub use archive::{ArchiveLine, ArchiveStatus, Deleted, Restore, RunArchive};
+pub(crate) use attended::WorkLine;
 pub use holds::{AddHold, HoldList, ReleaseHold};
 pub(crate) use kept::{AskRevision, KEPT_ROUTE, Unlike, whole};
 pub use proof::{Proven, Wanted};
@@ -156,7 +160,7 @@ pub struct AuditRole {
     watch: Arc<Watch>,
     alerts: Alerts,
     schedules: Schedules,
-    /// One report is made at a time, for schedules and for readers of the API.
+    /// One report is made at a time, for schedules, for readers of the API and on this host.
     reporting: Arc<tokio::sync::Semaphore>,
     saved: Saved,
     sizes: Arc<metrics::Sizes>,
@@ -271,6 +275,15 @@ impl AuditRole {
             clock: clock.clone(),
             gate: Arc::default(),
         })
+    }
+
+    /// The same service for somebody who waits: its answers are given up when nobody waits for
+    /// `going` any more.
+    fn heeding(&self, going: &Going) -> Self {
+        Self {
+            store: Arc::new(self.store.heeding(going)),
+            ..self.clone()
+        }
     }
 
     /// Takes records from peers of the trust domain, but for those on the kill list that
@@ -432,7 +445,8 @@ impl AuditRole {
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<ExportPage>| async move {
                         let reader = Reader::local(uid).exporting(&q.to);
-                        of_export.page(reader, q.asked, "export").await
+                        let page = |role: Self| role.page(reader, q.asked, "export");
+                        attended(&of_export, (), page).await?
                     },
                 ),
             )
@@ -442,7 +456,7 @@ impl AuditRole {
                 "/v1/audit/search",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Reasoned>| async move {
-                        of_search.reasoned(Reader::local(uid), q).await
+                        attended(&of_search, (), |role| role.reasoned(Reader::local(uid), q)).await?
                     },
                 ),
             )
@@ -466,7 +480,7 @@ impl AuditRole {
                 "/v1/audit/record/{id}",
                 get(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Path(id): Path<String>| async move {
-                        of_record.record(Reader::local(uid), id).await
+                        attended(&of_record, (), |role| role.record(Reader::local(uid), id)).await?
                     },
                 ),
             )
@@ -571,12 +585,14 @@ impl AuditRole {
 
     /// Streams all decisions that a query asks for as they lie in the log, oldest first.
     async fn decisions(self, reader: &Reader, asked: &Tail) -> Response {
+        let asker = Asker::default();
         let begun = async {
             let query = history::read(&asked.query)?;
             let query = query.naming(&|name| self.vault.pseudonym(name));
             let window = query.window(self.clock.now_us(), &Limits::default())?;
             let decisions = Decisions::new(&self.log, &query, window);
             let decisions = decisions.map_err(|e| broken(&e.to_string()))?;
+            let decisions = decisions.heeding(asker.going());
             let begins_us = decisions
                 .log_begins_us()
                 .map_err(|e| broken(&e.to_string()))?;
@@ -596,7 +612,7 @@ impl AuditRole {
         };
         let (chunks, body) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(4);
         tokio::task::spawn_blocking(move || send_decisions(decisions, begun, &head, &chunks));
-        Body::from_stream(ReceiverStream::new(body)).into_response()
+        Body::from_stream(asker.while_read(ReceiverStream::new(body))).into_response()
     }
 
     async fn record(self, reader: Reader, id: String) -> Answer<Found> {
@@ -708,6 +724,8 @@ fn send_decisions(
     match sent {
         Ok(None) => frames::write(&mut chunk, &[]),
         Ok(Some(())) => return,
+        // Nobody reads them any more.
+        Err(LogError::Ended(_)) => return,
         Err(error) => tracing::error!(%error, "decision log cannot be read on"),
     }
     let _ = chunks.blocking_send(Ok(chunk.into()));
@@ -729,6 +747,7 @@ async fn blocking<T: Send + 'static>(
     match tokio::task::spawn_blocking(ask).await {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(StoreError::Query(mistake))) => Err((*mistake).into()),
+        Ok(Err(StoreError::Ended(ended))) => Err(ended.diagnostic().into()),
         Ok(Err(StoreError::Source(error))) if error.away().is_some() => {
             let away = error.away().map(|away| away.diagnostic());
             Err(away.unwrap_or_else(|| broken(&error.to_string())).into())

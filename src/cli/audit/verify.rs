@@ -9,6 +9,7 @@ use std::{
 
 use palisade_audit::{
     archive::Archive,
+    going::Going,
     log::{Log, LogOptions, whose},
     note::{NOTE_LEN_MAX, Verifier},
     query::Query,
@@ -221,6 +222,5 @@ fn replay(
         ..LogOptions::new(whose(dir).map_err(|e| unread(e.to_string()))?)
     };
     let log = Log::open(dir, options, clock.clone()).map_err(|e| unread(e.to_string()))?;
-    let never = std::sync::atomic::AtomicBool::new(false);
-    audit::replayed(&log, dir, (&query, clock.now_us()), seen, &never)
+    audit::replayed(&log, dir, (&query, clock.now_us()), seen, &Going::default())
 }

@@ -24,9 +24,8 @@ use palisade_pdp::decide::Snapshot;
 use prost::Message as _;
 
 use super::{
-    Source,
+    Source, attending,
     granted::{self, Origin},
-    until_ended, waited,
 };
 use crate::{
     archive,
@@ -59,21 +58,12 @@ pub(super) fn packed(
         };
         match Source::find(origin, context).await? {
             Source::Folder(archive) => {
-                let packed = archive.working(move |desk| desk.pack(&asked));
-                waited("the package is made", packed).await
+                let packed = archive.working("the package is made", move |desk| desk.pack(&asked));
+                packed.await
             }
             Source::Mesh(mesh) => {
-                let packed = async {
-                    let mut packed = Vec::new();
-                    let take = |bytes: &[u8]| {
-                        packed.extend_from_slice(bytes);
-                        true
-                    };
-                    mesh.bytes("audit", "/v1/audit/report/package", &asked, take)
-                        .await?;
-                    Ok(packed)
-                };
-                waited("the audit service makes the package", until_ended(packed)).await
+                let what = "the audit service makes the package";
+                attending::of_mesh(&mesh, "/v1/audit/report/package", &asked, what).await
             }
         }
     })
@@ -152,7 +142,8 @@ pub(super) fn verify(
     })?;
     let mut checked = block_on(archive::checked(&package))?;
     of_policies(&package, &mut checked);
-    let replayed = faithful::of_package(&package);
+    let replayed = faithful::of_package(&package, &attending::user());
+    let replayed = replayed.map_err(|_| attending::interrupted())?;
     let replay = serde_json::to_value(&replayed).unwrap_or_default();
     match context.output {
         Output::Human => {

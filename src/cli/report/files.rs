@@ -80,7 +80,17 @@ pub(crate) fn written(
     format: Format,
     overwrite: bool,
 ) -> Result<Vec<PathBuf>, Diagnostic> {
-    let files = contents(report, to, format)?;
+    put_all(contents(report, to, format)?, overwrite)
+}
+
+/// Writes files, if all of their names are free or may be taken.
+///
+/// # Errors
+/// `PLS7703` for a name that is taken, `PLS7806` when one cannot be written.
+pub(crate) fn put_all(
+    files: Vec<(PathBuf, Vec<u8>)>,
+    overwrite: bool,
+) -> Result<Vec<PathBuf>, Diagnostic> {
     if !overwrite {
         files.iter().try_for_each(|(path, _)| free(path))?;
     }

@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use palisade_audit::{
     envelope::DecisionRef,
+    going::Going,
     query::Query,
     report::{Checked, Header, Report, Section},
 };
@@ -22,10 +23,10 @@ use palisade_pdp::{
 use tokio::sync::watch;
 
 use crate::{
-    archive::interrupted,
     cli::{
         Composing, Context,
         policy::{impact::stopped_by_user, suggest::prefix},
+        report::attending::interrupted,
         target,
     },
     grants::{Edge, Grants, Proposal, sections},
@@ -53,8 +54,9 @@ pub(super) struct Origin {
     pub(super) composing: Composing,
     /// The folder of a log; the running mesh's where it is none.
     pub(super) log: Option<PathBuf>,
-    /// Whether a service asks: Ctrl-C is not meant for the report, nor is a terminal told.
-    pub(super) service: bool,
+    /// Whether somebody waits for a service that asks: Ctrl-C is not meant for the report, nor is
+    /// a terminal told.
+    pub(super) service: Option<Going>,
 }
 
 /// What a report says of the policies.
@@ -97,21 +99,21 @@ impl OfPolicies {
 }
 
 /// Joins to a report of this mesh what only the policies can tell: those of the repository
-/// `policies`, or the revision in force in the mesh `mesh` on this host. Gives the revision that
-/// it says something of.
+/// `policies`, or the revision in force in the mesh `mesh` on this host, as long as somebody waits.
+/// Gives the revision that it says something of.
 ///
 /// # Errors
-/// When policies or decisions cannot be had, or there is no decision to go by.
+/// When policies or decisions cannot be had, or there is no decision to go by; when nobody waits.
 pub(crate) async fn join(
     made: &mut Report,
     policies: Option<PathBuf>,
-    mesh: &str,
+    (mesh, going): (&str, Going),
 ) -> Result<Option<Arc<Snapshot>>, Vec<Diagnostic>> {
     let origin = Origin {
         policies,
         composing: Composing::default(),
         log: None,
-        service: true,
+        service: Some(going),
     };
     let context = Context {
         output: Output::Json,
@@ -439,18 +441,23 @@ async fn visit(
     let mut said: Vec<String> = log.iter().map(ToString::to_string).collect();
     said.push(query.to_owned());
     let wanted = Wanted::new(&said, "").map_err(|d| vec![d])?;
-    let wanted = wanted.silent(origin.service);
-    let stop = match origin.service {
-        true => watch::channel(false).1,
-        false => stopped_by_user(),
+    let wanted = wanted.silent(origin.service.is_some());
+    let (stop, going) = match &origin.service {
+        Some(going) => (watch::channel(false).1, going.clone()),
+        None => (stopped_by_user(), Going::default()),
     };
     let mut each = |record: &DecisionRef<'_>| {
         take(record);
-        ControlFlow::Continue(())
+        match going.has_ended() {
+            false => ControlFlow::Continue(()),
+            true => ControlFlow::Break(()),
+        }
     };
     let mesh = context.mesh.as_deref();
     let covered = wanted.visit(mesh, domain, &stop, &mut each).await;
-    match covered.map_err(|d| vec![d])?.interrupted {
+    let covered = covered.map_err(|d| vec![d])?;
+    going.ask().map_err(|ended| vec![ended.diagnostic()])?;
+    match covered.interrupted {
         false => Ok(()),
         true => Err(vec![interrupted()]),
     }

@@ -251,7 +251,7 @@ fn sign(file: &Path, by: &str, log: Option<&Path>, context: &Context) -> Result<
         policies: None,
         composing: Composing::default(),
         log: log.map(Path::to_owned),
-        service: false,
+        service: None,
     };
     let signed = block_on(async { Source::find(&origin, context).await?.sign(&asked).await })?;
     let key = proof::trusted(&signed.key)?;

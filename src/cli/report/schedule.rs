@@ -2,6 +2,7 @@
 
 use palisade_mesh::clock::Clock;
 
+use super::{attending, understood};
 use crate::{
     cli::{Context, Exit, block_on},
     control::{
@@ -38,10 +39,12 @@ pub(super) fn main(command: &Command, context: &Context) -> Exit {
             }
             Command::Run { name } => {
                 let asked = RunSchedule { name: name.clone() };
-                let made = mesh
-                    .post("audit", "/v1/audit/schedules/run", &asked)
-                    .await?;
-                Ok(vec![made])
+                let (path, what) = (
+                    "/v1/audit/schedules/run",
+                    "the audit service makes the report",
+                );
+                let made = attending::of_mesh(&mesh, path, &asked, what).await?;
+                Ok(vec![understood(&made)?])
             }
         }
     });

@@ -38,7 +38,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::{AuditRole, reads::Reader};
+use super::{AuditRole, attended, reads::Reader};
 use crate::{
     config::{Config, readers::ReadersSection},
     net::{
@@ -294,61 +294,63 @@ impl Office {
         place.map_err(|_| Fault::tails(self.0.tails_max))
     }
 
-    /// Does `work` when its turn comes, within the time of an answer. What has begun keeps
-    /// its turn until it is done, whether or not somebody still waits for it.
-    async fn timed<T: Send + 'static>(
+    /// Has the role work when its turn comes, within the time of an answer. Work ends soon after
+    /// that, and when nobody waits for it any more; it keeps its turn until then.
+    async fn timed<T: Send + 'static, W: Work<T>>(
         &self,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        work: impl FnOnce(AuditRole) -> W,
     ) -> Result<T, Fault> {
         self.timed_by(&self.0.turns, work).await
     }
 
     /// Measures, whatever is being asked.
-    async fn measured<T: Send + 'static>(
+    async fn measured<T: Send + 'static, W: Work<T>>(
         &self,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        work: impl FnOnce(AuditRole) -> W,
     ) -> Result<T, Fault> {
         self.timed_by(&self.0.measuring, work).await
     }
 
     /// Makes a report, where none is being made: it takes minutes and much memory, and no
     /// turn of those who ask meanwhile.
-    async fn reporting<T: Send + 'static>(
+    async fn reporting<T: Send + 'static, W: Work<T>>(
         &self,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        work: impl FnOnce(AuditRole) -> W,
     ) -> Result<T, Fault> {
         let turn = self.role().reporting.clone().try_acquire_owned();
         let turn = turn.map_err(|_| Fault::reporting())?;
-        done_until(Instant::now() + self.bounds().export, turn, work).await
+        let deadline = Instant::now() + self.bounds().export;
+        self.done_until(deadline, turn, work).await
     }
 
-    async fn timed_by<T: Send + 'static>(
+    async fn timed_by<T: Send + 'static, W: Work<T>>(
         &self,
         turns: &Arc<Semaphore>,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        work: impl FnOnce(AuditRole) -> W,
     ) -> Result<T, Fault> {
         let deadline = Instant::now() + self.bounds().answer;
         let turn = timeout_at(deadline, turns.clone().acquire_owned());
         let turn = turn.await.map_err(|_| Fault::late("the answer"))?;
         let turn = turn.map_err(|error| super::broken(&error.to_string()))?;
-        done_until(deadline, turn, work).await
+        self.done_until(deadline, turn, work).await
+    }
+
+    /// What the work comes to, if it does before `deadline`.
+    async fn done_until<T: Send + 'static, W: Work<T>>(
+        &self,
+        deadline: Instant,
+        turn: OwnedSemaphorePermit,
+        work: impl FnOnce(AuditRole) -> W,
+    ) -> Result<T, Fault> {
+        let done = timeout_at(deadline, attended(self.role(), turn, work)).await;
+        done.map_err(|_| Fault::late("the answer"))??
     }
 }
 
-/// What `work` comes to, if it does before `deadline`; it keeps `turn` until it is done.
-async fn done_until<T: Send + 'static>(
-    deadline: Instant,
-    turn: OwnedSemaphorePermit,
-    work: impl Future<Output = Result<T, Fault>> + Send + 'static,
-) -> Result<T, Fault> {
-    let task = tokio::spawn(async move {
-        let _turn = turn;
-        work.await
-    });
-    let done = timeout_at(deadline, task).await;
-    let done = done.map_err(|_| Fault::late("the answer"))?;
-    done.unwrap_or_else(|error| Err(super::broken(&error.to_string()).into()))
-}
+/// Work of the role for a reader.
+trait Work<T>: Future<Output = Result<T, Fault>> + Send + 'static {}
+
+impl<T, W: Future<Output = Result<T, Fault>> + Send + 'static> Work<T> for W {}
 
 /// Every route, and an answer to what is none.
 fn router(office: &Office) -> Router {

@@ -4,16 +4,17 @@ use std::{collections::BTreeMap, ops::ControlFlow, path::Path, sync::Arc};
 
 use axum::{
     Json, Router,
-    body::Body,
     extract::{ConnectInfo, DefaultBodyLimit},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::post,
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use bytes::Bytes;
 use palisade_audit::{
     checkpoint::Checkpoint,
     decisions::Decisions,
     envelope::DecisionRef,
+    going::Ended,
     index::{Store, StoreError},
     log::{Log, LogError},
     merkle::Hash,
@@ -27,7 +28,7 @@ use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
 use palisade_pdp::decide::Snapshot;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Unlike, blocking, broken, reads::Reader, whole};
+use super::{AuditRole, Unlike, attended, blocking, broken, reads::Reader, whole};
 use crate::{
     cli::report::{behind, granted},
     control::{
@@ -252,7 +253,8 @@ impl Desk<'_> {
     ) -> Result<(), Diagnostic> {
         let window = query.window(self.now_us, &Limits::default())?;
         let failed = |e: LogError| e.diagnostic();
-        let mut decisions = Decisions::new(self.log, query, window).map_err(failed)?;
+        let decisions = Decisions::new(self.log, query, window).map_err(failed)?;
+        let mut decisions = decisions.heeding(self.store.going());
         let shown = decisions.visit(|_, leaf| {
             if let Some(decision) = DecisionRef::of_leaf(leaf) {
                 take(&decision);
@@ -295,7 +297,9 @@ impl AuditRole {
                 "/v1/audit/report/run",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<RunReport>| async move {
-                        of_run.report(Reader::local(uid), q).await
+                        of_run.reported(|role| async move {
+                            encoded(&role.report(Reader::local(uid), q).await?.0)
+                        })
                     },
                 ),
             )
@@ -303,7 +307,9 @@ impl AuditRole {
                 "/v1/audit/report/check",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(r): Json<Report>| async move {
-                        of_check.check_report(Reader::local(uid), r).await
+                        of_check.reported(|role| async move {
+                            encoded(&role.check_report(Reader::local(uid), r).await?.0)
+                        })
                     },
                 ),
             )
@@ -311,7 +317,7 @@ impl AuditRole {
                 "/v1/audit/report/package",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<PackReport>| async move {
-                        of_pack.pack(Reader::local(uid), q).await
+                        of_pack.reported(|role| role.pack(Reader::local(uid), q))
                     },
                 ),
             )
@@ -324,6 +330,14 @@ impl AuditRole {
                 ),
             )
             .layer(DefaultBodyLimit::max(REPORT_LEN_MAX))
+    }
+
+    /// Works on a report when it is its turn, and tells whoever reads the answer how far that is.
+    fn reported<W>(&self, work: impl FnOnce(Self) -> W) -> Response
+    where
+        W: Future<Output = Result<Bytes, Problem>> + Send + 'static,
+    {
+        attended::told(self, &self.reporting, work)
     }
 
     pub(super) async fn report(self, reader: Reader, mut asked: RunReport) -> Answer<Report> {
@@ -359,8 +373,9 @@ impl AuditRole {
         let (policies, mesh) = (self.policies.clone(), self.mesh.clone());
         let runtime = tokio::runtime::Handle::current();
         // Policies are compiled and asked for minutes: not on a thread of the runtime.
+        let going = self.store.going().clone();
         let joined = tokio::task::spawn_blocking(move || {
-            let of = runtime.block_on(granted::join(&mut report, policies, &mesh))?;
+            let of = runtime.block_on(granted::join(&mut report, policies, (&mesh, going)))?;
             Ok::<_, Vec<Diagnostic>>((report, of))
         });
         let joined = joined.await.map_err(|e| broken(&e.to_string()))?;
@@ -379,25 +394,19 @@ impl AuditRole {
         Ok(Json(checked))
     }
 
-    async fn pack(self, reader: Reader, asked: PackReport) -> Response {
-        let packed = async {
-            let header = &asked.report.header;
-            let reader = reader.exporting(&asked.to);
-            self.unnamed(&reader, &header.scope)?;
-            self.catch_up_with_all().await?;
-            let question = told(&asked.report.name, &header.from, &self.told(&header.scope));
-            let rows = usize::try_from(header.records).unwrap_or(usize::MAX);
-            let role = self.clone();
-            let packed = blocking(move || role.desk(&role.dir.join("log")).pack(&asked)).await?;
-            self.reads
-                .note(&reader, "report_package", &question, rows)
-                .await?;
-            Ok::<_, Problem>(packed)
-        };
-        match packed.await {
-            Ok(packed) => Body::from(packed).into_response(),
-            Err(problem) => problem.into_response(),
-        }
+    async fn pack(self, reader: Reader, asked: PackReport) -> Result<Bytes, Problem> {
+        let header = &asked.report.header;
+        let reader = reader.exporting(&asked.to);
+        self.unnamed(&reader, &header.scope)?;
+        self.catch_up_with_all().await?;
+        let question = told(&asked.report.name, &header.from, &self.told(&header.scope));
+        let rows = usize::try_from(header.records).unwrap_or(usize::MAX);
+        let role = self.clone();
+        let packed = blocking(move || role.desk(&role.dir.join("log")).pack(&asked)).await?;
+        self.reads
+            .note(&reader, "report_package", &question, rows)
+            .await?;
+        Ok(packed.into())
     }
 
     async fn sign_review(self, actor: &str, asked: SignReview) -> Answer<Signed> {
@@ -426,17 +435,25 @@ impl AuditRole {
     /// Lets the index take in what the log has; a report says what it lacks while that waits for
     /// an archive.
     pub(super) async fn catch_up(&self) -> Result<(), Problem> {
-        match self.store.flush().await {
+        match self.flushed().await {
             Ok(()) => Ok(()),
             Err(error) if error.is_away() => Ok(()),
             Err(error) => Err(unread(error)),
         }
     }
 
+    /// Waits until the index has taken in what the log has, as long as somebody waits for that.
+    async fn flushed(&self) -> Result<(), StoreError> {
+        tokio::select! {
+            flushed = self.store.flush() => flushed,
+            () = self.store.going().gone() => Err(Ended.into()),
+        }
+    }
+
     /// The same, where a report is made again and compared: from a part of the records it would
     /// be another, and a sound one be called wrong. Says what is waited for.
     async fn catch_up_with_all(&self) -> Result<(), Problem> {
-        let flushed = self.store.flush().await;
+        let flushed = self.flushed().await;
         if let Some(why) = self.store.status().stalled {
             return Err(broken(&why).into());
         }
@@ -453,9 +470,16 @@ fn first(found: Vec<Diagnostic>) -> Diagnostic {
 /// Why the index has not taken in what the log has.
 fn unread(error: StoreError) -> Problem {
     match error {
+        StoreError::Ended(ended) => ended.diagnostic().into(),
         StoreError::Query(mistake) => Problem::from(*mistake),
         error => broken(&error.to_string()).into(),
     }
+}
+
+/// An answer as it is sent.
+pub(super) fn encoded(answer: &impl Serialize) -> Result<Bytes, Problem> {
+    let encoded = serde_json::to_vec(answer);
+    Ok(encoded.map_err(|e| broken(&e.to_string()))?.into())
 }
 
 /// A report as the record of its reading names it.

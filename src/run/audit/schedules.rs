@@ -17,8 +17,10 @@ use axum::{
     extract::ConnectInfo,
     routing::{get, post},
 };
+use bytes::Bytes;
 use jiff::Timestamp;
 use palisade_audit::{
+    going::Ended,
     index::StoreError,
     report::{
         Report,
@@ -34,9 +36,11 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    AuditRole, PackReport, RunReport, blocking, broken,
+    Asker, AuditRole, PackReport, RunReport,
+    attended::told,
+    blocking, broken,
     deliver::{Lost, Outbox, keep, read},
-    reports::{Desk, attached},
+    reports::{Desk, attached, encoded},
 };
 use crate::{
     cli::report::{
@@ -48,7 +52,7 @@ use crate::{
         schedules::{FormatWord, ScheduleSection},
     },
     control::{
-        api::{Answer, Fact, FactState},
+        api::{Fact, FactState, Problem},
         server::PeerUid,
     },
 };
@@ -161,8 +165,7 @@ impl Schedules {
                 let until = inner.clock.now().checked_sub(GRACE);
                 let until = until.unwrap_or(Timestamp::MIN);
                 if let Some((due, missed)) = schedule.cron.missed(moment(since), until) {
-                    let actor = inner.actor.clone();
-                    let made = self.make(&role, schedule, due, missed, &actor).await;
+                    let made = self.make_due(&role, schedule, (due, missed)).await;
                     if let Err(error) = made {
                         tracing::error!(schedule = schedule.section.name, %error, "report is not made");
                     }
@@ -172,20 +175,36 @@ impl Schedules {
         }
     }
 
+    /// Makes one report that is due when it is its turn. When this is dropped, the service ends,
+    /// and the report is given up.
+    async fn make_due(
+        &self,
+        role: &AuditRole,
+        schedule: &Schedule,
+        due: (Timestamp, u64),
+    ) -> Result<Last, Diagnostic> {
+        let turn = role.reporting.clone().acquire_owned().await;
+        let _turn = turn.map_err(|e| broken(&e.to_string()))?;
+        let asker = Asker::default();
+        let role = role.heeding(asker.going());
+        self.make(&role, schedule, due, &self.0.actor).await
+    }
+
     /// Makes one report, for so many moments that were due, none by hand; and records and
     /// tells what came of it.
     async fn make(
         &self,
         role: &AuditRole,
         schedule: &Schedule,
-        due: Timestamp,
-        missed: u64,
+        (due, missed): (Timestamp, u64),
         actor: &str,
     ) -> Result<Last, Diagnostic> {
-        let turn = role.reporting.clone().acquire_owned().await;
-        let _turn = turn.map_err(|e| broken(&e.to_string()))?;
         let section = &schedule.section;
         let made = self.written(role, schedule, due).await;
+        // Whoever gave it up by hand knows; what is due is due all the same.
+        if role.store.going().has_ended() && made.is_err() {
+            return Err(Ended.diagnostic());
+        }
         let (last, complete) = match &made {
             Ok((files, report)) => (
                 Last {
@@ -334,12 +353,17 @@ impl Schedules {
         failed.collect()
     }
 
-    async fn run_now(self, role: AuditRole, actor: &str, asked: RunSchedule) -> Answer<Scheduled> {
+    async fn run_now(
+        self,
+        role: AuditRole,
+        actor: &str,
+        asked: RunSchedule,
+    ) -> Result<Bytes, Problem> {
         let inner = &*self.0;
         let found = inner.each.iter().find(|s| s.section.name == asked.name);
         let schedule = found.ok_or_else(|| inner.unknown(&asked.name))?;
         let last = self
-            .make(&role, schedule, inner.clock.now(), 0, actor)
+            .make(&role, schedule, (inner.clock.now(), 0), actor)
             .await?;
         match last.fault {
             Some(fault) => Err(Diagnostic::error(
@@ -351,8 +375,8 @@ impl Schedules {
             .into()),
             None => {
                 let one = self.listed().into_iter().find(|s| s.name == asked.name);
-                one.map(Json)
-                    .ok_or_else(|| broken("a schedule is gone").into())
+                let one = one.ok_or_else(|| broken("a schedule is gone"))?;
+                encoded(&one)
             }
         }
     }
@@ -368,7 +392,10 @@ impl Schedules {
                 "/v1/audit/schedules/run",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<RunSchedule>| async move {
-                        of_run.run_now(role, &uid.to_string(), q).await
+                        let work = |role| async move {
+                            of_run.run_now(role, &uid.to_string(), q).await
+                        };
+                        told(&role, &role.reporting, work)
                     },
                 ),
             )
@@ -394,8 +421,10 @@ async fn signed(role: &AuditRole) -> bool {
     let len = role.log.len();
     let mut newest = role.log.subscribe_checkpoints();
     let covered = newest.wait_for(|checkpoint| checkpoint.size >= len);
-    let covered = tokio::time::timeout(CHECKPOINT_TIME_MAX, covered).await;
-    matches!(covered, Ok(Ok(_)))
+    tokio::select! {
+        covered = tokio::time::timeout(CHECKPOINT_TIME_MAX, covered) => matches!(covered, Ok(Ok(_))),
+        () = role.store.going().gone() => false,
+    }
 }
 
 /// Writes a report in the forms of a schedule, under names that are free.
@@ -416,6 +445,8 @@ fn put(
             n => format!("{stem}-{n}"),
         };
         let all = forms(desk, section, told, &stem)?;
+        // From here on it is whole, or not there.
+        desk.store.going().ask()?;
         if all.iter().all(|(path, _)| files::free(path).is_ok()) {
             for (path, bytes) in &all {
                 files::put(path, bytes)?;

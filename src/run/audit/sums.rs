@@ -3,7 +3,7 @@
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
     index::{Faceted, SearchResult},
-    log::OpenGap,
+    log::{LogError, OpenGap},
     query::{Limits, Query, TOP_DEFAULT},
     reconcile::{ReconcileError, Reconciliation, reconcile},
     watch::Silent,
@@ -11,7 +11,7 @@ use palisade_audit::{
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Reader, blocking, broken};
+use super::{AuditRole, Reader, attended, blocking, broken};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -115,7 +115,7 @@ impl AuditRole {
                 "/v1/audit/facets",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Facets>| async move {
-                        of_facets.facets(Reader::local(uid), q).await
+                        attended(&of_facets, (), |role| role.facets(Reader::local(uid), q)).await?
                     },
                 ),
             )
@@ -123,7 +123,7 @@ impl AuditRole {
                 "/v1/audit/timeline",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Timeline>| async move {
-                        of_timeline.timeline(Reader::local(uid), q).await
+                        attended(&of_timeline, (), |role| role.timeline(Reader::local(uid), q)).await?
                     },
                 ),
             )
@@ -131,7 +131,7 @@ impl AuditRole {
                 "/v1/audit/gaps",
                 post(
                     move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(q): Json<Gaps>| async move {
-                        of_gaps.gaps(Reader::local(uid), q).await
+                        attended(&of_gaps, (), |role| role.gaps(Reader::local(uid), q)).await?
                     },
                 ),
             )
@@ -233,7 +233,9 @@ impl AuditRole {
         let window = time.window(self.clock.now_us(), &Limits::default());
         let window = window.map_err(Problem::from)?;
         let (log, clock) = (self.log.clone(), self.clock.clone());
-        let compared = tokio::task::spawn_blocking(move || reconcile(&log, window, &clock)).await;
+        let going = self.store.going().clone();
+        let compared =
+            tokio::task::spawn_blocking(move || reconcile(&going, &log, window, &clock)).await;
         let compared = compared.map_err(|e| broken(&e.to_string()))?;
         compared.map_err(|error| match error {
             ReconcileError::Busy => Problem::from(
@@ -241,6 +243,7 @@ impl AuditRole {
                     .cause("each may take some hundred megabytes, so there is one at a time")
                     .help("ask again in a moment, or for a shorter time"),
             ),
+            ReconcileError::Log(LogError::Ended(ended)) => ended.diagnostic().into(),
             ReconcileError::Log(error) => broken(&error.to_string()).into(),
         })
     }

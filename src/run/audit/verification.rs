@@ -9,7 +9,7 @@ use std::{
 use palisade_audit::{
     archive::Archive,
     note::Verifier,
-    verify::{Progress, VerifyOptions, VerifyReport},
+    verify::{self, Progress, VerifyOptions, VerifyReport},
 };
 use palisade_mesh::{
     clock::Clock,
@@ -22,7 +22,6 @@ use serde_json::Value;
 use super::{
     AuditRole, broken,
     reads::{Reader, Reads},
-    verifying::verified,
 };
 use crate::control::api::Problem;
 
@@ -141,11 +140,12 @@ impl Work {
     fn done(self, reads: impl Fn() -> Option<Reads>) {
         let mut tell = |progress: Progress| self.ending.0.tell(progress);
         let options = VerifyOptions {
+            key: Some(self.key.clone()),
             archive: self.archive.clone(),
             progress: Some(&mut tell),
             ..VerifyOptions::default()
         };
-        let report = verified(&self.dir, &self.key, options);
+        let report = verify::verify(&self.dir, options);
         let findings = wide(report.findings.len()).saturating_add(report.findings_more);
         match report.verdict() {
             Some(true) => {}

@@ -1,17 +1,11 @@
 //! The check of the whole log, while it is being written.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::path::Path;
 
 use axum::{Json, Router, extract::ConnectInfo, routing::post};
 use palisade_audit::{
+    going::{Ended, Going},
     log::Log,
-    note::Verifier,
     policies::Policies,
     query::{Limits, Query},
     verify::{self, Earlier, VerifyOptions, VerifyReport},
@@ -20,7 +14,7 @@ use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{AuditRole, broken, reads::Reader};
+use super::{AuditRole, attended, broken, reads::Reader};
 use crate::{
     control::{api::Answer, server::PeerUid},
     history::faithful::{self, Replayed, Seen},
@@ -58,7 +52,7 @@ impl AuditRole {
             "/v1/audit/verify",
             post(
                 move |ConnectInfo(uid): ConnectInfo<PeerUid>, Json(asked): Json<VerifyLog>| async move {
-                    role.verify(Reader::local(uid), asked).await
+                    attended(&role, (), |role| role.verify(Reader::local(uid), asked)).await?
                 },
             ),
         )
@@ -81,29 +75,30 @@ impl AuditRole {
             Some(_) => Some(self.afresh.clone().acquire_owned().await),
             None => None,
         };
-        let gone = Gone::default();
-        let stop = gone.0.clone();
         let role = self.clone();
         let verified = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let _afresh = afresh;
             let dir = role.dir.join("log");
+            // The key that this service signs with, not the one that lies in the folder.
             let key = role.log.verifier();
             let mut seen = query.as_ref().map(|_| Seen::of(key.name()));
             let mut see = seen
                 .as_mut()
                 .map(|seen| |index: u64, leaf: &[u8]| seen.take(index, leaf));
             let options = VerifyOptions {
+                key: Some(key.clone()),
                 earlier: asked.earlier(),
                 archive: role.log.archive().cloned(),
                 seen: see.as_mut().map(|see| see as verify::Seen<'_>),
                 ..VerifyOptions::default()
             };
-            let report = verified(&dir, key, options);
+            let going = role.store.going();
+            let report = verify::verify_while(going, &dir, options).map_err(Ended::diagnostic)?;
             let seen = seen.filter(|_| report.intact());
             let replayed = query.map(|query| {
                 let asked = (&query, role.clock.now_us());
-                replayed(&role.log, &dir, asked, seen, &stop)
+                replayed(&role.log, &dir, asked, seen, going)
             });
             document(&report, replayed)
         });
@@ -111,28 +106,8 @@ impl AuditRole {
     }
 }
 
-/// Verifies the log in `dir` with the key that this service signs with, not the one that lies in
-/// the folder.
-pub(super) fn verified(dir: &Path, key: &Verifier, options: VerifyOptions<'_>) -> VerifyReport {
-    let options = VerifyOptions {
-        key: Some(key.clone()),
-        ..options
-    };
-    verify::verify(dir, options)
-}
-
-/// Says that nobody waits any more, when it is dropped.
-#[derive(Default)]
-struct Gone(Arc<AtomicBool>);
-
-impl Drop for Gone {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-/// Makes decisions of the log in `dir` again: all, where the query says nothing; until `stop`
-/// becomes true. What a verification has `seen` of the log is not read again.
+/// Makes decisions of the log in `dir` again: all, where the query says nothing; as long as
+/// somebody waits. What a verification has `seen` of the log is not read again.
 ///
 /// # Errors
 /// When the log cannot be read, or the query asks for no list of records.
@@ -141,15 +116,15 @@ pub(crate) fn replayed(
     dir: &Path,
     (query, now_us): (&Query, i64),
     seen: Option<Seen>,
-    stop: &AtomicBool,
+    going: &Going,
 ) -> Result<Replayed, Diagnostic> {
     let policies = Policies::beside(dir);
     if query.text().trim().is_empty() {
-        return faithful::of_whole_log(log, &policies, seen, stop);
+        return faithful::of_whole_log(log, &policies, seen, going);
     }
     let query = crate::history::read(query.text())?;
     let window = query.window(now_us, &Limits::default())?;
-    faithful::of_log(log, &policies, (&query, window), seen, stop).map_err(|e| e.diagnostic())
+    faithful::of_log(log, &policies, (&query, window), seen, going).map_err(|e| e.diagnostic())
 }
 
 /// A verification, with the decisions that were made again where that was asked for.

@@ -68,16 +68,15 @@ pub(super) async fn answer(
     }
     match asked {
         Asked::Report(asked) => {
-            let role = office.role().clone();
-            let work = documents::report(role, reader, asked);
+            let work = |role| documents::report(role, reader, asked);
             office.reporting(work).await
         }
         Asked::Export(asked) => streams::export(office, caller.clone(), reader, asked).await,
         Asked::Tail(asked) => streams::tail(&office, caller.clone(), &reader, &asked.query).await,
         Asked::Checkpoint => checkpoint(&office, &reader).await,
         asked => {
-            let role = office.role().clone();
-            office.timed(summed_up(role, reader, asked)).await
+            let work = |role| summed_up(role, reader, asked);
+            office.timed(work).await
         }
     }
 }
@@ -176,8 +175,7 @@ fn known(fault: Fault, unknown: Fault) -> Fault {
 }
 
 async fn metrics(office: &Office) -> Result<Response, Fault> {
-    let role = office.role().clone();
-    let text = office.measured(async move { Ok(role.metrics().await?) });
+    let text = office.measured(|role| async move { Ok(role.metrics().await?) });
     let text = text.await?;
     Ok(([(CONTENT_TYPE, super::super::metrics::KIND)], text).into_response())
 }

@@ -23,7 +23,7 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        blocking, broken,
+        AuditRole, blocking, broken,
         reads::{Begun, Reader},
     },
     Caller, Office,
@@ -101,10 +101,9 @@ pub(super) async fn export(
     let window = query.window(office.role().clock.now_us(), &Limits::default())?;
     let told = query.told_within(window);
     let deadline = Instant::now() + office.bounds().export;
-    let role = office.role().clone();
     let of = query.clone();
     let (count, first) = office
-        .timed(async move {
+        .timed(|role| async move {
             role.settled().await;
             let store = role.store.clone();
             let ask = move || Ok((store.count(&of)?, store.search(&of, PAGE_ROWS, None)?));
@@ -220,9 +219,12 @@ impl Pages {
                 bytes.extend(end);
                 return Ok(Some((Frame::data(bytes.into()), self)));
             };
-            let (store, query) = (self.office.role().store.clone(), self.query.clone());
-            let ask = move || store.search(&query, PAGE_ROWS, Some(cursor));
-            let next = self.office.timed(async { Ok(blocking(ask).await?) }).await;
+            let query = self.query.clone();
+            let next = |role: AuditRole| async move {
+                let ask = move || role.store.search(&query, PAGE_ROWS, Some(cursor));
+                Ok(blocking(ask).await?)
+            };
+            let next = self.office.timed(next).await;
             self.next = Some(next.map_err(|fault| io::Error::other(fault.told))?);
             Ok(Some((Frame::data(bytes.into()), self)))
         })

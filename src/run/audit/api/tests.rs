@@ -811,6 +811,60 @@ async fn reports_and_questions_do_not_wait_for_each_other() {
     service.get(&service.office(), AUDITOR, report).await;
 }
 
+/// A question that takes too long, or whose reader has gone, ends and gives its turn back; so does
+/// a report.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_waits_for_ends_and_gives_its_turn_back() {
+    let service = Service::ready().await;
+    let asking = |role: AuditRole| async move {
+        let query = palisade_audit::query::Query::parse("class:*").unwrap();
+        let ask = move || loop {
+            role.store.search(&query, 1000, None)?;
+        };
+        Ok(super::super::blocking::<()>(ask).await?)
+    };
+    let reporting = |role: AuditRole| async move {
+        let asked = super::super::RunReport {
+            name: "integrity".into(),
+            period: "last:1h".into(),
+            scope: String::new(),
+            to: String::new(),
+        };
+        let ask = move || loop {
+            role.desk(&role.dir.join("log")).run(&asked)?;
+        };
+        Ok(super::super::blocking::<()>(ask).await?)
+    };
+    let short = Duration::from_millis(300);
+    let office = service.office_within(Bounds {
+        answer: short,
+        export: short,
+        ..Bounds::of(&service.section)
+    });
+    let all = async |turns: &Arc<Semaphore>, many: usize| {
+        let many = u32::try_from(many).unwrap();
+        let all = tokio::time::timeout(Duration::from_secs(60), turns.acquire_many(many));
+        drop(all.await.unwrap().unwrap());
+    };
+    assert_eq!(office.timed(asking).await.unwrap_err().told.code.0, 7911);
+    all(&office.0.turns, TURNS).await;
+    assert_eq!(
+        office.reporting(reporting).await.unwrap_err().told.code.0,
+        7911
+    );
+    all(&service.role.reporting, 1).await;
+    let office = service.office();
+    let asked = tokio::spawn({
+        let office = office.clone();
+        async move { office.timed(asking).await }
+    });
+    while office.0.turns.available_permits() == TURNS {
+        tokio::task::yield_now().await;
+    }
+    asked.abort();
+    all(&office.0.turns, TURNS).await;
+}
+
 /// Whoever may read nothing does not fill the log by asking: what is beyond the first few reads of
 /// a minute is counted, and the count recorded.
 #[tokio::test]
