@@ -34,6 +34,9 @@ pub(super) const DAY_US: i64 = 86_400 * 1_000_000;
 /// What stands between a stream and its numbers where the log tells of a gap.
 const OF_NUMBERS: &str = " sequence ";
 
+/// What stands between streams where it tells of the gaps of several.
+const BETWEEN_STREAMS: &str = "; ";
+
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 2000;
 
@@ -537,8 +540,15 @@ fn unreadable(error: LogError) -> StoreError {
 /// Whether the log says in `detail` that the records of a gap, of one of these streams, are
 /// missing.
 fn is_told(detail: &str, gap: &Missing<'_>, streams: &[String]) -> bool {
-    let mut numbers = streams.iter().filter_map(|stream| {
-        let numbers = detail.strip_prefix(stream)?.strip_prefix(OF_NUMBERS)?;
+    let told = |stream| {
+        detail
+            .split(BETWEEN_STREAMS)
+            .map(move |told| (stream, told))
+    };
+    let mut numbers = streams.iter().flat_map(told).filter_map(|(stream, told)| {
+        let numbers = told
+            .strip_prefix(stream.as_str())?
+            .strip_prefix(OF_NUMBERS)?;
         let (first, last) = numbers.split(',').next()?.split_once("..=")?;
         Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
     });

@@ -22,7 +22,7 @@ use crate::{
 
 /// The file of these records, each with its proof.
 pub(super) const FILE: &str = "records/in-force.jsonl";
-/// What is asked for them.
+/// What is asked for them, of the PDP alone: nobody else puts revisions of the mesh in force.
 const QUERIES: [&str; 2] = [
     "class:policy_change verb:activated",
     "class:admin verb:rollout_*",
@@ -39,8 +39,10 @@ pub(super) fn of_log(
 ) -> Result<Vec<u8>, StoreError> {
     let going = evidence.going();
     let mut entries = BTreeSet::new();
+    let of_pdp = evidence.of_part("pdp");
     for query in QUERIES {
-        entries.extend(evidence.entries_ever(query, LOOKED_AT_MAX)?);
+        let query = format!("{query} {of_pdp}");
+        entries.extend(evidence.entries_ever(&query, LOOKED_AT_MAX)?);
     }
     for (entry, _) in known.leaves() {
         entries.remove(&entry);

@@ -7,20 +7,21 @@ use palisade_mesh::{
     clock::Clock,
     spiffe_id::SpiffeId,
     wire::record::{
-        Admin, AuditRead, AuthnFailure, Call, Credential, Decision, Erasure, Peer, PolicyChange,
-        Record, Rejudgement, Verdict, record::Body,
+        Admin, AuditRead, AuthnFailure, Call, Credential, Decision, Erasure, Head, Peer,
+        PolicyChange, Record, Rejudgement, Verdict, Versions, record::Body,
     },
 };
 use prost::Message as _;
 
 use super::*;
 use crate::{
+    envelope::EnvelopeRef,
     index::Options,
     log::Pending,
-    report::{KINDS, Kind, Period, check, covered, run},
+    report::{KINDS, Kind, Period, check, covered, lacks::Missing, run},
     source::{Entry, SourceError},
     stream::{StreamKey, new_ulid},
-    testing::{REPORTER, open_log, reporter},
+    testing::{REPORTER, Speaker, open_log, reporter},
 };
 
 mod again;
@@ -232,6 +233,90 @@ async fn what_nobody_waits_for_is_given_up() {
     let files = Files::from([(REPORT.to_owned(), vec![0; 1 << 20])]);
     let now = jiff::Timestamp::UNIX_EPOCH;
     assert!(sealed(files, &report, (&waited.log, &going), now).is_err());
+}
+
+/// Where one note tells of the gaps of several streams, each of them was noticed.
+#[tokio::test]
+async fn every_gap_of_a_note_was_noticed() {
+    let stage = stage().await;
+    let heads = Speaker::new(1).heads_with(
+        |heads| {
+            heads.streams.extend((0..3).map(|worker| Head {
+                worker,
+                last_sequence: 5 + u64::from(worker),
+                ..Head::default()
+            }));
+        },
+        |_| {},
+    );
+    let appended = stage.log.append(vec![heads]);
+    appended.checkpointed().await.unwrap();
+    stage.store.flush().await.unwrap();
+    let checkpoint = stage.log.checkpoint();
+    let evidence = stage.evidence("", &checkpoint);
+    let gap = |last| Missing {
+        first: 1,
+        last,
+        reporter: REPORTER,
+    };
+    let noticed = evidence.noticed(&[gap(5), gap(6), gap(7), gap(8)]);
+    assert_eq!(noticed.unwrap(), [true, true, true, false]);
+}
+
+/// When a revision was in force, the PDP alone says: earlier versions took such records of
+/// anybody.
+#[tokio::test]
+async fn records_of_when_a_revision_was_in_force_are_the_pdp_s() {
+    let digest = sha256(b"texts").to_vec();
+    let versions = Some(Versions {
+        policy_digest: digest,
+        ..Versions::default()
+    });
+    let pdp = "spiffe://acme.test/palisade/pdp";
+    let now_us = Clock::system().now_us();
+    let of = |reporter: &str, minutes: i64, body: Body| -> Bytes {
+        let record = Record {
+            id: new_ulid(&Clock::system()).to_bytes().to_vec(),
+            time_us: now_us - minutes * 60_000_000,
+            reporter: reporter.into(),
+            body: Some(body),
+            ..Record::default()
+        };
+        record.encode_to_vec().into()
+    };
+    let change = Body::PolicyChange(PolicyChange {
+        verb: "activated".into(),
+        after: versions.clone(),
+        ..PolicyChange::default()
+    });
+    let decided = Body::Decision(Decision {
+        versions,
+        ..Decision::default()
+    });
+    let records = [
+        of(pdp, 120, change.clone()),
+        of(REPORTER, 120, change),
+        of(REPORTER, 1, decided),
+    ];
+    let stage = Stage::of(records.into_iter()).await;
+    let (report, checkpoint) = stage.made("denials");
+    let beside = Beside {
+        attached: BTreeMap::new(),
+        kept: &|_| Some(b"texts".to_vec()),
+        lacks: Vec::new(),
+    };
+    let evidence = stage.evidence("", &checkpoint);
+    let now = jiff::Timestamp::UNIX_EPOCH;
+    let packed = pack(&report, &evidence, beside, RECORDS_MAX, now).unwrap();
+    let package = Package::open(&packed, stage.log.verifier()).unwrap();
+    let told: Vec<String> = package
+        .in_force()
+        .filter_map(|(_, leaf)| {
+            let envelope = EnvelopeRef::decode(leaf)?;
+            StreamKey::decode(envelope.stream).map(|key| key.reporter.to_string())
+        })
+        .collect();
+    assert_eq!(told, [pdp]);
 }
 
 /// Name of what is attached.

@@ -73,7 +73,9 @@ pub(crate) fn silent(e: &Evidence<'_>, most: usize) -> Result<Section, StoreErro
         "Identities to which a certificate was issued in the period and that called nobody. A service that is only called is one of them; \
          another one may be left over.",
     );
-    let issued = e.records("class:credential verb:issued") + " | first, last by spiffe_id";
+    let of_ca = e.of_part("ca");
+    let issued = e.records(&format!("class:credential verb:issued {of_ca}"));
+    let issued = issued + " | first, last by spiffe_id";
     let called = e.records("class:decision principal:*") + " | first, last by principal";
     let holders = e.groups(&format!("{issued} | top {TOP_MAX}"))?;
     let callers = e.groups(&format!("{called} | top {TOP_MAX}"))?;

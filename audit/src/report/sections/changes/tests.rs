@@ -138,6 +138,19 @@ async fn what_others_said_of_policies_and_certificates_is_not_shown_as_the_mesh_
     let report = made("certificates", records).await;
     let inventory = section(&report, "certificate-inventory").table.as_ref();
     assert_eq!(inventory.unwrap().rows.len(), 1);
+    let records = [(AUTHORITY, issued("web")), (NODE, issued("forged"))];
+    let report = made("hygiene", records).await;
+    let silent = section(&report, "silent-identities").table.as_ref();
+    let rows = &silent.unwrap().rows;
+    assert_eq!(rows.len(), 1, "{rows:#?}");
+    assert_eq!(rows[0][0], id("web"));
+}
+
+/// What others issued is a certificate all the same, and shown as theirs.
+#[tokio::test]
+async fn certificates_are_shown_with_whoever_told_of_them() {
+    let records = [(AUTHORITY, issued("web")), (NODE, issued("forged"))];
+    let report = made("certificates", records).await;
     let credentials = section(&report, "credentials").table.as_ref().unwrap();
     for reporter in [AUTHORITY, NODE] {
         let named = |row: &Vec<String>| row.iter().any(|cell| cell == reporter);
