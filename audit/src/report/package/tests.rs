@@ -249,7 +249,7 @@ async fn every_gap_of_a_note_was_noticed() {
         },
         |_| {},
     );
-    let appended = stage.log.append(vec![heads]);
+    let mut appended = stage.log.append(vec![heads]);
     appended.checkpointed().await.unwrap();
     stage.store.flush().await.unwrap();
     let checkpoint = stage.log.checkpoint();
