@@ -12,7 +12,7 @@ use std::{
 };
 
 use palisade_audit::{
-    going::Going,
+    going::{Ended, Going},
     index::{BucketSpan, Options, Store, StoreError},
     log::{Log, LogOptions, whose},
     report::{Checked, package::Package},
@@ -66,6 +66,14 @@ impl Archive {
         let store =
             store_of(&log, &index.0, &clock, BucketSpan::Month, None).map_err(|e| failed(&e))?;
         indexed(&store).await?.map_err(|e| failed(&e))?;
+        let (of, now_us) = (log.clone(), clock.now_us());
+        let finding = move |going: &Going| of.find_gaps(going, now_us);
+        let found = apart(
+            &index.0,
+            "what is missing from the log is looked for",
+            finding,
+        );
+        found.await?.map_err(Ended::diagnostic)?;
         Ok(Self {
             log,
             store,

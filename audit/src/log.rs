@@ -40,10 +40,14 @@ use palisade_mesh::{
 };
 use tokio::sync::{Semaphore, watch};
 
-#[cfg(feature = "index")]
-use crate::archive::{Archive, Away};
 #[cfg(feature = "pkcs11")]
 use crate::note::DeviceKey;
+#[cfg(feature = "index")]
+use crate::{
+    archive::{Archive, Away},
+    going::Going,
+    verify::{VerifyOptions, verify_while},
+};
 pub use crate::{
     checkpoint::Checkpoint,
     segment::{Dropped, Lacking},
@@ -77,6 +81,8 @@ mod thin;
 mod writer;
 
 pub use gaps::OpenGap;
+#[cfg(feature = "index")]
+pub(crate) use gaps::told as gaps_told;
 pub use health::LogHealth;
 use health::{Deathwatch, Health};
 pub use reader::Scan;
@@ -632,7 +638,31 @@ impl Log {
         Scan::new(self.inner.shared.clone(), from)
     }
 
-    /// Numbers that are missing from streams, as of the last checkpoint.
+    /// Lets a log that is open for reading only know its gaps: all of it is read for that, because
+    /// nobody follows its streams.
+    ///
+    /// # Errors
+    /// When nobody waits for it any more.
+    #[cfg(feature = "index")]
+    pub fn find_gaps(&self, going: &Going, now_us: i64) -> Result<(), Ended> {
+        going.parts(1);
+        let mut noticed = gaps::Noticed::of(self.verifier().name());
+        let mut see = |_: u64, leaf: &[u8]| noticed.take(leaf);
+        let options = VerifyOptions {
+            key: Some(self.verifier().clone()),
+            archive: self.archive().cloned(),
+            seen: Some(&mut see),
+            ..VerifyOptions::default()
+        };
+        let found = verify_while(going, &self.inner.shared.dir, options)?;
+        let gaps = noticed.gaps(&found.streams, now_us);
+        self.inner.shared.gaps.send_replace(gaps);
+        going.part_done();
+        Ok(())
+    }
+
+    /// Numbers that are missing from streams, as of the last checkpoint; of a log that is open for
+    /// reading only, once they were [found](Self::find_gaps).
     pub fn gaps(&self) -> Arc<[OpenGap]> {
         self.inner.shared.gaps.borrow().clone()
     }

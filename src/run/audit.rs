@@ -538,16 +538,28 @@ impl AuditRole {
         };
         let limit = asked.limit.unwrap_or(ROWS_DEFAULT);
         self.settled().await;
-        let answer = {
-            let store = self.store.clone();
-            blocking(move || store.answer(&query, limit, cursor)).await?
-        };
+        let store = self.store.clone();
+        let ask = move || store.answer(&query, limit, cursor);
+        let answer = self.answered((&reader, verb, &told), ask).await?;
         self.reads
             .note(&reader, verb, &told, given(&answer))
             .await?;
         serde_json::to_value(answer)
             .map(Json)
             .map_err(|e| Problem::from(broken(&e.to_string())))
+    }
+
+    /// What is found for a question of a reader. Whoever gave up waiting for it has asked, too.
+    async fn answered<T: Send + 'static>(
+        &self,
+        (reader, verb, told): (&Reader, &'static str, &str),
+        ask: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let answer = blocking(ask).await;
+        if answer.is_err() && self.store.going().has_ended() {
+            self.reads.note(reader, verb, told, 0).await?;
+        }
+        answer
     }
 
     /// Streams matching records as lines of JSON, from now on.

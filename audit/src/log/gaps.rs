@@ -1,8 +1,26 @@
-//! Records that reporters numbered and the log has not received.
+//! Records that reporters numbered and the log has not received: which, and how the log notes
+//! them.
 
 use std::{collections::HashMap, sync::Arc};
 
 use crate::stream::{Range, StreamKey, Streams};
+
+#[cfg(feature = "index")]
+mod noticed;
+
+#[cfg(feature = "index")]
+pub(super) use noticed::Noticed;
+#[cfg(feature = "index")]
+pub(crate) use noticed::told;
+
+/// Bytes that name streams in one note of what is missing.
+const NAMED_LEN_MAX: usize = 16 << 10;
+
+/// What stands between the streams of a note.
+const BETWEEN: &str = "; ";
+
+/// What stands between a stream and its numbers.
+const OF_NUMBERS: &str = " sequence ";
 
 /// Numbers that are missing from a stream now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,4 +52,26 @@ pub(super) fn open_gaps(streams: &Streams, known: &[OpenGap], now_us: i64) -> Ar
         })
     });
     all.collect()
+}
+
+/// How a note names the numbers of one stream.
+pub(super) fn one(stream: &StreamKey, range: Range) -> String {
+    format!("{stream}{OF_NUMBERS}{range}")
+}
+
+/// How one note names what is missing from several streams, as far as it has room; the others are
+/// counted.
+pub(super) fn noted(missing: &[(Arc<StreamKey>, Range)]) -> String {
+    let mut noted = String::new();
+    for (n, (stream, range)) in missing.iter().enumerate() {
+        let one = one(stream, *range);
+        if n > 0 && noted.len() + BETWEEN.len() + one.len() > NAMED_LEN_MAX {
+            return format!("{noted}, and of {} streams more", missing.len() - n);
+        }
+        if n > 0 {
+            noted += BETWEEN;
+        }
+        noted += &one;
+    }
+    noted
 }

@@ -709,6 +709,51 @@ fn what_is_sent_again_makes_no_key() {
     assert_eq!(vault.known(&person).unwrap(), Known::Erased(5));
 }
 
+/// Of a log that is open for reading only as of one that is written: which, and that they were noticed
+/// before; what came later is none.
+#[test]
+fn a_log_that_is_read_knows_the_gaps_that_its_records_leave_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(&dir);
+    append(&log, batch(&key(0), [1, 5, 9])).unwrap();
+    append(&log, batch(&key(0), [3, 6, 7, 8])).unwrap();
+    append(&log, batch(&key(1), [4])).unwrap();
+    append(&log, batch(&key(1), [1, 2, 3])).unwrap();
+    let heads = Speaker::new(3).heads_with(
+        |heads| {
+            heads.streams.extend((2..4).map(|worker| Head {
+                worker,
+                last_sequence: 5,
+                ..Head::default()
+            }));
+        },
+        |_| {},
+    );
+    append(&log, vec![heads]).unwrap();
+    until("the gaps are told", || log.gaps().len() == 4);
+    let shown = |gaps: &[OpenGap]| -> Vec<(String, u64, u64)> {
+        let one = |gap: &OpenGap| (gap.stream.to_string(), gap.missing.from, gap.missing.to);
+        let mut shown: Vec<_> = gaps.iter().map(one).collect();
+        shown.sort();
+        shown
+    };
+    let open = shown(&log.gaps());
+    drop(log);
+    let read_only = LogOptions {
+        read_only: true,
+        ..options()
+    };
+    let read = Log::open(dir.path(), read_only, Clock::system()).unwrap();
+    assert_eq!(read.gaps().len(), 0);
+    let going = Going::default();
+    read.find_gaps(&going, i64::MAX).unwrap();
+    assert_eq!(shown(&read.gaps()), open);
+    let noticed = |gap: &OpenGap| gap.noticed_us < i64::MAX;
+    assert!(read.gaps().iter().all(noticed), "{:?}", read.gaps());
+    going.end();
+    assert!(read.find_gaps(&going, 0).is_err());
+}
+
 /// Heads about many streams that are not here are one record of the log about itself.
 #[test]
 fn heads_make_one_note_however_much_they_say() {

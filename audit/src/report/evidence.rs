@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{Checkpoint, domain},
     going::Going,
     index::{Answer, Counted, CountedByTime, Coverage, SearchResult, Store, StoreError},
-    log::{Log, LogError},
+    log::{Log, LogError, gaps_told},
     query::{Limits, OUTCOME_ENTRY, Query, Window, time::rfc3339},
     reconcile::{ReconcileError, Reconciliation, reconcile},
     row::Row,
@@ -30,12 +30,6 @@ pub(super) const ROWS_MAX: usize = 1000;
 
 /// Microseconds of a day.
 pub(super) const DAY_US: i64 = 86_400 * 1_000_000;
-
-/// What stands between a stream and its numbers where the log tells of a gap.
-const OF_NUMBERS: &str = " sequence ";
-
-/// What stands between streams where it tells of the gaps of several.
-const BETWEEN_STREAMS: &str = "; ";
 
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 2000;
@@ -540,19 +534,10 @@ fn unreadable(error: LogError) -> StoreError {
 /// Whether the log says in `detail` that the records of a gap, of one of these streams, are
 /// missing.
 fn is_told(detail: &str, gap: &Missing<'_>, streams: &[String]) -> bool {
-    let told = |stream| {
-        detail
-            .split(BETWEEN_STREAMS)
-            .map(move |told| (stream, told))
-    };
-    let mut numbers = streams.iter().flat_map(told).filter_map(|(stream, told)| {
-        let numbers = told
-            .strip_prefix(stream.as_str())?
-            .strip_prefix(OF_NUMBERS)?;
-        let (first, last) = numbers.split(',').next()?.split_once("..=")?;
-        Some((first.parse::<u64>().ok()?, last.parse::<u64>().ok()?))
-    });
-    numbers.any(|(first, last)| first <= gap.first && gap.last <= last)
+    gaps_told(detail).any(|(stream, told)| {
+        let of_it = streams.iter().any(|of_gap| of_gap == stream);
+        of_it && told.from <= gap.first && gap.last <= told.to
+    })
 }
 
 fn too_many(most: usize) -> Diagnostic {

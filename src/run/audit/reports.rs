@@ -28,7 +28,7 @@ use palisade_mesh::{diagnostic::Diagnostic, snapshot::Digest};
 use palisade_pdp::decide::Snapshot;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Unlike, attended, blocking, broken, reads::Reader, whole};
+use super::{AuditRole, Unlike, attended, broken, reads::Reader, whole};
 use crate::{
     cli::report::{behind, granted},
     control::{
@@ -348,11 +348,11 @@ impl AuditRole {
         self.catch_up().await?;
         asked.scope = self.asked(&asked.scope)?.text().to_owned();
         let (role, question) = (self.clone(), told(&asked.name, &asked.period, &asked.scope));
-        let made = blocking(move || {
+        let make = move || {
             let dir = role.dir.join("log");
             role.desk(&dir).run_under(&checkpoint, &asked)
-        });
-        let made = made.await?;
+        };
+        let made = self.answered((&reader, "report", &question), make).await?;
         let rows = usize::try_from(made.header.rows).unwrap_or(usize::MAX);
         self.reads.note(&reader, "report", &question, rows).await?;
         Ok(Json(made))
@@ -387,7 +387,9 @@ impl AuditRole {
         let header = &report.header;
         let question = told(&report.name, &header.from, &self.told(&header.scope));
         let role = self.clone();
-        let checked = blocking(move || role.desk(&role.dir.join("log")).check(&report)).await?;
+        let check = move || role.desk(&role.dir.join("log")).check(&report);
+        let asked = (&reader, "report_verify", question.as_str());
+        let checked = self.answered(asked, check).await?;
         self.reads
             .note(&reader, "report_verify", &question, 0)
             .await?;
@@ -402,7 +404,9 @@ impl AuditRole {
         let question = told(&asked.report.name, &header.from, &self.told(&header.scope));
         let rows = usize::try_from(header.records).unwrap_or(usize::MAX);
         let role = self.clone();
-        let packed = blocking(move || role.desk(&role.dir.join("log")).pack(&asked)).await?;
+        let pack = move || role.desk(&role.dir.join("log")).pack(&asked);
+        let of = (&reader, "report_package", question.as_str());
+        let packed = self.answered(of, pack).await?;
         self.reads
             .note(&reader, "report_package", &question, rows)
             .await?;

@@ -11,7 +11,7 @@ use palisade_audit::{
 use palisade_mesh::diagnostic::Diagnostic;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditRole, Reader, attended, blocking, broken};
+use super::{AuditRole, Reader, attended, broken};
 use crate::control::{
     api::{Answer, Problem},
     server::PeerUid,
@@ -142,15 +142,15 @@ impl AuditRole {
         let told = query.text().to_owned();
         let (by, store) = (asked.by, self.store.clone());
         self.settled().await;
-        let answer = blocking(move || {
+        let ask = move || {
             let fields: Vec<&str> = match by.is_empty() {
                 true => FACETS_DEFAULT.to_vec(),
                 false => by.iter().map(String::as_str).collect(),
             };
             let top = asked.top.unwrap_or(FACET_TOP_DEFAULT);
             store.facets(&query, &fields, top)
-        })
-        .await?;
+        };
+        let answer = self.answered((&reader, "facets", &told), ask).await?;
         let groups = answer.facets.iter().map(|facet| facet.groups.len()).sum();
         self.reads.note(&reader, "facets", &told, groups).await?;
         Ok(Json(answer))
@@ -166,11 +166,11 @@ impl AuditRole {
         let step_us = asked.step.as_deref().map(step).transpose()?;
         let store = self.store.clone();
         self.settled().await;
-        let answer = blocking(move || {
+        let ask = move || {
             let top = asked.top.unwrap_or(TOP_DEFAULT);
             store.timeline(&query, step_us, asked.by.as_deref(), top)
-        })
-        .await?;
+        };
+        let answer = self.answered((&reader, "timeline", &told), ask).await?;
         let steps = answer.steps.len();
         self.reads.note(&reader, "timeline", &told, steps).await?;
         serde_json::to_value(answer)
@@ -201,7 +201,7 @@ impl AuditRole {
             true => (Some(self.calls(&time).await?), self.watch.silent()),
             false => (None, Vec::new()),
         };
-        let missing = blocking(move || {
+        let ask = move || {
             let (told, open_withheld) = match sees_all {
                 true => (&*open, 0),
                 // They name reporters whose records the reader may not see.
@@ -216,8 +216,9 @@ impl AuditRole {
                 silent,
                 calls,
             })
-        })
-        .await?;
+        };
+        let question = (&reader, "gaps", asked.query.as_str());
+        let missing = self.answered(question, ask).await?;
         let rows = missing.open.len() + missing.noted.rows.len() + missing.declared.rows.len();
         self.reads.note(&reader, "gaps", &asked.query, rows).await?;
         Ok(Json(missing))

@@ -10,7 +10,7 @@ use palisade_mesh::{
 use prost::Message as _;
 
 use super::{
-    super::{AppendError, Appended, Pending},
+    super::{AppendError, Appended, Pending, gaps},
     lifecycle,
 };
 use crate::{
@@ -32,12 +32,6 @@ const FRAMING_HINT: usize = 160;
 /// than is here, and in all.
 const CHECKS_MAX: usize = 64;
 const CHECKS_ALL_MAX: usize = 4096;
-
-/// Bytes that name streams in one note of what is missing.
-const NAMED_LEN_MAX: usize = 16 << 10;
-
-/// What stands between them.
-const BETWEEN: &str = "; ";
 
 /// Salts drawn at once.
 const SALTS: usize = 256;
@@ -181,7 +175,7 @@ impl Group {
             0 => self.gap(streams, own, "gap", stream, *range),
             more => {
                 tracing::warn!(%stream, %range, more, "records of several streams are missing");
-                self.note(streams, own, lifecycle("gap", named(&missing)));
+                self.note(streams, own, lifecycle("gap", gaps::noted(&missing)));
             }
         }
     }
@@ -233,8 +227,7 @@ impl Group {
         range: Range,
     ) {
         tracing::warn!(verb, %stream, %range, "records of a stream");
-        let detail = format!("{stream} sequence {range}");
-        self.note(streams, own, lifecycle(verb, detail));
+        self.note(streams, own, lifecycle(verb, gaps::one(stream, range)));
     }
 
     /// Splits a record from what goes beside it, which is sealed.
@@ -281,22 +274,6 @@ impl Group {
             streams.close(id);
         }
     }
-}
-
-/// What is missing from streams, as far as a note has room for it; the others are counted.
-fn named(missing: &[(Arc<StreamKey>, Range)]) -> String {
-    let mut named = String::new();
-    for (n, (stream, range)) in missing.iter().enumerate() {
-        let one = format!("{stream} sequence {range}");
-        if n > 0 && named.len() + BETWEEN.len() + one.len() > NAMED_LEN_MAX {
-            return format!("{named}, and of {} streams more", missing.len() - n);
-        }
-        if n > 0 {
-            named += BETWEEN;
-        }
-        named += &one;
-    }
-    named
 }
 
 /// Checks every limit before anything of a batch is taken.
