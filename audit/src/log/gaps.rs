@@ -13,8 +13,9 @@ pub(super) use noticed::Noticed;
 #[cfg(feature = "index")]
 pub(crate) use noticed::told;
 
-/// Bytes that name streams in one note of what is missing.
-const NAMED_LEN_MAX: usize = 16 << 10;
+/// Bytes that name streams in one note of what is missing: what a note has room for, less the number
+/// of the others.
+const NAMED_LEN_MAX: usize = 4000;
 
 /// What stands between the streams of a note.
 const BETWEEN: &str = "; ";
